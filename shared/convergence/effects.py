@@ -1,0 +1,119 @@
+"""All that the core may ask of its shell.
+
+Does: name the requests. Effects exist only at the boundary and only per batch, never per cell.
+Does not: perform them; the driver hands them to the platform's ports.
+
+A *channel* is an ordered byte pipe numbered by the side that opens it: the driver numbers incoming channels
+(even), the core numbers those it asks for (odd). What flows in it is told by its protocol.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, TypeAlias
+
+
+class Protocol(Enum):
+    """What a channel carries."""
+
+    LINK = "link"  # Tor cells, whole ones in each Send; address is a WebSocket URL
+    FACILITATOR = "facilitator"  # length-prefixed facilitator records; address is a WebSocket URL
+    TCP = "tcp"  # an exit stream's raw bytes; address is "host:port", the shell applies the exit policy
+
+
+@dataclass(frozen=True, slots=True)
+class Connect:
+    """Open a channel. Answered by `link_opened` or by `link_closed` with a reason."""
+
+    channel: int
+    protocol: Protocol
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Write these buffers in order. On a LINK channel each buffer is 1-127 whole fixed cells (at most 64 KiB),
+    or handshake cells, and travels as one message."""
+
+    channel: int
+    buffers: Sequence[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class CloseLink:
+    """Close a channel after what was sent is flushed. No `link_closed` follows."""
+
+    channel: int
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Stop (or go on) reading a TCP channel: back-pressure of an exit stream."""
+
+    channel: int
+    paused: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Resolve:
+    """Look a host name up under the exit policy. `done` brings a list of IP address strings or an error."""
+
+    request: int
+    host: str
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """Write (or, with None, delete) `(bucket, key, value)` items in one transaction. `done` brings None or an error.
+
+    Buckets: "piece" (key: 32-byte root + 4-byte index), "file" (key: root), "transfer" (key: hash_name),
+    "node" (facilitator: key: identity), "meta".
+    """
+
+    request: int
+    items: Sequence[tuple[str, bytes, bytes | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Read one value. `done` brings bytes, None when there is none, or an error."""
+
+    request: int
+    bucket: str
+    key: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """List the keys of a bucket that begin with `prefix`, sorted. `done` brings a list of bytes or an error."""
+
+    request: int
+    bucket: str
+    prefix: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something a person or a log may want to know. `data` holds JSON-able values, no secrets, no stream data."""
+
+    kind: str
+    data: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What `done` brings in place of a result when the shell could not do as asked.
+
+    Args:
+        kind: "quota", "io", "policy", "not-found" or "refused".
+        message: for people, without secrets.
+    """
+
+    kind: str
+    message: str
+
+
+Effect: TypeAlias = Connect | Send | CloseLink | Pause | Resolve | Store | Load | Scan | Event

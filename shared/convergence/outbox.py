@@ -1,0 +1,110 @@
+"""The asking end of the boundary: one Outbox a node, handed to every layer that needs its shell.
+
+Does: collect effects, number channels and requests, keep who waits for which answer, and keep timers.
+Does not: perform anything, or know what the effects are for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from heapq import heappop, heappush
+from itertools import count
+from typing import Any, TypeAlias
+
+from convergence.effects import Connect, Effect, Event, Failure, Load, Protocol, Resolve, Scan, Store
+
+Reply: TypeAlias = Callable[[Any, float], None]
+"""Called as reply(result or Failure, now)."""
+
+
+class Timer:
+    """A pending call. `cancel` is idempotent."""
+
+    __slots__ = ("_call",)
+
+    def __init__(self, call: Callable[[float], None]) -> None:
+        self._call: Callable[[float], None] | None = call
+
+    def cancel(self) -> None:
+        self._call = None
+
+    @property
+    def pending(self) -> bool:
+        return self._call is not None
+
+    def fire(self, now: float) -> None:
+        call, self._call = self._call, None
+        if call is not None:
+            call(now)
+
+
+class Outbox:
+    """Collects effects until the driver polls."""
+
+    def __init__(self) -> None:
+        self._effects: list[Effect] = []
+        self._replies: dict[int, Reply] = {}
+        self._requests = count(1)
+        self._channels = count(1, 2)
+        self._timers: list[tuple[float, int, Timer]] = []
+        self._timer_order = count()
+
+    def emit(self, effect: Effect) -> None:
+        self._effects.append(effect)
+
+    def event(self, kind: str, **data: Any) -> None:
+        self._effects.append(Event(kind, data))
+
+    def connect(self, protocol: Protocol, address: str) -> int:
+        """Ask for a channel; its number is odd."""
+        channel = next(self._channels)
+        self._effects.append(Connect(channel, protocol, address))
+        return channel
+
+    def store(self, items: Sequence[tuple[str, bytes, bytes | None]], reply: Reply) -> None:
+        self._effects.append(Store(self._expect(reply), items))
+
+    def load(self, bucket: str, key: bytes, reply: Reply) -> None:
+        self._effects.append(Load(self._expect(reply), bucket, key))
+
+    def scan(self, bucket: str, prefix: bytes, reply: Reply) -> None:
+        self._effects.append(Scan(self._expect(reply), bucket, prefix))
+
+    def resolve(self, host: str, reply: Reply) -> None:
+        self._effects.append(Resolve(self._expect(reply), host))
+
+    def call_at(self, when: float, call: Callable[[float], None]) -> Timer:
+        """Call `call(now)` once `when` (Unix seconds) has come."""
+        timer = Timer(call)
+        heappush(self._timers, (when, next(self._timer_order), timer))
+        return timer
+
+    def done(self, request: int, result: Any | Failure, now: float) -> None:
+        """The shell answered a request. An answer nobody waits for is ignored."""
+        reply = self._replies.pop(request, None)
+        if reply is not None:
+            reply(result, now)
+
+    def run_timers(self, now: float) -> None:
+        """Fire what is due now; what a timer sets for now or earlier waits for the next call, so this ends."""
+        due = []
+        while self._timers and self._timers[0][0] <= now:
+            due.append(heappop(self._timers)[2])
+        for timer in due:
+            timer.fire(now)
+
+    def deadline(self) -> float | None:
+        """When `run_timers` is wanted next."""
+        while self._timers and not self._timers[0][2].pending:
+            heappop(self._timers)
+        return self._timers[0][0] if self._timers else None
+
+    def poll(self) -> list[Effect]:
+        """All effects since the last poll, in order."""
+        effects, self._effects = self._effects, []
+        return effects
+
+    def _expect(self, reply: Reply) -> int:
+        request = next(self._requests)
+        self._replies[request] = reply
+        return request

@@ -1,0 +1,110 @@
+"""What a platform supplies.
+
+Does: give the shapes. `Crypto` and `Rng` are synchronous and called by the core; `Transport`, `Storage`, `Resolver`,
+`Clock` and `Timer` are called by the driver, never block, and answer later through the driver's callbacks.
+Does not: know any platform.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol as Shape
+
+from convergence.effects import Failure, Protocol
+
+Buffer = bytes | bytearray | memoryview
+
+
+class CtrStream(Shape):
+    """AES-CTR key stream, 128 or 256-bit key, counter block starting at zero, position kept between calls."""
+
+    def crypt(self, data: Buffer, /) -> bytes:
+        """XOR the next len(data) bytes of key stream onto data."""
+        ...
+
+
+class Crypto(Shape):
+    """The primitives that the standard library lacks. Hashes, HMAC and HKDF come from hashlib and hmac."""
+
+    def aes_ctr(self, key: bytes, /) -> CtrStream:
+        """A new stream for a 16 or 32-byte key."""
+        ...
+
+    def x25519_public(self, secret: bytes, /) -> bytes:
+        """Public key (32 bytes) of a secret key (any 32 bytes; clamped as RFC 7748 says)."""
+        ...
+
+    def x25519(self, secret: bytes, public: bytes, /) -> bytes:
+        """Shared secret, 32 bytes. Raises CryptoError if it is all zero (a low-order public key)."""
+        ...
+
+    def ed25519_public(self, seed: bytes, /) -> bytes:
+        """Public key (32 bytes) of a 32-byte seed."""
+        ...
+
+    def ed25519_sign(self, seed: bytes, message: bytes, /) -> bytes:
+        """64-byte signature (RFC 8032)."""
+        ...
+
+    def ed25519_verify(self, public: bytes, signature: bytes, message: bytes, /) -> bool:
+        """Whether the signature holds; False too for keys and signatures of a wrong length."""
+        ...
+
+    def chacha20poly1305_encrypt(self, key: bytes, nonce: bytes, data: Buffer, ad: bytes, /) -> bytes:
+        """RFC 8439: 32-byte key, 12-byte nonce; returns ciphertext + 16-byte tag."""
+        ...
+
+    def chacha20poly1305_decrypt(self, key: bytes, nonce: bytes, data: Buffer, ad: bytes, /) -> bytes:
+        """Raises CryptoError when the tag does not verify."""
+        ...
+
+
+class Rng(Shape):
+    """Cryptographic randomness."""
+
+    def random(self, size: int, /) -> bytes: ...
+
+
+class Transport(Shape):
+    """Opens and feeds channels. Reports through the driver: opened, received, closed, drained."""
+
+    def connect(self, channel: int, protocol: Protocol, address: str, /) -> None: ...
+
+    def send(self, channel: int, buffers: Sequence[bytes], /) -> bool:
+        """Queue the buffers. False when the channel is now congested: `drained` follows once it is not."""
+        ...
+
+    def close(self, channel: int, reason: str, /) -> None: ...
+
+    def pause(self, channel: int, paused: bool, /) -> None: ...
+
+
+class Storage(Shape):
+    """Buckets of bytes (see effects.Store). Each call answers once through `reply`, never from within the call's
+    caller's critical path being blocked; a Failure instead of a result tells what went wrong."""
+
+    def store(
+        self, items: Sequence[tuple[str, bytes, bytes | None]], reply: Callable[[None | Failure], None], /
+    ) -> None: ...
+
+    def load(self, bucket: str, key: bytes, reply: Callable[[bytes | None | Failure], None], /) -> None: ...
+
+    def scan(self, bucket: str, prefix: bytes, reply: Callable[[list[bytes] | Failure], None], /) -> None: ...
+
+
+class Resolver(Shape):
+    """Name look-ups of an exit, under its policy."""
+
+    def resolve(self, host: str, reply: Callable[[list[str] | Failure], None], /) -> None: ...
+
+
+class Clock(Shape):
+    """`now()` is Unix time in seconds that never goes backwards while the process lives."""
+
+    def now(self) -> float: ...
+
+
+class Timer(Shape):
+    """One timer. `arm(deadline)` replaces the one before; None disarms. It calls `Driver.tick`."""
+
+    def arm(self, deadline: float | None, /) -> None: ...
