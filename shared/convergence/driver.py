@@ -136,10 +136,14 @@ class Driver:
             return
         self._running = True
         try:
-            while self._inputs:
-                self._inputs.popleft()(self._clock.now())
-                for effect in self.machine.poll():
+            busy = True
+            while busy:
+                while self._inputs:
+                    self._inputs.popleft()(self._clock.now())
+                effects = self.machine.poll()
+                for effect in effects:
                     self._perform(effect)
+                busy = bool(effects or self._inputs)
         finally:
             self._running = False
         deadline = self.machine.deadline()

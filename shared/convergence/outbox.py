@@ -10,11 +10,20 @@ from collections.abc import Callable, Sequence
 from heapq import heappop, heappush
 from itertools import count
 from typing import Any, TypeAlias
+from typing import Protocol as Shape
 
 from convergence.effects import Connect, Effect, Event, Failure, Load, Protocol, Resolve, Scan, Store
 
 Reply: TypeAlias = Callable[[Any, float], None]
 """Called as reply(result or Failure, now)."""
+
+
+class Flushable(Shape):
+    """Gathers output while input is handled and passes it on, in one go, before the driver polls."""
+
+    def flush(self) -> bool:
+        """True: call again before the next poll, when the shell has taken what was given."""
+        ...
 
 
 class Timer:
@@ -39,15 +48,17 @@ class Timer:
 
 
 class Outbox:
-    """Collects effects until the driver polls."""
+    """Collects effects until the driver polls. `now` is the time of the latest input (Unix seconds)."""
 
     def __init__(self) -> None:
+        self.now = 0.0
         self._effects: list[Effect] = []
         self._replies: dict[int, Reply] = {}
         self._requests = count(1)
         self._channels = count(1, 2)
         self._timers: list[tuple[float, int, Timer]] = []
         self._timer_order = count()
+        self._to_flush: dict[Flushable, None] = {}
 
     def emit(self, effect: Effect) -> None:
         self._effects.append(effect)
@@ -79,6 +90,10 @@ class Outbox:
         heappush(self._timers, (when, next(self._timer_order), timer))
         return timer
 
+    def flush_later(self, item: Flushable) -> None:
+        """Call `item.flush()` once before the next poll ends, however often this was asked for."""
+        self._to_flush[item] = None
+
     def done(self, request: int, result: Any | Failure, now: float) -> None:
         """The shell answered a request. An answer nobody waits for is ignored."""
         reply = self._replies.pop(request, None)
@@ -101,6 +116,11 @@ class Outbox:
 
     def poll(self) -> list[Effect]:
         """All effects since the last poll, in order."""
+        again: dict[Flushable, None] = {}
+        while self._to_flush:
+            items, self._to_flush = self._to_flush, {}
+            again.update((item, None) for item in items if item.flush())
+        self._to_flush = again
         effects, self._effects = self._effects, []
         return effects
 

@@ -1,0 +1,501 @@
+#!/usr/bin/env python3
+"""Task runner, bundler and wheel builder of Convergence: `python3 build.py up | test | build | bench | check`.
+
+Does: set up what a command needs (.venv, node_modules, the test browsers), write `dist/` and the wheel so that equal
+sources give equal bytes on every machine, and start the program, its tests, benches and checks. It is also the build
+backend that `pip install .` calls (PEP 517 and 660), so there is one way to make the wheel.
+Does not: need more than the standard library, nor touch the network once the set-up matches the lock files.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import importlib.util
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent
+DIST = ROOT / "dist"
+VENV = ROOT / ".venv"
+VENV_PYTHON = VENV / "bin" / "python"
+NODE_MODULES = ROOT / "node_modules"
+PYTHON_NEEDED = (3, 11)
+
+# Browser test commands: Debian's package and the program in it.
+BROWSERS = {"chromium": "chromium", "firefox-esr": "firefox-esr"}
+
+# Import package -> its folder; suffixes that belong into a wheel (editors' left-overs do not).
+PACKAGES = {"convergence": "shared/convergence", "pynode": "pynode"}
+PACKAGE_SUFFIXES = {".py", ".typed", ".toml", ".sql"}
+
+# dist/ mirrors web/, so that a relative address means the same in both; the service worker lies at the root, its scope.
+PAGE_SUFFIXES = {".html", ".css", ".svg", ".png", ".ico", ".webmanifest"}
+SCRIPTS = {"main": "web/main.js", "worker/worker": "web/worker/worker.js", "sw": "service-worker/sw.js"}
+PYODIDE_FILES = ("pyodide.asm.mjs", "pyodide.asm.wasm", "pyodide.mjs", "python_stdlib.zip")
+# Files of dist/ or of app.zip without which there is no node.
+ESSENTIAL = (
+    "index.html",
+    "main.js",
+    "worker/worker.js",
+    "node_host.py",
+    *(f"pyodide/{name}" for name in PYODIDE_FILES),
+)
+# Pure Python packages that the core imports: installed beside it in CPython, part of app.zip in the browser.
+BUNDLED_PYTHON = ("h11",)
+BUNDLED_NPM = ("@noble/ciphers", "libsodium", "libsodium-wrappers", "pyodide", "uqr")
+
+USAGE = """usage: python3 build.py COMMAND [arguments]
+
+  up     build, then start a whole network on this machine and print its address
+         (arguments go to `convergence up`)
+  test   lint, types, build and all tests (arguments go to pytest)
+  build  write dist/: the page, its worker, Pyodide, the Python wheel, manifest.json
+  bench  run the benches, or those named
+  check  lint and types only
+
+Each command first sets up what it lacks: .venv, node_modules and, for test and bench, the browsers."""
+
+
+class BuildError(Exception):
+    """Something is missing or failed; the message says what to do next."""
+
+
+def step(text: str) -> None:
+    """Say what is going on, at once."""
+    print(f"==> {text}", flush=True)
+
+
+def run(command: Sequence[str | Path], hint: str, **options: Any) -> None:
+    """Run a command in the tree's folder. Raises BuildError with `hint` when it cannot start or fails."""
+    try:
+        code = subprocess.run([str(part) for part in command], cwd=ROOT, check=False, **options).returncode
+    except OSError as error:
+        raise BuildError(f"{command[0]} cannot be started: {error.strerror}. {hint}") from None
+    if code:
+        raise BuildError(f"{Path(command[0]).name} ended with exit code {code}. {hint}")
+
+
+@contextlib.contextmanager
+def only_one() -> Iterator[None]:
+    """Hold back other runs in this tree during set-up and build; the lock is on the folder, so no file stays behind."""
+    import fcntl
+
+    handle = os.open(ROOT, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            step("Waiting for another build.py in this folder")
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+# Set-up ---------------------------------------------------------------------------------------------------------------
+
+
+def stamped(stamp: Path, digest: str) -> bool:
+    return stamp.is_file() and stamp.read_text() == digest
+
+
+def digest_of(names: Iterable[str], *more: str) -> str:
+    """Digest of these files of the tree and some words; a stamp that holds it says that the set-up still fits."""
+    digest = hashlib.sha256()
+    for part in [(ROOT / name).read_bytes() for name in names] + [word.encode() for word in more]:
+        digest.update(hashlib.sha256(part).digest())
+    return digest.hexdigest()
+
+
+def apt_install(packages: Sequence[str], why: str) -> None:
+    """Install Debian packages, or say which."""
+    if os.geteuid() != 0 or shutil.which("apt-get") is None:
+        raise BuildError(
+            f"{why}. Install {' and '.join(packages)} (on Debian and Ubuntu: "
+            f"sudo apt-get update && sudo apt-get install {' '.join(packages)}), then run this command again."
+        )
+    step(f"{why}: installing {' '.join(packages)} with apt-get")
+    hint = f"Install {' '.join(packages)} by hand, then run this command again."
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    run(["apt-get", "update", "-q"], hint, env=environment)
+    run(["apt-get", "install", "-q", "-y", "--no-install-recommends", *packages], hint, env=environment)
+
+
+def pip_install(*arguments: str) -> None:
+    run(
+        [VENV_PYTHON, "-m", "pip", "--disable-pip-version-check", "--no-input", "install", *arguments],
+        "If the network is down, run this command again when it is back; if .venv is damaged, delete it first.",
+    )
+
+
+def ensure_python(dev: bool) -> None:
+    """Make .venv hold the locked packages: the node's, or with `dev` also those for tests and lint."""
+    runtime, full = digest_of(["requirements.txt"]), digest_of(["requirements.txt", "requirements-dev.txt"])
+    runtime_stamp, full_stamp = VENV / ".convergence-runtime", VENV / ".convergence-dev"
+    if VENV_PYTHON.exists() and stamped(*((full_stamp, full) if dev else (runtime_stamp, runtime))):
+        return
+    if not VENV_PYTHON.exists():
+        if importlib.util.find_spec("ensurepip") is None:
+            apt_install(["python3-venv"], "Python's venv module is incomplete")
+        step("Creating the virtual environment .venv")
+        run([sys.executable, "-m", "venv", "--clear", VENV], "See the lines above.")
+    lock = "requirements-dev.txt" if dev else "requirements.txt"
+    step(f"Installing the Python packages of {lock} (versions and hashes pinned)")
+    pip_install("--require-hashes", "-r", lock)
+    runtime_stamp.write_text(runtime)
+    if dev:
+        full_stamp.write_text(full)
+
+
+def ensure_tree_installed() -> None:
+    """Make `python -m pynode` and `.venv/bin/convergence` run this tree, from any folder."""
+    digest, stamp = digest_of(["pyproject.toml"], str(ROOT)), VENV / ".convergence-tree"
+    if not stamped(stamp, digest):
+        pip_install("-q", "--no-deps", "--no-index", "--no-build-isolation", "-e", str(ROOT))
+        stamp.write_text(digest)
+
+
+def ensure_node() -> None:
+    """Make node_modules hold the locked npm packages. Their install scripts never run."""
+    digest, stamp = digest_of(["package.json", "package-lock.json"]), NODE_MODULES / ".convergence-lock"
+    if stamped(stamp, digest):
+        return
+    if shutil.which("node") is None or shutil.which("npm") is None:
+        apt_install(["nodejs", "npm"], "Node.js (18 or later) and npm are needed to bundle the page")
+    step("Installing the npm packages of package-lock.json")
+    run(
+        ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"],
+        "If the network is down, run this command again when it is back.",
+    )
+    stamp.write_text(digest)
+
+
+def ensure_browsers() -> None:
+    missing = [package for package, program in BROWSERS.items() if shutil.which(program) is None]
+    if missing:
+        apt_install(missing, "The browser tests need browsers")
+
+
+# The wheel ------------------------------------------------------------------------------------------------------------
+
+
+def zip_bytes(files: Mapping[str, bytes]) -> bytes:
+    """A zip archive that depends on names and contents alone. Stored: zlib's output differs between its builds."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+        for name in sorted(files):
+            entry = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
+            entry.create_system = 3  # Unix, whatever this machine is
+            entry.external_attr = 0o100644 << 16
+            archive.writestr(entry, files[name])
+    return buffer.getvalue()
+
+
+def project() -> dict[str, Any]:
+    """The [project] table of pyproject.toml."""
+    import tomllib
+
+    table: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return table
+
+
+def metadata(table: Mapping[str, Any]) -> str:
+    """METADATA of the wheel (core metadata 2.4)."""
+    lines = [
+        "Metadata-Version: 2.4",
+        f"Name: {table['name']}",
+        f"Version: {table['version']}",
+        f"Summary: {table['description']}",
+        f"License-Expression: {table['license']}",
+        "License-File: LICENSE",
+        f"Requires-Python: {table['requires-python']}",
+        *(f"Classifier: {classifier}" for classifier in table["classifiers"]),
+        *(f"Requires-Dist: {requirement}" for requirement in table["dependencies"]),
+    ]
+    for extra, requirements in table["optional-dependencies"].items():
+        lines.append(f"Provides-Extra: {extra}")
+        lines += [f"Requires-Dist: {requirement}; extra == '{extra}'" for requirement in requirements]
+    return "\n".join(lines) + "\n"
+
+
+def wheel(contents: Mapping[str, bytes]) -> tuple[str, bytes]:
+    """Name and bytes of a wheel with these contents."""
+    table = project()
+    info = f"{table['name']}-{table['version']}.dist-info"
+    scripts = "".join(f"{name} = {target}\n" for name, target in sorted(table["scripts"].items()))
+    files = {
+        **contents,
+        f"{info}/METADATA": metadata(table).encode(),
+        f"{info}/WHEEL": b"Wheel-Version: 1.0\nGenerator: build.py\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{info}/entry_points.txt": f"[console_scripts]\n{scripts}".encode(),
+        f"{info}/licenses/LICENSE": (ROOT / "LICENSE").read_bytes(),
+    }
+    record = ""
+    for name in sorted(files):
+        digest = base64.urlsafe_b64encode(hashlib.sha256(files[name]).digest()).rstrip(b"=").decode()
+        record += f"{name},sha256={digest},{len(files[name])}\n"
+    files[f"{info}/RECORD"] = f"{record}{info}/RECORD,,\n".encode()
+    return f"{table['name']}-{table['version']}-py3-none-any.whl", zip_bytes(files)
+
+
+def project_wheel() -> tuple[str, bytes]:
+    """The wheel: `convergence`, the protocol core, and `pynode`, the server node. Pure Python, as Pyodide needs it."""
+    contents = {}
+    for package, folder in PACKAGES.items():
+        for path in (ROOT / folder).rglob("*"):
+            if path.suffix in PACKAGE_SUFFIXES:
+                contents[f"{package}/{path.relative_to(ROOT / folder).as_posix()}"] = path.read_bytes()
+    return wheel(contents)
+
+
+def build_wheel(wheel_directory: str, config_settings: Any = None, metadata_directory: str | None = None) -> str:
+    """PEP 517 hook."""
+    name, data = project_wheel()
+    Path(wheel_directory, name).write_bytes(data)
+    return name
+
+
+def build_editable(wheel_directory: str, config_settings: Any = None, metadata_directory: str | None = None) -> str:
+    """PEP 660 hook: a wheel that only points at this tree."""
+    name, data = wheel({"convergence_tree.pth": f"{ROOT / 'shared'}\n{ROOT}\n".encode()})
+    Path(wheel_directory, name).write_bytes(data)
+    return name
+
+
+# The bundle -----------------------------------------------------------------------------------------------------------
+
+
+def esbuild() -> Path:
+    """The bundler's program for this machine: npm installs one of its platform packages."""
+    for path in NODE_MODULES.glob("@esbuild/*/bin/esbuild"):
+        return path
+    raise BuildError("npm installed no esbuild for this machine: delete node_modules and run this command again.")
+
+
+def bundle_scripts() -> dict[str, bytes]:
+    """Bundle the JavaScript entry points that exist, each with the npm packages it imports."""
+    entries = [f"{name}={source}" for name, source in SCRIPTS.items() if (ROOT / source).is_file()]
+    if not entries:
+        return {}
+    with tempfile.TemporaryDirectory() as folder:
+        run(
+            [
+                esbuild(),
+                *entries,
+                f"--outdir={folder}",
+                "--bundle",
+                "--minify",  # which also drops the comments that tell where a module came from
+                "--legal-comments=none",  # see licences()
+                "--format=esm",
+                "--target=es2022",
+                "--charset=utf8",
+                "--external:../pyodide/*",  # stays a file of its own, loaded at run time
+                "--log-level=warning",
+            ],
+            "Mend the JavaScript named above.",
+        )
+        out = Path(folder)
+        return {path.relative_to(out).as_posix(): path.read_bytes() for path in out.rglob("*.js")}
+
+
+def site_packages() -> Path:
+    return next(VENV.glob("lib/python3*/site-packages"))
+
+
+def python_sources() -> dict[str, bytes]:
+    """The browser shell's Python, and the packages that the core imports."""
+    folders = {"": ROOT / "web" / "worker"} | {f"{name}/": site_packages() / name for name in BUNDLED_PYTHON}
+    return {
+        f"{prefix}{path.relative_to(folder).as_posix()}": path.read_bytes()
+        for prefix, folder in folders.items()
+        for path in folder.rglob("*.py")
+    }
+
+
+def licences() -> bytes:
+    """What the licences of the bundled packages ask to travel with them."""
+    texts = []
+    for package in BUNDLED_PYTHON:
+        folder = next(site_packages().glob(f"{package}-*.dist-info"))
+        texts.append(f"{folder.stem.replace('-', ' ')}\n")
+        texts += [path.read_text(encoding="utf-8") for path in sorted(folder.rglob("LICENSE*"))]
+    for package in BUNDLED_NPM:
+        folder = NODE_MODULES / package
+        about = json.loads((folder / "package.json").read_text(encoding="utf-8"))
+        texts.append(f"{package} {about['version']}, licence {about['license']}\n")
+        texts += [path.read_text(encoding="utf-8") for path in sorted(folder.glob("LICENSE*"))]
+    return "\n".join([(ROOT / "LICENSE").read_text(encoding="utf-8"), *texts]).encode()
+
+
+def bundle() -> dict[str, bytes]:
+    """Every file of dist/ but the manifest. Raises BuildError when an essential one has no source."""
+    files = bundle_scripts()
+    for path in (ROOT / "web").glob("*"):
+        if path.suffix in PAGE_SUFFIXES:
+            files[path.name] = path.read_bytes()
+    for name in PYODIDE_FILES:
+        files[f"pyodide/{name}"] = (NODE_MODULES / "pyodide" / name).read_bytes()
+    # Pyodide's own index with no package in it: nothing can then be asked of another origin.
+    index = json.loads((NODE_MODULES / "pyodide" / "pyodide-lock.json").read_bytes())
+    files["pyodide/pyodide-lock.json"] = canonical_json({"info": index["info"], "packages": {}})
+    sources = python_sources()
+    files["app.zip"] = zip_bytes(sources)
+    name, data = project_wheel()
+    files[name] = data
+    files["LICENSES.txt"] = licences()
+    if missing := [name for name in ESSENTIAL if name not in files and name not in sources]:
+        raise BuildError(f"dist/ would lack {', '.join(missing)}: put back the sources in web/.")
+    return files
+
+
+def canonical_json(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def manifest(files: Mapping[str, bytes], version: str) -> bytes:
+    """manifest.json: size and SHA-256 of every file; its own SHA-256 is the root hash."""
+    entries = {name: {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)} for name, data in files.items()}
+    return canonical_json({"files": entries, "format": 1, "version": version})
+
+
+def write_tree(files: Mapping[str, bytes], target: Path) -> None:
+    """Put `files` in place of the folder `target`, which is never seen half written."""
+    fresh, old = target.with_name(f"{target.name}.new"), target.with_name(f"{target.name}.old")
+    for folder in (fresh, old):
+        shutil.rmtree(folder, ignore_errors=True)
+    for name, data in files.items():
+        path = fresh / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    if target.exists():
+        target.rename(old)
+    fresh.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def build() -> str:
+    """Write dist/ and return its root hash."""
+    ensure_python(dev=False)
+    ensure_node()
+    step("Building dist/")
+    files = bundle()
+    files["manifest.json"] = manifest(files, project()["version"])
+    root_hash = hashlib.sha256(files["manifest.json"]).hexdigest()
+    write_tree({**files, "ROOT_HASH": f"{root_hash}\n".encode()}, DIST)
+    size = sum(map(len, files.values()))
+    print(f"    {len(files)} files, {size / 1e6:.1f} MB\n    root hash {root_hash}", flush=True)
+    return root_hash
+
+
+# Commands -------------------------------------------------------------------------------------------------------------
+
+
+def lint() -> list[str]:
+    """Lint and type-check the tree; returns what failed."""
+    failed = []
+    for name, arguments in {
+        "ruff check": ["ruff", "check", "."],
+        "ruff format": ["ruff", "format", "--check", "."],
+        "mypy": ["mypy", "--strict", "shared/convergence", "pynode", "build.py"],
+    }.items():
+        step(f"Checking: {name}")
+        if subprocess.run([VENV_PYTHON, "-m", *arguments], cwd=ROOT, check=False).returncode:
+            failed.append(name)
+    return failed
+
+
+def command_up(arguments: list[str]) -> int:
+    with only_one():
+        ensure_python(dev=False)
+        ensure_tree_installed()
+        build()
+    # In place of this process, so that signals and the exit code are the node's own.
+    os.execv(VENV_PYTHON, [str(VENV_PYTHON), "-m", "pynode", "up", *arguments])
+
+
+def command_test(arguments: list[str]) -> int:
+    started = time.monotonic()
+    paths = [argument for argument in arguments if (ROOT / argument.split("::")[0]).exists()]
+    with only_one():
+        ensure_python(dev=True)
+        ensure_tree_installed()
+        if not paths or any("browser" in path or path.rstrip("/") == "tests" for path in paths):
+            ensure_browsers()
+        failed = lint()
+        root_hash = build()
+    step("Running the tests")
+    code = subprocess.run([VENV_PYTHON, "-m", "pytest", *arguments], cwd=ROOT, check=False).returncode
+    step(f"Summary after {time.monotonic() - started:.0f} s")
+    print(f"    lint and types: {'failed: ' + ', '.join(failed) if failed else 'clean'}")
+    print(f"    root hash:      {root_hash}")
+    print(f"    tests:          {'passed' if code == 0 else f'pytest exit code {code}'}", flush=True)
+    return code or bool(failed)
+
+
+def command_build(arguments: list[str]) -> int:
+    if arguments:
+        raise BuildError("build takes no arguments.")
+    with only_one():
+        build()
+    return 0
+
+
+def command_bench(arguments: list[str]) -> int:
+    with only_one():
+        ensure_python(dev=True)
+        ensure_tree_installed()
+        ensure_browsers()
+        build()
+    return subprocess.run([VENV_PYTHON, "tests/bench/__main__.py", *arguments], cwd=ROOT, check=False).returncode
+
+
+def command_check(arguments: list[str]) -> int:
+    if arguments:
+        raise BuildError("check takes no arguments.")
+    with only_one():
+        ensure_python(dev=True)
+        failed = lint()
+    step(f"Failed: {', '.join(failed)}" if failed else "Lint and types are clean")
+    return bool(failed)
+
+
+COMMANDS = {
+    "up": command_up,
+    "test": command_test,
+    "build": command_build,
+    "bench": command_bench,
+    "check": command_check,
+}
+
+
+def main(arguments: list[str]) -> int:
+    if sys.version_info < PYTHON_NEEDED:
+        print("Convergence needs Python 3.11 or later: run build.py with a newer python3.", file=sys.stderr)
+        return 1
+    if not arguments or arguments[0] not in COMMANDS:
+        asked = bool(arguments) and arguments[0] in ("-h", "--help", "help")
+        print(USAGE, file=sys.stdout if asked else sys.stderr)
+        return 0 if asked else 2
+    try:
+        return COMMANDS[arguments[0]](arguments[1:])
+    except BuildError as error:
+        print(f"build.py {arguments[0]}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,108 @@
+"""Logs that a person can read, or JSON lines for a machine.
+
+Does: one line a record: time, level, node, message, key=value; turn the core's events into records.
+Does not: decide what is worth an event. Keys and stream data are not in events; names that sound like them are
+masked all the same.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from typing import Any, TextIO
+
+from convergence.effects import Event
+
+MAX_VALUE = 300
+"""Characters of one value or message that are written."""
+
+WARNINGS = ("failed", "error", "refused", "lost", "dropped", "timeout", "warning")
+"""An event whose kind holds one of these words is a warning."""
+
+_SECRET = ("secret", "psk", "seed", "private", "hash_name", "password", "share_link")
+
+log = logging.getLogger("pynode.node")
+
+
+def setup(node: str, level: str = "info", *, as_json: bool = False, stream: TextIO | None = None) -> None:
+    """Send this process's logs to `stream` (standard error), each line marked with the node's name.
+
+    Raises:
+        ValueError: `level` is none of debug, info, warning, error.
+    """
+    if level not in ("debug", "info", "warning", "error"):
+        raise ValueError(f'log level "{level}" is none of debug, info, warning, error')
+    handler = logging.StreamHandler(stream or sys.stderr)
+    handler.setFormatter(JsonLines(node) if as_json else Lines(node))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.WARNING)
+    logging.getLogger("pynode").setLevel(level.upper())
+
+
+def log_event(event: Event) -> None:
+    """The driver's `on_event`: a line for each event, `kind` as its message."""
+    level = logging.WARNING if any(word in event.kind for word in WARNINGS) else logging.INFO
+    log.log(level, "%s", event.kind.replace("_", " "), extra={"fields": event.data})
+
+
+class Lines(logging.Formatter):
+    """`12:00:00 info  relay-1  circuit built hops=2`, one line a record whatever the record holds."""
+
+    def __init__(self, node: str) -> None:
+        super().__init__()
+        self._node = node
+
+    def format(self, record: logging.LogRecord) -> str:
+        clock = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.created))
+        words = [_one_line(record.getMessage())]
+        words += [f"{key}={_value(key, value)}" for key, value in _fields(record).items()]
+        line = f"{clock} {record.levelname.lower():7} {self._node}  {' '.join(words)}"
+        return line + ("\n" + self.formatException(record.exc_info) if record.exc_info else "")
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object a line: time (Unix seconds), level, node, message, and the fields."""
+
+    def __init__(self, node: str) -> None:
+        super().__init__()
+        self._node = node
+
+    def format(self, record: logging.LogRecord) -> str:
+        entry: dict[str, Any] = {key: _masked(key, value) for key, value in _fields(record).items()}
+        if record.exc_info:
+            entry["exception"] = self.formatException(record.exc_info)
+        entry |= {
+            "time": round(record.created, 3),
+            "level": record.levelname.lower(),
+            "node": self._node,
+            "message": record.getMessage(),
+        }
+        return json.dumps(entry, default=str)
+
+
+def _fields(record: logging.LogRecord) -> dict[str, Any]:
+    fields = getattr(record, "fields", None)
+    return fields if isinstance(fields, dict) else {}
+
+
+def _masked(key: str, value: Any) -> Any:
+    if any(word in key.lower() for word in _SECRET):
+        return "***"
+    return f"<{len(value)} bytes>" if isinstance(value, (bytes, bytearray, memoryview)) else value
+
+
+def _value(key: str, value: Any) -> str:
+    value = _masked(key, value)
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    text = _one_line(str(value))
+    return json.dumps(text, ensure_ascii=False) if not text or " " in text or "=" in text or '"' in text else text
+
+
+def _one_line(text: str) -> str:
+    """No control characters, so that nothing received can forge a line or drive a terminal."""
+    cut = text if len(text) <= MAX_VALUE else text[: MAX_VALUE - 1] + "…"
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in cut)

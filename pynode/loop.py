@@ -1,0 +1,89 @@
+"""The event loop's side of the ports: clock, timer, and how a node's process runs and ends.
+
+Does: Unix time that never goes backwards, the driver's one timer, uvloop where it is installed, SIGINT and SIGTERM.
+Does not: know what runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections.abc import Awaitable, Callable
+
+MAX_SLEEP = 3600.0
+"""Longest single sleep in seconds. A timer that fires early does nothing but arm itself again."""
+
+
+class AsyncioClock:
+    """Implements ports.Clock: the system's time once, the monotonic clock from then on."""
+
+    def __init__(self) -> None:
+        self._offset = time.time() - time.monotonic()
+
+    def now(self) -> float:
+        return time.monotonic() + self._offset
+
+
+class AsyncioTimer:
+    """Implements ports.Timer. Set `tick` (Driver.tick) before use."""
+
+    tick: Callable[[], None]
+
+    def __init__(self, clock: AsyncioClock) -> None:
+        self._clock = clock
+        self._handle: asyncio.TimerHandle | None = None
+
+    def arm(self, deadline: float | None) -> None:
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
+        if deadline is not None:
+            delay = min(max(deadline - self._clock.now(), 0.0), MAX_SLEEP)
+            self._handle = asyncio.get_running_loop().call_later(delay, self._fire)
+
+    def _fire(self) -> None:
+        self._handle = None
+        self.tick()
+
+
+def run(main: Callable[[asyncio.Event], Awaitable[int]]) -> int:
+    """Run `main(stop)` to its exit code. `stop` is set by the first SIGINT or SIGTERM: main is then to shut down
+    cleanly. A second signal cancels main.
+
+    Returns:
+        What main returned; 130 when it had to be cancelled.
+    """
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        try:
+            return runner.run(_guarded(main))
+        except (asyncio.CancelledError, KeyboardInterrupt):
+            return 130
+
+
+async def _guarded(main: Callable[[asyncio.Event], Awaitable[int]]) -> int:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    task = asyncio.ensure_future(main(stop))
+
+    def on_signal() -> None:
+        if stop.is_set():
+            task.cancel()
+        stop.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, on_signal)
+    try:
+        return await task
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory

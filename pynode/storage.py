@@ -1,0 +1,465 @@
+"""A node's data on disk: one SQLite file for small records, one plain file for each root's pieces.
+
+Does: implement ports.Storage in one worker thread; serve shared files from where they lie; move finished files out.
+Does not: verify pieces (the core did before it stored them), or encrypt.
+
+Order of a piece's life, so that a crash at any moment loses at most what was not yet answered: bytes are written at
+their place in `pieces/<root>`, the file is synced, and only then is the row committed that says "this piece is here".
+Many waiting stores share one sync and one commit. A row whose bytes are gone all the same (somebody cut or removed
+the file) is not believed: presence is judged by the row and by the file's length.
+
+The queue is bounded by what the core leaves unanswered, and by MAX_QUEUED_BYTES above that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+import queue
+import shutil
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias, TypeVar
+
+from convergence.effects import Failure
+
+PIECE_SIZE = 256 * 1024
+ROOT_LEN = 32
+MAX_QUEUED_BYTES = 64 << 20
+"""Values waiting to be written above which a store is refused at once."""
+
+MAX_BATCH = 32
+"""Stores that share one sync and one commit."""
+
+SCHEMA_VERSION = 1
+MIN_SQLITE = (3, 24, 0)
+DISK_FULL = "the disk is full: free some space and run the same command again"
+
+_SCHEMA = """
+CREATE TABLE items (bucket TEXT NOT NULL, key BLOB NOT NULL, value BLOB NOT NULL, PRIMARY KEY (bucket, key)) WITHOUT ROWID;
+CREATE TABLE pieces (root BLOB NOT NULL, piece INTEGER NOT NULL, length INTEGER NOT NULL, PRIMARY KEY (root, piece)) WITHOUT ROWID;
+CREATE TABLE shared (root BLOB PRIMARY KEY, path TEXT NOT NULL, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL) WITHOUT ROWID;
+"""  # noqa: E501
+
+Item: TypeAlias = tuple[str, bytes, bytes | None]
+T = TypeVar("T")
+_sync: Callable[[int], None] = getattr(os, "fdatasync", os.fsync)  # macOS has no fdatasync
+log = logging.getLogger("pynode.storage")
+
+
+class StorageError(Exception):
+    """The data folder cannot be used, or a file cannot be taken in or out. The message says what to do."""
+
+
+@dataclass(slots=True)
+class _Job:
+    """`work` runs in the thread; `reply` gets its result or Failure on the loop. Stores carry their items instead."""
+
+    work: Callable[[], Any] | None
+    reply: Callable[[Any], None]
+    items: Sequence[Item] = ()
+    size: int = 0
+
+
+class DiskStorage:
+    """Implements ports.Storage in the folder `directory`, which is made if need be (mode 0700). Several processes may
+    use one folder.
+
+    Raises:
+        StorageError: the folder cannot be made or opened, or a newer version of this program wrote it.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._pieces = directory / "pieces"
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._queued = 0  # bytes; counted on the loop
+        if sqlite3.sqlite_version_info < MIN_SQLITE:
+            raise StorageError(f"SQLite {sqlite3.sqlite_version} is too old: 3.24 or newer is needed")
+        try:
+            directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._pieces.mkdir(exist_ok=True, mode=0o700)
+            self._db = _open(directory / "node.sqlite")
+        except (OSError, sqlite3.Error) as error:
+            raise StorageError(f"cannot use the data folder {directory}: {_failure(error).message}") from error
+        self._thread = threading.Thread(target=self._work, name="storage", daemon=True)
+        self._thread.start()
+
+    # -- ports.Storage
+
+    def store(self, items: Sequence[Item], reply: Callable[[None | Failure], None]) -> None:
+        """All or nothing. Deleting a root's last piece removes its file; shared files are never touched."""
+        size = sum(len(value) for _, _, value in items if value is not None)
+        if self._queued + size > MAX_QUEUED_BYTES:
+            self._running_loop().call_soon(reply, Failure("io", "the disk is too slow: too much waits to be written"))
+            return
+        self._queued += size
+        self._put(_Job(None, reply, items, size))
+
+    def load(self, bucket: str, key: bytes, reply: Callable[[bytes | None | Failure], None]) -> None:
+        self._put(_Job(lambda: self._load(bucket, key), reply))
+
+    def scan(self, bucket: str, prefix: bytes, reply: Callable[[list[bytes] | Failure], None]) -> None:
+        self._put(_Job(lambda: self._scan(bucket, prefix), reply))
+
+    # -- for the application
+
+    async def add_external(self, root: bytes, path: Path, size: int) -> None:
+        """Serve the pieces of `root` from the user's file, without copying it.
+
+        Raises:
+            StorageError: the file cannot be read, or is not `size` bytes long.
+        """
+        await self._ask(lambda: self._add_shared(root, path, size))
+
+    async def remove_external(self, root: bytes) -> None:
+        """Forget a shared file; the file stays."""
+        await self._ask(lambda: self._forget_shared(root))
+
+    async def export(self, root: bytes, size: int, destination: Path) -> Path:
+        """Move the finished file to `destination` and serve it from there from now on.
+
+        It appears whole or not at all and never replaces a file: " (1)" and so on is added to the name.
+
+        Returns:
+            Where the file is now.
+
+        Raises:
+            StorageError: pieces are missing, or the destination cannot be written.
+        """
+        return await self._ask(lambda: self._export(root, size, destination))
+
+    async def close(self) -> None:
+        """Finish what was asked for, then stop."""
+        self._jobs.put(None)
+        await asyncio.to_thread(self._thread.join)
+
+    # -- between loop and thread
+
+    def _running_loop(self) -> asyncio.AbstractEventLoop:
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+        return self._loop
+
+    def _put(self, job: _Job) -> None:
+        self._running_loop()
+        self._jobs.put(job)
+
+    async def _ask(self, work: Callable[[], T]) -> T:
+        answer: asyncio.Future[T | Failure] = asyncio.get_running_loop().create_future()
+
+        def reply(result: T | Failure) -> None:
+            if not answer.done():
+                answer.set_result(result)
+
+        self._put(_Job(work, reply))
+        result = await answer
+        if isinstance(result, Failure):
+            raise StorageError(result.message)
+        return result
+
+    def _answer(self, answers: list[tuple[_Job, Any]]) -> None:
+        loop = self._loop
+        assert loop is not None
+
+        def tell() -> None:
+            for job, result in answers:
+                self._queued -= job.size
+                loop.call_soon(job.reply, result)
+
+        try:
+            loop.call_soon_threadsafe(tell)
+        except RuntimeError:  # the loop is closed: nobody waits any more
+            log.debug("answers came after the end")
+
+    # -- in the thread
+
+    def _work(self) -> None:
+        ending = False
+        while not ending:
+            batch = [self._jobs.get()]
+            while batch[-1] is not None and batch[-1].work is None and len(batch) < MAX_BATCH:
+                try:
+                    batch.append(self._jobs.get_nowait())
+                except queue.Empty:
+                    break
+            ending = batch[-1] is None
+            stores = [job for job in batch if job is not None and job.work is None]
+            if stores:
+                self._answer(list(zip(stores, self._store_batch(stores), strict=True)))
+            last = batch[-1]
+            if last is not None and last.work is not None:
+                self._answer([(last, _attempt(last.work))])
+        self._db.close()
+
+    def _store_batch(self, jobs: list[_Job]) -> list[None | Failure]:
+        """One commit for all; a job that fails is undone alone."""
+        results: list[None | Failure] = []
+        touched: dict[bytes, int] = {}
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            for job in jobs:
+                self._db.execute("SAVEPOINT job")
+                try:
+                    for item in job.items:
+                        self._put_item(*item, touched)
+                    results.append(None)
+                except Exception as error:
+                    if not self._db.in_transaction:  # SQLite undid all, as it does when the disk is full
+                        raise
+                    self._db.execute("ROLLBACK TO job")
+                    results.append(_failure(error))
+                self._db.execute("RELEASE job")
+            for handle in touched.values():
+                _sync(handle)
+            self._db.execute("COMMIT")
+            self._drop_empty(jobs)
+        except Exception as error:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            failure = _failure(error)
+            results = [failure for _ in jobs]
+        finally:
+            for handle in touched.values():
+                os.close(handle)
+        return results
+
+    def _put_item(self, bucket: str, key: bytes, value: bytes | None, touched: dict[bytes, int]) -> None:
+        if bucket != "piece":
+            if value is None:
+                self._db.execute("DELETE FROM items WHERE bucket = ? AND key = ?", (bucket, key))
+            else:
+                self._db.execute("INSERT OR REPLACE INTO items VALUES (?, ?, ?)", (bucket, key, value))
+            return
+        root, piece = _split(key)
+        if value is None:
+            self._db.execute("DELETE FROM pieces WHERE root = ? AND piece = ?", (root, piece))
+            return
+        if len(value) > PIECE_SIZE:
+            raise ValueError(f"a piece is at most {PIECE_SIZE} bytes long")
+        handle = touched.get(root)
+        if handle is None:
+            handle = touched[root] = os.open(self._file(root), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        _write_at(handle, value, piece * PIECE_SIZE)
+        self._db.execute("INSERT OR REPLACE INTO pieces VALUES (?, ?, ?)", (root, piece, len(value)))
+
+    def _drop_empty(self, jobs: list[_Job]) -> None:
+        deleted = {
+            key[:ROOT_LEN] for job in jobs for bucket, key, value in job.items if bucket == "piece" and value is None
+        }
+        for root in deleted:
+            if self._db.execute("SELECT 1 FROM pieces WHERE root = ? LIMIT 1", (root,)).fetchone() is None:
+                self._file(root).unlink(missing_ok=True)
+
+    def _load(self, bucket: str, key: bytes) -> bytes | None:
+        if bucket != "piece":
+            row = self._db.execute("SELECT value FROM items WHERE bucket = ? AND key = ?", (bucket, key)).fetchone()
+            return None if row is None else bytes(row[0])
+        root, piece = _split(key)
+        row = self._db.execute("SELECT length FROM pieces WHERE root = ? AND piece = ?", (root, piece)).fetchone()
+        if row is not None:
+            data = self._read_own(root, piece, row[0])
+            if data is not None:
+                return data
+            self._db.execute("DELETE FROM pieces WHERE root = ? AND piece = ?", (root, piece))
+        return self._read_shared(root, piece)
+
+    def _read_own(self, root: bytes, piece: int, length: int) -> bytes | None:
+        try:
+            with open(self._file(root), "rb", buffering=0) as file:
+                data = os.pread(file.fileno(), length, piece * PIECE_SIZE)
+        except FileNotFoundError:
+            return None
+        return data if len(data) == length else None
+
+    def _read_shared(self, root: bytes, piece: int) -> bytes | None:
+        row = self._db.execute("SELECT path, size, mtime_ns FROM shared WHERE root = ?", (root,)).fetchone()
+        if row is None or piece >= _count(row[1]):
+            return None
+        path, size, mtime_ns = row
+        length = min(PIECE_SIZE, size - piece * PIECE_SIZE)
+        try:
+            with open(path, "rb", buffering=0) as file:
+                data = os.pread(file.fileno(), length, piece * PIECE_SIZE)
+                status = os.fstat(file.fileno())
+        except FileNotFoundError:
+            raise StorageError(f"{Path(path).name} is gone from where it was shared") from None
+        if (status.st_size, status.st_mtime_ns) != (size, mtime_ns) or len(data) != length:
+            raise StorageError(f"{Path(path).name} changed since it was shared")
+        return data
+
+    def _scan(self, bucket: str, prefix: bytes) -> list[bytes]:
+        if bucket != "piece":
+            rows = self._db.execute(
+                "SELECT key FROM items WHERE bucket = ? AND key >= ? AND substr(key, 1, ?) = ? ORDER BY key",
+                (bucket, prefix, len(prefix), prefix),
+            )
+            return [bytes(key) for (key,) in rows]
+        keys = {key for root in self._roots(prefix) for key in self._keys(root) if key.startswith(prefix)}
+        return sorted(keys)
+
+    def _roots(self, prefix: bytes) -> list[bytes]:
+        head = prefix[:ROOT_LEN]
+        rows = self._db.execute("SELECT root FROM pieces UNION SELECT root FROM shared")
+        return [bytes(root) for (root,) in rows if bytes(root).startswith(head)]
+
+    def _keys(self, root: bytes) -> Iterator[bytes]:
+        own = self._file(root)
+        end = own.stat().st_size if own.exists() else 0
+        for piece, length in self._db.execute("SELECT piece, length FROM pieces WHERE root = ?", (root,)):
+            if piece * PIECE_SIZE + length <= end:
+                yield root + piece.to_bytes(4, "big")
+        row = self._db.execute("SELECT size FROM shared WHERE root = ?", (root,)).fetchone()
+        for piece in range(_count(row[0]) if row else 0):
+            yield root + piece.to_bytes(4, "big")
+
+    def _add_shared(self, root: bytes, path: Path, size: int) -> None:
+        path = path.resolve()
+        try:
+            with open(path, "rb") as file:
+                status = os.fstat(file.fileno())
+        except OSError as error:
+            raise StorageError(f"cannot read {path}: {os.strerror(error.errno or 0)}") from error
+        if len(root) != ROOT_LEN or status.st_size != size:
+            raise StorageError(f"{path.name} changed while it was being read")
+        row = (root, str(path), size, status.st_mtime_ns)
+        self._db.execute("INSERT OR REPLACE INTO shared VALUES (?, ?, ?, ?)", row)
+
+    def _forget_shared(self, root: bytes) -> None:
+        self._db.execute("DELETE FROM shared WHERE root = ?", (root,))
+
+    def _export(self, root: bytes, size: int, destination: Path) -> Path:
+        present = {key for key in self._keys(root)}
+        if len(present) < _count(size):
+            raise StorageError(f"{_count(size) - len(present)} of {_count(size)} pieces are missing")
+        own = self._file(root)
+        whole = own.exists() and own.stat().st_size == size
+        row = self._db.execute("SELECT path FROM shared WHERE root = ?", (root,)).fetchone()
+        if size and not whole and row is None:
+            raise StorageError("the stored pieces are damaged: fetch the file again")
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        with _claim(destination) as target:
+            if whole and size:
+                _move(own, target)
+            elif size:
+                _copy(Path(row[0]), target)
+            _sync_folder(target.parent)
+        self._db.execute("DELETE FROM pieces WHERE root = ?", (root,))
+        own.unlink(missing_ok=True)
+        self._add_shared(root, target, size)
+        return target
+
+    def _file(self, root: bytes) -> Path:
+        return self._pieces / root.hex()
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    db = sqlite3.connect(path, timeout=10, check_same_thread=False, isolation_level=None)
+    os.chmod(path, 0o600)
+    db.execute("PRAGMA journal_mode = WAL")
+    # In WAL mode NORMAL loses at most the latest commits to a power cut; it cannot tear one.
+    db.execute("PRAGMA synchronous = NORMAL")
+    db.execute("BEGIN IMMEDIATE")  # several processes may come first
+    version = db.execute("PRAGMA user_version").fetchone()[0]
+    if version == 0:
+        for statement in filter(str.strip, _SCHEMA.split(";")):
+            db.execute(statement)
+        db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+    db.execute("COMMIT")
+    if version > SCHEMA_VERSION:
+        db.close()
+        raise StorageError(f"{path} was written by a newer version of this program: update it")
+    return db
+
+
+def _attempt(work: Callable[[], Any]) -> Any:
+    try:
+        return work()
+    except Exception as error:
+        return _failure(error)
+
+
+def _failure(error: Exception) -> Failure:
+    code = getattr(error, "sqlite_errorcode", None)
+    if code == sqlite3.SQLITE_FULL or (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)):
+        return Failure("quota", DISK_FULL)
+    if isinstance(error, OSError) and error.errno is not None:
+        return Failure("io", f"the disk reports: {os.strerror(error.errno)}")
+    if isinstance(error, sqlite3.Error):
+        return Failure("io", f"the data folder's database reports: {error}")
+    if not isinstance(error, (StorageError, ValueError)):
+        log.error("the storage thread failed", exc_info=error)
+    return Failure("io", str(error))
+
+
+def _split(key: bytes) -> tuple[bytes, int]:
+    if len(key) != ROOT_LEN + 4:
+        raise ValueError("a piece's key is a 32-byte root and a 4-byte index")
+    return bytes(key[:ROOT_LEN]), int.from_bytes(key[ROOT_LEN:], "big")
+
+
+def _count(size: int) -> int:
+    return -(-size // PIECE_SIZE)
+
+
+def _write_at(handle: int, data: bytes, offset: int) -> None:
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(handle, view, offset)
+        view, offset = view[written:], offset + written
+
+
+@contextmanager
+def _claim(destination: Path) -> Iterator[Path]:
+    """An empty file under the first free name, which only we have; taken away again when the body fails."""
+    for number in range(10_000):
+        target = destination if not number else destination.with_stem(f"{destination.stem} ({number})")
+        try:
+            os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
+        except FileExistsError:
+            continue
+        try:
+            yield target
+        except BaseException:
+            target.unlink(missing_ok=True)
+            raise
+        return
+    raise StorageError(f"{destination} and its numbered names are all taken")
+
+
+def _move(source: Path, target: Path) -> None:
+    """Put `source` in the place of `target`; over a file system's border by way of a copy."""
+    mode = target.stat().st_mode  # as the user's umask wants it
+    try:
+        os.replace(source, target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        _copy(source, target)
+    os.chmod(target, mode & 0o777)
+
+
+def _copy(source: Path, target: Path) -> None:
+    part = target.with_name(f".{os.urandom(8).hex()}.part")
+    try:
+        with open(source, "rb") as reader, open(part, "xb") as writer:
+            shutil.copyfileobj(reader, writer, 1 << 20)
+            writer.flush()
+            os.fsync(writer.fileno())
+        os.replace(part, target)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,61 @@
+"""One transport for a node that has several.
+
+Does: send each channel to the transport that carries its protocol.
+Does not: carry anything itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from convergence.effects import Protocol
+from pynode.exit import CloseReason
+from pynode.transports import CLOSE_TIMEOUT, Channels
+from pynode.transports.tcp import TcpTransport
+from pynode.transports.websocket import WebSocketTransport
+
+
+class NetTransport:
+    """Implements ports.Transport. Call `attach` with the driver before use.
+
+    Args:
+        websocket: for links and facilitator channels.
+        tcp: for exit streams; None on nodes that are no exits.
+    """
+
+    def __init__(self, websocket: WebSocketTransport, tcp: TcpTransport | None = None) -> None:
+        self.websocket = websocket
+        self.tcp = tcp
+
+    def attach(self, channels: Channels) -> None:
+        """Report to this driver."""
+        self._channels = channels
+        self.websocket.channels = channels
+        if self.tcp is not None:
+            self.tcp.channels = channels
+
+    def connect(self, channel: int, protocol: Protocol, address: str) -> None:
+        if protocol is not Protocol.TCP:
+            self.websocket.connect(channel, protocol, address)
+        elif self.tcp is not None:
+            self.tcp.connect(channel, protocol, address)
+        else:
+            self._channels.closed(channel, str(CloseReason.POLICY))
+
+    def send(self, channel: int, buffers: Sequence[bytes]) -> bool:
+        return self._carrier(channel).send(channel, buffers)
+
+    def close(self, channel: int, reason: str) -> None:
+        self._carrier(channel).close(channel, reason)
+
+    def pause(self, channel: int, paused: bool) -> None:
+        self._carrier(channel).pause(channel, paused)
+
+    async def shutdown(self, timeout: float = CLOSE_TIMEOUT) -> None:
+        """Close everything, one transport after the other, each in `timeout` seconds at most."""
+        if self.tcp is not None:
+            await self.tcp.shutdown(timeout)
+        await self.websocket.shutdown(timeout)
+
+    def _carrier(self, channel: int) -> TcpTransport | WebSocketTransport:
+        return self.tcp if self.tcp is not None and channel in self.tcp else self.websocket

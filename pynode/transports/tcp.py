@@ -1,0 +1,279 @@
+"""TCP channels of an exit, and its name look-ups.
+
+Does: look a host up, judge what came back by the exit policy, connect to that very address (a name cannot be rebound
+in between), carry bytes both ways with back-pressure, say in one word why a channel ended.
+Does not: listen, or know streams. A side that has ended ends the channel: END closes a stream both ways.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import socket
+from collections.abc import Callable, Sequence
+
+from convergence.effects import Failure, Protocol
+from pynode.exit import CloseReason, ExitPolicy
+from pynode.transports import CLOSE_TIMEOUT, HIGH_WATER, LOW_WATER, Channels
+
+MAX_CHANNELS = 1024
+"""TCP channels at a time, dialling ones included."""
+
+MAX_LOOKUPS = 64
+"""Name look-ups at a time: they take threads."""
+
+MAX_ADDRESSES = 4
+"""Addresses of a host that are tried or told."""
+
+RESOLVE_TIMEOUT = 10.0
+CONNECT_TIMEOUT = 20.0
+"""Seconds for all addresses of a host together; each gets its share."""
+
+CHUNK = 65536
+"""Most bytes handed to the driver at once."""
+
+log = logging.getLogger("pynode.tcp")
+
+
+class _Refused(Exception):
+    """Not connected, for `reason`."""
+
+    def __init__(self, reason: CloseReason) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class _Stream(asyncio.Protocol):
+    """One connection. `channel` is None once nothing more is to be reported."""
+
+    def __init__(self, owner: TcpTransport, channel: int) -> None:
+        self.owner = owner
+        self.channel: int | None = channel
+        self.transport: asyncio.Transport | None = None
+        self.congested = False
+        self.paused = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        if self.channel is None:  # closed while it was being dialled
+            transport.abort()
+            return
+        transport.set_write_buffer_limits(HIGH_WATER, LOW_WATER)
+        if self.paused:
+            transport.pause_reading()
+        self.owner.channels.opened(self.channel, Protocol.TCP, None)
+
+    def data_received(self, data: bytes) -> None:
+        for start in range(0, len(data), CHUNK):
+            if self.channel is not None:
+                piece = data if len(data) <= CHUNK else data[start : start + CHUNK]
+                self.owner.channels.received(self.channel, bytes(piece))
+
+    def eof_received(self) -> bool:
+        return False  # flush, then close
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if error is None:
+            reason = CloseReason.DONE
+        else:
+            reason = CloseReason.TIMEOUT if isinstance(error, TimeoutError) else CloseReason.RESET
+        self.report(reason)
+        self.owner._gone(self)
+
+    def pause_writing(self) -> None:
+        self.congested = True
+
+    def resume_writing(self) -> None:
+        self.congested = False
+        if self.channel is not None:
+            self.owner.channels.drained(self.channel)
+
+    def report(self, reason: CloseReason) -> None:
+        """Tell the core, once."""
+        channel, self.channel = self.channel, None
+        if channel is not None:
+            self.owner._closed(channel, reason)
+
+
+class TcpTransport:
+    """Implements ports.Transport for TCP channels and ports.Resolver. Set `channels` (a Driver) before use."""
+
+    channels: Channels
+
+    def __init__(self, policy: ExitPolicy, max_channels: int = MAX_CHANNELS) -> None:
+        self._policy = policy
+        self._max_channels = max_channels
+        self._streams: dict[int, _Stream] = {}
+        self._live: set[_Stream] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._dials: dict[int, asyncio.Task[None]] = {}
+        self._lookups = 0
+        self._all_gone = asyncio.Event()
+
+    def __contains__(self, channel: int) -> bool:
+        return channel in self._streams
+
+    # -- ports.Transport
+
+    def connect(self, channel: int, protocol: Protocol, address: str) -> None:
+        """Connect to "host:port" ("[v6]:port"), if the policy allows."""
+        stream = _Stream(self, channel)
+        if len(self._live) >= self._max_channels:
+            stream.report(CloseReason.LIMIT)
+            return
+        self._streams[channel] = stream
+        self._live.add(stream)
+        task = asyncio.get_running_loop().create_task(self._dial(stream, address))
+        self._dials[channel] = task
+
+        def dialled(_: asyncio.Task[None]) -> None:
+            self._dials.pop(channel, None)
+            if stream.transport is None:
+                self._gone(stream)
+
+        task.add_done_callback(dialled)
+
+    def send(self, channel: int, buffers: Sequence[bytes]) -> bool:
+        stream = self._streams.get(channel)
+        if stream is None or stream.transport is None:
+            return True
+        stream.transport.writelines(buffers)
+        return not stream.congested
+
+    def close(self, channel: int, reason: str) -> None:
+        """Flush, then close; after CLOSE_TIMEOUT seconds it is cut off."""
+        stream = self._streams.pop(channel, None)
+        if stream is None:
+            return
+        stream.channel = None
+        if stream.transport is None:
+            dial = self._dials.pop(channel, None)
+            if dial is not None:
+                dial.cancel()
+            return
+        stream.transport.close()
+        asyncio.get_running_loop().call_later(CLOSE_TIMEOUT, self._cut, stream)
+
+    def pause(self, channel: int, paused: bool) -> None:
+        stream = self._streams.get(channel)
+        if stream is None or stream.paused == paused:
+            return
+        stream.paused = paused
+        if stream.transport is not None and not stream.transport.is_closing():
+            stream.transport.pause_reading() if paused else stream.transport.resume_reading()
+
+    # -- ports.Resolver
+
+    def resolve(self, host: str, reply: Callable[[list[str] | Failure], None]) -> None:
+        """Addresses of a host that the policy allows on some port. A Failure is "policy", "refused" or "not-found"."""
+
+        async def answer() -> None:
+            try:
+                addresses = await self._lookup(host, None)
+            except _Refused as refusal:
+                kind = {CloseReason.POLICY: "policy", CloseReason.LIMIT: "refused"}.get(refusal.reason, "not-found")
+                reply(Failure(kind, f"cannot look the name up: {refusal.reason}"))
+            else:
+                reply(addresses)
+
+        task = asyncio.get_running_loop().create_task(answer())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # -- for the application
+
+    async def shutdown(self, timeout: float = CLOSE_TIMEOUT) -> None:
+        """Close everything; wait for what is still to be flushed at most `timeout` seconds."""
+        for task in list(self._tasks):
+            task.cancel()
+        for channel in list(self._streams):
+            self.close(channel, "shutting down")
+        if self._live:
+            self._all_gone.clear()
+            try:
+                await asyncio.wait_for(self._all_gone.wait(), timeout)
+            except TimeoutError:
+                for stream in list(self._live):
+                    self._cut(stream)
+                await self._all_gone.wait()
+
+    @property
+    def connections(self) -> int:
+        """How many connections there are now, dialling ones included."""
+        return len(self._live)
+
+    # -- inside
+
+    async def _dial(self, stream: _Stream, address: str) -> None:
+        try:
+            host, port = _split(address)
+            async with asyncio.timeout(CONNECT_TIMEOUT):
+                await self._connect_any(stream, await self._lookup(host, port), port)
+        except _Refused as refusal:
+            stream.report(refusal.reason)
+        except TimeoutError:
+            stream.report(CloseReason.TIMEOUT)
+
+    async def _connect_any(self, stream: _Stream, addresses: list[str], port: int) -> None:
+        """Try one address after the other: a host may have IPv6 addresses where we have no route for them."""
+        loop = asyncio.get_running_loop()
+        reason = CloseReason.UNREACHABLE
+        for address in addresses:
+            try:
+                async with asyncio.timeout(CONNECT_TIMEOUT / len(addresses)):
+                    await loop.create_connection(lambda: stream, address, port)
+                return
+            except OSError as error:  # TimeoutError is one
+                reason = _dial_reason(error)
+        raise _Refused(reason)
+
+    async def _lookup(self, host: str, port: int | None) -> list[str]:
+        """Allowed addresses of a host, at most MAX_ADDRESSES, in the system's order of preference."""
+        if not self._policy.may_permit(host, port):
+            raise _Refused(CloseReason.POLICY)
+        if self._lookups >= MAX_LOOKUPS:
+            raise _Refused(CloseReason.LIMIT)
+        self._lookups += 1
+        try:
+            async with asyncio.timeout(RESOLVE_TIMEOUT):
+                found = await asyncio.get_running_loop().getaddrinfo(host, port or 0, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError):
+            raise _Refused(CloseReason.RESOLVE) from None
+        finally:
+            self._lookups -= 1
+        addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
+        allowed = [address for address in addresses if self._policy.permits(host, address, port)]
+        if not allowed:
+            raise _Refused(CloseReason.POLICY if addresses else CloseReason.RESOLVE)
+        return allowed[:MAX_ADDRESSES]
+
+    def _closed(self, channel: int, reason: CloseReason) -> None:
+        self._streams.pop(channel, None)
+        self.channels.closed(channel, str(reason))
+
+    def _gone(self, stream: _Stream) -> None:
+        self._live.discard(stream)
+        if not self._live:
+            self._all_gone.set()
+
+    def _cut(self, stream: _Stream) -> None:
+        if stream in self._live and stream.transport is not None:
+            stream.transport.abort()
+
+
+def _split(address: str) -> tuple[str, int]:
+    host, separator, port = address.rpartition(":")
+    host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    if not separator or not host or not (port.isascii() and port.isdigit()) or not 0 < int(port[:6]) < 65536:
+        raise _Refused(CloseReason.POLICY)
+    return host, int(port)
+
+
+def _dial_reason(error: OSError) -> CloseReason:
+    if isinstance(error, TimeoutError):
+        return CloseReason.TIMEOUT
+    if error.errno == errno.ECONNREFUSED:
+        return CloseReason.REFUSED
+    return CloseReason.RESET if error.errno == errno.ECONNRESET else CloseReason.UNREACHABLE

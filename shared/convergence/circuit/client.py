@@ -1,0 +1,293 @@
+"""A circuit at its origin: builds it hop by hop, wraps and unwraps all layers.
+
+Does: CREATE2 and EXTEND2 with ntor, RELAY_EARLY for extending, tell which hop a cell came from, close on any cell
+that cannot be placed. It knows its path and never what it is for.
+Does not: choose nodes, time out, retry (path/), or relay for others (relay.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from convergence.circuit.endpoint import Endpoint, ResolvedReply
+from convergence.circuit.streams import Stream, StreamHandler
+from convergence.crypto import ntor
+from convergence.crypto.keys import node_id
+from convergence.crypto.onion import KEY_MATERIAL_LEN, HopKeys, recognized_candidates, split
+from convergence.errors import DestroyReason, EndReason, LocalError, RemoteError
+from convergence.link.link import Link
+from convergence.outbox import Outbox
+from convergence.ports import Crypto, Rng
+from convergence.wire.cells import PAYLOAD_LEN, Command
+from convergence.wire.create import Create2, Created2, HandshakeType
+from convergence.wire.facilitator import Descriptor
+from convergence.wire.linkspec import ed25519_specifier
+from convergence.wire.relay import RELAY_HEADER, Begin, Extend2, Extended2, RelayCommand, Truncated, pack_message
+
+MAX_HOPS = 5
+MAX_RELAY_EARLY = 8  # a relay closes a circuit that sends more (tor-spec "RELAY_EARLY")
+
+AcceptHook = Callable[[str, Stream, float], StreamHandler | None]
+"""on_begin(target, stream, now) for a BEGIN that arrives at the origin: a handler accepts, None refuses."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hop:
+    node: Descriptor
+    keys: HopKeys
+
+
+class ClientCircuit:
+    """One circuit of ours.
+
+    Args:
+        link: an open link to path[0].
+        path: 1 to MAX_HOPS distinct nodes, first to last.
+        on_built: called once all hops stand, also after `extend`.
+        on_gone: called once with a DestroyReason when the circuit is gone, whoever closed it; for its builder.
+
+    Attributes:
+        on_begin, on_closed: hooks of its user; on_closed(reason, now) is called once, after `on_gone`.
+    """
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        crypto: Crypto,
+        rng: Rng,
+        link: Link,
+        path: Sequence[Descriptor],
+        on_built: Callable[[ClientCircuit, float], None],
+        on_gone: Callable[[ClientCircuit, int, float], None],
+    ) -> None:
+        _check_path(path)
+        self.path: tuple[Descriptor, ...] = tuple(path)
+        self.on_begin: AcceptHook | None = None
+        self.on_closed: Callable[[int, float], None] | None = None
+        self.on_gone = on_gone
+        self._on_built: Callable[[ClientCircuit, float], None] | None = on_built
+        self._outbox = outbox
+        self._crypto = crypto
+        self._rng = rng
+        self._link = link
+        self._hops: list[Hop] = []
+        self._early_left = MAX_RELAY_EARLY
+        self._handshake: ntor.NtorState | None = None
+        self._endpoint: Endpoint | None = None
+        self._closed = False
+        self.id = link.attach(self)
+        onionskin = self._start_handshake(self.path[0])
+        link.send_one(self.id, Command.CREATE2, Create2(HandshakeType.NTOR, onionskin).encode())
+
+    # -- for those who use it
+
+    @property
+    def built(self) -> bool:
+        return len(self._hops) == len(self.path) and not self._closed
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+    @property
+    def hops_built(self) -> int:
+        return len(self._hops)
+
+    def open_stream(self, target: str, handler: StreamHandler, now: float) -> Stream:
+        """BEGIN to "host:port" or "<hash>.rdv:0" at the last hop. Raises LocalError when it is not built."""
+        if not self.built or self._endpoint is None:
+            raise LocalError("this circuit is not open")
+        stream = self._endpoint.open_stream(target)
+        stream.handler = handler
+        return stream
+
+    def resolve(self, host: str, reply: ResolvedReply) -> None:
+        """Have the last hop look a host name up. Raises LocalError when the circuit is not built."""
+        if not self.built or self._endpoint is None:
+            raise LocalError("this circuit is not open")
+        self._endpoint.resolve(host, reply)
+
+    def send_message(self, command: int, payload: bytes) -> None:
+        """A relay message on stream 0 to the last hop."""
+        if self._endpoint is not None:
+            self._endpoint.send_message(command, 0, payload)
+
+    def extend(self, node: Descriptor, on_built: Callable[[ClientCircuit, float], None]) -> None:
+        """Add a hop to a built circuit that carries no stream."""
+        if not self.built or self._endpoint is None or self._endpoint.entries:
+            raise LocalError("this circuit cannot be extended now")
+        _check_path((*self.path, node))
+        self.path = (*self.path, node)
+        self._on_built = on_built
+        self._extend_next()
+
+    def destroy(self, reason: int, now: float) -> None:
+        """Close the circuit; every stream on it ends."""
+        if not self._closed:
+            self._link.destroy(self.id, DestroyReason.NONE)  # an origin tells no reasons (tor-spec "Tearing down")
+            self._gone(reason, now)
+
+    # -- for the link
+
+    def relay(self, run: bytes, early: bool, now: float) -> None:
+        """A run of cells from the first hop."""
+        if early:
+            raise RemoteError("RELAY_EARLY towards the origin")
+        if not self._hops:
+            raise RemoteError("RELAY before CREATED2")
+        self._unwrap(run, 0, now)
+        if self._endpoint is not None:
+            self._endpoint.settle(now)
+
+    def created(self, payload: bytes, now: float) -> None:
+        """CREATED2 from the first hop."""
+        if self._hops:
+            raise RemoteError("CREATED2 twice")
+        self._finish_handshake(Created2.parse(payload).handshake_data, now)
+
+    def create(self, payload: bytes, now: float) -> None:
+        raise RemoteError("CREATE2 on a circuit of ours")
+
+    def destroyed(self, reason: int, now: float) -> None:
+        """DESTROY came, or the link is gone; the link has forgotten us."""
+        if not self._closed:
+            self._gone(reason, now)
+
+    def broken(self, error: RemoteError, now: float) -> None:
+        """What came on this circuit broke a rule."""
+        self._outbox.event("circuit-broken", message=str(error))
+        self.destroy(DestroyReason.PROTOCOL, now)
+
+    def drained(self, now: float) -> None:
+        if self._endpoint is not None:
+            self._endpoint.resume()
+
+    # -- building
+
+    def _start_handshake(self, node: Descriptor) -> bytes:
+        self._handshake, onionskin = ntor.client_start(
+            self._crypto, self._rng.random(32), node_id(node.identity), node.ntor_key
+        )
+        return onionskin
+
+    def _finish_handshake(self, reply: bytes, now: float) -> None:
+        if self._handshake is None:
+            raise RemoteError("a handshake reply that was not asked for")
+        state, self._handshake = self._handshake, None
+        material = ntor.client_finish(self._crypto, state, reply, KEY_MATERIAL_LEN)
+        keys = HopKeys.from_material(self._crypto, material)
+        self._hops.append(Hop(self.path[len(self._hops)], keys))
+        endpoint = Endpoint(
+            self._outbox, keys.forward, keys.backward, self._transmit, self._link_congested, originates=True
+        )
+        endpoint.on_message = self._message
+        endpoint.on_begin = self._begin
+        self._endpoint = endpoint
+        if len(self._hops) < len(self.path):
+            self._extend_next()
+            return
+        built, self._on_built = self._on_built, None
+        if built is not None:
+            built(self, now)
+
+    def _extend_next(self) -> None:
+        node = self.path[len(self._hops)]
+        onionskin = self._start_handshake(node)
+        message = Extend2((ed25519_specifier(node.identity),), HandshakeType.NTOR, onionskin).encode()
+        self._early_left -= 1
+        self._link.send(self.id, Command.RELAY_EARLY, self._wrap([pack_message(RelayCommand.EXTEND2, 0, message)]))
+
+    # -- layers
+
+    def _wrap(self, cells: list[bytes]) -> bytes:
+        run = self._hops[-1].keys.forward.seal_run(cells)
+        for hop in reversed(self._hops):
+            run = hop.keys.forward.crypt(run)
+        return run
+
+    def _transmit(self, cells: list[bytes]) -> None:
+        if not self._closed:
+            self._link.send(self.id, Command.RELAY, self._wrap(cells))
+
+    def _unwrap(self, run: bytes, depth: int, now: float) -> None:
+        """Peel layers from `depth` on. A cell that a middle hop says splits the run: deeper key streams skip it."""
+        last = len(self._hops) - 1
+        while depth < last:
+            layer = self._hops[depth].keys.backward
+            run = layer.crypt(run)
+            for index in recognized_candidates(run):
+                cell = run[index * PAYLOAD_LEN : (index + 1) * PAYLOAD_LEN]
+                if layer.accepts(cell):
+                    if index:
+                        self._unwrap(run[: index * PAYLOAD_LEN], depth + 1, now)
+                    self._from_middle(cell, now)
+                    return  # what a middle hop may say closes the circuit
+            depth += 1
+        layer = self._hops[last].keys.backward
+        endpoint = self._endpoint
+        assert endpoint is not None
+        for cell in split(layer.crypt(run)):
+            if endpoint is not self._endpoint:
+                raise RemoteError("cells after EXTENDED2 from a hop that is no longer the last")
+            if not layer.accepts(cell):
+                raise RemoteError("a cell that no hop's digest fits")
+            endpoint.message(cell, now)
+            if self._closed:
+                return
+
+    def _from_middle(self, cell: bytes, now: float) -> None:
+        command, _, _, _, length = RELAY_HEADER.unpack_from(cell)
+        if command != RelayCommand.TRUNCATED:
+            raise RemoteError(f"relay command {command} from a hop that is not the last")
+        self._truncated(cell[RELAY_HEADER.size : RELAY_HEADER.size + length], now)
+
+    # -- messages on stream 0
+
+    def _message(self, command: int, payload: bytes, now: float) -> None:
+        if command == RelayCommand.EXTENDED2:
+            if len(self._hops) == len(self.path):
+                raise RemoteError("EXTENDED2 that was not asked for")
+            self._finish_handshake(Extended2.parse(payload).handshake_data, now)
+        elif command == RelayCommand.TRUNCATED:
+            self._truncated(payload, now)
+        else:
+            raise RemoteError(f"relay command {command} was not expected at an origin")
+
+    def _truncated(self, payload: bytes, now: float) -> None:
+        """Part of the circuit is gone: an origin closes the rest and builds a new one."""
+        self.destroy(Truncated.parse(payload).reason, now)
+
+    def _begin(self, stream_id: int, begin: Begin, now: float) -> None:
+        endpoint = self._endpoint
+        assert endpoint is not None
+        if self.on_begin is None or not self.built:
+            endpoint.refuse(stream_id, EndReason.NOTDIRECTORY)
+            return
+        stream = endpoint.accept_stream(stream_id)
+        handler = self.on_begin(begin.target, stream, now)
+        if handler is None:
+            endpoint.refuse(stream_id, EndReason.RESOLVEFAILED)
+            return
+        stream.handler = handler
+        stream.accept()
+
+    # -- closing
+
+    def _link_congested(self) -> bool:
+        return self._link.congested
+
+    def _gone(self, reason: int, now: float) -> None:
+        self._closed = True
+        if self._endpoint is not None:
+            self._endpoint.close(now)
+        self.on_gone(self, reason, now)
+        if self.on_closed is not None:
+            self.on_closed(reason, now)
+
+
+def _check_path(path: Sequence[Descriptor]) -> None:
+    if not 1 <= len(path) <= MAX_HOPS:
+        raise LocalError(f"a circuit has 1 to {MAX_HOPS} hops")
+    if len({node.identity for node in path}) != len(path):
+        raise LocalError("a circuit's nodes are distinct")

@@ -1,0 +1,302 @@
+"""The stream layer at one end of a circuit; the same at an origin and at the relay it talks to.
+
+Does: dispatch relay messages of recognised cells to streams by one look-up, keep the circuit's two windows,
+share the package window fairly between streams, send circuit SENDMEs.
+Does not: encrypt, route, extend, or know which end it is. Client and relay circuits each own one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from convergence.circuit.flow import CIRCUIT_INCREMENT, CIRCUIT_WINDOW, CircuitPackageWindow, DeliverWindow
+from convergence.circuit.streams import Entry, SpliceEnd, Stream
+from convergence.crypto.onion import Layer
+from convergence.errors import DestroyReason, EndReason, ParseError, RemoteError, Scope, StreamError
+from convergence.outbox import Outbox
+from convergence.wire.relay import (
+    MAX_DATA,
+    RELAY_HEADER,
+    Begin,
+    End,
+    RelayCommand,
+    Resolve,
+    Resolved,
+    Sendme,
+    pack_message,
+)
+
+MAX_STREAMS = 1024  # open at once on one circuit
+MAX_HALF_CLOSED = 256  # ended by us, with cells perhaps still under way
+FAIR_RUN = 50  # DATA cells that one stream sends before the next one's turn
+INCOMING_ID_BIT = 0x8000  # set in stream ids that the relay side chooses (RDV point to provider), clear in the origin's
+
+BeginHook = Callable[[int, Begin, float], None]
+"""on_begin(stream_id, begin, now): answer with accept/refuse/splice of the endpoint, now or later."""
+MessageHook = Callable[[int, bytes, float], None]
+"""on_message(command, payload, now) for messages on stream 0 that are not SENDME or DROP."""
+ResolveHook = Callable[[int, str, float], None]
+"""on_resolve(stream_id, host, now): answer with `resolved`, now or later."""
+ResolvedReply = Callable[[Resolved | None, float], None]
+"""reply(answers, now); None when the circuit ended first."""
+
+
+class Endpoint:
+    """One end's streams and windows.
+
+    Args:
+        outbox: the node's.
+        outward, inward: layers whose running digest SENDMEs quote.
+        transmit: sends relay messages (509 bytes each, digest zero) to the other end.
+        congested: whether the link cannot take more now.
+        originates: True at a circuit's origin, which picks stream ids without INCOMING_ID_BIT.
+    """
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        outward: Layer,
+        inward: Layer,
+        transmit: Callable[[list[bytes]], None],
+        congested: Callable[[], bool],
+        *,
+        originates: bool,
+    ) -> None:
+        self.on_begin: BeginHook | None = None
+        self.on_message: MessageHook | None = None
+        self.on_resolve: ResolveHook | None = None
+        self.entries: dict[int, Entry] = {}
+        self._outbox = outbox
+        self._outward = outward
+        self._inward = inward
+        self._transmit = transmit
+        self._congested = congested
+        self._id_bit = 0 if originates else INCOMING_ID_BIT
+        self._last_id = 0
+        self._package = CircuitPackageWindow()
+        self._deliver = DeliverWindow(CIRCUIT_WINDOW, CIRCUIT_INCREMENT)
+        self._ready: dict[Entry, None] = {}
+        self._touched: dict[Entry, None] = {}
+        self._half_closed: dict[int, int] = {}  # stream id -> DATA cells that may still come
+        self._resolving: dict[int, ResolvedReply] = {}
+        self._closed = False
+
+    # -- opening
+
+    def open_stream(self, target: str) -> Stream:
+        """BEGIN to "host:port" or "<hash>.rdv:0". Raises StreamError when MAX_STREAMS are open."""
+        stream = Stream(self, self._free_id(), lambda: self._outbox.now)
+        self.entries[stream.id] = stream
+        self.send_message(RelayCommand.BEGIN, stream.id, Begin.to(target).encode())
+        return stream
+
+    def open_splice(self, target: str, on_closed: Callable[[], None]) -> SpliceEnd:
+        """BEGIN on a provider's circuit; the answer comes to the end's hooks."""
+        end = SpliceEnd(self, self._free_id(), on_closed)
+        self.entries[end.id] = end
+        self.send_message(RelayCommand.BEGIN, end.id, Begin.to(target).encode())
+        return end
+
+    def resolve(self, host: str, reply: ResolvedReply) -> None:
+        """Ask the other end to look a host name up."""
+        stream_id = self._free_id()
+        self._resolving[stream_id] = reply
+        self.send_message(RelayCommand.RESOLVE, stream_id, Resolve(host).encode())
+
+    def pending(self, stream_id: int) -> bool:
+        """Whether an incoming BEGIN still waits for its answer (the far end may have withdrawn it)."""
+        return stream_id in self.entries
+
+    def accept_stream(self, stream_id: int) -> Stream:
+        """Take a pending BEGIN; CONNECTED goes out when the stream's `accept` is called."""
+        stream = Stream(self, stream_id, lambda: self._outbox.now)
+        self.entries[stream_id] = stream
+        return stream
+
+    def accept_splice(self, stream_id: int, peer: SpliceEnd, on_closed: Callable[[], None]) -> SpliceEnd:
+        """Answer a pending BEGIN by joining it to `peer`."""
+        end = SpliceEnd(self, stream_id, on_closed)
+        end.join(peer)
+        self.entries[stream_id] = end
+        self.send_message(RelayCommand.CONNECTED, stream_id)
+        return end
+
+    def refuse(self, stream_id: int, reason: int) -> None:
+        """Answer an incoming BEGIN with END. Nothing happens if it has been withdrawn meanwhile."""
+        if self.entries.pop(stream_id, None) is not None:
+            self.send_message(RelayCommand.END, stream_id, bytes([reason]))
+            self.forget(stream_id)
+
+    # -- sending
+
+    def send_message(self, command: int, stream_id: int, payload: bytes = b"") -> None:
+        """One relay message at once, ahead of queued DATA. Nothing once the circuit is closed."""
+        if not self._closed:
+            self._transmit([pack_message(command, stream_id, payload)])
+
+    def wake(self, entry: Entry) -> None:
+        self._ready[entry] = None
+        self._outbox.flush_later(self)
+
+    def flush(self) -> bool:
+        """Send queued DATA as far as the windows and the link allow, a FAIR_RUN of each stream in turn."""
+        while self._ready and not self._closed:
+            burst = self._package.burst
+            if burst == 0 or self._congested():
+                break
+            entry = next(iter(self._ready))
+            del self._ready[entry]
+            if entry.ready:
+                cells = entry.take(min(burst, FAIR_RUN))
+                self._transmit(cells)
+                self._package.sent(len(cells), self._outward.digest)
+                if entry.ready:
+                    self._ready[entry] = None
+            entry.settle(self._outbox.now)
+        return False  # `resume` wakes what the windows or the link hold back
+
+    # -- receiving
+
+    def message(self, cell: bytes, now: float) -> None:
+        """One recognised cell (509 bytes). Raises RemoteError when the circuit has to be closed for it."""
+        command, _, stream_id, _, length = RELAY_HEADER.unpack_from(cell)
+        if length > MAX_DATA:
+            raise RemoteError("relay message longer than its cell")
+        if command == RelayCommand.DATA:
+            self._deliver.received()
+            if self._deliver.consumed(1):
+                self.send_message(RelayCommand.SENDME, 0, Sendme(1, self._inward.digest).encode())
+            entry = self.entries.get(stream_id)
+            if entry is None:
+                self._late_data(stream_id)
+                return
+            try:
+                entry.deliver.received()
+                entry.on_data(cell, length)
+            except StreamError as error:
+                self._break(stream_id, entry, error, now)
+                return
+            self._touched[entry] = None
+            return
+        self._other(command, stream_id, cell[RELAY_HEADER.size : RELAY_HEADER.size + length], now)
+
+    def settle(self, now: float) -> None:
+        """The run of cells is over: streams hand on what they gathered."""
+        while self._touched:
+            touched, self._touched = self._touched, {}
+            for entry in touched:
+                entry.settle(now)
+
+    def resume(self) -> None:
+        """The link takes cells again."""
+        if self._ready:
+            self._outbox.flush_later(self)
+
+    def close(self, now: float) -> None:
+        """The circuit is gone: every stream ends with DESTROY."""
+        if self._closed:
+            return
+        self._closed = True
+        entries, self.entries = self.entries, {}
+        self._ready.clear()
+        for entry in entries.values():
+            entry.on_end(EndReason.DESTROY, now)
+        self._touched.clear()
+        resolving, self._resolving = self._resolving, {}
+        for reply in resolving.values():
+            reply(None, now)
+
+    def forget(self, stream_id: int) -> None:
+        entry = self.entries.pop(stream_id, None)
+        allowance = entry.deliver.available if entry is not None else 0
+        if len(self._half_closed) >= MAX_HALF_CLOSED:
+            del self._half_closed[next(iter(self._half_closed))]
+        self._half_closed[stream_id] = allowance
+
+    # -- inside
+
+    def _other(self, command: int, stream_id: int, payload: bytes, now: float) -> None:
+        if command == RelayCommand.SENDME and stream_id == 0:
+            sendme = Sendme.parse(payload)
+            if sendme.version != 1:
+                raise RemoteError("circuit SENDME without a digest")
+            self._package.acknowledge(sendme.digest)
+            self.resume()
+        elif command == RelayCommand.DROP:
+            return  # long-range padding
+        elif stream_id == 0:
+            if self.on_message is None:
+                raise RemoteError(f"relay command {command} was not expected here")
+            self.on_message(command, payload, now)
+        elif command == RelayCommand.BEGIN:
+            self._begin(stream_id, payload, now)
+        elif command == RelayCommand.RESOLVE and self.on_resolve is not None:
+            self.on_resolve(stream_id, Resolve.parse(payload).host, now)
+        elif command == RelayCommand.RESOLVED and stream_id in self._resolving:
+            answers = Resolved.parse(payload)
+            self._resolving.pop(stream_id)(answers, now)
+        else:
+            self._stream_message(command, stream_id, payload, now)
+
+    def _begin(self, stream_id: int, payload: bytes, now: float) -> None:
+        if self.on_begin is None:
+            raise RemoteError("BEGIN was not expected here")
+        if stream_id in self.entries or bool(stream_id & INCOMING_ID_BIT) == bool(self._id_bit):
+            raise RemoteError("BEGIN with a stream id that is not free")
+        self._half_closed.pop(stream_id, None)
+        try:
+            begin = Begin.parse(payload)
+        except ParseError:
+            self.send_message(RelayCommand.END, stream_id, bytes([EndReason.TORPROTOCOL]))
+            return
+        if len(self.entries) >= MAX_STREAMS:
+            self.send_message(RelayCommand.END, stream_id, bytes([EndReason.RESOURCELIMIT]))
+            return
+        # A place is kept for the answer, which may take time.
+        self.entries[stream_id] = Stream(self, stream_id, lambda: self._outbox.now)
+        self.on_begin(stream_id, begin, now)
+
+    def _stream_message(self, command: int, stream_id: int, payload: bytes, now: float) -> None:
+        entry = self.entries.get(stream_id)
+        if entry is None:
+            if stream_id not in self._half_closed:
+                raise RemoteError("relay message for an unknown stream")
+            if command == RelayCommand.END:
+                del self._half_closed[stream_id]
+            return
+        try:
+            if command == RelayCommand.END:
+                reason = End.parse(payload).reason
+                del self.entries[stream_id]
+                self._ready.pop(entry, None)
+                entry.on_end(reason, now)
+            elif command == RelayCommand.CONNECTED:
+                entry.on_connected(payload, now)
+            elif command == RelayCommand.SENDME:
+                entry.on_sendme(now)
+            else:
+                raise RemoteError(f"relay command {command} was not expected on a stream")
+        except StreamError as error:
+            self._break(stream_id, entry, error, now)
+
+    def _break(self, stream_id: int, entry: Entry, error: StreamError, now: float) -> None:
+        """The far end broke a stream's rules: the stream ends on both sides, the circuit lives."""
+        self.send_message(RelayCommand.END, stream_id, bytes([error.reason]))
+        self.forget(stream_id)
+        self._ready.pop(entry, None)
+        entry.on_end(error.reason, now)
+
+    def _late_data(self, stream_id: int) -> None:
+        allowance = self._half_closed.get(stream_id, 0)
+        if allowance == 0:
+            raise RemoteError("DATA for an unknown stream", Scope.CIRCUIT, DestroyReason.PROTOCOL)
+        self._half_closed[stream_id] = allowance - 1
+
+    def _free_id(self) -> int:
+        if len(self.entries) + len(self._resolving) >= MAX_STREAMS:
+            raise StreamError("too many streams on this circuit", EndReason.RESOURCELIMIT)
+        while True:
+            self._last_id = self._last_id % 0x7FFE + 1
+            stream_id = self._last_id | self._id_bit
+            if not any(stream_id in used for used in (self.entries, self._half_closed, self._resolving)):
+                return stream_id

@@ -1,0 +1,291 @@
+"""A circuit at a relay: forwards both ways, extends on request, and is the far end for cells that are for it.
+
+Does: answer CREATE2, add and remove one layer, EXTEND2, TRUNCATE, DESTROY with reasons, count RELAY_EARLY.
+Does not: know its origin, its position in the path, or what streams carry: `Services` decides on those.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol as Shape
+
+from convergence.circuit.endpoint import Endpoint
+from convergence.crypto import ntor
+from convergence.crypto.onion import KEY_MATERIAL_LEN, HopKeys, recognized_candidates
+from convergence.errors import DestroyReason, RemoteError
+from convergence.link.link import Link
+from convergence.outbox import Outbox
+from convergence.ports import Crypto, Rng
+from convergence.wire.cells import PAYLOAD_LEN, Command
+from convergence.wire.create import Create2, Created2, HandshakeType
+from convergence.wire.linkspec import ed25519_identity
+from convergence.wire.relay import Begin, Extend2, Extended2, RelayCommand, Truncated, pack_message
+
+MAX_RELAY_EARLY = 8  # tor-spec "RELAY_EARLY": more closes the circuit
+
+
+class Services(Shape):
+    """What a relay does beyond forwarding: exits and rendezvous points."""
+
+    def begin(self, circuit: RelayCircuit, stream_id: int, begin: Begin, now: float) -> None:
+        """Answer through circuit.endpoint: accept_stream, accept_splice or refuse."""
+        ...
+
+    def resolve(self, circuit: RelayCircuit, stream_id: int, host: str, now: float) -> None:
+        """Answer with RESOLVED on that stream id."""
+        ...
+
+    def message(self, circuit: RelayCircuit, command: int, payload: bytes, now: float) -> None:
+        """A message on stream 0. Raises RemoteError when it is not expected."""
+        ...
+
+    def circuit_closed(self, circuit: RelayCircuit, now: float) -> None: ...
+
+
+class Reach(Shape):
+    """Where the next hop's link comes from."""
+
+    def reach(self, identity: bytes, reply: Callable[[Link | None, float], None]) -> None:
+        """An open link to the node, dialled if need be; None when there is no way."""
+        ...
+
+
+class RelayCircuit:
+    """One circuit of somebody else's. Made by `accept` for a CREATE2."""
+
+    def __init__(
+        self, outbox: Outbox, crypto: Crypto, rng: Rng, link: Link, circ_id: int, keys: HopKeys, services: Services
+    ) -> None:
+        self.endpoint = Endpoint(
+            outbox, keys.backward, keys.forward, self._transmit, lambda: link.congested, originates=False
+        )
+        self.endpoint.on_begin = lambda stream_id, begin, now: services.begin(self, stream_id, begin, now)
+        self.endpoint.on_resolve = lambda stream_id, host, now: services.resolve(self, stream_id, host, now)
+        self.endpoint.on_message = self._message
+        self.cells_relayed = 0
+        self._outbox = outbox
+        self._crypto = crypto
+        self._rng = rng
+        self._services = services
+        self._reach: Reach | None = None
+        self._forward = keys.forward
+        self._backward = keys.backward
+        self._link = link
+        self._id = circ_id
+        self._next: _NextHop | None = None
+        self._early_left = MAX_RELAY_EARLY
+        self._early_cell = False
+        self._closed = False
+
+    @classmethod
+    def accept(
+        cls,
+        outbox: Outbox,
+        crypto: Crypto,
+        rng: Rng,
+        link: Link,
+        circ_id: int,
+        payload: bytes,
+        *,
+        node_id: bytes,
+        ntor_keys: Sequence[tuple[bytes, bytes]],
+        services: Services,
+        reach: Reach,
+    ) -> RelayCircuit:
+        """Answer a CREATE2 with CREATED2.
+
+        Args:
+            node_id: our 20-byte ntor NODEID.
+            ntor_keys: (public, secret), the current one first.
+        Raises:
+            RemoteError: the onionskin is not one for us.
+        """
+        create = Create2.parse(payload)
+        if create.handshake_type != HandshakeType.NTOR:
+            raise RemoteError(f"handshake type {create.handshake_type} is not offered")
+        reply, material = ntor.server_reply(
+            crypto, rng.random(32), node_id, ntor_keys, create.handshake_data, KEY_MATERIAL_LEN
+        )
+        circuit = cls(outbox, crypto, rng, link, circ_id, HopKeys.from_material(crypto, material), services)
+        circuit._reach = reach
+        link.adopt(circ_id, circuit)
+        link.send_one(circ_id, Command.CREATED2, Created2(reply).encode())
+        return circuit
+
+    # -- for the link towards the origin
+
+    def relay(self, run: bytes, early: bool, now: float) -> None:
+        """A run of cells on its way from the origin."""
+        if early:
+            self._early_left -= len(run) // PAYLOAD_LEN
+            if self._early_left < 0:
+                raise RemoteError(f"more than {MAX_RELAY_EARLY} RELAY_EARLY cells")
+        run = self._forward.crypt(run)
+        candidates = recognized_candidates(run)
+        if not candidates:
+            self._pass_on(run, early)
+            return
+        start = 0
+        self._early_cell = early
+        for index in candidates:
+            cell = run[index * PAYLOAD_LEN : (index + 1) * PAYLOAD_LEN]
+            if self._forward.accepts(cell):
+                self._pass_on(run[start : index * PAYLOAD_LEN], early)
+                start = (index + 1) * PAYLOAD_LEN
+                self.endpoint.message(cell, now)
+                if self._closed:
+                    return
+        self._pass_on(run[start:], early)
+        self.endpoint.settle(now)
+
+    def created(self, payload: bytes, now: float) -> None:
+        raise RemoteError("CREATED2 from the side of the origin")
+
+    def create(self, payload: bytes, now: float) -> None:
+        raise RemoteError("CREATE2 on a circuit that exists")
+
+    def destroyed(self, reason: int, now: float) -> None:
+        """DESTROY from the origin's side, or that link is gone."""
+        self._close(reason, towards_origin=False)
+
+    def broken(self, error: RemoteError, now: float) -> None:
+        self.destroy(error.reason)
+
+    def drained(self, now: float) -> None:
+        self.endpoint.resume()
+
+    def destroy(self, reason: int) -> None:
+        """Close the circuit on both sides."""
+        self._close(reason, towards_origin=True)
+
+    # -- forwarding
+
+    def _pass_on(self, run: bytes, early: bool) -> None:
+        if not run:
+            return
+        hop = self._next
+        if hop is None or not hop.open:
+            raise RemoteError("a cell that is not for us, on a circuit that goes no further")
+        self.cells_relayed += len(run) // PAYLOAD_LEN
+        hop.link.send(hop.id, Command.RELAY_EARLY if early else Command.RELAY, run)
+
+    def pass_back(self, run: bytes) -> None:
+        """A run of cells from the next hop, on its way to the origin."""
+        self.cells_relayed += len(run) // PAYLOAD_LEN
+        self._link.send(self._id, Command.RELAY, self._backward.crypt(run))
+
+    def _transmit(self, cells: list[bytes]) -> None:
+        if not self._closed:
+            self._link.send(self._id, Command.RELAY, self._backward.crypt(self._backward.seal_run(cells)))
+
+    # -- extending
+
+    def _message(self, command: int, payload: bytes, now: float) -> None:
+        if command == RelayCommand.EXTEND2:
+            self._extend(Extend2.parse(payload), now)
+        elif command == RelayCommand.TRUNCATE:
+            if self._next is not None:
+                self._next.destroy(DestroyReason.REQUESTED)
+                self._next = None
+            self._send_truncated(DestroyReason.REQUESTED)
+        else:
+            self._services.message(self, command, payload, now)
+
+    def _extend(self, request: Extend2, now: float) -> None:
+        if not self._early_cell:
+            raise RemoteError("EXTEND2 outside RELAY_EARLY")
+        if self._next is not None:
+            raise RemoteError("EXTEND2 on a circuit that was extended")
+        identity = ed25519_identity(request.specifiers)
+        assert self._reach is not None
+        hop = self._next = _NextHop(self, Create2(request.handshake_type, request.handshake_data).encode())
+        self._reach.reach(identity, hop.reached)
+
+    def extended(self, reply: bytes) -> None:
+        self._transmit([pack_message(RelayCommand.EXTENDED2, 0, Extended2(reply).encode())])
+
+    def next_gone(self, reason: int) -> None:
+        """The part beyond the next hop is gone (or never came to be)."""
+        self._next = None
+        if not self._closed:
+            self._send_truncated(reason)
+
+    def _send_truncated(self, reason: int) -> None:
+        self._transmit([pack_message(RelayCommand.TRUNCATED, 0, Truncated(reason).encode())])
+
+    # -- closing
+
+    def _close(self, reason: int, *, towards_origin: bool) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        if towards_origin:
+            self._link.destroy(self._id, reason)
+        if self._next is not None:
+            self._next.destroy(reason if towards_origin else DestroyReason.DESTROYED)
+            self._next = None
+        self.endpoint.close(self._outbox.now)
+        self._services.circuit_closed(self, self._outbox.now)
+
+
+class _NextHop:
+    """The side of a relay circuit that faces away from the origin; what the link there calls."""
+
+    def __init__(self, circuit: RelayCircuit, create: bytes) -> None:
+        self.id = 0
+        self.open = False
+        self._circuit = circuit
+        self._create = create
+        self._link: Link | None = None
+        self._gone = False
+
+    @property
+    def link(self) -> Link:
+        assert self._link is not None
+        return self._link
+
+    def reached(self, link: Link | None, now: float) -> None:
+        if self._gone:
+            return
+        if link is None:
+            self._gone = True
+            self._circuit.next_gone(DestroyReason.CONNECTFAILED)
+            return
+        self._link = link
+        self.id = link.attach(self)
+        link.send_one(self.id, Command.CREATE2, self._create)
+
+    def destroy(self, reason: int) -> None:
+        self._gone = True
+        if self._link is not None:
+            self._link.destroy(self.id, reason)
+
+    def relay(self, run: bytes, early: bool, now: float) -> None:
+        if early:
+            raise RemoteError("RELAY_EARLY towards the origin")
+        if not self.open:
+            raise RemoteError("RELAY before CREATED2")
+        self._circuit.pass_back(run)
+
+    def created(self, payload: bytes, now: float) -> None:
+        if self.open:
+            raise RemoteError("CREATED2 twice")
+        reply = Created2.parse(payload).handshake_data
+        self.open = True
+        self._circuit.extended(reply)
+
+    def create(self, payload: bytes, now: float) -> None:
+        raise RemoteError("CREATE2 on a circuit of ours")
+
+    def destroyed(self, reason: int, now: float) -> None:
+        if not self._gone:
+            self._gone = True
+            self._circuit.next_gone(reason)
+
+    def broken(self, error: RemoteError, now: float) -> None:
+        if not self._gone:
+            self.destroy(error.reason)
+            self._circuit.next_gone(error.reason)
+
+    def drained(self, now: float) -> None:
+        """Forwarded cells wait in the link's own queue; there is nothing to resume here."""

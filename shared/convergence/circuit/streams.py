@@ -1,0 +1,326 @@
+"""One end of one stream, and one end of a splice of two streams.
+
+Does: buffer what waits for a window, cut it into DATA cells, count both windows, tell its handler.
+Does not: know crypto, links, or whether it stands at an origin or at a relay.
+
+What the endpoint keeps under a stream id is an `Entry`: either a `Stream`, whose bytes are used here, or a
+`SpliceEnd`, whose cells go on to the other end of the splice by one look-up, never unpacked.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol as Shape
+
+from convergence.circuit.flow import STREAM_INCREMENT, STREAM_WINDOW, DeliverWindow
+from convergence.errors import EndReason, StreamError
+from convergence.wire.cells import PAYLOAD_LEN
+from convergence.wire.relay import LENGTH_OFFSET, MAX_DATA, NO_DIGEST, RELAY_HEADER, RelayCommand
+
+SEND_BUFFER_HIGH = 1 << 20  # bytes; above it a stream is congested and its handler should stop producing
+SEND_BUFFER_LOW = 1 << 18  # bytes; below it the handler is told to go on
+
+
+class StreamHandler(Shape):
+    """Who uses a stream. All calls come from within the core; they may call the stream back."""
+
+    def connected(self, now: float) -> None:
+        """The far end accepted (or we accepted its BEGIN)."""
+        ...
+
+    def data(self, data: bytes, now: float) -> None:
+        """Bytes, in order, any number."""
+        ...
+
+    def writable(self, now: float) -> None:
+        """The send buffer fell below SEND_BUFFER_LOW after it was congested."""
+        ...
+
+    def ended(self, reason: int, now: float) -> None:
+        """The far end (or the circuit's death: EndReason.DESTROY) ended the stream. The last call."""
+        ...
+
+
+class StreamOwner(Shape):
+    """The endpoint, as its streams see it."""
+
+    def wake(self, entry: Entry) -> None:
+        """`entry` has cells to send."""
+        ...
+
+    def send_message(self, command: int, stream_id: int, payload: bytes = b"") -> None: ...
+
+    def forget(self, stream_id: int) -> None:
+        """We ended this stream: what is still under way to it is tolerated, up to the window."""
+        ...
+
+
+class Entry(Shape):
+    """What an endpoint keeps under a stream id."""
+
+    deliver: DeliverWindow
+
+    def take(self, limit: int) -> list[bytes]:
+        """Up to `limit` DATA cells, 509 bytes each, digest zero."""
+        ...
+
+    @property
+    def ready(self) -> bool:
+        """Whether `take` would give something."""
+        ...
+
+    def settle(self, now: float) -> None:
+        """Called after each run: cells are out, or input has been read."""
+        ...
+
+    def on_data(self, cell: bytes, length: int) -> None: ...
+
+    def on_connected(self, payload: bytes, now: float) -> None: ...
+
+    def on_sendme(self, now: float) -> None: ...
+
+    def on_end(self, reason: int, now: float) -> None: ...
+
+
+class Stream:
+    """A stream whose bytes are used here."""
+
+    def __init__(self, owner: StreamOwner, stream_id: int, now: Callable[[], float]) -> None:
+        self.id = stream_id
+        self.handler: StreamHandler | None = None
+        self.deliver = DeliverWindow(STREAM_WINDOW, STREAM_INCREMENT)
+        self._owner = owner
+        self._now = now
+        self._open = False
+        self._closed = False
+        self._window = STREAM_WINDOW
+        self._queue: deque[bytes] = deque()
+        self._queued = 0
+        self._was_congested = False
+        self._end_reason: int | None = None  # set: END goes out once the queue is empty
+        self._inbox: list[bytes] = []
+        self._held = False
+        self._held_cells = 0
+
+    # -- what handlers call
+
+    @property
+    def congested(self) -> bool:
+        """More than SEND_BUFFER_HIGH bytes wait: stop producing until `writable`."""
+        return self._queued > SEND_BUFFER_HIGH
+
+    def send(self, data: bytes) -> None:
+        """Queue bytes. After `end`, or once the stream has ended, they are dropped."""
+        if self._closed or self._end_reason is not None or not data:
+            return
+        self._queue.append(data)
+        self._queued += len(data)
+        self._was_congested = self._was_congested or self.congested
+        if self._open:
+            self._owner.wake(self)
+
+    def accept(self, payload: bytes = b"") -> None:
+        """Answer an incoming BEGIN with CONNECTED (payload: address and TTL at exits, else empty)."""
+        self._owner.send_message(RelayCommand.CONNECTED, self.id, payload)
+        self._open = True
+        if self.handler is not None:
+            self.handler.connected(self._now())
+
+    def end(self, reason: int = EndReason.DONE, after_flush: bool = True) -> None:
+        """End the stream; its handler hears no more of it. Queued bytes go first when `after_flush`."""
+        if self._closed or self._end_reason is not None:
+            return
+        self.handler = None
+        if after_flush and self._queue and self._open:
+            self._end_reason = reason
+            self._owner.wake(self)
+        else:
+            self._finish(reason)
+
+    def hold(self, held: bool) -> None:
+        """While held, what arrives earns no credit: the far end stops after STREAM_WINDOW cells."""
+        self._held = held
+        if not held and self._held_cells and not self._closed:
+            cells, self._held_cells = self._held_cells, 0
+            self._credit(cells)
+
+    # -- what the endpoint calls
+
+    @property
+    def ready(self) -> bool:
+        return self._queued > 0 and self._window > 0 and self._open and not self._closed
+
+    def take(self, limit: int) -> list[bytes]:
+        room = min(limit, self._window)
+        wanted = room * MAX_DATA
+        parts = []
+        while self._queue and wanted > 0:
+            part = self._queue.popleft()
+            if len(part) > wanted:
+                self._queue.appendleft(part[wanted:])
+                part = part[:wanted]
+            wanted -= len(part)
+            parts.append(part)
+        body = b"".join(parts)
+        self._queued -= len(body)
+        full, rest = divmod(len(body), MAX_DATA)
+        head = RELAY_HEADER.pack(RelayCommand.DATA, 0, self.id, NO_DIGEST, MAX_DATA)
+        cells = [head + body[at : at + MAX_DATA] for at in range(0, full * MAX_DATA, MAX_DATA)]
+        if rest:
+            last = RELAY_HEADER.pack(RelayCommand.DATA, 0, self.id, NO_DIGEST, rest) + body[-rest:]
+            cells.append(last.ljust(PAYLOAD_LEN, b"\0"))
+        self._window -= len(cells)
+        return cells
+
+    def settle(self, now: float) -> None:
+        if self._inbox and not self._closed:
+            data, cells = b"".join(self._inbox), len(self._inbox)
+            self._inbox.clear()
+            if self.handler is not None:
+                self.handler.data(data, now)
+            if self._held:
+                self._held_cells += cells
+            elif not self._closed:
+                self._credit(cells)
+        if self._end_reason is not None and not self._queue:
+            self._finish(self._end_reason)
+        elif self._was_congested and self._queued < SEND_BUFFER_LOW:
+            self._was_congested = False
+            if self.handler is not None:
+                self.handler.writable(now)
+
+    def on_data(self, cell: bytes, length: int) -> None:
+        if not self._open:
+            raise StreamError("DATA before CONNECTED")
+        self._inbox.append(cell[RELAY_HEADER.size : RELAY_HEADER.size + length])
+
+    def on_connected(self, payload: bytes, now: float) -> None:
+        if self._open:
+            raise StreamError("CONNECTED twice")
+        self._open = True
+        if self.handler is not None:
+            self.handler.connected(now)
+        if self.ready:
+            self._owner.wake(self)
+
+    def on_sendme(self, now: float) -> None:
+        if self._window + STREAM_INCREMENT > STREAM_WINDOW:
+            raise StreamError("stream SENDME that was not due")
+        self._window += STREAM_INCREMENT
+        if self.ready:
+            self._owner.wake(self)
+
+    def on_end(self, reason: int, now: float) -> None:
+        self.settle(now)
+        if self._closed:
+            return
+        self._closed = True
+        self._drop_buffers()
+        handler, self.handler = self.handler, None
+        if handler is not None:
+            handler.ended(reason, now)
+
+    def _credit(self, cells: int) -> None:
+        for _ in range(self.deliver.consumed(cells)):
+            self._owner.send_message(RelayCommand.SENDME, self.id)
+
+    def _finish(self, reason: int) -> None:
+        self._closed = True
+        self._drop_buffers()
+        self._owner.send_message(RelayCommand.END, self.id, bytes([reason]))
+        self._owner.forget(self.id)
+
+    def _drop_buffers(self) -> None:
+        self._queue.clear()
+        self._inbox.clear()
+        self._queued = 0
+        self._end_reason = None
+
+
+class SpliceEnd:
+    """One end of two streams that a rendezvous point joined. Cells of the peer leave here, and the reverse.
+
+    Flow control is between the two outer ends; this end enforces the stream window that it sees, so that no
+    more than STREAM_WINDOW cells ever wait here.
+    """
+
+    def __init__(self, owner: StreamOwner, stream_id: int, on_closed: Callable[[], None]) -> None:
+        self.id = stream_id
+        self.peer: SpliceEnd | None = None
+        self.deliver = DeliverWindow(STREAM_WINDOW, STREAM_INCREMENT)
+        self.on_connected_hook: Callable[[float], None] | None = None
+        self.on_refused: Callable[[int, float], None] | None = None
+        self._owner = owner
+        self._on_closed = on_closed
+        self._prefix = RELAY_HEADER.pack(RelayCommand.DATA, 0, stream_id, NO_DIGEST, 0)[:LENGTH_OFFSET]
+        self._pending: deque[bytes] = deque()  # at most STREAM_WINDOW cells: the peer's deliver window
+        self._end_reason: int | None = None
+        self._closed = False
+
+    def join(self, peer: SpliceEnd) -> None:
+        self.peer, peer.peer = peer, self
+
+    def push(self, cell: bytes) -> None:
+        """A DATA cell of the peer; only stream id and digest change, the length and the bytes stay."""
+        self._pending.append(self._prefix + cell[LENGTH_OFFSET:])
+        self._owner.wake(self)
+
+    def finish(self, reason: int) -> None:
+        """END, once what is pending has gone out."""
+        if self._closed or self._end_reason is not None:
+            return
+        if self._pending:
+            self._end_reason = reason
+        else:
+            self._close(reason)
+
+    @property
+    def ready(self) -> bool:
+        return bool(self._pending)
+
+    def take(self, limit: int) -> list[bytes]:
+        pending = self._pending
+        return [pending.popleft() for _ in range(min(limit, len(pending)))]
+
+    def settle(self, now: float) -> None:
+        if self._end_reason is not None and not self._pending:
+            self._close(self._end_reason)
+
+    def on_data(self, cell: bytes, length: int) -> None:
+        if self.peer is None:
+            raise StreamError("DATA before CONNECTED")
+        self.peer.push(cell)
+
+    def on_connected(self, payload: bytes, now: float) -> None:
+        if self.on_connected_hook is None:
+            raise StreamError("CONNECTED that was not due")
+        hook, self.on_connected_hook, self.on_refused = self.on_connected_hook, None, None
+        hook(now)
+
+    def on_sendme(self, now: float) -> None:
+        peer = self.peer
+        if peer is None or peer.deliver.available + STREAM_INCREMENT > STREAM_WINDOW:
+            raise StreamError("stream SENDME that was not due")
+        peer.deliver.available += STREAM_INCREMENT
+        peer._owner.send_message(RelayCommand.SENDME, peer.id)
+
+    def on_end(self, reason: int, now: float) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        self._pending.clear()
+        peer, self.peer = self.peer, None
+        refused, self.on_refused, self.on_connected_hook = self.on_refused, None, None
+        self._on_closed()
+        if refused is not None:
+            refused(reason, now)
+        elif peer is not None:
+            peer.peer = None
+            peer.finish(reason)
+
+    def _close(self, reason: int) -> None:
+        self._closed = True
+        self._on_closed()
+        self._owner.send_message(RelayCommand.END, self.id, bytes([reason]))
+        self._owner.forget(self.id)

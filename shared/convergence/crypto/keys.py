@@ -1,0 +1,99 @@
+"""A node's own keys.
+
+Does: hold the secrets with the public keys derived from them, and name the node.
+Does not: store them, or certify them (certificates.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from hashlib import sha256
+
+from convergence.crypto.ntor import NODE_ID_LEN
+from convergence.ports import Crypto, Rng
+
+IDENTITY_LEN = 32
+SECRET_LEN = 32
+
+
+def node_id(identity: bytes) -> bytes:
+    """ntor's NODEID (20 bytes) of a node named by its Ed25519 identity (32 bytes).
+
+    On the Tor network NODEID is the digest of an RSA key; this network has none.
+    """
+    return sha256(b"convergence:ntor-node-id" + identity).digest()[:NODE_ID_LEN]
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class NodeKeys:
+    """Secrets (32 bytes each) and public keys of one node.
+
+    Attributes:
+        identity: names the node for as long as it lives; certifies `signing` and signs descriptors.
+        signing: medium term; certifies link keys. A new one at every start is fine.
+        ntor_public: what others extend circuits with.
+        previous: the ntor key before this one as (public, secret), accepted while clients may still use it.
+    """
+
+    identity_seed: bytes
+    signing_seed: bytes
+    ntor_secret: bytes
+    identity: bytes
+    signing: bytes
+    ntor_public: bytes
+    previous: tuple[bytes, bytes] | None = None
+
+    def __repr__(self) -> str:
+        return f"NodeKeys({self.identity.hex()[:16]})"
+
+    @classmethod
+    def from_secrets(
+        cls,
+        crypto: Crypto,
+        *,
+        identity_seed: bytes,
+        signing_seed: bytes,
+        ntor_secret: bytes,
+        previous_ntor_secret: bytes | None = None,
+    ) -> NodeKeys:
+        """Derive the public keys.
+
+        Raises:
+            ValueError: a secret is not 32 bytes.
+        """
+        secrets = [identity_seed, signing_seed, ntor_secret, previous_ntor_secret or bytes(SECRET_LEN)]
+        if any(len(secret) != SECRET_LEN for secret in secrets):
+            raise ValueError("each secret of a node is 32 bytes")
+        previous = None
+        if previous_ntor_secret is not None:
+            previous = (crypto.x25519_public(previous_ntor_secret), previous_ntor_secret)
+        return cls(
+            identity_seed,
+            signing_seed,
+            ntor_secret,
+            crypto.ed25519_public(identity_seed),
+            crypto.ed25519_public(signing_seed),
+            crypto.x25519_public(ntor_secret),
+            previous,
+        )
+
+    @classmethod
+    def generate(cls, crypto: Crypto, rng: Rng) -> NodeKeys:
+        """A new node."""
+        return cls.from_secrets(
+            crypto,
+            identity_seed=rng.random(SECRET_LEN),
+            signing_seed=rng.random(SECRET_LEN),
+            ntor_secret=rng.random(SECRET_LEN),
+        )
+
+    @property
+    def node_id(self) -> bytes:
+        """Our NODEID, 20 bytes."""
+        return node_id(self.identity)
+
+    @property
+    def ntor_keys(self) -> tuple[tuple[bytes, bytes], ...]:
+        """Our ntor keys as (public, secret), the current one first: what `ntor.server_reply` takes."""
+        current = (self.ntor_public, self.ntor_secret)
+        return (current,) if self.previous is None else (current, self.previous)

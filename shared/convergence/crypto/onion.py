@@ -1,0 +1,135 @@
+"""Onion layers (tor-spec, "Relay cells"): one AES-128-CTR stream and one running SHA-1 for each hop and direction.
+
+Does: encrypt, seal and recognise relay payloads; cut runs of cells to payloads and stripe them back.
+Does not: routing, windows, or parsing of what is inside.
+
+A *run* is the 509-byte payloads of consecutive cells of one circuit, joined: it costs one AES call however long.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from struct import Struct
+
+from convergence.ports import Buffer, Crypto
+from convergence.wire.cells import HEADER_LEN, PAYLOAD_LEN
+
+DIGEST_LEN = 20
+KEY_LEN = 16
+KEY_MATERIAL_LEN = 2 * DIGEST_LEN + 2 * KEY_LEN  # Df | Db | Kf | Kb: 72
+
+# Payload layout: command 1 | recognized 2 | stream id 2 | digest 4 | length 2 | data
+_RECOGNIZED = slice(1, 3)
+_DIGEST = slice(5, 9)
+_BEFORE_DIGEST = slice(0, 5)
+_AFTER_DIGEST = slice(9, PAYLOAD_LEN)
+_RECOGNIZED_ZERO = bytes(2)
+_DIGEST_ZERO = bytes(4)
+
+_CACHED_CUTTERS = 256  # a message holds at most 127 cells; longer runs are rare and their cutters are evicted
+
+
+@lru_cache(_CACHED_CUTTERS)
+def _cell_cutter(count: int) -> Callable[[Buffer], tuple[bytes, ...]]:
+    return Struct(f"{HEADER_LEN}x{PAYLOAD_LEN}s" * count).unpack
+
+
+@lru_cache(_CACHED_CUTTERS)
+def _run_cutter(count: int) -> Callable[[Buffer], tuple[bytes, ...]]:
+    return Struct(f"{PAYLOAD_LEN}s" * count).unpack
+
+
+def payloads(data: Buffer, count: int) -> bytes:
+    """The run inside `data`: exactly `count` whole cells of 514 bytes, whose 5-byte headers are dropped."""
+    return b"".join(_cell_cutter(count)(data))
+
+
+def cells(header: bytes, run: bytes) -> bytes:
+    """Whole cells from a run, each with the same 5-byte header (circuit id | command)."""
+    return header.join((b"", *_run_cutter(len(run) // PAYLOAD_LEN)(run)))
+
+
+def split(run: bytes) -> tuple[bytes, ...]:
+    """The payloads of a run, 509 bytes each."""
+    return _run_cutter(len(run) // PAYLOAD_LEN)(run)
+
+
+def recognized_candidates(run: bytes) -> list[int]:
+    """Which cells of a run (0, 1, ...) have `recognized` == 0; only for these is a digest worth checking.
+
+    A cell that is for another hop looks so once in 65,536 times: the usual answer is found without work for each cell.
+    """
+    high, low = run[1::PAYLOAD_LEN], run[2::PAYLOAD_LEN]
+    if 0 not in high or 0 not in low:
+        return []
+    return [index for index, pair in enumerate(zip(high, low, strict=True)) if pair == (0, 0)]
+
+
+class Layer:
+    """One direction of one hop.
+
+    Attributes:
+        crypt: run -> run, the next len(run) bytes of the key stream XORed on. Encrypts and decrypts.
+        digest: the running SHA-1 (20 bytes) after the cell last sealed or accepted; what a version 1 SENDME carries.
+    """
+
+    __slots__ = ("_hash", "crypt", "digest")
+
+    def __init__(self, crypto: Crypto, digest_seed: bytes, key: bytes) -> None:
+        """Args: digest_seed, 20 bytes (Df or Db); key, 16 bytes (Kf or Kb)."""
+        self._hash = hashlib.sha1(digest_seed, usedforsecurity=False)
+        self.digest = self._hash.digest()
+        self.crypt: Callable[[Buffer], bytes] = crypto.aes_ctr(key).crypt
+
+    def seal(self, cell: bytes) -> bytes:
+        """Put the digest into a payload of 509 bytes that has zeros there. It is not encrypted yet."""
+        self._hash.update(cell)
+        self.digest = digest = self._hash.digest()
+        return cell[_BEFORE_DIGEST] + digest[:4] + cell[_AFTER_DIGEST]
+
+    def seal_run(self, cells: Iterable[bytes]) -> bytes:
+        """Seal several payloads and join them. Cut runs where a digest has to be kept for a SENDME."""
+        return b"".join(map(self.seal, cells))
+
+    def accepts(self, cell: bytes) -> bool:
+        """Whether a decrypted payload is for this hop: `recognized` is zero and the digest fits.
+
+        The running digest moves on only for cells that are: others belong to another hop.
+        """
+        if cell[_RECOGNIZED] != _RECOGNIZED_ZERO:
+            return False
+        running = self._hash.copy()
+        running.update(cell[_BEFORE_DIGEST] + _DIGEST_ZERO + cell[_AFTER_DIGEST])
+        digest = running.digest()
+        if not hmac.compare_digest(digest[:4], cell[_DIGEST]):
+            return False
+        self._hash = running
+        self.digest = digest
+        return True
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class HopKeys:
+    """Both layers of one hop. `forward` is away from the circuit's origin."""
+
+    forward: Layer
+    backward: Layer
+
+    @classmethod
+    def from_material(cls, crypto: Crypto, material: bytes) -> HopKeys:
+        """From 72 bytes of a handshake's key material: Df | Db | Kf | Kb (tor-spec, "Setting circuit keys").
+
+        Raises:
+            ValueError: the material is not 72 bytes.
+        """
+        if len(material) != KEY_MATERIAL_LEN:
+            raise ValueError("a hop's key material is 72 bytes")
+        seeds, keys = material[: 2 * DIGEST_LEN], material[2 * DIGEST_LEN :]
+        return cls(
+            Layer(crypto, seeds[:DIGEST_LEN], keys[:KEY_LEN]),
+            Layer(crypto, seeds[DIGEST_LEN:], keys[KEY_LEN:]),
+        )

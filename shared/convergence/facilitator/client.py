@@ -1,0 +1,255 @@
+"""A node's connection to its facilitator.
+
+Does: keep one channel open, register the node's descriptor and renew it, keep the NodeDirectory fresh.
+Does not: sign the descriptor or decide what it says (the node's `describe` does), or choose nodes.
+
+The facilitator may be down, or hostile: whatever happens, the last good list stays in the directory, the channel is
+closed with a reason, and another try follows after a time that doubles from RETRY_FIRST to RETRY_MAX.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+from convergence.effects import CloseLink, Protocol, Send
+from convergence.errors import RemoteError
+from convergence.netdir.nodes import NodeDirectory
+from convergence.outbox import Outbox, Timer
+from convergence.ports import Rng
+from convergence.wire.facilitator import Descriptor, ErrorRecord, RecordCutter, RecordType, Role, encode_record
+
+CONNECT_TIMEOUT = 20.0
+ANSWER_TIMEOUT = 30.0
+"""Seconds until an unanswered request ends the channel."""
+RETRY_FIRST = 1.0
+RETRY_MAX = 120.0
+STABLE_AFTER = 60.0
+"""Seconds a channel must have served for the next pause to begin at RETRY_FIRST again."""
+REFRESH = 300.0
+"""Seconds between two requests for the list..."""
+FEW_REFRESH = 5.0
+"""...and while there are fewer than FEW_RELAYS."""
+FEW_RELAYS = 3
+REGISTER_RETRY = 60.0
+"""Seconds until a refused registration is tried again."""
+LIFETIME = 3600
+"""Seconds a node's descriptor should be valid: renewed at half of it."""
+
+ACCEPTED = (RecordType.REGISTERED, RecordType.NODES, RecordType.ERROR)
+ANSWERS = {RecordType.LIST: RecordType.NODES, RecordType.REGISTER: RecordType.REGISTERED}
+
+
+class FacilitatorClient:
+    """Owns one FACILITATOR channel.
+
+    Args:
+        outbox: the node's.
+        rng: jitter.
+        directory: kept fresh.
+        address: WebSocket URL of the facilitator.
+        describe: gives the node's signed descriptor as of now, or None while it has nothing to offer.
+        on_nodes: called with `now` when the directory's nodes changed.
+        on_registered: called with `now` when a registration was accepted.
+        on_trouble: called with a text for people, and `now`.
+
+    The node passes on what happens to the channel numbered `channel` through `opened`, `data` and `closed`.
+    """
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        rng: Rng,
+        directory: NodeDirectory,
+        address: str,
+        *,
+        describe: Callable[[float], Descriptor | None] = lambda now: None,
+        on_nodes: Callable[[float], None] = lambda now: None,
+        on_registered: Callable[[float], None] = lambda now: None,
+        on_trouble: Callable[[str, float], None] = lambda message, now: None,
+    ) -> None:
+        self._outbox = outbox
+        self._rng = rng
+        self._directory = directory
+        self._address = address
+        self._describe = describe
+        self._on_nodes = on_nodes
+        self._on_registered = on_registered
+        self._on_trouble = on_trouble
+        self.channel: int | None = None
+        self._open_since: float | None = None
+        self._attempts = 0
+        self._cutter = RecordCutter(ACCEPTED)
+        self._waiting: deque[RecordType] = deque()  # requests in the order of their answers
+        self._registering: Descriptor | None = None
+        self._register_again = False
+        self._timers: dict[str, Timer] = {}
+
+    @property
+    def connected(self) -> bool:
+        """Whether the channel is open."""
+        return self._open_since is not None
+
+    def start(self, now: float) -> None:
+        """Begin to connect. Does nothing if it has begun."""
+        if self.channel is None and "retry" not in self._timers:
+            self._connect(now)
+
+    def stop(self, now: float) -> None:
+        """Close the channel and stay quiet until `start`."""
+        self._abandon("the node stops")
+        self._attempts = 0
+
+    def register(self, now: float) -> None:
+        """Register what `describe` says now: call it when that has changed. Without a channel it waits for one."""
+        self._cancel("register")
+        if not self.connected:
+            return
+        if self._registering is not None:
+            self._register_again = True
+            return
+        descriptor = self._describe(now)
+        if descriptor is not None:
+            self._registering = descriptor
+            self._request(RecordType.REGISTER, descriptor.encode(), now)
+
+    def refresh(self, now: float) -> None:
+        """Ask for the list now."""
+        if self.connected and RecordType.LIST not in self._waiting:
+            self._cancel("refresh")
+            self._request(RecordType.LIST, b"", now)
+
+    def opened(self, channel: int, now: float) -> None:
+        if channel != self.channel:
+            return
+        self._cancel("connect")
+        self._open_since = now
+        self._cutter = RecordCutter(ACCEPTED)
+        self.register(now)
+        self.refresh(now)
+
+    def data(self, channel: int, data: bytes, now: float) -> None:
+        if channel != self.channel:
+            return
+        try:
+            for kind, body in self._cutter.feed(data):
+                self._record(kind, body, now)
+                if self.channel != channel:
+                    return  # a callback stopped us
+        except RemoteError as error:
+            self._give_up(f"The facilitator's answer cannot be used: {error}.", now)
+
+    def closed(self, channel: int, now: float, reason: str) -> None:
+        if channel != self.channel:
+            return
+        self.channel = None
+        what = "The connection to the facilitator was lost" if self.connected else "The facilitator cannot be reached"
+        self._give_up(f"{what}{f' ({reason})' if reason else ''}.", now)
+
+    # Channel
+
+    def _connect(self, now: float) -> None:
+        self._cancel("retry")
+        self.channel = self._outbox.connect(Protocol.FACILITATOR, self._address)
+        self._call_at("connect", now + CONNECT_TIMEOUT, self._timed_out)
+
+    def _timed_out(self, now: float) -> None:
+        self._give_up("The facilitator does not answer.", now)
+
+    def _give_up(self, message: str, now: float) -> None:
+        stable = self._open_since is not None and now - self._open_since >= STABLE_AFTER
+        self._abandon(message)
+        self._attempts = 1 if stable else self._attempts + 1
+        self._call_at("retry", now + self._pause(), self._connect)
+        self._on_trouble(message, now)
+
+    def _abandon(self, reason: str) -> None:
+        for name in list(self._timers):
+            self._cancel(name)
+        if self.channel is not None:
+            self._outbox.emit(CloseLink(self.channel, reason))
+        self.channel = None
+        self._open_since = None
+        self._waiting.clear()
+        self._registering = None
+        self._register_again = False
+
+    def _pause(self) -> float:
+        """Doubles with every attempt; half to one and a half times that, so that nodes do not come back as one."""
+        pause: float = min(RETRY_FIRST * 2 ** min(self._attempts - 1, 16), RETRY_MAX)
+        return pause * (0.5 + int.from_bytes(self._rng.random(2), "big") / 0x10000)
+
+    # Requests and answers
+
+    def _request(self, kind: RecordType, body: bytes, now: float) -> None:
+        assert self.channel is not None
+        self._waiting.append(kind)
+        self._outbox.emit(Send(self.channel, (encode_record(kind, body),)))
+        if "answer" not in self._timers:
+            self._call_at("answer", now + ANSWER_TIMEOUT, self._timed_out)
+
+    def _record(self, kind: RecordType, body: bytes, now: float) -> None:
+        if not self._waiting:
+            if kind is RecordType.ERROR:  # a farewell: the facilitator closes next
+                self._on_trouble(f"The facilitator refuses: {_plain(ErrorRecord.parse(body).text)}.", now)
+                return
+            raise RemoteError("an answer to nothing that was asked")
+        asked = self._waiting.popleft()
+        self._cancel("answer")
+        if self._waiting:
+            self._call_at("answer", now + ANSWER_TIMEOUT, self._timed_out)
+        if kind is RecordType.ERROR:
+            self._refused(asked, ErrorRecord.parse(body), now)
+        elif kind is not ANSWERS[asked]:
+            raise RemoteError("an answer to something else than what was asked")
+        elif kind is RecordType.NODES:
+            self._nodes(body, now)
+        else:
+            self._registered(now)
+
+    def _nodes(self, body: bytes, now: float) -> None:
+        change = self._directory.update(body, now)
+        few = len(self._directory.nodes(Role.RELAY, now)) < FEW_RELAYS
+        self._call_at("refresh", now + (FEW_REFRESH if few else REFRESH), self.refresh)
+        if change:
+            self._on_nodes(now)
+
+    def _registered(self, now: float) -> None:
+        done, self._registering = self._registering, None
+        assert done is not None
+        if self._register_again:
+            self._register_again = False
+            self.register(now)
+        else:
+            self._call_at("register", now + max((done.expires - now) / 2, FEW_REFRESH), self.register)
+        self._on_registered(now)
+
+    def _refused(self, asked: RecordType, error: ErrorRecord, now: float) -> None:
+        if asked is RecordType.REGISTER:
+            self._registering = None
+            self._register_again = False
+            self._call_at("register", now + REGISTER_RETRY, self.register)
+        else:
+            self._call_at("refresh", now + REGISTER_RETRY, self.refresh)
+        self._on_trouble(f"The facilitator refuses: {_plain(error.text)}.", now)
+
+    # Timers
+
+    def _call_at(self, name: str, when: float, call: Callable[[float], None]) -> None:
+        self._cancel(name)
+
+        def fire(now: float) -> None:
+            del self._timers[name]
+            call(now)
+
+        self._timers[name] = self._outbox.call_at(when, fire)
+
+    def _cancel(self, name: str) -> None:
+        timer = self._timers.pop(name, None)
+        if timer is not None:
+            timer.cancel()
+
+
+def _plain(text: str) -> str:
+    """What a stranger wrote, as one line of printable characters."""
+    return "".join(character if character.isprintable() else " " for character in text).strip().rstrip(".")

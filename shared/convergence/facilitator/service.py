@@ -1,0 +1,336 @@
+"""The facilitator: keeps signed descriptors and serves the signed list of nodes.
+
+Does: registrations (checked, bounded, rate-limited, stored), the list, a health summary. A `driver.Machine`.
+Does not: HTTP, introductions, or learn who talks to whom.
+
+A node stays listed until its descriptor expires, and at most `GRACE` seconds after the last channel that registered it
+was closed. One loaded from storage is listed until it expires, for its node may not have come back yet.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from convergence.effects import CloseLink, Effect, Failure, Protocol, Send
+from convergence.errors import ParseError
+from convergence.outbox import Outbox, Timer
+from convergence.ports import Crypto
+from convergence.wire.facilitator import (
+    MAX_LISTED,
+    Descriptor,
+    ErrorCode,
+    ErrorRecord,
+    NodeList,
+    RecordCutter,
+    RecordType,
+    Role,
+    TransportKind,
+    encode_record,
+)
+
+BUCKET = "node"
+MAX_REGISTERED = MAX_LISTED
+MAX_CHANNELS = 8192
+"""Open channels. Each holds at most one incomplete REGISTER (1.2 KB)."""
+MAX_LIFETIME = 6 * 3600
+"""Seconds from `published` to `expires` that a descriptor may claim."""
+MAX_CLOCK_SKEW = 600
+"""Seconds a node's clock may be ahead of ours."""
+GRACE = 30.0
+"""Seconds a node stays listed after its channel was closed."""
+FIRST_RECORD_TIMEOUT = 30.0
+"""Seconds a new channel has to bring one whole record."""
+IDLE_TIMEOUT = 900.0
+"""Seconds without a whole record after which a channel is closed. Clients ask for the list more often."""
+SWEEP_INTERVAL = 10.0
+"""Seconds between looks for idle channels and expired nodes."""
+LIST_INTERVAL = 60.0
+"""Seconds a signed list is served as it is while no node changes."""
+LIST_LIFETIME = 3 * 3600
+"""Seconds from a list's `published` to its `expires`."""
+RECORDS_BURST = 20.0
+"""Records a channel may send at once..."""
+RECORDS_PER_SECOND = 0.5
+"""...and how fast that allowance comes back."""
+
+ACCEPTED = (RecordType.REGISTER, RecordType.LIST)
+
+
+class _Refused(Exception):
+    """A record that gets an ERROR. The channel goes on unless `fatal`."""
+
+    def __init__(self, code: ErrorCode, text: str, fatal: bool = False) -> None:
+        super().__init__(text)
+        self.code = code
+        self.fatal = fatal
+
+
+@dataclass(slots=True)
+class _Channel:
+    last: float
+    """When it opened or last brought a whole record."""
+    allowance: float = RECORDS_BURST
+    heard: bool = False
+    congested: bool = False
+    identity: bytes | None = None
+    """The one node it may register."""
+    cutter: RecordCutter = field(default_factory=lambda: RecordCutter(ACCEPTED))
+
+
+@dataclass(slots=True)
+class _Node:
+    descriptor: Descriptor
+    raw: bytes
+    seen: float
+    channels: set[int] = field(default_factory=set)
+    grace: Timer | None = None
+
+
+class FacilitatorService:
+    """One facilitator.
+
+    Args:
+        crypto: signs and verifies.
+        seed: Ed25519 seed (32 bytes) of the facilitator's identity.
+        outbox: effects and timers; one of its own by default.
+
+    Call `start(now)` once, then drive it as a `driver.Machine`.
+    """
+
+    def __init__(self, crypto: Crypto, seed: bytes, outbox: Outbox | None = None) -> None:
+        self.identity = crypto.ed25519_public(seed)
+        self._crypto = crypto
+        self._seed = seed
+        self._outbox = outbox or Outbox()
+        self._channels: dict[int, _Channel] = {}
+        self._nodes: dict[bytes, _Node] = {}
+        self._list = b""
+        self._list_signed: float | None = None
+        self._storage_failed = False
+
+    # Machine
+
+    def start(self, now: float) -> None:
+        """Load the nodes that were registered before a restart, and begin to sweep."""
+        self._outbox.scan(BUCKET, b"", self._scanned)
+        self._outbox.call_at(now + SWEEP_INTERVAL, self._sweep)
+
+    def link_opened(self, channel: int, now: float, *, protocol: Protocol, binding: bytes | None = None) -> None:
+        if protocol is not Protocol.FACILITATOR:
+            self._outbox.emit(CloseLink(channel, "not a facilitator channel"))
+        elif len(self._channels) >= MAX_CHANNELS:
+            self._send_error(channel, ErrorCode.BUSY, "too many open channels")
+            self._outbox.emit(CloseLink(channel, "too many open channels"))
+        else:
+            self._channels[channel] = _Channel(now)
+
+    def link_data(self, channel: int, data: bytes, now: float) -> None:
+        state = self._channels.get(channel)
+        if state is None:
+            return  # it was closed by us; what was on its way is of no interest
+        try:
+            records = state.cutter.feed(data)
+        except ParseError as error:
+            self._refuse(channel, _Refused(ErrorCode.BAD_RECORD, str(error), fatal=True), now)
+            return
+        for kind, body in records:
+            try:
+                self._record(channel, state, kind, body, now)
+            except _Refused as refused:
+                self._refuse(channel, refused, now)
+                if refused.fatal:
+                    return
+
+    def link_closed(self, channel: int, now: float, reason: str) -> None:
+        self._forget_channel(channel, now)
+
+    def link_congested(self, channel: int, congested: bool, now: float) -> None:
+        if channel in self._channels:
+            self._channels[channel].congested = congested
+
+    def done(self, request: int, result: Any, now: float) -> None:
+        self._outbox.done(request, result, now)
+
+    def timer(self, now: float) -> None:
+        self._outbox.run_timers(now)
+
+    def poll(self) -> list[Effect]:
+        return self._outbox.poll()
+
+    def deadline(self) -> float | None:
+        return self._outbox.deadline()
+
+    # For the shell
+
+    def signed_list(self, now: float) -> bytes:
+        """The encoded NodeList, signed again when nodes changed and every LIST_INTERVAL seconds."""
+        if self._list_signed is None or not 0 <= now - self._list_signed < LIST_INTERVAL:
+            listed = tuple(node.raw for node in self._nodes.values() if node.descriptor.expires > now)
+            nodes = NodeList(int(now), int(now) + LIST_LIFETIME, listed, self.identity)
+            self._list = nodes.sign(lambda message: self._crypto.ed25519_sign(self._seed, message)).encode()
+            self._list_signed = now
+        return self._list
+
+    def health(self, now: float) -> dict[str, Any]:
+        """JSON-able: who the facilitator is, how many channels are open, and each node in order of identity."""
+        return {
+            "facilitator": self.identity.hex(),
+            "channels": len(self._channels),
+            "nodes": [self._summary(identity, now) for identity in sorted(self._nodes)],
+        }
+
+    def _summary(self, identity: bytes, now: float) -> dict[str, Any]:
+        node = self._nodes[identity]
+        transports = node.descriptor.transports
+        return {
+            "identity": identity.hex()[:16],
+            "roles": [role.name.lower() for role in Role if role.name and role in node.descriptor.roles],
+            "transports": [item.url for item in transports if item.kind == TransportKind.WS],
+            "age": max(0, int(now - node.descriptor.published)),
+            "expires_in": int(node.descriptor.expires - now),
+            "last_seen": max(0, int(now - node.seen)),
+            "connected": bool(node.channels),
+        }
+
+    # Records
+
+    def _record(self, channel: int, state: _Channel, kind: RecordType, body: bytes, now: float) -> None:
+        state.allowance = min(RECORDS_BURST, state.allowance + max(0.0, now - state.last) * RECORDS_PER_SECOND)
+        state.last = now
+        state.heard = True
+        if state.allowance < 1:
+            raise _Refused(ErrorCode.RATE_LIMIT, "too many records", fatal=True)
+        state.allowance -= 1
+        if kind is RecordType.REGISTER:
+            self._register(channel, state, body, now)
+        elif state.congested:
+            raise _Refused(ErrorCode.BUSY, "read what was sent before asking for more")
+        else:
+            self._send(channel, encode_record(RecordType.NODES, self.signed_list(now)))
+
+    def _register(self, channel: int, state: _Channel, body: bytes, now: float) -> None:
+        try:
+            descriptor = Descriptor.parse(body)
+        except ParseError as error:
+            raise _Refused(ErrorCode.BAD_RECORD, str(error)) from None
+        if state.identity not in (None, descriptor.identity):
+            raise _Refused(ErrorCode.OTHER_NODE, "a channel registers one node")
+        if descriptor.published > now + MAX_CLOCK_SKEW or descriptor.expires <= now:
+            raise _Refused(ErrorCode.BAD_DATES, "the descriptor is not valid now: check the clock")
+        if descriptor.expires - descriptor.published > MAX_LIFETIME:
+            raise _Refused(ErrorCode.BAD_DATES, f"a descriptor is valid for {MAX_LIFETIME} seconds at most")
+        node = self._nodes.get(descriptor.identity)
+        if node is None or node.raw != body:
+            node = self._replace(node, descriptor, body, now)
+        self._attach(channel, state, node, now)
+        self._send(channel, encode_record(RecordType.REGISTERED))
+
+    def _replace(self, node: _Node | None, descriptor: Descriptor, body: bytes, now: float) -> _Node:
+        if node is not None and descriptor.published <= node.descriptor.published:
+            raise _Refused(ErrorCode.STALE, "a newer descriptor of this node is registered")
+        if node is None and len(self._nodes) >= MAX_REGISTERED:
+            raise _Refused(ErrorCode.FULL, f"{MAX_REGISTERED} nodes are registered")
+        if not descriptor.verify(self._crypto.ed25519_verify):
+            raise _Refused(ErrorCode.BAD_SIGNATURE, "the descriptor's signature does not hold", fatal=True)
+        if node is None:
+            node = self._nodes[descriptor.identity] = _Node(descriptor, body, now)
+            self._outbox.event("registered", **self._summary(descriptor.identity, now))
+        else:
+            node.descriptor, node.raw = descriptor, body
+        self._list_signed = None
+        self._outbox.store([(BUCKET, descriptor.identity, body)], self._stored)
+        return node
+
+    def _attach(self, channel: int, state: _Channel, node: _Node, now: float) -> None:
+        state.identity = node.descriptor.identity
+        node.channels.add(channel)
+        node.seen = now
+        if node.grace is not None:
+            node.grace.cancel()
+            node.grace = None
+
+    # Ends
+
+    def _refuse(self, channel: int, refused: _Refused, now: float) -> None:
+        self._send_error(channel, refused.code, str(refused))
+        self._outbox.event("refused", code=refused.code.name.lower().replace("_", "-"), message=str(refused))
+        if refused.fatal:
+            self._close(channel, str(refused), now)
+
+    def _close(self, channel: int, reason: str, now: float) -> None:
+        self._outbox.emit(CloseLink(channel, reason))
+        self._forget_channel(channel, now)
+
+    def _forget_channel(self, channel: int, now: float) -> None:
+        state = self._channels.pop(channel, None)
+        node = self._nodes.get(state.identity) if state is not None and state.identity is not None else None
+        if node is None:
+            return
+        node.channels.discard(channel)
+        if not node.channels:
+            identity = node.descriptor.identity
+            node.grace = self._outbox.call_at(now + GRACE, lambda later: self._drop(identity, "disconnected"))
+
+    def _drop(self, identity: bytes, why: str) -> None:
+        node = self._nodes.pop(identity)
+        if node.grace is not None:
+            node.grace.cancel()
+        for channel in node.channels:
+            self._channels[channel].identity = None
+        self._list_signed = None
+        self._outbox.store([(BUCKET, identity, None)], self._stored)
+        self._outbox.event("node-lost", identity=identity.hex()[:16], reason=why)
+
+    def _sweep(self, now: float) -> None:
+        for channel, state in list(self._channels.items()):
+            if now - state.last > (IDLE_TIMEOUT if state.heard else FIRST_RECORD_TIMEOUT):
+                self._close(channel, "idle", now)
+        for identity in [key for key, node in self._nodes.items() if node.descriptor.expires <= now]:
+            self._drop(identity, "expired")
+        self._outbox.call_at(now + SWEEP_INTERVAL, self._sweep)
+
+    def _send(self, channel: int, record: bytes) -> None:
+        self._outbox.emit(Send(channel, (record,)))
+
+    def _send_error(self, channel: int, code: ErrorCode, text: str) -> None:
+        self._send(channel, encode_record(RecordType.ERROR, ErrorRecord(code, text).encode()))
+
+    # Storage
+
+    def _stored(self, result: None | Failure, now: float) -> None:
+        """Without storage the service goes on: nodes come back by themselves. It is told once."""
+        if isinstance(result, Failure) and not self._storage_failed:
+            self._outbox.event("storage-trouble", failure=result.kind, message=result.message)
+        self._storage_failed = isinstance(result, Failure)
+
+    def _scanned(self, result: list[bytes] | Failure, now: float) -> None:
+        if isinstance(result, Failure):
+            self._stored(result, now)
+            return
+        for key in result:
+            self._load(key)
+
+    def _load(self, key: bytes) -> None:
+        def loaded(result: bytes | None | Failure, now: float) -> None:
+            if isinstance(result, Failure):
+                self._stored(result, now)
+            elif result is not None and not self._restore(key, result, now):
+                self._outbox.store([(BUCKET, key, None)], self._stored)
+
+        self._outbox.load(BUCKET, key, loaded)
+
+    def _restore(self, key: bytes, raw: bytes, now: float) -> bool:
+        """Whether the stored item is of use. A node that has registered again in the meantime keeps what is newer."""
+        if key in self._nodes:
+            return True
+        try:
+            descriptor = Descriptor.parse(raw)
+        except ParseError:
+            return False
+        valid = descriptor.identity == key and descriptor.expires > now and len(self._nodes) < MAX_REGISTERED
+        if not valid or not descriptor.verify(self._crypto.ed25519_verify):
+            return False
+        self._nodes[key] = _Node(descriptor, raw, now)
+        self._list_signed = None
+        return True

@@ -1,0 +1,272 @@
+"""Plain http through an exit: one GET, redirects followed.
+
+Does: build the request, open a stream on an exit circuit of its own, read the answer (h11), try another exit when
+one refuses, map every failure to a sentence.
+Does not: https (the exit would have to be trusted, or TLS piped through), cookies, referrers, or any request that
+the fetched content asks for: content is handed to a sink and never interpreted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol as Shape
+from urllib.parse import urljoin, urlsplit
+
+import h11
+
+from convergence.circuit.client import ClientCircuit
+from convergence.circuit.streams import Stream
+from convergence.errors import DestroyReason, EndReason, LocalError
+from convergence.outbox import Outbox, Timer
+
+MAX_URL = 8192
+MAX_HEADERS = 64 * 1024
+MAX_REDIRECTS = 5
+MAX_BODY = 1 << 30  # bytes
+ATTEMPTS = 3  # exits tried while nothing has been received
+IDLE_TIMEOUT = 60.0  # seconds without a byte
+PROGRESS_STEP = 256 * 1024  # bytes between two progress reports
+USER_AGENT = "Mozilla/5.0"  # says nothing of who asks
+
+_TEXTS: dict[int, str] = {
+    EndReason.EXITPOLICY: "the exit does not allow this address: try another address, or run an exit that allows it",
+    EndReason.RESOLVEFAILED: "there is no such host: check the address",
+    EndReason.CONNECTREFUSED: "the site refused the connection: it may be down",
+    EndReason.TIMEOUT: "the site did not answer in time",
+    EndReason.NOROUTE: "the exit cannot reach the site",
+    EndReason.CONNRESET: "the site cut the connection",
+    EndReason.DESTROY: "the path through the network broke: try again",
+    EndReason.RESOURCELIMIT: "the exit is too busy: try again",
+}
+_RETRY = (EndReason.EXITPOLICY, EndReason.DESTROY, EndReason.RESOURCELIMIT, EndReason.NOROUTE, EndReason.TIMEOUT)
+
+
+class ExitCircuits(Shape):
+    """Where exit circuits come from (path/pool.py)."""
+
+    def exit_circuit(
+        self, on_ready: Callable[[ClientCircuit, float], None], on_failed: Callable[[str, float], None], now: float
+    ) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A parsed http address."""
+
+    url: str
+    host: str
+    port: int
+    path: str
+
+    @classmethod
+    def parse(cls, url: str) -> Target:
+        """Raises LocalError with what to do about it."""
+        url = url.strip()
+        if len(url) > MAX_URL:
+            raise LocalError("this address is too long")
+        if "://" not in url:
+            url = "http://" + url
+        try:
+            parts = urlsplit(url)
+            port = parts.port or 80
+            host = (parts.hostname or "").encode("idna").decode("ascii")
+        except (ValueError, UnicodeError):
+            raise LocalError("this is not a web address: it should look like http://example.org/page") from None
+        if parts.scheme == "https":
+            raise LocalError("https pages cannot be fetched yet: try the address with http://")
+        if parts.scheme != "http" or not host or any(character.isspace() for character in url):
+            raise LocalError("this is not a web address: it should look like http://example.org/page")
+        path = parts.path or "/"
+        if parts.query:
+            path += "?" + parts.query
+        if not path.isascii():
+            raise LocalError("this address has characters that need to be percent-encoded")
+        return cls(url, host, port, path)
+
+    @property
+    def begin(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+
+class Fetch:
+    """One fetch. Reports Events "fetch-status", "fetch-response", "fetch-progress", "fetch-done", "fetch-failed".
+
+    Args:
+        number: names it in events.
+        sink: called with each chunk of the body, at most 64 KiB or so.
+    """
+
+    def __init__(
+        self, number: int, url: str, circuits: ExitCircuits, outbox: Outbox, sink: Callable[[bytes], None]
+    ) -> None:
+        self.number = number
+        self.size = 0
+        self.over = False
+        self._target = Target.parse(url)
+        self._circuits = circuits
+        self._outbox = outbox
+        self._sink = sink
+        self._attempts = ATTEMPTS
+        self._redirects = MAX_REDIRECTS
+        self._reported = 0
+        self._circuit: ClientCircuit | None = None
+        self._stream: Stream | None = None
+        self._http = h11.Connection(h11.CLIENT)
+        self._redirect: str | None = None
+        self._last_byte = 0.0
+        self._timer: Timer | None = None
+
+    def start(self, now: float) -> None:
+        self._outbox.event("fetch-status", id=self.number, message="Building a circuit to an exit")
+        self._attempts -= 1
+        self._circuits.exit_circuit(self._ready, self._fail, now)
+
+    def cancel(self, now: float) -> None:
+        self._fail("cancelled", now)
+
+    # -- the circuit and its stream
+
+    def _ready(self, circuit: ClientCircuit, now: float) -> None:
+        if self.over:
+            circuit.destroy(DestroyReason.FINISHED, now)
+            return
+        self._circuit = circuit
+        self._open(now)
+
+    def _open(self, now: float) -> None:
+        assert self._circuit is not None
+        self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEADERS)
+        self._last_byte = now
+        self._outbox.event("fetch-status", id=self.number, message=f"Asking {self._target.host}")
+        try:
+            self._stream = self._circuit.open_stream(self._target.begin, self, now)
+        except LocalError as error:
+            self._fail(str(error), now)
+            return
+        self._watch(now)
+
+    def _watch(self, now: float) -> None:
+        def check(now: float) -> None:
+            if self.over:
+                return
+            if now - self._last_byte >= IDLE_TIMEOUT:
+                self._fail(_TEXTS[EndReason.TIMEOUT], now)
+            else:
+                self._watch(now)
+
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._outbox.call_at(self._last_byte + IDLE_TIMEOUT, check)
+
+    def connected(self, now: float) -> None:
+        target, stream = self._target, self._stream
+        assert stream is not None
+        host = target.begin if target.port != 80 else target.begin.rpartition(":")[0]
+        headers = [("Host", host), ("User-Agent", USER_AGENT), ("Accept", "*/*"), ("Connection", "close")]
+        request = self._http.send(h11.Request(method="GET", target=target.path, headers=headers))
+        stream.send((request or b"") + (self._http.send(h11.EndOfMessage()) or b""))
+
+    def data(self, data: bytes, now: float) -> None:
+        self._last_byte = now
+        self._read(data, now)
+
+    def writable(self, now: float) -> None:
+        """The request always fits the buffer."""
+
+    def ended(self, reason: int, now: float) -> None:
+        self._stream = None
+        if reason == EndReason.DONE:
+            self._read(b"", now)  # an answer without a length ends here
+            if not self.over and self._stream is None:
+                self._fail("the site closed the connection in the middle of its answer: try again", now)
+        elif self.size == 0 and self._attempts > 0 and reason in _RETRY:
+            self._drop_circuit(now)
+            self.start(now)
+        else:
+            self._fail(_TEXTS.get(reason, "the exit failed: try again"), now)
+
+    # -- the answer
+
+    def _read(self, data: bytes, now: float) -> None:
+        try:
+            self._http.receive_data(data)
+            while not self.over:
+                event = self._http.next_event()
+                if isinstance(event, h11.Response):
+                    self._response(event)
+                elif isinstance(event, h11.Data):
+                    self._body(bytes(event.data), now)
+                elif isinstance(event, h11.EndOfMessage):
+                    self._complete(now)
+                    return
+                elif not isinstance(event, h11.InformationalResponse):
+                    return
+        except h11.RemoteProtocolError:
+            self._fail("the site's answer is not http", now)
+
+    def _response(self, response: h11.Response) -> None:
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in response.headers}
+        if response.status_code in (301, 302, 303, 307, 308) and "location" in headers:
+            self._redirect = headers["location"]
+            return
+        self._outbox.event(
+            "fetch-response",
+            id=self.number,
+            status=response.status_code,
+            type=headers.get("content-type", "")[:127],
+            length=int(headers["content-length"]) if headers.get("content-length", "").isdigit() else None,
+            url=self._target.url,
+        )
+
+    def _body(self, data: bytes, now: float) -> None:
+        if self._redirect is not None:
+            return
+        self.size += len(data)
+        if self.size > MAX_BODY:
+            self._fail("this is larger than can be fetched here", now)
+            return
+        self._sink(data)
+        if self.size - self._reported >= PROGRESS_STEP:
+            self._reported = self.size
+            self._outbox.event("fetch-progress", id=self.number, size=self.size)
+
+    def _complete(self, now: float) -> None:
+        redirect, self._redirect = self._redirect, None
+        if redirect is None:
+            self.over = True
+            self._drop_circuit(now)
+            self._outbox.event("fetch-done", id=self.number, size=self.size)
+            return
+        if self._redirects == 0:
+            self._fail("the site redirects in a circle", now)
+            return
+        self._redirects -= 1
+        try:
+            self._target = Target.parse(urljoin(self._target.url, redirect))
+        except LocalError as error:
+            self._fail(f"the site redirects to an address that cannot be fetched: {error}", now)
+            return
+        if self._stream is not None:
+            self._stream.end()
+        self._open(now)
+
+    # -- the end
+
+    def _fail(self, message: str, now: float) -> None:
+        if self.over:
+            return
+        self.over = True
+        self._drop_circuit(now)
+        self._outbox.event("fetch-failed", id=self.number, message=message)
+
+    def _drop_circuit(self, now: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        circuit, self._circuit = self._circuit, None
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            stream.end(after_flush=False)
+        if circuit is not None:
+            circuit.destroy(DestroyReason.FINISHED, now)

@@ -1,0 +1,327 @@
+"""One neighbour: the handshake, then cells of many circuits.
+
+Does: group a batch's RELAY cells by circuit, dispatch by one look-up, give out circuit ids, queue outgoing cells
+fairly and within named limits, close on what breaks the link protocol.
+Does not: look into RELAY cells, choose neighbours (neighbours.py), or know what circuits are for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol as Shape
+
+from convergence.crypto.onion import cells, payloads
+from convergence.effects import CloseLink, Send
+from convergence.errors import DestroyReason, LinkError, LocalError, RemoteError, Scope
+from convergence.link.handshake import Handshake
+from convergence.outbox import Outbox
+from convergence.ports import Rng
+from convergence.wire.cells import CELL_LEN, FIXED_HEADER, HEADER_LEN, Command, encode_cell, is_variable
+from convergence.wire.create import Destroy
+
+MAX_CIRCUITS = 16384  # on one link; a CREATE2 beyond is answered with DESTROY
+CELLS_PER_MESSAGE = 127  # 65,278 bytes: a WebSocket message is at most 64 KiB
+FLUSH_CELLS = 8 * CELLS_PER_MESSAGE  # given to the transport before others have a turn
+MAX_QUEUED = 16 << 20  # bytes; above it the circuit that has most queued is destroyed (tor's OOM handler)
+INITIATOR_ID_BIT = 0x80000000  # set in circuit ids that the link's initiator chooses (tor-spec "Choosing circuit ids")
+
+
+class CircuitHandler(Shape):
+    """What a link keeps under a circuit id. RemoteErrors that these raise come back through `broken`."""
+
+    def relay(self, run: bytes, early: bool, now: float) -> None:
+        """RELAY (or RELAY_EARLY) cells in order: n * 509 bytes."""
+        ...
+
+    def create(self, payload: bytes, now: float) -> None: ...
+
+    def created(self, payload: bytes, now: float) -> None: ...
+
+    def destroyed(self, reason: int, now: float) -> None:
+        """DESTROY came or the link is gone; the id is free again."""
+        ...
+
+    def broken(self, error: RemoteError, now: float) -> None:
+        """The circuit broke a rule and must be closed by the handler."""
+        ...
+
+    def drained(self, now: float) -> None:
+        """The link takes cells again."""
+        ...
+
+
+CreateHook = Callable[["Link", int, bytes, float], None]
+"""on_create(link, circ_id, payload, now) for a CREATE2; raises RemoteError to refuse."""
+
+
+class Link:
+    """An established or establishing link.
+
+    Args:
+        channel: its number at the driver.
+        initiator: whether we dialled.
+        on_create: None where we relay for nobody.
+        on_open: called once when the handshake is done.
+        on_closed: called once with a reason, whoever closed it.
+    """
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        rng: Rng,
+        channel: int,
+        handshake: Handshake,
+        *,
+        initiator: bool,
+        on_create: CreateHook | None,
+        on_open: Callable[[Link, float], None],
+        on_closed: Callable[[Link, str, float], None],
+    ) -> None:
+        self.channel = channel
+        self.handshake = handshake
+        self.initiator = initiator
+        self.congested = False
+        self.circuits: dict[int, CircuitHandler] = {}
+        self.bytes_in = 0
+        self.bytes_out = 0
+        self._outbox = outbox
+        self._rng = rng
+        self._id_bit = INITIATOR_ID_BIT if initiator else 0
+        self._on_create = on_create
+        self._on_open = on_open
+        self._on_closed = on_closed
+        self._closed = False
+        self._partial = b""
+        self._queues: dict[int, list[bytes]] = {}  # circuit id -> buffers of whole cells, in turn order
+        self._queue_sizes: dict[int, int] = {}
+        self._queued = 0
+        self._send_now(handshake.start())
+
+    @property
+    def open(self) -> bool:
+        return self.handshake.open and not self._closed
+
+    @property
+    def peer(self) -> bytes | None:
+        """The identity that the neighbour claims; proven only if handshake.authenticated."""
+        return self.handshake.peer
+
+    # -- circuits
+
+    def attach(self, handler: CircuitHandler) -> int:
+        """A free circuit id of ours for a new circuit. Raises LocalError when there is none."""
+        if self._closed or len(self.circuits) >= MAX_CIRCUITS:
+            raise LocalError("this link takes no more circuits")
+        while True:
+            circ_id = int.from_bytes(self._rng.random(4), "big") & 0x7FFFFFFF | self._id_bit
+            if circ_id not in self.circuits and circ_id & 0x7FFFFFFF:
+                self.circuits[circ_id] = handler
+                return circ_id
+
+    def adopt(self, circ_id: int, handler: CircuitHandler) -> None:
+        """Keep a circuit that the neighbour created."""
+        self.circuits[circ_id] = handler
+
+    def send(self, circ_id: int, command: int, run: bytes) -> None:
+        """Queue a run of RELAY or RELAY_EARLY cells (n * 509 bytes)."""
+        self._queue(circ_id, cells(FIXED_HEADER.pack(circ_id, command), run))
+
+    def send_one(self, circ_id: int, command: int, payload: bytes) -> None:
+        """Queue one fixed cell; the payload is padded."""
+        self._queue(circ_id, encode_cell(circ_id, command, payload))
+
+    def destroy(self, circ_id: int, reason: int) -> None:
+        """Send DESTROY, after what is queued for the circuit, and forget it."""
+        if self.circuits.pop(circ_id, None) is not None:
+            self.send_one(circ_id, Command.DESTROY, Destroy(reason).encode())
+
+    # -- input
+
+    def receive(self, data: bytes, now: float) -> None:
+        """Bytes from the neighbour, cut anywhere. Closes the link when they break its protocol."""
+        self.bytes_in += len(data)
+        try:
+            if not self.handshake.open:
+                self._send_now(self.handshake.receive(data, now))
+                if not self.handshake.open:
+                    return
+                self._on_open(self, now)
+                data = self.handshake.leftover()
+            if self._partial:
+                data = self._partial + data
+            rest = len(data) % CELL_LEN
+            if rest:
+                data, self._partial = data[:-rest], data[-rest:]
+            else:
+                self._partial = b""
+            if data:
+                self._cells(data, now)
+        except RemoteError as error:
+            self.close(str(error), now)
+
+    def set_congested(self, congested: bool, now: float) -> None:
+        """The transport is full, or has drained."""
+        self.congested = congested
+        if not congested:
+            self._outbox.flush_later(self)
+            for handler in list(self.circuits.values()):
+                handler.drained(now)
+
+    def close(self, reason: str, now: float) -> None:
+        """Close the link from our side."""
+        if not self._closed:
+            self._outbox.emit(CloseLink(self.channel, reason))
+            self.gone(reason, now)
+
+    def gone(self, reason: str, now: float) -> None:
+        """The link is closed: every circuit on it is destroyed."""
+        if self._closed:
+            return
+        self._closed = True
+        self._queues.clear()
+        circuits, self.circuits = self.circuits, {}
+        for handler in circuits.values():
+            handler.destroyed(DestroyReason.CHANNEL_CLOSED, now)
+        self._on_closed(self, reason, now)
+
+    def _cells(self, data: bytes, now: float) -> None:
+        """Whole fixed cells. RELAY cells are gathered by circuit; any other cell comes after those before it."""
+        head = data[:HEADER_LEN]
+        count = len(data) // CELL_LEN
+        if head[4] == Command.RELAY and all(
+            data[at::CELL_LEN].count(head[at]) == count for at in range(HEADER_LEN)
+        ):  # the usual batch: one busy circuit
+            self._relay(head, payloads(data, count), now)
+            return
+        runs: dict[bytes, list[bytes]] = {}
+        for at in range(0, len(data), CELL_LEN):
+            header = data[at : at + HEADER_LEN]
+            payload = data[at + HEADER_LEN : at + CELL_LEN]
+            if header[4] == Command.RELAY:
+                runs.setdefault(header, []).append(payload)
+                continue
+            self._relay_all(runs, now)
+            self._other(header, payload, now)
+        self._relay_all(runs, now)
+
+    def _relay_all(self, runs: dict[bytes, list[bytes]], now: float) -> None:
+        for header, gathered in runs.items():
+            self._relay(header, b"".join(gathered), now)
+        runs.clear()
+
+    def _relay(self, header: bytes, run: bytes, now: float) -> None:
+        circ_id, command = FIXED_HEADER.unpack(header)
+        handler = self.circuits.get(circ_id)
+        if handler is None:
+            return  # cells that were under way when the circuit closed (tor-spec "Tearing down circuits")
+        try:
+            handler.relay(run, command == Command.RELAY_EARLY, now)
+        except RemoteError as error:
+            self._circuit_error(handler, error, now)
+
+    def _other(self, header: bytes, payload: bytes, now: float) -> None:
+        circ_id, command = FIXED_HEADER.unpack(header)
+        if command == Command.RELAY_EARLY:
+            self._relay(header, payload, now)
+            return
+        if command == Command.PADDING:
+            return
+        if is_variable(command) or command in (Command.NETINFO, Command.VERSIONS):
+            raise LinkError(f"cell command {command} after the handshake")
+        handler = self.circuits.get(circ_id)
+        try:
+            if command == Command.CREATE2 and handler is None:
+                self._create(circ_id, payload, now)
+            elif command == Command.DESTROY:
+                if handler is not None:
+                    del self.circuits[circ_id]
+                    handler.destroyed(Destroy.parse(payload).reason, now)
+            elif handler is None:
+                return  # as in _relay
+            elif command == Command.CREATED2:
+                handler.created(payload, now)
+            elif command == Command.CREATE2:
+                handler.create(payload, now)
+            else:
+                raise RemoteError(f"cell command {command} is not offered")
+        except RemoteError as error:
+            if handler is None:
+                if error.scope is Scope.LINK:
+                    raise
+                self.circuits.pop(circ_id, None)
+                self.send_one(circ_id, Command.DESTROY, Destroy(error.reason).encode())
+            else:
+                self._circuit_error(handler, error, now)
+
+    def _create(self, circ_id: int, payload: bytes, now: float) -> None:
+        if bool(circ_id & INITIATOR_ID_BIT) == bool(self._id_bit) or not circ_id & 0x7FFFFFFF:
+            raise LinkError("CREATE2 with a circuit id of our half")
+        if self._on_create is None:
+            raise RemoteError("this node relays for nobody", reason=DestroyReason.HIBERNATING)
+        if len(self.circuits) >= MAX_CIRCUITS:
+            raise RemoteError("too many circuits", reason=DestroyReason.RESOURCELIMIT)
+        self._on_create(self, circ_id, payload, now)
+
+    def _circuit_error(self, handler: CircuitHandler, error: RemoteError, now: float) -> None:
+        if error.scope is Scope.LINK:
+            raise error
+        handler.broken(error, now)
+
+    # -- output
+
+    def _send_now(self, buffers: list[bytes]) -> None:
+        if buffers:
+            self.bytes_out += sum(map(len, buffers))
+            self._outbox.emit(Send(self.channel, buffers))
+
+    def _queue(self, circ_id: int, data: bytes) -> None:
+        if self._closed:
+            return
+        self._queues.setdefault(circ_id, []).append(data)
+        self._queue_sizes[circ_id] = self._queue_sizes.get(circ_id, 0) + len(data)
+        self._queued += len(data)
+        if self._queued > MAX_QUEUED:
+            self._shed()
+        self._outbox.flush_later(self)
+
+    def _shed(self) -> None:
+        """Too much is queued: the circuit that has most goes (tor-spec leaves the choice; C Tor does the same)."""
+        worst = max(self._queue_sizes, key=lambda circ_id: self._queue_sizes[circ_id])
+        del self._queues[worst]
+        self._queued -= self._queue_sizes.pop(worst)
+        handler = self.circuits.get(worst)
+        if handler is not None:
+            handler.broken(RemoteError("too many cells queued", reason=DestroyReason.RESOURCELIMIT), self._outbox.now)
+
+    def flush(self) -> bool:
+        """Hand up to FLUSH_CELLS cells to the transport, a buffer of each circuit in turn."""
+        if self.congested or self._closed or not self._queues:
+            return False
+        if len(self._queues) == 1 and self._queued <= FLUSH_CELLS * CELL_LEN:
+            data = b"".join(next(iter(self._queues.values())))
+            self._queues.clear()
+            self._queue_sizes.clear()
+        else:
+            data = b"".join(self._take_turns())
+        self._queued -= len(data)
+        step = CELLS_PER_MESSAGE * CELL_LEN
+        self._send_now([data] if len(data) <= step else [data[at : at + step] for at in range(0, len(data), step)])
+        return bool(self._queues)
+
+    def _take_turns(self) -> list[bytes]:
+        parts: list[bytes] = []
+        room = FLUSH_CELLS * CELL_LEN
+        while self._queues and room > 0:
+            for circ_id in list(self._queues):
+                queue = self._queues[circ_id]
+                part = queue.pop(0)
+                parts.append(part)
+                room -= len(part)
+                if queue:
+                    self._queue_sizes[circ_id] -= len(part)
+                else:
+                    del self._queues[circ_id]
+                    del self._queue_sizes[circ_id]
+                if room <= 0:
+                    break
+        return parts

@@ -1,0 +1,184 @@
+"""All links of a node: dialled, reused, accepted, closed when idle.
+
+Does: find or dial the link to a node by its identity, hand channel input to the right link.
+Does not: decide which nodes exist (the `address` callback) or what circuits do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from convergence.crypto.keys import NodeKeys
+from convergence.effects import CloseLink, Protocol
+from convergence.link.handshake import HANDSHAKE_TIMEOUT, Handshake
+from convergence.link.link import CreateHook, Link
+from convergence.outbox import Outbox
+from convergence.ports import Crypto, Rng
+
+MAX_LINKS = 4096  # incoming ones beyond are closed at once
+DIAL_TIMEOUT = 20.0  # seconds from Connect to an open link
+IDLE_TIMEOUT = 180.0  # seconds without circuits until a dialled link is closed
+SWEEP = 30.0  # seconds between looks for idle links
+
+LinkReply = Callable[[Link | None, float], None]
+
+
+class Neighbours:
+    """Links by channel and by identity.
+
+    Args:
+        keys: ours; without them nobody can connect to us.
+        address: identity -> WebSocket URL of a node, None when it is unknown.
+        on_create: for CREATE2 from neighbours; None where we relay for nobody.
+    """
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        crypto: Crypto,
+        rng: Rng,
+        keys: NodeKeys | None,
+        address: Callable[[bytes], str | None],
+        on_create: CreateHook | None,
+    ) -> None:
+        self.links: dict[int, Link] = {}
+        self._outbox = outbox
+        self._crypto = crypto
+        self._rng = rng
+        self._keys = keys
+        self._address = address
+        self._on_create = on_create
+        self._dialled: dict[int, bytes] = {}  # channel -> identity, until it opens
+        self._reusable: dict[bytes, Link] = {}  # links that may serve to reach an identity
+        self._waiting: dict[bytes, list[LinkReply]] = {}
+        self._idle_since: dict[int, float] = {}
+        self._sweeping = False
+        self._closed_in = 0
+        self._closed_out = 0
+
+    def reach(self, identity: bytes, reply: LinkReply) -> None:
+        """An open link to the node, dialled if need be. None is the answer when there is no way to it."""
+        link = self._reusable.get(identity)
+        if link is not None and link.open:
+            reply(link, self._outbox.now)
+            return
+        waiting = self._waiting.get(identity)
+        if waiting is not None:
+            waiting.append(reply)
+            return
+        own = self._keys is not None and self._keys.identity == identity
+        address = None if own else self._address(identity)
+        if address is None:
+            reply(None, self._outbox.now)
+            return
+        self._waiting[identity] = [reply]
+        channel = self._outbox.connect(Protocol.LINK, address)
+        self._dialled[channel] = identity
+        self._outbox.call_at(self._outbox.now + DIAL_TIMEOUT, lambda now: self._give_up(channel, identity, now))
+
+    # -- from the node
+
+    def opened(self, channel: int, binding: bytes | None, now: float) -> None:
+        """A channel of protocol LINK is open."""
+        expected = self._dialled.pop(channel, None)
+        initiator = expected is not None
+        if not initiator and (self._keys is None or len(self.links) >= MAX_LINKS):
+            self._outbox.emit(CloseLink(channel, "this node accepts no more links"))
+            return
+        handshake = Handshake(
+            self._crypto, self._rng, initiator=initiator, keys=self._keys, binding=binding, expected=expected
+        )
+        self.links[channel] = Link(
+            self._outbox,
+            self._rng,
+            channel,
+            handshake,
+            initiator=initiator,
+            on_create=self._on_create,
+            on_open=self._link_open,
+            on_closed=lambda link, reason, now: self._link_closed(link, expected, reason, now),
+        )
+        self._outbox.call_at(now + HANDSHAKE_TIMEOUT, lambda now: self._check_handshake(channel, now))
+        if not self._sweeping:
+            self._sweeping = True
+            self._outbox.call_at(now + SWEEP, self._sweep)
+
+    def data(self, channel: int, data: bytes, now: float) -> None:
+        link = self.links.get(channel)
+        if link is not None:
+            link.receive(data, now)
+
+    def closed(self, channel: int, reason: str, now: float) -> None:
+        identity = self._dialled.pop(channel, None)
+        if identity is not None:
+            self._answer(identity, None, now)
+            return
+        link = self.links.get(channel)
+        if link is not None:
+            link.gone(reason, now)
+
+    def congested(self, channel: int, congested: bool, now: float) -> None:
+        link = self.links.get(channel)
+        if link is not None:
+            link.set_congested(congested, now)
+
+    @property
+    def bytes_in(self) -> int:
+        """Received on all links since the start."""
+        return self._closed_in + sum(link.bytes_in for link in self.links.values())
+
+    @property
+    def bytes_out(self) -> int:
+        """Sent on all links since the start."""
+        return self._closed_out + sum(link.bytes_out for link in self.links.values())
+
+    def close_all(self, now: float) -> None:
+        """For a clean shutdown."""
+        for link in list(self.links.values()):
+            link.close("the node is stopping", now)
+
+    # -- inside
+
+    def _link_open(self, link: Link, now: float) -> None:
+        peer = link.peer
+        if peer is not None and (link.initiator or link.handshake.authenticated):
+            # An unproven incoming link must not attract circuits that were meant for another node.
+            self._reusable[peer] = link
+            self._answer(peer, link, now)
+
+    def _link_closed(self, link: Link, expected: bytes | None, reason: str, now: float) -> None:
+        if self.links.pop(link.channel, None) is not None:
+            self._closed_in += link.bytes_in
+            self._closed_out += link.bytes_out
+        self._idle_since.pop(link.channel, None)
+        for identity in {expected, link.peer} - {None}:
+            assert identity is not None
+            if self._reusable.get(identity) is link:
+                del self._reusable[identity]
+        if expected is not None:
+            self._answer(expected, None, now)
+        self._outbox.event("link-closed", channel=link.channel, reason=reason)
+
+    def _answer(self, identity: bytes, link: Link | None, now: float) -> None:
+        for reply in self._waiting.pop(identity, ()):
+            reply(link, now)
+
+    def _give_up(self, channel: int, identity: bytes, now: float) -> None:
+        if self._dialled.pop(channel, None) is not None:
+            self._outbox.emit(CloseLink(channel, "no answer"))
+            self._answer(identity, None, now)
+
+    def _check_handshake(self, channel: int, now: float) -> None:
+        link = self.links.get(channel)
+        if link is not None and not link.open:
+            link.close("the link handshake took too long", now)
+
+    def _sweep(self, now: float) -> None:
+        self._sweeping = bool(self.links)
+        if self._sweeping:
+            self._outbox.call_at(now + SWEEP, self._sweep)
+        for channel, link in list(self.links.items()):
+            if link.circuits or not link.initiator:
+                self._idle_since.pop(channel, None)
+            elif now - self._idle_since.setdefault(channel, now) >= IDLE_TIMEOUT:
+                link.close("idle", now)

@@ -1,0 +1,295 @@
+"""A node: the composition root. Dispatch tables and wiring, nothing else.
+
+Does: own one of each room's parts, hand every input to the part it is for, offer the commands that shells call.
+Does not: hold protocol logic; if a line here decides something about bytes, it stands in the wrong room.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from convergence.circuit.exit import ExitService
+from convergence.circuit.relay import RelayCircuit
+from convergence.crypto.keys import NodeKeys
+from convergence.effects import CloseLink, Effect, Protocol
+from convergence.errors import EndReason, LocalError, RemoteError
+from convergence.facilitator.client import LIFETIME, FacilitatorClient
+from convergence.fetch import Fetch
+from convergence.link.link import Link
+from convergence.link.neighbours import Neighbours
+from convergence.netdir.nodes import NodeDirectory
+from convergence.outbox import Outbox
+from convergence.path.pool import POOL_SIZE, CircuitPool
+from convergence.path.select import MAX_HOPS, MIN_HOPS
+from convergence.ports import Crypto, Rng
+from convergence.rdv.point import RdvPoint
+from convergence.transfers import Transfers
+from convergence.wire.facilitator import Descriptor, Role, Transport, TransportKind
+from convergence.wire.relay import RDV_SUFFIX, Begin, RelayCommand
+
+MAX_FETCHES = 32  # at once
+
+
+@dataclass(frozen=True, slots=True)
+class NodeConfig:
+    """How a node behaves.
+
+    Args:
+        facilitator: WebSocket URL.
+        facilitator_identity: its Ed25519 identity (32 bytes); None trusts the first list.
+        roles: what it does for others; a node without roles is an origin only.
+        urls: WebSocket URLs where others reach it; needed with any role.
+        hops: to rendezvous points and of the ready circuits, 1 to 5; exit_hops: to exits.
+        circuits: how many are kept ready; 0 for a node with no traffic of its own.
+        sources: streams that a transfer draws from at once.
+    """
+
+    facilitator: str
+    facilitator_identity: bytes | None = None
+    roles: Role = Role(0)
+    urls: tuple[str, ...] = ()
+    hops: int = 2
+    exit_hops: int = 3
+    circuits: int = POOL_SIZE
+    sources: int = 3
+
+    def __post_init__(self) -> None:
+        for name, hops in (("hops", self.hops), ("exit_hops", self.exit_hops)):
+            if not MIN_HOPS <= hops <= MAX_HOPS:
+                raise LocalError(f"{name} is {hops}: it has to be {MIN_HOPS} to {MAX_HOPS}")
+        if self.roles and not self.urls:
+            raise LocalError("a node that works for others needs an address where they reach it")
+
+
+@dataclass(slots=True)
+class Counters:
+    """What a node did for others, since it started."""
+
+    circuits: int = 0
+    cells: int = 0
+    relayed: set[RelayCircuit] = field(default_factory=set)
+
+
+class Node:
+    """A driver.Machine.
+
+    Args:
+        keys: needed by nodes with roles; without them the node is anonymous to its neighbours.
+    """
+
+    def __init__(self, config: NodeConfig, crypto: Crypto, rng: Rng, *, keys: NodeKeys | None = None) -> None:
+        if config.roles and keys is None:
+            raise LocalError("a node that works for others needs keys")
+        self.config = config
+        self.outbox = Outbox()
+        self._crypto = crypto
+        self._rng = rng
+        self._keys = keys
+        self._started: float | None = None
+        self._ready_at: float | None = None
+        self._fetches: dict[int, Fetch] = {}
+        self._fetch_numbers = 0
+        self._counters = Counters()
+        self.directory = NodeDirectory(crypto, config.facilitator_identity)
+        self._facilitator = FacilitatorClient(
+            self.outbox,
+            rng,
+            self.directory,
+            config.facilitator,
+            describe=self._describe,
+            on_nodes=self._on_nodes,
+            on_registered=lambda now: self.outbox.event("registered"),
+            on_trouble=lambda message, now: self.outbox.event("trouble", message=message),
+        )
+        relays = Role.RELAY in config.roles
+        self.neighbours = Neighbours(
+            self.outbox, crypto, rng, keys if relays else None, self._address, self._on_create if relays else None
+        )
+        self.pool = CircuitPool(
+            self.outbox,
+            crypto,
+            rng,
+            self.neighbours,
+            self.directory,
+            own=None if keys is None else keys.identity,
+            hops=config.hops,
+            exit_hops=config.exit_hops,
+            size=config.circuits,
+            on_full=self._on_full,
+        )
+        self.transfers = Transfers(self.outbox, crypto, rng, self.pool, sources=config.sources)
+        self._exit = ExitService(self.outbox)
+        self._point = RdvPoint()
+
+    # -- commands
+
+    def start(self, now: float, *, restore: bool = False) -> None:
+        """Join the network. With `restore`, shares and unfinished transfers of earlier runs go on."""
+        self.outbox.now = self._started = now
+        self._facilitator.start(now)
+        if restore:
+            self.transfers.restore(now)
+
+    def stop(self, now: float) -> None:
+        """Leave it: streams end, circuits and links are closed."""
+        self.outbox.now = now
+        for fetch in list(self._fetches.values()):
+            fetch.cancel(now)
+        self.transfers.stop(now)
+        self.pool.stop(now)
+        self._facilitator.stop(now)
+        self.neighbours.close_all(now)
+
+    def fetch(self, url: str, sink: Callable[[bytes], None], now: float) -> int:
+        """GET an http address through an exit; returns the number that its Events carry. Raises LocalError."""
+        self.outbox.now = now
+        self._fetches = {number: fetch for number, fetch in self._fetches.items() if not fetch.over}
+        if len(self._fetches) >= MAX_FETCHES:
+            raise LocalError("too many fetches at once: wait for one to finish")
+        self._fetch_numbers += 1
+        fetch = Fetch(self._fetch_numbers, url, self.pool, self.outbox, sink)
+        self._fetches[fetch.number] = fetch
+        fetch.start(now)
+        return fetch.number
+
+    def cancel_fetch(self, number: int, now: float) -> None:
+        fetch = self._fetches.get(number)
+        if fetch is not None:
+            fetch.cancel(now)
+
+    def snapshot(self, now: float) -> dict[str, Any]:
+        """JSON-able state for people: no secrets, no links."""
+        return {
+            "ready": self.pool.ready >= self.config.circuits,
+            "ready_after": None if self._ready_at is None or self._started is None else self._ready_at - self._started,
+            "facilitator": self._facilitator.connected,
+            "nodes": len(self.directory.nodes(Role(0), now)),
+            "circuits": self.pool.snapshot(),
+            "links": len(self.neighbours.links),
+            "bytes_in": self.neighbours.bytes_in,
+            "bytes_out": self.neighbours.bytes_out,
+            "relayed_circuits": self._counters.circuits,
+            "relayed_cells": self._counters.cells + sum(item.cells_relayed for item in self._counters.relayed),
+            **self.transfers.snapshot(),
+        }
+
+    # -- driver.Machine
+
+    def link_opened(self, channel: int, now: float, *, protocol: Protocol, binding: bytes | None) -> None:
+        self.outbox.now = now
+        match protocol:
+            case Protocol.LINK:
+                self.neighbours.opened(channel, binding, now)
+            case Protocol.TCP:
+                self._exit.opened(channel, now)
+            case Protocol.FACILITATOR if channel == self._facilitator.channel:
+                self._facilitator.opened(channel, now)
+            case _:
+                self.outbox.emit(CloseLink(channel, "this node is no facilitator"))
+
+    def link_data(self, channel: int, data: bytes, now: float) -> None:
+        self.outbox.now = now
+        if channel == self._facilitator.channel:
+            self._facilitator.data(channel, data, now)
+        else:
+            self.neighbours.data(channel, data, now)
+            self._exit.data(channel, data, now)
+
+    def link_closed(self, channel: int, now: float, reason: str) -> None:
+        self.outbox.now = now
+        if channel == self._facilitator.channel:
+            self._facilitator.closed(channel, now, reason)
+        else:
+            self.neighbours.closed(channel, reason, now)
+            self._exit.closed(channel, reason, now)
+
+    def link_congested(self, channel: int, congested: bool, now: float) -> None:
+        self.outbox.now = now
+        self.neighbours.congested(channel, congested, now)
+        self._exit.congested(channel, congested, now)
+
+    def done(self, request: int, result: Any, now: float) -> None:
+        self.outbox.now = now
+        self.outbox.done(request, result, now)
+
+    def timer(self, now: float) -> None:
+        self.outbox.now = now
+        self.outbox.run_timers(now)
+
+    def poll(self) -> list[Effect]:
+        return self.outbox.poll()
+
+    def deadline(self) -> float | None:
+        return self.outbox.deadline()
+
+    # -- relay.Services
+
+    def begin(self, circuit: RelayCircuit, stream_id: int, begin: Begin, now: float) -> None:
+        if begin.host.endswith(RDV_SUFFIX) and Role.RDV in self.config.roles:
+            self._point.begin(circuit, stream_id, begin)
+        elif Role.EXIT in self.config.roles and begin.port:
+            self._exit.begin(circuit, stream_id, begin, now)
+        else:
+            circuit.endpoint.refuse(stream_id, EndReason.EXITPOLICY)
+
+    def resolve(self, circuit: RelayCircuit, stream_id: int, host: str, now: float) -> None:
+        self._exit.resolve(circuit, stream_id, host, now)
+
+    def message(self, circuit: RelayCircuit, command: int, payload: bytes, now: float) -> None:
+        if command == RelayCommand.DB_INFO and Role.RDV in self.config.roles:
+            self._point.message(circuit, payload)
+        else:
+            raise RemoteError(f"relay command {command} is not offered")
+
+    def circuit_closed(self, circuit: RelayCircuit, now: float) -> None:
+        self._counters.relayed.discard(circuit)
+        self._counters.cells += circuit.cells_relayed
+        self._point.circuit_closed(circuit)
+
+    # -- wiring
+
+    def _on_create(self, link: Link, circ_id: int, payload: bytes, now: float) -> None:
+        keys = self._keys
+        assert keys is not None
+        circuit = RelayCircuit.accept(
+            self.outbox,
+            self._crypto,
+            self._rng,
+            link,
+            circ_id,
+            payload,
+            node_id=keys.node_id,
+            ntor_keys=keys.ntor_keys,
+            services=self,
+            reach=self.neighbours,
+        )
+        self._counters.circuits += 1
+        self._counters.relayed.add(circuit)
+
+    def _describe(self, now: float) -> Descriptor | None:
+        keys = self._keys
+        if keys is None or not self.config.roles:
+            return None
+        transports = tuple(Transport(TransportKind.WS, url) for url in self.config.urls)
+        published = int(now)
+        descriptor = Descriptor(
+            keys.identity, keys.ntor_public, published, published + LIFETIME, self.config.roles, transports
+        )
+        return descriptor.sign(lambda message: self._crypto.ed25519_sign(keys.identity_seed, message))
+
+    def _address(self, identity: bytes) -> str | None:
+        node = self.directory.get(identity, self.outbox.now)
+        return None if node is None else node.ws_url
+
+    def _on_full(self, now: float) -> None:
+        if self._ready_at is None and self._started is not None:
+            self._ready_at = now
+            self.outbox.event("ready", seconds=round(now - self._started, 3))
+
+    def _on_nodes(self, now: float) -> None:
+        nodes = self.directory.nodes(Role(0), now)
+        self.outbox.event("nodes", count=len(nodes))
+        self.transfers.set_nodes(nodes, now)
+        self.pool.fill(now)

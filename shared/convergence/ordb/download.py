@@ -1,0 +1,497 @@
+"""The receiving end: fetches one file from one or several sources, verifies, stores, resumes.
+
+Does: bind sources to the link, hand out missing pieces, verify each, store it, and only then count it as had and
+ask for more: the speed of the disk throttles the senders.
+Does not: find sources (rdv/client.py does, asked through `on_need_source`), or read the clock.
+
+Phases:  LOADING -> (WAITING ->) SCANNING -> RUNNING -> FINISHING -> DONE, with FAILED and STOPPED from anywhere.
+Any phase can pause on a storage error; `retry` repeats the step that failed, with nothing fetched again.
+
+A piece is in exactly one of four places: open (nobody was asked), requested (of one source), verified and waiting
+for the store, or present. It moves on only in that order, or back to open when its source is lost; this is why no
+piece is ever fetched twice. A slow source is not raced by another: its stream is ended first.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from enum import Enum
+from typing import Any
+
+from convergence.effects import Failure
+from convergence.errors import EndReason, ParseError
+from convergence.ordb.index import EMPTY_ROOT, MAX_PIECES, MerkleTree, SharedFile, leaf_hash, piece_key, piece_length
+from convergence.ordb.pieces import PieceSet, verify_leaf
+from convergence.ordb.source import Source
+from convergence.outbox import Outbox, Timer
+from convergence.rdv.session import ByteStream
+from convergence.wire.ordb import HASH_LEN, FileInfo, Info, ShareLink
+
+MAX_SOURCES = 4
+MAX_PENDING_STORES = 32  # verified pieces that wait for the disk (8 MiB): no more requests while there are so many
+MAX_BATCH = 8  # pieces in one transaction, when that many are waiting already
+LOADS_AHEAD = 4  # stored pieces read at once to complete the tree of a resumed file
+FORGET_BATCH = 1024  # keys deleted in one transaction
+SOURCE_TIMEOUT = 30.0  # seconds in which a source that owes us something gives nothing
+STEAL_AFTER = 5.0  # seconds of silence after which an idle source takes over what another owes
+STEAL_FACTOR = 4.0  # or when a piece takes this many times what it takes the idle source
+WATCH_INTERVAL = 1.0  # seconds
+
+
+class Phase(Enum):
+    LOADING = "loading"  # reads what an earlier run left
+    WAITING = "waiting"  # for the first source's INFO
+    SCANNING = "scanning"  # saves the FileInfo, then looks which pieces are there
+    RUNNING = "running"
+    FINISHING = "finishing"  # all pieces are there; saves the leaves
+    DONE = "done"
+    FAILED = "failed"
+    STOPPED = "stopped"
+
+
+def _ignore(*_: Any) -> None:
+    pass
+
+
+class Download:
+    """One file on its way here.
+
+    Args:
+        link: what to fetch and the commitment to hold every source to.
+        wanted_sources: how many sources to draw from at once, 1 to MAX_SOURCES.
+        on_progress: (bytes had, bytes in all, now), after each store.
+        on_done: (SharedFile, now): complete; the record lets the node serve the file on.
+        on_need_source: (now): another source would help; see `sources_wanted`.
+        on_paused: (text, now): storage failed; `retry` goes on.
+        on_failed: (text, now): for good.
+        on_dropped: (text, now): a source misbehaved or stalled; for logs.
+    """
+
+    def __init__(
+        self,
+        link: ShareLink,
+        outbox: Outbox,
+        *,
+        wanted_sources: int = 3,
+        on_progress: Callable[[int, int, float], None] = _ignore,
+        on_done: Callable[[SharedFile, float], None] = _ignore,
+        on_need_source: Callable[[float], None] = _ignore,
+        on_paused: Callable[[str, float], None] = _ignore,
+        on_failed: Callable[[str, float], None] = _ignore,
+        on_dropped: Callable[[str, float], None] = _ignore,
+    ) -> None:
+        self.phase = Phase.LOADING
+        self.pieces_fetched = 0
+        self.bytes_fetched = 0
+        self.duplicates = 0  # pieces that came although they were here already
+        self.banned = 0  # sources that sent what they must not
+        self.file: SharedFile | None = None  # known once a source proved it, or from an earlier run
+        self.present = PieceSet(0)
+        self.tree = MerkleTree(0)
+        self.have_bytes = 0
+        self._link = link
+        self._outbox = outbox
+        self._wanted_sources = min(max(wanted_sources, 1), MAX_SOURCES)
+        self._on_progress = on_progress
+        self._on_done = on_done
+        self._on_need_source = on_need_source
+        self._on_paused = on_paused
+        self._on_failed = on_failed
+        self._on_dropped = on_dropped
+        self._sources: list[Source] = []
+        self._open = PieceSet(0)
+        self._verified: deque[tuple[int, bytes, Source]] = deque()  # MAX_PENDING_STORES, and what is under way then
+        self._storing: list[tuple[int, bytes, Source]] = []  # MAX_BATCH
+        self._unread: deque[int] = deque()  # stored pieces whose leaf is not known
+        self._leaves_read: dict[int, bytes] = {}
+        self._reading = 0
+        self._unreadable: list[int] = []
+        self._retry: Callable[[float], None] | None = None  # set while paused
+        self._watch: Timer | None = None
+
+    # -- what the node calls
+
+    def start(self, now: float) -> None:
+        """Go on from what an earlier run left, else wait for a source."""
+        self._outbox.load("transfer", self._link.hash_name, self._on_record)
+
+    def attach(self, stream: ByteStream) -> Source:
+        """A handler for a session with somebody who shares this file (`Session`'s `attach`)."""
+        return Source(stream, self)
+
+    @property
+    def sources_wanted(self) -> int:
+        """How many more open sources would help now."""
+        if self._retry is None and self.phase in (Phase.WAITING, Phase.SCANNING, Phase.RUNNING):
+            return self._wanted_sources - len(self._sources)
+        return 0
+
+    @property
+    def sources(self) -> int:
+        """How many sources it draws from now."""
+        return len(self._sources)
+
+    @property
+    def paused(self) -> bool:
+        return self._retry is not None
+
+    @property
+    def active(self) -> bool:
+        """Whether it still can complete."""
+        return self.phase not in (Phase.DONE, Phase.FAILED, Phase.STOPPED)
+
+    def retry(self, now: float) -> None:
+        """Go on after a pause, at the step that failed."""
+        step, self._retry = self._retry, None
+        if step is not None:
+            step(now)
+            self._request_all(now)
+            self._need_source(now)
+
+    def cancel(self, now: float) -> None:
+        """Stop. What was stored stays, and a later Download of the same link resumes from it."""
+        if self.active:
+            self._stop(Phase.STOPPED, now)
+
+    def fail(self, text: str, now: float) -> None:
+        """Give up for good; what was stored stays."""
+        if self.active:
+            self._stop(Phase.FAILED, now)
+            self._on_failed(text, now)
+
+    def forget(self, now: float) -> None:
+        """Stop, and delete record and pieces; the pieces stay if the node shares a file of the same content."""
+        file = self.file
+        stored = self.present.indexes() + [index for index, _, _ in self._storing]
+        self._stop(Phase.STOPPED, now)
+        self._outbox.store([("transfer", self._link.hash_name, None)], _ignore)
+        if file is None:
+            return
+        root = file.info.root
+
+        def delete(shared: Any, now: float) -> None:
+            if shared is None:
+                for at in range(0, len(stored), FORGET_BATCH):
+                    batch = stored[at : at + FORGET_BATCH]
+                    self._outbox.store([("piece", piece_key(root, index), None) for index in batch], _ignore)
+
+        self._outbox.load("file", root, delete)
+
+    # -- from link to RUNNING
+
+    def _on_record(self, result: Any, now: float) -> None:
+        if self.phase is not Phase.LOADING:
+            return
+        if isinstance(result, Failure):
+            self._pause(result, self.start, now)
+            return
+        if result is not None:
+            try:
+                record = SharedFile.parse(result)
+            except ParseError:
+                record = None  # written by a version to come, or damaged: the pieces are found again by the root
+            if record is not None and record.key == self._link.key and self._usable(record.info):
+                self.file = record
+                self._scan(now)
+                return
+        self.phase = Phase.WAITING
+        self._need_source(now)
+
+    @staticmethod
+    def _usable(info: FileInfo) -> bool:
+        return info.pieces <= MAX_PIECES and (info.size > 0 or info.root == EMPTY_ROOT)
+
+    def _save(self, now: float) -> None:
+        """The record before any piece, so that no piece is ever an orphan."""
+
+        def reply(result: Any, now: float) -> None:
+            if self.phase is not Phase.SCANNING:
+                return
+            if isinstance(result, Failure):
+                self._pause(result, self._save, now)
+            else:
+                self._scan(now)
+
+        if self.file is not None:
+            self._outbox.store([("transfer", self._link.hash_name, self.file.encode())], reply)
+
+    def _scan(self, now: float) -> None:
+        def reply(result: Any, now: float) -> None:
+            if self.phase is not Phase.SCANNING:
+                return
+            if isinstance(result, Failure):
+                self._pause(result, self._scan, now)
+            else:
+                self._begin(result, now)
+
+        self.phase = Phase.SCANNING
+        if self.file is not None:
+            self._outbox.scan("piece", self.file.info.root, reply)
+
+    def _begin(self, keys: Sequence[bytes], now: float) -> None:
+        assert self.file is not None
+        info = self.file.info
+        complete = self.file.complete and MerkleTree.of(self.file.leaves).root == info.root
+        self.tree = MerkleTree.of(self.file.leaves) if complete else MerkleTree(info.pieces)
+        self.present = PieceSet.of_keys(info.pieces, keys)
+        self._open = self.present.missing()
+        self.have_bytes = self._count_bytes()
+        self.phase = Phase.RUNNING
+        self._on_progress(self.have_bytes, info.size, now)
+        if self.present.complete:
+            self._finish(now)
+        else:
+            self._request_all(now)
+            self._need_source(now)
+
+    # -- SourceOwner
+
+    def source_opened(self, source: Source, now: float) -> None:
+        if self.active and len(self._sources) < MAX_SOURCES:
+            self._sources.append(source)
+            self._start_watch(now)
+        else:
+            source.goodbye(now)
+
+    def source_info(self, source: Source, info: Info, now: float) -> int | None:
+        if info.commitment() != self._link.key:
+            self.drop(source, "a sender described another file than the link's", now, ban=True)
+            return None
+        if not self._usable(info.info):
+            self.fail("this link is for a file that this version cannot fetch", now)
+            return None
+        if self.file is None:
+            self.file = SharedFile(self._link.hash_name, self._link.key, info.salt, info.info)
+        if self.phase is Phase.WAITING:
+            self.phase = Phase.SCANNING
+            self._save(now)
+        return self.file.info.pieces
+
+    def source_piece(self, source: Source, index: int, proof: Sequence[bytes], data: bytes, now: float) -> None:
+        assert self.file is not None
+        info = self.file.info
+        leaf = leaf_hash(data)
+        right = len(data) == piece_length(info.size, index, info.piece_size)
+        if not right or not verify_leaf(info.root, info.pieces, index, leaf, proof):
+            self._open.add(index)
+            self.drop(source, "a sender sent wrong bytes", now, ban=True)
+            return
+        self.pieces_fetched += 1
+        self.bytes_fetched += len(data)
+        if index in self.present:
+            self.duplicates += 1
+        self.tree.learn(index, leaf, proof)
+        source.storing += 1
+        self._verified.append((index, data, source))
+        self._flush(now)
+
+    def source_ready(self, source: Source, now: float) -> None:
+        self._request(source, now)
+
+    def source_returned(self, indexes: Sequence[int], now: float) -> None:
+        for index in indexes:
+            self._open.add(index)
+        self._request_all(now)
+
+    def source_closed(self, source: Source, text: str, now: float) -> None:
+        self._remove(source, EndReason.DONE, text, now)
+
+    def drop(self, source: Source, text: str, now: float, *, ban: bool) -> None:
+        if not source.alive:
+            return
+        if ban:
+            self.banned += 1
+        self._on_dropped(text, now)
+        self._remove(source, EndReason.TORPROTOCOL if ban else EndReason.TIMEOUT, text, now)
+
+    def _remove(self, source: Source, reason: int, text: str, now: float) -> None:
+        outstanding = source.stop(reason, text, now)
+        if source in self._sources:
+            self._sources.remove(source)
+        if self.active:
+            self.source_returned(outstanding, now)
+            self._need_source(now)
+
+    # -- which piece from whom
+
+    def _request_all(self, now: float) -> None:
+        for source in list(self._sources):
+            self._request(source, now)
+
+    def _request(self, source: Source, now: float) -> None:
+        if self.phase is not Phase.RUNNING or self.paused or source.has is None or not source.alive:
+            return
+        if len(self._verified) + len(self._storing) >= MAX_PENDING_STORES:
+            return
+        wanted = []
+        for _ in range(source.free_slots):
+            index = PieceSet(self._open.count, self._open.bits & source.has.bits).first()
+            if index is None:
+                break
+            self._open.discard(index)
+            wanted.append(index)
+        if wanted:
+            source.request(wanted, now)
+
+    def _start_watch(self, now: float) -> None:
+        if self._watch is None or not self._watch.pending:
+            self._watch = self._outbox.call_at(now + WATCH_INTERVAL, self._on_watch)
+
+    def _on_watch(self, now: float) -> None:
+        for source in list(self._sources):
+            owes = source.requested or source.has is None
+            if owes and now - source.last >= SOURCE_TIMEOUT:
+                self.drop(source, f"a sender gave nothing for {SOURCE_TIMEOUT:.0f} seconds", now, ban=False)
+        if self.phase is Phase.RUNNING and not self.paused:
+            self._steal(now)
+        if self._sources and self.active:
+            self._start_watch(now)
+
+    def _steal(self, now: float) -> None:
+        """At the end, when all is asked for: a source with nothing to do takes over from one that is stuck."""
+        for idle in self._sources:
+            if idle.requested or idle.has is None or self._open.bits & idle.has.bits:
+                continue
+            for slow in self._sources:
+                age = slow.oldest_age(now)
+                silent = bool(slow.requested) and now - slow.last >= STEAL_AFTER
+                outpaced = idle.pieces > 0 and age > STEAL_AFTER + STEAL_FACTOR * idle.piece_time
+                if (silent or outpaced) and any(index in idle.has for index in slow.requested):
+                    self.drop(slow, "a slow sender was left for a faster one", now, ban=False)
+                    return
+
+    # -- store, then count
+
+    def _flush(self, now: float) -> None:
+        if self._storing or self.paused or not self._verified:
+            return
+        self._storing = [self._verified.popleft() for _ in range(min(MAX_BATCH, len(self._verified)))]
+        self._store_batch(now)
+
+    def _store_batch(self, now: float) -> None:
+        assert self.file is not None
+        root = self.file.info.root
+        items = [("piece", piece_key(root, index), data) for index, data, _ in self._storing]
+        self._outbox.store(items, self._on_stored)
+
+    def _on_stored(self, result: Any, now: float) -> None:
+        if self.phase is not Phase.RUNNING or self.file is None:
+            return
+        if isinstance(result, Failure):
+            self._pause(result, self._store_batch, now)
+            return
+        batch, self._storing = self._storing, []
+        for index, data, source in batch:
+            self.present.add(index)
+            self.have_bytes += len(data)
+            source.storing -= 1
+        self._flush(now)
+        self._on_progress(self.have_bytes, self.file.info.size, now)
+        if self.present.complete:
+            self._finish(now)
+        else:
+            self._request_all(now)
+
+    def _pause(self, failure: Failure, step: Callable[[float], None], now: float) -> None:
+        if self._retry is not None:
+            return
+        self._retry = step
+        if failure.kind == "quota":
+            text = "There is no room left to store this file. Free some space, then choose Retry."
+        else:
+            text = "This file could not be read from or written to local storage. Choose Retry to try again."
+        self._on_paused(text, now)
+
+    # -- the end
+
+    def _finish(self, now: float) -> None:
+        """Complete the tree: of pieces that an earlier run stored the leaves may be missing."""
+        self.phase = Phase.FINISHING
+        for source in self._sources:
+            source.goodbye(now)
+        self._sources.clear()
+        self._unread = deque(index for index in range(self.present.count) if self.tree.leaf(index) is None)
+        self._read_more(now)
+
+    def _read_more(self, now: float) -> None:
+        assert self.file is not None
+        while self._unread and self._reading < LOADS_AHEAD:
+            index = self._unread.popleft()
+            self._reading += 1
+
+            def reply(piece: Any, now: float, index: int = index) -> None:
+                self._on_read(index, piece, now)
+
+            self._outbox.load("piece", piece_key(self.file.info.root, index), reply)
+        if not self._unread and not self._reading:
+            self._on_tree(now)
+
+    def _on_read(self, index: int, piece: Any, now: float) -> None:
+        self._reading -= 1
+        if self.phase is not Phase.FINISHING or self.file is None:
+            return
+        info = self.file.info
+        if isinstance(piece, bytes) and len(piece) == piece_length(info.size, index, info.piece_size):
+            self._leaves_read[index] = leaf_hash(piece)
+        else:
+            self._unreadable.append(index)
+        self._read_more(now)
+
+    def _on_tree(self, now: float) -> None:
+        assert self.file is not None
+        leaves = bytearray(self.tree.leaves)
+        for index, leaf in self._leaves_read.items():
+            leaves[index * HASH_LEN : (index + 1) * HASH_LEN] = leaf
+        tree = MerkleTree.of(bytes(leaves))
+        suspects = self._unreadable or (list(self._leaves_read) if tree.root != self.file.info.root else [])
+        self._leaves_read, self._unreadable = {}, []
+        if suspects:
+            self._refetch(suspects, now)
+            return
+        self.tree = tree
+        file = self.file
+        self.file = SharedFile(file.hash_name, file.key, file.salt, file.info, tree.leaves)
+        self._save_complete(now)
+
+    def _refetch(self, suspects: Sequence[int], now: float) -> None:
+        """Storage lost or damaged these pieces since an earlier run."""
+        for index in suspects:
+            self.present.discard(index)
+            self._open.add(index)
+        self.have_bytes = self._count_bytes()
+        self.phase = Phase.RUNNING
+        self._need_source(now)
+
+    def _save_complete(self, now: float) -> None:
+        def reply(result: Any, now: float) -> None:
+            if self.phase is not Phase.FINISHING or self.file is None:
+                return
+            if isinstance(result, Failure):
+                self._pause(result, self._save_complete, now)
+                return
+            self.phase = Phase.DONE
+            self._on_done(self.file, now)
+
+        if self.file is not None:
+            self._outbox.store([("transfer", self._link.hash_name, self.file.encode())], reply)
+
+    def _stop(self, phase: Phase, now: float) -> None:
+        self.phase = phase
+        self._retry = None
+        for source in self._sources:
+            source.goodbye(now)
+        self._sources.clear()
+        self._verified.clear()
+        self._storing = []
+
+    def _need_source(self, now: float) -> None:
+        if self.sources_wanted > 0:
+            self._on_need_source(now)
+
+    def _count_bytes(self) -> int:
+        assert self.file is not None
+        info, count = self.file.info, len(self.present)
+        if info.pieces and info.pieces - 1 in self.present:
+            return (count - 1) * info.piece_size + piece_length(info.size, info.pieces - 1, info.piece_size)
+        return count * info.piece_size

@@ -1,0 +1,211 @@
+"""What a file is on the network: pieces, their Merkle tree, and the record a node keeps of a file it can serve.
+
+Does: hash pieces into a tree (RFC 6962 shape), give proofs, commit to a FileInfo, encode the stored record.
+Does not: verify what a peer sent (pieces.py), read or write storage, know streams.
+
+The tree is kept as levels of joined 32-byte hashes, level 0 being the leaves. A level is the one below it, paired;
+an odd last hash is passed up as it is, which gives RFC 6962's shape (largest power of two on the left).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+
+from convergence.errors import LocalError, ParseError
+from convergence.wire.ordb import HASH_LEN, PIECE_SIZE, FileInfo, commitment
+
+MAX_PIECES = 1 << 18  # 64 GiB of full-size pieces; bounds a tree, which a link's maker chooses, at 16 MiB
+EMPTY_ROOT = sha256(b"").digest()
+UNKNOWN = bytes(HASH_LEN)  # stands in a level for a hash that is not known; no input hashes to it
+
+_RECORD_VERSION = 1
+_RECORD = struct.Struct(">B32s32s32sH")  # version, hash_name, key, salt, length of the FileInfo
+_COUNT = struct.Struct(">I")
+
+
+def piece_count(size: int, piece_size: int = PIECE_SIZE) -> int:
+    """How many pieces a file of `size` bytes has; an empty file has none."""
+    return -(-size // piece_size)
+
+
+def piece_length(size: int, index: int, piece_size: int = PIECE_SIZE) -> int:
+    """Bytes in piece `index` of a file of `size` bytes."""
+    return min(piece_size, size - index * piece_size)
+
+
+def piece_key(root: bytes, index: int) -> bytes:
+    """Key of a piece in the bucket "piece": root (32 bytes) and index (4 bytes)."""
+    return root + _COUNT.pack(index)
+
+
+def leaf_hash(piece: bytes) -> bytes:
+    """RFC 6962 leaf: SHA-256(0x00 | piece). The piece is not copied."""
+    digest = sha256(b"\0")
+    digest.update(piece)
+    return digest.digest()
+
+
+def node_hash(left: bytes, right: bytes) -> bytes:
+    """RFC 6962 node: SHA-256(0x01 | left | right)."""
+    return sha256(b"\1" + left + right).digest()
+
+
+class MerkleTree:
+    """A tree of `count` leaves, whole or with gaps.
+
+    A peer that has only some pieces knows of each the leaf and the proof it came with; that is all it takes to
+    prove these pieces to others.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._levels = [bytearray(HASH_LEN * count)]
+        while count > 1:
+            count = (count + 1) // 2
+            self._levels.append(bytearray(HASH_LEN * count))
+
+    @classmethod
+    def of(cls, leaves: bytes) -> MerkleTree:
+        """The whole tree over joined leaf hashes."""
+        tree = cls(len(leaves) // HASH_LEN)
+        tree._levels[0][:] = leaves
+        for below, level in zip(tree._levels, tree._levels[1:], strict=False):
+            hashes = [
+                sha256(b"\1" + below[at : at + 64]).digest() if at + 64 <= len(below) else bytes(below[at:])
+                for at in range(0, len(below), 64)
+            ]
+            level[:] = b"".join(hashes)
+        return tree
+
+    @property
+    def root(self) -> bytes:
+        """32 bytes; SHA-256 of nothing for a tree without leaves."""
+        return bytes(self._levels[-1]) or EMPTY_ROOT
+
+    @property
+    def leaves(self) -> bytes:
+        """The joined leaf hashes, UNKNOWN in the gaps."""
+        return bytes(self._levels[0])
+
+    def leaf(self, index: int) -> bytes | None:
+        return self._get(0, index)
+
+    def proof(self, index: int) -> list[bytes] | None:
+        """The hashes beside the path from leaf to root, leaf's neighbour first; None when one is not known."""
+        path = []
+        for level in range(len(self._levels) - 1):
+            sibling = index ^ 1
+            if sibling * HASH_LEN < len(self._levels[level]):
+                known = self._get(level, sibling)
+                if known is None:
+                    return None
+                path.append(known)
+            index >>= 1
+        return path
+
+    def learn(self, index: int, leaf: bytes, proof: Sequence[bytes]) -> None:
+        """Keep the hashes of a proof that was verified."""
+        beside = iter(proof)
+        known: bytes = leaf
+        for level, hashes in enumerate(self._levels):
+            at = index * HASH_LEN
+            hashes[at : at + HASH_LEN] = known
+            sibling = (index ^ 1) * HASH_LEN
+            if level == len(self._levels) - 1:
+                return
+            if sibling < len(hashes):
+                other = next(beside)
+                hashes[sibling : sibling + HASH_LEN] = other
+                known = node_hash(other, known) if index & 1 else node_hash(known, other)
+            index >>= 1
+
+    def _get(self, level: int, index: int) -> bytes | None:
+        at = index * HASH_LEN
+        known = bytes(self._levels[level][at : at + HASH_LEN])
+        return None if known == UNKNOWN else known
+
+
+class FileBuilder:
+    """Hashes a file that is being read.
+
+    The caller stores each piece under `piece_key` once the root is known, or under a name of its own until then.
+    """
+
+    def __init__(self) -> None:
+        self._size = 0
+        self._leaves: list[bytes] = []
+
+    @property
+    def size(self) -> int:
+        """Bytes added so far."""
+        return self._size
+
+    def add(self, piece: bytes) -> None:
+        """The next piece. All but the last have PIECE_SIZE bytes, none is empty.
+
+        Raises LocalError for any other length, and past MAX_PIECES.
+        """
+        if not 0 < len(piece) <= PIECE_SIZE or self._size % PIECE_SIZE:
+            raise LocalError(f"every piece but the last has {PIECE_SIZE} bytes")
+        if len(self._leaves) == MAX_PIECES:
+            raise LocalError(f"a file has at most {MAX_PIECES * PIECE_SIZE} bytes")
+        self._size += len(piece)
+        self._leaves.append(leaf_hash(piece))
+
+    def finish(self, name: str, media_type: str = "") -> tuple[FileInfo, bytes]:
+        """The FileInfo and the joined leaf hashes."""
+        leaves = b"".join(self._leaves)
+        return FileInfo(MerkleTree.of(leaves).root, self._size, name, media_type), leaves
+
+
+@dataclass(frozen=True, slots=True)
+class SharedFile:
+    """What a node keeps of a file it serves (bucket "file", key root) or fetches (bucket "transfer", key hash_name).
+
+    `leaves` are the joined leaf hashes; a record of an unfinished transfer has none.
+    """
+
+    hash_name: bytes
+    key: bytes
+    salt: bytes
+    info: FileInfo
+    leaves: bytes = b""
+
+    @classmethod
+    def share(cls, info: FileInfo, leaves: bytes, hash_name: bytes, salt: bytes) -> SharedFile:
+        """The record of a file to be shared; hash_name and salt are 32 fresh random bytes each."""
+        return cls(hash_name, commitment(salt, info.encode()), salt, info, leaves)
+
+    def __repr__(self) -> str:
+        return f"SharedFile(size={self.info.size}, complete={self.complete})"
+
+    @property
+    def complete(self) -> bool:
+        """Whether every piece was had when the record was written."""
+        return len(self.leaves) == HASH_LEN * self.info.pieces
+
+    def encode(self) -> bytes:
+        info = self.info.encode()
+        head = _RECORD.pack(_RECORD_VERSION, self.hash_name, self.key, self.salt, len(info))
+        return b"".join((head, info, _COUNT.pack(len(self.leaves) // HASH_LEN), self.leaves))
+
+    @classmethod
+    def parse(cls, data: bytes) -> SharedFile:
+        """Raises ParseError for what `encode` did not write."""
+        if len(data) < _RECORD.size:
+            raise ParseError("file record: too short")
+        version, hash_name, key, salt, info_length = _RECORD.unpack_from(data)
+        if version != _RECORD_VERSION:
+            raise ParseError(f"file record: version {version} is not known")
+        at = _RECORD.size + info_length
+        if len(data) < at + _COUNT.size:
+            raise ParseError("file record: too short")
+        info = FileInfo.parse(data[_RECORD.size : at])
+        (count,) = _COUNT.unpack_from(data, at)
+        leaves = data[at + _COUNT.size :]
+        if count > MAX_PIECES or count not in (0, info.pieces) or len(leaves) != count * HASH_LEN:
+            raise ParseError("file record: wrong number of leaves")
+        return cls(hash_name, key, salt, info, leaves)

@@ -1,0 +1,103 @@
+"""Is a piece what the root says, and which pieces are there.
+
+Does: verify a piece with its proof; keep a set of pieces as a bitmap.
+Does not: fetch, store, or choose pieces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from convergence.errors import LocalError
+from convergence.ordb.index import leaf_hash, node_hash
+from convergence.wire.ordb import HASH_LEN
+
+
+def verify(root: bytes, count: int, index: int, piece: bytes, proof: Sequence[bytes]) -> bool:
+    """Whether `piece` is number `index` of the `count` pieces under `root`."""
+    return verify_leaf(root, count, index, leaf_hash(piece), proof)
+
+
+def verify_leaf(root: bytes, count: int, index: int, leaf: bytes, proof: Sequence[bytes]) -> bool:
+    """Like `verify`, for a leaf hash that is known already (RFC 9162 section 2.1.3.2)."""
+    if not 0 <= index < count:
+        return False
+    known, last, used = leaf, count - 1, 0
+    while last:
+        if index ^ 1 <= last:  # there is a neighbour: an odd last hash is passed up alone
+            if used == len(proof):
+                return False
+            other = proof[used]
+            used += 1
+            known = node_hash(other, known) if index & 1 else node_hash(known, other)
+        index >>= 1
+        last >>= 1
+    return used == len(proof) and known == root
+
+
+class PieceSet:
+    """Which of `count` pieces are in. A bitmap in one integer: bit i is piece i."""
+
+    __slots__ = ("bits", "count")
+
+    def __init__(self, count: int, bits: int = 0) -> None:
+        self.count = count
+        self.bits = bits
+
+    @classmethod
+    def full(cls, count: int) -> PieceSet:
+        return cls(count, (1 << count) - 1)
+
+    @classmethod
+    def of_keys(cls, count: int, keys: Iterable[bytes]) -> PieceSet:
+        """From the keys that a scan of the bucket "piece" gave (root | index); others are left out."""
+        present = bytearray(-(-count // 8))
+        for key in keys:
+            index = int.from_bytes(key[HASH_LEN:], "big")
+            if len(key) == HASH_LEN + 4 and index < count:
+                present[index >> 3] |= 1 << (index & 7)
+        return cls(count, int.from_bytes(present, "little"))
+
+    def __contains__(self, index: int) -> bool:
+        return bool(self.bits >> index & 1)
+
+    def __len__(self) -> int:
+        return self.bits.bit_count()
+
+    @property
+    def complete(self) -> bool:
+        return len(self) == self.count
+
+    def add(self, index: int) -> None:
+        self.bits |= 1 << index
+
+    def discard(self, index: int) -> None:
+        self.bits &= ~(1 << index)
+
+    def add_range(self, first: int, count: int) -> None:
+        """Raises LocalError when the range does not lie within the set."""
+        if not 0 <= first <= first + count <= self.count:
+            raise LocalError("pieces past the end of the file")
+        self.bits |= ((1 << count) - 1) << first
+
+    def missing(self) -> PieceSet:
+        """The pieces that are not in."""
+        return PieceSet(self.count, PieceSet.full(self.count).bits & ~self.bits)
+
+    def first(self) -> int | None:
+        """The lowest piece that is in."""
+        return (self.bits & -self.bits).bit_length() - 1 if self.bits else None
+
+    def indexes(self) -> list[int]:
+        return [index for first, count in self.ranges() for index in range(first, first + count)]
+
+    def ranges(self) -> list[tuple[int, int]]:
+        """Runs of pieces that are in, as (first, count)."""
+        text = f"{self.bits:b}"[::-1] + "0"  # character i is piece i; str.find runs in C
+        ranges = []
+        first = text.find("1")
+        while first >= 0:
+            end = text.find("0", first)
+            ranges.append((first, end - first))
+            first = text.find("1", end)
+        return ranges

@@ -1,0 +1,149 @@
+"""One stream that a download draws from.
+
+Does: read a sender's messages, refuse what was not asked for, keep what is outstanding and how fast it comes.
+Does not: choose pieces, verify or store them: that is the download's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol as Shape
+
+from convergence.errors import EndReason, LocalError, ParseError
+from convergence.ordb.pieces import PieceSet
+from convergence.rdv.session import ByteStream
+from convergence.wire.ordb import Done, Have, Info, MessageCutter, Piece, Refuse, Request, encode_message
+
+MAX_REQUESTS = 8  # pieces asked of one source and not yet stored: 2 MiB on the way covers a slow path's delay
+MAX_REFUSALS = 64  # a source that announces and then refuses without end is dropped
+
+
+class SourceOwner(Shape):
+    """The download, as its sources see it."""
+
+    def source_opened(self, source: Source, now: float) -> None: ...
+
+    def source_info(self, source: Source, info: Info, now: float) -> int | None:
+        """Returns the number of pieces, or None when the source was dropped."""
+        ...
+
+    def source_piece(self, source: Source, index: int, proof: Sequence[bytes], data: bytes, now: float) -> None: ...
+
+    def source_ready(self, source: Source, now: float) -> None:
+        """It may have something for us now."""
+        ...
+
+    def source_returned(self, indexes: Sequence[int], now: float) -> None:
+        """These pieces were asked for and will not come from here."""
+        ...
+
+    def drop(self, source: Source, text: str, now: float, *, ban: bool) -> None: ...
+
+    def source_closed(self, source: Source, text: str, now: float) -> None: ...
+
+
+class Source:
+    """A SessionHandler."""
+
+    def __init__(self, stream: ByteStream, owner: SourceOwner) -> None:
+        self.stream = stream
+        self.has: PieceSet | None = None  # None until the FileInfo came
+        self.requested: dict[int, float] = {}  # piece -> when it was asked for, oldest first
+        self.storing = 0  # pieces from here that are verified and not yet stored: they hold their slot
+        self.last = 0.0  # when bytes last came
+        self.last_piece = 0.0
+        self.pieces = 0
+        self.piece_time = 0.0  # seconds between pieces, smoothed
+        self.alive = True
+        self._owner = owner
+        self._cutter = MessageCutter()
+        self._refusals = 0
+
+    @property
+    def free_slots(self) -> int:
+        return MAX_REQUESTS - len(self.requested) - self.storing
+
+    def request(self, indexes: Sequence[int], now: float) -> None:
+        for index in indexes:
+            self.requested[index] = now
+        self.stream.send(b"".join([encode_message(Request(index)) for index in indexes]))
+
+    def oldest_age(self, now: float) -> float:
+        """How long the piece that is due next has been awaited, in seconds."""
+        for asked in self.requested.values():
+            return now - max(asked, self.last_piece)
+        return 0.0
+
+    # -- SessionHandler
+
+    def opened(self, now: float) -> None:
+        self.last = self.last_piece = now
+        self._owner.source_opened(self, now)
+
+    def data(self, data: bytes, now: float) -> None:
+        self.last = now
+        try:
+            for message in self._cutter.feed(data):
+                if not self.alive:
+                    return
+                self._on_message(message, now)
+        except (ParseError, LocalError):
+            self._owner.drop(self, "a sender sent something that is no valid message", now, ban=True)
+
+    def writable(self, now: float) -> None:
+        if self.alive:
+            self._owner.source_ready(self, now)
+
+    def closed(self, reason: int, text: str, now: float) -> None:
+        if self.alive:
+            self._owner.source_closed(self, text, now)
+
+    def _on_message(self, message: object, now: float) -> None:
+        match message:
+            case Piece(index, proof, data):
+                self._on_piece(index, proof, data, now)
+            case Info() if self.has is None:
+                count = self._owner.source_info(self, message, now)
+                if count is not None:
+                    self.has = PieceSet.full(count)
+                    self._owner.source_ready(self, now)
+            case Have(ranges) if self.has is not None:
+                self.has.bits = 0
+                for first, count in ranges:
+                    self.has.add_range(first, count)
+                self._owner.source_ready(self, now)
+            case Refuse(index, _) if self.has is not None and index in self.requested:
+                del self.requested[index]
+                self.has.discard(index)
+                self._refusals += 1
+                if self._refusals > MAX_REFUSALS:
+                    raise ParseError("too many refusals")
+                self._owner.source_returned([index], now)
+            case Done():
+                self._owner.drop(self, "a sender stopped sending", now, ban=False)
+            case _:
+                raise ParseError("a message that was not due")
+
+    def _on_piece(self, index: int, proof: Sequence[bytes], data: bytes, now: float) -> None:
+        asked = self.requested.pop(index, None)
+        if asked is None:
+            self._owner.drop(self, "a sender sent a piece that nobody asked for", now, ban=True)
+            return
+        took = now - max(asked, self.last_piece)
+        self.piece_time = took if not self.pieces else 0.75 * self.piece_time + 0.25 * took
+        self.pieces += 1
+        self.last_piece = now
+        self._owner.source_piece(self, index, proof, data, now)
+
+    def stop(self, reason: int, text: str, now: float) -> list[int]:
+        """End the stream; returns the pieces that will not come."""
+        self.alive = False
+        self.stream.end(reason, now, text)
+        outstanding = list(self.requested)
+        self.requested.clear()
+        return outstanding
+
+    def goodbye(self, now: float) -> None:
+        """All is had."""
+        self.stream.send(encode_message(Done()))
+        self.stop(EndReason.DONE, "", now)

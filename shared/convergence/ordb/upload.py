@@ -1,0 +1,194 @@
+"""The serving end of one transfer: answers requests for pieces of one file on one stream.
+
+Does: send the FileInfo, answer each request in order with a piece and its proof, announce pieces that come later.
+Does not: choose what to send (the receiver pulls), know circuits, or read storage itself (Outbox.load).
+
+Memory: at most one loaded piece beyond what the stream buffers, and MAX_QUEUED_REQUESTS numbers.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from convergence.errors import EndReason, ParseError
+from convergence.ordb.index import MerkleTree, SharedFile, piece_key, piece_length
+from convergence.ordb.pieces import PieceSet
+from convergence.outbox import Outbox, Timer
+from convergence.rdv.session import ByteStream
+from convergence.wire.ordb import (
+    MAX_RANGES,
+    Done,
+    Have,
+    Info,
+    Message,
+    MessageCutter,
+    Piece,
+    Refuse,
+    RefuseReason,
+    Request,
+    encode_message,
+)
+
+MAX_QUEUED_REQUESTS = 64  # far more than a receiver of ours keeps outstanding
+IDLE_TIMEOUT = 300.0  # seconds without a request after which the stream is given up
+
+
+class Upload:
+    """Serves one stream; a SessionHandler.
+
+    Args:
+        tree: the file's tree; with gaps when we hold only some pieces.
+        present: which pieces we hold; None means all. It is read, never changed, here.
+        on_progress: called as on_progress(bytes of pieces sent so far, now).
+        on_over: called once when the upload has ended, however it did.
+    """
+
+    def __init__(
+        self,
+        stream: ByteStream,
+        file: SharedFile,
+        tree: MerkleTree,
+        outbox: Outbox,
+        *,
+        present: PieceSet | None = None,
+        on_progress: Callable[[int, float], None] | None = None,
+        on_over: Callable[[float], None] | None = None,
+    ) -> None:
+        self.bytes_sent = 0
+        self._stream = stream
+        self._file = file
+        self._tree = tree
+        self._outbox = outbox
+        self._present = present
+        self._count = file.info.pieces
+        self._cutter = MessageCutter()
+        self._queue: deque[int] = deque()
+        self._loading = False
+        self._held: Piece | Refuse | None = None  # one answer that waits for the stream
+        self._last = 0.0  # when the receiver last asked, or was given, something
+        self._idle: Timer | None = None
+        self._opened = False
+        self._over = False
+        self._on_progress = on_progress
+        self._on_over = on_over
+
+    def announce(self) -> None:
+        """Tell the receiver which pieces we hold by now (the first MAX_RANGES runs of them)."""
+        if self._present is not None and self._opened and not self._over:
+            self._send(Have(tuple(self._present.ranges()[:MAX_RANGES])))
+
+    def stop(self, now: float, reason: int = EndReason.DONE, text: str = "") -> None:
+        """End the upload from this side."""
+        if not self._over:
+            self._stream.end(reason, now, text)
+            self._finish(now)
+
+    # -- SessionHandler
+
+    def opened(self, now: float) -> None:
+        self._opened = True
+        self._last = now
+        self._idle = self._outbox.call_at(now + IDLE_TIMEOUT, self._on_idle)
+        self._send(Info(self._file.salt, self._file.info))
+        self.announce()
+
+    def data(self, data: bytes, now: float) -> None:
+        try:
+            for message in self._cutter.feed(data):
+                if self._over:
+                    return
+                match message:
+                    case Request(index):
+                        self._on_request(index, now)
+                    case Done():
+                        self.stop(now)
+                    case _:
+                        self.stop(now, EndReason.TORPROTOCOL, "the receiver sent a message that only senders send")
+        except ParseError:
+            self.stop(now, EndReason.TORPROTOCOL, "the receiver sent something that is no message")
+
+    def writable(self, now: float) -> None:
+        self._send_held(now)
+        self._pump(now)
+
+    def closed(self, reason: int, text: str, now: float) -> None:
+        self._finish(now)
+
+    # -- the queue
+
+    def _on_request(self, index: int, now: float) -> None:
+        if index >= self._count:
+            self.stop(now, EndReason.TORPROTOCOL, "the receiver asked for a piece past the end of the file")
+        elif len(self._queue) == MAX_QUEUED_REQUESTS:
+            self.stop(now, EndReason.RESOURCELIMIT, "the receiver asked for too much at once")
+        else:
+            self._last = now
+            self._queue.append(index)
+            self._pump(now)
+
+    def _pump(self, now: float) -> None:
+        """Load the next piece when none is waiting for the stream."""
+        while self._queue and not self._loading and self._held is None and not self._over:
+            index = self._queue.popleft()
+            proof = self._tree.proof(index)
+            if proof is None or (self._present is not None and index not in self._present):
+                self._answer(Refuse(index, RefuseReason.NOT_HERE), now)
+                continue
+            self._loading = True
+            path = tuple(proof)
+
+            def reply(piece: Any, now: float, index: int = index, path: tuple[bytes, ...] = path) -> None:
+                self._loaded(index, path, piece, now)
+
+            self._outbox.load("piece", piece_key(self._file.info.root, index), reply)
+
+    def _loaded(self, index: int, proof: tuple[bytes, ...], piece: Any, now: float) -> None:
+        self._loading = False
+        if self._over:
+            return
+        if isinstance(piece, bytes) and len(piece) == self._length(index):
+            self._answer(Piece(index, proof, piece), now)
+        else:
+            self._answer(Refuse(index, RefuseReason.STORAGE), now)
+        self._pump(now)
+
+    def _answer(self, message: Piece | Refuse, now: float) -> None:
+        self._held = message
+        if not self._stream.congested:
+            self._send_held(now)
+
+    def _send_held(self, now: float) -> None:
+        message, self._held = self._held, None
+        if message is None or self._over:
+            return
+        self._send(message)
+        self._last = now
+        if isinstance(message, Piece):
+            self.bytes_sent += len(message.data)
+            if self._on_progress is not None:
+                self._on_progress(self.bytes_sent, now)
+
+    def _send(self, message: Message) -> None:
+        self._stream.send(encode_message(message))
+
+    def _length(self, index: int) -> int:
+        return piece_length(self._file.info.size, index, self._file.info.piece_size)
+
+    def _on_idle(self, now: float) -> None:
+        if now < self._last + IDLE_TIMEOUT:
+            self._idle = self._outbox.call_at(self._last + IDLE_TIMEOUT, self._on_idle)
+        else:
+            self.stop(now, EndReason.TIMEOUT, "the receiver asked for nothing")
+
+    def _finish(self, now: float) -> None:
+        if self._over:
+            return
+        self._over = True
+        self._queue.clear()
+        self._held = None
+        if self._idle is not None:
+            self._idle.cancel()
+        if self._on_over is not None:
+            self._on_over(now)

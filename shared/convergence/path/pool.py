@@ -1,0 +1,349 @@
+"""The circuits of a node's own: some kept ready, renewed, replaced at once when slow or dead.
+
+Does: build along chosen paths with a deadline for each hop, retry over other nodes, hand out circuits for a rendezvous
+point or an exit, each to one user only (isolation), and keep account of all of them for people to see.
+Does not: know what goes through a circuit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from convergence.circuit.client import ClientCircuit
+from convergence.errors import DestroyReason, LocalError
+from convergence.link.link import Link
+from convergence.link.neighbours import Neighbours
+from convergence.netdir.nodes import NodeDirectory
+from convergence.outbox import Outbox, Timer
+from convergence.path.select import Reputation, choose_path, entry_side, random_below
+from convergence.ports import Crypto, Rng
+from convergence.wire.facilitator import Descriptor, Role
+
+POOL_SIZE = 5  # circuits kept ready
+HOP_TIMEOUT = 6.0  # seconds a hop has to answer; then another path is tried at once
+ATTEMPTS = 4  # paths tried for one request
+RENEW_AFTER = 600.0  # seconds a ready circuit is kept, and up to half as much again so that they do not go together
+RETRY_FIRST = 0.5  # seconds between attempts to fill the pool, doubled up to RETRY_MAX while they fail
+RETRY_MAX = 30.0
+
+Ready: TypeAlias = Callable[[ClientCircuit, float], None]
+Failed: TypeAlias = Callable[[str, float], None]
+PathMaker: TypeAlias = Callable[[], tuple[Descriptor, ...]]
+
+
+@dataclass(eq=False)
+class _Entry:
+    """One circuit of ours, as the pool keeps it."""
+
+    number: int
+    path: tuple[Descriptor, ...]
+    purpose: str
+    circuit: ClientCircuit | None = None
+    ready_since: float | None = None
+    deadline: Timer | None = None
+
+
+@dataclass(eq=False)
+class _Request:
+    """A circuit somebody wants."""
+
+    make_path: PathMaker
+    purpose: str
+    on_ready: Ready
+    on_failed: Failed
+    attempts: int = ATTEMPTS
+    trouble: str = field(default="no path could be built")
+
+
+class CircuitPool:
+    """Args:
+    own: our identity if we are a relay, never part of our own paths.
+    hops: of ready circuits and those to rendezvous points; exit_hops: of those to exits.
+    size: how many are kept ready; on_full: called whenever that many are.
+    """
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        crypto: Crypto,
+        rng: Rng,
+        neighbours: Neighbours,
+        directory: NodeDirectory,
+        *,
+        own: bytes | None = None,
+        hops: int = 2,
+        exit_hops: int = 3,
+        size: int = POOL_SIZE,
+        on_full: Callable[[float], None] = lambda now: None,
+    ) -> None:
+        self.hops = hops
+        self.exit_hops = exit_hops
+        self._outbox = outbox
+        self._crypto = crypto
+        self._rng = rng
+        self._neighbours = neighbours
+        self._directory = directory
+        self._reputation = Reputation()
+        self._exclude: Collection[bytes] = () if own is None else (own,)
+        self._size = size
+        self._on_full = on_full
+        self._entries: dict[int, _Entry] = {}
+        self._ready: list[_Entry] = []
+        self._filling = 0
+        self._numbers = 0
+        self._retry = RETRY_FIRST
+        self._retry_timer: Timer | None = None
+        self._stopped = False
+
+    # -- for those who need circuits
+
+    def rdv_circuit(
+        self,
+        point: Descriptor,
+        hash_name: bytes,
+        provider: bool,
+        on_ready: Ready,
+        on_failed: Failed,
+        now: float,
+    ) -> None:
+        """A circuit of its own to a rendezvous point, entered on the side of providers or of clients of this name."""
+
+        def make_path() -> tuple[Descriptor, ...]:
+            nodes = self._nodes()
+            side = entry_side(nodes, hash_name, provider, point.identity)
+            return choose_path(
+                self._rng,
+                nodes,
+                self.hops,
+                last=point,
+                exclude=self._exclude,
+                entries=side,
+                avoid=self._reputation.avoided(self._outbox.now),
+            )
+
+        self._serve(_Request(make_path, "rendezvous", on_ready, on_failed), now)
+
+    def exit_circuit(self, on_ready: Ready, on_failed: Failed, now: float) -> None:
+        """A circuit of its own to an exit: a ready one is extended when one is at hand."""
+
+        def choose_exit(exclude: Collection[bytes]) -> Descriptor:
+            exits = [node for node in self._directory.nodes(Role.EXIT, self._outbox.now)]
+            exits = [node for node in exits if node.identity not in exclude and node.identity not in self._exclude]
+            if not exits:
+                raise LocalError("no exit is known that could fetch this: the network needs a node with the role exit")
+            avoided = self._reputation.avoided(self._outbox.now)
+            good = [node for node in exits if node.identity not in avoided] or exits
+            return good[random_below(self._rng, len(good))]
+
+        def make_path() -> tuple[Descriptor, ...]:
+            avoid = self._reputation.avoided(self._outbox.now)
+            last = choose_exit(())
+            return choose_path(self._rng, self._nodes(), self.exit_hops, last=last, exclude=self._exclude, avoid=avoid)
+
+        request = _Request(make_path, "exit", on_ready, on_failed)
+        for entry in self._ready:
+            if len(entry.path) != self.exit_hops - 1 or entry.circuit is None:
+                continue
+            try:
+                last = choose_exit([node.identity for node in entry.path])
+            except LocalError:
+                continue
+            self._extend(entry, last, request, now)
+            return
+        self._serve(request, now)
+
+    # -- for the node
+
+    def fill(self, now: float) -> None:
+        """Bring the ready circuits up to their number. Called when nodes become known; goes on by itself then."""
+        while not self._stopped and self._retry_timer is None and len(self._ready) + self._filling < self._size:
+            self._filling += 1
+            self._serve(_Request(self._any_path, "ready", self._keep_ready, self._fill_failed), now)
+
+    def stop(self, now: float) -> None:
+        """Close all circuits; build no more."""
+        self._stopped = True
+        for entry in list(self._entries.values()):
+            if entry.circuit is not None:
+                entry.circuit.destroy(DestroyReason.FINISHED, now)
+
+    @property
+    def ready(self) -> int:
+        return len(self._ready)
+
+    def snapshot(self) -> list[dict[str, Any]]:
+        """Every circuit of ours: number, state, purpose, hops (identity in hex, roles, built)."""
+        return [
+            {
+                "id": entry.number,
+                "state": self._state(entry),
+                "purpose": entry.purpose,
+                "hops": [
+                    {
+                        "identity": node.identity.hex(),
+                        "roles": [role.name.lower() for role in Role if role in node.roles and role.name],
+                        "built": entry.circuit is not None and index < entry.circuit.hops_built,
+                    }
+                    for index, node in enumerate(entry.path)
+                ],
+            }
+            for entry in self._entries.values()
+        ]
+
+    def _state(self, entry: _Entry) -> str:
+        if entry.ready_since is None:
+            return "building"
+        return "ready" if entry in self._ready else "in use"
+
+    # -- building
+
+    def _nodes(self) -> list[Descriptor]:
+        return self._directory.nodes(Role(0), self._outbox.now)
+
+    def _any_path(self) -> tuple[Descriptor, ...]:
+        avoid = self._reputation.avoided(self._outbox.now)
+        return choose_path(self._rng, self._nodes(), self.hops, exclude=self._exclude, avoid=avoid)
+
+    def _serve(self, request: _Request, now: float) -> None:
+        if self._stopped or request.attempts == 0:
+            request.on_failed(request.trouble, now)
+            return
+        request.attempts -= 1
+        try:
+            path = request.make_path()
+        except LocalError as error:
+            request.on_failed(str(error), now)
+            return
+        self._numbers += 1
+        entry = _Entry(self._numbers, path, request.purpose)
+        self._entries[entry.number] = entry
+        self._neighbours.reach(path[0].identity, lambda link, now: self._start(entry, request, link, now))
+
+    def _start(self, entry: _Entry, request: _Request, link: Link | None, now: float) -> None:
+        if self._stopped:
+            self._entries.pop(entry.number, None)
+            return
+        if link is None:
+            del self._entries[entry.number]
+            self._reputation.failed(entry.path[0].identity, now)
+            request.trouble = "the first relay of the path could not be reached"
+            self._serve(request, now)
+            return
+
+        def built(circuit: ClientCircuit, now: float) -> None:
+            self._built(entry, request, now)
+
+        def closed(circuit: ClientCircuit, reason: int, now: float) -> None:
+            del self._entries[entry.number]
+            self._failed_at(entry, circuit.hops_built, now)
+            request.trouble = "a relay of the path did not answer"
+            self._serve(request, now)
+
+        try:
+            circuit = ClientCircuit(self._outbox, self._crypto, self._rng, link, entry.path, built, closed)
+        except LocalError as error:
+            del self._entries[entry.number]
+            request.trouble = str(error)
+            self._serve(request, now)
+            return
+        entry.circuit = circuit
+        self._watch(entry, circuit, now)
+
+    def _watch(self, entry: _Entry, circuit: ClientCircuit, now: float) -> None:
+        """Give each hop HOP_TIMEOUT; a slow one is given up, and the request goes on over another path."""
+        hops = circuit.hops_built
+
+        def late(now: float) -> None:
+            if circuit.closed or circuit.built:
+                return
+            if circuit.hops_built == hops:
+                circuit.destroy(DestroyReason.TIMEOUT, now)
+            else:
+                self._watch(entry, circuit, now)
+
+        entry.deadline = self._outbox.call_at(now + HOP_TIMEOUT, late)
+
+    def _extend(self, entry: _Entry, last: Descriptor, request: _Request, now: float) -> None:
+        circuit = entry.circuit
+        assert circuit is not None
+        self._ready.remove(entry)
+        entry.purpose = request.purpose
+        entry.ready_since = None
+
+        def closed(circuit: ClientCircuit, reason: int, now: float) -> None:
+            del self._entries[entry.number]
+            self._failed_at(entry, circuit.hops_built, now)
+            self._serve(request, now)
+
+        circuit.on_gone = closed
+        entry.path = (*entry.path, last)
+        circuit.extend(last, lambda circuit, now: self._built(entry, request, now))
+        self._watch(entry, circuit, now)
+        self.fill(now)
+
+    def _built(self, entry: _Entry, request: _Request, now: float) -> None:
+        circuit = entry.circuit
+        # A hop may answer within ClientCircuit's constructor only in a broken shell; entry.circuit is set by then.
+        assert circuit is not None
+        if entry.deadline is not None:
+            entry.deadline.cancel()
+        for node in entry.path:
+            self._reputation.worked(node.identity)
+        entry.ready_since = now
+
+        def closed(circuit: ClientCircuit, reason: int, now: float) -> None:
+            self._entries.pop(entry.number, None)
+            self._outbox.event("circuit-closed", id=entry.number, reason=int(reason))
+
+        circuit.on_gone = closed
+        self._outbox.event("circuit-built", id=entry.number, purpose=entry.purpose)
+        request.on_ready(circuit, now)
+
+    def _failed_at(self, entry: _Entry, hops_built: int, now: float) -> None:
+        """The hop that was awaited is to blame, as far as an origin can tell."""
+        if entry.deadline is not None:
+            entry.deadline.cancel()
+        if hops_built < len(entry.path):
+            self._reputation.failed(entry.path[hops_built].identity, now)
+
+    # -- the ready ones
+
+    def _keep_ready(self, circuit: ClientCircuit, now: float) -> None:
+        self._filling -= 1
+        self._retry = RETRY_FIRST
+        entry = next(entry for entry in self._entries.values() if entry.circuit is circuit)
+        self._ready.append(entry)
+
+        def closed(circuit: ClientCircuit, reason: int, now: float) -> None:
+            self._entries.pop(entry.number, None)
+            if entry in self._ready:
+                self._ready.remove(entry)
+            self._outbox.event("circuit-closed", id=entry.number, reason=int(reason))
+            self.fill(now)
+
+        circuit.on_gone = closed
+        age = RENEW_AFTER * (1 + random_below(self._rng, 1 << 16) / (1 << 17))
+        self._outbox.call_at(now + age, lambda now: self._renew(entry, now))
+        self._outbox.event("circuits", ready=len(self._ready))
+        if len(self._ready) == self._size:
+            self._on_full(now)
+        self.fill(now)
+
+    def _renew(self, entry: _Entry, now: float) -> None:
+        if entry in self._ready and entry.circuit is not None:
+            entry.circuit.destroy(DestroyReason.FINISHED, now)
+
+    def _fill_failed(self, trouble: str, now: float) -> None:
+        self._filling -= 1
+        if self._retry_timer is not None or self._stopped:
+            return
+        self._outbox.event("trouble", message=f"No circuit could be built: {trouble}. Trying again.")
+
+        def again(now: float) -> None:
+            self._retry_timer = None
+            self.fill(now)
+
+        self._retry_timer = self._outbox.call_at(now + self._retry, again)
+        self._retry = min(2 * self._retry, RETRY_MAX)

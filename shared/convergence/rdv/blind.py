@@ -1,0 +1,73 @@
+"""Under which name a file is advertised at a rendezvous point, and at which points.
+
+Does: blind a hash_name for one point and one day; choose the points of a hash_name; handle the change of day.
+Does not: talk to points. A point that sees two blinded names cannot tell whether they are of one file, and
+learns no hash_name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from hmac import digest as hmac_digest
+from math import floor
+from typing import Protocol as Shape
+from typing import TypeVar
+
+DAY = 86400  # seconds
+OVERLAP = 3600  # seconds around midnight (UTC) in which two days' names are in use: clocks differ
+POINTS = 3  # k: points that a file is advertised at
+
+
+class Named(Shape):
+    """Anything with an Ed25519 identity (a Descriptor)."""
+
+    @property
+    def identity(self) -> bytes: ...
+
+
+NamedT = TypeVar("NamedT", bound=Named)
+
+
+def day_of(now: float) -> int:
+    return floor(now / DAY)
+
+
+def blinded(hash_name: bytes, identity: bytes, day: int) -> bytes:
+    """HMAC-SHA256(hash_name, "convergence:rdv" | the point's identity | day u32), 32 bytes."""
+    return hmac_digest(hash_name, b"convergence:rdv" + identity + day.to_bytes(4, "big"), "sha256")
+
+
+def days_in_use(now: float) -> tuple[int, ...]:
+    """Today, and within OVERLAP of midnight the neighbouring day too: what a provider advertises, and in this order
+    what a client asks for."""
+    today = day_of(now)
+    since_midnight = now - today * DAY
+    if since_midnight < OVERLAP:
+        return today, today - 1
+    if since_midnight >= DAY - OVERLAP:
+        return today, today + 1
+    return (today,)
+
+
+def next_change(now: float) -> float:
+    """When `days_in_use` gives another set than now."""
+    midnight = day_of(now) * DAY
+    if now - midnight < OVERLAP:
+        return midnight + OVERLAP
+    if now - midnight < DAY - OVERLAP:
+        return midnight + DAY - OVERLAP
+    return midnight + DAY + OVERLAP
+
+
+def blinded_names(hash_name: bytes, identity: bytes, now: float) -> list[bytes]:
+    """The names in use now, today's first."""
+    return [blinded(hash_name, identity, day) for day in days_in_use(now)]
+
+
+def points_of(hash_name: bytes, candidates: Iterable[NamedT], count: int = POINTS) -> Sequence[NamedT]:
+    """The first `count` points of a file, in order of preference: rendezvous hashing, so that both ends find the
+    same ones and a change of the node list moves few files."""
+    return sorted(
+        candidates,
+        key=lambda node: hmac_digest(hash_name, b"convergence:points" + node.identity, "sha256"),
+    )[:count]

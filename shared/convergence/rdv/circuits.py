@@ -1,0 +1,59 @@
+"""What both ends of a rendezvous need of circuits, and how long they wait before they try again.
+
+Does: give the shape of whoever builds circuits; count failures into delays.
+Does not: build circuits (path/pool.py), or decide what a failure is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol as Shape
+
+from convergence.circuit.client import ClientCircuit
+from convergence.ports import Rng
+from convergence.wire.facilitator import Descriptor
+
+LINGER = 2.0  # seconds between our last message on a circuit and its end, so that the message still arrives
+
+
+class CircuitSource(Shape):
+    """Builds circuits to rendezvous points."""
+
+    def rdv_circuit(
+        self,
+        point: Descriptor,
+        hash_name: bytes,
+        provider: bool,
+        on_ready: Callable[[ClientCircuit, float], None],
+        on_failed: Callable[[str, float], None],
+        now: float,
+    ) -> None:
+        """Build a fresh circuit that ends at `point`, with an entry from the provider's or the client's side.
+
+        Exactly one of on_ready and on_failed (text for people) follows, within the builder's own time limit. The
+        circuit belongs to the caller, who destroys it.
+        """
+        ...
+
+
+class Backoff:
+    """Delays that double with each failure in a row, with jitter so that many nodes do not come at once.
+
+    Args:
+        first, limit: seconds; a delay lies between half of and the whole min(first * 2^n, limit).
+    """
+
+    def __init__(self, rng: Rng, first: float, limit: float) -> None:
+        self.failures = 0
+        self._rng = rng
+        self._first = first
+        self._limit = limit
+
+    def reset(self) -> None:
+        self.failures = 0
+
+    def next(self) -> float:
+        """One more failure: how many seconds to wait."""
+        delay: float = min(self._first * 2 ** min(self.failures, 30), self._limit)
+        self.failures += 1
+        return delay * (1 + int.from_bytes(self._rng.random(2), "big") / 65536) / 2

@@ -1,0 +1,131 @@
+"""A rendezvous point: joins streams of circuits that look for a hash to circuits that advertise it.
+
+Does: keep adverts by circuit, choose the provider with the lowest `nb` (streams it is serving), try others when one
+refuses, up to NB_DB, and splice. It sees blinded hashes and ciphertext.
+Does not: store anything, know names, parties or what is relayed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from convergence.circuit.relay import RelayCircuit
+from convergence.circuit.streams import SpliceEnd
+from convergence.errors import DestroyReason, EndReason, ParseError, RemoteError, StreamError
+from convergence.wire.rdv import Advert, AdvertOp, DbInfo, format_rdv_target, parse_rdv_target
+from convergence.wire.relay import Begin
+
+NB_DB = 5  # providers tried for one query
+MAX_ADVERTS_PER_CIRCUIT = 64  # a provider's circuit serves one file, with two blinded names around midnight
+MAX_ADVERTS = 1 << 18  # on this point; beyond, new ones close their circuit
+MAX_PROVIDERS = 256  # of one hash; beyond, new adverts of it are not kept
+
+
+@dataclass(slots=True)
+class Provider:
+    """One circuit's offer of one hash."""
+
+    circuit: RelayCircuit
+    size_class: int
+    nb: int = 0
+    chosen: int = 0  # when it was last chosen: ties go to who waited longest, so one bad provider cannot keep all
+
+
+@dataclass(slots=True)
+class _Query:
+    """A BEGIN that waits for a provider."""
+
+    circuit: RelayCircuit
+    stream_id: int
+    blinded: bytes
+    tried: set[RelayCircuit] = field(default_factory=set)
+
+
+class RdvPoint:
+    """All adverts and splices of one point."""
+
+    def __init__(self) -> None:
+        self._files: dict[bytes, dict[RelayCircuit, Provider]] = {}
+        self._by_circuit: dict[RelayCircuit, set[bytes]] = {}
+        self._adverts = 0
+        self._choices = 0
+
+    def message(self, circuit: RelayCircuit, payload: bytes) -> None:
+        """RELAY_DB_INFO. Raises RemoteError for more adverts than a circuit may have."""
+        for advert in DbInfo.parse(payload).adverts:
+            if advert.op == AdvertOp.ADD:
+                self._add(circuit, advert)
+            else:
+                self._remove(circuit, advert.blinded)
+
+    def begin(self, circuit: RelayCircuit, stream_id: int, begin: Begin) -> None:
+        """A query: BEGIN to <blinded>.rdv:0."""
+        try:
+            blinded = parse_rdv_target(begin.target)
+        except ParseError:
+            circuit.endpoint.refuse(stream_id, EndReason.TORPROTOCOL)
+            return
+        self._try_next(_Query(circuit, stream_id, blinded), EndReason.RESOLVEFAILED)
+
+    def circuit_closed(self, circuit: RelayCircuit) -> None:
+        for blinded in list(self._by_circuit.get(circuit, ())):
+            self._remove(circuit, blinded)
+
+    def _try_next(self, query: _Query, reason: int) -> None:
+        """Ask the best provider not tried yet; `reason` is the answer when there is none."""
+        endpoint = query.circuit.endpoint
+        if not endpoint.pending(query.stream_id):
+            return
+        offers = [offer for offer in self._files.get(query.blinded, {}).values() if offer.circuit not in query.tried]
+        if not offers or len(query.tried) >= NB_DB:
+            endpoint.refuse(query.stream_id, reason)
+            return
+        offer = min(offers, key=lambda offer: (offer.nb, offer.chosen))
+        query.tried.add(offer.circuit)
+        self._choices += 1
+        offer.chosen = self._choices
+        offer.nb += 1
+        try:
+            end = offer.circuit.endpoint.open_splice(format_rdv_target(query.blinded), lambda: _served(offer))
+        except StreamError as error:
+            offer.nb -= 1
+            self._try_next(query, error.reason)
+            return
+        end.on_refused = lambda reason, now: self._try_next(query, reason)
+        end.on_connected_hook = lambda now: self._join(query, end)
+
+    def _join(self, query: _Query, end: SpliceEnd) -> None:
+        endpoint = query.circuit.endpoint
+        if endpoint.pending(query.stream_id):
+            endpoint.accept_splice(query.stream_id, end, lambda: None)
+        else:
+            end.finish(EndReason.DONE)  # the client went away meanwhile
+
+    def _add(self, circuit: RelayCircuit, advert: Advert) -> None:
+        offered = self._by_circuit.setdefault(circuit, set())
+        if advert.blinded in offered:
+            return
+        if len(offered) >= MAX_ADVERTS_PER_CIRCUIT or self._adverts >= MAX_ADVERTS:
+            raise RemoteError("too many adverts", reason=DestroyReason.RESOURCELIMIT)
+        providers = self._files.setdefault(advert.blinded, {})
+        if len(providers) >= MAX_PROVIDERS:
+            return
+        offered.add(advert.blinded)
+        providers[circuit] = Provider(circuit, advert.size_class)
+        self._adverts += 1
+
+    def _remove(self, circuit: RelayCircuit, blinded: bytes) -> None:
+        offered = self._by_circuit.get(circuit, set())
+        if blinded not in offered:
+            return
+        offered.discard(blinded)
+        if not offered:
+            del self._by_circuit[circuit]
+        del self._files[blinded][circuit]
+        if not self._files[blinded]:
+            del self._files[blinded]
+        self._adverts -= 1
+
+
+def _served(offer: Provider) -> None:
+    offer.nb -= 1

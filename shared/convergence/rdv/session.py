@@ -1,0 +1,262 @@
+"""End-to-end encryption inside one stream: Noise_NNpsk0 between the two ends of a splice.
+
+Does: the handshake, then framing (u16 length | Noise message) both ways; tells its handler why it closed.
+Does not: know what the bytes mean, open streams, or retry. A rendezvous point on the way sees ciphertext only.
+
+Nothing is handed up, and nothing can be sent, before the handshake is done. A frame that does not verify ends the
+stream with EndReason.TORPROTOCOL: there is no way to go on after a gap.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from enum import Enum
+from typing import Protocol as Shape
+
+from convergence.crypto.kdf import hkdf_sha256
+from convergence.crypto.noise import HANDSHAKE_OVERHEAD, MAX_MESSAGE, TAG_LEN, Handshake, Transport
+from convergence.errors import CryptoError, EndReason, LocalError
+from convergence.outbox import Outbox, Timer
+from convergence.ports import Crypto, Rng
+
+MAX_RECORD = 60 * 1024  # bytes of plaintext in a frame: a piece takes five, and a frame is no long wait on a slow path
+MAX_FRAME = MAX_MESSAGE + 2  # bytes; no more than one incomplete frame is ever held
+HANDSHAKE_TIMEOUT = 30.0  # seconds from the stream's opening to the end of the handshake
+PROLOGUE = b"convergence:session:1"
+
+_LENGTH = struct.Struct(">H")
+
+END_TEXTS = {
+    EndReason.MISC: "the other side gave no reason",
+    EndReason.RESOLVEFAILED: "nobody shares this at that meeting point right now",
+    EndReason.CONNECTREFUSED: "the sender refused",
+    EndReason.EXITPOLICY: "the meeting point does not allow this",
+    EndReason.DESTROY: "the path through the network broke",
+    EndReason.DONE: "the sender stopped sharing or went away",
+    EndReason.TIMEOUT: "the sender did not answer in time",
+    EndReason.NOROUTE: "the meeting point cannot reach the sender",
+    EndReason.HIBERNATING: "the other side is pausing",
+    EndReason.INTERNAL: "the other side had an error of its own",
+    EndReason.RESOURCELIMIT: "the other side is too busy right now",
+    EndReason.CONNRESET: "the connection was cut",
+    EndReason.TORPROTOCOL: "the other side could not make sense of what it got (a wrong link gives this too)",
+    EndReason.NOTDIRECTORY: "the meeting point is of another kind",
+}
+
+
+def describe_end(reason: int) -> str:
+    """An END reason in plain language, whatever number came."""
+    try:
+        return END_TEXTS[EndReason(reason)]
+    except ValueError:
+        return f"the other side gave an unknown reason ({reason})"
+
+
+def psk_of(key: bytes) -> bytes:
+    """The pre-shared key (32 bytes) of a share link's key."""
+    return hkdf_sha256(key, info=b"convergence:psk", length=32)
+
+
+class RawStream(Shape):
+    """What a session needs of the stream under it (circuit/streams.py)."""
+
+    @property
+    def congested(self) -> bool: ...
+
+    def send(self, data: bytes) -> None: ...
+
+    def end(self, reason: int = EndReason.DONE, after_flush: bool = True) -> None: ...
+
+
+class ByteStream(Shape):
+    """What a session is to its user."""
+
+    @property
+    def congested(self) -> bool:
+        """Stop producing until `writable`."""
+        ...
+
+    def send(self, data: bytes) -> None:
+        """Queue bytes of any number. Dropped once the session has closed."""
+        ...
+
+    def end(self, reason: int, now: float, text: str = "") -> None:
+        """Close; what was sent goes first. The handler hears no more."""
+        ...
+
+
+class SessionHandler(Shape):
+    """Who uses a session."""
+
+    def opened(self, now: float) -> None:
+        """The other side proved that it holds the link's key."""
+        ...
+
+    def data(self, data: bytes, now: float) -> None:
+        """Bytes, in order, any number."""
+        ...
+
+    def writable(self, now: float) -> None: ...
+
+    def closed(self, reason: int, text: str, now: float) -> None:
+        """Not by us. `text` is for people. The last call."""
+        ...
+
+
+class Over(Shape):
+    """Told once when a session is over, whoever ended it: after the handler, and before our END goes out."""
+
+    def __call__(self, reason: int, text: str, local: bool, now: float) -> None: ...
+
+
+class _Phase(Enum):
+    IDLE = "idle"  # the stream is not open
+    SHAKING = "shaking"
+    OPEN = "open"
+    CLOSED = "closed"
+
+
+class Session:
+    """One end. It is the handler of the stream below and the ByteStream of the handler above.
+
+    Args:
+        initiator: True at the side that asked for the file.
+        key: the link's key, 32 bytes.
+        attach: called as attach(session) for the handler above.
+        on_open: (now), when the handshake is done.
+        on_over: see `Over`.
+    """
+
+    def __init__(
+        self,
+        crypto: Crypto,
+        rng: Rng,
+        outbox: Outbox,
+        key: bytes,
+        *,
+        initiator: bool,
+        attach: Callable[[ByteStream], SessionHandler],
+        on_open: Callable[[float], None] | None = None,
+        on_over: Over | None = None,
+    ) -> None:
+        self._outbox = outbox
+        self._initiator = initiator
+        self._shake = Handshake(crypto, rng.random(32), psk_of(key), initiator=initiator, prologue=PROLOGUE)
+        self._noise: Transport | None = None
+        self._on_open = on_open
+        self._on_over = on_over
+        self._stream: RawStream | None = None
+        self._phase = _Phase.IDLE
+        self._buffer = bytearray()  # one incomplete frame: MAX_FRAME
+        self._timer: Timer | None = None
+        self._handler = attach(self)
+
+    def bind(self, stream: RawStream) -> None:
+        """The stream below. Its handler is this session."""
+        self._stream = stream
+
+    @property
+    def is_open(self) -> bool:
+        return self._phase is _Phase.OPEN
+
+    # -- ByteStream
+
+    @property
+    def congested(self) -> bool:
+        return self._stream is not None and self._stream.congested
+
+    def send(self, data: bytes) -> None:
+        """Raises LocalError before the handshake is done."""
+        if self._phase is _Phase.CLOSED:
+            return
+        if self._noise is None or self._stream is None:
+            raise LocalError("nothing is sent before the handshake is done")
+        view = memoryview(data)
+        for at in range(0, len(view), MAX_RECORD):
+            sealed = self._noise.send.encrypt(view[at : at + MAX_RECORD])
+            self._stream.send(_LENGTH.pack(len(sealed)) + sealed)
+
+    def end(self, reason: int, now: float, text: str = "") -> None:
+        self._close(reason, text or describe_end(reason), now, local=True)
+
+    # -- StreamHandler
+
+    def connected(self, now: float) -> None:
+        if self._phase is not _Phase.IDLE:
+            return
+        self._phase = _Phase.SHAKING
+        self._timer = self._outbox.call_at(now + HANDSHAKE_TIMEOUT, self._on_timeout)
+        if self._initiator:
+            self._send_handshake()
+
+    def data(self, data: bytes, now: float) -> None:
+        if self._phase is _Phase.CLOSED:
+            return
+        self._buffer += data
+        at, end = 0, len(self._buffer)
+        try:
+            while end - at >= 2 and self._buffer:  # emptied when a handler closes us
+                (length,) = _LENGTH.unpack_from(self._buffer, at)
+                if length < TAG_LEN or (self._noise is None and length != HANDSHAKE_OVERHEAD):
+                    raise CryptoError("frame of an impossible length")
+                if end - at < 2 + length:
+                    break
+                message = bytes(memoryview(self._buffer)[at + 2 : at + 2 + length])
+                at += 2 + length
+                if self._noise is None:
+                    self._on_handshake(message, now)
+                else:
+                    self._handler.data(self._noise.receive.decrypt(message), now)
+        except CryptoError:
+            if self._noise is None:
+                text = "the other side does not hold this link's key"
+            else:
+                text = "what arrived was altered on its way"
+            self._close(EndReason.TORPROTOCOL, text, now, local=False)
+        del self._buffer[:at]
+
+    def writable(self, now: float) -> None:
+        if self._phase is _Phase.OPEN:
+            self._handler.writable(now)
+
+    def ended(self, reason: int, now: float) -> None:
+        self._stream = None
+        self._close(reason, describe_end(reason), now, local=False)
+
+    def _on_handshake(self, message: bytes, now: float) -> None:
+        self._shake.read(message)
+        if not self._initiator:
+            self._send_handshake()
+        self._noise = self._shake.transport()
+        self._phase = _Phase.OPEN
+        self._stop_timer()
+        if self._on_open is not None:
+            self._on_open(now)
+        self._handler.opened(now)
+
+    def _send_handshake(self) -> None:
+        if self._stream is not None:
+            message = self._shake.write()
+            self._stream.send(_LENGTH.pack(len(message)) + message)
+
+    def _on_timeout(self, now: float) -> None:
+        self._close(EndReason.TIMEOUT, "the other side did not finish the handshake in time", now, local=False)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _close(self, reason: int, text: str, now: float, *, local: bool) -> None:
+        if self._phase is _Phase.CLOSED:
+            return
+        self._phase = _Phase.CLOSED
+        self._buffer.clear()
+        self._stop_timer()
+        stream, self._stream = self._stream, None
+        if not local:
+            self._handler.closed(reason, text, now)
+        if self._on_over is not None:
+            self._on_over(reason, text, local, now)
+        if stream is not None:
+            stream.end(reason)

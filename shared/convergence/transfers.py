@@ -1,0 +1,395 @@
+"""What this node shares and fetches: files joined to rendezvous, remembered between runs.
+
+Does: put RdvService and Upload together for shares, RdvClient and Download for transfers; restore both at start; tell
+people how they stand through Events and `snapshot`.
+Does not: read or write files (the shell imports and exports pieces), or build circuits.
+
+A share or transfer is named by an id that is safe to show and log; hash_name and key are capabilities and are not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+
+from convergence.effects import Failure
+from convergence.errors import LocalError, ParseError
+from convergence.ordb.download import Download
+from convergence.ordb.index import MerkleTree, SharedFile, piece_key
+from convergence.ordb.upload import Upload
+from convergence.outbox import Outbox
+from convergence.ports import Crypto, Rng
+from convergence.rdv.circuits import CircuitSource
+from convergence.rdv.client import RdvClient
+from convergence.rdv.service import RdvService
+from convergence.rdv.session import ByteStream, SessionHandler
+from convergence.wire.facilitator import Descriptor
+from convergence.wire.ordb import FileInfo, ShareLink
+
+MAX_TRANSFERS = 64  # under way at once
+SECRET_LEN = 32
+
+
+def public_id(hash_name: bytes) -> str:
+    """16 hex digits that name a share or transfer to people and logs without giving the capability away."""
+    return sha256(b"convergence:public-id" + hash_name).hexdigest()[:16]
+
+
+@dataclass(eq=False)
+class Share:
+    """One file we offer."""
+
+    file: SharedFile
+    sent: int = 0
+    points: int = 0
+    points_wanted: int = 0
+
+
+@dataclass(eq=False)
+class Transfer:
+    """One file we fetch."""
+
+    link: ShareLink
+    download: Download
+    client: RdvClient | None = None
+    state: str = "looking"  # looking, running, waiting, paused, done, failed, stopped
+    message: str = ""
+
+
+class Transfers:
+    """All shares and transfers of a node.
+
+    Args:
+        circuits: builds circuits to rendezvous points.
+        sources: how many streams a transfer draws from at once.
+    """
+
+    def __init__(self, outbox: Outbox, crypto: Crypto, rng: Rng, circuits: CircuitSource, *, sources: int = 3) -> None:
+        self.shares: dict[str, Share] = {}
+        self.transfers: dict[str, Transfer] = {}
+        self._outbox = outbox
+        self._crypto = crypto
+        self._rng = rng
+        self._circuits = circuits
+        self._sources = sources
+        self._nodes: Sequence[Descriptor] = ()
+        self._service = RdvService(circuits, outbox, crypto, rng, on_standing=self._on_standing)
+
+    def restore(self, now: float) -> None:
+        """Share again what was shared, and go on with what was being fetched."""
+        self._outbox.scan("file", b"", lambda keys, now: self._restore("file", keys, self._share, now))
+        self._outbox.scan("transfer", b"", lambda keys, now: self._restore("transfer", keys, self._resume, now))
+
+    def set_nodes(self, nodes: Sequence[Descriptor], now: float) -> None:
+        """The node list changed."""
+        self._nodes = nodes
+        self._service.set_nodes(nodes, now)
+        for transfer in list(self.transfers.values()):
+            if transfer.client is not None:
+                transfer.client.set_nodes(nodes, now)
+
+    def stop(self, now: float) -> None:
+        """End all streams; everything stays stored."""
+        self._service.stop(now)
+        for transfer in self.transfers.values():
+            self._stop_client(transfer, now)
+            transfer.download.cancel(now)
+
+    # -- sharing
+
+    def share(self, info: FileInfo, leaves: bytes, on_shared: Callable[[str, float], None], now: float) -> None:
+        """Offer a file whose pieces are in storage (or can be read there). The same content keeps its link.
+
+        Args:
+            on_shared: (id, now); None never comes: a storage Failure is told by the Event "trouble".
+        """
+
+        def known(result: Any, now: float) -> None:
+            file = _parse(result)
+            if file is None or file.info != info:
+                name, salt = self._rng.random(SECRET_LEN), self._rng.random(SECRET_LEN)
+                file = SharedFile.share(info, leaves, name, salt)
+            self._keep(file, on_shared, now)
+
+        self._outbox.load("file", info.root, known)
+
+    def share_received(self, transfer_id: str, on_shared: Callable[[str, float], None], now: float) -> None:
+        """Serve a finished transfer on, under the same link. Raises LocalError while it is not finished."""
+        transfer = self._get(transfer_id)
+        file = transfer.download.file
+        if transfer.state != "done" or file is None:
+            raise LocalError("this file has not arrived yet")
+        self._keep(file, on_shared, now)
+
+    def unshare(self, share_id: str, now: float) -> None:
+        """Stop offering a file. Its pieces are deleted unless a transfer of ours needs them."""
+        share = self.shares.pop(share_id, None)
+        if share is None:
+            return
+        file = share.file
+        self._service.unshare(file.hash_name, now)
+        items: list[tuple[str, bytes, bytes | None]] = [("file", file.info.root, None)]
+        if not any(
+            other.download.file is not None and other.download.file.info.root == file.info.root
+            for other in self.transfers.values()
+        ):
+            items += [("piece", piece_key(file.info.root, index), None) for index in range(file.info.pieces)]
+        self._outbox.store(items, self._tell_trouble)
+
+    def link(self, share_id: str, site: str = "") -> str:
+        """The share link. Raises LocalError for an unknown id."""
+        share = self.shares.get(share_id)
+        if share is None:
+            raise LocalError("this file is not shared")
+        return ShareLink(share.file.hash_name, share.file.key).format(site)
+
+    # -- fetching
+
+    def get(self, text: str, now: float) -> str:
+        """Fetch what a link names; returns its id. Raises LocalError that says what is wrong with the link."""
+        try:
+            link = ShareLink.parse(text)
+        except ParseError as error:
+            raise LocalError(str(error)) from None
+        return self._begin(link, now)
+
+    def cancel(self, transfer_id: str, now: float) -> None:
+        """Stop fetching; what has arrived stays and `get` goes on from it."""
+        transfer = self._get(transfer_id)
+        self._stop_client(transfer, now)
+        transfer.download.cancel(now)
+        transfer.state, transfer.message = "stopped", "Stopped. Open the link again to go on."
+
+    def retry(self, transfer_id: str, now: float) -> None:
+        """Go on after a pause, a failure or a stop."""
+        transfer = self._get(transfer_id)
+        if transfer.download.paused:
+            transfer.state, transfer.message = "running", ""
+            transfer.download.retry(now)
+            if transfer.client is not None:
+                transfer.client.wake(now)
+        elif transfer.state in ("failed", "stopped"):
+            del self.transfers[transfer_id]
+            self._begin(transfer.link, now)
+
+    def forget(self, transfer_id: str, now: float) -> None:
+        """Stop, and delete what has arrived (unless it is shared on)."""
+        transfer = self._get(transfer_id)
+        del self.transfers[transfer_id]
+        self._stop_client(transfer, now)
+        transfer.download.forget(now)
+
+    def snapshot(self) -> dict[str, list[dict[str, Any]]]:
+        """JSON-able state of all shares and transfers, without their links."""
+        return {
+            "shares": [
+                {
+                    "id": share_id,
+                    "name": share.file.info.name,
+                    "size": share.file.info.size,
+                    "sent": share.sent,
+                    "points": share.points,
+                    "points_wanted": share.points_wanted,
+                }
+                for share_id, share in self.shares.items()
+            ],
+            "transfers": [_describe(transfer_id, transfer) for transfer_id, transfer in self.transfers.items()],
+        }
+
+    # -- inside: sharing
+
+    def _keep(self, file: SharedFile, on_shared: Callable[[str, float], None], now: float) -> None:
+        def stored(result: Any, now: float) -> None:
+            if isinstance(result, Failure):
+                self._outbox.event("trouble", message=f"The file cannot be shared: {result.message}")
+                return
+            self._share(file, now)
+            on_shared(public_id(file.hash_name), now)
+
+        self._outbox.store([("file", file.info.root, file.encode())], stored)
+
+    def _share(self, file: SharedFile, now: float) -> None:
+        share_id = public_id(file.hash_name)
+        if share_id in self.shares:
+            return
+        tree = MerkleTree.of(file.leaves)
+        share = self.shares[share_id] = Share(file)
+
+        def serve(stream: ByteStream) -> SessionHandler:
+            before = 0
+
+            def progress(sent: int, now: float) -> None:
+                nonlocal before
+                share.sent += sent - before
+                before = sent
+                self._outbox.event("share-progress", id=share_id, sent=share.sent)
+
+            return Upload(stream, file, tree, self._outbox, on_progress=progress)
+
+        try:
+            self._service.share(file.hash_name, file.key, file.info.size, serve, now)
+        except LocalError as error:
+            del self.shares[share_id]
+            self._outbox.event("trouble", message=str(error))
+
+    def _on_standing(self, hash_name: bytes, standing: int, wanted: int, now: float) -> None:
+        share = self.shares.get(public_id(hash_name))
+        if share is not None:
+            share.points, share.points_wanted = standing, wanted
+            self._outbox.event("share-ready", id=public_id(hash_name), points=standing, wanted=wanted)
+
+    # -- inside: fetching
+
+    def _begin(self, link: ShareLink, now: float) -> str:
+        transfer_id = public_id(link.hash_name)
+        existing = self.transfers.get(transfer_id)
+        if existing is not None:
+            if existing.state in ("failed", "stopped") or existing.download.paused:
+                self.retry(transfer_id, now)
+            return transfer_id
+        if sum(transfer.download.active for transfer in self.transfers.values()) >= MAX_TRANSFERS:
+            raise LocalError(f"no more than {MAX_TRANSFERS} files can be fetched at once: wait for one to finish")
+        transfer = self.transfers[transfer_id] = Transfer(link, self._download(link, transfer_id))
+        transfer.download.start(now)
+        return transfer_id
+
+    def _download(self, link: ShareLink, transfer_id: str) -> Download:
+        told = False
+
+        def progress(have: int, size: int, now: float) -> None:
+            nonlocal told
+            transfer = self.transfers[transfer_id]
+            file = transfer.download.file
+            if not told and file is not None:
+                told = True
+                info = file.info
+                self._outbox.event("transfer-info", id=transfer_id, name=info.name, type=info.media_type, size=size)
+            if transfer.download.active and not transfer.download.paused:
+                transfer.state, transfer.message = "running", ""
+            self._outbox.event("transfer-progress", id=transfer_id, have=have, size=size)
+
+        def need(now: float) -> None:
+            transfer = self.transfers.get(transfer_id)
+            if transfer is None:
+                return
+            if transfer.client is None:
+                transfer.client = self._client(transfer, transfer_id)
+                transfer.client.start(self._nodes, now)
+            else:
+                transfer.client.wake(now)
+
+        def done(file: SharedFile, now: float) -> None:
+            transfer = self.transfers[transfer_id]
+            self._stop_client(transfer, now)
+            transfer.state, transfer.message = "done", ""
+            self._outbox.event("transfer-done", id=transfer_id, name=file.info.name, size=file.info.size)
+
+        def paused(text: str, now: float) -> None:
+            transfer = self.transfers[transfer_id]
+            transfer.state, transfer.message = "paused", text
+            self._outbox.event("transfer-paused", id=transfer_id, message=text)
+
+        return Download(
+            link,
+            self._outbox,
+            wanted_sources=self._sources,
+            on_progress=progress,
+            on_need_source=need,
+            on_done=done,
+            on_paused=paused,
+            on_failed=lambda text, now: self._failed(transfer_id, text, now),
+            on_dropped=lambda text, now: self._outbox.event("source-dropped", id=transfer_id, message=text),
+        )
+
+    def _client(self, transfer: Transfer, transfer_id: str) -> RdvClient:
+        download = transfer.download
+
+        def status(text: str, now: float) -> None:
+            transfer.message = text
+            if transfer.state in ("looking", "running", "waiting"):
+                transfer.state = "running" if download.sources else ("waiting" if download.have_bytes else "looking")
+            self._outbox.event("transfer-status", id=transfer_id, state=transfer.state, message=text)
+
+        return RdvClient(
+            transfer.link.hash_name,
+            transfer.link.key,
+            self._circuits,
+            self._outbox,
+            self._crypto,
+            self._rng,
+            attach=download.attach,
+            needed=lambda: download.sources_wanted,
+            progress=lambda: download.have_bytes,
+            on_status=status,
+            on_give_up=lambda text, now: download.fail(text, now),
+        )
+
+    def _failed(self, transfer_id: str, text: str, now: float) -> None:
+        transfer = self.transfers[transfer_id]
+        self._stop_client(transfer, now)
+        transfer.state, transfer.message = "failed", text
+        self._outbox.event("transfer-failed", id=transfer_id, message=text)
+
+    def _stop_client(self, transfer: Transfer, now: float) -> None:
+        client, transfer.client = transfer.client, None
+        if client is not None:
+            client.stop(now)
+
+    def _get(self, transfer_id: str) -> Transfer:
+        transfer = self.transfers.get(transfer_id)
+        if transfer is None:
+            raise LocalError("there is no such transfer")
+        return transfer
+
+    # -- inside: restoring
+
+    def _restore(self, bucket: str, keys: Any, use: Callable[[SharedFile, float], None], now: float) -> None:
+        if isinstance(keys, Failure):
+            self._outbox.event("trouble", message=f"What was kept from earlier cannot be read: {keys.message}")
+            return
+
+        def loaded(result: Any, now: float) -> None:
+            file = _parse(result)
+            if file is not None:
+                use(file, now)
+
+        for key in keys:
+            self._outbox.load(bucket, key, loaded)
+
+    def _resume(self, file: SharedFile, now: float) -> None:
+        try:
+            self._begin(ShareLink(file.hash_name, file.key), now)
+        except LocalError as error:
+            self._outbox.event("trouble", message=str(error))
+
+    def _tell_trouble(self, result: Any, now: float) -> None:
+        if isinstance(result, Failure):
+            self._outbox.event("trouble", message=result.message)
+
+
+def _parse(result: Any) -> SharedFile | None:
+    """A stored record; None for none, a Failure, or one that a newer version wrote."""
+    if not isinstance(result, bytes):
+        return None
+    try:
+        return SharedFile.parse(result)
+    except ParseError:
+        return None
+
+
+def _describe(transfer_id: str, transfer: Transfer) -> dict[str, Any]:
+    download = transfer.download
+    info = None if download.file is None else download.file.info
+    return {
+        "id": transfer_id,
+        "name": "" if info is None else info.name,
+        "type": "" if info is None else info.media_type,
+        "size": None if info is None else info.size,
+        "have": download.have_bytes,
+        "pieces": 0 if info is None else info.pieces,
+        "sources": download.sources,
+        "state": transfer.state,
+        "message": transfer.message,
+    }

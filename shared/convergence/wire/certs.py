@@ -1,0 +1,154 @@
+"""Ed25519 certificates (tor cert-spec, "Ed25519 Certificates").
+
+Does: parse, encode, sign and check them with callbacks for the cryptography.
+Does not: decide which certificates a link needs (crypto/certificates.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from enum import IntEnum
+from typing import TypeAlias
+
+from convergence.errors import CryptoError, LocalError, ParseError
+from convergence.ports import Buffer
+from convergence.wire.reader import Reader
+
+KEY_LEN = 32
+SIGNATURE_LEN = 64
+CERT_VERSION = 1
+SECONDS_PER_HOUR = 3600
+EXT_SIGNED_WITH_KEY = 4
+AFFECTS_VALIDATION = 1
+
+Sign: TypeAlias = Callable[[bytes], bytes]
+"""message -> 64-byte Ed25519 signature."""
+Verify: TypeAlias = Callable[[bytes, bytes, bytes], bool]
+"""(public key, signature, message) -> whether it holds; `Crypto.ed25519_verify` is one."""
+
+
+class CertType(IntEnum):
+    """CERT_TYPE, and CertType in a CERTS cell. 1, 2, 3 and 7 have other formats and exist on the Tor network only."""
+
+    RSA_LINK = 1
+    RSA_ID = 2
+    RSA_AUTH = 3
+    IDENTITY_SIGNING = 4
+    SIGNING_LINK = 5
+    SIGNING_AUTH = 6
+    RSA_ED25519 = 7
+
+
+class KeyType(IntEnum):
+    """CERT_KEY_TYPE. C Tor before 0.4.5.1 wrote 1 for all, so the CERT_TYPE is what counts."""
+
+    ED25519 = 1
+    RSA_SHA256 = 2
+    X509_SHA256 = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Extension:
+    """One extension, as it came."""
+
+    kind: int
+    flags: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Ed25519Cert:
+    """One certificate.
+
+    Args:
+        cert_type: what the certificate says.
+        key: the certified key, or a 32-byte digest of it (see key_type).
+        expires: last hour of validity, in hours since the Unix epoch.
+        key_type: what `key` is.
+        extensions: see `signed_with` for the only one that is known.
+        signature: over `body()`; empty while not signed.
+    """
+
+    cert_type: int
+    key: bytes
+    expires: int
+    key_type: int = KeyType.ED25519
+    extensions: tuple[Extension, ...] = ()
+    signature: bytes = b""
+
+    @classmethod
+    def issue(
+        cls, cert_type: int, key: bytes, expires: float, signer: bytes, sign: Sign, key_type: int = KeyType.ED25519
+    ) -> Ed25519Cert:
+        """A signed certificate that bundles its signer's public key.
+
+        Args:
+            expires: Unix seconds, rounded up to the hour.
+        """
+        hours = -int(-expires // SECONDS_PER_HOUR)
+        extensions = (Extension(EXT_SIGNED_WITH_KEY, 0, signer),)
+        cert = cls(cert_type, key, hours, key_type, extensions)
+        return replace(cert, signature=sign(cert.body()))
+
+    @property
+    def signed_with(self) -> bytes | None:
+        """The public key that the certificate says it is signed with."""
+        for extension in self.extensions:
+            if extension.kind == EXT_SIGNED_WITH_KEY:
+                return extension.data
+        return None
+
+    def body(self) -> bytes:
+        """All but the signature, exactly as it was parsed."""
+        if len(self.key) != KEY_LEN:
+            raise LocalError("a certified key has 32 bytes")
+        head = bytes([CERT_VERSION, self.cert_type]) + self.expires.to_bytes(4, "big") + bytes([self.key_type])
+        tail = b"".join(
+            len(item.data).to_bytes(2, "big") + bytes([item.kind, item.flags]) + item.data for item in self.extensions
+        )
+        return head + self.key + bytes([len(self.extensions)]) + tail
+
+    def encode(self) -> bytes:
+        if len(self.signature) != SIGNATURE_LEN:
+            raise LocalError("the certificate is not signed")
+        return self.body() + self.signature
+
+    @classmethod
+    def parse(cls, data: Buffer) -> Ed25519Cert:
+        """Does not check signature or date: `check` does. An unknown extension that affects validity, a second
+        signing key and trailing bytes are refused."""
+        reader = Reader(data, "certificate")
+        if reader.unsigned(1) != CERT_VERSION:
+            raise ParseError("certificate of an unknown version")
+        cert_type = reader.unsigned(1)
+        expires = reader.unsigned(4)
+        key_type = reader.unsigned(1)
+        key = reader.take(KEY_LEN)
+        extensions = tuple(_read_extension(reader) for _ in range(reader.unsigned(1)))
+        if sum(item.kind == EXT_SIGNED_WITH_KEY for item in extensions) > 1:
+            raise ParseError("certificate names two signing keys")
+        signature = reader.take(SIGNATURE_LEN)
+        reader.finish()
+        return cls(cert_type, key, expires, key_type, extensions, signature)
+
+    def check(self, signer: bytes, now: float, verify: Verify) -> None:
+        """Raises CryptoError unless `signer` signed it, it names no other signer, and it is still valid at `now`."""
+        if self.signed_with not in (None, signer):
+            raise CryptoError("certificate names another signing key")
+        if now >= self.expires * SECONDS_PER_HOUR:
+            raise CryptoError("certificate has expired")
+        if not verify(signer, self.signature, self.body()):
+            raise CryptoError("certificate's signature does not hold")
+
+
+def _read_extension(reader: Reader) -> Extension:
+    size = reader.unsigned(2)
+    kind, flags = reader.unsigned(1), reader.unsigned(1)
+    data = reader.take(size)
+    if kind == EXT_SIGNED_WITH_KEY:
+        if size != KEY_LEN:
+            raise ParseError("certificate's signing key has a wrong length")
+    elif flags & AFFECTS_VALIDATION:
+        raise ParseError("certificate depends on an unknown extension")
+    return Extension(kind, flags, data)

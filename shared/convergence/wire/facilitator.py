@@ -1,0 +1,314 @@
+"""Facilitator records: node descriptors, the signed node list, and the messages that carry them.
+
+Does: parse, encode, sign and verify (by callback), and cut a byte pipe into `length u32 | type u8 | body`.
+Does not: judge dates or whom to trust (netdir/nodes.py).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from enum import IntEnum, IntFlag
+from functools import cached_property
+from ipaddress import IPv6Address
+
+from convergence.errors import LocalError, ParseError
+from convergence.ports import Buffer
+from convergence.wire.certs import SIGNATURE_LEN, Sign, Verify
+from convergence.wire.reader import Cutter, Reader
+
+KEY_LEN = 32
+VERSION = 1
+DESCRIPTOR_PREFIX = b"convergence:descriptor:1"
+NODES_PREFIX = b"convergence:nodes:1"
+MAX_URL = 255
+MAX_TRANSPORTS = 4
+MAX_DESCRIPTOR = 1 + 2 * KEY_LEN + 8 + 8 + 1 + 1 + MAX_TRANSPORTS * (3 + MAX_URL) + SIGNATURE_LEN
+"""1,179 bytes; one with a single transport takes about 190."""
+MAX_LISTED = 4096
+"""Nodes in one list."""
+MAX_NODE_LIST = 1 + 8 + 8 + 2 + MAX_LISTED * (2 + MAX_DESCRIPTOR) + KEY_LEN + SIGNATURE_LEN
+"""4.8 MB at the very worst; about 800 KB with usual descriptors."""
+MAX_ERROR_TEXT = 255
+
+_WS_URL = re.compile(
+    r"wss?://(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[(?P<ipv6>[0-9A-Fa-f:.]+)\])"
+    r"(?::(?P<port>[1-9][0-9]{0,4}))?(?:/[A-Za-z0-9._~/%-]*)?",
+    re.ASCII,
+)
+
+
+class Role(IntFlag):
+    """What a node offers. Unknown bits are kept and mean nothing."""
+
+    RELAY = 1
+    RDV = 2
+    EXIT = 4
+
+
+class TransportKind(IntEnum):
+    """How a node is reached. Unknown kinds are kept and not used."""
+
+    WS = 1
+
+
+def check_ws_url(url: str) -> None:
+    """Raises ParseError unless `url` is ws:// or wss:// with host, sane port and plain path, and no more."""
+    match = _WS_URL.fullmatch(url)
+    if len(url) > MAX_URL or match is None or int(match["port"] or 80) > 65535:
+        raise ParseError("a transport's address is no plain ws:// or wss:// URL")
+    if match["ipv6"]:
+        try:
+            IPv6Address(match["ipv6"])
+        except ValueError:
+            raise ParseError("a transport's address holds no IPv6 address") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Transport:
+    """One way to reach a node: kind (0-255) and address, at most 255 bytes of UTF-8."""
+
+    kind: int
+    url: str
+
+    def encode(self) -> bytes:
+        url = self.url.encode()
+        return bytes([self.kind]) + len(url).to_bytes(2, "big") + url
+
+
+@dataclass(frozen=True)
+class Descriptor:
+    """What a node says of itself, signed with its identity.
+
+    Args:
+        identity: Ed25519 public key; names the node.
+        ntor_key: X25519 public key for circuit handshakes.
+        published, expires: Unix seconds.
+        signature: over "convergence:descriptor:1" and `body()`; empty while not signed.
+    """
+
+    identity: bytes
+    ntor_key: bytes
+    published: int
+    expires: int
+    roles: Role
+    transports: tuple[Transport, ...] = ()
+    signature: bytes = b""
+
+    def body(self) -> bytes:
+        """All but the signature, exactly as it was parsed."""
+        dates = self.published.to_bytes(8, "big") + self.expires.to_bytes(8, "big")
+        transports = b"".join(transport.encode() for transport in self.transports)
+        head = bytes([VERSION]) + self.identity + self.ntor_key + dates
+        return head + bytes([self.roles, len(self.transports)]) + transports
+
+    def sign(self, sign: Sign) -> Descriptor:
+        """The same, signed; raises LocalError if what it holds would not parse."""
+        signed = replace(self, signature=sign(DESCRIPTOR_PREFIX + self.body()))
+        try:
+            Descriptor.parse(signed.encode())
+        except ParseError as error:
+            raise LocalError(f"not a valid descriptor: {error}") from None
+        return signed
+
+    def verify(self, verify: Verify) -> bool:
+        """Whether the node of this identity signed it."""
+        return verify(self.identity, self.signature, DESCRIPTOR_PREFIX + self.body())
+
+    def encode(self) -> bytes:
+        return self.body() + self.signature
+
+    @classmethod
+    def parse(cls, data: Buffer) -> Descriptor:
+        """Checks neither signature nor dates against a clock. Raises ParseError."""
+        reader = Reader(data, "descriptor")
+        if reader.unsigned(1) != VERSION:
+            raise ParseError("descriptor of an unknown version")
+        identity, ntor_key = reader.take(KEY_LEN), reader.take(KEY_LEN)
+        published, expires = reader.unsigned(8), reader.unsigned(8)
+        if expires <= published:
+            raise ParseError("descriptor expires before it is published")
+        roles = Role(reader.unsigned(1))
+        count = reader.unsigned(1)
+        if count > MAX_TRANSPORTS:
+            raise ParseError(f"descriptor with {count} transports, the limit is {MAX_TRANSPORTS}")
+        transports = tuple(_read_transport(reader) for _ in range(count))
+        signature = reader.take(SIGNATURE_LEN)
+        reader.finish()
+        return cls(identity, ntor_key, published, expires, roles, transports, signature)
+
+    @cached_property
+    def ws_url(self) -> str | None:
+        """Where the node takes WebSocket links, if it does."""
+        return next((item.url for item in self.transports if item.kind == TransportKind.WS), None)
+
+
+def _read_transport(reader: Reader) -> Transport:
+    kind = reader.unsigned(1)
+    size = reader.unsigned(2)
+    if size > MAX_URL:
+        raise ParseError(f"transport address of {size} bytes, the limit is {MAX_URL}")
+    url = _utf8(reader.take(size), "transport address")
+    if kind == TransportKind.WS:
+        check_ws_url(url)
+    return Transport(kind, url)
+
+
+def _utf8(data: bytes, what: str) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        raise ParseError(f"{what} is not UTF-8") from None
+
+
+@dataclass(frozen=True, slots=True)
+class NodeList:
+    """All nodes a facilitator knows, signed by it.
+
+    Args:
+        published, expires: Unix seconds.
+        descriptors: encoded, as the nodes signed them; each is parsed by whoever uses the list, so that a single
+            one it cannot read costs that node only.
+        facilitator: Ed25519 identity.
+        signature: over "convergence:nodes:1" and `body()`; empty while not signed.
+    """
+
+    published: int
+    expires: int
+    descriptors: tuple[bytes, ...]
+    facilitator: bytes
+    signature: bytes = b""
+
+    def body(self) -> bytes:
+        """All but the signature."""
+        dates = self.published.to_bytes(8, "big") + self.expires.to_bytes(8, "big")
+        parts = [bytes([VERSION]), dates, len(self.descriptors).to_bytes(2, "big")]
+        for descriptor in self.descriptors:
+            parts += (len(descriptor).to_bytes(2, "big"), descriptor)
+        return b"".join(parts) + self.facilitator
+
+    def sign(self, sign: Sign) -> NodeList:
+        """The same, signed."""
+        if len(self.descriptors) > MAX_LISTED:
+            raise LocalError(f"a list holds {MAX_LISTED} nodes at most")
+        return replace(self, signature=sign(NODES_PREFIX + self.body()))
+
+    def verify(self, verify: Verify) -> bool:
+        """Whether the facilitator it names signed it."""
+        return verify(self.facilitator, self.signature, NODES_PREFIX + self.body())
+
+    def encode(self) -> bytes:
+        return self.body() + self.signature
+
+    @classmethod
+    def parse(cls, data: Buffer) -> NodeList:
+        """Raises ParseError. Does not look into the descriptors."""
+        reader = Reader(data, "node list")
+        if reader.unsigned(1) != VERSION:
+            raise ParseError("node list of an unknown version")
+        published, expires = reader.unsigned(8), reader.unsigned(8)
+        if expires <= published:
+            raise ParseError("node list expires before it is published")
+        count = reader.unsigned(2)
+        if count > MAX_LISTED:
+            raise ParseError(f"list of {count} nodes, the limit is {MAX_LISTED}")
+        descriptors = tuple(_read_descriptor(reader) for _ in range(count))
+        facilitator, signature = reader.take(KEY_LEN), reader.take(SIGNATURE_LEN)
+        reader.finish()
+        return cls(published, expires, descriptors, facilitator, signature)
+
+
+def _read_descriptor(reader: Reader) -> bytes:
+    size = reader.unsigned(2)
+    if size > MAX_DESCRIPTOR:
+        raise ParseError(f"descriptor of {size} bytes, the limit is {MAX_DESCRIPTOR}")
+    return reader.take(size)
+
+
+class RecordType(IntEnum):
+    """Types of record. LIST and REGISTERED are empty; SIGNAL is reserved and refused for now."""
+
+    REGISTER = 1
+    REGISTERED = 2
+    LIST = 3
+    NODES = 4
+    ERROR = 5
+    SIGNAL = 6
+
+
+RECORD_LIMITS: dict[int, int] = {
+    RecordType.REGISTER: MAX_DESCRIPTOR,
+    RecordType.REGISTERED: 0,
+    RecordType.LIST: 0,
+    RecordType.NODES: MAX_NODE_LIST,
+    RecordType.ERROR: 1 + MAX_ERROR_TEXT,
+}
+RECORD_HEADER_LEN = 5
+
+
+class ErrorCode(IntEnum):
+    """Why a facilitator refuses. Unknown codes are kept as they came."""
+
+    BAD_RECORD = 1
+    BAD_SIGNATURE = 2
+    BAD_DATES = 3
+    STALE = 4
+    RATE_LIMIT = 5
+    FULL = 6
+    BUSY = 7
+    OTHER_NODE = 8
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorRecord:
+    """A refusal: code and a text for people, of at most 255 bytes. The text is hostile: never shown as markup."""
+
+    code: int
+    text: str
+
+    def encode(self) -> bytes:
+        text = self.text.encode()[:MAX_ERROR_TEXT].decode("utf-8", "ignore")  # cut at a character boundary
+        return bytes([self.code]) + text.encode()
+
+    @classmethod
+    def parse(cls, data: Buffer) -> ErrorRecord:
+        reader = Reader(data, "error record")
+        code, text = reader.unsigned(1), reader.rest()
+        if len(text) > MAX_ERROR_TEXT:
+            raise ParseError("error record's text is too long")
+        return cls(code, _utf8(text, "error record"))
+
+
+def encode_record(kind: int, body: bytes = b"") -> bytes:
+    """One framed record: length of the body, type, body. Raises LocalError for a body over the type's limit."""
+    if len(body) > RECORD_LIMITS[kind]:
+        raise LocalError(f"record of type {kind} does not hold {len(body)} bytes")
+    return len(body).to_bytes(4, "big") + bytes([kind]) + body
+
+
+class RecordCutter(Cutter[tuple[RecordType, bytes]]):
+    """Cuts a channel into (type, body).
+
+    Args:
+        accepts: the types this side takes; another one, or a body over its type's limit, is refused by its header.
+    """
+
+    def __init__(self, accepts: Collection[RecordType]) -> None:
+        super().__init__()
+        self._limits = {int(kind): RECORD_LIMITS[kind] for kind in accepts}
+
+    def _measure(self, buffer: bytearray, position: int) -> tuple[int, bool]:
+        if len(buffer) - position < RECORD_HEADER_LEN:
+            return RECORD_HEADER_LEN, False
+        size = int.from_bytes(buffer[position : position + 4], "big")
+        kind = buffer[position + 4]
+        limit = self._limits.get(kind)
+        if limit is None:
+            raise ParseError(f"unexpected record of type {kind}")
+        if size > limit:
+            raise ParseError(f"record of type {kind} with {size} bytes, the limit is {limit}")
+        return RECORD_HEADER_LEN + size, True
+
+    def _parse(self, frame: bytes) -> tuple[RecordType, bytes]:
+        return RecordType(frame[4]), frame[RECORD_HEADER_LEN:]

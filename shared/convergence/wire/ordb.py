@@ -1,0 +1,362 @@
+"""File transfer records: what a share link, a file's description and the messages inside the Noise channel look like.
+
+Does: parse and encode them, and bind a description to a link by its commitment.
+Does not: hash pieces or check proofs (ordb/pieces.py). Names and types received are hostile: never a path, never HTML.
+"""
+
+from __future__ import annotations
+
+import re
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from dataclasses import dataclass
+from enum import IntEnum
+from hashlib import sha256
+from typing import TypeAlias
+
+from convergence.errors import LocalError, ParseError
+from convergence.ports import Buffer
+from convergence.wire.reader import Cutter, Reader
+
+HASH_LEN = 32
+PIECE_SIZE = 256 * 1024
+MIN_PIECE_SIZE = 1024
+"""Pieces are a power of two between this and PIECE_SIZE, which all files use that are shared by this program."""
+MAX_PIECES = 1 << 22
+"""Pieces of one file: 1 TiB at the usual piece size."""
+MAX_NAME = 1024
+"""Bytes of UTF-8 in a file's name."""
+MAX_TYPE = 127
+MAX_PROOF = 64
+"""Hashes in a Merkle proof."""
+MAX_RANGES = 4096
+"""Ranges in one HAVE."""
+COMMITMENT_PREFIX = b"convergence:key"
+
+
+def commitment(salt: bytes, info: bytes) -> bytes:
+    """The share link's key: a hiding commitment to an encoded FileInfo.
+
+    Args:
+        salt: 32 random bytes, kept with the file.
+    """
+    return sha256(COMMITMENT_PREFIX + salt + info).digest()
+
+
+def fit_name(name: str) -> str:
+    """`name` cut to what a FileInfo holds, at a character boundary; what UTF-8 cannot say becomes "?"."""
+    return name.encode("utf-8", "replace")[:MAX_NAME].decode("utf-8", "ignore")
+
+
+@dataclass(frozen=True, slots=True)
+class FileInfo:
+    """What a file is.
+
+    Args:
+        root: Merkle root, 32 bytes.
+        size: bytes.
+        name: at most 1,024 bytes of UTF-8.
+        media_type: at most 127 printable ASCII characters; may be empty.
+        piece_size: bytes of every piece but the last.
+    """
+
+    root: bytes
+    size: int
+    name: str
+    media_type: str = ""
+    piece_size: int = PIECE_SIZE
+
+    @property
+    def pieces(self) -> int:
+        """How many pieces the file has; an empty file has none."""
+        return -(-self.size // self.piece_size)
+
+    def encode(self) -> bytes:
+        """Raises LocalError if what it holds would not parse."""
+        try:
+            name, media_type = self.name.encode(), self.media_type.encode("ascii")
+            data = self.root + self.size.to_bytes(8, "big") + self.piece_size.to_bytes(4, "big")
+            data += len(name).to_bytes(2, "big") + name + bytes([len(media_type)]) + media_type
+            FileInfo.parse(data)
+        except (ParseError, UnicodeEncodeError, OverflowError, ValueError) as error:
+            raise LocalError(f"not a valid file description: {error}") from None
+        return data
+
+    @classmethod
+    def parse(cls, data: Buffer) -> FileInfo:
+        reader = Reader(data, "file description")
+        info = cls._read(reader)
+        reader.finish()
+        return info
+
+    @classmethod
+    def _read(cls, reader: Reader) -> FileInfo:
+        root, size, piece_size = reader.take(HASH_LEN), reader.unsigned(8), reader.unsigned(4)
+        if not MIN_PIECE_SIZE <= piece_size <= PIECE_SIZE or piece_size & (piece_size - 1):
+            raise ParseError("a file's piece size is out of range")
+        if size > MAX_PIECES * piece_size:
+            raise ParseError("a file's size is out of range")
+        name_len = reader.unsigned(2)
+        if name_len > MAX_NAME:
+            raise ParseError("a file's name is too long")
+        try:
+            name = reader.take(name_len).decode()
+            media_type = reader.take(reader.unsigned(1)).decode("ascii")
+        except UnicodeDecodeError:
+            raise ParseError("a file's name or type is not text") from None
+        if len(media_type) > MAX_TYPE or (media_type and not media_type.isprintable()):
+            raise ParseError("a file's type is no media type")
+        return cls(root, size, name, media_type, piece_size)
+
+
+_BASE64_OF_32 = re.compile(r"[A-Za-z0-9_-]{43}", re.ASCII)
+
+
+def _decode_part(text: str, which: str) -> bytes:
+    if not _BASE64_OF_32.fullmatch(text):
+        if len(text) < 43:
+            raise ParseError(f"The {which} part of the link is incomplete. Copy the whole link.")
+        raise ParseError(f"The {which} part of the link is too long or holds characters that do not belong in it.")
+    data = urlsafe_b64decode(text + "=")
+    if _encode_part(data) != text:
+        raise ParseError(f"The {which} part of the link was altered. Ask for the link again.")
+    return data
+
+
+def _encode_part(data: bytes) -> str:
+    return urlsafe_b64encode(data).decode("ascii").rstrip("=")
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class ShareLink:
+    """`<site>/#<hash_name>.<key>`: whoever has it can get the file, so it is never logged (nor shown by repr).
+
+    Args:
+        hash_name: 32 bytes, finds providers.
+        key: 32 bytes, the commitment to salt and FileInfo; secures the channel to a provider.
+    """
+
+    hash_name: bytes
+    key: bytes
+
+    def format(self, site: str = "") -> str:
+        """The full link for a site's address, or the bare `<hash_name>.<key>`."""
+        bare = f"{_encode_part(self.hash_name)}.{_encode_part(self.key)}"
+        return f"{site.rstrip('/')}/#{bare}" if site else bare
+
+    @classmethod
+    def parse(cls, text: str) -> ShareLink:
+        """From a full http(s) link, or the part after its "#". Raises ParseError with a text for people."""
+        text = text.strip()
+        if not text:
+            raise ParseError("There is no link here. Paste the link you were given.")
+        scheme, colon, rest = text.partition("://")
+        if colon:
+            if scheme.lower() not in ("http", "https"):
+                raise ParseError("The link does not begin with http:// or https://.")
+            _, sharp, fragment = rest.partition("#")
+            if not sharp:
+                raise ParseError("The link has no part after a # sign: it was cut. Copy the whole link.")
+        else:
+            fragment = text.removeprefix("#")
+        name, dot, key = fragment.partition(".")
+        if not dot:
+            raise ParseError("The link is incomplete: its second half, after a dot, is missing. Copy the whole link.")
+        return cls(_decode_part(name, "first"), _decode_part(key, "second"))
+
+
+class MessageType(IntEnum):
+    """Messages inside the Noise channel."""
+
+    INFO = 1
+    REQUEST = 2
+    PIECE = 3
+    REFUSE = 4
+    HAVE = 5
+    DONE = 6
+
+
+class RefuseReason(IntEnum):
+    """Why a piece is not sent. Unknown ones are kept as they came."""
+
+    NOT_HERE = 1
+    NO_SUCH_PIECE = 2
+    BUSY = 3
+    STORAGE = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Info:
+    """Provider's first message: the salt (32 bytes) and the file's description."""
+
+    salt: bytes
+    info: FileInfo
+
+    def encode(self) -> bytes:
+        return self.salt + self.info.encode()
+
+    @classmethod
+    def parse(cls, data: Buffer) -> Info:
+        reader = Reader(data, "INFO")
+        return cls(reader.take(HASH_LEN), FileInfo.parse(reader.rest()))
+
+    def commitment(self) -> bytes:
+        """What the share link's key must be."""
+        return commitment(self.salt, self.info.encode())
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Ask for one piece."""
+
+    index: int
+
+    def encode(self) -> bytes:
+        return self.index.to_bytes(4, "big")
+
+    @classmethod
+    def parse(cls, data: Buffer) -> Request:
+        reader = Reader(data, "REQUEST")
+        index = _read_index(reader)
+        reader.finish()
+        return cls(index)
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Piece:
+    """One piece with its Merkle proof: hashes of 32 bytes from the leaf's sibling upwards."""
+
+    index: int
+    proof: tuple[bytes, ...]
+    data: bytes
+
+    def encode(self) -> bytes:
+        if not 1 <= len(self.data) <= PIECE_SIZE or len(self.proof) > MAX_PROOF:
+            raise LocalError("the piece or its proof is too long")
+        return self.index.to_bytes(4, "big") + bytes([len(self.proof)]) + b"".join(self.proof) + self.data
+
+    @classmethod
+    def parse(cls, data: Buffer) -> Piece:
+        """A piece is never empty."""
+        reader = Reader(data, "PIECE")
+        index, count = _read_index(reader), reader.unsigned(1)
+        if count > MAX_PROOF:
+            raise ParseError("PIECE's proof is too long")
+        proof = tuple(reader.take(HASH_LEN) for _ in range(count))
+        if not 1 <= reader.left <= PIECE_SIZE:
+            raise ParseError("PIECE is empty or too long")
+        return cls(index, proof, reader.rest())
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """This piece will not come: index and `RefuseReason`."""
+
+    index: int
+    reason: int
+
+    def encode(self) -> bytes:
+        return self.index.to_bytes(4, "big") + bytes([self.reason])
+
+    @classmethod
+    def parse(cls, data: Buffer) -> Refuse:
+        reader = Reader(data, "REFUSE")
+        index, reason = _read_index(reader), reader.unsigned(1)
+        reader.finish()
+        return cls(index, reason)
+
+
+@dataclass(frozen=True, slots=True)
+class Have:
+    """All pieces the provider has, as (first, count) ranges: ascending, apart, none empty, 4,096 at most."""
+
+    ranges: tuple[tuple[int, int], ...]
+
+    def encode(self) -> bytes:
+        data = b"".join(first.to_bytes(4, "big") + count.to_bytes(4, "big") for first, count in self.ranges)
+        try:
+            Have.parse(data)
+        except ParseError as error:
+            raise LocalError(str(error)) from None
+        return data
+
+    @classmethod
+    def parse(cls, data: Buffer) -> Have:
+        if len(data) > 8 * MAX_RANGES:
+            raise ParseError("HAVE holds too many ranges")
+        reader = Reader(data, "HAVE")
+        ranges: list[tuple[int, int]] = []
+        end = 0
+        while reader.left:
+            first, count = reader.unsigned(4), reader.unsigned(4)
+            if not count or first + count > MAX_PIECES or first < end or (ranges and first == end):
+                raise ParseError("HAVE's ranges are empty, out of order or out of range")
+            end = first + count
+            ranges.append((first, count))
+        return cls(tuple(ranges))
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The client wants nothing more."""
+
+    def encode(self) -> bytes:
+        return b""
+
+    @classmethod
+    def parse(cls, data: Buffer) -> Done:
+        Reader(data, "DONE").finish()
+        return cls()
+
+
+def _read_index(reader: Reader) -> int:
+    index = reader.unsigned(4)
+    if index >= MAX_PIECES:
+        raise ParseError("piece index out of range")
+    return index
+
+
+Message: TypeAlias = Info | Request | Piece | Refuse | Have | Done
+
+MESSAGE_CLASSES: dict[int, type[Message]] = {
+    MessageType.INFO: Info,
+    MessageType.REQUEST: Request,
+    MessageType.PIECE: Piece,
+    MessageType.REFUSE: Refuse,
+    MessageType.HAVE: Have,
+    MessageType.DONE: Done,
+}
+MESSAGE_TYPES: dict[type[Message], int] = {cls: kind for kind, cls in MESSAGE_CLASSES.items()}
+MESSAGE_LIMITS: dict[int, int] = {
+    MessageType.INFO: HASH_LEN + HASH_LEN + 8 + 4 + 2 + MAX_NAME + 1 + MAX_TYPE,
+    MessageType.REQUEST: 4,
+    MessageType.PIECE: 4 + 1 + MAX_PROOF * HASH_LEN + PIECE_SIZE,
+    MessageType.REFUSE: 5,
+    MessageType.HAVE: 8 * MAX_RANGES,
+    MessageType.DONE: 0,
+}
+MESSAGE_HEADER_LEN = 4
+
+
+def encode_message(message: Message) -> bytes:
+    """One framed message: type, length of the body (3 bytes), body."""
+    body = message.encode()
+    return bytes([MESSAGE_TYPES[type(message)]]) + len(body).to_bytes(3, "big") + body
+
+
+class MessageCutter(Cutter[Message]):
+    """Cuts the decrypted byte stream into messages. Holds at most one incomplete PIECE (258 KiB)."""
+
+    def _measure(self, buffer: bytearray, position: int) -> tuple[int, bool]:
+        if len(buffer) - position < MESSAGE_HEADER_LEN:
+            return MESSAGE_HEADER_LEN, False
+        kind = buffer[position]
+        size = int.from_bytes(buffer[position + 1 : position + MESSAGE_HEADER_LEN], "big")
+        limit = MESSAGE_LIMITS.get(kind)
+        if limit is None:
+            raise ParseError(f"unknown message of type {kind}")
+        if size > limit:
+            raise ParseError(f"message of type {kind} with {size} bytes, the limit is {limit}")
+        return MESSAGE_HEADER_LEN + size, True
+
+    def _parse(self, frame: bytes) -> Message:
+        return MESSAGE_CLASSES[frame[0]].parse(memoryview(frame)[MESSAGE_HEADER_LEN:])

@@ -1,0 +1,24 @@
+// A stand-in for the node's worker: tests of the page alone tell it what to say, through a BroadcastChannel of its own.
+const control = new BroadcastChannel("test-control");
+const state = {
+  phase: { percent: 5, text: "Loading Python and the program" }, ready: false, seconds: 0, failed: "", trouble: "",
+  circuits: [], bytes: { sent: 0, received: 0, relayed: 0 }, shares: [], transfers: [], fetches: [],
+};
+const answers = {}; // command name -> {value} or {message}; without one a command stays open
+const said = [];
+const post = () => self.postMessage({ type: "state", state });
+
+self.onmessage = ({ data }) => {
+  said.push({ name: data.name, args: { ...data.args, file: data.args.file?.name } });
+  const answer = answers[data.name];
+  if (answer) self.postMessage({ type: "reply", id: data.id, ok: !answer.message, ...answer });
+};
+control.onmessage = ({ data }) => {
+  if (data.state) Object.assign(state, data.state);
+  if (data.answers) Object.assign(answers, data.answers);
+  if (data.crash) setTimeout(() => { throw new Error("crash"); });
+  if (data.state) post();
+  if (data.ask) control.postMessage({ said });
+};
+post();
+control.postMessage({ started: true });

@@ -1,0 +1,278 @@
+"""Many real nodes in one process, under a virtual clock.
+
+Every node is the product's `Node` with the product's `Driver` and real cryptography; only time, randomness (seeded),
+sockets and storage are simulated. Channels are reliable and ordered, as WebSockets are: loss shows as a delay (a
+retransmission) or as a channel that breaks. Names in the event heap make runs with one seed identical.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import itertools
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from convergence.crypto.keys import NodeKeys
+from convergence.driver import Driver
+from convergence.effects import Event, Failure, Protocol
+from convergence.facilitator.service import FacilitatorService
+from convergence.node import Node, NodeConfig
+from convergence.wire.facilitator import Role
+from pynode.crypto import CPythonCrypto
+
+START = 1_790_000_000.0  # Unix seconds
+
+
+class SeededRng:
+    """Not for secrets: tests only."""
+
+    def __init__(self, seed: str) -> None:
+        self._random = random.Random(seed)
+
+    def random(self, size: int) -> bytes:
+        return self._random.randbytes(size)
+
+
+class MemoryStorage:
+    """ports.Storage in a dict; `fail` makes every store answer with that Failure."""
+
+    def __init__(self, world: World) -> None:
+        self.items: dict[tuple[str, bytes], bytes] = {}
+        self.fail: Failure | None = None
+        self._world = world
+
+    def store(self, items: Sequence[tuple[str, bytes, bytes | None]], reply: Callable[[Any], None]) -> None:
+        if self.fail is not None:
+            failure = self.fail
+            self._world.later(0.0, lambda: reply(failure))
+            return
+        for bucket, key, value in items:
+            if value is None:
+                self.items.pop((bucket, key), None)
+            else:
+                self.items[bucket, key] = value
+        self._world.later(0.0, lambda: reply(None))
+
+    def load(self, bucket: str, key: bytes, reply: Callable[[Any], None]) -> None:
+        value = self.items.get((bucket, key))
+        self._world.later(0.0, lambda: reply(value))
+
+    def scan(self, bucket: str, prefix: bytes, reply: Callable[[Any], None]) -> None:
+        keys = sorted(key for kind, key in self.items if kind == bucket and key.startswith(prefix))
+        self._world.later(0.0, lambda: reply(keys))
+
+
+class Pipe:
+    """One side of a channel."""
+
+    def __init__(self, host: Host, channel: int) -> None:
+        self.host = host
+        self.channel = channel
+        self.peer: Pipe | None = None
+        self.open = True
+        self.busy_until = 0.0
+
+
+class Host:
+    """One machine: a Driver and its ports."""
+
+    def __init__(self, world: World, name: str) -> None:
+        self.world = world
+        self.name = name
+        self.alive = True
+        self.pipes: dict[int, Pipe] = {}
+        self.events: list[Event] = []
+        self.seen: set[str] = set()  # names of the hosts this one had a channel with: what a wiretap here shows
+        self.received = bytearray() if world.record else None
+        self.storage = MemoryStorage(world)
+        self.on_event: Callable[[Event], None] | None = None
+        self.node: Any = None
+        self.driver: Driver = None  # type: ignore[assignment]
+        self._armed = 0
+
+    # -- Clock, Timer
+
+    def now(self) -> float:
+        return self.world.now
+
+    def arm(self, deadline: float | None) -> None:
+        self._armed += 1
+        if deadline is not None:
+            mark = self._armed
+            self.world.at(max(deadline, self.world.now), lambda: self._fire(mark))
+
+    def _fire(self, mark: int) -> None:
+        if mark == self._armed and self.alive:
+            self.driver.tick()
+
+    # -- Transport
+
+    def connect(self, channel: int, protocol: Protocol, address: str) -> None:
+        pipe = self.pipes[channel] = Pipe(self, channel)
+        self.world.later(self.world.latency(), lambda: self.world.dial(pipe, protocol, address))
+
+    def send(self, channel: int, buffers: Sequence[bytes]) -> bool:
+        pipe = self.pipes.get(channel)
+        if pipe is not None and pipe.peer is not None:
+            self.world.carry(pipe, b"".join(buffers))
+        return True
+
+    def close(self, channel: int, reason: str) -> None:
+        pipe = self.pipes.pop(channel, None)
+        if pipe is not None:
+            self.world.hang_up(pipe, reason)
+
+    def pause(self, channel: int, paused: bool) -> None: ...
+
+    def event(self, event: Event) -> None:
+        self.events.append(event)
+        if self.on_event is not None:
+            self.on_event(event)
+
+
+class World:
+    """The network.
+
+    Args:
+        seed: decides all randomness.
+        loss: chance that a delivery takes RETRANSMIT seconds more; breaks: that its channel breaks.
+        record: keep every byte each host receives.
+    """
+
+    RETRANSMIT = 0.2
+
+    def __init__(self, seed: int | str = 0, *, loss: float = 0.0, breaks: float = 0.0, record: bool = False) -> None:
+        self.now = START
+        self.seed = seed
+        self.record = record
+        self.hosts: dict[str, Host] = {}
+        self.crypto = CPythonCrypto()
+        self.transcript = hashlib.sha256()
+        self.random = random.Random(f"{seed}-world")
+        self._loss = loss
+        self._breaks = breaks
+        self._heap: list[tuple[float, int, Callable[[], None]]] = []
+        self._order = itertools.count()
+        self._addresses: dict[str, Host] = {}
+
+    # -- building
+
+    def facilitator(self) -> FacilitatorService:
+        host = self._host("facilitator", "ws://facilitator/")
+        service = FacilitatorService(self.crypto, SeededRng(f"{self.seed}-facilitator").random(32))
+        host.node = service
+        host.driver = Driver(service, host, host, host, storage=host.storage, on_event=host.event)
+        host.driver.run(service.start)
+        return service
+
+    def add(self, name: str, roles: Role = Role(0), **config: Any) -> Host:
+        """A node that joins at once."""
+        url = f"ws://{name}/"
+        host = self._host(name, url)
+        rng = SeededRng(f"{self.seed}-{name}")
+        keys = NodeKeys.generate(self.crypto, rng) if roles else None
+        settings = NodeConfig("ws://facilitator/", roles=roles, urls=(url,) if roles else (), **config)
+        self.boot(host, Node(settings, self.crypto, rng, keys=keys))
+        return host
+
+    def boot(self, host: Host, node: Node, *, restore: bool = False) -> None:
+        """Start (or start again) a node on a host; its storage stays."""
+        host.alive = True
+        host.node = node
+        host.driver = Driver(node, host, host, host, storage=host.storage, on_event=host.event)
+        host.driver.run(lambda now: node.start(now, restore=restore))
+
+    def restart(self, host: Host) -> None:
+        """The process dies and comes back with its storage."""
+        config = host.node.config
+        self.kill(host)
+        self.boot(host, Node(config, self.crypto, SeededRng(f"{self.seed}-{host.name}-{self.now}")), restore=True)
+
+    def kill(self, host: Host) -> None:
+        """The machine vanishes; its peers notice after a while."""
+        host.alive = False
+        host._armed += 1
+        for pipe in list(host.pipes.values()):
+            self.hang_up(pipe, "connection lost")
+        host.pipes.clear()
+
+    def _host(self, name: str, url: str) -> Host:
+        host = self.hosts[name] = Host(self, name)
+        self._addresses[url] = host
+        return host
+
+    # -- time
+
+    def at(self, when: float, call: Callable[[], None]) -> None:
+        heapq.heappush(self._heap, (when, next(self._order), call))
+
+    def later(self, seconds: float, call: Callable[[], None]) -> None:
+        self.at(self.now + seconds, call)
+
+    def latency(self) -> float:
+        delay = self.random.uniform(0.005, 0.03)
+        return delay + self.RETRANSMIT if self._loss and self.random.random() < self._loss else delay
+
+    def run(self, seconds: float, until: Callable[[], bool] = lambda: False) -> bool:
+        """Let virtual time pass; True as soon as `until` holds, False when the time is over."""
+        end = self.now + seconds
+        while self._heap and self._heap[0][0] <= end:
+            if until():
+                return True
+            self.now, _, call = heapq.heappop(self._heap)
+            call()
+        self.now = max(self.now, end) if not until() else self.now
+        return until()
+
+    # -- channels
+
+    def dial(self, pipe: Pipe, protocol: Protocol, address: str) -> None:
+        target = self._addresses.get(address)
+        if not pipe.host.alive or not pipe.open:
+            return
+        if target is None or not target.alive:
+            pipe.host.pipes.pop(pipe.channel, None)
+            pipe.host.driver.closed(pipe.channel, "connection refused")
+            return
+        other = Pipe(target, target.driver.accept())
+        target.pipes[other.channel] = other
+        pipe.peer, other.peer = other, pipe
+        pipe.host.seen.add(target.name)
+        target.seen.add(pipe.host.name)
+        target.driver.opened(other.channel, protocol)
+        pipe.host.driver.opened(pipe.channel, protocol)
+
+    def carry(self, pipe: Pipe, data: bytes) -> None:
+        peer = pipe.peer
+        assert peer is not None
+        if self._breaks and self.random.random() < self._breaks:
+            self.hang_up(pipe, "connection lost")
+            pipe.host.pipes.pop(pipe.channel, None)
+            self.later(0.0, lambda: pipe.host.alive and pipe.host.driver.closed(pipe.channel, "connection lost"))
+            return
+        arrival = pipe.busy_until = max(self.now + self.latency(), pipe.busy_until)
+
+        def deliver() -> None:
+            if peer.open and peer.host.alive:
+                self.transcript.update(f"{self.now:.6f} {pipe.host.name} {peer.host.name} {len(data)}".encode())
+                if peer.host.received is not None:
+                    peer.host.received += data
+                peer.host.driver.received(peer.channel, data)
+
+        self.at(arrival, deliver)
+
+    def hang_up(self, pipe: Pipe, reason: str) -> None:
+        pipe.open = False
+        peer = pipe.peer
+        if peer is None:
+            return
+
+        def closed() -> None:
+            if peer.open and peer.host.alive:
+                peer.open = False
+                peer.host.pipes.pop(peer.channel, None)
+                peer.host.driver.closed(peer.channel, reason)
+
+        self.at(max(self.now + self.latency(), pipe.busy_until), closed)

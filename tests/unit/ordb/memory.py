@@ -1,0 +1,369 @@
+"""Nodes, storage and streams in memory under a virtual clock: the rig of the tests for ordb/ and rdv/.
+
+`World.run` delivers bytes, cut anywhere, and answers storage effects until nothing moves; `World.advance` lets
+time pass, timer by timer.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from hashlib import sha256
+from random import Random
+from typing import Any
+
+from convergence.effects import Event, Failure, Load, Scan, Store
+from convergence.errors import EndReason
+from convergence.ordb.download import Download
+from convergence.ordb.index import FileBuilder, MerkleTree, SharedFile, piece_key
+from convergence.ordb.pieces import PieceSet
+from convergence.ordb.upload import Upload
+from convergence.outbox import Outbox
+from convergence.rdv.session import ByteStream, Session
+from convergence.wire.ordb import PIECE_SIZE, MessageCutter, ShareLink, encode_message
+from pynode.crypto import CPythonCrypto
+
+CRYPTO = CPythonCrypto()
+START = 1_800_000_000.0 - 1_800_000_000.0 % 86400 + 43200  # a noon: no change of day is near
+
+
+class CountingRng:
+    """The same bytes in every run."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def random(self, size: int, /) -> bytes:
+        self.calls += 1
+        return (sha256(b"%d" % self.calls).digest() * (size // 32 + 1))[:size]
+
+
+class Node:
+    """An outbox with a storage that answers."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.outbox = Outbox()
+        self.stored: dict[tuple[str, bytes], bytes] = {}
+        self.failure: Failure | None = None  # what every Store answers while it is set
+        self.load_failure: Failure | None = None
+        self.transactions: list[list[tuple[str, bytes, bytes | None]]] = []
+        self.hold_replies = False
+        self.held: list[tuple[int, Any]] = []
+        self.events: list[Event] = []
+
+    def answer(self) -> bool:
+        effects = self.outbox.poll()
+        for effect in effects:
+            match effect:
+                case Store(request, items):
+                    self.reply(request, self.failure or self.write(list(items)))
+                case Load(request, bucket, key):
+                    self.reply(request, self.load_failure or self.stored.get((bucket, key)))
+                case Scan(request, bucket, prefix):
+                    keys = sorted(k for b, k in self.stored if b == bucket and k.startswith(prefix))
+                    self.reply(request, self.load_failure or keys)
+                case Event():
+                    self.events.append(effect)
+        return bool(effects)
+
+    def write(self, items: list[tuple[str, bytes, bytes | None]]) -> None:
+        self.transactions.append(items)
+        for bucket, key, value in items:
+            if value is None:
+                self.stored.pop((bucket, key), None)
+            else:
+                self.stored[bucket, key] = value
+
+    def reply(self, request: int, result: Any) -> None:
+        if self.hold_replies:
+            self.held.append((request, result))
+        else:
+            self.outbox.done(request, result, self.world.now)
+
+    def release(self) -> None:
+        held, self.held = self.held, []
+        for request, result in held:
+            self.outbox.done(request, result, self.world.now)
+
+    def pieces(self, root: bytes) -> list[int]:
+        return sorted(int.from_bytes(k[32:], "big") for b, k in self.stored if b == "piece" and k[:32] == root)
+
+
+class MemoryStream:
+    """One end of a stream; what is sent waits in `queue` until the world delivers it."""
+
+    def __init__(self, world: World, high: int = 1 << 20) -> None:
+        self.world = world
+        self.handler: Any = None
+        self.peer: MemoryStream
+        self.high = high
+        self.queue: deque[bytes] = deque()
+        self.queued = 0
+        self.most_queued = 0
+        self.ending: int | None = None
+        self.ended = False
+        self.stalled = False
+        self.rate: int | None = None  # bytes a round; None: all
+        self.delivered = 0
+        self.was_congested = False
+
+    @property
+    def congested(self) -> bool:
+        return self.queued > self.high
+
+    def send(self, data: bytes) -> None:
+        if not self.ended and self.ending is None and data:
+            self.queue.append(data)
+            self.queued += len(data)
+            self.most_queued = max(self.most_queued, self.queued)
+            self.was_congested = self.was_congested or self.congested
+
+    def end(self, reason: int = EndReason.DONE, after_flush: bool = True) -> None:
+        if not self.ended and self.ending is None:
+            self.handler = None
+            self.ending = reason
+
+    def cut_off(self, reason: int = EndReason.DESTROY) -> None:
+        """The circuit under both ends dies."""
+        for end in (self, self.peer):
+            if not end.ended:
+                end.ended = True
+                end.queue.clear()
+                handler, end.handler = end.handler, None
+                if handler is not None:
+                    handler.ended(reason, self.world.now)
+
+    def deliver(self) -> bool:
+        if self.stalled or self.ended:
+            return False
+        moved = bool(self.queue)
+        budget = self.rate if self.rate is not None else self.queued
+        while self.queue and budget > 0 and not self.ended:
+            data = self.queue.popleft()
+            size = min(len(data), budget, self.world.cut(len(data)))
+            if size < len(data):
+                self.queue.appendleft(data[size:])
+            budget -= size
+            self.queued -= size
+            self.delivered += size
+            if self.peer.handler is not None:
+                self.peer.handler.data(data[:size], self.world.now)
+        if self.was_congested and self.queued < self.high // 4:
+            self.was_congested = False
+            if self.handler is not None:
+                self.handler.writable(self.world.now)
+        if self.ending is not None and not self.queue:
+            moved = self.ended = True
+            peer = self.peer
+            if not peer.ended and peer.ending is None:
+                peer.ended = True
+                handler, peer.handler = peer.handler, None
+                if handler is not None:
+                    handler.ended(self.ending, self.world.now)
+        return moved
+
+
+class World:
+    def __init__(self, seed: int = 1, smallest_cut: int = 1) -> None:
+        self.now = START
+        self.random = Random(seed)
+        self.smallest_cut = smallest_cut
+        self.nodes: list[Node] = []
+        self.streams: list[MemoryStream] = []
+        self.rng = CountingRng()
+
+    def cut(self, size: int) -> int:
+        """How many bytes of `size` arrive at once."""
+        return self.random.choice((self.smallest_cut, self.random.randint(1, max(size, 1)), size))
+
+    def node(self) -> Node:
+        self.nodes.append(Node(self))
+        return self.nodes[-1]
+
+    def pair(self, high: int = 1 << 20) -> tuple[MemoryStream, MemoryStream]:
+        one, other = MemoryStream(self, high), MemoryStream(self, high)
+        one.peer, other.peer = other, one
+        self.streams += [one, other]
+        return one, other
+
+    def step(self) -> bool:
+        moved = [stream.deliver() for stream in list(self.streams)]
+        answered = [node.answer() for node in self.nodes]
+        self.streams = [stream for stream in self.streams if not stream.ended]
+        return any(moved) or any(answered)
+
+    def run(self) -> None:
+        while self.step():
+            pass
+
+    def run_until(self, condition: Callable[[], bool]) -> None:
+        while not condition():
+            assert self.step(), "everything stands still"
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass; timers fire in their order."""
+        end = self.now + seconds
+        self.run()
+        while True:
+            deadlines = [d for node in self.nodes if (d := node.outbox.deadline()) is not None and d <= end]
+            if not deadlines:
+                break
+            self.now = max(self.now, min(deadlines))
+            for node in self.nodes:
+                node.outbox.now = self.now
+                node.outbox.run_timers(self.now)
+            self.run()
+        self.now = end
+
+
+def content(size: int, seed: int = 7) -> bytes:
+    return Random(seed).randbytes(size)
+
+
+def put_file(node: Node, data: bytes, name: str = "file.bin", *, stored: set[int] | None = None) -> SharedFile:
+    """Store a file as a provider has it; `stored` says which pieces, all when None."""
+    builder = FileBuilder()
+    pieces = [data[at : at + PIECE_SIZE] for at in range(0, len(data), PIECE_SIZE)]
+    for piece in pieces:
+        builder.add(piece)
+    info, leaves = builder.finish(name)
+    for index, piece in enumerate(pieces):
+        if stored is None or index in stored:
+            node.stored["piece", piece_key(info.root, index)] = piece
+    return SharedFile.share(info, leaves, sha256(b"name" + name.encode()).digest(), b"\5" * 32)
+
+
+def link_of(file: SharedFile) -> ShareLink:
+    return ShareLink(file.hash_name, file.key)
+
+
+class Receiver:
+    """A download with everything it reported."""
+
+    def __init__(self, node: Node, link: ShareLink, wanted_sources: int = 3) -> None:
+        self.node = node
+        self.progress: list[int] = []
+        self.done: list[SharedFile] = []
+        self.failed: list[str] = []
+        self.paused: list[str] = []
+        self.dropped: list[str] = []
+        self.asked = 0
+        self.download = Download(
+            link,
+            node.outbox,
+            wanted_sources=wanted_sources,
+            on_progress=lambda have, size, now: self.progress.append(have),
+            on_done=lambda file, now: self.done.append(file),
+            on_need_source=self._need,
+            on_paused=lambda text, now: self.paused.append(text),
+            on_failed=lambda text, now: self.failed.append(text),
+            on_dropped=lambda text, now: self.dropped.append(text),
+        )
+        self.download.start(node.world.now)
+        node.world.run()
+
+    def _need(self, now: float) -> None:
+        self.asked += 1
+
+    @property
+    def bytes(self) -> bytes:
+        assert self.download.file is not None
+        info = self.download.file.info
+        return b"".join(self.node.stored["piece", piece_key(info.root, i)] for i in range(info.pieces))
+
+
+class Line:
+    """A session between a receiver and whatever serves."""
+
+    def __init__(self, world: World, server: Node, client: Node, key: bytes, serve: Any, attach: Any, **kw: Any) -> None:
+        self.near, self.far = world.pair(kw.get("high", 1 << 20))  # near: the client's end
+        self.over: list[tuple[int, str, bool]] = []
+        self.served_over: list[tuple[int, str, bool]] = []
+        self.server = Session(
+            CRYPTO,
+            world.rng,
+            server.outbox,
+            kw.get("server_key", key),
+            initiator=False,
+            attach=serve,
+            on_over=lambda reason, text, local, now: self.served_over.append((reason, text, local)),
+        )
+        self.client = Session(
+            CRYPTO,
+            world.rng,
+            client.outbox,
+            key,
+            initiator=True,
+            attach=attach,
+            on_over=lambda reason, text, local, now: self.over.append((reason, text, local)),
+        )
+        self.server.bind(self.far)
+        self.client.bind(self.near)
+        self.far.handler, self.near.handler = self.server, self.client
+        self.server.connected(world.now)
+        self.client.connected(world.now)
+
+
+class Sender:
+    """Serves a file to receivers, and counts what it sent."""
+
+    def __init__(self, node: Node, file: SharedFile, present: PieceSet | None = None) -> None:
+        self.node = node
+        self.file = file
+        self.present = present
+        self.tree = MerkleTree.of(file.leaves)
+        self.uploads: list[Upload] = []
+        self.sent: list[int] = []
+
+    def serve(self, stream: ByteStream) -> Upload:
+        upload = Upload(
+            stream,
+            self.file,
+            self.tree,
+            self.node.outbox,
+            present=self.present,
+            on_progress=lambda sent, now: self.sent.append(sent),
+        )
+        self.uploads.append(upload)
+        return upload
+
+    def connect(self, receiver: Receiver, **kw: Any) -> Line:
+        key = kw.pop("key", self.file.key)
+        return Line(
+            self.node.world, self.node, receiver.node, key, self.serve, kw.pop("attach", receiver.download.attach), **kw
+        )
+
+
+class Script:
+    """A handler that records messages and sends what a test says."""
+
+    def __init__(self, stream: ByteStream) -> None:
+        self.stream = stream
+        self.messages: list[Any] = []
+        self.raw = bytearray()
+        self.closes: list[tuple[int, str]] = []
+        self.is_open = False
+        self.on_open: Callable[[Script], None] = lambda script: None
+        self.on_message: Callable[[Script, Any], None] = lambda script, message: None
+        self._cutter = MessageCutter()
+
+    def say(self, *messages: Any) -> None:
+        for message in messages:
+            self.stream.send(encode_message(message))
+
+    def opened(self, now: float) -> None:
+        self.is_open = True
+        self.on_open(self)
+
+    def data(self, data: bytes, now: float) -> None:
+        self.raw += data
+        for message in self._cutter.feed(data):
+            self.messages.append(message)
+            self.on_message(self, message)
+
+    def writable(self, now: float) -> None:
+        pass
+
+    def closed(self, reason: int, text: str, now: float) -> None:
+        self.closes.append((reason, text))

@@ -1,0 +1,78 @@
+"""Log lines."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from convergence.effects import Event
+from pynode.logs import Lines, log_event, setup
+
+
+@pytest.fixture
+def stream() -> Iterator[io.StringIO]:
+    root, package = logging.getLogger(), logging.getLogger("pynode")
+    before = root.handlers[:], root.level, package.level
+    yield io.StringIO()
+    root.handlers[:] = before[0]
+    root.setLevel(before[1])
+    package.setLevel(before[2])
+
+
+def test_a_line_reads_well(stream: io.StringIO) -> None:
+    setup("relay-1", stream=stream)
+    log_event(Event("circuit_built", {"hops": 2, "seconds": 0.123456789, "why": "two words", "empty": ""}))
+    line = stream.getvalue()
+    assert line.endswith('info    relay-1  circuit built hops=2 seconds=0.123457 why="two words" empty=""\n')
+
+
+def test_failures_are_warnings_and_debug_is_quiet(stream: io.StringIO) -> None:
+    setup("n", "warning", stream=stream)
+    log_event(Event("circuit_built"))
+    log_event(Event("circuit_failed"))
+    logging.getLogger("pynode.websocket").debug("not shown")
+    assert stream.getvalue().count("\n") == 1 and "warning n  circuit failed" in stream.getvalue()
+
+
+def test_json_lines(stream: io.StringIO) -> None:
+    setup("n", as_json=True, stream=stream)
+    log_event(Event("link_lost", {"channel": 3, "psk": b"x" * 32, "node": "forged"}))
+    entry = json.loads(stream.getvalue())
+    assert entry.pop("time") > 0
+    assert entry == {"level": "warning", "node": "n", "message": "link lost", "channel": 3, "psk": "***"}
+
+
+def test_secrets_and_bytes_are_masked(stream: io.StringIO) -> None:
+    setup("n", stream=stream)
+    log_event(Event("x", {"hash_name": "deadbeef", "ntor_secret": 1, "blob": b"stream data"}))
+    assert "deadbeef" not in stream.getvalue() and "hash_name=***" in stream.getvalue()
+    assert 'blob="<11 bytes>"' in stream.getvalue()
+
+
+def test_exceptions_are_shown_in_both_forms(stream: io.StringIO) -> None:
+    for as_json in (False, True):
+        setup("n", as_json=as_json, stream=stream)
+        try:
+            raise ZeroDivisionError("why")
+        except ZeroDivisionError:
+            logging.getLogger("pynode").exception("a bug")
+    assert stream.getvalue().count("ZeroDivisionError: why") == 2
+
+
+def test_unknown_level() -> None:
+    with pytest.raises(ValueError, match="none of debug"):
+        setup("n", "loud")
+
+
+@given(st.text(max_size=400), st.text(max_size=400))
+def test_nothing_received_makes_a_second_line(message: str, value: str) -> None:
+    record = logging.LogRecord("x", logging.INFO, "", 0, "%s", (message,), None)
+    record.fields = {"name": value}
+    line = Lines("n").format(record)
+    assert line.isprintable() and len(line) < 4000

@@ -1,0 +1,416 @@
+"""A node's folder: buckets, pieces, crashes, full disks, shared and finished files."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import shutil
+import sqlite3
+import subprocess
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from convergence.effects import Failure
+from pynode import storage as module
+from pynode.storage import DISK_FULL, PIECE_SIZE, DiskStorage, StorageError
+
+ROOT = bytes(range(32))
+OTHER = b"\xff" * 32
+
+
+def key(piece: int, root: bytes = ROOT) -> bytes:
+    return root + piece.to_bytes(4, "big")
+
+
+class Asked:
+    """The storage with awaitable calls."""
+
+    def __init__(self, storage: DiskStorage) -> None:
+        self.storage = storage
+
+    async def store(self, *items: tuple[str, bytes, bytes | None]) -> Any:
+        return await self._wait(lambda reply: self.storage.store(items, reply))
+
+    async def load(self, bucket: str, item: bytes) -> Any:
+        return await self._wait(lambda reply: self.storage.load(bucket, item, reply))
+
+    async def scan(self, bucket: str, prefix: bytes = b"") -> Any:
+        return await self._wait(lambda reply: self.storage.scan(bucket, prefix, reply))
+
+    async def _wait(self, call: Callable[[Callable[[Any], None]], None]) -> Any:
+        answer = asyncio.get_running_loop().create_future()
+        call(answer.set_result)
+        assert not answer.done()  # never from within the call
+        return await asyncio.wait_for(answer, 20)
+
+
+def with_storage(directory: Path, test: Callable[[Asked], Awaitable[None]]) -> None:
+    async def main() -> None:
+        storage = DiskStorage(directory)
+        try:
+            await test(Asked(storage))
+        finally:
+            await storage.close()
+
+    asyncio.run(main())
+
+
+def test_buckets(tmp_path: Path) -> None:
+    async def test(db: Asked) -> None:
+        assert await db.load("meta", b"a") is None
+        assert (
+            await db.store(("meta", b"a", b"1"), ("meta", b"ab", b""), ("meta", b"b", b"3"), ("node", b"a", b"4"))
+            is None
+        )
+        assert await db.load("meta", b"a") == b"1" and await db.load("meta", b"ab") == b""
+        assert await db.scan("meta") == [b"a", b"ab", b"b"]
+        assert await db.scan("meta", b"a") == [b"a", b"ab"]
+        assert await db.scan("nothing") == []
+        assert await db.store(("meta", b"a", b"new"), ("meta", b"b", None), ("meta", b"zz", None)) is None
+        assert await db.scan("meta") == [b"a", b"ab"] and await db.load("meta", b"a") == b"new"
+
+    with_storage(tmp_path / "a" / "b", test)
+    assert (tmp_path / "a" / "b").stat().st_mode & 0o077 == 0
+
+    async def again(db: Asked) -> None:
+        assert await db.scan("meta") == [b"a", b"ab"]
+
+    with_storage(tmp_path / "a" / "b", again)
+
+
+def test_pieces_in_any_order_and_a_short_last_one(tmp_path: Path) -> None:
+    pieces = {0: os.urandom(PIECE_SIZE), 2: b"end", 1: os.urandom(PIECE_SIZE)}
+
+    async def test(db: Asked) -> None:
+        for index in (2, 0, 1):
+            assert await db.load("piece", key(index)) is None
+            assert await db.store(("piece", key(index), pieces[index])) is None
+            assert await db.load("piece", key(index)) == pieces[index]
+        assert await db.store(("piece", key(7, OTHER), b"other")) is None
+        assert await db.scan("piece", ROOT) == [key(0), key(1), key(2)]
+        assert await db.scan("piece", ROOT + b"\0\0\0\x01") == [key(1)]
+        assert await db.scan("piece") == [key(0), key(1), key(2), key(7, OTHER)]
+        assert (tmp_path / "pieces" / ROOT.hex()).read_bytes() == pieces[0] + pieces[1] + pieces[2]
+        assert await db.store(*[("piece", key(index), None) for index in range(3)]) is None
+        assert await db.scan("piece") == [key(7, OTHER)]
+        assert not (tmp_path / "pieces" / ROOT.hex()).exists()
+
+    with_storage(tmp_path, test)
+
+
+def test_senseless_requests_fail_and_change_nothing(tmp_path: Path) -> None:
+    async def test(db: Asked) -> None:
+        for item in (("piece", b"short", b"x"), ("piece", key(0), bytes(PIECE_SIZE + 1))):
+            result = await db.store(("meta", b"a", b"1"), item)
+            assert isinstance(result, Failure) and result.kind == "io"
+        assert isinstance(await db.load("piece", b"short"), Failure)
+        assert await db.load("meta", b"a") is None and await db.scan("piece") == []
+
+    with_storage(tmp_path, test)
+
+
+def test_a_failing_store_spares_its_batch(tmp_path: Path) -> None:
+    async def test(db: Asked) -> None:
+        results = await asyncio.gather(
+            *(db.store(("meta", b"%d" % n, b"x"), ("piece", b"bad" if n == 5 else key(n), b"y")) for n in range(10))
+        )
+        assert [isinstance(result, Failure) for result in results] == [n == 5 for n in range(10)]
+        assert len(await db.scan("meta")) == 9
+
+    with_storage(tmp_path, test)
+
+
+def test_answers_keep_the_order_of_the_calls(tmp_path: Path) -> None:
+    async def test(db: Asked) -> None:
+        order: list[int] = []
+        done = asyncio.Event()
+
+        def reply(n: int) -> Callable[[Any], None]:
+            return lambda result: (order.append(n), n == 99 and done.set(), None)[2]
+
+        for n in range(100):
+            if n % 3:
+                db.storage.store([("meta", b"k", b"%d" % n)], reply(n))
+            else:
+                db.storage.load("meta", b"k", reply(n))
+        await done.wait()
+        assert order == list(range(100))
+
+    with_storage(tmp_path, test)
+
+
+def test_what_waits_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_QUEUED_BYTES", 10)
+
+    async def test(db: Asked) -> None:
+        results = await asyncio.gather(*(db.store(("meta", b"%d" % n, b"12345")) for n in range(3)))
+        assert [result and result.kind for result in results] == [None, None, "io"]
+        assert await db.store(("meta", b"later", b"12345")) is None
+
+    with_storage(tmp_path, test)
+
+
+def test_a_crash_between_data_and_row_claims_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder as it was at the moment of the sync, opened by the next process."""
+    crashed = tmp_path / "crashed"
+
+    def snapshot(handle: int) -> None:
+        if not crashed.exists():
+            shutil.copytree(tmp_path / "live", crashed)
+
+    async def test(db: Asked) -> None:
+        assert await db.store(("piece", key(0), b"a" * PIECE_SIZE)) is None
+        monkeypatch.setattr(module, "_sync", snapshot)
+        assert await db.store(("piece", key(1), b"b" * PIECE_SIZE)) is None
+
+    async def after(db: Asked) -> None:
+        assert (crashed / "pieces" / ROOT.hex()).stat().st_size == 2 * PIECE_SIZE
+        assert await db.scan("piece") == [key(0)]
+        assert await db.load("piece", key(1)) is None
+        assert await db.store(("piece", key(1), b"c" * PIECE_SIZE)) is None
+        assert await db.load("piece", key(1)) == b"c" * PIECE_SIZE
+
+    with_storage(tmp_path / "live", test)
+    with_storage(crashed, after)
+
+
+def test_rows_whose_bytes_are_gone_are_not_believed(tmp_path: Path) -> None:
+    async def test(db: Asked) -> None:
+        await db.store(("piece", key(0), b"a" * PIECE_SIZE), ("piece", key(1), b"b" * PIECE_SIZE))
+        os.truncate(tmp_path / "pieces" / ROOT.hex(), PIECE_SIZE + 5)
+        assert await db.scan("piece", ROOT) == [key(0)]
+        assert await db.load("piece", key(1)) is None
+        (tmp_path / "pieces" / ROOT.hex()).unlink()
+        assert await db.scan("piece", ROOT) == [] and await db.load("piece", key(0)) is None
+
+    with_storage(tmp_path, test)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A real file system of 1 MiB, where the machine lets us mount one."""
+    where = tmp_path / "small"
+    where.mkdir()
+    try:
+        mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", where], capture_output=True)
+    except OSError:
+        pytest.skip("no mount command")
+    if mounted.returncode:
+        pytest.skip("mounting is not allowed here")
+    yield where
+    subprocess.run(["umount", "-l", where], check=True)
+
+
+def test_a_full_disk_says_what_to_do_and_recovers(small_disk: Path) -> None:
+    async def test(db: Asked) -> None:
+        kept = []
+        for index in range(10):
+            result = await db.store(("piece", key(index), bytes([index]) * PIECE_SIZE))
+            if result is not None:
+                break
+            kept.append(key(index))
+        assert result == Failure("quota", DISK_FULL)
+        assert 0 < len(kept) < 5
+        assert await db.scan("piece") == kept
+        big = await db.store(*[("meta", b"%d" % n, os.urandom(50_000)) for n in range(40)])
+        assert big == Failure("quota", DISK_FULL)
+        assert await db.scan("meta") == []
+        (small_disk / "pieces" / ROOT.hex()).unlink()  # room again
+        assert await db.store(("piece", key(0), b"x" * 1000)) is None
+        assert await db.load("piece", key(0)) == b"x" * 1000
+
+    with_storage(small_disk, test)
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"), [(errno.ENOSPC, "quota"), (errno.EDQUOT, "quota"), (errno.EIO, "io"), (errno.EFBIG, "io")]
+)
+def test_write_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, kind: str) -> None:
+    async def test(db: Asked) -> None:
+        def fail(*args: object) -> int:
+            raise OSError(number, "x")
+
+        monkeypatch.setattr(os, "pwrite", fail)
+        result = await db.store(("piece", key(0), b"x"))
+        monkeypatch.undo()
+        assert result.kind == kind and ("free some space" in result.message) == (kind == "quota")
+        assert await db.scan("piece") == []
+
+    with_storage(tmp_path, test)
+
+
+def test_writes_that_take_only_a_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pwrite = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda handle, data, offset: pwrite(handle, bytes(data)[:1000], offset))
+    data = os.urandom(10_500)
+
+    async def test(db: Asked) -> None:
+        assert await db.store(("piece", key(3), data)) is None
+        assert await db.load("piece", key(3)) == data
+
+    with_storage(tmp_path, test)
+
+
+def test_shared_files_are_read_where_they_lie(tmp_path: Path) -> None:
+    path = tmp_path / "mine.bin"
+    data = os.urandom(PIECE_SIZE + 77)
+    path.write_bytes(data)
+
+    async def test(db: Asked) -> None:
+        with pytest.raises(StorageError, match="changed"):
+            await db.storage.add_external(ROOT, path, 5)
+        with pytest.raises(StorageError, match="cannot read"):
+            await db.storage.add_external(ROOT, tmp_path / "nothing", 5)
+        await db.storage.add_external(ROOT, path, len(data))
+        assert await db.scan("piece", ROOT) == [key(0), key(1)]
+        assert await db.load("piece", key(0)) == data[:PIECE_SIZE]
+        assert await db.load("piece", key(1)) == data[PIECE_SIZE:]
+        assert await db.load("piece", key(2)) is None
+        assert list((tmp_path / "d" / "pieces").iterdir()) == []
+
+    async def changed(db: Asked) -> None:
+        assert await db.load("piece", key(1)) == data[PIECE_SIZE:]  # it outlives the process
+        os.utime(path, ns=(1, 1))
+        result = await db.load("piece", key(0))
+        assert result == Failure("io", "mine.bin changed since it was shared")
+        path.unlink()
+        assert await db.load("piece", key(0)) == Failure("io", "mine.bin is gone from where it was shared")
+        await db.storage.remove_external(ROOT)
+        assert await db.load("piece", key(0)) is None and await db.scan("piece") == []
+
+    with_storage(tmp_path / "d", test)
+    with_storage(tmp_path / "d", changed)
+
+
+async def stored(db: Asked, data: bytes) -> None:
+    for index in range(-(-len(data) // PIECE_SIZE)):
+        assert await db.store(("piece", key(index), data[index * PIECE_SIZE : (index + 1) * PIECE_SIZE])) is None
+
+
+@pytest.mark.parametrize("size", [0, 5, PIECE_SIZE, PIECE_SIZE * 2 + 1])
+def test_a_finished_file_is_moved_out_and_served_on(tmp_path: Path, size: int) -> None:
+    data = os.urandom(size)
+
+    async def test(db: Asked) -> None:
+        await stored(db, data)
+        out = tmp_path / "out" / "a.tar.gz"
+        assert await db.storage.export(ROOT, size, out) == out
+        assert out.read_bytes() == data and out.stat().st_mode & 0o777 == 0o666 & ~umask
+        assert list((tmp_path / "d" / "pieces").iterdir()) == []
+        for index in range(-(-size // PIECE_SIZE)):
+            assert await db.load("piece", key(index)) == data[index * PIECE_SIZE : (index + 1) * PIECE_SIZE]
+        again = await db.storage.export(ROOT, size, out)
+        assert again.name == "a.tar (1).gz" and again.read_bytes() == out.read_bytes() == data
+        assert {path.name for path in out.parent.iterdir()} == {"a.tar.gz", "a.tar (1).gz"}
+
+    umask = os.umask(0)
+    os.umask(umask)
+    with_storage(tmp_path / "d", test)
+
+
+def test_export_replaces_nothing_and_cleans_up_when_it_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = os.urandom(PIECE_SIZE + 5)
+    out = tmp_path / "name"
+    out.write_bytes(b"precious")
+
+    async def test(db: Asked) -> None:
+        await stored(db, data[:PIECE_SIZE])
+        with pytest.raises(StorageError, match="1 of 2 pieces are missing"):
+            await db.storage.export(ROOT, len(data), out)
+        await db.store(("piece", key(1), data[PIECE_SIZE:]))
+
+        def fail(*args: object) -> None:
+            raise OSError(errno.ENOSPC, "x")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", fail)
+            with pytest.raises(StorageError, match="free some space"):
+                await db.storage.export(ROOT, len(data), out)
+        assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["name"]
+        target = await db.storage.export(ROOT, len(data), out)
+        assert target.name == "name (1)" and target.read_bytes() == data and out.read_bytes() == b"precious"
+
+    with_storage(tmp_path / "d", test)
+
+
+def test_export_over_a_file_systems_border(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = os.urandom(1000)
+    replace = os.replace
+
+    def foreign(source: Path, target: Path) -> None:
+        if Path(source).parent != Path(target).parent:
+            raise OSError(errno.EXDEV, "x")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", foreign)
+
+    async def test(db: Asked) -> None:
+        await stored(db, data)
+        target = await db.storage.export(ROOT, len(data), tmp_path / "out" / "x")
+        assert target.read_bytes() == data and [p.name for p in target.parent.iterdir()] == ["x"]
+        assert list((tmp_path / "d" / "pieces").iterdir()) == []
+
+    with_storage(tmp_path / "d", test)
+
+
+def test_export_to_where_nothing_can_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+
+    async def test(db: Asked) -> None:
+        await stored(db, b"x")
+        with pytest.raises(StorageError, match="the disk reports"):
+            await db.storage.export(ROOT, 1, tmp_path / "file" / "x")
+
+    with_storage(tmp_path / "d", test)
+
+
+def test_a_folder_that_cannot_be_used(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(StorageError, match="cannot use the data folder"):
+        DiskStorage(tmp_path / "file")
+    with_storage(tmp_path / "new", lambda db: db.scan("meta"))
+    with sqlite3.connect(tmp_path / "new" / "node.sqlite") as db:
+        db.execute("PRAGMA user_version = 99")
+    with pytest.raises(StorageError, match="newer version"):
+        DiskStorage(tmp_path / "new")
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "node.sqlite").write_bytes(b"no database" * 1000)
+    with pytest.raises(StorageError, match="cannot use the data folder"):
+        DiskStorage(tmp_path / "bad")
+
+
+def test_two_processes_share_a_folder(tmp_path: Path) -> None:
+    async def main() -> None:
+        one, two = DiskStorage(tmp_path), DiskStorage(tmp_path)
+        a, b = Asked(one), Asked(two)
+        await asyncio.gather(
+            *(
+                (a if n % 2 else b).store(("piece", key(n), bytes([n]) * 100), ("meta", b"%02d" % n, b""))
+                for n in range(40)
+            )
+        )
+        assert len(await a.scan("piece")) == len(await b.scan("meta")) == 40
+        assert await a.load("piece", key(2)) == b"\x02" * 100
+        await one.close()
+        await two.close()
+
+    asyncio.run(main())
+
+
+def test_close_finishes_what_was_asked_for(tmp_path: Path) -> None:
+    async def main() -> None:
+        storage = DiskStorage(tmp_path)
+        results: list[Any] = []
+        for n in range(100):
+            storage.store([("piece", key(n), b"x" * 1000)], results.append)
+        await storage.close()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert results == [None] * 100
+
+    asyncio.run(main())
+    with_storage(tmp_path, lambda db: db.scan("piece"))

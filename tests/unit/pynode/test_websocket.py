@@ -1,0 +1,453 @@
+"""WebSocket channels over real sockets on the loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import struct
+from collections.abc import Awaitable, Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import uvloop
+
+from convergence.effects import Protocol
+from pynode.transports import HIGH_WATER
+from pynode.transports import websocket as module
+from pynode.transports.websocket import MAX_MESSAGE, WebSocketTransport, connect_reason
+from tests.unit.pynode.toy import attach
+
+LIBRARY = ("exceeding", "opcode", "un-masked")
+CELL = bytes(range(256)) * 2 + b"\x01\x02"
+UPGRADE = (
+    b"GET %b HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: %b\r\n"
+    b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
+
+
+async def listening(facilitator: bool = False) -> SimpleNamespace:
+    transport = WebSocketTransport()
+    toy = attach(transport)
+    port = await transport.listen("127.0.0.1", 0, facilitator=facilitator)
+    return SimpleNamespace(transport=transport, toy=toy, port=port, url=f"ws://127.0.0.1:{port}/")
+
+
+async def pair(protocol: Protocol = Protocol.LINK, path: str = "") -> SimpleNamespace:
+    server = await listening(facilitator=True)
+    transport = WebSocketTransport()
+    client = attach(transport)
+    client.connect(1, server.url + path, protocol)
+    await client.first("opened")
+    await server.toy.first("opened")
+    return SimpleNamespace(client=client, server=server.toy, transport=transport, listener=server.transport)
+
+
+async def end(*transports: WebSocketTransport) -> None:
+    for transport in transports:
+        await transport.shutdown(1)
+        assert transport.connections == 0
+
+
+@pytest.fixture(params=["asyncio", "uvloop"])
+def run(request: pytest.FixtureRequest) -> Callable[[Callable[[], Awaitable[None]]], None]:
+    def runner(test: Callable[[], Awaitable[None]]) -> None:
+        factory = uvloop.new_event_loop if request.param == "uvloop" else None
+        with asyncio.Runner(loop_factory=factory) as loop:
+            loop.run(test())  # type: ignore[arg-type]
+
+    return runner
+
+
+def frame(opcode: int, payload: bytes, fin: bool = True, rsv: int = 0, masked: bool = True) -> bytes:
+    """A client's frame, masked with zeros."""
+    first = (0x80 if fin else 0) | rsv << 4 | opcode
+    bit = 0x80 if masked else 0
+    if len(payload) < 126:
+        head = struct.pack("!BB", first, bit | len(payload))
+    elif len(payload) < 65536:
+        head = struct.pack("!BBH", first, bit | 126, len(payload))
+    else:
+        head = struct.pack("!BBQ", first, bit | 127, len(payload))
+    return head + (bytes(4) if masked else b"") + payload
+
+
+class Raw:
+    """A hand-made client."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+
+    @classmethod
+    async def open(cls, port: int, path: bytes = b"/", connection: bytes = b"Upgrade") -> Raw:
+        raw = cls(*await asyncio.open_connection("127.0.0.1", port))
+        raw.writer.write(UPGRADE % (path, connection))
+        assert (await raw.reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 101")
+        return raw
+
+    async def rest(self) -> bytes:
+        async with asyncio.timeout(20):
+            try:
+                return await self.reader.read()
+            except ConnectionError:
+                return b""
+
+
+def test_messages_arrive_in_order_both_ways(run: Any) -> None:
+    async def test() -> None:
+        both = await pair()
+        sent = [CELL, os.urandom(65278), CELL * 3]
+        both.client.send(1, *sent)
+        await both.server.until(lambda: len(both.server.received.get(2, b"")) >= sum(map(len, sent)))
+        assert both.server.received[2] == b"".join(sent)
+        both.server.send(2, *sent)
+        await both.client.until(lambda: len(both.client.received.get(1, b"")) >= sum(map(len, sent)))
+        assert both.client.received[1] == b"".join(sent)
+        assert both.client.of("opened") == [("opened", 1, Protocol.LINK)]
+        assert both.server.of("opened") == [("opened", 2, Protocol.LINK)]
+        await end(both.transport, both.listener)
+
+    run(test)
+
+
+def test_facilitator_channels_have_their_path_and_long_buffers_are_cut(run: Any) -> None:
+    async def test() -> None:
+        both = await pair(Protocol.FACILITATOR, "facilitator?x=1")
+        assert both.server.of("opened") == [("opened", 2, Protocol.FACILITATOR)]
+        data = os.urandom(300_000)
+        both.client.send(1, data)
+        await both.server.until(lambda: len(both.server.received.get(2, b"")) >= len(data))
+        assert both.server.received[2] == data
+        await end(both.transport, both.listener)
+
+    run(test)
+
+
+def test_close_flushes_and_tells_only_the_other_side(run: Any) -> None:
+    async def test() -> None:
+        both = await pair()
+        both.client.send(1, *[os.urandom(65278) for _ in range(40)])
+        both.client.close(1, "done here")
+        assert await both.server.first("closed") == ("closed", 2, "closed by the peer: done here")
+        assert len(both.server.received[2]) == 40 * 65278
+        assert not both.client.of("closed")
+        both.client.send(1, CELL)  # too late: ignored
+        await end(both.transport, both.listener)
+
+    run(test)
+
+
+def test_close_while_dialling_opens_nothing(run: Any) -> None:
+    async def test() -> None:
+        server = await listening()
+        transport = WebSocketTransport()
+        client = attach(transport)
+        client.connect(1, server.url)
+        client.close(1)
+        client.connect(3, server.url)
+        await client.until(lambda: client.of("opened"))
+        assert client.of("opened") == [("opened", 3, Protocol.LINK)] and not client.of("closed")
+        await end(transport, server.transport)
+
+    run(test)
+
+
+def test_congestion_is_reported_and_ends(run: Any) -> None:
+    async def test() -> None:
+        both = await pair()
+        both.listener.pause(2, True)
+        while not both.client.of("congested"):
+            both.client.send(1, bytes(65278))
+        assert both.client.of("congested")[0] == ("congested", 1, True)
+        size = len(both.client.log)
+        both.listener.pause(2, False)
+        await both.client.until(lambda: ("congested", 1, False) in both.client.log[size:])
+        await end(both.transport, both.listener)
+
+    run(test)
+
+
+def test_unsent_bytes_are_what_high_water_counts(run: Any) -> None:
+    async def test() -> None:
+        both = await pair()
+        both.listener.pause(2, True)
+        sent = 0
+        while both.transport.send(1, [bytes(65278)]):
+            sent += 65278
+            assert sent < HIGH_WATER + (64 << 20)  # the kernel's own buffers are bounded
+        waiting = both.transport._sockets[1].ws.underlying_transport.get_write_buffer_size()
+        assert HIGH_WATER < waiting <= HIGH_WATER + 65278 + 14
+        await end(both.transport, both.listener)
+
+    run(test)
+
+
+def test_stream_cut_anywhere(run: Any) -> None:
+    async def test() -> None:
+        server = await listening()
+        raw = await Raw.open(server.port)
+        stream = frame(2, CELL) + frame(9, b"are you there") + frame(2, CELL[:100]) + frame(2, b"") + frame(2, CELL)
+        for index in range(len(stream)):
+            raw.writer.write(stream[index : index + 1])
+            await raw.writer.drain()
+        expected = CELL + CELL[:100] + CELL
+        await server.toy.until(lambda: server.toy.received.get(2) == expected)
+        assert await raw.reader.readexactly(15) == b"\x8a\x0d" + b"are you there"
+        raw.writer.close()
+        assert await server.toy.first("closed") == ("closed", 2, "connection lost")
+        await end(server.transport)
+
+    run(test)
+
+
+def test_messages_that_are_buffered_come_joined_even_before_a_ping(run: Any) -> None:
+    async def test() -> None:
+        server = await listening()
+        raw = await Raw.open(server.port)
+        raw.writer.write(frame(2, b"one") + frame(2, b"two") + frame(9, b"") + frame(10, b""))
+        await server.toy.until(lambda: server.toy.received.get(2) == b"onetwo")
+        assert server.toy.messages == [b"onetwo"]
+        await end(server.transport)
+
+    run(test)
+
+
+def test_fragments_make_one_message(run: Any) -> None:
+    async def test() -> None:
+        server = await listening()
+        raw = await Raw.open(server.port)
+        raw.writer.write(frame(2, b"ab", fin=False) + frame(0, b"", fin=False) + frame(9, b"") + frame(0, b"cd"))
+        await server.toy.until(lambda: server.toy.received.get(2) == b"abcd")
+        await end(server.transport)
+
+    run(test)
+
+
+@pytest.mark.parametrize("connection", [b"Upgrade", b"keep-alive, Upgrade", b"upgrade"])
+def test_upgrades_as_browsers_ask_for_them(run: Any, connection: bytes) -> None:
+    async def test() -> None:
+        server = await listening()
+        await Raw.open(server.port, b"/anything", connection)
+        await server.toy.first("opened")
+        await end(server.transport)
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    ("stream", "code", "reason"),
+    [
+        (frame(1, b"hello"), 1003, "a text message"),
+        (frame(2, bytes(MAX_MESSAGE + 1)), 1009, "exceeding"),
+        (frame(2, bytes(60000), fin=False) + frame(0, bytes(60000)), 1009, "longer than"),
+        (frame(0, b"x"), 1002, "out of order"),
+        (frame(2, b"x", fin=False) + frame(2, b"y"), 1002, "out of order"),
+        (frame(2, b"x", rsv=4), 1002, "reserved"),
+        (frame(3, b"x"), 1002, "opcode"),
+        (frame(2, b"x", masked=False), 1002, "un-masked"),
+    ],
+)
+def test_what_breaks_the_rules_is_closed_with_a_reason(run: Any, stream: bytes, code: int, reason: str) -> None:
+    async def test() -> None:
+        server = await listening()
+        raw = await Raw.open(server.port)
+        raw.writer.write(frame(2, b"before") + stream)
+        closed = await server.toy.first("closed")
+        assert closed[:2] == ("closed", 2) and reason in closed[2]
+        rest = await raw.rest()
+        assert not rest or rest[2:4] == struct.pack("!H", code)
+        # What the library finds to be no frame takes with it what came in the same read.
+        assert server.toy.received.get(2, b"") == (b"" if reason in LIBRARY else b"before")
+        await end(server.transport)
+
+    run(test)
+
+
+def test_the_longest_message_is_taken(run: Any) -> None:
+    async def test() -> None:
+        both = await pair()
+        both.client.send(1, bytes(MAX_MESSAGE))
+        await both.server.until(lambda: len(both.server.received.get(2, b"")) == MAX_MESSAGE)
+        await end(both.transport, both.listener)
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    ("garbage", "answer"),
+    [
+        (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"HTTP/1.1 426"),
+        (b"GET / HTTP/1.0\r\n\r\n", b"HTTP/1.1 400"),
+        (b"POST / HTTP/1.1\r\nHost: x\r\n\r\n", b"HTTP/1.1 400"),
+        (b"\x00" * 40000, b""),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(500) + b"\r\n\r\n", b"HTTP/1.1 400"),
+        ((UPGRADE % (b"/", b"Upgrade")).replace(b"13", b"\xff9"), b"HTTP/1.1 426"),
+        ((UPGRADE % (b"/", b"close")), b"HTTP/1.1 426"),
+        ((UPGRADE % (b"/", b"Upgrade")).replace(b"AAAA==", b"\xff"), b"HTTP/1.1 400"),
+    ],
+)
+def test_garbage_is_refused_and_nothing_else_notices(
+    run: Any, garbage: bytes, answer: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def test() -> None:
+        server = await listening()
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(garbage)
+        rest = await Raw(reader, writer).rest()
+        assert rest.startswith(answer)
+        both = attach(WebSocketTransport())
+        both.connect(1, server.url)  # still alive
+        await both.first("opened")
+        assert len(server.toy.of("opened")) == 1 or await server.toy.first("opened")
+        await end(server.transport)
+
+    with caplog.at_level(logging.DEBUG):
+        run(test)
+    assert not [record for record in caplog.records if record.levelno > logging.DEBUG]
+
+
+def test_half_open_connections_are_ended(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "HANDSHAKE_TIMEOUT", 0.05)
+
+    async def test() -> None:
+        server = await listening()
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(b"\x16\x03\x01")
+        assert await Raw(reader, writer).rest() == b""
+        await end(server.transport)
+
+    run(test)
+
+
+def test_a_full_node_says_so(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_INCOMING", 1)
+
+    async def test() -> None:
+        both = await pair()
+        port = both.listener._servers[0].sockets[0].getsockname()[1]
+        late = attach(WebSocketTransport())
+        late.connect(1, f"ws://127.0.0.1:{port}/")
+        assert await late.first("closed") == ("closed", 1, "not a WebSocket server (HTTP 503)")
+        await end(both.transport, both.listener)
+
+    run(test)
+
+
+def test_a_dead_peer_is_found_by_ping(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PING_IDLE", 0.05)
+    monkeypatch.setattr(module, "PING_REPLY", 0.05)
+
+    async def test() -> None:
+        server = await listening()
+        raw = await Raw.open(server.port)  # never answers
+        closed = await server.toy.first("closed")
+        assert "ping" in closed[2]
+        assert (await raw.rest()).startswith(b"\x89\x00")
+        both = await pair()  # two of ours answer each other's
+        for _ in range(3):
+            both.client.send(1, CELL)
+            await asyncio.sleep(0.1)
+        assert not both.client.of("closed") and not both.server.of("closed")
+        await end(server.transport, both.transport, both.listener)
+
+    run(test)
+
+
+def test_connect_errors_are_clear(run: Any) -> None:
+    async def test() -> None:
+        async def web(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi")
+            writer.close()
+
+        async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.close()
+
+        async def babble(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(b"\x00" * 20000)
+
+        free = socket.create_server(("127.0.0.1", 0))
+        closed_port = free.getsockname()[1]
+        free.close()
+        servers = [await asyncio.start_server(call, "127.0.0.1", 0) for call in (web, hang_up, babble)]
+        ports = [server.sockets[0].getsockname()[1] for server in servers]
+        cases = {
+            f"ws://127.0.0.1:{closed_port}/": "connection refused",
+            f"ws://127.0.0.1:{ports[0]}/": "not a WebSocket server (HTTP 200)",
+            f"ws://127.0.0.1:{ports[1]}/": "not a WebSocket server: it closed the connection",
+            f"ws://127.0.0.1:{ports[2]}/": "not a WebSocket server",
+            f"wss://127.0.0.1:{ports[2]}/": "TLS failed",
+            "http://127.0.0.1/": "not a WebSocket address",
+            "ws://": "not a WebSocket address",
+            "ws://127.0.0.1:99999999/": "not a WebSocket address",
+            "ws://a b/\r\nX: y": "not a WebSocket address",
+        }
+        client = attach(WebSocketTransport())
+        for channel, (url, _) in enumerate(cases.items()):
+            client.connect(channel, url)
+        await client.until(lambda: len(client.of("closed")) == len(cases))
+        reasons = {channel: reason for _, channel, reason in client.of("closed")}
+        assert [reasons[channel] for channel in range(len(cases))] == list(cases.values())
+        assert not client.of("opened")
+        for server in servers:
+            server.close()
+
+    run(test)
+
+
+def test_a_server_that_never_answers_times_out(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CONNECT_TIMEOUT", 0.1)
+
+    async def test() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as mute:
+            client = attach(WebSocketTransport())
+            client.connect(1, f"ws://127.0.0.1:{mute.getsockname()[1]}/")
+            assert await client.first("closed") == ("closed", 1, "timed out")
+
+    run(test)
+
+
+def test_reasons_for_other_failures() -> None:
+    assert connect_reason(socket.gaierror(-2, "Name or service not known")) == "name not found"
+    assert connect_reason(OSError("Multiple exceptions: [Errno 111] a, [Errno 111] b")) == "connection refused"
+    assert connect_reason(OSError(113, "x")) == "no route to host"
+    assert connect_reason(RuntimeError("?")) == "cannot connect"
+
+
+def test_shutdown_tells_peers_and_cuts_those_that_do_not_answer(run: Any) -> None:
+    async def test() -> None:
+        both = await pair()
+        port = both.listener._servers[0].sockets[0].getsockname()[1]
+        mute = await Raw.open(port)
+        await both.server.until(lambda: len(both.server.of("opened")) == 2)
+        await both.listener.shutdown(0.1)
+        assert await both.client.first("closed") == ("closed", 1, "closed by the peer: shutting down")
+        assert b"shutting down" in await mute.rest()
+        assert not both.server.of("closed")
+        with pytest.raises(OSError):
+            await asyncio.open_connection("127.0.0.1", port)
+        await both.transport.shutdown(0.1)
+
+    run(test)
+
+
+def test_an_error_in_the_machine_ends_that_link_only(run: Any, caplog: pytest.LogCaptureFixture) -> None:
+    async def test() -> None:
+        both = await pair()
+
+        def fail(channel: int, data: bytes) -> None:
+            raise ZeroDivisionError("a bug")
+
+        both.server.on_data = fail
+        both.client.send(1, CELL)
+        await both.client.first("closed")
+        both.server.on_data = None
+        both.client.connect(3, f"ws://127.0.0.1:{both.listener._servers[0].sockets[0].getsockname()[1]}/")
+        await both.client.until(lambda: len(both.client.of("opened")) == 2)
+        await end(both.transport, both.listener)
+
+    run(test)
+    assert "ZeroDivisionError" in caplog.text

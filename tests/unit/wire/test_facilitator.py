@@ -1,0 +1,195 @@
+from dataclasses import replace
+
+import pytest
+
+from convergence.errors import LocalError, ParseError
+from convergence.wire.facilitator import (
+    DESCRIPTOR_PREFIX,
+    MAX_DESCRIPTOR,
+    MAX_LISTED,
+    MAX_NODE_LIST,
+    MAX_TRANSPORTS,
+    Descriptor,
+    ErrorCode,
+    ErrorRecord,
+    NodeList,
+    RecordCutter,
+    RecordType,
+    Role,
+    Transport,
+    TransportKind,
+    check_ws_url,
+    encode_record,
+)
+from pynode.crypto import CPythonCrypto
+
+CRYPTO = CPythonCrypto()
+SEED = bytes(32)
+IDENTITY = CRYPTO.ed25519_public(SEED)
+WS = Transport(TransportKind.WS, "ws://127.0.0.1:9001/")
+
+
+def sign(message):
+    return CRYPTO.ed25519_sign(SEED, message)
+
+
+DESCRIPTOR = Descriptor(IDENTITY, b"n" * 32, 1000, 2000, Role.RELAY | Role.RDV, (WS,)).sign(sign)
+NODES = NodeList(1000, 2000, (DESCRIPTOR.encode(), b"other"), IDENTITY).sign(sign)
+
+
+# Descriptor
+
+
+def test_descriptor_layout():
+    head = b"\x01" + IDENTITY + b"n" * 32 + (1000).to_bytes(8, "big") + (2000).to_bytes(8, "big")
+    body = head + b"\x03\x01\x01\x00\x14ws://127.0.0.1:9001/"
+    assert DESCRIPTOR.encode() == body + sign(DESCRIPTOR_PREFIX + body)
+
+
+def test_descriptor_comes_back_and_verifies():
+    parsed = Descriptor.parse(memoryview(DESCRIPTOR.encode()))
+    assert parsed == DESCRIPTOR
+    assert parsed.verify(CRYPTO.ed25519_verify)
+    assert parsed.ws_url == WS.url
+    assert not replace(parsed, expires=2001).verify(CRYPTO.ed25519_verify)
+
+
+def test_unknown_roles_and_transports_are_kept():
+    other = Transport(9, "anything goes: \u20ac")
+    descriptor = replace(DESCRIPTOR, roles=Role(0x81), transports=(other,)).sign(sign)
+    parsed = Descriptor.parse(descriptor.encode())
+    assert parsed == descriptor
+    assert Role.RELAY in parsed.roles
+    assert parsed.ws_url is None
+
+
+def test_largest_descriptor_parses():
+    url = "wss://" + "h" * 249
+    descriptor = replace(DESCRIPTOR, transports=(Transport(TransportKind.WS, url),) * MAX_TRANSPORTS).sign(sign)
+    assert len(descriptor.encode()) == MAX_DESCRIPTOR
+    assert Descriptor.parse(descriptor.encode()) == descriptor
+
+
+@pytest.mark.parametrize(
+    "descriptor",
+    [
+        replace(DESCRIPTOR, expires=1000),
+        replace(DESCRIPTOR, transports=(WS,) * (MAX_TRANSPORTS + 1)),
+        replace(DESCRIPTOR, transports=(Transport(9, "x" * 256),)),
+        replace(DESCRIPTOR, transports=(Transport(TransportKind.WS, "http://host/"),)),
+        replace(DESCRIPTOR, identity=b"short"),
+    ],
+)
+def test_invalid_descriptors_are_not_signed(descriptor):
+    with pytest.raises(LocalError):
+        descriptor.sign(sign)
+
+
+def test_malformed_descriptors():
+    data = DESCRIPTOR.encode()
+    for bad in (b"", data[:-1], data + b"\0", b"\2" + data[1:], data.replace(b"ws://127", b"ws\xff//127")):
+        with pytest.raises(ParseError):
+            Descriptor.parse(bad)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["ws://host", "wss://host.example:443/path/to-x_y~z%20", "ws://[::1]:9001/", "ws://10.0.0.1:1/", "ws://h:65535"],
+)
+def test_plain_urls(url):
+    check_ws_url(url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "http://host/",
+        "WS://host/",
+        "ws:/host/",
+        "ws://",
+        "ws://:80/",
+        "ws://user@host/",
+        "ws://user:pass@host/",
+        "ws://host:0/",
+        "ws://host:65536/",
+        "ws://host:080/",
+        "ws://host:/",
+        "ws://host/?query",
+        "ws://host/#fragment",
+        "ws://host/ space",
+        "ws://host/\r\nX: y",
+        "ws://h\u00f6st/",
+        "ws://-host/",
+        "ws://[::g]/",
+        "ws://[1:2]/",
+        "ws://" + "h" * 251,
+    ],
+)
+def test_other_urls(url):
+    with pytest.raises(ParseError):
+        check_ws_url(url)
+
+
+# NodeList
+
+
+def test_node_list_comes_back_and_verifies():
+    parsed = NodeList.parse(memoryview(NODES.encode()))
+    assert parsed == NODES
+    assert parsed.verify(CRYPTO.ed25519_verify)
+    assert not replace(parsed, descriptors=()).verify(CRYPTO.ed25519_verify)
+
+
+def test_malformed_node_lists():
+    data = NODES.encode()
+    too_many = data[:17] + (MAX_LISTED + 1).to_bytes(2, "big") + data[19:]
+    too_long = data[:19] + (MAX_DESCRIPTOR + 1).to_bytes(2, "big") + bytes(5000)
+    dates = replace(NODES, expires=1000).encode()
+    for bad in (b"", data[:-1], data + b"\0", b"\2" + data[1:], too_many, too_long, dates):
+        with pytest.raises(ParseError):
+            NodeList.parse(bad)
+
+
+def test_longest_list_fits_its_record():
+    nodes = NodeList(1, 2, (bytes(MAX_DESCRIPTOR),) * MAX_LISTED, IDENTITY).sign(sign)
+    assert len(nodes.encode()) == MAX_NODE_LIST
+    with pytest.raises(LocalError):
+        replace(nodes, descriptors=(b"",) * (MAX_LISTED + 1)).sign(sign)
+
+
+# Records
+
+
+def test_error_record():
+    record = ErrorRecord(ErrorCode.FULL, "full")
+    assert record.encode() == b"\x06full"
+    assert ErrorRecord.parse(record.encode()) == record
+    assert ErrorRecord.parse(b"\xfa") == ErrorRecord(250, "")
+    assert ErrorRecord.parse(ErrorRecord(1, "x" + "\u20ac" * 200).encode()).text == "x" + "\u20ac" * 84
+
+
+@pytest.mark.parametrize("data", [b"", b"\1\xff", b"\1" + b"x" * 256])
+def test_malformed_error_records(data):
+    with pytest.raises(ParseError):
+        ErrorRecord.parse(data)
+
+
+def test_records_are_cut_anywhere():
+    data = encode_record(RecordType.LIST) + encode_record(RecordType.REGISTER, b"body") + encode_record(RecordType.LIST)
+    cutter = RecordCutter((RecordType.REGISTER, RecordType.LIST))
+    cut = [record for byte in data for record in cutter.feed(bytes([byte]))]
+    assert cut == [(RecordType.LIST, b""), (RecordType.REGISTER, b"body"), (RecordType.LIST, b"")]
+
+
+@pytest.mark.parametrize(
+    "header", ["00000000 04", "00000000 06", "00000000 00", "00000001 03", "0000049c 01", "ffffffff 01"]
+)
+def test_what_a_side_does_not_take_is_refused_by_its_header(header):
+    with pytest.raises(ParseError):
+        RecordCutter((RecordType.REGISTER, RecordType.LIST)).feed(bytes.fromhex(header))
+
+
+def test_bodies_over_the_limit_are_not_encoded():
+    with pytest.raises(LocalError):
+        encode_record(RecordType.LIST, b"x")

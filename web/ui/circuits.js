@@ -1,0 +1,98 @@
+/**
+ * Does: draw the node's circuits hop by hop, from "You" on the left, and say the same in words for screen readers.
+ * Does not: ask the node anything; it draws a state.
+ *
+ * A circuit: `{id, state: "building"|"ready"|"in use", purpose: "ready"|"rendezvous"|"exit",
+ * hops: [{identity: hex, roles: string[], built: boolean}]}`.
+ */
+
+import { svg } from "./dom.js";
+
+const ROWS = 5; // circuits that the node keeps ready; a place is drawn for each before it stands
+const ROWS_MOST = 12; // drawn at most; the others are counted
+const LEAST_HOPS = 2;
+const ROW_HEIGHT = 46;
+const TOP = 34;
+const NARROW = 400; // px: below it the right-hand words go
+const LAST_HOP = { rendezvous: "rdv", exit: "exit" }; // purpose -> class of the last hop
+const WORDS = { rendezvous: "meeting", exit: "fetching" };
+
+/** Whether a circuit can carry something. */
+export const stands = (circuit) => circuit.state !== "building";
+
+const wordOf = (circuit) => (stands(circuit) ? WORDS[circuit.purpose] ?? "ready" : "building");
+
+function describe(circuits) {
+  const open = circuits.filter(stands);
+  const lines = open.map((circuit, number) => {
+    const hops = circuit.hops.map((hop) => `node ${hop.identity.slice(0, 4)}`);
+    return `Circuit ${number + 1}, ${wordOf(circuit)}: you, ${hops.join(", ")}.`;
+  });
+  return `${open.length} of ${Math.max(ROWS, circuits.length)} circuits stand. ${lines.join(" ")}`;
+}
+
+/**
+ * @param {HTMLElement} host
+ * @returns {{update: (circuits: object[]) => void}}
+ */
+export function drawCircuits(host) {
+  let shown = [];
+  let drawn = "";
+
+  const draw = () => {
+    const width = Math.max(260, host.clientWidth);
+    const key = JSON.stringify([width, shown]);
+    if (key === drawn) return;
+    drawn = key;
+    host.replaceChildren(picture(shown, width));
+  };
+  new ResizeObserver(draw).observe(host);
+  return {
+    update(circuits) {
+      shown = circuits;
+      draw();
+    },
+  };
+}
+
+function picture(circuits, width) {
+  const rows = circuits.slice(0, ROWS_MOST);
+  const spare = Math.max(0, ROWS - rows.length);
+  const hidden = circuits.length - rows.length;
+  const total = rows.length + spare;
+  const height = TOP + total * ROW_HEIGHT + (hidden ? 20 : 0);
+  const words = width >= NARROW;
+  const you = { x: 26, y: TOP + (total * ROW_HEIGHT) / 2 - 6 };
+  const right = width - (words ? 96 : 30);
+  const first = width * (words ? 0.34 : 0.4);
+  const column = (index, length) => (length < 2 ? right : first + ((right - first) * index) / (length - 1));
+
+  const root = svg("svg", { viewBox: `0 0 ${width} ${height}`, height, role: "img", "aria-label": describe(circuits) });
+  root.append(svg("text", { class: "head", x: first, y: 14, "text-anchor": "middle" }, "first hop"));
+  if (right - first > 110) root.append(svg("text", { class: "head", x: right, y: 14, "text-anchor": "middle" }, "last hop"));
+
+  const row = (index, circuit) => {
+    const y = TOP + index * ROW_HEIGHT + ROW_HEIGHT / 2 - 10;
+    const state = circuit ? (stands(circuit) ? "open" : "building") : "empty";
+    const busy = circuit?.state === "in use" ? " busy" : "";
+    const hops = [...(circuit?.hops ?? [])];
+    while (hops.length < LEAST_HOPS) hops.push(null); // not there yet
+    const bend = (column(0, hops.length) - you.x) / 2;
+    const path = `M${you.x} ${you.y}C${you.x + bend} ${you.y} ${you.x + bend} ${y} ${column(0, hops.length)} ${y}H${right}`;
+    root.append(svg("path", { class: `wire ${state}${busy}`, d: path }));
+    hops.forEach((hop, place) => {
+      const x = column(place, hops.length);
+      const last = place === hops.length - 1;
+      const role = last && state === "open" ? LAST_HOP[circuit.purpose] ?? "" : "";
+      const own = !hop ? "empty" : hop.built || state === "open" ? "open" : "building";
+      root.append(svg("circle", { class: `hop ${own} ${role}`, cx: x, cy: y, r: last ? 7.5 : 6 }));
+      if (hop) root.append(svg("text", { x, y: y + 22, "text-anchor": "middle" }, hop.identity.slice(0, 4)));
+    });
+    if (words && circuit) root.append(svg("text", { class: "word", x: right + 18, y: y + 4.5 }, wordOf(circuit)));
+  };
+  for (let index = 0; index < total; index += 1) row(index, rows[index]);
+  root.append(svg("circle", { class: "hop you", cx: you.x, cy: you.y, r: 10 }));
+  root.append(svg("text", { class: "word", x: you.x, y: you.y + 29, "text-anchor": "middle" }, "You"));
+  if (hidden) root.append(svg("text", { class: "head", x: width / 2, y: height - 4, "text-anchor": "middle" }, `and ${hidden} more`));
+  return root;
+}

@@ -1,0 +1,71 @@
+/**
+ * Does: build elements and keep lists in step with data, by DOM calls only (no markup strings anywhere).
+ * Does not: know what is shown.
+ */
+
+const SVG = "http://www.w3.org/2000/svg";
+
+/**
+ * Makes an HTML element.
+ * @param {string} tag
+ * @param {Object<string, any>} [attributes] Attributes; functions become event listeners, `false` and `null` are left out.
+ * @param {...(Node|string)} children Strings become text, never markup.
+ * @returns {HTMLElement}
+ */
+export function el(tag, attributes = {}, ...children) {
+  return fill(document.createElement(tag), attributes, children);
+}
+
+/**
+ * Makes an SVG element; arguments as in `el`.
+ * @returns {SVGElement}
+ */
+export function svg(tag, attributes = {}, ...children) {
+  return fill(document.createElementNS(SVG, tag), attributes, children);
+}
+
+function fill(element, attributes, children) {
+  for (const [name, value] of Object.entries(attributes)) {
+    if (typeof value === "function") element.addEventListener(name, value);
+    else if (value !== false && value !== null && value !== undefined) element.setAttribute(name, value === true ? "" : value);
+  }
+  element.append(...children);
+  return element;
+}
+
+/** @returns {HTMLElement} the element of the page with this id */
+export const byId = (id) => document.getElementById(id);
+
+/** Sets text only when it changed, so that live regions speak once. */
+export function setText(element, text) {
+  if (element.textContent !== text) element.textContent = text;
+}
+
+/**
+ * Keeps a list's elements in step with items, newest first, without rebuilding those that stay (focus is kept).
+ * @template T
+ * @param {HTMLElement} list
+ * @param {T[]} items Each has a unique `id`.
+ * @param {(item: T) => {root: HTMLElement, update: (item: T) => void}} create
+ */
+export function keepList(list, items, create) {
+  const views = (list.views ??= new Map());
+  const wanted = new Set(items.map((item) => item.id));
+  for (const [id, view] of views) {
+    if (!wanted.has(id)) {
+      const hadFocus = view.root.contains(document.activeElement);
+      view.root.remove();
+      views.delete(id);
+      if (hadFocus) list.closest("section")?.querySelector("input, button")?.focus();
+    }
+  }
+  for (const item of items) {
+    let view = views.get(item.id);
+    if (!view) {
+      view = create(item);
+      views.set(item.id, view);
+      list.prepend(view.root);
+    }
+    view.update(item);
+  }
+}

@@ -1,0 +1,156 @@
+/**
+ * Does: the Get card: take a link from the field or the address bar, show each transfer, offer Save once it is complete.
+ * Does not: speak the protocol, render what arrives, or trust a received name.
+ *
+ * A transfer: `{id, name, size, have, sources, stage: "finding"|"waiting"|"receiving"|"done"|"failed", message}`, sizes
+ * in bytes; `name` is null until the provider has proved it.
+ *
+ * The link stays in the address bar until its file is complete or given up: reloading, the first thing people try when
+ * something seems stuck, then goes on with the same file even if the browser's storage was refused. After that it is
+ * taken away, so that it is neither bookmarked nor seen over a shoulder for longer than it is of use.
+ */
+
+import { byId, el, keepList, setText } from "./dom.js";
+import { saveBlob } from "./save.js";
+import { bytes, count, sentence, shownName, span } from "./words.js";
+
+const PIECE = 262_144; // bytes
+const SPEED_WINDOW_MS = 5000;
+const LINK = /^[\w-]{43}\.[\w-]{43}$/;
+const BAD_LINK = "This is not a complete share link. Copy all of it and try again: after the # come two groups of 43 letters, digits, - or _, with a dot between.";
+
+/** @param {(name: string, args?: object) => Promise<any>} command */
+export function getCard(command) {
+  const input = byId("get-input");
+  const error = byId("get-error");
+  let opened = null; // the transfer that the address bar's link stands for
+  let seen = false; // whether the node has listed it
+
+  const fail = (message) => {
+    setText(error, message);
+    input.setAttribute("aria-invalid", "true");
+  };
+  const get = async (text) => {
+    setText(error, "");
+    input.removeAttribute("aria-invalid");
+    const link = text.trim().split("#").pop();
+    if (!LINK.test(link)) {
+      fail(text.trim() ? BAD_LINK : "Paste the link that you were given into the field first.");
+      return null;
+    }
+    try {
+      return (await command("get", { link })).id;
+    } catch (failure) {
+      fail(sentence(failure.message));
+      return null;
+    }
+  };
+  const forget = () => {
+    opened = null;
+    history.replaceState(null, "", location.pathname + location.search);
+  };
+  const openFragment = async () => {
+    if (location.hash.length < 2) return;
+    setText(byId("headline"), "Someone has a file for you.");
+    byId("share").before(byId("get")); // who opens a link came to get: first on the page and first to be focused
+    seen = false;
+    opened = await get(location.hash);
+    if (opened === null) input.value = location.href;
+  };
+
+  byId("get-form").addEventListener("submit", async (event) => {
+    event.preventDefault();
+    const id = await get(input.value);
+    if (id !== null) input.value = "";
+    else input.focus();
+  });
+  window.addEventListener("hashchange", openFragment);
+  openFragment();
+
+  return {
+    update(transfers) {
+      keepList(byId("transfers"), transfers, (item) => transferView(item, command));
+      if (opened === null) return;
+      const mine = transfers.find((item) => item.id === opened);
+      seen ||= Boolean(mine);
+      if (mine ? mine.stage === "done" : seen) forget();
+    },
+  };
+}
+
+function transferView(first, command) {
+  const name = el("bdi", { class: "item-name", "data-testid": "name" });
+  const size = el("span", { class: "item-size" });
+  const bar = el("progress", { max: "1", "data-testid": "progress", "aria-label": "Received so far" });
+  const note = el("p", { class: "item-note", "data-testid": "transfer-note" });
+  const stage = el("p", { class: "visually-hidden", role: "status" }); // speaks at each change of stage, not at each byte
+  const run = (verb) => () => command(verb, { id: first.id }).catch((failure) => setText(note, sentence(failure.message)));
+  const save = el("button", { type: "button", class: "primary small", "data-testid": "save", click: () => saveTransfer() }, "Save");
+  const retry = el("button", { type: "button", class: "small", "data-testid": "retry", click: run("retry") }, "Try again");
+  const cancel = el("button", { type: "button", class: "small quiet", "data-testid": "cancel", click: run("cancel") }, "Cancel");
+  const root = el("li", { class: "item", "data-testid": "transfer", "data-id": first.id },
+    el("div", { class: "item-head" }, name, size), bar, stage,
+    el("div", { class: "item-foot" }, note, el("div", { class: "actions" }, save, retry, cancel)));
+  const speed = speedometer();
+
+  const saveTransfer = async () => {
+    save.disabled = true;
+    setText(save, "Preparing");
+    try {
+      const { blob, name: received } = await command("save", { id: first.id });
+      saveBlob(blob, received);
+    } catch (failure) {
+      setText(note, sentence(failure.message));
+    } finally {
+      save.disabled = false;
+      setText(save, "Save");
+    }
+  };
+  return {
+    root,
+    update(item) {
+      root.dataset.stage = item.stage;
+      setText(name, item.name === null ? "File" : shownName(item.name));
+      setText(size, item.name === null ? "" : bytes(item.size));
+      if (item.size > 0) bar.value = item.have / item.size;
+      bar.hidden = item.stage === "done" || (item.stage !== "finding" && !item.have);
+      save.hidden = item.stage !== "done";
+      retry.hidden = !["failed", "waiting"].includes(item.stage);
+      note.classList.toggle("bad", item.stage === "failed");
+      note.classList.toggle("good", item.stage === "done");
+      setText(note, transferNote(item, speed(item.have)));
+      setText(stage, stageWords(item));
+      setText(cancel, item.stage === "done" || item.stage === "failed" ? "Remove" : "Cancel");
+    },
+  };
+}
+
+function transferNote(item, rate) {
+  const pieces = Math.ceil(item.size / PIECE);
+  const part = `${bytes(item.have)} of ${bytes(item.size)}`;
+  if (item.stage === "finding") return item.have ? `Looking for someone who has the rest; ${part} is here already.` : "Looking for someone who has this file.";
+  if (item.stage === "waiting" || item.stage === "failed") return sentence(item.message);
+  if (item.stage === "done") return `Complete. All ${count(pieces, "piece")} checked against the link.`;
+  const left = rate > 0 ? `about ${span((item.size - item.have) / rate)} left` : "";
+  const words = [part, rate > 0 ? `${bytes(rate)}/s` : "", `${Math.floor(item.have / PIECE)} of ${count(pieces, "piece")}`,
+    item.sources > 1 ? count(item.sources, "source") : "", left];
+  return words.filter(Boolean).join(" · ");
+}
+
+function stageWords(item) {
+  const name = item.name === null ? "the file" : shownName(item.name);
+  const words = { finding: `Looking for ${name}`, receiving: `Receiving ${name}`, done: `${name} is complete and can be saved` };
+  return words[item.stage] ?? sentence(item.message);
+}
+
+/** @returns {(have: number) => number} bytes per second over the last seconds */
+function speedometer() {
+  const marks = [];
+  return (have) => {
+    const now = performance.now();
+    marks.push([now, have]);
+    while (marks.length > 2 && now - marks[0][0] > SPEED_WINDOW_MS) marks.shift();
+    const [since, before] = marks[0];
+    return now - since > 400 ? (1000 * (have - before)) / (now - since) : 0;
+  };
+}

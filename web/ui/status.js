@@ -1,0 +1,48 @@
+/**
+ * Does: show what the node is doing: starting, ready, failed; its counters; notices with what to do about them.
+ * Does not: draw circuits or files.
+ */
+
+import { stands } from "./circuits.js";
+import { byId, el, setText } from "./dom.js";
+import { bytes, count } from "./words.js";
+
+/** @param {object} state @param {"leader"|"guest"|null} role */
+export function showStatus(state, role) {
+  const open = state.circuits.filter(stands).length;
+  const kind = state.failed ? "failed" : state.ready ? "ready" : "starting";
+  byId("status").dataset.state = kind;
+  setText(byId("status-text"), kind === "failed" ? "Stopped" : kind === "ready" ? `Ready, ${count(open, "circuit")}` : `Starting, ${Math.round(state.phase.percent)} %`);
+  byId("starting").hidden = kind !== "starting";
+  byId("phase").value = state.phase.percent;
+  setText(byId("phase-text"), state.phase.text);
+  setText(byId("node-role"), role === "guest" ? "runs in another tab" : state.ready ? `ready in ${state.seconds.toFixed(1)} s` : "");
+  setText(byId("count-sent"), bytes(state.bytes.sent));
+  setText(byId("count-received"), bytes(state.bytes.received));
+  setText(byId("count-relayed"), bytes(state.bytes.relayed));
+  if (state.failed) notice("failed", state.failed, { label: "Reload", run: () => location.reload() });
+  else if (state.trouble) notice("trouble", state.trouble);
+  else dismiss("trouble");
+}
+
+/**
+ * Shows a message at the top of the page, once per key; a new text replaces the one before.
+ * @param {string} key
+ * @param {string} message What happened and what to do.
+ * @param {{label: string, run: () => void}} [action]
+ */
+export function notice(key, message, action) {
+  const box = byId("notices");
+  let line = box.querySelector(`[data-key="${key}"]`);
+  if (!line) {
+    line = el("p", { class: "notice", "data-key": key }, el("span"));
+    if (action) line.append(el("button", { type: "button", class: "small", click: action.run }, action.label));
+    box.append(line);
+  }
+  setText(line.firstChild, message);
+}
+
+/** Takes the message with this key away. @param {string} key */
+export function dismiss(key) {
+  byId("notices").querySelector(`[data-key="${key}"]`)?.remove();
+}

@@ -1,0 +1,122 @@
+/**
+ * Does: keep buckets of bytes in IndexedDB, one object store a bucket, one transaction a call; join pieces into a Blob.
+ * Does not: know what the bytes are.
+ */
+
+const NAME = "convergence";
+const VERSION = 1;
+const BUCKETS = ["piece", "file", "transfer", "node", "meta"];
+const READ_TOGETHER = 16; // pieces of 256 KiB that are in memory at once while a file is put together
+
+const FULL = "There is no room left for this site's files in this browser. Remove files from the lists below or free disk space, then try again.";
+
+/** @returns {[string, string]} kind and message of a Failure */
+function failure(error) {
+  if (error?.name === "QuotaExceededError") return ["quota", FULL];
+  return ["io", `The browser's storage failed (${error?.name ?? "unknown error"}). Reload the page; if it happens again, allow this site to store data.`];
+}
+
+const wait = (request) => new Promise((resolve, reject) => {
+  request.onsuccess = () => resolve(request.result);
+  request.onerror = () => reject(request.error);
+});
+
+/** Keys that begin with `prefix`: binary keys are compared byte by byte. */
+function beginningWith(prefix) {
+  const end = prefix.slice();
+  let last = end.length - 1;
+  while (last >= 0 && end[last] === 255) last -= 1;
+  if (last < 0) return prefix.length ? IDBKeyRange.lowerBound(prefix) : undefined;
+  end[last] += 1;
+  return IDBKeyRange.bound(prefix, end.slice(0, last + 1), false, true);
+}
+
+/**
+ * @param {(request: number, kind: string, message: any, lengths?: Uint16Array) => void} answer Called once for each
+ *   request; kind is "" and message the result (if any), or kind and message are a Failure's.
+ */
+export async function openDatabase(answer) {
+  const opening = indexedDB.open(NAME, VERSION);
+  opening.onupgradeneeded = () => BUCKETS.forEach((bucket) => opening.result.createObjectStore(bucket));
+  const database = await wait(opening).catch((error) => {
+    throw new Error(failure(error)[1]);
+  });
+  database.onversionchange = () => database.close();
+
+  const begin = (bucket, mode) => database.transaction(bucket, mode, { durability: "relaxed" });
+  const fail = (request, error) => answer(request, ...failure(error));
+
+  return {
+    /** Writes rows of [bucket, key, value or null] in one transaction. */
+    store(request, rows) {
+      try {
+        const transaction = begin([...new Set(rows.map(([bucket]) => bucket))], "readwrite");
+        transaction.oncomplete = () => answer(request, "");
+        transaction.onabort = () => fail(request, transaction.error);
+        for (const [bucket, key, value] of rows) {
+          const store = transaction.objectStore(bucket);
+          if (value === null || value === undefined) store.delete(key);
+          else store.put(value, key);
+        }
+      } catch (error) {
+        queueMicrotask(() => fail(request, error));
+      }
+    },
+
+    /** Answers with the value (Uint8Array), or with nothing. */
+    load(request, bucket, key) {
+      try {
+        wait(begin(bucket, "readonly").objectStore(bucket).get(key))
+          .then((value) => answer(request, "", value), (error) => fail(request, error));
+      } catch (error) {
+        queueMicrotask(() => fail(request, error));
+      }
+    },
+
+    /** Answers with all keys that begin with the prefix, in order, joined, and their lengths. */
+    scan(request, bucket, prefix) {
+      const joined = (keys) => {
+        const lengths = Uint16Array.from(keys, (key) => key.byteLength);
+        const whole = new Uint8Array(lengths.reduce((sum, length) => sum + length, 0));
+        let at = 0;
+        keys.forEach((key) => {
+          whole.set(new Uint8Array(key), at);
+          at += key.byteLength;
+        });
+        answer(request, "", whole, lengths);
+      };
+      try {
+        wait(begin(bucket, "readonly").objectStore(bucket).getAllKeys(beginningWith(prefix)))
+          .then(joined, (error) => fail(request, error));
+      } catch (error) {
+        queueMicrotask(() => fail(request, error));
+      }
+    },
+
+    /**
+     * Puts a file together from its pieces without holding it in memory: the browser keeps Blobs on disk.
+     * @param {Uint8Array} root Prefix of the pieces' keys. @param {number} size Of the whole, in bytes.
+     * @returns {Promise<Blob>} of the one type that no browser renders
+     */
+    async assemble(root, size) {
+      const range = beginningWith(root);
+      const parts = [];
+      let next = range;
+      for (;;) {
+        const store = begin("piece", "readonly").objectStore("piece");
+        const [keys, values] = await Promise.all([wait(store.getAllKeys(next, READ_TOGETHER)), wait(store.getAll(next, READ_TOGETHER))]);
+        if (!keys.length) break;
+        parts.push(new Blob(values));
+        next = IDBKeyRange.bound(keys[keys.length - 1], range.upper, true, true);
+      }
+      const blob = new Blob(parts, { type: "application/octet-stream" });
+      if (blob.size !== size) throw new Error("Pieces of this file are missing in this browser's storage. Remove it here and open its link again.");
+      return blob;
+    },
+
+    /** Deletes all pieces of a root; for files that are removed. */
+    async discard(root) {
+      await wait(begin("piece", "readwrite").objectStore("piece").delete(beginningWith(root)));
+    },
+  };
+}

@@ -1,0 +1,130 @@
+"""Files between the browser and the node's store.
+
+Does: read a picked File into pieces (once to learn its root, once more to store them under it), put a received file
+together.
+Does not: hold more than a few pieces in memory, or speak to the network.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from secrets import token_bytes
+from typing import Any
+
+from js import navigator
+from pyodide.ffi import JsException, to_js
+from storage import IndexedDbStorage
+
+from convergence.effects import Failure
+from convergence.errors import LocalError
+from convergence.ordb.index import PIECE_SIZE, FileBuilder, SharedFile, leaf_hash, piece_key
+from convergence.wire.ordb import MAX_TYPE, fit_name
+
+STORED_TOGETHER = 4  # pieces in one transaction
+ROOM_LEFT = 1 << 24  # bytes that stay free when a file is stored
+
+_UNREADABLE = "The file could not be read; it may have been moved, changed or removed. Choose it again."
+
+
+class FileStore:
+    """Files of this browser.
+
+    Args:
+        database: database.js.
+        changed: called when `reading` would give something new.
+    """
+
+    def __init__(self, storage: IndexedDbStorage, database: Any, changed: Callable[[], None]) -> None:
+        self._storage = storage
+        self._database = database
+        self._changed = changed
+        self._reading: dict[str, dict[str, Any]] = {}
+
+    def reading(self) -> list[dict[str, Any]]:
+        """Files that are being read, or could not be, as the Share card draws them."""
+        return list(self._reading.values())
+
+    def cancel(self, identifier: str) -> bool:
+        """Stop reading (or forget the failure of) this file. False when it is none of ours."""
+        return self._reading.pop(identifier, None) is not None
+
+    async def read(self, file: Any) -> SharedFile | None:
+        """Store a JavaScript File's pieces and return its record; None when it was cancelled or failed (`reading`
+        then says why)."""
+        hash_name = token_bytes(32)
+        view = {"id": hash_name.hex(), "name": file.name, "size": file.size, "have": 0, "points": 0, "link": ""}
+        view |= {"stage": "reading", "message": ""}
+        self._reading[view["id"]] = view
+        try:
+            shared = await self._read(file, hash_name, view)
+        except (LocalError, JsException) as error:
+            message = str(error) if isinstance(error, LocalError) else _UNREADABLE
+            view.update(stage="failed", message=message)
+            shared = None
+        else:
+            self._reading.pop(view["id"], None)
+        self._changed()
+        return shared
+
+    async def assemble(self, root: bytes, size: int) -> Any:
+        """The whole file as a Blob. Raises LocalError when pieces are missing."""
+        try:
+            return await self._database.assemble(to_js(root), size)
+        except JsException as error:
+            raise LocalError(error.message) from None
+
+    async def _read(self, file: Any, hash_name: bytes, view: dict[str, Any]) -> SharedFile | None:
+        await self._check_room(file.size)
+        builder = FileBuilder()
+        async for piece in self._pieces(file, view):
+            builder.add(piece)
+        info, leaves = builder.finish(fit_name(file.name), _media_type(file.type))
+        batch: list[tuple[str, bytes, bytes | None]] = []
+        index = 0
+        async for piece in self._pieces(file, view):
+            if leaf_hash(piece) != leaves[index * 32 : index * 32 + 32]:
+                raise LocalError("The file changed while it was being read. Choose it again once it is complete.")
+            batch.append(("piece", piece_key(info.root, index), piece))
+            index += 1
+            if len(batch) == STORED_TOGETHER:
+                await self._write(batch)
+                batch = []
+        if batch:
+            await self._write(batch)
+        if view["id"] not in self._reading:
+            return None
+        return SharedFile.share(info, leaves, hash_name, token_bytes(32))
+
+    async def _pieces(self, file: Any, view: dict[str, Any]) -> AsyncIterator[bytes]:
+        """The file's pieces in order, until the reading is cancelled. Each of the two passes counts half."""
+        for start in range(0, file.size, PIECE_SIZE):
+            if view["id"] not in self._reading:
+                return
+            buffer = await file.slice(start, start + PIECE_SIZE).arrayBuffer()
+            piece = buffer.to_bytes()
+            view["have"] += len(piece) / 2
+            self._changed()
+            yield piece
+
+    async def _write(self, batch: list[tuple[str, bytes, bytes | None]]) -> None:
+        stored: asyncio.Future[None | Failure] = asyncio.get_running_loop().create_future()
+        self._storage.store(batch, stored.set_result)
+        failure = await stored
+        if failure is not None:
+            raise LocalError(failure.message)
+
+    async def _check_room(self, size: int) -> None:
+        estimate = await navigator.storage.estimate()
+        free = estimate.quota - estimate.usage
+        if size + ROOM_LEFT > free:
+            raise LocalError(
+                f"There is not enough room: the file has {size / 1e6:,.0f} MB, and this browser has "
+                f"{max(0, free - ROOM_LEFT) / 1e6:,.0f} MB left for this site. Remove files from the lists or free "
+                "disk space."
+            )
+
+
+def _media_type(claimed: str) -> str:
+    """The type that the browser guessed, if a FileInfo can hold it."""
+    return claimed if len(claimed) <= MAX_TYPE and claimed.isascii() and claimed.isprintable() else ""

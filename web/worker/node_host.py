@@ -1,0 +1,283 @@
+"""The browser's shell around one Node.
+
+Does: wire the node to the worker's sockets, database, timer and cryptography; carry out the page's commands; keep the
+one state that pages draw.
+Does not: speak the protocol (the node does), or share or save files itself (files.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import urljoin
+
+import convergence_shell as shell
+from convergence.node import Node, NodeConfig
+from crypto import BrowserCrypto, BrowserRng
+from files import FileStore
+from js import Object
+from pyodide.ffi import create_proxy, to_js
+from storage import IndexedDbStorage
+from transport import WallClock, WebSocketTransport, WorkerTimer
+
+from convergence.driver import Driver
+from convergence.effects import Event
+from convergence.errors import LocalError
+
+STATE_INTERVAL = 0.2  # seconds between two states while things change
+IDLE_INTERVAL = 1.0  # seconds between looks at the node's counters
+CIRCUITS = 5
+FETCH_LIMIT = 1 << 28  # bytes of one fetched body
+TROUBLE_SHOWN = 20.0  # seconds that a trouble stays on the page unless a new one replaces it
+
+
+class NodeHost:
+    """One node and all that the pages may ask of it."""
+
+    def __init__(self, network: dict[str, Any]) -> None:
+        self._clock = WallClock()
+        self._transport = WebSocketTransport(shell.sockets)
+        self._storage = IndexedDbStorage(shell.database)
+        identity = network.get("facilitator_identity")
+        config = NodeConfig(
+            facilitator=_websocket_url(network["facilitator"]),
+            facilitator_identity=bytes.fromhex(identity) if identity else None,
+            circuits=CIRCUITS,
+        )
+        self._node = Node(config, BrowserCrypto(), BrowserRng())
+        self._driver = Driver(
+            self._node,
+            self._transport,
+            self._clock,
+            WorkerTimer(shell.timer, self._clock),
+            storage=self._storage,
+            on_event=self._on_event,
+        )
+        self._transport.attach(self._driver, shell.listener, create_proxy)
+        self._storage.attach(shell.listener, create_proxy)
+        shell.listener.tick = create_proxy(self._driver.tick)
+        self._files = FileStore(self._storage, shell.database, self._changed)
+        self._fetches: dict[int, dict[str, Any]] = {}
+        self._bodies: dict[int, Any] = {}
+        self._node.on_fetch_data = self._on_fetch_data
+        self._transfers: dict[str, dict[str, Any]] = {}
+        self._trouble = ("", 0.0)
+        self._seconds: float | None = None
+        self._posted = ""
+        self._post_due = False
+
+    async def start(self) -> None:
+        self._run(self._node.start)
+        asyncio.get_running_loop().call_later(IDLE_INTERVAL, self._look)
+        self._changed()
+
+    # Commands of the pages -------------------------------------------------------------------------------------------
+
+    async def command(self, name: str, args: Any) -> Any:
+        """Carry out a command; returns what the page's promise gets, as a JavaScript object."""
+        try:
+            value = await self._COMMANDS[name](self, args)
+            reply = {"ok": True, "value": value}
+        except (LocalError, OSError) as error:
+            reply = {"ok": False, "message": str(error)}
+        self._changed()
+        return to_js(reply, dict_converter=Object.fromEntries)
+
+    async def _share(self, args: Any) -> dict[str, Any]:
+        shared = await self._files.read(args.file)
+        if shared is None:
+            return {}
+        self._run(lambda now: self._node.share(shared, now))
+        return {"id": shared.hash_name.hex()}
+
+    async def _unshare(self, args: Any) -> None:
+        if not self._files.cancel(args.id):
+            self._run(lambda now: self._node.unshare(bytes.fromhex(args.id), now))
+
+    async def _get(self, args: Any) -> dict[str, Any]:
+        return {"id": self._run(lambda now: self._node.get(args.link, now))}
+
+    async def _cancel(self, args: Any) -> None:
+        self._transfers.pop(args.id, None)
+        self._run(lambda now: self._node.cancel(args.id, now))
+
+    async def _retry(self, args: Any) -> None:
+        self._transfers.pop(args.id, None)
+        self._run(lambda now: self._node.retry(args.id, now))
+
+    async def _save(self, args: Any) -> dict[str, Any]:
+        found = next((item for item in self._snapshot()["transfers"] if item["id"] == args.id), None)
+        if found is None or "root" not in found:
+            raise LocalError("This file is no longer in this browser. Open its link again.")
+        blob = await self._files.assemble(bytes.fromhex(found["root"]), found["size"])
+        return {"blob": blob, "name": found["name"]}
+
+    async def _fetch(self, args: Any) -> dict[str, Any]:
+        number = self._run(lambda now: self._node.fetch(args.url, now))
+        self._bodies[number] = shell.body()
+        # The node may have reported already, from within the call.
+        self._fetches.setdefault(number, _new_fetch(number))["url"] = args.url
+        return {"id": number}
+
+    async def _body(self, args: Any) -> dict[str, Any]:
+        if args.id not in self._bodies:
+            raise LocalError("What was fetched is no longer here. Fetch it again.")
+        return {"blob": self._bodies[args.id].blob(), "name": _name_of(self._fetches[args.id]["url"])}
+
+    async def _drop_fetch(self, args: Any) -> None:
+        self._fetches.pop(args.id, None)
+        self._bodies.pop(args.id, None)
+
+    _COMMANDS: dict[str, Callable[..., Any]] = {
+        "share": _share,
+        "unshare": _unshare,
+        "get": _get,
+        "cancel": _cancel,
+        "retry": _retry,
+        "save": _save,
+        "fetch": _fetch,
+        "body": _body,
+        "drop-fetch": _drop_fetch,
+    }
+
+    def _run(self, call: Callable[[float], Any]) -> Any:
+        """Run a call of the node in the driver's pump; what it raises is raised here, after its effects are done."""
+        result: list[Any] = []
+
+        def guarded(now: float) -> None:
+            try:
+                result.extend((call(now), None))
+            except LocalError as error:
+                result.extend((None, error))
+
+        self._driver.run(guarded)
+        value, error = result
+        if error is not None:
+            raise error
+        return value
+
+    # What the node reports -------------------------------------------------------------------------------------------
+
+    def _on_event(self, event: Event) -> None:
+        kind, data = event.kind, event.data
+        if kind == "ready":
+            self._seconds = (time.time() * 1000 - shell.opened) / 1000
+        elif kind == "trouble":
+            self._trouble = (data["message"], self._clock.now() + TROUBLE_SHOWN)
+        elif kind.startswith("transfer-"):
+            self._transfers.setdefault(data["id"], {}).update(data, stage=_STAGES[kind])
+        elif kind.startswith("fetch-"):
+            self._on_fetch(kind, data)
+        self._changed()
+
+    def _on_fetch(self, kind: str, data: dict[str, Any]) -> None:
+        fetch = self._fetches.setdefault(data["id"], _new_fetch(data["id"]))
+        fetch.update({key: data[key] for key in ("status", "type", "message") if key in data})
+        fetch["stage"] = _FETCH_STAGES[kind]
+
+    def _on_fetch_data(self, number: int, data: bytes) -> bool:
+        """A part of a fetched body. False: no more of it is wanted."""
+        fetch, body = self._fetches.get(number), self._bodies.get(number)
+        if fetch is None or body is None or fetch["size"] + len(data) > FETCH_LIMIT:
+            return False
+        fetch["size"] += len(data)
+        body.add(to_js(data))
+        self._changed()
+        return True
+
+    def defect(self, name: str) -> None:
+        """JavaScript caught an exception that came out of Python."""
+        text = f"The node met an error of its own ({name}) and may not go on well. Reload the page to start it afresh."
+        self._trouble = (text, self._clock.now() + TROUBLE_SHOWN)
+        self._changed()
+
+    # The state that pages draw ---------------------------------------------------------------------------------------
+
+    def _changed(self) -> None:
+        if not self._post_due:
+            self._post_due = True
+            asyncio.get_running_loop().call_later(STATE_INTERVAL, self._post)
+
+    def _look(self) -> None:
+        asyncio.get_running_loop().call_later(IDLE_INTERVAL, self._look)
+        self._changed()
+
+    def _post(self) -> None:
+        self._post_due = False
+        state = json.dumps(self.state())
+        if state != self._posted:
+            self._posted = state
+            shell.post(state)
+
+    def state(self) -> dict[str, Any]:
+        """All that a page shows; see the head of each card in web/ui/ for its part."""
+        snapshot = self._snapshot()
+        circuits = snapshot["circuits"]
+        standing = sum(circuit["state"] != "building" for circuit in circuits)
+        reading = "Building circuits" if circuits else "Looking for the network"
+        return {
+            "phase": {"percent": min(100, 80 + 20 * standing // CIRCUITS) if circuits else 75, "text": reading},
+            "ready": bool(snapshot["ready"]),
+            "seconds": self._seconds or 0,
+            "failed": "",
+            "trouble": self._trouble[0] if self._clock.now() < self._trouble[1] else "",
+            "circuits": circuits,
+            "bytes": snapshot["bytes"],
+            "shares": [*map(_share_view, snapshot["shares"]), *self._files.reading()],
+            "transfers": [self._transfer_view(item) for item in snapshot["transfers"]],
+            "fetches": list(self._fetches.values()),
+        }
+
+    def _snapshot(self) -> dict[str, Any]:
+        return self._node.snapshot(self._clock.now())
+
+    def _transfer_view(self, item: dict[str, Any]) -> dict[str, Any]:
+        told = self._transfers.get(item["id"], {})
+        view = {"name": None, "size": 0, "have": 0, "sources": 0, "stage": "finding", "message": "", **item, **told}
+        view.pop("root", None)
+        return view
+
+
+_STAGES = {
+    "transfer-info": "receiving",
+    "transfer-progress": "receiving",
+    "transfer-waiting": "waiting",
+    "transfer-done": "done",
+    "transfer-failed": "failed",
+}
+
+_FETCH_STAGES = {
+    "fetch-status": "asking",
+    "fetch-response": "receiving",
+    "fetch-progress": "receiving",
+    "fetch-done": "done",
+    "fetch-failed": "failed",
+}
+
+
+def _share_view(item: dict[str, Any]) -> dict[str, Any]:
+    return {"have": item["size"], "stage": "ready" if item["points"] else "announcing", "message": "", **item}
+
+
+def _new_fetch(number: int) -> dict[str, Any]:
+    return {"id": number, "url": "", "stage": "asking", "status": 0, "size": 0, "type": "", "message": ""}
+
+
+def _name_of(url: str) -> str:
+    return url.split("?")[0].split("#")[0].rstrip("/").rpartition("/")[2] or "page"
+
+
+def _websocket_url(address: str) -> str:
+    """Absolute ws or wss address; network.json may give one relative to the site."""
+    absolute = urljoin(shell.site, address) if "://" not in address else address
+    return absolute.replace("http", "ws", 1) if absolute.startswith("http") else absolute
+
+
+async def start() -> Any:
+    """Called once by worker.js; returns the host for its commands."""
+    host = NodeHost(shell.network.to_py())
+    await host.start()
+    return create_proxy(host)

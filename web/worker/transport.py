@@ -1,0 +1,97 @@
+"""WebSockets of the browser as `ports.Transport`, and its clock and timer.
+
+Does: pass channels between the driver and sockets.js: one crossing for each message sent, one for all that arrived
+together.
+Does not: open TCP connections; browsers have none, so a browser is never an exit.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from js import Uint8Array
+
+from convergence.driver import Driver
+from convergence.effects import Protocol
+
+MAX_MESSAGE = 1 << 16  # bytes; effects.Send promises no more on a LINK channel
+
+
+class WebSocketTransport:
+    """`attach` the driver before the first connect."""
+
+    def __init__(self, sockets: Any) -> None:
+        self._sockets = sockets
+        self._protocols: dict[int, Protocol] = {}
+        self._scratch = Uint8Array.new(MAX_MESSAGE)
+        self._views: dict[int, Any] = {}  # length -> view of the scratch buffer; few lengths occur
+        self._driver: Driver
+
+    def attach(self, driver: Driver, listener: Any, entry: Callable[[Callable[..., None]], Any]) -> None:
+        """Name the driver's inputs to the sockets. `entry` makes a Python function callable from JavaScript."""
+        self._driver = driver
+        listener.opened = entry(self._opened)
+        listener.received = entry(lambda channel, data: driver.received(channel, data.to_bytes()))
+        listener.closed = entry(self._closed)
+        listener.drained = entry(driver.drained)
+
+    def connect(self, channel: int, protocol: Protocol, address: str, /) -> None:
+        self._protocols[channel] = protocol
+        if protocol is Protocol.TCP:
+            self._driver.closed(channel, "a browser opens no TCP connections")
+            return
+        self._sockets.connect(channel, address)
+
+    def send(self, channel: int, buffers: Sequence[bytes], /) -> bool:
+        sockets, flowing = self._sockets, True
+        for buffer in buffers:
+            view = self._view(len(buffer))
+            view.assign(buffer)
+            flowing = sockets.send(channel, view)
+        return flowing
+
+    def close(self, channel: int, reason: str, /) -> None:
+        self._protocols.pop(channel, None)
+        self._sockets.close(channel)
+
+    def pause(self, channel: int, paused: bool, /) -> None:
+        """Only TCP channels are paused, and there are none."""
+
+    def _view(self, length: int) -> Any:
+        if length > MAX_MESSAGE:
+            return Uint8Array.new(length)
+        view = self._views.get(length)
+        if view is None:
+            view = self._views[length] = self._scratch.subarray(0, length)
+        return view
+
+    def _opened(self, channel: int) -> None:
+        self._driver.opened(channel, self._protocols[channel])
+
+    def _closed(self, channel: int, reason: str) -> None:
+        self._protocols.pop(channel, None)
+        self._driver.closed(channel, reason)
+
+
+class WallClock:
+    """Unix time that stands still where the system's clock is set back."""
+
+    def __init__(self) -> None:
+        self._last = 0.0
+
+    def now(self) -> float:
+        self._last = max(self._last, time.time())
+        return self._last
+
+
+class WorkerTimer:
+    """The one timer, on setTimeout. It may fire early (a long wait is cut): the driver arms it again then."""
+
+    def __init__(self, arm: Callable[[float], None], clock: WallClock) -> None:
+        self._arm = arm
+        self._clock = clock
+
+    def arm(self, deadline: float | None, /) -> None:
+        self._arm(-1 if deadline is None else max(0.0, (deadline - self._clock.now()) * 1000))
