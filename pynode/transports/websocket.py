@@ -181,11 +181,13 @@ class WebSocketTransport:
 
     Args:
         tls: context for wss:// addresses; by default the system's certificates, verified.
+        max_connections: above this many no more are accepted.
     """
 
     channels: Channels
 
-    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None, max_connections: int = MAX_INCOMING) -> None:
+        self._max_connections = max_connections
         self._tls = tls
         self._sockets: dict[int, _Socket] = {}
         self._live: set[_Socket] = set()
@@ -304,7 +306,7 @@ class WebSocketTransport:
             log.debug("refused a plain HTTP request")
             answer = {"Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
             return self._refuse(426, UPGRADE_TEXT, answer)
-        if self._ending or len(self._live) >= MAX_INCOMING:
+        if self._ending or len(self._live) >= self._max_connections:
             log.debug("refused a connection: full")
             return self._refuse(503, b"This node has no room for another connection.\n", {})
         headers["Connection"] = "upgrade"

@@ -26,13 +26,16 @@ RETRY_FIRST = 1.0
 RETRY_MAX = 120.0
 STABLE_AFTER = 60.0
 """Seconds a channel must have served for the next pause to begin at RETRY_FIRST again."""
-REFRESH = 300.0
-"""Seconds between two requests for the list..."""
-FEW_REFRESH = 5.0
-"""...and while there are fewer than FEW_RELAYS."""
+REFRESH_FIRST = 5.0
+"""Seconds from the first list to the second. Each further pause is twice as long, up to REFRESH: a network that is just
+starting grows quickly, and nodes whose lists differ do not find each other's points."""
+REFRESH = 60.0
 FEW_RELAYS = 3
+"""While fewer are known, pauses stay at REFRESH_FIRST."""
 REGISTER_RETRY = 60.0
 """Seconds until a refused registration is tried again."""
+RENEW_MIN = 5.0
+"""Seconds between two registrations at least, however soon a descriptor expires."""
 LIFETIME = 3600
 """Seconds a node's descriptor should be valid: renewed at half of it."""
 
@@ -80,6 +83,7 @@ class FacilitatorClient:
         self._open_since: float | None = None
         self._attempts = 0
         self._cutter = RecordCutter(ACCEPTED)
+        self._refresh_pause = REFRESH_FIRST
         self._waiting: deque[RecordType] = deque()  # requests in the order of their answers
         self._registering: Descriptor | None = None
         self._register_again = False
@@ -125,6 +129,7 @@ class FacilitatorClient:
         self._cancel("connect")
         self._open_since = now
         self._cutter = RecordCutter(ACCEPTED)
+        self._refresh_pause = REFRESH_FIRST
         self.register(now)
         self.refresh(now)
 
@@ -209,8 +214,9 @@ class FacilitatorClient:
 
     def _nodes(self, body: bytes, now: float) -> None:
         change = self._directory.update(body, now)
+        self._call_at("refresh", now + self._refresh_pause, self.refresh)
         few = len(self._directory.nodes(Role.RELAY, now)) < FEW_RELAYS
-        self._call_at("refresh", now + (FEW_REFRESH if few else REFRESH), self.refresh)
+        self._refresh_pause = REFRESH_FIRST if few else min(2 * self._refresh_pause, REFRESH)
         if change:
             self._on_nodes(now)
 
@@ -221,7 +227,7 @@ class FacilitatorClient:
             self._register_again = False
             self.register(now)
         else:
-            self._call_at("register", now + max((done.expires - now) / 2, FEW_REFRESH), self.register)
+            self._call_at("register", now + max((done.expires - now) / 2, RENEW_MIN), self.register)
         self._on_registered(now)
 
     def _refused(self, asked: RecordType, error: ErrorRecord, now: float) -> None:

@@ -42,7 +42,7 @@ GRACE = 30.0
 FIRST_RECORD_TIMEOUT = 30.0
 """Seconds a new channel has to bring one whole record."""
 IDLE_TIMEOUT = 900.0
-"""Seconds without a whole record after which a channel is closed. Clients ask for the list more often."""
+"""Seconds without a whole record after which a channel is closed. Clients ask for the list every minute."""
 SWEEP_INTERVAL = 10.0
 """Seconds between looks for idle channels and expired nodes."""
 LIST_INTERVAL = 60.0

@@ -116,9 +116,9 @@ class Source:
                 del self.requested[index]
                 self.has.discard(index)
                 self._refusals += 1
+                self._owner.source_returned([index], now)
                 if self._refusals > MAX_REFUSALS:
                     raise ParseError("too many refusals")
-                self._owner.source_returned([index], now)
             case Done():
                 self._owner.drop(self, "a sender stopped sending", now, ban=False)
             case _:

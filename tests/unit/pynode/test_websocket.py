@@ -321,11 +321,10 @@ def test_half_open_connections_are_ended(run: Any, monkeypatch: pytest.MonkeyPat
     run(test)
 
 
-def test_a_full_node_says_so(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_INCOMING", 1)
-
+def test_a_full_node_says_so(run: Any) -> None:
     async def test() -> None:
         both = await pair()
+        both.listener._max_connections = 1
         port = both.listener._servers[0].sockets[0].getsockname()[1]
         late = attach(WebSocketTransport())
         late.connect(1, f"ws://127.0.0.1:{port}/")

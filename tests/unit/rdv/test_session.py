@@ -168,6 +168,7 @@ def test_no_more_than_one_frame_is_held() -> None:
 
 def test_a_handshake_that_is_not_finished_in_time_ends_the_stream() -> None:
     ends = Ends()
+    ends.near.stalled = True
     ends.client.connected(ends.world.now)
     ends.world.advance(HANDSHAKE_TIMEOUT + 1)
     assert [reason for reason, _ in ends.asking.closes] == [EndReason.TIMEOUT]
@@ -235,7 +236,6 @@ def test_a_handler_may_close_while_data_is_handed_up() -> None:
     assert [reason for reason, _ in ends.asking.closes] == [EndReason.DONE]
 
 
-@pytest.mark.parametrize("reason", range(256))
-def test_every_reason_has_a_text_for_people(reason: int) -> None:
-    assert len(describe_end(reason)) > 10
+def test_every_reason_has_a_text_for_people() -> None:
+    assert all(len(describe_end(reason)) > 10 for reason in range(256))
     assert len({describe_end(known) for known in EndReason}) == len(EndReason)

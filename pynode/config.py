@@ -1,0 +1,308 @@
+"""A node's settings: a TOML file, checked whole before anything starts.
+
+Does: read the file into frozen records, with a default for every setting; name the key, the line and what is allowed
+when something is wrong; write an example.
+Does not: act on any setting.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from pynode.exit import DEFAULT_PORTS, ExitPolicy
+
+ROLES = ("relay", "rdv", "exit")
+LEVELS = ("debug", "info", "warning", "error")
+MAX_URL = 512
+MAX_NAME = 64
+
+
+class ConfigError(Exception):
+    """The settings cannot be used. The message names the file, the line where it is known, the key and what is
+    allowed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where to listen. Port 0: any free one."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def default_data_dir(environ: Mapping[str, str] = os.environ) -> Path:
+    """$XDG_DATA_HOME/convergence, or ~/.local/share/convergence."""
+    base = environ.get("XDG_DATA_HOME", "")
+    return (Path(base) if os.path.isabs(base) else Path.home() / ".local" / "share") / "convergence"
+
+
+# -- what a setting may be: functions that return the value or raise ValueError with what is allowed
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not 0 < len(value) <= MAX_NAME or not value.isprintable():
+        raise ValueError(f"a text of 1 to {MAX_NAME} printable characters in quotes")
+    return value
+
+
+def _whole(low: int, high: int) -> Callable[[Any], int]:
+    def check(value: Any) -> int:
+        if type(value) is not int or not low <= value <= high:
+            raise ValueError(f"a whole number from {low} to {high}")
+        return value
+
+    return check
+
+
+def _flag(value: Any) -> bool:
+    if type(value) is not bool:
+        raise ValueError("true or false")
+    return value
+
+
+def _choice(*choices: str) -> Callable[[Any], str]:
+    def check(value: Any) -> str:
+        if not isinstance(value, str) or value not in choices:
+            raise ValueError("one of " + ", ".join(f'"{choice}"' for choice in choices))
+        return str(value)
+
+    return check
+
+
+def _roles(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(role, str) and role in ROLES for role in value):
+        raise ValueError('a list of "relay", "rdv" and "exit"')
+    return tuple(role for role in ROLES if role in value)
+
+
+def _listen(value: Any) -> Address:
+    if isinstance(value, str):
+        host, _, port = value.rpartition(":")
+        if host and port.isascii() and port.isdigit() and int(port[:6]) < 65536:
+            return Address(host.removeprefix("[").removesuffix("]"), int(port))
+    raise ValueError('"host:port", for example "0.0.0.0:9001" (port 0: any free one)')
+
+
+def _url(value: Any) -> str:
+    try:
+        parts = urlsplit(value if isinstance(value, str) and value.isprintable() else "")
+        if parts.scheme in ("ws", "wss") and parts.hostname and parts.port != 0 and len(value) <= MAX_URL:
+            return str(value)
+    except ValueError:
+        pass
+    raise ValueError('a WebSocket address such as "wss://node.example/"')
+
+
+def _identity(value: Any) -> bytes:
+    if isinstance(value, str) and re.fullmatch("[0-9a-fA-F]{64}", value):
+        return bytes.fromhex(value)
+    raise ValueError("64 hexadecimal digits: the facilitator's identity, as its /network.json shows it")
+
+
+def _folder(value: Any) -> Path:
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise ValueError("a folder's path in quotes")
+    return Path(value).expanduser()
+
+
+def _ports(value: Any) -> tuple[int, ...]:
+    if not isinstance(value, list) or not all(type(port) is int and 0 < port < 65536 for port in value):
+        raise ValueError("a list of ports between 1 and 65535")
+    return tuple(value)
+
+
+def _hosts(value: Any) -> tuple[str, ...]:
+    allowed = 'a list of hosts: "name", "*.suffix", "*", address or network, each with or without ":port"'
+    if not isinstance(value, list) or not all(isinstance(host, str) for host in value):
+        raise ValueError(allowed)
+    try:
+        ExitPolicy(hosts=value)
+    except ValueError as error:
+        raise ValueError(f"{allowed}; {error}") from None
+    return tuple(value)
+
+
+def _setting(default: Any, check: Callable[[Any], Any], example: str, meaning: str) -> Any:
+    metadata = {"check": check, "example": example, "meaning": meaning}
+    if callable(default):
+        return field(default_factory=default, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+# -- the settings
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    name: str = _setting("node", _text, '"relay-1"', "marks this node's log lines")
+    roles: tuple[str, ...] = _setting((), _roles, '["relay", "rdv"]', "what it does for others; [] for nothing")
+    listen: Address | None = _setting(None, _listen, '"0.0.0.0:9001"', "where links are accepted")
+    url: str | None = _setting(None, _url, '"wss://node.example/"', "what others dial to reach `listen`")
+    data: Path = _setting(default_data_dir, _folder, '"~/.local/share/convergence"', "keys, pieces and database")
+    facilitator: str | None = _setting(None, _url, '"wss://site.example/facilitator"', "where nodes find each other")
+    facilitator_identity: bytes | None = _setting(
+        None, _identity, '"' + "0" * 64 + '"', "whose node lists are believed; from the site's /network.json"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    ports: tuple[int, ...] = _setting(DEFAULT_PORTS, _ports, "[80, 443]", "reachable on hosts listed without a port")
+    hosts: tuple[str, ...] = _setting(
+        ("*",), _hosts, '["*", "192.168.1.5:8080"]', "reachable hosts; private addresses only if listed as such"
+    )
+
+    @property
+    def policy(self) -> ExitPolicy:
+        return ExitPolicy(self.ports, self.hosts)
+
+
+@dataclass(frozen=True, slots=True)
+class Circuits:
+    hops: int = _setting(2, _whole(1, 5), "2", "between peers")
+    exit_hops: int = _setting(3, _whole(1, 5), "3", "towards exits")
+    kept: int = _setting(5, _whole(0, 20), "5", "ready in advance")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    connections: int = _setting(4096, _whole(1, 1_000_000), "4096", "links at a time")
+    exit_channels: int = _setting(1024, _whole(0, 100_000), "1024", "exit connections at a time")
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    level: str = _setting("info", _choice(*LEVELS), '"info"', "debug, info, warning or error")
+    json: bool = _setting(False, _flag, "false", "one JSON object a line")
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    listen: Address = _setting(lambda: Address("127.0.0.1", 8700), _listen, '"127.0.0.1:8700"', "the page's address")
+    name: str = _setting("Convergence", _text, '"Convergence"', "shown on the page")
+    files: Path | None = _setting(None, _folder, '"dist"', "what `build.py build` wrote")
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """All settings, one attribute a section."""
+
+    node: Node = field(default_factory=Node)
+    exit: Exit = field(default_factory=Exit)
+    circuits: Circuits = field(default_factory=Circuits)
+    limits: Limits = field(default_factory=Limits)
+    log: Log = field(default_factory=Log)
+    site: Site = field(default_factory=Site)
+
+
+_SECTIONS: dict[str, type[Any]] = {
+    "node": Node,
+    "exit": Exit,
+    "circuits": Circuits,
+    "limits": Limits,
+    "log": Log,
+    "site": Site,
+}
+
+
+def load(path: Path) -> Config:
+    """Read a settings file.
+
+    Raises:
+        ConfigError: it cannot be read, or a setting is unknown or wrong.
+    """
+    try:
+        text = path.read_text("utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path}: {os.strerror(error.errno or 0)}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: it is no UTF-8 text") from error
+    return parse(text, str(path))
+
+
+def parse(text: str, where: str = "settings") -> Config:
+    """Settings from TOML text; `where` is what errors call it. Raises ConfigError."""
+    try:
+        tables = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise ConfigError(f"{where}: this is not TOML: {error}") from error
+
+    def wrong(section: str, key: str | None, what: str) -> ConfigError:
+        line = _line(text, section, key)
+        return ConfigError(f"{where}{f', line {line}' if line else ''}: {what}")
+
+    sections = {}
+    for section, table in tables.items():
+        if section not in _SECTIONS:
+            raise wrong(section, None, f"unknown section [{section}]; there are {_listed(_SECTIONS)}")
+        if not isinstance(table, dict):
+            raise wrong(section, None, f"{section} must be a section: [{section}]")
+        known = {one.name: one.metadata["check"] for one in fields(_SECTIONS[section])}
+        values = {}
+        for key, value in table.items():
+            if key not in known:
+                raise wrong(section, key, f"unknown setting {section}.{key}; [{section}] has {_listed(known)}")
+            try:
+                values[key] = known[key](value)
+            except ValueError as error:
+                raise wrong(section, key, f"{section}.{key} must be {error}") from None
+        sections[section] = _SECTIONS[section](**values)
+    config = Config(**sections)
+    _check_together(config, wrong)
+    return config
+
+
+def _check_together(config: Config, wrong: Callable[[str, str | None, str], ConfigError]) -> None:
+    node = config.node
+    if node.roles and node.listen is None:
+        raise wrong("node", "roles", f"a node with roles needs node.listen: {_allowed(_listen)}")
+    if node.facilitator is not None and node.facilitator_identity is None:
+        message = f"node.facilitator needs node.facilitator_identity: {_allowed(_identity)}"
+        raise wrong("node", "facilitator", message)
+
+
+def write_example() -> str:
+    """A settings file with every setting at an example value, commented out, and what it means."""
+    lines = ["# Settings of a Convergence node. Every one may be left out.", ""]
+    for section, record in _SECTIONS.items():
+        lines.append(f"[{section}]")
+        lines += [f"# {one.name} = {one.metadata['example']}  # {one.metadata['meaning']}" for one in fields(record)]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _allowed(check: Callable[[Any], Any]) -> str:
+    try:
+        check(None)
+    except ValueError as error:
+        return str(error)
+    return "anything"
+
+
+def _listed(names: Mapping[str, Any]) -> str:
+    return ", ".join(names)
+
+
+def _line(text: str, section: str, key: str | None) -> int | None:
+    """Where `key` of `section` (or the section) is set. TOML can spell both in ways that are not found: then None."""
+    current = ""
+    for number, line in enumerate(text.splitlines(), 1):
+        header = re.match(r"\s*\[+\s*[\"']?([^\]\"']+?)[\"']?\s*\]", line)
+        if header:
+            current = header[1]
+            if key is None and current == section:
+                return number
+        setting = re.match(r"\s*[\"']?([\w-]+)[\"']?\s*[=.]", line)
+        if setting and (current, setting[1]) in ((section, key), ("", section)):
+            return number
+    return None

@@ -1,0 +1,92 @@
+"""A node's long-lived secret keys on disk.
+
+Does: read them, make them the first time, in a file that only its owner can read.
+Does not: know what they are used for, or put them anywhere else.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from convergence.ports import Rng
+
+KEY_LEN = 32
+VERSION = 1
+MAX_FILE = 4096
+
+log = logging.getLogger("pynode.keyfile")
+
+
+class KeyFileError(Exception):
+    """The keys cannot be read or made. The message says what to do; it holds no keys."""
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """Ed25519 seed of the identity and X25519 secret of the circuit handshake, 32 bytes each."""
+
+    identity: bytes = field(repr=False)
+    ntor: bytes = field(repr=False)
+
+
+def load_or_create_keys(path: Path, rng: Rng) -> Keys:
+    """The node's keys; new ones, saved before they are used, where there is no file yet.
+
+    Raises:
+        KeyFileError: the file is damaged or cannot be read or written. It is never replaced: a node's identity is
+            not to be lost by accident.
+    """
+    try:
+        return _read(path)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise KeyFileError(f"cannot read the keys in {path}: {os.strerror(error.errno or 0)}") from error
+    keys = Keys(rng.random(KEY_LEN), rng.random(KEY_LEN))
+    try:
+        _create(path, keys)
+        return keys
+    except FileExistsError:
+        return _read(path)  # another process was faster
+    except OSError as error:
+        raise KeyFileError(f"cannot write the keys to {path}: {os.strerror(error.errno or 0)}") from error
+
+
+def _read(path: Path) -> Keys:
+    with open(path, "rb") as file:
+        mode = os.fstat(file.fileno()).st_mode
+        data = file.read(MAX_FILE)
+    if mode & 0o077:
+        log.warning("others can read the keys in %s: run chmod 600 on it, or delete it to get a new identity", path)
+    try:
+        entry = json.loads(data)
+        if entry["version"] != VERSION:
+            raise KeyFileError(f"the keys in {path} are of another version of this program")
+        seeds = [entry[name] for name in ("identity", "ntor")]
+        if not all(isinstance(seed, str) and re.fullmatch("[0-9a-f]{64}", seed) for seed in seeds):
+            raise ValueError
+    except (ValueError, KeyError, TypeError):
+        message = f"the keys in {path} are damaged: restore the file, or delete it to get a new identity"
+        raise KeyFileError(message) from None
+    return Keys(*map(bytes.fromhex, seeds))
+
+
+def _create(path: Path, keys: Keys) -> None:
+    """Written aside and linked into place: the file is there whole or not at all, and none is replaced."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    entry = {"version": VERSION, "identity": keys.identity.hex(), "ntor": keys.ntor.hex()}
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    handle = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        with open(handle, "w") as file:
+            json.dump(entry, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.link(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)

@@ -1,0 +1,306 @@
+"""The web site: the page's files, two small JSON documents, and the facilitator's WebSocket.
+
+Does: serve what a build wrote, from an index made at the start (so no request ever becomes a path); headers that
+isolate the page and let it load nothing from elsewhere; carry facilitator channels over aiohttp's WebSocket.
+Does not: know facilitator records, or encrypt: https is for a proxy before it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from aiohttp import WSCloseCode, WSMsgType, web
+
+from convergence.effects import Protocol
+from pynode.transports import CLOSE_TIMEOUT, HIGH_WATER, LOW_WATER, Channels, printable
+from pynode.transports.websocket import FACILITATOR_PATH, MAX_MESSAGE, SEND_CHUNK
+
+MAX_CHANNELS = 4096
+"""Facilitator channels at a time; more are answered 503."""
+
+HEARTBEAT = 30.0
+"""Seconds between pings; a peer that leaves one unanswered for half as long is dead."""
+
+HEADERS = {
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Embedder-Policy": "require-corp",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Content-Security-Policy": "; ".join(
+        (
+            "default-src 'none'",
+            "script-src 'self' 'wasm-unsafe-eval'",
+            "worker-src 'self'",
+            "connect-src 'self' ws: wss:",
+            "img-src 'self' blob: data:",
+            "media-src 'self' blob:",
+            "style-src 'self'",
+            "font-src 'self'",
+            "manifest-src 'self'",
+            "base-uri 'none'",
+            "form-action 'none'",
+            "frame-ancestors 'none'",
+        )
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
+
+TYPES = {
+    ".css": "text/css; charset=utf-8",
+    ".html": "text/html; charset=utf-8",
+    ".ico": "image/x-icon",
+    ".jpg": "image/jpeg",
+    ".js": "text/javascript; charset=utf-8",
+    ".json": "application/json",
+    ".map": "application/json",
+    ".mjs": "text/javascript; charset=utf-8",
+    ".png": "image/png",
+    ".svg": "image/svg+xml",
+    ".txt": "text/plain; charset=utf-8",
+    ".wasm": "application/wasm",
+    ".webmanifest": "application/manifest+json",
+    ".webp": "image/webp",
+    ".woff2": "font/woff2",
+}
+"""Types that the machine's own tables might not know. Anything else is application/octet-stream."""
+
+log = logging.getLogger("pynode.site")
+
+
+class FacilitatorSockets:
+    """Implements ports.Transport for the FACILITATOR channels that aiohttp accepts. Set `channels` before use."""
+
+    channels: Channels
+
+    def __init__(self) -> None:
+        self._open: dict[int, _Channel] = {}
+        self._live: set[_Channel] = set()
+
+    # -- ports.Transport
+
+    def connect(self, channel: int, protocol: Protocol, address: str) -> None:
+        """A facilitator's site dials nobody."""
+        self.channels.closed(channel, "this transport only accepts")
+
+    def send(self, channel: int, buffers: Sequence[bytes]) -> bool:
+        connection = self._open.get(channel)
+        return connection is None or connection.send(buffers)
+
+    def close(self, channel: int, reason: str) -> None:
+        """Flush, then close, in CLOSE_TIMEOUT seconds at most."""
+        connection = self._open.pop(channel, None)
+        if connection is not None:
+            connection.end(WSCloseCode.OK, reason)
+
+    def pause(self, channel: int, paused: bool) -> None:
+        """Only TCP channels are paused."""
+
+    # -- for the application
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        """The aiohttp handler of the facilitator's path."""
+        ws = web.WebSocketResponse(
+            heartbeat=HEARTBEAT,
+            compress=False,
+            max_msg_size=MAX_MESSAGE,
+            timeout=CLOSE_TIMEOUT,
+            writer_limit=SEND_CHUNK,
+        )
+        if not ws.can_prepare(request).ok:
+            headers = {"Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
+            return web.Response(status=426, text="This address speaks WebSocket only.\n", headers=headers)
+        if len(self._live) >= MAX_CHANNELS:
+            return web.Response(status=503, text="No room for another connection.\n")
+        await ws.prepare(request)
+        connection = _Channel(self, ws, request.transport, self.channels.accept())
+        self._live.add(connection)
+        self._open[connection.number] = connection
+        reason = "connection lost"
+        try:
+            self.channels.opened(connection.number, Protocol.FACILITATOR, None)
+            reason = await connection.read()
+        finally:
+            self._live.discard(connection)
+            connection.writer.cancel()
+            if self._open.pop(connection.number, None) is not None:
+                log.debug("channel %d ended: %s", connection.number, reason)
+                self.channels.closed(connection.number, reason)
+        return ws
+
+    async def shutdown(self) -> None:
+        """Close every channel and wait, in CLOSE_TIMEOUT seconds at most."""
+        self._open.clear()
+        ending = list(self._live)
+        for connection in ending:
+            connection.end(WSCloseCode.GOING_AWAY, "shutting down")
+        if ending:
+            await asyncio.wait([connection.writer for connection in ending], timeout=CLOSE_TIMEOUT)
+
+
+class _Channel:
+    """One accepted WebSocket. What is to be sent waits in a queue for its writer task."""
+
+    def __init__(
+        self, owner: FacilitatorSockets, ws: web.WebSocketResponse, tcp: asyncio.Transport | None, number: int
+    ) -> None:
+        self.owner = owner
+        self.number = number
+        self._ws = ws
+        self._tcp = tcp
+        self._queue: deque[bytes] = deque()
+        self._unsent = 0
+        self._congested = False
+        self._closing: tuple[int, bytes] | None = None
+        self._wake = asyncio.Event()
+        self.writer = asyncio.get_running_loop().create_task(self._write())
+
+    def send(self, buffers: Sequence[bytes]) -> bool:
+        for buffer in buffers:
+            for start in range(0, len(buffer), SEND_CHUNK):
+                self._queue.append(buffer[start : start + SEND_CHUNK])
+            self._unsent += len(buffer)
+        self._congested = self._unsent > HIGH_WATER
+        self._wake.set()
+        return not self._congested
+
+    def end(self, code: int, reason: str) -> None:
+        """Nothing is delivered or reported any more."""
+        self._closing = (code, reason.encode()[:100].decode("utf-8", "ignore").encode())
+        self._wake.set()
+        asyncio.get_running_loop().call_later(CLOSE_TIMEOUT, self._cut)
+
+    async def read(self) -> str:
+        """Deliver messages until the connection ends. Returns why it did."""
+        async for message in self._ws:
+            if self._closing is not None:
+                continue
+            if message.type is WSMsgType.BINARY:
+                if message.data:
+                    self.owner.channels.received(self.number, message.data)
+            elif message.type is WSMsgType.TEXT:
+                await self._ws.close(code=WSCloseCode.UNSUPPORTED_DATA, message=b"a text message")
+                return "a text message"
+            elif message.type is WSMsgType.ERROR:
+                return printable(str(message.data)) or "connection lost"
+        return "closed by the peer" if self._ws.close_code not in (None, 1006) else "connection lost"
+
+    async def _write(self) -> None:
+        try:
+            while self._closing is None or self._queue:
+                await self._wake.wait()
+                self._wake.clear()
+                while self._queue:
+                    data = self._queue.popleft()
+                    await self._ws.send_bytes(data)
+                    self._unsent -= len(data)
+                    if self._congested and self._unsent < LOW_WATER:
+                        self._congested = False
+                        if self._closing is None:
+                            self.owner.channels.drained(self.number)
+            code, reason = self._closing
+            await self._ws.close(code=code, message=reason)
+        except ConnectionError:
+            pass  # the reader learns of it, and reports
+
+    def _cut(self) -> None:
+        if self in self.owner._live:
+            self.writer.cancel()
+            if self._tcp is not None:
+                self._tcp.abort()
+
+
+def make_app(
+    *,
+    files: Path | None,
+    name: str,
+    identity: bytes,
+    sockets: FacilitatorSockets | None = None,
+    health: Callable[[], Mapping[str, Any]] = dict,
+) -> web.Application:
+    """The site as an aiohttp application.
+
+    Args:
+        files: the folder that a build wrote; None for a facilitator without a page. It is read once, now.
+        name: what the site calls itself.
+        identity: the facilitator's Ed25519 identity, 32 bytes.
+        sockets: the transport of the facilitator's driver; None leaves /facilitator out.
+        health: JSON-able facts for /status.json, without secrets.
+
+    Raises:
+        FileNotFoundError: `files` holds no index.html.
+    """
+    index = _index(files) if files is not None else {}
+    network = {"site": name, "facilitator": {"identity": identity.hex(), "path": FACILITATOR_PATH}}
+
+    async def file(request: web.Request) -> web.StreamResponse:
+        path = index.get(request.path)
+        if path is None or not path.is_file():
+            raise web.HTTPNotFound(text="There is nothing here.\n")
+        kind = TYPES.get(path.suffix.lower(), "application/octet-stream")
+        # FileResponse adds ETag, ranges, and the .br or .gz beside the file where the browser takes it.
+        return web.FileResponse(path, headers={"Content-Type": kind, "Cache-Control": "no-cache"})
+
+    async def network_json(request: web.Request) -> web.StreamResponse:
+        return web.json_response(network, headers={"Cache-Control": "no-store"})
+
+    async def status_json(request: web.Request) -> web.StreamResponse:
+        return web.json_response(dict(health()), headers={"Cache-Control": "no-store"})
+
+    async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
+        response.headers.update(HEADERS)
+
+    app = web.Application(client_max_size=1024)
+    app.on_response_prepare.append(add_headers)
+    app.router.add_get("/network.json", network_json)
+    app.router.add_get("/status.json", status_json)
+    if sockets is not None:
+        app.router.add_get(FACILITATOR_PATH, sockets.handle, allow_head=False)
+    app.router.add_get("/{path:.*}", file)
+    return app
+
+
+class Site:
+    """A running site."""
+
+    def __init__(self, app: web.Application, sockets: FacilitatorSockets | None = None) -> None:
+        self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=CLOSE_TIMEOUT)
+        self._sockets = sockets
+
+    async def start(self, host: str, port: int) -> int:
+        """Listen. Returns the port that was bound. Raises OSError when the address is taken or not ours."""
+        await self._runner.setup()
+        await web.TCPSite(self._runner, host, port, backlog=1024).start()
+        bound: int = self._runner.addresses[0][1]
+        return bound
+
+    async def close(self) -> None:
+        """Stop listening, close every connection, in bounded time."""
+        for site in list(self._runner.sites):
+            await site.stop()
+        if self._sockets is not None:
+            await self._sockets.shutdown()
+        await self._runner.cleanup()
+
+
+def _index(folder: Path) -> dict[str, Path]:
+    """URL path -> file, for every plain file below `folder`; links are left out, they might lead elsewhere."""
+    index: dict[str, Path] = {}
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not Path(parent, name).is_symlink()]
+        for name in names:
+            path = Path(parent, name)
+            packed_twin = path.suffix in (".br", ".gz") and path.with_suffix("").name in names
+            if path.is_file() and not path.is_symlink() and not packed_twin:
+                url = "/" + path.relative_to(folder).as_posix()
+                index[url] = path
+                if name == "index.html":
+                    index[url.removesuffix("index.html")] = path
+    if "/" not in index:
+        raise FileNotFoundError(f"{folder} holds no index.html: build the site first")
+    return index

@@ -1,0 +1,132 @@
+"""Every parser of the core as `name -> Target`: what to feed, and valid samples to mutate.
+
+The rule for each: it returns, or raises ParseError; never another error. A fuzzer of any kind can drive these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from convergence.wire import cells, certs, create, facilitator, handshake, linkspec, ordb, rdv, relay
+from convergence.wire.reader import Reader
+
+KEY = bytes(range(32))
+SIGNATURE = bytes(64)
+
+
+@dataclass(frozen=True)
+class Target:
+    """A parser and samples of what it accepts."""
+
+    parse: Callable[[bytes], Any]
+    samples: tuple[bytes, ...]
+
+
+def _text(parse: Callable[[str], Any]) -> Callable[[bytes], Any]:
+    return lambda data: parse(data.decode("utf-8", "surrogateescape"))
+
+
+def _cutter(make: Callable[[], Any]) -> Callable[[bytes], Any]:
+    """Whole, and again in two pieces whose border the data itself chooses."""
+
+    def parse(data: bytes) -> Any:
+        border = data[0] if data else 0
+        cutter = make()
+        cutter.feed(data[:border])
+        cutter.feed(data[border:])
+        return make().feed(data)
+
+    return parse
+
+
+def _descriptor() -> bytes:
+    transport = facilitator.Transport(facilitator.TransportKind.WS, "wss://host.example:443/node")
+    return facilitator.Descriptor(KEY, KEY, 1, 2, facilitator.Role(7), (transport,), SIGNATURE).encode()
+
+
+_INFO = ordb.FileInfo(KEY, 300_000, "h\u00f6liday.jpg", "image/jpeg")
+_SPECIFIERS = (linkspec.LinkSpecifier(0, b"addr:p"), linkspec.ed25519_specifier(KEY))
+_CERT = certs.Ed25519Cert.issue(certs.CertType.IDENTITY_SIGNING, KEY, 9e8, KEY, lambda message: SIGNATURE)
+_AUTHENTICATE = handshake.Authenticate(*(KEY,) * 8, rand=bytes(24), extra=b"extra", signature=SIGNATURE)
+_NODES = facilitator.NodeList(1, 2, (_descriptor(), b"other"), KEY, SIGNATURE)
+_MESSAGES = (
+    ordb.Info(KEY, _INFO),
+    ordb.Request(3),
+    ordb.Piece(1, (KEY, KEY), b"data"),
+    ordb.Refuse(2, 1),
+    ordb.Have(((0, 2), (5, 1))),
+    ordb.Done(),
+)
+_LINK = ordb.ShareLink(KEY, KEY)
+
+TARGETS: dict[str, Target] = {
+    "cells.CellCutter": Target(
+        _cutter(cells.CellCutter),
+        (
+            cells.encode_cell(0, 7, b"\0\4\0\5")
+            + cells.encode_cell(0, 129, b"certs")
+            + cells.encode_cell(0x80000001, 10, b"skin"),
+        ),
+    ),
+    "certs.Ed25519Cert": Target(certs.Ed25519Cert.parse, (_CERT.encode(),)),
+    "create.Create2": Target(create.Create2.parse, (create.Create2(2, bytes(84)).encode(),)),
+    "create.Created2": Target(create.Created2.parse, (create.Created2(bytes(64)).encode(),)),
+    "create.Destroy": Target(create.Destroy.parse, (b"\1",)),
+    "facilitator.Descriptor": Target(facilitator.Descriptor.parse, (_descriptor(),)),
+    "facilitator.ErrorRecord": Target(facilitator.ErrorRecord.parse, (b"\1why not \xc3\xa9",)),
+    "facilitator.NodeList": Target(facilitator.NodeList.parse, (_NODES.encode(),)),
+    "facilitator.RecordCutter": Target(
+        _cutter(lambda: facilitator.RecordCutter(tuple(facilitator.RecordType)[:5])),
+        (
+            facilitator.encode_record(3)
+            + facilitator.encode_record(5, b"\1no")
+            + facilitator.encode_record(1, b"x" * 99),
+        ),
+    ),
+    "facilitator.check_ws_url": Target(
+        _text(facilitator.check_ws_url), (b"wss://host.example:443/a%20b", b"ws://[::1]:80")
+    ),
+    "handshake.AuthChallenge": Target(handshake.AuthChallenge.parse, (handshake.AuthChallenge(KEY, (1, 3)).encode(),)),
+    "handshake.Authenticate": Target(handshake.Authenticate.parse, (_AUTHENTICATE.encode(),)),
+    "handshake.Certs": Target(handshake.Certs.parse, (handshake.Certs(((4, _CERT.encode()), (5, b""))).encode(),)),
+    "handshake.Netinfo": Target(
+        handshake.Netinfo.parse, (handshake.Netinfo(9, "127.0.0.1", ("::1", "10.0.0.1", None)).encode(),)
+    ),
+    "handshake.Versions": Target(handshake.Versions.parse, (handshake.Versions().encode(),)),
+    "linkspec.read_specifiers": Target(
+        lambda data: linkspec.ed25519_identity(linkspec.read_specifiers(Reader(data, "specifiers"))),
+        (linkspec.encode_specifiers(_SPECIFIERS),),
+    ),
+    "ordb.FileInfo": Target(ordb.FileInfo.parse, (_INFO.encode(),)),
+    "ordb.MessageCutter": Target(
+        _cutter(ordb.MessageCutter), tuple(ordb.encode_message(message) for message in _MESSAGES)
+    ),
+    "ordb.ShareLink": Target(
+        _text(ordb.ShareLink.parse), (_LINK.format().encode(), _LINK.format("https://site.example").encode())
+    ),
+    "rdv.DbInfo": Target(
+        rdv.DbInfo.parse,
+        (rdv.DbInfo((rdv.Advert(KEY, 20, rdv.AdvertOp.ADD), rdv.Advert(KEY, 9, rdv.AdvertOp.REMOVE))).encode(),),
+    ),
+    "rdv.parse_rdv_target": Target(_text(rdv.parse_rdv_target), (rdv.format_rdv_target(KEY).encode(),)),
+    "relay.Begin": Target(
+        relay.Begin.parse, (relay.Begin("host.example", 80, 5).encode(), relay.Begin("2001:db8::1", 22).encode())
+    ),
+    "relay.Connected": Target(
+        relay.Connected.parse, (relay.Connected("127.0.0.1", 60).encode(), relay.Connected("::1", 60).encode())
+    ),
+    "relay.End": Target(relay.End.parse, (relay.End(4, "127.0.0.1", 60).encode(), relay.End(4, "::1", 60).encode())),
+    "relay.Extend2": Target(relay.Extend2.parse, (relay.Extend2(_SPECIFIERS, 2, bytes(84)).encode(),)),
+    "relay.Extended2": Target(relay.Extended2.parse, (relay.Extended2(bytes(64)).encode(),)),
+    "relay.Resolve": Target(relay.Resolve.parse, (b"host.example\0",)),
+    "relay.Resolved": Target(
+        relay.Resolved.parse,
+        (relay.Resolved((relay.Answer.of("127.0.0.1", 60), relay.Answer.of("::1", 60))).encode(),),
+    ),
+    "relay.Sendme": Target(relay.Sendme.parse, (relay.Sendme(1, bytes(20)).encode(),)),
+    "relay.Truncated": Target(relay.Truncated.parse, (b"\x08",)),
+    "relay.parse_target": Target(_text(relay.parse_target), (b"host.example:80", b"[::1]:22")),
+    "relay.unpack_message": Target(relay.unpack_message, (relay.pack_message(2, 7, b"data"),)),
+}

@@ -1,0 +1,205 @@
+"""Every record comes back from its encoding, whatever it holds, from bytes and from a memoryview."""
+
+from ipaddress import IPv4Address
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from convergence.wire import cells, certs, create, facilitator, handshake, linkspec, ordb, rdv, relay
+
+u8, u16, u32, u64 = (st.integers(0, 2 ** (8 * size) - 1) for size in (1, 2, 4, 8))
+key = st.binary(min_size=32, max_size=32)
+signature = st.binary(min_size=64, max_size=64)
+ipv4 = st.ip_addresses(v=4).filter(lambda address: address != IPv4Address(0)).map(str)
+ipv6 = st.ip_addresses(v=6).map(str)
+address = st.one_of(ipv4, ipv6)
+hostname = st.from_regex(r"\A[a-z0-9_]([a-z0-9_.-]{0,80}[a-z0-9_.])?\Z")
+port = st.integers(1, 65535)
+
+specifier = st.one_of(
+    st.builds(linkspec.LinkSpecifier, st.just(0), st.binary(min_size=6, max_size=6)),
+    st.builds(linkspec.LinkSpecifier, st.just(1), st.binary(min_size=18, max_size=18)),
+    st.builds(linkspec.LinkSpecifier, st.integers(4, 255), st.binary(max_size=40)),
+)
+specifiers = st.builds(
+    lambda others, identity: (*others, linkspec.ed25519_specifier(identity)), st.lists(specifier, max_size=5), key
+)
+extension = st.one_of(
+    st.builds(certs.Extension, st.integers(5, 255), u8.map(lambda flags: flags & 0xFE), st.binary(max_size=50)),
+    st.builds(certs.Extension, st.integers(0, 3), u8.map(lambda flags: flags & 0xFE), st.binary(max_size=50)),
+)
+signed_with = st.lists(st.builds(certs.Extension, st.just(4), u8, key), max_size=1)
+extensions = st.builds(lambda others, own: (*others, *own), st.lists(extension, max_size=4), signed_with)
+answer = st.one_of(
+    st.builds(relay.Answer.of, address, u32),
+    st.builds(relay.Answer, st.sampled_from([0, 1, 99, 255]), st.binary(max_size=60), u32),
+)
+error_answer = st.builds(relay.Answer, st.sampled_from([0xF0, 0xF1]), st.binary(max_size=60), u32)
+text = st.text(st.characters(exclude_categories=["Cs"]), max_size=250)
+file_info = st.builds(
+    ordb.FileInfo,
+    key,
+    st.integers(0, ordb.MAX_PIECES * 1024),
+    text,
+    st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=127),
+    st.sampled_from([2**bits for bits in range(10, 19)]),
+)
+index = st.integers(0, ordb.MAX_PIECES - 1)
+
+
+@st.composite
+def ranges(draw):
+    end, found = -1, []
+    for gap, count in draw(st.lists(st.tuples(st.integers(1, 1000), st.integers(1, 1000)), max_size=50)):
+        found.append((end + gap, count))
+        end += gap + count
+    return tuple(found)
+
+
+ws_url = st.builds(
+    lambda scheme, host, number, path: f"{scheme}://{host}:{number}/{path}",
+    st.sampled_from(["ws", "wss"]),
+    st.one_of(
+        st.from_regex(r"\A[a-z0-9]([a-z0-9.-]{0,80}[a-z0-9])?\Z"),
+        ipv6.filter(lambda a: "%" not in a).map("[{}]".format),
+    ),
+    port,
+    st.from_regex(r"\A[A-Za-z0-9._~/%-]{0,80}\Z"),
+)
+transport = st.one_of(
+    st.builds(facilitator.Transport, st.just(1), ws_url),
+    st.builds(facilitator.Transport, st.integers(2, 255), text.filter(lambda value: len(value.encode()) <= 255)),
+)
+dates = st.tuples(st.integers(0, 2**63), st.integers(1, 2**62)).map(lambda pair: (pair[0], pair[0] + pair[1]))
+descriptor = st.builds(
+    lambda identity, ntor_key, when, roles, transports, proof: facilitator.Descriptor(
+        identity, ntor_key, *when, facilitator.Role(roles), tuple(transports), proof
+    ),
+    key,
+    key,
+    dates,
+    u8,
+    st.lists(transport, max_size=4),
+    signature,
+)
+message = st.one_of(
+    st.builds(ordb.Info, key, file_info),
+    st.builds(ordb.Request, index),
+    st.builds(ordb.Piece, index, st.lists(key, max_size=64).map(tuple), st.binary(min_size=1, max_size=300)),
+    st.builds(ordb.Refuse, index, u8),
+    st.builds(ordb.Have, ranges()),
+    st.just(ordb.Done()),
+)
+record = st.one_of(
+    st.builds(create.Create2, u16, st.binary(max_size=505)),
+    st.builds(create.Created2, st.binary(max_size=507)),
+    st.builds(create.Destroy, u8),
+    st.builds(relay.Begin, st.one_of(hostname, address), port, u32),
+    st.builds(relay.Connected, address, u32),
+    st.just(relay.Connected()),
+    st.builds(relay.End, st.integers(1, 255)),
+    st.builds(relay.End, st.just(4), address, u32),
+    st.builds(relay.Sendme, st.just(1), st.binary(min_size=20, max_size=20)),
+    st.builds(relay.Extend2, specifiers, u16, st.binary(max_size=150)),
+    st.builds(relay.Extended2, st.binary(max_size=496)),
+    st.builds(relay.Truncated, u8),
+    st.builds(relay.Resolve, hostname),
+    st.builds(relay.Resolved, st.lists(answer, max_size=7).map(tuple)),
+    st.builds(relay.Resolved, st.tuples(error_answer)),
+    st.builds(certs.Ed25519Cert, u8, key, u32, u8, extensions, signature),
+    st.builds(handshake.Versions, st.lists(u16, max_size=20).map(tuple)),
+    st.builds(handshake.Certs, st.dictionaries(u8, st.binary(max_size=99), max_size=9).map(lambda d: tuple(d.items()))),
+    st.builds(handshake.AuthChallenge, key, st.lists(u16, max_size=20).map(tuple)),
+    st.builds(
+        handshake.Authenticate, *[key] * 8, st.binary(min_size=24, max_size=24), st.binary(max_size=30), signature
+    ),
+    st.builds(handshake.Netinfo, u32, st.none() | address, st.lists(st.none() | address, max_size=9).map(tuple)),
+    st.builds(
+        rdv.DbInfo,
+        st.lists(
+            st.builds(rdv.Advert, key, st.integers(0, 64), st.sampled_from(rdv.AdvertOp)), min_size=1, max_size=14
+        ).map(tuple),
+    ),
+    descriptor,
+    st.builds(
+        lambda when, raw, identity, proof: facilitator.NodeList(*when, tuple(raw), identity, proof),
+        dates,
+        st.lists(st.binary(max_size=200), max_size=9),
+        key,
+        signature,
+    ),
+    st.builds(facilitator.ErrorRecord, u8, text.filter(lambda value: len(value.encode()) <= 255)),
+    file_info,
+    message,
+)
+
+
+@settings(max_examples=1500)
+@given(record)
+def test_records_come_back(item):
+    data = item.encode()
+    assert type(item).parse(data) == item
+    assert type(item).parse(memoryview(data)) == item
+
+
+@given(key, key, st.sampled_from(["", "https://site.example", "http://127.0.0.1:8080/", "https://[::1]/path"]))
+def test_share_links_come_back(hash_name, secret, site):
+    link = ordb.ShareLink(hash_name, secret)
+    assert ordb.ShareLink.parse(link.format(site)) == link
+
+
+@given(u8, u16, st.binary(max_size=relay.MAX_DATA))
+def test_relay_messages_come_back(command, stream_id, data):
+    assert relay.unpack_message(relay.pack_message(command, stream_id, data)) == (command, stream_id, data)
+
+
+@given(key)
+def test_rdv_targets_come_back(blinded):
+    assert rdv.parse_rdv_target(rdv.format_rdv_target(blinded)) == blinded
+
+
+@given(st.text(max_size=1200))
+def test_any_name_fits_once_it_is_cut(name):
+    ordb.FileInfo(bytes(32), 0, ordb.fit_name(name)).encode()
+
+
+# Cut anywhere
+
+cell = st.one_of(
+    st.tuples(u32, st.integers(0, 12).filter(lambda c: c != 7), st.binary(min_size=509, max_size=509)),
+    st.tuples(u32, st.integers(128, 255), st.binary(max_size=900)),
+)
+facilitator_record = st.one_of(
+    st.just((facilitator.RecordType.LIST, b"")),
+    st.tuples(st.just(facilitator.RecordType.REGISTER), st.binary(max_size=facilitator.MAX_DESCRIPTOR)),
+    st.tuples(st.just(facilitator.RecordType.NODES), st.binary(max_size=3000)),
+)
+CUTTERS = {
+    "cells": (
+        st.lists(cell, max_size=5).map(lambda items: [(0, 7, b"\0\4"), *items]),
+        lambda item: cells.encode_cell(*item),
+        cells.CellCutter,
+    ),
+    "records": (
+        st.lists(facilitator_record, max_size=8),
+        lambda item: facilitator.encode_record(*item),
+        lambda: facilitator.RecordCutter((1, 3, 4)),
+    ),
+    "messages": (st.lists(message, max_size=8), ordb.encode_message, ordb.MessageCutter),
+}
+
+
+@pytest.mark.parametrize("name", CUTTERS)
+@given(st.data())
+def test_cutters_do_not_care_where_the_pipe_is_cut(name, data):
+    items_of, encode, make = CUTTERS[name]
+    items = data.draw(items_of)
+    stream = b"".join(encode(item) for item in items)
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=12)))
+    cutter = make()
+    found = []
+    for start, end in zip([0, *cuts], [*cuts, len(stream)], strict=True):
+        found += cutter.feed(stream[start:end])
+    assert found == items
+    assert cutter.held == 0

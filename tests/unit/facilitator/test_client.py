@@ -1,0 +1,342 @@
+"""Both ends in memory: FacilitatorClient and FacilitatorService through real Drivers, under a virtual clock."""
+
+import pytest
+
+from convergence.effects import CloseLink, Connect, Protocol, Send
+from convergence.facilitator.client import (
+    ANSWER_TIMEOUT,
+    CONNECT_TIMEOUT,
+    FEW_RELAYS,
+    LIFETIME,
+    REFRESH,
+    REFRESH_FIRST,
+    REGISTER_RETRY,
+    RETRY_FIRST,
+    RETRY_MAX,
+    STABLE_AFTER,
+    FacilitatorClient,
+)
+from convergence.netdir.nodes import NodeDirectory
+from convergence.outbox import Outbox
+from convergence.wire.facilitator import ErrorRecord, NodeList, RecordCutter, RecordType, Role, encode_record
+from tests.unit.facilitator.world import ADDRESS, CRYPTO, SEED, START, HashRng, World, describe
+
+
+@pytest.fixture
+def world():
+    return World()
+
+
+# With a real service
+
+
+def test_a_node_registers_and_sees_itself(world):
+    node = world.client(1)
+    world.settle()
+    assert node.client.connected
+    assert [item.identity for item in node.directory.nodes(Role.RELAY, world.now())] == [describe(1, 0).identity]
+    assert (node.updates, node.registrations, node.troubles) == (1, 1, [])
+    assert node.directory.facilitator == world.service.identity
+
+
+def test_a_node_without_descriptor_only_lists(world):
+    world.client(1)
+    watcher = world.client(2, with_descriptor=False)
+    world.settle()
+    assert len(watcher.directory.nodes(Role.RELAY, world.now())) == 1
+    assert watcher.registrations == 0
+
+
+def test_while_there_are_few_relays_the_list_is_asked_for_often(world):
+    first = world.client(1)
+    for number in (2, 3):
+        world.run(10 * REFRESH_FIRST)
+        world.client(number)
+        world.run(REFRESH_FIRST + 1)
+        assert len(first.directory.nodes(Role.RELAY, world.now())) == number
+
+
+def test_pauses_between_lists_double_up_to_their_limit():
+    peer = Hostile(directory=Relays(FEW_RELAYS))
+    peer.open()
+    for pause in (REFRESH_FIRST, 2 * REFRESH_FIRST, 4 * REFRESH_FIRST, 8 * REFRESH_FIRST, REFRESH, REFRESH):
+        peer.receive(nodes(int(peer.now)))
+        peer.pass_time(pause - 1)
+        assert peer.sent() == []
+        peer.pass_time(1)
+        assert peer.sent() == [RecordType.LIST]
+
+
+def test_a_descriptor_is_renewed_before_it_expires(world):
+    node = world.client(1)
+    world.run(3 * LIFETIME)
+    assert node.registrations >= 5
+    assert node.troubles == []
+    assert len(world.service.health(world.now())["nodes"]) == 1
+    assert "node-lost" not in world.kinds()
+
+
+def test_a_change_is_registered_at_once(world):
+    node = world.client(1)
+    world.run(1)
+    node.roles = Role.RELAY
+    node.port.driver.run(node.client.register)
+    world.run(1)
+    assert world.service.health(world.now())["nodes"][0]["roles"] == ["relay"]
+    assert node.registrations == 2
+
+
+def test_a_change_while_registering_is_registered_next(world):
+    node = world.client(1)
+    world.queue.popleft()()  # open, nothing answered yet
+    node.roles = Role.RELAY | Role.EXIT
+    world.time += 1
+    node.port.driver.run(node.client.register)
+    world.settle()
+    assert world.service.health(world.now())["nodes"][0]["roles"] == ["relay", "exit"]
+    assert node.registrations == 2
+
+
+def test_the_last_good_list_stays_while_the_facilitator_is_down(world):
+    node = world.client(1)
+    world.run(STABLE_AFTER)
+    world.reachable = False
+    world.kill(world.service_port)
+    world.run(1000)
+    assert not node.client.connected
+    assert len(node.directory.nodes(Role.RELAY, world.now())) == 1
+    assert node.troubles[0] == "The connection to the facilitator was lost (connection reset)."
+    assert node.troubles[1] == "The facilitator cannot be reached (connection refused)."
+    assert len(node.troubles) < 20
+    world.reachable = True
+    world.start_service()
+    world.run(2 * RETRY_MAX)
+    assert node.client.connected
+    assert world.service.health(world.now())["nodes"][0]["connected"]
+
+
+def test_a_facilitator_that_never_answers_is_given_up(world):
+    world.silent = True
+    node = world.client(1)
+    world.run(CONNECT_TIMEOUT)
+    assert node.troubles == ["The facilitator does not answer."]
+    world.silent = False
+    world.run(2 * RETRY_FIRST)
+    assert node.client.connected
+
+
+def test_stop_is_quiet_until_start(world):
+    node = world.client(1)
+    world.settle()
+    node.port.driver.run(node.client.stop)
+    world.run(2 * RETRY_MAX)
+    assert not node.client.connected
+    assert node.troubles == []
+    assert not world.service.health(world.now())["nodes"]
+    node.port.driver.run(node.client.start)
+    node.port.driver.run(node.client.start)
+    world.run(1)
+    assert node.client.connected
+    assert len(world.service_port.peers) == 1
+
+
+def test_start_leaves_a_planned_retry_alone(world):
+    world.reachable = False
+    node = world.client(1)
+    world.settle()
+    node.port.driver.run(node.client.start)
+    assert node.client.channel is None
+
+
+def test_a_refused_registration_is_tried_again_later(world):
+    node = world.client(1)
+    world.run(1)
+    world.time -= 7200  # its clock is set back: what it registers now is older
+    node.port.driver.run(node.client.register)
+    world.settle()
+    assert node.troubles == ["The facilitator refuses: a newer descriptor of this node is registered."]
+    assert node.client.connected
+    world.time += 7200
+    world.run(REGISTER_RETRY)
+    assert node.registrations == 2
+
+
+def test_another_facilitator_than_the_pinned_one_is_refused(world):
+    node = world.client(1, facilitator=bytes(32))
+    world.settle()
+    assert node.troubles == ["The facilitator's answer cannot be used: the node list is signed by another facilitator."]
+    assert not node.client.connected
+    assert node.directory.nodes(Role(0), world.now()) == []
+
+
+def test_a_callback_may_stop_the_client(world):
+    node = world.client(1, callbacks={"on_registered": lambda now: node.client.stop(now)})
+    world.settle()
+    assert node.client.channel is None
+    assert node.updates == 0
+
+
+# With a hostile facilitator
+
+
+class Relays(NodeDirectory):
+    """Takes any good list, and always knows `count` relays."""
+
+    def __init__(self, count):
+        super().__init__(CRYPTO)
+        self.count = count
+
+    def nodes(self, role, now):
+        return [describe(number, now) for number in range(self.count)]
+
+
+class Hostile:
+    """A client whose facilitator is the test."""
+
+    def __init__(self, directory=None, **arguments):
+        self.now = START
+        self.outbox = Outbox()
+        self.troubles = []
+        self.directory = directory or NodeDirectory(CRYPTO)
+        self.client = FacilitatorClient(
+            self.outbox,
+            HashRng(),
+            self.directory,
+            ADDRESS,
+            on_trouble=lambda message, now: self.troubles.append(message),
+            **arguments,
+        )
+        self.client.start(self.now)
+        assert self.outbox.poll() == [Connect(1, Protocol.FACILITATOR, ADDRESS)]
+
+    def open(self):
+        self.client.opened(self.client.channel, self.now)
+        return self.sent()
+
+    def sent(self):
+        cutter = RecordCutter((RecordType.REGISTER, RecordType.LIST))
+        effects = self.outbox.poll()
+        data = b"".join(b"".join(effect.buffers) for effect in effects if isinstance(effect, Send))
+        return [kind for kind, _ in cutter.feed(data)]
+
+    def receive(self, data):
+        self.client.data(self.client.channel, data, self.now)
+
+    def pass_time(self, seconds):
+        self.now += seconds
+        self.outbox.run_timers(self.now)
+
+
+def nodes(published=int(START), seed=SEED):
+    unsigned = NodeList(published, published + 1000, (), CRYPTO.ed25519_public(seed))
+    return encode_record(RecordType.NODES, unsigned.sign(lambda m: CRYPTO.ed25519_sign(seed, m)).encode())
+
+
+def error(text, code=7):
+    return encode_record(RecordType.ERROR, ErrorRecord(code, text).encode())
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(b"HTTP/1.1 400 Bad Request\r\n", id="HTTP"),
+        pytest.param(b"\0\0\0\0\3", id="a record it does not take"),
+        pytest.param(b"\xff\xff\xff\xff\4", id="a list over the limit"),
+        pytest.param(encode_record(RecordType.NODES, b"junk"), id="a list that is none"),
+        pytest.param(encode_record(RecordType.REGISTERED), id="an answer to something else"),
+        pytest.param(nodes() + nodes(), id="an answer too many"),
+        pytest.param(b"\0\0\0\0\5", id="an error that is none"),
+        pytest.param(nodes() + b"\0\0\0\0\5", id="a farewell that is none"),
+        pytest.param(nodes(int(START) + 10_000), id="a list from the future"),
+    ],
+)
+def test_whatever_comes_the_channel_closes_and_another_try_follows(data):
+    peer = Hostile()
+    assert peer.open() == [RecordType.LIST]
+    peer.receive(data)
+    assert [type(effect) for effect in peer.outbox.poll()] == [CloseLink]
+    assert peer.troubles[0].startswith("The facilitator's answer cannot be used: ")
+    assert peer.client.channel is None
+    peer.pass_time(2 * RETRY_FIRST)
+    assert [type(effect) for effect in peer.outbox.poll()] == [Connect]
+
+
+def test_pauses_double_with_jitter_up_to_their_limit():
+    peer = Hostile()
+    pauses = []
+    for _ in range(12):
+        peer.client.closed(peer.client.channel, peer.now, "")
+        pauses.append(peer.outbox.deadline() - peer.now)
+        peer.pass_time(pauses[-1])
+    for failures, pause in enumerate(pauses):
+        usual = min(RETRY_FIRST * 2**failures, RETRY_MAX)
+        assert 0.5 * usual <= pause < 1.5 * usual
+    assert len({round(pause / min(2**n, RETRY_MAX), 3) for n, pause in enumerate(pauses)}) > 6
+    assert set(peer.troubles) == {"The facilitator cannot be reached."}
+
+
+def test_only_a_channel_that_served_resets_the_pause():
+    peer = Hostile()
+    for _ in range(6):
+        peer.open()
+        peer.receive(nodes())
+        peer.client.closed(peer.client.channel, peer.now, "bye")
+        pause = peer.outbox.deadline() - peer.now
+        peer.pass_time(pause)
+    assert pause >= 16 * RETRY_FIRST
+    peer.open()
+    peer.receive(nodes())
+    peer.now += STABLE_AFTER
+    peer.client.closed(peer.client.channel, peer.now, "bye")
+    assert peer.outbox.deadline() - peer.now < 1.5 * RETRY_FIRST
+
+
+def test_an_unanswered_request_ends_the_channel():
+    peer = Hostile(describe=lambda now: describe(1, now))
+    assert peer.open() == [RecordType.REGISTER, RecordType.LIST]
+    peer.pass_time(ANSWER_TIMEOUT - 1)
+    peer.receive(encode_record(RecordType.REGISTERED))
+    peer.pass_time(ANSWER_TIMEOUT - 1)
+    assert peer.client.connected
+    peer.pass_time(1)
+    assert not peer.client.connected
+    assert peer.troubles == ["The facilitator does not answer."]
+
+
+def test_a_refused_list_is_asked_for_again_later():
+    peer = Hostile()
+    peer.open()
+    peer.receive(error("busy\n\x1b[31m..."))
+    assert peer.troubles == ["The facilitator refuses: busy  [31m."]
+    peer.pass_time(REGISTER_RETRY)
+    assert peer.sent() == [RecordType.LIST]
+
+
+def test_a_farewell_is_told():
+    peer = Hostile()
+    peer.open()
+    peer.receive(nodes() + error("too many records."))
+    assert peer.troubles == ["The facilitator refuses: too many records."]
+    assert peer.client.connected
+
+
+def test_what_belongs_to_another_channel_is_ignored():
+    peer = Hostile()
+    peer.client.opened(99, peer.now)
+    assert not peer.client.connected
+    peer.open()
+    peer.client.data(99, b"junk", peer.now)
+    peer.client.closed(99, peer.now, "")
+    assert peer.client.connected
+    assert peer.troubles == []
+
+
+def test_nothing_is_asked_twice_or_without_a_channel():
+    peer = Hostile(describe=lambda now: describe(1, now))
+    peer.client.refresh(peer.now)
+    peer.client.register(peer.now)
+    assert peer.sent() == []
+    peer.open()
+    peer.client.refresh(peer.now)
+    peer.client.register(peer.now)
+    assert peer.sent() == []

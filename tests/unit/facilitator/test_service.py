@@ -1,0 +1,438 @@
+import json
+from dataclasses import replace
+
+import pytest
+
+from convergence.effects import CloseLink, Event, Failure, Load, Protocol, Scan, Send, Store
+from convergence.facilitator import service as module
+from convergence.facilitator.service import (
+    FIRST_RECORD_TIMEOUT,
+    GRACE,
+    IDLE_TIMEOUT,
+    LIST_INTERVAL,
+    MAX_CLOCK_SKEW,
+    MAX_LIFETIME,
+    RECORDS_BURST,
+    RECORDS_PER_SECOND,
+    SWEEP_INTERVAL,
+    FacilitatorService,
+)
+from convergence.outbox import Outbox
+from convergence.wire.facilitator import (
+    Descriptor,
+    ErrorCode,
+    ErrorRecord,
+    NodeList,
+    RecordCutter,
+    RecordType,
+    Role,
+    Transport,
+    encode_record,
+)
+from tests.unit.facilitator.world import CRYPTO, SEED, START, MemoryStorage, World, describe
+
+LIST = encode_record(RecordType.LIST)
+
+
+class Rig:
+    """A service without storage, and the answers on each channel."""
+
+    def __init__(self):
+        self.now = START
+        self.service = FacilitatorService(CRYPTO, SEED, Outbox())
+        self.service.start(self.now)
+        self.events = []
+        self.closed = {}
+        self.stores = []
+        self.cutters = {}
+
+    def open(self, channel, protocol=Protocol.FACILITATOR):
+        self.service.link_opened(channel, self.now, protocol=protocol, binding=None)
+        return self.collect(channel)
+
+    def send(self, channel, data):
+        self.service.link_data(channel, data, self.now)
+        return self.collect(channel)
+
+    def register(self, channel, descriptor):
+        data = descriptor if isinstance(descriptor, bytes) else descriptor.encode()
+        return self.send(channel, encode_record(RecordType.REGISTER, data))
+
+    def close(self, channel):
+        self.service.link_closed(channel, self.now, "gone")
+        self.collect(channel)
+
+    def pass_time(self, seconds):
+        end = self.now + seconds
+        while (deadline := self.service.deadline()) is not None and deadline <= end:
+            self.now = max(self.now, deadline)
+            self.service.timer(self.now)
+        self.now = end
+        self.collect(None)
+
+    def collect(self, channel):
+        """What was answered on this channel, errors as their codes."""
+        answers = []
+        for effect in self.service.poll():
+            match effect:
+                case Event(kind, data):
+                    self.events.append((kind, json.loads(json.dumps(data))))
+                case CloseLink(number, reason):
+                    self.closed[number] = reason
+                case Store(request, items):
+                    self.stores += items
+                    self.service.done(request, None, self.now)
+                case Send(number, buffers) if number == channel:
+                    accepts = (RecordType.REGISTERED, RecordType.NODES, RecordType.ERROR)
+                    for kind, body in RecordCutter(accepts).feed(b"".join(buffers)):
+                        error = kind is RecordType.ERROR
+                        answers.append(ErrorCode(ErrorRecord.parse(body).code) if error else (kind, body))
+        return answers
+
+    def listed(self):
+        nodes = NodeList.parse(self.service.signed_list(self.now))
+        return {Descriptor.parse(raw).identity for raw in nodes.descriptors}
+
+
+REGISTERED = [(RecordType.REGISTERED, b"")]
+
+
+@pytest.fixture
+def rig():
+    return Rig()
+
+
+# Registration and list
+
+
+def test_a_registered_node_is_listed_and_stored(rig):
+    descriptor = describe(1, rig.now)
+    rig.open(2)
+    assert rig.register(2, descriptor) == REGISTERED
+    [(kind, body)] = rig.send(2, LIST)
+    nodes = NodeList.parse(body)
+    assert kind is RecordType.NODES
+    assert nodes.facilitator == rig.service.identity
+    assert nodes.verify(CRYPTO.ed25519_verify)
+    assert nodes.descriptors == (descriptor.encode(),)
+    assert rig.stores == [("node", descriptor.identity, descriptor.encode())]
+    assert rig.events[0][0] == "registered"
+
+
+def test_the_list_is_signed_again_when_nodes_change_and_after_a_while(rig):
+    first = rig.service.signed_list(rig.now)
+    rig.now += LIST_INTERVAL - 1
+    assert rig.service.signed_list(rig.now) is first
+    rig.open(2)
+    rig.register(2, describe(1, rig.now))
+    second = rig.service.signed_list(rig.now)
+    assert second != first
+    rig.now += LIST_INTERVAL
+    assert (
+        NodeList.parse(rig.service.signed_list(rig.now)).published == NodeList.parse(second).published + LIST_INTERVAL
+    )
+
+
+def test_only_a_newer_descriptor_replaces(rig):
+    rig.open(2)
+    first = describe(1, rig.now)
+    newer = describe(1, rig.now + 1, roles=Role.RELAY)
+    assert rig.register(2, first) == REGISTERED
+    assert rig.register(2, newer) == REGISTERED
+    assert rig.register(2, newer) == REGISTERED
+    assert rig.register(2, first) == [ErrorCode.STALE]
+    assert rig.register(2, describe(1, rig.now + 1, roles=Role.EXIT)) == [ErrorCode.STALE]
+    assert NodeList.parse(rig.service.signed_list(rig.now)).descriptors == (newer.encode(),)
+    assert [kind for kind, _ in rig.events].count("registered") == 1
+
+
+@pytest.mark.parametrize(
+    ("published", "lifetime", "answer"),
+    [
+        (MAX_CLOCK_SKEW, 100, REGISTERED),
+        (MAX_CLOCK_SKEW + 1, 100, [ErrorCode.BAD_DATES]),
+        (-100, 101, REGISTERED),
+        (-100, 100, [ErrorCode.BAD_DATES]),
+        (0, MAX_LIFETIME, REGISTERED),
+        (0, MAX_LIFETIME + 1, [ErrorCode.BAD_DATES]),
+    ],
+)
+def test_dates_have_to_fit(rig, published, lifetime, answer):
+    rig.open(2)
+    assert rig.register(2, describe(1, rig.now + published, lifetime=lifetime)) == answer
+    assert 2 not in rig.closed
+
+
+def test_a_forged_descriptor_ends_the_channel(rig):
+    rig.open(2)
+    assert rig.register(2, replace(describe(1, rig.now), ntor_key=b"x" * 32)) == [ErrorCode.BAD_SIGNATURE]
+    assert 2 in rig.closed
+    assert rig.send(2, LIST) == []
+    assert rig.listed() == set()
+
+
+def test_a_descriptor_that_does_not_parse_is_refused(rig):
+    rig.open(2)
+    assert rig.register(2, b"junk") == [ErrorCode.BAD_RECORD]
+    assert rig.register(2, describe(1, rig.now)) == REGISTERED
+
+
+def test_a_channel_registers_one_node(rig):
+    rig.open(2)
+    rig.register(2, describe(1, rig.now))
+    assert rig.register(2, describe(2, rig.now)) == [ErrorCode.OTHER_NODE]
+    assert len(rig.listed()) == 1
+
+
+def test_registered_nodes_are_bounded(rig, monkeypatch):
+    monkeypatch.setattr(module, "MAX_REGISTERED", 2)
+    for number in (1, 2, 3):
+        rig.open(2 * number)
+        answer = rig.register(2 * number, describe(number, rig.now))
+        assert answer == (REGISTERED if number < 3 else [ErrorCode.FULL])
+    assert rig.register(2, describe(1, rig.now + 1)) == REGISTERED
+
+
+# Ends
+
+
+def test_a_node_whose_channel_closed_is_dropped_after_a_grace(rig):
+    rig.open(2)
+    descriptor = describe(1, rig.now)
+    rig.register(2, descriptor)
+    rig.close(2)
+    rig.pass_time(GRACE - 1)
+    assert rig.listed() == {descriptor.identity}
+    rig.pass_time(1)
+    assert rig.listed() == set()
+    assert rig.events[-1] == ("node-lost", {"identity": descriptor.identity.hex()[:16], "reason": "disconnected"})
+    assert rig.stores[-1] == ("node", descriptor.identity, None)
+
+
+def test_a_node_that_comes_back_in_time_stays(rig):
+    rig.open(2)
+    descriptor = describe(1, rig.now)
+    rig.register(2, descriptor)
+    rig.close(2)
+    rig.pass_time(GRACE - 1)
+    rig.open(4)
+    assert rig.register(4, descriptor) == REGISTERED
+    rig.pass_time(10 * GRACE)
+    assert rig.listed() == {descriptor.identity}
+
+
+def test_one_of_two_channels_keeps_a_node(rig):
+    descriptor = describe(1, rig.now)
+    for channel in (2, 4):
+        rig.open(channel)
+        rig.register(channel, descriptor)
+    rig.close(4)
+    rig.pass_time(2 * GRACE)
+    assert rig.listed() == {descriptor.identity}
+
+
+def test_a_node_is_dropped_when_it_expires_and_may_register_again(rig):
+    rig.open(2)
+    rig.register(2, describe(1, rig.now, lifetime=60))
+    rig.open(4)
+    rig.register(4, describe(2, rig.now, lifetime=60))
+    rig.close(4)
+    rig.service.link_data(2, LIST, rig.now)
+    rig.pass_time(60 + SWEEP_INTERVAL)
+    assert rig.listed() == set()
+    assert ("node-lost", "expired") in [(kind, data.get("reason")) for kind, data in rig.events]
+    assert rig.register(2, describe(1, rig.now)) == REGISTERED
+    rig.close(2)
+    rig.pass_time(GRACE)
+    assert rig.listed() == set()
+
+
+def test_an_expiry_cancels_the_grace(rig):
+    rig.open(2)
+    rig.register(2, describe(1, rig.now, lifetime=5))
+    rig.close(2)
+    rig.pass_time(2 * GRACE)
+    assert [kind for kind, _ in rig.events].count("node-lost") == 1
+
+
+def test_a_list_never_holds_expired_nodes(rig):
+    rig.open(2)
+    rig.register(2, describe(1, rig.now, lifetime=1))
+    rig.now += 2
+    assert rig.listed() == set()
+
+
+def test_channels_without_a_record_are_closed(rig):
+    rig.open(2)
+    rig.send(2, LIST[:3])
+    rig.pass_time(FIRST_RECORD_TIMEOUT + SWEEP_INTERVAL)
+    assert rig.closed[2] == "idle"
+
+
+def test_idle_channels_are_closed(rig):
+    rig.open(2)
+    rig.send(2, LIST)
+    rig.pass_time(IDLE_TIMEOUT - SWEEP_INTERVAL)
+    assert 2 not in rig.closed
+    rig.pass_time(2 * SWEEP_INTERVAL)
+    assert rig.closed[2] == "idle"
+    rig.close(2)
+
+
+# Abuse
+
+
+@pytest.mark.parametrize("data", [b"GET / HTTP/1.1\r\n", b"\0\0\0\0\6", b"\0\0\0\1\3x", b"\0\0\0\0\4", b"\xff" * 5])
+def test_garbage_gets_an_error_and_ends_the_channel(rig, data):
+    rig.open(2)
+    assert rig.send(2, data) == [ErrorCode.BAD_RECORD]
+    assert 2 in rig.closed
+    assert rig.events[-1][0] == "refused"
+    assert rig.service.health(rig.now)["channels"] == 0
+
+
+def test_too_many_records_end_the_channel(rig):
+    rig.open(2)
+    answers = rig.send(2, LIST * int(RECORDS_BURST + 5))
+    assert len(answers) == RECORDS_BURST + 1
+    assert answers[-1] == ErrorCode.RATE_LIMIT
+    assert 2 in rig.closed
+
+
+def test_the_allowance_comes_back(rig):
+    rig.open(2)
+    rig.send(2, LIST * int(RECORDS_BURST))
+    rig.now += 2 / RECORDS_PER_SECOND
+    answers = rig.send(2, LIST * 3)
+    assert [answer == ErrorCode.RATE_LIMIT for answer in answers] == [False, False, True]
+
+
+def test_channels_are_bounded(rig, monkeypatch):
+    monkeypatch.setattr(module, "MAX_CHANNELS", 1)
+    assert rig.open(2) == []
+    assert rig.open(4) == [ErrorCode.BUSY]
+    assert 4 in rig.closed
+    rig.close(4)
+    assert rig.service.health(rig.now)["channels"] == 1
+
+
+def test_other_protocols_are_closed(rig):
+    rig.open(2, Protocol.LINK)
+    assert 2 in rig.closed
+
+
+def test_who_does_not_read_gets_no_more_lists(rig):
+    rig.open(2)
+    rig.service.link_congested(2, True, rig.now)
+    rig.service.link_congested(99, True, rig.now)
+    assert rig.send(2, LIST) == [ErrorCode.BUSY]
+    rig.service.link_congested(2, False, rig.now)
+    assert rig.send(2, LIST)[0][0] is RecordType.NODES
+
+
+# Health
+
+
+def test_health_is_plain_data(rig):
+    rig.open(2)
+    rig.register(2, describe(1, rig.now - 5))
+    other = describe(2, rig.now)
+    other = replace(other, transports=(*other.transports, Transport(9, "x"))).sign(
+        lambda message: CRYPTO.ed25519_sign(bytes([2]) * 32, message)
+    )
+    rig.open(4)
+    rig.register(4, other)
+    rig.close(4)
+    health = json.loads(json.dumps(rig.service.health(rig.now + 1)))
+    assert health["facilitator"] == CRYPTO.ed25519_public(SEED).hex()
+    assert health["channels"] == 1
+    by_url = {node["transports"][0]: node for node in health["nodes"]}
+    first = by_url["ws://10.0.0.1:9001/"]
+    assert first["identity"] == describe(1, 0).identity.hex()[:16]
+    assert (first["roles"], first["age"], first["expires_in"]) == (["relay", "rdv"], 6, 3594)
+    assert first["connected"] and not by_url["ws://10.0.0.2:9001/"]["connected"]
+    assert by_url["ws://10.0.0.2:9001/"]["transports"] == ["ws://10.0.0.2:9001/"]
+
+
+# Storage
+
+
+def test_a_restarted_facilitator_lists_its_nodes_until_they_expire():
+    world = World()
+    world.client(1)
+    world.settle()
+    world.reachable = False
+    world.restart_service()
+    world.run(2 * GRACE)
+    assert [node["connected"] for node in world.service.health(world.now())["nodes"]] == [False]
+    world.run(3600)
+    assert world.service.health(world.now())["nodes"] == []
+    assert world.storage.items == {}
+
+
+def test_clients_return_to_a_restarted_facilitator():
+    world = World()
+    node = world.client(1)
+    world.settle()
+    world.restart_service()
+    world.run(5)
+    assert [item["connected"] for item in world.service.health(world.now())["nodes"]] == [True]
+    assert node.client.connected
+
+
+def test_stored_items_of_no_use_are_deleted(monkeypatch):
+    storage = MemoryStorage()
+    good, expired, forged = describe(1, START), describe(2, START - 100, lifetime=50), describe(3, START)
+    storage.items = {
+        ("node", good.identity): good.encode(),
+        ("node", expired.identity): expired.encode(),
+        ("node", forged.identity): replace(forged, ntor_key=b"x" * 32).encode(),
+        ("node", b"k" * 32): good.encode(),
+        ("node", b"j" * 32): b"junk",
+    }
+    world = World(storage)
+    world.settle()
+    assert storage.items == {("node", good.identity): good.encode()}
+    assert len(world.service.health(START)["nodes"]) == 1
+    monkeypatch.setattr(module, "MAX_REGISTERED", 0)
+    world.restart_service()
+    assert world.service.health(START)["nodes"] == []
+
+
+def test_what_registers_before_its_stored_copy_is_loaded_counts():
+    rig = FacilitatorService(CRYPTO, SEED)
+    rig.start(START)
+    [scan] = rig.poll()
+    assert scan == Scan(1, "node", b"")
+    old, new = describe(1, START - 10), describe(1, START)
+    rig.done(1, [old.identity, b"gone"], START)
+    loads = rig.poll()
+    assert [type(load) for load in loads] == [Load, Load]
+    rig.link_opened(2, START, protocol=Protocol.FACILITATOR)
+    rig.link_data(2, encode_record(RecordType.REGISTER, new.encode()), START)
+    rig.poll()
+    rig.done(loads[0].request, old.encode(), START)
+    rig.done(loads[1].request, None, START)
+    assert NodeList.parse(rig.signed_list(START)).descriptors == (new.encode(),)
+    assert rig.poll() == []
+
+
+def test_without_storage_the_service_goes_on_and_says_so_once():
+    world = World()
+    world.storage.broken = True
+    world.restart_service()
+    world.client(1)
+    world.client(2)
+    world.settle()
+    assert len(world.service.health(world.now())["nodes"]) == 2
+    assert world.kinds().count("storage-trouble") == 1
+
+
+def test_a_load_that_fails_is_told():
+    service = FacilitatorService(CRYPTO, SEED)
+    service.start(START)
+    service.poll()
+    service.done(1, [bytes(32)], START)
+    [load] = service.poll()
+    service.done(load.request, Failure("io", "broken"), START)
+    assert service.poll() == [Event("storage-trouble", {"failure": "io", "message": "broken"})]

@@ -1,0 +1,703 @@
+from collections.abc import Callable
+from dataclasses import replace
+from hashlib import sha256
+from typing import Any
+
+import pytest
+
+from convergence.effects import Failure
+from convergence.errors import EndReason
+from convergence.ordb.download import (
+    MAX_PENDING_STORES,
+    MAX_SOURCES,
+    SOURCE_TIMEOUT,
+    STEAL_AFTER,
+    Download,
+    Phase,
+)
+from convergence.ordb.index import EMPTY_ROOT, MerkleTree, SharedFile, leaf_hash, piece_key
+from convergence.ordb.pieces import PieceSet
+from convergence.ordb.source import MAX_REFUSALS, MAX_REQUESTS
+from convergence.wire.ordb import (
+    PIECE_SIZE,
+    Done,
+    FileInfo,
+    Have,
+    Info,
+    Piece,
+    Refuse,
+    Request,
+    ShareLink,
+    commitment,
+)
+from tests.unit.ordb.memory import Line, Receiver, Script, Sender, World, content, link_of, put_file
+
+Answer = Callable[[Script, Any], None]
+
+
+class Rig:
+    """One file, honest senders and a receiver."""
+
+    def __init__(self, size: int, senders: int = 1, seed: int = 1, name: str = "file.bin") -> None:
+        self.world = World(seed, smallest_cut=1000)
+        self.data = content(size)
+        self.senders = []
+        for _ in range(senders):
+            node = self.world.node()
+            self.senders.append(Sender(node, put_file(node, self.data, name)))
+        self.file = self.senders[0].file
+        self.client = self.world.node()
+        self.receiver = Receiver(self.client, link_of(self.file))
+        self.lines: list[Line] = []
+
+    @property
+    def download(self) -> Download:
+        return self.receiver.download
+
+    def connect(self, *senders: Sender) -> None:
+        self.lines += [sender.connect(self.receiver) for sender in senders or self.senders]
+
+    def connect_script(self, answer: Answer, *, info: Info | None = None, first: Any = ()) -> Script:
+        """A sender that plays by a script after its INFO."""
+        scripts: list[Script] = []
+
+        def serve(stream: Any) -> Script:
+            script = Script(stream)
+            script.on_open = lambda script: script.say(info or self.info, *first)
+            script.on_message = answer
+            scripts.append(script)
+            return script
+
+        self.lines.append(
+            Line(self.world, self.world.node(), self.client, self.file.key, serve, self.download.attach)
+        )
+        return scripts[0]
+
+    @property
+    def info(self) -> Info:
+        return Info(self.file.salt, self.file.info)
+
+    def piece(self, index: int) -> Piece:
+        proof = self.senders[0].tree.proof(index)
+        assert proof is not None
+        return Piece(index, tuple(proof), self.data[index * PIECE_SIZE : (index + 1) * PIECE_SIZE])
+
+    def restart(self) -> None:
+        """The receiving page is reloaded: all but the storage is lost."""
+        for line in self.lines:
+            line.near.cut_off()
+        self.client.outbox.poll()
+        self.receiver = Receiver(self.client, link_of(self.file))
+
+    def check_done(self, fetched: int | None = None) -> None:
+        assert self.receiver.failed == []
+        assert self.download.phase is Phase.DONE
+        assert self.receiver.bytes == self.data
+        assert self.download.duplicates == 0
+        if fetched is not None:
+            assert self.download.pieces_fetched == fetched
+        (done,) = self.receiver.done
+        assert done.complete and MerkleTree.of(done.leaves).root == self.file.info.root
+        assert SharedFile.parse(self.client.stored["transfer", self.file.hash_name]) == done
+        assert self.receiver.progress[-1] == len(self.data)
+        assert sorted(self.receiver.progress) == self.receiver.progress
+
+
+def serve_honestly(rig: Rig) -> Answer:
+    def answer(script: Script, message: Any) -> None:
+        if isinstance(message, Request):
+            script.say(rig.piece(message.index))
+
+    return answer
+
+
+@pytest.mark.parametrize("size", [0, 1, PIECE_SIZE - 1, PIECE_SIZE, PIECE_SIZE + 1, 4 * PIECE_SIZE, 37 * PIECE_SIZE + 99])
+def test_a_file_arrives_whole(size: int) -> None:
+    rig = Rig(size)
+    rig.connect()
+    rig.world.run()
+    rig.check_done(fetched=-(-size // PIECE_SIZE))
+    assert rig.download.bytes_fetched == size
+    assert [reason for reason, _, _ in rig.lines[0].over] == [EndReason.DONE]
+    assert rig.client.outbox.deadline() is None or rig.world.advance(60) is None
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_several_sources_share_the_work(seed: int) -> None:
+    rig = Rig(50 * PIECE_SIZE + 1, senders=3, seed=seed)
+    rig.connect()
+    rig.world.run()
+    rig.check_done(fetched=51)
+    assert all(upload.bytes_sent > 0 for sender in rig.senders for upload in sender.uploads)
+    assert sum(upload.bytes_sent for sender in rig.senders for upload in sender.uploads) == len(rig.data)
+
+
+def test_the_record_is_stored_before_any_piece_and_pieces_before_they_count() -> None:
+    rig = Rig(20 * PIECE_SIZE)
+    rig.client.hold_replies = True
+    rig.connect()
+    rig.world.run()
+    assert rig.client.transactions == [[("transfer", rig.file.hash_name, rig.client.transactions[0][0][2])]]
+    assert rig.download.pieces_fetched == 0
+    for _ in range(2):  # the record, the scan
+        rig.client.release()
+        rig.world.run()
+    assert rig.download.pieces_fetched == MAX_REQUESTS
+    assert rig.receiver.progress == [0]
+    assert len(rig.senders[0].sent) == MAX_REQUESTS  # no more until the disk has them
+    while rig.client.held:
+        rig.client.release()
+        rig.world.run()
+    rig.check_done(fetched=20)
+
+
+def test_no_more_pieces_wait_for_the_disk_than_the_limit() -> None:
+    rig = Rig(200 * PIECE_SIZE, senders=MAX_SOURCES)
+    rig.connect()
+    rig.world.run_until(lambda: rig.download.phase is Phase.RUNNING)
+    rig.client.hold_replies = True
+    rig.world.run()
+    waiting = len(rig.download._verified) + len(rig.download._storing)
+    assert waiting <= MAX_PENDING_STORES
+    rig.client.hold_replies = False
+    rig.client.release()
+    rig.world.run()
+    rig.check_done(fetched=200)
+
+
+# -- resuming
+
+
+def test_a_reloaded_page_resumes_and_fetches_no_piece_twice() -> None:
+    rig = Rig(30 * PIECE_SIZE + 1)
+    rig.connect()
+    rig.world.run_until(lambda: len(rig.client.pieces(rig.file.info.root)) >= 9)
+    had = len(rig.client.pieces(rig.file.info.root))
+    rig.restart()
+    assert rig.receiver.progress == [had * PIECE_SIZE]
+    assert rig.receiver.asked == 1
+    rig.connect()
+    rig.world.run()
+    rig.check_done(fetched=31 - had)
+
+
+def test_a_source_that_is_lost_is_replaced_and_no_piece_is_fetched_twice() -> None:
+    rig = Rig(30 * PIECE_SIZE, senders=2)
+    rig.connect(rig.senders[0])
+    rig.world.run_until(lambda: rig.download.pieces_fetched >= 7)
+    asked = rig.receiver.asked
+    rig.lines[0].near.cut_off()
+    assert rig.receiver.asked > asked
+    rig.world.run()
+    rig.connect(rig.senders[1])
+    rig.world.run()
+    rig.check_done(fetched=30)
+
+
+def test_a_complete_file_is_complete_again_without_a_source() -> None:
+    rig = Rig(3 * PIECE_SIZE)
+    rig.connect()
+    rig.world.run()
+    rig.restart()
+    rig.check_done(fetched=0)
+    assert rig.receiver.asked == 0
+
+
+@pytest.mark.parametrize("damage", [None, b"short", b"\0" * PIECE_SIZE])
+def test_pieces_that_storage_lost_or_damaged_are_fetched_again(damage: bytes | None) -> None:
+    rig = Rig(6 * PIECE_SIZE)
+    rig.connect()
+    rig.world.run_until(lambda: len(rig.client.pieces(rig.file.info.root)) >= 4)
+    rig.restart()
+    key = ("piece", piece_key(rig.file.info.root, 1))
+    if damage is None:
+        real = rig.client.stored.pop(key)
+        rig.client.stored[key] = b""
+        assert real
+    else:
+        rig.client.stored[key] = damage
+    rig.connect()
+    rig.world.run()
+    rig.connect()
+    rig.world.run()
+    assert rig.download.phase is Phase.DONE
+    assert rig.receiver.bytes == rig.data
+
+
+def test_a_damaged_record_is_replaced_and_the_pieces_still_count() -> None:
+    rig = Rig(12 * PIECE_SIZE)
+    rig.connect()
+    rig.world.run_until(lambda: len(rig.client.pieces(rig.file.info.root)) >= 4)
+    had = len(rig.client.pieces(rig.file.info.root))
+    rig.client.stored["transfer", rig.file.hash_name] = b"junk"
+    rig.restart()
+    rig.connect()
+    rig.world.run()
+    rig.check_done(fetched=12 - had)
+
+
+def test_what_was_received_can_be_served_on() -> None:
+    rig = Rig(5 * PIECE_SIZE)
+    rig.connect()
+    rig.world.run()
+    again = Receiver(rig.world.node(), link_of(rig.file))
+    Sender(rig.client, rig.receiver.done[0]).connect(again)
+    rig.world.run()
+    assert again.bytes == rig.data
+
+
+def test_what_has_arrived_so_far_can_be_served_on() -> None:
+    rig = Rig(10 * PIECE_SIZE)
+    rig.connect()
+    rig.world.run_until(lambda: len(rig.download.present) >= 3)
+    rig.lines[0].near.cut_off()
+    rig.world.run()
+    assert rig.download.file is not None
+    partial = Sender(rig.client, rig.download.file, rig.download.present)
+    partial.tree = rig.download.tree
+    again = Receiver(rig.world.node(), link_of(rig.file))
+    partial.connect(again)
+    rig.world.run()
+    assert again.download.present.bits == rig.download.present.bits
+    assert again.download.duplicates == 0
+
+
+# -- sources that misbehave
+
+
+def test_wrong_bytes_drop_the_source_and_the_file_comes_from_another() -> None:
+    rig = Rig(20 * PIECE_SIZE)
+
+    def answer(script: Script, message: Any) -> None:
+        if isinstance(message, Request):
+            piece = rig.piece(message.index)
+            script.say(replace(piece, data=b"\0" + piece.data[1:]) if message.index == 3 else piece)
+
+    bad = rig.connect_script(answer)
+    rig.world.run()
+    assert rig.receiver.dropped == ["a sender sent wrong bytes"]
+    assert rig.download.banned == 1
+    assert [reason for reason, _ in bad.closes] == [EndReason.TORPROTOCOL]
+    assert 3 not in rig.client.pieces(rig.file.info.root)
+    rig.connect()
+    rig.world.run()
+    rig.check_done(fetched=20)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda piece: replace(piece, proof=piece.proof[:-1]),
+        lambda piece: replace(piece, proof=(*piece.proof, bytes(32))),
+        lambda piece: replace(piece, proof=(bytes(32), *piece.proof[1:])),
+        lambda piece: replace(piece, data=piece.data[:-1]),
+        lambda piece: replace(piece, data=b"x"),
+    ],
+)
+def test_wrong_proofs_and_lengths_are_wrong_bytes(spoil: Callable[[Piece], Piece]) -> None:
+    rig = Rig(5 * PIECE_SIZE)
+
+    def answer(script: Script, message: Any) -> None:
+        if isinstance(message, Request):
+            script.say(spoil(rig.piece(message.index)))
+
+    rig.connect_script(answer)
+    rig.connect()
+    rig.world.run()
+    assert rig.receiver.dropped == ["a sender sent wrong bytes"]
+    rig.check_done(fetched=5)
+
+
+def test_of_two_sources_at_once_the_bad_one_is_dropped() -> None:
+    rig = Rig(40 * PIECE_SIZE)
+
+    def answer(script: Script, message: Any) -> None:
+        if isinstance(message, Request):
+            script.say(replace(rig.piece(message.index), data=bytes(PIECE_SIZE)))
+
+    rig.connect()
+    rig.connect_script(answer)
+    rig.world.run()
+    assert rig.download.banned == 1
+    rig.check_done(fetched=40)
+
+
+def test_a_lying_info_drops_the_source() -> None:
+    rig = Rig(2 * PIECE_SIZE)
+    for lie in (
+        Info(rig.file.salt, replace(rig.file.info, root=b"z" * 32)),
+        Info(rig.file.salt, replace(rig.file.info, name="other")),
+        Info(b"z" * 32, rig.file.info),
+        Info(rig.file.salt, replace(rig.file.info, size=1 << 40)),
+    ):
+        rig.connect_script(lambda script, message: None, info=lie)
+        rig.world.run()
+    assert rig.download.banned == 4
+    assert not rig.client.stored
+    rig.connect()
+    rig.world.run()
+    rig.check_done(fetched=2)
+
+
+@pytest.mark.parametrize("info", [FileInfo(b"z" * 32, 1 << 40, "huge"), FileInfo(b"z" * 32, 0, "not empty after all")])
+def test_a_link_to_what_cannot_be_fails_with_a_reason_and_without_the_memory(info: FileInfo) -> None:
+    rig = Rig(1)
+    key = commitment(b"s" * 32, info.encode())
+    rig.file = SharedFile(rig.file.hash_name, key, b"s" * 32, info)
+    rig.receiver = Receiver(rig.client, ShareLink(rig.file.hash_name, key))
+    rig.connect_script(lambda script, message: None)
+    rig.world.run()
+    assert rig.receiver.failed == ["this link is for a file that this version cannot fetch"]
+    assert not rig.client.stored
+
+
+def test_an_unrequested_piece_drops_the_source() -> None:
+    rig = Rig(20 * PIECE_SIZE)
+
+    def answer(script: Script, message: Any) -> None:
+        if isinstance(message, Request) and message.index == 0:
+            script.say(rig.piece(19))
+
+    rig.connect_script(answer)
+    rig.world.run()
+    assert rig.receiver.dropped == ["a sender sent a piece that nobody asked for"]
+
+
+def test_a_piece_sent_twice_drops_the_source() -> None:
+    rig = Rig(20 * PIECE_SIZE)
+
+    def answer(script: Script, message: Any) -> None:
+        if isinstance(message, Request) and message.index == 0:
+            script.say(rig.piece(0), rig.piece(0))
+
+    rig.connect_script(answer)
+    rig.world.run()
+    assert rig.download.banned == 1
+    rig.connect()
+    rig.world.run()
+    rig.check_done(fetched=20)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [Request(0)],
+        [Refuse(7, 1)],
+        [Have(((0, 9),))],
+        [Info(b"s" * 32, FileInfo(EMPTY_ROOT, 0, ""))],
+    ],
+)
+def test_messages_that_are_not_due_drop_the_source(words: list[Any]) -> None:
+    rig = Rig(3 * PIECE_SIZE)
+    rig.connect_script(lambda script, message: None, first=words)
+    rig.connect()
+    rig.world.run()
+    assert rig.receiver.dropped == ["a sender sent something that is no valid message"]
+    assert rig.download.banned == 1
+    rig.check_done(fetched=3)
+
+
+@pytest.mark.parametrize("garbage", [b"\xff" * 10, b"\x03\xff\xff\xff", b"\x01\0\0\0", b"\x05\0\0\x03abc"])
+def test_garbage_and_huge_lengths_drop_the_source(garbage: bytes) -> None:
+    rig = Rig(PIECE_SIZE)
+
+    def answer(script: Script, message: Any) -> None:
+        script.stream.send(garbage)
+
+    rig.connect_script(answer)
+    rig.world.run()
+    assert rig.download.banned == 1
+    rig.connect()
+    rig.world.run()
+    rig.check_done(fetched=1)
+
+
+def test_pieces_before_info_drop_the_source() -> None:
+    rig = Rig(PIECE_SIZE)
+    scripts: list[Script] = []
+
+    def serve(stream: Any) -> Script:
+        scripts.append(Script(stream))
+        scripts[0].on_open = lambda script: script.say(rig.piece(0))
+        return scripts[0]
+
+    Line(rig.world, rig.world.node(), rig.client, rig.file.key, serve, rig.download.attach)
+    rig.world.run()
+    assert rig.download.banned == 1
+
+
+def test_a_wrong_key_gives_no_source() -> None:
+    rig = Rig(PIECE_SIZE)
+    rig.lines.append(rig.senders[0].connect(rig.receiver, server_key=b"x" * 32))
+    rig.world.run()
+    assert rig.download.sources_wanted == 3
+    assert not rig.senders[0].uploads[0].bytes_sent
+
+
+def test_a_sender_that_stops_is_no_bad_sender() -> None:
+    rig = Rig(20 * PIECE_SIZE)
+
+    def answer(script: Script, message: Any) -> None:
+        if isinstance(message, Request):
+            script.say(rig.piece(message.index) if message.index < 3 else Done())
+
+    rig.connect_script(answer)
+    rig.world.run()
+    assert rig.receiver.dropped == ["a sender stopped sending"]
+    assert rig.download.banned == 0
+    rig.connect()
+    rig.world.run()
+    rig.check_done(fetched=20)
+
+
+# -- partial holders
+
+
+def test_partial_holders_complete_each_other() -> None:
+    rig = Rig(20 * PIECE_SIZE, senders=2)
+    even, odd = PieceSet(20), PieceSet(20)
+    for index in range(20):
+        (odd if index % 2 else even).add(index)
+    for sender, present in zip(rig.senders, (even, odd), strict=True):
+        sender.present = present
+    rig.connect()
+    rig.world.run()
+    rig.check_done(fetched=20)
+
+
+def test_a_partial_holder_that_gets_more_is_asked_again() -> None:
+    rig = Rig(6 * PIECE_SIZE)
+    sender = rig.senders[0]
+    sender.present = PieceSet(6, 0b000111)
+    rig.connect()
+    rig.world.run()
+    assert len(rig.download.present) == 3
+    sender.present.bits = 0b111111
+    sender.uploads[0].announce()
+    rig.world.run()
+    rig.check_done(fetched=6)
+
+
+def test_a_source_that_refuses_without_end_is_dropped() -> None:
+    rig = Rig(3 * PIECE_SIZE)
+
+    def answer(script: Script, message: Any) -> None:
+        if isinstance(message, Request):
+            script.say(Refuse(message.index, 1), Have(((0, 3),)))
+
+    script = rig.connect_script(answer)
+    rig.world.run()
+    assert rig.download.banned == 1
+    assert len(script.messages) <= MAX_REFUSALS + 2 * MAX_REQUESTS
+    rig.connect()
+    rig.world.run()
+    rig.check_done(fetched=3)
+
+
+# -- slow sources
+
+
+def test_a_source_that_gives_nothing_is_dropped() -> None:
+    rig = Rig(3 * PIECE_SIZE)
+    rig.connect_script(lambda script, message: None)
+    rig.world.run()
+    rig.world.advance(SOURCE_TIMEOUT + 2)
+    assert rig.receiver.dropped == ["a sender gave nothing for 30 seconds"]
+    assert rig.download.banned == 0
+    assert rig.download.sources_wanted == 3
+    rig.connect()
+    rig.world.run()
+    rig.check_done(fetched=3)
+
+
+def test_a_source_that_never_says_info_is_dropped() -> None:
+    rig = Rig(PIECE_SIZE)
+    Line(rig.world, rig.world.node(), rig.client, rig.file.key, Script, rig.download.attach)
+    rig.world.run()
+    rig.world.advance(SOURCE_TIMEOUT + 2)
+    assert rig.receiver.dropped == ["a sender gave nothing for 30 seconds"]
+
+
+def test_at_the_end_an_idle_source_takes_over_from_a_silent_one() -> None:
+    rig = Rig(20 * PIECE_SIZE)
+    rig.connect_script(lambda script, message: None)
+    rig.connect()
+    rig.world.run()
+    assert len(rig.download.present) == 12
+    rig.world.advance(STEAL_AFTER + 2)
+    assert rig.receiver.dropped == ["a slow sender was left for a faster one"]
+    rig.check_done(fetched=20)
+
+
+def test_at_the_end_a_fast_source_takes_over_from_a_trickling_one() -> None:
+    rig = Rig(20 * PIECE_SIZE, senders=2)
+    rig.connect()
+    slow = rig.lines[1]
+    rig.world.run_until(lambda: rig.download.phase is Phase.RUNNING)
+    slow.far.rate = 0
+    for _ in range(60):
+        rig.world.advance(0.5)
+        slow.far.rate = 2000
+        rig.world.step()
+        slow.far.rate = 0
+        if rig.receiver.done:
+            break
+    rig.check_done(fetched=20)
+    assert rig.receiver.dropped == ["a slow sender was left for a faster one"]
+
+
+def test_a_single_slow_source_is_kept() -> None:
+    rig = Rig(2 * PIECE_SIZE)
+    rig.connect()
+    rig.lines[0].far.rate = 0
+    while not rig.receiver.done:
+        rig.world.advance(5)
+        rig.lines[0].far.rate = 8000
+        rig.world.step()
+        rig.lines[0].far.rate = 0
+    assert rig.receiver.dropped == []
+    rig.check_done(fetched=2)
+
+
+# -- storage that fails
+
+
+def test_a_full_disk_pauses_and_retry_goes_on_with_nothing_fetched_twice() -> None:
+    rig = Rig(40 * PIECE_SIZE)
+    rig.connect()
+    rig.world.run_until(lambda: rig.download.pieces_fetched >= 5)
+    rig.client.failure = Failure("quota", "disk full")
+    rig.world.run()
+    assert rig.receiver.paused == ["There is no room left to store this file. Free some space, then choose Retry."]
+    assert rig.download.paused and rig.download.sources_wanted == 0
+    held = len(rig.download._verified) + len(rig.download._storing)
+    assert held <= MAX_REQUESTS
+    rig.world.advance(20)
+    rig.download.retry(rig.world.now)
+    rig.world.run()
+    assert len(rig.receiver.paused) == 2
+    rig.client.failure = None
+    rig.download.retry(rig.world.now)
+    rig.world.run()
+    rig.check_done(fetched=40)
+    rig.download.retry(rig.world.now)
+
+
+@pytest.mark.parametrize("when", [Phase.LOADING, Phase.SCANNING, Phase.FINISHING])
+def test_storage_that_fails_at_any_step_pauses_there(when: Phase) -> None:
+    rig = Rig(3 * PIECE_SIZE)
+    broken = Failure("io", "disk on fire")
+    if when is Phase.LOADING:
+        rig.client.load_failure = broken
+        rig.receiver = Receiver(rig.client, link_of(rig.file))
+    elif when is Phase.SCANNING:
+        rig.client.failure = broken
+        rig.connect()
+    else:
+        rig.connect()
+        rig.world.run_until(lambda: rig.download.phase is Phase.FINISHING)
+        rig.client.failure = broken
+    rig.world.run()
+    assert rig.download.phase is when
+    assert "Retry" in rig.receiver.paused[0]
+    assert "fire" not in rig.receiver.paused[0]
+    rig.client.failure = rig.client.load_failure = None
+    rig.download.retry(rig.world.now)
+    rig.world.run()
+    if when is Phase.LOADING:
+        rig.connect()
+        rig.world.run()
+    rig.check_done(fetched=3)
+
+
+# -- the end
+
+
+def test_cancel_keeps_what_is_stored_and_a_late_store_changes_nothing() -> None:
+    rig = Rig(20 * PIECE_SIZE)
+    rig.connect()
+    rig.world.run_until(lambda: len(rig.client.pieces(rig.file.info.root)) >= 3)
+    rig.download.cancel(rig.world.now)
+    rig.world.run()
+    had = len(rig.client.pieces(rig.file.info.root))
+    assert rig.download.phase is Phase.STOPPED
+    assert 3 <= had < 20
+    assert [reason for reason, _, _ in rig.lines[0].over] == [EndReason.DONE]
+    rig.restart()
+    rig.connect()
+    rig.world.run()
+    rig.check_done(fetched=20 - had)
+
+
+def test_forget_leaves_nothing_in_storage() -> None:
+    rig = Rig(20 * PIECE_SIZE)
+    rig.connect()
+    rig.world.run_until(lambda: len(rig.client.pieces(rig.file.info.root)) >= 3)
+    rig.download.forget(rig.world.now)
+    rig.world.run()
+    assert rig.client.stored == {}
+
+
+def test_forget_spares_the_pieces_of_a_file_that_is_shared_too() -> None:
+    rig = Rig(3 * PIECE_SIZE)
+    shared = put_file(rig.client, rig.data, "mine")
+    rig.client.stored["file", shared.info.root] = shared.encode()
+    rig.connect()
+    rig.world.run()
+    rig.check_done(fetched=0)
+    rig.download.forget(rig.world.now)
+    rig.world.run()
+    assert rig.client.pieces(shared.info.root) == [0, 1, 2]
+    assert ("transfer", rig.file.hash_name) not in rig.client.stored
+
+
+def test_forget_before_anything_is_known() -> None:
+    rig = Rig(PIECE_SIZE)
+    rig.download.forget(rig.world.now)
+    rig.world.run()
+    rig.connect()
+    rig.world.run()
+    assert rig.client.stored == {}
+
+
+def test_fail_is_told_once_and_for_good() -> None:
+    rig = Rig(20 * PIECE_SIZE)
+    rig.connect()
+    rig.world.run_until(lambda: rig.download.pieces_fetched >= 3)
+    rig.download.fail("nobody there", rig.world.now)
+    rig.download.fail("nobody there", rig.world.now)
+    rig.world.run()
+    assert rig.receiver.failed == ["nobody there"]
+    assert rig.download.sources_wanted == 0 and not rig.download.active
+
+
+def test_a_source_too_many_is_sent_away() -> None:
+    rig = Rig(50 * PIECE_SIZE, senders=MAX_SOURCES + 1)
+    rig.connect()
+    rig.world.run_until(lambda: rig.download.pieces_fetched > 0)
+    rig.world.run()
+    rig.check_done(fetched=50)
+    assert sum(1 for sender in rig.senders if sender.uploads[0].bytes_sent == 0) >= 1
+
+
+def test_pieces_of_another_size_are_fetched_too() -> None:
+    rig = Rig(1)
+    data = content(5000)
+    pieces = [data[at : at + 1024] for at in range(0, 5000, 1024)]
+    tree = MerkleTree.of(b"".join(leaf_hash(piece) for piece in pieces))
+    info = FileInfo(tree.root, 5000, "small pieces", piece_size=1024)
+    file = SharedFile.share(info, tree.leaves, sha256(b"small").digest(), b"s" * 32)
+    server = rig.senders[0].node
+    for index, piece in enumerate(pieces):
+        server.stored["piece", piece_key(info.root, index)] = piece
+    receiver = Receiver(rig.client, link_of(file))
+    Sender(server, file).connect(receiver)
+    rig.world.run()
+    assert receiver.bytes == data
+
+
+def test_no_secret_or_content_is_in_events() -> None:
+    rig = Rig(3 * PIECE_SIZE, name="secret name")
+    rig.connect()
+    rig.world.run()
+    assert not any("secret" in str(event) for node in rig.world.nodes for event in node.events)

@@ -1,0 +1,131 @@
+"""Settings files."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pynode.config import Address, Config, ConfigError, default_data_dir, load, parse, write_example
+
+FULL = """
+[node]
+name = "relay-1"
+roles = ["exit", "relay"]
+listen = "[::1]:0"
+url = "wss://relay.example/"
+data = "/var/lib/convergence"
+facilitator = "ws://127.0.0.1:8700/facilitator"
+facilitator_identity = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff"
+[exit]
+ports = [80, 443]
+hosts = ["*", "127.0.0.1:8080"]
+[circuits]
+hops = 1
+exit_hops = 5
+kept = 0
+[limits]
+connections = 10
+[log]
+level = "debug"
+json = true
+[site]
+listen = "127.0.0.1:1"
+name = "Ours"
+files = "dist"
+"""
+
+
+def test_an_empty_file_is_all_defaults() -> None:
+    config = parse("")
+    assert config == Config()
+    assert (config.circuits.hops, config.circuits.exit_hops, config.circuits.kept) == (2, 3, 5)
+    assert config.node.roles == () and config.node.listen is None
+    assert config.exit.policy.permits("example.com", "1.1.1.1", 443)
+
+
+def test_every_setting(tmp_path: Path) -> None:
+    path = tmp_path / "node.toml"
+    path.write_text(FULL)
+    config = load(path)
+    assert config.node.roles == ("relay", "exit") and config.node.listen == Address("::1", 0)
+    assert str(config.node.listen) == "[::1]:0" and str(config.site.listen) == "127.0.0.1:1"
+    assert config.node.data == Path("/var/lib/convergence") and config.node.facilitator_identity is not None
+    assert config.exit.policy.permits("localhost", "127.0.0.1", 8080)
+    assert not config.exit.policy.permits("localhost", "127.0.0.1", 80)
+    assert config.circuits.hops == 1 and config.log.json and config.site.files == Path("dist")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[node]\n\nnmae = 'x'", "settings, line 3: unknown setting node.nmae; [node] has name, roles, listen, url"),
+        ("[nodes]", "settings, line 1: unknown section [nodes]; there are node, exit, circuits"),
+        ("\nnode = 3", "settings, line 2: node must be a section: [node]"),
+        ("[[node]]\nname = 'x'", "settings, line 1: node must be a section"),
+        ("[circuits]\nhops = 6", "settings, line 2: circuits.hops must be a whole number from 1 to 5"),
+        ("[circuits]\nhops = true", "line 2: circuits.hops must be a whole number"),
+        ("circuits.hops = 0", "circuits.hops must be a whole number from 1 to 5"),
+        ("[log]\njson = 1", "line 2: log.json must be true or false"),
+        ("[log]\nlevel = 'loud'", 'log.level must be one of "debug", "info"'),
+        ("[log]\nlevel = ['debug']", 'log.level must be one of "debug", "info"'),
+        ("[node]\nroles = ['relay', 'king']", 'node.roles must be a list of "relay", "rdv" and "exit"'),
+        ("[node]\nroles = [['relay']]", "node.roles must be a list"),
+        ("[node]\nroles = 'relay'", "node.roles must be a list"),
+        ("[node]\nroles = ['relay']", "settings, line 2: a node with roles needs node.listen"),
+        ("[node]\nlisten = '9001'", 'node.listen must be "host:port"'),
+        ("[node]\nlisten = ':9001'", 'node.listen must be "host:port"'),
+        ("[node]\nlisten = 'x:99999'", 'node.listen must be "host:port"'),
+        ("[node]\nurl = 'https://x/'", "node.url must be a WebSocket address"),
+        ("[node]\nurl = 'ws://x:99999/'", "node.url must be a WebSocket address"),
+        ("[node]\nurl = 'ws://[x/'", "node.url must be a WebSocket address"),
+        ("[node]\nurl = 5", "node.url must be a WebSocket address"),
+        ("[node]\nfacilitator = 'ws://x/'", "line 2: node.facilitator needs node.facilitator_identity: 64 hexadecimal"),
+        ("[node]\nfacilitator_identity = 'abc'", "must be 64 hexadecimal digits"),
+        ("[node]\nname = ''", "node.name must be a text of 1 to 64"),
+        ('[node]\nname = "a\\nb"', "node.name must be a text"),
+        ("[node]\ndata = ''", "node.data must be a folder's path"),
+        ("[exit]\nports = [0]", "exit.ports must be a list of ports"),
+        ("[exit]\nports = ['80']", "exit.ports must be a list of ports"),
+        ("[exit]\nhosts = [80]", "exit.hosts must be a list of hosts"),
+        ("[exit]\nhosts = ['a b']", 'or without ":port"; "a b" is no host'),
+        ("[node\nx", "settings: this is not TOML"),
+    ],
+)
+def test_what_is_wrong_is_named(text: str, message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        parse(text)
+    assert message in str(error.value)
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="No such file"):
+        load(tmp_path / "nothing.toml")
+    (tmp_path / "binary").write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match="no UTF-8"):
+        load(tmp_path / "binary")
+
+
+def test_the_example_is_valid_as_it_is_and_uncommented() -> None:
+    assert parse(write_example()) == Config()
+    uncommented = re.sub(r"(?m)^# (\w+ = )", r"\1", write_example())
+    config = parse(uncommented)
+    assert config.node.name == "relay-1" and config.circuits == Config().circuits and config.limits == Config().limits
+
+
+def test_default_data_folder() -> None:
+    assert default_data_dir({"XDG_DATA_HOME": "/x"}) == Path("/x/convergence")
+    home = Path.home() / ".local/share/convergence"
+    assert default_data_dir({"XDG_DATA_HOME": "relative"}) == default_data_dir({}) == home
+
+
+@given(st.text(max_size=200))
+def test_no_text_raises_anything_else(text: str) -> None:
+    for content in (text, f"[node]\nname = {text}", f"[exit]\nhosts = ['{text}']"):
+        try:
+            parse(content)
+        except ConfigError:
+            pass

@@ -1,0 +1,274 @@
+"""The site over real sockets: files, headers, JSON, and facilitator channels."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import aiohttp
+import pytest
+
+from convergence.effects import Protocol
+from pynode import site as module
+from pynode.site import HEADERS, FacilitatorSockets, Site, make_app
+from pynode.transports.websocket import MAX_MESSAGE, WebSocketTransport
+from tests.unit.pynode.toy import attach, run
+
+IDENTITY = bytes(range(32))
+
+
+@pytest.fixture
+def dist(tmp_path: Path) -> Path:
+    folder = tmp_path / "dist"
+    (folder / "py").mkdir(parents=True)
+    (tmp_path / "secret.txt").write_text("secret")
+    for name in ("index.html", "app.mjs", "worker.js", "core.wasm", "a.css", "py/app.whl", "noending", "x.JSON"):
+        (folder / name).write_text(f"this is {name}")
+    (folder / "app.mjs.gz").write_bytes(gzip.compress(b"packed", mtime=0))
+    (folder / "link.txt").symlink_to(tmp_path / "secret.txt")
+    (folder / "up").symlink_to(tmp_path)
+    return folder
+
+
+async def serving(files: Path | None = None, **options: Any) -> SimpleNamespace:
+    sockets = FacilitatorSockets()
+    toy = attach(sockets)
+    site = Site(make_app(files=files, name="Test", identity=IDENTITY, sockets=sockets, **options), sockets)
+    port = await site.start("127.0.0.1", 0)
+    return SimpleNamespace(site=site, toy=toy, port=port, sockets=sockets, url=f"ws://127.0.0.1:{port}/facilitator")
+
+
+async def get(port: int, target: str, *headers: str, method: str = "GET") -> tuple[int, dict[str, str], bytes]:
+    """A request whose path is sent as it is, dots and all."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    lines = [f"{method} {target} HTTP/1.1", "Host: x", "Connection: close", *headers]
+    writer.write("\r\n".join(lines).encode() + b"\r\n\r\n")
+    head, _, body = (await asyncio.wait_for(reader.read(), 20)).partition(b"\r\n\r\n")
+    writer.close()
+    first, *rest = head.decode().split("\r\n")
+    return int(first.split(" ")[1]), {k.lower(): v for k, v in (line.split(": ", 1) for line in rest)}, body
+
+
+def test_files_have_their_types_and_headers(dist: Path) -> None:
+    async def test() -> None:
+        server = await serving(dist)
+        for target, name, kind in [
+            ("/", "index.html", "text/html; charset=utf-8"),
+            ("/?x=1", "index.html", "text/html; charset=utf-8"),
+            ("/index.html", "index.html", "text/html; charset=utf-8"),
+            ("/app.mjs", "app.mjs", "text/javascript; charset=utf-8"),
+            ("/worker.js", "worker.js", "text/javascript; charset=utf-8"),
+            ("/core.wasm", "core.wasm", "application/wasm"),
+            ("/a.css", "a.css", "text/css; charset=utf-8"),
+            ("/py/app.whl", "py/app.whl", "application/octet-stream"),
+            ("/noending", "noending", "application/octet-stream"),
+            ("/x.JSON", "x.JSON", "application/json"),
+        ]:
+            status, headers, body = await get(server.port, target)
+            assert (status, headers["content-type"], body) == (200, kind, f"this is {name}".encode())
+            assert headers["cache-control"] == "no-cache" and headers["etag"]
+            for header, value in HEADERS.items():
+                assert headers[header.lower()] == value
+        await server.site.close()
+
+    run(test)
+
+
+def test_the_page_is_isolated_and_loads_nothing_from_elsewhere() -> None:
+    policy = dict(part.split(" ", 1) for part in HEADERS["Content-Security-Policy"].split("; "))
+    assert policy["default-src"] == "'none'" and policy["script-src"] == "'self' 'wasm-unsafe-eval'"
+    assert policy["connect-src"] == "'self' ws: wss:" and policy["frame-ancestors"] == "'none'"
+    assert not any("unsafe-inline" in part or "http" in part or "*" in part for part in policy.values())
+    assert HEADERS["Cross-Origin-Opener-Policy"] == "same-origin"
+    assert HEADERS["Cross-Origin-Embedder-Policy"] == "require-corp"
+
+
+def test_unchanged_files_packed_twins_and_ranges(dist: Path) -> None:
+    async def test() -> None:
+        server = await serving(dist)
+        _, headers, _ = await get(server.port, "/app.mjs")
+        status, _, body = await get(server.port, "/app.mjs", f"If-None-Match: {headers['etag']}")
+        assert (status, body) == (304, b"")
+        status, headers, body = await get(server.port, "/app.mjs", "Accept-Encoding: gzip, br")
+        assert headers["content-encoding"] == "gzip" and gzip.decompress(body) == b"packed"
+        assert headers["content-type"] == "text/javascript; charset=utf-8"
+        assert "accept-encoding" in headers["vary"].lower()
+        status, _, body = await get(server.port, "/app.mjs", "Range: bytes=0-3")
+        assert (status, body) == (206, b"this")
+        status, headers, body = await get(server.port, "/app.mjs", method="HEAD")
+        assert (status, headers["content-length"], body) == (200, "15", b"")
+        await server.site.close()
+
+    run(test)
+
+
+NOWHERE = [
+    *("/nothing", "/py", "/py/", "/link.txt", "/up/secret.txt", "/app.mjs.gz", "//secret.txt", "/%00"),
+    *("/../secret.txt", "/..%2fsecret.txt", "/%2e%2e/secret.txt", "/py/../../secret.txt", "/\\secret.txt"),
+    *("/py/%2e%2e/%2e%2e/secret.txt", "/..\\secret.txt", "/index.html/../../secret.txt", "/%252e%252e/secret.txt"),
+    *("/./../secret.txt", "/\u202e"),
+]
+
+
+@pytest.mark.parametrize("target", NOWHERE)
+def test_no_request_leads_out_of_the_folder(dist: Path, target: str) -> None:
+    async def test() -> None:
+        server = await serving(dist)
+        status, headers, body = await get(server.port, target)
+        assert status in (400, 404) and b"secret" not in body.replace(target.encode(), b"")
+        await server.site.close()
+
+    run(test)
+
+
+def test_a_folder_without_a_page_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="build the site first"):
+        make_app(files=tmp_path, name="x", identity=IDENTITY)
+
+
+def test_json_documents_and_other_methods() -> None:
+    async def test() -> None:
+        server = await serving(health=lambda: {"nodes": 5})
+        async with aiohttp.ClientSession(f"http://127.0.0.1:{server.port}") as client:
+            async with client.get("/network.json") as answer:
+                facilitator = {"identity": IDENTITY.hex(), "path": "/facilitator"}
+                assert await answer.json() == {"site": "Test", "facilitator": facilitator}
+                assert answer.headers["Cache-Control"] == "no-store" and "Cross-Origin-Opener-Policy" in answer.headers
+            async with client.get("/status.json") as answer:
+                assert await answer.json() == {"nodes": 5}
+            async with client.get("/") as answer:
+                assert answer.status == 404 and "Content-Security-Policy" in answer.headers
+            async with client.post("/network.json") as answer:
+                assert answer.status == 405
+            async with client.get("/facilitator") as answer:
+                assert answer.status == 426
+        await server.site.close()
+
+    run(test)
+
+
+async def dialled(server: SimpleNamespace) -> SimpleNamespace:
+    transport = WebSocketTransport()
+    client = attach(transport)
+    client.connect(1, server.url, Protocol.FACILITATOR)
+    await client.first("opened")
+    assert await server.toy.first("opened") == ("opened", 2, Protocol.FACILITATOR)
+    return SimpleNamespace(toy=client, transport=transport)
+
+
+def test_facilitator_channels_both_ways() -> None:
+    async def test() -> None:
+        server = await serving()
+        client = await dialled(server)
+        data = os.urandom(500_000)
+        client.toy.send(1, data)
+        await server.toy.until(lambda: len(server.toy.received.get(2, b"")) == len(data))
+        assert server.toy.received[2] == data
+        server.toy.send(2, data, b"", b"end")
+        await client.toy.until(lambda: len(client.toy.received.get(1, b"")) == len(data) + 3)
+        assert client.toy.received[1] == data + b"end"
+        client.toy.close(1, "bye")
+        assert await server.toy.first("closed") == ("closed", 2, "closed by the peer")
+        server.toy.send(2, b"late")
+        await client.transport.shutdown()
+        await server.site.close()
+
+    run(test)
+
+
+def test_facilitator_closes_after_flushing() -> None:
+    async def test() -> None:
+        server = await serving()
+        client = await dialled(server)
+        server.toy.send(2, bytes(300_000))
+        server.toy.close(2, "that is all")
+        assert await client.toy.first("closed") == ("closed", 1, "closed by the peer: that is all")
+        assert len(client.toy.received[1]) == 300_000 and not server.toy.of("closed")
+        await client.transport.shutdown()
+        await server.site.close()
+
+    run(test)
+
+
+def test_facilitator_congestion_and_a_peer_that_reads_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CLOSE_TIMEOUT", 0.1)
+
+    async def test() -> None:
+        server = await serving()
+        client = await dialled(server)
+        client.transport.pause(1, True)
+        while not server.toy.of("congested"):
+            server.toy.send(2, bytes(65536))
+        client.transport.pause(1, False)
+        await server.toy.until(lambda: ("congested", 2, False) in server.toy.log)
+        client.transport.pause(1, True)
+        while server.sockets.send(2, [bytes(1 << 20)]):
+            await asyncio.sleep(0)
+        server.toy.close(2)
+        await server.site.close()  # in bounded time
+        assert not server.sockets._live
+        await client.transport.shutdown(0)
+
+    run(test)
+
+
+def test_facilitator_garbage() -> None:
+    async def test() -> None:
+        server = await serving()
+        async with aiohttp.ClientSession() as client:
+            async with client.ws_connect(server.url) as ws:
+                await ws.send_str("hello")
+                closing = await ws.receive()
+                assert (closing.data, closing.extra) == (1003, "a text message")
+            assert await server.toy.first("closed") == ("closed", 2, "a text message")
+            async with client.ws_connect(server.url) as ws:
+                await ws.send_bytes(bytes(MAX_MESSAGE + 1))
+                assert (await ws.receive()).data == 1009
+            await server.toy.until(lambda: len(server.toy.of("closed")) == 2)
+            async with client.ws_connect(server.url) as ws:
+                await ws.send_bytes(bytes(MAX_MESSAGE))
+                await server.toy.until(lambda: len(server.toy.received.get(6, b"")) == MAX_MESSAGE)
+                ws._response.connection.transport.abort()  # type: ignore[union-attr]
+            await server.toy.until(lambda: len(server.toy.of("closed")) == 3)
+        for garbage in (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"\x00" * 20000 + b"\r\n\r\n"):
+            reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+            writer.write(garbage)
+            writer.write_eof()
+            await asyncio.wait_for(reader.read(), 20)
+            writer.close()
+        await dialled(server)
+        await server.site.close()
+
+    run(test)
+
+
+def test_a_full_facilitator_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_CHANNELS", 0)
+
+    async def test() -> None:
+        server = await serving()
+        client = attach(WebSocketTransport())
+        client.connect(1, server.url, Protocol.FACILITATOR)
+        assert await client.first("closed") == ("closed", 1, "not a WebSocket server (HTTP 503)")
+        server.toy.connect(1, "ws://127.0.0.1/", Protocol.FACILITATOR)
+        assert await server.toy.first("closed") == ("closed", 1, "this transport only accepts")
+        await server.site.close()
+
+    run(test)
+
+
+def test_closing_the_site_tells_the_peers() -> None:
+    async def test() -> None:
+        server = await serving()
+        client = await dialled(server)
+        await server.site.close()
+        assert await client.toy.first("closed") == ("closed", 1, "closed by the peer: shutting down")
+        assert not server.toy.of("closed")
+        with pytest.raises(OSError):
+            await asyncio.open_connection("127.0.0.1", server.port)
+
+    run(test)
