@@ -1,1 +1,5 @@
-"""The CPython shell: what a server or a command line needs around the core."""
+"""The CPython shell: what a server or a command line needs around the core.
+
+Does: supply sockets, disk, clock, settings, logs and the web site.
+Does not: speak any protocol of the network; that is `convergence`.
+"""

@@ -105,13 +105,8 @@ class FacilitatorSockets:
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """The aiohttp handler of the facilitator's path."""
-        ws = web.WebSocketResponse(
-            heartbeat=HEARTBEAT,
-            compress=False,
-            max_msg_size=MAX_MESSAGE,
-            timeout=CLOSE_TIMEOUT,
-            writer_limit=SEND_CHUNK,
-        )
+        limit = MAX_MESSAGE + 1  # aiohttp refuses what is as long as its limit
+        ws = web.WebSocketResponse(heartbeat=HEARTBEAT, compress=False, max_msg_size=limit, timeout=CLOSE_TIMEOUT)
         if not ws.can_prepare(request).ok:
             headers = {"Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
             return web.Response(status=426, text="This address speaks WebSocket only.\n", headers=headers)

@@ -142,6 +142,11 @@ class Node:
         self._facilitator.stop(now)
         self.neighbours.close_all(now)
 
+    def refresh(self, now: float) -> None:
+        """Ask the facilitator for the node list now: somebody knows that it changed."""
+        self.outbox.now = now
+        self._facilitator.refresh(now)
+
     def fetch(self, url: str, sink: Callable[[bytes], None], now: float) -> int:
         """GET an http address through an exit; returns the number that its Events carry. Raises LocalError."""
         self.outbox.now = now

@@ -2,7 +2,8 @@
 
 Every node is the product's `Node` with the product's `Driver` and real cryptography; only time, randomness (seeded),
 sockets and storage are simulated. Channels are reliable and ordered, as WebSockets are: loss shows as a delay (a
-retransmission) or as a channel that breaks. Names in the event heap make runs with one seed identical.
+retransmission) or as a channel that breaks. Names in the event heap make runs with one seed identical. An exception
+in any handler of any node leaves `World.run` and so fails the test.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import hashlib
 import heapq
 import itertools
 import random
+import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,6 +25,7 @@ from convergence.wire.facilitator import Role
 from pynode.crypto import CPythonCrypto
 
 START = 1_790_000_000.0  # Unix seconds
+NO_ROLES = Role(0)
 
 
 class SeededRng:
@@ -36,32 +39,37 @@ class SeededRng:
 
 
 class MemoryStorage:
-    """ports.Storage in a dict; `fail` makes every store answer with that Failure."""
+    """ports.Storage in a dict; `fail` makes every store answer with that Failure.
 
-    def __init__(self, world: World) -> None:
+    `rewritten` counts pieces that were stored although they were there: each was fetched twice.
+    """
+
+    def __init__(self, host: Host) -> None:
         self.items: dict[tuple[str, bytes], bytes] = {}
         self.fail: Failure | None = None
-        self._world = world
+        self.rewritten = 0
+        self._host = host
 
     def store(self, items: Sequence[tuple[str, bytes, bytes | None]], reply: Callable[[Any], None]) -> None:
-        if self.fail is not None:
-            failure = self.fail
-            self._world.later(0.0, lambda: reply(failure))
-            return
-        for bucket, key, value in items:
-            if value is None:
-                self.items.pop((bucket, key), None)
-            else:
-                self.items[bucket, key] = value
-        self._world.later(0.0, lambda: reply(None))
+        if self.fail is None:
+            for bucket, key, value in items:
+                if value is None:
+                    self.items.pop((bucket, key), None)
+                else:
+                    self.rewritten += bucket == "piece" and (bucket, key) in self.items
+                    self.items[bucket, key] = value
+        self._answer(reply, self.fail)
 
     def load(self, bucket: str, key: bytes, reply: Callable[[Any], None]) -> None:
-        value = self.items.get((bucket, key))
-        self._world.later(0.0, lambda: reply(value))
+        self._answer(reply, self.items.get((bucket, key)))
 
     def scan(self, bucket: str, prefix: bytes, reply: Callable[[Any], None]) -> None:
-        keys = sorted(key for kind, key in self.items if kind == bucket and key.startswith(prefix))
-        self._world.later(0.0, lambda: reply(keys))
+        self._answer(reply, sorted(key for kind, key in self.items if kind == bucket and key.startswith(prefix)))
+
+    def _answer(self, reply: Callable[[Any], None], result: Any) -> None:
+        """Later, unless the process that asked is dead by then."""
+        host, life = self._host, self._host.life
+        host.world.later(0.0, lambda: reply(result) if host.alive and host.life == life else None)
 
 
 class Pipe:
@@ -82,13 +90,15 @@ class Host:
         self.world = world
         self.name = name
         self.alive = True
+        self.life = 0  # counts the processes that ran here, one after the other
         self.pipes: dict[int, Pipe] = {}
         self.events: list[Event] = []
         self.seen: set[str] = set()  # names of the hosts this one had a channel with: what a wiretap here shows
         self.received = bytearray() if world.record else None
-        self.storage = MemoryStorage(world)
+        self.storage = MemoryStorage(self)
         self.on_event: Callable[[Event], None] | None = None
         self.node: Any = None
+        self.keys: NodeKeys | None = None
         self.driver: Driver = None  # type: ignore[assignment]
         self._armed = 0
 
@@ -137,14 +147,23 @@ class World:
 
     Args:
         seed: decides all randomness.
+        start: the virtual clock's first reading, Unix seconds.
         loss: chance that a delivery takes RETRANSMIT seconds more; breaks: that its channel breaks.
         record: keep every byte each host receives.
     """
 
     RETRANSMIT = 0.2
 
-    def __init__(self, seed: int | str = 0, *, loss: float = 0.0, breaks: float = 0.0, record: bool = False) -> None:
-        self.now = START
+    def __init__(
+        self,
+        seed: int | str = 0,
+        *,
+        start: float = START,
+        loss: float = 0.0,
+        breaks: float = 0.0,
+        record: bool = False,
+    ) -> None:
+        self.now = start
         self.seed = seed
         self.record = record
         self.hosts: dict[str, Host] = {}
@@ -160,35 +179,42 @@ class World:
     # -- building
 
     def facilitator(self) -> FacilitatorService:
-        host = self._host("facilitator", "ws://facilitator/")
+        """The facilitator joins, or comes back with its key and storage."""
+        host = self.hosts.get("facilitator") or self._host("facilitator", "ws://facilitator/")
         service = FacilitatorService(self.crypto, SeededRng(f"{self.seed}-facilitator").random(32))
-        host.node = service
-        host.driver = Driver(service, host, host, host, storage=host.storage, on_event=host.event)
+        self._run_on(host, service)
         host.driver.run(service.start)
         return service
 
-    def add(self, name: str, roles: Role = Role(0), **config: Any) -> Host:
+    def add(self, name: str, roles: Role = NO_ROLES, **config: Any) -> Host:
         """A node that joins at once."""
         url = f"ws://{name}/"
         host = self._host(name, url)
         rng = SeededRng(f"{self.seed}-{name}")
-        keys = NodeKeys.generate(self.crypto, rng) if roles else None
+        host.keys = NodeKeys.generate(self.crypto, rng) if roles else None
         settings = NodeConfig("ws://facilitator/", roles=roles, urls=(url,) if roles else (), **config)
-        self.boot(host, Node(settings, self.crypto, rng, keys=keys))
+        self.boot(host, Node(settings, self.crypto, rng, keys=host.keys))
         return host
 
     def boot(self, host: Host, node: Node, *, restore: bool = False) -> None:
         """Start (or start again) a node on a host; its storage stays."""
-        host.alive = True
-        host.node = node
-        host.driver = Driver(node, host, host, host, storage=host.storage, on_event=host.event)
+        self._run_on(host, node)
         host.driver.run(lambda now: node.start(now, restore=restore))
+
+    def revive(self, host: Host) -> None:
+        """A node that was killed or left comes back with its keys and storage."""
+        rng = SeededRng(f"{self.seed}-{host.name}-{host.life}")
+        self.boot(host, Node(host.node.config, self.crypto, rng, keys=host.keys), restore=True)
 
     def restart(self, host: Host) -> None:
         """The process dies and comes back with its storage."""
-        config = host.node.config
         self.kill(host)
-        self.boot(host, Node(config, self.crypto, SeededRng(f"{self.seed}-{host.name}-{self.now}")), restore=True)
+        self.revive(host)
+
+    def leave(self, host: Host) -> None:
+        """A clean shutdown; what the node says goodbye with still arrives."""
+        host.driver.run(host.node.stop)
+        self.kill(host)
 
     def kill(self, host: Host) -> None:
         """The machine vanishes; its peers notice after a while."""
@@ -197,6 +223,12 @@ class World:
         for pipe in list(host.pipes.values()):
             self.hang_up(pipe, "connection lost")
         host.pipes.clear()
+
+    def _run_on(self, host: Host, machine: Node | FacilitatorService) -> None:
+        host.alive = True
+        host.life += 1
+        host.node = machine
+        host.driver = Driver(machine, host, host, host, storage=host.storage, on_event=host.event)
 
     def _host(self, name: str, url: str) -> Host:
         host = self.hosts[name] = Host(self, name)
@@ -250,13 +282,20 @@ class World:
         if self._breaks and self.random.random() < self._breaks:
             self.hang_up(pipe, "connection lost")
             pipe.host.pipes.pop(pipe.channel, None)
-            self.later(0.0, lambda: pipe.host.alive and pipe.host.driver.closed(pipe.channel, "connection lost"))
+            life = pipe.host.life
+
+            def noticed() -> None:
+                if pipe.host.alive and pipe.host.life == life:
+                    pipe.host.driver.closed(pipe.channel, "connection lost")
+
+            self.later(0.0, noticed)
             return
         arrival = pipe.busy_until = max(self.now + self.latency(), pipe.busy_until)
 
         def deliver() -> None:
             if peer.open and peer.host.alive:
-                self.transcript.update(f"{self.now:.6f} {pipe.host.name} {peer.host.name} {len(data)}".encode())
+                what = f"{self.now:.6f} {pipe.host.name} {peer.host.name} {len(data)} {zlib.crc32(data)}\n"
+                self.transcript.update(what.encode())
                 if peer.host.received is not None:
                     peer.host.received += data
                 peer.host.driver.received(peer.channel, data)

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from struct import Struct
 
+from convergence.errors import CryptoError
 from convergence.ports import Buffer, Crypto
 from convergence.wire.cells import HEADER_LEN, PAYLOAD_LEN
 
@@ -53,7 +54,7 @@ def cells(header: bytes, run: bytes) -> bytes:
     return header.join((b"", *_run_cutter(len(run) // PAYLOAD_LEN)(run)))
 
 
-def split(run: bytes) -> tuple[bytes, ...]:
+def split(run: Buffer) -> tuple[bytes, ...]:
     """The payloads of a run, 509 bytes each."""
     return _run_cutter(len(run) // PAYLOAD_LEN)(run)
 
@@ -67,6 +68,12 @@ def recognized_candidates(run: bytes) -> list[int]:
     if 0 not in high or 0 not in low:
         return []
     return [index for index, pair in enumerate(zip(high, low, strict=True)) if pair == (0, 0)]
+
+
+def _put_digests(run: bytearray, digests: bytes, step: int) -> None:
+    """Write the digest field of every cell: four bytes from every `step` bytes of `digests`. Striped, all at once."""
+    for at in range(4):
+        run[_DIGEST.start + at :: PAYLOAD_LEN] = digests[at::step]
 
 
 class Layer:
@@ -91,9 +98,18 @@ class Layer:
         self.digest = digest = self._hash.digest()
         return cell[_BEFORE_DIGEST] + digest[:4] + cell[_AFTER_DIGEST]
 
-    def seal_run(self, cells: Iterable[bytes]) -> bytes:
+    def seal_run(self, cells: Sequence[bytes]) -> bytearray:
         """Seal several payloads and join them. Cut runs where a digest has to be kept for a SENDME."""
-        return b"".join(map(self.seal, cells))
+        update, digest = self._hash.update, self._hash.digest
+        digests = []
+        for cell in cells:
+            update(cell)
+            digests.append(digest())
+        if digests:
+            self.digest = digests[-1]
+        run = bytearray().join(cells)
+        _put_digests(run, b"".join(digests), DIGEST_LEN)
+        return run
 
     def accepts(self, cell: bytes) -> bool:
         """Whether a decrypted payload is for this hop: `recognized` is zero and the digest fits.
@@ -110,6 +126,25 @@ class Layer:
         self._hash = running
         self.digest = digest
         return True
+
+    def accept_all(self, run: bytes) -> Iterator[bytes]:
+        """The payloads of a decrypted run, each of which has to be for this hop; `digest` follows one by one.
+
+        For a hop beyond which there is none: it needs no copy of the hash to go back to, since what does not fit ends
+        the circuit.
+
+        Raises:
+            CryptoError: the next payload is not for this hop; the layer is of no more use.
+        """
+        blank = bytearray(run)
+        _put_digests(blank, bytes(len(run) // PAYLOAD_LEN * 4), 4)
+        update, digest = self._hash.update, self._hash.digest
+        for cell, blanked in zip(split(run), split(blank), strict=True):
+            update(blanked)
+            self.digest = running = digest()
+            if not hmac.compare_digest(running[:4], cell[_DIGEST]) or cell[_RECOGNIZED] != _RECOGNIZED_ZERO:
+                raise CryptoError("a cell that no hop's digest fits")
+            yield cell
 
 
 @dataclass(frozen=True, slots=True, repr=False)

@@ -8,6 +8,7 @@ Does not: build circuits, or know what they are for.
 from __future__ import annotations
 
 import hmac
+from bisect import bisect_left
 from collections.abc import Collection, Iterable, Sequence
 from typing import TypeVar
 
@@ -21,6 +22,11 @@ MIN_HOPS = 1
 MAX_HOPS = 5
 RDV_POINTS = 3
 """How many points a file is announced at, and asked for at (k of design §6)."""
+
+MIN_SIDE = 2
+"""Entries that each side of a file keeps, where there are that many: one may fail."""
+SIDE_BORDER = b"\x80"
+"""Hashes below it put a node on the providers' side: half of all."""
 
 BACK_OFF_FIRST = 30.0
 """Seconds a node is avoided after its first failure; doubled by each further one."""
@@ -135,21 +141,31 @@ def rdv_points(nodes: Iterable[Descriptor], hash_name: bytes, k: int = RDV_POINT
 def entry_side(nodes: Iterable[Descriptor], hash_name: bytes, provider: bool, point: bytes) -> list[Descriptor]:
     """The nodes that may be entries of circuits for this file, on one of its two sides.
 
-    Providers and clients of a file draw their entries from different halves, so that no node is the neighbour of both.
+    Providers and clients of a file draw their entries from different sides, so that no node is the neighbour of both.
+    A node's side hangs on its own keyed hash, so two node lists that differ still agree on every node in both. Only
+    where that would leave a side with fewer than MIN_SIDE nodes (in networks of ten or less) does the border move,
+    and then lists that differ may disagree on the nodes next to it.
 
     Args:
         nodes: those that are valid now.
         provider: which side: True for whoever serves the file, False for whoever fetches it.
-        point: identity of the RDV point of the circuit, which belongs to no side.
+        point: identity of the RDV point of the circuit. It is left out after the sides are set: they are the same for
+            all points of a file.
     """
-    usable = (node for node in nodes if can_carry(node) and node.identity != point)
-    ranked = _ranked(usable, hash_name, b"convergence:side")
-    half = len(ranked) // 2
-    return ranked[:half] if provider else ranked[half:]
+    ranked = {_rank(node, hash_name, b"convergence:side"): node for node in nodes if can_carry(node)}
+    order = sorted(ranked)
+    least = min(MIN_SIDE, len(order) // 2)
+    border = min(max(bisect_left(order, SIDE_BORDER), least), len(order) - least)
+    side = order[:border] if provider else order[border:]
+    return [ranked[rank] for rank in side if ranked[rank].identity != point]
 
 
 def _ranked(nodes: Iterable[Descriptor], key: bytes, label: bytes) -> list[Descriptor]:
-    return sorted(nodes, key=lambda node: hmac.digest(key, label + node.identity, "sha256"))
+    return sorted(nodes, key=lambda node: _rank(node, key, label))
+
+
+def _rank(node: Descriptor, key: bytes, label: bytes) -> bytes:
+    return hmac.digest(key, label + node.identity, "sha256")
 
 
 class Reputation:

@@ -117,7 +117,7 @@ class RdvService:
 
     def _place(self, share: _Share, now: float) -> None:
         points = {point.identity: point for point in points_of(share.hash_name, self._points)}
-        for identity in share.posts.keys() - points.keys():
+        for identity in [identity for identity in share.posts if identity not in points]:
             share.posts.pop(identity).retire(now)
         new = [_Post(self, share, point) for identity, point in points.items() if identity not in share.posts]
         for post in new:
@@ -136,7 +136,7 @@ class _Post:
         self._circuit: ClientCircuit | None = None
         self._since = 0.0
         self._advertised: list[bytes] = []
-        self._sessions: set[Session] = set()  # MAX_SESSIONS over all posts
+        self._sessions: dict[Session, None] = {}  # MAX_SESSIONS over all posts
         self._backoff = Backoff(service.rng, BACKOFF_FIRST, BACKOFF_LIMIT)
         self._timer: Timer | None = None
         self._closing = False
@@ -209,13 +209,13 @@ class _Post:
             on_over=lambda reason, text, local, now: self._over(session, now),
         )
         service.sessions += 1
-        self._sessions.add(session)
+        self._sessions[session] = None
         session.bind(stream)
         return session
 
     def _over(self, session: Session, now: float) -> None:
         self._service.sessions -= 1
-        self._sessions.discard(session)
+        self._sessions.pop(session, None)
         if self._closing and not self._sessions:
             self._release(now)
 

@@ -9,7 +9,8 @@ const said = [];
 const post = () => self.postMessage({ type: "state", state });
 
 self.onmessage = ({ data }) => {
-  said.push({ name: data.name, args: { ...data.args, file: data.args.file?.name } });
+  const { file, ...args } = data.args;
+  said.push({ name: data.name, args: file ? { ...args, file: file.name } : args });
   const answer = answers[data.name];
   if (answer) self.postMessage({ type: "reply", id: data.id, ok: !answer.message, ...answer });
 };

@@ -10,6 +10,7 @@ from convergence.path.select import (
     BACK_OFF_MAX,
     FORGET_AFTER,
     MAX_REMEMBERED,
+    MIN_SIDE,
     Reputation,
     choose,
     choose_path,
@@ -167,14 +168,34 @@ def test_a_node_that_leaves_moves_only_its_own_place():
     assert rest[:2] == points[1:]
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 7, 8])
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 7, 8])
 def test_sides_share_no_node_and_leave_the_point_out(count):
-    for point in NODES[:count]:
-        providers = entry_side(NODES[:count], NAME, True, point.identity)
-        clients = entry_side(NODES[:count], NAME, False, point.identity)
+    nodes = NODES[:count]
+    for name in (bytes([number]) * 32 for number in range(20)):
+        all_providers = entry_side(nodes, name, True, bytes(32))
+        all_clients = entry_side(nodes, name, False, bytes(32))
+        assert len(all_providers) + len(all_clients) == count
+        assert set(all_providers) | set(all_clients) == set(nodes)
+        assert min(len(all_providers), len(all_clients)) >= min(MIN_SIDE, count // 2)
+        for point in nodes:  # the same sides for every point of the file
+            assert entry_side(nodes, name, True, point.identity) == [item for item in all_providers if item != point]
+            assert entry_side(nodes, name, False, point.identity) == [item for item in all_clients if item != point]
+
+
+def test_a_side_is_half_of_the_nodes():
+    many = [node(number) for number in range(1, 256)]
+    sizes = [len(entry_side(many, bytes([number]) * 32, True, bytes(32))) for number in range(20)]
+    assert all(90 < size < 165 for size in sizes)
+    assert 120 < sum(sizes) / len(sizes) < 135
+
+
+def test_node_lists_that_differ_agree_on_the_sides():
+    many = [node(number) for number in range(1, 61)]
+    for number in range(20):
+        name = bytes([number]) * 32
+        providers = entry_side(many[10:], name, True, many[20].identity)
+        clients = entry_side(many[:-10], name, False, many[30].identity)
         assert not set(providers) & set(clients)
-        assert set(providers) | set(clients) == set(NODES[:count]) - {point}
-        assert 0 <= len(clients) - len(providers) <= 1
 
 
 def test_sides_depend_on_the_name_and_not_on_the_order():
