@@ -80,7 +80,7 @@ class Target:
         path = parts.path or "/"
         if parts.query:
             path += "?" + parts.query
-        if not path.isascii():
+        if not all("!" <= character <= "~" for character in path):
             raise LocalError("this address has characters that need to be percent-encoded")
         return cls(url, host, port, path)
 
@@ -114,7 +114,6 @@ class Fetch:
         self._circuit: ClientCircuit | None = None
         self._stream: Stream | None = None
         self._http = h11.Connection(h11.CLIENT)
-        self._redirect: str | None = None
         self._last_byte = 0.0
         self._timer: Timer | None = None
 
@@ -195,7 +194,10 @@ class Fetch:
             while not self.over:
                 event = self._http.next_event()
                 if isinstance(event, h11.Response):
-                    self._response(event)
+                    redirect = self._response(event)
+                    if redirect is not None:
+                        self._follow(redirect, now)
+                        return
                 elif isinstance(event, h11.Data):
                     self._body(bytes(event.data), now)
                 elif isinstance(event, h11.EndOfMessage):
@@ -206,11 +208,11 @@ class Fetch:
         except h11.RemoteProtocolError:
             self._fail("the site's answer is not http", now)
 
-    def _response(self, response: h11.Response) -> None:
+    def _response(self, response: h11.Response) -> str | None:
+        """Report it, or return where it redirects to: the body of a redirect is of no use."""
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in response.headers}
         if response.status_code in (301, 302, 303, 307, 308) and "location" in headers:
-            self._redirect = headers["location"]
-            return
+            return headers["location"]
         self._outbox.event(
             "fetch-response",
             id=self.number,
@@ -219,10 +221,9 @@ class Fetch:
             length=int(headers["content-length"]) if headers.get("content-length", "").isdigit() else None,
             url=self._target.url,
         )
+        return None
 
     def _body(self, data: bytes, now: float) -> None:
-        if self._redirect is not None:
-            return
         self.size += len(data)
         if self.size > MAX_BODY:
             self._fail("this is larger than can be fetched here", now)
@@ -233,19 +234,18 @@ class Fetch:
             self._outbox.event("fetch-progress", id=self.number, size=self.size)
 
     def _complete(self, now: float) -> None:
-        redirect, self._redirect = self._redirect, None
-        if redirect is None:
-            self.over = True
-            self._drop_circuit(now)
-            self._outbox.event("fetch-done", id=self.number, size=self.size)
-            return
+        self.over = True
+        self._drop_circuit(now)
+        self._outbox.event("fetch-done", id=self.number, size=self.size)
+
+    def _follow(self, redirect: str, now: float) -> None:
         if self._redirects == 0:
             self._fail("the site redirects in a circle", now)
             return
         self._redirects -= 1
         try:
             self._target = Target.parse(urljoin(self._target.url, redirect))
-        except LocalError as error:
+        except (LocalError, ValueError) as error:  # urljoin has the latter for what is no URL at all
             self._fail(f"the site redirects to an address that cannot be fetched: {error}", now)
             return
         if self._stream is not None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from convergence.circuit.exit import ExitService
+from convergence.circuit.exit import ExitService, refuse_resolve
 from convergence.circuit.relay import RelayCircuit
 from convergence.crypto.keys import NodeKeys
 from convergence.effects import CloseLink, Effect, Protocol
@@ -27,7 +27,7 @@ from convergence.ports import Crypto, Rng
 from convergence.rdv.point import RdvPoint
 from convergence.transfers import Transfers
 from convergence.wire.facilitator import Descriptor, Role, Transport, TransportKind
-from convergence.wire.relay import RDV_SUFFIX, Begin, RelayCommand
+from convergence.wire.relay import RDV_SUFFIX, AnswerType, Begin, RelayCommand
 
 MAX_FETCHES = 32  # at once
 
@@ -103,9 +103,9 @@ class Node:
             on_registered=lambda now: self.outbox.event("registered"),
             on_trouble=lambda message, now: self.outbox.event("trouble", message=message),
         )
-        relays = Role.RELAY in config.roles
+        serves = bool(config.roles)  # circuits also end at exits and points that are no relays
         self.neighbours = Neighbours(
-            self.outbox, crypto, rng, keys if relays else None, self._address, self._on_create if relays else None
+            self.outbox, crypto, rng, keys if serves else None, self._address, self._on_create if serves else None
         )
         self.pool = CircuitPool(
             self.outbox,
@@ -240,7 +240,10 @@ class Node:
             circuit.endpoint.refuse(stream_id, EndReason.EXITPOLICY)
 
     def resolve(self, circuit: RelayCircuit, stream_id: int, host: str, now: float) -> None:
-        self._exit.resolve(circuit, stream_id, host, now)
+        if Role.EXIT in self.config.roles:
+            self._exit.resolve(circuit, stream_id, host, now)
+        else:
+            refuse_resolve(circuit, stream_id, AnswerType.ERROR_PERMANENT)
 
     def message(self, circuit: RelayCircuit, command: int, payload: bytes, now: float) -> None:
         if command == RelayCommand.DB_INFO and Role.RDV in self.config.roles:
@@ -271,7 +274,8 @@ class Node:
             reach=self.neighbours,
         )
         self._counters.circuits += 1
-        self._counters.relayed.add(circuit)
+        if not circuit.closed:  # a full link sheds even a circuit that has only just come
+            self._counters.relayed.add(circuit)
 
     def _describe(self, now: float) -> Descriptor | None:
         keys = self._keys

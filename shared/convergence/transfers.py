@@ -158,6 +158,8 @@ class Transfers:
     def cancel(self, transfer_id: str, now: float) -> None:
         """Stop fetching; what has arrived stays and `get` goes on from it."""
         transfer = self._get(transfer_id)
+        if not transfer.download.active:
+            return
         self._stop_client(transfer, now)
         transfer.download.cancel(now)
         transfer.state, transfer.message = "stopped", "Stopped. Open the link again to go on."

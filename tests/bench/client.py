@@ -6,9 +6,8 @@ is the client's own CPU time, its SENDMEs included.
 
 from __future__ import annotations
 
-from tests.bench.lab import NOW, Figure, Lab, Sink, best, cost_of_layers, serve
-
 from convergence.wire.relay import MAX_DATA
+from tests.bench.lab import NOW, Figure, Lab, Sink, best, cost_of_layers, serve
 
 TITLE = "Client, core only, three layers"
 TARGET = 120_000  # cells/s on one core

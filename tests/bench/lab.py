@@ -128,9 +128,7 @@ class LabNode:
     def descriptor(self) -> Descriptor:
         assert self._keys is not None
         ways = (Transport(TransportKind.WS, self.url),)
-        return Descriptor(
-            self.identity, self._keys.ntor_public, int(NOW), int(NOW) + 3600, Role.RELAY | Role.RDV, ways
-        )
+        return Descriptor(self.identity, self._keys.ntor_public, int(NOW), int(NOW) + 3600, Role.RELAY | Role.RDV, ways)
 
     def accept(self) -> int:
         self._channels += 2

@@ -36,7 +36,9 @@ def run(tiny: bool = False) -> list[Figure]:
             with multiprocessing.get_context("spawn").Pool(1) as pool:
                 before, after = pool.apply(grow, (circuits, extended))
         figures += [
-            Figure(f"{circuits:,} circuits, {name}", (after - before) / 1e6, "MB", note=f"process: {after / 1e6:.0f} MB"),
+            Figure(
+                f"{circuits:,} circuits, {name}", (after - before) / 1e6, "MB", note=f"process: {after / 1e6:.0f} MB"
+            ),
             Figure(f"one circuit, {name}", (after - before) / circuits, "bytes"),
         ]
     return figures
@@ -76,7 +78,9 @@ def open_circuit(
         material = ntor.client_finish(CRYPTO, state, Created2.parse(answer.payload).handshake_data, KEY_MATERIAL_LEN)
         forward = HopKeys.from_material(CRYPTO, material).forward
         skin = Extend2((ed25519_specifier(beyond.identity),), HandshakeType.NTOR, bytes(ntor.ONIONSKIN_LEN)).encode()
-        link.send(circ_id, Command.RELAY_EARLY, forward.crypt(forward.seal(pack_message(RelayCommand.EXTEND2, 0, skin))))
+        link.send(
+            circ_id, Command.RELAY_EARLY, forward.crypt(forward.seal(pack_message(RelayCommand.EXTEND2, 0, skin)))
+        )
         lab.settle()
         if not answer.cells:
             raise AssertionError("no EXTENDED2 came back")

@@ -6,6 +6,7 @@ The stand-in (page/worker.js) is told over a BroadcastChannel what states to pos
 from __future__ import annotations
 
 import functools
+import importlib.util
 import json
 import shutil
 import subprocess
@@ -69,11 +70,18 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     server.server_close()
 
 
+def _settings() -> Any:
+    spec = importlib.util.spec_from_file_location("playwright_config", ROOT / "playwright.config.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
     with sync_playwright() as playwright:
-        arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
-        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=arguments)
+        browser = playwright.chromium.launch(**_settings().launch_options("chromium"))
         yield browser
         browser.close()
 
@@ -130,8 +138,9 @@ def transfer(**values: Any) -> dict[str, Any]:
         "name": "a.pdf",
         "size": 1048576,
         "have": 0,
+        "pieces": 4,
         "sources": 1,
-        "stage": "receiving",
+        "state": "running",
         "message": "",
     } | values
 
@@ -155,7 +164,7 @@ def test_tells_how_the_start_goes_on_and_draws_five_circuits(open_page: Callable
 
 
 def test_everything_is_reached_by_keyboard_in_reading_order(open_page: Callable[..., Page]) -> None:
-    page = open_page(**READY, transfers=[transfer(stage="done", have=1048576)])
+    page = open_page(**READY, transfers=[transfer(state="done", have=1048576)])
     page.get_by_test_id("save").wait_for()
     reached = []
     for _ in range(8):
@@ -167,7 +176,7 @@ def test_everything_is_reached_by_keyboard_in_reading_order(open_page: Callable[
         "get-input",
         "get-button",
         "save",
-        "cancel",
+        "forget",
         "fetch-input",
         "fetch-button",
     ]
@@ -178,7 +187,7 @@ def test_everything_is_reached_by_keyboard_in_reading_order(open_page: Callable[
 
 
 def test_every_field_and_button_has_a_name(open_page: Callable[..., Page]) -> None:
-    page = open_page(**READY, shares=[share(stage="ready", points=3, link=LINK)], transfers=[transfer(stage="failed")])
+    page = open_page(**READY, shares=[share(stage="ready", points=3, link=LINK)], transfers=[transfer(state="failed")])
     page.get_by_test_id("retry").wait_for()
     for role in ("button", "textbox", "progressbar"):
         for control in page.get_by_role(role).all():
@@ -238,7 +247,7 @@ def test_a_link_in_the_address_is_opened_and_kept_until_its_file_is_complete(
     tell(page, state={**READY, "transfers": [transfer(have=524288)]})
     expect(page.get_by_test_id("transfer-note")).to_contain_text("2 of 4 pieces")
     assert page.url == f"{site}#{LINK}"
-    tell(page, state={"transfers": [transfer(stage="done", have=1048576)]})
+    tell(page, state={"transfers": [transfer(state="done", have=1048576)]})
     expect(page.get_by_test_id("save")).to_be_visible()
     expect(page).to_have_url(site)
 
@@ -246,7 +255,7 @@ def test_a_link_in_the_address_is_opened_and_kept_until_its_file_is_complete(
 def test_hostile_names_are_shown_as_harmless_text_and_saved_under_a_harmless_name(
     open_page: Callable[..., Page],
 ) -> None:
-    page = open_page(**READY, transfers=[transfer(name=HOSTILE, stage="done", have=1048576)])
+    page = open_page(**READY, transfers=[transfer(name=HOSTILE, state="done", have=1048576)])
     name = page.get_by_test_id("name")
     expect(name).to_contain_text('../../<img src=x onerror="document.title=1">')
     assert "\u202e" not in (name.text_content() or "")
@@ -267,9 +276,9 @@ def test_hostile_names_are_shown_as_harmless_text_and_saved_under_a_harmless_nam
     assert page.title() == "Convergence"
 
 
-@pytest.mark.parametrize("name", ["", "   ", "\u202e", "..", "/", None])
-def test_a_name_that_is_none_gets_one(open_page: Callable[..., Page], name: str | None) -> None:
-    page = open_page(**READY, transfers=[transfer(name=name, stage="done", have=1048576)])
+@pytest.mark.parametrize("name", ["", "   ", "\u202e", "..", "/"])
+def test_a_name_that_is_none_gets_one(open_page: Callable[..., Page], name: str) -> None:
+    page = open_page(**READY, transfers=[transfer(name=name, state="done", have=1048576)])
     expect(page.get_by_test_id("name")).not_to_be_empty()
 
 
@@ -283,7 +292,7 @@ def test_nothing_runs_out_of_the_page_sideways(open_page: Callable[..., Page], w
         state={
             **READY,
             "shares": [share(name=long, stage="failed", message=long)],
-            "transfers": [transfer(name=HOSTILE, stage="failed", message=long)],
+            "transfers": [transfer(name=HOSTILE, state="failed", message=long)],
             "trouble": long,
         },
     )
@@ -328,7 +337,7 @@ def test_a_dropped_file_is_shared_wherever_it_falls(open_page: Callable[..., Pag
 
 
 def test_a_full_disk_and_a_failure_say_what_to_do(open_page: Callable[..., Page]) -> None:
-    page = open_page(**READY, transfers=[transfer(stage="failed", message="there is no room left: remove files")])
+    page = open_page(**READY, transfers=[transfer(state="failed", message="there is no room left: remove files")])
     expect(page.get_by_test_id("transfer-note")).to_have_text("There is no room left: remove files.")
     page.get_by_test_id("retry").click()
     assert said(page) == [{"name": "retry", "args": {"id": "t"}}]
@@ -412,14 +421,6 @@ def test_a_browser_that_cannot_run_a_node_is_told_why(
     expect(page.get_by_test_id("error")).to_contain_text(words)
 
 
-def test_without_javascript_the_page_says_so(chromium: Browser, site: str) -> None:
-    context = chromium.new_context(java_script_enabled=False)
-    page = context.new_page()
-    page.goto(site)
-    expect(page.get_by_text("This page needs JavaScript.")).to_be_visible()
-    context.close()
-
-
 def test_a_page_whose_program_does_not_run_says_so(chromium: Browser, site: str) -> None:
     context = chromium.new_context()
     context.route("**/main.js", lambda route: route.fulfill(body="not a program(", content_type="text/javascript"))
@@ -435,4 +436,5 @@ def test_no_markup_or_style_is_made_from_strings() -> None:
         for word in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "new Function"):
             assert word not in source, f"{path.name}: {word}"
     page = (WEB / "index.html").read_text(encoding="utf-8")
+    assert "<noscript>" in page
     assert " style=" not in page and "<style" not in page and json.dumps(page).count("<script") == 1

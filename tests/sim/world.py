@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from convergence.crypto.keys import NodeKeys
-from convergence.driver import Driver
+from convergence.driver import Driver, Machine
 from convergence.effects import Event, Failure, Protocol
 from convergence.facilitator.service import FacilitatorService
 from convergence.node import Node, NodeConfig
@@ -99,19 +99,20 @@ class Host:
         self.on_event: Callable[[Event], None] | None = None
         self.node: Any = None
         self.keys: NodeKeys | None = None
+        self.skew = 0.0  # seconds that the clock here is ahead
         self.driver: Driver = None  # type: ignore[assignment]
         self._armed = 0
 
     # -- Clock, Timer
 
     def now(self) -> float:
-        return self.world.now
+        return self.world.now + self.skew
 
     def arm(self, deadline: float | None) -> None:
         self._armed += 1
         if deadline is not None:
             mark = self._armed
-            self.world.at(max(deadline, self.world.now), lambda: self._fire(mark))
+            self.world.at(max(deadline - self.skew, self.world.now), lambda: self._fire(mark))
 
     def _fire(self, mark: int) -> None:
         if mark == self._armed and self.alive:
@@ -186,10 +187,11 @@ class World:
         host.driver.run(service.start)
         return service
 
-    def add(self, name: str, roles: Role = NO_ROLES, **config: Any) -> Host:
-        """A node that joins at once."""
+    def add(self, name: str, roles: Role = NO_ROLES, *, skew: float = 0.0, **config: Any) -> Host:
+        """A node that joins at once; `config` is NodeConfig's."""
         url = f"ws://{name}/"
         host = self._host(name, url)
+        host.skew = skew
         rng = SeededRng(f"{self.seed}-{name}")
         host.keys = NodeKeys.generate(self.crypto, rng) if roles else None
         settings = NodeConfig("ws://facilitator/", roles=roles, urls=(url,) if roles else (), **config)
@@ -200,6 +202,12 @@ class World:
         """Start (or start again) a node on a host; its storage stays."""
         self._run_on(host, node)
         host.driver.run(lambda now: node.start(now, restore=restore))
+
+    def place(self, name: str, machine: Machine) -> Host:
+        """A host that runs any other machine."""
+        host = self._host(name, f"ws://{name}/")
+        self._run_on(host, machine)
+        return host
 
     def revive(self, host: Host) -> None:
         """A node that was killed or left comes back with its keys and storage."""
@@ -224,7 +232,7 @@ class World:
             self.hang_up(pipe, "connection lost")
         host.pipes.clear()
 
-    def _run_on(self, host: Host, machine: Node | FacilitatorService) -> None:
+    def _run_on(self, host: Host, machine: Machine) -> None:
         host.alive = True
         host.life += 1
         host.node = machine

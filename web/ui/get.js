@@ -2,8 +2,9 @@
  * Does: the Get card: take a link from the field or the address bar, show each transfer, offer Save once it is complete.
  * Does not: speak the protocol, render what arrives, or trust a received name.
  *
- * A transfer: `{id, name, size, have, sources, stage: "finding"|"waiting"|"receiving"|"done"|"failed", message}`, sizes
- * in bytes; `name` is null until the provider has proved it.
+ * A transfer: `{id, name, size, have, pieces, sources, message,
+ * state: "looking"|"waiting"|"running"|"paused"|"done"|"failed"|"stopped"}`, sizes in bytes; `size` is null until a
+ * provider has proved what the file is.
  *
  * The link stays in the address bar until its file is complete or given up: reloading, the first thing people try when
  * something seems stuck, then goes on with the same file even if the browser's storage was refused. After that it is
@@ -14,7 +15,7 @@ import { byId, el, keepList, setText } from "./dom.js";
 import { saveBlob } from "./save.js";
 import { bytes, count, sentence, shownName, span } from "./words.js";
 
-const PIECE = 262_144; // bytes
+const ACTIVE = new Set(["looking", "waiting", "running"]);
 const SPEED_WINDOW_MS = 5000;
 const LINK = /^[\w-]{43}\.[\w-]{43}$/;
 const BAD_LINK = "This is not a complete share link. Copy all of it and try again: after the # come two groups of 43 letters, digits, - or _, with a dot between.";
@@ -73,7 +74,7 @@ export function getCard(command) {
       if (opened === null) return;
       const mine = transfers.find((item) => item.id === opened);
       seen ||= Boolean(mine);
-      if (mine ? mine.stage === "done" : seen) forget();
+      if (mine ? mine.state === "done" : seen) forget();
     },
   };
 }
@@ -86,11 +87,12 @@ function transferView(first, command) {
   const stage = el("p", { class: "visually-hidden", role: "status" }); // speaks at each change of stage, not at each byte
   const run = (verb) => () => command(verb, { id: first.id }).catch((failure) => setText(note, sentence(failure.message)));
   const save = el("button", { type: "button", class: "primary small", "data-testid": "save", click: () => saveTransfer() }, "Save");
-  const retry = el("button", { type: "button", class: "small", "data-testid": "retry", click: run("retry") }, "Try again");
-  const cancel = el("button", { type: "button", class: "small quiet", "data-testid": "cancel", click: run("cancel") }, "Cancel");
+  const retry = el("button", { type: "button", class: "small", "data-testid": "retry", click: run("retry") }, "Retry");
+  const cancel = el("button", { type: "button", class: "small quiet", "data-testid": "cancel", click: run("cancel") }, "Stop");
+  const forget = el("button", { type: "button", class: "small quiet", "data-testid": "forget", click: run("forget") }, "Remove");
   const root = el("li", { class: "item", "data-testid": "transfer", "data-id": first.id },
     el("div", { class: "item-head" }, name, size), bar, stage,
-    el("div", { class: "item-foot" }, note, el("div", { class: "actions" }, save, retry, cancel)));
+    el("div", { class: "item-foot" }, note, el("div", { class: "actions" }, save, retry, cancel, forget)));
   const speed = speedometer();
 
   const saveTransfer = async () => {
@@ -109,38 +111,41 @@ function transferView(first, command) {
   return {
     root,
     update(item) {
-      root.dataset.stage = item.stage;
-      setText(name, item.name === null ? "File" : shownName(item.name));
-      setText(size, item.name === null ? "" : bytes(item.size));
-      if (item.size > 0) bar.value = item.have / item.size;
-      bar.hidden = item.stage === "done" || (item.stage !== "finding" && !item.have);
-      save.hidden = item.stage !== "done";
-      retry.hidden = !["failed", "waiting"].includes(item.stage);
-      note.classList.toggle("bad", item.stage === "failed");
-      note.classList.toggle("good", item.stage === "done");
+      const active = ACTIVE.has(item.state);
+      const known = item.size !== null;
+      root.dataset.state = item.state;
+      setText(name, known ? shownName(item.name) : "File");
+      setText(size, known ? bytes(item.size) : "");
+      if (item.size) bar.value = item.have / item.size;
+      bar.hidden = item.state === "done" || !(item.have || active);
+      save.hidden = item.state !== "done";
+      retry.hidden = active || item.state === "done";
+      cancel.hidden = !active;
+      forget.hidden = active;
+      note.classList.toggle("bad", item.state === "failed" || item.state === "paused");
+      note.classList.toggle("good", item.state === "done");
       setText(note, transferNote(item, speed(item.have)));
       setText(stage, stageWords(item));
-      setText(cancel, item.stage === "done" || item.stage === "failed" ? "Remove" : "Cancel");
     },
   };
 }
 
 function transferNote(item, rate) {
-  const pieces = Math.ceil(item.size / PIECE);
-  const part = `${bytes(item.have)} of ${bytes(item.size)}`;
-  if (item.stage === "finding") return item.have ? `Looking for someone who has the rest; ${part} is here already.` : "Looking for someone who has this file.";
-  if (item.stage === "waiting" || item.stage === "failed") return sentence(item.message);
-  if (item.stage === "done") return `Complete. All ${count(pieces, "piece")} checked against the link.`;
-  const left = rate > 0 ? `about ${span((item.size - item.have) / rate)} left` : "";
-  const words = [part, rate > 0 ? `${bytes(rate)}/s` : "", `${Math.floor(item.have / PIECE)} of ${count(pieces, "piece")}`,
-    item.sources > 1 ? count(item.sources, "source") : "", left];
-  return words.filter(Boolean).join(" · ");
+  const part = item.size ? `${bytes(item.have)} of ${bytes(item.size)}` : "";
+  if (item.state === "done") return `Complete. ${item.pieces === 1 ? "Its one piece was" : `All ${count(item.pieces, "piece")} were`} checked against the link.`;
+  if (item.state !== "running") {
+    return [sentence(item.message || "Looking for someone who has this file"), item.have ? `${part} is here already.` : ""].join(" ").trim();
+  }
+  const here = item.size ? Math.floor((item.have / item.size) * item.pieces) : 0;
+  const words = [part, rate > 0 ? `${bytes(rate)}/s` : "", item.pieces ? `${here} of ${count(item.pieces, "piece")}` : "",
+    item.sources > 1 ? count(item.sources, "source") : "", rate > 0 ? `about ${span((item.size - item.have) / rate)} left` : ""];
+  return words.filter(Boolean).join(" · ") || "Connected; asking what the file is.";
 }
 
 function stageWords(item) {
-  const name = item.name === null ? "the file" : shownName(item.name);
-  const words = { finding: `Looking for ${name}`, receiving: `Receiving ${name}`, done: `${name} is complete and can be saved` };
-  return words[item.stage] ?? sentence(item.message);
+  const name = item.size === null ? "the file" : shownName(item.name);
+  const words = { looking: `Looking for ${name}`, running: `Receiving ${name}`, done: `${name} is complete and can be saved` };
+  return words[item.state] ?? sentence(item.message);
 }
 
 /** @returns {(have: number) => number} bytes per second over the last seconds */

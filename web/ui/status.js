@@ -10,9 +10,11 @@ import { bytes, count } from "./words.js";
 /** @param {object} state @param {"leader"|"guest"|null} role */
 export function showStatus(state, role) {
   const open = state.circuits.filter(stands).length;
-  const kind = state.failed ? "failed" : state.ready ? "ready" : "starting";
+  const kind = state.failed ? "failed" : state.ready && open ? "ready" : "starting";
+  const percent = Math.round(state.phase.percent);
+  const words = { failed: "Stopped", ready: `Ready, ${count(open, "circuit")}`, starting: state.ready ? "Reconnecting" : `Starting, ${percent} %` };
   byId("status").dataset.state = kind;
-  setText(byId("status-text"), kind === "failed" ? "Stopped" : kind === "ready" ? `Ready, ${count(open, "circuit")}` : `Starting, ${Math.round(state.phase.percent)} %`);
+  setText(byId("status-text"), words[kind]);
   byId("starting").hidden = kind !== "starting";
   byId("phase").value = state.phase.percent;
   setText(byId("phase-text"), state.phase.text);

@@ -49,8 +49,9 @@ export async function openDatabase(answer) {
   return {
     /** Writes rows of [bucket, key, value or null] in one transaction. */
     store(request, rows) {
+      let transaction = null;
       try {
-        const transaction = begin([...new Set(rows.map(([bucket]) => bucket))], "readwrite");
+        transaction = begin([...new Set(rows.map(([bucket]) => bucket))], "readwrite");
         transaction.oncomplete = () => answer(request, "");
         transaction.onabort = () => fail(request, transaction.error);
         for (const [bucket, key, value] of rows) {
@@ -59,7 +60,8 @@ export async function openDatabase(answer) {
           else store.put(value, key);
         }
       } catch (error) {
-        queueMicrotask(() => fail(request, error));
+        if (transaction) transaction.abort();
+        else queueMicrotask(() => fail(request, error));
       }
     },
 
@@ -112,11 +114,6 @@ export async function openDatabase(answer) {
       const blob = new Blob(parts, { type: "application/octet-stream" });
       if (blob.size !== size) throw new Error("Pieces of this file are missing in this browser's storage. Remove it here and open its link again.");
       return blob;
-    },
-
-    /** Deletes all pieces of a root; for files that are removed. */
-    async discard(root) {
-      await wait(begin("piece", "readwrite").objectStore("piece").delete(beginningWith(root)));
     },
   };
 }

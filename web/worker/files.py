@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from secrets import token_bytes
+from itertools import count
 from typing import Any
 
 from js import navigator
@@ -18,8 +18,8 @@ from storage import IndexedDbStorage
 
 from convergence.effects import Failure
 from convergence.errors import LocalError
-from convergence.ordb.index import PIECE_SIZE, FileBuilder, SharedFile, leaf_hash, piece_key
-from convergence.wire.ordb import MAX_TYPE, fit_name
+from convergence.ordb.index import PIECE_SIZE, FileBuilder, leaf_hash, piece_key
+from convergence.wire.ordb import MAX_TYPE, FileInfo, fit_name
 
 STORED_TOGETHER = 4  # pieces in one transaction
 ROOM_LEFT = 1 << 24  # bytes that stay free when a file is stored
@@ -32,13 +32,22 @@ class FileStore:
 
     Args:
         database: database.js.
+        in_use: whether the node shares or fetches the file with this root.
         changed: called when `reading` would give something new.
     """
 
-    def __init__(self, storage: IndexedDbStorage, database: Any, changed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        storage: IndexedDbStorage,
+        database: Any,
+        in_use: Callable[[bytes], bool],
+        changed: Callable[[], None],
+    ) -> None:
         self._storage = storage
         self._database = database
+        self._in_use = in_use
         self._changed = changed
+        self._numbers = count(1)
         self._reading: dict[str, dict[str, Any]] = {}
 
     def reading(self) -> list[dict[str, Any]]:
@@ -49,23 +58,22 @@ class FileStore:
         """Stop reading (or forget the failure of) this file. False when it is none of ours."""
         return self._reading.pop(identifier, None) is not None
 
-    async def read(self, file: Any) -> SharedFile | None:
-        """Store a JavaScript File's pieces and return its record; None when it was cancelled or failed (`reading`
-        then says why)."""
-        hash_name = token_bytes(32)
-        view = {"id": hash_name.hex(), "name": file.name, "size": file.size, "have": 0, "points": 0, "link": ""}
-        view |= {"stage": "reading", "message": ""}
+    async def read(self, file: Any) -> tuple[FileInfo, bytes] | None:
+        """Store a JavaScript File's pieces and return its description and leaf hashes; None when it was cancelled or
+        failed (`reading` then says why)."""
+        view: dict[str, Any] = {"id": f"reading-{next(self._numbers)}", "name": file.name, "size": file.size, "have": 0}
+        view.update(stage="reading", points=0, link="", message="")
         self._reading[view["id"]] = view
         try:
-            shared = await self._read(file, hash_name, view)
+            read = await self._read(file, view)
         except (LocalError, JsException) as error:
             message = str(error) if isinstance(error, LocalError) else _UNREADABLE
             view.update(stage="failed", message=message)
-            shared = None
+            read = None
         else:
             self._reading.pop(view["id"], None)
         self._changed()
-        return shared
+        return read
 
     async def assemble(self, root: bytes, size: int) -> Any:
         """The whole file as a Blob. Raises LocalError when pieces are missing."""
@@ -74,27 +82,36 @@ class FileStore:
         except JsException as error:
             raise LocalError(error.message) from None
 
-    async def _read(self, file: Any, hash_name: bytes, view: dict[str, Any]) -> SharedFile | None:
+    async def _read(self, file: Any, view: dict[str, Any]) -> tuple[FileInfo, bytes] | None:
         await self._check_room(file.size)
         builder = FileBuilder()
         async for piece in self._pieces(file, view):
             builder.add(piece)
         info, leaves = builder.finish(fit_name(file.name), _media_type(file.type))
-        batch: list[tuple[str, bytes, bytes | None]] = []
-        index = 0
-        async for piece in self._pieces(file, view):
-            if leaf_hash(piece) != leaves[index * 32 : index * 32 + 32]:
-                raise LocalError("The file changed while it was being read. Choose it again once it is complete.")
-            batch.append(("piece", piece_key(info.root, index), piece))
-            index += 1
-            if len(batch) == STORED_TOGETHER:
-                await self._write(batch)
-                batch = []
-        if batch:
-            await self._write(batch)
-        if view["id"] not in self._reading:
+        if not await self._store_all(file, info, leaves, view):
             return None
-        return SharedFile.share(info, leaves, hash_name, token_bytes(32))
+        return info, leaves
+
+    async def _store_all(self, file: Any, info: FileInfo, leaves: bytes, view: dict[str, Any]) -> bool:
+        """The second pass. What it stored is deleted again when it does not come to its end: then it returns False,
+        or raises."""
+        batch: list[tuple[str, bytes, bytes | None]] = []
+        index, complete = 0, False
+        try:
+            async for piece in self._pieces(file, view):
+                if leaf_hash(piece) != leaves[index * 32 : index * 32 + 32]:
+                    raise LocalError("The file changed while it was being read. Choose it again once it is complete.")
+                batch.append(("piece", piece_key(info.root, index), piece))
+                index += 1
+                if len(batch) == STORED_TOGETHER:
+                    await self._write(batch)
+                    batch = []
+            await self._write(batch)
+            complete = view["id"] in self._reading
+        finally:
+            if not complete and not self._in_use(info.root):
+                self._storage.store([("piece", piece_key(info.root, done), None) for done in range(index)], _ignore)
+        return complete
 
     async def _pieces(self, file: Any, view: dict[str, Any]) -> AsyncIterator[bytes]:
         """The file's pieces in order, until the reading is cancelled. Each of the two passes counts half."""
@@ -108,6 +125,8 @@ class FileStore:
             yield piece
 
     async def _write(self, batch: list[tuple[str, bytes, bytes | None]]) -> None:
+        if not batch:
+            return
         stored: asyncio.Future[None | Failure] = asyncio.get_running_loop().create_future()
         self._storage.store(batch, stored.set_result)
         failure = await stored
@@ -123,6 +142,10 @@ class FileStore:
                 f"{max(0, free - ROOM_LEFT) / 1e6:,.0f} MB left for this site. Remove files from the lists or free "
                 "disk space."
             )
+
+
+def _ignore(result: None | Failure) -> None:
+    """Of a clean-up: there is nobody to tell."""
 
 
 def _media_type(claimed: str) -> str:

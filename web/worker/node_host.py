@@ -15,7 +15,6 @@ from typing import Any
 from urllib.parse import urljoin
 
 import convergence_shell as shell
-from convergence.node import Node, NodeConfig
 from crypto import BrowserCrypto, BrowserRng
 from files import FileStore
 from js import Object
@@ -26,11 +25,12 @@ from transport import WallClock, WebSocketTransport, WorkerTimer
 from convergence.driver import Driver
 from convergence.effects import Event
 from convergence.errors import LocalError
+from convergence.node import Node, NodeConfig
+from convergence.wire.cells import CELL_LEN
 
 STATE_INTERVAL = 0.2  # seconds between two states while things change
 IDLE_INTERVAL = 1.0  # seconds between looks at the node's counters
-CIRCUITS = 5
-FETCH_LIMIT = 1 << 28  # bytes of one fetched body
+STORED_WITHIN = 30.0  # seconds; a record that is not stored by then will not be
 TROUBLE_SHOWN = 20.0  # seconds that a trouble stays on the page unless a new one replaces it
 
 
@@ -41,11 +41,10 @@ class NodeHost:
         self._clock = WallClock()
         self._transport = WebSocketTransport(shell.sockets)
         self._storage = IndexedDbStorage(shell.database)
-        identity = network.get("facilitator_identity")
+        facilitator = network["facilitator"]
         config = NodeConfig(
-            facilitator=_websocket_url(network["facilitator"]),
-            facilitator_identity=bytes.fromhex(identity) if identity else None,
-            circuits=CIRCUITS,
+            facilitator=urljoin(shell.site, facilitator["path"]).replace("http", "ws", 1),
+            facilitator_identity=bytes.fromhex(facilitator["identity"]),
         )
         self._node = Node(config, BrowserCrypto(), BrowserRng())
         self._driver = Driver(
@@ -59,18 +58,17 @@ class NodeHost:
         self._transport.attach(self._driver, shell.listener, create_proxy)
         self._storage.attach(shell.listener, create_proxy)
         shell.listener.tick = create_proxy(self._driver.tick)
-        self._files = FileStore(self._storage, shell.database, self._changed)
+        self._files = FileStore(self._storage, shell.database, self._in_use, self._changed)
         self._fetches: dict[int, dict[str, Any]] = {}
         self._bodies: dict[int, Any] = {}
-        self._node.on_fetch_data = self._on_fetch_data
-        self._transfers: dict[str, dict[str, Any]] = {}
+        self._transfers = self._node.transfers
         self._trouble = ("", 0.0)
         self._seconds: float | None = None
         self._posted = ""
         self._post_due = False
 
     async def start(self) -> None:
-        self._run(self._node.start)
+        self._run(lambda now: self._node.start(now, restore=True))
         asyncio.get_running_loop().call_later(IDLE_INTERVAL, self._look)
         self._changed()
 
@@ -81,46 +79,64 @@ class NodeHost:
         try:
             value = await self._COMMANDS[name](self, args)
             reply = {"ok": True, "value": value}
-        except (LocalError, OSError) as error:
+        except LocalError as error:
             reply = {"ok": False, "message": str(error)}
         self._changed()
         return to_js(reply, dict_converter=Object.fromEntries)
 
     async def _share(self, args: Any) -> dict[str, Any]:
-        shared = await self._files.read(args.file)
-        if shared is None:
+        """Answered with no id when the reading failed or was cancelled: the list of files then says why."""
+        read = await self._files.read(args.file)
+        if read is None:
             return {}
-        self._run(lambda now: self._node.share(shared, now))
-        return {"id": shared.hash_name.hex()}
+        info, leaves = read
+        shared: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+        def on_shared(share_id: str, now: float) -> None:
+            if not shared.done():
+                shared.set_result(share_id)
+
+        self._run(lambda now: self._transfers.share(info, leaves, on_shared, now))
+        try:
+            return {"id": await asyncio.wait_for(shared, STORED_WITHIN)}
+        except TimeoutError:
+            raise LocalError("This browser could not store the file. Free disk space, then choose it again.") from None
 
     async def _unshare(self, args: Any) -> None:
         if not self._files.cancel(args.id):
-            self._run(lambda now: self._node.unshare(bytes.fromhex(args.id), now))
+            self._run(lambda now: self._transfers.unshare(args.id, now))
 
     async def _get(self, args: Any) -> dict[str, Any]:
-        return {"id": self._run(lambda now: self._node.get(args.link, now))}
+        return {"id": self._run(lambda now: self._transfers.get(args.link, now))}
 
     async def _cancel(self, args: Any) -> None:
-        self._transfers.pop(args.id, None)
-        self._run(lambda now: self._node.cancel(args.id, now))
+        self._run(lambda now: self._transfers.cancel(args.id, now))
 
     async def _retry(self, args: Any) -> None:
-        self._transfers.pop(args.id, None)
-        self._run(lambda now: self._node.retry(args.id, now))
+        self._run(lambda now: self._transfers.retry(args.id, now))
+
+    async def _forget(self, args: Any) -> None:
+        self._run(lambda now: self._transfers.forget(args.id, now))
 
     async def _save(self, args: Any) -> dict[str, Any]:
-        found = next((item for item in self._snapshot()["transfers"] if item["id"] == args.id), None)
-        if found is None or "root" not in found:
+        transfer = self._transfers.transfers.get(args.id)
+        file = None if transfer is None else transfer.download.file
+        if file is None:
             raise LocalError("This file is no longer in this browser. Open its link again.")
-        blob = await self._files.assemble(bytes.fromhex(found["root"]), found["size"])
-        return {"blob": blob, "name": found["name"]}
+        return {"blob": await self._files.assemble(file.info.root, file.info.size), "name": file.info.name}
 
     async def _fetch(self, args: Any) -> dict[str, Any]:
-        number = self._run(lambda now: self._node.fetch(args.url, now))
-        self._bodies[number] = shell.body()
+        body = shell.body()
+        number = self._run(lambda now: self._node.fetch(args.url, lambda data: body.add(to_js(data)), now))
+        self._bodies[number] = body
         # The node may have reported already, from within the call.
         self._fetches.setdefault(number, _new_fetch(number))["url"] = args.url
         return {"id": number}
+
+    def _in_use(self, root: bytes) -> bool:
+        files = [share.file for share in self._transfers.shares.values()]
+        files += [item.download.file for item in self._transfers.transfers.values() if item.download.file]
+        return any(file.info.root == root for file in files)
 
     async def _body(self, args: Any) -> dict[str, Any]:
         if args.id not in self._bodies:
@@ -128,6 +144,7 @@ class NodeHost:
         return {"blob": self._bodies[args.id].blob(), "name": _name_of(self._fetches[args.id]["url"])}
 
     async def _drop_fetch(self, args: Any) -> None:
+        self._run(lambda now: self._node.cancel_fetch(args.id, now))
         self._fetches.pop(args.id, None)
         self._bodies.pop(args.id, None)
 
@@ -137,6 +154,7 @@ class NodeHost:
         "get": _get,
         "cancel": _cancel,
         "retry": _retry,
+        "forget": _forget,
         "save": _save,
         "fetch": _fetch,
         "body": _body,
@@ -167,26 +185,11 @@ class NodeHost:
             self._seconds = (time.time() * 1000 - shell.opened) / 1000
         elif kind == "trouble":
             self._trouble = (data["message"], self._clock.now() + TROUBLE_SHOWN)
-        elif kind.startswith("transfer-"):
-            self._transfers.setdefault(data["id"], {}).update(data, stage=_STAGES[kind])
-        elif kind.startswith("fetch-"):
-            self._on_fetch(kind, data)
+        elif kind in _FETCH_STAGES:
+            fetch = self._fetches.setdefault(data["id"], _new_fetch(data["id"]))
+            fetch.update({key: data[key] for key in ("status", "size", "type", "message") if key in data})
+            fetch["stage"] = _FETCH_STAGES[kind]
         self._changed()
-
-    def _on_fetch(self, kind: str, data: dict[str, Any]) -> None:
-        fetch = self._fetches.setdefault(data["id"], _new_fetch(data["id"]))
-        fetch.update({key: data[key] for key in ("status", "type", "message") if key in data})
-        fetch["stage"] = _FETCH_STAGES[kind]
-
-    def _on_fetch_data(self, number: int, data: bytes) -> bool:
-        """A part of a fetched body. False: no more of it is wanted."""
-        fetch, body = self._fetches.get(number), self._bodies.get(number)
-        if fetch is None or body is None or fetch["size"] + len(data) > FETCH_LIMIT:
-            return False
-        fetch["size"] += len(data)
-        body.add(to_js(data))
-        self._changed()
-        return True
 
     def defect(self, name: str) -> None:
         """JavaScript caught an exception that came out of Python."""
@@ -214,40 +217,40 @@ class NodeHost:
 
     def state(self) -> dict[str, Any]:
         """All that a page shows; see the head of each card in web/ui/ for its part."""
-        snapshot = self._snapshot()
+        snapshot = self._node.snapshot(self._clock.now())
         circuits = snapshot["circuits"]
-        standing = sum(circuit["state"] != "building" for circuit in circuits)
-        reading = "Building circuits" if circuits else "Looking for the network"
+        wanted = self._node.config.circuits
+        standing = min(wanted, sum(circuit["state"] != "building" for circuit in circuits))
         return {
-            "phase": {"percent": min(100, 80 + 20 * standing // CIRCUITS) if circuits else 75, "text": reading},
-            "ready": bool(snapshot["ready"]),
+            "phase": {
+                "percent": 80 + 20 * standing // wanted if circuits else 75,
+                "text": "Building circuits" if circuits else "Looking for the network",
+            },
+            "ready": self._seconds is not None,
             "seconds": self._seconds or 0,
             "failed": "",
             "trouble": self._trouble[0] if self._clock.now() < self._trouble[1] else "",
             "circuits": circuits,
-            "bytes": snapshot["bytes"],
-            "shares": [*map(_share_view, snapshot["shares"]), *self._files.reading()],
-            "transfers": [self._transfer_view(item) for item in snapshot["transfers"]],
+            "bytes": {
+                "sent": snapshot["bytes_out"],
+                "received": snapshot["bytes_in"],
+                "relayed": snapshot["relayed_cells"] * CELL_LEN,
+            },
+            "shares": [*map(self._share_view, snapshot["shares"]), *self._files.reading()],
+            "transfers": snapshot["transfers"],
             "fetches": list(self._fetches.values()),
         }
 
-    def _snapshot(self) -> dict[str, Any]:
-        return self._node.snapshot(self._clock.now())
+    def _share_view(self, share: dict[str, Any]) -> dict[str, Any]:
+        stage = "ready" if share["points"] else "announcing"
+        return {
+            **share,
+            "have": share["size"],
+            "stage": stage,
+            "link": self._transfers.link(share["id"]),
+            "message": "",
+        }
 
-    def _transfer_view(self, item: dict[str, Any]) -> dict[str, Any]:
-        told = self._transfers.get(item["id"], {})
-        view = {"name": None, "size": 0, "have": 0, "sources": 0, "stage": "finding", "message": "", **item, **told}
-        view.pop("root", None)
-        return view
-
-
-_STAGES = {
-    "transfer-info": "receiving",
-    "transfer-progress": "receiving",
-    "transfer-waiting": "waiting",
-    "transfer-done": "done",
-    "transfer-failed": "failed",
-}
 
 _FETCH_STAGES = {
     "fetch-status": "asking",
@@ -258,22 +261,12 @@ _FETCH_STAGES = {
 }
 
 
-def _share_view(item: dict[str, Any]) -> dict[str, Any]:
-    return {"have": item["size"], "stage": "ready" if item["points"] else "announcing", "message": "", **item}
-
-
 def _new_fetch(number: int) -> dict[str, Any]:
     return {"id": number, "url": "", "stage": "asking", "status": 0, "size": 0, "type": "", "message": ""}
 
 
 def _name_of(url: str) -> str:
     return url.split("?")[0].split("#")[0].rstrip("/").rpartition("/")[2] or "page"
-
-
-def _websocket_url(address: str) -> str:
-    """Absolute ws or wss address; network.json may give one relative to the site."""
-    absolute = urljoin(shell.site, address) if "://" not in address else address
-    return absolute.replace("http", "ws", 1) if absolute.startswith("http") else absolute
 
 
 async def start() -> Any:

@@ -11,7 +11,6 @@ import { createCrypto } from "./crypto.js";
 import { openDatabase } from "./database.js";
 import { createSockets } from "./sockets.js";
 
-const opened = performance.now();
 const site = new URL("../", self.location.href);
 const waiting = []; // commands that came before the node could take them
 let host = null;
@@ -45,12 +44,12 @@ async function start() {
   for (const [name, bytes] of code) pyodide.FS.writeFile(`/${name}`, bytes);
   pyodide.registerJsModule("convergence_platform", primitives);
   pyodide.registerJsModule("convergence_shell", {
-    listener, database, network, post, phase,
+    listener, database, network, post,
     sockets: createSockets(relayed),
     timer: createTimer(relayed.tick),
     body: () => createBody(),
     site: site.href,
-    opened: performance.timeOrigin + opened,
+    opened: performance.timeOrigin,
   });
   const boot = pyodide.runPython(`
     import sys

@@ -14,7 +14,7 @@ from convergence.circuit.endpoint import Endpoint, ResolvedReply
 from convergence.circuit.streams import Stream, StreamHandler
 from convergence.crypto import ntor
 from convergence.crypto.keys import node_id
-from convergence.crypto.onion import KEY_MATERIAL_LEN, HopKeys, recognized_candidates, split
+from convergence.crypto.onion import KEY_MATERIAL_LEN, HopKeys, recognized_candidates
 from convergence.errors import DestroyReason, EndReason, LocalError, RemoteError
 from convergence.link.link import Link
 from convergence.outbox import Outbox
@@ -201,8 +201,9 @@ class ClientCircuit:
     # -- layers
 
     def _wrap(self, cells: list[bytes]) -> bytes:
-        run = self._hops[-1].keys.forward.seal_run(cells)
-        for hop in reversed(self._hops):
+        last, *others = reversed(self._hops)
+        run = last.keys.forward.crypt(last.keys.forward.seal_run(cells))
+        for hop in others:
             run = hop.keys.forward.crypt(run)
         return run
 
@@ -227,11 +228,9 @@ class ClientCircuit:
         layer = self._hops[last].keys.backward
         endpoint = self._endpoint
         assert endpoint is not None
-        for cell in split(layer.crypt(run)):
+        for cell in layer.accept_all(layer.crypt(run)):
             if endpoint is not self._endpoint:
                 raise RemoteError("cells after EXTENDED2 from a hop that is no longer the last")
-            if not layer.accepts(cell):
-                raise RemoteError("a cell that no hop's digest fits")
             endpoint.message(cell, now)
             if self._closed:
                 return

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from convergence.circuit.flow import CIRCUIT_INCREMENT, CIRCUIT_WINDOW, CircuitPackageWindow, DeliverWindow
+from convergence.circuit.flow import CIRCUIT_INCREMENT, CircuitPackageWindow
 from convergence.circuit.streams import Entry, SpliceEnd, Stream
 from convergence.crypto.onion import Layer
 from convergence.errors import DestroyReason, EndReason, ParseError, RemoteError, Scope, StreamError
@@ -30,6 +30,8 @@ MAX_STREAMS = 1024  # open at once on one circuit
 MAX_HALF_CLOSED = 256  # ended by us, with cells perhaps still under way
 FAIR_RUN = 50  # DATA cells that one stream sends before the next one's turn
 INCOMING_ID_BIT = 0x8000  # set in stream ids that the relay side chooses (RDV point to provider), clear in the origin's
+
+_DATA = int(RelayCommand.DATA)  # compared for every cell: an IntEnum member takes several times as long
 
 BeginHook = Callable[[int, Begin, float], None]
 """on_begin(stream_id, begin, now): answer with accept/refuse/splice of the endpoint, now or later."""
@@ -74,7 +76,7 @@ class Endpoint:
         self._id_bit = 0 if originates else INCOMING_ID_BIT
         self._last_id = 0
         self._package = CircuitPackageWindow()
-        self._deliver = DeliverWindow(CIRCUIT_WINDOW, CIRCUIT_INCREMENT)
+        self._until_sendme = CIRCUIT_INCREMENT  # DATA cells
         self._ready: dict[Entry, None] = {}
         self._touched: dict[Entry, None] = {}
         self._half_closed: dict[int, int] = {}  # stream id -> DATA cells that may still come
@@ -84,10 +86,14 @@ class Endpoint:
     # -- opening
 
     def open_stream(self, target: str) -> Stream:
-        """BEGIN to "host:port" or "<hash>.rdv:0". Raises StreamError when MAX_STREAMS are open."""
+        """BEGIN to "host:port" or "<hash>.rdv:0".
+
+        Raises LocalError for another target, StreamError when MAX_STREAMS are open.
+        """
+        begin = Begin.to(target).encode()
         stream = Stream(self, self._free_id(), lambda: self._outbox.now)
         self.entries[stream.id] = stream
-        self.send_message(RelayCommand.BEGIN, stream.id, Begin.to(target).encode())
+        self.send_message(RelayCommand.BEGIN, stream.id, begin)
         return stream
 
     def open_splice(self, target: str, on_closed: Callable[[], None]) -> SpliceEnd:
@@ -99,9 +105,10 @@ class Endpoint:
 
     def resolve(self, host: str, reply: ResolvedReply) -> None:
         """Ask the other end to look a host name up."""
+        message = Resolve(host).encode()
         stream_id = self._free_id()
         self._resolving[stream_id] = reply
-        self.send_message(RelayCommand.RESOLVE, stream_id, Resolve(host).encode())
+        self.send_message(RelayCommand.RESOLVE, stream_id, message)
 
     def pending(self, stream_id: int) -> bool:
         """Whether an incoming BEGIN still waits for its answer (the far end may have withdrawn it)."""
@@ -159,12 +166,15 @@ class Endpoint:
 
     def message(self, cell: bytes, now: float) -> None:
         """One recognised cell (509 bytes). Raises RemoteError when the circuit has to be closed for it."""
+        if self._closed:
+            return
         command, _, stream_id, _, length = RELAY_HEADER.unpack_from(cell)
         if length > MAX_DATA:
             raise RemoteError("relay message longer than its cell")
-        if command == RelayCommand.DATA:
-            self._deliver.received()
-            if self._deliver.consumed(1):
+        if command == _DATA:
+            self._until_sendme -= 1  # what comes counts as used up: streams have windows of their own
+            if not self._until_sendme:
+                self._until_sendme = CIRCUIT_INCREMENT
                 self.send_message(RelayCommand.SENDME, 0, Sendme(1, self._inward.digest).encode())
             entry = self.entries.get(stream_id)
             if entry is None:

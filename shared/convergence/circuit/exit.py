@@ -16,6 +16,7 @@ from convergence.outbox import Outbox
 from convergence.wire.relay import Answer, AnswerType, Begin, Connected, RelayCommand, Resolved
 
 MAX_EXIT_STREAMS = 4096
+MAX_RESOLVES = 1024  # look-ups under way; more are told to try again
 RESOLVE_TTL = 60  # seconds that an origin may keep an answer; coarse, so that it tells nothing of our cache
 MAX_ANSWERS = 8
 
@@ -38,6 +39,7 @@ class ExitService:
     def __init__(self, outbox: Outbox) -> None:
         self._outbox = outbox
         self._streams: dict[int, ExitStream] = {}
+        self._resolving = 0
 
     def begin(self, circuit: RelayCircuit, stream_id: int, begin: Begin, now: float) -> None:
         if len(self._streams) >= MAX_EXIT_STREAMS:
@@ -49,13 +51,18 @@ class ExitService:
 
     def resolve(self, circuit: RelayCircuit, stream_id: int, host: str, now: float) -> None:
         def answer(result: Any, now: float) -> None:
+            self._resolving -= 1
             if isinstance(result, Failure) or not result:
                 kind = AnswerType.ERROR_PERMANENT if isinstance(result, Failure) else AnswerType.ERROR_TRANSIENT
-                answers: tuple[Answer, ...] = (Answer(kind, b"", RESOLVE_TTL),)
-            else:
-                answers = tuple(Answer.of(address, RESOLVE_TTL) for address in result[:MAX_ANSWERS])
+                refuse_resolve(circuit, stream_id, kind)
+                return
+            answers = tuple(Answer.of(address, RESOLVE_TTL) for address in result[:MAX_ANSWERS])
             circuit.endpoint.send_message(RelayCommand.RESOLVED, stream_id, Resolved(answers).encode())
 
+        if self._resolving >= MAX_RESOLVES:
+            refuse_resolve(circuit, stream_id, AnswerType.ERROR_TRANSIENT)
+            return
+        self._resolving += 1
         self._outbox.resolve(host, answer)
 
     # -- the node hands TCP channel input here
@@ -127,3 +134,9 @@ class ExitStream:
 
     def ended(self, reason: int, now: float) -> None:
         self._service.forget(self._channel)
+
+
+def refuse_resolve(circuit: RelayCircuit, stream_id: int, kind: AnswerType) -> None:
+    """Answer RESOLVE with an error."""
+    answer = Answer(kind, b"", RESOLVE_TTL)
+    circuit.endpoint.send_message(RelayCommand.RESOLVED, stream_id, Resolved((answer,)).encode())

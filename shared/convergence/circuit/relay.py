@@ -12,16 +12,17 @@ from typing import Protocol as Shape
 from convergence.circuit.endpoint import Endpoint
 from convergence.crypto import ntor
 from convergence.crypto.onion import KEY_MATERIAL_LEN, HopKeys, recognized_candidates
-from convergence.errors import DestroyReason, RemoteError
+from convergence.errors import DestroyReason, LocalError, RemoteError
 from convergence.link.link import Link
 from convergence.outbox import Outbox
 from convergence.ports import Crypto, Rng
 from convergence.wire.cells import PAYLOAD_LEN, Command
 from convergence.wire.create import Create2, Created2, HandshakeType
 from convergence.wire.linkspec import ed25519_identity
-from convergence.wire.relay import Begin, Extend2, Extended2, RelayCommand, Truncated, pack_message
+from convergence.wire.relay import MAX_DATA, Begin, Extend2, Extended2, RelayCommand, Truncated, pack_message
 
 MAX_RELAY_EARLY = 8  # tor-spec "RELAY_EARLY": more closes the circuit
+MAX_REPLY = MAX_DATA - 2  # bytes of handshake data that EXTENDED2 holds; CREATED2 would hold 11 more
 
 
 class Services(Shape):
@@ -112,6 +113,10 @@ class RelayCircuit:
         link.send_one(circ_id, Command.CREATED2, Created2(reply).encode())
         return circuit
 
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
     # -- for the link towards the origin
 
     def relay(self, run: bytes, early: bool, now: float) -> None:
@@ -121,12 +126,19 @@ class RelayCircuit:
             if self._early_left < 0:
                 raise RemoteError(f"more than {MAX_RELAY_EARLY} RELAY_EARLY cells")
         run = self._forward.crypt(run)
+        self._early_cell = early
+        if self._next is None:  # the last hop: what is not for us ends the circuit
+            for cell in self._forward.accept_all(run):
+                self.endpoint.message(cell, now)
+                if self._closed:
+                    return
+            self.endpoint.settle(now)
+            return
         candidates = recognized_candidates(run)
         if not candidates:
             self._pass_on(run, early)
             return
         start = 0
-        self._early_cell = early
         for index in candidates:
             cell = run[index * PAYLOAD_LEN : (index + 1) * PAYLOAD_LEN]
             if self._forward.accepts(cell):
@@ -251,8 +263,13 @@ class _NextHop:
             self._gone = True
             self._circuit.next_gone(DestroyReason.CONNECTFAILED)
             return
+        try:
+            self.id = link.attach(self)
+        except LocalError:  # that link is full of circuits
+            self._gone = True
+            self._circuit.next_gone(DestroyReason.RESOURCELIMIT)
+            return
         self._link = link
-        self.id = link.attach(self)
         link.send_one(self.id, Command.CREATE2, self._create)
 
     def destroy(self, reason: int) -> None:
@@ -271,6 +288,8 @@ class _NextHop:
         if self.open:
             raise RemoteError("CREATED2 twice")
         reply = Created2.parse(payload).handshake_data
+        if len(reply) > MAX_REPLY:
+            raise RemoteError("CREATED2 holds more than EXTENDED2 can carry")
         self.open = True
         self._circuit.extended(reply)
 

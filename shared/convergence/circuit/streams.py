@@ -15,6 +15,7 @@ from typing import Protocol as Shape
 
 from convergence.circuit.flow import STREAM_INCREMENT, STREAM_WINDOW, DeliverWindow
 from convergence.errors import EndReason, StreamError
+from convergence.ports import Buffer
 from convergence.wire.cells import PAYLOAD_LEN
 from convergence.wire.relay import LENGTH_OFFSET, MAX_DATA, NO_DIGEST, RELAY_HEADER, RelayCommand
 
@@ -95,7 +96,7 @@ class Stream:
         self._open = False
         self._closed = False
         self._window = STREAM_WINDOW
-        self._queue: deque[bytes] = deque()
+        self._queue: deque[Buffer] = deque()
         self._queued = 0
         self._was_congested = False
         self._end_reason: int | None = None  # set: END goes out once the queue is empty
@@ -158,8 +159,9 @@ class Stream:
         while self._queue and wanted > 0:
             part = self._queue.popleft()
             if len(part) > wanted:
-                self._queue.appendleft(part[wanted:])
-                part = part[:wanted]
+                whole = memoryview(part)
+                self._queue.appendleft(whole[wanted:])
+                part = whole[:wanted]
             wanted -= len(part)
             parts.append(part)
         body = b"".join(parts)
@@ -263,8 +265,9 @@ class SpliceEnd:
 
     def push(self, cell: bytes) -> None:
         """A DATA cell of the peer; only stream id and digest change, the length and the bytes stay."""
+        if not self._pending:
+            self._owner.wake(self)
         self._pending.append(self._prefix + cell[LENGTH_OFFSET:])
-        self._owner.wake(self)
 
     def finish(self, reason: int) -> None:
         """END, once what is pending has gone out."""
@@ -284,13 +287,15 @@ class SpliceEnd:
         return [pending.popleft() for _ in range(min(limit, len(pending)))]
 
     def settle(self, now: float) -> None:
-        if self._end_reason is not None and not self._pending:
+        if self._end_reason is not None and not self._pending and not self._closed:
             self._close(self._end_reason)
 
     def on_data(self, cell: bytes, length: int) -> None:
-        if self.peer is None:
+        if self.peer is not None:
+            self.peer.push(cell)
+        elif self._end_reason is None:
             raise StreamError("DATA before CONNECTED")
-        self.peer.push(cell)
+        # Else the other side has ended, END waits here behind what is pending, and nobody is left to read this.
 
     def on_connected(self, payload: bytes, now: float) -> None:
         if self.on_connected_hook is None:
@@ -300,7 +305,12 @@ class SpliceEnd:
 
     def on_sendme(self, now: float) -> None:
         peer = self.peer
-        if peer is None or peer.deliver.available + STREAM_INCREMENT > STREAM_WINDOW:
+        if peer is None:
+            if self._end_reason is None:
+                raise StreamError("stream SENDME that was not due")
+            return  # for cells of a side that has ended; the rest of them is still pending here
+        # Cells that still wait here cannot have been received: acknowledging them would let them pile up.
+        if STREAM_WINDOW - peer.deliver.available - len(self._pending) < STREAM_INCREMENT:
             raise StreamError("stream SENDME that was not due")
         peer.deliver.available += STREAM_INCREMENT
         peer._owner.send_message(RelayCommand.SENDME, peer.id)

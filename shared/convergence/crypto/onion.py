@@ -70,10 +70,15 @@ def recognized_candidates(run: bytes) -> list[int]:
     return [index for index, pair in enumerate(zip(high, low, strict=True)) if pair == (0, 0)]
 
 
-def _put_digests(run: bytearray, digests: bytes, step: int) -> None:
-    """Write the digest field of every cell: four bytes from every `step` bytes of `digests`. Striped, all at once."""
+def _put_digests(run: bytearray, digests: bytes) -> None:
+    """Write the digest field of every cell at once: the first 4 of every 20 bytes of `digests`."""
     for at in range(4):
-        run[_DIGEST.start + at :: PAYLOAD_LEN] = digests[at::step]
+        run[_DIGEST.start + at :: PAYLOAD_LEN] = digests[at::DIGEST_LEN]
+
+
+def _stripes(data: bytes, start: int, step: int) -> bytes:
+    """Bytes 0 to 3 after `start` of every `step` bytes; all bytes 0 come first."""
+    return b"".join([data[start + at :: step] for at in range(4)])
 
 
 class Layer:
@@ -99,16 +104,11 @@ class Layer:
         return cell[_BEFORE_DIGEST] + digest[:4] + cell[_AFTER_DIGEST]
 
     def seal_run(self, cells: Sequence[bytes]) -> bytearray:
-        """Seal several payloads and join them. Cut runs where a digest has to be kept for a SENDME."""
-        update, digest = self._hash.update, self._hash.digest
-        digests = []
-        for cell in cells:
-            update(cell)
-            digests.append(digest())
-        if digests:
-            self.digest = digests[-1]
+        """Seal several payloads, at least one, and join them. Cut runs where a digest has to be kept for a SENDME."""
+        digests = self._hash_all(cells)
+        self.digest = digests[-1]
         run = bytearray().join(cells)
-        _put_digests(run, b"".join(digests), DIGEST_LEN)
+        _put_digests(run, b"".join(digests))
         return run
 
     def accepts(self, cell: bytes) -> bool:
@@ -130,21 +130,30 @@ class Layer:
     def accept_all(self, run: bytes) -> Iterator[bytes]:
         """The payloads of a decrypted run, each of which has to be for this hop; `digest` follows one by one.
 
-        For a hop beyond which there is none: it needs no copy of the hash to go back to, since what does not fit ends
-        the circuit.
+        For a hop beyond which there is none: what does not fit ends the circuit, so the hash needs no copy to go back
+        to, and a run is compared as a whole. The digest fields of what is yielded are zero.
 
         Raises:
-            CryptoError: the next payload is not for this hop; the layer is of no more use.
+            CryptoError: before anything is yielded; the layer is of no more use.
         """
         blank = bytearray(run)
-        _put_digests(blank, bytes(len(run) // PAYLOAD_LEN * 4), 4)
-        update, digest = self._hash.update, self._hash.digest
-        for cell, blanked in zip(split(run), split(blank), strict=True):
-            update(blanked)
-            self.digest = running = digest()
-            if not hmac.compare_digest(running[:4], cell[_DIGEST]) or cell[_RECOGNIZED] != _RECOGNIZED_ZERO:
-                raise CryptoError("a cell that no hop's digest fits")
+        _put_digests(blank, bytes(len(run) // PAYLOAD_LEN * DIGEST_LEN))
+        cells = split(blank)
+        digests = self._hash_all(cells)
+        expected, found = _stripes(b"".join(digests), 0, DIGEST_LEN), _stripes(run, _DIGEST.start, PAYLOAD_LEN)
+        if not hmac.compare_digest(expected, found) or len(recognized_candidates(run)) != len(cells):
+            raise CryptoError("a cell that no hop's digest fits")
+        for cell, self.digest in zip(cells, digests, strict=True):
             yield cell
+
+    def _hash_all(self, cells: Sequence[bytes]) -> list[bytes]:
+        """The running digest after each of these payloads, whose digest fields are zero."""
+        update, digest = self._hash.update, self._hash.digest
+        digests = []
+        for cell in cells:
+            update(cell)
+            digests.append(digest())
+        return digests
 
 
 @dataclass(frozen=True, slots=True, repr=False)

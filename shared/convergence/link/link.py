@@ -200,6 +200,8 @@ class Link:
             if header[4] == Command.RELAY:
                 runs.setdefault(header, []).append(payload)
                 continue
+            if self._closed:  # a cell before this one filled our own queue
+                return
             self._relay_all(runs, now)
             self._other(header, payload, now)
         self._relay_all(runs, now)
@@ -236,8 +238,10 @@ class Link:
                 if handler is not None:
                     del self.circuits[circ_id]
                     handler.destroyed(Destroy.parse(payload).reason, now)
-            elif handler is None:
+            elif handler is None and command not in (Command.CREATE, Command.CREATE_FAST):
                 return  # as in _relay
+            elif handler is None:
+                raise RemoteError(f"cell command {command} is not offered")
             elif command == Command.CREATED2:
                 handler.created(payload, now)
             elif command == Command.CREATE2:
@@ -287,6 +291,9 @@ class Link:
     def _shed(self) -> None:
         """Too much is queued: the circuit that has most goes (tor-spec leaves the choice; C Tor does the same)."""
         worst = max(self._queue_sizes, key=lambda circ_id: self._queue_sizes[circ_id])
+        if self._queue_sizes[worst] <= CELL_LEN:  # nobody is to blame but a neighbour who reads nothing at all
+            self.close("too many cells queued", self._outbox.now)
+            return
         del self._queues[worst]
         self._queued -= self._queue_sizes.pop(worst)
         handler = self.circuits.get(worst)

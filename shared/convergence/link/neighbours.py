@@ -155,7 +155,8 @@ class Neighbours:
             assert identity is not None
             if self._reusable.get(identity) is link:
                 del self._reusable[identity]
-        if expected is not None:
+        if expected is not None and not link.handshake.open:
+            # Who waits once a link has been open waits for another one, dialled because this one is gone.
             self._answer(expected, None, now)
         self._outbox.event("link-closed", channel=link.channel, reason=reason)
 

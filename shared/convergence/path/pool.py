@@ -320,12 +320,13 @@ class CircuitPool:
             self._entries.pop(entry.number, None)
             if entry in self._ready:
                 self._ready.remove(entry)
+            renewal.cancel()  # or circuits that die young would pile up behind their timers
             self._outbox.event("circuit-closed", id=entry.number, reason=int(reason))
             self.fill(now)
 
         circuit.on_gone = closed
         age = RENEW_AFTER * (1 + random_below(self._rng, 1 << 16) / (1 << 17))
-        self._outbox.call_at(now + age, lambda now: self._renew(entry, now))
+        renewal = self._outbox.call_at(now + age, lambda now: self._renew(entry, now))
         self._outbox.event("circuits", ready=len(self._ready))
         if len(self._ready) == self._size:
             self._on_full(now)

@@ -64,7 +64,7 @@ def sample(rng: Rng, items: Sequence[T], count: int) -> list[T]:
 
 def can_carry(node: Descriptor) -> bool:
     """Whether a node can be any hop but the last: it relays, and others can open a link to it."""
-    return bool(node.roles & Role.RELAY) and node.ws_url is not None
+    return bool(node.roles.value & Role.RELAY.value) and node.ws_url is not None
 
 
 def choose_path(

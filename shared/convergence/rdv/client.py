@@ -39,6 +39,7 @@ LOOKING = "Looking for somebody who shares this file."
 CONNECTED = "Connected to a sender."
 WAITING = "Waiting for the sender. The transfer goes on by itself when the sending page is open again."
 NOBODY = "Nobody shares this file right now. Ask the sender to keep the sharing page open, then try again."
+MISLED = "What was found is not what this link is for. Ask the sender for the link again."
 NO_POINTS = "No meeting point could be reached. Check your connection, then try again."
 WAITED_LONG = "The sender did not come back. What has arrived is kept: open the link again to go on."
 
@@ -120,7 +121,8 @@ class RdvClient:
         if self.stopped or self._gives_up(now):
             return
         lacking = self._needed() - sum(route.busy for route in self._routes.values())
-        for route in list(self._routes.values()):
+        # Whoever has waited longest comes first, so that one bad point keeps nobody from the others.
+        for route in sorted(self._routes.values(), key=lambda route: route.retry_at):
             if lacking > 0 and route.phase is _Phase.IDLE and route.retry_at <= now:
                 lacking -= 1
                 self._attempts += 1
@@ -162,9 +164,11 @@ class RdvClient:
         if progress:
             text = WAITED_LONG if waited >= WAIT_LIMIT or self._attempts >= MAX_ATTEMPTS else ""
         elif any(route.asked for route in routes) and all(route.hopeless for route in routes):
-            text = NOBODY
+            text = MISLED if any(route.misled for route in routes) else NOBODY
+        elif waited >= START_LIMIT:
+            text = MISLED if any(route.misled for route in routes) else NO_POINTS
         else:
-            text = NO_POINTS if waited >= START_LIMIT else ""
+            text = ""
         if text:
             self.stop(now)
             self._on_give_up(text, now)
@@ -193,7 +197,8 @@ class _Route:
     def __init__(self, client: RdvClient, point: Descriptor) -> None:
         self.phase = _Phase.IDLE
         self.retry_at = 0.0
-        self.asked = False  # the point was reached, and knew nobody
+        self.asked = False  # the point was reached, and knew nobody with this link's key
+        self.misled = False  # somebody there had another key, or sent something else than the link's file
         self._client = client
         self._point = point
         self._backoff = Backoff(client.rng, BACKOFF_FIRST, BACKOFF_LIMIT)
@@ -296,6 +301,7 @@ class _Route:
             self.phase = _Phase.IDLE
             self._client.wake(now)
         elif local and reason == EndReason.TORPROTOCOL:
+            self.misled = True
             self._bans += 1
             self._fail(now, at_once=self._bans == 1)
         elif not opened and reason == EndReason.RESOLVEFAILED:
@@ -305,6 +311,8 @@ class _Route:
             else:
                 self._fail(now)
         else:
+            if not opened and reason == EndReason.TORPROTOCOL:
+                self.asked = self.misled = True
             self._fail(now)
 
     def _fail(self, now: float, at_once: bool = False) -> None:

@@ -70,6 +70,7 @@ class RdvPoint:
     def circuit_closed(self, circuit: RelayCircuit) -> None:
         for blinded in list(self._by_circuit.get(circuit, ())):
             self._remove(circuit, blinded)
+        self._by_circuit.pop(circuit, None)  # an empty set is left where no advert was kept
 
     def _try_next(self, query: _Query, reason: int) -> None:
         """Ask the best provider not tried yet; `reason` is the answer when there is none."""

@@ -20,7 +20,7 @@ from convergence.errors import CryptoError, EndReason, LocalError
 from convergence.outbox import Outbox, Timer
 from convergence.ports import Crypto, Rng
 
-MAX_RECORD = 60 * 1024  # bytes of plaintext in a frame: a piece takes five, and a frame is no long wait on a slow path
+MAX_RECORD = 32 * 1024  # bytes of plaintext in a frame: few calls for a piece, and no long wait on a slow path
 MAX_FRAME = MAX_MESSAGE + 2  # bytes; no more than one incomplete frame is ever held
 HANDSHAKE_TIMEOUT = 30.0  # seconds from the stream's opening to the end of the handshake
 PROLOGUE = b"convergence:session:1"

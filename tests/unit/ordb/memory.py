@@ -137,8 +137,8 @@ class MemoryStream:
     def deliver(self) -> bool:
         if self.stalled or self.ended:
             return False
-        moved = bool(self.queue)
         budget = self.rate if self.rate is not None else self.queued
+        moved = bool(self.queue) and budget > 0
         while self.queue and budget > 0 and not self.ended:
             data = self.queue.popleft()
             size = min(len(data), budget, self.world.cut(len(data)))
@@ -276,7 +276,9 @@ class Receiver:
 class Line:
     """A session between a receiver and whatever serves."""
 
-    def __init__(self, world: World, server: Node, client: Node, key: bytes, serve: Any, attach: Any, **kw: Any) -> None:
+    def __init__(
+        self, world: World, server: Node, client: Node, key: bytes, serve: Any, attach: Any, **kw: Any
+    ) -> None:
         self.near, self.far = world.pair(kw.get("high", 1 << 20))  # near: the client's end
         self.over: list[tuple[int, str, bool]] = []
         self.served_over: list[tuple[int, str, bool]] = []

@@ -68,9 +68,7 @@ class Rig:
             scripts.append(script)
             return script
 
-        self.lines.append(
-            Line(self.world, self.world.node(), self.client, self.file.key, serve, self.download.attach)
-        )
+        self.lines.append(Line(self.world, self.world.node(), self.client, self.file.key, serve, self.download.attach))
         return scripts[0]
 
     @property
@@ -111,7 +109,9 @@ def serve_honestly(rig: Rig) -> Answer:
     return answer
 
 
-@pytest.mark.parametrize("size", [0, 1, PIECE_SIZE - 1, PIECE_SIZE, PIECE_SIZE + 1, 4 * PIECE_SIZE, 37 * PIECE_SIZE + 99])
+@pytest.mark.parametrize(
+    "size", [0, 1, PIECE_SIZE - 1, PIECE_SIZE, PIECE_SIZE + 1, 4 * PIECE_SIZE, 37 * PIECE_SIZE + 99]
+)
 def test_a_file_arrives_whole(size: int) -> None:
     rig = Rig(size)
     rig.connect()
@@ -701,3 +701,53 @@ def test_no_secret_or_content_is_in_events() -> None:
     rig.connect()
     rig.world.run()
     assert not any("secret" in str(event) for node in rig.world.nodes for event in node.events)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_whatever_the_sources_do_the_file_arrives_and_no_piece_twice(seed: int) -> None:
+    """Senders come, die, lie, stall and hold parts only; the disk fails; the page is reloaded."""
+    rig = Rig(30 * PIECE_SIZE + 7, senders=4, seed=seed)
+    dice = rig.world.random
+    fetched = 0
+
+    def lie(script: Script, message: Any) -> None:
+        if isinstance(message, Request):
+            piece = rig.piece(message.index)
+            script.say(replace(piece, data=bytes(len(piece.data))) if dice.random() < 0.3 else piece)
+
+    for _ in range(60):
+        for _ in range(dice.randint(0, 40)):
+            rig.world.step()
+        match dice.randint(0, 8):
+            case 0 | 1 | 2:
+                sender = dice.choice(rig.senders)
+                sender.present = dice.choice([None, PieceSet(31, dice.getrandbits(31))])
+                rig.connect(sender)
+            case 3 if rig.lines:
+                dice.choice(rig.lines).near.cut_off()
+            case 4:
+                rig.connect_script(lie)
+            case 5 if rig.lines:
+                dice.choice(rig.lines).far.stalled = True
+            case 6:
+                rig.client.failure = dice.choice([None, Failure("quota", "full")])
+            case 7:
+                rig.world.advance(dice.choice([1, 7, 40]))
+            case 8 if not rig.receiver.done:
+                assert rig.download.duplicates == 0
+                fetched += rig.download.pieces_fetched
+                rig.restart()
+        rig.download.retry(rig.world.now)
+    rig.client.failure = None
+    rig.download.retry(rig.world.now)
+    rig.world.advance(100)
+    for sender in rig.senders:
+        sender.present = None
+    if not rig.receiver.done:
+        rig.connect()
+    rig.world.advance(100)
+    assert rig.download.phase is Phase.DONE
+    assert rig.receiver.bytes == rig.data
+    assert rig.download.duplicates == 0
+    stored = [key for items in rig.client.transactions for bucket, key, _ in items if bucket == "piece"]
+    assert len(stored) == len(set(stored)) == 31

@@ -7,7 +7,9 @@ from convergence.ordb.index import piece_key
 from convergence.ordb.pieces import PieceSet
 
 
-@given(st.integers(0, 200).flatmap(lambda n: st.tuples(st.just(n), st.sets(st.integers(0, n - 1) if n else st.nothing()))))
+@given(
+    st.integers(0, 200).flatmap(lambda n: st.tuples(st.just(n), st.sets(st.integers(0, n - 1) if n else st.nothing())))
+)
 def test_a_piece_set_is_a_set(case: tuple[int, set[int]]) -> None:
     count, members = case
     pieces = PieceSet(count)

@@ -138,7 +138,9 @@ def test_replayed_and_reordered_frames_end_the_stream() -> None:
         assert ends.serving.closes
 
 
-@pytest.mark.parametrize("garbage", [b"\0\0", b"\xff\xff" + b"x" * 100, b"GET / HTTP/1.1\r\n\r\n", b"\0\x30" + b"z" * 48])
+@pytest.mark.parametrize(
+    "garbage", [b"\0\0", b"\xff\xff" + b"x" * 100, b"GET / HTTP/1.1\r\n\r\n", b"\0\x30" + b"z" * 48]
+)
 def test_garbage_in_place_of_the_handshake_ends_the_stream(garbage: bytes) -> None:
     ends = Ends()
     ends.server.connected(ends.world.now)

@@ -1,0 +1,319 @@
+"""A node, or a facilitator with its site, as a part of this process: all ports put together.
+
+Does: build storage, keys, transports, driver and machine in the right order; start and stop them; turn what goes wrong
+into a sentence for people.
+Does not: parse arguments, print, or outlive the event loop it was started in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from convergence.crypto.keys import SECRET_LEN, NodeKeys
+from convergence.driver import Driver
+from convergence.effects import Event
+from convergence.errors import LocalError
+from convergence.facilitator.service import BUCKET, FacilitatorService
+from convergence.node import Node, NodeConfig
+from convergence.wire.facilitator import Role
+from pynode.config import Address, Circuits, Limits
+from pynode.crypto import CPythonCrypto, SystemRng
+from pynode.exit import ExitPolicy
+from pynode.keyfile import KeyFileError, load_or_create_keys
+from pynode.logs import log_event
+from pynode.loop import AsyncioClock, AsyncioTimer
+from pynode.site import FacilitatorSockets, Site, make_app
+from pynode.storage import DiskStorage, StorageError
+from pynode.transports.mux import NetTransport
+from pynode.transports.tcp import TcpTransport
+from pynode.transports.websocket import FACILITATOR_PATH, WebSocketTransport
+
+STOP_TIMEOUT = 3.0
+"""Seconds that links get to close in good order; then they are cut."""
+
+KEY_FILE = "keys.json"
+T = TypeVar("T")
+
+
+class AppError(Exception):
+    """Why it cannot run, as a sentence that says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """Where a node joins.
+
+    Args:
+        facilitator: WebSocket URL.
+        identity: the facilitator's, 32 bytes; None believes the first list that comes.
+        site: address of the site that serves the page, for share links; may be empty.
+    """
+
+    facilitator: str
+    identity: bytes | None = None
+    site: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a node is to be.
+
+    Args:
+        data: folder of its keys and data; None for a node that keeps nothing (then without roles).
+        roles: what it does for others, which needs `listen`.
+        url: what others dial; None makes it of `listen` and the port that was bound.
+        policy: of an exit.
+    """
+
+    network: Network
+    data: Path | None = None
+    roles: Role = Role(0)
+    listen: Address | None = None
+    url: str | None = None
+    policy: ExitPolicy | None = None
+    circuits: Circuits = Circuits()
+    limits: Limits = Limits()
+
+
+class App:
+    """One node.
+
+    Args:
+        on_event: gets every Event of the core, in addition to what this class does with it.
+    """
+
+    node: Node
+    driver: Driver
+
+    def __init__(self, plan: Plan, on_event: Callable[[Event], None] = log_event) -> None:
+        self.plan = plan
+        self.port: int | None = None
+        self.url: str | None = None
+        self.trouble = ""
+        self._on_event = on_event
+        self._storage: DiskStorage | None = None
+        self._transport: NetTransport | None = None
+        self._joined = asyncio.Event()
+
+    @property
+    def storage(self) -> DiskStorage:
+        if self._storage is None:
+            raise AppError("this node keeps no data")
+        return self._storage
+
+    @property
+    def identity(self) -> bytes | None:
+        """Its name on the network; nodes without roles have none."""
+        return self._keys.identity if self._keys else None
+
+    async def start(self) -> None:
+        """Listen, then join the network; what was shared or fetched before is left alone. Raises AppError."""
+        try:
+            await self._start()
+        except BaseException:
+            await self._release()
+            raise
+
+    async def _start(self) -> None:
+        plan, crypto, rng = self.plan, CPythonCrypto(), SystemRng()
+        self._keys = _node_keys(crypto, rng, plan)
+        if plan.data is not None and not plan.roles:
+            self._storage = _open_storage(plan.data)
+        tcp = None
+        if Role.EXIT in plan.roles:
+            tcp = TcpTransport(plan.policy or ExitPolicy(), plan.limits.exit_channels)
+        transport = NetTransport(WebSocketTransport(max_connections=plan.limits.connections), tcp)
+        self._transport = transport
+        if plan.listen is not None:
+            self.port = await _bound(plan.listen, transport.websocket.listen(plan.listen.host, plan.listen.port))
+            self.url = plan.url or f"ws://{Address(plan.listen.host, self.port)}/"
+        # No await from here to `attach`: nothing can come in before there is a driver to tell.
+        try:
+            config = NodeConfig(
+                plan.network.facilitator,
+                plan.network.identity,
+                roles=plan.roles,
+                urls=(self.url,) if self.url else (),
+                hops=plan.circuits.hops,
+                exit_hops=plan.circuits.exit_hops,
+                circuits=plan.circuits.kept,
+            )
+        except LocalError as error:
+            raise AppError(str(error)) from None
+        clock = AsyncioClock()
+        timer = AsyncioTimer(clock)
+        self.node = Node(config, crypto, rng, keys=self._keys)
+        self.driver = Driver(
+            self.node, transport, clock, timer, storage=self._storage, resolver=tcp, on_event=self._event
+        )
+        transport.attach(self.driver)
+        timer.tick = self.driver.tick
+        self.driver.run(self.node.start)
+
+    async def stop(self) -> None:
+        """Leave the network; takes STOP_TIMEOUT or so at most."""
+        if hasattr(self, "driver"):
+            self.driver.run(self.node.stop)
+        await self._release()
+
+    async def _release(self) -> None:
+        if self._transport is not None:
+            await self._transport.shutdown(STOP_TIMEOUT)
+        if self._storage is not None:
+            await self._storage.close()
+
+    def call(self, command: Callable[[float], T]) -> T:
+        """Run a command of the node and return what it returns. Not to be called from within an event."""
+        result: list[T] = []
+        self.driver.run(lambda now: result.append(command(now)))
+        return result[0]
+
+    async def joined(self, timeout: float) -> None:
+        """Wait for the first list of nodes. Raises AppError when none comes in `timeout` seconds."""
+        try:
+            await asyncio.wait_for(self._joined.wait(), timeout)
+        except TimeoutError:
+            raise AppError(self.trouble or "The facilitator sends no list of nodes: try again later.") from None
+
+    def _event(self, event: Event) -> None:
+        if event.kind == "nodes" and event.data["count"]:
+            self._joined.set()
+        elif event.kind == "trouble":
+            self.trouble = str(event.data["message"])
+        self._on_event(event)
+
+
+class FacilitatorApp:
+    """A facilitator and, on the same port, the site.
+
+    Args:
+        data: folder of its identity and of the nodes it knows.
+        files: what a build wrote; None serves no page.
+        name: what the site calls itself.
+    """
+
+    def __init__(
+        self,
+        data: Path,
+        listen: Address,
+        *,
+        files: Path | None = None,
+        name: str = "Convergence",
+        on_event: Callable[[Event], None] = log_event,
+    ) -> None:
+        self.port = 0
+        self._data = data
+        self._listen = listen
+        self._files = files
+        self._name = name
+        self._on_event = on_event
+        self._storage: DiskStorage | None = None
+        self._site: Site | None = None
+
+    @property
+    def address(self) -> Address:
+        """Where it listens."""
+        return Address(self._listen.host, self.port)
+
+    @property
+    def network(self) -> Network:
+        """What a node on this machine needs to join."""
+        address = self.address
+        return Network(f"ws://{address}{FACILITATOR_PATH}", self.service.identity, f"http://{address}/")
+
+    async def start(self) -> None:
+        """Raises AppError."""
+        try:
+            await self._start()
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def _start(self) -> None:
+        try:
+            seed = load_or_create_keys(self._data / KEY_FILE, SystemRng()).identity
+        except KeyFileError as error:
+            raise AppError(f"{error}.") from None
+        self._storage = _open_storage(self._data)
+        clock = AsyncioClock()
+        timer = AsyncioTimer(clock)
+        sockets = FacilitatorSockets()
+        self.service = FacilitatorService(CPythonCrypto(), seed)
+        driver = Driver(self.service, sockets, clock, timer, storage=self._storage, on_event=self._on_event)
+        sockets.channels = driver
+        timer.tick = driver.tick
+        driver.run(self.service.start)
+        try:
+            app = make_app(
+                files=self._files,
+                name=self._name,
+                identity=self.service.identity,
+                sockets=sockets,
+                health=lambda: self.service.health(clock.now()),
+            )
+        except FileNotFoundError as error:
+            raise AppError(f"{error}.") from None
+        self._site = Site(app, sockets)
+        self.port = await _bound(self._listen, self._site.start(self._listen.host, self._listen.port))
+
+    async def forget(self, identities: Iterable[bytes]) -> None:
+        """Take nodes that ended for good out of the list that outlives this process."""
+        if self._storage is not None:
+            self._storage.store([(BUCKET, identity, None) for identity in identities], lambda result: None)
+
+    async def stop(self) -> None:
+        """In bounded time."""
+        if self._site is not None:
+            await self._site.close()
+        if self._storage is not None:
+            await self._storage.close()
+
+
+def page_folder(package: Path = Path(__file__).parent) -> Path | None:
+    """What a build wrote: dist/ beside the package's folder (a source tree) or in it; None when there is none."""
+    candidates = (package.parent / "dist", package / "dist")
+    return next((folder for folder in candidates if (folder / "index.html").is_file()), None)
+
+
+def _node_keys(crypto: CPythonCrypto, rng: SystemRng, plan: Plan) -> NodeKeys | None:
+    if not plan.roles:
+        return None
+    if plan.data is None:
+        raise AppError("a node that works for others needs a data folder for its keys")
+    try:
+        keys = load_or_create_keys(plan.data / KEY_FILE, rng)
+    except KeyFileError as error:
+        raise AppError(f"{error}.") from None
+    return NodeKeys.from_secrets(
+        crypto, identity_seed=keys.identity, signing_seed=rng.random(SECRET_LEN), ntor_secret=keys.ntor
+    )
+
+
+def _open_storage(folder: Path) -> DiskStorage:
+    try:
+        return DiskStorage(folder)
+    except StorageError as error:
+        raise AppError(f"{error}.") from None
+
+
+async def _bound(address: Address, listening: Awaitable[int]) -> int:
+    try:
+        return await listening
+    except OSError as error:
+        raise AppError(_listen_trouble(address, error)) from None
+
+
+def _listen_trouble(address: Address, error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return f"{address} is in use: stop what uses it (is this running already?), or choose another port."
+    if error.errno == errno.EACCES:
+        return f"This user may not listen on {address}: choose a port above 1023."
+    if error.errno == errno.EADDRNOTAVAIL or error.errno is None or error.errno < 0:
+        return f"{address} is no address of this machine: choose one that is, such as 127.0.0.1."
+    return f"Cannot listen on {address}: {os.strerror(error.errno)}."

@@ -1,0 +1,194 @@
+"""The command line: `convergence COMMAND`.
+
+Does: parse arguments, run the command on an event loop, turn every error into one sentence and an exit code
+(0 done, 1 failed, 2 asked for wrongly, 130 interrupted).
+Does not: hold a command's logic; each command is a module of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from importlib import metadata
+from typing import Any, NoReturn, TypeAlias
+
+from convergence.errors import ConvergenceError
+from pynode.app import AppError
+from pynode.cli import fetch, get, serve, share, status, up
+from pynode.cli.common import identity, listen_address, seconds, whole_number, ws_address
+from pynode.cli.output import CliError, Output, shown
+from pynode.loop import run
+from pynode.storage import StorageError
+
+Command: TypeAlias = Callable[[argparse.Namespace, Output, asyncio.Event], Awaitable[int]]
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        sys.stderr.write(f"{self.prog}: {shown(message, 500)}. Try: {self.prog} --help\n")
+        raise SystemExit(2)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command. Returns its exit code."""
+    arguments = parser().parse_args(argv)
+    output = Output(arguments.json)
+    command: Command = arguments.command
+
+    async def guarded(stop: asyncio.Event) -> int:
+        try:
+            return await command(arguments, output, stop)
+        except (CliError, AppError, StorageError, ConvergenceError) as error:
+            text = str(error)
+            text = text[:1].upper() + text[1:]
+            output.say(text if text.endswith((".", "!", "?", "/")) else text + ".")
+            output.record("error", message=text)
+            return error.code if isinstance(error, CliError) else 1
+
+    try:
+        return run(guarded)
+    except BrokenPipeError:
+        # Whoever read our output is gone. Python would complain again when it flushes at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def parser() -> argparse.ArgumentParser:
+    """All commands and options."""
+    top = _Parser(
+        prog="convergence",
+        description="Share files, and fetch files and pages, through the onion circuits of a Convergence network.",
+        epilog="`convergence COMMAND --help` tells more. $CONVERGENCE_SITE names the site where --site is left out.",
+    )
+    top.add_argument("--version", action="version", version=f"convergence {_version()}")
+    commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser)
+    _add_up(commands)
+    _add_share(commands)
+    _add_get(commands)
+    _add_fetch(commands)
+    _add_status(commands)
+    _add_relay(commands)
+    _add_facilitator(commands)
+    return top
+
+
+def _command(commands: Any, name: str, command: Command, help: str, more: str = "") -> argparse.ArgumentParser:
+    one: argparse.ArgumentParser = commands.add_parser(name, help=help, description=f"{help} {more}".strip())
+    one.set_defaults(command=command)
+    one.add_argument("--json", action="store_true", help="one JSON object a line on standard output, for programs")
+    one.add_argument("--config", metavar="FILE", help="settings (TOML)")
+    one.add_argument("-v", "--verbose", action="count", help="log what happens; -vv: everything")
+    return one
+
+
+def _add_up(commands: Any) -> None:
+    one = _command(
+        commands, "up", up.up, "Run a whole network on this machine: facilitator, site, relays.", "Ctrl-C ends it."
+    )
+    one.add_argument("--relays", type=int, default=5, metavar="N", help="how many relays (5)")
+    one.add_argument("--port", type=whole_number(0, 65535), default=8000, help="of the site (8000); 0: any free one")
+    one.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="where to listen (127.0.0.1). Browsers run the page from https or this machine only: "
+        "to be reached from others, put a proxy with https before it",
+    )
+    one.add_argument("--public", metavar="NAME", help="the name or address by which others reach this machine")
+    one.add_argument("--data", metavar="DIR", help="where keys and the list of nodes are kept")
+    one.add_argument("--dist", metavar="DIR", help="the page, as `python3 build.py build` wrote it")
+    one.add_argument("--no-exit", action="store_true", help="no relay is an exit")
+    _add_exit_allow(one)
+    one.add_argument("--ready-file", metavar="FILE", help="write addresses and process ids to FILE once all is up")
+
+
+def _add_exit_allow(one: argparse.ArgumentParser) -> None:
+    one.add_argument(
+        "--exit-allow",
+        action="append",
+        default=[],
+        metavar="HOST:PORT",
+        help="let exits reach this too (private addresses are refused otherwise); may be given several times",
+    )
+
+
+def _add_site(one: argparse.ArgumentParser) -> None:
+    one.add_argument("--site", metavar="URL", help="the network's site (http://127.0.0.1:8000/)")
+
+
+def _add_share(commands: Any) -> None:
+    one = _command(
+        commands,
+        "share",
+        share.share,
+        "Offer files, print their links, serve them until Ctrl-C.",
+        "Files are read where they lie; the same file gets the same link again.",
+    )
+    one.add_argument("files", nargs="+", metavar="FILE")
+    _add_site(one)
+    one.add_argument("--data", metavar="DIR", help="where links are kept")
+
+
+def _add_get(commands: Any) -> None:
+    one = _command(
+        commands,
+        "get",
+        get.get,
+        "Fetch what a share link names.",
+        "A run that was interrupted goes on where it stopped. Files are never overwritten.",
+    )
+    one.add_argument("link", metavar="LINK", help="put it in quotes")
+    one.add_argument("-o", "--output", metavar="DIR", help="the folder to put the file in (this one)")
+    one.add_argument("--share", action="store_true", help="share it on afterwards, until Ctrl-C")
+    one.add_argument(
+        "--wait", type=seconds, default=600, help="give up after so many seconds without a byte (600; 0: never)"
+    )
+    one.add_argument("--site", metavar="URL", help="use this site in place of the link's")
+    one.add_argument("--data", metavar="DIR", help="where unfinished files are kept")
+
+
+def _add_fetch(commands: Any) -> None:
+    one = _command(
+        commands, "fetch", fetch.fetch, "Fetch an http address through an exit.", "The body goes to standard output."
+    )
+    one.add_argument("url", metavar="URL")
+    one.add_argument("-o", "--output", metavar="FILE", help="write the body to a new file")
+    _add_site(one)
+
+
+def _add_status(commands: Any) -> None:
+    _add_site(_command(commands, "status", status.status, "Show how a network is: its nodes and their health."))
+
+
+def _add_relay(commands: Any) -> None:
+    one = _command(commands, "relay", serve.relay, "Run one relay.")
+    one.add_argument("--listen", type=listen_address, metavar="HOST:PORT", help="where links are accepted")
+    one.add_argument("--url", type=ws_address, help="what others dial, such as wss://node.example/")
+    where = one.add_mutually_exclusive_group()
+    where.add_argument("--facilitator", type=ws_address, metavar="URL", help="such as wss://site.example/facilitator")
+    where.add_argument("--site", metavar="URL", help="the network's site (http://127.0.0.1:8000/)")
+    one.add_argument("--facilitator-identity", type=identity, metavar="HEX", help="whose lists are believed")
+    one.add_argument("--exit", action="store_true", help="be an exit too")
+    _add_exit_allow(one)
+    one.add_argument("--data", metavar="DIR", help="where its keys are kept")
+    one.add_argument("--name", help="marks its log lines")
+    one.add_argument("--parent-pipe", action="store_true", help=argparse.SUPPRESS)
+
+
+def _add_facilitator(commands: Any) -> None:
+    one = _command(commands, "facilitator", serve.facilitator, "Run a facilitator and its site.")
+    one.add_argument("--listen", type=listen_address, metavar="HOST:PORT", help="(127.0.0.1:8700)")
+    one.add_argument("--no-site", action="store_true", help="no page, only the facilitator")
+    one.add_argument("--dist", metavar="DIR", help="the page, as `python3 build.py build` wrote it")
+    one.add_argument("--data", metavar="DIR", help="where its identity and the nodes are kept")
+
+
+def _version() -> str:
+    try:
+        return metadata.version("convergence")
+    except metadata.PackageNotFoundError:
+        return "(not installed)"

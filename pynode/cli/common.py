@@ -1,0 +1,112 @@
+"""What the commands have in common.
+
+Does: settings from file and options, a lock for each folder or download, waiting for something or for the end.
+Does not: run anything.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import fcntl
+import os
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pynode import logs
+from pynode.cli.output import CliError
+from pynode.config import Config, ConfigError, _identity, _listen, _url, load
+
+JOIN_TIMEOUT = 30.0
+"""Seconds until a list of nodes must have come."""
+
+T = TypeVar("T")
+
+
+def settings(arguments: argparse.Namespace) -> Config:
+    """The file that --config names, else the defaults. Raises CliError."""
+    if arguments.config is None:
+        return Config()
+    try:
+        return load(Path(arguments.config))
+    except ConfigError as error:
+        raise CliError(f"{error}.", 2) from None
+
+
+def data_folder(arguments: argparse.Namespace, config: Config, *names: str) -> Path:
+    """The folder that --data names, or the file, or the default; a command's own part of it."""
+    base = Path(arguments.data).expanduser() if arguments.data else config.node.data
+    return base.joinpath(*names)
+
+
+def set_up_logs(arguments: argparse.Namespace, config: Config, node: str, quiet: str | None = None) -> None:
+    """Log as -v says, else as the file says, else as `quiet` does for commands that speak for themselves."""
+    level = config.log.level if quiet is None or arguments.config else quiet
+    if arguments.verbose:
+        level = "debug" if arguments.verbose > 1 else "info"
+    logs.setup(node, level, as_json=config.log.json)
+
+
+# -- argparse types
+
+
+def _type(check: Callable[[Any], T]) -> Callable[[str], T]:
+    def convert(text: str) -> T:
+        try:
+            return check(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(f"it must be {error}") from None
+
+    return convert
+
+
+def whole_number(low: int, high: int) -> Callable[[str], int]:
+    def check(text: str) -> int:
+        if not text.isascii() or not text.isdigit() or not low <= int(text[:10]) <= high:
+            raise ValueError(f"a whole number from {low} to {high}")
+        return int(text)
+
+    return _type(check)
+
+
+listen_address = _type(_listen)
+ws_address = _type(_url)
+identity = _type(_identity)
+seconds = whole_number(0, 7 * 86400)
+
+
+@contextmanager
+def locked(path: Path, taken: str) -> Iterator[None]:
+    """Hold a lock file while the body runs; the system lets go of it when the process ends, however it does.
+
+    Raises:
+        CliError: somebody else holds it: `taken` says so. Or the folder cannot be used.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise CliError(f"cannot use the data folder {path.parent}: {os.strerror(error.errno or 0)}.") from None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+        path.unlink(missing_ok=True)
+    except BlockingIOError:
+        raise CliError(taken) from None
+    finally:
+        os.close(handle)
+
+
+async def unless(stop: asyncio.Event, what: Awaitable[T]) -> T | None:
+    """What `what` gives; None, and `what` cancelled, when `stop` is set first."""
+    task = asyncio.ensure_future(what)
+    ending = asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait((task, ending), return_when=asyncio.FIRST_COMPLETED)
+        return task.result() if task.done() else None
+    finally:
+        for one in (task, ending):
+            one.cancel()
+        await asyncio.gather(task, ending, return_exceptions=True)

@@ -1,0 +1,145 @@
+"""`convergence fetch`: one http address through an exit.
+
+Does: write the body to standard output or to a new file, everything else to standard error.
+Does not: let a page drive the terminal: control characters are taken out where standard output is one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import codecs
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from convergence.effects import Event
+from convergence.errors import LocalError
+from pynode.app import App, Plan
+from pynode.cli.common import JOIN_TIMEOUT, set_up_logs, settings, unless
+from pynode.cli.output import CliError, Output, shown, size_words
+from pynode.cli.sites import chosen_site, find_network
+from pynode.config import Circuits
+from pynode.logs import log_event
+
+
+async def fetch(arguments: argparse.Namespace, output: Output, stop: asyncio.Event) -> int:
+    """The command. Returns its exit code: 1 too when the site answers with an error."""
+    config = settings(arguments)
+    set_up_logs(arguments, config, "fetch", "error")
+    network = await unless(stop, find_network(chosen_site(arguments.site)))
+    if network is None:
+        return 130
+    circuits = Circuits(config.circuits.hops, config.circuits.exit_hops, 0)
+    with _sink(arguments.output, output.as_json) as sink:
+        command = _Command(output, sink)
+        app = App(Plan(network, circuits=circuits), command.event)
+        await app.start()
+        try:
+            if await unless(stop, app_joined(app)) is None:
+                return 130
+            try:
+                app.call(lambda now: app.node.fetch(arguments.url, command.body, now))
+            except LocalError as error:
+                raise CliError(sentence(str(error)), 2) from None
+            await unless(stop, command.finished)
+        finally:
+            await app.stop()
+        if not command.finished.done() or command.finished.cancelled():
+            return 130
+        command.finished.result()
+    return 0 if command.status < 400 else 1
+
+
+async def app_joined(app: App) -> bool:
+    await app.joined(JOIN_TIMEOUT)
+    return True
+
+
+class _Command:
+    def __init__(self, output: Output, sink: _Sink) -> None:
+        self.status = 0
+        self.finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._output = output
+        self._sink = sink
+
+    def body(self, data: bytes) -> None:
+        """Called by the core with each part of the body."""
+        try:
+            self._sink.write(data)
+        except OSError as error:
+            self._fail(f"What came cannot be written: {os.strerror(error.errno or 0)}.")
+
+    def _fail(self, message: str) -> None:
+        if not self.finished.done():
+            self.finished.set_exception(CliError(message))
+
+    def event(self, event: Event) -> None:
+        log_event(event)
+        data = event.data
+        match event.kind:
+            case "fetch-status":
+                self._output.say(f"{data['message']}…")
+            case "fetch-response":
+                self.status = data["status"]
+                kind = f", {shown(data['type'])}" if data["type"] else ""
+                length = f", {size_words(data['length'])}" if data["length"] is not None else ""
+                self._output.say(f"The site answers {self.status}{kind}{length}.")
+                self._output.record("response", status=self.status, type=data["type"], length=data["length"])
+            case "fetch-progress":
+                self._output.progress(f"{size_words(data['size'])} so far", size=data["size"])
+            case "fetch-done":
+                self._output.say(f"{size_words(data['size'])} fetched.")
+                self._output.record("done", size=data["size"], status=self.status)
+                if not self.finished.done():
+                    self.finished.set_result(None)
+            case "fetch-failed":
+                self._fail(sentence(str(data["message"])))
+
+
+class _Sink:
+    """Where the body goes. On a terminal it is text without control characters."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace") if file.isatty() else None
+
+    def write(self, data: bytes) -> None:
+        if self._decoder is None:
+            self._file.write(data)
+        else:
+            text = self._decoder.decode(data)
+            self._file.write("".join(c if c.isprintable() or c in "\n\t" else " " for c in text).encode())
+
+
+@contextmanager
+def _sink(name: str | None, as_json: bool) -> Iterator[_Sink]:
+    """Standard output, or a file that appears whole at the end and replaces none."""
+    if name is None:
+        if as_json:
+            raise CliError("--json needs -o FILE: the body would be mixed with the records.", 2)
+        yield _Sink(sys.stdout.buffer)
+        sys.stdout.buffer.flush()
+        return
+    path = Path(name)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    if path.exists() or path.is_symlink():
+        raise CliError(f"{shown(str(path))} is there already: choose another name with -o.", 2)
+    try:
+        with open(part, "xb") as file:
+            yield _Sink(file)
+        os.link(part, path)
+    except FileExistsError:
+        raise CliError(f"{shown(str(path))} is there already: choose another name with -o.") from None
+    except OSError as error:
+        raise CliError(f"{shown(str(path))} cannot be written: {os.strerror(error.errno or 0)}.") from None
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def sentence(text: str) -> str:
+    """The core's clause as a sentence."""
+    return text[:1].upper() + text[1:].rstrip(".") + "."

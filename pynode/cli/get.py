@@ -1,0 +1,234 @@
+"""`convergence get`: fetch what a share link names.
+
+Does: fetch into `downloads/` of the data folder, where an interrupted run's pieces wait for the next; when all is there
+and verified, move the file under a safe, free name into the folder that was asked for.
+Does not: keep anything of a finished download, unless it goes on sharing it; then until it ends.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import shutil
+import time
+from functools import partial
+from pathlib import Path
+
+from convergence.effects import Event
+from convergence.errors import LocalError, ParseError
+from convergence.transfers import public_id
+from convergence.wire.ordb import FileInfo, ShareLink
+from pynode.app import App, Plan
+from pynode.cli.common import JOIN_TIMEOUT, data_folder, locked, set_up_logs, settings, unless
+from pynode.cli.output import CliError, Output, Rate, bar, shown, size_words, time_words
+from pynode.cli.sites import chosen_site, find_network, site_address
+from pynode.config import Circuits
+from pynode.logs import log_event
+from pynode.names import safe_name
+from pynode.storage import StorageError
+
+AGAIN = "What has arrived is kept: run the same command again to go on."
+
+
+def site_of(text: str) -> str | None:
+    """The site that a full link names; None for a bare one. Raises CliError for what is no link."""
+    text = text.strip()
+    try:
+        ShareLink.parse(text)
+    except ParseError as error:
+        raise CliError(str(error), 2) from None
+    return site_address(text.partition("#")[0]) if "://" in text else None
+
+
+async def get(arguments: argparse.Namespace, output: Output, stop: asyncio.Event) -> int:
+    """The command. Returns its exit code."""
+    config = settings(arguments)
+    set_up_logs(arguments, config, "get", "error")
+    site = site_of(arguments.link)
+    folder = Path(arguments.output or ".")
+    if not folder.is_dir():
+        raise CliError(f"{folder} is no folder: make it first, or choose another one with -o.", 2)
+    if not os.access(folder, os.W_OK):
+        raise CliError(f"{folder} cannot be written to: choose another folder with -o.")
+    link = ShareLink.parse(arguments.link)
+    downloads = data_folder(arguments, config, "downloads")
+    lock = downloads / f"{public_id(link.hash_name)}.lock"
+    network = await unless(stop, find_network(site_address(arguments.site) if arguments.site else chosen_site(site)))
+    if network is None:
+        return 130
+    circuits = Circuits(config.circuits.hops, config.circuits.exit_hops, 0)
+    with locked(lock, "Another command here is fetching this link: wait for it to end."):
+        download = _Download(arguments, output, folder)
+        app = App(Plan(network, downloads, circuits=circuits), download.event)
+        await app.start()
+        try:
+            return await download.run(app, stop)
+        finally:
+            await app.stop()
+
+
+class _Download:
+    def __init__(self, arguments: argparse.Namespace, output: Output, folder: Path) -> None:
+        self._arguments = arguments
+        self._output = output
+        self._folder = folder
+        self._rate = Rate()
+        self._said = ""
+        self._id = ""
+        self._kept: int | None = None  # bytes that an earlier run left
+        self._info: FileInfo | None = None
+        self._last_byte = time.monotonic()
+        self._finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._app: App
+
+    async def run(self, app: App, stop: asyncio.Event) -> int:
+        self._app = app
+        started = time.monotonic()
+        try:
+            self._id = app.call(lambda now: app.node.transfers.get(self._arguments.link, now))
+        except LocalError as error:
+            raise CliError(str(error), 2) from None
+        watch = asyncio.ensure_future(self._watch())
+        try:
+            await unless(stop, self._finished)
+        finally:
+            watch.cancel()
+        if not self._finished.done():
+            self._output.say(f"Stopped. {AGAIN}" if self._kept is not None else "Stopped.")
+            self._output.record("stopped", fetched=self._fetched)
+            return 130
+        self._finished.result()
+        assert self._info is not None
+        seconds = time.monotonic() - started
+        path = await self._save(app, self._info)
+        words = f"Complete and verified: {size_words(self._info.size)}"
+        if self._fetched:
+            words += f", {size_words(self._fetched)} of it fetched in {time_words(seconds)}"
+            words += f" ({size_words(self._fetched / max(seconds, 0.001))}/s)"
+        self._output.say(f"{words}.")
+        self._output.result(str(path))
+        data = {"path": str(path), "name": self._info.name, "size": self._info.size, "fetched": self._fetched}
+        self._output.record("done", **data, seconds=round(seconds, 3))
+        if self._arguments.share:
+            await self._share(app, stop)
+        app.call(lambda now: app.node.transfers.forget(self._id, now))
+        await app.storage.remove_external(self._info.root)
+        return 0
+
+    async def _save(self, app: App, info: FileInfo) -> Path:
+        try:
+            return await app.storage.export(info.root, info.size, self._folder / safe_name(info.name))
+        except StorageError as error:
+            raise CliError(f"The file is complete but cannot be put into {self._folder}: {error}. {AGAIN}") from None
+
+    async def _share(self, app: App, stop: asyncio.Event) -> None:
+        ids: list[str] = []
+
+        def shared(share_id: str, now: float) -> None:
+            ids.append(share_id)
+
+        app.call(lambda now: app.node.transfers.share_received(self._id, shared, now))
+        self._output.say("Sharing it on under the same link. Stop with Ctrl-C.")
+        await stop.wait()
+        for share_id in ids:
+            app.call(partial(app.node.transfers.unshare, share_id))
+
+    @property
+    def _fetched(self) -> int:
+        transfer = self._app.node.transfers.transfers.get(self._id)
+        return 0 if transfer is None else transfer.download.bytes_fetched
+
+    async def _watch(self) -> None:
+        """Gives up when there is no network, or nothing came for long."""
+        try:
+            await self._app.joined(JOIN_TIMEOUT)
+        except Exception as error:
+            self._fail(str(error))
+        limit = self._arguments.wait
+        while limit:
+            left = self._last_byte + limit - time.monotonic()
+            if left <= 0:
+                self._fail(f"Nothing came for {limit} seconds. {AGAIN}")
+                return
+            await asyncio.sleep(left)
+
+    def _fail(self, message: str) -> None:
+        if not self._finished.done():
+            self._finished.set_exception(CliError(message))
+
+    # -- from the core
+
+    def event(self, event: Event) -> None:
+        log_event(event)
+        data = event.data
+        match event.kind:
+            case "transfer-info":
+                self._on_info()
+            case "transfer-progress":
+                self._on_progress(data["have"], data["size"])
+            case "transfer-done" if not self._finished.done():
+                self._finished.set_result(None)
+            case "transfer-failed":
+                self._fail(for_command(str(data["message"])))
+            case "transfer-paused":
+                self._fail(f"{for_command(str(data['message']))} {AGAIN}")
+            case "transfer-status" | "trouble":
+                self._status(for_command(str(data["message"])))
+            case "share-ready":
+                self._output.record("points", id=data["id"], standing=data["points"], wanted=data["wanted"])
+            case "share-progress":
+                line = f"{size_words(data['sent'])} sent"
+                self._output.progress(line, stage="send", id=data["id"], sent=data["sent"])
+            case "source-dropped":
+                self._output.record("source-dropped", message=data["message"])
+
+    def _status(self, text: str) -> None:
+        if text and text != self._said:
+            self._said = text
+            self._output.say(text)
+            self._output.record("status", message=text)
+
+    def _on_info(self) -> None:
+        download = self._app.node.transfers.transfers[self._id].download
+        assert download.file is not None
+        info = self._info = download.file.info
+        self._kept = download.have_bytes
+        words = f"{shown(info.name)}: {size_words(info.size)}"
+        self._output.say(words + (f", {size_words(self._kept)} of it here already." if self._kept else "."))
+        self._output.record("file", name=info.name, size=info.size, kept=self._kept)
+        lacking = self._lacking_room(info.size - self._kept, info.size)
+        if lacking:
+            self._fail(lacking)
+
+    def _lacking_room(self, missing: int, size: int) -> str:
+        """What to say when the file cannot fit: known before a byte is fetched."""
+        data = self._app.plan.data
+        assert data is not None
+        wanted = {data: missing}
+        if data.stat().st_dev != self._folder.stat().st_dev:
+            wanted[self._folder] = size
+        for folder, need in wanted.items():
+            free = shutil.disk_usage(folder).free
+            if need > free:
+                option = "--data" if folder is data else "-o"
+                return (
+                    f"{size_words(need)} are needed in {folder} and only {size_words(free)} are free:"
+                    f" free some space, or choose another folder with {option}."
+                )
+        return ""
+
+    def _on_progress(self, have: int, size: int) -> None:
+        self._last_byte = time.monotonic()
+        self._rate.add(have)
+        name = "" if self._info is None else self._info.name
+        last = have == size
+        self._output.progress(
+            bar(name, have, size, self._rate.value), last=last, have=have, size=size, fetched=self._fetched
+        )
+
+
+def for_command(text: str) -> str:
+    """What the core says for people before a page, for people before a terminal."""
+    text = text.replace("choose Retry", "run the same command again").replace("open the link again", "run it again")
+    return text.replace("Choose Retry to try again", "Run the same command to try again")

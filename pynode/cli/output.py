@@ -1,0 +1,151 @@
+"""What a command writes to the terminal.
+
+Does: sentences and a progress line on standard error, results on standard output, JSON lines instead where asked for;
+sizes and times as people write them.
+Does not: pass on a control character of anything that came from the network.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import time
+from collections import deque
+from typing import Any, TextIO
+
+from pynode.transports import printable
+
+REDRAW = 0.1
+"""Seconds between two states of a progress line on a terminal, and between two progress records of JSON."""
+PLAIN_EVERY = 5.0
+"""Seconds between two progress lines where standard error is no terminal."""
+RATE_WINDOW = 3.0
+"""Seconds over which a speed is taken."""
+MAX_SHOWN_NAME = 60
+BAR = 24
+
+
+class CliError(Exception):
+    """Ends a command: a sentence that says what to do, and the exit code."""
+
+    def __init__(self, message: str, code: int = 1) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class Output:
+    """Args:
+    as_json: one JSON object a line on standard output, and no words on standard error.
+    """
+
+    def __init__(self, as_json: bool = False, *, out: TextIO | None = None, err: TextIO | None = None) -> None:
+        self.as_json = as_json
+        self._out = out or sys.stdout
+        self._err = err or sys.stderr
+        self._terminal = not as_json and self._err.isatty()
+        self._drawn = 0
+        # Where lines stay, what is quickly done is not worth one.
+        self._last = 0.0 if self._terminal or as_json else time.monotonic()
+
+    def say(self, text: str) -> None:
+        """A line for people."""
+        if not self.as_json:
+            self._clear()
+            self._err.write(shown(text, 2000) + "\n")
+            self._err.flush()
+
+    def result(self, text: str) -> None:
+        """A line of what the command was asked for."""
+        if not self.as_json:
+            self._clear()
+            self._out.write(shown(text, 4096) + "\n")
+            self._out.flush()
+
+    def record(self, event: str, **data: Any) -> None:
+        """For programs: `{"event": ..., ...}`."""
+        if self.as_json:
+            self._out.write(json.dumps({"event": event, **data}) + "\n")
+            self._out.flush()
+
+    def progress(self, line: str, *, last: bool = False, **data: Any) -> None:
+        """How far it is. Drawn over the one before on a terminal; shown now and then elsewhere."""
+        now = time.monotonic()
+        if now - self._last < (REDRAW if self._terminal or self.as_json else PLAIN_EVERY) and not last:
+            return
+        self._last = now
+        if self.as_json:
+            self.record("progress", **data)
+        elif self._terminal:
+            line = shown(line, max(20, shutil.get_terminal_size().columns - 1))
+            self._err.write("\r" + line.ljust(self._drawn))
+            self._drawn = len(line)
+            if last:
+                self._err.write("\n")
+                self._drawn = 0
+            self._err.flush()
+        else:
+            self.say(line)
+
+    def _clear(self) -> None:
+        if self._drawn:
+            self._err.write("\r" + " " * self._drawn + "\r")
+            self._drawn = 0
+
+
+class Rate:
+    """Bytes a second, over the last RATE_WINDOW seconds."""
+
+    def __init__(self) -> None:
+        self._marks: deque[tuple[float, int]] = deque()
+
+    def add(self, total: int) -> None:
+        now = time.monotonic()
+        self._marks.append((now, total))
+        while self._marks[0][0] < now - RATE_WINDOW and len(self._marks) > 2:
+            self._marks.popleft()
+
+    @property
+    def value(self) -> float:
+        if len(self._marks) < 2:
+            return 0.0
+        (start, first), (end, last) = self._marks[0], self._marks[-1]
+        return max(0, last - first) / max(end - start, 0.001)
+
+
+def bar(name: str, have: int, size: int, speed: float) -> str:
+    """`name  [#####---]  52%  16.8 of 32.0 MB  28.1 MB/s  0:03 left`."""
+    part = have / size if size else 1.0
+    drawn = "#" * int(part * BAR)
+    line = f"{shown(name, 30)}  [{drawn.ljust(BAR, '-')}]  {part:4.0%}  {size_words(have)} of {size_words(size)}"
+    if have < size and speed:
+        line += f"  {size_words(speed)}/s  {time_words((size - have) / speed)} left"
+    return line
+
+
+def shown(text: str, limit: int = MAX_SHOWN_NAME) -> str:
+    """Anything, as at most `limit` printable characters."""
+    return printable(text if len(text) <= limit else text[: limit - 1] + "…", limit)
+
+
+def size_words(size: float) -> str:
+    """As file managers show it, in powers of 1000."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if size < 999.95 or unit == "GB":
+            break
+        size /= 1000
+    return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
+
+
+def time_words(seconds: float) -> str:
+    """Hours, minutes and seconds."""
+    whole = int(min(seconds, 359_999))
+    hours, rest = divmod(whole, 3600)
+    return f"{hours}:{rest // 60:02}:{rest % 60:02}" if hours else f"{rest // 60}:{rest % 60:02}"
+
+
+def table(rows: list[list[str]]) -> str:
+    """Columns under the first row's headings."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(f"  {line}".rstrip() for line in lines)

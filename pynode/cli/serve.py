@@ -1,0 +1,154 @@
+"""`convergence relay` and `convergence facilitator`: one server in the foreground.
+
+Does: put settings and options together, run until a signal, or until the parent that asked for it is gone.
+Does not: go into the background: that is for systemd and the like.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from convergence.effects import Event
+from convergence.wire.facilitator import Role
+from pynode.app import App, FacilitatorApp, Network, Plan, page_folder
+from pynode.cli.common import data_folder, locked, set_up_logs, settings, unless
+from pynode.cli.output import CliError, Output, shown
+from pynode.cli.sites import chosen_site, find_network
+from pynode.config import Address, Circuits, Config, Exit
+from pynode.exit import ExitPolicy
+from pynode.logs import log_event
+
+ROLES = {"relay": Role.RELAY, "rdv": Role.RDV, "exit": Role.EXIT}
+ANYWHERE = ("0.0.0.0", "::", "")
+TAKEN = "Another node uses the data folder {}: stop it, or give this one a folder of its own with --data."
+
+
+def exit_policy(exits: Exit, allow: list[str]) -> ExitPolicy:
+    """The settings' policy and what --exit-allow adds. Raises CliError."""
+    try:
+        return ExitPolicy(exits.ports, (*exits.hosts, *allow))
+    except ValueError as error:
+        raise CliError(f"--exit-allow: {error}.", 2) from None
+
+
+def relay_plan(arguments: argparse.Namespace, config: Config, network: Network) -> Plan:
+    """What `convergence relay` was asked to be. Raises CliError."""
+    listen = arguments.listen or config.node.listen or Address("127.0.0.1", 0)
+    url = arguments.url or config.node.url
+    if listen.host in ANYWHERE and url is None:
+        message = f"Others cannot dial {listen.host}: say with --url how they reach this node, such as ws://name:9001/"
+        raise CliError(f"{message}.", 2)
+    roles = Role(0)
+    for name in config.node.roles or ("relay", "rdv"):
+        roles |= ROLES[name]
+    if arguments.exit or arguments.exit_allow:
+        roles |= Role.EXIT
+    return Plan(
+        network,
+        data_folder(arguments, config) if arguments.data else config.node.data / "relay",
+        roles=roles,
+        listen=listen,
+        url=url,
+        policy=exit_policy(config.exit, arguments.exit_allow),
+        # A relay has no traffic of its own, so it keeps no circuits.
+        circuits=Circuits(config.circuits.hops, config.circuits.exit_hops, 0),
+        limits=config.limits,
+    )
+
+
+async def relay(arguments: argparse.Namespace, output: Output, stop: asyncio.Event) -> int:
+    """The command. Returns its exit code."""
+    config = settings(arguments)
+    set_up_logs(arguments, config, arguments.name or config.node.name, "warning" if arguments.parent_pipe else None)
+    network = await unless(stop, _network(arguments, config))
+    if network is None:
+        return 0
+    plan = relay_plan(arguments, config, network)
+    assert plan.data is not None
+    command = _Relay(output)
+    with locked(plan.data / "lock", TAKEN.format(plan.data)):
+        app = App(plan, command.event)
+        await app.start()
+        reader = None
+        try:
+            assert app.identity is not None
+            output.record("listening", port=app.port, url=app.url, identity=app.identity.hex())
+            output.say(f"Listening at {app.url}; registering with {network.facilitator}. Stop with Ctrl-C.")
+            if arguments.parent_pipe:
+                reader = asyncio.ensure_future(_obey_parent(app, stop))
+            await stop.wait()
+        finally:
+            if reader is not None:
+                reader.cancel()
+            await app.stop()
+    output.say("Stopped.")
+    return 0
+
+
+class _Relay:
+    def __init__(self, output: Output) -> None:
+        self._output = output
+
+    def event(self, event: Event) -> None:
+        log_event(event)
+        if event.kind == "registered":
+            self._output.record("registered")
+        elif event.kind == "nodes":
+            self._output.record("nodes", count=event.data["count"])
+        elif event.kind == "trouble":
+            self._output.say(str(event.data["message"]))
+            self._output.record("trouble", message=event.data["message"])
+
+
+async def _obey_parent(app: App, stop: asyncio.Event) -> None:
+    """`convergence up` holds the other end of standard input: it closes when that process ends, however it does."""
+    reader = asyncio.StreamReader()
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    while line := await reader.readline():
+        if line == b"refresh\n":
+            app.call(app.node.refresh)
+    stop.set()
+
+
+async def _network(arguments: argparse.Namespace, config: Config) -> Network:
+    if arguments.facilitator is not None:
+        return Network(arguments.facilitator, arguments.facilitator_identity)
+    if arguments.site is None and config.node.facilitator is not None:
+        return Network(config.node.facilitator, config.node.facilitator_identity)
+    return await find_network(chosen_site(arguments.site))
+
+
+def site_files(option: str | None, config: Config, say: Callable[[str], None]) -> Path | None:
+    """The folder with the page. Raises CliError when one was named that holds none."""
+    named = Path(option).expanduser() if option else config.site.files
+    if named is not None and not (named / "index.html").is_file():
+        raise CliError(f"{shown(str(named))} holds no page: run `python3 build.py build`, or name another folder.", 2)
+    folder = named or page_folder()
+    if folder is None:
+        say("There is no page to serve (nothing was built): only commands can use this network.")
+    return folder
+
+
+async def facilitator(arguments: argparse.Namespace, output: Output, stop: asyncio.Event) -> int:
+    """The command. Returns its exit code."""
+    config = settings(arguments)
+    set_up_logs(arguments, config, "facilitator")
+    files = None if arguments.no_site else site_files(arguments.dist, config, output.say)
+    data = data_folder(arguments, config) if arguments.data else config.node.data / "facilitator"
+    with locked(data / "lock", TAKEN.format(data)):
+        app = FacilitatorApp(data, arguments.listen or config.site.listen, files=files, name=config.site.name)
+        await app.start()
+        try:
+            network = app.network
+            what = "Site and facilitator" if files else "Facilitator"
+            output.say(f"{what} at {network.site} with identity {app.service.identity.hex()}. Stop with Ctrl-C.")
+            output.record("ready", site=network.site, url=network.facilitator, facilitator=app.service.identity.hex())
+            await stop.wait()
+        finally:
+            await app.stop()
+    output.say("Stopped.")
+    return 0

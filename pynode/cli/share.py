@@ -1,0 +1,202 @@
+"""`convergence share`: offer files where they lie.
+
+Does: hash them, print their links as soon as they can be fetched, serve until it is stopped. What belongs to links is
+kept in `shares/` of the data folder, so that the same file gets the same link again; several commands may run at once.
+Does not: copy files, or notice that one changes while it is shared (its pieces are then refused).
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import mimetypes
+import os
+import stat
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from convergence.effects import Event
+from convergence.errors import LocalError
+from convergence.ordb.index import FileBuilder
+from convergence.wire.ordb import PIECE_SIZE, FileInfo
+from pynode.app import App, Plan
+from pynode.cli.common import JOIN_TIMEOUT, data_folder, set_up_logs, settings, unless
+from pynode.cli.output import CliError, Output, Rate, bar, shown, size_words
+from pynode.cli.sites import chosen_site, find_network
+from pynode.config import Circuits
+from pynode.logs import log_event
+from pynode.storage import StorageError
+
+TELL_EVERY = 16 * PIECE_SIZE
+MAX_FILES = 256  # the core shares no more at a time
+
+
+def check_files(names: list[str]) -> list[Path]:
+    """The files, each once. Raises CliError for what is none."""
+    paths = list(dict.fromkeys(Path(name).absolute() for name in names))
+    for path in paths:
+        try:
+            mode = path.stat().st_mode
+        except OSError as error:
+            raise CliError(f"{shown(str(path))}: {os.strerror(error.errno or 0)}.", 2) from None
+        if stat.S_ISDIR(mode):
+            raise CliError(f"{shown(str(path))} is a folder: pack it (zip, tar) and share the archive.", 2)
+        if not stat.S_ISREG(mode):
+            raise CliError(f"{shown(str(path))} is no file that can be read twice: copy it into one.", 2)
+    if len(paths) > MAX_FILES:
+        raise CliError(f"{MAX_FILES} files can be shared at a time: pack some of them into an archive.", 2)
+    return paths
+
+
+@dataclass(eq=False)
+class _Shared:
+    name: str
+    size: int
+    link: str
+    standing: asyncio.Event = field(default_factory=asyncio.Event)
+    sent: int = 0
+
+
+async def share(arguments: argparse.Namespace, output: Output, stop: asyncio.Event) -> int:
+    """The command. Returns its exit code."""
+    config = settings(arguments)
+    set_up_logs(arguments, config, "share", "error")
+    paths = check_files(arguments.files)
+    site = chosen_site(arguments.site)
+    network = await unless(stop, find_network(site))
+    if network is None:
+        return 130
+    command = _Command(output, site)
+    circuits = Circuits(config.circuits.hops, config.circuits.exit_hops, 0)
+    app = App(Plan(network, data_folder(arguments, config, "shares"), circuits=circuits), command.event)
+    await app.start()
+    try:
+        return await command.run(app, paths, stop)
+    finally:
+        await app.stop()
+
+
+class _Command:
+    def __init__(self, output: Output, site: str) -> None:
+        self._output = output
+        self._site = site
+        self._shared: dict[str, _Shared] = {}
+        self._said = ""
+        self._adding: asyncio.Future[str] | None = None
+
+    async def run(self, app: App, paths: list[Path], stop: asyncio.Event) -> int:
+        for path in paths:
+            if await unless(stop, self._add(app, path)) is None:
+                return 130
+        if await unless(stop, self._stand(app)) is None:
+            return 130
+        count = "file" if len(paths) == 1 else f"{len(paths)} files"
+        self._output.say(f"Sharing the {count} for as long as this runs. Stop with Ctrl-C.")
+        await stop.wait()
+        sent = sum(shared.sent for shared in self._shared.values())
+        self._output.say(f"Stopped. {size_words(sent)} were sent.")
+        self._output.record("stopped", sent=sent)
+        return 0
+
+    async def _add(self, app: App, path: Path) -> bool:
+        info, leaves = await self._hash(path)
+        adding = self._adding = asyncio.get_running_loop().create_future()
+        try:
+            await app.storage.add_external(info.root, path, info.size)
+            app.call(lambda now: app.node.transfers.share(info, leaves, lambda name, now: adding.set_result(name), now))
+        except (StorageError, LocalError) as error:
+            raise CliError(f"{shown(path.name)} cannot be shared: {error}.") from None
+        share_id = await adding
+        link = app.node.transfers.link(share_id, self._site)
+        self._shared[share_id] = _Shared(info.name, info.size, link)
+        return True
+
+    async def _hash(self, path: Path) -> tuple[FileInfo, bytes]:
+        rate = Rate()
+        loop = asyncio.get_running_loop()
+        cancelled = threading.Event()
+        size = path.stat().st_size
+
+        def progress(done: int) -> None:
+            rate.add(done)
+            self._output.progress(
+                bar("Reading " + path.name, done, size, rate.value), stage="hash", have=done, size=size
+            )
+
+        def tell(done: int) -> None:
+            if not cancelled.is_set():
+                loop.call_soon_threadsafe(progress, done)
+
+        try:
+            return await asyncio.to_thread(hash_file, path, tell, cancelled)
+        except OSError as error:
+            raise CliError(f"{shown(str(path))} cannot be read: {os.strerror(error.errno or 0)}.") from None
+        except LocalError as error:
+            raise CliError(f"{shown(path.name)} cannot be shared: {error}.") from None
+        finally:
+            cancelled.set()
+
+    async def _stand(self, app: App) -> bool:
+        """Print each link once somebody can use it."""
+        await app.joined(JOIN_TIMEOUT)
+        for share_id, shared in self._shared.items():
+            await shared.standing.wait()
+            self._output.say(f"{shown(shared.name)} ({size_words(shared.size)}) can be fetched with this link:")
+            self._output.result(shared.link)
+            self._output.record("shared", id=share_id, name=shared.name, size=shared.size, link=shared.link)
+        return True
+
+    # -- from the core
+
+    def event(self, event: Event) -> None:
+        log_event(event)
+        data = event.data
+        match event.kind:
+            case "share-ready":
+                # The first points may stand before the share's own answer has come.
+                asyncio.get_running_loop().call_soon(self._on_standing, data["id"], data["points"], data["wanted"])
+            case "share-progress" if data["id"] in self._shared:
+                shared = self._shared[data["id"]]
+                shared.sent = data["sent"]
+                line = f"{shown(shared.name)}: {size_words(shared.sent)} sent"
+                self._output.progress(line, stage="send", id=data["id"], sent=shared.sent)
+            case "trouble" if (
+                self._adding is not None and not self._adding.done() and "cannot be shared" in data["message"]
+            ):
+                self._adding.set_exception(CliError(data["message"]))
+            case "trouble" if data["message"] != self._said:
+                self._said = data["message"]
+                self._output.say(self._said)
+                self._output.record("trouble", message=self._said)
+
+    def _on_standing(self, share_id: str, points: int, wanted: int) -> None:
+        shared = self._shared.get(share_id)
+        if shared is None:
+            return
+        if points:
+            shared.standing.set()
+        elif shared.standing.is_set():
+            self._output.say(f"{shown(shared.name)} cannot be found at the moment: connecting again.")
+        self._output.record("points", id=share_id, standing=points, wanted=wanted)
+
+
+def hash_file(path: Path, tell: Callable[[int], None], cancelled: threading.Event) -> tuple[FileInfo, bytes]:
+    """Read a file once; runs in a thread. `tell` gets the bytes read so far.
+
+    Raises:
+        OSError: it cannot be read.
+        LocalError: it is too large, or `cancelled` was set.
+    """
+    builder = FileBuilder()
+    with open(path, "rb") as file:
+        while piece := file.read(PIECE_SIZE):
+            builder.add(piece)
+            if builder.size % TELL_EVERY == 0:
+                tell(builder.size)
+            if cancelled.is_set():
+                raise LocalError("it was stopped")
+    # A name that is no text on this machine gets replacement characters.
+    name = os.fsencode(path.name).decode("utf-8", "replace")
+    return builder.finish(name, mimetypes.guess_type(name)[0] or "")

@@ -1,0 +1,102 @@
+"""What a command asks of a site over HTTP.
+
+Does: find a site's network (/network.json) and its nodes' health (/status.json), or say plainly why not.
+Does not: believe anything a site says beyond its shape.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urljoin, urlsplit
+
+import aiohttp
+
+from convergence.errors import ParseError
+from convergence.wire.facilitator import check_ws_url
+from pynode.app import Network
+from pynode.cli.output import CliError, shown
+from pynode.transports.websocket import network_reason
+
+DEFAULT_SITE = "http://127.0.0.1:8000/"
+"""Where `convergence up` puts the site when nothing else is said."""
+
+TIMEOUT = 15.0
+MAX_ANSWER = 8 << 20
+"""/status.json lists up to 4,096 nodes."""
+
+
+def chosen_site(option: str | None, environ: Mapping[str, str] = os.environ) -> str:
+    """The site to use: the option, $CONVERGENCE_SITE or the default, with a slash at its end. Raises CliError."""
+    return site_address(option or environ.get("CONVERGENCE_SITE") or DEFAULT_SITE)
+
+
+def site_address(text: str) -> str:
+    """`text` as an http or https address that ends in a slash. Raises CliError."""
+    address = text if "://" in text else f"http://{text}"
+    try:
+        parts = urlsplit(address)
+        valid = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and address.isprintable()
+    except ValueError:
+        valid = False
+    if not valid or parts.query or parts.fragment or " " in address:
+        message = f'"{shown(text)}" is no address of a site: it should look like https://site.example/'
+        raise CliError(message, 2)
+    return address.removesuffix("index.html").rstrip("/") + "/"
+
+
+async def find_network(site: str) -> Network:
+    """The network that a site belongs to. Raises CliError."""
+    answer = await _get_json(site, "network.json")
+    try:
+        facilitator = answer["facilitator"]
+        identity = bytes.fromhex(facilitator["identity"])
+        url = urljoin(site, facilitator["path"])
+        url = "ws" + url.removeprefix("http")
+        check_ws_url(url)
+        if len(identity) != 32 or "ws" + urlsplit(site).scheme[4:] != urlsplit(url).scheme:
+            raise ValueError
+    except (KeyError, TypeError, ValueError, ParseError):
+        raise CliError(_not_a_site(site)) from None
+    return Network(url, identity, site)
+
+
+async def find_status(site: str) -> dict[str, Any]:
+    """The facilitator's view of its nodes. Raises CliError."""
+    answer = await _get_json(site, "status.json")
+    if not isinstance(answer.get("nodes"), list):
+        raise CliError(_not_a_site(site))
+    return answer
+
+
+async def _get_json(site: str, name: str) -> dict[str, Any]:
+    address = urljoin(site, name)
+    timeout = aiohttp.ClientTimeout(total=TIMEOUT)
+    try:
+        async with aiohttp.ClientSession(timeout=timeout) as session:
+            async with session.get(address, allow_redirects=False) as response:
+                if response.status != 200:
+                    raise CliError(_not_a_site(site))
+                data = await response.content.read(MAX_ANSWER)
+                while more := await response.content.read(MAX_ANSWER):
+                    data += more
+                    if len(data) > MAX_ANSWER:
+                        raise CliError(_not_a_site(site))
+        answer = json.loads(data)
+    except (aiohttp.ClientConnectorError, TimeoutError) as error:
+        reason = network_reason(getattr(error, "os_error", error))
+        raise CliError(
+            f"{shown(site)} does not answer ({reason}): check the address and that the site is running"
+            " (`convergence up` starts one on this machine)."
+        ) from None
+    except (aiohttp.ClientError, ValueError, RecursionError):
+        raise CliError(_not_a_site(site)) from None
+    if not isinstance(answer, dict):
+        raise CliError(_not_a_site(site))
+    return answer
+
+
+def _not_a_site(site: str) -> str:
+    return f"{shown(site)} is no Convergence site: check the address."

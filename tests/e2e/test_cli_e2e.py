@@ -1,0 +1,379 @@
+"""The command line as its users run it: real processes on loopback, ports chosen by the system.
+
+Every wait is for a line that a process prints, with a deadline that is there only to end a hung test.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from queue import Empty, Queue
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": f"{ROOT / 'shared'}{os.pathsep}{ROOT}"}
+PATIENCE = 60.0
+MIB = 1 << 20
+PAGE = b"<title>a page</title>" + b"x" * 100_000
+
+
+class Command:
+    """A `convergence` process with --json."""
+
+    def __init__(self, *arguments: str | Path) -> None:
+        command = [sys.executable, "-m", "pynode", *map(str, arguments), "--json"]
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT
+        )
+        self.records: list[dict[str, Any]] = []
+        self.errors = ""
+        self._lines: Queue[str | None] = Queue()
+        self._threads = [threading.Thread(target=read, daemon=True) for read in (self._read_out, self._read_err)]
+        for thread in self._threads:
+            thread.start()
+
+    def _read_out(self) -> None:
+        for line in self.process.stdout or ():
+            self._lines.put(line)
+        self._lines.put(None)
+
+    def _read_err(self) -> None:
+        for line in self.process.stderr or ():
+            self.errors += line
+
+    def until(self, event: str, holds: Callable[[dict[str, Any]], bool] = lambda record: True) -> dict[str, Any]:
+        """The next record of that kind for which `holds`."""
+        while True:
+            try:
+                line = self._lines.get(timeout=PATIENCE)
+            except Empty:
+                raise AssertionError(f"no {event} in time; so far {self.records} {self.errors}") from None
+            if line is None:
+                raise AssertionError(f"it ended without {event}: {self.records} {self.errors}")
+            record: dict[str, Any] = json.loads(line)
+            self.records.append(record)
+            if record["event"] == event and holds(record):
+                return record
+
+    def end(self) -> tuple[int, dict[str, Any]]:
+        """Wait for it to end by itself. Returns exit code and last record."""
+        while (line := self._lines.get(timeout=PATIENCE)) is not None:
+            self.records.append(json.loads(line))
+        return self.process.wait(PATIENCE), self.records[-1] if self.records else {}
+
+    def stop(self, number: int = signal.SIGINT) -> int:
+        """Signal it and wait. Returns its exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        code = self.process.wait(PATIENCE)
+        for thread in self._threads:
+            thread.join(PATIENCE)
+        return code
+
+
+@contextlib.contextmanager
+def running(*arguments: str | Path) -> Iterator[Command]:
+    command = Command(*arguments)
+    try:
+        yield command
+    finally:
+        if command.process.poll() is None:
+            command.process.kill()
+        command.stop()
+
+
+@pytest.fixture(scope="module")
+def web() -> Iterator[int]:
+    """A web server on loopback; its port."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200 if self.path == "/page" else 404)
+            self.send_header("Content-Type", "text/html")
+            self.send_header("Content-Length", str(len(PAGE)))
+            self.end_headers()
+            self.wfile.write(PAGE)
+
+        def log_message(self, format: str, *args: Any) -> None: ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server.server_address[1]
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory: pytest.TempPathFactory, web: int) -> Iterator[dict[str, Any]]:
+    """A network started by `convergence up`; its ready record."""
+    folder = tmp_path_factory.mktemp("network")
+    page = folder / "dist"
+    page.mkdir()
+    (page / "index.html").write_text("<title>Convergence</title>")
+    options = ["--port", "0", "--data", folder / "data", "--dist", page, "--exit-allow", f"127.0.0.1:{web}"]
+    with running("up", *options, "--ready-file", folder / "ready.json") as up:
+        ready = up.until("ready")
+        ready["up"], ready["file"] = up, folder / "ready.json"
+        yield ready
+        assert up.stop(signal.SIGTERM) == 0
+        for node in ready["nodes"]:
+            assert not alive(node["pid"])
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def write_file(path: Path, size: int, seed: int = 1) -> str:
+    """Random bytes; returns their SHA-256."""
+    data = random.Random(seed).randbytes(size)
+    path.write_bytes(data)
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256(path: str | Path) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+@contextlib.contextmanager
+def shared(network: dict[str, Any], data: Path, *files: Path) -> Iterator[list[str]]:
+    """The links of files that are being shared."""
+    with running("share", *files, "--site", network["site"], "--data", data) as command:
+        yield [command.until("shared")["link"] for _ in files]
+        assert command.stop() == 0
+
+
+def get(link: str, tmp_path: Path, *more: str) -> Command:
+    return Command("get", link, "-o", tmp_path, "--data", tmp_path / "data", *more)
+
+
+def test_a_file_arrives_and_its_link_stays_the_same(network: dict[str, Any], tmp_path: Path) -> None:
+    file = tmp_path / "report.bin"
+    digest = write_file(file, 32 * MIB)
+    out = tmp_path / "out"
+    out.mkdir()
+    with shared(network, tmp_path / "sender", file) as [link]:
+        assert link.startswith(network["site"] + "#")
+        for name in ("report.bin", "report (1).bin"):  # the second run overwrites nothing
+            code, done = get(link, out).end()
+            assert (code, done["event"]) == (0, "done")
+            assert Path(done["path"]) == out / name
+            assert done["fetched"] == 32 * MIB
+            assert sha256(done["path"]) == digest
+    assert list((out / "data" / "downloads" / "pieces").iterdir()) == []
+    with shared(network, tmp_path / "sender", file) as [again]:
+        assert again == link
+
+
+def test_a_killed_run_is_gone_on_with(network: dict[str, Any], tmp_path: Path) -> None:
+    file = tmp_path / "large.bin"
+    size = 64 * MIB
+    digest = write_file(file, size)
+    out = tmp_path / "out"
+    out.mkdir()
+    with shared(network, tmp_path / "sender", file) as [link]:
+        first = get(link, out)
+        had = first.until("progress", lambda record: record["have"] > 0)["have"]
+        first.process.kill()
+        first.stop()
+        assert not (out / "large.bin").exists()
+        code, done = (second := get(link, out)).end()
+        assert code == 0
+        kept = next(record["kept"] for record in second.records if record["event"] == "file")
+        assert had <= kept < size
+        assert done["fetched"] == size - kept  # no stored piece is fetched twice
+        assert sha256(done["path"]) == digest
+
+
+def test_interrupted_runs_say_so_and_keep_what_came(network: dict[str, Any], tmp_path: Path) -> None:
+    file = tmp_path / "large.bin"
+    write_file(file, 64 * MIB)
+    with shared(network, tmp_path / "sender", file) as [link]:
+        command = get(link, tmp_path)
+        command.until("progress", lambda record: record["have"] > 0)
+        assert command.stop(signal.SIGINT) == 130
+        assert (tmp_path / "data" / "downloads" / "pieces").iterdir()
+
+
+def test_a_transfer_survives_its_relays(network: dict[str, Any], tmp_path: Path) -> None:
+    file = tmp_path / "large.bin"
+    digest = write_file(file, 96 * MIB)
+    out = tmp_path / "out"
+    out.mkdir()
+    up: Command = network["up"]
+    with shared(network, tmp_path / "sender", file) as [link]:
+        command = get(link, out)
+        command.until("progress", lambda record: record["have"] > 0)
+        victim = next(node for node in network["nodes"] if node["name"] == "relay-1")
+        os.kill(victim["pid"], signal.SIGKILL)
+        code, done = command.end()
+        assert code == 0
+        assert done["fetched"] == 96 * MIB
+        assert sha256(done["path"]) == digest
+    back = up.until("registered", lambda record: True)
+    node = next(node for node in back["nodes"] if node["name"] == "relay-1")
+    assert (node["port"], node["identity"]) == (victim["port"], victim["identity"])
+    assert node["pid"] not in (None, victim["pid"])
+    assert json.loads(network["file"].read_text())["nodes"] == back["nodes"]
+    network["nodes"] = back["nodes"]
+
+
+def test_files_of_odd_sizes_and_names(network: dict[str, Any], tmp_path: Path) -> None:
+    folder = tmp_path / "files"
+    folder.mkdir()
+    names = {"empty": 0, "\x1b[31mred\r\n.txt": 10, "-rf <b>‮gpj.exe": MIB + 1, "x" * 200 + ".tar": 3}
+    digests = []
+    for name, size in names.items():
+        digests.append(write_file(folder / name, size))
+    out = tmp_path / "out"
+    out.mkdir()
+    saved = ["empty", "[31mred.txt", "rf _b_gpj.exe", "x" * 146 + ".tar"]
+    with shared(network, tmp_path / "sender", *(folder / name for name in names)) as links:
+        commands = [get(link, out) for link in links]  # all at once, in one data folder
+        for command, name, digest in zip(commands, saved, digests, strict=True):
+            code, done = command.end()
+            assert code == 0
+            assert Path(done["path"]) == out / name
+            assert sha256(out / name) == digest
+
+
+def test_words_on_the_terminal_hold_no_control_characters(network: dict[str, Any], tmp_path: Path) -> None:
+    file = tmp_path / "\x1b]0;owned\x07\x9b31m.txt"
+    write_file(file, 10)
+    with shared(network, tmp_path / "sender", file) as [link]:
+        command = [sys.executable, "-m", "pynode", "get", link, "-o", tmp_path, "--data", tmp_path / "data"]
+        done = subprocess.run(command, capture_output=True, env=ENVIRONMENT, timeout=PATIENCE)
+    assert done.returncode == 0
+    assert all(character.isprintable() or character == "\n" for character in (done.stdout + done.stderr).decode())
+
+
+def test_received_files_can_be_shared_on(network: dict[str, Any], tmp_path: Path) -> None:
+    file = tmp_path / "file.bin"
+    digest = write_file(file, MIB)
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.mkdir()
+    second.mkdir()
+    with running("share", file, "--site", network["site"], "--data", tmp_path / "sender") as sender:
+        link = sender.until("shared")["link"]
+        with running("get", link, "-o", first, "--data", first / "data", "--share") as middle:
+            middle.until("points", lambda record: record["standing"] > 0)
+            assert sender.stop() == 0
+            code, done = get(link, second).end()
+            assert (code, sha256(done["path"])) == (0, digest)
+            assert middle.stop() == 0
+
+
+def test_fetch(network: dict[str, Any], tmp_path: Path, web: int) -> None:
+    address = f"http://127.0.0.1:{web}/page"
+    target = tmp_path / "page.html"
+    code, done = Command("fetch", address, "-o", target, "--site", network["site"]).end()
+    assert (code, done["status"]) == (0, 200)
+    assert target.read_bytes() == PAGE
+    command = [sys.executable, "-m", "pynode", "fetch", f"{address}x", "--site", network["site"]]
+    missing = subprocess.run(command, capture_output=True, env=ENVIRONMENT, timeout=PATIENCE)
+    assert (missing.returncode, missing.stdout) == (1, PAGE)
+    assert b"404" in missing.stderr
+
+
+def test_an_exit_reaches_nothing_private_unless_told(network: dict[str, Any]) -> None:
+    port = network["site"].rstrip("/").rpartition(":")[2]
+    code, error = failing("fetch", f"http://127.0.0.1:{port}/", "--site", network["site"])
+    assert code == 1
+    assert "does not allow" in error
+
+
+def failing(*arguments: str | Path) -> tuple[int, str]:
+    """Exit code and all that was said, of a command run as people do."""
+    command = [sys.executable, "-m", "pynode", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=PATIENCE)
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    return done.returncode, done.stderr
+
+
+def test_links_that_lead_nowhere(network: dict[str, Any], tmp_path: Path) -> None:
+    link = f"{network['site']}#{'A' * 43}.{'A' * 43}"
+    code, error = failing("get", link, "-o", tmp_path, "--data", tmp_path / "data")
+    assert code == 1
+    assert "Nobody shares this file right now" in error
+    code, error = failing("get", link[:-5], "-o", tmp_path, "--data", tmp_path / "data")
+    assert code == 2
+    assert "link" in error
+
+
+def test_a_site_that_is_down_or_is_none(tmp_path: Path, web: int, unused_port: int) -> None:
+    bare = f"{'A' * 43}.{'A' * 43}"
+    for command in (["get", bare], ["fetch", "http://x.example/"], ["status"], ["relay", "--data", str(tmp_path)]):
+        code, error = failing(*command, "--site", f"http://127.0.0.1:{unused_port}")
+        assert code == 1
+        assert "does not answer (connection refused)" in error
+    code, error = failing("status", "--site", f"http://127.0.0.1:{web}")
+    assert code == 1
+    assert "is no Convergence site" in error
+
+
+@pytest.fixture
+def unused_port() -> int:
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port
+
+
+def test_status(network: dict[str, Any]) -> None:
+    code, record = Command("status", "--site", network["site"]).end()
+    assert code == 0
+    assert {node["identity"] for node in record["nodes"]} == {node["identity"][:16] for node in network["nodes"]}
+
+
+def test_up_refuses_a_port_and_a_folder_in_use(network: dict[str, Any], tmp_path: Path) -> None:
+    port = network["site"].rstrip("/").rpartition(":")[2]
+    code, error = failing("up", "--port", port, "--data", tmp_path)
+    assert code == 1
+    assert f"127.0.0.1:{port} is in use" in error
+    code, error = failing("up", "--port", "0", "--data", network["file"].parent / "data")
+    assert code == 1
+    assert "Another `convergence up` uses" in error
+
+
+def test_relays_end_with_a_parent_that_was_killed(tmp_path: Path) -> None:
+    with running("up", "--port", "0", "--relays", "3", "--data", tmp_path) as up:
+        ready = up.until("ready")
+        up.stop(signal.SIGKILL)
+        for node in ready["nodes"]:
+            wait_until_gone(node["pid"])
+    with running("up", "--port", "0", "--relays", "3", "--data", tmp_path) as up:
+        again = up.until("ready")
+        assert [node["identity"] for node in again["nodes"]] == [node["identity"] for node in ready["nodes"]]
+        assert up.stop(signal.SIGINT) == 0
+
+
+def wait_until_gone(pid: int) -> None:
+    """A process that is no child of ours."""
+    try:
+        handle = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    import select
+
+    try:
+        assert select.select([handle], [], [], PATIENCE)[0], f"process {pid} lives on"
+    finally:
+        os.close(handle)

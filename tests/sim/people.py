@@ -1,0 +1,160 @@
+"""What people do in a simulated network, and what an all-seeing observer can check about it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from convergence.ordb.index import FileBuilder, piece_key
+from convergence.path.pool import CircuitPool
+from convergence.transfers import Transfer
+from convergence.wire.facilitator import Descriptor, Role
+from convergence.wire.ordb import PIECE_SIZE
+from tests.sim.world import Host, World
+
+RELAY = Role.RELAY | Role.RDV
+SETTLED = ("done", "failed")
+
+
+def network(seed: int | str, relays: int, **settings: Any) -> World:
+    """A facilitator and relays `r0`... that know each other."""
+    world = World(seed, **settings)
+    world.facilitator()
+    for number in range(relays):
+        world.add(f"r{number}", RELAY, circuits=0)
+    world.run(310)  # a list is asked for again after 300 s at the latest
+    return world
+
+
+def relays_of(world: World) -> dict[bytes, Host]:
+    """Living relays by identity."""
+    return {host.keys.identity: host for host in world.hosts.values() if host.keys is not None and host.alive}
+
+
+def content(seed: int | str, size: int) -> bytes:
+    return random.Random(f"content-{seed}").randbytes(size)
+
+
+def share(
+    host: Host, data: bytes, on_link: Callable[[str], None] = lambda link: None, *, name: str = "file.bin"
+) -> None:
+    """Offer `data`; on_link(link) follows."""
+    builder = FileBuilder()
+    pieces = [data[at : at + PIECE_SIZE] for at in range(0, len(data), PIECE_SIZE)]
+    for piece in pieces:
+        builder.add(piece)
+    info, leaves = builder.finish(name, "application/octet-stream")
+    for index, piece in enumerate(pieces):
+        host.storage.items["piece", piece_key(info.root, index)] = piece
+    transfers = host.node.transfers
+    host.driver.run(
+        lambda now: transfers.share(info, leaves, lambda share_id, now: on_link(transfers.link(share_id)), now)
+    )
+
+
+def share_and_stand(world: World, host: Host, data: bytes, **options: Any) -> str:
+    """Offer `data` and wait until all its points know; returns the link."""
+    links: list[str] = []
+    share(host, data, links.append, **options)
+    assert world.run(60, lambda: bool(links) and standing(host))
+    world.run(1)  # the last advert arrives
+    return links[0]
+
+
+def standing(host: Host) -> bool:
+    """Whether all that the host shares is advertised at all its points."""
+    shares = host.node.transfers.snapshot()["shares"]
+    return bool(shares) and all(item["points"] == item["points_wanted"] > 0 for item in shares)
+
+
+def get(host: Host, link: str) -> str:
+    """Open a link; returns the transfer's id."""
+    ids: list[str] = []
+    host.driver.run(lambda now: ids.append(host.node.transfers.get(link, now)))
+    return ids[0]
+
+
+def transfer(host: Host, transfer_id: str) -> Transfer:
+    found: Transfer = host.node.transfers.transfers[transfer_id]
+    return found
+
+
+def settle(world: World, host: Host, transfer_id: str, seconds: float = 300.0) -> str:
+    """Wait for the end of a transfer; returns its state."""
+    world.run(seconds, lambda: transfer(host, transfer_id).state in SETTLED)
+    return transfer(host, transfer_id).state
+
+
+def arrived(host: Host, transfer_id: str) -> bytes:
+    """What a finished transfer left in storage."""
+    file = transfer(host, transfer_id).download.file
+    assert file is not None
+    keys = (piece_key(file.info.root, index) for index in range(file.info.pieces))
+    return b"".join(host.storage.items["piece", key] for key in keys)
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A path that an end of a transfer tried for a file, whether or not the circuit came to stand."""
+
+    origin: str
+    provider: bool
+    path: tuple[Descriptor, ...]
+
+
+class PathRecord:
+    """Every path of every file's circuits in a world, from the moment this is made."""
+
+    def __init__(self, world: World, monkeypatch: Any) -> None:
+        self.files: dict[bytes, list[Attempt]] = {}  # by hash_name
+        original = CircuitPool.rdv_circuit
+
+        def rdv_circuit(
+            pool: CircuitPool, point: Descriptor, hash_name: bytes, provider: bool, *rest: Any, **named: Any
+        ) -> None:
+            origin = next(host.name for host in world.hosts.values() if getattr(host.node, "pool", None) is pool)
+            serve = pool._serve
+
+            def recorded(request: Any, now: float) -> None:
+                make_path = request.make_path
+
+                def made() -> tuple[Descriptor, ...]:
+                    path: tuple[Descriptor, ...] = make_path()
+                    self.files.setdefault(hash_name, []).append(Attempt(origin, provider, path))
+                    return path
+
+                request.make_path = made
+                serve(request, now)
+
+            pool.__dict__["_serve"] = recorded
+            try:
+                original(pool, point, hash_name, provider, *rest, **named)
+            finally:
+                del pool.__dict__["_serve"]
+
+        monkeypatch.setattr(CircuitPool, "rdv_circuit", rdv_circuit)
+
+    def neighbours(self, hash_name: bytes, *, provider: bool) -> set[bytes]:
+        """Relays beside an end, on the circuits of a file."""
+        return {item.path[0].identity for item in self.files.get(hash_name, ()) if item.provider == provider}
+
+
+def assert_drained(world: World) -> None:
+    """Nothing is left of anybody: call it some time after all peers left or stopped."""
+    for host in world.hosts.values():
+        if not host.alive or host.name == "facilitator":
+            continue
+        node = host.node
+        assert not node.neighbours.links, host.name
+        assert not node._counters.relayed, host.name
+        assert not node.pool._entries and not node.pool._ready, host.name
+        assert not (node._point._adverts or node._point._files or node._point._by_circuit), host.name
+        neighbours = node.neighbours
+        assert not (neighbours._dialled or neighbours._waiting or neighbours._reusable or neighbours._idle_since)
+        assert not (node._exit._streams if hasattr(node._exit, "_streams") else ()), host.name
+        assert not node.outbox._replies and not node.outbox._to_flush, host.name
+        assert len(host.pipes) <= 1, host.name  # the one to the facilitator
+        pending = [timer for _, _, timer in node.outbox._timers if timer.pending]
+        assert len(pending) <= 3, host.name  # register, refresh, and a look for idle links

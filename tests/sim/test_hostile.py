@@ -1,0 +1,246 @@
+"""Hostile nodes and strangers: the harm stays where it is done, and everybody else's transfers go on."""
+
+import random
+
+import pytest
+
+from convergence.circuit.relay import RelayCircuit, _NextHop
+from convergence.effects import CloseLink, Protocol, Send
+from convergence.errors import EndReason
+from convergence.link.handshake import HANDSHAKE_TIMEOUT, Handshake
+from convergence.outbox import Outbox
+from convergence.rdv.blind import POINTS
+from convergence.rdv.client import NOBODY
+from convergence.rdv.point import RdvPoint
+from convergence.wire.cells import CELL_LEN, PAYLOAD_LEN, Command, encode_cell
+from convergence.wire.create import Destroy
+from convergence.wire.ordb import PIECE_SIZE
+from tests.sim.people import arrived, content, get, network, relays_of, settle, share_and_stand, transfer
+from tests.sim.world import SeededRng
+
+DATA = content("hostile", 4 * PIECE_SIZE + 77)
+
+
+class Stranger:
+    """A driver.Machine that says whatever the test wants."""
+
+    def __init__(self) -> None:
+        self.outbox = Outbox()
+        self.open: list[int] = []
+        self.closed: dict[int, str] = {}
+        self.received: dict[int, bytearray] = {}
+
+    def link_opened(self, channel, now, *, protocol, binding):
+        self.open.append(channel)
+        self.received[channel] = bytearray()
+
+    def link_data(self, channel, data, now):
+        self.received[channel] += data
+
+    def link_closed(self, channel, now, reason):
+        self.closed[channel] = reason
+
+    def link_congested(self, channel, congested, now): ...
+
+    def done(self, request, result, now): ...
+
+    def timer(self, now): ...
+
+    def poll(self):
+        return self.outbox.poll()
+
+    def deadline(self):
+        return None
+
+
+@pytest.fixture
+def scene():
+    """A network with a transfer to come, and a stranger in it."""
+    world = network("hostile", 8)
+    alice, bob = world.add("alice", circuits=0), world.add("bob", circuits=0)
+    world.run(5)
+    link = share_and_stand(world, alice, DATA)
+    return world, alice, bob, link, world.place("mallory", Stranger())
+
+
+def dial(world, mallory, url, protocol=Protocol.LINK):
+    channels = []
+    mallory.driver.run(lambda now: channels.append(mallory.node.outbox.connect(protocol, url)))
+    assert world.run(5, lambda: channels[0] in mallory.node.open)
+    return channels[0]
+
+
+def say(mallory, channel, *buffers):
+    mallory.driver.run(lambda now: mallory.node.outbox.emit(Send(channel, buffers)))
+
+
+def shake_hands(world, mallory, channel):
+    """The link handshake of an honest client."""
+    handshake = Handshake(world.crypto, SeededRng("mallory"), initiator=True, keys=None, binding=None, expected=None)
+    say(mallory, channel, *handshake.start())
+    read = 0
+    while not handshake.open:
+        assert world.run(5, lambda at=read: len(mallory.node.received[channel]) > at)
+        data = bytes(mallory.node.received[channel][read:])
+        read += len(data)
+        answer = handshake.receive(data, world.now)
+        if answer:
+            say(mallory, channel, *answer)
+    world.run(1)
+    mallory.node.received[channel].clear()
+
+
+def assert_transfer_works(world, bob, link):
+    transfer_id = get(bob, link)
+    assert settle(world, bob, transfer_id) == "done"
+    assert arrived(bob, transfer_id) == DATA
+    assert transfer(bob, transfer_id).download.duplicates == 0
+
+
+def links_of(world):
+    return {name: len(host.node.neighbours.links) for name, host in world.hosts.items() if host.keys is not None}
+
+
+def test_garbage_on_every_port(scene):
+    world, alice, bob, link, mallory = scene
+    chance = random.Random("garbage")
+    before = links_of(world)
+    channels = []
+    transfer_id = get(bob, link)
+    for name in [host.name for host in world.hosts.values() if host is not mallory]:
+        for protocol in (Protocol.LINK, Protocol.FACILITATOR):
+            for size in (1, 7, CELL_LEN, 5 * CELL_LEN, 60_000):
+                channel = dial(world, mallory, f"ws://{name}/", protocol)
+                channels.append(channel)
+                say(mallory, channel, chance.randbytes(size))
+    world.run(60)  # some of it may be the beginning of something: that is a matter of timeouts
+    assert set(channels) == set(mallory.node.closed)
+    assert settle(world, bob, transfer_id) == "done"
+    assert arrived(bob, transfer_id) == DATA
+    assert all(relay.alive for relay in relays_of(world).values())
+    world.run(400)
+    assert all(count <= before[name] for name, count in links_of(world).items())
+
+
+def test_a_stranger_who_says_nothing(scene):
+    world, alice, bob, link, mallory = scene
+    channels = [dial(world, mallory, "ws://r0/") for _ in range(50)]
+    before = len(world.hosts["r0"].node.neighbours.links)
+    world.run(HANDSHAKE_TIMEOUT + 1)
+    assert set(channels) == set(mallory.node.closed)
+    assert len(world.hosts["r0"].node.neighbours.links) <= before - 50
+    assert_transfer_works(world, bob, link)
+
+
+@pytest.mark.parametrize("command", [Command.VERSIONS, Command.NETINFO, Command.CERTS, Command.AUTHENTICATE])
+def test_handshake_cells_after_the_handshake_close_the_link(scene, command):
+    world, _, bob, link, mallory = scene
+    channel = dial(world, mallory, "ws://r1/")
+    shake_hands(world, mallory, channel)
+    cell = b"\0\0\0\0" + bytes([command]) + bytes(PAYLOAD_LEN)
+    say(mallory, channel, cell)
+    assert world.run(5, lambda: channel in mallory.node.closed)
+    assert_transfer_works(world, bob, link)
+
+
+def test_a_flood_of_cells_for_no_circuit_is_ignored(scene):
+    world, _, bob, link, mallory = scene
+    channel = dial(world, mallory, "ws://r1/")
+    shake_hands(world, mallory, channel)
+    chance = random.Random("cells")
+    for _ in range(20):
+        cells = [encode_cell(chance.getrandbits(32), Command.RELAY, chance.randbytes(PAYLOAD_LEN)) for _ in range(100)]
+        say(mallory, channel, b"".join(cells))
+    world.run(5)
+    assert channel not in mallory.node.closed
+    assert not mallory.node.received[channel]
+    assert_transfer_works(world, bob, link)
+
+
+def test_bad_circuits_are_refused_one_by_one(scene):
+    world, _, bob, link, mallory = scene
+    channel = dial(world, mallory, "ws://r1/")
+    shake_hands(world, mallory, channel)
+    circuits = set(world.hosts["r1"].node._counters.relayed)
+    chance = random.Random("create")
+    create = b"\0\2\0\x54" + chance.randbytes(84)  # ntor, 84 bytes that are for nobody
+    for number in range(200):
+        say(mallory, channel, encode_cell(0x80000001 + number, Command.CREATE2, create))
+    world.run(5)
+    answers = bytes(mallory.node.received[channel])
+    assert len(answers) == 200 * CELL_LEN
+    assert {answers[at] for at in range(4, len(answers), CELL_LEN)} == {Command.DESTROY}
+    assert channel not in mallory.node.closed
+    assert set(world.hosts["r1"].node._counters.relayed) == circuits
+    say(mallory, channel, encode_cell(0x80000001, Command.DESTROY, Destroy(0).encode()))
+    say(mallory, channel, encode_cell(0x00000001, Command.CREATE2, create))  # an id of the relay's own half
+    assert world.run(5, lambda: channel in mallory.node.closed)
+    assert_transfer_works(world, bob, link)
+
+
+def test_channels_that_come_and_go(scene):
+    world, _, bob, link, mallory = scene
+    before = links_of(world)
+    for number in range(200):
+        channel = dial(world, mallory, f"ws://r{number % 8}/")
+        mallory.driver.run(lambda now, channel=channel: mallory.node.outbox.emit(CloseLink(channel, "bye")))
+    world.run(5)
+    assert links_of(world) == before
+    assert_transfer_works(world, bob, link)
+
+
+def spoil(monkeypatch, world, name, method, change):
+    """Make one relay treat the cells that it forwards in its own way."""
+    node = world.hosts[name].node
+    for kind in (RelayCircuit, _NextHop):
+        original = getattr(kind, method, None)
+        if original is None:
+            continue
+
+        def spoilt(self, run, *rest, original=original):
+            circuit = self if isinstance(self, RelayCircuit) else self._circuit
+            if circuit._services is node:
+                run = change(run)
+            if run:
+                original(self, run, *rest)
+
+        monkeypatch.setattr(kind, method, spoilt)
+
+
+def flip(run):
+    return run[:-1] + bytes([run[-1] ^ 1])
+
+
+@pytest.mark.parametrize("method", ["_pass_on", "pass_back"])
+@pytest.mark.parametrize("change", [flip, lambda run: run + run, lambda run: b""], ids=["alters", "repeats", "drops"])
+def test_a_relay_that_tampers_with_cells(scene, monkeypatch, method, change):
+    """Digests give it away: the circuit closes, or stalls, and another path is taken."""
+    world, _, _, link, _ = scene
+    spoil(monkeypatch, world, "r2", method, change)
+    for number in range(3):
+        host = world.add(f"carol{number}", circuits=0)
+        world.run(5)
+        assert_transfer_works(world, host, link)
+
+
+@pytest.mark.parametrize("denying", [1, 2, 3])
+def test_points_that_deny_everything(scene, monkeypatch, denying):
+    """One honest point of three is enough."""
+    world, _, bob, link, _ = scene
+    original = RdvPoint.begin
+    points = [host.node._point for host in relays_of(world).values() if host.node._point._files]
+    assert len(points) == POINTS
+
+    def begin(self, circuit, stream_id, begin):
+        if self in points[:denying]:
+            circuit.endpoint.refuse(stream_id, EndReason.RESOLVEFAILED)
+        else:
+            original(self, circuit, stream_id, begin)
+
+    monkeypatch.setattr(RdvPoint, "begin", begin)
+    if denying < POINTS:
+        assert_transfer_works(world, bob, link)
+    else:
+        transfer_id = get(bob, link)
+        assert settle(world, bob, transfer_id) == "failed"
+        assert transfer(bob, transfer_id).message == NOBODY

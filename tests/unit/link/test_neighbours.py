@@ -1,0 +1,266 @@
+"""All links of a node: dialled once, reused only where it is safe, closed when idle, answered once."""
+
+import pytest
+
+from convergence.crypto.keys import NodeKeys
+from convergence.effects import CloseLink, Connect, Event, Protocol, Send
+from convergence.link.handshake import HANDSHAKE_TIMEOUT
+from convergence.link.neighbours import DIAL_TIMEOUT, IDLE_TIMEOUT, MAX_LINKS, SWEEP, Neighbours
+from convergence.outbox import Outbox
+from tests.unit.circuit.rig import CRYPTO, START, SeededRng
+
+
+class Party:
+    """One node's Neighbours; `effects` are what it asked for since the last look."""
+
+    def __init__(self, name, addresses=None, *, keys=True, on_create=None):
+        self.outbox = Outbox()
+        self.outbox.now = START
+        rng = SeededRng(name)
+        self.keys = NodeKeys.generate(CRYPTO, rng) if keys else None
+        self.addresses = {} if addresses is None else addresses
+        self.neighbours = Neighbours(
+            self.outbox, CRYPTO, rng, self.keys, lambda identity: self.addresses.get(identity), on_create
+        )
+        self.answers = []
+
+    @property
+    def identity(self):
+        return self.keys.identity
+
+    def reach(self, identity):
+        self.neighbours.reach(identity, lambda link, now: self.answers.append(link))
+
+    def poll(self, kind):
+        return [effect for effect in self.outbox.poll() if isinstance(effect, kind)]
+
+    def dialled(self):
+        return [effect.channel for effect in self.poll(Connect)]
+
+    def tick(self, seconds):
+        self.outbox.now += seconds
+        self.outbox.run_timers(self.outbox.now)
+
+
+def join(a, channel_a, b, channel_b, binding=None):
+    """Open a channel between two parties and carry the handshake."""
+    b.neighbours.opened(channel_b, binding, START)
+    a.neighbours.opened(channel_a, binding, START)
+    carry(a, channel_a, b, channel_b)
+
+
+def carry(a, channel_a, b, channel_b):
+    while True:
+        moved = False
+        for sender, source, receiver, target in ((a, channel_a, b, channel_b), (b, channel_b, a, channel_a)):
+            for effect in sender.poll(Send):
+                if effect.channel == source:
+                    moved = True
+                    receiver.neighbours.data(target, b"".join(effect.buffers), START)
+        if not moved:
+            return
+
+
+@pytest.fixture
+def pair():
+    b = Party("b")
+    a = Party("a", {b.identity: "ws://b/"})
+    return a, b
+
+
+def dial(a, b, channel_b=2, binding=None):
+    """a reaches b; returns a's link."""
+    a.reach(b.identity)
+    [channel] = a.dialled()
+    join(a, channel, b, channel_b, binding)
+    return a.answers[-1]
+
+
+def test_a_node_is_dialled_at_its_address(pair):
+    a, b = pair
+    a.reach(b.identity)
+    assert [(effect.protocol, effect.address) for effect in a.poll(Connect)] == [(Protocol.LINK, "ws://b/")]
+    assert a.answers == []
+
+
+def test_the_answer_comes_when_the_link_is_open(pair):
+    a, b = pair
+    link = dial(a, b)
+    assert link.open and link.peer == b.identity
+    assert a.answers == [link]
+
+
+def test_all_who_ask_meanwhile_share_one_dial(pair):
+    a, b = pair
+    for _ in range(3):
+        a.reach(b.identity)
+    channels = a.dialled()
+    assert len(channels) == 1
+    join(a, channels[0], b, 2)
+    assert len(a.answers) == 3 and len(set(map(id, a.answers))) == 1
+
+
+def test_a_dialled_link_is_used_again(pair):
+    a, b = pair
+    link = dial(a, b)
+    a.reach(b.identity)
+    assert a.answers == [link, link] and a.dialled() == []
+
+
+def test_an_unproven_incoming_link_is_never_used_to_reach_its_peer(pair):
+    """Without a binding a CERTS cell can be replayed: circuits must not be attracted by it."""
+    a, b = pair
+    dial(a, b)
+    b.addresses[a.identity] = "ws://a/"
+    b.reach(a.identity)
+    assert b.answers == [] and len(b.dialled()) == 1
+
+
+def test_an_authenticated_incoming_link_is_used_to_reach_its_peer(pair):
+    a, b = pair
+    dial(a, b, binding=b"the same connection")
+    b.reach(a.identity)
+    assert len(b.answers) == 1 and b.answers[0].peer == a.identity and b.dialled() == []
+
+
+def test_unknown_nodes_and_we_ourselves_cannot_be_reached(pair):
+    a, _ = pair
+    a.addresses[a.identity] = "ws://a/"
+    a.reach(bytes(32))
+    a.reach(a.identity)
+    assert a.answers == [None, None] and a.dialled() == []
+
+
+def test_another_node_at_the_address_is_refused(pair):
+    a, b = pair
+    impostor = Party("impostor")
+    a.reach(b.identity)
+    [channel] = a.dialled()
+    join(a, channel, impostor, 2)
+    assert a.answers == [None] and not a.neighbours.links
+
+
+@pytest.mark.parametrize("how", ["refused", "no answer", "silent", "broken"])
+def test_a_failed_dial_is_answered_once(pair, how):
+    a, b = pair
+    a.reach(b.identity)
+    a.reach(b.identity)
+    [channel] = a.dialled()
+    if how == "refused":
+        a.neighbours.closed(channel, "connection refused", START)
+    elif how == "no answer":
+        a.tick(DIAL_TIMEOUT)
+        assert a.poll(CloseLink) == [CloseLink(channel, "no answer")]
+    else:
+        a.neighbours.opened(channel, None, START)
+        if how == "silent":
+            a.tick(HANDSHAKE_TIMEOUT)
+            assert [effect.channel for effect in a.poll(CloseLink)] == [channel]
+        else:
+            a.neighbours.closed(channel, "connection lost", START)
+    assert a.answers == [None, None]
+    a.neighbours.closed(channel, "late", START)
+    a.tick(10 * DIAL_TIMEOUT)
+    assert a.answers == [None, None] and not a.neighbours.links
+
+
+def test_a_node_can_be_dialled_again_after_a_failure(pair):
+    a, b = pair
+    a.reach(b.identity)
+    [channel] = a.dialled()
+    a.neighbours.closed(channel, "connection refused", START)
+    assert dial(a, b).open
+
+
+def test_who_dials_anew_because_the_link_broke_hears_of_the_new_dial(pair):
+    """A circuit that dies with the link may be built again at once, over the same node."""
+    a, b = pair
+    link = dial(a, b)
+    again = []
+
+    class Circuit:
+        def destroyed(self, reason, now):
+            a.neighbours.reach(b.identity, lambda link, now: again.append(link))
+
+    link.attach(Circuit())
+    a.neighbours.closed(link.channel, "connection lost", START)
+    assert again == []
+    [channel] = a.dialled()
+    join(a, channel, b, 4)
+    assert len(again) == 1 and again[0].open
+
+
+def test_a_silent_incoming_link_is_closed():
+    b = Party("b")
+    b.neighbours.opened(2, None, START)
+    b.tick(HANDSHAKE_TIMEOUT)
+    assert [effect.channel for effect in b.poll(CloseLink)] == [2] and not b.neighbours.links
+
+
+def test_nobody_can_connect_to_a_node_without_keys():
+    client = Party("client", keys=False)
+    client.neighbours.opened(2, None, START)
+    assert client.poll(CloseLink) == [CloseLink(2, "this node accepts no more links")]
+
+
+def test_incoming_links_are_limited():
+    b = Party("b")
+    for number in range(MAX_LINKS):
+        b.neighbours.links[-number - 1] = None
+    b.neighbours.opened(2, None, START)
+    assert [effect.channel for effect in b.poll(CloseLink)] == [2]
+
+
+def test_idle_dialled_links_are_closed_and_used_ones_stay(pair):
+    a, b = pair
+    link = dial(a, b)
+
+    class Circuit:
+        def destroyed(self, reason, now):
+            pass
+
+    circ_id = link.attach(Circuit())
+    for _ in range(20):
+        a.tick(SWEEP)
+    assert link.open
+    link.destroy(circ_id, 0)
+    for _ in range(int(IDLE_TIMEOUT / SWEEP) + 2):
+        a.tick(SWEEP)
+    assert not link.open and not a.neighbours.links
+    reasons = [effect.data["reason"] for effect in a.poll(Event) if effect.kind == "link-closed"]
+    assert reasons == ["idle"]
+    for _ in range(3):
+        a.tick(SWEEP)
+    assert a.outbox.deadline() is None, "nothing is swept where there is no link"
+
+
+def test_the_accepting_side_leaves_idle_links_to_the_dialler(pair):
+    a, b = pair
+    dial(a, b)
+    for _ in range(20):
+        b.tick(SWEEP)
+    assert len(b.neighbours.links) == 1
+
+
+def test_bytes_of_closed_links_still_count(pair):
+    a, b = pair
+    dial(a, b)
+    before = a.neighbours.bytes_in, a.neighbours.bytes_out
+    assert min(before) > 0
+    a.neighbours.close_all(START)
+    assert (a.neighbours.bytes_in, a.neighbours.bytes_out) == before and not a.neighbours.links
+
+
+def test_input_for_channels_that_are_gone_is_ignored(pair):
+    a, _ = pair
+    a.neighbours.data(99, b"late", START)
+    a.neighbours.closed(99, "late", START)
+    a.neighbours.congested(99, True, START)
+    assert a.poll(object) == []
+
+
+def test_congestion_is_told_to_the_link(pair):
+    a, b = pair
+    link = dial(a, b)
+    a.neighbours.congested(link.channel, True, START)
+    assert link.congested

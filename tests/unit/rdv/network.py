@@ -1,0 +1,273 @@
+"""Rendezvous points and circuits in memory, a node that shares and one that gets: the rig of the tests for rdv/."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from convergence.errors import DestroyReason, EndReason, LocalError
+from convergence.ordb.download import Phase
+from convergence.rdv.blind import points_of
+from convergence.rdv.client import RdvClient
+from convergence.rdv.service import RdvService
+from convergence.wire.facilitator import Descriptor, Role
+from convergence.wire.ordb import PIECE_SIZE, Info, Piece, Request
+from convergence.wire.rdv import AdvertOp, DbInfo, parse_rdv_target
+from convergence.wire.relay import RelayCommand
+from tests.unit.ordb.memory import (
+    CRYPTO,
+    MemoryStream,
+    Node,
+    Receiver,
+    Script,
+    Sender,
+    World,
+    content,
+    link_of,
+    put_file,
+)
+
+
+def descriptor(number: int, roles: Role = Role.RELAY | Role.RDV) -> Descriptor:
+    return Descriptor(bytes([number]) * 32, bytes(32), 0, 1, roles)
+
+
+NODES = [descriptor(number) for number in range(1, 7)] + [descriptor(9, Role.RELAY)]
+
+
+class FakeCircuit:
+    """A circuit that ends at a FakePoint."""
+
+    def __init__(self, network: Network, point: FakePoint, provider: bool) -> None:
+        self.network, self.point, self.provider = network, point, provider
+        self.on_begin: Any = None
+        self.on_closed: Any = None
+        self.closed = False
+        self.streams: list[MemoryStream] = []
+        self.nb = 0
+        self.chosen = 0
+
+    def open_stream(self, target: str, handler: Any, now: float) -> MemoryStream:
+        if self.closed:
+            raise LocalError("this circuit is not open")
+        self.network.begun.append((self.point.identity, parse_rdv_target(target), now))
+        near, middle = self.network.world.pair()
+        near.handler = handler
+        self.streams.append(near)
+        self.network.soon(lambda now: self.point.begin(target, near, middle, now))
+        return near
+
+    def send_message(self, command: int, payload: bytes) -> None:
+        assert command == RelayCommand.DB_INFO
+        if not self.closed and not self.point.dead:
+            for advert in DbInfo.parse(payload).adverts:
+                circuits = self.point.adverts.setdefault(advert.blinded, [])
+                if advert.op == AdvertOp.ADD:
+                    circuits.append(self)
+                else:
+                    circuits.remove(self)
+
+    def destroy(self, reason: int, now: float) -> None:
+        if self.closed:
+            return
+        self.closed = True
+        for circuits in self.point.adverts.values():
+            if self in circuits:
+                circuits.remove(self)
+        for stream in self.streams:
+            stream.cut_off()
+        if self.on_closed is not None:
+            self.on_closed(reason, now)
+
+
+class FakePoint:
+    """A rendezvous point as rdv/point.py behaves: least busy first, then who waited longest."""
+
+    def __init__(self, network: Network, identity: bytes) -> None:
+        self.network, self.identity = network, identity
+        self.adverts: dict[bytes, list[FakeCircuit]] = {}
+        self.dead = False
+        self.silent = False
+
+    def begin(self, target: str, near: MemoryStream, middle: MemoryStream, now: float) -> None:
+        if near.ended or near.handler is None or self.silent:
+            return
+        offers = sorted(self.adverts.get(parse_rdv_target(target), []), key=lambda offer: (offer.nb, offer.chosen))
+        for offer in offers:
+            handler = offer.on_begin(target, middle, now)
+            if handler is not None:
+                self.network.choices += 1
+                offer.chosen = self.network.choices
+                offer.nb += 1
+                self.network.watch(middle, offer)
+                offer.streams.append(middle)
+                middle.handler = handler
+                handler.connected(now)
+                near.handler.connected(now)
+                return
+        middle.end(EndReason.RESOLVEFAILED)
+
+
+class Network:
+    """A CircuitSource over points in memory."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.node = world.node()  # its outbox times the network's own doings
+        self.points: dict[bytes, FakePoint] = {}
+        self.circuits: list[FakeCircuit] = []
+        self.begun: list[tuple[bytes, bytes, float]] = []
+        self.built: list[tuple[bytes, bool]] = []
+        self.choices = 0
+        self.delay = 0.1
+        self.open: dict[MemoryStream, FakeCircuit] = {}
+
+    def soon(self, call: Callable[[float], None]) -> None:
+        self.node.outbox.call_at(self.world.now + 0.05, call)
+
+    def watch(self, stream: MemoryStream, offer: FakeCircuit) -> None:
+        self.open[stream] = offer
+        end = MemoryStream.end
+
+        def ended(reason: int = EndReason.DONE, after_flush: bool = True) -> None:
+            self.over(stream)
+            end(stream, reason, after_flush)
+
+        stream.end = ended  # type: ignore[method-assign]
+        peer_end = stream.peer.end
+
+        def peer_ended(reason: int = EndReason.DONE, after_flush: bool = True) -> None:
+            self.soon(lambda now: self.over(stream))
+            peer_end(reason, after_flush)
+
+        stream.peer.end = peer_ended  # type: ignore[method-assign]
+
+    def over(self, stream: MemoryStream) -> None:
+        offer = self.open.pop(stream, None)
+        if offer is not None:
+            offer.nb -= 1
+
+    def point(self, identity: bytes) -> FakePoint:
+        return self.points.setdefault(identity, FakePoint(self, identity))
+
+    def rdv_circuit(
+        self, point: Descriptor, hash_name: bytes, provider: bool, on_ready: Any, on_failed: Any, now: float
+    ) -> None:
+        self.built.append((point.identity, provider))
+
+        def ready(now: float) -> None:
+            there = self.point(point.identity)
+            if there.dead:
+                on_failed("a relay of the path did not answer", now)
+            else:
+                self.circuits.append(FakeCircuit(self, there, provider))
+                on_ready(self.circuits[-1], now)
+
+        self.node.outbox.call_at(now + self.delay, ready)
+
+    def kill(self, point: FakePoint) -> None:
+        """The point's machine goes down."""
+        point.dead = True
+        for circuit in list(self.circuits):
+            if circuit.point is point:
+                circuit.destroy(DestroyReason.CHANNEL_CLOSED, self.world.now)
+
+    def kill_circuits(self, provider: bool) -> None:
+        for circuit in list(self.circuits):
+            if circuit.provider is provider:
+                circuit.destroy(DestroyReason.DESTROYED, self.world.now)
+
+
+class Getter:
+    """A receiving node: a download and the client that finds its sources."""
+
+    def __init__(self, rig: Rig, node: Node, wanted: int = 3) -> None:
+        self.receiver = Receiver(node, link_of(rig.file), wanted)
+        self.download = self.receiver.download
+        self.statuses: list[str] = []
+        self.gave_up: list[str] = []
+        self.client = RdvClient(
+            rig.file.hash_name,
+            rig.file.key,
+            rig.network,
+            node.outbox,
+            CRYPTO,
+            rig.world.rng,
+            attach=self.download.attach,
+            needed=lambda: self.download.sources_wanted,
+            progress=lambda: self.download.have_bytes,
+            on_status=lambda text, now: self.statuses.append(text),
+            on_give_up=self._give_up,
+        )
+        self.download._on_need_source = self.client.wake
+        self.client.start(rig.nodes, rig.world.now)
+
+    def _give_up(self, text: str, now: float) -> None:
+        self.gave_up.append(text)
+        self.download.fail(text, now)
+
+
+class Rig:
+    def __init__(self, size: int = 10 * PIECE_SIZE, seed: int = 1) -> None:
+        self.world = World(seed, smallest_cut=1000)
+        self.network = Network(self.world)
+        self.nodes = list(NODES)
+        self.data = content(size)
+        self.node = self.world.node()
+        self.file = put_file(self.node, self.data)
+        self.sender = Sender(self.node, self.file)
+        self.standing: list[tuple[int, int]] = []
+        self.service = self.new_service(self.node)
+
+    def new_service(self, node: Node) -> RdvService:
+        return RdvService(
+            self.network,
+            node.outbox,
+            CRYPTO,
+            self.world.rng,
+            on_standing=lambda name, standing, points, now: self.standing.append((standing, points)),
+        )
+
+    def share(self, service: RdvService | None = None, serve: Any = None) -> RdvService:
+        service = service or self.service
+        service.set_nodes(self.nodes, self.world.now)
+        size = self.file.info.size
+        service.share(self.file.hash_name, self.file.key, size, serve or self.sender.serve, self.world.now)
+        self.world.advance(1)
+        return service
+
+    def get(self, wanted: int = 3) -> Getter:
+        self.getter = Getter(self, self.world.node(), wanted)
+        return self.getter
+
+    @property
+    def points(self) -> list[FakePoint]:
+        chosen = points_of(self.file.hash_name, [node for node in self.nodes if node.roles & Role.RDV])
+        return [self.network.point(point.identity) for point in chosen]
+
+    def check_done(self) -> None:
+        getter = self.getter
+        assert getter.gave_up == []
+        assert getter.download.phase is Phase.DONE
+        assert getter.receiver.bytes == self.data
+        assert getter.download.duplicates == 0
+        assert getter.download.pieces_fetched == -(-len(self.data) // PIECE_SIZE)
+
+
+def bad_server(rig: Rig, made: list[Script] | None = None) -> Callable[[Any], Script]:
+    """Serves zeros in place of every piece, with the right description and proofs."""
+
+    def answer(script: Script, message: Any) -> None:
+        if isinstance(message, Request):
+            proof = tuple(rig.sender.tree.proof(message.index) or ())
+            script.say(Piece(message.index, proof, bytes(PIECE_SIZE)))
+
+    def serve(stream: Any) -> Script:
+        script = Script(stream)
+        script.on_open = lambda script: script.say(Info(rig.file.salt, rig.file.info))
+        script.on_message = answer
+        if made is not None:
+            made.append(script)
+        return script
+
+    return serve

@@ -1,0 +1,315 @@
+from dataclasses import replace
+
+import pytest
+
+from convergence.effects import Failure
+from convergence.ordb.download import Phase
+from convergence.rdv.blind import DAY, blinded
+from convergence.rdv.client import (
+    CONNECTED,
+    GIVE_UP_ROUNDS,
+    LOOKING,
+    MAX_ATTEMPTS,
+    MISLED,
+    NO_POINTS,
+    NOBODY,
+    OPEN_TIMEOUT,
+    START_LIMIT,
+    WAIT_LIMIT,
+    WAITED_LONG,
+    WAITING,
+)
+from convergence.wire.ordb import PIECE_SIZE
+from tests.unit.ordb.memory import Script
+from tests.unit.rdv.network import NODES, Getter, Rig, bad_server
+
+# -- both ends
+
+
+@pytest.mark.parametrize("wanted", [1, 2, 3])
+def test_a_file_is_found_and_fetched(wanted: int) -> None:
+    rig = Rig()
+    rig.share()
+    assert rig.service.standing(rig.file.hash_name) == (3, 3)
+    getter = rig.get(wanted)
+    rig.world.advance(10)
+    rig.check_done()
+    assert getter.statuses == [LOOKING, CONNECTED]
+    assert {identity for identity, _ in rig.network.built} == {point.identity for point in rig.points}
+
+
+def test_points_see_blinded_names_only() -> None:
+    rig = Rig()
+    rig.share()
+    rig.get()
+    rig.world.advance(10)
+    names = {name for point in rig.points for name in point.adverts}
+    assert len(names) == 3 and rig.file.hash_name not in names
+    assert {name for _, name, _ in rig.network.begun} == names
+
+
+def test_circuits_end_when_the_transfer_is_over() -> None:
+    rig = Rig()
+    rig.share()
+    getter = rig.get()
+    rig.world.advance(10)
+    getter.client.stop(rig.world.now)
+    rig.world.advance(10)
+    assert all(circuit.closed for circuit in rig.network.circuits if not circuit.provider)
+    assert rig.service.sessions == 0
+    rig.service.stop(rig.world.now)
+    rig.world.advance(10)
+    assert all(circuit.closed for circuit in rig.network.circuits)
+    assert not any(any(point.adverts.values()) for point in rig.points)
+
+
+def test_clocks_on_both_sides_of_midnight_meet() -> None:
+    for offset in (-1800, -30, 30, 1800):
+        rig = Rig(size=1)
+        rig.world.now = 20_000 * DAY + offset
+        rig.share()
+        assert all(len(point.adverts) == 2 for point in rig.points)
+        rig.get()
+        rig.world.now += 40
+        rig.world.advance(10)
+        rig.check_done()
+
+
+def test_the_other_days_name_is_asked_for_near_midnight() -> None:
+    rig = Rig(size=1)
+    rig.world.now = 20_000 * DAY + 60.0
+    rig.share()
+    yesterday = 19_999
+    for point in rig.points:  # a provider whose clock is an hour slow
+        del point.adverts[blinded(rig.file.hash_name, point.identity, 20_000)]
+    rig.get()
+    rig.world.advance(10)
+    rig.check_done()
+    assert {name for _, name, _ in rig.network.begun} >= {
+        blinded(rig.file.hash_name, rig.points[0].identity, yesterday)
+    }
+
+
+# -- nobody, and nowhere
+
+
+def test_nobody_shares_it() -> None:
+    rig = Rig()
+    getter = rig.get()
+    rig.world.advance(60)
+    assert getter.gave_up == [NOBODY] == getter.receiver.failed
+    assert len(rig.network.begun) == 3 * GIVE_UP_ROUNDS
+    rig.world.advance(1000)
+    assert len(rig.network.begun) == 3 * GIVE_UP_ROUNDS
+    assert all(circuit.closed for circuit in rig.network.circuits)
+    assert getter.gave_up == [NOBODY]
+
+
+def test_a_sender_that_is_a_moment_late_is_found() -> None:
+    rig = Rig()
+    rig.get()
+    rig.world.advance(1)
+    rig.share()
+    rig.world.advance(20)
+    rig.check_done()
+
+
+def test_one_dead_point_does_not_matter() -> None:
+    for dead in range(3):
+        rig = Rig()
+        rig.network.kill(rig.points[dead])
+        rig.share()
+        rig.get(1)
+        rig.world.advance(20)
+        rig.check_done()
+
+
+def test_nobody_is_said_even_if_a_point_is_dead() -> None:
+    rig = Rig()
+    rig.network.kill(rig.points[0])
+    getter = rig.get()
+    rig.world.advance(60)
+    assert getter.gave_up == [NOBODY]
+
+
+def test_no_point_can_be_reached() -> None:
+    for nodes in ([], NODES[-1:], NODES):
+        rig = Rig()
+        for point in rig.points:
+            rig.network.kill(point)
+        rig.nodes = list(nodes)
+        getter = rig.get()
+        rig.world.advance(START_LIMIT + 1)
+        assert getter.gave_up == [NO_POINTS]
+        assert len(rig.network.built) < 60
+
+
+def test_nodes_that_become_known_later_are_used() -> None:
+    rig = Rig()
+    nodes, rig.nodes = rig.nodes, []
+    getter = rig.get()
+    rig.world.advance(5)
+    rig.nodes = nodes
+    rig.share()
+    getter.client.set_nodes(nodes, rig.world.now)
+    rig.world.advance(10)
+    rig.check_done()
+
+
+def test_a_point_that_does_not_answer_costs_a_timeout_only() -> None:
+    rig = Rig()
+    rig.share()
+    for point in rig.points[:2]:
+        point.silent = True
+    rig.get(1)
+    rig.world.advance(3 * OPEN_TIMEOUT)
+    rig.check_done()
+    assert [circuit.closed for circuit in rig.network.circuits if circuit.point is rig.points[0]][1]
+
+
+# -- what breaks while a transfer runs
+
+
+def start(rig: Rig, pieces: int = 3, wanted: int = 3) -> Getter:
+    """A transfer that has begun and stands still, because what the sender sends is held up."""
+    getter = rig.get(wanted)
+    while len(getter.download.present) < pieces:
+        if not rig.world.step():
+            rig.world.now += 0.01
+            for node in rig.world.nodes:
+                node.outbox.now = rig.world.now
+                node.outbox.run_timers(rig.world.now)
+    assert getter.download.phase is Phase.RUNNING
+    return getter
+
+
+def test_a_circuit_that_dies_is_replaced() -> None:
+    for provider in (True, False):
+        rig = Rig(40 * PIECE_SIZE)
+        rig.share()
+        start(rig)
+        rig.network.kill_circuits(provider)
+        rig.world.advance(30)
+        rig.check_done()
+
+
+def test_a_point_that_dies_is_replaced_by_the_others() -> None:
+    rig = Rig(40 * PIECE_SIZE)
+    rig.share()
+    getter = start(rig, wanted=1)
+    used = next(
+        point for point in rig.points if any(point.identity == identity for identity, _, _ in rig.network.begun)
+    )
+    rig.network.kill(used)
+    rig.world.advance(30)
+    rig.check_done()
+    assert WAITING in getter.statuses
+
+
+def test_a_new_point_takes_the_place_of_one_that_left_the_list() -> None:
+    rig = Rig(40 * PIECE_SIZE)
+    rig.share()
+    getter = start(rig)
+    gone = rig.points[0]
+    rig.network.kill(gone)
+    rig.nodes = [node for node in rig.nodes if node.identity != gone.identity]
+    rig.service.set_nodes(rig.nodes, rig.world.now)
+    getter.client.set_nodes(rig.nodes, rig.world.now)
+    rig.world.advance(30)
+    rig.check_done()
+    assert rig.service.standing(rig.file.hash_name) == (3, 3)
+
+
+def test_the_sharing_page_is_closed_and_opened_again_much_later() -> None:
+    rig = Rig(40 * PIECE_SIZE)
+    rig.share()
+    getter = start(rig)
+    rig.network.kill_circuits(True)
+    rig.service.stop(rig.world.now)
+    rig.world.advance(3600)
+    assert getter.statuses[-1] == WAITING
+    assert getter.gave_up == []
+    attempts = len(rig.network.begun)
+    assert attempts < 3 * 3600 / 10
+    rig.share(rig.new_service(rig.node))
+    rig.world.advance(60)
+    rig.check_done()
+    assert getter.statuses[-1] == CONNECTED
+
+
+def test_a_sender_that_unshares_ends_its_streams() -> None:
+    rig = Rig(40 * PIECE_SIZE)
+    rig.share()
+    getter = start(rig)
+    rig.service.unshare(rig.file.hash_name, rig.world.now)
+    rig.world.advance(5)
+    assert rig.service.sessions == 0
+    assert getter.statuses[-1] == WAITING
+    rig.share(rig.new_service(rig.node))
+    rig.world.advance(60)
+    rig.check_done()
+
+
+def test_waiting_ends_after_its_limit() -> None:
+    rig = Rig(40 * PIECE_SIZE)
+    rig.share()
+    getter = start(rig)
+    rig.service.stop(rig.world.now)
+    rig.world.advance(WAIT_LIMIT + 60)
+    assert getter.gave_up == [WAITED_LONG]
+    assert len(rig.network.begun) <= MAX_ATTEMPTS
+    rig.world.advance(10)
+    assert getter.client.outbox.deadline() is None
+
+
+def test_a_paused_download_asks_for_nobody_and_goes_on_after_retry() -> None:
+    rig = Rig(40 * PIECE_SIZE)
+    rig.share()
+    getter = start(rig)
+    getter.receiver.node.failure = Failure("quota", "full")
+    rig.world.advance(10)
+    assert getter.download.paused
+    rig.network.kill_circuits(True)
+    begun = len(rig.network.begun)
+    rig.world.advance(START_LIMIT * 2)
+    assert len(rig.network.begun) == begun and getter.gave_up == []
+    getter.receiver.node.failure = None
+    getter.download.retry(rig.world.now)
+    rig.world.advance(30)
+    rig.check_done()
+
+
+# -- bad senders
+
+
+def test_a_sender_of_wrong_bytes_is_left_for_an_honest_one_at_the_same_point() -> None:
+    rig = Rig()
+    rig.nodes = NODES[:1]
+    scripts: list[Script] = []
+
+    rig.share(rig.new_service(rig.world.node()), bad_server(rig, scripts))
+    rig.share()
+    getter = rig.get()
+    rig.world.advance(5)
+    rig.check_done()
+    assert getter.download.banned == len(scripts) == 1
+
+
+def test_bad_senders_only_are_asked_with_growing_delays_and_given_up() -> None:
+    rig = Rig()
+    rig.share(serve=bad_server(rig))
+    getter = rig.get()
+    rig.world.advance(START_LIMIT + 60)
+    assert getter.gave_up == [MISLED]
+    assert len(rig.network.begun) < 60
+    assert getter.receiver.node.pieces(rig.file.info.root) == []
+
+
+def test_a_wrong_key_is_refused_by_the_sender_and_given_up() -> None:
+    rig = Rig()
+    rig.share()
+    rig.file = replace(rig.file, key=b"w" * 32)
+    getter = rig.get()
+    rig.world.advance(START_LIMIT + 10)
+    assert getter.gave_up == [MISLED]
+    assert all(upload.bytes_sent == 0 for upload in rig.sender.uploads)
