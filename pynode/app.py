@@ -67,7 +67,7 @@ class Plan:
     Args:
         data: folder of its keys and data; None for a node that keeps nothing (then without roles).
         roles: what it does for others, which needs `listen`.
-        url: what others dial; None makes it of `listen` and the port that was bound.
+        url: what others dial; None makes it of `public`, or the host in `listen`, and the port that was bound.
         policy: of an exit.
     """
 
@@ -76,6 +76,7 @@ class Plan:
     roles: Role = Role(0)
     listen: Address | None = None
     url: str | None = None
+    public: str | None = None
     policy: ExitPolicy | None = None
     circuits: Circuits = Circuits()
     limits: Limits = Limits()
@@ -132,7 +133,7 @@ class App:
         self._transport = transport
         if plan.listen is not None:
             self.port = await _bound(plan.listen, transport.websocket.listen(plan.listen.host, plan.listen.port))
-            self.url = plan.url or f"ws://{Address(plan.listen.host, self.port)}/"
+            self.url = plan.url or f"ws://{Address(plan.public or plan.listen.host, self.port)}/"
         # No await from here to `attach`: nothing can come in before there is a driver to tell.
         try:
             config = NodeConfig(
@@ -262,7 +263,7 @@ class FacilitatorApp:
         self._site = Site(app, sockets)
         self.port = await _bound(self._listen, self._site.start(self._listen.host, self._listen.port))
 
-    async def forget(self, identities: Iterable[bytes]) -> None:
+    def forget(self, identities: Iterable[bytes]) -> None:
         """Take nodes that ended for good out of the list that outlives this process."""
         if self._storage is not None:
             self._storage.store([(BUCKET, identity, None) for identity in identities], lambda result: None)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from importlib import metadata
@@ -19,7 +18,7 @@ from convergence.errors import ConvergenceError
 from pynode.app import AppError
 from pynode.cli import fetch, get, serve, share, status, up
 from pynode.cli.common import identity, listen_address, seconds, whole_number, ws_address
-from pynode.cli.output import CliError, Output, shown
+from pynode.cli.output import CliError, Output, sentence, shown
 from pynode.loop import run
 from pynode.storage import StorageError
 
@@ -44,18 +43,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             return await command(arguments, output, stop)
         except (CliError, AppError, StorageError, ConvergenceError) as error:
-            text = str(error)
-            text = text[:1].upper() + text[1:]
-            output.say(text if text.endswith((".", "!", "?", "/")) else text + ".")
+            text = sentence(str(error))
+            output.say(text)
             output.record("error", message=text)
             return error.code if isinstance(error, CliError) else 1
 
-    try:
-        return run(guarded)
-    except BrokenPipeError:
-        # Whoever read our output is gone. Python would complain again when it flushes at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+    return run(guarded)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -168,6 +161,7 @@ def _add_relay(commands: Any) -> None:
     one = _command(commands, "relay", serve.relay, "Run one relay.")
     one.add_argument("--listen", type=listen_address, metavar="HOST:PORT", help="where links are accepted")
     one.add_argument("--url", type=ws_address, help="what others dial, such as wss://node.example/")
+    one.add_argument("--public", metavar="NAME", help="the name or address by which others reach this machine")
     where = one.add_mutually_exclusive_group()
     where.add_argument("--facilitator", type=ws_address, metavar="URL", help="such as wss://site.example/facilitator")
     where.add_argument("--site", metavar="URL", help="the network's site (http://127.0.0.1:8000/)")

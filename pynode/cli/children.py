@@ -136,9 +136,9 @@ class Relays:
         match record["event"]:
             case "listening":
                 relay.port, relay.identity = record["port"], record["identity"]
-            case "registered":
-                relay.state = "registered"
-                self._on_change(relay, "")
+            case "registered" if relay.state != "registered":
+                again, relay.state = relay.state == "restarting", "registered"
+                self._on_change(relay, f"{relay.name} is registered again." if again else "")
             case "nodes":
                 relay.nodes = record["count"]
                 self._on_change(relay, "")

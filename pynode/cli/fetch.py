@@ -18,9 +18,10 @@ from typing import BinaryIO
 
 from convergence.effects import Event
 from convergence.errors import LocalError
+from convergence.fetch import Target
 from pynode.app import App, Plan
 from pynode.cli.common import JOIN_TIMEOUT, set_up_logs, settings, unless
-from pynode.cli.output import CliError, Output, shown, size_words
+from pynode.cli.output import CliError, Output, sentence, shown, size_words
 from pynode.cli.sites import chosen_site, find_network
 from pynode.config import Circuits
 from pynode.logs import log_event
@@ -30,6 +31,10 @@ async def fetch(arguments: argparse.Namespace, output: Output, stop: asyncio.Eve
     """The command. Returns its exit code: 1 too when the site answers with an error."""
     config = settings(arguments)
     set_up_logs(arguments, config, "fetch", "error")
+    try:
+        Target.parse(arguments.url)
+    except LocalError as error:
+        raise CliError(str(error), 2) from None
     network = await unless(stop, find_network(chosen_site(arguments.site)))
     if network is None:
         return 130
@@ -41,14 +46,11 @@ async def fetch(arguments: argparse.Namespace, output: Output, stop: asyncio.Eve
         try:
             if await unless(stop, app_joined(app)) is None:
                 return 130
-            try:
-                app.call(lambda now: app.node.fetch(arguments.url, command.body, now))
-            except LocalError as error:
-                raise CliError(sentence(str(error)), 2) from None
+            app.call(lambda now: app.node.fetch(arguments.url, command.body, now))
             await unless(stop, command.finished)
         finally:
             await app.stop()
-        if not command.finished.done() or command.finished.cancelled():
+        if command.finished.cancelled():
             return 130
         command.finished.result()
     return 0 if command.status < 400 else 1
@@ -138,8 +140,3 @@ def _sink(name: str | None, as_json: bool) -> Iterator[_Sink]:
         raise CliError(f"{shown(str(path))} cannot be written: {os.strerror(error.errno or 0)}.") from None
     finally:
         part.unlink(missing_ok=True)
-
-
-def sentence(text: str) -> str:
-    """The core's clause as a sentence."""
-    return text[:1].upper() + text[1:].rstrip(".") + "."

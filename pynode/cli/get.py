@@ -94,7 +94,7 @@ class _Download:
             await unless(stop, self._finished)
         finally:
             watch.cancel()
-        if not self._finished.done():
+        if self._finished.cancelled():
             self._output.say(f"Stopped. {AGAIN}" if self._kept is not None else "Stopped.")
             self._output.record("stopped", fetched=self._fetched)
             return 130

@@ -8,6 +8,8 @@ Does not: pass on a control character of anything that came from the network.
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
 import sys
 import time
@@ -52,21 +54,18 @@ class Output:
         """A line for people."""
         if not self.as_json:
             self._clear()
-            self._err.write(shown(text, 2000) + "\n")
-            self._err.flush()
+            _write(self._err, shown(text, 2000) + "\n")
 
     def result(self, text: str) -> None:
         """A line of what the command was asked for."""
         if not self.as_json:
             self._clear()
-            self._out.write(shown(text, 4096) + "\n")
-            self._out.flush()
+            _write(self._out, shown(text, 4096) + "\n")
 
     def record(self, event: str, **data: Any) -> None:
         """For programs: `{"event": ..., ...}`."""
         if self.as_json:
-            self._out.write(json.dumps({"event": event, **data}) + "\n")
-            self._out.flush()
+            _write(self._out, json.dumps({"event": event, **data}) + "\n")
 
     def progress(self, line: str, *, last: bool = False, **data: Any) -> None:
         """How far it is. Drawn over the one before on a terminal; shown now and then elsewhere."""
@@ -78,19 +77,26 @@ class Output:
             self.record("progress", **data)
         elif self._terminal:
             line = shown(line, max(20, shutil.get_terminal_size().columns - 1))
-            self._err.write("\r" + line.ljust(self._drawn))
-            self._drawn = len(line)
-            if last:
-                self._err.write("\n")
-                self._drawn = 0
-            self._err.flush()
+            _write(self._err, "\r" + line.ljust(self._drawn) + ("\n" if last else ""))
+            self._drawn = 0 if last else len(line)
         else:
             self.say(line)
 
     def _clear(self) -> None:
         if self._drawn:
-            self._err.write("\r" + " " * self._drawn + "\r")
+            _write(self._err, "\r" + " " * self._drawn + "\r")
             self._drawn = 0
+
+
+def _write(stream: TextIO, text: str) -> None:
+    """Whoever reads may be gone: that ends the talk, not the command."""
+    try:
+        stream.write(text)
+        stream.flush()
+    except BrokenPipeError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
 
 
 class Rate:
@@ -126,6 +132,13 @@ def bar(name: str, have: int, size: int, speed: float) -> str:
 def shown(text: str, limit: int = MAX_SHOWN_NAME) -> str:
     """Anything, as at most `limit` printable characters."""
     return printable(text if len(text) <= limit else text[: limit - 1] + "…", limit)
+
+
+def sentence(text: str) -> str:
+    """A clause of the core's or of a library's, as a sentence. What may be a name or an address is left as it is."""
+    if re.match(r"(?!https?\b)[a-z']+[ ,]", text):
+        text = text[0].upper() + text[1:]
+    return text if text.endswith((".", "?", "!", "/")) else f"{text}."
 
 
 def size_words(size: float) -> str:

@@ -39,9 +39,9 @@ def relay_plan(arguments: argparse.Namespace, config: Config, network: Network) 
     """What `convergence relay` was asked to be. Raises CliError."""
     listen = arguments.listen or config.node.listen or Address("127.0.0.1", 0)
     url = arguments.url or config.node.url
-    if listen.host in ANYWHERE and url is None:
-        message = f"Others cannot dial {listen.host}: say with --url how they reach this node, such as ws://name:9001/"
-        raise CliError(f"{message}.", 2)
+    if listen.host in ANYWHERE and url is None and arguments.public is None:
+        message = f"Others cannot dial {listen.host}: say with --url or --public how they reach this node."
+        raise CliError(message, 2)
     roles = Role(0)
     for name in config.node.roles or ("relay", "rdv"):
         roles |= ROLES[name]
@@ -53,6 +53,7 @@ def relay_plan(arguments: argparse.Namespace, config: Config, network: Network) 
         roles=roles,
         listen=listen,
         url=url,
+        public=arguments.public,
         policy=exit_policy(config.exit, arguments.exit_allow),
         # A relay has no traffic of its own, so it keeps no circuits.
         circuits=Circuits(config.circuits.hops, config.circuits.exit_hops, 0),

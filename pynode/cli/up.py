@@ -71,6 +71,7 @@ class _Network:
         inside = Address("127.0.0.1" if arguments.host in ANYWHERE else arguments.host, app.port)
         common = ["--facilitator", f"ws://{inside}/facilitator", "--facilitator-identity"]
         common += [app.service.identity.hex(), *(["-v"] * (arguments.verbose or 0))]
+        common += ["--public", arguments.public] if arguments.public else []
         common += ["--config", arguments.config] if arguments.config else []
         allow = [option for host in arguments.exit_allow for option in ("--exit-allow", host)]
         exits = 0 if arguments.no_exit else EXITS
@@ -106,7 +107,7 @@ class _Network:
         self._output.say("Stopping.")
         await self._relays.stop()
         # They ended for good: what starts next on this data is not to believe in their old addresses.
-        await self._app.forget(bytes.fromhex(relay.identity) for relay in self._relays.relays)
+        self._app.forget(bytes.fromhex(relay.identity) for relay in self._relays.relays)
         await self._app.stop()
         if self._ready_file is not None:
             self._ready_file.unlink(missing_ok=True)
@@ -142,13 +143,10 @@ class _Network:
         self._changed.set()
         if text:
             self._output.say(text)
-            self._output.record("trouble", message=text)
-        if self._ready:
+        if self._ready and text:
             self._tell(relay.state)
-            if relay.state == "registered" and not text:
-                self._output.say(f"{relay.name} is registered.") if relay.crashes else None
-        elif relay.state == "registered":
-            registered = sum(other.state == "registered" for other in self._relays.relays)
+        registered = sum(other.state == "registered" for other in self._relays.relays)
+        if not self._ready and registered:
             self._output.progress(f"{registered} of {len(self._relays.relays)} relays are registered.")
 
     def _tell(self, event: str) -> None:
@@ -161,8 +159,7 @@ class _Network:
                 part.write_text(json.dumps(state) + "\n")
                 os.replace(part, self._ready_file)
             except OSError as error:
-                message = f"{self._ready_file} cannot be written: {os.strerror(error.errno or 0)}."
-                raise AppError(message) from None
+                self._output.say(f"{self._ready_file} cannot be written: {os.strerror(error.errno or 0)}.")
 
     def _state(self) -> Mapping[str, Any]:
         return {

@@ -12,6 +12,7 @@ import errno
 import logging
 import socket
 from collections.abc import Callable, Sequence
+from typing import cast
 
 from convergence.effects import Failure, Protocol
 from pynode.exit import CloseReason, ExitPolicy
@@ -55,14 +56,13 @@ class _Stream(asyncio.Protocol):
         self.paused = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        tcp = self.transport = cast(asyncio.Transport, transport)  # uvloop's is one by shape, not by class
         if self.channel is None:  # closed while it was being dialled
-            transport.abort()
+            tcp.abort()
             return
-        transport.set_write_buffer_limits(HIGH_WATER, LOW_WATER)
+        tcp.set_write_buffer_limits(HIGH_WATER, LOW_WATER)
         if self.paused:
-            transport.pause_reading()
+            tcp.pause_reading()
         self.owner.channels.opened(self.channel, Protocol.TCP, None)
 
     def data_received(self, data: bytes) -> None:

@@ -69,7 +69,7 @@ class Resolve:
 class Store:
     """Write (or, with None, delete) `(bucket, key, value)` items in one transaction. `done` brings None or an error.
 
-    Buckets: "piece" (key: 32-byte root + 4-byte index), "file" (key: root), "transfer" (key: hash_name),
+    Buckets: "piece" (key: 32-byte root + 4-byte index), "file" (key: root + hash_name), "transfer" (key: hash_name),
     "node" (facilitator: key: identity), "meta".
     """
 

@@ -17,7 +17,7 @@ from typing import Any
 from convergence.effects import Failure
 from convergence.errors import LocalError, ParseError
 from convergence.ordb.download import Download
-from convergence.ordb.index import MerkleTree, SharedFile, piece_key
+from convergence.ordb.index import MerkleTree, SharedFile, file_key, piece_key
 from convergence.ordb.upload import Upload
 from convergence.outbox import Outbox
 from convergence.ports import Crypto, Rng
@@ -100,20 +100,31 @@ class Transfers:
     # -- sharing
 
     def share(self, info: FileInfo, leaves: bytes, on_shared: Callable[[str, float], None], now: float) -> None:
-        """Offer a file whose pieces are in storage (or can be read there). The same content keeps its link.
+        """Offer a file whose pieces are in storage (or can be read there). The same content and name keep the link.
 
         Args:
             on_shared: (id, now); None never comes: a storage Failure is told by the Event "trouble".
         """
 
-        def known(result: Any, now: float) -> None:
-            file = _parse(result)
-            if file is None or file.info != info:
+        def find(keys: Sequence[bytes], now: float) -> None:
+            if not keys:
                 name, salt = self._rng.random(SECRET_LEN), self._rng.random(SECRET_LEN)
-                file = SharedFile.share(info, leaves, name, salt)
-            self._keep(file, on_shared, now)
+                self._keep(SharedFile.share(info, leaves, name, salt), on_shared, now)
+                return
 
-        self._outbox.load("file", info.root, known)
+            def loaded(result: Any, now: float) -> None:
+                file = _parse(result)
+                if file is not None and file.info == info:
+                    self._keep(file, on_shared, now)
+                else:
+                    find(keys[1:], now)
+
+            self._outbox.load("file", keys[0], loaded)
+
+        def known(result: Any, now: float) -> None:
+            find(() if isinstance(result, Failure) else result, now)
+
+        self._outbox.scan("file", info.root, known)
 
     def share_received(self, transfer_id: str, on_shared: Callable[[str, float], None], now: float) -> None:
         """Serve a finished transfer on, under the same link. Raises LocalError while it is not finished."""
@@ -124,17 +135,16 @@ class Transfers:
         self._keep(file, on_shared, now)
 
     def unshare(self, share_id: str, now: float) -> None:
-        """Stop offering a file. Its pieces are deleted unless a transfer of ours needs them."""
+        """Stop offering a file. Its pieces are deleted unless a transfer or another share of ours needs them."""
         share = self.shares.pop(share_id, None)
         if share is None:
             return
         file = share.file
         self._service.unshare(file.hash_name, now)
-        items: list[tuple[str, bytes, bytes | None]] = [("file", file.info.root, None)]
-        if not any(
-            other.download.file is not None and other.download.file.info.root == file.info.root
-            for other in self.transfers.values()
-        ):
+        items: list[tuple[str, bytes, bytes | None]] = [("file", file_key(file.info.root, file.hash_name), None)]
+        others = [other.file for other in self.shares.values()]
+        others += [other.download.file for other in self.transfers.values() if other.download.file is not None]
+        if not any(other.info.root == file.info.root for other in others):
             items += [("piece", piece_key(file.info.root, index), None) for index in range(file.info.pieces)]
         self._outbox.store(items, self._tell_trouble)
 
@@ -208,9 +218,10 @@ class Transfers:
                 self._outbox.event("trouble", message=f"The file cannot be shared: {result.message}")
                 return
             self._share(file, now)
-            on_shared(public_id(file.hash_name), now)
+            if public_id(file.hash_name) in self.shares:
+                on_shared(public_id(file.hash_name), now)
 
-        self._outbox.store([("file", file.info.root, file.encode())], stored)
+        self._outbox.store([("file", file_key(file.info.root, file.hash_name), file.encode())], stored)
 
     def _share(self, file: SharedFile, now: float) -> None:
         share_id = public_id(file.hash_name)
@@ -268,7 +279,8 @@ class Transfers:
                 told = True
                 info = file.info
                 self._outbox.event("transfer-info", id=transfer_id, name=info.name, type=info.media_type, size=size)
-            if transfer.download.active and not transfer.download.paused:
+            # A piece may be stored after its sender went away: that is no reason to say that it runs.
+            if transfer.download.active and not transfer.download.paused and transfer.download.sources:
                 transfer.state, transfer.message = "running", ""
             self._outbox.event("transfer-progress", id=transfer_id, have=have, size=size)
 
@@ -391,7 +403,10 @@ def _describe(transfer_id: str, transfer: Transfer) -> dict[str, Any]:
         "size": None if info is None else info.size,
         "have": download.have_bytes,
         "pieces": 0 if info is None else info.pieces,
+        "fetched": download.pieces_fetched,  # verified ones, in this run
+        "duplicates": download.duplicates,
         "sources": download.sources,
+        "banned": download.banned,
         "state": transfer.state,
         "message": transfer.message,
     }

@@ -6,92 +6,24 @@ Every wait is for a line that a process prints, with a deadline that is there on
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
-import random
+import select
 import signal
+import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from queue import Empty, Queue
 from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-ENVIRONMENT = {**os.environ, "PYTHONPATH": f"{ROOT / 'shared'}{os.pathsep}{ROOT}"}
-PATIENCE = 60.0
-MIB = 1 << 20
+from tests.e2e.processes import ENVIRONMENT, MIB, PATIENCE, Command, running, sha256, write_file
+
 PAGE = b"<title>a page</title>" + b"x" * 100_000
-
-
-class Command:
-    """A `convergence` process with --json."""
-
-    def __init__(self, *arguments: str | Path) -> None:
-        command = [sys.executable, "-m", "pynode", *map(str, arguments), "--json"]
-        self.process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT
-        )
-        self.records: list[dict[str, Any]] = []
-        self.errors = ""
-        self._lines: Queue[str | None] = Queue()
-        self._threads = [threading.Thread(target=read, daemon=True) for read in (self._read_out, self._read_err)]
-        for thread in self._threads:
-            thread.start()
-
-    def _read_out(self) -> None:
-        for line in self.process.stdout or ():
-            self._lines.put(line)
-        self._lines.put(None)
-
-    def _read_err(self) -> None:
-        for line in self.process.stderr or ():
-            self.errors += line
-
-    def until(self, event: str, holds: Callable[[dict[str, Any]], bool] = lambda record: True) -> dict[str, Any]:
-        """The next record of that kind for which `holds`."""
-        while True:
-            try:
-                line = self._lines.get(timeout=PATIENCE)
-            except Empty:
-                raise AssertionError(f"no {event} in time; so far {self.records} {self.errors}") from None
-            if line is None:
-                raise AssertionError(f"it ended without {event}: {self.records} {self.errors}")
-            record: dict[str, Any] = json.loads(line)
-            self.records.append(record)
-            if record["event"] == event and holds(record):
-                return record
-
-    def end(self) -> tuple[int, dict[str, Any]]:
-        """Wait for it to end by itself. Returns exit code and last record."""
-        while (line := self._lines.get(timeout=PATIENCE)) is not None:
-            self.records.append(json.loads(line))
-        return self.process.wait(PATIENCE), self.records[-1] if self.records else {}
-
-    def stop(self, number: int = signal.SIGINT) -> int:
-        """Signal it and wait. Returns its exit code."""
-        if self.process.poll() is None:
-            self.process.send_signal(number)
-        code = self.process.wait(PATIENCE)
-        for thread in self._threads:
-            thread.join(PATIENCE)
-        return code
-
-
-@contextlib.contextmanager
-def running(*arguments: str | Path) -> Iterator[Command]:
-    command = Command(*arguments)
-    try:
-        yield command
-    finally:
-        if command.process.poll() is None:
-            command.process.kill()
-        command.stop()
 
 
 @pytest.fixture(scope="module")
@@ -140,17 +72,6 @@ def alive(pid: int) -> bool:
     return True
 
 
-def write_file(path: Path, size: int, seed: int = 1) -> str:
-    """Random bytes; returns their SHA-256."""
-    data = random.Random(seed).randbytes(size)
-    path.write_bytes(data)
-    return hashlib.sha256(data).hexdigest()
-
-
-def sha256(path: str | Path) -> str:
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
-
-
 @contextlib.contextmanager
 def shared(network: dict[str, Any], data: Path, *files: Path) -> Iterator[list[str]]:
     """The links of files that are being shared."""
@@ -183,7 +104,7 @@ def test_a_file_arrives_and_its_link_stays_the_same(network: dict[str, Any], tmp
 
 def test_a_killed_run_is_gone_on_with(network: dict[str, Any], tmp_path: Path) -> None:
     file = tmp_path / "large.bin"
-    size = 64 * MIB
+    size = 48 * MIB
     digest = write_file(file, size)
     out = tmp_path / "out"
     out.mkdir()
@@ -203,17 +124,19 @@ def test_a_killed_run_is_gone_on_with(network: dict[str, Any], tmp_path: Path) -
 
 def test_interrupted_runs_say_so_and_keep_what_came(network: dict[str, Any], tmp_path: Path) -> None:
     file = tmp_path / "large.bin"
-    write_file(file, 64 * MIB)
+    write_file(file, 48 * MIB)
     with shared(network, tmp_path / "sender", file) as [link]:
         command = get(link, tmp_path)
         command.until("progress", lambda record: record["have"] > 0)
-        assert command.stop(signal.SIGINT) == 130
-        assert (tmp_path / "data" / "downloads" / "pieces").iterdir()
+        command.process.send_signal(signal.SIGINT)
+        code, last = command.end()
+        assert (code, last["event"]) == (130, "stopped")
+        assert list((tmp_path / "data" / "downloads" / "pieces").iterdir())
 
 
 def test_a_transfer_survives_its_relays(network: dict[str, Any], tmp_path: Path) -> None:
     file = tmp_path / "large.bin"
-    digest = write_file(file, 96 * MIB)
+    digest = write_file(file, 64 * MIB)
     out = tmp_path / "out"
     out.mkdir()
     up: Command = network["up"]
@@ -224,9 +147,9 @@ def test_a_transfer_survives_its_relays(network: dict[str, Any], tmp_path: Path)
         os.kill(victim["pid"], signal.SIGKILL)
         code, done = command.end()
         assert code == 0
-        assert done["fetched"] == 96 * MIB
+        assert done["fetched"] == 64 * MIB
         assert sha256(done["path"]) == digest
-    back = up.until("registered", lambda record: True)
+    back = up.until("registered")
     node = next(node for node in back["nodes"] if node["name"] == "relay-1")
     assert (node["port"], node["identity"]) == (victim["port"], victim["identity"])
     assert node["pid"] not in (None, victim["pid"])
@@ -319,19 +242,20 @@ def test_links_that_lead_nowhere(network: dict[str, Any], tmp_path: Path) -> Non
 
 def test_a_site_that_is_down_or_is_none(tmp_path: Path, web: int, unused_port: int) -> None:
     bare = f"{'A' * 43}.{'A' * 43}"
-    for command in (["get", bare], ["fetch", "http://x.example/"], ["status"], ["relay", "--data", str(tmp_path)]):
-        code, error = failing(*command, "--site", f"http://127.0.0.1:{unused_port}")
-        assert code == 1
-        assert "does not answer (connection refused)" in error
-    code, error = failing("status", "--site", f"http://127.0.0.1:{web}")
-    assert code == 1
-    assert "is no Convergence site" in error
+    asked = [["get", bare], ["fetch", "http://x.example/", "-o", str(tmp_path / "x")], ["status"], ["relay"]]
+    down = [Command(*command, "--site", f"http://127.0.0.1:{unused_port}") for command in asked]
+    none = Command("status", "--site", f"http://127.0.0.1:{web}")
+    for command in down:
+        code, record = command.end()
+        assert (code, record["event"]) == (1, "error")
+        assert "does not answer (connection refused)" in record["message"]
+    code, record = none.end()
+    assert (code, record["event"]) == (1, "error")
+    assert "is no Convergence site" in record["message"]
 
 
 @pytest.fixture
 def unused_port() -> int:
-    import socket
-
     with socket.create_server(("127.0.0.1", 0)) as server:
         port: int = server.getsockname()[1]
         return port
@@ -371,8 +295,6 @@ def wait_until_gone(pid: int) -> None:
         handle = os.pidfd_open(pid)
     except ProcessLookupError:
         return
-    import select
-
     try:
         assert select.select([handle], [], [], PATIENCE)[0], f"process {pid} lives on"
     finally:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from convergence.facilitator.client import REFRESH
 from convergence.ordb.index import FileBuilder, piece_key
 from convergence.path.pool import CircuitPool
 from convergence.transfers import Transfer
@@ -24,7 +25,7 @@ def network(seed: int | str, relays: int, **settings: Any) -> World:
     world.facilitator()
     for number in range(relays):
         world.add(f"r{number}", RELAY, circuits=0)
-    world.run(310)  # a list is asked for again after 300 s at the latest
+    world.run(REFRESH)
     return world
 
 

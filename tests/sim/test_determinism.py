@@ -33,8 +33,9 @@ def transcript(seed: int) -> str:
         world.later(chance.uniform(2, LATER), want)
     for number in range(3):
         world.later(100.0 * number + 50, lambda number=number: world.kill(world.hosts[f"r{number}"]))
-        world.later(100.0 * number + 60, lambda number=number: world.add(f"late{number}", RELAY, circuits=0))
         world.later(100.0 * number + 70, restart)
+    for number in range(8):  # at once, so that many files change several of their points at once
+        world.later(200.0, lambda number=number: world.add(f"late{number}", RELAY, circuits=0))
     world.run(LATER + 60)
     for peer in peers:
         peer.driver.run(peer.node.stop)

@@ -3,6 +3,7 @@
 import pytest
 
 from convergence.effects import Failure
+from convergence.facilitator.client import REFRESH
 from convergence.ordb.download import MAX_BATCH
 from convergence.rdv.blind import DAY, POINTS, day_of, points_of
 from convergence.rdv.client import MISLED, NO_POINTS, NOBODY, START_LIMIT, WAITING
@@ -220,7 +221,7 @@ def test_facilitator_comes_back_from_its_storage(pair):
     carol = world.add("carol", circuits=1)
     world.run(5)
     assert_complete(world, carol, get(carol, link))
-    world.run(300)  # the relays have found it again
+    world.run(300)  # pauses between tries grow to minutes: the relays have found it again
     assert all(item["connected"] for item in facilitator.node.health(world.now)["nodes"])
 
 
@@ -246,7 +247,7 @@ def test_transfers_around_midnight():
 def test_a_clock_that_is_wrong_near_midnight(skew):
     """Names of both days are in use for an hour around midnight, so that clocks may differ."""
     midnight = (START // DAY + 1) * DAY
-    world = network("clocks", 8, start=midnight - (skew > 0) * 1000 + (skew < 0) * 100 - 320)
+    world = network("clocks", 8, start=midnight - (skew > 0) * 1000 + (skew < 0) * 100 - REFRESH - 10)
     alice = world.add("alice", circuits=0)
     bob = world.add("bob", circuits=0, skew=skew)
     world.run(5)
@@ -305,3 +306,23 @@ def test_nobody_to_relay():
     transfer_id = get(bob, ShareLink(bytes(32), bytes(32)).format(""))
     assert settle(world, bob, transfer_id, START_LIMIT + 60) == "failed"
     assert transfer(bob, transfer_id).message == NO_POINTS
+
+
+def test_the_same_content_shared_under_two_names():
+    """Each has a link of its own, which survives a restart and the end of the other."""
+    world = network("names", 8)
+    alice, bob = world.add("alice", circuits=0), world.add("bob", circuits=0)
+    world.run(5)
+    first, second = (share_and_stand(world, alice, DATA, name=name) for name in ("a.bin", "b.bin"))
+    assert first != second
+    assert share_and_stand(world, alice, DATA, name="a.bin") == first
+    world.restart(alice)
+    assert world.run(60, lambda: len(alice.node.transfers.shares) == 2 and standing(alice))
+    transfers = alice.node.transfers
+    first_id = next(share_id for share_id, item in transfers.shares.items() if item.file.info.name == "a.bin")
+    alice.driver.run(lambda now: transfers.unshare(first_id, now))
+    world.run(5)
+    assert_complete(world, bob, get(bob, second))
+    gone = get(bob, first)
+    assert settle(world, bob, gone) == "failed"
+    assert transfer(bob, gone).message == NOBODY

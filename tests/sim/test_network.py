@@ -25,7 +25,7 @@ RELAYS = 60
 PEERS = 140
 FILES = 300
 TRANSFERS = 1000
-MINUTES = 40  # in which the transfers begin
+MINUTES = 30  # in which the transfers begin
 
 
 def size_of(chance: random.Random) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol as Shape
 
-from convergence.crypto.onion import cells, payloads
+from convergence.crypto.onion import cells, cut, payloads
 from convergence.effects import CloseLink, Send
 from convergence.errors import DestroyReason, LinkError, LocalError, RemoteError, Scope
 from convergence.link.handshake import Handshake
@@ -49,6 +49,8 @@ class CircuitHandler(Shape):
         """The link takes cells again."""
         ...
 
+
+_RELAY = int(Command.RELAY)  # compared for every cell: an IntEnum member takes several times as long
 
 CreateHook = Callable[["Link", int, bytes, float], None]
 """on_create(link, circ_id, payload, now) for a CREATE2; raises RemoteError to refuse."""
@@ -188,17 +190,19 @@ class Link:
         """Whole fixed cells. RELAY cells are gathered by circuit; any other cell comes after those before it."""
         head = data[:HEADER_LEN]
         count = len(data) // CELL_LEN
-        if head[4] == Command.RELAY and all(
+        if head[4] == _RELAY and all(
             data[at::CELL_LEN].count(head[at]) == count for at in range(HEADER_LEN)
         ):  # the usual batch: one busy circuit
             self._relay(head, payloads(data, count), now)
             return
         runs: dict[bytes, list[bytes]] = {}
-        for at in range(0, len(data), CELL_LEN):
-            header = data[at : at + HEADER_LEN]
-            payload = data[at + HEADER_LEN : at + CELL_LEN]
-            if header[4] == Command.RELAY:
-                runs.setdefault(header, []).append(payload)
+        for header, payload in cut(data, count):
+            gathered = runs.get(header)
+            if gathered is not None:
+                gathered.append(payload)
+                continue
+            if header[4] == _RELAY:
+                runs[header] = [payload]
                 continue
             if self._closed:  # a cell before this one filled our own queue
                 return

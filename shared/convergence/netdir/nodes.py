@@ -85,7 +85,7 @@ class NodeDirectory:
 
     def nodes(self, role: Role, now: float) -> list[Descriptor]:
         """All valid nodes that have every bit of `role` (Role(0): any), in order of identity."""
-        wanted = role.value  # plain numbers: arithmetic on flags takes microseconds a node, and this runs for every path
+        wanted = role.value  # numbers: arithmetic on flags takes microseconds a node, and this runs for every path
         return [node for node in self._nodes.values() if node.roles.value & wanted == wanted and node.expires > now]
 
     def _take_over(self, nodes: NodeList, now: float) -> Change:

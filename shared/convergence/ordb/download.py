@@ -171,12 +171,12 @@ class Download:
         root = file.info.root
 
         def delete(shared: Any, now: float) -> None:
-            if shared is None:
+            if shared == []:
                 for at in range(0, len(stored), FORGET_BATCH):
                     batch = stored[at : at + FORGET_BATCH]
                     self._outbox.store([("piece", piece_key(root, index), None) for index in batch], _ignore)
 
-        self._outbox.load("file", root, delete)
+        self._outbox.scan("file", root, delete)
 
     # -- from link to RUNNING
 

@@ -41,6 +41,11 @@ def piece_key(root: bytes, index: int) -> bytes:
     return root + _COUNT.pack(index)
 
 
+def file_key(root: bytes, hash_name: bytes) -> bytes:
+    """Key of a shared file's record in the bucket "file": the same content may be shared under several links."""
+    return root + hash_name
+
+
 def leaf_hash(piece: bytes) -> bytes:
     """RFC 6962 leaf: SHA-256(0x00 | piece). The piece is not copied."""
     digest = sha256(b"\0")
@@ -163,7 +168,7 @@ class FileBuilder:
 
 @dataclass(frozen=True, slots=True)
 class SharedFile:
-    """What a node keeps of a file it serves (bucket "file", key root) or fetches (bucket "transfer", key hash_name).
+    """What a node keeps of a file it serves (bucket "file", `file_key`) or fetches (bucket "transfer", key hash_name).
 
     `leaves` are the joined leaf hashes; a record of an unfinished transfer has none.
     """

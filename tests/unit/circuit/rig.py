@@ -352,6 +352,13 @@ def say(end, command, stream_id=0, payload=b""):
     endpoint_of(end).send_message(command, stream_id, payload)
 
 
+def say_data(end, stream_id, data):
+    """One DATA cell that no stream window has allowed; the circuit's window counts it, so that SENDMEs are due."""
+    say(end, RelayCommand.DATA, stream_id, data)
+    endpoint = endpoint_of(end)
+    endpoint._package.sent(1, endpoint._outward.digest)
+
+
 def say_early(circuit, command, payload=b"", stream_id=0):
     """The same from an origin, in a RELAY_EARLY cell."""
     run = circuit._wrap([pack_message(command, stream_id, payload)])

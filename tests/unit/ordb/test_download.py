@@ -15,7 +15,7 @@ from convergence.ordb.download import (
     Download,
     Phase,
 )
-from convergence.ordb.index import EMPTY_ROOT, MerkleTree, SharedFile, leaf_hash, piece_key
+from convergence.ordb.index import EMPTY_ROOT, MerkleTree, SharedFile, file_key, leaf_hash, piece_key
 from convergence.ordb.pieces import PieceSet
 from convergence.ordb.source import MAX_REFUSALS, MAX_REQUESTS
 from convergence.wire.ordb import (
@@ -641,7 +641,7 @@ def test_forget_leaves_nothing_in_storage() -> None:
 def test_forget_spares_the_pieces_of_a_file_that_is_shared_too() -> None:
     rig = Rig(3 * PIECE_SIZE)
     shared = put_file(rig.client, rig.data, "mine")
-    rig.client.stored["file", shared.info.root] = shared.encode()
+    rig.client.stored["file", file_key(shared.info.root, shared.hash_name)] = shared.encode()
     rig.connect()
     rig.world.run()
     rig.check_done(fetched=0)

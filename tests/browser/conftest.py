@@ -1,0 +1,61 @@
+"""What the tests with real browsers share. Nothing lives longer than a module: while Playwright runs, its thread has an
+event loop, which other modules' tests could not bear."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Playwright, sync_playwright
+
+import build
+from tests.browser.harness import Peer, launched
+
+
+@pytest.fixture(scope="session")
+def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of this very tree, in a folder of its own."""
+    folder = tmp_path_factory.mktemp("page") / "dist"
+    files = build.bundle()
+    build.write_tree({**files, "manifest.json": build.manifest(files, build.project()["version"])}, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def playwright() -> Iterator[Playwright]:
+    with sync_playwright() as playwright:
+        yield playwright
+
+
+@pytest.fixture(scope="module")
+def downloads(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("downloads")
+
+
+@pytest.fixture(scope="module")
+def chromium(playwright: Playwright, downloads: Path) -> Iterator[Browser]:
+    with launched(playwright, "chromium", downloads) as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def firefox(playwright: Playwright, downloads: Path) -> Iterator[Browser]:
+    with launched(playwright, "firefox", downloads) as browser:
+        yield browser
+
+
+@pytest.fixture
+def peer(downloads: Path) -> Iterator[Callable[..., Peer]]:
+    """Makes browser peers that are closed after the test, and fails it when their pages threw or left their site."""
+    peers: list[Peer] = []
+
+    def peer(browser: Browser, site: str, **options: Any) -> Peer:
+        peers.append(Peer(browser, site, downloads, **options))
+        return peers[-1]
+
+    yield peer
+    for each in peers:
+        each.close()
+    assert [wrong for each in peers for wrong in each.wrong] == []

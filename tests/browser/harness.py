@@ -1,0 +1,184 @@
+"""Browser peers: one profile of a real browser each, with the page open in it.
+
+Does: launch browsers as playwright.config.py says, wait for states of the node, share, get and save files as people do.
+Does not: look into the node. What it waits for is the state that the page draws (`window.convergenceState`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from playwright.sync_api import Browser, BrowserContext, Page, Playwright
+
+from convergence.transfers import public_id
+from convergence.wire.ordb import ShareLink
+
+ROOT = Path(__file__).parents[2]
+START = 120.0
+"""Seconds that Python and five circuits may take on a busy machine."""
+ARRIVAL = 180.0
+"""Seconds that a file may take."""
+
+# The page's state is a property that each new state replaces: waiting means to be told by its setter.
+UNTIL = """async ([argument, seconds]) => {
+    const holds = (state, argument) => %s;
+    if (!window.testWatchers) {
+        let state = window.convergenceState;
+        const watchers = (window.testWatchers = new Set());
+        Object.defineProperty(window, "convergenceState", {
+            get: () => state,
+            set: (next) => { state = next; watchers.forEach((look) => look()); },
+        });
+    }
+    return new Promise((resolve) => {
+        const end = (value) => { window.testWatchers.delete(look); clearTimeout(timer); resolve(value); };
+        const look = () => {
+            const value = window.convergenceState && holds(window.convergenceState, argument);
+            if (value) end({ value });
+        };
+        const timer = setTimeout(() => end({ late: window.convergenceState ?? null }), seconds * 1000);
+        window.testWatchers.add(look);
+        look();
+    });
+}"""
+STANDING = "state.ready && state.circuits.filter((circuit) => circuit.state === 'ready').length >= 5"
+TRANSFER = "state.transfers.find((item) => item.id === argument"
+
+
+def settings() -> ModuleType:
+    """playwright.config.py, whose name cannot be imported."""
+    spec = importlib.util.spec_from_file_location("playwright_config", ROOT / "playwright.config.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+CONFIG = settings()
+
+
+@contextlib.contextmanager
+def launched(playwright: Playwright, name: str, downloads: Path) -> Iterator[Browser]:
+    """A browser, "chromium" or "firefox"."""
+    browser = getattr(playwright, name).launch(**CONFIG.launch_options(name), downloads_path=downloads)
+    try:
+        yield browser
+    finally:
+        browser.close()
+
+
+def transfer_id(link: str) -> str:
+    """What the page calls the transfer of this link."""
+    return public_id(ShareLink.parse(link).hash_name)
+
+
+class Peer:
+    """One browser profile. What its page throws, or asks of another origin, is found in `wrong`.
+
+    Args:
+        downloads: the folder that the browser was launched with.
+    """
+
+    page: Page
+
+    def __init__(self, browser: Browser, site: str, downloads: Path, **options: Any) -> None:
+        self.name = browser.browser_type.name
+        self.site = site
+        self.wrong: list[str] = []
+        self.logged: list[str] = []
+        self._downloads = downloads
+        self.context: BrowserContext = browser.new_context(**{**CONFIG.context_options(self.name), **options})
+        self.context.on("weberror", lambda error: self.wrong.append(str(error.error)))
+        self.context.on("console", lambda message: self.logged.append(message.text))
+        if self.name == "chromium":  # Firefox lists WebSockets, those to relays, as requests for documents
+            self.context.on("request", lambda request: self._check(request.url))
+
+    def _check(self, url: str) -> None:
+        if not url.startswith((self.site, f"blob:{self.site}")):
+            self.wrong.append(url)
+
+    def open(self, fragment: str = "") -> Peer:
+        """A new tab of this profile with the page."""
+        self.page = self.context.new_page()
+        self.page.goto(self.site + fragment)
+        return self
+
+    def ready(self) -> Peer:
+        """Wait until five circuits stand."""
+        self.until(STANDING, seconds=START)
+        return self
+
+    def close(self) -> None:
+        self.context.close()
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """The latest one."""
+        state: dict[str, Any] = self.page.evaluate("window.convergenceState")
+        return state
+
+    def until(self, holds: str, argument: Any = None, *, seconds: float = 60.0) -> Any:
+        """Wait until the JavaScript expression `holds` of `state` and `argument` gives something; returns that."""
+        result = self.page.evaluate(UNTIL % holds, [argument, seconds])
+        if "value" not in result:
+            state, log = json.dumps(result["late"]), "\n".join(self.logged[-20:])
+            raise AssertionError(f"{self.name}: no state in {seconds} s for which {holds} ({argument})\n{state}\n{log}")
+        return result["value"]
+
+    def share(self, file: Path) -> str:
+        """Share a file; returns its link once it can be fetched."""
+        self.page.get_by_test_id("share-input").set_input_files(file)
+        return self.link(file.name)
+
+    def link(self, name: str) -> str:
+        """The link of a shared file, once its points stand."""
+        holds = "state.shares.find((item) => item.name === argument && item.points > 0 && item.link)"
+        share = self.until(f"{holds}", name, seconds=ARRIVAL)
+        return f"{self.site}#{share['link']}"
+
+    def get(self, link: str) -> None:
+        """Ask for a file as people do: paste the link, press the button."""
+        self.page.get_by_test_id("get-input").fill(link)
+        self.page.get_by_test_id("get-button").click()
+
+    def transfer(self, link: str, holds: str = "true", *, seconds: float = ARRIVAL) -> dict[str, Any]:
+        """The transfer of that link, as soon as the expression `holds` of `item` is true."""
+        transfer: dict[str, Any] = self.until(f"{TRANSFER} && ({holds}))", transfer_id(link), seconds=seconds)
+        return transfer
+
+    def midway(self, link: str) -> dict[str, Any]:
+        """The transfer while it is well under way and far from its end."""
+        transfer = self.transfer(link, "item.state === 'running' && item.have > 0.1 * item.size")
+        assert transfer["have"] < 0.7 * transfer["size"], "the file was too fast for this test"
+        return transfer
+
+    def done(self, link: str) -> dict[str, Any]:
+        """The transfer when it is complete."""
+        transfer = self.transfer(link, "['done', 'failed', 'paused'].includes(item.state)")
+        assert transfer["state"] == "done", transfer
+        return transfer
+
+    def save(self, link: str) -> Path:
+        """Press Save; returns the file that the browser wrote."""
+        button = self.page.locator(f"[data-id='{transfer_id(link)}']").get_by_test_id("save")
+        if self.name == "chromium":
+            with self.page.expect_download() as download:
+                button.click()
+            return Path(download.value.path())
+        # Stock Firefox tells nothing of downloads of a blob: the file itself has to be awaited.
+        before, size = set(self._downloads.iterdir()), self.transfer(link)["size"]
+        button.click()
+        deadline = time.monotonic() + ARRIVAL
+        while time.monotonic() < deadline:
+            self.page.wait_for_timeout(100)
+            for path in set(self._downloads.iterdir()) - before:
+                if path.stat().st_size == size and path.suffix != ".part":
+                    return path
+        raise AssertionError(f"Firefox saved nothing: {list(self._downloads.iterdir())}")

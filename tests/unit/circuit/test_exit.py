@@ -1,0 +1,196 @@
+"""Exit streams: BEGIN to a TCP channel and back, back-pressure both ways, every end with its reason."""
+
+import pytest
+
+from convergence.circuit.exit import MAX_ANSWERS, MAX_EXIT_STREAMS, MAX_RESOLVES, REASONS, ExitService
+from convergence.circuit.flow import STREAM_WINDOW
+from convergence.circuit.streams import SEND_BUFFER_HIGH
+from convergence.effects import CloseLink, Connect, Failure, Pause, Protocol, Resolve, Send
+from convergence.errors import DestroyReason, EndReason
+from convergence.wire.relay import MAX_DATA, AnswerType
+from tests.unit.circuit.rig import Net
+
+
+class Site:
+    """An exit in the rig, and a client with a circuit to it."""
+
+    def __init__(self):
+        self.net = Net()
+        self.client = self.net.add("client", relays=False)
+        path = self.net.relays(2)
+        self.exit = path[-1]
+        self.service = ExitService(self.exit.outbox)
+        self.exit.services.begin = self.service.begin
+        self.exit.services.resolve = self.service.resolve
+        self.circuit = self.net.build(self.client, path)
+
+    def open(self, target="host.example:80"):
+        """A stream and its TCP channel, which is open."""
+        stream, handler = self.net.open(self.circuit, target)
+        channel = self.asked(Connect)[-1].channel
+        self.service.opened(channel, self.net.now)
+        self.net.pump()
+        return stream, handler, channel
+
+    def asked(self, kind):
+        """What the exit asked its shell for so far; rig channels are not among it."""
+        return [effect for effect in self.exit.effects if isinstance(effect, kind)]
+
+    def written(self):
+        return b"".join(b"".join(effect.buffers) for effect in self.asked(Send))
+
+
+@pytest.fixture
+def site():
+    return Site()
+
+
+def test_begin_asks_for_a_channel_and_connected_waits_for_it(site):
+    _, handler = site.net.open(site.circuit, "host.example:8080")
+    [connect] = site.asked(Connect)
+    assert (connect.protocol, connect.address) == (Protocol.TCP, "host.example:8080")
+    assert handler.calls == []
+    site.service.opened(connect.channel, site.net.now)
+    site.net.pump()
+    assert handler.calls == ["connected"]
+
+
+def test_bytes_pass_both_ways(site):
+    stream, handler, channel = site.open()
+    stream.send(b"GET /")
+    site.net.pump()
+    site.service.data(channel, b"200 OK", site.net.now)
+    site.net.pump()
+    assert site.written() == b"GET /" and handler.received == b"200 OK"
+
+
+@pytest.mark.parametrize("reason", [*REASONS, "anything else", ""])
+def test_every_end_of_a_channel_has_a_reason(site, reason):
+    _, handler, channel = site.open()
+    site.service.data(channel, b"tail", site.net.now)
+    site.service.closed(channel, reason, site.net.now)
+    site.net.pump()
+    assert handler.received == b"tail"
+    assert handler.reason == REASONS.get(reason, EndReason.MISC)
+    assert site.circuit.built
+
+
+def test_a_channel_that_never_opens_ends_the_stream(site):
+    _, handler = site.net.open(site.circuit)
+    site.service.closed(site.asked(Connect)[0].channel, "refused", site.net.now)
+    site.net.pump()
+    assert handler.calls == ["ended"] and handler.reason == EndReason.CONNECTREFUSED
+
+
+def test_the_origins_end_closes_the_channel(site):
+    stream, _, channel = site.open()
+    stream.end()
+    site.net.pump()
+    assert site.asked(CloseLink) == [CloseLink(channel)]
+    site.service.data(channel, b"late", site.net.now)
+    site.service.closed(channel, "done", site.net.now)
+    site.service.congested(channel, True, site.net.now)
+
+
+def test_a_dead_circuit_closes_its_channels(site):
+    channels = {site.open()[2] for _ in range(3)}
+    site.circuit.destroy(DestroyReason.FINISHED, site.net.now)
+    site.net.pump()
+    assert {effect.channel for effect in site.asked(CloseLink)} == channels
+
+
+def test_a_channel_that_opens_after_its_stream_ended_is_closed(site):
+    stream, _ = site.net.open(site.circuit)
+    channel = site.asked(Connect)[0].channel
+    stream.end()
+    site.net.pump()
+    site.service.opened(channel, site.net.now)
+    site.net.pump()
+    assert [effect.channel for effect in site.asked(CloseLink)] == [channel, channel]
+
+
+def test_a_fast_site_is_paused_until_the_stream_drains(site):
+    _, handler, channel = site.open()
+    [link] = site.client.links.values()
+    held = site.client
+    site.net.hold(held, link)
+    sent = 0
+    while not site.asked(Pause):
+        site.service.data(channel, bytes(65_536), site.net.now)
+        site.net.pump()
+        sent += 65_536
+        assert sent < SEND_BUFFER_HIGH + 3 * STREAM_WINDOW * MAX_DATA
+    assert site.asked(Pause) == [Pause(channel, True)]
+    site.net.hold(held, link, False)
+    assert site.asked(Pause) == [Pause(channel, True), Pause(channel, False)]
+    assert len(handler.received) == sent
+
+
+def test_a_slow_site_stops_the_origin(site):
+    stream, _, channel = site.open()
+    site.service.congested(channel, True, site.net.now)
+    stream.send(bytes(1_000_000))
+    site.net.pump()
+    assert len(site.written()) == STREAM_WINDOW * MAX_DATA
+    site.service.congested(channel, False, site.net.now)
+    site.net.pump()
+    assert len(site.written()) == 1_000_000
+
+
+def test_exit_streams_are_limited(site):
+    site.service._streams.update((-number, None) for number in range(1, MAX_EXIT_STREAMS + 1))
+    _, handler = site.net.open(site.circuit)
+    assert handler.reason == EndReason.RESOURCELIMIT and not site.asked(Connect)
+    site.service._streams.clear()
+
+
+# -- RESOLVE
+
+
+def resolve(site, result):
+    answers = []
+    site.circuit.resolve("host.example", lambda resolved, now: answers.append(resolved))
+    site.net.pump()
+    site.exit.outbox.done(site.asked(Resolve)[-1].request, result, site.net.now)
+    site.net.pump()
+    [resolved] = answers
+    return resolved.answers
+
+
+def test_addresses_are_answered(site):
+    answers = resolve(site, ["192.0.2.7", "2001:db8::1"])
+    assert [answer.address for answer in answers] == ["192.0.2.7", "2001:db8::1"]
+
+
+def test_no_more_answers_than_fit(site):
+    assert len(resolve(site, [f"192.0.2.{number}" for number in range(200)])) == MAX_ANSWERS
+
+
+@pytest.mark.parametrize(
+    ("result", "kind"),
+    [(Failure("not-found", "no such host"), AnswerType.ERROR_PERMANENT), ([], AnswerType.ERROR_TRANSIENT)],
+)
+def test_failures_are_answered(site, result, kind):
+    [answer] = resolve(site, result)
+    assert answer.kind == kind
+
+
+def test_an_answer_after_the_circuit_ended_goes_nowhere(site):
+    answers = []
+    site.circuit.resolve("host.example", lambda resolved, now: answers.append(resolved))
+    site.net.pump()
+    site.circuit.destroy(DestroyReason.FINISHED, site.net.now)
+    site.net.pump()
+    site.exit.outbox.done(site.asked(Resolve)[0].request, ["192.0.2.7"], site.net.now)
+    site.net.pump()
+    assert answers == [None]
+
+
+def test_a_flood_of_lookups_is_bounded(site):
+    answers = []
+    for _ in range(MAX_RESOLVES):
+        site.service.resolve(site.exit.circuits[0], 1, "host.example", site.net.now)
+    site.circuit.resolve("one.more", lambda resolved, now: answers.append(resolved))
+    site.net.pump()
+    assert len(site.asked(Resolve)) == MAX_RESOLVES
+    assert answers[0].answers[0].kind == AnswerType.ERROR_TRANSIENT

@@ -1,0 +1,354 @@
+"""One end of a stream and of a splice by themselves, with an owner that only records."""
+
+import pytest
+
+from convergence.circuit.flow import STREAM_INCREMENT, STREAM_WINDOW
+from convergence.circuit.streams import SEND_BUFFER_HIGH, SEND_BUFFER_LOW, SpliceEnd, Stream
+from convergence.errors import EndReason, RemoteError, StreamError
+from convergence.wire.relay import MAX_DATA, RelayCommand, pack_message, unpack_message
+from tests.unit.circuit.rig import Recorder
+
+NOW = 5.0
+
+
+class Owner:
+    def __init__(self):
+        self.woken = []
+        self.messages = []
+        self.forgotten = []
+
+    def wake(self, entry):
+        self.woken.append(entry)
+
+    def send_message(self, command, stream_id, payload=b""):
+        self.messages.append((command, stream_id, payload))
+
+    def forget(self, stream_id):
+        self.forgotten.append(stream_id)
+
+
+@pytest.fixture
+def owner():
+    return Owner()
+
+
+@pytest.fixture
+def stream(owner):
+    made = Stream(owner, 7, lambda: NOW)
+    made.handler = Recorder()
+    made.on_connected(b"", NOW)
+    return made
+
+
+def data_of(cells):
+    return [unpack_message(cell)[2] for cell in cells]
+
+
+def data_cell(data, stream_id=9):
+    return pack_message(RelayCommand.DATA, stream_id, data)
+
+
+def give(entry, count, data=b"x"):
+    for _ in range(count):
+        entry.deliver.received()
+        entry.on_data(data_cell(data), len(data))
+
+
+# -- Stream
+
+
+def test_bytes_wait_for_connected(owner):
+    stream = Stream(owner, 7, lambda: NOW)
+    stream.handler = Recorder()
+    stream.send(b"early")
+    assert not stream.ready and not owner.woken
+    stream.on_connected(b"", NOW)
+    assert stream.ready and owner.woken and stream.handler.calls == ["connected"]
+    assert data_of(stream.take(10)) == [b"early"]
+
+
+def test_cells_are_filled_before_the_next_is_begun(stream):
+    for size in (10, 600, 300, 100):
+        stream.send(b"x" * size)
+    assert [len(data) for data in data_of(stream.take(10))] == [MAX_DATA, MAX_DATA, 1010 - 2 * MAX_DATA]
+    assert not stream.ready
+
+
+def test_take_keeps_what_is_beyond_the_limit(stream):
+    data = bytes(index % 251 for index in range(5000))
+    stream.send(data)
+    first, rest = stream.take(3), stream.take(100)
+    assert len(first) == 3 and b"".join(data_of(first + rest)) == data
+
+
+def test_the_stream_window_limits_what_may_go(stream):
+    stream.send(bytes(MAX_DATA * (STREAM_WINDOW + 20)))
+    assert len(stream.take(10_000)) == STREAM_WINDOW
+    assert not stream.ready
+    stream.on_sendme(NOW)
+    assert len(stream.take(10_000)) == 20
+
+
+def test_a_stream_sendme_that_is_not_due_is_an_error(stream):
+    stream.send(bytes(MAX_DATA * (STREAM_INCREMENT - 1)))
+    stream.take(100)
+    with pytest.raises(StreamError, match="not due"):
+        stream.on_sendme(NOW)
+
+
+def test_congestion_and_its_end_are_told_once(stream):
+    stream.send(bytes(SEND_BUFFER_HIGH))
+    assert not stream.congested
+    stream.send(b"x")
+    assert stream.congested
+    while stream._queued >= SEND_BUFFER_LOW:
+        assert "writable" not in stream.handler.calls
+        stream.take(STREAM_WINDOW)
+        for _ in range(STREAM_WINDOW // STREAM_INCREMENT):
+            stream.on_sendme(NOW)
+        stream.settle(NOW)
+    stream.settle(NOW)
+    assert stream.handler.calls.count("writable") == 1
+
+
+def test_data_is_handed_over_once_a_run(stream, owner):
+    give(stream, 3, b"ab")
+    assert stream.handler.received == b""
+    stream.settle(NOW)
+    assert stream.handler.received == b"ababab" and owner.messages == []
+
+
+def test_credit_is_given_for_what_was_handed_over(stream, owner):
+    give(stream, 2 * STREAM_INCREMENT)
+    stream.settle(NOW)
+    assert owner.messages == [(RelayCommand.SENDME, 7, b"")] * 2
+
+
+def test_a_held_stream_gives_no_credit_until_it_is_let_go(stream, owner):
+    stream.hold(True)
+    give(stream, STREAM_WINDOW)
+    stream.settle(NOW)
+    assert owner.messages == [] and len(stream.handler.received) == STREAM_WINDOW
+    with pytest.raises(RemoteError, match="beyond the window"):
+        stream.deliver.received()
+    stream.hold(False)
+    assert len(owner.messages) == STREAM_WINDOW // STREAM_INCREMENT
+    stream.hold(False)
+    assert len(owner.messages) == STREAM_WINDOW // STREAM_INCREMENT
+
+
+def test_end_waits_for_what_is_queued(stream, owner):
+    stream.send(b"last words")
+    stream.end()
+    assert owner.messages == []
+    stream.take(10)
+    stream.settle(NOW)
+    assert owner.messages == [(RelayCommand.END, 7, bytes([EndReason.DONE]))] and owner.forgotten == [7]
+
+
+def test_end_at_once_drops_what_is_queued(stream, owner):
+    stream.send(b"last words")
+    stream.end(EndReason.MISC, after_flush=False)
+    assert owner.messages == [(RelayCommand.END, 7, bytes([EndReason.MISC]))]
+    assert not stream.ready
+
+
+def test_after_end_nothing_more_is_sent_or_told(stream, owner):
+    handler = stream.handler
+    stream.end()
+    stream.end()
+    stream.send(b"too late")
+    stream.on_end(EndReason.DONE, NOW)
+    assert len(owner.messages) == 1 and handler.reason is None and not stream.ready
+
+
+def test_data_while_end_waits_is_read_and_dropped(stream, owner):
+    handler = stream.handler
+    stream.send(b"last words")
+    stream.end()
+    give(stream, STREAM_INCREMENT)
+    stream.settle(NOW)
+    assert handler.received == b"" and owner.messages == [(RelayCommand.SENDME, 7, b"")]
+
+
+def test_an_end_from_the_far_side_comes_after_its_data(stream):
+    give(stream, 2, b"ab")
+    stream.on_end(EndReason.CONNRESET, NOW)
+    assert stream.handler is None and not stream.ready
+
+
+def test_the_handler_hears_data_before_the_end(owner):
+    stream = Stream(owner, 7, lambda: NOW)
+    handler = stream.handler = Recorder()
+    stream.on_connected(b"", NOW)
+    give(stream, 1, b"tail")
+    stream.on_end(EndReason.DONE, NOW)
+    stream.on_end(EndReason.DONE, NOW)
+    assert handler.received == b"tail" and handler.reason == EndReason.DONE
+
+
+def test_a_handler_may_end_the_stream_while_it_gets_data(owner):
+    stream = Stream(owner, 7, lambda: NOW)
+    stream.handler = Recorder(on_data=lambda data: stream.end())
+    stream.on_connected(b"", NOW)
+    give(stream, STREAM_INCREMENT)
+    stream.settle(NOW)
+    assert owner.messages == [(RelayCommand.END, 7, bytes([EndReason.DONE]))], "no credit after END"
+
+
+def test_a_handler_may_end_the_stream_while_the_far_end_does(owner):
+    stream = Stream(owner, 7, lambda: NOW)
+    stream.handler = Recorder(on_data=lambda data: stream.end())
+    stream.on_connected(b"", NOW)
+    give(stream, 1)
+    stream.on_end(EndReason.DONE, NOW)
+    assert len(owner.messages) == 1
+
+
+def test_connected_twice_and_data_before_it_are_errors(owner, stream):
+    with pytest.raises(StreamError, match="twice"):
+        stream.on_connected(b"", NOW)
+    with pytest.raises(StreamError, match="before CONNECTED"):
+        Stream(owner, 8, lambda: NOW).on_data(data_cell(b"x"), 1)
+
+
+def test_a_stream_without_a_handler_only_counts(owner):
+    stream = Stream(owner, 7, lambda: NOW)
+    stream.accept(b"payload")
+    assert owner.messages == [(RelayCommand.CONNECTED, 7, b"payload")]
+    give(stream, 1)
+    stream.settle(NOW)
+    stream.send(bytes(SEND_BUFFER_HIGH + 1))
+    stream.take(STREAM_WINDOW)
+    stream._queue.clear()
+    stream._queued = 0
+    stream.settle(NOW)
+    stream.on_end(EndReason.DONE, NOW)
+
+
+# -- SpliceEnd
+
+
+class Splice:
+    """Two joined ends, each with its own owner."""
+
+    def __init__(self):
+        self.owners = Owner(), Owner()
+        self.closed = [0, 0]
+
+        def closer(side):
+            def closed():
+                self.closed[side] += 1
+
+            return closed
+
+        self.left = SpliceEnd(self.owners[0], 9, closer(0))
+        self.right = SpliceEnd(self.owners[1], 0x8003, closer(1))
+        self.right.join(self.left)
+
+
+@pytest.fixture
+def splice():
+    return Splice()
+
+
+def test_cells_leave_on_the_other_side_with_its_stream_id(splice):
+    give(splice.left, 1, b"hello")
+    assert splice.owners[1].woken == [splice.right]
+    [cell] = splice.right.take(5)
+    assert unpack_message(cell) == (RelayCommand.DATA, 0x8003, b"hello")
+
+
+def test_no_more_than_a_window_waits(splice):
+    give(splice.left, STREAM_WINDOW)
+    with pytest.raises(RemoteError, match="beyond the window"):
+        give(splice.left, 1)
+
+
+def test_a_sendme_passes_through_and_opens_the_window(splice):
+    give(splice.left, 60)
+    splice.right.take(60)
+    splice.right.on_sendme(NOW)
+    assert splice.owners[0].messages == [(RelayCommand.SENDME, 9, b"")]
+    assert splice.left.deliver.available == STREAM_WINDOW - 60 + STREAM_INCREMENT
+
+
+def test_sendmes_for_cells_that_are_still_here_are_refused(splice):
+    """A reader that takes nothing but acknowledges everything would make cells pile up without limit."""
+    give(splice.left, STREAM_WINDOW)
+    splice.right.take(STREAM_INCREMENT - 1)
+    with pytest.raises(StreamError, match="not due"):
+        splice.right.on_sendme(NOW)
+    splice.right.take(1)
+    splice.right.on_sendme(NOW)
+    with pytest.raises(StreamError, match="not due"):
+        splice.right.on_sendme(NOW)
+
+
+def test_end_passes_through_with_its_reason(splice):
+    splice.left.on_end(EndReason.RESOURCELIMIT, NOW)
+    assert splice.owners[1].messages == [(RelayCommand.END, 0x8003, bytes([EndReason.RESOURCELIMIT]))]
+    assert splice.closed == [1, 1] and splice.owners[1].forgotten == [0x8003]
+
+
+def test_end_goes_out_behind_what_is_pending(splice):
+    give(splice.left, 120, b"data")
+    splice.left.on_end(EndReason.DONE, NOW)
+    assert splice.closed == [1, 0] and splice.owners[1].messages == []
+    taken = splice.right.take(50)
+    # What the reader says meanwhile must not cost the rest: it cannot know yet that the far side has ended.
+    splice.right.on_sendme(NOW)
+    give(splice.right, 3, b"late")
+    splice.right.settle(NOW)
+    taken += splice.right.take(1000)
+    splice.right.settle(NOW)
+    splice.right.settle(NOW)
+    assert len(taken) == 120
+    assert splice.owners[1].messages == [(RelayCommand.END, 0x8003, bytes([EndReason.DONE]))]
+    assert splice.closed == [1, 1]
+
+
+def test_both_ends_may_end_while_data_is_pending(splice):
+    give(splice.left, 10)
+    splice.left.on_end(EndReason.DONE, NOW)
+    splice.right.on_end(EndReason.DONE, NOW)
+    splice.right.settle(NOW)
+    splice.left.settle(NOW)
+    splice.right.finish(EndReason.DONE)
+    splice.left.on_end(EndReason.DONE, NOW)
+    assert splice.closed == [1, 1] and not splice.right.ready
+    assert splice.owners[0].messages == splice.owners[1].messages == []
+
+
+def test_finish_is_said_once(splice):
+    give(splice.left, 1)
+    splice.right.finish(EndReason.DONE)
+    splice.right.finish(EndReason.MISC)
+    splice.right.take(1)
+    splice.right.settle(NOW)
+    assert [payload for _, _, payload in splice.owners[1].messages] == [bytes([EndReason.DONE])]
+
+
+def test_an_end_that_is_not_joined_accepts_only_the_answer(owner):
+    closed, events = [], []
+    end = SpliceEnd(owner, 3, lambda: closed.append(1))
+    end.on_connected_hook = lambda now: events.append("connected")
+    end.on_refused = lambda reason, now: events.append(reason)
+    with pytest.raises(StreamError):
+        end.on_data(data_cell(b"x"), 1)
+    with pytest.raises(StreamError):
+        end.on_sendme(NOW)
+    end.on_connected(b"", NOW)
+    with pytest.raises(StreamError):
+        end.on_connected(b"", NOW)
+    end.on_end(EndReason.MISC, NOW)
+    assert events == ["connected"] and closed == [1]
+
+
+def test_a_refusal_is_told_to_who_waits(owner):
+    closed, events = [], []
+    end = SpliceEnd(owner, 3, lambda: closed.append(1))
+    end.on_connected_hook = lambda now: events.append("connected")
+    end.on_refused = lambda reason, now: events.append((reason, len(closed)))
+    end.on_end(EndReason.HIBERNATING, NOW)
+    assert events == [(EndReason.HIBERNATING, 1)], "counts are right when the next one is chosen"

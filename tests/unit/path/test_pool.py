@@ -1,0 +1,394 @@
+"""The pool of circuits: five ready, replaced at once when dead or slow, renewed, one user each, retries bounded."""
+
+import pytest
+
+from convergence.errors import DestroyReason, LocalError
+from convergence.path.pool import ATTEMPTS, HOP_TIMEOUT, POOL_SIZE, RENEW_AFTER, RETRY_FIRST, RETRY_MAX, CircuitPool
+from convergence.path.select import entry_side
+from convergence.wire.facilitator import Descriptor, Role, Transport
+from tests.unit.circuit.rig import CRYPTO, Net
+
+
+class Directory:
+    def __init__(self):
+        self.known = []
+
+    def nodes(self, role, now):
+        return [node for node in self.known if node.roles & role == role]
+
+
+class Scene:
+    """A client with a pool, and relays; `silent` ones answer nothing, `unreachable` ones cannot be dialled."""
+
+    def __init__(self, relays=8, **options):
+        self.net = Net("pool")
+        self.client = self.net.add("client", relays=False)
+        self.relays = self.net.relays(relays)
+        self.directory = Directory()
+        self.unreachable = set()
+        self.silent = set()
+        self.dialled = []
+        self.full = []
+        self.directory.known = [self.describe(machine) for machine in self.relays]
+        self.pool = CircuitPool(
+            self.client.outbox,
+            CRYPTO,
+            self.client.rng,
+            self,
+            self.directory,
+            on_full=self.full.append,
+            **options,
+        )
+        self.got, self.trouble = [], []
+
+    @staticmethod
+    def describe(machine, roles=Role.RELAY | Role.RDV | Role.EXIT):
+        keys = machine.keys
+        url = (Transport(1, f"ws://{machine.name}/"),)
+        return Descriptor(keys.identity, keys.ntor_public, 0, 1 << 40, roles, url)
+
+    def reach(self, identity, reply):
+        """Stands for Neighbours."""
+        self.dialled.append(identity)
+        if identity in self.unreachable:
+            reply(None, self.net.now)
+        elif identity not in self.silent:
+            self.client.reach(identity, reply)
+
+    def do(self, call, *args):
+        self.client.outbox.now = self.net.now
+        call(*args, self.net.now)
+        self.net.pump()
+
+    def fill(self):
+        self.do(self.pool.fill)
+
+    def rdv(self, point, name=bytes(32), provider=False):
+        self.do(
+            self.pool.rdv_circuit,
+            point,
+            name,
+            provider,
+            lambda circuit, now: self.got.append(circuit),
+            lambda text, now: self.trouble.append(text),
+        )
+
+    def exit(self):
+        self.do(
+            self.pool.exit_circuit,
+            lambda circuit, now: self.got.append(circuit),
+            lambda text, now: self.trouble.append(text),
+        )
+
+    def deaf(self, machine):
+        """From now on a relay that reads nothing: the links stand, circuits through it hang."""
+        machine._create = lambda *args: None
+
+    @property
+    def states(self):
+        return [item["state"] for item in self.pool.snapshot()]
+
+    def built(self):
+        return sum(event.kind == "circuit-built" for event in self.client.events)
+
+    def ready_circuits(self):
+        return [entry.circuit for entry in self.pool._ready]
+
+
+@pytest.fixture
+def scene():
+    return Scene()
+
+
+# -- the ready ones
+
+
+def test_five_circuits_are_built_and_kept(scene):
+    scene.fill()
+    assert scene.pool.ready == POOL_SIZE and scene.states == ["ready"] * POOL_SIZE
+    assert scene.full == [scene.net.now]
+    scene.fill()
+    assert scene.pool.ready == POOL_SIZE and scene.built() == POOL_SIZE
+
+
+def test_a_dead_one_is_replaced_at_once(scene):
+    scene.fill()
+    before = scene.net.now
+    victim = scene.ready_circuits()[2]
+    scene.net.by_identity[victim.path[0].identity].circuits[-1].destroy(DestroyReason.HIBERNATING)
+    scene.net.pump()
+    assert scene.net.now == before and scene.pool.ready == POOL_SIZE
+    assert scene.built() == POOL_SIZE + 1
+
+
+def test_nothing_is_kept_of_circuits_that_die_young(scene):
+    """Each leaves no timer that holds it until its renewal would have been due."""
+    scene.fill()
+    for _ in range(30):
+        scene.do(lambda now: scene.ready_circuits()[0].destroy(DestroyReason.FINISHED, now))
+    pending = [timer for _, _, timer in scene.client.outbox._timers if timer.pending]
+    assert len(pending) <= 2 * POOL_SIZE and scene.pool.ready == POOL_SIZE
+
+
+def test_ready_circuits_are_renewed_but_not_all_together(scene):
+    scene.fill()
+    first = scene.ready_circuits()
+    scene.net.tick(RENEW_AFTER - 1)
+    assert scene.ready_circuits() == first
+    times = set()
+    for _ in range(400):
+        scene.net.tick(1)
+        assert scene.pool.ready == POOL_SIZE
+        times |= {(circuit, scene.net.now) for circuit in first if circuit.closed and circuit not in dict(times)}
+    assert all(circuit.closed for circuit in first) and len({when for _, when in times}) > 1
+
+
+def test_a_slow_hop_is_given_up_within_its_time(scene):
+    """Every node hangs but four: circuits through a hanging one are given up and built over others."""
+    for machine in scene.relays[4:]:
+        scene.deaf(machine)
+    scene.fill()
+    for _ in range(60):
+        scene.net.tick(HOP_TIMEOUT)
+        if scene.pool.ready == POOL_SIZE:
+            break
+    assert scene.pool.ready == POOL_SIZE
+    good = {machine.keys.identity for machine in scene.relays[:4]}
+    assert all(node.identity in good for circuit in scene.ready_circuits() for node in circuit.path)
+
+
+def test_a_hop_that_answers_in_time_restarts_the_clock():
+    scene = Scene(relays=3, size=1)
+    client = scene.client
+    for machine in scene.relays:
+        machine.reach = lambda identity, reply: None  # first hops answer, and then never extend
+        scene.net.hold(client, scene.net.link_between(client, machine), False)
+    links = [scene.net.link_between(client, machine) for machine in scene.relays]
+    for link in links:
+        scene.net.hold(client, link)
+    scene.fill()
+    scene.net.tick(HOP_TIMEOUT - 1)
+    for link in links:
+        scene.net.hold(client, link, False)
+    assert [hop["built"] for hop in scene.pool.snapshot()[0]["hops"]] == [True, False]
+    scene.net.tick(1)
+    assert len(scene.dialled) == 1, "the first hop was in time"
+    scene.net.tick(HOP_TIMEOUT)
+    assert len(scene.dialled) == 2, "the second was not"
+
+
+def test_unreachable_entries_are_passed_over(scene):
+    scene.unreachable = {machine.keys.identity for machine in scene.relays[:3]}
+    scene.fill()
+    for _ in range(10):
+        scene.net.tick(RETRY_MAX)
+    assert scene.pool.ready == POOL_SIZE
+    assert not {circuit.path[0].identity for circuit in scene.ready_circuits()} & scene.unreachable
+
+
+def test_without_nodes_a_person_is_told_and_it_is_tried_again_ever_more_rarely():
+    scene = Scene(relays=1)
+    scene.fill()
+    told = [event for event in scene.client.events if event.kind == "trouble"]
+    assert len(told) == 1 and "2 relays are needed, 1 is known" in told[0].data["message"]
+    deadlines = []
+    for _ in range(10):
+        deadline = scene.client.outbox.deadline()
+        deadlines.append(deadline - scene.net.now)
+        scene.net.tick(deadline - scene.net.now)
+    assert deadlines[0] == RETRY_FIRST and deadlines[-1] == RETRY_MAX and deadlines == sorted(deadlines)
+    scene.directory.known = [scene.describe(machine) for machine in scene.net.relays(4)]
+    scene.net.tick(RETRY_MAX)
+    assert scene.pool.ready == POOL_SIZE
+
+
+def test_a_pool_of_size_0_builds_nothing():
+    scene = Scene(size=0)
+    scene.fill()
+    assert scene.states == [] and scene.dialled == []
+
+
+# -- circuits to rendezvous points
+
+
+def test_a_circuit_to_a_point_ends_there_and_is_the_callers_alone(scene):
+    scene.fill()
+    point = scene.directory.known[0]
+    for _ in range(3):
+        scene.rdv(point)
+    assert len(set(scene.got)) == 3 and all(circuit.path[-1] == point for circuit in scene.got)
+    assert not set(scene.got) & set(scene.ready_circuits())
+    assert scene.states.count("in use") == 3
+
+
+def test_providers_and_clients_never_share_an_entry(scene):
+    name = b"n" * 32
+    for number in range(4):
+        point = scene.directory.known[number]
+        sides = {}
+        for provider in (True, False):
+            scene.got.clear()
+            for _ in range(10):
+                scene.rdv(point, name, provider)
+            sides[provider] = {circuit.path[0].identity for circuit in scene.got}
+            allowed = {node.identity for node in entry_side(scene.directory.known, name, provider, point.identity)}
+            assert sides[provider] <= allowed
+        assert not sides[True] & sides[False]
+
+
+def test_own_node_is_never_part_of_a_path():
+    scene = Scene(relays=4)
+    own = scene.directory.known[0].identity
+    scene.pool = CircuitPool(
+        scene.client.outbox, CRYPTO, scene.client.rng, scene, scene.directory, own=own, on_full=scene.full.append
+    )
+    scene.fill()
+    assert all(node.identity != own for circuit in scene.ready_circuits() for node in circuit.path)
+
+
+@pytest.mark.parametrize("hops", [1, 2, 3, 4, 5])
+def test_the_number_of_hops_can_be_set(hops):
+    scene = Scene(relays=12, hops=hops, size=2)
+    scene.fill()
+    scene.rdv(scene.directory.known[0])
+    assert all(len(circuit.path) == hops for circuit in [*scene.ready_circuits(), *scene.got])
+
+
+def test_attempts_are_bounded_and_the_caller_hears_why(scene):
+    for machine in scene.relays:
+        scene.deaf(machine)
+    scene.rdv(scene.directory.known[0])
+    for _ in range(ATTEMPTS + 2):
+        scene.net.tick(HOP_TIMEOUT)
+    assert scene.trouble == ["a relay of the path did not answer"] and not scene.got
+    assert len(scene.dialled) == ATTEMPTS
+    scene.net.tick(10 * HOP_TIMEOUT)
+    assert len(scene.trouble) == 1 and scene.states == []
+
+
+def test_unreachable_entries_use_up_attempts_too(scene):
+    scene.unreachable = {machine.keys.identity for machine in scene.relays}
+    scene.rdv(scene.directory.known[0])
+    assert scene.trouble == ["the first relay of the path could not be reached"] and len(scene.dialled) == ATTEMPTS
+
+
+def test_too_few_nodes_are_told_at_once():
+    scene = Scene(relays=1)
+    scene.rdv(scene.directory.known[0])
+    assert len(scene.trouble) == 1 and "needed" in scene.trouble[0] and not scene.dialled
+
+
+def test_a_link_that_takes_no_circuit_uses_up_an_attempt(scene):
+    scene.net.link_between(scene.client, scene.relays[0])
+    scene.net.pump()
+    full = {}
+
+    class Full:
+        open = True
+
+        def attach(self, handler):
+            full[handler] = 1
+            raise LocalError("this link takes no more circuits")
+
+    scene.reach = lambda identity, reply: reply(Full(), scene.net.now)
+    scene.pool._neighbours = scene
+    scene.rdv(scene.directory.known[0])
+    assert scene.trouble == ["this link takes no more circuits"] and len(full) == ATTEMPTS
+
+
+def test_a_circuit_in_use_that_dies_is_not_replaced(scene):
+    scene.rdv(scene.directory.known[0])
+    scene.do(lambda now: scene.got[0].destroy(DestroyReason.FINISHED, now))
+    assert scene.states == [] and len(scene.got) == 1 and not scene.trouble
+
+
+# -- circuits to exits
+
+
+def test_an_exit_circuit_extends_a_ready_one_and_the_pool_is_filled_up(scene):
+    scene.fill()
+    ready = set(scene.ready_circuits())
+    scene.exit()
+    [circuit] = scene.got
+    assert circuit in ready and len(circuit.path) == 3 and circuit.built
+    assert scene.pool.ready == POOL_SIZE and circuit not in scene.ready_circuits()
+    assert scene.built() == POOL_SIZE + 2
+
+
+def test_exit_circuits_are_handed_out_once(scene):
+    scene.fill()
+    for _ in range(12):
+        scene.exit()
+    assert len(set(scene.got)) == 12
+
+
+def test_without_a_ready_circuit_a_new_one_is_built(scene):
+    scene.exit()
+    assert len(scene.got) == 1 and len(scene.got[0].path) == 3
+
+
+def test_only_exits_end_exit_circuits(scene):
+    scene.directory.known = [scene.describe(machine, Role.RELAY) for machine in scene.relays[:-1]]
+    scene.directory.known.append(scene.describe(scene.relays[-1], Role.EXIT))
+    scene.fill()
+    for _ in range(3):
+        scene.exit()
+    assert {circuit.path[-1].identity for circuit in scene.got} == {scene.relays[-1].keys.identity}
+
+
+def test_no_exit_is_said_in_plain_words(scene):
+    scene.directory.known = [scene.describe(machine, Role.RELAY) for machine in scene.relays]
+    scene.fill()
+    scene.exit()
+    assert len(scene.trouble) == 1 and "no exit is known" in scene.trouble[0]
+    assert scene.pool.ready == POOL_SIZE
+
+
+def test_an_exit_that_hangs_is_replaced(scene):
+    good, bad = scene.relays[0], scene.relays[1]
+    scene.directory.known = [scene.describe(machine, Role.RELAY) for machine in scene.relays[2:]]
+    scene.directory.known += [scene.describe(machine, Role.EXIT) for machine in (good, bad)]
+    scene.deaf(bad)
+    scene.fill()
+    for _ in range(8):
+        scene.exit()
+    for _ in range(6):
+        scene.net.tick(HOP_TIMEOUT)
+    assert len(scene.got) == 8 and {circuit.path[-1].identity for circuit in scene.got} == {good.keys.identity}
+    assert not scene.trouble
+
+
+# -- stopping
+
+
+def test_stop_closes_everything_and_builds_no_more(scene):
+    scene.fill()
+    scene.rdv(scene.directory.known[0])
+    scene.do(scene.pool.stop)
+    assert scene.states == [] and scene.got[0].closed and scene.pool.ready == 0
+    scene.rdv(scene.directory.known[0])
+    assert len(scene.trouble) == 1
+    scene.fill()
+    scene.net.tick(10 * RENEW_AFTER)
+    assert scene.states == []
+    assert all(circuit.closed for machine in scene.relays for circuit in machine.circuits)
+
+
+def test_a_link_that_opens_after_stop_is_not_used(scene):
+    scene.silent = {machine.keys.identity for machine in scene.relays}
+    replies = []
+    scene.reach = lambda identity, reply: replies.append(reply)
+    scene.pool._neighbours = scene
+    scene.rdv(scene.directory.known[0])
+    scene.do(scene.pool.stop)
+    scene.do(lambda now: replies[0](None, now))
+    assert scene.states == []
+
+
+def test_the_snapshot_tells_hops_and_holds_no_objects(scene):
+    scene.fill()
+    scene.exit()
+    in_use = next(item for item in scene.pool.snapshot() if item["state"] == "in use")
+    assert in_use["purpose"] == "exit"
+    assert [set(hop) for hop in in_use["hops"]] == [{"identity", "roles", "built"}] * 3
+    assert all(hop["built"] is True and hop["roles"] == ["relay", "rdv", "exit"] for hop in in_use["hops"])

@@ -1,0 +1,206 @@
+"""A facilitator and nodes in one process, over loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from convergence.effects import Event
+from convergence.wire.facilitator import Role
+from pynode.app import App, AppError, FacilitatorApp, Network, Plan, page_folder
+from pynode.config import Address, Circuits
+from pynode.loop import run
+from pynode.storage import DiskStorage
+
+ANY = Address("127.0.0.1", 0)
+RELAY = Role.RELAY | Role.RDV
+
+
+def go(test: Callable[[], Awaitable[None]]) -> None:
+    """Run a test as a command runs: on the loop that the program uses."""
+
+    async def main(stop: asyncio.Event) -> int:
+        async with asyncio.timeout(30):
+            await test()
+        return 0
+
+    assert run(main) == 0
+
+
+class Heard:
+    """An on_event that can be waited on."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self._news = asyncio.Event()
+
+    def __call__(self, event: Event) -> None:
+        self.events.append(event)
+        self._news.set()
+
+    async def until(self, kind: str, **data: Any) -> Event:
+        while True:
+            for event in self.events:
+                if event.kind == kind and data.items() <= event.data.items():
+                    return event
+            self._news.clear()
+            await self._news.wait()
+
+
+def test_a_relay_registers_and_a_client_learns_of_it(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        facilitator = FacilitatorApp(tmp_path / "facilitator", ANY)
+        await facilitator.start()
+        relay_heard, heard = Heard(), Heard()
+        relay = App(Plan(facilitator.network, tmp_path / "relay", RELAY, ANY, circuits=Circuits(kept=0)), relay_heard)
+        await relay.start()
+        await relay_heard.until("registered")
+        assert relay.url == f"ws://127.0.0.1:{relay.port}/"
+        client = App(Plan(facilitator.network, tmp_path / "client", circuits=Circuits(kept=0)), heard)
+        await client.start()
+        await client.joined(10)
+        await heard.until("nodes", count=1)
+        assert client.identity is None
+        assert client.call(client.node.snapshot)["nodes"] == 1
+        async with (
+            aiohttp.ClientSession() as session,
+            session.get(f"{facilitator.network.site}status.json") as response,
+        ):
+            [node] = (await response.json())["nodes"]
+        assert relay.identity is not None
+        assert (node["identity"], node["transports"]) == (relay.identity.hex()[:16], [relay.url])
+        await client.stop()
+        await relay.stop()
+        await facilitator.stop()
+
+    go(scenario)
+
+
+def test_identities_are_kept(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        seen = []
+        for _ in range(2):
+            facilitator = FacilitatorApp(tmp_path / "facilitator", ANY)
+            await facilitator.start()
+            relay = App(Plan(facilitator.network, tmp_path / "relay", RELAY, ANY))
+            await relay.start()
+            seen.append((facilitator.service.identity, relay.identity))
+            await relay.stop()
+            await facilitator.stop()
+        assert seen[0] == seen[1]
+
+    go(scenario)
+
+
+def test_a_facilitator_remembers_nodes_until_told_to_forget_them(tmp_path: Path) -> None:
+    folder = tmp_path / "facilitator"
+
+    async def kept() -> list[bytes]:
+        storage = DiskStorage(folder)
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        storage.scan("node", b"", answer.set_result)
+        await storage.close()
+        keys: list[bytes] = await answer
+        return keys
+
+    async def scenario() -> None:
+        heard = Heard()
+        facilitator = FacilitatorApp(folder, ANY)
+        await facilitator.start()
+        relay = App(Plan(facilitator.network, tmp_path / "relay", RELAY, ANY), heard)
+        await relay.start()
+        await heard.until("registered")
+        await relay.stop()
+        await facilitator.stop()
+        assert relay.identity is not None
+        assert await kept() == [relay.identity]
+        await facilitator.start()
+        facilitator.forget([relay.identity])
+        await facilitator.stop()
+        assert await kept() == []
+
+    go(scenario)
+
+
+def test_a_public_name_goes_into_the_address(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        nowhere = Network("ws://127.0.0.1:9/facilitator")
+        app = App(Plan(nowhere, tmp_path, RELAY, ANY, public="node.example"))
+        await app.start()
+        assert app.url == f"ws://node.example:{app.port}/"
+        await app.stop()
+        app = App(Plan(nowhere, tmp_path, RELAY, ANY, url="wss://other.example/x"))
+        await app.start()
+        assert app.url == "wss://other.example/x"
+        await app.stop()
+
+    go(scenario)
+
+
+def test_no_facilitator_is_told_in_a_sentence(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        heard = Heard()
+        app = App(Plan(Network("ws://127.0.0.1:9/facilitator"), tmp_path, circuits=Circuits(kept=0)), heard)
+        await app.start()
+        await heard.until("trouble")
+        with pytest.raises(AppError, match="facilitator cannot be reached"):
+            await app.joined(0)
+        await app.stop()
+
+    go(scenario)
+
+
+def test_ports_and_folders_that_cannot_be_used(tmp_path: Path) -> None:
+    nowhere = Network("ws://127.0.0.1:9/facilitator")
+    file = tmp_path / "file"
+    file.write_text("")
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "keys.json").write_text(json.dumps({"version": 1}))
+
+    async def scenario() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            address = Address("127.0.0.1", taken.getsockname()[1])
+            for app in (App(Plan(nowhere, tmp_path, RELAY, address)), FacilitatorApp(tmp_path, address)):
+                with pytest.raises(AppError, match=f"{address} is in use"):
+                    await app.start()
+        for listen in (Address("192.0.2.1", 0), Address("no.such.host.invalid", 0)):
+            with pytest.raises(AppError, match="no address of this machine"):
+                await App(Plan(nowhere, tmp_path, RELAY, listen)).start()
+        with pytest.raises(AppError, match="cannot use the data folder"):
+            await App(Plan(nowhere, file)).start()
+        with pytest.raises(AppError, match="damaged"):
+            await App(Plan(nowhere, tmp_path / "bad", RELAY, ANY)).start()
+        with pytest.raises(AppError, match="needs a data folder"):
+            await App(Plan(nowhere, None, RELAY, ANY)).start()
+        with pytest.raises(AppError, match="no index.html"):
+            await FacilitatorApp(tmp_path, ANY, files=tmp_path).start()
+
+    go(scenario)
+
+
+def test_a_node_without_a_folder_keeps_nothing(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        app = App(Plan(Network("ws://127.0.0.1:9/facilitator"), circuits=Circuits(kept=0)))
+        await app.start()
+        with pytest.raises(AppError, match="keeps no data"):
+            _ = app.storage
+        await app.stop()
+
+    go(scenario)
+
+
+def test_the_page_is_found_beside_the_package_or_in_it(tmp_path: Path) -> None:
+    package = tmp_path / "pynode"
+    assert page_folder(package) is None
+    for folder in (package / "dist", tmp_path / "dist"):
+        folder.mkdir(parents=True)
+        assert page_folder(package) != folder
+        (folder / "index.html").write_text("")
+        assert page_folder(package) == folder

@@ -1,0 +1,407 @@
+"""The command line's parts: arguments, words, errors. Whole commands run in tests/e2e."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from convergence.errors import LocalError
+from convergence.ordb.index import EMPTY_ROOT
+from convergence.wire.facilitator import Role
+from convergence.wire.ordb import PIECE_SIZE
+from pynode.app import Network
+from pynode.cli import main, parser
+from pynode.cli.children import MAX_RESTARTS, Relay, Relays
+from pynode.cli.common import locked, unless
+from pynode.cli.get import for_command, site_of
+from pynode.cli.output import CliError, Output, Rate, bar, sentence, shown, size_words, table, time_words
+from pynode.cli.serve import relay_plan
+from pynode.cli.share import check_files, hash_file
+from pynode.cli.sites import DEFAULT_SITE, chosen_site, find_network, find_status, site_address
+from pynode.config import Config
+from pynode.config import parse as parse_config
+
+BARE = f"{'A' * 43}.{'A' * 43}"
+HOSTILE = "a\x1b[31m\r\n\x07‮b"
+
+
+# -- words
+
+
+@pytest.mark.parametrize(
+    ("size", "words"),
+    [
+        (0, "0 bytes"),
+        (999, "999 bytes"),
+        (1000, "1.0 kB"),
+        (33_554_432, "33.6 MB"),
+        (999_960, "1.0 MB"),
+        (5e12, "5000.0 GB"),
+    ],
+)
+def test_sizes(size: float, words: str) -> None:
+    assert size_words(size) == words
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(0, "0:00"), (61.9, "1:01"), (3600, "1:00:00"), (1e12, "99:59:59")])
+def test_times(seconds: float, words: str) -> None:
+    assert time_words(seconds) == words
+
+
+def test_a_bar_shows_part_speed_and_what_is_left() -> None:
+    assert bar("a.bin", 5_000_000, 10_000_000, 1_000_000) == (
+        "a.bin  [############------------]   50%  5.0 MB of 10.0 MB  1.0 MB/s  0:05 left"
+    )
+    assert bar("a", 10, 10, 5.0).endswith("100%  10 bytes of 10 bytes")
+    assert "100%" in bar("empty", 0, 0, 0.0)
+
+
+def test_a_rate_needs_two_marks() -> None:
+    rate = Rate()
+    assert rate.value == 0
+    rate.add(0)
+    assert rate.value == 0
+    rate.add(1000)
+    assert rate.value > 0
+
+
+def test_what_is_shown_is_printable_and_short() -> None:
+    assert shown(HOSTILE).isprintable()
+    assert len(shown("x" * 5000)) <= 60
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("the disk is full", "The disk is full."),
+        ("The disk is full.", "The disk is full."),
+        ("http://x does not answer", "http://x does not answer."),
+        ("settings.toml, line 1: no", "settings.toml, line 1: no."),
+    ],
+)
+def test_sentences(text: str, said: str) -> None:
+    assert sentence(text) == said
+
+
+def test_what_the_core_says_for_a_page_is_said_for_a_terminal() -> None:
+    text = "There is no room left to store this file. Free some space, then choose Retry."
+    assert for_command(text).endswith("Free some space, then run the same command again.")
+    assert "Retry" not in for_command("This file could not be read. Choose Retry to try again.")
+
+
+def test_tables_line_up() -> None:
+    assert table([["a", "bb"], ["ccc", ""]]) == "  a    bb\n  ccc"
+
+
+# -- output
+
+
+def test_json_output_is_records_only() -> None:
+    out, err = io.StringIO(), io.StringIO()
+    output = Output(True, out=out, err=err)
+    output.say("words")
+    output.result("words")
+    output.record("done", name=HOSTILE)
+    output.progress("bar", have=1)
+    assert err.getvalue() == ""
+    assert [json.loads(line) for line in out.getvalue().splitlines()] == [
+        {"event": "done", "name": HOSTILE},
+        {"event": "progress", "have": 1},
+    ]
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_progress_is_drawn_over_itself_on_a_terminal() -> None:
+    out, err = io.StringIO(), Terminal()
+    output = Output(out=out, err=err)
+    output.progress("long line", have=1)
+    output.progress("short", last=True, have=2)
+    output.say(HOSTILE)
+    assert err.getvalue().startswith("\rlong line\rshort    \n")
+    assert "\x1b" not in err.getvalue()
+
+
+def test_progress_is_rare_where_lines_stay() -> None:
+    err = io.StringIO()
+    output = Output(out=io.StringIO(), err=err)
+    for have in range(100):
+        output.progress("line", have=have)
+    output.progress("end", last=True, have=100)
+    assert err.getvalue() == "end\n"
+
+
+def test_a_reader_that_is_gone_ends_nothing() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as gone:
+        output = Output(True, out=gone, err=io.StringIO())
+        output.record("a")
+        output.record("b")
+
+
+# -- arguments
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["", "foo", "get", "up --port x", "up --port 70000", "relay --listen 5", "relay --url http://x", "get x --wait -1"],
+)
+def test_wrong_arguments_are_one_line_and_code_2(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit:
+        main(line.split())
+    assert exit.value.code == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "--help" in error
+
+
+@pytest.mark.parametrize("command", ["up", "share", "get", "fetch", "status", "relay", "facilitator"])
+def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit:
+        main([command, "--help"])
+    assert exit.value.code == 0
+    assert "--json" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("get abc", "link is incomplete"),
+        ("get http://x.example/", "it was cut"),
+        (f"get {BARE} -o /nowhere/at/all", "is no folder"),
+        ("share /nowhere/at/all", "No such file"),
+        ("share /", "is a folder"),
+        ("share /dev/null", "no file that can be read twice"),
+        ("status --site ftp://x", "is no address of a site"),
+        ("fetch https://x.example/", "https pages cannot be fetched"),
+        ("up --relays 2", "must be from 3"),
+        ("up --host 0.0.0.0", "--public"),
+        ("up --exit-allow a/b", "--exit-allow"),
+        ("up --config /nowhere.toml", "No such file"),
+    ],
+)
+def test_wrong_values_are_one_sentence_and_code_2(line: str, says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(line.split()) == 2
+    error = capsys.readouterr().err
+    assert says in error
+    assert error.count("\n") == 1
+
+
+def plan(line: str, config: Config | None = None) -> Any:
+    arguments = parser().parse_args(["relay", *line.split()])
+    return relay_plan(arguments, config or Config(), Network("ws://x/facilitator"))
+
+
+def test_a_relay_is_what_options_and_settings_say() -> None:
+    assert plan("").roles == Role.RELAY | Role.RDV
+    assert plan("--exit").roles == Role.RELAY | Role.RDV | Role.EXIT
+    exit = plan("--exit-allow 127.0.0.1:8080 --listen 0.0.0.0:1 --url ws://name/")
+    assert exit.roles & Role.EXIT
+    assert exit.policy.permits("127.0.0.1", "127.0.0.1", 8080)
+    assert not exit.policy.permits("127.0.0.1", "127.0.0.1", 80)
+    assert exit.url == "ws://name/"
+    config = parse_config('[node]\nroles = ["relay"]\nlisten = "127.0.0.1:5"\n[exit]\nports = [80]\n')
+    assert plan("", config).roles == Role.RELAY
+    assert str(plan("", config).listen) == "127.0.0.1:5"
+    assert str(plan("--listen 127.0.0.1:6", config).listen) == "127.0.0.1:6"
+    with pytest.raises(CliError, match="--public"):
+        plan("--listen 0.0.0.0:1")
+
+
+# -- sites
+
+
+def test_a_site_is_chosen_in_order() -> None:
+    environ = {"CONVERGENCE_SITE": "http://env.example"}
+    assert chosen_site("site.example", environ) == "http://site.example/"
+    assert chosen_site(None, environ) == "http://env.example/"
+    assert chosen_site(None, {}) == DEFAULT_SITE
+
+
+def test_the_site_of_a_link() -> None:
+    assert site_of(f"https://site.example/sub/#{BARE}") == "https://site.example/sub/"
+    assert site_of(f"http://[::1]:80/index.html#{BARE}") == "http://[::1]:80/"
+    assert site_of(BARE) is None
+    for text in ("", "x", f"ftp://x/#{BARE}", f"http:///#{BARE}", f"http://x y/#{BARE}", f"http://x/#{BARE}x"):
+        with pytest.raises(CliError):
+            site_of(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "http://", "http://x:0", "http://x:99999", "http://x/?a", "http://a b/", "file:///"]
+)
+def test_what_is_no_address_of_a_site(text: str) -> None:
+    with pytest.raises(CliError):
+        site_address(text)
+
+
+def ask(answers: dict[str, Any], question: Callable[[str], Awaitable[Any]]) -> Any:
+    """Run `question(site)` against a site that gives these answers."""
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        given = answers.get(request.path)
+        if given is None:
+            raise web.HTTPNotFound
+        return web.Response(body=given if isinstance(given, bytes) else json.dumps(given).encode())
+
+    async def scenario() -> Any:
+        app = web.Application()
+        app.router.add_get("/{path:.*}", answer)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        try:
+            return await question(f"http://127.0.0.1:{runner.addresses[0][1]}/")
+        finally:
+            await runner.cleanup()
+
+    return asyncio.run(scenario())
+
+
+def test_a_network_is_found() -> None:
+    network = ask({"/network.json": {"facilitator": {"identity": "ab" * 32, "path": "/facilitator"}}}, find_network)
+    assert network.facilitator == network.site.replace("http", "ws") + "facilitator"
+    assert network.identity == b"\xab" * 32
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"<html>",
+        b"\xff",
+        b"[" * 100_000,
+        [],
+        {},
+        {"facilitator": "ws://x"},
+        {"facilitator": {"identity": "ab", "path": "/facilitator"}},
+        {"facilitator": {"identity": "ab" * 32, "path": 5}},
+        {"facilitator": {"identity": "ab" * 32, "path": "/fac ilitator"}},
+        {"facilitator": {"identity": "ab" * 32, "path": "file:///etc/passwd"}},
+        None,
+    ],
+)
+def test_what_is_no_convergence_site(answer: Any) -> None:
+    with pytest.raises(CliError, match="is no Convergence site"):
+        ask({"/network.json": answer}, find_network)
+    with pytest.raises(CliError, match="is no Convergence site"):
+        ask({"/status.json": answer}, find_status)
+
+
+# -- files
+
+
+def test_hashing_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_bytes(b"x" * (PIECE_SIZE + 1))
+    told: list[int] = []
+    info, leaves = hash_file(path, told.append, threading.Event())
+    assert (info.name, info.media_type, info.size, len(leaves)) == ("notes.txt", "text/plain", PIECE_SIZE + 1, 64)
+    path.write_bytes(b"")
+    info, leaves = hash_file(path, told.append, threading.Event())
+    assert (info.root, leaves) == (EMPTY_ROOT, b"")
+
+
+def test_hashing_can_be_stopped(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"x")
+    stopped = threading.Event()
+    stopped.set()
+    with pytest.raises(LocalError):
+        hash_file(path, lambda done: None, stopped)
+
+
+def test_a_name_that_is_no_text_is_made_text(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"a\xff.txt")
+    path.write_bytes(b"x")
+    assert hash_file(path, lambda done: None, threading.Event())[0].name == "a\ufffd.txt"
+
+
+def test_a_file_named_twice_is_shared_once(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"x")
+    assert check_files([str(path), str(path)]) == [path]
+
+
+def test_a_lock_has_one_holder_and_leaves_no_file(tmp_path: Path) -> None:
+    path = tmp_path / "folder" / "lock"
+    with locked(path, "taken"):
+        with pytest.raises(CliError, match="taken"), locked(path, "taken"):
+            pass
+        assert path.exists()
+    assert not path.exists()
+    with locked(path, "taken"):
+        pass
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CliError, match="cannot use the data folder"), locked(tmp_path / "file" / "lock", "taken"):
+        pass
+
+
+def test_waiting_ends_with_what_comes_first() -> None:
+    async def scenario() -> None:
+        stop = asyncio.Event()
+        assert await unless(stop, asyncio.sleep(0, "result")) == "result"
+        never: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        asyncio.get_running_loop().call_soon(stop.set)
+        assert await unless(stop, never) is None
+        assert never.cancelled()
+
+    asyncio.run(scenario())
+
+
+# -- children
+
+
+def test_a_relay_that_never_registered_is_not_started_again(tmp_path: Path) -> None:
+    """It cannot: its options make no sense."""
+
+    async def scenario() -> None:
+        heard: asyncio.Queue[tuple[str, str]] = asyncio.Queue()
+        relay = Relay("relay-1", "127.0.0.1", (), ["--no-such-option"])
+        relays = Relays([relay], lambda relay, text: heard.put_nowait((relay.state, text)))
+        await relays.start()
+        state, text = await heard.get()
+        assert state == "failed"
+        assert text == "relay-1 ended unexpectedly (exit code 2) and stays down: its messages above say why."
+        await relays.stop()
+
+    asyncio.run(scenario())
+
+
+def test_a_relay_that_crashes_too_often_stays_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pynode.cli.children.RESTART_AFTER", 0.0)
+
+    async def scenario() -> None:
+        heard: asyncio.Queue[str] = asyncio.Queue()
+        relay = Relay("relay-1", "127.0.0.1", (), [], state="registered")
+        relays = Relays([relay], lambda relay, text: heard.put_nowait(relay.state))
+
+        async def crash(relay: Relay) -> int:
+            return -9
+
+        monkeypatch.setattr(relays, "_run", crash)
+        await relays.start()
+        states = [await heard.get() for _ in range(MAX_RESTARTS + 1)]
+        assert states == ["restarting"] * MAX_RESTARTS + ["failed"]
+        await relays.stop()
+
+    asyncio.run(scenario())
+
+
+def test_the_module_runs_as_a_command() -> None:
+    done = subprocess.run([sys.executable, "-m", "pynode", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("convergence ")

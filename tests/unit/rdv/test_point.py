@@ -1,0 +1,500 @@
+"""A rendezvous point: who is asked, in which order, what is joined, and that its counts always come back to zero."""
+
+import random
+
+import pytest
+
+from convergence.circuit.flow import STREAM_WINDOW
+from convergence.errors import DestroyReason, EndReason
+from convergence.rdv import point as point_module
+from convergence.rdv.point import MAX_ADVERTS_PER_CIRCUIT, MAX_PROVIDERS, NB_DB, RdvPoint
+from convergence.wire.rdv import MAX_ADVERTS, Advert, AdvertOp, DbInfo, format_rdv_target
+from convergence.wire.relay import MAX_DATA, RelayCommand
+from tests.unit.circuit.rig import Net, Recorder, endpoint_of, say
+
+NAME = bytes(range(32))
+
+
+def advert(name=NAME, op=AdvertOp.ADD):
+    return Advert(name, 20, op)
+
+
+class Place:
+    """A point in the rig, with providers and clients around it; everyone has an entry of its own."""
+
+    def __init__(self, seed="place"):
+        self.net = Net(seed)
+        self.machine = self.net.add("point")
+        self.point = RdvPoint()
+        services = self.machine.services
+        services.on_begin = self.point.begin
+        services.message = lambda circuit, command, payload, now: self.point.message(circuit, payload)
+        self._told = services.circuit_closed
+        services.circuit_closed = self._closed
+        self.people = 0
+
+    def _closed(self, circuit, now):
+        self._told(circuit, now)
+        self.point.circuit_closed(circuit)
+
+    def circuit(self):
+        self.people += 1
+        person = self.net.add(f"person{self.people}", relays=False)
+        entry = self.net.add(f"entry{self.people}")
+        return self.net.build(person, [entry, self.machine])
+
+    def provider(self, name=NAME, accept=True):
+        """A circuit that advertises `name`; its `asked` holds (stream, recorder) of each query."""
+        circuit = self.circuit()
+        circuit.asked = []
+        circuit.refusals = 0
+
+        def on_begin(target, stream, now):
+            if not accept:
+                circuit.refusals += 1
+                return None
+            recorder = Recorder()
+            circuit.asked.append((stream, recorder))
+            return recorder
+
+        circuit.on_begin = on_begin
+        self.advertise(circuit, advert(name))
+        return circuit
+
+    def advertise(self, circuit, *adverts):
+        circuit.send_message(RelayCommand.DB_INFO, DbInfo(adverts).encode())
+        self.net.pump()
+
+    def query(self, circuit=None, name=NAME):
+        return self.net.open(circuit or self.circuit(), format_rdv_target(name))
+
+    def offers(self, name=NAME):
+        return list(self.point._files.get(name, {}).values())
+
+    def load(self):
+        return sorted(offer.nb for offers in self.point._files.values() for offer in offers.values())
+
+    def consistent(self):
+        """The registry's own books agree."""
+        point = self.point
+        pairs = {(circuit, name) for name, offers in point._files.items() for circuit in offers}
+        assert pairs == {(circuit, name) for circuit, names in point._by_circuit.items() for name in names}
+        assert point._adverts == len(pairs)
+        assert all(offers for offers in point._files.values())
+        assert all(names for names in point._by_circuit.values())
+        assert not any(circuit.closed for circuit in point._by_circuit)
+
+
+@pytest.fixture
+def place():
+    return Place()
+
+
+# -- joining
+
+
+def test_a_client_is_joined_to_a_provider(place):
+    provider = place.provider()
+    stream, handler = place.query()
+    [(far, recorder)] = provider.asked
+    assert handler.calls == ["connected"] and recorder.calls == ["connected"]
+    stream.send(b"question")
+    far.send(b"answer")
+    place.net.pump()
+    assert recorder.received == b"question" and handler.received == b"answer"
+
+
+@pytest.mark.parametrize("size", [1, MAX_DATA, 300_000, 2 << 20])
+def test_data_passes_whole_both_ways(place, size):
+    provider = place.provider()
+    stream, handler = place.query()
+    far, recorder = provider.asked[0]
+    up, down = random.Random(1).randbytes(size), random.Random(2).randbytes(size)
+    stream.send(up)
+    far.send(down)
+    place.net.pump()
+    far.end()
+    place.net.pump()
+    assert handler.received == down and handler.reason == EndReason.DONE
+    assert recorder.received == up and place.load() == [0]
+
+
+def test_the_points_own_record_has_only_what_the_peers_said(place):
+    """Stream ids on both sides are its own: neither side sees the other's."""
+    provider = place.provider()
+    stream, _ = place.query()
+    far, _ = provider.asked[0]
+    assert stream.id < 0x8000 < far.id
+
+
+@pytest.mark.parametrize("side", ["client", "provider"])
+def test_end_comes_behind_all_data_though_the_reader_still_talks(place, side):
+    """The reader acknowledges and talks while what is pending goes out: it cannot know that the far side has ended."""
+    provider = place.provider()
+    client = place.circuit()
+    stream, handler = place.query(client)
+    far, recorder = provider.asked[0]
+    sender, reader, received = (far, client, handler) if side == "client" else (stream, provider, recorder)
+    back = stream if side == "client" else far
+    # The link from the point to the reader's entry is full for a while.
+    link = reader_link(place, reader)
+    place.net.congest(place.machine, link)
+    sender.send(bytes(MAX_DATA * (STREAM_WINDOW - 10)))
+    sender.end()
+    place.net.pump()
+    assert received.received == b""
+    back.send(b"x" * 2000)
+    place.net.pump()
+    place.net.congest(place.machine, link, False)
+    assert len(received.received) == MAX_DATA * (STREAM_WINDOW - 10)
+    assert received.reason == EndReason.DONE
+    assert place.load() == [0] and client.built and provider.built
+
+
+def reader_link(place, circuit):
+    entry = place.net.by_identity[circuit.path[0].identity]
+    return place.net.other_side(entry, place.net.link_between(entry, place.machine))
+
+
+def test_a_slow_reader_stops_the_sender_and_no_more_than_a_window_waits(place):
+    provider = place.provider()
+    client = place.circuit()
+    _, handler = place.query(client)
+    far, _ = provider.asked[0]
+    link = reader_link(place, client)
+    place.net.congest(place.machine, link)
+    far.send(bytes(3 << 20))
+    place.net.pump()
+    [end] = (entry for entry in place.machine.circuits[-1].endpoint.entries.values())
+    assert len(end._pending) == STREAM_WINDOW
+    assert far.congested and handler.received == b""
+    place.net.congest(place.machine, link, False)
+    assert len(handler.received) == 3 << 20
+
+
+def test_a_reader_that_acknowledges_what_it_did_not_get_is_cut_off(place):
+    """SENDMEs for cells that are still here would let a point's memory grow without limit."""
+    provider = place.provider()
+    client = place.circuit()
+    stream, handler = place.query(client)
+    far, _ = provider.asked[0]
+    place.net.congest(place.machine, reader_link(place, client))
+    far.send(bytes(1 << 20))
+    place.net.pump()
+    say(client, RelayCommand.SENDME, stream.id)
+    place.net.pump()
+    assert provider.asked[0][1].reason == EndReason.TORPROTOCOL
+    place.net.congest(place.machine, reader_link(place, client), False)
+    assert handler.reason == EndReason.TORPROTOCOL
+    assert place.load() == [0] and provider.built
+
+
+# -- choosing
+
+
+def test_the_provider_that_serves_least_is_asked(place):
+    providers = [place.provider() for _ in range(3)]
+    for _ in range(6):
+        place.query()
+    assert [len(provider.asked) for provider in providers] == [2, 2, 2]
+    assert place.load() == [2, 2, 2]
+
+
+def test_equals_take_turns(place):
+    providers = [place.provider() for _ in range(3)]
+    for _ in range(6):
+        stream, _ = place.query()
+        stream.end()
+        place.net.pump()
+    assert [len(provider.asked) for provider in providers] == [2, 2, 2]
+
+
+def test_nobody_provides(place):
+    _, handler = place.query()
+    assert handler.reason == EndReason.RESOLVEFAILED
+
+
+def test_a_refusal_goes_on_to_the_next(place):
+    bad = [place.provider(accept=False) for _ in range(3)]
+    good = place.provider()
+    _, handler = place.query()
+    assert handler.calls == ["connected"] and len(good.asked) == 1
+    assert all(provider.refusals <= 1 for provider in bad)
+    assert place.load() == [0, 0, 0, 1]
+
+
+def test_no_more_than_nb_db_are_tried(place):
+    providers = [place.provider(accept=False) for _ in range(NB_DB + 3)]
+    _, handler = place.query()
+    assert handler.reason == EndReason.RESOLVEFAILED
+    assert sum(provider.refusals for provider in providers) == NB_DB
+    assert set(place.load()) == {0}
+
+
+def test_the_last_reason_is_told(place):
+    provider = place.provider()
+    provider.on_begin = None  # END with NOTDIRECTORY
+    _, handler = place.query()
+    assert handler.reason == EndReason.NOTDIRECTORY
+
+
+def test_a_provider_whose_circuit_is_full_is_passed_over(place):
+    full, other = place.provider(), place.provider()
+    offer = place.offers()[0]
+    entries = offer.circuit.endpoint.entries
+    entries.update((-number, None) for number in range(1, 1025))
+    _, handler = place.query()
+    for number in range(1, 1025):
+        del entries[-number]
+    assert handler.calls == ["connected"] and len(other.asked) == 1 and not full.asked
+    assert place.load() == [0, 1]
+
+
+@pytest.mark.parametrize("target", ["host.example:80", "abc.rdv:0", f"{'zz' * 32}.rdv:0", f"{'ab' * 32}.rdv:80"])
+def test_other_targets_are_refused(place, target):
+    place.provider()
+    _, handler = place.net.open(place.circuit(), target)
+    assert handler.reason == EndReason.TORPROTOCOL
+
+
+# -- ends in the middle
+
+
+def test_the_client_goes_away_before_the_answer(place):
+    provider = place.provider()
+    client = place.circuit()
+    [link] = provider.client.links.values()
+    place.net.hold(provider.client, link)
+    stream, handler = place.query(client)
+    assert place.load() == [1]
+    stream.end()
+    place.net.pump()
+    place.net.hold(provider.client, link, False)
+    assert place.load() == [0]
+    assert provider.asked[0][1].reason == EndReason.DONE and handler.calls == []
+    assert client.built and provider.built
+
+
+def test_the_clients_circuit_dies_before_the_answer(place):
+    provider = place.provider()
+    client = place.circuit()
+    [link] = provider.client.links.values()
+    place.net.hold(provider.client, link)
+    place.query(client)
+    client.destroy(DestroyReason.FINISHED, place.net.now)
+    place.net.pump()
+    place.net.hold(provider.client, link, False)
+    assert place.load() == [0] and provider.asked[0][1].reason == EndReason.DONE
+
+
+def test_a_provider_that_dies_before_its_answer_is_replaced(place):
+    one, two = place.provider(), place.provider()
+    [link] = one.client.links.values()
+    place.net.hold(one.client, link)
+    _, handler = place.query()
+    assert handler.calls == []
+    one.destroy(DestroyReason.FINISHED, place.net.now)
+    place.net.pump()
+    assert handler.calls == ["connected"] and len(two.asked) == 1
+    assert place.load() == [1]
+    place.consistent()
+
+
+@pytest.mark.parametrize("who", ["provider", "client"])
+def test_a_circuit_that_dies_in_the_middle_ends_the_other_side(place, who):
+    provider, client = place.provider(), place.circuit()
+    _, handler = place.query(client)
+    far, recorder = provider.asked[0]
+    far.send(bytes(200_000))
+    dying, other = (provider, handler) if who == "provider" else (client, recorder)
+    dying.destroy(DestroyReason.FINISHED, place.net.now)
+    place.net.pump()
+    assert other.reason == EndReason.DESTROY
+    assert place.load() == ([] if who == "provider" else [0])
+    place.consistent()
+
+
+def test_the_point_forgets_a_dead_provider(place):
+    provider = place.provider()
+    provider.destroy(DestroyReason.FINISHED, place.net.now)
+    place.net.pump()
+    assert place.offers() == [] and place.point._adverts == 0
+    assert place.query()[1].reason == EndReason.RESOLVEFAILED
+
+
+def test_who_provides_and_asks_on_one_circuit_gets_itself(place):
+    both = place.provider()
+    stream, handler = place.query(both)
+    far, recorder = both.asked[0]
+    stream.send(b"hello")
+    place.net.pump()
+    assert recorder.received == b"hello"
+    both.destroy(DestroyReason.FINISHED, place.net.now)
+    place.net.pump()
+    place.consistent()
+    assert handler.reason == recorder.reason == EndReason.DESTROY
+
+
+def test_connected_from_a_provider_for_nothing_ends_that_stream(place):
+    provider, client = place.provider(), place.circuit()
+    _, handler = place.query(client)
+    far, _ = provider.asked[0]
+    endpoint_of(provider).send_message(RelayCommand.CONNECTED, far.id)
+    place.net.pump()
+    assert handler.reason == EndReason.TORPROTOCOL and place.load() == [0]
+    assert provider.built and client.built
+
+
+# -- adverts
+
+
+def test_an_advert_counts_once_and_can_be_withdrawn(place):
+    provider = place.provider()
+    place.advertise(provider, advert(), advert())
+    assert len(place.offers()) == 1 and place.point._adverts == 1
+    place.advertise(provider, advert(op=AdvertOp.REMOVE), advert(op=AdvertOp.REMOVE))
+    assert place.offers() == [] and place.point._adverts == 0
+    place.consistent()
+
+
+def test_a_running_stream_outlives_its_advert(place):
+    provider = place.provider()
+    stream, handler = place.query()
+    place.advertise(provider, advert(op=AdvertOp.REMOVE))
+    provider.asked[0][0].send(b"still here")
+    place.net.pump()
+    assert handler.received == b"still here"
+    stream.end()
+    place.net.pump()
+    place.consistent()
+
+
+def test_nobody_withdraws_for_another(place):
+    place.provider()
+    other = place.circuit()
+    place.advertise(other, advert(op=AdvertOp.REMOVE))
+    assert len(place.offers()) == 1 and other.built
+
+
+def names(count, first=0):
+    return [number.to_bytes(32, "big") for number in range(first, first + count)]
+
+
+def advertise_many(place, circuit, count):
+    batch = [advert(name) for name in names(count)]
+    for at in range(0, count, MAX_ADVERTS):
+        circuit.send_message(RelayCommand.DB_INFO, DbInfo(tuple(batch[at : at + MAX_ADVERTS])).encode())
+    place.net.pump()
+
+
+def test_adverts_of_a_circuit_are_limited(place):
+    circuit = place.circuit()
+    advertise_many(place, circuit, MAX_ADVERTS_PER_CIRCUIT)
+    assert circuit.built and place.point._adverts == MAX_ADVERTS_PER_CIRCUIT
+    place.advertise(circuit, advert(b"\xff" * 32))
+    assert circuit.gone == [DestroyReason.RESOURCELIMIT]
+    place.consistent()
+    assert place.point._adverts == 0
+
+
+def test_adverts_of_a_point_are_limited(place, monkeypatch):
+    monkeypatch.setattr(point_module, "MAX_ADVERTS", 3)
+    one, two = place.circuit(), place.circuit()
+    advertise_many(place, one, 3)
+    place.advertise(two, advert(b"\xff" * 32))
+    assert one.built and two.gone == [DestroyReason.RESOURCELIMIT]
+    place.consistent()
+
+
+def test_providers_of_a_name_are_limited_and_nothing_stays_of_those_beyond(place, monkeypatch):
+    assert MAX_PROVIDERS > 2
+    monkeypatch.setattr(point_module, "MAX_PROVIDERS", 2)
+    providers = [place.provider() for _ in range(4)]
+    assert len(place.offers()) == 2 and all(provider.built for provider in providers)
+    for provider in providers:
+        provider.destroy(DestroyReason.FINISHED, place.net.now)
+    place.net.pump()
+    assert place.point._by_circuit == {} and place.point._files == {}
+
+
+@pytest.mark.parametrize("payload", [b"", b"x", advert().encode() + b"x", bytes(33) + b"\3"])
+def test_malformed_adverts_close_their_circuit(place, payload):
+    circuit = place.circuit()
+    circuit.send_message(RelayCommand.DB_INFO, payload)
+    place.net.pump()
+    assert circuit.gone and place.point._adverts == 0
+
+
+# -- any order of things
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_after_any_schedule_the_counts_are_those_of_what_runs(seed):
+    choose = random.Random(seed)
+    place = Place(f"schedule-{seed}")
+    names_used = names(3)
+    circuits, streams, held = [], [], []
+
+    def provide():
+        circuits.append(place.provider(choose.choice(names_used), accept=choose.random() < 0.7))
+
+    def ask():
+        client = choose.choice(circuits) if circuits and choose.random() < 0.3 else place.circuit()
+        if client not in circuits:
+            circuits.append(client)
+        if client.built:
+            streams.append(place.query(client, choose.choice(names_used)))
+
+    def talk():
+        everyone = [stream for stream, _ in streams] + [
+            stream for circuit in circuits for stream, _ in getattr(circuit, "asked", ())
+        ]
+        if everyone:
+            choose.choice(everyone).send(bytes(choose.randrange(1, 120_000)))
+
+    def end():
+        if streams:
+            choose.choice(streams)[0].end(after_flush=choose.random() < 0.5)
+
+    def end_far():
+        providers = [circuit for circuit in circuits if getattr(circuit, "asked", ())]
+        if providers:
+            choose.choice(choose.choice(providers).asked)[0].end()
+
+    def die():
+        if circuits:
+            choose.choice(circuits).destroy(DestroyReason.FINISHED, place.net.now)
+
+    def stall():
+        if circuits:
+            client = choose.choice(circuits).client
+            for link in client.links.values():
+                place.net.hold(client, link)
+                held.append((client, link))
+
+    def go_on():
+        while held:
+            place.net.hold(*held.pop(), False)
+
+    def withdraw():
+        if circuits and (circuit := choose.choice(circuits)).built:
+            place.advertise(circuit, advert(choose.choice(names_used), AdvertOp.REMOVE))
+
+    steps = [provide, ask, ask, talk, talk, end, end_far, die, stall, go_on, withdraw]
+    for _ in range(50):
+        choose.choice(steps)()
+        if choose.random() < 0.8:
+            place.net.pump()
+        place.consistent()
+        assert min(place.load(), default=0) >= 0
+    go_on()
+    for stream, _ in streams:
+        stream.end(after_flush=False)
+    place.net.pump()
+    place.consistent()
+    assert set(place.load()) <= {0}
+    for circuit in circuits:
+        circuit.destroy(DestroyReason.FINISHED, place.net.now)
+    place.net.pump()
+    assert not place.point._files and not place.point._by_circuit and place.point._adverts == 0
+    assert all(not link.circuits for machine in place.net.machines for link in machine.links.values())

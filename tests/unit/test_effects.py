@@ -1,0 +1,32 @@
+"""Effects are values: equal by content, never changed after they are made."""
+
+from dataclasses import FrozenInstanceError
+
+import pytest
+
+from convergence.effects import CloseLink, Connect, Event, Failure, Load, Pause, Protocol, Resolve, Scan, Send, Store
+
+EFFECTS = [
+    Connect(1, Protocol.LINK, "ws://host/"),
+    Send(1, [b"data"]),
+    CloseLink(1, "why"),
+    Pause(1, True),
+    Resolve(1, "host"),
+    Store(1, [("piece", b"key", None)]),
+    Load(1, "piece", b"key"),
+    Scan(1, "piece"),
+    Event("kind", {"id": 1}),
+    Failure("quota", "full"),
+]
+
+
+@pytest.mark.parametrize("effect", EFFECTS, ids=lambda effect: type(effect).__name__)
+def test_effects_cannot_be_changed(effect):
+    name = next(iter(type(effect).__dataclass_fields__))
+    with pytest.raises(FrozenInstanceError):
+        setattr(effect, name, None)
+
+
+def test_defaults():
+    assert CloseLink(1).reason == "" and Scan(1, "piece").prefix == b""
+    assert Event("kind").data == {} and Event("kind").data is not Event("kind").data

@@ -1,0 +1,357 @@
+"""Plain http through an exit: what is asked, what an answer may hold, and what a person is told when it fails."""
+
+import pytest
+
+from convergence import fetch as fetch_module
+from convergence.circuit.exit import ExitService
+from convergence.effects import CloseLink, Connect, Event, Send
+from convergence.errors import EndReason, LocalError
+from convergence.fetch import ATTEMPTS, IDLE_TIMEOUT, MAX_HEADERS, MAX_REDIRECTS, MAX_URL, PROGRESS_STEP, Fetch, Target
+from tests.unit.circuit.rig import Net
+
+
+class Web:
+    """A client, exits, and a site that a test plays."""
+
+    def __init__(self):
+        self.net = Net("web")
+        self.client = self.net.add("client", relays=False)
+        self.entry, self.exit = self.net.relays(2)
+        self.service = ExitService(self.exit.outbox)
+        self.exit.services.begin = self.service.begin
+        self.exit.services.circuit_closed = lambda circuit, now: None
+        self.circuits = []
+        self.no_exit = False
+        self.body = bytearray()
+
+    def exit_circuit(self, on_ready, on_failed, now):
+        """Stands for the pool."""
+        if self.no_exit:
+            on_failed("no exit is known", now)
+            return
+        circuit = self.net.build(self.client, [self.entry, self.exit])
+        self.circuits.append(circuit)
+        on_ready(circuit, self.net.now)
+
+    def fetch(self, url="http://host.example/page"):
+        fetch = Fetch(3, url, self, self.client.outbox, self.body.extend)
+        self.client.outbox.now = self.net.now
+        fetch.start(self.net.now)
+        self.net.pump()
+        return fetch
+
+    def asked(self, kind):
+        return [effect for effect in self.exit.effects if isinstance(effect, kind)]
+
+    @property
+    def channel(self):
+        return self.asked(Connect)[-1].channel
+
+    def opened(self):
+        self.service.opened(self.channel, self.net.now)
+        self.net.pump()
+
+    def request(self):
+        """What the site has got on the newest channel."""
+        return b"".join(b"".join(effect.buffers) for effect in self.asked(Send) if effect.channel == self.channel)
+
+    def answer(self, data, *, close=None):
+        self.service.data(self.channel, data, self.net.now)
+        self.net.pump()
+        if close is not None:
+            self.service.closed(self.channel, close, self.net.now)
+            self.net.pump()
+
+    def events(self, kind):
+        return [effect.data for effect in self.client.effects if isinstance(effect, Event) and effect.kind == kind]
+
+    def failed(self):
+        messages = [data["message"] for data in self.events("fetch-failed")]
+        assert len(messages) <= 1
+        return messages[0] if messages else None
+
+    def quiet(self):
+        """Nothing is left of it."""
+        return all(circuit.closed for circuit in self.circuits)
+
+
+@pytest.fixture
+def web():
+    return Web()
+
+
+def response(body=b"hello", status="200 OK", *headers):
+    lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", *headers]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+# -- addresses
+
+
+@pytest.mark.parametrize(
+    ("url", "begin", "path"),
+    [
+        ("http://host.example", "host.example:80", "/"),
+        ("host.example/a?b=c#d", "host.example:80", "/a?b=c"),
+        ("  http://HOST.example:8080/x ", "host.example:8080", "/x"),
+        ("http://[2001:db8::1]:81/", "[2001:db8::1]:81", "/"),
+        ("http://b\u00fccher.example/", "xn--bcher-kva.example:80", "/"),
+        ("http://user:secret@host.example/", "host.example:80", "/"),
+    ],
+)
+def test_addresses_that_can_be_fetched(url, begin, path):
+    target = Target.parse(url)
+    assert (target.begin, target.path) == (begin, path)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "http://",
+        "http:///path",
+        "https://host.example/",
+        "ftp://host.example/",
+        "http://host.example:99999/",
+        "http://host.example:x/",
+        "http://[2001:db8::1/",
+        "http://host example/",
+        "http://host.example/a b",
+        "http://host.example/\u00fc",
+        "http://host.example/\x01",
+        "http://host.example/?\x7f",
+        "http://" + "a" * 70 + ".example/",
+        "http://host.example/" + "a" * MAX_URL,
+    ],
+)
+def test_addresses_that_cannot(url):
+    with pytest.raises(LocalError):
+        Target.parse(url)
+
+
+# -- a page
+
+
+def test_a_page_arrives(web):
+    fetch = web.fetch("http://host.example:8080/page?x=1")
+    assert web.asked(Connect)[0].address == "host.example:8080"
+    web.opened()
+    head, *lines = web.request().decode().split("\r\n")
+    assert head == "GET /page?x=1 HTTP/1.1"
+    assert sorted(line.lower() for line in lines if line) == [
+        "accept: */*",
+        "connection: close",
+        "host: host.example:8080",
+        "user-agent: mozilla/5.0",
+    ]
+    web.answer(response(b"hello", "200 OK", "Content-Type: text/html"))
+    assert web.body == b"hello" and fetch.over
+    assert web.events("fetch-response") == [
+        {"id": 3, "status": 200, "type": "text/html", "length": 5, "url": "http://host.example:8080/page?x=1"}
+    ]
+    assert web.events("fetch-done") == [{"id": 3, "size": 5}]
+    assert web.quiet() and web.asked(CloseLink)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+        b"HTTP/1.1 100 Continue\r\n\r\n" + response(),
+        b"HTTP/1.0 200 OK\r\n\r\nhello",
+    ],
+)
+def test_framings_of_an_answer(web, answer):
+    web.fetch()
+    web.opened()
+    for byte in range(len(answer)):
+        web.answer(answer[byte : byte + 1])
+    web.service.closed(web.channel, "done", web.net.now)
+    web.net.pump()
+    assert web.body == b"hello" and web.failed() is None and len(web.events("fetch-done")) == 1
+
+
+def test_the_default_port_is_not_in_the_host_header(web):
+    web.fetch("http://[2001:db8::1]/")
+    web.opened()
+    assert b"Host: [2001:db8::1]\r\n" in web.request()
+
+
+def test_progress_is_told_in_steps(web):
+    web.fetch()
+    web.opened()
+    body = bytes(3 * PROGRESS_STEP)
+    web.answer(response(body))
+    sizes = [data["size"] for data in web.events("fetch-progress")]
+    assert 2 <= len(sizes) <= 3 and sizes == sorted(sizes) and len(web.body) == len(body)
+
+
+# -- redirects
+
+
+def redirect(location, status="302 Found"):
+    return f"HTTP/1.1 {status}\r\nLocation: {location}\r\nContent-Length: 4\r\n\r\nbody".encode("latin-1")
+
+
+@pytest.mark.parametrize("status", ["301 Moved", "302 Found", "303 See", "307 Temporary", "308 Permanent"])
+def test_redirects_are_followed_on_the_same_circuit(web, status):
+    web.fetch("http://host.example/a/b")
+    web.opened()
+    web.answer(redirect("../c", status))
+    assert web.asked(Connect)[-1].address == "host.example:80" and len(web.asked(Connect)) == 2
+    web.opened()
+    assert web.request().startswith(b"GET /c HTTP/1.1")
+    web.answer(response())
+    assert web.body == b"hello" and len(web.circuits) == 1 and web.quiet()
+
+
+def test_the_body_of_a_redirect_is_not_waited_for(web):
+    """It might never end."""
+    web.fetch()
+    web.opened()
+    web.answer(b"HTTP/1.1 302 Found\r\nLocation: /next\r\nContent-Length: 99999999\r\n\r\n" + bytes(1000))
+    assert len(web.asked(Connect)) == 2 and web.body == b""
+
+
+def test_redirects_are_counted(web):
+    web.fetch()
+    for number in range(MAX_REDIRECTS + 1):
+        web.opened()
+        web.answer(redirect(f"/{number}"))
+    assert web.failed() == "the site redirects in a circle" and web.quiet()
+
+
+@pytest.mark.parametrize(
+    "location", ["https://host.example/", "http://[", "http://host.example/\x01", "ftp://x/", "http://a b/", "//[::1"]
+)
+def test_redirects_to_what_cannot_be_fetched_fail_with_a_reason(web, location):
+    web.fetch()
+    web.opened()
+    web.answer(redirect(location))
+    assert web.failed() and web.quiet()
+
+
+# -- failures
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"220 mail.example ESMTP\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01" * 10,
+        b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999999999999999999\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nxx\r\n",
+        b"HTTP/1.1 200 OK\r\nX: " + b"a" * (2 * MAX_HEADERS),
+    ],
+)
+def test_what_is_no_http_fails(web, answer):
+    web.fetch()
+    web.opened()
+    web.answer(answer)
+    assert web.failed() == "the site's answer is not http" and web.quiet()
+
+
+@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 200 OK\r\nContent-Le", response(b"hello")[:-2]])
+def test_an_answer_cut_short_fails(web, answer):
+    web.fetch()
+    web.opened()
+    web.answer(answer, close="done")
+    assert web.failed() and not web.events("fetch-done") and web.quiet()
+
+
+def test_an_answer_that_is_too_large_is_stopped(web, monkeypatch):
+    monkeypatch.setattr(fetch_module, "MAX_BODY", 1000)
+    web.fetch()
+    web.opened()
+    web.answer(response(bytes(5000)))
+    assert "larger" in web.failed() and len(web.body) <= 1000 and web.quiet()
+
+
+@pytest.mark.parametrize("reason", ["policy", "timeout", "unreachable", "limit"])
+def test_other_exits_are_tried_and_then_a_person_is_told(web, reason):
+    web.fetch()
+    for _ in range(ATTEMPTS):
+        assert web.failed() is None
+        web.service.closed(web.channel, reason, web.net.now)
+        web.net.pump()
+    assert web.failed() and len(web.circuits) == ATTEMPTS and web.quiet()
+
+
+@pytest.mark.parametrize("reason", ["refused", "resolve", "reset", "something"])
+def test_what_another_exit_would_not_mend_is_told_at_once(web, reason):
+    web.fetch()
+    web.service.closed(web.channel, reason, web.net.now)
+    web.net.pump()
+    assert web.failed() and len(web.circuits) == 1 and web.quiet()
+
+
+def test_after_the_first_byte_nothing_is_tried_again(web):
+    web.fetch()
+    web.opened()
+    web.answer(response(b"hello")[:-1])
+    web.circuits[0].destroy(0, web.net.now)
+    web.net.pump()
+    assert "path through the network broke" in web.failed() and len(web.circuits) == 1
+
+
+def test_a_second_attempt_starts_afresh(web):
+    web.fetch()
+    web.opened()
+    web.answer(b"HTTP/1.1 200 OK\r\nContent-Le")
+    web.circuits[0].destroy(0, web.net.now)
+    web.net.pump()
+    web.opened()
+    web.answer(response())
+    assert web.body == b"hello" and len(web.circuits) == 2
+
+
+def test_every_reason_has_words():
+    assert set(fetch_module._RETRY) <= set(fetch_module._TEXTS)
+    assert EndReason.DONE not in fetch_module._TEXTS
+
+
+def test_without_an_exit_a_person_is_told(web):
+    web.no_exit = True
+    web.fetch()
+    assert web.failed() == "no exit is known"
+
+
+def test_a_host_that_no_stream_can_name_fails(web):
+    web.fetch("http://-bad-/")
+    assert web.failed() and web.quiet()
+
+
+def test_a_silent_site_is_given_up(web):
+    web.fetch()
+    web.opened()
+    web.net.tick(IDLE_TIMEOUT - 10)
+    web.answer(b"HTTP/1.1 200 OK\r\n")
+    web.net.tick(20)
+    assert web.failed() is None
+    web.net.tick(IDLE_TIMEOUT)
+    assert web.failed() == "the site did not answer in time" and web.quiet()
+    web.net.tick(10 * IDLE_TIMEOUT)
+    web.failed()
+
+
+def test_cancel_closes_everything_and_is_told_once(web):
+    fetch = web.fetch()
+    web.opened()
+    fetch.cancel(web.net.now)
+    fetch.cancel(web.net.now)
+    web.net.pump()
+    assert web.failed() == "cancelled" and web.quiet()
+    web.net.tick(2 * IDLE_TIMEOUT)
+    assert web.failed() == "cancelled"
+
+
+def test_a_circuit_that_comes_after_cancel_is_closed(web):
+    ready = []
+    web.exit_circuit = lambda on_ready, on_failed, now: ready.append(on_ready)
+    fetch = web.fetch()
+    fetch.cancel(web.net.now)
+    circuit = web.net.build(web.client, [web.entry, web.exit])
+    ready[0](circuit, web.net.now)
+    web.net.pump()
+    assert circuit.closed

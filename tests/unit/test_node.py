@@ -1,0 +1,274 @@
+"""The composition root: configuration, dispatch by channel, what each role serves, start and stop."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from convergence.crypto.keys import NodeKeys
+from convergence.effects import CloseLink, Connect, Event, Failure, Protocol, Resolve
+from convergence.errors import DestroyReason, EndReason, LocalError
+from convergence.node import MAX_FETCHES, Node, NodeConfig
+from convergence.path.pool import POOL_SIZE
+from convergence.wire.facilitator import Role
+from convergence.wire.rdv import Advert, AdvertOp, DbInfo
+from convergence.wire.relay import AnswerType, Begin, RelayCommand
+from tests.sim.people import network
+from tests.sim.world import SeededRng
+from tests.unit.circuit.rig import CRYPTO, START, Recorder
+
+URL = "ws://node/"
+ORIGIN = Role(0)
+
+
+def make(roles=ORIGIN, **config):
+    rng = SeededRng("node")
+    keys = NodeKeys.generate(CRYPTO, rng) if roles else None
+    settings = NodeConfig("ws://facilitator/", roles=roles, urls=(URL,) if roles else (), **config)
+    return Node(settings, CRYPTO, rng, keys=keys)
+
+
+@pytest.fixture
+def world():
+    return network("node", 6)
+
+
+def joined(world, name="client", roles=ORIGIN, **config):
+    """A node that knows the network and has its circuits."""
+    host = world.add(name, roles, **config)
+    assert world.run(30, lambda: host.node.pool.ready == config.get("circuits", POOL_SIZE))
+    return host
+
+
+def node_of(world, circuit, at=-1):
+    """The node at a hop of a circuit."""
+    identity = circuit.path[at].identity
+    return next(host.node for host in world.hosts.values() if host.keys and host.keys.identity == identity)
+
+
+def events(host, kind):
+    return [event.data for event in host.events if event.kind == kind]
+
+
+# -- configuration
+
+
+@pytest.mark.parametrize(
+    "config", [{"hops": 0}, {"hops": 6}, {"exit_hops": 0}, {"exit_hops": 6}, {"roles": Role.RELAY}]
+)
+def test_settings_that_cannot_work_are_refused(config):
+    with pytest.raises(LocalError):
+        NodeConfig("ws://facilitator/", **config)
+
+
+def test_roles_need_keys():
+    with pytest.raises(LocalError):
+        Node(NodeConfig("ws://facilitator/", roles=Role.RELAY, urls=(URL,)), CRYPTO, SeededRng("x"))
+
+
+# -- dispatch
+
+
+def test_a_channel_of_a_facilitator_that_we_did_not_open_is_closed():
+    node = make(Role.RELAY)
+    node.start(START)
+    node.poll()
+    node.link_opened(2, START, protocol=Protocol.FACILITATOR, binding=None)
+    assert node.poll() == [CloseLink(2, "this node is no facilitator")]
+
+
+def test_a_tcp_channel_nobody_asked_for_is_closed():
+    node = make(Role.EXIT)
+    node.link_opened(2, START, protocol=Protocol.TCP, binding=None)
+    assert node.poll() == [CloseLink(2)]
+
+
+def test_input_of_unknown_channels_is_ignored():
+    node = make(Role.RELAY)
+    node.link_data(9, b"data", START)
+    node.link_closed(9, START, "why")
+    node.link_congested(9, True, START)
+    node.done(77, None, START)
+    assert node.poll() == [] and node.deadline() is None
+
+
+@pytest.mark.parametrize("roles", [Role.RELAY, Role.RDV, Role.EXIT, Role(7)])
+def test_whoever_works_for_others_takes_links(roles):
+    """A point or an exit that is no relay ends circuits all the same."""
+    node = make(roles)
+    node.link_opened(2, START, protocol=Protocol.LINK, binding=None)
+    assert not any(isinstance(effect, CloseLink) for effect in node.poll()) and len(node.neighbours.links) == 1
+
+
+def test_a_node_without_roles_takes_no_links():
+    node = make()
+    node.link_opened(2, START, protocol=Protocol.LINK, binding=None)
+    assert [type(effect) for effect in node.poll()] == [CloseLink]
+
+
+# -- in a network
+
+
+def test_a_node_gets_its_circuits_and_says_so_once(world):
+    host = joined(world)
+    assert len(events(host, "ready")) == 1
+    snapshot = host.node.snapshot(world.now)
+    assert snapshot["ready"] and snapshot["ready_after"] > 0 and snapshot["facilitator"] and snapshot["nodes"] == 6
+    assert [item["state"] for item in snapshot["circuits"]] == ["ready"] * POOL_SIZE
+    assert snapshot["bytes_in"] > 0 and snapshot["bytes_out"] > 0
+    circuit = host.node.pool._ready[0].circuit
+    circuit.destroy(DestroyReason.FINISHED, world.now)
+    world.run(5)
+    assert len(events(host, "ready")) == 1
+
+
+def test_relays_count_what_they_do(world):
+    host = joined(world)
+    relays = [other.node.snapshot(world.now) for other in world.hosts.values() if other.name.startswith("r")]
+    assert sum(item["relayed_circuits"] for item in relays) == 2 * POOL_SIZE
+    cells = sum(item["relayed_cells"] for item in relays)
+    host.driver.run(host.node.stop)
+    world.run(5)
+    relays = [other.node.snapshot(world.now) for other in world.hosts.values() if other.name.startswith("r")]
+    assert sum(item["relayed_cells"] for item in relays) >= cells, "what closed circuits did still counts"
+
+
+def test_the_snapshot_is_plain_data(world):
+    host = joined(world)
+    text = json.dumps(host.node.snapshot(world.now))
+    assert "hash_name" not in text
+
+
+def open_at_last_hop(world, host, target):
+    circuit = host.node.pool._ready[0].circuit
+    handler = Recorder()
+    host.driver.run(lambda now: circuit.open_stream(target, handler, now))
+    world.run(2)
+    return circuit, handler
+
+
+@pytest.mark.parametrize(
+    ("target", "reason"),
+    [
+        ("host.example:80", EndReason.EXITPOLICY),  # no exit
+        (f"{'ab' * 32}.rdv:0", EndReason.RESOLVEFAILED),  # a point, and nobody provides
+        ("nonsense.rdv:0", EndReason.TORPROTOCOL),
+    ],
+)
+def test_begin_at_a_relay_that_is_a_point(world, target, reason):
+    host = joined(world)
+    circuit, handler = open_at_last_hop(world, host, target)
+    assert handler.reason == reason and circuit.built
+
+
+def test_begin_rdv_where_no_point_is():
+    world = network("no point", 0)
+    for number in range(3):
+        world.add(f"x{number}", Role.RELAY | Role.EXIT, circuits=0)
+    world.run(60)
+    host = joined(world)
+    circuit, handler = open_at_last_hop(world, host, f"{'ab' * 32}.rdv:0")
+    assert handler.reason == EndReason.EXITPOLICY and circuit.built
+
+
+def test_adverts_are_for_points_only(world):
+    host = joined(world)
+    circuit = host.node.pool._ready[0].circuit
+    payload = DbInfo((Advert(bytes(32), 9, AdvertOp.ADD),)).encode()
+    host.driver.run(lambda now: circuit.send_message(RelayCommand.DB_INFO, payload))
+    world.run(2)
+    point = node_of(world, circuit)
+    assert circuit.built and point._point._adverts == 1
+    circuit.destroy(DestroyReason.FINISHED, world.now)
+    host.driver.run(lambda now: None)
+    world.run(2)
+    assert point._point._adverts == 0
+
+
+def test_adverts_to_a_node_that_is_no_point_close_the_circuit():
+    world = network("plain relays", 0)
+    for number in range(3):
+        world.add(f"x{number}", Role.RELAY, circuits=0)
+    world.run(60)
+    host = joined(world)
+    circuit = host.node.pool._ready[0].circuit
+    payload = DbInfo((Advert(bytes(32), 9, AdvertOp.ADD),)).encode()
+    host.driver.run(lambda now: circuit.send_message(RelayCommand.DB_INFO, payload))
+    world.run(2)
+    assert circuit.closed
+
+
+def test_names_are_looked_up_by_exits_only(world):
+    host = joined(world)
+    circuit = host.node.pool._ready[0].circuit
+    answers = []
+    host.driver.run(lambda now: circuit.resolve("host.example", lambda resolved, now: answers.append(resolved)))
+    world.run(2)
+    assert answers[0].answers[0].kind == AnswerType.ERROR_PERMANENT
+    assert not any(isinstance(effect, Resolve) for effect in node_of(world, circuit).poll())
+
+
+def test_an_exit_connects_and_resolves():
+    node = make(Role.EXIT)
+    circuit = SimpleNamespace(endpoint=SimpleNamespace(accept_stream=lambda stream_id: SimpleNamespace()))
+    node.begin(circuit, 5, Begin("host.example", 80), START)
+    node.resolve(circuit, 6, "host.example", START)
+    assert [type(effect) for effect in node.poll()] == [Connect, Resolve]
+
+
+# -- commands
+
+
+def test_fetches_are_limited_and_forgotten_when_over(world):
+    host = joined(world)
+    numbers = []
+
+    def many(now):
+        for _ in range(MAX_FETCHES):
+            numbers.append(host.node.fetch("http://host.example/", lambda data: None, now))
+            host.node._fetches[numbers[-1]].over = False
+
+    host.driver.run(many)
+    with pytest.raises(LocalError, match="too many fetches"):
+        host.driver.run(lambda now: host.node.fetch("http://host.example/", lambda data: None, now))
+    for number in numbers:
+        host.driver.run(lambda now, number=number: host.node.cancel_fetch(number, now))
+    host.driver.run(lambda now: host.node.cancel_fetch(999, now))
+    host.driver.run(lambda now: numbers.append(host.node.fetch("http://host.example/", lambda data: None, now)))
+    assert len(set(numbers)) == MAX_FETCHES + 1
+
+
+def test_a_fetch_without_an_exit_fails_in_plain_words(world):
+    host = joined(world)
+    host.driver.run(lambda now: host.node.fetch("http://host.example/", lambda data: None, now))
+    world.run(2)
+    assert "no exit is known" in events(host, "fetch-failed")[0]["message"]
+
+
+def test_stop_leaves_nothing(world):
+    host = joined(world)
+    host.driver.run(lambda now: host.node.fetch("http://host.example/", lambda data: None, now))
+    host.driver.run(host.node.stop)
+    world.run(10)
+    assert not host.node.neighbours.links and host.node.pool.snapshot() == [] and not host.pipes
+    for other in world.hosts.values():
+        if other.name.startswith("r"):
+            assert not other.node._counters.relayed
+
+
+def test_a_failed_restore_is_told():
+    node = make()
+    node.start(START, restore=True)
+    scans = [effect for effect in node.poll() if type(effect).__name__ == "Scan"]
+    assert {effect.bucket for effect in scans} == {"file", "transfer"}
+    for effect in scans:
+        node.done(effect.request, Failure("io", "disk broken"), START)
+    told = [effect for effect in node.poll() if isinstance(effect, Event) and effect.kind == "trouble"]
+    assert len(told) == 2 and all("disk broken" in event.data["message"] for event in told)
+
+
+def test_relays_keep_no_circuits_of_clients_that_left(world):
+    host = joined(world)
+    world.kill(host)
+    world.run(30)
+    assert all(not other.node._counters.relayed for other in world.hosts.values() if other.name.startswith("r"))

@@ -1,0 +1,243 @@
+"""What a node shares and fetches: from command to events, what is stored, what comes back after a restart."""
+
+import json
+
+import pytest
+
+from convergence.effects import Failure
+from convergence.errors import LocalError
+from convergence.transfers import MAX_TRANSFERS, public_id
+from convergence.wire.ordb import ShareLink
+from tests.sim.people import arrived, content, get, network, settle, share, share_and_stand, standing, transfer
+
+SIZE = 600_000
+
+
+@pytest.fixture
+def world():
+    return network("transfers", 7)
+
+
+@pytest.fixture
+def giver(world):
+    return world.add("giver", circuits=0)
+
+
+@pytest.fixture
+def taker(world):
+    return world.add("taker", circuits=0)
+
+
+def events(host, kind):
+    return [event.data for event in host.events if event.kind == kind]
+
+
+def do(host, call, *args):
+    results = []
+    host.driver.run(lambda now: results.append(call(*args, now)))
+    return results[0]
+
+
+def share_id(host):
+    [item] = host.node.transfers.snapshot()["shares"]
+    return item["id"]
+
+
+# -- sharing
+
+
+def test_a_file_travels_and_everybody_is_told(world, giver, taker):
+    data = content(1, SIZE)
+    link = share_and_stand(world, giver, data, name="photo.jpg")
+    transfer_id = get(taker, link)
+    assert settle(world, taker, transfer_id) == "done"
+    assert arrived(taker, transfer_id) == data
+    [info] = events(taker, "transfer-info")
+    assert (info["id"], info["name"], info["size"]) == (transfer_id, "photo.jpg", SIZE)
+    assert events(taker, "transfer-done") == [{"id": transfer_id, "name": "photo.jpg", "size": SIZE}]
+    progress = [item["have"] for item in events(taker, "transfer-progress")]
+    assert progress == sorted(progress) and progress[-1] == SIZE
+    world.run(5)
+    assert events(giver, "share-progress")[-1]["sent"] == SIZE
+    assert events(giver, "share-ready")[-1]["points"] == events(giver, "share-ready")[-1]["wanted"]
+
+
+def test_ids_in_events_and_snapshots_give_no_capability_away(world, giver, taker):
+    link = ShareLink.parse(share_and_stand(world, giver, content(2, 1000)))
+    transfer_id = get(taker, link.format())
+    settle(world, taker, transfer_id)
+    told = json.dumps([[event.kind, event.data] for host in (giver, taker) for event in host.events])
+    told += json.dumps([host.node.transfers.snapshot() for host in (giver, taker)])
+    for secret in (link.hash_name, link.key):
+        assert secret.hex() not in told and link.format() not in told
+    assert share_id(giver) == transfer_id == public_id(link.hash_name)
+
+
+def test_the_same_file_keeps_its_link(world, giver):
+    links = []
+    for _ in range(2):
+        share(giver, content(3, 1000), links.append)
+        world.run(1)
+    assert len(links) == 2 and links[0] == links[1]
+    assert len(giver.node.transfers.shares) == 1
+
+
+def test_a_file_that_cannot_be_recorded_is_not_shared(world, giver):
+    giver.storage.fail = Failure("quota", "the disk is full")
+    links = []
+    share(giver, content(4, 1000), links.append)
+    world.run(1)
+    assert links == [] and not giver.node.transfers.shares
+    assert events(giver, "trouble")[-1]["message"] == "The file cannot be shared: the disk is full"
+
+
+def test_unshare_stops_and_deletes(world, giver, taker):
+    link = share_and_stand(world, giver, content(5, SIZE))
+    do(giver, giver.node.transfers.unshare, share_id(giver))
+    do(giver, giver.node.transfers.unshare, "unknown")
+    world.run(5)
+    assert not giver.storage.items and not giver.node.transfers.shares
+    transfer_id = get(taker, link)
+    assert settle(world, taker, transfer_id) == "failed"
+    assert events(taker, "transfer-failed")[0]["message"]
+
+
+def test_links_are_for_known_shares(giver):
+    with pytest.raises(LocalError):
+        giver.node.transfers.link("unknown")
+
+
+# -- fetching
+
+
+@pytest.mark.parametrize("text", ["", "nonsense", "https://site/#abc", "a.b", "x" * 10_000])
+def test_a_malformed_link_is_refused_with_words(taker, text):
+    with pytest.raises(LocalError) as error:
+        do(taker, taker.node.transfers.get, text)
+    assert str(error.value) and not taker.node.transfers.transfers
+
+
+def link_to(number):
+    return ShareLink(number.to_bytes(32, "big"), bytes(32)).format()
+
+
+def test_opening_a_link_again_changes_nothing(taker):
+    assert get(taker, link_to(1)) == get(taker, link_to(1))
+    assert len(taker.node.transfers.transfers) == 1
+
+
+def test_transfers_at_once_are_limited(taker):
+    for number in range(MAX_TRANSFERS):
+        get(taker, link_to(number))
+    with pytest.raises(LocalError, match="wait for one to finish"):
+        get(taker, link_to(MAX_TRANSFERS))
+
+
+@pytest.mark.parametrize("command", ["cancel", "retry", "forget"])
+def test_commands_for_unknown_transfers_say_so(taker, command):
+    with pytest.raises(LocalError, match="no such transfer"):
+        do(taker, getattr(taker.node.transfers, command), "unknown")
+
+
+def test_a_stopped_transfer_goes_on_from_what_it_has(world, giver, taker):
+    data = content(6, 3_000_000)
+    link = share_and_stand(world, giver, data)
+    transfer_id = get(taker, link)
+    assert world.run(60, lambda: transfer(taker, transfer_id).download.have_bytes > 500_000)
+    do(taker, taker.node.transfers.cancel, transfer_id)
+    world.run(5)
+    had = transfer(taker, transfer_id).download.have_bytes
+    assert transfer(taker, transfer_id).state == "stopped" and had < len(data)
+    get(taker, link)
+    assert settle(world, taker, transfer_id) == "done"
+    assert transfer(taker, transfer_id).download.bytes_fetched <= len(data) - had
+    assert arrived(taker, transfer_id) == data
+
+
+def test_a_finished_transfer_stays_finished(world, giver, taker):
+    transfer_id = get(taker, share_and_stand(world, giver, content(7, 1000)))
+    assert settle(world, taker, transfer_id) == "done"
+    do(taker, taker.node.transfers.cancel, transfer_id)
+    do(taker, taker.node.transfers.retry, transfer_id)
+    assert transfer(taker, transfer_id).state == "done"
+
+
+def test_a_full_disk_pauses_and_retry_goes_on(world, giver, taker):
+    data = content(8, SIZE)
+    link = share_and_stand(world, giver, data)
+    taker.storage.fail = Failure("quota", "full")
+    transfer_id = get(taker, link)
+    world.run(30)
+    assert transfer(taker, transfer_id).state == "paused"
+    assert "room" in events(taker, "transfer-paused")[-1]["message"]
+    taker.storage.fail = None
+    do(taker, taker.node.transfers.retry, transfer_id)
+    assert settle(world, taker, transfer_id) == "done" and arrived(taker, transfer_id) == data
+
+
+def test_forget_deletes_what_has_arrived(world, giver, taker):
+    transfer_id = get(taker, share_and_stand(world, giver, content(9, SIZE)))
+    settle(world, taker, transfer_id)
+    do(taker, taker.node.transfers.forget, transfer_id)
+    world.run(5)
+    assert not taker.storage.items and not taker.node.transfers.transfers
+
+
+def test_forget_while_it_runs_leaves_nothing_behind(world, giver, taker):
+    transfer_id = get(taker, share_and_stand(world, giver, content(10, 3_000_000)))
+    assert world.run(60, lambda: transfer(taker, transfer_id).download.have_bytes > 500_000)
+    do(taker, taker.node.transfers.forget, transfer_id)
+    world.run(30)
+    assert not taker.storage.items and not taker.node.transfers.transfers
+
+
+def test_what_arrived_can_be_served_on(world, giver, taker):
+    data = content(11, SIZE)
+    link = share_and_stand(world, giver, data)
+    transfer_id = get(taker, link)
+    with pytest.raises(LocalError, match="not arrived"):
+        taker.node.transfers.share_received(transfer_id, lambda share_id, now: None, world.now)
+    settle(world, taker, transfer_id)
+    do(taker, taker.node.transfers.share_received, transfer_id, lambda share_id, now: None)
+    assert world.run(60, lambda: standing(taker))
+    assert taker.node.transfers.link(share_id(taker)) == link
+    world.kill(giver)
+    third = world.add("third", circuits=0)
+    third_id = get(third, link)
+    assert settle(world, third, third_id) == "done" and arrived(third, third_id) == data
+
+
+# -- after a restart
+
+
+def test_shares_and_unfinished_transfers_come_back(world, giver, taker):
+    data = content(12, 3_000_000)
+    link = share_and_stand(world, giver, data)
+    transfer_id = get(taker, link)
+    assert world.run(60, lambda: transfer(taker, transfer_id).download.have_bytes > 500_000)
+    had = transfer(taker, transfer_id).download.have_bytes
+    world.restart(taker)
+    world.restart(giver)
+    world.run(1)
+    assert [item["id"] for item in giver.node.transfers.snapshot()["shares"]] == [transfer_id]
+    assert settle(world, taker, transfer_id) == "done"
+    assert transfer(taker, transfer_id).download.bytes_fetched <= len(data) - had
+    assert arrived(taker, transfer_id) == data
+
+
+def test_damaged_records_are_passed_over(world, giver):
+    giver.storage.items["file", bytes(32)] = b"written by a newer version"
+    giver.storage.items["transfer", bytes(32)] = b""
+    world.restart(giver)
+    world.run(5)
+    assert giver.node.transfers.snapshot() == {"shares": [], "transfers": []}
+
+
+def test_stop_ends_the_streams_and_keeps_what_is_stored(world, giver, taker):
+    transfer_id = get(taker, share_and_stand(world, giver, content(13, 3_000_000)))
+    assert world.run(60, lambda: transfer(taker, transfer_id).download.have_bytes > 500_000)
+    for host in (giver, taker):
+        host.driver.run(host.node.stop)
+    world.run(30)
+    assert giver.node.neighbours.links == {} and taker.node.neighbours.links == {}
+    assert any(bucket == "transfer" for bucket, _ in taker.storage.items)
