@@ -10,14 +10,16 @@ import hashlib
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ TITLE = "Command line to command line, 2+2 hops on loopback"
 TARGET = 25.0  # MB/s
 SIZE = 256 << 20
 TINY = 1 << 20
+ROUNDS = 3  # the best counts
 WAIT = 120.0  # seconds for a process to do what is expected next
 CHUNK = 1 << 18
 
@@ -41,42 +44,66 @@ def run(tiny: bool = False) -> list[Figure]:
         digest = make_file(folder / "file.bin", size)
         raw = raw_tcp(4 * size)
         with network(folder) as state:
-            return transfer(folder, state, size, digest, raw)
+            site = state["site"]
+            with program("share", folder / "file.bin", "--site", site, "--data", folder / "sharer") as share:
+                link = record(share, "shared")["link"]
+                sides = [share.pid, *(node["pid"] for node in state["nodes"])]
+                rounds = [
+                    fetch(folder / f"get-{number}", link, digest, sides) for number in range(1 if tiny else ROUNDS)
+                ]
+    return figures(min(rounds, key=lambda fetched: fetched.seconds), size, raw)
 
 
-def transfer(folder: Path, state: dict[str, Any], size: int, digest: str, raw: float) -> list[Figure]:
-    site = state["site"]
-    with program("share", folder / "file.bin", "--site", site, "--data", folder / "sharer") as share:
-        link = record(share, "shared")["link"]
-        relays = [node["pid"] for node in state["nodes"]]
-        before = [cpu(pid) for pid in (share.pid, *relays)]
-        (folder / "out").mkdir()
-        started, all_before = time.monotonic(), machine_cpu()
-        get = start("get", link, "-o", folder / "out", "--data", folder / "getter")
-        first = record(get, "progress")
-        until_first = time.monotonic() - started
-        done = record(get, "done")
-        seconds, all_used = time.monotonic() - started, machine_cpu() - all_before
-        used = [cpu(pid) - was for pid, was in zip((share.pid, *relays), before, strict=True)]
-        _, status, usage = os.wait4(get.pid, 0)
-        get.returncode = os.waitstatus_to_exitcode(status)
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """One `get`. Times in seconds, the last three of CPU.
+
+    Args:
+        seconds: as `get` tells them, from its request to the verified file; `lifetime` is that of the process.
+        used: by the sharer and by each relay; `own` by get, `machine` by all processes.
+    """
+
+    seconds: float
+    lifetime: float
+    first_piece: float
+    used: list[float]
+    own: float
+    machine: float
+
+
+def fetch(folder: Path, link: str, digest: str, sides: Sequence[int]) -> Fetched:
+    folder.mkdir()
+    before, machine = [cpu(pid) for pid in sides], machine_cpu()
+    started = time.monotonic()
+    get = start("get", link, "-o", folder, "--data", folder / "data")
+    while not record(get, "progress")["have"]:
+        pass
+    first_piece = time.monotonic() - started
+    done = record(get, "done")
+    lifetime, machine = time.monotonic() - started, machine_cpu() - machine
+    used = [cpu(pid) - was for pid, was in zip(sides, before, strict=True)]
+    _, status, usage = os.wait4(get.pid, 0)
+    get.returncode = os.waitstatus_to_exitcode(status)
     if get.returncode or sha256(Path(done["path"])) != digest:
         raise AssertionError("the file did not arrive as it was")
-    rate = size / 1e6 / done["seconds"]
-    hundreds = size / 100e6
-    own = usage.ru_utime + usage.ru_stime
-    others = max(all_used - sum(used) - own, 0.0) / (seconds * (os.cpu_count() or 1))
+    shutil.rmtree(folder)
+    return Fetched(done["seconds"], lifetime, first_piece, used, usage.ru_utime + usage.ru_stime, machine)
+
+
+def figures(best: Fetched, size: int, raw: float) -> list[Figure]:
+    rate, hundreds = size / 1e6 / best.seconds, size / 100e6
+    share, *relays = best.used
+    others = max(best.machine - sum(best.used) - best.own, 0.0) / (best.lifetime * (os.cpu_count() or 1))
+    note = f"{size >> 20} MiB in {best.seconds:.1f} s"
     return [
-        Figure("get, all in all", rate, "MB/s", TARGET, note=f"{size >> 20} MiB in {done['seconds']:.1f} s"),
+        Figure("get, all in all", rate, "MB/s", TARGET, note=note),
         Figure("raw TCP on loopback", raw, "MB/s", note="one sender, one receiver, nothing done with it"),
         Figure("get / raw TCP", rate / raw, "ratio"),
-        Figure(
-            "first progress after", until_first, "s", note=f"with {first['have']:,} bytes; start of Python included"
-        ),
-        Figure("CPU of share", used[0] / hundreds, "s/100 MB"),
-        Figure("CPU of get", own / hundreds, "s/100 MB", note="whole process"),
-        Figure("CPU of all relays", sum(used[1:]) / hundreds, "s/100 MB"),
-        Figure("CPU of the busiest relay", max(used[1:]) / hundreds, "s/100 MB"),
+        Figure("first piece after", best.first_piece, "s", note="start of Python, circuits and search included"),
+        Figure("CPU of share", share / hundreds, "s/100 MB"),
+        Figure("CPU of get", best.own / hundreds, "s/100 MB", note="whole process"),
+        Figure("CPU of all relays", sum(relays) / hundreds, "s/100 MB"),
+        Figure("CPU of the busiest relay", max(relays) / hundreds, "s/100 MB"),
         Figure("taken by other programs meanwhile", others * 100, "% of CPU", note="wants an idle machine"),
     ]
 

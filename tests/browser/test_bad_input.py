@@ -1,0 +1,178 @@
+"""Links, files, disks and strangers that are not as they should be: a clear word each, and the network goes on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Route, expect
+
+from tests.browser.garbage import resident, torment
+from tests.browser.harness import START, Peer, transfer_id
+from tests.e2e.processes import MIB, Command, Network, running, sha256, write_file
+
+GROWTH = 48 * MIB
+"""Resident bytes that a node may gain from strangers: 150 connections that it cannot tell from slow ones, and what the
+allocator keeps of what is gone."""
+NOBODYS = f"{'A' * 43}.{'A' * 43}"
+
+# A file whose name no file system would hold, as a page's script can make it.
+SHARE_NAMED = """([name, text]) => {
+    const files = new DataTransfer();
+    files.items.add(new File(text ? [text] : [], name));
+    const input = document.getElementById("share-input");
+    input.files = files.files;
+    input.dispatchEvent(new Event("change"));
+}"""
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory: pytest.TempPathFactory, dist: Path) -> Iterator[dict[str, Any]]:
+    """The network of `convergence up`; its ready record."""
+    folder = tmp_path_factory.mktemp("network")
+    with running("up", "--port", "0", "--data", folder, "--dist", dist) as up:
+        yield up.until("ready")
+        assert up.stop() == 0
+
+
+@pytest.fixture(scope="module")
+def site(network: dict[str, Any]) -> str:
+    address: str = network["site"]
+    return address
+
+
+def test_links_that_lead_nowhere(site: str, chromium: Browser, peer: Callable[..., Peer]) -> None:
+    getter = peer(chromium, site).open().ready()
+    getter.get(f"{site}#{NOBODYS[:-3]}")
+    expect(getter.page.get_by_test_id("get-error")).to_contain_text("not a complete share link")
+    getter.get(f"{site}#{NOBODYS}")
+    failed = getter.transfer(NOBODYS, "item.state === 'failed'")
+    assert failed["message"].startswith("Nobody shares this file right now. Ask the sender")
+    expect(getter.page.get_by_test_id("transfer-note")).to_contain_text("Nobody shares this file right now.")
+    expect(getter.page.get_by_test_id("retry")).to_be_visible()
+    getter.page.get_by_test_id("forget").click()
+    getter.until("state.transfers.length === 0")
+    getter.ready()
+
+
+@pytest.mark.parametrize(
+    "name, text, saved",
+    [
+        ("nothing.txt", "", "nothing.txt"),
+        ("../../x", "up and away", "x"),
+        ('<img src=x onerror="document.title=1">.html', "<script>document.title = 2</script>", ".html"),
+        ("n" * 5000 + ".txt", "a long name", "nnn"),
+    ],
+    ids=["empty", "path", "html", "long"],
+)
+def test_files_of_no_size_and_hostile_names(
+    site: str, chromium: Browser, peer: Callable[..., Peer], tmp_path: Path, name: str, text: str, saved: str
+) -> None:
+    sender, getter = peer(chromium, site).open(), peer(chromium, site).open()
+    sender.ready().page.evaluate(SHARE_NAMED, [name, text])
+    share = sender.until("state.shares.find((item) => item.points > 0)", seconds=START)
+    assert name.startswith(share["name"]) and len(share["name"].encode()) <= 1024
+    link = f"{site}#{share['link']}"
+    getter.ready().get(link)
+    done = getter.done(link)
+    assert (done["name"], done["size"]) == (share["name"], len(text))
+    with getter.page.expect_download() as download:
+        getter.page.get_by_test_id("save").click()
+    suggested = download.value.suggested_filename
+    assert saved in suggested and len(suggested) <= 120
+    assert not set(suggested) & set('<>"/\\|?*') and not suggested.startswith(".")
+    assert Path(download.value.path()).read_text() == text
+    for page in (sender.page, getter.page):
+        assert page.title() == "Convergence"
+        assert page.locator("main img").count() == 0
+        assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+    out = tmp_path / "a" / "b"
+    out.mkdir(parents=True)
+    code, record = Command("get", link, "-o", out, "--data", tmp_path / "data").end()
+    assert (code, record["event"]) == (0, "done")
+    assert Path(record["path"]).parent == out and Path(record["path"]).read_text() == text
+    assert {path.name for path in tmp_path.iterdir()} == {"a", "data"}
+
+
+def test_a_full_disk_is_told_and_retry_goes_on(
+    site: str, chromium: Browser, peer: Callable[..., Peer], tmp_path: Path
+) -> None:
+    file = tmp_path / "file.bin"
+    digest = write_file(file, 8 * MIB)
+    with running("share", file, "--site", site, "--data", tmp_path / "data") as sender:
+        link = sender.until("shared")["link"]
+        getter = peer(chromium, site).open().ready()
+        devtools = getter.context.new_cdp_session(getter.page)
+        origin = site.rstrip("/")
+        devtools.send("Storage.overrideQuotaForOrigin", {"origin": origin, "quotaSize": 3 * MIB})
+        getter.get(link)
+        paused = getter.transfer(link, "item.state === 'paused'")
+        assert 0 < paused["have"] < 8 * MIB
+        expect(getter.page.get_by_test_id("transfer-note")).to_contain_text("There is no room left")
+        expect(getter.page.get_by_test_id("transfer-note")).to_contain_text("choose Retry")
+        getter.page.get_by_test_id("share-input").set_input_files(file)  # what is to be shared has to fit, too
+        expect(getter.page.get_by_test_id("share-note")).to_contain_text("There is not enough room")
+        devtools.send("Storage.overrideQuotaForOrigin", {"origin": origin})
+        getter.page.get_by_test_id("retry").click()
+        done = getter.done(link)
+        assert (done["fetched"], done["duplicates"]) == (done["pieces"], 0)
+        assert sha256(getter.save(link)) == digest
+
+
+def test_a_facilitator_that_is_down_is_told_and_awaited(
+    tmp_path: Path, dist: Path, chromium: Browser, peer: Callable[..., Peer]
+) -> None:
+    network = Network(tmp_path / "network", dist, relays=3)
+    try:
+        node = peer(chromium, network.site)
+
+        def last_answer(route: Route) -> None:
+            """The facilitator dies once the page has loaded, before the node dials it."""
+            answer = route.fetch()
+            network.facilitator.process.kill()
+            network.facilitator.process.wait()
+            route.fulfill(response=answer)
+
+        node.context.route("**/network.json", last_answer)
+        node.open()
+        node.until("state.trouble", seconds=START)
+        expect(node.page.get_by_test_id("error")).to_contain_text("facilitator")
+        expect(node.page.get_by_test_id("error")).to_contain_text("again")
+        assert not node.state["ready"] and not node.state["failed"]
+        network.facilitator.stop()
+        network.start_facilitator()
+        node.ready()
+    finally:
+        network.close()
+
+
+def test_garbage_on_every_listening_port(
+    network: dict[str, Any], site: str, chromium: Browser, peer: Callable[..., Peer], tmp_path: Path
+) -> None:
+    file = tmp_path / "file.bin"
+    digest = write_file(file, 8 * MIB)
+    getter = peer(chromium, site).open().ready()
+    ports = [(int(site.rstrip("/").rpartition(":")[2]), network["pid"], "/facilitator")]
+    ports += [(node["port"], node["pid"], "/") for node in network["nodes"]]
+    with running("share", file, "--site", site, "--data", tmp_path / "data") as sender:
+        link = sender.until("shared")["link"]
+        before = {pid: resident(pid) for _, pid, _ in ports}
+        strangers = [
+            stranger for number, (port, _, path) in enumerate(ports) for stranger in torment(port, path, number)
+        ]
+        try:
+            getter.get(link)
+            getter.done(link)
+            assert sha256(getter.save(link)) == digest
+            for _, pid, _ in ports:
+                os.kill(pid, 0)
+                assert resident(pid) - before[pid] < GROWTH
+        finally:
+            for stranger in strangers:
+                stranger.close()
+    getter.ready()
+    assert getter.page.get_by_test_id("error").text_content() == ""
+    assert transfer_id(link) == getter.transfer(link)["id"]
