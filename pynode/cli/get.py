@@ -47,8 +47,10 @@ async def get(arguments: argparse.Namespace, output: Output, stop: asyncio.Event
     set_up_logs(arguments, config, "get", "error")
     site = site_of(arguments.link)
     folder = Path(arguments.output or ".")
-    if not folder.is_dir():
-        raise CliError(f"{folder} is no folder: make it first, or choose another one with -o.", 2)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CliError(f"{folder} cannot be used as a folder ({error.strerror}): choose another with -o.", 2) from None
     if not os.access(folder, os.W_OK):
         raise CliError(f"{folder} cannot be written to: choose another folder with -o.")
     link = ShareLink.parse(arguments.link)

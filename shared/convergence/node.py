@@ -30,6 +30,7 @@ from convergence.wire.facilitator import Descriptor, Role, Transport, TransportK
 from convergence.wire.relay import RDV_SUFFIX, AnswerType, Begin, RelayCommand
 
 MAX_FETCHES = 32  # at once
+REFRESH_PAUSE = 2.0  # seconds at least between two node lists asked for because a node was unknown
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +90,7 @@ class Node:
         self._keys = keys
         self._started: float | None = None
         self._ready_at: float | None = None
+        self._refresh_after = 0.0
         self._fetches: dict[int, Fetch] = {}
         self._fetch_numbers = 0
         self._counters = Counters()
@@ -105,7 +107,13 @@ class Node:
         )
         serves = bool(config.roles)  # circuits also end at exits and points that are no relays
         self.neighbours = Neighbours(
-            self.outbox, crypto, rng, keys if serves else None, self._address, self._on_create if serves else None
+            self.outbox,
+            crypto,
+            rng,
+            keys if serves else None,
+            self._address,
+            self._on_create if serves else None,
+            self._on_unknown,
         )
         self.pool = CircuitPool(
             self.outbox,
@@ -292,6 +300,11 @@ class Node:
         node = self.directory.get(identity, self.outbox.now)
         return None if node is None else node.ws_url
 
+    def _on_unknown(self, now: float) -> None:
+        if now >= self._refresh_after:
+            self._refresh_after = now + REFRESH_PAUSE
+            self._facilitator.refresh(now)
+
     def _on_full(self, now: float) -> None:
         if self._ready_at is None and self._started is not None:
             self._ready_at = now
@@ -300,5 +313,6 @@ class Node:
     def _on_nodes(self, now: float) -> None:
         nodes = self.directory.nodes(Role(0), now)
         self.outbox.event("nodes", count=len(nodes))
+        self.neighbours.nodes_changed(now)
         self.transfers.set_nodes(nodes, now)
         self.pool.fill(now)

@@ -142,10 +142,9 @@ class Transfers:
         file = share.file
         self._service.unshare(file.hash_name, now)
         items: list[tuple[str, bytes, bytes | None]] = [("file", file_key(file.info.root, file.hash_name), None)]
-        others = [other.file for other in self.shares.values()]
-        others += [other.download.file for other in self.transfers.values() if other.download.file is not None]
-        if not any(other.info.root == file.info.root for other in others):
-            items += [("piece", piece_key(file.info.root, index), None) for index in range(file.info.pieces)]
+        root = file.info.root
+        if not self._fetches(root) and not any(other.file.info.root == root for other in self.shares.values()):
+            items += [("piece", piece_key(root, index), None) for index in range(file.info.pieces)]
         self._outbox.store(items, self._tell_trouble)
 
     def link(self, share_id: str, site: str = "") -> str:
@@ -187,11 +186,12 @@ class Transfers:
             self._begin(transfer.link, now)
 
     def forget(self, transfer_id: str, now: float) -> None:
-        """Stop, and delete what has arrived (unless it is shared on)."""
+        """Stop, and delete what has arrived, unless a share or another transfer has the same content."""
         transfer = self._get(transfer_id)
         del self.transfers[transfer_id]
         self._stop_client(transfer, now)
-        transfer.download.forget(now)
+        file = transfer.download.file
+        transfer.download.forget(now, keep_pieces=file is not None and self._fetches(file.info.root))
 
     def snapshot(self) -> dict[str, list[dict[str, Any]]]:
         """JSON-able state of all shares and transfers, without their links."""
@@ -350,6 +350,11 @@ class Transfers:
         client, transfer.client = transfer.client, None
         if client is not None:
             client.stop(now)
+
+    def _fetches(self, root: bytes) -> bool:
+        """Whether a transfer has (or gets) the content with this root."""
+        files = (transfer.download.file for transfer in self.transfers.values())
+        return any(file is not None and file.info.root == root for file in files)
 
     def _get(self, transfer_id: str) -> Transfer:
         transfer = self.transfers.get(transfer_id)

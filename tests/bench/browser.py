@@ -24,7 +24,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from tests.bench.cli import make_file, network
 from tests.bench.lab import Figure
-from tests.browser.harness import Peer, launched
+from tests.browser.harness import START, Peer, launched
 
 TITLE = "Browser to browser, 2+2 hops on loopback (Chromium)"
 DIST = Path(__file__).resolve().parents[2] / "dist"
@@ -33,6 +33,7 @@ START_TARGET = 1.5  # times the bare Pyodide load
 SIZE = 32 << 20
 MESSAGE = 65_278  # bytes: 127 cells, what a link sends at most
 STARTS = 3
+PHASES = (60, 75, 80)  # percent in the page's state: Python runs, the node's code is loaded, the nodes are known
 
 BARE_PAGE = """<!doctype html><meta charset="utf-8"><title>bare</title><script type="module">
 new Worker("bare.js", {type: "module"}).onmessage = () => { window.loaded = performance.now(); };
@@ -72,24 +73,33 @@ def run(tiny: bool = False) -> list[Figure]:
         with network(folder, "--dist", DIST) as state, launched(playwright, "chromium", folder) as browser:
             # In turn, so that other programs on the machine slow both.
             pairs = [(bare_load(browser, folder), page_start(browser, state["site"], folder)) for _ in range(starts)]
-            bare, ready = (min(column) for column in zip(*pairs, strict=True))
+            bare = min(load for load, _ in pairs)
+            python, code, network_known, ready = min((marks for _, marks in pairs), key=lambda marks: marks[-1])
             speed, raw = transfer(browser, state["site"], folder, size)
     return [
         Figure("file from page to page", speed, "MB/s", SPEED_TARGET, note=f"{size >> 20} MiB, from click to verified"),
         Figure("raw WebSocket echo between the pages", raw, "MB/s", note=f"messages of {MESSAGE:,} bytes"),
         Figure("file / raw echo", speed / raw, "ratio"),
         Figure("page open to five circuits", ready, "s", note=f"best of {starts}, cold profile"),
+        Figure("  of it: until Python runs", python, "s"),
+        Figure("  until the node's code is loaded", code, "s"),
+        Figure("  until the nodes are known", network_known, "s"),
         Figure("bare Pyodide load", bare, "s", note=f"best of {starts}, cold profile"),
         Figure("page open / bare load", ready / bare, "ratio", START_TARGET, at_most=True),
     ]
 
 
-def page_start(browser: Browser, site: str, folder: Path) -> float:
-    """Seconds from navigation to five circuits, in a fresh profile."""
+def page_start(browser: Browser, site: str, folder: Path) -> list[float]:
+    """Seconds from navigation to each of PHASES and to five circuits, in a fresh profile."""
     peer = Peer(browser, site, folder)
+    marks = []
     try:
-        peer.open().ready()
-        return float(peer.page.evaluate("performance.now()")) / 1000
+        peer.open()
+        for percent in PHASES:
+            peer.until("state.ready || state.phase.percent >= argument", percent, seconds=START)
+            marks.append(float(peer.page.evaluate("performance.now()")) / 1000)
+        peer.ready()
+        return [*marks, float(peer.page.evaluate("performance.now()")) / 1000]
     finally:
         peer.close()
 

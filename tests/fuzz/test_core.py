@@ -1,7 +1,7 @@
 """Bounded fuzzing of links and circuits.
 
-Whatever a neighbour or the far end of a circuit says, nothing but a close with a reason comes of it. An exception out of
-the core fails the test: the rig catches none.
+Whatever a neighbour or the far end of a circuit says, nothing but a close with a reason comes of it. An exception out
+of the core fails the test: the rig catches none.
 """
 
 import random

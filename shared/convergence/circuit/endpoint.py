@@ -13,6 +13,7 @@ from convergence.circuit.flow import CIRCUIT_INCREMENT, CircuitPackageWindow
 from convergence.circuit.streams import Entry, SpliceEnd, Stream
 from convergence.crypto.onion import Layer
 from convergence.errors import DestroyReason, EndReason, ParseError, RemoteError, Scope, StreamError
+from convergence.link.meter import Meter
 from convergence.outbox import Outbox
 from convergence.wire.relay import (
     MAX_DATA,
@@ -96,9 +97,9 @@ class Endpoint:
         self.send_message(RelayCommand.BEGIN, stream.id, begin)
         return stream
 
-    def open_splice(self, target: str, on_closed: Callable[[], None]) -> SpliceEnd:
+    def open_splice(self, target: str, on_closed: Callable[[], None], meter: Meter) -> SpliceEnd:
         """BEGIN on a provider's circuit; the answer comes to the end's hooks."""
-        end = SpliceEnd(self, self._free_id(), on_closed)
+        end = SpliceEnd(self, self._free_id(), on_closed, meter)
         self.entries[end.id] = end
         self.send_message(RelayCommand.BEGIN, end.id, Begin.to(target).encode())
         return end
@@ -120,9 +121,9 @@ class Endpoint:
         self.entries[stream_id] = stream
         return stream
 
-    def accept_splice(self, stream_id: int, peer: SpliceEnd, on_closed: Callable[[], None]) -> SpliceEnd:
+    def accept_splice(self, stream_id: int, peer: SpliceEnd, meter: Meter) -> SpliceEnd:
         """Answer a pending BEGIN by joining it to `peer`."""
-        end = SpliceEnd(self, stream_id, on_closed)
+        end = SpliceEnd(self, stream_id, lambda: None, meter)
         end.join(peer)
         self.entries[stream_id] = end
         self.send_message(RelayCommand.CONNECTED, stream_id)

@@ -15,12 +15,13 @@ from typing import Protocol as Shape
 
 from convergence.circuit.flow import STREAM_INCREMENT, STREAM_WINDOW, DeliverWindow
 from convergence.errors import EndReason, StreamError
+from convergence.link.meter import Meter
 from convergence.ports import Buffer
 from convergence.wire.cells import PAYLOAD_LEN
 from convergence.wire.relay import LENGTH_OFFSET, MAX_DATA, NO_DIGEST, RELAY_HEADER, RelayCommand
 
-SEND_BUFFER_HIGH = 1 << 20  # bytes; above it a stream is congested and its handler should stop producing
-SEND_BUFFER_LOW = 1 << 18  # bytes; below it the handler is told to go on
+SEND_BUFFER_HIGH = 1 << 18  # bytes, about a stream window; above it a stream is congested and its handler should stop producing
+SEND_BUFFER_LOW = 1 << 16  # bytes; below it the handler is told to go on
 
 
 class StreamHandler(Shape):
@@ -244,10 +245,10 @@ class SpliceEnd:
     """One end of two streams that a rendezvous point joined. Cells of the peer leave here, and the reverse.
 
     Flow control is between the two outer ends; this end enforces the stream window that it sees, so that no
-    more than STREAM_WINDOW cells ever wait here.
+    more than STREAM_WINDOW cells ever wait here. `meter` counts the cells that wait at all splices of the point.
     """
 
-    def __init__(self, owner: StreamOwner, stream_id: int, on_closed: Callable[[], None]) -> None:
+    def __init__(self, owner: StreamOwner, stream_id: int, on_closed: Callable[[], None], meter: Meter) -> None:
         self.id = stream_id
         self.peer: SpliceEnd | None = None
         self.deliver = DeliverWindow(STREAM_WINDOW, STREAM_INCREMENT)
@@ -255,6 +256,7 @@ class SpliceEnd:
         self.on_refused: Callable[[int, float], None] | None = None
         self._owner = owner
         self._on_closed = on_closed
+        self._meter = meter
         self._prefix = RELAY_HEADER.pack(RelayCommand.DATA, 0, stream_id, NO_DIGEST, 0)[:LENGTH_OFFSET]
         self._pending: deque[bytes] = deque()  # at most STREAM_WINDOW cells: the peer's deliver window
         self._end_reason: int | None = None
@@ -264,7 +266,13 @@ class SpliceEnd:
         self.peer, peer.peer = peer, self
 
     def push(self, cell: bytes) -> None:
-        """A DATA cell of the peer; only stream id and digest change, the length and the bytes stay."""
+        """A DATA cell of the peer; only stream id and digest change, the length and the bytes stay.
+
+        Raises StreamError when too many cells wait at this point.
+        """
+        if self._meter.full:
+            raise StreamError("too many cells wait at this rendezvous point", EndReason.RESOURCELIMIT)
+        self._meter.add(1)
         if not self._pending:
             self._owner.wake(self)
         self._pending.append(self._prefix + cell[LENGTH_OFFSET:])
@@ -284,7 +292,9 @@ class SpliceEnd:
 
     def take(self, limit: int) -> list[bytes]:
         pending = self._pending
-        return [pending.popleft() for _ in range(min(limit, len(pending)))]
+        cells = [pending.popleft() for _ in range(min(limit, len(pending)))]
+        self._meter.remove(len(cells))
+        return cells
 
     def settle(self, now: float) -> None:
         if self._end_reason is not None and not self._pending and not self._closed:
@@ -319,6 +329,7 @@ class SpliceEnd:
         if self._closed:
             return
         self._closed = True
+        self._meter.remove(len(self._pending))
         self._pending.clear()
         peer, self.peer = self.peer, None
         refused, self.on_refused, self.on_connected_hook = self.on_refused, None, None

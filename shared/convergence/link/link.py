@@ -14,6 +14,7 @@ from convergence.crypto.onion import cells, cut, payloads
 from convergence.effects import CloseLink, Send
 from convergence.errors import DestroyReason, LinkError, LocalError, RemoteError, Scope
 from convergence.link.handshake import Handshake
+from convergence.link.meter import Meter
 from convergence.outbox import Outbox
 from convergence.ports import Rng
 from convergence.wire.cells import CELL_LEN, FIXED_HEADER, HEADER_LEN, Command, encode_cell, is_variable
@@ -22,7 +23,8 @@ from convergence.wire.create import Destroy
 MAX_CIRCUITS = 16384  # on one link; a CREATE2 beyond is answered with DESTROY
 CELLS_PER_MESSAGE = 127  # 65,278 bytes: a WebSocket message is at most 64 KiB
 FLUSH_CELLS = 8 * CELLS_PER_MESSAGE  # given to the transport before others have a turn
-MAX_QUEUED = 16 << 20  # bytes; above it the circuit that has most queued is destroyed (tor's OOM handler)
+MAX_QUEUED = 16 << 20  # bytes on one link; above it the circuit that has most queued is destroyed (tor's OOM handler)
+MAX_QUEUED_ALL = 256 << 20  # bytes on all links of a node; above it the link that has most queued does the same
 INITIATOR_ID_BIT = 0x80000000  # set in circuit ids that the link's initiator chooses (tor-spec "Choosing circuit ids")
 
 
@@ -65,6 +67,7 @@ class Link:
         on_create: None where we relay for nobody.
         on_open: called once when the handshake is done.
         on_closed: called once with a reason, whoever closed it.
+        meter: counts the bytes queued on all links of the node.
     """
 
     def __init__(
@@ -78,6 +81,7 @@ class Link:
         on_create: CreateHook | None,
         on_open: Callable[[Link, float], None],
         on_closed: Callable[[Link, str, float], None],
+        meter: Meter | None = None,
     ) -> None:
         self.channel = channel
         self.handshake = handshake
@@ -97,11 +101,17 @@ class Link:
         self._queues: dict[int, list[bytes]] = {}  # circuit id -> buffers of whole cells, in turn order
         self._queue_sizes: dict[int, int] = {}
         self._queued = 0
+        self._meter = meter or Meter(MAX_QUEUED_ALL)
         self._send_now(handshake.start())
 
     @property
     def open(self) -> bool:
         return self.handshake.open and not self._closed
+
+    @property
+    def queued(self) -> int:
+        """Bytes that wait for the transport."""
+        return self._queued
 
     @property
     def peer(self) -> bytes | None:
@@ -181,6 +191,7 @@ class Link:
             return
         self._closed = True
         self._queues.clear()
+        self._account(-self._queued)
         circuits, self.circuits = self.circuits, {}
         for handler in circuits.values():
             handler.destroyed(DestroyReason.CHANNEL_CLOSED, now)
@@ -287,21 +298,27 @@ class Link:
             return
         self._queues.setdefault(circ_id, []).append(data)
         self._queue_sizes[circ_id] = self._queue_sizes.get(circ_id, 0) + len(data)
-        self._queued += len(data)
-        if self._queued > MAX_QUEUED:
-            self._shed()
         self._outbox.flush_later(self)
+        self._account(len(data))
+        if self._queued > MAX_QUEUED:
+            self.shed()
 
-    def _shed(self) -> None:
+    def _account(self, change: int) -> None:
+        self._queued += change
+        self._meter.add(change)
+
+    def shed(self) -> None:
         """Too much is queued: the circuit that has most goes (tor-spec leaves the choice; C Tor does the same)."""
         worst = max(self._queue_sizes, key=lambda circ_id: self._queue_sizes[circ_id])
         if self._queue_sizes[worst] <= CELL_LEN:  # nobody is to blame but a neighbour who reads nothing at all
             self.close("too many cells queued", self._outbox.now)
             return
         del self._queues[worst]
-        self._queued -= self._queue_sizes.pop(worst)
+        self._account(-self._queue_sizes.pop(worst))
         handler = self.circuits.get(worst)
-        if handler is not None:
+        if handler is None:  # closed already: its DESTROY was among what is dropped
+            self.send_one(worst, Command.DESTROY, Destroy(DestroyReason.RESOURCELIMIT).encode())
+        else:
             handler.broken(RemoteError("too many cells queued", reason=DestroyReason.RESOURCELIMIT), self._outbox.now)
 
     def flush(self) -> bool:
@@ -314,7 +331,7 @@ class Link:
             self._queue_sizes.clear()
         else:
             data = b"".join(self._take_turns())
-        self._queued -= len(data)
+        self._account(-len(data))
         step = CELLS_PER_MESSAGE * CELL_LEN
         self._send_now([data] if len(data) <= step else [data[at : at + step] for at in range(0, len(data), step)])
         return bool(self._queues)

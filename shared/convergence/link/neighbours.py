@@ -11,7 +11,8 @@ from collections.abc import Callable
 from convergence.crypto.keys import NodeKeys
 from convergence.effects import CloseLink, Protocol
 from convergence.link.handshake import HANDSHAKE_TIMEOUT, Handshake
-from convergence.link.link import CreateHook, Link
+from convergence.link.link import MAX_QUEUED_ALL, CreateHook, Link
+from convergence.link.meter import Meter
 from convergence.outbox import Outbox
 from convergence.ports import Crypto, Rng
 
@@ -19,6 +20,8 @@ MAX_LINKS = 4096  # incoming ones beyond are closed at once
 DIAL_TIMEOUT = 20.0  # seconds from Connect to an open link
 IDLE_TIMEOUT = 180.0  # seconds without circuits until a dialled link is closed
 SWEEP = 30.0  # seconds between looks for idle links
+LOOKUP_TIMEOUT = 3.0  # seconds that a node we never heard of has to turn up in a fresh node list
+MAX_LOOKUPS = 256  # identities looked for at once
 
 LinkReply = Callable[[Link | None, float], None]
 
@@ -30,6 +33,8 @@ class Neighbours:
         keys: ours; without them nobody can connect to us.
         address: identity -> WebSocket URL of a node, None when it is unknown.
         on_create: for CREATE2 from neighbours; None where we relay for nobody.
+        on_unknown: called with `now` when a node without a known address is wanted: a fresh node list would help, and
+            `nodes_changed` is to be called when it is there. None where no such list is to be had.
     """
 
     def __init__(
@@ -40,6 +45,7 @@ class Neighbours:
         keys: NodeKeys | None,
         address: Callable[[bytes], str | None],
         on_create: CreateHook | None,
+        on_unknown: Callable[[float], None] | None = None,
     ) -> None:
         self.links: dict[int, Link] = {}
         self._outbox = outbox
@@ -48,6 +54,9 @@ class Neighbours:
         self._keys = keys
         self._address = address
         self._on_create = on_create
+        self._on_unknown = on_unknown
+        self._lookups: set[bytes] = set()
+        self._queued = Meter(MAX_QUEUED_ALL, self._relieve)
         self._dialled: dict[int, bytes] = {}  # channel -> identity, until it opens
         self._reusable: dict[bytes, Link] = {}  # links that may serve to reach an identity
         self._waiting: dict[bytes, list[LinkReply]] = {}
@@ -66,15 +75,37 @@ class Neighbours:
         if waiting is not None:
             waiting.append(reply)
             return
+        now = self._outbox.now
         own = self._keys is not None and self._keys.identity == identity
         address = None if own else self._address(identity)
-        if address is None:
-            reply(None, self._outbox.now)
-            return
-        self._waiting[identity] = [reply]
+        if address is not None:
+            self._waiting[identity] = [reply]
+            self._dial(identity, address, now)
+        elif own or self._on_unknown is None or len(self._lookups) >= MAX_LOOKUPS:
+            reply(None, now)
+        else:
+            self._waiting[identity] = [reply]
+            self._lookups.add(identity)
+            self._outbox.call_at(now + LOOKUP_TIMEOUT, lambda now: self._not_found(identity, now))
+            self._on_unknown(now)
+
+    def nodes_changed(self, now: float) -> None:
+        """The node list is a new one: dial those that were looked for and are in it."""
+        for identity in sorted(self._lookups):
+            address = self._address(identity)
+            if address is not None:
+                self._lookups.discard(identity)
+                self._dial(identity, address, now)
+
+    def _dial(self, identity: bytes, address: str, now: float) -> None:
         channel = self._outbox.connect(Protocol.LINK, address)
         self._dialled[channel] = identity
-        self._outbox.call_at(self._outbox.now + DIAL_TIMEOUT, lambda now: self._give_up(channel, identity, now))
+        self._outbox.call_at(now + DIAL_TIMEOUT, lambda now: self._give_up(channel, identity, now))
+
+    def _not_found(self, identity: bytes, now: float) -> None:
+        if identity in self._lookups:
+            self._lookups.discard(identity)
+            self._answer(identity, None, now)
 
     # -- from the node
 
@@ -97,6 +128,7 @@ class Neighbours:
             on_create=self._on_create,
             on_open=self._link_open,
             on_closed=lambda link, reason, now: self._link_closed(link, expected, reason, now),
+            meter=self._queued,
         )
         self._outbox.call_at(now + HANDSHAKE_TIMEOUT, lambda now: self._check_handshake(channel, now))
         if not self._sweeping:
@@ -159,6 +191,9 @@ class Neighbours:
             # Who waits once a link has been open waits for another one, dialled because this one is gone.
             self._answer(expected, None, now)
         self._outbox.event("link-closed", channel=link.channel, reason=reason)
+
+    def _relieve(self) -> None:
+        max(self.links.values(), key=lambda link: link.queued).shed()
 
     def _answer(self, identity: bytes, link: Link | None, now: float) -> None:
         for reply in self._waiting.pop(identity, ()):

@@ -160,13 +160,13 @@ class Download:
             self._stop(Phase.FAILED, now)
             self._on_failed(text, now)
 
-    def forget(self, now: float) -> None:
+    def forget(self, now: float, *, keep_pieces: bool = False) -> None:
         """Stop, and delete record and pieces; the pieces stay if the node shares a file of the same content."""
         file = self.file
         stored = self.present.indexes() + [index for index, _, _ in self._storing]
         self._stop(Phase.STOPPED, now)
         self._outbox.store([("transfer", self._link.hash_name, None)], _ignore)
-        if file is None:
+        if file is None or keep_pieces:
             return
         root = file.info.root
 

@@ -20,8 +20,6 @@ T = TypeVar("T")
 
 MIN_HOPS = 1
 MAX_HOPS = 5
-RDV_POINTS = 3
-"""How many points a file is announced at, and asked for at (k of design §6)."""
 
 MIN_SIDE = 2
 """Entries that each side of a file keeps, where there are that many: one may fail."""
@@ -128,14 +126,6 @@ def _relays(count: int) -> str:
 
 def _are(count: int) -> str:
     return "1 is" if count == 1 else f"{count} are"
-
-
-def rdv_points(nodes: Iterable[Descriptor], hash_name: bytes, k: int = RDV_POINTS) -> list[Descriptor]:
-    """The points where a hash_name is announced and asked for: the first `k` by rendezvous hashing.
-
-    All who know the name and the same list get the same points, and a node that comes or goes moves few names.
-    """
-    return _ranked((node for node in nodes if node.roles & Role.RDV), hash_name, b"convergence:points")[:k]
 
 
 def entry_side(nodes: Iterable[Descriptor], hash_name: bytes, provider: bool, point: bytes) -> list[Descriptor]:

@@ -12,12 +12,14 @@ from dataclasses import dataclass, field
 from convergence.circuit.relay import RelayCircuit
 from convergence.circuit.streams import SpliceEnd
 from convergence.errors import DestroyReason, EndReason, ParseError, RemoteError, StreamError
+from convergence.link.meter import Meter
 from convergence.wire.rdv import Advert, AdvertOp, DbInfo, format_rdv_target, parse_rdv_target
 from convergence.wire.relay import Begin
 
 NB_DB = 5  # providers tried for one query
 MAX_ADVERTS_PER_CIRCUIT = 64  # a provider's circuit serves one file, with two blinded names around midnight
 MAX_ADVERTS = 1 << 18  # on this point; beyond, new ones close their circuit
+MAX_WAITING = 1 << 17  # DATA cells (64 MiB) that wait at all splices; beyond, a stream that adds to them is ended
 MAX_PROVIDERS = 256  # of one hash; beyond, new adverts of it are not kept
 
 
@@ -49,6 +51,7 @@ class RdvPoint:
         self._by_circuit: dict[RelayCircuit, set[bytes]] = {}
         self._adverts = 0
         self._choices = 0
+        self._waiting = Meter(MAX_WAITING)
 
     def message(self, circuit: RelayCircuit, payload: bytes) -> None:
         """RELAY_DB_INFO. Raises RemoteError for more adverts than a circuit may have."""
@@ -87,7 +90,8 @@ class RdvPoint:
         offer.chosen = self._choices
         offer.nb += 1
         try:
-            end = offer.circuit.endpoint.open_splice(format_rdv_target(query.blinded), lambda: _served(offer))
+            target = format_rdv_target(query.blinded)
+            end = offer.circuit.endpoint.open_splice(target, lambda: _served(offer), self._waiting)
         except StreamError as error:
             offer.nb -= 1
             self._try_next(query, error.reason)
@@ -98,7 +102,7 @@ class RdvPoint:
     def _join(self, query: _Query, end: SpliceEnd) -> None:
         endpoint = query.circuit.endpoint
         if endpoint.pending(query.stream_id):
-            endpoint.accept_splice(query.stream_id, end, lambda: None)
+            endpoint.accept_splice(query.stream_id, end, self._waiting)
         else:
             end.finish(EndReason.DONE)  # the client went away meanwhile
 

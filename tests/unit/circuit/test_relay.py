@@ -287,6 +287,32 @@ def test_cells_for_the_middle_hop_may_be_between_those_for_the_last(net, client)
     assert circuit.built
 
 
+def test_cells_for_a_next_hop_that_is_not_there_yet_close(net, client):
+    one, two = net.relays(2)
+    one.reach = lambda identity, reply: None  # dialling
+    circuit = net.build(client, [one])
+    say_early(circuit, RelayCommand.EXTEND2, extend_to(two))
+    client_link(client).send(circuit.id, Command.RELAY, bytes(PAYLOAD_LEN))
+    net.pump()
+    assert circuit.gone == [DestroyReason.PROTOCOL] and one.circuits[0].closed
+
+
+@pytest.mark.parametrize("hop", [0, 1])
+def test_nothing_of_a_batch_is_handled_after_the_cell_that_closed_the_circuit(net, client, hop):
+    path = net.relays(2)
+    circuit = net.build(client, path)
+    services = path[hop].services
+    services.on_begin = lambda circuit, stream_id, begin: circuit.destroy(DestroyReason.RESOURCELIMIT)
+    cells = [pack_message(RelayCommand.BEGIN, number, Begin("host", 80).encode()) for number in (1, 2)]
+    run = circuit._hops[hop].keys.forward.seal_run(cells)
+    for layer in reversed(circuit._hops[: hop + 1]):
+        run = layer.keys.forward.crypt(run)
+    client_link(client).send(circuit.id, Command.RELAY, run)
+    net.pump()
+    assert services.targets == ["host:80"] and circuit.closed
+    assert all(machine.circuits[0].closed for machine in path)
+
+
 def test_truncate_cuts_behind_the_hop(net, client):
     one, two = net.relays(2)
     circuit = net.build(client, [one, two])

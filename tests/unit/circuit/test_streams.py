@@ -5,6 +5,7 @@ import pytest
 from convergence.circuit.flow import STREAM_INCREMENT, STREAM_WINDOW
 from convergence.circuit.streams import SEND_BUFFER_HIGH, SEND_BUFFER_LOW, SpliceEnd, Stream
 from convergence.errors import EndReason, RemoteError, StreamError
+from convergence.link.meter import Meter
 from convergence.wire.relay import MAX_DATA, RelayCommand, pack_message, unpack_message
 from tests.unit.circuit.rig import Recorder
 
@@ -232,9 +233,10 @@ def test_a_stream_without_a_handler_only_counts(owner):
 class Splice:
     """Two joined ends, each with its own owner."""
 
-    def __init__(self):
+    def __init__(self, limit=10 * STREAM_WINDOW):
         self.owners = Owner(), Owner()
         self.closed = [0, 0]
+        self.meter = Meter(limit)
 
         def closer(side):
             def closed():
@@ -242,8 +244,8 @@ class Splice:
 
             return closed
 
-        self.left = SpliceEnd(self.owners[0], 9, closer(0))
-        self.right = SpliceEnd(self.owners[1], 0x8003, closer(1))
+        self.left = SpliceEnd(self.owners[0], 9, closer(0), self.meter)
+        self.right = SpliceEnd(self.owners[1], 0x8003, closer(1), self.meter)
         self.right.join(self.left)
 
 
@@ -329,9 +331,32 @@ def test_finish_is_said_once(splice):
     assert [payload for _, _, payload in splice.owners[1].messages] == [bytes([EndReason.DONE])]
 
 
+def test_a_point_where_too_much_waits_takes_no_more():
+    splice = Splice(limit=3)
+    give(splice.left, 3, b"x")
+    with pytest.raises(StreamError) as error:
+        give(splice.left, 1, b"x")
+    assert error.value.reason == EndReason.RESOURCELIMIT
+    splice.right.take(2)
+    give(splice.left, 2, b"x")
+
+
+def test_what_waits_counts_until_it_has_gone_or_is_dropped(splice):
+    give(splice.left, 5, b"x")
+    give(splice.right, 4, b"x")
+    assert splice.meter.used == 9
+    splice.right.take(2)
+    assert splice.meter.used == 7
+    splice.right.on_end(EndReason.DONE, NOW)
+    assert splice.meter.used == 4
+    splice.left.take(9)
+    splice.left.settle(NOW)
+    assert splice.meter.used == 0
+
+
 def test_an_end_that_is_not_joined_accepts_only_the_answer(owner):
     closed, events = [], []
-    end = SpliceEnd(owner, 3, lambda: closed.append(1))
+    end = SpliceEnd(owner, 3, lambda: closed.append(1), Meter(STREAM_WINDOW))
     end.on_connected_hook = lambda now: events.append("connected")
     end.on_refused = lambda reason, now: events.append(reason)
     with pytest.raises(StreamError):
@@ -347,7 +372,7 @@ def test_an_end_that_is_not_joined_accepts_only_the_answer(owner):
 
 def test_a_refusal_is_told_to_who_waits(owner):
     closed, events = [], []
-    end = SpliceEnd(owner, 3, lambda: closed.append(1))
+    end = SpliceEnd(owner, 3, lambda: closed.append(1), Meter(STREAM_WINDOW))
     end.on_connected_hook = lambda now: events.append("connected")
     end.on_refused = lambda reason, now: events.append((reason, len(closed)))
     end.on_end(EndReason.HIBERNATING, NOW)

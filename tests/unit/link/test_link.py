@@ -49,7 +49,7 @@ class Circuit:
         self._told("created")
 
     def destroyed(self, reason, now):
-        self._told("destroyed", reason)
+        self.calls.append(("destroyed", reason))
 
     def broken(self, error, now):
         self.calls.append(("broken", error.reason))
@@ -316,6 +316,14 @@ def test_an_error_of_one_circuit_is_no_matter_to_the_others():
     assert end.link.open
 
 
+def test_an_error_of_link_scope_closes_the_link():
+    end = End()
+    circuit = end.attach()
+    circuit.error = LinkError("worse than a circuit")
+    end.receive(relay_cell(circuit.id))
+    assert end.closed == ["worse than a circuit"]
+
+
 def test_a_circuit_may_close_the_others_while_it_is_told_something():
     end = End()
     one, two = end.attach(), end.attach()
@@ -404,6 +412,20 @@ def test_the_circuit_with_most_is_shed_when_too_much_is_queued():
     assert sum(circ_id == small.id for circ_id, _, _ in sent) == 10
     destroys = [(circ_id, payload[0]) for circ_id, command, payload in sent if command == Command.DESTROY]
     assert destroys == [(large.id, DestroyReason.RESOURCELIMIT)]
+
+
+def test_a_destroy_that_is_shed_with_its_circuits_cells_is_sent_again():
+    """Or the neighbour would keep the circuit for as long as the link stands."""
+    end = End()
+    gone, other = end.attach(), end.attach()
+    end.link.set_congested(True, START)
+    end.link.send(gone.id, Command.RELAY, run_of(500))
+    end.link.destroy(gone.id, DestroyReason.FINISHED)
+    for _ in range(MAX_QUEUED // (400 * CELL_LEN) + 1):
+        end.link.send(THEIRS + end.link._queued, Command.RELAY, run_of(400))
+    end.link.set_congested(False, START)
+    sent = [(circ_id, command) for circ_id, command, _ in end.cells() if circ_id == gone.id]
+    assert sent == [(gone.id, Command.DESTROY)] and other.calls == [("drained",)]
 
 
 def test_the_queue_never_passes_its_limit_by_more_than_one_run():

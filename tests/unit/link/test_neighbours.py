@@ -5,22 +5,31 @@ import pytest
 from convergence.crypto.keys import NodeKeys
 from convergence.effects import CloseLink, Connect, Event, Protocol, Send
 from convergence.link.handshake import HANDSHAKE_TIMEOUT
-from convergence.link.neighbours import DIAL_TIMEOUT, IDLE_TIMEOUT, MAX_LINKS, SWEEP, Neighbours
+from convergence.link.neighbours import (
+    DIAL_TIMEOUT,
+    IDLE_TIMEOUT,
+    LOOKUP_TIMEOUT,
+    MAX_LINKS,
+    MAX_LOOKUPS,
+    SWEEP,
+    Neighbours,
+)
 from convergence.outbox import Outbox
+from convergence.wire.cells import CELL_LEN, PAYLOAD_LEN, Command
 from tests.unit.circuit.rig import CRYPTO, START, SeededRng
 
 
 class Party:
     """One node's Neighbours; `effects` are what it asked for since the last look."""
 
-    def __init__(self, name, addresses=None, *, keys=True, on_create=None):
+    def __init__(self, name, addresses=None, *, keys=True, on_create=None, on_unknown=None):
         self.outbox = Outbox()
         self.outbox.now = START
         rng = SeededRng(name)
         self.keys = NodeKeys.generate(CRYPTO, rng) if keys else None
         self.addresses = {} if addresses is None else addresses
         self.neighbours = Neighbours(
-            self.outbox, CRYPTO, rng, self.keys, lambda identity: self.addresses.get(identity), on_create
+            self.outbox, CRYPTO, rng, self.keys, lambda identity: self.addresses.get(identity), on_create, on_unknown
         )
         self.answers = []
 
@@ -264,3 +273,77 @@ def test_congestion_is_told_to_the_link(pair):
     link = dial(a, b)
     a.neighbours.congested(link.channel, True, START)
     assert link.congested
+
+
+# Nodes that are not in the list yet
+
+
+def test_an_unknown_node_is_dialled_when_a_fresh_list_has_it(pair):
+    _, b = pair
+    asked = []
+    a = Party("c", on_unknown=asked.append)
+    a.reach(b.identity)
+    a.reach(b.identity)
+    assert asked == [START] and a.dialled() == []
+    a.neighbours.nodes_changed(START)
+    assert a.dialled() == []
+    a.addresses[b.identity] = "ws://b/"
+    a.neighbours.nodes_changed(START)
+    [channel] = a.dialled()
+    join(a, channel, b, 2)
+    assert [link.peer for link in a.answers] == [b.identity, b.identity]
+    a.tick(LOOKUP_TIMEOUT)
+    assert len(a.answers) == 2
+
+
+def test_a_node_that_does_not_turn_up_is_given_up_once():
+    a = Party("c", on_unknown=lambda now: None)
+    a.reach(bytes(32))
+    a.tick(LOOKUP_TIMEOUT - 0.1)
+    assert a.answers == []
+    a.tick(0.1)
+    assert a.answers == [None]
+    a.addresses[bytes(32)] = "ws://late/"
+    a.neighbours.nodes_changed(START)
+    assert a.dialled() == [] and a.answers == [None]
+
+
+def test_a_flood_of_unknown_nodes_is_refused_beyond_a_limit():
+    a = Party("c", on_unknown=lambda now: None)
+    for number in range(MAX_LOOKUPS + 10):
+        a.reach(number.to_bytes(32, "big"))
+    assert a.answers == [None] * 10
+
+
+def test_what_waits_on_all_links_has_one_limit(pair, monkeypatch):
+    monkeypatch.setattr("convergence.link.neighbours.MAX_QUEUED_ALL", 100 * CELL_LEN)
+    _, b = pair
+    parties = [Party(name) for name in "xyz"]
+    a = Party("a", {party.identity: f"ws://{index}/" for index, party in enumerate(parties)})
+    links = [dial(a, party) for party in parties]
+    for link in links:
+        link.set_congested(True, START)
+    quiet, busy = Handler(), Handler()
+    links[0].send(links[0].attach(quiet), Command.RELAY, bytes(40 * PAYLOAD_LEN))
+    links[1].send(links[1].attach(busy), Command.RELAY, bytes(59 * PAYLOAD_LEN))
+    assert busy.errors == []
+    links[0].send(links[0].attach(quiet), Command.RELAY, bytes(2 * PAYLOAD_LEN))
+    assert len(busy.errors) == 1 and quiet.errors == [], "the link with most queued gives way"
+    assert links[1].queued == 0
+    links[0].gone("lost", START)
+    links[2].send(links[2].attach(quiet), Command.RELAY, bytes(99 * PAYLOAD_LEN))
+    assert quiet.errors == []
+
+
+class Handler:
+    """A circuit that keeps what it is told."""
+
+    def __init__(self):
+        self.errors = []
+
+    def broken(self, error, now):
+        self.errors.append(error)
+
+    def destroyed(self, reason, now): ...
+
+    def drained(self, now): ...

@@ -322,6 +322,23 @@ def test_exit_circuits_are_handed_out_once(scene):
     assert len(set(scene.got)) == 12
 
 
+@pytest.mark.parametrize(("hops", "exit_hops"), [(2, 2), (3, 3), (2, 4)])
+def test_ready_circuits_of_an_unfit_length_are_left_alone(hops, exit_hops):
+    scene = Scene(hops=hops, exit_hops=exit_hops)
+    scene.fill()
+    ready = scene.ready_circuits()
+    scene.exit()
+    assert len(scene.got[0].path) == exit_hops and scene.ready_circuits() == ready
+
+
+def test_a_ready_circuit_is_not_extended_to_a_node_that_is_on_it():
+    scene = Scene(relays=2)
+    scene.fill()
+    scene.exit()
+    assert not scene.got and "2 relays are needed" in scene.trouble[0]
+    assert scene.pool.ready == POOL_SIZE
+
+
 def test_without_a_ready_circuit_a_new_one_is_built(scene):
     scene.exit()
     assert len(scene.got) == 1 and len(scene.got[0].path) == 3

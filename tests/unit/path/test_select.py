@@ -16,7 +16,6 @@ from convergence.path.select import (
     choose_path,
     entry_side,
     random_below,
-    rdv_points,
     sample,
 )
 from convergence.wire.facilitator import Descriptor, Role, Transport
@@ -148,24 +147,7 @@ def test_avoided_nodes_are_used_only_where_nothing_else_is_left():
         assert only == (NODES[5],)
 
 
-# Rendezvous hashing
-
-
-def test_points_are_the_first_by_keyed_hash():
-    def rank(item):
-        return hmac.new(NAME, b"convergence:points" + item.identity, sha256).digest()
-
-    points = rdv_points([node(50, Role.RELAY), *NODES], NAME)
-    assert points == sorted(NODES, key=rank)[:3]
-    assert rdv_points(list(reversed(NODES)), NAME) == points
-    assert rdv_points(NODES[:1], NAME) == NODES[:1]
-    assert len(rdv_points(NODES, NAME, 5)) == 5
-
-
-def test_a_node_that_leaves_moves_only_its_own_place():
-    points = rdv_points(NODES, NAME)
-    rest = rdv_points([item for item in NODES if item != points[0]], NAME)
-    assert rest[:2] == points[1:]
+# Sides
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 7, 8])

@@ -195,7 +195,7 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
     [
         ("get abc", "link is incomplete"),
         ("get http://x.example/", "it was cut"),
-        (f"get {BARE} -o /nowhere/at/all", "is no folder"),
+        (f"get {BARE} -o /dev/null/there", "cannot be used as a folder"),
         ("share /nowhere/at/all", "No such file"),
         ("share /", "is a folder"),
         ("share /dev/null", "no file that can be read twice"),
