@@ -180,7 +180,8 @@ class App:
         try:
             await asyncio.wait_for(self._joined.wait(), timeout)
         except TimeoutError:
-            raise AppError(self.trouble or "The facilitator sends no list of nodes: try again later.") from None
+            trouble = self.trouble.removesuffix(" Trying again.")  # no more
+            raise AppError(trouble or "The facilitator sends no list of nodes: try again later.") from None
 
     def _event(self, event: Event) -> None:
         if event.kind == "nodes" and event.data["count"]:

@@ -1,201 +1,205 @@
-"""Two browser nodes: a file over 2+2 hops beside a raw WebSocket echo between the same two pages; the page's start
-beside a bare Pyodide load in the same browser.
+"""Browsers: a file from page to page over 2+2 hops, and the start of a page; each beside what the platform alone gives.
 
-Real headless Chromium, two profiles, and the network of `convergence up` with the page in dist/.
+Everything runs on this machine: two pages, five relays and the site share its cores.
 """
 
 from __future__ import annotations
 
 import asyncio
-import functools
+import contextlib
 import multiprocessing
+import statistics
 import tempfile
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
-from picows import WSFrame, WSListener, WSMsgType, WSTransport, ws_create_server
+from aiohttp import WSMsgType, web
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from tests.bench.cli import make_file, network
 from tests.bench.lab import Figure
 from tests.browser.harness import START, Peer, launched
+from tests.e2e.processes import MIB, ROOT, running, write_file
 
-TITLE = "Browser to browser, 2+2 hops on loopback (Chromium)"
-DIST = Path(__file__).resolve().parents[2] / "dist"
-SPEED_TARGET = 3.0  # MB/s
-START_TARGET = 1.5  # times the bare Pyodide load
-SIZE = 32 << 20
-MESSAGE = 65_278  # bytes: 127 cells, what a link sends at most
+TITLE = "Browser to browser over 2+2 hops, and from opening the page to five circuits"
+SIZE = 32 * MIB
 STARTS = 3
-PHASES = (60, 75, 80)  # percent in the page's state: Python runs, the node's code is loaded, the nodes are known
+MESSAGE = 1 << 16  # bytes; as large as a link's messages become
+TARGET_RATE = 3.0  # MB/s
+TARGET_START = 1.5  # times the bare load
 
-BARE_PAGE = """<!doctype html><meta charset="utf-8"><title>bare</title><script type="module">
-new Worker("bare.js", {type: "module"}).onmessage = () => { window.loaded = performance.now(); };
-</script>"""
-BARE_WORKER = """import { loadPyodide } from "./pyodide/pyodide.mjs";
-const pyodide = await loadPyodide({ indexURL: new URL("pyodide/", self.location.href).href });
-pyodide.runPython("1 + 1");
-self.postMessage(null);"""
+STANDING = "state.ready && state.circuits.filter((circuit) => circuit.state !== 'building').length >= 5"
 
-ECHO = """([url]) => new Promise((resolve) => {
+# One page sends, the other says when all has come: what two pages can do at best over one plain relay.
+RECEIVE = """([url, size]) => new Promise((resolve, reject) => {
     const socket = new WebSocket(url);
-    socket.binaryType = "arraybuffer";
-    socket.onopen = () => resolve();
-    socket.onmessage = ({ data }) => socket.send(data);
+    let left = size;
+    window.received = new Promise((done) => {
+        socket.onmessage = ({ data }) => {
+            left -= data.size ?? data.byteLength;
+            if (left === 0) { socket.close(); done(); }
+        };
+    });
+    socket.onopen = resolve;
+    socket.onerror = reject;
 })"""
-SEND = """([url, size, message]) => new Promise((resolve) => {
+SEND = """([url, size, step]) => new Promise((resolve, reject) => {
     const socket = new WebSocket(url);
-    socket.binaryType = "arraybuffer";
-    const part = crypto.getRandomValues(new Uint8Array(message));
-    let sent = 0, back = 0, started = 0;
-    const fill = () => {
-        while (sent < size && sent - back < 32 * message) { socket.send(part); sent += message; }
+    const message = new Uint8Array(step);
+    let left = size;
+    const more = () => {
+        for (; left > 0 && socket.bufferedAmount < 1 << 20; left -= step) socket.send(message);
+        if (left > 0) setTimeout(more); else { window.sending = socket; resolve(); }
     };
-    socket.onopen = () => { started = performance.now(); fill(); };
-    socket.onmessage = ({ data }) => {
-        back += data.byteLength;
-        if (back >= size) { socket.close(); resolve(back / 1e3 / (performance.now() - started)); } else fill();
-    };
+    socket.onopen = more;
+    socket.onerror = reject;
 })"""
+
+BARE_PAGE = "<!doctype html><link rel=icon href=data:,><script type=module src=/bare.js></script>"
+BARE_SCRIPT = """
+const worker = new Worker("/bare-worker.js", { type: "module" });
+window.loaded = new Promise((resolve, reject) => {
+    worker.onmessage = () => resolve(performance.now() / 1000);
+    worker.onerror = (event) => reject(new Error(event.message));
+});"""
+BARE_WORKER = """
+import { loadPyodide } from "/pyodide/pyodide.mjs";
+const pyodide = await loadPyodide({ indexURL: "/pyodide/", checkAPIVersion: true });
+self.postMessage(pyodide.runPython("1 + 1"));"""
 
 
 def run(tiny: bool = False) -> list[Figure]:
-    size, starts = (1 << 20, 1) if tiny else (SIZE, STARTS)
-    with tempfile.TemporaryDirectory(prefix="convergence-bench-") as name, sync_playwright() as playwright:
+    size = MIB if tiny else SIZE
+    with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
         folder = Path(name)
-        make_file(folder / "file.bin", size)
-        with network(folder, "--dist", DIST) as state, launched(playwright, "chromium", folder) as browser:
-            # In turn, so that other programs on the machine slow both.
-            pairs = [(bare_load(browser, folder), page_start(browser, state["site"], folder)) for _ in range(starts)]
-            bare = min(load for load, _ in pairs)
-            python, code, network_known, ready = min((marks for _, marks in pairs), key=lambda marks: marks[-1])
-            speed, raw = transfer(browser, state["site"], folder, size)
+        up = stack.enter_context(running("up", "--port", "0", "--data", folder / "data", "--dist", ROOT / "dist"))
+        site = up.until("ready")["site"]
+        playwright = stack.enter_context(sync_playwright())
+        browser = stack.enter_context(launched(playwright, "chromium", folder / "downloads"))
+        figures = transfer(browser, site, folder, size)
+        figures += start(browser, site, folder, 1 if tiny else STARTS)
+    return figures
+
+
+def transfer(browser: Browser, site: str, folder: Path, size: int) -> list[Figure]:
+    """The file, and the same bytes over a plain WebSocket between the same two pages."""
+    file = folder / "file.bin"
+    write_file(file, size)
+    sender, getter = (Peer(browser, site, folder).open() for _ in range(2))
+    sender.ready()
+    getter.ready()
+    link = sender.share(file)
+    begun = time.perf_counter()
+    getter.get(link)
+    first = getter.transfer(link, "item.have > 0")["have"]
+    flowing = time.perf_counter()
+    getter.done(link)
+    ended = time.perf_counter()
+    with plain_relay() as url:
+        raw = size / plain(sender.page, getter.page, url, size) / 1e6
+    sender.close()
+    getter.close()
+    rate = size / (ended - begun) / 1e6
     return [
-        Figure("file from page to page", speed, "MB/s", SPEED_TARGET, note=f"{size >> 20} MiB, from click to verified"),
-        Figure("raw WebSocket echo between the pages", raw, "MB/s", note=f"messages of {MESSAGE:,} bytes"),
-        Figure("file / raw echo", speed / raw, "ratio"),
-        Figure("page open to five circuits", ready, "s", note=f"best of {starts}, cold profile"),
-        Figure("  of it: until Python runs", python, "s"),
-        Figure("  until the node's code is loaded", code, "s"),
-        Figure("  until the nodes are known", network_known, "s"),
-        Figure("bare Pyodide load", bare, "s", note=f"best of {starts}, cold profile"),
-        Figure("page open / bare load", ready / bare, "ratio", START_TARGET, at_most=True),
+        Figure("browser to browser, from click to complete", rate, "MB/s", TARGET_RATE, note=f"{size >> 20} MiB"),
+        Figure("  of it after the first piece", (size - first) / (ended - flowing) / 1e6, "MB/s"),
+        Figure("plain WebSocket, the same pages, one relay", raw, "MB/s", note=f"{raw / rate:.1f} times as much"),
     ]
 
 
-def page_start(browser: Browser, site: str, folder: Path) -> list[float]:
-    """Seconds from navigation to each of PHASES and to five circuits, in a fresh profile."""
-    peer = Peer(browser, site, folder)
-    marks = []
-    try:
-        peer.open()
-        for percent in PHASES:
-            peer.until("state.ready || state.phase.percent >= argument", percent, seconds=START)
-            marks.append(float(peer.page.evaluate("performance.now()")) / 1000)
-        peer.ready()
-        return [*marks, float(peer.page.evaluate("performance.now()")) / 1000]
-    finally:
-        peer.close()
+def plain(sender: Page, getter: Page, url: str, size: int) -> float:
+    """Seconds."""
+    getter.evaluate(RECEIVE, [url, size])
+    begun = time.perf_counter()
+    sender.evaluate(SEND, [url, size, MESSAGE])
+    getter.evaluate("received")
+    return time.perf_counter() - begun
 
 
-def bare_load(browser: Browser, folder: Path) -> float:
-    """Seconds from navigation to Pyodide having run a line, in a fresh profile and a worker, as the page has it."""
-    web = folder / "bare"
-    web.mkdir(exist_ok=True)
-    (web / "index.html").write_text(BARE_PAGE, encoding="utf-8")
-    (web / "bare.js").write_text(BARE_WORKER, encoding="utf-8")
-    if not (web / "pyodide").exists():
-        (web / "pyodide").symlink_to(DIST / "pyodide", target_is_directory=True)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Quiet, directory=str(web)))
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    context = browser.new_context()
-    try:
-        page = context.new_page()
-        page.goto(f"http://127.0.0.1:{server.server_port}/")
-        page.wait_for_function("window.loaded", timeout=120_000)
-        return float(page.evaluate("window.loaded")) / 1000
-    finally:
-        context.close()
-        server.shutdown()
-        thread.join()
-        server.server_close()
-
-
-def transfer(browser: Browser, site: str, folder: Path, size: int) -> tuple[float, float]:
-    """MB/s of a file, and of an echo, between the same two pages."""
-    sharing, getting = (Peer(browser, site, folder) for _ in range(2))
-    try:
-        for peer in (sharing, getting):
-            peer.open().ready()
-        link = sharing.share(folder / "file.bin")
-        started = time.monotonic()
-        getting.get(link)
-        getting.done(link)
-        speed = size / 1e6 / (time.monotonic() - started)
-        return speed, echo(sharing.page, getting.page, size)
-    finally:
-        for peer in (sharing, getting):
-            peer.close()
-
-
-def echo(sender: Page, echoer: Page, size: int) -> float:
-    """MB/s one way while the same comes back, through a process that only joins the two sockets."""
-    with joiner() as url:
-        echoer.evaluate(ECHO, [url])
-        return float(sender.evaluate(SEND, [url, size, MESSAGE]))
-
-
-@contextmanager
-def joiner() -> Iterator[str]:
-    """Address of a WebSocket server whose first two connections are joined."""
+@contextlib.contextmanager
+def plain_relay() -> Iterator[str]:
+    """A process that passes each message of a WebSocket to all others; its address."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_join_sockets, args=(theirs,))
+    process = context.Process(target=relay_messages, args=(theirs,), daemon=True)
     process.start()
     try:
         yield f"ws://127.0.0.1:{ours.recv()}/"
     finally:
-        ours.send(None)
+        process.terminate()
         process.join()
 
 
-class _Half(WSListener):  # type: ignore[misc]
-    """One of two sockets; what it gets, the other one sends."""
+def relay_messages(parent: Connection) -> None:
+    sockets: list[web.WebSocketResponse] = []
 
-    def __init__(self, halves: list[_Half]) -> None:
-        self._halves = halves
-        self.transport: WSTransport | None = None
+    async def handle(request: web.Request) -> web.WebSocketResponse:
+        socket = web.WebSocketResponse(compress=False)
+        await socket.prepare(request)
+        sockets.append(socket)
+        async for message in socket:
+            if message.type is WSMsgType.BINARY:
+                for other in sockets:
+                    if other is not socket:
+                        await other.send_bytes(message.data)
+        sockets.remove(socket)
+        return socket
 
-    def on_ws_connected(self, transport: WSTransport) -> None:
-        self.transport = transport
-        self._halves.append(self)
-
-    def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
-        if frame.msg_type == WSMsgType.BINARY:
-            other = self._halves[1 - self._halves.index(self)].transport
-            if other is not None:
-                other.send(WSMsgType.BINARY, frame.get_payload_as_bytes())
-        elif frame.msg_type == WSMsgType.CLOSE:
-            transport.disconnect()
-
-
-def _join_sockets(control: Connection) -> None:
     async def serve() -> None:
-        halves: list[_Half] = []
-        server = await ws_create_server(lambda request: _Half(halves), "127.0.0.1", 0)
-        control.send(server.sockets[0].getsockname()[1])
-        await asyncio.get_running_loop().run_in_executor(None, control.recv)
-        server.close()
+        app = web.Application()
+        app.router.add_get("/", handle)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        parent.send(runner.addresses[0][1])
+        await asyncio.Event().wait()
 
     asyncio.run(serve())
 
 
-class _Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, *_: Any) -> None: ...
+def start(browser: Browser, site: str, folder: Path, times: int) -> list[Figure]:
+    """Both in turn, each in a profile of its own; the median."""
+    ours, bare = [], []
+    for _ in range(times):
+        bare.append(in_new_profile(browser, site, folder, bare_load))
+        ours.append(in_new_profile(browser, site, folder, five_circuits))
+    seconds, alone = statistics.median(ours), statistics.median(bare)
+    return [
+        Figure("page open to five circuits", seconds, "s", note=", ".join(f"{value:.2f}" for value in ours)),
+        Figure("bare Pyodide load", alone, "s", note=", ".join(f"{value:.2f}" for value in bare)),
+        Figure("start, in bare loads", seconds / alone, "times", TARGET_START, at_most=True),
+    ]
+
+
+def in_new_profile(browser: Browser, site: str, folder: Path, measure: Callable[[Peer], float]) -> float:
+    peer = Peer(browser, site, folder)
+    try:
+        return measure(peer)
+    finally:
+        peer.close()
+
+
+def five_circuits(peer: Peer) -> float:
+    """Seconds since the page began to load."""
+    peer.open().until(STANDING, seconds=START)
+    seconds: float = peer.page.evaluate("performance.now() / 1000")
+    return seconds
+
+
+def bare_load(peer: Peer) -> float:
+    """Likewise, of a page that only loads Pyodide in a worker, from the same site."""
+    answer(peer, "bare.html", "text/html", BARE_PAGE)
+    answer(peer, "bare.js", "text/javascript", BARE_SCRIPT)
+    answer(peer, "bare-worker.js", "text/javascript", BARE_WORKER)
+    page = peer.context.new_page()
+    page.goto(f"{peer.site}bare.html")
+    seconds: float = page.evaluate("loaded")
+    return seconds
+
+
+def answer(peer: Peer, path: str, content: str, body: str) -> None:
+    """A file of the site that is not there."""
+    headers = {"Cross-Origin-Embedder-Policy": "require-corp", "Cross-Origin-Opener-Policy": "same-origin"}
+    fulfil = {"body": body, "content_type": content, "headers": headers}
+    peer.context.route(peer.site + path, lambda route: route.fulfill(**fulfil))

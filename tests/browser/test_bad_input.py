@@ -114,9 +114,10 @@ def test_a_full_disk_is_told_and_retry_goes_on(
         expect(getter.page.get_by_test_id("transfer-note")).to_contain_text("There is no room left")
         expect(getter.page.get_by_test_id("transfer-note")).to_contain_text("choose Retry")
         getter.page.get_by_test_id("share-input").set_input_files(file)  # what is to be shared has to fit, too
-        expect(getter.page.get_by_test_id("share-note")).to_contain_text("There is not enough room")
+        expect(getter.page.get_by_test_id("share-note")).to_contain_text("room")
         devtools.send("Storage.overrideQuotaForOrigin", {"origin": origin})
         getter.page.get_by_test_id("retry").click()
+        getter.transfer(link, "item.state !== 'paused'")
         done = getter.done(link)
         assert (done["fetched"], done["duplicates"]) == (done["pieces"], 0)
         assert sha256(getter.save(link)) == digest
@@ -128,19 +129,22 @@ def test_a_facilitator_that_is_down_is_told_and_awaited(
     network = Network(tmp_path / "network", dist, relays=3)
     try:
         node = peer(chromium, network.site)
+        held: list[Route] = []
+        node.context.route("**/network.json", lambda route: held.append(route))
 
-        def last_answer(route: Route) -> None:
-            """The facilitator dies once the page has loaded, before the node dials it."""
-            answer = route.fetch()
-            network.facilitator.process.kill()
-            network.facilitator.process.wait()
-            route.fulfill(response=answer)
+        def loaded(name: str) -> Any:
+            return node.context.expect_event("requestfinished", lambda request: request.url.endswith(name))
 
-        node.context.route("**/network.json", last_answer)
-        node.open()
+        with loaded("app.zip"), loaded(".whl"):
+            node.open()
+        node.until("state.phase.percent >= 60", seconds=START)  # all that is lacking is what is held
+        answer = held[0].fetch()
+        network.facilitator.process.kill()
+        network.facilitator.process.wait()
+        held[0].fulfill(response=answer)
         node.until("state.trouble", seconds=START)
-        expect(node.page.get_by_test_id("error")).to_contain_text("facilitator")
-        expect(node.page.get_by_test_id("error")).to_contain_text("again")
+        expect(node.page.get_by_test_id("error")).to_contain_text("The facilitator cannot be reached")
+        expect(node.page.get_by_test_id("error")).to_contain_text("Trying again.")
         assert not node.state["ready"] and not node.state["failed"]
         network.facilitator.stop()
         network.start_facilitator()

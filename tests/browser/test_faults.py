@@ -1,4 +1,4 @@
-"""What goes wrong while a file is on its way between two browsers: every transfer completes, and nothing comes twice."""
+"""Faults while a file is on its way between two browsers: every transfer completes, and nothing comes twice."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from convergence.ports import Buffer
 from convergence.wire.cells import PAYLOAD_LEN
 from convergence.wire.relay import LENGTH_OFFSET, MAX_DATA, NO_DIGEST, RELAY_HEADER, RelayCommand
 
-SEND_BUFFER_HIGH = 1 << 18  # bytes, about a stream window; above it a stream is congested and its handler should stop producing
+SEND_BUFFER_HIGH = 1 << 18  # bytes, about a stream window; above it a stream is congested: stop producing
 SEND_BUFFER_LOW = 1 << 16  # bytes; below it the handler is told to go on
 
 

@@ -166,7 +166,7 @@ class FacilitatorClient:
         self._abandon(message)
         self._attempts = 1 if stable else self._attempts + 1
         self._call_at("retry", now + self._pause(), self._connect)
-        self._on_trouble(message, now)
+        self._on_trouble(f"{message} Trying again.", now)
 
     def _abandon(self, reason: str) -> None:
         for name in list(self._timers):

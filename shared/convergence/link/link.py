@@ -191,6 +191,7 @@ class Link:
             return
         self._closed = True
         self._queues.clear()
+        self._queue_sizes.clear()
         self._account(-self._queued)
         circuits, self.circuits = self.circuits, {}
         for handler in circuits.values():

@@ -13,15 +13,17 @@ class Meter:
 
     Args:
         limit: in whatever unit its users count.
-        relieve: called when `add` passed the limit; it has to make room.
+        relieve: called until it is no longer passed when `add` passed the limit; each call has to make some room,
+            and what it adds itself does not call it again.
     """
 
-    __slots__ = ("limit", "used", "_relieve")
+    __slots__ = ("limit", "used", "_relieve", "_relieving")
 
     def __init__(self, limit: int, relieve: Callable[[], None] | None = None) -> None:
         self.limit = limit
         self.used = 0
         self._relieve = relieve
+        self._relieving = False
 
     @property
     def full(self) -> bool:
@@ -29,8 +31,13 @@ class Meter:
 
     def add(self, amount: int) -> None:
         self.used += amount
-        if self.used > self.limit and self._relieve is not None:
-            self._relieve()
+        if self.used > self.limit and self._relieve is not None and not self._relieving:
+            self._relieving = True
+            try:
+                while self.used > self.limit:
+                    self._relieve()
+            finally:
+                self._relieving = False
 
     def remove(self, amount: int) -> None:
         self.used -= amount

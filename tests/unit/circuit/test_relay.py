@@ -142,7 +142,7 @@ def test_extend2_outside_relay_early_is_refused(net, client):
     circuit = net.build(client, [one])
     say(circuit, RelayCommand.EXTEND2, 0, extend_to(two))
     net.pump()
-    assert circuit.gone == [DestroyReason.PROTOCOL] and not two.circuits
+    assert circuit.gone == [DestroyReason.PROTOCOL] and not two.links
 
 
 def test_extend2_twice_is_refused(net, client):

@@ -105,8 +105,8 @@ def test_the_last_good_list_stays_while_the_facilitator_is_down(world):
     world.run(1000)
     assert not node.client.connected
     assert len(node.directory.nodes(Role.RELAY, world.now())) == 1
-    assert node.troubles[0] == "The connection to the facilitator was lost (connection reset)."
-    assert node.troubles[1] == "The facilitator cannot be reached (connection refused)."
+    assert node.troubles[0] == "The connection to the facilitator was lost (connection reset). Trying again."
+    assert node.troubles[1] == "The facilitator cannot be reached (connection refused). Trying again."
     assert len(node.troubles) < 20
     world.reachable = True
     world.start_service()
@@ -119,7 +119,7 @@ def test_a_facilitator_that_never_answers_is_given_up(world):
     world.silent = True
     node = world.client(1)
     world.run(CONNECT_TIMEOUT)
-    assert node.troubles == ["The facilitator does not answer."]
+    assert node.troubles == ["The facilitator does not answer. Trying again."]
     world.silent = False
     world.run(2 * RETRY_FIRST)
     assert node.client.connected
@@ -164,7 +164,8 @@ def test_a_refused_registration_is_tried_again_later(world):
 def test_another_facilitator_than_the_pinned_one_is_refused(world):
     node = world.client(1, facilitator=bytes(32))
     world.settle()
-    assert node.troubles == ["The facilitator's answer cannot be used: the node list is signed by another facilitator."]
+    trouble = "The facilitator's answer cannot be used: the node list is signed by another facilitator. Trying again."
+    assert node.troubles == [trouble]
     assert not node.client.connected
     assert node.directory.nodes(Role(0), world.now()) == []
 
@@ -272,7 +273,7 @@ def test_pauses_double_with_jitter_up_to_their_limit():
         usual = min(RETRY_FIRST * 2**failures, RETRY_MAX)
         assert 0.5 * usual <= pause < 1.5 * usual
     assert len({round(pause / min(2**n, RETRY_MAX), 3) for n, pause in enumerate(pauses)}) > 6
-    assert set(peer.troubles) == {"The facilitator cannot be reached."}
+    assert set(peer.troubles) == {"The facilitator cannot be reached. Trying again."}
 
 
 def test_only_a_channel_that_served_resets_the_pause():
@@ -300,7 +301,7 @@ def test_an_unanswered_request_ends_the_channel():
     assert peer.client.connected
     peer.pass_time(1)
     assert not peer.client.connected
-    assert peer.troubles == ["The facilitator does not answer."]
+    assert peer.troubles == ["The facilitator does not answer. Trying again."]
 
 
 def test_a_refused_list_is_asked_for_again_later():

@@ -200,6 +200,17 @@ def test_the_provider_that_serves_least_is_asked(place):
     assert place.load() == [2, 2, 2]
 
 
+def test_who_serves_less_is_asked_even_if_asked_last(place):
+    one, two = place.provider(), place.provider()
+    place.query()
+    stream, _ = place.query()
+    assert (len(one.asked), len(two.asked)) == (1, 1)
+    stream.end()
+    place.net.pump()
+    place.query()
+    assert (len(one.asked), len(two.asked)) == (1, 2)
+
+
 def test_equals_take_turns(place):
     providers = [place.provider() for _ in range(3)]
     for _ in range(6):
@@ -497,4 +508,25 @@ def test_after_any_schedule_the_counts_are_those_of_what_runs(seed):
         circuit.destroy(DestroyReason.FINISHED, place.net.now)
     place.net.pump()
     assert not place.point._files and not place.point._by_circuit and place.point._adverts == 0
+    assert place.point._waiting.used == 0
     assert all(not link.circuits for machine in place.net.machines for link in machine.links.values())
+
+
+def test_a_point_that_holds_too_much_ends_the_streams_that_add_to_it(place):
+    """A limit for all splices together: readers that take nothing cannot fill the memory of a point."""
+    place.point._waiting.limit = 3 * STREAM_WINDOW // 2
+    pairs = []
+    for number in range(3):
+        name = bytes([number]) * 32
+        provider, client = place.provider(name), place.circuit()
+        place.net.congest(place.machine, reader_link(place, client))
+        place.query(client, name)
+        provider.asked[0][0].send(bytes(1 << 20))
+        place.net.pump()
+        pairs.append((provider, client))
+    reasons = [provider.asked[0][1].reason for provider, _ in pairs]
+    assert reasons == [None, EndReason.RESOURCELIMIT, EndReason.RESOURCELIMIT]
+    assert place.point._waiting.used <= place.point._waiting.limit
+    for _, client in pairs:
+        place.net.congest(place.machine, reader_link(place, client), False)
+    assert place.point._waiting.used == 0 and all(provider.built and client.built for provider, client in pairs)
