@@ -57,10 +57,9 @@ def in_use(peer: Peer) -> list[dict[str, Any]]:
 def test_a_relay_on_the_way_is_killed(
     network: Network, chromium: Browser, peer: Callable[..., Peer], file: Path, hop: int
 ) -> None:
-    sender = peer(chromium, network.site).open().ready()
-    link = sender.share(file)
-    getter = peer(chromium, network.site).open().ready()
-    getter.get(link)
+    sender, getter = peer(chromium, network.site).open(), peer(chromium, network.site).open()
+    link = sender.ready().share(file)
+    getter.ready().get(link)
     getter.midway(link)
     network.relay(in_use(getter)[0]["hops"][hop]["identity"]).kill()
     assert getter.transfer(link)["state"] != "done"
@@ -71,10 +70,9 @@ def test_a_relay_on_the_way_is_killed(
 def test_the_sharing_page_is_closed_and_opened_again(
     network: Network, chromium: Browser, peer: Callable[..., Peer], file: Path
 ) -> None:
-    sender = peer(chromium, network.site).open().ready()
-    link = sender.share(file)
-    getter = peer(chromium, network.site).open().ready()
-    getter.get(link)
+    sender, getter = peer(chromium, network.site).open(), peer(chromium, network.site).open()
+    link = sender.ready().share(file)
+    getter.ready().get(link)
     getter.midway(link)
     sender.page.close()
     getter.transfer(link, "item.state === 'waiting' && item.message")
@@ -89,10 +87,9 @@ def test_the_sharing_page_is_closed_and_opened_again(
 def test_the_receiving_page_is_loaded_again(
     network: Network, chromium: Browser, peer: Callable[..., Peer], file: Path
 ) -> None:
-    sender = peer(chromium, network.site).open().ready()
-    link = sender.share(file)
-    getter = peer(chromium, network.site).open().ready()
-    getter.get(link)
+    sender, getter = peer(chromium, network.site).open(), peer(chromium, network.site).open()
+    link = sender.ready().share(file)
+    getter.ready().get(link)
     kept = getter.midway(link)["have"]
     getter.page.reload()
     check(getter, link, file, kept)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import subprocess
 import threading
@@ -10,10 +9,11 @@ import zipfile
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 from playwright.sync_api import sync_playwright
+
+from tests.browser.harness import CONFIG
 
 ROOT = Path(__file__).parents[2]
 NODE_MODULES = ROOT / "node_modules"
@@ -27,15 +27,6 @@ START_WORKER = """() => new Promise((resolve, reject) => {
     worker.onerror = (event) => reject(new Error(event.message));
     worker.onmessage = ({ data }) => data.error ? reject(new Error(data.error)) : resolve(data.results);
 })"""
-
-
-def settings() -> ModuleType:
-    """playwright.config.py, whose name cannot be imported."""
-    spec = importlib.util.spec_from_file_location("playwright_config", ROOT / "playwright.config.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def bundled_worker() -> bytes:
@@ -90,11 +81,10 @@ def site() -> Iterator[str]:
 
 @pytest.mark.parametrize("browser", ["chromium", "firefox"])
 def test_backend(site: str, browser: str) -> None:
-    config = settings()
     with sync_playwright() as playwright:
-        launched = getattr(playwright, browser).launch(**config.launch_options(browser))
+        launched = getattr(playwright, browser).launch(**CONFIG.launch_options(browser))
         try:
-            page = launched.new_context(**config.context_options(browser)).new_page()
+            page = launched.new_context(**CONFIG.context_options(browser)).new_page()
             page.goto(site)
             results = page.evaluate(START_WORKER)
         finally:
