@@ -30,7 +30,7 @@ from convergence.wire.facilitator import Descriptor, Role, Transport, TransportK
 from convergence.wire.relay import RDV_SUFFIX, AnswerType, Begin, RelayCommand
 
 MAX_FETCHES = 32  # at once
-REFRESH_PAUSE = 2.0  # seconds at least between two node lists asked for because a node was unknown
+REFRESH_PAUSE = 10.0  # seconds at least between two node lists asked for because a node was unknown
 
 
 @dataclass(frozen=True, slots=True)
@@ -315,4 +315,4 @@ class Node:
         self.outbox.event("nodes", count=len(nodes))
         self.neighbours.nodes_changed(now)
         self.transfers.set_nodes(nodes, now)
-        self.pool.fill(now)
+        self.pool.nodes_changed(now)

@@ -121,9 +121,9 @@ class Endpoint:
         self.entries[stream_id] = stream
         return stream
 
-    def accept_splice(self, stream_id: int, peer: SpliceEnd, meter: Meter) -> SpliceEnd:
+    def accept_splice(self, stream_id: int, peer: SpliceEnd, on_closed: Callable[[], None], meter: Meter) -> SpliceEnd:
         """Answer a pending BEGIN by joining it to `peer`."""
-        end = SpliceEnd(self, stream_id, lambda: None, meter)
+        end = SpliceEnd(self, stream_id, on_closed, meter)
         end.join(peer)
         self.entries[stream_id] = end
         self.send_message(RelayCommand.CONNECTED, stream_id)

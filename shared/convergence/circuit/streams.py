@@ -266,16 +266,27 @@ class SpliceEnd:
         self.peer, peer.peer = peer, self
 
     def push(self, cell: bytes) -> None:
-        """A DATA cell of the peer; only stream id and digest change, the length and the bytes stay.
-
-        Raises StreamError when too many cells wait at this point.
-        """
-        if self._meter.full:
-            raise StreamError("too many cells wait at this rendezvous point", EndReason.RESOURCELIMIT)
-        self._meter.add(1)
+        """A DATA cell of the peer; only stream id and digest change, the length and the bytes stay."""
         if not self._pending:
             self._owner.wake(self)
         self._pending.append(self._prefix + cell[LENGTH_OFFSET:])
+        self._meter.add(1)  # which may abort this very end
+
+    @property
+    def waiting(self) -> int:
+        """Cells that wait here."""
+        return len(self._pending)
+
+    def abort(self, reason: int) -> None:
+        """End both sides now; what waits here is dropped."""
+        if self._closed:
+            return
+        self._drop_pending()
+        peer, self.peer = self.peer, None
+        self._close(reason)
+        if peer is not None:
+            peer.peer = None
+            peer.finish(reason)
 
     def finish(self, reason: int) -> None:
         """END, once what is pending has gone out."""
@@ -329,8 +340,7 @@ class SpliceEnd:
         if self._closed:
             return
         self._closed = True
-        self._meter.remove(len(self._pending))
-        self._pending.clear()
+        self._drop_pending()
         peer, self.peer = self.peer, None
         refused, self.on_refused, self.on_connected_hook = self.on_refused, None, None
         self._on_closed()
@@ -345,3 +355,7 @@ class SpliceEnd:
         self._on_closed()
         self._owner.send_message(RelayCommand.END, self.id, bytes([reason]))
         self._owner.forget(self.id)
+
+    def _drop_pending(self) -> None:
+        self._meter.remove(len(self._pending))
+        self._pending.clear()

@@ -7,6 +7,7 @@ Does not: look into RELAY cells, choose neighbours (neighbours.py), or know what
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import Protocol as Shape
 
@@ -98,7 +99,7 @@ class Link:
         self._on_closed = on_closed
         self._closed = False
         self._partial = b""
-        self._queues: dict[int, list[bytes]] = {}  # circuit id -> buffers of whole cells, in turn order
+        self._queues: dict[int, deque[bytes]] = {}  # circuit id -> buffers of whole cells, in turn order
         self._queue_sizes: dict[int, int] = {}
         self._queued = 0
         self._meter = meter or Meter(MAX_QUEUED_ALL)
@@ -297,7 +298,7 @@ class Link:
     def _queue(self, circ_id: int, data: bytes) -> None:
         if self._closed:
             return
-        self._queues.setdefault(circ_id, []).append(data)
+        self._queues.setdefault(circ_id, deque()).append(data)
         self._queue_sizes[circ_id] = self._queue_sizes.get(circ_id, 0) + len(data)
         self._outbox.flush_later(self)
         self._account(len(data))
@@ -343,7 +344,7 @@ class Link:
         while self._queues and room > 0:
             for circ_id in list(self._queues):
                 queue = self._queues[circ_id]
-                part = queue.pop(0)
+                part = queue.popleft()
                 parts.append(part)
                 room -= len(part)
                 if queue:

@@ -1,6 +1,6 @@
 """How much waits all over a node, against one limit.
 
-Does: count, and say when it is too much. Does not: choose what goes; its owner does.
+Does: count, and have room made when it is too much. Does not: choose what goes; its owner does.
 """
 
 from __future__ import annotations
@@ -24,10 +24,6 @@ class Meter:
         self.used = 0
         self._relieve = relieve
         self._relieving = False
-
-    @property
-    def full(self) -> bool:
-        return self.used >= self.limit
 
     def add(self, amount: int) -> None:
         self.used += amount

@@ -19,6 +19,7 @@ from convergence.ports import Crypto, Rng
 MAX_LINKS = 4096  # incoming ones beyond are closed at once
 DIAL_TIMEOUT = 20.0  # seconds from Connect to an open link
 IDLE_TIMEOUT = 180.0  # seconds without circuits until a dialled link is closed
+INCOMING_IDLE_TIMEOUT = 900.0  # the same for one that the neighbour dialled, who should have closed it long before
 SWEEP = 30.0  # seconds between looks for idle links
 LOOKUP_TIMEOUT = 3.0  # seconds that a node we never heard of has to turn up in a fresh node list
 MAX_LOOKUPS = 256  # identities looked for at once
@@ -214,7 +215,8 @@ class Neighbours:
         if self._sweeping:
             self._outbox.call_at(now + SWEEP, self._sweep)
         for channel, link in list(self.links.items()):
-            if link.circuits or not link.initiator:
+            timeout = IDLE_TIMEOUT if link.initiator else INCOMING_IDLE_TIMEOUT
+            if link.circuits:
                 self._idle_since.pop(channel, None)
-            elif now - self._idle_since.setdefault(channel, now) >= IDLE_TIMEOUT:
+            elif now - self._idle_since.setdefault(channel, now) >= timeout:
                 link.close("idle", now)

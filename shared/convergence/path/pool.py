@@ -27,6 +27,8 @@ ATTEMPTS = 4  # paths tried for one request
 RENEW_AFTER = 600.0  # seconds a ready circuit is kept, and up to half as much again so that they do not go together
 RETRY_FIRST = 0.5  # seconds between attempts to fill the pool, doubled up to RETRY_MAX while they fail
 RETRY_MAX = 30.0
+YOUNG = 5.0  # seconds; a ready circuit that closes sooner may be a relay's game
+MAX_YOUNG = 20  # such closings in a row that are made good at once; beyond, RETRY_FIRST lies between attempts
 
 Ready: TypeAlias = Callable[[ClientCircuit, float], None]
 Failed: TypeAlias = Callable[[str, float], None]
@@ -95,6 +97,7 @@ class CircuitPool:
         self._numbers = 0
         self._retry = RETRY_FIRST
         self._retry_timer: Timer | None = None
+        self._young = 0
         self._stopped = False
 
     # -- for those who need circuits
@@ -157,10 +160,18 @@ class CircuitPool:
     # -- for the node
 
     def fill(self, now: float) -> None:
-        """Bring the ready circuits up to their number. Called when nodes become known; goes on by itself then."""
+        """Bring the ready circuits up to their number; goes on by itself then."""
         while not self._stopped and self._retry_timer is None and len(self._ready) + self._filling < self._size:
             self._filling += 1
             self._serve(_Request(self._any_path, "ready", self._keep_ready, self._fill_failed), now)
+
+    def nodes_changed(self, now: float) -> None:
+        """Other nodes are known: what failed may work now."""
+        if self._retry_timer is not None:
+            self._retry_timer.cancel()
+            self._retry_timer = None
+        self._retry = RETRY_FIRST
+        self.fill(now)
 
     def stop(self, now: float) -> None:
         """Close all circuits; build no more."""
@@ -322,8 +333,12 @@ class CircuitPool:
                 self._ready.remove(entry)
             renewal.cancel()  # or circuits that die young would pile up behind their timers
             self._outbox.event("circuit-closed", id=entry.number, reason=int(reason))
+            self._young = self._young + 1 if now - since < YOUNG else 0
+            if self._young > MAX_YOUNG:
+                self._fill_later(now)
             self.fill(now)
 
+        since = now
         circuit.on_gone = closed
         age = RENEW_AFTER * (1 + random_below(self._rng, 1 << 16) / (1 << 17))
         renewal = self._outbox.call_at(now + age, lambda now: self._renew(entry, now))
@@ -338,9 +353,13 @@ class CircuitPool:
 
     def _fill_failed(self, trouble: str, now: float) -> None:
         self._filling -= 1
-        if self._retry_timer is not None or self._stopped:
+        if self._retry_timer is None and not self._stopped:
+            self._outbox.event("trouble", message=f"No circuit could be built: {trouble}. Trying again.")
+            self._fill_later(now)
+
+    def _fill_later(self, now: float) -> None:
+        if self._retry_timer is not None:
             return
-        self._outbox.event("trouble", message=f"No circuit could be built: {trouble}. Trying again.")
 
         def again(now: float) -> None:
             self._retry_timer = None

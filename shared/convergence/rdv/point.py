@@ -19,7 +19,7 @@ from convergence.wire.relay import Begin
 NB_DB = 5  # providers tried for one query
 MAX_ADVERTS_PER_CIRCUIT = 64  # a provider's circuit serves one file, with two blinded names around midnight
 MAX_ADVERTS = 1 << 18  # on this point; beyond, new ones close their circuit
-MAX_WAITING = 1 << 17  # DATA cells (64 MiB) that wait at all splices; beyond, a stream that adds to them is ended
+MAX_WAITING = 1 << 17  # DATA cells (64 MiB) that wait at all splices; beyond, the stream where most wait is ended
 MAX_PROVIDERS = 256  # of one hash; beyond, new adverts of it are not kept
 
 
@@ -51,7 +51,8 @@ class RdvPoint:
         self._by_circuit: dict[RelayCircuit, set[bytes]] = {}
         self._adverts = 0
         self._choices = 0
-        self._waiting = Meter(MAX_WAITING)
+        self._ends: dict[SpliceEnd, None] = {}
+        self._waiting = Meter(MAX_WAITING, self._relieve)
 
     def message(self, circuit: RelayCircuit, payload: bytes) -> None:
         """RELAY_DB_INFO. Raises RemoteError for more adverts than a circuit may have."""
@@ -91,18 +92,20 @@ class RdvPoint:
         offer.nb += 1
         try:
             target = format_rdv_target(query.blinded)
-            end = offer.circuit.endpoint.open_splice(target, lambda: _served(offer), self._waiting)
+            end = offer.circuit.endpoint.open_splice(target, lambda: self._served(end, offer), self._waiting)
         except StreamError as error:
             offer.nb -= 1
             self._try_next(query, error.reason)
             return
+        self._ends[end] = None
         end.on_refused = lambda reason, now: self._try_next(query, reason)
         end.on_connected_hook = lambda now: self._join(query, end)
 
     def _join(self, query: _Query, end: SpliceEnd) -> None:
         endpoint = query.circuit.endpoint
         if endpoint.pending(query.stream_id):
-            endpoint.accept_splice(query.stream_id, end, self._waiting)
+            asker = endpoint.accept_splice(query.stream_id, end, lambda: self._ends.pop(asker), self._waiting)
+            self._ends[asker] = None
         else:
             end.finish(EndReason.DONE)  # the client went away meanwhile
 
@@ -131,6 +134,9 @@ class RdvPoint:
             del self._files[blinded]
         self._adverts -= 1
 
+    def _served(self, end: SpliceEnd, offer: Provider) -> None:
+        del self._ends[end]
+        offer.nb -= 1
 
-def _served(offer: Provider) -> None:
-    offer.nb -= 1
+    def _relieve(self) -> None:
+        max(self._ends, key=lambda end: end.waiting).abort(EndReason.RESOURCELIMIT)

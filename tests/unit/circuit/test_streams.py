@@ -331,14 +331,18 @@ def test_finish_is_said_once(splice):
     assert [payload for _, _, payload in splice.owners[1].messages] == [bytes([EndReason.DONE])]
 
 
-def test_a_point_where_too_much_waits_takes_no_more():
-    splice = Splice(limit=3)
-    give(splice.left, 3, b"x")
-    with pytest.raises(StreamError) as error:
-        give(splice.left, 1, b"x")
-    assert error.value.reason == EndReason.RESOURCELIMIT
-    splice.right.take(2)
-    give(splice.left, 2, b"x")
+def test_an_aborted_end_drops_what_waits_and_ends_both_sides(splice):
+    give(splice.left, 5, b"x")
+    give(splice.right, 4, b"y")
+    assert (splice.right.waiting, splice.left.waiting) == (5, 4)
+    splice.right.abort(EndReason.RESOURCELIMIT)
+    splice.right.abort(EndReason.RESOURCELIMIT)
+    assert splice.closed == [0, 1] and splice.meter.used == 4
+    assert [payload for _, _, payload in splice.owners[1].messages] == [bytes([EndReason.RESOURCELIMIT])]
+    assert len(splice.left.take(9)) == 4, "what the other side has to read still goes out"
+    splice.left.settle(NOW)
+    assert splice.closed == [1, 1]
+    assert [payload for _, _, payload in splice.owners[0].messages] == [bytes([EndReason.RESOURCELIMIT])]
 
 
 def test_what_waits_counts_until_it_has_gone_or_is_dropped(splice):

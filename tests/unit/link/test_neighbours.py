@@ -8,6 +8,7 @@ from convergence.link.handshake import HANDSHAKE_TIMEOUT
 from convergence.link.neighbours import (
     DIAL_TIMEOUT,
     IDLE_TIMEOUT,
+    INCOMING_IDLE_TIMEOUT,
     LOOKUP_TIMEOUT,
     MAX_LINKS,
     MAX_LOOKUPS,
@@ -246,9 +247,11 @@ def test_idle_dialled_links_are_closed_and_used_ones_stay(pair):
 def test_the_accepting_side_leaves_idle_links_to_the_dialler(pair):
     a, b = pair
     dial(a, b)
-    for _ in range(20):
+    for _ in range(int(INCOMING_IDLE_TIMEOUT / SWEEP)):
         b.tick(SWEEP)
     assert len(b.neighbours.links) == 1
+    b.tick(SWEEP)
+    assert not b.neighbours.links, "but not for ever: places are limited"
 
 
 def test_bytes_of_closed_links_still_count(pair):

@@ -3,7 +3,16 @@
 import pytest
 
 from convergence.errors import DestroyReason, LocalError
-from convergence.path.pool import ATTEMPTS, HOP_TIMEOUT, POOL_SIZE, RENEW_AFTER, RETRY_FIRST, RETRY_MAX, CircuitPool
+from convergence.path.pool import (
+    ATTEMPTS,
+    HOP_TIMEOUT,
+    MAX_YOUNG,
+    POOL_SIZE,
+    RENEW_AFTER,
+    RETRY_FIRST,
+    RETRY_MAX,
+    CircuitPool,
+)
 from convergence.path.select import entry_side
 from convergence.wire.facilitator import Descriptor, Role, Transport
 from tests.unit.circuit.rig import CRYPTO, Net
@@ -124,10 +133,32 @@ def test_a_dead_one_is_replaced_at_once(scene):
 def test_nothing_is_kept_of_circuits_that_die_young(scene):
     """Each leaves no timer that holds it until its renewal would have been due."""
     scene.fill()
-    for _ in range(30):
+    for _ in range(MAX_YOUNG):
         scene.do(lambda now: scene.ready_circuits()[0].destroy(DestroyReason.FINISHED, now))
     pending = [timer for _, _, timer in scene.client.outbox._timers if timer.pending]
     assert len(pending) <= 2 * POOL_SIZE and scene.pool.ready == POOL_SIZE
+
+
+def test_relays_that_end_every_circuit_are_not_built_through_without_pause(scene):
+    scene.fill()
+    for _ in range(MAX_YOUNG + 1):
+        assert scene.pool.ready == POOL_SIZE
+        scene.do(lambda now: scene.ready_circuits()[0].destroy(DestroyReason.FINISHED, now))
+    assert scene.pool.ready == POOL_SIZE - 1
+    scene.net.tick(RETRY_FIRST)
+    assert scene.pool.ready == POOL_SIZE
+
+
+def test_other_nodes_end_the_wait_for_another_try(scene):
+    known, scene.directory.known = scene.directory.known, []
+    scene.fill()
+    scene.net.tick(RETRY_FIRST)
+    assert scene.pool.ready == 0
+    scene.directory.known = known
+    scene.fill()
+    assert scene.pool.ready == 0, "the next try has its time"
+    scene.do(scene.pool.nodes_changed)
+    assert scene.pool.ready == POOL_SIZE
 
 
 def test_ready_circuits_are_renewed_but_not_all_together(scene):

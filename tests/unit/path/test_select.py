@@ -1,4 +1,3 @@
-import hmac
 from collections import Counter
 from hashlib import sha256
 

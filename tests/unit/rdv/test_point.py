@@ -512,8 +512,9 @@ def test_after_any_schedule_the_counts_are_those_of_what_runs(seed):
     assert all(not link.circuits for machine in place.net.machines for link in machine.links.values())
 
 
-def test_a_point_that_holds_too_much_ends_the_streams_that_add_to_it(place):
-    """A limit for all splices together: readers that take nothing cannot fill the memory of a point."""
+def test_a_point_that_holds_too_much_ends_the_stream_where_most_wait(place):
+    """A limit for all splices together: readers that take nothing cannot fill the memory of a point, nor
+    push others out."""
     place.point._waiting.limit = 3 * STREAM_WINDOW // 2
     pairs = []
     for number in range(3):
@@ -525,7 +526,7 @@ def test_a_point_that_holds_too_much_ends_the_streams_that_add_to_it(place):
         place.net.pump()
         pairs.append((provider, client))
     reasons = [provider.asked[0][1].reason for provider, _ in pairs]
-    assert reasons == [None, EndReason.RESOURCELIMIT, EndReason.RESOURCELIMIT]
+    assert reasons == [EndReason.RESOURCELIMIT, EndReason.RESOURCELIMIT, None]
     assert place.point._waiting.used <= place.point._waiting.limit
     for _, client in pairs:
         place.net.congest(place.machine, reader_link(place, client), False)
