@@ -31,6 +31,7 @@ DIST = ROOT / "dist"
 VENV = ROOT / ".venv"
 VENV_PYTHON = VENV / "bin" / "python"
 NODE_MODULES = ROOT / "node_modules"
+BYTECODE = ROOT / "build" / "bytecode"
 PYTHON_NEEDED = (3, 11)
 
 # Browser test commands: Debian's package and the program in it.
@@ -44,6 +45,7 @@ PACKAGE_SUFFIXES = {".py", ".typed", ".toml", ".sql"}
 PAGE_SUFFIXES = {".html", ".css", ".svg", ".png", ".ico", ".webmanifest"}
 SCRIPTS = {"main": "web/main.js", "worker/worker": "web/worker/worker.js", "sw": "service-worker/sw.js"}
 PYODIDE_FILES = ("pyodide.asm.mjs", "pyodide.asm.wasm", "pyodide.mjs", "python_stdlib.zip")
+PRECOMPILE = "web/precompile.mjs"
 # Files of dist/ or of app.zip without which there is no node.
 ESSENTIAL = (
     "index.html",
@@ -52,7 +54,7 @@ ESSENTIAL = (
     "node_host.py",
     *(f"pyodide/{name}" for name in PYODIDE_FILES),
 )
-# Pure Python packages that the core imports: installed beside it in CPython, part of app.zip in the browser.
+# Pure Python packages that the core imports: installed beside it in CPython, with it in app.zip in the browser.
 BUNDLED_PYTHON = ("h11",)
 BUNDLED_NPM = ("@noble/ciphers", "libsodium", "libsodium-wrappers", "pyodide", "uqr")
 
@@ -315,13 +317,32 @@ def site_packages() -> Path:
 
 
 def python_sources() -> dict[str, bytes]:
-    """The browser shell's Python, and the packages that the core imports."""
-    folders = {"": ROOT / "web" / "worker"} | {f"{name}/": site_packages() / name for name in BUNDLED_PYTHON}
+    """The browser's Python: its shell, the core, and the packages that the core imports."""
+    folders = {"": ROOT / "web" / "worker", "convergence/": ROOT / PACKAGES["convergence"]}
+    folders |= {f"{name}/": site_packages() / name for name in BUNDLED_PYTHON}
     return {
         f"{prefix}{path.relative_to(folder).as_posix()}": path.read_bytes()
         for prefix, folder in folders.items()
         for path in folder.rglob("*.py")
     }
+
+
+def with_bytecode(sources: Mapping[str, bytes]) -> dict[str, bytes]:
+    """app.zip and Python's library with bytecode beside the sources: to compile in the page takes most of its start.
+
+    Kept under build/ until a source or Pyodide changes: it takes seconds.
+    """
+    archive = zip_bytes(sources)
+    digest, stamp = digest_of([PRECOMPILE, "package-lock.json"], hashlib.sha256(archive).hexdigest()), BYTECODE / "of"
+    if not stamped(stamp, digest):
+        step("Compiling the browser's Python")
+        BYTECODE.mkdir(parents=True, exist_ok=True)
+        stamp.unlink(missing_ok=True)
+        (BYTECODE / "app.zip").write_bytes(archive)
+        run(["node", PRECOMPILE, BYTECODE], "Install Node.js 18 or later; if it is there, see the lines above.")
+        stamp.write_text(digest)
+    names = {"app.zip": "app.zip", "pyodide/python_stdlib.zip": "python_stdlib.zip"}
+    return {name: (BYTECODE / made).read_bytes() for name, made in names.items()}
 
 
 def licences() -> bytes:
@@ -351,13 +372,12 @@ def bundle() -> dict[str, bytes]:
     index = json.loads((NODE_MODULES / "pyodide" / "pyodide-lock.json").read_bytes())
     files["pyodide/pyodide-lock.json"] = canonical_json({"info": index["info"], "packages": {}})
     sources = python_sources()
-    files["app.zip"] = zip_bytes(sources)
     name, data = project_wheel()
     files[name] = data
     files["LICENSES.txt"] = licences()
     if missing := [name for name in ESSENTIAL if name not in files and name not in sources]:
         raise BuildError(f"dist/ would lack {', '.join(missing)}: put back the sources in web/.")
-    return files
+    return files | with_bytecode(sources)
 
 
 def canonical_json(value: Any) -> bytes:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from aiohttp import WSCloseCode, WSMsgType, web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from convergence.effects import Protocol
 from pynode.transports import CLOSE_TIMEOUT, HIGH_WATER, LOW_WATER, Channels, printable
@@ -71,6 +72,11 @@ TYPES = {
 """Types that the machine's own tables might not know. Anything else is application/octet-stream."""
 
 log = logging.getLogger("pynode.site")
+http_log = logging.getLogger("pynode.site.http")
+http_log.addFilter(
+    # What is no request is a stranger's fault: with a line for each, anybody could fill the disk.
+    lambda record: not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+)
 
 
 class FacilitatorSockets:
@@ -264,7 +270,9 @@ class Site:
     """A running site."""
 
     def __init__(self, app: web.Application, sockets: FacilitatorSockets | None = None) -> None:
-        self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=CLOSE_TIMEOUT)
+        self._runner = web.AppRunner(
+            app, access_log=None, logger=http_log, handle_signals=False, shutdown_timeout=CLOSE_TIMEOUT
+        )
         self._sockets = sockets
 
     async def start(self, host: str, port: int) -> int:

@@ -14,7 +14,7 @@ from convergence.circuit.exit import ExitService, refuse_resolve
 from convergence.circuit.relay import RelayCircuit
 from convergence.crypto.keys import NodeKeys
 from convergence.effects import CloseLink, Effect, Protocol
-from convergence.errors import EndReason, LocalError, RemoteError
+from convergence.errors import DestroyReason, EndReason, LocalError, RemoteError
 from convergence.facilitator.client import LIFETIME, FacilitatorClient
 from convergence.fetch import Fetch
 from convergence.link.link import Link
@@ -30,6 +30,7 @@ from convergence.wire.facilitator import Descriptor, Role, Transport, TransportK
 from convergence.wire.relay import RDV_SUFFIX, AnswerType, Begin, RelayCommand
 
 MAX_FETCHES = 32  # at once
+MAX_RELAYED = 32_768  # circuits of others, 6 KB each; beyond, a link that has its share of them gets no more
 REFRESH_PAUSE = 10.0  # seconds at least between two node lists asked for because a node was unknown
 
 
@@ -269,6 +270,10 @@ class Node:
     def _on_create(self, link: Link, circ_id: int, payload: bytes, now: float) -> None:
         keys = self._keys
         assert keys is not None
+        if len(self._counters.relayed) >= MAX_RELAYED and len(link.circuits) >= MAX_RELAYED // len(
+            self.neighbours.links
+        ):
+            raise RemoteError("this node relays enough", reason=DestroyReason.RESOURCELIMIT)
         circuit = RelayCircuit.accept(
             self.outbox,
             self._crypto,

@@ -34,7 +34,7 @@ def network(tmp_path_factory: pytest.TempPathFactory, dist: Path) -> Iterator[di
     """The network of `convergence up`; its ready record."""
     folder = tmp_path_factory.mktemp("network")
     with running("up", "--port", "0", "--data", folder, "--dist", dist) as up:
-        yield up.until("ready")
+        yield {**up.until("ready"), "up": up}
         assert up.stop() == 0
 
 
@@ -135,7 +135,7 @@ def test_a_facilitator_that_is_down_is_told_and_awaited(
         def loaded(name: str) -> Any:
             return node.context.expect_event("requestfinished", lambda request: request.url.endswith(name))
 
-        with loaded("app.zip"), loaded(".whl"):
+        with loaded("app.zip"):
             node.open()
         node.until("state.phase.percent >= 60", seconds=START)  # all that is lacking is what is held
         answer = held[0].fetch()
@@ -177,6 +177,7 @@ def test_garbage_on_every_listening_port(
         finally:
             for stranger in strangers:
                 stranger.close()
+    assert network["up"].errors == ""  # nor can strangers fill a log
     getter.ready()
     assert getter.page.get_by_test_id("error").text_content() == ""
     assert transfer_id(link) == getter.transfer(link)["id"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _imp
 import hashlib
 import importlib.util
 import io
@@ -112,6 +113,48 @@ def test_dist_holds_what_the_browser_needs_and_no_path_of_the_machine(dist: dict
     assert set(build.ESSENTIAL) <= set(dist) | set(zipfile.ZipFile(io.BytesIO(dist["app.zip"])).namelist())
     assert [name for name, data in dist.items() if str(ROOT).encode() in data] == []
     assert json.loads(dist["pyodide/pyodide-lock.json"])["packages"] == {}
+
+
+@pytest.mark.parametrize("name, place", [("app.zip", "/app.zip"), ("pyodide/python_stdlib.zip", "/lib/python314.zip")])
+def test_bytecode_is_that_of_the_source_beside_it(dist: dict[str, bytes], name: str, place: str) -> None:
+    archive = zipfile.ZipFile(io.BytesIO(dist[name]))
+    compiled = [entry for entry in archive.namelist() if entry.endswith(".pyc")]
+    assert compiled
+    for entry in compiled:
+        source, data = entry[:-1], archive.read(entry)
+        assert data[4:8] == b"\1\0\0\0"  # PEP 552: known by a hash, which an import does not check
+        assert data[8:16] == _imp.source_hash(int.from_bytes(data[:4], "little"), archive.read(source))
+        assert f"{place}/{source}".encode() in data  # where the page has it, not this machine
+
+
+def test_every_module_of_the_node_has_bytecode(dist: dict[str, bytes]) -> None:
+    names = set(zipfile.ZipFile(io.BytesIO(dist["app.zip"])).namelist())
+    modules = {name for name in names if name.endswith(".py")}
+    assert {"node_host.py", "convergence/node.py", "h11/__init__.py"} <= modules
+    assert names == modules | {f"{name}c" for name in modules}
+
+
+def test_the_library_is_the_published_one_and_bytecode_of_what_is_loaded(dist: dict[str, bytes]) -> None:
+    library = zipfile.ZipFile(io.BytesIO(dist["pyodide/python_stdlib.zip"]))
+    published = zipfile.ZipFile(ROOT / "node_modules" / "pyodide" / "python_stdlib.zip")
+    added = set(library.namelist()) - set(published.namelist())
+    assert {name: library.read(name) for name in published.namelist()} == {
+        name: published.read(name) for name in published.namelist()
+    }
+    assert {"encodings/__init__.pyc", "asyncio/base_events.pyc", "dataclasses.pyc", "ipaddress.pyc"} <= added
+
+
+def test_a_second_build_compiles_nothing_and_a_missing_node_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build, "BYTECODE", tmp_path)
+    sources = build.python_sources()
+    first = build.with_bytecode(sources)
+    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
+    assert build.with_bytecode(sources) == first
+    for _ in range(2):  # what failed leaves nothing that the next run takes for done
+        with pytest.raises(build.BuildError, match="Install Node.js"):
+            build.with_bytecode({**sources, "new.py": b"pass\n"})
 
 
 def test_a_missing_source_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -66,6 +66,7 @@ class NodeHost:
         self._seconds: float | None = None
         self._posted = ""
         self._post_due = False
+        self._next_post = 0.0
 
     async def start(self) -> None:
         self._run(lambda now: self._node.start(now, restore=True))
@@ -183,6 +184,7 @@ class NodeHost:
         kind, data = event.kind, event.data
         if kind == "ready":
             self._seconds = (time.time() * 1000 - shell.opened) / 1000
+            asyncio.get_running_loop().call_soon(self._post)  # this one is waited for
         elif kind == "trouble":
             self._trouble = (data["message"], self._clock.now() + TROUBLE_SHOWN)
         elif kind in _FETCH_STAGES:
@@ -202,7 +204,8 @@ class NodeHost:
     def _changed(self) -> None:
         if not self._post_due:
             self._post_due = True
-            asyncio.get_running_loop().call_later(STATE_INTERVAL, self._post)
+            loop = asyncio.get_running_loop()
+            loop.call_later(max(0.0, self._next_post - loop.time()), self._post)  # Pyodide refuses a time gone by
 
     def _look(self) -> None:
         asyncio.get_running_loop().call_later(IDLE_INTERVAL, self._look)
@@ -210,6 +213,7 @@ class NodeHost:
 
     def _post(self) -> None:
         self._post_due = False
+        self._next_post = asyncio.get_running_loop().time() + STATE_INTERVAL
         state = json.dumps(self.state())
         if state != self._posted:
             self._posted = state

@@ -40,8 +40,7 @@ async function start() {
     createCrypto(),
     openDatabase(relayed.answered),
   ]);
-  // Python imports straight from both archives: nothing is unpacked.
-  for (const [name, bytes] of code) pyodide.FS.writeFile(`/${name}`, bytes);
+  pyodide.FS.writeFile("/app.zip", code); // Python imports straight from it: nothing is unpacked
   pyodide.registerJsModule("convergence_platform", primitives);
   pyodide.registerJsModule("convergence_shell", {
     listener, database, network, post,
@@ -53,7 +52,7 @@ async function start() {
   });
   const boot = pyodide.runPython(`
     import sys
-    sys.path[:0] = ${JSON.stringify(code.map(([name]) => `/${name}`))}
+    sys.path.insert(0, "/app.zip")
     import node_host
     node_host
   `);
@@ -63,15 +62,14 @@ async function start() {
   waiting.splice(0).forEach(command);
 }
 
-/** @returns {Promise<[string, Uint8Array][]>} the wheels (protocol, and what it needs) and the archive with the shell's Python */
+/** @returns {Promise<Uint8Array>} the archive with the node's Python, sources and bytecode */
 async function loadCode() {
-  const { files } = await fetched("manifest.json", (answer) => answer.json());
-  const names = Object.keys(files).filter((name) => name.endsWith(".whl") || name === "app.zip");
-  return Promise.all(names.map(async (name) => {
-    const bytes = await fetched(name, (answer) => answer.arrayBuffer());
-    if ((await sha256(bytes)) !== files[name].sha256) throw new Error(`${name} is not the file that the site's list names`);
-    return [name, new Uint8Array(bytes)];
-  }));
+  const [{ files }, bytes] = await Promise.all([
+    fetched("manifest.json", (answer) => answer.json()),
+    fetched("app.zip", (answer) => answer.arrayBuffer()),
+  ]);
+  if ((await sha256(bytes)) !== files["app.zip"].sha256) throw new Error("app.zip is not the file that the site's list names");
+  return new Uint8Array(bytes);
 }
 
 async function sha256(bytes) {

@@ -1,6 +1,6 @@
 """A circuit at its origin: builds it hop by hop, wraps and unwraps all layers.
 
-Does: CREATE2 and EXTEND2 with ntor, RELAY_EARLY for extending, tell which hop a cell came from, close on any cell
+Does: CREATE2 and EXTEND2 with ntor, RELAY_EARLY for extending and for the first cells after it, tell which hop a cell came from, close on any cell
 that cannot be placed. It knows its path and never what it is for.
 Does not: choose nodes, time out, retry (path/), or relay for others (relay.py).
 """
@@ -72,7 +72,8 @@ class ClientCircuit:
         self._rng = rng
         self._link = link
         self._hops: list[Hop] = []
-        self._early_left = MAX_RELAY_EARLY
+        # Not always as many: a relay that counts them is not to learn how long the circuit is, or where on it it stands.
+        self._early_left = MAX_RELAY_EARLY - rng.random(1)[0] % 2
         self._handshake: ntor.NtorState | None = None
         self._endpoint: Endpoint | None = None
         self._closed = False
@@ -115,7 +116,7 @@ class ClientCircuit:
 
     def extend(self, node: Descriptor, on_built: Callable[[ClientCircuit, float], None]) -> None:
         """Add a hop to a built circuit that carries no stream."""
-        if not self.built or self._endpoint is None or self._endpoint.entries:
+        if not self.built or self._endpoint is None or self._endpoint.entries or not self._early_left:
             raise LocalError("this circuit cannot be extended now")
         _check_path((*self.path, node))
         self.path = (*self.path, node)
@@ -208,8 +209,15 @@ class ClientCircuit:
         return run
 
     def _transmit(self, cells: list[bytes]) -> None:
-        if not self._closed:
-            self._link.send(self.id, Command.RELAY, self._wrap(cells))
+        if self._closed:
+            return
+        run = self._wrap(cells)
+        early = min(self._early_left, len(cells)) if len(self._hops) > 1 else 0
+        if early:
+            self._early_left -= early
+            self._link.send(self.id, Command.RELAY_EARLY, run[: early * PAYLOAD_LEN])
+        if early < len(cells):
+            self._link.send(self.id, Command.RELAY, run[early * PAYLOAD_LEN :])
 
     def _unwrap(self, run: bytes, depth: int, now: float) -> None:
         """Peel layers from `depth` on. A cell that a middle hop says splits the run: deeper key streams skip it."""

@@ -28,7 +28,9 @@ from convergence.wire.relay import (
 )
 
 MAX_STREAMS = 1024  # open at once on one circuit
-MAX_HALF_CLOSED = 256  # ended by us, with cells perhaps still under way
+MAX_HALF_CLOSED = (
+    2 * MAX_STREAMS
+)  # ended by us, with cells perhaps still under way; what comes for one beyond ends the circuit
 FAIR_RUN = 50  # DATA cells that one stream sends before the next one's turn
 INCOMING_ID_BIT = 0x8000  # set in stream ids that the relay side chooses (RDV point to provider), clear in the origin's
 
@@ -97,8 +99,9 @@ class Endpoint:
         self.send_message(RelayCommand.BEGIN, stream.id, begin)
         return stream
 
-    def open_splice(self, target: str, on_closed: Callable[[], None], meter: Meter) -> SpliceEnd:
-        """BEGIN on a provider's circuit; the answer comes to the end's hooks."""
+    def open_splice(self, target: str, on_closed: Callable[[SpliceEnd], None], meter: Meter) -> SpliceEnd:
+        """BEGIN on a provider's circuit; the answer comes to the end's hooks. The end is closed already if this BEGIN was
+        one cell too many for a full link."""
         end = SpliceEnd(self, self._free_id(), on_closed, meter)
         self.entries[end.id] = end
         self.send_message(RelayCommand.BEGIN, end.id, Begin.to(target).encode())
@@ -111,9 +114,10 @@ class Endpoint:
         self._resolving[stream_id] = reply
         self.send_message(RelayCommand.RESOLVE, stream_id, message)
 
-    def pending(self, stream_id: int) -> bool:
-        """Whether an incoming BEGIN still waits for its answer (the far end may have withdrawn it)."""
-        return stream_id in self.entries
+    def pending(self, stream_id: int) -> Entry | None:
+        """What stands for an incoming BEGIN until it is answered: another one, or None, once the far end has withdrawn it
+        (and used its id again)."""
+        return self.entries.get(stream_id)
 
     def accept_stream(self, stream_id: int) -> Stream:
         """Take a pending BEGIN; CONNECTED goes out when the stream's `accept` is called."""
@@ -121,8 +125,10 @@ class Endpoint:
         self.entries[stream_id] = stream
         return stream
 
-    def accept_splice(self, stream_id: int, peer: SpliceEnd, on_closed: Callable[[], None], meter: Meter) -> SpliceEnd:
-        """Answer a pending BEGIN by joining it to `peer`."""
+    def accept_splice(
+        self, stream_id: int, peer: SpliceEnd, on_closed: Callable[[SpliceEnd], None], meter: Meter
+    ) -> SpliceEnd:
+        """Answer a pending BEGIN by joining it to `peer`. The end may be closed already, as in `open_splice`."""
         end = SpliceEnd(self, stream_id, on_closed, meter)
         end.join(peer)
         self.entries[stream_id] = end

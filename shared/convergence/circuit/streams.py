@@ -248,7 +248,9 @@ class SpliceEnd:
     more than STREAM_WINDOW cells ever wait here. `meter` counts the cells that wait at all splices of the point.
     """
 
-    def __init__(self, owner: StreamOwner, stream_id: int, on_closed: Callable[[], None], meter: Meter) -> None:
+    def __init__(
+        self, owner: StreamOwner, stream_id: int, on_closed: Callable[[SpliceEnd], None], meter: Meter
+    ) -> None:
         self.id = stream_id
         self.peer: SpliceEnd | None = None
         self.deliver = DeliverWindow(STREAM_WINDOW, STREAM_INCREMENT)
@@ -276,6 +278,10 @@ class SpliceEnd:
     def waiting(self) -> int:
         """Cells that wait here."""
         return len(self._pending)
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
 
     def abort(self, reason: int) -> None:
         """End both sides now; what waits here is dropped."""
@@ -343,7 +349,7 @@ class SpliceEnd:
         self._drop_pending()
         peer, self.peer = self.peer, None
         refused, self.on_refused, self.on_connected_hook = self.on_refused, None, None
-        self._on_closed()
+        self._on_closed(self)
         if refused is not None:
             refused(reason, now)
         elif peer is not None:
@@ -352,7 +358,7 @@ class SpliceEnd:
 
     def _close(self, reason: int) -> None:
         self._closed = True
-        self._on_closed()
+        self._on_closed(self)
         self._owner.send_message(RelayCommand.END, self.id, bytes([reason]))
         self._owner.forget(self.id)
 

@@ -228,8 +228,9 @@ class Handshake:
             statement = self._statement(keys.identity, self.peer, self._sent.digest(), self._rng.random(RAND_LEN), b"")
             signed = statement.sign(lambda message: self._crypto.ed25519_sign(seed, message))
             out.append(self._send(Command.AUTHENTICATE, signed.encode()))
-        # A client's clock would mark it: it says nothing (tor-spec "NETINFO cells").
-        return [*out, self._send(Command.NETINFO, Netinfo(int(now) if keys else 0).encode())]
+        # Who does not authenticate tells no time, relay or not: it would tell clients from relays (tor-spec "NETINFO
+        # cells": a client's clock would mark it).
+        return [*out, self._send(Command.NETINFO, Netinfo(int(now) if out else 0).encode())]
 
     def _statement(self, initiator: bytes, responder: bytes, clog: bytes, rand: bytes, extra: bytes) -> Authenticate:
         assert self._binding is not None

@@ -262,11 +262,13 @@ class _Route:
         assert circuit is not None
         client = self._client
         self.phase = _Phase.OPENING
+        name = self._names.pop(0)
         session: Session = Session(
             client.crypto,
             client.rng,
             client.outbox,
             client.key,
+            name,
             initiator=True,
             attach=client.attach,
             on_open=self._opened,
@@ -276,7 +278,7 @@ class _Route:
         self._stop_timer()
         self._timer = client.outbox.call_at(now + OPEN_TIMEOUT, self._timed_out)
         try:
-            session.bind(circuit.open_stream(format_rdv_target(self._names.pop(0)), session, now))
+            session.bind(circuit.open_stream(format_rdv_target(name), session, now))
         except (LocalError, StreamError):  # it closed just now, or has all the streams it can have
             self._session = self._circuit = None
             self._fail(now)

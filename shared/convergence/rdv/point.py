@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from convergence.circuit.relay import RelayCircuit
-from convergence.circuit.streams import SpliceEnd
+from convergence.circuit.streams import Entry, SpliceEnd
 from convergence.errors import DestroyReason, EndReason, ParseError, RemoteError, StreamError
 from convergence.link.meter import Meter
 from convergence.wire.rdv import Advert, AdvertOp, DbInfo, format_rdv_target, parse_rdv_target
@@ -39,8 +39,13 @@ class _Query:
 
     circuit: RelayCircuit
     stream_id: int
+    place: Entry  # what its endpoint keeps for it: the client may withdraw it and use the id again
     blinded: bytes
     tried: set[RelayCircuit] = field(default_factory=set)
+
+    @property
+    def withdrawn(self) -> bool:
+        return self.circuit.endpoint.pending(self.stream_id) is not self.place
 
 
 class RdvPoint:
@@ -69,7 +74,8 @@ class RdvPoint:
         except ParseError:
             circuit.endpoint.refuse(stream_id, EndReason.TORPROTOCOL)
             return
-        self._try_next(_Query(circuit, stream_id, blinded), EndReason.RESOLVEFAILED)
+        place = circuit.endpoint.entries[stream_id]
+        self._try_next(_Query(circuit, stream_id, place, blinded), EndReason.RESOLVEFAILED)
 
     def circuit_closed(self, circuit: RelayCircuit) -> None:
         for blinded in list(self._by_circuit.get(circuit, ())):
@@ -79,7 +85,7 @@ class RdvPoint:
     def _try_next(self, query: _Query, reason: int) -> None:
         """Ask the best provider not tried yet; `reason` is the answer when there is none."""
         endpoint = query.circuit.endpoint
-        if not endpoint.pending(query.stream_id):
+        if query.withdrawn:
             return
         offers = [offer for offer in self._files.get(query.blinded, {}).values() if offer.circuit not in query.tried]
         if not offers or len(query.tried) >= NB_DB:
@@ -92,22 +98,25 @@ class RdvPoint:
         offer.nb += 1
         try:
             target = format_rdv_target(query.blinded)
-            end = offer.circuit.endpoint.open_splice(target, lambda: self._served(end, offer), self._waiting)
+            end = offer.circuit.endpoint.open_splice(target, lambda end: self._served(end, offer), self._waiting)
         except StreamError as error:
             offer.nb -= 1
             self._try_next(query, error.reason)
+            return
+        if end.closed:
+            self._try_next(query, EndReason.DESTROY)
             return
         self._ends[end] = None
         end.on_refused = lambda reason, now: self._try_next(query, reason)
         end.on_connected_hook = lambda now: self._join(query, end)
 
     def _join(self, query: _Query, end: SpliceEnd) -> None:
-        endpoint = query.circuit.endpoint
-        if endpoint.pending(query.stream_id):
-            asker = endpoint.accept_splice(query.stream_id, end, lambda: self._ends.pop(asker), self._waiting)
+        if query.withdrawn:
+            end.finish(EndReason.DONE)
+            return
+        asker = query.circuit.endpoint.accept_splice(query.stream_id, end, self._forget, self._waiting)
+        if not asker.closed:
             self._ends[asker] = None
-        else:
-            end.finish(EndReason.DONE)  # the client went away meanwhile
 
     def _add(self, circuit: RelayCircuit, advert: Advert) -> None:
         offered = self._by_circuit.setdefault(circuit, set())
@@ -135,8 +144,11 @@ class RdvPoint:
         self._adverts -= 1
 
     def _served(self, end: SpliceEnd, offer: Provider) -> None:
-        del self._ends[end]
+        self._forget(end)
         offer.nb -= 1
+
+    def _forget(self, end: SpliceEnd) -> None:
+        self._ends.pop(end, None)  # one that closed at once was never kept
 
     def _relieve(self) -> None:
         max(self._ends, key=lambda end: end.waiting).abort(EndReason.RESOURCELIMIT)

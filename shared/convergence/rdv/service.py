@@ -17,7 +17,7 @@ from convergence.circuit.streams import Stream, StreamHandler
 from convergence.errors import DestroyReason, EndReason, LocalError, ParseError
 from convergence.outbox import Outbox, Timer
 from convergence.ports import Crypto, Rng
-from convergence.rdv.blind import blinded_names, next_change, points_of
+from convergence.rdv.blind import OVERLAP, blinded_names, next_change, points_of
 from convergence.rdv.circuits import LINGER, Backoff, CircuitSource
 from convergence.rdv.session import ByteStream, Session, SessionHandler
 from convergence.wire.facilitator import Descriptor, Role
@@ -28,7 +28,11 @@ BACKOFF_FIRST = 0.5  # seconds
 BACKOFF_LIMIT = 60.0  # seconds
 STABLE_AFTER = 30.0  # seconds that a circuit must stand for its failures to be forgotten
 MAX_SHARES = 256  # files, three circuits each
-MAX_SESSIONS = 64  # streams served at once, over all files
+MAX_SESSIONS = 32  # streams served at once for one file at one point: a limit over all would tell who shares what else
+MAX_SESSIONS_ALL = 1024  # over all files, against running out of memory
+DAY_CHANGE_SPREAD = (
+    OVERLAP / 2
+)  # seconds over which a node's circuits change to another day's names, each at its own time
 
 
 @dataclass(slots=True, repr=False)
@@ -136,8 +140,9 @@ class _Post:
         self._circuit: ClientCircuit | None = None
         self._since = 0.0
         self._advertised: list[bytes] = []
-        self._sessions: dict[Session, None] = {}  # MAX_SESSIONS over all posts
+        self._sessions: dict[Session, None] = {}  # MAX_SESSIONS
         self._backoff = Backoff(service.rng, BACKOFF_FIRST, BACKOFF_LIMIT)
+        self._day_delay = DAY_CHANGE_SPREAD * int.from_bytes(service.rng.random(2), "big") / 65536
         self._timer: Timer | None = None
         self._closing = False
 
@@ -178,10 +183,11 @@ class _Post:
         self._service.changed(self._share, now)
 
     def _on_day(self, now: float) -> None:
-        """Advertise the names in use now, and wake when they change."""
+        """Advertise the names in use now, and wake some time after they change: if all circuits of a node spoke at that
+        moment, each by this node's clock, a point could tell which of them are one node's."""
         self._advertise(blinded_names(self._share.hash_name, self.point.identity, now))
         self._stop_timer()
-        self._timer = self._service.outbox.call_at(next_change(now), self._on_day)
+        self._timer = self._service.outbox.call_at(next_change(now) + self._day_delay, self._on_day)
 
     def _advertise(self, names: list[bytes]) -> None:
         size = self._share.size_class
@@ -197,13 +203,16 @@ class _Post:
             name = parse_rdv_target(target)
         except ParseError:
             return None
-        if self._closing or name not in self._advertised or service.sessions >= MAX_SESSIONS:
+        if self._closing or name not in self._advertised:
+            return None
+        if len(self._sessions) >= MAX_SESSIONS or service.sessions >= MAX_SESSIONS_ALL:
             return None
         session: Session = Session(
             service.crypto,
             service.rng,
             service.outbox,
             self._share.key,
+            name,
             initiator=False,
             attach=self._share.serve,
             on_over=lambda reason, text, local, now: self._over(session, now),

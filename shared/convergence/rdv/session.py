@@ -123,6 +123,8 @@ class Session:
     Args:
         initiator: True at the side that asked for the file.
         key: the link's key, 32 bytes.
+        name: the blinded name that was asked for. The handshake holds for it alone: a point that replays or misdirects a
+            handshake could otherwise learn which names are of one file.
         attach: called as attach(session) for the handler above.
         on_open: (now), when the handshake is done.
         on_over: see `Over`.
@@ -134,6 +136,7 @@ class Session:
         rng: Rng,
         outbox: Outbox,
         key: bytes,
+        name: bytes,
         *,
         initiator: bool,
         attach: Callable[[ByteStream], SessionHandler],
@@ -142,7 +145,7 @@ class Session:
     ) -> None:
         self._outbox = outbox
         self._initiator = initiator
-        self._shake = Handshake(crypto, rng.random(32), psk_of(key), initiator=initiator, prologue=PROLOGUE)
+        self._shake = Handshake(crypto, rng.random(32), psk_of(key), initiator=initiator, prologue=PROLOGUE + name)
         self._noise: Transport | None = None
         self._on_open = on_open
         self._on_over = on_over

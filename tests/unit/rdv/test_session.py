@@ -54,6 +54,7 @@ class Ends:
             self.world.rng,
             self.node.outbox,
             key,
+            name,
             initiator=initiator,
             attach=attach,
             on_over=lambda reason, text, local, now: self.over.append((name, reason, local)),
