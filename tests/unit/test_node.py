@@ -7,9 +7,10 @@ import pytest
 
 from convergence.crypto.keys import NodeKeys
 from convergence.effects import CloseLink, Connect, Event, Failure, Protocol, Resolve
-from convergence.errors import DestroyReason, EndReason, LocalError
+from convergence.errors import DestroyReason, EndReason, LocalError, RemoteError
 from convergence.node import MAX_FETCHES, Node, NodeConfig
 from convergence.path.pool import POOL_SIZE
+from convergence.wire.create import Create2, HandshakeType
 from convergence.wire.facilitator import Role
 from convergence.wire.rdv import Advert, AdvertOp, DbInfo
 from convergence.wire.relay import AnswerType, Begin, RelayCommand
@@ -48,6 +49,41 @@ def node_of(world, circuit, at=-1):
 
 def events(host, kind):
     return [event.data for event in host.events if event.kind == kind]
+
+
+# -- circuits of others
+
+
+def test_a_full_node_takes_circuits_from_links_that_have_less_than_their_share(monkeypatch):
+    monkeypatch.setattr("convergence.node.MAX_RELAYED", 4)
+    node = make(Role.RELAY)
+    keys = node._keys
+    onionskin = keys.node_id + keys.ntor_public + CRYPTO.x25519_public(bytes(31) + b"\1")
+    create = Create2(HandshakeType.NTOR, onionskin).encode()
+    destroyed = []
+
+    class Neighbour:
+        def __init__(self):
+            self.circuits = {}
+            self.congested = False
+            self.adopt = self.circuits.__setitem__
+
+        def send_one(self, circ_id, command, payload):
+            pass
+
+        def create(self, count):
+            for _ in range(count):
+                try:
+                    node._on_create(self, len(self.circuits) + 1, create, START)
+                except RemoteError as error:
+                    destroyed.append(error.reason)
+
+    greedy, modest = Neighbour(), Neighbour()
+    node.neighbours.links.update({1: greedy, 2: modest})
+    greedy.create(9)
+    modest.create(9)
+    assert (len(greedy.circuits), len(modest.circuits)) == (4, 2)
+    assert set(destroyed) == {DestroyReason.RESOURCELIMIT}
 
 
 # -- configuration

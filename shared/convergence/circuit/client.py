@@ -1,7 +1,7 @@
 """A circuit at its origin: builds it hop by hop, wraps and unwraps all layers.
 
-Does: CREATE2 and EXTEND2 with ntor, RELAY_EARLY for extending and for the first cells after it, tell which hop a cell came from, close on any cell
-that cannot be placed. It knows its path and never what it is for.
+Does: CREATE2 and EXTEND2 with ntor, RELAY_EARLY for extending and for the first cells after that, tell which hop a cell
+came from, close on any cell that cannot be placed. It knows its path and never what it is for.
 Does not: choose nodes, time out, retry (path/), or relay for others (relay.py).
 """
 
@@ -27,6 +27,7 @@ from convergence.wire.relay import RELAY_HEADER, Begin, Extend2, Extended2, Rela
 
 MAX_HOPS = 5
 MAX_RELAY_EARLY = 8  # a relay closes a circuit that sends more (tor-spec "RELAY_EARLY")
+EARLY_KEPT = 1  # of them, for an extension after the circuit has been in use
 
 AcceptHook = Callable[[str, Stream, float], StreamHandler | None]
 """on_begin(target, stream, now) for a BEGIN that arrives at the origin: a handler accepts, None refuses."""
@@ -72,7 +73,7 @@ class ClientCircuit:
         self._rng = rng
         self._link = link
         self._hops: list[Hop] = []
-        # Not always as many: a relay that counts them is not to learn how long the circuit is, or where on it it stands.
+        # Not always as many: who counts them is not to learn how long the circuit is, or where on it he stands.
         self._early_left = MAX_RELAY_EARLY - rng.random(1)[0] % 2
         self._handshake: ntor.NtorState | None = None
         self._endpoint: Endpoint | None = None
@@ -212,12 +213,13 @@ class ClientCircuit:
         if self._closed:
             return
         run = self._wrap(cells)
-        early = min(self._early_left, len(cells)) if len(self._hops) > 1 else 0
-        if early:
+        early = min(self._early_left - EARLY_KEPT, len(cells)) if len(self._hops) > 1 else 0
+        if early > 0:
             self._early_left -= early
             self._link.send(self.id, Command.RELAY_EARLY, run[: early * PAYLOAD_LEN])
-        if early < len(cells):
-            self._link.send(self.id, Command.RELAY, run[early * PAYLOAD_LEN :])
+            run = run[early * PAYLOAD_LEN :]
+        if run:
+            self._link.send(self.id, Command.RELAY, run)
 
     def _unwrap(self, run: bytes, depth: int, now: float) -> None:
         """Peel layers from `depth` on. A cell that a middle hop says splits the run: deeper key streams skip it."""

@@ -100,8 +100,8 @@ class Endpoint:
         return stream
 
     def open_splice(self, target: str, on_closed: Callable[[SpliceEnd], None], meter: Meter) -> SpliceEnd:
-        """BEGIN on a provider's circuit; the answer comes to the end's hooks. The end is closed already if this BEGIN was
-        one cell too many for a full link."""
+        """BEGIN on a provider's circuit; the answer comes to the end's hooks. The end is closed already if this BEGIN
+        was one cell too many for a full link."""
         end = SpliceEnd(self, self._free_id(), on_closed, meter)
         self.entries[end.id] = end
         self.send_message(RelayCommand.BEGIN, end.id, Begin.to(target).encode())
@@ -115,8 +115,8 @@ class Endpoint:
         self.send_message(RelayCommand.RESOLVE, stream_id, message)
 
     def pending(self, stream_id: int) -> Entry | None:
-        """What stands for an incoming BEGIN until it is answered: another one, or None, once the far end has withdrawn it
-        (and used its id again)."""
+        """What stands for an incoming BEGIN until it is answered: another one, or None, once the far end has withdrawn
+        it (and used its id again)."""
         return self.entries.get(stream_id)
 
     def accept_stream(self, stream_id: int) -> Stream:

@@ -17,7 +17,7 @@ from convergence.wire.rdv import Advert, AdvertOp, DbInfo, format_rdv_target, pa
 from convergence.wire.relay import Begin
 
 NB_DB = 5  # providers tried for one query
-MAX_ADVERTS_PER_CIRCUIT = 64  # a provider's circuit serves one file, with two blinded names around midnight
+MAX_ADVERTS_PER_CIRCUIT = 4  # a provider's circuit serves one file, with two blinded names around midnight
 MAX_ADVERTS = 1 << 18  # on this point; beyond, new ones close their circuit
 MAX_WAITING = 1 << 17  # DATA cells (64 MiB) that wait at all splices; beyond, the stream where most wait is ended
 MAX_PROVIDERS = 256  # of one hash; beyond, new adverts of it are not kept

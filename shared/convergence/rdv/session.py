@@ -123,8 +123,8 @@ class Session:
     Args:
         initiator: True at the side that asked for the file.
         key: the link's key, 32 bytes.
-        name: the blinded name that was asked for. The handshake holds for it alone: a point that replays or misdirects a
-            handshake could otherwise learn which names are of one file.
+        name: the blinded name that was asked for. The handshake holds for it alone: a point that replays or misdirects
+            a handshake could otherwise learn which names are of one file.
         attach: called as attach(session) for the handler above.
         on_open: (now), when the handshake is done.
         on_over: see `Over`.

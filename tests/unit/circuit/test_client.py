@@ -2,7 +2,7 @@
 
 import pytest
 
-from convergence.circuit.client import MAX_HOPS
+from convergence.circuit.client import EARLY_KEPT, MAX_HOPS
 from convergence.crypto.keys import NodeKeys
 from convergence.errors import DestroyReason, EndReason, LocalError
 from convergence.wire.cells import CELL_LEN, PAYLOAD_LEN, Command
@@ -252,6 +252,38 @@ def test_a_cell_tagged_on_its_way_out_closes_the_circuit(net, client, hop):
     net.pump()
     assert circuit.closed and handler.reason == EndReason.DESTROY
     assert path[-1].services.streams[0][1].received == b""
+
+
+@pytest.mark.parametrize("hops", [1, 2, 3, 5])
+def test_the_first_cells_go_early_so_that_counting_them_tells_no_length(net, client, hops):
+    circuit = net.build(client, net.relays(hops))
+    stream, _ = net.open(circuit)
+    stream.send(bytes(20 * PAYLOAD_LEN))
+    seen = {machine.name: 0 for machine in net.machines}
+
+    def tap(sender, receiver, data):
+        seen[receiver.name] += sum(command == Command.RELAY_EARLY for command in data[4::CELL_LEN])
+        return data
+
+    net.tap = tap
+    before = circuit._early_left
+    net.pump()
+    assert circuit.built and circuit._early_left == (before if hops == 1 else EARLY_KEPT)
+    assert len({seen[machine.name] for machine in net.machines if machine is not client}) == 1
+
+
+def test_a_circuit_that_was_in_use_can_be_extended_once_more(net, client):
+    *path, more, none = net.relays(4)
+    circuit = net.build(client, path)
+    stream, _ = net.open(circuit)
+    stream.send(bytes(20 * PAYLOAD_LEN))
+    net.pump()
+    stream.end()
+    circuit.extend(more.descriptor, lambda circuit, now: None)
+    net.pump()
+    assert circuit.built and circuit.hops_built == 3
+    with pytest.raises(LocalError):
+        circuit.extend(none.descriptor, lambda circuit, now: None)
 
 
 def test_inbound_relay_early_is_refused(net, client):

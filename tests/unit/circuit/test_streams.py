@@ -239,7 +239,7 @@ class Splice:
         self.meter = Meter(limit)
 
         def closer(side):
-            def closed():
+            def closed(end):
                 self.closed[side] += 1
 
             return closed
@@ -360,7 +360,7 @@ def test_what_waits_counts_until_it_has_gone_or_is_dropped(splice):
 
 def test_an_end_that_is_not_joined_accepts_only_the_answer(owner):
     closed, events = [], []
-    end = SpliceEnd(owner, 3, lambda: closed.append(1), Meter(STREAM_WINDOW))
+    end = SpliceEnd(owner, 3, lambda end: closed.append(1), Meter(STREAM_WINDOW))
     end.on_connected_hook = lambda now: events.append("connected")
     end.on_refused = lambda reason, now: events.append(reason)
     with pytest.raises(StreamError):
@@ -376,7 +376,7 @@ def test_an_end_that_is_not_joined_accepts_only_the_answer(owner):
 
 def test_a_refusal_is_told_to_who_waits(owner):
     closed, events = [], []
-    end = SpliceEnd(owner, 3, lambda: closed.append(1), Meter(STREAM_WINDOW))
+    end = SpliceEnd(owner, 3, lambda end: closed.append(1), Meter(STREAM_WINDOW))
     end.on_connected_hook = lambda now: events.append("connected")
     end.on_refused = lambda reason, now: events.append((reason, len(closed)))
     end.on_end(EndReason.HIBERNATING, NOW)

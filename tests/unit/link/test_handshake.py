@@ -90,8 +90,10 @@ def test_without_a_binding_no_authentication_is_offered():
     assert AuthChallenge.parse(challenge).methods == ()
 
 
-def test_the_time_of_an_anonymous_initiator_is_not_told():
-    sent, _ = run(initiator(None, node=None), responder(None))
+@pytest.mark.parametrize("node", [None, DIALLER])
+def test_the_time_of_an_initiator_that_does_not_authenticate_is_not_told(node):
+    """It would tell who only asks from who also relays."""
+    sent, _ = run(initiator(None, node=node), responder(None))
     netinfo = next(payload for _, command, payload in cells(sent) if command == Command.NETINFO)
     assert Netinfo.parse(netinfo).timestamp == 0
 

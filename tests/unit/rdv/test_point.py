@@ -6,6 +6,7 @@ import pytest
 
 from convergence.circuit.flow import STREAM_WINDOW
 from convergence.errors import DestroyReason, EndReason
+from convergence.link import link as link_module
 from convergence.rdv import point as point_module
 from convergence.rdv.point import MAX_ADVERTS_PER_CIRCUIT, MAX_PROVIDERS, NB_DB, RdvPoint
 from convergence.wire.rdv import MAX_ADVERTS, Advert, AdvertOp, DbInfo, format_rdv_target
@@ -531,3 +532,49 @@ def test_a_point_that_holds_too_much_ends_the_stream_where_most_wait(place):
     for _, client in pairs:
         place.net.congest(place.machine, reader_link(place, client), False)
     assert place.point._waiting.used == 0 and all(provider.built and client.built for provider, client in pairs)
+
+
+@pytest.mark.parametrize("full", ["provider", "client"])
+def test_a_link_that_is_full_at_the_very_moment_of_joining(place, full, monkeypatch):
+    provider, client = place.provider(), place.circuit()
+    circuit = place.machine.circuits[0 if full == "provider" else 1]
+    place.net.congest(place.machine, circuit._link)
+    circuit.endpoint.send_message(RelayCommand.DROP, 0)
+    monkeypatch.setattr(link_module, "MAX_QUEUED", 600)
+    recorder = place.query(client)[1]
+    assert circuit.closed
+    assert place.point._ends == {} and set(place.load()) <= {0}
+    place.consistent()
+    place.net.congest(place.machine, circuit._link, False)
+    assert recorder.reason is not None and not provider._endpoint.entries
+
+
+def test_an_id_that_is_used_again_before_the_answer_to_its_first_use(place):
+    provider, client = place.provider(), place.circuit()
+    for _ in range(3):
+        say(client, RelayCommand.BEGIN, 7, f"{format_rdv_target(NAME)}\0".encode())
+        say(client, RelayCommand.END, 7, b"\6")
+    endpoint_of(client)._last_id = 6
+    stream, recorder = place.query(client)
+    assert stream.id == 7 and recorder.calls == ["connected"]
+    assert len(place.point._ends) == 2 and place.load() == [1]
+    assert [recorder.reason for _, recorder in provider.asked] == [EndReason.DONE] * 3 + [None]
+    client.destroy(DestroyReason.FINISHED, place.net.now)
+    place.net.pump()
+    assert place.point._ends == {} and place.load() == [0]
+
+
+def test_a_client_that_leaves_many_streams_does_not_cost_the_provider_its_circuit(place):
+    provider, client = place.provider(), place.circuit()
+    streams = [place.query(client)[0] for _ in range(400)]
+    entry = next(machine for machine in place.net.machines if machine.name == "entry1")
+    link = next(link for link in entry.links.values() if not link.initiator)
+    place.net.hold(entry, link)
+    for stream, _ in provider.asked:
+        stream.send(b"on its way")
+    place.net.pump()
+    for stream in streams:
+        stream.end()
+    place.net.pump()
+    place.net.hold(entry, link, False)
+    assert provider.built and place.load() == [0]

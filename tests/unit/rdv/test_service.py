@@ -1,10 +1,10 @@
 import pytest
 
 from convergence.errors import EndReason, LocalError
-from convergence.rdv.blind import DAY, blinded
+from convergence.rdv.blind import DAY, OVERLAP, blinded
 from convergence.rdv.service import MAX_SESSIONS, MAX_SHARES
 from convergence.wire.rdv import format_rdv_target
-from tests.unit.rdv.network import Rig
+from tests.unit.rdv.network import FakeCircuit, Rig
 
 
 def test_a_share_has_limits() -> None:
@@ -93,3 +93,46 @@ def test_a_point_that_left_the_list_is_left_once_its_last_stream_is_over() -> No
     rig.world.advance(60)
     assert circuit.closed
     assert rig.service.standing(rig.file.hash_name) == (3, 3)
+
+
+def offered(rig: Rig) -> list[tuple[FakeCircuit, str]]:
+    """Every circuit of the node with the target that it answers."""
+    return [
+        (circuit, format_rdv_target(name))
+        for point in rig.network.points.values()
+        for name, circuits in point.adverts.items()
+        for circuit in circuits
+    ]
+
+
+def test_how_busy_one_file_is_cannot_be_told_at_another() -> None:
+    rig = Rig()
+    rig.share()
+    rig.service.share(b"o" * 32, bytes(32), 1, rig.sender.serve, rig.world.now)
+    rig.world.advance(1)
+    (busy, target), *others = offered(rig)
+    for _ in range(2 * MAX_SESSIONS):
+        busy.on_begin(target, rig.world.pair()[0], rig.world.now)
+    assert busy.on_begin(target, rig.world.pair()[0], rig.world.now) is None
+    assert len(others) == 5
+    for circuit, target in others:
+        assert circuit.on_begin(target, rig.world.pair()[0], rig.world.now) is not None
+
+
+def test_the_circuits_of_a_node_do_not_change_their_day_at_one_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = Rig()
+    rig.share()
+    for number in range(8):
+        rig.service.share(bytes([number]) * 32, bytes(32), 1, rig.sender.serve, rig.world.now)
+    rig.world.advance(1)
+    told: list[tuple[float, FakeCircuit]] = []
+    send = FakeCircuit.send_message
+
+    def send_message(self: FakeCircuit, command: int, payload: bytes) -> None:
+        told.append((rig.world.now % DAY, self))
+        send(self, command, payload)
+
+    monkeypatch.setattr(FakeCircuit, "send_message", send_message)
+    rig.world.advance(DAY)
+    assert len(told) == 2 * 27 and len({when for when, _ in told}) == len(told)
+    assert all(when < 2 * OVERLAP or DAY - OVERLAP <= when for when, _ in told)

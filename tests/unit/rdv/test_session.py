@@ -7,6 +7,7 @@ from convergence.rdv.session import HANDSHAKE_TIMEOUT, MAX_FRAME, MAX_RECORD, Se
 from tests.unit.ordb.memory import CRYPTO, World, content
 
 KEY = b"k" * 32
+NAME = b"n" * 32
 
 
 class Ear:
@@ -33,15 +34,15 @@ class Ear:
 class Ends:
     """Two sessions over one stream in memory."""
 
-    def __init__(self, seed: int = 1, other_key: bytes = KEY, high: int = 1 << 20) -> None:
+    def __init__(self, seed: int = 1, other_key: bytes = KEY, high: int = 1 << 20, other_name: bytes = NAME) -> None:
         self.world = World(seed)
         self.node = self.world.node()
         self.over: list[tuple[str, int, bool]] = []
         self.near, self.far = self.world.pair(high)
-        self.client, self.asking = self._end(self.near, KEY, True)
-        self.server, self.serving = self._end(self.far, other_key, False)
+        self.client, self.asking = self._end(self.near, KEY, NAME, True)
+        self.server, self.serving = self._end(self.far, other_key, other_name, False)
 
-    def _end(self, stream: Any, key: bytes, initiator: bool) -> tuple[Session, Ear]:
+    def _end(self, stream: Any, key: bytes, blinded: bytes, initiator: bool) -> tuple[Session, Ear]:
         name = "client" if initiator else "server"
         ears = []
 
@@ -54,7 +55,7 @@ class Ends:
             self.world.rng,
             self.node.outbox,
             key,
-            name,
+            blinded,
             initiator=initiator,
             attach=attach,
             on_over=lambda reason, text, local, now: self.over.append((name, reason, local)),
@@ -242,3 +243,12 @@ def test_a_handler_may_close_while_data_is_handed_up() -> None:
 def test_every_reason_has_a_text_for_people() -> None:
     assert all(len(describe_end(reason)) > 10 for reason in range(256))
     assert len({describe_end(known) for known in EndReason}) == len(EndReason)
+
+
+def test_a_handshake_is_good_for_the_name_it_was_made_for_alone() -> None:
+    """A point that replays a recorded handshake on another circuit, or joins streams of two names, learns nothing: all
+    names but the right one look as if they were of another file."""
+    ends = Ends(other_name=b"m" * 32)
+    ends.connect()
+    assert not ends.serving.opened_at and not ends.asking.opened_at
+    assert sorted(ends.over) == [("client", 13, False), ("server", 13, False)]
