@@ -27,6 +27,7 @@ from pynode.crypto import CPythonCrypto, SystemRng
 from pynode.exit import ExitPolicy
 from pynode.keyfile import KeyFileError, load_or_create_keys
 from pynode.logs import log_event
+from pynode.origins import Origins
 from pynode.loop import AsyncioClock, AsyncioTimer
 from pynode.site import FacilitatorSockets, Site, make_app
 from pynode.storage import DiskStorage, StorageError
@@ -69,6 +70,8 @@ class Plan:
         roles: what it does for others, which needs `listen`.
         url: what others dial; None makes it of `public`, or the host in `listen`, and the port that was bound.
         policy: of an exit.
+        origins: whose pages may open links, besides those of the network's site (or, where that is not known, of the
+            facilitator's host); "*" for all.
     """
 
     network: Network
@@ -78,6 +81,7 @@ class Plan:
     url: str | None = None
     public: str | None = None
     policy: ExitPolicy | None = None
+    origins: tuple[str, ...] = ()
     circuits: Circuits = Circuits()
     limits: Limits = Limits()
 
@@ -129,7 +133,8 @@ class App:
         tcp = None
         if Role.EXIT in plan.roles:
             tcp = TcpTransport(plan.policy or ExitPolicy(), plan.limits.exit_channels)
-        transport = NetTransport(WebSocketTransport(max_connections=plan.limits.connections), tcp)
+        origins = Origins((plan.network.site or plan.network.facilitator, *plan.origins))
+        transport = NetTransport(WebSocketTransport(max_connections=plan.limits.connections, origins=origins), tcp)
         self._transport = transport
         if plan.listen is not None:
             self.port = await _bound(plan.listen, transport.websocket.listen(plan.listen.host, plan.listen.port))
@@ -143,7 +148,7 @@ class App:
                 urls=(self.url,) if self.url else (),
                 hops=plan.circuits.hops,
                 exit_hops=plan.circuits.exit_hops,
-                circuits=plan.circuits.kept,
+                circuits=0,  # commands ask for what they need
             )
         except LocalError as error:
             raise AppError(str(error)) from None
@@ -198,6 +203,8 @@ class FacilitatorApp:
         data: folder of its identity and of the nodes it knows.
         files: what a build wrote; None serves no page.
         name: what the site calls itself.
+        hosts: names that the site answers to, besides its address and this machine's own.
+        origins: of other sites whose pages may use this facilitator; "*" for all.
     """
 
     def __init__(
@@ -207,6 +214,8 @@ class FacilitatorApp:
         *,
         files: Path | None = None,
         name: str = "Convergence",
+        hosts: Iterable[str] = (),
+        origins: Iterable[str] = (),
         on_event: Callable[[Event], None] = log_event,
     ) -> None:
         self.port = 0
@@ -214,6 +223,8 @@ class FacilitatorApp:
         self._listen = listen
         self._files = files
         self._name = name
+        self._hosts = frozenset((listen.host, *hosts))
+        self._origins = Origins(origins)
         self._on_event = on_event
         self._storage: DiskStorage | None = None
         self._site: Site | None = None
@@ -245,7 +256,7 @@ class FacilitatorApp:
         self._storage = _open_storage(self._data)
         clock = AsyncioClock()
         timer = AsyncioTimer(clock)
-        sockets = FacilitatorSockets()
+        sockets = FacilitatorSockets(self._origins)
         self.service = FacilitatorService(CPythonCrypto(), seed)
         driver = Driver(self.service, sockets, clock, timer, storage=self._storage, on_event=self._on_event)
         sockets.channels = driver
@@ -258,6 +269,7 @@ class FacilitatorApp:
                 identity=self.service.identity,
                 sockets=sockets,
                 health=lambda: self.service.health(clock.now()),
+                names=self._hosts,
             )
         except FileNotFoundError as error:
             raise AppError(f"{error}.") from None

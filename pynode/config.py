@@ -17,11 +17,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from pynode.exit import DEFAULT_PORTS, ExitPolicy
+from pynode.origins import origin
 
 ROLES = ("relay", "rdv", "exit")
 LEVELS = ("debug", "info", "warning", "error")
 MAX_URL = 512
 MAX_NAME = 64
+MAX_HOST = 253
 
 
 class ConfigError(Exception):
@@ -85,7 +87,7 @@ def _roles(value: Any) -> tuple[str, ...]:
     return tuple(role for role in ROLES if role in value)
 
 
-def _listen(value: Any) -> Address:
+def check_listen(value: Any) -> Address:
     if isinstance(value, str):
         host, _, port = value.rpartition(":")
         if host and port.isascii() and port.isdigit() and int(port[:6]) < 65536:
@@ -93,7 +95,7 @@ def _listen(value: Any) -> Address:
     raise ValueError('"host:port", for example "0.0.0.0:9001" (port 0: any free one)')
 
 
-def _url(value: Any) -> str:
+def check_url(value: Any) -> str:
     try:
         parts = urlsplit(value if isinstance(value, str) and value.isprintable() else "")
         if parts.scheme in ("ws", "wss") and parts.hostname and parts.port != 0 and len(value) <= MAX_URL:
@@ -103,7 +105,7 @@ def _url(value: Any) -> str:
     raise ValueError('a WebSocket address such as "wss://node.example/"')
 
 
-def _identity(value: Any) -> bytes:
+def check_identity(value: Any) -> bytes:
     if isinstance(value, str) and re.fullmatch("[0-9a-fA-F]{64}", value):
         return bytes.fromhex(value)
     raise ValueError("64 hexadecimal digits: the facilitator's identity, as its /network.json shows it")
@@ -132,6 +134,26 @@ def _hosts(value: Any) -> tuple[str, ...]:
     return tuple(value)
 
 
+def _origins(value: Any) -> tuple[str, ...]:
+    try:
+        if isinstance(value, list):
+            return tuple(origin(str(one)) for one in value)
+    except ValueError:
+        pass
+    raise ValueError('a list of origins such as "https://site.example", or ["*"] for all')
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    if isinstance(value, list) and all(isinstance(name, str) and is_host_name(name) for name in value):
+        return tuple(value)
+    raise ValueError('a list of host names such as "site.example", without ports')
+
+
+def is_host_name(text: str) -> bool:
+    """Whether a Host header may say this (without a port). IPv6 addresses stand without brackets."""
+    return 0 < len(text) <= MAX_HOST and all(c.isascii() and (c.isalnum() or c in "-_.:") for c in text)
+
+
 def _setting(default: Any, check: Callable[[Any], Any], example: str, meaning: str) -> Any:
     metadata = {"check": check, "example": example, "meaning": meaning}
     if callable(default):
@@ -146,12 +168,18 @@ def _setting(default: Any, check: Callable[[Any], Any], example: str, meaning: s
 class Node:
     name: str = _setting("node", _text, '"relay-1"', "marks this node's log lines")
     roles: tuple[str, ...] = _setting((), _roles, '["relay", "rdv"]', "what it does for others; [] for nothing")
-    listen: Address | None = _setting(None, _listen, '"0.0.0.0:9001"', "where links are accepted")
-    url: str | None = _setting(None, _url, '"wss://node.example/"', "what others dial to reach `listen`")
+    listen: Address | None = _setting(None, check_listen, '"0.0.0.0:9001"', "where links are accepted")
+    url: str | None = _setting(None, check_url, '"wss://node.example/"', "what others dial to reach `listen`")
     data: Path = _setting(default_data_dir, _folder, '"~/.local/share/convergence"', "keys, pieces and database")
-    facilitator: str | None = _setting(None, _url, '"wss://site.example/facilitator"', "where nodes find each other")
+    facilitator: str | None = _setting(None, check_url, '"wss://site.example/facilitator"', "where nodes find each other")
     facilitator_identity: bytes | None = _setting(
-        None, _identity, '"' + "0" * 64 + '"', "whose node lists are believed; from the site's /network.json"
+        None,
+        check_identity,
+        '"' + "0" * 64 + '"',
+        "from the site's /network.json; without it, the first list is trusted",
+    )
+    origins: tuple[str, ...] = _setting(
+        (), _origins, '["https://site.example"]', 'sites whose pages may connect; ["*"]: all; its own site always may'
     )
 
 
@@ -162,16 +190,11 @@ class Exit:
         ("*",), _hosts, '["*", "192.168.1.5:8080"]', "reachable hosts; private addresses only if listed as such"
     )
 
-    @property
-    def policy(self) -> ExitPolicy:
-        return ExitPolicy(self.ports, self.hosts)
-
 
 @dataclass(frozen=True, slots=True)
 class Circuits:
     hops: int = _setting(2, _whole(1, 5), "2", "between peers")
     exit_hops: int = _setting(3, _whole(1, 5), "3", "towards exits")
-    kept: int = _setting(5, _whole(0, 20), "5", "ready in advance")
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,9 +211,10 @@ class Log:
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    listen: Address = _setting(lambda: Address("127.0.0.1", 8700), _listen, '"127.0.0.1:8700"', "the page's address")
+    listen: Address = _setting(lambda: Address("127.0.0.1", 8700), check_listen, '"127.0.0.1:8700"', "the page's address")
     name: str = _setting("Convergence", _text, '"Convergence"', "shown on the page")
     files: Path | None = _setting(None, _folder, '"dist"', "what `build.py build` wrote")
+    hosts: tuple[str, ...] = _setting((), _names, '["site.example"]', "names by which it is reached, as by a proxy")
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,10 +289,7 @@ def parse(text: str, where: str = "settings") -> Config:
 def _check_together(config: Config, wrong: Callable[[str, str | None, str], ConfigError]) -> None:
     node = config.node
     if node.roles and node.listen is None:
-        raise wrong("node", "roles", f"a node with roles needs node.listen: {_allowed(_listen)}")
-    if node.facilitator is not None and node.facilitator_identity is None:
-        message = f"node.facilitator needs node.facilitator_identity: {_allowed(_identity)}"
-        raise wrong("node", "facilitator", message)
+        raise wrong("node", "roles", f"a node with roles needs node.listen: {_allowed(check_listen)}")
 
 
 def write_example() -> str:

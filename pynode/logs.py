@@ -1,8 +1,8 @@
 """Logs that a person can read, or JSON lines for a machine.
 
 Does: one line a record: time, level, node, message, key=value; turn the core's events into records.
-Does not: decide what is worth an event. Keys and stream data are not in events; names that sound like them are
-masked all the same.
+Does not: decide what is worth an event, or write what people fetch and share. Keys and stream data are not in events;
+fields that sound like them are masked all the same.
 """
 
 from __future__ import annotations
@@ -18,10 +18,13 @@ from convergence.effects import Event
 MAX_VALUE = 300
 """Characters of one value or message that are written."""
 
-WARNINGS = ("failed", "error", "refused", "lost", "dropped", "timeout", "warning")
+WARNINGS = ("failed", "error", "refused", "lost", "dropped", "timeout", "trouble", "warning")
 """An event whose kind holds one of these words is a warning."""
 
-_SECRET = ("secret", "psk", "seed", "private", "hash_name", "password", "share_link")
+_SECRET = ("secret", "psk", "seed", "private", "hash_name", "password")
+_PERSONAL = ("url", "name", "link", "host")
+"""What people fetch and share. A field of one of these names is masked, like one whose name holds a word of
+_SECRET; the messages of a fetch, which may quote its address, are left out."""
 
 log = logging.getLogger("pynode.node")
 
@@ -45,7 +48,10 @@ def setup(node: str, level: str = "info", *, as_json: bool = False, stream: Text
 def log_event(event: Event) -> None:
     """The driver's `on_event`: a line for each event, `kind` as its message."""
     level = logging.WARNING if any(word in event.kind for word in WARNINGS) else logging.INFO
-    log.log(level, "%s", event.kind.replace("_", " "), extra={"fields": event.data})
+    data = event.data
+    if event.kind.startswith("fetch"):
+        data = {key: value for key, value in data.items() if key != "message"}
+    log.log(level, "%s", event.kind.replace("_", " "), extra={"fields": data})
 
 
 class Lines(logging.Formatter):
@@ -89,7 +95,7 @@ def _fields(record: logging.LogRecord) -> dict[str, Any]:
 
 
 def _masked(key: str, value: Any) -> Any:
-    if any(word in key.lower() for word in _SECRET):
+    if key.lower() in _PERSONAL or any(word in key.lower() for word in _SECRET):
         return "***"
     return f"<{len(value)} bytes>" if isinstance(value, (bytes, bytearray, memoryview)) else value
 

@@ -1,7 +1,8 @@
 """The web site: the page's files, two small JSON documents, and the facilitator's WebSocket.
 
 Does: serve what a build wrote, from an index made at the start (so no request ever becomes a path); headers that
-isolate the page and let it load nothing from elsewhere; carry facilitator channels over aiohttp's WebSocket.
+isolate the page and let it load nothing from elsewhere; answer only to its own names, and carry facilitator channels
+over aiohttp's WebSocket for its own pages and for programs.
 Does not: know facilitator records, or encrypt: https is for a proxy before it.
 """
 
@@ -11,7 +12,7 @@ import asyncio
 import logging
 import os
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ from aiohttp import WSCloseCode, WSMsgType, web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from convergence.effects import Protocol
+from pynode.origins import Origins, answers_to, same_site
 from pynode.transports import CLOSE_TIMEOUT, HIGH_WATER, LOW_WATER, Channels, printable
-from pynode.transports.websocket import FACILITATOR_PATH, MAX_MESSAGE, SEND_CHUNK
+from pynode.transports.websocket import FACILITATOR_PATH, MAX_MESSAGE, ORIGIN_TEXT, SEND_CHUNK
 
 MAX_CHANNELS = 4096
 """Facilitator channels at a time; more are answered 503."""
@@ -46,10 +48,22 @@ HEADERS = {
             "base-uri 'none'",
             "form-action 'none'",
             "frame-ancestors 'none'",
+            "require-trusted-types-for 'script'",
+            "trusted-types convergence",  # web/main.js makes this policy, for the worker's address
+        )
+    ),
+    "Permissions-Policy": ", ".join(
+        f"{feature}=()"
+        for feature in (
+            *("accelerometer", "autoplay", "camera", "display-capture", "encrypted-media", "fullscreen", "gamepad"),
+            *("geolocation", "gyroscope", "hid", "idle-detection", "local-fonts", "magnetometer", "microphone", "midi"),
+            *("payment", "picture-in-picture", "publickey-credentials-get", "screen-wake-lock", "serial", "usb"),
+            "xr-spatial-tracking",
         )
     ),
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
+    "Server": "Convergence",
 }
 
 TYPES = {
@@ -71,6 +85,11 @@ TYPES = {
 }
 """Types that the machine's own tables might not know. Anything else is application/octet-stream."""
 
+NAME_TEXT = (
+    "This server does not answer to the name that it was asked by. If the name is right, its operator has to say so"
+    " with --public NAME or site.hosts.\n"
+)
+
 log = logging.getLogger("pynode.site")
 http_log = logging.getLogger("pynode.site.http")
 http_log.addFilter(
@@ -84,7 +103,9 @@ class FacilitatorSockets:
 
     channels: Channels
 
-    def __init__(self) -> None:
+    def __init__(self, origins: Origins | None = None) -> None:
+        """`origins`: whose pages may connect besides the site's own."""
+        self._origins = origins or Origins(())
         self._open: dict[int, _Channel] = {}
         self._live: set[_Channel] = set()
 
@@ -116,9 +137,15 @@ class FacilitatorSockets:
         if not ws.can_prepare(request).ok:
             headers = {"Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
             return web.Response(status=426, text="This address speaks WebSocket only.\n", headers=headers)
+        origin = request.headers.get("Origin")
+        if not self._origins.allow(origin) and not same_site(origin or "", request.headers.get("Host", "")):
+            return web.Response(status=403, text=ORIGIN_TEXT)
         if len(self._live) >= MAX_CHANNELS:
             return web.Response(status=503, text="No room for another connection.\n")
-        await ws.prepare(request)
+        try:
+            await ws.prepare(request)
+        except ConnectionError:  # gone already
+            return ws
         connection = _Channel(self, ws, request.transport, self.channels.accept())
         self._live.add(connection)
         self._open[connection.number] = connection
@@ -178,6 +205,12 @@ class _Channel:
 
     async def read(self) -> str:
         """Deliver messages until the connection ends. Returns why it did."""
+        try:
+            return await self._read()
+        except ConnectionError:  # the answer to a ping finds the peer gone
+            return "connection lost"
+
+    async def _read(self) -> str:
         async for message in self._ws:
             if self._closing is not None:
                 continue
@@ -223,6 +256,7 @@ def make_app(
     identity: bytes,
     sockets: FacilitatorSockets | None = None,
     health: Callable[[], Mapping[str, Any]] = dict,
+    names: Collection[str] = (),
 ) -> web.Application:
     """The site as an aiohttp application.
 
@@ -232,6 +266,7 @@ def make_app(
         identity: the facilitator's Ed25519 identity, 32 bytes.
         sockets: the transport of the facilitator's driver; None leaves /facilitator out.
         health: JSON-able facts for /status.json, without secrets.
+        names: hosts that it answers to besides its address and this machine's own names.
 
     Raises:
         FileNotFoundError: `files` holds no index.html.
@@ -256,7 +291,16 @@ def make_app(
     async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
         response.headers.update(HEADERS)
 
-    app = web.Application(client_max_size=1024)
+    @web.middleware
+    async def own_names_only(
+        request: web.Request, handle: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        local = request.get_extra_info("sockname")
+        if not answers_to(request.headers.get("Host", ""), local, names):
+            return web.Response(status=421, text=NAME_TEXT)
+        return await handle(request)
+
+    app = web.Application(client_max_size=1024, middlewares=[own_names_only])
     app.on_response_prepare.append(add_headers)
     app.router.add_get("/network.json", network_json)
     app.router.add_get("/status.json", status_json)

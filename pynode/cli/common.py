@@ -17,7 +17,8 @@ from typing import Any, TypeVar
 
 from pynode import logs
 from pynode.cli.output import CliError
-from pynode.config import Config, ConfigError, _identity, _listen, _url, load
+from pynode.config import Config, ConfigError, check_identity, check_listen, check_url, is_host_name, load
+from pynode.origins import origin
 
 JOIN_TIMEOUT = 30.0
 """Seconds until a list of nodes must have come."""
@@ -71,9 +72,17 @@ def whole_number(low: int, high: int) -> Callable[[str], int]:
     return _type(check)
 
 
-listen_address = _type(_listen)
-ws_address = _type(_url)
-identity = _type(_identity)
+def _host_name(text: str) -> str:
+    if not is_host_name(text):
+        raise ValueError("a host name or address, without a port")
+    return text
+
+
+listen_address = _type(check_listen)
+ws_address = _type(check_url)
+identity = _type(check_identity)
+page_origin = _type(origin)
+host_name = _type(_host_name)
 seconds = whole_number(0, 7 * 86400)
 
 

@@ -139,7 +139,8 @@ class TcpTransport:
         stream = self._streams.get(channel)
         if stream is None or stream.transport is None:
             return True
-        stream.transport.writelines(buffers)
+        # Not `writelines`: before Python 3.12.9 and 3.13.2 asyncio's knows no flow control.
+        stream.transport.write(b"".join(buffers))
         return not stream.congested
 
     def close(self, channel: int, reason: str) -> None:

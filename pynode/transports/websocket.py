@@ -1,7 +1,7 @@
 """WebSocket channels, dialled and accepted, for Tor cells (LINK) and facilitator records (FACILITATOR).
 
 Does: connect, listen, hand whole binary messages to the driver (joined where several are buffered already), report
-congestion, find dead peers by ping, refuse whatever is no WebSocket, shut down in bounded time.
+congestion, find dead peers by ping, refuse whatever is no WebSocket and pages of strangers, shut down in bounded time.
 Does not: know what a message means. There is no channel binding (None): the circuit handshake proves the node.
 
 The library is picows, by measurement (loopback, uvloop, compression off; CPU seconds a 100 MB, sender + receiver):
@@ -24,6 +24,7 @@ import picows
 from picows import WSCloseCode, WSFrame, WSMsgType, WSTransport, WSUpgradeRequest, WSUpgradeResponse
 
 from convergence.effects import Protocol
+from pynode.origins import ANY, Origins
 from pynode.transports import CLOSE_TIMEOUT, HIGH_WATER, LOW_WATER, Channels, printable
 
 MAX_MESSAGE = 65536 + 4096
@@ -50,6 +51,7 @@ PING_IDLE, PING_REPLY = 30.0, 20.0
 
 FACILITATOR_PATH = "/facilitator"
 UPGRADE_TEXT = b"This is a Convergence node: it speaks WebSocket only.\n"
+ORIGIN_TEXT = "Pages of other sites may not connect here.\n"
 
 log = logging.getLogger("pynode.websocket")
 
@@ -183,12 +185,19 @@ class WebSocketTransport:
     Args:
         tls: context for wss:// addresses; by default the system's certificates, verified.
         max_connections: above this many no more are accepted.
+        origins: whose pages may connect; by default all.
     """
 
     channels: Channels
 
-    def __init__(self, tls: ssl.SSLContext | None = None, max_connections: int = MAX_INCOMING) -> None:
+    def __init__(
+        self,
+        tls: ssl.SSLContext | None = None,
+        max_connections: int = MAX_INCOMING,
+        origins: Origins | None = None,
+    ) -> None:
         self._max_connections = max_connections
+        self._origins = origins or Origins([ANY])
         self._tls = tls
         self._sockets: dict[int, _Socket] = {}
         self._live: set[_Socket] = set()
@@ -236,8 +245,8 @@ class WebSocketTransport:
 
     # -- for the application
 
-    async def listen(self, host: str, port: int, *, facilitator: bool = False) -> int:
-        """Accept links on any path, and facilitator channels on /facilitator where this node is one.
+    async def listen(self, host: str, port: int) -> int:
+        """Accept links on any path.
 
         Returns:
             The port that was bound (of use where 0 was asked for).
@@ -245,12 +254,8 @@ class WebSocketTransport:
         Raises:
             OSError: the address is taken or not ours.
         """
-
-        def upgrade(request: WSUpgradeRequest) -> Any:
-            return self._upgrade(request, facilitator)
-
         server = await picows.ws_create_server(
-            upgrade,
+            self._upgrade,
             host,
             port,
             websocket_handshake_timeout=HANDSHAKE_TIMEOUT,
@@ -298,7 +303,7 @@ class WebSocketTransport:
             "enable_auto_pong": False,
         }
 
-    def _upgrade(self, request: WSUpgradeRequest, facilitator: bool) -> Any:
+    def _upgrade(self, request: WSUpgradeRequest) -> Any:
         headers = request.headers
         # Firefox says "keep-alive, Upgrade", which the library takes for no upgrade: say it in its words.
         tokens = {token.strip().lower() for token in headers.get("Connection", "").split(",")}
@@ -307,13 +312,14 @@ class WebSocketTransport:
             log.debug("refused a plain HTTP request")
             answer = {"Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
             return self._refuse(426, UPGRADE_TEXT, answer)
+        if not self._origins.allow(headers.get("Origin")):
+            log.debug("refused a page of another site")
+            return self._refuse(403, ORIGIN_TEXT.encode(), {})
         if self._ending or len(self._live) >= self._max_connections:
             log.debug("refused a connection: full")
             return self._refuse(503, b"This node has no room for another connection.\n", {})
         headers["Connection"] = "upgrade"
-        path = request.path.split(b"?", 1)[0]
-        is_facilitator = facilitator and path == FACILITATOR_PATH.encode()
-        return _Socket(self, Protocol.FACILITATOR if is_facilitator else Protocol.LINK, None)
+        return _Socket(self, Protocol.LINK, None)
 
     @staticmethod
     def _refuse(status: int, text: bytes, headers: dict[str, str]) -> picows.WSUpgradeResponseWithListener:

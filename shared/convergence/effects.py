@@ -38,7 +38,7 @@ class Send:
     or handshake cells, and travels as one message."""
 
     channel: int
-    buffers: Sequence[bytes]
+    buffers: Sequence[bytes] = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +70,11 @@ class Store:
     """Write (or, with None, delete) `(bucket, key, value)` items in one transaction. `done` brings None or an error.
 
     Buckets: "piece" (key: 32-byte root + 4-byte index), "file" (key: root + hash_name), "transfer" (key: hash_name),
-    "node" (facilitator: key: identity), "meta".
+    "node" (facilitator: key: identity).
     """
 
     request: int
-    items: Sequence[tuple[str, bytes, bytes | None]]
+    items: Sequence[tuple[str, bytes, bytes | None]] = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ class Load:
 
     request: int
     bucket: str
-    key: bytes
+    key: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)

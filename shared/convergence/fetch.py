@@ -118,7 +118,9 @@ class Fetch:
         self._timer: Timer | None = None
 
     def start(self, now: float) -> None:
-        self._outbox.event("fetch-status", id=self.number, message="Building a circuit to an exit")
+        again = self._attempts < ATTEMPTS
+        message = "Trying another exit" if again else "Building a circuit to an exit"
+        self._outbox.event("fetch-status", id=self.number, message=message)
         self._attempts -= 1
         self._circuits.exit_circuit(self._ready, self._fail, now)
 
@@ -138,7 +140,7 @@ class Fetch:
         assert self._circuit is not None
         self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEADERS)
         self._last_byte = now
-        self._outbox.event("fetch-status", id=self.number, message=f"Asking {self._target.host}")
+        self._outbox.event("fetch-status", id=self.number, message="Asking the site")
         try:
             self._stream = self._circuit.open_stream(self._target.begin, self, now)
         except LocalError as error:
@@ -189,9 +191,11 @@ class Fetch:
     # -- the answer
 
     def _read(self, data: bytes, now: float) -> None:
+        body: list[bytes] = []  # handed on as one: chunks may be of one byte each
+        ended = False
         try:
             self._http.receive_data(data)
-            while not self.over:
+            while not ended:
                 event = self._http.next_event()
                 if isinstance(event, h11.Response):
                     redirect = self._response(event)
@@ -199,14 +203,18 @@ class Fetch:
                         self._follow(redirect, now)
                         return
                 elif isinstance(event, h11.Data):
-                    self._body(bytes(event.data), now)
+                    body.append(bytes(event.data))
                 elif isinstance(event, h11.EndOfMessage):
-                    self._complete(now)
-                    return
+                    ended = True
                 elif not isinstance(event, h11.InformationalResponse):
-                    return
+                    break
         except h11.RemoteProtocolError:
             self._fail("the site's answer is not http", now)
+            return
+        if body:
+            self._body(b"".join(body), now)
+        if ended and not self.over:
+            self._complete(now)
 
     def _response(self, response: h11.Response) -> str | None:
         """Report it, or return where it redirects to: the body of a redirect is of no use."""
@@ -219,7 +227,6 @@ class Fetch:
             status=response.status_code,
             type=headers.get("content-type", "")[:127],
             length=int(headers["content-length"]) if headers.get("content-length", "").isdigit() else None,
-            url=self._target.url,
         )
         return None
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from convergence.circuit.client import MAX_HOPS
 from convergence.circuit.exit import ExitService, refuse_resolve
 from convergence.circuit.relay import RelayCircuit
 from convergence.crypto.keys import NodeKeys
@@ -22,7 +23,7 @@ from convergence.link.neighbours import Neighbours
 from convergence.netdir.nodes import NodeDirectory
 from convergence.outbox import Outbox
 from convergence.path.pool import POOL_SIZE, CircuitPool
-from convergence.path.select import MAX_HOPS, MIN_HOPS
+from convergence.path.select import MIN_HOPS
 from convergence.ports import Crypto, Rng
 from convergence.rdv.point import RdvPoint
 from convergence.transfers import Transfers

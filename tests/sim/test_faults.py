@@ -5,6 +5,7 @@ import pytest
 from convergence.effects import Failure
 from convergence.facilitator.client import REFRESH
 from convergence.ordb.download import MAX_BATCH
+from convergence.path.pool import HOP_TIMEOUT, POOL_SIZE, PROBE_EVERY
 from convergence.rdv.blind import DAY, POINTS, day_of, points_of
 from convergence.rdv.client import MISLED, NO_POINTS, NOBODY, START_LIMIT, WAITING
 from convergence.wire.facilitator import Role
@@ -326,3 +327,21 @@ def test_the_same_content_shared_under_two_names():
     gone = get(bob, first)
     assert settle(world, bob, gone) == "failed"
     assert transfer(bob, gone).message == NOBODY
+
+
+def test_ready_circuits_through_a_relay_that_hangs_are_replaced():
+    """It keeps its links open, so that only its silence tells."""
+    world = network("hang", 8)
+    peer = world.add("peer")
+    assert world.run(10, lambda: peer.node.pool.ready == POOL_SIZE)
+    ready = [item for item in peer.node.pool.snapshot() if item["state"] == "ready"]
+    victim = relays_of(world)[bytes.fromhex(ready[0]["hops"][-1]["identity"])]
+    world.run(5 * PROBE_EVERY)
+    numbers = {item["id"] for item in ready}
+    assert {item["id"] for item in peer.node.pool.snapshot()} == numbers, "those that answer stay"
+    victim.hung = True
+    world.run(PROBE_EVERY * 4 / 3 + 2 * HOP_TIMEOUT)
+    now_ready = [item for item in peer.node.pool.snapshot() if item["state"] == "ready"]
+    used = {hop["identity"] for item in now_ready for hop in item["hops"]}
+    assert victim.keys.identity.hex() not in used
+    assert world.run(30, lambda: peer.node.pool.ready == POOL_SIZE)

@@ -90,6 +90,7 @@ class Host:
         self.world = world
         self.name = name
         self.alive = True
+        self.hung = False  # keeps its channels and does nothing
         self.life = 0  # counts the processes that ran here, one after the other
         self.pipes: dict[int, Pipe] = {}
         self.events: list[Event] = []
@@ -301,7 +302,7 @@ class World:
         arrival = pipe.busy_until = max(self.now + self.latency(), pipe.busy_until)
 
         def deliver() -> None:
-            if peer.open and peer.host.alive:
+            if peer.open and peer.host.alive and not peer.host.hung:
                 what = f"{self.now:.6f} {pipe.host.name} {peer.host.name} {len(data)} {zlib.crc32(data)}\n"
                 self.transcript.update(what.encode())
                 if peer.host.received is not None:

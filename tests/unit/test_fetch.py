@@ -146,9 +146,7 @@ def test_a_page_arrives(web):
     ]
     web.answer(response(b"hello", "200 OK", "Content-Type: text/html"))
     assert web.body == b"hello" and fetch.over
-    assert web.events("fetch-response") == [
-        {"id": 3, "status": 200, "type": "text/html", "length": 5, "url": "http://host.example:8080/page?x=1"}
-    ]
+    assert web.events("fetch-response") == [{"id": 3, "status": 200, "type": "text/html", "length": 5}]
     assert web.events("fetch-done") == [{"id": 3, "size": 5}]
     assert web.quiet() and web.asked(CloseLink)
 
@@ -169,6 +167,15 @@ def test_framings_of_an_answer(web, answer):
     web.service.closed(web.channel, "done", web.net.now)
     web.net.pump()
     assert web.body == b"hello" and web.failed() is None and len(web.events("fetch-done")) == 1
+
+
+def test_chunks_of_a_byte_each_are_handed_on_together(web):
+    fetch = web.fetch()
+    web.opened()
+    handed = []
+    fetch._sink = handed.append
+    web.answer(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + 10_000 * b"1\r\nx\r\n" + b"0\r\n\r\n")
+    assert b"".join(handed) == 10_000 * b"x" and len(handed) < 100
 
 
 def test_the_default_port_is_not_in_the_host_header(web):

@@ -5,7 +5,7 @@
 
 const NAME = "convergence";
 const VERSION = 1;
-const BUCKETS = ["piece", "file", "transfer", "node", "meta"];
+const BUCKETS = ["piece", "file", "transfer", "node"];
 const READ_TOGETHER = 16; // pieces of 256 KiB that are in memory at once while a file is put together
 
 const FULL = "There is no room left for this site's files in this browser. Remove files from the lists below or free disk space, then try again.";

@@ -23,10 +23,18 @@ from convergence.wire.cells import PAYLOAD_LEN, Command
 from convergence.wire.create import Create2, Created2, HandshakeType
 from convergence.wire.facilitator import Descriptor
 from convergence.wire.linkspec import ed25519_specifier
-from convergence.wire.relay import RELAY_HEADER, Begin, Extend2, Extended2, RelayCommand, Truncated, pack_message
+from convergence.wire.relay import (
+    MAX_RELAY_EARLY,
+    RELAY_HEADER,
+    Begin,
+    Extend2,
+    Extended2,
+    RelayCommand,
+    Truncated,
+    pack_message,
+)
 
 MAX_HOPS = 5
-MAX_RELAY_EARLY = 8  # a relay closes a circuit that sends more (tor-spec "RELAY_EARLY")
 EARLY_KEPT = 1  # of them, for an extension after the circuit has been in use
 
 AcceptHook = Callable[[str, Stream, float], StreamHandler | None]

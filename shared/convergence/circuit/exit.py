@@ -16,6 +16,7 @@ from convergence.outbox import Outbox
 from convergence.wire.relay import Answer, AnswerType, Begin, Connected, RelayCommand, Resolved
 
 MAX_EXIT_STREAMS = 4096
+MAX_CIRCUIT_STREAMS = 64  # on one circuit, or one user could take all
 MAX_RESOLVES = 1024  # look-ups under way; more are told to try again
 RESOLVE_TTL = 60  # seconds that an origin may keep an answer; coarse, so that it tells nothing of our cache
 MAX_ANSWERS = 8
@@ -42,7 +43,7 @@ class ExitService:
         self._resolving = 0
 
     def begin(self, circuit: RelayCircuit, stream_id: int, begin: Begin, now: float) -> None:
-        if len(self._streams) >= MAX_EXIT_STREAMS:
+        if len(self._streams) >= MAX_EXIT_STREAMS or len(circuit.endpoint.entries) > MAX_CIRCUIT_STREAMS:
             circuit.endpoint.refuse(stream_id, EndReason.RESOURCELIMIT)
             return
         channel = self._outbox.connect(Protocol.TCP, begin.target)

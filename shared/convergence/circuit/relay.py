@@ -19,9 +19,17 @@ from convergence.ports import Crypto, Rng
 from convergence.wire.cells import PAYLOAD_LEN, Command
 from convergence.wire.create import Create2, Created2, HandshakeType
 from convergence.wire.linkspec import ed25519_identity
-from convergence.wire.relay import MAX_DATA, Begin, Extend2, Extended2, RelayCommand, Truncated, pack_message
+from convergence.wire.relay import (
+    MAX_DATA,
+    MAX_RELAY_EARLY,
+    Begin,
+    Extend2,
+    Extended2,
+    RelayCommand,
+    Truncated,
+    pack_message,
+)
 
-MAX_RELAY_EARLY = 8  # tor-spec "RELAY_EARLY": more closes the circuit
 MAX_REPLY = MAX_DATA - 2  # bytes of handshake data that EXTENDED2 holds; CREATED2 would hold 11 more
 
 

@@ -10,10 +10,8 @@ from dataclasses import dataclass
 
 from convergence.errors import CryptoError, ParseError, RemoteError
 from convergence.ports import Buffer, Crypto
-from convergence.wire.facilitator import MAX_LISTED, Descriptor, NodeList, Role
+from convergence.wire.facilitator import Descriptor, NodeList, Role
 
-MAX_NODES = MAX_LISTED
-"""Nodes kept: a list cannot hold more."""
 MAX_CLOCK_SKEW = 600
 """Seconds that a facilitator's clock may be ahead of ours. A list from farther ahead would shut out all later ones."""
 

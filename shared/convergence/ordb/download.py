@@ -21,7 +21,7 @@ from typing import Any
 
 from convergence.effects import Failure
 from convergence.errors import EndReason, ParseError
-from convergence.ordb.index import EMPTY_ROOT, MAX_PIECES, MerkleTree, SharedFile, leaf_hash, piece_key, piece_length
+from convergence.ordb.index import EMPTY_ROOT, MerkleTree, SharedFile, leaf_hash, piece_key, piece_length
 from convergence.ordb.pieces import PieceSet, verify_leaf
 from convergence.ordb.source import Source
 from convergence.outbox import Outbox, Timer
@@ -200,7 +200,7 @@ class Download:
 
     @staticmethod
     def _usable(info: FileInfo) -> bool:
-        return info.pieces <= MAX_PIECES and (info.size > 0 or info.root == EMPTY_ROOT)
+        return info.size > 0 or info.root == EMPTY_ROOT
 
     def _save(self, now: float) -> None:
         """The record before any piece, so that no piece is ever an orphan."""

@@ -15,9 +15,8 @@ from dataclasses import dataclass
 from hashlib import sha256
 
 from convergence.errors import LocalError, ParseError
-from convergence.wire.ordb import HASH_LEN, PIECE_SIZE, FileInfo, commitment
+from convergence.wire.ordb import HASH_LEN, MAX_PIECES, PIECE_SIZE, FileInfo, commitment
 
-MAX_PIECES = 1 << 18  # 64 GiB of full-size pieces; bounds a tree, which a link's maker chooses, at 16 MiB
 EMPTY_ROOT = sha256(b"").digest()
 UNKNOWN = bytes(HASH_LEN)  # stands in a level for a hash that is not known; no input hashes to it
 

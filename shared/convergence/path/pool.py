@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from convergence.circuit.client import ClientCircuit
-from convergence.errors import DestroyReason, LocalError
+from convergence.errors import DestroyReason, EndReason, LocalError
 from convergence.link.link import Link
 from convergence.link.neighbours import Neighbours
 from convergence.netdir.nodes import NodeDirectory
@@ -20,6 +20,7 @@ from convergence.outbox import Outbox, Timer
 from convergence.path.select import Reputation, choose_path, entry_side, random_below
 from convergence.ports import Crypto, Rng
 from convergence.wire.facilitator import Descriptor, Role
+from convergence.wire.relay import RDV_SUFFIX
 
 POOL_SIZE = 5  # circuits kept ready
 HOP_TIMEOUT = 6.0  # seconds a hop has to answer; then another path is tried at once
@@ -27,6 +28,7 @@ ATTEMPTS = 4  # paths tried for one request
 RENEW_AFTER = 600.0  # seconds a ready circuit is kept, and up to half as much again so that they do not go together
 RETRY_FIRST = 0.5  # seconds between attempts to fill the pool, doubled up to RETRY_MAX while they fail
 RETRY_MAX = 30.0
+PROBE_EVERY = 15.0  # seconds, give or take a third, between two looks whether a ready circuit still answers
 YOUNG = 5.0  # seconds; a ready circuit that closes sooner may be a relay's game
 MAX_YOUNG = 20  # such closings in a row that are made good at once; beyond, RETRY_FIRST lies between attempts
 
@@ -45,6 +47,7 @@ class _Entry:
     circuit: ClientCircuit | None = None
     ready_since: float | None = None
     deadline: Timer | None = None
+    probe: Timer | None = None  # the next one, or the end of the wait for its answer
 
 
 @dataclass(eq=False)
@@ -57,6 +60,23 @@ class _Request:
     on_failed: Failed
     attempts: int = ATTEMPTS
     trouble: str = field(default="no path could be built")
+
+
+class _Probe:
+    """A stream that is to be refused."""
+
+    def __init__(self, answered: Callable[[float], None]) -> None:
+        self._answered = answered
+
+    def connected(self, now: float) -> None: ...
+
+    def data(self, data: bytes, now: float) -> None: ...
+
+    def writable(self, now: float) -> None: ...
+
+    def ended(self, reason: int, now: float) -> None:
+        if reason != EndReason.DESTROY:
+            self._answered(now)
 
 
 class CircuitPool:
@@ -332,6 +352,8 @@ class CircuitPool:
             if entry in self._ready:
                 self._ready.remove(entry)
             renewal.cancel()  # or circuits that die young would pile up behind their timers
+            if entry.probe is not None:
+                entry.probe.cancel()
             self._outbox.event("circuit-closed", id=entry.number, reason=int(reason))
             self._young = self._young + 1 if now - since < YOUNG else 0
             if self._young > MAX_YOUNG:
@@ -340,12 +362,36 @@ class CircuitPool:
 
         since = now
         circuit.on_gone = closed
+        self._probe_later(entry, now)
         age = RENEW_AFTER * (1 + random_below(self._rng, 1 << 16) / (1 << 17))
         renewal = self._outbox.call_at(now + age, lambda now: self._renew(entry, now))
         self._outbox.event("circuits", ready=len(self._ready))
         if len(self._ready) == self._size:
             self._on_full(now)
         self.fill(now)
+
+    def _probe_later(self, entry: _Entry, now: float) -> None:
+        """Each at its own time: relays would know circuits that are probed together for one node's."""
+        pause = PROBE_EVERY * (2 / 3 + random_below(self._rng, 1 << 16) / (1 << 16) * 2 / 3)
+        entry.probe = self._outbox.call_at(now + pause, lambda now: self._probe(entry, now))
+
+    def _probe(self, entry: _Entry, now: float) -> None:
+        """A relay that hangs keeps its links open: ask the last hop for what nobody has, and see that it says so."""
+        circuit = entry.circuit
+        if entry not in self._ready or circuit is None:
+            return
+
+        def answered(now: float) -> None:
+            late.cancel()
+            self._probe_later(entry, now)
+
+        def not_answered(now: float) -> None:
+            if entry in self._ready:
+                circuit.destroy(DestroyReason.TIMEOUT, now)
+
+        entry.probe = late = self._outbox.call_at(now + HOP_TIMEOUT, not_answered)
+        nobody = f"{self._rng.random(32).hex()}{RDV_SUFFIX}:0"
+        circuit.open_stream(nobody, _Probe(answered), now)
 
     def _renew(self, entry: _Entry, now: float) -> None:
         if entry in self._ready and entry.circuit is not None:

@@ -12,6 +12,7 @@ from bisect import bisect_left
 from collections.abc import Collection, Iterable, Sequence
 from typing import TypeVar
 
+from convergence.circuit.client import MAX_HOPS
 from convergence.errors import LocalError
 from convergence.ports import Rng
 from convergence.wire.facilitator import Descriptor, Role
@@ -19,7 +20,6 @@ from convergence.wire.facilitator import Descriptor, Role
 T = TypeVar("T")
 
 MIN_HOPS = 1
-MAX_HOPS = 5
 
 MIN_SIDE = 2
 """Entries that each side of a file keeps, where there are that many: one may fail."""
@@ -148,10 +148,6 @@ def entry_side(nodes: Iterable[Descriptor], hash_name: bytes, provider: bool, po
     border = min(max(bisect_left(order, SIDE_BORDER), least), len(order) - least)
     side = order[:border] if provider else order[border:]
     return [ranked[rank] for rank in side if ranked[rank].identity != point]
-
-
-def _ranked(nodes: Iterable[Descriptor], key: bytes, label: bytes) -> list[Descriptor]:
-    return sorted(nodes, key=lambda node: _rank(node, key, label))
 
 
 def _rank(node: Descriptor, key: bytes, label: bytes) -> bytes:

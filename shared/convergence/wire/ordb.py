@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from hashlib import sha256
 from typing import TypeAlias
@@ -21,10 +21,12 @@ HASH_LEN = 32
 PIECE_SIZE = 256 * 1024
 MIN_PIECE_SIZE = 1024
 """Pieces are a power of two between this and PIECE_SIZE, which all files use that are shared by this program."""
-MAX_PIECES = 1 << 22
-"""Pieces of one file: 1 TiB at the usual piece size."""
+MAX_PIECES = 1 << 18
+"""Pieces of one file: 64 GiB at the usual piece size. Bounds a tree, whose size a link's maker chooses, at 16 MiB."""
 MAX_NAME = 1024
 """Bytes of UTF-8 in a file's name."""
+MAX_EXTENSION = 32
+"""Bytes after a name's last dot that are kept when the name is cut."""
 MAX_TYPE = 127
 MAX_PROOF = 64
 """Hashes in a Merkle proof."""
@@ -43,8 +45,16 @@ def commitment(salt: bytes, info: bytes) -> bytes:
 
 
 def fit_name(name: str) -> str:
-    """`name` cut to what a FileInfo holds, at a character boundary; what UTF-8 cannot say becomes "?"."""
-    return name.encode("utf-8", "replace")[:MAX_NAME].decode("utf-8", "ignore")
+    """`name` cut to what a FileInfo holds, at a character boundary and before its extension; what UTF-8 cannot say
+    becomes "?"."""
+    data = name.encode("utf-8", "replace")
+    if len(data) <= MAX_NAME:
+        return data.decode()
+    stem, dot, extension = data.rpartition(b".")
+    if not stem or len(extension) > MAX_EXTENSION:
+        stem, dot, extension = data, b"", b""
+    room = MAX_NAME - len(dot) - len(extension)
+    return stem[:room].decode("utf-8", "ignore") + (dot + extension).decode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,8 +198,8 @@ class RefuseReason(IntEnum):
 class Info:
     """Provider's first message: the salt (32 bytes) and the file's description."""
 
-    salt: bytes
-    info: FileInfo
+    salt: bytes = field(repr=False)
+    info: FileInfo = field(repr=False)
 
     def encode(self) -> bytes:
         return self.salt + self.info.encode()

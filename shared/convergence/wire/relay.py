@@ -36,6 +36,8 @@ RDV_SUFFIX = ".rdv"
 TTL_UNKNOWN = 0xFFFFFFFF
 """What an absent time to live counts as (tor-spec, "Closing streams")."""
 SENDME_DIGEST_LEN = 20
+MAX_RELAY_EARLY = 8
+"""RELAY_EARLY cells on a circuit; a relay closes one with more (tor-spec, "Handling relay early cells")."""
 
 _HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_.])?", re.ASCII)
 _PORT = re.compile(r"0|[1-9][0-9]{0,4}", re.ASCII)

@@ -2,7 +2,14 @@
 
 import pytest
 
-from convergence.circuit.exit import MAX_ANSWERS, MAX_EXIT_STREAMS, MAX_RESOLVES, REASONS, ExitService
+from convergence.circuit.exit import (
+    MAX_ANSWERS,
+    MAX_CIRCUIT_STREAMS,
+    MAX_EXIT_STREAMS,
+    MAX_RESOLVES,
+    REASONS,
+    ExitService,
+)
 from convergence.circuit.flow import STREAM_WINDOW
 from convergence.circuit.streams import SEND_BUFFER_HIGH
 from convergence.effects import CloseLink, Connect, Failure, Pause, Protocol, Resolve, Send
@@ -194,3 +201,13 @@ def test_a_flood_of_lookups_is_bounded(site):
     site.net.pump()
     assert len(site.asked(Resolve)) == MAX_RESOLVES
     assert answers[0].answers[0].kind == AnswerType.ERROR_TRANSIENT
+
+
+def test_one_circuit_cannot_take_all_streams_of_an_exit(site):
+    streams = [site.net.open(site.circuit) for _ in range(MAX_CIRCUIT_STREAMS + 1)]
+    assert len(site.asked(Connect)) == MAX_CIRCUIT_STREAMS
+    assert [handler.reason for _, handler in streams] == [None] * MAX_CIRCUIT_STREAMS + [EndReason.RESOURCELIMIT]
+    streams[0][0].end()
+    site.net.pump()
+    _, handler = site.net.open(site.circuit)
+    assert handler.reason is None and site.circuit.built

@@ -4,14 +4,14 @@ from dataclasses import replace
 
 import pytest
 
-from convergence.circuit.relay import MAX_RELAY_EARLY, MAX_REPLY
+from convergence.circuit.relay import MAX_REPLY
 from convergence.crypto.keys import NodeKeys
 from convergence.errors import DestroyReason, EndReason
 from convergence.link.link import MAX_CIRCUITS
 from convergence.wire.cells import CELL_LEN, PAYLOAD_LEN, Command
 from convergence.wire.create import Create2, Created2
 from convergence.wire.linkspec import LinkSpecifier, ed25519_specifier
-from convergence.wire.relay import Begin, Extend2, RelayCommand, pack_message
+from convergence.wire.relay import MAX_RELAY_EARLY, Begin, Extend2, RelayCommand, pack_message
 from tests.unit.circuit.rig import CRYPTO, Net, cell, say, say_early
 
 

@@ -2,12 +2,13 @@
 
 import pytest
 
-from convergence.errors import DestroyReason, LocalError
+from convergence.errors import DestroyReason, EndReason, LocalError
 from convergence.path.pool import (
     ATTEMPTS,
     HOP_TIMEOUT,
     MAX_YOUNG,
     POOL_SIZE,
+    PROBE_EVERY,
     RENEW_AFTER,
     RETRY_FIRST,
     RETRY_MAX,
@@ -16,6 +17,10 @@ from convergence.path.pool import (
 from convergence.path.select import entry_side
 from convergence.wire.facilitator import Descriptor, Role, Transport
 from tests.unit.circuit.rig import CRYPTO, Net
+
+
+def refuse(circuit, stream_id, begin):
+    circuit.endpoint.refuse(stream_id, EndReason.RESOLVEFAILED)
 
 
 class Directory:
@@ -34,6 +39,10 @@ class Scene:
         self.client = self.net.add("client", relays=False)
         self.relays = self.net.relays(relays)
         self.directory = Directory()
+        for machine in self.relays:  # as nodes do with a query for what nobody has
+            machine.services.on_begin = lambda circuit, stream_id, begin: circuit.endpoint.refuse(
+                stream_id, EndReason.MISC
+            )
         self.unreachable = set()
         self.silent = set()
         self.dialled = []
@@ -147,6 +156,21 @@ def test_relays_that_end_every_circuit_are_not_built_through_without_pause(scene
     assert scene.pool.ready == POOL_SIZE - 1
     scene.net.tick(RETRY_FIRST)
     assert scene.pool.ready == POOL_SIZE
+
+
+def test_a_ready_one_that_no_longer_answers_is_replaced(scene):
+    """Its relay hangs with its links open, so that nothing but silence tells."""
+    scene.fill()
+    first = scene.ready_circuits()
+    scene.net.tick(4 * PROBE_EVERY)
+    assert scene.ready_circuits() == first
+    victim = scene.net.by_identity[first[0].path[-1].identity]
+    victim.services.on_begin = lambda *args: None
+    scene.directory.known = [node for node in scene.directory.known if node.identity != victim.keys.identity]
+    for _ in range(int(PROBE_EVERY * 4 / 3 + HOP_TIMEOUT) + 1):
+        scene.net.tick(1)
+    assert scene.pool.ready == POOL_SIZE
+    assert all(circuit.path[-1].identity != victim.keys.identity for circuit in scene.ready_circuits())
 
 
 def test_other_nodes_end_the_wait_for_another_try(scene):
