@@ -33,6 +33,7 @@ VENV_PYTHON = VENV / "bin" / "python"
 NODE_MODULES = ROOT / "node_modules"
 BYTECODE = ROOT / "build" / "bytecode"
 PYTHON_NEEDED = (3, 11)
+NODE_NEEDED = 20
 
 # Browser test commands: Debian's package and the program in it.
 BROWSERS = {"chromium": "chromium", "firefox-esr": "firefox-esr"}
@@ -172,16 +173,29 @@ def ensure_tree_installed() -> None:
 def ensure_node() -> None:
     """Make node_modules hold the locked npm packages. Their install scripts never run."""
     digest, stamp = digest_of(["package.json", "package-lock.json"]), NODE_MODULES / ".convergence-lock"
+    if shutil.which("node") is None or shutil.which("npm") is None:
+        apt_install(["nodejs", "npm"], f"Node.js ({NODE_NEEDED} or later) and npm are needed to bundle the page")
+    check_node()
     if stamped(stamp, digest):
         return
-    if shutil.which("node") is None or shutil.which("npm") is None:
-        apt_install(["nodejs", "npm"], "Node.js (18 or later) and npm are needed to bundle the page")
     step("Installing the npm packages of package-lock.json")
     run(
         ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"],
         "If the network is down, run this command again when it is back.",
     )
     stamp.write_text(digest)
+
+
+def check_node() -> None:
+    """Raises BuildError when Node.js is too old or does not run: Debian 12 has version 18."""
+    answer = subprocess.run(["node", "--version"], capture_output=True, text=True, check=False).stdout.strip()
+    major = answer.removeprefix("v").partition(".")[0]
+    if not major.isdigit() or int(major) < NODE_NEEDED:
+        raise BuildError(
+            f"Node.js {NODE_NEEDED} or later is needed to bundle the page, and `node --version` says"
+            f" {answer or 'nothing'}. Where the system's own package is older, install it from nodejs.org or with a"
+            " version manager such as nvm, put it first in PATH, then run this command again."
+        )
 
 
 def ensure_browsers() -> None:
@@ -339,7 +353,7 @@ def with_bytecode(sources: Mapping[str, bytes]) -> dict[str, bytes]:
         BYTECODE.mkdir(parents=True, exist_ok=True)
         stamp.unlink(missing_ok=True)
         (BYTECODE / "app.zip").write_bytes(archive)
-        run(["node", PRECOMPILE, BYTECODE], "Install Node.js 18 or later; if it is there, see the lines above.")
+        run(["node", PRECOMPILE, BYTECODE], "See the lines above.")
         stamp.write_text(digest)
     names = {"app.zip": "app.zip", "pyodide/python_stdlib.zip": "python_stdlib.zip"}
     return {name: (BYTECODE / made).read_bytes() for name, made in names.items()}

@@ -27,8 +27,8 @@ from pynode.crypto import CPythonCrypto, SystemRng
 from pynode.exit import ExitPolicy
 from pynode.keyfile import KeyFileError, load_or_create_keys
 from pynode.logs import log_event
-from pynode.origins import Origins
 from pynode.loop import AsyncioClock, AsyncioTimer
+from pynode.origins import Origins, is_address
 from pynode.site import FacilitatorSockets, Site, make_app
 from pynode.storage import DiskStorage, StorageError
 from pynode.transports.mux import NetTransport
@@ -133,7 +133,10 @@ class App:
         tcp = None
         if Role.EXIT in plan.roles:
             tcp = TcpTransport(plan.policy or ExitPolicy(), plan.limits.exit_channels)
-        origins = Origins((plan.network.site or plan.network.facilitator, *plan.origins))
+        try:
+            origins = Origins((plan.network.site or plan.network.facilitator, *plan.origins))
+        except ValueError as error:
+            raise AppError(f"The address of the site or facilitator must have {error}.") from None
         transport = NetTransport(WebSocketTransport(max_connections=plan.limits.connections, origins=origins), tcp)
         self._transport = transport
         if plan.listen is not None:
@@ -223,7 +226,7 @@ class FacilitatorApp:
         self._listen = listen
         self._files = files
         self._name = name
-        self._hosts = frozenset((listen.host, *hosts))
+        self._hosts = frozenset(hosts if is_address(listen.host) else (listen.host, *hosts))
         self._origins = Origins(origins)
         self._on_event = on_event
         self._storage: DiskStorage | None = None

@@ -171,7 +171,9 @@ class Node:
     listen: Address | None = _setting(None, check_listen, '"0.0.0.0:9001"', "where links are accepted")
     url: str | None = _setting(None, check_url, '"wss://node.example/"', "what others dial to reach `listen`")
     data: Path = _setting(default_data_dir, _folder, '"~/.local/share/convergence"', "keys, pieces and database")
-    facilitator: str | None = _setting(None, check_url, '"wss://site.example/facilitator"', "where nodes find each other")
+    facilitator: str | None = _setting(
+        None, check_url, '"wss://site.example/facilitator"', "where nodes find each other"
+    )
     facilitator_identity: bytes | None = _setting(
         None,
         check_identity,
@@ -211,7 +213,9 @@ class Log:
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    listen: Address = _setting(lambda: Address("127.0.0.1", 8700), check_listen, '"127.0.0.1:8700"', "the page's address")
+    listen: Address = _setting(
+        lambda: Address("127.0.0.1", 8700), check_listen, '"127.0.0.1:8700"', "the page's address"
+    )
     name: str = _setting("Convergence", _text, '"Convergence"', "shown on the page")
     files: Path | None = _setting(None, _folder, '"dist"', "what `build.py build` wrote")
     hosts: tuple[str, ...] = _setting((), _names, '["site.example"]', "names by which it is reached, as by a proxy")

@@ -8,6 +8,7 @@ Does not: keep programs out: they send what they like.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -26,7 +27,7 @@ def origin(url: str) -> str:
         return ANY
     parts = urlsplit(url if url.isprintable() and len(url) <= MAX_HEADER else "")
     scheme = {"ws": "http", "wss": "https"}.get(parts.scheme, parts.scheme)
-    if scheme not in DEFAULT_PORTS or not parts.hostname or parts.port == 0 or parts.username is not None:
+    if scheme not in DEFAULT_PORTS or not parts.hostname or parts.port == 0:
         raise ValueError('an origin such as "https://site.example"')
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     port = "" if parts.port in (None, DEFAULT_PORTS[scheme]) else f":{parts.port}"
@@ -85,6 +86,14 @@ def answers_to(host: str, local: Any, names: Collection[str]) -> bool:
     if name in (own.lower() for own in names):
         return True
     return isinstance(local, tuple) and name in (*LOOPBACK, local[0]) and port == local[1]
+
+
+def is_address(host: str) -> bool:
+    """Whether a host is an IP address."""
+    try:
+        return bool(ip_address(host))
+    except ValueError:
+        return False
 
 
 def _canonical(known: str) -> str:

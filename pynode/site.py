@@ -293,12 +293,12 @@ def make_app(
 
     @web.middleware
     async def own_names_only(
-        request: web.Request, handle: Callable[[web.Request], Awaitable[web.StreamResponse]]
+        request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
         local = request.get_extra_info("sockname")
         if not answers_to(request.headers.get("Host", ""), local, names):
             return web.Response(status=421, text=NAME_TEXT)
-        return await handle(request)
+        return await handler(request)
 
     app = web.Application(client_max_size=1024, middlewares=[own_names_only])
     app.on_response_prepare.append(add_headers)

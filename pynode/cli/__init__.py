@@ -17,12 +17,15 @@ from typing import Any, NoReturn, TypeAlias
 from convergence.errors import ConvergenceError
 from pynode.app import AppError
 from pynode.cli import fetch, get, serve, share, status, up
-from pynode.cli.common import identity, listen_address, seconds, whole_number, ws_address
+from pynode.cli.common import host_name, identity, listen_address, page_origin, seconds, whole_number, ws_address
 from pynode.cli.output import CliError, Output, sentence, shown
 from pynode.loop import run
 from pynode.storage import StorageError
 
 Command: TypeAlias = Callable[[argparse.Namespace, Output, asyncio.Event], Awaitable[int]]
+
+
+_WHOSE_LISTS = "whose lists of nodes are believed; without it, whose come first (--site tells it)"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -70,12 +73,15 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def _command(commands: Any, name: str, command: Command, help: str, more: str = "") -> argparse.ArgumentParser:
+def _command(
+    commands: Any, name: str, command: Command, help: str, more: str = "", *, runs_node: bool = True
+) -> argparse.ArgumentParser:
     one: argparse.ArgumentParser = commands.add_parser(name, help=help, description=f"{help} {more}".strip())
     one.set_defaults(command=command)
     one.add_argument("--json", action="store_true", help="one JSON object a line on standard output, for programs")
-    one.add_argument("--config", metavar="FILE", help="settings (TOML)")
-    one.add_argument("-v", "--verbose", action="count", help="log what happens; -vv: everything")
+    if runs_node:
+        one.add_argument("--config", metavar="FILE", help="settings (TOML)")
+        one.add_argument("-v", "--verbose", action="count", help="log what happens; -vv: everything")
     return one
 
 
@@ -88,15 +94,22 @@ def _add_up(commands: Any) -> None:
     one.add_argument(
         "--host",
         default="127.0.0.1",
-        help="where to listen (127.0.0.1). Browsers run the page from https or this machine only: "
-        "to be reached from others, put a proxy with https before it",
+        help="where to listen (127.0.0.1). `up` is for this machine, or for commands in a plain-http network: "
+        "browsers run the page from https or from their own machine only. A site with https needs "
+        "`convergence facilitator` behind a proxy, and relays with `convergence relay --url wss://...`",
     )
-    one.add_argument("--public", metavar="NAME", help="the name or address by which others reach this machine")
+    _add_public(one)
     one.add_argument("--data", metavar="DIR", help="where keys and the list of nodes are kept")
     one.add_argument("--dist", metavar="DIR", help="the page, as `python3 build.py build` wrote it")
     one.add_argument("--no-exit", action="store_true", help="no relay is an exit")
     _add_exit_allow(one)
     one.add_argument("--ready-file", metavar="FILE", help="write addresses and process ids to FILE once all is up")
+
+
+def _add_public(one: argparse.ArgumentParser) -> None:
+    one.add_argument(
+        "--public", type=host_name, metavar="NAME", help="the name or address by which others reach this machine"
+    )
 
 
 def _add_exit_allow(one: argparse.ArgumentParser) -> None:
@@ -154,18 +167,27 @@ def _add_fetch(commands: Any) -> None:
 
 
 def _add_status(commands: Any) -> None:
-    _add_site(_command(commands, "status", status.status, "Show how a network is: its nodes and their health."))
+    help = "Show how a network is: its nodes and their health."
+    _add_site(_command(commands, "status", status.status, help, runs_node=False))
 
 
 def _add_relay(commands: Any) -> None:
     one = _command(commands, "relay", serve.relay, "Run one relay.")
     one.add_argument("--listen", type=listen_address, metavar="HOST:PORT", help="where links are accepted")
     one.add_argument("--url", type=ws_address, help="what others dial, such as wss://node.example/")
-    one.add_argument("--public", metavar="NAME", help="the name or address by which others reach this machine")
+    _add_public(one)
     where = one.add_mutually_exclusive_group()
     where.add_argument("--facilitator", type=ws_address, metavar="URL", help="such as wss://site.example/facilitator")
     where.add_argument("--site", metavar="URL", help="the network's site (http://127.0.0.1:8000/)")
-    one.add_argument("--facilitator-identity", type=identity, metavar="HEX", help="whose lists are believed")
+    one.add_argument("--facilitator-identity", type=identity, metavar="HEX", help=_WHOSE_LISTS)
+    one.add_argument(
+        "--origin",
+        type=page_origin,
+        action="append",
+        default=[],
+        metavar="URL",
+        help='a site whose pages may connect, besides the network\'s own; "*": all; may be given several times',
+    )
     one.add_argument("--exit", action="store_true", help="be an exit too")
     _add_exit_allow(one)
     one.add_argument("--data", metavar="DIR", help="where its keys are kept")
@@ -176,6 +198,7 @@ def _add_relay(commands: Any) -> None:
 def _add_facilitator(commands: Any) -> None:
     one = _command(commands, "facilitator", serve.facilitator, "Run a facilitator and its site.")
     one.add_argument("--listen", type=listen_address, metavar="HOST:PORT", help="(127.0.0.1:8700)")
+    _add_public(one)
     one.add_argument("--no-site", action="store_true", help="no page, only the facilitator")
     one.add_argument("--dist", metavar="DIR", help="the page, as `python3 build.py build` wrote it")
     one.add_argument("--data", metavar="DIR", help="where its identity and the nodes are kept")

@@ -23,7 +23,6 @@ from pynode.app import App, Plan
 from pynode.cli.common import JOIN_TIMEOUT, set_up_logs, settings, unless
 from pynode.cli.output import CliError, Output, sentence, shown, size_words
 from pynode.cli.sites import chosen_site, find_network
-from pynode.config import Circuits
 from pynode.logs import log_event
 
 
@@ -38,10 +37,9 @@ async def fetch(arguments: argparse.Namespace, output: Output, stop: asyncio.Eve
     network = await unless(stop, find_network(chosen_site(arguments.site)))
     if network is None:
         return 130
-    circuits = Circuits(config.circuits.hops, config.circuits.exit_hops, 0)
     with _sink(arguments.output, output.as_json) as sink:
         command = _Command(output, sink)
-        app = App(Plan(network, circuits=circuits), command.event)
+        app = App(Plan(network, circuits=config.circuits), command.event)
         await app.start()
         try:
             if await unless(stop, app_joined(app)) is None:
@@ -53,6 +51,7 @@ async def fetch(arguments: argparse.Namespace, output: Output, stop: asyncio.Eve
         if command.finished.cancelled():
             return 130
         command.finished.result()
+        sink.complete = True
     return 0 if command.status < 400 else 1
 
 
@@ -67,6 +66,7 @@ class _Command:
         self.finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._output = output
         self._sink = sink
+        self._said: set[str] = set()
 
     def body(self, data: bytes) -> None:
         """Called by the core with each part of the body."""
@@ -83,7 +83,8 @@ class _Command:
         log_event(event)
         data = event.data
         match event.kind:
-            case "fetch-status":
+            case "fetch-status" if data["message"] not in self._said:  # each attempt may say the same
+                self._said.add(data["message"])
                 self._output.say(f"{data['message']}…")
             case "fetch-response":
                 self.status = data["status"]
@@ -103,9 +104,10 @@ class _Command:
 
 
 class _Sink:
-    """Where the body goes. On a terminal it is text without control characters."""
+    """Where the body goes. On a terminal it is text without control characters. Only what is `complete` is kept."""
 
     def __init__(self, file: BinaryIO) -> None:
+        self.complete = False
         self._file = file
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace") if file.isatty() else None
 
@@ -119,7 +121,7 @@ class _Sink:
 
 @contextmanager
 def _sink(name: str | None, as_json: bool) -> Iterator[_Sink]:
-    """Standard output, or a file that appears whole at the end and replaces none."""
+    """Standard output, or a file that appears once it is complete and replaces none."""
     if name is None:
         if as_json:
             raise CliError("--json needs -o FILE: the body would be mixed with the records.", 2)
@@ -132,8 +134,10 @@ def _sink(name: str | None, as_json: bool) -> Iterator[_Sink]:
         raise CliError(f"{shown(str(path))} is there already: choose another name with -o.", 2)
     try:
         with open(part, "xb") as file:
-            yield _Sink(file)
-        os.link(part, path)
+            sink = _Sink(file)
+            yield sink
+        if sink.complete:
+            os.link(part, path)
     except FileExistsError:
         raise CliError(f"{shown(str(path))} is there already: choose another name with -o.") from None
     except OSError as error:

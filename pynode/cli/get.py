@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import re
 import shutil
 import time
 from functools import partial
@@ -23,11 +24,11 @@ from pynode.app import App, Plan
 from pynode.cli.common import JOIN_TIMEOUT, data_folder, locked, set_up_logs, settings, unless
 from pynode.cli.output import CliError, Output, Rate, bar, shown, size_words, time_words
 from pynode.cli.sites import chosen_site, find_network, site_address
-from pynode.config import Circuits
 from pynode.logs import log_event
 from pynode.names import safe_name
 from pynode.storage import StorageError
 
+_PAGE_ADVICE = re.compile(r"choose retry|open the link again", re.IGNORECASE)
 AGAIN = "What has arrived is kept: run the same command again to go on."
 
 
@@ -59,10 +60,9 @@ async def get(arguments: argparse.Namespace, output: Output, stop: asyncio.Event
     network = await unless(stop, find_network(site_address(arguments.site) if arguments.site else chosen_site(site)))
     if network is None:
         return 130
-    circuits = Circuits(config.circuits.hops, config.circuits.exit_hops, 0)
     with locked(lock, "Another command here is fetching this link: wait for it to end."):
         download = _Download(arguments, output, folder)
-        app = App(Plan(network, downloads, circuits=circuits), download.event)
+        app = App(Plan(network, downloads, circuits=config.circuits), download.event)
         await app.start()
         try:
             return await download.run(app, stop)
@@ -172,7 +172,8 @@ class _Download:
             case "transfer-done" if not self._finished.done():
                 self._finished.set_result(None)
             case "transfer-failed":
-                self._fail(for_command(str(data["message"])))
+                again = f" {AGAIN}" if self._app.node.transfers.transfers[self._id].download.have_bytes else ""
+                self._fail(for_command(str(data["message"])) + again)
             case "transfer-paused":
                 self._fail(f"{for_command(str(data['message']))} {AGAIN}")
             case "transfer-status" | "trouble":
@@ -231,6 +232,12 @@ class _Download:
 
 
 def for_command(text: str) -> str:
-    """What the core says for people before a page, for people before a terminal."""
-    text = text.replace("choose Retry", "run the same command again").replace("open the link again", "run it again")
-    return text.replace("Choose Retry to try again", "Run the same command to try again")
+    """What the core says for people before a page, without its advice on buttons and links: a command ends, and says
+    by the state of the transfer whether to run it again."""
+    kept = []
+    for part in re.split(r"(?<=[.:]) ", text):
+        if _PAGE_ADVICE.search(part) is None:
+            kept.append(part)
+        elif ", then" in part:
+            kept.append(part.partition(", then")[0] + ".")
+    return " ".join(kept).removesuffix(" What has arrived is kept:")

@@ -18,7 +18,7 @@ from pynode.app import App, FacilitatorApp, Network, Plan, page_folder
 from pynode.cli.common import data_folder, locked, set_up_logs, settings, unless
 from pynode.cli.output import CliError, Output, shown
 from pynode.cli.sites import chosen_site, find_network
-from pynode.config import Address, Circuits, Config, Exit
+from pynode.config import Address, Config, Exit
 from pynode.exit import ExitPolicy
 from pynode.logs import log_event
 
@@ -55,8 +55,7 @@ def relay_plan(arguments: argparse.Namespace, config: Config, network: Network) 
         url=url,
         public=arguments.public,
         policy=exit_policy(config.exit, arguments.exit_allow),
-        # A relay has no traffic of its own, so it keeps no circuits.
-        circuits=Circuits(config.circuits.hops, config.circuits.exit_hops, 0),
+        origins=(*config.node.origins, *arguments.origin),
         limits=config.limits,
     )
 
@@ -100,8 +99,7 @@ class _Relay:
             self._output.record("registered")
         elif event.kind == "nodes":
             self._output.record("nodes", count=event.data["count"])
-        elif event.kind == "trouble":
-            self._output.say(str(event.data["message"]))
+        elif event.kind == "trouble":  # the log tells people
             self._output.record("trouble", message=event.data["message"])
 
 
@@ -120,7 +118,10 @@ async def _network(arguments: argparse.Namespace, config: Config) -> Network:
         return Network(arguments.facilitator, arguments.facilitator_identity)
     if arguments.site is None and config.node.facilitator is not None:
         return Network(config.node.facilitator, config.node.facilitator_identity)
-    return await find_network(chosen_site(arguments.site))
+    network = await find_network(chosen_site(arguments.site))
+    if arguments.facilitator_identity not in (None, network.identity):
+        raise CliError(f"{shown(network.site)} names another facilitator than --facilitator-identity: do not use it.")
+    return network
 
 
 def site_files(option: str | None, config: Config, say: Callable[[str], None]) -> Path | None:
@@ -141,7 +142,14 @@ async def facilitator(arguments: argparse.Namespace, output: Output, stop: async
     files = None if arguments.no_site else site_files(arguments.dist, config, output.say)
     data = data_folder(arguments, config) if arguments.data else config.node.data / "facilitator"
     with locked(data / "lock", TAKEN.format(data)):
-        app = FacilitatorApp(data, arguments.listen or config.site.listen, files=files, name=config.site.name)
+        app = FacilitatorApp(
+            data,
+            arguments.listen or config.site.listen,
+            files=files,
+            name=config.site.name,
+            hosts=(*config.site.hosts, *([arguments.public] if arguments.public else [])),
+            origins=config.node.origins,
+        )
         await app.start()
         try:
             network = app.network

@@ -25,7 +25,6 @@ from pynode.app import App, Plan
 from pynode.cli.common import JOIN_TIMEOUT, data_folder, set_up_logs, settings, unless
 from pynode.cli.output import CliError, Output, Rate, bar, shown, size_words
 from pynode.cli.sites import chosen_site, find_network
-from pynode.config import Circuits
 from pynode.logs import log_event
 from pynode.storage import StorageError
 
@@ -69,8 +68,7 @@ async def share(arguments: argparse.Namespace, output: Output, stop: asyncio.Eve
     if network is None:
         return 130
     command = _Command(output, site)
-    circuits = Circuits(config.circuits.hops, config.circuits.exit_hops, 0)
-    app = App(Plan(network, data_folder(arguments, config, "shares"), circuits=circuits), command.event)
+    app = App(Plan(network, data_folder(arguments, config, "shares"), circuits=config.circuits), command.event)
     await app.start()
     try:
         return await command.run(app, paths, stop)

@@ -21,7 +21,6 @@ from pynode.cli.common import data_folder, locked, set_up_logs, settings, unless
 from pynode.cli.output import CliError, Output, table
 from pynode.cli.serve import ANYWHERE, exit_policy, site_files
 from pynode.config import Address, Config
-from pynode.logs import log_event
 
 MIN_RELAYS = 3
 """Two hops and a third node for the entries of the other side."""
@@ -47,7 +46,14 @@ async def up(arguments: argparse.Namespace, output: Output, stop: asyncio.Event)
     data = data_folder(arguments, config) if arguments.data else config.node.data / "network"
     with locked(data / "lock", f"Another `convergence up` uses {data}: stop it, or name another folder with --data."):
         listen = Address(arguments.host, arguments.port)
-        app = FacilitatorApp(data / "facilitator", listen, files=files, name=config.site.name, on_event=log_event)
+        app = FacilitatorApp(
+            data / "facilitator",
+            listen,
+            files=files,
+            name=config.site.name,
+            hosts=(*config.site.hosts, *([arguments.public] if arguments.public else [])),
+            origins=config.node.origins,
+        )
         await app.start()
         network = _Network(arguments, config, output, app, data)
         try:
@@ -71,7 +77,7 @@ class _Network:
         inside = Address("127.0.0.1" if arguments.host in ANYWHERE else arguments.host, app.port)
         common = ["--facilitator", f"ws://{inside}/facilitator", "--facilitator-identity"]
         common += [app.service.identity.hex(), *(["-v"] * (arguments.verbose or 0))]
-        common += ["--public", arguments.public] if arguments.public else []
+        common += ["--public", arguments.public, "--origin", self._site] if arguments.public else []
         common += ["--config", arguments.config] if arguments.config else []
         allow = [option for host in arguments.exit_allow for option in ("--exit-allow", host)]
         exits = 0 if arguments.no_exit else EXITS

@@ -61,9 +61,14 @@ class _Stream(asyncio.Protocol):
             tcp.abort()
             return
         tcp.set_write_buffer_limits(HIGH_WATER, LOW_WATER)
-        if self.paused:
-            tcp.pause_reading()
+        if self.paused:  # uvloop starts to read once this method returns, whatever it was told
+            asyncio.get_running_loop().call_soon(self.hold)
         self.owner.channels.opened(self.channel, Protocol.TCP, None)
+
+    def hold(self) -> None:
+        """Stop or start to read, as the core wants it now."""
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.pause_reading() if self.paused else self.transport.resume_reading()
 
     def data_received(self, data: bytes) -> None:
         for start in range(0, len(data), CHUNK):
@@ -162,8 +167,7 @@ class TcpTransport:
         if stream is None or stream.paused == paused:
             return
         stream.paused = paused
-        if stream.transport is not None and not stream.transport.is_closing():
-            stream.transport.pause_reading() if paused else stream.transport.resume_reading()
+        stream.hold()
 
     # -- ports.Resolver
 

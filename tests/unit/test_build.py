@@ -194,6 +194,36 @@ def test_pip_installs_the_wheel_and_the_core_imports_alone(tmp_path: Path) -> No
     assert b"convergence = pynode.__main__:main" in scripts
 
 
+def test_the_wheel_works_in_anybodys_pyodide(tmp_path: Path) -> None:
+    """What micropip does: it unpacks the wheel, and h11, which is all that the metadata asks for in a browser."""
+    name, data = build.project_wheel()
+    (tmp_path / name).write_bytes(data)
+    h11 = Path(importlib.util.find_spec("h11").origin).parent  # type: ignore[union-attr, arg-type]
+    with zipfile.ZipFile(tmp_path / "h11.zip", "w") as archive:
+        for path in sorted(h11.glob("*.py")):
+            archive.write(path, f"h11/{path.name}")
+    python = """
+import importlib.metadata, convergence.node
+needs = importlib.metadata.requires("convergence")
+needs = [text for text in needs if "emscripten" not in text and "extra" not in text]
+",".join(needs), convergence.node.__file__
+"""
+    script = f"""
+import {{ readFile }} from "node:fs/promises";
+import {{ loadPyodide }} from {json.dumps(str(ROOT / "node_modules/pyodide/pyodide.mjs"))};
+process.on("uncaughtException", (error) => {{ console.error(error.message); process.exit(1); }});
+const pyodide = await loadPyodide();
+for (const name of {json.dumps([name, "h11.zip"])})
+  pyodide.unpackArchive(new Uint8Array(await readFile(`{tmp_path}/${{name}}`)), "zip", {{ extractDir: "/lib" }});
+const answer = pyodide.runPython("import sys; sys.path.insert(0, '/lib')" + {json.dumps(python)});
+console.log(answer.toJs().join(" "));
+"""
+    command = ["node", "--input-type=module", "-e", script]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch(r"h11>=\S+ /lib/convergence/node.py", done.stdout.strip())
+
+
 def test_pip_builds_the_same_wheel_from_the_tree(tmp_path: Path) -> None:
     name, data = build.project_wheel()
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "wheel", "-q", "--no-index", "--no-deps"]

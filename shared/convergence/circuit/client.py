@@ -101,6 +101,11 @@ class ClientCircuit:
         return self._closed
 
     @property
+    def in_use(self) -> bool:
+        """Whether a stream is open on it."""
+        return self._endpoint is not None and bool(self._endpoint.entries)
+
+    @property
     def hops_built(self) -> int:
         return len(self._hops)
 

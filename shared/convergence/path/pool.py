@@ -17,7 +17,7 @@ from convergence.link.link import Link
 from convergence.link.neighbours import Neighbours
 from convergence.netdir.nodes import NodeDirectory
 from convergence.outbox import Outbox, Timer
-from convergence.path.select import Reputation, choose_path, entry_side, random_below
+from convergence.path.select import Reputation, choose_path, entry_side, random_below, sample
 from convergence.ports import Crypto, Rng
 from convergence.wire.facilitator import Descriptor, Role
 from convergence.wire.relay import RDV_SUFFIX
@@ -29,6 +29,8 @@ RENEW_AFTER = 600.0  # seconds a ready circuit is kept, and up to half as much a
 RETRY_FIRST = 0.5  # seconds between attempts to fill the pool, doubled up to RETRY_MAX while they fail
 RETRY_MAX = 30.0
 PROBE_EVERY = 15.0  # seconds, give or take a third, between two looks whether a ready circuit still answers
+ENTRIES = 2  # first hops that the circuits of one file and side use, while these work
+MAX_STICKY = 1024  # files and sides whose entries are remembered
 YOUNG = 5.0  # seconds; a ready circuit that closes sooner may be a relay's game
 MAX_YOUNG = 20  # such closings in a row that are made good at once; beyond, RETRY_FIRST lies between attempts
 
@@ -112,6 +114,7 @@ class CircuitPool:
         self._size = size
         self._on_full = on_full
         self._entries: dict[int, _Entry] = {}
+        self._entries_of: dict[bytes, tuple[bytes, ...]] = {}  # entries kept for a file's side; latest use last
         self._ready: list[_Entry] = []
         self._filling = 0
         self._numbers = 0
@@ -136,6 +139,7 @@ class CircuitPool:
         def make_path() -> tuple[Descriptor, ...]:
             nodes = self._nodes()
             side = entry_side(nodes, hash_name, provider, point.identity)
+            side = self._sticky(hash_name + bytes([provider]), side)
             return choose_path(
                 self._rng,
                 nodes,
@@ -167,8 +171,8 @@ class CircuitPool:
 
         request = _Request(make_path, "exit", on_ready, on_failed)
         for entry in self._ready:
-            if len(entry.path) != self.exit_hops - 1 or entry.circuit is None:
-                continue
+            if len(entry.path) != self.exit_hops - 1 or entry.circuit is None or entry.circuit.in_use:
+                continue  # in use: by a probe
             try:
                 last = choose_exit([node.identity for node in entry.path])
             except LocalError:
@@ -232,6 +236,22 @@ class CircuitPool:
 
     def _nodes(self) -> list[Descriptor]:
         return self._directory.nodes(Role(0), self._outbox.now)
+
+    def _sticky(self, user: bytes, side: list[Descriptor]) -> list[Descriptor]:
+        """The few entries that all circuits of one file and side use, for as long as they are there: who breaks our
+        circuits again and again must not get to see ever new entries until one is his."""
+        kept = self._entries_of.pop(user, ())
+        avoided = self._reputation.avoided(self._outbox.now)
+        nodes = {node.identity: node for node in side}
+        usable = [identity for identity in kept if identity in nodes and identity not in avoided]
+        if not usable:  # none yet, or each is gone, failing, or the point itself
+            new = [identity for identity in nodes if identity not in avoided and identity not in self._exclude]
+            usable = sample(self._rng, new, min(ENTRIES, len(new)))
+            kept = (*usable, *kept)[: 2 * ENTRIES]
+        self._entries_of[user] = kept
+        if len(self._entries_of) > MAX_STICKY:
+            del self._entries_of[next(iter(self._entries_of))]
+        return [nodes[identity] for identity in usable] or side
 
     def _any_path(self) -> tuple[Descriptor, ...]:
         avoid = self._reputation.avoided(self._outbox.now)

@@ -5,6 +5,7 @@ import pytest
 from convergence.errors import DestroyReason, EndReason, LocalError
 from convergence.path.pool import (
     ATTEMPTS,
+    ENTRIES,
     HOP_TIMEOUT,
     MAX_YOUNG,
     POOL_SIZE,
@@ -368,6 +369,45 @@ def test_an_exit_circuit_extends_a_ready_one_and_the_pool_is_filled_up(scene):
     assert circuit in ready and len(circuit.path) == 3 and circuit.built
     assert scene.pool.ready == POOL_SIZE and circuit not in scene.ready_circuits()
     assert scene.built() == POOL_SIZE + 2
+
+
+def test_a_ready_circuit_that_is_being_probed_is_not_extended(scene):
+    scene.fill()
+    for machine in scene.relays:
+        machine.services.on_begin = lambda *args: None
+    scene.net.tick(PROBE_EVERY * 4 / 3)
+    probed = {circuit for circuit in scene.ready_circuits() if circuit.in_use}
+    assert probed
+    for _ in range(POOL_SIZE + 1):
+        scene.exit()
+    assert len(scene.got) == POOL_SIZE + 1 and scene.trouble == []
+    assert not probed & set(scene.got)
+
+
+def test_a_file_keeps_its_entries(scene):
+    """Who breaks its circuits again and again sees the same few first hops each time."""
+    point, name = scene.directory.known[0], b"n" * 32
+    for _ in range(30):
+        scene.rdv(point, name, provider=True)
+    entries = {circuit.path[0].identity for circuit in scene.got}
+    assert len(entries) == ENTRIES
+    side = entry_side(scene.directory.known, name, True, point.identity)
+    assert entries < {node.identity for node in side}
+    gone = min(entries)
+    scene.directory.known = [node for node in scene.directory.known if node.identity != gone]
+    scene.got.clear()
+    for _ in range(10):
+        scene.rdv(point, name, provider=True)
+    assert {circuit.path[0].identity for circuit in scene.got} == entries - {gone}, "one is enough"
+
+
+def test_a_file_whose_entries_are_all_gone_gets_others(scene):
+    point, name = scene.directory.known[0], b"n" * 32
+    scene.rdv(point, name)
+    kept = set(scene.pool._entries_of[name + b"\0"])
+    scene.directory.known = [node for node in scene.directory.known if node.identity not in kept]
+    scene.rdv(point, name)
+    assert len(scene.got) == 2 and scene.got[1].path[0].identity not in kept
 
 
 def test_exit_circuits_are_handed_out_once(scene):

@@ -15,7 +15,7 @@ import pytest
 from convergence.effects import Event
 from convergence.wire.facilitator import Role
 from pynode.app import App, AppError, FacilitatorApp, Network, Plan, page_folder
-from pynode.config import Address, Circuits
+from pynode.config import Address
 from pynode.loop import run
 from pynode.storage import DiskStorage
 
@@ -59,11 +59,11 @@ def test_a_relay_registers_and_a_client_learns_of_it(tmp_path: Path) -> None:
         facilitator = FacilitatorApp(tmp_path / "facilitator", ANY)
         await facilitator.start()
         relay_heard, heard = Heard(), Heard()
-        relay = App(Plan(facilitator.network, tmp_path / "relay", RELAY, ANY, circuits=Circuits(kept=0)), relay_heard)
+        relay = App(Plan(facilitator.network, tmp_path / "relay", RELAY, ANY), relay_heard)
         await relay.start()
         await relay_heard.until("registered")
         assert relay.url == f"ws://127.0.0.1:{relay.port}/"
-        client = App(Plan(facilitator.network, tmp_path / "client", circuits=Circuits(kept=0)), heard)
+        client = App(Plan(facilitator.network, tmp_path / "client"), heard)
         await client.start()
         await client.joined(10)
         await heard.until("nodes", count=1)
@@ -147,7 +147,7 @@ def test_a_public_name_goes_into_the_address(tmp_path: Path) -> None:
 def test_no_facilitator_is_told_in_a_sentence(tmp_path: Path) -> None:
     async def scenario() -> None:
         heard = Heard()
-        app = App(Plan(Network("ws://127.0.0.1:9/facilitator"), tmp_path, circuits=Circuits(kept=0)), heard)
+        app = App(Plan(Network("ws://127.0.0.1:9/facilitator"), tmp_path), heard)
         await app.start()
         await heard.until("trouble")
         with pytest.raises(AppError, match="facilitator cannot be reached"):
@@ -187,7 +187,7 @@ def test_ports_and_folders_that_cannot_be_used(tmp_path: Path) -> None:
 
 def test_a_node_without_a_folder_keeps_nothing(tmp_path: Path) -> None:
     async def scenario() -> None:
-        app = App(Plan(Network("ws://127.0.0.1:9/facilitator"), circuits=Circuits(kept=0)))
+        app = App(Plan(Network("ws://127.0.0.1:9/facilitator")))
         await app.start()
         with pytest.raises(AppError, match="keeps no data"):
             _ = app.storage

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pynode.cli.serve import exit_policy
 from pynode.config import Address, Config, ConfigError, default_data_dir, load, parse, write_example
 
 FULL = """
@@ -20,13 +21,13 @@ url = "wss://relay.example/"
 data = "/var/lib/convergence"
 facilitator = "ws://127.0.0.1:8700/facilitator"
 facilitator_identity = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff"
+origins = ["https://Mirror.example:443/", "*"]
 [exit]
 ports = [80, 443]
 hosts = ["*", "127.0.0.1:8080"]
 [circuits]
 hops = 1
 exit_hops = 5
-kept = 0
 [limits]
 connections = 10
 [log]
@@ -36,15 +37,16 @@ json = true
 listen = "127.0.0.1:1"
 name = "Ours"
 files = "dist"
+hosts = ["site.example"]
 """
 
 
 def test_an_empty_file_is_all_defaults() -> None:
     config = parse("")
     assert config == Config()
-    assert (config.circuits.hops, config.circuits.exit_hops, config.circuits.kept) == (2, 3, 5)
+    assert (config.circuits.hops, config.circuits.exit_hops) == (2, 3)
     assert config.node.roles == () and config.node.listen is None
-    assert config.exit.policy.permits("example.com", "1.1.1.1", 443)
+    assert exit_policy(config.exit, []).permits("example.com", "1.1.1.1", 443)
 
 
 def test_every_setting(tmp_path: Path) -> None:
@@ -54,8 +56,9 @@ def test_every_setting(tmp_path: Path) -> None:
     assert config.node.roles == ("relay", "exit") and config.node.listen == Address("::1", 0)
     assert str(config.node.listen) == "[::1]:0" and str(config.site.listen) == "127.0.0.1:1"
     assert config.node.data == Path("/var/lib/convergence") and config.node.facilitator_identity is not None
-    assert config.exit.policy.permits("localhost", "127.0.0.1", 8080)
-    assert not config.exit.policy.permits("localhost", "127.0.0.1", 80)
+    policy = exit_policy(config.exit, [])
+    assert policy.permits("localhost", "127.0.0.1", 8080) and not policy.permits("localhost", "127.0.0.1", 80)
+    assert config.node.origins == ("https://mirror.example", "*") and config.site.hosts == ("site.example",)
     assert config.circuits.hops == 1 and config.log.json and config.site.files == Path("dist")
 
 
@@ -83,7 +86,9 @@ def test_every_setting(tmp_path: Path) -> None:
         ("[node]\nurl = 'ws://x:99999/'", "node.url must be a WebSocket address"),
         ("[node]\nurl = 'ws://[x/'", "node.url must be a WebSocket address"),
         ("[node]\nurl = 5", "node.url must be a WebSocket address"),
-        ("[node]\nfacilitator = 'ws://x/'", "line 2: node.facilitator needs node.facilitator_identity: 64 hexadecimal"),
+        ("[node]\norigins = ['site.example']", "node.origins must be a list of origins such as"),
+        ("[node]\norigins = '*'", "node.origins must be a list of origins such as"),
+        ("[site]\nhosts = ['http://x/']", "site.hosts must be a list of host names"),
         ("[node]\nfacilitator_identity = 'abc'", "must be 64 hexadecimal digits"),
         ("[node]\nname = ''", "node.name must be a text of 1 to 64"),
         ('[node]\nname = "a\\nb"', "node.name must be a text"),
@@ -114,6 +119,11 @@ def test_the_example_is_valid_as_it_is_and_uncommented() -> None:
     uncommented = re.sub(r"(?m)^# (\w+ = )", r"\1", write_example())
     config = parse(uncommented)
     assert config.node.name == "relay-1" and config.circuits == Config().circuits and config.limits == Config().limits
+
+
+def test_a_facilitator_may_be_named_without_its_identity() -> None:
+    """As on the command line: the first list of nodes is then trusted."""
+    assert parse("[node]\nfacilitator = 'ws://x/'").node.facilitator_identity is None
 
 
 def test_default_data_folder() -> None:

@@ -55,6 +55,20 @@ def test_secrets_and_bytes_are_masked(stream: io.StringIO) -> None:
     assert 'blob="<11 bytes>"' in stream.getvalue()
 
 
+@pytest.mark.parametrize("as_json", [False, True])
+def test_what_people_fetch_and_share_is_not_written(stream: io.StringIO, as_json: bool) -> None:
+    setup("n", "debug", as_json=as_json, stream=stream)
+    url = "http://user:TOKEN@TOKEN.example/TOKEN?key=TOKEN"
+    log_event(Event("fetch-status", {"id": 1, "message": "Asking TOKEN.example"}))
+    log_event(Event("fetch-response", {"id": 1, "status": 200, "url": url, "host": "TOKEN.example"}))
+    log_event(Event("fetch-failed", {"id": 1, "message": f"no answer from {url}"}))
+    log_event(Event("transfer-info", {"id": "ab12", "name": "TOKEN.pdf", "size": 5}))
+    log_event(Event("share-ready", {"id": "ab12", "link": "http://site/#TOKEN", "points": 3}))
+    lines = stream.getvalue()
+    assert lines.count("\n") == 5 and "status" in lines and "ab12" in lines
+    assert "TOKEN" not in lines
+
+
 def test_exceptions_are_shown_in_both_forms(stream: io.StringIO) -> None:
     for as_json in (False, True):
         setup("n", as_json=as_json, stream=stream)

@@ -4,21 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import logging
 import os
+import socket
+import struct
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
 import pytest
+from aiohttp import web
 
 from convergence.effects import Protocol
 from pynode import site as module
+from pynode.origins import Origins
 from pynode.site import HEADERS, FacilitatorSockets, Site, make_app
-from pynode.transports.websocket import MAX_MESSAGE, WebSocketTransport
+from pynode.transports.websocket import MAX_MESSAGE, ORIGIN_TEXT, WebSocketTransport
 from tests.unit.pynode.toy import attach, run
 
 IDENTITY = bytes(range(32))
+PING = b"\x89\x80" + bytes(4)
+UPGRADE = (
+    *("Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 13"),
+    "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==",
+)
 
 
 @pytest.fixture
@@ -34,8 +44,8 @@ def dist(tmp_path: Path) -> Path:
     return folder
 
 
-async def serving(files: Path | None = None, **options: Any) -> SimpleNamespace:
-    sockets = FacilitatorSockets()
+async def serving(files: Path | None = None, *, origins: Origins | None = None, **options: Any) -> SimpleNamespace:
+    sockets = FacilitatorSockets(origins)
     toy = attach(sockets)
     site = Site(make_app(files=files, name="Test", identity=IDENTITY, sockets=sockets, **options), sockets)
     port = await site.start("127.0.0.1", 0)
@@ -45,9 +55,12 @@ async def serving(files: Path | None = None, **options: Any) -> SimpleNamespace:
 async def get(port: int, target: str, *headers: str, method: str = "GET") -> tuple[int, dict[str, str], bytes]:
     """A request whose path is sent as it is, dots and all."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    lines = [f"{method} {target} HTTP/1.1", "Host: x", "Connection: close", *headers]
+    host = [] if any(line.startswith("Host:") for line in headers) else [f"Host: localhost:{port}"]
+    close = [] if UPGRADE[0] in headers else ["Connection: close"]
+    lines = [f"{method} {target} HTTP/1.1", *host, *close, *headers]
     writer.write("\r\n".join(lines).encode() + b"\r\n\r\n")
-    head, _, body = (await asyncio.wait_for(reader.read(), 20)).partition(b"\r\n\r\n")
+    head = (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 20)).removesuffix(b"\r\n\r\n")
+    body = b"" if b" 101 " in head[:20] else await asyncio.wait_for(reader.read(), 20)
     writer.close()
     first, *rest = head.decode().split("\r\n")
     return int(first.split(" ")[1]), {k.lower(): v for k, v in (line.split(": ", 1) for line in rest)}, body
@@ -82,9 +95,14 @@ def test_the_page_is_isolated_and_loads_nothing_from_elsewhere() -> None:
     policy = dict(part.split(" ", 1) for part in HEADERS["Content-Security-Policy"].split("; "))
     assert policy["default-src"] == "'none'" and policy["script-src"] == "'self' 'wasm-unsafe-eval'"
     assert policy["connect-src"] == "'self' ws: wss:" and policy["frame-ancestors"] == "'none'"
+    assert policy["require-trusted-types-for"] == "'script'" and policy["trusted-types"] == "convergence"
     assert not any("unsafe-inline" in part or "http" in part or "*" in part for part in policy.values())
     assert HEADERS["Cross-Origin-Opener-Policy"] == "same-origin"
     assert HEADERS["Cross-Origin-Embedder-Policy"] == "require-corp"
+    switched_off = HEADERS["Permissions-Policy"].split(", ")
+    assert {"camera=()", "microphone=()", "geolocation=()", "usb=()"} <= set(switched_off)
+    assert not any("clipboard" in feature for feature in switched_off)
+    assert HEADERS["Server"] == "Convergence"
 
 
 def test_unchanged_files_packed_twins_and_ranges(dist: Path) -> None:
@@ -244,6 +262,107 @@ def test_facilitator_garbage() -> None:
         await server.site.close()
 
     run(test)
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("localhost:PORT", 200),
+        ("127.0.0.1:PORT", 200),
+        ("[::1]:PORT", 200),
+        ("site.example", 200),
+        ("localhost:1", 421),
+        ("evil.example:PORT", 421),
+        ("127.0.0.1.evil.example:PORT", 421),
+        ("", 421),
+    ],
+)
+def test_only_own_names_are_answered_to(dist: Path, host: str, status: int) -> None:
+    async def test() -> None:
+        server = await serving(dist, names=["site.example"])
+        for target in ("/", "/network.json", "/status.json"):
+            got, headers, body = await get(server.port, target, f"Host: {host.replace('PORT', str(server.port))}")
+            assert got == status and "content-security-policy" in headers
+            assert (body == module.NAME_TEXT.encode()) == (status == 421)
+        got, _, _ = await get(server.port, "/facilitator", f"Host: {host.replace('PORT', str(server.port))}", *UPGRADE)
+        assert got == (101 if status == 200 else 421)
+        await server.site.close()
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    ("host", "origin", "status"),
+    [
+        ("localhost:PORT", None, 101),
+        ("localhost:PORT", "http://localhost:PORT", 101),
+        ("127.0.0.1:PORT", "http://localhost:PORT", 101),
+        ("localhost:PORT", "http://127.0.0.1:PORT", 101),
+        ("site.example", "https://site.example", 101),
+        ("site.example", "https://mirror.example", 101),
+        ("localhost:PORT", "http://localhost:1", 403),
+        ("localhost:PORT", "https://evil.example", 403),
+        ("site.example", "https://evil.site.example", 403),
+        ("site.example", "null", 403),
+    ],
+)
+def test_pages_of_strangers_get_no_facilitator_channel(host: str, origin: str | None, status: int) -> None:
+    async def test() -> None:
+        server = await serving(names=["site.example"], origins=Origins(["https://mirror.example"]))
+        lines = [f"Host: {host}", *([f"Origin: {origin}"] if origin else [])]
+        lines = [line.replace("PORT", str(server.port)) for line in lines]
+        got, _, body = await get(server.port, "/facilitator", *lines, *UPGRADE)
+        assert got == status and (status == 101 or body == ORIGIN_TEXT.encode())
+        await server.site.close()
+
+    run(test)
+
+
+def test_peers_that_vanish_are_no_news(caplog: pytest.LogCaptureFixture) -> None:
+    async def test() -> None:
+        server = await serving()
+        for data in (b"", PING, PING * 100):
+            for _ in range(10):
+                reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+                lines = ["GET /facilitator HTTP/1.1", f"Host: localhost:{server.port}", *UPGRADE]
+                writer.write("\r\n".join(lines).encode() + b"\r\n\r\n" + data)
+                linger = struct.pack("ii", 1, 0)
+                writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+                await asyncio.sleep(0)  # the data leaves before the reset
+                writer.transport.abort()
+        client = attach(WebSocketTransport())
+        client.connect(1, server.url, Protocol.FACILITATOR)  # what came before it has been seen by now
+        await client.first("opened")
+        await server.toy.until(lambda: len(server.toy.of("closed")) == len(server.toy.of("opened")) - 1)
+        await server.site.close()
+
+    with caplog.at_level(logging.DEBUG):
+        run(test)
+    assert [record for record in caplog.records if record.levelno > logging.DEBUG] == []
+
+
+@pytest.mark.parametrize("moment", ["prepare", "pong"])
+def test_a_peer_that_vanishes_at_the_worst_moment_is_no_news(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, moment: str
+) -> None:
+    async def gone(*_: Any) -> None:
+        raise aiohttp.ClientConnectionResetError("Cannot write to closing transport")
+
+    async def test() -> None:
+        server = await serving()
+        with monkeypatch.context() as patched:
+            patched.setattr(web.WebSocketResponse, moment, gone)
+            reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+            lines = ["GET /facilitator HTTP/1.1", f"Host: localhost:{server.port}", *UPGRADE]
+            writer.write("\r\n".join(lines).encode() + b"\r\n\r\n" + PING)
+            await asyncio.wait_for(reader.read(), 20)
+            writer.close()
+        assert len(server.toy.of("opened")) == len(server.toy.of("closed")) == (moment == "pong")
+        await server.site.close()
+
+    with caplog.at_level(logging.DEBUG):
+        run(test)
+    assert [record for record in caplog.records if record.levelno > logging.DEBUG] == []
 
 
 def test_a_full_facilitator_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,10 +6,12 @@ import asyncio
 import os
 import socket
 import struct
+from collections.abc import Awaitable, Callable
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import uvloop
 
 from convergence.effects import Failure, Protocol, Resolve
 from pynode.exit import CloseReason, ExitPolicy
@@ -17,7 +19,29 @@ from pynode.transports import tcp as module
 from pynode.transports.mux import NetTransport
 from pynode.transports.tcp import TcpTransport
 from pynode.transports.websocket import WebSocketTransport
-from tests.unit.pynode.toy import Toy, attach, run
+from tests.unit.pynode.toy import PATIENCE, Toy, attach
+
+
+class Loop(uvloop.Loop):
+    """One whose methods can be replaced."""
+
+
+@pytest.fixture(params=["asyncio", "uvloop"])
+def run(request: pytest.FixtureRequest) -> Callable[[Callable[[], Awaitable[None]]], None]:
+    def runner(test: Callable[[], Awaitable[None]]) -> None:
+        async def bounded() -> None:
+            async with asyncio.timeout(2 * PATIENCE):
+                await test()
+
+        factory = Loop if request.param == "uvloop" else None
+        with asyncio.Runner(loop_factory=factory) as loop:
+            loop.run(bounded())
+
+    return runner
+
+
+MAX_UNREAD = 64 << 20
+"""The kernel's own buffers take some megabytes, the transport HIGH_WATER."""
 
 
 def policy(*ports: int) -> ExitPolicy:
@@ -50,6 +74,14 @@ async def open_channel(host: str = "127.0.0.1") -> SimpleNamespace:
     return SimpleNamespace(toy=toy, transport=transport, reader=reader, writer=writer, port=port, server=server)
 
 
+def fill(transport: TcpTransport) -> None:
+    """Send, in several buffers at a time as the core does, until the transport says that it is enough."""
+    for _ in range(MAX_UNREAD // 65536):
+        if not transport.send(1, [bytes(1), bytes(65535)]):
+            return
+    raise AssertionError("no congestion was reported")
+
+
 async def failure(transport: TcpTransport, address: str) -> str:
     toy = attach(transport)
     toy.connect(1, address, Protocol.TCP)
@@ -60,7 +92,7 @@ async def failure(transport: TcpTransport, address: str) -> str:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
-def test_bytes_both_ways_then_done(host: str) -> None:
+def test_bytes_both_ways_then_done(run: Any, host: str) -> None:
     async def test() -> None:
         if host == "::1":
             try:
@@ -83,7 +115,7 @@ def test_bytes_both_ways_then_done(host: str) -> None:
     run(test)
 
 
-def test_close_flushes_and_reports_nothing() -> None:
+def test_close_flushes_and_reports_nothing(run: Any) -> None:
     async def test() -> None:
         it = await open_channel()
         it.toy.send(1, *[bytes(65536)] * 100)
@@ -95,13 +127,12 @@ def test_close_flushes_and_reports_nothing() -> None:
     run(test)
 
 
-def test_close_cuts_a_peer_that_takes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_close_cuts_a_peer_that_takes_nothing(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "CLOSE_TIMEOUT", 0.05)
 
     async def test() -> None:
         it = await open_channel()
-        while it.transport.send(1, [bytes(65536)]):
-            pass
+        fill(it.transport)
         it.toy.close(1)
         await asyncio.wait_for(it.transport._all_gone.wait(), 20)
         assert it.transport.connections == 0
@@ -109,20 +140,20 @@ def test_close_cuts_a_peer_that_takes_nothing(monkeypatch: pytest.MonkeyPatch) -
     run(test)
 
 
-def test_congestion_and_drain() -> None:
+def test_congestion_and_drain(run: Any) -> None:
     async def test() -> None:
         it = await open_channel()
-        while not it.toy.of("congested"):
-            it.toy.send(1, bytes(65536))
+        fill(it.transport)
+        it.toy.send(1, b"x", b"y")
+        assert it.toy.of("congested") == [("congested", 1, True)]
         while ("congested", 1, False) not in it.toy.log:
-            await it.reader.read(65536)
-        assert it.toy.of("congested")[0] == ("congested", 1, True)
+            await asyncio.wait_for(it.reader.read(65536), PATIENCE)
         await it.transport.shutdown(0)
 
     run(test)
 
 
-def test_pause_stops_reading() -> None:
+def test_pause_stops_reading(run: Any) -> None:
     async def test() -> None:
         it = await open_channel()
         it.toy.pause(1, True)
@@ -139,7 +170,7 @@ def test_pause_stops_reading() -> None:
     run(test)
 
 
-def test_pause_before_it_is_open() -> None:
+def test_pause_before_it_is_open(run: Any) -> None:
     async def test() -> None:
         server = Server()
         port = await server.start()
@@ -161,7 +192,7 @@ def test_pause_before_it_is_open() -> None:
     run(test)
 
 
-def test_reset() -> None:
+def test_reset(run: Any) -> None:
     async def test() -> None:
         it = await open_channel()
         linger = struct.pack("ii", 1, 0)
@@ -172,7 +203,7 @@ def test_reset() -> None:
     run(test)
 
 
-def test_reasons() -> None:
+def test_reasons(run: Any) -> None:
     async def test() -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
@@ -195,7 +226,8 @@ class Answers:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *answers: list[str] | Exception | None) -> None:
         self.answers = list(answers)
         self.asked: list[str] = []
-        monkeypatch.setattr(asyncio.SelectorEventLoop, "getaddrinfo", self, raising=True)
+        for loop in (asyncio.SelectorEventLoop, Loop):
+            monkeypatch.setattr(loop, "getaddrinfo", self)
 
     async def __call__(self, host: str, port: int, **options: Any) -> list[Any]:
         self.asked.append(host)
@@ -208,7 +240,7 @@ class Answers:
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in answer]
 
 
-def test_the_address_that_was_judged_is_dialled(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_address_that_was_judged_is_dialled(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     answers = Answers(monkeypatch, ["127.0.0.1"], ["10.0.0.1"])
 
     async def test() -> None:
@@ -224,7 +256,7 @@ def test_the_address_that_was_judged_is_dialled(monkeypatch: pytest.MonkeyPatch)
     run(test)
 
 
-def test_the_next_address_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_next_address_is_tried(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     Answers(monkeypatch, ["10.0.0.1", "127.0.0.2", "127.0.0.1"])
 
     async def test() -> None:
@@ -239,7 +271,7 @@ def test_the_next_address_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     run(test)
 
 
-def test_a_name_server_that_is_mute(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_server_that_is_mute(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     Answers(monkeypatch, None)
     monkeypatch.setattr(module, "CONNECT_TIMEOUT", 0.05)
 
@@ -249,7 +281,7 @@ def test_a_name_server_that_is_mute(monkeypatch: pytest.MonkeyPatch) -> None:
     run(test)
 
 
-def test_close_while_dialling(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_close_while_dialling(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     Answers(monkeypatch, None, ["127.0.0.1"])
 
     async def test() -> None:
@@ -268,7 +300,7 @@ def test_close_while_dialling(monkeypatch: pytest.MonkeyPatch) -> None:
     run(test)
 
 
-def test_resolve(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resolve(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     Answers(
         monkeypatch,
         ["1.1.1.1", "10.0.0.1", "1.0.0.1", "1.1.1.1"],
@@ -296,7 +328,7 @@ def test_resolve(monkeypatch: pytest.MonkeyPatch) -> None:
     run(test)
 
 
-def test_a_node_with_both_transports() -> None:
+def test_a_node_with_both_transports(run: Any) -> None:
     async def test() -> None:
         echo = Server()
         port = await echo.start()
@@ -325,7 +357,7 @@ def test_a_node_with_both_transports() -> None:
     run(test)
 
 
-def test_a_node_that_is_no_exit() -> None:
+def test_a_node_that_is_no_exit(run: Any) -> None:
     async def test() -> None:
         net = NetTransport(WebSocketTransport())
         toy = attach(net)

@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from convergence.effects import Protocol
+from pynode.origins import Origins
 from pynode.transports import HIGH_WATER
 from pynode.transports import websocket as module
 from pynode.transports.websocket import MAX_MESSAGE, WebSocketTransport, connect_reason
@@ -34,18 +35,18 @@ UPGRADE = (
 )
 
 
-async def listening(facilitator: bool = False) -> SimpleNamespace:
-    transport = WebSocketTransport()
+async def listening(origins: Origins | None = None) -> SimpleNamespace:
+    transport = WebSocketTransport(origins=origins)
     toy = attach(transport)
-    port = await transport.listen("127.0.0.1", 0, facilitator=facilitator)
+    port = await transport.listen("127.0.0.1", 0)
     return SimpleNamespace(transport=transport, toy=toy, port=port, url=f"ws://127.0.0.1:{port}/")
 
 
-async def pair(protocol: Protocol = Protocol.LINK, path: str = "") -> SimpleNamespace:
-    server = await listening(facilitator=True)
+async def pair(protocol: Protocol = Protocol.LINK) -> SimpleNamespace:
+    server = await listening()
     transport = WebSocketTransport()
     client = attach(transport)
-    client.connect(1, server.url + path, protocol)
+    client.connect(1, server.url, protocol)
     await client.first("opened")
     await server.toy.first("opened")
     return SimpleNamespace(client=client, server=server.toy, transport=transport, listener=server.transport)
@@ -118,10 +119,9 @@ def test_messages_arrive_in_order_both_ways(run: Any) -> None:
     run(test)
 
 
-def test_facilitator_channels_have_their_path_and_long_buffers_are_cut(run: Any) -> None:
+def test_long_buffers_of_facilitator_channels_are_cut(run: Any) -> None:
     async def test() -> None:
-        both = await pair(Protocol.FACILITATOR, "facilitator?x=1")
-        assert both.server.of("opened") == [("opened", 2, Protocol.FACILITATOR)]
+        both = await pair(Protocol.FACILITATOR)
         data = os.urandom(300_000)
         both.client.send(1, data)
         await both.server.until(lambda: len(both.server.received.get(2, b"")) >= len(data))
@@ -237,6 +237,33 @@ def test_upgrades_as_browsers_ask_for_them(run: Any, connection: bytes) -> None:
         server = await listening()
         await Raw.open(server.port, b"/anything", connection)
         await server.toy.first("opened")
+        await end(server.transport)
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    ("origin", "answer"),
+    [
+        (None, b"HTTP/1.1 101"),
+        (b"http://localhost:8000", b"HTTP/1.1 101"),
+        (b"http://127.0.0.1:8000", b"HTTP/1.1 101"),
+        (b"https://mirror.example", b"HTTP/1.1 101"),
+        (b"http://localhost:8001", b"HTTP/1.1 403"),
+        (b"http://evil.example:8000", b"HTTP/1.1 403"),
+        (b"null", b"HTTP/1.1 403"),
+    ],
+)
+def test_pages_of_strangers_are_refused(run: Any, origin: bytes | None, answer: bytes) -> None:
+    async def test() -> None:
+        server = await listening(Origins(["http://127.0.0.1:8000/", "https://mirror.example"]))
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        line = b"" if origin is None else b"Origin: %b\r\n" % origin
+        writer.write((UPGRADE % (b"/", b"Upgrade")).replace(b"\r\n\r\n", b"\r\n" + line + b"\r\n"))
+        assert (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 20)).startswith(answer)
+        if b"403" in answer:
+            assert await Raw(reader, writer).rest() == module.ORIGIN_TEXT.encode()
+        assert bool(server.toy.of("opened")) == (b"101" in answer)
         await end(server.transport)
 
     run(test)
