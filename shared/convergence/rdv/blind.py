@@ -1,8 +1,8 @@
 """Under which name a file is advertised at a rendezvous point, and at which points.
 
 Does: blind a hash_name for one point and one day; choose the points of a hash_name; handle the change of day.
-Does not: talk to points. A point that sees two blinded names cannot tell whether they are of one file, and
-learns no hash_name.
+Does not: talk to points. A point learns no hash_name, and cannot tell whether two blinded names are of one file,
+except for those of two days around midnight, which come on one circuit.
 """
 
 from __future__ import annotations
