@@ -353,7 +353,8 @@ def with_bytecode(sources: Mapping[str, bytes]) -> dict[str, bytes]:
         BYTECODE.mkdir(parents=True, exist_ok=True)
         stamp.unlink(missing_ok=True)
         (BYTECODE / "app.zip").write_bytes(archive)
-        run(["node", PRECOMPILE, BYTECODE], "See the lines above.")
+        hint = f"Install Node.js {NODE_NEEDED} or later; if it is there, see the lines above."
+        run(["node", PRECOMPILE, BYTECODE], hint)
         stamp.write_text(digest)
     names = {"app.zip": "app.zip", "pyodide/python_stdlib.zip": "python_stdlib.zip"}
     return {name: (BYTECODE / made).read_bytes() for name, made in names.items()}

@@ -178,7 +178,7 @@ class Node:
         None,
         check_identity,
         '"' + "0" * 64 + '"',
-        "from the site's /network.json; without it, the first list is trusted",
+        "whose lists are believed; else: the first to answer",
     )
     origins: tuple[str, ...] = _setting(
         (), _origins, '["https://site.example"]', 'sites whose pages may connect; ["*"]: all; its own site always may'

@@ -172,7 +172,8 @@ class _Download:
             case "transfer-done" if not self._finished.done():
                 self._finished.set_result(None)
             case "transfer-failed":
-                again = f" {AGAIN}" if self._app.node.transfers.transfers[self._id].download.have_bytes else ""
+                transfer = self._app.node.transfers.transfers.get(self._id)
+                again = f" {AGAIN}" if transfer is not None and transfer.download.have_bytes else ""
                 self._fail(for_command(str(data["message"])) + again)
             case "transfer-paused":
                 self._fail(f"{for_command(str(data['message']))} {AGAIN}")

@@ -30,19 +30,24 @@ PAGE = b"<title>a page</title>" + b"x" * 100_000
 def web() -> Iterator[int]:
     """A web server on loopback; its port."""
 
+    ended = threading.Event()
+
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self.send_response(200 if self.path == "/page" else 404)
+            self.send_response(404 if self.path == "/pagex" else 200)
             self.send_header("Content-Type", "text/html")
             self.send_header("Content-Length", str(len(PAGE)))
             self.end_headers()
-            self.wfile.write(PAGE)
+            self.wfile.write(PAGE if self.path.startswith("/page") else PAGE[:50_000])
+            if self.path == "/slow":
+                ended.wait()
 
         def log_message(self, format: str, *args: Any) -> None: ...
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server.server_address[1]
+    ended.set()
     server.shutdown()
     server.server_close()
 
@@ -212,6 +217,20 @@ def test_fetch(network: dict[str, Any], tmp_path: Path, web: int) -> None:
     missing = subprocess.run(command, capture_output=True, env=ENVIRONMENT, timeout=PATIENCE)
     assert (missing.returncode, missing.stdout) == (1, PAGE)
     assert b"404" in missing.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, None])
+def test_a_fetch_that_ends_early_leaves_nothing(
+    network: dict[str, Any], tmp_path: Path, web: int, number: int | None
+) -> None:
+    address = f"http://127.0.0.1:{web}/{'cut' if number is None else 'slow'}"
+    with running("fetch", address, "-o", tmp_path / "page.html", "--site", network["site"]) as command:
+        if number is not None:
+            command.until("response")  # and half of the body
+            command.process.send_signal(number)
+        code, _ = command.end()
+        assert code == (1 if number is None else 130)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_exit_reaches_nothing_private_unless_told(network: dict[str, Any]) -> None:

@@ -89,6 +89,23 @@ def dist(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return build_copy(folder, mtime=1_000_000_000, umask=0o022, TZ="UTC", LC_ALL="C", PYTHONHASHSEED="1")
 
 
+@pytest.mark.parametrize(
+    ("version", "fits"), [("v20.20.2", True), ("v22.1.0", True), ("v18.20.4", False), ("", False), ("nonsense", False)]
+)
+def test_an_old_node_is_named_before_it_fails(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, version: str, fits: bool
+) -> None:
+    node = tmp_path / "node"
+    node.write_text(f"#!/bin/sh\necho {version}\n")
+    node.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    if fits:
+        build.check_node()
+    else:
+        with pytest.raises(build.BuildError, match=f"20 or later .* says {version or 'nothing'}. .* older, install"):
+            build.check_node()
+
+
 def test_two_builds_of_one_tree_are_byte_identical(dist: dict[str, bytes], tmp_path: Path) -> None:
     elsewhere = tmp_path / "a much longer path, with spaces and an é"
     other = build_copy(

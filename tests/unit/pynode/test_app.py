@@ -144,6 +144,46 @@ def test_a_public_name_goes_into_the_address(tmp_path: Path) -> None:
     go(scenario)
 
 
+@pytest.mark.parametrize(
+    ("network", "own"),
+    [
+        (Network("ws://127.0.0.1:9/facilitator"), "http://localhost:9"),
+        (Network("ws://127.0.0.1:9/facilitator", site="https://site.example/"), "https://site.example"),
+    ],
+)
+def test_links_are_for_pages_of_the_network(tmp_path: Path, network: Network, own: str) -> None:
+    async def scenario() -> None:
+        app = App(Plan(network, tmp_path, RELAY, ANY, origins=("https://mirror.example",)))
+        await app.start()
+        taken = {}
+        async with aiohttp.ClientSession() as session:
+            for origin in (None, own, "https://mirror.example", "https://evil.example", f"http://localhost:{app.port}"):
+                try:
+                    async with session.ws_connect(f"http://127.0.0.1:{app.port}/", origin=origin):
+                        taken[origin] = 101
+                except aiohttp.WSServerHandshakeError as error:
+                    taken[origin] = error.status
+        assert list(taken.values()) == [101, 101, 101, 403, 403]
+        await app.stop()
+
+    go(scenario)
+
+
+@pytest.mark.parametrize(("host", "status"), [("site.example", 200), ("evil.example", 421)])
+def test_a_site_has_the_names_it_was_given(tmp_path: Path, host: str, status: int) -> None:
+    async def scenario() -> None:
+        facilitator = FacilitatorApp(tmp_path, ANY, hosts=["site.example"])
+        await facilitator.start()
+        async with (
+            aiohttp.ClientSession() as session,
+            session.get(f"{facilitator.network.site}status.json", headers={"Host": host}) as response,
+        ):
+            assert response.status == status
+        await facilitator.stop()
+
+    go(scenario)
+
+
 def test_no_facilitator_is_told_in_a_sentence(tmp_path: Path) -> None:
     async def scenario() -> None:
         heard = Heard()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import io
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -17,17 +19,20 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+import convergence
+from convergence.effects import Event
 from convergence.errors import LocalError
 from convergence.ordb.index import EMPTY_ROOT
+from convergence.rdv.client import NOBODY, WAITED_LONG
 from convergence.wire.facilitator import Role
 from convergence.wire.ordb import PIECE_SIZE
 from pynode.app import Network
-from pynode.cli import main, parser
+from pynode.cli import fetch, main, parser
 from pynode.cli.children import MAX_RESTARTS, Relay, Relays
-from pynode.cli.common import locked, unless
+from pynode.cli.common import locked, set_up_logs, unless
 from pynode.cli.get import for_command, site_of
 from pynode.cli.output import CliError, Output, Rate, bar, sentence, shown, size_words, table, time_words
-from pynode.cli.serve import relay_plan
+from pynode.cli.serve import _network, _Relay, relay_plan
 from pynode.cli.share import check_files, hash_file
 from pynode.cli.sites import DEFAULT_SITE, chosen_site, find_network, find_status, site_address
 from pynode.config import Config
@@ -106,10 +111,68 @@ def test_sentences(text: str, said: str) -> None:
     assert sentence(text) == said
 
 
+def page_advice() -> list[str]:
+    """Every sentence of the core that sends its reader to a button or a link."""
+    folder = Path(convergence.__file__).parent
+    found = []
+    for path in folder.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value.strip():
+                if re.search(r"\b[Cc]hoose Retry\b|\b[Oo]pen the link again\b", node.value):
+                    found.append(node.value)
+    return found
+
+
 def test_what_the_core_says_for_a_page_is_said_for_a_terminal() -> None:
-    text = "There is no room left to store this file. Free some space, then choose Retry."
-    assert for_command(text).endswith("Free some space, then run the same command again.")
-    assert "Retry" not in for_command("This file could not be read. Choose Retry to try again.")
+    sentences = page_advice()
+    assert WAITED_LONG in sentences and len(sentences) >= 4
+    for text in sentences:
+        said = for_command(text)
+        assert said.endswith(".") and "retry" not in said.lower() and "link" not in said.lower()
+    assert for_command(WAITED_LONG) == "The sender did not come back."
+    assert for_command(NOBODY) == NOBODY
+    full = next(text for text in sentences if "no room" in text)
+    assert for_command(full) == "There is no room left to store this file. Free some space."
+
+
+def fetch_command() -> tuple[Any, io.StringIO]:
+    err = io.StringIO()
+    return fetch._Command(Output(out=io.StringIO(), err=err), fetch._Sink(io.BytesIO())), err
+
+
+def test_attempts_of_a_fetch_say_the_same_once() -> None:
+    async def scenario() -> None:
+        command, err = fetch_command()
+        for message in [
+            "Building a circuit to an exit",
+            "Asking the site",
+            *["Trying another exit", "Asking the site"] * 2,
+        ]:
+            command.event(Event("fetch-status", {"id": 1, "message": message}))
+        assert err.getvalue().splitlines() == [
+            "Building a circuit to an exit…",
+            "Asking the site…",
+            "Trying another exit…",
+        ]
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("complete", [True, False])
+def test_only_a_complete_body_gets_its_name(tmp_path: Path, complete: bool) -> None:
+    target = tmp_path / "page"
+    with fetch._sink(str(target), False) as sink:
+        sink.write(b"body")
+        sink.complete = complete
+        assert not target.exists()
+    assert [path.name for path in tmp_path.iterdir()] == (["page"] if complete else [])
+
+
+def test_a_relay_tells_each_trouble_once(capsys: pytest.CaptureFixture[str]) -> None:
+    set_up_logs(parser().parse_args(["relay"]), Config(), "relay-1")
+    _Relay(Output()).event(Event("trouble", {"message": "The facilitator cannot be reached."}))
+    told = capsys.readouterr()
+    assert (told.out + told.err).count("The facilitator cannot be reached.") == 1
 
 
 def test_tables_line_up() -> None:
@@ -171,7 +234,11 @@ def test_a_reader_that_is_gone_ends_nothing() -> None:
 
 @pytest.mark.parametrize(
     "line",
-    ["", "foo", "get", "up --port x", "up --port 70000", "relay --listen 5", "relay --url http://x", "get x --wait -1"],
+    [
+        *("", "foo", "get", "get x --wait -1", "status -v", "status --config x"),
+        *("up --port x", "up --port 70000", "up --public a/b"),
+        *("relay --listen 5", "relay --url http://x", "relay --origin x"),
+    ],
 )
 def test_wrong_arguments_are_one_line_and_code_2(line: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit:
@@ -233,6 +300,35 @@ def test_a_relay_is_what_options_and_settings_say() -> None:
     assert str(plan("--listen 127.0.0.1:6", config).listen) == "127.0.0.1:6"
     with pytest.raises(CliError, match="--public"):
         plan("--listen 0.0.0.0:1")
+    config = parse_config('[node]\norigins = ["https://mirror.example"]\n')
+    assert plan("--origin https://site.example/page --origin *", config).origins == (
+        "https://mirror.example",
+        "https://site.example",
+        "*",
+    )
+
+
+def test_a_relay_joins_the_facilitator_that_it_was_told() -> None:
+    def network(line: str) -> Network:
+        return asyncio.run(_network(parser().parse_args(["relay", *line.split()]), Config()))
+
+    assert network("--facilitator ws://x/facilitator") == Network("ws://x/facilitator")  # the first list is trusted
+    line = f"--facilitator ws://x/facilitator --facilitator-identity {'ab' * 32}"
+    assert network(line).identity == b"\xab" * 32
+
+    answers = {"/network.json": {"facilitator": {"identity": "ab" * 32, "path": "/facilitator"}}}
+
+    def asked(identity: str) -> Network:
+        async def question(site: str) -> Network:
+            options = ["relay", "--site", site, "--facilitator-identity", identity]
+            return await _network(parser().parse_args(options), Config())
+
+        found: Network = ask(answers, question)
+        return found
+
+    assert asked("ab" * 32).identity == b"\xab" * 32
+    with pytest.raises(CliError, match="names another facilitator"):
+        asked("cd" * 32)
 
 
 # -- sites

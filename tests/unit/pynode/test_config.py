@@ -126,6 +126,15 @@ def test_a_facilitator_may_be_named_without_its_identity() -> None:
     assert parse("[node]\nfacilitator = 'ws://x/'").node.facilitator_identity is None
 
 
+def test_the_page_about_the_command_line_shows_the_example_and_every_command() -> None:
+    root = Path(__file__).parents[3]
+    page = (root / "docs" / "cli.md").read_text()
+    assert f"```toml\n{write_example().rstrip()}\n```\n" in page
+    for command in ("up", "share", "get", "fetch", "status", "relay", "facilitator"):
+        assert f"`convergence {command}" in page
+    assert "docs/cli.md" in (root / "README.md").read_text()
+
+
 def test_default_data_folder() -> None:
     assert default_data_dir({"XDG_DATA_HOME": "/x"}) == Path("/x/convergence")
     home = Path.home() / ".local/share/convergence"

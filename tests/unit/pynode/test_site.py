@@ -56,14 +56,15 @@ async def get(port: int, target: str, *headers: str, method: str = "GET") -> tup
     """A request whose path is sent as it is, dots and all."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     host = [] if any(line.startswith("Host:") for line in headers) else [f"Host: localhost:{port}"]
-    close = [] if UPGRADE[0] in headers else ["Connection: close"]
-    lines = [f"{method} {target} HTTP/1.1", *host, *close, *headers]
+    lines = [f"{method} {target} HTTP/1.1", *host, *headers]
     writer.write("\r\n".join(lines).encode() + b"\r\n\r\n")
-    head = (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 20)).removesuffix(b"\r\n\r\n")
-    body = b"" if b" 101 " in head[:20] else await asyncio.wait_for(reader.read(), 20)
+    async with asyncio.timeout(20):
+        head = (await reader.readuntil(b"\r\n\r\n")).decode().removesuffix("\r\n\r\n")
+        first, *rest = head.split("\r\n")
+        answered = {k.lower(): v for k, v in (line.split(": ", 1) for line in rest)}
+        body = b"" if method == "HEAD" else await reader.readexactly(int(answered.get("content-length", 0)))
     writer.close()
-    first, *rest = head.decode().split("\r\n")
-    return int(first.split(" ")[1]), {k.lower(): v for k, v in (line.split(": ", 1) for line in rest)}, body
+    return int(first.split(" ")[1]), answered, body
 
 
 def test_files_have_their_types_and_headers(dist: Path) -> None:

@@ -153,6 +153,18 @@ def test_congestion_and_drain(run: Any) -> None:
     run(test)
 
 
+def test_flow_control_does_not_rest_on_writelines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """asyncio's own, in Python 3.12.0 to 3.12.8 and 3.13.0 to 3.13.1, never says that it is full."""
+
+    async def test() -> None:
+        it = await open_channel()
+        monkeypatch.setattr(type(it.transport._streams[1].transport), "writelines", lambda *_: None)
+        fill(it.transport)
+        await it.transport.shutdown(0)
+
+    asyncio.run(test())
+
+
 def test_pause_stops_reading(run: Any) -> None:
     async def test() -> None:
         it = await open_channel()
