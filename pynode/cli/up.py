@@ -158,7 +158,6 @@ class _Network:
     def _tell(self, event: str) -> None:
         """The state for programs, on standard output and in the ready file, which is replaced whole."""
         state = self._state()
-        self._output.record(event, **state)
         if self._ready_file is not None:
             part = self._ready_file.with_name(f".{self._ready_file.name}.part")
             try:
@@ -166,6 +165,7 @@ class _Network:
                 os.replace(part, self._ready_file)
             except OSError as error:
                 self._output.say(f"{self._ready_file} cannot be written: {os.strerror(error.errno or 0)}.")
+        self._output.record(event, **state)
 
     def _state(self) -> Mapping[str, Any]:
         return {

@@ -18,12 +18,15 @@ import logging
 import socket
 import ssl
 from collections.abc import MutableMapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import picows
 from picows import WSCloseCode, WSFrame, WSMsgType, WSTransport, WSUpgradeRequest, WSUpgradeResponse
 
 from convergence.effects import Protocol
+from pynode.exit import is_public, plain_address
 from pynode.origins import ANY, Origins
 from pynode.transports import CLOSE_TIMEOUT, HIGH_WATER, LOW_WATER, Channels, printable
 
@@ -53,7 +56,16 @@ FACILITATOR_PATH = "/facilitator"
 UPGRADE_TEXT = b"This is a Convergence node: it speaks WebSocket only.\n"
 ORIGIN_TEXT = "Pages of other sites may not connect here.\n"
 
+MAX_ADDRESSES = 4
+"""Addresses of one host that are tried."""
+
+LOOK_UP_THREADS = 4
+
 log = logging.getLogger("pynode.websocket")
+
+
+class PrivateAddress(OSError):
+    """A node on a public network names an address that is not on the internet."""
 
 
 class _LibraryLog(logging.LoggerAdapter[logging.Logger]):
@@ -202,6 +214,9 @@ class WebSocketTransport:
         self._sockets: dict[int, _Socket] = {}
         self._live: set[_Socket] = set()
         self._dials: dict[int, asyncio.Task[None]] = {}
+        # Its own threads: look-ups for exit streams, which strangers ask for, must not hold links up.
+        self._look_ups = ThreadPoolExecutor(LOOK_UP_THREADS, "link-look-up")
+        self._public_only = False
         self._servers: list[asyncio.Server] = []
         self._log = _LibraryLog(log, {})
         self._all_gone = asyncio.Event()
@@ -269,6 +284,7 @@ class WebSocketTransport:
     async def shutdown(self, timeout: float = CLOSE_TIMEOUT) -> None:
         """Take no more connections, close all there are, wait for them at most `timeout` seconds."""
         self._ending = True
+        self._look_ups.shutdown(wait=False, cancel_futures=True)
         for server in self._servers:
             server.close()
         for dial in list(self._dials.values()):
@@ -341,6 +357,7 @@ class WebSocketTransport:
                     ssl_context=tls,
                     websocket_handshake_timeout=HANDSHAKE_TIMEOUT,
                     max_redirects=0,
+                    socket_factory=lambda parsed: self._connect(protocol, parsed.host, parsed.port),
                     **self._options(),
                 )
             if listener is None:
@@ -350,6 +367,38 @@ class WebSocketTransport:
             raise
         except Exception as error:
             connection.report(connect_reason(error))
+
+    async def _connect(self, protocol: Protocol, host: str, port: int) -> socket.socket:
+        """A TCP connection to one of the host's addresses.
+
+        A node's address is a stranger's word. Where the facilitator is on the public internet, links to private and
+        reserved addresses are refused, or anybody could make all nodes knock at the doors of their own networks.
+        """
+        loop = asyncio.get_running_loop()
+        look_up = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+        found = await loop.run_in_executor(self._look_ups, look_up)
+        failure: OSError = OSError("the name has no address")
+        for family, kind, number, _, address in found[:MAX_ADDRESSES]:
+            plain = plain_address(str(address[0]))
+            public = plain is not None and is_public(plain)
+            if protocol is Protocol.LINK and self._public_only and not public:
+                failure = PrivateAddress()
+                continue
+            connection = socket.socket(family, kind, number)
+            connection.setblocking(False)
+            try:
+                await loop.sock_connect(connection, address)
+            except OSError as error:
+                connection.close()
+                failure = error
+                continue
+            except BaseException:
+                connection.close()
+                raise
+            if protocol is Protocol.FACILITATOR:
+                self._public_only = public
+            return connection
+        raise failure
 
     def _opened(self, connection: _Socket) -> None:
         assert connection.channel is not None
@@ -391,6 +440,8 @@ def connect_reason(error: BaseException) -> str:
 
 def network_reason(error: BaseException) -> str:
     """Why a connection could not be made, in a few words."""
+    if isinstance(error, PrivateAddress):
+        return "not an address on the internet"
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"certificate not trusted: {printable(error.verify_message)}"
     if isinstance(error, ssl.SSLError):
