@@ -524,3 +524,28 @@ def test_an_error_in_the_machine_ends_that_link_only(run: Any, caplog: pytest.Lo
 
     run(test)
     assert "ZeroDivisionError" in caplog.text
+
+
+@pytest.mark.parametrize("public", [True, False])
+def test_links_stay_on_the_internet_where_the_facilitator_is(
+    run: Any, monkeypatch: pytest.MonkeyPatch, public: bool
+) -> None:
+    """A descriptor may name any address: nodes of a public network do not dial into the networks they stand in."""
+
+    async def test() -> None:
+        site, relay = await listening(), await listening()
+        monkeypatch.setattr(module, "is_public", lambda address: public and str(address) == "127.0.0.2")
+        transport = WebSocketTransport()
+        client = attach(transport)
+        client.connect(1, f"ws://127.0.0.2:{site.port}/facilitator", Protocol.FACILITATOR)
+        await client.until(lambda: client.log)
+        client.connect(3, relay.url, Protocol.LINK)
+        await client.until(lambda: len(client.log) > 1)
+        expected = ("closed", 3, "not an address on the internet") if public else ("opened", 3, Protocol.LINK)
+        assert client.log == [("opened", 1, Protocol.FACILITATOR), expected]
+        assert relay.transport.connections == (0 if public else 1)
+        await end(transport, site.transport, relay.transport)
+
+    original = WebSocketTransport.listen
+    monkeypatch.setattr(WebSocketTransport, "listen", lambda self, host, port: original(self, "0.0.0.0", port))
+    run(test)
