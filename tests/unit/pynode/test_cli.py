@@ -6,13 +6,12 @@ import ast
 import asyncio
 import io
 import json
-import logging
 import os
 import re
 import subprocess
 import sys
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -40,17 +39,6 @@ from pynode.config import parse as parse_config
 
 BARE = f"{'A' * 43}.{'A' * 43}"
 HOSTILE = "a\x1b[31m\r\n\x07‮b"
-
-
-@pytest.fixture(autouse=True)
-def logging_as_before() -> Iterator[None]:
-    """Commands set the process's logs up; other tests look at theirs."""
-    root, ours = logging.getLogger(), logging.getLogger("pynode")
-    handlers, levels = root.handlers[:], (root.level, ours.level)
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(levels[0])
-    ours.setLevel(levels[1])
 
 
 # -- words

@@ -1,0 +1,209 @@
+"""Downloads from sources that misbehave: each is dropped, and the file completes from another."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from convergence.errors import EndReason
+from convergence.ordb.index import EMPTY_ROOT, SharedFile
+from convergence.wire.ordb import (
+    PIECE_SIZE,
+    Done,
+    FileInfo,
+    Have,
+    Info,
+    Piece,
+    Refuse,
+    Request,
+    ShareLink,
+    commitment,
+)
+from tests.unit.ordb.memory import Line, Receiver, Script
+from tests.unit.ordb.rig import Rig
+
+
+def test_wrong_bytes_drop_the_source_and_the_file_comes_from_another() -> None:
+    rig = Rig(20 * PIECE_SIZE)
+
+    def answer(script: Script, message: Any) -> None:
+        if isinstance(message, Request):
+            piece = rig.piece(message.index)
+            script.say(replace(piece, data=b"\0" + piece.data[1:]) if message.index == 3 else piece)
+
+    bad = rig.connect_script(answer)
+    rig.world.run()
+    assert rig.receiver.dropped == ["a sender sent wrong bytes"]
+    assert rig.download.banned == 1
+    assert [reason for reason, _ in bad.closes] == [EndReason.TORPROTOCOL]
+    assert 3 not in rig.client.pieces(rig.file.info.root)
+    rig.connect()
+    rig.world.run()
+    rig.check_done(fetched=20)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda piece: replace(piece, proof=piece.proof[:-1]),
+        lambda piece: replace(piece, proof=(*piece.proof, bytes(32))),
+        lambda piece: replace(piece, proof=(bytes(32), *piece.proof[1:])),
+        lambda piece: replace(piece, data=piece.data[:-1]),
+        lambda piece: replace(piece, data=b"x"),
+    ],
+)
+def test_wrong_proofs_and_lengths_are_wrong_bytes(spoil: Callable[[Piece], Piece]) -> None:
+    rig = Rig(5 * PIECE_SIZE)
+
+    def answer(script: Script, message: Any) -> None:
+        if isinstance(message, Request):
+            script.say(spoil(rig.piece(message.index)))
+
+    rig.connect_script(answer)
+    rig.connect()
+    rig.world.run()
+    assert rig.receiver.dropped == ["a sender sent wrong bytes"]
+    rig.check_done(fetched=5)
+
+
+def test_of_two_sources_at_once_the_bad_one_is_dropped() -> None:
+    rig = Rig(40 * PIECE_SIZE)
+
+    def answer(script: Script, message: Any) -> None:
+        if isinstance(message, Request):
+            script.say(replace(rig.piece(message.index), data=bytes(PIECE_SIZE)))
+
+    rig.connect()
+    rig.connect_script(answer)
+    rig.world.run()
+    assert rig.download.banned == 1
+    rig.check_done(fetched=40)
+
+
+def test_a_lying_info_drops_the_source() -> None:
+    rig = Rig(2 * PIECE_SIZE)
+    for lie in (
+        Info(rig.file.salt, replace(rig.file.info, root=b"z" * 32)),
+        Info(rig.file.salt, replace(rig.file.info, name="other")),
+        Info(b"z" * 32, rig.file.info),
+        Info(rig.file.salt, replace(rig.file.info, size=1 << 35)),
+    ):
+        rig.connect_script(lambda script, message: None, info=lie)
+        rig.world.run()
+    assert rig.download.banned == 4
+    assert not rig.client.stored
+    rig.connect()
+    rig.world.run()
+    rig.check_done(fetched=2)
+
+
+def test_a_link_to_what_cannot_be_fails_with_a_reason() -> None:
+    info = FileInfo(b"z" * 32, 0, "not empty after all")
+    rig = Rig(1)
+    key = commitment(b"s" * 32, info.encode())
+    rig.file = SharedFile(rig.file.hash_name, key, b"s" * 32, info)
+    rig.receiver = Receiver(rig.client, ShareLink(rig.file.hash_name, key))
+    rig.connect_script(lambda script, message: None)
+    rig.world.run()
+    assert rig.receiver.failed == ["this link is for a file that this version cannot fetch"]
+    assert not rig.client.stored
+
+
+def test_an_unrequested_piece_drops_the_source() -> None:
+    rig = Rig(20 * PIECE_SIZE)
+
+    def answer(script: Script, message: Any) -> None:
+        if isinstance(message, Request) and message.index == 0:
+            script.say(rig.piece(19))
+
+    rig.connect_script(answer)
+    rig.world.run()
+    assert rig.receiver.dropped == ["a sender sent a piece that nobody asked for"]
+
+
+def test_a_piece_sent_twice_drops_the_source() -> None:
+    rig = Rig(20 * PIECE_SIZE)
+
+    def answer(script: Script, message: Any) -> None:
+        if isinstance(message, Request) and message.index == 0:
+            script.say(rig.piece(0), rig.piece(0))
+
+    rig.connect_script(answer)
+    rig.world.run()
+    assert rig.download.banned == 1
+    rig.connect()
+    rig.world.run()
+    rig.check_done(fetched=20)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [Request(0)],
+        [Refuse(7, 1)],
+        [Have(((0, 9),))],
+        [Info(b"s" * 32, FileInfo(EMPTY_ROOT, 0, ""))],
+    ],
+)
+def test_messages_that_are_not_due_drop_the_source(words: list[Any]) -> None:
+    rig = Rig(3 * PIECE_SIZE)
+    rig.connect_script(lambda script, message: None, first=words)
+    rig.connect()
+    rig.world.run()
+    assert rig.receiver.dropped == ["a sender sent something that is no valid message"]
+    assert rig.download.banned == 1
+    rig.check_done(fetched=3)
+
+
+@pytest.mark.parametrize("garbage", [b"\xff" * 10, b"\x03\xff\xff\xff", b"\x01\0\0\0", b"\x05\0\0\x03abc"])
+def test_garbage_and_huge_lengths_drop_the_source(garbage: bytes) -> None:
+    rig = Rig(PIECE_SIZE)
+
+    def answer(script: Script, message: Any) -> None:
+        script.stream.send(garbage)
+
+    rig.connect_script(answer)
+    rig.world.run()
+    assert rig.download.banned == 1
+    rig.connect()
+    rig.world.run()
+    rig.check_done(fetched=1)
+
+
+def test_pieces_before_info_drop_the_source() -> None:
+    rig = Rig(PIECE_SIZE)
+    scripts: list[Script] = []
+
+    def serve(stream: Any) -> Script:
+        scripts.append(Script(stream))
+        scripts[0].on_open = lambda script: script.say(rig.piece(0))
+        return scripts[0]
+
+    Line(rig.world, rig.world.node(), rig.client, rig.file.key, serve, rig.download.attach)
+    rig.world.run()
+    assert rig.download.banned == 1
+
+
+def test_a_wrong_key_gives_no_source() -> None:
+    rig = Rig(PIECE_SIZE)
+    rig.lines.append(rig.senders[0].connect(rig.receiver, server_key=b"x" * 32))
+    rig.world.run()
+    assert rig.download.sources_wanted == 3
+    assert not rig.senders[0].uploads[0].bytes_sent
+
+
+def test_a_sender_that_stops_is_no_bad_sender() -> None:
+    rig = Rig(20 * PIECE_SIZE)
+
+    def answer(script: Script, message: Any) -> None:
+        if isinstance(message, Request):
+            script.say(rig.piece(message.index) if message.index < 3 else Done())
+
+    rig.connect_script(answer)
+    rig.world.run()
+    assert rig.receiver.dropped == ["a sender stopped sending"]
+    assert rig.download.banned == 0
+    rig.connect()
+    rig.world.run()
+    rig.check_done(fetched=20)
