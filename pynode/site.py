@@ -11,8 +11,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,16 @@ from aiohttp import WSCloseCode, WSMsgType, web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from convergence.effects import Protocol
+from pynode.exit import plain_address
 from pynode.origins import Origins, answers_to, same_site
 from pynode.transports import CLOSE_TIMEOUT, HIGH_WATER, LOW_WATER, Channels, printable
 from pynode.transports.websocket import FACILITATOR_PATH, MAX_MESSAGE, ORIGIN_TEXT, SEND_CHUNK
 
 MAX_CHANNELS = 4096
 """Facilitator channels at a time; more are answered 503."""
+
+MAX_CHANNELS_EACH = 256
+"""Of them from one address (IPv6: one /64), so that one machine cannot take all the places. A household shares one."""
 
 HEARTBEAT = 30.0
 """Seconds between pings; a peer that leaves one unanswered for half as long is dead."""
@@ -98,6 +103,14 @@ http_log.addFilter(
 )
 
 
+def counted_as(remote: str | None) -> str:
+    """What channels from this address are counted under; "" for loopback, where proxies stand, which is not limited."""
+    address = plain_address(remote or "")
+    if address is None or address.is_loopback:
+        return ""
+    return str(ip_network((address, 64 if address.version == 6 else 32), strict=False))
+
+
 class FacilitatorSockets:
     """Implements ports.Transport for the FACILITATOR channels that aiohttp accepts. Set `channels` before use."""
 
@@ -108,6 +121,7 @@ class FacilitatorSockets:
         self._origins = origins or Origins(())
         self._open: dict[int, _Channel] = {}
         self._live: set[_Channel] = set()
+        self._from: Counter[str] = Counter()  # channels by `counted_as`
 
     # -- ports.Transport
 
@@ -140,7 +154,8 @@ class FacilitatorSockets:
         origin = request.headers.get("Origin")
         if not self._origins.allow(origin) and not same_site(origin or "", request.headers.get("Host", "")):
             return web.Response(status=403, text=ORIGIN_TEXT)
-        if len(self._live) >= MAX_CHANNELS:
+        neighbour = counted_as(request.remote)
+        if len(self._live) >= MAX_CHANNELS or self._from[neighbour] >= MAX_CHANNELS_EACH:
             return web.Response(status=503, text="No room for another connection.\n")
         try:
             await ws.prepare(request)
@@ -148,6 +163,8 @@ class FacilitatorSockets:
             return ws
         connection = _Channel(self, ws, request.transport, self.channels.accept())
         self._live.add(connection)
+        if neighbour:
+            self._from[neighbour] += 1
         self._open[connection.number] = connection
         reason = "connection lost"
         try:
@@ -155,6 +172,8 @@ class FacilitatorSockets:
             reason = await connection.read()
         finally:
             self._live.discard(connection)
+            if neighbour:
+                self._from -= Counter([neighbour])
             connection.writer.cancel()
             if self._open.pop(connection.number, None) is not None:
                 log.debug("channel %d ended: %s", connection.number, reason)

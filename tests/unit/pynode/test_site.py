@@ -381,6 +381,44 @@ def test_a_full_facilitator_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     run(test)
 
 
+def test_one_address_does_not_take_all_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_CHANNELS_EACH", 2)
+    monkeypatch.setattr(module, "counted_as", lambda remote: "192.0.2.1/32")
+
+    async def test() -> None:
+        server = await serving()
+        transport = WebSocketTransport()
+        client = attach(transport)
+        for channel in (1, 3):
+            client.connect(channel, server.url, Protocol.FACILITATOR)
+            await client.until(lambda channel=channel: ("opened", channel, Protocol.FACILITATOR) in client.log)
+        client.connect(5, server.url, Protocol.FACILITATOR)
+        assert await client.first("closed") == ("closed", 5, "not a WebSocket server (HTTP 503)")
+        transport.close(1, "done")
+        await server.toy.first("closed")
+        client.connect(7, server.url, Protocol.FACILITATOR)
+        await client.until(lambda: ("opened", 7, Protocol.FACILITATOR) in client.log)
+        await transport.shutdown(0.2)
+        await server.site.close()
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    ("remote", "counted"),
+    [
+        ("192.0.2.9", "192.0.2.9/32"),
+        ("::ffff:192.0.2.9", "192.0.2.9/32"),
+        ("2001:db8:0:1::5", "2001:db8:0:1::/64"),
+        ("127.0.0.1", ""),
+        ("::1", ""),
+        (None, ""),
+    ],
+)
+def test_what_an_address_is_counted_as(remote: str | None, counted: str) -> None:
+    assert module.counted_as(remote) == counted
+
+
 def test_closing_the_site_tells_the_peers() -> None:
     async def test() -> None:
         server = await serving()
