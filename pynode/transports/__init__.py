@@ -1,10 +1,15 @@
-"""Does: say what every transport of this shell reports to. Does not: open anything."""
+"""Does: say what every transport of this shell reports to, and wait for connections to end. Does not: open any."""
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
 from typing import Protocol as Shape
+from typing import TypeVar
 
 from convergence.effects import Protocol
+
+T = TypeVar("T")
 
 
 class Channels(Shape):
@@ -34,3 +39,16 @@ CLOSE_TIMEOUT = 5.0
 def printable(text: str, limit: int = 120) -> str:
     """A peer's words made fit for a log line: printable characters only, at most `limit` of them."""
     return "".join(character if character.isprintable() else "?" for character in text[:limit])
+
+
+async def until_gone(live: set[T], all_gone: asyncio.Event, cut: Callable[[T], None], timeout: float) -> None:
+    """Wait until `live` is empty, which sets `all_gone`; after `timeout` seconds cut what is left."""
+    if not live:
+        return
+    all_gone.clear()
+    try:
+        await asyncio.wait_for(all_gone.wait(), timeout)
+    except TimeoutError:
+        for connection in list(live):
+            cut(connection)
+        await all_gone.wait()

@@ -16,7 +16,7 @@ from typing import cast
 
 from convergence.effects import Failure, Protocol
 from pynode.exit import CloseReason, ExitPolicy
-from pynode.transports import CLOSE_TIMEOUT, HIGH_WATER, LOW_WATER, Channels
+from pynode.transports import CLOSE_TIMEOUT, HIGH_WATER, LOW_WATER, Channels, until_gone
 
 MAX_CHANNELS = 1024
 """TCP channels at a time, dialling ones included."""
@@ -195,14 +195,7 @@ class TcpTransport:
             task.cancel()
         for channel in list(self._streams):
             self.close(channel, "shutting down")
-        if self._live:
-            self._all_gone.clear()
-            try:
-                await asyncio.wait_for(self._all_gone.wait(), timeout)
-            except TimeoutError:
-                for stream in list(self._live):
-                    self._cut(stream)
-                await self._all_gone.wait()
+        await until_gone(self._live, self._all_gone, self._cut, timeout)
 
     @property
     def connections(self) -> int:

@@ -28,7 +28,7 @@ from picows import WSCloseCode, WSFrame, WSMsgType, WSTransport, WSUpgradeReques
 from convergence.effects import Protocol
 from pynode.exit import is_public, plain_address
 from pynode.origins import ANY, Origins
-from pynode.transports import CLOSE_TIMEOUT, HIGH_WATER, LOW_WATER, Channels, printable
+from pynode.transports import CLOSE_TIMEOUT, HIGH_WATER, LOW_WATER, Channels, printable, until_gone
 
 MAX_MESSAGE = 65536 + 4096
 """Longest message taken: 127 cells are 65,278 bytes; the rest is for variable-length handshake cells."""
@@ -292,14 +292,7 @@ class WebSocketTransport:
         self._sockets.clear()
         for connection in list(self._live):
             self._end(connection, WSCloseCode.GOING_AWAY, "shutting down")
-        if self._live:
-            self._all_gone.clear()
-            try:
-                await asyncio.wait_for(self._all_gone.wait(), timeout)
-            except TimeoutError:
-                for connection in list(self._live):
-                    self._cut(connection)
-                await self._all_gone.wait()
+        await until_gone(self._live, self._all_gone, self._cut, timeout)
 
     @property
     def connections(self) -> int:

@@ -25,11 +25,6 @@ _RECORD = struct.Struct(">B32s32s32sH")  # version, hash_name, key, salt, length
 _COUNT = struct.Struct(">I")
 
 
-def piece_count(size: int, piece_size: int = PIECE_SIZE) -> int:
-    """How many pieces a file of `size` bytes has; an empty file has none."""
-    return -(-size // piece_size)
-
-
 def piece_length(size: int, index: int, piece_size: int = PIECE_SIZE) -> int:
     """Bytes in piece `index` of a file of `size` bytes."""
     return min(piece_size, size - index * piece_size)

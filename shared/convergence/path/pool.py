@@ -17,7 +17,7 @@ from convergence.link.link import Link
 from convergence.link.neighbours import Neighbours
 from convergence.netdir.nodes import NodeDirectory
 from convergence.outbox import Outbox, Timer
-from convergence.path.select import Reputation, choose_path, entry_side, random_below, sample
+from convergence.path.select import Reputation, choose, choose_path, entry_side, random_below, sample
 from convergence.ports import Crypto, Rng
 from convergence.wire.facilitator import Descriptor, Role
 from convergence.wire.relay import RDV_SUFFIX
@@ -137,18 +137,8 @@ class CircuitPool:
         """A circuit of its own to a rendezvous point, entered on the side of providers or of clients of this name."""
 
         def make_path() -> tuple[Descriptor, ...]:
-            nodes = self._nodes()
-            side = entry_side(nodes, hash_name, provider, point.identity)
-            side = self._sticky(hash_name + bytes([provider]), side)
-            return choose_path(
-                self._rng,
-                nodes,
-                self.hops,
-                last=point,
-                exclude=self._exclude,
-                entries=side,
-                avoid=self._reputation.avoided(self._outbox.now),
-            )
+            side = entry_side(self._nodes(), hash_name, provider, point.identity)
+            return self._path(self.hops, point, self._sticky(hash_name + bytes([provider]), side))
 
         self._serve(_Request(make_path, "rendezvous", on_ready, on_failed), now)
 
@@ -156,20 +146,14 @@ class CircuitPool:
         """A circuit of its own to an exit: a ready one is extended when one is at hand."""
 
         def choose_exit(exclude: Collection[bytes]) -> Descriptor:
-            exits = [node for node in self._directory.nodes(Role.EXIT, self._outbox.now)]
-            exits = [node for node in exits if node.identity not in exclude and node.identity not in self._exclude]
+            banned = {*exclude, *self._exclude}
+            exits = [node for node in self._directory.nodes(Role.EXIT, self._outbox.now) if node.identity not in banned]
             if not exits:
                 raise LocalError("no exit is known that could fetch this: the network needs a node with the role exit")
             avoided = self._reputation.avoided(self._outbox.now)
-            good = [node for node in exits if node.identity not in avoided] or exits
-            return good[random_below(self._rng, len(good))]
+            return choose(self._rng, [node for node in exits if node.identity not in avoided] or exits)
 
-        def make_path() -> tuple[Descriptor, ...]:
-            avoid = self._reputation.avoided(self._outbox.now)
-            last = choose_exit(())
-            return choose_path(self._rng, self._nodes(), self.exit_hops, last=last, exclude=self._exclude, avoid=avoid)
-
-        request = _Request(make_path, "exit", on_ready, on_failed)
+        request = _Request(lambda: self._path(self.exit_hops, choose_exit(())), "exit", on_ready, on_failed)
         for entry in self._ready:
             if len(entry.path) != self.exit_hops - 1 or entry.circuit is None or entry.circuit.in_use:
                 continue  # in use: by a probe
@@ -187,7 +171,7 @@ class CircuitPool:
         """Bring the ready circuits up to their number; goes on by itself then."""
         while not self._stopped and self._retry_timer is None and len(self._ready) + self._filling < self._size:
             self._filling += 1
-            self._serve(_Request(self._any_path, "ready", self._keep_ready, self._fill_failed), now)
+            self._serve(_Request(lambda: self._path(self.hops), "ready", self._keep_ready, self._fill_failed), now)
 
     def nodes_changed(self, now: float) -> None:
         """Other nodes are known: what failed may work now."""
@@ -253,9 +237,18 @@ class CircuitPool:
             del self._entries_of[next(iter(self._entries_of))]
         return [nodes[identity] for identity in usable] or side
 
-    def _any_path(self) -> tuple[Descriptor, ...]:
-        avoid = self._reputation.avoided(self._outbox.now)
-        return choose_path(self._rng, self._nodes(), self.hops, exclude=self._exclude, avoid=avoid)
+    def _path(
+        self, hops: int, last: Descriptor | None = None, entries: list[Descriptor] | None = None
+    ) -> tuple[Descriptor, ...]:
+        return choose_path(
+            self._rng,
+            self._nodes(),
+            hops,
+            last=last,
+            exclude=self._exclude,
+            entries=entries,
+            avoid=self._reputation.avoided(self._outbox.now),
+        )
 
     def _serve(self, request: _Request, now: float) -> None:
         if self._stopped or request.attempts == 0:

@@ -11,7 +11,6 @@ from convergence.ordb.index import (
     MerkleTree,
     SharedFile,
     leaf_hash,
-    piece_count,
     piece_key,
     piece_length,
 )
@@ -116,7 +115,7 @@ def test_a_tree_with_gaps_says_what_it_does_not_know() -> None:
     [(1, 1, 1), (PIECE_SIZE, 1, PIECE_SIZE), (PIECE_SIZE + 1, 2, 1), (2 * PIECE_SIZE, 2, PIECE_SIZE)],
 )
 def test_piece_counts_and_lengths(size: int, count: int, last: int) -> None:
-    assert piece_count(size) == count
+    assert FileInfo(bytes(32), size, "").pieces == count
     assert piece_length(size, count - 1) == last
     assert sum(piece_length(size, index) for index in range(count)) == size
 
