@@ -3,7 +3,7 @@
 Does: hand every input with the current time to the machine, then carry out all effects, then re-arm the timer.
 Does not: know what a cell is, or any platform; it is synchronous, ports answer through its callbacks.
 
-Embedding contract: call `opened`, `received`, `closed` and `drained` as the transport learns of them, `tick` when
+Embedding contract: call `opened`, `described`, `received`, `closed` and `drained` as the transport learns of them, `tick` when
 the timer fires, and `run(lambda now: machine.something(..., now))` for commands. Callbacks may come from inside a
 port's own call: the driver queues them and never enters the machine twice.
 """
@@ -18,6 +18,8 @@ from typing import Protocol as Shape
 from convergence.effects import (
     CloseLink,
     Connect,
+    Describe,
+    DescriptionKind,
     Effect,
     Event,
     Failure,
@@ -36,6 +38,8 @@ class Machine(Shape):
     """What the driver drives: a node, or a facilitator."""
 
     def link_opened(self, channel: int, now: float, *, protocol: Protocol, binding: bytes | None) -> None: ...
+
+    def link_described(self, channel: int, kind: DescriptionKind, sdp: str, now: float) -> None: ...
 
     def link_data(self, channel: int, data: bytes, now: float) -> None: ...
 
@@ -115,6 +119,10 @@ class Driver:
         """A channel is open: one that was asked for, or one from `accept`."""
         self.run(lambda now: self.machine.link_opened(channel, now, protocol=protocol, binding=binding))
 
+    def described(self, channel: int, kind: DescriptionKind, sdp: str) -> None:
+        """What our side of an RTC channel has to tell the other one."""
+        self.run(lambda now: self.machine.link_described(channel, kind, sdp, now))
+
     def received(self, channel: int, data: bytes) -> None:
         self.run(lambda now: self.machine.link_data(channel, data, now))
 
@@ -158,6 +166,8 @@ class Driver:
                     self._inputs.append(lambda now: self.machine.link_congested(channel, True, now))
             case Connect(channel, protocol, address):
                 self._transport.connect(channel, protocol, address)
+            case Describe(channel, kind, sdp):
+                self._transport.describe(channel, kind, sdp)
             case CloseLink(channel, reason):
                 self._transport.close(channel, reason)
             case Pause(channel, paused):

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import Enum, IntEnum
 from typing import Any, TypeAlias
 
 
@@ -19,13 +19,30 @@ class Protocol(Enum):
     """What a channel carries."""
 
     LINK = "link"  # Tor cells, whole ones in each Send; address is a WebSocket URL
+    RTC = "rtc"  # the same in a WebRTC data channel; address is OFFERER or ANSWERER, `Describe` brings it about
     FACILITATOR = "facilitator"  # length-prefixed facilitator records; address is a WebSocket URL
     TCP = "tcp"  # an exit stream's raw bytes; address is "host:port", the shell applies the exit policy
 
 
+OFFERER = "offer"
+ANSWERER = "answer"
+
+
+class DescriptionKind(IntEnum):
+    """What a description of an RTC channel is (RFC 8829). A second OFFER on a channel restarts ICE."""
+
+    OFFER = 1
+    ANSWER = 2
+    CANDIDATES = 3  # `a=candidate:` lines that were found after the offer or answer went out
+
+
 @dataclass(frozen=True, slots=True)
 class Connect:
-    """Open a channel. Answered by `link_opened` or by `link_closed` with a reason."""
+    """Open a channel. Answered by `link_opened` or by `link_closed` with a reason.
+
+    On an RTC channel the OFFERER's shell answers at once with `link_described(OFFER)`, the ANSWERER's with
+    `link_described(ANSWER)` once it was given the offer; both with CANDIDATES for those that are found later.
+    """
 
     channel: int
     protocol: Protocol
@@ -33,8 +50,17 @@ class Connect:
 
 
 @dataclass(frozen=True, slots=True)
+class Describe:
+    """Apply what the other side says of an RTC channel: SDP (or candidate lines), made by the core from checked values."""
+
+    channel: int
+    kind: DescriptionKind
+    sdp: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Send:
-    """Write these buffers in order. On a LINK channel each buffer is 1-127 whole fixed cells (at most 64 KiB),
+    """Write these buffers in order. On a LINK or RTC channel each buffer is 1-127 whole fixed cells (at most 64 KiB),
     or handshake cells, and travels as one message."""
 
     channel: int
@@ -116,4 +142,4 @@ class Failure:
     message: str
 
 
-Effect: TypeAlias = Connect | Send | CloseLink | Pause | Resolve | Store | Load | Scan | Event
+Effect: TypeAlias = Connect | Describe | Send | CloseLink | Pause | Resolve | Store | Load | Scan | Event

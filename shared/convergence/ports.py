@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol as Shape
 
-from convergence.effects import Failure, Protocol
+from convergence.effects import DescriptionKind, Failure, Protocol
 
 Buffer = bytes | bytearray | memoryview
 
@@ -66,9 +66,13 @@ class Rng(Shape):
 
 
 class Transport(Shape):
-    """Opens and feeds channels. Reports through the driver: opened, received, closed, drained."""
+    """Opens and feeds channels. Reports through the driver: opened, described, received, closed, drained."""
 
     def connect(self, channel: int, protocol: Protocol, address: str, /) -> None: ...
+
+    def describe(self, channel: int, kind: DescriptionKind, sdp: str, /) -> None:
+        """Apply the other side's description to an RTC channel. What cannot be applied closes the channel."""
+        ...
 
     def send(self, channel: int, buffers: Sequence[bytes], /) -> bool:
         """Queue the buffers. False when the channel is now congested: `drained` follows once it is not."""

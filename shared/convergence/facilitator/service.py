@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from convergence.effects import CloseLink, Effect, Failure, Protocol, Send
+from convergence.effects import CloseLink, DescriptionKind, Effect, Failure, Protocol, Send
 from convergence.errors import ParseError
 from convergence.outbox import Outbox, Timer
 from convergence.ports import Crypto
@@ -124,6 +124,9 @@ class FacilitatorService:
             self._outbox.emit(CloseLink(channel, "too many open channels"))
         else:
             self._channels[channel] = _Channel(now)
+
+    def link_described(self, channel: int, kind: DescriptionKind, sdp: str, now: float) -> None:
+        """A facilitator has no RTC channels."""
 
     def link_data(self, channel: int, data: bytes, now: float) -> None:
         state = self._channels.get(channel)
