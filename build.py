@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Task runner, bundler and wheel builder of Convergence: `python3 build.py up | test | build | bench | check`.
 
-Does: set up what a command needs (.venv, node_modules, the test browsers), write `dist/` and the wheel so that equal
+Does: set up what a command needs (.venv, node_modules, what the tests run), write `dist/` and the wheel so that equal
 sources give equal bytes on every machine, and start the program, its tests, benches and checks. It is also the build
 backend that `pip install .` calls (PEP 517 and 660), so there is one way to make the wheel.
 Does not: need more than the standard library, nor touch the network once the set-up matches the lock files.
@@ -35,8 +35,16 @@ BYTECODE = ROOT / "build" / "bytecode"
 PYTHON_NEEDED = (3, 11)
 NODE_NEEDED = 20
 
-# Browser test commands: Debian's package and the program in it.
-BROWSERS = {"chromium": "chromium", "firefox-esr": "firefox-esr"}
+# What tests and benches run beside Python: Debian's package and a program in it, which may be one that only root has in
+# PATH. The latter three are for networks of the tests' own, with NATs and a STUN server.
+TEST_PROGRAMS = {
+    "chromium": "chromium",
+    "firefox-esr": "firefox-esr",
+    "iproute2": "ip",
+    "iptables": "iptables",
+    "coturn": "turnserver",
+}
+SYSTEM_PROGRAMS = ("/usr/sbin", "/sbin")
 
 # Import package -> its folder; suffixes that belong into a wheel (editors' left-overs do not).
 PACKAGES = {"convergence": "shared/convergence", "pynode": "pynode"}
@@ -68,7 +76,7 @@ USAGE = """usage: python3 build.py COMMAND [arguments]
   bench  run the benches, or those named
   check  lint and types only
 
-Each command first sets up what it lacks: .venv, node_modules and, for test and bench, the browsers."""
+Each command first sets up what it lacks: .venv, node_modules and, for test and bench, browsers and network tools."""
 
 
 class BuildError(Exception):
@@ -198,10 +206,11 @@ def check_node() -> None:
         )
 
 
-def ensure_browsers() -> None:
-    missing = [package for package, program in BROWSERS.items() if shutil.which(program) is None]
+def ensure_test_programs() -> None:
+    path = os.pathsep.join([os.environ.get("PATH", os.defpath), *SYSTEM_PROGRAMS])
+    missing = [package for package, program in TEST_PROGRAMS.items() if shutil.which(program, path=path) is None]
     if missing:
-        apt_install(missing, "The browser tests need browsers")
+        apt_install(missing, "The tests need browsers, and tools to make networks for them")
 
 
 # The wheel ------------------------------------------------------------------------------------------------------------
@@ -467,7 +476,7 @@ def command_test(arguments: list[str]) -> int:
         ensure_python(dev=True)
         ensure_tree_installed()
         if not paths or any("browser" in path or path.rstrip("/") == "tests" for path in paths):
-            ensure_browsers()
+            ensure_test_programs()
         failed = lint()
         root_hash = build()
     step("Running the tests")
@@ -491,7 +500,7 @@ def command_bench(arguments: list[str]) -> int:
     with only_one():
         ensure_python(dev=True)
         ensure_tree_installed()
-        ensure_browsers()
+        ensure_test_programs()
         build()
     return subprocess.run([VENV_PYTHON, "tests/bench/__main__.py", *arguments], cwd=ROOT, check=False).returncode
 

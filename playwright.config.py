@@ -19,6 +19,8 @@ PROGRAMS = {
 
 # A test browser talks to loopback only: no update checks, no calls home.
 CHROMIUM_ARGUMENTS = ("--disable-gpu", "--disable-background-networking", "--disable-component-update")
+# Candidates with the addresses themselves instead of mDNS names, which are known in one network only. For NAT labs.
+PLAIN_ADDRESSES = ("--disable-features=WebRtcHideLocalIpsWithMdns",)
 
 _firefox_home: tempfile.TemporaryDirectory[str] | None = None
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -32,6 +32,7 @@ from pynode.origins import Origins, is_address
 from pynode.site import FacilitatorSockets, Site, make_app
 from pynode.storage import DiskStorage, StorageError
 from pynode.transports.mux import NetTransport
+from pynode.transports.rtc import RtcTransport
 from pynode.transports.tcp import TcpTransport
 from pynode.transports.websocket import FACILITATOR_PATH, WebSocketTransport
 
@@ -67,11 +68,13 @@ class Plan:
 
     Args:
         data: folder of its keys and data; None for a node that keeps nothing (then without roles).
-        roles: what it does for others, which needs `listen`.
+        roles: what it does for others, which needs `listen` or `stun`.
+        listen: where links are accepted; None accepts none but over WebRTC.
         url: what others dial; None makes it of `public`, or the host in `listen`, and the port that was bound.
         policy: of an exit.
         origins: whose pages may open links, besides those of the network's site (or, where that is not known, of the
             facilitator's host); "*" for all.
+        stun: servers to ask for its public address, for WebRTC links; None makes and takes no such links.
     """
 
     network: Network
@@ -82,6 +85,7 @@ class Plan:
     public: str | None = None
     policy: ExitPolicy | None = None
     origins: tuple[str, ...] = ()
+    stun: tuple[str, ...] | None = None
     circuits: Circuits = Circuits()
     limits: Limits = Limits()
 
@@ -137,8 +141,9 @@ class App:
             origins = Origins((plan.network.site or plan.network.facilitator, *plan.origins))
         except ValueError as error:
             raise AppError(f"The address of the site or facilitator must have {error}.") from None
-        transport = NetTransport(WebSocketTransport(max_connections=plan.limits.connections, origins=origins), tcp)
-        self._transport = transport
+        websocket = WebSocketTransport(max_connections=plan.limits.connections, origins=origins)
+        rtc = RtcTransport(plan.stun) if plan.stun is not None else None
+        self._transport = transport = NetTransport(websocket, tcp, rtc)
         if plan.listen is not None:
             self.port = await _bound(plan.listen, transport.websocket.listen(plan.listen.host, plan.listen.port))
             self.url = plan.url or f"ws://{Address(plan.public or plan.listen.host, self.port)}/"
@@ -149,6 +154,7 @@ class App:
                 plan.network.identity,
                 roles=plan.roles,
                 urls=(self.url,) if self.url else (),
+                rtc=rtc is not None,
                 hops=plan.circuits.hops,
                 exit_hops=plan.circuits.exit_hops,
                 circuits=0,  # commands ask for what they need
@@ -208,6 +214,7 @@ class FacilitatorApp:
         name: what the site calls itself.
         hosts: names that the site answers to, besides its address and this machine's own.
         origins: of other sites whose pages may use this facilitator; "*" for all.
+        stun: servers that the page is to use for WebRTC links; None when it is to make none.
     """
 
     def __init__(
@@ -219,6 +226,7 @@ class FacilitatorApp:
         name: str = "Convergence",
         hosts: Iterable[str] = (),
         origins: Iterable[str] = (),
+        stun: Sequence[str] | None = None,
         on_event: Callable[[Event], None] = log_event,
     ) -> None:
         self.port = 0
@@ -228,6 +236,7 @@ class FacilitatorApp:
         self._name = name
         self._hosts = frozenset(hosts if is_address(listen.host) else (listen.host, *hosts))
         self._origins = Origins(origins)
+        self._stun = stun
         self._on_event = on_event
         self._storage: DiskStorage | None = None
         self._site: Site | None = None
@@ -260,7 +269,7 @@ class FacilitatorApp:
         clock = AsyncioClock()
         timer = AsyncioTimer(clock)
         sockets = FacilitatorSockets(self._origins)
-        self.service = FacilitatorService(CPythonCrypto(), seed)
+        self.service = FacilitatorService(CPythonCrypto(), SystemRng(), seed)
         driver = Driver(self.service, sockets, clock, timer, storage=self._storage, on_event=self._on_event)
         sockets.channels = driver
         timer.tick = driver.tick
@@ -272,6 +281,7 @@ class FacilitatorApp:
                 identity=self.service.identity,
                 sockets=sockets,
                 health=lambda: self.service.health(clock.now()),
+                stun=self._stun,
                 names=self._hosts,
             )
         except FileNotFoundError as error:

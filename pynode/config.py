@@ -24,6 +24,8 @@ LEVELS = ("debug", "info", "warning", "error")
 MAX_URL = 512
 MAX_NAME = 64
 MAX_HOST = 253
+MAX_STUN = 4
+"""STUN servers. Browsers warn of slow discovery where there are more."""
 
 
 class ConfigError(Exception):
@@ -149,6 +151,19 @@ def _names(value: Any) -> tuple[str, ...]:
     raise ValueError('a list of host names such as "site.example", without ports')
 
 
+def check_stun(value: Any) -> str:
+    if isinstance(value, str) and (match := re.fullmatch(r"stun:([A-Za-z0-9.-]+)(?::([0-9]{1,5}))?", value)):
+        if len(match[1]) <= MAX_HOST and 0 < int(match[2] or 3478) < 65536:
+            return value
+    raise ValueError('the address of a STUN server such as "stun:stun.example:3478"')
+
+
+def _stun(value: Any) -> tuple[str, ...]:
+    if isinstance(value, list) and len(value) <= MAX_STUN:
+        return tuple(check_stun(one) for one in value)
+    raise ValueError(f'a list of at most {MAX_STUN} STUN servers such as "stun:stun.example:3478"')
+
+
 def is_host_name(text: str) -> bool:
     """Whether a Host header may say this (without a port). IPv6 addresses stand without brackets."""
     return 0 < len(text) <= MAX_HOST and all(c.isascii() and (c.isalnum() or c in "-_.:") for c in text)
@@ -206,6 +221,19 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class Rtc:
+    enabled: bool = _setting(True, _flag, "true", "WebRTC links: with nodes that have no address, such as browsers")
+    stun: tuple[str, ...] = _setting(
+        (), _stun, '["stun:stun.example:3478"]', "servers that tell a node its public address, and see it"
+    )
+
+    @property
+    def servers(self) -> tuple[str, ...] | None:
+        """The STUN servers; None when there are to be no WebRTC links."""
+        return self.stun if self.enabled else None
+
+
+@dataclass(frozen=True, slots=True)
 class Log:
     level: str = _setting("info", _choice(*LEVELS), '"info"', "debug, info, warning or error")
     json: bool = _setting(False, _flag, "false", "one JSON object a line")
@@ -229,6 +257,7 @@ class Config:
     exit: Exit = field(default_factory=Exit)
     circuits: Circuits = field(default_factory=Circuits)
     limits: Limits = field(default_factory=Limits)
+    rtc: Rtc = field(default_factory=Rtc)
     log: Log = field(default_factory=Log)
     site: Site = field(default_factory=Site)
 
@@ -238,6 +267,7 @@ _SECTIONS: dict[str, type[Any]] = {
     "exit": Exit,
     "circuits": Circuits,
     "limits": Limits,
+    "rtc": Rtc,
     "log": Log,
     "site": Site,
 }
@@ -292,8 +322,9 @@ def parse(text: str, where: str = "settings") -> Config:
 
 def _check_together(config: Config, wrong: Callable[[str, str | None, str], ConfigError]) -> None:
     node = config.node
-    if node.roles and node.listen is None:
-        raise wrong("node", "roles", f"a node with roles needs node.listen: {_allowed(check_listen)}")
+    if node.roles and node.listen is None and not config.rtc.enabled:
+        message = f"without WebRTC, a node with roles needs node.listen: {_allowed(check_listen)}"
+        raise wrong("node", "roles", message)
 
 
 def write_example() -> str:

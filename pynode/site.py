@@ -20,7 +20,7 @@ from typing import Any
 from aiohttp import WSCloseCode, WSMsgType, web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from convergence.effects import Protocol
+from convergence.effects import DescriptionKind, Protocol
 from pynode.exit import plain_address
 from pynode.origins import Origins, answers_to, same_site
 from pynode.transports import CLOSE_TIMEOUT, HIGH_WATER, LOW_WATER, Channels, printable
@@ -128,6 +128,9 @@ class FacilitatorSockets:
     def connect(self, channel: int, protocol: Protocol, address: str) -> None:
         """A facilitator's site dials nobody."""
         self.channels.closed(channel, "this transport only accepts")
+
+    def describe(self, channel: int, kind: DescriptionKind, sdp: str) -> None:
+        """Only RTC channels are described."""
 
     def send(self, channel: int, buffers: Sequence[bytes]) -> bool:
         connection = self._open.get(channel)
@@ -275,6 +278,7 @@ def make_app(
     identity: bytes,
     sockets: FacilitatorSockets | None = None,
     health: Callable[[], Mapping[str, Any]] = dict,
+    stun: Sequence[str] | None = None,
     names: Collection[str] = (),
 ) -> web.Application:
     """The site as an aiohttp application.
@@ -285,13 +289,16 @@ def make_app(
         identity: the facilitator's Ed25519 identity, 32 bytes.
         sockets: the transport of the facilitator's driver; None leaves /facilitator out.
         health: JSON-able facts for /status.json, without secrets.
+        stun: servers that pages are to use for WebRTC links; None when they are to make none.
         names: hosts that it answers to besides its address and this machine's own names.
 
     Raises:
         FileNotFoundError: `files` holds no index.html.
     """
     index = _index(files) if files is not None else {}
-    network = {"site": name, "facilitator": {"identity": identity.hex(), "path": FACILITATOR_PATH}}
+    network: dict[str, Any] = {"site": name, "facilitator": {"identity": identity.hex(), "path": FACILITATOR_PATH}}
+    if stun is not None:
+        network["rtc"] = {"stun": list(stun)}
 
     async def file(request: web.Request) -> web.StreamResponse:
         path = index.get(request.path)

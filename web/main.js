@@ -1,10 +1,12 @@
 /**
  * The page.
  *
- * Does: check that this browser can run a node, join the profile's node (or start it), hand states to the cards.
+ * Does: check that this browser can run a node, join the profile's node (or start it, with a bridge to WebRTC), hand
+ * states to the cards.
  * Does not: run Python, open a socket or a database; the worker does.
  */
 
+import { createBridge } from "./bridge/rtc.js";
 import { drawCircuits } from "./ui/circuits.js";
 import { byId } from "./ui/dom.js";
 import { fetchCard } from "./ui/fetch.js";
@@ -33,11 +35,15 @@ function problem() {
   return "";
 }
 
-/** Starts the node's worker; the only address that this page turns into code. */
+/** Starts the node's worker, from the only address that this page turns into code. Its WebRTC connections end with it. */
 function startWorker() {
   const address = new URL("worker/worker.js", document.baseURI).href;
   const policy = window.trustedTypes?.createPolicy("convergence", { createScriptURL: () => address });
-  return new Worker(policy ? policy.createScriptURL("") : address, { type: "module", name: "convergence-node" });
+  const worker = new Worker(policy ? policy.createScriptURL("") : address, { type: "module", name: "convergence-node" });
+  const bridge = window.RTCPeerConnection ? createBridge() : null;
+  worker.postMessage({ type: "bridge", port: bridge?.port ?? null }, bridge ? [bridge.port] : []);
+  worker.addEventListener("error", () => bridge?.stop());
+  return worker;
 }
 
 function start() {

@@ -17,7 +17,16 @@ from typing import Any, NoReturn, TypeAlias
 from convergence.errors import ConvergenceError
 from pynode.app import AppError
 from pynode.cli import fetch, get, serve, share, status, up
-from pynode.cli.common import host_name, identity, listen_address, page_origin, seconds, whole_number, ws_address
+from pynode.cli.common import (
+    host_name,
+    identity,
+    listen_address,
+    page_origin,
+    seconds,
+    stun_server,
+    whole_number,
+    ws_address,
+)
 from pynode.cli.output import CliError, Output, sentence, shown
 from pynode.loop import run
 from pynode.storage import StorageError
@@ -82,6 +91,16 @@ def _command(
     if runs_node:
         one.add_argument("--config", metavar="FILE", help="settings (TOML)")
         one.add_argument("-v", "--verbose", action="count", help="log what happens; -vv: everything")
+        one.add_argument("--no-rtc", action="store_true", help="no WebRTC links")
+        one.add_argument(
+            "--stun",
+            type=stun_server,
+            action="append",
+            default=[],
+            metavar="stun:HOST:PORT",
+            help="a server to ask for the public address that WebRTC links need behind a NAT, and that sees it (none);"
+            " may be given several times",
+        )
     return one
 
 

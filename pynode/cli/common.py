@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from pynode import logs
 from pynode.cli.output import CliError
-from pynode.config import Config, ConfigError, check_identity, check_listen, check_url, is_host_name, load
+from pynode.config import Config, ConfigError, check_identity, check_listen, check_stun, check_url, is_host_name, load
 from pynode.origins import origin
 
 JOIN_TIMEOUT = 30.0
@@ -40,6 +40,11 @@ def data_folder(arguments: argparse.Namespace, config: Config, *names: str) -> P
     """The folder that --data names, or the file, or the default; a command's own part of it."""
     base = Path(arguments.data).expanduser() if arguments.data else config.node.data
     return base.joinpath(*names)
+
+
+def stun_servers(arguments: argparse.Namespace, config: Config) -> tuple[str, ...] | None:
+    """For WebRTC links, as --stun names them, or the file; None when there are to be no such links."""
+    return None if arguments.no_rtc else tuple(arguments.stun) or config.rtc.servers
 
 
 def set_up_logs(arguments: argparse.Namespace, config: Config, node: str, quiet: str | None = None) -> None:
@@ -81,6 +86,7 @@ def _host_name(text: str) -> str:
 listen_address = _type(check_listen)
 ws_address = _type(check_url)
 identity = _type(check_identity)
+stun_server = _type(check_stun)
 page_origin = _type(origin)
 host_name = _type(_host_name)
 seconds = whole_number(0, 7 * 86400)

@@ -20,7 +20,7 @@ from convergence.effects import Event
 from convergence.errors import LocalError
 from convergence.fetch import Target
 from pynode.app import App, Plan
-from pynode.cli.common import JOIN_TIMEOUT, set_up_logs, settings, unless
+from pynode.cli.common import JOIN_TIMEOUT, set_up_logs, settings, stun_servers, unless
 from pynode.cli.output import CliError, Output, sentence, shown, size_words
 from pynode.cli.sites import chosen_site, find_network
 from pynode.logs import log_event
@@ -39,7 +39,7 @@ async def fetch(arguments: argparse.Namespace, output: Output, stop: asyncio.Eve
         return 130
     with _sink(arguments.output, output.as_json) as sink:
         command = _Command(output, sink)
-        app = App(Plan(network, circuits=config.circuits), command.event)
+        app = App(Plan(network, stun=stun_servers(arguments, config), circuits=config.circuits), command.event)
         await app.start()
         try:
             if await unless(stop, app_joined(app)) is None:

@@ -21,7 +21,7 @@ from convergence.errors import LocalError, ParseError
 from convergence.transfers import public_id
 from convergence.wire.ordb import FileInfo, ShareLink
 from pynode.app import App, Plan
-from pynode.cli.common import JOIN_TIMEOUT, data_folder, locked, set_up_logs, settings, unless
+from pynode.cli.common import JOIN_TIMEOUT, data_folder, locked, set_up_logs, settings, stun_servers, unless
 from pynode.cli.output import CliError, Output, Rate, bar, shown, size_words, time_words
 from pynode.cli.sites import chosen_site, find_network, site_address
 from pynode.logs import log_event
@@ -62,7 +62,8 @@ async def get(arguments: argparse.Namespace, output: Output, stop: asyncio.Event
         return 130
     with locked(lock, "Another command here is fetching this link: wait for it to end."):
         download = _Download(arguments, output, folder)
-        app = App(Plan(network, downloads, circuits=config.circuits), download.event)
+        plan = Plan(network, downloads, stun=stun_servers(arguments, config), circuits=config.circuits)
+        app = App(plan, download.event)
         await app.start()
         try:
             return await download.run(app, stop)

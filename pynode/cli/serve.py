@@ -15,7 +15,7 @@ from pathlib import Path
 from convergence.effects import Event
 from convergence.wire.facilitator import Role
 from pynode.app import App, FacilitatorApp, Network, Plan, page_folder
-from pynode.cli.common import data_folder, locked, set_up_logs, settings, unless
+from pynode.cli.common import data_folder, locked, set_up_logs, settings, stun_servers, unless
 from pynode.cli.output import CliError, Output, shown
 from pynode.cli.sites import chosen_site, find_network
 from pynode.config import Address, Config, Exit
@@ -37,9 +37,12 @@ def exit_policy(exits: Exit, allow: list[str]) -> ExitPolicy:
 
 def relay_plan(arguments: argparse.Namespace, config: Config, network: Network) -> Plan:
     """What `convergence relay` was asked to be. Raises CliError."""
-    listen = arguments.listen or config.node.listen or Address("127.0.0.1", 0)
     url = arguments.url or config.node.url
-    if listen.host in ANYWHERE and url is None and arguments.public is None:
+    stun = stun_servers(arguments, config)
+    listen = arguments.listen or config.node.listen
+    if listen is None and (stun is None or url or arguments.public):
+        listen = Address("127.0.0.1", 0)
+    if listen is not None and listen.host in ANYWHERE and url is None and arguments.public is None:
         message = f"Others cannot dial {listen.host}: say with --url or --public how they reach this node."
         raise CliError(message, 2)
     roles = Role(0)
@@ -56,6 +59,7 @@ def relay_plan(arguments: argparse.Namespace, config: Config, network: Network) 
         public=arguments.public,
         policy=exit_policy(config.exit, arguments.exit_allow),
         origins=(*config.node.origins, *arguments.origin),
+        stun=stun,
         limits=config.limits,
     )
 
@@ -77,7 +81,8 @@ async def relay(arguments: argparse.Namespace, output: Output, stop: asyncio.Eve
         try:
             assert app.identity is not None
             output.record("listening", port=app.port, url=app.url, identity=app.identity.hex())
-            output.say(f"Listening at {app.url}; registering with {network.facilitator}. Stop with Ctrl-C.")
+            reached = f"Listening at {app.url}" if app.url else "Reached over WebRTC only (no --listen)"
+            output.say(f"{reached}; registering with {network.facilitator}. Stop with Ctrl-C.")
             if arguments.parent_pipe:
                 reader = asyncio.ensure_future(_obey_parent(app, stop))
             await stop.wait()
@@ -149,6 +154,7 @@ async def facilitator(arguments: argparse.Namespace, output: Output, stop: async
             name=config.site.name,
             hosts=(*config.site.hosts, *([arguments.public] if arguments.public else [])),
             origins=config.node.origins,
+            stun=stun_servers(arguments, config),
         )
         await app.start()
         try:

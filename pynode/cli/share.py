@@ -22,7 +22,7 @@ from convergence.errors import LocalError
 from convergence.ordb.index import FileBuilder
 from convergence.wire.ordb import PIECE_SIZE, FileInfo
 from pynode.app import App, Plan
-from pynode.cli.common import JOIN_TIMEOUT, data_folder, set_up_logs, settings, unless
+from pynode.cli.common import JOIN_TIMEOUT, data_folder, set_up_logs, settings, stun_servers, unless
 from pynode.cli.output import CliError, Output, Rate, bar, shown, size_words
 from pynode.cli.sites import chosen_site, find_network
 from pynode.logs import log_event
@@ -68,7 +68,9 @@ async def share(arguments: argparse.Namespace, output: Output, stop: asyncio.Eve
     if network is None:
         return 130
     command = _Command(output, site)
-    app = App(Plan(network, data_folder(arguments, config, "shares"), circuits=config.circuits), command.event)
+    stun = stun_servers(arguments, config)
+    plan = Plan(network, data_folder(arguments, config, "shares"), stun=stun, circuits=config.circuits)
+    app = App(plan, command.event)
     await app.start()
     try:
         return await command.run(app, paths, stop)

@@ -17,7 +17,7 @@ from typing import Any
 
 from pynode.app import AppError, FacilitatorApp
 from pynode.cli.children import Relay, Relays
-from pynode.cli.common import data_folder, locked, set_up_logs, settings, unless
+from pynode.cli.common import data_folder, locked, set_up_logs, settings, stun_servers, unless
 from pynode.cli.output import CliError, Output, table
 from pynode.cli.serve import ANYWHERE, exit_policy, site_files
 from pynode.config import Address, Config
@@ -53,6 +53,7 @@ async def up(arguments: argparse.Namespace, output: Output, stop: asyncio.Event)
             name=config.site.name,
             hosts=(*config.site.hosts, *([arguments.public] if arguments.public else [])),
             origins=config.node.origins,
+            stun=stun_servers(arguments, config),
         )
         await app.start()
         network = _Network(arguments, config, output, app, data)
@@ -79,6 +80,8 @@ class _Network:
         common += [app.service.identity.hex(), *(["-v"] * (arguments.verbose or 0))]
         common += ["--public", arguments.public, "--origin", self._site] if arguments.public else []
         common += ["--config", arguments.config] if arguments.config else []
+        common += ["--no-rtc"] if arguments.no_rtc else []
+        common += [option for server in arguments.stun for option in ("--stun", server)]
         allow = [option for host in arguments.exit_allow for option in ("--exit-allow", host)]
         exits = 0 if arguments.no_exit else EXITS
         relays = []

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Protocol as Shape
 from typing import TypeVar
 
-from convergence.effects import Protocol
+from convergence.effects import DescriptionKind, Protocol
 
 T = TypeVar("T")
 
@@ -18,6 +18,8 @@ class Channels(Shape):
     def accept(self) -> int: ...
 
     def opened(self, channel: int, protocol: Protocol, binding: bytes | None = None) -> None: ...
+
+    def described(self, channel: int, kind: DescriptionKind, sdp: str) -> None: ...
 
     def received(self, channel: int, data: bytes) -> None: ...
 

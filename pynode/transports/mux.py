@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from convergence.effects import Protocol
+from convergence.effects import DescriptionKind, Protocol
 from pynode.exit import CloseReason
 from pynode.transports import CLOSE_TIMEOUT, Channels
+from pynode.transports.rtc import RtcTransport
 from pynode.transports.tcp import TcpTransport
 from pynode.transports.websocket import WebSocketTransport
 
@@ -21,11 +22,15 @@ class NetTransport:
     Args:
         websocket: for links and facilitator channels.
         tcp: for exit streams; None on nodes that are no exits.
+        rtc: for links without an address; None where WebRTC is switched off.
     """
 
-    def __init__(self, websocket: WebSocketTransport, tcp: TcpTransport | None = None) -> None:
+    def __init__(
+        self, websocket: WebSocketTransport, tcp: TcpTransport | None = None, rtc: RtcTransport | None = None
+    ) -> None:
         self.websocket = websocket
         self.tcp = tcp
+        self.rtc = rtc
 
     def attach(self, channels: Channels) -> None:
         """Report to this driver."""
@@ -33,14 +38,25 @@ class NetTransport:
         self.websocket.channels = channels
         if self.tcp is not None:
             self.tcp.channels = channels
+        if self.rtc is not None:
+            self.rtc.channels = channels
 
     def connect(self, channel: int, protocol: Protocol, address: str) -> None:
-        if protocol is not Protocol.TCP:
-            self.websocket.connect(channel, protocol, address)
-        elif self.tcp is not None:
-            self.tcp.connect(channel, protocol, address)
-        else:
-            self._channels.closed(channel, str(CloseReason.POLICY))
+        match protocol:
+            case Protocol.TCP if self.tcp is not None:
+                self.tcp.connect(channel, protocol, address)
+            case Protocol.TCP:
+                self._channels.closed(channel, str(CloseReason.POLICY))
+            case Protocol.RTC if self.rtc is not None:
+                self.rtc.connect(channel, protocol, address)
+            case Protocol.RTC:
+                self._channels.closed(channel, "WebRTC is switched off")
+            case _:
+                self.websocket.connect(channel, protocol, address)
+
+    def describe(self, channel: int, kind: DescriptionKind, sdp: str) -> None:
+        if self.rtc is not None:
+            self.rtc.describe(channel, kind, sdp)
 
     def send(self, channel: int, buffers: Sequence[bytes]) -> bool:
         return self._carrier(channel).send(channel, buffers)
@@ -55,7 +71,12 @@ class NetTransport:
         """Close everything, one transport after the other, each in `timeout` seconds at most."""
         if self.tcp is not None:
             await self.tcp.shutdown(timeout)
+        if self.rtc is not None:
+            await self.rtc.shutdown(timeout)
         await self.websocket.shutdown(timeout)
 
-    def _carrier(self, channel: int) -> TcpTransport | WebSocketTransport:
-        return self.tcp if self.tcp is not None and channel in self.tcp else self.websocket
+    def _carrier(self, channel: int) -> TcpTransport | RtcTransport | WebSocketTransport:
+        for transport in (self.tcp, self.rtc):
+            if transport is not None and channel in transport:
+                return transport
+        return self.websocket

@@ -6,32 +6,35 @@ Does not: hold protocol logic; if a line here decides something about bytes, it 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 from convergence.circuit.client import MAX_HOPS
 from convergence.circuit.exit import ExitService, refuse_resolve
 from convergence.circuit.relay import RelayCircuit
+from convergence.circuit.relaying import Relaying, RelayLimits
 from convergence.crypto.keys import NodeKeys
-from convergence.effects import CloseLink, Effect, Protocol
-from convergence.errors import DestroyReason, EndReason, LocalError, RemoteError
-from convergence.facilitator.client import LIFETIME, FacilitatorClient
+from convergence.effects import CloseLink, DescriptionKind, Effect, Protocol
+from convergence.errors import EndReason, LocalError, RemoteError
+from convergence.facilitator.client import LIFETIME, RTC_LIFETIME, FacilitatorClient
 from convergence.fetch import Fetch
+from convergence.introduction.links import RtcLinks
+from convergence.introduction.peers import Peers
+from convergence.introduction.signalling import Carrier, Switchboard
 from convergence.link.link import Link
 from convergence.link.neighbours import Neighbours
 from convergence.netdir.nodes import NodeDirectory
 from convergence.outbox import Outbox
 from convergence.path.pool import POOL_SIZE, CircuitPool
-from convergence.path.select import MIN_HOPS
+from convergence.path.select import MIN_HOPS, Reach
 from convergence.ports import Crypto, Rng
 from convergence.rdv.point import RdvPoint
 from convergence.transfers import Transfers
 from convergence.wire.facilitator import Descriptor, Role, Transport, TransportKind
-from convergence.wire.relay import RDV_SUFFIX, AnswerType, Begin, RelayCommand
+from convergence.wire.relay import PEER_HOST, RDV_SUFFIX, AnswerType, Begin, RelayCommand
 
 MAX_FETCHES = 32  # at once
-MAX_RELAYED = 32_768  # circuits of others, 6 KB each; beyond, a link that has its share of them gets no more
 REFRESH_PAUSE = 10.0  # seconds at least between two node lists asked for because a node was unknown
 
 
@@ -43,7 +46,11 @@ class NodeConfig:
         facilitator: WebSocket URL.
         facilitator_identity: its Ed25519 identity (32 bytes); None trusts the first list.
         roles: what it does for others; a node without roles is an origin only.
-        urls: WebSocket URLs where others reach it; needed with any role.
+        urls: WebSocket URLs where others reach it. With any role, a node needs one or rtc.
+        rtc: whether it makes and takes WebRTC links, over which nodes without an address are reached.
+        secure: whether it dials wss:// addresses only, as a page that came over https has to.
+        introducer: identity of the node to ask first for every introduction.
+        limits: of what it relays; None relays nothing until `Node.relay` says otherwise.
         hops: to rendezvous points and of the ready circuits, 1 to 5; exit_hops: to exits.
         circuits: how many are kept ready; 0 for a node with no traffic of its own.
         sources: streams that a transfer draws from at once.
@@ -53,6 +60,10 @@ class NodeConfig:
     facilitator_identity: bytes | None = None
     roles: Role = Role(0)
     urls: tuple[str, ...] = ()
+    rtc: bool = False
+    secure: bool = False
+    introducer: bytes | None = None
+    limits: RelayLimits | None = RelayLimits()
     hops: int = 2
     exit_hops: int = 3
     circuits: int = POOL_SIZE
@@ -62,60 +73,59 @@ class NodeConfig:
         for name, hops in (("hops", self.hops), ("exit_hops", self.exit_hops)):
             if not MIN_HOPS <= hops <= MAX_HOPS:
                 raise LocalError(f"{name} is {hops}: it has to be {MIN_HOPS} to {MAX_HOPS}")
-        if self.roles and not self.urls:
-            raise LocalError("a node that works for others needs an address where they reach it")
-
-
-@dataclass(slots=True)
-class Counters:
-    """What a node did for others, since it started."""
-
-    circuits: int = 0
-    cells: int = 0
-    relayed: set[RelayCircuit] = field(default_factory=set)
+        if self.roles and not self.urls and not self.rtc:
+            raise LocalError("a node that works for others needs an address, or rtc, for them to reach it")
 
 
 class Node:
     """A driver.Machine.
 
     Args:
-        keys: needed by nodes with roles; without them the node is anonymous to its neighbours.
+        keys: made afresh where none are given: the node is then another one after every start.
     """
 
     def __init__(self, config: NodeConfig, crypto: Crypto, rng: Rng, *, keys: NodeKeys | None = None) -> None:
-        if config.roles and keys is None:
-            raise LocalError("a node that works for others needs keys")
         self.config = config
         self.outbox = Outbox()
         self._crypto = crypto
         self._rng = rng
-        self._keys = keys
+        self._keys = keys or NodeKeys.generate(crypto, rng)
         self._started: float | None = None
         self._ready_at: float | None = None
         self._refresh_after = 0.0
+        self._listed = False
         self._fetches: dict[int, Fetch] = {}
         self._fetch_numbers = 0
-        self._counters = Counters()
         self.directory = NodeDirectory(crypto, config.facilitator_identity)
+        self.switchboard = Switchboard(self.outbox)
+        self.relaying = Relaying(self.outbox, crypto, rng, self._keys, self, limits=config.limits)
+        self.neighbours = Neighbours(
+            self.outbox,
+            crypto,
+            rng,
+            self._keys,
+            self._address,
+            self.relaying.create,
+            introduce=self._introduce,
+            on_unknown=self._on_unknown,
+            throttle=self.relaying.throttle,
+        )
+        self.relaying.neighbours = self.neighbours
+        self.relaying.on_spent = self._republish
+        self.neighbours.on_open = lambda link, now: self._peers.link_opened(link, now)
+        self.neighbours.on_closed = self._link_closed
         self._facilitator = FacilitatorClient(
             self.outbox,
+            crypto,
             rng,
+            self._keys,
             self.directory,
             config.facilitator,
             describe=self._describe,
             on_nodes=self._on_nodes,
             on_registered=lambda now: self.outbox.event("registered"),
             on_trouble=lambda message, now: self.outbox.event("trouble", message=message),
-        )
-        serves = bool(config.roles)  # circuits also end at exits and points that are no relays
-        self.neighbours = Neighbours(
-            self.outbox,
-            crypto,
-            rng,
-            keys if serves else None,
-            self._address,
-            self._on_create if serves else None,
-            self._on_unknown,
+            on_delivered=self._rtc_delivered,
         )
         self.pool = CircuitPool(
             self.outbox,
@@ -123,11 +133,30 @@ class Node:
             rng,
             self.neighbours,
             self.directory,
-            own=None if keys is None else keys.identity,
+            own=self._keys.identity,
+            origin=Reach(config.rtc, ("wss",) if config.secure else ("ws", "wss")),
             hops=config.hops,
             exit_hops=config.exit_hops,
             size=config.circuits,
             on_full=self._on_full,
+        )
+        self._peers = Peers(
+            self.outbox,
+            crypto,
+            rng,
+            self._keys,
+            self.directory,
+            self.neighbours,
+            self.pool,
+            self.switchboard,
+            describe=self._describe,
+            facilitator=lambda: self._facilitator.carrier,
+            on_delivered=self._rtc_delivered,
+            on_nodes=self._on_nodes,
+            on_introducers=self._republish,
+        )
+        self._rtc = RtcLinks(
+            self.outbox, crypto, rng, self._keys, self.directory.get, self.neighbours, routes=self._routes
         )
         self.transfers = Transfers(self.outbox, crypto, rng, self.pool, sources=config.sources)
         self._exit = ExitService(self.outbox)
@@ -149,6 +178,7 @@ class Node:
             fetch.cancel(now)
         self.transfers.stop(now)
         self.pool.stop(now)
+        self._peers.stop(now)
         self._facilitator.stop(now)
         self.neighbours.close_all(now)
 
@@ -156,6 +186,22 @@ class Node:
         """Ask the facilitator for the node list now: somebody knows that it changed."""
         self.outbox.now = now
         self._facilitator.refresh(now)
+
+    def relay(self, limits: RelayLimits | None, roles: Role, now: float) -> None:
+        """Work for others in these roles and within these limits from now on, or pause (None): what is under way then
+        ends."""
+        self.outbox.now = now
+        before = self._roles
+        self.config = replace(self.config, roles=roles, limits=limits)
+        self.relaying.set_limits(limits, now)
+        if self._roles != before:
+            self._republish(now)
+
+    def set_hops(self, hops: int, now: float) -> None:
+        """Circuits that are built from now on have so many. Raises LocalError."""
+        self.outbox.now = now
+        self.config = replace(self.config, hops=hops)
+        self.pool.set_hops(hops, now)
 
     def fetch(self, url: str, sink: Callable[[bytes], None], now: float) -> int:
         """GET an http address through an exit; returns the number that its Events carry. Raises LocalError."""
@@ -182,11 +228,11 @@ class Node:
             "facilitator": self._facilitator.connected,
             "nodes": len(self.directory.nodes(Role(0), now)),
             "circuits": self.pool.snapshot(),
-            "links": len(self.neighbours.links),
+            "links": self.neighbours.snapshot(),
+            "introductions": self._rtc.snapshot(),
             "bytes_in": self.neighbours.bytes_in,
             "bytes_out": self.neighbours.bytes_out,
-            "relayed_circuits": self._counters.circuits,
-            "relayed_cells": self._counters.cells + sum(item.cells_relayed for item in self._counters.relayed),
+            "relay": self.relaying.snapshot(),
             **self.transfers.snapshot(),
         }
 
@@ -197,12 +243,18 @@ class Node:
         match protocol:
             case Protocol.LINK:
                 self.neighbours.opened(channel, binding, now)
+            case Protocol.RTC:
+                self._rtc.opened(channel, now)
             case Protocol.TCP:
                 self._exit.opened(channel, now)
             case Protocol.FACILITATOR if channel == self._facilitator.channel:
                 self._facilitator.opened(channel, now)
             case _:
                 self.outbox.emit(CloseLink(channel, "this node is no facilitator"))
+
+    def link_described(self, channel: int, kind: DescriptionKind, sdp: str, now: float) -> None:
+        self.outbox.now = now
+        self._rtc.described(channel, kind, sdp, now)
 
     def link_data(self, channel: int, data: bytes, now: float) -> None:
         self.outbox.now = now
@@ -216,6 +268,8 @@ class Node:
         self.outbox.now = now
         if channel == self._facilitator.channel:
             self._facilitator.closed(channel, now, reason)
+        elif self._rtc.knows(channel):
+            self._rtc.closed(channel, reason, now)
         else:
             self.neighbours.closed(channel, reason, now)
             self._exit.closed(channel, reason, now)
@@ -242,69 +296,72 @@ class Node:
     # -- relay.Services
 
     def begin(self, circuit: RelayCircuit, stream_id: int, begin: Begin, now: float) -> None:
-        if begin.host.endswith(RDV_SUFFIX) and Role.RDV in self.config.roles:
+        if begin.host == PEER_HOST:
+            self._peers.accept(circuit, stream_id, begin, now)
+        elif begin.host.endswith(RDV_SUFFIX) and Role.RDV in self._roles:
             self._point.begin(circuit, stream_id, begin)
-        elif Role.EXIT in self.config.roles and begin.port:
+        elif Role.EXIT in self._roles and begin.port:
             self._exit.begin(circuit, stream_id, begin, now)
         else:
             circuit.endpoint.refuse(stream_id, EndReason.EXITPOLICY)
 
     def resolve(self, circuit: RelayCircuit, stream_id: int, host: str, now: float) -> None:
-        if Role.EXIT in self.config.roles:
+        if Role.EXIT in self._roles:
             self._exit.resolve(circuit, stream_id, host, now)
         else:
             refuse_resolve(circuit, stream_id, AnswerType.ERROR_PERMANENT)
 
     def message(self, circuit: RelayCircuit, command: int, payload: bytes, now: float) -> None:
-        if command == RelayCommand.DB_INFO and Role.RDV in self.config.roles:
+        if command == RelayCommand.DB_INFO and Role.RDV in self._roles:
             self._point.message(circuit, payload)
         else:
             raise RemoteError(f"relay command {command} is not offered")
 
     def circuit_closed(self, circuit: RelayCircuit, now: float) -> None:
-        self._counters.relayed.discard(circuit)
-        self._counters.cells += circuit.cells_relayed
         self._point.circuit_closed(circuit)
 
     # -- wiring
 
-    def _on_create(self, link: Link, circ_id: int, payload: bytes, now: float) -> None:
-        keys = self._keys
-        assert keys is not None
-        if len(self._counters.relayed) >= MAX_RELAYED and len(link.circuits) >= MAX_RELAYED // len(
-            self.neighbours.links
-        ):
-            raise RemoteError("this node relays enough", reason=DestroyReason.RESOURCELIMIT)
-        circuit = RelayCircuit.accept(
-            self.outbox,
-            self._crypto,
-            self._rng,
-            link,
-            circ_id,
-            payload,
-            node_id=keys.node_id,
-            ntor_keys=keys.ntor_keys,
-            services=self,
-            reach=self.neighbours,
-        )
-        self._counters.circuits += 1
-        if not circuit.closed:  # a full link sheds even a circuit that has only just come
-            self._counters.relayed.add(circuit)
-
     def _describe(self, now: float) -> Descriptor | None:
-        keys = self._keys
-        if keys is None or not self.config.roles:
+        """Ours. One who works for nobody is not listed; if it was, it says so until that expires."""
+        roles = self._roles
+        if not roles and not self._listed:
             return None
-        transports = tuple(Transport(TransportKind.WS, url) for url in self.config.urls)
-        published = int(now)
-        descriptor = Descriptor(
-            keys.identity, keys.ntor_public, published, published + LIFETIME, self.config.roles, transports
-        )
+        self._listed = True
+        transports = [Transport(TransportKind.WS, url) for url in self.config.urls]
+        if self.config.rtc:
+            transports.append(Transport.rtc(self._peers.introducers()))
+        keys, published = self._keys, int(now)
+        expires = published + (LIFETIME if self.config.urls else RTC_LIFETIME)
+        descriptor = Descriptor(keys.identity, keys.ntor_public, published, expires, roles, tuple(transports))
         return descriptor.sign(lambda message: self._crypto.ed25519_sign(keys.identity_seed, message))
+
+    @property
+    def _roles(self) -> Role:
+        return Role(0) if self.relaying.paused else self.config.roles
+
+    def _republish(self, now: float) -> None:
+        self._facilitator.register(now)
+        self._peers.republish(now)
 
     def _address(self, identity: bytes) -> str | None:
         node = self.directory.get(identity, self.outbox.now)
-        return None if node is None else node.ws_url
+        url = None if node is None else node.ws_url
+        return url if url is not None and (url.startswith("wss:") or not self.config.secure) else None
+
+    def _introduce(self, identity: bytes, now: float) -> int | None:
+        return self._rtc.connect(identity, now) if self.config.rtc else None
+
+    def _routes(self, identity: bytes) -> Iterator[Carrier]:
+        return self._peers.carriers(identity, self.config.introducer)
+
+    def _rtc_delivered(self, sealed: bytes, reply: Callable[[bytes], None], source: object, now: float) -> None:
+        if self.config.rtc:
+            self._rtc.delivered(sealed, reply, source, now)
+
+    def _link_closed(self, link: Link, now: float) -> None:
+        self._rtc.link_closed(link.channel, now)
+        self._peers.link_closed(link, now)
 
     def _on_unknown(self, now: float) -> None:
         if now >= self._refresh_after:

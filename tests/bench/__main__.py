@@ -1,6 +1,7 @@
 """The benches: `python3 build.py bench [NAME ...] [--json FILE]`.
 
-Does: run the benches named (all of them when none is), print a table, write the figures as JSON.
+Does: run the benches named (all of them when none is), print a table, write the figures as JSON. With one that sends
+WebRTC traffic, all of it happens in a private network namespace.
 Does not: fail because a figure misses its target: it says so, and a person decides.
 """
 
@@ -18,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-BENCHES = ("relay", "client", "splice", "memory", "cli", "browser")
+BENCHES = ("relay", "client", "splice", "memory", "cli", "browser", "rtc")
+IN_NAMESPACE = ("rtc",)
 DEFAULT_JSON = ROOT / "dist" / "bench.json"
 
 
@@ -51,6 +53,10 @@ def main() -> int:
     arguments = parser.parse_args()
     if unknown := [name for name in arguments.names if name not in BENCHES]:
         parser.error(f"no bench {', '.join(unknown)}: there are {', '.join(BENCHES)}")
+    names = arguments.names or BENCHES
+    if set(names) & set(IN_NAMESPACE) and (why := importlib.import_module("tests.namespace").enter()):
+        print(f"Without {', '.join(IN_NAMESPACE)}: no network namespace can be made here ({why})")
+        names = [name for name in names if name not in IN_NAMESPACE]
     machine = {
         "cpu": cpu_name(),
         "cores": os.cpu_count(),
@@ -60,7 +66,7 @@ def main() -> int:
     }
     print(f"{machine['cpu']}, {machine['cores']} cores, Python {machine['python']}, load {machine['load']:.1f}")
     results: dict[str, Any] = {}
-    for name in arguments.names or BENCHES:
+    for name in names:
         bench = importlib.import_module(f"tests.bench.{name}")
         print(f"\n{bench.TITLE}", flush=True)
         started = time.monotonic()

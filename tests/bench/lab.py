@@ -113,7 +113,7 @@ class LabNode:
         self.on_begin: Callable[[RelayCircuit, int], None] | None = None
         self.url = f"ws://{name}/"
         self._lab = lab
-        self._keys = NodeKeys.generate(CRYPTO, RNG) if keys else None
+        self._keys = NodeKeys.generate(CRYPTO, RNG)
         self._point = RdvPoint()
         self.neighbours = Neighbours(
             self.outbox, CRYPTO, RNG, self._keys, self._address, self._on_create if keys else None
@@ -122,12 +122,10 @@ class LabNode:
 
     @property
     def identity(self) -> bytes:
-        assert self._keys is not None
         return self._keys.identity
 
     @property
     def descriptor(self) -> Descriptor:
-        assert self._keys is not None
         ways = (Transport(TransportKind.WS, self.url),)
         return Descriptor(self.identity, self._keys.ntor_public, int(NOW), int(NOW) + 3600, Role.RELAY | Role.RDV, ways)
 
@@ -185,6 +183,8 @@ class LabNode:
 
     def message(self, circuit: RelayCircuit, command: int, payload: bytes, now: float) -> None:
         self._point.message(circuit, payload)
+
+    def sent(self, cells: int) -> None: ...
 
     def circuit_closed(self, circuit: RelayCircuit, now: float) -> None:
         raise AssertionError("a circuit of the bench broke")

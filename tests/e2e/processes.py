@@ -118,8 +118,9 @@ def running(*arguments: str | Path, program: Sequence[str | Path] = PROGRAM) -> 
 class Relay:
     """One relay of a Network, which may be dead for a while."""
 
-    def __init__(self, name: str, options: Sequence[str | Path], program: Sequence[str | Path]) -> None:
+    def __init__(self, name: str, host: str, options: Sequence[str | Path], program: Sequence[str | Path]) -> None:
         self.name = name
+        self.host = host
         self.port = 0
         self.identity = ""
         self.command: Command
@@ -132,7 +133,7 @@ class Relay:
 
     def start(self) -> None:
         """At the same port as before, if there was a before."""
-        listen = f"127.0.0.1:{self.port}"
+        listen = f"{self.host}:{self.port}"
         options = ["--listen", listen, "--name", self.name, "--parent-pipe", *self._options]
         self.command = Command("relay", *options, program=self._program)
 
@@ -154,6 +155,8 @@ class Network:
         page: what a build wrote.
         exit_allow: HOST:PORT that the last two relays, the exits, may reach although it is private.
         program: from a relay's name, what Python runs as that relay.
+        host: the address at which all of them listen.
+        rtc: whether relays, and pages from this site, make WebRTC links; for tests marked rtc only.
     """
 
     def __init__(
@@ -164,19 +167,23 @@ class Network:
         relays: int = 5,
         exit_allow: Sequence[str] = (),
         program: Callable[[str], Sequence[str | Path]] = lambda name: PROGRAM,
+        host: str = "127.0.0.1",
+        rtc: bool = False,
     ) -> None:
         self._folder = folder
         self._page = page
+        self._host = host
+        self._rtc: list[str] = [] if rtc else ["--no-rtc"]
         self._port = 0
         self.facilitator: Command
         self.start_facilitator()
         self.relays: list[Relay] = []
         for number in range(1, relays + 1):
             name = f"relay-{number}"
-            options: list[str | Path] = ["--site", self.site, "--data", folder / name]
+            options: list[str | Path] = ["--site", self.site, "--data", folder / name, *self._rtc]
             if number > relays - 2:
                 options += ["--exit", *(option for host in exit_allow for option in ("--exit-allow", host))]
-            self.relays.append(Relay(name, options, program(name)))
+            self.relays.append(Relay(name, host, options, program(name)))
         for relay in self.relays:
             relay.start()
         for relay in self.relays:
@@ -185,9 +192,10 @@ class Network:
 
     def start_facilitator(self) -> None:
         """At the same port and with the same identity as before, if there was a before."""
-        listen = f"127.0.0.1:{self._port}"
+        listen = f"{self._host}:{self._port}"
         data = self._folder / "facilitator"
-        self.facilitator = Command("facilitator", "--listen", listen, "--data", data, "--dist", self._page)
+        options: list[str | Path] = ["--listen", listen, "--data", data, "--dist", self._page, *self._rtc]
+        self.facilitator = Command("facilitator", *options)
         ready = self.facilitator.until("ready")
         self.site: str = ready["site"]
         self._port = int(self.site.rstrip("/").rpartition(":")[2])

@@ -59,7 +59,8 @@ def network(tmp_path_factory: pytest.TempPathFactory, web: int) -> Iterator[dict
     page = folder / "dist"
     page.mkdir()
     (page / "index.html").write_text("<title>Convergence</title>")
-    options = ["--port", "0", "--data", folder / "data", "--dist", page, "--exit-allow", f"127.0.0.1:{web}"]
+    options: list[str | Path] = ["--port", "0", "--data", folder / "data", "--dist", page, "--no-rtc"]
+    options += ["--exit-allow", f"127.0.0.1:{web}"]
     with running("up", *options, "--ready-file", folder / "ready.json") as up:
         ready = up.until("ready")
         ready["up"], ready["file"] = up, folder / "ready.json"
@@ -185,7 +186,8 @@ def test_words_on_the_terminal_hold_no_control_characters(network: dict[str, Any
     file = tmp_path / "\x1b]0;owned\x07\x9b31m.txt"
     write_file(file, 10)
     with shared(network, tmp_path / "sender", file) as [link]:
-        command = [sys.executable, "-m", "pynode", "get", link, "-o", tmp_path, "--data", tmp_path / "data"]
+        command: list[str | Path] = [sys.executable, "-m", "pynode", "get", link, "-o", tmp_path]
+        command += ["--data", tmp_path / "data"]
         done = subprocess.run(command, capture_output=True, env=ENVIRONMENT, timeout=PATIENCE)
     assert done.returncode == 0
     assert all(character.isprintable() or character == "\n" for character in (done.stdout + done.stderr).decode())
@@ -297,12 +299,12 @@ def test_up_refuses_a_port_and_a_folder_in_use(network: dict[str, Any], tmp_path
 
 
 def test_relays_end_with_a_parent_that_was_killed(tmp_path: Path) -> None:
-    with running("up", "--port", "0", "--relays", "3", "--data", tmp_path) as up:
+    with running("up", "--port", "0", "--relays", "3", "--data", tmp_path, "--no-rtc") as up:
         ready = up.until("ready")
         up.stop(signal.SIGKILL)
         for node in ready["nodes"]:
             wait_until_gone(node["pid"])
-    with running("up", "--port", "0", "--relays", "3", "--data", tmp_path) as up:
+    with running("up", "--port", "0", "--relays", "3", "--data", tmp_path, "--no-rtc") as up:
         again = up.until("ready")
         assert [node["identity"] for node in again["nodes"]] == [node["identity"] for node in ready["nodes"]]
         assert up.stop(signal.SIGINT) == 0

@@ -9,7 +9,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from convergence.wire import cells, certs, create, facilitator, handshake, linkspec, ordb, rdv, relay
+from convergence.effects import DescriptionKind
+from convergence.wire import (
+    cells,
+    certs,
+    create,
+    facilitator,
+    handshake,
+    linkspec,
+    ordb,
+    rdv,
+    relay,
+    sdp,
+    signals,
+)
 from convergence.wire.reader import Reader
 
 KEY = bytes(range(32))
@@ -42,8 +55,9 @@ def _cutter(make: Callable[[], Any]) -> Callable[[bytes], Any]:
 
 
 def _descriptor() -> bytes:
-    transport = facilitator.Transport(facilitator.TransportKind.WS, "wss://host.example:443/node")
-    return facilitator.Descriptor(KEY, KEY, 1, 2, facilitator.Role(7), (transport,), SIGNATURE).encode()
+    ws = facilitator.Transport(facilitator.TransportKind.WS, "wss://host.example:443/node")
+    transports = (ws, facilitator.Transport.rtc((KEY, KEY)))
+    return facilitator.Descriptor(KEY, KEY, 1, 2, facilitator.Role(7), transports, SIGNATURE).encode()
 
 
 _INFO = ordb.FileInfo(KEY, 300_000, "h\u00f6liday.jpg", "image/jpeg")
@@ -60,6 +74,19 @@ _MESSAGES = (
     ordb.Done(),
 )
 _LINK = ordb.ShareLink(KEY, KEY)
+_CANDIDATES = sdp.Candidates(
+    (
+        sdp.Candidate(sdp.CandidateType.HOST, 1, 2113937151, "192.0.2.1", 50000),
+        sdp.Candidate(sdp.CandidateType.HOST, 2, 2113937151, "01234567-89ab-cdef-0123-456789abcdef.local", 1),
+        sdp.Candidate(sdp.CandidateType.SRFLX, 3, 1677729535, "2001:db8::1", 65535),
+    )
+)
+_DESCRIPTION = sdp.Description(sdp.Setup.ACTIVE, KEY, "ufrag", "password" * 3, _CANDIDATES.items)
+_SDP = tuple(_DESCRIPTION.to_sdp(kind) for kind in (DescriptionKind.OFFER, DescriptionKind.ANSWER))
+_INTRODUCTIONS = tuple(
+    signals.Introduction(kind, KEY[:16], KEY, KEY, 9, description, SIGNATURE)
+    for kind, description in ((DescriptionKind.ANSWER, _DESCRIPTION), (DescriptionKind.CANDIDATES, _CANDIDATES))
+)
 
 TARGETS: dict[str, Target] = {
     "cells.CellCutter": Target(
@@ -78,13 +105,24 @@ TARGETS: dict[str, Target] = {
     "facilitator.ErrorRecord": Target(facilitator.ErrorRecord.parse, (b"\1why not \xc3\xa9",)),
     "facilitator.NodeList": Target(facilitator.NodeList.parse, (_NODES.encode(),)),
     "facilitator.RecordCutter": Target(
-        _cutter(lambda: facilitator.RecordCutter(tuple(facilitator.RecordType)[:5])),
+        _cutter(lambda: facilitator.RecordCutter(tuple(facilitator.RecordType))),
         (
             facilitator.encode_record(3)
             + facilitator.encode_record(5, b"\1no")
             + facilitator.encode_record(1, b"x" * 99),
         ),
     ),
+    "facilitator.Ask": Target(facilitator.Ask.parse, (facilitator.Ask(9).encode(),)),
+    "facilitator.Delivery": Target(facilitator.Delivery.parse, (facilitator.Delivery(9, KEY).encode(),)),
+    "facilitator.Descriptors": Target(
+        facilitator.Descriptors.parse, (facilitator.Descriptors((_descriptor(), b"other")).encode(),)
+    ),
+    "facilitator.Hello": Target(facilitator.Hello.parse, (facilitator.Hello(KEY, KEY).encode(),)),
+    "facilitator.Register": Target(
+        facilitator.Register.parse, (facilitator.Register(SIGNATURE, _descriptor()).encode(),)
+    ),
+    "facilitator.Signal": Target(facilitator.Signal.parse, (facilitator.Signal(9, KEY, KEY).encode(),)),
+    "facilitator.Unreachable": Target(facilitator.Unreachable.parse, (facilitator.Unreachable(9, 1).encode(),)),
     "facilitator.check_ws_url": Target(
         _text(facilitator.check_ws_url), (b"wss://host.example:443/a%20b", b"ws://[::1]:80")
     ),
@@ -129,4 +167,9 @@ TARGETS: dict[str, Target] = {
     "relay.Truncated": Target(relay.Truncated.parse, (b"\x08",)),
     "relay.parse_target": Target(_text(relay.parse_target), (b"host.example:80", b"[::1]:22")),
     "relay.unpack_message": Target(relay.unpack_message, (relay.pack_message(2, 7, b"data"),)),
+    "sdp.Candidates": Target(sdp.Candidates.parse, (_CANDIDATES.encode(),)),
+    "sdp.Candidates.from_lines": Target(_text(sdp.Candidates.from_lines), (_CANDIDATES.to_lines().encode(),)),
+    "sdp.Description": Target(sdp.Description.parse, (_DESCRIPTION.encode(),)),
+    "sdp.Description.from_sdp": Target(_text(sdp.Description.from_sdp), tuple(text.encode() for text in _SDP)),
+    "signals.Introduction": Target(signals.Introduction.parse, tuple(item.encode() for item in _INTRODUCTIONS)),
 }

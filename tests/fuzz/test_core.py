@@ -166,6 +166,9 @@ class Relay:
     def message(self, circuit, command, payload, now):
         self.point.message(circuit, payload)
 
+    def sent(self, cells):
+        pass
+
     def circuit_closed(self, circuit, now):
         self.point.circuit_closed(circuit)
 

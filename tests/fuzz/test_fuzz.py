@@ -4,6 +4,7 @@ import random
 
 import pytest
 
+from convergence.crypto.keys import NodeKeys
 from convergence.effects import CloseLink, Protocol
 from convergence.errors import ParseError
 from convergence.facilitator.client import FacilitatorClient
@@ -80,17 +81,27 @@ class SeededRng:
 def record_inputs(name):
     """Framed and unframed garbage for a facilitator channel."""
     rng = random.Random(name)
-    descriptor, nodes = (TARGETS[f"facilitator.{kind}"].samples[0] for kind in ("Descriptor", "NodeList"))
-    valid = encode_record(RecordType.REGISTER, descriptor) + encode_record(RecordType.LIST)
-    answers = encode_record(RecordType.REGISTERED) + encode_record(RecordType.NODES, nodes)
+    kinds = ("Register", "Signal", "Delivery", "NodeList", "Hello", "Unreachable")
+    register, signal, delivery, nodes, hello, unreachable = (
+        TARGETS[f"facilitator.{kind}"].samples[0] for kind in kinds
+    )
+    requests = (
+        *((RecordType.REGISTER, register), (RecordType.LIST, b"")),
+        *((RecordType.SIGNAL, signal), (RecordType.REPLY, delivery)),
+    )
+    answers = (
+        *((RecordType.HELLO, hello), (RecordType.DELIVER, delivery), (RecordType.REPLY, delivery)),
+        *((RecordType.UNREACHABLE, unreachable), (RecordType.NODES, nodes), (RecordType.REGISTERED, b"")),
+    )
+    valid = [b"".join(encode_record(*record) for record in records) for records in (requests, answers)]
     for _ in range(ROUNDS):
         yield rng.randbytes(rng.randint(0, 100))
-        yield mutate(rng, valid)
-        yield mutate(rng, answers)
+        for records in valid:
+            yield mutate(rng, records)
 
 
 def test_the_facilitator_outlives_any_bytes():
-    service = FacilitatorService(CPythonCrypto(), bytes(32))
+    service = FacilitatorService(CPythonCrypto(), SeededRng("nonces"), bytes(32))
     for channel, data in enumerate(record_inputs("service")):
         service.link_opened(channel, 1.0, protocol=Protocol.FACILITATOR)
         service.link_data(channel, data[: len(data) // 2], 1.0)
@@ -101,8 +112,9 @@ def test_the_facilitator_outlives_any_bytes():
 
 
 def test_the_client_outlives_any_bytes():
-    outbox = Outbox()
-    client = FacilitatorClient(outbox, SeededRng("client"), NodeDirectory(CPythonCrypto()), "ws://host/")
+    outbox, crypto, rng = Outbox(), CPythonCrypto(), SeededRng("client")
+    keys = NodeKeys.generate(crypto, rng)
+    client = FacilitatorClient(outbox, crypto, rng, keys, NodeDirectory(crypto), "ws://host/")
     now = 1.0
     for data in record_inputs("client"):
         client.start(now)

@@ -1,12 +1,26 @@
 """Every record comes back from its encoding, whatever it holds, from bytes and from a memoryview."""
 
+from dataclasses import replace
 from ipaddress import IPv4Address
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from convergence.wire import cells, certs, create, facilitator, handshake, linkspec, ordb, rdv, relay
+from convergence.effects import DescriptionKind
+from convergence.wire import (
+    cells,
+    certs,
+    create,
+    facilitator,
+    handshake,
+    linkspec,
+    ordb,
+    rdv,
+    relay,
+    sdp,
+    signals,
+)
 
 u8, u16, u32, u64 = (st.integers(0, 2 ** (8 * size) - 1) for size in (1, 2, 4, 8))
 key = st.binary(min_size=32, max_size=32)
@@ -69,7 +83,8 @@ ws_url = st.builds(
 )
 transport = st.one_of(
     st.builds(facilitator.Transport, st.just(1), ws_url),
-    st.builds(facilitator.Transport, st.integers(2, 255), text.filter(lambda value: len(value.encode()) <= 255)),
+    st.builds(facilitator.Transport.rtc, st.lists(key, max_size=3)),
+    st.builds(facilitator.Transport, st.integers(3, 255), text.filter(lambda value: len(value.encode()) <= 255)),
 )
 dates = st.tuples(st.integers(0, 2**63), st.integers(1, 2**62)).map(lambda pair: (pair[0], pair[0] + pair[1]))
 descriptor = st.builds(
@@ -90,6 +105,45 @@ message = st.one_of(
     st.builds(ordb.Refuse, index, u8),
     st.builds(ordb.Have, ranges()),
     st.just(ordb.Done()),
+)
+sealed = st.binary(max_size=facilitator.MAX_SEALED)
+candidate = st.builds(
+    sdp.Candidate,
+    st.sampled_from(sdp.CandidateType),
+    u32,
+    st.integers(1, sdp.MAX_PRIORITY),
+    st.one_of(
+        # What may not be named as a candidate is in test_sdp.py.
+        st.ip_addresses(v=4, network="10.0.0.0/8").map(str),
+        st.ip_addresses(v=6, network="2000::/3").map(str),
+        st.uuids().map("{}.local".format),
+    ),
+    port,
+)
+candidates = st.lists(candidate, max_size=sdp.MAX_CANDIDATES).map(tuple)
+description = st.builds(
+    sdp.Description,
+    st.sampled_from(sdp.Setup),
+    key,
+    st.from_regex(r"\A[A-Za-z0-9+/]{4,256}\Z"),
+    st.from_regex(r"\A[A-Za-z0-9+/]{22,256}\Z"),
+    candidates,
+)
+introduction = st.one_of(
+    st.tuples(st.just(DescriptionKind.OFFER), description),
+    st.tuples(st.just(DescriptionKind.ANSWER), description.filter(lambda answer: answer.setup != sdp.Setup.ACTPASS)),
+    st.tuples(st.just(DescriptionKind.CANDIDATES), st.builds(sdp.Candidates, candidates)),
+).flatmap(
+    lambda told: st.builds(
+        lambda session, sender, reply_key, sent, proof: signals.Introduction(
+            told[0], session, sender, reply_key, sent, told[1], proof
+        ),
+        st.binary(min_size=16, max_size=16),
+        key,
+        key,
+        u64,
+        signature,
+    )
 )
 record = st.one_of(
     st.builds(create.Create2, u16, st.binary(max_size=505)),
@@ -132,6 +186,16 @@ record = st.one_of(
     st.builds(facilitator.ErrorRecord, u8, text.filter(lambda value: len(value.encode()) <= 255)),
     file_info,
     message,
+    st.builds(facilitator.Hello, key, key),
+    st.builds(facilitator.Register, signature, st.binary(max_size=facilitator.MAX_DESCRIPTOR)),
+    st.builds(facilitator.Signal, u32, key, sealed),
+    st.builds(facilitator.Delivery, u32, sealed),
+    st.builds(facilitator.Unreachable, u32, u8),
+    st.builds(facilitator.Ask, u64),
+    st.builds(facilitator.Descriptors, st.lists(st.binary(max_size=200), max_size=9).map(tuple)),
+    description,
+    st.builds(sdp.Candidates, candidates),
+    introduction,
 )
 
 
@@ -157,6 +221,17 @@ def test_relay_messages_come_back(command, stream_id, data):
 @given(key)
 def test_rdv_targets_come_back(blinded):
     assert rdv.parse_rdv_target(rdv.format_rdv_target(blinded)) == blinded
+
+
+@given(description, st.sampled_from([DescriptionKind.OFFER, DescriptionKind.ANSWER]))
+def test_descriptions_come_back_from_sdp(item, kind):
+    setup = sdp.Setup.ACTPASS if kind == DescriptionKind.OFFER else item.setup
+    assert sdp.Description.from_sdp(item.to_sdp(kind)) == replace(item, setup=setup)
+
+
+@given(candidates.map(sdp.Candidates))
+def test_candidates_come_back_from_lines(item):
+    assert sdp.Candidates.from_lines(item.to_lines()) == item
 
 
 @given(st.text(max_size=1200))

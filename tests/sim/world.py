@@ -1,8 +1,9 @@
 """Many real nodes in one process, under a virtual clock.
 
 Every node is the product's `Node` with the product's `Driver` and real cryptography; only time, randomness (seeded),
-sockets and storage are simulated. Channels are reliable and ordered, as WebSockets are: loss shows as a delay (a
-retransmission) or as a channel that breaks. Names in the event heap make runs with one seed identical. An exception
+sockets and storage are simulated. Channels are reliable and ordered, as WebSockets and our data channels are: loss shows
+as a delay (a retransmission) or as a channel that breaks. An RTC channel opens when both ends were given each other's
+description with its true fingerprint, as DTLS demands, and no NAT is between them. Names in the event heap make runs with one seed identical. An exception
 in any handler of any node leaves `World.run` and so fails the test.
 """
 
@@ -18,13 +19,15 @@ from typing import Any
 
 from convergence.crypto.keys import NodeKeys
 from convergence.driver import Driver, Machine
-from convergence.effects import Event, Failure, Protocol
+from convergence.effects import OFFERER, DescriptionKind, Event, Failure, Protocol
 from convergence.facilitator.service import FacilitatorService
 from convergence.node import Node, NodeConfig
 from convergence.wire.facilitator import Role
+from convergence.wire.sdp import Candidate, CandidateType, Description, Setup
 from pynode.crypto import CPythonCrypto
 
 START = 1_790_000_000.0  # Unix seconds
+RTC_TIMEOUT = 15.0  # seconds until an end of an RTC channel gives up
 NO_ROLES = Role(0)
 
 
@@ -83,6 +86,26 @@ class Pipe:
         self.busy_until = 0.0
 
 
+class PeerConnection:
+    """One end of an RTC channel, as the shell keeps it."""
+
+    def __init__(self, host: Host, channel: int, offers: bool) -> None:
+        self.host = host
+        self.channel = channel
+        self.offers = offers
+        name = f"{host.name}-{host.life}-{channel}"
+        self.ufrag = hashlib.sha256(name.encode()).hexdigest()[:8]
+        self.fingerprint = hashlib.sha256(b"certificate of " + name.encode()).digest()
+        self.remote: Description | None = None
+        self.open = False
+
+    def sdp(self, kind: DescriptionKind) -> str:
+        port = 1024 + self.channel % 60_000
+        candidate = Candidate(CandidateType.HOST, 1, 1 << 30, "192.0.2.1", port)
+        setup = Setup.ACTPASS if kind is DescriptionKind.OFFER else Setup.ACTIVE
+        return Description(setup, self.fingerprint, self.ufrag, "p" * 24, (candidate,)).to_sdp(kind)
+
+
 class Host:
     """One machine: a Driver and its ports."""
 
@@ -93,6 +116,7 @@ class Host:
         self.hung = False  # keeps its channels and does nothing
         self.life = 0  # counts the processes that ran here, one after the other
         self.pipes: dict[int, Pipe] = {}
+        self.connections: dict[int, PeerConnection] = {}
         self.events: list[Event] = []
         self.seen: set[str] = set()  # names of the hosts this one had a channel with: what a wiretap here shows
         self.received = bytearray() if world.record else None
@@ -122,8 +146,43 @@ class Host:
     # -- Transport
 
     def connect(self, channel: int, protocol: Protocol, address: str) -> None:
+        if protocol is Protocol.RTC:
+            self._offer(channel, address == OFFERER)
+            return
         pipe = self.pipes[channel] = Pipe(self, channel)
         self.world.later(self.world.latency(), lambda: self.world.dial(pipe, protocol, address))
+
+    def _offer(self, channel: int, offers: bool) -> None:
+        end = self.connections[channel] = PeerConnection(self, channel, offers)
+        if offers:
+            self._tell(end, DescriptionKind.OFFER)
+        self.world.later(RTC_TIMEOUT, lambda: self._rtc_closed(end, "no connection came about"))
+
+    def describe(self, channel: int, kind: DescriptionKind, sdp: str) -> None:
+        end = self.connections.get(channel)
+        if end is None or kind is DescriptionKind.CANDIDATES:
+            return
+        end.remote = Description.from_sdp(sdp)
+        if kind is DescriptionKind.OFFER:
+            self._tell(end, DescriptionKind.ANSWER)
+        self.world.meet(end)
+
+    def restart_ice(self, channel: int) -> None:
+        """What a shell does when its network changed."""
+        self._tell(self.connections[channel], DescriptionKind.OFFER)
+
+    def _tell(self, end: PeerConnection, kind: DescriptionKind) -> None:
+        def described() -> None:
+            if self.connections.get(end.channel) is end and self.alive and not self.hung:
+                self.driver.described(end.channel, kind, end.sdp(kind))
+
+        self.world.later(self.world.latency(), described)
+
+    def _rtc_closed(self, end: PeerConnection, reason: str) -> None:
+        if not end.open and self.connections.get(end.channel) is end:
+            del self.connections[end.channel]
+            if self.alive:
+                self.driver.closed(end.channel, reason)
 
     def send(self, channel: int, buffers: Sequence[bytes]) -> bool:
         pipe = self.pipes.get(channel)
@@ -132,6 +191,7 @@ class Host:
         return True
 
     def close(self, channel: int, reason: str) -> None:
+        self.connections.pop(channel, None)
         pipe = self.pipes.pop(channel, None)
         if pipe is not None:
             self.world.hang_up(pipe, reason)
@@ -177,25 +237,32 @@ class World:
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
         self._addresses: dict[str, Host] = {}
+        self.apart: set[frozenset[str]] = set()  # names of two hosts that no RTC connection can join
 
     # -- building
 
     def facilitator(self) -> FacilitatorService:
         """The facilitator joins, or comes back with its key and storage."""
         host = self.hosts.get("facilitator") or self._host("facilitator", "ws://facilitator/")
-        service = FacilitatorService(self.crypto, SeededRng(f"{self.seed}-facilitator").random(32))
+        rng = SeededRng(f"{self.seed}-facilitator")
+        service = FacilitatorService(self.crypto, rng, rng.random(32))
         self._run_on(host, service)
         host.driver.run(service.start)
         return service
 
-    def add(self, name: str, roles: Role = NO_ROLES, *, skew: float = 0.0, **config: Any) -> Host:
-        """A node that joins at once; `config` is NodeConfig's."""
+    def add(
+        self, name: str, roles: Role = NO_ROLES, *, skew: float = 0.0, browser: bool = False, **config: Any
+    ) -> Host:
+        """A node that joins at once; `config` is NodeConfig's. With `browser` it has no address and speaks rtc only."""
         url = f"ws://{name}/"
         host = self._host(name, url)
         host.skew = skew
         rng = SeededRng(f"{self.seed}-{name}")
         host.keys = NodeKeys.generate(self.crypto, rng) if roles else None
-        settings = NodeConfig("ws://facilitator/", roles=roles, urls=(url,) if roles else (), **config)
+        if browser:
+            config["rtc"] = True
+        urls = (url,) if roles and not browser else ()
+        settings = NodeConfig("ws://facilitator/", roles=roles, urls=urls, **config)
         self.boot(host, Node(settings, self.crypto, rng, keys=host.keys))
         return host
 
@@ -232,6 +299,7 @@ class World:
         for pipe in list(host.pipes.values()):
             self.hang_up(pipe, "connection lost")
         host.pipes.clear()
+        host.connections.clear()
 
     def _run_on(self, host: Host, machine: Machine) -> None:
         host.alive = True
@@ -285,6 +353,30 @@ class World:
         target.driver.opened(other.channel, protocol)
         pipe.host.driver.opened(pipe.channel, protocol)
 
+    def meet(self, end: PeerConnection) -> None:
+        """Open the channel between this end and the one that its remote description names, if both may."""
+        hosts = [host for host in self.hosts.values() if host.alive]
+        others = [other for host in hosts for other in host.connections.values() if other.offers != end.offers]
+        for other in others:
+            if other.open or end.open or not (_knows(end, other) and _knows(other, end)):
+                continue
+            if frozenset((end.host.name, other.host.name)) in self.apart:
+                continue
+            end.open = other.open = True
+            self.later(2 * self.latency(), lambda other=other: self._join(end, other))
+
+    def _join(self, one: PeerConnection, two: PeerConnection) -> None:
+        if not all(end.host.alive and end.host.connections.get(end.channel) is end for end in (one, two)):
+            one.open = two.open = False
+            return
+        pipes = [Pipe(end.host, end.channel) for end in (one, two)]
+        pipes[0].peer, pipes[1].peer = pipes[1], pipes[0]
+        for pipe, other in zip(pipes, reversed(pipes), strict=True):
+            pipe.host.pipes[pipe.channel] = pipe
+            pipe.host.seen.add(other.host.name)
+        for pipe in pipes:
+            pipe.host.driver.opened(pipe.channel, Protocol.RTC)
+
     def carry(self, pipe: Pipe, data: bytes) -> None:
         peer = pipe.peer
         assert peer is not None
@@ -324,3 +416,8 @@ class World:
                 peer.host.driver.closed(peer.channel, reason)
 
         self.at(max(self.now + self.latency(), pipe.busy_until), closed)
+
+
+def _knows(end: PeerConnection, other: PeerConnection) -> bool:
+    remote = end.remote
+    return remote is not None and remote.ufrag == other.ufrag and remote.fingerprint == other.fingerprint

@@ -282,11 +282,44 @@ def test_every_npm_package_is_pinned_with_a_hash() -> None:
     assert [name for name, entry in packages.items() if name and "integrity" not in entry] == []
 
 
-def test_what_cannot_be_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def apt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[list[str]]:
+    """Nothing is, and apt-get cannot be had here: the commands that it would have been given."""
+    commands: list[list[str]] = []
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(build, "SYSTEM_PROGRAMS", (str(tmp_path / "system"),))
+    monkeypatch.setattr(build, "run", lambda command, hint, **options: commands.append(command))
+    (tmp_path / "system").mkdir()
+    return commands
+
+
+def install(folder: Path, *programs: str) -> None:
+    for program in programs:
+        (folder / program).write_text("")
+        (folder / program).chmod(0o755)
+
+
+def test_what_cannot_be_installed_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, apt: list[list[str]]
+) -> None:
+    install(tmp_path, "apt-get")
     monkeypatch.setattr(build.os, "geteuid", lambda: 1000)
-    monkeypatch.setattr(build.shutil, "which", lambda program: None)
-    with pytest.raises(build.BuildError, match="apt-get install chromium firefox-esr"):
-        build.ensure_browsers()
+    with pytest.raises(build.BuildError, match="apt-get install chromium firefox-esr iproute2 iptables coturn"):
+        build.ensure_test_programs()
+    assert apt == []
+
+
+def test_only_what_the_tests_lack_is_installed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, apt: list[list[str]]
+) -> None:
+    install(tmp_path, "apt-get", "chromium", "firefox-esr", "turnserver")
+    install(tmp_path / "system", "ip")  # which is not in PATH
+    monkeypatch.setattr(build.os, "geteuid", lambda: 0)
+    build.ensure_test_programs()
+    assert [command[-1] for command in apt] == ["-q", "iptables"]
+    install(tmp_path / "system", "iptables")
+    build.ensure_test_programs()
+    assert len(apt) == 2
 
 
 def test_an_unknown_command_prints_the_usage(capsys: pytest.CaptureFixture[str]) -> None:

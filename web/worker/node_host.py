@@ -1,6 +1,6 @@
 """The browser's shell around one Node.
 
-Does: wire the node to the worker's sockets, database, timer and cryptography; carry out the page's commands; keep the
+Does: wire the node to the worker's channels, database, timer and cryptography; carry out the page's commands; keep the
 one state that pages draw.
 Does not: speak the protocol (the node does), or share or save files itself (files.py).
 """
@@ -20,7 +20,7 @@ from files import FileStore
 from js import Object
 from pyodide.ffi import create_proxy, to_js
 from storage import IndexedDbStorage
-from transport import WallClock, WebSocketTransport, WorkerTimer
+from transport import BrowserTransport, WallClock, WorkerTimer
 
 from convergence.driver import Driver
 from convergence.effects import Event
@@ -39,7 +39,7 @@ class NodeHost:
 
     def __init__(self, network: dict[str, Any]) -> None:
         self._clock = WallClock()
-        self._transport = WebSocketTransport(shell.sockets)
+        self._transport = BrowserTransport(shell.channels)
         self._storage = IndexedDbStorage(shell.database)
         facilitator = network["facilitator"]
         config = NodeConfig(

@@ -1,6 +1,6 @@
-"""WebSockets of the browser as `ports.Transport`, and its clock and timer.
+"""WebSockets and WebRTC data channels of the browser as `ports.Transport`, and its clock and timer.
 
-Does: pass channels between the driver and sockets.js: one crossing for each message sent, one for all that arrived
+Does: pass channels between the driver and channels.js: one crossing for each message sent, one for all that arrived
 together.
 Does not: open TCP connections; browsers have none, so a browser is never an exit.
 """
@@ -14,47 +14,60 @@ from typing import Any
 from js import Uint8Array
 
 from convergence.driver import Driver
-from convergence.effects import Protocol
+from convergence.effects import DescriptionKind, Protocol
 
 MAX_MESSAGE = 1 << 16  # bytes; effects.Send promises no more on a LINK channel
 
 
-class WebSocketTransport:
-    """`attach` the driver before the first connect."""
+class BrowserTransport:
+    """`attach` the driver before the first connect.
 
-    def __init__(self, sockets: Any) -> None:
-        self._sockets = sockets
+    Attributes:
+        rtc: the RTC channels and how they are: "connecting", "connected" or "recovering".
+    """
+
+    def __init__(self, channels: Any) -> None:
+        self.rtc: dict[int, str] = {}
+        self._channels = channels
         self._protocols: dict[int, Protocol] = {}
         self._scratch = Uint8Array.new(MAX_MESSAGE)
         self._views: dict[int, Any] = {}  # length -> view of the scratch buffer; few lengths occur
         self._driver: Driver
 
     def attach(self, driver: Driver, listener: Any, entry: Callable[[Callable[..., None]], Any]) -> None:
-        """Name the driver's inputs to the sockets. `entry` makes a Python function callable from JavaScript."""
+        """Name the driver's inputs to the channels. `entry` makes a Python function callable from JavaScript."""
         self._driver = driver
         listener.opened = entry(self._opened)
         listener.received = entry(lambda channel, data: driver.received(channel, data.to_bytes()))
         listener.closed = entry(self._closed)
         listener.drained = entry(driver.drained)
+        listener.described = entry(lambda channel, kind, sdp: driver.described(channel, DescriptionKind(kind), sdp))
+        listener.state = entry(self._state)
 
     def connect(self, channel: int, protocol: Protocol, address: str, /) -> None:
         self._protocols[channel] = protocol
         if protocol is Protocol.TCP:
             self._driver.closed(channel, "a browser opens no TCP connections")
-            return
-        self._sockets.connect(channel, address)
+        elif protocol is Protocol.RTC:
+            self.rtc[channel] = "connecting"
+            self._channels.connectRtc(channel, address)
+        else:
+            self._channels.connect(channel, address)
+
+    def describe(self, channel: int, kind: DescriptionKind, sdp: str, /) -> None:
+        self._channels.describe(channel, int(kind), sdp)
 
     def send(self, channel: int, buffers: Sequence[bytes], /) -> bool:
-        sockets, flowing = self._sockets, True
+        channels, flowing = self._channels, True
         for buffer in buffers:
             view = self._view(len(buffer))
             view.assign(buffer)
-            flowing = sockets.send(channel, view)
+            flowing = channels.send(channel, view)
         return flowing
 
     def close(self, channel: int, reason: str, /) -> None:
-        self._protocols.pop(channel, None)
-        self._sockets.close(channel)
+        self._forget(channel)
+        self._channels.close(channel)
 
     def pause(self, channel: int, paused: bool, /) -> None:
         """Only TCP channels are paused, and there are none."""
@@ -71,8 +84,15 @@ class WebSocketTransport:
         self._driver.opened(channel, self._protocols[channel])
 
     def _closed(self, channel: int, reason: str) -> None:
-        self._protocols.pop(channel, None)
+        self._forget(channel)
         self._driver.closed(channel, reason)
+
+    def _state(self, channel: int, state: str) -> None:
+        self.rtc[channel] = state
+
+    def _forget(self, channel: int) -> None:
+        self._protocols.pop(channel, None)
+        self.rtc.pop(channel, None)
 
 
 class WallClock:

@@ -2,35 +2,38 @@
  * The node's worker.
  *
  * Does: load Pyodide and, beside it, the node's Python, the network's description and the cryptography; lend Python the
- * browser's sockets, database and timer; pass commands in and states out.
+ * browser's channels, database and timer; pass commands in and states out.
  * Does not: know the protocol, or touch the page. Everything comes from this page's own origin.
  */
 
 import { loadPyodide } from "../pyodide/pyodide.mjs";
+import { createChannels } from "./channels.js";
 import { createCrypto } from "./crypto.js";
 import { openDatabase } from "./database.js";
-import { createSockets } from "./sockets.js";
 
 const site = new URL("../", self.location.href);
 const waiting = []; // commands that came before the node could take them
 let host = null;
+let take = (message) => (host ? command(message) : waiting.push(message));
 
-self.onmessage = ({ data }) => (host ? command(data) : waiting.push(data));
+/** @type {Promise<MessagePort|null>} to the page's bridge for WebRTC; the page's first message */
+const bridge = new Promise((resolve) => {
+  self.onmessage = ({ data }) => (data.type === "bridge" ? resolve(data.port) : take(data));
+});
 
 start().catch((error) => {
   console.error(error);
   const failed = `The node could not start: ${error.message ?? error}. Reload the page to try again.`;
   self.postMessage({ type: "state", state: { ready: false, failed } });
-  const refuse = ({ id }) => self.postMessage({ type: "reply", id, ok: false, message: failed });
-  waiting.forEach(refuse);
-  self.onmessage = ({ data }) => refuse(data);
+  take = ({ id }) => self.postMessage({ type: "reply", id, ok: false, message: failed });
+  waiting.forEach(take);
 });
 
 async function start() {
   phase(5, "Loading Python and the program");
-  const listener = {}; // filled in by Python before anything is asked of sockets or database
+  const listener = {}; // filled in by Python before anything is asked of channels or database
   const relayed = new Proxy({}, { get: (_, name) => (...values) => guard(() => listener[name](...values)) });
-  const [pyodide, code, network, primitives, database] = await Promise.all([
+  const [pyodide, code, network, primitives, database, port] = await Promise.all([
     loadPyodide({ indexURL: new URL("pyodide/", site).href, checkAPIVersion: true }).then((loaded) => {
       phase(60, "Python runs; loading the node");
       return loaded;
@@ -39,12 +42,15 @@ async function start() {
     fetched("network.json", (answer) => answer.json()),
     createCrypto(),
     openDatabase(relayed.answered),
+    bridge,
   ]);
+  const rtc = port && network.rtc ? { port, stun: network.rtc.stun } : null;
   pyodide.FS.writeFile("/app.zip", code); // Python imports straight from it: nothing is unpacked
   pyodide.registerJsModule("convergence_platform", primitives);
   pyodide.registerJsModule("convergence_shell", {
     listener, database, network, post,
-    sockets: createSockets(relayed),
+    channels: createChannels(relayed, rtc),
+    rtc: rtc !== null,
     timer: createTimer(relayed.tick),
     body: () => createBody(),
     site: site.href,

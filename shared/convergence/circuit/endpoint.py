@@ -55,6 +55,7 @@ class Endpoint:
         transmit: sends relay messages (509 bytes each, digest zero) to the other end.
         congested: whether the link cannot take more now.
         originates: True at a circuit's origin, which picks stream ids without INCOMING_ID_BIT.
+        streams: counts what is open, on all endpoints that share it.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Endpoint:
         congested: Callable[[], bool],
         *,
         originates: bool,
+        streams: Meter | None = None,
     ) -> None:
         self.on_begin: BeginHook | None = None
         self.on_message: MessageHook | None = None
@@ -76,6 +78,7 @@ class Endpoint:
         self._inward = inward
         self._transmit = transmit
         self._congested = congested
+        self._streams = streams or Meter(MAX_STREAMS)
         self._id_bit = 0 if originates else INCOMING_ID_BIT
         self._last_id = 0
         self._package = CircuitPackageWindow()
@@ -95,7 +98,7 @@ class Endpoint:
         """
         begin = Begin.to(target).encode()
         stream = Stream(self, self._free_id(), lambda: self._outbox.now)
-        self.entries[stream.id] = stream
+        self._keep(stream.id, stream)
         self.send_message(RelayCommand.BEGIN, stream.id, begin)
         return stream
 
@@ -103,7 +106,7 @@ class Endpoint:
         """BEGIN on a provider's circuit; the answer comes to the end's hooks. The end is closed already if this BEGIN
         was one cell too many for a full link."""
         end = SpliceEnd(self, self._free_id(), on_closed, meter)
-        self.entries[end.id] = end
+        self._keep(end.id, end)
         self.send_message(RelayCommand.BEGIN, end.id, Begin.to(target).encode())
         return end
 
@@ -122,7 +125,7 @@ class Endpoint:
     def accept_stream(self, stream_id: int) -> Stream:
         """Take a pending BEGIN; CONNECTED goes out when the stream's `accept` is called."""
         stream = Stream(self, stream_id, lambda: self._outbox.now)
-        self.entries[stream_id] = stream
+        self._keep(stream_id, stream)
         return stream
 
     def accept_splice(
@@ -131,13 +134,13 @@ class Endpoint:
         """Answer a pending BEGIN by joining it to `peer`. The end may be closed already, as in `open_splice`."""
         end = SpliceEnd(self, stream_id, on_closed, meter)
         end.join(peer)
-        self.entries[stream_id] = end
+        self._keep(stream_id, end)
         self.send_message(RelayCommand.CONNECTED, stream_id)
         return end
 
     def refuse(self, stream_id: int, reason: int) -> None:
         """Answer an incoming BEGIN with END. Nothing happens if it has been withdrawn meanwhile."""
-        if self.entries.pop(stream_id, None) is not None:
+        if self._drop(stream_id) is not None:
             self.send_message(RelayCommand.END, stream_id, bytes([reason]))
             self.forget(stream_id)
 
@@ -215,6 +218,7 @@ class Endpoint:
             return
         self._closed = True
         entries, self.entries = self.entries, {}
+        self._streams.remove(len(entries))
         self._ready.clear()
         for entry in entries.values():
             entry.on_end(EndReason.DESTROY, now)
@@ -224,13 +228,24 @@ class Endpoint:
             reply(None, now)
 
     def forget(self, stream_id: int) -> None:
-        entry = self.entries.pop(stream_id, None)
+        entry = self._drop(stream_id)
         allowance = entry.deliver.available if entry is not None else 0
         if len(self._half_closed) >= MAX_HALF_CLOSED:
             del self._half_closed[next(iter(self._half_closed))]
         self._half_closed[stream_id] = allowance
 
     # -- inside
+
+    def _keep(self, stream_id: int, entry: Entry) -> None:
+        if stream_id not in self.entries and not self._closed:
+            self._streams.add(1)
+        self.entries[stream_id] = entry
+
+    def _drop(self, stream_id: int) -> Entry | None:
+        entry = self.entries.pop(stream_id, None)
+        if entry is not None and not self._closed:
+            self._streams.remove(1)
+        return entry
 
     def _other(self, command: int, stream_id: int, payload: bytes, now: float) -> None:
         if command == RelayCommand.SENDME and stream_id == 0:
@@ -270,7 +285,7 @@ class Endpoint:
             self.send_message(RelayCommand.END, stream_id, bytes([EndReason.RESOURCELIMIT]))
             return
         # A place is kept for the answer, which may take time.
-        self.entries[stream_id] = Stream(self, stream_id, lambda: self._outbox.now)
+        self._keep(stream_id, Stream(self, stream_id, lambda: self._outbox.now))
         self.on_begin(stream_id, begin, now)
 
     def _stream_message(self, command: int, stream_id: int, payload: bytes, now: float) -> None:
@@ -284,7 +299,7 @@ class Endpoint:
         try:
             if command == RelayCommand.END:
                 reason = End.parse(payload).reason
-                del self.entries[stream_id]
+                self._drop(stream_id)
                 self._ready.pop(entry, None)
                 entry.on_end(reason, now)
             elif command == RelayCommand.CONNECTED:

@@ -14,6 +14,7 @@ from convergence.crypto import ntor
 from convergence.crypto.onion import KEY_MATERIAL_LEN, HopKeys, recognized_candidates
 from convergence.errors import DestroyReason, LocalError, RemoteError
 from convergence.link.link import Link
+from convergence.link.meter import Meter
 from convergence.outbox import Outbox
 from convergence.ports import Crypto, Rng
 from convergence.wire.cells import PAYLOAD_LEN, Command
@@ -48,6 +49,10 @@ class Services(Shape):
         """A message on stream 0. Raises RemoteError when it is not expected."""
         ...
 
+    def sent(self, cells: int) -> None:
+        """So many RELAY cells of a circuit went to a link, whoever made them. May close nothing."""
+        ...
+
     def circuit_closed(self, circuit: RelayCircuit, now: float) -> None: ...
 
 
@@ -63,20 +68,34 @@ class RelayCircuit:
     """One circuit of somebody else's. Made by `accept` for a CREATE2."""
 
     def __init__(
-        self, outbox: Outbox, crypto: Crypto, rng: Rng, link: Link, circ_id: int, keys: HopKeys, services: Services
+        self,
+        outbox: Outbox,
+        crypto: Crypto,
+        rng: Rng,
+        link: Link,
+        circ_id: int,
+        keys: HopKeys,
+        services: Services,
+        reach: Reach,
+        streams: Meter | None,
     ) -> None:
         self.endpoint = Endpoint(
-            outbox, keys.backward, keys.forward, self._transmit, lambda: link.congested, originates=False
+            outbox,
+            keys.backward,
+            keys.forward,
+            self._transmit,
+            lambda: link.congested,
+            originates=False,
+            streams=streams,
         )
         self.endpoint.on_begin = lambda stream_id, begin, now: services.begin(self, stream_id, begin, now)
         self.endpoint.on_resolve = lambda stream_id, host, now: services.resolve(self, stream_id, host, now)
         self.endpoint.on_message = self._message
-        self.cells_relayed = 0
         self._outbox = outbox
         self._crypto = crypto
         self._rng = rng
         self._services = services
-        self._reach: Reach | None = None
+        self._reach = reach
         self._forward = keys.forward
         self._backward = keys.backward
         self._link = link
@@ -100,12 +119,14 @@ class RelayCircuit:
         ntor_keys: Sequence[tuple[bytes, bytes]],
         services: Services,
         reach: Reach,
+        streams: Meter | None = None,
     ) -> RelayCircuit:
         """Answer a CREATE2 with CREATED2.
 
         Args:
             node_id: our 20-byte ntor NODEID.
             ntor_keys: (public, secret), the current one first.
+            streams: counts the streams that are open here, on all circuits that share it.
         Raises:
             RemoteError: the onionskin is not one for us.
         """
@@ -115,8 +136,8 @@ class RelayCircuit:
         reply, material = ntor.server_reply(
             crypto, rng.random(32), node_id, ntor_keys, create.handshake_data, KEY_MATERIAL_LEN
         )
-        circuit = cls(outbox, crypto, rng, link, circ_id, HopKeys.from_material(crypto, material), services)
-        circuit._reach = reach
+        keys = HopKeys.from_material(crypto, material)
+        circuit = cls(outbox, crypto, rng, link, circ_id, keys, services, reach, streams)
         link.adopt(circ_id, circuit)
         link.send_one(circ_id, Command.CREATED2, Created2(reply).encode())
         return circuit
@@ -124,6 +145,11 @@ class RelayCircuit:
     @property
     def closed(self) -> bool:
         return self._closed
+
+    @property
+    def ends_here(self) -> bool:
+        """Whether it neither goes on to another node nor waits for one."""
+        return self._next is None
 
     # -- for the link towards the origin
 
@@ -186,16 +212,17 @@ class RelayCircuit:
         hop = self._next
         if hop is None or not hop.open:
             raise RemoteError("a cell that is not for us, on a circuit that goes no further")
-        self.cells_relayed += len(run) // PAYLOAD_LEN
+        self._services.sent(len(run) // PAYLOAD_LEN)
         hop.link.send(hop.id, Command.RELAY_EARLY if early else Command.RELAY, run)
 
     def pass_back(self, run: bytes) -> None:
         """A run of cells from the next hop, on its way to the origin."""
-        self.cells_relayed += len(run) // PAYLOAD_LEN
+        self._services.sent(len(run) // PAYLOAD_LEN)
         self._link.send(self._id, Command.RELAY, self._backward.crypt(run))
 
     def _transmit(self, cells: list[bytes]) -> None:
         if not self._closed:
+            self._services.sent(len(cells))
             self._link.send(self._id, Command.RELAY, self._backward.crypt(self._backward.seal_run(cells)))
 
     # -- extending
@@ -217,7 +244,6 @@ class RelayCircuit:
         if self._next is not None:
             raise RemoteError("EXTEND2 on a circuit that was extended")
         identity = ed25519_identity(request.specifiers)
-        assert self._reach is not None
         hop = self._next = _NextHop(self, Create2(request.handshake_type, request.handshake_data).encode())
         self._reach.reach(identity, hop.reached)
 
@@ -272,7 +298,7 @@ class _NextHop:
             self._circuit.next_gone(DestroyReason.CONNECTFAILED)
             return
         try:
-            self.id = link.attach(self)
+            self.id = link.attach(self, relayed=True)
         except LocalError:  # that link is full of circuits
             self._gone = True
             self._circuit.next_gone(DestroyReason.RESOURCELIMIT)

@@ -1,7 +1,7 @@
 """A node's connection to its facilitator.
 
-Does: keep one channel open, register the node's descriptor and renew it, keep the NodeDirectory fresh.
-Does not: sign the descriptor or decide what it says (the node's `describe` does), or choose nodes.
+Does: keep one channel open, register the node's descriptor and renew it, keep the NodeDirectory fresh, carry signals.
+Does not: sign the descriptor or decide what it says (the node's `describe` does), choose nodes, or read signals.
 
 The facilitator may be down, or hostile: whatever happens, the last good list stays in the directory, the channel is
 closed with a reason, and another try follows after a time that doubles from RETRY_FIRST to RETRY_MAX.
@@ -12,12 +12,24 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
+from convergence.crypto.keys import NodeKeys
 from convergence.effects import CloseLink, Protocol, Send
-from convergence.errors import RemoteError
+from convergence.errors import CryptoError, RemoteError
+from convergence.introduction.signalling import Carrier, Delivered, Signals
 from convergence.netdir.nodes import NodeDirectory
 from convergence.outbox import Outbox, Timer
-from convergence.ports import Rng
-from convergence.wire.facilitator import Descriptor, ErrorRecord, RecordCutter, RecordType, Role, encode_record
+from convergence.ports import Crypto, Rng
+from convergence.wire.facilitator import (
+    Descriptor,
+    ErrorRecord,
+    Hello,
+    RecordCutter,
+    RecordType,
+    Register,
+    Role,
+    encode_record,
+    register_statement,
+)
 
 CONNECT_TIMEOUT = 20.0
 ANSWER_TIMEOUT = 30.0
@@ -38,8 +50,13 @@ RENEW_MIN = 5.0
 """Seconds between two registrations at least, however soon a descriptor expires."""
 LIFETIME = 3600
 """Seconds a node's descriptor should be valid: renewed at half of it."""
+RTC_LIFETIME = 900
+"""The same for a node without an address: a tab goes as it comes."""
 
-ACCEPTED = (RecordType.REGISTERED, RecordType.NODES, RecordType.ERROR)
+ACCEPTED = (
+    *(RecordType.HELLO, RecordType.REGISTERED, RecordType.NODES, RecordType.ERROR),
+    *(RecordType.DELIVER, RecordType.REPLY, RecordType.UNREACHABLE),
+)
 ANSWERS = {RecordType.LIST: RecordType.NODES, RecordType.REGISTER: RecordType.REGISTERED}
 
 
@@ -47,14 +64,17 @@ class FacilitatorClient:
     """Owns one FACILITATOR channel.
 
     Args:
-        outbox: the node's.
+        outbox: the node's; its `now` is kept up to date.
+        crypto, keys: prove to the facilitator that the node is here.
         rng: jitter.
-        directory: kept fresh.
+        directory: kept fresh. Only the facilitator that it pins, if any, is dealt with.
         address: WebSocket URL of the facilitator.
         describe: gives the node's signed descriptor as of now, or None while it has nothing to offer.
         on_nodes: called with `now` when the directory's nodes changed.
         on_registered: called with `now` when a registration was accepted.
         on_trouble: called with a text for people, and `now`.
+        on_delivered: called with a sealed message for this node, what sends a sealed answer to it, this client as its
+            source, and `now`.
 
     The node passes on what happens to the channel numbered `channel` through `opened`, `data` and `closed`.
     """
@@ -62,7 +82,9 @@ class FacilitatorClient:
     def __init__(
         self,
         outbox: Outbox,
+        crypto: Crypto,
         rng: Rng,
+        keys: NodeKeys,
         directory: NodeDirectory,
         address: str,
         *,
@@ -70,19 +92,25 @@ class FacilitatorClient:
         on_nodes: Callable[[float], None] = lambda now: None,
         on_registered: Callable[[float], None] = lambda now: None,
         on_trouble: Callable[[str, float], None] = lambda message, now: None,
+        on_delivered: Delivered = lambda sealed, reply, source, now: None,
     ) -> None:
         self._outbox = outbox
+        self._crypto = crypto
         self._rng = rng
+        self._keys = keys
         self._directory = directory
         self._address = address
         self._describe = describe
         self._on_nodes = on_nodes
         self._on_registered = on_registered
         self._on_trouble = on_trouble
+        self._on_delivered = on_delivered
         self.channel: int | None = None
         self._open_since: float | None = None
         self._attempts = 0
         self._cutter = RecordCutter(ACCEPTED)
+        self._hello: Hello | None = None
+        self._signals = Signals(outbox, self._send)
         self._refresh_pause = REFRESH_FIRST
         self._waiting: deque[RecordType] = deque()  # requests in the order of their answers
         self._registering: Descriptor | None = None
@@ -94,6 +122,11 @@ class FacilitatorClient:
         """Whether the channel is open."""
         return self._open_since is not None
 
+    @property
+    def carrier(self) -> Carrier | None:
+        """Takes signals to registered nodes while the channel is open."""
+        return self._signals if self.connected else None
+
     def start(self, now: float) -> None:
         """Begin to connect. Does nothing if it has begun."""
         if self.channel is None and "retry" not in self._timers:
@@ -101,13 +134,15 @@ class FacilitatorClient:
 
     def stop(self, now: float) -> None:
         """Close the channel and stay quiet until `start`."""
-        self._abandon("the node stops")
+        self._abandon("the node stops", now)
         self._attempts = 0
 
     def register(self, now: float) -> None:
-        """Register what `describe` says now: call it when that has changed. Without a channel it waits for one."""
+        """Register what `describe` says now: call it when that has changed. It waits until the facilitator has said who
+        it is and is the pinned one: else somebody could pass off the HELLO of any node as his, for a proof meant for
+        that node."""
         self._cancel("register")
-        if not self.connected:
+        if self._hello is None or self._hello.identity != self._directory.facilitator:
             return
         if self._registering is not None:
             self._register_again = True
@@ -115,7 +150,8 @@ class FacilitatorClient:
         descriptor = self._describe(now)
         if descriptor is not None:
             self._registering = descriptor
-            self._request(RecordType.REGISTER, descriptor.encode(), now)
+            proof = self._crypto.ed25519_sign(self._keys.identity_seed, register_statement(self._hello))
+            self._request(RecordType.REGISTER, Register(proof, descriptor.encode()).encode(), now)
 
     def refresh(self, now: float) -> None:
         """Ask for the list now."""
@@ -129,8 +165,8 @@ class FacilitatorClient:
         self._cancel("connect")
         self._open_since = now
         self._cutter = RecordCutter(ACCEPTED)
+        self._signals = Signals(self._outbox, self._send)
         self._refresh_pause = REFRESH_FIRST
-        self.register(now)
         self.refresh(now)
 
     def data(self, channel: int, data: bytes, now: float) -> None:
@@ -163,21 +199,23 @@ class FacilitatorClient:
 
     def _give_up(self, message: str, now: float) -> None:
         stable = self._open_since is not None and now - self._open_since >= STABLE_AFTER
-        self._abandon(message)
+        self._abandon(message, now)
         self._attempts = 1 if stable else self._attempts + 1
         self._call_at("retry", now + self._pause(), self._connect)
         self._on_trouble(f"{message} Trying again.", now)
 
-    def _abandon(self, reason: str) -> None:
+    def _abandon(self, reason: str, now: float) -> None:
         for name in list(self._timers):
             self._cancel(name)
         if self.channel is not None:
             self._outbox.emit(CloseLink(self.channel, reason))
         self.channel = None
         self._open_since = None
+        self._hello = None
         self._waiting.clear()
         self._registering = None
         self._register_again = False
+        self._signals.closed(now)
 
     def _pause(self) -> float:
         """Doubles with every attempt; half to one and a half times that, so that nodes do not come back as one."""
@@ -186,14 +224,43 @@ class FacilitatorClient:
 
     # Requests and answers
 
-    def _request(self, kind: RecordType, body: bytes, now: float) -> None:
+    def _send(self, kind: RecordType, body: bytes) -> None:
         assert self.channel is not None
-        self._waiting.append(kind)
         self._outbox.emit(Send(self.channel, (encode_record(kind, body),)))
+
+    def _request(self, kind: RecordType, body: bytes, now: float) -> None:
+        self._waiting.append(kind)
+        self._send(kind, body)
         if "answer" not in self._timers:
             self._call_at("answer", now + ANSWER_TIMEOUT, self._timed_out)
 
     def _record(self, kind: RecordType, body: bytes, now: float) -> None:
+        """What was not asked for comes between the answers, which keep the order of their requests."""
+        if kind is RecordType.HELLO:
+            self._greeted(Hello.parse(body), now)
+        elif self._hello is None and kind is not RecordType.ERROR:
+            raise RemoteError("a facilitator says HELLO first")
+        elif kind is RecordType.DELIVER:
+            self._on_delivered(*self._signals.delivery(body), self, now)
+        elif kind is RecordType.REPLY:
+            self._signals.reply(body, now)
+        elif kind is RecordType.UNREACHABLE:
+            self._signals.unreachable(body, now)
+        else:
+            self._answer(kind, body, now)
+
+    def _greeted(self, hello: Hello, now: float) -> None:
+        if self._hello is not None:
+            raise RemoteError("a second HELLO")
+        self._hello = hello
+        self._check_identity()
+        self.register(now)
+
+    def _check_identity(self) -> None:
+        if self._hello is None or self._directory.facilitator not in (None, self._hello.identity):
+            raise CryptoError("it is another facilitator")
+
+    def _answer(self, kind: RecordType, body: bytes, now: float) -> None:
         if not self._waiting:
             if kind is RecordType.ERROR:  # a farewell: the facilitator closes next
                 self._on_trouble(f"The facilitator refuses: {_plain(ErrorRecord.parse(body).text)}.", now)
@@ -213,7 +280,11 @@ class FacilitatorClient:
             self._registered(now)
 
     def _nodes(self, body: bytes, now: float) -> None:
+        pinned = self._directory.facilitator
         change = self._directory.update(body, now)
+        if pinned is None:
+            self._check_identity()
+            self.register(now)
         self._call_at("refresh", now + self._refresh_pause, self.refresh)
         few = len(self._directory.nodes(Role.RELAY, now)) < FEW_RELAYS
         self._refresh_pause = REFRESH_FIRST if few else min(2 * self._refresh_pause, REFRESH)

@@ -1,7 +1,10 @@
-"""The facilitator: keeps signed descriptors and serves the signed list of nodes.
+"""The facilitator: keeps signed descriptors, serves the signed list of nodes, passes sealed signals on.
 
-Does: registrations (checked, bounded, rate-limited, stored), the list, a health summary. A `driver.Machine`.
-Does not: HTTP, introductions, or learn who talks to whom.
+Does: registrations (checked, bounded, rate-limited, stored), the list, introductions, a health summary. A
+`driver.Machine`.
+Does not: HTTP; read, store or log signals (introduction/signalling.py forgets them after a minute).
+
+A registration holds a proof for this very channel, so that nobody registers a node that is not there.
 
 A node stays listed until its descriptor expires, and at most `GRACE` seconds after the last channel that registered it
 was closed. One loaded from storage is listed until it expires, for its node may not have come back yet.
@@ -14,25 +17,34 @@ from typing import Any
 
 from convergence.effects import CloseLink, DescriptionKind, Effect, Failure, Protocol, Send
 from convergence.errors import ParseError
+from convergence.introduction.signalling import Switchboard
 from convergence.outbox import Outbox, Timer
-from convergence.ports import Crypto
+from convergence.ports import Crypto, Rng
 from convergence.wire.facilitator import (
     MAX_LISTED,
+    NONCE_LEN,
     Descriptor,
     ErrorCode,
     ErrorRecord,
+    Hello,
     NodeList,
     RecordCutter,
     RecordType,
+    Register,
     Role,
+    Signal,
+    Transport,
     TransportKind,
+    Unreachable,
+    UnreachableReason,
     encode_record,
+    register_statement,
 )
 
 BUCKET = "node"
 MAX_REGISTERED = MAX_LISTED
 MAX_CHANNELS = 8192
-"""Open channels. Each holds at most one incomplete REGISTER (1.2 KB)."""
+"""Open channels. Each holds at most one incomplete record (2 KB)."""
 MAX_LIFETIME = 6 * 3600
 """Seconds from `published` to `expires` that a descriptor may claim."""
 MAX_CLOCK_SKEW = 600
@@ -50,11 +62,15 @@ LIST_INTERVAL = 60.0
 LIST_LIFETIME = 3 * 3600
 """Seconds from a list's `published` to its `expires`."""
 RECORDS_BURST = 20.0
-"""Records a channel may send at once..."""
+"""REGISTER and LIST records a channel may send at once..."""
 RECORDS_PER_SECOND = 0.5
 """...and how fast that allowance comes back."""
+SIGNALS_BURST = 40.0
+"""SIGNAL records that a channel may send at once..."""
+SIGNALS_PER_SECOND = 1.0
+"""...likewise. One too many is answered by UNREACHABLE."""
 
-ACCEPTED = (RecordType.REGISTER, RecordType.LIST)
+ACCEPTED = (RecordType.REGISTER, RecordType.LIST, RecordType.SIGNAL, RecordType.REPLY)
 
 
 class _Refused(Exception):
@@ -67,15 +83,46 @@ class _Refused(Exception):
 
 
 @dataclass(slots=True)
+class _Allowance:
+    burst: float
+    per_second: float
+    at: float
+    left: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.left = self.burst
+
+    def take(self, now: float) -> bool:
+        """Whether one more is allowed now."""
+        self.left = min(self.burst, self.left + max(0.0, now - self.at) * self.per_second)
+        self.at = now
+        allowed = self.left >= 1
+        self.left -= allowed
+        return allowed
+
+
 class _Channel:
-    last: float
-    """When it opened or last brought a whole record."""
-    allowance: float = RECORDS_BURST
-    heard: bool = False
-    congested: bool = False
-    identity: bytes | None = None
-    """The one node it may register."""
-    cutter: RecordCutter = field(default_factory=lambda: RecordCutter(ACCEPTED))
+    """One open channel: a pipe of the switchboard."""
+
+    def __init__(self, number: int, hello: Hello, outbox: Outbox, now: float) -> None:
+        self.number = number
+        self.hello = hello
+        self.last = now  # when it opened or last brought a whole record
+        self.heard = False
+        self.congested = False
+        self.identity: bytes | None = None  # the one node it may register
+        self.records = _Allowance(RECORDS_BURST, RECORDS_PER_SECOND, now)
+        self.signals = _Allowance(SIGNALS_BURST, SIGNALS_PER_SECOND, now)
+        self.cutter = RecordCutter(ACCEPTED)
+        self._outbox = outbox
+
+    def send(self, kind: RecordType, body: bytes) -> None:
+        """A signalling record: dropped while the node does not read, for it helps only at once."""
+        if not self.congested:
+            self.answer(kind, body)
+
+    def answer(self, kind: RecordType, body: bytes = b"") -> None:
+        self._outbox.emit(Send(self.number, (encode_record(kind, body),)))
 
 
 @dataclass(slots=True)
@@ -92,17 +139,20 @@ class FacilitatorService:
 
     Args:
         crypto: signs and verifies.
+        rng: nonces.
         seed: Ed25519 seed (32 bytes) of the facilitator's identity.
         outbox: effects and timers; one of its own by default.
 
     Call `start(now)` once, then drive it as a `driver.Machine`.
     """
 
-    def __init__(self, crypto: Crypto, seed: bytes, outbox: Outbox | None = None) -> None:
+    def __init__(self, crypto: Crypto, rng: Rng, seed: bytes, outbox: Outbox | None = None) -> None:
         self.identity = crypto.ed25519_public(seed)
         self._crypto = crypto
+        self._rng = rng
         self._seed = seed
         self._outbox = outbox or Outbox()
+        self._switchboard = Switchboard(self._outbox)
         self._channels: dict[int, _Channel] = {}
         self._nodes: dict[bytes, _Node] = {}
         self._list = b""
@@ -123,7 +173,9 @@ class FacilitatorService:
             self._send_error(channel, ErrorCode.BUSY, "too many open channels")
             self._outbox.emit(CloseLink(channel, "too many open channels"))
         else:
-            self._channels[channel] = _Channel(now)
+            hello = Hello(self.identity, self._rng.random(NONCE_LEN))
+            state = self._channels[channel] = _Channel(channel, hello, self._outbox, now)
+            state.answer(RecordType.HELLO, hello.encode())
 
     def link_described(self, channel: int, kind: DescriptionKind, sdp: str, now: float) -> None:
         """A facilitator has no RTC channels."""
@@ -133,17 +185,15 @@ class FacilitatorService:
         if state is None:
             return  # it was closed by us; what was on its way is of no interest
         try:
-            records = state.cutter.feed(data)
+            for kind, body in state.cutter.feed(data):
+                try:
+                    self._record(state, kind, body, now)
+                except _Refused as refused:
+                    self._refuse(channel, refused, now)
+                    if refused.fatal:
+                        return
         except ParseError as error:
             self._refuse(channel, _Refused(ErrorCode.BAD_RECORD, str(error), fatal=True), now)
-            return
-        for kind, body in records:
-            try:
-                self._record(channel, state, kind, body, now)
-            except _Refused as refused:
-                self._refuse(channel, refused, now)
-                if refused.fatal:
-                    return
 
     def link_closed(self, channel: int, now: float, reason: str) -> None:
         self._forget_channel(channel, now)
@@ -189,7 +239,7 @@ class FacilitatorService:
         return {
             "identity": identity.hex()[:16],
             "roles": [role.name.lower() for role in Role if role.name and role in node.descriptor.roles],
-            "transports": [item.url for item in transports if item.kind == TransportKind.WS],
+            "transports": [_shown(item) for item in transports if item.kind in tuple(TransportKind)],
             "age": max(0, int(now - node.descriptor.published)),
             "expires_in": int(node.descriptor.expires - now),
             "last_seen": max(0, int(now - node.seen)),
@@ -198,38 +248,54 @@ class FacilitatorService:
 
     # Records
 
-    def _record(self, channel: int, state: _Channel, kind: RecordType, body: bytes, now: float) -> None:
-        state.allowance = min(RECORDS_BURST, state.allowance + max(0.0, now - state.last) * RECORDS_PER_SECOND)
-        state.last = now
-        state.heard = True
-        if state.allowance < 1:
+    def _record(self, channel: _Channel, kind: RecordType, body: bytes, now: float) -> None:
+        """Raises ParseError or _Refused."""
+        channel.last = now
+        channel.heard = True
+        if kind is RecordType.SIGNAL:
+            self._signal(channel, body, now)
+        elif kind is RecordType.REPLY:
+            self._switchboard.reply(channel, body, now)
+        elif not channel.records.take(now):
             raise _Refused(ErrorCode.RATE_LIMIT, "too many records", fatal=True)
-        state.allowance -= 1
-        if kind is RecordType.REGISTER:
-            self._register(channel, state, body, now)
-        elif state.congested:
+        elif kind is RecordType.REGISTER:
+            self._register(channel, body, now)
+        elif channel.congested:
             raise _Refused(ErrorCode.BUSY, "read what was sent before asking for more")
         else:
-            self._send(channel, encode_record(RecordType.NODES, self.signed_list(now)))
+            channel.answer(RecordType.NODES, self.signed_list(now))
 
-    def _register(self, channel: int, state: _Channel, body: bytes, now: float) -> None:
+    def _signal(self, channel: _Channel, body: bytes, now: float) -> None:
+        if channel.signals.take(now):
+            self._switchboard.signal(channel, body, now)
+        else:
+            refusal = Unreachable(Signal.parse(body).tag, UnreachableReason.BUSY)
+            channel.send(RecordType.UNREACHABLE, refusal.encode())
+
+    def _register(self, channel: _Channel, body: bytes, now: float) -> None:
         try:
-            descriptor = Descriptor.parse(body)
+            record = Register.parse(body)
+            descriptor = Descriptor.parse(record.descriptor)
         except ParseError as error:
             raise _Refused(ErrorCode.BAD_RECORD, str(error)) from None
-        if state.identity not in (None, descriptor.identity):
+        if channel.identity not in (None, descriptor.identity):
             raise _Refused(ErrorCode.OTHER_NODE, "a channel registers one node")
+        if not descriptor.roles:
+            raise _Refused(ErrorCode.BAD_RECORD, "a node without roles is not listed")
         if descriptor.published > now + MAX_CLOCK_SKEW or descriptor.expires <= now:
             raise _Refused(ErrorCode.BAD_DATES, "the descriptor is not valid now: check the clock")
         if descriptor.expires - descriptor.published > MAX_LIFETIME:
             raise _Refused(ErrorCode.BAD_DATES, f"a descriptor is valid for {MAX_LIFETIME} seconds at most")
+        statement = register_statement(channel.hello)
+        if not self._crypto.ed25519_verify(descriptor.identity, record.proof, statement):
+            raise _Refused(ErrorCode.BAD_SIGNATURE, "the proof does not hold on this channel", fatal=True)
         node = self._nodes.get(descriptor.identity)
-        if node is None or node.raw != body:
-            node = self._replace(node, descriptor, body, now)
-        self._attach(channel, state, node, now)
-        self._send(channel, encode_record(RecordType.REGISTERED))
+        if node is None or node.raw != record.descriptor:
+            node = self._replace(node, descriptor, record.descriptor, now)
+        self._attach(channel, node, now)
+        channel.answer(RecordType.REGISTERED)
 
-    def _replace(self, node: _Node | None, descriptor: Descriptor, body: bytes, now: float) -> _Node:
+    def _replace(self, node: _Node | None, descriptor: Descriptor, raw: bytes, now: float) -> _Node:
         if node is not None and descriptor.published <= node.descriptor.published:
             raise _Refused(ErrorCode.STALE, "a newer descriptor of this node is registered")
         if node is None and len(self._nodes) >= MAX_REGISTERED:
@@ -237,17 +303,18 @@ class FacilitatorService:
         if not descriptor.verify(self._crypto.ed25519_verify):
             raise _Refused(ErrorCode.BAD_SIGNATURE, "the descriptor's signature does not hold", fatal=True)
         if node is None:
-            node = self._nodes[descriptor.identity] = _Node(descriptor, body, now)
+            node = self._nodes[descriptor.identity] = _Node(descriptor, raw, now)
             self._outbox.event("registered", **self._summary(descriptor.identity, now))
         else:
-            node.descriptor, node.raw = descriptor, body
+            node.descriptor, node.raw = descriptor, raw
         self._list_signed = None
-        self._outbox.store([(BUCKET, descriptor.identity, body)], self._stored)
+        self._outbox.store([(BUCKET, descriptor.identity, raw)], self._stored)
         return node
 
-    def _attach(self, channel: int, state: _Channel, node: _Node, now: float) -> None:
-        state.identity = node.descriptor.identity
-        node.channels.add(channel)
+    def _attach(self, channel: _Channel, node: _Node, now: float) -> None:
+        channel.identity = node.descriptor.identity
+        self._switchboard.register(channel.identity, channel)
+        node.channels.add(channel.number)
         node.seen = now
         if node.grace is not None:
             node.grace.cancel()
@@ -267,7 +334,10 @@ class FacilitatorService:
 
     def _forget_channel(self, channel: int, now: float) -> None:
         state = self._channels.pop(channel, None)
-        node = self._nodes.get(state.identity) if state is not None and state.identity is not None else None
+        if state is None:
+            return
+        self._switchboard.unregister(state)
+        node = self._nodes.get(state.identity) if state.identity is not None else None
         if node is None:
             return
         node.channels.discard(channel)
@@ -281,6 +351,7 @@ class FacilitatorService:
             node.grace.cancel()
         for channel in node.channels:
             self._channels[channel].identity = None
+            self._switchboard.unregister(self._channels[channel])
         self._list_signed = None
         self._outbox.store([(BUCKET, identity, None)], self._stored)
         self._outbox.event("node-lost", identity=identity.hex()[:16], reason=why)
@@ -293,11 +364,9 @@ class FacilitatorService:
             self._drop(identity, "expired")
         self._outbox.call_at(now + SWEEP_INTERVAL, self._sweep)
 
-    def _send(self, channel: int, record: bytes) -> None:
-        self._outbox.emit(Send(channel, (record,)))
-
     def _send_error(self, channel: int, code: ErrorCode, text: str) -> None:
-        self._send(channel, encode_record(RecordType.ERROR, ErrorRecord(code, text).encode()))
+        record = encode_record(RecordType.ERROR, ErrorRecord(code, text).encode())
+        self._outbox.emit(Send(channel, (record,)))
 
     # Storage
 
@@ -337,3 +406,7 @@ class FacilitatorService:
         self._nodes[key] = _Node(descriptor, raw, now)
         self._list_signed = None
         return True
+
+
+def _shown(transport: Transport) -> str:
+    return transport.address if transport.kind == TransportKind.WS else "rtc"

@@ -133,6 +133,11 @@ class Handshake:
     def open(self) -> bool:
         return self.state is State.OPEN
 
+    @property
+    def bound(self) -> bool:
+        """Whether it is tied to its transport."""
+        return self._binding is not None
+
     def _cell(self, cell: Cell, now: float) -> list[bytes]:
         circ_id, command, payload = cell
         if self.state is State.OPEN:

@@ -7,6 +7,7 @@ Does not: look into RELAY cells, choose neighbours (neighbours.py), or know what
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable
 from typing import Protocol as Shape
@@ -16,6 +17,7 @@ from convergence.effects import CloseLink, Send
 from convergence.errors import DestroyReason, LinkError, LocalError, RemoteError, Scope
 from convergence.link.handshake import Handshake
 from convergence.link.meter import Meter
+from convergence.link.throttle import Throttle
 from convergence.outbox import Outbox
 from convergence.ports import Rng
 from convergence.wire.cells import CELL_LEN, FIXED_HEADER, HEADER_LEN, Command, encode_cell, is_variable
@@ -24,6 +26,7 @@ from convergence.wire.create import Destroy
 MAX_CIRCUITS = 16384  # on one link; a CREATE2 beyond is answered with DESTROY
 CELLS_PER_MESSAGE = 127  # 65,278 bytes: a WebSocket message is at most 64 KiB
 FLUSH_CELLS = 8 * CELLS_PER_MESSAGE  # given to the transport before others have a turn
+FLUSH_BYTES = FLUSH_CELLS * CELL_LEN
 MAX_QUEUED = 16 << 20  # bytes on one link; above it the circuit that has most queued is destroyed (tor's OOM handler)
 MAX_QUEUED_ALL = 256 << 20  # bytes on all links of a node; above it the link that has most queued does the same
 INITIATOR_ID_BIT = 0x80000000  # set in circuit ids that the link's initiator chooses (tor-spec "Choosing circuit ids")
@@ -53,6 +56,17 @@ class CircuitHandler(Shape):
         ...
 
 
+class _Queue(deque[bytes]):
+    """Buffers of whole cells that one circuit sends."""
+
+    __slots__ = ("size", "relayed")
+
+    def __init__(self, relayed: bool) -> None:
+        super().__init__()
+        self.size = 0  # bytes
+        self.relayed = relayed  # somebody else's circuit: a throttle may hold it
+
+
 _RELAY = int(Command.RELAY)  # compared for every cell: an IntEnum member takes several times as long
 
 CreateHook = Callable[["Link", int, bytes, float], None]
@@ -69,6 +83,7 @@ class Link:
         on_open: called once when the handshake is done.
         on_closed: called once with a reason, whoever closed it.
         meter: counts the bytes queued on all links of the node.
+        throttle: limits what all of them send on circuits of others; those of our own do not wait for it.
     """
 
     def __init__(
@@ -83,6 +98,7 @@ class Link:
         on_open: Callable[[Link, float], None],
         on_closed: Callable[[Link, str, float], None],
         meter: Meter | None = None,
+        throttle: Throttle | None = None,
     ) -> None:
         self.channel = channel
         self.handshake = handshake
@@ -99,9 +115,11 @@ class Link:
         self._on_closed = on_closed
         self._closed = False
         self._partial = b""
-        self._queues: dict[int, deque[bytes]] = {}  # circuit id -> buffers of whole cells, in turn order
-        self._queue_sizes: dict[int, int] = {}
+        self._queues: dict[int, _Queue] = {}  # by circuit id, in turn order
+        self._held: dict[int, _Queue] = {}  # those that wait for the throttle
+        self._onward: set[int] = set()  # circuits of others that go on over this link
         self._queued = 0
+        self._throttle = throttle
         self._meter = meter or Meter(MAX_QUEUED_ALL)
         self._send_now(handshake.start())
 
@@ -121,14 +139,17 @@ class Link:
 
     # -- circuits
 
-    def attach(self, handler: CircuitHandler) -> int:
-        """A free circuit id of ours for a new circuit. Raises LocalError when there is none."""
+    def attach(self, handler: CircuitHandler, *, relayed: bool = False) -> int:
+        """A free circuit id of ours for a new circuit (`relayed`: of somebody else's). Raises LocalError when there is
+        none."""
         if self._closed or len(self.circuits) >= MAX_CIRCUITS:
             raise LocalError("this link takes no more circuits")
         while True:
             circ_id = int.from_bytes(self._rng.random(4), "big") & 0x7FFFFFFF | self._id_bit
             if circ_id not in self.circuits and circ_id & 0x7FFFFFFF:
                 self.circuits[circ_id] = handler
+                if relayed:
+                    self._onward.add(circ_id)
                 return circ_id
 
     def adopt(self, circ_id: int, handler: CircuitHandler) -> None:
@@ -147,6 +168,13 @@ class Link:
         """Send DESTROY, after what is queued for the circuit, and forget it."""
         if self.circuits.pop(circ_id, None) is not None:
             self.send_one(circ_id, Command.DESTROY, Destroy(reason).encode())
+            self._onward.discard(circ_id)
+
+    def release(self) -> None:
+        """The throttle lets us go on."""
+        self._queues.update(self._held)
+        self._held.clear()
+        self._outbox.flush_later(self)
 
     # -- input
 
@@ -192,8 +220,11 @@ class Link:
             return
         self._closed = True
         self._queues.clear()
-        self._queue_sizes.clear()
+        self._held.clear()
+        self._onward.clear()
         self._account(-self._queued)
+        if self._throttle is not None:
+            self._throttle.forget(self)
         circuits, self.circuits = self.circuits, {}
         for handler in circuits.values():
             handler.destroyed(DestroyReason.CHANNEL_CLOSED, now)
@@ -254,6 +285,7 @@ class Link:
             elif command == Command.DESTROY:
                 if handler is not None:
                     del self.circuits[circ_id]
+                    self._onward.discard(circ_id)
                     handler.destroyed(Destroy.parse(payload).reason, now)
             elif handler is None and command not in (Command.CREATE, Command.CREATE_FAST):
                 return  # as in _relay
@@ -298,8 +330,12 @@ class Link:
     def _queue(self, circ_id: int, data: bytes) -> None:
         if self._closed:
             return
-        self._queues.setdefault(circ_id, deque()).append(data)
-        self._queue_sizes[circ_id] = self._queue_sizes.get(circ_id, 0) + len(data)
+        queue = self._queues.get(circ_id) or self._held.get(circ_id)
+        if queue is None:
+            adopted = circ_id & INITIATOR_ID_BIT != self._id_bit
+            queue = self._queues[circ_id] = _Queue(adopted or circ_id in self._onward)
+        queue.append(data)
+        queue.size += len(data)
         self._outbox.flush_later(self)
         self._account(len(data))
         if self._queued > MAX_QUEUED:
@@ -311,12 +347,14 @@ class Link:
 
     def shed(self) -> None:
         """Too much is queued: the circuit that has most goes (tor-spec leaves the choice; C Tor does the same)."""
-        worst = max(self._queue_sizes, key=lambda circ_id: self._queue_sizes[circ_id])
-        if self._queue_sizes[worst] <= CELL_LEN:  # nobody is to blame but a neighbour who reads nothing at all
+        queues = {**self._queues, **self._held}
+        worst = max(queues, key=lambda circ_id: queues[circ_id].size)
+        if queues[worst].size <= CELL_LEN:  # nobody is to blame but a neighbour who reads nothing at all
             self.close("too many cells queued", self._outbox.now)
             return
-        del self._queues[worst]
-        self._account(-self._queue_sizes.pop(worst))
+        self._queues.pop(worst, None)
+        self._held.pop(worst, None)
+        self._account(-queues[worst].size)
         handler = self.circuits.get(worst)
         if handler is None:  # closed already: its DESTROY was among what is dropped
             self.send_one(worst, Command.DESTROY, Destroy(DestroyReason.RESOURCELIMIT).encode())
@@ -327,31 +365,46 @@ class Link:
         """Hand up to FLUSH_CELLS cells to the transport, a buffer of each circuit in turn."""
         if self.congested or self._closed or not self._queues:
             return False
-        if len(self._queues) == 1 and self._queued <= FLUSH_CELLS * CELL_LEN:
-            data = b"".join(next(iter(self._queues.values())))
+        throttle = self._throttle
+        if throttle is not None and throttle.rate is None:
+            throttle = None
+        queue = next(iter(self._queues.values()))
+        if len(self._queues) == 1 and queue.size <= FLUSH_BYTES and (throttle is None or not queue.relayed):
+            data = b"".join(queue)
             self._queues.clear()
-            self._queue_sizes.clear()
         else:
-            data = b"".join(self._take_turns())
-        self._account(-len(data))
-        step = CELLS_PER_MESSAGE * CELL_LEN
-        self._send_now([data] if len(data) <= step else [data[at : at + step] for at in range(0, len(data), step)])
+            data = b"".join(self._take_turns(throttle))
+        if data:
+            self._account(-len(data))
+            step = CELLS_PER_MESSAGE * CELL_LEN
+            self._send_now([data] if len(data) <= step else [data[at : at + step] for at in range(0, len(data), step)])
         return bool(self._queues)
 
-    def _take_turns(self) -> list[bytes]:
+    def _take_turns(self, throttle: Throttle | None) -> list[bytes]:
         parts: list[bytes] = []
-        room = FLUSH_CELLS * CELL_LEN
+        room = FLUSH_BYTES
+        allowance = relayed = math.inf if throttle is None else throttle.allowance()
         while self._queues and room > 0:
             for circ_id in list(self._queues):
-                queue = self._queues[circ_id]
+                queue = self._queues.pop(circ_id)  # and back, behind the others, if anything is left in it
+                if queue.relayed and relayed <= 0:
+                    self._held[circ_id] = queue
+                    continue
                 part = queue.popleft()
+                if queue.relayed:
+                    if len(part) > relayed:
+                        cut = max(int(relayed) // CELL_LEN, 1) * CELL_LEN
+                        if cut < len(part):
+                            queue.appendleft(part[cut:])
+                            part = part[:cut]
+                    relayed -= len(part)
                 parts.append(part)
                 room -= len(part)
                 if queue:
-                    self._queue_sizes[circ_id] -= len(part)
-                else:
-                    del self._queues[circ_id]
-                    del self._queue_sizes[circ_id]
+                    queue.size -= len(part)
+                    self._queues[circ_id] = queue
                 if room <= 0:
                     break
+        if throttle is not None:
+            throttle.settle(self, int(allowance - relayed), bool(self._held))
         return parts

@@ -1,18 +1,20 @@
 """All links of a node: dialled, reused, accepted, closed when idle.
 
-Does: find or dial the link to a node by its identity, hand channel input to the right link.
-Does not: decide which nodes exist (the `address` callback) or what circuits do.
+Does: find, dial or have introduced the link to a node by its identity, hand channel input to the right link.
+Does not: decide which nodes exist or how one is introduced (callbacks), or what circuits do.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from convergence.crypto.keys import NodeKeys
 from convergence.effects import CloseLink, Protocol
 from convergence.link.handshake import HANDSHAKE_TIMEOUT, Handshake
 from convergence.link.link import MAX_QUEUED_ALL, CreateHook, Link
 from convergence.link.meter import Meter
+from convergence.link.throttle import Throttle
 from convergence.outbox import Outbox
 from convergence.ports import Crypto, Rng
 
@@ -25,17 +27,24 @@ LOOKUP_TIMEOUT = 3.0  # seconds that a node we never heard of has to turn up in 
 MAX_LOOKUPS = 256  # identities looked for at once
 
 LinkReply = Callable[[Link | None, float], None]
+LinkHook = Callable[[Link, float], None]
 
 
 class Neighbours:
     """Links by channel and by identity.
 
     Args:
-        keys: ours; without them nobody can connect to us.
-        address: identity -> WebSocket URL of a node, None when it is unknown.
+        keys: ours.
+        address: identity -> WebSocket URL of a node that we can dial, None when there is none.
+        introduce: (identity, now) -> the RTC channel on which a node without such an address was asked for, None when
+            it cannot be asked. Whoever introduces reports through `opened` and `closed`, within a time of its own.
         on_create: for CREATE2 from neighbours; None where we relay for nobody.
-        on_unknown: called with `now` when a node without a known address is wanted: a fresh node list would help, and
-            `nodes_changed` is to be called when it is there. None where no such list is to be had.
+        on_unknown: called with `now` when a node that cannot be reached is wanted: a fresh node list would help, and
+            `nodes_changed` is to be called when it is there.
+        throttle: holds back what all links send for others.
+
+    Attributes:
+        on_open, on_closed: called with (link, now) for every link that opened, and for every one that is gone.
     """
 
     def __init__(
@@ -43,19 +52,26 @@ class Neighbours:
         outbox: Outbox,
         crypto: Crypto,
         rng: Rng,
-        keys: NodeKeys | None,
+        keys: NodeKeys,
         address: Callable[[bytes], str | None],
         on_create: CreateHook | None,
-        on_unknown: Callable[[float], None] | None = None,
+        *,
+        introduce: Callable[[bytes, float], int | None] = lambda identity, now: None,
+        on_unknown: Callable[[float], None] = lambda now: None,
+        throttle: Throttle | None = None,
     ) -> None:
         self.links: dict[int, Link] = {}
+        self.on_open: LinkHook = lambda link, now: None
+        self.on_closed: LinkHook = lambda link, now: None
         self._outbox = outbox
         self._crypto = crypto
         self._rng = rng
         self._keys = keys
         self._address = address
+        self._introduce = introduce
         self._on_create = on_create
         self._on_unknown = on_unknown
+        self._throttle = throttle
         self._lookups: set[bytes] = set()
         self._queued = Meter(MAX_QUEUED_ALL, self._relieve)
         self._dialled: dict[int, bytes] = {}  # channel -> identity, until it opens
@@ -77,15 +93,13 @@ class Neighbours:
             waiting.append(reply)
             return
         now = self._outbox.now
-        own = self._keys is not None and self._keys.identity == identity
-        address = None if own else self._address(identity)
-        if address is not None:
-            self._waiting[identity] = [reply]
-            self._dial(identity, address, now)
-        elif own or self._on_unknown is None or len(self._lookups) >= MAX_LOOKUPS:
-            reply(None, now)
-        else:
-            self._waiting[identity] = [reply]
+        self._waiting[identity] = [reply]
+        if identity == self._keys.identity:
+            self._answer(identity, None, now)
+        elif not self._dial(identity, now):
+            if len(self._lookups) >= MAX_LOOKUPS:
+                self._answer(identity, None, now)
+                return
             self._lookups.add(identity)
             self._outbox.call_at(now + LOOKUP_TIMEOUT, lambda now: self._not_found(identity, now))
             self._on_unknown(now)
@@ -93,15 +107,22 @@ class Neighbours:
     def nodes_changed(self, now: float) -> None:
         """The node list is a new one: dial those that were looked for and are in it."""
         for identity in sorted(self._lookups):
-            address = self._address(identity)
-            if address is not None:
+            if self._dial(identity, now):
                 self._lookups.discard(identity)
-                self._dial(identity, address, now)
 
-    def _dial(self, identity: bytes, address: str, now: float) -> None:
-        channel = self._outbox.connect(Protocol.LINK, address)
+    def _dial(self, identity: bytes, now: float) -> bool:
+        """Whether there is a way that may lead there."""
+        address = self._address(identity)
+        if address is not None:
+            channel = self._outbox.connect(Protocol.LINK, address)
+            self._outbox.call_at(now + DIAL_TIMEOUT, lambda now: self._give_up(channel, identity, now))
+        else:
+            introduced = self._introduce(identity, now)
+            if introduced is None:
+                return False
+            channel = introduced
         self._dialled[channel] = identity
-        self._outbox.call_at(now + DIAL_TIMEOUT, lambda now: self._give_up(channel, identity, now))
+        return True
 
     def _not_found(self, identity: bytes, now: float) -> None:
         if identity in self._lookups:
@@ -110,11 +131,12 @@ class Neighbours:
 
     # -- from the node
 
-    def opened(self, channel: int, binding: bytes | None, now: float) -> None:
-        """A channel of protocol LINK is open."""
-        expected = self._dialled.pop(channel, None)
-        initiator = expected is not None
-        if not initiator and (self._keys is None or len(self.links) >= MAX_LINKS):
+    def opened(self, channel: int, binding: bytes | None, now: float, *, peer: bytes | None = None) -> None:
+        """A channel of cells is open. An incoming one may be known to come from `peer`, who then has to prove it."""
+        dialled = self._dialled.pop(channel, None)
+        initiator = dialled is not None and peer is None
+        expected = dialled or peer
+        if not initiator and len(self.links) >= MAX_LINKS:
             self._outbox.emit(CloseLink(channel, "this node accepts no more links"))
             return
         handshake = Handshake(
@@ -130,11 +152,18 @@ class Neighbours:
             on_open=self._link_open,
             on_closed=lambda link, reason, now: self._link_closed(link, expected, reason, now),
             meter=self._queued,
+            throttle=self._throttle,
         )
         self._outbox.call_at(now + HANDSHAKE_TIMEOUT, lambda now: self._check_handshake(channel, now))
         if not self._sweeping:
             self._sweeping = True
             self._outbox.call_at(now + SWEEP, self._sweep)
+
+    def replaced(self, channel: int, by: int) -> None:
+        """What was dialled on one channel comes on another: both sides called at once, and the other one's call won."""
+        identity = self._dialled.pop(channel, None)
+        if identity is not None:
+            self._dialled[by] = identity
 
     def data(self, channel: int, data: bytes, now: float) -> None:
         link = self.links.get(channel)
@@ -165,6 +194,21 @@ class Neighbours:
         """Sent on all links since the start."""
         return self._closed_out + sum(link.bytes_out for link in self.links.values())
 
+    def snapshot(self) -> list[dict[str, Any]]:
+        """JSON-able, for people: every link with who is there (hex; empty for one who is anonymous) and what it carried."""
+        return [
+            {
+                "peer": "" if link.peer is None else link.peer.hex(),
+                "rtc": link.handshake.bound,
+                "dialled": link.initiator,
+                "open": link.open,
+                "circuits": len(link.circuits),
+                "bytes_in": link.bytes_in,
+                "bytes_out": link.bytes_out,
+            }
+            for link in self.links.values()
+        ]
+
     def close_all(self, now: float) -> None:
         """For a clean shutdown."""
         for link in list(self.links.values()):
@@ -178,6 +222,7 @@ class Neighbours:
             # An unproven incoming link must not attract circuits that were meant for another node.
             self._reusable[peer] = link
             self._answer(peer, link, now)
+        self.on_open(link, now)
 
     def _link_closed(self, link: Link, expected: bytes | None, reason: str, now: float) -> None:
         if self.links.pop(link.channel, None) is not None:
@@ -192,6 +237,7 @@ class Neighbours:
             # Who waits once a link has been open waits for another one, dialled because this one is gone.
             self._answer(expected, None, now)
         self._outbox.event("link-closed", channel=link.channel, reason=reason)
+        self.on_closed(link, now)
 
     def _relieve(self) -> None:
         max(self.links.values(), key=lambda link: link.queued).shed()

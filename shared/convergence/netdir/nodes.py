@@ -1,7 +1,11 @@
-"""The nodes of the network, as a facilitator's signed list tells them.
+"""The nodes of the network: those of a facilitator's signed list, and what peers heard since.
 
-Does: verify lists and descriptors, keep the newest list, answer which nodes there are now.
-Does not: fetch lists (facilitator/client.py), choose nodes or remember which of them failed (path/select.py).
+Does: verify lists and descriptors, keep the newest of each, answer which nodes there are now.
+Does not: fetch lists (facilitator/client.py), ask peers (introduction/peers.py), choose nodes or remember which of them
+failed (path/select.py).
+
+The list has authority over what it could know: a node that it lacks counts only if its descriptor is about as new as
+the list, or newer. So nodes that left do not come back by hearsay, and with the facilitator gone the network goes on.
 """
 
 from __future__ import annotations
@@ -13,7 +17,13 @@ from convergence.ports import Buffer, Crypto
 from convergence.wire.facilitator import Descriptor, NodeList, Role
 
 MAX_CLOCK_SKEW = 600
-"""Seconds that a facilitator's clock may be ahead of ours. A list from farther ahead would shut out all later ones."""
+"""Seconds that another clock may be ahead of ours. What comes from farther ahead would shut out all later ones."""
+MAX_HEARD = 2048
+"""Heard nodes that the list lacks. Beyond, new ones are refused until others expire: a flood replaces nobody."""
+MAX_LIFETIME = 6 * 3600
+"""Seconds that a heard descriptor may be valid for, as for listed ones."""
+LIST_DELAY = 30
+"""Seconds that a descriptor may be older than a list that lacks it: it may have been on its way to the facilitator."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +40,8 @@ class Change:
 
 
 class NodeDirectory:
-    """All usable nodes. The last good list is kept for as long as its descriptors are valid.
+    """All usable nodes, by the newest descriptor of each. The last good list is kept for as long as its descriptors are
+    valid.
 
     Args:
         crypto: verifies signatures.
@@ -41,8 +52,10 @@ class NodeDirectory:
         self._crypto = crypto
         self._facilitator = facilitator
         self._published = 0
-        self._nodes: dict[bytes, Descriptor] = {}
-        self._verified: dict[bytes, Descriptor] = {}
+        self._verified: dict[bytes, Descriptor] = {}  # the list's, by their encoding
+        self._listed: dict[bytes, Descriptor] = {}
+        self._heard: dict[bytes, Descriptor] = {}  # only those that count; newer than the listed ones of the same nodes
+        self._nodes: dict[bytes, Descriptor] | None = {}  # both, in order of identity; None: to be made again
 
     @property
     def facilitator(self) -> bytes | None:
@@ -76,15 +89,34 @@ class NodeDirectory:
             raise RemoteError("the node list is older than the one in use")
         return self._take_over(nodes, now)
 
+    def hear(self, raw: Buffer, now: float) -> bool:
+        """Take over an encoded descriptor that a peer passed on. Returns whether it is news: a valid one, signed by a
+        node with roles, newer than what is known of that node, and not one that the list has left out."""
+        try:
+            node = Descriptor.parse(raw)
+        except ParseError:
+            return False
+        if not self._is_news(node, now) or not node.verify(self._crypto.ed25519_verify):
+            return False
+        self._heard[node.identity] = node
+        self._nodes = None
+        return True
+
+    def newer(self, since: int, now: float) -> list[bytes]:
+        """The encoded descriptors of all valid nodes that were published at `since` (Unix seconds) or later, the oldest
+        first."""
+        found = [node for node in self._all().values() if node.published >= since and node.expires > now]
+        return [node.encode() for node in sorted(found, key=lambda node: node.published)]
+
     def get(self, identity: bytes, now: float = 0) -> Descriptor | None:
-        """The node of this identity, if it is listed and valid at `now` (without `now`: if it is listed)."""
-        node = self._nodes.get(identity)
+        """The node of this identity, if it is known and valid at `now` (without `now`: if it is known)."""
+        node = self._all().get(identity)
         return node if node is not None and node.expires > now else None
 
     def nodes(self, role: Role, now: float) -> list[Descriptor]:
         """All valid nodes that have every bit of `role` (Role(0): any), in order of identity."""
         wanted = role.value  # numbers: arithmetic on flags takes microseconds a node, and this runs for every path
-        return [node for node in self._nodes.values() if node.roles.value & wanted == wanted and node.expires > now]
+        return [node for node in self._all().values() if node.roles.value & wanted == wanted and node.expires > now]
 
     def _take_over(self, nodes: NodeList, now: float) -> Change:
         verified: dict[bytes, Descriptor] = {}
@@ -97,15 +129,18 @@ class NodeDirectory:
             other = found.get(node.identity)
             if other is None or other.published < node.published:
                 found[node.identity] = node
-        before = self._nodes
+        before = self._all()
         self._facilitator = nodes.facilitator
         self._published = nodes.published
         self._verified = verified
-        self._nodes = dict(sorted(found.items()))
+        self._listed = found
+        self._heard = {key: node for key, node in self._heard.items() if self._counts(node, now)}
+        self._nodes = None
+        after = self._all()
         return Change(
-            added=frozenset(found.keys() - before.keys()),
-            removed=frozenset(before.keys() - found.keys()),
-            changed=frozenset(key for key in found.keys() & before.keys() if found[key] != before[key]),
+            added=frozenset(after.keys() - before.keys()),
+            removed=frozenset(before.keys() - after.keys()),
+            changed=frozenset(key for key in after.keys() & before.keys() if after[key] != before[key]),
             skipped=len(nodes.descriptors) - len(verified),
         )
 
@@ -114,4 +149,34 @@ class NodeDirectory:
             node = Descriptor.parse(raw)
         except ParseError:
             return None
-        return node if node.verify(self._crypto.ed25519_verify) else None
+        known = node == self._heard.get(node.identity)  # the same to the last byte, so verified already
+        return node if known or node.verify(self._crypto.ed25519_verify) else None
+
+    def _all(self) -> dict[bytes, Descriptor]:
+        if self._nodes is None:
+            self._nodes = dict(sorted((self._listed | self._heard).items()))
+        return self._nodes
+
+    def _counts(self, node: Descriptor, now: float) -> bool:
+        """Whether a heard descriptor is valid and tells more than the list does."""
+        listed = self._listed.get(node.identity)
+        than = self._published - LIST_DELAY if listed is None else listed.published
+        return node.published > than and node.expires > now
+
+    def _is_news(self, node: Descriptor, now: float) -> bool:
+        known = self._heard.get(node.identity)
+        return (
+            node.roles.value != 0
+            and node.published <= now + MAX_CLOCK_SKEW
+            and node.expires - node.published <= MAX_LIFETIME
+            and self._counts(node, now)
+            and (known is None or node.published > known.published)
+            and (known is not None or node.identity in self._listed or self._has_room(now))
+        )
+
+    def _has_room(self, now: float) -> bool:
+        if len(self._heard) >= MAX_HEARD:
+            for key in [key for key, node in self._heard.items() if node.expires <= now]:
+                del self._heard[key]
+                self._nodes = None
+        return len(self._heard) < MAX_HEARD or len(self._heard.keys() - self._listed.keys()) < MAX_HEARD

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeAlias
 
 from convergence.circuit.client import ClientCircuit
@@ -17,13 +18,23 @@ from convergence.link.link import Link
 from convergence.link.neighbours import Neighbours
 from convergence.netdir.nodes import NodeDirectory
 from convergence.outbox import Outbox, Timer
-from convergence.path.select import Reputation, choose, choose_path, entry_side, random_below, sample
+from convergence.path.select import (
+    Reach,
+    Reputation,
+    choose,
+    choose_path,
+    entries_to,
+    entry_side,
+    random_below,
+    sample,
+)
 from convergence.ports import Crypto, Rng
 from convergence.wire.facilitator import Descriptor, Role
 from convergence.wire.relay import RDV_SUFFIX
 
 POOL_SIZE = 5  # circuits kept ready
 HOP_TIMEOUT = 6.0  # seconds a hop has to answer; then another path is tried at once
+INTRODUCED_HOP_TIMEOUT = 12.0  # the same for one that the hop before it may have to be introduced to first
 ATTEMPTS = 4  # paths tried for one request
 RENEW_AFTER = 600.0  # seconds a ready circuit is kept, and up to half as much again so that they do not go together
 RETRY_FIRST = 0.5  # seconds between attempts to fill the pool, doubled up to RETRY_MAX while they fail
@@ -33,6 +44,7 @@ ENTRIES = 2  # first hops that the circuits of one file and side use, while thes
 MAX_STICKY = 1024  # files and sides whose entries are remembered
 YOUNG = 5.0  # seconds; a ready circuit that closes sooner may be a relay's game
 MAX_YOUNG = 20  # such closings in a row that are made good at once; beyond, RETRY_FIRST lies between attempts
+DIALS_ALL = Reach()  # what a server without rtc can open links to
 
 Ready: TypeAlias = Callable[[ClientCircuit, float], None]
 Failed: TypeAlias = Callable[[str, float], None]
@@ -81,9 +93,15 @@ class _Probe:
             self._answered(now)
 
 
+def _extends(path: tuple[Descriptor, ...], node: Descriptor) -> bool:
+    """Whether a circuit along this path can be extended to the node."""
+    return all(node.identity != hop.identity for hop in path) and Reach.of(path[-1]).reaches(node)
+
+
 class CircuitPool:
     """Args:
     own: our identity if we are a relay, never part of our own paths.
+    origin: what we can open links to.
     hops: of ready circuits and those to rendezvous points; exit_hops: of those to exits.
     size: how many are kept ready; on_full: called whenever that many are.
     """
@@ -97,6 +115,7 @@ class CircuitPool:
         directory: NodeDirectory,
         *,
         own: bytes | None = None,
+        origin: Reach = DIALS_ALL,
         hops: int = 2,
         exit_hops: int = 3,
         size: int = POOL_SIZE,
@@ -111,6 +130,7 @@ class CircuitPool:
         self._directory = directory
         self._reputation = Reputation()
         self._exclude: Collection[bytes] = () if own is None else (own,)
+        self._origin = origin
         self._size = size
         self._on_full = on_full
         self._entries: dict[int, _Entry] = {}
@@ -137,33 +157,51 @@ class CircuitPool:
         """A circuit of its own to a rendezvous point, entered on the side of providers or of clients of this name."""
 
         def make_path() -> tuple[Descriptor, ...]:
-            side = entry_side(self._nodes(), hash_name, provider, point.identity)
-            return self._path(self.hops, point, self._sticky(hash_name + bytes([provider]), side))
+            nodes = self._nodes()
+            side = entry_side(nodes, hash_name, provider, point.identity)
+            if self.hops > 1:
+                leading = entries_to(nodes, self.hops, point, origin=self._origin, exclude=self._exclude)
+                side = self._sticky(hash_name + bytes([provider]), side, leading)
+            return self._path(self.hops, point, side)
 
         self._serve(_Request(make_path, "rendezvous", on_ready, on_failed), now)
 
     def exit_circuit(self, on_ready: Ready, on_failed: Failed, now: float) -> None:
         """A circuit of its own to an exit: a ready one is extended when one is at hand."""
 
-        def choose_exit(exclude: Collection[bytes]) -> Descriptor:
-            banned = {*exclude, *self._exclude}
-            exits = [node for node in self._directory.nodes(Role.EXIT, self._outbox.now) if node.identity not in banned]
+        def choose_exit(suits: Callable[[Descriptor], bool]) -> Descriptor:
+            known = self._directory.nodes(Role.EXIT, self._outbox.now)
+            exits = [node for node in known if node.identity not in self._exclude and suits(node)]
             if not exits:
                 raise LocalError("no exit is known that could fetch this: the network needs a node with the role exit")
             avoided = self._reputation.avoided(self._outbox.now)
             return choose(self._rng, [node for node in exits if node.identity not in avoided] or exits)
 
-        request = _Request(lambda: self._path(self.exit_hops, choose_exit(())), "exit", on_ready, on_failed)
+        def make_path() -> tuple[Descriptor, ...]:
+            last = choose_exit(lambda node: True)
+            try:
+                return self._path(self.exit_hops, last)
+            except LocalError:
+                if last.ws_url is not None:
+                    raise
+                # No path leads there, perhaps because it has no address: one leads to an exit that has, if to any.
+                return self._path(self.exit_hops, choose_exit(lambda node: node.ws_url is not None))
+
+        request = _Request(make_path, "exit", on_ready, on_failed)
         for entry in self._ready:
             if len(entry.path) != self.exit_hops - 1 or entry.circuit is None or entry.circuit.in_use:
                 continue  # in use: by a probe
             try:
-                last = choose_exit([node.identity for node in entry.path])
+                last = choose_exit(partial(_extends, entry.path))
             except LocalError:
                 continue
             self._extend(entry, last, request, now)
             return
         self._serve(request, now)
+
+    def peer_circuit(self, node: Descriptor, on_ready: Ready, on_failed: Failed, now: float) -> None:
+        """A circuit of its own that ends at this node."""
+        self._serve(_Request(lambda: self._path(self.hops, node), "introduction", on_ready, on_failed), now)
 
     # -- for the node
 
@@ -180,6 +218,13 @@ class CircuitPool:
             self._retry_timer = None
         self._retry = RETRY_FIRST
         self.fill(now)
+
+    def set_hops(self, hops: int, now: float) -> None:
+        """Circuits have so many from now on; ready ones of another length are replaced."""
+        self.hops = hops
+        for entry in list(self._ready):
+            if len(entry.path) != hops and entry.circuit is not None:
+                entry.circuit.destroy(DestroyReason.FINISHED, now)
 
     def stop(self, now: float) -> None:
         """Close all circuits; build no more."""
@@ -221,14 +266,16 @@ class CircuitPool:
     def _nodes(self) -> list[Descriptor]:
         return self._directory.nodes(Role(0), self._outbox.now)
 
-    def _sticky(self, user: bytes, side: list[Descriptor]) -> list[Descriptor]:
+    def _sticky(self, user: bytes, side: list[Descriptor], leading: list[Descriptor]) -> list[Descriptor]:
         """The few entries that all circuits of one file and side use, for as long as they are there: who breaks our
-        circuits again and again must not get to see ever new entries until one is his."""
+        circuits again and again must not get to see ever new entries until one is his. Only those count that are
+        `leading` to where this circuit has to end."""
         kept = self._entries_of.pop(user, ())
         avoided = self._reputation.avoided(self._outbox.now)
-        nodes = {node.identity: node for node in side}
+        useful = {node.identity for node in leading}
+        nodes = {node.identity: node for node in side if node.identity in useful}
         usable = [identity for identity in kept if identity in nodes and identity not in avoided]
-        if not usable:  # none yet, or each is gone, failing, or the point itself
+        if not usable:  # none yet, or each is gone, failing, the point itself, or leads nowhere
             new = [identity for identity in nodes if identity not in avoided and identity not in self._exclude]
             usable = sample(self._rng, new, min(ENTRIES, len(new)))
             kept = (*usable, *kept)[: 2 * ENTRIES]
@@ -244,6 +291,7 @@ class CircuitPool:
             self._rng,
             self._nodes(),
             hops,
+            origin=self._origin,
             last=last,
             exclude=self._exclude,
             entries=entries,
@@ -281,7 +329,7 @@ class CircuitPool:
 
         def closed(circuit: ClientCircuit, reason: int, now: float) -> None:
             del self._entries[entry.number]
-            self._failed_at(entry, circuit.hops_built, now)
+            self._failed_at(entry, circuit.hops_built, reason, now)
             request.trouble = "a relay of the path did not answer"
             self._serve(request, now)
 
@@ -296,8 +344,9 @@ class CircuitPool:
         self._watch(entry, circuit, now)
 
     def _watch(self, entry: _Entry, circuit: ClientCircuit, now: float) -> None:
-        """Give each hop HOP_TIMEOUT; a slow one is given up, and the request goes on over another path."""
+        """Give each hop its time; a slow one is given up, and the request goes on over another path."""
         hops = circuit.hops_built
+        introduced = 0 < hops < len(entry.path) and not Reach.of(entry.path[hops - 1]).dials(entry.path[hops])
 
         def late(now: float) -> None:
             if circuit.closed or circuit.built:
@@ -307,7 +356,8 @@ class CircuitPool:
             else:
                 self._watch(entry, circuit, now)
 
-        entry.deadline = self._outbox.call_at(now + HOP_TIMEOUT, late)
+        timeout = INTRODUCED_HOP_TIMEOUT if introduced else HOP_TIMEOUT
+        entry.deadline = self._outbox.call_at(now + timeout, late)
 
     def _extend(self, entry: _Entry, last: Descriptor, request: _Request, now: float) -> None:
         circuit = entry.circuit
@@ -318,7 +368,7 @@ class CircuitPool:
 
         def closed(circuit: ClientCircuit, reason: int, now: float) -> None:
             del self._entries[entry.number]
-            self._failed_at(entry, circuit.hops_built, now)
+            self._failed_at(entry, circuit.hops_built, reason, now)
             self._serve(request, now)
 
         circuit.on_gone = closed
@@ -345,12 +395,14 @@ class CircuitPool:
         self._outbox.event("circuit-built", id=entry.number, purpose=entry.purpose)
         request.on_ready(circuit, now)
 
-    def _failed_at(self, entry: _Entry, hops_built: int, now: float) -> None:
-        """The hop that was awaited is to blame, as far as an origin can tell."""
+    def _failed_at(self, entry: _Entry, hops_built: int, reason: int, now: float) -> None:
+        """The hop that was awaited is to blame, as far as an origin can tell; or the one before it, if it relays for
+        nobody now."""
         if entry.deadline is not None:
             entry.deadline.cancel()
+        blamed = hops_built - 1 if hops_built and reason == DestroyReason.HIBERNATING else hops_built
         if hops_built < len(entry.path):
-            self._reputation.failed(entry.path[hops_built].identity, now)
+            self._reputation.failed(entry.path[blamed].identity, now)
 
     # -- the ready ones
 

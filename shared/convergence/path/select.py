@@ -1,7 +1,7 @@
 """Which nodes a circuit goes through.
 
-Does: choose at random without bias, spread entries so that no node sits at both ends of a transfer, avoid nodes that
-failed lately. Randomness and time are arguments.
+Does: choose at random without bias among the paths whose nodes can reach each other, spread entries so that no node
+sits at both ends of a transfer, avoid nodes that failed lately. Randomness and time are arguments.
 Does not: build circuits, or know what they are for.
 """
 
@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import hmac
 from bisect import bisect_left
-from collections.abc import Collection, Iterable, Sequence
-from typing import TypeVar
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, TypeVar
 
 from convergence.circuit.client import MAX_HOPS
 from convergence.errors import LocalError
@@ -60,9 +62,32 @@ def sample(rng: Rng, items: Sequence[T], count: int) -> list[T]:
     return [rest.pop(random_below(rng, len(rest))) for _ in range(count)]
 
 
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """What a node opens links to: nodes that have a WebSocket address of one of these schemes, and, where it speaks rtc
+    itself, nodes that do so too."""
+
+    rtc: bool = False
+    schemes: tuple[str, ...] = ("ws", "wss")
+
+    @classmethod
+    def of(cls, node: Descriptor) -> Reach:
+        """That of another node, as far as its descriptor tells. Whether it may dial plain ws:// is not in there: it is
+        taken to. A browser that may not is mostly right all the same, for servers that browsers are to reach have a
+        wss:// address or speak rtc."""
+        return cls(node.rtc)
+
+    def dials(self, node: Descriptor) -> bool:
+        """Whether a WebSocket leads there: at once, where rtc takes an introduction."""
+        return node.ws_url is not None and node.ws_url.partition(":")[0] in self.schemes
+
+    def reaches(self, node: Descriptor) -> bool:
+        return (self.rtc and node.rtc) or self.dials(node)
+
+
 def can_carry(node: Descriptor) -> bool:
     """Whether a node can be any hop but the last: it relays, and others can open a link to it."""
-    return bool(node.roles.value & Role.RELAY.value) and node.ws_url is not None
+    return bool(node.roles.value & Role.RELAY.value) and (node.ws_url is not None or node.rtc)
 
 
 def choose_path(
@@ -70,54 +95,149 @@ def choose_path(
     nodes: Iterable[Descriptor],
     hops: int,
     *,
+    origin: Reach,
     last: Descriptor | None = None,
     exclude: Collection[bytes] = (),
     entries: Iterable[Descriptor] | None = None,
     avoid: Collection[bytes] = (),
 ) -> tuple[Descriptor, ...]:
-    """Distinct nodes, entry first.
+    """Distinct nodes, entry first, each of which can open a link to the next one. All such paths are equally likely.
 
     Args:
         nodes: those that are valid now.
         hops: 1 to 5, the last one counted.
+        origin: what we reach; the entry is one of those.
         last: the node to end at; without it, the end is a relay too.
         exclude: identities never to use (our own).
         entries: the only nodes that may come first; without it, any may. With one hop and a `last` it does not apply.
-        avoid: identities to use only where nothing else is left (`Reputation.avoided`).
+        avoid: identities to use only where nothing else leads to the end, the first ones rather than later ones
+            (`Reputation.avoided`).
 
-    Raises LocalError, with how many relays are needed and known, when there are too few.
+    Raises LocalError, with what is missing for people to read, when there is no path.
     """
-    if not MIN_HOPS <= hops <= MAX_HOPS:
-        raise LocalError(f"a circuit has {MIN_HOPS} to {MAX_HOPS} hops, not {hops}")
+    _check_hops(hops)
     if last is not None and hops == 1:
-        if last.ws_url is None:
+        if not origin.reaches(last):
             raise LocalError("this node cannot be reached directly")
         return (last,)
-    banned = set(exclude) if last is None else {*exclude, last.identity}
-    known = {node.identity: node for node in nodes if can_carry(node) and node.identity not in banned}
     needed = hops if last is None else hops - 1
+    known = _carriers(nodes, exclude, last)
+    first = None if entries is None else {node.identity for node in entries}
+    kinds = {identity: _Kind.of(node, origin, first) for identity, node in known.items()}
+    if not _ways(Counter(kinds.values()), None, needed, last):
+        raise LocalError(_missing(list(known.values()), kinds.values(), needed, origin))
+    members: dict[_Kind, list[Descriptor]] = {}
+    for identity in _spared(kinds, needed, last, avoid):
+        members.setdefault(kinds[identity], []).append(known[identity])
+    path: list[Descriptor] = []
+    before: _Kind | None = None
+    for left in reversed(range(needed)):
+        counts = {kind: len(group) for kind, group in members.items()}
+        # A kind weighs as much as there are paths that go on with one of its nodes.
+        weights = {kind: counts[kind] * _after(counts, kind, left, last) for kind in counts if kind.follows(before)}
+        before = _draw(rng, weights)
+        path.append(members[before].pop(random_below(rng, len(members[before]))))
+    return tuple(path) if last is None else (*path, last)
+
+
+def entries_to(
+    nodes: Iterable[Descriptor], hops: int, last: Descriptor, *, origin: Reach, exclude: Collection[bytes] = ()
+) -> list[Descriptor]:
+    """The nodes that begin some path of so many hops (2 to 5) to `last`. Arguments as for `choose_path`."""
+    _check_hops(hops)
+    known = _carriers(nodes, exclude, last)
+    kinds = {identity: _Kind.of(node, origin, None) for identity, node in known.items()}
+    counts = Counter(kinds.values())
+    leading = {kind for kind in counts if kind.follows(None) and _after(counts, kind, hops - 2, last)}
+    return [known[identity] for identity, kind in kinds.items() if kind in leading]
+
+
+def _draw(rng: Rng, weights: Mapping[T, int]) -> T:
+    """One of the keys, as likely as its weight says. Raises LocalError if all weigh nothing."""
+    number = random_below(rng, sum(weights.values()))
+    for key, weight in weights.items():
+        if number < weight:
+            return key
+        number -= weight
+    raise AssertionError("the number is below the sum")
+
+
+class _Kind(NamedTuple):
+    """All that decides where on a path a relay can stand. There are six kinds, so paths can be counted by kind."""
+
+    dialled: bool  # it has a WebSocket address, and every relay can dial that
+    rtc: bool
+    entry: bool  # it may come first
+
+    @classmethod
+    def of(cls, node: Descriptor, origin: Reach, entries: Collection[bytes] | None) -> _Kind:
+        may_enter = (entries is None or node.identity in entries) and origin.reaches(node)
+        return cls(node.ws_url is not None, node.rtc, may_enter)
+
+    def follows(self, before: _Kind | None) -> bool:
+        """Whether it can be the next after one of that kind (None: after the origin)."""
+        return self.entry if before is None else self.dialled or (self.rtc and before.rtc)
+
+
+def _ways(counts: Mapping[_Kind, int], before: _Kind | None, left: int, last: Descriptor | None) -> int:
+    """How many paths of `left` relays, and `last`, go on from one of kind `before`."""
+    if left == 0:
+        return int(last is None or last.ws_url is not None or (last.rtc and before is not None and before.rtc))
+    return sum(
+        count * _after(counts, kind, left - 1, last) for kind, count in counts.items() if count and kind.follows(before)
+    )
+
+
+def _after(counts: Mapping[_Kind, int], kind: _Kind, left: int, last: Descriptor | None) -> int:
+    """How many of them go on once one relay of this kind has been taken."""
+    return _ways({**counts, kind: counts[kind] - 1}, kind, left, last) if counts[kind] else 0
+
+
+def _spared(
+    kinds: Mapping[bytes, _Kind], needed: int, last: Descriptor | None, avoid: Collection[bytes]
+) -> list[bytes]:
+    """Identities to choose from: all but those to avoid, and of these as many as no path can do without."""
+    shunned = {identity for identity in avoid if identity in kinds}
+    good = [identity for identity in kinds if identity not in shunned]
+    counts = Counter(kinds[identity] for identity in good)
+    added: list[bytes] = []
+    for identity in avoid:
+        if _ways(counts, None, needed, last):
+            break
+        if identity in kinds and counts[kinds[identity]] < needed:  # more of a kind than that make no difference
+            counts[kinds[identity]] += 1
+            added.append(identity)
+    for identity in added[-2::-1]:  # the last one made the difference; those before it may not have
+        counts[kinds[identity]] -= 1
+        if _ways(counts, None, needed, last):
+            added.remove(identity)
+        else:
+            counts[kinds[identity]] += 1
+    return good + added
+
+
+def _carriers(
+    nodes: Iterable[Descriptor], exclude: Collection[bytes], last: Descriptor | None
+) -> dict[bytes, Descriptor]:
+    banned = set(exclude) if last is None else {*exclude, last.identity}
+    return {node.identity: node for node in nodes if can_carry(node) and node.identity not in banned}
+
+
+def _check_hops(hops: int) -> None:
+    if not MIN_HOPS <= hops <= MAX_HOPS:
+        raise LocalError(f"a circuit has {MIN_HOPS} to {MAX_HOPS} hops, not {hops}")
+
+
+def _missing(known: Sequence[Descriptor], kinds: Iterable[_Kind], needed: int, origin: Reach) -> str:
+    """Why there is no path."""
     if len(known) < needed:
-        raise LocalError(f"{_relays(needed)} needed, {_are(len(known))} known")
-    first = known if entries is None else {node.identity for node in entries} & known.keys()
-    if not first:
-        raise LocalError("no relay is known that may be the entry here")
-    entry = choose(rng, _prefer([known[key] for key in sorted(first)], 1, avoid))
-    del known[entry.identity]
-    middle = sample(rng, _prefer([known[key] for key in sorted(known)], needed - 1, avoid), needed - 1)
-    return (entry, *middle) if last is None else (entry, *middle, last)
-
-
-def _prefer(nodes: list[Descriptor], count: int, avoid: Collection[bytes]) -> list[Descriptor]:
-    """Those not avoided if they are enough; else all of those and as many avoided ones as are missing.
-
-    The latter in the order of `avoid`, which a `Reputation` sorts by whose time is up first.
-    """
-    shunned = set(avoid)
-    good = [node for node in nodes if node.identity not in shunned]
-    if len(good) >= count:
-        return good
-    by_identity = {node.identity: node for node in nodes}
-    return good + [by_identity[key] for key in avoid if key in by_identity][: count - len(good)]
+        return f"{_relays(needed)} needed, {_are(len(known))} known"
+    if not any(origin.reaches(node) for node in known):
+        ways = [f"a {scheme}:// address" for scheme in origin.schemes] + ["WebRTC"] * origin.rtc
+        return f"{_relays(len(known))} known, none of which can be reached from here: it takes {' or '.join(ways)}"
+    if not any(kind.entry for kind in kinds):
+        return "no relay is known that may be the entry here"
+    return "no path leads through the relays that are known: one is needed that has an address and speaks WebRTC too"
 
 
 def _relays(count: int) -> str:

@@ -1,14 +1,14 @@
-"""Facilitator records: node descriptors, the signed node list, and the messages that carry them.
+"""Records of facilitator channels and of the pipes between peers: node descriptors, the signed node list, signals.
 
 Does: parse, encode, sign and verify (by callback), and cut a byte pipe into `length u32 | type u8 | body`.
-Does not: judge dates or whom to trust (netdir/nodes.py).
+Does not: judge dates or whom to trust (netdir/nodes.py), or know what a signal's sealed bytes hold (signals.py).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field, replace
 from enum import IntEnum, IntFlag
 from functools import cached_property
 from ipaddress import IPv6Address
@@ -22,21 +22,30 @@ KEY_LEN = 32
 VERSION = 1
 DESCRIPTOR_PREFIX = b"convergence:descriptor:1"
 NODES_PREFIX = b"convergence:nodes:1"
-MAX_URL = 255
+REGISTER_PREFIX = b"convergence:register:1"
+NONCE_LEN = 32
+MAX_ADDRESS = 255
 MAX_TRANSPORTS = 4
-MAX_DESCRIPTOR = 1 + 2 * KEY_LEN + 8 + 8 + 1 + 1 + MAX_TRANSPORTS * (3 + MAX_URL) + SIGNATURE_LEN
+MAX_INTRODUCERS = 3
+MAX_DESCRIPTOR = 1 + 2 * KEY_LEN + 8 + 8 + 1 + 1 + MAX_TRANSPORTS * (3 + MAX_ADDRESS) + SIGNATURE_LEN
 """1,179 bytes; one with a single transport takes about 190."""
 MAX_LISTED = 4096
 """Nodes in one list."""
 MAX_NODE_LIST = 1 + 8 + 8 + 2 + MAX_LISTED * (2 + MAX_DESCRIPTOR) + KEY_LEN + SIGNATURE_LEN
 """4.8 MB at the very worst; about 800 KB with usual descriptors."""
 MAX_ERROR_TEXT = 255
+MAX_SEALED = 2048
+"""Bytes of one sealed message, which whoever carries it cannot read."""
+MAX_DESCRIPTORS = 32 * 1024
+"""Bytes of one DESCRIPTORS record; an answer may take several."""
+TAG_SIZE = 4
 
 _WS_URL = re.compile(
     r"wss?://(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[(?P<ipv6>[0-9A-Fa-f:.]+)\])"
     r"(?::(?P<port>[1-9][0-9]{0,4}))?(?:/[A-Za-z0-9._~/%-]*)?",
     re.ASCII,
 )
+_RTC_ADDRESS = re.compile(rf"(?:[0-9a-f]{{64}}(?:,[0-9a-f]{{64}}){{0,{MAX_INTRODUCERS - 1}}})?", re.ASCII)
 
 
 class Role(IntFlag):
@@ -50,13 +59,14 @@ class Role(IntFlag):
 class TransportKind(IntEnum):
     """How a node is reached. Unknown kinds are kept and not used."""
 
-    WS = 1
+    WS = 1  # address: a ws:// or wss:// URL
+    RTC = 2  # WebRTC, after an introduction; address: up to 3 introducers' identities in hex, comma-separated
 
 
 def check_ws_url(url: str) -> None:
     """Raises ParseError unless `url` is ws:// or wss:// with host, sane port and plain path, and no more."""
     match = _WS_URL.fullmatch(url)
-    if len(url) > MAX_URL or match is None or int(match["port"] or 80) > 65535:
+    if len(url) > MAX_ADDRESS or match is None or int(match["port"] or 80) > 65535:
         raise ParseError("a transport's address is no plain ws:// or wss:// URL")
     if match["ipv6"]:
         try:
@@ -70,11 +80,16 @@ class Transport:
     """One way to reach a node: kind (0-255) and address, at most 255 bytes of UTF-8."""
 
     kind: int
-    url: str
+    address: str
+
+    @classmethod
+    def rtc(cls, introducers: Iterable[bytes] = ()) -> Transport:
+        """WebRTC by way of these nodes (identities, 3 at most)."""
+        return cls(TransportKind.RTC, ",".join(identity.hex() for identity in introducers))
 
     def encode(self) -> bytes:
-        url = self.url.encode()
-        return bytes([self.kind]) + len(url).to_bytes(2, "big") + url
+        address = self.address.encode()
+        return bytes([self.kind]) + len(address).to_bytes(2, "big") + address
 
 
 @dataclass(frozen=True)
@@ -141,18 +156,34 @@ class Descriptor:
     @cached_property
     def ws_url(self) -> str | None:
         """Where the node takes WebSocket links, if it does."""
-        return next((item.url for item in self.transports if item.kind == TransportKind.WS), None)
+        return self._first(TransportKind.WS)
+
+    @property
+    def rtc(self) -> bool:
+        """Whether the node takes WebRTC links."""
+        return self._first(TransportKind.RTC) is not None
+
+    @cached_property
+    def introducers(self) -> tuple[bytes, ...]:
+        """Identities of nodes that pass signals on to it, the best first; at most 3."""
+        address = self._first(TransportKind.RTC)
+        return tuple(bytes.fromhex(identity) for identity in address.split(",")) if address else ()
+
+    def _first(self, kind: TransportKind) -> str | None:
+        return next((item.address for item in self.transports if item.kind == kind), None)
 
 
 def _read_transport(reader: Reader) -> Transport:
     kind = reader.unsigned(1)
     size = reader.unsigned(2)
-    if size > MAX_URL:
-        raise ParseError(f"transport address of {size} bytes, the limit is {MAX_URL}")
-    url = _utf8(reader.take(size), "transport address")
+    if size > MAX_ADDRESS:
+        raise ParseError(f"transport address of {size} bytes, the limit is {MAX_ADDRESS}")
+    address = _utf8(reader.take(size), "transport address")
     if kind == TransportKind.WS:
-        check_ws_url(url)
-    return Transport(kind, url)
+        check_ws_url(address)
+    elif kind == TransportKind.RTC and not _RTC_ADDRESS.fullmatch(address):
+        raise ParseError("a transport's address is no list of introducers")
+    return Transport(kind, address)
 
 
 def _utf8(data: bytes, what: str) -> str:
@@ -227,22 +258,35 @@ def _read_descriptor(reader: Reader) -> bytes:
 
 
 class RecordType(IntEnum):
-    """Types of record. LIST and REGISTERED are empty; SIGNAL is reserved and refused for now."""
+    """Types of record, on facilitator channels (1-10) and on pipes between peers (all but 3 and 4)."""
 
-    REGISTER = 1
-    REGISTERED = 2
-    LIST = 3
-    NODES = 4
-    ERROR = 5
-    SIGNAL = 6
+    REGISTER = 1  # Register
+    REGISTERED = 2  # empty
+    LIST = 3  # empty
+    NODES = 4  # NodeList
+    ERROR = 5  # ErrorRecord
+    SIGNAL = 6  # Signal: please pass this on
+    HELLO = 7  # Hello: first record of whoever takes registrations
+    DELIVER = 8  # Delivery, introducer to target, the introducer's tag
+    REPLY = 9  # Delivery, target to introducer (introducer's tag) to asker (asker's tag); several may follow one SIGNAL
+    UNREACHABLE = 10  # Unreachable, introducer to asker
+    ASK = 11  # Ask
+    DESCRIPTORS = 12  # Descriptors; an empty one ends the answer
 
 
 RECORD_LIMITS: dict[int, int] = {
-    RecordType.REGISTER: MAX_DESCRIPTOR,
+    RecordType.REGISTER: SIGNATURE_LEN + MAX_DESCRIPTOR,
     RecordType.REGISTERED: 0,
     RecordType.LIST: 0,
     RecordType.NODES: MAX_NODE_LIST,
     RecordType.ERROR: 1 + MAX_ERROR_TEXT,
+    RecordType.SIGNAL: TAG_SIZE + KEY_LEN + MAX_SEALED,
+    RecordType.HELLO: KEY_LEN + NONCE_LEN,
+    RecordType.DELIVER: TAG_SIZE + MAX_SEALED,
+    RecordType.REPLY: TAG_SIZE + MAX_SEALED,
+    RecordType.UNREACHABLE: TAG_SIZE + 1,
+    RecordType.ASK: 8,
+    RecordType.DESCRIPTORS: MAX_DESCRIPTORS,
 }
 RECORD_HEADER_LEN = 5
 
@@ -278,6 +322,147 @@ class ErrorRecord:
         if len(text) > MAX_ERROR_TEXT:
             raise ParseError("error record's text is too long")
         return cls(code, _utf8(text, "error record"))
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """Who takes registrations here (identity, 32 bytes), and a nonce (32 bytes) that makes each proof good for this
+    channel only."""
+
+    identity: bytes
+    nonce: bytes
+
+    def encode(self) -> bytes:
+        return self.identity + self.nonce
+
+    @classmethod
+    def parse(cls, data: Buffer) -> Hello:
+        reader = Reader(data, "HELLO")
+        hello = cls(reader.take(KEY_LEN), reader.take(NONCE_LEN))
+        reader.finish()
+        return hello
+
+
+def register_statement(hello: Hello) -> bytes:
+    """What a node signs with its identity to be registered by whoever said `hello`."""
+    return REGISTER_PREFIX + hello.encode()
+
+
+@dataclass(frozen=True, slots=True)
+class Register:
+    """A node's proof (64 bytes: its signature of `register_statement`) and its encoded descriptor."""
+
+    proof: bytes
+    descriptor: bytes
+
+    def encode(self) -> bytes:
+        return self.proof + self.descriptor
+
+    @classmethod
+    def parse(cls, data: Buffer) -> Register:
+        """Does not look into the descriptor."""
+        reader = Reader(data, "REGISTER")
+        return cls(reader.take(SIGNATURE_LEN), reader.rest())
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """Asks whoever gets it to pass `sealed` (at most 2,048 bytes) on to node `to`. The tag (u32) is the asker's."""
+
+    tag: int
+    to: bytes
+    sealed: bytes = field(repr=False)
+
+    def encode(self) -> bytes:
+        return self.tag.to_bytes(TAG_SIZE, "big") + self.to + self.sealed
+
+    @classmethod
+    def parse(cls, data: Buffer) -> Signal:
+        reader = Reader(data, "SIGNAL")
+        return cls(reader.unsigned(TAG_SIZE), reader.take(KEY_LEN), _read_sealed(reader))
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """What DELIVER and REPLY carry: a tag (u32) and at most 2,048 sealed bytes."""
+
+    tag: int
+    sealed: bytes = field(repr=False)
+
+    def encode(self) -> bytes:
+        return self.tag.to_bytes(TAG_SIZE, "big") + self.sealed
+
+    @classmethod
+    def parse(cls, data: Buffer) -> Delivery:
+        reader = Reader(data, "DELIVER or REPLY")
+        return cls(reader.unsigned(TAG_SIZE), _read_sealed(reader))
+
+
+def _read_sealed(reader: Reader) -> bytes:
+    if reader.left > MAX_SEALED:
+        raise ParseError(f"sealed message of {reader.left} bytes, the limit is {MAX_SEALED}")
+    return reader.rest()
+
+
+class UnreachableReason(IntEnum):
+    """Why a signal was not passed on. Unknown ones are kept as they came."""
+
+    UNKNOWN = 1  # no such node is registered here
+    BUSY = 2  # too many signals
+
+
+@dataclass(frozen=True, slots=True)
+class Unreachable:
+    """The signal of this tag (u32, the asker's) was not passed on."""
+
+    tag: int
+    reason: int
+
+    def encode(self) -> bytes:
+        return self.tag.to_bytes(TAG_SIZE, "big") + bytes([self.reason])
+
+    @classmethod
+    def parse(cls, data: Buffer) -> Unreachable:
+        reader = Reader(data, "UNREACHABLE")
+        unreachable = cls(reader.unsigned(TAG_SIZE), reader.unsigned(1))
+        reader.finish()
+        return unreachable
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Asks for the descriptors published at `since` (Unix seconds) or later."""
+
+    since: int
+
+    def encode(self) -> bytes:
+        return self.since.to_bytes(8, "big")
+
+    @classmethod
+    def parse(cls, data: Buffer) -> Ask:
+        reader = Reader(data, "ASK")
+        ask = cls(reader.unsigned(8))
+        reader.finish()
+        return ask
+
+
+@dataclass(frozen=True, slots=True)
+class Descriptors:
+    """Encoded descriptors, 32 KiB at most with the 2 bytes that go before each; none in an answer's last record."""
+
+    items: tuple[bytes, ...] = ()
+
+    def encode(self) -> bytes:
+        return b"".join(len(item).to_bytes(2, "big") + item for item in self.items)
+
+    @classmethod
+    def parse(cls, data: Buffer) -> Descriptors:
+        """Does not look into the descriptors."""
+        reader = Reader(data, "DESCRIPTORS")
+        items = []
+        while reader.left:
+            items.append(_read_descriptor(reader))
+        return cls(tuple(items))
 
 
 def encode_record(kind: int, body: bytes = b"") -> bytes:

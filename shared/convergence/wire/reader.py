@@ -6,12 +6,14 @@ Does not: know any record.
 
 from __future__ import annotations
 
+from enum import IntEnum
 from typing import Generic, TypeVar
 
 from convergence.errors import ParseError
 from convergence.ports import Buffer
 
 T = TypeVar("T")
+E = TypeVar("E", bound=IntEnum)
 
 
 class Reader:
@@ -41,6 +43,14 @@ class Reader:
     def unsigned(self, size: int) -> int:
         """An unsigned integer of `size` bytes."""
         return int.from_bytes(self.take(size), "big")
+
+    def member(self, kind: type[E]) -> E:
+        """One byte that is a value of this enumeration."""
+        value = self.unsigned(1)
+        try:
+            return kind(value)
+        except ValueError:
+            raise ParseError(f"{self._what} with an unknown {kind.__name__}: {value}") from None
 
     def rest(self) -> bytes:
         """All that is left."""

@@ -33,6 +33,8 @@ MAX_DATA = PAYLOAD_LEN - RELAY_HEADER_LEN
 MAX_HOST = 255
 """Longest host name in BEGIN and RESOLVE (RFC 1035)."""
 RDV_SUFFIX = ".rdv"
+PEER_HOST = "peer.node"
+"""A stream to it (port 0) ends in the node itself and carries the records of facilitator.py."""
 TTL_UNKNOWN = 0xFFFFFFFF
 """What an absent time to live counts as (tor-spec, "Closing streams")."""
 SENDME_DIGEST_LEN = 20
@@ -92,7 +94,8 @@ def unpack_message(body: Buffer) -> tuple[int, int, bytes]:
 
 
 def parse_target(target: str) -> tuple[str, int]:
-    """Host (lower case, IPv6 without its brackets) and port of "host:port". Port 0 is for .rdv names only.
+    """Host (lower case, IPv6 without its brackets) and port of "host:port". Port 0 is for .rdv names and
+    PEER_HOST only.
 
     Raises ParseError.
     """
@@ -107,7 +110,7 @@ def parse_target(target: str) -> tuple[str, int]:
     elif len(host) > MAX_HOST or not _HOST.fullmatch(host):
         raise ParseError("the target is no host name")
     host = host.lower()
-    if port > 65535 or (port == 0 and not host.endswith(RDV_SUFFIX)):
+    if port > 65535 or (port == 0 and host != PEER_HOST and not host.endswith(RDV_SUFFIX)):
         raise ParseError("the target's port is out of range")
     return host, port
 
@@ -134,7 +137,7 @@ class Begin:
 
     Args:
         host: name or address, an IPv6 address without brackets.
-        port: 1-65535; 0 with `<blinded hash>.rdv`.
+        port: 1-65535; 0 with `<blinded hash>.rdv` and PEER_HOST.
         flags: 1 = IPv6 okay, 2 = IPv4 not okay, 4 = IPv6 preferred; others are ignored by relays.
     """
 

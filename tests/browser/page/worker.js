@@ -9,6 +9,7 @@ const said = [];
 const post = () => self.postMessage({ type: "state", state });
 
 self.onmessage = ({ data }) => {
+  if (data.type !== "command") return; // the page's bridge to WebRTC
   const { file, ...args } = data.args;
   said.push({ name: data.name, args: file ? { ...args, file: file.name } : args });
   const answer = answers[data.name];

@@ -72,6 +72,7 @@ class Services:
         self.messages = []
         self.resolves = []
         self.closed = []
+        self.cells = 0  # sent on circuits of others
         self.on_begin = self.accept
 
     def accept(self, circuit, stream_id, begin):
@@ -91,6 +92,9 @@ class Services:
         if command != RelayCommand.DB_INFO:
             raise RemoteError(f"relay command {command} is not offered")
         self.messages.append(payload)
+
+    def sent(self, cells):
+        self.cells += cells
 
     def circuit_closed(self, circuit, now):
         assert circuit not in self.closed, "closed twice"

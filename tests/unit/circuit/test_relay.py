@@ -420,14 +420,15 @@ def test_services_hear_of_each_end_once(net, client):
     assert path[-1].services.streams[0][1].reason == EndReason.DESTROY
 
 
-def test_cells_relayed_are_counted(net, client):
-    path = net.relays(2)
+def test_cells_sent_for_others_are_counted(net, client):
+    middle, last = path = net.relays(2)
     circuit = net.build(client, path)
-    before = path[0].circuits[0].cells_relayed
+    before = middle.services.cells, last.services.cells
     stream, _ = net.open(circuit)
     stream.send(bytes(498 * 10))
     net.pump()
-    assert path[0].circuits[0].cells_relayed - before == 12  # BEGIN, CONNECTED, ten DATA
+    assert middle.services.cells - before[0] == 12  # BEGIN, CONNECTED, ten DATA
+    assert last.services.cells - before[1] == 1  # CONNECTED
 
 
 def test_a_full_queue_sheds_the_circuit_while_it_forwards(net, client, monkeypatch):

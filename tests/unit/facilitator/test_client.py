@@ -18,8 +18,22 @@ from convergence.facilitator.client import (
 )
 from convergence.netdir.nodes import NodeDirectory
 from convergence.outbox import Outbox
-from convergence.wire.facilitator import ErrorRecord, NodeList, RecordCutter, RecordType, Role, encode_record
-from tests.unit.facilitator.world import ADDRESS, CRYPTO, SEED, START, HashRng, World, describe
+from convergence.wire.facilitator import (
+    Delivery,
+    Descriptor,
+    ErrorRecord,
+    Hello,
+    NodeList,
+    RecordCutter,
+    RecordType,
+    Register,
+    Role,
+    Signal,
+    Unreachable,
+    encode_record,
+    register_statement,
+)
+from tests.unit.facilitator.world import ADDRESS, CRYPTO, SEED, START, HashRng, World, describe, node_keys
 
 
 @pytest.fixture
@@ -32,7 +46,7 @@ def world():
 
 def test_a_node_registers_and_sees_itself(world):
     node = world.client(1)
-    world.settle()
+    world.run(REFRESH_FIRST)
     assert node.client.connected
     assert [item.identity for item in node.directory.nodes(Role.RELAY, world.now())] == [describe(1, 0).identity]
     assert (node.updates, node.registrations, node.troubles) == (1, 1, [])
@@ -41,6 +55,7 @@ def test_a_node_registers_and_sees_itself(world):
 
 def test_a_node_without_descriptor_only_lists(world):
     world.client(1)
+    world.settle()
     watcher = world.client(2, with_descriptor=False)
     world.settle()
     assert len(watcher.directory.nodes(Role.RELAY, world.now())) == 1
@@ -88,7 +103,9 @@ def test_a_change_is_registered_at_once(world):
 
 def test_a_change_while_registering_is_registered_next(world):
     node = world.client(1)
-    world.queue.popleft()()  # open, nothing answered yet
+    while not world.service.health(world.now())["nodes"]:  # its answer is on the way then
+        world.queue.popleft()()
+    assert node.registrations == 0
     node.roles = Role.RELAY | Role.EXIT
     world.time += 1
     node.port.driver.run(node.client.register)
@@ -164,8 +181,8 @@ def test_a_refused_registration_is_tried_again_later(world):
 def test_another_facilitator_than_the_pinned_one_is_refused(world):
     node = world.client(1, facilitator=bytes(32))
     world.settle()
-    trouble = "The facilitator's answer cannot be used: the node list is signed by another facilitator. Trying again."
-    assert node.troubles == [trouble]
+    assert node.troubles == ["The facilitator's answer cannot be used: it is another facilitator. Trying again."]
+    assert node.registrations == 0
     assert not node.client.connected
     assert node.directory.nodes(Role(0), world.now()) == []
 
@@ -175,6 +192,85 @@ def test_a_callback_may_stop_the_client(world):
     world.settle()
     assert node.client.channel is None
     assert node.updates == 0
+
+
+# Signals
+
+
+def signal(node, to, sealed=b"offer"):
+    """Sends it; returns the list in which answers and refusals appear."""
+    heard = []
+    node.port.driver.run(
+        lambda now: node.client.carrier.signal(
+            to, sealed, lambda answer, now: heard.append(answer), lambda why, now: heard.append(why)
+        )
+    )
+    return heard
+
+
+def test_a_signal_goes_to_a_registered_node_and_answers_return(world):
+    target, asker = world.client(1), world.client(2, with_descriptor=False)
+    world.settle()
+    heard = signal(asker, describe(1, 0).identity)
+    world.settle()
+    [(sealed, reply)] = target.delivered
+    assert sealed == b"offer"
+    for answer in (b"answer", b"candidates"):
+        target.port.driver.run(lambda now, answer=answer: reply(answer))
+    world.settle()
+    assert heard == [b"answer", b"candidates"]
+
+
+def test_a_signal_to_whoever_is_not_there_is_refused(world):
+    asker = world.client(1)
+    world.settle()
+    heard = signal(asker, bytes(32))
+    world.settle()
+    assert heard == ["the introducer does not know the node"]
+
+
+def test_signals_come_between_the_answers_to_requests(world):
+    target, asker = world.client(1), world.client(2)
+    world.settle()
+    heard = [signal(asker, describe(1, 0).identity)]
+    asker.port.driver.run(asker.client.refresh)
+    target.port.driver.run(target.client.refresh)
+    heard.append(signal(asker, bytes(32)))
+    world.settle()
+    target.port.driver.run(lambda now: target.delivered[0][1](b"answer"))
+    target.port.driver.run(target.client.register)
+    asker.port.driver.run(asker.client.refresh)
+    world.settle()
+    assert heard == [[b"answer"], ["the introducer does not know the node"]]
+    assert (target.troubles, asker.troubles) == ([], [])
+
+
+def test_without_a_channel_nothing_is_carried(world):
+    asker = world.client(1)
+    assert asker.client.carrier is None
+    world.settle()
+    carrier = asker.client.carrier
+    heard = signal(asker, describe(1, 0).identity)
+    asker.port.driver.run(asker.client.stop)
+    assert asker.client.carrier is None
+    assert heard == ["the pipe to the introducer was closed"]
+    refused = []
+    carrier.signal(bytes(32), b"late", lambda answer, now: None, lambda why, now: refused.append(why))
+    asker.port.driver.run(asker.client.start)
+    world.run(1)
+    assert refused == ["the pipe to the introducer is closed"]
+    assert asker.client.carrier not in (None, carrier)
+
+
+def test_a_reply_after_the_channel_closed_is_dropped(world):
+    target, asker = world.client(1), world.client(2)
+    world.settle()
+    signal(asker, describe(1, 0).identity)
+    world.settle()
+    target.port.driver.run(target.client.stop)
+    world.settle()
+    target.port.driver.run(lambda now: target.delivered[0][1](b"late"))
+    assert not world.queue
 
 
 # With a hostile facilitator
@@ -191,6 +287,10 @@ class Relays(NodeDirectory):
         return [describe(number, now) for number in range(self.count)]
 
 
+IDENTITY = CRYPTO.ed25519_public(SEED)
+HELLO = encode_record(RecordType.HELLO, Hello(IDENTITY, b"n" * 32).encode())
+
+
 class Hostile:
     """A client whose facilitator is the test."""
 
@@ -201,7 +301,9 @@ class Hostile:
         self.directory = directory or NodeDirectory(CRYPTO)
         self.client = FacilitatorClient(
             self.outbox,
+            CRYPTO,
             HashRng(),
+            node_keys(1),
             self.directory,
             ADDRESS,
             on_trouble=lambda message, now: self.troubles.append(message),
@@ -210,15 +312,20 @@ class Hostile:
         self.client.start(self.now)
         assert self.outbox.poll() == [Connect(1, Protocol.FACILITATOR, ADDRESS)]
 
-    def open(self):
+    def open(self, hello=True):
         self.client.opened(self.client.channel, self.now)
-        return self.sent()
+        sent = self.sent()
+        if hello:
+            self.receive(HELLO)
+        return sent + self.sent()
 
     def sent(self):
-        cutter = RecordCutter((RecordType.REGISTER, RecordType.LIST))
+        return [kind for kind, _ in self.records()]
+
+    def records(self):
+        cutter = RecordCutter((RecordType.REGISTER, RecordType.LIST, RecordType.SIGNAL, RecordType.REPLY))
         effects = self.outbox.poll()
-        data = b"".join(b"".join(effect.buffers) for effect in effects if isinstance(effect, Send))
-        return [kind for kind, _ in cutter.feed(data)]
+        return cutter.feed(b"".join(b"".join(effect.buffers) for effect in effects if isinstance(effect, Send)))
 
     def receive(self, data):
         self.client.data(self.client.channel, data, self.now)
@@ -248,6 +355,11 @@ def error(text, code=7):
         pytest.param(nodes() + nodes(), id="an answer too many"),
         pytest.param(b"\0\0\0\0\5", id="an error that is none"),
         pytest.param(nodes() + b"\0\0\0\0\5", id="a farewell that is none"),
+        pytest.param(HELLO, id="a second HELLO"),
+        pytest.param(encode_record(RecordType.DELIVER, b"x"), id="a delivery that is none"),
+        pytest.param(encode_record(RecordType.REPLY, b"x"), id="a reply that is none"),
+        pytest.param(encode_record(RecordType.UNREACHABLE, b"x"), id="a refusal that is none"),
+        pytest.param(encode_record(RecordType.SIGNAL, bytes(40)), id="a signal to pass on"),
         pytest.param(nodes(int(START) + 10_000), id="a list from the future"),
     ],
 )
@@ -255,11 +367,85 @@ def test_whatever_comes_the_channel_closes_and_another_try_follows(data):
     peer = Hostile()
     assert peer.open() == [RecordType.LIST]
     peer.receive(data)
+    closed(peer)
+
+
+def closed(peer):
     assert [type(effect) for effect in peer.outbox.poll()] == [CloseLink]
     assert peer.troubles[0].startswith("The facilitator's answer cannot be used: ")
     assert peer.client.channel is None
     peer.pass_time(2 * RETRY_FIRST)
     assert [type(effect) for effect in peer.outbox.poll()] == [Connect]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(nodes(), id="no HELLO"),
+        pytest.param(encode_record(RecordType.DELIVER, Delivery(2, b"x").encode()), id="a signal before HELLO"),
+        pytest.param(encode_record(RecordType.HELLO, bytes(63)), id="a HELLO that is none"),
+        pytest.param(
+            encode_record(RecordType.HELLO, Hello(bytes(32), bytes(32)).encode()) + nodes(),
+            id="a list of somebody else",
+        ),
+    ],
+)
+def test_a_facilitator_has_to_say_who_it_is(data):
+    peer = Hostile(describe=lambda now: describe(1, now))
+    assert peer.open(hello=False) == [RecordType.LIST]
+    peer.receive(data)
+    closed(peer)
+
+
+def test_a_proof_is_for_this_facilitator_and_channel():
+    peer = Hostile(NodeDirectory(CRYPTO, IDENTITY), describe=lambda now: describe(1, now))
+    peer.client.opened(1, peer.now)
+    assert peer.sent() == [RecordType.LIST]
+    peer.receive(HELLO)
+    [(_, body)] = peer.records()
+    record = Register.parse(body)
+    descriptor = Descriptor.parse(record.descriptor)
+    assert descriptor == describe(1, peer.now)
+    statement = register_statement(Hello(IDENTITY, b"n" * 32))
+    assert CRYPTO.ed25519_verify(descriptor.identity, record.proof, statement)
+
+
+def test_no_proof_is_given_before_the_facilitator_is_pinned():
+    """It could say the HELLO of another node, and be taken for us there."""
+    peer = Hostile(describe=lambda now: describe(1, now))
+    assert peer.open() == [RecordType.LIST]
+    peer.client.register(peer.now)
+    assert peer.sent() == []
+    peer.receive(nodes())
+    assert peer.sent() == [RecordType.REGISTER]
+
+
+def test_no_proof_is_given_to_another_facilitator_than_the_pinned_one():
+    peer = Hostile(NodeDirectory(CRYPTO, bytes(32)), describe=lambda now: describe(1, now))
+    assert peer.open(hello=False) == [RecordType.LIST]
+    peer.receive(HELLO)
+    closed(peer)
+
+
+def test_answers_to_signals_that_were_not_sent_are_ignored():
+    peer = Hostile()
+    peer.open()
+    for kind, record in (
+        (RecordType.REPLY, Delivery(1, b"x")),
+        (RecordType.UNREACHABLE, Unreachable(1, 1)),
+    ):
+        peer.receive(encode_record(kind, record.encode()))
+    assert peer.client.connected
+    assert peer.troubles == []
+
+
+def test_signals_go_out_as_records():
+    peer = Hostile()
+    peer.open()
+    peer.client.carrier.signal(b"B" * 32, b"offer", lambda answer, now: None, lambda why, now: None)
+    [(kind, body)] = peer.records()
+    signal = Signal.parse(body)
+    assert (kind, signal.to, signal.sealed) == (RecordType.SIGNAL, b"B" * 32, b"offer")
 
 
 def test_pauses_double_with_jitter_up_to_their_limit():
@@ -293,10 +479,10 @@ def test_only_a_channel_that_served_resets_the_pause():
 
 
 def test_an_unanswered_request_ends_the_channel():
-    peer = Hostile(describe=lambda now: describe(1, now))
-    assert peer.open() == [RecordType.REGISTER, RecordType.LIST]
+    peer = Hostile(NodeDirectory(CRYPTO, IDENTITY), describe=lambda now: describe(1, now))
+    assert peer.open() == [RecordType.LIST, RecordType.REGISTER]
     peer.pass_time(ANSWER_TIMEOUT - 1)
-    peer.receive(encode_record(RecordType.REGISTERED))
+    peer.receive(nodes())
     peer.pass_time(ANSWER_TIMEOUT - 1)
     assert peer.client.connected
     peer.pass_time(1)
@@ -338,6 +524,10 @@ def test_nothing_is_asked_twice_or_without_a_channel():
     peer.client.register(peer.now)
     assert peer.sent() == []
     peer.open()
+    peer.receive(nodes())
+    assert peer.sent() == [RecordType.REGISTER]
+    peer.client.refresh(peer.now)
+    assert peer.sent() == [RecordType.LIST]
     peer.client.refresh(peer.now)
     peer.client.register(peer.now)
     assert peer.sent() == []

@@ -14,24 +14,46 @@ from convergence.facilitator.service import (
     MAX_LIFETIME,
     RECORDS_BURST,
     RECORDS_PER_SECOND,
+    SIGNALS_BURST,
+    SIGNALS_PER_SECOND,
     SWEEP_INTERVAL,
     FacilitatorService,
 )
+from convergence.introduction.signalling import MAX_INTRODUCTIONS_PER_MINUTE, MAX_PER_PAIR, TAG_LIFETIME
 from convergence.outbox import Outbox
 from convergence.wire.facilitator import (
+    MAX_SEALED,
+    RECORD_HEADER_LEN,
+    Delivery,
     Descriptor,
     ErrorCode,
     ErrorRecord,
+    Hello,
     NodeList,
     RecordCutter,
     RecordType,
     Role,
+    Signal,
     Transport,
+    Unreachable,
+    UnreachableReason,
     encode_record,
 )
-from tests.unit.facilitator.world import CRYPTO, SEED, START, MemoryStorage, World, describe
+from tests.unit.facilitator.world import (
+    CRYPTO,
+    SEED,
+    START,
+    HashRng,
+    MemoryStorage,
+    World,
+    describe,
+    node_seed,
+    registration,
+)
 
 LIST = encode_record(RecordType.LIST)
+NUMBERS = {CRYPTO.ed25519_public(node_seed(number)): number for number in range(1, 10)}
+UNKNOWN, BUSY = UnreachableReason.UNKNOWN, UnreachableReason.BUSY
 
 
 class Rig:
@@ -39,12 +61,13 @@ class Rig:
 
     def __init__(self):
         self.now = START
-        self.service = FacilitatorService(CRYPTO, SEED, Outbox())
+        self.service = FacilitatorService(CRYPTO, HashRng(), SEED, Outbox())
         self.service.start(self.now)
         self.events = []
         self.closed = {}
         self.stores = []
-        self.cutters = {}
+        self.hellos = {}
+        self.signals = {}  # by channel: what it got of DELIVER, REPLY and UNREACHABLE
 
     def open(self, channel, protocol=Protocol.FACILITATOR):
         self.service.link_opened(channel, self.now, protocol=protocol, binding=None)
@@ -54,9 +77,26 @@ class Rig:
         self.service.link_data(channel, data, self.now)
         return self.collect(channel)
 
-    def register(self, channel, descriptor):
-        data = descriptor if isinstance(descriptor, bytes) else descriptor.encode()
-        return self.send(channel, encode_record(RecordType.REGISTER, data))
+    def register(self, channel, descriptor, hello=None):
+        """With the proof for the HELLO of this channel, if no other is given."""
+        body = registration(NUMBERS[descriptor.identity], hello or self.hellos[channel], descriptor.encode())
+        return self.send(channel, encode_record(RecordType.REGISTER, body))
+
+    def node(self, channel, number):
+        """Node `number` opens a channel and registers; returns its identity."""
+        descriptor = describe(number, self.now)
+        self.open(channel)
+        assert self.register(channel, descriptor) == REGISTERED
+        return descriptor.identity
+
+    def signal(self, channel, to, sealed=b"offer", tag=1):
+        return self.send(channel, encode_record(RecordType.SIGNAL, Signal(tag, to, sealed).encode()))
+
+    def reply(self, channel, tag, sealed=b"answer"):
+        return self.send(channel, encode_record(RecordType.REPLY, Delivery(tag, sealed).encode()))
+
+    def take(self, channel):
+        return self.signals.pop(channel, [])
 
     def close(self, channel):
         self.service.link_closed(channel, self.now, "gone")
@@ -82,12 +122,24 @@ class Rig:
                 case Store(request, items):
                     self.stores += items
                     self.service.done(request, None, self.now)
-                case Send(number, buffers) if number == channel:
-                    accepts = (RecordType.REGISTERED, RecordType.NODES, RecordType.ERROR)
-                    for kind, body in RecordCutter(accepts).feed(b"".join(buffers)):
-                        error = kind is RecordType.ERROR
-                        answers.append(ErrorCode(ErrorRecord.parse(body).code) if error else (kind, body))
+                case Send(number, buffers):
+                    for kind, body in RecordCutter(SENT).feed(b"".join(buffers)):
+                        self._sent(number, kind, body, answers if number == channel else [])
         return answers
+
+    def _sent(self, channel, kind, body, answers):
+        match kind:
+            case RecordType.HELLO:
+                assert channel not in self.hellos
+                self.hellos[channel] = body
+            case RecordType.DELIVER | RecordType.REPLY:
+                self.signals.setdefault(channel, []).append(Delivery.parse(body))
+            case RecordType.UNREACHABLE:
+                self.signals.setdefault(channel, []).append(Unreachable.parse(body))
+            case RecordType.ERROR:
+                answers.append(ErrorCode(ErrorRecord.parse(body).code))
+            case _:
+                answers.append((kind, body))
 
     def listed(self):
         nodes = NodeList.parse(self.service.signed_list(self.now))
@@ -95,6 +147,10 @@ class Rig:
 
 
 REGISTERED = [(RecordType.REGISTERED, b"")]
+SENT = (
+    *(RecordType.HELLO, RecordType.REGISTERED, RecordType.NODES, RecordType.ERROR),
+    *(RecordType.DELIVER, RecordType.REPLY, RecordType.UNREACHABLE),
+)
 
 
 @pytest.fixture
@@ -171,10 +227,64 @@ def test_a_forged_descriptor_ends_the_channel(rig):
     assert rig.listed() == set()
 
 
-def test_a_descriptor_that_does_not_parse_is_refused(rig):
+@pytest.mark.parametrize("body", [b"", b"junk", bytes(64), bytes(100)])
+def test_a_registration_that_does_not_parse_is_refused(rig, body):
     rig.open(2)
-    assert rig.register(2, b"junk") == [ErrorCode.BAD_RECORD]
+    assert rig.send(2, encode_record(RecordType.REGISTER, body)) == [ErrorCode.BAD_RECORD]
     assert rig.register(2, describe(1, rig.now)) == REGISTERED
+
+
+def test_each_channel_is_greeted_with_a_nonce_of_its_own(rig):
+    hellos = []
+    for channel in (2, 4):
+        rig.open(channel)
+        hellos.append(Hello.parse(rig.hellos[channel]))
+    assert {hello.identity for hello in hellos} == {rig.service.identity}
+    assert len({hello.nonce for hello in hellos}) == 2
+
+
+def test_a_registration_replayed_on_another_channel_is_refused(rig):
+    """Whoever saw a descriptor could otherwise keep a node listed that has gone, and get its signals."""
+    descriptor = describe(1, rig.now)
+    rig.open(2)
+    body = registration(1, rig.hellos[2], descriptor.encode())
+    assert rig.send(2, encode_record(RecordType.REGISTER, body)) == REGISTERED
+    rig.close(2)
+    rig.open(4)
+    assert rig.send(4, encode_record(RecordType.REGISTER, body)) == [ErrorCode.BAD_SIGNATURE]
+    assert 4 in rig.closed
+    rig.pass_time(GRACE)
+    assert rig.listed() == set()
+
+
+def test_a_proof_for_another_facilitator_or_nonce_is_refused(rig):
+    for channel, forge in enumerate(
+        (lambda hello: Hello(bytes(32), hello.nonce), lambda hello: Hello(hello.identity, bytes(32)))
+    ):
+        rig.open(channel)
+        other = forge(Hello.parse(rig.hellos[channel])).encode()
+        assert rig.register(channel, describe(1, rig.now), other) == [ErrorCode.BAD_SIGNATURE]
+    assert rig.listed() == set()
+
+
+def test_a_proof_by_another_node_is_refused(rig):
+    rig.open(2)
+    body = registration(2, rig.hellos[2], describe(1, rig.now).encode())
+    assert rig.send(2, encode_record(RecordType.REGISTER, body)) == [ErrorCode.BAD_SIGNATURE]
+
+
+def test_a_node_without_roles_is_refused(rig):
+    rig.open(2)
+    assert rig.register(2, describe(1, rig.now, roles=Role(0))) == [ErrorCode.BAD_RECORD]
+    assert rig.listed() == set()
+
+
+def test_a_node_without_an_address_is_listed_like_others(rig):
+    rig.open(2)
+    descriptor = describe(1, rig.now, transports=(Transport.rtc(),))
+    assert rig.register(2, descriptor) == REGISTERED
+    assert rig.listed() == {descriptor.identity}
+    assert rig.service.health(rig.now)["nodes"][0]["transports"] == ["rtc"]
 
 
 def test_a_channel_registers_one_node(rig):
@@ -279,10 +389,136 @@ def test_idle_channels_are_closed(rig):
     rig.close(2)
 
 
+# Introductions
+
+
+def test_a_signal_is_delivered_on_the_channel_of_its_node_and_answered(rig):
+    identity = rig.node(2, 1)
+    rig.open(4)  # an asker need not be registered
+    rig.signal(4, identity, b"offer", tag=9)
+    [delivery] = rig.take(2)
+    assert delivery.sealed == b"offer"
+    for answer in (b"answer", b"candidates"):
+        rig.reply(2, delivery.tag, answer)
+    assert rig.take(4) == [Delivery(9, b"answer"), Delivery(9, b"candidates")]
+
+
+def test_a_signal_to_whoever_is_not_here_is_answered_so(rig):
+    identity = rig.node(2, 1)
+    rig.open(4)
+    rig.signal(4, bytes(32), tag=1)
+    rig.close(2)  # still listed for a while
+    rig.signal(4, identity, tag=2)
+    assert rig.take(4) == [Unreachable(1, UNKNOWN), Unreachable(2, UNKNOWN)]
+    assert 4 not in rig.closed
+
+
+def test_a_node_that_expired_is_no_longer_signalled(rig):
+    rig.open(2)
+    descriptor = describe(1, rig.now, lifetime=60)
+    rig.register(2, descriptor)
+    rig.pass_time(60 + SWEEP_INTERVAL)
+    rig.open(4)
+    rig.signal(4, descriptor.identity)
+    assert rig.take(4) == [Unreachable(1, UNKNOWN)]
+    rig.register(2, describe(1, rig.now))
+    rig.signal(4, descriptor.identity)
+    assert len(rig.take(2)) == 1
+
+
+def test_the_channel_that_registered_last_gets_the_signals(rig):
+    identity = rig.node(2, 1)
+    rig.node(4, 1)
+    rig.open(6)
+    rig.signal(6, identity)
+    assert (len(rig.take(4)), rig.take(2)) == (1, [])
+    rig.close(4)
+    rig.take(6)
+    rig.signal(6, identity)
+    assert len(rig.take(2)) == 1
+
+
+def test_a_node_cannot_reply_for_another_or_after_a_minute(rig):
+    identity = rig.node(2, 1)
+    rig.node(4, 2)
+    rig.open(6)
+    rig.signal(6, identity)
+    [delivery] = rig.take(2)
+    rig.reply(4, delivery.tag, b"forged")
+    rig.reply(6, delivery.tag, b"forged")
+    assert rig.take(6) == []
+    rig.pass_time(TAG_LIFETIME)
+    rig.reply(2, delivery.tag, b"late")
+    assert rig.take(6) == []
+    assert rig.closed == {}
+
+
+def test_a_flood_of_signals_is_refused_without_closing_and_starves_nobody(rig):
+    identity = rig.node(2, 1)
+    for channel in (4, 6):
+        rig.open(channel)
+    for _ in range(200):
+        rig.signal(4, identity)
+    assert rig.take(4) == [Unreachable(1, BUSY)] * (200 - MAX_PER_PAIR)
+    assert len(rig.take(2)) == MAX_PER_PAIR
+    rig.signal(6, identity)
+    assert (len(rig.take(2)), rig.take(6)) == (1, [])
+    assert rig.send(4, LIST)[0][0] is RecordType.NODES
+    assert rig.closed == {}
+
+
+def test_signals_have_an_allowance_of_their_own(rig):
+    rig.open(4)
+    for tag in range(int(SIGNALS_BURST) + 1):
+        rig.signal(4, bytes(32), tag=tag)
+    assert [item.reason for item in rig.take(4)] == [UNKNOWN] * int(SIGNALS_BURST) + [BUSY]
+    rig.pass_time(2 / SIGNALS_PER_SECOND)
+    for tag in range(3):
+        rig.signal(4, bytes(32), tag=tag)
+    assert [item.reason for item in rig.take(4)] == [UNKNOWN, UNKNOWN, BUSY]
+    assert rig.send(4, LIST * int(RECORDS_BURST))[-1][0] is RecordType.NODES
+    assert SIGNALS_BURST > MAX_INTRODUCTIONS_PER_MINUTE
+
+
+def test_what_a_node_does_not_read_of_signals_is_dropped(rig):
+    identity = rig.node(2, 1)
+    rig.open(4)
+    rig.service.link_congested(2, True, rig.now)
+    rig.signal(4, identity)
+    rig.service.link_congested(2, False, rig.now)
+    rig.signal(4, identity)
+    assert len(rig.take(2)) == 1
+
+
+@pytest.mark.parametrize("kind", [RecordType.SIGNAL, RecordType.REPLY])
+def test_a_malformed_signal_ends_the_channel(rig, kind):
+    rig.open(2)
+    assert rig.send(2, encode_record(kind, b"abc")) == [ErrorCode.BAD_RECORD]
+    assert 2 in rig.closed
+
+
+@pytest.mark.parametrize("kind", [RecordType.HELLO, RecordType.DELIVER, RecordType.UNREACHABLE, RecordType.ASK])
+def test_what_only_others_send_ends_the_channel(rig, kind):
+    rig.open(2)
+    assert rig.send(2, encode_record(kind, bytes(5))) == [ErrorCode.BAD_RECORD]
+    assert 2 in rig.closed
+
+
+def test_signals_are_neither_stored_nor_told(rig):
+    identity = rig.node(2, 1)
+    rig.open(4)
+    before = (list(rig.events), list(rig.stores), rig.service.health(rig.now))
+    rig.signal(4, identity, bytes(MAX_SEALED))
+    rig.reply(2, rig.take(2)[0].tag)
+    rig.signal(4, bytes(32))
+    rig.collect(None)
+    assert (rig.events, rig.stores, rig.service.health(rig.now)) == before
+
+
 # Abuse
 
 
-@pytest.mark.parametrize("data", [b"GET / HTTP/1.1\r\n", b"\0\0\0\0\6", b"\0\0\0\1\3x", b"\0\0\0\0\4", b"\xff" * 5])
+@pytest.mark.parametrize("data", [b"GET / HTTP/1.1\r\n", b"\0\0\0\0\x0d", b"\0\0\0\1\3x", b"\0\0\0\0\4", b"\xff" * 5])
 def test_garbage_gets_an_error_and_ends_the_channel(rig, data):
     rig.open(2)
     assert rig.send(2, data) == [ErrorCode.BAD_RECORD]
@@ -400,7 +636,7 @@ def test_stored_items_of_no_use_are_deleted(monkeypatch):
 
 
 def test_what_registers_before_its_stored_copy_is_loaded_counts():
-    rig = FacilitatorService(CRYPTO, SEED)
+    rig = FacilitatorService(CRYPTO, HashRng(), SEED)
     rig.start(START)
     [scan] = rig.poll()
     assert scan == Scan(1, "node", b"")
@@ -409,7 +645,9 @@ def test_what_registers_before_its_stored_copy_is_loaded_counts():
     loads = rig.poll()
     assert [type(load) for load in loads] == [Load, Load]
     rig.link_opened(2, START, protocol=Protocol.FACILITATOR)
-    rig.link_data(2, encode_record(RecordType.REGISTER, new.encode()), START)
+    [hello] = rig.poll()
+    body = registration(1, hello.buffers[0][RECORD_HEADER_LEN:], new.encode())
+    rig.link_data(2, encode_record(RecordType.REGISTER, body), START)
     rig.poll()
     rig.done(loads[0].request, old.encode(), START)
     rig.done(loads[1].request, None, START)
@@ -429,7 +667,7 @@ def test_without_storage_the_service_goes_on_and_says_so_once():
 
 
 def test_a_load_that_fails_is_told():
-    service = FacilitatorService(CRYPTO, SEED)
+    service = FacilitatorService(CRYPTO, HashRng(), SEED)
     service.start(START)
     service.poll()
     service.done(1, [bytes(32)], START)

@@ -3,13 +3,14 @@
 from collections import deque
 from hashlib import sha256
 
+from convergence.crypto.keys import NodeKeys
 from convergence.driver import Driver
 from convergence.effects import Failure, Protocol
 from convergence.facilitator.client import LIFETIME, FacilitatorClient
 from convergence.facilitator.service import FacilitatorService
 from convergence.netdir.nodes import NodeDirectory
 from convergence.outbox import Outbox
-from convergence.wire.facilitator import Descriptor, Role, Transport
+from convergence.wire.facilitator import Descriptor, Hello, Register, Role, Transport, register_statement
 from pynode.crypto import CPythonCrypto
 
 CRYPTO = CPythonCrypto()
@@ -27,14 +28,26 @@ class HashRng:
         return sha256(self.count.to_bytes(8, "big")).digest()[:size]
 
 
-def describe(number, now, *, lifetime=LIFETIME, roles=Role.RELAY | Role.RDV):
+def node_seed(number):
+    return bytes([number]) * 32
+
+
+def node_keys(number):
+    seed = node_seed(number)
+    return NodeKeys.from_secrets(CRYPTO, identity_seed=seed, signing_seed=seed, ntor_secret=seed)
+
+
+def describe(number, now, *, lifetime=LIFETIME, roles=Role.RELAY | Role.RDV, transports=None):
     """The signed descriptor of node `number` as of `now`."""
-    seed = bytes([number]) * 32
-    url = f"ws://10.0.0.{number}:9001/"
-    unsigned = Descriptor(
-        CRYPTO.ed25519_public(seed), b"k" * 32, int(now), int(now) + lifetime, roles, (Transport(1, url),)
-    )
+    seed = node_seed(number)
+    transports = transports or (Transport(1, f"ws://10.0.0.{number}:9001/"),)
+    unsigned = Descriptor(CRYPTO.ed25519_public(seed), b"k" * 32, int(now), int(now) + lifetime, roles, transports)
     return unsigned.sign(lambda message: CRYPTO.ed25519_sign(seed, message))
+
+
+def registration(number, hello, raw):
+    """The REGISTER body of node `number` for the channel on which the facilitator said `hello`."""
+    return Register(CRYPTO.ed25519_sign(node_seed(number), register_statement(Hello.parse(hello))), raw).encode()
 
 
 class MemoryStorage:
@@ -69,10 +82,13 @@ class Machine:
         self.troubles = []
         self.updates = 0
         self.registrations = 0
+        self.delivered = []
         self.roles = Role.RELAY | Role.RDV
         self.client = FacilitatorClient(
             self.outbox,
+            CRYPTO,
             HashRng(),
+            node_keys(number),
             self.directory,
             ADDRESS,
             describe=(lambda now: describe(number, now, roles=self.roles)) if with_descriptor else (lambda now: None),
@@ -80,6 +96,7 @@ class Machine:
                 "on_nodes": self._on_nodes,
                 "on_registered": self._on_registered,
                 "on_trouble": lambda message, now: self.troubles.append(message),
+                "on_delivered": self._on_delivered,
                 **(callbacks or {}),
             },
         )
@@ -90,14 +107,21 @@ class Machine:
     def _on_registered(self, now):
         self.registrations += 1
 
+    def _on_delivered(self, sealed, reply, source, now):
+        assert source is self.client
+        self.delivered.append((sealed, reply))
+
     def link_opened(self, channel, now, *, protocol, binding):
         assert protocol is Protocol.FACILITATOR
+        self.outbox.now = now
         self.client.opened(channel, now)
 
     def link_data(self, channel, data, now):
+        self.outbox.now = now
         self.client.data(channel, data, now)
 
     def link_closed(self, channel, now, reason):
+        self.outbox.now = now
         self.client.closed(channel, now, reason)
 
     def link_congested(self, channel, congested, now):
@@ -107,6 +131,7 @@ class Machine:
         self.outbox.done(request, result, now)
 
     def timer(self, now):
+        self.outbox.now = now
         self.outbox.run_timers(now)
 
     def poll(self):
@@ -156,6 +181,7 @@ class World:
         self.ports = []
         self.queue = deque()
         self.events = []
+        self.rng = HashRng()
         self.storage = storage or MemoryStorage()
         self.reachable = True
         self.silent = False
@@ -174,7 +200,7 @@ class World:
         return port
 
     def start_service(self):
-        self.service = FacilitatorService(CRYPTO, SEED)
+        self.service = FacilitatorService(CRYPTO, self.rng, SEED)
         self.service_port = self.add(self.service, storage=self.storage, on_event=self.events.append)
         self.service_port.driver.run(self.service.start)
 

@@ -437,7 +437,7 @@ def test_the_queue_never_passes_its_limit_by_more_than_one_run():
         if circuit.id in end.link.circuits:
             end.link.send(circuit.id, Command.RELAY, run_of(200))
         assert end.link._queued <= MAX_QUEUED
-        assert end.link._queued == sum(end.link._queue_sizes.values())
+        assert end.link._queued == sum(queue.size for queue in end.link._queues.values())
 
 
 def test_refusals_that_nobody_reads_close_the_link():

@@ -23,14 +23,22 @@ from tests.unit.circuit.rig import CRYPTO, START, SeededRng
 class Party:
     """One node's Neighbours; `effects` are what it asked for since the last look."""
 
-    def __init__(self, name, addresses=None, *, keys=True, on_create=None, on_unknown=None):
+    def __init__(self, name, addresses=None, *, on_create=None, on_unknown=lambda now: None):
         self.outbox = Outbox()
         self.outbox.now = START
         rng = SeededRng(name)
-        self.keys = NodeKeys.generate(CRYPTO, rng) if keys else None
+        self.keys = NodeKeys.generate(CRYPTO, rng)
         self.addresses = {} if addresses is None else addresses
+        self.introduced = {}  # identity -> the channel that an introduction would give
         self.neighbours = Neighbours(
-            self.outbox, CRYPTO, rng, self.keys, lambda identity: self.addresses.get(identity), on_create, on_unknown
+            self.outbox,
+            CRYPTO,
+            rng,
+            self.keys,
+            lambda identity: self.addresses.get(identity),
+            on_create,
+            introduce=lambda identity, now: self.introduced.get(identity),
+            on_unknown=on_unknown,
         )
         self.answers = []
 
@@ -136,8 +144,10 @@ def test_an_authenticated_incoming_link_is_used_to_reach_its_peer(pair):
 def test_unknown_nodes_and_we_ourselves_cannot_be_reached(pair):
     a, _ = pair
     a.addresses[a.identity] = "ws://a/"
-    a.reach(bytes(32))
     a.reach(a.identity)
+    assert a.answers == [None]
+    a.reach(bytes(32))
+    a.tick(LOOKUP_TIMEOUT)
     assert a.answers == [None, None] and a.dialled() == []
 
 
@@ -205,12 +215,6 @@ def test_a_silent_incoming_link_is_closed():
     b.neighbours.opened(2, None, START)
     b.tick(HANDSHAKE_TIMEOUT)
     assert [effect.channel for effect in b.poll(CloseLink)] == [2] and not b.neighbours.links
-
-
-def test_nobody_can_connect_to_a_node_without_keys():
-    client = Party("client", keys=False)
-    client.neighbours.opened(2, None, START)
-    assert client.poll(CloseLink) == [CloseLink(2, "this node accepts no more links")]
 
 
 def test_incoming_links_are_limited():
@@ -350,3 +354,86 @@ class Handler:
     def destroyed(self, reason, now): ...
 
     def drained(self, now): ...
+
+
+# Introduced nodes
+
+
+def test_a_node_without_an_address_is_introduced(pair):
+    a, b = pair
+    a.addresses.clear()
+    a.introduced[b.identity] = 31
+    a.reach(b.identity)
+    assert a.dialled() == [] and a.answers == []
+    b.neighbours.opened(2, b"both fingerprints", START, peer=a.identity)
+    a.neighbours.opened(31, b"both fingerprints", START)
+    carry(a, 31, b, 2)
+    assert [link.peer for link in a.answers] == [b.identity]
+    b.reach(a.identity)
+    assert [link.peer for link in b.answers] == [a.identity], "the answerer uses the same link"
+
+
+def test_an_address_is_preferred_to_an_introduction(pair):
+    a, b = pair
+    a.introduced[b.identity] = 31
+    a.reach(b.identity)
+    assert a.dialled() == [1]
+
+
+def test_an_incoming_link_from_another_than_was_introduced_is_refused(pair):
+    a, b = pair
+    a.introduced[b.identity] = 31
+    a.addresses.clear()
+    a.reach(b.identity)
+    b.neighbours.opened(2, b"binding", START, peer=bytes(32))
+    a.neighbours.opened(31, b"binding", START)
+    carry(a, 31, b, 2)
+    assert not b.neighbours.links
+
+
+def test_different_ends_of_a_connection_refuse_each_other(pair):
+    """Somebody sits between: each side sees his fingerprint, not the other's."""
+    a, b = pair
+    a.introduced[b.identity] = 31
+    a.addresses.clear()
+    a.reach(b.identity)
+    b.neighbours.opened(2, b"rtc" + b"m" * 32 + b"b" * 32, START, peer=a.identity)
+    a.neighbours.opened(31, b"rtc" + b"a" * 32 + b"m" * 32, START)
+    carry(a, 31, b, 2)
+    assert a.answers == [None] and not a.neighbours.links
+
+
+def test_a_call_that_lost_to_the_other_sides_is_answered_by_theirs(pair):
+    a, b = pair
+    a.introduced[b.identity] = 31
+    a.addresses.clear()
+    a.reach(b.identity)
+    a.neighbours.replaced(31, by=33)
+    assert a.answers == []
+    b.introduced[a.identity] = 41
+    b.reach(a.identity)
+    a.neighbours.opened(33, b"binding", START, peer=b.identity)
+    b.neighbours.opened(41, b"binding", START)
+    carry(a, 33, b, 41)
+    assert [link.peer for link in a.answers] == [b.identity]
+    assert [link.peer for link in b.answers] == [a.identity]
+
+
+def test_a_call_of_theirs_that_comes_to_nothing_is_answered_too(pair):
+    a, b = pair
+    a.introduced[b.identity] = 31
+    a.addresses.clear()
+    a.reach(b.identity)
+    a.neighbours.replaced(31, by=33)
+    a.neighbours.closed(33, "no connection", START)
+    assert a.answers == [None]
+
+
+def test_opened_and_closed_links_are_told(pair):
+    a, b = pair
+    told = []
+    a.neighbours.on_open = lambda link, now: told.append(("open", link.peer))
+    a.neighbours.on_closed = lambda link, now: told.append(("closed", link.peer))
+    link = dial(a, b)
+    link.close("enough", START)
+    assert told == [("open", b.identity), ("closed", b.identity)]

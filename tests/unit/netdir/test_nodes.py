@@ -3,7 +3,8 @@ from dataclasses import replace
 import pytest
 
 from convergence.errors import CryptoError, ParseError, RemoteError
-from convergence.netdir.nodes import MAX_CLOCK_SKEW, NodeDirectory
+from convergence.netdir import nodes as module
+from convergence.netdir.nodes import LIST_DELAY, MAX_CLOCK_SKEW, MAX_LIFETIME, NodeDirectory
 from convergence.wire.facilitator import Descriptor, NodeList, Role, Transport
 from pynode.crypto import CPythonCrypto
 
@@ -140,3 +141,164 @@ def test_descriptors_are_verified_once(crypto):
     assert crypto.verified == 5
     directory.update(node_list(crypto, [*items, node(crypto, 4)]), NOW)
     assert crypto.verified == 7
+
+
+# What peers pass on
+
+
+def hear(directory, item, now=NOW):
+    return directory.hear(item.encode(), now)
+
+
+def test_a_heard_node_is_there_like_a_listed_one(crypto):
+    directory = NodeDirectory(crypto)
+    item = node(crypto, 1, roles=Role.RELAY | Role.RDV)
+    assert hear(directory, item)
+    assert directory.get(item.identity, NOW) == item
+    assert directory.nodes(Role.RDV, NOW) == [item]
+    assert directory.nodes(Role.EXIT, NOW) == []
+    assert directory.nodes(Role.RDV, NOW + 100) == []
+    assert directory.get(item.identity, NOW + 100) is None
+    assert directory.facilitator is None
+
+
+def test_heard_and_listed_nodes_come_in_order_of_identity(crypto):
+    directory = NodeDirectory(crypto)
+    items = [node(crypto, number) for number in range(1, 9)]
+    directory.update(node_list(crypto, items[::2]), NOW)
+    assert all(hear(directory, item) for item in items[1::2])
+    assert directory.nodes(Role.RELAY, NOW) == sorted(items, key=lambda item: item.identity)
+
+
+def test_only_what_is_new_is_news_and_is_verified_once(crypto):
+    directory = NodeDirectory(crypto)
+    older, newer = node(crypto, 1), node(crypto, 1, published=int(NOW) - 5)
+    assert [hear(directory, item) for item in (older, older, newer, newer, older)] == [True, False, True, False, False]
+    assert crypto.verified == 2
+    assert directory.nodes(Role.RELAY, NOW) == [newer]
+    directory.update(node_list(crypto, [newer]), NOW)
+    assert crypto.verified == 3
+    assert not hear(directory, newer)
+    assert crypto.verified == 3
+
+
+@pytest.mark.parametrize(
+    ("dates", "news"),
+    [
+        ({"published": int(NOW) + MAX_CLOCK_SKEW, "expires": int(NOW) + 1000}, True),
+        ({"published": int(NOW) + MAX_CLOCK_SKEW + 1, "expires": int(NOW) + 1000}, False),
+        ({"expires": int(NOW)}, False),
+        ({"published": int(NOW), "expires": int(NOW) + MAX_LIFETIME}, True),
+        ({"published": int(NOW), "expires": int(NOW) + MAX_LIFETIME + 1}, False),
+        ({"roles": Role(0)}, False),
+    ],
+)
+def test_dates_and_roles_of_heard_nodes_have_to_fit(crypto, dates, news):
+    directory = NodeDirectory(crypto)
+    assert hear(directory, node(crypto, 1, **dates)) is news
+    assert len(directory.nodes(Role(0), NOW)) == news
+
+
+@pytest.mark.parametrize("size", [0, 1, 100, -1])
+def test_what_is_no_descriptor_is_no_news(crypto, size):
+    assert not NodeDirectory(crypto).hear(node(crypto, 1).encode()[:size], NOW)
+
+
+def test_a_forged_descriptor_is_no_news(crypto):
+    directory = NodeDirectory(crypto)
+    assert not hear(directory, replace(node(crypto, 1), ntor_key=b"x" * 32))
+    assert directory.nodes(Role(0), NOW) == []
+
+
+@pytest.mark.parametrize(("age", "counts"), [(LIST_DELAY - 1, True), (LIST_DELAY, False), (1000, False), (-5, True)])
+def test_a_node_that_the_list_lacks_counts_only_if_it_may_be_newer(crypto, age, counts):
+    item = node(crypto, 1, published=int(NOW) - age)
+    list_first, heard_first = NodeDirectory(crypto), NodeDirectory(crypto)
+    list_first.update(node_list(crypto, []), NOW)
+    assert hear(list_first, item) is counts
+    assert hear(heard_first, item)
+    change = heard_first.update(node_list(crypto, []), NOW)
+    assert change.removed == (set() if counts else {item.identity})
+    for directory in (list_first, heard_first):
+        assert (directory.nodes(Role.RELAY, NOW) == [item]) is counts
+
+
+def test_the_next_list_ends_what_it_leaves_out(crypto):
+    directory = NodeDirectory(crypto)
+    directory.update(node_list(crypto, []), NOW)
+    item = node(crypto, 1, published=int(NOW) + 5)
+    assert hear(directory, item, NOW + 5)
+    later = NOW + 5 + LIST_DELAY
+    assert directory.update(node_list(crypto, [], published=int(later)), later).removed == {item.identity}
+    assert not hear(directory, item, later)
+
+
+def test_a_newer_heard_descriptor_replaces_the_listed_one_until_the_list_has_it(crypto):
+    directory = NodeDirectory(crypto)
+    listed, newer, newest = (node(crypto, 1, published=int(NOW) - age) for age in (500, 400, 300))
+    directory.update(node_list(crypto, [listed]), NOW)
+    assert hear(directory, newer)
+    assert directory.nodes(Role.RELAY, NOW) == [newer]
+    assert not directory.update(node_list(crypto, [listed]), NOW)
+    assert directory.get(listed.identity, NOW) == newer
+    change = directory.update(node_list(crypto, [newest]), NOW)
+    assert change.changed == {listed.identity}
+    assert directory.get(listed.identity, NOW) == newest
+    assert not hear(directory, newer)
+
+
+def test_without_a_facilitator_nodes_stay_fresh(crypto):
+    directory = NodeDirectory(crypto)
+    directory.update(node_list(crypto, [node(crypto, 1)]), NOW)
+    now = NOW
+    for _ in range(50):
+        now += 60
+        fresh = node(crypto, 1, published=int(now), expires=int(now) + 100)
+        assert hear(directory, fresh, now)
+        assert directory.nodes(Role.RELAY, now) == [fresh]
+
+
+def test_heard_nodes_are_bounded(crypto, monkeypatch):
+    monkeypatch.setattr(module, "MAX_HEARD", 3)
+    directory = NodeDirectory(crypto)
+    listed = [node(crypto, number, published=int(NOW) - 50) for number in (20, 21)]
+    directory.update(node_list(crypto, listed), NOW)
+    brief = node(crypto, 1, expires=int(NOW) + 5)
+    heard = [hear(directory, item) for item in (brief, *(node(crypto, number) for number in range(2, 6)))]
+    assert heard == [True, True, True, False, False]
+    # Known nodes go on to be renewed, heard ones and listed ones.
+    assert hear(directory, node(crypto, 2, published=int(NOW)))
+    assert hear(directory, node(crypto, 20))
+    assert not hear(directory, node(crypto, 4))
+    # What has expired makes room.
+    assert hear(directory, node(crypto, 4), NOW + 5)
+    assert not hear(directory, node(crypto, 5), NOW + 5)
+    assert directory.get(brief.identity) is None
+    # Renewals of listed nodes take no room from others.
+    assert hear(directory, node(crypto, 21), NOW + 5)
+    assert len(directory.nodes(Role.RELAY, NOW + 5)) == 5
+
+
+def test_newer_gives_what_was_published_since_the_oldest_first(crypto):
+    directory = NodeDirectory(crypto)
+    first, second, third = (
+        node(crypto, number, published=int(NOW) - age) for number, age in ((1, 30), (2, 10), (3, 20))
+    )
+    gone = node(crypto, 4, expires=int(NOW) + 1)
+    directory.update(node_list(crypto, [first, second]), NOW)
+    assert hear(directory, third) and hear(directory, gone)
+    now = NOW + 1
+    assert directory.newer(0, now) == [item.encode() for item in (first, third, second)]
+    assert directory.newer(int(NOW) - 20, now) == [third.encode(), second.encode()]
+    assert directory.newer(int(NOW) - 9, now) == []
+    renewed = node(crypto, 1, published=int(NOW))
+    assert hear(directory, renewed, now)
+    assert directory.newer(int(NOW) - 10, now) == [second.encode(), renewed.encode()]
+
+
+def test_what_one_gives_another_takes(crypto):
+    one, two = NodeDirectory(crypto), NodeDirectory(crypto)
+    for number in range(1, 6):
+        hear(one, node(crypto, number, roles=Role(0x81)))
+    assert all(two.hear(raw, NOW) for raw in one.newer(0, NOW))
+    assert two.nodes(Role.RELAY, NOW) == one.nodes(Role.RELAY, NOW)

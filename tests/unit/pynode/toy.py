@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from convergence.driver import Driver
-from convergence.effects import CloseLink, Connect, Effect, Pause, Protocol, Send
+from convergence.effects import CloseLink, Connect, Describe, DescriptionKind, Effect, Pause, Protocol, Send
 
 PATIENCE = 20.0  # seconds until a test that waits in vain is failed
 
@@ -39,6 +39,9 @@ class Toy:
 
     def link_opened(self, channel: int, now: float, *, protocol: Protocol, binding: bytes | None) -> None:
         self._note(("opened", channel, protocol))
+
+    def link_described(self, channel: int, kind: DescriptionKind, sdp: str, now: float) -> None:
+        self._note(("described", channel, kind, sdp))
 
     def link_data(self, channel: int, data: bytes, now: float) -> None:
         assert type(data) is bytes and data
@@ -77,6 +80,9 @@ class Toy:
 
     def connect(self, channel: int, address: str, protocol: Protocol = Protocol.LINK) -> None:
         self.ask(Connect(channel, protocol, address))
+
+    def describe(self, channel: int, kind: DescriptionKind, sdp: str) -> None:
+        self.ask(Describe(channel, kind, sdp))
 
     def send(self, channel: int, *buffers: bytes) -> None:
         self.ask(Send(channel, buffers))

@@ -6,20 +6,32 @@ from convergence.errors import LocalError, ParseError
 from convergence.wire.facilitator import (
     DESCRIPTOR_PREFIX,
     MAX_DESCRIPTOR,
+    MAX_DESCRIPTORS,
     MAX_LISTED,
     MAX_NODE_LIST,
+    MAX_SEALED,
     MAX_TRANSPORTS,
+    RECORD_LIMITS,
+    Ask,
+    Delivery,
     Descriptor,
+    Descriptors,
     ErrorCode,
     ErrorRecord,
+    Hello,
     NodeList,
     RecordCutter,
     RecordType,
+    Register,
     Role,
+    Signal,
     Transport,
     TransportKind,
+    Unreachable,
+    UnreachableReason,
     check_ws_url,
     encode_record,
+    register_statement,
 )
 from pynode.crypto import CPythonCrypto
 
@@ -50,7 +62,7 @@ def test_descriptor_comes_back_and_verifies():
     parsed = Descriptor.parse(memoryview(DESCRIPTOR.encode()))
     assert parsed == DESCRIPTOR
     assert parsed.verify(CRYPTO.ed25519_verify)
-    assert parsed.ws_url == WS.url
+    assert parsed.ws_url == WS.address
     assert not replace(parsed, expires=2001).verify(CRYPTO.ed25519_verify)
 
 
@@ -61,6 +73,43 @@ def test_unknown_roles_and_transports_are_kept():
     assert parsed == descriptor
     assert Role.RELAY in parsed.roles
     assert parsed.ws_url is None
+
+
+A, B, C = (bytes([letter]) * 32 for letter in b"ABC")
+
+
+@pytest.mark.parametrize("introducers", [(), (A,), (A, B, C)])
+def test_webrtc_and_who_introduces(introducers):
+    descriptor = replace(DESCRIPTOR, transports=(Transport.rtc(introducers), WS)).sign(sign)
+    parsed = Descriptor.parse(descriptor.encode())
+    assert (parsed.rtc, parsed.introducers, parsed.ws_url) == (True, introducers, WS.address)
+    assert parsed.transports[0].address == ",".join(identity.hex() for identity in introducers)
+
+
+def test_a_node_without_webrtc():
+    assert (DESCRIPTOR.rtc, DESCRIPTOR.introducers) == (False, ())
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "x",
+        A.hex()[1:],
+        A.hex() + "0",
+        B.hex().upper() + "AB",
+        A.hex() + ",",
+        "," + A.hex(),
+        A.hex() + " " + B.hex(),
+        A.hex() + ", " + B.hex(),
+        A.hex() + "\n",
+        (b"\xab" * 32).hex().upper(),
+        ",".join([A.hex()] * 4),
+        "ws://host/",
+    ],
+)
+def test_other_lists_of_introducers(address):
+    with pytest.raises(LocalError):
+        replace(DESCRIPTOR, transports=(Transport(TransportKind.RTC, address),)).sign(sign)
 
 
 def test_largest_descriptor_parses():
@@ -160,6 +209,83 @@ def test_longest_list_fits_its_record():
 
 # Records
 
+HELLO = Hello(A, B)
+
+
+@pytest.mark.parametrize(
+    ("record", "body"),
+    [
+        (HELLO, A + B),
+        (Register(b"p" * 64, b"descriptor"), b"p" * 64 + b"descriptor"),
+        (Register(b"p" * 64, b""), b"p" * 64),
+        (Signal(0x01020304, A, b"sealed"), b"\1\2\3\4" + A + b"sealed"),
+        (Signal(2**32 - 1, A, bytes(MAX_SEALED)), b"\xff" * 4 + A + bytes(MAX_SEALED)),
+        (Delivery(7, b"sealed"), b"\0\0\0\7sealed"),
+        (Delivery(7, bytes(MAX_SEALED)), b"\0\0\0\7" + bytes(MAX_SEALED)),
+        (Unreachable(7, UnreachableReason.BUSY), b"\0\0\0\7\2"),
+        (Unreachable(7, 99), b"\0\0\0\7\x63"),
+        (Ask(1), bytes(7) + b"\1"),
+        (Descriptors((b"one", b"")), b"\0\3one\0\0"),
+        (Descriptors(), b""),
+    ],
+)
+def test_layouts(record, body):
+    assert record.encode() == body
+    assert type(record).parse(memoryview(body)) == record
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        (Hello, b""),
+        (Hello, A + B[1:]),
+        (Hello, A + B + b"x"),
+        (Register, b"p" * 63),
+        (Signal, b"\1\2\3\4" + A[1:]),
+        (Signal, b"\1\2\3\4" + A + bytes(MAX_SEALED + 1)),
+        (Delivery, b"\1\2\3"),
+        (Delivery, bytes(4 + MAX_SEALED + 1)),
+        (Unreachable, bytes(4)),
+        (Unreachable, bytes(6)),
+        (Ask, bytes(7)),
+        (Ask, bytes(9)),
+        (Descriptors, b"\0"),
+        (Descriptors, b"\0\2x"),
+        (Descriptors, (MAX_DESCRIPTOR + 1).to_bytes(2, "big") + bytes(MAX_DESCRIPTOR + 1)),
+    ],
+)
+def test_malformed_bodies(kind, body):
+    with pytest.raises(ParseError):
+        kind.parse(body)
+
+
+def test_a_registration_is_proven_to_one_channel_of_one_facilitator():
+    assert register_statement(HELLO) == b"convergence:register:1" + A + B
+    assert (
+        len({register_statement(hello) for hello in (HELLO, replace(HELLO, nonce=C), replace(HELLO, identity=C))}) == 3
+    )
+
+
+def test_limits_are_those_of_the_largest_records():
+    largest = {
+        RecordType.REGISTER: Register(bytes(64), bytes(MAX_DESCRIPTOR)),
+        RecordType.SIGNAL: Signal(0, A, bytes(MAX_SEALED)),
+        RecordType.HELLO: HELLO,
+        RecordType.DELIVER: Delivery(0, bytes(MAX_SEALED)),
+        RecordType.REPLY: Delivery(0, bytes(MAX_SEALED)),
+        RecordType.UNREACHABLE: Unreachable(0, 1),
+        RecordType.ASK: Ask(0),
+    }
+    assert {kind: len(record.encode()) for kind, record in largest.items()} == {
+        kind: RECORD_LIMITS[kind] for kind in largest
+    }
+    assert RECORD_LIMITS[RecordType.DESCRIPTORS] == MAX_DESCRIPTORS == 32768
+    assert set(RECORD_LIMITS) == set(RecordType)
+
+
+def test_sealed_bytes_are_not_shown():
+    assert "secret" not in repr((Signal(1, A, b"secret"), Delivery(1, b"secret")))
+
 
 def test_error_record():
     record = ErrorRecord(ErrorCode.FULL, "full")
@@ -183,7 +309,7 @@ def test_records_are_cut_anywhere():
 
 
 @pytest.mark.parametrize(
-    "header", ["00000000 04", "00000000 06", "00000000 00", "00000001 03", "0000049c 01", "ffffffff 01"]
+    "header", ["00000000 04", "00000000 06", "00000000 00", "00000001 03", "000004dc 01", "ffffffff 01"]
 )
 def test_what_a_side_does_not_take_is_refused_by_its_header(header):
     with pytest.raises(ParseError):

@@ -1,7 +1,14 @@
+from enum import IntEnum
+
 import pytest
 
 from convergence.errors import ParseError
 from convergence.wire.reader import Cutter, Reader
+
+
+class Colour(IntEnum):
+    RED = 1
+    BLUE = 2
 
 
 def test_fields_are_read_in_order():
@@ -17,6 +24,13 @@ def test_fields_are_read_in_order():
 def test_reading_past_the_end_names_the_record():
     with pytest.raises(ParseError, match="thing is cut short"):
         Reader(b"ab", "thing").take(3)
+
+
+def test_a_member_of_an_enumeration():
+    reader = Reader(b"\x01\x03", "thing")
+    assert reader.member(Colour) is Colour.RED
+    with pytest.raises(ParseError, match="thing with an unknown Colour: 3"):
+        reader.member(Colour)
 
 
 def test_trailing_bytes_are_refused():

@@ -11,6 +11,7 @@ from convergence.wire.relay import (
     DIGEST_OFFSET,
     LENGTH_OFFSET,
     MAX_DATA,
+    PEER_HOST,
     RECOGNIZED_OFFSET,
     RELAY_HEADER,
     RELAY_HEADER_LEN,
@@ -95,6 +96,8 @@ def test_bodies_of_wrong_size_or_length_are_refused():
         ("[2001:DB8::1]:22", ("2001:db8::1", 22)),
         ("a_b.example.:1", ("a_b.example.", 1)),
         ("f" * 64 + ".rdv:0", ("f" * 64 + ".rdv", 0)),
+        ("Peer.Node:0", (PEER_HOST, 0)),
+        ("peer.node:80", (PEER_HOST, 80)),
     ],
 )
 def test_targets(target, parsed):
@@ -110,6 +113,8 @@ def test_targets(target, parsed):
         ":80",
         "host:",
         "host:0",
+        "x.peer.node:0",
+        "peer.node.:0",
         "host:65536",
         "host:123456",
         "host:080",

@@ -1,0 +1,238 @@
+"""What a node does for others on circuits: takes them within limits, counts, pauses.
+
+Does: answer CREATE2, refuse what passes a limit, count circuits, streams and cells, end what others have here when the
+node pauses or has relayed its volume. Pipes between peers, by which nodes are introduced, go on all the while.
+Does not: serve (`Services` of the node) or forward (relay.py); how fast is for link/throttle.py to see to.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+from typing import Protocol as Shape
+
+from convergence.circuit.relay import Reach, RelayCircuit
+from convergence.crypto.keys import NodeKeys
+from convergence.errors import DestroyReason, EndReason, LocalError, RemoteError
+from convergence.link.link import Link
+from convergence.link.meter import Meter
+from convergence.link.throttle import Throttle
+from convergence.outbox import Outbox
+from convergence.ports import Crypto, Rng
+from convergence.wire.cells import CELL_LEN
+from convergence.wire.relay import PEER_HOST, Begin
+
+MAX_RELAYED = 32_768  # circuits of others, 6 KB each
+MAX_RELAYED_STREAMS = 8_192  # of others, open at this node
+MAX_PAUSED = 256  # circuits that a paused node takes, each for a peer's pipe
+
+
+@dataclass(frozen=True, slots=True)
+class RelayLimits:
+    """How much a node does for others.
+
+    Args:
+        circuits: open at once; a link that has less than its share of them gets more all the same.
+        streams: open at this node at once; a stream that a rendezvous point joins to another counts twice.
+        volume: bytes of cells sent since the node's start, then no more; None for no limit.
+        rate: bytes/s sent to all links together; None for no limit.
+
+    Raises LocalError for a number that is too small to relay anything.
+    """
+
+    circuits: int = MAX_RELAYED
+    streams: int = MAX_RELAYED_STREAMS
+    volume: int | None = None
+    rate: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, number, least in (
+            ("circuits", self.circuits, 1),
+            ("streams", self.streams, 1),
+            ("volume", self.volume, CELL_LEN),
+            ("rate", self.rate, CELL_LEN),
+        ):
+            if number is not None and number < least:
+                raise LocalError(f"{name} is {number}: a node that relays needs {least} at least")
+
+
+class Offers(Shape):
+    """The node: what it offers at the end of a circuit, as in relay.Services."""
+
+    def begin(self, circuit: RelayCircuit, stream_id: int, begin: Begin, now: float) -> None: ...
+
+    def resolve(self, circuit: RelayCircuit, stream_id: int, host: str, now: float) -> None: ...
+
+    def message(self, circuit: RelayCircuit, command: int, payload: bytes, now: float) -> None: ...
+
+    def circuit_closed(self, circuit: RelayCircuit, now: float) -> None: ...
+
+
+class Neighbourhood(Reach, Shape):
+    """Our links, and where more come from."""
+
+    links: dict[int, Link]
+
+
+class Relaying:
+    """All circuits of others at this node. Stands between them and the node: their relay.Services and relay.Reach.
+
+    A CREATE2 does not tell what the circuit is for, so a paused node takes it. Whatever is asked for then, other than a
+    pipe, ends the circuit with HIBERNATING.
+
+    Args:
+        keys: ours.
+        offers: what is served within the limits.
+        limits: as for `set_limits`.
+
+    Attributes:
+        circuits: those open now, with the link that each came from.
+        throttle: for our links.
+        neighbours: to be set before the first CREATE2.
+        on_spent: called with `now` when the volume has been relayed, which pauses.
+    """
+
+    neighbours: Neighbourhood
+
+    def __init__(
+        self, outbox: Outbox, crypto: Crypto, rng: Rng, keys: NodeKeys, offers: Offers, *, limits: RelayLimits | None
+    ) -> None:
+        self.circuits: dict[RelayCircuit, Link] = {}
+        self.throttle = Throttle(outbox)
+        self.on_spent: Callable[[float], None] = lambda now: None
+        self._outbox = outbox
+        self._crypto = crypto
+        self._rng = rng
+        self._keys = keys
+        self._offers = offers
+        self._of_link: Counter[Link] = Counter()
+        self._pipes: set[RelayCircuit] = set()  # circuits that nothing but pipes was opened on
+        self._streams = Meter(MAX_RELAYED_STREAMS)  # only counts: `begin` refuses
+        self._taken = 0
+        self._cells = 0
+        self.set_limits(limits, outbox.now)
+
+    @property
+    def paused(self) -> bool:
+        """Whether it works for nobody: told so, or its volume is relayed."""
+        return self._limits is None or self._spent
+
+    def set_limits(self, limits: RelayLimits | None, now: float) -> None:
+        """What is allowed from now on. What is open beyond it stays; but with None, or a volume that has been relayed,
+        all circuits are destroyed with HIBERNATING, except those for pipes."""
+        self._limits = limits
+        volume = None if limits is None else limits.volume
+        self._spent = volume is not None and self._cells * CELL_LEN >= volume
+        self._last_cell = math.inf if volume is None or self._spent else volume / CELL_LEN
+        self.throttle.set_rate(None if limits is None else limits.rate)
+        if self.paused:
+            self._end_all()
+
+    def snapshot(self) -> dict[str, Any]:
+        """JSON-able, for people: what is open now, what was done since the start, and the limits."""
+        return {
+            "paused": self.paused,
+            "spent": self._spent,
+            "circuits": len(self.circuits) - len(self._pipes),
+            "circuits_total": self._taken,
+            "streams": self._streams.used,
+            "cells": self._cells,
+            "bytes": self._cells * CELL_LEN,
+            "limits": None if self._limits is None else asdict(self._limits),
+        }
+
+    def create(self, link: Link, circ_id: int, payload: bytes, now: float) -> None:
+        """A CREATE2 from a neighbour. Raises RemoteError to refuse it."""
+        limits = None if self._spent else self._limits
+        most = MAX_PAUSED if limits is None else limits.circuits
+        share = max(most // max(len(self.neighbours.links), 1), 1)
+        if len(self.circuits) >= most and self._of_link[link] >= share:
+            reason = DestroyReason.HIBERNATING if limits is None else DestroyReason.RESOURCELIMIT
+            raise RemoteError("this node relays enough", reason=reason)
+        circuit = RelayCircuit.accept(
+            self._outbox,
+            self._crypto,
+            self._rng,
+            link,
+            circ_id,
+            payload,
+            node_id=self._keys.node_id,
+            ntor_keys=self._keys.ntor_keys,
+            services=self,
+            reach=self,
+            streams=self._streams,
+        )
+        self._taken += 1
+        if not circuit.closed:  # a full link sheds even a circuit that has only just come
+            self.circuits[circuit] = link
+            self._of_link[link] += 1
+
+    # -- relay.Reach
+
+    def reach(self, identity: bytes, reply: Callable[[Link | None, float], None]) -> None:
+        """For an EXTEND2. Raises RemoteError when paused."""
+        self._check()
+        self.neighbours.reach(identity, reply)
+
+    # -- relay.Services
+
+    def begin(self, circuit: RelayCircuit, stream_id: int, begin: Begin, now: float) -> None:
+        if begin.host == PEER_HOST:
+            if circuit.ends_here and len(circuit.endpoint.entries) == 1:
+                self._pipes.add(circuit)
+            self._offers.begin(circuit, stream_id, begin, now)
+            return
+        self._serve(circuit)
+        if self._limits is not None and self._streams.used > self._limits.streams:
+            circuit.endpoint.refuse(stream_id, EndReason.RESOURCELIMIT)
+            return
+        self._offers.begin(circuit, stream_id, begin, now)
+
+    def resolve(self, circuit: RelayCircuit, stream_id: int, host: str, now: float) -> None:
+        self._serve(circuit)
+        self._offers.resolve(circuit, stream_id, host, now)
+
+    def message(self, circuit: RelayCircuit, command: int, payload: bytes, now: float) -> None:
+        self._serve(circuit)
+        self._offers.message(circuit, command, payload, now)
+
+    def sent(self, cells: int) -> None:
+        self._cells += cells
+        if self._cells >= self._last_cell:
+            self._outbox.flush_later(self)
+
+    def circuit_closed(self, circuit: RelayCircuit, now: float) -> None:
+        link = self.circuits.pop(circuit, None)
+        if link is not None:
+            self._of_link[link] -= 1
+            if not self._of_link[link]:
+                del self._of_link[link]
+        self._pipes.discard(circuit)
+        self._offers.circuit_closed(circuit, now)
+
+    # -- inside
+
+    def flush(self) -> bool:
+        """The volume has been relayed. Circuits end here and not in `sent`, which they call in the middle of things."""
+        if self._cells >= self._last_cell:
+            self._last_cell = math.inf
+            self._spent = True
+            self._end_all()
+            self.on_spent(self._outbox.now)
+        return False
+
+    def _serve(self, circuit: RelayCircuit) -> None:
+        self._check()
+        self._pipes.discard(circuit)
+
+    def _check(self) -> None:
+        if self.paused:
+            raise RemoteError("this node relays nothing now", reason=DestroyReason.HIBERNATING)
+
+    def _end_all(self) -> None:
+        for circuit in list(self.circuits):
+            if circuit not in self._pipes or not circuit.ends_here:
+                circuit.destroy(DestroyReason.HIBERNATING)

@@ -1,0 +1,466 @@
+"""Links to nodes that cannot be dialled: WebRTC connections, brought about by sealed messages that others carry.
+
+Does: offer and answer, hold against replay, flood, glare and stale offers, restart ICE, bind both DTLS certificates
+into the link handshake.
+Does not: carry messages (signalling.py), try one carrier after the other (courier.py), choose them (`routes`), read SDP
+(wire/sdp.py), or know links.
+
+Both sides tell each other of their connection in `Introduction`s, sealed to the receiver and signed by the sender. What
+belongs to one connection is a *session*, which its offerer names with 16 random bytes:
+
+    offerer                                               answerer
+    Connect(OFFERER), described(OFFER)
+                     OFFER, by carrier after carrier ->   Connect(ANSWERER), Describe(OFFER), described(ANSWER)
+    Describe(ANSWER)             <- ANSWER
+                     <- CANDIDATES, as found ->
+    described(OFFER) once more   OFFER ->                 ICE restart: as above, on the same channel
+
+Replay: each message of one side is `sent` later than its last one, so that within a session an old one is told by
+that; the names of sessions are kept for as long as an offer may be repeated. Glare: of two nodes that call each other
+at once, the one with the lower identity goes on calling, the other one answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+from typing import Protocol as Shape
+
+from convergence.crypto import hpke
+from convergence.crypto.keys import NodeKeys
+from convergence.effects import ANSWERER, OFFERER, CloseLink, Describe, DescriptionKind, Protocol
+from convergence.errors import CryptoError, RemoteError
+from convergence.introduction.courier import Courier
+from convergence.introduction.guard import MINUTE, Budget, Once
+from convergence.introduction.signalling import Carrier
+from convergence.outbox import Outbox, Timer
+from convergence.ports import Crypto, Rng
+from convergence.wire.facilitator import Descriptor
+from convergence.wire.sdp import Candidates, Description
+from convergence.wire.signals import KEY_LEN, SESSION_LEN, Introduction, sealing_info
+
+CONNECT_TIMEOUT = 20.0  # seconds from a session's first word to its open channel, on either side
+MAX_SKEW = 600  # seconds that `sent` may differ from our clock
+MAX_PENDING = 64  # sessions that are not open yet: of those we offered, and again of those we answer
+MAX_SESSIONS = 256  # beyond them no new offer is answered
+MAX_PER_PEER = 4  # likewise, with one node: more than one only while old ones are dying
+MAX_UPDATES = 16  # messages that an answerer takes after an offer, until the next one
+MAX_HELD = 16  # times the shell may tell of candidates while there is nobody to send them to
+OFFERS_PER_SENDER = 6  # a minute, restarts included
+OFFERS_PER_SOURCE = 30  # a minute from one pipe, together with all that is of no use
+OFFERS_IN_ALL = 120  # a minute
+MAX_SEEN = OFFERS_IN_ALL * (2 * MAX_SKEW // int(MINUTE) + 1)  # that can begin while the first may be replayed
+
+Reply = Callable[[bytes], None]
+"""Sends a sealed answer back by the way a message came."""
+
+
+class Links(Shape):
+    """Whoever runs links on the channels: link/neighbours.py."""
+
+    def opened(self, channel: int, binding: bytes | None, now: float, *, peer: bytes | None = None) -> None:
+        """An RTC channel is open. `peer` is given where that node called us: it begins the handshake, and has to prove
+        that it is who it said."""
+        ...
+
+    def closed(self, channel: int, reason: str, now: float) -> None:
+        """An RTC channel is gone. It may never have been open, or not be known to links."""
+        ...
+
+    def replaced(self, channel: int, by: int) -> None:
+        """The channel that `connect` gave is closed without being `closed`, because the same node calls us on channel
+        `by`: who waits for the one waits for the other, whose `opened` (with `peer`) or `closed` follows."""
+        ...
+
+
+class State(Enum):
+    """Of a session, as people see it."""
+
+    CONNECTING = "connecting"
+    OPEN = "open"
+    RESTARTING = "restarting"  # open, and the two look for another way between them
+    FAILED = "failed"  # never opened
+    CLOSED = "closed"  # was open
+
+
+@dataclass(slots=True, eq=False)
+class _Session:
+    channel: int
+    peer: bytes
+    name: bytes
+    offerer: bool
+    key: bytes  # X25519: what we seal to
+    since: float  # in this state
+    timeout: Timer
+    state: State = State.CONNECTING
+    ours: bytes = b""  # DTLS fingerprint, once it was described
+    theirs: bytes = b""
+    sent: int = 0  # of our latest message
+    heard: int = 0  # of the peer's
+    # The offerer's:
+    courier: Courier | None = None
+    held: list[str] = field(default_factory=list)
+    # The answerer's:
+    offered: int = 0  # `sent` of the latest offer
+    answer: bytes = b""  # to it, sealed
+    reply: Reply = lambda sealed: None
+    updates: int = 0  # messages taken since
+
+
+class RtcLinks:
+    """All RTC channels of a node.
+
+    Args:
+        keys: ours.
+        node_of: (identity, now) -> what is known of a node.
+        links: told of the channels.
+        routes: identity -> carriers that may lead to the node, in the order to try; drawn as they are needed.
+    """
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        crypto: Crypto,
+        rng: Rng,
+        keys: NodeKeys,
+        node_of: Callable[[bytes, float], Descriptor | None],
+        links: Links,
+        routes: Callable[[bytes], Iterable[Carrier]],
+    ) -> None:
+        self._outbox = outbox
+        self._crypto = crypto
+        self._rng = rng
+        self._keys = keys
+        self._node_of = node_of
+        self._links = links
+        self._routes = routes
+        self._sessions: dict[int, _Session] = {}
+        self._by_name: dict[tuple[bytes, bytes], _Session] = {}  # by (peer, name), those that the peer offered
+        self._sources = Budget(OFFERS_PER_SOURCE)
+        self._senders = Budget(OFFERS_PER_SENDER)
+        self._all = Budget(OFFERS_IN_ALL)
+        self._seen = Once(2 * MAX_SKEW, MAX_SEEN)
+
+    # -- from the node
+
+    def connect(self, identity: bytes, now: float) -> int | None:
+        """Ask for a link to a node. The answer is the channel it will be on, of which `links` hears again, or None
+        where it cannot be asked. If the node calls us already, it is that channel: `opened` tells by its `peer`."""
+        pending = self._pending(identity)
+        if pending is not None:
+            return pending.channel
+        node = self._node_of(identity, now)
+        if node is None or not node.rtc or identity == self._keys.identity or self._count(offerer=True) >= MAX_PENDING:
+            return None
+        return self._begin(identity, self._rng.random(SESSION_LEN), node.ntor_key, now, offerer=True).channel
+
+    def knows(self, channel: int) -> bool:
+        """Whether the channel is one of ours."""
+        return channel in self._sessions
+
+    def link_closed(self, channel: int, now: float) -> None:
+        """The link on this channel was closed, and the channel with it. Any channel may be named."""
+        self._forget(channel, "", now)
+
+    def stop(self, now: float) -> None:
+        """Give up what is not open yet; open channels end with their links."""
+        for session in list(self._sessions.values()):
+            if session.state is State.CONNECTING:
+                self._close(session, "the node is stopping", now)
+
+    def snapshot(self) -> list[dict[str, Any]]:
+        """JSON-able, for people: peer (first 16 hex digits), state, and since when (Unix seconds)."""
+        return [
+            {"peer": _short(session.peer), "state": session.state.value, "since": session.since}
+            for session in self._sessions.values()
+        ]
+
+    # -- from the shell
+
+    def described(self, channel: int, kind: DescriptionKind, sdp: str, now: float) -> None:
+        """Our side of a channel has something to tell the other one."""
+        session = self._sessions.get(channel)
+        if session is None:
+            return
+        try:
+            if kind == DescriptionKind.CANDIDATES:
+                self._describe_candidates(session, sdp, now)
+            elif session.offerer and kind == DescriptionKind.OFFER:
+                self._describe_offer(session, sdp, now)
+            elif not session.offerer and kind == DescriptionKind.ANSWER:
+                session.answer = self._seal(session, kind, self._own(session, sdp), now)
+                session.reply(session.answer)
+                self._restarted(session, now)
+                self._send_held(session, now)
+        except RemoteError as error:
+            self._close(session, f"what this side offers is of no use: {error}", now)
+
+    def opened(self, channel: int, now: float) -> None:
+        """The channel is open: a link may begin."""
+        session = self._sessions.get(channel)
+        if session is None or session.state is not State.CONNECTING:
+            return
+        if not (session.ours and session.theirs):
+            self._close(session, "the channel opened before it was described", now)
+            return
+        session.timeout.cancel()
+        self._enter(session, State.OPEN, now)
+        self._links.opened(channel, self._binding(session), now, peer=None if session.offerer else session.peer)
+
+    def closed(self, channel: int, reason: str, now: float) -> None:
+        """The shell closed the channel, or could not open it."""
+        if self.knows(channel):
+            self._forget(channel, reason, now)
+            self._links.closed(channel, reason, now)
+
+    # -- from carriers
+
+    def delivered(self, sealed: bytes, reply: Reply, source: Hashable, now: float) -> None:
+        """A message for us came. What is of no use is dropped without a word.
+
+        Args:
+            reply: takes sealed answers, now and later.
+            source: the pipe it came by, which answers for the number of them.
+        """
+        if self._sources.allows(source, now) and not self._take(sealed, reply, now):
+            self._sources.spend(source, now)
+
+    def _take(self, sealed: bytes, reply: Reply, now: float) -> bool:
+        """Whether it was news in a session that stood already."""
+        try:
+            message = self._open(sealed, now)
+        except RemoteError:
+            return False
+        session = self._by_name.get((message.sender, message.session))
+        if session is not None:
+            return self._update(session, message, reply, now)
+        if message.kind == DescriptionKind.OFFER and self._within_budget(message.sender, now):
+            self._called(message, reply, now)
+        return False
+
+    # -- the offerer's part
+
+    def _describe_offer(self, session: _Session, sdp: str, now: float) -> None:
+        """The first offer, or one that restarts ICE."""
+        if session.courier is not None:
+            session.courier.stop()
+        session.held.clear()
+        session.courier = courier = Courier(
+            self._outbox,
+            self._routes(session.peer),
+            session.peer,
+            self._seal(session, DescriptionKind.OFFER, self._own(session, sdp), now),
+            heard=lambda sealed, carrier, now: self._heard(session, courier, sealed, carrier, now),
+            failed=lambda reason, now: self._unanswered(session, reason, now),
+        )
+        if session.state is not State.CONNECTING:
+            self._enter(session, State.RESTARTING, now)
+        courier.start(now)
+
+    def _heard(self, session: _Session, courier: Courier, sealed: bytes, carrier: Carrier, now: float) -> None:
+        """A carrier brought something back. Answers are taken once an offer, candidates after the answer."""
+        try:
+            message = self._open(sealed, now)
+        except RemoteError:
+            return
+        ours = (message.sender, message.session) == (session.peer, session.name) and message.sent > session.heard
+        answer = message.kind == DescriptionKind.ANSWER
+        if not ours or message.kind == DescriptionKind.OFFER or answer is (courier.carrier is not None):
+            return
+        session.key = message.reply_key
+        if self._apply(session, message, now) and answer:
+            courier.settle(carrier)
+            self._restarted(session, now)
+            self._send_held(session, now)
+
+    def _unanswered(self, session: _Session, reason: str, now: float) -> None:
+        """No carrier leads to the peer. A restart that fails is for the shell to end: the old way may come back."""
+        if session.state is State.CONNECTING:
+            self._close(session, reason, now)
+
+    # -- the answerer's part
+
+    def _called(self, offer: Introduction, reply: Reply, now: float) -> None:
+        """A node that is within its budget wants a link."""
+        pending = self._pending(offer.sender)
+        if pending is not None:
+            glare_won = pending.offerer and self._keys.identity < offer.sender
+            if glare_won or (not pending.offerer and offer.sent < pending.offered):
+                return  # not `seen`: when ours comes to nothing, the next copy of theirs may be taken
+        others = sum(session.peer == offer.sender for session in self._sessions.values() if session is not pending)
+        if (
+            len(self._sessions) >= MAX_SESSIONS
+            or others >= MAX_PER_PEER
+            or self._count(offerer=False) >= MAX_PENDING
+            or not self._seen.first((offer.sender, offer.session), now)
+        ):
+            return
+        session = self._begin(offer.sender, offer.session, offer.reply_key, now, offerer=False)
+        self._by_name[session.peer, session.name] = session
+        if pending is not None:
+            self._end(pending)
+            self._outbox.emit(CloseLink(pending.channel, "the other side calls"))
+            self._links.replaced(pending.channel, session.channel)
+        self._take_offer(session, offer, reply, now)
+
+    def _update(self, session: _Session, message: Introduction, reply: Reply, now: float) -> bool:
+        """Whether a message in a session that the peer offered is news."""
+        offer = message.kind == DescriptionKind.OFFER
+        if offer and message.sent == session.offered:
+            # A copy by another carrier: what was replied by the first may not have arrived.
+            session.reply = reply
+            if session.answer:
+                reply(session.answer)
+            return False
+        if message.sent <= session.heard or message.kind == DescriptionKind.ANSWER:
+            return False
+        if offer:
+            return self._within_budget(session.peer, now) and self._take_offer(session, message, reply, now)
+        session.updates += 1
+        return session.updates <= MAX_UPDATES and self._apply(session, message, now)
+
+    def _take_offer(self, session: _Session, offer: Introduction, reply: Reply, now: float) -> bool:
+        session.key, session.offered, session.reply = offer.reply_key, offer.sent, reply
+        session.answer = b""
+        session.updates = 0
+        session.held.clear()
+        if not self._apply(session, offer, now):
+            return False
+        if session.state is State.OPEN:
+            self._enter(session, State.RESTARTING, now)
+        return True
+
+    def _within_budget(self, sender: bytes, now: float) -> bool:
+        return self._all.allows(None, now) and self._senders.spend(sender, now) and self._all.spend(None, now)
+
+    # -- both
+
+    def _begin(self, peer: bytes, name: bytes, key: bytes, now: float, *, offerer: bool) -> _Session:
+        channel = self._outbox.connect(Protocol.RTC, OFFERER if offerer else ANSWERER)
+
+        def too_late(now: float) -> None:
+            self._close(session, f"no connection within {CONNECT_TIMEOUT:.0f} seconds", now)
+
+        timeout = self._outbox.call_at(now + CONNECT_TIMEOUT, too_late)
+        session = self._sessions[channel] = _Session(channel, peer, name, offerer, key, now, timeout)
+        self._enter(session, State.CONNECTING, now)
+        return session
+
+    def _apply(self, session: _Session, message: Introduction, now: float) -> bool:
+        """Hand the peer's description to the shell. The session is closed, and the answer False, if it came with
+        another certificate than before: it is that which the link's handshake was bound to."""
+        description = message.description
+        session.heard = message.sent
+        if isinstance(description, Description):
+            if session.theirs not in (b"", description.fingerprint):
+                self._close(session, "the peer came back with another certificate", now)
+                return False
+            session.theirs = description.fingerprint
+            text = description.to_sdp(message.kind)
+        else:
+            text = description.to_lines()
+        self._outbox.emit(Describe(session.channel, message.kind, text))
+        return True
+
+    def _own(self, session: _Session, sdp: str) -> Description:
+        """Raises ParseError, and CryptoError for a certificate that changed."""
+        description = Description.from_sdp(sdp)
+        if session.ours not in (b"", description.fingerprint):
+            raise CryptoError("its certificate changed")
+        session.ours = description.fingerprint
+        return description
+
+    def _describe_candidates(self, session: _Session, lines: str, now: float) -> None:
+        if len(session.held) < MAX_HELD:
+            session.held.append(lines)
+        self._send_held(session, now)
+
+    def _send_held(self, session: _Session, now: float) -> None:
+        """Send the candidates that were found meanwhile, once there is a way for them."""
+        courier = session.courier
+        ready = session.answer if courier is None else courier.carrier
+        if not ready or not session.held:
+            return
+        candidates = Candidates.from_lines("\n".join(session.held))
+        session.held.clear()
+        if candidates.items:
+            sealed = self._seal(session, DescriptionKind.CANDIDATES, candidates, now)
+            (session.reply if courier is None else courier.follow_up)(sealed)
+
+    def _seal(
+        self, session: _Session, kind: DescriptionKind, description: Description | Candidates, now: float
+    ) -> bytes:
+        """Raises CryptoError if the peer's key is none."""
+        session.sent = max(int(now), session.sent + 1)
+        keys = self._keys
+        message = Introduction(kind, session.name, keys.identity, keys.ntor_public, session.sent, description)
+        signed = message.sign(lambda data: self._crypto.ed25519_sign(keys.identity_seed, data), session.peer)
+        ephemeral = self._rng.random(KEY_LEN)
+        return hpke.seal(self._crypto, ephemeral, session.key, sealing_info(session.peer), signed.encode())
+
+    def _open(self, sealed: bytes, now: float) -> Introduction:
+        """Raises ParseError, and CryptoError for what is forged, not for us, from ourselves or not of our time."""
+        own = self._keys.identity
+        message = Introduction.parse(self._unseal(sealed, sealing_info(own)))
+        if message.sender == own or abs(message.sent - now) > MAX_SKEW:
+            raise CryptoError("an introduction by ourselves, or of another time")
+        if not message.verify(self._crypto.ed25519_verify, own):
+            raise CryptoError("an introduction's signature does not hold")
+        return message
+
+    def _unseal(self, sealed: bytes, info: bytes) -> bytes:
+        *older, (_, oldest) = self._keys.ntor_keys
+        for _, secret in older:
+            try:
+                return hpke.open_sealed(self._crypto, secret, info, sealed)
+            except CryptoError:
+                continue
+        return hpke.open_sealed(self._crypto, oldest, info, sealed)
+
+    def _binding(self, session: _Session) -> bytes:
+        """What ties the link's handshake to this connection: b"rtc" | offerer's fingerprint 32 | answerer's 32."""
+        pair = (session.ours, session.theirs) if session.offerer else (session.theirs, session.ours)
+        return b"rtc" + b"".join(pair)
+
+    def _pending(self, peer: bytes) -> _Session | None:
+        """The session with this node that is not open yet; there is one at most."""
+        waiting = (session for session in self._sessions.values() if session.state is State.CONNECTING)
+        return next((session for session in waiting if session.peer == peer), None)
+
+    def _count(self, *, offerer: bool) -> int:
+        sessions = self._sessions.values()
+        return sum(session.state is State.CONNECTING and session.offerer is offerer for session in sessions)
+
+    def _restarted(self, session: _Session, now: float) -> None:
+        if session.state is State.RESTARTING:
+            self._enter(session, State.OPEN, now)
+
+    def _enter(self, session: _Session, state: State, now: float, reason: str = "") -> None:
+        session.state = state
+        session.since = now
+        self._outbox.event("rtc", peer=_short(session.peer), state=state.value, reason=reason)
+
+    def _close(self, session: _Session, reason: str, now: float) -> None:
+        self._outbox.emit(CloseLink(session.channel, reason))
+        self.closed(session.channel, reason, now)
+
+    def _forget(self, channel: int, reason: str, now: float) -> None:
+        session = self._sessions.get(channel)
+        if session is not None:
+            self._end(session)
+            self._enter(session, State.FAILED if session.state is State.CONNECTING else State.CLOSED, now, reason)
+
+    def _end(self, session: _Session) -> None:
+        """Nothing of it is left but what was seen."""
+        del self._sessions[session.channel]
+        if not session.offerer:
+            del self._by_name[session.peer, session.name]
+        session.timeout.cancel()
+        if session.courier is not None:
+            session.courier.stop()
+
+
+def _short(identity: bytes) -> str:
+    return identity.hex()[:16]

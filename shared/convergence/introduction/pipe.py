@@ -1,0 +1,390 @@
+"""A pipe to a peer: a stream to PEER_HOST that carries the records of wire/facilitator.py, one end of it.
+
+Does: frame records, say HELLO, register and check registrations, ask for descriptors and answer who asks, all within
+limits; any broken rule ends the stream with a reason, and nothing else.
+Does not: build circuits, choose peers (peers.py), or introduce (signalling.py).
+
+    opener -- [HELLO, if it may be registered] --> accepting end -- HELLO --> opener
+    opener -- REGISTER --> accepting end, which then knows who reads its own: -- REGISTER --> opener
+    both, at any time: SIGNAL, DELIVER, REPLY, UNREACHABLE, ASK, DESCRIPTORS
+
+An opener that says no HELLO stays anonymous. A proof holds for the identity and nonce of its reader's HELLO, and nobody
+signs one for a reader who has not proved to be that: what is meant for one node is of no use with another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Protocol as Shape
+
+from convergence.circuit.streams import Stream
+from convergence.crypto.keys import NodeKeys
+from convergence.errors import CryptoError, EndReason, RemoteError
+from convergence.introduction.signalling import Signals, Switchboard
+from convergence.netdir.nodes import MAX_CLOCK_SKEW, NodeDirectory
+from convergence.outbox import Outbox, Timer
+from convergence.ports import Crypto, Rng
+from convergence.wire.facilitator import (
+    MAX_DESCRIPTORS,
+    NONCE_LEN,
+    Ask,
+    Descriptor,
+    Descriptors,
+    Hello,
+    RecordCutter,
+    RecordType,
+    Register,
+    encode_record,
+    register_statement,
+)
+from convergence.wire.relay import PEER_HOST
+
+PEER_TARGET = f"{PEER_HOST}:0"
+MAX_BEHIND = 1 << 16
+"""Bytes of records that are still sent on a congested stream; more are dropped until it is not."""
+MAX_REGISTRATIONS = 12
+"""REGISTERs on one pipe in REGISTRATION_WINDOW seconds; checking one costs two signatures."""
+REGISTRATION_WINDOW = 60.0
+ASK_INTERVAL = 10.0
+"""Seconds between two ASKs on one pipe at least..."""
+ASK_PAUSE = 2 * ASK_INTERVAL
+"""...and between two of ours, for delays on the way may bring them closer together."""
+ANSWER_TIMEOUT = 60.0
+"""Seconds from ASK to the end of the answer."""
+MAX_ANSWER = 1 << 20
+"""Bytes of descriptors in one answer, over all its records..."""
+MAX_ANSWER_ITEMS = 4096
+"""...and how many of them."""
+
+ASKING = (RecordType.HELLO, RecordType.REPLY, RecordType.UNREACHABLE)
+"""What comes to an end that does nothing but ask for introductions."""
+PEERING = (
+    *ASKING,
+    *(RecordType.REGISTER, RecordType.REGISTERED, RecordType.SIGNAL, RecordType.DELIVER),
+    *(RecordType.ASK, RecordType.DESCRIPTORS),
+)
+
+
+class RecordPipe:
+    """Records over a stream, of which it is the handler: a `signalling.Pipe`. `signals` asks for introductions on it.
+
+    Args:
+        accepts: record types that may come.
+    """
+
+    def __init__(self, outbox: Outbox, accepts: Collection[RecordType]) -> None:
+        self.signals = Signals(outbox, self.send)
+        self.closed = False
+        self._outbox = outbox
+        self._cutter = RecordCutter(accepts)
+        self._stream: Stream | None = None
+        self._behind = 0
+
+    def bind(self, stream: Stream) -> None:
+        """The stream below; its handler is this pipe."""
+        self._stream = stream
+
+    @property
+    def congested(self) -> bool:
+        return self._stream is None or self._stream.congested
+
+    def send(self, kind: RecordType, body: bytes = b"") -> None:
+        """Send a record; dropped when the pipe is closed or the other end reads too slowly."""
+        stream = self._stream
+        if self.closed or stream is None:
+            return
+        record = encode_record(kind, body)
+        if stream.congested:
+            self._behind += len(record)
+            if self._behind > MAX_BEHIND:
+                return
+        stream.send(record)
+
+    def close(self, why: str, now: float, reason: int = EndReason.DONE) -> None:
+        """End the stream. Signals that were not answered are refused."""
+        if self.closed:
+            return
+        self.closed = True
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            stream.end(reason)
+        self.signals.closed(now)
+        self._over(why, now)
+
+    # -- StreamHandler
+
+    def connected(self, now: float) -> None: ...
+
+    def data(self, data: bytes, now: float) -> None:
+        try:
+            for kind, body in self._cutter.feed(data):
+                self._record(kind, body, now)
+                if self.closed:
+                    return
+        except RemoteError as error:
+            self.close(str(error), now, EndReason.TORPROTOCOL)
+
+    def writable(self, now: float) -> None:
+        self._behind = 0
+
+    def ended(self, reason: int, now: float) -> None:
+        self._stream = None
+        self.close("the other end closed it", now)
+
+    # -- for the two kinds of pipe
+
+    def _record(self, kind: RecordType, body: bytes, now: float) -> None:
+        """Raises RemoteError for what ends the pipe."""
+        raise NotImplementedError
+
+    def _over(self, why: str, now: float) -> None:
+        """The pipe is closed, whoever closed it."""
+
+
+class Peering(Shape):
+    """Who owns the pipes."""
+
+    def describe(self, now: float) -> Descriptor | None:
+        """What we register; None while we have nothing to offer."""
+        ...
+
+    def met(self, pipe: PeerPipe, now: float) -> None:
+        """The other end is known from now on: `pipe.peer`."""
+        ...
+
+    def registered(self, pipe: PeerPipe, now: float) -> None:
+        """The other end took our registration."""
+        ...
+
+    def delivered(self, pipe: PeerPipe, sealed: bytes, reply: Callable[[bytes], None], now: float) -> None:
+        """Somebody sent us this through the other end."""
+        ...
+
+    def heard(self, descriptors: Sequence[bytes], now: float) -> None:
+        """Encoded descriptors that nobody has checked."""
+        ...
+
+    def answered(self, pipe: PeerPipe, now: float) -> None:
+        """The answer to ASK is complete."""
+        ...
+
+    def over(self, pipe: PeerPipe, why: str, now: float) -> None:
+        """The pipe is closed. The last call."""
+        ...
+
+
+class PeerPipe(RecordPipe):
+    """One end.
+
+    Args:
+        peer: identity of the node that the stream was opened to, which the circuit proves; None for one that came in.
+
+    Attributes:
+        peer: identity of the other end, once it is proven.
+        registered_since: when the other end first took our registration.
+        anonymous: whether it cannot take one, for we opened the pipe and said no HELLO.
+        offered: whether we sent one.
+    """
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        crypto: Crypto,
+        rng: Rng,
+        keys: NodeKeys,
+        directory: NodeDirectory,
+        switchboard: Switchboard,
+        owner: Peering,
+        peer: bytes | None = None,
+    ) -> None:
+        super().__init__(outbox, PEERING)
+        self.peer = peer
+        self.registered_since: float | None = None
+        self.anonymous = False
+        self.offered = False
+        self._crypto = crypto
+        self._keys = keys
+        self._directory = directory
+        self._switchboard = switchboard
+        self._owner = owner
+        self._opener = peer is not None
+        self._ours = Hello(keys.identity, rng.random(NONCE_LEN))
+        self._theirs: Hello | None = None
+        self._started = False  # a record has come
+        self._listed = False  # the other end is registered here
+        self._awaited = 0  # REGISTEREDs
+        self._registrations = 0  # of the other end, since _window
+        self._window = 0.0
+        self._may_ask = 0.0  # from when the other end may
+        self._asked = float("-inf")
+        self._answer_limit: Timer | None = None  # pending: an answer is awaited
+        self._items = self._bytes = 0  # of that answer, so far
+        self._answer: Iterator[bytes] | None = None  # what is still to be sent of ours
+
+    @property
+    def ready(self) -> bool:
+        """Whether records that we send are read by somebody we know."""
+        return self.peer is not None and self._theirs is not None and not self.closed
+
+    def register(self, now: float) -> None:
+        """Register what we have to offer now, if the other end is one to register with."""
+        theirs, descriptor = self._theirs, self._owner.describe(now)
+        if theirs is None or self.peer is None or descriptor is None or self.anonymous or self.closed:
+            return
+        self.offered = True
+        proof = self._crypto.ed25519_sign(self._keys.identity_seed, register_statement(theirs))
+        self._awaited += 1
+        self.send(RecordType.REGISTER, Register(proof, descriptor.encode()).encode())
+
+    def may_ask(self, now: float) -> bool:
+        """Whether it is time, and the other end reads what is sent."""
+        return self.ready and self._answer_limit is None and now >= self._asked + ASK_PAUSE and not self.congested
+
+    def ask(self, since: int, now: float) -> None:
+        """Ask for descriptors published at `since` (Unix seconds) or later: `heard` follows."""
+        self._asked = now
+        self._items = self._bytes = 0
+        self._answer_limit = self._outbox.call_at(
+            now + ANSWER_TIMEOUT, lambda now: self.close("no answer to ASK", now, EndReason.TIMEOUT)
+        )
+        self.send(RecordType.ASK, Ask(since).encode())
+
+    # -- StreamHandler
+
+    def connected(self, now: float) -> None:
+        self.anonymous = self._opener and self._owner.describe(now) is None
+        if not self.anonymous:
+            self.send(RecordType.HELLO, self._ours.encode())
+
+    def writable(self, now: float) -> None:
+        super().writable(now)
+        self._go_on()
+
+    # -- records
+
+    def _record(self, kind: RecordType, body: bytes, now: float) -> None:
+        hello, started, self._started = kind is RecordType.HELLO, self._started, True
+        if hello == started if self._opener else hello and started:
+            raise RemoteError("HELLO comes first, and once")
+        match kind:
+            case RecordType.HELLO:
+                self._on_hello(Hello.parse(body), now)
+            case RecordType.REGISTER:
+                self._on_register(Register.parse(body), now)
+            case RecordType.REGISTERED:
+                self._on_registered(now)
+            case RecordType.SIGNAL:
+                self._switchboard.signal(self, body, now)
+            case RecordType.REPLY:
+                self.signals.reply(body, now)
+                self._switchboard.reply(self, body, now)
+            case RecordType.UNREACHABLE:
+                self.signals.unreachable(body, now)
+            case RecordType.DELIVER:
+                self._on_deliver(body, now)
+            case RecordType.ASK:
+                self._on_ask(Ask.parse(body), now)
+            case _:
+                self._on_descriptors(Descriptors.parse(body), now)
+
+    def _on_hello(self, hello: Hello, now: float) -> None:
+        if hello.identity == self._keys.identity or (self._opener and hello.identity != self.peer):
+            raise CryptoError("HELLO names another node than it can be from")
+        self._theirs = hello
+        if self._opener:
+            self._owner.met(self, now)
+            self.register(now)
+
+    def _on_register(self, register: Register, now: float) -> None:
+        if now >= self._window + REGISTRATION_WINDOW:
+            self._window, self._registrations = now, 0
+        self._registrations += 1
+        if self._registrations > MAX_REGISTRATIONS:
+            raise RemoteError("too many registrations")
+        descriptor = Descriptor.parse(register.descriptor)
+        if self._theirs is None or descriptor.identity != self._theirs.identity:
+            raise CryptoError("a registration of another node than HELLO named")
+        if not descriptor.published - MAX_CLOCK_SKEW <= now < descriptor.expires:
+            raise RemoteError("the descriptor is not valid now")
+        verify = self._crypto.ed25519_verify
+        if self.anonymous or not verify(descriptor.identity, register.proof, register_statement(self._ours)):
+            raise CryptoError("the proof of a registration does not hold")
+        if not descriptor.verify(verify):
+            raise CryptoError("the signature of a registered descriptor does not hold")
+        self.send(RecordType.REGISTERED)
+        first, self._listed = not self._listed, True
+        if first:
+            self._switchboard.register(descriptor.identity, self)
+            if not self._opener:
+                self.peer = descriptor.identity
+                self._owner.met(self, now)
+                self.register(now)
+        self._owner.heard([register.descriptor], now)
+
+    def _on_registered(self, now: float) -> None:
+        if not self._awaited:
+            raise RemoteError("REGISTERED that was not due")
+        self._awaited -= 1
+        if self.registered_since is None:
+            self.registered_since = now
+            self._owner.registered(self, now)
+
+    def _on_deliver(self, body: bytes, now: float) -> None:
+        if self.registered_since is None and not self._awaited:
+            raise RemoteError("DELIVER to a node that is not registered")
+        sealed, reply = self.signals.delivery(body)
+        self._owner.delivered(self, sealed, reply, now)
+
+    def _on_ask(self, ask: Ask, now: float) -> None:
+        if now < self._may_ask or self._answer is not None:
+            raise RemoteError("ASK too soon after the one before")
+        self._may_ask = now + ASK_INTERVAL
+        self._answer = _bodies(self._directory.newer(ask.since, now))
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Send as much of the answer as the stream takes."""
+        while self._answer is not None and not self.congested:
+            body = next(self._answer, None)
+            if body is None:
+                self._answer = None
+            self.send(RecordType.DESCRIPTORS, body or b"")
+
+    def _on_descriptors(self, descriptors: Descriptors, now: float) -> None:
+        limit = self._answer_limit
+        if limit is None:
+            raise RemoteError("DESCRIPTORS that were not asked for")
+        self._items += len(descriptors.items)
+        self._bytes += sum(map(len, descriptors.items))
+        if self._items > MAX_ANSWER_ITEMS or self._bytes > MAX_ANSWER:
+            raise RemoteError("the answer to ASK is too long")
+        if descriptors.items:
+            self._owner.heard(descriptors.items, now)
+        else:
+            limit.cancel()
+            self._answer_limit = None
+            self._owner.answered(self, now)
+
+    def _over(self, why: str, now: float) -> None:
+        if self._answer_limit is not None:
+            self._answer_limit.cancel()
+        self._answer = None
+        self._switchboard.unregister(self)
+        self._owner.over(self, why, now)
+
+
+def _bodies(items: Sequence[bytes]) -> Iterator[bytes]:
+    """These descriptors as bodies of DESCRIPTORS, the last (and newest) first, as many as an answer may hold."""
+    part: list[bytes] = []
+    size = total = 0
+    for item in reversed(items[-MAX_ANSWER_ITEMS:]):
+        total += len(item)
+        if total > MAX_ANSWER:
+            break
+        if size + 2 + len(item) > MAX_DESCRIPTORS:
+            yield Descriptors(tuple(part)).encode()
+            part, size = [], 0
+        part.append(item)
+        size += 2 + len(item)
+    if part:
+        yield Descriptors(tuple(part)).encode()

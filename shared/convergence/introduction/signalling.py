@@ -1,0 +1,273 @@
+"""Passing sealed messages on: how a node that cannot be dialled is asked for a link.
+
+Does: both ends of the exchange over one pipe (a facilitator channel, or a stream to a peer): `Signals` asks,
+`Switchboard` introduces. Each numbers what it sends by tags, and takes answers to those only.
+Does not: seal or read a message (links.py), frame records, or choose who introduces (peers.py).
+
+    asker -- SIGNAL(asker's tag, to) --> introducer -- DELIVER(introducer's tag) --> target
+    asker <-- REPLY(asker's tag) -- introducer <-- REPLY(introducer's tag) -- target       (several may follow)
+    asker <-- UNREACHABLE(asker's tag) -- introducer
+
+On a pipe between peers both sides may be both. A REPLY there carries a tag that its receiver gave, either to a SIGNAL
+or to a DELIVER: the former are odd, the latter even, and each class here ignores those of the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Protocol
+
+from convergence.errors import LocalError
+from convergence.outbox import Outbox, Timer
+from convergence.wire.facilitator import MAX_SEALED, Delivery, RecordType, Signal, Unreachable, UnreachableReason
+
+TAG_LIFETIME = 60.0
+"""Seconds in which a signal may be answered. Limits count over the same time."""
+MAX_REPLIES = 16
+"""Answers to one signal that are passed on: a description, and candidates as they are found."""
+MAX_INTRODUCTIONS_PER_MINUTE = 30
+"""Signals of one pipe that are delivered in a minute (and that an asker therefore sends)..."""
+MAX_PER_PAIR = 10
+"""...of which this many to one node..."""
+MAX_PER_TARGET = 120
+"""...which gets this many of all pipes together, so that nobody floods it and one flooder does not shut out others."""
+MAX_TAGS = 16_384
+"""Unexpired introductions of a switchboard: 11 MB."""
+
+REFUSALS: dict[int, str] = {
+    UnreachableReason.UNKNOWN: "the introducer does not know the node",
+    UnreachableReason.BUSY: "the introducer has too much to do",
+}
+
+Answered = Callable[[bytes, float], None]
+"""Called with a sealed answer and `now`."""
+Refused = Callable[[str, float], None]
+"""Called with the reason, for people, and `now`."""
+Delivered = Callable[[bytes, Callable[[bytes], None], object, float], None]
+"""Called with a sealed message for this node, what sends a sealed answer, the pipe's owner as its source, and `now`."""
+
+
+class Pipe(Protocol):
+    """Whatever carries records to one other node, in order. Pipes are told apart by being different objects."""
+
+    def send(self, kind: RecordType, body: bytes) -> None:
+        """Send a record, or drop it if the pipe is gone or holds too much already."""
+        ...
+
+
+class Carrier(Protocol):
+    """Takes sealed messages to nodes, in a way that is not ours to know."""
+
+    def signal(self, to: bytes, sealed: bytes, answered: Answered, refused: Refused) -> None:
+        """Take `sealed` (at most MAX_SEALED bytes, or LocalError) to the node of identity `to`.
+
+        `answered` is called for each answer, `refused` at most once, instead of any answer; there may be neither, and
+        neither is called before this returns.
+        """
+        ...
+
+
+def _tags(start: int) -> Iterator[int]:
+    """Every second number (u32) from `start` on."""
+    return (number & 0xFFFFFFFF for number in count(start, 2))
+
+
+# Asking
+
+
+@dataclass(slots=True)
+class _Asked:
+    answered: Answered
+    refused: Refused
+    expiry: Timer
+    answers: int = 0
+
+
+class Signals:
+    """The asking side of one pipe, and what is delivered through it: a `Carrier`.
+
+    Args:
+        outbox: timers and the time.
+        send: sends a record on the pipe.
+
+    `reply`, `unreachable` and `delivery` take the body of a record of that name; they raise ParseError.
+    """
+
+    def __init__(self, outbox: Outbox, send: Callable[[RecordType, bytes], None]) -> None:
+        self._outbox = outbox
+        self._send = send
+        self._next_tag = _tags(1)
+        self._asked: dict[int, _Asked] = {}
+        self._closed = False
+
+    def signal(self, to: bytes, sealed: bytes, answered: Answered, refused: Refused) -> None:
+        if len(sealed) > MAX_SEALED:
+            raise LocalError(f"a sealed message is at most {MAX_SEALED} bytes")
+        now = self._outbox.now
+        if self._closed or len(self._asked) >= MAX_INTRODUCTIONS_PER_MINUTE:
+            why = "the pipe to the introducer is closed" if self._closed else "too many signals to one introducer"
+            self._outbox.call_at(now, lambda later: refused(why, later))
+            return
+        tag = next(self._next_tag)
+        expiry = self._outbox.call_at(now + TAG_LIFETIME, lambda later: self._forget(tag))
+        self._asked[tag] = _Asked(answered, refused, expiry)
+        self._send(RecordType.SIGNAL, Signal(tag, to, sealed).encode())
+
+    def reply(self, body: bytes, now: float) -> None:
+        """A REPLY came. One to nothing that was asked, or too late, is ignored."""
+        delivery = Delivery.parse(body)
+        asked = self._asked.get(delivery.tag)
+        if asked is not None and asked.answers < MAX_REPLIES:
+            asked.answers += 1
+            asked.answered(delivery.sealed, now)
+
+    def unreachable(self, body: bytes, now: float) -> None:
+        """An UNREACHABLE came; likewise."""
+        unreachable = Unreachable.parse(body)
+        self._refuse(unreachable.tag, REFUSALS.get(unreachable.reason, "the introducer refuses"), now)
+
+    def delivery(self, body: bytes) -> tuple[bytes, Callable[[bytes], None]]:
+        """A DELIVER came: the sealed message, and what sends a sealed answer. Once closed, that does nothing."""
+        delivery = Delivery.parse(body)
+
+        def reply(sealed: bytes) -> None:
+            if not self._closed:
+                self._send(RecordType.REPLY, Delivery(delivery.tag, sealed).encode())
+
+        return delivery.sealed, reply
+
+    def closed(self, now: float) -> None:
+        """The pipe is gone: what was not answered is refused."""
+        self._closed = True
+        for tag in list(self._asked):
+            self._refuse(tag, "the pipe to the introducer was closed", now)
+
+    def _refuse(self, tag: int, why: str, now: float) -> None:
+        asked = self._asked.get(tag)
+        if asked is not None:
+            self._forget(tag)
+            if not asked.answers:
+                asked.refused(why, now)
+
+    def _forget(self, tag: int) -> None:
+        self._asked.pop(tag).expiry.cancel()
+
+
+# Introducing
+
+
+@dataclass(slots=True, eq=False)
+class _Port:
+    """One pipe of a switchboard."""
+
+    pipe: Pipe | None  # None once it is gone
+    identity: bytes | None = None
+    asked: set[_Introduction] = field(default_factory=set)
+    delivered: dict[int, _Introduction] = field(default_factory=dict)  # by our tag
+    next_tag: Iterator[int] = field(default_factory=lambda: _tags(2))
+
+    def send(self, kind: RecordType, body: bytes) -> None:
+        if self.pipe is not None:
+            self.pipe.send(kind, body)
+
+
+@dataclass(slots=True, eq=False)
+class _Introduction:
+    asker: _Port
+    asker_tag: int
+    target: _Port
+    answers: int = 0
+
+
+class Switchboard:
+    """The introducing side, for all pipes of a node or facilitator. It keeps who asked whom for TAG_LIFETIME, and tells
+    nobody.
+
+    Whoever owns a pipe calls `unregister` when it is gone, registered or not. `signal` and `reply` take the body of a
+    record of that name; they raise ParseError.
+    """
+
+    def __init__(self, outbox: Outbox) -> None:
+        self._outbox = outbox
+        self._ports: dict[Pipe, _Port] = {}
+        self._registered: dict[bytes, dict[_Port, None]] = {}  # the newest last
+        self._live = 0
+
+    def register(self, identity: bytes, pipe: Pipe) -> None:
+        """This pipe leads to the node of this identity, which has proved it. The newest pipe gets its signals."""
+        port = self._port(pipe)
+        self._unlist(port)
+        port.identity = identity
+        self._registered.setdefault(identity, {})[port] = None
+
+    def unregister(self, pipe: Pipe) -> None:
+        """This pipe is gone. Whoever waits for the node's first answer through it is told so."""
+        port = self._ports.pop(pipe, None)
+        if port is None:
+            return
+        self._unlist(port)
+        port.pipe = None
+        for introduction in port.delivered.values():
+            if not introduction.answers:
+                self._refuse(introduction.asker, introduction.asker_tag, UnreachableReason.UNKNOWN)
+
+    def signal(self, pipe: Pipe, body: bytes, now: float) -> None:
+        """A SIGNAL came on this pipe: deliver it, or answer UNREACHABLE."""
+        signal = Signal.parse(body)
+        asker = self._port(pipe)
+        ports = self._registered.get(signal.to)
+        target = next(reversed(ports)) if ports else None
+        if target is None:
+            self._refuse(asker, signal.tag, UnreachableReason.UNKNOWN)
+        elif self._busy(asker, target):
+            self._refuse(asker, signal.tag, UnreachableReason.BUSY)
+        else:
+            introduction, tag = _Introduction(asker, signal.tag, target), next(target.next_tag)
+            asker.asked.add(introduction)
+            target.delivered[tag] = introduction
+            self._live += 1
+            self._outbox.call_at(now + TAG_LIFETIME, lambda later: self._expire(introduction, tag))
+            target.send(RecordType.DELIVER, Delivery(tag, signal.sealed).encode())
+
+    def reply(self, pipe: Pipe, body: bytes, now: float) -> None:
+        """A REPLY came on this pipe: pass it on to whoever asked. One to nothing that was delivered through this very
+        pipe, or too late, is ignored."""
+        delivery = Delivery.parse(body)
+        port = self._ports.get(pipe)
+        introduction = port.delivered.get(delivery.tag) if port is not None else None
+        if introduction is not None and introduction.answers < MAX_REPLIES:
+            introduction.answers += 1
+            introduction.asker.send(RecordType.REPLY, Delivery(introduction.asker_tag, delivery.sealed).encode())
+
+    def _port(self, pipe: Pipe) -> _Port:
+        port = self._ports.get(pipe)
+        if port is None:
+            port = self._ports[pipe] = _Port(pipe)
+        return port
+
+    def _unlist(self, port: _Port) -> None:
+        if port.identity is not None:
+            ports = self._registered[port.identity]
+            del ports[port]
+            if not ports:
+                del self._registered[port.identity]
+            port.identity = None
+
+    def _busy(self, asker: _Port, target: _Port) -> bool:
+        return (
+            self._live >= MAX_TAGS
+            or len(asker.asked) >= MAX_INTRODUCTIONS_PER_MINUTE
+            or len(target.delivered) >= MAX_PER_TARGET
+            or sum(introduction.target is target for introduction in asker.asked) >= MAX_PER_PAIR
+        )
+
+    def _refuse(self, asker: _Port, tag: int, reason: UnreachableReason) -> None:
+        asker.send(RecordType.UNREACHABLE, Unreachable(tag, reason).encode())
+
+    def _expire(self, introduction: _Introduction, tag: int) -> None:
+        """Only time ends an introduction, for it is what the limits count."""
+        self._live -= 1
+        introduction.asker.asked.discard(introduction)
+        introduction.target.delivered.pop(tag, None)

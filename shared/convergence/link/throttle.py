@@ -1,0 +1,96 @@
+"""How fast a node's links may send what it relays, all together.
+
+Does: count tokens, say how much a link may send now, wake links in turn when there are tokens again.
+Does not: know what is relayed and what is the node's own; each link tells them apart.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Protocol as Shape
+
+from convergence.outbox import Outbox, Timer
+from convergence.wire.cells import CELL_LEN
+
+BURST = 1.0  # seconds of the rate that may be saved up
+MIN_BURST = 64 * CELL_LEN  # bytes that may be saved up at any rate
+WAKE = 0.02  # seconds at least between two times that waiting links are woken
+
+
+class Waiting(Shape):
+    """A link, as the throttle sees it."""
+
+    def release(self) -> None:
+        """There are tokens: try again."""
+        ...
+
+
+class Throttle:
+    """One token bucket, of bytes. What a link sends is whole buffers, so it may take more than there is: the debt is
+    waited for.
+
+    Args:
+        rate: bytes/s; None for no limit.
+    """
+
+    def __init__(self, outbox: Outbox, rate: int | None = None) -> None:
+        self.rate = rate
+        self._outbox = outbox
+        self._tokens = 0.0 if rate is None else self._burst(rate)
+        self._counted = outbox.now  # when the tokens were
+        self._waiting: dict[Waiting, None] = {}  # whose turn is next leads
+        self._timer: Timer | None = None
+
+    def set_rate(self, rate: int | None) -> None:
+        """From now on. Saved tokens beyond the new burst are lost; links that wait try again."""
+        if rate is not None:
+            self._refill()
+            self._tokens = self._burst(rate) if self.rate is None else min(self._tokens, self._burst(rate))
+            self._counted = self._outbox.now
+        self.rate = rate
+        self._wake(self._outbox.now)
+
+    def allowance(self) -> float:
+        """Bytes that a link may send now: more than 0, or nothing. Who comes while others wait waits too."""
+        if self.rate is None:
+            return math.inf
+        if self._timer is not None:
+            return 0.0
+        self._refill()
+        return max(self._tokens, 0.0)
+
+    def settle(self, link: Waiting, sent: int, more: bool) -> None:
+        """A link has sent so many bytes of its allowance. With `more` to send it waits, behind all others if it sent
+        anything."""
+        self._tokens -= sent
+        if sent or not more:
+            self._waiting.pop(link, None)
+        if more:
+            self._waiting.setdefault(link)
+            self._wait()
+
+    def forget(self, link: Waiting) -> None:
+        """The link is closed."""
+        self._waiting.pop(link, None)
+
+    @staticmethod
+    def _burst(rate: int) -> float:
+        return max(rate * BURST, MIN_BURST)
+
+    def _refill(self) -> None:
+        now = self._outbox.now
+        if self.rate is not None and now > self._counted:
+            self._tokens = min(self._tokens + (now - self._counted) * self.rate, self._burst(self.rate))
+        self._counted = now
+
+    def _wait(self) -> None:
+        if self._timer is None and self.rate is not None:
+            needed = max(self.rate * WAKE, CELL_LEN) - self._tokens
+            self._timer = self._outbox.call_at(self._outbox.now + needed / self.rate, self._wake)
+
+    def _wake(self, now: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        for link in list(self._waiting):
+            link.release()

@@ -1,0 +1,311 @@
+"""The page's bridge to WebRTC and the worker's data channels, without a node: two pages, linked by the test.
+
+A test server carries descriptions between the pages (page/rtc.js), as introducers would; tests may read or drop them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import queue
+import subprocess
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page
+
+from pynode.site import HEADERS
+from tests import namespace
+from tests.browser.harness import CONFIG
+
+pytestmark = pytest.mark.rtc
+
+ROOT = Path(__file__).parents[2]
+MIB = 1 << 20
+HIGH_WATER = MIB  # of channels.js
+MESSAGE = 127 * 514
+CHANNEL = 7
+OFFER, ANSWER, CANDIDATES = 1, 2, 3
+
+FORWARD_ONLY = """
+    const post = MessagePort.prototype.postMessage;
+    MessagePort.prototype.postMessage = function (message, transfer = []) {
+        if (transfer.some((item) => item instanceof RTCDataChannel)) throw new DOMException("no", "DataCloneError");
+        post.call(this, message, transfer);
+    };
+"""
+
+
+class Server:
+    """Serves the page and its worker, and keeps mail. `held` holds names whose mail is not handed out."""
+
+    def __init__(self) -> None:
+        files = {
+            "/": ("text/html", b'<!doctype html><link rel=icon href=data:,><script type=module src="/rtc.js"></script>')
+        }
+        for path, source in (("/rtc.js", "rtc.js"), ("/worker.js", "rtc_worker.js")):
+            files[path] = ("text/javascript", bundled(ROOT / "tests" / "browser" / "page" / source))
+        mail: defaultdict[str, queue.Queue[bytes]] = defaultdict(queue.Queue)
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                if self.path.startswith("/mail/"):
+                    self.answer("application/json", mail[self.path].get())
+                elif self.path in files:
+                    self.answer(*files[self.path])
+
+            def do_POST(self) -> None:
+                mail[self.path].put(self.rfile.read(int(self.headers["Content-Length"])))
+                self.answer("text/plain", b"")
+
+            def answer(self, kind: str, body: bytes) -> None:
+                with contextlib.suppress(ConnectionError):  # the page has gone
+                    self.send_response(200)
+                    for name, value in {**HEADERS, "Content-Type": kind, "Content-Length": str(len(body))}.items():
+                        self.send_header(name, value)
+                    self.end_headers()
+                    self.wfile.write(body)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.mail = mail
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.address = f"http://127.0.0.1:{self._server.server_port}/"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+def bundled(entry: Path) -> bytes:
+    esbuild = next((ROOT / "node_modules").glob("@esbuild/*/bin/esbuild"))
+    command = [esbuild, entry, "--bundle", "--format=esm", "--target=es2022"]
+    return subprocess.run(command, cwd=ROOT, check=True, capture_output=True).stdout
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    server = Server()
+    yield server
+    server.close()
+
+
+class Side:
+    """One page. Its connections are numbered by the test, which gives both ends the same number."""
+
+    def __init__(self, page: Page, name: str) -> None:
+        self.page = page
+        self.name = name
+
+    def connect(self, role: str, channel: int = CHANNEL) -> None:
+        self.page.evaluate("([channel, role]) => peer.call('connectRtc', channel, role)", [channel, role])
+
+    def close(self, channel: int = CHANNEL) -> None:
+        self.page.evaluate("(channel) => peer.call('close', channel)", channel)
+
+    def describe(self, kind: int, sdp: str, channel: int = CHANNEL) -> None:
+        self.page.evaluate("(values) => peer.call('describe', ...values)", [channel, kind, sdp])
+
+    def send(self, size: int, *, heedless: bool = False, channel: int = CHANNEL) -> None:
+        """Send that many bytes of the pattern, heedless of congestion or not."""
+        self.page.evaluate(
+            "([channel, send]) => peer.send(channel, send)", [channel, {"size": size, "heedless": heedless}]
+        )
+
+    def until(self, event: str, holds: str = "true", channel: int = CHANNEL, *, seconds: float = 60) -> dict[str, Any]:
+        """The event of that kind for which the JavaScript expression `holds` of `event` is true, once there is one."""
+        found = self.page.evaluate(
+            """([kind, channel, seconds]) => Promise.race([
+                peer.until(kind, channel, (event) => %s).then((event) => ({ event })),
+                new Promise((resolve) => setTimeout(resolve, seconds * 1000, { all: peer.events.slice(-20) })),
+            ])"""
+            % holds,
+            [event, channel, seconds],
+        )
+        assert "event" in found, f"{self.name}: no {event} with {holds}: {found['all']}"
+        event_found: dict[str, Any] = found["event"]
+        return event_found
+
+    def received(self, total: int, channel: int = CHANNEL) -> None:
+        self.until("received", f"event.total >= {total}", channel)
+
+    def closed(self, channel: int = CHANNEL) -> dict[str, Any]:
+        return self.until("closed", channel=channel)
+
+    def events(self, event: str) -> list[dict[str, Any]]:
+        events: list[dict[str, Any]] = self.page.evaluate(
+            "(kind) => peer.events.filter((each) => each.event === kind)", event
+        )
+        return events
+
+
+class Sides:
+    """Makes pairs of pages and links them."""
+
+    def __init__(self, server: Server, browsers: Callable[[str], Browser]) -> None:
+        self.server = server
+        self._browsers = browsers
+        self._stack = contextlib.ExitStack()
+        self._wrong: list[str] = []
+
+    def pair(
+        self, first: str = "chromium", second: str = "chromium", *, forwarded: bool = False, **options: Any
+    ) -> list[Side]:
+        """Two pages that send what they describe to each other. Nobody connects yet."""
+        names = [f"{id(self)}-{end}" for end in "ab"]
+        return [
+            self._page(browser, name, other, forwarded, **options)
+            for browser, name, other in ((first, *names), (second, *reversed(names)))
+        ]
+
+    def linked(self, *arguments: Any, **options: Any) -> list[Side]:
+        """Two pages with an open channel."""
+        pair = self.pair(*arguments, **options)
+        pair[1].connect("answer")
+        pair[0].connect("offer")
+        for side in pair:
+            side.until("opened")
+        return pair
+
+    def _page(self, browser: str, name: str, other: str, forwarded: bool, clock: bool = False, **options: Any) -> Side:
+        context = self._browsers(browser).new_context(**CONFIG.context_options(browser))
+        self._stack.callback(context.close)
+        context.on("weberror", lambda error: self._wrong.append(str(error.error)))
+        context.on("console", lambda message: self._wrong.append(message.text) if message.type == "error" else None)
+        if forwarded:
+            context.add_init_script(FORWARD_ONLY)
+        page = context.new_page()
+        if clock:
+            page.clock.install()
+        page.goto(self.server.address)
+        page.evaluate("(options) => peer.start(options)", {"name": name, "other": other, **options})
+        return Side(page, f"{browser} {name[-1]}")
+
+    def close(self) -> None:
+        self._stack.close()
+        assert self._wrong == []
+
+
+@pytest.fixture
+def sides(server: Server, request: pytest.FixtureRequest) -> Iterator[Sides]:
+    sides = Sides(server, request.getfixturevalue)
+    yield sides
+    sides.close()
+
+
+both_ways = pytest.mark.parametrize("forwarded", [False, True], ids=["handed-over", "forwarded"])
+
+
+@both_ways
+@pytest.mark.parametrize(
+    "first, second",
+    [("chromium", "chromium"), ("chromium", "firefox"), ("firefox", "chromium"), ("firefox", "firefox")],
+)
+def test_bytes_arrive_intact_in_both_directions_and_few_wait(
+    sides: Sides, first: str, second: str, forwarded: bool
+) -> None:
+    pair = sides.linked(first, second, forwarded=forwarded)
+    size = 32 * MIB
+    for side in pair:
+        side.send(size)
+    for side in pair:
+        side.received(size)
+        assert side.events("garbled") == []
+        assert side.until("sent")["highest"] <= HIGH_WATER + MESSAGE
+        assert side.until("state")["state"] == "connected"
+
+
+@both_ways
+@pytest.mark.parametrize("browser", ["chromium", "firefox"])
+@pytest.mark.parametrize("closing", ["offerer", "answerer"])
+def test_what_was_sent_before_the_end_arrives(sides: Sides, browser: str, closing: str, forwarded: bool) -> None:
+    pair = sides.linked(browser, "chromium", forwarded=forwarded)
+    left, right = pair if closing == "offerer" else pair[::-1]
+    left.send(4 * MIB, heedless=True)
+    left.close()
+    assert right.closed() == {
+        "event": "closed",
+        "channel": CHANNEL,
+        "reason": "the other side closed the connection",
+        "total": 4 * MIB,
+    }
+    assert left.events("closed") == []
+
+
+@both_ways
+def test_a_neighbour_who_sends_more_than_is_taken_is_cut_off(sides: Sides, forwarded: bool) -> None:
+    flooder, flooded = sides.linked(forwarded=forwarded)
+    flooded.page.evaluate("peer.sleep()")  # its worker takes nothing
+    flooder.send(256 * MIB)
+    flooder.closed()
+    flooded.page.evaluate("peer.wake()")
+    closed = flooded.closed()
+    assert closed["reason"] == "the other side sends faster than this node can take it"
+    assert closed["total"] < 128 * MIB
+
+
+@pytest.mark.parametrize("second", ["chromium", "firefox"])
+def test_a_page_that_goes_ends_its_connections(sides: Sides, second: str) -> None:
+    left, right = sides.linked("chromium", second)
+    left.page.close(run_before_unload=False)
+    assert right.closed()["reason"] == "the other side closed the connection"
+    left, right = sides.linked(second, "chromium")
+    left.page.goto("about:blank")
+    assert right.closed()["reason"] == "the other side closed the connection"
+
+
+def test_an_end_before_the_channel_is_open_is_no_more_spoken_of(sides: Sides) -> None:
+    left, right = sides.pair()
+    left.connect("offer")
+    left.close()
+    left.connect("offer", 9)
+    right.connect("answer", 9)
+    left.until("opened", channel=9)
+    assert [event["channel"] for event in left.events("closed") + left.events("opened")] == [9]
+
+
+def test_a_peer_that_never_answers_is_given_up(sides: Sides) -> None:
+    left, _ = sides.pair(clock=True)
+    left.connect("offer")
+    left.until("described")
+    left.page.clock.fast_forward(31_000)
+    assert left.closed()["reason"] == "the other side did not answer"
+
+
+@pytest.mark.parametrize("sdp", ["", "v=0\r\n", "nonsense"])
+def test_a_description_that_cannot_be_applied_ends_the_connection(sides: Sides, sdp: str) -> None:
+    left, right = sides.pair(rtc=True)
+    left.connect("offer")
+    left.until("described")
+    left.describe(ANSWER, sdp)
+    assert left.closed()["reason"] == "this browser cannot use what the other side said of the connection"
+
+
+def test_there_is_a_limit_to_connections(sides: Sides) -> None:
+    left, _ = sides.pair()
+    for channel in range(65):
+        left.connect("answer", channel)
+    assert left.closed(64)["reason"] == "too many connections"
+    left.close(0)
+    left.connect("offer", 65)
+    left.until("described", channel=65)
+    assert [event["channel"] for event in left.events("closed")] == [64]
+
+
+def test_without_a_bridge_there_are_no_connections(sides: Sides) -> None:
+    left, _ = sides.pair(rtc=False)
+    left.connect("offer")
+    assert left.closed()["reason"] == "this site or this browser has no WebRTC"
+
+
+def test_a_wrong_stun_address_is_told(sides: Sides) -> None:
+    left, _ = sides.pair(stun=["http://example.org"])
+    left.connect("offer")
+    assert left.closed()["reason"].startswith("this browser opens no connection: ")

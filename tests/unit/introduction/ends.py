@@ -1,0 +1,135 @@
+"""Two ends of a pipe joined by streams in memory, without circuits."""
+
+from __future__ import annotations
+
+from convergence.crypto.keys import NodeKeys
+from convergence.introduction.pipe import PEERING, PeerPipe
+from convergence.introduction.signalling import Switchboard
+from convergence.netdir.nodes import NodeDirectory
+from convergence.outbox import Outbox
+from convergence.wire.facilitator import Descriptor, RecordCutter, Role, Transport, encode_record
+from tests.unit.circuit.rig import CRYPTO, START, SeededRng
+
+HOUR = 3600
+
+
+def descriptor_of(keys, *, published=START, lifetime=HOUR, roles=Role.RELAY | Role.RDV, introducers=()):
+    unsigned = Descriptor(
+        keys.identity,
+        keys.ntor_public,
+        int(published),
+        int(published + lifetime),
+        roles,
+        (Transport.rtc(introducers),),
+    )
+    return unsigned.sign(lambda message: CRYPTO.ed25519_sign(keys.identity_seed, message))
+
+
+class MemoryStream:
+    """What a pipe needs of a stream; keeps what was sent."""
+
+    def __init__(self):
+        self.sent = bytearray()
+        self.total = 0
+        self.congested = False
+        self.reason = None
+        self.takes = None  # bytes until it is congested
+
+    def send(self, data):
+        self.sent += data
+        self.total += len(data)
+        if self.takes is not None and len(self.sent) >= self.takes:
+            self.congested = True
+
+    def end(self, reason=6, after_flush=True):
+        assert self.reason is None, "ended twice"
+        self.reason = int(reason)
+
+    def take(self):
+        data, self.sent = bytes(self.sent), bytearray()
+        return data
+
+    def records(self):
+        """What was sent, as (type, body)."""
+        return RecordCutter(PEERING).feed(self.take())
+
+
+class End:
+    """One end with all that a node has, and its owner."""
+
+    def __init__(self, name, *, opens=None, offers=True, clock=None):
+        rng = SeededRng(name)
+        self.keys = NodeKeys.generate(CRYPTO, rng)
+        self.outbox = clock or Outbox()
+        self.outbox.now = self.outbox.now or START
+        self.directory = NodeDirectory(CRYPTO)
+        self.switchboard = Switchboard(self.outbox)
+        self.offers = descriptor_of(self.keys) if offers else None
+        self.calls = []
+        self.news = []
+        self.messages = []  # (sealed, reply)
+        self.why = None
+        self.stream = MemoryStream()
+        peer = None if opens is None else opens.keys.identity
+        self.pipe = PeerPipe(self.outbox, CRYPTO, rng, self.keys, self.directory, self.switchboard, self, peer)
+        self.pipe.bind(self.stream)
+
+    @property
+    def now(self):
+        return self.outbox.now
+
+    # -- Peering
+
+    def describe(self, now):
+        return self.offers
+
+    def met(self, pipe, now):
+        self.calls.append("met")
+
+    def registered(self, pipe, now):
+        self.calls.append("registered")
+
+    def delivered(self, pipe, sealed, reply, now):
+        self.messages.append((sealed, reply))
+
+    def heard(self, descriptors, now):
+        self.news += descriptors
+        for raw in descriptors:
+            self.directory.hear(raw, now)
+
+    def answered(self, pipe, now):
+        self.calls.append("answered")
+
+    def over(self, pipe, why, now):
+        assert pipe.closed and self.why is None, "over twice"
+        self.why = why
+
+    # -- for tests
+
+    def get(self, kind, body=b""):
+        """One record arrives."""
+        self.pipe.data(encode_record(kind, body), self.now)
+
+    def pass_time(self, seconds):
+        self.outbox.now += seconds
+        self.outbox.run_timers(self.now)
+
+
+def carry(*ends):
+    """Carry what two ends send until both are quiet."""
+    one, two = ends
+    while one.stream.sent or two.stream.sent:
+        for source, target in ((one, two), (two, one)):
+            data = source.stream.take()
+            if data and not target.pipe.closed:
+                target.pipe.data(data, target.now)
+
+
+def joined(opener_offers=True, acceptor_offers=True):
+    """An opener and the end that accepted it, after their greetings."""
+    acceptor = End("acceptor", offers=acceptor_offers)
+    opener = End("opener", opens=acceptor, offers=opener_offers, clock=acceptor.outbox)
+    for end in (acceptor, opener):
+        end.pipe.connected(end.now)
+    carry(opener, acceptor)
+    return opener, acceptor
