@@ -261,8 +261,9 @@ class FacilitatorApp:
             raise
 
     async def _start(self) -> None:
+        rng = SystemRng()
         try:
-            seed = load_or_create_keys(self._data / KEY_FILE, SystemRng()).identity
+            seed = load_or_create_keys(self._data / KEY_FILE, rng).identity
         except KeyFileError as error:
             raise AppError(f"{error}.") from None
         self._storage = _open_storage(self._data)

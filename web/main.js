@@ -11,6 +11,8 @@ import { drawCircuits } from "./ui/circuits.js";
 import { byId } from "./ui/dom.js";
 import { fetchCard } from "./ui/fetch.js";
 import { getCard } from "./ui/get.js";
+import { drawLinks } from "./ui/links.js";
+import { relayControls } from "./ui/relay.js";
 import { shareCard } from "./ui/share.js";
 import { notice, showStatus } from "./ui/status.js";
 import { joinNode } from "./ui/tabs.js";
@@ -20,7 +22,7 @@ const RUNS = 75; // percent of the start at which the node takes commands
 const EMPTY = {
   phase: { percent: 0, text: "Waiting for the page" },
   ready: false, seconds: 0, failed: "", trouble: "",
-  circuits: [], bytes: { sent: 0, received: 0, relayed: 0 },
+  circuits: [], links: [], relay: null, settings: null, bytes: { sent: 0, received: 0, relayed: 0 },
   shares: [], transfers: [], fetches: [],
 };
 
@@ -35,13 +37,16 @@ function problem() {
   return "";
 }
 
-/** Starts the node's worker, from the only address that this page turns into code. Its WebRTC connections end with it. */
-function startWorker() {
+/**
+ * Starts the node's worker, from the only address that this page turns into code. Its WebRTC connections end with it.
+ * @param {object} settings What it may do for others; see ui/relay.js.
+ */
+function startWorker(settings) {
   const address = new URL("worker/worker.js", document.baseURI).href;
   const policy = window.trustedTypes?.createPolicy("convergence", { createScriptURL: () => address });
   const worker = new Worker(policy ? policy.createScriptURL("") : address, { type: "module", name: "convergence-node" });
   const bridge = window.RTCPeerConnection ? createBridge() : null;
-  worker.postMessage({ type: "bridge", port: bridge?.port ?? null }, bridge ? [bridge.port] : []);
+  worker.postMessage({ type: "start", port: bridge?.port ?? null, ...settings }, bridge ? [bridge.port] : []);
   worker.addEventListener("error", () => bridge?.stop());
   return worker;
 }
@@ -59,17 +64,20 @@ function start() {
   let state = EMPTY;
   let role = null;
   const circuits = drawCircuits(byId("circuits"));
+  const links = drawLinks();
   const cards = [];
   const runs = () => state.phase.percent >= RUNS || state.failed;
   const show = () => {
     window.convergenceState = { ...state, role };
     showStatus(state, role);
     circuits.update(state.circuits);
+    links.update(state.links);
+    relay.update(state, role);
     if (runs()) document.querySelectorAll(".wait").forEach((line) => (line.hidden = true));
     cards.forEach((update) => update());
   };
   const { command } = joinNode({
-    startWorker,
+    startWorker: () => startWorker(relay.message()),
     onState: (next) => {
       state = { ...EMPTY, ...next };
       show();
@@ -79,6 +87,7 @@ function start() {
       show();
     },
   });
+  const relay = relayControls(command);
   // A card's commands; what is asked before the node runs is carried out then, and the card says so.
   const patient = (card) => (name, args) => {
     byId(`${card}-wait`).hidden = runs();

@@ -93,12 +93,13 @@ class Node:
         self._started: float | None = None
         self._ready_at: float | None = None
         self._refresh_after = 0.0
-        self._listed = False
+        self._published = 0
         self._fetches: dict[int, Fetch] = {}
         self._fetch_numbers = 0
         self.directory = NodeDirectory(crypto, config.facilitator_identity)
         self.switchboard = Switchboard(self.outbox)
-        self.relaying = Relaying(self.outbox, crypto, rng, self._keys, self, limits=config.limits)
+        limits = config.limits if config.roles else None
+        self.relaying = Relaying(self.outbox, crypto, rng, self._keys, self, limits=limits)
         self.neighbours = Neighbours(
             self.outbox,
             crypto,
@@ -114,6 +115,7 @@ class Node:
         self.relaying.on_spent = self._republish
         self.neighbours.on_open = lambda link, now: self._peers.link_opened(link, now)
         self.neighbours.on_closed = self._link_closed
+        self.neighbours.on_refused = lambda channel, now: self._rtc.link_closed(channel, now)
         self._facilitator = FacilitatorClient(
             self.outbox,
             crypto,
@@ -180,6 +182,7 @@ class Node:
         self.pool.stop(now)
         self._peers.stop(now)
         self._facilitator.stop(now)
+        self._rtc.stop(now)
         self.neighbours.close_all(now)
 
     def refresh(self, now: float) -> None:
@@ -193,7 +196,7 @@ class Node:
         self.outbox.now = now
         before = self._roles
         self.config = replace(self.config, roles=roles, limits=limits)
-        self.relaying.set_limits(limits, now)
+        self.relaying.set_limits(limits if roles else None, now)
         if self._roles != before:
             self._republish(now)
 
@@ -325,13 +328,13 @@ class Node:
     def _describe(self, now: float) -> Descriptor | None:
         """Ours. One who works for nobody is not listed; if it was, it says so until that expires."""
         roles = self._roles
-        if not roles and not self._listed:
+        if not roles and not self._published:
             return None
-        self._listed = True
         transports = [Transport(TransportKind.WS, url) for url in self.config.urls]
         if self.config.rtc:
             transports.append(Transport.rtc(self._peers.introducers()))
-        keys, published = self._keys, int(now)
+        keys = self._keys
+        published = self._published = max(int(now), self._published + 1)  # the newest one counts
         expires = published + (LIFETIME if self.config.urls else RTC_LIFETIME)
         descriptor = Descriptor(keys.identity, keys.ntor_public, published, expires, roles, tuple(transports))
         return descriptor.sign(lambda message: self._crypto.ed25519_sign(keys.identity_seed, message))

@@ -6,8 +6,8 @@ A test server carries descriptions between the pages (page/rtc.js), as introduce
 from __future__ import annotations
 
 import contextlib
-import json
-import queue
+import itertools
+import re
 import subprocess
 import threading
 from collections import defaultdict
@@ -42,7 +42,7 @@ FORWARD_ONLY = """
 
 
 class Server:
-    """Serves the page and its worker, and keeps mail. `held` holds names whose mail is not handed out."""
+    """Serves the page and its worker, and keeps mail."""
 
     def __init__(self) -> None:
         files = {
@@ -50,17 +50,23 @@ class Server:
         }
         for path, source in (("/rtc.js", "rtc.js"), ("/worker.js", "rtc_worker.js")):
             files[path] = ("text/javascript", bundled(ROOT / "tests" / "browser" / "page" / source))
-        mail: defaultdict[str, queue.Queue[bytes]] = defaultdict(queue.Queue)
+        mail: defaultdict[str, list[bytes]] = defaultdict(list)
+        delivered = threading.Condition()
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 if self.path.startswith("/mail/"):
-                    self.answer("application/json", mail[self.path].get())
+                    box, number = self.path.rsplit("/", 1)
+                    with delivered:
+                        delivered.wait_for(lambda: len(mail[box]) > int(number))
+                    self.answer("application/json", mail[box][int(number)])
                 elif self.path in files:
                     self.answer(*files[self.path])
 
             def do_POST(self) -> None:
-                mail[self.path].put(self.rfile.read(int(self.headers["Content-Length"])))
+                with delivered:
+                    mail[self.path].append(self.rfile.read(int(self.headers["Content-Length"])))
+                    delivered.notify_all()
                 self.answer("text/plain", b"")
 
             def answer(self, kind: str, body: bytes) -> None:
@@ -74,7 +80,6 @@ class Server:
             def log_message(self, *_: object) -> None:
                 pass
 
-        self.mail = mail
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.address = f"http://127.0.0.1:{self._server.server_port}/"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
@@ -86,7 +91,7 @@ class Server:
 
 def bundled(entry: Path) -> bytes:
     esbuild = next((ROOT / "node_modules").glob("@esbuild/*/bin/esbuild"))
-    command = [esbuild, entry, "--bundle", "--format=esm", "--target=es2022"]
+    command = [str(esbuild), str(entry), "--bundle", "--format=esm", "--target=es2022"]
     return subprocess.run(command, cwd=ROOT, check=True, capture_output=True).stdout
 
 
@@ -95,6 +100,9 @@ def server() -> Iterator[Server]:
     server = Server()
     yield server
     server.close()
+
+
+_numbers = itertools.count()
 
 
 class Side:
@@ -122,11 +130,11 @@ class Side:
     def until(self, event: str, holds: str = "true", channel: int = CHANNEL, *, seconds: float = 60) -> dict[str, Any]:
         """The event of that kind for which the JavaScript expression `holds` of `event` is true, once there is one."""
         found = self.page.evaluate(
-            """([kind, channel, seconds]) => Promise.race([
-                peer.until(kind, channel, (event) => %s).then((event) => ({ event })),
-                new Promise((resolve) => setTimeout(resolve, seconds * 1000, { all: peer.events.slice(-20) })),
-            ])"""
-            % holds,
+            f"""([kind, channel, seconds]) => Promise.race([
+                peer.until(kind, channel, (event) => {holds}).then((event) => ({{ event }})),
+                new Promise((resolve) => setTimeout(resolve, seconds * 1000))
+                    .then(() => ({{ all: peer.events.slice(-20) }})),
+            ])""",
             [event, channel, seconds],
         )
         assert "event" in found, f"{self.name}: no {event} with {holds}: {found['all']}"
@@ -159,7 +167,7 @@ class Sides:
         self, first: str = "chromium", second: str = "chromium", *, forwarded: bool = False, **options: Any
     ) -> list[Side]:
         """Two pages that send what they describe to each other. Nobody connects yet."""
-        names = [f"{id(self)}-{end}" for end in "ab"]
+        names = [f"{next(_numbers)}-{end}" for end in "ab"]
         return [
             self._page(browser, name, other, forwarded, **options)
             for browser, name, other in ((first, *names), (second, *reversed(names)))
@@ -261,6 +269,93 @@ def test_a_page_that_goes_ends_its_connections(sides: Sides, second: str) -> Non
     assert right.closed()["reason"] == "the other side closed the connection"
 
 
+@pytest.fixture
+def network() -> Iterator[Callable[..., None]]:
+    """Runs lines of `ip` on this process's namespace, which is as it was after the test."""
+
+    def ip(*lines: str) -> None:
+        subprocess.run([namespace.program("ip"), "-batch", "-"], input="\n".join(lines), text=True, check=True)
+
+    yield ip
+    ip("address flush dev nowhere", *ADDRESSED.format(namespace.ADDRESS).splitlines())
+
+
+ADDRESSED = """address add {}/24 dev nowhere
+route replace default via 10.99.0.2 dev nowhere"""
+
+
+@pytest.fixture
+def blocked() -> Iterator[Callable[[set[str]], None]]:
+    """Lets no UDP to these ports through, nor says so to the sender."""
+
+    def iptables(*rule: str) -> None:
+        subprocess.run([namespace.program("iptables"), *rule], check=True)
+
+    def blocked(ports: set[str]) -> None:
+        for port in ports:
+            iptables("-A", "INPUT", "-p", "udp", "--dport", port, "-j", "DROP")
+
+    yield blocked
+    iptables("-F", "INPUT")
+
+
+def ports(pair: list[Side]) -> set[str]:
+    """The UDP ports that both sides have named until now."""
+    said = "".join(event["sdp"] for side in pair for event in side.events("described"))
+    return set(re.findall(r"candidate:\S+ 1 udp \d+ \S+ (\d+)", said, re.IGNORECASE))
+
+
+@both_ways
+@pytest.mark.parametrize(
+    "first, second",
+    [("chromium", "chromium"), ("chromium", "firefox"), ("firefox", "chromium"), ("firefox", "firefox")],
+)
+def test_a_path_that_no_longer_leads_through_is_replaced(
+    sides: Sides, blocked: Callable[[set[str]], None], first: str, second: str, forwarded: bool
+) -> None:
+    pair = sides.linked(first, second, forwarded=forwarded)
+    left, right = pair
+    left.send(32 * MIB)
+    right.received(MIB)
+    blocked(ports(pair))
+    right.received(32 * MIB)
+    assert right.events("garbled") == left.events("closed") == right.events("closed") == []
+    assert [event["kind"] for event in left.events("described")].count(OFFER) > 1
+
+
+def test_a_change_of_address_is_survived(sides: Sides, network: Callable[..., None]) -> None:
+    left, right = sides.linked()  # Firefox ends its connections at once when it cannot send
+    left.send(32 * MIB)
+    right.received(MIB)
+    network("address flush dev nowhere", *ADDRESSED.format("10.99.0.7").splitlines())
+    right.received(32 * MIB)
+    assert right.events("garbled") == []
+
+
+@pytest.mark.parametrize("browser", ["chromium", "firefox"])
+def test_when_the_browser_says_that_it_is_online_again_a_new_path_is_looked_for(sides: Sides, browser: str) -> None:
+    left, right = sides.linked(browser, "chromium")
+    for side in (left, right):
+        side.page.evaluate("dispatchEvent(new Event('online'))")
+    right.until(
+        "described", f"event.kind === {ANSWER} && peer.events.filter((each) => each.kind === {ANSWER}).length > 1"
+    )
+    left.send(MIB)
+    right.received(MIB)
+    assert OFFER not in [event["kind"] for event in right.events("described")]
+
+
+@pytest.mark.parametrize("second", ["chromium", "firefox"])
+def test_a_connection_that_cannot_be_restored_is_given_up(
+    sides: Sides, blocked: Callable[[set[str]], None], second: str
+) -> None:
+    pair = sides.linked("chromium", second)
+    blocked({"0:65535"})
+    for side in pair:
+        assert side.closed()["reason"] == "the connection to the other side was lost and could not be restored"
+        assert [event["state"] for event in side.events("state")] == ["connected", "recovering"]
+
+
 def test_an_end_before_the_channel_is_open_is_no_more_spoken_of(sides: Sides) -> None:
     left, right = sides.pair()
     left.connect("offer")
@@ -281,7 +376,7 @@ def test_a_peer_that_never_answers_is_given_up(sides: Sides) -> None:
 
 @pytest.mark.parametrize("sdp", ["", "v=0\r\n", "nonsense"])
 def test_a_description_that_cannot_be_applied_ends_the_connection(sides: Sides, sdp: str) -> None:
-    left, right = sides.pair(rtc=True)
+    left, _ = sides.pair()
     left.connect("offer")
     left.until("described")
     left.describe(ANSWER, sdp)

@@ -20,8 +20,13 @@ def browsers(seed: int | str, count: int, servers: int = 0, **settings: object) 
     for number in range(servers):
         world.add(f"s{number}", RELAY, circuits=0, rtc=True)
     hosts = [world.add(f"b{number}", RELAY, browser=True, **settings) for number in range(count)]
-    assert world.run(RTC_TIME, lambda: all(ready(host) for host in hosts))
+    everybody = count + servers
+    assert world.run(RTC_TIME, lambda: all(ready(host) and known(host) == everybody for host in hosts))
     return world, hosts
+
+
+def known(host: Host) -> int:
+    return len(host.node.directory.nodes(RELAY, host.now()))
 
 
 def ready(host: Host) -> bool:
@@ -92,8 +97,8 @@ def test_the_node_list_stays_fresh_without_a_facilitator() -> None:
     world.kill(hosts[6])
     world.run(2.5 * RTC_LIFETIME)
     for host in hosts[:6]:
-        known = {node.identity for node in host.node.directory.nodes(Role(0), host.now())}
-        assert known == {identity(other) for other in hosts[:6]}
+        listed = {node.identity for node in host.node.directory.nodes(Role(0), host.now())}
+        assert listed == {identity(other) for other in hosts[:6]}
     assert fetched(world, hosts[0], hosts[3])
 
 

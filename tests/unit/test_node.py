@@ -7,10 +7,10 @@ import pytest
 
 from convergence.crypto.keys import NodeKeys
 from convergence.effects import CloseLink, Connect, Event, Failure, Protocol, Resolve
-from convergence.errors import DestroyReason, EndReason, LocalError, RemoteError
+from convergence.errors import DestroyReason, EndReason, LocalError
+from convergence.facilitator.client import RTC_LIFETIME
 from convergence.node import MAX_FETCHES, Node, NodeConfig
 from convergence.path.pool import POOL_SIZE
-from convergence.wire.create import Create2, HandshakeType
 from convergence.wire.facilitator import Role
 from convergence.wire.rdv import Advert, AdvertOp, DbInfo
 from convergence.wire.relay import AnswerType, Begin, RelayCommand
@@ -51,41 +51,6 @@ def events(host, kind):
     return [event.data for event in host.events if event.kind == kind]
 
 
-# -- circuits of others
-
-
-def test_a_full_node_takes_circuits_from_links_that_have_less_than_their_share(monkeypatch):
-    monkeypatch.setattr("convergence.node.MAX_RELAYED", 4)
-    node = make(Role.RELAY)
-    keys = node._keys
-    onionskin = keys.node_id + keys.ntor_public + CRYPTO.x25519_public(bytes(31) + b"\1")
-    create = Create2(HandshakeType.NTOR, onionskin).encode()
-    destroyed = []
-
-    class Neighbour:
-        def __init__(self):
-            self.circuits = {}
-            self.congested = False
-            self.adopt = self.circuits.__setitem__
-
-        def send_one(self, circ_id, command, payload):
-            pass
-
-        def create(self, count):
-            for _ in range(count):
-                try:
-                    node._on_create(self, len(self.circuits) + 1, create, START)
-                except RemoteError as error:
-                    destroyed.append(error.reason)
-
-    greedy, modest = Neighbour(), Neighbour()
-    node.neighbours.links.update({1: greedy, 2: modest})
-    greedy.create(9)
-    modest.create(9)
-    assert (len(greedy.circuits), len(modest.circuits)) == (4, 2)
-    assert set(destroyed) == {DestroyReason.RESOURCELIMIT}
-
-
 # -- configuration
 
 
@@ -97,9 +62,30 @@ def test_settings_that_cannot_work_are_refused(config):
         NodeConfig("ws://facilitator/", **config)
 
 
-def test_roles_need_keys():
-    with pytest.raises(LocalError):
-        Node(NodeConfig("ws://facilitator/", roles=Role.RELAY, urls=(URL,)), CRYPTO, SeededRng("x"))
+def test_a_node_without_keys_is_another_one_each_time():
+    config = NodeConfig("ws://facilitator/", roles=Role.RELAY, urls=(URL,))
+    nodes = [Node(config, CRYPTO, SeededRng(name)) for name in ("one", "two")]
+    identities = {node._describe(START).identity for node in nodes}
+    assert len(identities) == 2
+
+
+def test_rtc_makes_up_for_an_address():
+    node = Node(NodeConfig("ws://facilitator/", roles=Role.RELAY, rtc=True), CRYPTO, SeededRng("rtc"))
+    descriptor = node._describe(START)
+    assert descriptor.rtc and descriptor.ws_url is None and descriptor.expires - descriptor.published == RTC_LIFETIME
+
+
+def test_of_two_descriptors_of_one_second_the_later_counts():
+    node = make(Role.RELAY)
+    assert node._describe(START).published < node._describe(START).published
+
+
+@pytest.mark.parametrize("secure", [False, True])
+def test_a_page_that_came_over_https_dials_no_plain_address(world, secure):
+    host = joined(world, circuits=0, secure=secure)
+    world.run(10)
+    addresses = {host.node._address(node.identity) for node in host.node.directory.nodes(Role.RELAY, world.now)}
+    assert (None in addresses) == secure and bool(addresses - {None}) != secure
 
 
 # -- dispatch
@@ -136,10 +122,8 @@ def test_whoever_works_for_others_takes_links(roles):
     assert not any(isinstance(effect, CloseLink) for effect in node.poll()) and len(node.neighbours.links) == 1
 
 
-def test_a_node_without_roles_takes_no_links():
-    node = make()
-    node.link_opened(2, START, protocol=Protocol.LINK, binding=None)
-    assert [type(effect) for effect in node.poll()] == [CloseLink]
+def test_a_node_without_roles_extends_nothing():
+    assert make().relaying.paused and not make(Role.RELAY).relaying.paused
 
 
 # -- in a network
@@ -160,13 +144,14 @@ def test_a_node_gets_its_circuits_and_says_so_once(world):
 
 def test_relays_count_what_they_do(world):
     host = joined(world)
+    world.run(1)  # pipes are told from other circuits by their first stream
     relays = [other.node.snapshot(world.now) for other in world.hosts.values() if other.name.startswith("r")]
-    assert sum(item["relayed_circuits"] for item in relays) == 2 * POOL_SIZE
-    cells = sum(item["relayed_cells"] for item in relays)
+    assert sum(item["relay"]["circuits"] for item in relays) == 2 * POOL_SIZE
+    cells = sum(item["relay"]["cells"] for item in relays)
     host.driver.run(host.node.stop)
     world.run(5)
     relays = [other.node.snapshot(world.now) for other in world.hosts.values() if other.name.startswith("r")]
-    assert sum(item["relayed_cells"] for item in relays) >= cells, "what closed circuits did still counts"
+    assert sum(item["relay"]["cells"] for item in relays) >= cells, "what closed circuits did still counts"
 
 
 def test_the_snapshot_is_plain_data(world):
@@ -289,7 +274,7 @@ def test_stop_leaves_nothing(world):
     assert not host.node.neighbours.links and host.node.pool.snapshot() == [] and not host.pipes
     for other in world.hosts.values():
         if other.name.startswith("r"):
-            assert not other.node._counters.relayed
+            assert other.node.relaying.snapshot()["circuits"] == 0
 
 
 def test_a_failed_restore_is_told():
@@ -307,4 +292,5 @@ def test_relays_keep_no_circuits_of_clients_that_left(world):
     host = joined(world)
     world.kill(host)
     world.run(30)
-    assert all(not other.node._counters.relayed for other in world.hosts.values() if other.name.startswith("r"))
+    relays = [other.node.relaying for other in world.hosts.values() if other.name.startswith("r")]
+    assert all(relay.snapshot()["circuits"] == 0 for relay in relays)

@@ -22,7 +22,7 @@ export function showStatus(state, role) {
   setText(byId("count-sent"), bytes(state.bytes.sent));
   setText(byId("count-received"), bytes(state.bytes.received));
   setText(byId("count-relayed"), bytes(state.bytes.relayed));
-  byId("count-relayed").parentElement.hidden = !state.bytes.relayed; // an origin only relays nothing
+  byId("count-relayed").parentElement.hidden = !state.bytes.relayed;
   if (state.failed) notice("failed", state.failed, { label: "Reload", run: () => location.reload() });
   else if (state.trouble) notice("trouble", state.trouble);
   else dismiss("trouble");

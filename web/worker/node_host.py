@@ -18,15 +18,19 @@ import convergence_shell as shell
 from crypto import BrowserCrypto, BrowserRng
 from files import FileStore
 from js import Object
+from links import LinkViews
 from pyodide.ffi import create_proxy, to_js
+from settings import Settings
 from storage import IndexedDbStorage
 from transport import BrowserTransport, WallClock, WorkerTimer
 
+from convergence.circuit.relaying import RelayLimits
+from convergence.crypto.keys import NodeKeys
 from convergence.driver import Driver
 from convergence.effects import Event
 from convergence.errors import LocalError
 from convergence.node import Node, NodeConfig
-from convergence.wire.cells import CELL_LEN
+from convergence.wire.facilitator import Role
 
 STATE_INTERVAL = 0.2  # seconds between two states while things change
 IDLE_INTERVAL = 1.0  # seconds between looks at the node's counters
@@ -41,12 +45,23 @@ class NodeHost:
         self._clock = WallClock()
         self._transport = BrowserTransport(shell.channels)
         self._storage = IndexedDbStorage(shell.database)
+        self._settings = Settings.of(shell.settings.to_py())
+        # Why no node could reach this one; without WebRTC it works for nobody.
+        self._unreachable = "" if shell.rtc else "browser" if "rtc" in network else "site"
         facilitator = network["facilitator"]
         config = NodeConfig(
             facilitator=urljoin(shell.site, facilitator["path"]).replace("http", "ws", 1),
             facilitator_identity=bytes.fromhex(facilitator["identity"]),
+            roles=self._roles,
+            rtc=not self._unreachable,
+            secure=shell.site.startswith("https:"),
+            limits=self._limits,
+            hops=self._settings.hops,
         )
-        self._node = Node(config, BrowserCrypto(), BrowserRng())
+        crypto, rng = BrowserCrypto(), BrowserRng()
+        keys = NodeKeys.generate(crypto, rng)
+        self._identity = keys.identity.hex()
+        self._node = Node(config, crypto, rng, keys=keys)
         self._driver = Driver(
             self._node,
             self._transport,
@@ -62,6 +77,7 @@ class NodeHost:
         self._fetches: dict[int, dict[str, Any]] = {}
         self._bodies: dict[int, Any] = {}
         self._transfers = self._node.transfers
+        self._links = LinkViews()
         self._trouble = ("", 0.0)
         self._seconds: float | None = None
         self._posted = ""
@@ -134,6 +150,23 @@ class NodeHost:
         self._fetches.setdefault(number, _new_fetch(number))["url"] = args.url
         return {"id": number}
 
+    async def _set(self, args: Any) -> None:
+        self._settings = settings = Settings.of(args.to_py())
+
+        def apply(now: float) -> None:
+            self._node.relay(self._limits, self._roles, now)
+            self._node.set_hops(settings.hops, now)
+
+        self._run(apply)
+
+    @property
+    def _roles(self) -> Role:
+        return Role(0) if self._unreachable else self._settings.roles
+
+    @property
+    def _limits(self) -> RelayLimits | None:
+        return None if self._unreachable else self._settings.limits
+
     def _in_use(self, root: bytes) -> bool:
         files = [share.file for share in self._transfers.shares.values()]
         files += [item.download.file for item in self._transfers.transfers.values() if item.download.file]
@@ -160,6 +193,7 @@ class NodeHost:
         "fetch": _fetch,
         "body": _body,
         "drop-fetch": _drop_fetch,
+        "settings": _set,
     }
 
     def _run(self, call: Callable[[float], Any]) -> Any:
@@ -187,6 +221,8 @@ class NodeHost:
             asyncio.get_running_loop().call_soon(self._post)  # this one is waited for
         elif kind == "trouble":
             self._trouble = (data["message"], self._clock.now() + TROUBLE_SHOWN)
+        elif kind == "rtc" and data["state"] == "failed":
+            self._links.failed(data["peer"], data["reason"], self._clock.now())
         elif kind in _FETCH_STAGES:
             fetch = self._fetches.setdefault(data["id"], _new_fetch(data["id"]))
             fetch.update({key: data[key] for key in ("status", "size", "type", "message") if key in data})
@@ -221,9 +257,12 @@ class NodeHost:
 
     def state(self) -> dict[str, Any]:
         """All that a page shows; see the head of each card in web/ui/ for its part."""
-        snapshot = self._node.snapshot(self._clock.now())
+        now = self._clock.now()
+        snapshot = self._node.snapshot(now)
         circuits = snapshot["circuits"]
         wanted = self._node.config.circuits
+        links = self._links.view(snapshot["links"], snapshot["introductions"], self._transport.rtc, now)
+        reachable = snapshot["facilitator"] or any(link["state"] == "open" for link in links)
         standing = min(wanted, sum(circuit["state"] != "building" for circuit in circuits))
         return {
             "phase": {
@@ -233,16 +272,33 @@ class NodeHost:
             "ready": self._seconds is not None,
             "seconds": self._seconds or 0,
             "failed": "",
-            "trouble": self._trouble[0] if self._clock.now() < self._trouble[1] else "",
+            "trouble": self._trouble[0] if now < self._trouble[1] else "",
+            "identity": self._identity,
+            "nodes": snapshot["nodes"],
             "circuits": circuits,
+            "links": links,
+            "relay": self._relay_view(snapshot["relay"], reachable),
+            "settings": self._settings.view(),
             "bytes": {
                 "sent": snapshot["bytes_out"],
                 "received": snapshot["bytes_in"],
-                "relayed": snapshot["relayed_cells"] * CELL_LEN,
+                "relayed": snapshot["relay"]["bytes"],
             },
             "shares": [*map(self._share_view, snapshot["shares"]), *self._files.reading()],
             "transfers": snapshot["transfers"],
             "fetches": list(self._fetches.values()),
+        }
+
+    def _relay_view(self, relay: dict[str, Any], reachable: bool) -> dict[str, Any]:
+        why = self._unreachable or self._settings.paused or ("volume" if relay["spent"] else "")
+        return {
+            "on": not why,
+            "why": why,
+            "circuits": relay["circuits"],
+            "circuitsTotal": relay["circuits_total"],
+            "streams": relay["streams"],
+            "bytes": relay["bytes"],
+            "reachable": reachable and not self._unreachable,
         }
 
     def _share_view(self, share: dict[str, Any]) -> dict[str, Any]:

@@ -16,9 +16,12 @@ const waiting = []; // commands that came before the node could take them
 let host = null;
 let take = (message) => (host ? command(message) : waiting.push(message));
 
-/** @type {Promise<MessagePort|null>} to the page's bridge for WebRTC; the page's first message */
-const bridge = new Promise((resolve) => {
-  self.onmessage = ({ data }) => (data.type === "bridge" ? resolve(data.port) : take(data));
+/**
+ * The page's first message: `port` to its bridge for WebRTC, or null, and what the node may do for others.
+ * @type {Promise<{port: MessagePort|null, settings: object, onMetered: boolean}>}
+ */
+const told = new Promise((resolve) => {
+  self.onmessage = ({ data }) => (data.type === "start" ? resolve(data) : take(data));
 });
 
 start().catch((error) => {
@@ -33,7 +36,7 @@ async function start() {
   phase(5, "Loading Python and the program");
   const listener = {}; // filled in by Python before anything is asked of channels or database
   const relayed = new Proxy({}, { get: (_, name) => (...values) => guard(() => listener[name](...values)) });
-  const [pyodide, code, network, primitives, database, port] = await Promise.all([
+  const [pyodide, code, network, primitives, database, { port, settings, onMetered }] = await Promise.all([
     loadPyodide({ indexURL: new URL("pyodide/", site).href, checkAPIVersion: true }).then((loaded) => {
       phase(60, "Python runs; loading the node");
       return loaded;
@@ -42,7 +45,7 @@ async function start() {
     fetched("network.json", (answer) => answer.json()),
     createCrypto(),
     openDatabase(relayed.answered),
-    bridge,
+    told,
   ]);
   const rtc = port && network.rtc ? { port, stun: network.rtc.stun } : null;
   pyodide.FS.writeFile("/app.zip", code); // Python imports straight from it: nothing is unpacked
@@ -51,6 +54,7 @@ async function start() {
     listener, database, network, post,
     channels: createChannels(relayed, rtc),
     rtc: rtc !== null,
+    settings: { settings, onMetered },
     timer: createTimer(relayed.tick),
     body: () => createBody(),
     site: site.href,

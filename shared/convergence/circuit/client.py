@@ -57,6 +57,7 @@ class ClientCircuit:
         on_gone: called once with a DestroyReason when the circuit is gone, whoever closed it; for its builder.
 
     Attributes:
+        on_hop: called with `now` for each hop that stands, but the last; for its builder.
         on_begin, on_closed: hooks of its user; on_closed(reason, now) is called once, after `on_gone`.
     """
 
@@ -72,6 +73,7 @@ class ClientCircuit:
     ) -> None:
         _check_path(path)
         self.path: tuple[Descriptor, ...] = tuple(path)
+        self.on_hop: Callable[[float], None] = lambda now: None
         self.on_begin: AcceptHook | None = None
         self.on_closed: Callable[[int, float], None] | None = None
         self.on_gone = on_gone
@@ -201,6 +203,7 @@ class ClientCircuit:
         self._endpoint = endpoint
         if len(self._hops) < len(self.path):
             self._extend_next()
+            self.on_hop(now)
             return
         built, self._on_built = self._on_built, None
         if built is not None:

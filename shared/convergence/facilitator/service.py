@@ -7,7 +7,8 @@ Does not: HTTP; read, store or log signals (introduction/signalling.py forgets t
 A registration holds a proof for this very channel, so that nobody registers a node that is not there.
 
 A node stays listed until its descriptor expires, and at most `GRACE` seconds after the last channel that registered it
-was closed. One loaded from storage is listed until it expires, for its node may not have come back yet.
+was closed. One loaded from storage is listed until it expires, for its node may not have come back yet. A node without
+roles (one that pauses) is registered, so that signals reach it, and not listed.
 """
 
 from __future__ import annotations
@@ -219,7 +220,8 @@ class FacilitatorService:
     def signed_list(self, now: float) -> bytes:
         """The encoded NodeList, signed again when nodes changed and every LIST_INTERVAL seconds."""
         if self._list_signed is None or not 0 <= now - self._list_signed < LIST_INTERVAL:
-            listed = tuple(node.raw for node in self._nodes.values() if node.descriptor.expires > now)
+            registered = [node for node in self._nodes.values() if node.descriptor.expires > now]
+            listed = tuple(node.raw for node in registered if node.descriptor.roles)
             nodes = NodeList(int(now), int(now) + LIST_LIFETIME, listed, self.identity)
             self._list = nodes.sign(lambda message: self._crypto.ed25519_sign(self._seed, message)).encode()
             self._list_signed = now
@@ -280,8 +282,6 @@ class FacilitatorService:
             raise _Refused(ErrorCode.BAD_RECORD, str(error)) from None
         if channel.identity not in (None, descriptor.identity):
             raise _Refused(ErrorCode.OTHER_NODE, "a channel registers one node")
-        if not descriptor.roles:
-            raise _Refused(ErrorCode.BAD_RECORD, "a node without roles is not listed")
         if descriptor.published > now + MAX_CLOCK_SKEW or descriptor.expires <= now:
             raise _Refused(ErrorCode.BAD_DATES, "the descriptor is not valid now: check the clock")
         if descriptor.expires - descriptor.published > MAX_LIFETIME:

@@ -23,7 +23,8 @@ class Courier:
         to: the node's identity.
         sealed: the same bytes by every carrier, so that the node can tell a copy.
         heard: called with (sealed, carrier, now) for what comes back; calls `settle` when that is the answer.
-        failed: called once with a reason and `now`, when there is no carrier left to ask and none brought the answer.
+        failed: called once with a reason and `now`, when there is no carrier left to ask and the last one refused. One
+            that says nothing is waited for, as long as the owner likes.
 
     Attributes:
         carrier: the one that brought the answer, once there is one.
@@ -74,11 +75,15 @@ class Courier:
 
     def _next(self, why: str, now: float) -> None:
         """Go on to the next carrier; `why` the one before did not do."""
+        if not self._ask_another(now):
+            self._on_failed(why, now)
+
+    def _ask_another(self, now: float) -> bool:
+        """Whether there is one more to ask."""
         self._cancel_timer()
         carrier = next(self._carriers, None) if self._asked < MAX_CARRIERS else None
         if carrier is None:
-            self._on_failed(why, now)
-            return
+            return False
         self._asked += 1
         number = self._asked
 
@@ -94,5 +99,10 @@ class Courier:
                 left -= 1
                 self._on_heard(sealed, carrier, now)
 
-        self._timer = self._outbox.call_at(now + ANSWER_TIMEOUT, lambda now: refused("no answer", now))
+        def late(now: float) -> None:
+            if self.carrier is None and not self._stopped:
+                self._ask_another(now)
+
+        self._timer = self._outbox.call_at(now + ANSWER_TIMEOUT, late)
         carrier.signal(self._to, self._sealed, answered, refused)
+        return True

@@ -58,14 +58,18 @@ class Once:
         self._limit = limit
         self._seen: dict[Hashable, float] = {}  # key -> when it came; the oldest first
 
-    def first(self, key: Hashable, now: float) -> bool:
-        """Whether this is the first time. `now` never goes backwards."""
+    def seen(self, key: Hashable, now: float) -> bool:
+        """Whether it is remembered. `now` never goes backwards."""
         while self._seen:
             oldest = next(iter(self._seen))
             if now - self._seen[oldest] <= self._lifetime:
                 break
             del self._seen[oldest]
-        if key in self._seen or len(self._seen) >= self._limit:
+        return key in self._seen
+
+    def first(self, key: Hashable, now: float) -> bool:
+        """Whether this is the first time; it is remembered then."""
+        if self.seen(key, now) or len(self._seen) >= self._limit:
             return False
         self._seen[key] = now
         return True

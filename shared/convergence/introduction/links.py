@@ -49,7 +49,7 @@ MAX_PER_PEER = 4  # likewise, with one node: more than one only while old ones a
 MAX_UPDATES = 16  # messages that an answerer takes after an offer, until the next one
 MAX_HELD = 16  # times the shell may tell of candidates while there is nobody to send them to
 OFFERS_PER_SENDER = 6  # a minute, restarts included
-OFFERS_PER_SOURCE = 30  # a minute from one pipe, together with all that is of no use
+OFFERS_PER_SOURCE = 60  # a minute from one pipe, together with all that is of no use
 OFFERS_IN_ALL = 120  # a minute
 MAX_SEEN = OFFERS_IN_ALL * (2 * MAX_SKEW // int(MINUTE) + 1)  # that can begin while the first may be replayed
 
@@ -233,10 +233,13 @@ class RtcLinks:
             message = self._open(sealed, now)
         except RemoteError:
             return False
-        session = self._by_name.get((message.sender, message.session))
+        name = (message.sender, message.session)
+        session = self._by_name.get(name)
         if session is not None:
             return self._update(session, message, reply, now)
-        if message.kind == DescriptionKind.OFFER and self._within_budget(message.sender, now):
+        # A replay is for its source to answer for, not for the node that it is by.
+        new = message.kind == DescriptionKind.OFFER and not self._seen.seen(name, now)
+        if new and self._within_budget(message.sender, now):
             self._called(message, reply, now)
         return False
 
@@ -383,11 +386,15 @@ class RtcLinks:
         ready = session.answer if courier is None else courier.carrier
         if not ready or not session.held:
             return
-        candidates = Candidates.from_lines("\n".join(session.held))
+        lines = "\n".join(session.held)
         session.held.clear()
-        if candidates.items:
-            sealed = self._seal(session, DescriptionKind.CANDIDATES, candidates, now)
-            (session.reply if courier is None else courier.follow_up)(sealed)
+        try:
+            candidates = Candidates.from_lines(lines)
+            if candidates.items:
+                sealed = self._seal(session, DescriptionKind.CANDIDATES, candidates, now)
+                (session.reply if courier is None else courier.follow_up)(sealed)
+        except RemoteError:
+            return  # without these the two may still find a way
 
     def _seal(
         self, session: _Session, kind: DescriptionKind, description: Description | Candidates, now: float

@@ -210,11 +210,6 @@ class Peers:
         for pipe in list(self._pipes()):
             pipe.close("the node is stopping", now)
 
-    @property
-    def count(self) -> int:
-        """Pipes to neighbours that we know."""
-        return sum(pipe.ready for pipe in self._pipes())
-
     # -- Peering
 
     def describe(self, now: float) -> Descriptor | None:
@@ -384,6 +379,7 @@ class Peers:
         """Look after pipes for as long as there are links."""
         if not self._watching and not self._stopped:
             self._watching = True
+            self._descriptor = None  # nobody has renewed it meanwhile
             self._outbox.call_at(now + SWEEP, self._sweep)
             self._gossip_later(now)
 

@@ -57,14 +57,24 @@ class CircuitHandler(Shape):
 
 
 class _Queue(deque[bytes]):
-    """Buffers of whole cells that one circuit sends."""
+    """Buffers of whole cells that one circuit sends. One is made for nearly every run, so there is no constructor.
+
+    Attributes:
+        size: bytes.
+        relayed: it is somebody else's circuit, and a throttle may hold it.
+    """
 
     __slots__ = ("size", "relayed")
+    size: int
+    relayed: bool
 
-    def __init__(self, relayed: bool) -> None:
-        super().__init__()
-        self.size = 0  # bytes
-        self.relayed = relayed  # somebody else's circuit: a throttle may hold it
+    def take(self, limit: int) -> bytes:
+        """The next buffer, or the first `limit` bytes of it."""
+        part = self.popleft()
+        if len(part) > limit:
+            self.appendleft(part[limit:])
+            part = part[:limit]
+        return part
 
 
 _RELAY = int(Command.RELAY)  # compared for every cell: an IntEnum member takes several times as long
@@ -332,8 +342,9 @@ class Link:
             return
         queue = self._queues.get(circ_id) or self._held.get(circ_id)
         if queue is None:
-            adopted = circ_id & INITIATOR_ID_BIT != self._id_bit
-            queue = self._queues[circ_id] = _Queue(adopted or circ_id in self._onward)
+            queue = self._queues[circ_id] = _Queue()
+            queue.size = 0
+            queue.relayed = circ_id & INITIATOR_ID_BIT != self._id_bit or circ_id in self._onward
         queue.append(data)
         queue.size += len(data)
         self._outbox.flush_later(self)
@@ -383,21 +394,18 @@ class Link:
     def _take_turns(self, throttle: Throttle | None) -> list[bytes]:
         parts: list[bytes] = []
         room = FLUSH_BYTES
-        allowance = relayed = math.inf if throttle is None else throttle.allowance()
+        allowance = left = math.inf if throttle is None else throttle.allowance()
         while self._queues and room > 0:
             for circ_id in list(self._queues):
                 queue = self._queues.pop(circ_id)  # and back, behind the others, if anything is left in it
-                if queue.relayed and relayed <= 0:
+                if throttle is None or not queue.relayed:
+                    part = queue.popleft()
+                elif left > 0:
+                    part = queue.take(max(int(left) // CELL_LEN, 1) * CELL_LEN)
+                    left -= len(part)
+                else:
                     self._held[circ_id] = queue
                     continue
-                part = queue.popleft()
-                if queue.relayed:
-                    if len(part) > relayed:
-                        cut = max(int(relayed) // CELL_LEN, 1) * CELL_LEN
-                        if cut < len(part):
-                            queue.appendleft(part[cut:])
-                            part = part[:cut]
-                    relayed -= len(part)
                 parts.append(part)
                 room -= len(part)
                 if queue:
@@ -406,5 +414,5 @@ class Link:
                 if room <= 0:
                     break
         if throttle is not None:
-            throttle.settle(self, int(allowance - relayed), bool(self._held))
+            throttle.settle(self, int(allowance - left), bool(self._held))
         return parts

@@ -45,6 +45,7 @@ class Neighbours:
 
     Attributes:
         on_open, on_closed: called with (link, now) for every link that opened, and for every one that is gone.
+        on_refused: called with (channel, now) for one that was closed before there was a link.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Neighbours:
         self.links: dict[int, Link] = {}
         self.on_open: LinkHook = lambda link, now: None
         self.on_closed: LinkHook = lambda link, now: None
+        self.on_refused: Callable[[int, float], None] = lambda channel, now: None
         self._outbox = outbox
         self._crypto = crypto
         self._rng = rng
@@ -138,6 +140,7 @@ class Neighbours:
         expected = dialled or peer
         if not initiator and len(self.links) >= MAX_LINKS:
             self._outbox.emit(CloseLink(channel, "this node accepts no more links"))
+            self.on_refused(channel, now)
             return
         handshake = Handshake(
             self._crypto, self._rng, initiator=initiator, keys=self._keys, binding=binding, expected=expected
@@ -198,6 +201,7 @@ class Neighbours:
         """JSON-able, for people: every link with who is there (hex; empty for one who is anonymous) and what it carried."""
         return [
             {
+                "channel": link.channel,
                 "peer": "" if link.peer is None else link.peer.hex(),
                 "rtc": link.handshake.bound,
                 "dialled": link.initiator,

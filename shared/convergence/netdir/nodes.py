@@ -90,8 +90,9 @@ class NodeDirectory:
         return self._take_over(nodes, now)
 
     def hear(self, raw: Buffer, now: float) -> bool:
-        """Take over an encoded descriptor that a peer passed on. Returns whether it is news: a valid one, signed by a
-        node with roles, newer than what is known of that node, and not one that the list has left out."""
+        """Take over an encoded descriptor that a peer passed on. Returns whether it is news: valid, signed by its node,
+        newer than what is known of that, and not one that the list has left out. Of a node that is not known, one
+        without roles is no news; of one that is, it says that it pauses."""
         try:
             node = Descriptor.parse(raw)
         except ParseError:
@@ -114,9 +115,13 @@ class NodeDirectory:
         return node if node is not None and node.expires > now else None
 
     def nodes(self, role: Role, now: float) -> list[Descriptor]:
-        """All valid nodes that have every bit of `role` (Role(0): any), in order of identity."""
+        """All valid nodes that have roles, and every bit of `role`, in order of identity."""
         wanted = role.value  # numbers: arithmetic on flags takes microseconds a node, and this runs for every path
-        return [node for node in self._all().values() if node.roles.value & wanted == wanted and node.expires > now]
+        return [
+            node
+            for node in self._all().values()
+            if (roles := node.roles.value) and roles & wanted == wanted and node.expires > now
+        ]
 
     def _take_over(self, nodes: NodeList, now: float) -> Change:
         verified: dict[bytes, Descriptor] = {}
@@ -166,12 +171,11 @@ class NodeDirectory:
     def _is_news(self, node: Descriptor, now: float) -> bool:
         known = self._heard.get(node.identity)
         return (
-            node.roles.value != 0
-            and node.published <= now + MAX_CLOCK_SKEW
+            node.published <= now + MAX_CLOCK_SKEW
             and node.expires - node.published <= MAX_LIFETIME
             and self._counts(node, now)
             and (known is None or node.published > known.published)
-            and (known is not None or node.identity in self._listed or self._has_room(now))
+            and (known is not None or node.identity in self._listed or (bool(node.roles) and self._has_room(now)))
         )
 
     def _has_room(self, now: float) -> bool:

@@ -345,19 +345,13 @@ class CircuitPool:
 
     def _watch(self, entry: _Entry, circuit: ClientCircuit, now: float) -> None:
         """Give each hop its time; a slow one is given up, and the request goes on over another path."""
-        hops = circuit.hops_built
-        introduced = 0 < hops < len(entry.path) and not Reach.of(entry.path[hops - 1]).dials(entry.path[hops])
-
-        def late(now: float) -> None:
-            if circuit.closed or circuit.built:
-                return
-            if circuit.hops_built == hops:
-                circuit.destroy(DestroyReason.TIMEOUT, now)
-            else:
-                self._watch(entry, circuit, now)
-
+        if entry.deadline is not None:
+            entry.deadline.cancel()
+        hop = circuit.hops_built
+        introduced = hop > 0 and not Reach.of(entry.path[hop - 1]).dials(entry.path[hop])
         timeout = INTRODUCED_HOP_TIMEOUT if introduced else HOP_TIMEOUT
-        entry.deadline = self._outbox.call_at(now + timeout, late)
+        entry.deadline = self._outbox.call_at(now + timeout, lambda now: circuit.destroy(DestroyReason.TIMEOUT, now))
+        circuit.on_hop = lambda now: self._watch(entry, circuit, now)
 
     def _extend(self, entry: _Entry, last: Descriptor, request: _Request, now: float) -> None:
         circuit = entry.circuit

@@ -233,8 +233,8 @@ def _missing(known: Sequence[Descriptor], kinds: Iterable[_Kind], needed: int, o
     if len(known) < needed:
         return f"{_relays(needed)} needed, {_are(len(known))} known"
     if not any(origin.reaches(node) for node in known):
-        ways = [f"a {scheme}:// address" for scheme in origin.schemes] + ["WebRTC"] * origin.rtc
-        return f"{_relays(len(known))} known, none of which can be reached from here: it takes {' or '.join(ways)}"
+        way = " or ".join(f"{scheme}://" for scheme in origin.schemes) + " address" + " or WebRTC" * origin.rtc
+        return f"{_relays(len(known))} known, none of which can be reached from here: it takes a {way}"
     if not any(kind.entry for kind in kinds):
         return "no relay is known that may be the entry here"
     return "no path leads through the relays that are known: one is needed that has an address and speaks WebRTC too"

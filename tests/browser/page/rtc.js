@@ -1,5 +1,5 @@
 // A page with the bridge of web/bridge/ and a worker that uses it. What connections say goes to the other page through the
-// test's server: `POST /mail/NAME`, and `GET /mail/NAME`, which waits for the next.
+// test's server: `POST /mail/NAME`, and `GET /mail/NAME/NUMBER`, which waits for that letter.
 import { createBridge } from "../../../web/bridge/rtc.js";
 
 const policy = window.trustedTypes?.createPolicy("convergence", { createScriptURL: (address) => address });
@@ -26,8 +26,10 @@ function post({ channel, kind, sdp }) {
 }
 
 async function read() {
-  for (;;) {
-    const { channel, kind, sdp } = await (await fetch(`/mail/${name}`)).json();
+  for (let number = 0; ; number++) {
+    // Browsers break requests off when the network changes; letters stay where they are.
+    const answer = await fetch(`/mail/${name}/${number}`).catch(() => fetch(`/mail/${name}/${number}`));
+    const { channel, kind, sdp } = await answer.json();
     worker.postMessage({ call: "describe", args: [channel, kind, sdp] });
   }
 }

@@ -6,10 +6,14 @@ const state = {
 };
 const answers = {}; // command name -> {value} or {message}; without one a command stays open
 const said = [];
+let start = null; // what the page said first, but for the bridge to WebRTC
 const post = () => self.postMessage({ type: "state", state });
 
 self.onmessage = ({ data }) => {
-  if (data.type !== "command") return; // the page's bridge to WebRTC
+  if (data.type === "start") {
+    start = { settings: data.settings, onMetered: data.onMetered };
+    return;
+  }
   const { file, ...args } = data.args;
   said.push({ name: data.name, args: file ? { ...args, file: file.name } : args });
   const answer = answers[data.name];
@@ -20,7 +24,7 @@ control.onmessage = ({ data }) => {
   if (data.answers) Object.assign(answers, data.answers);
   if (data.crash) setTimeout(() => { throw new Error("crash"); });
   if (data.state) post();
-  if (data.ask) control.postMessage({ said });
+  if (data.ask) control.postMessage({ said, start });
 };
 post();
 control.postMessage({ started: true });

@@ -117,6 +117,7 @@ class Machine:
         self.circuits = []  # RelayCircuits, oldest first
         self.effects = []  # all but Send and CloseLink
         self.refuse_reach = False
+        self.throttle = None  # of links made from then on
 
     def __repr__(self):
         return self.name
@@ -143,6 +144,7 @@ class Machine:
             on_create=None if self.keys is None else self._create,
             on_open=self._open,
             on_closed=self._closed,
+            throttle=self.throttle,
         )
         return link
 

@@ -273,10 +273,17 @@ def test_a_proof_by_another_node_is_refused(rig):
     assert rig.send(2, encode_record(RecordType.REGISTER, body)) == [ErrorCode.BAD_SIGNATURE]
 
 
-def test_a_node_without_roles_is_refused(rig):
-    rig.open(2)
-    assert rig.register(2, describe(1, rig.now, roles=Role(0))) == [ErrorCode.BAD_RECORD]
+def test_a_node_that_pauses_is_signalled_but_not_listed(rig):
+    rig.node(2, 1)
+    paused = describe(1, rig.now + 1, roles=Role(0))
+    assert rig.register(2, paused) == REGISTERED
     assert rig.listed() == set()
+    rig.open(4)
+    rig.signal(4, paused.identity)
+    assert len(rig.take(2)) == 1
+    assert rig.service.health(rig.now)["nodes"][0]["roles"] == []
+    assert rig.register(2, describe(1, rig.now + 2)) == REGISTERED
+    assert rig.listed() == {paused.identity}
 
 
 def test_a_node_without_an_address_is_listed_like_others(rig):

@@ -99,6 +99,11 @@ class PeerNode(Machine):
         for node in nodes:
             assert self.directory.hear(descriptor_of(node.keys, roles=node.roles or Role(0)).encode(), self.net.now)
 
+    @property
+    def known(self):
+        """How many pipes lead to nodes that this one knows."""
+        return sum(pipe.ready for pipe in self.peers._pipes())
+
     def pipe(self, other):
         """The pipe that this node opened to another one, or None."""
         entry = self.peers._opened.get(other.identity)

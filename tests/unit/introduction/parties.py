@@ -199,6 +199,8 @@ class Way:
     def bring(self, sealed):
         """Give the asker something that may have come from the target."""
         self.answered(sealed, self.world.now)
+        for party in self.world.parties:
+            party.poll()
 
 
 class World:

@@ -74,6 +74,12 @@ def test_a_key_is_first_once():
     assert not once.first("a", 0.0) and not once.first("a", 9.9)
 
 
+def test_looking_does_not_make_it_seen():
+    once = Once(10.0, 5)
+    assert not once.seen("a", 0.0) and once.first("a", 0.0)
+    assert once.seen("a", 10.0) and not once.seen("a", 10.1)
+
+
 def test_a_key_is_forgotten_after_its_time():
     once = Once(10.0, 5)
     assert once.first("a", 0.0)

@@ -175,7 +175,6 @@ def test_an_answer_that_comes_after_the_next_carrier_was_asked_counts(world, pai
     world.run(ANSWER_TIMEOUT + 1)
     assert one.carriers[1].signals
     one.carriers[0].bring(slow.replies[0])
-    one.poll()
     world.run()
     assert one.heard("opened")[0][0] == channel
 
@@ -188,6 +187,20 @@ def test_the_answer_is_given_again_by_the_way_of_a_copy(world, pair):
     assert len(two.ends) == 1, "a copy begins no second connection"
     assert one.carriers[0].replies == one.carriers[1].replies
     assert one.states() == two.states() == ["connecting", "open"]
+
+
+def test_an_answer_that_is_not_there_yet_goes_the_way_of_the_latest_copy(world, pair):
+    one, two = pair
+    first, second = Way(world, two), Way(world, two)
+    one.carriers = [first, second]
+    two.silent = True
+    one.connect(two)
+    world.run(ANSWER_TIMEOUT + 1)
+    channel = only(two.ends)
+    two.described(channel, ANSWER, two.ends[channel].sdp(ANSWER))
+    world.run()
+    assert not first.replies and len(second.replies) == 1
+    assert one.states() == ["connecting", "open"]
 
 
 # -- candidates
@@ -229,7 +242,7 @@ def test_candidates_that_wait_are_bounded(world, pair):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "\r\n", "a=end-of-candidates\r\n", "a=candidate:1 1 tcp 9 192.0.2.1 9 typ host\r\n"]
+    "text", ["", "\r\n", "\0", "a=end-of-candidates\r\n", "a=candidate:1 1 tcp 9 192.0.2.1 9 typ host\r\n"]
 )
 def test_lines_without_a_useful_candidate_are_not_sent(world, pair, text):
     one, two = pair
@@ -466,7 +479,6 @@ def test_an_answer_to_an_offer_that_was_overtaken_is_not_taken(world, pair):
     one.carriers = [Way(world, two)]
     one.restart(channel)
     overtaken.bring(overtaken.replies[-1])
-    one.poll()
     assert len(one.of(ANSWER)) == 1
     world.run()
     assert len(one.of(ANSWER)) == 2

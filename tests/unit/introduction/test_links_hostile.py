@@ -226,9 +226,7 @@ def test_one_answer_is_taken(world, pair):
     name = unseal(way.signals[0], two).session
     for sent in (0, 1, 100):
         way.bring(forge(two, one, ANSWER, session=name, sent=int(world.now) + sent, what=description(ANSWER, "more")))
-        one.poll()
     way.bring(forge(two, one, OFFER, session=name, sent=int(world.now) + 200))
-    one.poll()
     assert len(one.of(ANSWER)) == 1 and not one.heard("closed")
 
 
@@ -250,7 +248,6 @@ def test_candidates_are_not_taken_before_the_answer(world, pair):
     name = unseal(way.signals[0], two).session
     way.bring(forge(two, one, CANDIDATES, session=name, sent=int(world.now) + 5))
     way.bring(way.replies[0])
-    one.poll()
     assert [kind for kind, _ in one.ends[1].given] == [ANSWER], "and do not make the answer an old one"
 
 
@@ -307,6 +304,17 @@ def test_a_replayed_restart_does_not_undo_a_later_one(world, pair):
     assert len(two.of(OFFER)) == 3 and two.ends[other].remote == one.ends[channel].own()
 
 
+def test_a_replayed_offer_costs_its_sender_nothing(world, pair):
+    one, two = pair
+    offer = forge(one, two)
+    two.delivered(offer)
+    world.run(CONNECT_TIMEOUT)
+    for _ in range(OFFERS_PER_SENDER):
+        two.delivered(offer, source="replayer")
+    two.delivered(forge(one, two, session=session(2)))
+    assert len(two.ends) == 2
+
+
 def test_an_older_offer_does_not_push_out_a_newer_one(world, pair):
     one, two = pair
     now = int(world.now)
@@ -327,6 +335,23 @@ def test_what_was_seen_cannot_be_pushed_out_by_more(world, pair, monkeypatch):
     for offer in offers:
         two.delivered(offer)
     assert len(two.ends) == 3
+
+
+def test_a_replayed_answer_does_not_answer_a_restart(world, pair):
+    one, two = pair
+    channel, _ = link(world, one, two)
+    answer = one.carriers[0].replies[0]
+    one.carriers = [Way(world, two, "lose")]
+    one.restart(channel)
+    one.carriers[0].bring(answer)
+    assert len(one.of(ANSWER)) == 1 and one.links.snapshot()[0]["state"] == "restarting"
+
+
+def test_who_offered_does_not_answer(world, pair):
+    one, two = pair
+    two.delivered(forge(one, two))
+    two.delivered(forge(one, two, ANSWER, sent=int(world.now) + 1, what=description(ANSWER, f"forged {one.name}")))
+    assert not two.of(ANSWER) and len(two.of(OFFER)) == 1
 
 
 # -- floods
@@ -401,6 +426,19 @@ def test_one_node_does_not_take_all_places(world, pair):
     assert len(two.ends) == MAX_PER_PEER
 
 
+def test_the_call_that_gives_way_takes_no_place(world, pair):
+    low, high = pair
+    for number in range(MAX_PER_PEER - 1):
+        high.delivered(forge(low, high, session=session(number)))
+        world.run(0.05)
+        high.links.opened(max(high.ends), world.now)
+        high.poll()
+    high.carriers = [Way(world, low, "lose")]
+    channel = high.connect(low)
+    high.delivered(forge(low, high, session=session(99)))
+    assert [item[0] for item in high.heard("replaced")] == [channel]
+
+
 def test_the_messages_after_an_offer_are_bounded(world, pair):
     one, two = pair
     now = int(world.now)
@@ -450,8 +488,21 @@ def test_another_certificate_in_a_session_costs_the_link(world, pair, kind):
         one.restart(channel)
         name = unseal(one.carriers[0].signals[0], two).session
         one.carriers[0].bring(forge(two, one, ANSWER, session=name, sent=int(world.now) + 5))
-        one.poll()
         assert one.heard("closed") == [(channel, "the peer came back with another certificate")]
+
+
+def test_an_answer_with_a_key_that_nothing_can_be_sealed_to_does_no_harm(world, pair):
+    one, two = pair
+    one.carriers = [Way(world, two, "no answers")]
+    channel = one.connect(two)
+    world.run(1)
+    one.described(channel, CANDIDATES, Candidates((candidate(1),)).to_lines())
+    name = unseal(one.carriers[0].signals[0], two).session
+    one.carriers[0].bring(forge(two, one, ANSWER, session=name, reply_key=bytes(32)))
+    assert len(one.of(ANSWER)) == 1 and len(one.carriers[0].signals) == 1
+    one.links.opened(channel, world.now)
+    one.restart(channel)
+    assert [item[0] for item in one.heard("closed")] == [channel]
 
 
 def test_the_name_of_our_own_session_gives_a_peer_no_hold_on_it(world, pair):

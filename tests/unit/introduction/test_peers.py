@@ -21,7 +21,7 @@ from convergence.introduction.pipe import PEER_TARGET
 from convergence.introduction.signalling import MAX_PER_PAIR
 from convergence.wire.facilitator import Ask, Delivery, Hello, RecordCutter, RecordType, Role, Signal, encode_record
 from tests.unit.circuit.rig import START
-from tests.unit.introduction.ends import PEERING, descriptor_of
+from tests.unit.introduction.ends import HOUR, PEERING, descriptor_of
 from tests.unit.introduction.neighbourhood import Neighbourhood
 
 NOTHING = Role(0)
@@ -75,7 +75,7 @@ def test_neighbours_register_with_each_other_over_the_link_of_the_one_who_dialle
     net.link(a, b)
     assert a.peers.introducers() == (b.identity,) and b.peers.introducers() == (a.identity,)
     assert a.pipe(b).ready and b.pipe(a) is None
-    assert a.peers.count == b.peers.count == 1
+    assert a.known == b.known == 1
     assert b.directory.get(a.identity).identity == a.identity
 
 
@@ -100,7 +100,7 @@ def test_a_node_with_nothing_to_offer_has_pipes_and_stays_unknown(net):
     a, b = net.node("a", roles=NOTHING), net.node("b")
     net.link(a, b)
     assert a.pipe(b).ready and a.peers.introducers() == ()
-    assert b.peers.count == 0 and b.peers.introducers() == ()
+    assert b.known == 0 and b.peers.introducers() == ()
     assert b.directory.get(a.identity) is None
 
 
@@ -204,7 +204,7 @@ def test_a_node_that_stops_closes_its_pipes_and_opens_none(net):
     net.link(a, b)
     a.peers.stop(net.now)
     net.wait(2 * RETRY_AFTER)
-    assert a.peers.count == b.peers.count == 0 and b.peers.introducers() == ()
+    assert a.known == b.known == 0 and b.peers.introducers() == ()
     circuit = net.build(net.add("stranger", relays=False), [a])
     assert net.open(circuit, PEER_TARGET)[1].reason is not None
 
@@ -258,6 +258,16 @@ def test_a_descriptor_is_registered_again_before_it_expires(net):
         a.published = b.published = net.now
     assert b.directory.get(a.identity, net.now) is not None
     assert a.directory.get(b.identity, net.now) is not None
+
+
+def test_a_node_that_was_alone_for_long_registers_what_holds_then(net):
+    a, b, c = net.nodes(*"abc")
+    net.break_link(a, net.link(a, b))
+    net.wait(2 * HOUR, HOUR / 2)
+    a.published = c.published = net.now
+    a.directory.hear(c.descriptor.encode(), net.now)
+    net.link(a, c)
+    assert a.peers.introducers() == (c.identity,)
 
 
 def test_a_node_that_has_no_more_to_offer_withdraws_and_may_come_back(net):
@@ -403,7 +413,7 @@ def test_an_introducer_is_asked_through_a_circuit_and_does_not_learn_by_whom(net
     reply(b"answer")
     net.pump()
     assert sealed == b"offer" and asked.answers == [b"answer"]
-    assert introducer.directory.get(a.identity) is None and introducer.peers.count == 1
+    assert introducer.directory.get(a.identity) is None and introducer.known == 1
     follow_up = Asked(carrier, target, b"candidates")
     net.pump()
     assert target.messages[1][0] == b"candidates" and not follow_up.refusals
@@ -421,7 +431,7 @@ def test_the_circuit_is_kept_for_late_answers_and_closed_then(net, far):
     net.pump()
     assert asked.answers == [b"late"]
     net.wait(1)
-    assert a.pool.built[0].closed and introducer.peers.count == 1
+    assert a.pool.built[0].closed and introducer.known == 1
     assert introducer.services.closed and not asked.refusals
     Asked(carrier, target, b"once more")
     net.tick(0)

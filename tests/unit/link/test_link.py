@@ -15,6 +15,7 @@ from convergence.link.link import (
     MAX_QUEUED,
     Link,
 )
+from convergence.link.throttle import Throttle
 from convergence.outbox import Outbox
 from convergence.wire.cells import CELL_LEN, HEADER_LEN, PAYLOAD_LEN, Command, encode_cell
 from convergence.wire.create import Create2
@@ -63,7 +64,7 @@ class Circuit:
 class End:
     """A link that is open, with nothing behind it."""
 
-    def __init__(self, *, initiator=False, on_create="adopt"):
+    def __init__(self, *, initiator=False, on_create="adopt", rate=None):
         self.outbox = Outbox()
         self.outbox.now = START
         net = Net()
@@ -71,6 +72,7 @@ class End:
         other_keys = Machine(net, "them").keys
         self.closed = []
         self.created = []
+        self.throttle = Throttle(self.outbox, rate)
         ours = Handshake(CRYPTO, SeededRng("us"), initiator=initiator, keys=keys, binding=None)
         theirs = Handshake(CRYPTO, SeededRng("them"), initiator=not initiator, keys=other_keys, binding=None)
         self.link = Link(
@@ -82,6 +84,7 @@ class End:
             on_create=self._create if on_create == "adopt" else on_create,
             on_open=lambda link, now: None,
             on_closed=lambda link, reason, now: self.closed.append(reason),
+            throttle=self.throttle,
         )
         data = b"".join(theirs.start()) or self.sent()
         for _ in range(4):
@@ -101,10 +104,14 @@ class End:
         self.created.append(circuit)
         link.adopt(circ_id, circuit)
 
-    def attach(self):
+    def attach(self, *, relayed=False):
         circuit = Circuit(self.link)
-        circuit.id = self.link.attach(circuit)
+        circuit.id = self.link.attach(circuit, relayed=relayed)
         return circuit
+
+    def tick(self, seconds):
+        self.outbox.now += seconds
+        self.outbox.run_timers(self.outbox.now)
 
     def receive(self, *cells):
         self.link.receive(b"".join(cells), START)
@@ -500,3 +507,159 @@ def test_cells_right_behind_netinfo_are_handled():
     assert client_link.open and not net.other_side(client, client_link).open
     circuit = net.build(client, [relay])
     assert circuit.built
+
+
+# -- what is relayed waits for the throttle
+
+RATE = 100 * CELL_LEN  # a second; as much may be saved up
+KINDS = ["adopted", "onward"]
+
+
+def relayed(end, kind):
+    """The id of somebody else's circuit: one that the neighbour made, or one that goes on over this link."""
+    if kind == "onward":
+        return end.attach(relayed=True).id
+    circ_id = THEIRS + len(end.created)
+    end.receive(encode_cell(circ_id, Command.CREATE2, CREATE))
+    return circ_id
+
+
+def bytes_of(circ_id, sent):
+    return [payload[0] for sender, command, payload in sent if sender == circ_id and command == Command.RELAY]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("circuits", [1, 3])
+def test_circuits_of_others_have_the_rate_together(kind, circuits):
+    end = End(rate=RATE)
+    ids = [relayed(end, kind) for _ in range(circuits)]
+    for circ_id in ids:
+        end.link.send(circ_id, Command.RELAY, run_of(1200))
+    assert len(end.cells()) == 100
+    for _ in range(10):
+        end.tick(1.0)
+        assert len(end.cells()) == pytest.approx(100, abs=1)
+    end.throttle.set_rate(None)
+    end.cells()
+    assert end.link.queued == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_our_own_circuits_never_wait_behind_others(kind):
+    end = End(rate=RATE)
+    other, own = relayed(end, kind), end.attach().id
+    end.link.send(other, Command.RELAY, run_of(2000))
+    end.sent()
+    assert end.link.queued
+    for number in range(5):
+        end.link.send(own, Command.RELAY, run_of(500, number))
+        assert bytes_of(own, end.cells()) == [number] * 500
+
+
+def test_our_own_cells_use_up_none_of_the_rate():
+    end = End(rate=RATE)
+    own, other = end.attach().id, relayed(end, "onward")
+    end.link.send(own, Command.RELAY, run_of(2000))
+    end.sent()
+    end.link.send(other, Command.RELAY, run_of(100))
+    assert len(end.cells()) == 100
+
+
+def test_held_circuits_take_turns_and_each_keeps_its_order():
+    end = End(rate=RATE)
+    ids = [relayed(end, kind) for kind in KINDS * 4]
+    received = {circ_id: [] for circ_id in ids}
+
+    def tick():
+        end.tick(0.1)
+        sent = end.cells()
+        for circ_id in ids:
+            received[circ_id] += bytes_of(circ_id, sent)
+
+    tick()
+    for number in range(50):
+        for circ_id in ids:
+            end.link.send(circ_id, Command.RELAY, run_of(3, number))
+        if number % 10 == 0:
+            tick()
+    for _ in range(60):
+        tick()
+    counts = [len(received[circ_id]) for circ_id in ids]
+    assert max(counts) - min(counts) <= 10 < min(counts)
+    for _ in range(150):
+        tick()
+    wanted = [number for number in range(50) for _ in range(3)]
+    assert all(received[circ_id] == wanted for circ_id in ids)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_destroy_comes_after_what_is_held(kind):
+    end = End(rate=RATE)
+    circ_id = relayed(end, kind)
+    end.link.send(circ_id, Command.RELAY, run_of(150))
+    commands = [command for _, command, _ in end.cells()]
+    end.link.destroy(circ_id, DestroyReason.FINISHED)
+    assert end.cells() == []
+    end.tick(1.0)
+    commands += [command for _, command, _ in end.cells()]
+    assert commands == [Command.RELAY] * 150 + [Command.DESTROY]
+
+
+def test_what_is_held_counts_as_queued_and_is_shed():
+    end = End(rate=RATE)
+    small, large = end.attach(relayed=True), end.attach(relayed=True)
+    end.link.send(small.id, Command.RELAY, run_of(200))
+    for _ in range(MAX_QUEUED // (500 * CELL_LEN) + 1):
+        end.link.send(large.id, Command.RELAY, run_of(500))
+        end.sent()
+        assert end.link.queued <= MAX_QUEUED
+    assert large.calls == [("broken", DestroyReason.RESOURCELIMIT)] and small.calls == []
+    assert large.id not in end.link.circuits and not end.link._onward - {small.id}
+
+
+def test_a_full_transport_and_the_throttle_together():
+    end = End(rate=RATE)
+    circ_id = relayed(end, "onward")
+    end.link.send(circ_id, Command.RELAY, run_of(300))
+    assert len(end.cells()) == 100
+    end.link.set_congested(True, START)
+    end.tick(10.0)
+    assert end.cells() == [] and end.outbox.deadline() is None, "nothing to wake for"
+    end.link.set_congested(False, START)
+    assert len(end.cells()) == 100
+    end.tick(1.0)
+    assert len(end.cells()) == 100 and end.link.queued == 0
+
+
+def test_a_closed_link_waits_for_nothing():
+    end = End(rate=RATE)
+    circ_id = relayed(end, "onward")
+    end.link.send(circ_id, Command.RELAY, run_of(300))
+    end.sent()
+    end.link.gone("connection lost", START)
+    end.tick(1.0)
+    assert end.link.queued == 0 and end.sent() == b"" and end.outbox.deadline() is None
+
+
+def test_a_limit_set_later_holds_what_is_queued_already():
+    end = End()
+    circ_id = relayed(end, "onward")
+    end.link.set_congested(True, START)
+    end.link.send(circ_id, Command.RELAY, run_of(300))
+    end.throttle.set_rate(RATE)
+    end.link.set_congested(False, START)
+    assert len(end.cells()) == 100
+
+
+def test_nobody_starves_where_many_always_have_more_to_send():
+    """Without a throttle too: a flush that is full goes on behind those that it served."""
+    end = End()
+    ids = [end.attach().id for _ in range(40)]
+    served = dict.fromkeys(ids, 0)
+    for _ in range(20):
+        for circ_id in ids:
+            end.link.send(circ_id, Command.RELAY, run_of(30))
+        data = b"".join(end.messages())
+        for at in range(0, len(data), CELL_LEN):
+            served[int.from_bytes(data[at : at + 4], "big")] += 1
+    assert max(served.values()) - min(served.values()) <= 60 < min(served.values())

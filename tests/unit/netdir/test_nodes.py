@@ -258,6 +258,21 @@ def test_without_a_facilitator_nodes_stay_fresh(crypto):
         assert directory.nodes(Role.RELAY, now) == [fresh]
 
 
+def test_a_node_that_pauses_is_not_offered_until_it_works_again(crypto):
+    directory = NodeDirectory(crypto)
+    directory.update(node_list(crypto, [node(crypto, 1)]), NOW)
+    assert hear(directory, node(crypto, 2))
+    for number in (1, 2):
+        paused = node(crypto, number, published=int(NOW) - 5, roles=Role(0))
+        assert hear(directory, paused)
+        assert directory.get(paused.identity, NOW) == paused
+        assert paused.encode() in directory.newer(0, NOW)
+    assert directory.nodes(Role.RELAY, NOW) == directory.nodes(Role(0), NOW) == []
+    back = node(crypto, 1, published=int(NOW) - 4)
+    assert hear(directory, back)
+    assert directory.nodes(Role(0), NOW) == [back]
+
+
 def test_heard_nodes_are_bounded(crypto, monkeypatch):
     monkeypatch.setattr(module, "MAX_HEARD", 3)
     directory = NodeDirectory(crypto)

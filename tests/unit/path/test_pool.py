@@ -2,11 +2,13 @@
 
 import pytest
 
+from convergence.circuit.relaying import Relaying
 from convergence.errors import DestroyReason, EndReason, LocalError
 from convergence.path.pool import (
     ATTEMPTS,
     ENTRIES,
     HOP_TIMEOUT,
+    INTRODUCED_HOP_TIMEOUT,
     MAX_YOUNG,
     POOL_SIZE,
     PROBE_EVERY,
@@ -15,7 +17,7 @@ from convergence.path.pool import (
     RETRY_MAX,
     CircuitPool,
 )
-from convergence.path.select import entry_side
+from convergence.path.select import Reach, entry_side
 from convergence.wire.facilitator import Descriptor, Role, Transport
 from tests.unit.circuit.rig import CRYPTO, Net
 
@@ -61,10 +63,17 @@ class Scene:
         self.got, self.trouble = [], []
 
     @staticmethod
-    def describe(machine, roles=Role.RELAY | Role.RDV | Role.EXIT):
+    def describe(machine, roles=Role.RELAY | Role.RDV | Role.EXIT, ws=True, rtc=False):
         keys = machine.keys
-        url = (Transport(1, f"ws://{machine.name}/"),)
-        return Descriptor(keys.identity, keys.ntor_public, 0, 1 << 40, roles, url)
+        ways = (Transport(1, f"ws://{machine.name}/"),) * ws + (Transport.rtc(),) * rtc
+        return Descriptor(keys.identity, keys.ntor_public, 0, 1 << 40, roles, ways)
+
+    def mix(self, kinds):
+        """The relays are servers without rtc (s), browsers (b) or servers with rtc (h)."""
+        self.directory.known = [
+            self.describe(machine, ws=kind != "b", rtc=kind != "s")
+            for machine, kind in zip(self.relays, kinds, strict=True)
+        ]
 
     def reach(self, identity, reply):
         """Stands for Neighbours."""
@@ -88,6 +97,14 @@ class Scene:
             point,
             name,
             provider,
+            lambda circuit, now: self.got.append(circuit),
+            lambda text, now: self.trouble.append(text),
+        )
+
+    def peer(self, node):
+        self.do(
+            self.pool.peer_circuit,
+            node,
             lambda circuit, now: self.got.append(circuit),
             lambda text, now: self.trouble.append(text),
         )
@@ -262,6 +279,128 @@ def test_a_pool_of_size_0_builds_nothing():
     scene = Scene(size=0)
     scene.fill()
     assert scene.states == [] and scene.dialled == []
+
+
+def test_a_node_that_is_paused_is_avoided_and_not_the_one_it_would_not_extend_to():
+    scene = Scene(relays=6, hops=3)
+    paused = scene.relays[0]
+    relaying = Relaying(paused.outbox, CRYPTO, paused.rng, paused.keys, paused.services, limits=None)
+    relaying.neighbours = paused
+    paused._create = relaying.create
+    scene.fill()
+    for _ in range(20):
+        scene.do(lambda now: scene.ready_circuits()[0].destroy(DestroyReason.FINISHED, now))
+    assert scene.pool.ready == POOL_SIZE
+    assert scene.pool._reputation.avoided(scene.net.now) == [paused.keys.identity]
+
+
+@pytest.mark.parametrize("hops", [1, 3])
+def test_ready_circuits_of_another_length_are_replaced_when_that_is_set(scene, hops):
+    scene.fill()
+    before = scene.ready_circuits()
+    scene.do(scene.pool.set_hops, hops)
+    assert all(circuit.closed for circuit in before) and scene.pool.ready == POOL_SIZE
+    assert {len(circuit.path) for circuit in scene.ready_circuits()} == {hops}
+    before = scene.ready_circuits()
+    scene.do(scene.pool.set_hops, hops)
+    assert scene.ready_circuits() == before
+
+
+# -- who reaches whom
+
+BROWSER = Reach(rtc=True)
+
+
+def test_paths_are_along_links_that_there_can_be():
+    for origin in (BROWSER, Reach(), Reach(rtc=True, schemes=("wss",))):
+        scene = Scene(relays=8, hops=3, size=20, origin=origin)
+        scene.mix("sssbbbhh")
+        scene.fill()
+        assert scene.pool.ready == 20
+        for circuit in scene.ready_circuits():
+            before = [origin, *map(Reach.of, circuit.path)]
+            assert all(reach.reaches(node) for reach, node in zip(before, circuit.path, strict=False))
+
+
+def test_a_page_that_reaches_nobody_is_told_what_it_takes():
+    scene = Scene(relays=3, origin=Reach(schemes=("wss",)))
+    scene.fill()
+    [told] = [event.data["message"] for event in scene.client.events if event.kind == "trouble"]
+    assert "none of which can be reached from here: it takes a wss:// address" in told
+
+
+def test_entries_of_a_file_stay_on_their_side_and_lead_to_the_point():
+    scene = Scene(relays=16, origin=BROWSER)
+    scene.mix("sb" * 8)
+    name = b"n" * 32
+    for provider in (True, False):
+        scene.got.clear()
+        for point in scene.directory.known * 3:
+            scene.rdv(point, name, provider)
+        assert not scene.trouble and len(scene.got) == 48
+        for circuit in scene.got:
+            entry, point = circuit.path
+            assert Reach.of(entry).reaches(point)
+            assert entry in entry_side(scene.directory.known, name, provider, point.identity)
+        assert len({circuit.path[0].identity for circuit in scene.got}) <= 2 * ENTRIES
+
+
+@pytest.mark.parametrize(
+    ("kinds", "timeout"), [("bb", INTRODUCED_HOP_TIMEOUT), ("hs", HOP_TIMEOUT), ("hh", HOP_TIMEOUT)]
+)
+def test_a_hop_that_has_to_be_introduced_has_more_time(kinds, timeout):
+    scene = Scene(relays=2, origin=BROWSER, size=0)
+    scene.mix(kinds)
+    entry, point = scene.relays
+    scene.deaf(point)
+    scene.peer(scene.directory.known[1])
+    scene.net.tick(timeout - 0.5)
+    assert len(scene.dialled) == 1 and not entry.circuits[0].closed
+    scene.net.tick(1)
+    assert entry.circuits[0].closed and len(scene.dialled) == 2
+    assert scene.pool._reputation.avoided(scene.net.now) == [point.keys.identity]
+
+
+def test_a_hop_that_could_not_be_introduced_is_avoided():
+    scene = Scene(relays=3, origin=BROWSER, size=0)
+    scene.mix("bbb")
+    entry_of = {}
+    for machine in scene.relays:
+        machine.reach = lambda identity, reply, machine=machine: (
+            entry_of.setdefault(identity, machine),
+            reply(None, scene.net.now),
+        )
+    scene.rdv(scene.directory.known[0])
+    point = scene.relays[0].keys.identity
+    assert scene.trouble and point in entry_of and scene.pool._reputation.avoided(scene.net.now) == [point]
+    scene.unreachable = {scene.relays[1].keys.identity}
+    for _ in range(4):
+        scene.rdv(scene.directory.known[0])
+    assert scene.relays[1].keys.identity in scene.pool._reputation.avoided(scene.net.now)
+
+
+def test_a_ready_circuit_is_extended_to_an_exit_that_its_end_reaches():
+    scene = Scene(relays=6, origin=BROWSER)
+    scene.mix("ssshhb")
+    scene.directory.known[5] = scene.describe(scene.relays[5], Role.EXIT, ws=False, rtc=True)
+    for number in range(5):
+        machine = scene.relays[number]
+        scene.directory.known[number] = scene.describe(machine, Role.RELAY, rtc=number > 2)
+    scene.fill()
+    for _ in range(20):
+        scene.exit()
+    assert len(scene.got) == 20 and not scene.trouble
+    assert all(circuit.path[-2].rtc and circuit.path[-1] == scene.directory.known[5] for circuit in scene.got)
+
+
+def test_an_exit_to_which_no_path_leads_is_passed_over():
+    scene = Scene(relays=5, size=0)
+    scene.mix("ssssb")
+    for number, machine in enumerate(scene.relays[:3]):
+        scene.directory.known[number] = scene.describe(machine, Role.RELAY)
+    for _ in range(20):
+        scene.exit()
+    assert len(scene.got) == 20 and {circuit.path[-1] for circuit in scene.got} == {scene.directory.known[3]}
 
 
 # -- circuits to rendezvous points

@@ -1,7 +1,10 @@
 from collections import Counter
 from hashlib import sha256
+from itertools import permutations
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from convergence.errors import LocalError
 from convergence.path.select import (
@@ -10,9 +13,12 @@ from convergence.path.select import (
     FORGET_AFTER,
     MAX_REMEMBERED,
     MIN_SIDE,
+    Reach,
     Reputation,
+    can_carry,
     choose,
     choose_path,
+    entries_to,
     entry_side,
     random_below,
     sample,
@@ -45,12 +51,34 @@ class ListRng:
         return draw
 
 
-def node(number, roles=Role.RELAY | Role.RDV, url=True):
-    transports = (Transport(1, f"ws://10.0.0.{number}/"),) if url else ()
+def node(number, roles=Role.RELAY | Role.RDV, url=True, rtc=False, scheme="ws"):
+    transports = (Transport(1, f"{scheme}://10.0.0.{number}/"),) if url else ()
+    transports += (Transport.rtc(),) if rtc else ()
     return Descriptor(bytes([number]) * 32, bytes(32), 1, 2, roles, transports, bytes(64))
 
 
-NODES = [node(number) for number in range(1, 9)]
+def servers(*numbers):
+    """Reached by WebSocket only."""
+    return [node(number) for number in numbers]
+
+
+def browsers(*numbers):
+    """Reached by rtc only."""
+    return [node(number, url=False, rtc=True) for number in numbers]
+
+
+def hybrids(*numbers):
+    """Reached by both."""
+    return [node(number, rtc=True) for number in numbers]
+
+
+SERVER = Reach()
+BROWSER = Reach(rtc=True)
+NODES = servers(*range(1, 9))
+
+
+def pick(rng, nodes, hops, origin=SERVER, **options):
+    return choose_path(rng, nodes, hops, origin=origin, **options)
 
 
 # Randomness
@@ -83,9 +111,9 @@ def test_sample_gives_different_ones():
 @pytest.mark.parametrize("hops", [1, 2, 3, 4, 5])
 def test_a_path_has_distinct_nodes_and_ends_where_asked(hops):
     for seed in range(20):
-        free = choose_path(HashRng(seed), NODES, hops)
+        free = pick(HashRng(seed), NODES, hops)
         assert len({item.identity for item in free}) == hops
-        to_last = choose_path(HashRng(seed), NODES, hops, last=NODES[0])
+        to_last = pick(HashRng(seed), NODES, hops, last=NODES[0])
         assert to_last[-1] == NODES[0]
         assert len({item.identity for item in to_last}) == hops
 
@@ -93,57 +121,185 @@ def test_a_path_has_distinct_nodes_and_ends_where_asked(hops):
 def test_every_node_gets_its_turn_at_every_place():
     seen = Counter()
     for seed in range(300):
-        seen.update(enumerate(item.identity for item in choose_path(HashRng(seed), NODES, 3)))
+        seen.update(enumerate(item.identity for item in pick(HashRng(seed), NODES, 3)))
     assert len(seen) == 3 * len(NODES)
 
 
 def test_only_reachable_relays_carry():
     useless = [node(20, Role.RDV), node(21, Role.RELAY, url=False), node(22, Role(0))]
-    path = choose_path(HashRng(), [*useless, *NODES[:2]], 2)
+    path = pick(HashRng(), [*useless, *NODES[:2]], 2)
     assert set(path) == set(NODES[:2])
     with pytest.raises(LocalError, match="^3 relays are needed, 2 are known$"):
-        choose_path(HashRng(), [*useless, *NODES[:2]], 3)
+        pick(HashRng(), [*useless, *NODES[:2]], 3)
 
 
 def test_the_last_node_need_not_relay():
     exit_node = node(30, Role.EXIT)
-    assert choose_path(HashRng(), NODES[:2], 3, last=exit_node)[-1] == exit_node
+    assert pick(HashRng(), NODES[:2], 3, last=exit_node)[-1] == exit_node
 
 
 def test_too_few_relays_are_counted_for_people():
     with pytest.raises(LocalError, match="^1 relay is needed, 0 are known$"):
-        choose_path(HashRng(), [NODES[0]], 2, last=NODES[0])
+        pick(HashRng(), [NODES[0]], 2, last=NODES[0])
     with pytest.raises(LocalError, match="^2 relays are needed, 1 is known$"):
-        choose_path(HashRng(), NODES[:2], 2, exclude={NODES[0].identity})
+        pick(HashRng(), NODES[:2], 2, exclude={NODES[0].identity})
 
 
-def test_a_single_hop_needs_an_address():
-    assert choose_path(HashRng(), [], 1, last=NODES[0]) == (NODES[0],)
-    with pytest.raises(LocalError):
-        choose_path(HashRng(), [], 1, last=node(9, url=False))
+def test_a_single_hop_needs_a_way():
+    assert pick(HashRng(), [], 1, last=NODES[0]) == (NODES[0],)
+    [browser] = browsers(9)
+    assert pick(HashRng(), [], 1, BROWSER, last=browser) == (browser,)
+    for origin, last in ((BROWSER, node(9, url=False)), (SERVER, browser), (Reach(schemes=("wss",)), NODES[0])):
+        with pytest.raises(LocalError, match="directly"):
+            pick(HashRng(), [], 1, origin, last=last)
 
 
 @pytest.mark.parametrize("hops", [0, 6])
 def test_hops_are_bounded(hops):
     with pytest.raises(LocalError):
-        choose_path(HashRng(), NODES, hops)
+        pick(HashRng(), NODES, hops)
 
 
 def test_entries_bind_the_first_hop_only():
     for seed in range(20):
-        path = choose_path(HashRng(seed), NODES, 3, entries=NODES[:2])
+        path = pick(HashRng(seed), NODES, 3, entries=NODES[:2])
         assert path[0] in NODES[:2]
     with pytest.raises(LocalError, match="entry"):
-        choose_path(HashRng(), NODES, 2, entries=[node(40)])
+        pick(HashRng(), NODES, 2, entries=[node(40)])
 
 
 def test_avoided_nodes_are_used_only_where_nothing_else_is_left():
     avoid = [item.identity for item in NODES[2:]]
     for seed in range(20):
-        assert set(choose_path(HashRng(seed), NODES, 2, avoid=avoid)) == set(NODES[:2])
-        assert set(choose_path(HashRng(seed), NODES, 3, avoid=avoid)) == set(NODES[:3])
-        only = choose_path(HashRng(seed), NODES, 1, entries=[NODES[5]], avoid=avoid)
+        assert set(pick(HashRng(seed), NODES, 2, avoid=avoid)) == set(NODES[:2])
+        assert set(pick(HashRng(seed), NODES, 3, avoid=avoid)) == set(NODES[:3])
+        only = pick(HashRng(seed), NODES, 1, entries=[NODES[5]], avoid=avoid)
         assert only == (NODES[5],)
+
+
+# Who reaches whom
+
+
+def test_links_are_by_an_address_that_can_be_dialled_or_by_rtc_on_both_sides():
+    [server], [browser], [hybrid] = servers(1), browsers(2), hybrids(3)
+    assert [Reach.of(one).reaches(two) for one in (server, browser, hybrid) for two in (server, browser, hybrid)] == [
+        *(True, False, True),
+        *(True, True, True),
+        *(True, True, True),
+    ]
+    page = Reach(rtc=True, schemes=("wss",))
+    assert not page.reaches(server) and page.reaches(browser) and page.reaches(hybrid)
+    assert not page.dials(hybrid) and page.dials(node(4, scheme="wss")) and SERVER.dials(node(4, scheme="wss"))
+    assert can_carry(browser) and not can_carry(node(5, Role.RDV, url=False, rtc=True))
+
+
+def reaches(nodes, origin):
+    """Whether each can be reached from the one before."""
+    before = [origin, *(Reach.of(item) for item in nodes)]
+    return all(reach.reaches(item) for reach, item in zip(before, nodes, strict=False))
+
+
+MIXED = servers(1, 2, 3) + browsers(4, 5, 6) + hybrids(7, 8)
+
+
+@pytest.mark.parametrize("hops", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("origin", [SERVER, BROWSER, Reach(rtc=True, schemes=("wss",))])
+def test_every_node_of_a_path_is_reached_from_the_one_before(origin, hops):
+    for seed in range(30):
+        assert reaches(pick(HashRng(seed), MIXED, hops, origin), origin)
+        for last in (MIXED[0], MIXED[4], MIXED[6]):
+            if hops > 1:
+                assert reaches(pick(HashRng(seed), MIXED, hops, origin, last=last), origin)
+
+
+@pytest.mark.parametrize("last", [None, *MIXED[2:5]])
+def test_all_paths_that_there_are_come_up_equally_often(last):
+    seen = Counter(pick(HashRng(seed), MIXED, 3, BROWSER, last=last) for seed in range(4000))
+    if last is None:
+        every = {path for path in permutations(MIXED, 3) if reaches(path, BROWSER)}
+    else:
+        others = [item for item in MIXED if item != last]
+        every = {(*path, last) for path in permutations(others, 2) if reaches((*path, last), BROWSER)}
+    assert set(seen) == every
+    assert max(seen.values()) < 5 * min(seen.values()) + 20
+
+
+KINDS = st.lists(st.sampled_from(["server", "browser", "hybrid", "nothing"]), max_size=6)
+ORIGINS = st.sampled_from([SERVER, BROWSER, Reach(rtc=True, schemes=("wss",)), Reach(schemes=("wss",))])
+
+
+@settings(deadline=None, derandomize=True, database=None, max_examples=300)
+@given(KINDS, ORIGINS, st.integers(1, 4), st.data())
+def test_there_is_a_path_wherever_there_can_be_one_and_it_spares_whom_it_can(kinds, origin, hops, data):
+    nodes = [
+        node(number, url=kind in ("server", "hybrid"), rtc=kind in ("browser", "hybrid"))
+        for number, kind in enumerate(kinds, 1)
+    ]
+    last = data.draw(st.sampled_from([None, *nodes]))
+    entries = data.draw(st.none() | st.lists(st.sampled_from(nodes), unique=True) if nodes else st.none())
+    avoid = data.draw(
+        st.lists(st.sampled_from([item.identity for item in nodes]), unique=True) if nodes else st.just([])
+    )
+    relays = [item for item in nodes if can_carry(item) and item != last]
+    every = [
+        (*path, last) if last is not None else path
+        for path in permutations(relays, hops if last is None else hops - 1)
+        if (entries is None or not path or path[0] in entries) and reaches((*path, last) if last else path, origin)
+    ]
+
+    def avoided(path):
+        return {item.identity for item in path if item != last} & set(avoid)
+
+    try:
+        path = pick(HashRng(), nodes, hops, origin, last=last, entries=entries, avoid=avoid)
+    except LocalError:
+        assert not every
+        return
+    assert path in every
+    assert not any(avoided(other) < avoided(path) for other in every), "with fewer of the same it would do as well"
+    if last is not None and hops > 1:
+        first = {other[0] for other in every} if entries is None else None
+        assert first is None or set(entries_to(nodes, hops, last, origin=origin)) == first
+
+
+def test_a_large_network_is_no_matter():
+    """As many as a list holds, half of them failing: the choice does not try one after the other."""
+    nodes = []
+    for number in range(3000):
+        transports = (Transport(1, f"ws://h{number}/"),) if number % 3 else (Transport.rtc(),)
+        nodes.append(Descriptor(sha256(b"%d" % number).digest(), bytes(32), 1, 2, Role.RELAY, transports, bytes(64)))
+    avoid = [item.identity for item in nodes[::2]]
+    last = nodes[3]
+    path = pick(HashRng(), nodes, 5, BROWSER, last=last, avoid=avoid)
+    assert reaches(path, BROWSER) and not {item.identity for item in path[:-1]} & set(avoid)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "origin", "last", "trouble"),
+    [
+        (browsers(1, 2), SERVER, None, "^2 relays are known, none .* from here: it takes a ws:// or wss:// address$"),
+        (
+            servers(1, 2),
+            Reach(True, ("wss",)),
+            None,
+            "^2 relays are known, none .*: it takes a wss:// address or WebRTC$",
+        ),
+        (servers(1, 2), BROWSER, browsers(3)[0], "^no path .* has an address and speaks WebRTC too$"),
+        (browsers(1) + servers(2), SERVER, None, "^no path .* has an address and speaks WebRTC too$"),
+    ],
+)
+def test_what_is_missing_is_told_to_people(nodes, origin, last, trouble):
+    with pytest.raises(LocalError, match=trouble):
+        pick(HashRng(), nodes, 2, origin, last=last)
+
+
+def test_only_nodes_that_lead_there_are_entries():
+    nodes = servers(1, 2) + browsers(3) + hybrids(4)
+    to_browser = browsers(5)[0]
+    assert entries_to(nodes, 2, to_browser, origin=BROWSER) == nodes[2:]
+    assert entries_to(nodes, 3, to_browser, origin=BROWSER) == nodes
+    assert entries_to(nodes, 2, to_browser, origin=SERVER) == nodes[3:]
+    assert entries_to(nodes, 2, nodes[3], origin=BROWSER, exclude={nodes[0].identity}) == nodes[1:3]
 
 
 # Sides

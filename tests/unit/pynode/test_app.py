@@ -184,6 +184,45 @@ def test_a_site_has_the_names_it_was_given(tmp_path: Path, host: str, status: in
     go(scenario)
 
 
+@pytest.mark.parametrize(("stun", "told"), [(None, None), (["stun:a"], {"stun": ["stun:a"]})])
+def test_a_site_says_whether_pages_make_webrtc_links(tmp_path: Path, stun: list[str] | None, told: Any) -> None:
+    async def scenario() -> None:
+        facilitator = FacilitatorApp(tmp_path, ANY, stun=stun)
+        await facilitator.start()
+        async with (
+            aiohttp.ClientSession() as session,
+            session.get(f"{facilitator.network.site}network.json") as response,
+        ):
+            assert (await response.json()).get("rtc") == told
+        await facilitator.stop()
+
+    go(scenario)
+
+
+@pytest.mark.rtc
+def test_a_relay_without_an_address_registers(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        facilitator = FacilitatorApp(tmp_path / "facilitator", ANY)
+        await facilitator.start()
+        heard = Heard()
+        relay = App(Plan(facilitator.network, tmp_path / "relay", RELAY, stun=()), heard)
+        await relay.start()
+        await heard.until("registered")
+        assert (relay.url, relay.port) == (None, None)
+        await relay.stop()
+        await facilitator.stop()
+
+    go(scenario)
+
+
+def test_a_node_that_works_for_others_is_reached_somehow(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        with pytest.raises(AppError, match="needs an address, or rtc"):
+            await App(Plan(Network("ws://127.0.0.1:9/facilitator"), tmp_path, RELAY)).start()
+
+    go(scenario)
+
+
 def test_no_facilitator_is_told_in_a_sentence(tmp_path: Path) -> None:
     async def scenario() -> None:
         heard = Heard()

@@ -296,6 +296,24 @@ def test_a_relay_is_what_options_and_settings_say() -> None:
     )
 
 
+def test_a_relay_without_an_address_is_reached_over_webrtc() -> None:
+    assert plan("").listen is None and plan("").stun == ()
+    assert plan("--listen 127.0.0.1:6").stun == ()
+    for options in ("--no-rtc", "--no-rtc --stun stun:x", "--public name", "--url ws://name/"):
+        assert str(plan(options).listen) == "127.0.0.1:0"
+    assert plan("--no-rtc --stun stun:x").stun is None
+
+
+def test_stun_servers_are_those_of_options_else_of_settings() -> None:
+    config = parse_config('[rtc]\nstun = ["stun:a", "stun:b"]')
+    assert plan("", config).stun == ("stun:a", "stun:b")
+    assert plan("--stun stun:x --stun stun:y:1", config).stun == ("stun:x", "stun:y:1")
+    off = parse_config("[rtc]\nenabled = false")
+    assert plan("", off).stun is None and plan("", off).listen is not None
+    with pytest.raises(SystemExit):
+        parser().parse_args(["relay", "--stun", "turn:x:1"])
+
+
 def test_a_relay_joins_the_facilitator_that_it_was_told() -> None:
     def network(line: str) -> Network:
         return asyncio.run(_network(parser().parse_args(["relay", *line.split()]), Config()))

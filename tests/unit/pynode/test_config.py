@@ -30,6 +30,9 @@ hops = 1
 exit_hops = 5
 [limits]
 connections = 10
+[rtc]
+enabled = false
+stun = ["stun:stun.example", "stun:192.0.2.1:3479"]
 [log]
 level = "debug"
 json = true
@@ -46,6 +49,7 @@ def test_an_empty_file_is_all_defaults() -> None:
     assert config == Config()
     assert (config.circuits.hops, config.circuits.exit_hops) == (2, 3)
     assert config.node.roles == () and config.node.listen is None
+    assert config.rtc.servers == ()
     assert exit_policy(config.exit, []).permits("example.com", "1.1.1.1", 443)
 
 
@@ -59,6 +63,7 @@ def test_every_setting(tmp_path: Path) -> None:
     policy = exit_policy(config.exit, [])
     assert policy.permits("localhost", "127.0.0.1", 8080) and not policy.permits("localhost", "127.0.0.1", 80)
     assert config.node.origins == ("https://mirror.example", "*") and config.site.hosts == ("site.example",)
+    assert config.rtc.stun == ("stun:stun.example", "stun:192.0.2.1:3479") and config.rtc.servers is None
     assert config.circuits.hops == 1 and config.log.json and config.site.files == Path("dist")
 
 
@@ -78,7 +83,18 @@ def test_every_setting(tmp_path: Path) -> None:
         ("[node]\nroles = ['relay', 'king']", 'node.roles must be a list of "relay", "rdv" and "exit"'),
         ("[node]\nroles = [['relay']]", "node.roles must be a list"),
         ("[node]\nroles = 'relay'", "node.roles must be a list"),
-        ("[node]\nroles = ['relay']", "settings, line 2: a node with roles needs node.listen"),
+        (
+            "[node]\nroles = ['relay']\n[rtc]\nenabled = false",
+            "settings, line 2: without WebRTC, a node with roles needs node.listen",
+        ),
+        ("[rtc]\nenabled = 1", "line 2: rtc.enabled must be true or false"),
+        ("[rtc]\nstun = 'stun:x'", "rtc.stun must be a list of at most 4 STUN servers"),
+        ("[rtc]\nstun = ['turn:x:1']", "rtc.stun must be the address of a STUN server"),
+        ("[rtc]\nstun = ['stun:x:99999']", "rtc.stun must be the address of a STUN server"),
+        ("[rtc]\nstun = ['stun:x:0']", "rtc.stun must be the address of a STUN server"),
+        ("[rtc]\nstun = ['stun:a b']", "rtc.stun must be the address of a STUN server"),
+        ("[rtc]\nstun = [['stun:x']]", "rtc.stun must be the address of a STUN server"),
+        ("[rtc]\nstun = ['stun:x', 'stun:x', 'stun:x', 'stun:x', 'stun:x']", "a list of at most 4 STUN servers"),
         ("[node]\nlisten = '9001'", 'node.listen must be "host:port"'),
         ("[node]\nlisten = ':9001'", 'node.listen must be "host:port"'),
         ("[node]\nlisten = 'x:99999'", 'node.listen must be "host:port"'),
@@ -119,6 +135,11 @@ def test_the_example_is_valid_as_it_is_and_uncommented() -> None:
     uncommented = re.sub(r"(?m)^# (\w+ = )", r"\1", write_example())
     config = parse(uncommented)
     assert config.node.name == "relay-1" and config.circuits == Config().circuits and config.limits == Config().limits
+
+
+def test_a_node_may_work_for_others_without_an_address() -> None:
+    """Behind a NAT it is reached over WebRTC."""
+    assert parse("[node]\nroles = ['relay']").node.listen is None
 
 
 def test_a_facilitator_may_be_named_without_its_identity() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import json
 import logging
 import os
 import socket
@@ -16,7 +17,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from convergence.effects import Protocol
+from convergence.effects import DescriptionKind, Protocol
 from pynode import site as module
 from pynode.origins import Origins
 from pynode.site import HEADERS, FacilitatorSockets, Site, make_app
@@ -165,6 +166,18 @@ def test_json_documents_and_other_methods() -> None:
                 assert answer.status == 405
             async with client.get("/facilitator") as answer:
                 assert answer.status == 426
+        await server.site.close()
+
+    run(test)
+
+
+@pytest.mark.parametrize("stun", [(), ("stun:a", "stun:b:1")])
+def test_pages_are_told_to_make_webrtc_links(stun: tuple[str, ...]) -> None:
+    async def test() -> None:
+        server = await serving(stun=stun)
+        _, _, body = await get(server.port, "/network.json")
+        assert json.loads(body)["rtc"] == {"stun": list(stun)}
+        server.sockets.describe(1, DescriptionKind.OFFER, "")  # not for this transport
         await server.site.close()
 
     run(test)

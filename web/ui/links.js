@@ -1,0 +1,99 @@
+/**
+ * Does: draw the node's neighbours around "You", list them in words, say why one could not be reached.
+ * Does not: ask the node anything; it draws a state.
+ *
+ * A link: `{peer: 16 hex digits, kind: "rtc"|"ws", state: "open"|"connecting"|"restarting"|"failed", dialled, circuits,
+ * sent, received: bytes, reason}`; one that failed is in the state for some seconds only.
+ */
+
+import { byId, el, keepList, setText, svg } from "./dom.js";
+import { bytes, count, sentence } from "./words.js";
+
+const DRAWN_MOST = 12; // the others are counted
+const LISTED_MOST = 64;
+const HEIGHT = 200;
+const MARGIN = { x: 26, y: 26 }; // from the picture's edge to a neighbour
+const KINDS = { rtc: "WebRTC", ws: "WebSocket" };
+const STATES = { connecting: "connecting", restarting: "looking for a new way", failed: "not reached" };
+
+const shortName = (link) => link.peer.slice(0, 4);
+const isOpen = (link) => link.state === "open" || link.state === "restarting";
+
+/** @returns {{update: (links: object[]) => void}} */
+export function drawLinks() {
+  const host = byId("links");
+  const list = byId("link-list");
+  let shown = [];
+  let drawn = "";
+
+  const draw = () => {
+    const width = Math.max(240, host.clientWidth);
+    const key = JSON.stringify([width, shown.map(({ peer, kind, state }) => [peer, kind, state])]);
+    if (key === drawn) return;
+    drawn = key;
+    host.replaceChildren(picture(shown, width));
+  };
+  new ResizeObserver(draw).observe(host);
+  return {
+    update(links) {
+      shown = links;
+      const open = links.filter(isOpen);
+      const direct = open.filter((link) => link.kind === "rtc").length;
+      host.dataset.open = open.length;
+      host.dataset.rtc = direct;
+      setText(byId("links-count"), summary(open.length, direct));
+      const failed = links.filter((link) => link.state === "failed");
+      setText(byId("links-failed"), failed.map(failure).join(" "));
+      keepList(list, links.slice(0, LISTED_MOST).map((link) => ({ ...link, id: `${link.peer} ${link.kind}` })), linkView);
+      byId("links-more").hidden = !links.length;
+      draw();
+    },
+  };
+}
+
+function summary(open, direct) {
+  const kinds = [direct && `${direct} by WebRTC`, open - direct && `${open - direct} by WebSocket`];
+  return kinds.filter(Boolean).join(", ") || "none yet";
+}
+
+const failure = (link) => `Node ${shortName(link)} was not reached. ${sentence(link.reason)}`;
+
+function linkView() {
+  const note = el("span", { class: "link-note" });
+  const name = el("code");
+  const root = el("li", { "data-testid": "link" }, name, note);
+  return {
+    root,
+    update(link) {
+      Object.assign(root.dataset, { state: link.state, kind: link.kind, peer: link.peer });
+      setText(name, link.peer.slice(0, 8));
+      setText(note, [KINDS[link.kind], STATES[link.state] ?? "", link.reason && sentence(link.reason), ...traffic(link)].filter(Boolean).join(" · "));
+    },
+  };
+}
+
+const traffic = (link) => (isOpen(link) ? [count(link.circuits, "circuit"), `${bytes(link.sent)} sent`, `${bytes(link.received)} received`] : []);
+
+function picture(links, width) {
+  const around = links.slice(0, DRAWN_MOST);
+  const hidden = links.length - around.length;
+  const middle = { x: width / 2, y: HEIGHT / 2 };
+  const words = around.map((link) => `${shortName(link)}, ${KINDS[link.kind]}${STATES[link.state] ? `, ${STATES[link.state]}` : ""}`);
+  const label = words.length ? `Your neighbours: ${words.join("; ")}.` : "No neighbours yet.";
+  const root = svg("svg", { viewBox: `0 0 ${width} ${HEIGHT}`, height: HEIGHT, role: "img", "aria-label": label });
+  const places = around.map((link, index) => {
+    const angle = (index / around.length) * 2 * Math.PI - Math.PI / 2 + Math.PI / Math.max(2, around.length); // nobody right above
+    return { link, x: middle.x + Math.cos(angle) * (middle.x - MARGIN.x), y: middle.y + Math.sin(angle) * (middle.y - MARGIN.y) };
+  });
+  for (const { link, x, y } of places) root.append(svg("path", { class: `line ${link.kind} ${link.state}`, d: `M${middle.x} ${middle.y}L${x} ${y}` }));
+  for (const { link, x, y } of places) {
+    const look = { class: `peer ${link.kind} ${link.state}` };
+    root.append(link.kind === "rtc" ? svg("circle", { ...look, cx: x, cy: y, r: 7 }) : svg("rect", { ...look, x: x - 6, y: y - 6, width: 12, height: 12, rx: 2 }));
+    const below = y > middle.y; // on the side that its line does not come from
+    root.append(svg("text", { x, y: below ? y + 21 : y - 13, "text-anchor": "middle" }, shortName(link)));
+  }
+  root.append(svg("circle", { class: "hop you", cx: middle.x, cy: middle.y, r: 10 }));
+  root.append(svg("text", { class: "word", x: middle.x, y: middle.y + 29, "text-anchor": "middle" }, "You"));
+  if (hidden) root.append(svg("text", { class: "head", x: width - 4, y: HEIGHT - 4, "text-anchor": "end" }, `and ${hidden} more`));
+  return root;
+}

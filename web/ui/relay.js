@@ -1,0 +1,103 @@
+/**
+ * Does: the part of the node's card that is about others: the switch, what it does now, the limits.
+ * Does not: relay, or decide why it pauses; the node's worker does.
+ *
+ * What the node says of it: `{on, why: ""|"paused"|"metered"|"volume"|"site"|"browser", reachable, circuits,
+ * circuitsTotal, streams, bytes}`; `why` tells what keeps it from working for others.
+ */
+
+import { byId, setText } from "./dom.js";
+import { RANGES, checked, isMetered, keepSettings, loadSettings, watchMetered } from "./settings.js";
+import { bytes, count, sentence } from "./words.js";
+
+const FLAGS = ["rdv", "metered"];
+const NUMBERS = Object.keys(RANGES);
+const STOPPED = {
+  paused: "Paused",
+  metered: "Paused: metered connection",
+  volume: "Paused: this visit's volume is used up",
+  site: "This site's network does not use browsers as relays.",
+  browser: "This browser has no WebRTC, by which other nodes would reach it.",
+};
+
+/**
+ * @param {(name: string, args?: object) => Promise<any>} command
+ * @returns {{message: () => object, update: (state: object, role: "leader"|"guest"|null) => void}} `message`: what the
+ *   worker needs to know from its start.
+ */
+export function relayControls(command) {
+  const toggle = byId("relay-switch");
+  const error = byId("relay-error");
+  let settings = loadSettings();
+  let unanswered = 0; // changes of ours that the node may not show yet
+  let role = null;
+  let last = null;
+
+  const message = () => ({ settings, onMetered: isMetered() });
+  const show = () => {
+    toggle.setAttribute("aria-checked", String(settings.relay && !toggle.disabled));
+    for (const name of FLAGS) byId(`set-${name}`).checked = settings[name];
+    for (const name of NUMBERS) {
+      const field = byId(`set-${name}`);
+      if (field !== document.activeElement) field.value = settings[name];
+    }
+    setText(byId("set-rate"), `${bytes((settings.upload * settings.share * 1e6) / 800)}/s at most`);
+  };
+  const tell = async () => {
+    setText(error, "");
+    unanswered += 1;
+    try {
+      await command("settings", message());
+    } catch (failure) {
+      setText(error, sentence(failure.message));
+    }
+    unanswered -= 1;
+  };
+  const change = (part) => {
+    settings = checked({ ...settings, ...part }, settings);
+    keepSettings(settings);
+    show();
+    tell();
+  };
+
+  toggle.addEventListener("click", () => change({ relay: !settings.relay }));
+  for (const name of FLAGS) byId(`set-${name}`).addEventListener("change", ({ target }) => change({ [name]: target.checked }));
+  for (const name of NUMBERS) {
+    const field = byId(`set-${name}`);
+    [field.min, field.max, field.step] = RANGES[name];
+    field.addEventListener("change", () => {
+      change({ [name]: field.valueAsNumber });
+      field.value = settings[name]; // what became of it, also while it has the focus
+    });
+  }
+  byId("limits").addEventListener("submit", (event) => event.preventDefault());
+  watchMetered(() => role === "leader" && tell());
+  show();
+
+  return {
+    message,
+    update(state, next) {
+      role = next;
+      const { relay } = state;
+      const barred = relay?.why === "site" || relay?.why === "browser";
+      toggle.disabled = byId("limits-relay").disabled = barred;
+      if (state !== last && state.settings && !unanswered) {
+        settings = checked(state.settings); // another tab may have changed them
+        show();
+      }
+      last = state;
+      byId("relay-dot").dataset.state = relay?.on && relay.reachable ? "on" : "off";
+      setText(byId("relay-note"), relayNote(relay));
+      setText(byId("relay-stage"), relay ? (STOPPED[relay.why] ?? "Working for others") : "");
+      byId("words-relay").hidden = barred;
+    },
+  };
+}
+
+function relayNote(relay) {
+  if (!relay) return "Begins when your node runs";
+  if (relay.why) return STOPPED[relay.why];
+  if (!relay.reachable) return "Nobody can reach this browser yet";
+  if (relay.circuits) return `Passing on ${count(relay.circuits, "circuit")} for others; ${bytes(relay.bytes)} so far`;
+  return relay.bytes ? `Nothing to pass on now; ${bytes(relay.bytes)} so far` : "Ready; nobody has needed it yet";
+}
