@@ -22,7 +22,8 @@ const RUNS = 75; // percent of the start at which the node takes commands
 const EMPTY = {
   phase: { percent: 0, text: "Waiting for the page" },
   ready: false, seconds: 0, failed: "", trouble: "",
-  circuits: [], links: [], relay: null, settings: null, bytes: { sent: 0, received: 0, relayed: 0 },
+  identity: "", nodes: 0, circuits: [], links: [], bytes: { sent: 0, received: 0, relayed: 0 },
+  relay: { on: false, why: "starting", reachable: false, circuits: 0, circuitsTotal: 0, streams: 0, bytes: 0 }, settings: null,
   shares: [], transfers: [], fetches: [],
 };
 

@@ -35,7 +35,7 @@ LABEL = "convergence"
 """Of the one data channel, which both sides make with id 0."""
 
 MAX_CHANNELS = 512
-"""Channels at a time, those that are being made and closed included; each takes a UDP port on every address."""
+"""Channels at a time, those that are being made and closed included. Each takes 160 KB, and a UDP port on every address."""
 
 OPEN_TIMEOUT = 30.0
 """Seconds from the request to an open channel: introduction, connectivity checks and DTLS."""
@@ -125,8 +125,9 @@ class _Peer:
         self._flushed.set()
 
     def report(self, reason: str) -> None:
-        """Tell the core, once, that this is the end."""
+        """Tell the core, once, that this is the end. Nothing is flushed."""
         channel, self.channel = self.channel, None
+        self._flushed.set()
         self._finish()
         if channel is not None:
             self._owner._closed(channel, reason)
@@ -161,6 +162,7 @@ class _Peer:
     async def _apply(self, library: Any, kind: DescriptionKind, sdp: str) -> None:
         connection = self._connection
         assert connection.sctp is not None
+        ice = connection.sctp.transport.transport
         lines = sdp.splitlines()
         if kind is not DescriptionKind.CANDIDATES:
             # Not "end-of-candidates" either: more may come.
@@ -172,8 +174,8 @@ class _Peer:
         for line in lines:
             if line.startswith("a=candidate:"):
                 candidate = library.sdp.candidate_from_sdp(line.removeprefix("a=candidate:"))
-                if not candidate.ip.endswith(".local"):
-                    await connection.sctp.transport.transport.addRemoteCandidate(candidate)
+                if not candidate.ip.endswith(".local") and len(ice.getRemoteCandidates()) < MAX_CANDIDATES:
+                    await ice.addRemoteCandidate(candidate)
         if kind is DescriptionKind.OFFER:
             await connection.setLocalDescription(await connection.createAnswer())
             self._tell(DescriptionKind.ANSWER)
@@ -217,8 +219,9 @@ class _Peer:
             self._owner.channels.received(self.channel, data)
 
     def _on_close(self) -> None:
-        self._flushed.set()
-        self.report("closed by the peer")
+        sctp = self._connection.sctp
+        alive = sctp is not None and sctp.transport.state == "connected"
+        self.report("closed by the peer" if alive else "connection lost")
 
     def _on_low(self) -> None:
         if self._congested and self.channel is not None:
@@ -227,7 +230,6 @@ class _Peer:
 
     def _on_state(self) -> None:
         if self._connection.connectionState in ("failed", "closed"):
-            self._flushed.set()
             self.report("connection lost" if self.open else "no secure connection to the other side")
 
 
@@ -318,8 +320,8 @@ class RtcTransport:
 
 
 def _bound(sctp: Any, refuse: Callable[[str], None]) -> None:
-    """Bound what strangers can make the library keep, which it does not do itself: datagrams that anybody sends,
-    addresses that checks come from, fragments of messages beyond the window that it announced."""
+    """Bound what the library itself does not: how long it waits for a STUN server, and what it keeps of what strangers
+    send, which is datagrams, addresses that checks come from, and fragments beyond the window that it announced."""
     from aiortc.rtcsctptransport import DataChunk, ForwardTsnChunk
 
     ice = sctp.transport.transport.iceGatherer._connection

@@ -73,7 +73,9 @@ def run(tiny: bool = False) -> list[Figure]:
     size = MIB if tiny else SIZE
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
         folder = Path(name)
-        up = stack.enter_context(running("up", "--port", "0", "--data", folder / "data", "--dist", ROOT / "dist"))
+        up = stack.enter_context(
+            running("up", "--no-rtc", "--port", "0", "--data", folder / "data", "--dist", ROOT / "dist")
+        )
         site = up.until("ready")["site"]
         playwright = stack.enter_context(sync_playwright())
         browser = stack.enter_context(launched(playwright, "chromium", folder / "downloads"))

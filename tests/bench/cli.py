@@ -135,7 +135,7 @@ def program(command: str, *arguments: object) -> Iterator[subprocess.Popen[str]]
 @contextmanager
 def network(folder: Path, *more: object) -> Iterator[dict[str, Any]]:
     """A network of five relays; yields what `up` says of it."""
-    with program("up", "--port", 0, "--no-exit", "--data", folder / "network", *more) as up:
+    with program("up", "--port", 0, "--no-exit", "--no-rtc", "--data", folder / "network", *more) as up:
         yield record(up, "ready")
 
 

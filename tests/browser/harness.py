@@ -48,6 +48,8 @@ UNTIL = """async ([argument, seconds]) => {
         look();
     });
 }"""
+UNREACHABLE = "Firefox can\u2019t establish a connection"
+"""How Firefox tells the console of a WebSocket to nobody, a facilitator that a test killed."""
 STANDING = "state.ready && state.circuits.filter((circuit) => circuit.state === 'ready').length >= 5"
 TRANSFER = "state.transfers.find((item) => item.id === argument"
 
@@ -95,10 +97,14 @@ class Peer:
         self.logged: list[str] = []
         self._downloads = downloads
         self.context: BrowserContext = browser.new_context(**{**CONFIG.context_options(self.name), **options})
-        self.context.on("weberror", lambda error: self.wrong.append(str(error.error)))
+        self.context.on("weberror", lambda error: self._note(str(error.error)))
         self.context.on("console", lambda message: self.logged.append(message.text))
         if self.name == "chromium":  # Firefox lists WebSockets, those to relays, as requests for documents
             self.context.on("request", lambda request: self._check(request.url))
+
+    def _note(self, error: str) -> None:
+        if not error.startswith(UNREACHABLE):
+            self.wrong.append(error)
 
     def _check(self, url: str) -> None:
         if not url.startswith((self.site, f"blob:{self.site}")):

@@ -26,7 +26,7 @@ def main(folder: Path | None) -> None:
         temporary = Path(name)
         write_file(temporary / "Holiday pictures.zip", 3 * MIB)
         write_file(temporary / "Minutes of the meeting.pdf", MIB)
-        network = ("up", "--port", "0", "--data", temporary / "network", "--dist", ROOT / "dist")
+        network = ("up", "--port", "0", "--data", temporary / "network", "--dist", ROOT / "dist", "--no-rtc")
         with running(*network) as up, launched(playwright, "chromium", temporary / "downloads") as browser:
             site = up.until("ready")["site"]
             friend = Peer(browser, site, temporary).open()

@@ -33,7 +33,7 @@ SHARE_NAMED = """([name, text]) => {
 def network(tmp_path_factory: pytest.TempPathFactory, dist: Path) -> Iterator[dict[str, Any]]:
     """The network of `convergence up`; its ready record."""
     folder = tmp_path_factory.mktemp("network")
-    with running("up", "--port", "0", "--data", folder, "--dist", dist) as up:
+    with running("up", "--port", "0", "--data", folder, "--dist", dist, "--no-rtc") as up:
         yield {**up.until("ready"), "up": up}
         assert up.stop() == 0
 

@@ -1,72 +1,36 @@
-"""The page by itself, with a stand-in for the node's worker: what it shows, says, refuses and sends.
-
-The stand-in (page/worker.js) is told over a BroadcastChannel what states to post and how to answer commands.
-"""
+"""The page by itself, with a stand-in for the node's worker (alone.py): what it shows, says, refuses and sends."""
 
 from __future__ import annotations
 
-import functools
 import json
-import shutil
-import subprocess
-import threading
 from collections.abc import Callable, Iterator
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
-ROOT = Path(__file__).parent.parent.parent
-WEB = ROOT / "web"
-# The strictest policy under which the page must work; sites may send a laxer one.
-POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; worker-src 'self'; "
-    "base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'; trusted-types convergence"
+from tests.browser.alone import (
+    HOSTILE,
+    LINK,
+    READY,
+    SETTINGS,
+    WEB,
+    link,
+    relay,
+    said,
+    served,
+    share,
+    started,
+    tell,
+    transfer,
 )
-LINK = "A" * 43 + "." + "B" * 42 + "A"
-HOSTILE = '../../<img src=x onerror="document.title=1">\u202egnp.exe\n' + "x" * 5000 + ".txt"
-CIRCUITS = [
-    {
-        "id": number,
-        "state": "ready",
-        "purpose": "ready",
-        "hops": [{"identity": f"{number}a" * 32, "roles": ["relay"], "built": True} for _ in range(2)],
-    }
-    for number in range(5)
-]
-READY = {"ready": True, "seconds": 2.9, "phase": {"percent": 100, "text": "Ready"}, "circuits": CIRCUITS}
-
-
-class Handler(SimpleHTTPRequestHandler):
-    def end_headers(self) -> None:
-        self.send_header("Content-Security-Policy", POLICY)
-        self.send_header("Cross-Origin-Opener-Policy", "same-origin")
-        self.send_header("Cross-Origin-Embedder-Policy", "require-corp")
-        super().end_headers()
-
-    def log_message(self, *_: Any) -> None:
-        pass
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    folder = tmp_path_factory.mktemp("site")
-    for path in WEB.iterdir():
-        if path.suffix in (".html", ".css", ".svg"):
-            shutil.copy(path, folder)
-    bundler = [ROOT / "node_modules/.bin/esbuild", WEB / "main.js", "--bundle", "--format=esm", "--log-level=warning"]
-    subprocess.run([*map(str, bundler), f"--outfile={folder / 'main.js'}"], check=True)
-    (folder / "worker").mkdir()
-    shutil.copy(Path(__file__).parent / "page" / "worker.js", folder / "worker")
-    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=folder))
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}/"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with served(tmp_path_factory.mktemp("site")) as address:
+        yield address
 
 
 @pytest.fixture
@@ -99,40 +63,6 @@ def open_page(context: BrowserContext, site: str) -> Callable[..., Page]:
     return open_page
 
 
-def tell(page: Page, **message: Any) -> None:
-    """Tell the stand-in worker something."""
-    page.evaluate("message => new BroadcastChannel('test-control').postMessage(message)", message)
-
-
-def said(page: Page) -> list[dict[str, Any]]:
-    """The commands that the stand-in worker has had."""
-    return page.evaluate(
-        """() => new Promise((resolve) => {
-            const control = new BroadcastChannel("test-control");
-            control.onmessage = ({ data }) => data.said && resolve(data.said);
-            control.postMessage({ ask: true });
-        })"""
-    )
-
-
-def transfer(**values: Any) -> dict[str, Any]:
-    return {
-        "id": "t",
-        "name": "a.pdf",
-        "size": 1048576,
-        "have": 0,
-        "pieces": 4,
-        "sources": 1,
-        "state": "running",
-        "message": "",
-    } | values
-
-
-def share(**values: Any) -> dict[str, Any]:
-    empty = {"id": "s", "name": "a.pdf", "size": 1048576, "have": 0, "stage": "reading", "points": 0}
-    return empty | {"link": "", "message": ""} | values
-
-
 def test_tells_how_the_start_goes_on_and_draws_five_circuits(open_page: Callable[..., Page]) -> None:
     page = open_page(phase={"percent": 60, "text": "Python runs; loading the node"})
     expect(page.get_by_test_id("status")).to_have_text("Starting, 60 %")
@@ -150,7 +80,7 @@ def test_everything_is_reached_by_keyboard_in_reading_order(open_page: Callable[
     page = open_page(**READY, transfers=[transfer(state="done", have=1048576)])
     page.get_by_test_id("save").wait_for()
     reached = []
-    for _ in range(8):
+    for _ in range(10):
         page.keyboard.press("Tab")
         reached.append(page.evaluate("document.activeElement.dataset.testid ?? document.activeElement.className"))
     assert reached == [
@@ -160,6 +90,8 @@ def test_everything_is_reached_by_keyboard_in_reading_order(open_page: Callable[
         "get-button",
         "save",
         "forget",
+        "relay-switch",
+        "limits",
         "fetch-input",
         "fetch-button",
     ]
@@ -172,7 +104,8 @@ def test_everything_is_reached_by_keyboard_in_reading_order(open_page: Callable[
 def test_every_field_and_button_has_a_name(open_page: Callable[..., Page]) -> None:
     page = open_page(**READY, shares=[share(stage="ready", points=3, link=LINK)], transfers=[transfer(state="failed")])
     page.get_by_test_id("retry").wait_for()
-    for role in ("button", "textbox", "progressbar"):
+    page.get_by_test_id("limits").click()
+    for role in ("button", "textbox", "progressbar", "switch", "spinbutton", "checkbox"):
         for control in page.get_by_role(role).all():
             expect(control).not_to_have_accessible_name("")
     expect(page.get_by_label("Choose a file")).to_be_attached()
@@ -277,9 +210,13 @@ def test_nothing_runs_out_of_the_page_sideways(open_page: Callable[..., Page], w
             "shares": [share(name=long, stage="failed", message=long)],
             "transfers": [transfer(name=HOSTILE, state="failed", message=long)],
             "trouble": long,
+            "links": [link(f"{n:016x}", state="failed" if n % 2 else "open", reason=long) for n in range(40)],
+            "relay": relay(circuits=10**9, bytes=10**15),
         },
     )
     expect(page.get_by_test_id("transfer-note")).to_contain_text("WWW")
+    page.get_by_test_id("limits").click()
+    page.get_by_text("All neighbours").click()
     assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
 
 
@@ -385,6 +322,122 @@ def test_a_worker_that_dies_is_told_in_every_tab(chromium: Browser, site: str) -
         expect(page.get_by_test_id("status")).to_have_text("Stopped")
         expect(page.get_by_test_id("error")).to_contain_text("Reload the page")
     context.close()
+
+
+def test_neighbours_are_drawn_and_told_in_words(open_page: Callable[..., Page]) -> None:
+    late, reason = link("c" * 16, state="connecting"), "it said: <b>no</b>"
+    lost = link("d" * 16, state="failed", reason=reason)
+    page = open_page(
+        **READY, links=[link("a" * 16, kind="ws", circuits=2), link("b" * 16, sent=5000, circuits=1), late, lost]
+    )
+    links = page.get_by_test_id("links")
+    expect(links).to_have_attribute("data-open", "2")
+    expect(links).to_have_attribute("data-rtc", "1")
+    expect(links.get_by_role("img")).to_have_accessible_name(
+        "Your neighbours: aaaa, WebSocket; bbbb, WebRTC; cccc, WebRTC, connecting; dddd, WebRTC, not reached."
+    )
+    expect(page.get_by_text("1 by WebRTC, 1 by WebSocket")).to_be_visible()
+    expect(page.get_by_test_id("links-failed")).to_have_text("Not reached: dddd. It said: <b>no</b>.")
+    page.get_by_text("All neighbours").click()
+    items = page.get_by_test_id("link")
+    assert [item.get_attribute("data-state") for item in items.all()] == ["failed", "connecting", "open", "open"]
+    expect(items.nth(2)).to_have_text("bbbbbbbbWebRTC · 1 circuit · 5.0 KB out · 0 B in")
+    tell(page, state={"links": []})
+    expect(items).to_have_count(0)
+    expect(links).to_have_attribute("data-open", "0")
+    expect(page.get_by_test_id("links-failed")).to_be_empty()
+
+
+def test_of_many_neighbours_some_are_drawn_and_the_others_counted(open_page: Callable[..., Page]) -> None:
+    page = open_page(**READY, links=[link(f"{n:016x}") for n in range(500)])
+    picture = page.get_by_test_id("links")
+    expect(picture.get_by_text("and 488 more")).to_be_visible()
+    expect(picture.locator(".peer")).to_have_count(12)
+    expect(page.get_by_test_id("link")).to_have_count(64)
+
+
+@pytest.mark.parametrize(
+    "state, words",
+    [
+        (relay(circuits=3, bytes=12_400_000), "Passing on 3 circuits for others; 12.4 MB so far"),
+        (relay(bytes=514), "Nothing to pass on now; 514 B so far"),
+        (relay(), "Ready; nobody has needed it yet"),
+        (relay(reachable=False), "Nobody can reach this browser yet"),
+        (relay(on=False, why="paused", bytes=514), "Paused"),
+        (relay(on=False, why="metered"), "Paused: metered connection"),
+        (relay(on=False, why="volume"), "Paused: this visit's volume is used up"),
+    ],
+)
+def test_what_is_done_for_others_is_said(open_page: Callable[..., Page], state: dict[str, Any], words: str) -> None:
+    page = open_page(**READY, relay=state)
+    expect(page.get_by_test_id("relay-note")).to_have_text(words)
+    expect(page.get_by_test_id("relay-switch")).to_be_enabled()
+
+
+def test_where_browsers_are_no_relays_only_the_own_circuits_can_be_set(open_page: Callable[..., Page]) -> None:
+    page = open_page(**READY, relay=relay(on=False, why="site"), settings=SETTINGS)
+    expect(page.get_by_test_id("relay-note")).to_have_text("This site's network does not use browsers as relays.")
+    expect(page.get_by_test_id("relay-switch")).to_be_disabled()
+    expect(page.get_by_test_id("relay-switch")).not_to_be_checked()
+    page.get_by_test_id("limits").click()
+    expect(page.get_by_test_id("set-upload")).to_be_disabled()
+    page.get_by_test_id("set-hops").fill("4")
+    page.get_by_test_id("set-hops").press("Enter")
+    [command] = said(page)
+    assert command["args"]["settings"] == SETTINGS | {"hops": 4}
+
+
+@pytest.mark.parametrize(
+    "kept, used",
+    [
+        (None, {}),
+        ("{", {}),
+        ("null", {}),
+        ('"relay"', {}),
+        (
+            '{"relay": "no", "circuits": "7", "upload": null, "hops": [3], "constructor": 1, "__proto__": {"hops": 9}}',
+            {},
+        ),
+        ('{"relay": false, "rdv": false, "share": 10.4}', {"relay": False, "rdv": False, "share": 10}),
+        (
+            '{"circuits": 0, "streams": -5, "upload": 1e300, "share": 101, "volume": -1, "hops": 6}',
+            {"circuits": 1, "streams": 1, "upload": 10_000, "share": 100, "volume": 0, "hops": 5},
+        ),
+        (
+            '{"circuits": 1e9, "streams": 1e9, "upload": 0.26, "share": 0, "volume": 1e9, "hops": 0.2}',
+            {"circuits": 8192, "streams": 8192, "upload": 0.3, "share": 1, "volume": 1048576, "hops": 1},
+        ),
+    ],
+)
+def test_settings_that_were_kept_are_not_believed(
+    context: BrowserContext, open_page: Callable[..., Page], kept: str | None, used: dict[str, Any]
+) -> None:
+    if kept is not None:
+        context.add_init_script(f"if (location.host) localStorage.setItem('convergence-settings', {json.dumps(kept)})")
+    page = open_page()
+    assert started(page) == {"settings": SETTINGS | used, "onMetered": False}
+
+
+def test_a_browser_that_keeps_nothing_takes_settings_all_the_same(
+    context: BrowserContext, open_page: Callable[..., Page]
+) -> None:
+    refuse = "get() { throw new DOMException('', 'SecurityError'); }"
+    context.add_init_script(f"Object.defineProperty(window, 'localStorage', {{ {refuse} }})")
+    page = open_page(**READY, relay=relay())
+    page.get_by_test_id("relay-switch").click()
+    [command] = said(page)
+    assert command == {"name": "settings", "args": {"settings": SETTINGS | {"relay": False}, "onMetered": False}}
+
+
+def test_a_number_that_cannot_be_is_put_right_where_it_was_typed(open_page: Callable[..., Page]) -> None:
+    page = open_page(**READY, relay=relay(), settings=SETTINGS)
+    page.get_by_test_id("limits").click()
+    for field, typed, becomes in (("share", "250", "100"), ("share", "", "100"), ("upload", "2.55", "2.6")):
+        page.get_by_test_id(f"set-{field}").fill(typed)
+        page.get_by_test_id(f"set-{field}").press("Enter")
+        expect(page.get_by_test_id(f"set-{field}")).to_have_value(becomes)
+    expect(page.get_by_text("325 KB/s at most")).to_be_visible()
+    assert said(page)[-1]["args"]["settings"] == SETTINGS | {"share": 100, "upload": 2.6}
 
 
 @pytest.mark.parametrize(

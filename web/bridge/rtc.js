@@ -67,7 +67,7 @@ export function createBridge() {
     if (data.type === "connect") connect(data);
     else if (data.type === "describe") connection?.describe(data.kind, data.sdp);
     else if (data.type === "taken") connection?.taken(data.bytes);
-    else if (data.type === "close" && connection) end(data.channel, REMOTE);
+    else if (data.type === "close" && connection) end(data.channel, connection.lost ? LOST : REMOTE);
   };
 
   const each = (action) => () => connections.forEach(action);
@@ -128,6 +128,11 @@ class Connection {
     [this.#deadline, this.#retry, this.#batch].forEach(clearTimeout);
     this.#pc.onconnectionstatechange = this.#pc.onicecandidate = null;
     this.#pc.close();
+  }
+
+  /** Whether it was open and is no longer: Firefox then closes the data channel on its own, sooner or later. */
+  get lost() {
+    return this.#established && this.#deadline !== null;
   }
 
   get #closed() {

@@ -42,8 +42,7 @@ export function drawLinks() {
       host.dataset.open = open.length;
       host.dataset.rtc = direct;
       setText(byId("links-count"), summary(open.length, direct));
-      const failed = links.filter((link) => link.state === "failed");
-      setText(byId("links-failed"), failed.map(failure).join(" "));
+      setText(byId("links-failed"), failures(links.filter((link) => link.state === "failed")));
       keepList(list, links.slice(0, LISTED_MOST).map((link) => ({ ...link, id: `${link.peer} ${link.kind}` })), linkView);
       byId("links-more").hidden = !links.length;
       draw();
@@ -56,7 +55,11 @@ function summary(open, direct) {
   return kinds.filter(Boolean).join(", ") || "none yet";
 }
 
-const failure = (link) => `Node ${shortName(link)} was not reached. ${sentence(link.reason)}`;
+function failures(links) {
+  const reasons = [...new Set(links.map((link) => link.reason))];
+  const names = (reason) => links.filter((link) => link.reason === reason).map(shortName).join(", ");
+  return reasons.map((reason) => `Not reached: ${names(reason)}. ${sentence(reason)}`).join(" ");
+}
 
 function linkView() {
   const note = el("span", { class: "link-note" });
@@ -72,7 +75,7 @@ function linkView() {
   };
 }
 
-const traffic = (link) => (isOpen(link) ? [count(link.circuits, "circuit"), `${bytes(link.sent)} sent`, `${bytes(link.received)} received`] : []);
+const traffic = (link) => (isOpen(link) ? [count(link.circuits, "circuit"), `${bytes(link.sent)} out`, `${bytes(link.received)} in`] : []);
 
 function picture(links, width) {
   const around = links.slice(0, DRAWN_MOST);

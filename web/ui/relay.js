@@ -2,7 +2,7 @@
  * Does: the part of the node's card that is about others: the switch, what it does now, the limits.
  * Does not: relay, or decide why it pauses; the node's worker does.
  *
- * What the node says of it: `{on, why: ""|"paused"|"metered"|"volume"|"site"|"browser", reachable, circuits,
+ * What the node says of it: `{on, why: ""|"starting"|"paused"|"metered"|"volume"|"site"|"browser", reachable, circuits,
  * circuitsTotal, streams, bytes}`; `why` tells what keeps it from working for others.
  */
 
@@ -13,6 +13,7 @@ import { bytes, count, sentence } from "./words.js";
 const FLAGS = ["rdv", "metered"];
 const NUMBERS = Object.keys(RANGES);
 const STOPPED = {
+  starting: "Begins when your node runs",
   paused: "Paused",
   metered: "Paused: metered connection",
   volume: "Paused: this visit's volume is used up",
@@ -79,23 +80,22 @@ export function relayControls(command) {
     update(state, next) {
       role = next;
       const { relay } = state;
-      const barred = relay?.why === "site" || relay?.why === "browser";
+      const barred = relay.why === "site" || relay.why === "browser";
       toggle.disabled = byId("limits-relay").disabled = barred;
       if (state !== last && state.settings && !unanswered) {
         settings = checked(state.settings); // another tab may have changed them
         show();
       }
       last = state;
-      byId("relay-dot").dataset.state = relay?.on && relay.reachable ? "on" : "off";
+      byId("relay-dot").dataset.state = relay.on && relay.reachable ? "on" : "off";
       setText(byId("relay-note"), relayNote(relay));
-      setText(byId("relay-stage"), relay ? (STOPPED[relay.why] ?? "Working for others") : "");
+      setText(byId("relay-stage"), STOPPED[relay.why] ?? "Working for others");
       byId("words-relay").hidden = barred;
     },
   };
 }
 
 function relayNote(relay) {
-  if (!relay) return "Begins when your node runs";
   if (relay.why) return STOPPED[relay.why];
   if (!relay.reachable) return "Nobody can reach this browser yet";
   if (relay.circuits) return `Passing on ${count(relay.circuits, "circuit")} for others; ${bytes(relay.bytes)} so far`;

@@ -42,7 +42,7 @@ class LinkViews:
             connections: state of each WebRTC channel in this browser; see BrowserTransport.rtc.
         """
         views = [_open(link, connections.get(link["channel"], "")) for link in links if link["open"]]
-        here = {view["peer"] for view in views}
+        here = {view["peer"] for view in views if view["kind"] == "rtc"}
         for introduction in introductions:
             if introduction["peer"] not in here:  # an open channel without an open link is still shaking hands
                 here.add(introduction["peer"])

@@ -1,6 +1,6 @@
 """What the person at this browser lets the node do for others.
 
-Does: turn the page's settings (checked by web/ui/settings.js) into the core's roles and limits; say why nothing is done.
+Does: turn the page's settings (checked by web/ui/settings.js) into the core's roles and limits; say why none is done.
 Does not: keep them, or notice a metered connection: the page does.
 """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import random
@@ -38,7 +39,8 @@ WORDS = "a description that cannot be used"
 @contextlib.asynccontextmanager
 async def transports(count: int, **options: Any) -> AsyncIterator[list[Toy]]:
     """Toys that drive a transport each, which end with nothing left over."""
-    others = asyncio.all_tasks()
+    others, faults = asyncio.all_tasks(), list[dict[str, Any]]()
+    asyncio.get_running_loop().set_exception_handler(lambda loop, fault: faults.append(fault))
     made = [RtcTransport(**options) for _ in range(count)]
     try:
         yield [attach(transport) for transport in made]
@@ -49,6 +51,8 @@ async def transports(count: int, **options: Any) -> AsyncIterator[list[Toy]]:
     if left := asyncio.all_tasks() - others:
         _, pending = await asyncio.wait(left, timeout=PATIENCE)
         assert not pending
+    gc.collect()  # tells of exceptions that nobody asked for
+    assert not faults
 
 
 async def description(toy: Toy, kind: DescriptionKind) -> str:
@@ -465,6 +469,34 @@ def test_a_peer_that_vanished_does_not_hold_up_the_end(monkeypatch: pytest.Monke
             await left.driver._transport.shutdown(0.1)  # type: ignore[attr-defined]
             right.close(CHANNEL)
             await right.driver._transport.shutdown(0.1)  # type: ignore[attr-defined]
+
+    run(test)
+
+
+def test_a_peer_that_fell_silent_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aioice.ice.CONSENT_INTERVAL", 0.01)
+    monkeypatch.setattr("aioice.ice.CONSENT_FAILURES", 1)
+
+    async def test() -> None:
+        async with pair() as (left, right):
+            [peer] = right.driver._transport._live  # type: ignore[attr-defined]
+            peer._connection.sctp.transport.transport.iceGatherer._connection.request_received = lambda *check: None
+            assert await closed(left) == "connection lost"
+
+    run(test)
+
+
+def test_addresses_of_the_other_side_are_bounded() -> None:
+    async def test() -> None:
+        async with transports(1) as [toy]:
+            await offer(toy)
+            [peer] = toy.driver._transport._live  # type: ignore[attr-defined]
+            lines = [f"a=candidate:1 1 udp 1 192.0.2.1 {port} typ host" for port in range(1, rtc.MAX_CANDIDATES + 9)]
+            toy.describe(CHANNEL, CANDIDATES, "\r\n".join(lines))
+            toy.describe(CHANNEL, CANDIDATES, "a=candidate:")
+            assert await closed(toy) == WORDS
+            ice = peer._connection.sctp.transport.transport.iceGatherer._connection
+            assert len(ice._remote_candidates) == rtc.MAX_CANDIDATES
 
     run(test)
 

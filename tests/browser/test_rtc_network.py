@@ -1,0 +1,204 @@
+"""Browsers as relays: the network configurations of the proposal, in real Chromium and Firefox.
+
+Browsers link to each other by WebRTC only. In each configuration the facilitator is killed once all know each other, so
+every link that comes about later was introduced by a peer.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser
+
+from tests.browser.harness import Peer
+from tests.e2e.processes import MIB, Network, running, sha256, write_file
+
+pytestmark = pytest.mark.rtc
+
+SETTINGS = "convergence-settings"
+MEET = 180.0
+"""Seconds in which all of a test's browsers get to know each other on a busy machine."""
+ORIGIN = {"relay": False, "rdv": False}
+RELAY = {"relay": True, "rdv": False}
+POINT = {"relay": True, "rdv": True}
+
+
+class Swarm:
+    """Browsers of one site. Each is a profile of its own; the last one asked for may be a Firefox."""
+
+    def __init__(self, network: Network, peer: Callable[..., Peer]) -> None:
+        self.network = network
+        self.peers: list[Peer] = []
+        self._peer = peer
+
+    def add(self, browser: Browser, settings: dict[str, Any], script: str = "") -> Peer:
+        """One more browser, with what a person would set on the page."""
+        peer = self._peer(browser, self.network.site)
+        keep = f"localStorage.setItem({SETTINGS!r}, {json.dumps(settings)!r})"
+        peer.context.add_init_script(f"if (location.protocol === 'http:') {{ {keep}; }} {script}")
+        self.peers.append(peer.open())
+        return peer
+
+    def meet(self, nodes: int) -> None:
+        """Wait until each knows so many nodes that work for others, itself among them."""
+        for peer in self.peers:
+            peer.until("state.nodes >= argument", nodes, seconds=MEET)
+
+    def kill_facilitator(self) -> None:
+        process = self.network.facilitator.process
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+
+
+@pytest.fixture
+def swarm(tmp_path: Path, dist: Path, peer: Callable[..., Peer]) -> Iterator[Callable[..., Swarm]]:
+    networks: list[Network] = []
+
+    def swarm(relays: int = 0) -> Swarm:
+        networks.append(Network(tmp_path / f"network-{len(networks)}", dist, relays=relays, rtc=True))
+        return Swarm(networks[-1], peer)
+
+    yield swarm
+    for network in networks:
+        network.close()
+
+
+def links_of(peer: Peer) -> set[str]:
+    """Identities of those that the peer has an open link with."""
+    return {link["peer"] for link in peer.state["links"] if link["state"] == "open"}
+
+
+def relayed(peer: Peer) -> int:
+    return int(peer.state["relay"]["bytes"])
+
+
+def built(peer: Peer, purpose: str) -> list[list[str]]:
+    """Identities of the hops of circuits that stand for a purpose."""
+    circuits = [item for item in peer.state["circuits"] if item["purpose"] == purpose and item["state"] != "building"]
+    return [[hop["identity"] for hop in item["hops"]] for item in circuits]
+
+
+def only_rtc(swarm: Swarm) -> None:
+    for peer in swarm.peers:
+        assert {link["kind"] for link in peer.state["links"]} <= {"rtc"}
+
+
+def test_a_chain_of_six_browsers(
+    swarm: Callable[..., Swarm], chromium: Browser, firefox: Browser, tmp_path: Path
+) -> None:
+    """browser1 -> ... -> browser6: a file comes through all of them; a seventh, which relays nothing, has it."""
+    net = swarm()
+    first = net.add(chromium, {**ORIGIN, "hops": 5})
+    middle = [net.add(browser, RELAY) for browser in (chromium, firefox, chromium, chromium)]
+    last = net.add(chromium, POINT)
+    owner = net.add(chromium, ORIGIN)
+    net.meet(5)
+    for one in net.peers:
+        one.ready()
+    net.kill_facilitator()
+
+    file = tmp_path / "through-six.bin"
+    digest = write_file(file, 4 * MIB)
+    link = owner.share(file)
+    first.get(link)
+    first.transfer(link, "item.have > 0")
+    [path] = built(first, "rendezvous")
+    assert path[-1] == last.state["identity"]
+    assert set(path[:-1]) == {one.state["identity"] for one in middle}
+    first.done(link)
+    assert sha256(first.save(link)) == digest
+    for one in (*middle, last):
+        assert relayed(one) > 4 * MIB
+    only_rtc(net)
+    assert relayed(first) == relayed(owner) == 0
+
+
+def test_peers_meet_at_a_browser_in_the_middle(
+    swarm: Callable[..., Swarm], chromium: Browser, firefox: Browser, tmp_path: Path
+) -> None:
+    """browser1 -> browser2 -> browser3 (RDV) <- browser4 <- browser5 <- browser6, 16 MiB over WebRTC only."""
+    net = swarm()
+    reader = net.add(chromium, {**ORIGIN, "hops": 2})
+    relays = [net.add(browser, RELAY) for browser in (chromium, firefox, chromium, chromium)]
+    point = net.add(chromium, POINT)
+    owner = net.add(firefox, {**ORIGIN, "hops": 3})
+    net.meet(5)
+    for one in net.peers:
+        one.ready()
+    net.kill_facilitator()
+
+    file = tmp_path / "peer-to-peer.bin"
+    digest = write_file(file, 16 * MIB)
+    link = owner.share(file)
+    reader.get(link)
+    reader.transfer(link, "item.have > 0")
+    [inward], [outward] = built(reader, "rendezvous"), built(owner, "rendezvous")
+    assert inward[-1] == outward[-1] == point.state["identity"]
+    assert (len(inward), len(outward)) == (2, 3)
+    assert not set(inward[:1]) & set(outward[:1])
+    reader.done(link)
+    assert sha256(reader.save(link)) == digest
+    assert relayed(point) > 16 * MIB
+    only_rtc(net)
+    assert sum(relayed(one) > 16 * MIB for one in relays) >= 2
+
+
+def test_server_browser_browser_server(
+    swarm: Callable[..., Swarm], chromium: Browser, firefox: Browser, tmp_path: Path
+) -> None:
+    """A command gets a file through two browsers from a point on a server: WebRTC and WebSocket links mixed."""
+    net = swarm(relays=1)
+    browsers = [net.add(browser, RELAY) for browser in (chromium, firefox)]
+    net.meet(3)
+    for one in net.peers:
+        one.ready()
+    file = tmp_path / "mixed.bin"
+    digest = write_file(file, 16 * MIB)
+    out = tmp_path / "out"
+    site = net.network.site
+    with running("share", file, "--site", site, "--data", tmp_path / "sharer") as sharer:
+        link = sharer.until("shared")["link"]
+        (tmp_path / "getter.toml").write_text("[circuits]\nhops = 3\n")
+        command = ["get", link, "--output", out, "--data", tmp_path / "getter", "--config", tmp_path / "getter.toml"]
+        with running(*command) as getter:
+            getter.until("done")
+    assert sha256(out / file.name) == digest
+    assert all(relayed(one) > 16 * MIB for one in browsers)
+
+
+CONNECTIONS = """
+    window.testConnections = [];
+    window.RTCPeerConnection = class extends RTCPeerConnection {
+        constructor(...values) { super(...values); window.testConnections.push(this); }
+    };
+"""
+CLOSE_ALL_BUT_ONE = """() => {
+    const open = window.testConnections.filter((one) => one.connectionState === "connected");
+    open.slice(1).forEach((one) => one.close());
+    return open.length - 1;
+}"""
+
+
+def test_a_peer_introduces_when_the_facilitator_is_dead(
+    swarm: Callable[..., Swarm], chromium: Browser, firefox: Browser
+) -> None:
+    """A knows B, B knows the others. A loses every link but the one with B, and has them back: by B, and nobody else."""
+    net = swarm()
+    for browser in (firefox, chromium, chromium, chromium):
+        net.add(browser, POINT)
+    lonely = net.add(chromium, POINT, CONNECTIONS)
+    net.meet(5)
+    for one in net.peers:
+        one.ready()
+    net.kill_facilitator()
+    before = links_of(lonely)
+    assert len(before) >= 2
+    assert lonely.page.evaluate(CLOSE_ALL_BUT_ONE) == len(before) - 1
+    lonely.until("state.links.filter((link) => link.state === 'open').length === 1")
+    lonely.until("state.links.filter((link) => link.state === 'open').length >= 2", seconds=MEET)
+    lonely.ready()
