@@ -35,7 +35,7 @@ LABEL = "convergence"
 """Of the one data channel, which both sides make with id 0."""
 
 MAX_CHANNELS = 512
-"""Channels at a time, those that are being made and closed included. Each takes 160 KB, and a UDP port on every address."""
+"""Channels at a time, those that are being made and closed included. Each takes 160 KB, and a UDP port an address."""
 
 OPEN_TIMEOUT = 30.0
 """Seconds from the request to an open channel: introduction, connectivity checks and DTLS."""
