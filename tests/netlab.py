@@ -22,6 +22,7 @@ from pathlib import Path
 from playwright.sync_api import Browser, Playwright
 
 from tests.browser.harness import CONFIG
+from tests.e2e.processes import Network
 from tests.namespace import Namespace, program
 
 PUBLIC = "10.99.1.1"
@@ -138,6 +139,16 @@ class Lab:
 
     def __getitem__(self, name: str) -> Host:
         return self._hosts[name]
+
+    @contextlib.contextmanager
+    def network(self, folder: Path, page: Path, relays: int = 0) -> Iterator[Network]:
+        """A facilitator with its site, and relays, at PUBLIC; they and the site's pages ask the STUN server."""
+        with self.public.entered():
+            network = Network(folder, page, relays=relays, host=PUBLIC, rtc=True, stun=[self.stun])
+        try:
+            yield network
+        finally:
+            network.close()
 
 
 @contextlib.contextmanager

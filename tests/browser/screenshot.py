@@ -29,7 +29,7 @@ def main(folder: Path | None) -> None:
         temporary = Path(name)
         write_file(temporary / "Holiday pictures.zip", 3 * MIB)
         write_file(temporary / "Minutes of the meeting.pdf", MIB)
-        network = ("up", "--port", "0", "--data", temporary / "network", "--dist", ROOT / "dist", "--no-rtc")
+        network = ("up", "--port", "0", "--data", temporary / "network", "--dist", ROOT / "dist")
         with running(*network) as up, launched(playwright, "chromium", temporary / "downloads") as browser:
             site = up.until("ready")["site"]
             friend = Peer(browser, site, temporary).open()

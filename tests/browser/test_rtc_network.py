@@ -6,53 +6,17 @@ every link that comes about later was introduced by a peer.
 
 from __future__ import annotations
 
-import json
-import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from playwright.sync_api import Browser
 
 from tests.browser.harness import Peer
+from tests.browser.swarm import MEET, ORIGIN, POINT, RELAY, Swarm, links_of, relayed
 from tests.e2e.processes import MIB, Network, running, sha256, write_file
 
 pytestmark = pytest.mark.rtc
-
-SETTINGS = "convergence-settings"
-MEET = 180.0
-"""Seconds in which all of a test's browsers get to know each other on a busy machine."""
-ORIGIN = {"relay": False, "rdv": False}
-RELAY = {"relay": True, "rdv": False}
-POINT = {"relay": True, "rdv": True}
-
-
-class Swarm:
-    """Browsers of one site. Each is a profile of its own; the last one asked for may be a Firefox."""
-
-    def __init__(self, network: Network, peer: Callable[..., Peer]) -> None:
-        self.network = network
-        self.peers: list[Peer] = []
-        self._peer = peer
-
-    def add(self, browser: Browser, settings: dict[str, Any], script: str = "") -> Peer:
-        """One more browser, with what a person would set on the page."""
-        peer = self._peer(browser, self.network.site)
-        keep = f"localStorage.setItem({SETTINGS!r}, {json.dumps(settings)!r})"
-        peer.context.add_init_script(f"if (location.protocol === 'http:') {{ {keep}; }} {script}")
-        self.peers.append(peer.open())
-        return peer
-
-    def meet(self, nodes: int) -> None:
-        """Wait until each knows so many nodes that work for others, itself among them."""
-        for peer in self.peers:
-            peer.until("state.nodes >= argument", nodes, seconds=MEET)
-
-    def kill_facilitator(self) -> None:
-        process = self.network.facilitator.process
-        process.send_signal(signal.SIGKILL)
-        process.wait()
 
 
 @pytest.fixture
@@ -66,15 +30,6 @@ def swarm(tmp_path: Path, dist: Path, peer: Callable[..., Peer]) -> Iterator[Cal
     yield swarm
     for network in networks:
         network.close()
-
-
-def links_of(peer: Peer) -> set[str]:
-    """Identities of those that the peer has an open link with."""
-    return {link["peer"] for link in peer.state["links"] if link["state"] == "open"}
-
-
-def relayed(peer: Peer) -> int:
-    return int(peer.state["relay"]["bytes"])
 
 
 def built(peer: Peer, purpose: str) -> list[list[str]]:
@@ -187,7 +142,7 @@ CLOSE_ALL_BUT_ONE = """() => {
 def test_a_peer_introduces_when_the_facilitator_is_dead(
     swarm: Callable[..., Swarm], chromium: Browser, firefox: Browser
 ) -> None:
-    """A knows B, B knows the others. A loses every link but the one with B, and has them back: by B, and nobody else."""
+    """A knows B, B knows the others. A loses every link but the one with B, and has others again: by B alone."""
     net = swarm()
     for browser in (firefox, chromium, chromium, chromium):
         net.add(browser, POINT)

@@ -157,6 +157,7 @@ class Network:
         program: from a relay's name, what Python runs as that relay.
         host: the address at which all of them listen.
         rtc: whether relays, and pages from this site, make WebRTC links; for tests marked rtc only.
+        stun: URLs of STUN servers for those.
     """
 
     def __init__(
@@ -169,11 +170,12 @@ class Network:
         program: Callable[[str], Sequence[str | Path]] = lambda name: PROGRAM,
         host: str = "127.0.0.1",
         rtc: bool = False,
+        stun: Sequence[str] = (),
     ) -> None:
         self._folder = folder
         self._page = page
         self._host = host
-        self._rtc: list[str] = [] if rtc else ["--no-rtc"]
+        self._rtc = [part for server in stun for part in ("--stun", server)] if rtc else ["--no-rtc"]
         self._port = 0
         self.facilitator: Command
         self.start_facilitator()

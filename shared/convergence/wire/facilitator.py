@@ -158,7 +158,7 @@ class Descriptor:
         """Where the node takes WebSocket links, if it does."""
         return self._first(TransportKind.WS)
 
-    @property
+    @cached_property
     def rtc(self) -> bool:
         """Whether the node takes WebRTC links."""
         return self._first(TransportKind.RTC) is not None

@@ -38,6 +38,14 @@ def test_a_circuit_is_built_hop_by_hop(net, client, hops):
     assert (far.received, handler.received) == (b"up", b"down")
 
 
+def test_its_builder_hears_of_each_hop_but_the_last(net, client):
+    circuit = net.build(client, net.relays(4), pump=False)
+    heard = []
+    circuit.on_hop = lambda now: heard.append(circuit.hops_built)
+    net.pump()
+    assert heard == [1, 2, 3] and circuit.built
+
+
 @pytest.mark.parametrize("size", [1, 7, 100, CELL_LEN - 1, CELL_LEN + 1])
 def test_cells_may_be_cut_anywhere(size):
     net = Net(cut=lambda data: [data[at : at + size] for at in range(0, len(data), size)])

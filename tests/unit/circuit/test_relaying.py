@@ -5,10 +5,11 @@ import pytest
 from convergence.circuit.relaying import MAX_PAUSED, Relaying, RelayLimits
 from convergence.errors import DestroyReason, EndReason, LocalError
 from convergence.rdv.point import RdvPoint
-from convergence.wire.cells import CELL_LEN
+from convergence.wire.cells import CELL_LEN, Command
+from convergence.wire.create import Create2
 from convergence.wire.rdv import Advert, AdvertOp, DbInfo, format_rdv_target
 from convergence.wire.relay import MAX_DATA, PEER_HOST, Begin, RelayCommand
-from tests.unit.circuit.rig import CRYPTO, Net, Recorder, say, say_early
+from tests.unit.circuit.rig import CRYPTO, Net, Recorder, cell, say, say_early
 from tests.unit.circuit.test_relay import extend_to
 
 PIPE = f"{PEER_HOST}:0"
@@ -85,6 +86,13 @@ def test_circuits_that_go_on_over_a_link_are_no_circuits_of_that_neighbour():
     assert scene.build(client=scene.last).built
 
 
+def test_a_create2_that_is_not_for_us_takes_no_place(scene):
+    far = scene.net.other_side(scene.client, scene.net.link_between(scene.client, scene.relay))
+    scene.net.pump()
+    scene.net.deliver(scene.relay, far, cell(0x80000007, Command.CREATE2, Create2(2, bytes(84)).encode()))
+    assert scene.shown["circuits_total"] == 0 and not scene.relaying.circuits and not scene.relaying._of_link
+
+
 def test_all_circuits_of_a_link_that_breaks_are_forgotten(scene):
     for _ in range(3):
         scene.build()
@@ -156,6 +164,15 @@ def test_a_splice_counts_as_two_streams_and_its_cells_once(scene):
     assert len(provided.received) == MAX_DATA * 20
     assert scene.shown["cells"] - before == 20
     stream.end()
+    scene.net.pump()
+    assert scene.shown["streams"] == 0
+
+
+@pytest.mark.parametrize("side", [0, 1])
+def test_a_circuit_that_breaks_under_a_splice_leaves_no_stream(scene, side):
+    stream, provided = splice(scene)
+    stream.send(bytes(MAX_DATA * 20))
+    list(scene.relaying.circuits)[side].destroy(DestroyReason.INTERNAL)
     scene.net.pump()
     assert scene.shown["streams"] == 0
 

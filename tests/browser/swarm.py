@@ -1,0 +1,56 @@
+"""Browsers that relay for each other, one network of them: what the tests and benches of rtc share."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Callable
+from typing import Any
+
+from playwright.sync_api import Browser
+
+from tests.browser.harness import Peer
+from tests.e2e.processes import Network
+
+SETTINGS = "convergence-settings"
+MEET = 180.0
+"""Seconds in which all of a test's browsers get to know each other on a busy machine."""
+ORIGIN = {"relay": False, "rdv": False}
+RELAY = {"relay": True, "rdv": False}
+POINT = {"relay": True, "rdv": True}
+
+
+class Swarm:
+    """Browsers of one site, each a profile of its own."""
+
+    def __init__(self, network: Network, peer: Callable[..., Peer]) -> None:
+        self.network = network
+        self.peers: list[Peer] = []
+        self._peer = peer
+
+    def add(self, browser: Browser, settings: dict[str, Any], script: str = "") -> Peer:
+        """One more browser, with what a person would set on the page."""
+        peer = self._peer(browser, self.network.site)
+        keep = f"localStorage.setItem({SETTINGS!r}, {json.dumps(settings)!r})"
+        peer.context.add_init_script(f"if (location.protocol === 'http:') {{ {keep}; }} {script}")
+        self.peers.append(peer.open())
+        return peer
+
+    def meet(self, nodes: int) -> None:
+        """Wait until each knows so many nodes that work for others, itself among them."""
+        for peer in self.peers:
+            peer.until("state.nodes >= argument", nodes, seconds=MEET)
+
+    def kill_facilitator(self) -> None:
+        process = self.network.facilitator.process
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+
+
+def links_of(peer: Peer) -> set[str]:
+    """Identities of those that the peer has an open link with."""
+    return {link["peer"] for link in peer.state["links"] if link["state"] == "open"}
+
+
+def relayed(peer: Peer) -> int:
+    return int(peer.state["relay"]["bytes"])
