@@ -3,9 +3,9 @@
 Does: hand every input with the current time to the machine, then carry out all effects, then re-arm the timer.
 Does not: know what a cell is, or any platform; it is synchronous, ports answer through its callbacks.
 
-Embedding contract: call `opened`, `described`, `received`, `closed` and `drained` as the transport learns of them, `tick` when
-the timer fires, and `run(lambda now: machine.something(..., now))` for commands. Callbacks may come from inside a
-port's own call: the driver queues them and never enters the machine twice.
+Embedding contract: call `opened`, `described`, `received`, `closed` and `drained` as the transport learns of them,
+`tick` when the timer fires, and `run(lambda now: machine.something(..., now))` for commands. Callbacks may come from
+inside a port's own call: the driver queues them and never enters the machine twice.
 """
 
 from __future__ import annotations

@@ -96,7 +96,7 @@ def files(playwright: Playwright, folder: Path, size: int) -> list[Figure]:
                 net.add(shared, {**RELAY, "share": 100, "upload": 10_000}, INTRODUCTIONS)
             ends = [net.add(shared, {**ORIGIN, "hops": hops}, INTRODUCTIONS) for _ in range(2)]
             net.meet(1 + relays)
-            for peer in net.peers:
+            for peer in ends:
                 peer.ready()
             file = place / "file.bin"
             write_file(file, size)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from convergence.effects import DescriptionKind
 from convergence.facilitator.client import LIFETIME, RTC_LIFETIME
 from convergence.introduction.signalling import Switchboard
-from convergence.wire.ordb import PIECE_SIZE
 from convergence.wire.facilitator import Role
+from convergence.wire.ordb import PIECE_SIZE
 from tests.sim.people import RELAY, arrived, content, get, settle, share_and_stand
 from tests.sim.world import Host, World
 

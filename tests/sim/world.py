@@ -1,10 +1,10 @@
 """Many real nodes in one process, under a virtual clock.
 
 Every node is the product's `Node` with the product's `Driver` and real cryptography; only time, randomness (seeded),
-sockets and storage are simulated. Channels are reliable and ordered, as WebSockets and our data channels are: loss shows
-as a delay (a retransmission) or as a channel that breaks. An RTC channel opens when both ends were given each other's
-description with its true fingerprint, as DTLS demands, and no NAT is between them. Names in the event heap make runs with one seed identical. An exception
-in any handler of any node leaves `World.run` and so fails the test.
+sockets and storage are simulated. Channels are reliable and ordered, as WebSockets and our data channels are: loss
+shows as a delay (a retransmission) or as a channel that breaks. An RTC channel opens when both ends were given each
+other's description with its true fingerprint, as DTLS demands, and no NAT is between them. Names in the event heap
+make runs with one seed identical. An exception in any handler of any node leaves `World.run` and so fails the test.
 """
 
 from __future__ import annotations

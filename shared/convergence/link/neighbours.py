@@ -198,7 +198,7 @@ class Neighbours:
         return self._closed_out + sum(link.bytes_out for link in self.links.values())
 
     def snapshot(self) -> list[dict[str, Any]]:
-        """JSON-able, for people: every link with who is there (hex; empty for one who is anonymous) and what it carried."""
+        """JSON-able, for people: every link, who is there (hex; empty for the anonymous), and what it carried."""
         return [
             {
                 "channel": link.channel,

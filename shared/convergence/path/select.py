@@ -23,8 +23,8 @@ T = TypeVar("T")
 
 MIN_HOPS = 1
 
-MIN_SIDE = 2
-"""Entries that each side of a file keeps, where there are that many: one may fail."""
+MIN_SIDE = 3
+"""Entries that each side of a file keeps, where there are that many: one may be the point, one the end itself."""
 SIDE_BORDER = b"\x80"
 """Hashes below it put a node on the providers' side: half of all."""
 
