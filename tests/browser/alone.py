@@ -44,8 +44,8 @@ SETTINGS = {
     "metered": False,
     "circuits": 1024,
     "streams": 1024,
-    "upload": 10,
-    "share": 25,
+    "upload": 20,
+    "share": 50,
     "volume": 0,
     "hops": 2,
 }

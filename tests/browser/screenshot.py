@@ -10,10 +10,14 @@ from __future__ import annotations
 import sys
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from playwright.sync_api import ViewportSize
 
 ROOT = Path(__file__).parents[2]
-WIDE = {"width": 1280, "height": 1000}
-NARROW = {"width": 360, "height": 780}
+WIDE: ViewportSize = {"width": 1280, "height": 1000}
+NARROW: ViewportSize = {"width": 360, "height": 780}
 
 
 def main(folder: Path | None) -> None:

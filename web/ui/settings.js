@@ -12,7 +12,7 @@ const KEY = "convergence-settings";
 
 export const DEFAULTS = Object.freeze({
   relay: true, rdv: true, metered: false,
-  circuits: 1024, streams: 1024, upload: 10, share: 25, volume: 0, hops: 2,
+  circuits: 1024, streams: 1024, upload: 20, share: 50, volume: 0, hops: 2,
 });
 
 /** The least, the most, and the step of each number. */

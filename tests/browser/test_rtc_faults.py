@@ -1,0 +1,206 @@
+"""Faults of browsers that relay, while a file goes through them: circuits are replaced, and the file arrives whole."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
+from os import kill
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Error, Playwright
+
+from tests.browser.harness import Peer, launched
+from tests.browser.swarm import ORIGIN, POINT, Swarm
+from tests.e2e.processes import MIB, Network, running, sha256, write_file
+from tests.netlab import Lab, Nat, lab
+
+pytestmark = pytest.mark.rtc
+
+SIZE = 16 * MIB
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    """Closed after all fixtures that were made later: pages are gone by then."""
+    with ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
+def swarm(stack: ExitStack, tmp_path: Path, dist: Path, peer: Callable[..., Peer]) -> Swarm:
+    network = Network(tmp_path / "network", dist, relays=0, rtc=True)
+    stack.callback(network.close)
+    return Swarm(network, peer)
+
+
+@pytest.fixture
+def net(stack: ExitStack) -> Lab:
+    return stack.enter_context(lab(left=Nat.CONE, right=Nat.CONE))
+
+
+@pytest.fixture
+def across(
+    stack: ExitStack,
+    net: Lab,
+    playwright: Playwright,
+    downloads: Path,
+    tmp_path: Path,
+    dist: Path,
+    peer: Callable[..., Peer],
+) -> tuple[Swarm, Peer, Peer, Peer]:
+    """Who reads, on the left; the one point and who owns the file, on the right. Circuits have one hop: all that the
+    reader gets comes over one WebRTC link."""
+    network = stack.enter_context(net.network(tmp_path / "network", dist))
+    left, right = (
+        stack.enter_context(net[name].chromium(playwright, downloads, network.site)) for name in ("left", "right")
+    )
+    swarm = Swarm(network, peer)
+    reader = swarm.add(left, {**ORIGIN, "hops": 1})
+    point, owner = swarm.add(right, POINT), swarm.add(right, {**ORIGIN, "hops": 1})
+    swarm.meet(1)
+    return swarm, reader, point, owner
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "file.bin"
+    write_file(path, SIZE)
+    return path
+
+
+def begin(swarm: Swarm, reader: Peer, owner: Peer, file: Path) -> str:
+    """Have the file well under way; returns its link."""
+    link = owner.ready().share(file)
+    reader.ready().get(link)
+    reader.midway(link)
+    return link
+
+
+def check(reader: Peer, link: str, file: Path) -> None:
+    """The file is there, whole, and nothing came twice."""
+    done = reader.done(link)
+    assert (done["fetched"], done["duplicates"]) == (done["pieces"], 0)
+    assert sha256(reader.save(link)) == sha256(file)
+
+
+def path_in_use(peer: Peer) -> list[str]:
+    """Identities of the hops of a circuit that a transfer uses now."""
+    standing = "circuit.purpose === 'rendezvous' && circuit.state === 'in use'"
+    circuit: dict[str, Any] = peer.until(f"state.circuits.find((circuit) => {standing})")
+    return [hop["identity"] for hop in circuit["hops"]]
+
+
+def known(peers: list[Peer], identity: str) -> Peer:
+    return next(peer for peer in peers if peer.state["identity"] == identity)
+
+
+def test_relaying_tabs_are_closed_and_crash(swarm: Swarm, chromium: Browser, file: Path) -> None:
+    """First the meeting point of the transfer, then the entry of the circuit that came in its place."""
+    reader, owner = swarm.add(chromium, ORIGIN), swarm.add(chromium, ORIGIN)
+    relays = [swarm.add(chromium, POINT) for _ in range(4)]
+    swarm.meet(len(relays))
+    link = begin(swarm, reader, owner, file)
+
+    point = known(relays, path_in_use(reader)[-1])
+    relays.remove(point)
+    point.page.close()
+    had = reader.transfer(link)["have"]
+    reader.transfer(link, f"item.have > {had + MIB} || item.state === 'done'")
+    entry = known(relays, path_in_use(reader)[0])
+    with suppress(Error):  # nobody is left to answer
+        entry.context.new_cdp_session(entry.page).send("Page.crash")
+    assert reader.transfer(link)["state"] != "done"
+    check(reader, link, file)
+    reader.ready()
+
+
+@pytest.mark.parametrize("how", ["frozen", "stopped"])
+def test_a_relay_falls_asleep_and_wakes(
+    swarm: Swarm, chromium: Browser, stack: ExitStack, playwright: Playwright, downloads: Path, file: Path, how: str
+) -> None:
+    """Frozen, a page stands still while its browser still keeps the connections; stopped, the browser does so too."""
+    reader, owner = swarm.add(chromium, ORIGIN), swarm.add(chromium, ORIGIN)
+    browsers = [stack.enter_context(launched(playwright, "chromium", downloads)) for _ in range(3)]
+    relays = [swarm.add(browser, POINT) for browser in browsers]
+    swarm.meet(len(relays))
+    link = begin(swarm, reader, owner, file)
+
+    sleeper = known(relays, path_in_use(reader)[0])
+    if how == "frozen":
+        session = sleeper.context.new_cdp_session(sleeper.page)
+        session.send("Page.setWebLifecycleState", {"state": "frozen"})
+    else:
+        processes = processes_of(browsers[relays.index(sleeper)])
+        signal_all(processes, signal.SIGSTOP)
+    assert reader.transfer(link)["state"] != "done"
+    check(reader, link, file)
+
+    if how == "frozen":
+        session.send("Page.setWebLifecycleState", {"state": "active"})
+    else:
+        signal_all(processes, signal.SIGCONT)
+    before = sleeper.state["relay"]["circuitsTotal"]
+    sleeper.get(link)
+    check(sleeper, link, file)
+    reader.page.reload()  # as a node that has no bad memories of it
+    sleeper.until("state.relay.circuitsTotal > argument", before, seconds=120)
+
+
+def processes_of(browser: Browser) -> list[int]:
+    """Ids of all processes of a Chromium, its first one leading."""
+    found = browser.new_browser_cdp_session().send("SystemInfo.getProcessInfo")["processInfo"]
+    return [process["id"] for process in sorted(found, key=lambda process: process["type"] != "browser")]
+
+
+def signal_all(processes: list[int], number: int) -> None:
+    for process in processes:
+        kill(process, number)
+
+
+@pytest.mark.parametrize("host", ["left", "right"])
+def test_a_host_moves_to_another_network(
+    across: tuple[Swarm, Peer, Peer, Peer], net: Lab, file: Path, host: str
+) -> None:
+    """The link is restored, and what was on its way goes on in the same circuit."""
+    swarm, reader, point, owner = across
+    link = begin(swarm, reader, owner, file)
+    circuits = "state.circuits.filter((circuit) => circuit.state === 'in use').map((circuit) => circuit.id)"
+    before = reader.until(circuits)
+    net[host].move()
+    reader.until("state.links.some((link) => link.state === 'restarting')")
+    reader.until("state.links.every((link) => link.state === 'open')")
+    assert reader.transfer(link)["state"] != "done"
+    reader.transfer(link, "item.have > 0.8 * item.size")
+    assert reader.until(circuits) == before
+    check(reader, link, file)
+
+
+def test_a_node_that_never_answers(swarm: Swarm, chromium: Browser, file: Path, tmp_path: Path) -> None:
+    """It registers like others, and swallows every call."""
+    silent = ["--site", swarm.network.site, "--data", tmp_path / "silent"]
+    with running("relay", *silent, program=[Path(__file__).parent / "silent_node.py"]) as mute:
+        reader, owner = swarm.add(chromium, ORIGIN), swarm.add(chromium, ORIGIN)
+        relays = [swarm.add(chromium, POINT) for _ in range(2)]
+        swarm.meet(len(relays) + 1)
+        mute.until("called")
+        link = owner.ready().share(file)
+        reader.ready().get(link)
+        check(reader, link, file)
+
+
+def test_a_host_that_loses_a_third_of_its_packets(
+    across: tuple[Swarm, Peer, Peer, Peer], net: Lab, tmp_path: Path
+) -> None:
+    swarm, reader, point, owner = across
+    file = tmp_path / "small.bin"
+    write_file(file, MIB // 2)
+    link = owner.ready().share(file)
+    reader.ready()
+    net["left"].lose(0.3)
+    reader.get(link)
+    check(reader, link, file)
+    net["left"].lose(0)
+    reader.ready()
