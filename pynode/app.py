@@ -157,6 +157,7 @@ class App:
                 rtc=rtc is not None,
                 hops=plan.circuits.hops,
                 exit_hops=plan.circuits.exit_hops,
+                introducer=plan.circuits.introducer,
                 circuits=0,  # commands ask for what they need
             )
         except LocalError as error:

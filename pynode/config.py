@@ -110,7 +110,7 @@ def check_url(value: Any) -> str:
 def check_identity(value: Any) -> bytes:
     if isinstance(value, str) and re.fullmatch("[0-9a-fA-F]{64}", value):
         return bytes.fromhex(value)
-    raise ValueError("64 hexadecimal digits: the facilitator's identity, as its /network.json shows it")
+    raise ValueError("64 hexadecimal digits: a node's identity (a facilitator's is in its /network.json)")
 
 
 def _folder(value: Any) -> Path:
@@ -212,6 +212,9 @@ class Exit:
 class Circuits:
     hops: int = _setting(2, _whole(1, 5), "2", "between peers")
     exit_hops: int = _setting(3, _whole(1, 5), "3", "towards exits")
+    introducer: bytes | None = _setting(
+        None, check_identity, '"' + "0" * 64 + '"', "the node to ask first for links to nodes without address"
+    )
 
 
 @dataclass(frozen=True, slots=True)

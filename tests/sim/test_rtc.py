@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import permutations
+from typing import Any
+
 from convergence.effects import DescriptionKind
 from convergence.facilitator.client import LIFETIME, RTC_LIFETIME
-from convergence.introduction.signalling import Switchboard
+from convergence.introduction.signalling import Pipe, Switchboard
 from convergence.wire.facilitator import Role
 from convergence.wire.ordb import PIECE_SIZE
 from tests.sim.people import RELAY, arrived, content, get, settle, share_and_stand
@@ -197,3 +201,28 @@ def test_a_browser_that_pauses_is_left_alone_and_comes_back() -> None:
     resting.driver.run(lambda now: resting.node.relay(limits, RELAY, now))
     world.run(2 * RTC_TIME)
     assert all(host.node.directory.get(identity(resting), host.now()).roles == RELAY for host in hosts)
+
+
+def test_the_introducer_that_a_client_names_is_asked_first() -> None:
+    world, hosts = browsers("named", 8, circuits=1)
+    world.run(RTC_TIME)
+    asking, introducer, target = next(
+        (one, between, other)
+        for one, between, other in permutations(hosts, 3)
+        if identity(other).hex() not in linked(one)
+        and identity(between).hex() in linked(one)
+        and identity(other).hex() in linked(between)
+    )
+    asking.node.config = replace(asking.node.config, introducer=identity(introducer))
+    passed: list[str] = []
+    for host in world.hosts.values():
+        board = host.node.switchboard if host is not world.hosts["facilitator"] else host.node._switchboard
+        signal = board.signal
+
+        def noted(pipe: Pipe, body: bytes, now: float, name: str = host.name, signal: Any = signal) -> None:
+            passed.append(name)
+            signal(pipe, body, now)
+
+        board.signal = noted
+    assert reach(world, asking, target)
+    assert passed and set(passed) == {introducer.name}
