@@ -156,6 +156,7 @@ class Network:
         exit_allow: HOST:PORT that the last two relays, the exits, may reach although it is private.
         program: from a relay's name, what Python runs as that relay.
         host: the address at which all of them listen.
+        public: another name of the site.
         rtc: whether relays, and pages from this site, make WebRTC links; for tests marked rtc only.
         stun: URLs of STUN servers for those.
     """
@@ -169,6 +170,7 @@ class Network:
         exit_allow: Sequence[str] = (),
         program: Callable[[str], Sequence[str | Path]] = lambda name: PROGRAM,
         host: str = "127.0.0.1",
+        public: str | None = None,
         rtc: bool = False,
         stun: Sequence[str] = (),
     ) -> None:
@@ -176,6 +178,7 @@ class Network:
         self._page = page
         self._host = host
         self._rtc = [part for server in stun for part in ("--stun", server)] if rtc else ["--no-rtc"]
+        self._public = ["--public", public] if public else []
         self._port = 0
         self.facilitator: Command
         self.start_facilitator()
@@ -196,7 +199,8 @@ class Network:
         """At the same port and with the same identity as before, if there was a before."""
         listen = f"{self._host}:{self._port}"
         data = self._folder / "facilitator"
-        options: list[str | Path] = ["--listen", listen, "--data", data, "--dist", self._page, *self._rtc]
+        options: list[str | Path] = ["--listen", listen, "--data", data, "--dist", self._page]
+        options += [*self._public, *self._rtc]
         self.facilitator = Command("facilitator", *options)
         ready = self.facilitator.until("ready")
         self.site: str = ready["site"]
