@@ -22,7 +22,7 @@ from convergence.wire.cells import CELL_LEN
 from tests.bench.channel import MODES, pages, raw, serve_worker
 from tests.bench.lab import Figure
 from tests.browser.harness import Peer, launched
-from tests.browser.swarm import ORIGIN, POINT, RELAY, Swarm, relayed
+from tests.browser.swarm import ORIGIN, POINT, Swarm, relayed
 from tests.e2e.processes import MIB, ROOT, Network, write_file
 
 TITLE = "WebRTC: browsers that relay for each other, beside a bare data channel"
@@ -84,17 +84,17 @@ def swarm(folder: Path) -> Iterator[Swarm]:
 
 
 def files(playwright: Playwright, folder: Path, size: int) -> list[Figure]:
-    """A file over one hop (both ends link to the point) and over 2+2; the point is alone in a browser of its own, so
-    that its processor time can be told from the others'."""
+    """A file over one hop (both ends link to its points) and over 2+2. One of the relays is alone in a browser of its
+    own, so that its processor time can be told from the others'."""
     figures = []
-    for label, hops, relays, target in (("one hop", 1, 0, TARGET_ONE_HOP), ("2+2 hops", 2, 4, TARGET_PATH)):
+    for label, hops, relays, target in (("one hop", 1, 2, TARGET_ONE_HOP), ("2+2 hops", 2, 4, TARGET_PATH)):
         place = folder / f"{hops}"
         with contextlib.ExitStack() as stack:
             net = stack.enter_context(swarm(place))
             shared, alone = (stack.enter_context(launched(playwright, "chromium", place)) for _ in range(2))
             point = net.add(alone, {**POINT, "share": 100, "upload": 10_000}, INTRODUCTIONS)
             for _ in range(relays):
-                net.add(shared, {**RELAY, "share": 100, "upload": 10_000}, INTRODUCTIONS)
+                net.add(shared, {**POINT, "share": 100, "upload": 10_000}, INTRODUCTIONS)
             ends = [net.add(shared, {**ORIGIN, "hops": hops}, INTRODUCTIONS) for _ in range(2)]
             net.meet(1 + relays)
             for peer in ends:
@@ -120,7 +120,7 @@ def files(playwright: Playwright, folder: Path, size: int) -> list[Figure]:
                 Figure(f"file over {label}, WebRTC only", rate, "MB/s", note=f"{size >> 20} MiB"),
                 Figure("  bare channel between the same pages", bare, "MB/s"),
                 Figure("  file, in bare channels", rate / bare, "times", target),
-                Figure("  cells that the point forwarded meanwhile", cells / seconds, "cells/s", note=share),
+                Figure("  cells that one relay forwarded meanwhile", cells / seconds, "cells/s", note=share),
             ]
             times = [value for peer in net.peers for value in peer.page.evaluate("window.introductions")]
             figures.append(
