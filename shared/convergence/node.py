@@ -190,6 +190,18 @@ class Node:
         self.outbox.now = now
         self._facilitator.refresh(now)
 
+    def moved(self, now: float) -> None:
+        """This machine is on another network: connections to addresses are dead, though nobody has noticed. Those of
+        WebRTC are for the shell to restore."""
+        self.outbox.now = now
+        self._facilitator.moved(now)
+        self.neighbours.moved(now)
+
+    def cut_off(self, now: float) -> None:
+        """All WebRTC connections that stood have stalled: perhaps this machine is on another network, perhaps not."""
+        self.outbox.now = now
+        self._facilitator.check(now)
+
     def relay(self, limits: RelayLimits | None, roles: Role, now: float) -> None:
         """Work for others in these roles and within these limits from now on, or pause (None): what is under way then
         ends."""

@@ -83,8 +83,10 @@ class ClientCircuit:
         self._rng = rng
         self._link = link
         self._hops: list[Hop] = []
-        # Not always as many: who counts them is not to learn how long the circuit is, or where on it he stands.
-        self._early_left = MAX_RELAY_EARLY - rng.random(1)[0] % 2
+        self._early_left = MAX_RELAY_EARLY
+        # DATA among them, any number of it: each hop sees one less than the hop before, and who counts is not to learn
+        # how long the circuit is, where on it he stands, or whether his neighbour is its origin.
+        self._early_data = rng.random(1)[0] % (MAX_RELAY_EARLY - EARLY_KEPT)
         self._handshake: ntor.NtorState | None = None
         self._endpoint: Endpoint | None = None
         self._closed = False
@@ -229,9 +231,10 @@ class ClientCircuit:
         if self._closed:
             return
         run = self._wrap(cells)
-        early = min(self._early_left - EARLY_KEPT, len(cells)) if len(self._hops) > 1 else 0
+        early = min(self._early_data, self._early_left - EARLY_KEPT, len(cells)) if len(self._hops) > 1 else 0
         if early > 0:
             self._early_left -= early
+            self._early_data -= early
             self._link.send(self.id, Command.RELAY_EARLY, run[: early * PAYLOAD_LEN])
             run = run[early * PAYLOAD_LEN :]
         if run:

@@ -147,6 +147,11 @@ class RelayCircuit:
         return self._closed
 
     @property
+    def link(self) -> Link:
+        """Where it came from."""
+        return self._link
+
+    @property
     def ends_here(self) -> bool:
         """Whether it neither goes on to another node nor waits for one."""
         return self._next is None
@@ -232,7 +237,7 @@ class RelayCircuit:
             self._extend(Extend2.parse(payload), now)
         elif command == RelayCommand.TRUNCATE:
             if self._next is not None:
-                self._next.destroy(DestroyReason.REQUESTED)
+                self._next.destroy()
                 self._next = None
             self._send_truncated(DestroyReason.REQUESTED)
         else:
@@ -268,7 +273,7 @@ class RelayCircuit:
         if towards_origin:
             self._link.destroy(self._id, reason)
         if self._next is not None:
-            self._next.destroy(reason if towards_origin else DestroyReason.DESTROYED)
+            self._next.destroy()
             self._next = None
         self.endpoint.close(self._outbox.now)
         self._services.circuit_closed(self, self._outbox.now)
@@ -306,10 +311,11 @@ class _NextHop:
         self._link = link
         link.send_one(self.id, Command.CREATE2, self._create)
 
-    def destroy(self, reason: int) -> None:
+    def destroy(self) -> None:
+        """No reason goes away from the origin, who tells none: it would tell our own circuits from those of others."""
         self._gone = True
         if self._link is not None:
-            self._link.destroy(self.id, reason)
+            self._link.destroy(self.id, DestroyReason.NONE)
 
     def relay(self, run: bytes, early: bool, now: float) -> None:
         if early:
@@ -337,7 +343,7 @@ class _NextHop:
 
     def broken(self, error: RemoteError, now: float) -> None:
         if not self._gone:
-            self.destroy(error.reason)
+            self.destroy()
             self._circuit.next_gone(error.reason)
 
     def drained(self, now: float) -> None:

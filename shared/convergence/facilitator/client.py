@@ -34,6 +34,8 @@ from convergence.wire.facilitator import (
 CONNECT_TIMEOUT = 20.0
 ANSWER_TIMEOUT = 30.0
 """Seconds until an unanswered request ends the channel."""
+CHECK_TIMEOUT = 5.0
+"""The same where there is doubt that the channel still leads anywhere."""
 RETRY_FIRST = 1.0
 RETRY_MAX = 120.0
 STABLE_AFTER = 60.0
@@ -159,6 +161,18 @@ class FacilitatorClient:
             self._cancel("refresh")
             self._request(RecordType.LIST, b"", now)
 
+    def moved(self, now: float) -> None:
+        """This machine is on another network: a channel that stands is dead. Try anew at once."""
+        if self.channel is not None or "retry" in self._timers:
+            self.stop(now)
+            self._connect(now)
+
+    def check(self, now: float) -> None:
+        """This machine may be cut off: see whether the channel still answers."""
+        self.refresh(now)
+        if self.connected and "check" not in self._timers:
+            self._call_at("check", now + CHECK_TIMEOUT, self._timed_out)
+
     def opened(self, channel: int, now: float) -> None:
         if channel != self.channel:
             return
@@ -268,6 +282,7 @@ class FacilitatorClient:
             raise RemoteError("an answer to nothing that was asked")
         asked = self._waiting.popleft()
         self._cancel("answer")
+        self._cancel("check")
         if self._waiting:
             self._call_at("answer", now + ANSWER_TIMEOUT, self._timed_out)
         if kind is RecordType.ERROR:

@@ -57,12 +57,14 @@ class CircuitCarrier:
 
     def _ready(self, circuit: ClientCircuit, now: float) -> None:
         self._building = False
-        pipe = self._pipe = _AskingPipe(self._outbox, circuit)
+        pipe = _AskingPipe(self._outbox, circuit)
         try:
             pipe.bind(circuit.open_stream(PEER_TARGET, pipe, now))
         except (LocalError, StreamError) as error:  # it closed just now
+            circuit.destroy(DestroyReason.FINISHED, now)
             self._failed(str(error), now)
             return
+        self._pipe = pipe
         pipe.keep(now)
         waiting, self._waiting = self._waiting, []
         for to, sealed, answered, refused in waiting:

@@ -46,7 +46,7 @@ MAX_SKEW = 600  # seconds that `sent` may differ from our clock
 MAX_PENDING = 64  # sessions that are not open yet: of those we offered, and again of those we answer
 MAX_SESSIONS = 256  # beyond them no new offer is answered
 MAX_PER_PEER = 4  # likewise, with one node: more than one only while old ones are dying
-MAX_UPDATES = 16  # messages that an answerer takes after an offer, until the next one
+MAX_UPDATES = 32  # candidates taken after a description, until the next one: each has us send to an address
 MAX_HELD = 16  # times the shell may tell of candidates while there is nobody to send them to
 OFFERS_PER_SENDER = 6  # a minute, restarts included
 OFFERS_PER_SOURCE = 60  # a minute from one pipe, together with all that is of no use
@@ -99,6 +99,7 @@ class _Session:
     theirs: bytes = b""
     sent: int = 0  # of our latest message
     heard: int = 0  # of the peer's
+    updates: int = 0  # candidates that came since the peer's latest description
     # The offerer's:
     courier: Courier | None = None
     held: list[str] = field(default_factory=list)
@@ -106,7 +107,6 @@ class _Session:
     offered: int = 0  # `sent` of the latest offer
     answer: bytes = b""  # to it, sealed
     reply: Reply = lambda sealed: None
-    updates: int = 0  # messages taken since
 
 
 class RtcLinks:
@@ -238,8 +238,7 @@ class RtcLinks:
         if session is not None:
             return self._update(session, message, reply, now)
         # A replay is for its source to answer for, not for the node that it is by.
-        new = message.kind == DescriptionKind.OFFER and not self._seen.seen(name, now)
-        if new and self._within_budget(message.sender, now):
+        if message.kind == DescriptionKind.OFFER and not self._seen.seen(name, now):
             self._called(message, reply, now)
         return False
 
@@ -286,7 +285,8 @@ class RtcLinks:
     # -- the answerer's part
 
     def _called(self, offer: Introduction, reply: Reply, now: float) -> None:
-        """A node that is within its budget wants a link."""
+        """A node wants a link. Only an offer that is taken counts for its budget: one that is not may come again, by
+        another carrier or by one that copies it."""
         pending = self._pending(offer.sender)
         if pending is not None:
             glare_won = pending.offerer and self._keys.identity < offer.sender
@@ -297,6 +297,7 @@ class RtcLinks:
             len(self._sessions) >= MAX_SESSIONS
             or others >= MAX_PER_PEER
             or self._count(offerer=False) >= MAX_PENDING
+            or not self._within_budget(offer.sender, now)
             or not self._seen.first((offer.sender, offer.session), now)
         ):
             return
@@ -321,13 +322,11 @@ class RtcLinks:
             return False
         if offer:
             return self._within_budget(session.peer, now) and self._take_offer(session, message, reply, now)
-        session.updates += 1
-        return session.updates <= MAX_UPDATES and self._apply(session, message, now)
+        return self._apply(session, message, now)
 
     def _take_offer(self, session: _Session, offer: Introduction, reply: Reply, now: float) -> bool:
         session.key, session.offered, session.reply = offer.reply_key, offer.sent, reply
         session.answer = b""
-        session.updates = 0
         session.held.clear()
         if not self._apply(session, offer, now):
             return False
@@ -352,8 +351,8 @@ class RtcLinks:
         return session
 
     def _apply(self, session: _Session, message: Introduction, now: float) -> bool:
-        """Hand the peer's description to the shell. The session is closed, and the answer False, if it came with
-        another certificate than before: it is that which the link's handshake was bound to."""
+        """Hand the peer's description to the shell. The answer is False for too many candidates, and if it came with
+        another certificate than before, which closes the session: the link's handshake was bound to that."""
         description = message.description
         session.heard = message.sent
         if isinstance(description, Description):
@@ -361,8 +360,12 @@ class RtcLinks:
                 self._close(session, "the peer came back with another certificate", now)
                 return False
             session.theirs = description.fingerprint
+            session.updates = 0
             text = description.to_sdp(message.kind)
         else:
+            session.updates += max(len(description.items), 1)
+            if session.updates > MAX_UPDATES:
+                return False
             text = description.to_lines()
         self._outbox.emit(Describe(session.channel, message.kind, text))
         return True

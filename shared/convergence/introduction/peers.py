@@ -7,6 +7,7 @@ Does not: know records (pipe.py), pass signals on (signalling.py), or make links
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -16,12 +17,13 @@ from convergence.circuit.relay import RelayCircuit
 from convergence.crypto.keys import NodeKeys
 from convergence.errors import DestroyReason, EndReason, LocalError, StreamError
 from convergence.introduction.asker import CircuitCarrier
+from convergence.introduction.guard import Budget
 from convergence.introduction.pipe import PEER_TARGET, PeerPipe
 from convergence.introduction.signalling import Carrier, Switchboard
 from convergence.link.link import Link
 from convergence.link.neighbours import Neighbours
 from convergence.netdir.nodes import NodeDirectory
-from convergence.outbox import Outbox
+from convergence.outbox import Outbox, Timer
 from convergence.path.pool import CircuitPool
 from convergence.path.select import choose, random_below, sample
 from convergence.ports import Crypto, Rng
@@ -33,8 +35,8 @@ MAX_PIPES = 6
 MIN_PIPES = 3
 """...of which so many keep a link that serves nothing else."""
 MAX_ACCEPTED = 1024
-"""Pipes that others open, up to 330 KB each where descriptors are many and readers slow. Beyond, one that registered
-nobody makes room, or the new one is refused."""
+"""Pipes that others open, up to 330 KB each where descriptors are many and readers slow. Beyond, one on the link that
+has most makes room, or one that registered nobody, or the new one is refused."""
 SETUP_TIMEOUT = 15.0
 """Seconds from our CREATE2 to the neighbour's HELLO."""
 RETRY_AFTER = 60.0
@@ -48,11 +50,15 @@ INTRODUCERS_PAUSE = 30.0
 GOSSIP_INTERVAL = 60.0
 """Seconds between two ASKs, give or take a third."""
 GOSSIP_OVERLAP = 900
-"""Seconds that ASK goes back before the last complete answer: descriptors travel for a while."""
+"""Seconds that ASK goes back before the last complete answer on the same pipe (one that tells nothing must not keep us
+from asking others for all they know): descriptors travel for a while."""
 NEWS_PAUSE = 1.0
 """Seconds in which news of nodes are gathered before the node is told: looking at them all takes time."""
 OTHER_CARRIERS = 3
 """Pipes asked for an introduction although nothing says that they lead to the node."""
+CIRCUITS_PER_MINUTE = 12
+"""Circuits to introducers. Each relay of such a circuit may have to be introduced to the next one in turn: without a
+limit a few descriptors of nodes that are not there, naming each other, would keep a whole network building circuits."""
 
 Delivered = Callable[[bytes, Callable[[bytes], None], object, float], None]
 """Called with a sealed message, what sends a sealed answer, where it came from (to tell sources apart), and `now`."""
@@ -138,6 +144,8 @@ class Peers:
         self._descriptor: Descriptor | None = None  # what we register
         self._heard_at = 0.0  # when an answer to ASK was last complete
         self._news = False
+        self._circuits = Budget(CIRCUITS_PER_MINUTE)
+        self._gossiping: Timer | None = None
         self._watching = False
         self._stopped = False
         switchboard.register(keys.identity, _Own(outbox, switchboard, on_delivered))
@@ -155,7 +163,7 @@ class Peers:
 
     def accept(self, circuit: RelayCircuit, stream_id: int, begin: Begin, now: float) -> None:
         """A BEGIN to PEER_HOST: one pipe on a circuit."""
-        if begin.port or self._stopped or circuit in self._accepted.values() or not self._make_room(now):
+        if begin.port or self._stopped or circuit in self._accepted.values() or not self._make_room(circuit.link, now):
             circuit.endpoint.refuse(stream_id, EndReason.RESOURCELIMIT)
             return
         self._watch(now)
@@ -225,7 +233,7 @@ class Peers:
         self._check_introducers(now)
 
     def delivered(self, pipe: PeerPipe, sealed: bytes, reply: Callable[[bytes], None], now: float) -> None:
-        self._on_delivered(sealed, reply, pipe, now)
+        self._on_delivered(sealed, reply, pipe.peer, now)  # not the pipe: a new one would be another source
 
     def heard(self, descriptors: Sequence[bytes], now: float) -> None:
         # All of them: `any` over a generator would stop at the first.
@@ -303,13 +311,22 @@ class Peers:
         if not pipe.ready:
             pipe.close("no HELLO in time", now, EndReason.TIMEOUT)
 
-    def _make_room(self, now: float) -> bool:
-        """Whether there is room for one more that somebody opens; whoever has not registered gives way."""
-        if len(self._accepted) >= MAX_ACCEPTED:
-            stranger = next((pipe for pipe in self._accepted if pipe.peer is None), None)
+    def _make_room(self, link: Link, now: float) -> bool:
+        """Whether there is room for one more that somebody opens over this link. The newest one of the link that has
+        most gives way, so that a neighbour of many faces shuts out nobody else, or whoever has not registered."""
+        if len(self._accepted) < MAX_ACCEPTED:
+            return True
+        counts = Counter(circuit.link for circuit in self._accepted.values())
+        ((crowded, most),) = counts.most_common(1)
+        if counts[link] + 1 < most:
+            spare = next(pipe for pipe in reversed(self._accepted) if self._accepted[pipe].link is crowded)
+        else:
+            strangers = (pipe for pipe in self._accepted if pipe.peer is None)
+            stranger = next(strangers, None)
             if stranger is None:
                 return False
-            stranger.close("too many pipes", now, EndReason.RESOURCELIMIT)
+            spare = stranger
+        spare.close("too many pipes", now, EndReason.RESOURCELIMIT)
         return True
 
     # -- ways to introductions
@@ -325,7 +342,7 @@ class Peers:
     def _circuits_to(self, identities: Iterable[bytes], tried: set[bytes]) -> Iterator[Carrier]:
         for identity in identities:
             node = None if identity in tried else self._relay(identity)
-            if node is not None:
+            if node is not None and self._circuits.spend(None, self._outbox.now):
                 tried.add(identity)
                 yield CircuitCarrier(self._outbox, self._pool, node)
 
@@ -355,7 +372,7 @@ class Peers:
 
     def _ask(self, pipe: PeerPipe, now: float) -> None:
         if pipe.may_ask(now):
-            pipe.ask(max(0, int(self._heard_at) - GOSSIP_OVERLAP), now)
+            pipe.ask(max(0, int(pipe.answered_at) - GOSSIP_OVERLAP), now)
 
     def _gossip(self, now: float) -> None:
         self._gossip_later(now)
@@ -364,9 +381,8 @@ class Peers:
             self._ask(choose(self._rng, pipes), now)
 
     def _gossip_later(self, now: float) -> None:
-        if self._watching:
-            pause = GOSSIP_INTERVAL * (2 / 3 + random_below(self._rng, 1 << 16) / (1 << 16) * 2 / 3)
-            self._outbox.call_at(now + pause, self._gossip)
+        pause = GOSSIP_INTERVAL * (2 / 3 + random_below(self._rng, 1 << 16) / (1 << 16) * 2 / 3)
+        self._gossiping = self._outbox.call_at(now + pause, self._gossip)
 
     def _tell_news(self, now: float) -> None:
         self._news = False
@@ -386,6 +402,8 @@ class Peers:
     def _sweep(self, now: float) -> None:
         self._watching = bool(self._neighbours.links) and not self._stopped
         if not self._watching:
+            if self._gossiping is not None:
+                self._gossiping.cancel()
             return
         self._outbox.call_at(now + SWEEP, self._sweep)
         self._retry = {identity: when for identity, when in self._retry.items() if when > now}

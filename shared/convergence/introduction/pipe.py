@@ -50,7 +50,7 @@ ASK_INTERVAL = 10.0
 ASK_PAUSE = 2 * ASK_INTERVAL
 """...and between two of ours, for delays on the way may bring them closer together."""
 ANSWER_TIMEOUT = 60.0
-"""Seconds from ASK to the end of the answer."""
+"""Seconds from ASK to the end of the answer; whoever asked and does not read it loses the pipe as well."""
 MAX_ANSWER = 1 << 20
 """Bytes of descriptors in one answer, over all its records..."""
 MAX_ANSWER_ITEMS = 4096
@@ -182,6 +182,7 @@ class PeerPipe(RecordPipe):
     Attributes:
         peer: identity of the other end, once it is proven.
         registered_since: when the other end first took our registration.
+        answered_at: when an answer to our ASK was last complete; 0 before.
         anonymous: whether it cannot take one, for we opened the pipe and said no HELLO.
         offered: whether we sent one.
     """
@@ -200,6 +201,7 @@ class PeerPipe(RecordPipe):
         super().__init__(outbox, PEERING)
         self.peer = peer
         self.registered_since: float | None = None
+        self.answered_at = 0.0
         self.anonymous = False
         self.offered = False
         self._crypto = crypto
@@ -220,6 +222,7 @@ class PeerPipe(RecordPipe):
         self._answer_limit: Timer | None = None  # pending: an answer is awaited
         self._items = self._bytes = 0  # of that answer, so far
         self._answer: Iterator[bytes] | None = None  # what is still to be sent of ours
+        self._read_limit: Timer | None = None  # pending: that is still not all out
 
     @property
     def ready(self) -> bool:
@@ -340,6 +343,9 @@ class PeerPipe(RecordPipe):
             raise RemoteError("ASK too soon after the one before")
         self._may_ask = now + ASK_INTERVAL
         self._answer = _bodies(self._directory.newer(ask.since, now))
+        self._read_limit = self._outbox.call_at(
+            now + ANSWER_TIMEOUT, lambda now: self.close("the answer to ASK is not read", now, EndReason.TIMEOUT)
+        )
         self._go_on()
 
     def _go_on(self) -> None:
@@ -348,7 +354,12 @@ class PeerPipe(RecordPipe):
             body = next(self._answer, None)
             if body is None:
                 self._answer = None
+                self._cancel_read_limit()
             self.send(RecordType.DESCRIPTORS, body or b"")
+
+    def _cancel_read_limit(self) -> None:
+        if self._read_limit is not None:
+            self._read_limit.cancel()
 
     def _on_descriptors(self, descriptors: Descriptors, now: float) -> None:
         limit = self._answer_limit
@@ -363,12 +374,14 @@ class PeerPipe(RecordPipe):
         else:
             limit.cancel()
             self._answer_limit = None
+            self.answered_at = now
             self._owner.answered(self, now)
 
     def _over(self, why: str, now: float) -> None:
         if self._answer_limit is not None:
             self._answer_limit.cancel()
         self._answer = None
+        self._cancel_read_limit()
         self._switchboard.unregister(self)
         self._owner.over(self, why, now)
 

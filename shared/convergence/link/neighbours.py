@@ -162,6 +162,12 @@ class Neighbours:
             self._sweeping = True
             self._outbox.call_at(now + SWEEP, self._sweep)
 
+    def moved(self, now: float) -> None:
+        """This machine is on another network: what was dialled at an address is dead, though nobody has noticed."""
+        for link in list(self.links.values()):
+            if link.initiator and not link.handshake.bound:
+                link.close("this machine changed networks", now)
+
     def replaced(self, channel: int, by: int) -> None:
         """What was dialled on one channel comes on another: both sides called at once, and the other one's call won."""
         identity = self._dialled.pop(channel, None)

@@ -18,6 +18,12 @@ from convergence.wire.facilitator import Descriptor, NodeList, Role
 
 MAX_CLOCK_SKEW = 600
 """Seconds that another clock may be ahead of ours. What comes from farther ahead would shut out all later ones."""
+LIST_FRESH = 300.0
+"""Seconds from a list's publication in which heard nodes that it lacks are looked up by name only."""
+HEARSAY_SKEW = 60
+"""Seconds that the descriptor of such a node may be from the future..."""
+HEARSAY_LIFETIME = 3600
+"""...and how long it may be valid."""
 MAX_HEARD = 2048
 """Heard nodes that the list lacks. Beyond, new ones are refused until others expire: a flood replaces nobody."""
 MAX_LIFETIME = 6 * 3600
@@ -115,11 +121,16 @@ class NodeDirectory:
         return node if node is not None and node.expires > now else None
 
     def nodes(self, role: Role, now: float) -> list[Descriptor]:
-        """All valid nodes that have roles, and every bit of `role`, in order of identity."""
+        """All valid nodes that have roles, and every bit of `role`, in order of identity. While the list is fresh,
+        only those that it has: whoever knows a facilitator need not be told of nodes by others, who may make up any
+        number of them."""
         wanted = role.value  # numbers: arithmetic on flags takes microseconds a node, and this runs for every path
+        known = self._all()
+        if self._heard and now - self._published < LIST_FRESH:
+            known = {identity: node for identity, node in known.items() if identity in self._listed}
         return [
             node
-            for node in self._all().values()
+            for node in known.values()
             if (roles := node.roles.value) and roles & wanted == wanted and node.expires > now
         ]
 
@@ -175,8 +186,13 @@ class NodeDirectory:
             and node.expires - node.published <= MAX_LIFETIME
             and self._counts(node, now)
             and (known is None or node.published > known.published)
-            and (known is not None or node.identity in self._listed or (bool(node.roles) and self._has_room(now)))
+            and (known is not None or node.identity in self._listed or self._may_enter(node, now))
         )
+
+    def _may_enter(self, node: Descriptor, now: float) -> bool:
+        """Whether a node that is told of for the first time, and not by the list, is taken."""
+        brief = node.published <= now + HEARSAY_SKEW and node.expires - node.published <= HEARSAY_LIFETIME
+        return bool(node.roles) and brief and self._has_room(now)
 
     def _has_room(self, now: float) -> bool:
         if len(self._heard) >= MAX_HEARD:

@@ -132,6 +132,11 @@ class Descriptor:
         return verify(self.identity, self.signature, DESCRIPTOR_PREFIX + self.body())
 
     def encode(self) -> bytes:
+        return self._encoded
+
+    @cached_property
+    def _encoded(self) -> bytes:
+        # Kept: descriptors are passed on again and again, to many who may read slowly.
         return self.body() + self.signature
 
     @classmethod

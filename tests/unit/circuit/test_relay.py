@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from convergence.circuit.relay import MAX_REPLY
+from convergence.circuit.relay import MAX_REPLY, RelayCircuit
 from convergence.crypto.keys import NodeKeys
 from convergence.errors import DestroyReason, EndReason
 from convergence.link.link import MAX_CIRCUITS
@@ -34,6 +34,14 @@ def extend_to(machine_or_identity, data=bytes(84), handshake_type=2):
 def client_link(client):
     [link] = client.links.values()
     return link
+
+
+def say_at(circuit, hop, command, payload=b""):
+    """One relay message to a hop that is not the last."""
+    run = circuit._hops[hop].keys.forward.seal_run([pack_message(command, 0, payload)])
+    for layer in reversed(circuit._hops[: hop + 1]):
+        run = layer.keys.forward.crypt(run)
+    client_link(circuit.client).send(circuit.id, Command.RELAY, run)
 
 
 # -- CREATE2
@@ -316,12 +324,38 @@ def test_nothing_of_a_batch_is_handled_after_the_cell_that_closed_the_circuit(ne
 def test_truncate_cuts_behind_the_hop(net, client):
     one, two = net.relays(2)
     circuit = net.build(client, [one, two])
-    first = circuit._hops[0].keys.forward
-    run = first.crypt(first.seal_run([pack_message(RelayCommand.TRUNCATE, 0, b"\3")]))
-    client_link(client).send(circuit.id, Command.RELAY, run)
+    say_at(circuit, 0, RelayCommand.TRUNCATE, b"\3")
     net.pump()
     assert two.circuits[0].closed
     assert circuit.gone == [DestroyReason.REQUESTED]  # the origin gives a truncated circuit up
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda net, circuit, one: circuit.destroy(DestroyReason.FINISHED, net.now),
+        lambda net, circuit, one: net.break_link(circuit.client, client_link(circuit.client)),
+        lambda net, circuit, one: one.circuits[0].destroy(DestroyReason.HIBERNATING),
+        lambda net, circuit, one: say_at(circuit, 0, RelayCommand.TRUNCATE, b"\3"),
+    ],
+    ids=["finished", "link lost", "paused", "truncated"],
+)
+def test_how_a_circuit_ends_does_not_tell_the_next_hop_whose_it_was(net, client, end, monkeypatch):
+    """A relay is an origin too. An origin tells no reasons; nor does it for others, away from their origin."""
+    one, two = net.relays(2)
+    circuit = net.build(client, [one, two])
+    reasons = []
+    destroyed = RelayCircuit.destroyed
+
+    def keep(self, reason, now):
+        if self is two.circuits[0]:
+            reasons.append(reason)
+        destroyed(self, reason, now)
+
+    monkeypatch.setattr(RelayCircuit, "destroyed", keep)
+    end(net, circuit, one)
+    net.pump()
+    assert reasons == [DestroyReason.NONE]
 
 
 def test_truncate_at_the_last_hop_is_answered(net, client):

@@ -5,6 +5,7 @@ import pytest
 from convergence.effects import CloseLink, Connect, Protocol, Send
 from convergence.facilitator.client import (
     ANSWER_TIMEOUT,
+    CHECK_TIMEOUT,
     CONNECT_TIMEOUT,
     FEW_RELAYS,
     LIFETIME,
@@ -162,6 +163,28 @@ def test_start_leaves_a_planned_retry_alone(world):
     node = world.client(1)
     world.settle()
     node.port.driver.run(node.client.start)
+    assert node.client.channel is None
+
+
+def test_on_another_network_a_new_channel_is_opened_at_once(world):
+    node = world.client(1)
+    world.settle()
+    before = node.client.channel
+    node.port.driver.run(node.client.moved)
+    world.settle()
+    assert node.client.connected and node.client.channel != before
+    assert (node.registrations, node.troubles) == (2, [])
+    world.reachable = False
+    node.port.driver.run(node.client.moved)
+    world.settle()
+    world.reachable = True
+    assert node.client.channel is None
+    node.port.driver.run(node.client.moved)
+    world.settle()
+    assert node.client.connected, "a planned retry is not waited for"
+    node.port.driver.run(node.client.stop)
+    node.port.driver.run(node.client.moved)
+    world.settle()
     assert node.client.channel is None
 
 
@@ -476,6 +499,22 @@ def test_only_a_channel_that_served_resets_the_pause():
     peer.now += STABLE_AFTER
     peer.client.closed(peer.client.channel, peer.now, "bye")
     assert peer.outbox.deadline() - peer.now < 1.5 * RETRY_FIRST
+
+
+def test_in_doubt_the_channel_has_to_answer_soon(world):
+    node = world.client(1)
+    world.settle()
+    node.port.driver.run(node.client.check)
+    world.run(2 * CHECK_TIMEOUT)
+    assert node.client.connected and node.troubles == []
+    world.silent = True
+    node.port.driver.run(node.client.check)
+    world.run(CHECK_TIMEOUT / 2)
+    node.port.driver.run(node.client.check)
+    world.run(CHECK_TIMEOUT / 2 + 0.5)
+    assert node.troubles == ["The facilitator does not answer. Trying again."]
+    node.port.driver.run(node.client.check)
+    assert not node.client.connected
 
 
 def test_an_unanswered_request_ends_the_channel():

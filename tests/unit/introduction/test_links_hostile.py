@@ -451,6 +451,19 @@ def test_the_messages_after_an_offer_are_bounded(world, pair):
     assert len(two.of(CANDIDATES)) == MAX_UPDATES + 1, "an ICE restart brings new ones"
 
 
+def test_an_answerer_makes_us_send_to_so_many_addresses_only(world, pair):
+    one, two = pair
+    one.connect(two)
+    world.run()
+    (name,) = {unseal(sealed, two).session for sealed in one.carriers[0].signals}
+    before = len(one.of(CANDIDATES))
+    what = Candidates(tuple(candidate(number) for number in range(16)))
+    for number in range(5):
+        sent = int(world.now) + 10 + number
+        one.carriers[0].bring(forge(two, one, CANDIDATES, session=name, sent=sent, what=what))
+    assert len(one.of(CANDIDATES)) - before == MAX_UPDATES // 16
+
+
 def test_news_in_a_session_costs_its_source_nothing(world, pair):
     one, two = pair
     now = int(world.now)
@@ -516,6 +529,20 @@ def test_the_name_of_our_own_session_gives_a_peer_no_hold_on_it(world, pair):
     assert [item["state"] for item in one.links.snapshot()] == ["connecting"]
     one.delivered(forge(two, one, CANDIDATES, session=name, sent=int(world.now) + 5))
     assert len(one.of(CANDIDATES)) == 1
+
+
+def test_copies_of_an_offer_that_is_not_taken_cost_its_sender_nothing(world, pair):
+    low, high = pair
+    low.carriers = [Way(world, high, "lose")]
+    low.connect(high)
+    world.run()
+    offer = forge(high, low)
+    for number in range(OFFERS_PER_SENDER):
+        low.delivered(offer, source=number)
+    world.run(CONNECT_TIMEOUT)
+    assert not low.of(OFFER), "it goes on calling"
+    low.delivered(forge(high, low, session=b"t" * 16))
+    assert len(low.of(OFFER)) == 1
 
 
 def test_a_glare_of_offers_without_answers_leaves_one_call(world, pair):

@@ -3,11 +3,12 @@
 import pytest
 
 from convergence.circuit.client import ClientCircuit
-from convergence.errors import EndReason
+from convergence.errors import EndReason, StreamError
 from convergence.introduction import peers as module
 from convergence.introduction.asker import KEEP, MAX_WAITING, CircuitCarrier
 from convergence.introduction.peers import (
     ALONE_LIMIT,
+    CIRCUITS_PER_MINUTE,
     GOSSIP_INTERVAL,
     GOSSIP_OVERLAP,
     INTRODUCERS_PAUSE,
@@ -192,6 +193,22 @@ def test_a_full_node_lets_those_go_that_did_not_register(net, monkeypatch):
     assert len(b.peers.introducers()) == 2
 
 
+def test_one_neighbour_does_not_take_all_places(net, monkeypatch):
+    monkeypatch.setattr(module, "MAX_ACCEPTED", 3)
+    b, greedy = net.nodes("b", "greedy")
+    net.link(greedy, b)
+    pipes = [net.open(net.build(greedy, [b]), PEER_TARGET)[1] for _ in range(2)]
+    for index, pipe in enumerate(b.peers._accepted):
+        pipe.peer = bytes([index]) * 32  # under many names
+    a1, a2 = net.nodes("a1", "a2")
+    net.link(a1, b)
+    assert a1.pipe(b).ready and [pipe.reason for pipe in pipes] == [None, EndReason.RESOURCELIMIT]
+    net.link(a2, b)
+    assert a2.pipe(b).ready and greedy.pipe(b).ready and pipes[0].reason == EndReason.RESOURCELIMIT
+    _, last = stranger(net, b)
+    assert last.reason == EndReason.RESOURCELIMIT, "no link has more than its share now"
+
+
 def test_a_port_is_no_pipe(net):
     b = net.node("b")
     circuit = net.build(net.add("stranger", relays=False), [b])
@@ -295,7 +312,7 @@ def test_a_neighbour_of_both_introduces(net):
     asked = Asked(next(a.peers.carriers(c.identity)), c)
     net.pump()
     ((sealed, reply, source),) = c.messages
-    assert sealed == b"offer" and source is c.pipe(b)
+    assert sealed == b"offer" and source == b.identity
     reply(b"answer")
     reply(b"candidates")
     net.pump()
@@ -490,6 +507,35 @@ def test_an_introducer_that_breaks_the_rules_loses_the_circuit(net, far, kind, b
     assert a.pool.built[0].closed and len(asked.refusals) == 1 and not a.messages
 
 
+def test_only_so_many_circuits_a_minute_are_built_to_introducers(net):
+    """Descriptors that name each other would otherwise keep every relay building circuits for the next one."""
+    a = net.node("a")
+    fakes = net.nodes(*[f"fake{index}" for index in range(CIRCUITS_PER_MINUTE)])
+    for index, fake in enumerate(fakes):
+        introducers = [fakes[(index + step) % len(fakes)].identity for step in (1, 2, 3)]
+        a.directory.hear(descriptor_of(fake.keys, introducers=introducers).encode(), net.now)
+    assert sum(len(list(a.peers.carriers(fake.identity))) for fake in fakes) == CIRCUITS_PER_MINUTE
+    net.wait(60)
+    assert len(list(a.peers.carriers(fakes[0].identity))) == 3
+
+
+def test_a_circuit_that_takes_no_stream_refuses_and_is_not_kept(net, far, monkeypatch):
+    a, *_, target = far
+
+    def full(*args):
+        raise StreamError("too many streams on this circuit")
+
+    (carrier,) = a.peers.carriers(target.identity)
+    with monkeypatch.context() as patch:
+        patch.setattr(ClientCircuit, "open_stream", full)
+        asked = Asked(carrier, target)
+        net.tick(0)
+    assert len(asked.refusals) == 1 and a.pool.built[0].closed
+    Asked(carrier, target, b"once more")
+    net.tick(0)
+    assert len(a.pool.built) == 2 and target.messages[-1][0] == b"once more"
+
+
 # -- gossip
 
 
@@ -527,6 +573,31 @@ def test_gossip_asks_for_what_is_new_since_the_last_answer(net):
         assert since == int(before) - GOSSIP_OVERLAP
         assert GOSSIP_INTERVAL * 2 / 3 <= now - before + 1
         before = now
+
+
+def test_links_that_come_and_go_do_not_make_a_node_ask_more_often(net):
+    a, b = net.nodes("a", "b")
+    asked = []
+    newer = b.directory.newer
+    b.directory.newer = lambda since, now: asked.append(now) or newer(since, now)
+    link = net.link(a, b)
+    for _ in range(3):
+        net.break_link(a, link)
+        net.wait(SWEEP)
+        link = net.link(a, b)
+    del asked[:]
+    net.wait(10 * GOSSIP_INTERVAL)
+    assert len(asked) <= 10 * 3 / 2
+
+
+def test_who_answers_nothing_does_not_keep_us_from_asking_others_for_all(net):
+    a, b, liar, far = net.nodes("a", "b", "liar", "far")
+    liar.directory.newer = lambda since, now: []
+    b.knows(far)
+    net.link(a, liar)
+    net.wait(GOSSIP_OVERLAP + 60)
+    net.link(a, b)
+    assert a.directory.get(far.identity) is not None
 
 
 # -- hostile neighbours

@@ -347,6 +347,22 @@ def test_an_answer_waits_for_a_slow_reader():
     assert len(opener.news) == 501 and opener.calls[-1] == "answered" and rounds > 2
 
 
+def test_an_answer_that_is_not_read_ends_the_pipe_and_holds_no_copies():
+    opener, acceptor = joined()
+    keys = [NodeKeys.generate(CRYPTO, SeededRng(f"far {index}")) for index in range(50)]
+    for item in keys:
+        acceptor.directory.hear(descriptor_of(item).encode(), acceptor.now)
+    one, two = (acceptor.directory.newer(0, acceptor.now) for _ in range(2))
+    assert len(one) > 50 and all(a is b for a, b in zip(one, two, strict=True))
+    acceptor.stream.congested = True
+    acceptor.pass_time(ASK_INTERVAL)
+    acceptor.get(RecordType.ASK, Ask(0).encode())
+    acceptor.pass_time(ANSWER_TIMEOUT - 1)
+    assert acceptor.why is None
+    acceptor.pass_time(1)
+    assert acceptor.why == "the answer to ASK is not read" and acceptor.pipe._answer is None
+
+
 def test_asking_too_often_ends_the_pipe():
     end, *_ = greeted()
     end.get(RecordType.ASK, Ask(0).encode())

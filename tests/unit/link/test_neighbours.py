@@ -248,6 +248,18 @@ def test_idle_dialled_links_are_closed_and_used_ones_stay(pair):
     assert a.outbox.deadline() is None, "nothing is swept where there is no link"
 
 
+def test_on_another_network_links_that_were_dialled_at_an_address_are_given_up(pair):
+    a, b = pair
+    dial(a, b)
+    b.neighbours.moved(START)
+    assert len(b.neighbours.links) == 1, "it is for who dialled to know"
+    a.neighbours.moved(START)
+    assert not a.neighbours.links
+    introduced = dial(a, b, channel_b=4, binding=b"both fingerprints")
+    a.neighbours.moved(START)
+    assert introduced.open
+
+
 def test_the_accepting_side_leaves_idle_links_to_the_dialler(pair):
     a, b = pair
     dial(a, b)

@@ -4,7 +4,15 @@ import pytest
 
 from convergence.errors import CryptoError, ParseError, RemoteError
 from convergence.netdir import nodes as module
-from convergence.netdir.nodes import LIST_DELAY, MAX_CLOCK_SKEW, MAX_LIFETIME, NodeDirectory
+from convergence.netdir.nodes import (
+    HEARSAY_LIFETIME,
+    HEARSAY_SKEW,
+    LIST_DELAY,
+    LIST_FRESH,
+    MAX_CLOCK_SKEW,
+    MAX_LIFETIME,
+    NodeDirectory,
+)
 from convergence.wire.facilitator import Descriptor, NodeList, Role, Transport
 from pynode.crypto import CPythonCrypto
 
@@ -164,10 +172,10 @@ def test_a_heard_node_is_there_like_a_listed_one(crypto):
 
 def test_heard_and_listed_nodes_come_in_order_of_identity(crypto):
     directory = NodeDirectory(crypto)
-    items = [node(crypto, number) for number in range(1, 9)]
+    items = [node(crypto, number, expires=int(NOW) + 2000) for number in range(1, 9)]
     directory.update(node_list(crypto, items[::2]), NOW)
     assert all(hear(directory, item) for item in items[1::2])
-    assert directory.nodes(Role.RELAY, NOW) == sorted(items, key=lambda item: item.identity)
+    assert directory.nodes(Role.RELAY, NOW + LIST_FRESH) == sorted(items, key=lambda item: item.identity)
 
 
 def test_only_what_is_new_is_news_and_is_verified_once(crypto):
@@ -185,11 +193,11 @@ def test_only_what_is_new_is_news_and_is_verified_once(crypto):
 @pytest.mark.parametrize(
     ("dates", "news"),
     [
-        ({"published": int(NOW) + MAX_CLOCK_SKEW, "expires": int(NOW) + 1000}, True),
-        ({"published": int(NOW) + MAX_CLOCK_SKEW + 1, "expires": int(NOW) + 1000}, False),
+        ({"published": int(NOW) + HEARSAY_SKEW, "expires": int(NOW) + 1000}, True),
+        ({"published": int(NOW) + HEARSAY_SKEW + 1, "expires": int(NOW) + 1000}, False),
         ({"expires": int(NOW)}, False),
-        ({"published": int(NOW), "expires": int(NOW) + MAX_LIFETIME}, True),
-        ({"published": int(NOW), "expires": int(NOW) + MAX_LIFETIME + 1}, False),
+        ({"published": int(NOW), "expires": int(NOW) + HEARSAY_LIFETIME}, True),
+        ({"published": int(NOW), "expires": int(NOW) + HEARSAY_LIFETIME + 1}, False),
         ({"roles": Role(0)}, False),
     ],
 )
@@ -197,6 +205,32 @@ def test_dates_and_roles_of_heard_nodes_have_to_fit(crypto, dates, news):
     directory = NodeDirectory(crypto)
     assert hear(directory, node(crypto, 1, **dates)) is news
     assert len(directory.nodes(Role(0), NOW)) == news
+
+
+@pytest.mark.parametrize(
+    ("dates", "news"),
+    [
+        ({"published": int(NOW) + MAX_CLOCK_SKEW, "expires": int(NOW) + 1000}, True),
+        ({"published": int(NOW) + MAX_CLOCK_SKEW + 1, "expires": int(NOW) + 1000}, False),
+        ({"published": int(NOW), "expires": int(NOW) + MAX_LIFETIME}, True),
+        ({"published": int(NOW), "expires": int(NOW) + MAX_LIFETIME + 1}, False),
+    ],
+)
+def test_a_listed_node_may_renew_for_longer(crypto, dates, news):
+    directory = NodeDirectory(crypto)
+    directory.update(node_list(crypto, [node(crypto, 1)]), NOW)
+    assert hear(directory, node(crypto, 1, **dates)) is news
+
+
+def test_while_the_list_is_fresh_others_are_found_by_name_only(crypto):
+    """Whoever makes up nodes by the thousand does not get into paths that way."""
+    directory = NodeDirectory(crypto)
+    listed, heard = (node(crypto, number, expires=int(NOW) + 2000) for number in (1, 2))
+    directory.update(node_list(crypto, [listed]), NOW)
+    assert hear(directory, heard)
+    assert directory.nodes(Role.RELAY, NOW + LIST_FRESH - 1) == [listed]
+    assert directory.get(heard.identity, NOW) == heard and heard.encode() in directory.newer(0, NOW)
+    assert heard in directory.nodes(Role.RELAY, NOW + LIST_FRESH)
 
 
 @pytest.mark.parametrize("size", [0, 1, 100, -1])
@@ -220,7 +254,7 @@ def test_a_node_that_the_list_lacks_counts_only_if_it_may_be_newer(crypto, age, 
     change = heard_first.update(node_list(crypto, []), NOW)
     assert change.removed == (set() if counts else {item.identity})
     for directory in (list_first, heard_first):
-        assert (directory.nodes(Role.RELAY, NOW) == [item]) is counts
+        assert (directory.get(item.identity, NOW) == item) is counts
 
 
 def test_the_next_list_ends_what_it_leaves_out(crypto):
@@ -291,7 +325,7 @@ def test_heard_nodes_are_bounded(crypto, monkeypatch):
     assert directory.get(brief.identity) is None
     # Renewals of listed nodes take no room from others.
     assert hear(directory, node(crypto, 21), NOW + 5)
-    assert len(directory.nodes(Role.RELAY, NOW + 5)) == 5
+    assert len(directory.newer(0, NOW + 5)) == 5
 
 
 def test_newer_gives_what_was_published_since_the_oldest_first(crypto):
