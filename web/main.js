@@ -6,6 +6,7 @@
  * Does not: run Python, open a socket or a database; the worker does.
  */
 
+import { watchNetwork } from "./bridge/network.js";
 import { createBridge } from "./bridge/rtc.js";
 import { drawCircuits } from "./ui/circuits.js";
 import { byId } from "./ui/dom.js";
@@ -49,6 +50,7 @@ function startWorker(settings) {
   const bridge = window.RTCPeerConnection ? createBridge() : null;
   worker.postMessage({ type: "start", port: bridge?.port ?? null, ...settings }, bridge ? [bridge.port] : []);
   worker.addEventListener("error", () => bridge?.stop());
+  watchNetwork(() => worker.postMessage({ type: "moved" }));
   return worker;
 }
 

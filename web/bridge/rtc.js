@@ -14,6 +14,7 @@
  */
 
 import { forward } from "./forward.js";
+import { watchNetwork } from "./network.js";
 
 const MAX_CONNECTIONS = 64;
 const MAX_HELD = 64; // candidate lines of the other side that wait for its description
@@ -23,6 +24,7 @@ const WATCH_MS = 1000; // between two looks at the backlogs
 const GATHER_MS = 300; // a description waits so long for candidates; those that take longer follow
 const BATCH_MS = 200; // they follow in batches of so long
 const OPENING_MS = 30_000; // from connect to an open channel
+const SETTLE_MS = 1000; // a network that changed, and the node's way to those who introduce it, need so long to work
 const PATIENCE_MS = 2000; // a lost connection is left to itself for so long: most come back
 const OFFER_LOST_MS = 4000; // an offer that was not answered in this time will not be
 const RETRY_MS = 5000; // between two offers to restore a connection
@@ -71,18 +73,20 @@ export function createBridge() {
   };
 
   const each = (action) => () => connections.forEach(action);
-  const moved = each((connection) => connection.moved());
+  let settling = null;
+  const unwatch = watchNetwork(() => {
+    clearTimeout(settling);
+    settling = setTimeout(each((connection) => connection.moved()), SETTLE_MS);
+  });
   const watch = setInterval(each((connection) => connection.watch()), WATCH_MS);
   const stop = () => {
     clearInterval(watch);
-    window.removeEventListener("online", moved);
-    navigator.connection?.removeEventListener("change", moved);
+    clearTimeout(settling);
+    unwatch();
     port.close();
     connections.forEach((connection) => connection.close());
     connections.clear();
   };
-  window.addEventListener("online", moved);
-  navigator.connection?.addEventListener("change", moved);
   window.addEventListener("pagehide", stop);
   return { port: port2, stop };
 }

@@ -71,8 +71,10 @@ class NodeHost:
             on_event=self._on_event,
         )
         self._transport.attach(self._driver, shell.listener, create_proxy)
+        self._transport.on_cut_off = lambda: self._driver.run(self._node.cut_off)
         self._storage.attach(shell.listener, create_proxy)
         shell.listener.tick = create_proxy(self._driver.tick)
+        shell.listener.moved = create_proxy(lambda: self._driver.run(self._node.moved))
         self._files = FileStore(self._storage, shell.database, self._in_use, self._changed)
         self._fetches: dict[int, dict[str, Any]] = {}
         self._bodies: dict[int, Any] = {}

@@ -24,10 +24,12 @@ class BrowserTransport:
 
     Attributes:
         rtc: the RTC channels and how they are: "connecting", "connected" or "recovering".
+        on_cut_off: called when one began to recover and none is connected.
     """
 
     def __init__(self, channels: Any) -> None:
         self.rtc: dict[int, str] = {}
+        self.on_cut_off: Callable[[], None] = lambda: None
         self._channels = channels
         self._protocols: dict[int, Protocol] = {}
         self._scratch = Uint8Array.new(MAX_MESSAGE)
@@ -89,6 +91,8 @@ class BrowserTransport:
 
     def _state(self, channel: int, state: str) -> None:
         self.rtc[channel] = state
+        if "connected" not in self.rtc.values():
+            self.on_cut_off()
 
     def _forget(self, channel: int) -> None:
         self._protocols.pop(channel, None)

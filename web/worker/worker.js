@@ -14,14 +14,21 @@ import { openDatabase } from "./database.js";
 const site = new URL("../", self.location.href);
 const waiting = []; // commands that came before the node could take them
 let host = null;
+const listener = {}; // filled in by Python before anything is asked of channels or database
+const relayed = new Proxy({}, { get: (_, name) => (...values) => guard(() => listener[name](...values)) });
 let take = (message) => (host ? command(message) : waiting.push(message));
 
 /**
- * The page's first message: `port` to its bridge for WebRTC, or null, and what the node may do for others.
+ * The page's first message: `port` to its bridge for WebRTC, or null, and what the node may do for others. Later ones are
+ * commands, and "moved": this machine is on another network.
  * @type {Promise<{port: MessagePort|null, settings: object, onMetered: boolean}>}
  */
 const told = new Promise((resolve) => {
-  self.onmessage = ({ data }) => (data.type === "start" ? resolve(data) : take(data));
+  self.onmessage = ({ data }) => {
+    if (data.type === "start") resolve(data);
+    else if (data.type !== "moved") take(data);
+    else if (host) relayed.moved();
+  };
 });
 
 start().catch((error) => {
@@ -34,8 +41,6 @@ start().catch((error) => {
 
 async function start() {
   phase(5, "Loading Python and the program");
-  const listener = {}; // filled in by Python before anything is asked of channels or database
-  const relayed = new Proxy({}, { get: (_, name) => (...values) => guard(() => listener[name](...values)) });
   const [pyodide, code, network, primitives, database, { port, settings, onMetered }] = await Promise.all([
     loadPyodide({ indexURL: new URL("pyodide/", site).href, checkAPIVersion: true }).then((loaded) => {
       phase(60, "Python runs; loading the node");
