@@ -51,7 +51,7 @@ class Connect:
 
 @dataclass(frozen=True, slots=True)
 class Describe:
-    """Apply what the other side says of an RTC channel: SDP or candidate lines, which the core made of checked values."""
+    """Apply what the other side says of an RTC channel: SDP or candidate lines, made of values that were checked."""
 
     channel: int
     kind: DescriptionKind
