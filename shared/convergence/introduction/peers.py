@@ -19,7 +19,7 @@ from convergence.errors import DestroyReason, EndReason, LocalError, StreamError
 from convergence.introduction.asker import CircuitCarrier
 from convergence.introduction.guard import Budget
 from convergence.introduction.pipe import PEER_TARGET, PeerPipe
-from convergence.introduction.signalling import Carrier, Switchboard
+from convergence.introduction.signalling import Carrier, Delivered, Switchboard
 from convergence.link.link import Link
 from convergence.link.neighbours import Neighbours
 from convergence.netdir.nodes import NodeDirectory
@@ -59,9 +59,6 @@ OTHER_CARRIERS = 3
 CIRCUITS_PER_MINUTE = 12
 """Circuits to introducers. Each relay of such a circuit may have to be introduced to the next one in turn: without a
 limit a few descriptors of nodes that are not there, naming each other, would keep a whole network building circuits."""
-
-Delivered = Callable[[bytes, Callable[[bytes], None], object, float], None]
-"""Called with a sealed message, what sends a sealed answer, where it came from (to tell sources apart), and `now`."""
 
 
 @dataclass(eq=False, slots=True)

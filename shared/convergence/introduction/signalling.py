@@ -46,7 +46,8 @@ Answered = Callable[[bytes, float], None]
 Refused = Callable[[str, float], None]
 """Called with the reason, for people, and `now`."""
 Delivered = Callable[[bytes, Callable[[bytes], None], object, float], None]
-"""Called with a sealed message for this node, what sends a sealed answer, the pipe's owner as its source, and `now`."""
+"""Called with a sealed message for this node, what sends a sealed answer, where it came from (to tell sources apart), and
+`now`."""
 
 
 class Pipe(Protocol):
