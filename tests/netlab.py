@@ -88,12 +88,14 @@ class Host:
         """Put the plug back in."""
         self.namespace.ip("link set eth0 up", f"route replace default via {self._net}.1 dev eth0")
 
-    def lose(self, share: float, protocol: str = "udp") -> None:
-        """From now on this share of the packets, 0 to 1, is lost on the way, in each direction."""
+    def lose(self, share: float, protocol: str = "udp", *, sent_only: bool = False) -> None:
+        """From now on this share of the packets, 0 to 1, is lost on the way: in each direction, or of those that this
+        host sends (as netem does on its interface)."""
         self.router.run("iptables", "-F", "FORWARD")
         if share:
             match = ["-p", protocol, "-m", "statistic", "--mode", "random", "--probability", str(share)]
-            self.router.run("iptables", "-A", "FORWARD", *match, "-j", "DROP")
+            way = ["-o", "wan"] if sent_only else []
+            self.router.run("iptables", "-A", "FORWARD", *way, *match, "-j", "DROP")
 
     @contextlib.contextmanager
     def chromium(self, playwright: Playwright, folder: Path, site: str) -> Iterator[Browser]:

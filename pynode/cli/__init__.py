@@ -115,7 +115,7 @@ def _add_up(commands: Any) -> None:
         default="127.0.0.1",
         help="where to listen (127.0.0.1). `up` is for this machine, or for commands in a plain-http network: "
         "browsers run the page from https or from their own machine only. A site with https needs "
-        "`convergence facilitator` behind a proxy, and relays with `convergence relay --url wss://...`",
+        "`convergence facilitator` behind a proxy; relays join it by `convergence relay --site https://...`",
     )
     _add_public(one)
     one.add_argument("--data", metavar="DIR", help="where keys and the list of nodes are kept")
@@ -191,8 +191,19 @@ def _add_status(commands: Any) -> None:
 
 
 def _add_relay(commands: Any) -> None:
-    one = _command(commands, "relay", serve.relay, "Run one relay.")
-    one.add_argument("--listen", type=listen_address, metavar="HOST:PORT", help="where links are accepted")
+    one = _command(
+        commands,
+        "relay",
+        serve.relay,
+        "Run one relay.",
+        "Without --listen, --url and --public it has no address: other nodes introduce those who want a WebRTC link.",
+    )
+    one.add_argument(
+        "--listen",
+        type=listen_address,
+        metavar="HOST:PORT",
+        help="where WebSocket links are accepted (nowhere; with --no-rtc, --url or --public: 127.0.0.1, any free port)",
+    )
     one.add_argument("--url", type=ws_address, help="what others dial, such as wss://node.example/")
     _add_public(one)
     where = one.add_mutually_exclusive_group()

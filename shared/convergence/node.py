@@ -213,7 +213,7 @@ class Node:
             self._republish(now)
 
     def set_hops(self, hops: int, now: float) -> None:
-        """Circuits that are built from now on have so many. Raises LocalError."""
+        """Circuits have so many from now on; ready ones of another length are replaced. Raises LocalError."""
         self.outbox.now = now
         self.config = replace(self.config, hops=hops)
         self.pool.set_hops(hops, now)

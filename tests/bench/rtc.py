@@ -34,7 +34,7 @@ MOST_NODES = 48  # browser nodes that are tried on this machine
 STEP = 4
 PATIENCE = 30.0  # seconds in which a step's nodes must have their circuits for the machine to bear them
 TICKS = os.sysconf("SC_CLK_TCK")
-# Remembers how long each connection that this page offers takes, from its making to its open data channel.
+# Remembers how long each connection that this page offers takes, from its making to the end of its DTLS handshake.
 INTRODUCTIONS = """
     window.introductions = [];
     window.RTCPeerConnection = class extends RTCPeerConnection {

@@ -266,6 +266,39 @@ def test_a_fetch_without_an_exit_fails_in_plain_words(world):
     assert "no exit is known" in events(host, "fetch-failed")[0]["message"]
 
 
+def test_on_another_network_a_node_finds_its_way_back(world):
+    host = joined(world)
+    before = set(host.node.neighbours.links)
+    host.driver.run(host.node.moved)
+    assert not before & set(host.node.neighbours.links)
+
+    def back():
+        return host.node.snapshot(host.now())["facilitator"] and host.node.pool.ready == POOL_SIZE
+
+    assert not back() and world.run(60, back)
+
+
+def test_a_node_that_may_be_cut_off_asks_and_loses_nothing(world):
+    host = joined(world)
+    before = set(host.node.neighbours.links)
+    host.driver.run(host.node.cut_off)
+    world.run(10)
+    assert host.node.snapshot(host.now())["facilitator"] and before <= set(host.node.neighbours.links)
+
+
+def test_circuits_get_as_many_hops_as_are_set(world):
+    host = joined(world)
+    host.driver.run(lambda now: host.node.set_hops(3, now))
+
+    def replaced():
+        lengths = {len(circuit["hops"]) for circuit in host.node.snapshot(host.now())["circuits"]}
+        return host.node.pool.ready == POOL_SIZE and lengths == {3}
+
+    assert world.run(60, replaced)
+    with pytest.raises(LocalError):
+        host.node.set_hops(6, host.now())
+
+
 def test_stop_leaves_nothing(world):
     host = joined(world)
     host.driver.run(lambda now: host.node.fetch("http://host.example/", lambda data: None, now))

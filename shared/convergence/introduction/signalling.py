@@ -46,8 +46,8 @@ Answered = Callable[[bytes, float], None]
 Refused = Callable[[str, float], None]
 """Called with the reason, for people, and `now`."""
 Delivered = Callable[[bytes, Callable[[bytes], None], object, float], None]
-"""Called with a sealed message for this node, what sends a sealed answer, where it came from (to tell sources apart), and
-`now`."""
+"""Called with a sealed message for this node, what sends a sealed answer, where it came from (sources are told apart by
+that), and `now`."""
 
 
 class Pipe(Protocol):

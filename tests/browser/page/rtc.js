@@ -5,13 +5,13 @@ import { createBridge } from "../../../web/bridge/rtc.js";
 const policy = window.trustedTypes?.createPolicy("convergence", { createScriptURL: (address) => address });
 const events = [];
 const watchers = new Set();
-let name, other, worker, bridge;
+let name, other, worker;
 
 /** @param {{name: string, other: string, stun?: string[], rtc?: boolean}} options */
 function start(options) {
   ({ name, other } = options);
   worker = new Worker(policy ? policy.createScriptURL("/worker.js") : "/worker.js", { type: "module" });
-  bridge = options.rtc === false ? null : createBridge();
+  const bridge = options.rtc === false ? null : createBridge();
   worker.postMessage({ type: "bridge", port: bridge?.port, stun: options.stun ?? [] }, bridge ? [bridge.port] : []);
   worker.onmessage = ({ data }) => {
     events.push(data);
@@ -54,8 +54,6 @@ window.peer = {
   start, until, events,
   call: (call, ...args) => worker.postMessage({ call, args }),
   send: (channel, send) => worker.postMessage({ channel, send }),
-  received: (channel, total) => until("received", channel, (event) => event.total >= total),
   sleep: () => worker.postMessage({ sleep: asleep }),
   wake: () => Atomics.store(asleep, 0, 1) + Atomics.notify(asleep, 0),
-  stop: () => bridge.stop(),
 };

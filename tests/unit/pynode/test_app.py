@@ -15,7 +15,7 @@ import pytest
 from convergence.effects import Event
 from convergence.wire.facilitator import Role
 from pynode.app import App, AppError, FacilitatorApp, Network, Plan, page_folder
-from pynode.config import Address
+from pynode.config import Address, Circuits
 from pynode.loop import run
 from pynode.storage import DiskStorage
 
@@ -219,6 +219,16 @@ def test_a_node_that_works_for_others_is_reached_somehow(tmp_path: Path) -> None
     async def scenario() -> None:
         with pytest.raises(AppError, match="needs an address, or rtc"):
             await App(Plan(Network("ws://127.0.0.1:9/facilitator"), tmp_path, RELAY)).start()
+
+    go(scenario)
+
+
+def test_the_introducer_of_the_settings_is_the_nodes(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        app = App(Plan(Network("ws://127.0.0.1:9/facilitator"), tmp_path, circuits=Circuits(introducer=b"i" * 32)))
+        await app.start()
+        assert app.node.config.introducer == b"i" * 32
+        await app.stop()
 
     go(scenario)
 
