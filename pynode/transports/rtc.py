@@ -37,7 +37,7 @@ LABEL = "convergence"
 MAX_CHANNELS = 512
 """Channels at a time, those that are being made and closed included. Each takes 160 KB, and a UDP port an address."""
 
-OPEN_TIMEOUT = 30.0
+OPEN_TIMEOUT = 18.0
 """Seconds from the request to an open channel: introduction, connectivity checks and DTLS."""
 
 GATHER_TIMEOUT = 1.0

@@ -19,7 +19,7 @@ from convergence.effects import CloseLink, DescriptionKind, Effect, Protocol
 from convergence.errors import EndReason, LocalError, RemoteError
 from convergence.facilitator.client import LIFETIME, RTC_LIFETIME, FacilitatorClient
 from convergence.fetch import Fetch
-from convergence.introduction.links import RtcLinks
+from convergence.introduction.links import MAX_SESSIONS, RtcLinks
 from convergence.introduction.peers import Peers
 from convergence.introduction.signalling import Carrier, Switchboard
 from convergence.link.link import Link
@@ -48,6 +48,7 @@ class NodeConfig:
         roles: what it does for others; a node without roles is an origin only.
         urls: WebSocket URLs where others reach it. With any role, a node needs one or rtc.
         rtc: whether it makes and takes WebRTC links, over which nodes without an address are reached.
+        connections: WebRTC connections at once that the shell bears.
         secure: whether it dials wss:// addresses only, as a page that came over https has to.
         introducer: identity of the node to ask first for every introduction.
         limits: of what it relays; None relays nothing until `Node.relay` says otherwise.
@@ -61,6 +62,7 @@ class NodeConfig:
     roles: Role = Role(0)
     urls: tuple[str, ...] = ()
     rtc: bool = False
+    connections: int = MAX_SESSIONS
     secure: bool = False
     introducer: bytes | None = None
     limits: RelayLimits | None = RelayLimits()
@@ -158,7 +160,14 @@ class Node:
             on_introducers=self._republish,
         )
         self._rtc = RtcLinks(
-            self.outbox, crypto, rng, self._keys, self.directory.get, self.neighbours, routes=self._routes
+            self.outbox,
+            crypto,
+            rng,
+            self._keys,
+            self.directory.get,
+            self.neighbours,
+            routes=self._routes,
+            places=config.connections,
         )
         self.transfers = Transfers(self.outbox, crypto, rng, self.pool, sources=config.sources)
         self._exit = ExitService(self.outbox)

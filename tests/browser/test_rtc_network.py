@@ -19,6 +19,27 @@ from tests.e2e.processes import MIB, Network, running, sha256, write_file
 pytestmark = pytest.mark.rtc
 
 
+CONNECTIONS = """
+    window.testConnections = [];
+    window.RTCPeerConnection = class extends RTCPeerConnection {
+        constructor(...values) { super(...values); window.testConnections.push(this); }
+    };
+"""
+CLOSE_ALL_BUT_ONE = """() => {
+    const open = window.testConnections.filter((one) => one.connectionState === "connected");
+    open.slice(1).forEach((one) => one.close());
+    return open.length - 1;
+}"""
+
+
+def lose_links(peer: Peer) -> None:
+    """All but one: whoever is wanted next has to be introduced."""
+    before = links_of(peer)
+    assert len(before) >= 2
+    assert peer.page.evaluate(CLOSE_ALL_BUT_ONE) == len(before) - 1
+    peer.until("state.links.filter((link) => link.state === 'open').length === 1")
+
+
 @pytest.fixture
 def swarm(tmp_path: Path, dist: Path, peer: Callable[..., Peer]) -> Iterator[Callable[..., Swarm]]:
     networks: list[Network] = []
@@ -49,13 +70,14 @@ def test_a_chain_of_six_browsers(
     """browser1 -> ... -> browser6: a file comes through all of them; a seventh, which relays nothing, has it."""
     net = swarm()
     first = net.add(chromium, {**ORIGIN, "hops": 5})
-    middle = [net.add(browser, RELAY) for browser in (chromium, firefox, chromium, chromium)]
+    middle = [net.add(browser, RELAY, CONNECTIONS) for browser in (chromium, firefox, chromium, chromium)]
     last = net.add(chromium, POINT)
     owner = net.add(chromium, ORIGIN)
     net.meet(5)
     for one in net.peers:
         one.ready()
     net.kill_facilitator()
+    lose_links(middle[0])
 
     file = tmp_path / "through-six.bin"
     digest = write_file(file, 4 * MIB)
@@ -80,12 +102,13 @@ def test_peers_meet_at_a_browser_in_the_middle(
     net = swarm()
     reader = net.add(chromium, {**ORIGIN, "hops": 2})
     relays = [net.add(browser, RELAY) for browser in (chromium, firefox, chromium, chromium)]
-    point = net.add(chromium, POINT)
+    point = net.add(chromium, POINT, CONNECTIONS)
     owner = net.add(firefox, {**ORIGIN, "hops": 3})
     net.meet(5)
     for one in net.peers:
         one.ready()
     net.kill_facilitator()
+    lose_links(point)
 
     file = tmp_path / "peer-to-peer.bin"
     digest = write_file(file, 16 * MIB)
@@ -121,22 +144,11 @@ def test_server_browser_browser_server(
         (tmp_path / "getter.toml").write_text("[circuits]\nhops = 3\n")
         command = ["get", link, "--output", out, "--data", tmp_path / "getter", "--config", tmp_path / "getter.toml"]
         with running(*command) as getter:
+            getter.until("progress", lambda record: record["have"] > 0)
+            net.kill_facilitator()
             getter.until("done")
     assert sha256(out / file.name) == digest
     assert all(relayed(one) > 16 * MIB for one in browsers)
-
-
-CONNECTIONS = """
-    window.testConnections = [];
-    window.RTCPeerConnection = class extends RTCPeerConnection {
-        constructor(...values) { super(...values); window.testConnections.push(this); }
-    };
-"""
-CLOSE_ALL_BUT_ONE = """() => {
-    const open = window.testConnections.filter((one) => one.connectionState === "connected");
-    open.slice(1).forEach((one) => one.close());
-    return open.length - 1;
-}"""
 
 
 def test_a_peer_introduces_when_the_facilitator_is_dead(
@@ -151,9 +163,6 @@ def test_a_peer_introduces_when_the_facilitator_is_dead(
     for one in net.peers:
         one.ready()
     net.kill_facilitator()
-    before = links_of(lonely)
-    assert len(before) >= 2
-    assert lonely.page.evaluate(CLOSE_ALL_BUT_ONE) == len(before) - 1
-    lonely.until("state.links.filter((link) => link.state === 'open').length === 1")
+    lose_links(lonely)
     lonely.until("state.links.filter((link) => link.state === 'open').length >= 2", seconds=MEET)
     lonely.ready()

@@ -23,7 +23,7 @@ const WATCH_MS = 1000; // between two looks at the backlogs
 
 const GATHER_MS = 300; // a description waits so long for candidates; those that take longer follow
 const BATCH_MS = 200; // they follow in batches of so long
-const OPENING_MS = 30_000; // from connect to an open channel
+const OPENING_MS = 18_000; // from connect to an open channel; less than the core waits, which cannot say why there is none
 const SETTLE_MS = 1000; // a network that changed, and the node's way to those who introduce it, need so long to work
 const PATIENCE_MS = 2000; // a lost connection is left to itself for so long: most come back
 const OFFER_LOST_MS = 4000; // an offer that was not answered in this time will not be

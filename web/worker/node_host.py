@@ -32,6 +32,7 @@ from convergence.errors import LocalError
 from convergence.node import Node, NodeConfig
 from convergence.wire.facilitator import Role
 
+MAX_CONNECTIONS = 64  # WebRTC connections that the page makes: as in bridge/rtc.js
 STATE_INTERVAL = 0.2  # seconds between two states while things change
 IDLE_INTERVAL = 1.0  # seconds between looks at the node's counters
 STORED_WITHIN = 30.0  # seconds; a record that is not stored by then will not be
@@ -54,6 +55,7 @@ class NodeHost:
             facilitator_identity=bytes.fromhex(facilitator["identity"]),
             roles=self._roles,
             rtc=not self._unreachable,
+            connections=MAX_CONNECTIONS,
             secure=shell.site.startswith("https:"),
             limits=self._limits,
             hops=self._settings.hops,

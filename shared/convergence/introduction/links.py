@@ -44,7 +44,8 @@ from convergence.wire.signals import KEY_LEN, SESSION_LEN, Introduction, sealing
 CONNECT_TIMEOUT = 20.0  # seconds from a session's first word to its open channel, on either side
 MAX_SKEW = 600  # seconds that `sent` may differ from our clock
 MAX_PENDING = 64  # sessions that are not open yet: of those we offered, and again of those we answer
-MAX_SESSIONS = 256  # beyond them no new offer is answered
+MAX_SESSIONS = 256  # connections that a shell bears, unless it says otherwise
+OWN_SHARE = 4  # one in so many is kept for calls of our own
 MAX_PER_PEER = 4  # likewise, with one node: more than one only while old ones are dying
 MAX_UPDATES = 32  # candidates taken after a description, until the next one: each has us send to an address
 MAX_HELD = 16  # times the shell may tell of candidates while there is nobody to send them to
@@ -117,6 +118,7 @@ class RtcLinks:
         node_of: (identity, now) -> what is known of a node.
         links: told of the channels.
         routes: identity -> carriers that may lead to the node, in the order to try; drawn as they are needed.
+        places: connections at once that the shell bears.
     """
 
     def __init__(
@@ -128,6 +130,8 @@ class RtcLinks:
         node_of: Callable[[bytes, float], Descriptor | None],
         links: Links,
         routes: Callable[[bytes], Iterable[Carrier]],
+        *,
+        places: int = MAX_SESSIONS,
     ) -> None:
         self._outbox = outbox
         self._crypto = crypto
@@ -136,6 +140,7 @@ class RtcLinks:
         self._node_of = node_of
         self._links = links
         self._routes = routes
+        self._places = places
         self._sessions: dict[int, _Session] = {}
         self._by_name: dict[tuple[bytes, bytes], _Session] = {}  # by (peer, name), those that the peer offered
         self._sources = Budget(OFFERS_PER_SOURCE)
@@ -152,7 +157,8 @@ class RtcLinks:
         if pending is not None:
             return pending.channel
         node = self._node_of(identity, now)
-        if node is None or not node.rtc or identity == self._keys.identity or self._count(offerer=True) >= MAX_PENDING:
+        full = len(self._sessions) >= self._places or self._count(offerer=True) >= MAX_PENDING
+        if full or node is None or not node.rtc or identity == self._keys.identity:
             return None
         return self._begin(identity, self._rng.random(SESSION_LEN), node.ntor_key, now, offerer=True).channel
 
@@ -294,7 +300,7 @@ class RtcLinks:
                 return  # not `seen`: when ours comes to nothing, the next copy of theirs may be taken
         others = sum(session.peer == offer.sender for session in self._sessions.values() if session is not pending)
         if (
-            len(self._sessions) >= MAX_SESSIONS
+            len(self._sessions) >= self._places - self._places // OWN_SHARE
             or others >= MAX_PER_PEER
             or self._count(offerer=False) >= MAX_PENDING
             or not self._within_budget(offer.sender, now)
