@@ -4,6 +4,7 @@ event loop, which other modules' tests could not bear."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,13 @@ def chromium(playwright: Playwright, downloads: Path) -> Iterator[Browser]:
 def firefox(playwright: Playwright, downloads: Path) -> Iterator[Browser]:
     with launched(playwright, "firefox", downloads) as browser:
         yield browser
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    """For what pages need for as long as they are open. To be asked for before `peer`."""
+    with ExitStack() as stack:
+        yield stack
 
 
 @pytest.fixture

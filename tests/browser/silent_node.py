@@ -14,5 +14,5 @@ def ignore(self: RtcLinks, *_: Any) -> None:
 
 
 if __name__ == "__main__":
-    RtcLinks.delivered = ignore  # type: ignore[method-assign]
+    RtcLinks.delivered = ignore  # type: ignore[assignment, method-assign]
     sys.exit(main(sys.argv[1:]))

@@ -1,4 +1,4 @@
-"""A file between browsers behind NATs: through holes punched with the help of STUN, or, where none can be, by servers."""
+"""A file between browsers behind NATs: through holes made with the help of STUN or, where none can be, by a server."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Playwright, expect
+from playwright.sync_api import Browser, Playwright, expect
 
 from tests.browser.harness import Peer
-from tests.browser.swarm import MEET, ORIGIN, POINT, Swarm, relayed
+from tests.browser.swarm import MEET, ORIGIN, POINT, Swarm, links_of, relayed
 from tests.e2e.processes import MIB, sha256, write_file
 from tests.netlab import Nat, lab
 
@@ -18,6 +18,25 @@ pytestmark = pytest.mark.rtc
 
 SIZE = 16 * MIB
 NOT_REACHED = "state.links.find((link) => link.peer === argument.slice(0, 16) && link.state === 'failed')?.reason"
+
+Behind = Callable[..., tuple[Swarm, Browser, Browser]]
+
+
+@pytest.fixture
+def behind(
+    stack: ExitStack, playwright: Playwright, downloads: Path, tmp_path: Path, dist: Path, peer: Callable[..., Peer]
+) -> Behind:
+    """Makes a network with a browser on each side behind a NAT of that kind."""
+
+    def behind(nat: Nat, relays: int = 0) -> tuple[Swarm, Browser, Browser]:
+        net = stack.enter_context(lab(left=nat, right=nat))
+        network = stack.enter_context(net.network(tmp_path / "network", dist, relays))
+        left, right = (
+            stack.enter_context(net[name].chromium(playwright, downloads, network.site)) for name in ("left", "right")
+        )
+        return Swarm(network, peer), left, right
+
+    return behind
 
 
 @pytest.fixture
@@ -27,49 +46,33 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_file_crosses_two_nats(
-    playwright: Playwright, downloads: Path, dist: Path, peer: Callable[..., Peer], tmp_path: Path, file: Path
-) -> None:
-    """There is no server but the one for STUN: whatever comes from the right to the left came by WebRTC."""
-    with ExitStack() as stack:
-        net = stack.enter_context(lab(left=Nat.CONE, right=Nat.CONE))
-        network = stack.enter_context(net.network(tmp_path / "network", dist))
-        left, right = (
-            stack.enter_context(net[name].chromium(playwright, downloads, network.site)) for name in ("left", "right")
-        )
-        swarm = Swarm(network, peer)
-        reader, owner = swarm.add(left, ORIGIN), swarm.add(right, ORIGIN)
-        relays = [swarm.add(browser, POINT) for browser in (left, right, left)]
-        swarm.meet(len(relays))
-        link = owner.ready().share(file)
-        reader.ready().get(link)
-        reader.done(link)
-        assert sha256(reader.save(link)) == sha256(file)
-        assert sum(map(relayed, relays)) > SIZE
-        for one in swarm.peers:
-            assert {link["kind"] for link in one.state["links"]} == {"rtc"}
-            one.close()
+def test_a_file_crosses_two_nats(behind: Behind, file: Path) -> None:
+    """There is no server but the one for STUN: whatever comes from the right to the left comes by WebRTC."""
+    swarm, left, right = behind(Nat.CONE)
+    reader, owner = swarm.add(left, ORIGIN), swarm.add(right, ORIGIN)
+    relays = [swarm.add(browser, POINT) for browser in (left, right, left)]
+    swarm.meet(len(relays))
+    link = owner.ready().share(file)
+    reader.ready().get(link)
+    reader.done(link)
+    assert sha256(reader.save(link)) == sha256(file)
+    assert sum(map(relayed, relays)) > SIZE
+    for one in swarm.peers:
+        assert {link["kind"] for link in one.state["links"]} == {"rtc"}
 
 
-def test_behind_symmetric_nats_a_file_goes_by_servers(
-    playwright: Playwright, downloads: Path, dist: Path, peer: Callable[..., Peer], tmp_path: Path, file: Path
-) -> None:
-    """The page says of the browser on the other side that it was not reached, and why."""
-    with ExitStack() as stack:
-        net = stack.enter_context(lab(left=Nat.SYMMETRIC, right=Nat.SYMMETRIC))
-        network = stack.enter_context(net.network(tmp_path / "network", dist, relays=3))
-        left, right = (
-            stack.enter_context(net[name].chromium(playwright, downloads, network.site)) for name in ("left", "right")
-        )
-        swarm = Swarm(network, peer)
-        reader, owner = swarm.add(left, POINT), swarm.add(right, POINT)
-        swarm.meet(5)
-        why = reader.until(NOT_REACHED, owner.state["identity"], seconds=MEET)
-        assert "routers" in why, why
-        expect(reader.page.get_by_test_id("links-failed")).to_contain_text(why[1:])
-        link = owner.share(file)
-        reader.get(link)
-        reader.done(link)
-        assert sha256(reader.save(link)) == sha256(file)
-        for one in swarm.peers:
-            one.close()
+def test_behind_symmetric_nats_a_file_goes_by_a_server(behind: Behind, file: Path) -> None:
+    """The page says of the browser on the other side that it was not reached, and why. Each of the three nodes is a
+    point of the file, and circuits have one hop: the reader calls the owner as well as the server."""
+    swarm, left, right = behind(Nat.SYMMETRIC, relays=1)
+    reader, owner = (swarm.add(browser, {**POINT, "hops": 1}) for browser in (left, right))
+    swarm.meet(3)
+    link = owner.share(file)
+    reader.get(link)
+    why = reader.until(NOT_REACHED, owner.state["identity"], seconds=MEET)
+    assert "both may be behind routers that let nothing in" in why
+    expect(reader.page.get_by_test_id("links-failed")).to_contain_text(why[1:])
+    reader.done(link)
+    assert sha256(reader.save(link)) == sha256(file)
+    for one, other in ((reader, owner), (owner, reader)):
+        assert other.state["identity"][:16] not in links_of(one)
