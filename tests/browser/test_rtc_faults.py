@@ -118,11 +118,10 @@ def test_relaying_tabs_are_closed_and_crash(swarm: Swarm, chromium: Browser, fil
     reader.ready()
 
 
-@pytest.mark.parametrize("what", ["page", "browser"])
 def test_a_relay_falls_asleep_and_wakes(
-    swarm: Swarm, chromium: Browser, stack: ExitStack, playwright: Playwright, downloads: Path, file: Path, what: str
+    swarm: Swarm, chromium: Browser, stack: ExitStack, playwright: Playwright, downloads: Path, file: Path
 ) -> None:
-    """Its process stands still, and the node's worker with it: that of the page alone, or the whole browser's."""
+    """Its process stands still, and the node's worker with it."""
     reader, owner = swarm.add(chromium, ORIGIN), swarm.add(chromium, ORIGIN)
     browsers = [stack.enter_context(launched(playwright, "chromium", downloads)) for _ in range(4)]
     relays = [swarm.add(browser, POINT) for browser in browsers]
@@ -131,7 +130,7 @@ def test_a_relay_falls_asleep_and_wakes(
 
     identity = path_in_use(reader)[0]
     sleeper = known(relays, identity)
-    processes = processes_of(browsers[relays.index(sleeper)], renderers_only=what == "page")
+    processes = renderers_of(browsers[relays.index(sleeper)])
     signal_all(processes, signal.SIGSTOP)
     try:
         reader.until(GOES_ROUND, identity, seconds=ARRIVAL)
@@ -146,10 +145,10 @@ def test_a_relay_falls_asleep_and_wakes(
     sleeper.until("state.relay.circuitsTotal > argument", before, seconds=ARRIVAL)
 
 
-def processes_of(browser: Browser, *, renderers_only: bool) -> list[int]:
-    """Ids of the processes of a Chromium: all, or those in which pages and workers run."""
+def renderers_of(browser: Browser) -> list[int]:
+    """Ids of the processes that run a Chromium's pages."""
     found = browser.new_browser_cdp_session().send("SystemInfo.getProcessInfo")["processInfo"]
-    return [process["id"] for process in found if not renderers_only or process["type"] == "renderer"]
+    return [process["id"] for process in found if process["type"] == "renderer"]
 
 
 def signal_all(processes: list[int], number: int) -> None:
