@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from os import kill
 from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Error, Playwright
 
-from tests.browser.harness import ARRIVAL, Peer, launched
+from tests.browser.harness import Peer
 from tests.browser.swarm import ORIGIN, POINT, Swarm
 from tests.e2e.processes import MIB, Network, running, sha256, write_file
 from tests.netlab import Lab, Nat, lab
@@ -21,9 +19,6 @@ pytestmark = pytest.mark.rtc
 
 SIZE = 16 * MIB
 USED = "state.circuits.filter((item) => item.purpose === 'rendezvous' && item.state === 'in use')"
-GOES_ROUND = f"""state.transfers.some((item) => item.state === 'running' && item.sources)
-    && !{USED}.some((circuit) => circuit.hops.some((hop) => hop.identity === argument))"""
-"""A transfer goes on in circuits that a node has no part in."""
 
 
 @pytest.fixture
@@ -116,44 +111,6 @@ def test_relaying_tabs_are_closed_and_crash(swarm: Swarm, chromium: Browser, fil
     assert reader.transfer(link)["state"] != "done"
     check(reader, link, file)
     reader.ready()
-
-
-def test_a_relay_falls_asleep_and_wakes(
-    swarm: Swarm, chromium: Browser, stack: ExitStack, playwright: Playwright, downloads: Path, file: Path
-) -> None:
-    """Its process stands still, and the node's worker with it."""
-    reader, owner = swarm.add(chromium, ORIGIN), swarm.add(chromium, ORIGIN)
-    browsers = [stack.enter_context(launched(playwright, "chromium", downloads)) for _ in range(4)]
-    relays = [swarm.add(browser, POINT) for browser in browsers]
-    swarm.meet(len(relays))
-    link = begin(reader, owner, file)
-
-    identity = path_in_use(reader)[0]
-    sleeper = known(relays, identity)
-    processes = renderers_of(browsers[relays.index(sleeper)])
-    signal_all(processes, signal.SIGSTOP)
-    try:
-        reader.until(GOES_ROUND, identity, seconds=ARRIVAL)
-        check(reader, link, file)
-    finally:
-        signal_all(processes, signal.SIGCONT)
-
-    before = sleeper.state["relay"]["circuitsTotal"]
-    sleeper.get(link)
-    check(sleeper, link, file)
-    reader.page.reload()  # as a node that has no bad memories of it
-    sleeper.until("state.relay.circuitsTotal > argument", before, seconds=ARRIVAL)
-
-
-def renderers_of(browser: Browser) -> list[int]:
-    """Ids of the processes that run a Chromium's pages."""
-    found = browser.new_browser_cdp_session().send("SystemInfo.getProcessInfo")["processInfo"]
-    return [process["id"] for process in found if process["type"] == "renderer"]
-
-
-def signal_all(processes: list[int], number: int) -> None:
-    for process in processes:
-        kill(process, number)
 
 
 @pytest.mark.parametrize("host", ["left", "right"])
