@@ -271,7 +271,7 @@ class FacilitatorApp:
         clock = AsyncioClock()
         timer = AsyncioTimer(clock)
         sockets = FacilitatorSockets(self._origins)
-        self.service = FacilitatorService(CPythonCrypto(), SystemRng(), seed)
+        self.service = FacilitatorService(CPythonCrypto(), rng, seed)
         driver = Driver(self.service, sockets, clock, timer, storage=self._storage, on_event=self._on_event)
         sockets.channels = driver
         timer.tick = driver.tick

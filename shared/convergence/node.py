@@ -78,6 +78,11 @@ class NodeConfig:
         if self.roles and not self.urls and not self.rtc:
             raise LocalError("a node that works for others needs an address, or rtc, for them to reach it")
 
+    @property
+    def relay_limits(self) -> RelayLimits | None:
+        """Within which it works for others; None while it does not."""
+        return self.limits if self.roles else None
+
 
 class Node:
     """A driver.Machine.
@@ -100,8 +105,8 @@ class Node:
         self._fetch_numbers = 0
         self.directory = NodeDirectory(crypto, config.facilitator_identity)
         self.switchboard = Switchboard(self.outbox)
-        limits = config.limits if config.roles else None
-        self.relaying = Relaying(self.outbox, crypto, rng, self._keys, self, limits=limits)
+        self._reach = Reach(config.rtc, ("wss",) if config.secure else ("ws", "wss"))
+        self.relaying = Relaying(self.outbox, crypto, rng, self._keys, self, limits=config.relay_limits)
         self.neighbours = Neighbours(
             self.outbox,
             crypto,
@@ -138,7 +143,7 @@ class Node:
             self.neighbours,
             self.directory,
             own=self._keys.identity,
-            origin=Reach(config.rtc, ("wss",) if config.secure else ("ws", "wss")),
+            origin=self._reach,
             hops=config.hops,
             exit_hops=config.exit_hops,
             size=config.circuits,
@@ -217,7 +222,7 @@ class Node:
         self.outbox.now = now
         before = self._roles
         self.config = replace(self.config, roles=roles, limits=limits)
-        self.relaying.set_limits(limits if roles else None, now)
+        self.relaying.set_limits(self.config.relay_limits, now)
         if self._roles != before:
             self._republish(now)
 
@@ -370,8 +375,7 @@ class Node:
 
     def _address(self, identity: bytes) -> str | None:
         node = self.directory.get(identity, self.outbox.now)
-        url = None if node is None else node.ws_url
-        return url if url is not None and (url.startswith("wss:") or not self.config.secure) else None
+        return node.ws_url if node is not None and self._reach.dials(node) else None
 
     def _introduce(self, identity: bytes, now: float) -> int | None:
         return self._rtc.connect(identity, now) if self.config.rtc else None

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from os import kill
 from pathlib import Path
+from signal import SIGCONT, SIGSTOP
 from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Error, Playwright
 
-from tests.browser.harness import Peer
+from tests.browser.harness import ARRIVAL, Peer
 from tests.browser.swarm import ORIGIN, POINT, Swarm
 from tests.e2e.processes import MIB, Network, running, sha256, write_file
 from tests.netlab import Lab, Nat, lab
@@ -19,6 +21,9 @@ pytestmark = pytest.mark.rtc
 
 SIZE = 16 * MIB
 USED = "state.circuits.filter((item) => item.purpose === 'rendezvous' && item.state === 'in use')"
+GOES_ROUND = f"""state.transfers.some((item) => item.state === 'done' || (item.state === 'running' && item.sources))
+    && !{USED}.some((circuit) => circuit.hops.some((hop) => hop.identity === argument))"""
+"""A transfer goes on, or is at its end, in circuits that a node has no part in."""
 
 
 @pytest.fixture
@@ -111,6 +116,44 @@ def test_relaying_tabs_are_closed_and_crash(swarm: Swarm, chromium: Browser, fil
     assert reader.transfer(link)["state"] != "done"
     check(reader, link, file)
     reader.ready()
+
+
+def test_a_relaying_page_falls_asleep_and_wakes(swarm: Swarm, chromium: Browser, file: Path) -> None:
+    """As a closed lid does to it: its processes stand still, connections and timers with them."""
+    reader, owner = swarm.add(chromium, ORIGIN), swarm.add(chromium, ORIGIN)
+    relays, processes = [], {}
+    for _ in range(4):
+        before = renderers_of(chromium)
+        relays.append(swarm.add(chromium, POINT))
+        processes[relays[-1]] = renderers_of(chromium) - before
+    swarm.meet(len(relays))
+    link = begin(reader, owner, file)
+
+    identity = path_in_use(reader)[0]
+    sleeper = known(relays, identity)
+    with stopped(processes[sleeper]):
+        reader.until(GOES_ROUND, identity, seconds=ARRIVAL)
+        check(reader, link, file)
+    sleeper.get(link)
+    check(sleeper, link, file)
+
+
+def renderers_of(browser: Browser) -> set[int]:
+    """Ids of the processes that run a Chromium's pages; profiles never share one."""
+    found = browser.new_browser_cdp_session().send("SystemInfo.getProcessInfo")["processInfo"]
+    return {process["id"] for process in found if process["type"] == "renderer"}
+
+
+@contextmanager
+def stopped(processes: set[int]) -> Iterator[None]:
+    assert processes
+    try:
+        for process in processes:
+            kill(process, SIGSTOP)
+        yield
+    finally:
+        for process in processes:
+            kill(process, SIGCONT)
 
 
 @pytest.mark.parametrize("host", ["left", "right"])

@@ -6,13 +6,14 @@
  * hops: [{identity: hex, roles: string[], built: boolean}]}`.
  */
 
-import { svg } from "./dom.js";
+import { drawing, svg } from "./dom.js";
 
 const ROWS = 5; // circuits that the node keeps ready; a place is drawn for each before it stands
 const ROWS_MOST = 12; // drawn at most; the others are counted
 const LEAST_HOPS = 2;
 const ROW_HEIGHT = 46;
 const TOP = 34;
+const LEAST_WIDTH = 260; // px
 const NARROW = 400; // px: below it the right-hand words go
 const LAST_HOP = { rendezvous: "rdv", exit: "exit" }; // purpose -> class of the last hop
 const WORDS = { rendezvous: "meeting", exit: "fetching" };
@@ -36,23 +37,7 @@ function describe(circuits) {
  * @returns {{update: (circuits: object[]) => void}}
  */
 export function drawCircuits(host) {
-  let shown = [];
-  let drawn = "";
-
-  const draw = () => {
-    const width = Math.max(260, host.clientWidth);
-    const key = JSON.stringify([width, shown]);
-    if (key === drawn) return;
-    drawn = key;
-    host.replaceChildren(picture(shown, width));
-  };
-  new ResizeObserver(draw).observe(host);
-  return {
-    update(circuits) {
-      shown = circuits;
-      draw();
-    },
-  };
+  return { update: drawing(host, LEAST_WIDTH, picture) };
 }
 
 function picture(circuits, width) {

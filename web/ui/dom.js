@@ -36,6 +36,31 @@ function fill(element, attributes, children) {
 /** @returns {HTMLElement} the element of the page with this id */
 export const byId = (id) => document.getElementById(id);
 
+/**
+ * Draws into an element when what is shown changed, and when the element's width did.
+ * @param {HTMLElement} host
+ * @param {number} least Width in px that is drawn at least.
+ * @param {(shown: any, width: number) => Element} picture
+ * @param {(shown: any) => any} [look] What of it is drawn; plain data.
+ * @returns {(shown: any) => void} shows another
+ */
+export function drawing(host, least, picture, look = (shown) => shown) {
+  let shown = [];
+  let drawn = "";
+  const draw = () => {
+    const width = Math.max(least, host.clientWidth);
+    const key = JSON.stringify([width, look(shown)]);
+    if (key === drawn) return;
+    drawn = key;
+    host.replaceChildren(picture(shown, width));
+  };
+  new ResizeObserver(draw).observe(host);
+  return (now) => {
+    shown = now;
+    draw();
+  };
+}
+
 /** Sets text only when it changed, so that live regions speak once. */
 export function setText(element, text) {
   if (element.textContent !== text) element.textContent = text;

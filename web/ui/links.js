@@ -6,12 +6,13 @@
  * sent, received: bytes, reason}`; one that failed is in the state for some seconds only.
  */
 
-import { byId, el, keepList, setText, svg } from "./dom.js";
+import { byId, drawing, el, keepList, setText, svg } from "./dom.js";
 import { bytes, count, sentence } from "./words.js";
 
 const DRAWN_MOST = 12; // the others are counted
 const LISTED_MOST = 64;
 const HEIGHT = 200;
+const LEAST_WIDTH = 240; // px
 const MARGIN = { x: 26, y: 26 }; // from the picture's edge to a neighbour
 const KINDS = { rtc: "WebRTC", ws: "WebSocket" };
 const STATES = { connecting: "connecting", restarting: "looking for a new way", failed: "not reached" };
@@ -23,20 +24,9 @@ const isOpen = (link) => link.state === "open" || link.state === "restarting";
 export function drawLinks() {
   const host = byId("links");
   const list = byId("link-list");
-  let shown = [];
-  let drawn = "";
-
-  const draw = () => {
-    const width = Math.max(240, host.clientWidth);
-    const key = JSON.stringify([width, shown.map(({ peer, kind, state }) => [peer, kind, state])]);
-    if (key === drawn) return;
-    drawn = key;
-    host.replaceChildren(picture(shown, width));
-  };
-  new ResizeObserver(draw).observe(host);
+  const draw = drawing(host, LEAST_WIDTH, picture, (links) => links.map(({ peer, kind, state }) => [peer, kind, state]));
   return {
     update(links) {
-      shown = links;
       const open = links.filter(isOpen);
       const direct = open.filter((link) => link.kind === "rtc").length;
       host.dataset.open = open.length;
@@ -45,7 +35,7 @@ export function drawLinks() {
       setText(byId("links-failed"), failures(links.filter((link) => link.state === "failed")));
       keepList(list, links.slice(0, LISTED_MOST).map((link) => ({ ...link, id: `${link.peer} ${link.kind}` })), linkView);
       byId("links-more").hidden = !links.length;
-      draw();
+      draw(links);
     },
   };
 }

@@ -18,6 +18,7 @@ from convergence.errors import CryptoError, RemoteError
 from convergence.introduction.signalling import Carrier, Delivered, Signals
 from convergence.netdir.nodes import NodeDirectory
 from convergence.outbox import Outbox, Timer
+from convergence.path.select import fraction
 from convergence.ports import Crypto, Rng
 from convergence.wire.facilitator import (
     Descriptor,
@@ -234,7 +235,7 @@ class FacilitatorClient:
     def _pause(self) -> float:
         """Doubles with every attempt; half to one and a half times that, so that nodes do not come back as one."""
         pause: float = min(RETRY_FIRST * 2 ** min(self._attempts - 1, 16), RETRY_MAX)
-        return pause * (0.5 + int.from_bytes(self._rng.random(2), "big") / 0x10000)
+        return pause * (0.5 + fraction(self._rng))
 
     # Requests and answers
 

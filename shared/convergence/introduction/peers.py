@@ -19,15 +19,15 @@ from convergence.errors import DestroyReason, EndReason, LocalError, StreamError
 from convergence.introduction.asker import CircuitCarrier
 from convergence.introduction.guard import Budget
 from convergence.introduction.pipe import PEER_TARGET, PeerPipe
-from convergence.introduction.signalling import Carrier, Delivered, Switchboard
+from convergence.introduction.signalling import Carrier, Delivered, Signals, Switchboard
 from convergence.link.link import Link
 from convergence.link.neighbours import Neighbours
 from convergence.netdir.nodes import NodeDirectory
 from convergence.outbox import Outbox, Timer
 from convergence.path.pool import CircuitPool
-from convergence.path.select import choose, random_below, sample
+from convergence.path.select import choose, fraction, sample
 from convergence.ports import Crypto, Rng
-from convergence.wire.facilitator import MAX_INTRODUCERS, Delivery, Descriptor, RecordType, Role
+from convergence.wire.facilitator import MAX_INTRODUCERS, Descriptor, RecordType, Role
 from convergence.wire.relay import Begin
 
 MAX_PIPES = 6
@@ -76,18 +76,12 @@ class _Own:
 
     def __init__(self, outbox: Outbox, switchboard: Switchboard, on_delivered: Delivered) -> None:
         self._outbox = outbox
-        self._switchboard = switchboard
         self._on_delivered = on_delivered
+        self._signals = Signals(outbox, lambda kind, body: switchboard.reply(self, body, outbox.now))
 
     def send(self, kind: RecordType, body: bytes) -> None:
         if kind is RecordType.DELIVER:
-            delivery = Delivery.parse(body)
-            self._on_delivered(
-                delivery.sealed,
-                lambda sealed: self._switchboard.reply(self, Delivery(delivery.tag, sealed).encode(), self._outbox.now),
-                self,
-                self._outbox.now,
-            )
+            self._on_delivered(*self._signals.delivery(body), self, self._outbox.now)
 
 
 class Peers:
@@ -378,7 +372,7 @@ class Peers:
             self._ask(choose(self._rng, pipes), now)
 
     def _gossip_later(self, now: float) -> None:
-        pause = GOSSIP_INTERVAL * (2 / 3 + random_below(self._rng, 1 << 16) / (1 << 16) * 2 / 3)
+        pause = GOSSIP_INTERVAL * (2 + 2 * fraction(self._rng)) / 3
         self._gossiping = self._outbox.call_at(now + pause, self._gossip)
 
     def _tell_news(self, now: float) -> None:

@@ -25,7 +25,7 @@ from convergence.path.select import (
     choose_path,
     entries_to,
     entry_side,
-    random_below,
+    fraction,
     sample,
 )
 from convergence.ports import Crypto, Rng
@@ -422,7 +422,7 @@ class CircuitPool:
         since = now
         circuit.on_gone = closed
         self._probe_later(entry, now)
-        age = RENEW_AFTER * (1 + random_below(self._rng, 1 << 16) / (1 << 17))
+        age = RENEW_AFTER * (1 + fraction(self._rng) / 2)
         renewal = self._outbox.call_at(now + age, lambda now: self._renew(entry, now))
         self._outbox.event("circuits", ready=len(self._ready))
         if len(self._ready) == self._size:
@@ -431,7 +431,7 @@ class CircuitPool:
 
     def _probe_later(self, entry: _Entry, now: float) -> None:
         """Each at its own time: relays would know circuits that are probed together for one node's."""
-        pause = PROBE_EVERY * (2 / 3 + random_below(self._rng, 1 << 16) / (1 << 16) * 2 / 3)
+        pause = PROBE_EVERY * (2 + 2 * fraction(self._rng)) / 3
         entry.probe = self._outbox.call_at(now + pause, lambda now: self._probe(entry, now))
 
     def _probe(self, entry: _Entry, now: float) -> None:

@@ -49,6 +49,11 @@ def random_below(rng: Rng, bound: int) -> int:
             return number
 
 
+def fraction(rng: Rng) -> float:
+    """Uniform in 0 to 1 (exclusive), in steps of 2**-16: for times that nobody should foretell."""
+    return random_below(rng, 1 << 16) / (1 << 16)
+
+
 def choose(rng: Rng, items: Sequence[T]) -> T:
     """One of them, each as likely. Raises LocalError if there is none."""
     return items[random_below(rng, len(items))]

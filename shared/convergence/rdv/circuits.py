@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Protocol as Shape
 
 from convergence.circuit.client import ClientCircuit
+from convergence.path.select import fraction
 from convergence.ports import Rng
 from convergence.wire.facilitator import Descriptor
 
@@ -56,4 +57,4 @@ class Backoff:
         """One more failure: how many seconds to wait."""
         delay: float = min(self._first * 2 ** min(self.failures, 30), self._limit)
         self.failures += 1
-        return delay * (1 + int.from_bytes(self._rng.random(2), "big") / 65536) / 2
+        return delay * (1 + fraction(self._rng)) / 2

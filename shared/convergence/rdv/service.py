@@ -16,6 +16,7 @@ from convergence.circuit.client import ClientCircuit
 from convergence.circuit.streams import Stream, StreamHandler
 from convergence.errors import DestroyReason, EndReason, LocalError, ParseError
 from convergence.outbox import Outbox, Timer
+from convergence.path.select import fraction
 from convergence.ports import Crypto, Rng
 from convergence.rdv.blind import OVERLAP, blinded_names, next_change, points_of
 from convergence.rdv.circuits import LINGER, Backoff, CircuitSource
@@ -142,7 +143,7 @@ class _Post:
         self._advertised: list[bytes] = []
         self._sessions: dict[Session, None] = {}  # MAX_SESSIONS
         self._backoff = Backoff(service.rng, BACKOFF_FIRST, BACKOFF_LIMIT)
-        self._day_delay = DAY_CHANGE_SPREAD * int.from_bytes(service.rng.random(2), "big") / 65536
+        self._day_delay = DAY_CHANGE_SPREAD * fraction(service.rng)
         self._timer: Timer | None = None
         self._closing = False
 

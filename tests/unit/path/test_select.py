@@ -20,6 +20,7 @@ from convergence.path.select import (
     choose_path,
     entries_to,
     entry_side,
+    fraction,
     random_below,
     sample,
 )
@@ -88,6 +89,10 @@ def test_numbers_that_would_favour_low_ones_are_drawn_again():
     assert random_below(ListRng(b"\xff", b"\xe0", b"\x90"), 5) == 4
     assert random_below(ListRng(b""), 1) == 0
     assert random_below(ListRng(b"\x80\x00"), 257) == 256
+
+
+def test_a_fraction_is_at_least_zero_and_below_one():
+    assert [fraction(ListRng(draw)) for draw in (b"\0\0", b"\x80\0", b"\xff\xff")] == [0, 0.5, 1 - 2**-16]
 
 
 def test_choice_is_uniform():
