@@ -159,6 +159,7 @@ class Node:
             self.pool,
             self.switchboard,
             describe=self._describe,
+            dials=self._reach.dials,
             facilitator=lambda: self._facilitator.carrier,
             on_delivered=self._rtc_delivered,
             on_nodes=self._on_nodes,

@@ -27,3 +27,20 @@ def test_a_browser_is_reached_through_a_circuit_to_its_introducer(monkeypatch) -
                 seen += introductions(host)
     assert seen
     assert world.run(RTC_TIME, lambda: not any(map(introductions, hosts)))
+
+
+def test_a_browser_without_any_link_is_introduced_by_a_server(monkeypatch) -> None:
+    """No facilitator, no pipe and no circuit to ask: there are still addresses to dial."""
+    world, hosts = browsers("alone", 4, servers=3)
+    world.run(RTC_TIME)
+    world.kill(world.hosts["facilitator"])
+    lonely, *others = hosts
+    for host in hosts:
+        host.node.pool.stop(host.now())
+    monkeypatch.setattr(Peers, "_circuits_to", lambda self, identities, tried: iter(()))
+    world.run(RTC_TIME)
+    lonely.driver.run(lonely.node.neighbours.close_all)
+    lonely.node.pool._stopped = False
+    world.run(0.1)
+    assert not linked(lonely)
+    assert any([reach(world, lonely, other) for other in others])

@@ -25,16 +25,19 @@ MAX_WAITING = 16
 class Circuits(Shape):
     """Builds circuits to peers (path/pool.py)."""
 
-    def peer_circuit(self, node: Descriptor, on_ready: Ready, on_failed: Failed, now: float) -> None: ...
+    def peer_circuit(
+        self, node: Descriptor, on_ready: Ready, on_failed: Failed, now: float, *, direct: bool
+    ) -> None: ...
 
 
 class CircuitCarrier:
-    """A `signalling.Carrier` by way of the introducer `node`."""
+    """A `signalling.Carrier` by way of the introducer `node`; `direct`: with no hop before it, so that it does know."""
 
-    def __init__(self, outbox: Outbox, circuits: Circuits, node: Descriptor) -> None:
+    def __init__(self, outbox: Outbox, circuits: Circuits, node: Descriptor, *, direct: bool = False) -> None:
         self._outbox = outbox
         self._circuits = circuits
         self._node = node
+        self._direct = direct
         self._waiting: list[tuple[bytes, bytes, Answered, Refused]] = []
         self._building = False
         self._pipe: _AskingPipe | None = None
@@ -53,7 +56,7 @@ class CircuitCarrier:
                 self._outbox.call_at(now, self._build)  # later, for it may fail at once and nobody expects that yet
 
     def _build(self, now: float) -> None:
-        self._circuits.peer_circuit(self._node, self._ready, self._failed, now)
+        self._circuits.peer_circuit(self._node, self._ready, self._failed, now, direct=self._direct)
 
     def _ready(self, circuit: ClientCircuit, now: float) -> None:
         self._building = False

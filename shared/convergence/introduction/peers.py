@@ -90,6 +90,7 @@ class Peers:
     Args:
         keys: ours.
         describe: gives our signed descriptor as of now, or None while we have nothing to offer.
+        dials: whether a link to a node needs no introduction.
         facilitator: gives the way to be introduced by the facilitator, while there is one.
         on_delivered: called for a message to us.
         on_nodes: called with `now` when the directory's nodes changed.
@@ -108,6 +109,7 @@ class Peers:
         switchboard: Switchboard,
         *,
         describe: Callable[[float], Descriptor | None],
+        dials: Callable[[Descriptor], bool] = lambda node: False,
         facilitator: Callable[[], Carrier | None] = lambda: None,
         on_delivered: Delivered,
         on_nodes: Callable[[float], None] = lambda now: None,
@@ -122,6 +124,7 @@ class Peers:
         self._pool = pool
         self._switchboard = switchboard
         self._describe = describe
+        self._dials = dials
         self._facilitator = facilitator
         self._on_delivered = on_delivered
         self._on_nodes = on_nodes
@@ -188,8 +191,9 @@ class Peers:
 
     def carriers(self, target: bytes, named: bytes | None = None) -> Iterator[Carrier]:
         """The ways to ask for an introduction to `target`, best first: through `named` if somebody is, the facilitator,
-        those who are said to know the node, a few others, and last through circuits. Each is looked for only when the
-        one before was of no use."""
+        those who are said to know the node, a few others, through circuits, and last, lest a node that has lost all its
+        links stays alone, somebody whose address it can dial. Each is looked for only when the one before was of no
+        use."""
         node = self._directory.get(target, self._outbox.now)
         introducers = () if node is None else node.introducers
         tried = {self._keys.identity}
@@ -201,7 +205,9 @@ class Peers:
             yield facilitator
         yield from self._pipes_to([target, *introducers], tried)
         yield from self._pipes_to(self._others(tried), tried)
-        yield from self._circuits_to(introducers, {*tried, target})
+        tried.add(target)
+        yield from self._circuits_to(introducers, set(tried))
+        yield from self._dialled(introducers, tried)
 
     def stop(self, now: float) -> None:
         """Close all pipes and open no more."""
@@ -336,6 +342,15 @@ class Peers:
             if node is not None and self._circuits.spend(None, self._outbox.now):
                 tried.add(identity)
                 yield CircuitCarrier(self._outbox, self._pool, node)
+
+    def _dialled(self, introducers: Iterable[bytes], tried: set[bytes]) -> Iterator[Carrier]:
+        """Of the introducers, or else of all relays, one."""
+        now = self._outbox.now
+        relays = [node for node in self._directory.nodes(Role.RELAY, now) if self._dials(node)]
+        others = [node for node in relays if node.identity not in tried]
+        able = [node for node in others if node.identity in introducers] or others
+        if able and self._circuits.spend(None, now):
+            yield CircuitCarrier(self._outbox, self._pool, choose(self._rng, able), direct=True)
 
     def _others(self, tried: set[bytes]) -> list[bytes]:
         """A few neighbours that may happen to know a node; relays that we chose ourselves know more than others."""

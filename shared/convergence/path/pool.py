@@ -199,9 +199,12 @@ class CircuitPool:
             return
         self._serve(request, now)
 
-    def peer_circuit(self, node: Descriptor, on_ready: Ready, on_failed: Failed, now: float) -> None:
-        """A circuit of its own that ends at this node."""
-        self._serve(_Request(lambda: self._path(self.hops, node), "introduction", on_ready, on_failed), now)
+    def peer_circuit(
+        self, node: Descriptor, on_ready: Ready, on_failed: Failed, now: float, *, direct: bool = False
+    ) -> None:
+        """A circuit of its own that ends at this node; `direct`: it is also the first."""
+        hops = 1 if direct else self.hops
+        self._serve(_Request(lambda: self._path(hops, node), "introduction", on_ready, on_failed), now)
 
     # -- for the node
 

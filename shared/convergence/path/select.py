@@ -271,6 +271,9 @@ def entry_side(nodes: Iterable[Descriptor], hash_name: bytes, provider: bool, po
     order = sorted(ranked)
     least = min(MIN_SIDE, len(order) // 2)
     border = min(max(bisect_left(order, SIDE_BORDER), least), len(order) - least)
+    if least == 1:  # whoever has a side for itself must not be the point, if there is one that cannot be
+        order.sort(key=lambda rank: ranked[rank].roles.value & Role.RDV.value)
+        border = 1
     side = order[:border] if provider else order[border:]
     return [ranked[rank] for rank in side if ranked[rank].identity != point]
 

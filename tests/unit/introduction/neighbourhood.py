@@ -21,12 +21,12 @@ class Paths:
         self.via = None
         self.built = []
 
-    def peer_circuit(self, target, on_ready, on_failed, now):
-        if self.via is None:
+    def peer_circuit(self, target, on_ready, on_failed, now, *, direct):
+        if self.via is None and not direct:
             on_failed("no path", now)
             return
-        path = [self.via.descriptor, target]
-        link = self.node.net.link_between(self.node, self.via)
+        path = [target] if direct else [self.via.descriptor, target]
+        link = self.node.net.link_between(self.node, self.node.net.by_identity[path[0].identity])
 
         def build(link, now):
             self.built.append(
@@ -58,6 +58,7 @@ class PeerNode(Machine):
         self.nodes_changed = 0
         self.messages = []  # (sealed, reply, source)
         self.by_facilitator = None
+        self.addresses = set()  # identities of nodes that it can dial
         self.directory = NodeDirectory(CRYPTO)
         self.switchboard = Switchboard(self.outbox)
         self.pool = Paths(self)
@@ -71,6 +72,7 @@ class PeerNode(Machine):
             self.pool,
             self.switchboard,
             describe=self.describe,
+            dials=lambda node: node.identity in self.addresses,
             facilitator=lambda: self.by_facilitator,
             on_delivered=lambda sealed, reply, source, now: self.messages.append((sealed, reply, source)),
             on_nodes=self.on_nodes,

@@ -437,6 +437,26 @@ def test_an_introducer_is_asked_through_a_circuit_and_does_not_learn_by_whom(net
     assert len(a.pool.built) == 1
 
 
+def test_whoever_has_lost_all_links_asks_a_relay_that_it_can_dial(net, far):
+    a, relay, introducer, target = far
+    a.knows(relay)
+    a.addresses = {relay.identity, target.identity}
+    *_, carrier = a.peers.carriers(target.identity)
+    asked = Asked(carrier, target)
+    net.tick(0)
+    assert asked.refusals == ["the introducer does not know the node"]
+
+    a.addresses.add(introducer.identity)
+    *_, carrier = a.peers.carriers(target.identity)
+    asked = Asked(carrier, target)
+    net.tick(0)
+    ((sealed, reply, _),) = target.messages
+    reply(b"answer")
+    net.pump()
+    assert sealed == b"offer" and asked.answers == [b"answer"]
+    assert [len(circuit.path) for circuit in a.pool.built] == [1, 1]
+
+
 def test_the_circuit_is_kept_for_late_answers_and_closed_then(net, far):
     a, _, introducer, target = far
     (carrier,) = a.peers.carriers(target.identity)

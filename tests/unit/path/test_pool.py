@@ -101,9 +101,12 @@ class Scene:
             lambda text, now: self.trouble.append(text),
         )
 
-    def peer(self, node):
+    def peer(self, node, direct=False):
+        def ask(*arguments):
+            self.pool.peer_circuit(*arguments, direct=direct)
+
         self.do(
-            self.pool.peer_circuit,
+            ask,
             node,
             lambda circuit, now: self.got.append(circuit),
             lambda text, now: self.trouble.append(text),

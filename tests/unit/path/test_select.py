@@ -324,6 +324,13 @@ def test_sides_share_no_node_and_leave_the_point_out(count):
             assert entry_side(nodes, name, False, point.identity) == [item for item in all_clients if item != point]
 
 
+def test_of_three_relays_the_only_one_that_is_a_point_has_no_side_for_itself():
+    nodes = [node(1, Role.RELAY), node(2), node(3, Role.RELAY)]
+    for name in (bytes([number]) * 32 for number in range(20)):
+        sides = [entry_side(nodes, name, provider, nodes[1].identity) for provider in (True, False)]
+        assert sorted(map(len, sides)) == [1, 1] and sides[0] != sides[1]
+
+
 def test_a_side_is_half_of_the_nodes():
     many = [node(number) for number in range(1, 256)]
     sizes = [len(entry_side(many, bytes([number]) * 32, True, bytes(32))) for number in range(20)]
