@@ -131,7 +131,7 @@ def test_a_relaying_page_falls_asleep_and_wakes(swarm: Swarm, chromium: Browser,
 
     identity = path_in_use(reader)[0]
     sleeper = known(relays, identity)
-    with stopped(processes[sleeper]):
+    with stopped(processes[sleeper] & renderers_of(chromium)):  # Chromium has ended the ones that it made to spare
         reader.until(GOES_ROUND, identity, seconds=ARRIVAL)
         check(reader, link, file)
     sleeper.get(link)
