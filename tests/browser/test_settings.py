@@ -53,6 +53,7 @@ def test_a_browser_relays_until_it_is_paused_and_when_it_goes_on(
         each.until("state.relay.on && state.relay.reachable")
     nodes = two.until("state.nodes >= 5 && state.nodes")
     assert one.state["identity"] != two.state["identity"]
+    put(two.page, "hops", "4")  # all that there are: each of its circuits goes through the other browser
     one.until("state.links.some((link) => link.kind === 'rtc' && link.state === 'open')")
     expect(one.page.get_by_test_id("links")).not_to_have_attribute("data-rtc", "0")
     switch, note = one.page.get_by_test_id("relay-switch"), one.page.get_by_test_id("relay-note")
