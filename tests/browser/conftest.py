@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Playwright, sync_playwright
+from playwright.sync_api import Browser, Playwright, expect, sync_playwright
 
 import build
 from tests.browser.harness import Peer, launched
+
+expect.set_options(timeout=30_000)  # ms: five seconds, the default, are not much on a busy machine
 
 
 @pytest.fixture(scope="session")
