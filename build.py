@@ -12,6 +12,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
+import html
 import importlib.util
 import io
 import json
@@ -26,23 +27,32 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+if sys.version_info < (3, 11):  # noqa: UP036 (before anything that an older Python cannot read)
+    sys.exit("Convergence needs Python 3.11 or later: run build.py with a newer python3.")
+
+from pynode.published.manifest import Manifest, canonical_json
+from web.bundling import inventory
+from web.bundling.inventory import Component, digest_of_trees
+from web.bundling.page import bookmarklet, filled, with_integrity
+
 ROOT = Path(__file__).resolve().parent
 DIST = ROOT / "dist"
 VENV = ROOT / ".venv"
 VENV_PYTHON = VENV / "bin" / "python"
 NODE_MODULES = ROOT / "node_modules"
 BYTECODE = ROOT / "build" / "bytecode"
-PYTHON_NEEDED = (3, 11)
+RELEASES = ROOT / "docs" / "releases"
 NODE_NEEDED = 20
 
 # What tests and benches run beside Python: Debian's package and a program in it, which may be one that only root has in
-# PATH. The latter three are for networks of the tests' own, with NATs and a STUN server.
+# PATH. iproute2 to coturn are for networks of the tests' own, with NATs and a STUN server; minisign signs releases.
 TEST_PROGRAMS = {
     "chromium": "chromium",
     "firefox-esr": "firefox-esr",
     "iproute2": "ip",
     "iptables": "iptables",
     "coturn": "turnserver",
+    "minisign": "minisign",
 }
 SYSTEM_PROGRAMS = ("/usr/sbin", "/sbin")
 
@@ -50,11 +60,13 @@ SYSTEM_PROGRAMS = ("/usr/sbin", "/sbin")
 PACKAGES = {"convergence": "shared/convergence", "pynode": "pynode"}
 PACKAGE_SUFFIXES = {".py", ".typed", ".toml", ".sql"}
 
-# dist/ mirrors web/, so that a relative address means the same in both; the service worker lies at the root, its scope.
+# dist/ mirrors web/, so that a relative address means the same in both; the service worker lies at the root, its scope,
+# and is named by its content: what is found at that address later is the same, or an attack.
 PAGE_SUFFIXES = {".html", ".css", ".svg", ".png", ".ico", ".webmanifest"}
 SCRIPTS = {"main": "web/main.js", "worker/worker": "web/worker/worker.js", "sw": "service-worker/sw.js"}
 PYODIDE_FILES = ("pyodide.asm.mjs", "pyodide.asm.wasm", "pyodide.mjs", "python_stdlib.zip")
 PRECOMPILE = "web/precompile.mjs"
+BROTLI = ROOT / "build" / "brotli"
 # Files of dist/ or of app.zip without which there is no node.
 ESSENTIAL = (
     "index.html",
@@ -65,7 +77,11 @@ ESSENTIAL = (
 )
 # Pure Python packages that the core imports: installed beside it in CPython, with it in app.zip in the browser.
 BUNDLED_PYTHON = ("h11",)
-BUNDLED_NPM = ("@noble/ciphers", "libsodium", "libsodium-wrappers", "pyodide", "uqr")
+# The bookmark's program, the document around it, and the page that offers it: none is in the manifest, whose hash is in
+# them.
+LOADER, BOOKMARK, BOOKMARK_OFFER = (f"web/bookmarklet/{name}" for name in ("loader.js", "document.html", "page.html"))
+COMPRESS = "web/compress.mjs"
+COMPRESSED_SUFFIXES = {".html", ".css", ".js", ".mjs", ".json", ".svg", ".txt", ".wasm", ".whl", ".zip"}
 
 USAGE = """usage: python3 build.py COMMAND [arguments]
 
@@ -155,7 +171,9 @@ def ensure_python(dev: bool) -> None:
     """Make .venv hold the locked packages: the node's, or with `dev` also those for tests and lint."""
     runtime, full = digest_of(["requirements.txt"]), digest_of(["requirements.txt", "requirements-dev.txt"])
     runtime_stamp, full_stamp = VENV / ".convergence-runtime", VENV / ".convergence-dev"
-    if VENV_PYTHON.exists() and stamped(*((full_stamp, full) if dev else (runtime_stamp, runtime))):
+    bundled_stamp = VENV / ".convergence-bundled"
+    intact = VENV_PYTHON.exists() and stamped(bundled_stamp, installed_python())
+    if intact and stamped(*((full_stamp, full) if dev else (runtime_stamp, runtime))):
         return
     if not VENV_PYTHON.exists():
         if importlib.util.find_spec("ensurepip") is None:
@@ -164,10 +182,24 @@ def ensure_python(dev: bool) -> None:
         run([sys.executable, "-m", "venv", "--clear", VENV], "See the lines above.")
     lock = "requirements-dev.txt" if dev else "requirements.txt"
     step(f"Installing the Python packages of {lock} (versions and hashes pinned)")
+    if not intact:
+        for folder in bundled_folders():  # or pip would take what is there for what it once put there
+            shutil.rmtree(folder)
     pip_install("--require-hashes", "-r", lock)
+    bundled_stamp.write_text(installed_python())
     runtime_stamp.write_text(runtime)
     if dev:
         full_stamp.write_text(full)
+
+
+def bundled_folders() -> list[Path]:
+    """Where the Python packages are installed whose files go into dist/."""
+    patterns = [pattern for name in BUNDLED_PYTHON for pattern in (name, f"{name}-*.dist-info")]
+    return [folder for pattern in patterns for folder in VENV.glob(f"lib/python3*/site-packages/{pattern}")]
+
+
+def installed_python() -> str:
+    return digest_of_trees(bundled_folders(), ["__pycache__"])
 
 
 def ensure_tree_installed() -> None:
@@ -180,18 +212,23 @@ def ensure_tree_installed() -> None:
 
 def ensure_node() -> None:
     """Make node_modules hold the locked npm packages. Their install scripts never run."""
-    digest, stamp = digest_of(["package.json", "package-lock.json"]), NODE_MODULES / ".convergence-lock"
+    stamp = NODE_MODULES / ".convergence-lock"
+
+    def installed() -> str:
+        return digest_of(["package.json", "package-lock.json"], digest_of_trees([NODE_MODULES], [stamp.name]))
+
     if shutil.which("node") is None or shutil.which("npm") is None:
         apt_install(["nodejs", "npm"], f"Node.js ({NODE_NEEDED} or later) and npm are needed to bundle the page")
     check_node()
-    if stamped(stamp, digest):
+    if stamped(stamp, installed()):
         return
-    step("Installing the npm packages of package-lock.json")
+    step("Installing the npm packages of package-lock.json: node_modules is not what was installed from it")
+    stamp.unlink(missing_ok=True)
     run(
         ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"],
         "If the network is down, run this command again when it is back.",
     )
-    stamp.write_text(digest)
+    stamp.write_text(installed())
 
 
 def check_node() -> None:
@@ -210,7 +247,7 @@ def ensure_test_programs() -> None:
     path = os.pathsep.join([os.environ.get("PATH", os.defpath), *SYSTEM_PROGRAMS])
     missing = [package for package, program in TEST_PROGRAMS.items() if shutil.which(program, path=path) is None]
     if missing:
-        apt_install(missing, "The tests need browsers, and tools to make networks for them")
+        apt_install(missing, "The tests need browsers, minisign, and tools to make networks for them")
 
 
 # The wheel ------------------------------------------------------------------------------------------------------------
@@ -309,30 +346,28 @@ def esbuild() -> Path:
     raise BuildError("npm installed no esbuild for this machine: delete node_modules and run this command again.")
 
 
-def bundle_scripts() -> dict[str, bytes]:
-    """Bundle the JavaScript entry points that exist, each with the npm packages it imports."""
-    entries = [f"{name}={source}" for name, source in SCRIPTS.items() if (ROOT / source).is_file()]
-    if not entries:
-        return {}
+def bundle_scripts(scripts: Mapping[str, str], *options: str) -> tuple[dict[str, bytes], set[str]]:
+    """Bundle JavaScript entry points. Returns what came out, and the npm packages that are in it."""
     with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder)
         run(
             [
                 esbuild(),
-                *entries,
-                f"--outdir={folder}",
+                *(f"{name}={source}" for name, source in scripts.items()),
+                f"--outdir={out}",
+                f"--metafile={out / 'metafile.json'}",
                 "--bundle",
-                "--minify",  # which also drops the comments that tell where a module came from
                 "--legal-comments=none",  # see licences()
-                "--format=esm",
                 "--target=es2022",
                 "--charset=utf8",
                 "--external:../pyodide/*",  # stays a file of its own, loaded at run time
                 "--log-level=warning",
+                *options,
             ],
             "Mend the JavaScript named above.",
         )
-        out = Path(folder)
-        return {path.relative_to(out).as_posix(): path.read_bytes() for path in out.rglob("*.js")}
+        packages = inventory.npm_packages((out / "metafile.json").read_bytes())
+        return {path.relative_to(out).as_posix(): path.read_bytes() for path in out.rglob("*.js")}, packages
 
 
 def site_packages() -> Path:
@@ -350,68 +385,132 @@ def python_sources() -> dict[str, bytes]:
     }
 
 
-def with_bytecode(sources: Mapping[str, bytes]) -> dict[str, bytes]:
-    """app.zip and Python's library with bytecode beside the sources: to compile in the page takes most of its start.
+def precompiled(sources: Mapping[str, bytes]) -> dict[str, bytes]:
+    """app.zip, and Python's library with bytecode for what the node needs of it: see web/precompile.mjs.
 
     Kept under build/ until a source or Pyodide changes: it takes seconds.
     """
-    archive = zip_bytes(sources)
-    digest, stamp = digest_of([PRECOMPILE, "package-lock.json"], hashlib.sha256(archive).hexdigest()), BYTECODE / "of"
-    if not stamped(stamp, digest):
+    archive, stamp = zip_bytes(sources), BYTECODE / "of"
+
+    def made() -> str:
+        of = hashlib.sha256(archive).hexdigest()
+        return digest_of([PRECOMPILE, "package-lock.json"], of, digest_of_trees([BYTECODE], [stamp.name]))
+
+    if not stamped(stamp, made()):
         step("Compiling the browser's Python")
         BYTECODE.mkdir(parents=True, exist_ok=True)
         stamp.unlink(missing_ok=True)
         (BYTECODE / "app.zip").write_bytes(archive)
         hint = f"Install Node.js {NODE_NEEDED} or later; if it is there, see the lines above."
         run(["node", PRECOMPILE, BYTECODE], hint)
-        stamp.write_text(digest)
+        stamp.write_text(made())
     names = {"app.zip": "app.zip", "pyodide/python_stdlib.zip": "python_stdlib.zip"}
-    return {name: (BYTECODE / made).read_bytes() for name, made in names.items()}
+    return {name: (BYTECODE / result).read_bytes() for name, result in names.items()}
 
 
-def licences() -> bytes:
+def components(npm: Iterable[str], python: str) -> list[Component]:
+    """All that others wrote of what browsers and nodes run, as the locks pin it. `python`: Pyodide's version of it."""
+    lock = (ROOT / "requirements.txt").read_text(encoding="utf-8")
+    return [
+        Component("generic", "cpython", python, "PSF-2.0", (), "browser"),
+        *inventory.npm_components((ROOT / "package-lock.json").read_bytes(), npm),
+        *inventory.python_components(lock, BUNDLED_PYTHON),
+    ]
+
+
+def licences(parts: Iterable[Component]) -> bytes:
     """What the licences of the bundled packages ask to travel with them."""
-    texts = []
-    for package in BUNDLED_PYTHON:
-        folder = next(site_packages().glob(f"{package}-*.dist-info"))
-        texts.append(f"{folder.stem.replace('-', ' ')}\n")
-        texts += [path.read_text(encoding="utf-8") for path in sorted(folder.rglob("LICENSE*"))]
-    for package in BUNDLED_NPM:
-        folder = NODE_MODULES / package
-        about = json.loads((folder / "package.json").read_text(encoding="utf-8"))
-        texts.append(f"{package} {about['version']}, licence {about['license']}\n")
-        texts += [path.read_text(encoding="utf-8") for path in sorted(folder.glob("LICENSE*"))]
-    return "\n".join([(ROOT / "LICENSE").read_text(encoding="utf-8"), *texts]).encode()
+    texts = [(ROOT / "LICENSE").read_text(encoding="utf-8")]
+    for part in parts:
+        if "browser" not in part.where:
+            continue
+        texts.append(f"{part.name} {part.version}, licence {part.licence}\n")
+        folder, pattern = NODE_MODULES / part.name, "LICENSE*"
+        if part.kind == "pypi":
+            folder, pattern = site_packages(), f"{part.name}-*.dist-info/**/LICENSE*"
+        texts += [path.read_text(encoding="utf-8") for path in sorted(folder.glob(pattern))]
+    return "\n".join(texts).encode()
 
 
 def bundle() -> dict[str, bytes]:
-    """Every file of dist/ but the manifest. Raises BuildError when an essential one has no source."""
-    files = bundle_scripts()
+    """Every file of dist/ that the manifest lists. Raises BuildError when an essential one has no source."""
+    # Minifying also drops the comments that tell where a module came from.
+    files, packages = bundle_scripts(SCRIPTS, "--minify", "--format=esm")
+    worker = files.pop("sw.js")
+    files[f"sw-{hashlib.sha256(worker).hexdigest()[:16]}.js"] = worker
     for path in (ROOT / "web").glob("*"):
         if path.suffix in PAGE_SUFFIXES:
             files[path.name] = path.read_bytes()
     for name in PYODIDE_FILES:
         files[f"pyodide/{name}"] = (NODE_MODULES / "pyodide" / name).read_bytes()
     # Pyodide's own index with no package in it: nothing can then be asked of another origin.
-    index = json.loads((NODE_MODULES / "pyodide" / "pyodide-lock.json").read_bytes())
-    files["pyodide/pyodide-lock.json"] = canonical_json({"info": index["info"], "packages": {}})
+    info = json.loads((NODE_MODULES / "pyodide" / "pyodide-lock.json").read_bytes())["info"]
+    files["pyodide/pyodide-lock.json"] = canonical_json({"info": info, "packages": {}})
     sources = python_sources()
     name, data = project_wheel()
     files[name] = data
-    files["LICENSES.txt"] = licences()
+    parts = components({*packages, "pyodide"}, info["python"])
+    files["LICENSES.txt"] = licences(parts)
+    files["sbom.json"] = canonical_json(inventory.bill_of_materials(project(), parts))
     if missing := [name for name in ESSENTIAL if name not in files and name not in sources]:
         raise BuildError(f"dist/ would lack {', '.join(missing)}: put back the sources in web/.")
-    return files | with_bytecode(sources)
-
-
-def canonical_json(value: Any) -> bytes:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    files["index.html"] = with_integrity(files["index.html"].decode(), files).encode()
+    return files | precompiled(sources)
 
 
 def manifest(files: Mapping[str, bytes], version: str) -> bytes:
-    """manifest.json: size and SHA-256 of every file; its own SHA-256 is the root hash."""
-    entries = {name: {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)} for name, data in files.items()}
-    return canonical_json({"files": entries, "format": 1, "version": version})
+    """manifest.json: size and SHA-256 of every file, and who may sign what comes after it; its own SHA-256 is the root
+    hash."""
+    signers = json.loads((RELEASES / "keys.json").read_bytes())
+    return Manifest.of(files, version, signers["keys"], signers["threshold"]).encode()
+
+
+def bookmark_files(root_hash: str) -> dict[str, bytes]:
+    """The bookmarklet of this build as an address, and the page that offers it."""
+    # Names are kept: people are to read it.
+    scripts, _ = bundle_scripts({"loader": LOADER}, "--minify-whitespace", "--minify-syntax", "--format=iife")
+    mirrors = (RELEASES / "mirrors.txt").read_text(encoding="utf-8").split()
+    document = (ROOT / BOOKMARK).read_text(encoding="utf-8")
+    address = bookmarklet(document, scripts["loader.js"].decode(), root_hash, mirrors)
+    offer = (ROOT / BOOKMARK_OFFER).read_text(encoding="utf-8")
+    page = filled(offer, {"BOOKMARKLET": html.escape(address), "ROOT": root_hash})
+    return {"bookmarklet.txt": f"{address}\n".encode(), "bookmarklet.html": page.encode()}
+
+
+def release_files(version: str, root_hash: str) -> dict[str, bytes]:
+    """release.json and releases.txt, which prove that this very build was released; nothing for any other build."""
+    record, log = RELEASES / f"{version}.json", RELEASES / "log.txt"
+    if not (record.is_file() and log.is_file()):
+        return {}
+    lines = log.read_bytes().splitlines()
+    index = json.loads(record.read_bytes())["index"]
+    if lines[index : index + 1] != [f"{version} {root_hash}".encode()]:
+        step(f"{record.name} of docs/releases is for other bytes than these: left out")
+        return {}
+    return {"release.json": record.read_bytes(), "releases.txt": log.read_bytes()}
+
+
+def compressed(files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """The brotli twins for sites to send, not listed in the manifest: what counts is what a browser unpacks from them.
+
+    Kept under build/ by the hash of what they hold.
+    """
+    names = {name: BROTLI / hashlib.sha256(data).hexdigest() for name, data in files.items()}
+    names = {name: path for name, path in names.items() if Path(name).suffix in COMPRESSED_SUFFIXES}
+    missing = {path: files[name] for name, path in names.items() if not path.with_suffix(".br").is_file()}
+    if missing:
+        step("Compressing for the site")
+        BROTLI.mkdir(parents=True, exist_ok=True)
+        for path, data in missing.items():
+            path.write_bytes(data)
+        run(["node", COMPRESS, *missing], "See the lines above.")
+        for path in missing:
+            path.unlink()
+    twins = {f"{name}.br": path.with_suffix(".br").read_bytes() for name, path in names.items()}
+    wanted = {path.with_suffix(".br") for path in names.values()}
+    for path in set(BROTLI.iterdir()) - wanted:
+        path.unlink()
+    return {name: data for name, data in twins.items() if len(data) < len(files[name.removesuffix(".br")])}
 
 
 def write_tree(files: Mapping[str, bytes], target: Path) -> None:
@@ -435,9 +534,12 @@ def build() -> str:
     ensure_node()
     step("Building dist/")
     files = bundle()
-    files["manifest.json"] = manifest(files, project()["version"])
+    version = project()["version"]
+    files["manifest.json"] = manifest(files, version)
     root_hash = hashlib.sha256(files["manifest.json"]).hexdigest()
-    write_tree({**files, "ROOT_HASH": f"{root_hash}\n".encode()}, DIST)
+    files |= release_files(version, root_hash) | bookmark_files(root_hash)
+    twins = compressed(files)
+    write_tree({**files, **twins, "ROOT_HASH": f"{root_hash}\n".encode()}, DIST)
     size = sum(map(len, files.values()))
     print(f"    {len(files)} files, {size / 1e6:.1f} MB\n    root hash {root_hash}", flush=True)
     return root_hash
@@ -471,12 +573,10 @@ def command_up(arguments: list[str]) -> int:
 
 def command_test(arguments: list[str]) -> int:
     started = time.monotonic()
-    paths = [argument for argument in arguments if (ROOT / argument.split("::")[0]).exists()]
     with only_one():
         ensure_python(dev=True)
         ensure_tree_installed()
-        if not paths or any("browser" in path or path.rstrip("/") == "tests" for path in paths):
-            ensure_test_programs()
+        ensure_test_programs()
         failed = lint()
         root_hash = build()
     step("Running the tests")
@@ -525,9 +625,6 @@ COMMANDS = {
 
 
 def main(arguments: list[str]) -> int:
-    if sys.version_info < PYTHON_NEEDED:
-        print("Convergence needs Python 3.11 or later: run build.py with a newer python3.", file=sys.stderr)
-        return 1
     if not arguments or arguments[0] not in COMMANDS:
         asked = bool(arguments) and arguments[0] in ("-h", "--help", "help")
         print(USAGE, file=sys.stdout if asked else sys.stderr)

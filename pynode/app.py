@@ -145,7 +145,7 @@ class App:
         rtc = RtcTransport(plan.stun) if plan.stun is not None else None
         self._transport = transport = NetTransport(websocket, tcp, rtc)
         if plan.listen is not None:
-            self.port = await _bound(plan.listen, transport.websocket.listen(plan.listen.host, plan.listen.port))
+            self.port = await bound(plan.listen, transport.websocket.listen(plan.listen.host, plan.listen.port))
             self.url = plan.url or f"ws://{Address(plan.public or plan.listen.host, self.port)}/"
         # No await from here to `attach`: nothing can come in before there is a driver to tell.
         try:
@@ -289,7 +289,7 @@ class FacilitatorApp:
         except FileNotFoundError as error:
             raise AppError(f"{error}.") from None
         self._site = Site(app, sockets)
-        self.port = await _bound(self._listen, self._site.start(self._listen.host, self._listen.port))
+        self.port = await bound(self._listen, self._site.start(self._listen.host, self._listen.port))
 
     def forget(self, identities: Iterable[bytes]) -> None:
         """Take nodes that ended for good out of the list that outlives this process."""
@@ -331,7 +331,8 @@ def _open_storage(folder: Path) -> DiskStorage:
         raise AppError(f"{error}.") from None
 
 
-async def _bound(address: Address, listening: Awaitable[int]) -> int:
+async def bound(address: Address, listening: Awaitable[int]) -> int:
+    """The port that `listening` gives. Raises AppError that says what to do when it cannot listen."""
     try:
         return await listening
     except OSError as error:

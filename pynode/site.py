@@ -71,6 +71,24 @@ HEADERS = {
     "Server": "Convergence",
 }
 
+BOOKMARK_PAGE = "/open.html"
+"""The page on which people click their bookmark: empty, with a policy for what the bookmark puts in its place."""
+
+BOOKMARK_POLICY = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'unsafe-inline' blob: 'wasm-unsafe-eval'",
+        "style-src 'unsafe-inline' blob:",
+        "img-src blob: data:",
+        "media-src blob:",
+        "connect-src * ws: wss: blob:",  # any mirror; the bookmarklet narrows all this before it starts anything
+        "worker-src blob:",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+    )
+)
+
 TYPES = {
     ".css": "text/css; charset=utf-8",
     ".html": "text/html; charset=utf-8",
@@ -271,6 +289,12 @@ class _Channel:
                 self._tcp.abort()
 
 
+def file_response(path: Path) -> web.FileResponse:
+    """A file with its type, an ETag, ranges, and the .br or .gz beside it where the browser takes that."""
+    kind = TYPES.get(path.suffix.lower(), "application/octet-stream")
+    return web.FileResponse(path, headers={"Content-Type": kind, "Cache-Control": "no-cache"})
+
+
 def make_app(
     *,
     files: Path | None,
@@ -304,9 +328,7 @@ def make_app(
         path = index.get(request.path)
         if path is None or not path.is_file():
             raise web.HTTPNotFound(text="There is nothing here.\n")
-        kind = TYPES.get(path.suffix.lower(), "application/octet-stream")
-        # FileResponse adds ETag, ranges, and the .br or .gz beside the file where the browser takes it.
-        return web.FileResponse(path, headers={"Content-Type": kind, "Cache-Control": "no-cache"})
+        return file_response(path)
 
     async def network_json(request: web.Request) -> web.StreamResponse:
         return web.json_response(network, headers={"Cache-Control": "no-store"})
@@ -316,6 +338,8 @@ def make_app(
 
     async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
         response.headers.update(HEADERS)
+        if request.path == BOOKMARK_PAGE:
+            response.headers["Content-Security-Policy"] = BOOKMARK_POLICY
 
     @web.middleware
     async def own_names_only(

@@ -1,14 +1,17 @@
 /**
  * The page.
  *
- * Does: check that this browser can run a node, join the profile's node (or start it, with a bridge to WebRTC), hand
- * states to the cards.
+ * Does: check that this browser can run a node, have its code verified, join the profile's node (or start it, with a
+ * bridge to WebRTC), hand states to the cards.
  * Does not: run Python, open a socket or a database; the worker does.
  */
 
 import { watchNetwork } from "./bridge/network.js";
 import { createBridge } from "./bridge/rtc.js";
+import { assets } from "./code/assets.js";
+import { accept, ask, pin, settle } from "./code/pin.js";
 import { drawCircuits } from "./ui/circuits.js";
+import { codeCard } from "./ui/code.js";
 import { byId } from "./ui/dom.js";
 import { fetchCard } from "./ui/fetch.js";
 import { getCard } from "./ui/get.js";
@@ -17,8 +20,15 @@ import { relayControls } from "./ui/relay.js";
 import { shareCard } from "./ui/share.js";
 import { notice, showStatus } from "./ui/status.js";
 import { joinNode } from "./ui/tabs.js";
+import { bytes, sentence } from "./ui/words.js";
 
 const RUNS = 75; // percent of the start at which the node takes commands
+const CHECKED = 55; // percent of a first start at which all of the program is here and verified
+const LOOK_EVERY = 3_600_000; // ms between looks for another version while the page is open
+const RUNNABLE = /^(worker\/worker|sw-[0-9a-f]{16})\.js$/;
+
+const REPLACED =
+  "This site tries to replace the program that keeps its code, under the very same name: no honest update does that. What runs here goes on until you close this page. Do not enter anything after that or after a reload. Compare the words under “This code” with somebody you trust, and start from the bookmarklet instead.";
 
 const EMPTY = {
   phase: { percent: 0, text: "Waiting for the page" },
@@ -39,19 +49,72 @@ function problem() {
   return "";
 }
 
+// What the bookmarklet verified and left here; on a page that the site gave, there is nothing.
+const { files = null, network = null, site = new URL(".", document.baseURI).href } = globalThis.convergence ?? {};
+const asset = assets(site, files);
+const policy = window.trustedTypes?.createPolicy("convergence", { createScriptURL: asset });
+
+/** The address of one of this page's workers: nothing else is turned into code. */
+function runnable(name) {
+  if (!RUNNABLE.test(name)) throw new Error(`${name} is no worker of this page`);
+  return policy ? policy.createScriptURL(name) : asset(name);
+}
+
 /**
- * Starts the node's worker, from the only address that this page turns into code. Its WebRTC connections end with it.
+ * Starts the node's worker. Its WebRTC connections end with it.
  * @param {object} settings What it may do for others; see ui/relay.js.
  */
 function startWorker(settings) {
-  const address = new URL("worker/worker.js", document.baseURI).href;
-  const policy = window.trustedTypes?.createPolicy("convergence", { createScriptURL: () => address });
-  const worker = new Worker(policy ? policy.createScriptURL("") : address, { type: "module", name: "convergence-node" });
+  const worker = new Worker(runnable("worker/worker.js"), { type: "module", name: "convergence-node" });
   const bridge = window.RTCPeerConnection ? createBridge() : null;
-  worker.postMessage({ type: "start", port: bridge?.port ?? null, ...settings }, bridge ? [bridge.port] : []);
+  const code = { site, files, network, root: keptAs };
+  worker.postMessage({ type: "start", port: bridge?.port ?? null, code, ...settings }, bridge ? [bridge.port] : []);
   worker.addEventListener("error", () => bridge?.stop());
   watchNetwork(() => worker.postMessage({ type: "moved" }));
   return worker;
+}
+
+let keptAs = ""; // root hash of what the service worker keeps and verified
+
+/**
+ * Has the code verified and kept, shows which it is, and looks for another version now and then.
+ * @param {object} options
+ * @param {(phase: {percent: number, text: string}) => void} options.progress
+ * @param {(why: string) => void} options.refuse Something is not what it should be: nothing may run.
+ * @returns {Promise<void>} when the node's worker may be started
+ */
+function verified({ progress, refuse }) {
+  const card = codeCard({
+    accept: (root, progress) => accept(root, runnable, progress),
+    decline: (root) => ask("decline", { root }),
+    setAutomatic: (on) => ask("automatic", { on }),
+    look: () => ask("look"),
+  });
+  const told = (message) => {
+    if (message.type === "switched") location.reload();
+    else if (message.type === "refused") notice("refused", message.message);
+    else card.told(message);
+  };
+  const run = async (ready) => {
+    const running = await pin({
+      address: runnable,
+      ready,
+      progress: (done, total) => progress({ percent: (CHECKED * done) / total, text: `Fetching and checking the program: ${bytes(done)} of ${bytes(total)}` }),
+      told,
+      replaced: () => notice("replaced", REPLACED),
+    });
+    card.show(running);
+    if (!running.status) return;
+    card.check();
+    setInterval(() => card.check(), LOOK_EVERY);
+  };
+  return new Promise((resolve) => {
+    const ready = (root) => {
+      keptAs = root;
+      resolve();
+    };
+    run(ready).catch((error) => refuse(`Nothing was started, because something is not what it should be. ${sentence(error.message)}`));
+  });
 }
 
 function start() {
@@ -66,6 +129,9 @@ function start() {
   }
   let state = EMPTY;
   let role = null;
+  let worker = null; // while this tab leads
+  let settled = false; // the node runs, or will not
+  let refused = false; // the code was not what it should be
   const circuits = drawCircuits(byId("circuits"));
   const links = drawLinks();
   const cards = [];
@@ -77,11 +143,35 @@ function start() {
     links.update(state.links);
     relay.update(state, role);
     if (runs()) document.querySelectorAll(".wait").forEach((line) => (line.hidden = true));
+    if (runs() && !settled) {
+      settled = true;
+      settle();
+    }
     cards.forEach((update) => update());
   };
   const { command } = joinNode({
-    startWorker: () => startWorker(relay.message()),
+    // Other tabs of a site that nobody trusts are no company: verified code gives them no orders and takes none.
+    alone: Boolean(globalThis.convergence),
+    until: verified({
+      progress: (phase) => {
+        if (role === "guest" || refused || state.phase.percent > CHECKED) return;
+        state = { ...state, phase };
+        show();
+      },
+      refuse: (failed) => {
+        refused = true;
+        worker?.terminate();
+        state = { ...EMPTY, failed };
+        show();
+      },
+    }),
+    startWorker: () => {
+      worker = startWorker(relay.message());
+      if (refused) worker.terminate();
+      return worker;
+    },
     onState: (next) => {
+      if (refused) return;
       state = { ...EMPTY, ...next };
       show();
     },

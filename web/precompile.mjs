@@ -1,9 +1,10 @@
 /**
- * Bytecode for the browser: `node web/precompile.mjs FOLDER`; build.py calls it.
+ * Python for the browser: `node web/precompile.mjs FOLDER`; build.py calls it.
  *
- * Does: add to FOLDER/app.zip the bytecode of every module in it, and write FOLDER/python_stdlib.zip, Pyodide's own
- * library with the bytecode of those modules that the node loads. Pyodide compiles, so that bytecode and interpreter fit.
- * Does not: depend on the machine. Names, hash seed and zlib are Pyodide's, too. Sources stay beside their bytecode.
+ * Does: make FOLDER/app.zip smaller, whose comments and docstrings nobody reads there; write FOLDER/python_stdlib.zip,
+ * Pyodide's own library with bytecode in place of those modules that the node loads. Pyodide does both, so that bytecode and
+ * interpreter fit.
+ * Does not: depend on the machine (names, hash seed and zlib are Pyodide's, too), or move a line: tracebacks stay true.
  */
 
 import { readFile, writeFile } from "node:fs/promises";
@@ -27,9 +28,33 @@ import convergence.node  # for what it imports of the library
 loaded = {getattr(module, "__file__", None) for module in sys.modules.values()}
 library = next(path for path in sys.path if path.endswith("/python314.zip"))
 
+import ast
 import importlib.util
+import io
 import marshal
+import tokenize
 import zipfile
+
+
+def lean(source):
+    """Without comments and docstrings: empty lines and '"-"' stand for them, so that all else stays in its place."""
+    lines = source.decode().split("\\n")
+    for token in tokenize.generate_tokens(io.StringIO(source.decode()).readline):
+        if token.type == tokenize.COMMENT:
+            row, column = token.start
+            lines[row - 1] = lines[row - 1][:column].rstrip()
+    lines = [line.encode() for line in lines]
+    for node in ast.walk(ast.parse(b"\\n".join(lines))):
+        match node:
+            case ast.Expr(value=ast.Constant(value=str())):
+                first, last = node.lineno - 1, node.end_lineno - 1
+                rest = lines[last][node.end_col_offset :]
+                lines[first] = lines[first][: node.col_offset] + b'"-"' + (rest if first == last else b"")
+                for row in range(first + 1, last + 1):
+                    lines[row] = b""
+                if first != last:
+                    assert not rest.strip()
+    return b"\\n".join(lines)
 
 
 def bytecode(path, source):
@@ -39,16 +64,31 @@ def bytecode(path, source):
     return head + marshal.dumps(code)
 
 
-def add_bytecode(path, wanted):
-    with zipfile.ZipFile(path, "a") as archive:
-        for name in sorted(archive.namelist()):
-            if name.endswith(".py") and wanted(f"{path}/{name}"):
-                data = bytecode(f"{path}/{name}", archive.read(name))
-                archive.writestr(zipfile.ZipInfo(f"{name}c"), data, zipfile.ZIP_DEFLATED)
+def rewrite(path, change):
+    """Replace each entry by what "change" makes of it: name, data and how they are packed."""
+    with zipfile.ZipFile(path) as archive:
+        entries = sorted(change(name, archive.read(name)) for name in archive.namelist())
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data, packing in entries:
+            entry = zipfile.ZipInfo(name)
+            entry.external_attr = 0o100644 << 16
+            archive.writestr(entry, data, packing)
 
 
-add_bytecode("/app.zip", lambda path: True)
-add_bytecode(library, loaded.__contains__)
+# What changes from release to release is stored, for brotli packs all of it together much better than zlib each alone.
+# The library's rest, which is hardly ever read, is packed: sites without brotli exist.
+def program(name, source):
+    return name, lean(source), zipfile.ZIP_STORED
+
+
+def standard(name, data):
+    if f"{library}/{name}" in loaded:
+        return f"{name}c", bytecode(f"{library}/{name}", data), zipfile.ZIP_STORED
+    return name, data, zipfile.ZIP_DEFLATED
+
+
+rewrite("/app.zip", program)
+rewrite(library, standard)
 library
 `);
 await writeFile(join(folder, "app.zip"), pyodide.FS.readFile("/app.zip"));

@@ -16,14 +16,16 @@ from typing import Any, NoReturn, TypeAlias
 
 from convergence.errors import ConvergenceError
 from pynode.app import AppError
-from pynode.cli import fetch, get, serve, share, status, up
+from pynode.cli import fetch, get, mirror, release, serve, share, status, up, verify
 from pynode.cli.common import (
     host_name,
     identity,
     listen_address,
     page_origin,
+    root_hash,
     seconds,
     stun_server,
+    url_path,
     whole_number,
     ws_address,
 )
@@ -79,6 +81,9 @@ def parser() -> argparse.ArgumentParser:
     _add_status(commands)
     _add_relay(commands)
     _add_facilitator(commands)
+    _add_verify(commands)
+    _add_mirror(commands)
+    _add_release(commands)
     return top
 
 
@@ -232,6 +237,83 @@ def _add_facilitator(commands: Any) -> None:
     one.add_argument("--no-site", action="store_true", help="no page, only the facilitator")
     one.add_argument("--dist", metavar="DIR", help="the page, as `python3 build.py build` wrote it")
     one.add_argument("--data", metavar="DIR", help="where its identity and the nodes are kept")
+
+
+def _add_verify(commands: Any) -> None:
+    one = _command(
+        commands,
+        "verify",
+        verify.verify,
+        "Fetch what sites serve, as a browser would, and say which file differs from what was published.",
+        "Exit code 0: all of them serve the same, and what is expected.",
+        runs_node=False,
+    )
+    one.add_argument("urls", nargs="+", metavar="URL")
+    expected = one.add_mutually_exclusive_group()
+    expected.add_argument("--root", type=root_hash, metavar="HASH", help="the root hash that they should have")
+    expected.add_argument("--dist", metavar="DIR", help="the files that they should serve, as a build wrote them")
+
+
+def _add_mirror(commands: Any) -> None:
+    one = _command(
+        commands,
+        "mirror",
+        mirror.mirror,
+        "Serve the published code to pages of any origin, or hand it on through the network.",
+        "Every file is compared with the manifest first.",
+    )
+    one.add_argument("--dist", metavar="DIR", help="the files, as `python3 build.py build` or this command wrote them")
+    one.add_argument("--listen", type=listen_address, metavar="HOST:PORT", help="(127.0.0.1:8080)")
+    one.add_argument("--path", type=url_path, default="/", help="serve below this path (/)")
+    one.add_argument("--network", metavar="URL", help="the site whose network pages from here join (none)")
+    source = one.add_mutually_exclusive_group()
+    source.add_argument(
+        "--from",
+        dest="sources",
+        action="append",
+        default=[],
+        metavar="URL",
+        help="first fetch the version in --root from this site into --dist; may be given several times",
+    )
+    source.add_argument("--get", dest="link", metavar="LINK", help="first fetch it by a share link, through circuits")
+    source.add_argument("--share", action="store_true", help="serve nothing here: offer it through the network")
+    one.add_argument("--root", type=root_hash, metavar="HASH", help="the root hash that it must have")
+    one.add_argument("--fetch-only", action="store_true", help="end once it is fetched")
+    one.add_argument(
+        "--wait", type=seconds, default=600, help="--get: give up after so many seconds without a byte (600; 0: never)"
+    )
+    _add_site(one)
+    one.add_argument("--data", metavar="DIR", help="where links and unfinished files are kept")
+
+
+def _add_release(commands: Any) -> None:
+    help = "Sign a build, check who signed it, make a key."
+    steps = commands.add_parser("release", help=help, description=help)
+    steps = steps.add_subparsers(title="steps", metavar="STEP", required=True, parser_class=_Parser)
+    one = _command(
+        steps,
+        "sign",
+        release.release_sign,
+        "Add one signature to the record of this build's release, and its line to the log.",
+        "Several people run it in turn, each with a build of their own.",
+        runs_node=False,
+    )
+    one.add_argument("--key", required=True, metavar="FILE", help="a secret key of minisign's")
+    one.add_argument("--dist", metavar="DIR", help="the build")
+    one.add_argument(
+        "--log",
+        default=release.DEFAULT_LOG,
+        metavar="FILE",
+        help=f"the log of releases ({release.DEFAULT_LOG}); the record lies beside it",
+    )
+    one = _command(
+        steps, "check", release.release_check, "Say who signed a build, and whether that is enough.", runs_node=False
+    )
+    one.add_argument("--dist", metavar="DIR", help="the build, with release.json and releases.txt")
+    one.add_argument("--after", metavar="DIR", help="judge as somebody does who runs this earlier build")
+    one = _command(steps, "keygen", release.release_keygen, "Make a key pair, as `minisign -G` does.", runs_node=False)
+    one.add_argument("file", metavar="FILE", help="for the secret key; the public one goes to FILE.pub")
+    one.add_argument("--no-password", action="store_true", help="for tests, and for keys that lie encrypted already")
 
 
 def _version() -> str:

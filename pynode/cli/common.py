@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import fcntl
 import os
+import re
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ from pynode import logs
 from pynode.cli.output import CliError
 from pynode.config import Config, ConfigError, check_identity, check_listen, check_stun, check_url, is_host_name, load
 from pynode.origins import origin
+from pynode.published.manifest import is_digest
 
 JOIN_TIMEOUT = 30.0
 """Seconds until a list of nodes must have come."""
@@ -83,7 +85,21 @@ def _host_name(text: str) -> str:
     return text
 
 
+def _root_hash(text: str) -> str:
+    if not is_digest(text.lower()):
+        raise ValueError("a root hash: 64 hexadecimal digits")
+    return text.lower()
+
+
+def _url_path(text: str) -> str:
+    if re.fullmatch(r"/(?:[A-Za-z0-9_-][A-Za-z0-9._-]*/)*", path := text.rstrip("/") + "/") is None:
+        raise ValueError('a path such as "/convergence/"')
+    return path
+
+
 listen_address = _type(check_listen)
+root_hash = _type(_root_hash)
+url_path = _type(_url_path)
 ws_address = _type(check_url)
 identity = _type(check_identity)
 stun_server = _type(check_stun)

@@ -18,6 +18,7 @@ from convergence.errors import ParseError
 from convergence.wire.facilitator import check_ws_url
 from pynode.app import Network
 from pynode.cli.output import CliError, shown
+from pynode.config import MAX_STUN, check_stun
 from pynode.transports.websocket import network_reason
 
 DEFAULT_SITE = "http://127.0.0.1:8000/"
@@ -49,14 +50,34 @@ def site_address(text: str) -> str:
 
 async def find_network(site: str) -> Network:
     """The network that a site belongs to. Raises CliError."""
+    return _network(site, await _get_json(site, "network.json"))
+
+
+async def network_document(site: str) -> dict[str, Any]:
+    """A site's network.json as another site may serve it: the facilitator's address with its host. Raises CliError."""
     answer = await _get_json(site, "network.json")
+    network = _network(site, answer)
+    assert network.identity is not None
+    path = "http" + network.facilitator.removeprefix("ws")
+    document: dict[str, Any] = {"facilitator": {"identity": network.identity.hex(), "path": path}}
+    try:
+        document["site"] = shown(str(answer.get("site", "Convergence")))
+        if "rtc" in answer:
+            document["rtc"] = {"stun": [check_stun(server) for server in answer["rtc"]["stun"][:MAX_STUN]]}
+    except (KeyError, TypeError, ValueError):
+        raise CliError(_not_a_site(site)) from None
+    return document
+
+
+def _network(site: str, answer: Mapping[str, Any]) -> Network:
     try:
         facilitator = answer["facilitator"]
         identity = bytes.fromhex(facilitator["identity"])
         url = urljoin(site, facilitator["path"])
         url = "ws" + url.removeprefix("http")
         check_ws_url(url)
-        if len(identity) != 32 or "ws" + urlsplit(site).scheme[4:] != urlsplit(url).scheme:
+        # What came by https goes on with TLS; a mirror without it may name a facilitator that has it.
+        if len(identity) != 32 or (urlsplit(site).scheme == "https" and not url.startswith("wss:")):
             raise ValueError
     except (KeyError, TypeError, ValueError, ParseError):
         raise CliError(_not_a_site(site)) from None

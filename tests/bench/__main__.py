@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-BENCHES = ("relay", "client", "splice", "memory", "cli", "browser", "rtc")
+BENCHES = ("relay", "client", "splice", "memory", "cli", "browser", "rtc", "size")
 IN_NAMESPACE = ("rtc",)
 DEFAULT_JSON = ROOT / "dist" / "bench.json"
 

@@ -19,6 +19,8 @@ from typing import Any
 
 from playwright.sync_api import Page
 
+from pynode.published.manifest import Manifest
+
 ROOT = Path(__file__).parent.parent.parent
 WEB = ROOT / "web"
 # The strictest policy under which the page must work; sites may send a laxer one.
@@ -26,6 +28,8 @@ POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; worker-src 'self'; "
     "base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'; trusted-types convergence"
 )
+UNKEPT = "Object.defineProperty(Navigator.prototype, 'serviceWorker', { value: undefined })"
+"""A browser without service workers: for tests that are not about them, as those of test_service_worker.py are."""
 LINK = "A" * 43 + "." + "B" * 42 + "A"
 HOSTILE = '../../<img src=x onerror="document.title=1">\u202egnp.exe\n' + "x" * 5000 + ".txt"
 CIRCUITS = [
@@ -72,6 +76,8 @@ def served(folder: Path) -> Iterator[str]:
     subprocess.run([*map(str, bundler), f"--outfile={folder / 'main.js'}"], check=True)
     (folder / "worker").mkdir()
     shutil.copy(Path(__file__).parent / "page" / "worker.js", folder / "worker")
+    files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    (folder / "manifest.json").write_bytes(Manifest.of(files, "0.1.0").encode())
     server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=folder))
     thread = threading.Thread(target=server.serve_forever)
     thread.start()

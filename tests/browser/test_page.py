@@ -15,6 +15,7 @@ from tests.browser.alone import (
     LINK,
     READY,
     SETTINGS,
+    UNKEPT,
     WEB,
     link,
     relay,
@@ -37,6 +38,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def context(chromium: Browser, site: str) -> Iterator[BrowserContext]:
     """A browser profile. Whatever a page logs as an error, or asks of another origin, fails the test."""
     context = chromium.new_context(viewport={"width": 1280, "height": 900})
+    context.add_init_script(UNKEPT)
     wrong: list[str] = []
     context.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
     context.on("weberror", lambda error: wrong.append(str(error.error)))
@@ -313,6 +315,7 @@ def test_one_node_for_all_tabs_and_another_tab_takes_over(open_page: Callable[..
 
 def test_a_worker_that_dies_is_told_in_every_tab(chromium: Browser, site: str) -> None:
     context = chromium.new_context()
+    context.add_init_script(UNKEPT)
     pages = [context.new_page() for _ in range(2)]
     for page in pages:
         page.goto(site)

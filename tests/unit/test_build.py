@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import _imp
+import ast
+import base64
+import contextlib
 import hashlib
+import html
+import importlib.metadata
 import importlib.util
 import io
 import json
@@ -13,10 +18,18 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
+from urllib.parse import unquote
 
+import brotli
 import pytest
+
+from pynode.published.manifest import Manifest
+from pynode.site import HEADERS
+from web.bundling import inventory
 
 ROOT = Path(__file__).parents[2]
 LOCK_FILES = ("package-lock.json", "requirements.txt", "requirements-dev.txt")
@@ -58,9 +71,30 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def build_copy(folder: Path, *, mtime: int, umask: int, **environment: str) -> dict[str, bytes]:
+def other_python() -> str:
+    """Another Python than this one, if the machine has any that the build runs with."""
+    versions = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+    for minor in (14, 13, 12, 11):
+        if minor != sys.version_info.minor:
+            installed = [*versions.glob(f"3.{minor}.*/bin/python3"), Path(f"/usr/bin/python3.{minor}")]
+            if found := next((path for path in installed if path.exists()), None):
+                return str(found)
+    return sys.executable
+
+
+def build_copy(
+    folder: Path,
+    *,
+    mtime: int,
+    umask: int,
+    python: str = sys.executable,
+    order: Callable[[list[str]], Any] = list,
+    **environment: str,
+) -> dict[str, bytes]:
     """Copy the tree to a folder, build it there as another machine would, and return dist/."""
-    for name in tree_files():
+    with contextlib.suppress(OSError):  # what only saves time, and what another build may be clearing up
+        shutil.copytree(build.BROTLI, folder / "build" / "brotli")
+    for name in order(tree_files()):
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / name, target)
@@ -68,7 +102,7 @@ def build_copy(folder: Path, *, mtime: int, umask: int, **environment: str) -> d
     for installed in (".venv", "node_modules"):
         (folder / installed).symlink_to(ROOT / installed)
     done = subprocess.run(
-        [sys.executable, "build.py", "build"],
+        [python, "build.py", "build"],
         cwd=folder,
         env={**os.environ, **environment},
         umask=umask,
@@ -109,7 +143,14 @@ def test_an_old_node_is_named_before_it_fails(
 def test_two_builds_of_one_tree_are_byte_identical(dist: dict[str, bytes], tmp_path: Path) -> None:
     elsewhere = tmp_path / "a much longer path, with spaces and an é"
     other = build_copy(
-        elsewhere, mtime=1_700_000_001, umask=0o077, TZ="Asia/Kolkata", LC_ALL="C.UTF-8", PYTHONHASHSEED="2"
+        elsewhere,
+        mtime=1_700_000_001,
+        umask=0o077,
+        python=other_python(),
+        order=reversed,
+        TZ="Asia/Kolkata",
+        LC_ALL="C.UTF-8",
+        PYTHONHASHSEED="2",
     )
     assert sorted(dist) == sorted(other)
     assert [name for name in dist if dist[name] != other[name]] == []
@@ -118,11 +159,16 @@ def test_two_builds_of_one_tree_are_byte_identical(dist: dict[str, bytes], tmp_p
 def test_manifest_names_every_byte_and_its_hash_is_the_root_hash(dist: dict[str, bytes]) -> None:
     manifest = json.loads(dist["manifest.json"])
     listed = {name: (entry["size"], entry["sha256"]) for name, entry in manifest["files"].items()}
-    outside = {"manifest.json", "ROOT_HASH"}
+    outside = {"manifest.json", "ROOT_HASH", "bookmarklet.html", "bookmarklet.txt"}
     assert listed == {
-        name: (len(data), hashlib.sha256(data).hexdigest()) for name, data in dist.items() if name not in outside
+        name: (len(data), hashlib.sha256(data).hexdigest())
+        for name, data in dist.items()
+        if name not in outside and not name.endswith(".br")
     }
-    assert dist["manifest.json"] == build.canonical_json(manifest)
+    assert Manifest.parse(dist["manifest.json"]).encode() == dist["manifest.json"]
+    assert manifest["format"] == 2
+    trust = json.loads((ROOT / "docs/releases/keys.json").read_bytes())
+    assert {"keys": manifest["keys"], "threshold": manifest["threshold"]} == trust
     assert dist["ROOT_HASH"].decode().strip() == hashlib.sha256(dist["manifest.json"]).hexdigest()
 
 
@@ -132,46 +178,131 @@ def test_dist_holds_what_the_browser_needs_and_no_path_of_the_machine(dist: dict
     assert json.loads(dist["pyodide/pyodide-lock.json"])["packages"] == {}
 
 
-@pytest.mark.parametrize("name, place", [("app.zip", "/app.zip"), ("pyodide/python_stdlib.zip", "/lib/python314.zip")])
-def test_bytecode_is_that_of_the_source_beside_it(dist: dict[str, bytes], name: str, place: str) -> None:
-    archive = zipfile.ZipFile(io.BytesIO(dist[name]))
-    compiled = [entry for entry in archive.namelist() if entry.endswith(".pyc")]
-    assert compiled
-    for entry in compiled:
-        source, data = entry[:-1], archive.read(entry)
-        assert data[4:8] == b"\1\0\0\0"  # PEP 552: known by a hash, which an import does not check
-        assert data[8:16] == _imp.source_hash(int.from_bytes(data[:4], "little"), archive.read(source))
-        assert f"{place}/{source}".encode() in data  # where the page has it, not this machine
+def without_docstrings(source: bytes) -> str:
+    """What a module does, and in which lines; of a string that stands alone, only where it begins."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        for attribute in ("col_offset", "end_col_offset", "end_lineno"):
+            if hasattr(node, attribute):
+                setattr(node, attribute, 0)
+        match node:
+            case ast.Expr(value=ast.Constant(value=str())):
+                node.value.value = ""
+    return ast.dump(tree, include_attributes=True)
 
 
-def test_every_module_of_the_node_has_bytecode(dist: dict[str, bytes]) -> None:
-    names = set(zipfile.ZipFile(io.BytesIO(dist["app.zip"])).namelist())
-    modules = {name for name in names if name.endswith(".py")}
-    assert {"node_host.py", "convergence/node.py", "h11/__init__.py"} <= modules
-    assert names == modules | {f"{name}c" for name in modules}
+def test_the_browsers_python_is_the_sources_without_comments_and_docstrings(dist: dict[str, bytes]) -> None:
+    archive = zipfile.ZipFile(io.BytesIO(dist["app.zip"]))
+    sources = build.python_sources()
+    assert {"node_host.py", "convergence/node.py", "h11/__init__.py"} <= set(sources)
+    assert sorted(sources) == archive.namelist()
+    for name, source in sources.items():
+        assert without_docstrings(archive.read(name)) == without_docstrings(source), name
+    assert len(dist["app.zip"]) < 0.8 * sum(map(len, sources.values()))
 
 
-def test_the_library_is_the_published_one_and_bytecode_of_what_is_loaded(dist: dict[str, bytes]) -> None:
+def test_the_library_is_the_published_one_but_for_bytecode_of_what_is_loaded(dist: dict[str, bytes]) -> None:
     library = zipfile.ZipFile(io.BytesIO(dist["pyodide/python_stdlib.zip"]))
     published = zipfile.ZipFile(ROOT / "node_modules" / "pyodide" / "python_stdlib.zip")
-    added = set(library.namelist()) - set(published.namelist())
-    assert {name: library.read(name) for name in published.namelist()} == {
-        name: published.read(name) for name in published.namelist()
-    }
-    assert {"encodings/__init__.pyc", "asyncio/base_events.pyc", "dataclasses.pyc", "ipaddress.pyc"} <= added
+    compiled = {name for name in library.namelist() if name.endswith(".pyc")}
+    assert {"encodings/__init__.pyc", "asyncio/base_events.pyc", "dataclasses.pyc", "ipaddress.pyc"} <= compiled
+    assert sorted(name.replace(".pyc", ".py") for name in library.namelist()) == sorted(published.namelist())
+    for name in set(library.namelist()) - compiled:
+        assert library.read(name) == published.read(name)
+    for name in compiled:
+        data, source = library.read(name), published.read(name[:-1])
+        assert data[4:8] == b"\1\0\0\0"  # PEP 552: known by a hash, which an import does not check
+        assert data[8:16] == _imp.source_hash(int.from_bytes(data[:4], "little"), source)
+        assert f"/lib/python314.zip/{name[:-1]}".encode() in data  # where the page has it, not this machine
 
 
-def test_a_second_build_compiles_nothing_and_a_missing_node_is_named(
+def test_packed_twins_hold_the_very_files(dist: dict[str, bytes]) -> None:
+    twins = {name: data for name, data in dist.items() if name.endswith(".br")}
+    assert {f"{name}.br" for name, data in dist.items() if len(data) > 1000 and name not in twins} <= set(twins)
+    for name, data in twins.items():
+        assert brotli.decompress(data) == dist[name.removesuffix(".br")]
+        assert len(data) < len(dist[name.removesuffix(".br")])
+
+
+def test_all_files_take_less_than_7_mb_of_the_wire(dist: dict[str, bytes]) -> None:
+    listed = json.loads(dist["manifest.json"])["files"]
+    assert sum(len(dist.get(f"{name}.br", dist[name])) for name in (*listed, "manifest.json")) < 7_000_000
+
+
+def test_the_page_says_its_policy_and_the_hashes_of_what_it_includes(dist: dict[str, bytes]) -> None:
+    page = dist["index.html"].decode()
+    in_page = HEADERS["Content-Security-Policy"].replace(" frame-ancestors 'none';", "")  # which a page cannot say
+    meta = f'<meta http-equiv="Content-Security-Policy" content="{in_page}">'
+    assert 0 < page.index(meta) < page.index("<title>")
+    for name, tag in (("style.css", 'link rel="stylesheet" href'), ("main.js", 'script type="module" src')):
+        digest = base64.b64encode(hashlib.sha384(dist[name]).digest()).decode()
+        assert f'<{tag}="{name}" integrity="sha384-{digest}">' in page
+    assert page.count("<script") == page.count("stylesheet") == 1
+    assert "integrity" not in dist["open.html"].decode()
+
+
+def test_the_service_worker_is_named_by_its_content(dist: dict[str, bytes]) -> None:
+    [name] = [name for name in dist if re.fullmatch(r"sw-[0-9a-f]{16}\.js", name)]
+    assert name == f"sw-{hashlib.sha256(dist[name]).hexdigest()[:16]}.js"
+    assert "sw.js" not in dist
+
+
+def test_the_bookmarklet_is_a_literal_that_holds_the_root_hash(dist: dict[str, bytes]) -> None:
+    address = dist["bookmarklet.txt"].decode().removesuffix("\n")
+    assert re.fullmatch(r"javascript:%22[!-~]*%22", address) and "#" not in address
+    document = json.loads(unquote(address.removeprefix("javascript:")))
+    root = dist["ROOT_HASH"].decode().strip()
+    assert root in document and "{{" not in document
+    assert document.count("</script>") == 2 and document.startswith("<!doctype html>")
+    offer = dist["bookmarklet.html"].decode()
+    assert root in offer and html.escape(address) in offer
+
+
+def test_a_bookmarklet_carries_mirrors_as_data() -> None:
+    document = "<p>{{LINKS}}</p><script>go('{{ROOT}}', {{MIRRORS}}, {{NETWORK}}); {{LOADER}}</script>"
+    mirrors = ["https://a.example/x/", 'http://b.example/</script>"/']
+    made = json.loads(unquote(build.bookmarklet(document, "run()\n", "ab" * 32, mirrors).removeprefix("javascript:")))
+    assert made.count("</script>") == 1 and made.endswith("run()</script>")
+    listed = re.search(r"go\('(\w+)', (\[.*\]), null\)", made)
+    assert listed and listed[1] == "ab" * 32 and json.loads(listed[2]) == mirrors
+    assert '<li><a href="https://a.example/x/open.html">https://a.example/x/open.html</a></li>' in made
+    with pytest.raises(ValueError, match="script element"):
+        build.bookmarklet(document, "'</Script>'", "ab" * 32, [])
+
+
+@pytest.mark.parametrize(
+    ("line", "index", "fits"), [("0.1.0 {root}", 1, True), ("0.1.0 {root}", 0, False), ("0.1.0 " + "0" * 64, 1, False)]
+)
+def test_a_releases_proof_is_added_to_the_very_build_that_was_released(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, line: str, index: int, fits: bool
+) -> None:
+    root = "ab" * 32
+    monkeypatch.setattr(build, "RELEASES", tmp_path)
+    assert build.release_files("0.1.0", root) == {}
+    log, record = f"0.0.9 {'cd' * 32}\n{line.format(root=root)}\n", json.dumps({"format": 1, "index": index})
+    (tmp_path / "log.txt").write_text(log)
+    (tmp_path / "0.1.0.json").write_text(record)
+    files = {"release.json": record.encode(), "releases.txt": log.encode()} if fits else {}
+    assert build.release_files("0.1.0", root) == files
+
+
+def test_a_second_build_compiles_nothing_that_is_intact_and_a_missing_node_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(build, "BYTECODE", tmp_path)
     sources = build.python_sources()
-    first = build.with_bytecode(sources)
+    first = build.precompiled(sources)
     monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
-    assert build.with_bytecode(sources) == first
+    assert build.precompiled(sources) == first
     for _ in range(2):  # what failed leaves nothing that the next run takes for done
         with pytest.raises(build.BuildError, match="Install Node.js"):
-            build.with_bytecode({**sources, "new.py": b"pass\n"})
+            build.precompiled({**sources, "new.py": b"pass\n"})
+    monkeypatch.undo()
+    monkeypatch.setattr(build, "BYTECODE", tmp_path)
+    assert build.precompiled(sources) == first
+    with (tmp_path / "python_stdlib.zip").open("ab") as file:
+        file.write(b"changed")
+    assert build.precompiled(sources) == first
 
 
 def test_a_missing_source_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -282,6 +413,93 @@ def test_every_npm_package_is_pinned_with_a_hash() -> None:
     assert [name for name, entry in packages.items() if name and "integrity" not in entry] == []
 
 
+def test_the_bill_of_materials_names_all_that_others_wrote(dist: dict[str, bytes]) -> None:
+    bill = json.loads(dist["sbom.json"])
+    assert (bill["bomFormat"], bill["specVersion"], bill["version"]) == ("CycloneDX", "1.6", 1)
+    assert bill["metadata"]["component"]["name"] == "convergence" and "timestamp" not in bill["metadata"]
+    parts = {part["name"]: part for part in bill["components"]}
+    assert len(parts) == len({part["bom-ref"] for part in bill["components"]}) == len(bill["components"])
+    lengths = {"SHA-256": 64, "SHA-512": 128}
+    for part in parts.values():
+        assert {"type", "bom-ref", "name", "version", "licenses", "purl"} <= set(part)
+        assert part["purl"].startswith("pkg:") and part["purl"].endswith(f"@{part['version']}")
+        assert part["licenses"][0]["expression"]
+        for digest in part.get("hashes", []):
+            assert re.fullmatch(r"[0-9a-f]+", digest["content"]) and len(digest["content"]) == lengths[digest["alg"]]
+    assert parts["@noble/ciphers"]["purl"].startswith("pkg:npm/%40noble/ciphers@")
+    assert {"libsodium-wrappers", "pyodide", "uqr", "h11", "cryptography", "aiohttp"} <= set(parts)
+    assert "esbuild" not in parts and "pytest" not in parts
+    said = re.findall(r"^(\S+) (\S+), licence (.+)$", dist["LICENSES.txt"].decode(), flags=re.MULTILINE)
+    assert said
+    for name, version, licence in said:
+        assert (parts[name]["version"], parts[name]["licenses"]) == (version, [{"expression": licence}])
+    locked = json.loads((ROOT / "package-lock.json").read_bytes())["packages"]["node_modules/pyodide"]["integrity"]
+    assert parts["pyodide"]["hashes"][0]["content"] == base64.b64decode(locked.removeprefix("sha512-")).hex()
+    h11 = (ROOT / "requirements.txt").read_text().partition("\nh11==")[2].partition("\n    #")[0]
+    assert [digest["content"] for digest in parts["h11"]["hashes"]] == sorted(re.findall(r"sha256:(\w+)", h11))
+
+
+def test_licences_are_those_that_the_installed_packages_name() -> None:
+    for name, licence in inventory.PYTHON_LICENCES.items():
+        try:
+            said = importlib.metadata.metadata(name)["License-Expression"]
+        except importlib.metadata.PackageNotFoundError:
+            continue  # not for this machine
+        assert said in (None, licence), name
+
+
+def test_a_changed_npm_package_is_installed_anew_or_stops_the_build(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(build, "NODE_MODULES", tmp_path / "node_modules")
+    shutil.copytree(ROOT / "node_modules", build.NODE_MODULES, symlinks=True)
+    install(tmp_path, "npm")
+    (tmp_path / "npm").write_text("#!/bin/sh\nexit 3\n")
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    build.ensure_node()
+    assert capsys.readouterr().out == ""
+    stamp = build.NODE_MODULES / ".convergence-lock"
+    for name in (build.NODE_MODULES / "uqr" / "package.json", build.esbuild()):
+        before, recorded = name.read_bytes(), stamp.read_bytes()
+        name.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
+        for _ in range(2):  # what failed is not taken for done
+            with pytest.raises(build.BuildError, match="npm ended with exit code 3"):
+                build.ensure_node()
+            assert "not what was installed" in capsys.readouterr().out
+        name.write_bytes(before)
+        stamp.write_bytes(recorded)
+        build.ensure_node()
+
+
+def test_a_changed_python_package_is_installed_anew_or_stops_the_build(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: list[tuple[str, ...]] = []
+    site = tmp_path / "lib" / "python3.11" / "site-packages"
+    for folder in build.bundled_folders():
+        shutil.copytree(folder, site / folder.name)
+    monkeypatch.setattr(build, "VENV", tmp_path)
+    (tmp_path / ".convergence-runtime").write_text(build.digest_of(["requirements.txt"]))
+    (tmp_path / ".convergence-bundled").write_text(build.installed_python())
+
+    def pip_install(*arguments: str) -> None:
+        asked.append(arguments)
+        assert not (site / "h11").exists()  # or pip would leave it as it is
+        raise build.BuildError("the network is down")
+
+    monkeypatch.setattr(build, "pip_install", pip_install)
+    build.ensure_python(dev=False)
+    (site / "h11" / "__pycache__").mkdir(exist_ok=True)
+    (site / "h11" / "__pycache__" / "new.pyc").write_bytes(b"")
+    build.ensure_python(dev=False)
+    assert asked == []
+    (site / "h11" / "_util.py").write_text("print('someone else')")
+    for _ in range(2):
+        with pytest.raises(build.BuildError, match="the network is down"):
+            build.ensure_python(dev=False)
+    assert asked == [("--require-hashes", "-r", "requirements.txt")] * 2
+
+
 @pytest.fixture
 def apt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[list[str]]:
     """Nothing is, and apt-get cannot be had here: the commands that it would have been given."""
@@ -304,7 +522,9 @@ def test_what_cannot_be_installed_is_named(
 ) -> None:
     install(tmp_path, "apt-get")
     monkeypatch.setattr(build.os, "geteuid", lambda: 1000)
-    with pytest.raises(build.BuildError, match="apt-get install chromium firefox-esr iproute2 iptables coturn"):
+    with pytest.raises(
+        build.BuildError, match="apt-get install chromium firefox-esr iproute2 iptables coturn minisign"
+    ):
         build.ensure_test_programs()
     assert apt == []
 
@@ -312,7 +532,7 @@ def test_what_cannot_be_installed_is_named(
 def test_only_what_the_tests_lack_is_installed(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, apt: list[list[str]]
 ) -> None:
-    install(tmp_path, "apt-get", "chromium", "firefox-esr", "turnserver")
+    install(tmp_path, "apt-get", "chromium", "firefox-esr", "turnserver", "minisign")
     install(tmp_path / "system", "ip")  # which is not in PATH
     monkeypatch.setattr(build.os, "geteuid", lambda: 0)
     build.ensure_test_programs()

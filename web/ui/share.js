@@ -48,8 +48,8 @@ export function shareCard(command) {
   return { update: (shares) => keepList(byId("shares"), shares, (item) => shareView(item, command)) };
 }
 
-/** The whole link for the part that the node knows. */
-const fullLink = (link) => `${location.origin}${location.pathname}#${link}`;
+/** The whole link for the part that the node knows: it leads to the site, not to the empty page for bookmarks. */
+const fullLink = (link) => new URL(`./#${link}`, globalThis.convergence?.site ?? location.href).href;
 
 function shareView(first, command) {
   const name = el("bdi", { class: "item-name" }, shownName(first.name));

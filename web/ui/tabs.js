@@ -14,13 +14,15 @@ const CHANNEL = "convergence-tabs";
 
 /**
  * @param {object} options
+ * @param {boolean} [options.alone] Say nothing to other tabs and hear nothing; fail when one of them runs a node.
+ * @param {Promise<void>} [options.until] Before it resolves, this tab does not lead.
  * @param {() => Worker} options.startWorker Called once, if and when this tab leads.
  * @param {(state: object) => void} options.onState Each new state of the node.
  * @param {(role: "leader"|"guest") => void} options.onRole
  * @returns {{command: (name: string, args?: object) => Promise<any>}} `command` rejects with an Error for people to read.
  */
-export function joinNode({ startWorker, onState, onRole }) {
-  const channel = new BroadcastChannel(CHANNEL);
+export function joinNode({ alone = false, until = Promise.resolve(), startWorker, onState, onRole }) {
+  const channel = alone ? { postMessage() {} } : new BroadcastChannel(CHANNEL);
   const tab = crypto.randomUUID();
   /** @type {Map<string, {message: object, resolve: Function, reject: Function}>} */
   const pending = new Map();
@@ -85,7 +87,8 @@ export function joinNode({ startWorker, onState, onRole }) {
   };
 
   channel.postMessage({ type: "hello" });
-  navigator.locks.request(LOCK, lead);
+  const busy = "Another tab of this site runs a node already. Close it, then start this page again.";
+  until.then(() => navigator.locks.request(LOCK, { ifAvailable: alone }, (lock) => (lock ? lead() : show({ ready: false, failed: busy }))));
 
   return {
     command(name, args = {}) {

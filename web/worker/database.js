@@ -95,6 +95,9 @@ export async function openDatabase(answer) {
       }
     },
 
+    /** @returns {Promise<{quota: number, usage: number}>} bytes that this site may store, and stores */
+    estimate: () => navigator.storage.estimate(),
+
     /**
      * Puts a file together from its pieces without holding it in memory: the browser keeps Blobs on disk.
      * @param {Uint8Array} root Prefix of the pieces' keys. @param {number} size Of the whole, in bytes.

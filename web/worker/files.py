@@ -12,7 +12,6 @@ from collections.abc import AsyncIterator, Callable
 from itertools import count
 from typing import Any
 
-from js import navigator
 from pyodide.ffi import JsException, to_js
 from storage import IndexedDbStorage
 
@@ -134,7 +133,7 @@ class FileStore:
             raise LocalError(failure.message)
 
     async def _check_room(self, size: int) -> None:
-        estimate = await navigator.storage.estimate()
+        estimate = await self._database.estimate()
         free = estimate.quota - estimate.usage
         if size + ROOM_LEFT > free:
             raise LocalError(

@@ -3,15 +3,17 @@
  *
  * Does: load Pyodide and, beside it, the node's Python, the network's description and the cryptography; lend Python the
  * browser's channels, database and timer; pass commands in and states out.
- * Does not: know the protocol, or touch the page. Everything comes from this page's own origin.
+ * Does not: know the protocol, or touch the page. Everything comes from this page's own origin, or was verified before.
  */
 
-import { loadPyodide } from "../pyodide/pyodide.mjs";
+import { assets } from "../code/assets.js";
 import { createChannels } from "./channels.js";
 import { createCrypto } from "./crypto.js";
 import { openDatabase } from "./database.js";
+import { dropSnapshots, keepSnapshot, keptSnapshot } from "./snapshot.js";
 
-const site = new URL("../", self.location.href);
+const SETTLED_MS = 5000; // after the start, until the snapshot is written: the node's first circuits come first
+
 const waiting = []; // commands that came before the node could take them
 let host = null;
 const listener = {}; // filled in by Python before anything is asked of channels or database
@@ -19,9 +21,11 @@ const relayed = new Proxy({}, { get: (_, name) => (...values) => guard(() => lis
 let take = (message) => (host ? command(message) : waiting.push(message));
 
 /**
- * The page's first message: `port` to its bridge for WebRTC, or null, and what the node may do for others. Later ones are
- * commands, and "moved": this machine is on another network.
- * @type {Promise<{port: MessagePort|null, settings: object, onMetered: boolean}>}
+ * The page's first message: `port` to its bridge for WebRTC, or null; where the code is (`files` as for code/assets.js) and
+ * which `network` to join, null for the site's, and the `root` hash that a snapshot may be kept for; what the node may do
+ * for others. Later ones are commands, and "moved": this machine is on another network.
+ * @type {Promise<{port: MessagePort|null, code: {site: string, files: object|null, network: object|null, root: string},
+ *   settings: object, onMetered: boolean}>}
  */
 const told = new Promise((resolve) => {
   self.onmessage = ({ data }) => {
@@ -41,19 +45,18 @@ start().catch((error) => {
 
 async function start() {
   phase(5, "Loading Python and the program");
-  const [pyodide, code, network, primitives, database, { port, settings, onMetered }] = await Promise.all([
-    loadPyodide({ indexURL: new URL("pyodide/", site).href, checkAPIVersion: true }).then((loaded) => {
+  const { port, code: { site, files, network: given, root }, settings, onMetered } = await told;
+  const asset = assets(site, files);
+  const [{ pyodide, snapshot }, network, primitives, database] = await Promise.all([
+    loadPython(asset, site, root).then((loaded) => {
       phase(60, "Python runs; loading the node");
       return loaded;
     }),
-    loadCode(),
-    fetched("network.json", (answer) => answer.json()),
+    given ?? fetched(new URL("network.json", site), (answer) => answer.json()),
     createCrypto(),
     openDatabase(relayed.answered),
-    told,
   ]);
   const rtc = port && network.rtc ? { port, stun: network.rtc.stun } : null;
-  pyodide.FS.writeFile("/app.zip", code); // Python imports straight from it: nothing is unpacked
   pyodide.registerJsModule("convergence_platform", primitives);
   pyodide.registerJsModule("convergence_shell", {
     listener, database, network, post,
@@ -62,39 +65,61 @@ async function start() {
     settings: { settings, onMetered },
     timer: createTimer(relayed.tick),
     body: () => createBody(),
-    site: site.href,
+    site,
     opened: performance.timeOrigin,
   });
-  const boot = pyodide.runPython(`
-    import sys
-    sys.path.insert(0, "/app.zip")
-    import node_host
-    node_host
-  `);
+  const boot = pyodide.pyimport("node_host");
   phase(75, "Looking for the network");
   host = await boot.start();
   boot.destroy();
   waiting.splice(0).forEach(command);
+  if (snapshot) setTimeout(() => keepSnapshot(site, root, snapshot).catch((error) => console.warn(error.message)), SETTLED_MS);
+}
+
+/**
+ * Python with the program imported, out of a snapshot where one is kept for this root hash.
+ * @param {string} root "" where the origin's storage is not to be trusted with a snapshot.
+ * @returns {Promise<{pyodide: object, snapshot: Uint8Array|null}>} `snapshot`: one that is not kept yet
+ */
+async function loadPython(asset, site, root) {
+  const [code, kept] = await Promise.all([loadCode(asset), root ? keptSnapshot(site, root) : null]);
+  const restored = kept && (await loadPyodide(asset, site, { _loadSnapshot: kept }).catch(() => dropSnapshots(site)));
+  const pyodide = restored || (await loadPyodide(asset, site, { _makeSnapshot: Boolean(root) }));
+  pyodide.FS.writeFile("/app.zip", code); // Python imports straight from it: nothing is unpacked
+  if (restored) {
+    pyodide.runPython("import random; random.seed()"); // else it would give the same numbers after every start
+    return { pyodide, snapshot: null };
+  }
+  pyodide.runPython(`
+    import sys
+    sys.path.insert(0, "/app.zip")
+    import preload
+  `);
+  return { pyodide, snapshot: root ? pyodide.makeMemorySnapshot() : null };
+}
+
+/** Pyodide from our own files, each at the address that it has here. */
+async function loadPyodide(asset, site, options) {
+  self.importScripts = undefined; // Pyodide tries it, to see that this is a module's worker: Trusted Types would report that
+  const module = await import(asset("pyodide/pyodide.mjs"));
+  return module.loadPyodide({
+    ...options,
+    // Pyodide puts the name of its WebAssembly behind this; as a fragment, it changes nothing.
+    indexURL: `${asset("pyodide/pyodide.asm.wasm")}#/`,
+    createPyodideModule: import(asset("pyodide/pyodide.asm.mjs")).then((module) => module.default),
+    stdLibURL: asset("pyodide/python_stdlib.zip"),
+    lockFileContents: fetched(asset("pyodide/pyodide-lock.json"), (answer) => answer.json()),
+    packageBaseUrl: site, // it lists no packages; without this, Pyodide would name another origin for them
+    checkAPIVersion: true,
+  });
 }
 
 /** @returns {Promise<Uint8Array>} the archive with the node's Python, sources and bytecode */
-async function loadCode() {
-  const [{ files }, bytes] = await Promise.all([
-    fetched("manifest.json", (answer) => answer.json()),
-    fetched("app.zip", (answer) => answer.arrayBuffer()),
-  ]);
-  if ((await sha256(bytes)) !== files["app.zip"].sha256) throw new Error("app.zip is not the file that the site's list names");
-  return new Uint8Array(bytes);
-}
+const loadCode = async (asset) => new Uint8Array(await fetched(asset("app.zip"), (answer) => answer.arrayBuffer()));
 
-async function sha256(bytes) {
-  const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", bytes));
-  return Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("");
-}
-
-async function fetched(name, read) {
-  const answer = await fetch(new URL(name, site)).catch(() => null);
-  if (!answer?.ok) throw new Error(`the site did not give ${name} (${answer ? answer.status : "no answer"})`);
+async function fetched(address, read) {
+  const answer = await fetch(address).catch(() => null);
+  if (!answer?.ok) throw new Error(`the site did not give ${address} (${answer ? answer.status : "no answer"})`);
   return read(answer);
 }
 

@@ -151,7 +151,7 @@ def test_the_page_about_the_command_line_shows_the_example_and_every_command() -
     root = Path(__file__).parents[3]
     page = (root / "docs" / "cli.md").read_text()
     assert f"```toml\n{write_example().rstrip()}\n```\n" in page
-    for command in ("up", "share", "get", "fetch", "status", "relay", "facilitator"):
+    for command in ("up", "share", "get", "fetch", "status", "relay", "facilitator", "verify", "mirror", "release"):
         assert f"`convergence {command}" in page
     assert "docs/cli.md" in (root / "README.md").read_text()
 

@@ -14,16 +14,18 @@ from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
+import brotli
 import pytest
 from aiohttp import web
 
 from convergence.effects import DescriptionKind, Protocol
 from pynode import site as module
 from pynode.origins import Origins
-from pynode.site import HEADERS, FacilitatorSockets, Site, make_app
+from pynode.site import BOOKMARK_POLICY, HEADERS, FacilitatorSockets, Site, make_app
 from pynode.transports.websocket import MAX_MESSAGE, ORIGIN_TEXT, WebSocketTransport
 from tests.unit.pynode.toy import attach, run
 
+ROOT = Path(__file__).parents[3]
 IDENTITY = bytes(range(32))
 PING = b"\x89\x80" + bytes(4)
 UPGRADE = (
@@ -40,6 +42,7 @@ def dist(tmp_path: Path) -> Path:
     for name in ("index.html", "app.mjs", "worker.js", "core.wasm", "a.css", "py/app.whl", "noending", "x.JSON"):
         (folder / name).write_text(f"this is {name}")
     (folder / "app.mjs.gz").write_bytes(gzip.compress(b"packed", mtime=0))
+    (folder / "a.css.br").write_bytes(brotli.compress(b"packed"))
     (folder / "link.txt").symlink_to(tmp_path / "secret.txt")
     (folder / "up").symlink_to(tmp_path)
     return folder
@@ -107,6 +110,26 @@ def test_the_page_is_isolated_and_loads_nothing_from_elsewhere() -> None:
     assert HEADERS["Server"] == "Convergence"
 
 
+def test_the_page_for_bookmarks_lets_nothing_in_but_what_is_put_in_its_place(tmp_path: Path) -> None:
+    page = (ROOT / "web" / "open.html").read_text(encoding="utf-8")
+    in_page = BOOKMARK_POLICY.removesuffix("; frame-ancestors 'none'")  # for sites that send no headers
+    assert f'<meta http-equiv="Content-Security-Policy" content="{in_page}">' in page
+    assert "<script" not in page and " src=" not in page
+    assert page.count(" href=") == page.count(' href="data:,"') == 1
+    for name in ("index.html", "open.html"):
+        (tmp_path / name).write_text(page)
+
+    async def test() -> None:
+        server = await serving(tmp_path)
+        for target, policy in (("/open.html", BOOKMARK_POLICY), ("/", HEADERS["Content-Security-Policy"])):
+            _, headers, _ = await get(server.port, target)
+            expected = HEADERS | {"Content-Security-Policy": policy}
+            assert {name: headers[name.lower()] for name in HEADERS} == expected
+        await server.site.close()
+
+    run(test)
+
+
 def test_unchanged_files_packed_twins_and_ranges(dist: Path) -> None:
     async def test() -> None:
         server = await serving(dist)
@@ -117,6 +140,9 @@ def test_unchanged_files_packed_twins_and_ranges(dist: Path) -> None:
         assert headers["content-encoding"] == "gzip" and gzip.decompress(body) == b"packed"
         assert headers["content-type"] == "text/javascript; charset=utf-8"
         assert "accept-encoding" in headers["vary"].lower()
+        status, headers, body = await get(server.port, "/a.css", "Accept-Encoding: gzip, deflate, br")
+        assert headers["content-encoding"] == "br" and brotli.decompress(body) == b"packed"
+        assert headers["content-type"] == "text/css; charset=utf-8"
         status, _, body = await get(server.port, "/app.mjs", "Range: bytes=0-3")
         assert (status, body) == (206, b"this")
         status, headers, body = await get(server.port, "/app.mjs", method="HEAD")

@@ -1,0 +1,69 @@
+"""Everything published in one file, to be handed on through the network.
+
+Does: put a manifest, what lies beside it and its files one after the other, so that equal files give equal bytes; take
+them out again, each verified.
+Does not: have names or lengths of its own to be believed: the manifest, and so the root hash, says what follows.
+
+    magic (16 bytes) | length (4) and bytes of manifest.json, release.json, releases.txt | files, by their names
+
+Lengths are big-endian; 0 stands for a document that is not there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import BinaryIO
+
+from pynode.published.folder import BESIDE, MANIFEST
+from pynode.published.manifest import Entry, Manifest, Refused
+
+MAGIC = b"convergence-1\r\n\n"
+LENGTH = 4
+
+
+def archive_name(manifest: Manifest) -> str:
+    """What the file is called."""
+    return f"convergence-{manifest.version}-{manifest.root[:16]}.code"
+
+
+def pack(folder: Path, manifest: Manifest, target: BinaryIO) -> None:
+    """`folder` must have been compared with the manifest. Raises OSError."""
+    target.write(MAGIC)
+    for name in BESIDE:
+        path = folder / name
+        data = path.read_bytes() if path.is_file() else b""
+        target.write(len(data).to_bytes(LENGTH, "big") + data)
+    for name in sorted(manifest.files):
+        target.write((folder / name).read_bytes())
+
+
+def take_out(source: BinaryIO, root: str) -> dict[str, bytes]:
+    """The files of the manifest with this root hash, and what lies beside them.
+
+    Raises:
+        Refused: it is of another version, or a byte differs.
+        OSError: it cannot be read.
+    """
+    if source.read(len(MAGIC)) != MAGIC:
+        raise Refused("this is no archive of Convergence's code")
+    files = {}
+    for name, limit in BESIDE.items():
+        length = int.from_bytes(source.read(LENGTH), "big")
+        if length > limit:
+            raise Refused(f"{name} in the archive is too long")
+        if length:
+            files[name] = source.read(length)
+    found = hashlib.sha256(files.get(MANIFEST, b"")).hexdigest()
+    if found != root:
+        raise Refused(f"the archive is of another version, with root hash {found}")
+    manifest = Manifest.parse(files[MANIFEST])
+    for name in sorted(manifest.files):
+        entry = manifest.files[name]
+        data = source.read(entry.size)
+        if Entry.of(data) != entry:
+            raise Refused(f"{name} in the archive differs from the list of files")
+        files[name] = data
+    if source.read(1):
+        raise Refused("the archive goes on after its last file")
+    return files

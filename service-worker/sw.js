@@ -1,0 +1,146 @@
+/**
+ * The service worker: this site's code, as it was when it was accepted, whatever the site serves by now.
+ *
+ * Does: answer GETs in its scope from the accepted version, with the site's security headers; let the site's few documents
+ * that change through; take its pages' messages.
+ * Does not: run the node, see WebSockets or WebRTC, or protect itself: a browser lets a site replace its worker, see
+ * docs/threat-model.md.
+ *
+ * A message is `{type, ...}` with a port for answers: `{type: "progress", done, total}` (bytes) any number of times, then
+ * `{type: "done", value}` or `{type: "refused", message}`. To all pages: `{type: "written"}`, `{type: "mended", names}`,
+ * `{type: "refused", message}`, `{type: "switched", root}`.
+ */
+
+import { Refused } from "../web/code/manifest.js";
+import * as code from "./code.js";
+import { headersOf } from "./headers.js";
+import { keepDocument, keptDocument } from "./store.js";
+
+const NETWORK_WAIT = 10_000; // ms until the network's description of the last time is good enough
+const MAX_NETWORK = 64 * 1024; // bytes of network.json
+const DIGEST = /^[0-9a-f]{64}$/;
+const scope = self.registration.scope;
+/** What a site says anew each time: from itself. */
+const FROM_SITE = new Set(["manifest.json", "release.json", "releases.txt"]);
+const BOOKMARK = new Set(["bookmarklet.html", "bookmarklet.txt"]);
+
+self.addEventListener("install", () => self.skipWaiting()); // a page registers a worker only when its code is to run now
+self.addEventListener("activate", (event) => event.waitUntil(self.clients.claim()));
+
+self.addEventListener("fetch", (event) => {
+  const { method, url } = event.request;
+  if (method !== "GET" || !url.startsWith(scope)) return;
+  const name = new URL(url).pathname.slice(new URL(scope).pathname.length) || "index.html";
+  if (FROM_SITE.has(name)) return;
+  event.respondWith(answer(event, name));
+});
+
+/** @param {FetchEvent} event @param {string} name of the file in its scope */
+async function answer(event, name) {
+  try {
+    const stage = await code.stage();
+    if (await forBookmark(event)) return await fetch(event.request);
+    if (stage === "none") {
+      if (code.isNodes(name)) throw new Refused("No version was verified here. Reload the page.");
+      return await fetch(event.request);
+    }
+    if (name === "network.json") return await network();
+    if (BOOKMARK.has(name)) return await powerless(event.request, name);
+    if (stage === "arriving") {
+      const bytes = await code.fileArriving(name);
+      if (bytes) return new Response(bytes, { headers: headersOf(name) });
+      return code.isNodes(name) ? nothing() : await fetch(event.request);
+    }
+    if (!code.has(name)) return nothing();
+    const before = code.mended.size;
+    const bytes = await code.fileOf(name);
+    if (code.mended.size > before) event.waitUntil(tell({ type: "mended", names: [...code.mended] }));
+    return new Response(bytes, { headers: headersOf(name) });
+  } catch (error) {
+    if (!(error instanceof Refused)) throw error;
+    event.waitUntil(tell({ type: "refused", message: error.message }));
+    return text(502, `Convergence stopped here, to run nothing that is not the accepted version.\n\n${error.message}\n\nAnother mirror may still have it: see the bookmarklet in the documentation.\n`);
+  }
+}
+
+const text = (status, body) => new Response(body, { status, headers: headersOf("said.txt") });
+
+const nothing = () => text(404, "There is nothing here: the accepted version has no such file.\n");
+
+/** Whether a bookmark asks, in the place of open.html: it brings a root hash of its own and wants what the site has. */
+async function forBookmark({ request, clientId }) {
+  const client = request.destination === "" && clientId ? await self.clients.get(clientId) : null;
+  return Boolean(client) && new URL(client.url).pathname.endsWith("/open.html");
+}
+
+/** What the site has, in no manifest since it names a root hash; under our policy it can run nothing but our files. */
+async function powerless(request, name) {
+  const { body, status } = await fetch(request);
+  return new Response(body, { status, headers: headersOf(name) });
+}
+
+/** Where the network is: from the site, or as it said the last time. */
+async function network() {
+  const headers = { ...headersOf("network.json"), "Cache-Control": "no-store" };
+  try {
+    const said = await fetch(new URL("network.json", scope), { cache: "no-store", signal: AbortSignal.timeout(NETWORK_WAIT) });
+    const bytes = new Uint8Array(await said.arrayBuffer());
+    if (!said.ok || bytes.length > MAX_NETWORK) return new Response(bytes, { status: said.status, headers });
+    await keepDocument("network.json", bytes).catch(() => {});
+    return new Response(bytes, { headers });
+  } catch {
+    const kept = await keptDocument("network.json").catch(() => null);
+    return kept ? new Response(kept, { headers }) : Response.error();
+  }
+}
+
+// Messages ---------------------------------------------------------------------------------------------------------------
+
+const isRoot = (value) => typeof value === "string" && DIGEST.test(value);
+
+/** Type of message -> what its arguments must be, and what is done. */
+const TAKEN = {
+  status: { fits: () => true, run: code.status },
+  claim: { fits: () => true, run: () => self.clients.claim() },
+  install: { fits: ({ manifest }) => manifest instanceof Uint8Array, run: install },
+  look: { fits: () => true, run: code.look },
+  accept: { fits: ({ root }) => isRoot(root), run: ({ root }, _, progress) => code.accept(root, progress) },
+  switch: { fits: ({ root }) => isRoot(root), run: change },
+  decline: { fits: ({ root }) => isRoot(root), run: ({ root }) => code.decline(root) },
+  automatic: { fits: ({ on }) => typeof on === "boolean", run: ({ on }) => code.setAutomatic(on) },
+  complete: { fits: () => true, run: complete },
+};
+
+self.addEventListener("message", (event) => {
+  const { data, source, ports } = event;
+  if (!source?.url?.startsWith(scope) || ports.length !== 1) return;
+  const taken = Object.hasOwn(TAKEN, data?.type) ? TAKEN[data.type] : null;
+  if (taken?.fits(data)) event.waitUntil(take(taken, event, ports[0]));
+});
+
+async function take({ run }, event, port) {
+  const progress = (done, total) => port.postMessage({ type: "progress", done, total });
+  try {
+    port.postMessage({ type: "done", value: await run(event.data, event, progress) });
+  } catch (error) {
+    port.postMessage({ type: "refused", message: error.message });
+  }
+}
+
+async function install({ manifest }, event, progress) {
+  const { written } = await code.install(manifest, progress);
+  event.waitUntil(written.then(() => tell({ type: "written" })));
+}
+
+async function complete() {
+  if (await code.complete()) await tell({ type: "written" });
+}
+
+async function change({ root }) {
+  await code.switchTo(root);
+  await tell({ type: "switched", root });
+}
+
+async function tell(message) {
+  for (const client of await self.clients.matchAll({ type: "window" })) client.postMessage(message);
+}

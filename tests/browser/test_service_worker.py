@@ -1,0 +1,263 @@
+"""The service worker: what it lets run on a first visit, what it gives afterwards, and what it says of what is amiss.
+
+With the real dist/ where all of its files are the point; else with a small page (changing.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, expect
+
+from pynode.published.words import root_words
+from pynode.site import BOOKMARK_POLICY, HEADERS
+from tests.browser.alone import UNKEPT
+from tests.browser.changing import STARTED, ChangingSite, Publisher, Version
+from tests.browser.harness import START, Peer
+from tests.browser.hostile import flipped
+from tests.e2e.processes import Network
+
+KEPT = "() => document.querySelector('#code').dataset.written"
+TAMPER = """async ([name, text]) => {
+    const [cache] = (await caches.keys()).filter((key) => / [0-9a-f]{64}$/.test(key));
+    await (await caches.open(cache)).put(new URL(name, document.baseURI), new Response(text));
+}"""
+NODE_RUNS = 75
+FARTHEST = """
+    let state;
+    window.farthest = 0;
+    Object.defineProperty(window, "convergenceState", {
+        get: () => state,
+        set: (next) => { state = next; window.farthest = Math.max(window.farthest, next.phase.percent); },
+    });
+"""
+"""How far the start came, in percent: at NODE_RUNS, the node's own code runs."""
+HEADERS_OF = """async (name) => {
+    const answer = await fetch(name);
+    return [answer.status, Object.fromEntries(answer.headers), await answer.text()];
+}"""
+JUNK = """async (messages) => {
+    const worker = navigator.serviceWorker.controller;
+    for (const message of messages) worker.postMessage(message, [new MessageChannel().port2]);
+    worker.postMessage({ type: "decline", root: "0".repeat(64) });
+}"""
+
+
+@pytest.fixture(scope="module")
+def real(dist: Path) -> dict[str, bytes]:
+    """The real dist/."""
+    return {path.relative_to(dist).as_posix(): path.read_bytes() for path in dist.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def site() -> Iterator[ChangingSite]:
+    site = ChangingSite()
+    yield site
+    site.stop()
+
+
+@pytest.fixture
+def small() -> Version:
+    return Publisher().version("0.1.0")
+
+
+@pytest.fixture
+def context(chromium: Browser) -> Iterator[BrowserContext]:
+    context = chromium.new_context()
+    yield context
+    context.close()
+
+
+def visit(context: BrowserContext, site: ChangingSite) -> Page:
+    page = context.new_page()
+    page.goto(site.address)
+    return page
+
+
+def kept(page: Page) -> None:
+    """Wait until all files are in the cache."""
+    page.wait_for_function(KEPT)
+
+
+def stands(site: ChangingSite, files: Mapping[str, bytes]) -> None:
+    """What the site serves, by its own list, has not changed since the first visit."""
+    assert {name: site.files[name] for name in files} == files
+
+
+def test_after_one_visit_the_page_and_the_nodes_code_start_without_the_site(
+    context: BrowserContext, site: ChangingSite, real: dict[str, bytes]
+) -> None:
+    site.serve(real)
+    page = visit(context, site)
+    words = root_words(hashlib.sha256(real["manifest.json"]).hexdigest())
+    expect(page.get_by_test_id("code")).to_have_attribute("data-from", "first")
+    expect(page.get_by_test_id("code-short")).to_have_text(" ".join(words.split()[:4]) + " …")
+    kept(page)
+    page.close()
+    site.stop()
+    page = context.new_page()
+    page.goto(site.address + "#" + "A" * 43)
+    page.wait_for_function(f"() => window.convergenceState?.phase.percent >= {NODE_RUNS}", timeout=START * 1000)
+    expect(page.get_by_test_id("code")).to_have_attribute("data-from", "cache")
+    page.get_by_test_id("code-summary").click()
+    assert page.get_by_test_id("code-words").inner_text().split() == words.split()
+    page.goto(site.address + "index.html")
+    expect(page.get_by_role("heading", level=1)).to_be_visible()
+    site.start()
+
+
+def test_one_changed_byte_of_any_file_and_nothing_is_started(
+    chromium: Browser, site: ChangingSite, real: dict[str, bytes]
+) -> None:
+    listed = sorted(set(real) - {"manifest.json"})
+    assert len(listed) > 15
+    for name in listed:
+        site.serve(real | {name: flipped(real[name])})
+        context = chromium.new_context()
+        context.add_init_script(FARTHEST)
+        page = visit(context, site)
+        if name == "main.js":  # the page's own policy may stop it before it can say anything
+            page.wait_for_load_state("networkidle")
+        else:
+            expect(page.get_by_test_id("error")).to_contain_text(name)
+            expect(page.get_by_test_id("error")).to_contain_text("Nothing was started")
+            expect(page.get_by_test_id("status")).to_have_text("Stopped")
+        assert page.evaluate("window.farthest") < NODE_RUNS, name
+        context.close()
+
+
+def test_a_list_of_files_that_is_none_starts_nothing(
+    context: BrowserContext, site: ChangingSite, small: Version
+) -> None:
+    for manifest in (b"{}", small.manifest.encode() + b"\n", None):
+        site.serve({**small.files, **({"manifest.json": manifest} if manifest is not None else {})})
+        page = visit(context, site)
+        expect(page.get_by_test_id("error")).to_contain_text("list of files")
+        assert page.workers == []
+        page.close()
+
+
+def test_a_changed_entry_of_the_cache_is_fetched_again_and_checked(
+    context: BrowserContext, site: ChangingSite, small: Version
+) -> None:
+    site.serve(small.served())
+    page = visit(context, site)
+    kept(page)
+    page.evaluate(TAMPER, ["worker/worker.js", "throw new Error('tampered')"])
+    page.evaluate(TAMPER, ["main.js", "document.title = 'tampered'"])
+    page.reload()
+    expect(page.get_by_test_id("code-from")).to_contain_text("main.js")
+    expect(page.get_by_test_id("code-from")).to_contain_text("worker/worker.js")
+    expect(page.get_by_test_id("status")).to_have_text(STARTED)
+    assert page.title() == "Convergence"
+    stands(site, small.files)
+    site.asked.clear()
+    page.reload()
+    expect(page.get_by_test_id("code")).to_have_attribute("data-from", "cache")
+    expect(page.get_by_test_id("status")).to_have_text(STARTED)
+    assert "main.js" not in site.asked and "worker/worker.js" not in site.asked
+
+
+def test_a_reload_past_the_worker_comes_back_to_it(context: BrowserContext, site: ChangingSite, small: Version) -> None:
+    site.serve(small.served())
+    page = visit(context, site)
+    kept(page)
+    other = Publisher().version("0.2.0")
+    site.serve(other.served())
+    context.new_cdp_session(page).send("Page.reload", {"ignoreCache": True})
+    expect(page.get_by_test_id("offer")).to_contain_text("0.2.0")
+    expect(page.get_by_test_id("code")).to_have_attribute("data-from", "cache")
+    expect(page.get_by_test_id("code")).to_have_attribute("data-root", small.root)
+
+
+def test_what_is_neither_in_the_cache_nor_at_the_site_is_explained_and_never_replaced(
+    context: BrowserContext, site: ChangingSite, small: Version
+) -> None:
+    site.serve(small.served())
+    page = visit(context, site)
+    kept(page)
+    changed = {name: flipped(small.files[name]) for name in ("worker/worker.js", "index.html")}
+    site.serve({**small.served(), **changed})
+    page.evaluate(TAMPER, ["worker/worker.js", "postMessage('tampered')"])
+    page.reload()
+    expect(page.get_by_test_id("error")).to_contain_text("worker/worker.js is to be had nowhere as it was published")
+    expect(page.get_by_test_id("status")).to_have_text("Stopped")
+    page.evaluate(TAMPER, ["index.html", "<p>tampered"])
+    page.reload()
+    expect(page.locator("body")).to_contain_text("Convergence stopped here")
+    expect(page.locator("body")).to_contain_text("index.html is to be had nowhere as it was published")
+
+
+def test_it_answers_with_the_sites_headers_and_knows_only_listed_files(
+    context: BrowserContext, site: ChangingSite, small: Version
+) -> None:
+    site.serve({**small.served(), "more.js": b"not listed", "bookmarklet.html": b"<p>"})
+    page = visit(context, site)
+    kept(page)
+    for name in [*small.files, "network.json", "bookmarklet.html", "more.js"]:
+        status, headers, _ = page.evaluate(HEADERS_OF, name)
+        assert status == (404 if name == "more.js" else 200), name
+        expected = HEADERS | ({"Content-Security-Policy": BOOKMARK_POLICY} if name == "open.html" else {})
+        for header, value in expected.items():
+            assert header == "Server" or headers[header.lower()] == value, (name, header)
+    assert "more.js" not in site.asked
+    answer = page.goto(site.address + "more.js")
+    assert answer is not None and answer.status == 404
+
+
+def test_where_there_are_no_service_workers_the_node_starts_and_nothing_is_called_pinned(
+    context: BrowserContext, site: ChangingSite, small: Version
+) -> None:
+    for script in (
+        UNKEPT,
+        "ServiceWorkerContainer.prototype.register = () => Promise.reject(new DOMException('no', 'SecurityError'))",
+    ):
+        site.serve(small.served())
+        page = context.new_page()
+        page.add_init_script(script)
+        page.goto(site.address)
+        expect(page.get_by_test_id("status")).to_have_text(STARTED)
+        expect(page.get_by_test_id("code")).to_have_attribute("data-from", "site")
+        page.get_by_test_id("code-summary").click()
+        expect(page.get_by_test_id("code-from")).to_contain_text("nothing is pinned")
+        expect(page.get_by_test_id("code-words")).to_contain_text(root_words(small.root).split()[23])
+        page.close()
+
+
+def test_messages_that_are_none_change_nothing(context: BrowserContext, site: ChangingSite, small: Version) -> None:
+    site.serve(small.served())
+    page = visit(context, site)
+    kept(page)
+    other = Publisher().version("9.0.0")
+    root = "0" * 64
+    junk = [None, 1, "switch", {}, {"type": "constructor"}, {"type": "switch", "root": root}, {"type": "switch"}]
+    junk += [
+        {"type": "accept", "root": root},
+        {"type": "automatic", "on": "yes"},
+        {"type": "install", "manifest": "{}"},
+    ]
+    page.evaluate(JUNK, junk)
+    site.serve(other.served())
+    page.reload()
+    expect(page.get_by_test_id("code")).to_have_attribute("data-root", small.root)
+    expect(page.get_by_test_id("offer")).to_contain_text("9.0.0")
+    expect(page.get_by_test_id("offer-keep")).to_be_visible()
+
+
+@pytest.mark.parametrize("browser", ["chromium", "firefox"])
+def test_a_first_and_a_second_start_of_a_real_node(
+    browser: str, request: pytest.FixtureRequest, dist: Path, tmp_path: Path, peer: Callable[..., Peer]
+) -> None:
+    network = Network(tmp_path, dist, relays=3)
+    request.addfinalizer(network.close)
+    first = peer(request.getfixturevalue(browser), network.site).open()
+    first.until("state.ready", seconds=START)
+    expect(first.page.get_by_test_id("code")).to_have_attribute("data-from", "first")
+    kept(first.page)
+    first.page.close()
+    second = first.open()
+    second.until("state.ready", seconds=START)
+    expect(second.page.get_by_test_id("code")).to_have_attribute("data-from", "cache")
