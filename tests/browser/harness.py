@@ -23,6 +23,16 @@ from convergence.wire.ordb import ShareLink
 ROOT = Path(__file__).parents[2]
 START = 120.0
 """Seconds that Python and five circuits may take on a busy machine."""
+SNAPSHOT = """async (before) => {
+    for (let tries = 0; tries < 600; tries++) {
+        const [kept] = await (await caches.open("convergence-snapshots")).matchAll();
+        const digest = kept?.headers.get("x-sha256");
+        if (digest && digest !== before) return digest;
+        await new Promise((resolve) => setTimeout(resolve, 100));
+    }
+    throw new Error("no snapshot of Python's memory was kept");
+}"""
+"""Waits, a minute at most, until one with another digest is kept; gives that."""
 ARRIVAL = 180.0
 """Seconds that a file may take."""
 
@@ -119,6 +129,12 @@ class Peer:
     def ready(self) -> Peer:
         """Wait until five circuits stand."""
         self.until(STANDING, seconds=START)
+        return self
+
+    def settled(self) -> Peer:
+        """Wait until what a first visit keeps for the next one is written."""
+        self.page.wait_for_selector("#code[data-written]", state="attached")
+        self.page.evaluate(SNAPSHOT)
         return self
 
     def close(self) -> None:

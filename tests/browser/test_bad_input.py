@@ -105,10 +105,11 @@ def test_a_full_disk_is_told_and_retry_goes_on(
     digest = write_file(file, 8 * MIB)
     with running("share", file, "--site", site, "--data", tmp_path / "data") as sender:
         link = sender.until("shared")["link"]
-        getter = peer(chromium, site).open().ready()
+        getter = peer(chromium, site).open().ready().settled()
+        used = getter.page.evaluate("navigator.storage.estimate().then(({ usage }) => usage)")
         devtools = getter.context.new_cdp_session(getter.page)
         origin = site.rstrip("/")
-        devtools.send("Storage.overrideQuotaForOrigin", {"origin": origin, "quotaSize": 3 * MIB})
+        devtools.send("Storage.overrideQuotaForOrigin", {"origin": origin, "quotaSize": used + 3 * MIB})
         getter.get(link)
         paused = getter.transfer(link, "item.state === 'paused'")
         assert 0 < paused["have"] < 8 * MIB

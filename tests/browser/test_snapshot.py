@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page
 
-from tests.browser.harness import Peer
+from tests.browser.harness import SNAPSHOT, Peer
 from tests.e2e.processes import Network
 
-# Each gives the digest that stands beside the snapshot, once there is one.
+# Gives the digest that stands beside the snapshot.
 KEPT = """async () => {
     const cache = await caches.open("convergence-snapshots");
     const [answer] = await cache.matchAll();
@@ -31,14 +31,6 @@ CHANGE = """async (own) => {
     await cache.put(request, new Response(bytes, { headers: { "x-sha256": text } }));
     return text;
 }"""
-# Waits, a minute at most, until there is one with another digest.
-ANOTHER = f"""async (before) => {{
-    for (let tries = 0; tries < 600; tries++) {{
-        const now = await ({KEPT})();
-        if (now && now !== before) return now;
-        await new Promise((resolve) => setTimeout(resolve, 100));
-    }}
-}}"""
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +51,7 @@ def test_a_snapshot_is_used_and_a_changed_one_thrown_away(
 ) -> None:
     one = peer(chromium, network.site).open().ready()
     identities = {one.state["identity"]}
-    first = one.page.evaluate(ANOTHER, None)
-    assert first
+    first = one.page.evaluate(SNAPSHOT, None)
 
     page = again(one)
     identities.add(one.state["identity"])
@@ -68,11 +59,11 @@ def test_a_snapshot_is_used_and_a_changed_one_thrown_away(
 
     page.evaluate(CHANGE, False)
     page = again(one)
-    second = page.evaluate(ANOTHER, first)
+    second = page.evaluate(SNAPSHOT, first)
 
     nonsense = page.evaluate(CHANGE, True)  # unchanged, but Python cannot start from it
     page = again(one)
-    third = page.evaluate(ANOTHER, nonsense)
+    third = page.evaluate(SNAPSHOT, nonsense)
     identities.add(one.state["identity"])
     assert len({first, second, nonsense, third, None}) == 5
     assert len(identities) == 3
