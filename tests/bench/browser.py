@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any, TypeVar
 
 from aiohttp import WSMsgType, web
 from playwright.sync_api import Browser, Page, sync_playwright
@@ -22,12 +23,16 @@ from tests.bench.lab import Figure
 from tests.browser.harness import START, Peer, launched
 from tests.e2e.processes import MIB, ROOT, running, write_file
 
+T = TypeVar("T")
+
 TITLE = "Browser to browser over 2+2 hops, and from opening the page to five circuits"
 SIZE = 32 * MIB
 STARTS = 5
 MESSAGE = 1 << 16  # bytes; as large as a link's messages become
 TARGET_RATE = 3.0  # MB/s
 TARGET_START = 1.5  # times the bare load
+TARGET_AGAIN = 0.5
+TARGET_VERIFY = 0.1
 
 STANDING = "state.ready && state.circuits.filter((circuit) => circuit.state !== 'building').length >= 5"
 
@@ -162,16 +167,24 @@ def relay_messages(parent: Connection) -> None:
 
 def start(browser: Browser, site: str, folder: Path, times: int) -> list[Figure]:
     """All in turn, each in a profile of its own; the median."""
-    ours, published, bare = [], [], []
+    ours, later, unkept, published, bare = [], [], [], [], []
     for _ in range(times):
         published.append(in_new_profile(browser, site, folder, published_load))
         bare.append(in_new_profile(browser, site, folder, bare_load))
-        ours.append(in_new_profile(browser, site, folder, five_circuits))
+        unkept.append(in_new_profile(browser, site, folder, five_circuits, service_workers="block"))
+        first, second = in_new_profile(browser, site, folder, two_visits)
+        ours.append(first)
+        later.append(second)
     seconds, alone = statistics.median(ours), statistics.median(published)
+    warm, unverified = statistics.median(later), statistics.median(unkept)
     return [
         Figure("page open to five circuits", seconds, "s", note=listed(ours)),
         Figure("bare load of Pyodide as published", alone, "s", note=listed(published)),
         Figure("start, in bare loads", seconds / alone, "times", TARGET_START, at_most=True),
+        Figure("second visit, to five circuits", warm, "s", note=listed(later)),
+        Figure("second visit, in bare loads", warm / alone, "times", TARGET_AGAIN, at_most=True),
+        Figure("first visit with nothing verified or kept", unverified, "s", note=listed(unkept)),
+        Figure("to verify, of the first visit", 1 - unverified / seconds, "of it", TARGET_VERIFY, at_most=True),
         Figure("bare load of Pyodide with the site's bytecode", statistics.median(bare), "s", note=listed(bare)),
     ]
 
@@ -180,8 +193,8 @@ def listed(times: list[float]) -> str:
     return ", ".join(f"{value:.2f}" for value in times)
 
 
-def in_new_profile(browser: Browser, site: str, folder: Path, measure: Callable[[Peer], float]) -> float:
-    peer = Peer(browser, site, folder)
+def in_new_profile(browser: Browser, site: str, folder: Path, measure: Callable[[Peer], T], **options: Any) -> T:
+    peer = Peer(browser, site, folder, **options)
     try:
         return measure(peer)
     finally:
@@ -193,6 +206,13 @@ def five_circuits(peer: Peer) -> float:
     peer.open().until(STANDING, seconds=START)
     seconds: float = peer.page.evaluate("performance.now() / 1000")
     return seconds
+
+
+def two_visits(peer: Peer) -> tuple[float, float]:
+    """The first and, once all is kept that it leaves behind, the next."""
+    first = five_circuits(peer)
+    peer.settled().page.close()
+    return first, five_circuits(peer)
 
 
 def bare_load(peer: Peer) -> float:
