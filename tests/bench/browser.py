@@ -14,12 +14,13 @@ import time
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from aiohttp import WSMsgType, web
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from tests.bench.lab import Figure
+from tests.browser.alone import UNKEPT
 from tests.browser.harness import START, Peer, launched
 from tests.e2e.processes import MIB, ROOT, running, write_file
 
@@ -171,7 +172,7 @@ def start(browser: Browser, site: str, folder: Path, times: int) -> list[Figure]
     for _ in range(times):
         published.append(in_new_profile(browser, site, folder, published_load))
         bare.append(in_new_profile(browser, site, folder, bare_load))
-        unkept.append(in_new_profile(browser, site, folder, five_circuits, service_workers="block"))
+        unkept.append(in_new_profile(browser, site, folder, unkept_start))
         first, second = in_new_profile(browser, site, folder, two_visits)
         ours.append(first)
         later.append(second)
@@ -193,8 +194,8 @@ def listed(times: list[float]) -> str:
     return ", ".join(f"{value:.2f}" for value in times)
 
 
-def in_new_profile(browser: Browser, site: str, folder: Path, measure: Callable[[Peer], T], **options: Any) -> T:
-    peer = Peer(browser, site, folder, **options)
+def in_new_profile(browser: Browser, site: str, folder: Path, measure: Callable[[Peer], T]) -> T:
+    peer = Peer(browser, site, folder)
     try:
         return measure(peer)
     finally:
@@ -206,6 +207,12 @@ def five_circuits(peer: Peer) -> float:
     peer.open().until(STANDING, seconds=START)
     seconds: float = peer.page.evaluate("performance.now() / 1000")
     return seconds
+
+
+def unkept_start(peer: Peer) -> float:
+    """Of a browser without service workers."""
+    peer.context.add_init_script(UNKEPT)
+    return five_circuits(peer)
 
 
 def two_visits(peer: Peer) -> tuple[float, float]:
