@@ -80,6 +80,8 @@ BUNDLED_PYTHON = ("h11",)
 # The bookmark's program, the document around it, and the page that offers it: none is in the manifest, whose hash is in
 # them.
 LOADER, BOOKMARK, BOOKMARK_OFFER = (f"web/bookmarklet/{name}" for name in ("loader.js", "document.html", "page.html"))
+# The standard texts, for what comes without its licence's: a JSON document each, named by SPDX identifier.
+LICENCE_TEXTS = NODE_MODULES / "spdx-license-list" / "licenses"
 COMPRESS = "web/compress.mjs"
 COMPRESSED_SUFFIXES = {".html", ".css", ".js", ".mjs", ".json", ".svg", ".txt", ".wasm", ".whl", ".zip"}
 
@@ -412,23 +414,26 @@ def components(npm: Iterable[str], python: str) -> list[Component]:
     """All that others wrote of what browsers and nodes run, as the locks pin it. `python`: Pyodide's version of it."""
     lock = (ROOT / "requirements.txt").read_text(encoding="utf-8")
     return [
-        Component("generic", "cpython", python, "PSF-2.0", (), "browser"),
+        Component("generic", "cpython", python, "Python-2.0.1", (), "browser"),
         *inventory.npm_components((ROOT / "package-lock.json").read_bytes(), npm),
         *inventory.python_components(lock, BUNDLED_PYTHON),
     ]
 
 
 def licences(parts: Iterable[Component]) -> bytes:
-    """What the licences of the bundled packages ask to travel with them."""
+    """What the licences of the bundled packages ask to travel with them: their texts, and where the sources are."""
     texts = [(ROOT / "LICENSE").read_text(encoding="utf-8")]
     for part in parts:
         if "browser" not in part.where:
             continue
-        texts.append(f"{part.name} {part.version}, licence {part.licence}\n")
-        folder, pattern = NODE_MODULES / part.name, "LICENSE*"
-        if part.kind == "pypi":
+        folder, pattern, sources = NODE_MODULES / part.name, "LICENSE*", inventory.SOURCES.get(part.name)
+        if part.kind == "npm":
+            sources = json.loads((folder / "package.json").read_bytes())["repository"]["url"]
+        elif part.kind == "pypi":
             folder, pattern = site_packages(), f"{part.name}-*.dist-info/**/LICENSE*"
-        texts += [path.read_text(encoding="utf-8") for path in sorted(folder.glob(pattern))]
+        texts.append(f"{part.name} {part.version}, licence {part.licence}, sources {sources}\n")
+        own = [path.read_text(encoding="utf-8") for path in sorted(folder.glob(pattern))]
+        texts += own or [json.loads((LICENCE_TEXTS / f"{part.licence}.json").read_bytes())["licenseText"] + "\n"]
     return "\n".join(texts).encode()
 
 

@@ -214,7 +214,7 @@ class FacilitatorApp:
         files: what a build wrote; None serves no page.
         name: what the site calls itself.
         hosts: names that the site answers to, besides its address and this machine's own.
-        origins: of other sites whose pages may use this facilitator; "*" for all.
+        origins: of other sites whose pages may use this facilitator and read this site; "*" for all.
         stun: servers that the page is to use for WebRTC links; None when it is to make none.
     """
 
@@ -285,6 +285,7 @@ class FacilitatorApp:
                 health=lambda: self.service.health(clock.now()),
                 stun=self._stun,
                 names=self._hosts,
+                origins=self._origins,
             )
         except FileNotFoundError as error:
             raise AppError(f"{error}.") from None

@@ -304,6 +304,7 @@ def make_app(
     health: Callable[[], Mapping[str, Any]] = dict,
     stun: Sequence[str] | None = None,
     names: Collection[str] = (),
+    origins: Origins | None = None,
 ) -> web.Application:
     """The site as an aiohttp application.
 
@@ -315,6 +316,8 @@ def make_app(
         health: JSON-able facts for /status.json, without secrets.
         stun: servers that pages are to use for WebRTC links; None when they are to make none.
         names: hosts that it answers to besides its address and this machine's own names.
+        origins: of other sites whose pages may use this network: so they may also read what is here, as a bookmarklet
+            does that was clicked at a mirror.
 
     Raises:
         FileNotFoundError: `files` holds no index.html.
@@ -338,6 +341,11 @@ def make_app(
 
     async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
         response.headers.update(HEADERS)
+        response.headers["Vary"] = ", ".join([*response.headers.getall("Vary", []), "Origin"])
+        asking = request.headers.get("Origin")
+        if origins is not None and asking is not None and origins.allow(asking):
+            response.headers["Access-Control-Allow-Origin"] = asking
+            response.headers["Cross-Origin-Resource-Policy"] = "cross-origin"
         if request.path == BOOKMARK_PAGE:
             response.headers["Content-Security-Policy"] = BOOKMARK_POLICY
 

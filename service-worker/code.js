@@ -13,6 +13,7 @@ import * as store from "./store.js";
 
 const PATIENCE = 10; // seconds that the site may send nothing of the small documents
 const WRITE_WITHIN = 10_000; // ms after the first version is here
+const NO_ROOM = "This browser has no room for another version. Free some space on this device, then try again.";
 const EARLY = /^(worker|pyodide)\//; // what a node's start needs first
 const NODE = "app.zip"; // the node's own code
 const site = self.registration.scope;
@@ -28,7 +29,8 @@ export const mended = new Set();
 let arriving = null;
 /** To write takes time that the node's start needs: it waits until the page says that it runs, but not for long. */
 const calm = Promise.withResolvers();
-let room = true; // whether this browser takes what is to be kept
+let room = true; // whether this browser takes the files that are to be kept
+let lasting = true; // whether it takes what must be remembered for anything to be pinned
 
 const loaded = (async () => {
   state = await store.loadState();
@@ -49,16 +51,15 @@ async function manifestAgain() {
 }
 
 async function keep(write) {
-  try {
-    await write();
-  } catch {
+  await write().catch(() => {
     room = false; // QuotaExceededError, or a profile without storage: it is fetched and verified each time
-  }
+  });
 }
 
+/** @returns {Promise<void>} Where there is no room for the change it lasts for as long as this worker does. */
 async function change(part) {
   state = { ...state, ...part };
-  await keep(() => store.saveState(state));
+  lasting = await store.saveState(state).then(() => true, () => false);
 }
 
 /** @returns {Promise<"none"|"arriving"|"installed">} whether a version was accepted, and requests are to be answered from it */
@@ -76,7 +77,7 @@ export async function status() {
   await loaded;
   if (!manifest) return { root: null };
   const { root, version, keys, threshold } = manifest;
-  return { root, version, keys: keys.length, threshold, automatic: state.automatic, mended: [...mended], room };
+  return { root, version, keys: keys.length, threshold, automatic: state.automatic, mended: [...mended], room, lasting };
 }
 
 export const has = (name) => manifest.files.has(name);
@@ -172,6 +173,8 @@ export async function complete() {
   return room;
 }
 
+const newer = (a, b) => (compareVersions(a, b) > 0 ? a : b);
+
 const seenHead = () => (state.seen.size > 0 ? state.seen : null);
 
 /**
@@ -214,7 +217,7 @@ const optional = (name, limit) => download(new URL(name, site), limit, { patienc
 /** What is lower than this is a roll-back from now on. */
 async function remember(version, { head, index }) {
   const known = state.seen;
-  const seen = { version: compareVersions(version, known.version) > 0 ? version : known.version, size: known.size, root: known.root, index: Math.max(index, known.index) };
+  const seen = { version: newer(version, known.version), size: known.size, root: known.root, index: Math.max(index, known.index) };
   if (head.size > known.size) Object.assign(seen, head);
   if (JSON.stringify(seen) !== JSON.stringify(known)) await change({ seen });
 }
@@ -227,9 +230,11 @@ async function remember(version, { head, index }) {
  */
 export async function accept(root, progress) {
   const { kind, bytes, wanted } = await offer();
-  if (kind !== "offered" || wanted.root !== root) throw new Refused("The site no longer offers this version. Nothing was changed.");
+  if (kind !== "offered" || wanted.root !== root) throw new Refused("The site no longer offers this version.");
   const files = await gather(wanted, [site], { progress, have: (name) => store.keptFile(manifest.root, name).catch(() => null) });
-  await store.keepDocument(root, bytes);
+  await store.keepDocument(root, bytes).catch(() => {
+    throw new Refused(NO_ROOM);
+  });
   for (const [name, file] of files) await keep(() => store.keepFile(root, name, file));
   await change({ next: root });
   return [...files.keys()];
@@ -240,11 +245,16 @@ export async function switchTo(root) {
   await loaded;
   if (root === manifest.root) return;
   const kept = state.next === root && (await store.keptDocument(root));
-  if (!kept || (await sha256(kept)) !== root) throw new Refused("This version was not gathered. Nothing was changed.");
-  manifest = await parseManifest(kept);
-  const { version } = manifest;
-  const seen = { ...state.seen, version: compareVersions(version, state.seen.version) > 0 ? version : state.seen.version };
-  await change({ root, next: null, declined: null, automatic: state.automatic && manifest.threshold > 0, seen });
+  if (!kept || (await sha256(kept)) !== root) throw new Refused("This version was not gathered.");
+  const wanted = await parseManifest(kept);
+  const seen = { ...state.seen, version: newer(wanted.version, state.seen.version) };
+  const before = state;
+  await change({ root, next: null, declined: null, automatic: state.automatic && wanted.threshold > 0, seen });
+  if (!lasting) { // the next start would look for what is dropped below
+    state = before;
+    throw new Refused(NO_ROOM);
+  }
+  manifest = wanted;
   mended.clear();
   await store.dropOthers(root);
 }

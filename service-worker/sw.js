@@ -7,7 +7,7 @@
  * docs/threat-model.md.
  *
  * A message is `{type, ...}` with a port for answers: `{type: "progress", done, total}` (bytes) any number of times, then
- * `{type: "done", value}` or `{type: "refused", message}`. To all pages: `{type: "written"}`, `{type: "mended", names}`,
+ * `{type: "done", value}` or `{type: "refused", message}`. To all pages: `{type: "written" | "mended", status}`,
  * `{type: "refused", message}`, `{type: "switched", root}`.
  */
 
@@ -53,8 +53,9 @@ async function answer(event, name) {
     }
     if (!code.has(name)) return nothing();
     const before = code.mended.size;
+    if (name === "index.html") await code.fileOf("main.js"); // without it, the page could not say what is wrong
     const bytes = await code.fileOf(name);
-    if (code.mended.size > before) event.waitUntil(tell({ type: "mended", names: [...code.mended] }));
+    if (code.mended.size > before) event.waitUntil(tellStatus("mended"));
     return new Response(bytes, { headers: headersOf(name) });
   } catch (error) {
     if (!(error instanceof Refused)) throw error;
@@ -129,17 +130,19 @@ async function take({ run }, event, port) {
 
 async function install({ manifest }, event, progress) {
   const { written } = await code.install(manifest, progress);
-  event.waitUntil(written.then(() => tell({ type: "written" })));
+  event.waitUntil(written.then(() => tellStatus("written")));
 }
 
 async function complete() {
-  if (await code.complete()) await tell({ type: "written" });
+  if (await code.complete()) await tellStatus("written");
 }
 
 async function change({ root }) {
   await code.switchTo(root);
   await tell({ type: "switched", root });
 }
+
+const tellStatus = async (type) => tell({ type, status: await code.status() });
 
 async function tell(message) {
   for (const client of await self.clients.matchAll({ type: "window" })) client.postMessage(message);

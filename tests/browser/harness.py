@@ -10,7 +10,7 @@ import contextlib
 import importlib.util
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,6 +19,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, Playwright
 
 from convergence.transfers import public_id
 from convergence.wire.ordb import ShareLink
+from pynode.origins import origin
 
 ROOT = Path(__file__).parents[2]
 START = 120.0
@@ -86,6 +87,16 @@ def launched(playwright: Playwright, name: str, downloads: Path) -> Iterator[Bro
         browser.close()
 
 
+@contextlib.contextmanager
+def limited_storage(page: Page, site: str, size: int) -> Iterator[None]:
+    """Chromium gives the site's origin this many bytes of disk, what it has taken before among them."""
+    devtools = page.context.new_cdp_session(page)
+    devtools.send("Storage.overrideQuotaForOrigin", {"origin": origin(site), "quotaSize": size})
+    yield
+    devtools.send("Storage.overrideQuotaForOrigin", {"origin": origin(site)})
+    devtools.detach()
+
+
 def transfer_id(link: str) -> str:
     """What the page calls the transfer of this link."""
     return public_id(ShareLink.parse(link).hash_name)
@@ -96,16 +107,20 @@ class Peer:
 
     Args:
         downloads: the folder that the browser was launched with.
+        mirrors: where its page may ask besides its site.
     """
 
     page: Page
 
-    def __init__(self, browser: Browser, site: str, downloads: Path, **options: Any) -> None:
+    def __init__(
+        self, browser: Browser, site: str, downloads: Path, *, mirrors: Sequence[str] = (), **options: Any
+    ) -> None:
         self.name = browser.browser_type.name
         self.site = site
         self.wrong: list[str] = []
         self.logged: list[str] = []
         self._downloads = downloads
+        self._mirrors = mirrors
         self.context: BrowserContext = browser.new_context(**{**CONFIG.context_options(self.name), **options})
         self.context.on("weberror", lambda error: self._note(str(error.error)))
         self.context.on("console", lambda message: self.logged.append(message.text))
@@ -117,7 +132,7 @@ class Peer:
             self.wrong.append(error)
 
     def _check(self, url: str) -> None:
-        if not url.startswith((self.site, f"blob:{self.site}")):
+        if not url.startswith((self.site, f"blob:{origin(self.site)}/", *self._mirrors)):
             self.wrong.append(url)
 
     def open(self, fragment: str = "") -> Peer:

@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Browser, Route, expect
 
 from tests.browser.garbage import resident, torment
-from tests.browser.harness import START, Peer, transfer_id
+from tests.browser.harness import START, Peer, limited_storage, transfer_id
 from tests.e2e.processes import MIB, Command, Network, running, sha256, write_file
 
 GROWTH = 48 * MIB
@@ -107,17 +107,14 @@ def test_a_full_disk_is_told_and_retry_goes_on(
         link = sender.until("shared")["link"]
         getter = peer(chromium, site).open().ready().settled()
         used = getter.page.evaluate("navigator.storage.estimate().then(({ usage }) => usage)")
-        devtools = getter.context.new_cdp_session(getter.page)
-        origin = site.rstrip("/")
-        devtools.send("Storage.overrideQuotaForOrigin", {"origin": origin, "quotaSize": used + 3 * MIB})
-        getter.get(link)
-        paused = getter.transfer(link, "item.state === 'paused'")
-        assert 0 < paused["have"] < 8 * MIB
-        expect(getter.page.get_by_test_id("transfer-note")).to_contain_text("There is no room left")
-        expect(getter.page.get_by_test_id("transfer-note")).to_contain_text("choose Retry")
-        getter.page.get_by_test_id("share-input").set_input_files(file)  # what is to be shared has to fit, too
-        expect(getter.page.get_by_test_id("share-note")).to_contain_text("room")
-        devtools.send("Storage.overrideQuotaForOrigin", {"origin": origin})
+        with limited_storage(getter.page, site, used + 3 * MIB):
+            getter.get(link)
+            paused = getter.transfer(link, "item.state === 'paused'")
+            assert 0 < paused["have"] < 8 * MIB
+            expect(getter.page.get_by_test_id("transfer-note")).to_contain_text("There is no room left")
+            expect(getter.page.get_by_test_id("transfer-note")).to_contain_text("choose Retry")
+            getter.page.get_by_test_id("share-input").set_input_files(file)  # what is to be shared has to fit, too
+            expect(getter.page.get_by_test_id("share-note")).to_contain_text("room")
         getter.page.get_by_test_id("retry").click()
         getter.transfer(link, "item.state !== 'paused'")
         done = getter.done(link)

@@ -241,8 +241,9 @@ def test_an_older_version_than_one_that_ran_here_is_refused(
 
 
 @pytest.fixture(scope="module")
-def network(tmp_path_factory: pytest.TempPathFactory, dist: Path) -> Iterator[Network]:
-    network = Network(tmp_path_factory.mktemp("network"), dist)
+def network(tmp_path_factory: pytest.TempPathFactory, dist: Path, site: Mirrors) -> Iterator[Network]:
+    """Pages of the mirrors may use it."""
+    network = Network(tmp_path_factory.mktemp("network"), dist, origins=[site.address("good")])
     yield network
     network.close()
 
@@ -279,30 +280,36 @@ def test_nodes_start_from_the_bookmark_and_hand_over_a_file(
 
 
 def test_it_starts_from_the_good_one_of_two_mirrors_and_lets_no_other_tab_in(
-    network: Network, site: Mirrors, chromium: Browser, root: str
+    network: Network, site: Mirrors, peer: Callable[..., Peer], chromium: Browser, root: str
 ) -> None:
     """The hostile mirror, where the bookmark is clicked, has the right manifest and a wrong main.js."""
     with urlopen(network.site + "network.json") as answer:
         joined = json.load(answer) | {"url": network.site}
-    with_mirror = bookmarklet(root, [site.address("good", host="localhost")], joined)
+    good = site.address("good", host="localhost")
+    with_mirror = bookmarklet(root, [good], joined)
     hostile = site.address(site.faulty("flipped", "main.js"))
-    context = chromium.new_context()
-    other, page = context.new_page(), context.new_page()
+    one = peer(chromium, hostile, mirrors=[good])
+    other = one.context.new_page()
     other.goto(hostile + "open.html")
     other.evaluate(LISTEN)
-    page.goto(hostile + "open.html")
-    click(page, with_mirror)
-    expect(page.get_by_test_id("share-input")).to_be_attached(timeout=30_000)
+    page = started(one, with_mirror).page
     assert page.evaluate("convergence.site") == network.site
     assert page.evaluate(INJECT) is False
     [refusal] = [one for one in page.evaluate("convergence.refusals") if one["name"] == "main.js"]
     assert refusal["source"] == hostile
-    expect(page.locator("#phase-text")).to_have_text("Looking for the network", timeout=60_000)
+    one.ready()
     other.evaluate("asked.postMessage({ type: 'hello' })")
     assert other.evaluate("heard") == []
     click(other, with_mirror)
     expect(other.get_by_test_id("error")).to_contain_text("Another tab of this site runs a node already.")
-    context.close()
+
+
+def test_a_mirror_without_a_network_joins_that_of_a_site_that_takes_its_pages(
+    network: Network, site: Mirrors, peer: Callable[..., Peer], chromium: Browser, root: str
+) -> None:
+    one = peer(chromium, site.address("good"), mirrors=[network.site])
+    started(one, bookmarklet(root, [network.site])).ready()
+    assert one.page.evaluate("convergence.site") == network.site
 
 
 def test_firefox_refuses_too(firefox: Browser, site: Mirrors, bookmark: str) -> None:

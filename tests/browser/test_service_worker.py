@@ -16,7 +16,7 @@ from pynode.published.words import root_words
 from pynode.site import BOOKMARK_POLICY, HEADERS
 from tests.browser.alone import UNKEPT
 from tests.browser.changing import STARTED, ChangingSite, Publisher, Version
-from tests.browser.harness import START, Peer
+from tests.browser.harness import START, Peer, limited_storage
 from tests.browser.hostile import flipped
 from tests.e2e.processes import Network
 
@@ -225,6 +225,39 @@ def test_where_there_are_no_service_workers_the_node_starts_and_nothing_is_calle
         expect(page.get_by_test_id("code-from")).to_contain_text("nothing is pinned")
         expect(page.get_by_test_id("code-words")).to_contain_text(root_words(small.root).split()[23])
         page.close()
+
+
+def test_without_room_for_the_files_each_is_checked_at_each_start(
+    context: BrowserContext, site: ChangingSite, small: Version
+) -> None:
+    """There is room for what has to be remembered, and for a file or two."""
+    site.serve(small.served())
+    page = context.new_page()
+    with limited_storage(page, site.address, 100_000):
+        page.goto(site.address)
+        kept(page)
+        expect(page.get_by_test_id("code-from")).to_contain_text("no room to keep all of it")
+        site.serve({**small.files, "manifest.json": Publisher().version("0.2.0").manifest.encode()})
+        site.asked.clear()
+        page.reload()
+        expect(page.get_by_test_id("code")).to_have_attribute("data-root", small.root)
+        expect(page.get_by_test_id("code")).to_have_attribute("data-from", "cache")
+        expect(page.get_by_test_id("status")).to_have_text(STARTED)
+        assert set(site.asked) & set(small.files)
+        site.serve({name: flipped(data) for name, data in small.served().items()})
+        page.reload()
+        expect(page.locator("body")).to_contain_text("is to be had nowhere as it was published")
+
+
+def test_without_room_to_remember_anything_nothing_is_called_pinned(
+    context: BrowserContext, site: ChangingSite, small: Version
+) -> None:
+    site.serve(small.served())
+    page = context.new_page()
+    with limited_storage(page, site.address, 1):
+        page.goto(site.address)
+        expect(page.get_by_test_id("status")).to_have_text(STARTED)
+        expect(page.get_by_test_id("code-from")).to_contain_text("nothing is pinned")
 
 
 def test_messages_that_are_none_change_nothing(context: BrowserContext, site: ChangingSite, small: Version) -> None:

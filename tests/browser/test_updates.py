@@ -13,6 +13,7 @@ from pynode.published.minisign import SecretKey
 from pynode.published.release import Release, comment
 from pynode.published.words import root_words
 from tests.browser.changing import STARTED, ChangingSite, Publisher, Version
+from tests.browser.harness import limited_storage
 from tests.browser.hostile import flipped
 
 KEYS = [SecretKey.generate() for _ in range(3)]
@@ -106,6 +107,20 @@ def test_a_version_with_a_wrong_file_is_not_taken(context: BrowserContext, site:
     expect(page.get_by_test_id("offer-note")).to_contain_text("icon.svg")
     runs(page, old)
     site.serve(new.served())
+    page.get_by_test_id("offer-use").click()
+    runs(page, new)
+
+
+def test_without_room_for_another_version_nothing_changes(context: BrowserContext, site: ChangingSite) -> None:
+    old, new = Publisher().version("0.1.0"), Publisher().version("0.2.0")
+    page = first_visit(context, site, old)
+    offered(page, site, new)
+    with limited_storage(page, site.address, 1):
+        page.get_by_test_id("offer-use").click()
+        expect(page.get_by_test_id("offer-note")).to_contain_text("no room for another version")
+        runs(page, old)
+        page.reload()
+        runs(page, old)
     page.get_by_test_id("offer-use").click()
     runs(page, new)
 

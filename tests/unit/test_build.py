@@ -44,6 +44,9 @@ REGISTRY_HOSTS = (
 )
 MACHINE_PATHS = ("/work" + "/main", "/work" + "/shared", "/ro" + "ot/", "/opt/" + "wheels")
 
+HEADING = re.compile(r"^(\S+) (\S+), licence (\S+), sources \S*https://\S+$", re.MULTILINE)
+"""What LICENSES.txt says of a package, above its licence."""
+
 
 def load_build() -> ModuleType:
     spec = importlib.util.spec_from_file_location("convergence_build", ROOT / "build.py")
@@ -429,14 +432,22 @@ def test_the_bill_of_materials_names_all_that_others_wrote(dist: dict[str, bytes
     assert parts["@noble/ciphers"]["purl"].startswith("pkg:npm/%40noble/ciphers@")
     assert {"libsodium-wrappers", "pyodide", "uqr", "h11", "cryptography", "aiohttp"} <= set(parts)
     assert "esbuild" not in parts and "pytest" not in parts
-    said = re.findall(r"^(\S+) (\S+), licence (.+)$", dist["LICENSES.txt"].decode(), flags=re.MULTILINE)
-    assert said
-    for name, version, licence in said:
-        assert (parts[name]["version"], parts[name]["licenses"]) == (version, [{"expression": licence}])
     locked = json.loads((ROOT / "package-lock.json").read_bytes())["packages"]["node_modules/pyodide"]["integrity"]
     assert parts["pyodide"]["hashes"][0]["content"] == base64.b64decode(locked.removeprefix("sha512-")).hex()
     h11 = (ROOT / "requirements.txt").read_text().partition("\nh11==")[2].partition("\n    #")[0]
     assert [digest["content"] for digest in parts["h11"]["hashes"]] == sorted(re.findall(r"sha256:(\w+)", h11))
+
+
+def test_licences_travel_with_what_browsers_run(dist: dict[str, bytes]) -> None:
+    said, text = HEADING.findall(dist["LICENSES.txt"].decode()), dist["LICENSES.txt"].decode()
+    in_browsers = [part for part in json.loads(dist["sbom.json"])["components"] if "browser" in str(part["properties"])]
+    assert sorted(said) == sorted(
+        (part["name"], part["version"], part["licenses"][0]["expression"]) for part in in_browsers
+    )
+    _, *each = HEADING.split(text)[:: HEADING.groups + 1]
+    assert len(each) == len(said) and all(len(licence) > 500 for licence in each)
+    for phrase in ("Mozilla Public License Version 2.0", "3.2. Distribution of Executable Form", "BEOPEN.COM TERMS"):
+        assert phrase in text
 
 
 def test_licences_are_those_that_the_installed_packages_name() -> None:

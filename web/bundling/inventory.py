@@ -50,6 +50,9 @@ PYTHON_LICENCES = {
 }
 """SPDX expressions. The lock names none, and what is installed depends on the machine."""
 
+SOURCES = {"cpython": "https://github.com/python/cpython", "h11": "https://github.com/python-hyper/h11"}
+"""Where the sources of what browsers run are, of packages that do not say it where we could read it."""
+
 _PIN = re.compile(r"([a-z0-9.-]+)==([^\s;]+)")
 _SHA256 = re.compile(r"--hash=sha256:([0-9a-f]{64})")
 _PACKAGE = re.compile(r".*node_modules/((?:@[^/]+/)?[^/]+)/")

@@ -12,6 +12,7 @@ const FIRST_WORDS = 4;
 const FROM = {
   cache: "Every file was checked before it ran, and this browser keeps it: the page also starts offline, and runs these bytes until you accept others.",
   first: "Every file was checked against the list that this site gave. From your next visit on, this browser runs these bytes, whatever the site serves, until you accept others.",
+  fleeting: "Every file was checked against the list that this site gave. But this browser has no room, or no leave, to remember which it was: nothing is pinned, and the next visit may bring other code. Free some space on this device, then reload the page.",
   site: "Straight from the site: nothing is pinned, and the next visit may bring other code.",
   bookmarklet: "Started by your bookmark, which checked every file before it ran.",
 };
@@ -36,8 +37,9 @@ export function codeCard({ accept, decline, setAutomatic, look }) {
     running = what;
     card.dataset.from = what.from;
     card.dataset.root = what.root;
-    setText(byId("code-from"), [FROM[what.from], sentence(what.why), trouble(what.status)].filter(Boolean).join(" "));
-    card.classList.toggle("unpinned", what.from === "site");
+    const from = what.from === "first" && !what.status.lasting ? "fleeting" : what.from;
+    setText(byId("code-from"), [FROM[from], sentence(what.why), trouble(what.status)].filter(Boolean).join(" "));
+    card.classList.toggle("unpinned", from === "site" || from === "fleeting");
     byId("code-choices").hidden = !what.status;
     byId("code-automatic-row").hidden = !what.status?.threshold;
     automatic.checked = Boolean(what.status?.automatic);
@@ -55,7 +57,7 @@ export function codeCard({ accept, decline, setAutomatic, look }) {
   /** What the service worker tells all pages. */
   function told(message) {
     if (message.type === "written") card.dataset.written = "true";
-    if (message.type === "mended" && running?.status) show({ ...running, status: { ...running.status, mended: message.names } });
+    if (message.status && running?.status) show({ ...running, status: message.status });
   }
 
   async function check(asked = false) {

@@ -51,7 +51,8 @@ def dist(tmp_path: Path) -> Path:
 async def serving(files: Path | None = None, *, origins: Origins | None = None, **options: Any) -> SimpleNamespace:
     sockets = FacilitatorSockets(origins)
     toy = attach(sockets)
-    site = Site(make_app(files=files, name="Test", identity=IDENTITY, sockets=sockets, **options), sockets)
+    app = make_app(files=files, name="Test", identity=IDENTITY, sockets=sockets, origins=origins, **options)
+    site = Site(app, sockets)
     port = await site.start("127.0.0.1", 0)
     return SimpleNamespace(site=site, toy=toy, port=port, sockets=sockets, url=f"ws://127.0.0.1:{port}/facilitator")
 
@@ -147,6 +148,36 @@ def test_unchanged_files_packed_twins_and_ranges(dist: Path) -> None:
         assert (status, body) == (206, b"this")
         status, headers, body = await get(server.port, "/app.mjs", method="HEAD")
         assert (status, headers["content-length"], body) == (200, "15", b"")
+        await server.site.close()
+
+    run(test)
+
+
+MIRROR = "https://mirror.example"
+
+
+@pytest.mark.parametrize(
+    ("origins", "asking", "readable"),
+    [
+        (None, MIRROR, False),
+        (Origins([]), MIRROR, False),
+        (Origins([MIRROR]), MIRROR, True),
+        (Origins(["*"]), MIRROR, True),
+        (Origins([MIRROR]), "https://other.example", False),
+        (Origins([MIRROR]), "null", False),
+        (Origins(["*"]), None, False),
+    ],
+)
+def test_pages_that_may_use_the_network_may_read_the_site(
+    dist: Path, origins: Origins | None, asking: str | None, readable: bool
+) -> None:
+    async def test() -> None:
+        server = await serving(dist, origins=origins)
+        for target in ("/network.json", "/worker.js", "/core.wasm"):
+            _, headers, _ = await get(server.port, target, *([f"Origin: {asking}"] if asking else []))
+            assert headers.get("access-control-allow-origin") == (asking if readable else None)
+            assert headers["cross-origin-resource-policy"] == ("cross-origin" if readable else "same-origin")
+            assert "origin" in headers["vary"].lower().split(", ")
         await server.site.close()
 
     run(test)

@@ -34,6 +34,13 @@ CHECK = """
     return Promise.all(argument.map(({ manifest, record, log, ...known }) =>
         release.checkRelease({ manifestBytes: bytes(manifest), release: bytes(record), log: bytes(log), ...known })));
 """
+WITHOUT_ED25519 = """
+    const importKey = crypto.subtle.importKey;
+    crypto.subtle.importKey = (format, key, algorithm, ...rest) => algorithm === "Ed25519"
+        ? Promise.reject(new DOMException("Unrecognized name.", "NotSupportedError"))
+        : importKey.call(crypto.subtle, format, key, algorithm, ...rest);
+"""
+"""As Chromium before 137 and Firefox before 129."""
 ROOTS = "return Promise.all(argument.map((lines) => release.merkleRoot(lines)));"
 
 
@@ -193,6 +200,15 @@ def test_signatures_of_minisign_itself(tmp_path: Path) -> None:
         release = Release(0, 1, (), ((tmp_path / "manifest.json.minisig").read_text(),))
         [found] = verdicts(case(release, log, None, manifest, Trust([public], 1)))
         assert found["signers"] == number, found
+
+
+def test_a_browser_that_cannot_check_signatures_takes_none_for_good(first: tuple[Log, Release], seen: Seen) -> None:
+    log, release = signed(NEW, first[0], KEYS)
+    asked = case(release, log, seen, NEW)
+    del asked["python"]
+    [found] = javascript(WITHOUT_ED25519 + CHECK, [asked], release="code/release.js")
+    assert (found["ok"], found["signers"], found["index"], found["head"]) == (False, 0, 1, None)
+    assert found["why"] == ["this browser cannot check signatures (Ed25519): a current one can"]
 
 
 def test_roots_and_proofs_of_trees_of_all_shapes() -> None:
