@@ -5,6 +5,8 @@
  * Does not: trust what it reads: files and manifests are hashed by who asks for them.
  */
 
+import { Refused } from "../web/code/manifest.js";
+
 const OURS = `convergence ${new URL(self.registration.scope).pathname} `;
 const STATE = `${OURS}state`;
 const filesOf = (root) => `${OURS}${root}`;
@@ -23,15 +25,34 @@ const DIGEST = /^[0-9a-f]{64}$/;
 /** @type {State} */
 const FIRST = { root: null, next: null, declined: null, automatic: false, seen: null };
 
-/** @returns {Promise<State>} as it was kept; the first one when there is none or it is damaged */
+/**
+ * @returns {Promise<State>} as it was kept; the first one when there is none
+ * @throws {Refused} when it is damaged: what was pinned cannot be known, so nothing may take its place unseen
+ */
 export async function loadState() {
   const kept = await keptDocument("state.json");
-  try {
-    const state = { ...FIRST, ...JSON.parse(new TextDecoder().decode(kept)) };
-    return DIGEST.test(state.root) ? state : FIRST;
-  } catch {
-    return FIRST;
+  if (!kept) return FIRST;
+  const state = parsed(kept);
+  if (!isState(state)) {
+    throw new Refused("What this browser remembers of the version that you accepted is damaged. Use another mirror or the bookmarklet; to start anew with what this site has now, clear its data in your browser.");
   }
+  return state;
+}
+
+function parsed(bytes) {
+  try {
+    return JSON.parse(new TextDecoder().decode(bytes));
+  } catch {
+    return null;
+  }
+}
+
+function isState(value) {
+  const { root, next, declined, automatic, seen } = value ?? {};
+  const isRoot = (text) => typeof text === "string" && DIGEST.test(text);
+  if (!isRoot(root) || ![next, declined].every((other) => other === null || isRoot(other)) || typeof automatic !== "boolean") return false;
+  const { version, size, root: head, index } = seen ?? {};
+  return typeof version === "string" && Number.isInteger(size) && Number.isInteger(index) && (size === 0 || isRoot(head));
 }
 
 /** @param {State} state */
@@ -48,19 +69,15 @@ export const keptFile = (root, name) => read(filesOf(root), name);
 
 export const keepFile = (root, name, bytes) => write(filesOf(root), name, bytes);
 
-/** @returns {Promise<Set<string>>} names of the files that are there */
-export async function namesKept(root) {
-  const cache = await caches.open(filesOf(root));
-  return new Set((await cache.keys()).map(({ url }) => url.slice(self.registration.scope.length)));
-}
-
-/** Drops the files of all root hashes but this one. */
-export async function dropOthers(root) {
-  const old = (await caches.keys()).filter((name) => name.startsWith(OURS) && DIGEST.test(name.slice(OURS.length)) && name !== filesOf(root));
+/** Drops files and manifests of all root hashes but these. */
+export async function dropAllBut(roots) {
+  const spared = new Set(roots.map(filesOf));
+  const old = (await caches.keys()).filter((name) => name.startsWith(OURS) && DIGEST.test(name.slice(OURS.length)) && !spared.has(name));
   await Promise.all(old.map((name) => caches.delete(name)));
-  const state = await caches.open(STATE);
-  const manifests = (await state.keys()).filter(({ url }) => DIGEST.test(url.slice(self.registration.scope.length)) && !url.endsWith(root));
-  await Promise.all(manifests.map((request) => state.delete(request)));
+  const cache = await caches.open(STATE);
+  const nameOf = ({ url }) => url.slice(self.registration.scope.length);
+  const manifests = (await cache.keys()).filter((request) => DIGEST.test(nameOf(request)) && !roots.includes(nameOf(request)));
+  await Promise.all(manifests.map((request) => cache.delete(request)));
 }
 
 const address = (name) => new URL(name, self.registration.scope);

@@ -7,22 +7,26 @@
  * docs/threat-model.md.
  *
  * A message is `{type, ...}` with a port for answers: `{type: "progress", done, total}` (bytes) any number of times, then
- * `{type: "done", value}` or `{type: "refused", message}`. To all pages: `{type: "written" | "mended", status}`,
- * `{type: "refused", message}`, `{type: "switched", root}`.
+ * `{type: "done", value, worker}` or `{type: "refused" | "failed", message}`; `worker` names this run of it. To all pages:
+ * `{type: "status", status}`, `{type: "refused", message}`, `{type: "switched", root}`.
  */
 
+import { download } from "../web/code/gather.js";
 import { Refused } from "../web/code/manifest.js";
 import * as code from "./code.js";
 import { headersOf } from "./headers.js";
 import { keepDocument, keptDocument } from "./store.js";
 
-const NETWORK_WAIT = 10_000; // ms until the network's description of the last time is good enough
+const NETWORK_WAIT = 10; // seconds of silence until the network's description of the last time is good enough
 const MAX_NETWORK = 64 * 1024; // bytes of network.json
 const DIGEST = /^[0-9a-f]{64}$/;
 const scope = self.registration.scope;
+const worker = crypto.randomUUID();
 /** What a site says anew each time: from itself. */
 const FROM_SITE = new Set(["manifest.json", "release.json", "releases.txt"]);
 const BOOKMARK = new Set(["bookmarklet.html", "bookmarklet.txt"]);
+
+code.onChange(async () => tell({ type: "status", status: await code.status() }));
 
 self.addEventListener("install", () => self.skipWaiting()); // a page registers a worker only when its code is to run now
 self.addEventListener("activate", (event) => event.waitUntil(self.clients.claim()));
@@ -37,36 +41,22 @@ self.addEventListener("fetch", (event) => {
 
 /** @param {FetchEvent} event @param {string} name of the file in its scope */
 async function answer(event, name) {
+  let bytes;
   try {
-    const stage = await code.stage();
-    if (await forBookmark(event)) return await fetch(event.request);
-    if (stage === "none") {
-      if (code.isNodes(name)) throw new Refused("No version was verified here. Reload the page.");
-      return await fetch(event.request);
-    }
+    if (await forBookmark(event)) return fetch(event.request);
     if (name === "network.json") return await network();
     if (BOOKMARK.has(name)) return await powerless(event.request, name);
-    if (stage === "arriving") {
-      const bytes = await code.fileArriving(name);
-      if (bytes) return new Response(bytes, { headers: headersOf(name) });
-      return code.isNodes(name) ? nothing() : await fetch(event.request);
-    }
-    if (!code.has(name)) return nothing();
-    const before = code.mended.size;
-    if (name === "index.html") await code.fileOf("main.js"); // without it, the page could not say what is wrong
-    const bytes = await code.fileOf(name);
-    if (code.mended.size > before) event.waitUntil(tellStatus("mended"));
-    return new Response(bytes, { headers: headersOf(name) });
+    bytes = await code.give(name);
   } catch (error) {
-    if (!(error instanceof Refused)) throw error;
-    event.waitUntil(tell({ type: "refused", message: error.message }));
-    return text(502, `Convergence stopped here, to run nothing that is not the accepted version.\n\n${error.message}\n\nAnother mirror may still have it: see the bookmarklet in the documentation.\n`);
+    const message = error instanceof Refused ? error.message : `This browser did not let it read or write what is kept here: ${error.message}.`;
+    event.waitUntil(tell({ type: "refused", message }));
+    return text(502, `Convergence stopped here, to run nothing that is not the accepted version.\n\n${message}\n\nAnother mirror may still have it: see the bookmarklet in the documentation.\n`);
   }
+  if (bytes === undefined) return fetch(event.request);
+  return bytes ? new Response(bytes, { headers: headersOf(name) }) : text(404, "There is nothing here: the accepted version has no such file.\n");
 }
 
 const text = (status, body) => new Response(body, { status, headers: headersOf("said.txt") });
-
-const nothing = () => text(404, "There is nothing here: the accepted version has no such file.\n");
 
 /** Whether a bookmark asks, in the place of open.html: it brings a root hash of its own and wants what the site has. */
 async function forBookmark({ request, clientId }) {
@@ -76,22 +66,20 @@ async function forBookmark({ request, clientId }) {
 
 /** What the site has, in no manifest since it names a root hash; under our policy it can run nothing but our files. */
 async function powerless(request, name) {
-  const { body, status } = await fetch(request);
-  return new Response(body, { status, headers: headersOf(name) });
+  const answer = await fetch(request).catch(() => null);
+  return answer?.ok ? new Response(answer.body, { headers: headersOf(name) }) : text(404, "The site does not give this now.\n");
 }
 
 /** Where the network is: from the site, or as it said the last time. */
 async function network() {
   const headers = { ...headersOf("network.json"), "Cache-Control": "no-store" };
   try {
-    const said = await fetch(new URL("network.json", scope), { cache: "no-store", signal: AbortSignal.timeout(NETWORK_WAIT) });
-    const bytes = new Uint8Array(await said.arrayBuffer());
-    if (!said.ok || bytes.length > MAX_NETWORK) return new Response(bytes, { status: said.status, headers });
+    const bytes = await download(new URL("network.json", scope), MAX_NETWORK, { patience: NETWORK_WAIT });
     await keepDocument("network.json", bytes).catch(() => {});
     return new Response(bytes, { headers });
-  } catch {
+  } catch (error) {
     const kept = await keptDocument("network.json").catch(() => null);
-    return kept ? new Response(kept, { headers }) : Response.error();
+    return kept ? new Response(kept, { headers }) : text(504, `The site does not say where its network is: ${error.message}\n`);
   }
 }
 
@@ -109,7 +97,7 @@ const TAKEN = {
   switch: { fits: ({ root }) => isRoot(root), run: change },
   decline: { fits: ({ root }) => isRoot(root), run: ({ root }) => code.decline(root) },
   automatic: { fits: ({ on }) => typeof on === "boolean", run: ({ on }) => code.setAutomatic(on) },
-  complete: { fits: () => true, run: complete },
+  settle: { fits: () => true, run: () => code.calm.resolve() },
 };
 
 self.addEventListener("message", (event) => {
@@ -122,27 +110,20 @@ self.addEventListener("message", (event) => {
 async function take({ run }, event, port) {
   const progress = (done, total) => port.postMessage({ type: "progress", done, total });
   try {
-    port.postMessage({ type: "done", value: await run(event.data, event, progress) });
+    port.postMessage({ type: "done", value: await run(event.data, event, progress), worker });
   } catch (error) {
-    port.postMessage({ type: "refused", message: error.message });
+    port.postMessage({ type: error instanceof Refused ? "refused" : "failed", message: error.message });
   }
 }
 
 async function install({ manifest }, event, progress) {
-  const { written } = await code.install(manifest, progress);
-  event.waitUntil(written.then(() => tellStatus("written")));
-}
-
-async function complete() {
-  if (await code.complete()) await tellStatus("written");
+  event.waitUntil((await code.install(manifest, progress)).written);
 }
 
 async function change({ root }) {
   await code.switchTo(root);
   await tell({ type: "switched", root });
 }
-
-const tellStatus = async (type) => tell({ type, status: await code.status() });
 
 async function tell(message) {
   for (const client of await self.clients.matchAll({ type: "window" })) client.postMessage(message);

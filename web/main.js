@@ -9,6 +9,7 @@
 import { watchNetwork } from "./bridge/network.js";
 import { createBridge } from "./bridge/rtc.js";
 import { assets } from "./code/assets.js";
+import { Refused } from "./code/manifest.js";
 import { accept, ask, pin, settle } from "./code/pin.js";
 import { drawCircuits } from "./ui/circuits.js";
 import { codeCard } from "./ui/code.js";
@@ -43,7 +44,7 @@ function problem() {
   if (!window.isSecureContext) {
     return "Browsers allow a node only on pages that came over https, or from this very machine. Open the same page with https:// in front of its address, or as http://localhost.";
   }
-  if (!window.WebAssembly || !window.Worker || !window.BroadcastChannel || !window.indexedDB || !navigator.locks || !crypto.subtle) {
+  if (!window.WebAssembly || !window.Worker || !window.BroadcastChannel || !window.indexedDB || !navigator.locks || !crypto.subtle || !Promise.withResolvers) {
     return "This browser lacks something that a node needs. Use a current Firefox, Chrome, Edge or Safari, and a normal (not private) window.";
   }
   return "";
@@ -104,7 +105,7 @@ function verified({ progress, refuse }) {
       replaced: () => notice("replaced", REPLACED),
     });
     card.show(running);
-    if (!running.status) return;
+    if (!running.status || running.status.kept === "no") return;
     card.check();
     setInterval(() => card.check(), LOOK_EVERY);
   };
@@ -113,7 +114,10 @@ function verified({ progress, refuse }) {
       keptAs = root;
       resolve();
     };
-    run(ready).catch((error) => refuse(`Nothing was started, because something is not what it should be. ${sentence(error.message)}`));
+    run(ready).catch((error) => {
+      const why = error instanceof Refused ? ", because not everything is here as it was published" : "";
+      refuse(`Nothing was started${why}. ${sentence(error.message)}`);
+    });
   });
 }
 
@@ -129,7 +133,6 @@ function start() {
   }
   let state = EMPTY;
   let role = null;
-  let worker = null; // while this tab leads
   let settled = false; // the node runs, or will not
   let refused = false; // the code was not what it should be
   const circuits = drawCircuits(byId("circuits"));
@@ -149,7 +152,7 @@ function start() {
     }
     cards.forEach((update) => update());
   };
-  const { command } = joinNode({
+  const { command, leave } = joinNode({
     // Other tabs of a site that nobody trusts are no company: verified code gives them no orders and takes none.
     alone: Boolean(globalThis.convergence),
     until: verified({
@@ -160,16 +163,12 @@ function start() {
       },
       refuse: (failed) => {
         refused = true;
-        worker?.terminate();
+        leave(failed);
         state = { ...EMPTY, failed };
         show();
       },
     }),
-    startWorker: () => {
-      worker = startWorker(relay.message());
-      if (refused) worker.terminate();
-      return worker;
-    },
+    startWorker: () => startWorker(relay.message()),
     onState: (next) => {
       if (refused) return;
       state = { ...EMPTY, ...next };

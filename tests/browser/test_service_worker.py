@@ -20,7 +20,6 @@ from tests.browser.harness import START, Peer, limited_storage
 from tests.browser.hostile import flipped
 from tests.e2e.processes import Network
 
-KEPT = "() => document.querySelector('#code').dataset.written"
 TAMPER = """async ([name, text]) => {
     const [cache] = (await caches.keys()).filter((key) => / [0-9a-f]{64}$/.test(key));
     await (await caches.open(cache)).put(new URL(name, document.baseURI), new Response(text));
@@ -79,7 +78,7 @@ def visit(context: BrowserContext, site: ChangingSite) -> Page:
 
 def kept(page: Page) -> None:
     """Wait until all files are in the cache."""
-    page.wait_for_function(KEPT)
+    expect(page.get_by_test_id("code")).to_have_attribute("data-kept", "yes")
 
 
 def stands(site: ChangingSite, files: Mapping[str, bytes]) -> None:
@@ -227,37 +226,30 @@ def test_where_there_are_no_service_workers_the_node_starts_and_nothing_is_calle
         page.close()
 
 
-def test_without_room_for_the_files_each_is_checked_at_each_start(
-    context: BrowserContext, site: ChangingSite, small: Version
+@pytest.mark.parametrize("size", [1, 100_000])
+def test_without_room_for_all_files_nothing_is_pinned_and_each_start_is_a_first_one(
+    context: BrowserContext, site: ChangingSite, small: Version, size: int
 ) -> None:
-    """There is room for what has to be remembered, and for a file or two."""
+    """`size`: bytes that the site may keep; 100,000 are enough for what is to be remembered, and for a file or two."""
     site.serve(small.served())
     page = context.new_page()
-    with limited_storage(page, site.address, 100_000):
+    with limited_storage(page, site.address, size):
         page.goto(site.address)
-        kept(page)
-        expect(page.get_by_test_id("code-from")).to_contain_text("no room to keep all of it")
-        site.serve({**small.files, "manifest.json": Publisher().version("0.2.0").manifest.encode()})
-        site.asked.clear()
-        page.reload()
-        expect(page.get_by_test_id("code")).to_have_attribute("data-root", small.root)
-        expect(page.get_by_test_id("code")).to_have_attribute("data-from", "cache")
-        expect(page.get_by_test_id("status")).to_have_text(STARTED)
-        assert set(site.asked) & set(small.files)
-        site.serve({name: flipped(data) for name, data in small.served().items()})
-        page.reload()
-        expect(page.locator("body")).to_contain_text("is to be had nowhere as it was published")
-
-
-def test_without_room_to_remember_anything_nothing_is_called_pinned(
-    context: BrowserContext, site: ChangingSite, small: Version
-) -> None:
-    site.serve(small.served())
-    page = context.new_page()
-    with limited_storage(page, site.address, 1):
-        page.goto(site.address)
-        expect(page.get_by_test_id("status")).to_have_text(STARTED)
+        expect(page.get_by_test_id("code")).to_have_attribute("data-kept", "no")
+        page.get_by_test_id("code-summary").click()
         expect(page.get_by_test_id("code-from")).to_contain_text("nothing is pinned")
+        expect(page.get_by_test_id("code-look")).to_be_hidden()
+        other = Publisher().version("0.2.0")
+        site.serve(other.served())
+        page.reload()
+        expect(page.get_by_test_id("code")).to_have_attribute("data-root", other.root)
+        expect(page.get_by_test_id("status")).to_have_text(STARTED)
+        site.serve(other.served() | {"worker/worker.js": flipped(other.files["worker/worker.js"])})
+        page.reload()
+        expect(page.get_by_test_id("error")).to_contain_text("worker/worker.js is to be had nowhere as it was published")
+    site.serve(other.served())
+    page.reload()
+    kept(page)
 
 
 def test_messages_that_are_none_change_nothing(context: BrowserContext, site: ChangingSite, small: Version) -> None:

@@ -51,7 +51,7 @@ def first_visit(context: BrowserContext, site: ChangingSite, version: Version) -
     site.serve(version.served())
     page = context.new_page()
     page.goto(site.address)
-    page.wait_for_function("() => document.querySelector('#code').dataset.written")
+    expect(page.get_by_test_id("code")).to_have_attribute("data-kept", "yes", timeout=SOON)
     runs(page, version)
     return page
 

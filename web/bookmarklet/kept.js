@@ -17,8 +17,8 @@ export async function openKept() {
   return {
     /** @param {string} digest @returns {Promise<Uint8Array|null>} what lies there */
     async get(digest) {
-      const answer = await cache?.match(address(digest)).catch(() => null);
-      return answer ? new Uint8Array(await answer.arrayBuffer()) : null;
+      const body = await cache?.match(address(digest)).then((answer) => answer?.arrayBuffer()).catch(() => null);
+      return body ? new Uint8Array(body) : null;
     },
     /** @param {string} digest @param {Uint8Array} bytes Kept if the browser has room. */
     async put(digest, bytes) {
@@ -27,13 +27,24 @@ export async function openKept() {
     /** @param {Set<string>} digests All else is removed. */
     async only(digests) {
       const wanted = new Set([...digests].map(address));
-      for (const { url } of (await cache?.keys()) ?? []) if (!wanted.has(url)) await cache.delete(url);
+      const kept = (await cache?.keys().catch(() => [])) ?? [];
+      for (const { url } of kept) if (!wanted.has(url)) await cache.delete(url).catch(() => {});
     },
   };
 }
 
-/** @returns {string} the newest version that ran on this device, or "" */
-export const versionSeen = () => localStorage.getItem(VERSION) ?? "";
+/** @returns {string} the newest version that ran on this device, or "" where nothing is remembered */
+export function versionSeen() {
+  try {
+    return localStorage.getItem(VERSION) ?? "";
+  } catch {
+    return "";
+  }
+}
 
-/** @param {string} version It runs now. */
-export const remember = (version) => localStorage.setItem(VERSION, version);
+/** @param {string} version It runs now. Without room to remember it, an older one is not noticed later. */
+export function remember(version) {
+  try {
+    localStorage.setItem(VERSION, version);
+  } catch {} // what fills this storage may be the site's doing, and could as well take the version out
+}

@@ -10,7 +10,9 @@ import { download } from "./gather.js";
 import { MAX_MANIFEST, Refused, parseManifest, sha256 } from "./manifest.js";
 
 const WORKER = /^sw-([0-9a-f]{16})\.js$/;
-const PATIENCE = 120_000; // ms without a word until the worker counts as dead
+const PATIENCE = 60_000; // ms without a word until the worker counts as dead
+const HEARTBEAT = 10_000; // ms between questions whether it lives; Firefox ends one that is asked nothing for half a minute
+const SCOPE = new URL("./", document.baseURI).href;
 const AGAIN = "convergence-again"; // in sessionStorage: this page was loaded again to come from the cache
 
 /**
@@ -42,39 +44,37 @@ export async function pin({ address, ready, progress, told, replaced }) {
 
 async function pinned({ address, ready, progress, told, replaced }) {
   if (globalThis.convergence) return { root: globalThis.convergence.root, version: globalThis.convergence.version, from: "bookmarklet", why: "", status: null };
-  const container = navigator.serviceWorker;
-  if (!container) return unpinned("This browser, or this window of it, has no service workers.");
-  const scope = new URL("./", document.baseURI).href;
-  const own = () => (container.controller && new URL("./", container.controller.scriptURL).href === scope ? container.controller : null);
+  if (!navigator.serviceWorker) return unpinned("This browser, or this window of it, has no service workers.");
+  const { serviceWorker: container } = navigator;
   container.addEventListener("message", ({ source, data }) => {
-    if (source === container.controller && typeof data?.type === "string") told(data);
+    if (source === own() && typeof data?.type === "string") told(data);
   });
   container.startMessages();
 
-  let registration = await container.getRegistration(scope).catch(() => null);
-  if (registration?.scope !== scope) registration = null;
+  const registration = await registered();
   const cached = own() !== null;
   if (cached) sessionStorage.removeItem(AGAIN);
-  else if (registration?.active) await bypassed(container, registration);
-  if (own()) watch(registration, replaced);
+  else if (registration?.active) await bypassed(registration);
+  const watched = own() && registration;
+  if (watched) watch(registration, replaced);
 
   let status = own() ? await ask("status") : { root: null };
-  if (status.root) {
+  if (status.root && status.kept !== "no") {
     return { root: status.root, version: status.version, from: cached ? "cache" : "site", why: cached ? "" : "This page was loaded past the cache.", status };
   }
   const { bytes, manifest } = await offered();
   if (!own()) {
     const name = await checkedWorker(manifest.files);
     try {
-      registration = await register(address(name));
+      await register(address(name));
     } catch (error) {
       // A script that is none after all is the site's doing; SecurityError and others are a private window's.
-      if (error instanceof TypeError) throw new Refused(`the file ${name} does not run as the site sent it: ${error.message}`);
+      if (error instanceof TypeError) throw new Refused(`the file ${name}, as the site sent it once more, does not run as a service worker: ${error.message}`);
       return unpinned(`This browser does not let the page keep its code: ${error.message}`);
     }
-    await controlled(container);
-    watch(registration, replaced);
+    await controlled();
   }
+  if (!watched) await registered().then((found) => found && watch(found, replaced));
   await ask("install", { manifest: bytes }, (done, total) => {
     ready(manifest.root);
     progress(done, total);
@@ -106,35 +106,54 @@ function workerOf(names) {
 const register = (address) => navigator.serviceWorker.register(address, { updateViaCache: "none" });
 
 /**
- * Asks the worker that controls this page.
+ * Asks the worker that controls this page. What takes long is watched: browsers end workers at any moment.
  * @param {string} type
  * @param {object} [values]
  * @param {(done: number, total: number) => void} [progress]
- * @returns {Promise<any>} Rejects with Refused.
+ * @returns {Promise<any>} Rejects with Refused for what must not run, else with an Error for people to read.
  */
 export function ask(type, values = {}, progress = () => {}) {
-  const { port1, port2 } = new MessageChannel();
+  const { controller } = navigator.serviceWorker;
   return new Promise((resolve, reject) => {
-    const late = () => reject(new Refused("The service worker does not answer. Reload the page to try again."));
-    let timer = setTimeout(late, PATIENCE);
-    port1.onmessage = ({ data }) => {
-      clearTimeout(timer);
-      if (data?.type === "progress") {
-        timer = setTimeout(late, PATIENCE);
-        progress(data.done, data.total);
-        return;
-      }
-      port1.close();
-      if (data?.type === "done") resolve(data.value);
-      else reject(new Refused(String(data?.message)));
+    let heard = performance.now();
+    let run = null; // which run of the worker has the question
+    const beat = () => {
+      if (performance.now() - heard > PATIENCE) return fail("The service worker does not answer. Reload the page to try again.");
+      send(controller, { type: "status" }, (data) => {
+        heard = performance.now();
+        run ??= data.worker;
+        if (data.worker && data.worker !== run) fail("The browser ended the service worker before it was done. Reload the page to go on.");
+      });
     };
-    navigator.serviceWorker.controller.postMessage({ type, ...values }, [port2]);
+    const beating = setInterval(beat, HEARTBEAT);
+    const end = (settle, value) => {
+      clearInterval(beating);
+      settle(value);
+    };
+    const fail = (message) => end(reject, new Error(message));
+    beat();
+    send(controller, { type, ...values }, (data) => {
+      if (data.type === "progress") progress(data.done, data.total);
+      else if (data.type === "done") end(resolve, data.value);
+      else if (data.type === "refused") end(reject, new Refused(data.message));
+      else fail(data.message);
+    });
   });
+}
+
+/** @param {(data: object) => void} answered Is given each answer. */
+function send(worker, message, answered) {
+  const { port1, port2 } = new MessageChannel();
+  port1.onmessage = ({ data }) => {
+    if (data.type !== "progress") port1.close();
+    answered(data);
+  };
+  worker.postMessage(message, [port2]);
 }
 
 /** The node runs: now the worker may write what it has not written yet. */
 export function settle() {
-  if (navigator.serviceWorker?.controller) ask("complete").catch(() => {});
+  if (own()) ask("settle").catch(() => {});
 }
 
 /**
@@ -148,7 +167,7 @@ export async function accept(root, address, progress) {
   const { scriptURL } = navigator.serviceWorker.controller;
   const registration = await register(address(name));
   const next = registration.installing ?? registration.waiting;
-  if (next && next.scriptURL !== scriptURL) await controlled(navigator.serviceWorker, next);
+  if (next && next.scriptURL !== scriptURL) await controlled(next);
   await ask("switch", { root });
 }
 
@@ -159,33 +178,43 @@ async function offered() {
   return { bytes, manifest: await parseManifest(bytes) };
 }
 
+const registered = async () => {
+  const found = await navigator.serviceWorker.getRegistration(SCOPE).catch(() => null);
+  return found?.scope === SCOPE ? found : null;
+};
+
+/** The worker of this folder that controls the page; one of a folder above it is none of ours. */
+function own() {
+  const controller = navigator.serviceWorker?.controller;
+  return controller && new URL("./", controller.scriptURL).href === SCOPE ? controller : null;
+}
+
 /** Waits until the page has a worker, or this one. */
-function controlled(container, worker = null) {
+function controlled(worker = null) {
   return new Promise((resolve) => {
     const look = () => {
-      if (!container.controller || (worker && container.controller !== worker)) return;
-      container.removeEventListener("controllerchange", look);
+      if (!own() || (worker && own() !== worker)) return;
+      navigator.serviceWorker.removeEventListener("controllerchange", look);
       resolve();
     };
-    container.addEventListener("controllerchange", look);
+    navigator.serviceWorker.addEventListener("controllerchange", look);
     look();
   });
 }
 
 /** The page came past its worker, as after a forced reload: once more, so that it comes from the cache; else as it is. */
-async function bypassed(container, registration) {
+async function bypassed(registration) {
   if (!sessionStorage.getItem(AGAIN)) {
     sessionStorage.setItem(AGAIN, "1");
     location.reload();
     await new Promise(() => {});
   }
-  const claimed = controlled(container);
   registration.active.postMessage({ type: "claim" }, [new MessageChannel().port2]);
-  await claimed;
+  await controlled();
 }
 
 function watch(registration, replaced) {
-  const { scriptURL } = registration.active ?? navigator.serviceWorker.controller;
+  const { scriptURL } = registration.active ?? own();
   const look = () => {
     const next = registration.installing ?? registration.waiting;
     if (next && next.scriptURL === scriptURL) replaced();

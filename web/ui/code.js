@@ -11,11 +11,13 @@ import { count, sentence } from "./words.js";
 const FIRST_WORDS = 4;
 const FROM = {
   cache: "Every file was checked before it ran, and this browser keeps it: the page also starts offline, and runs these bytes until you accept others.",
+  writing: "Every file was checked against the list that this site gave, and is now being kept.",
   first: "Every file was checked against the list that this site gave. From your next visit on, this browser runs these bytes, whatever the site serves, until you accept others.",
   fleeting: "Every file was checked against the list that this site gave. But this browser has no room, or no leave, to remember which it was: nothing is pinned, and the next visit may bring other code. Free some space on this device, then reload the page.",
   site: "Straight from the site: nothing is pinned, and the next visit may bring other code.",
   bookmarklet: "Started by your bookmark, which checked every file before it ran.",
 };
+const UNKEPT = { writing: "writing", no: "fleeting" };
 
 /**
  * @param {object} actions
@@ -29,7 +31,10 @@ export function codeCard({ accept, decline, setAutomatic, look }) {
   const automatic = byId("code-automatic");
   let running = null;
 
-  automatic.addEventListener("change", () => setAutomatic(automatic.checked).catch(fail));
+  automatic.addEventListener("change", () => setAutomatic(automatic.checked).catch((error) => {
+    automatic.checked = !automatic.checked;
+    fail(error);
+  }));
   byId("code-look").addEventListener("click", () => check(true));
 
   /** @param {import("../code/pin.js").Running} what */
@@ -37,10 +42,11 @@ export function codeCard({ accept, decline, setAutomatic, look }) {
     running = what;
     card.dataset.from = what.from;
     card.dataset.root = what.root;
-    const from = what.from === "first" && !what.status.lasting ? "fleeting" : what.from;
+    const from = UNKEPT[what.status?.kept] ?? what.from;
+    card.dataset.kept = what.status?.kept ?? "";
     setText(byId("code-from"), [FROM[from], sentence(what.why), trouble(what.status)].filter(Boolean).join(" "));
     card.classList.toggle("unpinned", from === "site" || from === "fleeting");
-    byId("code-choices").hidden = !what.status;
+    byId("code-choices").hidden = !what.status || what.status.kept === "no";
     byId("code-automatic-row").hidden = !what.status?.threshold;
     automatic.checked = Boolean(what.status?.automatic);
     if (what.status?.threshold) setText(byId("code-keys"), `${what.status.threshold} of ${count(what.status.keys, "key")}`);
@@ -56,15 +62,14 @@ export function codeCard({ accept, decline, setAutomatic, look }) {
 
   /** What the service worker tells all pages. */
   function told(message) {
-    if (message.type === "written") card.dataset.written = "true";
-    if (message.status && running?.status) show({ ...running, status: message.status });
+    if (message.type === "status" && running?.status) show({ ...running, status: message.status });
   }
 
   async function check(asked = false) {
     if (asked) setText(byId("code-looked"), "Looking …");
     try {
       const found = await look();
-      const here = { current: "The site has this very version.", unreachable: "The site does not answer. What you have goes on.", offered: "", older: "", broken: "" }[found.kind];
+      const here = { current: "The site has this very version.", unreachable: `The site did not say what it has now: ${found.message}. What you have goes on.`, unpinned: "", offered: "", older: "", broken: "" }[found.kind];
       setText(byId("code-looked"), asked ? here : "");
       offer(found);
     } catch (error) {
@@ -74,7 +79,7 @@ export function codeCard({ accept, decline, setAutomatic, look }) {
 
   function offer(found) {
     const box = byId("offer");
-    box.hidden = found.kind === "current" || found.kind === "unreachable";
+    box.hidden = ["current", "unreachable", "unpinned"].includes(found.kind);
     box.dataset.kind = found.kind;
     if (box.hidden) return;
     if (found.kind === "broken") {
@@ -127,9 +132,5 @@ function standing({ signed, signers, needed, index, why }, keys) {
 }
 
 function trouble(status) {
-  if (!status) return "";
-  const said = [];
-  if (status.mended.length) said.push(`Changed or lost in this browser's cache, fetched again and checked: ${status.mended.join(", ")}.`);
-  if (!status.room) said.push("This browser has no room to keep all of it: what is missing is fetched and checked each time.");
-  return said.join(" ");
+  return status?.mended.length ? `Changed or lost in this browser's cache, fetched again and checked: ${status.mended.join(", ")}.` : "";
 }

@@ -24,7 +24,8 @@ export function showStatus(state, role) {
   setText(byId("count-relayed"), bytes(state.bytes.relayed));
   byId("count-relayed").parentElement.hidden = !state.bytes.relayed;
   if (state.failed) notice("failed", state.failed, { label: "Reload", run: () => location.reload() });
-  else if (state.trouble) notice("trouble", state.trouble);
+  else dismiss("failed");
+  if (state.trouble && !state.failed) notice("trouble", state.trouble);
   else dismiss("trouble");
 }
 

@@ -2,7 +2,7 @@
  * One node per browser profile.
  *
  * Does: elect a leader among the tabs (Web Locks); the leader starts the worker, the others send it their commands and
- * receive its states over a BroadcastChannel. When the leader's tab closes, the browser hands the lock to another tab,
+ * receive its states over a BroadcastChannel. When the leader's tab closes or its node fails, the lock goes to another tab,
  * which starts a node and is sent, once more, whatever the other tabs still wait for.
  * Does not: know what commands or states mean.
  *
@@ -12,6 +12,11 @@
 const LOCK = "convergence-node";
 const CHANNEL = "convergence-tabs";
 
+const ANSWER_WITHIN = 10_000; // ms; tabs that run in the background answer as well
+const BUSY = "Another tab of this site runs a node already. Close it, then start this page again.";
+const MUTE =
+  "Another tab of this site runs a node and does not answer: one that was started by a bookmark takes no company. Close that tab, and this page goes on by itself.";
+
 /**
  * @param {object} options
  * @param {boolean} [options.alone] Say nothing to other tabs and hear nothing; fail when one of them runs a node.
@@ -19,7 +24,8 @@ const CHANNEL = "convergence-tabs";
  * @param {() => Worker} options.startWorker Called once, if and when this tab leads.
  * @param {(state: object) => void} options.onState Each new state of the node.
  * @param {(role: "leader"|"guest") => void} options.onRole
- * @returns {{command: (name: string, args?: object) => Promise<any>}} `command` rejects with an Error for people to read.
+ * @returns {{command: (name: string, args?: object) => Promise<any>, leave: (why: string) => void}} `command` rejects with an
+ *   Error for people to read; after `leave` this tab runs no node any more, and another one may.
  */
 export function joinNode({ alone = false, until = Promise.resolve(), startWorker, onState, onRole }) {
   const channel = alone ? { postMessage() {} } : new BroadcastChannel(CHANNEL);
@@ -28,8 +34,10 @@ export function joinNode({ alone = false, until = Promise.resolve(), startWorker
   const pending = new Map();
   let numbers = 0;
   let leader = null; // the leading tab's name, once known
-  let worker = null; // only in the leader
+  let worker = null; // while this tab leads
   let state = null;
+  let left = ""; // why this tab has left
+  let unlock = () => {};
 
   const dispatch = (message) => {
     if (worker) worker.postMessage(message);
@@ -51,6 +59,16 @@ export function joinNode({ alone = false, until = Promise.resolve(), startWorker
     onState(next);
   };
 
+  const leave = (why) => {
+    left = why;
+    show({ ...(state ?? {}), ready: false, failed: why });
+    if (worker) channel.postMessage({ type: "state", state });
+    worker?.terminate();
+    worker = leader = null;
+    for (const id of [...pending.keys()]) settle({ id, ok: false, message: why });
+    unlock();
+  };
+
   channel.onmessage = ({ data }) => {
     if (data.type === "state" && !worker) show(data.state);
     else if (data.type === "reply") settle(data);
@@ -64,39 +82,50 @@ export function joinNode({ alone = false, until = Promise.resolve(), startWorker
     }
   };
 
+  /** @returns {Promise<void>} The lock is held until this tab leaves, or is closed. */
   const lead = () => {
+    if (left) return;
     leader = tab;
     onRole("leader");
-    worker = startWorker();
+    try {
+      worker = startWorker();
+    } catch (error) {
+      leave(`This browser did not start the node: ${error.message}. Reload the page to try again.`);
+      return;
+    }
     worker.onmessage = ({ data }) => {
-      if (data.type === "state") {
+      if (data.type === "state" && data.state.failed) leave(data.state.failed);
+      else if (data.type === "state") {
         show(data.state);
         channel.postMessage(data);
       } else if (!settle(data)) channel.postMessage(data);
     };
     worker.onerror = (event) => {
       event.preventDefault();
-      const failed = "The node stopped because part of the program could not be loaded or run. Reload the page to start it again.";
-      const stopped = { ...(state ?? {}), ready: false, failed };
-      show(stopped);
-      channel.postMessage({ type: "state", state: stopped });
+      leave("The node stopped because part of the program could not be loaded or run. Reload the page to start it again.");
     };
     channel.postMessage({ type: "leader", leader: tab, state });
     dispatchAll();
-    return new Promise(() => {}); // held until this tab closes
+    return new Promise((resolve) => {
+      unlock = resolve;
+    });
   };
 
   channel.postMessage({ type: "hello" });
-  const busy = "Another tab of this site runs a node already. Close it, then start this page again.";
-  until.then(() => navigator.locks.request(LOCK, { ifAvailable: alone }, (lock) => (lock ? lead() : show({ ready: false, failed: busy }))));
+  until.then(() => {
+    if (!alone) setTimeout(() => leader || left || show({ ready: false, failed: MUTE }), ANSWER_WITHIN);
+    return navigator.locks.request(LOCK, { ifAvailable: alone }, (lock) => (lock ? lead() : leave(BUSY)));
+  });
 
   return {
+    leave,
     command(name, args = {}) {
       const id = `${tab}:${(numbers += 1)}`;
       const message = { type: "command", id, name, args };
       return new Promise((resolve, reject) => {
         pending.set(id, { message, resolve, reject });
-        dispatch(message);
+        if (left && !leader) settle({ id, ok: false, message: left });
+        else dispatch(message);
       });
     },
   };

@@ -39,8 +39,13 @@ export async function keepSnapshot(site, root, bytes) {
   await (await caches.open(CACHE)).put(address(site, root), new Response(bytes, { headers: { [DIGEST]: await sha256(bytes) } }));
 }
 
+/** Whatever happens, it does not throw: a snapshot is there to save time, no more. */
 export async function dropSnapshots(site) {
-  const cache = await caches.open(CACHE);
-  const own = (await cache.keys()).filter(({ url }) => url.startsWith(address(site, "")));
-  await Promise.all(own.map((request) => cache.delete(request)));
+  try {
+    const cache = await caches.open(CACHE);
+    const own = (await cache.keys()).filter(({ url }) => url.startsWith(address(site, "")));
+    await Promise.all(own.map((request) => cache.delete(request)));
+  } catch (error) {
+    console.warn(`A snapshot cannot be dropped: ${error.message}`);
+  }
 }

@@ -7,18 +7,21 @@
  */
 
 import { assets } from "../code/assets.js";
+import { download } from "../code/gather.js";
 import { createChannels } from "./channels.js";
 import { createCrypto } from "./crypto.js";
 import { openDatabase } from "./database.js";
 import { dropSnapshots, keepSnapshot, keptSnapshot } from "./snapshot.js";
 
+const MAX_NETWORK = 64 * 1024; // bytes of network.json
 const SETTLED_MS = 5000; // after the start, until the snapshot is written: the node's first circuits come first
 
 const waiting = []; // commands that came before the node could take them
 let host = null;
+let restoredFor = ""; // the site whose snapshot this start is made from
 const listener = {}; // filled in by Python before anything is asked of channels or database
 const relayed = new Proxy({}, { get: (_, name) => (...values) => guard(() => listener[name](...values)) });
-let take = (message) => (host ? command(message) : waiting.push(message));
+const take = (message) => (host ? command(message) : waiting.push(message));
 
 /**
  * The page's first message: `port` to its bridge for WebRTC, or null; where the code is (`files` as for code/assets.js) and
@@ -35,12 +38,11 @@ const told = new Promise((resolve) => {
   };
 });
 
-start().catch((error) => {
+start().catch(async (error) => {
   console.error(error);
+  if (restoredFor) await dropSnapshots(restoredFor); // it may be what is wrong: after an update of the browser, for instance
   const failed = `The node could not start: ${error.message ?? error}. Reload the page to try again.`;
-  self.postMessage({ type: "state", state: { ready: false, failed } });
-  take = ({ id }) => self.postMessage({ type: "reply", id, ok: false, message: failed });
-  waiting.forEach(take);
+  self.postMessage({ type: "state", state: { ready: false, failed } }); // the page ends this worker
 });
 
 async function start() {
@@ -52,7 +54,7 @@ async function start() {
       phase(60, "Python runs; loading the node");
       return loaded;
     }),
-    given ?? fetched(new URL("network.json", site), (answer) => answer.json()),
+    given ?? networkOf(site),
     createCrypto(),
     openDatabase(relayed.answered),
   ]);
@@ -87,6 +89,7 @@ async function loadPython(asset, site, root) {
   const pyodide = restored || (await loadPyodide(asset, site, { _makeSnapshot: Boolean(root) }));
   pyodide.FS.writeFile("/app.zip", code); // Python imports straight from it: nothing is unpacked
   if (restored) {
+    restoredFor = site;
     pyodide.runPython("import random; random.seed()"); // else it would give the same numbers after every start
     return { pyodide, snapshot: null };
   }
@@ -116,6 +119,13 @@ async function loadPyodide(asset, site, options) {
 
 /** @returns {Promise<Uint8Array>} the archive with the node's Python, sources and bytecode */
 const loadCode = async (asset) => new Uint8Array(await fetched(asset("app.zip"), (answer) => answer.arrayBuffer()));
+
+async function networkOf(site) {
+  const bytes = await download(new URL("network.json", site), MAX_NETWORK).catch(({ message }) => {
+    throw new Error(`the site does not say where its network is: ${message}`);
+  });
+  return JSON.parse(new TextDecoder().decode(bytes));
+}
 
 async function fetched(address, read) {
   const answer = await fetch(address).catch(() => null);
