@@ -75,6 +75,7 @@ class ChangingSite:
         request.send_header("Content-Type", TYPES.get(Path(name).suffix, "application/octet-stream"))
         request.send_header("Content-Length", str(len(data or b"")))
         request.send_header("Cache-Control", "no-cache")
+        request.send_header("Connection", "close")  # or it would be answered after `stop` as well
         for header, value in HEADERS.items():
             if header != "Server":
                 request.send_header(header, BOOKMARK_POLICY if (header, f"/{name}") == _OPEN_POLICY else value)
@@ -119,9 +120,12 @@ class Publisher:
         self.threshold = threshold
         self.log = Log()
 
-    def version(self, number: str, *, other_worker: bool = False, mark: str = "") -> Version:
-        """A version with this publisher's present keys, not yet released. `mark`: what makes its bytes others."""
+    def version(self, number: str, *, other_worker: bool = False, mark: str = "", slow: bool = False) -> Version:
+        """A version with this publisher's present keys, not yet released. `mark`: what makes its bytes others; `slow`:
+        its node never runs."""
         files = small_page() | {"icon.svg": small_page()["icon.svg"] + f"<!-- {number} {mark} -->".encode()}
+        if slow:
+            files["worker/worker.js"] = files["worker/worker.js"].replace(b"percent: 75,", b"percent: 5,")
         if other_worker:
             files = with_other_worker(files)
         keys = [key.public.text for key in self.keys]

@@ -97,6 +97,14 @@ def limited_storage(page: Page, site: str, size: int) -> Iterator[None]:
     devtools.detach()
 
 
+def stop_workers(page: Page) -> None:
+    """Chromium ends the service workers, as it does with those that have had nothing to do for half a minute."""
+    devtools = page.context.new_cdp_session(page)
+    devtools.send("ServiceWorker.enable")
+    devtools.send("ServiceWorker.stopAllWorkers")
+    devtools.detach()
+
+
 def transfer_id(link: str) -> str:
     """What the page calls the transfer of this link."""
     return public_id(ShareLink.parse(link).hash_name)

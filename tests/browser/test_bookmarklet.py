@@ -47,6 +47,10 @@ CONTROL = """async () => {
     await controlled;
 }"""
 
+FILL = """() => {
+    for (let size = 1 << 23; size >= 1; size >>= 1) try { localStorage[size] = "x".repeat(size); } catch {}
+}"""
+
 LISTEN = """() => {
     window.heard = [];
     window.asked = new BroadcastChannel("convergence-tabs");
@@ -235,6 +239,11 @@ def test_an_older_version_than_one_that_ran_here_is_refused(
     text = use(context.new_page(), site.address("good"), bookmark, lambda page: page.evaluate(newer))
     expect(text).to_contain_text("version 99.0 ran in this browser before")
     expect(text).not_to_contain_text(UNNAMED)
+
+
+def test_storage_that_is_full_does_not_stop_it(context: BrowserContext, site: Mirrors, bookmark: str) -> None:
+    text = use(context.new_page(), site.address("good"), bookmark, lambda page: page.evaluate(FILL))
+    expect(text).to_contain_text(UNNAMED)
 
 
 # With a network -------------------------------------------------------------------------------------------------------

@@ -313,17 +313,41 @@ def test_one_node_for_all_tabs_and_another_tab_takes_over(open_page: Callable[..
     expect(second.get_by_test_id("status")).to_have_text("Ready, 5 circuits")
 
 
-def test_a_worker_that_dies_is_told_in_every_tab(chromium: Browser, site: str) -> None:
+def test_a_worker_that_dies_is_told_and_another_tab_takes_over(chromium: Browser, site: str) -> None:
     context = chromium.new_context()
     context.add_init_script(UNKEPT)
-    pages = [context.new_page() for _ in range(2)]
+    first, second = pages = [context.new_page() for _ in range(2)]
     for page in pages:
         page.goto(site)
         expect(page.get_by_test_id("status")).to_have_text("Starting, 5 %")
-    tell(pages[0], crash=True)
+    with second.expect_event("worker"):
+        tell(first, crash=True)
+    expect(first.get_by_text("runs in another tab")).to_be_visible()
+    expect(second.get_by_text("runs in another tab")).to_be_hidden()
     for page in pages:
-        expect(page.get_by_test_id("status")).to_have_text("Stopped")
-        expect(page.get_by_test_id("error")).to_contain_text("Reload the page")
+        expect(page.get_by_test_id("status")).to_have_text("Starting, 5 %")
+    first.close()
+    tell(second, crash=True)
+    expect(second.get_by_test_id("status")).to_have_text("Stopped")
+    expect(second.get_by_test_id("error")).to_contain_text("Reload the page")
+    second.get_by_test_id("get-input").fill(LINK)
+    second.get_by_test_id("get-button").click()
+    expect(second.get_by_test_id("get-error")).to_contain_text("The node stopped")
+    context.close()
+
+
+def test_a_tab_that_holds_the_place_and_says_nothing_is_told_of(chromium: Browser, site: str) -> None:
+    """As one does that a bookmark started."""
+    context = chromium.new_context()
+    context.add_init_script(UNKEPT)
+    mute, page = context.new_page(), context.new_page()
+    mute.goto(f"{site}style.css")
+    mute.evaluate("new Promise((held) => navigator.locks.request('convergence-node', () => new Promise(held)))")
+    page.goto(site)
+    expect(page.get_by_test_id("error")).to_contain_text("Close that tab, and this page goes on by itself")
+    mute.close()
+    expect(page.get_by_test_id("status")).to_have_text("Starting, 5 %")
+    expect(page.get_by_test_id("error")).to_be_empty()
     context.close()
 
 

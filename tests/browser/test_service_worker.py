@@ -16,13 +16,21 @@ from pynode.published.words import root_words
 from pynode.site import BOOKMARK_POLICY, HEADERS
 from tests.browser.alone import UNKEPT
 from tests.browser.changing import STARTED, ChangingSite, Publisher, Version
-from tests.browser.harness import START, Peer, limited_storage
+from tests.browser.harness import START, Peer, limited_storage, stop_workers
 from tests.browser.hostile import flipped
 from tests.e2e.processes import Network
 
 TAMPER = """async ([name, text]) => {
     const [cache] = (await caches.keys()).filter((key) => / [0-9a-f]{64}$/.test(key));
     await (await caches.open(cache)).put(new URL(name, document.baseURI), new Response(text));
+}"""
+LOSE = """async (name) => {
+    const [cache] = (await caches.keys()).filter((key) => key.endsWith(" state"));
+    if (!(await (await caches.open(cache)).delete(new URL(name, document.baseURI)))) throw new Error("was not there");
+}"""
+REMEMBER = """async (text) => {
+    const [cache] = (await caches.keys()).filter((key) => key.endsWith(" state"));
+    await (await caches.open(cache)).put(new URL("state.json", document.baseURI), new Response(text));
 }"""
 NODE_RUNS = 75
 FARTHEST = """
@@ -190,6 +198,58 @@ def test_what_is_neither_in_the_cache_nor_at_the_site_is_explained_and_never_rep
     expect(page.locator("body")).to_contain_text("index.html is to be had nowhere as it was published")
 
 
+def test_a_lost_list_of_files_is_asked_for_until_the_site_gives_it(
+    context: BrowserContext, site: ChangingSite, small: Version
+) -> None:
+    site.serve(small.served())
+    page = visit(context, site)
+    kept(page)
+    page.evaluate(LOSE, f"{small.root}")
+    stop_workers(page)
+    for served, why in (
+        ({**small.served(), "manifest.json": None}, "does not give it now: it answered 404"),
+        (Publisher().version("0.2.0").served(), "this site has another one"),
+    ):
+        site.serve({name: data for name, data in served.items() if data is not None})
+        page.reload()
+        expect(page.locator("body")).to_contain_text(why)
+    site.serve(small.served())
+    page.reload()
+    expect(page.get_by_test_id("code")).to_have_attribute("data-from", "cache")
+    site.stop()
+    page.reload()
+    expect(page.get_by_test_id("code")).to_have_attribute("data-root", small.root)
+    site.start()
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", '{"root":"x"}', "null"])
+def test_a_damaged_memory_is_explained_and_pins_nothing_else(
+    context: BrowserContext, site: ChangingSite, small: Version, damage: str
+) -> None:
+    site.serve(small.served())
+    page = visit(context, site)
+    kept(page)
+    page.evaluate(REMEMBER, damage)
+    stop_workers(page)
+    site.serve(Publisher().version("0.2.0").served())
+    page.reload()
+    expect(page.locator("body")).to_contain_text(
+        "What this browser remembers of the version that you accepted is damaged"
+    )
+
+
+def test_a_tab_that_was_refused_stands_in_no_other_tabs_way(
+    context: BrowserContext, site: ChangingSite, small: Version
+) -> None:
+    site.serve(small.served() | {"style.css": flipped(small.files["style.css"])})
+    refused = visit(context, site)
+    expect(refused.get_by_test_id("error")).to_contain_text("Nothing was started")
+    site.serve(small.served())
+    page = visit(context, site)
+    expect(page.get_by_test_id("status")).to_have_text(STARTED)
+    expect(refused.get_by_test_id("status")).to_have_text("Stopped")
+
+
 def test_it_answers_with_the_sites_headers_and_knows_only_listed_files(
     context: BrowserContext, site: ChangingSite, small: Version
 ) -> None:
@@ -246,7 +306,9 @@ def test_without_room_for_all_files_nothing_is_pinned_and_each_start_is_a_first_
         expect(page.get_by_test_id("status")).to_have_text(STARTED)
         site.serve(other.served() | {"worker/worker.js": flipped(other.files["worker/worker.js"])})
         page.reload()
-        expect(page.get_by_test_id("error")).to_contain_text("worker/worker.js is to be had nowhere as it was published")
+        expect(page.get_by_test_id("error")).to_contain_text(
+            "worker/worker.js is to be had nowhere as it was published"
+        )
     site.serve(other.served())
     page.reload()
     kept(page)

@@ -13,10 +13,19 @@ from pynode.published.minisign import SecretKey
 from pynode.published.release import Release, comment
 from pynode.published.words import root_words
 from tests.browser.changing import STARTED, ChangingSite, Publisher, Version
-from tests.browser.harness import limited_storage
+from tests.browser.harness import limited_storage, stop_workers
 from tests.browser.hostile import flipped
 
 KEYS = [SecretKey.generate() for _ in range(3)]
+SAY = """async (message) => {
+    const { port1, port2 } = new MessageChannel();
+    const answered = new Promise((resolve) => {
+        port1.onmessage = ({ data }) => data.type === "progress" || resolve(data);
+    });
+    navigator.serviceWorker.controller.postMessage(message, [port2]);
+    return answered;
+}"""
+"""What the service worker answers to a message."""
 MARK = "async () => (await (await fetch('icon.svg')).text()).match(/<!-- (\\S+)/)[1]"
 SOON = 20_000  # ms
 
@@ -109,6 +118,80 @@ def test_a_version_with_a_wrong_file_is_not_taken(context: BrowserContext, site:
     site.serve(new.served())
     page.get_by_test_id("offer-use").click()
     runs(page, new)
+
+
+def test_a_choice_made_after_the_worker_was_ended_keeps_what_is_pinned(
+    context: BrowserContext, site: ChangingSite, publisher: Publisher
+) -> None:
+    old, new = publisher.release(publisher.version("0.1.0")), publisher.version("0.2.0")
+    page = first_visit(context, site, old)
+    offered(page, site, new)
+    stop_workers(page)
+    page.get_by_test_id("offer-keep").click()
+    expect(page.get_by_test_id("offer")).to_contain_text("You kept yours.")
+    for wanted in (True, False):
+        stop_workers(page)
+        page.get_by_test_id("code-summary").click()
+        page.get_by_test_id("code-automatic").set_checked(wanted)
+        assert page.evaluate(SAY, {"type": "settle"})["type"] == "done"  # was heard after that
+        stop_workers(page)
+        page.reload()
+        runs(page, old)
+        assert page.evaluate(SAY, {"type": "status"})["value"]["automatic"] is wanted
+        expect(page.get_by_test_id("offer")).to_contain_text("You kept yours.")
+
+
+def test_messages_to_a_worker_that_keeps_nothing_pin_nothing(context: BrowserContext, site: ChangingSite) -> None:
+    version = Publisher().version("0.1.0")
+    page = first_visit(context, site, version)
+    page.evaluate("async () => { for (const name of await caches.keys()) await caches.delete(name); }")
+    stop_workers(page)
+    root = "0" * 64
+    for message in (
+        {"type": "decline", "root": root},
+        {"type": "automatic", "on": True},
+        {"type": "accept", "root": root},
+    ):
+        assert page.evaluate(SAY, message)["type"] == "refused"
+        stop_workers(page)
+    page.reload()
+    runs(page, version)
+    expect(page.get_by_test_id("code")).to_have_attribute("data-from", "first")
+
+
+def test_a_version_that_is_offered_while_the_first_one_is_being_kept_takes_its_place_wholly(
+    context: BrowserContext, site: ChangingSite
+) -> None:
+    """The first one's node is slow to start: until it runs, or for ten seconds, its files are not written."""
+    old, new = Publisher().version("0.1.0", slow=True), Publisher().version("0.2.0")
+    site.serve(old.served())
+    page = context.new_page()
+    page.goto(site.address)
+    expect(page.get_by_test_id("code")).to_have_attribute("data-kept", "writing")
+    site.serve(new.served())
+    assert page.evaluate(SAY, {"type": "accept", "root": new.root})["type"] == "done"
+    assert page.evaluate(SAY, {"type": "switch", "root": new.root})["type"] == "done"
+    runs(page, new)
+    stop_workers(page)
+    site.stop()
+    page.reload()
+    runs(page, new)
+    site.start()
+
+
+def test_without_room_to_remember_the_switch_the_old_version_stays_whole(
+    context: BrowserContext, site: ChangingSite
+) -> None:
+    old, new = Publisher().version("0.1.0"), Publisher().version("0.2.0")
+    page = first_visit(context, site, old)
+    site.serve(new.served())
+    assert page.evaluate(SAY, {"type": "accept", "root": new.root})["type"] == "done"
+    with limited_storage(page, site.address, 1):
+        answer = page.evaluate(SAY, {"type": "switch", "root": new.root})
+        assert answer["type"] == "refused" and "no room" in answer["message"]
+    stop_workers(page)
+    page.reload()
+    runs(page, old)
 
 
 def test_without_room_for_another_version_nothing_changes(context: BrowserContext, site: ChangingSite) -> None:
