@@ -48,13 +48,16 @@ async function answer(event, name) {
     if (BOOKMARK.has(name)) return await powerless(event.request, name);
     bytes = await code.give(name);
   } catch (error) {
-    const message = error instanceof Refused ? error.message : `This browser did not let it read or write what is kept here: ${error.message}.`;
+    const message = worded(error);
     event.waitUntil(tell({ type: "refused", message }));
     return text(502, `Convergence stopped here, to run nothing that is not the accepted version.\n\n${message}\n\nAnother mirror may still have it: see the bookmarklet in the documentation.\n`);
   }
   if (bytes === undefined) return fetch(event.request);
   return bytes ? new Response(bytes, { headers: headersOf(name) }) : text(404, "There is nothing here: the accepted version has no such file.\n");
 }
+
+/** An error for people; what is not refused by us is the browser's, of its storage. */
+const worded = (error) => (error instanceof Refused ? error.message : `This browser does not let the page keep its code (${error.message}). Free some space on this device, or use another profile or window.`);
 
 const text = (status, body) => new Response(body, { status, headers: headersOf("said.txt") });
 
@@ -112,7 +115,7 @@ async function take({ run }, event, port) {
   try {
     port.postMessage({ type: "done", value: await run(event.data, event, progress), worker });
   } catch (error) {
-    port.postMessage({ type: error instanceof Refused ? "refused" : "failed", message: error.message });
+    port.postMessage({ type: error instanceof Refused ? "refused" : "failed", message: worded(error) });
   }
 }
 
