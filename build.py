@@ -17,6 +17,7 @@ import importlib.util
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -30,7 +31,7 @@ from typing import Any
 if sys.version_info < (3, 11):  # noqa: UP036 (before anything that an older Python cannot read)
     sys.exit("Convergence needs Python 3.11 or later: run build.py with a newer python3.")
 
-from pynode.published.manifest import Manifest, canonical_json
+from pynode.published.manifest import Manifest, Refused, canonical_json, check_keys, parse_json
 from web.bundling import inventory
 from web.bundling.inventory import Component, digest_of_trees
 from web.bundling.page import bookmarklet, filled, with_integrity
@@ -174,10 +175,10 @@ def ensure_python(dev: bool) -> None:
     runtime, full = digest_of(["requirements.txt"]), digest_of(["requirements.txt", "requirements-dev.txt"])
     runtime_stamp, full_stamp = VENV / ".convergence-runtime", VENV / ".convergence-dev"
     bundled_stamp = VENV / ".convergence-bundled"
-    intact = VENV_PYTHON.exists() and stamped(bundled_stamp, installed_python())
-    if intact and stamped(*((full_stamp, full) if dev else (runtime_stamp, runtime))):
+    stands, intact = venv_stands(), stamped(bundled_stamp, installed_python())
+    if stands and intact and stamped(*((full_stamp, full) if dev else (runtime_stamp, runtime))):
         return
-    if not VENV_PYTHON.exists():
+    if not stands:
         if importlib.util.find_spec("ensurepip") is None:
             apt_install(["python3-venv"], "Python's venv module is incomplete")
         step("Creating the virtual environment .venv")
@@ -192,6 +193,14 @@ def ensure_python(dev: bool) -> None:
     runtime_stamp.write_text(runtime)
     if dev:
         full_stamp.write_text(full)
+
+
+def venv_stands() -> bool:
+    """Whether .venv has a Python that finds its packages; after an upgrade of the system's, it does not."""
+    try:
+        return subprocess.run([VENV_PYTHON, "-c", "import pip"], capture_output=True, check=False).returncode == 0
+    except OSError:
+        return False
 
 
 def bundled_folders() -> list[Path]:
@@ -466,7 +475,12 @@ def bundle() -> dict[str, bytes]:
 def manifest(files: Mapping[str, bytes], version: str) -> bytes:
     """manifest.json: size and SHA-256 of every file, and who may sign what comes after it; its own SHA-256 is the root
     hash."""
-    signers = json.loads((RELEASES / "keys.json").read_bytes())
+    path = RELEASES / "keys.json"
+    try:
+        signers = json.loads(path.read_bytes())
+        check_keys(signers["keys"], signers["threshold"])
+    except (OSError, ValueError, TypeError, KeyError, Refused) as error:
+        raise BuildError(f"{path} is not as docs/releases/README.md describes it: {error}. Mend it.") from None
     return Manifest.of(files, version, signers["keys"], signers["threshold"]).encode()
 
 
@@ -475,6 +489,9 @@ def bookmark_files(root_hash: str) -> dict[str, bytes]:
     # Names are kept: people are to read it.
     scripts, _ = bundle_scripts({"loader": LOADER}, "--minify-whitespace", "--minify-syntax", "--format=iife")
     mirrors = (RELEASES / "mirrors.txt").read_text(encoding="utf-8").split()
+    for mirror in mirrors:
+        if not re.fullmatch(r"https?://[^/?#]+/(?:[^?#]*/)?", mirror):
+            raise BuildError(f"{RELEASES / 'mirrors.txt'}: {mirror} is no http or https address that ends in a slash.")
     document = (ROOT / BOOKMARK).read_text(encoding="utf-8")
     address = bookmarklet(document, scripts["loader.js"].decode(), root_hash, mirrors)
     offer = (ROOT / BOOKMARK_OFFER).read_text(encoding="utf-8")
@@ -488,8 +505,12 @@ def release_files(version: str, root_hash: str) -> dict[str, bytes]:
     if not (record.is_file() and log.is_file()):
         return {}
     lines = log.read_bytes().splitlines()
-    index = json.loads(record.read_bytes())["index"]
-    if lines[index : index + 1] != [f"{version} {root_hash}".encode()]:
+    try:
+        index = parse_json(record.read_bytes(), "the record")["index"]
+        line = lines[index : index + 1]
+    except (TypeError, KeyError, Refused) as error:
+        raise BuildError(f"{record} is no record of a release ({error}): take back what changed it.") from None
+    if line != [f"{version} {root_hash}".encode()]:
         step(f"{record.name} of docs/releases is for other bytes than these: left out")
         return {}
     return {"release.json": record.read_bytes(), "releases.txt": log.read_bytes()}

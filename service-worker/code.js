@@ -189,7 +189,8 @@ function arrival({ root, files }) {
 }
 
 /** What a start asks for first comes first. */
-const rank = (name) => (name.startsWith("worker/") ? 0 : isNodes(name) ? 1 : 2);
+const ORDER = [/^worker\//, /\.wasm$/, /\.mjs$/, /^pyodide\//, /^app\.zip$/, /./];
+const rank = (name) => ORDER.findIndex((kind) => kind.test(name));
 
 /** Keeps the first version, all of it or nothing. */
 async function write(first, bytes) {

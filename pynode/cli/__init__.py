@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from importlib import metadata
@@ -49,6 +50,10 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command. Returns its exit code."""
+    # Where a descriptor is closed, the event loop or a file would come to have its number.
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))
     arguments = parser().parse_args(argv)
     output = Output(arguments.json)
     command: Command = arguments.command
@@ -57,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             return await command(arguments, output, stop)
         except (CliError, AppError, StorageError, ConvergenceError) as error:
-            text = sentence(str(error))
+            text = str(error) if isinstance(error, CliError) else sentence(str(error))
             output.say(text)
             output.record("error", message=text)
             return error.code if isinstance(error, CliError) else 1

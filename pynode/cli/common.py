@@ -119,7 +119,7 @@ def locked(path: Path, taken: str) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise CliError(f"cannot use the data folder {path.parent}: {os.strerror(error.errno or 0)}.") from None
+        raise CliError(f"Cannot use the data folder {path.parent}: {os.strerror(error.errno or 0)}.") from None
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield

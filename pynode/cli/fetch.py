@@ -33,7 +33,7 @@ async def fetch(arguments: argparse.Namespace, output: Output, stop: asyncio.Eve
     try:
         Target.parse(arguments.url)
     except LocalError as error:
-        raise CliError(str(error), 2) from None
+        raise CliError(sentence(str(error)), 2) from None
     network = await unless(stop, find_network(chosen_site(arguments.site)))
     if network is None:
         return 130

@@ -22,7 +22,7 @@ from convergence.transfers import public_id
 from convergence.wire.ordb import FileInfo, ShareLink
 from pynode.app import App, Plan
 from pynode.cli.common import JOIN_TIMEOUT, data_folder, locked, set_up_logs, settings, stun_servers, unless
-from pynode.cli.output import CliError, Output, Rate, bar, shown, size_words, time_words
+from pynode.cli.output import CliError, Output, Rate, bar, sentence, shown, size_words, time_words
 from pynode.cli.sites import chosen_site, find_network, site_address
 from pynode.logs import log_event
 from pynode.names import safe_name
@@ -38,7 +38,7 @@ def site_of(text: str) -> str | None:
     try:
         ShareLink.parse(text)
     except ParseError as error:
-        raise CliError(str(error), 2) from None
+        raise CliError(sentence(str(error)), 2) from None
     return site_address(text.partition("#")[0]) if "://" in text else None
 
 
@@ -91,7 +91,7 @@ class _Download:
         try:
             self._id = app.call(lambda now: app.node.transfers.get(self._arguments.link, now))
         except LocalError as error:
-            raise CliError(str(error), 2) from None
+            raise CliError(sentence(str(error)), 2) from None
         watch = asyncio.ensure_future(self._watch())
         try:
             await unless(stop, self._finished)
@@ -147,7 +147,7 @@ class _Download:
         try:
             await self._app.joined(JOIN_TIMEOUT)
         except Exception as error:
-            self._fail(str(error))
+            self._fail(sentence(str(error)))
         limit = self._arguments.wait
         while limit:
             left = self._last_byte + limit - time.monotonic()

@@ -11,17 +11,18 @@ import asyncio
 import os
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from pynode.app import bound, page_folder
 from pynode.cli import get, share
 from pynode.cli.common import data_folder, settings, unless
-from pynode.cli.output import CliError, Output, Rate, bar, sentence, shown
+from pynode.cli.output import CliError, Output, Rate, bar, sentence
 from pynode.cli.sites import network_document, site_address
 from pynode.cli.verify import checked_folder
 from pynode.config import Address
 from pynode.published.archive import archive_name, pack, take_out
-from pynode.published.folder import write_folder
+from pynode.published.folder import check_target, write_folder
 from pynode.published.manifest import Manifest, Refused
 from pynode.published.served import browsing, gather
 from pynode.published.serving import mirror_app
@@ -36,14 +37,17 @@ async def mirror(arguments: argparse.Namespace, output: Output, stop: asyncio.Ev
     if arguments.sources or arguments.link:
         if not (arguments.root and arguments.dist):
             raise CliError("Say with --root which version to fetch, and with --dist where to put it.", 2)
-        if code := await _fetch(arguments, output, stop):
+    elif arguments.fetch_only:
+        raise CliError("Say with --from or --get where --fetch-only is to fetch from.", 2)
+    folder = dist_folder(arguments.dist)
+    if arguments.sources or arguments.link:
+        if code := await _fetch(arguments, output, stop, folder):
             return code
         if arguments.fetch_only:
             return 0
-    folder = dist_folder(arguments.dist)
     manifest = checked_folder(folder)
     if arguments.root not in (None, manifest.root):
-        raise CliError(f"{shown(str(folder))} has root hash {manifest.root}, which is not the one in --root.")
+        raise CliError(f"{folder} has root hash {manifest.root}, which is not the one in --root.")
     if arguments.share:
         return await _share(arguments, output, stop, folder, manifest)
     return await _serve(arguments, output, stop, folder, manifest)
@@ -54,7 +58,7 @@ def dist_folder(option: str | None) -> Path:
     folder = Path(option).expanduser() if option else page_folder()
     if folder is None:
         raise CliError("There is no dist/ here: run `python3 build.py build`, or name a folder with --dist.", 2)
-    return folder
+    return folder.absolute()  # "." is another folder once it was replaced
 
 
 async def _serve(
@@ -82,23 +86,22 @@ async def _serve(
     return 0
 
 
-async def _fetch(arguments: argparse.Namespace, output: Output, stop: asyncio.Event) -> int:
+async def _fetch(arguments: argparse.Namespace, output: Output, stop: asyncio.Event, target: Path) -> int:
     """Put a verified copy into --dist. Returns an exit code, 0 when it is there."""
     try:
+        check_target(target)
         if arguments.link:
             files = await _by_circuits(arguments, output, stop)
         else:
             files = await unless(stop, _from_sites(arguments, output))
+        if files is None:
+            return 130
+        write_folder(target, files)
     except Refused as error:
         raise CliError(f"Nothing was written: {error}.") from None
-    if files is None:
-        return 130
-    target = Path(arguments.dist).expanduser()
-    try:
-        write_folder(target, files)
     except OSError as error:
-        raise CliError(f"{shown(str(target))} cannot be written: {error.strerror or error}.") from None
-    output.say(f"Verified copy of {arguments.root} in {shown(str(target))}.")
+        raise CliError(f"{error.filename or target} cannot be written: {os.strerror(error.errno or 0)}.") from None
+    output.say(f"Verified copy of {arguments.root} in {target}.")
     output.record("fetched", root=arguments.root, files=len(files))
     return 0
 
@@ -152,8 +155,9 @@ async def _share(
             pack(folder, manifest, file)
         part.replace(archive)
     except OSError as error:
-        part.unlink(missing_ok=True)
-        raise CliError(f"{shown(str(archive))} cannot be written: {sentence(error.strerror or str(error))}") from None
+        with suppress(OSError):
+            part.unlink()
+        raise CliError(f"{archive} cannot be written: {sentence(error.strerror or str(error))}") from None
     output.say(f"Root hash {manifest.root}: whoever gets the link needs it too, from somebody they trust.")
     output.record("packed", root=manifest.root)
     return await share.share(argparse.Namespace(**{**vars(arguments), "files": [str(archive)]}), output, stop)

@@ -89,14 +89,16 @@ class Output:
 
 
 def _write(stream: TextIO, text: str) -> None:
-    """Whoever reads may be gone: that ends the talk, not the command."""
+    """Whoever reads may be gone: that ends the talk, not the command. Raises CliError: what is said gets lost."""
     try:
         stream.write(text)
         stream.flush()
-    except BrokenPipeError:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
+    except OSError as error:
+        nowhere = os.open(os.devnull, os.O_WRONLY)  # or what is left in the buffer fails once more at the end
         os.dup2(nowhere, stream.fileno())
         os.close(nowhere)
+        if not isinstance(error, BrokenPipeError):
+            raise CliError(f"The output cannot be written: {os.strerror(error.errno or 0)}.") from None
 
 
 class Rate:

@@ -17,12 +17,12 @@ from pathlib import Path
 
 from pynode.cli.common import unless
 from pynode.cli.mirror import dist_folder
-from pynode.cli.output import CliError, Output, sentence, shown
+from pynode.cli.output import CliError, Output, sentence
 from pynode.cli.verify import checked_folder, signed_words, word_lines
 from pynode.published import minisign
-from pynode.published.folder import LOG, RELEASE, read_manifest
+from pynode.published.folder import read_manifest
 from pynode.published.log import MAX_LOG, Log
-from pynode.published.manifest import Manifest, Refused
+from pynode.published.manifest import LOG, RELEASE, Manifest, Refused
 from pynode.published.minisign import SecretKey
 from pynode.published.packed import ENCODINGS
 from pynode.published.release import MAX_RELEASE, Release, Seen, Trust, check, sign
@@ -37,7 +37,7 @@ async def release_sign(arguments: argparse.Namespace, output: Output, stop: asyn
     folder = dist_folder(arguments.dist)
     manifest = checked_folder(folder)
     log_file = Path(arguments.log)
-    record_file = log_file.with_name(f"{manifest.version}.json")
+    record_file = log_file.parent / f"{manifest.version}.json"
     _show(manifest, output)
     try:
         log = Log.parse(_read(log_file, MAX_LOG) or b"")
@@ -79,7 +79,7 @@ async def release_check(arguments: argparse.Namespace, output: Output, stop: asy
             earlier = read_manifest(Path(arguments.after))
             trust, seen = Trust.of(earlier.manifest), Seen.of(earlier.manifest, earlier.release)
     except Refused as error:
-        raise CliError(sentence(str(error))) from None
+        raise CliError(sentence(str(error)), 2) from None
     verdict = check(manifest, published.release, published.log, trust, seen)
     _show(manifest, output)
     output.result(f"signed     {signed_words(verdict)}")
@@ -98,7 +98,10 @@ async def release_check(arguments: argparse.Namespace, output: Output, stop: asy
 async def release_keygen(arguments: argparse.Namespace, output: Output, stop: asyncio.Event) -> int:
     """The command. Returns its exit code."""
     path = Path(arguments.file)
-    public_file = path.with_name(f"{path.name}.pub")
+    public_file = Path(f"{path}.pub")
+    for one in (path, public_file):
+        if os.path.lexists(one):
+            raise CliError(f"{one} is there already: a key is never overwritten, choose another name.")
     password: str | None = ""
     if not arguments.no_password:
         password = await _ask("Password for the new key: ", output, stop)
@@ -109,16 +112,19 @@ async def release_keygen(arguments: argparse.Namespace, output: Output, stop: as
     if password is None:
         return 130
     key = SecretKey.generate()
+    made: list[Path] = []
     try:
         text = key.encode(password)
         for name, data, mode in ((path, text, 0o600), (public_file, key.public.encode(), 0o644)):
             handle = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+            made.append(name)
             with open(handle, "w") as file:
                 file.write(data)
-    except FileExistsError as error:
-        raise CliError(f"{shown(str(error.filename))} is there already: a key is never overwritten.") from None
     except OSError as error:
-        raise CliError(f"{shown(str(path))} cannot be written: {os.strerror(error.errno or 0)}.") from None
+        for one in made:
+            with contextlib.suppress(OSError):
+                one.unlink()
+        raise CliError(f"{path} cannot be written: {os.strerror(error.errno or 0)}.") from None
     except Refused as error:
         raise CliError(sentence(str(error))) from None
     output.say(f"Keep {path} secret. {public_file} is its public half, for docs/releases/keys.json:")
@@ -138,7 +144,7 @@ async def _open_key(path: Path, output: Output, stop: asyncio.Event) -> SecretKe
     """None when it was stopped. Raises CliError, Refused."""
     data = _read(path, minisign.MAX_TEXT)
     if data is None:
-        raise CliError(f"{shown(str(path))}: there is no such file. `convergence release keygen` makes a key.", 2)
+        raise CliError(f"{path}: there is no such file. `convergence release keygen` makes a key.", 2)
     text = data.decode("ascii", "replace")
     password: str | None = ""
     if SecretKey.is_hidden(text):
@@ -149,7 +155,7 @@ async def _open_key(path: Path, output: Output, stop: asyncio.Event) -> SecretKe
 async def _ask(question: str, output: Output, stop: asyncio.Event) -> str | None:
     """A line that a terminal does not show; without one, the next of standard input. None when it was stopped."""
     if not sys.stdin.isatty():
-        return sys.stdin.readline(MAX_PASSWORD).rstrip("\n")
+        return _line()
     loop, ready = asyncio.get_running_loop(), asyncio.Event()
     with _no_echo(sys.stdin.fileno()):
         sys.stderr.write(question)
@@ -160,7 +166,16 @@ async def _ask(question: str, output: Output, stop: asyncio.Event) -> str | None
         finally:
             loop.remove_reader(sys.stdin.fileno())
             output.say("")
-        return sys.stdin.readline(MAX_PASSWORD).rstrip("\n") if answered else None
+        return _line() if answered else None
+
+
+def _line() -> str:
+    try:
+        line = sys.stdin.readline(MAX_PASSWORD).rstrip("\n")
+        line.encode()
+    except UnicodeError:
+        raise CliError("This password is not UTF-8, which a key's has to be: set the terminal to UTF-8.", 2) from None
+    return line
 
 
 @contextlib.contextmanager
@@ -181,9 +196,9 @@ def _read(path: Path, limit: int) -> bytes | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise CliError(f"{shown(str(path))} cannot be read: {os.strerror(error.errno or 0)}.") from None
+        raise CliError(f"{path} cannot be read: {os.strerror(error.errno or 0)}.") from None
     if len(data) > limit:
-        raise CliError(f"{shown(str(path))} is too long to be what it should be.")
+        raise CliError(f"{path} is too long to be what it should be.")
     return data
 
 
@@ -195,5 +210,6 @@ def _write(path: Path, data: bytes) -> None:
         part.write_bytes(data)
         part.replace(path)
     except OSError as error:
-        part.unlink(missing_ok=True)
-        raise CliError(f"{shown(str(path))} cannot be written: {os.strerror(error.errno or 0)}.") from None
+        with contextlib.suppress(OSError):
+            part.unlink()
+        raise CliError(f"{path} cannot be written: {os.strerror(error.errno or 0)}.") from None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -111,10 +112,12 @@ class _Relay:
 async def _obey_parent(app: App, stop: asyncio.Event) -> None:
     """`convergence up` holds the other end of standard input: it closes when that process ends, however it does."""
     reader = asyncio.StreamReader()
-    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    while line := await reader.readline():
-        if line == b"refresh\n":
-            app.call(app.node.refresh)
+    loop = asyncio.get_running_loop()
+    pipe, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    with contextlib.closing(pipe):
+        while line := await reader.readline():
+            if line == b"refresh\n":
+                app.call(app.node.refresh)
     stop.set()
 
 

@@ -23,7 +23,7 @@ from convergence.ordb.index import FileBuilder
 from convergence.wire.ordb import PIECE_SIZE, FileInfo
 from pynode.app import App, Plan
 from pynode.cli.common import JOIN_TIMEOUT, data_folder, set_up_logs, settings, stun_servers, unless
-from pynode.cli.output import CliError, Output, Rate, bar, shown, size_words
+from pynode.cli.output import CliError, Output, Rate, bar, sentence, shown, size_words
 from pynode.cli.sites import chosen_site, find_network
 from pynode.logs import log_event
 from pynode.storage import StorageError
@@ -165,7 +165,7 @@ class _Command:
             case "trouble" if (
                 self._adding is not None and not self._adding.done() and "cannot be shared" in data["message"]
             ):
-                self._adding.set_exception(CliError(data["message"]))
+                self._adding.set_exception(CliError(sentence(data["message"])))
             case "trouble" if data["message"] != self._said:
                 self._said = data["message"]
                 self._output.say(self._said)

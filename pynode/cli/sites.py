@@ -45,7 +45,7 @@ def site_address(text: str) -> str:
     if not valid or parts.query or parts.fragment or " " in address:
         message = f'"{shown(text)}" is no address of a site: it should look like https://site.example/'
         raise CliError(message, 2)
-    return address.removesuffix("index.html").rstrip("/") + "/"
+    return f"{parts.scheme}://{parts.netloc}{parts.path.removesuffix('/index.html').rstrip('/')}/"
 
 
 async def find_network(site: str) -> Network:
@@ -72,8 +72,10 @@ async def network_document(site: str) -> dict[str, Any]:
 def _network(site: str, answer: Mapping[str, Any]) -> Network:
     try:
         facilitator = answer["facilitator"]
-        identity = bytes.fromhex(facilitator["identity"])
-        url = urljoin(site, facilitator["path"])
+        identity, path = bytes.fromhex(facilitator["identity"]), facilitator["path"]
+        if not isinstance(path, str):  # urljoin takes null for ""
+            raise TypeError
+        url = urljoin(site, path)
         url = "ws" + url.removeprefix("http")
         check_ws_url(url)
         # What came by https goes on with TLS; a mirror without it may name a facilitator that has it.

@@ -14,8 +14,8 @@ from pathlib import Path
 from pynode.cli.common import unless
 from pynode.cli.output import CliError, Output, Rate, bar, sentence, shown
 from pynode.cli.sites import site_address
-from pynode.published.folder import MANIFEST, differences, read_manifest
-from pynode.published.manifest import MAX_NAME, Manifest, Refused
+from pynode.published.folder import differences, read_manifest
+from pynode.published.manifest import MANIFEST, MAX_NAME, Manifest, Refused
 from pynode.published.release import Verdict
 from pynode.published.served import Site, begin, browsing, inspect
 from pynode.published.words import root_words
@@ -48,7 +48,7 @@ def checked_folder(folder: Path) -> Manifest:
     except Refused as error:
         raise CliError(sentence(str(error)), 2) from None
     for name, why in differences(folder, manifest):
-        file = f"{shown(name, MAX_NAME)} in {shown(str(folder))}"
+        file = f"{shown(name, MAX_NAME)} in {folder}"
         raise CliError(f"{file} {why}. Its {MANIFEST} lists other bytes: build or fetch anew.")
     return manifest
 
@@ -101,6 +101,7 @@ def _tell(site: Site, output: Output) -> None:
         needed=site.verdict.needed if site.verdict else None,
         signed=bool(site.verdict and site.verdict.ok),
         why=list(site.verdict.why) if site.verdict else [],
+        notes=site.notes,
         problems=[{"file": name, "what": what} for name, what in site.problems],
         ok=not site.problems,
     )
@@ -112,6 +113,8 @@ def _tell(site: Site, output: Output) -> None:
             output.result(f"  {'' if number else 'words':9}  {line}")
     if site.verdict:
         output.result(f"  signed     {signed_words(site.verdict)}")
+    for note in site.notes:
+        output.result(f"  note       {note}: browsers go on without it")
     for name, what in site.problems[:MAX_TOLD]:
         output.result(f"  {name}: {what}")
     if len(site.problems) > MAX_TOLD:
@@ -128,8 +131,10 @@ def word_lines(words: str) -> list[str]:
 
 def signed_words(verdict: Verdict) -> str:
     """Who signed, in a line."""
-    if not verdict.needed:
+    if not verdict.needed and verdict.index is None:
         return "by nobody: an unsigned build"
+    if not verdict.needed:
+        return "by nobody who counts: the version that judges it names no keys"
     line = f"by {len(verdict.signers)} of the keys, {verdict.needed} are needed"
     return line if verdict.ok else f"{line}. Not released: {'; '.join(verdict.why)}"
 

@@ -15,8 +15,8 @@ import hashlib
 from pathlib import Path
 from typing import BinaryIO
 
-from pynode.published.folder import BESIDE, MANIFEST
-from pynode.published.manifest import Entry, Manifest, Refused
+from pynode.published.folder import BESIDE
+from pynode.published.manifest import MANIFEST, Entry, Manifest, Refused
 
 MAGIC = b"convergence-1\r\n\n"
 LENGTH = 4
@@ -54,10 +54,11 @@ def take_out(source: BinaryIO, root: str) -> dict[str, bytes]:
             raise Refused(f"{name} in the archive is too long")
         if length:
             files[name] = source.read(length)
-    found = hashlib.sha256(files.get(MANIFEST, b"")).hexdigest()
+    listed = files.get(MANIFEST, b"")
+    found = hashlib.sha256(listed).hexdigest()
     if found != root:
         raise Refused(f"the archive is of another version, with root hash {found}")
-    manifest = Manifest.parse(files[MANIFEST])
+    manifest = Manifest.parse(listed)
     for name in sorted(manifest.files):
         entry = manifest.files[name]
         data = source.read(entry.size)

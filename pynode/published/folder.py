@@ -1,7 +1,7 @@
 """A folder with what was published: dist/, as a build or a mirror wrote it.
 
 Does: read its manifest, check every file against it, the packed ones beside them too; write such a folder whole.
-Does not: take anything that the manifest does not list for a part of it.
+Does not: take anything that the manifest does not list for a part of it, or delete it.
 """
 
 from __future__ import annotations
@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pynode.published.log import MAX_LOG
-from pynode.published.manifest import MAX_MANIFEST, Entry, Manifest, Refused
+from pynode.published.manifest import LOG, MANIFEST, MAX_MANIFEST, NETWORK, RELEASE, UNLISTED, Entry, Manifest, Refused
 from pynode.published.packed import ENCODINGS, unpacked
 from pynode.published.release import MAX_RELEASE
 
-MANIFEST, RELEASE, LOG = "manifest.json", "release.json", "releases.txt"
 BESIDE = {MANIFEST: MAX_MANIFEST, RELEASE: MAX_RELEASE, LOG: MAX_LOG}
 """What lies beside the files without being listed, and how many bytes it has at most."""
 PACKED_EXTRA = 64 << 10
@@ -34,10 +33,18 @@ class Published(NamedTuple):
 
 def read_manifest(folder: Path) -> Published:
     """Without a look at the files. Raises Refused."""
-    data = {name: _read(folder / name, limit) for name, limit in BESIDE.items()}
+    data: dict[str, bytes | None] = {}
+    for name, limit in BESIDE.items():
+        try:
+            data[name] = _read(folder / name, limit)
+        except Refused as error:
+            raise Refused(f"the file {folder / name} {error}: build or fetch anew, or name another folder") from None
     if (manifest := data[MANIFEST]) is None:
-        raise Refused(f"{folder} holds no {MANIFEST}: run `python3 build.py build`, or name another folder")
-    return Published(Manifest.parse(manifest), data[RELEASE], data[LOG])
+        raise Refused(f"there is no {MANIFEST} in {folder}: run `python3 build.py build`, or name another folder")
+    try:
+        return Published(Manifest.parse(manifest), data[RELEASE], data[LOG])
+    except Refused as error:
+        raise Refused(f"the file {folder / MANIFEST} is damaged ({error}): build or fetch anew") from None
 
 
 def differences(folder: Path, manifest: Manifest) -> list[tuple[str, str]]:
@@ -48,9 +55,6 @@ def differences(folder: Path, manifest: Manifest) -> list[tuple[str, str]]:
     wanted[MANIFEST] = Entry.of(manifest.encode())
     for name, entry in wanted.items():
         for ending, encoding in (("", ""), *((ending, encoding) for encoding, ending in ENCODINGS.items())):
-            # A packed one that the manifest lists is a file of its own.
-            if ending and name + ending in wanted:
-                continue
             if why := _differs(folder / (name + ending), encoding, entry):
                 found.append((name + ending, why))
     return found
@@ -82,31 +86,58 @@ def differs_by(entry: Entry, found: Entry) -> str:
     return "" if found == entry else f"differs: its SHA-256 is {found.sha256}, not {entry.sha256}"
 
 
+def check_target(target: Path) -> None:
+    """Raises Refused unless `write_folder` may replace this: nothing, an empty folder, or one with a version in it and
+    nothing else."""
+    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+        return
+    try:
+        listed = read_manifest(target).manifest.files
+    except Refused:
+        raise Refused(f"{target} holds something else than a copy of the code: name an empty or a new folder") from None
+    plain = {*listed, *UNLISTED}
+    known = plain | {name + ending for name in plain for ending in ENCODINGS.values()}
+    for path in sorted(target.rglob("*")):
+        if (path.is_symlink() or not path.is_dir()) and (name := path.relative_to(target).as_posix()) not in known:
+            raise Refused(f"{target} also holds {name}, which is no part of a copy: move it, or name another folder")
+
+
 def write_folder(target: Path, files: Mapping[str, bytes]) -> None:
-    """Put `files` in place of the folder `target`, which is never seen half written. The names must be a manifest's.
+    """Put `files` in place of the folder `target`, which is never seen half written. The names must be a manifest's. A
+    network.json that lies there stays.
 
     Raises:
-        OSError: it cannot be written, or `target` is a folder with something else in it (FileExistsError).
+        Refused: as `check_target` does.
+        OSError: it cannot be written; what was there before is there still.
     """
-    if target.exists() and not (target / MANIFEST).is_file() and (not target.is_dir() or any(target.iterdir())):
-        raise FileExistsError(f"{target} holds something else")
+    target = target.resolve()  # a link to a folder goes on leading there
+    check_target(target)
+    if (network := target / NETWORK).is_file():
+        files = {**files, NETWORK: network.read_bytes()}
     fresh, old = (target.with_name(f".{target.name}.{os.getpid()}.{what}") for what in ("new", "old"))
     try:
         for name, data in files.items():
             path = fresh / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
-        if target.exists():
+        if replaces := target.exists():
             target.rename(old)
-        fresh.rename(target)
+        try:
+            fresh.rename(target)
+        except OSError:
+            if replaces:
+                old.rename(target)
+            raise
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _read(path: Path, limit: int) -> bytes | None:
     """At most `limit` bytes; None when there is no such file. Raises Refused."""
     try:
+        if path.exists() and not path.is_file():  # a pipe would never end
+            raise Refused("is no plain file")
         with open(path, "rb") as file:
             data = file.read(limit + 1)
     except FileNotFoundError:

@@ -15,6 +15,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+MANIFEST, RELEASE, LOG, NETWORK = "manifest.json", "release.json", "releases.txt", "network.json"
+UNLISTED = {MANIFEST, RELEASE, LOG, NETWORK}
+"""What may lie beside the files, and is never one of them."""
+PACKED_ENDINGS = (".br", ".gz")
+"""Servers send such a file in place of the one without the ending."""
+
 FORMAT = 2
 MAX_MANIFEST = 256 << 10
 """Bytes of manifest.json."""
@@ -29,6 +35,12 @@ MAX_KEYS = 16
 
 KEY_LEN = 42  # a minisign public key: "Ed", 8 bytes that name it, 32 bytes of Ed25519
 KEY_AT = 10
+# The y of all Ed25519 points of small order, and the second encodings of 0 and 1: with such a key WebCrypto verifies
+# what anybody made, so no manifest names one (web/code/manifest.js has the same). With a key off the curve nobody can
+# sign, which is no worse than a lost one: no manifest is refused for it, but release.sign signs none that names it.
+_P = 2**255 - 19
+_Y8 = 0x05FC536D880238B13933C6D305ACDFD5F098EFF289F4C345B027B2C28F95E826
+_SMALL_ORDER = {0, 1, _P - 1, _P, _P + 1, _Y8, _P - _Y8}
 
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*(?:/[A-Za-z0-9_-][A-Za-z0-9._-]*)*")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -94,10 +106,7 @@ class Manifest:
             _need(isinstance(entry, dict) and set(entry) == {"sha256", "size"}, f"describes {name[:MAX_NAME]} wrongly")
         _need(isinstance(keys, list), "has no list of keys")
         files = {name: Entry(entry["sha256"], entry["size"]) for name, entry in entries.items()}
-        manifest = cls(value["version"], files, tuple(keys), value["threshold"])
-        # Equal lists have equal bytes, so that the root hash names what a reader sees.
-        _need(manifest.encode() == data, "is not in canonical form")
-        return manifest
+        return cls(value["version"], files, tuple(keys), value["threshold"])
 
     def encode(self) -> bytes:
         """manifest.json, whose SHA-256 is `root`."""
@@ -117,11 +126,18 @@ def canonical_json(value: Any) -> bytes:
 
 
 def parse_json(data: bytes, what: str) -> Any:
-    """The value in a document from anyone. Raises Refused: `what` is no JSON."""
+    """The value in a document from anyone. Raises Refused: `what` is not what `canonical_json` writes.
+
+    Equal values have equal bytes, so that a hash names what every reader sees.
+    """
     try:
-        return json.loads(data.decode("utf-8"))
+        value = json.loads(data.decode("utf-8"))
+        canonical = canonical_json(value) == data
     except (ValueError, RecursionError):
-        raise Refused(f"{what} is no JSON") from None
+        canonical = False
+    if not canonical:
+        raise Refused(f"{what} is no JSON in canonical form")
+    return value
 
 
 def is_version(text: Any) -> bool:
@@ -158,6 +174,8 @@ def key_bytes(text: Any) -> bytes:
         key = b""
     well_formed = len(key) == KEY_LEN and key.startswith(b"Ed") and base64.b64encode(key).decode() == text
     _need(well_formed, "has a key that is none of minisign's")
+    y = int.from_bytes(key[KEY_AT:], "little") & ((1 << 255) - 1)  # without the sign of x
+    _need(y not in _SMALL_ORDER, "has a key for which anybody can sign")
     return key
 
 
@@ -169,7 +187,14 @@ def _check_files(files: Mapping[str, Entry]) -> None:
         _need(type(entry.size) is int and 0 <= entry.size <= MAX_FILE, f"has no possible size of {name}")
     _need(sum(entry.size for entry in files.values()) <= MAX_ALL, "lists files that are too long together")
     # Some file systems take a.js and A.js for one file.
-    _need(len({name.lower() for name in files}) == len(files), "lists a file name twice")
+    names = {name.lower() for name in files}
+    _need(len(names) == len(files), "lists a file name twice")
+    _need(names.isdisjoint(UNLISTED), "lists what lies beside the files")
+    plain = names | UNLISTED
+    _need(
+        not any(name.endswith(PACKED_ENDINGS) and name[:-3] in plain for name in names),
+        "lists a packed file beside the plain one",
+    )
 
 
 def _need(holds: bool, why: str) -> None:

@@ -22,7 +22,7 @@ from pynode.published.manifest import KEY_AT, Refused, key_bytes
 ID_LEN = 8
 SIGNATURE_LEN = 64
 MAX_TEXT = 2048
-"""Characters of a key file or of a signature; minisign's own comments are shorter."""
+"""Bytes of a key file or of a signature in UTF-8; minisign's own comments are shorter."""
 
 OPSLIMIT, MEMLIMIT = scrypt.OPSLIMIT_SENSITIVE, scrypt.MEMLIMIT_SENSITIVE
 """What a password costs, as minisign has it: seconds, and 1 GiB."""
@@ -64,8 +64,8 @@ class PublicKey:
 
     @property
     def name(self) -> str:
-        """How minisign shows it to people: 16 hex digits."""
-        return self.key_id[::-1].hex().upper()
+        """How minisign shows it to people: at most 16 hex digits."""
+        return f"{int.from_bytes(self.key_id, 'little'):X}"
 
     def encode(self) -> str:
         """The .pub file."""
@@ -204,7 +204,9 @@ def _xor(data: bytes, stream: bytes) -> bytes:
 
 
 def _base64(line: str) -> bytes:
+    """What is written in the one form that it may have; nothing for any other."""
     try:
-        return base64.b64decode(line, validate=True)
+        data = base64.b64decode(line, validate=True)
     except (binascii.Error, ValueError):
         return b""
+    return data if base64.b64encode(data).decode() == line else b""

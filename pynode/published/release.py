@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from nacl.bindings import crypto_core_ed25519_is_valid_point
+
 from pynode.published.log import (
     MAX_LINES,
     MAX_PROOF,
@@ -103,7 +105,7 @@ class Release:
         if len(proof) > MAX_PROOF or not all(map(is_digest, proof)):
             raise Refused("the proof that the release is in the log is none")
         if len(signatures) > MAX_SIGNATURES or not all(
-            isinstance(one, str) and len(one) <= MAX_TEXT for one in signatures
+            isinstance(one, str) and len(one.encode()) <= MAX_TEXT for one in signatures
         ):
             raise Refused("the release has too many or too long signatures")
         return cls(value["index"], value["size"], tuple(map(bytes.fromhex, proof)), tuple(signatures))
@@ -230,8 +232,12 @@ def sign(manifest: Manifest, log: Log, release: Release | None, key: SecretKey) 
         release: what others signed before; None for the first.
 
     Raises:
-        Refused: the log or the record is of another build, or a signature in it is of another log.
+        Refused: the log or the record is of another build, a signature in it is of another log, or the build names a
+            key that is the public half of none.
     """
+    for text in manifest.keys:
+        if not crypto_core_ed25519_is_valid_point(PublicKey.parse(text).key):
+            raise Refused(f"nobody can sign with {text}, which the build names: take it out of keys.json, build anew")
     log = log.with_release(manifest.version, manifest.root)
     index = log.find(manifest.version, manifest.root)
     assert index is not None

@@ -10,28 +10,30 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+import re
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from urllib.parse import urljoin, urlsplit
 
 import aiohttp
 
-from pynode.origins import origin
-from pynode.published.folder import BESIDE, LOG, MANIFEST, PACKED_EXTRA, RELEASE, Published, differs_by
-from pynode.published.manifest import MAX_FILE, Entry, Manifest, Refused
+from pynode.origins import DEFAULT_PORTS
+from pynode.published.folder import BESIDE, PACKED_EXTRA, Published, differs_by
+from pynode.published.log import Log
+from pynode.published.manifest import LOG, MANIFEST, RELEASE, Entry, Manifest, Refused
 from pynode.published.packed import ENCODINGS, unpacker
-from pynode.published.release import Trust, Verdict, check
+from pynode.published.release import Release, Trust, Verdict, check
 from pynode.transports.websocket import network_reason
 
 CONNECT_TIMEOUT = 15.0
 """Seconds until a connection stands."""
 STALL_TIMEOUT = 15.0
 """Seconds without a byte."""
-FILE_TIMEOUT = 180.0
-"""Seconds for one file, however it trickles."""
+LEAST_RATE = 16 << 10
+"""Bytes a second that a site must send over a whole file, redirects and all."""
 SITE_TIMEOUT = 1200.0
-"""Seconds for all that one site serves."""
+"""Seconds for all files that one site lists."""
 GATHER_TIMEOUT = 3600.0
 """Seconds to get a copy from all sites together."""
 MAX_AT_ONCE = 4
@@ -53,14 +55,16 @@ JAVASCRIPT = {
     *("text/jscript", "text/livescript", *(f"text/javascript1.{minor}" for minor in range(6))),
 }
 """What module scripts and workers may be (WHATWG MIME Sniffing, section 4.6)."""
+_CHARSET = re.compile(r';\s*charset\s*=\s*"?([^\s;,"]*)')
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came for one address: its bytes' hash and size, and its type."""
+    """What came for one address: its bytes' hash and size, its type, and where it sends visitors on (Refresh)."""
 
     entry: Entry
     type: str
+    refresh: str
 
 
 @dataclass(slots=True)
@@ -69,12 +73,14 @@ class Site:
 
     Args:
         problems: (file, what is wrong with it); "/" is the page itself.
+        notes: why what lies beside the list could not be had, which browsers take for its absence.
     """
 
     url: str
     published: Published | None = None
     verdict: Verdict | None = None
     problems: list[tuple[str, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def root(self) -> str | None:
@@ -84,7 +90,7 @@ class Site:
 @asynccontextmanager
 async def browsing() -> AsyncIterator[aiohttp.ClientSession]:
     """A session that unpacks nothing by itself, keeps no cookies, and waits for nothing for ever."""
-    timeout = aiohttp.ClientTimeout(total=FILE_TIMEOUT, sock_connect=CONNECT_TIMEOUT, sock_read=STALL_TIMEOUT)
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT, sock_read=STALL_TIMEOUT)
     async with aiohttp.ClientSession(
         timeout=timeout, headers=HEADERS, auto_decompress=False, cookie_jar=aiohttp.DummyCookieJar()
     ) as session:
@@ -103,27 +109,39 @@ async def fetch(
     Raises:
         Refused: a clause that begins with its verb: what is wrong with the answer.
     """
-    first = origin(url)
+    longest = STALL_TIMEOUT + limit / LEAST_RATE
+    deadline = asyncio.timeout(longest)
     try:
-        for _ in range(MAX_REDIRECTS + 1):
-            async with session.get(url, allow_redirects=False) as response:
-                if response.status in (301, 302, 303, 307, 308):
-                    url = urljoin(url, response.headers.get("Location", ""))
-                    if urlsplit(url).scheme not in ("http", "https") or origin(url) != first:
-                        raise Refused(f"redirects to another site, {url}")
-                    continue
-                if response.status in (404, 410):
-                    return None
-                if response.status != 200:
-                    raise Refused(f"is answered with status {response.status}")
-                return await _body(response, limit, sink)
+        first = _server(url)
+        async with deadline:
+            for _ in range(MAX_REDIRECTS + 1):
+                async with session.get(url, allow_redirects=False) as response:
+                    if response.status in (301, 302, 303, 307, 308):
+                        before, url = url, response.headers.get("Location", "")
+                        url = urljoin(before, url)
+                        if _server(url) != first:
+                            raise Refused(f"redirects to another site, {url}")
+                        continue
+                    if response.status in (404, 410):
+                        return None
+                    if response.status != 200:
+                        raise Refused(f"is answered with status {response.status}")
+                    return await _body(response, limit, sink)
         raise Refused("redirects without end")
     except (aiohttp.ClientConnectorError, TimeoutError) as error:
+        if deadline.expired():
+            raise Refused(f"is too slow: {longest:.0f} seconds were not enough") from None
         raise Refused(f"cannot be fetched: {network_reason(getattr(error, 'os_error', error))}") from None
+    except ValueError:  # aiohttp's InvalidURL too
+        raise Refused(f"cannot be fetched: {url} is no address") from None
     except (aiohttp.ClientError, OSError):
         raise Refused("cannot be fetched: the answer breaks off or is no HTTP") from None
-    except ValueError:
-        raise Refused("redirects to what is no address") from None
+
+
+def _server(url: str) -> tuple[str, str | None, int | None]:
+    """What makes two addresses one origin. Raises ValueError."""
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port or DEFAULT_PORTS.get(parts.scheme)
 
 
 async def _body(response: aiohttp.ClientResponse, limit: int, sink: Callable[[bytes], object] | None) -> Answer:
@@ -143,7 +161,9 @@ async def _body(response: aiohttp.ClientResponse, limit: int, sink: Callable[[by
             raise Refused("is longer than it should be")
         out.feed(chunk)
     out.finish()
-    return Answer(Entry(digest.hexdigest(), size), response.headers.get("Content-Type", ""))
+    # Of several types a browser may take the last.
+    type = ", ".join(response.headers.getall("Content-Type", []))
+    return Answer(Entry(digest.hexdigest(), size), type, response.headers.get("Refresh", ""))
 
 
 async def fetch_bytes(session: aiohttp.ClientSession, url: str, limit: int) -> bytes | None:
@@ -155,6 +175,7 @@ async def fetch_bytes(session: aiohttp.ClientSession, url: str, limit: int) -> b
 def wrong_type(name: str, type: str) -> str:
     """Why a browser would not take a file of that type for what it is; "" when it would."""
     essence = type.partition(";")[0].strip().lower()
+    charsets = set(_CHARSET.findall(type.lower())) - {"utf-8", "utf8"}
     match name.rpartition(".")[2]:
         case "js" | "mjs" if essence not in JAVASCRIPT:
             wanted = "text/javascript"
@@ -164,20 +185,24 @@ def wrong_type(name: str, type: str) -> str:
             wanted = "text/html"
         case "css" if essence != "text/css":
             wanted = "text/css"
+        case "js" | "mjs" | "html" | "css" if charsets:
+            wanted = "charset=utf-8"
         case _:
             return ""
     return f"has the type {type or '(none)'}: browsers want {wanted}"
 
 
-async def read_published(session: aiohttp.ClientSession, site: str) -> Published:
-    """A site's manifest and what came beside it. Raises Refused."""
-    data = {}
+async def read_published(session: aiohttp.ClientSession, site: str, note: Callable[[str], object]) -> Published:
+    """A site's manifest and what came beside it; `note` gets why something did not. Raises Refused: no manifest."""
+    data: dict[str, bytes | None] = dict.fromkeys(BESIDE)
     for name, limit in BESIDE.items():
         try:
             data[name] = await fetch_bytes(session, urljoin(site, name), limit)
         except Refused as error:
-            raise Refused(f"{name} {error}") from None
-        if data[name] is None and name == MANIFEST:
+            if name == MANIFEST:
+                raise Refused(f"{name} {error}") from None
+            note(f"{name} {error}")
+        if data[MANIFEST] is None:
             raise Refused(f"{MANIFEST} is missing: this site shows no list of its files")
     return Published(Manifest.parse(data[MANIFEST] or b""), data[RELEASE], data[LOG])
 
@@ -186,7 +211,7 @@ async def begin(session: aiohttp.ClientSession, url: str) -> Site:
     """A site with its manifest, or the problem with that."""
     site = Site(url)
     try:
-        site.published = await read_published(session, url)
+        site.published = await read_published(session, url, site.notes.append)
     except Refused as error:
         site.problems.append((MANIFEST, str(error)))
     return site
@@ -219,6 +244,8 @@ async def inspect(
     looks = [(name, name, entry) for name, entry in manifest.files.items()]
     if INDEX in manifest.files:
         looks.insert(0, (INDEX, "", manifest.files[INDEX]))
+    else:
+        site.problems.append(("/", f"is compared with nothing: the list of files has no {INDEX}"))
     try:
         async with asyncio.timeout(SITE_TIMEOUT), asyncio.TaskGroup() as group:
             for one in looks:
@@ -230,19 +257,21 @@ async def inspect(
 
 async def _problem(session: aiohttp.ClientSession, url: str, name: str, entry: Entry) -> str:
     try:
-        answer = await fetch(session, url, min(entry.size + CHUNK, MAX_FILE))
+        answer = await fetch(session, url, entry.size)
     except Refused as error:
         return str(error)
     if answer is None:
         return "is missing"
+    if answer.refresh:
+        return f"sends visitors on (Refresh: {answer.refresh})"
     return differs_by(entry, answer.entry) or wrong_type(name, answer.type)
 
 
 async def gather(
-    session: aiohttp.ClientSession, sites: list[str], root: str, progress: Callable[[int, int], None]
+    session: aiohttp.ClientSession, sites: Sequence[str], root: str, progress: Callable[[int, int], None]
 ) -> dict[str, bytes]:
-    """Every file of the manifest with this root hash, each from the first of the sites that has the right bytes; and
-    what lies beside them.
+    """Every file of the manifest with this root hash, each from a site that has the right bytes; and what lies beside
+    them.
 
     Raises:
         Refused: no site has the manifest, or one of the files; or they are too slow.
@@ -255,42 +284,56 @@ async def gather(
 
 
 async def _gather(
-    session: aiohttp.ClientSession, sites: list[str], root: str, progress: Callable[[int, int], None]
+    session: aiohttp.ClientSession, sites: Sequence[str], root: str, progress: Callable[[int, int], None]
 ) -> dict[str, bytes]:
-    why: list[str] = []
-    having: list[str] = []
-    published: Published | None = None
-    for site in sites:
-        try:
-            found = await read_published(session, site)
-            if found.manifest.root != root:
-                raise Refused(f"it serves another version, with root hash {found.manifest.root}")
-            published = published or found
-            having.append(site)
-        except Refused as error:
-            why.append(f"{site}: {error}")
-    if published is None:
-        raise Refused("; ".join(why))
-    beside = {MANIFEST: published.manifest.encode(), RELEASE: published.release, LOG: published.log}
-    files = {name: data for name, data in beside.items() if data is not None}
-    total = sum(entry.size for entry in published.manifest.files.values())
+    found = await asyncio.gather(*(begin(session, url) for url in sites))
+    having = {site.url: site.published for site in found if site.published and site.root == root}
+    if not having:
+        for site in found:
+            if site.root:
+                site.problems.append((MANIFEST, f"it serves another version, with root hash {site.root}"))
+        raise Refused("; ".join(f"{site.url}: {site.problems[0][1]}" for site in found))
+    faults = dict.fromkeys(having, 0)
+    manifest = next(iter(having.values())).manifest
+    files = {MANIFEST: manifest.encode(), **_best_proof(having.values())}
+    total = sum(entry.size for entry in manifest.files.values())
     done = 0
-    for name, entry in published.manifest.files.items():
-        files[name] = await _first(session, having, name, entry)
+    for name, entry in manifest.files.items():
+        files[name] = await _from_any(session, faults, name, entry)
         done += entry.size
         progress(done, total)
     return files
 
 
-async def _first(session: aiohttp.ClientSession, sites: list[str], name: str, entry: Entry) -> bytes:
+def _best_proof(found: Iterable[Published]) -> dict[str, bytes]:
+    """release.json and releases.txt of the site whose pair proves most, but for what is none."""
+
+    def proof(one: Published) -> tuple[bool, int, bool]:
+        verdict = check(one.manifest, one.release, one.log, Trust.of(one.manifest), None)
+        return verdict.ok, len(verdict.signers), verdict.index is not None
+
+    best = max(found, key=proof)
+    kept = {}
+    with suppress(Refused):
+        if best.release is not None:
+            kept[RELEASE] = Release.parse(best.release).encode()
+    with suppress(Refused):
+        if best.log is not None:
+            kept[LOG] = Log.parse(best.log).encode()
+    return kept
+
+
+async def _from_any(session: aiohttp.ClientSession, faults: dict[str, int], name: str, entry: Entry) -> bytes:
     why: list[str] = []
-    for site in sites:
+    # Who failed before is asked last, so that a dead site costs its time once and not for every file.
+    for site in sorted(faults, key=lambda url: faults[url]):
         try:
             data = await fetch_bytes(session, urljoin(site, name), entry.size)
+            if data is not None and Entry.of(data) == entry:
+                return data
+            reason = "is missing" if data is None else "differs from the list"
         except Refused as error:
-            why.append(f"{name} of {site} {error}")
-            continue
-        if data is not None and Entry.of(data) == entry:
-            return data
-        why.append(f"{name} of {site} " + ("is missing" if data is None else "differs from the list"))
+            reason = str(error)
+        faults[site] += 1
+        why.append(f"{name} of {site} {reason}")
     raise Refused("; ".join(why))

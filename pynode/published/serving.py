@@ -2,7 +2,7 @@
 
 Does: serve what was verified, at "/" or below another path, packed where it lies packed; name the network that it was
 told to name.
-Does not: look at the folder for anything else, or take part in a network.
+Does not: look at the folder for anything else, compare what changes in it later, or take part in a network.
 """
 
 from __future__ import annotations
@@ -14,13 +14,12 @@ from typing import Any
 from aiohttp import web
 
 from pynode.published.folder import BESIDE
-from pynode.published.manifest import Manifest
+from pynode.published.manifest import NETWORK, Manifest
 from pynode.published.served import INDEX
 from pynode.site import BOOKMARK_PAGE, BOOKMARK_POLICY, HEADERS, file_response
 
 OPEN = {"Access-Control-Allow-Origin": "*", "Cross-Origin-Resource-Policy": "cross-origin"}
 """Everything here is public: a bookmarklet on any page may read it."""
-NETWORK = "network.json"
 
 
 def mirror_app(
@@ -50,7 +49,7 @@ def mirror_app(
 
     async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
         response.headers.update({**HEADERS, **OPEN})
-        if request.path.endswith(BOOKMARK_PAGE):
+        if request.path == path.removesuffix("/") + BOOKMARK_PAGE:
             response.headers["Content-Security-Policy"] = BOOKMARK_POLICY
 
     app = web.Application(client_max_size=1024)

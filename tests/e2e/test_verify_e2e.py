@@ -21,9 +21,9 @@ import pytest
 
 from pynode.cli import main
 from pynode.published import minisign
-from pynode.published.folder import LOG, MANIFEST, RELEASE, write_folder
+from pynode.published.folder import write_folder
 from pynode.published.log import Log
-from pynode.published.manifest import Manifest
+from pynode.published.manifest import LOG, MANIFEST, RELEASE, Manifest
 from tests.e2e.processes import ENVIRONMENT, PROGRAM, Network, running
 
 FILES = {
@@ -141,6 +141,41 @@ def test_a_mirror_of_a_mirror_is_verified(dist: Path, tmp_path: Path) -> None:
         assert run("mirror", "--from", url, "--dist", target)[0] == 2
 
 
+def test_what_a_copy_would_replace_is_looked_at_before_anything_is_fetched(
+    dist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = Manifest.parse((dist / MANIFEST).read_bytes()).root
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "letter.txt").touch()
+    nobody = ("mirror", "--from", "http://127.0.0.1:1/", "--root", root, "--fetch-only", "--dist")
+    code, records = run(*nobody, tmp_path / "home")
+    assert code == 1 and "something else" in records[-1]["message"]
+    (dist / "letter.txt").touch()
+    code, records = run(*nobody, dist)
+    assert code == 1 and "letter.txt" in records[-1]["message"]
+    (dist / "letter.txt").unlink()
+    # "." is fine, and what somebody put beside the copy stays
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with listening(dist) as mirror:
+        options = ("--from", mirror.until("ready")["url"], "--root", root, "--fetch-only", "--dist", ".")
+        assert run("mirror", *options)[0] == 0
+        (tmp_path / "here" / "network.json").write_text("{}")
+        assert run("mirror", *options[:-1], tmp_path / "here")[0] == 0
+    assert (tmp_path / "here" / "network.json").exists() and (tmp_path / "here" / "main.js").exists()
+
+
+@pytest.mark.parametrize("option", ["--share", "--get"])
+def test_a_data_folder_that_cannot_be_used_is_named(dist: Path, tmp_path: Path, option: str) -> None:
+    (tmp_path / "file").touch()
+    link = f"{'A' * 43}.{'A' * 43}"
+    source = ("--share", "--dist", dist) if option == "--share" else ("--get", link, "--dist", tmp_path / "new")
+    code, records = run(
+        "mirror", *source, "--root", Manifest.parse((dist / MANIFEST).read_bytes()).root, "--data", tmp_path / "file"
+    )
+    assert code == 1 and f"{tmp_path}/file" in records[-1]["message"]
+
+
 # -- releases
 
 
@@ -247,6 +282,51 @@ def test_one_version_is_signed_for_one_root_hash(signers: Signers) -> None:
     other = signers.build("0.1.0", "abd")
     code, records = run("release", "sign", "--key", signers.folder / "b", "--dist", other, "--log", signers.log)
     assert code == 1 and "version 0.1.0 with root hash" in records[-1]["message"]
+
+
+def test_a_build_that_names_no_keys_does_not_make_what_was_signed_unsigned(signers: Signers, dist: Path) -> None:
+    later = signers.build("0.2.0", "abc")
+    signers.sign(later, "ab")
+    code, said = signers.check(later, "--after", dist)
+    assert code == 1 and said["why"] == ["the version that judges it names no keys that could sign"]
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        main(["release", "check", "--dist", str(later), "--after", str(dist)])
+    assert "by nobody who counts" in out.getvalue() and "unsigned" not in out.getvalue()
+
+
+def test_a_folder_that_is_none_is_asked_for_wrongly(dist: Path, tmp_path: Path) -> None:
+    assert run("release", "check", "--dist", tmp_path / "none")[0] == 2
+    assert run("release", "check", "--dist", dist, "--after", tmp_path / "none")[0] == 2
+
+
+@pytest.mark.parametrize("name", ["", ".", "/", "folder/none/key"])
+def test_names_that_are_no_files_are_said(
+    signers: Signers, dist: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(signers.folder)
+    assert run("release", "keygen", name, "--no-password")[0] == 1
+    if "key" not in name:
+        code, records = run("release", "sign", "--key", "a", "--dist", dist, "--log", name)
+        assert code == 1 and "Is a directory" in records[-1]["message"]
+
+
+def test_no_half_of_a_key_is_left_behind(tmp_path: Path) -> None:
+    (tmp_path / "key.pub").write_text("somebody's")
+    code, records = run("release", "keygen", tmp_path / "key", "--no-password")
+    assert code == 1 and "key.pub is there already" in records[-1]["message"]
+    name = tmp_path / ("k" * 252)  # with .pub it is too long
+    code, records = run("release", "keygen", name, "--no-password")
+    assert code == 1 and "too long" in records[-1]["message"]
+    assert [path.name for path in tmp_path.iterdir()] == ["key.pub"]
+
+
+def test_a_password_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    command = [sys.executable, *PROGRAM, "release", "keygen", str(tmp_path / "key")]
+    for locale in ("C.UTF-8", "C"):
+        environment = {**ENVIRONMENT, "LC_ALL": locale}
+        done = subprocess.run(command, input=b"\xff\xfe\n", capture_output=True, env=environment, check=False)
+        assert done.returncode == 2 and b"not UTF-8" in done.stderr and not list(tmp_path.iterdir())
 
 
 def test_a_key_with_a_password(tmp_path: Path, dist: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -282,11 +282,49 @@ def test_a_releases_proof_is_added_to_the_very_build_that_was_released(
     root = "ab" * 32
     monkeypatch.setattr(build, "RELEASES", tmp_path)
     assert build.release_files("0.1.0", root) == {}
-    log, record = f"0.0.9 {'cd' * 32}\n{line.format(root=root)}\n", json.dumps({"format": 1, "index": index})
+    log, record = f"0.0.9 {'cd' * 32}\n{line.format(root=root)}\n", build.canonical_json({"format": 1, "index": index})
     (tmp_path / "log.txt").write_text(log)
-    (tmp_path / "0.1.0.json").write_text(record)
-    files = {"release.json": record.encode(), "releases.txt": log.encode()} if fits else {}
+    (tmp_path / "0.1.0.json").write_bytes(record)
+    files = {"release.json": record, "releases.txt": log.encode()} if fits else {}
     assert build.release_files("0.1.0", root) == files
+
+
+@pytest.mark.parametrize("record", ["{", "{}", "[]", '{"index":"0"}', '{ "index": 0 }'])
+def test_a_record_that_is_none_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, record: str) -> None:
+    monkeypatch.setattr(build, "RELEASES", tmp_path)
+    (tmp_path / "log.txt").write_text(f"0.1.0 {'ab' * 32}\n")
+    (tmp_path / "0.1.0.json").write_text(record)
+    with pytest.raises(build.BuildError, match=f"{tmp_path}/0.1.0.json is no record"):
+        build.release_files("0.1.0", "ab" * 32)
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        *("{", "[]", "{}", '{"keys": []}', '{"keys": 5, "threshold": 0}', '{"keys": [], "threshold": 3}', None),
+        '{"keys": ["x"], "threshold": 1}',
+    ],
+)
+def test_keys_that_are_none_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, keys: str | None) -> None:
+    monkeypatch.setattr(build, "RELEASES", tmp_path)
+    if keys is not None:
+        (tmp_path / "keys.json").write_text(keys)
+    with pytest.raises(build.BuildError, match=f"{tmp_path}/keys.json"):
+        build.manifest({"index.html": b""}, "0.1.0")
+
+
+@pytest.mark.parametrize(
+    "mirror",
+    ["site.example/", "javascript:alert(1)//", "https://site.example", "https://site.example/?a/", "https:///"],
+)
+def test_mirrors_have_whole_addresses_of_folders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, mirror: str) -> None:
+    monkeypatch.setattr(build, "RELEASES", tmp_path)
+    monkeypatch.setattr(build, "bundle_scripts", lambda *_: ({"loader.js": b"run()"}, set()))
+    (tmp_path / "mirrors.txt").write_text("https://a.example/\nhttp://b.example:81/x/\n")
+    assert "b.example:81/x/open.html" in unquote(build.bookmark_files("ab" * 32)["bookmarklet.txt"].decode())
+    (tmp_path / "mirrors.txt").write_text(f"https://a.example/\n{mirror}\n")
+    with pytest.raises(build.BuildError, match="mirrors.txt"):
+        build.bookmark_files("ab" * 32)
 
 
 def test_a_second_build_compiles_nothing_that_is_intact_and_a_missing_node_is_named(
@@ -446,14 +484,14 @@ def test_licences_travel_with_what_browsers_run(dist: dict[str, bytes]) -> None:
     )
     _, *each = HEADING.split(text)[:: HEADING.groups + 1]
     assert len(each) == len(said) and all(len(licence) > 500 for licence in each)
-    for phrase in ("Mozilla Public License Version 2.0", "3.2. Distribution of Executable Form", "BEOPEN.COM TERMS"):
+    for phrase in ("Mozilla Public License Version 2.0", "3.2. Distribution of Executable Form", "BEOPEN.COM LICENSE AGREEMENT FOR PYTHON 2.0"):
         assert phrase in text
 
 
 def test_licences_are_those_that_the_installed_packages_name() -> None:
     for name, licence in inventory.PYTHON_LICENCES.items():
         try:
-            said = importlib.metadata.metadata(name)["License-Expression"]
+            said = importlib.metadata.metadata(name).get("License-Expression")
         except importlib.metadata.PackageNotFoundError:
             continue  # not for this machine
         assert said in (None, licence), name
@@ -509,6 +547,24 @@ def test_a_changed_python_package_is_installed_anew_or_stops_the_build(
         with pytest.raises(build.BuildError, match="the network is down"):
             build.ensure_python(dev=False)
     assert asked == [("--require-hashes", "-r", "requirements.txt")] * 2
+
+
+@pytest.mark.parametrize("script", [None, "exit 0", "echo >&2 No module named pip; exit 1"])
+def test_a_venv_whose_python_was_replaced_is_made_anew(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: str | None
+) -> None:
+    commands: list[list[str | Path]] = []
+    monkeypatch.setattr(build, "VENV", tmp_path)
+    monkeypatch.setattr(build, "VENV_PYTHON", tmp_path / "python")
+    monkeypatch.setattr(build, "run", lambda command, hint: commands.append(command))
+    if script is not None:
+        (tmp_path / "python").write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / "python").chmod(0o755)
+    (tmp_path / ".convergence-runtime").write_text(build.digest_of(["requirements.txt"]))
+    (tmp_path / ".convergence-bundled").write_text(build.installed_python())
+    build.ensure_python(dev=False)
+    anew = [[sys.executable, "-m", "venv", "--clear", tmp_path]]
+    assert commands[:1] == ([] if script == "exit 0" else anew)
 
 
 @pytest.fixture

@@ -6,6 +6,8 @@
  */
 
 export const MAX_MANIFEST = 256 * 1024; // bytes
+const UNLISTED = ["manifest.json", "release.json", "releases.txt", "network.json"]; // may lie beside the files, is none of them
+const PACKED = /\.(br|gz)$/; // servers send such a file in place of the one without the ending
 const MAX_FILES = 1000;
 const MAX_NAME = 200; // characters
 const MAX_FILE = 64 << 20; // bytes
@@ -17,6 +19,12 @@ const NAME = /^[A-Za-z0-9_-][A-Za-z0-9._-]*(\/[A-Za-z0-9_-][A-Za-z0-9._-]*)*$/;
 const DIGEST = /^[0-9a-f]{64}$/;
 const VERSION = /^(0|[1-9]\d{0,8})(\.(0|[1-9]\d{0,8})){0,3}$/;
 const KEY = /^RW[Q-T][A-Za-z0-9+/]{53}$/; // base64 of 42 bytes that begin with "Ed"
+
+// The y of all Ed25519 points of small order, and the second encodings of 0 and 1: with such a key WebCrypto verifies what
+// anybody made. A key off the curve only signs nothing: it is pynode's to keep out of releases.
+const P = (1n << 255n) - 19n;
+const Y8 = 0x05fc536d880238b13933c6d305acdfd5f098eff289f4c345b027b2c28f95e826n;
+const SMALL_ORDER = new Set([0n, 1n, P - 1n, P, P + 1n, Y8, P - Y8]);
 
 /** What was offered is not taken. The message says why, to people: a line, and one more for each of `refusals`. */
 export class Refused extends Error {
@@ -45,14 +53,8 @@ export async function sha256(bytes) {
  */
 export async function parseManifest(bytes) {
   need(bytes.length <= MAX_MANIFEST, "is too long");
-  let text, value;
-  try {
-    text = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes);
-    value = JSON.parse(text);
-  } catch {
-    need(false, "is no JSON");
-  }
-  need(canonical(value) === text, "is not in canonical form");
+  const value = canonicalJson(bytes);
+  need(value !== undefined, "is no JSON in canonical form");
   need(keysOf(value) === "files,format,keys,threshold,version" && value.format === 2, "is not of format 2");
   const { version, keys, threshold } = value;
   need(typeof version === "string" && VERSION.test(version), "names no version");
@@ -69,10 +71,15 @@ export async function parseManifest(bytes) {
     all += file.size;
   }
   need(all <= MAX_ALL, "lists files that are too long together");
-  need(distinct([...files.keys()].map((name) => name.toLowerCase())), "lists a file name twice");
+  const names = [...files.keys()].map((name) => name.toLowerCase());
+  const plain = new Set([...names, ...UNLISTED]);
+  need(distinct(names), "lists a file name twice");
+  need(plain.size === names.length + UNLISTED.length, "lists what lies beside the files");
+  need(!names.some((name) => PACKED.test(name) && plain.has(name.slice(0, -3))), "lists a packed file beside the plain one");
 
   need(Array.isArray(keys) && keys.length <= MAX_KEYS, "has no list of keys, or too many");
   need(keys.every((key) => typeof key === "string" && KEY.test(key)), "has a key that is none of minisign's");
+  need(!keys.some((key) => SMALL_ORDER.has(yOf(atob(key).slice(KEY_AT)))), "has a key for which anybody can sign");
   need(distinct(keys.map((key) => atob(key).slice(2, KEY_AT))) && distinct(keys.map((key) => atob(key).slice(KEY_AT))), "has a key twice");
   const least = keys.length ? 1 : 0;
   need(Number.isInteger(threshold) && threshold >= least && threshold <= keys.length, "asks for an impossible number of signatures");
@@ -97,6 +104,24 @@ const distinct = (values) => new Set(values).size === values.length;
 
 /** @returns {string|null} the sorted names of an object's values; null when it is no object */
 const keysOf = (value) => (value && typeof value === "object" && !Array.isArray(value) ? Object.keys(value).sort().join() : null);
+
+/** The y coordinate of an Ed25519 key, without the sign of x. */
+const yOf = (key) => BigInt.asUintN(255, [...key].reduceRight((sum, byte) => (sum << 8n) | BigInt(byte.charCodeAt(0)), 0n));
+
+/**
+ * @param {Uint8Array} bytes
+ * @returns {any} What they say as JSON; undefined when they are not in the one form that it may have, so that a hash names
+ *   what every reader sees.
+ */
+export function canonicalJson(bytes) {
+  try {
+    const text = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes);
+    const value = JSON.parse(text);
+    return canonical(value) === text ? value : undefined;
+  } catch {
+    return undefined; // too deep, too
+  }
+}
 
 /** JSON with sorted keys and no spaces, as build.py writes it. */
 function canonical(value) {

@@ -6,13 +6,13 @@
  * Does not: fetch, remember, or decide what is run.
  */
 
-import { parseManifest, sha256 } from "./manifest.js";
+import { canonicalJson, parseManifest, sha256 } from "./manifest.js";
 
 export const MAX_RELEASE = 64 * 1024; // bytes of release.json
 export const MAX_LOG = 8 << 20; // bytes of releases.txt
 const MAX_LINES = 100_000; // of releases.txt
 const MAX_SIGNATURES = 32;
-const MAX_SIGNATURE = 2048; // characters of one .minisig file
+const MAX_SIGNATURE = 2048; // bytes of one .minisig file in UTF-8
 const MAX_PROOF = 17; // hashes: a tree of MAX_LINES leaves is no higher
 const SLICE = 1024; // hashes that are under way at a time
 
@@ -20,6 +20,7 @@ const LEAF = 0;
 const NODE = 1;
 const LINE = /^(0|[1-9]\d{0,8})(\.(0|[1-9]\d{0,8})){0,3} [0-9a-f]{64}$/;
 const DIGEST = /^[0-9a-f]{64}$/;
+const LONE = /\p{Surrogate}/u; // what UTF-8 cannot say
 const UNTRUSTED = "untrusted comment: ";
 const TRUSTED = "trusted comment: ";
 
@@ -70,11 +71,9 @@ export async function checkRelease({ manifestBytes, release, log, trusted, seen 
     else standing.index = logged;
     if (head && (logged !== record.index || (await merkleRoot(lines.slice(0, head.size))) !== head.root)) {
       lacks("the release log is not the one that was signed");
-      head = null;
     }
     if (seen && (lines.length < seen.size || (await merkleRoot(lines.slice(0, seen.size))) !== seen.root)) {
       lacks("the release log contradicts the one seen before: releases were taken out of it or changed");
-      head = null;
     }
   }
   if (seen && standing.index !== null && standing.index < seen.index) {
@@ -83,7 +82,7 @@ export async function checkRelease({ manifestBytes, release, log, trusted, seen 
   }
 
   if (trusted.threshold === 0) lacks("the version that runs names no keys that could sign for another");
-  else if (record && head) {
+  else if (head) {
     const comment = `convergence log ${head.size} ${head.root}`;
     try {
       standing.signers = await signers(record.signatures, trusted.keys, manifestBytes, comment);
@@ -122,14 +121,14 @@ async function signers(signatures, keys, bytes, comment) {
 
 /** @returns {{index: number, size: number, proof: Uint8Array[], signatures: string[]}|null} */
 function readRelease(bytes) {
-  const value = bytes.length <= MAX_RELEASE ? json(bytes) : null;
+  const value = bytes.length <= MAX_RELEASE ? canonicalJson(bytes) : null;
   if (!value || Object.keys(value).sort().join() !== "format,index,proof,signatures,size" || value.format !== 1) return null;
   const { index, size, proof, signatures } = value;
   if (!Number.isInteger(size) || size < 1 || size > MAX_LINES) return null;
   if (!Number.isInteger(index) || index < 0 || index >= size) return null;
   if (!Array.isArray(proof) || proof.length > MAX_PROOF || !proof.every((hash) => typeof hash === "string" && DIGEST.test(hash))) return null;
   if (!Array.isArray(signatures) || signatures.length > MAX_SIGNATURES) return null;
-  if (!signatures.every((text) => typeof text === "string" && text.length <= MAX_SIGNATURE)) return null;
+  if (!signatures.every((text) => typeof text === "string" && !LONE.test(text) && utf8Length(text) <= MAX_SIGNATURE)) return null;
   return { index, size, proof: proof.map(fromHex), signatures };
 }
 
@@ -145,7 +144,7 @@ function readLog(bytes) {
 
 /** @returns {{key: Uint8Array, bytes: Uint8Array, comment: string, global: Uint8Array}|null} a .minisig file, not prehashed */
 function readSignature(text) {
-  const [untrusted, signature, trusted, global, ...rest] = text.replace(/\n$/, "").split(/\r?\n/);
+  const [untrusted, signature, trusted, global, ...rest] = text.replace(/\n$/, "").split("\n");
   if (!untrusted.startsWith(UNTRUSTED) || !trusted?.startsWith(TRUSTED) || global === undefined || rest.length) return null;
   const [raw, over] = [fromBase64(signature), fromBase64(global)];
   if (raw?.length !== 74 || over?.length !== 64 || raw[0] !== 0x45 || raw[1] !== 0x64) return null; // "Ed"
@@ -200,11 +199,14 @@ function joined(...parts) {
 
 const same = (left, right) => left.length === right.length && left.every((byte, place) => byte === right[place]);
 const toHex = (bytes) => Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
+const utf8Length = (text) => new TextEncoder().encode(text).length;
 const fromHex = (text) => Uint8Array.from(text.match(/../g), (pair) => parseInt(pair, 16));
 
+/** @returns {Uint8Array|null} null when it is not base64 in the one form that it may have: atob takes others */
 function fromBase64(text) {
   try {
-    return Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+    const letters = atob(text);
+    return btoa(letters) === text ? Uint8Array.from(letters, (letter) => letter.charCodeAt(0)) : null;
   } catch {
     return null;
   }
@@ -213,14 +215,6 @@ function fromBase64(text) {
 function utf8(bytes) {
   try {
     return new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes);
-  } catch {
-    return null;
-  }
-}
-
-function json(bytes) {
-  try {
-    return JSON.parse(utf8(bytes));
   } catch {
     return null;
   }

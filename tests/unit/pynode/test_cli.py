@@ -217,6 +217,21 @@ def test_a_reader_that_is_gone_ends_nothing() -> None:
         output.record("b")
 
 
+def test_what_cannot_be_written_is_said_and_fails() -> None:
+    program = [sys.executable, "-m", "pynode", "verify", "http://127.0.0.1:1/"]
+    for more, said in (([], b"The output cannot be written: No space left on device.\n"), (["--json"], b"")):
+        with open("/dev/full", "wb") as full:
+            done = subprocess.run([*program, *more], stdout=full, stderr=subprocess.PIPE, check=False)
+        assert (done.returncode, done.stderr) == (1, said)
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_standard_streams_end_nothing(closed: str) -> None:
+    line = f"{sys.executable} -m pynode verify http://127.0.0.1:1/ {closed}"
+    done = subprocess.run(["sh", "-c", line], capture_output=True, check=False)
+    assert done.returncode == 1 and b"Traceback" not in done.stderr
+
+
 # -- arguments
 
 
@@ -350,6 +365,7 @@ def test_a_site_is_chosen_in_order() -> None:
 def test_the_site_of_a_link() -> None:
     assert site_of(f"https://site.example/sub/#{BARE}") == "https://site.example/sub/"
     assert site_of(f"http://[::1]:80/index.html#{BARE}") == "http://[::1]:80/"
+    assert site_of(f"http://index.html/a/myindex.html#{BARE}") == "http://index.html/a/myindex.html/"
     assert site_of(BARE) is None
     for text in ("", "x", f"ftp://x/#{BARE}", f"http:///#{BARE}", f"http://x y/#{BARE}", f"http://x/#{BARE}x"):
         with pytest.raises(CliError):
@@ -461,7 +477,7 @@ def test_a_lock_has_one_holder_and_leaves_no_file(tmp_path: Path) -> None:
     with locked(path, "taken"):
         pass
     (tmp_path / "file").write_text("")
-    with pytest.raises(CliError, match="cannot use the data folder"), locked(tmp_path / "file" / "lock", "taken"):
+    with pytest.raises(CliError, match="Cannot use the data folder"), locked(tmp_path / "file" / "lock", "taken"):
         pass
 
 

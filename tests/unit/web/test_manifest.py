@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import build
+from tests.unit.pynode.published.test_manifest import SMALL_ORDER, small_order
 from tests.unit.web.javascript import javascript
 
 FILE = {"sha256": "0" * 64, "size": 3}
@@ -52,7 +53,7 @@ def test_a_list_as_build_py_writes_it_is_read_and_named_by_its_hash() -> None:
 
 
 def test_at_the_limits_it_is_still_read() -> None:
-    keys = [b64encode(b"Ed" + bytes([number]) * 40).decode() for number in range(16)]
+    keys = [b64encode(b"Ed" + bytes([number]) * 40).decode() for number in range(1, 17)]
     files = {f"{number:03}" + "x" * 100: FILE for number in range(1000)} | {"y" * 200: FILE | {"size": 64 << 20}}
     files.pop("000" + "x" * 100)
     [many] = read(written(files=files, keys=keys, threshold=16))
@@ -69,6 +70,8 @@ BAD: dict[str, tuple[bytes, str]] = {
     "empty": (b"", "no JSON"),
     "no text": (b"\xff", "no JSON"),
     "a mark before it": (b"\xef\xbb\xbf" + written(), "no JSON"),
+    "too deep": (b"[" * 100_000, "no JSON"),
+    "deep": (b"[" * 5_000 + b"]" * 5_000, "no JSON"),
     "too long": (b" " * (256 * 1024 + 1), "too long"),
     "a line's end": (written() + b"\n", "canonical"),
     "spaces": (json.dumps(GOOD, sort_keys=True).encode(), "canonical"),
@@ -94,6 +97,15 @@ BAD: dict[str, tuple[bytes, str]] = {
     "a file's own field": (written(files={"a": FILE | {"x": 1}}), "describes a wrongly"),
     "a file is null": (written(files={"a": None}), "describes a wrongly"),
     "twice but for capitals": (written(files={"a.js": FILE, "A.js": FILE}), "twice"),
+    "itself": (written(files={"manifest.json": FILE}), "beside"),
+    "a network": (written(files={"NETWORK.json": FILE}), "beside"),
+    "what is sent in its place": (written(files={"manifest.json.gz": FILE}), "packed"),
+    "what is sent in place of a file": (written(files={"a.js": FILE, "A.js.br": FILE}), "packed"),
+    **{
+        f"a key that signs nothing, {y} {sign}": (written(keys=[small_order(y, sign)], threshold=1), "anybody can sign")
+        for y in SMALL_ORDER
+        for sign in (0, 1)
+    },
     "key": (written(keys=["x"], threshold=1), "none of minisign's"),
     "key of another kind": (written(keys=[b64encode(b"EC" + bytes(40)).decode()], threshold=1), "none of minisign's"),
     "a key twice": (written(keys=[KEY, KEY]), "key twice"),

@@ -76,7 +76,8 @@ def verdicts(*cases: dict[str, Any]) -> list[dict[str, Any]]:
     """What the page says, after a look that the command would say the same."""
     asked = [{name: value for name, value in each.items() if name != "python"} for each in cases]
     found: list[dict[str, Any]] = javascript(CHECK, asked, release="code/release.js")
-    assert [one["ok"] for one in found] == [each["python"].ok for each in cases]
+    said = [(each["python"].ok, len(each["python"].signers)) for each in cases]
+    assert [(one["ok"], one["signers"]) for one in found] == said
     return found
 
 
@@ -136,6 +137,21 @@ def test_what_is_missing_is_named(first: tuple[Log, Release], seen: Seen) -> Non
     assert unlogged["why"] == ["no release log came with it"]
     assert keyless["why"] == ["the version that runs names no keys that could sign for another"]
     assert damaged["why"] == ["its release.json is damaged"]
+
+
+def test_signatures_in_another_form_than_minisigns_do_not_count(first: tuple[Log, Release], seen: Seen) -> None:
+    log, release = signed(NEW, first[0], KEYS[:2])
+    good, other = release.signatures
+    forms = [
+        good.replace("\n", "\r\n"),
+        good.replace("==\n", "=\n"),
+        good.replace("==\n", "\n"),
+        good.replace("\nRW", "\nR W"),
+        f" {good}",
+        f"{good}\n",
+    ]
+    for found in verdicts(*(case(replace(release, signatures=(form, other)), log, seen, NEW) for form in forms)):
+        assert found["signers"] == 1
 
 
 def test_forged_logs(first: tuple[Log, Release], seen: Seen) -> None:
@@ -241,5 +257,17 @@ def test_records_of_any_shape_are_damaged_and_nothing_worse(first: tuple[Log, Re
     }
     records = [json.dumps(good | {name: value}).encode() for name, values in wrong.items() for value in values]
     records += [b"", b"null", b"[]", b"1", b"\xff", b" " * 65_537, json.dumps(good).encode()[:-2]]
+    text = release.encode().decode()
+    records += [
+        form.encode()
+        for form in (
+            json.dumps(good, sort_keys=True),
+            text.replace('"format":1', '"format":1.0'),
+            text.replace('"size":2', '"size":2e0'),
+            text.replace('"format":1', '"format":NaN,"format":1'),
+            text.replace("untrusted comment: ", "untrusted comment: \\ud800", 1),
+            text.replace("untrusted comment: ", "untrusted comment: " + "\N{GRINNING FACE}" * 600, 1),
+        )
+    ]
     for found in verdicts(*(case(record, log, None, NEW) for record in records)):
         assert found["why"] == ["its release.json is damaged"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -51,14 +52,23 @@ def test_what_is_asked_for_wrongly(line: str, capsys: pytest.CaptureFixture[str]
     [
         ("verify ftp://x/", "no address of a site"),
         ("mirror --from http://127.0.0.1:1/", "Say with --root"),
-        ("mirror --dist /nowhere", "holds no manifest.json"),
-        ("release check --dist /nowhere", "holds no manifest.json"),
+        ("mirror --dist /nowhere", "no manifest.json in /nowhere"),
+        ("mirror --fetch-only", "Say with --from or --get"),
+        ("release check --dist /nowhere", "no manifest.json in /nowhere"),
+        ("verify http://127.0.0.1:1/ --dist nowhere", "There is no manifest.json in nowhere:"),
         ("verify " + " ".join(f"a{number}" for number in range(65)), "64 sites"),
     ],
 )
 def test_what_cannot_be_done_is_said(line: str, words: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*line.split()]) == 2
     assert words in capsys.readouterr().err
+
+
+def test_names_begin_no_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "key").touch()
+    assert main(["release", "keygen", "key", "--no-password"]) == 1
+    assert capsys.readouterr().err.startswith("key is there already")
 
 
 def documented(answer: Any) -> dict[str, Any]:
@@ -107,6 +117,7 @@ def test_a_mirror_of_a_mirror_names_the_same() -> None:
         {"facilitator": []},
         {"facilitator": {"identity": "ab", "path": "/"}},
         network("javascript:alert(1)"),
+        {"facilitator": {"identity": IDENTITY, "path": None}},
         network(rtc=[]),
         network(rtc={"stun": "stun:x"}),
         network(rtc={"stun": ["http://x"]}),

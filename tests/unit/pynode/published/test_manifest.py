@@ -20,6 +20,7 @@ from pynode.published.manifest import (
     Manifest,
     Refused,
     canonical_json,
+    check_keys,
     version_order,
 )
 
@@ -29,6 +30,19 @@ ROOT = Path(__file__).parents[4]
 
 def key(number: int, name: int | None = None) -> str:
     return base64.b64encode(b"Ed" + bytes([number if name is None else name]) * 8 + bytes([number]) * 32).decode()
+
+
+P = 2**255 - 19
+SMALL_ORDER = [
+    *(0, 1, P - 1, P, P + 1),
+    int.from_bytes(bytes.fromhex("26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05"), "little"),
+    int.from_bytes(bytes.fromhex("c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a"), "little"),
+]
+"""As libsodium's has_small_order lists them (ed25519_ref10.c)."""
+
+
+def small_order(y: int, sign: int = 1) -> str:
+    return base64.b64encode(b"Ed" + bytes(8) + (y + (sign << 255)).to_bytes(32, "little")).decode()
 
 
 def document(**changes: Any) -> dict[str, Any]:
@@ -47,6 +61,18 @@ def test_it_reads_what_it_writes_and_its_hash_is_the_root() -> None:
     assert manifest.encode() == data and manifest.root == hashlib.sha256(data).hexdigest()
     assert manifest.files["index.html"] == Entry(DIGEST, 5) and manifest.version == "0.1.0"
     assert manifest.keys == (key(1), key(2)) and manifest.threshold == 2
+
+
+def test_keys_for_which_anybody_can_sign_are_refused_with_either_sign() -> None:
+    for y in SMALL_ORDER:
+        for sign in (0, 1):
+            with pytest.raises(Refused, match="anybody can sign"):
+                check_keys([small_order(y, sign)], 1)
+    check_keys([small_order(2)], 1)
+
+
+def test_a_packed_file_alone_is_a_file() -> None:
+    assert Manifest.of({"a.gz": b"", "b.js": b""}, "1")
 
 
 def test_it_is_made_of_files() -> None:
@@ -104,6 +130,10 @@ def test_only_one_form_is_read(text: str) -> None:
         {"files": {f"{n}.js": {"sha256": DIGEST, "size": MAX_FILE} for n in range(5)}},
         {"files": {f"{n}.js": {"sha256": DIGEST, "size": 1} for n in range(MAX_FILES + 1)}},
         {"files": {"a.js": {"sha256": DIGEST, "size": 1}, "A.js": {"sha256": DIGEST, "size": 1}}},
+        {"files": {"manifest.json": {"sha256": DIGEST, "size": 1}}},
+        {"files": {"Network.json": {"sha256": DIGEST, "size": 1}}},
+        {"files": {"release.json.br": {"sha256": DIGEST, "size": 1}}},
+        {"files": {"a.js": {"sha256": DIGEST, "size": 1}, "A.js.gz": {"sha256": DIGEST, "size": 1}}},
         {"keys": {}},
         {"keys": None},
         {"keys": [key(1), key(1)]},
@@ -112,7 +142,8 @@ def test_only_one_form_is_read(text: str) -> None:
         {"keys": [key(1), "RWQ"]},
         {"keys": [key(1), 5]},
         {"keys": [key(1), key(2).replace("RW", "AA")]},
-        {"keys": [key(n) for n in range(17)]},
+        {"keys": [key(n) for n in range(1, 18)]},
+        *({"keys": [small_order(y)], "threshold": 1} for y in SMALL_ORDER),
         {"threshold": 0},
         {"threshold": 3},
         {"threshold": -1},

@@ -47,6 +47,10 @@ def test_its_keys_and_signatures_are_read(theirs: Path) -> None:
     assert not signature.verifies(SecretKey.generate().public, MESSAGE)
 
 
+def test_key_ids_are_shown_without_leading_zeros_as_it_does() -> None:
+    assert PublicKey(bytes([0xAB, 0x0C, *bytes(6)]), bytes(32)).name == "CAB"
+
+
 def test_its_prehashed_signatures_are_refused_with_advice(theirs: Path) -> None:
     assert minisign("-S", "-s", theirs / "key", "-m", theirs / "file", "-x", theirs / "hashed").returncode == 0
     with pytest.raises(Refused, match="minisign -S -l"):
@@ -118,6 +122,9 @@ GOOD = SecretKey(bytes(8), bytes(32)).sign(MESSAGE, COMMENT).encode()
         GOOD.replace("convergence log", "convergence lög"),
         GOOD.replace("convergence log", "\ud800"),
         GOOD.replace("\nRW", "\nRW\u0661"),
+        GOOD.replace("=\n", "\n", 1),
+        GOOD.replace("\nRW", "\nR W"),
+        GOOD.replace("==\n", "=\n", 1),
     ],
 )
 def test_what_is_no_signature_is_refused(text: str) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from pynode.published.log import Log, tree_root
 from pynode.published.manifest import Manifest, Refused, canonical_json
-from pynode.published.minisign import SecretKey
+from pynode.published.minisign import PublicKey, SecretKey
 from pynode.published.release import Release, Seen, Trust, Verdict, check, comment, sign
 
 KEYS = [SecretKey(bytes([number]) * 8, bytes([number]) * 32) for number in range(1, 7)]
@@ -201,6 +201,12 @@ def test_the_trusted_comment_is_the_logs_head() -> None:
     assert comment(LOG_2.head()) == f"convergence log 2 {tree_root(LOG_2.lines).hex()}"
 
 
+def test_nothing_is_signed_that_names_a_key_with_which_nobody_can_sign() -> None:
+    off_the_curve = PublicKey(bytes(8), (2).to_bytes(32, "little")).text
+    with pytest.raises(Refused, match="nobody can sign with"):
+        sign(Manifest.of({"index.html": b""}, "0.1", [off_the_curve], 1), Log(), None, OLD[0])
+
+
 # -- documents
 
 
@@ -221,6 +227,7 @@ def test_the_trusted_comment_is_the_logs_head() -> None:
         {"signatures": {}},
         {"signatures": [1]},
         {"signatures": ["x" * 3000]},
+        {"signatures": ["\N{GRINNING FACE}" * 600]},
         {"signatures": ["x"] * 40},
         {"more": 1},
     ],
@@ -232,7 +239,16 @@ def test_what_is_no_record_is_refused(change: dict[str, Any]) -> None:
         Release.parse(canonical_json({**json.loads(RELEASE_2), **change}))
 
 
-@pytest.mark.parametrize("data", [b"", b"[]", b"null", b"\xff", b"[" * 60_000, b" " * 70_000], ids=range(6))
+@pytest.mark.parametrize(
+    "data",
+    [
+        *(b"", b"[]", b"null", b"\xff", b"[" * 60_000, b" " * 70_000, RELEASE_2 + b"\n", b"\xef\xbb\xbf" + RELEASE_2),
+        RELEASE_2.replace(b'"format":1', b'"format":7,"format":1'),
+        RELEASE_2.replace(b'"size":2', b'"size":2e0'),
+        RELEASE_2.replace(b"untrusted comment: ", b"untrusted comment: \\ud800", 1),
+    ],
+    ids=range(11),
+)
 def test_garbage_is_refused(data: bytes) -> None:
     with pytest.raises(Refused):
         Release.parse(data)

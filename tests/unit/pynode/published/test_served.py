@@ -6,6 +6,7 @@ import asyncio
 import gzip
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import aiohttp
@@ -14,8 +15,11 @@ import pytest
 from aiohttp import web
 
 from pynode.published import served as module
-from pynode.published.folder import MANIFEST, write_folder
-from pynode.published.manifest import Manifest, Refused
+from pynode.published.folder import write_folder
+from pynode.published.log import Log
+from pynode.published.manifest import LOG, MANIFEST, RELEASE, Manifest, Refused
+from pynode.published.minisign import SecretKey
+from pynode.published.release import sign
 from pynode.published.served import Site, begin, browsing, gather, inspect, wrong_type
 from pynode.published.serving import mirror_app
 from pynode.site import BOOKMARK_POLICY, HEADERS
@@ -64,13 +68,26 @@ def site(**handlers: Handler) -> web.Application:
     return app
 
 
+async def forbidden(request: web.Request) -> web.StreamResponse:
+    raise web.HTTPForbidden
+
+
+async def trickling(request: web.Request) -> web.StreamResponse:
+    response = web.StreamResponse(headers={"Content-Type": "text/javascript"})
+    await response.prepare(request)
+    while not request.app[ENDING].is_set():
+        await response.write(b"x")
+        await asyncio.sleep(0.01)
+    return response
+
+
 def answer(data: bytes, type: str, **headers: str) -> web.Response:
     return web.Response(body=data, headers={"Content-Type": type, **headers})
 
 
-def says(data: bytes, type: str = "text/javascript", encoding: str = "identity") -> Handler:
+def says(data: bytes, type: str = "text/javascript", encoding: str = "identity", **headers: str) -> Handler:
     async def handler(request: web.Request) -> web.StreamResponse:
-        return answer(data, type, **{"Content-Encoding": encoding})
+        return answer(data, type, **{"Content-Encoding": encoding}, **headers)
 
     return handler
 
@@ -158,6 +175,8 @@ def test_a_mirror_serves_what_was_published_to_pages_of_any_origin(dist: Path, p
                     assert got.headers["Content-Security-Policy"] == BOOKMARK_POLICY
                 async with client.get(url + "network.json") as got:
                     assert await got.json() == network
+                async with client.get(url + "worker/open.html") as got:
+                    assert got.headers["Content-Security-Policy"] == HEADERS["Content-Security-Policy"]
                 for name in ("notes.txt", "main.js.br", "../secret", "worker/", "status.json", "release.json"):
                     async with client.get(url + name) as got:
                         assert got.status == 404 and got.headers["Access-Control-Allow-Origin"] == "*"
@@ -204,7 +223,12 @@ def test_one_flipped_byte_is_named() -> None:
         (goes("/main.js"), "redirects without end"),
         (goes("http://[::1]:1/main.js"), "redirects to another site, http://[::1]:1/main.js"),
         (goes("javascript:alert(1)"), "redirects to another site"),
-        (goes("http://[::"), "redirects to what is no address"),
+        (goes("http://[::"), "cannot be fetched: http://[:: is no address"),
+        (goes("/" + "x" * 400), "is missing"),
+        (
+            says(FILES["main.js"], refresh="0; url=http://site.example/"),
+            "sends visitors on (Refresh: 0; url=http://site.example/)",
+        ),
         (endless, "longer than it should be"),
     ],
 )
@@ -217,6 +241,53 @@ def test_the_page_itself_may_be_another() -> None:
     """Somebody serves the right index.html under its name, and another at "/", where visitors come."""
     found = problems(site(**{"": says(b"<script src=evil.js></script>", "text/html")}))
     assert set(found) == {"/"}
+
+
+def test_a_long_name_is_looked_at_like_any_other() -> None:
+    name = "x" * 200
+    made = Manifest.of({**FILES, name: b""}, "0.1.0")
+    app = site(**{"manifest_dot_json": says(made.encode()), name: goes(f"/{'y' * 200}/../{name}z")})
+    assert problems(app) == {name: "is missing"}
+
+
+def test_a_list_without_the_page_says_nothing_about_it() -> None:
+    made = Manifest.of({"main.js": FILES["main.js"]}, "0.1.0")
+    assert "is compared with nothing" in problems(site(manifest_dot_json=says(made.encode())))["/"]
+
+
+def test_what_browsers_do_without_is_noted_and_no_problem() -> None:
+    async def test() -> None:
+        async with serving(site(release_dot_json=forbidden, releases_dot_txt=endless)) as url:
+            found = await inspected(url)
+            assert found.problems == [] and found.published is not None and found.published.release is None
+            assert found.notes == [
+                "release.json is answered with status 403",
+                "releases.txt is longer than it should be",
+            ]
+
+    run(test)
+
+
+def test_a_host_that_is_none_is_told() -> None:
+    async def test() -> None:
+        found = await inspected("http://a..b/")
+        assert found.problems == [
+            (MANIFEST, "manifest.json cannot be fetched: http://a..b/manifest.json is no address")
+        ]
+
+    run(test)
+
+
+def test_a_file_that_trickles_is_cut_off_whatever_its_redirects(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "STALL_TIMEOUT", 0.2)
+    monkeypatch.setattr(module, "LEAST_RATE", 1 << 20)
+
+    async def around(request: web.Request) -> web.StreamResponse:
+        await asyncio.sleep(0.1)
+        raise web.HTTPFound(f"{request.path}?{len(request.query_string) * 'x'}x")
+
+    for handler in (trickling, around):
+        assert problems(site(main_dot_js=handler)) == {"main.js": "is too slow: 0 seconds were not enough"}
 
 
 def test_a_site_that_says_nothing_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -256,6 +327,11 @@ def test_nobody_there() -> None:
         ("a.mjs", "application/javascript", True),
         ("a.js", "Text/JavaScript", True),
         ("a.js", "application/json", False),
+        ("a.js", "text/javascript, text/html", False),
+        ("a.html", 'text/html; x=y; Charset="UTF-8"', True),
+        ("a.html", "text/html; charset=utf-16", False),
+        ("a.css", 'text/css;charset = "iso-8859-1"', False),
+        ("a.js", "text/javascript; charset=utf-8; charset=utf-7", False),
         ("a.mjs", "", False),
         ("a.wasm", "application/wasm", True),
         ("a.wasm", "application/wasm; charset=x", False),
@@ -292,6 +368,57 @@ def test_each_file_comes_from_whoever_has_it() -> None:
                 await gather(session, [one], MADE.root, lambda *state: None)
             with pytest.raises(Refused, match="serves another version"):
                 await gather(session, [other], MADE.root, lambda *state: None)
+
+    run(test)
+
+
+def test_a_dead_site_costs_its_time_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "STALL_TIMEOUT", 0.2)
+    asked: list[str] = []
+
+    async def dead(request: web.Request) -> web.StreamResponse:
+        asked.append(request.path)
+        return await silent(request)
+
+    async def test() -> None:
+        handlers = {name.replace(".", "_dot_"): dead for name in FILES}
+        async with serving(site(**handlers)) as one, serving(site()) as two, browsing() as session:
+            assert await gather(session, [one, two], MADE.root, lambda *state: None) == {
+                **FILES,
+                MANIFEST: MADE.encode(),
+            }
+            assert len(asked) == 1
+            with pytest.raises(Refused, match=f"{min(FILES)} of {one} (is too slow|cannot be fetched)"):
+                await gather(session, [one], MADE.root, lambda *state: None)
+
+    run(test)
+
+
+def test_the_record_that_proves_most_is_taken_and_none_that_is_none() -> None:
+    key = SecretKey.generate()
+    made = Manifest.of(FILES, "0.1.0", [key.public.text], 1)
+    log, release = sign(made, Log(), None, key)
+    listed = {"manifest_dot_json": says(made.encode())}
+    bare = replace(release, signatures=())
+
+    async def test() -> None:
+        async with (
+            serving(site(**listed, release_dot_json=says(b"junk"), releases_dot_txt=says(b"junk"))) as junk,
+            serving(
+                site(**listed, release_dot_json=says(bare.encode()), releases_dot_txt=says(log.encode()))
+            ) as unsigned,
+            serving(
+                site(**listed, release_dot_json=says(release.encode()), releases_dot_txt=says(log.encode()))
+            ) as good,
+            browsing() as session,
+        ):
+            for sites, record, lines in (
+                ([junk], None, None),
+                ([junk, unsigned], bare.encode(), log.encode()),
+                ([junk, unsigned, good], release.encode(), log.encode()),
+            ):
+                files = await gather(session, sites, made.root, lambda *state: None)
+                assert (files.get(RELEASE), files.get(LOG)) == (record, lines)
 
     run(test)
 
