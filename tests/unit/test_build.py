@@ -484,7 +484,7 @@ def test_licences_travel_with_what_browsers_run(dist: dict[str, bytes]) -> None:
     )
     _, *each = HEADING.split(text)[:: HEADING.groups + 1]
     assert len(each) == len(said) and all(len(licence) > 500 for licence in each)
-    for phrase in ("Mozilla Public License Version 2.0", "3.2. Distribution of Executable Form", "BEOPEN.COM LICENSE AGREEMENT FOR PYTHON 2.0"):
+    for phrase in ("Mozilla Public License Version 2.0", "3.2. Distribution of Executable Form", "BEOPEN.COM LICENSE"):
         assert phrase in text
 
 
