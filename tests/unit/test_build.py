@@ -74,15 +74,14 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def other_python() -> str:
-    """Another Python than this one, if the machine has any that the build runs with."""
+def other_pythons() -> list[str]:
+    """A Python of each other version that the build runs with and this machine has; this one if there is none."""
     versions = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
-    for minor in (14, 13, 12, 11):
-        if minor != sys.version_info.minor:
-            installed = [*versions.glob(f"3.{minor}.*/bin/python3"), Path(f"/usr/bin/python3.{minor}")]
-            if found := next((path for path in installed if path.exists()), None):
-                return str(found)
-    return sys.executable
+    found = []
+    for minor in {11, 12, 13, 14} - {sys.version_info.minor}:
+        installed = [*versions.glob(f"3.{minor}.*/bin/python3"), Path(f"/usr/bin/python3.{minor}")]
+        found += [str(path) for path in installed if path.exists()][:1]
+    return found or [sys.executable]
 
 
 def build_copy(
@@ -143,13 +142,14 @@ def test_an_old_node_is_named_before_it_fails(
             build.check_node()
 
 
-def test_two_builds_of_one_tree_are_byte_identical(dist: dict[str, bytes], tmp_path: Path) -> None:
+@pytest.mark.parametrize("python", other_pythons())
+def test_two_builds_of_one_tree_are_byte_identical(dist: dict[str, bytes], tmp_path: Path, python: str) -> None:
     elsewhere = tmp_path / "a much longer path, with spaces and an é"
     other = build_copy(
         elsewhere,
         mtime=1_700_000_001,
         umask=0o077,
-        python=other_python(),
+        python=python,
         order=reversed,
         TZ="Asia/Kolkata",
         LC_ALL="C.UTF-8",
