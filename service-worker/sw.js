@@ -70,7 +70,7 @@ async function forBookmark({ request, clientId }) {
 /** What the site has, in no manifest since it names a root hash; under our policy it can run nothing but our files. */
 async function powerless(request, name) {
   const answer = await fetch(request).catch(() => null);
-  return answer?.ok ? new Response(answer.body, { headers: headersOf(name) }) : text(404, "The site does not give this now.\n");
+  return answer?.ok ? new Response(answer.body, { headers: headersOf(name) }) : text(404, "This site has no bookmarklet to give now. Take one from somebody you trust, or build it: docs/verify.md in the program's source says how.\n");
 }
 
 /** Where the network is: from the site, or as it said the last time. */

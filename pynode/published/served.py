@@ -200,10 +200,10 @@ async def read_published(session: aiohttp.ClientSession, site: str, note: Callab
             data[name] = await fetch_bytes(session, urljoin(site, name), limit)
         except Refused as error:
             if name == MANIFEST:
-                raise Refused(f"{name} {error}") from None
+                raise
             note(f"{name} {error}")
         if data[MANIFEST] is None:
-            raise Refused(f"{MANIFEST} is missing: this site shows no list of its files")
+            raise Refused("is missing: this site shows no list of its files")
     return Published(Manifest.parse(data[MANIFEST] or b""), data[RELEASE], data[LOG])
 
 
@@ -291,8 +291,8 @@ async def _gather(
     if not having:
         for site in found:
             if site.root:
-                site.problems.append((MANIFEST, f"it serves another version, with root hash {site.root}"))
-        raise Refused("; ".join(f"{site.url}: {site.problems[0][1]}" for site in found))
+                site.problems.append((MANIFEST, f"is of another version, with root hash {site.root}"))
+        raise Refused("; ".join(f"{MANIFEST} of {site.url}: {site.problems[0][1]}" for site in found))
     faults = dict.fromkeys(having, 0)
     manifest = next(iter(having.values())).manifest
     files = {MANIFEST: manifest.encode(), **_best_proof(having.values())}
