@@ -1,8 +1,12 @@
 /**
  * What the service worker keeps, in Cache Storage: the files of the accepted manifest, and what it must remember.
  *
- * Does: write and read both, apart for each folder of an origin that has a worker; drop files of versions that are over.
+ * Does: write and read both, apart for each folder of an origin that has a worker; drop the versions that state.json names
+ * no more, and only those.
  * Does not: trust what it reads: files and manifests are hashed by who asks for them.
+ *
+ * A later version's worker reads what an earlier one wrote, and is put in its place before it switches: what is kept may
+ * get new members, whose absence means what was before, and manifests of today's format have to be readable for ever.
  */
 
 import { Refused } from "../web/code/manifest.js";
@@ -24,6 +28,9 @@ const DIGEST = /^[0-9a-f]{64}$/;
 
 /** @type {State} */
 const FIRST = { root: null, next: null, declined: null, automatic: false, seen: null };
+
+/** Whoever changes what is kept does it in turn: tabs ask at the same time, and an older run of this worker may still live. */
+export const inTurn = (work) => navigator.locks.request(STATE, work);
 
 /**
  * @returns {Promise<State>} as it was kept; the first one when there is none
@@ -55,8 +62,28 @@ function isState(value) {
   return typeof version === "string" && Number.isInteger(size) && Number.isInteger(index) && (size === 0 || isRoot(head));
 }
 
-/** @param {State} state */
-export const saveState = (state) => keepDocument("state.json", new TextEncoder().encode(JSON.stringify(state)));
+/** In turn. @param {Partial<State>} part @throws when it cannot be written: then nothing was changed */
+export async function change(part) {
+  const next = { ...(await loadState()), ...part };
+  if (!next.root) throw new Refused("What was kept here is gone. Reload the page.");
+  await keepDocument("state.json", new TextEncoder().encode(JSON.stringify(next)));
+  await drop((root) => root !== next.root && root !== next.next).catch(() => {}); // at the next change, then
+}
+
+/**
+ * In turn.
+ * @param {string} root @param {Uint8Array} manifest @param {Map<string, Uint8Array>} files
+ * @throws when there is no room: then nothing of it is kept
+ */
+export async function keepVersion(root, manifest, files) {
+  try {
+    await keepDocument(root, manifest);
+    for (const [name, bytes] of files) await keepFile(root, name, bytes);
+  } catch (error) {
+    await drop((other) => other === root).catch(() => {});
+    throw error;
+  }
+}
 
 /** @returns {Promise<Uint8Array|null>} a small document that was kept: a manifest by its root hash, or network.json */
 export const keptDocument = (name) => read(STATE, name);
@@ -69,14 +96,13 @@ export const keptFile = (root, name) => read(filesOf(root), name);
 
 export const keepFile = (root, name, bytes) => write(filesOf(root), name, bytes);
 
-/** Drops files and manifests of all root hashes but these. */
-export async function dropAllBut(roots) {
-  const spared = new Set(roots.map(filesOf));
-  const old = (await caches.keys()).filter((name) => name.startsWith(OURS) && DIGEST.test(name.slice(OURS.length)) && !spared.has(name));
+/** Drops files and manifests. @param {(root: string) => boolean} unwanted */
+async function drop(unwanted) {
+  const isUnwanted = (name) => DIGEST.test(name) && unwanted(name);
+  const old = (await caches.keys()).filter((name) => name.startsWith(OURS) && isUnwanted(name.slice(OURS.length)));
   await Promise.all(old.map((name) => caches.delete(name)));
   const cache = await caches.open(STATE);
-  const nameOf = ({ url }) => url.slice(self.registration.scope.length);
-  const manifests = (await cache.keys()).filter((request) => DIGEST.test(nameOf(request)) && !roots.includes(nameOf(request)));
+  const manifests = (await cache.keys()).filter(({ url }) => isUnwanted(url.slice(self.registration.scope.length)));
   await Promise.all(manifests.map((request) => cache.delete(request)));
 }
 

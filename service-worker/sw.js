@@ -16,6 +16,7 @@ import { Refused } from "../web/code/manifest.js";
 import * as code from "./code.js";
 import { headersOf } from "./headers.js";
 import { keepDocument, keptDocument } from "./store.js";
+import * as updates from "./updates.js";
 
 const NETWORK_WAIT = 10; // seconds of silence until the network's description of the last time is good enough
 const MAX_NETWORK = 64 * 1024; // bytes of network.json
@@ -32,11 +33,14 @@ self.addEventListener("install", () => self.skipWaiting()); // a page registers 
 self.addEventListener("activate", (event) => event.waitUntil(self.clients.claim()));
 
 self.addEventListener("fetch", (event) => {
-  const { method, url } = event.request;
-  if (method !== "GET" || !url.startsWith(scope)) return;
+  const { method, url, mode } = event.request;
+  if (!url.startsWith(scope)) return;
   const name = new URL(url).pathname.slice(new URL(scope).pathname.length) || "index.html";
-  if (FROM_SITE.has(name)) return;
-  event.respondWith(answer(event, name));
+  const shown = mode === "navigate"; // whatever is shown under this address could run here
+  if (method !== "GET") {
+    if (shown) event.respondWith(text(405, "There is nothing here that takes this.\n"));
+  } else if (BOOKMARK.has(name) || (shown && FROM_SITE.has(name))) event.respondWith(powerless(event.request, name));
+  else if (!FROM_SITE.has(name)) event.respondWith(answer(event, name));
 });
 
 /** @param {FetchEvent} event @param {string} name of the file in its scope */
@@ -45,7 +49,6 @@ async function answer(event, name) {
   try {
     if (await forBookmark(event)) return fetch(event.request);
     if (name === "network.json") return await network();
-    if (BOOKMARK.has(name)) return await powerless(event.request, name);
     bytes = await code.give(name);
   } catch (error) {
     const message = worded(error);
@@ -56,8 +59,12 @@ async function answer(event, name) {
   return bytes ? new Response(bytes, { headers: headersOf(name) }) : text(404, "There is nothing here: the accepted version has no such file.\n");
 }
 
-/** An error for people; what is not refused by us is the browser's, of its storage. */
-const worded = (error) => (error instanceof Refused ? error.message : `This browser does not let the page keep its code (${error.message}). Free some space on this device, or use another profile or window.`);
+/** An error for people: of what we refuse, of the browser's storage, or a defect. */
+function worded(error) {
+  if (error instanceof Refused) return error.message;
+  if (error instanceof DOMException) return `This browser does not let the page keep its code (${error.message}). Free some space on this device, or use another profile or window.`;
+  return `The service worker met an error of its own (${error.message}). Reload the page to try again.`;
+}
 
 const text = (status, body) => new Response(body, { status, headers: headersOf("said.txt") });
 
@@ -70,7 +77,8 @@ async function forBookmark({ request, clientId }) {
 /** What the site has, in no manifest since it names a root hash; under our policy it can run nothing but our files. */
 async function powerless(request, name) {
   const answer = await fetch(request).catch(() => null);
-  return answer?.ok ? new Response(answer.body, { headers: headersOf(name) }) : text(404, "This site has no bookmarklet to give now. Take one from somebody you trust, or build it: docs/verify.md in the program's source says how.\n");
+  if (answer?.ok) return new Response(answer.body, { headers: headersOf(name) });
+  return text(404, `This site does not give ${name} now. Take a bookmark from somebody you trust, or build it: docs/verify.md in the program's source says how.\n`);
 }
 
 /** Where the network is: from the site, or as it said the last time. */
@@ -95,12 +103,12 @@ const TAKEN = {
   status: { fits: () => true, run: code.status },
   claim: { fits: () => true, run: () => self.clients.claim() },
   install: { fits: ({ manifest }) => manifest instanceof Uint8Array, run: install },
-  look: { fits: () => true, run: code.look },
-  accept: { fits: ({ root }) => isRoot(root), run: ({ root }, _, progress) => code.accept(root, progress) },
+  look: { fits: () => true, run: updates.look },
+  accept: { fits: ({ root }) => isRoot(root), run: ({ root }, _, progress) => updates.accept(root, progress) },
   switch: { fits: ({ root }) => isRoot(root), run: change },
-  decline: { fits: ({ root }) => isRoot(root), run: ({ root }) => code.decline(root) },
-  automatic: { fits: ({ on }) => typeof on === "boolean", run: ({ on }) => code.setAutomatic(on) },
-  settle: { fits: () => true, run: () => code.calm.resolve() },
+  decline: { fits: ({ root }) => isRoot(root), run: ({ root }) => updates.decline(root) },
+  automatic: { fits: ({ on }) => typeof on === "boolean", run: ({ on }) => updates.setAutomatic(on) },
+  settle: { fits: () => true, run: () => code.settle() },
 };
 
 self.addEventListener("message", (event) => {
@@ -120,11 +128,13 @@ async function take({ run }, event, port) {
 }
 
 async function install({ manifest }, event, progress) {
-  event.waitUntil((await code.install(manifest, progress)).written);
+  const { written } = await code.install(manifest, progress);
+  event.waitUntil(written);
+  return code.status();
 }
 
 async function change({ root }) {
-  await code.switchTo(root);
+  await updates.switchTo(root);
   await tell({ type: "switched", root });
 }
 

@@ -61,21 +61,28 @@ function runnable(name) {
   return policy ? policy.createScriptURL(name) : asset(name);
 }
 
+let bridge = null; // to WebRTC, for the node's worker
+
 /**
- * Starts the node's worker. Its WebRTC connections end with it.
+ * Starts the node's worker.
  * @param {object} settings What it may do for others; see ui/relay.js.
  */
 function startWorker(settings) {
   const worker = new Worker(runnable("worker/worker.js"), { type: "module", name: "convergence-node" });
-  const bridge = window.RTCPeerConnection ? createBridge() : null;
+  bridge = window.RTCPeerConnection ? createBridge() : null;
   const code = { site, files, network, root: keptAs };
   worker.postMessage({ type: "start", port: bridge?.port ?? null, code, ...settings }, bridge ? [bridge.port] : []);
-  worker.addEventListener("error", () => bridge?.stop());
   watchNetwork(() => worker.postMessage({ type: "moved" }));
   return worker;
 }
 
-let keptAs = ""; // root hash of what the service worker keeps and verified
+/** Ends it, and its WebRTC connections. */
+function stopWorker(worker) {
+  worker.terminate();
+  bridge?.stop();
+}
+
+let keptAs = ""; // root hash of what the service worker verified; "" where it did not
 
 /**
  * Has the code verified and kept, shows which it is, and looks for another version now and then.
@@ -105,7 +112,7 @@ function verified({ progress, refuse }) {
       replaced: () => notice("replaced", REPLACED),
     });
     card.show(running);
-    if (!running.status || running.status.kept === "no") return;
+    if (!running.status || running.status.phase === "fleeting") return;
     card.check();
     setInterval(() => card.check(), LOOK_EVERY);
   };
@@ -169,6 +176,7 @@ function start() {
       },
     }),
     startWorker: () => startWorker(relay.message()),
+    stopWorker,
     onState: (next) => {
       if (refused) return;
       state = { ...EMPTY, ...next };

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import build
 from pynode.published.log import Log
@@ -24,9 +24,18 @@ from pynode.published.release import Release, sign
 from pynode.site import BOOKMARK_PAGE, BOOKMARK_POLICY, HEADERS, TYPES
 
 FOLDER = "/some/mirror/"
+HELD = 60.0
+"""Seconds until a request that waits is answered after all."""
 STARTED = "Starting, 75 %"
 """What the small page says once the stand-in for its node runs."""
 NETWORK = b'{"facilitator":{"identity":"' + b"00" * 32 + b'","path":"/facilitator"},"site":"Changing"}'
+
+
+class Held(NamedTuple):
+    """A request that waits."""
+
+    asked: threading.Event
+    go: threading.Event
 
 
 class ChangingSite:
@@ -35,6 +44,8 @@ class ChangingSite:
     def __init__(self, files: Mapping[str, bytes] | None = None) -> None:
         self.files: dict[str, bytes] = {"network.json": NETWORK, **(files or {})}
         self.asked: list[str] = []
+        self.lax = False  # all is a web page, and may run what it likes
+        self._held: dict[str, Held] = {}
         self._port = 0
         self.start()
 
@@ -47,6 +58,8 @@ class ChangingSite:
 
             def do_GET(self) -> None:
                 site._answer(self)
+
+            do_POST = do_GET
 
             def log_message(self, *_: Any) -> None: ...
 
@@ -66,18 +79,27 @@ class ChangingSite:
         """These files and no others."""
         self.files = {"network.json": NETWORK, **files}
 
+    def hold(self, name: str) -> Held:
+        """The next request for this file is not answered before `go` is set."""
+        self._held[name] = Held(threading.Event(), threading.Event())
+        return self._held[name]
+
     def _answer(self, request: BaseHTTPRequestHandler) -> None:
         path = request.path.partition("?")[0]
         name = path.removeprefix(FOLDER) or "index.html"
         data = self.files.get(name) if path.startswith(FOLDER) else None
         self.asked.append(name)
+        if held := self._held.pop(name, None):
+            held.asked.set()
+            held.go.wait(HELD)
         request.send_response(404 if data is None else 200)
-        request.send_header("Content-Type", TYPES.get(Path(name).suffix, "application/octet-stream"))
+        kind = "text/html" if self.lax else TYPES.get(Path(name).suffix, "application/octet-stream")
+        request.send_header("Content-Type", kind)
         request.send_header("Content-Length", str(len(data or b"")))
         request.send_header("Cache-Control", "no-cache")
         request.send_header("Connection", "close")  # or it would be answered after `stop` as well
         for header, value in HEADERS.items():
-            if header != "Server":
+            if header != "Server" and not self.lax:
                 request.send_header(header, BOOKMARK_POLICY if (header, f"/{name}") == _OPEN_POLICY else value)
         request.end_headers()
         with contextlib.suppress(ConnectionError):  # who has read enough hangs up

@@ -156,7 +156,7 @@ class Peer:
 
     def settled(self) -> Peer:
         """Wait until what a first visit keeps for the next one is written."""
-        self.page.wait_for_selector("#code[data-kept=yes]", state="attached")
+        self.page.wait_for_selector("#code[data-phase=pinned]", state="attached")
         self.page.evaluate(SNAPSHOT)
         return self
 

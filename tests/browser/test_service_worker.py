@@ -86,7 +86,7 @@ def visit(context: BrowserContext, site: ChangingSite) -> Page:
 
 def kept(page: Page) -> None:
     """Wait until all files are in the cache."""
-    expect(page.get_by_test_id("code")).to_have_attribute("data-kept", "yes")
+    expect(page.get_by_test_id("code")).to_have_attribute("data-phase", "pinned")
 
 
 def stands(site: ChangingSite, files: Mapping[str, bytes]) -> None:
@@ -267,6 +267,56 @@ def test_it_answers_with_the_sites_headers_and_knows_only_listed_files(
     assert answer is not None and answer.status == 404
 
 
+def test_nothing_of_the_sites_runs_at_an_address_of_the_pinned_version(
+    context: BrowserContext, site: ChangingSite, small: Version
+) -> None:
+    """Whatever of the site's is shown at its folder's addresses could change what is kept."""
+    site.serve(small.served())
+    page = visit(context, site)
+    kept(page)
+    harm = b"<title>harm</title><script>globalThis.harm = 1</script>"
+    served = ["manifest.json", "release.json", "releases.txt", "network.json", "bookmarklet.html", "bookmarklet.txt"]
+    site.serve({name: harm for name in ("index.html", *served)})
+    site.lax = True
+    for name in served:
+        page.goto(site.address + name)
+        assert page.evaluate("[globalThis.harm, document.title]") != [1, "harm"], name
+    outside = context.new_page()
+    outside.set_content(f"<form method=post action={site.address}><button>")
+    with outside.expect_navigation():
+        outside.get_by_role("button").click()
+    expect(outside.locator("body")).to_contain_text("There is nothing here that takes this.")
+    assert outside.evaluate("globalThis.harm") is None
+
+
+def test_a_first_visit_after_one_that_was_not_kept_brings_its_own_worker(
+    context: BrowserContext, site: ChangingSite
+) -> None:
+    old, new = Publisher().version("0.1.0"), Publisher().version("0.2.0", other_worker=True)
+    site.serve(old.served())
+    page = context.new_page()
+    with limited_storage(page, site.address, 1):
+        page.goto(site.address)
+        expect(page.get_by_test_id("code")).to_have_attribute("data-phase", "fleeting")
+    site.serve(new.served())
+    page.reload()
+    kept(page)
+    [worker] = [name for name in new.files if name.startswith("sw-")]
+    assert page.evaluate("navigator.serviceWorker.controller.scriptURL") == site.address + worker
+
+
+def test_a_worker_that_is_ended_before_all_is_kept_pins_nothing_and_the_page_says_so(
+    context: BrowserContext, site: ChangingSite
+) -> None:
+    version = Publisher().version("0.1.0", slow=True)
+    site.serve(version.served())
+    page = visit(context, site)
+    expect(page.get_by_test_id("code")).to_have_attribute("data-phase", "writing")
+    stop_workers(page)
+    page.get_by_test_id("code-summary").click()
+    expect(page.get_by_test_id("code-from")).to_contain_text("nothing is pinned")
+
+
 def test_where_there_are_no_service_workers_the_node_starts_and_nothing_is_called_pinned(
     context: BrowserContext, site: ChangingSite, small: Version
 ) -> None:
@@ -295,7 +345,7 @@ def test_without_room_for_all_files_nothing_is_pinned_and_each_start_is_a_first_
     page = context.new_page()
     with limited_storage(page, site.address, size):
         page.goto(site.address)
-        expect(page.get_by_test_id("code")).to_have_attribute("data-kept", "no")
+        expect(page.get_by_test_id("code")).to_have_attribute("data-phase", "fleeting")
         page.get_by_test_id("code-summary").click()
         expect(page.get_by_test_id("code-from")).to_contain_text("nothing is pinned")
         expect(page.get_by_test_id("code-look")).to_be_hidden()

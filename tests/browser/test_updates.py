@@ -13,7 +13,7 @@ from pynode.published.minisign import SecretKey
 from pynode.published.release import Release, comment
 from pynode.published.words import root_words
 from tests.browser.changing import STARTED, ChangingSite, Publisher, Version
-from tests.browser.harness import limited_storage, stop_workers
+from tests.browser.harness import CONFIG, limited_storage, stop_workers
 from tests.browser.hostile import flipped
 
 KEYS = [SecretKey.generate() for _ in range(3)]
@@ -60,7 +60,7 @@ def first_visit(context: BrowserContext, site: ChangingSite, version: Version) -
     site.serve(version.served())
     page = context.new_page()
     page.goto(site.address)
-    expect(page.get_by_test_id("code")).to_have_attribute("data-kept", "yes", timeout=SOON)
+    expect(page.get_by_test_id("code")).to_have_attribute("data-phase", "pinned", timeout=SOON)
     runs(page, version)
     return page
 
@@ -106,6 +106,20 @@ def test_another_version_is_shown_and_waits_for_a_yes(context: BrowserContext, s
     site.start()
 
 
+def test_firefox_switches_too(firefox: Browser, site: ChangingSite) -> None:
+    context = firefox.new_context(**CONFIG.context_options("firefox"))
+    old, new = Publisher().version("0.1.0"), Publisher().version("0.2.0", other_worker=True)
+    page = first_visit(context, site, old)
+    offered(page, site, new)
+    page.get_by_test_id("offer-use").click()
+    runs(page, new)
+    site.stop()
+    page.reload()
+    runs(page, new)
+    site.start()
+    context.close()
+
+
 def test_a_version_with_a_wrong_file_is_not_taken(context: BrowserContext, site: ChangingSite) -> None:
     old, new = Publisher().version("0.1.0"), Publisher().version("0.2.0")
     page = first_visit(context, site, old)
@@ -141,6 +155,32 @@ def test_a_choice_made_after_the_worker_was_ended_keeps_what_is_pinned(
         expect(page.get_by_test_id("offer")).to_contain_text("You kept yours.")
 
 
+def test_two_tabs_that_take_the_same_version_at_once_leave_it_whole(
+    context: BrowserContext, site: ChangingSite
+) -> None:
+    """One of them is slow, and finds no room when the other one has switched already."""
+    old, new = Publisher().version("0.1.0"), Publisher().version("0.2.0")
+    page = first_visit(context, site, old)
+    slow = context.new_page()
+    slow.goto(site.address)
+    site.serve(new.served())
+    held = site.hold("icon.svg")
+    slow.evaluate(f"message => {{ ({SAY})(message); }}", {"type": "accept", "root": new.root})
+    assert held.asked.wait(SOON / 1000)
+    assert page.evaluate(SAY, {"type": "accept", "root": new.root})["type"] == "done"
+    assert page.evaluate(SAY, {"type": "switch", "root": new.root})["type"] == "done"
+    runs(page, new)
+    with limited_storage(page, site.address, 1):
+        held.go.set()
+        runs(slow, new)
+        page.wait_for_timeout(1000)  # for what the first one might still do
+    stop_workers(page)
+    site.stop()
+    page.reload()
+    runs(page, new)
+    site.start()
+
+
 def test_messages_to_a_worker_that_keeps_nothing_pin_nothing(context: BrowserContext, site: ChangingSite) -> None:
     version = Publisher().version("0.1.0")
     page = first_visit(context, site, version)
@@ -167,7 +207,7 @@ def test_a_version_that_is_offered_while_the_first_one_is_being_kept_takes_its_p
     site.serve(old.served())
     page = context.new_page()
     page.goto(site.address)
-    expect(page.get_by_test_id("code")).to_have_attribute("data-kept", "writing")
+    expect(page.get_by_test_id("code")).to_have_attribute("data-phase", "writing")
     site.serve(new.served())
     assert page.evaluate(SAY, {"type": "accept", "root": new.root})["type"] == "done"
     assert page.evaluate(SAY, {"type": "switch", "root": new.root})["type"] == "done"
@@ -200,7 +240,7 @@ def test_without_room_for_another_version_nothing_changes(context: BrowserContex
     offered(page, site, new)
     with limited_storage(page, site.address, 1):
         page.get_by_test_id("offer-use").click()
-        expect(page.get_by_test_id("offer-note")).to_contain_text("no room for another version")
+        expect(page.get_by_test_id("offer-note")).to_contain_text("This browser has no room for that.")
         runs(page, old)
         page.reload()
         runs(page, old)

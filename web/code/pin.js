@@ -10,8 +10,10 @@ import { download } from "./gather.js";
 import { MAX_MANIFEST, Refused, parseManifest, sha256 } from "./manifest.js";
 
 const WORKER = /^sw-([0-9a-f]{16})\.js$/;
-const PATIENCE = 60_000; // ms without a word until the worker counts as dead
-const HEARTBEAT = 10_000; // ms between questions whether it lives; Firefox ends one that is asked nothing for half a minute
+const HEARTBEAT = 10_000; // ms between questions whether the worker lives; Firefox ends one that is asked nothing for half a minute
+const UNANSWERED = 6; // questions until it counts as dead
+const MAX_RUNS = 4; // of the worker, that are asked the same
+const IN_CHARGE_WITHIN = 60_000; // ms for the browser to put another worker in charge
 const SCOPE = new URL("./", document.baseURI).href;
 const AGAIN = "convergence-again"; // in sessionStorage: this page was loaded again to come from the cache
 
@@ -29,7 +31,7 @@ const AGAIN = "convergence-again"; // in sessionStorage: this page was loaded ag
  * @param {object} options
  * @param {(name: string) => string|TrustedScriptURL} options.address Of a file of this site that is to be run as a worker.
  * @param {(root: string) => void} options.ready The node's worker may be started: each file is verified before it is
- *   given, and the node's own code is given only when all are. Called with the root hash that is kept, or "".
+ *   given, and the node's own code is given only when all are. Called with the root hash of what runs, or "" where nothing is verified.
  * @param {(done: number, total: number) => void} options.progress Bytes that were verified.
  * @param {(message: {type: string}) => void} options.told What the worker tells all pages.
  * @param {() => void} options.replaced The site tries to put another worker in the place of the pinned one.
@@ -58,42 +60,39 @@ async function pinned({ address, ready, progress, told, replaced }) {
   const watched = own() && registration;
   if (watched) watch(registration, replaced);
 
-  let status = own() ? await ask("status") : { root: null };
-  if (status.root && status.kept !== "no") {
+  const status = own() ? await ask("status") : { phase: "none" };
+  if (status.phase === "pinned" || status.phase === "writing") {
     return { root: status.root, version: status.version, from: cached ? "cache" : "site", why: cached ? "" : "This page was loaded past the cache.", status };
   }
   const { bytes, manifest } = await offered();
-  if (!own()) {
-    const name = await checkedWorker(manifest.files);
+  const name = workerOf([...manifest.files.keys()]);
+  if (own()?.scriptURL !== new URL(name, SCOPE).href) {
+    await checkWorker(name, manifest.files.get(name));
     try {
-      await register(address(name));
+      await employ(address(name));
     } catch (error) {
       // A script that is none after all is the site's doing; SecurityError and others are a private window's.
       if (error instanceof TypeError) throw new Refused(`the file ${name}, as the site sent it once more, does not run as a service worker: ${error.message}`);
-      return unpinned(`This browser does not let the page keep its code: ${error.message}`);
+      if (error instanceof DOMException) return unpinned(`This browser does not let the page keep its code: ${error.message}`);
+      throw error;
     }
-    await controlled();
   }
   if (!watched) await registered().then((found) => found && watch(found, replaced));
-  await ask("install", { manifest: bytes }, (done, total) => {
+  const installed = await ask("install", { manifest: bytes }, (done, total) => {
     ready(manifest.root);
     progress(done, total);
   });
-  status = await ask("status");
-  return { root: status.root, version: status.version, from: "first", why: "", status };
+  return { root: installed.root, version: installed.version, from: "first", why: "", status: installed };
 }
 
-/** @returns {Promise<string>} the name of the manifest's worker, once its bytes were compared */
-async function checkedWorker(files) {
-  const name = workerOf([...files.keys()]);
-  const { sha256: digest, size } = files.get(name);
-  const bytes = await download(new URL(name, document.baseURI), size).catch((error) => {
+/** Compares the worker's bytes. */
+async function checkWorker(name, { sha256: digest, size }) {
+  const bytes = await download(new URL(name, SCOPE), size).catch((error) => {
     throw new Refused(`the file ${name}: ${error.message}`);
   });
   if ((await sha256(bytes)) !== digest || !digest.startsWith(WORKER.exec(name)[1])) {
     throw new Refused(`the file ${name}: its bytes are not the published ones (SHA-256 differs)`);
   }
-  return name;
 }
 
 function workerOf(names) {
@@ -102,11 +101,34 @@ function workerOf(names) {
   return name;
 }
 
-/** The browser fetches it once more, by itself: what it then runs is for it alone to know (docs/threat-model.md). */
-const register = (address) => navigator.serviceWorker.register(address, { updateViaCache: "none" });
+/**
+ * Has this script control the page. The browser fetches it once more, by itself: what it then runs is for it alone to know
+ * (docs/threat-model.md).
+ */
+async function employ(address) {
+  await navigator.serviceWorker.register(address, { updateViaCache: "none" });
+  await inCharge(new URL(address, SCOPE).href);
+}
+
+function inCharge(scriptURL) {
+  const container = navigator.serviceWorker;
+  return new Promise((resolve, reject) => {
+    const late = () => reject(new Error("The browser does not put the service worker in charge. Close other tabs of this site, then reload the page."));
+    const timer = setTimeout(late, IN_CHARGE_WITHIN);
+    const look = () => {
+      if (own()?.scriptURL !== scriptURL) return;
+      clearTimeout(timer);
+      container.removeEventListener("controllerchange", look);
+      resolve();
+    };
+    container.addEventListener("controllerchange", look);
+    look();
+  });
+}
 
 /**
- * Asks the worker that controls this page. What takes long is watched: browsers end workers at any moment.
+ * Asks the worker that controls this page. What takes long is watched, and asked again of its next run: browsers end
+ * workers at any moment.
  * @param {string} type
  * @param {object} [values]
  * @param {(done: number, total: number) => void} [progress]
@@ -115,29 +137,32 @@ const register = (address) => navigator.serviceWorker.register(address, { update
 export function ask(type, values = {}, progress = () => {}) {
   const { controller } = navigator.serviceWorker;
   return new Promise((resolve, reject) => {
-    let heard = performance.now();
-    let run = null; // which run of the worker has the question
-    const beat = () => {
-      if (performance.now() - heard > PATIENCE) return fail("The service worker does not answer. Reload the page to try again.");
-      send(controller, { type: "status" }, (data) => {
-        heard = performance.now();
-        run ??= data.worker;
-        if (data.worker && data.worker !== run) fail("The browser ended the service worker before it was done. Reload the page to go on.");
-      });
-    };
-    const beating = setInterval(beat, HEARTBEAT);
+    let unanswered = 0; // and no time: a machine that slept wakes up late, and is still to ask
+    const runs = []; // of the worker, that have had the question
     const end = (settle, value) => {
       clearInterval(beating);
       settle(value);
     };
-    const fail = (message) => end(reject, new Error(message));
+    const question = () =>
+      send(controller, { type, ...values }, (data) => {
+        if (data.type === "progress") progress(data.done, data.total);
+        else if (data.type === "done") end(resolve, data.value);
+        else end(reject, data.type === "refused" ? new Refused(data.message) : new Error(data.message));
+      });
+    const beat = () => {
+      if (unanswered === UNANSWERED) return end(reject, new Error("The service worker does not answer. Reload the page to try again."));
+      unanswered += 1;
+      send(controller, { type: "status" }, ({ worker }) => {
+        unanswered = 0;
+        if (!worker || runs.includes(worker)) return;
+        runs.push(worker);
+        if (runs.length > MAX_RUNS) end(reject, new Error("The browser ended the service worker again and again before it was done. Reload the page to try once more."));
+        else if (runs.length > 1) question();
+      });
+    };
+    const beating = setInterval(beat, HEARTBEAT);
     beat();
-    send(controller, { type, ...values }, (data) => {
-      if (data.type === "progress") progress(data.done, data.total);
-      else if (data.type === "done") end(resolve, data.value);
-      else if (data.type === "refused") end(reject, new Refused(data.message));
-      else fail(data.message);
-    });
+    question();
   });
 }
 
@@ -163,16 +188,12 @@ export function settle() {
  * @param {(done: number, total: number) => void} progress
  */
 export async function accept(root, address, progress) {
-  const name = workerOf(await ask("accept", { root }, progress));
-  const { scriptURL } = navigator.serviceWorker.controller;
-  const registration = await register(address(name));
-  const next = registration.installing ?? registration.waiting;
-  if (next && next.scriptURL !== scriptURL) await controlled(next);
+  await employ(address(workerOf(await ask("accept", { root }, progress))));
   await ask("switch", { root });
 }
 
 async function offered() {
-  const bytes = await download(new URL("manifest.json", document.baseURI), MAX_MANIFEST).catch((error) => {
+  const bytes = await download(new URL("manifest.json", SCOPE), MAX_MANIFEST).catch((error) => {
     throw new Refused(`the list of files, manifest.json: ${error.message}`);
   });
   return { bytes, manifest: await parseManifest(bytes) };
@@ -189,19 +210,6 @@ function own() {
   return controller && new URL("./", controller.scriptURL).href === SCOPE ? controller : null;
 }
 
-/** Waits until the page has a worker, or this one. */
-function controlled(worker = null) {
-  return new Promise((resolve) => {
-    const look = () => {
-      if (!own() || (worker && own() !== worker)) return;
-      navigator.serviceWorker.removeEventListener("controllerchange", look);
-      resolve();
-    };
-    navigator.serviceWorker.addEventListener("controllerchange", look);
-    look();
-  });
-}
-
 /** The page came past its worker, as after a forced reload: once more, so that it comes from the cache; else as it is. */
 async function bypassed(registration) {
   if (!sessionStorage.getItem(AGAIN)) {
@@ -210,14 +218,13 @@ async function bypassed(registration) {
     await new Promise(() => {});
   }
   registration.active.postMessage({ type: "claim" }, [new MessageChannel().port2]);
-  await controlled();
+  await inCharge(registration.active.scriptURL);
 }
 
 function watch(registration, replaced) {
-  const { scriptURL } = registration.active ?? own();
   const look = () => {
     const next = registration.installing ?? registration.waiting;
-    if (next && next.scriptURL === scriptURL) replaced();
+    if (next && next.scriptURL === own()?.scriptURL) replaced();
   };
   registration.addEventListener("updatefound", look);
   look();

@@ -13,11 +13,11 @@ const FROM = {
   cache: "Every file was checked before it ran, and this browser keeps it: the page also starts offline, and runs these bytes until you accept others.",
   writing: "Every file was checked against the list that this site gave, and is now being kept.",
   first: "Every file was checked against the list that this site gave. From your next visit on, this browser runs these bytes, whatever the site serves, until you accept others.",
-  fleeting: "Every file was checked against the list that this site gave. But this browser has no room, or no leave, to remember which it was: nothing is pinned, and the next visit may bring other code. Free some space on this device, then reload the page.",
+  fleeting: "Every file was checked against the list that this site gave. But this browser did not keep it, for want of room or leave or because it was ended too early: nothing is pinned, and the next visit may bring other code. If space on this device is short, free some; then reload the page.",
   site: "Straight from the site: nothing is pinned, and the next visit may bring other code.",
   bookmarklet: "Started by your bookmark, which checked every file before it ran.",
 };
-const UNKEPT = { writing: "writing", no: "fleeting" };
+const UNPINNED = ["writing", "fleeting"];
 
 /**
  * @param {object} actions
@@ -42,11 +42,12 @@ export function codeCard({ accept, decline, setAutomatic, look }) {
     running = what;
     card.dataset.from = what.from;
     card.dataset.root = what.root;
-    const from = UNKEPT[what.status?.kept] ?? what.from;
-    card.dataset.kept = what.status?.kept ?? "";
+    const phase = what.status?.phase ?? "";
+    const from = UNPINNED.includes(phase) ? phase : what.from;
+    card.dataset.phase = phase;
     setText(byId("code-from"), [FROM[from], sentence(what.why), trouble(what.status)].filter(Boolean).join(" "));
     card.classList.toggle("unpinned", from === "site" || from === "fleeting");
-    byId("code-choices").hidden = !what.status || what.status.kept === "no";
+    byId("code-choices").hidden = phase !== "pinned";
     byId("code-automatic-row").hidden = !what.status?.threshold;
     automatic.checked = Boolean(what.status?.automatic);
     if (what.status?.threshold) setText(byId("code-keys"), `${what.status.threshold} of ${count(what.status.keys, "key")}`);
@@ -71,6 +72,7 @@ export function codeCard({ accept, decline, setAutomatic, look }) {
       const found = await look();
       const here = { current: "The site has this very version.", unreachable: `The site did not say what it has now: ${found.message}. What you have goes on.`, unpinned: "", offered: "", older: "", broken: "" }[found.kind];
       setText(byId("code-looked"), asked ? here : "");
+      if (found.kind === "unpinned") show({ ...running, status: { ...running.status, phase: "fleeting" } });
       offer(found);
     } catch (error) {
       fail(error);

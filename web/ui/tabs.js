@@ -22,12 +22,13 @@ const MUTE =
  * @param {boolean} [options.alone] Say nothing to other tabs and hear nothing; fail when one of them runs a node.
  * @param {Promise<void>} [options.until] Before it resolves, this tab does not lead.
  * @param {() => Worker} options.startWorker Called once, if and when this tab leads.
+ * @param {(worker: Worker) => void} options.stopWorker
  * @param {(state: object) => void} options.onState Each new state of the node.
  * @param {(role: "leader"|"guest") => void} options.onRole
  * @returns {{command: (name: string, args?: object) => Promise<any>, leave: (why: string) => void}} `command` rejects with an
  *   Error for people to read; after `leave` this tab runs no node any more, and another one may.
  */
-export function joinNode({ alone = false, until = Promise.resolve(), startWorker, onState, onRole }) {
+export function joinNode({ alone = false, until = Promise.resolve(), startWorker, stopWorker, onState, onRole }) {
   const channel = alone ? { postMessage() {} } : new BroadcastChannel(CHANNEL);
   const tab = crypto.randomUUID();
   /** @type {Map<string, {message: object, resolve: Function, reject: Function}>} */
@@ -62,8 +63,10 @@ export function joinNode({ alone = false, until = Promise.resolve(), startWorker
   const leave = (why) => {
     left = why;
     show({ ...(state ?? {}), ready: false, failed: why });
-    if (worker) channel.postMessage({ type: "state", state });
-    worker?.terminate();
+    if (worker) {
+      channel.postMessage({ type: "state", state });
+      stopWorker(worker);
+    }
     worker = leader = null;
     for (const id of [...pending.keys()]) settle({ id, ok: false, message: why });
     unlock();

@@ -13,7 +13,7 @@ from tests.browser.hostile import FAULTS, HARMLESS, Mirrors, flipped, mirrors
 from tests.unit.web.javascript import javascript
 
 FILES = {"a.js": b"let a;\n", "b/c.wasm": bytes(range(256)) * 1024, "d.css": b"p {}", "empty.txt": b""}
-PATIENCE = 0.5  # seconds; the longest that a test here waits
+PATIENCE = 1.5  # seconds; the longest that a test here waits
 
 GATHER = """
     const kept = new Map();

@@ -16,11 +16,11 @@ ASK = """
     let now = 0;
     performance.now = () => now;
     const { pings, answer, at } = argument;
-    let question = null;
+    let [question, questions] = [null, 0];
     const controller = {
         scriptURL: "https://site.example/sw-0123456789abcdef.js",
         postMessage({ type }, [port]) {
-            if (type !== "status") { question = port; return; }
+            if (type !== "status") { question = port; questions++; return; }
             const run = pings.length > 1 ? pings.shift() : pings[0];
             if (run) port.postMessage({ type: "done", value: {}, worker: run });
         },
@@ -30,8 +30,8 @@ ASK = """
     const pin = await import(PIN);
     let came = null;
     pin.ask("install", { manifest: 1 }).then(
-        (value) => { came = { value, seconds: now / 1000 }; },
-        (error) => { came = { error: error.name, message: error.message, seconds: now / 1000 }; },
+        (value) => { came = { value, seconds: now / 1000, questions }; },
+        (error) => { came = { error: error.name, message: error.message, seconds: now / 1000, questions }; },
     );
     const turns = async () => { for (let turn = 0; turn < 5; turn++) await new Promise((done) => setImmediate(done)); };
     await turns();
@@ -55,8 +55,8 @@ def asked(pings: list[str | None], answer: dict[str, Any] | None = None, at: int
 
 def test_an_answer_may_take_as_long_as_the_worker_lives() -> None:
     done = {"type": "done", "value": 7, "worker": "a"}
-    assert asked(["a"], done, at=400) == {"value": 7, "seconds": 400}
-    assert asked(["a", None, None, None, None, "a"], done, at=90) == {"value": 7, "seconds": 90}
+    assert asked(["a"], done, at=400) == {"value": 7, "seconds": 400, "questions": 1}
+    assert asked(["a", None, None, None, None, "a"], done, at=90) == {"value": 7, "seconds": 90, "questions": 1}
 
 
 def test_a_worker_that_says_nothing_for_a_minute_is_given_up() -> None:
@@ -65,13 +65,18 @@ def test_a_worker_that_says_nothing_for_a_minute_is_given_up() -> None:
     assert "does not answer. Reload the page" in came["message"]
 
 
-def test_a_worker_that_was_ended_in_between_is_noticed() -> None:
-    came = asked(["a", "a", "b"])
-    assert came and came["error"] == "Error" and came["seconds"] == 20
-    assert "ended the service worker before it was done. Reload the page" in came["message"]
+def test_a_worker_that_was_ended_in_between_is_asked_again() -> None:
+    done = {"type": "done", "value": 7, "worker": "c"}
+    assert asked(["a", "a", "b", "c"], done, at=90) == {"value": 7, "seconds": 90, "questions": 3}
+
+
+def test_a_worker_that_is_ended_again_and_again_is_given_up() -> None:
+    came = asked(["a", "a", "b", "c", "d", "e"])
+    assert came and came["error"] == "Error" and (came["seconds"], came["questions"]) == (50, 4)
+    assert "again and again before it was done. Reload the page" in came["message"]
 
 
 @pytest.mark.parametrize(("type", "error"), [("refused", "Refused"), ("failed", "Error")])
 def test_what_must_not_run_and_what_went_wrong_are_told_apart(type: str, error: str) -> None:
     came = asked(["a"], {"type": type, "message": "why"}, at=10)
-    assert came == {"error": error, "message": "why", "seconds": 10}
+    assert came == {"error": error, "message": "why", "seconds": 10, "questions": 1}
