@@ -6,20 +6,19 @@
  * Does not: run the node, see WebSockets or WebRTC, or protect itself: a browser lets a site replace its worker, see
  * docs/threat-model.md.
  *
- * A message is `{type, ...}` with a port for answers: `{type: "progress", done, total}` (bytes) any number of times, then
- * `{type: "done", value, worker}` or `{type: "refused" | "failed", message}`; `worker` names this run of it. To all pages:
+ * A message is `{type, ...}` with a port for answers: at once `{type: "taken", worker}`, which names this run of it; `{type:
+ * "progress", done, total}` (bytes) any number of times; then `{type: "done", value}` or `{type: "refused" | "failed", message}`. To all pages:
  * `{type: "status", status}`, `{type: "refused", message}`, `{type: "switched", root}`.
  */
 
-import { download } from "../web/code/gather.js";
 import { Refused } from "../web/code/manifest.js";
+import { fetchNetwork } from "../web/code/network.js";
 import * as code from "./code.js";
 import { headersOf } from "./headers.js";
 import { keepDocument, keptDocument } from "./store.js";
 import * as updates from "./updates.js";
 
 const NETWORK_WAIT = 10; // seconds of silence until the network's description of the last time is good enough
-const MAX_NETWORK = 64 * 1024; // bytes of network.json
 const DIGEST = /^[0-9a-f]{64}$/;
 const scope = self.registration.scope;
 const worker = crypto.randomUUID();
@@ -85,7 +84,7 @@ async function powerless(request, name) {
 async function network() {
   const headers = { ...headersOf("network.json"), "Cache-Control": "no-store" };
   try {
-    const bytes = await download(new URL("network.json", scope), MAX_NETWORK, { patience: NETWORK_WAIT });
+    const bytes = await fetchNetwork(scope, { patience: NETWORK_WAIT });
     await keepDocument("network.json", bytes).catch(() => {});
     return new Response(bytes, { headers });
   } catch (error) {
@@ -120,8 +119,9 @@ self.addEventListener("message", (event) => {
 
 async function take({ run }, event, port) {
   const progress = (done, total) => port.postMessage({ type: "progress", done, total });
+  port.postMessage({ type: "taken", worker });
   try {
-    port.postMessage({ type: "done", value: await run(event.data, event, progress), worker });
+    port.postMessage({ type: "done", value: await run(event.data, event, progress) });
   } catch (error) {
     port.postMessage({ type: error instanceof Refused ? "refused" : "failed", message: worded(error) });
   }

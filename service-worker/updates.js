@@ -58,7 +58,7 @@ async function offer() {
   const standing = await checkRelease({ manifestBytes: bytes, release, log, trusted, seen: head });
   const older = !current && (standing.older || compareVersions(manifest.version, seen.version) < 0);
   if (standing.ok && !older) await remember(manifest.version, standing).catch(() => {}); // then it is seen anew next time
-  return { kind: current ? "current" : older ? "older" : "offered", bytes, manifest, standing };
+  return { kind: current ? "current" : older ? "older" : "offered", trusted, bytes, manifest, standing };
 }
 
 const optional = (name, limit) => download(new URL(name, site), limit, { patience: PATIENCE }).catch(() => null);
@@ -79,9 +79,8 @@ const remember = (version, { head, index }) =>
  */
 export async function accept(root, progress) {
   settle(); // the first version is written before another one may take its place
-  const { kind, bytes, manifest } = await offer();
+  const { kind, trusted: before, bytes, manifest } = await offer();
   if (kind !== "offered" || manifest.root !== root) throw new Refused("The site no longer offers this version.");
-  const before = await pinned();
   const kept = (name) => (before.files.get(name)?.sha256 === manifest.files.get(name).sha256 ? store.keptFile(before.root, name) : null);
   const files = await gather(manifest, [site], { progress, have: async (name) => kept(name)?.catch(() => null) });
   await written(async () => {

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from playwright.sync_api import Browser, BrowserContext, Page, Playwright
+from playwright.sync_api import Browser, BrowserContext, Page, Playwright, expect
 
 from convergence.transfers import public_id
 from convergence.wire.ordb import ShareLink
@@ -87,6 +87,11 @@ def launched(playwright: Playwright, name: str, downloads: Path) -> Iterator[Bro
         browser.close()
 
 
+def pinned(page: Page) -> None:
+    """Wait until the service worker keeps all files, for the next visit."""
+    expect(page.get_by_test_id("code")).to_have_attribute("data-phase", "pinned")
+
+
 @contextlib.contextmanager
 def limited_storage(page: Page, site: str, size: int) -> Iterator[None]:
     """Chromium gives the site's origin this many bytes of disk, what it has taken before among them."""
@@ -156,7 +161,7 @@ class Peer:
 
     def settled(self) -> Peer:
         """Wait until what a first visit keeps for the next one is written."""
-        self.page.wait_for_selector("#code[data-phase=pinned]", state="attached")
+        pinned(self.page)
         self.page.evaluate(SNAPSHOT)
         return self
 

@@ -16,7 +16,7 @@ from pynode.published.words import root_words
 from pynode.site import BOOKMARK_POLICY, HEADERS
 from tests.browser.alone import UNKEPT
 from tests.browser.changing import STARTED, ChangingSite, Publisher, Version
-from tests.browser.harness import START, Peer, limited_storage, stop_workers
+from tests.browser.harness import START, Peer, limited_storage, pinned, stop_workers
 from tests.browser.hostile import flipped
 from tests.e2e.processes import Network
 
@@ -84,9 +84,12 @@ def visit(context: BrowserContext, site: ChangingSite) -> Page:
     return page
 
 
-def kept(page: Page) -> None:
-    """Wait until all files are in the cache."""
-    expect(page.get_by_test_id("code")).to_have_attribute("data-phase", "pinned")
+def first_visit(context: BrowserContext, site: ChangingSite, version: Version) -> Page:
+    """A page that a first visit showed, once the version that it brought is pinned."""
+    site.serve(version.served())
+    page = visit(context, site)
+    pinned(page)
+    return page
 
 
 def stands(site: ChangingSite, files: Mapping[str, bytes]) -> None:
@@ -102,7 +105,7 @@ def test_after_one_visit_the_page_and_the_nodes_code_start_without_the_site(
     words = root_words(hashlib.sha256(real["manifest.json"]).hexdigest())
     expect(page.get_by_test_id("code")).to_have_attribute("data-from", "first")
     expect(page.get_by_test_id("code-short")).to_have_text(" ".join(words.split()[:4]) + " …")
-    kept(page)
+    pinned(page)
     page.close()
     site.stop()
     page = context.new_page()
@@ -150,9 +153,7 @@ def test_a_list_of_files_that_is_none_starts_nothing(
 def test_a_changed_entry_of_the_cache_is_fetched_again_and_checked(
     context: BrowserContext, site: ChangingSite, small: Version
 ) -> None:
-    site.serve(small.served())
-    page = visit(context, site)
-    kept(page)
+    page = first_visit(context, site, small)
     page.evaluate(TAMPER, ["worker/worker.js", "throw new Error('tampered')"])
     page.evaluate(TAMPER, ["main.js", "document.title = 'tampered'"])
     page.reload()
@@ -169,9 +170,7 @@ def test_a_changed_entry_of_the_cache_is_fetched_again_and_checked(
 
 
 def test_a_reload_past_the_worker_comes_back_to_it(context: BrowserContext, site: ChangingSite, small: Version) -> None:
-    site.serve(small.served())
-    page = visit(context, site)
-    kept(page)
+    page = first_visit(context, site, small)
     other = Publisher().version("0.2.0")
     site.serve(other.served())
     context.new_cdp_session(page).send("Page.reload", {"ignoreCache": True})
@@ -183,9 +182,7 @@ def test_a_reload_past_the_worker_comes_back_to_it(context: BrowserContext, site
 def test_what_is_neither_in_the_cache_nor_at_the_site_is_explained_and_never_replaced(
     context: BrowserContext, site: ChangingSite, small: Version
 ) -> None:
-    site.serve(small.served())
-    page = visit(context, site)
-    kept(page)
+    page = first_visit(context, site, small)
     changed = {name: flipped(small.files[name]) for name in ("worker/worker.js", "index.html")}
     site.serve({**small.served(), **changed})
     page.evaluate(TAMPER, ["worker/worker.js", "postMessage('tampered')"])
@@ -201,9 +198,7 @@ def test_what_is_neither_in_the_cache_nor_at_the_site_is_explained_and_never_rep
 def test_a_lost_list_of_files_is_asked_for_until_the_site_gives_it(
     context: BrowserContext, site: ChangingSite, small: Version
 ) -> None:
-    site.serve(small.served())
-    page = visit(context, site)
-    kept(page)
+    page = first_visit(context, site, small)
     page.evaluate(LOSE, f"{small.root}")
     stop_workers(page)
     for served, why in (
@@ -226,9 +221,7 @@ def test_a_lost_list_of_files_is_asked_for_until_the_site_gives_it(
 def test_a_damaged_memory_is_explained_and_pins_nothing_else(
     context: BrowserContext, site: ChangingSite, small: Version, damage: str
 ) -> None:
-    site.serve(small.served())
-    page = visit(context, site)
-    kept(page)
+    page = first_visit(context, site, small)
     page.evaluate(REMEMBER, damage)
     stop_workers(page)
     site.serve(Publisher().version("0.2.0").served())
@@ -255,7 +248,7 @@ def test_it_answers_with_the_sites_headers_and_knows_only_listed_files(
 ) -> None:
     site.serve({**small.served(), "more.js": b"not listed", "bookmarklet.html": b"<p>"})
     page = visit(context, site)
-    kept(page)
+    pinned(page)
     for name in [*small.files, "network.json", "bookmarklet.html", "more.js"]:
         status, headers, _ = page.evaluate(HEADERS_OF, name)
         assert status == (404 if name == "more.js" else 200), name
@@ -271,9 +264,7 @@ def test_nothing_of_the_sites_runs_at_an_address_of_the_pinned_version(
     context: BrowserContext, site: ChangingSite, small: Version
 ) -> None:
     """Whatever of the site's is shown at its folder's addresses could change what is kept."""
-    site.serve(small.served())
-    page = visit(context, site)
-    kept(page)
+    page = first_visit(context, site, small)
     harm = b"<title>harm</title><script>globalThis.harm = 1</script>"
     served = ["manifest.json", "release.json", "releases.txt", "network.json", "bookmarklet.html", "bookmarklet.txt"]
     site.serve({name: harm for name in ("index.html", *served)})
@@ -300,7 +291,7 @@ def test_a_first_visit_after_one_that_was_not_kept_brings_its_own_worker(
         expect(page.get_by_test_id("code")).to_have_attribute("data-phase", "fleeting")
     site.serve(new.served())
     page.reload()
-    kept(page)
+    pinned(page)
     [worker] = [name for name in new.files if name.startswith("sw-")]
     assert page.evaluate("navigator.serviceWorker.controller.scriptURL") == site.address + worker
 
@@ -361,13 +352,11 @@ def test_without_room_for_all_files_nothing_is_pinned_and_each_start_is_a_first_
         )
     site.serve(other.served())
     page.reload()
-    kept(page)
+    pinned(page)
 
 
 def test_messages_that_are_none_change_nothing(context: BrowserContext, site: ChangingSite, small: Version) -> None:
-    site.serve(small.served())
-    page = visit(context, site)
-    kept(page)
+    page = first_visit(context, site, small)
     other = Publisher().version("9.0.0")
     root = "0" * 64
     junk = [None, 1, "switch", {}, {"type": "constructor"}, {"type": "switch", "root": root}, {"type": "switch"}]
@@ -393,7 +382,7 @@ def test_a_first_and_a_second_start_of_a_real_node(
     first = peer(request.getfixturevalue(browser), network.site).open()
     first.until("state.ready", seconds=START)
     expect(first.page.get_by_test_id("code")).to_have_attribute("data-from", "first")
-    kept(first.page)
+    pinned(first.page)
     first.page.close()
     second = first.open()
     second.until("state.ready", seconds=START)

@@ -9,9 +9,9 @@
 
 import { compareVersions, MAX_MANIFEST, parseManifest, Refused, sha256 } from "../code/manifest.js";
 import { download, gather, KEPT, MAX_SOURCES } from "../code/gather.js";
+import { fetchNetwork, readNetwork } from "../code/network.js";
 import { openKept, remember, versionSeen } from "./kept.js";
 
-const MAX_NETWORK = 64 * 1024; // bytes of a mirror's network.json
 const TYPES = { css: "text/css", js: "text/javascript", mjs: "text/javascript", svg: "image/svg+xml", wasm: "application/wasm" };
 const POLICY = [
   "default-src 'none'",
@@ -104,8 +104,7 @@ async function described(bytes, digest) {
 async function findNetwork(refusals) {
   for (const site of sources) {
     try {
-      const bytes = await download(new URL("network.json", site), MAX_NETWORK, { patience });
-      return { site, network: JSON.parse(new TextDecoder().decode(bytes)) };
+      return { site, network: readNetwork(await fetchNetwork(site, { patience })) };
     } catch (error) {
       refusals.push({ source: site, name: "network.json", why: error.message });
     }

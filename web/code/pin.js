@@ -138,30 +138,29 @@ export function ask(type, values = {}, progress = () => {}) {
   const { controller } = navigator.serviceWorker;
   return new Promise((resolve, reject) => {
     let unanswered = 0; // and no time: a machine that slept wakes up late, and is still to ask
-    const runs = []; // of the worker, that have had the question
+    const takers = new Set(); // runs of the worker that have the question
     const end = (settle, value) => {
       clearInterval(beating);
       settle(value);
     };
     const question = () =>
       send(controller, { type, ...values }, (data) => {
-        if (data.type === "progress") progress(data.done, data.total);
+        if (data.type === "taken") takers.add(data.worker);
+        else if (data.type === "progress") progress(data.done, data.total);
         else if (data.type === "done") end(resolve, data.value);
         else end(reject, data.type === "refused" ? new Refused(data.message) : new Error(data.message));
       });
     const beat = () => {
       if (unanswered === UNANSWERED) return end(reject, new Error("The service worker does not answer. Reload the page to try again."));
       unanswered += 1;
-      send(controller, { type: "status" }, ({ worker }) => {
+      send(controller, { type: "status" }, ({ type, worker }) => {
         unanswered = 0;
-        if (!worker || runs.includes(worker)) return;
-        runs.push(worker);
-        if (runs.length > MAX_RUNS) end(reject, new Error("The browser ended the service worker again and again before it was done. Reload the page to try once more."));
-        else if (runs.length > 1) question();
+        if (type !== "taken" || takers.has(worker)) return;
+        if (takers.size === MAX_RUNS) end(reject, new Error("The browser ended the service worker again and again before it was done. Reload the page to try once more."));
+        else question();
       });
     };
     const beating = setInterval(beat, HEARTBEAT);
-    beat();
     question();
   });
 }
@@ -170,7 +169,7 @@ export function ask(type, values = {}, progress = () => {}) {
 function send(worker, message, answered) {
   const { port1, port2 } = new MessageChannel();
   port1.onmessage = ({ data }) => {
-    if (data.type !== "progress") port1.close();
+    if (!["taken", "progress"].includes(data.type)) port1.close();
     answered(data);
   };
   worker.postMessage(message, [port2]);

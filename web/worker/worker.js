@@ -7,13 +7,12 @@
  */
 
 import { assets } from "../code/assets.js";
-import { download } from "../code/gather.js";
+import { fetchNetwork, readNetwork } from "../code/network.js";
 import { createChannels } from "./channels.js";
 import { createCrypto } from "./crypto.js";
 import { openDatabase } from "./database.js";
 import { dropSnapshots, keepSnapshot, keptSnapshot } from "./snapshot.js";
 
-const MAX_NETWORK = 64 * 1024; // bytes of network.json
 const SETTLED_MS = 5000; // after the start, until the snapshot is written: the node's first circuits come first
 
 const waiting = []; // commands that came before the node could take them
@@ -121,10 +120,10 @@ async function loadPyodide(asset, site, options) {
 const loadCode = async (asset) => new Uint8Array(await fetched(asset("app.zip"), (answer) => answer.arrayBuffer()));
 
 async function networkOf(site) {
-  const bytes = await download(new URL("network.json", site), MAX_NETWORK).catch(({ message }) => {
+  const bytes = await fetchNetwork(site).catch(({ message }) => {
     throw new Error(`the site does not say where its network is: ${message}`);
   });
-  return JSON.parse(new TextDecoder().decode(bytes));
+  return readNetwork(bytes);
 }
 
 async function fetched(address, read) {

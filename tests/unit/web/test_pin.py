@@ -8,21 +8,28 @@ import pytest
 
 from tests.unit.web.javascript import WEB, javascript
 
-# A page with a worker: `pings` says, for each question whether it lives, which run of it answers; null for none. The
-# last one goes on. What `ask` then came to, and after how many seconds.
+# A page with a worker: `pings` says which run of it takes the question and then, for each question whether it lives,
+# which one answers; null for none. The last one goes on. What `ask` then came to, and after how many seconds.
 ASK = """
     const { mock } = await import("node:test");
     mock.timers.enable({ apis: ["setInterval"] });
     let now = 0;
     performance.now = () => now;
     const { pings, answer, at } = argument;
-    let [question, questions] = [null, 0];
+    let [question, questions, run] = [null, 0, null];
+    const next = () => (run = pings.length > 1 ? pings.shift() : pings[0]);
     const controller = {
         scriptURL: "https://site.example/sw-0123456789abcdef.js",
         postMessage({ type }, [port]) {
-            if (type !== "status") { question = port; questions++; return; }
-            const run = pings.length > 1 ? pings.shift() : pings[0];
-            if (run) port.postMessage({ type: "done", value: {}, worker: run });
+            if (type !== "status") {
+                [question, questions] = [port, questions + 1];
+                if (questions === 1) next();
+                port.postMessage({ type: "taken", worker: run });
+                return;
+            }
+            if (!next()) return;
+            port.postMessage({ type: "taken", worker: run });
+            port.postMessage({ type: "done", value: {} });
         },
     };
     globalThis.document = { baseURI: "https://site.example/" };
@@ -54,7 +61,7 @@ def asked(pings: list[str | None], answer: dict[str, Any] | None = None, at: int
 
 
 def test_an_answer_may_take_as_long_as_the_worker_lives() -> None:
-    done = {"type": "done", "value": 7, "worker": "a"}
+    done = {"type": "done", "value": 7}
     assert asked(["a"], done, at=400) == {"value": 7, "seconds": 400, "questions": 1}
     assert asked(["a", None, None, None, None, "a"], done, at=90) == {"value": 7, "seconds": 90, "questions": 1}
 
@@ -66,7 +73,7 @@ def test_a_worker_that_says_nothing_for_a_minute_is_given_up() -> None:
 
 
 def test_a_worker_that_was_ended_in_between_is_asked_again() -> None:
-    done = {"type": "done", "value": 7, "worker": "c"}
+    done = {"type": "done", "value": 7}
     assert asked(["a", "a", "b", "c"], done, at=90) == {"value": 7, "seconds": 90, "questions": 3}
 
 
