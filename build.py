@@ -17,22 +17,21 @@ import importlib.util
 import io
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 if sys.version_info < (3, 11):  # noqa: UP036 (before anything that an older Python cannot read)
     sys.exit("Convergence needs Python 3.11 or later: run build.py with a newer python3.")
 
-from pynode.published.manifest import Manifest, Refused, canonical_json, check_keys, parse_json
-from web.bundling import inventory
+from pynode.published.manifest import Manifest, Refused, canonical_json
+from web.bundling import inventory, releases
 from web.bundling.inventory import Component, digest_of_trees
 from web.bundling.page import bookmarklet, filled, with_integrity
 
@@ -65,6 +64,12 @@ PACKAGE_SUFFIXES = {".py", ".typed", ".toml", ".sql"}
 # and is named by its content: what is found at that address later is the same, or an attack.
 PAGE_SUFFIXES = {".html", ".css", ".svg", ".png", ".ico", ".webmanifest"}
 SCRIPTS = {"main": "web/main.js", "worker/worker": "web/worker/worker.js", "sw": "service-worker/sw.js"}
+SCRIPT_FOLDERS = ("web", "service-worker")
+# What others have who check out a commit, and all that a build takes from it.
+SOURCES = (
+    *(*SCRIPT_FOLDERS, *PACKAGES.values(), "LICENSE", "docs/releases/keys.json"),
+    *("build.py", "pyproject.toml", "requirements.txt", "package.json", "package-lock.json"),
+)
 PYODIDE_FILES = ("pyodide.asm.mjs", "pyodide.asm.wasm", "pyodide.mjs", "python_stdlib.zip")
 PRECOMPILE = "web/precompile.mjs"
 BROTLI = ROOT / "build" / "brotli"
@@ -236,7 +241,8 @@ def ensure_node() -> None:
     step("Installing the npm packages of package-lock.json: node_modules is not what was installed from it")
     stamp.unlink(missing_ok=True)
     run(
-        ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"],
+        # All that the lock names, also where NODE_ENV or the user's settings leave out what is for development.
+        ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--include=dev", "--include=optional"],
         "If the network is down, run this command again when it is back.",
     )
     stamp.write_text(installed())
@@ -325,12 +331,16 @@ def wheel(contents: Mapping[str, bytes]) -> tuple[str, bytes]:
 
 def project_wheel() -> tuple[str, bytes]:
     """The wheel: `convergence`, the protocol core, and `pynode`, the server node. Pure Python, as Pyodide needs it."""
-    contents = {}
+    contents: dict[str, bytes] = {}
     for package, folder in PACKAGES.items():
-        for path in (ROOT / folder).rglob("*"):
-            if path.suffix in PACKAGE_SUFFIXES:
-                contents[f"{package}/{path.relative_to(ROOT / folder).as_posix()}"] = path.read_bytes()
+        contents |= sources(ROOT / folder, f"{package}/", PACKAGE_SUFFIXES)
     return wheel(contents)
+
+
+def sources(folder: Path, prefix: str, suffixes: Container[str]) -> dict[str, bytes]:
+    """The files below a folder whose names end so, each under `prefix`. What begins with a dot is an editor's own."""
+    paths = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.suffix in suffixes}
+    return {f"{prefix}{name}": path.read_bytes() for name, path in paths.items() if "/." not in f"/{name}"}
 
 
 def build_wheel(wheel_directory: str, config_settings: Any = None, metadata_directory: str | None = None) -> str:
@@ -372,13 +382,20 @@ def bundle_scripts(scripts: Mapping[str, str], *options: str) -> tuple[dict[str,
                 "--target=es2022",
                 "--charset=utf8",
                 "--external:../pyodide/*",  # stays a file of its own, loaded at run time
+                "--tsconfig-raw={}",  # or a tsconfig.json would count that lies in a folder above this tree
                 "--log-level=warning",
                 *options,
             ],
             "Mend the JavaScript named above.",
         )
-        packages = inventory.npm_packages((out / "metafile.json").read_bytes())
-        return {path.relative_to(out).as_posix(): path.read_bytes() for path in out.rglob("*.js")}, packages
+        account = (out / "metafile.json").read_bytes()
+        folders = [ROOT / folder for folder in SCRIPT_FOLDERS]
+        if strange := inventory.read_from_elsewhere(account, ROOT, [*folders, NODE_MODULES]):
+            raise BuildError(
+                f"{', '.join(strange)}, which the bundle would have, is no part of this tree: move it away."
+            )
+        made = {path.relative_to(out).as_posix(): path.read_bytes() for path in out.rglob("*.js")}
+        return made, inventory.npm_packages(account)
 
 
 def site_packages() -> Path:
@@ -389,11 +406,8 @@ def python_sources() -> dict[str, bytes]:
     """The browser's Python: its shell, the core, and the packages that the core imports."""
     folders = {"": ROOT / "web" / "worker", "convergence/": ROOT / PACKAGES["convergence"]}
     folders |= {f"{name}/": site_packages() / name for name in BUNDLED_PYTHON}
-    return {
-        f"{prefix}{path.relative_to(folder).as_posix()}": path.read_bytes()
-        for prefix, folder in folders.items()
-        for path in folder.rglob("*.py")
-    }
+    found = [sources(folder, prefix, {".py"}) for prefix, folder in folders.items()]
+    return {name: data for files in found for name, data in files.items()}
 
 
 def precompiled(sources: Mapping[str, bytes]) -> dict[str, bytes]:
@@ -453,7 +467,7 @@ def bundle() -> dict[str, bytes]:
     worker = files.pop("sw.js")
     files[f"sw-{hashlib.sha256(worker).hexdigest()[:16]}.js"] = worker
     for path in (ROOT / "web").glob("*"):
-        if path.suffix in PAGE_SUFFIXES:
+        if path.suffix in PAGE_SUFFIXES and not path.name.startswith("."):
             files[path.name] = path.read_bytes()
     for name in PYODIDE_FILES:
         files[f"pyodide/{name}"] = (NODE_MODULES / "pyodide" / name).read_bytes()
@@ -475,45 +489,22 @@ def bundle() -> dict[str, bytes]:
 def manifest(files: Mapping[str, bytes], version: str) -> bytes:
     """manifest.json: size and SHA-256 of every file, and who may sign what comes after it; its own SHA-256 is the root
     hash."""
-    path = RELEASES / "keys.json"
+    keys, threshold = releases.signers(RELEASES)
     try:
-        signers = json.loads(path.read_bytes())
-        check_keys(signers["keys"], signers["threshold"])
-    except (OSError, ValueError, TypeError, KeyError, Refused) as error:
-        raise BuildError(f"{path} is not as docs/releases/README.md describes it: {error}. Mend it.") from None
-    return Manifest.of(files, version, signers["keys"], signers["threshold"]).encode()
+        return Manifest.of(files, version, keys, threshold).encode()
+    except Refused as error:
+        raise BuildError(f"This build is none that can be published: {error}. Mend what the message names.") from None
 
 
 def bookmark_files(root_hash: str) -> dict[str, bytes]:
     """The bookmarklet of this build as an address, and the page that offers it."""
     # Names are kept: people are to read it.
     scripts, _ = bundle_scripts({"loader": LOADER}, "--minify-whitespace", "--minify-syntax", "--format=iife")
-    mirrors = (RELEASES / "mirrors.txt").read_text(encoding="utf-8").split()
-    for mirror in mirrors:
-        if not re.fullmatch(r"https?://[^/?#]+/(?:[^?#]*/)?", mirror):
-            raise BuildError(f"{RELEASES / 'mirrors.txt'}: {mirror} is no http or https address that ends in a slash.")
     document = (ROOT / BOOKMARK).read_text(encoding="utf-8")
-    address = bookmarklet(document, scripts["loader.js"].decode(), root_hash, mirrors)
+    address = bookmarklet(document, scripts["loader.js"].decode(), root_hash, *releases.ways_in(RELEASES))
     offer = (ROOT / BOOKMARK_OFFER).read_text(encoding="utf-8")
     page = filled(offer, {"BOOKMARKLET": html.escape(address), "ROOT": root_hash})
     return {"bookmarklet.txt": f"{address}\n".encode(), "bookmarklet.html": page.encode()}
-
-
-def release_files(version: str, root_hash: str) -> dict[str, bytes]:
-    """release.json and releases.txt, which prove that this very build was released; nothing for any other build."""
-    record, log = RELEASES / f"{version}.json", RELEASES / "log.txt"
-    if not (record.is_file() and log.is_file()):
-        return {}
-    lines = log.read_bytes().splitlines()
-    try:
-        index = parse_json(record.read_bytes(), "the record")["index"]
-        line = lines[index : index + 1]
-    except (TypeError, KeyError, Refused) as error:
-        raise BuildError(f"{record} is no record of a release ({error}): take back what changed it.") from None
-    if line != [f"{version} {root_hash}".encode()]:
-        step(f"{record.name} of docs/releases is for other bytes than these: left out")
-        return {}
-    return {"release.json": record.read_bytes(), "releases.txt": log.read_bytes()}
 
 
 def compressed(files: Mapping[str, bytes]) -> dict[str, bytes]:
@@ -521,12 +512,15 @@ def compressed(files: Mapping[str, bytes]) -> dict[str, bytes]:
 
     Kept under build/ by the hash of what they hold.
     """
+    stamp = BROTLI / "of"
+    if not stamped(stamp, digest_of_trees([BROTLI], [stamp.name])):
+        shutil.rmtree(BROTLI, ignore_errors=True)
+        BROTLI.mkdir(parents=True)
     names = {name: BROTLI / hashlib.sha256(data).hexdigest() for name, data in files.items()}
     names = {name: path for name, path in names.items() if Path(name).suffix in COMPRESSED_SUFFIXES}
     missing = {path: files[name] for name, path in names.items() if not path.with_suffix(".br").is_file()}
     if missing:
         step("Compressing for the site")
-        BROTLI.mkdir(parents=True, exist_ok=True)
         for path, data in missing.items():
             path.write_bytes(data)
         run(["node", COMPRESS, *missing], "See the lines above.")
@@ -536,6 +530,7 @@ def compressed(files: Mapping[str, bytes]) -> dict[str, bytes]:
     wanted = {path.with_suffix(".br") for path in names.values()}
     for path in set(BROTLI.iterdir()) - wanted:
         path.unlink()
+    stamp.write_text(digest_of_trees([BROTLI], [stamp.name]))
     return {name: data for name, data in twins.items() if len(data) < len(files[name.removesuffix(".br")])}
 
 
@@ -563,12 +558,27 @@ def build() -> str:
     version = project()["version"]
     files["manifest.json"] = manifest(files, version)
     root_hash = hashlib.sha256(files["manifest.json"]).hexdigest()
-    files |= release_files(version, root_hash) | bookmark_files(root_hash)
+    proof = releases.proof(RELEASES, version, root_hash)
+    if not proof and (RELEASES / f"{version}.json").exists():
+        step(f"{version}.json of docs/releases is for other bytes than these: left out")
+    files |= proof | bookmark_files(root_hash)
     twins = compressed(files)
     write_tree({**files, **twins, "ROOT_HASH": f"{root_hash}\n".encode()}, DIST)
     size = sum(map(len, files.values()))
     print(f"    {len(files)} files, {size / 1e6:.1f} MB\n    root hash {root_hash}", flush=True)
+    if changed := uncommitted():
+        print(f"    not as in the last commit: {' '.join(changed[:5])}{' ...' if changed[5:] else ''}", flush=True)
     return root_hash
+
+
+def uncommitted() -> list[str]:
+    """Files that go into a build and are not, or not so, in the last commit; none where nobody can say."""
+    command = ["git", "--no-optional-locks", "status", "--porcelain", "-z", "--untracked-files=all", "--", *SOURCES]
+    try:
+        answer = subprocess.run(command, cwd=ROOT, capture_output=True, check=False)
+    except OSError:
+        return []
+    return [line[3:].decode("utf-8", "replace") for line in answer.stdout.split(b"\0") if len(line) > 3]
 
 
 # Commands -------------------------------------------------------------------------------------------------------------
@@ -657,7 +667,7 @@ def main(arguments: list[str]) -> int:
         return 0 if asked else 2
     try:
         return COMMANDS[arguments[0]](arguments[1:])
-    except BuildError as error:
+    except (BuildError, releases.Unfit) as error:
         print(f"build.py {arguments[0]}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

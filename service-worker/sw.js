@@ -12,7 +12,7 @@
  */
 
 import { Refused } from "../web/code/manifest.js";
-import { fetchNetwork } from "../web/code/network.js";
+import { fetchNetwork, readNetwork } from "../web/code/network.js";
 import * as code from "./code.js";
 import { headersOf } from "./headers.js";
 import { keepDocument, keptDocument } from "./store.js";
@@ -85,6 +85,7 @@ async function network() {
   const headers = { ...headersOf("network.json"), "Cache-Control": "no-store" };
   try {
     const bytes = await fetchNetwork(scope, { patience: NETWORK_WAIT });
+    readNetwork(bytes); // who took over the address, or parks it, gives some page for it
     await keepDocument("network.json", bytes).catch(() => {});
     return new Response(bytes, { headers });
   } catch (error) {

@@ -148,7 +148,7 @@ function start() {
   const runs = () => state.phase.percent >= RUNS || state.failed;
   const show = () => {
     window.convergenceState = { ...state, role };
-    showStatus(state, role);
+    showStatus(state, role, Boolean(files));
     circuits.update(state.circuits);
     links.update(state.links);
     relay.update(state, role);

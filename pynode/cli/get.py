@@ -42,8 +42,12 @@ def site_of(text: str) -> str | None:
     return site_address(text.partition("#")[0]) if "://" in text else None
 
 
-async def get(arguments: argparse.Namespace, output: Output, stop: asyncio.Event) -> int:
-    """The command. Returns its exit code."""
+async def get(arguments: argparse.Namespace, output: Output, stop: asyncio.Event, most: int | None = None) -> int:
+    """The command. Returns its exit code.
+
+    Args:
+        most: bytes that the file may have.
+    """
     config = settings(arguments)
     set_up_logs(arguments, config, "get", "error")
     site = site_of(arguments.link)
@@ -61,7 +65,7 @@ async def get(arguments: argparse.Namespace, output: Output, stop: asyncio.Event
     if network is None:
         return 130
     with locked(lock, "Another command here is fetching this link: wait for it to end."):
-        download = _Download(arguments, output, folder)
+        download = _Download(arguments, output, folder, most)
         plan = Plan(network, downloads, stun=stun_servers(arguments, config), circuits=config.circuits)
         app = App(plan, download.event)
         await app.start()
@@ -72,10 +76,11 @@ async def get(arguments: argparse.Namespace, output: Output, stop: asyncio.Event
 
 
 class _Download:
-    def __init__(self, arguments: argparse.Namespace, output: Output, folder: Path) -> None:
+    def __init__(self, arguments: argparse.Namespace, output: Output, folder: Path, most: int | None) -> None:
         self._arguments = arguments
         self._output = output
         self._folder = folder
+        self._most = most
         self._rate = Rate()
         self._said = ""
         self._id = ""
@@ -202,8 +207,9 @@ class _Download:
         words = f"{shown(info.name)}: {size_words(info.size)}"
         self._output.say(words + (f", {size_words(self._kept)} of it here already." if self._kept else "."))
         self._output.record("file", name=info.name, size=info.size, kept=self._kept)
-        lacking = self._lacking_room(info.size - self._kept, info.size)
-        if lacking:
+        if self._most is not None and info.size > self._most:
+            self._fail(f"This is not what the link should lead to, which has at most {size_words(self._most)}.")
+        elif lacking := self._lacking_room(info.size - self._kept, info.size):
             self._fail(lacking)
 
     def _lacking_room(self, missing: int, size: int) -> str:

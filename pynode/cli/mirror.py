@@ -21,7 +21,7 @@ from pynode.cli.output import CliError, Output, Rate, bar, sentence
 from pynode.cli.sites import network_document, site_address
 from pynode.cli.verify import checked_folder
 from pynode.config import Address
-from pynode.published.archive import archive_name, pack, take_out
+from pynode.published.archive import MAX_ARCHIVE, archive_name, pack, take_out
 from pynode.published.folder import check_target, write_folder
 from pynode.published.manifest import Manifest, Refused
 from pynode.published.served import browsing, gather
@@ -37,6 +37,8 @@ async def mirror(arguments: argparse.Namespace, output: Output, stop: asyncio.Ev
     if arguments.sources or arguments.link:
         if not (arguments.root and arguments.dist):
             raise CliError("Say with --root which version to fetch, and with --dist where to put it.", 2)
+    elif arguments.share and (arguments.listen or arguments.network or arguments.path != "/"):
+        raise CliError("With --share nothing is served here: leave out --listen, --path and --network.", 2)
     elif arguments.fetch_only:
         raise CliError("Say with --from or --get where --fetch-only is to fetch from.", 2)
     folder = dist_folder(arguments.dist)
@@ -137,7 +139,7 @@ async def _by_circuits(
     own.mkdir(parents=True, exist_ok=True, mode=0o700)
     with tempfile.TemporaryDirectory(dir=own) as folder:
         wanted = argparse.Namespace(**{**vars(arguments), "output": folder, "share": False})
-        if await get.get(wanted, _WithoutPath(output.as_json), stop):
+        if await get.get(wanted, _WithoutPath(output.as_json), stop, MAX_ARCHIVE):
             return None
         [archive] = Path(folder).iterdir()
         with open(archive, "rb") as file:

@@ -40,7 +40,13 @@ async def release_sign(arguments: argparse.Namespace, output: Output, stop: asyn
     record_file = log_file.parent / f"{manifest.version}.json"
     _show(manifest, output)
     try:
-        log = Log.parse(_read(log_file, MAX_LOG) or b"")
+        listed = _read(log_file, MAX_LOG)
+        if listed is None:  # a new one would be another log, signed by a key that people trust
+            raise CliError(
+                f"There is no {log_file}: name the log of releases with --log, or run this in the folder of the"
+                " sources. Before the first release it is an empty file."
+            )
+        log = Log.parse(listed)
         before = _read(record_file, MAX_RELEASE)
         earlier = Release.parse(before) if before else None
         key = await _open_key(Path(arguments.key), output, stop)

@@ -112,7 +112,7 @@ async def _get_json(site: str, name: str) -> dict[str, Any]:
         reason = network_reason(getattr(error, "os_error", error))
         raise CliError(
             f"{shown(site)} does not answer ({reason}): check the address and that the site is running"
-            " (`convergence up` starts one on this machine)."
+            " (`convergence up` starts one on this machine), or name another site of the same network."
         ) from None
     except (aiohttp.ClientError, ValueError, RecursionError):
         raise CliError(_not_a_site(site)) from None

@@ -67,6 +67,8 @@ async def _inspect_all(urls: list[str], own: Manifest | None, root: str | None, 
         async def one(site: Site) -> None:
             async with slots:
                 await inspect(session, site, expected, progress)
+            if root is not None and expected is None:
+                site.verdict = None  # a site's own keys say nothing of a version that is not the expected one
 
         def progress(size: int) -> None:
             nonlocal done

@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 from pynode.published.folder import BESIDE
-from pynode.published.manifest import MANIFEST, Entry, Manifest, Refused
+from pynode.published.manifest import MANIFEST, MAX_ALL, Entry, Manifest, Refused
 
 MAGIC = b"convergence-1\r\n\n"
 LENGTH = 4
+MAX_ARCHIVE = len(MAGIC) + LENGTH * len(BESIDE) + sum(BESIDE.values()) + MAX_ALL
+"""Bytes."""
 
 
 def archive_name(manifest: Manifest) -> str:

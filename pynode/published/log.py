@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from pynode.published.manifest import Refused, is_digest, is_version
+from pynode.published.manifest import Refused, is_digest, is_version, version_order
 
 MAX_LINES = 100_000
 MAX_LINE = 128
@@ -81,11 +81,18 @@ class Log:
         return None
 
     def with_release(self, version: str, root: str) -> Log:
-        """The log with this release in it, at its end if it was not. Raises Refused as `find` does."""
+        """The log with this release in it, at its end if it was not.
+
+        Raises:
+            Refused: as `find` does, or the log has a version that is as new: everybody would take this for a roll-back.
+        """
         if self.find(version, root) is not None:
             return self
         if len(self.lines) >= MAX_LINES:
             raise Refused("the log of releases is full")
+        newest = max((line.decode().partition(" ")[0] for line in self.lines), key=version_order, default="")
+        if newest and version_order(version) <= version_order(newest):
+            raise Refused(f"the log of releases has version {newest} already, and {version} is no later one")
         return Log((*self.lines, release_line(version, root)))
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Container, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from urllib.parse import urljoin, urlsplit
@@ -30,8 +30,8 @@ CONNECT_TIMEOUT = 15.0
 """Seconds until a connection stands."""
 STALL_TIMEOUT = 15.0
 """Seconds without a byte."""
-LEAST_RATE = 16 << 10
-"""Bytes a second that a site must send over a whole file, redirects and all."""
+LEAST_RATE = 4 << 10
+"""Bytes a second that a site must send over a whole file, redirects and all; MAX_AT_ONCE of them share the line."""
 SITE_TIMEOUT = 1200.0
 """Seconds for all files that one site lists."""
 GATHER_TIMEOUT = 3600.0
@@ -55,16 +55,18 @@ JAVASCRIPT = {
     *("text/jscript", "text/livescript", *(f"text/javascript1.{minor}" for minor in range(6))),
 }
 """What module scripts and workers may be (WHATWG MIME Sniffing, section 4.6)."""
+# A page goes elsewhere by the one, and takes a style by the other, in Firefox.
+_ACTING = re.compile(r"refresh:.*|link:.*stylesheet.*", re.IGNORECASE | re.DOTALL)
 _CHARSET = re.compile(r';\s*charset\s*=\s*"?([^\s;,"]*)')
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came for one address: its bytes' hash and size, its type, and where it sends visitors on (Refresh)."""
+    """What came for one address: its bytes' hash and size, its type, and its headers that do what code does."""
 
     entry: Entry
     type: str
-    refresh: str
+    headers: Sequence[tuple[str, str]]
 
 
 @dataclass(slots=True)
@@ -98,13 +100,18 @@ async def browsing() -> AsyncIterator[aiohttp.ClientSession]:
 
 
 async def fetch(
-    session: aiohttp.ClientSession, url: str, limit: int, sink: Callable[[bytes], object] | None = None
+    session: aiohttp.ClientSession,
+    url: str,
+    limit: int,
+    sink: Callable[[bytes], object] | None = None,
+    via: Container[str] | None = None,
 ) -> Answer | None:
     """GET, as a browser does it; None when there is nothing at that address (404).
 
     Args:
         limit: bytes that it may have, unpacked.
         sink: gets the bytes, unpacked, as they come.
+        via: addresses to which it may redirect; None for any on the same site.
 
     Raises:
         Refused: a clause that begins with its verb: what is wrong with the answer.
@@ -121,6 +128,8 @@ async def fetch(
                         url = urljoin(before, url)
                         if _server(url) != first:
                             raise Refused(f"redirects to another site, {url}")
+                        if via is not None and url not in via:
+                            raise Refused(f"redirects to {url}, and browsers look there for what it loads")
                         continue
                     if response.status in (404, 410):
                         return None
@@ -163,7 +172,8 @@ async def _body(response: aiohttp.ClientResponse, limit: int, sink: Callable[[by
     out.finish()
     # Of several types a browser may take the last.
     type = ", ".join(response.headers.getall("Content-Type", []))
-    return Answer(Entry(digest.hexdigest(), size), type, response.headers.get("Refresh", ""))
+    acting = [(name, value) for name, value in response.headers.items() if _ACTING.fullmatch(f"{name}:{value}")]
+    return Answer(Entry(digest.hexdigest(), size), type, acting)
 
 
 async def fetch_bytes(session: aiohttp.ClientSession, url: str, limit: int) -> bytes | None:
@@ -236,7 +246,7 @@ async def inspect(
 
     async def look(name: str, path: str, entry: Entry) -> None:
         async with slots:
-            problem = await _problem(session, urljoin(site.url, path), name, entry)
+            problem = await _problem(session, site.url, path, name, entry)
         progress(entry.size)
         if problem:
             site.problems.append((path or "/", problem))
@@ -255,15 +265,19 @@ async def inspect(
     site.problems.sort()
 
 
-async def _problem(session: aiohttp.ClientSession, url: str, name: str, entry: Entry) -> str:
+async def _problem(session: aiohttp.ClientSession, site: str, path: str, name: str, entry: Entry) -> str:
+    url = urljoin(site, path)
+    # Pages and scripts resolve addresses against the one that they came from in the end: it must be of the same folder.
+    # By equality, since browsers read odd addresses, as those with backslashes, in another way than we do.
+    via = {site, urljoin(site, INDEX)} if name == INDEX else {url.removesuffix(".html")}
     try:
-        answer = await fetch(session, url, entry.size)
+        answer = await fetch(session, url, entry.size, via=via)
     except Refused as error:
         return str(error)
     if answer is None:
         return "is missing"
-    if answer.refresh:
-        return f"sends visitors on (Refresh: {answer.refresh})"
+    for header, value in answer.headers:
+        return f"has a header by which browsers go or load elsewhere ({header}: {value})"
     return differs_by(entry, answer.entry) or wrong_type(name, answer.type)
 
 

@@ -6,7 +6,6 @@ Does not: judge what comes of it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
@@ -30,11 +29,9 @@ def bookmarklet(
 ) -> str:
     """The address behind a bookmark for the version with this root hash."""
     document = (build.ROOT / build.BOOKMARK).read_text(encoding="utf-8")
-    assert PATIENCE in document and "{{NETWORK}}" in document
+    assert PATIENCE in document
     document = document.replace(PATIENCE, f"patience: {patience}}}")
-    if network is not None:
-        document = document.replace("{{NETWORK}}", json.dumps(network))
-    return build.bookmarklet(document, program(), root, mirrors)
+    return build.bookmarklet(document, program(), root, mirrors, network)
 
 
 def click(page: Page, bookmark: str) -> None:

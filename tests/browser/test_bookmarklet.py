@@ -169,6 +169,7 @@ def test_a_mirror_with_another_version_is_told_by_name(context: BrowserContext, 
     expect(text).to_contain_text("No mirror has the version that this bookmark names")
     expect(text).to_contain_text(f"{site.address('good')} manifest.json: another list of files")
     expect(text).to_contain_text(f"(version {build.project()['version']})")
+    expect(text).to_contain_text("It names no mirrors of its own: click it on the page open.html of one.")
 
 
 def test_kept_bytes_that_were_changed_are_found_and_fetched_again(
@@ -250,9 +251,8 @@ def test_storage_that_is_full_does_not_stop_it(context: BrowserContext, site: Mi
 
 
 @pytest.fixture(scope="module")
-def network(tmp_path_factory: pytest.TempPathFactory, dist: Path, site: Mirrors) -> Iterator[Network]:
-    """Pages of the mirrors may use it."""
-    network = Network(tmp_path_factory.mktemp("network"), dist, origins=[site.address("good")])
+def network(tmp_path_factory: pytest.TempPathFactory, dist: Path) -> Iterator[Network]:
+    network = Network(tmp_path_factory.mktemp("network"), dist)
     yield network
     network.close()
 
@@ -311,14 +311,33 @@ def test_it_starts_from_the_good_one_of_two_mirrors_and_lets_no_other_tab_in(
     assert other.evaluate("heard") == []
     click(other, with_mirror)
     expect(other.get_by_test_id("error")).to_contain_text("Another tab of this site runs a node already.")
+    expect(other.get_by_test_id("error")).to_contain_text("after a reload, click the bookmark again")
+    expect(other.get_by_role("button", name="Reload")).to_have_count(0)  # it would bring the site's page
 
 
-def test_a_mirror_without_a_network_joins_that_of_a_site_that_takes_its_pages(
-    network: Network, site: Mirrors, peer: Callable[..., Peer], chromium: Browser, root: str
+@pytest.mark.parametrize("given", [None, "null", '{"facilitator":{}}'])
+def test_a_mirror_of_ones_own_machine_that_names_no_network_joins_that_of_a_site(
+    network: Network, site: Mirrors, peer: Callable[..., Peer], chromium: Browser, root: str, given: str | None
 ) -> None:
-    one = peer(chromium, site.address("good"), mirrors=[network.site])
+    here = site.address("good")
+    one = peer(chromium, here, mirrors=[network.site])
+    if given is not None:
+        one.context.route(here + "network.json", lambda route: route.fulfill(body=given))
     started(one, bookmarklet(root, [network.site])).ready()
     assert one.page.evaluate("convergence.site") == network.site
+    [refusal] = one.page.evaluate("convergence.refusals")
+    assert refusal["source"] == here and refusal["name"] == "network.json"
+
+
+def test_it_is_clicked_again_after_a_reload(
+    network: Network, peer: Callable[..., Peer], chromium: Browser, bookmark: str
+) -> None:
+    page = started(peer(chromium, network.site), bookmark).page
+    click(page, bookmark)  # on the page that it has started, whose policy lets nothing else run
+    expect(page.locator("main")).to_contain_text("If Convergence ran here already, reload the page, then click")
+    page.reload()
+    click(page, bookmark)
+    expect(page.get_by_test_id("share-input")).to_be_attached(timeout=30_000)
 
 
 def test_firefox_refuses_too(firefox: Browser, site: Mirrors, bookmark: str) -> None:

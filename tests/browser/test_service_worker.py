@@ -15,7 +15,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect
 from pynode.published.words import root_words
 from pynode.site import BOOKMARK_POLICY, HEADERS
 from tests.browser.alone import UNKEPT
-from tests.browser.changing import STARTED, ChangingSite, Publisher, Version
+from tests.browser.changing import NETWORK, STARTED, ChangingSite, Publisher, Version
 from tests.browser.harness import START, Peer, limited_storage, pinned, stop_workers
 from tests.browser.hostile import flipped
 from tests.e2e.processes import Network
@@ -258,6 +258,18 @@ def test_it_answers_with_the_sites_headers_and_knows_only_listed_files(
     assert "more.js" not in site.asked
     answer = page.goto(site.address + "more.js")
     assert answer is not None and answer.status == 404
+
+
+def test_where_the_network_was_is_known_still_when_the_address_has_another_owner(
+    context: BrowserContext, site: ChangingSite, small: Version
+) -> None:
+    page = first_visit(context, site, small)
+    for given in (NETWORK, b"<!doctype html><title>For sale</title>", b"{}", b"null", NETWORK[:-1]):
+        site.files["network.json"] = given
+        assert page.evaluate(HEADERS_OF, "network.json")[2] == NETWORK.decode()
+    elsewhere = NETWORK.replace(b"Changing", b"Changed")
+    site.files["network.json"] = elsewhere
+    assert page.evaluate(HEADERS_OF, "network.json")[2] == elsewhere.decode()
 
 
 def test_nothing_of_the_sites_runs_at_an_address_of_the_pinned_version(

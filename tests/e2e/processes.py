@@ -159,7 +159,6 @@ class Network:
         public: another name of the site.
         rtc: whether relays, and pages from this site, make WebRTC links; for tests marked rtc only.
         stun: URLs of STUN servers for those.
-        origins: of other sites whose pages may use the network.
     """
 
     def __init__(
@@ -174,23 +173,19 @@ class Network:
         public: str | None = None,
         rtc: bool = False,
         stun: Sequence[str] = (),
-        origins: Sequence[str] = (),
     ) -> None:
         self._folder = folder
         self._page = page
         self._host = host
         self._rtc = [part for server in stun for part in ("--stun", server)] if rtc else ["--no-rtc"]
         self._public = ["--public", public] if public else []
-        self._config: list[str | Path] = ["--config", folder / "settings.toml"] if origins else []
-        if origins:
-            (folder / "settings.toml").write_text(f"[node]\norigins = {json.dumps(list(origins))}\n")
         self._port = 0
         self.facilitator: Command
         self.start_facilitator()
         self.relays: list[Relay] = []
         for number in range(1, relays + 1):
             name = f"relay-{number}"
-            options: list[str | Path] = ["--site", self.site, "--data", folder / name, *self._rtc, *self._config]
+            options: list[str | Path] = ["--site", self.site, "--data", folder / name, *self._rtc]
             if number > relays - 2:
                 options += ["--exit", *(option for host in exit_allow for option in ("--exit-allow", host))]
             self.relays.append(Relay(name, host, options, program(name)))
@@ -205,7 +200,7 @@ class Network:
         listen = f"{self._host}:{self._port}"
         data = self._folder / "facilitator"
         options: list[str | Path] = ["--listen", listen, "--data", data, "--dist", self._page]
-        options += [*self._public, *self._rtc, *self._config]
+        options += [*self._public, *self._rtc]
         self.facilitator = Command("facilitator", *options)
         ready = self.facilitator.until("ready")
         self.site: str = ready["site"]

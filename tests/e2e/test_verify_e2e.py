@@ -21,6 +21,7 @@ import pytest
 
 from pynode.cli import main
 from pynode.published import minisign
+from pynode.published.archive import MAX_ARCHIVE
 from pynode.published.folder import write_folder
 from pynode.published.log import Log
 from pynode.published.manifest import LOG, MANIFEST, RELEASE, Manifest
@@ -101,6 +102,10 @@ def test_sites_with_different_versions_do_not_agree(dist: Path, tmp_path: Path) 
         code, records = run("verify", second["url"], "--dist", dist)
         [site] = [one for one in records if one["event"] == "site"]
         assert code == 1 and {"manifest.json", "version.js"} == {problem["file"] for problem in site["problems"]}
+        # Its own keys do not speak for a version that is not the expected one.
+        code, records = run("verify", second["url"], "--root", "00" * 32)
+        [site] = [one for one in records if one["event"] == "site"]
+        assert code == 1 and (site["signed"], site["needed"]) == (False, None)
 
 
 def test_people_read_which_file_differs(dist: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -165,6 +170,11 @@ def test_what_a_copy_would_replace_is_looked_at_before_anything_is_fetched(
     assert (tmp_path / "here" / "network.json").exists() and (tmp_path / "here" / "main.js").exists()
 
 
+def test_what_shares_does_not_serve(dist: Path) -> None:
+    code, records = run("mirror", "--share", "--dist", dist, "--listen", "127.0.0.1:0")
+    assert code == 2 and "leave out --listen" in records[-1]["message"]
+
+
 @pytest.mark.parametrize("option", ["--share", "--get"])
 def test_a_data_folder_that_cannot_be_used_is_named(dist: Path, tmp_path: Path, option: str) -> None:
     (tmp_path / "file").touch()
@@ -185,6 +195,8 @@ class Signers:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.log = folder / "releases" / "log.txt"
+        self.log.parent.mkdir()
+        self.log.touch()
         self.keys: dict[str, str] = {}
 
     def key(self, name: str) -> str:
@@ -284,6 +296,18 @@ def test_one_version_is_signed_for_one_root_hash(signers: Signers) -> None:
     assert code == 1 and "version 0.1.0 with root hash" in records[-1]["message"]
 
 
+def test_no_other_log_is_begun_by_mistake_and_no_version_follows_a_later_one(signers: Signers) -> None:
+    one, earlier = signers.build("0.2.0", "abc"), signers.build("0.1.9", "abc")
+    signers.sign(one, "a")
+    kept = (one / RELEASE).read_bytes()
+    elsewhere = signers.folder / "docs" / "log.txt"
+    code, records = run("release", "sign", "--key", signers.folder / "b", "--dist", one, "--log", elsewhere)
+    assert code == 1 and "There is no" in records[-1]["message"] and not elsewhere.exists()
+    code, records = run("release", "sign", "--key", signers.folder / "b", "--dist", earlier, "--log", signers.log)
+    assert code == 1 and "0.1.9 is no later one" in records[-1]["message"]
+    assert (one / RELEASE).read_bytes() == kept and signers.log.read_text().count("\n") == 1
+
+
 def test_a_build_that_names_no_keys_does_not_make_what_was_signed_unsigned(signers: Signers, dist: Path) -> None:
     later = signers.build("0.2.0", "abc")
     signers.sign(later, "ab")
@@ -340,9 +364,10 @@ def test_a_key_with_a_password(tmp_path: Path, dist: Path, monkeypatch: pytest.M
     assert (tmp_path / "key").stat().st_mode & 0o077 == 0
     assert run("release", "keygen", tmp_path / "key", "--no-password")[0] == 1  # never overwritten
     options = ("release", "sign", "--key", tmp_path / "key", "--dist", dist, "--log", tmp_path / "log.txt")
+    (tmp_path / "log.txt").touch()
     typed("wrong")
     code, records = run(*options)
-    assert code == 1 and "password is wrong" in records[-1]["message"] and not (tmp_path / "log.txt").exists()
+    assert code == 1 and "password is wrong" in records[-1]["message"] and (tmp_path / "log.txt").read_bytes() == b""
     typed("correct horse")
     assert run(*options)[0] == 0
     assert (tmp_path / "log.txt").read_text().startswith("0.1.0 ")
@@ -390,6 +415,14 @@ def test_code_goes_from_node_to_node_where_the_site_is_blocked(dist: Path, tmp_p
             with running(*wanted, "--root", root) as getter:
                 assert getter.end()[0] == 0, getter.records
             assert sender.stop() == 0
+        # No link fills the disk with what no archive can be.
+        with open(tmp_path / "large", "wb") as file:
+            file.truncate(MAX_ARCHIVE + 1)
+        with running("share", tmp_path / "large", *options, tmp_path / "sender") as sender:
+            wanted = ("mirror", "--get", sender.until("shared")["link"], "--dist", tmp_path / "new", *wanted[5:])
+            with running(*wanted, "--root", root) as getter:
+                code, said = getter.end()
+                assert code == 1 and "not what the link should lead to" in said["message"]
         assert {path.name: path.read_bytes() for path in target.rglob("*") if path.is_file()} == {
             path.name: path.read_bytes() for path in dist.rglob("*") if path.is_file()
         }

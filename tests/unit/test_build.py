@@ -162,7 +162,7 @@ def test_two_builds_of_one_tree_are_byte_identical(dist: dict[str, bytes], tmp_p
 def test_manifest_names_every_byte_and_its_hash_is_the_root_hash(dist: dict[str, bytes]) -> None:
     manifest = json.loads(dist["manifest.json"])
     listed = {name: (entry["size"], entry["sha256"]) for name, entry in manifest["files"].items()}
-    outside = {"manifest.json", "ROOT_HASH", "bookmarklet.html", "bookmarklet.txt"}
+    outside = {"manifest.json", "release.json", "releases.txt", "ROOT_HASH", "bookmarklet.html", "bookmarklet.txt"}
     assert listed == {
         name: (len(data), hashlib.sha256(data).hexdigest())
         for name, data in dist.items()
@@ -271,60 +271,6 @@ def test_a_bookmarklet_carries_mirrors_as_data() -> None:
     assert '<li><a href="https://a.example/x/open.html">https://a.example/x/open.html</a></li>' in made
     with pytest.raises(ValueError, match="script element"):
         build.bookmarklet(document, "'</Script>'", "ab" * 32, [])
-
-
-@pytest.mark.parametrize(
-    ("line", "index", "fits"), [("0.1.0 {root}", 1, True), ("0.1.0 {root}", 0, False), ("0.1.0 " + "0" * 64, 1, False)]
-)
-def test_a_releases_proof_is_added_to_the_very_build_that_was_released(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, line: str, index: int, fits: bool
-) -> None:
-    root = "ab" * 32
-    monkeypatch.setattr(build, "RELEASES", tmp_path)
-    assert build.release_files("0.1.0", root) == {}
-    log, record = f"0.0.9 {'cd' * 32}\n{line.format(root=root)}\n", build.canonical_json({"format": 1, "index": index})
-    (tmp_path / "log.txt").write_text(log)
-    (tmp_path / "0.1.0.json").write_bytes(record)
-    files = {"release.json": record, "releases.txt": log.encode()} if fits else {}
-    assert build.release_files("0.1.0", root) == files
-
-
-@pytest.mark.parametrize("record", ["{", "{}", "[]", '{"index":"0"}', '{ "index": 0 }'])
-def test_a_record_that_is_none_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, record: str) -> None:
-    monkeypatch.setattr(build, "RELEASES", tmp_path)
-    (tmp_path / "log.txt").write_text(f"0.1.0 {'ab' * 32}\n")
-    (tmp_path / "0.1.0.json").write_text(record)
-    with pytest.raises(build.BuildError, match=f"{tmp_path}/0.1.0.json is no record"):
-        build.release_files("0.1.0", "ab" * 32)
-
-
-@pytest.mark.parametrize(
-    "keys",
-    [
-        *("{", "[]", "{}", '{"keys": []}', '{"keys": 5, "threshold": 0}', '{"keys": [], "threshold": 3}', None),
-        '{"keys": ["x"], "threshold": 1}',
-    ],
-)
-def test_keys_that_are_none_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, keys: str | None) -> None:
-    monkeypatch.setattr(build, "RELEASES", tmp_path)
-    if keys is not None:
-        (tmp_path / "keys.json").write_text(keys)
-    with pytest.raises(build.BuildError, match=f"{tmp_path}/keys.json"):
-        build.manifest({"index.html": b""}, "0.1.0")
-
-
-@pytest.mark.parametrize(
-    "mirror",
-    ["site.example/", "javascript:alert(1)//", "https://site.example", "https://site.example/?a/", "https:///"],
-)
-def test_mirrors_have_whole_addresses_of_folders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, mirror: str) -> None:
-    monkeypatch.setattr(build, "RELEASES", tmp_path)
-    monkeypatch.setattr(build, "bundle_scripts", lambda *_: ({"loader.js": b"run()"}, set()))
-    (tmp_path / "mirrors.txt").write_text("https://a.example/\nhttp://b.example:81/x/\n")
-    assert "b.example:81/x/open.html" in unquote(build.bookmark_files("ab" * 32)["bookmarklet.txt"].decode())
-    (tmp_path / "mirrors.txt").write_text(f"https://a.example/\n{mirror}\n")
-    with pytest.raises(build.BuildError, match="mirrors.txt"):
-        build.bookmark_files("ab" * 32)
 
 
 def test_a_second_build_compiles_nothing_that_is_intact_and_a_missing_node_is_named(
@@ -495,6 +441,89 @@ def test_licences_are_those_that_the_installed_packages_name() -> None:
         except importlib.metadata.PackageNotFoundError:
             continue  # not for this machine
         assert said in (None, licence), name
+
+
+def test_nothing_beside_the_tree_comes_into_the_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tree, above = tmp_path / "above" / "tree", tmp_path / "above"
+    (tree / "web").mkdir(parents=True)
+    (tree / "node_modules").symlink_to(ROOT / "node_modules")
+    (tree / "web" / "main.js").write_text('import { encode } from "uqr"; console.log(encode);')
+    (above / "evil.js").write_text("export const encode = 'evil';")
+    monkeypatch.setattr(build, "ROOT", tree)
+    monkeypatch.setattr(build, "NODE_MODULES", tree / "node_modules")
+    honest = build.bundle_scripts({"main": "web/main.js"})
+    assert honest[1] == {"uqr"}
+    for name in ("tsconfig.json", "jsconfig.json"):
+        (above / name).write_text('{"compilerOptions": {"paths": {"uqr": ["./evil.js"]}}}')
+        assert build.bundle_scripts({"main": "web/main.js"}) == honest
+    (tree / "web" / "main.js").write_text('import { encode } from "no-such"; console.log(encode);')
+    (above / "node_modules" / "no-such").mkdir(parents=True)
+    (above / "evil.js").rename(above / "node_modules" / "no-such" / "index.js")
+    with pytest.raises(build.BuildError, match="no-such/index.js, which the bundle would have, is no part"):
+        build.bundle_scripts({"main": "web/main.js"})
+
+
+def test_editors_own_files_are_not_built_in(tmp_path: Path) -> None:
+    for name in ("a.py", "b.txt", ".hidden.py", "inner/c.py", "inner/.d/e.py"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("")
+    (tmp_path / ".#a.py").symlink_to("nobody@nowhere.1234")  # Emacs' mark that a.py is being edited
+    assert set(build.sources(tmp_path, "x/", {".py"})) == {"x/a.py", "x/inner/c.py"}
+
+
+def test_a_build_of_what_nobody_committed_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "ROOT", tmp_path)
+    assert build.uncommitted() == []  # no repository
+    git = ["git", "-c", "user.name=x", "-c", "user.email=x", "-C", str(tmp_path)]
+    (tmp_path / "web").mkdir()
+    (tmp_path / "web" / "a.js").write_text("1")
+    for command in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "x"]):
+        subprocess.run([*git, *command], check=True)
+    (tmp_path / "notes.txt").write_text("no part of a build")
+    assert build.uncommitted() == []
+    (tmp_path / "web" / "a.js").write_text("2")
+    (tmp_path / "web" / "new one.js").write_text("3")
+    assert sorted(build.uncommitted()) == ["web/a.js", "web/new one.js"]
+    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
+    assert build.uncommitted() == []
+
+
+def test_a_name_that_no_build_may_have_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(build.BuildError, match="none that can be published: .* file name"):
+        build.manifest({"my page.html": b""}, "0.1.0")
+    with pytest.raises(build.BuildError, match="none that can be published: .* version"):
+        build.manifest({"index.html": b""}, "0.2.0rc1")
+
+
+def test_a_damaged_twin_is_packed_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "BROTLI", tmp_path / "brotli")
+    files = {"a.js": b"a" * 1000, "b.js": b"b" * 1000}
+    made = build.compressed(files)
+    for kept in (tmp_path / "brotli").glob("*.br"):
+        kept.write_bytes(b"damaged")
+    assert build.compressed(files) == made
+    assert {name: brotli.decompress(data) for name, data in made.items()} == {
+        "a.js.br": files["a.js"],
+        "b.js.br": files["b.js"],
+    }
+
+
+def test_all_that_the_lock_names_is_installed_whatever_the_users_settings(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(build, "NODE_MODULES", tmp_path)
+    monkeypatch.setattr(build, "check_node", lambda: None)
+    commands: list[list[str]] = []
+    monkeypatch.setattr(build, "run", lambda command, hint: commands.append(command))
+    build.ensure_node()
+    omitted = subprocess.run(
+        ["npm", "config", "get", "omit", *commands[0][2:]],
+        env={**os.environ, "NODE_ENV": "production", "npm_config_omit": "optional"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert omitted.stdout.strip() == ""
 
 
 def test_a_changed_npm_package_is_installed_anew_or_stops_the_build(

@@ -88,7 +88,8 @@ async function findManifest(kept) {
     }
   }
   if (found) return found;
-  throw new Refused(`No mirror has the version that this bookmark names by its root hash ${root}.`, refusals);
+  const where = mirrors.length ? "" : " It names no mirrors of its own: click it on the page open.html of one.";
+  throw new Refused(`No mirror has the version that this bookmark names by its root hash ${root}.${where}`, refusals);
 }
 
 /** What is in a list of files that is not the bookmark's. */

@@ -104,6 +104,16 @@ def npm_packages(metafile: bytes) -> set[str]:
     return {match[1] for path in paths if (match := _PACKAGE.match(path))}
 
 
+def read_from_elsewhere(metafile: bytes, tree: Path, folders: Iterable[Path]) -> list[str]:
+    """What the bundler read, run in `tree`, that lies in none of these folders, nor in what they are links to."""
+    allowed = [folder.resolve() for folder in folders]
+    files = [
+        name for name in json.loads(metafile)["inputs"] if not name.startswith("(disabled):")
+    ]  # empty for browsers
+    paths = {name: (tree / name).resolve() for name in files}
+    return sorted(name for name, path in paths.items() if not any(map(path.is_relative_to, allowed)))
+
+
 def bill_of_materials(project: Mapping[str, Any], components: Iterable[Component]) -> dict[str, Any]:
     """The SBOM as JSON values: CycloneDX 1.6. It has no date and no serial number: equal locks give equal bytes."""
     return {

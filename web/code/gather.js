@@ -10,8 +10,8 @@ import { Refused, sha256 } from "./manifest.js";
 
 export const MAX_SOURCES = 16;
 export const PATIENCE = 20; // seconds that a source may send nothing
-export const LEAST_RATE = 16 * 1024; // bytes a second that a source must send over a whole file
-const AT_ONCE = 4; // files
+export const LEAST_RATE = 4 * 1024; // bytes a second that a source must send over a whole file
+const AT_ONCE = 4; // files, which share the line
 export const KEPT = "What this browser kept,"; // the name of that source in refusals
 
 /**

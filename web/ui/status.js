@@ -7,8 +7,14 @@ import { stands } from "./circuits.js";
 import { byId, el, setText } from "./dom.js";
 import { bytes, count } from "./words.js";
 
-/** @param {object} state @param {"leader"|"guest"|null} role */
-export function showStatus(state, role) {
+const MARKED = "Your bookmark started this page: after a reload, click the bookmark again, and use nothing before that.";
+
+/**
+ * @param {object} state
+ * @param {"leader"|"guest"|null} role
+ * @param {boolean} marked A bookmark started this page: a reload brings another one, the site's.
+ */
+export function showStatus(state, role, marked) {
   const open = state.circuits.filter(stands).length;
   const kind = state.failed ? "failed" : state.ready && open ? "ready" : "starting";
   const percent = Math.round(state.phase.percent);
@@ -23,7 +29,8 @@ export function showStatus(state, role) {
   setText(byId("count-received"), bytes(state.bytes.received));
   setText(byId("count-relayed"), bytes(state.bytes.relayed));
   byId("count-relayed").parentElement.hidden = !state.bytes.relayed;
-  if (state.failed) notice("failed", state.failed, { label: "Reload", run: () => location.reload() });
+  if (state.failed && marked) notice("failed", `${state.failed} ${MARKED}`);
+  else if (state.failed) notice("failed", state.failed, { label: "Reload", run: () => location.reload() });
   else dismiss("failed");
   if (state.trouble && !state.failed) notice("trouble", state.trouble);
   else dismiss("trouble");

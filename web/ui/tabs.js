@@ -13,7 +13,7 @@ const LOCK = "convergence-node";
 const CHANNEL = "convergence-tabs";
 
 const ANSWER_WITHIN = 10_000; // ms; tabs that run in the background answer as well
-const BUSY = "Another tab of this site runs a node already. Close it, then start this page again.";
+const BUSY = "Another tab of this site runs a node already. Close it, then reload this page.";
 const MUTE =
   "Another tab of this site runs a node and does not answer: one that was started by a bookmark takes no company. Close that tab, and this page goes on by itself.";
 

@@ -40,7 +40,8 @@ const told = new Promise((resolve) => {
 start().catch(async (error) => {
   console.error(error);
   if (restoredFor) await dropSnapshots(restoredFor); // it may be what is wrong: after an update of the browser, for instance
-  const failed = `The node could not start: ${error.message ?? error}. Reload the page to try again.`;
+  const why = String(error.message ?? error).trim().split("\n").at(-1); // of Python's, what follows the traceback
+  const failed = `The node could not start: ${why}. Reload the page to try again.`;
   self.postMessage({ type: "state", state: { ready: false, failed } }); // the page ends this worker
 });
 
@@ -120,10 +121,11 @@ async function loadPyodide(asset, site, options) {
 const loadCode = async (asset) => new Uint8Array(await fetched(asset("app.zip"), (answer) => answer.arrayBuffer()));
 
 async function networkOf(site) {
-  const bytes = await fetchNetwork(site).catch(({ message }) => {
+  try {
+    return readNetwork(await fetchNetwork(site));
+  } catch ({ message }) {
     throw new Error(`the site does not say where its network is: ${message}`);
-  });
-  return readNetwork(bytes);
+  }
 }
 
 async function fetched(address, read) {

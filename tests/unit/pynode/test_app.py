@@ -157,7 +157,7 @@ def test_links_are_for_pages_of_the_network(tmp_path: Path, network: Network, ow
         await app.start()
         taken = {}
         async with aiohttp.ClientSession() as session:
-            for origin in (None, own, "https://mirror.example", "https://evil.example", f"http://localhost:{app.port}"):
+            for origin in (None, own, "https://mirror.example", "https://evil.example", "http://192.0.2.1:9"):
                 try:
                     async with session.ws_connect(f"http://127.0.0.1:{app.port}/", origin=origin):
                         taken[origin] = 101

@@ -47,11 +47,12 @@ def test_what_has_no_origin(url: str) -> None:
         (["https://site.example/"], "https://site.example:8443", False),
         (["https://site.example/"], "https://a.site.example", False),
         (["https://site.example/"], "https://site.example.evil.example", False),
-        (["http://127.0.0.1:8000/"], "http://localhost:8000", True),
-        (["http://localhost:8000/"], "http://[::1]:8000", True),
-        (["http://localhost:8000/"], "http://127.0.0.1:8001", False),
-        (["http://localhost:8000/"], "http://127.0.0.1", False),
-        (["http://192.0.2.1:8000/"], "http://127.0.0.1:8000", False),
+        ([], "http://localhost:8000", True),
+        ([], "https://[::1]", True),
+        ([], "http://127.0.0.1", True),
+        ([], "http://localhost.evil.example:8000", False),
+        ([], "http://localhost@evil.example", False),
+        ([], "http://192.168.0.1", False),
     ],
 )
 def test_origins(allowed: list[str], header: str | None, accepted: bool) -> None:

@@ -161,6 +161,7 @@ MIRROR = "https://mirror.example"
     [
         (None, MIRROR, False),
         (Origins([]), MIRROR, False),
+        (Origins([]), "http://127.0.0.1:8080", True),
         (Origins([MIRROR]), MIRROR, True),
         (Origins(["*"]), MIRROR, True),
         (Origins([MIRROR]), "https://other.example", False),
@@ -371,7 +372,7 @@ def test_only_own_names_are_answered_to(dist: Path, host: str, status: int) -> N
         ("localhost:PORT", "http://127.0.0.1:PORT", 101),
         ("site.example", "https://site.example", 101),
         ("site.example", "https://mirror.example", 101),
-        ("localhost:PORT", "http://localhost:1", 403),
+        ("site.example", "http://localhost:1", 101),
         ("localhost:PORT", "https://evil.example", 403),
         ("site.example", "https://evil.site.example", 403),
         ("site.example", "null", 403),

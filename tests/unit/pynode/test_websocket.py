@@ -249,7 +249,7 @@ def test_upgrades_as_browsers_ask_for_them(run: Any, connection: bytes) -> None:
         (b"http://localhost:8000", b"HTTP/1.1 101"),
         (b"http://127.0.0.1:8000", b"HTTP/1.1 101"),
         (b"https://mirror.example", b"HTTP/1.1 101"),
-        (b"http://localhost:8001", b"HTTP/1.1 403"),
+        (b"http://192.0.2.1:8000", b"HTTP/1.1 403"),
         (b"http://evil.example:8000", b"HTTP/1.1 403"),
         (b"null", b"HTTP/1.1 403"),
     ],

@@ -109,7 +109,7 @@ def test_signatures_of_another_version_are_not_taken() -> None:
 
 
 def test_signers_who_saw_different_logs_are_not_added_up() -> None:
-    forged, _ = published(Log(), build(9), OLD[0])
+    forged, _ = published(Log(), build(0), OLD[0])
     _, of_true = published(LOG_1, TWO, OLD[0])
     _, of_forged = published(forged, TWO, OLD[1])
     mixed = json.loads(of_true)
@@ -119,7 +119,7 @@ def test_signers_who_saw_different_logs_are_not_added_up() -> None:
 
 def test_a_forged_log() -> None:
     """Signed well, by keys that lie about the past."""
-    forged, _ = published(Log(), build(9), OLD[0])
+    forged, _ = published(Log(), build(0), OLD[0])
     log, release = published(forged, TWO, OLD[0], OLD[1])
     refused(judged(release=release, log=log.encode()), "may only grow")
     shown = Log((LOG_2.lines[0], f"0.2 {'ab' * 32}".encode())).encode()

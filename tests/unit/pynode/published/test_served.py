@@ -196,8 +196,13 @@ def test_a_mirror_without_a_network_names_none(dist: Path) -> None:
     run(test)
 
 
-def test_redirects_within_the_site_are_followed() -> None:
-    assert problems(site(**{"index_dot_html": goes("/")})) == {}
+@pytest.mark.parametrize(
+    ("name", "where"),
+    [("index_dot_html", "/"), ("index_dot_html", "./"), ("", "/index.html"), ("open_dot_html", "/open")],
+)
+def test_hosts_may_have_other_names_for_a_page(name: str, where: str) -> None:
+    opens = says(FILES["open.html"], "text/html")
+    assert problems(site(**{name: goes(where), "open": opens})) == {}
 
 
 # -- others
@@ -219,15 +224,13 @@ def test_one_flipped_byte_is_named() -> None:
         (says(brotli.compress(b"other"), encoding="br"), "5 bytes in place of"),
         (says(b"\x1f\x8b garbage", encoding="gzip"), "damaged on its way"),
         (says(FILES["main.js"], encoding="deflate"), "not asked for"),
-        (goes("/nowhere"), "is missing"),
-        (goes("/main.js"), "redirects without end"),
+        (goes("/worker/main.js"), "/worker/main.js, and browsers look there for what it loads"),
         (goes("http://[::1]:1/main.js"), "redirects to another site, http://[::1]:1/main.js"),
         (goes("javascript:alert(1)"), "redirects to another site"),
         (goes("http://[::"), "cannot be fetched: http://[:: is no address"),
-        (goes("/" + "x" * 400), "is missing"),
         (
             says(FILES["main.js"], refresh="0; url=http://site.example/"),
-            "sends visitors on (Refresh: 0; url=http://site.example/)",
+            "has a header by which browsers go or load elsewhere (refresh: 0; url=http://site.example/)",
         ),
         (endless, "longer than it should be"),
     ],
@@ -235,6 +238,34 @@ def test_one_flipped_byte_is_named() -> None:
 def test_what_is_wrong_with_a_file_is_told(handler: Handler, words: str) -> None:
     found = problems(site(main_dot_js=handler))
     assert set(found) == {"main.js"} and words in found["main.js"]
+
+
+@pytest.mark.parametrize("where", ["/app/", "/app/index.html", "\\app\\", "/%2e/", "/./x/../?x", "/#x", "\\\\[::1]:1/"])
+def test_a_page_that_is_at_another_place_in_the_end_would_load_other_files(where: str) -> None:
+    """The very bytes: but what they name is looked for beside them."""
+    page = says(FILES["index.html"], "text/html")
+    app = site(**{"": goes(where), "app__": page, "app__index_dot_html": page, "%2e__": page})
+    assert "browsers look there for what it loads" in problems(app)["/"]
+
+
+def test_redirects_go_to_the_page_by_no_way_round() -> None:
+    """A browser takes the first step to another host, and we to a name with backslashes in it."""
+    app = site(**{"index_dot_html": goes("\\\\[::1]:1/"), "\\\\[::1]:1/": goes("/")})
+    assert "browsers look there" in problems(app)["index.html"]
+
+
+def test_redirects_end() -> None:
+    app = site(**{"": goes("/index.html"), "index_dot_html": goes("/")})
+    assert problems(app) == dict.fromkeys(("/", "index.html"), "redirects without end")
+
+
+@pytest.mark.parametrize("value", ["</x.css>; rel=stylesheet", "<a>; rel=preload, <x.css>; REL='alternate StyleSheet'"])
+def test_a_style_that_comes_by_a_header_is_told(value: str) -> None:
+    """Firefox takes it: it could hide what the page shows, or show other words."""
+    app = site(**{"": says(FILES["index.html"], "text/html", link=value)})
+    assert problems(app) == {"/": f"has a header by which browsers go or load elsewhere (Link: {value})"}
+    honest = site(**{"": says(FILES["index.html"], "text/html", link="</main.js>; rel=modulepreload")})
+    assert problems(honest) == {}
 
 
 def test_the_page_itself_may_be_another() -> None:
@@ -246,8 +277,7 @@ def test_the_page_itself_may_be_another() -> None:
 def test_a_long_name_is_looked_at_like_any_other() -> None:
     name = "x" * 200
     made = Manifest.of({**FILES, name: b""}, "0.1.0")
-    app = site(**{"manifest_dot_json": says(made.encode()), name: goes(f"/{'y' * 200}/../{name}z")})
-    assert problems(app) == {name: "is missing"}
+    assert problems(site(manifest_dot_json=says(made.encode()))) == {name: "is missing"}
 
 
 def test_a_list_without_the_page_says_nothing_about_it() -> None:
@@ -285,7 +315,7 @@ def test_a_file_that_trickles_is_cut_off_whatever_its_redirects(monkeypatch: pyt
         raise web.HTTPFound(f"{request.path}?{len(request.query_string) * 'x'}x")
 
     for handler in (trickling, around):
-        assert problems(site(main_dot_js=handler)) == {"main.js": "is too slow: 0 seconds were not enough"}
+        assert problems(site(manifest_dot_json=handler)) == {MANIFEST: "is too slow: 0 seconds were not enough"}
 
 
 def test_a_site_that_says_nothing_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
