@@ -40,8 +40,7 @@ def put(page: Page, name: str, value: str) -> None:
 
 def working(peer: Peer, why: str = "") -> None:
     """Wait until the node works for others, or does not because of `why`."""
-    peer.until("state.relay.why === argument", why, seconds=START)
-    assert peer.state["relay"]["on"] is not bool(why)
+    peer.until("state.relay.why === argument && state.relay.on === !argument", why, seconds=START)
 
 
 def test_a_browser_relays_until_it_is_paused_and_when_it_goes_on(
@@ -119,10 +118,12 @@ def test_any_tab_changes_what_the_one_node_does(network: Network, chromium: Brow
     expect(first.get_by_test_id("relay-switch")).not_to_be_checked()
     first.get_by_test_id("limits").click()
     expect(first.get_by_test_id("set-circuits")).to_have_value("7")
-    first.close()  # the guest's node starts as the first one was told to be
+    before = one.state["identity"]
+    first.close()
     expect(guest.get_by_text("runs in another tab")).to_be_hidden()
-    one.until("state.identity && state.relay.why === 'paused'", seconds=START)
-    assert one.state["settings"]["circuits"] == 7
+    one.until("state.identity && state.identity !== argument", before, seconds=START)  # the guest's own node
+    working(one, "paused")  # as the first one was told to be
+    one.until("state.settings?.circuits === 7")
 
 
 def test_a_site_without_webrtc_uses_no_browser_as_a_relay(
