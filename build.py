@@ -331,16 +331,17 @@ def wheel(contents: Mapping[str, bytes]) -> tuple[str, bytes]:
 
 def project_wheel() -> tuple[str, bytes]:
     """The wheel: `convergence`, the protocol core, and `pynode`, the server node. Pure Python, as Pyodide needs it."""
-    contents: dict[str, bytes] = {}
-    for package, folder in PACKAGES.items():
-        contents |= sources(ROOT / folder, f"{package}/", PACKAGE_SUFFIXES)
-    return wheel(contents)
+    return wheel(files_below({f"{name}/": ROOT / folder for name, folder in PACKAGES.items()}, PACKAGE_SUFFIXES))
 
 
-def sources(folder: Path, prefix: str, suffixes: Container[str]) -> dict[str, bytes]:
-    """The files below a folder whose names end so, each under `prefix`. What begins with a dot is an editor's own."""
-    paths = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.suffix in suffixes}
-    return {f"{prefix}{name}": path.read_bytes() for name, path in paths.items() if "/." not in f"/{name}"}
+def files_below(folders: Mapping[str, Path], suffixes: Container[str]) -> dict[str, bytes]:
+    """The files whose names end so, each under its folder's prefix. What begins with a dot is an editor's own."""
+    return {
+        f"{prefix}{name}": path.read_bytes()
+        for prefix, folder in folders.items()
+        for path in folder.rglob("*")
+        if path.suffix in suffixes and "/." not in f"/{(name := path.relative_to(folder).as_posix())}"
+    }
 
 
 def build_wheel(wheel_directory: str, config_settings: Any = None, metadata_directory: str | None = None) -> str:
@@ -406,8 +407,7 @@ def python_sources() -> dict[str, bytes]:
     """The browser's Python: its shell, the core, and the packages that the core imports."""
     folders = {"": ROOT / "web" / "worker", "convergence/": ROOT / PACKAGES["convergence"]}
     folders |= {f"{name}/": site_packages() / name for name in BUNDLED_PYTHON}
-    found = [sources(folder, prefix, {".py"}) for prefix, folder in folders.items()]
-    return {name: data for files in found for name, data in files.items()}
+    return files_below(folders, {".py"})
 
 
 def precompiled(sources: Mapping[str, bytes]) -> dict[str, bytes]:
@@ -466,8 +466,8 @@ def bundle() -> dict[str, bytes]:
     files, packages = bundle_scripts(SCRIPTS, "--minify", "--format=esm")
     worker = files.pop("sw.js")
     files[f"sw-{hashlib.sha256(worker).hexdigest()[:16]}.js"] = worker
-    for path in (ROOT / "web").glob("*"):
-        if path.suffix in PAGE_SUFFIXES and not path.name.startswith("."):
+    for path in (ROOT / "web").glob("[!.]*"):
+        if path.suffix in PAGE_SUFFIXES:
             files[path.name] = path.read_bytes()
     for name in PYODIDE_FILES:
         files[f"pyodide/{name}"] = (NODE_MODULES / "pyodide" / name).read_bytes()
@@ -558,10 +558,7 @@ def build() -> str:
     version = project()["version"]
     files["manifest.json"] = manifest(files, version)
     root_hash = hashlib.sha256(files["manifest.json"]).hexdigest()
-    proof = releases.proof(RELEASES, version, root_hash)
-    if not proof and (RELEASES / f"{version}.json").exists():
-        step(f"{version}.json of docs/releases is for other bytes than these: left out")
-    files |= proof | bookmark_files(root_hash)
+    files |= releases.proof(RELEASES, version, root_hash, step) | bookmark_files(root_hash)
     twins = compressed(files)
     write_tree({**files, **twins, "ROOT_HASH": f"{root_hash}\n".encode()}, DIST)
     size = sum(map(len, files.values()))

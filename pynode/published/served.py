@@ -56,17 +56,17 @@ JAVASCRIPT = {
 }
 """What module scripts and workers may be (WHATWG MIME Sniffing, section 4.6)."""
 # A page goes elsewhere by the one, and takes a style by the other, in Firefox.
-_ACTING = re.compile(r"refresh:.*|link:.*stylesheet.*", re.IGNORECASE | re.DOTALL)
+_ACTING = re.compile(r"refresh:|link:.*stylesheet", re.IGNORECASE | re.DOTALL)
 _CHARSET = re.compile(r';\s*charset\s*=\s*"?([^\s;,"]*)')
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came for one address: its bytes' hash and size, its type, and its headers that do what code does."""
+    """What came for one address: its bytes' hash and size, its type, and a header that does what code does, or ""."""
 
     entry: Entry
     type: str
-    headers: Sequence[tuple[str, str]]
+    acting: str
 
 
 @dataclass(slots=True)
@@ -172,8 +172,8 @@ async def _body(response: aiohttp.ClientResponse, limit: int, sink: Callable[[by
     out.finish()
     # Of several types a browser may take the last.
     type = ", ".join(response.headers.getall("Content-Type", []))
-    acting = [(name, value) for name, value in response.headers.items() if _ACTING.fullmatch(f"{name}:{value}")]
-    return Answer(Entry(digest.hexdigest(), size), type, acting)
+    headers = (f"{name}: {value}" for name, value in response.headers.items())
+    return Answer(Entry(digest.hexdigest(), size), type, next(filter(_ACTING.match, headers), ""))
 
 
 async def fetch_bytes(session: aiohttp.ClientSession, url: str, limit: int) -> bytes | None:
@@ -276,8 +276,8 @@ async def _problem(session: aiohttp.ClientSession, site: str, path: str, name: s
         return str(error)
     if answer is None:
         return "is missing"
-    for header, value in answer.headers:
-        return f"has a header by which browsers go or load elsewhere ({header}: {value})"
+    if answer.acting:
+        return f"has a header by which browsers go or load elsewhere ({answer.acting})"
     return differs_by(entry, answer.entry) or wrong_type(name, answer.type)
 
 

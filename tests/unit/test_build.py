@@ -273,6 +273,25 @@ def test_a_bookmarklet_carries_mirrors_as_data() -> None:
         build.bookmarklet(document, "'</Script>'", "ab" * 32, [])
 
 
+def test_the_bookmarklet_carries_what_docs_releases_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(build, "RELEASES", tmp_path)
+    monkeypatch.setattr(build, "bundle_scripts", lambda *_: ({"loader.js": b"run()"}, set()))
+    (tmp_path / "mirrors.txt").write_text("https://a.example/\nhttp://b.example:81/x/\n")
+    facilitator = {"identity": "cd" * 32, "path": "https://c.example/facilitator"}
+    (tmp_path / "network.json").write_text(json.dumps({"facilitator": facilitator, "url": "https://c.example/"}))
+    made = unquote(build.bookmark_files("ab" * 32)["bookmarklet.txt"].decode())
+    assert "b.example:81/x/open.html" in made and "https://c.example/facilitator" in made
+
+
+def test_a_file_of_docs_releases_that_is_none_ends_a_build_with_a_word(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(build, "RELEASES", tmp_path)
+    monkeypatch.setitem(build.COMMANDS, "build", lambda _: build.manifest({"index.html": b""}, "0.1.0"))
+    assert build.main(["build"]) == 1
+    assert f"build.py build: {tmp_path}/keys.json is not as docs/releases/README.md" in capsys.readouterr().err
+
+
 def test_a_second_build_compiles_nothing_that_is_intact_and_a_missing_node_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -468,7 +487,7 @@ def test_editors_own_files_are_not_built_in(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("")
     (tmp_path / ".#a.py").symlink_to("nobody@nowhere.1234")  # Emacs' mark that a.py is being edited
-    assert set(build.sources(tmp_path, "x/", {".py"})) == {"x/a.py", "x/inner/c.py"}
+    assert set(build.files_below({"x/": tmp_path}, {".py"})) == {"x/a.py", "x/inner/c.py"}
 
 
 def test_a_build_of_what_nobody_committed_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

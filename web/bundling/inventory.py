@@ -107,11 +107,10 @@ def npm_packages(metafile: bytes) -> set[str]:
 def read_from_elsewhere(metafile: bytes, tree: Path, folders: Iterable[Path]) -> list[str]:
     """What the bundler read, run in `tree`, that lies in none of these folders, nor in what they are links to."""
     allowed = [folder.resolve() for folder in folders]
-    files = [
-        name for name in json.loads(metafile)["inputs"] if not name.startswith("(disabled):")
-    ]  # empty for browsers
-    paths = {name: (tree / name).resolve() for name in files}
-    return sorted(name for name, path in paths.items() if not any(map(path.is_relative_to, allowed)))
+    paths = {name: (tree / name).resolve() for name in json.loads(metafile)["inputs"]}
+    strange = {name for name, path in paths.items() if not any(map(path.is_relative_to, allowed))}
+    # What packages name for Node.js only is no file: esbuild puts something empty in its place.
+    return sorted(name for name in strange if not name.startswith("(disabled):"))
 
 
 def bill_of_materials(project: Mapping[str, Any], components: Iterable[Component]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -60,9 +60,9 @@ def ways_in(folder: Path) -> tuple[list[str], dict[str, Any] | None]:
     return mirrors, network
 
 
-def proof(folder: Path, version: str, root: str) -> dict[str, bytes]:
-    """release.json and releases.txt, which prove that this very build was released; nothing for any other build.
-    Raises Unfit."""
+def proof(folder: Path, version: str, root: str, note: Callable[[str], object]) -> dict[str, bytes]:
+    """release.json and releases.txt, which prove that this very build was released; nothing for any other build, and
+    `note` gets why. Raises Unfit."""
     record, log = folder / f"{version}.json", folder / "log.txt"
     if not (record.is_file() and log.is_file()):
         return {}
@@ -70,5 +70,6 @@ def proof(folder: Path, version: str, root: str) -> dict[str, bytes]:
     with _reading(record):
         index = parse_json(record.read_bytes(), "the record")["index"]
         if lines[index : index + 1] != [f"{version} {root}".encode()]:
+            note(f"{record.name} of docs/releases is for other bytes than these: left out")
             return {}
     return {RELEASE: record.read_bytes(), LOG: log.read_bytes()}

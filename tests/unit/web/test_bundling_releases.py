@@ -24,12 +24,14 @@ NETWORK: dict[str, Any] = {
 def test_a_releases_proof_is_added_to_the_very_build_that_was_released(
     tmp_path: Path, line: str, index: int, fits: bool
 ) -> None:
-    assert proof(tmp_path, "0.1.0", ROOT) == {}
+    notes: list[str] = []
+    assert proof(tmp_path, "0.1.0", ROOT, notes.append) == {} and notes == []
     log, record = f"0.0.9 {'cd' * 32}\n{line.format(root=ROOT)}\n", canonical_json({"format": 1, "index": index})
     (tmp_path / "log.txt").write_text(log)
     (tmp_path / "0.1.0.json").write_bytes(record)
     files = {"release.json": record, "releases.txt": log.encode()} if fits else {}
-    assert proof(tmp_path, "0.1.0", ROOT) == files
+    assert proof(tmp_path, "0.1.0", ROOT, notes.append) == files
+    assert notes == ([] if fits else ["0.1.0.json of docs/releases is for other bytes than these: left out"])
 
 
 @pytest.mark.parametrize("record", ["{", "{}", "[]", '{"index":"0"}', '{ "index": 0 }'])
@@ -37,7 +39,7 @@ def test_a_record_that_is_none_is_named(tmp_path: Path, record: str) -> None:
     (tmp_path / "log.txt").write_text(f"0.1.0 {ROOT}\n")
     (tmp_path / "0.1.0.json").write_text(record)
     with pytest.raises(Unfit, match=f"{tmp_path}/0.1.0.json is not as"):
-        proof(tmp_path, "0.1.0", ROOT)
+        proof(tmp_path, "0.1.0", ROOT, print)
 
 
 @pytest.mark.parametrize(
