@@ -21,7 +21,7 @@ from convergence.effects import Event
 from convergence.errors import LocalError
 from convergence.facilitator.service import BUCKET, FacilitatorService
 from convergence.node import Node, NodeConfig
-from convergence.wire.facilitator import Role
+from convergence.wire.descriptor import Role
 from pynode.config import Address, Circuits, Limits
 from pynode.crypto import CPythonCrypto, SystemRng
 from pynode.exit import ExitPolicy

@@ -15,7 +15,7 @@ from urllib.parse import urljoin, urlsplit
 import aiohttp
 
 from convergence.errors import ParseError
-from convergence.wire.facilitator import check_ws_url
+from convergence.wire.descriptor import check_ws_url
 from pynode.app import Network
 from pynode.cli.output import CliError, shown
 from pynode.config import MAX_STUN, check_stun

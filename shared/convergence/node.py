@@ -31,7 +31,7 @@ from convergence.path.select import MIN_HOPS, Reach
 from convergence.ports import Crypto, Rng
 from convergence.rdv.point import RdvPoint
 from convergence.transfers import Transfers
-from convergence.wire.facilitator import Descriptor, Role, Transport, TransportKind
+from convergence.wire.descriptor import Descriptor, Role, Transport, TransportKind
 from convergence.wire.relay import PEER_HOST, RDV_SUFFIX, AnswerType, Begin, RelayCommand
 
 MAX_FETCHES = 32  # at once

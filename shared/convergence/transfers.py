@@ -25,7 +25,7 @@ from convergence.rdv.circuits import CircuitSource
 from convergence.rdv.client import RdvClient
 from convergence.rdv.service import RdvService
 from convergence.rdv.session import ByteStream, SessionHandler
-from convergence.wire.facilitator import Descriptor
+from convergence.wire.descriptor import Descriptor
 from convergence.wire.ordb import FileInfo, ShareLink
 
 MAX_TRANSFERS = 64  # under way at once

@@ -23,7 +23,7 @@ from convergence.link.neighbours import Neighbours
 from convergence.outbox import Outbox
 from convergence.rdv.point import RdvPoint
 from convergence.wire.cells import CELL_LEN, PAYLOAD_LEN
-from convergence.wire.facilitator import Descriptor, Role, Transport, TransportKind
+from convergence.wire.descriptor import Descriptor, Role, Transport, TransportKind
 from convergence.wire.relay import RDV_SUFFIX, Begin
 from pynode.crypto import CPythonCrypto, SystemRng
 

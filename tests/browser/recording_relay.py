@@ -14,6 +14,7 @@ from typing import Any
 from convergence.crypto import onion
 from convergence.driver import Driver
 from convergence.effects import Effect, Send
+from convergence.wire.cells import split
 from convergence.wire.relay import RELAY_HEADER_LEN
 from pynode.cli import main
 
@@ -39,7 +40,7 @@ class View:
         self._tail = b""
 
     def add(self, run: Any) -> None:
-        data = self._tail + b"".join(cell[RELAY_HEADER_LEN:] for cell in onion.split(run))
+        data = self._tail + b"".join(cell[RELAY_HEADER_LEN:] for cell in split(run))
         self._recorder.add("opened", data)
         self._tail = data[-KEPT:]
 

@@ -20,20 +20,17 @@ from convergence.introduction.signalling import MAX_INTRODUCTIONS_PER_MINUTE, MA
 from convergence.link.neighbours import MAX_LOOKUPS
 from convergence.netdir.nodes import MAX_HEARD
 from convergence.node import Node, NodeConfig
+from convergence.wire.descriptor import Descriptor, Role, Transport, TransportKind
 from convergence.wire.facilitator import (
     Ask,
     Delivery,
-    Descriptor,
     Descriptors,
     Hello,
     NodeList,
     RecordCutter,
     RecordType,
     Register,
-    Role,
     Signal,
-    Transport,
-    TransportKind,
     Unreachable,
     encode_record,
     register_statement,

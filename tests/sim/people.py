@@ -11,7 +11,7 @@ from convergence.facilitator.client import REFRESH
 from convergence.ordb.index import FileBuilder, piece_key
 from convergence.path.pool import CircuitPool
 from convergence.transfers import Transfer
-from convergence.wire.facilitator import Descriptor, Role
+from convergence.wire.descriptor import Descriptor, Role
 from convergence.wire.ordb import PIECE_SIZE
 from tests.sim.world import Host, World
 

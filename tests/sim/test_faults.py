@@ -8,7 +8,7 @@ from convergence.ordb.download import MAX_BATCH
 from convergence.path.pool import HOP_TIMEOUT, POOL_SIZE, PROBE_EVERY
 from convergence.rdv.blind import DAY, POINTS, day_of, points_of
 from convergence.rdv.client import MISLED, NO_POINTS, NOBODY, START_LIMIT, WAITING
-from convergence.wire.facilitator import Role
+from convergence.wire.descriptor import Role
 from convergence.wire.ordb import PIECE_SIZE, ShareLink
 from tests.sim.people import (
     RELAY,

@@ -8,7 +8,7 @@ from typing import Any
 
 from convergence.facilitator.client import LIFETIME, RTC_LIFETIME
 from convergence.introduction.signalling import Pipe, Switchboard
-from convergence.wire.facilitator import Role
+from convergence.wire.descriptor import Role
 from convergence.wire.ordb import PIECE_SIZE
 from tests.sim.people import RELAY, arrived, content, get, settle, share_and_stand
 from tests.sim.world import Host, World

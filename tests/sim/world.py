@@ -22,7 +22,7 @@ from convergence.driver import Driver, Machine
 from convergence.effects import OFFERER, DescriptionKind, Event, Failure, Protocol
 from convergence.facilitator.service import FacilitatorService
 from convergence.node import Node, NodeConfig
-from convergence.wire.facilitator import Role
+from convergence.wire.descriptor import Role
 from convergence.wire.sdp import Candidate, CandidateType, Description, Setup
 from pynode.crypto import CPythonCrypto
 

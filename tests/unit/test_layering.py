@@ -16,7 +16,7 @@ CORE = Path(__file__).parents[2] / "shared" / "convergence"
 
 # A module imports from its own room and those before it.
 ROOMS = (
-    *("errors", "effects", "outbox", "ports", "wire", "crypto", "link", "circuit", "netdir", "path", "pipes"),
+    *("errors", "effects", "outbox", "states", "ports", "wire", "crypto", "link", "circuit", "netdir", "path", "pipes"),
     *("rdv", "ordb", "introduction", "facilitator", "transfers", "fetch", "node", "driver"),
 )
 # The driver is every shell's pump, whatever machine it drives: of the core it knows these two only.

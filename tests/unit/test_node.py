@@ -11,7 +11,7 @@ from convergence.errors import DestroyReason, EndReason, LocalError
 from convergence.facilitator.client import RTC_LIFETIME
 from convergence.node import MAX_FETCHES, Node, NodeConfig
 from convergence.path.pool import POOL_SIZE
-from convergence.wire.facilitator import Role
+from convergence.wire.descriptor import Role
 from convergence.wire.rdv import Advert, AdvertOp, DbInfo
 from convergence.wire.relay import AnswerType, Begin, RelayCommand
 from tests.sim.people import network

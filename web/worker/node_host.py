@@ -30,7 +30,7 @@ from convergence.driver import Driver
 from convergence.effects import Event
 from convergence.errors import LocalError
 from convergence.node import Node, NodeConfig
-from convergence.wire.facilitator import Role
+from convergence.wire.descriptor import Role
 
 MAX_CONNECTIONS = 64  # WebRTC connections that the page makes: as in bridge/rtc.js
 STATE_INTERVAL = 0.2  # seconds between two states while things change

@@ -21,7 +21,7 @@ from convergence.outbox import Outbox
 from convergence.ports import Crypto, Rng
 from convergence.wire.cells import PAYLOAD_LEN, Command
 from convergence.wire.create import Create2, Created2, HandshakeType
-from convergence.wire.facilitator import Descriptor
+from convergence.wire.descriptor import Descriptor
 from convergence.wire.linkspec import ed25519_specifier
 from convergence.wire.relay import (
     MAX_RELAY_EARLY,

@@ -56,7 +56,7 @@ class Services(Shape):
     def circuit_closed(self, circuit: RelayCircuit, now: float) -> None: ...
 
 
-class Reach(Shape):
+class Extender(Shape):
     """Where the next hop's link comes from."""
 
     def reach(self, identity: bytes, reply: Callable[[Link | None, float], None]) -> None:
@@ -76,7 +76,7 @@ class RelayCircuit:
         circ_id: int,
         keys: HopKeys,
         services: Services,
-        reach: Reach,
+        reach: Extender,
         streams: Meter | None,
     ) -> None:
         self.endpoint = Endpoint(
@@ -118,7 +118,7 @@ class RelayCircuit:
         node_id: bytes,
         ntor_keys: Sequence[tuple[bytes, bytes]],
         services: Services,
-        reach: Reach,
+        reach: Extender,
         streams: Meter | None = None,
     ) -> RelayCircuit:
         """Answer a CREATE2 with CREATED2.

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 from typing import Protocol as Shape
 
-from convergence.circuit.relay import Reach, RelayCircuit
+from convergence.circuit.relay import Extender, RelayCircuit
 from convergence.crypto.keys import NodeKeys
 from convergence.errors import DestroyReason, EndReason, LocalError, RemoteError
 from convergence.link.link import Link
@@ -71,14 +71,14 @@ class Offers(Shape):
     def circuit_closed(self, circuit: RelayCircuit, now: float) -> None: ...
 
 
-class Neighbourhood(Reach, Shape):
+class Neighbourhood(Extender, Shape):
     """Our links, and where more come from."""
 
     links: dict[int, Link]
 
 
 class Relaying:
-    """All circuits of others at this node. Stands between them and the node: their relay.Services and relay.Reach.
+    """All circuits of others at this node. Stands between them and the node: their relay.Services and relay.Extender.
 
     A CREATE2 does not tell what the circuit is for, so a paused node takes it. Whatever is asked for then, other than a
     pipe, ends the circuit with HIBERNATING.
@@ -170,7 +170,7 @@ class Relaying:
             self.circuits[circuit] = link
             self._of_link[link] += 1
 
-    # -- relay.Reach
+    # -- relay.Extender
 
     def reach(self, identity: bytes, reply: Callable[[Link | None, float], None]) -> None:
         """For an EXTEND2. Raises RemoteError when paused."""

@@ -1,7 +1,7 @@
 """Onion layers (tor-spec, "Relay cells"): one AES-128-CTR stream and one running SHA-1 for each hop and direction.
 
-Does: encrypt, seal and recognise relay payloads; cut runs of cells to payloads and stripe them back.
-Does not: routing, windows, or parsing of what is inside.
+Does: encrypt, seal and recognise relay payloads.
+Does not: cut runs (wire/cells.py), routing, windows, or parsing of what is inside.
 
 A *run* is the 509-byte payloads of consecutive cells of one circuit, joined: it costs one AES call however long.
 """
@@ -12,12 +12,10 @@ import hashlib
 import hmac
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from struct import Struct
 
 from convergence.errors import CryptoError
 from convergence.ports import Buffer, Crypto
-from convergence.wire.cells import HEADER_LEN, PAYLOAD_LEN
+from convergence.wire.cells import PAYLOAD_LEN, split
 
 DIGEST_LEN = 20
 KEY_LEN = 16
@@ -30,44 +28,6 @@ _BEFORE_DIGEST = slice(0, 5)
 _AFTER_DIGEST = slice(9, PAYLOAD_LEN)
 _RECOGNIZED_ZERO = bytes(2)
 _DIGEST_ZERO = bytes(4)
-
-_CACHED_CUTTERS = 256  # a message holds at most 127 cells; longer runs are rare and their cutters are evicted
-
-
-@lru_cache(_CACHED_CUTTERS)
-def _cell_cutter(count: int) -> Callable[[Buffer], tuple[bytes, ...]]:
-    return Struct(f"{HEADER_LEN}x{PAYLOAD_LEN}s" * count).unpack
-
-
-@lru_cache(_CACHED_CUTTERS)
-def _header_cutter(count: int) -> Callable[[Buffer], tuple[bytes, ...]]:
-    return Struct(f"{HEADER_LEN}s{PAYLOAD_LEN}s" * count).unpack
-
-
-@lru_cache(_CACHED_CUTTERS)
-def _run_cutter(count: int) -> Callable[[Buffer], tuple[bytes, ...]]:
-    return Struct(f"{PAYLOAD_LEN}s" * count).unpack
-
-
-def payloads(data: Buffer, count: int) -> bytes:
-    """The run inside `data`: exactly `count` whole cells of 514 bytes, whose 5-byte headers are dropped."""
-    return b"".join(_cell_cutter(count)(data))
-
-
-def cut(data: Buffer, count: int) -> Iterator[tuple[bytes, bytes]]:
-    """Header and payload of each of exactly `count` whole cells."""
-    fields = _header_cutter(count)(data)
-    return zip(fields[::2], fields[1::2], strict=True)
-
-
-def cells(header: bytes, run: bytes) -> bytes:
-    """Whole cells from a run, each with the same 5-byte header (circuit id | command)."""
-    return header.join((b"", *_run_cutter(len(run) // PAYLOAD_LEN)(run)))
-
-
-def split(run: Buffer) -> tuple[bytes, ...]:
-    """The payloads of a run, 509 bytes each."""
-    return _run_cutter(len(run) // PAYLOAD_LEN)(run)
 
 
 def recognized_candidates(run: bytes) -> list[int]:

@@ -20,14 +20,13 @@ from convergence.netdir.nodes import NodeDirectory
 from convergence.outbox import Outbox, Timer
 from convergence.path.select import fraction
 from convergence.ports import Crypto, Rng
+from convergence.wire.descriptor import Descriptor, Role
 from convergence.wire.facilitator import (
-    Descriptor,
     ErrorRecord,
     Hello,
     RecordCutter,
     RecordType,
     Register,
-    Role,
     encode_record,
     register_statement,
 )

@@ -21,10 +21,10 @@ from convergence.errors import ParseError
 from convergence.introduction.signalling import Switchboard
 from convergence.outbox import Outbox, Timer
 from convergence.ports import Crypto, Rng
+from convergence.wire.descriptor import Descriptor, Role, Transport, TransportKind
 from convergence.wire.facilitator import (
     MAX_LISTED,
     NONCE_LEN,
-    Descriptor,
     ErrorCode,
     ErrorRecord,
     Hello,
@@ -32,10 +32,7 @@ from convergence.wire.facilitator import (
     RecordCutter,
     RecordType,
     Register,
-    Role,
     Signal,
-    Transport,
-    TransportKind,
     Unreachable,
     UnreachableReason,
     encode_record,

@@ -14,7 +14,8 @@ from convergence.introduction.pipe import ASKING, PEER_TARGET, RecordPipe
 from convergence.introduction.signalling import Answered, Refused
 from convergence.outbox import Outbox, Timer
 from convergence.path.pool import Failed, Ready
-from convergence.wire.facilitator import Descriptor, Hello, RecordType
+from convergence.wire.descriptor import Descriptor
+from convergence.wire.facilitator import Hello, RecordType
 
 KEEP = 30.0
 """Seconds that the circuit is kept for answers after the last signal."""

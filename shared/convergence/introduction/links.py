@@ -37,7 +37,7 @@ from convergence.introduction.guard import MINUTE, Budget, Once
 from convergence.introduction.signalling import Carrier
 from convergence.outbox import Outbox, Timer
 from convergence.ports import Crypto, Rng
-from convergence.wire.facilitator import Descriptor
+from convergence.wire.descriptor import Descriptor
 from convergence.wire.sdp import Candidates, Description
 from convergence.wire.signals import KEY_LEN, SESSION_LEN, Introduction, sealing_info
 

@@ -27,7 +27,8 @@ from convergence.outbox import Outbox, Timer
 from convergence.path.pool import CircuitPool
 from convergence.path.select import choose, fraction, sample
 from convergence.ports import Crypto, Rng
-from convergence.wire.facilitator import MAX_INTRODUCERS, Descriptor, RecordType, Role
+from convergence.wire.descriptor import MAX_INTRODUCERS, Descriptor, Role
+from convergence.wire.facilitator import RecordType
 from convergence.wire.relay import Begin
 
 MAX_PIPES = 6

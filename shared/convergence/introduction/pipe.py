@@ -24,11 +24,11 @@ from convergence.introduction.signalling import Signals, Switchboard
 from convergence.netdir.nodes import MAX_CLOCK_SKEW, NodeDirectory
 from convergence.outbox import Outbox, Timer
 from convergence.ports import Crypto, Rng
+from convergence.wire.descriptor import Descriptor
 from convergence.wire.facilitator import (
     MAX_DESCRIPTORS,
     NONCE_LEN,
     Ask,
-    Descriptor,
     Descriptors,
     Hello,
     RecordCutter,

@@ -12,7 +12,6 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol as Shape
 
-from convergence.crypto.onion import cells, cut, payloads
 from convergence.effects import CloseLink, Send
 from convergence.errors import DestroyReason, LinkError, LocalError, RemoteError, Scope
 from convergence.link.handshake import Handshake
@@ -20,7 +19,17 @@ from convergence.link.meter import Meter
 from convergence.link.throttle import Throttle
 from convergence.outbox import Outbox
 from convergence.ports import Rng
-from convergence.wire.cells import CELL_LEN, FIXED_HEADER, HEADER_LEN, Command, encode_cell, is_variable
+from convergence.wire.cells import (
+    CELL_LEN,
+    FIXED_HEADER,
+    HEADER_LEN,
+    Command,
+    cells,
+    cut,
+    encode_cell,
+    is_variable,
+    payloads,
+)
 from convergence.wire.create import Destroy
 
 MAX_CIRCUITS = 16384  # on one link; a CREATE2 beyond is answered with DESTROY

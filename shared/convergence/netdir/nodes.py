@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 from convergence.errors import CryptoError, ParseError, RemoteError
 from convergence.ports import Buffer, Crypto
-from convergence.wire.facilitator import Descriptor, NodeList, Role
+from convergence.wire.descriptor import Descriptor, Role
+from convergence.wire.facilitator import NodeList
 
 MAX_CLOCK_SKEW = 600
 """Seconds that another clock may be ahead of ours. What comes from farther ahead would shut out all later ones."""

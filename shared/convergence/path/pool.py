@@ -29,7 +29,7 @@ from convergence.path.select import (
     sample,
 )
 from convergence.ports import Crypto, Rng
-from convergence.wire.facilitator import Descriptor, Role
+from convergence.wire.descriptor import Descriptor, Role
 from convergence.wire.relay import RDV_SUFFIX
 
 POOL_SIZE = 5  # circuits kept ready

@@ -17,7 +17,7 @@ from typing import NamedTuple, TypeVar
 from convergence.circuit.client import MAX_HOPS
 from convergence.errors import LocalError
 from convergence.ports import Rng
-from convergence.wire.facilitator import Descriptor, Role
+from convergence.wire.descriptor import Descriptor, Role
 
 T = TypeVar("T")
 

@@ -12,7 +12,7 @@ from typing import Protocol as Shape
 from convergence.circuit.client import ClientCircuit
 from convergence.path.select import fraction
 from convergence.ports import Rng
-from convergence.wire.facilitator import Descriptor
+from convergence.wire.descriptor import Descriptor
 
 LINGER = 2.0  # seconds between our last message on a circuit and its end, so that the message still arrives
 

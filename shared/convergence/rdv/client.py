@@ -24,7 +24,7 @@ from convergence.ports import Crypto, Rng
 from convergence.rdv.blind import blinded_names, points_of
 from convergence.rdv.circuits import LINGER, Backoff, CircuitSource
 from convergence.rdv.session import ByteStream, Session, SessionHandler
-from convergence.wire.facilitator import Descriptor, Role
+from convergence.wire.descriptor import Descriptor, Role
 from convergence.wire.rdv import format_rdv_target
 
 BACKOFF_FIRST = 0.5  # seconds

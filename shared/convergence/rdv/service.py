@@ -21,7 +21,7 @@ from convergence.ports import Crypto, Rng
 from convergence.rdv.blind import OVERLAP, blinded_names, next_change, points_of
 from convergence.rdv.circuits import LINGER, Backoff, CircuitSource
 from convergence.rdv.session import ByteStream, Session, SessionHandler
-from convergence.wire.facilitator import Descriptor, Role
+from convergence.wire.descriptor import Descriptor, Role
 from convergence.wire.rdv import Advert, AdvertOp, DbInfo, parse_rdv_target, size_class
 from convergence.wire.relay import RelayCommand
 

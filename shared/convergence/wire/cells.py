@@ -1,13 +1,16 @@
 """Link cells: the fixed 514-byte ones and the variable ones (tor-spec, "Cell Packet format").
 
-Does: encode cells, and cut a byte pipe into cells for link protocols 4 and 5 (4-byte circuit ids).
+Does: encode cells, cut a byte pipe into cells for link protocols 4 and 5 (4-byte circuit ids), and cut batches of
+fixed cells to runs and stripe them back.
 Does not: know what is inside a cell, or which cell may come when.
 """
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable, Iterator
 from enum import IntEnum
+from functools import lru_cache
 from typing import TypeAlias
 
 from convergence.errors import LocalError, ParseError
@@ -72,6 +75,45 @@ def encode_cell(circ_id: int, command: int, payload: Buffer = b"") -> bytes:
         raise LocalError(f"a variable cell holds {MAX_VARIABLE} bytes, not {size}")
     header = VERSIONS_HEADER if command == Command.VERSIONS else VARIABLE_HEADER
     return header.pack(circ_id, command, size) + bytes(payload)
+
+
+_CACHED_CUTTERS = 256  # a message holds at most 127 cells; longer runs are rare and their cutters are evicted
+
+
+@lru_cache(_CACHED_CUTTERS)
+def _cell_cutter(count: int) -> Callable[[Buffer], tuple[bytes, ...]]:
+    return struct.Struct(f"{HEADER_LEN}x{PAYLOAD_LEN}s" * count).unpack
+
+
+@lru_cache(_CACHED_CUTTERS)
+def _header_cutter(count: int) -> Callable[[Buffer], tuple[bytes, ...]]:
+    return struct.Struct(f"{HEADER_LEN}s{PAYLOAD_LEN}s" * count).unpack
+
+
+@lru_cache(_CACHED_CUTTERS)
+def _run_cutter(count: int) -> Callable[[Buffer], tuple[bytes, ...]]:
+    return struct.Struct(f"{PAYLOAD_LEN}s" * count).unpack
+
+
+def payloads(data: Buffer, count: int) -> bytes:
+    """The run inside `data`: exactly `count` whole cells of 514 bytes, whose 5-byte headers are dropped."""
+    return b"".join(_cell_cutter(count)(data))
+
+
+def cut(data: Buffer, count: int) -> Iterator[tuple[bytes, bytes]]:
+    """Header and payload of each of exactly `count` whole cells."""
+    fields = _header_cutter(count)(data)
+    return zip(fields[::2], fields[1::2], strict=True)
+
+
+def cells(header: bytes, run: bytes) -> bytes:
+    """Whole cells from a run, each with the same 5-byte header (circuit id | command)."""
+    return header.join((b"", *_run_cutter(len(run) // PAYLOAD_LEN)(run)))
+
+
+def split(run: Buffer) -> tuple[bytes, ...]:
+    """The payloads of a run, 509 bytes each."""
+    return _run_cutter(len(run) // PAYLOAD_LEN)(run)
 
 
 class CellCutter(Cutter[Cell]):

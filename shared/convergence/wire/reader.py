@@ -131,3 +131,11 @@ class Cutter(Generic[T]):
     def _parse(self, frame: bytes) -> T:
         """One whole frame."""
         raise NotImplementedError
+
+
+def utf8(data: bytes, what: str) -> str:
+    """Text in UTF-8. Raises ParseError, which names `what`."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        raise ParseError(f"{what} is not UTF-8") from None

@@ -19,7 +19,7 @@ from convergence.link.handshake import Handshake
 from convergence.link.link import Link
 from convergence.outbox import Outbox
 from convergence.wire.cells import Command, encode_cell
-from convergence.wire.facilitator import Descriptor, Role
+from convergence.wire.descriptor import Descriptor, Role
 from convergence.wire.relay import RelayCommand, pack_message
 from pynode.crypto import CPythonCrypto
 
@@ -149,7 +149,7 @@ class Machine:
         return link
 
     def reach(self, identity, reply):
-        """relay.Reach: links come at once, over links of the rig that stand, or are made and opened first."""
+        """relay.Extender: links come at once, over links of the rig that stand, or are made and opened first."""
         target = self.net.by_identity.get(identity)
         if target is None or target is self or self.refuse_reach:
             reply(None, self.net.now)

@@ -7,7 +7,7 @@ from convergence.crypto.keys import NodeKeys
 from convergence.errors import DestroyReason, EndReason, LocalError
 from convergence.wire.cells import CELL_LEN, PAYLOAD_LEN, Command
 from convergence.wire.create import Created2
-from convergence.wire.facilitator import Descriptor, Role
+from convergence.wire.descriptor import Descriptor, Role
 from convergence.wire.relay import Begin, Extended2, RelayCommand, Sendme
 from tests.unit.circuit.rig import CRYPTO, Net, Recorder, SeededRng, cell, say
 

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from convergence.crypto import onion
+from convergence.wire import cells
 from pynode.crypto import CPythonCrypto
 
 CRYPTO = CPythonCrypto()
@@ -88,7 +89,7 @@ def test_three_layers_are_put_on_and_peeled_off():
         run = keys.forward.crypt(run)
     for index, keys in enumerate(relays):
         run = keys.forward.crypt(run)
-        accepted = [keys.forward.accepts(payload) for payload in onion.split(run)]
+        accepted = [keys.forward.accepts(payload) for payload in cells.split(run)]
         assert accepted == [index == 2] * 10
 
 
@@ -106,11 +107,11 @@ def test_the_key_stream_does_not_depend_on_how_runs_are_cut(counts):
 @given(st.integers(1, 300), st.binary(min_size=5, max_size=5))
 def test_cells_and_payloads_are_inverse(count, header):
     payloads = [bytes((index % 256,)) * 509 for index in range(count)]
-    data = onion.cells(header, b"".join(payloads))
+    data = cells.cells(header, b"".join(payloads))
     assert data == b"".join(header + payload for payload in payloads)
     for buffer in (data, bytearray(data), memoryview(data)):
-        assert onion.payloads(buffer, count) == b"".join(payloads)
-    assert list(onion.split(onion.payloads(data, count))) == payloads
+        assert cells.payloads(buffer, count) == b"".join(payloads)
+    assert list(cells.split(cells.payloads(data, count))) == payloads
 
 
 @given(st.lists(st.tuples(st.sampled_from([0, 0, 1, 255]), st.sampled_from([0, 0, 1, 255])), max_size=200))

@@ -19,16 +19,15 @@ from convergence.facilitator.client import (
 )
 from convergence.netdir.nodes import NodeDirectory
 from convergence.outbox import Outbox
+from convergence.wire.descriptor import Descriptor, Role
 from convergence.wire.facilitator import (
     Delivery,
-    Descriptor,
     ErrorRecord,
     Hello,
     NodeList,
     RecordCutter,
     RecordType,
     Register,
-    Role,
     Signal,
     Unreachable,
     encode_record,

@@ -21,20 +21,18 @@ from convergence.facilitator.service import (
 )
 from convergence.introduction.signalling import MAX_INTRODUCTIONS_PER_MINUTE, MAX_PER_PAIR, TAG_LIFETIME
 from convergence.outbox import Outbox
+from convergence.wire.descriptor import Descriptor, Role, Transport
 from convergence.wire.facilitator import (
     MAX_SEALED,
     RECORD_HEADER_LEN,
     Delivery,
-    Descriptor,
     ErrorCode,
     ErrorRecord,
     Hello,
     NodeList,
     RecordCutter,
     RecordType,
-    Role,
     Signal,
-    Transport,
     Unreachable,
     UnreachableReason,
     encode_record,

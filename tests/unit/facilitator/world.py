@@ -10,7 +10,8 @@ from convergence.facilitator.client import LIFETIME, FacilitatorClient
 from convergence.facilitator.service import FacilitatorService
 from convergence.netdir.nodes import NodeDirectory
 from convergence.outbox import Outbox
-from convergence.wire.facilitator import Descriptor, Hello, Register, Role, Transport, register_statement
+from convergence.wire.descriptor import Descriptor, Role, Transport
+from convergence.wire.facilitator import Hello, Register, register_statement
 from pynode.crypto import CPythonCrypto
 
 CRYPTO = CPythonCrypto()

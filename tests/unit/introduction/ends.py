@@ -7,7 +7,8 @@ from convergence.introduction.pipe import PEERING, PeerPipe
 from convergence.introduction.signalling import Switchboard
 from convergence.netdir.nodes import NodeDirectory
 from convergence.outbox import Outbox
-from convergence.wire.facilitator import Descriptor, RecordCutter, Role, Transport, encode_record
+from convergence.wire.descriptor import Descriptor, Role, Transport
+from convergence.wire.facilitator import RecordCutter, encode_record
 from tests.unit.circuit.rig import CRYPTO, START, SeededRng
 
 HOUR = 3600

@@ -8,7 +8,7 @@ from convergence.circuit.client import ClientCircuit
 from convergence.introduction.peers import Peers
 from convergence.introduction.signalling import Switchboard
 from convergence.netdir.nodes import NodeDirectory
-from convergence.wire.facilitator import Role
+from convergence.wire.descriptor import Role
 from tests.unit.circuit.rig import CRYPTO, Machine, Net
 from tests.unit.introduction.ends import descriptor_of
 

@@ -13,7 +13,7 @@ from convergence.crypto.keys import NodeKeys
 from convergence.effects import OFFERER, CloseLink, Connect, Describe, DescriptionKind, Event, Protocol
 from convergence.introduction.links import RtcLinks
 from convergence.outbox import Outbox
-from convergence.wire.facilitator import Descriptor, Role, Transport
+from convergence.wire.descriptor import Descriptor, Role, Transport
 from convergence.wire.sdp import Candidate, Candidates, CandidateType, Description, Setup
 from convergence.wire.signals import Introduction, sealing_info
 from tests.unit.circuit.rig import CRYPTO, START, SeededRng

@@ -20,7 +20,8 @@ from convergence.introduction.peers import (
 )
 from convergence.introduction.pipe import PEER_TARGET
 from convergence.introduction.signalling import MAX_PER_PAIR
-from convergence.wire.facilitator import Ask, Delivery, Hello, RecordCutter, RecordType, Role, Signal, encode_record
+from convergence.wire.descriptor import Role
+from convergence.wire.facilitator import Ask, Delivery, Hello, RecordCutter, RecordType, Signal, encode_record
 from tests.unit.circuit.rig import START
 from tests.unit.introduction.ends import HOUR, PEERING, descriptor_of
 from tests.unit.introduction.neighbourhood import Neighbourhood

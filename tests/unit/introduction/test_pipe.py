@@ -18,6 +18,7 @@ from convergence.introduction.pipe import (
     PEERING,
     REGISTRATION_WINDOW,
 )
+from convergence.wire.descriptor import Role
 from convergence.wire.facilitator import (
     MAX_DESCRIPTORS,
     MAX_SEALED,
@@ -27,7 +28,6 @@ from convergence.wire.facilitator import (
     Hello,
     RecordType,
     Register,
-    Role,
     Signal,
     Unreachable,
     UnreachableReason,

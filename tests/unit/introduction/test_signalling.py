@@ -14,14 +14,7 @@ from convergence.introduction.signalling import (
     Switchboard,
 )
 from convergence.outbox import Outbox
-from convergence.wire.facilitator import (
-    MAX_SEALED,
-    Delivery,
-    RecordType,
-    Signal,
-    Unreachable,
-    UnreachableReason,
-)
+from convergence.wire.facilitator import MAX_SEALED, Delivery, RecordType, Signal, Unreachable, UnreachableReason
 
 START = 1_800_000_000.0
 BOB, CAROL, NOBODY = b"B" * 32, b"C" * 32, b"N" * 32

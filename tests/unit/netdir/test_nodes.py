@@ -13,7 +13,8 @@ from convergence.netdir.nodes import (
     MAX_LIFETIME,
     NodeDirectory,
 )
-from convergence.wire.facilitator import Descriptor, NodeList, Role, Transport
+from convergence.wire.descriptor import Descriptor, Role, Transport
+from convergence.wire.facilitator import NodeList
 from pynode.crypto import CPythonCrypto
 
 NOW = 1_800_000_000.0

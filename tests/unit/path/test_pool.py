@@ -18,7 +18,7 @@ from convergence.path.pool import (
     CircuitPool,
 )
 from convergence.path.select import Reach, entry_side
-from convergence.wire.facilitator import Descriptor, Role, Transport
+from convergence.wire.descriptor import Descriptor, Role, Transport
 from tests.unit.circuit.rig import CRYPTO, Net
 
 

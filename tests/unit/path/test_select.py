@@ -24,7 +24,7 @@ from convergence.path.select import (
     random_below,
     sample,
 )
-from convergence.wire.facilitator import Descriptor, Role, Transport
+from convergence.wire.descriptor import Descriptor, Role, Transport
 
 NAME = sha256(b"name").digest()
 

@@ -13,7 +13,7 @@ import aiohttp
 import pytest
 
 from convergence.effects import Event
-from convergence.wire.facilitator import Role
+from convergence.wire.descriptor import Role
 from pynode.app import App, AppError, FacilitatorApp, Network, Plan, page_folder
 from pynode.config import Address, Circuits
 from pynode.loop import run

@@ -23,7 +23,7 @@ from convergence.effects import Event
 from convergence.errors import LocalError
 from convergence.ordb.index import EMPTY_ROOT
 from convergence.rdv.client import NOBODY, WAITED_LONG
-from convergence.wire.facilitator import Role
+from convergence.wire.descriptor import Role
 from convergence.wire.ordb import PIECE_SIZE
 from pynode.app import Network
 from pynode.cli import fetch, main, parser

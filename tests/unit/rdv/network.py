@@ -10,7 +10,7 @@ from convergence.ordb.download import Phase
 from convergence.rdv.blind import points_of
 from convergence.rdv.client import RdvClient
 from convergence.rdv.service import RdvService
-from convergence.wire.facilitator import Descriptor, Role
+from convergence.wire.descriptor import Descriptor, Role
 from convergence.wire.ordb import PIECE_SIZE, Info, Piece, Request
 from convergence.wire.rdv import AdvertOp, DbInfo, parse_rdv_target
 from convergence.wire.relay import RelayCommand

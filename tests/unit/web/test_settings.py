@@ -6,7 +6,7 @@ import pytest
 
 from convergence.circuit.relaying import RelayLimits
 from convergence.wire.cells import CELL_LEN
-from convergence.wire.facilitator import Role
+from convergence.wire.descriptor import Role
 from web.worker.settings import Settings
 
 GIVEN = {

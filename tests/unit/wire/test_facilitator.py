@@ -3,18 +3,24 @@ from dataclasses import replace
 import pytest
 
 from convergence.errors import LocalError, ParseError
-from convergence.wire.facilitator import (
+from convergence.wire.descriptor import (
     DESCRIPTOR_PREFIX,
     MAX_DESCRIPTOR,
+    MAX_TRANSPORTS,
+    Descriptor,
+    Role,
+    Transport,
+    TransportKind,
+    check_ws_url,
+)
+from convergence.wire.facilitator import (
     MAX_DESCRIPTORS,
     MAX_LISTED,
     MAX_NODE_LIST,
     MAX_SEALED,
-    MAX_TRANSPORTS,
     RECORD_LIMITS,
     Ask,
     Delivery,
-    Descriptor,
     Descriptors,
     ErrorCode,
     ErrorRecord,
@@ -23,13 +29,9 @@ from convergence.wire.facilitator import (
     RecordCutter,
     RecordType,
     Register,
-    Role,
     Signal,
-    Transport,
-    TransportKind,
     Unreachable,
     UnreachableReason,
-    check_ws_url,
     encode_record,
     register_statement,
 )
