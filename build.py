@@ -584,13 +584,16 @@ def uncommitted() -> list[str]:
 def lint() -> list[str]:
     """Lint and type-check the tree; returns what failed."""
     failed = []
-    for name, arguments in {
-        "ruff check": ["ruff", "check", "."],
-        "ruff format": ["ruff", "format", "--check", "."],
-        "mypy": ["mypy", "--strict", "shared/convergence", "pynode", "build.py"],
+    python = [VENV_PYTHON, "-m"]
+    biome = [NODE_MODULES / ".bin" / "biome"]
+    for name, command in {
+        "ruff check": [*python, "ruff", "check", "."],
+        "ruff format": [*python, "ruff", "format", "--check", "."],
+        "mypy": [*python, "mypy", "--strict", "shared/convergence", "pynode", "build.py"],
+        "biome (JavaScript and CSS)": [*biome, "ci", "--error-on-warnings"],
     }.items():
         step(f"Checking: {name}")
-        if subprocess.run([VENV_PYTHON, "-m", *arguments], cwd=ROOT, check=False).returncode:
+        if subprocess.run([str(part) for part in command], cwd=ROOT, check=False).returncode:
             failed.append(name)
     return failed
 
@@ -609,6 +612,7 @@ def command_test(arguments: list[str]) -> int:
     with only_one():
         ensure_python(dev=True)
         ensure_tree_installed()
+        ensure_node()
         ensure_test_programs()
         failed = lint()
         root_hash = build()
@@ -643,6 +647,7 @@ def command_check(arguments: list[str]) -> int:
         raise BuildError("check takes no arguments.")
     with only_one():
         ensure_python(dev=True)
+        ensure_node()
         failed = lint()
     step(f"Failed: {', '.join(failed)}" if failed else "Lint and types are clean")
     return bool(failed)

@@ -79,11 +79,17 @@ export async function pinned() {
 async function manifestOf(root) {
   const kept = await store.keptDocument(root);
   if (kept && (await sha256(kept)) === root) return parseManifest(kept);
-  const bytes = await download(new URL("manifest.json", site), MAX_MANIFEST, { patience: PATIENCE }).catch(({ message }) => {
-    throw new Refused(`The list of files that you accepted is damaged here, and this site does not give it now: ${message}. Try again later.`);
-  });
+  const bytes = await download(new URL("manifest.json", site), MAX_MANIFEST, { patience: PATIENCE }).catch(
+    ({ message }) => {
+      throw new Refused(
+        `The list of files that you accepted is damaged here, and this site does not give it now: ${message}. Try again later.`,
+      );
+    },
+  );
   if ((await sha256(bytes)) !== root) {
-    throw new Refused("The list of files that you accepted is damaged here, and this site has another one. Use another mirror or the bookmarklet; to start anew with what this site has now, clear its data in your browser.");
+    throw new Refused(
+      "The list of files that you accepted is damaged here, and this site has another one. Use another mirror or the bookmarklet; to start anew with what this site has now, clear its data in your browser.",
+    );
   }
   await store.keepDocument(root, bytes).catch(() => {}); // then it is asked for once more
   return parseManifest(bytes);

@@ -41,7 +41,9 @@ export async function loadState() {
   if (!kept) return FIRST;
   const state = parsed(kept);
   if (!isState(state)) {
-    throw new Refused("What this browser remembers of the version that you accepted is damaged. Use another mirror or the bookmarklet; to start anew with what this site has now, clear its data in your browser.");
+    throw new Refused(
+      "What this browser remembers of the version that you accepted is damaged. Use another mirror or the bookmarklet; to start anew with what this site has now, clear its data in your browser.",
+    );
   }
   return state;
 }
@@ -57,9 +59,16 @@ function parsed(bytes) {
 function isState(value) {
   const { root, next, declined, automatic, seen } = value ?? {};
   const isRoot = (text) => typeof text === "string" && DIGEST.test(text);
-  if (!isRoot(root) || ![next, declined].every((other) => other === null || isRoot(other)) || typeof automatic !== "boolean") return false;
+  if (
+    !isRoot(root) ||
+    ![next, declined].every((other) => other === null || isRoot(other)) ||
+    typeof automatic !== "boolean"
+  )
+    return false;
   const { version, size, root: head, index } = seen ?? {};
-  return typeof version === "string" && Number.isInteger(size) && Number.isInteger(index) && (size === 0 || isRoot(head));
+  return (
+    typeof version === "string" && Number.isInteger(size) && Number.isInteger(index) && (size === 0 || isRoot(head))
+  );
 }
 
 /** In turn. @param {Partial<State>} part @throws when it cannot be written: then nothing was changed */

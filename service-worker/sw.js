@@ -52,16 +52,22 @@ async function answer(event, name) {
   } catch (error) {
     const message = worded(error);
     event.waitUntil(tell({ type: "refused", message }));
-    return text(502, `Convergence stopped here, to run nothing that is not the accepted version.\n\n${message}\n\nAnother mirror may still have it: see the bookmarklet in the documentation.\n`);
+    return text(
+      502,
+      `Convergence stopped here, to run nothing that is not the accepted version.\n\n${message}\n\nAnother mirror may still have it: see the bookmarklet in the documentation.\n`,
+    );
   }
   if (bytes === undefined) return fetch(event.request);
-  return bytes ? new Response(bytes, { headers: headersOf(name) }) : text(404, "There is nothing here: the accepted version has no such file.\n");
+  return bytes
+    ? new Response(bytes, { headers: headersOf(name) })
+    : text(404, "There is nothing here: the accepted version has no such file.\n");
 }
 
 /** An error for people: of what we refuse, of the browser's storage, or a defect. */
 function worded(error) {
   if (error instanceof Refused) return error.message;
-  if (error instanceof DOMException) return `This browser does not let the page keep its code (${error.message}). Free some space on this device, or use another profile or window.`;
+  if (error instanceof DOMException)
+    return `This browser does not let the page keep its code (${error.message}). Free some space on this device, or use another profile or window.`;
   return `The service worker met an error of its own (${error.message}). Reload the page to try again.`;
 }
 
@@ -77,7 +83,10 @@ async function forBookmark({ request, clientId }) {
 async function powerless(request, name) {
   const answer = await fetch(request).catch(() => null);
   if (answer?.ok) return new Response(answer.body, { headers: headersOf(name) });
-  return text(404, `This site does not give ${name} now. Take a bookmark from somebody you trust, or build it: docs/verify.md in the program's source says how.\n`);
+  return text(
+    404,
+    `This site does not give ${name} now. Take a bookmark from somebody you trust, or build it: docs/verify.md in the program's source says how.\n`,
+  );
 }
 
 /** Where the network is: from the site, or as it said the last time. */
@@ -90,7 +99,9 @@ async function network() {
     return new Response(bytes, { headers });
   } catch (error) {
     const kept = await keptDocument("network.json").catch(() => null);
-    return kept ? new Response(kept, { headers }) : text(504, `The site does not say where its network is: ${error.message}\n`);
+    return kept
+      ? new Response(kept, { headers })
+      : text(504, `The site does not say where its network is: ${error.message}\n`);
   }
 }
 

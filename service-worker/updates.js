@@ -33,7 +33,18 @@ export async function look() {
   const { root, version } = manifest;
   const { signers, needed, index, ok: signed, why } = standing;
   const { automatic, declined } = await store.loadState();
-  return { kind, root, version, signers, needed, index, signed, why, automatic: signed && automatic, declined: declined === root };
+  return {
+    kind,
+    root,
+    version,
+    signers,
+    needed,
+    index,
+    signed,
+    why,
+    automatic: signed && automatic,
+    declined: declined === root,
+  };
 }
 
 async function offer() {
@@ -67,7 +78,12 @@ const optional = (name, limit) => download(new URL(name, site), limit, { patienc
 const remember = (version, { head, index }) =>
   store.inTurn(async () => {
     const { seen: known } = await store.loadState();
-    const seen = { ...known, ...(head.size > known.size ? head : {}), version: newer(version, known.version), index: Math.max(index, known.index) };
+    const seen = {
+      ...known,
+      ...(head.size > known.size ? head : {}),
+      version: newer(version, known.version),
+      index: Math.max(index, known.index),
+    };
     if (JSON.stringify(seen) !== JSON.stringify(known)) await store.change({ seen });
   });
 
@@ -81,7 +97,8 @@ export async function accept(root, progress) {
   settle(); // the first version is written before another one may take its place
   const { kind, trusted: before, bytes, manifest } = await offer();
   if (kind !== "offered" || manifest.root !== root) throw new Refused("The site no longer offers this version.");
-  const kept = (name) => (before.files.get(name)?.sha256 === manifest.files.get(name).sha256 ? store.keptFile(before.root, name) : null);
+  const kept = (name) =>
+    before.files.get(name)?.sha256 === manifest.files.get(name).sha256 ? store.keptFile(before.root, name) : null;
   const files = await gather(manifest, [site], { progress, have: async (name) => kept(name)?.catch(() => null) });
   await written(async () => {
     const state = await store.loadState();
@@ -107,7 +124,13 @@ export async function switchTo(root) {
     const manifest = await parseManifest(bytes);
     if (state.root !== root) {
       const seen = { ...state.seen, version: newer(manifest.version, state.seen.version) };
-      await store.change({ root, next: null, declined: null, automatic: state.automatic && manifest.threshold > 0, seen });
+      await store.change({
+        root,
+        next: null,
+        declined: null,
+        automatic: state.automatic && manifest.threshold > 0,
+        seen,
+      });
     }
     pin(manifest);
   });

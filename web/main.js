@@ -33,10 +33,20 @@ const REPLACED =
 
 const EMPTY = {
   phase: { percent: 0, text: "Waiting for the page" },
-  ready: false, seconds: 0, failed: "", trouble: "",
-  identity: "", nodes: 0, circuits: [], links: [], bytes: { sent: 0, received: 0, relayed: 0 },
-  relay: { on: false, why: "starting", reachable: false, circuits: 0, circuitsTotal: 0, streams: 0, bytes: 0 }, settings: null,
-  shares: [], transfers: [], fetches: [],
+  ready: false,
+  seconds: 0,
+  failed: "",
+  trouble: "",
+  identity: "",
+  nodes: 0,
+  circuits: [],
+  links: [],
+  bytes: { sent: 0, received: 0, relayed: 0 },
+  relay: { on: false, why: "starting", reachable: false, circuits: 0, circuitsTotal: 0, streams: 0, bytes: 0 },
+  settings: null,
+  shares: [],
+  transfers: [],
+  fetches: [],
 };
 
 /** @returns {string} why no node can run here and what to do, or "" */
@@ -44,7 +54,15 @@ function problem() {
   if (!window.isSecureContext) {
     return "Browsers allow a node only on pages that came over https, or from this very machine. Open the same page with https:// in front of its address, or as http://localhost.";
   }
-  if (!window.WebAssembly || !window.Worker || !window.BroadcastChannel || !window.indexedDB || !navigator.locks || !crypto.subtle || !Promise.withResolvers) {
+  if (
+    !window.WebAssembly ||
+    !window.Worker ||
+    !window.BroadcastChannel ||
+    !window.indexedDB ||
+    !navigator.locks ||
+    !crypto.subtle ||
+    !Promise.withResolvers
+  ) {
     return "This browser lacks something that a node needs. Use a current Firefox, Chrome, Edge or Safari, and a normal (not private) window.";
   }
   return "";
@@ -107,7 +125,11 @@ function verified({ progress, refuse }) {
     const running = await pin({
       address: runnable,
       ready,
-      progress: (done, total) => progress({ percent: (CHECKED * done) / total, text: `Fetching and checking the program: ${bytes(done)} of ${bytes(total)}` }),
+      progress: (done, total) =>
+        progress({
+          percent: (CHECKED * done) / total,
+          text: `Fetching and checking the program: ${bytes(done)} of ${bytes(total)}`,
+        }),
       told,
       replaced: () => notice("replaced", REPLACED),
     });
@@ -194,7 +216,11 @@ function start() {
     return command(name, args);
   };
   const [share, get, fetches] = [shareCard(patient("share")), getCard(patient("get")), fetchCard(patient("fetch"))];
-  cards.push(() => share.update(state.shares), () => get.update(state.transfers), () => fetches.update(state.fetches));
+  cards.push(
+    () => share.update(state.shares),
+    () => get.update(state.transfers),
+    () => fetches.update(state.fetches),
+  );
   // A page brought back from the back/forward cache has lost its lock and its worker.
   window.addEventListener("pageshow", (event) => event.persisted && location.reload());
   show();

@@ -17,7 +17,10 @@ export async function openKept() {
   return {
     /** @param {string} digest @returns {Promise<Uint8Array|null>} what lies there */
     async get(digest) {
-      const body = await cache?.match(address(digest)).then((answer) => answer?.arrayBuffer()).catch(() => null);
+      const body = await cache
+        ?.match(address(digest))
+        .then((answer) => answer?.arrayBuffer())
+        .catch(() => null);
       return body ? new Uint8Array(body) : null;
     },
     /** @param {string} digest @param {Uint8Array} bytes Kept if the browser has room. */

@@ -12,7 +12,13 @@ import { download, gather, KEPT, MAX_SOURCES } from "../code/gather.js";
 import { fetchNetwork, readNetwork } from "../code/network.js";
 import { openKept, remember, versionSeen } from "./kept.js";
 
-const TYPES = { css: "text/css", js: "text/javascript", mjs: "text/javascript", svg: "image/svg+xml", wasm: "application/wasm" };
+const TYPES = {
+  css: "text/css",
+  js: "text/javascript",
+  mjs: "text/javascript",
+  svg: "image/svg+xml",
+  wasm: "application/wasm",
+};
 const POLICY = [
   "default-src 'none'",
   "script-src blob: 'wasm-unsafe-eval'",
@@ -34,7 +40,10 @@ let sources = []; // mirrors, the one of this page first
 run().catch((error) => {
   if (!(error instanceof Refused)) console.error(error);
   const why = error instanceof Refused ? error.message : `The bookmark met an error of its own: ${error}`;
-  say("Convergence was not started", `${why}\nNothing was run. To try again, reload this page and click the bookmark once more.`);
+  say(
+    "Convergence was not started",
+    `${why}\nNothing was run. To try again, reload this page and click the bookmark once more.`,
+  );
 });
 
 async function run() {
@@ -46,14 +55,21 @@ async function run() {
   const { manifest, bytes, refusals } = await findManifest(kept);
   const seen = versionSeen();
   if (seen && compareVersions(manifest.version, seen) < 0) {
-    throw new Refused(`This bookmark is of version ${manifest.version}, and version ${seen} ran in this browser before. Old versions can have faults that were found since, and somebody may want you to use them: take the newer bookmark. To use the old one on purpose, use another browser profile.`);
+    throw new Refused(
+      `This bookmark is of version ${manifest.version}, and version ${seen} ran in this browser before. Old versions can have faults that were found since, and somebody may want you to use them: take the newer bookmark. To use the old one on purpose, use another browser profile.`,
+    );
   }
   const files = await gather(manifest, sources, {
     patience,
     have: (name) => kept.get(manifest.files.get(name).sha256),
     keep: (name, file) => kept.put(manifest.files.get(name).sha256, file),
     refused: (refusal) => refusals.push(refusal),
-    progress: (done, total) => say("Checking the program", `${megabytes(done)} of ${megabytes(total)} MB are here and are what was published.`, done / total),
+    progress: (done, total) =>
+      say(
+        "Checking the program",
+        `${megabytes(done)} of ${megabytes(total)} MB are here and are what was published.`,
+        done / total,
+      ),
   });
   await kept.put(root, bytes);
   await kept.only(new Set([root, ...[...manifest.files.values()].map((file) => file.sha256)]));
@@ -64,8 +80,10 @@ async function run() {
 
 /** @returns {string} why nothing verified can run here, and what to do; or "" */
 function problem() {
-  if (!isSecureContext || !location.protocol.startsWith("http")) return "Browsers allow a node only on pages that came over https, or from this very machine. Open such a page, best open.html of a mirror, then click the bookmark there.";
-  if (opener || top !== window) return "Another page opened this one, or holds it in a frame, and could reach into it. Open a new tab yourself, type the address there, then click the bookmark.";
+  if (!isSecureContext || !location.protocol.startsWith("http"))
+    return "Browsers allow a node only on pages that came over https, or from this very machine. Open such a page, best open.html of a mirror, then click the bookmark there.";
+  if (opener || top !== window)
+    return "Another page opened this one, or holds it in a frame, and could reach into it. Open a new tab yourself, type the address there, then click the bookmark.";
   return "";
 }
 
@@ -94,7 +112,10 @@ async function findManifest(kept) {
 
 /** What is in a list of files that is not the bookmark's. */
 async function described(bytes, digest) {
-  const what = await parseManifest(bytes).then(({ version }) => `version ${version}`, (error) => error.message);
+  const what = await parseManifest(bytes).then(
+    ({ version }) => `version ${version}`,
+    (error) => error.message,
+  );
   return `another list of files, with the root hash ${digest} (${what})`;
 }
 

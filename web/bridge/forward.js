@@ -73,7 +73,8 @@ export class Forwarded {
   #left(bytes) {
     const before = this.bufferedAmount;
     this.bufferedAmount -= bytes;
-    if (before > this.bufferedAmountLowThreshold && this.bufferedAmount <= this.bufferedAmountLowThreshold) this.onbufferedamountlow?.();
+    if (before > this.bufferedAmountLowThreshold && this.bufferedAmount <= this.bufferedAmountLowThreshold)
+      this.onbufferedamountlow?.();
   }
 
   /** @param {Uint8Array} view copied at once */

@@ -37,7 +37,8 @@ const CANDIDATES = 3;
 const BACKLOG = "the other side sends faster than this node can take it";
 const LOST = "the connection to the other side was lost and could not be restored";
 const NO_ANSWER = "the other side did not answer";
-const NO_PATH = "no way from this network to the other side's was found: both may be behind routers that let nothing in";
+const NO_PATH =
+  "no way from this network to the other side's was found: both may be behind routers that let nothing in";
 const NOT_USABLE = "this browser cannot use what the other side said of the connection";
 const REMOTE = "the other side closed the connection";
 const TOO_MANY = "too many connections";
@@ -76,9 +77,15 @@ export function createBridge() {
   let settling = null;
   const unwatch = watchNetwork(() => {
     clearTimeout(settling);
-    settling = setTimeout(each((connection) => connection.moved()), SETTLE_MS);
+    settling = setTimeout(
+      each((connection) => connection.moved()),
+      SETTLE_MS,
+    );
   });
-  const watch = setInterval(each((connection) => connection.watch()), WATCH_MS);
+  const watch = setInterval(
+    each((connection) => connection.watch()),
+    WATCH_MS,
+  );
   const stop = () => {
     clearInterval(watch);
     clearTimeout(settling);
@@ -160,7 +167,8 @@ class Connection {
         await this.#describeOurs(ANSWER, () => pc.createAnswer());
       }
       if (!pc.remoteDescription) return;
-      for (const line of this.#held.splice(0)) await pc.addIceCandidate({ candidate: line.replace(/^a=/, ""), sdpMLineIndex: 0 });
+      for (const line of this.#held.splice(0))
+        await pc.addIceCandidate({ candidate: line.replace(/^a=/, ""), sdpMLineIndex: 0 });
     });
   }
 
@@ -189,7 +197,10 @@ class Connection {
 
   #late(candidate) {
     if (this.#found.push(`a=${candidate}\r\n`) > 1) return;
-    this.#batch = setTimeout(() => this.#tell("described", { kind: CANDIDATES, sdp: this.#found.splice(0).join("") }), BATCH_MS);
+    this.#batch = setTimeout(
+      () => this.#tell("described", { kind: CANDIDATES, sdp: this.#found.splice(0).join("") }),
+      BATCH_MS,
+    );
   }
 
   #step(failure, action) {

@@ -27,7 +27,13 @@ export const KEPT = "What this browser kept,"; // the name of that source in ref
  * @throws {Refused} with all refusals so far, as soon as a file is to be had nowhere
  */
 export async function gather(manifest, sources, options = {}) {
-  const { have = async () => null, keep = async () => {}, progress = () => {}, refused = () => {}, patience = PATIENCE } = options;
+  const {
+    have = async () => null,
+    keep = async () => {},
+    progress = () => {},
+    refused = () => {},
+    patience = PATIENCE,
+  } = options;
   const files = new Map();
   const refusals = [];
   const faults = new Map(sources.slice(0, MAX_SOURCES).map((source) => [source, 0]));
@@ -107,7 +113,10 @@ export async function download(address, limit, { patience = PATIENCE, signal } =
   try {
     signal?.throwIfAborted();
     const answer = await fetch(address, {
-      cache: "no-cache", credentials: "omit", referrerPolicy: "no-referrer", signal: stop.signal,
+      cache: "no-cache",
+      credentials: "omit",
+      referrerPolicy: "no-referrer",
+      signal: stop.signal,
     });
     if (!answer.ok) throw new Refused(`it answered ${answer.status}`);
     const bytes = new Uint8Array(limit);

@@ -75,14 +75,26 @@ export async function parseManifest(bytes) {
   const plain = new Set([...names, ...UNLISTED]);
   need(distinct(names), "lists a file name twice");
   need(plain.size === names.length + UNLISTED.length, "lists what lies beside the files");
-  need(!names.some((name) => PACKED.test(name) && plain.has(name.slice(0, -3))), "lists a packed file beside the plain one");
+  need(
+    !names.some((name) => PACKED.test(name) && plain.has(name.slice(0, -3))),
+    "lists a packed file beside the plain one",
+  );
 
   need(Array.isArray(keys) && keys.length <= MAX_KEYS, "has no list of keys, or too many");
-  need(keys.every((key) => typeof key === "string" && KEY.test(key)), "has a key that is none of minisign's");
+  need(
+    keys.every((key) => typeof key === "string" && KEY.test(key)),
+    "has a key that is none of minisign's",
+  );
   need(!keys.some((key) => SMALL_ORDER.has(yOf(atob(key).slice(KEY_AT)))), "has a key for which anybody can sign");
-  need(distinct(keys.map((key) => atob(key).slice(2, KEY_AT))) && distinct(keys.map((key) => atob(key).slice(KEY_AT))), "has a key twice");
+  need(
+    distinct(keys.map((key) => atob(key).slice(2, KEY_AT))) && distinct(keys.map((key) => atob(key).slice(KEY_AT))),
+    "has a key twice",
+  );
   const least = keys.length ? 1 : 0;
-  need(Number.isInteger(threshold) && threshold >= least && threshold <= keys.length, "asks for an impossible number of signatures");
+  need(
+    Number.isInteger(threshold) && threshold >= least && threshold <= keys.length,
+    "asks for an impossible number of signatures",
+  );
   return { root: await sha256(bytes), version, files, keys, threshold };
 }
 
@@ -103,10 +115,15 @@ function need(holds, why) {
 const distinct = (values) => new Set(values).size === values.length;
 
 /** @returns {string|null} the sorted names of an object's values; null when it is no object */
-const keysOf = (value) => (value && typeof value === "object" && !Array.isArray(value) ? Object.keys(value).sort().join() : null);
+const keysOf = (value) =>
+  value && typeof value === "object" && !Array.isArray(value) ? Object.keys(value).sort().join() : null;
 
 /** The y coordinate of an Ed25519 key, without the sign of x. */
-const yOf = (key) => BigInt.asUintN(255, [...key].reduceRight((sum, byte) => (sum << 8n) | BigInt(byte.charCodeAt(0)), 0n));
+const yOf = (key) =>
+  BigInt.asUintN(
+    255,
+    [...key].reduceRight((sum, byte) => (sum << 8n) | BigInt(byte.charCodeAt(0)), 0n),
+  );
 
 /**
  * @param {Uint8Array} bytes
@@ -127,6 +144,8 @@ export function canonicalJson(bytes) {
 function canonical(value) {
   if (Array.isArray(value)) return `[${value.map(canonical).join()}]`;
   if (value === null || typeof value !== "object") return JSON.stringify(value);
-  const members = Object.keys(value).sort().map((key) => `${JSON.stringify(key)}:${canonical(value[key])}`);
+  const members = Object.keys(value)
+    .sort()
+    .map((key) => `${JSON.stringify(key)}:${canonical(value[key])}`);
   return `{${members.join()}}`;
 }

@@ -32,6 +32,7 @@ export function readNetwork(bytes) {
   const { identity, path } = network?.facilitator ?? {};
   const stun = network?.rtc === undefined ? [] : network.rtc?.stun;
   const texts = [identity, path, ...(Array.isArray(stun) ? stun : [null])];
-  if (!texts.every((text) => typeof text === "string") || !IDENTITY.test(identity)) throw new Refused("it gave something else");
+  if (!texts.every((text) => typeof text === "string") || !IDENTITY.test(identity))
+    throw new Refused("it gave something else");
   return network;
 }

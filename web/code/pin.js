@@ -45,7 +45,14 @@ export async function pin({ address, ready, progress, told, replaced }) {
 }
 
 async function pinned({ address, ready, progress, told, replaced }) {
-  if (globalThis.convergence) return { root: globalThis.convergence.root, version: globalThis.convergence.version, from: "bookmarklet", why: "", status: null };
+  if (globalThis.convergence)
+    return {
+      root: globalThis.convergence.root,
+      version: globalThis.convergence.version,
+      from: "bookmarklet",
+      why: "",
+      status: null,
+    };
   if (!navigator.serviceWorker) return unpinned("This browser, or this window of it, has no service workers.");
   const { serviceWorker: container } = navigator;
   container.addEventListener("message", ({ source, data }) => {
@@ -62,7 +69,13 @@ async function pinned({ address, ready, progress, told, replaced }) {
 
   const status = own() ? await ask("status") : { phase: "none" };
   if (status.phase === "pinned" || status.phase === "writing") {
-    return { root: status.root, version: status.version, from: cached ? "cache" : "site", why: cached ? "" : "This page was loaded past the cache.", status };
+    return {
+      root: status.root,
+      version: status.version,
+      from: cached ? "cache" : "site",
+      why: cached ? "" : "This page was loaded past the cache.",
+      status,
+    };
   }
   const { bytes, manifest } = await offered();
   const name = workerOf([...manifest.files.keys()]);
@@ -72,8 +85,12 @@ async function pinned({ address, ready, progress, told, replaced }) {
       await employ(address(name));
     } catch (error) {
       // A script that is none after all is the site's doing; SecurityError and others are a private window's.
-      if (error instanceof TypeError) throw new Refused(`the file ${name}, as the site sent it once more, does not run as a service worker: ${error.message}`);
-      if (error instanceof DOMException) return unpinned(`This browser does not let the page keep its code: ${error.message}`);
+      if (error instanceof TypeError)
+        throw new Refused(
+          `the file ${name}, as the site sent it once more, does not run as a service worker: ${error.message}`,
+        );
+      if (error instanceof DOMException)
+        return unpinned(`This browser does not let the page keep its code: ${error.message}`);
       throw error;
     }
   }
@@ -113,7 +130,12 @@ async function employ(address) {
 function inCharge(scriptURL) {
   const container = navigator.serviceWorker;
   return new Promise((resolve, reject) => {
-    const late = () => reject(new Error("The browser does not put the service worker in charge. Close other tabs of this site, then reload the page."));
+    const late = () =>
+      reject(
+        new Error(
+          "The browser does not put the service worker in charge. Close other tabs of this site, then reload the page.",
+        ),
+      );
     const timer = setTimeout(late, IN_CHARGE_WITHIN);
     const look = () => {
       if (own()?.scriptURL !== scriptURL) return;
@@ -151,12 +173,19 @@ export function ask(type, values = {}, progress = () => {}) {
         else end(reject, data.type === "refused" ? new Refused(data.message) : new Error(data.message));
       });
     const beat = () => {
-      if (unanswered === UNANSWERED) return end(reject, new Error("The service worker does not answer. Reload the page to try again."));
+      if (unanswered === UNANSWERED)
+        return end(reject, new Error("The service worker does not answer. Reload the page to try again."));
       unanswered += 1;
       send(controller, { type: "status" }, ({ type, worker }) => {
         unanswered = 0;
         if (type !== "taken" || takers.has(worker)) return;
-        if (takers.size === MAX_RUNS) end(reject, new Error("The browser ended the service worker again and again before it was done. Reload the page to try once more."));
+        if (takers.size === MAX_RUNS)
+          end(
+            reject,
+            new Error(
+              "The browser ended the service worker again and again before it was done. Reload the page to try once more.",
+            ),
+          );
         else question();
       });
     };

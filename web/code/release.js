@@ -86,7 +86,8 @@ export async function checkRelease({ manifestBytes, release, log, trusted, seen 
     const comment = `convergence log ${head.size} ${head.root}`;
     try {
       standing.signers = await signers(record.signatures, trusted.keys, manifestBytes, comment);
-      if (standing.signers < trusted.threshold) lacks(`${standing.signers} of the ${trusted.threshold} keys needed have signed it`);
+      if (standing.signers < trusted.threshold)
+        lacks(`${standing.signers} of the ${trusted.threshold} keys needed have signed it`);
     } catch {
       lacks("this browser cannot check signatures (Ed25519): a current one can");
     }
@@ -122,13 +123,20 @@ async function signers(signatures, keys, bytes, comment) {
 /** @returns {{index: number, size: number, proof: Uint8Array[], signatures: string[]}|null} */
 function readRelease(bytes) {
   const value = bytes.length <= MAX_RELEASE ? canonicalJson(bytes) : null;
-  if (!value || Object.keys(value).sort().join() !== "format,index,proof,signatures,size" || value.format !== 1) return null;
+  if (!value || Object.keys(value).sort().join() !== "format,index,proof,signatures,size" || value.format !== 1)
+    return null;
   const { index, size, proof, signatures } = value;
   if (!Number.isInteger(size) || size < 1 || size > MAX_LINES) return null;
   if (!Number.isInteger(index) || index < 0 || index >= size) return null;
-  if (!Array.isArray(proof) || proof.length > MAX_PROOF || !proof.every((hash) => typeof hash === "string" && DIGEST.test(hash))) return null;
+  if (
+    !Array.isArray(proof) ||
+    proof.length > MAX_PROOF ||
+    !proof.every((hash) => typeof hash === "string" && DIGEST.test(hash))
+  )
+    return null;
   if (!Array.isArray(signatures) || signatures.length > MAX_SIGNATURES) return null;
-  if (!signatures.every((text) => typeof text === "string" && !LONE.test(text) && utf8Length(text) <= MAX_SIGNATURE)) return null;
+  if (!signatures.every((text) => typeof text === "string" && !LONE.test(text) && utf8Length(text) <= MAX_SIGNATURE))
+    return null;
   return { index, size, proof: proof.map(fromHex), signatures };
 }
 
@@ -145,7 +153,8 @@ function readLog(bytes) {
 /** @returns {{key: Uint8Array, bytes: Uint8Array, comment: string, global: Uint8Array}|null} a .minisig file, not prehashed */
 function readSignature(text) {
   const [untrusted, signature, trusted, global, ...rest] = text.replace(/\n$/, "").split("\n");
-  if (!untrusted.startsWith(UNTRUSTED) || !trusted?.startsWith(TRUSTED) || global === undefined || rest.length) return null;
+  if (!untrusted.startsWith(UNTRUSTED) || !trusted?.startsWith(TRUSTED) || global === undefined || rest.length)
+    return null;
   const [raw, over] = [fromBase64(signature), fromBase64(global)];
   if (raw?.length !== 74 || over?.length !== 64 || raw[0] !== 0x45 || raw[1] !== 0x64) return null; // "Ed"
   return { key: raw.subarray(2, 10), bytes: raw.subarray(10), comment: trusted.slice(TRUSTED.length), global: over };
@@ -179,7 +188,8 @@ export async function merkleRoot(lines) {
 
 async function mapped(items, work) {
   const done = [];
-  for (let start = 0; start < items.length; start += SLICE) done.push(...(await Promise.all(items.slice(start, start + SLICE).map(work))));
+  for (let start = 0; start < items.length; start += SLICE)
+    done.push(...(await Promise.all(items.slice(start, start + SLICE).map(work))));
   return done;
 }
 

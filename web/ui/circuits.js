@@ -21,7 +21,7 @@ const WORDS = { rendezvous: "meeting", exit: "fetching" };
 /** Whether a circuit can carry something. */
 export const stands = (circuit) => circuit.state !== "building";
 
-const wordOf = (circuit) => (stands(circuit) ? WORDS[circuit.purpose] ?? "ready" : "building");
+const wordOf = (circuit) => (stands(circuit) ? (WORDS[circuit.purpose] ?? "ready") : "building");
 
 function describe(circuits) {
   const open = circuits.filter(stands);
@@ -54,7 +54,8 @@ function picture(circuits, width) {
 
   const root = svg("svg", { viewBox: `0 0 ${width} ${height}`, height, role: "img", "aria-label": describe(circuits) });
   root.append(svg("text", { class: "head", x: first, y: 14, "text-anchor": "middle" }, "first hop"));
-  if (right - first > 110) root.append(svg("text", { class: "head", x: right, y: 14, "text-anchor": "middle" }, "last hop"));
+  if (right - first > 110)
+    root.append(svg("text", { class: "head", x: right, y: 14, "text-anchor": "middle" }, "last hop"));
 
   const row = (index, circuit) => {
     const y = TOP + index * ROW_HEIGHT + ROW_HEIGHT / 2 - 10;
@@ -68,7 +69,7 @@ function picture(circuits, width) {
     hops.forEach((hop, place) => {
       const x = column(place, hops.length);
       const last = place === hops.length - 1;
-      const role = last && state === "open" ? LAST_HOP[circuit.purpose] ?? "" : "";
+      const role = last && state === "open" ? (LAST_HOP[circuit.purpose] ?? "") : "";
       const own = !hop ? "empty" : hop.built || state === "open" ? "open" : "building";
       root.append(svg("circle", { class: `hop ${own} ${role}`, cx: x, cy: y, r: last ? 7.5 : 6 }));
       if (hop) root.append(svg("text", { x, y: y + 22, "text-anchor": "middle" }, hop.identity.slice(0, 4)));
@@ -78,6 +79,9 @@ function picture(circuits, width) {
   for (let index = 0; index < total; index += 1) row(index, rows[index]);
   root.append(svg("circle", { class: "hop you", cx: you.x, cy: you.y, r: 10 }));
   root.append(svg("text", { class: "word", x: you.x, y: you.y + 29, "text-anchor": "middle" }, "You"));
-  if (hidden) root.append(svg("text", { class: "head", x: width / 2, y: height - 4, "text-anchor": "middle" }, `and ${hidden} more`));
+  if (hidden)
+    root.append(
+      svg("text", { class: "head", x: width / 2, y: height - 4, "text-anchor": "middle" }, `and ${hidden} more`),
+    );
   return root;
 }

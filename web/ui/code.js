@@ -10,10 +10,13 @@ import { count, sentence } from "./words.js";
 
 const FIRST_WORDS = 4;
 const FROM = {
-  cache: "Every file was checked before it ran, and this browser keeps it: the page also starts offline, and runs these bytes until you accept others.",
+  cache:
+    "Every file was checked before it ran, and this browser keeps it: the page also starts offline, and runs these bytes until you accept others.",
   writing: "Every file was checked against the list that this site gave, and is now being kept.",
-  first: "Every file was checked against the list that this site gave. From your next visit on, this browser runs these bytes, whatever the site serves, until you accept others.",
-  fleeting: "Every file was checked against the list that this site gave. But this browser did not keep it, for want of room or leave or because it was ended too early: nothing is pinned, and the next visit may bring other code. If space on this device is short, free some; then reload the page.",
+  first:
+    "Every file was checked against the list that this site gave. From your next visit on, this browser runs these bytes, whatever the site serves, until you accept others.",
+  fleeting:
+    "Every file was checked against the list that this site gave. But this browser did not keep it, for want of room or leave or because it was ended too early: nothing is pinned, and the next visit may bring other code. If space on this device is short, free some; then reload the page.",
   site: "Straight from the site: nothing is pinned, and the next visit may bring other code.",
   bookmarklet: "Started by your bookmark, which checked every file before it ran.",
 };
@@ -31,10 +34,12 @@ export function codeCard({ accept, decline, setAutomatic, look }) {
   const automatic = byId("code-automatic");
   let running = null;
 
-  automatic.addEventListener("change", () => setAutomatic(automatic.checked).catch((error) => {
-    automatic.checked = !automatic.checked;
-    fail(error);
-  }));
+  automatic.addEventListener("change", () =>
+    setAutomatic(automatic.checked).catch((error) => {
+      automatic.checked = !automatic.checked;
+      fail(error);
+    }),
+  );
   byId("code-look").addEventListener("click", () => check(true));
 
   /** @param {import("../code/pin.js").Running} what */
@@ -50,7 +55,8 @@ export function codeCard({ accept, decline, setAutomatic, look }) {
     byId("code-choices").hidden = phase !== "pinned";
     byId("code-automatic-row").hidden = !what.status?.threshold;
     automatic.checked = Boolean(what.status?.automatic);
-    if (what.status?.threshold) setText(byId("code-keys"), `${what.status.threshold} of ${count(what.status.keys, "key")}`);
+    if (what.status?.threshold)
+      setText(byId("code-keys"), `${what.status.threshold} of ${count(what.status.keys, "key")}`);
     if (!what.root) return setText(byId("code-short"), "The site has no list of its files.");
     const list = words(what.root);
     byId("code-picture").replaceChildren(picture(what.root));
@@ -70,7 +76,14 @@ export function codeCard({ accept, decline, setAutomatic, look }) {
     if (asked) setText(byId("code-looked"), "Looking …");
     try {
       const found = await look();
-      const here = { current: "The site has this very version.", unreachable: `The site did not say what it has now: ${found.message}. What you have goes on.`, unpinned: "", offered: "", older: "", broken: "" }[found.kind];
+      const here = {
+        current: "The site has this very version.",
+        unreachable: `The site did not say what it has now: ${found.message}. What you have goes on.`,
+        unpinned: "",
+        offered: "",
+        older: "",
+        broken: "",
+      }[found.kind];
       setText(byId("code-looked"), asked ? here : "");
       if (found.kind === "unpinned") show({ ...running, status: { ...running.status, phase: "fleeting" } });
       offer(found);
@@ -85,20 +98,54 @@ export function codeCard({ accept, decline, setAutomatic, look }) {
     box.dataset.kind = found.kind;
     if (box.hidden) return;
     if (found.kind === "broken") {
-      box.replaceChildren(el("h3", {}, "The site offers something that is refused"), el("p", {}, `${sentence(found.message)} What you have goes on.`));
+      box.replaceChildren(
+        el("h3", {}, "The site offers something that is refused"),
+        el("p", {}, `${sentence(found.message)} What you have goes on.`),
+      );
       return;
     }
-    const title = found.kind === "older" ? `Refused: the site offers the older version ${found.version}` : `The site offers another version: ${found.version}`;
+    const title =
+      found.kind === "older"
+        ? `Refused: the site offers the older version ${found.version}`
+        : `The site offers another version: ${found.version}`;
     const note = el("p", { class: "item-note", role: "status", "data-testid": "offer-note" });
-    const use = el("button", { type: "button", class: "primary small", "data-testid": "offer-use", click: () => take(found, note, [use, keep]) }, "Use this version");
-    const keep = el("button", { type: "button", class: "small", "data-testid": "offer-keep", click: () => refuse(found) }, "Keep mine");
+    const use = el(
+      "button",
+      {
+        type: "button",
+        class: "primary small",
+        "data-testid": "offer-use",
+        click: () => take(found, note, [use, keep]),
+      },
+      "Use this version",
+    );
+    const keep = el(
+      "button",
+      { type: "button", class: "small", "data-testid": "offer-keep", click: () => refuse(found) },
+      "Keep mine",
+    );
     box.replaceChildren(
       el("h3", {}, title),
-      el("div", { class: "fingerprint" }, picture(found.root), el("p", { class: "hash-line", "data-testid": "offer-words" }, words(found.root).join(" "))),
+      el(
+        "div",
+        { class: "fingerprint" },
+        picture(found.root),
+        el("p", { class: "hash-line", "data-testid": "offer-words" }, words(found.root).join(" ")),
+      ),
       el("p", { "data-testid": "offer-standing" }, standing(found, running.status.keys)),
       ...(found.kind === "older"
-        ? [el("p", {}, "Old versions can have faults that were found since, and somebody may want you to run one of them. What you have goes on.")]
-        : [found.declined ? el("p", { class: "muted" }, "You kept yours.") : "", note, el("div", { class: "actions" }, use, found.declined ? "" : keep)]),
+        ? [
+            el(
+              "p",
+              {},
+              "Old versions can have faults that were found since, and somebody may want you to run one of them. What you have goes on.",
+            ),
+          ]
+        : [
+            found.declined ? el("p", { class: "muted" }, "You kept yours.") : "",
+            note,
+            el("div", { class: "actions" }, use, found.declined ? "" : keep),
+          ]),
     );
     if (found.automatic) take(found, note, [use, keep]);
   }
@@ -130,9 +177,17 @@ function standing({ signed, signers, needed, index, why }, keys) {
   if (needed && signers >= needed) parts.push(`signed by ${signers} of ${count(keys, "key")} (${needed} needed)`);
   if (index !== null) parts.push(`in the release log at line ${index + 1}`);
   if (signed) return sentence([...parts, "and the log is consistent"].join(", "));
-  return [parts.length ? `It is ${parts.join(", ")}.` : "", `What is missing: ${why.join("; ")}.`, "Use it only if you know from elsewhere that these are the right words."].filter(Boolean).join(" ");
+  return [
+    parts.length ? `It is ${parts.join(", ")}.` : "",
+    `What is missing: ${why.join("; ")}.`,
+    "Use it only if you know from elsewhere that these are the right words.",
+  ]
+    .filter(Boolean)
+    .join(" ");
 }
 
 function trouble(status) {
-  return status?.mended.length ? `Changed or lost in this browser's cache, fetched again and checked: ${status.mended.join(", ")}.` : "";
+  return status?.mended.length
+    ? `Changed or lost in this browser's cache, fetched again and checked: ${status.mended.join(", ")}.`
+    : "";
 }

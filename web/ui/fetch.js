@@ -34,15 +34,50 @@ export function fetchCard(command) {
 
 function fetchView(first, command) {
   const note = el("p", { class: "item-note", role: "status", "data-testid": "fetch-note" });
-  const text = el("pre", { class: "text", hidden: true, tabindex: "0", "aria-label": "Fetched text", "data-testid": "fetch-text" });
+  const text = el("pre", {
+    class: "text",
+    hidden: true,
+    tabindex: "0",
+    "aria-label": "Fetched text",
+    "data-testid": "fetch-text",
+  });
   const fail = (failure) => setText(note, sentence(failure.message));
-  const save = el("button", { type: "button", class: "primary small", "data-testid": "fetch-save",
-    click: () => body().then(({ blob, name }) => saveBlob(blob, name)).catch(fail) }, "Save");
-  const read = el("button", { type: "button", class: "small", "aria-expanded": "false", "data-testid": "fetch-read", click: () => toggle().catch(fail) }, "Show as text");
-  const remove = el("button", { type: "button", class: "small quiet", click: () => command("drop-fetch", { id: first.id }).catch(fail) }, "Remove");
-  const root = el("li", { class: "item", "data-testid": "fetched" },
-    el("div", { class: "item-head" }, el("bdi", { class: "item-name" }, shownName(first.url))), 
-    el("div", { class: "item-foot" }, note, el("div", { class: "actions" }, save, read, remove)), text);
+  const save = el(
+    "button",
+    {
+      type: "button",
+      class: "primary small",
+      "data-testid": "fetch-save",
+      click: () =>
+        body()
+          .then(({ blob, name }) => saveBlob(blob, name))
+          .catch(fail),
+    },
+    "Save",
+  );
+  const read = el(
+    "button",
+    {
+      type: "button",
+      class: "small",
+      "aria-expanded": "false",
+      "data-testid": "fetch-read",
+      click: () => toggle().catch(fail),
+    },
+    "Show as text",
+  );
+  const remove = el(
+    "button",
+    { type: "button", class: "small quiet", click: () => command("drop-fetch", { id: first.id }).catch(fail) },
+    "Remove",
+  );
+  const root = el(
+    "li",
+    { class: "item", "data-testid": "fetched" },
+    el("div", { class: "item-head" }, el("bdi", { class: "item-name" }, shownName(first.url))),
+    el("div", { class: "item-foot" }, note, el("div", { class: "actions" }, save, read, remove)),
+    text,
+  );
 
   const body = () => command("body", { id: first.id });
   const toggle = async () => {
@@ -70,6 +105,9 @@ function fetchView(first, command) {
 function fetchNote(item) {
   if (item.stage === "asking") return sentence(item.message || "Asking through an exit node");
   if (item.stage === "failed") return sentence(item.message);
-  const answer = item.status >= 400 ? `The site answered ${item.status}: it does not have this or does not give it.` : `Answer ${item.status}`;
+  const answer =
+    item.status >= 400
+      ? `The site answered ${item.status}: it does not have this or does not give it.`
+      : `Answer ${item.status}`;
   return `${answer} · ${bytes(item.size)}${item.stage === "receiving" ? " so far" : ""} · ${shownName(item.type || "unknown type")}`;
 }

@@ -19,7 +19,11 @@ const SHAPES = [
 ];
 
 /** @param {string} root 64 hex digits @returns {string[]} 24 words */
-export const words = (root) => entropyToMnemonic(Uint8Array.from(root.match(/../g), (pair) => parseInt(pair, 16)), wordlist).split(" ");
+export const words = (root) =>
+  entropyToMnemonic(
+    Uint8Array.from(root.match(/../g), (pair) => parseInt(pair, 16)),
+    wordlist,
+  ).split(" ");
 
 /** @param {string} root @returns {SVGElement} */
 export function picture(root) {

@@ -18,7 +18,8 @@ import { bytes, count, sentence, shownName, span } from "./words.js";
 const ACTIVE = new Set(["looking", "waiting", "running"]);
 const SPEED_WINDOW_MS = 5000;
 const LINK = /^[\w-]{43}\.[\w-]{43}$/;
-const BAD_LINK = "This is not a complete share link. Copy all of it and try again: after the # come two groups of 43 letters, digits, - or _, with a dot between.";
+const BAD_LINK =
+  "This is not a complete share link. Copy all of it and try again: after the # come two groups of 43 letters, digits, - or _, with a dot between.";
 
 /** @param {(name: string, args?: object) => Promise<any>} command */
 export function getCard(command) {
@@ -85,14 +86,32 @@ function transferView(first, command) {
   const bar = el("progress", { max: "1", "data-testid": "progress", "aria-label": "Received so far" });
   const note = el("p", { class: "item-note", "data-testid": "transfer-note" });
   const stage = el("p", { class: "visually-hidden", role: "status" }); // speaks at each change of stage, not at each byte
-  const run = (verb) => () => command(verb, { id: first.id }).catch((failure) => setText(note, sentence(failure.message)));
-  const save = el("button", { type: "button", class: "primary small", "data-testid": "save", click: () => saveTransfer() }, "Save");
+  const run = (verb) => () =>
+    command(verb, { id: first.id }).catch((failure) => setText(note, sentence(failure.message)));
+  const save = el(
+    "button",
+    { type: "button", class: "primary small", "data-testid": "save", click: () => saveTransfer() },
+    "Save",
+  );
   const retry = el("button", { type: "button", class: "small", "data-testid": "retry", click: run("retry") }, "Retry");
-  const cancel = el("button", { type: "button", class: "small quiet", "data-testid": "cancel", click: run("cancel") }, "Stop");
-  const forget = el("button", { type: "button", class: "small quiet", "data-testid": "forget", click: run("forget") }, "Remove");
-  const root = el("li", { class: "item", "data-testid": "transfer", "data-id": first.id },
-    el("div", { class: "item-head" }, name, size), bar, stage,
-    el("div", { class: "item-foot" }, note, el("div", { class: "actions" }, save, retry, cancel, forget)));
+  const cancel = el(
+    "button",
+    { type: "button", class: "small quiet", "data-testid": "cancel", click: run("cancel") },
+    "Stop",
+  );
+  const forget = el(
+    "button",
+    { type: "button", class: "small quiet", "data-testid": "forget", click: run("forget") },
+    "Remove",
+  );
+  const root = el(
+    "li",
+    { class: "item", "data-testid": "transfer", "data-id": first.id },
+    el("div", { class: "item-head" }, name, size),
+    bar,
+    stage,
+    el("div", { class: "item-foot" }, note, el("div", { class: "actions" }, save, retry, cancel, forget)),
+  );
   const speed = speedometer();
 
   const saveTransfer = async () => {
@@ -132,19 +151,34 @@ function transferView(first, command) {
 
 function transferNote(item, rate) {
   const part = item.size ? `${bytes(item.have)} of ${bytes(item.size)}` : "";
-  if (item.state === "done") return `Complete. ${item.pieces === 1 ? "Its one piece was" : `All ${count(item.pieces, "piece")} were`} checked against the link.`;
+  if (item.state === "done")
+    return `Complete. ${item.pieces === 1 ? "Its one piece was" : `All ${count(item.pieces, "piece")} were`} checked against the link.`;
   if (item.state !== "running") {
-    return [sentence(item.message || "Looking for someone who has this file"), item.have ? `${part} is here already.` : ""].join(" ").trim();
+    return [
+      sentence(item.message || "Looking for someone who has this file"),
+      item.have ? `${part} is here already.` : "",
+    ]
+      .join(" ")
+      .trim();
   }
   const here = item.size ? Math.floor((item.have / item.size) * item.pieces) : 0;
-  const words = [part, rate > 0 ? `${bytes(rate)}/s` : "", item.pieces ? `${here} of ${count(item.pieces, "piece")}` : "",
-    item.sources > 1 ? count(item.sources, "source") : "", rate > 0 ? `about ${span((item.size - item.have) / rate)} left` : ""];
+  const words = [
+    part,
+    rate > 0 ? `${bytes(rate)}/s` : "",
+    item.pieces ? `${here} of ${count(item.pieces, "piece")}` : "",
+    item.sources > 1 ? count(item.sources, "source") : "",
+    rate > 0 ? `about ${span((item.size - item.have) / rate)} left` : "",
+  ];
   return words.filter(Boolean).join(" · ") || "Connected; asking what the file is.";
 }
 
 function stageWords(item) {
   const name = item.size === null ? "the file" : shownName(item.name);
-  const words = { looking: `Looking for ${name}`, running: `Receiving ${name}`, done: `${name} is complete and can be saved` };
+  const words = {
+    looking: `Looking for ${name}`,
+    running: `Receiving ${name}`,
+    done: `${name} is complete and can be saved`,
+  };
   return words[item.state] ?? sentence(item.message);
 }
 

@@ -24,7 +24,9 @@ const isOpen = (link) => link.state === "open" || link.state === "restarting";
 export function drawLinks() {
   const host = byId("links");
   const list = byId("link-list");
-  const draw = drawing(host, LEAST_WIDTH, picture, (links) => links.map(({ peer, kind, state }) => [peer, kind, state]));
+  const draw = drawing(host, LEAST_WIDTH, picture, (links) =>
+    links.map(({ peer, kind, state }) => [peer, kind, state]),
+  );
   return {
     update(links) {
       const open = links.filter(isOpen);
@@ -33,7 +35,11 @@ export function drawLinks() {
       host.dataset.rtc = direct;
       setText(byId("links-count"), summary(open.length, direct));
       setText(byId("links-failed"), failures(links.filter((link) => link.state === "failed")));
-      keepList(list, links.slice(0, LISTED_MOST).map((link) => ({ ...link, id: `${link.peer} ${link.kind}` })), linkView);
+      keepList(
+        list,
+        links.slice(0, LISTED_MOST).map((link) => ({ ...link, id: `${link.peer} ${link.kind}` })),
+        linkView,
+      );
       byId("links-more").hidden = !links.length;
       draw(links);
     },
@@ -47,7 +53,11 @@ function summary(open, direct) {
 
 function failures(links) {
   const reasons = [...new Set(links.map((link) => link.reason))];
-  const names = (reason) => links.filter((link) => link.reason === reason).map(shortName).join(", ");
+  const names = (reason) =>
+    links
+      .filter((link) => link.reason === reason)
+      .map(shortName)
+      .join(", ");
   return reasons.map((reason) => `Not reached: ${names(reason)}. ${sentence(reason)}`).join(" ");
 }
 
@@ -60,33 +70,53 @@ function linkView() {
     update(link) {
       Object.assign(root.dataset, { state: link.state, kind: link.kind, peer: link.peer });
       setText(name, link.peer.slice(0, 8));
-      setText(note, [KINDS[link.kind], STATES[link.state] ?? "", link.reason && sentence(link.reason), ...traffic(link)].filter(Boolean).join(" · "));
+      setText(
+        note,
+        [KINDS[link.kind], STATES[link.state] ?? "", link.reason && sentence(link.reason), ...traffic(link)]
+          .filter(Boolean)
+          .join(" · "),
+      );
     },
   };
 }
 
-const traffic = (link) => (isOpen(link) ? [count(link.circuits, "circuit"), `${bytes(link.sent)} out`, `${bytes(link.received)} in`] : []);
+const traffic = (link) =>
+  isOpen(link) ? [count(link.circuits, "circuit"), `${bytes(link.sent)} out`, `${bytes(link.received)} in`] : [];
 
 function picture(links, width) {
   const around = links.slice(0, DRAWN_MOST);
   const hidden = links.length - around.length;
   const middle = { x: width / 2, y: HEIGHT / 2 };
-  const words = around.map((link) => `${shortName(link)}, ${KINDS[link.kind]}${STATES[link.state] ? `, ${STATES[link.state]}` : ""}`);
+  const words = around.map(
+    (link) => `${shortName(link)}, ${KINDS[link.kind]}${STATES[link.state] ? `, ${STATES[link.state]}` : ""}`,
+  );
   const label = words.length ? `Your neighbours: ${words.join("; ")}.` : "No neighbours yet.";
   const root = svg("svg", { viewBox: `0 0 ${width} ${HEIGHT}`, height: HEIGHT, role: "img", "aria-label": label });
   const places = around.map((link, index) => {
     const angle = (index / around.length) * 2 * Math.PI - Math.PI / 2 + Math.PI / Math.max(2, around.length); // nobody right above
-    return { link, x: middle.x + Math.cos(angle) * (middle.x - MARGIN.x), y: middle.y + Math.sin(angle) * (middle.y - MARGIN.y) };
+    return {
+      link,
+      x: middle.x + Math.cos(angle) * (middle.x - MARGIN.x),
+      y: middle.y + Math.sin(angle) * (middle.y - MARGIN.y),
+    };
   });
-  for (const { link, x, y } of places) root.append(svg("path", { class: `line ${link.kind} ${link.state}`, d: `M${middle.x} ${middle.y}L${x} ${y}` }));
+  for (const { link, x, y } of places)
+    root.append(svg("path", { class: `line ${link.kind} ${link.state}`, d: `M${middle.x} ${middle.y}L${x} ${y}` }));
   for (const { link, x, y } of places) {
     const look = { class: `peer ${link.kind} ${link.state}` };
-    root.append(link.kind === "rtc" ? svg("circle", { ...look, cx: x, cy: y, r: 7 }) : svg("rect", { ...look, x: x - 6, y: y - 6, width: 12, height: 12, rx: 2 }));
+    root.append(
+      link.kind === "rtc"
+        ? svg("circle", { ...look, cx: x, cy: y, r: 7 })
+        : svg("rect", { ...look, x: x - 6, y: y - 6, width: 12, height: 12, rx: 2 }),
+    );
     const below = y > middle.y; // on the side that its line does not come from
     root.append(svg("text", { x, y: below ? y + 21 : y - 13, "text-anchor": "middle" }, shortName(link)));
   }
   root.append(svg("circle", { class: "hop you", cx: middle.x, cy: middle.y, r: 10 }));
   root.append(svg("text", { class: "word", x: middle.x, y: middle.y + 29, "text-anchor": "middle" }, "You"));
-  if (hidden) root.append(svg("text", { class: "head", x: width - 4, y: HEIGHT - 4, "text-anchor": "end" }, `and ${hidden} more`));
+  if (hidden)
+    root.append(
+      svg("text", { class: "head", x: width - 4, y: HEIGHT - 4, "text-anchor": "end" }, `and ${hidden} more`),
+    );
   return root;
 }

@@ -62,7 +62,8 @@ export function relayControls(command) {
   };
 
   toggle.addEventListener("click", () => change({ relay: !settings.relay }));
-  for (const name of FLAGS) byId(`set-${name}`).addEventListener("change", ({ target }) => change({ [name]: target.checked }));
+  for (const name of FLAGS)
+    byId(`set-${name}`).addEventListener("change", ({ target }) => change({ [name]: target.checked }));
   for (const name of NUMBERS) {
     const field = byId(`set-${name}`);
     [field.min, field.max, field.step] = RANGES[name];

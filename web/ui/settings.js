@@ -11,14 +11,25 @@
 const KEY = "convergence-settings";
 
 export const DEFAULTS = Object.freeze({
-  relay: true, rdv: true, metered: false,
-  circuits: 1024, streams: 1024, upload: 20, share: 50, volume: 0, hops: 2,
+  relay: true,
+  rdv: true,
+  metered: false,
+  circuits: 1024,
+  streams: 1024,
+  upload: 20,
+  share: 50,
+  volume: 0,
+  hops: 2,
 });
 
 /** The least, the most, and the step of each number. */
 export const RANGES = Object.freeze({
-  circuits: [1, 8192, 1], streams: [1, 8192, 1], upload: [0.1, 10_000, 0.1],
-  share: [1, 100, 1], volume: [0, 1_048_576, 1], hops: [1, 5, 1],
+  circuits: [1, 8192, 1],
+  streams: [1, 8192, 1],
+  upload: [0.1, 10_000, 0.1],
+  share: [1, 100, 1],
+  volume: [0, 1_048_576, 1],
+  hops: [1, 5, 1],
 });
 
 /**

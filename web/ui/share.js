@@ -22,7 +22,9 @@ export function shareCard(command) {
     setText(error, "");
     navigator.storage?.persist?.().catch(() => {}); // or the browser may clear what is shared when it is short of space
     for (const file of files) {
-      command("share", { file }).catch((failure) => setText(error, `${shownName(file.name)}: ${sentence(failure.message)}`));
+      command("share", { file }).catch((failure) =>
+        setText(error, `${shownName(file.name)}: ${sentence(failure.message)}`),
+      );
     }
   };
   input.addEventListener("change", () => {
@@ -40,7 +42,10 @@ export function shareCard(command) {
     drop.classList.remove("over");
     const entries = [...event.dataTransfer.items].filter((item) => item.kind === "file");
     if (entries.some((item) => item.webkitGetAsEntry?.()?.isDirectory)) {
-      setText(error, "Folders cannot be shared as they are. Pack the folder into one file, such as a .zip, and share that.");
+      setText(
+        error,
+        "Folders cannot be shared as they are. Pack the folder into one file, such as a .zip, and share that.",
+      );
       return;
     }
     share([...event.dataTransfer.files]);
@@ -54,26 +59,62 @@ const fullLink = (link) => new URL(`./#${link}`, globalThis.convergence?.site ??
 function shareView(first, command) {
   const name = el("bdi", { class: "item-name" }, shownName(first.name));
   const size = el("span", { class: "item-size" }, bytes(first.size));
-  const bar = el("progress", { max: "1", value: "0", "aria-label": `Reading ${shownName(first.name)}`, "data-testid": "share-progress" });
+  const bar = el("progress", {
+    max: "1",
+    value: "0",
+    "aria-label": `Reading ${shownName(first.name)}`,
+    "data-testid": "share-progress",
+  });
   const note = el("p", { class: "item-note", role: "status", "data-testid": "share-note" });
-  const field = el("input", { type: "text", readonly: true, "data-testid": "share-link", "aria-label": "Share link", focus: () => field.select() });
-  const copy = el("button", { type: "button", class: "primary", "data-testid": "share-copy", click: () => copyLink(field, copy) }, "Copy link");
+  const field = el("input", {
+    type: "text",
+    readonly: true,
+    "data-testid": "share-link",
+    "aria-label": "Share link",
+    focus: () => field.select(),
+  });
+  const copy = el(
+    "button",
+    { type: "button", class: "primary", "data-testid": "share-copy", click: () => copyLink(field, copy) },
+    "Copy link",
+  );
   const code = el("div", { class: "code", hidden: true });
-  const show = el("button", { type: "button", class: "small", "aria-expanded": "false", "data-testid": "share-qr", click: () => toggle() }, "Show QR code");
-  const stop = el("button", { type: "button", class: "small quiet", "data-testid": "share-stop",
-    click: () => command("unshare", { id: first.id }).catch((failure) => setText(note, sentence(failure.message))) }, "Stop sharing");
+  const show = el(
+    "button",
+    { type: "button", class: "small", "aria-expanded": "false", "data-testid": "share-qr", click: () => toggle() },
+    "Show QR code",
+  );
+  const stop = el(
+    "button",
+    {
+      type: "button",
+      class: "small quiet",
+      "data-testid": "share-stop",
+      click: () => command("unshare", { id: first.id }).catch((failure) => setText(note, sentence(failure.message))),
+    },
+    "Stop sharing",
+  );
   const link = el("div", { class: "item-link" }, field, copy);
   const actions = el("div", { class: "actions" }, show, stop);
-  const root = el("li", { class: "item", "data-testid": "share-item" },
-    el("div", { class: "item-head" }, name, size), bar, link, code, el("div", { class: "item-foot" }, note, actions));
+  const root = el(
+    "li",
+    { class: "item", "data-testid": "share-item" },
+    el("div", { class: "item-head" }, name, size),
+    bar,
+    link,
+    code,
+    el("div", { class: "item-foot" }, note, actions),
+  );
 
   const toggle = () => {
     code.hidden = !code.hidden;
     show.setAttribute("aria-expanded", String(!code.hidden));
     setText(show, code.hidden ? "Show QR code" : "Hide QR code");
     if (!code.firstChild) {
-      code.append(qrCode(field.value, "QR code of the share link"),
-        el("p", { class: "muted" }, "Point a phone's camera at it. Whoever sees this code can get the file."));
+      code.append(
+        qrCode(field.value, "QR code of the share link"),
+        el("p", { class: "muted" }, "Point a phone's camera at it. Whoever sees this code can get the file."),
+      );
     }
   };
   return {

@@ -7,7 +7,8 @@ import { stands } from "./circuits.js";
 import { byId, el, setText } from "./dom.js";
 import { bytes, count } from "./words.js";
 
-const MARKED = "Your bookmark started this page: after a reload, click the bookmark again, and use nothing before that.";
+const MARKED =
+  "Your bookmark started this page: after a reload, click the bookmark again, and use nothing before that.";
 
 /**
  * @param {object} state
@@ -18,13 +19,20 @@ export function showStatus(state, role, marked) {
   const open = state.circuits.filter(stands).length;
   const kind = state.failed ? "failed" : state.ready && open ? "ready" : "starting";
   const percent = Math.round(state.phase.percent);
-  const words = { failed: "Stopped", ready: `Ready, ${count(open, "circuit")}`, starting: state.ready ? "Reconnecting" : `Starting, ${percent} %` };
+  const words = {
+    failed: "Stopped",
+    ready: `Ready, ${count(open, "circuit")}`,
+    starting: state.ready ? "Reconnecting" : `Starting, ${percent} %`,
+  };
   byId("status").dataset.state = kind;
   setText(byId("status-text"), words[kind]);
   byId("starting").hidden = kind !== "starting";
   byId("phase").value = state.phase.percent;
   setText(byId("phase-text"), state.phase.text);
-  setText(byId("node-role"), role === "guest" ? "runs in another tab" : state.ready ? `ready in ${state.seconds.toFixed(1)} s` : "");
+  setText(
+    byId("node-role"),
+    role === "guest" ? "runs in another tab" : state.ready ? `ready in ${state.seconds.toFixed(1)} s` : "",
+  );
   setText(byId("count-sent"), bytes(state.bytes.sent));
   setText(byId("count-received"), bytes(state.bytes.received));
   setText(byId("count-relayed"), bytes(state.bytes.relayed));

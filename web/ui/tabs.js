@@ -105,7 +105,9 @@ export function joinNode({ alone = false, until = Promise.resolve(), startWorker
     };
     worker.onerror = (event) => {
       event.preventDefault();
-      leave("The node stopped because part of the program could not be loaded or run. Reload the page to start it again.");
+      leave(
+        "The node stopped because part of the program could not be loaded or run. Reload the page to start it again.",
+      );
     };
     channel.postMessage({ type: "leader", leader: tab, state });
     dispatchAll();

@@ -8,7 +8,8 @@ const NAME_LIMIT = 120; // characters of a received name that are shown or used 
 const EXTENSION_LIMIT = 16;
 
 // Controls, line separators, zero-width characters and the marks that reorder text ("gpj.exe" shown as "exe.jpg").
-const INVISIBLE = /[\p{Cc}\p{Cs}\p{Zl}\p{Zp}\u00ad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]/gu;
+const INVISIBLE =
+  /[\p{Cc}\p{Cs}\p{Zl}\p{Zp}\u00ad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]/gu;
 const FORBIDDEN = /[<>:"/\\|?*]/g; // in file names, on one system or another
 const DEVICE = /^(con|prn|aux|nul|com\d|lpt\d)(\.|$)/i;
 
@@ -52,7 +53,13 @@ function shorten(name) {
  * @param {string} name
  */
 export function shownName(name) {
-  return shorten(String(name ?? "").replace(INVISIBLE, " ").trim()) || "Unnamed file";
+  return (
+    shorten(
+      String(name ?? "")
+        .replace(INVISIBLE, " ")
+        .trim(),
+    ) || "Unnamed file"
+  );
 }
 
 /**
@@ -60,7 +67,10 @@ export function shownName(name) {
  * @param {string} name
  */
 export function savedName(name) {
-  const bare = String(name ?? "").replace(INVISIBLE, "").replace(FORBIDDEN, "_").replace(/^[.\s_]+|[.\s]+$/gu, "");
+  const bare = String(name ?? "")
+    .replace(INVISIBLE, "")
+    .replace(FORBIDDEN, "_")
+    .replace(/^[.\s_]+|[.\s]+$/gu, "");
   const short = shorten(bare);
   return DEVICE.test(short) ? `_${short}` : short || "file";
 }

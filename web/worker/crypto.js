@@ -20,7 +20,8 @@ const ZEROS = new Uint8Array(AHEAD); // key stream is the encryption of zeros
 
 /** @returns {Promise<object>} what crypto.py imports as `convergence_platform` */
 export async function createCrypto() {
-  if (!globalThis.crypto?.subtle) throw new Error("this page has no cryptography: open it over https, or from this machine");
+  if (!globalThis.crypto?.subtle)
+    throw new Error("this page has no cryptography: open it over https, or from this machine");
   await sodium.ready;
   return { ...primitives, ...createStreams() };
 }
@@ -38,7 +39,8 @@ const primitives = {
 
   ed25519Public: (seed) => sodium.crypto_sign_seed_keypair(seed).publicKey,
 
-  ed25519Sign: (seed, message) => sodium.crypto_sign_detached(message, sodium.crypto_sign_seed_keypair(seed).privateKey),
+  ed25519Sign: (seed, message) =>
+    sodium.crypto_sign_detached(message, sodium.crypto_sign_seed_keypair(seed).privateKey),
 
   ed25519Verify: (point, signature, message) =>
     point.length === 32 && signature.length === 64 && sodium.crypto_sign_verify_detached(signature, message, point),
@@ -153,7 +155,8 @@ class KeyStream {
       const stop = Math.min(end, part.end);
       const offset = (part.start - base) >> 2;
       const source = part.words;
-      for (let at = (this.position - base) >> 2, until = (stop - base + 3) >> 2; at < until; at++) target[at] ^= source[at - offset];
+      for (let at = (this.position - base) >> 2, until = (stop - base + 3) >> 2; at < until; at++)
+        target[at] ^= source[at - offset];
       this.position = stop;
     }
     this.askAhead();

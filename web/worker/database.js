@@ -8,18 +8,23 @@ const VERSION = 1;
 const BUCKETS = ["piece", "file", "transfer", "node"];
 const READ_TOGETHER = 16; // pieces of 256 KiB that are in memory at once while a file is put together
 
-const FULL = "There is no room left for this site's files in this browser. Remove files from the lists below or free disk space, then try again.";
+const FULL =
+  "There is no room left for this site's files in this browser. Remove files from the lists below or free disk space, then try again.";
 
 /** @returns {[string, string]} kind and message of a Failure */
 function failure(error) {
   if (error?.name === "QuotaExceededError") return ["quota", FULL];
-  return ["io", `The browser's storage failed (${error?.name ?? "unknown error"}). Reload the page; if it happens again, allow this site to store data.`];
+  return [
+    "io",
+    `The browser's storage failed (${error?.name ?? "unknown error"}). Reload the page; if it happens again, allow this site to store data.`,
+  ];
 }
 
-const wait = (request) => new Promise((resolve, reject) => {
-  request.onsuccess = () => resolve(request.result);
-  request.onerror = () => reject(request.error);
-});
+const wait = (request) =>
+  new Promise((resolve, reject) => {
+    request.onsuccess = () => resolve(request.result);
+    request.onerror = () => reject(request.error);
+  });
 
 /** Keys that begin with `prefix`: binary keys are compared byte by byte. */
 function beginningWith(prefix) {
@@ -68,8 +73,10 @@ export async function openDatabase(answer) {
     /** Answers with the value (Uint8Array), or with nothing. */
     load(request, bucket, key) {
       try {
-        wait(begin(bucket, "readonly").objectStore(bucket).get(key))
-          .then((value) => answer(request, "", value), (error) => fail(request, error));
+        wait(begin(bucket, "readonly").objectStore(bucket).get(key)).then(
+          (value) => answer(request, "", value),
+          (error) => fail(request, error),
+        );
       } catch (error) {
         queueMicrotask(() => fail(request, error));
       }
@@ -88,8 +95,9 @@ export async function openDatabase(answer) {
         answer(request, "", whole, lengths);
       };
       try {
-        wait(begin(bucket, "readonly").objectStore(bucket).getAllKeys(beginningWith(prefix)))
-          .then(joined, (error) => fail(request, error));
+        wait(begin(bucket, "readonly").objectStore(bucket).getAllKeys(beginningWith(prefix))).then(joined, (error) =>
+          fail(request, error),
+        );
       } catch (error) {
         queueMicrotask(() => fail(request, error));
       }
@@ -109,13 +117,19 @@ export async function openDatabase(answer) {
       let next = range;
       for (;;) {
         const store = begin("piece", "readonly").objectStore("piece");
-        const [keys, values] = await Promise.all([wait(store.getAllKeys(next, READ_TOGETHER)), wait(store.getAll(next, READ_TOGETHER))]);
+        const [keys, values] = await Promise.all([
+          wait(store.getAllKeys(next, READ_TOGETHER)),
+          wait(store.getAll(next, READ_TOGETHER)),
+        ]);
         if (!keys.length) break;
         parts.push(new Blob(values));
         next = IDBKeyRange.bound(keys[keys.length - 1], range.upper, true, true);
       }
       const blob = new Blob(parts, { type: "application/octet-stream" });
-      if (blob.size !== size) throw new Error("Pieces of this file are missing in this browser's storage. Remove it here and open its link again.");
+      if (blob.size !== size)
+        throw new Error(
+          "Pieces of this file are missing in this browser's storage. Remove it here and open its link again.",
+        );
       return blob;
     },
   };

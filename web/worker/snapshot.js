@@ -36,7 +36,10 @@ export async function keptSnapshot(site, root) {
 /** Keeps this one in place of the site's others. */
 export async function keepSnapshot(site, root, bytes) {
   await dropSnapshots(site);
-  await (await caches.open(CACHE)).put(address(site, root), new Response(bytes, { headers: { [DIGEST]: await sha256(bytes) } }));
+  await (await caches.open(CACHE)).put(
+    address(site, root),
+    new Response(bytes, { headers: { [DIGEST]: await sha256(bytes) } }),
+  );
 }
 
 /** Whatever happens, it does not throw: a snapshot is there to save time, no more. */

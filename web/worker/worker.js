@@ -19,7 +19,15 @@ const waiting = []; // commands that came before the node could take them
 let host = null;
 let restoredFor = ""; // the site whose snapshot this start is made from
 const listener = {}; // filled in by Python before anything is asked of channels or database
-const relayed = new Proxy({}, { get: (_, name) => (...values) => guard(() => listener[name](...values)) });
+const relayed = new Proxy(
+  {},
+  {
+    get:
+      (_, name) =>
+      (...values) =>
+        guard(() => listener[name](...values)),
+  },
+);
 const take = (message) => (host ? command(message) : waiting.push(message));
 
 /**
@@ -40,14 +48,22 @@ const told = new Promise((resolve) => {
 start().catch(async (error) => {
   console.error(error);
   if (restoredFor) await dropSnapshots(restoredFor); // it may be what is wrong: after an update of the browser, for instance
-  const why = String(error.message ?? error).trim().split("\n").at(-1); // of Python's, what follows the traceback
+  const why = String(error.message ?? error)
+    .trim()
+    .split("\n")
+    .at(-1); // of Python's, what follows the traceback
   const failed = `The node could not start: ${why}. Reload the page to try again.`;
   self.postMessage({ type: "state", state: { ready: false, failed } }); // the page ends this worker
 });
 
 async function start() {
   phase(5, "Loading Python and the program");
-  const { port, code: { site, files, network: given, root }, settings, onMetered } = await told;
+  const {
+    port,
+    code: { site, files, network: given, root },
+    settings,
+    onMetered,
+  } = await told;
   const asset = assets(site, files);
   const [{ pyodide, snapshot }, network, primitives, database] = await Promise.all([
     loadPython(asset, site, root).then((loaded) => {
@@ -61,7 +77,10 @@ async function start() {
   const rtc = port && network.rtc ? { port, stun: network.rtc.stun } : null;
   pyodide.registerJsModule("convergence_platform", primitives);
   pyodide.registerJsModule("convergence_shell", {
-    listener, database, network, post,
+    listener,
+    database,
+    network,
+    post,
     channels: createChannels(relayed, rtc),
     rtc: rtc !== null,
     settings: { settings, onMetered },
@@ -75,7 +94,8 @@ async function start() {
   host = await boot.start();
   boot.destroy();
   waiting.splice(0).forEach(command);
-  if (snapshot) setTimeout(() => keepSnapshot(site, root, snapshot).catch((error) => console.warn(error.message)), SETTLED_MS);
+  if (snapshot)
+    setTimeout(() => keepSnapshot(site, root, snapshot).catch((error) => console.warn(error.message)), SETTLED_MS);
 }
 
 /**
@@ -177,6 +197,11 @@ async function command({ id, name, args }) {
     self.postMessage({ type: "reply", id, ...(await host.command(name, args)) });
   } catch (error) {
     console.error(error);
-    self.postMessage({ type: "reply", id, ok: false, message: "The node met an error of its own. Reload the page, then try again." });
+    self.postMessage({
+      type: "reply",
+      id,
+      ok: false,
+      message: "The node met an error of its own. Reload the page, then try again.",
+    });
   }
 }

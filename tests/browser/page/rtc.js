@@ -51,7 +51,9 @@ function until(kind, channel, holds = () => true) {
 const asleep = new Int32Array(new SharedArrayBuffer(4));
 
 window.peer = {
-  start, until, events,
+  start,
+  until,
+  events,
   call: (call, ...args) => worker.postMessage({ call, args }),
   send: (channel, send) => worker.postMessage({ channel, send }),
   sleep: () => worker.postMessage({ sleep: asleep }),

@@ -1,8 +1,16 @@
 // A stand-in for the node's worker: tests of the page alone tell it what to say, through a BroadcastChannel of its own.
 const control = new BroadcastChannel("test-control");
 const state = {
-  phase: { percent: 5, text: "Loading Python and the program" }, ready: false, seconds: 0, failed: "", trouble: "",
-  circuits: [], bytes: { sent: 0, received: 0, relayed: 0 }, shares: [], transfers: [], fetches: [],
+  phase: { percent: 5, text: "Loading Python and the program" },
+  ready: false,
+  seconds: 0,
+  failed: "",
+  trouble: "",
+  circuits: [],
+  bytes: { sent: 0, received: 0, relayed: 0 },
+  shares: [],
+  transfers: [],
+  fetches: [],
 };
 const answers = {}; // command name -> {value} or {message}; without one a command stays open
 const said = [];
@@ -22,7 +30,10 @@ self.onmessage = ({ data }) => {
 control.onmessage = ({ data }) => {
   if (data.state) Object.assign(state, data.state);
   if (data.answers) Object.assign(answers, data.answers);
-  if (data.crash) setTimeout(() => { throw new Error("crash"); });
+  if (data.crash)
+    setTimeout(() => {
+      throw new Error("crash");
+    });
   if (data.state) post();
   if (data.ask) control.postMessage({ said, start });
 };
