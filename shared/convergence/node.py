@@ -6,7 +6,7 @@ Does not: hold protocol logic; if a line here decides something about bytes, it 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,7 +21,8 @@ from convergence.facilitator.client import LIFETIME, RTC_LIFETIME, FacilitatorCl
 from convergence.fetch import Fetch
 from convergence.introduction.links import MAX_SESSIONS, RtcLinks
 from convergence.introduction.peers import Peers
-from convergence.introduction.signalling import Carrier, Switchboard
+from convergence.introduction.signalling import Reply, Switchboard
+from convergence.introduction.ways import Route
 from convergence.link.link import Link
 from convergence.link.neighbours import Neighbours
 from convergence.netdir.nodes import NodeDirectory
@@ -359,7 +360,7 @@ class Node:
             return None
         transports = [Transport(TransportKind.WS, url) for url in self.config.urls]
         if self.config.rtc:
-            transports.append(Transport.rtc(self._peers.introducers()))
+            transports.append(Transport.rtc(self._peers.introducers(now)))
         keys = self._keys
         published = self._published = max(int(now), self._published + 1)  # the newest one counts
         expires = published + (LIFETIME if self.config.urls else RTC_LIFETIME)
@@ -381,10 +382,10 @@ class Node:
     def _introduce(self, identity: bytes, now: float) -> int | None:
         return self._rtc.connect(identity, now) if self.config.rtc else None
 
-    def _routes(self, identity: bytes) -> Iterator[Carrier]:
-        return self._peers.carriers(identity, self.config.introducer)
+    def _routes(self, identity: bytes, now: float) -> Route:
+        return self._peers.route(identity, self.config.introducer, now)
 
-    def _rtc_delivered(self, sealed: bytes, reply: Callable[[bytes], None], source: object, now: float) -> None:
+    def _rtc_delivered(self, sealed: bytes, reply: Reply, source: object, now: float) -> None:
         if self.config.rtc:
             self._rtc.delivered(sealed, reply, source, now)
 

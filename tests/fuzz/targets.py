@@ -14,6 +14,7 @@ from convergence.wire import (
     cells,
     certs,
     create,
+    descriptor,
     facilitator,
     handshake,
     linkspec,
@@ -55,9 +56,9 @@ def _cutter(make: Callable[[], Any]) -> Callable[[bytes], Any]:
 
 
 def _descriptor() -> bytes:
-    ws = facilitator.Transport(facilitator.TransportKind.WS, "wss://host.example:443/node")
-    transports = (ws, facilitator.Transport.rtc((KEY, KEY)))
-    return facilitator.Descriptor(KEY, KEY, 1, 2, facilitator.Role(7), transports, SIGNATURE).encode()
+    ws = descriptor.Transport(descriptor.TransportKind.WS, "wss://host.example:443/node")
+    transports = (ws, descriptor.Transport.rtc((KEY, KEY)))
+    return descriptor.Descriptor(KEY, KEY, 1, 2, descriptor.Role(7), transports, SIGNATURE).encode()
 
 
 _INFO = ordb.FileInfo(KEY, 300_000, "h\u00f6liday.jpg", "image/jpeg")
@@ -101,7 +102,7 @@ TARGETS: dict[str, Target] = {
     "create.Create2": Target(create.Create2.parse, (create.Create2(2, bytes(84)).encode(),)),
     "create.Created2": Target(create.Created2.parse, (create.Created2(bytes(64)).encode(),)),
     "create.Destroy": Target(create.Destroy.parse, (b"\1",)),
-    "facilitator.Descriptor": Target(facilitator.Descriptor.parse, (_descriptor(),)),
+    "descriptor.Descriptor": Target(descriptor.Descriptor.parse, (_descriptor(),)),
     "facilitator.ErrorRecord": Target(facilitator.ErrorRecord.parse, (b"\1why not \xc3\xa9",)),
     "facilitator.NodeList": Target(facilitator.NodeList.parse, (_NODES.encode(),)),
     "facilitator.RecordCutter": Target(
@@ -123,8 +124,8 @@ TARGETS: dict[str, Target] = {
     ),
     "facilitator.Signal": Target(facilitator.Signal.parse, (facilitator.Signal(9, KEY, KEY).encode(),)),
     "facilitator.Unreachable": Target(facilitator.Unreachable.parse, (facilitator.Unreachable(9, 1).encode(),)),
-    "facilitator.check_ws_url": Target(
-        _text(facilitator.check_ws_url), (b"wss://host.example:443/a%20b", b"ws://[::1]:80")
+    "descriptor.check_ws_url": Target(
+        _text(descriptor.check_ws_url), (b"wss://host.example:443/a%20b", b"ws://[::1]:80")
     ),
     "handshake.AuthChallenge": Target(handshake.AuthChallenge.parse, (handshake.AuthChallenge(KEY, (1, 3)).encode(),)),
     "handshake.Authenticate": Target(handshake.Authenticate.parse, (_AUTHENTICATE.encode(),)),

@@ -14,8 +14,8 @@ from convergence.crypto.keys import NodeKeys
 from convergence.effects import OFFERER, CloseLink, Connect, Describe, DescriptionKind, Protocol, Send
 from convergence.introduction.guard import MAX_KEYS
 from convergence.introduction.links import MAX_PENDING, MAX_SEEN, MAX_SESSIONS
-from convergence.introduction.peers import MAX_ACCEPTED, MAX_PIPES
 from convergence.introduction.pipe import PEER_TARGET, PEERING
+from convergence.introduction.pipes import MAX_ACCEPTED, MAX_PIPES
 from convergence.introduction.signalling import MAX_INTRODUCTIONS_PER_MINUTE, MAX_TAGS
 from convergence.link.neighbours import MAX_LOOKUPS
 from convergence.netdir.nodes import MAX_HEARD
@@ -126,11 +126,11 @@ class Shell:
     def check(self):
         """All tables are within their limits."""
         node = self.node
-        board, rtc, peers = node.switchboard, node._rtc, node._peers
+        board, rtc, pipes = node.switchboard, node._rtc, node._peers._pipes
         assert board._live <= MAX_TAGS
-        assert len(board._ports) <= len(peers._accepted) + len(peers._opened) + 1
-        assert len(peers._accepted) <= MAX_ACCEPTED and len(peers._opened) <= MAX_PIPES
-        assert all(len(pipe.signals._asked) <= MAX_INTRODUCTIONS_PER_MINUTE for pipe in peers._pipes())
+        assert len(board._ports) <= len(pipes._accepted) + len(pipes._opened) + 1
+        assert len(pipes._accepted) <= MAX_ACCEPTED and len(pipes._opened) <= MAX_PIPES
+        assert all(len(pipe.signals._asked) <= MAX_INTRODUCTIONS_PER_MINUTE for pipe in pipes)
         assert len(rtc._sessions) <= MAX_SESSIONS + MAX_PENDING and len(rtc._by_name) <= MAX_SESSIONS
         assert all(len(budget._spent) <= MAX_KEYS for budget in (rtc._sources, rtc._senders, rtc._all))
         assert len(rtc._seen._seen) <= MAX_SEEN
@@ -397,6 +397,6 @@ def play(seed):
     assert not rtc._sessions and not rtc._by_name
     assert not neighbours.links and not neighbours._dialled and not neighbours._waiting and not neighbours._lookups
     assert not node.relaying.circuits and not node.relaying._of_link and not node.relaying._pipes
-    assert not node._peers._accepted and not node._peers._opened
+    assert not list(node._peers._pipes)
     assert node.outbox.deadline() is None, "a timer stays for ever"
     return hostile.kinds | ({"a session"} if rtc._seen._seen else set())

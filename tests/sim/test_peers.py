@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from convergence.introduction.peers import Peers
+from convergence.introduction.ways import Ways
 from tests.sim.test_rtc import RTC_TIME, browsers, identity, linked, reach
 from tests.sim.world import Host
 
@@ -17,7 +17,7 @@ def test_a_browser_is_reached_through_a_circuit_to_its_introducer(monkeypatch) -
     world, hosts = browsers("through", 5, servers=3)
     world.run(RTC_TIME)
     world.kill(world.hosts["facilitator"])
-    monkeypatch.setattr(Peers, "_pipes_to", lambda self, identities, tried: iter(()))
+    monkeypatch.setattr(Ways, "_pipes_to", lambda self, identities, tried: lambda now: None)
     world.run(RTC_TIME)
     seen = 0
     for host in hosts:
@@ -37,7 +37,7 @@ def test_a_browser_without_any_link_is_introduced_by_a_server(monkeypatch) -> No
     lonely, *others = hosts
     for host in hosts:
         host.node.pool.stop(host.now())
-    monkeypatch.setattr(Peers, "_circuits_to", lambda self, identities, tried: iter(()))
+    monkeypatch.setattr(Ways, "_circuits_to", lambda self, identities, tried: lambda now: None)
     world.run(RTC_TIME)
     lonely.driver.run(lonely.node.neighbours.close_all)
     lonely.node.pool._stopped = False

@@ -66,7 +66,7 @@ class FacilitatorClient:
     """Owns one FACILITATOR channel.
 
     Args:
-        outbox: the node's; its `now` is kept up to date.
+        outbox: the node's.
         crypto, keys: prove to the facilitator that the node is here.
         rng: jitter.
         directory: kept fresh. Only the facilitator that it pins, if any, is dealt with.
@@ -238,13 +238,13 @@ class FacilitatorClient:
 
     # Requests and answers
 
-    def _send(self, kind: RecordType, body: bytes) -> None:
+    def _send(self, kind: RecordType, body: bytes, now: float) -> None:
         assert self.channel is not None
         self._outbox.emit(Send(self.channel, (encode_record(kind, body),)))
 
     def _request(self, kind: RecordType, body: bytes, now: float) -> None:
         self._waiting.append(kind)
-        self._send(kind, body)
+        self._send(kind, body, now)
         if "answer" not in self._timers:
             self._call_at("answer", now + ANSWER_TIMEOUT, self._timed_out)
 

@@ -114,7 +114,7 @@ class _Channel:
         self.cutter = RecordCutter(ACCEPTED)
         self._outbox = outbox
 
-    def send(self, kind: RecordType, body: bytes) -> None:
+    def send(self, kind: RecordType, body: bytes, now: float) -> None:
         """A signalling record: dropped while the node does not read, for it helps only at once."""
         if not self.congested:
             self.answer(kind, body)
@@ -269,7 +269,7 @@ class FacilitatorService:
             self._switchboard.signal(channel, body, now)
         else:
             refusal = Unreachable(Signal.parse(body).tag, UnreachableReason.BUSY)
-            channel.send(RecordType.UNREACHABLE, refusal.encode())
+            channel.send(RecordType.UNREACHABLE, refusal.encode(), now)
 
     def _register(self, channel: _Channel, body: bytes, now: float) -> None:
         try:
@@ -333,22 +333,22 @@ class FacilitatorService:
         state = self._channels.pop(channel, None)
         if state is None:
             return
-        self._switchboard.unregister(state)
+        self._switchboard.unregister(state, now)
         node = self._nodes.get(state.identity) if state.identity is not None else None
         if node is None:
             return
         node.channels.discard(channel)
         if not node.channels:
             identity = node.descriptor.identity
-            node.grace = self._outbox.call_at(now + GRACE, lambda later: self._drop(identity, "disconnected"))
+            node.grace = self._outbox.call_at(now + GRACE, lambda later: self._drop(identity, "disconnected", later))
 
-    def _drop(self, identity: bytes, why: str) -> None:
+    def _drop(self, identity: bytes, why: str, now: float) -> None:
         node = self._nodes.pop(identity)
         if node.grace is not None:
             node.grace.cancel()
         for channel in node.channels:
             self._channels[channel].identity = None
-            self._switchboard.unregister(self._channels[channel])
+            self._switchboard.unregister(self._channels[channel], now)
         self._list_signed = None
         self._outbox.store([(BUCKET, identity, None)], self._stored)
         self._outbox.event("node-lost", identity=identity.hex()[:16], reason=why)
@@ -358,7 +358,7 @@ class FacilitatorService:
             if now - state.last > (IDLE_TIMEOUT if state.heard else FIRST_RECORD_TIMEOUT):
                 self._close(channel, "idle", now)
         for identity in [key for key, node in self._nodes.items() if node.descriptor.expires <= now]:
-            self._drop(identity, "expired")
+            self._drop(identity, "expired", now)
         self._outbox.call_at(now + SWEEP_INTERVAL, self._sweep)
 
     def _send_error(self, channel: int, code: ErrorCode, text: str) -> None:

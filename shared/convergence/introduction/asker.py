@@ -1,7 +1,7 @@
 """Introductions through a circuit: the introducer is asked by somebody it does not know.
 
 Does: build a circuit that ends at the introducer when there is something to send, and keep it while answers may come.
-Does not: choose the introducer (peers.py).
+Does not: choose the introducer (ways.py).
 """
 
 from __future__ import annotations
@@ -43,11 +43,10 @@ class CircuitCarrier:
         self._building = False
         self._pipe: _AskingPipe | None = None
 
-    def signal(self, to: bytes, sealed: bytes, answered: Answered, refused: Refused) -> None:
-        now = self._outbox.now
+    def signal(self, to: bytes, sealed: bytes, answered: Answered, refused: Refused, now: float) -> None:
         if self._pipe is not None and not self._pipe.closed:
             self._pipe.keep(now)
-            self._pipe.signals.signal(to, sealed, answered, refused)
+            self._pipe.signals.signal(to, sealed, answered, refused, now)
         elif len(self._waiting) >= MAX_WAITING:
             self._outbox.call_at(now, lambda now: refused("too many signals through one circuit", now))
         else:
@@ -72,7 +71,7 @@ class CircuitCarrier:
         pipe.keep(now)
         waiting, self._waiting = self._waiting, []
         for to, sealed, answered, refused in waiting:
-            pipe.signals.signal(to, sealed, answered, refused)
+            pipe.signals.signal(to, sealed, answered, refused, now)
 
     def _failed(self, why: str, now: float) -> None:
         self._building = False

@@ -6,7 +6,8 @@ Does not: read what they bring (links.py), or choose them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from typing import Protocol
 
 from convergence.introduction.signalling import MAX_REPLIES, Carrier
 from convergence.outbox import Outbox, Timer
@@ -15,11 +16,19 @@ ANSWER_TIMEOUT = 4.0  # seconds that a carrier has before the next one is asked 
 MAX_CARRIERS = 8  # that are asked for one offer
 
 
+class Carriers(Protocol):
+    """The ways to one node."""
+
+    def next(self, now: float) -> Carrier | None:
+        """The best one that was not given yet."""
+        ...
+
+
 class Courier:
     """An offer to one node.
 
     Args:
-        carriers: in the order to try; taken one by one, as needed.
+        carriers: asked for one after the other, as needed.
         to: the node's identity.
         sealed: the same bytes by every carrier, so that the node can tell a copy.
         heard: called with (sealed, carrier, now) for what comes back; calls `settle` when that is the answer.
@@ -33,7 +42,7 @@ class Courier:
     def __init__(
         self,
         outbox: Outbox,
-        carriers: Iterable[Carrier],
+        carriers: Carriers,
         to: bytes,
         sealed: bytes,
         *,
@@ -42,7 +51,7 @@ class Courier:
     ) -> None:
         self.carrier: Carrier | None = None
         self._outbox = outbox
-        self._carriers = iter(carriers)
+        self._carriers = carriers
         self._to = to
         self._sealed = sealed
         self._on_heard = heard
@@ -64,10 +73,10 @@ class Courier:
         self._stopped = True
         self._cancel_timer()
 
-    def follow_up(self, sealed: bytes) -> None:
+    def follow_up(self, sealed: bytes, now: float) -> None:
         """Send something after the answer, by the way it came. It may get lost."""
         if self.carrier is not None and not self._stopped:
-            self.carrier.signal(self._to, sealed, lambda answer, now: None, lambda reason, now: None)
+            self.carrier.signal(self._to, sealed, lambda answer, now: None, lambda reason, now: None, now)
 
     def _cancel_timer(self) -> None:
         if self._timer is not None:
@@ -81,7 +90,7 @@ class Courier:
     def _ask_another(self, now: float) -> bool:
         """Whether there is one more to ask."""
         self._cancel_timer()
-        carrier = next(self._carriers, None) if self._asked < MAX_CARRIERS else None
+        carrier = self._carriers.next(now) if self._asked < MAX_CARRIERS else None
         if carrier is None:
             return False
         self._asked += 1
@@ -104,5 +113,5 @@ class Courier:
                 self._ask_another(now)
 
         self._timer = self._outbox.call_at(now + ANSWER_TIMEOUT, late)
-        carrier.signal(self._to, self._sealed, answered, refused)
+        carrier.signal(self._to, self._sealed, answered, refused, now)
         return True

@@ -22,7 +22,7 @@ at once, the one with the lower identity goes on calling, the other one answers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -32,9 +32,9 @@ from convergence.crypto import hpke
 from convergence.crypto.keys import NodeKeys
 from convergence.effects import ANSWERER, OFFERER, CloseLink, Describe, DescriptionKind, Protocol
 from convergence.errors import CryptoError, RemoteError
-from convergence.introduction.courier import Courier
+from convergence.introduction.courier import Carriers, Courier
 from convergence.introduction.guard import MINUTE, Budget, Once
-from convergence.introduction.signalling import Carrier
+from convergence.introduction.signalling import Carrier, Reply
 from convergence.outbox import Outbox, Timer
 from convergence.ports import Crypto, Rng
 from convergence.wire.descriptor import Descriptor
@@ -53,9 +53,6 @@ OFFERS_PER_SENDER = 6  # a minute, restarts included
 OFFERS_PER_SOURCE = 60  # a minute from one pipe, together with all that is of no use
 OFFERS_IN_ALL = 120  # a minute
 MAX_SEEN = OFFERS_IN_ALL * (2 * MAX_SKEW // int(MINUTE) + 1)  # that can begin while the first may be replayed
-
-Reply = Callable[[bytes], None]
-"""Sends a sealed answer back by the way a message came."""
 
 
 class Links(Shape):
@@ -107,7 +104,7 @@ class _Session:
     # The answerer's:
     offered: int = 0  # `sent` of the latest offer
     answer: bytes = b""  # to it, sealed
-    reply: Reply = lambda sealed: None
+    reply: Reply = lambda sealed, now: None
 
 
 class RtcLinks:
@@ -117,7 +114,7 @@ class RtcLinks:
         keys: ours.
         node_of: (identity, now) -> what is known of a node.
         links: told of the channels.
-        routes: identity -> carriers that may lead to the node, in the order to try; drawn as they are needed.
+        routes: (identity, now) -> carriers that may lead to the node.
         places: connections at once that the shell bears.
     """
 
@@ -129,7 +126,7 @@ class RtcLinks:
         keys: NodeKeys,
         node_of: Callable[[bytes, float], Descriptor | None],
         links: Links,
-        routes: Callable[[bytes], Iterable[Carrier]],
+        routes: Callable[[bytes, float], Carriers],
         *,
         places: int = MAX_SESSIONS,
     ) -> None:
@@ -197,7 +194,7 @@ class RtcLinks:
                 self._describe_offer(session, sdp, now)
             elif not session.offerer and kind == DescriptionKind.ANSWER:
                 session.answer = self._seal(session, kind, self._own(session, sdp), now)
-                session.reply(session.answer)
+                session.reply(session.answer, now)
                 self._restarted(session, now)
                 self._send_held(session, now)
         except RemoteError as error:
@@ -257,7 +254,7 @@ class RtcLinks:
         session.held.clear()
         session.courier = courier = Courier(
             self._outbox,
-            self._routes(session.peer),
+            self._routes(session.peer, now),
             session.peer,
             self._seal(session, DescriptionKind.OFFER, self._own(session, sdp), now),
             heard=lambda sealed, carrier, now: self._heard(session, courier, sealed, carrier, now),
@@ -322,7 +319,7 @@ class RtcLinks:
             # A copy by another carrier: what was replied by the first may not have arrived.
             session.reply = reply
             if session.answer:
-                reply(session.answer)
+                reply(session.answer, now)
             return False
         if message.sent <= session.heard or message.kind == DescriptionKind.ANSWER:
             return False
@@ -401,7 +398,7 @@ class RtcLinks:
             candidates = Candidates.from_lines(lines)
             if candidates.items:
                 sealed = self._seal(session, DescriptionKind.CANDIDATES, candidates, now)
-                (session.reply if courier is None else courier.follow_up)(sealed)
+                (session.reply if courier is None else courier.follow_up)(sealed, now)
         except RemoteError:
             return  # without these the two may still find a way
 

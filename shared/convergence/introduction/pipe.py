@@ -14,13 +14,13 @@ signs one for a reader who has not proved to be that: what is meant for one node
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Protocol as Shape
 
 from convergence.circuit.streams import Stream
 from convergence.crypto.keys import NodeKeys
 from convergence.errors import CryptoError, EndReason, RemoteError
-from convergence.introduction.signalling import Signals, Switchboard
+from convergence.introduction.signalling import Reply, Signals, Switchboard
 from convergence.netdir.nodes import MAX_CLOCK_SKEW, NodeDirectory
 from convergence.outbox import Outbox, Timer
 from convergence.ports import Crypto, Rng
@@ -88,7 +88,7 @@ class RecordPipe:
     def congested(self) -> bool:
         return self._stream is None or self._stream.congested
 
-    def send(self, kind: RecordType, body: bytes = b"") -> None:
+    def send(self, kind: RecordType, body: bytes, now: float) -> None:
         """Send a record; dropped when the pipe is closed or the other end reads too slowly."""
         stream = self._stream
         if self.closed or stream is None:
@@ -156,7 +156,7 @@ class Peering(Shape):
         """The other end took our registration."""
         ...
 
-    def delivered(self, pipe: PeerPipe, sealed: bytes, reply: Callable[[bytes], None], now: float) -> None:
+    def delivered(self, pipe: PeerPipe, sealed: bytes, reply: Reply, now: float) -> None:
         """Somebody sent us this through the other end."""
         ...
 
@@ -237,7 +237,7 @@ class PeerPipe(RecordPipe):
         self.offered = True
         proof = self._crypto.ed25519_sign(self._keys.identity_seed, register_statement(theirs))
         self._awaited += 1
-        self.send(RecordType.REGISTER, Register(proof, descriptor.encode()).encode())
+        self.send(RecordType.REGISTER, Register(proof, descriptor.encode()).encode(), now)
 
     def may_ask(self, now: float) -> bool:
         """Whether it is time, and the other end reads what is sent."""
@@ -250,18 +250,18 @@ class PeerPipe(RecordPipe):
         self._answer_limit = self._outbox.call_at(
             now + ANSWER_TIMEOUT, lambda now: self.close("no answer to ASK", now, EndReason.TIMEOUT)
         )
-        self.send(RecordType.ASK, Ask(since).encode())
+        self.send(RecordType.ASK, Ask(since).encode(), now)
 
     # -- StreamHandler
 
     def connected(self, now: float) -> None:
         self.anonymous = self._opener and self._owner.describe(now) is None
         if not self.anonymous:
-            self.send(RecordType.HELLO, self._ours.encode())
+            self.send(RecordType.HELLO, self._ours.encode(), now)
 
     def writable(self, now: float) -> None:
         super().writable(now)
-        self._go_on()
+        self._go_on(now)
 
     # -- records
 
@@ -314,7 +314,7 @@ class PeerPipe(RecordPipe):
             raise CryptoError("the proof of a registration does not hold")
         if not descriptor.verify(verify):
             raise CryptoError("the signature of a registered descriptor does not hold")
-        self.send(RecordType.REGISTERED)
+        self.send(RecordType.REGISTERED, b"", now)
         first, self._listed = not self._listed, True
         if first:
             self._switchboard.register(descriptor.identity, self)
@@ -346,16 +346,16 @@ class PeerPipe(RecordPipe):
         self._read_limit = self._outbox.call_at(
             now + ANSWER_TIMEOUT, lambda now: self.close("the answer to ASK is not read", now, EndReason.TIMEOUT)
         )
-        self._go_on()
+        self._go_on(now)
 
-    def _go_on(self) -> None:
+    def _go_on(self, now: float) -> None:
         """Send as much of the answer as the stream takes."""
         while self._answer is not None and not self.congested:
             body = next(self._answer, None)
             if body is None:
                 self._answer = None
                 self._cancel_read_limit()
-            self.send(RecordType.DESCRIPTORS, body or b"")
+            self.send(RecordType.DESCRIPTORS, body or b"", now)
 
     def _cancel_read_limit(self) -> None:
         if self._read_limit is not None:
@@ -382,7 +382,7 @@ class PeerPipe(RecordPipe):
             self._answer_limit.cancel()
         self._answer = None
         self._cancel_read_limit()
-        self._switchboard.unregister(self)
+        self._switchboard.unregister(self, now)
         self._owner.over(self, why, now)
 
 

@@ -45,7 +45,9 @@ Answered = Callable[[bytes, float], None]
 """Called with a sealed answer and `now`."""
 Refused = Callable[[str, float], None]
 """Called with the reason, for people, and `now`."""
-Delivered = Callable[[bytes, Callable[[bytes], None], object, float], None]
+Reply = Callable[[bytes, float], None]
+"""Sends a sealed answer back, as of `now`, by the way a message came."""
+Delivered = Callable[[bytes, Reply, object, float], None]
 """Called with a sealed message for this node, what sends a sealed answer, where it came from (sources are told apart by
 that), and `now`."""
 
@@ -53,7 +55,7 @@ that), and `now`."""
 class Pipe(Protocol):
     """Whatever carries records to one other node, in order. Pipes are told apart by being different objects."""
 
-    def send(self, kind: RecordType, body: bytes) -> None:
+    def send(self, kind: RecordType, body: bytes, now: float) -> None:
         """Send a record, or drop it if the pipe is gone or holds too much already."""
         ...
 
@@ -61,7 +63,7 @@ class Pipe(Protocol):
 class Carrier(Protocol):
     """Takes sealed messages to nodes, in a way that is not ours to know."""
 
-    def signal(self, to: bytes, sealed: bytes, answered: Answered, refused: Refused) -> None:
+    def signal(self, to: bytes, sealed: bytes, answered: Answered, refused: Refused, now: float) -> None:
         """Take `sealed` (at most MAX_SEALED bytes, or LocalError) to the node of identity `to`.
 
         `answered` is called for each answer, `refused` at most once, instead of any answer; there may be neither, and
@@ -90,23 +92,22 @@ class Signals:
     """The asking side of one pipe, and what is delivered through it: a `Carrier`.
 
     Args:
-        outbox: timers and the time.
+        outbox: timers.
         send: sends a record on the pipe.
 
     `reply`, `unreachable` and `delivery` take the body of a record of that name; they raise ParseError.
     """
 
-    def __init__(self, outbox: Outbox, send: Callable[[RecordType, bytes], None]) -> None:
+    def __init__(self, outbox: Outbox, send: Callable[[RecordType, bytes, float], None]) -> None:
         self._outbox = outbox
         self._send = send
         self._next_tag = _tags(1)
         self._asked: dict[int, _Asked] = {}
         self._closed = False
 
-    def signal(self, to: bytes, sealed: bytes, answered: Answered, refused: Refused) -> None:
+    def signal(self, to: bytes, sealed: bytes, answered: Answered, refused: Refused, now: float) -> None:
         if len(sealed) > MAX_SEALED:
             raise LocalError(f"a sealed message is at most {MAX_SEALED} bytes")
-        now = self._outbox.now
         if self._closed or len(self._asked) >= MAX_INTRODUCTIONS_PER_MINUTE:
             why = "the pipe to the introducer is closed" if self._closed else "too many signals to one introducer"
             self._outbox.call_at(now, lambda later: refused(why, later))
@@ -114,7 +115,7 @@ class Signals:
         tag = next(self._next_tag)
         expiry = self._outbox.call_at(now + TAG_LIFETIME, lambda later: self._forget(tag))
         self._asked[tag] = _Asked(answered, refused, expiry)
-        self._send(RecordType.SIGNAL, Signal(tag, to, sealed).encode())
+        self._send(RecordType.SIGNAL, Signal(tag, to, sealed).encode(), now)
 
     def reply(self, body: bytes, now: float) -> None:
         """A REPLY came. One to nothing that was asked, or too late, is ignored."""
@@ -129,13 +130,13 @@ class Signals:
         unreachable = Unreachable.parse(body)
         self._refuse(unreachable.tag, REFUSALS.get(unreachable.reason, "the introducer refuses"), now)
 
-    def delivery(self, body: bytes) -> tuple[bytes, Callable[[bytes], None]]:
+    def delivery(self, body: bytes) -> tuple[bytes, Reply]:
         """A DELIVER came: the sealed message, and what sends a sealed answer. Once closed, that does nothing."""
         delivery = Delivery.parse(body)
 
-        def reply(sealed: bytes) -> None:
+        def reply(sealed: bytes, now: float) -> None:
             if not self._closed:
-                self._send(RecordType.REPLY, Delivery(delivery.tag, sealed).encode())
+                self._send(RecordType.REPLY, Delivery(delivery.tag, sealed).encode(), now)
 
         return delivery.sealed, reply
 
@@ -169,9 +170,9 @@ class _Port:
     delivered: dict[int, _Introduction] = field(default_factory=dict)  # by our tag
     next_tag: Iterator[int] = field(default_factory=lambda: _tags(2))
 
-    def send(self, kind: RecordType, body: bytes) -> None:
+    def send(self, kind: RecordType, body: bytes, now: float) -> None:
         if self.pipe is not None:
-            self.pipe.send(kind, body)
+            self.pipe.send(kind, body, now)
 
 
 @dataclass(slots=True, eq=False)
@@ -203,7 +204,7 @@ class Switchboard:
         port.identity = identity
         self._registered.setdefault(identity, {})[port] = None
 
-    def unregister(self, pipe: Pipe) -> None:
+    def unregister(self, pipe: Pipe, now: float) -> None:
         """This pipe is gone. Whoever waits for the node's first answer through it is told so."""
         port = self._ports.pop(pipe, None)
         if port is None:
@@ -212,7 +213,7 @@ class Switchboard:
         port.pipe = None
         for introduction in port.delivered.values():
             if not introduction.answers:
-                self._refuse(introduction.asker, introduction.asker_tag, UnreachableReason.UNKNOWN)
+                self._refuse(introduction.asker, introduction.asker_tag, UnreachableReason.UNKNOWN, now)
 
     def signal(self, pipe: Pipe, body: bytes, now: float) -> None:
         """A SIGNAL came on this pipe: deliver it, or answer UNREACHABLE."""
@@ -221,16 +222,16 @@ class Switchboard:
         ports = self._registered.get(signal.to)
         target = next(reversed(ports)) if ports else None
         if target is None:
-            self._refuse(asker, signal.tag, UnreachableReason.UNKNOWN)
+            self._refuse(asker, signal.tag, UnreachableReason.UNKNOWN, now)
         elif self._busy(asker, target):
-            self._refuse(asker, signal.tag, UnreachableReason.BUSY)
+            self._refuse(asker, signal.tag, UnreachableReason.BUSY, now)
         else:
             introduction, tag = _Introduction(asker, signal.tag, target), next(target.next_tag)
             asker.asked.add(introduction)
             target.delivered[tag] = introduction
             self._live += 1
             self._outbox.call_at(now + TAG_LIFETIME, lambda later: self._expire(introduction, tag))
-            target.send(RecordType.DELIVER, Delivery(tag, signal.sealed).encode())
+            target.send(RecordType.DELIVER, Delivery(tag, signal.sealed).encode(), now)
 
     def reply(self, pipe: Pipe, body: bytes, now: float) -> None:
         """A REPLY came on this pipe: pass it on to whoever asked. One to nothing that was delivered through this very
@@ -240,7 +241,8 @@ class Switchboard:
         introduction = port.delivered.get(delivery.tag) if port is not None else None
         if introduction is not None and introduction.answers < MAX_REPLIES:
             introduction.answers += 1
-            introduction.asker.send(RecordType.REPLY, Delivery(introduction.asker_tag, delivery.sealed).encode())
+            answer = Delivery(introduction.asker_tag, delivery.sealed)
+            introduction.asker.send(RecordType.REPLY, answer.encode(), now)
 
     def _port(self, pipe: Pipe) -> _Port:
         port = self._ports.get(pipe)
@@ -264,8 +266,8 @@ class Switchboard:
             or sum(introduction.target is target for introduction in asker.asked) >= MAX_PER_PAIR
         )
 
-    def _refuse(self, asker: _Port, tag: int, reason: UnreachableReason) -> None:
-        asker.send(RecordType.UNREACHABLE, Unreachable(tag, reason).encode())
+    def _refuse(self, asker: _Port, tag: int, reason: UnreachableReason, now: float) -> None:
+        asker.send(RecordType.UNREACHABLE, Unreachable(tag, reason).encode(), now)
 
     def _expire(self, introduction: _Introduction, tag: int) -> None:
         """Only time ends an introduction, for it is what the limits count."""

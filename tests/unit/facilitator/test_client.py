@@ -224,7 +224,7 @@ def signal(node, to, sealed=b"offer"):
     heard = []
     node.port.driver.run(
         lambda now: node.client.carrier.signal(
-            to, sealed, lambda answer, now: heard.append(answer), lambda why, now: heard.append(why)
+            to, sealed, lambda answer, now: heard.append(answer), lambda why, now: heard.append(why), now
         )
     )
     return heard
@@ -238,7 +238,7 @@ def test_a_signal_goes_to_a_registered_node_and_answers_return(world):
     [(sealed, reply)] = target.delivered
     assert sealed == b"offer"
     for answer in (b"answer", b"candidates"):
-        target.port.driver.run(lambda now, answer=answer: reply(answer))
+        target.port.driver.run(lambda now, answer=answer: reply(answer, now))
     world.settle()
     assert heard == [b"answer", b"candidates"]
 
@@ -259,7 +259,7 @@ def test_signals_come_between_the_answers_to_requests(world):
     target.port.driver.run(target.client.refresh)
     heard.append(signal(asker, bytes(32)))
     world.settle()
-    target.port.driver.run(lambda now: target.delivered[0][1](b"answer"))
+    target.port.driver.run(lambda now: target.delivered[0][1](b"answer", now))
     target.port.driver.run(target.client.register)
     asker.port.driver.run(asker.client.refresh)
     world.settle()
@@ -277,7 +277,7 @@ def test_without_a_channel_nothing_is_carried(world):
     assert asker.client.carrier is None
     assert heard == ["the pipe to the introducer was closed"]
     refused = []
-    carrier.signal(bytes(32), b"late", lambda answer, now: None, lambda why, now: refused.append(why))
+    carrier.signal(bytes(32), b"late", lambda answer, now: None, lambda why, now: refused.append(why), world.time)
     asker.port.driver.run(asker.client.start)
     world.run(1)
     assert refused == ["the pipe to the introducer is closed"]
@@ -291,7 +291,7 @@ def test_a_reply_after_the_channel_closed_is_dropped(world):
     world.settle()
     target.port.driver.run(target.client.stop)
     world.settle()
-    target.port.driver.run(lambda now: target.delivered[0][1](b"late"))
+    target.port.driver.run(lambda now: target.delivered[0][1](b"late", now))
     assert not world.queue
 
 
@@ -464,7 +464,7 @@ def test_answers_to_signals_that_were_not_sent_are_ignored():
 def test_signals_go_out_as_records():
     peer = Hostile()
     peer.open()
-    peer.client.carrier.signal(b"B" * 32, b"offer", lambda answer, now: None, lambda why, now: None)
+    peer.client.carrier.signal(b"B" * 32, b"offer", lambda answer, now: None, lambda why, now: None, START)
     [(kind, body)] = peer.records()
     signal = Signal.parse(body)
     assert (kind, signal.to, signal.sealed) == (RecordType.SIGNAL, b"B" * 32, b"offer")

@@ -76,7 +76,7 @@ class PeerNode(Machine):
             facilitator=lambda: self.by_facilitator,
             on_delivered=lambda sealed, reply, source, now: self.messages.append((sealed, reply, source)),
             on_nodes=self.on_nodes,
-            on_introducers=lambda now: self.told.append(self.peers.introducers()),
+            on_introducers=lambda now: self.told.append(self.introducers),
         )
         self.services.on_begin = lambda circuit, stream_id, begin: self.peers.accept(circuit, stream_id, begin, net.now)
 
@@ -91,11 +91,20 @@ class PeerNode(Machine):
     def describe(self, now):
         if not self.roles:
             return None
-        introducers = self.peers.introducers()
+        introducers = self.introducers
         return descriptor_of(self.keys, published=self.published, roles=self.roles, introducers=introducers)
 
     def on_nodes(self, now):
         self.nodes_changed += 1
+
+    @property
+    def introducers(self):
+        return self.peers.introducers(self.net.now)
+
+    def carriers(self, target, named=None):
+        """The ways to a node of this identity, each looked for when it is asked for."""
+        route = self.peers.route(target, named, self.net.now)
+        return iter(lambda: route.next(self.net.now), None)
 
     def knows(self, *nodes):
         for node in nodes:
@@ -104,12 +113,11 @@ class PeerNode(Machine):
     @property
     def known(self):
         """How many pipes lead to nodes that this one knows."""
-        return sum(pipe.ready for pipe in self.peers._pipes())
+        return sum(pipe.ready for pipe in self.peers._pipes)
 
     def pipe(self, other):
         """The pipe that this node opened to another one, or None."""
-        entry = self.peers._opened.get(other.identity)
-        return None if entry is None else entry.pipe
+        return self.peers._pipes.opened.get(other.identity)
 
     def _open(self, link, now):
         super()._open(link, now)

@@ -7,6 +7,7 @@ open when both ends were given each other's description with its true certificat
 from __future__ import annotations
 
 import hashlib
+from types import SimpleNamespace
 
 from convergence.crypto import hpke
 from convergence.crypto.keys import NodeKeys
@@ -84,10 +85,14 @@ class Party:
     def identity(self):
         return self.keys.identity
 
-    def routes(self, identity):
-        for carrier in self.carriers:
-            self.drawn += 1
-            yield carrier
+    def routes(self, identity, now):
+        def next_carrier(now):
+            carrier = next(carriers, None)
+            self.drawn += carrier is not None
+            return carrier
+
+        carriers = iter(self.carriers)
+        return SimpleNamespace(next=next_carrier)
 
     def connect(self, other):
         channel = self.links.connect(getattr(other, "identity", other), self.world.now)
@@ -155,7 +160,7 @@ class Party:
         self.links.closed(channel, reason, self.world.now)
         self.poll()
 
-    def delivered(self, sealed, reply=lambda sealed: None, source="pipe"):
+    def delivered(self, sealed, reply=lambda sealed, now: None, source="pipe"):
         self.links.delivered(sealed, reply, source, self.world.now)
         self.poll()
 
@@ -178,7 +183,7 @@ class Way:
         self.replies = []
         self.answered = None  # of the latest signal
 
-    def signal(self, to, sealed, answered, refused):
+    def signal(self, to, sealed, answered, refused, now):
         assert to == self.target.identity
         assert len(sealed) <= 2048
         self.signals.append(sealed)
@@ -189,7 +194,7 @@ class Way:
             self.world.later(LATENCY, lambda: self.target.delivered(sealed, self.reply_to(answered), self))
 
     def reply_to(self, answered):
-        def reply(sealed):
+        def reply(sealed, now):
             self.replies.append(sealed)
             if self.mode == "pass":
                 self.world.later(LATENCY, lambda: answered(sealed, self.world.now))

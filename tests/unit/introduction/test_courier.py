@@ -1,5 +1,7 @@
 """An offer's way: carriers in turn, each with its time; nothing is heard of one that was stopped."""
 
+from types import SimpleNamespace
+
 from convergence.introduction.courier import ANSWER_TIMEOUT, Courier
 from convergence.introduction.signalling import MAX_REPLIES
 from convergence.outbox import Outbox
@@ -12,7 +14,7 @@ class Carrier:
         self.sent = []
         self.answered = self.refused = None
 
-    def signal(self, to, sealed, answered, refused):
+    def signal(self, to, sealed, answered, refused, now):
         assert to == TO
         self.sent.append(sealed)
         self.answered, self.refused = answered, refused
@@ -24,9 +26,10 @@ class Rig:
         self.outbox = Outbox()
         self.heard = []
         self.failures = []
+        given = iter(self.carriers)
         self.courier = Courier(
             self.outbox,
-            iter(self.carriers),
+            SimpleNamespace(next=lambda now: next(given, None)),
             TO,
             b"offer",
             heard=lambda sealed, carrier, now: self.heard.append((sealed, carrier)),
@@ -73,7 +76,7 @@ def test_the_answer_ends_the_search_and_names_the_way():
     rig.outbox.run_timers(ANSWER_TIMEOUT)
     rig.carriers[0].refused("closed", 5.0)
     assert rig.asked == [1, 0, 0] and not rig.failures
-    rig.courier.follow_up(b"candidates")
+    rig.courier.follow_up(b"candidates", 5.0)
     assert rig.carriers[0].sent == [b"offer", b"candidates"]
     rig.carriers[0].answered(b"what nobody asked for", 5.0)
     rig.carriers[0].refused("closed", 5.0)
@@ -82,7 +85,7 @@ def test_the_answer_ends_the_search_and_names_the_way():
 
 def test_nothing_follows_before_the_answer():
     rig = Rig(1)
-    rig.courier.follow_up(b"candidates")
+    rig.courier.follow_up(b"candidates", 5.0)
     assert rig.carriers[0].sent == [b"offer"]
 
 

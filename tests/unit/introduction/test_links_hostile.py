@@ -132,7 +132,7 @@ def test_what_is_of_no_use_is_dropped_and_counted_for_its_source(world, pair, ma
     other = world.add("other")
     replies = []
     for _ in range(OFFERS_PER_SOURCE):
-        two.delivered(make(one, two, other), replies.append)
+        two.delivered(make(one, two, other), lambda sealed, now: replies.append(sealed))
     assert not two.ends and not two.events and not replies
     two.delivered(forge(one, two))
     assert not two.ends, "this source has said enough"
@@ -280,7 +280,7 @@ def test_a_replayed_offer_of_an_open_session_does_nothing_but_repeat_the_answer(
     link(world, one, two)
     replies = []
     for _ in range(100):
-        two.delivered(one.carriers[0].signals[0], replies.append, source="replayer")
+        two.delivered(one.carriers[0].signals[0], lambda sealed, now: replies.append(sealed), source="replayer")
     assert len(two.ends) == 1 and len(two.of(OFFER)) == 1
     assert replies == one.carriers[0].replies[:1] * OFFERS_PER_SOURCE
 

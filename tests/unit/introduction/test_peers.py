@@ -4,22 +4,15 @@ import pytest
 
 from convergence.circuit.client import ClientCircuit
 from convergence.errors import EndReason, StreamError
-from convergence.introduction import peers as module
+from convergence.introduction import pipes as module
 from convergence.introduction.asker import KEEP, MAX_WAITING, CircuitCarrier
-from convergence.introduction.peers import (
-    ALONE_LIMIT,
-    CIRCUITS_PER_MINUTE,
-    GOSSIP_INTERVAL,
-    GOSSIP_OVERLAP,
-    INTRODUCERS_PAUSE,
-    MAX_PIPES,
-    MIN_PIPES,
-    RETRY_AFTER,
-    SETUP_TIMEOUT,
-    SWEEP,
-)
+from convergence.introduction.gossip import GOSSIP_INTERVAL, GOSSIP_OVERLAP
+from convergence.introduction.introducers import INTRODUCERS_PAUSE
+from convergence.introduction.peers import SWEEP
 from convergence.introduction.pipe import PEER_TARGET
+from convergence.introduction.pipes import ALONE_LIMIT, MAX_PIPES, MIN_PIPES, RETRY_AFTER, SETUP_TIMEOUT
 from convergence.introduction.signalling import MAX_PER_PAIR
+from convergence.introduction.ways import CIRCUITS_PER_MINUTE
 from convergence.wire.descriptor import Role
 from convergence.wire.facilitator import Ask, Delivery, Hello, RecordCutter, RecordType, Signal, encode_record
 from tests.unit.circuit.rig import START
@@ -41,7 +34,7 @@ class Asked:
         self.answers = []
         self.refusals = []
         self._returned = False
-        carrier.signal(to.identity, sealed, self._answered, self._refused)
+        carrier.signal(to.identity, sealed, self._answered, self._refused, to.net.now)
         self._returned = True
 
     def _answered(self, sealed, now):
@@ -75,7 +68,7 @@ def records(recorder):
 def test_neighbours_register_with_each_other_over_the_link_of_the_one_who_dialled(net):
     a, b = net.nodes("a", "b")
     net.link(a, b)
-    assert a.peers.introducers() == (b.identity,) and b.peers.introducers() == (a.identity,)
+    assert a.introducers == (b.identity,) and b.introducers == (a.identity,)
     assert a.pipe(b).ready and b.pipe(a) is None
     assert a.known == b.known == 1
     assert b.directory.get(a.identity).identity == a.identity
@@ -101,8 +94,8 @@ def test_no_pipe_goes_to_a_node_that_is_not_listed_until_it_is(net):
 def test_a_node_with_nothing_to_offer_has_pipes_and_stays_unknown(net):
     a, b = net.node("a", roles=NOTHING), net.node("b")
     net.link(a, b)
-    assert a.pipe(b).ready and a.peers.introducers() == ()
-    assert b.known == 0 and b.peers.introducers() == ()
+    assert a.pipe(b).ready and a.introducers == ()
+    assert b.known == 0 and b.introducers == ()
     assert b.directory.get(a.identity) is None
 
 
@@ -130,10 +123,10 @@ def test_another_link_is_chosen_when_one_is_gone(net):
 def test_a_neighbour_that_ends_the_pipe_is_tried_again_later(net):
     a, b = net.nodes("a", "b")
     net.link(a, b)
-    (pipe,) = b.peers._accepted
+    (pipe,) = b.peers._pipes.accepted
     pipe.close("enough", net.now)
     net.pump()
-    assert a.pipe(b) is None and a.peers.introducers() == ()
+    assert a.pipe(b) is None and a.introducers == ()
     net.wait(RETRY_AFTER - 2 * SWEEP)
     assert a.pipe(b) is None
     net.wait(3 * SWEEP)
@@ -188,10 +181,10 @@ def test_a_full_node_lets_those_go_that_did_not_register(net, monkeypatch):
     for name in ("a1", "a2"):
         net.link(net.node(name), b)
     assert first.reason == EndReason.RESOURCELIMIT
-    assert len(b.peers.introducers()) == 2
+    assert len(b.introducers) == 2
     _, last = stranger(net, b)
     assert last.reason == EndReason.RESOURCELIMIT
-    assert len(b.peers.introducers()) == 2
+    assert len(b.introducers) == 2
 
 
 def test_one_neighbour_does_not_take_all_places(net, monkeypatch):
@@ -199,7 +192,7 @@ def test_one_neighbour_does_not_take_all_places(net, monkeypatch):
     b, greedy = net.nodes("b", "greedy")
     net.link(greedy, b)
     pipes = [net.open(net.build(greedy, [b]), PEER_TARGET)[1] for _ in range(2)]
-    for index, pipe in enumerate(b.peers._accepted):
+    for index, pipe in enumerate(b.peers._pipes.accepted):
         pipe.peer = bytes([index]) * 32  # under many names
     a1, a2 = net.nodes("a1", "a2")
     net.link(a1, b)
@@ -222,7 +215,7 @@ def test_a_node_that_stops_closes_its_pipes_and_opens_none(net):
     net.link(a, b)
     a.peers.stop(net.now)
     net.wait(2 * RETRY_AFTER)
-    assert a.known == b.known == 0 and b.peers.introducers() == ()
+    assert a.known == b.known == 0 and b.introducers == ()
     circuit = net.build(net.add("stranger", relays=False), [a])
     assert net.open(circuit, PEER_TARGET)[1].reason is not None
 
@@ -285,7 +278,7 @@ def test_a_node_that_was_alone_for_long_registers_what_holds_then(net):
     a.published = c.published = net.now
     a.directory.hear(c.descriptor.encode(), net.now)
     net.link(a, c)
-    assert a.peers.introducers() == (c.identity,)
+    assert a.introducers == (c.identity,)
 
 
 def test_a_node_that_has_no_more_to_offer_withdraws_and_may_come_back(net):
@@ -294,12 +287,12 @@ def test_a_node_that_has_no_more_to_offer_withdraws_and_may_come_back(net):
     a.roles = NOTHING
     a.peers.republish(net.now)
     net.pump()
-    assert b.peers.introducers() == () and a.peers.introducers() == ()
+    assert b.introducers == () and a.introducers == ()
     assert a.pipe(b).anonymous
     a.roles = Role.RELAY
     a.peers.republish(net.now)
     net.pump()
-    assert b.peers.introducers() == (a.identity,) and a.peers.introducers() == (b.identity,)
+    assert b.introducers == (a.identity,) and a.introducers == (b.identity,)
 
 
 # -- introductions
@@ -310,12 +303,12 @@ def test_a_neighbour_of_both_introduces(net):
     net.link(a, b)
     net.link(c, b)
     a.directory.hear(descriptor_of(c.keys, introducers=[b.identity]).encode(), net.now)
-    asked = Asked(next(a.peers.carriers(c.identity)), c)
+    asked = Asked(next(a.carriers(c.identity)), c)
     net.pump()
     ((sealed, reply, source),) = c.messages
     assert sealed == b"offer" and source == b.identity
-    reply(b"answer")
-    reply(b"candidates")
+    reply(b"answer", net.now)
+    reply(b"candidates", net.now)
     net.pump()
     assert asked.answers == [b"answer", b"candidates"] and not b.messages
 
@@ -323,10 +316,10 @@ def test_a_neighbour_of_both_introduces(net):
 def test_the_introducer_itself_may_be_the_target(net):
     a, b = net.nodes("a", "b")
     net.link(a, b)
-    asked = Asked(next(a.peers.carriers(b.identity)), b)
+    asked = Asked(next(a.carriers(b.identity)), b)
     net.pump()
     ((sealed, reply, _),) = b.messages
-    reply(b"answer")
+    reply(b"answer", net.now)
     net.pump()
     assert sealed == b"offer" and asked.answers == [b"answer"]
 
@@ -334,7 +327,7 @@ def test_the_introducer_itself_may_be_the_target(net):
 def test_who_dialled_us_is_asked_over_its_own_pipe(net):
     a, b = net.nodes("a", "b")
     net.link(a, b)
-    Asked(next(b.peers.carriers(a.identity)), a)
+    Asked(next(b.carriers(a.identity)), a)
     net.pump()
     assert [sealed for sealed, *_ in a.messages] == [b"offer"]
 
@@ -342,7 +335,7 @@ def test_who_dialled_us_is_asked_over_its_own_pipe(net):
 def test_an_unknown_target_is_refused(net):
     a, b, c = net.nodes(*"abc")
     net.link(a, b)
-    asked = Asked(next(a.peers.carriers(c.identity)), c)
+    asked = Asked(next(a.carriers(c.identity)), c)
     net.pump()
     assert len(asked.refusals) == 1
 
@@ -351,7 +344,7 @@ def test_a_flood_of_signals_is_refused_and_the_pipe_lives(net):
     a, b, c = net.nodes(*"abc")
     net.link(a, b)
     net.link(c, b)
-    carrier = next(a.peers.carriers(c.identity, b.identity))
+    carrier = next(a.carriers(c.identity, b.identity))
     asked = [Asked(carrier, c) for _ in range(MAX_PER_PAIR + 5)]
     net.pump()
     assert len(c.messages) == MAX_PER_PAIR
@@ -386,23 +379,23 @@ def test_carriers_come_in_order_and_none_twice(net):
     pipes = {name: a.pipe(other) for name, other in others.items()}
     by_circuit = f"circuit to {far.identity.hex()[:8]}"
 
-    order = carrier_names(a, a.peers.carriers(target.identity, others["named"].identity), pipes)
+    order = carrier_names(a, a.carriers(target.identity, others["named"].identity), pipes)
     assert order[:3] == ["named", "facilitator", "introducer"] and order[6:] == [by_circuit]
     assert len({*order[3:6]}) == 3 and {*order[3:6]} < {"other1", "other2", "other3", "other4"}
 
     a.by_facilitator = None
-    order = carrier_names(a, a.peers.carriers(target.identity, far_named.identity), pipes)
+    order = carrier_names(a, a.carriers(target.identity, far_named.identity), pipes)
     assert order[:3] == [f"circuit to {far_named.identity.hex()[:8]}", "introducer", "named"]
     assert order[-1] == by_circuit
 
-    assert len(carrier_names(a, a.peers.carriers(bytes(32)), pipes)) == 3  # nothing is known of it
+    assert len(carrier_names(a, a.carriers(bytes(32)), pipes)) == 3  # nothing is known of it
 
 
 def test_ways_that_appear_meanwhile_are_found(net):
     a, b, c = net.nodes(*"abc")
     a.knows(c)
     a.by_facilitator = "facilitator"
-    carriers = a.peers.carriers(c.identity)
+    carriers = a.carriers(c.identity)
     assert next(carriers) == "facilitator"
     net.link(a, b)
     assert next(carriers) is a.pipe(b).signals
@@ -424,11 +417,11 @@ def far(net):
 
 def test_an_introducer_is_asked_through_a_circuit_and_does_not_learn_by_whom(net, far):
     a, relay, introducer, target = far
-    (carrier,) = a.peers.carriers(target.identity)
+    (carrier,) = a.carriers(target.identity)
     asked = Asked(carrier, target)
     net.tick(0)
     ((sealed, reply, _),) = target.messages
-    reply(b"answer")
+    reply(b"answer", net.now)
     net.pump()
     assert sealed == b"offer" and asked.answers == [b"answer"]
     assert introducer.directory.get(a.identity) is None and introducer.known == 1
@@ -442,17 +435,17 @@ def test_whoever_has_lost_all_links_asks_a_relay_that_it_can_dial(net, far):
     a, relay, introducer, target = far
     a.knows(relay)
     a.addresses = {relay.identity, target.identity}
-    *_, carrier = a.peers.carriers(target.identity)
+    *_, carrier = a.carriers(target.identity)
     asked = Asked(carrier, target)
     net.tick(0)
     assert asked.refusals == ["the introducer does not know the node"]
 
     a.addresses.add(introducer.identity)
-    *_, carrier = a.peers.carriers(target.identity)
+    *_, carrier = a.carriers(target.identity)
     asked = Asked(carrier, target)
     net.tick(0)
     ((sealed, reply, _),) = target.messages
-    reply(b"answer")
+    reply(b"answer", net.now)
     net.pump()
     assert sealed == b"offer" and asked.answers == [b"answer"]
     assert [len(circuit.path) for circuit in a.pool.built] == [1, 1]
@@ -460,12 +453,12 @@ def test_whoever_has_lost_all_links_asks_a_relay_that_it_can_dial(net, far):
 
 def test_the_circuit_is_kept_for_late_answers_and_closed_then(net, far):
     a, _, introducer, target = far
-    (carrier,) = a.peers.carriers(target.identity)
+    (carrier,) = a.carriers(target.identity)
     asked = Asked(carrier, target)
     net.tick(0)
     net.wait(KEEP - 1)
     ((_, reply, _),) = target.messages
-    reply(b"late")
+    reply(b"late", net.now)
     net.pump()
     assert asked.answers == [b"late"]
     net.wait(1)
@@ -479,7 +472,7 @@ def test_the_circuit_is_kept_for_late_answers_and_closed_then(net, far):
 def test_a_circuit_that_cannot_be_built_refuses(net, far):
     a, *_, target = far
     a.pool.via = None
-    (carrier,) = a.peers.carriers(target.identity)
+    (carrier,) = a.carriers(target.identity)
     asked = Asked(carrier, target)
     assert not asked.refusals
     net.tick(0)
@@ -488,7 +481,7 @@ def test_a_circuit_that_cannot_be_built_refuses(net, far):
 
 def test_a_circuit_that_breaks_refuses(net, far):
     a, _, introducer, target = far
-    (carrier,) = a.peers.carriers(target.identity)
+    (carrier,) = a.carriers(target.identity)
     asked = Asked(carrier, target)
     net.tick(0)
     introducer.circuits[-1].destroy(1)
@@ -498,7 +491,7 @@ def test_a_circuit_that_breaks_refuses(net, far):
 
 def test_only_so_many_signals_wait_for_a_circuit(net, far):
     a, *_, target = far
-    (carrier,) = a.peers.carriers(target.identity)
+    (carrier,) = a.carriers(target.identity)
     asked = [Asked(carrier, target) for _ in range(MAX_WAITING + 2)]
     net.tick(0)
     assert [len(item.refusals) for item in asked[MAX_WAITING:]] == [1, 1]
@@ -518,7 +511,7 @@ def test_only_so_many_signals_wait_for_a_circuit(net, far):
 def test_an_introducer_that_breaks_the_rules_loses_the_circuit(net, far, kind, body):
     a, _, introducer, target = far
     introducer.services.on_begin = introducer.services.accept
-    (carrier,) = a.peers.carriers(target.identity)
+    (carrier,) = a.carriers(target.identity)
     asked = Asked(carrier, target)
     net.tick(0)
     stream, recorder = introducer.services.streams[-1]
@@ -535,9 +528,9 @@ def test_only_so_many_circuits_a_minute_are_built_to_introducers(net):
     for index, fake in enumerate(fakes):
         introducers = [fakes[(index + step) % len(fakes)].identity for step in (1, 2, 3)]
         a.directory.hear(descriptor_of(fake.keys, introducers=introducers).encode(), net.now)
-    assert sum(len(list(a.peers.carriers(fake.identity))) for fake in fakes) == CIRCUITS_PER_MINUTE
+    assert sum(len(list(a.carriers(fake.identity))) for fake in fakes) == CIRCUITS_PER_MINUTE
     net.wait(60)
-    assert len(list(a.peers.carriers(fakes[0].identity))) == 3
+    assert len(list(a.carriers(fakes[0].identity))) == 3
 
 
 def test_a_circuit_that_takes_no_stream_refuses_and_is_not_kept(net, far, monkeypatch):
@@ -546,7 +539,7 @@ def test_a_circuit_that_takes_no_stream_refuses_and_is_not_kept(net, far, monkey
     def full(*args):
         raise StreamError("too many streams on this circuit")
 
-    (carrier,) = a.peers.carriers(target.identity)
+    (carrier,) = a.carriers(target.identity)
     with monkeypatch.context() as patch:
         patch.setattr(ClientCircuit, "open_stream", full)
         asked = Asked(carrier, target)
@@ -636,7 +629,7 @@ def test_a_stranger_that_breaks_the_rules_loses_the_stream_only(net, data):
     stream.send(data)
     net.pump()
     assert recorder.reason == EndReason.TORPROTOCOL
-    assert not b.services.closed and not b.closed_links and not b.peers._accepted
+    assert not b.services.closed and not b.closed_links and not b.peers._pipes.accepted
 
 
 def test_a_neighbour_that_lies_about_itself_is_left(net):
@@ -672,7 +665,7 @@ def test_a_strangers_signals_reach_the_node_itself_in_limits(net):
         stream.send(encode_record(RecordType.SIGNAL, Signal(tag, b.identity, b"sealed").encode()))
     net.pump()
     assert len(b.messages) == MAX_PER_PAIR
-    b.messages[0][1](b"answer")
+    b.messages[0][1](b"answer", net.now)
     net.pump()
     kinds = [kind for kind, _ in records(recorder)]
     assert kinds.count(RecordType.UNREACHABLE) == 3 and kinds[-1] is RecordType.REPLY

@@ -78,7 +78,7 @@ def test_each_end_then_delivers_to_the_other():
         carry(opener, acceptor)
         ((sealed, reply),) = other.messages
         assert sealed == b"sealed"
-        reply(b"answer")
+        reply(b"answer", other.now)
         carry(opener, acceptor)
         assert asker.stream.records() == [(RecordType.REPLY, Delivery(1, b"answer").encode())]
 
@@ -103,7 +103,7 @@ def test_who_is_not_known_may_still_ask_for_an_introduction_and_for_descriptors(
     acceptor.switchboard.register(target.identity, elsewhere.pipe)
     acceptor.directory.hear(descriptor_of(target).encode(), START)
     answers = []
-    opener.pipe.signals.signal(target.identity, b"offer", lambda sealed, now: answers.append(sealed), None)
+    opener.pipe.signals.signal(target.identity, b"offer", lambda sealed, now: answers.append(sealed), None, START)
     opener.pipe.ask(0, opener.now)
     carry(opener, acceptor)
     ((kind, body),) = elsewhere.stream.records()
@@ -434,23 +434,23 @@ def test_what_a_slow_reader_does_not_take_is_dropped():
     acceptor.stream.congested = True
     before = acceptor.stream.total
     for _ in range(100):
-        acceptor.pipe.send(RecordType.DELIVER, Delivery(2, bytes(MAX_SEALED)).encode())
+        acceptor.pipe.send(RecordType.DELIVER, Delivery(2, bytes(MAX_SEALED)).encode(), START)
     assert MAX_BEHIND / 2 < acceptor.stream.total - before <= MAX_BEHIND
     acceptor.stream.congested = False
     acceptor.pipe.writable(acceptor.now)
     acceptor.stream.take()
-    acceptor.pipe.send(RecordType.DELIVER, Delivery(2, b"sealed").encode())
+    acceptor.pipe.send(RecordType.DELIVER, Delivery(2, b"sealed").encode(), START)
     assert len(acceptor.stream.records()) == 1
 
 
 def test_the_end_of_a_pipe_refuses_what_was_not_answered_and_is_told_once():
     opener, acceptor = joined()
     refusals = []
-    opener.pipe.signals.signal(bytes(32), b"offer", None, lambda why, now: refusals.append(why))
+    opener.pipe.signals.signal(bytes(32), b"offer", None, lambda why, now: refusals.append(why), START)
     opener.pipe.ask(0, opener.now)
     opener.pipe.ended(EndReason.DESTROY, opener.now)
     opener.pipe.close("again", opener.now)
-    opener.pipe.send(RecordType.ASK, Ask(0).encode())
+    opener.pipe.send(RecordType.ASK, Ask(0).encode(), START)
     opener.pass_time(2 * ANSWER_TIMEOUT)
     assert len(refusals) == 1 and opener.stream.reason is None and not opener.pipe.ready
 

@@ -43,7 +43,7 @@ class Records:
     def __init__(self):
         self.sent = []
 
-    def send(self, kind, body):
+    def send(self, kind, body, now):
         parse = {
             RecordType.SIGNAL: Signal.parse,
             RecordType.DELIVER: Delivery.parse,
@@ -78,6 +78,7 @@ class Asker:
             sealed,
             lambda answer, now: self.heard.append((answer, now)),
             lambda why, now: self.heard.append((why, now)),
+            self.clock.now,
         )
         return self.pipe.sent[-1][1].tag if self.pipe.sent else None
 
@@ -190,7 +191,7 @@ def test_a_closed_pipe_refuses_what_was_not_answered_and_all_that_follows(asker)
 
 def test_a_refusal_may_ask_again(asker):
     """As a node does that goes on to its next introducer, or tries this one again."""
-    asker.signals.signal(BOB, b"1", lambda answer, now: None, lambda why, now: asker.ask(sealed=b"2"))
+    asker.signals.signal(BOB, b"1", lambda answer, now: None, lambda why, now: asker.ask(sealed=b"2"), START)
     asker.signals.closed(START)
     asker.clock.pass_time(0)
     assert asker.heard == [("the pipe to the introducer is closed", START)]
@@ -198,17 +199,17 @@ def test_a_refusal_may_ask_again(asker):
 
 def test_an_oversized_message_is_the_callers_fault(asker):
     with pytest.raises(LocalError):
-        asker.signals.signal(BOB, bytes(MAX_SEALED + 1), lambda answer, now: None, lambda why, now: None)
+        asker.signals.signal(BOB, bytes(MAX_SEALED + 1), lambda answer, now: None, lambda why, now: None, START)
     asker.signals.closed(START)
 
 
 def test_a_delivered_message_is_replied_to_while_the_pipe_lives(asker):
     sealed, reply = asker.signals.delivery(Delivery(8, b"offer").encode())
     assert sealed == b"offer"
-    reply(b"answer")
+    reply(b"answer", START)
     assert asker.pipe.take() == [(RecordType.REPLY, Delivery(8, b"answer"))]
     asker.signals.closed(START)
-    reply(b"late")
+    reply(b"late", START)
     assert asker.pipe.sent == []
 
 
@@ -300,10 +301,10 @@ def test_the_newest_registration_gets_the_signals(bob):
     bob.board.register(BOB, bob.pipes[0])
     bob.signal(asker)
     assert (newer.sent, len(bob.pipes[0].take())) == ([], 1)
-    bob.board.unregister(bob.pipes[0])
+    bob.board.unregister(bob.pipes[0], START)
     bob.signal(asker)
     assert len(newer.take()) == 1
-    bob.board.unregister(newer)
+    bob.board.unregister(newer, START)
     asker.take()
     bob.signal(asker)
     assert bob.refusals(asker) == [UNKNOWN]
@@ -401,7 +402,7 @@ def test_an_asker_that_opens_a_new_pipe_leaves_its_targets_allowance_used(bob):
         asker = Records()
         for _ in range(MAX_PER_PAIR):
             bob.signal(asker)
-        bob.board.unregister(asker)
+        bob.board.unregister(asker, START)
     asker = Records()
     bob.signal(asker)
     assert bob.refusals(asker) == [BUSY]
@@ -434,19 +435,19 @@ def test_whoever_waits_for_a_node_that_left_is_told(bob):
     bob.signal(answered, tag=2)
     bob.reply(target, target.take()[1][1].tag)
     answered.take()
-    bob.board.unregister(target)
+    bob.board.unregister(target, START)
     assert waiting.take() == [(RecordType.UNREACHABLE, Unreachable(1, UNKNOWN))]
     assert answered.sent == []
-    bob.board.unregister(target)
+    bob.board.unregister(target, START)
 
 
 def test_nothing_is_sent_on_a_pipe_that_is_gone(bob):
     asker, [target] = Records(), bob.pipes
     bob.signal(asker)
     tag = target.take()[0][1].tag
-    bob.board.unregister(asker)
+    bob.board.unregister(asker, START)
     bob.reply(target, tag)
-    bob.board.unregister(target)
+    bob.board.unregister(target, START)
     bob.reply(target, tag)
     assert (asker.sent, target.sent) == ([], [])
 
@@ -454,8 +455,8 @@ def test_nothing_is_sent_on_a_pipe_that_is_gone(bob):
 def test_after_a_minute_nothing_is_left_of_an_introduction(bob):
     asker, [target] = Records(), bob.pipes
     bob.signal(asker)
-    bob.board.unregister(asker)
-    bob.board.unregister(target)
+    bob.board.unregister(asker, START)
+    bob.board.unregister(target, START)
     bob.clock.pass_time(TAG_LIFETIME)
     assert bob.clock.outbox.deadline() is None
     assert vars(bob.board) == vars(Switchboard(bob.clock.outbox))
@@ -473,6 +474,9 @@ def test_on_a_pipe_between_peers_each_side_may_ask_and_introduce(clock):
     boards[1].register(CAROL, two)
     heard = []
 
+    def hear(what, now):
+        heard.append(what)
+
     def settle():
         while one.sent or two.sent:
             for side, pipe, sent in ((1, two, one.take()), (0, one, two.take())):
@@ -481,13 +485,17 @@ def test_on_a_pipe_between_peers_each_side_may_ask_and_introduce(clock):
                         boards[side].signal(pipe, record.encode(), START)
                     elif kind is RecordType.DELIVER:
                         sealed, reply = signals[side].delivery(record.encode())
-                        reply(b"re: " + sealed)
+                        reply(b"re: " + sealed, START)
                     elif kind is RecordType.REPLY:
                         signals[side].reply(record.encode(), START)
                         boards[side].reply(pipe, record.encode(), START)
 
-    signals[0].signal(CAROL, b"from 0", lambda answer, now: heard.append(answer), lambda why, now: heard.append(why))
-    signals[1].signal(BOB, b"from 1", lambda answer, now: heard.append(answer), lambda why, now: heard.append(why))
+    signals[0].signal(
+        CAROL, b"from 0", lambda answer, now: heard.append(answer), lambda why, now: heard.append(why), START
+    )
+    signals[1].signal(
+        BOB, b"from 1", lambda answer, now: heard.append(answer), lambda why, now: heard.append(why), START
+    )
     settle()
     assert sorted(heard) == [b"re: from 0", b"re: from 1"]
 
@@ -500,7 +508,7 @@ def test_a_message_only_goes_to_the_node_it_is_for_and_answers_only_to_who_asked
     askers = [Records() for _ in range(4)]
     for who, whom, number in moves:
         if number == 0:
-            board.board.unregister(askers[who])
+            board.board.unregister(askers[who], START)
         elif number < 20:
             board.signal(askers[who], identities[whom], bytes([who, whom, number]), tag=who * 100 + number)
         elif whom < 2:

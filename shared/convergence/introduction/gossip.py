@@ -1,0 +1,86 @@
+"""What the network looks like, as neighbours tell each other.
+
+Does: ask now and then for descriptors published lately, take what comes into the directory, tell the node of news.
+Does not: verify descriptors (netdir/nodes.py), answer those who ask (pipe.py), or keep pipes (pipes.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from convergence.introduction.pipe import PeerPipe
+from convergence.introduction.pipes import Pipes
+from convergence.netdir.nodes import NodeDirectory
+from convergence.outbox import Outbox, Timer
+from convergence.path.select import choose, fraction
+from convergence.ports import Rng
+
+GOSSIP_INTERVAL = 60.0
+"""Seconds between two ASKs, give or take a third."""
+GOSSIP_OVERLAP = 900
+"""Seconds that ASK goes back before the last complete answer on the same pipe (one that tells nothing must not keep us
+from asking others for all they know): descriptors travel for a while."""
+NEWS_PAUSE = 1.0
+"""Seconds in which news of nodes are gathered before the node is told: looking at them all takes time."""
+
+
+class Gossip:
+    """Asks and hears.
+
+    Args:
+        pipes: those that there are.
+        on_nodes: called with `now` when the directory's nodes changed.
+    """
+
+    def __init__(
+        self, outbox: Outbox, rng: Rng, directory: NodeDirectory, pipes: Pipes, on_nodes: Callable[[float], None]
+    ) -> None:
+        self._outbox = outbox
+        self._rng = rng
+        self._directory = directory
+        self._pipes = pipes
+        self._on_nodes = on_nodes
+        self._heard_at = 0.0  # when an answer to ASK was last complete
+        self._news: Timer | None = None
+        self._next: Timer | None = None
+
+    def start(self, now: float) -> None:
+        """Ask one of the neighbours every now and then."""
+        pause = GOSSIP_INTERVAL * (2 + 2 * fraction(self._rng)) / 3
+        self._next = self._outbox.call_at(now + pause, self._go_round)
+
+    def pause(self) -> None:
+        """Until `start`. News that were heard are still told."""
+        if self._next is not None:
+            self._next.cancel()
+
+    def stop(self) -> None:
+        self.pause()
+        if self._news is not None:
+            self._news.cancel()
+
+    def met(self, pipe: PeerPipe, now: float, *, ours: bool) -> None:
+        """One more pipe stands, `ours` if we opened it: ask there, unless somebody has answered lately."""
+        if ours or now >= self._heard_at + GOSSIP_INTERVAL:
+            self._ask(pipe, now)
+
+    def heard(self, descriptors: Sequence[bytes], now: float) -> None:
+        """Encoded descriptors that nobody has checked."""
+        # All of them: `any` over a generator would stop at the first.
+        news = any([self._directory.hear(raw, now) for raw in descriptors])
+        if news and (self._news is None or not self._news.pending):
+            self._news = self._outbox.call_at(now + NEWS_PAUSE, self._on_nodes)
+
+    def answered(self, now: float) -> None:
+        """An answer to ASK is complete."""
+        self._heard_at = now
+
+    def _ask(self, pipe: PeerPipe, now: float) -> None:
+        if pipe.may_ask(now):
+            pipe.ask(max(0, int(pipe.answered_at) - GOSSIP_OVERLAP), now)
+
+    def _go_round(self, now: float) -> None:
+        self.start(now)
+        pipes = [pipe for pipe in self._pipes if pipe.may_ask(now)]
+        if pipes:
+            self._ask(choose(self._rng, pipes), now)

@@ -1,0 +1,212 @@
+"""The pipes that stand: those we open over links that we dialled, and those that neighbours open.
+
+Does: choose the links for ours, bound the number of theirs, end what leads nowhere.
+Does not: know records (pipe.py), or what pipes are used for (peers.py).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import chain
+
+from convergence.circuit.client import ClientCircuit
+from convergence.circuit.relay import RelayCircuit
+from convergence.errors import DestroyReason, EndReason, LocalError, StreamError
+from convergence.introduction.pipe import PEER_TARGET, PeerPipe
+from convergence.link.link import Link
+from convergence.link.neighbours import Neighbours
+from convergence.netdir.nodes import NodeDirectory
+from convergence.outbox import Outbox
+from convergence.ports import Crypto, Rng
+from convergence.wire.descriptor import Descriptor, Role
+from convergence.wire.relay import Begin
+
+MAX_PIPES = 6
+"""Pipes that we open..."""
+MIN_PIPES = 3
+"""...of which so many keep a link that serves nothing else."""
+MAX_ACCEPTED = 1024
+"""Pipes that others open, up to 330 KB each where descriptors are many and readers slow. Beyond, one on the link that
+has most makes room, or one that registered nobody, or the new one is refused."""
+SETUP_TIMEOUT = 15.0
+"""Seconds from our CREATE2 to the neighbour's HELLO."""
+RETRY_AFTER = 60.0
+"""Seconds until a neighbour whose link stands but whose pipe ended is tried again."""
+ALONE_LIMIT = 600.0
+"""Seconds that a pipe beyond MIN_PIPES may be the only thing on its link."""
+
+
+def relay_of(directory: NodeDirectory, identity: bytes, now: float) -> Descriptor | None:
+    """What is known of a node that relays."""
+    node = directory.get(identity, now)
+    return node if node is not None and node.roles & Role.RELAY else None
+
+
+@dataclass(eq=False, slots=True)
+class _Opened:
+    """A pipe that we opened."""
+
+    pipe: PeerPipe
+    link: Link
+    circuit: ClientCircuit
+    alone_since: float | None = None  # since when the link carries nothing else
+
+
+class Pipes:
+    """All pipes of a node.
+
+    Args:
+        new_pipe: makes a pipe to the node of this identity, or for None one that a neighbour opens. Whoever owns it
+            calls `forget` when it is over.
+    """
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        crypto: Crypto,
+        rng: Rng,
+        directory: NodeDirectory,
+        neighbours: Neighbours,
+        new_pipe: Callable[[bytes | None], PeerPipe],
+    ) -> None:
+        self._outbox = outbox
+        self._crypto = crypto
+        self._rng = rng
+        self._directory = directory
+        self._neighbours = neighbours
+        self._new_pipe = new_pipe
+        self._opened: dict[bytes, _Opened] = {}  # by the neighbour's identity
+        self._accepted: dict[PeerPipe, RelayCircuit] = {}
+        self._retry: dict[bytes, float] = {}  # identity -> from when another pipe may be opened to it
+
+    def __iter__(self) -> Iterator[PeerPipe]:
+        return chain((entry.pipe for entry in self._opened.values()), self._accepted)
+
+    @property
+    def opened(self) -> dict[bytes, PeerPipe]:
+        """Ours, by the neighbour's identity."""
+        return {identity: entry.pipe for identity, entry in self._opened.items()}
+
+    @property
+    def accepted(self) -> list[PeerPipe]:
+        """Theirs."""
+        return list(self._accepted)
+
+    def to(self, identity: bytes) -> PeerPipe | None:
+        """One that leads to the node of this identity, ours before theirs."""
+        return next((pipe for pipe in self if pipe.peer == identity and pipe.ready), None)
+
+    # -- ours
+
+    def fill(self, now: float) -> None:
+        """Open as many as are wanted."""
+        for link in list(self._neighbours.links.values()):
+            self.open(link, now)
+
+    def open(self, link: Link, now: float) -> None:
+        """Open a pipe over this link, if it is one for that."""
+        peer = link.peer
+        if peer is None or not link.initiator or not link.open:
+            return
+        enough = len(self._opened) >= (MAX_PIPES if link.circuits else MIN_PIPES)
+        node = relay_of(self._directory, peer, now)
+        if enough or node is None or peer in self._opened or now < self._retry.get(peer, now):
+            return
+        pipe = self._new_pipe(peer)
+
+        def built(circuit: ClientCircuit, now: float) -> None:
+            try:
+                pipe.bind(circuit.open_stream(PEER_TARGET, pipe, now))
+            except (LocalError, StreamError) as error:  # it closed just now
+                pipe.close(str(error), now)
+
+        try:
+            circuit = ClientCircuit(
+                self._outbox,
+                self._crypto,
+                self._rng,
+                link,
+                (node,),
+                built,
+                lambda circuit, reason, now: pipe.close("its circuit is gone", now),
+            )
+        except LocalError:  # the link is full of circuits
+            return
+        if not circuit.closed:  # a full link sheds even a circuit that has only just come
+            self._opened[peer] = _Opened(pipe, link, circuit)
+            self._outbox.call_at(now + SETUP_TIMEOUT, lambda now: self._check_setup(pipe, now))
+
+    def may_retry(self, identity: bytes) -> None:
+        """The pipe to this neighbour ended for no fault of its own."""
+        self._retry.pop(identity, None)
+
+    def sweep(self, now: float) -> None:
+        """Close what is too much and open what is wanted. To be called now and then."""
+        self._retry = {identity: when for identity, when in self._retry.items() if when > now}
+        self._close_alone(now)
+        self.fill(now)
+
+    def _check_setup(self, pipe: PeerPipe, now: float) -> None:
+        if not pipe.ready:
+            pipe.close("no HELLO in time", now, EndReason.TIMEOUT)
+
+    def _close_alone(self, now: float) -> None:
+        """Close the latest pipe that alone keeps its link, if there are enough others."""
+        for entry in self._opened.values():
+            alone = len(entry.link.circuits) <= 1
+            entry.alone_since = (entry.alone_since or now) if alone else None
+        if len(self._opened) > MIN_PIPES:
+            for entry in reversed(self._opened.values()):
+                if entry.alone_since is not None and now - entry.alone_since >= ALONE_LIMIT:
+                    entry.pipe.close("its link serves nothing else", now)
+                    return
+
+    # -- theirs
+
+    def accept(self, circuit: RelayCircuit, stream_id: int, begin: Begin, now: float) -> bool:
+        """A BEGIN to PEER_HOST: one pipe on a circuit. Whether it was taken."""
+        if begin.port or circuit in self._accepted.values() or not self._make_room(circuit.link, now):
+            return False
+        stream = circuit.endpoint.accept_stream(stream_id)
+        pipe = self._new_pipe(None)
+        self._accepted[pipe] = circuit
+        stream.handler = pipe
+        pipe.bind(stream)
+        stream.accept()
+        return True
+
+    def _make_room(self, link: Link, now: float) -> bool:
+        """Whether there is room for one more that somebody opens over this link. The newest one of the link that has
+        most gives way, so that a neighbour of many faces shuts out nobody else, or whoever has not registered."""
+        if len(self._accepted) < MAX_ACCEPTED:
+            return True
+        counts = Counter(circuit.link for circuit in self._accepted.values())
+        ((crowded, most),) = counts.most_common(1)
+        if counts[link] + 1 < most:
+            spare = next(pipe for pipe in reversed(self._accepted) if self._accepted[pipe].link is crowded)
+        else:
+            strangers = (pipe for pipe in self._accepted if pipe.peer is None)
+            stranger = next(strangers, None)
+            if stranger is None:
+                return False
+            spare = stranger
+        spare.close("too many pipes", now, EndReason.RESOURCELIMIT)
+        return True
+
+    # -- both
+
+    def forget(self, pipe: PeerPipe, now: float) -> None:
+        """The pipe is over."""
+        entry = None if pipe.peer is None else self._opened.get(pipe.peer)
+        if self._accepted.pop(pipe, None) is None and entry is not None and entry.pipe is pipe:
+            assert pipe.peer is not None
+            del self._opened[pipe.peer]
+            if entry.link.open:
+                self._retry[pipe.peer] = now + RETRY_AFTER
+            entry.circuit.destroy(DestroyReason.FINISHED, now)
+
+    def close_all(self, why: str, now: float) -> None:
+        for pipe in list(self):
+            pipe.close(why, now)

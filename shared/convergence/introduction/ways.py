@@ -1,0 +1,157 @@
+"""The ways to an introduction: whom to ask, in which order.
+
+Does: find one carrier after the other, each only when the one before was of no use.
+Does not: ask them (courier.py), or keep pipes (pipes.py).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import TypeAlias
+
+from convergence.introduction.asker import CircuitCarrier
+from convergence.introduction.guard import Budget
+from convergence.introduction.pipes import Pipes, relay_of
+from convergence.introduction.signalling import Carrier
+from convergence.netdir.nodes import NodeDirectory
+from convergence.outbox import Outbox
+from convergence.path.pool import CircuitPool
+from convergence.path.select import choose, sample
+from convergence.ports import Rng
+from convergence.wire.descriptor import Descriptor, Role
+
+OTHER_CARRIERS = 3
+"""Pipes asked for an introduction although nothing says that they lead to the node."""
+CIRCUITS_PER_MINUTE = 12
+"""Circuits to introducers. Each relay of such a circuit may have to be introduced to the next one in turn: without a
+limit a few descriptors of nodes that are not there, naming each other, would keep a whole network building circuits."""
+
+Finder: TypeAlias = Callable[[float], Carrier | None]
+"""Gives the next carrier of one kind as of `now`, or None when there is none left."""
+
+
+class Route:
+    """The ways to one node: a `courier.Carriers`."""
+
+    def __init__(self, finders: Iterable[Finder]) -> None:
+        self._finders = deque(finders)
+
+    def next(self, now: float) -> Carrier | None:
+        """The best one that was not given yet."""
+        while self._finders:
+            carrier = self._finders[0](now)
+            if carrier is not None:
+                return carrier
+            self._finders.popleft()
+        return None
+
+
+class Ways:
+    """Finds carriers.
+
+    Args:
+        own: our identity.
+        pipes: those that there are.
+        pool: builds circuits to introducers.
+        dials: whether a link to a node needs no introduction.
+        facilitator: gives the way to be introduced by the facilitator, while there is one.
+    """
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        rng: Rng,
+        own: bytes,
+        directory: NodeDirectory,
+        pipes: Pipes,
+        pool: CircuitPool,
+        dials: Callable[[Descriptor], bool],
+        facilitator: Callable[[], Carrier | None],
+    ) -> None:
+        self._outbox = outbox
+        self._rng = rng
+        self._own = own
+        self._directory = directory
+        self._pipes = pipes
+        self._pool = pool
+        self._dials = dials
+        self._facilitator = facilitator
+        self._circuits = Budget(CIRCUITS_PER_MINUTE)
+
+    def to(self, target: bytes, named: bytes | None, now: float) -> Route:
+        """The ways to `target`, best first: through `named` if somebody is, the facilitator, those who are said to know
+        the node, a few others, through circuits, and last, lest a node that has lost all its links stays alone,
+        somebody whose address it can dial."""
+        node = self._directory.get(target, now)
+        introducers = () if node is None else node.introducers
+        first = () if named is None else (named,)
+        tried = {self._own}  # by a pipe
+        return Route(
+            (
+                self._pipes_to(first, tried),
+                self._circuits_to(first, tried),
+                _once(lambda now: self._facilitator()),
+                self._pipes_to((target, *introducers), tried),
+                self._others(tried),
+                self._circuits_to((item for item in introducers if item not in (target, named)), tried),
+                _once(lambda now: self._dialled(introducers, tried, target, now)),
+            )
+        )
+
+    def _pipes_to(self, identities: Iterable[bytes], tried: set[bytes]) -> Finder:
+        left = deque(identities)
+
+        def find(now: float) -> Carrier | None:
+            while left:
+                identity = left.popleft()
+                pipe = None if identity in tried else self._pipes.to(identity)
+                if pipe is not None:
+                    tried.add(identity)
+                    return pipe.signals
+            return None
+
+        return find
+
+    def _others(self, tried: set[bytes]) -> Finder:
+        """A few neighbours that may happen to know a node; relays that we chose ourselves know more than others."""
+        finder: Finder | None = None
+
+        def find(now: float) -> Carrier | None:
+            nonlocal finder
+            if finder is None:
+                opened = [peer for peer, pipe in self._pipes.opened.items() if pipe.ready and peer not in tried]
+                accepted = {pipe.peer for pipe in self._pipes.accepted if pipe.peer is not None} - tried
+                others = opened or sorted(accepted)
+                finder = self._pipes_to(sample(self._rng, others, min(OTHER_CARRIERS, len(others))), tried)
+            return finder(now)
+
+        return find
+
+    def _circuits_to(self, identities: Iterable[bytes], tried: set[bytes]) -> Finder:
+        left = deque(dict.fromkeys(identities))
+
+        def find(now: float) -> Carrier | None:
+            while left:
+                identity = left.popleft()
+                node = None if identity in tried else relay_of(self._directory, identity, now)
+                if node is not None and self._circuits.spend(None, now):
+                    return CircuitCarrier(self._outbox, self._pool, node)
+            return None
+
+        return find
+
+    def _dialled(self, introducers: Iterable[bytes], tried: set[bytes], target: bytes, now: float) -> Carrier | None:
+        """Of the introducers, or else of all relays, one whose address can be dialled."""
+        relays = [node for node in self._directory.nodes(Role.RELAY, now) if self._dials(node)]
+        others = [node for node in relays if node.identity not in tried | {target}]
+        able = [node for node in others if node.identity in introducers] or others
+        if able and self._circuits.spend(None, now):
+            return CircuitCarrier(self._outbox, self._pool, choose(self._rng, able), direct=True)
+        return None
+
+
+def _once(find: Finder) -> Finder:
+    """The same, that gives one carrier at most."""
+    finders = iter((find,))
+    return lambda now: next((finder(now) for finder in finders), None)
