@@ -1,8 +1,8 @@
 /**
  * The code that the service worker answers for, from the first visit on.
  *
- * Does: install the first version; give files, each hashed whenever it is asked for; say how it stands. What is to be
- * remembered is written first and true afterwards, for browsers end a worker at any moment.
+ * Does: install the first version; give files, and hash each one whenever it is asked for; say how it stands. A browser
+ * may end a worker at any moment, so a new state is written first and holds only then.
  * Does not: take another version in its place (updates.js), answer requests or messages (sw.js).
  *
  *     none -> arriving -> writing -> pinned       (updates.js: pinned -> pinned)
@@ -11,10 +11,10 @@
  */
 
 import { download, gather } from "../web/code/gather.js";
-import { MAX_MANIFEST, Refused, parseManifest, sha256 } from "../web/code/manifest.js";
+import { MAX_MANIFEST, parseManifest, Refused, sha256 } from "../web/code/manifest.js";
 import * as store from "./store.js";
 
-export const PATIENCE = 10; // seconds that the site may send nothing of the small documents
+export const PATIENCE = 10; // seconds that the site may stay silent while it sends a small document
 export const site = self.registration.scope;
 const WRITE_WITHIN = 10_000; // ms after the first version is here
 const NODE = "app.zip"; // the node's own code
@@ -27,29 +27,31 @@ const rank = (name) => ORDER.findIndex((kind) => kind.test(name));
 /**
  * @typedef {Awaited<ReturnType<typeof parseManifest>>} Manifest
  * @typedef {{phase: "none"}} None Nothing was accepted.
- * @typedef {{phase: "arriving", manifest: Manifest, files: Map<string, PromiseWithResolvers<Uint8Array>>, complete: Promise<Map<string,
- *   Uint8Array>>, watchers: Function[], total: number}} Arriving The first version, of which each file may be used as soon as it is verified.
- * @typedef {{phase: "writing", manifest: Manifest, files: Map<string, Uint8Array>, written: Promise<void>}} Writing It runs, and is being kept.
- * @typedef {{phase: "pinned", manifest: Manifest, mended: Set<string>}} Pinned It is kept, all of it, and nothing takes its place unasked.
- *   `mended`: names of files that were not what they should be, and were fetched again.
- * @typedef {{phase: "fleeting", manifest: Manifest}} Fleeting This browser does not keep it. A node that runs goes on with it; the next
- *   page makes a first visit.
+ * @typedef {{phase: "arriving", manifest: Manifest, files: Map<string, PromiseWithResolvers<Uint8Array>>,
+ *   complete: Promise<Map<string, Uint8Array>>, watchers: Function[], total: number}} Arriving
+ *   The first version is on its way. Each of its files may be used as soon as it is verified.
+ * @typedef {{phase: "writing", manifest: Manifest, files: Map<string, Uint8Array>, written: Promise<void>}} Writing
+ *   The first version runs, and is being written.
+ * @typedef {{phase: "pinned", manifest: Manifest, mended: Set<string>}} Pinned
+ *   All of it is kept, and nothing replaces it without consent. `mended`: names of damaged files, fetched again.
+ * @typedef {{phase: "fleeting", manifest: Manifest}} Fleeting
+ *   This browser does not keep it. A node that runs goes on with it; the next page makes a first visit.
  */
 
 /** @type {None|Arriving|Writing|Pinned|Fleeting} */
 let now = { phase: "none" };
 let loading = null;
-/** To write takes time that the node's start needs: it waits until the page says that it runs, but not for long. */
+/** Writing takes time that the node's start needs. So it waits until the page says that the node runs. */
 const calm = Promise.withResolvers();
 export const settle = () => calm.resolve();
 
 /** @param {() => Promise<void>} listener Is called when `status` gives something else than before. */
 export const onChange = (listener) => {
-  notify = () => listener().catch(() => {}); // who is not told asks
+  notify = () => listener().catch(() => {}); // a page that misses it asks for the status
 };
 let notify = async () => {};
 
-/** Reads what was kept, once; where that failed, it is tried again for who asks next. */
+/** Reads what was kept, once. If that fails, the next request tries again. */
 function loaded() {
   loading ??= load().catch((error) => {
     loading = null;
@@ -68,34 +70,36 @@ export const pin = (manifest) => {
   now = { phase: "pinned", manifest, mended: new Set() };
 };
 
-/** @returns {Promise<Manifest|null>} the pinned one, once it is known whether the first version is kept; null without one */
+/** @returns {Promise<Manifest|null>} the pinned one, or null; it waits while the first version is being written */
 export async function pinned() {
   await loaded();
   if (now.phase === "writing") await now.written;
   return now.phase === "pinned" ? now.manifest : null;
 }
 
-/** The manifest that was accepted. If it is lost or changed here, only the very same bytes will do. */
+/** The manifest that was accepted. If it was lost or changed here, the site must give the same bytes again. */
 async function manifestOf(root) {
   const kept = await store.keptDocument(root);
   if (kept && (await sha256(kept)) === root) return parseManifest(kept);
   const bytes = await download(new URL("manifest.json", site), MAX_MANIFEST, { patience: PATIENCE }).catch(
     ({ message }) => {
       throw new Refused(
-        `The list of files that you accepted is damaged here, and this site does not give it now: ${message}. Try again later.`,
+        "The list of files that you accepted is damaged here, and this site does not give it now: " +
+          `${message}. Try again later.`,
       );
     },
   );
   if ((await sha256(bytes)) !== root) {
     throw new Refused(
-      "The list of files that you accepted is damaged here, and this site has another one. Use another mirror or the bookmarklet; to start anew with what this site has now, clear its data in your browser.",
+      "The list of files that you accepted is damaged here, and this site has another one. Use another mirror or the " +
+        "bookmarklet; to start anew with what this site has now, clear its data in your browser.",
     );
   }
-  await store.keepDocument(root, bytes).catch(() => {}); // then it is asked for once more
+  await store.keepDocument(root, bytes).catch(() => {}); // if it cannot be kept, the next start fetches it again
   return parseManifest(bytes);
 }
 
-/** What the page shows: `phase` is "none", "writing", "pinned" or "fleeting"; without "none" there are the others, too. */
+/** What the page shows. `phase` is "none", "writing", "pinned" or "fleeting"; with "none" nothing else is given. */
 export async function status() {
   await loaded();
   if (now.phase === "none" || now.phase === "arriving") return { phase: "none" };
@@ -108,7 +112,7 @@ export async function status() {
 /**
  * What is to be answered for a file of this scope.
  * @param {string} name
- * @returns {Promise<Uint8Array|null|undefined>} verified bytes; null: there is no such file; undefined: what the site says
+ * @returns {Promise<Uint8Array|null|undefined>} verified bytes; null: there is no such file; undefined: ask the site
  * @throws {Refused} when neither cache nor site have it as it was published
  */
 export async function give(name) {
@@ -134,7 +138,7 @@ async function verified(name) {
     keep: async (_, bytes) => {
       if (phase !== "pinned") return;
       mended.add(name);
-      await store.keepFile(manifest.root, name, bytes).catch(() => {}); // then it is fetched and verified once more
+      await store.keepFile(manifest.root, name, bytes).catch(() => {}); // if it cannot be kept, it is fetched each time
       notify();
     },
   });
@@ -145,7 +149,7 @@ async function verified(name) {
  * The first version: what the site has. Resolves once all files are here and verified.
  * @param {Uint8Array} bytes manifest.json
  * @param {(done: number, total: number) => void} progress
- * @returns {Promise<{written: Promise<void>|undefined}>} `written`: resolves when it is known whether the version is kept
+ * @returns {Promise<{written: Promise<void>|undefined}>} `written` resolves when the version is kept, or cannot be
  */
 export async function install(bytes, progress) {
   await loaded();
@@ -180,15 +184,19 @@ function arrival(manifest) {
   const watchers = [];
   const complete = gather({ files: new Map(order) }, [site], {
     keep: async (name, bytes) => files.get(name).resolve(bytes),
-    progress: (done, total) => watchers.forEach((watcher) => watcher(done, total)),
+    progress: (done, total) => {
+      for (const watcher of watchers) watcher(done, total);
+    },
   });
-  complete.catch((error) => files.forEach(({ reject }) => reject(error)));
-  files.forEach(({ promise }) => promise.catch(() => {})); // who asks is told
+  complete.catch((error) => {
+    for (const { reject } of files.values()) reject(error);
+  });
+  for (const { promise } of files.values()) promise.catch(() => {}); // whoever asks for the file gets the error
   const total = order.reduce((sum, [, { size }]) => sum + size, 0);
   return { phase: "arriving", manifest, files, complete, watchers, total };
 }
 
-/** Keeps the first version, all of it or nothing: a pinned one needs the site no more. @param {Writing} writing */
+/** Keeps the first version: all of it, since a pinned version needs no site, or nothing. @param {Writing} writing */
 async function write({ manifest, files }, bytes) {
   await calm.promise;
   const { root, version } = manifest;

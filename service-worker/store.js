@@ -1,12 +1,12 @@
 /**
  * What the service worker keeps, in Cache Storage: the files of the accepted manifest, and what it must remember.
  *
- * Does: write and read both, apart for each folder of an origin that has a worker; drop the versions that state.json names
- * no more, and only those.
- * Does not: trust what it reads: files and manifests are hashed by who asks for them.
+ * Does: write and read both, separately for each folder of an origin that has a worker; drop the versions that
+ * state.json no longer names, and only those.
+ * Does not: trust what it reads. The caller hashes files and manifests.
  *
- * A later version's worker reads what an earlier one wrote, and is put in its place before it switches: what is kept may
- * get new members, whose absence means what was before, and manifests of today's format have to be readable for ever.
+ * The worker of a later version reads what an earlier one wrote. So state.json may get new members, whose absence means
+ * the earlier behaviour, and manifests of today's format must stay readable.
  */
 
 import { Refused } from "../web/code/manifest.js";
@@ -22,14 +22,14 @@ const DIGEST = /^[0-9a-f]{64}$/;
  * @property {string|null} next One whose files are here, to be switched to.
  * @property {string|null} declined One that the user did not want.
  * @property {boolean} automatic Whether signed versions are accepted by themselves.
- * @property {{version: string, size: number, root: string, index: number}|null} seen The newest version and head of the release
- *   log that were accepted or properly signed; `size` is 0 where no release log was seen.
+ * @property {{version: string, size: number, root: string, index: number}|null} seen The newest version, and the newest
+ *   head of the release log, that were accepted or properly signed; `size` is 0 where no release log was seen.
  */
 
 /** @type {State} */
 const FIRST = { root: null, next: null, declined: null, automatic: false, seen: null };
 
-/** Whoever changes what is kept does it in turn: tabs ask at the same time, and an older run of this worker may still live. */
+/** Changes are made one after the other: tabs ask at the same time, and an older run of this worker may still live. */
 export const inTurn = (work) => navigator.locks.request(STATE, work);
 
 /**
@@ -42,7 +42,8 @@ export async function loadState() {
   const state = parsed(kept);
   if (!isState(state)) {
     throw new Refused(
-      "What this browser remembers of the version that you accepted is damaged. Use another mirror or the bookmarklet; to start anew with what this site has now, clear its data in your browser.",
+      "What this browser remembers of the version that you accepted is damaged. Use another mirror or the " +
+        "bookmarklet; to start anew with what this site has now, clear its data in your browser.",
     );
   }
   return state;

@@ -1,14 +1,15 @@
 /**
  * The service worker: this site's code, as it was when it was accepted, whatever the site serves by now.
  *
- * Does: answer GETs in its scope from the accepted version, with the site's security headers; let the site's few documents
- * that change through; take its pages' messages.
+ * Does: answer GETs in its scope from the accepted version, with the site's security headers; let those few documents
+ * through that the site changes; take its pages' messages.
  * Does not: run the node, see WebSockets or WebRTC, or protect itself: a browser lets a site replace its worker, see
  * docs/threat-model.md.
  *
- * A message is `{type, ...}` with a port for answers: at once `{type: "taken", worker}`, which names this run of it; `{type:
- * "progress", done, total}` (bytes) any number of times; then `{type: "done", value}` or `{type: "refused" | "failed", message}`. To all pages:
- * `{type: "status", status}`, `{type: "refused", message}`, `{type: "switched", root}`.
+ * A message is `{type, ...}` with a port for answers: at once `{type: "taken", worker}`, which names this run of the
+ * worker; `{type: "progress", done, total}` (bytes) any number of times; then `{type: "done", value}` or
+ * `{type: "refused" | "failed", message}`. To all pages: `{type: "status", status}`, `{type: "refused", message}`,
+ * `{type: "switched", root}`.
  */
 
 import { Refused } from "../web/code/manifest.js";
@@ -18,17 +19,18 @@ import { headersOf } from "./headers.js";
 import { keepDocument, keptDocument } from "./store.js";
 import * as updates from "./updates.js";
 
-const NETWORK_WAIT = 10; // seconds of silence until the network's description of the last time is good enough
+const NETWORK_WAIT = 10; // seconds that the site may stay silent before the network's kept description is used
 const DIGEST = /^[0-9a-f]{64}$/;
 const scope = self.registration.scope;
 const worker = crypto.randomUUID();
-/** What a site says anew each time: from itself. */
+/** What always comes from the site. */
 const FROM_SITE = new Set(["manifest.json", "release.json", "releases.txt"]);
 const BOOKMARK = new Set(["bookmarklet.html", "bookmarklet.txt"]);
 
 code.onChange(async () => tell({ type: "status", status: await code.status() }));
 
-self.addEventListener("install", () => self.skipWaiting()); // a page registers a worker only when its code is to run now
+// A page registers a worker only when that worker's code is to run now.
+self.addEventListener("install", () => self.skipWaiting());
 self.addEventListener("activate", (event) => event.waitUntil(self.clients.claim()));
 
 self.addEventListener("fetch", (event) => {
@@ -54,7 +56,8 @@ async function answer(event, name) {
     event.waitUntil(tell({ type: "refused", message }));
     return text(
       502,
-      `Convergence stopped here, to run nothing that is not the accepted version.\n\n${message}\n\nAnother mirror may still have it: see the bookmarklet in the documentation.\n`,
+      `Convergence stopped here, to run nothing that is not the accepted version.\n\n${message}\n\n` +
+        "Another mirror may still have it: see the bookmarklet in the documentation.\n",
     );
   }
   if (bytes === undefined) return fetch(event.request);
@@ -66,26 +69,29 @@ async function answer(event, name) {
 /** An error for people: of what we refuse, of the browser's storage, or a defect. */
 function worded(error) {
   if (error instanceof Refused) return error.message;
-  if (error instanceof DOMException)
-    return `This browser does not let the page keep its code (${error.message}). Free some space on this device, or use another profile or window.`;
+  if (error instanceof DOMException) {
+    const why = `This browser does not let the page keep its code (${error.message}).`;
+    return `${why} Free some space on this device, or use another profile or window.`;
+  }
   return `The service worker met an error of its own (${error.message}). Reload the page to try again.`;
 }
 
 const text = (status, body) => new Response(body, { status, headers: headersOf("said.txt") });
 
-/** Whether a bookmark asks, in the place of open.html: it brings a root hash of its own and wants what the site has. */
+/** Whether a bookmark asks that was clicked on open.html: it has a root hash of its own and wants the site's files. */
 async function forBookmark({ request, clientId }) {
   const client = request.destination === "" && clientId ? await self.clients.get(clientId) : null;
   return Boolean(client) && new URL(client.url).pathname.endsWith("/open.html");
 }
 
-/** What the site has, in no manifest since it names a root hash; under our policy it can run nothing but our files. */
+/** What the site has. It names a root hash, so no manifest lists it. Under our policy it can run only our files. */
 async function powerless(request, name) {
   const answer = await fetch(request).catch(() => null);
   if (answer?.ok) return new Response(answer.body, { headers: headersOf(name) });
   return text(
     404,
-    `This site does not give ${name} now. Take a bookmark from somebody you trust, or build it: docs/verify.md in the program's source says how.\n`,
+    `This site does not give ${name} now. Take a bookmark from somebody you trust, or build it: ` +
+      "docs/verify.md in the program's source says how.\n",
   );
 }
 
@@ -94,7 +100,7 @@ async function network() {
   const headers = { ...headersOf("network.json"), "Cache-Control": "no-store" };
   try {
     const bytes = await fetchNetwork(scope, { patience: NETWORK_WAIT });
-    readNetwork(bytes); // who took over the address, or parks it, gives some page for it
+    readNetwork(bytes); // throws for anything else, such as the page of whoever took over the address
     await keepDocument("network.json", bytes).catch(() => {});
     return new Response(bytes, { headers });
   } catch (error) {
@@ -105,7 +111,7 @@ async function network() {
   }
 }
 
-// Messages ---------------------------------------------------------------------------------------------------------------
+// Messages ------------------------------------------------------------------------------------------------------------
 
 const isRoot = (value) => typeof value === "string" && DIGEST.test(value);
 

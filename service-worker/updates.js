@@ -1,20 +1,20 @@
 /**
  * Another version in place of the pinned one.
  *
- * Does: look whether the site has one and what speaks for it; gather it when the page says so; switch; remember what the
- * user chose, and what would be a roll-back.
+ * Does: look whether the site has one and what speaks for it; gather it when the page says so; switch; remember what
+ * the user chose, and below which version a change is a roll-back.
  * Does not: accept a version by itself: the page asks for that, also where the user allowed it in advance.
  */
 
 import { download, gather } from "../web/code/gather.js";
-import { MAX_MANIFEST, Refused, compareVersions, parseManifest, sha256 } from "../web/code/manifest.js";
-import { MAX_LOG, MAX_RELEASE, checkRelease } from "../web/code/release.js";
+import { compareVersions, MAX_MANIFEST, parseManifest, Refused, sha256 } from "../web/code/manifest.js";
+import { checkRelease, MAX_LOG, MAX_RELEASE } from "../web/code/release.js";
 import { PATIENCE, pin, pinned, settle, site } from "./code.js";
 import * as store from "./store.js";
 
 const newer = (a, b) => (compareVersions(a, b) > 0 ? a : b);
 
-/** What the browser does not let us write is told as what it is. */
+/** Work that writes. If the browser cannot write, the error says so in words for people. */
 const written = (work) =>
   store.inTurn(work).catch((error) => {
     if (error instanceof Refused) throw error;
@@ -23,9 +23,9 @@ const written = (work) =>
 
 /**
  * Asks the site for another version.
- * @returns {Promise<object>} `{kind: "unpinned"|"unreachable"|"current"|"broken"|"older"|"offered"}`; "unreachable" and "broken" with
- *   `message`; "older" and "offered" with `root`, `version`, `signers`, `needed`, `index`, `signed`, `why`; "offered" with
- *   `automatic` and `declined` too.
+ * @returns {Promise<object>} `{kind: "unpinned"|"unreachable"|"current"|"broken"|"older"|"offered"}`;
+ *   "unreachable" and "broken" with `message`; "older" and "offered" with `root`, `version`, `signers`, `needed`,
+ *   `index`, `signed`, `why`; "offered" with `automatic` and `declined` too.
  */
 export async function look() {
   const { kind, message, manifest, standing } = await offer();
@@ -68,13 +68,14 @@ async function offer() {
   const [release, log] = await Promise.all([optional("release.json", MAX_RELEASE), optional("releases.txt", MAX_LOG)]);
   const standing = await checkRelease({ manifestBytes: bytes, release, log, trusted, seen: head });
   const older = !current && (standing.older || compareVersions(manifest.version, seen.version) < 0);
-  if (standing.ok && !older) await remember(manifest.version, standing).catch(() => {}); // then it is seen anew next time
+  // If it cannot be remembered, the next look sees it again.
+  if (standing.ok && !older) await remember(manifest.version, standing).catch(() => {});
   return { kind: current ? "current" : older ? "older" : "offered", trusted, bytes, manifest, standing };
 }
 
 const optional = (name, limit) => download(new URL(name, site), limit, { patience: PATIENCE }).catch(() => null);
 
-/** What is lower than this is a roll-back from now on. */
+/** From now on, a lower version or an earlier line of the log is a roll-back. */
 const remember = (version, { head, index }) =>
   store.inTurn(async () => {
     const { seen: known } = await store.loadState();

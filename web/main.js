@@ -29,7 +29,16 @@ const LOOK_EVERY = 3_600_000; // ms between looks for another version while the 
 const RUNNABLE = /^(worker\/worker|sw-[0-9a-f]{16})\.js$/;
 
 const REPLACED =
-  "This site tries to replace the program that keeps its code, under the very same name: no honest update does that. What runs here goes on until you close this page. Do not enter anything after that or after a reload. Compare the words under “This code” with somebody you trust, and start from the bookmarklet instead.";
+  "This site tries to replace the program that keeps its code, under the very same name: no honest update does that. " +
+  "What runs here goes on until you close this page. Do not enter anything after that or after a reload. Compare the " +
+  "words under “This code” with somebody you trust, and start from the bookmarklet instead.";
+const INSECURE =
+  "Browsers allow a node only on pages that came over https, or from this very machine. Open the same page with " +
+  "https:// in front of its address, or as http://localhost.";
+const OUTDATED =
+  "This browser lacks something that a node needs. Use a current Firefox, Chrome, Edge or Safari, and a normal (not " +
+  "private) window.";
+const NEEDED = ["WebAssembly", "Worker", "BroadcastChannel", "indexedDB"];
 
 const EMPTY = {
   phase: { percent: 0, text: "Waiting for the page" },
@@ -51,21 +60,9 @@ const EMPTY = {
 
 /** @returns {string} why no node can run here and what to do, or "" */
 function problem() {
-  if (!window.isSecureContext) {
-    return "Browsers allow a node only on pages that came over https, or from this very machine. Open the same page with https:// in front of its address, or as http://localhost.";
-  }
-  if (
-    !window.WebAssembly ||
-    !window.Worker ||
-    !window.BroadcastChannel ||
-    !window.indexedDB ||
-    !navigator.locks ||
-    !crypto.subtle ||
-    !Promise.withResolvers
-  ) {
-    return "This browser lacks something that a node needs. Use a current Firefox, Chrome, Edge or Safari, and a normal (not private) window.";
-  }
-  return "";
+  if (!window.isSecureContext) return INSECURE;
+  const has = NEEDED.every((name) => window[name]) && navigator.locks && crypto.subtle && Promise.withResolvers;
+  return has ? "" : OUTDATED;
 }
 
 // What the bookmarklet verified and left here; on a page that the site gave, there is nothing.
@@ -174,15 +171,15 @@ function start() {
     circuits.update(state.circuits);
     links.update(state.links);
     relay.update(state, role);
-    if (runs()) document.querySelectorAll(".wait").forEach((line) => (line.hidden = true));
+    if (runs()) for (const line of document.querySelectorAll(".wait")) line.hidden = true;
     if (runs() && !settled) {
       settled = true;
       settle();
     }
-    cards.forEach((update) => update());
+    for (const update of cards) update();
   };
   const { command, leave } = joinNode({
-    // Other tabs of a site that nobody trusts are no company: verified code gives them no orders and takes none.
+    // Verified code takes no commands from other tabs of a site that nobody trusts, and gives them none.
     alone: Boolean(globalThis.convergence),
     until: verified({
       progress: (phase) => {
@@ -210,7 +207,7 @@ function start() {
     },
   });
   const relay = relayControls(command);
-  // A card's commands; what is asked before the node runs is carried out then, and the card says so.
+  // A card's commands. One that is given before the node runs waits for it, and the card says so.
   const patient = (card) => (name, args) => {
     byId(`${card}-wait`).hidden = runs();
     return command(name, args);

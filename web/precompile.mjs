@@ -1,8 +1,8 @@
 /**
  * Python for the browser: `node web/precompile.mjs FOLDER`; build.py calls it.
  *
- * Does: make FOLDER/app.zip smaller, whose comments and docstrings nobody reads there; write FOLDER/python_stdlib.zip,
- * Pyodide's own library with bytecode in place of those modules that the node loads. Pyodide does both, so that bytecode and
+ * Does: make FOLDER/app.zip smaller by leaving out comments and docstrings; write FOLDER/python_stdlib.zip, Pyodide's
+ * own library with bytecode in place of those modules that the node loads. Pyodide does both, so that bytecode and
  * interpreter fit.
  * Does not: depend on the machine (names, hash seed and zlib are Pyodide's, too), or move a line: tracebacks stay true.
  */

@@ -1,7 +1,7 @@
 /** Runs suite.py in a module worker, with the backend that the node has there, and posts what came of it. */
 
-import { createCrypto } from "../../web/worker/crypto.js";
 import { loadPyodide } from "/pyodide/pyodide.mjs";
+import { createCrypto } from "../../web/worker/crypto.js";
 
 run().then(
   (results) => self.postMessage({ results }),

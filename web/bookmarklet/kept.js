@@ -3,7 +3,7 @@
  *
  * Does: keep files by their SHA-256, so that a second start fetches nothing and a new version only what changed; the
  * newest version that ran here.
- * Does not: trust any of it: others of this origin can write here, so whoever takes a file out hashes it again.
+ * Does not: trust any of it. Other pages of this origin can write here, so the caller hashes what it reads.
  */
 
 const CACHE = "convergence-bookmarklet";
@@ -11,7 +11,7 @@ const VERSION = "convergence-bookmarklet-version";
 
 const address = (digest) => new URL(`/convergence-bookmarklet/${digest}`, location.origin).href;
 
-/** @returns {Promise<{get: Function, put: Function, only: Function}>} a place that keeps nothing where the browser has none */
+/** @returns {Promise<{get: Function, put: Function, only: Function}>} without Cache Storage it keeps nothing */
 export async function openKept() {
   const cache = await globalThis.caches?.open(CACHE).catch(() => null);
   return {
@@ -49,5 +49,5 @@ export function versionSeen() {
 export function remember(version) {
   try {
     localStorage.setItem(VERSION, version);
-  } catch {} // what fills this storage may be the site's doing, and could as well take the version out
+  } catch {} // the storage is full; a site that filled it could also have deleted the version
 }

@@ -1,14 +1,14 @@
 /**
- * The bookmarklet's program: the one part of Convergence that is not looked up anywhere, because people carry it
- * themselves. It runs in the document that the bookmark puts in place of a page (document.html).
+ * The bookmarklet's program: the one part of Convergence that no site serves, because the bookmark itself holds it. It
+ * runs in the document that the bookmark puts in place of a page (document.html).
  *
  * Does: find the manifest with the root hash that the bookmark names, gather its files, compare every byte, and only
- * then start the node from them, under a policy that lets nothing else run. Else it says what was wrong with which mirror.
+ * then start the node from them, under a policy that lets nothing else run; or say what was wrong with which mirror.
  * Does not: run, show or fall back to anything that was not verified.
  */
 
-import { compareVersions, MAX_MANIFEST, parseManifest, Refused, sha256 } from "../code/manifest.js";
 import { download, gather, KEPT, MAX_SOURCES } from "../code/gather.js";
+import { compareVersions, MAX_MANIFEST, parseManifest, Refused, sha256 } from "../code/manifest.js";
 import { fetchNetwork, readNetwork } from "../code/network.js";
 import { openKept, remember, versionSeen } from "./kept.js";
 
@@ -33,6 +33,13 @@ const POLICY = [
   "trusted-types convergence",
 ].join("; ");
 
+const INSECURE =
+  "Browsers allow a node only on pages that came over https, or from this very machine. Open such a page, best " +
+  "open.html of a mirror, then click the bookmark there.";
+const REACHABLE =
+  "Another page opened this one, or holds it in a frame, and could reach into it. Open a new tab yourself, type the " +
+  "address there, then click the bookmark.";
+
 /** @type {{root: string, mirrors: string[], network: object|null, patience: number}} set in document.html */
 const { root, mirrors, network, patience } = globalThis.bookmark;
 let sources = []; // mirrors, the one of this page first
@@ -56,7 +63,9 @@ async function run() {
   const seen = versionSeen();
   if (seen && compareVersions(manifest.version, seen) < 0) {
     throw new Refused(
-      `This bookmark is of version ${manifest.version}, and version ${seen} ran in this browser before. Old versions can have faults that were found since, and somebody may want you to use them: take the newer bookmark. To use the old one on purpose, use another browser profile.`,
+      `This bookmark is of version ${manifest.version}, and version ${seen} ran in this browser before. Old versions ` +
+        "can have faults that were found since, and somebody may want you to use them: take the newer bookmark. To " +
+        "use the old one on purpose, use another browser profile.",
     );
   }
   const files = await gather(manifest, sources, {
@@ -80,11 +89,8 @@ async function run() {
 
 /** @returns {string} why nothing verified can run here, and what to do; or "" */
 function problem() {
-  if (!isSecureContext || !location.protocol.startsWith("http"))
-    return "Browsers allow a node only on pages that came over https, or from this very machine. Open such a page, best open.html of a mirror, then click the bookmark there.";
-  if (opener || top !== window)
-    return "Another page opened this one, or holds it in a frame, and could reach into it. Open a new tab yourself, type the address there, then click the bookmark.";
-  return "";
+  if (!isSecureContext || !location.protocol.startsWith("http")) return INSECURE;
+  return opener || top !== window ? REACHABLE : "";
 }
 
 /** The manifest with the bookmark's root hash, from what is kept or the first mirror that has it. */
@@ -120,8 +126,8 @@ async function described(bytes, digest) {
 }
 
 /**
- * Which network to join, where the bookmark does not say: what a mirror says. That is no code, and nothing vouches for it:
- * a hostile mirror can lead to a network of its own.
+ * Which network to join, if the bookmark does not say: the one that a mirror names. That is no code, and nothing
+ * vouches for it: a hostile mirror can lead to a network of its own.
  */
 async function findNetwork(refusals) {
   for (const site of sources) {
@@ -141,7 +147,8 @@ async function start(files, about) {
     addresses[name] = URL.createObjectURL(new Blob([bytes], { type: TYPES[name.split(".").pop()] ?? "" }));
   }
   const page = new DOMParser().parseFromString(new TextDecoder().decode(files.get("index.html")), "text/html");
-  for (const element of page.querySelectorAll("script, meta[http-equiv]")) element.remove(); // its policy is for a site's page
+  // The page's own policy is for a page that a site gave.
+  for (const element of page.querySelectorAll("script, meta[http-equiv]")) element.remove();
   for (const attribute of ["href", "src"]) {
     for (const element of page.querySelectorAll(`[${attribute}]`)) {
       const address = addresses[element.getAttribute(attribute)];
@@ -159,7 +166,7 @@ async function start(files, about) {
 
 const megabytes = (bytes) => (bytes / 1e6).toFixed(1);
 
-/** Shows where it stands, each line of the text a paragraph, in place of what was shown before. */
+/** Shows a title and a text, one paragraph a line, and how much is done. It replaces what was shown before. */
 function say(title, text, part = null) {
   const element = (tag, values) => Object.assign(document.createElement(tag), values);
   const lines = text.split("\n").map((line) => element("p", { textContent: line }));

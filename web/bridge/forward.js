@@ -1,16 +1,16 @@
 /**
  * Data channels for a browser that does not hand them to workers.
  *
- * Does: both ends of forwarding: the page keeps the RTCDataChannel and passes what flows over a port of its own; the
- * worker has an object that is used as the channel would be. What the page has taken but the network has not counts as
- * buffered, so that a sender stops at the same mark.
+ * Does: both ends of forwarding. The page keeps the RTCDataChannel and passes messages over a port; the worker has an
+ * object that it uses like the channel. Bytes that the page has taken and the network has not count as buffered, so
+ * that a sender stops at the same mark.
  * Does not: hold back what arrives: no browser can (see the watch in rtc.js).
  *
- * On the port: an ArrayBuffer is a message, either way; page to worker "open", "close" and a number: bytes that have left
- * the page's buffer; worker to page "close".
+ * On the port: an ArrayBuffer is a message, either way; page to worker "open", "close" and a number: bytes that have
+ * left the page's buffer; worker to page "close".
  */
 
-const LOW_WATER = 1 << 18; // bytes in the channel's buffer: from here on the worker is told that all before has left
+const LOW_WATER = 1 << 18; // bytes in the channel's buffer; below it the worker is told how many bytes have left
 
 /** @param {RTCDataChannel} channel one that is not open yet @returns {MessagePort} for `Forwarded` in the worker */
 export function forward(channel) {

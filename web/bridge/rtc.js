@@ -7,7 +7,8 @@
  *
  * Messages, all with the worker's number of the `channel`:
  *   worker to page: connect {role: "offer"|"answer", stun: string[]}, describe {kind, sdp}, close,
- *     taken {bytes}: how much of what arrived the node has been given, in all; the first, 0, says that the channel is open;
+ *     taken {bytes}: how much of what arrived the node has been given, in all; the first one, 0, says that the channel
+ *     is open;
  *   page to worker: data {pipe: RTCDataChannel} or, where that cannot be handed over, data {forwarded: MessagePort};
  *     described {kind, sdp}, state {state: "connected"|"recovering"}, closed {reason}.
  * A connection ends with `closed`, which comes once and also answers `close`.
@@ -21,12 +22,12 @@ const MAX_HELD = 64; // candidate lines of the other side that wait for its desc
 const MAX_BACKLOG = 32 << 20; // bytes that have arrived and that the node has not been given
 const WATCH_MS = 1000; // between two looks at the backlogs
 
-const GATHER_MS = 300; // a description waits so long for candidates; those that take longer follow
-const BATCH_MS = 200; // they follow in batches of so long
-const OPENING_MS = 18_000; // from connect to an open channel; less than the core waits, which cannot say why there is none
-const SETTLE_MS = 1000; // a network that changed, and the node's way to those who introduce it, need so long to work
-const PATIENCE_MS = 2000; // a lost connection is left to itself for so long: most come back
-const OFFER_LOST_MS = 4000; // an offer that was not answered in this time will not be
+const GATHER_MS = 300; // how long a description waits for candidates; later ones follow
+const BATCH_MS = 200; // how long late candidates are collected before they are sent
+const OPENING_MS = 18_000; // from connect to an open channel; the core waits longer, and can give no reason
+const SETTLE_MS = 1000; // what a changed network, and the node's circuits to introducers, need before they work
+const PATIENCE_MS = 2000; // how long a lost connection is left alone: most come back
+const OFFER_LOST_MS = 4000; // an offer without an answer for so long counts as lost
 const RETRY_MS = 5000; // between two offers to restore a connection
 const RECOVERY_MS = 20_000; // a lost connection that is not back by then is given up
 
@@ -44,8 +45,8 @@ const REMOTE = "the other side closed the connection";
 const TOO_MANY = "too many connections";
 
 /**
- * @returns {{port: MessagePort, stop: () => void}} `port` is for the worker; `stop` ends all connections, as the end of the
- *   page does.
+ * @returns {{port: MessagePort, stop: () => void}} `port` is for the worker; `stop` ends all connections, as the end of
+ *   the page does.
  */
 export function createBridge() {
   const { port1: port, port2 } = new MessageChannel();
@@ -91,7 +92,7 @@ export function createBridge() {
     clearTimeout(settling);
     unwatch();
     port.close();
-    connections.forEach((connection) => connection.close());
+    for (const connection of connections.values()) connection.close();
     connections.clear();
   };
   window.addEventListener("pagehide", stop);
@@ -150,7 +151,7 @@ class Connection {
     return this.#pc.signalingState === "closed";
   }
 
-  // Negotiation (RFC 8829) ---------------------------------------------------------------------------------------------
+  // Negotiation (RFC 8829) --------------------------------------------------------------------------------------------
 
   /** Applies what the other side says, or ends the connection when that cannot be. */
   describe(kind, sdp) {
@@ -213,7 +214,7 @@ class Connection {
     });
   }
 
-  // Loss and recovery (ICE restart, RFC 8445 section 2.4) --------------------------------------------------------------
+  // Loss and recovery (ICE restart, RFC 8445 section 2.4) -------------------------------------------------------------
 
   #changed() {
     const state = this.#pc.connectionState;
@@ -251,7 +252,7 @@ class Connection {
     if (this.#established && this.#offers) this.#offer();
   }
 
-  // Backlog ------------------------------------------------------------------------------------------------------------
+  // Backlog -----------------------------------------------------------------------------------------------------------
 
   taken(bytes) {
     this.#taken = bytes;

@@ -1,9 +1,9 @@
 /**
- * All files of a manifest, from wherever they are to be had.
+ * All files of a manifest, from whoever has them.
  *
  * Does: take each file from what is kept or from the sources in turn, stop at its size and at named times, and compare
  * its SHA-256; say of everything refused who offered it, which file and why.
- * Does not: care for types, redirects or who a source is: the bytes alone decide. Nor know which manifest to trust.
+ * Does not: look at types, redirects or who a source is: only the bytes count. Nor choose the manifest.
  */
 
 import { Refused, sha256 } from "./manifest.js";
@@ -53,7 +53,7 @@ export async function gather(manifest, sources, options = {}) {
       if (!why) return kept;
       refuse(KEPT, name, why);
     }
-    // Who failed before is asked last, so that a dead source costs its time once and not for every file.
+    // A source that failed before is asked last, so that a dead one costs time once and not for every file.
     for (const source of [...faults.keys()].sort((a, b) => faults.get(a) - faults.get(b))) {
       let why;
       try {
@@ -76,10 +76,10 @@ export async function gather(manifest, sources, options = {}) {
 
   const left = [...manifest.files];
   const take = async () => {
-    for (let next; (next = left.shift()); ) {
-      const [name, wanted] = next;
+    while (left.length) {
+      const [name, wanted] = left.shift();
       files.set(name, await obtain(name, wanted));
-      stop.signal.throwIfAborted(); // nobody listens any more
+      stop.signal.throwIfAborted(); // the caller has been told of a failure
       done += wanted.size;
       progress(done, total);
     }

@@ -6,8 +6,9 @@
  */
 
 export const MAX_MANIFEST = 256 * 1024; // bytes
-const UNLISTED = ["manifest.json", "release.json", "releases.txt", "network.json"]; // may lie beside the files, is none of them
-const PACKED = /\.(br|gz)$/; // servers send such a file in place of the one without the ending
+/** They may lie beside the files, and no manifest lists them. */
+const UNLISTED = ["manifest.json", "release.json", "releases.txt", "network.json"];
+const PACKED = /\.(br|gz)$/; // a server may send such a file in place of the one without the ending
 const MAX_FILES = 1000;
 const MAX_NAME = 200; // characters
 const MAX_FILE = 64 << 20; // bytes
@@ -20,13 +21,13 @@ const DIGEST = /^[0-9a-f]{64}$/;
 const VERSION = /^(0|[1-9]\d{0,8})(\.(0|[1-9]\d{0,8})){0,3}$/;
 const KEY = /^RW[Q-T][A-Za-z0-9+/]{53}$/; // base64 of 42 bytes that begin with "Ed"
 
-// The y of all Ed25519 points of small order, and the second encodings of 0 and 1: with such a key WebCrypto verifies what
-// anybody made. A key off the curve only signs nothing: it is pynode's to keep out of releases.
+// The y of all Ed25519 points of small order, and the second encodings of 0 and 1. With such a key WebCrypto accepts
+// signatures that anybody can make. A key that is not on the curve never verifies; pynode refuses it.
 const P = (1n << 255n) - 19n;
 const Y8 = 0x05fc536d880238b13933c6d305acdfd5f098eff289f4c345b027b2c28f95e826n;
 const SMALL_ORDER = new Set([0n, 1n, P - 1n, P, P + 1n, Y8, P - Y8]);
 
-/** What was offered is not taken. The message says why, to people: a line, and one more for each of `refusals`. */
+/** What was offered is not accepted. The message tells people why: one line, and one more for each of `refusals`. */
 export class Refused extends Error {
   /**
    * @param {string} message
@@ -127,8 +128,8 @@ const yOf = (key) =>
 
 /**
  * @param {Uint8Array} bytes
- * @returns {any} What they say as JSON; undefined when they are not in the one form that it may have, so that a hash names
- *   what every reader sees.
+ * @returns {any} The JSON value; undefined when the bytes are not its canonical form. There is one form only, so that a
+ *   hash names what every reader sees.
  */
 export function canonicalJson(bytes) {
   try {
@@ -136,7 +137,7 @@ export function canonicalJson(bytes) {
     const value = JSON.parse(text);
     return canonical(value) === text ? value : undefined;
   } catch {
-    return undefined; // too deep, too
+    return undefined; // also when it is nested too deeply
   }
 }
 

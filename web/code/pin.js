@@ -7,10 +7,11 @@
  */
 
 import { download } from "./gather.js";
-import { MAX_MANIFEST, Refused, parseManifest, sha256 } from "./manifest.js";
+import { MAX_MANIFEST, parseManifest, Refused, sha256 } from "./manifest.js";
 
 const WORKER = /^sw-([0-9a-f]{16})\.js$/;
-const HEARTBEAT = 10_000; // ms between questions whether the worker lives; Firefox ends one that is asked nothing for half a minute
+/** ms between questions whether the worker lives. Firefox ends a worker that is asked nothing for half a minute. */
+const HEARTBEAT = 10_000;
 const UNANSWERED = 6; // questions until it counts as dead
 const MAX_RUNS = 4; // of the worker, that are asked the same
 const IN_CHARGE_WITHIN = 60_000; // ms for the browser to put another worker in charge
@@ -21,17 +22,18 @@ const AGAIN = "convergence-again"; // in sessionStorage: this page was loaded ag
  * @typedef {object} Running
  * @property {string} root The root hash of what runs; "" when the site says none.
  * @property {string} version
- * @property {"cache"|"first"|"site"|"bookmarklet"} from "cache": page and files were verified before they ran; "first": the files were,
- *   and the page itself came with them; "site": nothing was kept.
+ * @property {"cache"|"first"|"site"|"bookmarklet"} from "cache": page and files were verified before they ran; "first":
+ *   the files were, and the page itself came with them; "site": nothing was kept.
  * @property {string} why Nothing is pinned, because of this.
  * @property {object|null} status What the worker says of itself; null without one.
  */
 
 /**
  * @param {object} options
- * @param {(name: string) => string|TrustedScriptURL} options.address Of a file of this site that is to be run as a worker.
+ * @param {(name: string) => string|TrustedScriptURL} options.address Of a file of this site that is to run as a worker.
  * @param {(root: string) => void} options.ready The node's worker may be started: each file is verified before it is
- *   given, and the node's own code is given only when all are. Called with the root hash of what runs, or "" where nothing is verified.
+ *   given, and the node's own code is given only when all are. Called with the root hash of what runs, or "" where
+ *   nothing is verified.
  * @param {(done: number, total: number) => void} options.progress Bytes that were verified.
  * @param {(message: {type: string}) => void} options.told What the worker tells all pages.
  * @param {() => void} options.replaced The site tries to put another worker in the place of the pinned one.
@@ -119,8 +121,8 @@ function workerOf(names) {
 }
 
 /**
- * Has this script control the page. The browser fetches it once more, by itself: what it then runs is for it alone to know
- * (docs/threat-model.md).
+ * Has this script control the page. The browser fetches the script once more, by itself, and no page can check what it
+ * then runs (docs/threat-model.md).
  */
 async function employ(address) {
   await navigator.serviceWorker.register(address, { updateViaCache: "none" });
@@ -183,7 +185,7 @@ export function ask(type, values = {}, progress = () => {}) {
           end(
             reject,
             new Error(
-              "The browser ended the service worker again and again before it was done. Reload the page to try once more.",
+              "The browser ended the service worker again and again before it was done. Reload the page to try again.",
             ),
           );
         else question();
@@ -238,7 +240,7 @@ function own() {
   return controller && new URL("./", controller.scriptURL).href === SCOPE ? controller : null;
 }
 
-/** The page came past its worker, as after a forced reload: once more, so that it comes from the cache; else as it is. */
+/** The page did not come through its worker, as after a forced reload. So it is loaded once more. */
 async function bypassed(registration) {
   if (!sessionStorage.getItem(AGAIN)) {
     sessionStorage.setItem(AGAIN, "1");
@@ -258,7 +260,7 @@ function watch(registration, replaced) {
   look();
 }
 
-/** Straight from the site: what it says it runs, for what that is worth. */
+/** Straight from the site: the version that it claims to be. */
 async function unpinned(why) {
   const { manifest } = await offered().catch(() => ({ manifest: { root: "", version: "" } }));
   return { root: manifest.root, version: manifest.version, from: "site", why, status: null };

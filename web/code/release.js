@@ -1,8 +1,9 @@
 /**
- * What speaks for a manifest: signatures of keys that the running one names, and its line in the append-only release log.
+ * What speaks for a manifest: signatures by keys that the running version names, and its line in the append-only
+ * release log.
  *
- * Does: check release.json (minisign's signatures over manifest.json, not prehashed; an inclusion proof of RFC 9162, 2.1.3)
- * and releases.txt against the head of the log that was seen last; say in words what is missing.
+ * Does: check release.json (minisign's signatures over manifest.json, not prehashed; an inclusion proof of RFC 9162,
+ * section 2.1.3) and releases.txt against the head of the log that was seen last; say in words what is missing.
  * Does not: fetch, remember, or decide what is run.
  */
 
@@ -14,13 +15,13 @@ const MAX_LINES = 100_000; // of releases.txt
 const MAX_SIGNATURES = 32;
 const MAX_SIGNATURE = 2048; // bytes of one .minisig file in UTF-8
 const MAX_PROOF = 17; // hashes: a tree of MAX_LINES leaves is no higher
-const SLICE = 1024; // hashes that are under way at a time
+const SLICE = 1024; // hashes that are computed at the same time
 
 const LEAF = 0;
 const NODE = 1;
 const LINE = /^(0|[1-9]\d{0,8})(\.(0|[1-9]\d{0,8})){0,3} [0-9a-f]{64}$/;
 const DIGEST = /^[0-9a-f]{64}$/;
-const LONE = /\p{Surrogate}/u; // what UTF-8 cannot say
+const LONE = /\p{Surrogate}/u; // UTF-8 cannot encode it
 const UNTRUSTED = "untrusted comment: ";
 const TRUSTED = "trusted comment: ";
 
@@ -42,7 +43,8 @@ const TRUSTED = "trusted comment: ";
  * @param {Uint8Array|null} offered.release release.json; null when there is none
  * @param {Uint8Array|null} offered.log releases.txt; null when there is none
  * @param {{keys: string[], threshold: number}} offered.trusted Those of the manifest that runs now.
- * @param {{size: number, root: string, index: number}|null} offered.seen The log's head and this version's line as last accepted.
+ * @param {{size: number, root: string, index: number}|null} offered.seen The log's head, and the line of the version
+ *   that runs, as last accepted.
  * @returns {Promise<Standing>} It throws Refused for a manifest that is none, and for nothing else.
  */
 export async function checkRelease({ manifestBytes, release, log, trusted, seen }) {
@@ -150,13 +152,14 @@ function readLog(bytes) {
   return versions.size === lines.length && roots.size === lines.length ? lines : null;
 }
 
-/** @returns {{key: Uint8Array, bytes: Uint8Array, comment: string, global: Uint8Array}|null} a .minisig file, not prehashed */
+/** @returns {{key: Uint8Array, bytes: Uint8Array, comment: string, global: Uint8Array}|null} of a .minisig file */
 function readSignature(text) {
   const [untrusted, signature, trusted, global, ...rest] = text.replace(/\n$/, "").split("\n");
   if (!untrusted.startsWith(UNTRUSTED) || !trusted?.startsWith(TRUSTED) || global === undefined || rest.length)
     return null;
   const [raw, over] = [fromBase64(signature), fromBase64(global)];
-  if (raw?.length !== 74 || over?.length !== 64 || raw[0] !== 0x45 || raw[1] !== 0x64) return null; // "Ed"
+  if (raw?.length !== 74 || over?.length !== 64) return null;
+  if (raw[0] !== 0x45 || raw[1] !== 0x64) return null; // "Ed": not prehashed
   return { key: raw.subarray(2, 10), bytes: raw.subarray(10), comment: trusted.slice(TRUSTED.length), global: over };
 }
 
@@ -212,7 +215,7 @@ const toHex = (bytes) => Array.from(bytes, (byte) => byte.toString(16).padStart(
 const utf8Length = (text) => new TextEncoder().encode(text).length;
 const fromHex = (text) => Uint8Array.from(text.match(/../g), (pair) => parseInt(pair, 16));
 
-/** @returns {Uint8Array|null} null when it is not base64 in the one form that it may have: atob takes others */
+/** @returns {Uint8Array|null} null when it is not canonical base64: atob takes other forms, too */
 function fromBase64(text) {
   try {
     const letters = atob(text);

@@ -63,8 +63,9 @@ function picture(circuits, width) {
     const busy = circuit?.state === "in use" ? " busy" : "";
     const hops = [...(circuit?.hops ?? [])];
     while (hops.length < LEAST_HOPS) hops.push(null); // not there yet
-    const bend = (column(0, hops.length) - you.x) / 2;
-    const path = `M${you.x} ${you.y}C${you.x + bend} ${you.y} ${you.x + bend} ${y} ${column(0, hops.length)} ${y}H${right}`;
+    const begin = column(0, hops.length);
+    const bend = (you.x + begin) / 2;
+    const path = `M${you.x} ${you.y}C${bend} ${you.y} ${bend} ${y} ${begin} ${y}H${right}`;
     root.append(svg("path", { class: `wire ${state}${busy}`, d: path }));
     hops.forEach((hop, place) => {
       const x = column(place, hops.length);

@@ -11,12 +11,16 @@ import { count, sentence } from "./words.js";
 const FIRST_WORDS = 4;
 const FROM = {
   cache:
-    "Every file was checked before it ran, and this browser keeps it: the page also starts offline, and runs these bytes until you accept others.",
+    "Every file was checked before it ran, and this browser keeps it: the page also starts offline, and runs these " +
+    "bytes until you accept others.",
   writing: "Every file was checked against the list that this site gave, and is now being kept.",
   first:
-    "Every file was checked against the list that this site gave. From your next visit on, this browser runs these bytes, whatever the site serves, until you accept others.",
+    "Every file was checked against the list that this site gave. From your next visit on, this browser runs these " +
+    "bytes, whatever the site serves, until you accept others.",
   fleeting:
-    "Every file was checked against the list that this site gave. But this browser did not keep it, for want of room or leave or because it was ended too early: nothing is pinned, and the next visit may bring other code. If space on this device is short, free some; then reload the page.",
+    "Every file was checked against the list that this site gave. But this browser did not keep it, because it had " +
+    "no room, did not allow it, or ended it too early: nothing is pinned, and the next visit may bring other code. " +
+    "If space on this device is short, free some; then reload the page.",
   site: "Straight from the site: nothing is pinned, and the next visit may bring other code.",
   bookmarklet: "Started by your bookmark, which checked every file before it ran.",
 };
@@ -138,7 +142,8 @@ export function codeCard({ accept, decline, setAutomatic, look }) {
             el(
               "p",
               {},
-              "Old versions can have faults that were found since, and somebody may want you to run one of them. What you have goes on.",
+              "Old versions can have faults that were found since, and somebody may want you to run one of them. " +
+                "What you have goes on.",
             ),
           ]
         : [

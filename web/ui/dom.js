@@ -8,7 +8,7 @@ const SVG = "http://www.w3.org/2000/svg";
 /**
  * Makes an HTML element.
  * @param {string} tag
- * @param {Object<string, any>} [attributes] Attributes; functions become event listeners, `false` and `null` are left out.
+ * @param {Object<string, any>} [attributes] Functions become event listeners; `false` and `null` are left out.
  * @param {...(Node|string)} children Strings become text, never markup.
  * @returns {HTMLElement}
  */
@@ -38,7 +38,7 @@ function fill(element, attributes, children) {
 export const byId = (id) => document.getElementById(id);
 
 /**
- * Draws into an element when what is shown changed, and when the element's width did.
+ * Draws into an element whenever what is shown, or the element's width, has changed.
  * @param {HTMLElement} host
  * @param {number} least Width in px that is drawn at least.
  * @param {(shown: any, width: number) => Element} picture
@@ -75,7 +75,8 @@ export function setText(element, text) {
  * @param {(item: T) => {root: HTMLElement, update: (item: T) => void}} create
  */
 export function keepList(list, items, create) {
-  const views = (list.views ??= new Map());
+  list.views ??= new Map();
+  const { views } = list;
   const wanted = new Set(items.map((item) => item.id));
   for (const [id, view] of views) {
     if (!wanted.has(id)) {

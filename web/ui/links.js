@@ -93,7 +93,8 @@ function picture(links, width) {
   const label = words.length ? `Your neighbours: ${words.join("; ")}.` : "No neighbours yet.";
   const root = svg("svg", { viewBox: `0 0 ${width} ${HEIGHT}`, height: HEIGHT, role: "img", "aria-label": label });
   const places = around.map((link, index) => {
-    const angle = (index / around.length) * 2 * Math.PI - Math.PI / 2 + Math.PI / Math.max(2, around.length); // nobody right above
+    const turned = Math.PI / Math.max(2, around.length); // so that no neighbour is right above
+    const angle = (index / around.length) * 2 * Math.PI - Math.PI / 2 + turned;
     return {
       link,
       x: middle.x + Math.cos(angle) * (middle.x - MARGIN.x),
@@ -109,7 +110,7 @@ function picture(links, width) {
         ? svg("circle", { ...look, cx: x, cy: y, r: 7 })
         : svg("rect", { ...look, x: x - 6, y: y - 6, width: 12, height: 12, rx: 2 }),
     );
-    const below = y > middle.y; // on the side that its line does not come from
+    const below = y > middle.y; // the name stands where no line crosses it
     root.append(svg("text", { x, y: below ? y + 21 : y - 13, "text-anchor": "middle" }, shortName(link)));
   }
   root.append(svg("circle", { class: "hop you", cx: middle.x, cy: middle.y, r: 10 }));

@@ -17,11 +17,8 @@ const QUIET_ZONE = 4; // modules (ISO/IEC 18004)
 export function qrCode(text, label) {
   const { data, size } = encode(text, { ecc: "M", border: QUIET_ZONE });
   let path = "";
-  data.forEach((line, y) =>
-    line.forEach((dark, x) => {
-      if (dark) path += `M${x} ${y}h1v1h-1z`;
-    }),
-  );
+  for (const [y, line] of data.entries())
+    for (const [x, dark] of line.entries()) if (dark) path += `M${x} ${y}h1v1h-1z`;
   return svg(
     "svg",
     { class: "qr", viewBox: `0 0 ${size} ${size}`, role: "img", "aria-label": label, "shape-rendering": "crispEdges" },

@@ -7,7 +7,7 @@
  */
 
 import { byId, setText } from "./dom.js";
-import { RANGES, checked, isMetered, keepSettings, loadSettings, watchMetered } from "./settings.js";
+import { checked, isMetered, keepSettings, loadSettings, RANGES, watchMetered } from "./settings.js";
 import { bytes, count, sentence } from "./words.js";
 
 const FLAGS = ["rdv", "metered"];

@@ -3,9 +3,10 @@
  * metered connection.
  * Does not: show it, or tell the node.
  *
- * Settings: `{relay, rdv, metered: boolean, circuits, streams, upload, share, volume, hops: number}`: work for others at
- * all; be a meeting point; relay also on metered connections; circuits and streams of others at once; what the connection
- * can upload (Mbit/s) and the percentage of it for others; MiB to relay a visit (0: no limit); hops of the own circuits.
+ * Settings: `{relay, rdv, metered: boolean, circuits, streams, upload, share, volume, hops: number}`: work for others
+ * at all; be a meeting point; relay also on metered connections; circuits and streams of others at once; what the
+ * connection can upload (Mbit/s) and the percentage of it for others; MiB to relay a visit (0: no limit); hops of the
+ * own circuits.
  */
 
 const KEY = "convergence-settings";
@@ -33,8 +34,8 @@ export const RANGES = Object.freeze({
 });
 
 /**
- * Settings that the node takes, whatever was given: numbers are brought into their range, all else that is wrong becomes
- * what it is in `otherwise`.
+ * Settings that the node accepts, whatever was given: a number is brought into its range, and any other wrong value is
+ * replaced by that of `otherwise`.
  * @param {any} given
  * @param {object} [otherwise] Settings.
  */
@@ -58,7 +59,7 @@ export function loadSettings() {
   try {
     return checked(JSON.parse(localStorage.getItem(KEY)));
   } catch {
-    return { ...DEFAULTS }; // nobody's JSON, or a browser that keeps nothing
+    return { ...DEFAULTS }; // damaged JSON, or a browser that keeps nothing
   }
 }
 

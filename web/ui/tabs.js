@@ -2,8 +2,8 @@
  * One node per browser profile.
  *
  * Does: elect a leader among the tabs (Web Locks); the leader starts the worker, the others send it their commands and
- * receive its states over a BroadcastChannel. When the leader's tab closes or its node fails, the lock goes to another tab,
- * which starts a node and is sent, once more, whatever the other tabs still wait for.
+ * receive its states over a BroadcastChannel. When the leader's tab closes or its node fails, the lock goes to another
+ * tab. That one starts a node, and the other tabs send it the commands that were not answered yet.
  * Does not: know what commands or states mean.
  *
  * Messages between tabs: `hello` (who leads?), `leader` (I do; with the latest state), `command`, `reply`, `state`.
@@ -15,7 +15,8 @@ const CHANNEL = "convergence-tabs";
 const ANSWER_WITHIN = 10_000; // ms; tabs that run in the background answer as well
 const BUSY = "Another tab of this site runs a node already. Close it, then reload this page.";
 const MUTE =
-  "Another tab of this site runs a node and does not answer: one that was started by a bookmark takes no company. Close that tab, and this page goes on by itself.";
+  "Another tab of this site runs a node and does not answer: a node that was started by a bookmark works for no " +
+  "other tab. Close that tab, and this page goes on by itself.";
 
 /**
  * @param {object} options
@@ -25,8 +26,8 @@ const MUTE =
  * @param {(worker: Worker) => void} options.stopWorker
  * @param {(state: object) => void} options.onState Each new state of the node.
  * @param {(role: "leader"|"guest") => void} options.onRole
- * @returns {{command: (name: string, args?: object) => Promise<any>, leave: (why: string) => void}} `command` rejects with an
- *   Error for people to read; after `leave` this tab runs no node any more, and another one may.
+ * @returns {{command: (name: string, args?: object) => Promise<any>, leave: (why: string) => void}} `command` rejects
+ *   with an Error for people to read; after `leave` this tab no longer runs a node, and another one may.
  */
 export function joinNode({ alone = false, until = Promise.resolve(), startWorker, stopWorker, onState, onRole }) {
   const channel = alone ? { postMessage() {} } : new BroadcastChannel(CHANNEL);
@@ -44,7 +45,9 @@ export function joinNode({ alone = false, until = Promise.resolve(), startWorker
     if (worker) worker.postMessage(message);
     else if (leader) channel.postMessage(message);
   };
-  const dispatchAll = () => pending.forEach(({ message }) => dispatch(message));
+  const dispatchAll = () => {
+    for (const { message } of pending.values()) dispatch(message);
+  };
 
   const settle = ({ id, ok, value, message }) => {
     const waiting = pending.get(id);
@@ -125,7 +128,8 @@ export function joinNode({ alone = false, until = Promise.resolve(), startWorker
   return {
     leave,
     command(name, args = {}) {
-      const id = `${tab}:${(numbers += 1)}`;
+      numbers += 1;
+      const id = `${tab}:${numbers}`;
       const message = { type: "command", id, name, args };
       return new Promise((resolve, reject) => {
         pending.set(id, { message, resolve, reject });

@@ -1,18 +1,18 @@
 /**
- * Does: open WebSockets and WebRTC data channels for the node; hand what arrived together to Python in one call; tell when
- * a channel is congested.
- * Does not: look into what is sent. Browsers give no way to stop reading either; connections of WebRTC are made in the page
- * (web/bridge/rtc.js, which lists the messages).
+ * Does: open WebSockets and WebRTC data channels for the node; hand what arrived together to Python in one call; tell
+ * when a channel is congested.
+ * Does not: look into what is sent, or stop reading: browsers give no way to do that. WebRTC connections are made in
+ * the page (web/bridge/rtc.js, which lists the messages).
  */
 
 import { Forwarded } from "../bridge/forward.js";
 
-const HIGH_WATER = 1 << 20; // bytes that wait in the browser's send buffer: from here on the channel is congested
-const LOW_WATER = 1 << 18; // bytes: from here on it no longer is
+const HIGH_WATER = 1 << 20; // bytes in the browser's send buffer; with so many a channel is congested
+const LOW_WATER = 1 << 18; // bytes; with no more it is congested no longer
 const POLL_MS = 8; // how often a congested WebSocket is looked at; browsers have no event for it
 const BATCH_LIMIT = 1 << 18; // bytes that are held back at most to be joined with what comes next
 const REPORT_STEP = 1 << 20; // bytes from a data channel after which the bridge is told how many Python was given
-const FLUSH_MS = 5000; // what was sent on a data channel before its end may take so long to leave
+const FLUSH_MS = 5000; // how long a data channel that is closed may take to send what is left
 
 /**
  * @typedef {object} Entry
@@ -31,7 +31,7 @@ export function createChannels(listener, rtc) {
   const channels = new Map();
   const arrived = new Set();
   const { port1: later, port2: now } = new MessageChannel();
-  let poll = null;
+  let watching = false; // whether a look at congested WebSockets is due
 
   const add = (channel, pipe) => {
     const entry = { pipe, parts: [], size: 0, congested: false, taken: 0, told: 0 };
@@ -50,7 +50,9 @@ export function createChannels(listener, rtc) {
     entry.taken += data.length;
   };
   // Each message is a task of its own; a task posted at the first one runs behind all that are there by then.
-  now.onmessage = () => [...arrived].forEach(deliver);
+  now.onmessage = () => {
+    for (const channel of [...arrived]) deliver(channel);
+  };
 
   const take = (channel, entry, data) => {
     entry.parts.push(new Uint8Array(data));
@@ -76,16 +78,19 @@ export function createChannels(listener, rtc) {
   };
 
   const watch = () => {
-    let left = false;
+    if (!watching) setTimeout(look, POLL_MS);
+    watching = true;
+  };
+  const look = () => {
+    watching = false;
     for (const [channel, entry] of channels) {
       if (!entry.congested || !(entry.pipe instanceof WebSocket)) continue;
       if (entry.pipe.bufferedAmount <= LOW_WATER) drain(channel, entry);
-      left ||= entry.congested;
+      if (entry.congested) watch();
     }
-    poll = left ? setTimeout(watch, POLL_MS) : null;
   };
 
-  // Data channels ------------------------------------------------------------------------------------------------------
+  // Data channels -----------------------------------------------------------------------------------------------------
 
   const bridge = (type, channel, fields) => rtc.port.postMessage({ type, channel, ...fields });
 
@@ -159,7 +164,10 @@ export function createChannels(listener, rtc) {
         gone(channel, entry, reason || (reached ? "the connection was closed" : "no connection could be made"));
     },
 
-    /** Opens a data channel as this channel; answers with described and opened, or closed. @param {"offer"|"answer"} role */
+    /**
+     * Opens a data channel as this channel; answers with described and opened, or closed.
+     * @param {"offer"|"answer"} role
+     */
     connectRtc(channel, role) {
       if (!rtc) {
         queueMicrotask(() => listener.closed(channel, "this site or this browser has no WebRTC"));
@@ -172,14 +180,17 @@ export function createChannels(listener, rtc) {
     /** What the other side says of a data channel. @param {number} kind effects.DescriptionKind */
     describe: (channel, kind, sdp) => bridge("describe", channel, { kind, sdp }),
 
-    /** Sends one message (the browser copies the view at once). @returns {boolean} false when the channel is now congested */
+    /**
+     * Sends one message; the browser copies the view at once.
+     * @returns {boolean} false when the channel is now congested
+     */
     send(channel, view) {
       const entry = channels.get(channel);
-      if (!isOpen(entry?.pipe)) return true; // it closed while this was on its way: closed() has been or will be said
+      if (!isOpen(entry?.pipe)) return true; // it closed meanwhile: the node has been told, or will be
       entry.pipe.send(view);
       if (entry.pipe.bufferedAmount < HIGH_WATER) return true;
       entry.congested = true;
-      if (entry.pipe instanceof WebSocket) poll ??= setTimeout(watch, POLL_MS);
+      if (entry.pipe instanceof WebSocket) watch();
       return false;
     },
 

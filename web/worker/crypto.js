@@ -1,8 +1,9 @@
 /**
  * The browser's cryptography for the node, called from Python without ever waiting.
  *
- * Does: X25519, Ed25519 and ChaCha20-Poly1305 with libsodium; AES-CTR streams whose key stream WebCrypto computes ahead;
- * randomness. All calls are synchronous and take and give Uint8Array; a check that fails gives undefined or false.
+ * Does: X25519, Ed25519 and ChaCha20-Poly1305 with libsodium; AES-CTR streams whose key stream WebCrypto computes
+ * ahead; randomness. All calls are synchronous, and take and return Uint8Array; a check that fails returns undefined or
+ * false.
  * Does not: know what the keys are for. crypto.py, beside this file, is the other half.
  */
 
@@ -146,7 +147,10 @@ class KeyStream {
     this.importedKey = null;
   }
 
-  /** XOR the next `size` bytes onto `target` (Uint32Array), from byte `position % 16` on; what shares a word is spoilt. */
+  /**
+   * XOR the next `size` bytes onto `target` (Uint32Array), from byte `position % 16` on. Other bytes in the first and
+   * the last word are overwritten.
+   */
   apply(target, size) {
     const base = this.position - (this.position % AES_BLOCK);
     const end = this.position + size;

@@ -9,14 +9,16 @@ const BUCKETS = ["piece", "file", "transfer", "node"];
 const READ_TOGETHER = 16; // pieces of 256 KiB that are in memory at once while a file is put together
 
 const FULL =
-  "There is no room left for this site's files in this browser. Remove files from the lists below or free disk space, then try again.";
+  "There is no room left for this site's files in this browser. Remove files from the lists below or free disk " +
+  "space, then try again.";
 
 /** @returns {[string, string]} kind and message of a Failure */
 function failure(error) {
   if (error?.name === "QuotaExceededError") return ["quota", FULL];
   return [
     "io",
-    `The browser's storage failed (${error?.name ?? "unknown error"}). Reload the page; if it happens again, allow this site to store data.`,
+    `The browser's storage failed (${error?.name ?? "unknown error"}). Reload the page; if it happens again, allow ` +
+      "this site to store data.",
   ];
 }
 
@@ -42,7 +44,9 @@ function beginningWith(prefix) {
  */
 export async function openDatabase(answer) {
   const opening = indexedDB.open(NAME, VERSION);
-  opening.onupgradeneeded = () => BUCKETS.forEach((bucket) => opening.result.createObjectStore(bucket));
+  opening.onupgradeneeded = () => {
+    for (const bucket of BUCKETS) opening.result.createObjectStore(bucket);
+  };
   const database = await wait(opening).catch((error) => {
     throw new Error(failure(error)[1]);
   });

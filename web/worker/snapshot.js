@@ -2,9 +2,9 @@
  * Python's memory as it was just after the program was imported, so that the next start need not do that again.
  *
  * Does: keep one snapshot for each site in Cache Storage, beside its digest; give it back only unchanged.
- * Does not: vouch for it as the manifest does for files: whoever can write this origin's storage can write a snapshot, too. The
- * bookmarklet, which runs on origins that nobody trusts, therefore uses none. It is taken before a node has keys: no secret
- * is in it.
+ * Does not: vouch for it as the manifest does for files: whoever can write this origin's storage can write a snapshot,
+ * too. So the bookmarklet, which runs on origins that nobody trusts, uses none. A snapshot is taken before the node has
+ * keys: no secret is in it.
  */
 
 import { sha256 } from "../code/manifest.js";
@@ -28,7 +28,7 @@ export async function keptSnapshot(site, root) {
     if (bytes.length <= MAX_SNAPSHOT && (await sha256(bytes)) === kept.headers.get(DIGEST)) return bytes;
     await dropSnapshots(site);
   } catch (error) {
-    console.warn(`The snapshot cannot be used: ${error.message}`); // storage that fails costs time, no more
+    console.warn(`The snapshot cannot be used: ${error.message}`); // a start without it only takes longer
   }
   return null;
 }
@@ -42,7 +42,7 @@ export async function keepSnapshot(site, root, bytes) {
   );
 }
 
-/** Whatever happens, it does not throw: a snapshot is there to save time, no more. */
+/** It never throws: a snapshot only saves time. */
 export async function dropSnapshots(site) {
   try {
     const cache = await caches.open(CACHE);

@@ -31,9 +31,9 @@ const relayed = new Proxy(
 const take = (message) => (host ? command(message) : waiting.push(message));
 
 /**
- * The page's first message: `port` to its bridge for WebRTC, or null; where the code is (`files` as for code/assets.js) and
- * which `network` to join, null for the site's, and the `root` hash that a snapshot may be kept for; what the node may do
- * for others. Later ones are commands, and "moved": this machine is on another network.
+ * The page's first message: `port` to its bridge for WebRTC, or null; where the code is (`files` as for
+ * code/assets.js), which `network` to join, null for the site's, and the `root` hash that a snapshot may be kept for;
+ * what the node may do for others. Later messages are commands, and "moved": this machine is on another network.
  * @type {Promise<{port: MessagePort|null, code: {site: string, files: object|null, network: object|null, root: string},
  *   settings: object, onMetered: boolean}>}
  */
@@ -47,7 +47,7 @@ const told = new Promise((resolve) => {
 
 start().catch(async (error) => {
   console.error(error);
-  if (restoredFor) await dropSnapshots(restoredFor); // it may be what is wrong: after an update of the browser, for instance
+  if (restoredFor) await dropSnapshots(restoredFor); // it may be the cause, after an update of the browser for instance
   const why = String(error.message ?? error)
     .trim()
     .split("\n")
@@ -123,7 +123,8 @@ async function loadPython(asset, site, root) {
 
 /** Pyodide from our own files, each at the address that it has here. */
 async function loadPyodide(asset, site, options) {
-  self.importScripts = undefined; // Pyodide tries it, to see that this is a module's worker: Trusted Types would report that
+  // Pyodide tries importScripts, to see that this is a module's worker. Trusted Types would report that.
+  self.importScripts = undefined;
   const module = await import(asset("pyodide/pyodide.mjs"));
   return module.loadPyodide({
     ...options,
@@ -165,7 +166,7 @@ function post(state) {
 
 /** One timer for the node; arming it again replaces the one before, a negative delay only takes it away. */
 function createTimer(tick) {
-  const LONGEST_MS = 60_000; // a clock that was set, or a machine that slept, is noticed within this
+  const LONGEST_MS = 60_000; // a clock that was set, or a machine that slept, is noticed after so long at the latest
   let armed = null;
   return (delay) => {
     clearTimeout(armed);
@@ -182,7 +183,7 @@ function createBody() {
   };
 }
 
-/** An error inside Python is a defect: it is said once and must not end the worker. */
+/** An error inside Python is a defect. It is reported, and does not end the worker. */
 function guard(call) {
   try {
     call();

@@ -1,5 +1,5 @@
-// A page with the bridge of web/bridge/ and a worker that uses it. What connections say goes to the other page through the
-// test's server: `POST /mail/NAME`, and `GET /mail/NAME/NUMBER`, which waits for that letter.
+// A page with the bridge of web/bridge/ and a worker that uses it. Descriptions of connections go to the other page
+// through the test's server: `POST /mail/NAME`, and `GET /mail/NAME/NUMBER`, which waits for that letter.
 import { createBridge } from "../../../web/bridge/rtc.js";
 
 const policy = window.trustedTypes?.createPolicy("convergence", { createScriptURL: (address) => address });
@@ -16,7 +16,7 @@ function start(options) {
   worker.onmessage = ({ data }) => {
     events.push(data);
     if (data.event === "described") post(data);
-    watchers.forEach((look) => look());
+    for (const look of watchers) look();
   };
   read();
 }
