@@ -1,16 +1,16 @@
 """The link handshake (tor-spec "Negotiating and initializing connections"), both sides.
 
 Does: VERSIONS, CERTS, AUTH_CHALLENGE, AUTHENTICATE, NETINFO in their one allowed order, bound to the transport.
-Does not: circuits, or sending: `receive` returns what to send.
+Does not: circuits, sending (`receive` returns what to send), or time: the link has one deadline for all of it.
 
     initiator                                   responder
     VERSIONS                               ->
                                            <-   VERSIONS CERTS AUTH_CHALLENGE NETINFO
     [CERTS AUTHENTICATE] NETINFO           ->
 
-The table `_ALLOWED` is the order; nothing else is. The initiator authenticates only when it has keys (a relay) and
-the transport a binding. With no binding nobody counts as authenticated: a CERTS cell can be replayed, and then the
-circuit handshake is what proves a node.
+The table `HANDSHAKE` is the order; nothing else is. The initiator authenticates only when it has keys (a relay) and
+the transport a binding. A responder that knows who calls insists on it. With no binding nobody counts as
+authenticated: a CERTS cell can be replayed, and then the circuit handshake is what proves a node.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from hashlib import sha256
 
 from convergence.crypto import certificates
 from convergence.crypto.keys import NodeKeys
-from convergence.errors import CryptoError, LinkError, ParseError
+from convergence.errors import LinkError, RemoteError
 from convergence.ports import Crypto, Rng
+from convergence.states import TIMEOUT, Table
 from convergence.wire.cells import Cell, CellCutter, Command, encode_cell
 from convergence.wire.handshake import (
     AUTH_ED25519_SHA256_RFC5705,
@@ -42,25 +43,55 @@ _NO_RSA = bytes(32)
 
 
 class State(Enum):
-    """What is awaited. OPEN ends it."""
+    """What is awaited. OPEN and FAILED end it."""
 
-    VERSIONS = auto()
+    NEW = auto()
+    VERSIONS = auto()  # of the node that we dialled
     CERTS = auto()
     CHALLENGE = auto()
+    ANY_CALLER = auto()  # VERSIONS of whoever calls
+    CERTS_OR_NETINFO = auto()
+    KNOWN_CALLER = auto()  # VERSIONS of the one node that is expected to call
+    CALLER_CERTS = auto()
     AUTHENTICATE = auto()
     NETINFO = auto()
-    CERTS_OR_NETINFO = auto()
     OPEN = auto()
+    FAILED = auto()
 
 
-_ALLOWED: dict[State, dict[int, str]] = {
-    State.VERSIONS: {Command.VERSIONS: "_versions"},
-    State.CERTS: {Command.CERTS: "_certs"},
-    State.CHALLENGE: {Command.AUTH_CHALLENGE: "_challenge"},
-    State.AUTHENTICATE: {Command.AUTHENTICATE: "_authenticate"},
-    State.NETINFO: {Command.NETINFO: "_netinfo"},
-    State.CERTS_OR_NETINFO: {Command.CERTS: "_certs", Command.NETINFO: "_netinfo"},
-}
+_DIAL, _ANSWER, _ANSWER_ONE, _BROKEN = "dial", "answer anyone", "answer one node", "broken"
+
+
+def _row(**moves: State) -> dict[str, State]:
+    """Inputs are names of cell commands. Whatever else comes breaks the handshake."""
+    return {**moves, _BROKEN: State.FAILED, TIMEOUT: State.FAILED}
+
+
+HANDSHAKE = Table(
+    "link handshake",
+    State.NEW,
+    {
+        State.NEW: {
+            _DIAL: State.VERSIONS,
+            _ANSWER: State.ANY_CALLER,
+            _ANSWER_ONE: State.KNOWN_CALLER,
+            TIMEOUT: State.FAILED,
+        },
+        State.VERSIONS: _row(VERSIONS=State.CERTS),
+        State.CERTS: _row(CERTS=State.CHALLENGE),
+        State.CHALLENGE: _row(AUTH_CHALLENGE=State.NETINFO),
+        State.ANY_CALLER: _row(VERSIONS=State.CERTS_OR_NETINFO),
+        State.CERTS_OR_NETINFO: _row(CERTS=State.AUTHENTICATE, NETINFO=State.OPEN),
+        State.KNOWN_CALLER: _row(VERSIONS=State.CALLER_CERTS),
+        State.CALLER_CERTS: _row(CERTS=State.AUTHENTICATE),
+        State.AUTHENTICATE: _row(AUTHENTICATE=State.NETINFO),
+        State.NETINFO: _row(NETINFO=State.OPEN),
+    },
+    # The deadline of the link's own state HANDSHAKE counts for all of these together (link.py).
+    deadlines={state: HANDSHAKE_TIMEOUT for state in State if state not in (State.OPEN, State.FAILED)},
+)
+_BEFORE_VERSIONS = (State.VERSIONS, State.ANY_CALLER, State.KNOWN_CALLER)
+_NAMES = {int(command): command.name for command in Command}
 _PADDING = (Command.VPADDING, Command.AUTHORIZE)  # ignored once versions are agreed
 
 
@@ -70,7 +101,8 @@ class Handshake:
     Args:
         keys: ours; a responder needs them, an initiator without stays anonymous.
         binding: what ties the handshake to the transport, if it has such a thing.
-        expected: the identity that an initiator dialled; another one is refused.
+        expected: the identity that an initiator dialled, or that a responder is called by. It has to prove itself;
+            any other one is refused.
 
     Attributes:
         peer: identity (32 bytes) the other side claims, None for an anonymous initiator.
@@ -88,7 +120,8 @@ class Handshake:
         binding: bytes | None,
         expected: bytes | None = None,
     ) -> None:
-        self.state = State.VERSIONS
+        answer = _ANSWER if expected is None else _ANSWER_ONE
+        self.state = HANDSHAKE.moves[HANDSHAKE.start][_DIAL if initiator else answer]
         self.peer: bytes | None = None
         self.authenticated = False
         self.version = 0
@@ -98,9 +131,8 @@ class Handshake:
         self._keys = keys
         self._binding = binding
         self._expected = expected
-        self._cutter = CellCutter()
+        self._cutter = CellCutter(Command.NETINFO)  # the last cell of either side
         self._cells = 0
-        self._late: list[bytes] = []
         self._sent = sha256()  # SLOG or CLOG, from our side
         self._got = sha256()
         self._peer_signing = b""
@@ -119,15 +151,14 @@ class Handshake:
         try:
             for cell in self._cutter.feed(data):
                 out += self._cell(cell, now)
-        except (ParseError, CryptoError) as error:
+        except RemoteError as error:
+            self.state = HANDSHAKE.moves[self.state][_BROKEN]
             raise LinkError(str(error)) from error
         return out
 
     def leftover(self) -> bytes:
         """What came behind the cell that ended the handshake; it belongs to the open link."""
-        late = b"".join(self._late) + self._cutter.release()
-        self._late.clear()
-        return late
+        return self._cutter.release()
 
     @property
     def open(self) -> bool:
@@ -140,22 +171,20 @@ class Handshake:
 
     def _cell(self, cell: Cell, now: float) -> list[bytes]:
         circ_id, command, payload = cell
-        if self.state is State.OPEN:
-            self._late.append(encode_cell(*cell))
-            return []
         self._cells += 1
         if self._cells > MAX_HANDSHAKE_CELLS or circ_id != 0:
             raise LinkError("a handshake with too many cells, or a circuit id")
-        name = _ALLOWED[self.state].get(command)
-        if name is None:
-            if command in _PADDING and self.state is not State.VERSIONS:
-                self._got.update(encode_cell(*cell))
-                return []
-            raise LinkError(f"cell command {command} while {self.state.name} was awaited")
         if command != Command.AUTHENTICATE:  # CLOG ends before it
             self._got.update(encode_cell(*cell))
-        result: list[bytes] = getattr(self, name)(payload, now)
-        return result
+        if command in _PADDING and self.state not in _BEFORE_VERSIONS:
+            return []
+        name = _NAMES.get(command, "")
+        after = HANDSHAKE.moves[self.state].get(name)
+        if after is None:
+            raise LinkError(f"cell command {command} while {self.state.name} was awaited")
+        out: list[bytes] = getattr(self, f"_{name.lower()}")(payload, now)
+        self.state = after
+        return out
 
     def _versions(self, payload: bytes, now: float) -> list[bytes]:
         version = Versions.parse(payload).common(Versions())
@@ -163,11 +192,9 @@ class Handshake:
             raise LinkError("no link protocol in common")
         self.version = version
         if self._initiator:
-            self.state = State.CERTS
             return []
         keys = self._keys
         assert keys is not None
-        self.state = State.CERTS_OR_NETINFO
         certs = certificates.issue(self._crypto, keys, now, binding=self._binding, auth_key=None)
         self._challenge_sent = self._rng.random(CHALLENGE_LEN)
         methods = (AUTH_ED25519_SHA256_RFC5705,) if self._binding is not None else ()
@@ -190,17 +217,13 @@ class Handshake:
             if self._binding is not None:
                 certificates.check_link(self._crypto, certs, self._peer_signing, self._binding, now)
                 self.authenticated = True
-            self.state = State.CHALLENGE
         elif self._binding is None:
             raise LinkError("CERTS on a transport that has no binding")
-        else:
-            self.state = State.AUTHENTICATE
         return []
 
-    def _challenge(self, payload: bytes, now: float) -> list[bytes]:
+    def _auth_challenge(self, payload: bytes, now: float) -> list[bytes]:
         self._methods = AuthChallenge.parse(payload).methods
         self._slog = self._got.digest()
-        self.state = State.NETINFO
         return []
 
     def _authenticate(self, payload: bytes, now: float) -> list[bytes]:
@@ -214,12 +237,10 @@ class Handshake:
         if not self._crypto.ed25519_verify(auth_key, got.signature, got.signed_part()):
             raise LinkError("AUTHENTICATE's signature does not hold")
         self.authenticated = True
-        self.state = State.NETINFO
         return []
 
     def _netinfo(self, payload: bytes, now: float) -> list[bytes]:
         Netinfo.parse(payload)
-        self.state = State.OPEN
         if not self._initiator:
             return []
         out: list[bytes] = []

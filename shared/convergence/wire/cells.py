@@ -122,10 +122,14 @@ class CellCutter(Cutter[Cell]):
     Until the first VERSIONS cell is cut, circuit ids have two bytes and only variable cells are accepted; from then
     on they have four. Holds at most one incomplete cell of 7 + MAX_VARIABLE bytes. `encode_cell(*cell)` gives back
     the very bytes that were fed, which is what the AUTHENTICATE hashes need.
+
+    Args:
+        last: the command of the cell behind which nothing is cut.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, last: Command | None = None) -> None:
         super().__init__()
+        self._last = last
         self._versions_seen = False
 
     def _measure(self, buffer: bytearray, position: int) -> tuple[int, bool]:
@@ -153,4 +157,5 @@ class CellCutter(Cutter[Cell]):
             self._versions_seen = command == Command.VERSIONS
             return circ_id, command, frame[VERSIONS_HEADER.size :]
         circ_id, command = FIXED_HEADER.unpack_from(frame)
+        self._ended = command == self._last
         return circ_id, command, frame[VARIABLE_HEADER.size if is_variable(command) else HEADER_LEN :]

@@ -78,6 +78,7 @@ class Cutter(Generic[T]):
         self._buffer = bytearray()
         self._wanted = 0
         self._broken = False
+        self._ended = False  # set by a subclass: what follows is of another framing, and waits for `release`
 
     def feed(self, data: Buffer) -> list[T]:
         """What became complete with `data`, in order. Raises ParseError."""
@@ -95,11 +96,11 @@ class Cutter(Generic[T]):
 
     @property
     def held(self) -> int:
-        """Bytes of the incomplete frame."""
+        """Bytes that were not cut."""
         return len(self._buffer)
 
     def release(self) -> bytes:
-        """Give the incomplete frame back and forget it, for a pipe that goes on in another framing."""
+        """Give back and forget what was not cut, for a pipe that goes on in another framing."""
         held = bytes(self._buffer)
         self._buffer.clear()
         self._wanted = 0
@@ -109,7 +110,7 @@ class Cutter(Generic[T]):
         buffer = self._buffer
         items: list[T] = []
         position = 0
-        while position < len(buffer):
+        while position < len(buffer) and not self._ended:
             size, complete = self._measure(buffer, position)
             self._wanted = size
             if not complete or position + size > len(buffer):

@@ -29,8 +29,8 @@ def initiator(binding=BINDING, *, node=DIALLER, expected=RELAY.identity, seed="a
     return Handshake(CRYPTO, SeededRng(seed), initiator=True, keys=node, binding=binding, expected=expected)
 
 
-def responder(binding=BINDING, *, node=RELAY, seed="b"):
-    return Handshake(CRYPTO, SeededRng(seed), initiator=False, keys=node, binding=binding)
+def responder(binding=BINDING, *, node=RELAY, expected=None, seed="b"):
+    return Handshake(CRYPTO, SeededRng(seed), initiator=False, keys=node, binding=binding, expected=expected)
 
 
 def run(a, b, now=START):
@@ -101,9 +101,13 @@ def test_the_time_of_an_initiator_that_does_not_authenticate_is_not_told(node):
 # -- order. Each side is brought to every state, and there gets every cell that may not come then.
 
 INITIATOR_STATES = {State.VERSIONS: 0, State.CERTS: 1, State.CHALLENGE: 2, State.NETINFO: 3}
-RESPONDER_STATES = {State.VERSIONS: 0, State.CERTS_OR_NETINFO: 1, State.AUTHENTICATE: 2, State.NETINFO: 3}
+RESPONDER_STATES = {State.ANY_CALLER: 0, State.CERTS_OR_NETINFO: 1, State.AUTHENTICATE: 2, State.NETINFO: 3}
+CALLED_STATES = {State.KNOWN_CALLER: 0, State.CALLER_CERTS: 1, State.AUTHENTICATE: 2, State.NETINFO: 3}
 EXPECTED = {
     State.VERSIONS: {Command.VERSIONS},
+    State.ANY_CALLER: {Command.VERSIONS},
+    State.KNOWN_CALLER: {Command.VERSIONS},
+    State.CALLER_CERTS: {Command.CERTS},
     State.CERTS: {Command.CERTS},
     State.CHALLENGE: {Command.AUTH_CHALLENGE},
     State.AUTHENTICATE: {Command.AUTHENTICATE},
@@ -115,16 +119,21 @@ VALID = {command: payload for _, command, payload in [*FROM_B, *FROM_A]}
 
 
 def cases():
-    for side, states in (("initiator", INITIATOR_STATES), ("responder", RESPONDER_STATES)):
+    for side, states in (
+        ("initiator", INITIATOR_STATES),
+        ("responder", RESPONDER_STATES),
+        ("called", CALLED_STATES),
+    ):
         for state, done in states.items():
             for command in Command:
-                if command in EXPECTED[state] or (command in PADDING and state is not State.VERSIONS):
+                if command in EXPECTED[state] or (command in PADDING and done):
                     continue
                 yield pytest.param(side, state, done, command, id=f"{side}-{state.name}-{command.name}")
 
 
 def brought_to(side, done):
-    handshake, script = (initiator(), FROM_B) if side == "initiator" else (responder(seed="b"), FROM_A)
+    expected = DIALLER.identity if side == "called" else None
+    handshake, script = (initiator(), FROM_B) if side == "initiator" else (responder(expected=expected), FROM_A)
     handshake.start()
     handshake.receive(join(script[:done]), START)
     return handshake
@@ -140,7 +149,27 @@ def test_a_cell_out_of_order_is_refused(side, state, done, command):
         data = VARIABLE_HEADER.pack(0, command, len(payload)) + payload
     with pytest.raises(LinkError):
         handshake.receive(data, START)
-    assert not handshake.open
+    assert handshake.state is State.FAILED
+
+
+def test_whoever_is_expected_to_call_has_to_prove_itself():
+    a, b = initiator(), responder(expected=DIALLER.identity)
+    run(a, b)
+    assert b.open and b.authenticated and b.peer == DIALLER.identity
+
+
+@pytest.mark.parametrize("node", [None, OTHER])
+def test_an_expected_caller_that_is_silent_or_another_is_refused(node):
+    b = responder(expected=DIALLER.identity)
+    with pytest.raises(LinkError):
+        run(initiator(node=node), b)
+    assert b.state is State.FAILED and b.peer is None
+
+
+@pytest.mark.parametrize("node", [None, DIALLER])
+def test_nobody_can_be_expected_where_nobody_can_prove_itself(node):
+    with pytest.raises(LinkError):
+        run(initiator(None, node=node), responder(None, expected=DIALLER.identity))
 
 
 @pytest.mark.parametrize(("side", "done"), [("initiator", 1), ("initiator", 3), ("responder", 1)])
