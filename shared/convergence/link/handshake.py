@@ -67,7 +67,7 @@ def _row(**moves: State) -> dict[str, State]:
     return {**moves, _BROKEN: State.FAILED, TIMEOUT: State.FAILED}
 
 
-HANDSHAKE = Table(
+HANDSHAKE: Table[State] = Table(
     "link handshake",
     State.NEW,
     {
