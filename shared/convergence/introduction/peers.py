@@ -16,6 +16,7 @@ from convergence.circuit.client import ClientCircuit
 from convergence.circuit.relay import RelayCircuit
 from convergence.crypto.keys import NodeKeys
 from convergence.errors import DestroyReason, EndReason, LocalError, StreamError
+from convergence.events import PipeClosed
 from convergence.introduction.asker import CircuitCarrier
 from convergence.introduction.guard import Budget
 from convergence.introduction.pipe import PEER_TARGET, PeerPipe
@@ -251,7 +252,7 @@ class Peers:
                 self._retry[pipe.peer] = now + RETRY_AFTER
             entry.circuit.destroy(DestroyReason.FINISHED, now)
         if pipe.peer is not None:
-            self._outbox.event("pipe-closed", reason=why)
+            self._outbox.emit(PipeClosed(why))
         self._check_introducers(now)
 
     # -- pipes
