@@ -17,8 +17,8 @@ from typing import TypeVar
 
 from convergence.crypto.keys import SECRET_LEN, NodeKeys
 from convergence.driver import Driver
-from convergence.effects import Event
 from convergence.errors import LocalError
+from convergence.events import Event, Nodes, Trouble
 from convergence.facilitator.service import BUCKET, FacilitatorService
 from convergence.node import Node, NodeConfig
 from convergence.wire.descriptor import Role
@@ -45,6 +45,14 @@ T = TypeVar("T")
 
 class AppError(Exception):
     """Why it cannot run, as a sentence that says what to do."""
+
+
+class NotJoinedError(Exception):
+    """No list of nodes came in time. `trouble`: what the core told last, if anything."""
+
+    def __init__(self, trouble: Trouble | None) -> None:
+        super().__init__("no list of nodes came")
+        self.trouble = trouble
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +112,7 @@ class App:
         self.plan = plan
         self.port: int | None = None
         self.url: str | None = None
-        self.trouble = ""
+        self.trouble: Trouble | None = None
         self._on_event = on_event
         self._storage: DiskStorage | None = None
         self._transport: NetTransport | None = None
@@ -191,18 +199,17 @@ class App:
         return result[0]
 
     async def joined(self, timeout: float) -> None:
-        """Wait for the first list of nodes. Raises AppError when none comes in `timeout` seconds."""
+        """Wait for the first list of nodes. Raises NotJoinedError when none comes in `timeout` seconds."""
         try:
             await asyncio.wait_for(self._joined.wait(), timeout)
         except TimeoutError:
-            trouble = self.trouble.removesuffix(" Trying again.")  # no more
-            raise AppError(trouble or "The facilitator sends no list of nodes: try again later.") from None
+            raise NotJoinedError(self.trouble) from None
 
     def _event(self, event: Event) -> None:
-        if event.kind == "nodes" and event.data["count"]:
+        if isinstance(event, Nodes) and event.count:
             self._joined.set()
-        elif event.kind == "trouble":
-            self.trouble = str(event.data["message"])
+        elif isinstance(event, Trouble):
+            self.trouble = event
         self._on_event(event)
 
 

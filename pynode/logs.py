@@ -13,7 +13,7 @@ import sys
 import time
 from typing import Any, TextIO
 
-from convergence.effects import Event
+from convergence.events import Event, as_json
 
 MAX_VALUE = 300
 """Characters of one value or message that are written."""
@@ -22,9 +22,9 @@ WARNINGS = ("failed", "error", "refused", "lost", "dropped", "timeout", "trouble
 """An event whose kind holds one of these words is a warning."""
 
 _SECRET = ("secret", "psk", "seed", "private", "hash_name", "password")
-_PERSONAL = ("url", "name", "link", "host")
+_PERSONAL = ("url", "name", "link", "host", "root")
 """What people fetch and share. A field of one of these names is masked, like one whose name holds a word of
-_SECRET; the messages of a fetch, which may quote its address, are left out."""
+_SECRET."""
 
 log = logging.getLogger("pynode.node")
 
@@ -48,9 +48,10 @@ def setup(node: str, level: str = "info", *, as_json: bool = False, stream: Text
 def log_event(event: Event) -> None:
     """The driver's `on_event`: a line for each event, `kind` as its message."""
     level = logging.WARNING if any(word in event.kind for word in WARNINGS) else logging.INFO
-    data = event.data
-    if event.kind.startswith("fetch"):
-        data = {key: value for key, value in data.items() if key != "message"}
+    data = as_json(event)
+    if isinstance(why := data.get("why"), dict):
+        data |= {**why, "why": why["code"]}
+        del data["code"]
     log.log(level, "%s", event.kind.replace("_", " "), extra={"fields": data})
 
 

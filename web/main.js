@@ -45,7 +45,7 @@ const EMPTY = {
   ready: false,
   seconds: 0,
   failed: "",
-  trouble: "",
+  trouble: null,
   identity: "",
   nodes: 0,
   circuits: [],

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from importlib import metadata
 from typing import Any, NoReturn, TypeAlias
 
-from convergence.errors import ConvergenceError
+from convergence.errors import ConvergenceError, Problem
 from pynode.app import AppError
 from pynode.cli import fetch, get, mirror, release, serve, share, status, up, verify
 from pynode.cli.common import (
@@ -31,6 +31,7 @@ from pynode.cli.common import (
     ws_address,
 )
 from pynode.cli.output import CliError, Output, sentence, shown
+from pynode.cli.words import words
 from pynode.loop import run
 from pynode.storage import StorageError
 
@@ -62,7 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             return await command(arguments, output, stop)
         except (CliError, AppError, StorageError, ConvergenceError) as error:
-            text = str(error) if isinstance(error, CliError) else sentence(str(error))
+            text = words(error.why) if isinstance(error, Problem) else str(error)
+            text = text if isinstance(error, CliError) else sentence(text)
             output.say(text)
             output.record("error", message=text)
             return error.code if isinstance(error, CliError) else 1

@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pynode import logs
+from pynode.app import App, NotJoinedError
 from pynode.cli.output import CliError
+from pynode.cli.words import words
 from pynode.config import Config, ConfigError, check_identity, check_listen, check_stun, check_url, is_host_name, load
 from pynode.origins import origin
 from pynode.published.manifest import is_digest
@@ -106,6 +108,16 @@ stun_server = _type(check_stun)
 page_origin = _type(origin)
 host_name = _type(_host_name)
 seconds = whole_number(0, 7 * 86400)
+
+
+async def joined(app: App) -> bool:
+    """Wait for the first list of nodes. Raises CliError when none comes within JOIN_TIMEOUT; else it is True."""
+    try:
+        await app.joined(JOIN_TIMEOUT)
+    except NotJoinedError as error:
+        silent = "The facilitator sends no list of nodes: try again later."
+        raise CliError(words(error.trouble.why) if error.trouble else silent) from None
+    return True
 
 
 @contextmanager

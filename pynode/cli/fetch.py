@@ -16,13 +16,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from convergence.effects import Event
+from convergence.codes import FetchStage
 from convergence.errors import LocalError
+from convergence.events import Event, FetchDone, FetchFailed, FetchProgress, FetchResponse, FetchStatus
 from convergence.fetch import Target
 from pynode.app import App, Plan
-from pynode.cli.common import JOIN_TIMEOUT, set_up_logs, settings, stun_servers, unless
-from pynode.cli.output import CliError, Output, sentence, shown, size_words
+from pynode.cli.common import joined, set_up_logs, settings, stun_servers, unless
+from pynode.cli.output import CliError, Output, shown, size_words
 from pynode.cli.sites import chosen_site, find_network
+from pynode.cli.words import error_words, words
 from pynode.logs import log_event
 
 
@@ -33,7 +35,7 @@ async def fetch(arguments: argparse.Namespace, output: Output, stop: asyncio.Eve
     try:
         Target.parse(arguments.url)
     except LocalError as error:
-        raise CliError(sentence(str(error)), 2) from None
+        raise CliError(error_words(error), 2) from None
     network = await unless(stop, find_network(chosen_site(arguments.site)))
     if network is None:
         return 130
@@ -42,7 +44,7 @@ async def fetch(arguments: argparse.Namespace, output: Output, stop: asyncio.Eve
         app = App(Plan(network, stun=stun_servers(arguments, config), circuits=config.circuits), command.event)
         await app.start()
         try:
-            if await unless(stop, app_joined(app)) is None:
+            if await unless(stop, joined(app)) is None:
                 return 130
             app.call(lambda now: app.node.fetch(arguments.url, command.body, now))
             await unless(stop, command.finished)
@@ -55,18 +57,13 @@ async def fetch(arguments: argparse.Namespace, output: Output, stop: asyncio.Eve
     return 0 if command.status < 400 else 1
 
 
-async def app_joined(app: App) -> bool:
-    await app.joined(JOIN_TIMEOUT)
-    return True
-
-
 class _Command:
     def __init__(self, output: Output, sink: _Sink) -> None:
         self.status = 0
         self.finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._output = output
         self._sink = sink
-        self._said: set[str] = set()
+        self._said: set[FetchStage] = set()
 
     def body(self, data: bytes) -> None:
         """Called by the core with each part of the body."""
@@ -81,26 +78,24 @@ class _Command:
 
     def event(self, event: Event) -> None:
         log_event(event)
-        data = event.data
-        match event.kind:
-            case "fetch-status" if data["message"] not in self._said:  # each attempt may say the same
-                self._said.add(data["message"])
-                self._output.say(f"{data['message']}…")
-            case "fetch-response":
-                self.status = data["status"]
-                kind = f", {shown(data['type'])}" if data["type"] else ""
-                length = f", {size_words(data['length'])}" if data["length"] is not None else ""
-                self._output.say(f"The site answers {self.status}{kind}{length}.")
-                self._output.record("response", status=self.status, type=data["type"], length=data["length"])
-            case "fetch-progress":
-                self._output.progress(f"{size_words(data['size'])} so far", size=data["size"])
-            case "fetch-done":
-                self._output.say(f"{size_words(data['size'])} fetched.")
-                self._output.record("done", size=data["size"], status=self.status)
+        match event:
+            case FetchStatus(_, stage) if stage not in self._said:  # each attempt may say the same
+                self._said.add(stage)
+                self._output.say(f"{words(stage)}…")
+            case FetchResponse(_, self.status, kind, length):
+                of_kind = f", {shown(kind)}" if kind else ""
+                of_length = f", {size_words(length)}" if length is not None else ""
+                self._output.say(f"The site answers {self.status}{of_kind}{of_length}.")
+                self._output.record("response", status=self.status, type=kind, length=length)
+            case FetchProgress(_, size):
+                self._output.progress(f"{size_words(size)} so far", size=size)
+            case FetchDone(_, size):
+                self._output.say(f"{size_words(size)} fetched.")
+                self._output.record("done", size=size, status=self.status)
                 if not self.finished.done():
                     self.finished.set_result(None)
-            case "fetch-failed":
-                self._fail(sentence(str(data["message"])))
+            case FetchFailed(_, why):
+                self._fail(words(why))
 
 
 class _Sink:

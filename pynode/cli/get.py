@@ -10,25 +10,36 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-import re
 import shutil
 import time
 from functools import partial
 from pathlib import Path
 
-from convergence.effects import Event
-from convergence.errors import LocalError, ParseError
+from convergence.errors import LocalError, Problem, Why
+from convergence.events import (
+    Event,
+    ShareProgress,
+    ShareStands,
+    SourceDropped,
+    TransferDone,
+    TransferFailed,
+    TransferInfo,
+    TransferPaused,
+    TransferProgress,
+    TransferStatus,
+    Trouble,
+)
 from convergence.transfers import public_id
 from convergence.wire.ordb import FileInfo, ShareLink
 from pynode.app import App, Plan
-from pynode.cli.common import JOIN_TIMEOUT, data_folder, locked, set_up_logs, settings, stun_servers, unless
-from pynode.cli.output import CliError, Output, Rate, bar, sentence, shown, size_words, time_words
+from pynode.cli.common import data_folder, joined, locked, set_up_logs, settings, stun_servers, unless
+from pynode.cli.output import CliError, Output, Rate, bar, shown, size_words, time_words
 from pynode.cli.sites import chosen_site, find_network, site_address
+from pynode.cli.words import error_words, trouble_words, words
 from pynode.logs import log_event
 from pynode.names import safe_name
 from pynode.storage import StorageError
 
-_PAGE_ADVICE = re.compile(r"choose retry|open the link again", re.IGNORECASE)
 AGAIN = "What has arrived is kept: run the same command again to go on."
 
 
@@ -37,8 +48,8 @@ def site_of(text: str) -> str | None:
     text = text.strip()
     try:
         ShareLink.parse(text)
-    except ParseError as error:
-        raise CliError(sentence(str(error)), 2) from None
+    except Problem as problem:
+        raise CliError(words(problem.why), 2) from None
     return site_address(text.partition("#")[0]) if "://" in text else None
 
 
@@ -96,7 +107,7 @@ class _Download:
         try:
             self._id = app.call(lambda now: app.node.transfers.get(self._arguments.link, now))
         except LocalError as error:
-            raise CliError(sentence(str(error)), 2) from None
+            raise CliError(error_words(error), 2) from None
         watch = asyncio.ensure_future(self._watch())
         try:
             await unless(stop, self._finished)
@@ -150,9 +161,9 @@ class _Download:
     async def _watch(self) -> None:
         """Gives up when there is no network, or nothing came for long."""
         try:
-            await self._app.joined(JOIN_TIMEOUT)
-        except Exception as error:
-            self._fail(sentence(str(error)))
+            await joined(self._app)
+        except CliError as error:
+            self._fail(str(error))
         limit = self._arguments.wait
         while limit:
             left = self._last_byte + limit - time.monotonic()
@@ -169,35 +180,35 @@ class _Download:
 
     def event(self, event: Event) -> None:
         log_event(event)
-        data = event.data
-        match event.kind:
-            case "transfer-info":
+        match event:
+            case TransferInfo():
                 self._on_info()
-            case "transfer-progress":
-                self._on_progress(data["have"], data["size"])
-            case "transfer-done" if not self._finished.done():
+            case TransferProgress(_, have, size):
+                self._on_progress(have, size)
+            case TransferDone() if not self._finished.done():
                 self._finished.set_result(None)
-            case "transfer-failed":
+            case TransferFailed(_, why):
                 transfer = self._app.node.transfers.transfers.get(self._id)
                 again = f" {AGAIN}" if transfer is not None and transfer.download.have_bytes else ""
-                self._fail(for_command(str(data["message"])) + again)
-            case "transfer-paused":
-                self._fail(f"{for_command(str(data['message']))} {AGAIN}")
-            case "transfer-status" | "trouble":
-                self._status(for_command(str(data["message"])))
-            case "share-ready":
-                self._output.record("points", id=data["id"], standing=data["points"], wanted=data["wanted"])
-            case "share-progress":
-                line = f"{size_words(data['sent'])} sent"
-                self._output.progress(line, stage="send", id=data["id"], sent=data["sent"])
-            case "source-dropped":
-                self._output.record("source-dropped", message=data["message"])
+                self._fail(words(why) + again)
+            case TransferPaused(_, why):
+                self._fail(f"{words(why)} {AGAIN}")
+            case TransferStatus(_, _, why):
+                self._status(why, words(why))
+            case Trouble(why):
+                self._status(why, trouble_words(event))
+            case ShareStands(share_id, points, wanted):
+                self._output.record("points", id=share_id, standing=points, wanted=wanted)
+            case ShareProgress(share_id, sent):
+                self._output.progress(f"{size_words(sent)} sent", stage="send", id=share_id, sent=sent)
+            case SourceDropped(_, code):
+                self._output.record("source-dropped", code=code, message=words(code))
 
-    def _status(self, text: str) -> None:
-        if text and text != self._said:
+    def _status(self, why: Why, text: str) -> None:
+        if text != self._said:
             self._said = text
             self._output.say(text)
-            self._output.record("status", message=text)
+            self._output.record("status", code=why.code, message=text)
 
     def _on_info(self) -> None:
         download = self._app.node.transfers.transfers[self._id].download
@@ -237,15 +248,3 @@ class _Download:
         self._output.progress(
             bar(name, have, size, self._rate.value), last=last, have=have, size=size, fetched=self._fetched
         )
-
-
-def for_command(text: str) -> str:
-    """What the core says for people before a page, without its advice on buttons and links: a command ends, and says
-    by the state of the transfer whether to run it again."""
-    kept = []
-    for part in re.split(r"(?<=[.:]) ", text):
-        if _PAGE_ADVICE.search(part) is None:
-            kept.append(part)
-        elif ", then" in part:
-            kept.append(part.partition(", then")[0] + ".")
-    return " ".join(kept).removesuffix(" What has arrived is kept:")

@@ -13,12 +13,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from convergence.effects import Event
+from convergence.events import Event, Nodes, Registered, Trouble
 from convergence.wire.descriptor import Role
 from pynode.app import App, FacilitatorApp, Network, Plan, page_folder
 from pynode.cli.common import data_folder, locked, set_up_logs, settings, stun_servers, unless
 from pynode.cli.output import CliError, Output, shown
 from pynode.cli.sites import chosen_site, find_network
+from pynode.cli.words import trouble_words
 from pynode.config import Address, Config, Exit
 from pynode.exit import ExitPolicy
 from pynode.logs import log_event
@@ -101,12 +102,13 @@ class _Relay:
 
     def event(self, event: Event) -> None:
         log_event(event)
-        if event.kind == "registered":
-            self._output.record("registered")
-        elif event.kind == "nodes":
-            self._output.record("nodes", count=event.data["count"])
-        elif event.kind == "trouble":  # the log tells people
-            self._output.record("trouble", message=event.data["message"])
+        match event:
+            case Registered():
+                self._output.record("registered")
+            case Nodes(count):
+                self._output.record("nodes", count=count)
+            case Trouble(why):  # the log tells people
+                self._output.record("trouble", code=why.code, message=trouble_words(event))
 
 
 async def _obey_parent(app: App, stop: asyncio.Event) -> None:

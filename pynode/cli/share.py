@@ -17,14 +17,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from convergence.effects import Event
 from convergence.errors import LocalError
+from convergence.events import Event, ShareFailed, ShareProgress, ShareStands, Trouble
 from convergence.ordb.index import FileBuilder
 from convergence.wire.ordb import PIECE_SIZE, FileInfo
 from pynode.app import App, Plan
-from pynode.cli.common import JOIN_TIMEOUT, data_folder, set_up_logs, settings, stun_servers, unless
-from pynode.cli.output import CliError, Output, Rate, bar, sentence, shown, size_words
+from pynode.cli.common import data_folder, joined, set_up_logs, settings, stun_servers, unless
+from pynode.cli.output import CliError, Output, Rate, bar, shown, size_words
 from pynode.cli.sites import chosen_site, find_network
+from pynode.cli.words import error_words, trouble_words, words
 from pynode.logs import log_event
 from pynode.storage import StorageError
 
@@ -83,7 +84,7 @@ class _Command:
         self._output = output
         self._site = site
         self._shared: dict[str, _Shared] = {}
-        self._said = ""
+        self._said: Trouble | None = None
         self._adding: asyncio.Future[str] | None = None
 
     async def run(self, app: App, paths: list[Path], stop: asyncio.Event) -> int:
@@ -106,7 +107,7 @@ class _Command:
         try:
             await app.storage.add_external(info.root, path, info.size)
             app.call(lambda now: app.node.transfers.share(info, leaves, lambda name, now: adding.set_result(name), now))
-        except (StorageError, LocalError) as error:
+        except StorageError as error:
             raise CliError(f"{shown(path.name)} cannot be shared: {error}.") from None
         share_id = await adding
         link = app.node.transfers.link(share_id, self._site)
@@ -134,13 +135,13 @@ class _Command:
         except OSError as error:
             raise CliError(f"{shown(str(path))} cannot be read: {os.strerror(error.errno or 0)}.") from None
         except LocalError as error:
-            raise CliError(f"{shown(path.name)} cannot be shared: {error}.") from None
+            raise CliError(f"{shown(path.name)} cannot be shared. {error_words(error)}") from None
         finally:
             cancelled.set()
 
     async def _stand(self, app: App) -> bool:
         """Print each link once somebody can use it."""
-        await app.joined(JOIN_TIMEOUT)
+        await joined(app)
         for share_id, shared in self._shared.items():
             await shared.standing.wait()
             self._output.say(f"{shown(shared.name)} ({size_words(shared.size)}) can be fetched with this link:")
@@ -152,24 +153,22 @@ class _Command:
 
     def event(self, event: Event) -> None:
         log_event(event)
-        data = event.data
-        match event.kind:
-            case "share-ready":
+        match event:
+            case ShareStands(share_id, points, wanted):
                 # The first points may stand before the share's own answer has come.
-                asyncio.get_running_loop().call_soon(self._on_standing, data["id"], data["points"], data["wanted"])
-            case "share-progress" if data["id"] in self._shared:
-                shared = self._shared[data["id"]]
-                shared.sent = data["sent"]
-                line = f"{shown(shared.name)}: {size_words(shared.sent)} sent"
-                self._output.progress(line, stage="send", id=data["id"], sent=shared.sent)
-            case "trouble" if (
-                self._adding is not None and not self._adding.done() and "cannot be shared" in data["message"]
-            ):
-                self._adding.set_exception(CliError(sentence(data["message"])))
-            case "trouble" if data["message"] != self._said:
-                self._said = data["message"]
-                self._output.say(self._said)
-                self._output.record("trouble", message=self._said)
+                asyncio.get_running_loop().call_soon(self._on_standing, share_id, points, wanted)
+            case ShareProgress(share_id, sent) if share_id in self._shared:
+                shared = self._shared[share_id]
+                shared.sent = sent
+                line = f"{shown(shared.name)}: {size_words(sent)} sent"
+                self._output.progress(line, stage="send", id=share_id, sent=sent)
+            case ShareFailed(_, why):
+                if self._adding is not None and not self._adding.done():
+                    self._adding.set_exception(CliError(words(why)))
+            case Trouble(why) if event != self._said:
+                self._said = event
+                self._output.say(trouble_words(event))
+                self._output.record("trouble", code=why.code, message=trouble_words(event))
 
     def _on_standing(self, share_id: str, points: int, wanted: int) -> None:
         shared = self._shared.get(share_id)

@@ -21,7 +21,6 @@ from convergence.effects import (
     Describe,
     DescriptionKind,
     Effect,
-    Event,
     Failure,
     Load,
     Pause,
@@ -31,6 +30,7 @@ from convergence.effects import (
     Send,
     Store,
 )
+from convergence.events import Event
 from convergence.ports import Clock, Resolver, Storage, Timer, Transport
 
 

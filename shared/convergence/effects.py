@@ -12,7 +12,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
-from typing import Any, TypeAlias
+from typing import TypeAlias
+
+from convergence.events import Event
 
 
 class Protocol(Enum):
@@ -122,20 +124,12 @@ class Scan:
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
-    """Something a person or a log may want to know. `data` holds JSON-able values, no secrets, no stream data."""
-
-    kind: str
-    data: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
 class Failure:
     """What `done` brings in place of a result when the shell could not do as asked.
 
     Args:
         kind: "quota", "io", "policy", "not-found" or "refused".
-        message: for people, without secrets.
+        message: the shell's own words for people, without secrets.
     """
 
     kind: str

@@ -6,7 +6,9 @@ Does not: close anything. The node converts a `LocalError` raised inside a layer
 
 from __future__ import annotations
 
-from enum import Enum, IntEnum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum, IntEnum, StrEnum
 
 
 class Scope(Enum):
@@ -60,6 +62,27 @@ class ConvergenceError(Exception):
 
 class LocalError(ConvergenceError):
     """The caller asked for something that cannot be done; nothing needs closing."""
+
+
+class Code(StrEnum):
+    """Something that people are told. Its value is unique among all codes (convergence/codes.py): the shells keep the
+    words for each, so that they can be translated."""
+
+
+@dataclass(frozen=True, slots=True)
+class Why:
+    """A code, and the numbers and names that its words need: JSON-able, no secrets."""
+
+    code: Code
+    values: Mapping[str, int | str | None] = field(default_factory=dict)
+
+
+class Problem(LocalError):
+    """A LocalError that people see. The shells put `why` into words; `str` gives it to developers."""
+
+    def __init__(self, code: Code, **values: int | str | None) -> None:
+        super().__init__(" ".join([code.value, *(f"{name}={value}" for name, value in values.items())]))
+        self.why = Why(code, values)
 
 
 class RemoteError(ConvergenceError):

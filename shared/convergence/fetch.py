@@ -1,7 +1,7 @@
 """Plain http through an exit: one GET, redirects followed.
 
 Does: build the request, open a stream on an exit circuit of its own, read the answer (h11), try another exit when
-one refuses, map every failure to a sentence.
+one refuses, map every failure to a code.
 Does not: https (the exit would have to be trusted, or TLS piped through), cookies, referrers, or any request that
 the fetched content asks for: content is handed to a sink and never interpreted.
 """
@@ -17,7 +17,9 @@ import h11
 
 from convergence.circuit.client import ClientCircuit
 from convergence.circuit.streams import Stream
-from convergence.errors import DestroyReason, EndReason, LocalError
+from convergence.codes import FetchStage, FetchWhy, UrlFlaw
+from convergence.errors import DestroyReason, EndReason, LocalError, Problem, Why
+from convergence.events import FetchDone, FetchFailed, FetchProgress, FetchResponse, FetchStatus
 from convergence.outbox import Outbox, Timer
 
 MAX_URL = 8192
@@ -29,15 +31,15 @@ IDLE_TIMEOUT = 60.0  # seconds without a byte
 PROGRESS_STEP = 256 * 1024  # bytes between two progress reports
 USER_AGENT = "Mozilla/5.0"  # says nothing of who asks
 
-_TEXTS: dict[int, str] = {
-    EndReason.EXITPOLICY: "the exit does not allow this address: try another address, or run an exit that allows it",
-    EndReason.RESOLVEFAILED: "there is no such host: check the address",
-    EndReason.CONNECTREFUSED: "the site refused the connection: it may be down",
-    EndReason.TIMEOUT: "the site did not answer in time",
-    EndReason.NOROUTE: "the exit cannot reach the site",
-    EndReason.CONNRESET: "the site cut the connection",
-    EndReason.DESTROY: "the path through the network broke: try again",
-    EndReason.RESOURCELIMIT: "the exit is too busy: try again",
+_WHY: dict[int, FetchWhy] = {
+    EndReason.EXITPOLICY: FetchWhy.POLICY,
+    EndReason.RESOLVEFAILED: FetchWhy.NO_HOST,
+    EndReason.CONNECTREFUSED: FetchWhy.REFUSED,
+    EndReason.TIMEOUT: FetchWhy.TIMEOUT,
+    EndReason.NOROUTE: FetchWhy.NO_ROUTE,
+    EndReason.CONNRESET: FetchWhy.CUT,
+    EndReason.DESTROY: FetchWhy.PATH_BROKE,
+    EndReason.RESOURCELIMIT: FetchWhy.BUSY,
 }
 _RETRY = (EndReason.EXITPOLICY, EndReason.DESTROY, EndReason.RESOURCELIMIT, EndReason.NOROUTE, EndReason.TIMEOUT)
 
@@ -46,7 +48,7 @@ class ExitCircuits(Shape):
     """Where exit circuits come from (path/pool.py)."""
 
     def exit_circuit(
-        self, on_ready: Callable[[ClientCircuit, float], None], on_failed: Callable[[str, float], None], now: float
+        self, on_ready: Callable[[ClientCircuit, float], None], on_failed: Callable[[Why, float], None], now: float
     ) -> None: ...
 
 
@@ -61,10 +63,10 @@ class Target:
 
     @classmethod
     def parse(cls, url: str) -> Target:
-        """Raises LocalError with what to do about it."""
+        """Raises Problem (UrlFlaw)."""
         url = url.strip()
         if len(url) > MAX_URL:
-            raise LocalError("this address is too long")
+            raise Problem(UrlFlaw.TOO_LONG)
         if "://" not in url:
             url = "http://" + url
         try:
@@ -72,16 +74,16 @@ class Target:
             port = parts.port or 80
             host = (parts.hostname or "").encode("idna").decode("ascii")
         except (ValueError, UnicodeError):
-            raise LocalError("this is not a web address: it should look like http://example.org/page") from None
+            raise Problem(UrlFlaw.NO_URL) from None
         if parts.scheme == "https":
-            raise LocalError("https pages cannot be fetched yet: try the address with http://")
+            raise Problem(UrlFlaw.HTTPS)
         if parts.scheme != "http" or not host or any(character.isspace() for character in url):
-            raise LocalError("this is not a web address: it should look like http://example.org/page")
+            raise Problem(UrlFlaw.NO_URL)
         path = parts.path or "/"
         if parts.query:
             path += "?" + parts.query
         if not all("!" <= character <= "~" for character in path):
-            raise LocalError("this address has characters that need to be percent-encoded")
+            raise Problem(UrlFlaw.CHARACTERS)
         return cls(url, host, port, path)
 
     @property
@@ -91,7 +93,7 @@ class Target:
 
 
 class Fetch:
-    """One fetch. Reports Events "fetch-status", "fetch-response", "fetch-progress", "fetch-done", "fetch-failed".
+    """One fetch. Reports the events whose names begin with Fetch (events.py).
 
     Args:
         number: names it in events.
@@ -119,13 +121,12 @@ class Fetch:
 
     def start(self, now: float) -> None:
         again = self._attempts < ATTEMPTS
-        message = "Trying another exit" if again else "Building a circuit to an exit"
-        self._outbox.event("fetch-status", id=self.number, message=message)
+        self._outbox.emit(FetchStatus(self.number, FetchStage.OTHER_EXIT if again else FetchStage.CIRCUIT))
         self._attempts -= 1
-        self._circuits.exit_circuit(self._ready, self._fail, now)
+        self._circuits.exit_circuit(self._ready, self._failed, now)
 
     def cancel(self, now: float) -> None:
-        self._fail("cancelled", now)
+        self._fail(FetchWhy.CANCELLED, now)
 
     # -- the circuit and its stream
 
@@ -140,11 +141,11 @@ class Fetch:
         assert self._circuit is not None
         self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEADERS)
         self._last_byte = now
-        self._outbox.event("fetch-status", id=self.number, message="Asking the site")
+        self._outbox.emit(FetchStatus(self.number, FetchStage.ASKING))
         try:
             self._stream = self._circuit.open_stream(self._target.begin, self, now)
-        except LocalError as error:
-            self._fail(str(error), now)
+        except LocalError:  # it closed just now
+            self._fail(FetchWhy.PATH_BROKE, now)
             return
         self._watch(now)
 
@@ -153,7 +154,7 @@ class Fetch:
             if self.over:
                 return
             if now - self._last_byte >= IDLE_TIMEOUT:
-                self._fail(_TEXTS[EndReason.TIMEOUT], now)
+                self._fail(FetchWhy.TIMEOUT, now)
             else:
                 self._watch(now)
 
@@ -181,12 +182,12 @@ class Fetch:
         if reason == EndReason.DONE:
             self._read(b"", now)  # an answer without a length ends here
             if not self.over and self._stream is None:
-                self._fail("the site closed the connection in the middle of its answer: try again", now)
+                self._fail(FetchWhy.INCOMPLETE, now)
         elif self.size == 0 and self._attempts > 0 and reason in _RETRY:
             self._drop_circuit(now)
             self.start(now)
         else:
-            self._fail(_TEXTS.get(reason, "the exit failed: try again"), now)
+            self._fail(_WHY.get(reason, FetchWhy.EXIT_FAILED), now)
 
     # -- the answer
 
@@ -209,7 +210,7 @@ class Fetch:
                 elif not isinstance(event, h11.InformationalResponse):
                     break
         except h11.RemoteProtocolError:
-            self._fail("the site's answer is not http", now)
+            self._fail(FetchWhy.NOT_HTTP, now)
             return
         if body:
             self._body(b"".join(body), now)
@@ -221,39 +222,38 @@ class Fetch:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in response.headers}
         if response.status_code in (301, 302, 303, 307, 308) and "location" in headers:
             return headers["location"]
-        self._outbox.event(
-            "fetch-response",
-            id=self.number,
-            status=response.status_code,
-            type=headers.get("content-type", "")[:127],
-            length=int(headers["content-length"]) if headers.get("content-length", "").isdigit() else None,
-        )
+        length = int(headers["content-length"]) if headers.get("content-length", "").isdigit() else None
+        kind = headers.get("content-type", "")[:127]
+        self._outbox.emit(FetchResponse(self.number, response.status_code, kind, length))
         return None
 
     def _body(self, data: bytes, now: float) -> None:
         self.size += len(data)
         if self.size > MAX_BODY:
-            self._fail("this is larger than can be fetched here", now)
+            self._fail(FetchWhy.TOO_LARGE, now)
             return
         self._sink(data)
         if self.size - self._reported >= PROGRESS_STEP:
             self._reported = self.size
-            self._outbox.event("fetch-progress", id=self.number, size=self.size)
+            self._outbox.emit(FetchProgress(self.number, self.size))
 
     def _complete(self, now: float) -> None:
         self.over = True
         self._drop_circuit(now)
-        self._outbox.event("fetch-done", id=self.number, size=self.size)
+        self._outbox.emit(FetchDone(self.number, self.size))
 
     def _follow(self, redirect: str, now: float) -> None:
         if self._redirects == 0:
-            self._fail("the site redirects in a circle", now)
+            self._fail(FetchWhy.CIRCLE, now)
             return
         self._redirects -= 1
         try:
             self._target = Target.parse(urljoin(self._target.url, redirect))
-        except (LocalError, ValueError) as error:  # urljoin has the latter for what is no URL at all
-            self._fail(f"the site redirects to an address that cannot be fetched: {error}", now)
+        except Problem as problem:
+            self._failed(Why(FetchWhy.BAD_REDIRECT, {"flaw": problem.why.code}), now)
+            return
+        except ValueError:  # urljoin's, for what is no URL at all
+            self._failed(Why(FetchWhy.BAD_REDIRECT, {"flaw": UrlFlaw.NO_URL}), now)
             return
         if self._stream is not None:
             self._stream.end()
@@ -261,12 +261,15 @@ class Fetch:
 
     # -- the end
 
-    def _fail(self, message: str, now: float) -> None:
+    def _fail(self, code: FetchWhy, now: float) -> None:
+        self._failed(Why(code), now)
+
+    def _failed(self, why: Why, now: float) -> None:
         if self.over:
             return
         self.over = True
         self._drop_circuit(now)
-        self._outbox.event("fetch-failed", id=self.number, message=message)
+        self._outbox.emit(FetchFailed(self.number, why))
 
     def _drop_circuit(self, now: float) -> None:
         if self._timer is not None:

@@ -14,9 +14,11 @@ from convergence.circuit.client import MAX_HOPS
 from convergence.circuit.exit import ExitService, refuse_resolve
 from convergence.circuit.relay import RelayCircuit
 from convergence.circuit.relaying import Relaying, RelayLimits
+from convergence.codes import Limit
 from convergence.crypto.keys import NodeKeys
 from convergence.effects import CloseLink, DescriptionKind, Effect, Protocol
-from convergence.errors import EndReason, LocalError, RemoteError
+from convergence.errors import EndReason, LocalError, Problem, RemoteError
+from convergence.events import Nodes, Ready, Registered
 from convergence.facilitator.client import LIFETIME, RTC_LIFETIME, FacilitatorClient
 from convergence.fetch import Fetch
 from convergence.introduction.links import MAX_SESSIONS, RtcLinks
@@ -133,8 +135,8 @@ class Node:
             config.facilitator,
             describe=self._describe,
             on_nodes=self._on_nodes,
-            on_registered=lambda now: self.outbox.event("registered"),
-            on_trouble=lambda message, now: self.outbox.event("trouble", message=message),
+            on_registered=lambda now: self.outbox.emit(Registered()),
+            on_trouble=lambda trouble, now: self.outbox.emit(trouble),
             on_delivered=self._rtc_delivered,
         )
         self.pool = CircuitPool(
@@ -239,7 +241,7 @@ class Node:
         self.outbox.now = now
         self._fetches = {number: fetch for number, fetch in self._fetches.items() if not fetch.over}
         if len(self._fetches) >= MAX_FETCHES:
-            raise LocalError("too many fetches at once: wait for one to finish")
+            raise Problem(Limit.FETCHES, most=MAX_FETCHES)
         self._fetch_numbers += 1
         fetch = Fetch(self._fetch_numbers, url, self.pool, self.outbox, sink)
         self._fetches[fetch.number] = fetch
@@ -401,11 +403,11 @@ class Node:
     def _on_full(self, now: float) -> None:
         if self._ready_at is None and self._started is not None:
             self._ready_at = now
-            self.outbox.event("ready", seconds=round(now - self._started, 3))
+            self.outbox.emit(Ready(round(now - self._started, 3)))
 
     def _on_nodes(self, now: float) -> None:
         nodes = self.directory.nodes(Role(0), now)
-        self.outbox.event("nodes", count=len(nodes))
+        self.outbox.emit(Nodes(len(nodes)))
         self.neighbours.nodes_changed(now)
         self.transfers.set_nodes(nodes, now)
         self.pool.nodes_changed(now)

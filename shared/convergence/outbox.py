@@ -12,7 +12,7 @@ from itertools import count
 from typing import Any, TypeAlias
 from typing import Protocol as Shape
 
-from convergence.effects import Connect, Effect, Event, Failure, Load, Protocol, Resolve, Scan, Store
+from convergence.effects import Connect, Effect, Failure, Load, Protocol, Resolve, Scan, Store
 
 Reply: TypeAlias = Callable[[Any, float], None]
 """Called as reply(result or Failure, now)."""
@@ -62,9 +62,6 @@ class Outbox:
 
     def emit(self, effect: Effect) -> None:
         self._effects.append(effect)
-
-    def event(self, kind: str, **data: Any) -> None:
-        self._effects.append(Event(kind, data))
 
     def connect(self, protocol: Protocol, address: str) -> int:
         """Ask for a channel; its number is odd."""

@@ -11,11 +11,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from hashlib import sha256
 from typing import Any
 
+from convergence.codes import Gone, Limit, StorageWhy, TransferWhy
 from convergence.effects import Failure
-from convergence.errors import LocalError, ParseError
+from convergence.errors import ParseError, Problem, Why
+from convergence.events import (
+    ShareFailed,
+    ShareProgress,
+    ShareStands,
+    SourceDropped,
+    TransferDone,
+    TransferFailed,
+    TransferInfo,
+    TransferPaused,
+    TransferProgress,
+    TransferStatus,
+    Trouble,
+    as_json,
+)
 from convergence.ordb.download import Download
 from convergence.ordb.index import MerkleTree, SharedFile, file_key, piece_key
 from convergence.ordb.upload import Upload
@@ -37,6 +53,18 @@ def public_id(hash_name: bytes) -> str:
     return sha256(b"convergence:public-id" + hash_name).hexdigest()[:16]
 
 
+class State(StrEnum):
+    """Of a transfer."""
+
+    LOOKING = "looking"  # nothing has come yet
+    RUNNING = "running"
+    WAITING = "waiting"  # for a sender, with a part of the file
+    PAUSED = "paused"  # storage failed
+    DONE = "done"
+    FAILED = "failed"
+    STOPPED = "stopped"
+
+
 @dataclass(eq=False)
 class Share:
     """One file we offer."""
@@ -54,8 +82,8 @@ class Transfer:
     link: ShareLink
     download: Download
     client: RdvClient | None = None
-    state: str = "looking"  # looking, running, waiting, paused, done, failed, stopped
-    message: str = ""
+    state: State = State.LOOKING
+    why: Why = Why(TransferWhy.LOOKING)
 
 
 class Transfers:
@@ -103,7 +131,7 @@ class Transfers:
         """Offer a file whose pieces are in storage (or can be read there). The same content and name keep the link.
 
         Args:
-            on_shared: (id, now); None never comes: a storage Failure is told by the Event "trouble".
+            on_shared: (id, now); it never comes where ShareFailed does.
         """
 
         def find(keys: Sequence[bytes], now: float) -> None:
@@ -127,11 +155,11 @@ class Transfers:
         self._outbox.scan("file", info.root, known)
 
     def share_received(self, transfer_id: str, on_shared: Callable[[str, float], None], now: float) -> None:
-        """Serve a finished transfer on, under the same link. Raises LocalError while it is not finished."""
+        """Serve a finished transfer on, under the same link. Raises Problem while it is not finished."""
         transfer = self._get(transfer_id)
         file = transfer.download.file
-        if transfer.state != "done" or file is None:
-            raise LocalError("this file has not arrived yet")
+        if transfer.state is not State.DONE or file is None:
+            raise Problem(Gone.FILE)
         self._keep(file, on_shared, now)
 
     def unshare(self, share_id: str, now: float) -> None:
@@ -145,24 +173,25 @@ class Transfers:
         root = file.info.root
         if not self._fetches(root) and not any(other.file.info.root == root for other in self.shares.values()):
             items += [("piece", piece_key(root, index), None) for index in range(file.info.pieces)]
-        self._outbox.store(items, self._tell_trouble)
+
+        def stored(result: Any, now: float) -> None:
+            if isinstance(result, Failure):
+                self._tell_trouble(StorageWhy.UNSHARE, result)
+
+        self._outbox.store(items, stored)
 
     def link(self, share_id: str, site: str = "") -> str:
-        """The share link. Raises LocalError for an unknown id."""
+        """The share link. Raises Problem for an unknown id."""
         share = self.shares.get(share_id)
         if share is None:
-            raise LocalError("this file is not shared")
+            raise Problem(Gone.SHARE)
         return ShareLink(share.file.hash_name, share.file.key).format(site)
 
     # -- fetching
 
     def get(self, text: str, now: float) -> str:
-        """Fetch what a link names; returns its id. Raises LocalError that says what is wrong with the link."""
-        try:
-            link = ShareLink.parse(text)
-        except ParseError as error:
-            raise LocalError(str(error)) from None
-        return self._begin(link, now)
+        """Fetch what a link names; returns its id. Raises Problem that says what is wrong with the link."""
+        return self._begin(ShareLink.parse(text), now)
 
     def cancel(self, transfer_id: str, now: float) -> None:
         """Stop fetching; what has arrived stays and `get` goes on from it."""
@@ -171,17 +200,17 @@ class Transfers:
             return
         self._stop_client(transfer, now)
         transfer.download.cancel(now)
-        transfer.state, transfer.message = "stopped", "Stopped. Open the link again to go on."
+        transfer.state, transfer.why = State.STOPPED, Why(TransferWhy.STOPPED)
 
     def retry(self, transfer_id: str, now: float) -> None:
         """Go on after a pause, a failure or a stop."""
         transfer = self._get(transfer_id)
         if transfer.download.paused:
-            transfer.state, transfer.message = "running", ""
+            transfer.state = State.RUNNING
             transfer.download.retry(now)
             if transfer.client is not None:
                 transfer.client.wake(now)
-        elif transfer.state in ("failed", "stopped"):
+        elif transfer.state in (State.FAILED, State.STOPPED):
             del self.transfers[transfer_id]
             self._begin(transfer.link, now)
 
@@ -215,7 +244,8 @@ class Transfers:
     def _keep(self, file: SharedFile, on_shared: Callable[[str, float], None], now: float) -> None:
         def stored(result: Any, now: float) -> None:
             if isinstance(result, Failure):
-                self._outbox.event("trouble", message=f"The file cannot be shared: {result.message}")
+                why = Why(StorageWhy.SHARE, {"failure": result.kind, "detail": result.message})
+                self._outbox.emit(ShareFailed(file.info.root.hex(), why))
                 return
             self._share(file, now)
             if public_id(file.hash_name) in self.shares:
@@ -237,21 +267,21 @@ class Transfers:
                 nonlocal before
                 share.sent += sent - before
                 before = sent
-                self._outbox.event("share-progress", id=share_id, sent=share.sent)
+                self._outbox.emit(ShareProgress(share_id, share.sent))
 
             return Upload(stream, file, tree, self._outbox, on_progress=progress)
 
         try:
             self._service.share(file.hash_name, file.key, file.info.size, serve, now)
-        except LocalError as error:
+        except Problem as problem:
             del self.shares[share_id]
-            self._outbox.event("trouble", message=str(error))
+            self._outbox.emit(ShareFailed(file.info.root.hex(), problem.why))
 
     def _on_standing(self, hash_name: bytes, standing: int, wanted: int, now: float) -> None:
         share = self.shares.get(public_id(hash_name))
         if share is not None:
             share.points, share.points_wanted = standing, wanted
-            self._outbox.event("share-ready", id=public_id(hash_name), points=standing, wanted=wanted)
+            self._outbox.emit(ShareStands(public_id(hash_name), standing, wanted))
 
     # -- inside: fetching
 
@@ -259,11 +289,11 @@ class Transfers:
         transfer_id = public_id(link.hash_name)
         existing = self.transfers.get(transfer_id)
         if existing is not None:
-            if existing.state in ("failed", "stopped") or existing.download.paused:
+            if existing.state in (State.FAILED, State.STOPPED) or existing.download.paused:
                 self.retry(transfer_id, now)
             return transfer_id
         if sum(transfer.download.active for transfer in self.transfers.values()) >= MAX_TRANSFERS:
-            raise LocalError(f"no more than {MAX_TRANSFERS} files can be fetched at once: wait for one to finish")
+            raise Problem(Limit.TRANSFERS, most=MAX_TRANSFERS)
         transfer = self.transfers[transfer_id] = Transfer(link, self._download(link, transfer_id))
         transfer.download.start(now)
         return transfer_id
@@ -278,11 +308,11 @@ class Transfers:
             if not told and file is not None:
                 told = True
                 info = file.info
-                self._outbox.event("transfer-info", id=transfer_id, name=info.name, type=info.media_type, size=size)
+                self._outbox.emit(TransferInfo(transfer_id, info.name, info.media_type, size))
             # A piece may be stored after its sender went away: that is no reason to say that it runs.
             if transfer.download.active and not transfer.download.paused and transfer.download.sources:
-                transfer.state, transfer.message = "running", ""
-            self._outbox.event("transfer-progress", id=transfer_id, have=have, size=size)
+                transfer.state = State.RUNNING
+            self._outbox.emit(TransferProgress(transfer_id, have, size))
 
         def need(now: float) -> None:
             transfer = self.transfers.get(transfer_id)
@@ -297,13 +327,13 @@ class Transfers:
         def done(file: SharedFile, now: float) -> None:
             transfer = self.transfers[transfer_id]
             self._stop_client(transfer, now)
-            transfer.state, transfer.message = "done", ""
-            self._outbox.event("transfer-done", id=transfer_id, name=file.info.name, size=file.info.size)
+            transfer.state = State.DONE
+            self._outbox.emit(TransferDone(transfer_id, file.info.name, file.info.size))
 
-        def paused(text: str, now: float) -> None:
+        def paused(code: TransferWhy, now: float) -> None:
             transfer = self.transfers[transfer_id]
-            transfer.state, transfer.message = "paused", text
-            self._outbox.event("transfer-paused", id=transfer_id, message=text)
+            transfer.state, transfer.why = State.PAUSED, Why(code)
+            self._outbox.emit(TransferPaused(transfer_id, transfer.why))
 
         return Download(
             link,
@@ -313,18 +343,19 @@ class Transfers:
             on_need_source=need,
             on_done=done,
             on_paused=paused,
-            on_failed=lambda text, now: self._failed(transfer_id, text, now),
-            on_dropped=lambda text, now: self._outbox.event("source-dropped", id=transfer_id, message=text),
+            on_failed=lambda code, now: self._failed(transfer_id, code, now),
+            on_dropped=lambda code, now: self._outbox.emit(SourceDropped(transfer_id, code)),
         )
 
     def _client(self, transfer: Transfer, transfer_id: str) -> RdvClient:
         download = transfer.download
 
-        def status(text: str, now: float) -> None:
-            transfer.message = text
-            if transfer.state in ("looking", "running", "waiting"):
-                transfer.state = "running" if download.sources else ("waiting" if download.have_bytes else "looking")
-            self._outbox.event("transfer-status", id=transfer_id, state=transfer.state, message=text)
+        def status(code: TransferWhy, now: float) -> None:
+            transfer.why = Why(code)
+            if transfer.state in (State.LOOKING, State.RUNNING, State.WAITING):
+                waiting = State.WAITING if download.have_bytes else State.LOOKING
+                transfer.state = State.RUNNING if download.sources else waiting
+            self._outbox.emit(TransferStatus(transfer_id, transfer.state, transfer.why))
 
         return RdvClient(
             transfer.link.hash_name,
@@ -337,14 +368,14 @@ class Transfers:
             needed=lambda: download.sources_wanted,
             progress=lambda: download.have_bytes,
             on_status=status,
-            on_give_up=lambda text, now: download.fail(text, now),
+            on_give_up=download.fail,
         )
 
-    def _failed(self, transfer_id: str, text: str, now: float) -> None:
+    def _failed(self, transfer_id: str, code: TransferWhy, now: float) -> None:
         transfer = self.transfers[transfer_id]
         self._stop_client(transfer, now)
-        transfer.state, transfer.message = "failed", text
-        self._outbox.event("transfer-failed", id=transfer_id, message=text)
+        transfer.state, transfer.why = State.FAILED, Why(code)
+        self._outbox.emit(TransferFailed(transfer_id, transfer.why))
 
     def _stop_client(self, transfer: Transfer, now: float) -> None:
         client, transfer.client = transfer.client, None
@@ -359,14 +390,14 @@ class Transfers:
     def _get(self, transfer_id: str) -> Transfer:
         transfer = self.transfers.get(transfer_id)
         if transfer is None:
-            raise LocalError("there is no such transfer")
+            raise Problem(Gone.TRANSFER)
         return transfer
 
     # -- inside: restoring
 
     def _restore(self, bucket: str, keys: Any, use: Callable[[SharedFile, float], None], now: float) -> None:
         if isinstance(keys, Failure):
-            self._outbox.event("trouble", message=f"What was kept from earlier cannot be read: {keys.message}")
+            self._tell_trouble(StorageWhy.RESTORE, keys)
             return
 
         def loaded(result: Any, now: float) -> None:
@@ -380,12 +411,11 @@ class Transfers:
     def _resume(self, file: SharedFile, now: float) -> None:
         try:
             self._begin(ShareLink(file.hash_name, file.key), now)
-        except LocalError as error:
-            self._outbox.event("trouble", message=str(error))
+        except Problem as problem:
+            self._outbox.emit(Trouble(problem.why))
 
-    def _tell_trouble(self, result: Any, now: float) -> None:
-        if isinstance(result, Failure):
-            self._outbox.event("trouble", message=result.message)
+    def _tell_trouble(self, code: StorageWhy, failure: Failure) -> None:
+        self._outbox.emit(Trouble(Why(code, {"failure": failure.kind, "detail": failure.message})))
 
 
 def _parse(result: Any) -> SharedFile | None:
@@ -413,5 +443,5 @@ def _describe(transfer_id: str, transfer: Transfer) -> dict[str, Any]:
         "sources": download.sources,
         "banned": download.banned,
         "state": transfer.state,
-        "message": transfer.message,
+        "why": as_json(transfer.why),
     }

@@ -124,18 +124,18 @@ def transfer(**values: Any) -> dict[str, Any]:
         "pieces": 4,
         "sources": 1,
         "state": "running",
-        "message": "",
+        "why": None,
     } | values
 
 
 def share(**values: Any) -> dict[str, Any]:
     empty = {"id": "s", "name": "a.pdf", "size": 1048576, "have": 0, "stage": "reading", "points": 0}
-    return empty | {"link": "", "message": ""} | values
+    return empty | {"link": "", "why": None} | values
 
 
 def link(peer: str = "0123456789abcdef", **values: Any) -> dict[str, Any]:
     empty = {"peer": peer, "kind": "rtc", "state": "open", "dialled": True, "circuits": 0, "sent": 0, "received": 0}
-    return empty | {"reason": ""} | values
+    return empty | {"why": None} | values
 
 
 def relay(**values: Any) -> dict[str, Any]:

@@ -75,7 +75,7 @@ def test_the_sharing_page_is_closed_and_opened_again(
     getter.ready().get(link)
     getter.midway(link)
     sender.page.close()
-    getter.transfer(link, "item.state === 'waiting' && item.message")
+    getter.transfer(link, "item.state === 'waiting' && item.why")
     note = getter.page.get_by_test_id("transfer-note")
     expect(note).to_contain_text("is here already")
     expect(note).to_contain_text("sender")

@@ -209,10 +209,10 @@ def test_nothing_runs_out_of_the_page_sideways(open_page: Callable[..., Page], w
         page,
         state={
             **READY,
-            "shares": [share(name=long, stage="failed", message=long)],
-            "transfers": [transfer(name=HOSTILE, state="failed", message=long)],
-            "trouble": long,
-            "links": [link(f"{n:016x}", state="failed" if n % 2 else "open", reason=long) for n in range(40)],
+            "shares": [share(name=long, stage="failed", why={"code": long})],
+            "transfers": [transfer(name=HOSTILE, state="failed", why={"code": long})],
+            "trouble": {"code": long},
+            "links": [link(f"{n:016x}", state="failed" if n % 2 else "open", why={"code": long}) for n in range(40)],
             "relay": relay(circuits=10**9, bytes=10**15),
         },
     )
@@ -259,13 +259,15 @@ def test_a_dropped_file_is_shared_wherever_it_falls(open_page: Callable[..., Pag
 
 
 def test_a_full_disk_and_a_failure_say_what_to_do(open_page: Callable[..., Page]) -> None:
-    page = open_page(**READY, transfers=[transfer(state="failed", message="there is no room left: remove files")])
-    expect(page.get_by_test_id("transfer-note")).to_have_text("There is no room left: remove files.")
+    page = open_page(**READY, transfers=[transfer(state="failed", why={"code": "no-room"})])
+    expect(page.get_by_test_id("transfer-note")).to_have_text(
+        "There is no room left to store this file. Free some space, then choose Retry."
+    )
     page.get_by_test_id("retry").click()
     assert said(page) == [{"name": "retry", "args": {"id": "t"}}]
-    tell(page, state={"trouble": "The facilitator cannot be reached. Trying again."})
+    tell(page, state={"trouble": {"code": "facilitator-unreachable", "detail": ""}})
     expect(page.get_by_test_id("error")).to_contain_text("The facilitator cannot be reached. Trying again.")
-    tell(page, state={"trouble": ""})
+    tell(page, state={"trouble": None})
     expect(page.get_by_test_id("error")).to_be_empty()
 
 
@@ -276,7 +278,7 @@ def test_what_was_fetched_is_shown_as_text_only(open_page: Callable[..., Page]) 
     page.get_by_test_id("fetch-button").click()
     assert said(page)[0] == {"name": "fetch", "args": {"url": "http://example.org/"}}
     fetched = {"id": 1, "url": "http://example.org/", "stage": "done", "status": 200, "size": 9, "type": "text/html"}
-    tell(page, state={"fetches": [fetched | {"message": ""}]})
+    tell(page, state={"fetches": [fetched | {"why": None}]})
     html = "<img src='http://example.org/tracker'><script>document.title = 3</script>"
     page.evaluate(
         """(html) => new BroadcastChannel("test-control").postMessage({ answers: { body: { value: {
@@ -353,7 +355,7 @@ def test_a_tab_that_holds_the_place_and_says_nothing_is_told_of(chromium: Browse
 
 def test_neighbours_are_drawn_and_told_in_words(open_page: Callable[..., Page]) -> None:
     late, reason = link("c" * 16, state="connecting"), "it said: <b>no</b>"
-    lost = link("d" * 16, state="failed", reason=reason)
+    lost = link("d" * 16, state="failed", why={"code": "rtc-shell", "detail": reason})
     page = open_page(
         **READY, links=[link("a" * 16, kind="ws", circuits=2), link("b" * 16, sent=5000, circuits=1), late, lost]
     )
@@ -364,7 +366,9 @@ def test_neighbours_are_drawn_and_told_in_words(open_page: Callable[..., Page]) 
         "Your neighbours: aaaa, WebSocket; bbbb, WebRTC; cccc, WebRTC, connecting; dddd, WebRTC, not reached."
     )
     expect(page.get_by_text("1 by WebRTC, 1 by WebSocket")).to_be_visible()
-    expect(page.get_by_test_id("links-failed")).to_have_text("Not reached: dddd. It said: <b>no</b>.")
+    expect(page.get_by_test_id("links-failed")).to_have_text(
+        "Not reached: dddd. The connection failed: it said: <b>no</b>."
+    )
     page.get_by_text("All neighbours").click()
     items = page.get_by_test_id("link")
     assert [item.get_attribute("data-state") for item in items.all()] == ["failed", "connecting", "open", "open"]

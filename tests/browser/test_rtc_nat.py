@@ -17,7 +17,7 @@ from tests.netlab import Nat, lab
 pytestmark = pytest.mark.rtc
 
 SIZE = 16 * MIB
-NOT_REACHED = "state.links.find((link) => link.peer === argument.slice(0, 16) && link.state === 'failed')?.reason"
+NOT_REACHED = "state.links.find((link) => link.peer === argument.slice(0, 16) && link.state === 'failed')?.why.detail"
 
 Behind = Callable[..., tuple[Swarm, Browser, Browser]]
 

@@ -1,6 +1,7 @@
 """Every parser of the core as `name -> Target`: what to feed, and valid samples to mutate.
 
 The rule for each: it returns, or raises ParseError; never another error. A fuzzer of any kind can drive these.
+What people type may raise Problem too.
 """
 
 from __future__ import annotations

@@ -2,12 +2,14 @@
 
 import pytest
 
+from convergence.codes import Dropped, TransferWhy
 from convergence.effects import Failure
+from convergence.events import SourceDropped
 from convergence.facilitator.client import REFRESH
 from convergence.ordb.download import MAX_BATCH
 from convergence.path.pool import HOP_TIMEOUT, POOL_SIZE, PROBE_EVERY
 from convergence.rdv.blind import DAY, POINTS, day_of, points_of
-from convergence.rdv.client import MISLED, NO_POINTS, NOBODY, START_LIMIT, WAITING
+from convergence.rdv.client import START_LIMIT
 from convergence.wire.descriptor import Role
 from convergence.wire.ordb import PIECE_SIZE, ShareLink
 from tests.sim.people import (
@@ -47,7 +49,7 @@ def begin(world, host, link, pieces=2):
 
 
 def assert_complete(world, host, transfer_id, data=DATA, seconds=300):
-    assert settle(world, host, transfer_id, seconds) == "done", transfer(host, transfer_id).message
+    assert settle(world, host, transfer_id, seconds) == "done", transfer(host, transfer_id).why
     assert arrived(host, transfer_id) == data
     assert transfer(host, transfer_id).download.duplicates == 0
     assert host.storage.rewritten == 0
@@ -107,7 +109,7 @@ def test_sender_stops_and_comes_back(pair):
     world.leave(alice)
     world.run(60)
     assert transfer(bob, transfer_id).state == "waiting"
-    assert transfer(bob, transfer_id).message == WAITING
+    assert transfer(bob, transfer_id).why.code == TransferWhy.SENDER_AWAY
     world.run(3600)
     assert transfer(bob, transfer_id).state == "waiting"
     world.revive(alice)
@@ -118,7 +120,7 @@ def test_sender_vanishes_and_comes_back(pair):
     world, alice, bob, link = pair
     transfer_id = begin(world, bob, link)
     world.kill(alice)
-    assert world.run(60, lambda: transfer(bob, transfer_id).message == WAITING)
+    assert world.run(60, lambda: transfer(bob, transfer_id).why.code == TransferWhy.SENDER_AWAY)
     world.run(60)
     world.revive(alice)
     assert_complete(world, bob, transfer_id)
@@ -166,8 +168,8 @@ def test_a_sender_of_wrong_bytes_is_dropped(pair):
         host = world.add(f"carol{number}", circuits=0, sources=1 + number)
         world.run(5)
         assert_complete(world, host, get(host, link))
-    dropped = [event for host in world.hosts.values() for event in host.events if event.kind == "source-dropped"]
-    assert any("wrong bytes" in event.data["message"] for event in dropped)
+    dropped = [event for host in world.hosts.values() for event in host.events if isinstance(event, SourceDropped)]
+    assert any(event.why is Dropped.WRONG_BYTES for event in dropped)
 
 
 def test_only_wrong_bytes_never_arrive(pair):
@@ -177,7 +179,7 @@ def test_only_wrong_bytes_never_arrive(pair):
             alice.storage.items[bucket, key] = bytes(len(alice.storage.items[bucket, key]))
     transfer_id = get(bob, link)
     assert settle(world, bob, transfer_id, START_LIMIT + 60) == "failed"
-    assert transfer(bob, transfer_id).message == MISLED
+    assert transfer(bob, transfer_id).why.code == TransferWhy.MISLED
     assert not any(bucket == "piece" for bucket, key in bob.storage.items)
 
 
@@ -185,14 +187,14 @@ def test_a_link_for_nothing(pair):
     world, alice, bob, link = pair
     transfer_id = get(bob, ShareLink(bytes(32), bytes(32)).format(""))
     assert settle(world, bob, transfer_id, START_LIMIT) == "failed"
-    assert transfer(bob, transfer_id).message == NOBODY
+    assert transfer(bob, transfer_id).why.code == TransferWhy.NOBODY
 
 
 def test_a_link_with_another_key(pair):
     world, alice, bob, link = pair
     transfer_id = get(bob, ShareLink(ShareLink.parse(link).hash_name, bytes(32)).format(""))
     assert settle(world, bob, transfer_id, START_LIMIT + 60) == "failed"
-    assert transfer(bob, transfer_id).message == MISLED
+    assert transfer(bob, transfer_id).why.code == TransferWhy.MISLED
 
 
 def test_facilitator_dies_after_the_start(pair):
@@ -263,7 +265,7 @@ def test_storage_fails_and_retry_goes_on(pair, kind):
     transfer_id = begin(world, bob, link)
     bob.storage.fail = Failure(kind, "full")
     assert world.run(60, lambda: transfer(bob, transfer_id).state == "paused")
-    assert "Retry" in transfer(bob, transfer_id).message
+    assert transfer(bob, transfer_id).why.code is TransferWhy.NO_ROOM
     fetched = transfer(bob, transfer_id).download.pieces_fetched
     world.run(600)
     assert transfer(bob, transfer_id).download.pieces_fetched <= fetched + MAX_BATCH * 3
@@ -306,7 +308,7 @@ def test_nobody_to_relay():
     world.run(5)
     transfer_id = get(bob, ShareLink(bytes(32), bytes(32)).format(""))
     assert settle(world, bob, transfer_id, START_LIMIT + 60) == "failed"
-    assert transfer(bob, transfer_id).message == NO_POINTS
+    assert transfer(bob, transfer_id).why.code == TransferWhy.NO_POINTS
 
 
 def test_the_same_content_shared_under_two_names():
@@ -326,7 +328,7 @@ def test_the_same_content_shared_under_two_names():
     assert_complete(world, bob, get(bob, second))
     gone = get(bob, first)
     assert settle(world, bob, gone) == "failed"
-    assert transfer(bob, gone).message == NOBODY
+    assert transfer(bob, gone).why.code == TransferWhy.NOBODY
 
 
 def test_ready_circuits_through_a_relay_that_hangs_are_replaced():

@@ -5,12 +5,12 @@ import random
 import pytest
 
 from convergence.circuit.relay import RelayCircuit, _NextHop
+from convergence.codes import TransferWhy
 from convergence.effects import CloseLink, Protocol, Send
 from convergence.errors import EndReason
 from convergence.link.handshake import HANDSHAKE_TIMEOUT, Handshake
 from convergence.outbox import Outbox
 from convergence.rdv.blind import POINTS
-from convergence.rdv.client import NOBODY
 from convergence.rdv.point import RdvPoint
 from convergence.wire.cells import CELL_LEN, PAYLOAD_LEN, Command, encode_cell
 from convergence.wire.create import Destroy
@@ -248,4 +248,4 @@ def test_points_that_deny_everything(scene, monkeypatch, denying):
     else:
         transfer_id = get(bob, link)
         assert settle(world, bob, transfer_id) == "failed"
-        assert transfer(bob, transfer_id).message == NOBODY
+        assert transfer(bob, transfer_id).why.code == TransferWhy.NOBODY

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from convergence.rdv.client import NOBODY
+from convergence.codes import TransferWhy
 from convergence.wire.ordb import PIECE_SIZE, ShareLink
 from tests.sim.people import (
     RELAY,
@@ -178,7 +178,7 @@ def test_every_transfer_ends(aftermath):
     for wish in story.wishes:
         if wish.outcome != "done":
             assert wish.outcome == "failed"
-            assert transfer(wish.host, wish.id).message == NOBODY  # its sender was away
+            assert transfer(wish.host, wish.id).why.code == TransferWhy.NOBODY  # its sender was away
     assert len(done) > 0.95 * TRANSFERS
 
 

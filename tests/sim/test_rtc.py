@@ -6,6 +6,7 @@ from dataclasses import replace
 from itertools import permutations
 from typing import Any
 
+from convergence.events import Rtc
 from convergence.facilitator.client import LIFETIME, RTC_LIFETIME
 from convergence.introduction.signalling import Pipe, Switchboard
 from convergence.wire.descriptor import Role
@@ -60,7 +61,7 @@ def identity(host: Host) -> bytes:
 
 
 def troubles(host: Host) -> list[str]:
-    return [str(event.data) for event in host.events if event.kind == "rtc" and event.data["state"] == "failed"]
+    return [str(event) for event in host.events if isinstance(event, Rtc) and event.state == "failed"]
 
 
 def fetched(world: World, owner: Host, reader: Host, size: int = 3 * PIECE_SIZE) -> bool:
@@ -157,7 +158,7 @@ def test_a_connection_is_restored_without_a_facilitator() -> None:
     for channel in calling:
         host.restart_ice(channel)
     world.run(10)
-    states = [event.data["state"] for event in host.events[seen:] if event.kind == "rtc"]
+    states = [event.state for event in host.events[seen:] if isinstance(event, Rtc)]
     assert calling and states.count("restarting") == states.count("open") == len(calling)
     assert all(link.open for link in links)
 

@@ -140,7 +140,7 @@ def test_storm(seed):
     # Whoever asked while nobody was there to send has been told so, and asks again.
     for host, transfer_id in wishes:
         if transfer(host, transfer_id).state == "failed":
-            assert transfer(host, transfer_id).message
+            assert transfer(host, transfer_id).why
             storm.go_on(host, transfer_id)
     assert storm.wait(lambda: all(storm.state(wish) == "done" for wish in wishes))
     for (host, transfer_id), file in wishes.items():

@@ -19,7 +19,8 @@ from typing import Any
 
 from convergence.crypto.keys import NodeKeys
 from convergence.driver import Driver, Machine
-from convergence.effects import OFFERER, DescriptionKind, Event, Failure, Protocol
+from convergence.effects import OFFERER, DescriptionKind, Failure, Protocol
+from convergence.events import Event
 from convergence.facilitator.service import FacilitatorService
 from convergence.node import Node, NodeConfig
 from convergence.wire.descriptor import Role

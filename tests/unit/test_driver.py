@@ -3,7 +3,8 @@
 import pytest
 
 from convergence.driver import Driver, NoResolver, NoStorage
-from convergence.effects import CloseLink, Connect, Event, Failure, Load, Pause, Protocol, Resolve, Scan, Send, Store
+from convergence.effects import CloseLink, Connect, Failure, Load, Pause, Protocol, Resolve, Scan, Send, Store
+from convergence.events import Registered
 
 
 class Machine:
@@ -213,14 +214,14 @@ def test_numbers_of_incoming_channels_are_even(driver):
 def test_events_go_to_their_listener_outside_the_machine(machine, ports):
     seen = []
     driver = Driver(machine, ports, ports, ports, on_event=lambda event: seen.append((event, machine.inside)))
-    machine.effects = [Event("ready")]
+    machine.effects = [Registered()]
     driver.received(1, b"")
-    assert seen == [(Event("ready"), False)]
+    assert seen == [(Registered(), False)]
 
 
 def test_events_without_a_listener_and_missing_ports(machine, ports):
     driver = Driver(machine, ports, ports, ports)
-    machine.effects = [Event("ready"), Store(1, []), Load(2, "meta", b""), Scan(3, "meta"), Resolve(4, "host")]
+    machine.effects = [Registered(), Store(1, []), Load(2, "meta", b""), Scan(3, "meta"), Resolve(4, "host")]
     driver.received(1, b"")
     results = [call[2] for call in machine.log[1:]]
     assert isinstance(results[0], Failure) and results[1:3] == [None, []] and results[3].kind == "policy"

@@ -4,8 +4,10 @@ import pytest
 
 from convergence import fetch as fetch_module
 from convergence.circuit.exit import ExitService
-from convergence.effects import CloseLink, Connect, Event, Send
-from convergence.errors import EndReason, LocalError
+from convergence.codes import FetchWhy, PathWhy, UrlFlaw
+from convergence.effects import CloseLink, Connect, Send
+from convergence.errors import EndReason, LocalError, Why
+from convergence.events import Event, as_json
 from convergence.fetch import ATTEMPTS, IDLE_TIMEOUT, MAX_HEADERS, MAX_REDIRECTS, MAX_URL, PROGRESS_STEP, Fetch, Target
 from tests.unit.circuit.rig import Net
 
@@ -27,7 +29,7 @@ class Web:
     def exit_circuit(self, on_ready, on_failed, now):
         """Stands for the pool."""
         if self.no_exit:
-            on_failed("no exit is known", now)
+            on_failed(Why(PathWhy.NO_EXIT), now)
             return
         circuit = self.net.build(self.client, [self.entry, self.exit])
         self.circuits.append(circuit)
@@ -63,12 +65,12 @@ class Web:
             self.net.pump()
 
     def events(self, kind):
-        return [effect.data for effect in self.client.effects if isinstance(effect, Event) and effect.kind == kind]
+        return [as_json(effect) for effect in self.client.effects if isinstance(effect, Event) and effect.kind == kind]
 
     def failed(self):
-        messages = [data["message"] for data in self.events("fetch-failed")]
-        assert len(messages) <= 1
-        return messages[0] if messages else None
+        codes = [data["why"]["code"] for data in self.events("fetch-failed")]
+        assert len(codes) <= 1
+        return codes[0] if codes else None
 
     def quiet(self):
         """Nothing is left of it."""
@@ -225,7 +227,7 @@ def test_redirects_are_counted(web):
     for number in range(MAX_REDIRECTS + 1):
         web.opened()
         web.answer(redirect(f"/{number}"))
-    assert web.failed() == "the site redirects in a circle" and web.quiet()
+    assert web.failed() == FetchWhy.CIRCLE and web.quiet()
 
 
 @pytest.mark.parametrize(
@@ -235,7 +237,8 @@ def test_redirects_to_what_cannot_be_fetched_fail_with_a_reason(web, location):
     web.fetch()
     web.opened()
     web.answer(redirect(location))
-    assert web.failed() and web.quiet()
+    assert web.failed() == FetchWhy.BAD_REDIRECT and web.quiet()
+    assert web.events("fetch-failed")[0]["why"]["flaw"] in UrlFlaw
 
 
 # -- failures
@@ -256,7 +259,7 @@ def test_what_is_no_http_fails(web, answer):
     web.fetch()
     web.opened()
     web.answer(answer)
-    assert web.failed() == "the site's answer is not http" and web.quiet()
+    assert web.failed() == FetchWhy.NOT_HTTP and web.quiet()
 
 
 @pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 200 OK\r\nContent-Le", response(b"hello")[:-2]])
@@ -272,7 +275,7 @@ def test_an_answer_that_is_too_large_is_stopped(web, monkeypatch):
     web.fetch()
     web.opened()
     web.answer(response(bytes(5000)))
-    assert "larger" in web.failed() and len(web.body) <= 1000 and web.quiet()
+    assert web.failed() == FetchWhy.TOO_LARGE and len(web.body) <= 1000 and web.quiet()
 
 
 @pytest.mark.parametrize("reason", ["policy", "timeout", "unreachable", "limit"])
@@ -299,7 +302,7 @@ def test_after_the_first_byte_nothing_is_tried_again(web):
     web.answer(response(b"hello")[:-1])
     web.circuits[0].destroy(0, web.net.now)
     web.net.pump()
-    assert "path through the network broke" in web.failed() and len(web.circuits) == 1
+    assert web.failed() == FetchWhy.PATH_BROKE and len(web.circuits) == 1
 
 
 def test_a_second_attempt_starts_afresh(web):
@@ -313,15 +316,15 @@ def test_a_second_attempt_starts_afresh(web):
     assert web.body == b"hello" and len(web.circuits) == 2
 
 
-def test_every_reason_has_words():
-    assert set(fetch_module._RETRY) <= set(fetch_module._TEXTS)
-    assert EndReason.DONE not in fetch_module._TEXTS
+def test_every_reason_has_a_code():
+    assert set(fetch_module._RETRY) <= set(fetch_module._WHY)
+    assert EndReason.DONE not in fetch_module._WHY
 
 
 def test_without_an_exit_a_person_is_told(web):
     web.no_exit = True
     web.fetch()
-    assert web.failed() == "no exit is known"
+    assert web.failed() == PathWhy.NO_EXIT
 
 
 def test_a_host_that_no_stream_can_name_fails(web):
@@ -337,7 +340,7 @@ def test_a_silent_site_is_given_up(web):
     web.net.tick(20)
     assert web.failed() is None
     web.net.tick(IDLE_TIMEOUT)
-    assert web.failed() == "the site did not answer in time" and web.quiet()
+    assert web.failed() == FetchWhy.TIMEOUT and web.quiet()
     web.net.tick(10 * IDLE_TIMEOUT)
     web.failed()
 
@@ -348,9 +351,9 @@ def test_cancel_closes_everything_and_is_told_once(web):
     fetch.cancel(web.net.now)
     fetch.cancel(web.net.now)
     web.net.pump()
-    assert web.failed() == "cancelled" and web.quiet()
+    assert web.failed() == FetchWhy.CANCELLED and web.quiet()
     web.net.tick(2 * IDLE_TIMEOUT)
-    assert web.failed() == "cancelled"
+    assert web.failed() == FetchWhy.CANCELLED
 
 
 def test_a_circuit_that_comes_after_cancel_is_closed(web):

@@ -16,11 +16,12 @@ CORE = Path(__file__).parents[2] / "shared" / "convergence"
 
 # A module imports from its own room and those before it.
 ROOMS = (
-    *("errors", "effects", "outbox", "states", "ports", "wire", "crypto", "link", "circuit", "netdir", "path", "pipes"),
-    *("rdv", "ordb", "introduction", "facilitator", "transfers", "fetch", "node", "driver"),
+    *("errors", "codes", "events", "effects", "outbox", "states", "ports"),
+    *("wire", "crypto", "link", "circuit", "netdir", "path", "pipes", "rdv", "ordb"),
+    *("introduction", "facilitator", "transfers", "fetch", "node", "driver"),
 )
-# The driver is every shell's pump, whatever machine it drives: of the core it knows these two only.
-DRIVER_MAY = {"effects", "ports"}
+# The driver is every shell's pump, whatever machine it drives: of the core it knows these only.
+DRIVER_MAY = {"effects", "events", "ports"}
 # One object never serves both ends of a circuit.
 APART = ({"convergence.circuit.client", "convergence.circuit.relay"},)
 

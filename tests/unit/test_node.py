@@ -5,9 +5,11 @@ from types import SimpleNamespace
 
 import pytest
 
+from convergence.codes import PathWhy
 from convergence.crypto.keys import NodeKeys
-from convergence.effects import CloseLink, Connect, Event, Failure, Protocol, Resolve
+from convergence.effects import CloseLink, Connect, Failure, Protocol, Resolve
 from convergence.errors import DestroyReason, EndReason, LocalError
+from convergence.events import Trouble, as_json
 from convergence.facilitator.client import RTC_LIFETIME
 from convergence.node import MAX_FETCHES, Node, NodeConfig
 from convergence.path.pool import POOL_SIZE
@@ -48,7 +50,7 @@ def node_of(world, circuit, at=-1):
 
 
 def events(host, kind):
-    return [event.data for event in host.events if event.kind == kind]
+    return [as_json(event) for event in host.events if event.kind == kind]
 
 
 # -- configuration
@@ -250,7 +252,7 @@ def test_fetches_are_limited_and_forgotten_when_over(world):
             host.node._fetches[numbers[-1]].over = False
 
     host.driver.run(many)
-    with pytest.raises(LocalError, match="too many fetches"):
+    with pytest.raises(LocalError, match="limit-fetches"):
         host.driver.run(lambda now: host.node.fetch("http://host.example/", lambda data: None, now))
     for number in numbers:
         host.driver.run(lambda now, number=number: host.node.cancel_fetch(number, now))
@@ -263,7 +265,7 @@ def test_a_fetch_without_an_exit_fails_in_plain_words(world):
     host = joined(world)
     host.driver.run(lambda now: host.node.fetch("http://host.example/", lambda data: None, now))
     world.run(2)
-    assert "no exit is known" in events(host, "fetch-failed")[0]["message"]
+    assert events(host, "fetch-failed")[0]["why"] == {"code": PathWhy.NO_EXIT}
 
 
 def test_on_another_network_a_node_finds_its_way_back(world):
@@ -317,8 +319,8 @@ def test_a_failed_restore_is_told():
     assert {effect.bucket for effect in scans} == {"file", "transfer"}
     for effect in scans:
         node.done(effect.request, Failure("io", "disk broken"), START)
-    told = [effect for effect in node.poll() if isinstance(effect, Event) and effect.kind == "trouble"]
-    assert len(told) == 2 and all("disk broken" in event.data["message"] for event in told)
+    told = [effect for effect in node.poll() if isinstance(effect, Trouble)]
+    assert len(told) == 2 and all(event.why.values["detail"] == "disk broken" for event in told)
 
 
 def test_relays_keep_no_circuits_of_clients_that_left(world):

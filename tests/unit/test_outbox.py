@@ -1,6 +1,7 @@
 """The outbox: numbers, answers, timers and flushes."""
 
-from convergence.effects import Connect, Event, Load, Protocol, Resolve, Scan, Store
+from convergence.effects import Connect, Load, Protocol, Resolve, Scan, Store
+from convergence.events import Nodes, Registered
 from convergence.outbox import Outbox
 
 
@@ -13,7 +14,7 @@ class Flushed:
 
     def flush(self):
         self.count += 1
-        self._outbox.event("flushed", count=self.count)
+        self._outbox.emit(Nodes(self.count))
         if self._then is not None:
             self._outbox.flush_later(self._then)
         self._again -= 1
@@ -26,9 +27,9 @@ def kinds(outbox):
 
 def test_effects_come_once_and_in_order():
     outbox = Outbox()
-    outbox.event("one", a=1)
-    outbox.emit(Event("two"))
-    assert outbox.poll() == [Event("one", {"a": 1}), Event("two")]
+    outbox.emit(Nodes(1))
+    outbox.emit(Registered())
+    assert outbox.poll() == [Nodes(1), Registered()]
     assert outbox.poll() == []
 
 
@@ -114,14 +115,14 @@ def test_what_is_to_be_flushed_is_flushed_once_before_the_poll_ends():
     item = Flushed(outbox)
     for _ in range(3):
         outbox.flush_later(item)
-    assert kinds(outbox) == ["flushed"] and kinds(outbox) == []
+    assert kinds(outbox) == ["nodes"] and kinds(outbox) == []
 
 
 def test_a_flush_may_cause_another_in_the_same_poll():
     outbox = Outbox()
     below = Flushed(outbox)
     outbox.flush_later(Flushed(outbox, then=below))
-    assert kinds(outbox) == ["flushed", "flushed"] and below.count == 1
+    assert kinds(outbox) == ["nodes", "nodes"] and below.count == 1
 
 
 def test_what_wants_another_turn_gets_it_with_the_next_poll():

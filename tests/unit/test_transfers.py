@@ -4,8 +4,10 @@ import json
 
 import pytest
 
+from convergence.codes import StorageWhy, TransferWhy
 from convergence.effects import Failure
 from convergence.errors import LocalError
+from convergence.events import as_json
 from convergence.transfers import MAX_TRANSFERS, public_id
 from convergence.wire.ordb import ShareLink
 from tests.sim.people import arrived, content, get, network, settle, share, share_and_stand, standing, transfer
@@ -29,7 +31,7 @@ def taker(world):
 
 
 def events(host, kind):
-    return [event.data for event in host.events if event.kind == kind]
+    return [as_json(event) for event in host.events if event.kind == kind]
 
 
 def do(host, call, *args):
@@ -66,7 +68,7 @@ def test_ids_in_events_and_snapshots_give_no_capability_away(world, giver, taker
     link = ShareLink.parse(share_and_stand(world, giver, content(2, 1000)))
     transfer_id = get(taker, link.format())
     settle(world, taker, transfer_id)
-    told = json.dumps([[event.kind, event.data] for host in (giver, taker) for event in host.events])
+    told = json.dumps([[event.kind, as_json(event)] for host in (giver, taker) for event in host.events])
     told += json.dumps([host.node.transfers.snapshot() for host in (giver, taker)])
     for secret in (link.hash_name, link.key):
         assert secret.hex() not in told and link.format() not in told
@@ -88,7 +90,11 @@ def test_a_file_that_cannot_be_recorded_is_not_shared(world, giver):
     share(giver, content(4, 1000), links.append)
     world.run(1)
     assert links == [] and not giver.node.transfers.shares
-    assert events(giver, "trouble")[-1]["message"] == "The file cannot be shared: the disk is full"
+    assert events(giver, "share-failed")[-1]["why"] == {
+        "code": StorageWhy.SHARE,
+        "failure": "quota",
+        "detail": "the disk is full",
+    }
 
 
 def test_unshare_stops_and_deletes(world, giver, taker):
@@ -99,7 +105,7 @@ def test_unshare_stops_and_deletes(world, giver, taker):
     assert not giver.storage.items and not giver.node.transfers.shares
     transfer_id = get(taker, link)
     assert settle(world, taker, transfer_id) == "failed"
-    assert events(taker, "transfer-failed")[0]["message"]
+    assert events(taker, "transfer-failed")[0]["why"]
 
 
 def test_links_are_for_known_shares(giver):
@@ -129,13 +135,13 @@ def test_opening_a_link_again_changes_nothing(taker):
 def test_transfers_at_once_are_limited(taker):
     for number in range(MAX_TRANSFERS):
         get(taker, link_to(number))
-    with pytest.raises(LocalError, match="wait for one to finish"):
+    with pytest.raises(LocalError, match="limit-transfers"):
         get(taker, link_to(MAX_TRANSFERS))
 
 
 @pytest.mark.parametrize("command", ["cancel", "retry", "forget"])
 def test_commands_for_unknown_transfers_say_so(taker, command):
-    with pytest.raises(LocalError, match="no such transfer"):
+    with pytest.raises(LocalError, match="gone-transfer"):
         do(taker, getattr(taker.node.transfers, command), "unknown")
 
 
@@ -169,7 +175,7 @@ def test_a_full_disk_pauses_and_retry_goes_on(world, giver, taker):
     transfer_id = get(taker, link)
     world.run(30)
     assert transfer(taker, transfer_id).state == "paused"
-    assert "room" in events(taker, "transfer-paused")[-1]["message"]
+    assert events(taker, "transfer-paused")[-1]["why"] == {"code": TransferWhy.NO_ROOM}
     taker.storage.fail = None
     do(taker, taker.node.transfers.retry, transfer_id)
     assert settle(world, taker, transfer_id) == "done" and arrived(taker, transfer_id) == data
@@ -195,7 +201,7 @@ def test_what_arrived_can_be_served_on(world, giver, taker):
     data = content(11, SIZE)
     link = share_and_stand(world, giver, data)
     transfer_id = get(taker, link)
-    with pytest.raises(LocalError, match="not arrived"):
+    with pytest.raises(LocalError, match="gone-file"):
         taker.node.transfers.share_received(transfer_id, lambda share_id, now: None, world.now)
     settle(world, taker, transfer_id)
     do(taker, taker.node.transfers.share_received, transfer_id, lambda share_id, now: None)

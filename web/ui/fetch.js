@@ -2,10 +2,11 @@
  * Does: the Fetch card: ask for an http address through an exit, show status and size, offer Save; text as plain text.
  * Does not: render, follow or run anything fetched: it would be asked for outside the circuits and show who asked.
  *
- * A fetch: `{id, url, stage: "asking"|"receiving"|"done"|"failed", status, size, type, message}`.
+ * A fetch: `{id, url, stage: "asking"|"receiving"|"done"|"failed", status, size, type, why}`.
  */
 
 import { byId, el, keepList, setText } from "./dom.js";
+import { words } from "./messages.js";
 import { saveBlob } from "./save.js";
 import { bytes, sentence, shownName } from "./words.js";
 
@@ -103,8 +104,8 @@ function fetchView(first, command) {
 }
 
 function fetchNote(item) {
-  if (item.stage === "asking") return sentence(item.message || "Asking through an exit node");
-  if (item.stage === "failed") return sentence(item.message);
+  if (item.stage === "asking") return item.why ? `${words(item.why)}…` : "Asking through an exit node…";
+  if (item.stage === "failed") return words(item.why);
   const answer =
     item.status >= 400
       ? `The site answered ${item.status}: it does not have this or does not give it.`

@@ -2,7 +2,7 @@
  * Does: the Get card: take a link from the field or the address bar, show each transfer, offer Save once it is complete.
  * Does not: speak the protocol, render what arrives, or trust a received name.
  *
- * A transfer: `{id, name, size, have, pieces, sources, message,
+ * A transfer: `{id, name, size, have, pieces, sources, why,
  * state: "looking"|"waiting"|"running"|"paused"|"done"|"failed"|"stopped"}`, sizes in bytes; `size` is null until a
  * provider has proved what the file is.
  *
@@ -12,6 +12,7 @@
  */
 
 import { byId, el, keepList, setText } from "./dom.js";
+import { words } from "./messages.js";
 import { saveBlob } from "./save.js";
 import { bytes, count, sentence, shownName, span } from "./words.js";
 
@@ -154,32 +155,27 @@ function transferNote(item, rate) {
   if (item.state === "done")
     return `Complete. ${item.pieces === 1 ? "Its one piece was" : `All ${count(item.pieces, "piece")} were`} checked against the link.`;
   if (item.state !== "running") {
-    return [
-      sentence(item.message || "Looking for someone who has this file"),
-      item.have ? `${part} is here already.` : "",
-    ]
-      .join(" ")
-      .trim();
+    return [words(item.why), item.have ? `${part} is here already.` : ""].join(" ").trim();
   }
   const here = item.size ? Math.floor((item.have / item.size) * item.pieces) : 0;
-  const words = [
+  const parts = [
     part,
     rate > 0 ? `${bytes(rate)}/s` : "",
     item.pieces ? `${here} of ${count(item.pieces, "piece")}` : "",
     item.sources > 1 ? count(item.sources, "source") : "",
     rate > 0 ? `about ${span((item.size - item.have) / rate)} left` : "",
   ];
-  return words.filter(Boolean).join(" · ") || "Connected; asking what the file is.";
+  return parts.filter(Boolean).join(" · ") || "Connected; asking what the file is.";
 }
 
 function stageWords(item) {
   const name = item.size === null ? "the file" : shownName(item.name);
-  const words = {
+  const stages = {
     looking: `Looking for ${name}`,
     running: `Receiving ${name}`,
     done: `${name} is complete and can be saved`,
   };
-  return words[item.state] ?? sentence(item.message);
+  return stages[item.state] ?? words(item.why);
 }
 
 /** @returns {(have: number) => number} bytes per second over the last seconds */

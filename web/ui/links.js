@@ -3,11 +3,12 @@
  * Does not: ask the node anything; it draws a state.
  *
  * A link: `{peer: 16 hex digits, kind: "rtc"|"ws", state: "open"|"connecting"|"restarting"|"failed", dialled, circuits,
- * sent, received: bytes, reason}`; one that failed is in the state for some seconds only.
+ * sent, received: bytes, why}`; one that failed is in the state for some seconds only.
  */
 
 import { byId, drawing, el, keepList, setText, svg } from "./dom.js";
-import { bytes, count, sentence } from "./words.js";
+import { words } from "./messages.js";
+import { bytes, count } from "./words.js";
 
 const DRAWN_MOST = 12; // the others are counted
 const LISTED_MOST = 64;
@@ -52,13 +53,13 @@ function summary(open, direct) {
 }
 
 function failures(links) {
-  const reasons = [...new Set(links.map((link) => link.reason))];
+  const reasons = [...new Set(links.map((link) => words(link.why)))];
   const names = (reason) =>
     links
-      .filter((link) => link.reason === reason)
+      .filter((link) => words(link.why) === reason)
       .map(shortName)
       .join(", ");
-  return reasons.map((reason) => `Not reached: ${names(reason)}. ${sentence(reason)}`).join(" ");
+  return reasons.map((reason) => `Not reached: ${names(reason)}. ${reason}`).join(" ");
 }
 
 function linkView() {
@@ -72,9 +73,7 @@ function linkView() {
       setText(name, link.peer.slice(0, 8));
       setText(
         note,
-        [KINDS[link.kind], STATES[link.state] ?? "", link.reason && sentence(link.reason), ...traffic(link)]
-          .filter(Boolean)
-          .join(" · "),
+        [KINDS[link.kind], STATES[link.state] ?? "", words(link.why), ...traffic(link)].filter(Boolean).join(" · "),
       );
     },
   };

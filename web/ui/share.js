@@ -2,11 +2,12 @@
  * Does: the Share card: pick or drop files, show them being read, then the link with a copy button and a QR code.
  * Does not: read a file; the worker does.
  *
- * A share: `{id, name, size, stage: "reading"|"announcing"|"ready"|"failed", have, points, link, message}`.
+ * A share: `{id, name, size, stage: "reading"|"announcing"|"ready"|"failed", have, points, link, why}`.
  * `link` is the fragment `<hash_name>.<key>`: the page puts its own address in front.
  */
 
 import { byId, el, keepList, setText } from "./dom.js";
+import { words } from "./messages.js";
 import { qrCode } from "./qr.js";
 import { bytes, count, sentence, shownName } from "./words.js";
 
@@ -137,7 +138,7 @@ function shareView(first, command) {
 function shareNote(item) {
   if (item.stage === "reading") return `Preparing: ${bytes(item.have)} of ${bytes(item.size)}`;
   if (item.stage === "announcing") return "Telling the meeting points. You can send the link already.";
-  if (item.stage === "failed") return sentence(item.message);
+  if (item.stage === "failed") return words(item.why);
   return `Ready at ${count(item.points, "meeting point")}. Keep this tab open until your friend has the file.`;
 }
 

@@ -9,6 +9,8 @@
  * Messages between tabs: `hello` (who leads?), `leader` (I do; with the latest state), `command`, `reply`, `state`.
  */
 
+import { words } from "./messages.js";
+
 const LOCK = "convergence-node";
 const CHANNEL = "convergence-tabs";
 
@@ -49,12 +51,12 @@ export function joinNode({ alone = false, until = Promise.resolve(), startWorker
     for (const { message } of pending.values()) dispatch(message);
   };
 
-  const settle = ({ id, ok, value, message }) => {
+  const settle = ({ id, ok, value, message, why }) => {
     const waiting = pending.get(id);
     if (!waiting) return false;
     pending.delete(id);
     if (ok) waiting.resolve(value);
-    else waiting.reject(new Error(message));
+    else waiting.reject(new Error(why ? words(why) : message));
     return true;
   };
 

@@ -13,17 +13,17 @@ from itertools import count
 from typing import Any
 
 from pyodide.ffi import JsException, to_js
+from reasons import FileWhy
 from storage import IndexedDbStorage
 
 from convergence.effects import Failure
-from convergence.errors import LocalError
+from convergence.errors import Problem, Why
+from convergence.events import as_json
 from convergence.ordb.index import PIECE_SIZE, FileBuilder, leaf_hash, piece_key
 from convergence.wire.ordb import MAX_TYPE, FileInfo, fit_name
 
 STORED_TOGETHER = 4  # pieces in one transaction
 ROOM_LEFT = 1 << 24  # bytes that stay free when a file is stored
-
-_UNREADABLE = "The file could not be read; it may have been moved, changed or removed. Choose it again."
 
 
 class FileStore:
@@ -61,13 +61,13 @@ class FileStore:
         """Store a JavaScript File's pieces and return its description and leaf hashes; None when it was cancelled or
         failed (`reading` then says why)."""
         view: dict[str, Any] = {"id": f"reading-{next(self._numbers)}", "name": file.name, "size": file.size, "have": 0}
-        view.update(stage="reading", points=0, link="", message="")
+        view.update(stage="reading", points=0, link="", why=None)
         self._reading[view["id"]] = view
         try:
             read = await self._read(file, view)
-        except (LocalError, JsException) as error:
-            message = str(error) if isinstance(error, LocalError) else _UNREADABLE
-            view.update(stage="failed", message=message)
+        except (Problem, JsException) as error:
+            why = error.why if isinstance(error, Problem) else Why(FileWhy.UNREADABLE)
+            view.update(stage="failed", why=as_json(why))
             read = None
         else:
             self._reading.pop(view["id"], None)
@@ -75,11 +75,11 @@ class FileStore:
         return read
 
     async def assemble(self, root: bytes, size: int) -> Any:
-        """The whole file as a Blob. Raises LocalError when pieces are missing."""
+        """The whole file as a Blob. Raises Problem when pieces are missing."""
         try:
             return await self._database.assemble(to_js(root), size)
         except JsException as error:
-            raise LocalError(error.message) from None
+            raise Problem(FileWhy.INCOMPLETE, detail=error.message) from None
 
     async def _read(self, file: Any, view: dict[str, Any]) -> tuple[FileInfo, bytes] | None:
         await self._check_room(file.size)
@@ -99,7 +99,7 @@ class FileStore:
         try:
             async for piece in self._pieces(file, view):
                 if leaf_hash(piece) != leaves[index * 32 : index * 32 + 32]:
-                    raise LocalError("The file changed while it was being read. Choose it again once it is complete.")
+                    raise Problem(FileWhy.CHANGED)
                 batch.append(("piece", piece_key(info.root, index), piece))
                 index += 1
                 if len(batch) == STORED_TOGETHER:
@@ -130,17 +130,13 @@ class FileStore:
         self._storage.store(batch, stored.set_result)
         failure = await stored
         if failure is not None:
-            raise LocalError(failure.message)
+            raise Problem(FileWhy.NOT_STORED, detail=failure.message)
 
     async def _check_room(self, size: int) -> None:
         estimate = await self._database.estimate()
         free = estimate.quota - estimate.usage
         if size + ROOM_LEFT > free:
-            raise LocalError(
-                f"There is not enough room: the file has {size / 1e6:,.0f} MB, and this browser has "
-                f"{max(0, free - ROOM_LEFT) / 1e6:,.0f} MB left for this site. Remove files from the lists or free "
-                "disk space."
-            )
+            raise Problem(FileWhy.NO_ROOM, size=size, left=max(0, free - ROOM_LEFT))
 
 
 def _ignore(result: None | Failure) -> None:

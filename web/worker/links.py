@@ -19,12 +19,12 @@ class LinkViews:
     """Makes the page's list; see web/ui/links.js for what is in it."""
 
     def __init__(self) -> None:
-        self._failed: dict[str, tuple[str, float]] = {}  # peer -> reason, until when it is shown
+        self._failed: dict[str, tuple[dict[str, Any], float]] = {}  # peer -> why, until when it is shown
 
-    def failed(self, peer: str, reason: str, now: float) -> None:
+    def failed(self, peer: str, why: dict[str, Any], now: float) -> None:
         """A connection to that node (16 hex digits) did not come about."""
         self._failed.pop(peer, None)
-        self._failed[peer] = (reason, now + FAILED_SHOWN)
+        self._failed[peer] = (why, now + FAILED_SHOWN)
         if len(self._failed) > MAX_FAILED:
             del self._failed[next(iter(self._failed))]
 
@@ -46,7 +46,7 @@ class LinkViews:
         for introduction in introductions:
             if introduction["peer"] not in here:  # an open channel without an open link is still shaking hands
                 here.add(introduction["peer"])
-                views.append(_closed(introduction["peer"], "connecting", ""))
+                views.append(_closed(introduction["peer"], "connecting", None))
         self._failed = {peer: (why, until) for peer, (why, until) in self._failed.items() if now < until}
         views += [_closed(peer, "failed", why) for peer, (why, _) in self._failed.items() if peer not in here]
         return views
@@ -61,10 +61,10 @@ def _open(link: Mapping[str, Any], connection: str) -> dict[str, Any]:
         "circuits": link["circuits"],
         "sent": link["bytes_out"],
         "received": link["bytes_in"],
-        "reason": "",
+        "why": None,
     }
 
 
-def _closed(peer: str, state: str, reason: str) -> dict[str, Any]:
-    own = {"peer": peer, "kind": "rtc", "state": state, "reason": reason}
+def _closed(peer: str, state: str, why: dict[str, Any] | None) -> dict[str, Any]:
+    own = {"peer": peer, "kind": "rtc", "state": state, "why": why}
     return {**own, "dialled": True, "circuits": 0, "sent": 0, "received": 0}

@@ -20,6 +20,7 @@ from files import FileStore
 from js import Object
 from links import LinkViews
 from pyodide.ffi import create_proxy, to_js
+from reasons import FileWhy, HostWhy
 from settings import Settings
 from storage import IndexedDbStorage
 from transport import BrowserTransport, WallClock, WorkerTimer
@@ -27,8 +28,20 @@ from transport import BrowserTransport, WallClock, WorkerTimer
 from convergence.circuit.relaying import RelayLimits
 from convergence.crypto.keys import NodeKeys
 from convergence.driver import Driver
-from convergence.effects import Event
-from convergence.errors import LocalError
+from convergence.errors import LocalError, Problem, Why
+from convergence.events import (
+    Event,
+    FetchDone,
+    FetchFailed,
+    FetchProgress,
+    FetchResponse,
+    FetchStatus,
+    Ready,
+    Rtc,
+    ShareFailed,
+    Trouble,
+    as_json,
+)
 from convergence.node import Node, NodeConfig
 from convergence.wire.descriptor import Role
 
@@ -82,7 +95,8 @@ class NodeHost:
         self._bodies: dict[int, Any] = {}
         self._transfers = self._node.transfers
         self._links = LinkViews()
-        self._trouble = ("", 0.0)
+        self._trouble: tuple[dict[str, Any] | None, float] = (None, 0.0)
+        self._sharing: dict[str, asyncio.Future[str]] = {}  # by root: what the page waits for
         self._seconds: float | None = None
         self._posted = ""
         self._post_due = False
@@ -100,6 +114,8 @@ class NodeHost:
         try:
             value = await self._COMMANDS[name](self, args)
             reply = {"ok": True, "value": value}
+        except Problem as problem:
+            reply = {"ok": False, "why": as_json(problem.why)}
         except LocalError as error:
             reply = {"ok": False, "message": str(error)}
         self._changed()
@@ -117,11 +133,14 @@ class NodeHost:
             if not shared.done():
                 shared.set_result(share_id)
 
+        self._sharing[info.root.hex()] = shared
         self._run(lambda now: self._transfers.share(info, leaves, on_shared, now))
         try:
             return {"id": await asyncio.wait_for(shared, STORED_WITHIN)}
         except TimeoutError:
-            raise LocalError("This browser could not store the file. Free disk space, then choose it again.") from None
+            raise Problem(FileWhy.NOT_STORED, detail="") from None
+        finally:
+            self._sharing.pop(info.root.hex(), None)
 
     async def _unshare(self, args: Any) -> None:
         if not self._files.cancel(args.id):
@@ -143,7 +162,7 @@ class NodeHost:
         transfer = self._transfers.transfers.get(args.id)
         file = None if transfer is None else transfer.download.file
         if file is None:
-            raise LocalError("This file is no longer in this browser. Open its link again.")
+            raise Problem(FileWhy.NOT_HERE)
         return {"blob": await self._files.assemble(file.info.root, file.info.size), "name": file.info.name}
 
     async def _fetch(self, args: Any) -> dict[str, Any]:
@@ -178,7 +197,7 @@ class NodeHost:
 
     async def _body(self, args: Any) -> dict[str, Any]:
         if args.id not in self._bodies:
-            raise LocalError("What was fetched is no longer here. Fetch it again.")
+            raise Problem(FileWhy.BODY_NOT_HERE)
         return {"blob": self._bodies[args.id].blob(), "name": _name_of(self._fetches[args.id]["url"])}
 
     async def _drop_fetch(self, args: Any) -> None:
@@ -219,24 +238,41 @@ class NodeHost:
     # What the node reports -------------------------------------------------------------------------------------------
 
     def _on_event(self, event: Event) -> None:
-        kind, data = event.kind, event.data
-        if kind == "ready":
-            self._seconds = (time.time() * 1000 - shell.opened) / 1000
-            asyncio.get_running_loop().call_soon(self._post)  # this one is waited for
-        elif kind == "trouble":
-            self._trouble = (data["message"], self._clock.now() + TROUBLE_SHOWN)
-        elif kind == "rtc" and data["state"] == "failed":
-            self._links.failed(data["peer"], data["reason"], self._clock.now())
-        elif kind in _FETCH_STAGES:
-            fetch = self._fetches.setdefault(data["id"], _new_fetch(data["id"]))
-            fetch.update({key: data[key] for key in ("status", "size", "type", "message") if key in data})
-            fetch["stage"] = _FETCH_STAGES[kind]
+        match event:
+            case Ready():
+                self._seconds = (time.time() * 1000 - shell.opened) / 1000
+                asyncio.get_running_loop().call_soon(self._post)  # this one is waited for
+            case Trouble(why):
+                self._show_trouble(why)
+            case ShareFailed(root, why):
+                waiting = self._sharing.get(root)
+                if waiting is not None and not waiting.done():
+                    waiting.set_exception(Problem(why.code, **why.values))
+                else:
+                    self._show_trouble(why)
+            case Rtc(peer, "failed", why):
+                self._links.failed(peer, as_json(why), self._clock.now())
+            case FetchStatus(number, stage):
+                self._update_fetch(number, stage="asking", why=as_json(Why(stage)))
+            case FetchResponse(number, status, kind):
+                self._update_fetch(number, stage="receiving", status=status, type=kind)
+            case FetchProgress(number, size):
+                self._update_fetch(number, stage="receiving", size=size)
+            case FetchDone(number, size):
+                self._update_fetch(number, stage="done", size=size)
+            case FetchFailed(number, why):
+                self._update_fetch(number, stage="failed", why=as_json(why))
         self._changed()
+
+    def _show_trouble(self, why: Why) -> None:
+        self._trouble = (as_json(why), self._clock.now() + TROUBLE_SHOWN)
+
+    def _update_fetch(self, number: int, **values: Any) -> None:
+        self._fetches.setdefault(number, _new_fetch(number)).update(values)
 
     def defect(self, name: str) -> None:
         """JavaScript caught an exception that came out of Python."""
-        text = f"The node met an error of its own ({name}) and may not go on well. Reload the page to start it afresh."
-        self._trouble = (text, self._clock.now() + TROUBLE_SHOWN)
+        self._show_trouble(Why(HostWhy.DEFECT, {"name": name}))
         self._changed()
 
     # The state that pages draw ---------------------------------------------------------------------------------------
@@ -276,7 +312,7 @@ class NodeHost:
             "ready": self._seconds is not None,
             "seconds": self._seconds or 0,
             "failed": "",
-            "trouble": self._trouble[0] if now < self._trouble[1] else "",
+            "trouble": self._trouble[0] if now < self._trouble[1] else None,
             "identity": self._identity,
             "nodes": snapshot["nodes"],
             "circuits": circuits,
@@ -312,21 +348,12 @@ class NodeHost:
             "have": share["size"],
             "stage": stage,
             "link": self._transfers.link(share["id"]),
-            "message": "",
+            "why": None,
         }
 
 
-_FETCH_STAGES = {
-    "fetch-status": "asking",
-    "fetch-response": "receiving",
-    "fetch-progress": "receiving",
-    "fetch-done": "done",
-    "fetch-failed": "failed",
-}
-
-
 def _new_fetch(number: int) -> dict[str, Any]:
-    return {"id": number, "url": "", "stage": "asking", "status": 0, "size": 0, "type": "", "message": ""}
+    return {"id": number, "url": "", "stage": "asking", "status": 0, "size": 0, "type": "", "why": None}
 
 
 def _name_of(url: str) -> str:

@@ -16,6 +16,7 @@ from convergence.crypto import ntor
 from convergence.crypto.keys import node_id
 from convergence.crypto.onion import KEY_MATERIAL_LEN, HopKeys, recognized_candidates
 from convergence.errors import DestroyReason, EndReason, LocalError, RemoteError
+from convergence.events import CircuitBroken
 from convergence.link.link import Link
 from convergence.outbox import Outbox
 from convergence.ports import Crypto, Rng
@@ -175,7 +176,7 @@ class ClientCircuit:
 
     def broken(self, error: RemoteError, now: float) -> None:
         """What came on this circuit broke a rule."""
-        self._outbox.event("circuit-broken", message=str(error))
+        self._outbox.emit(CircuitBroken(str(error)))
         self.destroy(DestroyReason.PROTOCOL, now)
 
     def drained(self, now: float) -> None:

@@ -12,9 +12,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
+from convergence.codes import FacilitatorWhy
 from convergence.crypto.keys import NodeKeys
 from convergence.effects import CloseLink, Protocol, Send
-from convergence.errors import CryptoError, RemoteError
+from convergence.errors import CryptoError, RemoteError, Why
+from convergence.events import Trouble
 from convergence.introduction.signalling import Carrier, Delivered, Signals
 from convergence.netdir.nodes import NodeDirectory
 from convergence.outbox import Outbox, Timer
@@ -74,7 +76,7 @@ class FacilitatorClient:
         describe: gives the node's signed descriptor as of now, or None while it has nothing to offer.
         on_nodes: called with `now` when the directory's nodes changed.
         on_registered: called with `now` when a registration was accepted.
-        on_trouble: called with a text for people, and `now`.
+        on_trouble: called with an event for people, and `now`.
         on_delivered: called with a sealed message for this node, what sends a sealed answer to it, this client as its
             source, and `now`.
 
@@ -93,7 +95,7 @@ class FacilitatorClient:
         describe: Callable[[float], Descriptor | None] = lambda now: None,
         on_nodes: Callable[[float], None] = lambda now: None,
         on_registered: Callable[[float], None] = lambda now: None,
-        on_trouble: Callable[[str, float], None] = lambda message, now: None,
+        on_trouble: Callable[[Trouble, float], None] = lambda trouble, now: None,
         on_delivered: Delivered = lambda sealed, reply, source, now: None,
     ) -> None:
         self._outbox = outbox
@@ -192,14 +194,13 @@ class FacilitatorClient:
                 if self.channel != channel:
                     return  # a callback stopped us
         except RemoteError as error:
-            self._give_up(f"The facilitator's answer cannot be used: {error}.", now)
+            self._give_up(FacilitatorWhy.UNUSABLE, str(error), now)
 
     def closed(self, channel: int, now: float, reason: str) -> None:
         if channel != self.channel:
             return
         self.channel = None
-        what = "The connection to the facilitator was lost" if self.connected else "The facilitator cannot be reached"
-        self._give_up(f"{what}{f' ({reason})' if reason else ''}.", now)
+        self._give_up(FacilitatorWhy.LOST if self.connected else FacilitatorWhy.UNREACHABLE, reason, now)
 
     # Channel
 
@@ -209,14 +210,14 @@ class FacilitatorClient:
         self._call_at("connect", now + CONNECT_TIMEOUT, self._timed_out)
 
     def _timed_out(self, now: float) -> None:
-        self._give_up("The facilitator does not answer.", now)
+        self._give_up(FacilitatorWhy.SILENT, "", now)
 
-    def _give_up(self, message: str, now: float) -> None:
+    def _give_up(self, code: FacilitatorWhy, detail: str, now: float) -> None:
         stable = self._open_since is not None and now - self._open_since >= STABLE_AFTER
-        self._abandon(message, now)
+        self._abandon(code, now)
         self._attempts = 1 if stable else self._attempts + 1
         self._call_at("retry", now + self._pause(), self._connect)
-        self._on_trouble(f"{message} Trying again.", now)
+        self._on_trouble(Trouble(Why(code, {"detail": detail}), retrying=True), now)
 
     def _abandon(self, reason: str, now: float) -> None:
         for name in list(self._timers):
@@ -277,7 +278,7 @@ class FacilitatorClient:
     def _answer(self, kind: RecordType, body: bytes, now: float) -> None:
         if not self._waiting:
             if kind is RecordType.ERROR:  # a farewell: the facilitator closes next
-                self._on_trouble(f"The facilitator refuses: {_plain(ErrorRecord.parse(body).text)}.", now)
+                self._tell_refusal(ErrorRecord.parse(body), now)
                 return
             raise RemoteError("an answer to nothing that was asked")
         asked = self._waiting.popleft()
@@ -323,7 +324,10 @@ class FacilitatorClient:
             self._call_at("register", now + REGISTER_RETRY, self.register)
         else:
             self._call_at("refresh", now + REGISTER_RETRY, self.refresh)
-        self._on_trouble(f"The facilitator refuses: {_plain(error.text)}.", now)
+        self._tell_refusal(error, now)
+
+    def _tell_refusal(self, error: ErrorRecord, now: float) -> None:
+        self._on_trouble(Trouble(Why(FacilitatorWhy.REFUSES, {"detail": _plain(error.text)})), now)
 
     # Timers
 

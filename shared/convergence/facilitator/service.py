@@ -18,10 +18,11 @@ from typing import Any
 
 from convergence.effects import CloseLink, DescriptionKind, Effect, Failure, Protocol, Send
 from convergence.errors import ParseError
+from convergence.events import NodeLost, NodeRegistered, Refused, StorageTrouble
 from convergence.introduction.signalling import Switchboard
 from convergence.outbox import Outbox, Timer
 from convergence.ports import Crypto, Rng
-from convergence.wire.descriptor import Descriptor, Role, Transport, TransportKind
+from convergence.wire.descriptor import Descriptor, Role, TransportKind
 from convergence.wire.facilitator import (
     MAX_LISTED,
     NONCE_LEN,
@@ -234,11 +235,10 @@ class FacilitatorService:
 
     def _summary(self, identity: bytes, now: float) -> dict[str, Any]:
         node = self._nodes[identity]
-        transports = node.descriptor.transports
         return {
             "identity": identity.hex()[:16],
-            "roles": [role.name.lower() for role in Role if role.name and role in node.descriptor.roles],
-            "transports": [_shown(item) for item in transports if item.kind in tuple(TransportKind)],
+            "roles": [*_roles(node.descriptor)],
+            "transports": [*_transports(node.descriptor)],
             "age": max(0, int(now - node.descriptor.published)),
             "expires_in": int(node.descriptor.expires - now),
             "last_seen": max(0, int(now - node.seen)),
@@ -301,7 +301,9 @@ class FacilitatorService:
             raise _Refused(ErrorCode.BAD_SIGNATURE, "the descriptor's signature does not hold", fatal=True)
         if node is None:
             node = self._nodes[descriptor.identity] = _Node(descriptor, raw, now)
-            self._outbox.event("registered", **self._summary(descriptor.identity, now))
+            self._outbox.emit(
+                NodeRegistered(descriptor.identity.hex()[:16], _roles(descriptor), _transports(descriptor))
+            )
         else:
             node.descriptor, node.raw = descriptor, raw
         self._list_signed = None
@@ -321,7 +323,7 @@ class FacilitatorService:
 
     def _refuse(self, channel: int, refused: _Refused, now: float) -> None:
         self._send_error(channel, refused.code, str(refused))
-        self._outbox.event("refused", code=refused.code.name.lower().replace("_", "-"), message=str(refused))
+        self._outbox.emit(Refused(refused.code.name.lower().replace("_", "-"), str(refused)))
         if refused.fatal:
             self._close(channel, str(refused), now)
 
@@ -351,7 +353,7 @@ class FacilitatorService:
             self._switchboard.unregister(self._channels[channel], now)
         self._list_signed = None
         self._outbox.store([(BUCKET, identity, None)], self._stored)
-        self._outbox.event("node-lost", identity=identity.hex()[:16], reason=why)
+        self._outbox.emit(NodeLost(identity.hex()[:16], why))
 
     def _sweep(self, now: float) -> None:
         for channel, state in list(self._channels.items()):
@@ -370,7 +372,7 @@ class FacilitatorService:
     def _stored(self, result: None | Failure, now: float) -> None:
         """Without storage the service goes on: nodes come back by themselves. It is told once."""
         if isinstance(result, Failure) and not self._storage_failed:
-            self._outbox.event("storage-trouble", failure=result.kind, message=result.message)
+            self._outbox.emit(StorageTrouble(result.kind, result.message))
         self._storage_failed = isinstance(result, Failure)
 
     def _scanned(self, result: list[bytes] | Failure, now: float) -> None:
@@ -405,5 +407,10 @@ class FacilitatorService:
         return True
 
 
-def _shown(transport: Transport) -> str:
-    return transport.address if transport.kind == TransportKind.WS else "rtc"
+def _roles(node: Descriptor) -> tuple[str, ...]:
+    return tuple(role.name.lower() for role in Role if role.name and role in node.roles)
+
+
+def _transports(node: Descriptor) -> tuple[str, ...]:
+    known = [item for item in node.transports if item.kind in tuple(TransportKind)]
+    return tuple(item.address if item.kind == TransportKind.WS else "rtc" for item in known)

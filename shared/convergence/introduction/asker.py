@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import Protocol as Shape
 
 from convergence.circuit.client import ClientCircuit
-from convergence.errors import DestroyReason, LocalError, RemoteError, StreamError
+from convergence.codes import RtcWhy
+from convergence.errors import DestroyReason, LocalError, RemoteError, StreamError, Why
 from convergence.introduction.pipe import ASKING, PEER_TARGET, RecordPipe
 from convergence.introduction.signalling import Answered, Refused
 from convergence.outbox import Outbox, Timer
@@ -48,7 +49,7 @@ class CircuitCarrier:
             self._pipe.keep(now)
             self._pipe.signals.signal(to, sealed, answered, refused, now)
         elif len(self._waiting) >= MAX_WAITING:
-            self._outbox.call_at(now, lambda now: refused("too many signals through one circuit", now))
+            self._outbox.call_at(now, lambda now: refused(Why(RtcWhy.BUSY), now))
         else:
             self._waiting.append((to, sealed, answered, refused))
             if not self._building:
@@ -63,9 +64,9 @@ class CircuitCarrier:
         pipe = _AskingPipe(self._outbox, circuit)
         try:
             pipe.bind(circuit.open_stream(PEER_TARGET, pipe, now))
-        except (LocalError, StreamError) as error:  # it closed just now
+        except (LocalError, StreamError):  # it closed just now
             circuit.destroy(DestroyReason.FINISHED, now)
-            self._failed(str(error), now)
+            self._failed(Why(RtcWhy.NO_CARRIER), now)
             return
         self._pipe = pipe
         pipe.keep(now)
@@ -73,7 +74,7 @@ class CircuitCarrier:
         for to, sealed, answered, refused in waiting:
             pipe.signals.signal(to, sealed, answered, refused, now)
 
-    def _failed(self, why: str, now: float) -> None:
+    def _failed(self, why: Why, now: float) -> None:
         self._building = False
         waiting, self._waiting = self._waiting, []
         for *_, refused in waiting:

@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from convergence.introduction.signalling import MAX_REPLIES, Carrier
+from convergence.codes import RtcWhy
+from convergence.errors import Why
+from convergence.introduction.signalling import MAX_REPLIES, Carrier, Refused
 from convergence.outbox import Outbox, Timer
 
 ANSWER_TIMEOUT = 4.0  # seconds that a carrier has before the next one is asked too
@@ -47,7 +49,7 @@ class Courier:
         sealed: bytes,
         *,
         heard: Callable[[bytes, Carrier, float], None],
-        failed: Callable[[str, float], None],
+        failed: Refused,
     ) -> None:
         self.carrier: Carrier | None = None
         self._outbox = outbox
@@ -61,7 +63,7 @@ class Courier:
         self._timer: Timer | None = None
 
     def start(self, now: float) -> None:
-        self._next("there is nobody to introduce us", now)
+        self._next(Why(RtcWhy.NO_CARRIER), now)
 
     def settle(self, carrier: Carrier) -> None:
         """This one brought the answer: no other is asked."""
@@ -82,7 +84,7 @@ class Courier:
         if self._timer is not None:
             self._timer.cancel()
 
-    def _next(self, why: str, now: float) -> None:
+    def _next(self, why: Why, now: float) -> None:
         """Go on to the next carrier; `why` the one before did not do."""
         if not self._ask_another(now):
             self._on_failed(why, now)
@@ -96,7 +98,7 @@ class Courier:
         self._asked += 1
         number = self._asked
 
-        def refused(reason: str, now: float) -> None:
+        def refused(reason: Why, now: float) -> None:
             if number == self._asked and self.carrier is None and not self._stopped:
                 self._next(reason, now)
 

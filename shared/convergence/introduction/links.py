@@ -28,10 +28,12 @@ from enum import Enum
 from typing import Any
 from typing import Protocol as Shape
 
+from convergence.codes import RtcWhy
 from convergence.crypto import hpke
 from convergence.crypto.keys import NodeKeys
 from convergence.effects import ANSWERER, OFFERER, CloseLink, Describe, DescriptionKind, Protocol
-from convergence.errors import CryptoError, RemoteError
+from convergence.errors import CryptoError, RemoteError, Why
+from convergence.events import Rtc
 from convergence.introduction.courier import Carriers, Courier
 from convergence.introduction.guard import MINUTE, Budget, Once
 from convergence.introduction.signalling import Carrier, Reply
@@ -41,6 +43,7 @@ from convergence.wire.descriptor import Descriptor
 from convergence.wire.sdp import Candidates, Description
 from convergence.wire.signals import KEY_LEN, SESSION_LEN, Introduction, sealing_info
 
+NO_REASON = Why(RtcWhy.NONE)
 CONNECT_TIMEOUT = 20.0  # seconds from a session's first word to its open channel, on either side
 MAX_SKEW = 600  # seconds that `sent` may differ from our clock
 MAX_PENDING = 64  # sessions that are not open yet: of those we offered, and again of those we answer
@@ -165,13 +168,13 @@ class RtcLinks:
 
     def link_closed(self, channel: int, now: float) -> None:
         """The link on this channel was closed, and the channel with it. Any channel may be named."""
-        self._forget(channel, "", now)
+        self._forget(channel, NO_REASON, now)
 
     def stop(self, now: float) -> None:
         """Give up what is not open yet; open channels end with their links."""
         for session in list(self._sessions.values()):
             if session.state is State.CONNECTING:
-                self._close(session, "the node is stopping", now)
+                self._close(session, Why(RtcWhy.STOPPING), now)
 
     def snapshot(self) -> list[dict[str, Any]]:
         """JSON-able, for people: peer (first 16 hex digits), state, and since when (Unix seconds)."""
@@ -198,7 +201,7 @@ class RtcLinks:
                 self._restarted(session, now)
                 self._send_held(session, now)
         except RemoteError as error:
-            self._close(session, f"what this side offers is of no use: {error}", now)
+            self._close(session, Why(RtcWhy.USELESS_OFFER, {"detail": str(error)}), now)
 
     def opened(self, channel: int, now: float) -> None:
         """The channel is open: a link may begin."""
@@ -206,7 +209,7 @@ class RtcLinks:
         if session is None or session.state is not State.CONNECTING:
             return
         if not (session.ours and session.theirs):
-            self._close(session, "the channel opened before it was described", now)
+            self._close(session, Why(RtcWhy.TOO_EARLY), now)
             return
         session.timeout.cancel()
         self._enter(session, State.OPEN, now)
@@ -215,7 +218,7 @@ class RtcLinks:
     def closed(self, channel: int, reason: str, now: float) -> None:
         """The shell closed the channel, or could not open it."""
         if self.knows(channel):
-            self._forget(channel, reason, now)
+            self._forget(channel, Why(RtcWhy.SHELL, {"detail": reason}), now)
             self._links.closed(channel, reason, now)
 
     # -- from carriers
@@ -258,7 +261,7 @@ class RtcLinks:
             session.peer,
             self._seal(session, DescriptionKind.OFFER, self._own(session, sdp), now),
             heard=lambda sealed, carrier, now: self._heard(session, courier, sealed, carrier, now),
-            failed=lambda reason, now: self._unanswered(session, reason, now),
+            failed=lambda why, now: self._unanswered(session, why, now),
         )
         if session.state is not State.CONNECTING:
             self._enter(session, State.RESTARTING, now)
@@ -280,10 +283,10 @@ class RtcLinks:
             self._restarted(session, now)
             self._send_held(session, now)
 
-    def _unanswered(self, session: _Session, reason: str, now: float) -> None:
+    def _unanswered(self, session: _Session, why: Why, now: float) -> None:
         """No carrier leads to the peer. A restart that fails is for the shell to end: the old way may come back."""
         if session.state is State.CONNECTING:
-            self._close(session, reason, now)
+            self._close(session, why, now)
 
     # -- the answerer's part
 
@@ -346,7 +349,7 @@ class RtcLinks:
         channel = self._outbox.connect(Protocol.RTC, OFFERER if offerer else ANSWERER)
 
         def too_late(now: float) -> None:
-            self._close(session, f"no connection within {CONNECT_TIMEOUT:.0f} seconds", now)
+            self._close(session, Why(RtcWhy.NO_CONNECTION), now)
 
         timeout = self._outbox.call_at(now + CONNECT_TIMEOUT, too_late)
         session = self._sessions[channel] = _Session(channel, peer, name, offerer, key, now, timeout)
@@ -360,7 +363,7 @@ class RtcLinks:
         session.heard = message.sent
         if isinstance(description, Description):
             if session.theirs not in (b"", description.fingerprint):
-                self._close(session, "the peer came back with another certificate", now)
+                self._close(session, Why(RtcWhy.OTHER_CERTIFICATE), now)
                 return False
             session.theirs = description.fingerprint
             session.updates = 0
@@ -450,20 +453,21 @@ class RtcLinks:
         if session.state is State.RESTARTING:
             self._enter(session, State.OPEN, now)
 
-    def _enter(self, session: _Session, state: State, now: float, reason: str = "") -> None:
+    def _enter(self, session: _Session, state: State, now: float, why: Why = NO_REASON) -> None:
         session.state = state
         session.since = now
-        self._outbox.event("rtc", peer=_short(session.peer), state=state.value, reason=reason)
+        self._outbox.emit(Rtc(_short(session.peer), state.value, why))
 
-    def _close(self, session: _Session, reason: str, now: float) -> None:
-        self._outbox.emit(CloseLink(session.channel, reason))
-        self.closed(session.channel, reason, now)
+    def _close(self, session: _Session, why: Why, now: float) -> None:
+        self._outbox.emit(CloseLink(session.channel, why.code))
+        self._forget(session.channel, why, now)
+        self._links.closed(session.channel, why.code, now)
 
-    def _forget(self, channel: int, reason: str, now: float) -> None:
+    def _forget(self, channel: int, why: Why, now: float) -> None:
         session = self._sessions.get(channel)
         if session is not None:
             self._end(session)
-            self._enter(session, State.FAILED if session.state is State.CONNECTING else State.CLOSED, now, reason)
+            self._enter(session, State.FAILED if session.state is State.CONNECTING else State.CLOSED, now, why)
 
     def _end(self, session: _Session) -> None:
         """Nothing of it is left but what was seen."""

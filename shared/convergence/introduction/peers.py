@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from convergence.circuit.relay import RelayCircuit
 from convergence.crypto.keys import NodeKeys
 from convergence.errors import EndReason
+from convergence.events import PipeClosed
 from convergence.introduction.gossip import Gossip
 from convergence.introduction.introducers import Introducers
 from convergence.introduction.pipe import PeerPipe
@@ -170,7 +171,7 @@ class Peers:
     def over(self, pipe: PeerPipe, why: str, now: float) -> None:
         self._pipes.forget(pipe, now)
         if pipe.peer is not None:
-            self._outbox.event("pipe-closed", reason=why)
+            self._outbox.emit(PipeClosed(why))
         self._introducers.check(now)
 
     # -- time

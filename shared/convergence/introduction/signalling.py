@@ -19,7 +19,8 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Protocol
 
-from convergence.errors import LocalError
+from convergence.codes import RtcWhy
+from convergence.errors import LocalError, Why
 from convergence.outbox import Outbox, Timer
 from convergence.wire.facilitator import MAX_SEALED, Delivery, RecordType, Signal, Unreachable, UnreachableReason
 
@@ -36,15 +37,15 @@ MAX_PER_TARGET = 120
 MAX_TAGS = 16_384
 """Unexpired introductions of a switchboard: 11 MB."""
 
-REFUSALS: dict[int, str] = {
-    UnreachableReason.UNKNOWN: "the introducer does not know the node",
-    UnreachableReason.BUSY: "the introducer has too much to do",
+REFUSALS: dict[int, RtcWhy] = {
+    UnreachableReason.UNKNOWN: RtcWhy.UNKNOWN_NODE,
+    UnreachableReason.BUSY: RtcWhy.BUSY,
 }
 
 Answered = Callable[[bytes, float], None]
 """Called with a sealed answer and `now`."""
-Refused = Callable[[str, float], None]
-"""Called with the reason, for people, and `now`."""
+Refused = Callable[[Why, float], None]
+"""Called with the reason and `now`."""
 Reply = Callable[[bytes, float], None]
 """Sends a sealed answer back, as of `now`, by the way a message came."""
 Delivered = Callable[[bytes, Reply, object, float], None]
@@ -109,7 +110,7 @@ class Signals:
         if len(sealed) > MAX_SEALED:
             raise LocalError(f"a sealed message is at most {MAX_SEALED} bytes")
         if self._closed or len(self._asked) >= MAX_INTRODUCTIONS_PER_MINUTE:
-            why = "the pipe to the introducer is closed" if self._closed else "too many signals to one introducer"
+            why = Why(RtcWhy.NO_CARRIER if self._closed else RtcWhy.BUSY)
             self._outbox.call_at(now, lambda later: refused(why, later))
             return
         tag = next(self._next_tag)
@@ -128,7 +129,7 @@ class Signals:
     def unreachable(self, body: bytes, now: float) -> None:
         """An UNREACHABLE came; likewise."""
         unreachable = Unreachable.parse(body)
-        self._refuse(unreachable.tag, REFUSALS.get(unreachable.reason, "the introducer refuses"), now)
+        self._refuse(unreachable.tag, Why(REFUSALS.get(unreachable.reason, RtcWhy.REFUSED)), now)
 
     def delivery(self, body: bytes) -> tuple[bytes, Reply]:
         """A DELIVER came: the sealed message, and what sends a sealed answer. Once closed, that does nothing."""
@@ -144,9 +145,9 @@ class Signals:
         """The pipe is gone: what was not answered is refused."""
         self._closed = True
         for tag in list(self._asked):
-            self._refuse(tag, "the pipe to the introducer was closed", now)
+            self._refuse(tag, Why(RtcWhy.NO_CARRIER), now)
 
-    def _refuse(self, tag: int, why: str, now: float) -> None:
+    def _refuse(self, tag: int, why: Why, now: float) -> None:
         asked = self._asked.get(tag)
         if asked is not None:
             self._forget(tag)

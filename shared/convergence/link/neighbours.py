@@ -11,6 +11,7 @@ from typing import Any
 
 from convergence.crypto.keys import NodeKeys
 from convergence.effects import CloseLink, Protocol
+from convergence.events import LinkClosed
 from convergence.link.handshake import HANDSHAKE_TIMEOUT, Handshake
 from convergence.link.link import MAX_QUEUED_ALL, CreateHook, Link
 from convergence.link.meter import Meter
@@ -246,7 +247,7 @@ class Neighbours:
         if expected is not None and not link.handshake.open:
             # Who waits once a link has been open waits for another one, dialled because this one is gone.
             self._answer(expected, None, now)
-        self._outbox.event("link-closed", channel=link.channel, reason=reason)
+        self._outbox.emit(LinkClosed(link.channel, reason))
         self.on_closed(link, now)
 
     def _relieve(self) -> None:

@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Any
 
+from convergence.codes import Dropped, TransferWhy
 from convergence.effects import Failure
 from convergence.errors import EndReason, ParseError
 from convergence.ordb.index import EMPTY_ROOT, MerkleTree, SharedFile, leaf_hash, piece_key, piece_length
@@ -63,9 +64,9 @@ class Download:
         on_progress: (bytes had, bytes in all, now), after each store.
         on_done: (SharedFile, now): complete; the record lets the node serve the file on.
         on_need_source: (now): another source would help; see `sources_wanted`.
-        on_paused: (text, now): storage failed; `retry` goes on.
-        on_failed: (text, now): for good.
-        on_dropped: (text, now): a source misbehaved or stalled; for logs.
+        on_paused: (TransferWhy, now): storage failed; `retry` goes on.
+        on_failed: (TransferWhy, now): for good.
+        on_dropped: (Dropped, now): a source misbehaved or stalled; for logs.
     """
 
     def __init__(
@@ -77,9 +78,9 @@ class Download:
         on_progress: Callable[[int, int, float], None] = _ignore,
         on_done: Callable[[SharedFile, float], None] = _ignore,
         on_need_source: Callable[[float], None] = _ignore,
-        on_paused: Callable[[str, float], None] = _ignore,
-        on_failed: Callable[[str, float], None] = _ignore,
-        on_dropped: Callable[[str, float], None] = _ignore,
+        on_paused: Callable[[TransferWhy, float], None] = _ignore,
+        on_failed: Callable[[TransferWhy, float], None] = _ignore,
+        on_dropped: Callable[[Dropped, float], None] = _ignore,
     ) -> None:
         self.phase = Phase.LOADING
         self.pieces_fetched = 0
@@ -154,11 +155,11 @@ class Download:
         if self.active:
             self._stop(Phase.STOPPED, now)
 
-    def fail(self, text: str, now: float) -> None:
+    def fail(self, why: TransferWhy, now: float) -> None:
         """Give up for good; what was stored stays."""
         if self.active:
             self._stop(Phase.FAILED, now)
-            self._on_failed(text, now)
+            self._on_failed(why, now)
 
     def forget(self, now: float, *, keep_pieces: bool = False) -> None:
         """Stop, and delete record and pieces; the pieces stay if the node shares a file of the same content."""
@@ -256,10 +257,10 @@ class Download:
 
     def source_info(self, source: Source, info: Info, now: float) -> int | None:
         if info.commitment() != self._link.key:
-            self.drop(source, "a sender described another file than the link's", now, ban=True)
+            self.drop(source, Dropped.OTHER_FILE, now, ban=True)
             return None
         if not self._usable(info.info):
-            self.fail("this link is for a file that this version cannot fetch", now)
+            self.fail(TransferWhy.UNKNOWN_KIND, now)
             return None
         if self.file is None:
             self.file = SharedFile(self._link.hash_name, self._link.key, info.salt, info.info)
@@ -275,7 +276,7 @@ class Download:
         right = len(data) == piece_length(info.size, index, info.piece_size)
         if not right or not verify_leaf(info.root, info.pieces, index, leaf, proof):
             self._open.add(index)
-            self.drop(source, "a sender sent wrong bytes", now, ban=True)
+            self.drop(source, Dropped.WRONG_BYTES, now, ban=True)
             return
         self.pieces_fetched += 1
         self.bytes_fetched += len(data)
@@ -294,19 +295,19 @@ class Download:
             self._open.add(index)
         self._request_all(now)
 
-    def source_closed(self, source: Source, text: str, now: float) -> None:
-        self._remove(source, EndReason.DONE, text, now)
+    def source_closed(self, source: Source, now: float) -> None:
+        self._remove(source, EndReason.DONE, now)
 
-    def drop(self, source: Source, text: str, now: float, *, ban: bool) -> None:
+    def drop(self, source: Source, why: Dropped, now: float, *, ban: bool) -> None:
         if not source.alive:
             return
         if ban:
             self.banned += 1
-        self._on_dropped(text, now)
-        self._remove(source, EndReason.TORPROTOCOL if ban else EndReason.TIMEOUT, text, now)
+        self._on_dropped(why, now)
+        self._remove(source, EndReason.TORPROTOCOL if ban else EndReason.TIMEOUT, now)
 
-    def _remove(self, source: Source, reason: int, text: str, now: float) -> None:
-        outstanding = source.stop(reason, text, now)
+    def _remove(self, source: Source, reason: int, now: float) -> None:
+        outstanding = source.stop(reason, now)
         if source in self._sources:
             self._sources.remove(source)
         if self.active:
@@ -342,7 +343,7 @@ class Download:
         for source in list(self._sources):
             owes = source.requested or source.has is None
             if owes and now - source.last >= SOURCE_TIMEOUT:
-                self.drop(source, f"a sender gave nothing for {SOURCE_TIMEOUT:.0f} seconds", now, ban=False)
+                self.drop(source, Dropped.SILENT, now, ban=False)
         if self.phase is Phase.RUNNING and not self.paused:
             self._steal(now)
         if self._sources and self.active:
@@ -358,7 +359,7 @@ class Download:
                 silent = bool(slow.requested) and now - slow.last >= STEAL_AFTER
                 outpaced = idle.pieces > 0 and age > STEAL_AFTER + STEAL_FACTOR * idle.piece_time
                 if (silent or outpaced) and any(index in idle.has for index in slow.requested):
-                    self.drop(slow, "a slow sender was left for a faster one", now, ban=False)
+                    self.drop(slow, Dropped.SLOW, now, ban=False)
                     return
 
     # -- store, then count
@@ -397,11 +398,7 @@ class Download:
         if self._retry is not None:
             return
         self._retry = step
-        if failure.kind == "quota":
-            text = "There is no room left to store this file. Free some space, then choose Retry."
-        else:
-            text = "This file could not be read from or written to local storage. Choose Retry to try again."
-        self._on_paused(text, now)
+        self._on_paused(TransferWhy.NO_ROOM if failure.kind == "quota" else TransferWhy.STORAGE, now)
 
     # -- the end
 

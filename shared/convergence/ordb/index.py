@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
-from convergence.errors import LocalError, ParseError
+from convergence.codes import FileFlaw
+from convergence.errors import LocalError, ParseError, Problem
 from convergence.wire.ordb import HASH_LEN, MAX_PIECES, PIECE_SIZE, FileInfo, commitment
 
 EMPTY_ROOT = sha256(b"").digest()
@@ -150,7 +151,7 @@ class FileBuilder:
         if not 0 < len(piece) <= PIECE_SIZE or self._size % PIECE_SIZE:
             raise LocalError(f"every piece but the last has {PIECE_SIZE} bytes")
         if len(self._leaves) == MAX_PIECES:
-            raise LocalError(f"a file has at most {MAX_PIECES * PIECE_SIZE} bytes")
+            raise Problem(FileFlaw.TOO_LARGE, most=MAX_PIECES * PIECE_SIZE)
         self._size += len(piece)
         self._leaves.append(leaf_hash(piece))
 

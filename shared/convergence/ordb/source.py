@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol as Shape
 
+from convergence.codes import Dropped
 from convergence.errors import EndReason, LocalError, ParseError
 from convergence.ordb.pieces import PieceSet
 from convergence.rdv.session import ByteStream
@@ -37,9 +38,9 @@ class SourceOwner(Shape):
         """These pieces were asked for and will not come from here."""
         ...
 
-    def drop(self, source: Source, text: str, now: float, *, ban: bool) -> None: ...
+    def drop(self, source: Source, why: Dropped, now: float, *, ban: bool) -> None: ...
 
-    def source_closed(self, source: Source, text: str, now: float) -> None: ...
+    def source_closed(self, source: Source, now: float) -> None: ...
 
 
 class Source:
@@ -88,15 +89,15 @@ class Source:
                     return
                 self._on_message(message, now)
         except (ParseError, LocalError):
-            self._owner.drop(self, "a sender sent something that is no valid message", now, ban=True)
+            self._owner.drop(self, Dropped.NO_MESSAGE, now, ban=True)
 
     def writable(self, now: float) -> None:
         if self.alive:
             self._owner.source_ready(self, now)
 
-    def closed(self, reason: int, text: str, now: float) -> None:
+    def closed(self, reason: int, now: float) -> None:
         if self.alive:
-            self._owner.source_closed(self, text, now)
+            self._owner.source_closed(self, now)
 
     def _on_message(self, message: object, now: float) -> None:
         match message:
@@ -120,14 +121,14 @@ class Source:
                 if self._refusals > MAX_REFUSALS:
                     raise ParseError("too many refusals")
             case Done():
-                self._owner.drop(self, "a sender stopped sending", now, ban=False)
+                self._owner.drop(self, Dropped.STOPPED, now, ban=False)
             case _:
                 raise ParseError("a message that was not due")
 
     def _on_piece(self, index: int, proof: Sequence[bytes], data: bytes, now: float) -> None:
         asked = self.requested.pop(index, None)
         if asked is None:
-            self._owner.drop(self, "a sender sent a piece that nobody asked for", now, ban=True)
+            self._owner.drop(self, Dropped.NOT_ASKED, now, ban=True)
             return
         took = now - max(asked, self.last_piece)
         self.piece_time = took if not self.pieces else 0.75 * self.piece_time + 0.25 * took
@@ -135,10 +136,10 @@ class Source:
         self.last_piece = now
         self._owner.source_piece(self, index, proof, data, now)
 
-    def stop(self, reason: int, text: str, now: float) -> list[int]:
+    def stop(self, reason: int, now: float) -> list[int]:
         """End the stream; returns the pieces that will not come."""
         self.alive = False
-        self.stream.end(reason, now, text)
+        self.stream.end(reason, now)
         outstanding = list(self.requested)
         self.requested.clear()
         return outstanding
@@ -146,4 +147,4 @@ class Source:
     def goodbye(self, now: float) -> None:
         """All is had."""
         self.stream.send(encode_message(Done()))
-        self.stop(EndReason.DONE, "", now)
+        self.stop(EndReason.DONE, now)

@@ -79,10 +79,10 @@ class Upload:
         if self._present is not None and self._opened and not self._over:
             self._send(Have(tuple(self._present.ranges()[:MAX_RANGES])))
 
-    def stop(self, now: float, reason: int = EndReason.DONE, text: str = "") -> None:
+    def stop(self, now: float, reason: int = EndReason.DONE) -> None:
         """End the upload from this side."""
         if not self._over:
-            self._stream.end(reason, now, text)
+            self._stream.end(reason, now)
             self._finish(now)
 
     # -- SessionHandler
@@ -105,24 +105,24 @@ class Upload:
                     case Done():
                         self.stop(now)
                     case _:
-                        self.stop(now, EndReason.TORPROTOCOL, "the receiver sent a message that only senders send")
+                        self.stop(now, EndReason.TORPROTOCOL)  # a message that only senders send
         except ParseError:
-            self.stop(now, EndReason.TORPROTOCOL, "the receiver sent something that is no message")
+            self.stop(now, EndReason.TORPROTOCOL)
 
     def writable(self, now: float) -> None:
         self._send_held(now)
         self._pump(now)
 
-    def closed(self, reason: int, text: str, now: float) -> None:
+    def closed(self, reason: int, now: float) -> None:
         self._finish(now)
 
     # -- the queue
 
     def _on_request(self, index: int, now: float) -> None:
         if index >= self._count:
-            self.stop(now, EndReason.TORPROTOCOL, "the receiver asked for a piece past the end of the file")
+            self.stop(now, EndReason.TORPROTOCOL)
         elif len(self._queue) == MAX_QUEUED_REQUESTS:
-            self.stop(now, EndReason.RESOURCELIMIT, "the receiver asked for too much at once")
+            self.stop(now, EndReason.RESOURCELIMIT)
         else:
             self._last = now
             self._queue.append(index)
@@ -180,7 +180,7 @@ class Upload:
         if now < self._last + IDLE_TIMEOUT:
             self._idle = self._outbox.call_at(self._last + IDLE_TIMEOUT, self._on_idle)
         else:
-            self.stop(now, EndReason.TIMEOUT, "the receiver asked for nothing")
+            self.stop(now, EndReason.TIMEOUT)
 
     def _finish(self, now: float) -> None:
         if self._over:

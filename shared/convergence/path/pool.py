@@ -13,7 +13,9 @@ from functools import partial
 from typing import Any, TypeAlias
 
 from convergence.circuit.client import ClientCircuit
-from convergence.errors import DestroyReason, EndReason, LocalError
+from convergence.codes import PathWhy
+from convergence.errors import DestroyReason, EndReason, LocalError, Problem, Why
+from convergence.events import CircuitBuilt, CircuitClosed, CircuitsReady, Trouble
 from convergence.link.link import Link
 from convergence.link.neighbours import Neighbours
 from convergence.netdir.nodes import NodeDirectory
@@ -47,7 +49,8 @@ MAX_YOUNG = 20  # such closings in a row that are made good at once; beyond, RET
 DIALS_ALL = Reach()  # what a server without rtc can open links to
 
 Ready: TypeAlias = Callable[[ClientCircuit, float], None]
-Failed: TypeAlias = Callable[[str, float], None]
+Failed: TypeAlias = Callable[[Why, float], None]
+"""Called with a PathWhy and `now`."""
 PathMaker: TypeAlias = Callable[[], tuple[Descriptor, ...]]
 
 
@@ -73,7 +76,7 @@ class _Request:
     on_ready: Ready
     on_failed: Failed
     attempts: int = ATTEMPTS
-    trouble: str = field(default="no path could be built")
+    trouble: Why = field(default_factory=lambda: Why(PathWhy.NO_PATH))
 
 
 class _Probe:
@@ -173,7 +176,7 @@ class CircuitPool:
             known = self._directory.nodes(Role.EXIT, self._outbox.now)
             exits = [node for node in known if node.identity not in self._exclude and suits(node)]
             if not exits:
-                raise LocalError("no exit is known that could fetch this: the network needs a node with the role exit")
+                raise Problem(PathWhy.NO_EXIT)
             avoided = self._reputation.avoided(self._outbox.now)
             return choose(self._rng, [node for node in exits if node.identity not in avoided] or exits)
 
@@ -309,7 +312,7 @@ class CircuitPool:
         try:
             path = request.make_path()
         except LocalError as error:
-            request.on_failed(str(error), now)
+            request.on_failed(error.why if isinstance(error, Problem) else Why(PathWhy.NO_PATH), now)
             return
         self._numbers += 1
         entry = _Entry(self._numbers, path, request.purpose)
@@ -323,7 +326,7 @@ class CircuitPool:
         if link is None:
             del self._entries[entry.number]
             self._reputation.failed(entry.path[0].identity, now)
-            request.trouble = "the first relay of the path could not be reached"
+            request.trouble = Why(PathWhy.ENTRY_SILENT)
             self._serve(request, now)
             return
 
@@ -333,14 +336,14 @@ class CircuitPool:
         def closed(circuit: ClientCircuit, reason: int, now: float) -> None:
             del self._entries[entry.number]
             self._failed_at(entry, circuit.hops_built, reason, now)
-            request.trouble = "a relay of the path did not answer"
+            request.trouble = Why(PathWhy.RELAY_SILENT)
             self._serve(request, now)
 
         try:
             circuit = ClientCircuit(self._outbox, self._crypto, self._rng, link, entry.path, built, closed)
-        except LocalError as error:
+        except LocalError:  # the link takes no more circuits
             del self._entries[entry.number]
-            request.trouble = str(error)
+            request.trouble = Why(PathWhy.ENTRY_SILENT)
             self._serve(request, now)
             return
         entry.circuit = circuit
@@ -386,10 +389,10 @@ class CircuitPool:
 
         def closed(circuit: ClientCircuit, reason: int, now: float) -> None:
             self._entries.pop(entry.number, None)
-            self._outbox.event("circuit-closed", id=entry.number, reason=int(reason))
+            self._outbox.emit(CircuitClosed(entry.number, int(reason)))
 
         circuit.on_gone = closed
-        self._outbox.event("circuit-built", id=entry.number, purpose=entry.purpose)
+        self._outbox.emit(CircuitBuilt(entry.number, entry.purpose))
         request.on_ready(circuit, now)
 
     def _failed_at(self, entry: _Entry, hops_built: int, reason: int, now: float) -> None:
@@ -416,7 +419,7 @@ class CircuitPool:
             renewal.cancel()  # or circuits that die young would pile up behind their timers
             if entry.probe is not None:
                 entry.probe.cancel()
-            self._outbox.event("circuit-closed", id=entry.number, reason=int(reason))
+            self._outbox.emit(CircuitClosed(entry.number, int(reason)))
             self._young = self._young + 1 if now - since < YOUNG else 0
             if self._young > MAX_YOUNG:
                 self._fill_later(now)
@@ -427,7 +430,7 @@ class CircuitPool:
         self._probe_later(entry, now)
         age = RENEW_AFTER * (1 + fraction(self._rng) / 2)
         renewal = self._outbox.call_at(now + age, lambda now: self._renew(entry, now))
-        self._outbox.event("circuits", ready=len(self._ready))
+        self._outbox.emit(CircuitsReady(len(self._ready)))
         if len(self._ready) == self._size:
             self._on_full(now)
         self.fill(now)
@@ -459,10 +462,10 @@ class CircuitPool:
         if entry in self._ready and entry.circuit is not None:
             entry.circuit.destroy(DestroyReason.FINISHED, now)
 
-    def _fill_failed(self, trouble: str, now: float) -> None:
+    def _fill_failed(self, trouble: Why, now: float) -> None:
         self._filling -= 1
         if self._retry_timer is None and not self._stopped:
-            self._outbox.event("trouble", message=f"No circuit could be built: {trouble}. Trying again.")
+            self._outbox.emit(Trouble(trouble, retrying=True))
             self._fill_later(now)
 
     def _fill_later(self, now: float) -> None:

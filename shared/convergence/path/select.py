@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
 from convergence.circuit.client import MAX_HOPS
-from convergence.errors import LocalError
+from convergence.codes import PathWhy
+from convergence.errors import LocalError, Problem
 from convergence.ports import Rng
 from convergence.wire.descriptor import Descriptor, Role
 
@@ -118,19 +119,19 @@ def choose_path(
         avoid: identities to use only where nothing else leads to the end, the first ones rather than later ones
             (`Reputation.avoided`).
 
-    Raises LocalError, with what is missing for people to read, when there is no path.
+    Raises Problem (PathWhy) that says what is missing when there is no path.
     """
     _check_hops(hops)
     if last is not None and hops == 1:
         if not origin.reaches(last):
-            raise LocalError("this node cannot be reached directly")
+            raise Problem(PathWhy.NOT_DIRECT)
         return (last,)
     needed = hops if last is None else hops - 1
     known = _carriers(nodes, exclude, last)
     first = None if entries is None else {node.identity for node in entries}
     kinds = {identity: _Kind.of(node, origin, first) for identity, node in known.items()}
     if not _ways(Counter(kinds.values()), None, needed, last):
-        raise LocalError(_missing(list(known.values()), kinds.values(), needed, origin))
+        raise _missing(list(known.values()), kinds.values(), needed, origin)
     members: dict[_Kind, list[Descriptor]] = {}
     for identity in _spared(kinds, needed, last, avoid):
         members.setdefault(kinds[identity], []).append(known[identity])
@@ -233,24 +234,15 @@ def _check_hops(hops: int) -> None:
         raise LocalError(f"a circuit has {MIN_HOPS} to {MAX_HOPS} hops, not {hops}")
 
 
-def _missing(known: Sequence[Descriptor], kinds: Iterable[_Kind], needed: int, origin: Reach) -> str:
+def _missing(known: Sequence[Descriptor], kinds: Iterable[_Kind], needed: int, origin: Reach) -> Problem:
     """Why there is no path."""
     if len(known) < needed:
-        return f"{_relays(needed)} needed, {_are(len(known))} known"
+        return Problem(PathWhy.FEW_RELAYS, needed=needed, known=len(known))
     if not any(origin.reaches(node) for node in known):
-        way = " or ".join(f"{scheme}://" for scheme in origin.schemes) + " address" + " or WebRTC" * origin.rtc
-        return f"{_relays(len(known))} known, none of which can be reached from here: it takes a {way}"
+        return Problem(PathWhy.OUT_OF_REACH, known=len(known), schemes=" ".join(origin.schemes), rtc=origin.rtc)
     if not any(kind.entry for kind in kinds):
-        return "no relay is known that may be the entry here"
-    return "no path leads through the relays that are known: one is needed that has an address and speaks WebRTC too"
-
-
-def _relays(count: int) -> str:
-    return "1 relay is" if count == 1 else f"{count} relays are"
-
-
-def _are(count: int) -> str:
-    return "1 is" if count == 1 else f"{count} are"
+        return Problem(PathWhy.NO_ENTRY)
+    return Problem(PathWhy.NO_PATH)
 
 
 def entry_side(nodes: Iterable[Descriptor], hash_name: bytes, provider: bool, point: bytes) -> list[Descriptor]:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Protocol as Shape
 
 from convergence.circuit.client import ClientCircuit
+from convergence.errors import Why
 from convergence.path.select import fraction
 from convergence.ports import Rng
 from convergence.wire.descriptor import Descriptor
@@ -26,12 +27,12 @@ class CircuitSource(Shape):
         hash_name: bytes,
         provider: bool,
         on_ready: Callable[[ClientCircuit, float], None],
-        on_failed: Callable[[str, float], None],
+        on_failed: Callable[[Why, float], None],
         now: float,
     ) -> None:
         """Build a fresh circuit that ends at `point`, with an entry from the provider's or the client's side.
 
-        Exactly one of on_ready and on_failed (text for people) follows, within the builder's own time limit. The
+        Exactly one of on_ready and on_failed (a PathWhy) follows, within the builder's own time limit. The
         circuit belongs to the caller, who destroys it.
         """
         ...

@@ -1,7 +1,7 @@
 """The asking end of a rendezvous: finds somebody who shares a hash_name, and keeps finding one.
 
 Does: build circuits to the file's points, open an encrypted session over each, retry with back-off, another
-circuit and another point, and say in plain language why it waits or gives up.
+circuit and another point, and say by a code why it waits or gives up.
 Does not: know what is fetched: its user gets sessions through `attach` and says how many more it wants.
 
 Each point has a route, in one of four phases; one row a transition:
@@ -18,7 +18,8 @@ from collections.abc import Callable, Sequence
 from enum import Enum
 
 from convergence.circuit.client import ClientCircuit
-from convergence.errors import DestroyReason, EndReason, LocalError, StreamError
+from convergence.codes import TransferWhy
+from convergence.errors import DestroyReason, EndReason, LocalError, StreamError, Why
 from convergence.outbox import Outbox, Timer
 from convergence.ports import Crypto, Rng
 from convergence.rdv.blind import blinded_names, points_of
@@ -34,14 +35,6 @@ GIVE_UP_ROUNDS = 4  # times that every point must have failed us before a transf
 START_LIMIT = 120.0  # seconds after which a transfer that never began is given up in any case
 WAIT_LIMIT = 24 * 3600.0  # seconds without progress after which a transfer that began is given up
 MAX_ATTEMPTS = 20_000  # attempts without progress, for the same
-
-LOOKING = "Looking for somebody who shares this file."
-CONNECTED = "Connected to a sender."
-WAITING = "Waiting for the sender. The transfer goes on by itself when the sending page is open again."
-NOBODY = "Nobody shares this file right now. Ask the sender to keep the sharing page open, then try again."
-MISLED = "What was found is not what this link is for. Ask the sender for the link again."
-NO_POINTS = "No meeting point could be reached. Check your connection, then try again."
-WAITED_LONG = "The sender did not come back. What has arrived is kept: open the link again to go on."
 
 
 class _Phase(Enum):
@@ -59,8 +52,8 @@ class RdvClient:
         attach: called as attach(session) for a handler, once for each attempt; most attempts never open.
         needed: how many more open sessions would help now.
         progress: a number that grows as the transfer does; 0 while nothing ever came.
-        on_status: (text, now), when what there is to say changes.
-        on_give_up: (text, now), once; nothing follows.
+        on_status: (TransferWhy, now), when what there is to say changes.
+        on_give_up: (TransferWhy, now), once; nothing follows.
     """
 
     def __init__(
@@ -75,8 +68,8 @@ class RdvClient:
         attach: Callable[[ByteStream], SessionHandler],
         needed: Callable[[], int],
         progress: Callable[[], int],
-        on_status: Callable[[str, float], None],
-        on_give_up: Callable[[str, float], None],
+        on_status: Callable[[TransferWhy, float], None],
+        on_give_up: Callable[[TransferWhy, float], None],
     ) -> None:
         self.hash_name = hash_name
         self.key = key
@@ -94,13 +87,13 @@ class RdvClient:
         self._attempts = 0
         self._best = 0  # progress when it last grew, and when that was
         self._best_at = 0.0
-        self._status = ""
+        self._status: TransferWhy | None = None
         self._timer: Timer | None = None
 
     def start(self, nodes: Sequence[Descriptor], now: float) -> None:
         """Begin to look; `nodes` is the node list."""
         self._best, self._best_at = self.progress(), now
-        self._say(LOOKING, now)
+        self._say(TransferWhy.LOOKING, now)
         self.set_nodes(nodes, now)
 
     def set_nodes(self, nodes: Sequence[Descriptor], now: float) -> None:
@@ -143,7 +136,7 @@ class RdvClient:
     # -- what routes report
 
     def route_opened(self, now: float) -> None:
-        self._say(CONNECTED, now)
+        self._say(TransferWhy.CONNECTED, now)
 
     def route_failed(self, now: float) -> None:
         if (
@@ -151,7 +144,7 @@ class RdvClient:
             and self.progress()
             and not any(route.phase is _Phase.OPEN for route in self._routes.values())
         ):
-            self._say(WAITING, now)
+            self._say(TransferWhy.SENDER_AWAY, now)
         self.wake(now)
 
     def _gives_up(self, now: float) -> bool:
@@ -161,18 +154,20 @@ class RdvClient:
         if self._needed() <= 0 or any(route.phase is _Phase.OPEN for route in routes):
             return False
         waited = now - self._best_at
+        misled = any(route.misled for route in routes)
+        why = None
         if progress:
-            text = WAITED_LONG if waited >= WAIT_LIMIT or self._attempts >= MAX_ATTEMPTS else ""
+            if waited >= WAIT_LIMIT or self._attempts >= MAX_ATTEMPTS:
+                why = TransferWhy.WAITED_LONG
         elif any(route.asked for route in routes) and all(route.hopeless for route in routes):
-            text = MISLED if any(route.misled for route in routes) else NOBODY
+            why = TransferWhy.MISLED if misled else TransferWhy.NOBODY
         elif waited >= START_LIMIT:
-            text = MISLED if any(route.misled for route in routes) else NO_POINTS
-        else:
-            text = ""
-        if text:
-            self.stop(now)
-            self._on_give_up(text, now)
-        return bool(text)
+            why = TransferWhy.MISLED if misled else TransferWhy.NO_POINTS
+        if why is None:
+            return False
+        self.stop(now)
+        self._on_give_up(why, now)
+        return True
 
     def _arm(self, now: float) -> None:
         if self._timer is not None:
@@ -185,10 +180,10 @@ class RdvClient:
             times.append(limit)
         self._timer = self.outbox.call_at(min(times), self.wake) if times else None
 
-    def _say(self, text: str, now: float) -> None:
-        if text != self._status:
-            self._status = text
-            self._on_status(text, now)
+    def _say(self, status: TransferWhy, now: float) -> None:
+        if status != self._status:
+            self._status = status
+            self._on_status(status, now)
 
 
 class _Route:
@@ -237,7 +232,7 @@ class _Route:
             else:
                 circuit.destroy(DestroyReason.FINISHED, now)
 
-        def failed(text: str, now: float) -> None:
+        def failed(why: Why, now: float) -> None:
             if attempt == self._attempt and self.phase is _Phase.BUILDING:
                 self._fail(now)
 
@@ -272,7 +267,7 @@ class _Route:
             initiator=True,
             attach=client.attach,
             on_open=self._opened,
-            on_over=lambda reason, text, local, now: self._over(session, reason, local, now),
+            on_over=lambda reason, local, now: self._over(session, reason, local, now),
         )
         self._session = session
         self._stop_timer()

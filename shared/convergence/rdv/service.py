@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 
 from convergence.circuit.client import ClientCircuit
 from convergence.circuit.streams import Stream, StreamHandler
-from convergence.errors import DestroyReason, EndReason, LocalError, ParseError
+from convergence.codes import Limit
+from convergence.errors import DestroyReason, EndReason, ParseError, Problem
 from convergence.outbox import Outbox, Timer
 from convergence.path.select import fraction
 from convergence.ports import Crypto, Rng
@@ -80,12 +81,12 @@ class RdvService:
     ) -> None:
         """Offer a file until `unshare`. Sharing the same hash_name again changes nothing.
 
-        Raises LocalError past MAX_SHARES.
+        Raises Problem past MAX_SHARES.
         """
         if hash_name in self._shares:
             return
         if len(self._shares) >= MAX_SHARES:
-            raise LocalError(f"no more than {MAX_SHARES} files can be shared at once")
+            raise Problem(Limit.SHARES, most=MAX_SHARES)
         share = _Share(hash_name, key, size_class(size), serve)
         self._shares[hash_name] = share
         self._place(share, now)
@@ -154,7 +155,7 @@ class _Post:
     def build(self, now: float) -> None:
         if not self._closing:
             self._service.circuits.rdv_circuit(
-                self.point, self._share.hash_name, True, self._ready, lambda text, now: self._again(now), now
+                self.point, self._share.hash_name, True, self._ready, lambda why, now: self._again(now), now
             )
 
     def close(self, now: float) -> None:
@@ -216,7 +217,7 @@ class _Post:
             name,
             initiator=False,
             attach=self._share.serve,
-            on_over=lambda reason, text, local, now: self._over(session, now),
+            on_over=lambda reason, local, now: self._over(session, now),
         )
         service.sessions += 1
         self._sessions[session] = None

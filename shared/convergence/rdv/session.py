@@ -27,31 +27,6 @@ PROLOGUE = b"convergence:session:1"
 
 _LENGTH = struct.Struct(">H")
 
-END_TEXTS = {
-    EndReason.MISC: "the other side gave no reason",
-    EndReason.RESOLVEFAILED: "nobody shares this at that meeting point right now",
-    EndReason.CONNECTREFUSED: "the sender refused",
-    EndReason.EXITPOLICY: "the meeting point does not allow this",
-    EndReason.DESTROY: "the path through the network broke",
-    EndReason.DONE: "the sender stopped sharing or went away",
-    EndReason.TIMEOUT: "the sender did not answer in time",
-    EndReason.NOROUTE: "the meeting point cannot reach the sender",
-    EndReason.HIBERNATING: "the other side is pausing",
-    EndReason.INTERNAL: "the other side had an error of its own",
-    EndReason.RESOURCELIMIT: "the other side is too busy right now",
-    EndReason.CONNRESET: "the connection was cut",
-    EndReason.TORPROTOCOL: "the other side could not make sense of what it got (a wrong link gives this too)",
-    EndReason.NOTDIRECTORY: "the meeting point is of another kind",
-}
-
-
-def describe_end(reason: int) -> str:
-    """An END reason in plain language, whatever number came."""
-    try:
-        return END_TEXTS[EndReason(reason)]
-    except ValueError:
-        return f"the other side gave an unknown reason ({reason})"
-
 
 def psk_of(key: bytes) -> bytes:
     """The pre-shared key (32 bytes) of a share link's key."""
@@ -81,7 +56,7 @@ class ByteStream(Shape):
         """Queue bytes of any number. Dropped once the session has closed."""
         ...
 
-    def end(self, reason: int, now: float, text: str = "") -> None:
+    def end(self, reason: int, now: float) -> None:
         """Close; what was sent goes first. The handler hears no more."""
         ...
 
@@ -99,15 +74,15 @@ class SessionHandler(Shape):
 
     def writable(self, now: float) -> None: ...
 
-    def closed(self, reason: int, text: str, now: float) -> None:
-        """Not by us. `text` is for people. The last call."""
+    def closed(self, reason: int, now: float) -> None:
+        """Not by us: `reason` is an EndReason, or another number that came. The last call."""
         ...
 
 
 class Over(Shape):
     """Told once when a session is over, whoever ended it: after the handler, and before our END goes out."""
 
-    def __call__(self, reason: int, text: str, local: bool, now: float) -> None: ...
+    def __call__(self, reason: int, local: bool, now: float) -> None: ...
 
 
 class _Phase(Enum):
@@ -180,8 +155,8 @@ class Session:
             sealed = self._noise.send.encrypt(view[at : at + MAX_RECORD])
             self._stream.send(_LENGTH.pack(len(sealed)) + sealed)
 
-    def end(self, reason: int, now: float, text: str = "") -> None:
-        self._close(reason, text or describe_end(reason), now, local=True)
+    def end(self, reason: int, now: float) -> None:
+        self._close(reason, now, local=True)
 
     # -- StreamHandler
 
@@ -212,11 +187,7 @@ class Session:
                 else:
                     self._handler.data(self._noise.receive.decrypt(message), now)
         except CryptoError:
-            if self._noise is None:
-                text = "the other side does not hold this link's key"
-            else:
-                text = "what arrived was altered on its way"
-            self._close(EndReason.TORPROTOCOL, text, now, local=False)
+            self._close(EndReason.TORPROTOCOL, now, local=False)
         del self._buffer[:at]
 
     def writable(self, now: float) -> None:
@@ -225,7 +196,7 @@ class Session:
 
     def ended(self, reason: int, now: float) -> None:
         self._stream = None
-        self._close(reason, describe_end(reason), now, local=False)
+        self._close(reason, now, local=False)
 
     def _on_handshake(self, message: bytes, now: float) -> None:
         self._shake.read(message)
@@ -244,13 +215,13 @@ class Session:
             self._stream.send(_LENGTH.pack(len(message)) + message)
 
     def _on_timeout(self, now: float) -> None:
-        self._close(EndReason.TIMEOUT, "the other side did not finish the handshake in time", now, local=False)
+        self._close(EndReason.TIMEOUT, now, local=False)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
 
-    def _close(self, reason: int, text: str, now: float, *, local: bool) -> None:
+    def _close(self, reason: int, now: float, *, local: bool) -> None:
         if self._phase is _Phase.CLOSED:
             return
         self._phase = _Phase.CLOSED
@@ -258,8 +229,8 @@ class Session:
         self._stop_timer()
         stream, self._stream = self._stream, None
         if not local:
-            self._handler.closed(reason, text, now)
+            self._handler.closed(reason, now)
         if self._on_over is not None:
-            self._on_over(reason, text, local, now)
+            self._on_over(reason, local, now)
         if stream is not None:
             stream.end(reason)

@@ -13,7 +13,8 @@ from enum import IntEnum
 from hashlib import sha256
 from typing import TypeAlias
 
-from convergence.errors import LocalError, ParseError
+from convergence.codes import FileFlaw, LinkFlaw
+from convergence.errors import LocalError, ParseError, Problem
 from convergence.ports import Buffer
 from convergence.wire.reader import Cutter, Reader
 
@@ -81,14 +82,14 @@ class FileInfo:
         return -(-self.size // self.piece_size)
 
     def encode(self) -> bytes:
-        """Raises LocalError if what it holds would not parse."""
+        """Raises Problem if what it holds would not parse."""
         try:
             name, media_type = self.name.encode(), self.media_type.encode("ascii")
             data = self.root + self.size.to_bytes(8, "big") + self.piece_size.to_bytes(4, "big")
             data += len(name).to_bytes(2, "big") + name + bytes([len(media_type)]) + media_type
             FileInfo.parse(data)
         except (ParseError, UnicodeEncodeError, OverflowError, ValueError) as error:
-            raise LocalError(f"not a valid file description: {error}") from None
+            raise Problem(FileFlaw.NOT_DESCRIBED, detail=str(error)) from None
         return data
 
     @classmethod
@@ -124,11 +125,11 @@ _BASE64_OF_32 = re.compile(r"[A-Za-z0-9_-]{43}", re.ASCII)
 def _decode_part(text: str, which: str) -> bytes:
     if not _BASE64_OF_32.fullmatch(text):
         if len(text) < 43:
-            raise ParseError(f"The {which} part of the link is incomplete. Copy the whole link.")
-        raise ParseError(f"The {which} part of the link is too long or holds characters that do not belong in it.")
+            raise Problem(LinkFlaw.SHORT_PART, part=which)
+        raise Problem(LinkFlaw.LONG_PART, part=which)
     data = urlsafe_b64decode(text + "=")
     if _encode_part(data) != text:
-        raise ParseError(f"The {which} part of the link was altered. Ask for the link again.")
+        raise Problem(LinkFlaw.ALTERED_PART, part=which)
     return data
 
 
@@ -155,22 +156,22 @@ class ShareLink:
 
     @classmethod
     def parse(cls, text: str) -> ShareLink:
-        """From a full http(s) link, or the part after its "#". Raises ParseError with a text for people."""
+        """From a full http(s) link, or the part after its "#". Raises Problem (LinkFlaw)."""
         text = text.strip()
         if not text:
-            raise ParseError("There is no link here. Paste the link you were given.")
+            raise Problem(LinkFlaw.NO_LINK)
         scheme, colon, rest = text.partition("://")
         if colon:
             if scheme.lower() not in ("http", "https"):
-                raise ParseError("The link does not begin with http:// or https://.")
+                raise Problem(LinkFlaw.SCHEME)
             _, sharp, fragment = rest.partition("#")
             if not sharp:
-                raise ParseError("The link has no part after a # sign: it was cut. Copy the whole link.")
+                raise Problem(LinkFlaw.CUT)
         else:
             fragment = text.removeprefix("#")
         name, dot, key = fragment.partition(".")
         if not dot:
-            raise ParseError("The link is incomplete: its second half, after a dot, is missing. Copy the whole link.")
+            raise Problem(LinkFlaw.HALF)
         return cls(_decode_part(name, "first"), _decode_part(key, "second"))
 
 

@@ -13,8 +13,9 @@ from convergence.circuit.client import ClientCircuit
 from convergence.circuit.endpoint import Endpoint
 from convergence.circuit.relay import RelayCircuit
 from convergence.crypto.keys import NodeKeys
-from convergence.effects import CloseLink, Event, Send
+from convergence.effects import CloseLink, Send
 from convergence.errors import RemoteError
+from convergence.events import Event
 from convergence.link.handshake import Handshake
 from convergence.link.link import Link
 from convergence.outbox import Outbox

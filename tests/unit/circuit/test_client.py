@@ -5,6 +5,7 @@ import pytest
 from convergence.circuit.client import EARLY_KEPT, MAX_HOPS
 from convergence.crypto.keys import NodeKeys
 from convergence.errors import DestroyReason, EndReason, LocalError
+from convergence.events import CircuitBroken
 from convergence.wire.cells import CELL_LEN, PAYLOAD_LEN, Command
 from convergence.wire.create import Created2
 from convergence.wire.descriptor import Descriptor, Role
@@ -120,7 +121,7 @@ def test_create_fast_is_never_sent(net, client):
 
 
 def broken(client):
-    return [event.data["message"] for event in client.events if event.kind == "circuit-broken"]
+    return [event.reason for event in client.events if isinstance(event, CircuitBroken)]
 
 
 def first_link(net, client):

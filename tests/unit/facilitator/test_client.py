@@ -2,7 +2,10 @@
 
 import pytest
 
+from convergence.codes import FacilitatorWhy, RtcWhy
 from convergence.effects import CloseLink, Connect, Protocol, Send
+from convergence.errors import Why
+from convergence.events import Trouble
 from convergence.facilitator.client import (
     ANSWER_TIMEOUT,
     CHECK_TIMEOUT,
@@ -34,6 +37,14 @@ from convergence.wire.facilitator import (
     register_statement,
 )
 from tests.unit.facilitator.world import ADDRESS, CRYPTO, SEED, START, HashRng, World, describe, node_keys
+
+
+def trouble(code, detail=""):
+    return Trouble(Why(code, {"detail": detail}), retrying=True)
+
+
+def refusal(detail):
+    return Trouble(Why(FacilitatorWhy.REFUSES, {"detail": detail}))
 
 
 @pytest.fixture
@@ -122,8 +133,8 @@ def test_the_last_good_list_stays_while_the_facilitator_is_down(world):
     world.run(1000)
     assert not node.client.connected
     assert len(node.directory.nodes(Role.RELAY, world.now())) == 1
-    assert node.troubles[0] == "The connection to the facilitator was lost (connection reset). Trying again."
-    assert node.troubles[1] == "The facilitator cannot be reached (connection refused). Trying again."
+    assert node.troubles[0] == trouble(FacilitatorWhy.LOST, "connection reset")
+    assert node.troubles[1] == trouble(FacilitatorWhy.UNREACHABLE, "connection refused")
     assert len(node.troubles) < 20
     world.reachable = True
     world.start_service()
@@ -136,7 +147,7 @@ def test_a_facilitator_that_never_answers_is_given_up(world):
     world.silent = True
     node = world.client(1)
     world.run(CONNECT_TIMEOUT)
-    assert node.troubles == ["The facilitator does not answer. Trying again."]
+    assert node.troubles == [trouble(FacilitatorWhy.SILENT)]
     world.silent = False
     world.run(2 * RETRY_FIRST)
     assert node.client.connected
@@ -193,7 +204,7 @@ def test_a_refused_registration_is_tried_again_later(world):
     world.time -= 7200  # its clock is set back: what it registers now is older
     node.port.driver.run(node.client.register)
     world.settle()
-    assert node.troubles == ["The facilitator refuses: a newer descriptor of this node is registered."]
+    assert node.troubles == [refusal("a newer descriptor of this node is registered")]
     assert node.client.connected
     world.time += 7200
     world.run(REGISTER_RETRY)
@@ -203,7 +214,7 @@ def test_a_refused_registration_is_tried_again_later(world):
 def test_another_facilitator_than_the_pinned_one_is_refused(world):
     node = world.client(1, facilitator=bytes(32))
     world.settle()
-    assert node.troubles == ["The facilitator's answer cannot be used: it is another facilitator. Trying again."]
+    assert node.troubles == [trouble(FacilitatorWhy.UNUSABLE, "it is another facilitator")]
     assert node.registrations == 0
     assert not node.client.connected
     assert node.directory.nodes(Role(0), world.now()) == []
@@ -248,7 +259,7 @@ def test_a_signal_to_whoever_is_not_there_is_refused(world):
     world.settle()
     heard = signal(asker, bytes(32))
     world.settle()
-    assert heard == ["the introducer does not know the node"]
+    assert heard == [Why(RtcWhy.UNKNOWN_NODE)]
 
 
 def test_signals_come_between_the_answers_to_requests(world):
@@ -263,7 +274,7 @@ def test_signals_come_between_the_answers_to_requests(world):
     target.port.driver.run(target.client.register)
     asker.port.driver.run(asker.client.refresh)
     world.settle()
-    assert heard == [[b"answer"], ["the introducer does not know the node"]]
+    assert heard == [[b"answer"], [Why(RtcWhy.UNKNOWN_NODE)]]
     assert (target.troubles, asker.troubles) == ([], [])
 
 
@@ -275,12 +286,12 @@ def test_without_a_channel_nothing_is_carried(world):
     heard = signal(asker, describe(1, 0).identity)
     asker.port.driver.run(asker.client.stop)
     assert asker.client.carrier is None
-    assert heard == ["the pipe to the introducer was closed"]
+    assert heard == [Why(RtcWhy.NO_CARRIER)]
     refused = []
     carrier.signal(bytes(32), b"late", lambda answer, now: None, lambda why, now: refused.append(why), world.time)
     asker.port.driver.run(asker.client.start)
     world.run(1)
-    assert refused == ["the pipe to the introducer is closed"]
+    assert refused == [Why(RtcWhy.NO_CARRIER)]
     assert asker.client.carrier not in (None, carrier)
 
 
@@ -394,7 +405,7 @@ def test_whatever_comes_the_channel_closes_and_another_try_follows(data):
 
 def closed(peer):
     assert [type(effect) for effect in peer.outbox.poll()] == [CloseLink]
-    assert peer.troubles[0].startswith("The facilitator's answer cannot be used: ")
+    assert peer.troubles[0].why.code is FacilitatorWhy.UNUSABLE
     assert peer.client.channel is None
     peer.pass_time(2 * RETRY_FIRST)
     assert [type(effect) for effect in peer.outbox.poll()] == [Connect]
@@ -481,7 +492,7 @@ def test_pauses_double_with_jitter_up_to_their_limit():
         usual = min(RETRY_FIRST * 2**failures, RETRY_MAX)
         assert 0.5 * usual <= pause < 1.5 * usual
     assert len({round(pause / min(2**n, RETRY_MAX), 3) for n, pause in enumerate(pauses)}) > 6
-    assert set(peer.troubles) == {"The facilitator cannot be reached. Trying again."}
+    assert all(told == trouble(FacilitatorWhy.UNREACHABLE) for told in peer.troubles) and peer.troubles
 
 
 def test_only_a_channel_that_served_resets_the_pause():
@@ -511,7 +522,7 @@ def test_in_doubt_the_channel_has_to_answer_soon(world):
     world.run(CHECK_TIMEOUT / 2)
     node.port.driver.run(node.client.check)
     world.run(CHECK_TIMEOUT / 2 + 0.5)
-    assert node.troubles == ["The facilitator does not answer. Trying again."]
+    assert node.troubles == [trouble(FacilitatorWhy.SILENT)]
     node.port.driver.run(node.client.check)
     assert not node.client.connected
 
@@ -525,14 +536,14 @@ def test_an_unanswered_request_ends_the_channel():
     assert peer.client.connected
     peer.pass_time(1)
     assert not peer.client.connected
-    assert peer.troubles == ["The facilitator does not answer. Trying again."]
+    assert peer.troubles == [trouble(FacilitatorWhy.SILENT)]
 
 
 def test_a_refused_list_is_asked_for_again_later():
     peer = Hostile()
     peer.open()
     peer.receive(error("busy\n\x1b[31m..."))
-    assert peer.troubles == ["The facilitator refuses: busy  [31m."]
+    assert peer.troubles == [refusal("busy  [31m")]
     peer.pass_time(REGISTER_RETRY)
     assert peer.sent() == [RecordType.LIST]
 
@@ -541,7 +552,7 @@ def test_a_farewell_is_told():
     peer = Hostile()
     peer.open()
     peer.receive(nodes() + error("too many records."))
-    assert peer.troubles == ["The facilitator refuses: too many records."]
+    assert peer.troubles == [refusal("too many records")]
     assert peer.client.connected
 
 

@@ -3,7 +3,8 @@ from dataclasses import replace
 
 import pytest
 
-from convergence.effects import CloseLink, Event, Failure, Load, Protocol, Scan, Send, Store
+from convergence.effects import CloseLink, Failure, Load, Protocol, Scan, Send, Store
+from convergence.events import Event, StorageTrouble, as_json
 from convergence.facilitator import service as module
 from convergence.facilitator.service import (
     FIRST_RECORD_TIMEOUT,
@@ -113,8 +114,8 @@ class Rig:
         answers = []
         for effect in self.service.poll():
             match effect:
-                case Event(kind, data):
-                    self.events.append((kind, json.loads(json.dumps(data))))
+                case Event():
+                    self.events.append((effect.kind, json.loads(json.dumps(as_json(effect)))))
                 case CloseLink(number, reason):
                     self.closed[number] = reason
                 case Store(request, items):
@@ -170,7 +171,7 @@ def test_a_registered_node_is_listed_and_stored(rig):
     assert nodes.verify(CRYPTO.ed25519_verify)
     assert nodes.descriptors == (descriptor.encode(),)
     assert rig.stores == [("node", descriptor.identity, descriptor.encode())]
-    assert rig.events[0][0] == "registered"
+    assert rig.events[0][0] == "node-registered"
 
 
 def test_the_list_is_signed_again_when_nodes_change_and_after_a_while(rig):
@@ -197,7 +198,7 @@ def test_only_a_newer_descriptor_replaces(rig):
     assert rig.register(2, first) == [ErrorCode.STALE]
     assert rig.register(2, describe(1, rig.now + 1, roles=Role.EXIT)) == [ErrorCode.STALE]
     assert NodeList.parse(rig.service.signed_list(rig.now)).descriptors == (newer.encode(),)
-    assert [kind for kind, _ in rig.events].count("registered") == 1
+    assert [kind for kind, _ in rig.events].count("node-registered") == 1
 
 
 @pytest.mark.parametrize(
@@ -678,4 +679,4 @@ def test_a_load_that_fails_is_told():
     service.done(1, [bytes(32)], START)
     [load] = service.poll()
     service.done(load.request, Failure("io", "broken"), START)
-    assert service.poll() == [Event("storage-trouble", {"failure": "io", "message": "broken"})]
+    assert service.poll() == [StorageTrouble("io", "broken")]

@@ -9,9 +9,12 @@ from __future__ import annotations
 import hashlib
 from types import SimpleNamespace
 
+from convergence.codes import RtcWhy
 from convergence.crypto import hpke
 from convergence.crypto.keys import NodeKeys
-from convergence.effects import OFFERER, CloseLink, Connect, Describe, DescriptionKind, Event, Protocol
+from convergence.effects import OFFERER, CloseLink, Connect, Describe, DescriptionKind, Protocol
+from convergence.errors import Why
+from convergence.events import Event, Rtc
 from convergence.introduction.links import RtcLinks
 from convergence.outbox import Outbox
 from convergence.wire.descriptor import Descriptor, Role, Transport
@@ -165,7 +168,7 @@ class Party:
         self.poll()
 
     def states(self):
-        return [event.data["state"] for event in self.events if event.kind == "rtc"]
+        return [event.state for event in self.events if isinstance(event, Rtc)]
 
     def of(self, kind):
         """The descriptions of this kind that the shell was given, of all channels."""
@@ -189,7 +192,7 @@ class Way:
         self.signals.append(sealed)
         self.answered = answered
         if self.mode == "refuse":
-            self.world.later(LATENCY, lambda: refused("the introducer refuses", self.world.now))
+            self.world.later(LATENCY, lambda: refused(Why(RtcWhy.REFUSED), self.world.now))
         elif self.mode != "lose":
             self.world.later(LATENCY, lambda: self.target.delivered(sealed, self.reply_to(answered), self))
 

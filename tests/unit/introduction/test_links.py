@@ -2,7 +2,10 @@
 
 import pytest
 
+from convergence.codes import RtcWhy
 from convergence.crypto.keys import NodeKeys
+from convergence.errors import Why
+from convergence.events import Rtc
 from convergence.introduction.courier import ANSWER_TIMEOUT, MAX_CARRIERS
 from convergence.introduction.links import CONNECT_TIMEOUT, MAX_HELD, MAX_PENDING
 from tests.unit.circuit.rig import CRYPTO, SeededRng
@@ -105,8 +108,8 @@ def test_events_and_the_snapshot_are_for_people(world, pair):
     assert state == {"peer": two.identity.hex()[:16], "state": "open"} and world.now - 1 < since < world.now
     for party, other in ((one, two), (two, one)):
         assert {event.kind for event in party.events} == {"rtc"}
-        assert {event.data["peer"] for event in party.events} == {other.identity.hex()[:16]}
-        assert {event.data["reason"] for event in party.events} == {""}
+        assert {event.peer for event in party.events} == {other.identity.hex()[:16]}
+        assert {event.why.code for event in party.events} == {RtcWhy.NONE}
 
 
 # -- carriers
@@ -144,10 +147,10 @@ def test_when_no_way_is_left_the_channel_is_closed(world, pair):
     one.carriers = [Way(world, two, "refuse"), Way(world, two, "refuse")]
     channel = one.connect(two)
     world.run()
-    assert one.heard("closed") == [(channel, "the introducer refuses")]
-    assert one.ends[channel].closed == "the introducer refuses"
+    assert one.heard("closed") == [(channel, RtcWhy.REFUSED)]
+    assert one.ends[channel].closed == RtcWhy.REFUSED
     assert one.states() == ["connecting", "failed"]
-    assert one.events[-1].data["reason"] == "the introducer refuses"
+    assert one.events[-1].why.code is RtcWhy.REFUSED
     assert one.links.snapshot() == []
 
 
@@ -156,7 +159,7 @@ def test_the_channel_is_closed_where_there_is_nobody_to_ask(world, pair):
     one.carriers = []
     channel = one.connect(two)
     world.run()
-    assert one.heard("closed") == [(channel, "there is nobody to introduce us")]
+    assert one.heard("closed") == [(channel, RtcWhy.NO_CARRIER)]
 
 
 def test_an_unanswered_offer_does_not_go_round_for_ever(world, pair):
@@ -264,7 +267,7 @@ def test_a_connection_that_does_not_come_about_in_time_is_closed(world, pair, si
     assert one.states() == two.states() == ["connecting"]
     world.run(2)
     assert one.states() == two.states() == ["connecting", "failed"]
-    assert one.heard("closed") == [(channel, "no connection within 20 seconds")]
+    assert one.heard("closed") == [(channel, RtcWhy.NO_CONNECTION)]
     assert all(end.closed for party in pair for end in party.ends.values())
 
 
@@ -294,11 +297,8 @@ def test_a_shell_that_cannot_connect_ends_it_with_its_reason(world, pair):
     world.run()
     one.lose(channel, "no route between the two")
     assert one.heard("closed") == [(channel, "no route between the two")]
-    assert one.events[-1].data == {
-        "peer": two.identity.hex()[:16],
-        "state": "failed",
-        "reason": "no route between the two",
-    }
+    why = Why(RtcWhy.SHELL, {"detail": "no route between the two"})
+    assert one.events[-1] == Rtc(two.identity.hex()[:16], "failed", why)
 
 
 def test_a_link_that_ends_takes_the_session_along(world, pair):
@@ -332,7 +332,7 @@ def test_a_description_of_our_own_that_is_of_no_use_closes_the_channel(world, pa
     channel = one.connect(two)
     one.described(channel, OFFER, sdp)
     [(closed, reason)] = one.heard("closed")
-    assert closed == channel and reason.startswith("what this side offers is of no use")
+    assert closed == channel and reason == RtcWhy.USELESS_OFFER
 
 
 def test_what_the_shell_says_of_other_channels_is_ignored(world, pair):

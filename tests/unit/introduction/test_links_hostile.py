@@ -4,6 +4,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from convergence.codes import RtcWhy
 from convergence.introduction.links import (
     CONNECT_TIMEOUT,
     MAX_PENDING,
@@ -496,14 +497,14 @@ def test_another_certificate_in_a_session_costs_the_link(world, pair, kind):
     if kind is OFFER:
         name = unseal(one.carriers[0].signals[0], two).session
         two.delivered(forge(one, two, OFFER, session=name, sent=int(world.now) + 5))
-        assert two.heard("closed") == [(other, "the peer came back with another certificate")]
+        assert two.heard("closed") == [(other, RtcWhy.OTHER_CERTIFICATE)]
         assert two.states()[-1] == "closed" and two.ends[other].closed
     else:
         one.carriers = [Way(world, two, "lose")]
         one.restart(channel)
         name = unseal(one.carriers[0].signals[0], two).session
         one.carriers[0].bring(forge(two, one, ANSWER, session=name, sent=int(world.now) + 5))
-        assert one.heard("closed") == [(channel, "the peer came back with another certificate")]
+        assert one.heard("closed") == [(channel, RtcWhy.OTHER_CERTIFICATE)]
 
 
 def test_an_answer_with_a_key_that_nothing_can_be_sealed_to_does_no_harm(world, pair):

@@ -3,7 +3,8 @@
 import pytest
 
 from convergence.circuit.client import ClientCircuit
-from convergence.errors import EndReason, StreamError
+from convergence.codes import RtcWhy
+from convergence.errors import EndReason, StreamError, Why
 from convergence.introduction import pipes as module
 from convergence.introduction.asker import KEEP, MAX_WAITING, CircuitCarrier
 from convergence.introduction.gossip import GOSSIP_INTERVAL, GOSSIP_OVERLAP
@@ -438,7 +439,7 @@ def test_whoever_has_lost_all_links_asks_a_relay_that_it_can_dial(net, far):
     *_, carrier = a.carriers(target.identity)
     asked = Asked(carrier, target)
     net.tick(0)
-    assert asked.refusals == ["the introducer does not know the node"]
+    assert asked.refusals == [Why(RtcWhy.UNKNOWN_NODE)]
 
     a.addresses.add(introducer.identity)
     *_, carrier = a.carriers(target.identity)

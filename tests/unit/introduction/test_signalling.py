@@ -2,7 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from convergence.errors import LocalError, ParseError
+from convergence.codes import RtcWhy
+from convergence.errors import LocalError, ParseError, Why
 from convergence.introduction import signalling as module
 from convergence.introduction.signalling import (
     MAX_INTRODUCTIONS_PER_MINUTE,
@@ -114,16 +115,16 @@ def test_tags_begin_again_after_the_last_one():
 
 
 @pytest.mark.parametrize(
-    ("reason", "text"),
-    [(UNKNOWN, "does not know the node"), (BUSY, "has too much to do"), (77, "the introducer refuses")],
+    ("reason", "code"),
+    [(UNKNOWN, RtcWhy.UNKNOWN_NODE), (BUSY, RtcWhy.BUSY), (77, RtcWhy.REFUSED)],
 )
-def test_a_refusal_ends_the_signal(asker, reason, text):
+def test_a_refusal_ends_the_signal(asker, reason, code):
     tag = asker.ask()
     asker.unreachable(tag, reason)
     asker.unreachable(tag, reason)
     asker.reply(tag)
     [(why, now)] = asker.heard
-    assert text in why
+    assert why == Why(code)
     assert now == START
 
 
@@ -164,7 +165,7 @@ def test_more_signals_than_an_introducer_takes_are_refused_here_but_not_from_wit
     asker.ask()
     assert (asker.pipe.sent, asker.heard) == ([], [])
     asker.clock.pass_time(0)
-    assert asker.heard == [("too many signals to one introducer", START)]
+    assert asker.heard == [(Why(RtcWhy.BUSY), START)]
     asker.clock.pass_time(TAG_LIFETIME)
     assert asker.ask() is not None
 
@@ -181,11 +182,11 @@ def test_a_closed_pipe_refuses_what_was_not_answered_and_all_that_follows(asker)
     asker.ask(CAROL)
     asker.pipe.take()
     asker.signals.closed(START)
-    assert asker.heard == [(b"answer", START), ("the pipe to the introducer was closed", START)]
+    assert asker.heard == [(b"answer", START), (Why(RtcWhy.NO_CARRIER), START)]
     asker.signals.closed(START)
     asker.ask()
     asker.clock.pass_time(0)
-    assert asker.heard[2:] == [("the pipe to the introducer is closed", START)]
+    assert asker.heard[2:] == [(Why(RtcWhy.NO_CARRIER), START)]
     assert asker.pipe.sent == []
 
 
@@ -194,7 +195,7 @@ def test_a_refusal_may_ask_again(asker):
     asker.signals.signal(BOB, b"1", lambda answer, now: None, lambda why, now: asker.ask(sealed=b"2"), START)
     asker.signals.closed(START)
     asker.clock.pass_time(0)
-    assert asker.heard == [("the pipe to the introducer is closed", START)]
+    assert asker.heard == [(Why(RtcWhy.NO_CARRIER), START)]
 
 
 def test_an_oversized_message_is_the_callers_fault(asker):

@@ -3,7 +3,8 @@
 import pytest
 
 from convergence.crypto.keys import NodeKeys
-from convergence.effects import CloseLink, Connect, Event, Protocol, Send
+from convergence.effects import CloseLink, Connect, Protocol, Send
+from convergence.events import LinkClosed
 from convergence.link.handshake import HANDSHAKE_TIMEOUT
 from convergence.link.neighbours import (
     DIAL_TIMEOUT,
@@ -241,7 +242,7 @@ def test_idle_dialled_links_are_closed_and_used_ones_stay(pair):
     for _ in range(int(IDLE_TIMEOUT / SWEEP) + 2):
         a.tick(SWEEP)
     assert not link.open and not a.neighbours.links
-    reasons = [effect.data["reason"] for effect in a.poll(Event) if effect.kind == "link-closed"]
+    reasons = [effect.reason for effect in a.poll(LinkClosed)]
     assert reasons == ["idle"]
     for _ in range(3):
         a.tick(SWEEP)

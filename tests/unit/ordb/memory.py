@@ -12,8 +12,10 @@ from hashlib import sha256
 from random import Random
 from typing import Any
 
-from convergence.effects import Event, Failure, Load, Scan, Store
+from convergence.codes import Dropped, TransferWhy
+from convergence.effects import Failure, Load, Scan, Store
 from convergence.errors import EndReason
+from convergence.events import Event
 from convergence.ordb.download import Download
 from convergence.ordb.index import FileBuilder, MerkleTree, SharedFile, piece_key
 from convergence.ordb.pieces import PieceSet
@@ -245,9 +247,9 @@ class Receiver:
         self.node = node
         self.progress: list[int] = []
         self.done: list[SharedFile] = []
-        self.failed: list[str] = []
-        self.paused: list[str] = []
-        self.dropped: list[str] = []
+        self.failed: list[TransferWhy] = []
+        self.paused: list[TransferWhy] = []
+        self.dropped: list[Dropped] = []
         self.asked = 0
         self.download = Download(
             link,
@@ -256,9 +258,9 @@ class Receiver:
             on_progress=lambda have, size, now: self.progress.append(have),
             on_done=lambda file, now: self.done.append(file),
             on_need_source=self._need,
-            on_paused=lambda text, now: self.paused.append(text),
-            on_failed=lambda text, now: self.failed.append(text),
-            on_dropped=lambda text, now: self.dropped.append(text),
+            on_paused=lambda why, now: self.paused.append(why),
+            on_failed=lambda why, now: self.failed.append(why),
+            on_dropped=lambda why, now: self.dropped.append(why),
         )
         self.download.start(node.world.now)
         node.world.run()
@@ -290,7 +292,7 @@ class Line:
             bytes(32),
             initiator=False,
             attach=serve,
-            on_over=lambda reason, text, local, now: self.served_over.append((reason, text, local)),
+            on_over=lambda reason, local, now: self.served_over.append((reason, local)),
         )
         self.client = Session(
             CRYPTO,
@@ -300,7 +302,7 @@ class Line:
             bytes(32),
             initiator=True,
             attach=attach,
-            on_over=lambda reason, text, local, now: self.over.append((reason, text, local)),
+            on_over=lambda reason, local, now: self.over.append((reason, local)),
         )
         self.server.bind(self.far)
         self.client.bind(self.near)
@@ -369,5 +371,5 @@ class Script:
     def writable(self, now: float) -> None:
         pass
 
-    def closed(self, reason: int, text: str, now: float) -> None:
-        self.closes.append((reason, text))
+    def closed(self, reason: int, now: float) -> None:
+        self.closes.append(reason)

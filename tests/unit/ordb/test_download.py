@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from convergence.codes import Dropped, TransferWhy
 from convergence.effects import Failure
 from convergence.errors import EndReason
 from convergence.ordb.download import (
@@ -38,7 +39,7 @@ def test_a_file_arrives_whole(size: int) -> None:
     rig.world.run()
     rig.check_done(fetched=-(-size // PIECE_SIZE))
     assert rig.download.bytes_fetched == size
-    assert [reason for reason, _, _ in rig.lines[0].over] == [EndReason.DONE]
+    assert [reason for reason, _ in rig.lines[0].over] == [EndReason.DONE]
     assert rig.client.outbox.deadline() is None or rig.world.advance(60) is None
 
 
@@ -234,7 +235,7 @@ def test_a_source_that_gives_nothing_is_dropped() -> None:
     rig.connect_script(lambda script, message: None)
     rig.world.run()
     rig.world.advance(SOURCE_TIMEOUT + 2)
-    assert rig.receiver.dropped == ["a sender gave nothing for 30 seconds"]
+    assert rig.receiver.dropped == [Dropped.SILENT]
     assert rig.download.banned == 0
     assert rig.download.sources_wanted == 3
     rig.connect()
@@ -247,7 +248,7 @@ def test_a_source_that_never_says_info_is_dropped() -> None:
     Line(rig.world, rig.world.node(), rig.client, rig.file.key, Script, rig.download.attach)
     rig.world.run()
     rig.world.advance(SOURCE_TIMEOUT + 2)
-    assert rig.receiver.dropped == ["a sender gave nothing for 30 seconds"]
+    assert rig.receiver.dropped == [Dropped.SILENT]
 
 
 def test_at_the_end_an_idle_source_takes_over_from_a_silent_one() -> None:
@@ -257,7 +258,7 @@ def test_at_the_end_an_idle_source_takes_over_from_a_silent_one() -> None:
     rig.world.run()
     assert len(rig.download.present) == 12
     rig.world.advance(STEAL_AFTER + 2)
-    assert rig.receiver.dropped == ["a slow sender was left for a faster one"]
+    assert rig.receiver.dropped == [Dropped.SLOW]
     rig.check_done(fetched=20)
 
 
@@ -275,7 +276,7 @@ def test_at_the_end_a_fast_source_takes_over_from_a_trickling_one() -> None:
         if rig.receiver.done:
             break
     rig.check_done(fetched=20)
-    assert rig.receiver.dropped == ["a slow sender was left for a faster one"]
+    assert rig.receiver.dropped == [Dropped.SLOW]
 
 
 def test_a_single_slow_source_is_kept() -> None:
@@ -300,7 +301,7 @@ def test_a_full_disk_pauses_and_retry_goes_on_with_nothing_fetched_twice() -> No
     rig.world.run_until(lambda: rig.download.pieces_fetched >= 5)
     rig.client.failure = Failure("quota", "disk full")
     rig.world.run()
-    assert rig.receiver.paused == ["There is no room left to store this file. Free some space, then choose Retry."]
+    assert rig.receiver.paused == [TransferWhy.NO_ROOM]
     assert rig.download.paused and rig.download.sources_wanted == 0
     held = len(rig.download._verified) + len(rig.download._storing)
     assert held <= MAX_REQUESTS
@@ -331,7 +332,7 @@ def test_storage_that_fails_at_any_step_pauses_there(when: Phase) -> None:
         rig.client.failure = broken
     rig.world.run()
     assert rig.download.phase is when
-    assert "Retry" in rig.receiver.paused[0]
+    assert rig.receiver.paused[0] is TransferWhy.STORAGE
     assert "fire" not in rig.receiver.paused[0]
     rig.client.failure = rig.client.load_failure = None
     rig.download.retry(rig.world.now)
@@ -354,7 +355,7 @@ def test_cancel_keeps_what_is_stored_and_a_late_store_changes_nothing() -> None:
     had = len(rig.client.pieces(rig.file.info.root))
     assert rig.download.phase is Phase.STOPPED
     assert 3 <= had < 20
-    assert [reason for reason, _, _ in rig.lines[0].over] == [EndReason.DONE]
+    assert [reason for reason, _ in rig.lines[0].over] == [EndReason.DONE]
     rig.restart()
     rig.connect()
     rig.world.run()
@@ -396,10 +397,10 @@ def test_fail_is_told_once_and_for_good() -> None:
     rig = Rig(20 * PIECE_SIZE)
     rig.connect()
     rig.world.run_until(lambda: rig.download.pieces_fetched >= 3)
-    rig.download.fail("nobody there", rig.world.now)
-    rig.download.fail("nobody there", rig.world.now)
+    rig.download.fail(TransferWhy.NOBODY, rig.world.now)
+    rig.download.fail(TransferWhy.NOBODY, rig.world.now)
     rig.world.run()
-    assert rig.receiver.failed == ["nobody there"]
+    assert rig.receiver.failed == [TransferWhy.NOBODY]
     assert rig.download.sources_wanted == 0 and not rig.download.active
 
 

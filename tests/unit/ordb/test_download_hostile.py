@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from convergence.codes import Dropped, TransferWhy
 from convergence.errors import EndReason
 from convergence.ordb.index import EMPTY_ROOT, SharedFile
 from convergence.wire.ordb import (
@@ -34,9 +35,9 @@ def test_wrong_bytes_drop_the_source_and_the_file_comes_from_another() -> None:
 
     bad = rig.connect_script(answer)
     rig.world.run()
-    assert rig.receiver.dropped == ["a sender sent wrong bytes"]
+    assert rig.receiver.dropped == [Dropped.WRONG_BYTES]
     assert rig.download.banned == 1
-    assert [reason for reason, _ in bad.closes] == [EndReason.TORPROTOCOL]
+    assert bad.closes == [EndReason.TORPROTOCOL]
     assert 3 not in rig.client.pieces(rig.file.info.root)
     rig.connect()
     rig.world.run()
@@ -63,7 +64,7 @@ def test_wrong_proofs_and_lengths_are_wrong_bytes(spoil: Callable[[Piece], Piece
     rig.connect_script(answer)
     rig.connect()
     rig.world.run()
-    assert rig.receiver.dropped == ["a sender sent wrong bytes"]
+    assert rig.receiver.dropped == [Dropped.WRONG_BYTES]
     rig.check_done(fetched=5)
 
 
@@ -106,7 +107,7 @@ def test_a_link_to_what_cannot_be_fails_with_a_reason() -> None:
     rig.receiver = Receiver(rig.client, ShareLink(rig.file.hash_name, key))
     rig.connect_script(lambda script, message: None)
     rig.world.run()
-    assert rig.receiver.failed == ["this link is for a file that this version cannot fetch"]
+    assert rig.receiver.failed == [TransferWhy.UNKNOWN_KIND]
     assert not rig.client.stored
 
 
@@ -119,7 +120,7 @@ def test_an_unrequested_piece_drops_the_source() -> None:
 
     rig.connect_script(answer)
     rig.world.run()
-    assert rig.receiver.dropped == ["a sender sent a piece that nobody asked for"]
+    assert rig.receiver.dropped == [Dropped.NOT_ASKED]
 
 
 def test_a_piece_sent_twice_drops_the_source() -> None:
@@ -151,7 +152,7 @@ def test_messages_that_are_not_due_drop_the_source(words: list[Any]) -> None:
     rig.connect_script(lambda script, message: None, first=words)
     rig.connect()
     rig.world.run()
-    assert rig.receiver.dropped == ["a sender sent something that is no valid message"]
+    assert rig.receiver.dropped == [Dropped.NO_MESSAGE]
     assert rig.download.banned == 1
     rig.check_done(fetched=3)
 
@@ -202,7 +203,7 @@ def test_a_sender_that_stops_is_no_bad_sender() -> None:
 
     rig.connect_script(answer)
     rig.world.run()
-    assert rig.receiver.dropped == ["a sender stopped sending"]
+    assert rig.receiver.dropped == [Dropped.STOPPED]
     assert rig.download.banned == 0
     rig.connect()
     rig.world.run()

@@ -60,7 +60,7 @@ def test_requests_are_answered_in_order_with_proofs() -> None:
 def test_an_index_past_the_end_ends_the_session(index: int) -> None:
     rig = Rig()
     rig.say(Request(index))
-    assert [reason for reason, _ in rig.script.closes] == [EndReason.TORPROTOCOL]
+    assert rig.script.closes == [EndReason.TORPROTOCOL]
 
 
 def test_an_empty_file_has_nothing_to_ask_for() -> None:
@@ -77,7 +77,7 @@ def test_a_flood_of_requests_ends_the_session_and_is_not_kept() -> None:
     assert len(rig.upload._queue) == MAX_QUEUED_REQUESTS
     assert not rig.script.closes
     rig.say(Request(0))
-    assert [reason for reason, _ in rig.script.closes] == [EndReason.RESOURCELIMIT]
+    assert rig.script.closes == [EndReason.RESOURCELIMIT]
     assert len(rig.upload._queue) == 0
     rig.server.release()
     rig.world.run()
@@ -137,7 +137,7 @@ def test_a_piece_that_storage_does_not_give_is_refused(damage: str) -> None:
 def test_messages_of_senders_end_the_session(message: Any) -> None:
     rig = Rig()
     rig.say(message)
-    assert [reason for reason, _ in rig.script.closes] == [EndReason.TORPROTOCOL]
+    assert rig.script.closes == [EndReason.TORPROTOCOL]
 
 
 @pytest.mark.parametrize("garbage", [b"\xff" * 10, b"\x03\xff\xff\xff", b"\x02\0\0\5abcde", bytes(100)])
@@ -145,13 +145,13 @@ def test_garbage_inside_the_session_ends_it(garbage: bytes) -> None:
     rig = Rig()
     rig.script.stream.send(garbage)
     rig.world.run()
-    assert [reason for reason, _ in rig.script.closes] == [EndReason.TORPROTOCOL]
+    assert rig.script.closes == [EndReason.TORPROTOCOL]
 
 
 def test_done_ends_the_upload() -> None:
     rig = Rig()
     rig.say(Done())
-    assert [reason for reason, _ in rig.script.closes] == [EndReason.DONE]
+    assert rig.script.closes == [EndReason.DONE]
 
 
 def test_a_silent_receiver_is_given_up_and_a_busy_one_is_not() -> None:
@@ -161,7 +161,7 @@ def test_a_silent_receiver_is_given_up_and_a_busy_one_is_not() -> None:
         rig.say(Request(0))
     assert not rig.script.closes
     rig.world.advance(IDLE_TIMEOUT * 2)
-    assert [reason for reason, _ in rig.script.closes] == [EndReason.TIMEOUT]
+    assert rig.script.closes == [EndReason.TIMEOUT]
 
 
 def test_stop_ends_the_session_once() -> None:
@@ -169,7 +169,7 @@ def test_stop_ends_the_session_once() -> None:
     rig.upload.stop(rig.world.now)
     rig.upload.stop(rig.world.now)
     rig.world.run()
-    assert [reason for reason, _ in rig.script.closes] == [EndReason.DONE]
+    assert rig.script.closes == [EndReason.DONE]
     rig.upload.announce()
 
 

@@ -3,7 +3,9 @@
 import pytest
 
 from convergence.circuit.relaying import Relaying
-from convergence.errors import DestroyReason, EndReason, LocalError
+from convergence.codes import PathWhy
+from convergence.errors import DestroyReason, EndReason, LocalError, Why
+from convergence.events import Trouble
 from convergence.path.pool import (
     ATTEMPTS,
     ENTRIES,
@@ -98,7 +100,7 @@ class Scene:
             name,
             provider,
             lambda circuit, now: self.got.append(circuit),
-            lambda text, now: self.trouble.append(text),
+            lambda why, now: self.trouble.append(why),
         )
 
     def peer(self, node, direct=False):
@@ -109,14 +111,14 @@ class Scene:
             ask,
             node,
             lambda circuit, now: self.got.append(circuit),
-            lambda text, now: self.trouble.append(text),
+            lambda why, now: self.trouble.append(why),
         )
 
     def exit(self):
         self.do(
             self.pool.exit_circuit,
             lambda circuit, now: self.got.append(circuit),
-            lambda text, now: self.trouble.append(text),
+            lambda why, now: self.trouble.append(why),
         )
 
     def deaf(self, machine):
@@ -265,8 +267,8 @@ def test_unreachable_entries_are_passed_over(scene):
 def test_without_nodes_a_person_is_told_and_it_is_tried_again_ever_more_rarely():
     scene = Scene(relays=1)
     scene.fill()
-    told = [event for event in scene.client.events if event.kind == "trouble"]
-    assert len(told) == 1 and "2 relays are needed, 1 is known" in told[0].data["message"]
+    told = [event for event in scene.client.events if isinstance(event, Trouble)]
+    assert len(told) == 1 and told[0].why == Why(PathWhy.FEW_RELAYS, {"needed": 2, "known": 1})
     deadlines = []
     for _ in range(10):
         deadline = scene.client.outbox.deadline()
@@ -328,8 +330,8 @@ def test_paths_are_along_links_that_there_can_be():
 def test_a_page_that_reaches_nobody_is_told_what_it_takes():
     scene = Scene(relays=3, origin=Reach(schemes=("wss",)))
     scene.fill()
-    [told] = [event.data["message"] for event in scene.client.events if event.kind == "trouble"]
-    assert "none of which can be reached from here: it takes a wss:// address" in told
+    [told] = [event.why for event in scene.client.events if isinstance(event, Trouble)]
+    assert told == Why(PathWhy.OUT_OF_REACH, {"known": 3, "schemes": "wss", "rtc": False})
 
 
 def test_entries_of_a_file_stay_on_their_side_and_lead_to_the_point():
@@ -458,7 +460,7 @@ def test_attempts_are_bounded_and_the_caller_hears_why(scene):
     scene.rdv(scene.directory.known[0])
     for _ in range(ATTEMPTS + 2):
         scene.net.tick(HOP_TIMEOUT)
-    assert scene.trouble == ["a relay of the path did not answer"] and not scene.got
+    assert scene.trouble == [Why(PathWhy.RELAY_SILENT)] and not scene.got
     assert len(scene.dialled) == ATTEMPTS
     scene.net.tick(10 * HOP_TIMEOUT)
     assert len(scene.trouble) == 1 and scene.states == []
@@ -467,13 +469,13 @@ def test_attempts_are_bounded_and_the_caller_hears_why(scene):
 def test_unreachable_entries_use_up_attempts_too(scene):
     scene.unreachable = {machine.keys.identity for machine in scene.relays}
     scene.rdv(scene.directory.known[0])
-    assert scene.trouble == ["the first relay of the path could not be reached"] and len(scene.dialled) == ATTEMPTS
+    assert scene.trouble == [Why(PathWhy.ENTRY_SILENT)] and len(scene.dialled) == ATTEMPTS
 
 
 def test_too_few_nodes_are_told_at_once():
     scene = Scene(relays=1)
     scene.rdv(scene.directory.known[0])
-    assert len(scene.trouble) == 1 and "needed" in scene.trouble[0] and not scene.dialled
+    assert len(scene.trouble) == 1 and scene.trouble[0].code is PathWhy.FEW_RELAYS and not scene.dialled
 
 
 def test_a_link_that_takes_no_circuit_uses_up_an_attempt(scene):
@@ -491,7 +493,7 @@ def test_a_link_that_takes_no_circuit_uses_up_an_attempt(scene):
     scene.reach = lambda identity, reply: reply(Full(), scene.net.now)
     scene.pool._neighbours = scene
     scene.rdv(scene.directory.known[0])
-    assert scene.trouble == ["this link takes no more circuits"] and len(full) == ATTEMPTS
+    assert scene.trouble == [Why(PathWhy.ENTRY_SILENT)] and len(full) == ATTEMPTS
 
 
 def test_a_circuit_in_use_that_dies_is_not_replaced(scene):
@@ -572,7 +574,7 @@ def test_a_ready_circuit_is_not_extended_to_a_node_that_is_on_it():
     scene = Scene(relays=2)
     scene.fill()
     scene.exit()
-    assert not scene.got and "2 relays are needed" in scene.trouble[0]
+    assert not scene.got and scene.trouble[0].values["needed"] == 2
     assert scene.pool.ready == POOL_SIZE
 
 
@@ -594,7 +596,7 @@ def test_no_exit_is_said_in_plain_words(scene):
     scene.directory.known = [scene.describe(machine, Role.RELAY) for machine in scene.relays]
     scene.fill()
     scene.exit()
-    assert len(scene.trouble) == 1 and "no exit is known" in scene.trouble[0]
+    assert len(scene.trouble) == 1 and scene.trouble == [Why(PathWhy.NO_EXIT)]
     assert scene.pool.ready == POOL_SIZE
 
 

@@ -134,7 +134,7 @@ def test_only_reachable_relays_carry():
     useless = [node(20, Role.RDV), node(21, Role.RELAY, url=False), node(22, Role(0))]
     path = pick(HashRng(), [*useless, *NODES[:2]], 2)
     assert set(path) == set(NODES[:2])
-    with pytest.raises(LocalError, match="^3 relays are needed, 2 are known$"):
+    with pytest.raises(LocalError, match="^few-relays needed=3 known=2$"):
         pick(HashRng(), [*useless, *NODES[:2]], 3)
 
 
@@ -144,9 +144,9 @@ def test_the_last_node_need_not_relay():
 
 
 def test_too_few_relays_are_counted_for_people():
-    with pytest.raises(LocalError, match="^1 relay is needed, 0 are known$"):
+    with pytest.raises(LocalError, match="^few-relays needed=1 known=0$"):
         pick(HashRng(), [NODES[0]], 2, last=NODES[0])
-    with pytest.raises(LocalError, match="^2 relays are needed, 1 is known$"):
+    with pytest.raises(LocalError, match="^few-relays needed=2 known=1$"):
         pick(HashRng(), NODES[:2], 2, exclude={NODES[0].identity})
 
 
@@ -155,7 +155,7 @@ def test_a_single_hop_needs_a_way():
     [browser] = browsers(9)
     assert pick(HashRng(), [], 1, BROWSER, last=browser) == (browser,)
     for origin, last in ((BROWSER, node(9, url=False)), (SERVER, browser), (Reach(schemes=("wss",)), NODES[0])):
-        with pytest.raises(LocalError, match="directly"):
+        with pytest.raises(LocalError, match="not-direct"):
             pick(HashRng(), [], 1, origin, last=last)
 
 
@@ -169,7 +169,7 @@ def test_entries_bind_the_first_hop_only():
     for seed in range(20):
         path = pick(HashRng(seed), NODES, 3, entries=NODES[:2])
         assert path[0] in NODES[:2]
-    with pytest.raises(LocalError, match="entry"):
+    with pytest.raises(LocalError, match="no-entry"):
         pick(HashRng(), NODES, 2, entries=[node(40)])
 
 
@@ -282,15 +282,15 @@ def test_a_large_network_is_no_matter():
 @pytest.mark.parametrize(
     ("nodes", "origin", "last", "trouble"),
     [
-        (browsers(1, 2), SERVER, None, "^2 relays are known, none .* from here: it takes a ws:// or wss:// address$"),
+        (browsers(1, 2), SERVER, None, "^out-of-reach known=2 schemes=ws wss rtc=False$"),
         (
             servers(1, 2),
             Reach(True, ("wss",)),
             None,
-            "^2 relays are known, none .*: it takes a wss:// address or WebRTC$",
+            "^out-of-reach known=2 schemes=wss rtc=True$",
         ),
-        (servers(1, 2), BROWSER, browsers(3)[0], "^no path .* has an address and speaks WebRTC too$"),
-        (browsers(1) + servers(2), SERVER, None, "^no path .* has an address and speaks WebRTC too$"),
+        (servers(1, 2), BROWSER, browsers(3)[0], "^no-path$"),
+        (browsers(1) + servers(2), SERVER, None, "^no-path$"),
     ],
 )
 def test_what_is_missing_is_told_to_people(nodes, origin, last, trouble):

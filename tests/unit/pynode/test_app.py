@@ -12,9 +12,11 @@ from typing import Any
 import aiohttp
 import pytest
 
+from convergence.codes import FacilitatorWhy
 from convergence.effects import Event
+from convergence.events import as_json
 from convergence.wire.descriptor import Role
-from pynode.app import App, AppError, FacilitatorApp, Network, Plan, page_folder
+from pynode.app import App, AppError, FacilitatorApp, Network, NotJoinedError, Plan, page_folder
 from pynode.config import Address, Circuits
 from pynode.loop import run
 from pynode.storage import DiskStorage
@@ -48,7 +50,7 @@ class Heard:
     async def until(self, kind: str, **data: Any) -> Event:
         while True:
             for event in self.events:
-                if event.kind == kind and data.items() <= event.data.items():
+                if event.kind == kind and data.items() <= as_json(event).items():
                     return event
             self._news.clear()
             await self._news.wait()
@@ -239,8 +241,10 @@ def test_no_facilitator_is_told_in_a_sentence(tmp_path: Path) -> None:
         app = App(Plan(Network("ws://127.0.0.1:9/facilitator"), tmp_path), heard)
         await app.start()
         await heard.until("trouble")
-        with pytest.raises(AppError, match="facilitator cannot be reached"):
+        with pytest.raises(NotJoinedError) as caught:
             await app.joined(0)
+        assert caught.value.trouble is not None
+        assert caught.value.trouble.why.code is FacilitatorWhy.UNREACHABLE
         await app.stop()
 
     go(scenario)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import ast
 import asyncio
 import io
 import json
 import os
-import re
 import subprocess
 import sys
 import threading
@@ -18,18 +16,17 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-import convergence
-from convergence.effects import Event
-from convergence.errors import LocalError
+from convergence.codes import FacilitatorWhy, FetchStage
+from convergence.errors import LocalError, Why
+from convergence.events import FetchStatus, Trouble
 from convergence.ordb.index import EMPTY_ROOT
-from convergence.rdv.client import NOBODY, WAITED_LONG
 from convergence.wire.descriptor import Role
 from convergence.wire.ordb import PIECE_SIZE
 from pynode.app import Network
 from pynode.cli import fetch, main, parser
 from pynode.cli.children import MAX_RESTARTS, Relay, Relays
 from pynode.cli.common import locked, set_up_logs, unless
-from pynode.cli.get import for_command, site_of
+from pynode.cli.get import site_of
 from pynode.cli.output import CliError, Output, Rate, bar, sentence, shown, size_words, table, time_words
 from pynode.cli.serve import _network, _Relay, relay_plan
 from pynode.cli.share import check_files, hash_file
@@ -99,30 +96,6 @@ def test_sentences(text: str, said: str) -> None:
     assert sentence(text) == said
 
 
-def page_advice() -> list[str]:
-    """Every sentence of the core that sends its reader to a button or a link."""
-    folder = Path(convergence.__file__).parent
-    found = []
-    for path in folder.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value.strip():
-                if re.search(r"\b[Cc]hoose Retry\b|\b[Oo]pen the link again\b", node.value):
-                    found.append(node.value)
-    return found
-
-
-def test_what_the_core_says_for_a_page_is_said_for_a_terminal() -> None:
-    sentences = page_advice()
-    assert WAITED_LONG in sentences and len(sentences) >= 4
-    for text in sentences:
-        said = for_command(text)
-        assert said.endswith(".") and "retry" not in said.lower() and "link" not in said.lower()
-    assert for_command(WAITED_LONG) == "The sender did not come back."
-    assert for_command(NOBODY) == NOBODY
-    full = next(text for text in sentences if "no room" in text)
-    assert for_command(full) == "There is no room left to store this file. Free some space."
-
-
 def fetch_command() -> tuple[Any, io.StringIO]:
     err = io.StringIO()
     return fetch._Command(Output(out=io.StringIO(), err=err), fetch._Sink(io.BytesIO())), err
@@ -131,12 +104,9 @@ def fetch_command() -> tuple[Any, io.StringIO]:
 def test_attempts_of_a_fetch_say_the_same_once() -> None:
     async def scenario() -> None:
         command, err = fetch_command()
-        for message in [
-            "Building a circuit to an exit",
-            "Asking the site",
-            *["Trying another exit", "Asking the site"] * 2,
-        ]:
-            command.event(Event("fetch-status", {"id": 1, "message": message}))
+        again = [FetchStage.OTHER_EXIT, FetchStage.ASKING]
+        for stage in [FetchStage.CIRCUIT, FetchStage.ASKING, *again * 2]:
+            command.event(FetchStatus(1, stage))
         assert err.getvalue().splitlines() == [
             "Building a circuit to an exit…",
             "Asking the site…",
@@ -158,9 +128,9 @@ def test_only_a_complete_body_gets_its_name(tmp_path: Path, complete: bool) -> N
 
 def test_a_relay_tells_each_trouble_once(capsys: pytest.CaptureFixture[str]) -> None:
     set_up_logs(parser().parse_args(["relay"]), Config(), "relay-1")
-    _Relay(Output()).event(Event("trouble", {"message": "The facilitator cannot be reached."}))
+    _Relay(Output()).event(Trouble(Why(FacilitatorWhy.UNREACHABLE, {"detail": ""})))
     told = capsys.readouterr()
-    assert (told.out + told.err).count("The facilitator cannot be reached.") == 1
+    assert (told.out + told.err).count("facilitator-unreachable") == 1
 
 
 def test_tables_line_up() -> None:

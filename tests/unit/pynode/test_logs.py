@@ -6,12 +6,16 @@ import io
 import json
 import logging
 from collections.abc import Iterator
+from dataclasses import make_dataclass
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from convergence.effects import Event
+from convergence.codes import FetchStage, PathWhy, StorageWhy
+from convergence.errors import Why
+from convergence.events import Event, FetchStatus, ShareFailed, TransferInfo, Trouble
 from pynode.logs import Lines, log_event, setup
 
 
@@ -25,24 +29,31 @@ def stream() -> Iterator[io.StringIO]:
     package.setLevel(before[2])
 
 
+def made(kind: str, **fields: Any) -> Event:
+    """An event with any fields."""
+    event = make_dataclass("Made", fields, bases=(Event,), namespace={"kind": kind}, frozen=True)(**fields)
+    assert isinstance(event, Event)
+    return event
+
+
 def test_a_line_reads_well(stream: io.StringIO) -> None:
     setup("relay-1", stream=stream)
-    log_event(Event("circuit_built", {"hops": 2, "seconds": 0.123456789, "why": "two words", "empty": ""}))
+    log_event(made("circuit_built", **{"hops": 2, "seconds": 0.123456789, "why": "two words", "empty": ""}))
     line = stream.getvalue()
     assert line.endswith('info    relay-1  circuit built hops=2 seconds=0.123457 why="two words" empty=""\n')
 
 
 def test_failures_are_warnings_and_debug_is_quiet(stream: io.StringIO) -> None:
     setup("n", "warning", stream=stream)
-    log_event(Event("circuit_built"))
-    log_event(Event("circuit_failed"))
+    log_event(made("circuit_built"))
+    log_event(made("circuit_failed"))
     logging.getLogger("pynode.websocket").debug("not shown")
     assert stream.getvalue().count("\n") == 1 and "warning n  circuit failed" in stream.getvalue()
 
 
 def test_json_lines(stream: io.StringIO) -> None:
     setup("n", as_json=True, stream=stream)
-    log_event(Event("link_lost", {"channel": 3, "psk": b"x" * 32, "node": "forged"}))
+    log_event(made("link_lost", **{"channel": 3, "psk": b"x" * 32, "node": "forged"}))
     entry = json.loads(stream.getvalue())
     assert entry.pop("time") > 0
     assert entry == {"level": "warning", "node": "n", "message": "link lost", "channel": 3, "psk": "***"}
@@ -50,20 +61,26 @@ def test_json_lines(stream: io.StringIO) -> None:
 
 def test_secrets_and_bytes_are_masked(stream: io.StringIO) -> None:
     setup("n", stream=stream)
-    log_event(Event("x", {"hash_name": "deadbeef", "ntor_secret": 1, "blob": b"stream data"}))
+    log_event(made("x", **{"hash_name": "deadbeef", "ntor_secret": 1, "blob": b"stream data"}))
     assert "deadbeef" not in stream.getvalue() and "hash_name=***" in stream.getvalue()
     assert 'blob="<11 bytes>"' in stream.getvalue()
+
+
+def test_a_reason_is_a_code_with_its_values(stream: io.StringIO) -> None:
+    setup("n", stream=stream)
+    log_event(Trouble(Why(PathWhy.FEW_RELAYS, {"needed": 2, "known": 1}), retrying=True))
+    assert stream.getvalue().endswith("warning n  trouble why=few-relays retrying=True needed=2 known=1\n")
 
 
 @pytest.mark.parametrize("as_json", [False, True])
 def test_what_people_fetch_and_share_is_not_written(stream: io.StringIO, as_json: bool) -> None:
     setup("n", "debug", as_json=as_json, stream=stream)
     url = "http://user:TOKEN@TOKEN.example/TOKEN?key=TOKEN"
-    log_event(Event("fetch-status", {"id": 1, "message": "Asking TOKEN.example"}))
-    log_event(Event("fetch-response", {"id": 1, "status": 200, "url": url, "host": "TOKEN.example"}))
-    log_event(Event("fetch-failed", {"id": 1, "message": f"no answer from {url}"}))
-    log_event(Event("transfer-info", {"id": "ab12", "name": "TOKEN.pdf", "size": 5}))
-    log_event(Event("share-ready", {"id": "ab12", "link": "http://site/#TOKEN", "points": 3}))
+    log_event(FetchStatus(1, FetchStage.ASKING))
+    log_event(made("fetch-response", **{"id": 1, "status": 200, "url": url, "host": "TOKEN.example"}))
+    log_event(ShareFailed("TOKEN", Why(StorageWhy.SHARE, {"failure": "io", "detail": "broken"})))
+    log_event(TransferInfo("ab12", "TOKEN.pdf", "text/plain", 5))
+    log_event(made("share-ready", **{"id": "ab12", "link": "http://site/#TOKEN", "points": 3}))
     lines = stream.getvalue()
     assert lines.count("\n") == 5 and "status" in lines and "ab12" in lines
     assert "TOKEN" not in lines

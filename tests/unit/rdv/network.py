@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from convergence.errors import DestroyReason, EndReason, LocalError
+from convergence.codes import PathWhy, TransferWhy
+from convergence.errors import DestroyReason, EndReason, LocalError, Why
 from convergence.ordb.download import Phase
 from convergence.rdv.blind import points_of
 from convergence.rdv.client import RdvClient
@@ -158,7 +159,7 @@ class Network:
         def ready(now: float) -> None:
             there = self.point(point.identity)
             if there.dead:
-                on_failed("a relay of the path did not answer", now)
+                on_failed(Why(PathWhy.RELAY_SILENT), now)
             else:
                 self.circuits.append(FakeCircuit(self, there, provider))
                 on_ready(self.circuits[-1], now)
@@ -184,8 +185,8 @@ class Getter:
     def __init__(self, rig: Rig, node: Node, wanted: int = 3) -> None:
         self.receiver = Receiver(node, link_of(rig.file), wanted)
         self.download = self.receiver.download
-        self.statuses: list[str] = []
-        self.gave_up: list[str] = []
+        self.statuses: list[TransferWhy] = []
+        self.gave_up: list[TransferWhy] = []
         self.client = RdvClient(
             rig.file.hash_name,
             rig.file.key,
@@ -196,15 +197,15 @@ class Getter:
             attach=self.download.attach,
             needed=lambda: self.download.sources_wanted,
             progress=lambda: self.download.have_bytes,
-            on_status=lambda text, now: self.statuses.append(text),
+            on_status=lambda why, now: self.statuses.append(why),
             on_give_up=self._give_up,
         )
         self.download._on_need_source = self.client.wake
         self.client.start(rig.nodes, rig.world.now)
 
-    def _give_up(self, text: str, now: float) -> None:
-        self.gave_up.append(text)
-        self.download.fail(text, now)
+    def _give_up(self, why: TransferWhy, now: float) -> None:
+        self.gave_up.append(why)
+        self.download.fail(why, now)
 
 
 class Rig:

@@ -2,23 +2,11 @@ from dataclasses import replace
 
 import pytest
 
+from convergence.codes import TransferWhy
 from convergence.effects import Failure
 from convergence.ordb.download import Phase
 from convergence.rdv.blind import DAY, blinded
-from convergence.rdv.client import (
-    CONNECTED,
-    GIVE_UP_ROUNDS,
-    LOOKING,
-    MAX_ATTEMPTS,
-    MISLED,
-    NO_POINTS,
-    NOBODY,
-    OPEN_TIMEOUT,
-    START_LIMIT,
-    WAIT_LIMIT,
-    WAITED_LONG,
-    WAITING,
-)
+from convergence.rdv.client import GIVE_UP_ROUNDS, MAX_ATTEMPTS, OPEN_TIMEOUT, START_LIMIT, WAIT_LIMIT
 from convergence.wire.ordb import PIECE_SIZE
 from tests.unit.ordb.memory import Script
 from tests.unit.rdv.network import NODES, Getter, Rig, bad_server
@@ -34,7 +22,7 @@ def test_a_file_is_found_and_fetched(wanted: int) -> None:
     getter = rig.get(wanted)
     rig.world.advance(10)
     rig.check_done()
-    assert getter.statuses == [LOOKING, CONNECTED]
+    assert getter.statuses == [TransferWhy.LOOKING, TransferWhy.CONNECTED]
     assert {identity for identity, _ in rig.network.built} == {point.identity for point in rig.points}
 
 
@@ -97,12 +85,12 @@ def test_nobody_shares_it() -> None:
     rig = Rig()
     getter = rig.get()
     rig.world.advance(60)
-    assert getter.gave_up == [NOBODY] == getter.receiver.failed
+    assert getter.gave_up == [TransferWhy.NOBODY] == getter.receiver.failed
     assert len(rig.network.begun) == 3 * GIVE_UP_ROUNDS
     rig.world.advance(1000)
     assert len(rig.network.begun) == 3 * GIVE_UP_ROUNDS
     assert all(circuit.closed for circuit in rig.network.circuits)
-    assert getter.gave_up == [NOBODY]
+    assert getter.gave_up == [TransferWhy.NOBODY]
 
 
 def test_a_sender_that_is_a_moment_late_is_found() -> None:
@@ -129,7 +117,7 @@ def test_nobody_is_said_even_if_a_point_is_dead() -> None:
     rig.network.kill(rig.points[0])
     getter = rig.get()
     rig.world.advance(60)
-    assert getter.gave_up == [NOBODY]
+    assert getter.gave_up == [TransferWhy.NOBODY]
 
 
 def test_no_point_can_be_reached() -> None:
@@ -140,7 +128,7 @@ def test_no_point_can_be_reached() -> None:
         rig.nodes = list(nodes)
         getter = rig.get()
         rig.world.advance(START_LIMIT + 1)
-        assert getter.gave_up == [NO_POINTS]
+        assert getter.gave_up == [TransferWhy.NO_POINTS]
         assert len(rig.network.built) < 60
 
 
@@ -203,7 +191,7 @@ def test_a_point_that_dies_is_replaced_by_the_others() -> None:
     rig.network.kill(used)
     rig.world.advance(30)
     rig.check_done()
-    assert WAITING in getter.statuses
+    assert TransferWhy.SENDER_AWAY in getter.statuses
 
 
 def test_a_new_point_takes_the_place_of_one_that_left_the_list() -> None:
@@ -227,14 +215,14 @@ def test_the_sharing_page_is_closed_and_opened_again_much_later() -> None:
     rig.network.kill_circuits(True)
     rig.service.stop(rig.world.now)
     rig.world.advance(3600)
-    assert getter.statuses[-1] == WAITING
+    assert getter.statuses[-1] == TransferWhy.SENDER_AWAY
     assert getter.gave_up == []
     attempts = len(rig.network.begun)
     assert attempts < 3 * 3600 / 10
     rig.share(rig.new_service(rig.node))
     rig.world.advance(60)
     rig.check_done()
-    assert getter.statuses[-1] == CONNECTED
+    assert getter.statuses[-1] == TransferWhy.CONNECTED
 
 
 def test_a_sender_that_unshares_ends_its_streams() -> None:
@@ -244,7 +232,7 @@ def test_a_sender_that_unshares_ends_its_streams() -> None:
     rig.service.unshare(rig.file.hash_name, rig.world.now)
     rig.world.advance(5)
     assert rig.service.sessions == 0
-    assert getter.statuses[-1] == WAITING
+    assert getter.statuses[-1] == TransferWhy.SENDER_AWAY
     rig.share(rig.new_service(rig.node))
     rig.world.advance(60)
     rig.check_done()
@@ -256,7 +244,7 @@ def test_waiting_ends_after_its_limit() -> None:
     getter = start(rig)
     rig.service.stop(rig.world.now)
     rig.world.advance(WAIT_LIMIT + 60)
-    assert getter.gave_up == [WAITED_LONG]
+    assert getter.gave_up == [TransferWhy.WAITED_LONG]
     assert len(rig.network.begun) <= MAX_ATTEMPTS
     rig.world.advance(10)
     assert getter.client.outbox.deadline() is None
@@ -300,7 +288,7 @@ def test_bad_senders_only_are_asked_with_growing_delays_and_given_up() -> None:
     rig.share(serve=bad_server(rig))
     getter = rig.get()
     rig.world.advance(START_LIMIT + 60)
-    assert getter.gave_up == [MISLED]
+    assert getter.gave_up == [TransferWhy.MISLED]
     assert len(rig.network.begun) < 60
     assert getter.receiver.node.pieces(rig.file.info.root) == []
 
@@ -311,5 +299,5 @@ def test_a_wrong_key_is_refused_by_the_sender_and_given_up() -> None:
     rig.file = replace(rig.file, key=b"w" * 32)
     getter = rig.get()
     rig.world.advance(START_LIMIT + 10)
-    assert getter.gave_up == [MISLED]
+    assert getter.gave_up == [TransferWhy.MISLED]
     assert all(upload.bytes_sent == 0 for upload in rig.sender.uploads)

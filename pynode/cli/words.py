@@ -1,0 +1,147 @@
+"""What a command says for each code of the core.
+
+Does: hold one table from codes to words, and fill in the values that come with a code.
+Does not: decide when something is said. Sentences that ask for a second try leave out how: a command knows better.
+"""
+
+from __future__ import annotations
+
+from convergence.codes import (
+    Dropped,
+    FacilitatorWhy,
+    FetchStage,
+    FetchWhy,
+    FileFlaw,
+    Gone,
+    Limit,
+    LinkFlaw,
+    PathWhy,
+    RtcWhy,
+    StorageWhy,
+    TransferWhy,
+    UrlFlaw,
+)
+from convergence.errors import Code, LocalError, Problem, Why
+from convergence.events import Trouble
+from pynode.cli.output import sentence, shown, size_words
+
+MAX_DETAIL = 300
+"""Characters of what the core did not say itself."""
+
+WORDS: dict[Code, str] = {
+    LinkFlaw.NO_LINK: "There is no link here. Paste the link you were given.",
+    LinkFlaw.SCHEME: "The link does not begin with http:// or https://.",
+    LinkFlaw.CUT: "The link has no part after a # sign: it was cut. Copy the whole link.",
+    LinkFlaw.HALF: "The link is incomplete: its second half, after a dot, is missing. Copy the whole link.",
+    LinkFlaw.SHORT_PART: "The {part} part of the link is incomplete. Copy the whole link.",
+    LinkFlaw.LONG_PART: (
+        "The {part} part of the link is too long or holds characters that do not belong in it. Copy the whole link."
+    ),
+    LinkFlaw.ALTERED_PART: "The {part} part of the link was altered. Ask for the link again.",
+    UrlFlaw.TOO_LONG: "This address is too long.",
+    UrlFlaw.NO_URL: "This is not a web address: it should look like http://example.org/page",
+    UrlFlaw.HTTPS: "https pages cannot be fetched yet: try the address with http://",
+    UrlFlaw.CHARACTERS: "This address has characters that need to be percent-encoded.",
+    FileFlaw.TOO_LARGE: "It is too large: a file has at most {most}.",
+    FileFlaw.NOT_DESCRIBED: "Its name or size cannot be described.",
+    Limit.SHARES: "No more than {most} files can be shared at once.",
+    Limit.TRANSFERS: "No more than {most} files can be fetched at once: wait for one to finish.",
+    Limit.FETCHES: "No more than {most} addresses can be fetched at once: wait for one to finish.",
+    Gone.TRANSFER: "There is no such transfer.",
+    Gone.SHARE: "This file is not shared.",
+    Gone.FILE: "This file has not arrived yet.",
+    TransferWhy.LOOKING: "Looking for somebody who shares this file.",
+    TransferWhy.CONNECTED: "Connected to a sender.",
+    TransferWhy.SENDER_AWAY: "Waiting for the sender. The transfer goes on when the sender is back.",
+    TransferWhy.STOPPED: "Stopped.",
+    TransferWhy.NO_ROOM: "There is no room left to store this file. Free some space.",
+    TransferWhy.STORAGE: "This file could not be read from or written to the disk.",
+    TransferWhy.NOBODY: "Nobody shares this file right now. Ask the sender to go on sharing it, then try again.",
+    TransferWhy.MISLED: "What was found is not what this link is for. Ask the sender for the link again.",
+    TransferWhy.NO_POINTS: "No meeting point could be reached. Check your connection, then try again.",
+    TransferWhy.WAITED_LONG: "The sender did not come back.",
+    TransferWhy.UNKNOWN_KIND: "This link is for a file that this version cannot fetch.",
+    Dropped.OTHER_FILE: "A sender described another file than the link's.",
+    Dropped.WRONG_BYTES: "A sender sent wrong bytes.",
+    Dropped.NO_MESSAGE: "A sender sent something that is no valid message.",
+    Dropped.NOT_ASKED: "A sender sent a piece that nobody asked for.",
+    Dropped.SILENT: "A sender gave nothing for long.",
+    Dropped.SLOW: "A slow sender was left for a faster one.",
+    Dropped.STOPPED: "A sender stopped sending.",
+    PathWhy.FEW_RELAYS: "No circuit could be built: {needed} relays are needed, {known} are known.",
+    PathWhy.OUT_OF_REACH: (
+        "No circuit could be built: of {known} known relays none can be reached from here: it takes {way}."
+    ),
+    PathWhy.NO_ENTRY: "No circuit could be built: no relay is known that may be the entry here.",
+    PathWhy.NO_PATH: (
+        "No circuit could be built: no path leads through the relays that are known."
+        " One is needed that has an address and speaks WebRTC too."
+    ),
+    PathWhy.NOT_DIRECT: "No circuit could be built: the node cannot be reached directly.",
+    PathWhy.NO_EXIT: "No exit is known that could fetch this: the network needs a node with the role exit.",
+    PathWhy.ENTRY_SILENT: "No circuit could be built: the first relay of the path could not be reached.",
+    PathWhy.RELAY_SILENT: "No circuit could be built: a relay of the path did not answer.",
+    FacilitatorWhy.LOST: "The connection to the facilitator was lost{detail}.",
+    FacilitatorWhy.UNREACHABLE: "The facilitator cannot be reached{detail}.",
+    FacilitatorWhy.SILENT: "The facilitator does not answer.",
+    FacilitatorWhy.UNUSABLE: "The facilitator's answer cannot be used{detail}.",
+    FacilitatorWhy.REFUSES: "The facilitator refuses{detail}.",
+    StorageWhy.SHARE: "The file cannot be shared{detail}.",
+    StorageWhy.RESTORE: "What was kept from earlier cannot be read{detail}.",
+    StorageWhy.UNSHARE: "What belonged to a share could not be deleted{detail}.",
+    FetchStage.CIRCUIT: "Building a circuit to an exit",
+    FetchStage.OTHER_EXIT: "Trying another exit",
+    FetchStage.ASKING: "Asking the site",
+    FetchWhy.CANCELLED: "Cancelled.",
+    FetchWhy.POLICY: "The exit does not allow this address: try another address, or run an exit that allows it.",
+    FetchWhy.NO_HOST: "There is no such host: check the address.",
+    FetchWhy.REFUSED: "The site refused the connection: it may be down.",
+    FetchWhy.TIMEOUT: "The site did not answer in time.",
+    FetchWhy.NO_ROUTE: "The exit cannot reach the site.",
+    FetchWhy.CUT: "The site cut the connection.",
+    FetchWhy.PATH_BROKE: "The path through the network broke: try again.",
+    FetchWhy.BUSY: "The exit is too busy: try again.",
+    FetchWhy.EXIT_FAILED: "The exit failed: try again.",
+    FetchWhy.INCOMPLETE: "The site closed the connection in the middle of its answer: try again.",
+    FetchWhy.NOT_HTTP: "The site's answer is not http.",
+    FetchWhy.TOO_LARGE: "This is larger than can be fetched here.",
+    FetchWhy.CIRCLE: "The site redirects in a circle.",
+    FetchWhy.BAD_REDIRECT: "The site redirects to an address that cannot be fetched. {flaw}",
+    RtcWhy.NONE: "",
+    RtcWhy.SHELL: "The connection failed{detail}.",
+    RtcWhy.STOPPING: "This node stops.",
+    RtcWhy.USELESS_OFFER: "What this side offers is of no use.",
+    RtcWhy.TOO_EARLY: "The channel opened before it was described.",
+    RtcWhy.NO_CONNECTION: "No connection came about in time.",
+    RtcWhy.OTHER_CERTIFICATE: "The other side came back with another certificate.",
+    RtcWhy.UNKNOWN_NODE: "The introducer does not know the node.",
+    RtcWhy.BUSY: "The introducer has too much to do.",
+    RtcWhy.REFUSED: "The introducer refuses.",
+    RtcWhy.NO_CARRIER: "There is nobody to introduce the two nodes.",
+}
+
+
+def words(why: Why | Code) -> str:
+    """The sentence for a code and its values."""
+    if isinstance(why, Code):
+        why = Why(why)
+    values: dict[str, object] = {**why.values}
+    if isinstance(most := values.get("most"), int) and isinstance(why.code, FileFlaw):
+        values["most"] = size_words(most)
+    if isinstance(flaw := values.get("flaw"), Code):
+        values["flaw"] = WORDS[flaw]
+    if isinstance(schemes := values.get("schemes"), str):
+        ways = [f"a {scheme}:// address" for scheme in schemes.split()] + ["WebRTC"] * bool(values["rtc"])
+        values["way"] = " or ".join(ways)
+    detail = shown(str(values.get("detail") or ""), MAX_DETAIL).rstrip(".")
+    values["detail"] = f": {detail}" if detail else ""
+    return WORDS[why.code].format(**values)
+
+
+def trouble_words(trouble: Trouble) -> str:
+    return words(trouble.why) + " Trying again." * trouble.retrying
+
+
+def error_words(error: LocalError) -> str:
+    """What to say of what a command of the core raised."""
+    return words(error.why) if isinstance(error, Problem) else sentence(str(error))

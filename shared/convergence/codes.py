@@ -1,0 +1,157 @@
+"""All that a node may have to tell people, as codes.
+
+Does: name it. Each code's comment says which values come with it (`errors.Why`).
+Does not: hold words: pynode/cli/words.py has them for commands, web/ui/messages.js for pages. A test walks all codes
+and finds words for each in both.
+"""
+
+from __future__ import annotations
+
+from convergence.errors import Code
+
+
+class LinkFlaw(Code):
+    """What is wrong with a share link. `part`: "first" or "second"."""
+
+    NO_LINK = "link-none"
+    SCHEME = "link-scheme"
+    CUT = "link-cut"
+    HALF = "link-half"
+    SHORT_PART = "link-part-short"  # part
+    LONG_PART = "link-part-long"  # part
+    ALTERED_PART = "link-part-altered"  # part
+
+
+class UrlFlaw(Code):
+    """What is wrong with an address to fetch."""
+
+    TOO_LONG = "url-long"
+    NO_URL = "url-none"
+    HTTPS = "url-https"
+    CHARACTERS = "url-characters"
+
+
+class FileFlaw(Code):
+    """Why a file cannot be shared."""
+
+    TOO_LARGE = "file-large"  # most: bytes
+    NOT_DESCRIBED = "file-not-described"  # detail: for developers
+
+
+class Limit(Code):
+    """There are `most` already."""
+
+    SHARES = "limit-shares"
+    TRANSFERS = "limit-transfers"
+    FETCHES = "limit-fetches"
+
+
+class Gone(Code):
+    """What a command names is not there (any more)."""
+
+    TRANSFER = "gone-transfer"
+    SHARE = "gone-share"
+    FILE = "gone-file"  # it has not arrived
+
+
+class TransferWhy(Code):
+    """What a transfer waits for, or why it stopped."""
+
+    LOOKING = "looking"
+    CONNECTED = "connected"
+    SENDER_AWAY = "sender-away"
+    STOPPED = "stopped-here"
+    NO_ROOM = "no-room"  # pauses
+    STORAGE = "storage-broken"  # pauses
+    NOBODY = "nobody"  # fails, as those below
+    MISLED = "misled"
+    NO_POINTS = "no-points"
+    WAITED_LONG = "waited-long"
+    UNKNOWN_KIND = "unknown-kind"
+
+
+class Dropped(Code):
+    """Why a source of a transfer was left."""
+
+    OTHER_FILE = "source-other-file"
+    WRONG_BYTES = "source-wrong-bytes"
+    NO_MESSAGE = "source-no-message"
+    NOT_ASKED = "source-not-asked"
+    SILENT = "source-silent"
+    SLOW = "source-slow"
+    STOPPED = "source-stopped"
+
+
+class PathWhy(Code):
+    """Why no circuit could be built."""
+
+    FEW_RELAYS = "few-relays"  # needed, known
+    OUT_OF_REACH = "out-of-reach"  # known; schemes: "ws wss"; rtc: bool
+    NO_ENTRY = "no-entry"
+    NO_PATH = "no-path"
+    NOT_DIRECT = "not-direct"
+    NO_EXIT = "no-exit"
+    ENTRY_SILENT = "entry-silent"
+    RELAY_SILENT = "relay-silent"
+
+
+class FacilitatorWhy(Code):
+    """What is wrong with the facilitator. `detail`: the shell's own words, or the facilitator's."""
+
+    LOST = "facilitator-lost"  # detail
+    UNREACHABLE = "facilitator-unreachable"  # detail
+    SILENT = "facilitator-silent"
+    UNUSABLE = "facilitator-unusable"  # detail
+    REFUSES = "facilitator-refuses"  # detail
+
+
+class StorageWhy(Code):
+    """What could not be done with what is stored. `failure`: kind of the Failure; `detail`: the shell's own words."""
+
+    SHARE = "storage-share"  # failure, detail
+    RESTORE = "storage-restore"  # failure, detail
+    UNSHARE = "storage-unshare"  # failure, detail
+
+
+class FetchStage(Code):
+    """How far a fetch is."""
+
+    CIRCUIT = "fetch-circuit"
+    OTHER_EXIT = "fetch-other-exit"
+    ASKING = "fetch-asking"
+
+
+class FetchWhy(Code):
+    """Why a fetch failed, besides what is wrong with an address (UrlFlaw) and with a path (PathWhy)."""
+
+    CANCELLED = "fetch-cancelled"
+    POLICY = "fetch-policy"
+    NO_HOST = "fetch-no-host"
+    REFUSED = "fetch-refused"
+    TIMEOUT = "fetch-timeout"
+    NO_ROUTE = "fetch-no-route"
+    CUT = "fetch-cut"
+    PATH_BROKE = "fetch-path-broke"
+    BUSY = "fetch-busy"
+    EXIT_FAILED = "fetch-exit-failed"
+    INCOMPLETE = "fetch-incomplete"
+    NOT_HTTP = "fetch-not-http"
+    TOO_LARGE = "fetch-large"
+    CIRCLE = "fetch-circle"
+    BAD_REDIRECT = "fetch-bad-redirect"  # flaw: a UrlFlaw
+
+
+class RtcWhy(Code):
+    """Why a link by WebRTC did not come about or ended."""
+
+    NONE = "rtc-none"
+    SHELL = "rtc-shell"  # detail: the shell's own words
+    STOPPING = "rtc-stopping"
+    USELESS_OFFER = "rtc-useless-offer"
+    TOO_EARLY = "rtc-too-early"
+    NO_CONNECTION = "rtc-no-connection"
+    OTHER_CERTIFICATE = "rtc-other-certificate"
+    UNKNOWN_NODE = "rtc-unknown-node"
+    BUSY = "rtc-busy"
+    REFUSED = "rtc-refused"
+    NO_CARRIER = "rtc-no-carrier"

@@ -1,0 +1,294 @@
+"""What happens in a node, for people and logs: one frozen dataclass for each kind of event.
+
+Does: name events and their fields. Fields are JSON-able and hold no secrets and no stream data.
+Does not: say anything in words (see codes.py), or decide who is told.
+
+Identities are the first 16 hex digits; sizes are bytes; `id` names a share, a transfer (16 hex digits) or a fetch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+from convergence.codes import Dropped, FetchStage
+from convergence.errors import Why
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """The root of all. `kind` names it in logs and records."""
+
+    kind: ClassVar[str]
+
+
+# -- the network
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble(Event):
+    """Something does not work and is tried again, or was given up."""
+
+    kind = "trouble"
+    why: Why
+    retrying: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Ready(Event):
+    """All circuits that are to be kept ready stood for the first time, so many seconds after the start."""
+
+    kind = "ready"
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Registered(Event):
+    """The facilitator lists this node."""
+
+    kind = "registered"
+
+
+@dataclass(frozen=True, slots=True)
+class Nodes(Event):
+    """The list of nodes changed."""
+
+    kind = "nodes"
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class LinkClosed(Event):
+    """`reason` is for developers."""
+
+    kind = "link-closed"
+    channel: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rtc(Event):
+    """A link by WebRTC is in another state (introduction/links.py)."""
+
+    kind = "rtc"
+    peer: str
+    state: str
+    why: Why
+
+
+@dataclass(frozen=True, slots=True)
+class PipeClosed(Event):
+    """`reason` is for developers."""
+
+    kind = "pipe-closed"
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class CircuitBuilt(Event):
+    kind = "circuit-built"
+    id: int
+    purpose: str
+
+
+@dataclass(frozen=True, slots=True)
+class CircuitClosed(Event):
+    """`reason`: a DestroyReason, or another number that came."""
+
+    kind = "circuit-closed"
+    id: int
+    reason: int
+
+
+@dataclass(frozen=True, slots=True)
+class CircuitBroken(Event):
+    """What came on a circuit of ours broke a rule. `reason` is for developers."""
+
+    kind = "circuit-broken"
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class CircuitsReady(Event):
+    kind = "circuits"
+    ready: int
+
+
+# -- shares
+
+
+@dataclass(frozen=True, slots=True)
+class ShareStands(Event):
+    """At how many points a share can be found, of how many that were chosen for it."""
+
+    kind = "share-ready"
+    id: str
+    points: int
+    wanted: int
+
+
+@dataclass(frozen=True, slots=True)
+class ShareProgress(Event):
+    kind = "share-progress"
+    id: str
+    sent: int
+
+
+@dataclass(frozen=True, slots=True)
+class ShareFailed(Event):
+    """A file with this root (hex) cannot be shared."""
+
+    kind = "share-failed"
+    root: str
+    why: Why
+
+
+# -- transfers
+
+
+@dataclass(frozen=True, slots=True)
+class TransferInfo(Event):
+    """What is fetched is known: a sender proved it, or an earlier run kept it."""
+
+    kind = "transfer-info"
+    id: str
+    name: str
+    type: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class TransferProgress(Event):
+    kind = "transfer-progress"
+    id: str
+    have: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class TransferStatus(Event):
+    """What it waits for (`state` as in `transfers.State`)."""
+
+    kind = "transfer-status"
+    id: str
+    state: str
+    why: Why
+
+
+@dataclass(frozen=True, slots=True)
+class TransferPaused(Event):
+    kind = "transfer-paused"
+    id: str
+    why: Why
+
+
+@dataclass(frozen=True, slots=True)
+class TransferFailed(Event):
+    kind = "transfer-failed"
+    id: str
+    why: Why
+
+
+@dataclass(frozen=True, slots=True)
+class TransferDone(Event):
+    kind = "transfer-done"
+    id: str
+    name: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class SourceDropped(Event):
+    kind = "source-dropped"
+    id: str
+    why: Dropped
+
+
+# -- fetches
+
+
+@dataclass(frozen=True, slots=True)
+class FetchStatus(Event):
+    kind = "fetch-status"
+    id: int
+    stage: FetchStage
+
+
+@dataclass(frozen=True, slots=True)
+class FetchResponse(Event):
+    """`length`: what the site says, None where it does not."""
+
+    kind = "fetch-response"
+    id: int
+    status: int
+    type: str
+    length: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class FetchProgress(Event):
+    kind = "fetch-progress"
+    id: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class FetchDone(Event):
+    kind = "fetch-done"
+    id: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class FetchFailed(Event):
+    kind = "fetch-failed"
+    id: int
+    why: Why
+
+
+# -- of a facilitator
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRegistered(Event):
+    """A node that was not listed before."""
+
+    kind = "node-registered"
+    identity: str
+    roles: tuple[str, ...]
+    transports: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NodeLost(Event):
+    """`reason`: "disconnected" or "expired"."""
+
+    kind = "node-lost"
+    identity: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refused(Event):
+    """A record was refused. `code`: name of an ErrorCode; `reason` is for developers."""
+
+    kind = "refused"
+    code: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class StorageTrouble(Event):
+    """`failure`: kind of the Failure; `detail`: the shell's own words."""
+
+    kind = "storage-trouble"
+    failure: str
+    detail: str
+
+
+def as_json(value: Event | Why) -> dict[str, Any]:
+    """The fields as JSON-able values, without the kind; a Why is {"code": ..., its values}."""
+    if isinstance(value, Why):
+        return {"code": value.code.value, **value.values}
+    data = {field.name: getattr(value, field.name) for field in fields(value)}
+    return {name: as_json(item) if isinstance(item, Why) else item for name, item in data.items()}

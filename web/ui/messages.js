@@ -1,0 +1,130 @@
+/**
+ * What the page says for each code of the node.
+ *
+ * Does: hold one table from codes to words; put the values that come with a code into them.
+ * Does not: decide when something is said. Codes: shared/convergence/codes.py and web/worker/reasons.py.
+ */
+
+import { bytes } from "./words.js";
+
+const PARTS = { first: "first", second: "second" };
+const because = (detail) => {
+  const text = String(detail ?? "").replace(/\.$/, "");
+  return text ? `: ${text}` : "";
+};
+const noCircuit = (why) => `No circuit could be built: ${why} Trying again.`;
+
+/** @type {Record<string, string | ((values: object) => string)>} */
+export const WORDS = {
+  "link-none": "There is no link here. Paste the link you were given.",
+  "link-scheme": "The link does not begin with http:// or https://.",
+  "link-cut": "The link has no part after a # sign: it was cut. Copy the whole link.",
+  "link-half": "The link is incomplete: its second half, after a dot, is missing. Copy the whole link.",
+  "link-part-short": ({ part }) => `The ${PARTS[part]} part of the link is incomplete. Copy the whole link.`,
+  "link-part-long": ({ part }) =>
+    `The ${PARTS[part]} part of the link is too long or holds characters that do not belong in it. Copy the whole link.`,
+  "link-part-altered": ({ part }) => `The ${PARTS[part]} part of the link was altered. Ask for the link again.`,
+  "url-long": "This address is too long.",
+  "url-none": "This is not a web address: it should look like http://example.org/page.",
+  "url-https": "https pages cannot be fetched yet: try the address with http:// in front.",
+  "url-characters": "This address has characters that need to be percent-encoded.",
+  "file-large": ({ most }) => `The file is too large: it may have at most ${bytes(most)}.`,
+  "file-not-described": "The file's name or size cannot be described.",
+  "limit-shares": ({ most }) => `No more than ${most} files can be shared at once.`,
+  "limit-transfers": ({ most }) => `No more than ${most} files can be fetched at once: wait for one to finish.`,
+  "limit-fetches": ({ most }) => `No more than ${most} addresses can be fetched at once: wait for one to finish.`,
+  "gone-transfer": "This transfer is not in the list any more.",
+  "gone-share": "This file is not shared any more.",
+  "gone-file": "This file has not arrived yet.",
+  looking: "Looking for someone who has this file.",
+  connected: "Connected to a sender.",
+  "sender-away": "Waiting for the sender. The transfer goes on by itself when the sending page is open again.",
+  "stopped-here": "Stopped. Open the link again to go on.",
+  "no-room": "There is no room left to store this file. Free some space, then choose Retry.",
+  "storage-broken": "This file could not be read from or written to the browser's storage. Choose Retry to try again.",
+  nobody: "Nobody shares this file right now. Ask the sender to keep the sharing page open, then try again.",
+  misled: "What was found is not what this link is for. Ask the sender for the link again.",
+  "no-points": "No meeting point could be reached. Check your connection, then try again.",
+  "waited-long": "The sender did not come back. What has arrived is kept: open the link again to go on.",
+  "unknown-kind": "This link is for a file that this version cannot fetch.",
+  "source-other-file": "A sender described another file than the link's.",
+  "source-wrong-bytes": "A sender sent wrong bytes.",
+  "source-no-message": "A sender sent something that is no valid message.",
+  "source-not-asked": "A sender sent a piece that nobody asked for.",
+  "source-silent": "A sender gave nothing for long.",
+  "source-slow": "A slow sender was left for a faster one.",
+  "source-stopped": "A sender stopped sending.",
+  "few-relays": ({ needed, known }) => noCircuit(`${needed} relays are needed, ${known} are known.`),
+  "out-of-reach": ({ known, schemes, rtc }) => {
+    const ways = schemes.split(" ").map((scheme) => `a ${scheme}:// address`);
+    if (rtc) ways.push("WebRTC");
+    return noCircuit(`of ${known} known relays none can be reached from here: it takes ${ways.join(" or ")}.`);
+  },
+  "no-entry": noCircuit("no relay is known that may be the entry here."),
+  "no-path": noCircuit(
+    "no path leads through the relays that are known. One is needed that has an address and speaks WebRTC too.",
+  ),
+  "not-direct": noCircuit("the node cannot be reached directly."),
+  "no-exit": "No exit is known that could fetch this: the network needs a node with the role exit.",
+  "entry-silent": noCircuit("the first relay of the path could not be reached."),
+  "relay-silent": noCircuit("a relay of the path did not answer."),
+  "facilitator-lost": ({ detail }) => `The connection to the facilitator was lost${because(detail)}. Trying again.`,
+  "facilitator-unreachable": ({ detail }) => `The facilitator cannot be reached${because(detail)}. Trying again.`,
+  "facilitator-silent": "The facilitator does not answer. Trying again.",
+  "facilitator-unusable": ({ detail }) => `The facilitator's answer cannot be used${because(detail)}. Trying again.`,
+  "facilitator-refuses": ({ detail }) => `The facilitator refuses${because(detail)}.`,
+  "storage-share": ({ detail }) => `The file cannot be shared${because(detail)}.`,
+  "storage-restore": ({ detail }) => `What was kept from earlier cannot be read${because(detail)}.`,
+  "storage-unshare": ({ detail }) => `What belonged to a share could not be deleted${because(detail)}.`,
+  "fetch-circuit": "Building a circuit to an exit",
+  "fetch-other-exit": "Trying another exit",
+  "fetch-asking": "Asking the site",
+  "fetch-cancelled": "Cancelled.",
+  "fetch-policy": "The exit does not allow this address: try another address.",
+  "fetch-no-host": "There is no such host: check the address.",
+  "fetch-refused": "The site refused the connection: it may be down.",
+  "fetch-timeout": "The site did not answer in time.",
+  "fetch-no-route": "The exit cannot reach the site.",
+  "fetch-cut": "The site cut the connection.",
+  "fetch-path-broke": "The path through the network broke: try again.",
+  "fetch-busy": "The exit is too busy: try again.",
+  "fetch-exit-failed": "The exit failed: try again.",
+  "fetch-incomplete": "The site closed the connection in the middle of its answer: try again.",
+  "fetch-not-http": "The site's answer is not http.",
+  "fetch-large": "This is larger than can be fetched here.",
+  "fetch-circle": "The site redirects in a circle.",
+  "fetch-bad-redirect": ({ flaw }) =>
+    `The site redirects to an address that cannot be fetched. ${words({ code: flaw })}`,
+  "rtc-none": "",
+  "rtc-shell": ({ detail }) => `The connection failed${because(detail)}.`,
+  "rtc-stopping": "This node stops.",
+  "rtc-useless-offer": "What this side offers is of no use.",
+  "rtc-too-early": "The channel opened before it was described.",
+  "rtc-no-connection": "No connection came about in time.",
+  "rtc-other-certificate": "The other side came back with another certificate.",
+  "rtc-unknown-node": "The introducer does not know the node.",
+  "rtc-busy": "The introducer has too much to do.",
+  "rtc-refused": "The introducer refuses.",
+  "rtc-no-carrier": "There is nobody to introduce the two nodes.",
+  "file-unreadable": "The file could not be read; it may have been moved, changed or removed. Choose it again.",
+  "file-changed": "The file changed while it was being read. Choose it again once it is complete.",
+  "file-no-room": ({ size, left }) =>
+    `There is not enough room: the file has ${bytes(size)}, and this browser has ${bytes(left)} left for this site. Remove files from the lists or free disk space.`,
+  "file-not-stored": ({ detail }) =>
+    `This browser could not store the file${because(detail)}. Free disk space, then choose it again.`,
+  "file-incomplete": ({ detail }) => `The file cannot be put together${because(detail)}.`,
+  "file-not-here": "This file is no longer in this browser. Open its link again.",
+  "body-not-here": "What was fetched is no longer here. Fetch it again.",
+  defect: ({ name }) =>
+    `The node met an error of its own (${name}) and may not go on well. Reload the page to start it afresh.`,
+};
+
+/**
+ * @param {{code: string}|null} why A code and its values, as the node's state has them; null says nothing.
+ * @returns {string} the sentence for it; the bare code where this version has no words for it
+ */
+export function words(why) {
+  if (!why) return "";
+  const entry = Object.hasOwn(WORDS, why.code) ? WORDS[why.code] : why.code;
+  return typeof entry === "function" ? entry(why) : entry;
+}
