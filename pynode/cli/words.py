@@ -118,6 +118,7 @@ WORDS: dict[Code, str] = {
     RtcWhy.BUSY: "The introducer has too much to do.",
     RtcWhy.REFUSED: "The introducer refuses.",
     RtcWhy.NO_CARRIER: "There is nobody to introduce the two nodes.",
+    RtcWhy.NO_ANSWER: "Nobody who was asked brought an answer.",
 }
 
 

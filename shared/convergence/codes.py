@@ -155,3 +155,4 @@ class RtcWhy(Code):
     BUSY = "rtc-busy"
     REFUSED = "rtc-refused"
     NO_CARRIER = "rtc-no-carrier"
+    NO_ANSWER = "rtc-no-answer"

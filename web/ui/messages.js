@@ -106,6 +106,7 @@ export const WORDS = {
   "rtc-busy": "The introducer has too much to do.",
   "rtc-refused": "The introducer refuses.",
   "rtc-no-carrier": "There is nobody to introduce the two nodes.",
+  "rtc-no-answer": "Nobody who was asked brought an answer.",
   "file-unreadable": "The file could not be read; it may have been moved, changed or removed. Choose it again.",
   "file-changed": "The file changed while it was being read. Choose it again once it is complete.",
   "file-no-room": ({ size, left }) =>

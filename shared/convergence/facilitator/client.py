@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from enum import Enum, auto
 
 from convergence.codes import FacilitatorWhy
 from convergence.crypto.keys import NodeKeys
@@ -22,6 +23,7 @@ from convergence.netdir.nodes import NodeDirectory
 from convergence.outbox import Outbox, Timer
 from convergence.path.select import fraction
 from convergence.ports import Crypto, Rng
+from convergence.states import TIMEOUT, StateMachine, Table
 from convergence.wire.descriptor import Descriptor, Role
 from convergence.wire.facilitator import (
     ErrorRecord,
@@ -62,6 +64,38 @@ ACCEPTED = (
     *(RecordType.DELIVER, RecordType.REPLY, RecordType.UNREACHABLE),
 )
 ANSWERS = {RecordType.LIST: RecordType.NODES, RecordType.REGISTER: RecordType.REGISTERED}
+
+
+class State(Enum):
+    """Of one channel to the facilitator."""
+
+    CONNECTING = auto()
+    GREETING = auto()  # it is open: HELLO and the first list are awaited
+    IDLE = auto()
+    ASKING = auto()  # an answer is awaited
+    DOUBTED = auto()  # likewise, and the channel may lead nowhere
+    OVER = auto()
+
+
+_END = {"end": State.OVER, TIMEOUT: State.OVER}
+CHANNEL = Table(
+    "channel to the facilitator",
+    State.CONNECTING,
+    {
+        State.CONNECTING: {"opened": State.GREETING, **_END},
+        State.GREETING: {"answered": State.IDLE, **_END},
+        State.IDLE: {"ask": State.ASKING, "end": State.OVER},
+        State.ASKING: {"answered": State.IDLE, "doubt": State.DOUBTED, **_END},
+        State.DOUBTED: {"answered": State.IDLE, **_END},
+    },
+    deadlines={
+        State.CONNECTING: CONNECT_TIMEOUT,
+        State.GREETING: ANSWER_TIMEOUT,
+        State.ASKING: ANSWER_TIMEOUT,
+        State.DOUBTED: CHECK_TIMEOUT,
+    },
+    standing={State.IDLE: "the list is asked for again, in a minute or two at most; or the channel is closed"},
+)
 
 
 class FacilitatorClient:
@@ -110,6 +144,7 @@ class FacilitatorClient:
         self._on_trouble = on_trouble
         self._on_delivered = on_delivered
         self.channel: int | None = None
+        self._machine: StateMachine[State] | None = None  # of that channel
         self._open_since: float | None = None
         self._attempts = 0
         self._cutter = RecordCutter(ACCEPTED)
@@ -172,13 +207,13 @@ class FacilitatorClient:
     def check(self, now: float) -> None:
         """This machine may be cut off: see whether the channel still answers."""
         self.refresh(now)
-        if self.connected and "check" not in self._timers:
-            self._call_at("check", now + CHECK_TIMEOUT, self._timed_out)
+        if self._machine is not None and self._machine.allows("doubt"):
+            self._machine.move("doubt", now)
 
     def opened(self, channel: int, now: float) -> None:
-        if channel != self.channel:
+        if channel != self.channel or self._machine is None:
             return
-        self._cancel("connect")
+        self._machine.move("opened", now)
         self._open_since = now
         self._cutter = RecordCutter(ACCEPTED)
         self._signals = Signals(self._outbox, self._send)
@@ -207,9 +242,9 @@ class FacilitatorClient:
     def _connect(self, now: float) -> None:
         self._cancel("retry")
         self.channel = self._outbox.connect(Protocol.FACILITATOR, self._address)
-        self._call_at("connect", now + CONNECT_TIMEOUT, self._timed_out)
+        self._machine = StateMachine(CHANNEL, self._outbox, self._timed_out, now)
 
-    def _timed_out(self, now: float) -> None:
+    def _timed_out(self, state: State, now: float) -> None:
         self._give_up(FacilitatorWhy.SILENT, "", now)
 
     def _give_up(self, code: FacilitatorWhy, detail: str, now: float) -> None:
@@ -224,7 +259,9 @@ class FacilitatorClient:
             self._cancel(name)
         if self.channel is not None:
             self._outbox.emit(CloseLink(self.channel, reason))
-        self.channel = None
+        if self._machine is not None and not self._machine.final:
+            self._machine.move("end", now)
+        self.channel = self._machine = None
         self._open_since = None
         self._hello = None
         self._waiting.clear()
@@ -246,8 +283,8 @@ class FacilitatorClient:
     def _request(self, kind: RecordType, body: bytes, now: float) -> None:
         self._waiting.append(kind)
         self._send(kind, body, now)
-        if "answer" not in self._timers:
-            self._call_at("answer", now + ANSWER_TIMEOUT, self._timed_out)
+        if self._machine is not None and self._machine.allows("ask"):
+            self._machine.move("ask", now)
 
     def _record(self, kind: RecordType, body: bytes, now: float) -> None:
         """What was not asked for comes between the answers, which keep the order of their requests."""
@@ -282,10 +319,10 @@ class FacilitatorClient:
                 return
             raise RemoteError("an answer to nothing that was asked")
         asked = self._waiting.popleft()
-        self._cancel("answer")
-        self._cancel("check")
-        if self._waiting:
-            self._call_at("answer", now + ANSWER_TIMEOUT, self._timed_out)
+        if self._machine is not None:
+            self._machine.move("answered", now)
+            if self._waiting:
+                self._machine.move("ask", now)
         if kind is RecordType.ERROR:
             self._refused(asked, ErrorRecord.parse(body), now)
         elif kind is not ANSWERS[asked]:

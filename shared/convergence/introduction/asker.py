@@ -6,6 +6,8 @@ Does not: choose the introducer (ways.py).
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from enum import Enum, auto
 from typing import Protocol as Shape
 
 from convergence.circuit.client import ClientCircuit
@@ -13,15 +15,37 @@ from convergence.codes import RtcWhy
 from convergence.errors import DestroyReason, LocalError, RemoteError, StreamError, Why
 from convergence.introduction.pipe import ASKING, PEER_TARGET, RecordPipe
 from convergence.introduction.signalling import Answered, Refused
-from convergence.outbox import Outbox, Timer
+from convergence.outbox import Outbox
 from convergence.path.pool import Failed, Ready
+from convergence.states import TIMEOUT, StateMachine, Table
 from convergence.wire.descriptor import Descriptor
 from convergence.wire.facilitator import Hello, RecordType
 
+BUILD_TIMEOUT = 15.0
+"""Seconds that the circuit has to stand."""
 KEEP = 30.0
 """Seconds that the circuit is kept for answers after the last signal."""
 MAX_WAITING = 16
 """Signals that wait for the circuit."""
+
+
+class State(Enum):
+    """Of one circuit to the introducer."""
+
+    BUILDING = auto()
+    OPEN = auto()
+    OVER = auto()
+
+
+CIRCUIT = Table(
+    "circuit to an introducer",
+    State.BUILDING,
+    {
+        State.BUILDING: {"ready": State.OPEN, "end": State.OVER, TIMEOUT: State.OVER},
+        State.OPEN: {"end": State.OVER, TIMEOUT: State.OVER},
+    },
+    deadlines={State.BUILDING: BUILD_TIMEOUT, State.OPEN: KEEP},
+)
 
 
 class Circuits(Shape):
@@ -40,59 +64,86 @@ class CircuitCarrier:
         self._circuits = circuits
         self._node = node
         self._direct = direct
-        self._waiting: list[tuple[bytes, bytes, Answered, Refused]] = []
-        self._building = False
-        self._pipe: _AskingPipe | None = None
+        self._way: _Way | None = None  # the latest one
 
     def signal(self, to: bytes, sealed: bytes, answered: Answered, refused: Refused, now: float) -> None:
-        if self._pipe is not None and not self._pipe.closed:
-            self._pipe.keep(now)
+        if self._way is None or self._way.over:
+            self._way = _Way(self._outbox, now)
+            self._outbox.call_at(now, self._build)  # later, for it may fail at once and nobody expects that yet
+        self._way.signal(to, sealed, answered, refused, now)
+
+    def _build(self, now: float) -> None:
+        assert self._way is not None
+        self._circuits.peer_circuit(self._node, self._way.ready, self._way.failed, now, direct=self._direct)
+
+
+class _Way:
+    """One circuit, from the time it is wanted until it is gone."""
+
+    def __init__(self, outbox: Outbox, now: float) -> None:
+        self._outbox = outbox
+        self._machine = StateMachine(CIRCUIT, outbox, self._timed_out, now)
+        self._waiting: list[tuple[bytes, bytes, Answered, Refused]] = []
+        self._pipe: _AskingPipe | None = None
+
+    @property
+    def over(self) -> bool:
+        return self._machine.final
+
+    def signal(self, to: bytes, sealed: bytes, answered: Answered, refused: Refused, now: float) -> None:
+        if self._pipe is not None:
+            self._machine.extend(now)
             self._pipe.signals.signal(to, sealed, answered, refused, now)
         elif len(self._waiting) >= MAX_WAITING:
             self._outbox.call_at(now, lambda now: refused(Why(RtcWhy.BUSY), now))
         else:
             self._waiting.append((to, sealed, answered, refused))
-            if not self._building:
-                self._building = True
-                self._outbox.call_at(now, self._build)  # later, for it may fail at once and nobody expects that yet
 
-    def _build(self, now: float) -> None:
-        self._circuits.peer_circuit(self._node, self._ready, self._failed, now, direct=self._direct)
-
-    def _ready(self, circuit: ClientCircuit, now: float) -> None:
-        self._building = False
-        pipe = _AskingPipe(self._outbox, circuit)
+    def ready(self, circuit: ClientCircuit, now: float) -> None:
+        if self.over:
+            circuit.destroy(DestroyReason.FINISHED, now)
+            return
+        pipe = _AskingPipe(self._outbox, circuit, self._ended)
         try:
             pipe.bind(circuit.open_stream(PEER_TARGET, pipe, now))
         except (LocalError, StreamError):  # it closed just now
             circuit.destroy(DestroyReason.FINISHED, now)
-            self._failed(Why(RtcWhy.NO_CARRIER), now)
+            self.failed(Why(RtcWhy.NO_CARRIER), now)
             return
+        self._machine.move("ready", now)
         self._pipe = pipe
-        pipe.keep(now)
         waiting, self._waiting = self._waiting, []
         for to, sealed, answered, refused in waiting:
             pipe.signals.signal(to, sealed, answered, refused, now)
 
-    def _failed(self, why: Why, now: float) -> None:
-        self._building = False
+    def failed(self, why: Why, now: float) -> None:
+        self._ended(now)
         waiting, self._waiting = self._waiting, []
         for *_, refused in waiting:
             refused(why, now)
 
+    def _ended(self, now: float) -> None:
+        if not self.over:
+            self._machine.move("end", now)
+
+    def _timed_out(self, state: State, now: float) -> None:
+        if self._pipe is not None:
+            self._pipe.close("no more answers are expected", now)
+        else:
+            self.failed(Why(RtcWhy.NO_CARRIER), now)
+
 
 class _AskingPipe(RecordPipe):
-    """Says no HELLO, registers nothing: all that the introducer learns is whom somebody wants to reach."""
+    """Says no HELLO, registers nothing: all that the introducer learns is whom somebody wants to reach.
 
-    def __init__(self, outbox: Outbox, circuit: ClientCircuit) -> None:
+    Args:
+        ended: called with `now` when it is closed.
+    """
+
+    def __init__(self, outbox: Outbox, circuit: ClientCircuit, ended: Callable[[float], None]) -> None:
         super().__init__(outbox, ASKING)
         self._circuit = circuit
-        self._limit: Timer | None = None
-
-    def keep(self, now: float) -> None:
-        if self._limit is not None:
-            self._limit.cancel()
-        self._limit = self._outbox.call_at(now + KEEP, lambda now: self.close("no more answers are expected", now))
+        self._ended = ended
 
     def _record(self, kind: RecordType, body: bytes, now: float) -> None:
         if kind is RecordType.REPLY:
@@ -103,6 +154,5 @@ class _AskingPipe(RecordPipe):
             raise RemoteError("HELLO names another node than it can be from")
 
     def _over(self, why: str, now: float) -> None:
-        if self._limit is not None:
-            self._limit.cancel()
+        self._ended(now)
         self._circuit.destroy(DestroyReason.FINISHED, now)

@@ -37,14 +37,16 @@ from convergence.events import Rtc
 from convergence.introduction.courier import Carriers, Courier
 from convergence.introduction.guard import MINUTE, Budget, Once
 from convergence.introduction.signalling import Carrier, Reply
-from convergence.outbox import Outbox, Timer
+from convergence.outbox import Outbox
 from convergence.ports import Crypto, Rng
+from convergence.states import TIMEOUT, StateMachine, Table
 from convergence.wire.descriptor import Descriptor
 from convergence.wire.sdp import Candidates, Description
 from convergence.wire.signals import KEY_LEN, SESSION_LEN, Introduction, sealing_info
 
 NO_REASON = Why(RtcWhy.NONE)
-CONNECT_TIMEOUT = 20.0  # seconds from a session's first word to its open channel, on either side
+CONNECT_TIMEOUT = 20.0  # seconds from a session's first word, or from `connect`, to its open channel
+RESTART_TIMEOUT = 20.0  # seconds that two look for another way; then they stay on the old one, if it still leads there
 MAX_SKEW = 600  # seconds that `sent` may differ from our clock
 MAX_PENDING = 64  # sessions that are not open yet: of those we offered, and again of those we answer
 MAX_SESSIONS = 256  # connections that a shell bears, unless it says otherwise
@@ -86,6 +88,24 @@ class State(Enum):
     CLOSED = "closed"  # was open
 
 
+SESSION = Table(
+    "rtc session",
+    State.CONNECTING,
+    {
+        State.CONNECTING: {"opened": State.OPEN, "end": State.FAILED, TIMEOUT: State.FAILED},
+        State.OPEN: {"restart": State.RESTARTING, "end": State.CLOSED},
+        State.RESTARTING: {
+            "restart": State.RESTARTING,
+            "settled": State.OPEN,
+            "end": State.CLOSED,
+            TIMEOUT: State.OPEN,
+        },
+    },
+    deadlines={State.CONNECTING: CONNECT_TIMEOUT, State.RESTARTING: RESTART_TIMEOUT},
+    standing={State.OPEN: "the shell ends the channel, or the link on it is closed"},
+)
+
+
 @dataclass(slots=True, eq=False)
 class _Session:
     channel: int
@@ -93,9 +113,9 @@ class _Session:
     name: bytes
     offerer: bool
     key: bytes  # X25519: what we seal to
+    machine: StateMachine[State]
     since: float  # in this state
-    timeout: Timer
-    state: State = State.CONNECTING
+    promised: float | None  # when `connect` first named this channel, or one that it replaced
     ours: bytes = b""  # DTLS fingerprint, once it was described
     theirs: bytes = b""
     sent: int = 0  # of our latest message
@@ -108,6 +128,10 @@ class _Session:
     offered: int = 0  # `sent` of the latest offer
     answer: bytes = b""  # to it, sealed
     reply: Reply = lambda sealed, now: None
+
+    @property
+    def state(self) -> State:
+        return self.machine.state
 
 
 class RtcLinks:
@@ -155,12 +179,14 @@ class RtcLinks:
         where it cannot be asked. If the node calls us already, it is that channel: `opened` tells by its `peer`."""
         pending = self._pending(identity)
         if pending is not None:
+            pending.promised = pending.promised or now
             return pending.channel
         node = self._node_of(identity, now)
         full = len(self._sessions) >= self._places or self._count(offerer=True) >= MAX_PENDING
         if full or node is None or not node.rtc or identity == self._keys.identity:
             return None
-        return self._begin(identity, self._rng.random(SESSION_LEN), node.ntor_key, now, offerer=True).channel
+        name = self._rng.random(SESSION_LEN)
+        return self._begin(identity, name, node.ntor_key, now, offerer=True, promised=now).channel
 
     def knows(self, channel: int) -> bool:
         """Whether the channel is one of ours."""
@@ -211,8 +237,7 @@ class RtcLinks:
         if not (session.ours and session.theirs):
             self._close(session, Why(RtcWhy.TOO_EARLY), now)
             return
-        session.timeout.cancel()
-        self._enter(session, State.OPEN, now)
+        self._move(session, "opened", now)
         self._links.opened(channel, self._binding(session), now, peer=None if session.offerer else session.peer)
 
     def closed(self, channel: int, reason: str, now: float) -> None:
@@ -253,7 +278,7 @@ class RtcLinks:
     def _describe_offer(self, session: _Session, sdp: str, now: float) -> None:
         """The first offer, or one that restarts ICE."""
         if session.courier is not None:
-            session.courier.stop()
+            session.courier.stop(now)
         session.held.clear()
         session.courier = courier = Courier(
             self._outbox,
@@ -262,9 +287,10 @@ class RtcLinks:
             self._seal(session, DescriptionKind.OFFER, self._own(session, sdp), now),
             heard=lambda sealed, carrier, now: self._heard(session, courier, sealed, carrier, now),
             failed=lambda why, now: self._unanswered(session, why, now),
+            now=now,
         )
         if session.state is not State.CONNECTING:
-            self._enter(session, State.RESTARTING, now)
+            self._move(session, "restart", now)
         courier.start(now)
 
     def _heard(self, session: _Session, courier: Courier, sealed: bytes, carrier: Carrier, now: float) -> None:
@@ -279,7 +305,7 @@ class RtcLinks:
             return
         session.key = message.reply_key
         if self._apply(session, message, now) and answer:
-            courier.settle(carrier)
+            courier.settle(carrier, now)
             self._restarted(session, now)
             self._send_held(session, now)
 
@@ -307,10 +333,11 @@ class RtcLinks:
             or not self._seen.first((offer.sender, offer.session), now)
         ):
             return
-        session = self._begin(offer.sender, offer.session, offer.reply_key, now, offerer=False)
+        promised = None if pending is None else pending.promised
+        session = self._begin(offer.sender, offer.session, offer.reply_key, now, offerer=False, promised=promised)
         self._by_name[session.peer, session.name] = session
         if pending is not None:
-            self._end(pending)
+            self._end(pending, now)
             self._outbox.emit(CloseLink(pending.channel, "the other side calls"))
             self._links.replaced(pending.channel, session.channel)
         self._take_offer(session, offer, reply, now)
@@ -337,7 +364,7 @@ class RtcLinks:
         if not self._apply(session, offer, now):
             return False
         if session.state is State.OPEN:
-            self._enter(session, State.RESTARTING, now)
+            self._move(session, "restart", now)
         return True
 
     def _within_budget(self, sender: bytes, now: float) -> bool:
@@ -345,15 +372,22 @@ class RtcLinks:
 
     # -- both
 
-    def _begin(self, peer: bytes, name: bytes, key: bytes, now: float, *, offerer: bool) -> _Session:
+    def _begin(
+        self, peer: bytes, name: bytes, key: bytes, now: float, *, offerer: bool, promised: float | None
+    ) -> _Session:
+        """A new session. One in place of another that somebody waits for has only the time that is left of that: who
+        calls again and again does not make them wait for ever."""
         channel = self._outbox.connect(Protocol.RTC, OFFERER if offerer else ANSWERER)
 
-        def too_late(now: float) -> None:
-            self._close(session, Why(RtcWhy.NO_CONNECTION), now)
+        def timed_out(state: State, now: float) -> None:
+            if state is State.CONNECTING:
+                self._close(session, Why(RtcWhy.NO_CONNECTION), now)
+            else:
+                self._tell(session, now)
 
-        timeout = self._outbox.call_at(now + CONNECT_TIMEOUT, too_late)
-        session = self._sessions[channel] = _Session(channel, peer, name, offerer, key, now, timeout)
-        self._enter(session, State.CONNECTING, now)
+        machine = StateMachine(SESSION, self._outbox, timed_out, now if promised is None else promised)
+        session = self._sessions[channel] = _Session(channel, peer, name, offerer, key, machine, now, promised)
+        self._tell(session, now)
         return session
 
     def _apply(self, session: _Session, message: Introduction, now: float) -> bool:
@@ -450,13 +484,17 @@ class RtcLinks:
         return sum(session.state is State.CONNECTING and session.offerer is offerer for session in sessions)
 
     def _restarted(self, session: _Session, now: float) -> None:
-        if session.state is State.RESTARTING:
-            self._enter(session, State.OPEN, now)
+        if session.machine.allows("settled"):
+            self._move(session, "settled", now)
 
-    def _enter(self, session: _Session, state: State, now: float, why: Why = NO_REASON) -> None:
-        session.state = state
+    def _move(self, session: _Session, input: str, now: float) -> None:
+        session.machine.move(input, now)
+        self._tell(session, now)
+
+    def _tell(self, session: _Session, now: float, why: Why = NO_REASON) -> None:
+        """It is in another state."""
         session.since = now
-        self._outbox.emit(Rtc(_short(session.peer), state.value, why))
+        self._outbox.emit(Rtc(_short(session.peer), session.state.value, why))
 
     def _close(self, session: _Session, why: Why, now: float) -> None:
         self._outbox.emit(CloseLink(session.channel, why.code))
@@ -466,17 +504,18 @@ class RtcLinks:
     def _forget(self, channel: int, why: Why, now: float) -> None:
         session = self._sessions.get(channel)
         if session is not None:
-            self._end(session)
-            self._enter(session, State.FAILED if session.state is State.CONNECTING else State.CLOSED, now, why)
+            self._end(session, now)
+            self._tell(session, now, why)
 
-    def _end(self, session: _Session) -> None:
+    def _end(self, session: _Session, now: float) -> None:
         """Nothing of it is left but what was seen."""
         del self._sessions[session.channel]
         if not session.offerer:
             del self._by_name[session.peer, session.name]
-        session.timeout.cancel()
+        if not session.machine.final:
+            session.machine.move("end", now)
         if session.courier is not None:
-            session.courier.stop()
+            session.courier.stop(now)
 
 
 def _short(identity: bytes) -> str:

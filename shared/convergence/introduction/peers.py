@@ -90,7 +90,7 @@ class Peers:
             rng,
             directory,
             neighbours,
-            lambda peer: PeerPipe(outbox, crypto, rng, keys, directory, switchboard, self, peer),
+            lambda peer, now: PeerPipe(outbox, crypto, rng, keys, directory, switchboard, self, peer, now),
         )
         self._gossip = Gossip(outbox, rng, directory, self._pipes, on_nodes)
         self._introducers = Introducers(outbox, directory, self._pipes, on_introducers)

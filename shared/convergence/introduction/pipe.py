@@ -2,7 +2,7 @@
 
 Does: frame records, say HELLO, register and check registrations, ask for descriptors and answer who asks, all within
 limits; any broken rule ends the stream with a reason, and nothing else.
-Does not: build circuits, choose peers (peers.py), or introduce (signalling.py).
+Does not: build circuits, choose peers (pipes.py), or introduce (signalling.py).
 
     opener -- [HELLO, if it may be registered] --> accepting end -- HELLO --> opener
     opener -- REGISTER --> accepting end, which then knows who reads its own: -- REGISTER --> opener
@@ -15,6 +15,7 @@ signs one for a reader who has not proved to be that: what is meant for one node
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from enum import Enum, auto
 from typing import Protocol as Shape
 
 from convergence.circuit.streams import Stream
@@ -22,8 +23,9 @@ from convergence.crypto.keys import NodeKeys
 from convergence.errors import CryptoError, EndReason, RemoteError
 from convergence.introduction.signalling import Reply, Signals, Switchboard
 from convergence.netdir.nodes import MAX_CLOCK_SKEW, NodeDirectory
-from convergence.outbox import Outbox, Timer
+from convergence.outbox import Outbox
 from convergence.ports import Crypto, Rng
+from convergence.states import TIMEOUT, StateMachine, Table
 from convergence.wire.descriptor import Descriptor
 from convergence.wire.facilitator import (
     MAX_DESCRIPTORS,
@@ -40,6 +42,10 @@ from convergence.wire.facilitator import (
 from convergence.wire.relay import PEER_HOST
 
 PEER_TARGET = f"{PEER_HOST}:0"
+SETUP_TIMEOUT = 15.0
+"""Seconds from our CREATE2 to the neighbour's HELLO."""
+GREETING_TIMEOUT = 30.0
+"""Seconds from the BEGIN of a pipe that somebody opens to its first record, and from a HELLO to the registration."""
 MAX_BEHIND = 1 << 16
 """Bytes of records that are still sent on a congested stream; more are dropped until it is not."""
 MAX_REGISTRATIONS = 12
@@ -50,7 +56,8 @@ ASK_INTERVAL = 10.0
 ASK_PAUSE = 2 * ASK_INTERVAL
 """...and between two of ours, for delays on the way may bring them closer together."""
 ANSWER_TIMEOUT = 60.0
-"""Seconds from ASK to the end of the answer; whoever asked and does not read it loses the pipe as well."""
+"""Seconds from ASK to the end of the answer, and from REGISTER to REGISTERED; whoever asked and does not read the
+answer loses the pipe as well."""
 MAX_ANSWER = 1 << 20
 """Bytes of descriptors in one answer, over all its records..."""
 MAX_ANSWER_ITEMS = 4096
@@ -62,6 +69,64 @@ PEERING = (
     *ASKING,
     *(RecordType.REGISTER, RecordType.REGISTERED, RecordType.SIGNAL, RecordType.DELIVER),
     *(RecordType.ASK, RecordType.DESCRIPTORS),
+)
+
+
+class State(Enum):
+    """Of one end."""
+
+    OPENING = auto()  # we opened it: a circuit, a stream and a HELLO are awaited
+    ACCEPTED = auto()  # somebody opened it, and has said nothing yet
+    GREETED = auto()  # said HELLO: a registration is awaited
+    ANONYMOUS = auto()  # said something else: only asks
+    READY = auto()  # we know each other
+    CLOSED = auto()
+
+
+PIPE = Table(
+    "pipe",
+    State.OPENING,
+    {
+        State.OPENING: {
+            "accept": State.ACCEPTED,
+            "hello": State.READY,
+            "close": State.CLOSED,
+            TIMEOUT: State.CLOSED,
+        },
+        State.ACCEPTED: {
+            "hello": State.GREETED,
+            "record": State.ANONYMOUS,
+            "close": State.CLOSED,
+            TIMEOUT: State.CLOSED,
+        },
+        State.GREETED: {"registered": State.READY, "close": State.CLOSED, TIMEOUT: State.CLOSED},
+        State.ANONYMOUS: {"close": State.CLOSED},
+        State.READY: {"close": State.CLOSED},
+    },
+    deadlines={
+        State.OPENING: SETUP_TIMEOUT,
+        State.ACCEPTED: GREETING_TIMEOUT,
+        State.GREETED: GREETING_TIMEOUT,
+    },
+    standing={
+        State.ANONYMOUS: "the stream ends with its circuit, or makes room for another one",
+        State.READY: "the stream ends with its circuit, a request is not answered, or it makes room for another one",
+    },
+)
+
+
+class Request(Enum):
+    """What one end waits for."""
+
+    AWAITED = auto()
+    OVER = auto()
+
+
+REQUEST = Table(
+    "request on a pipe",
+    Request.AWAITED,
+    {Request.AWAITED: {"answer": Request.OVER, TIMEOUT: Request.OVER}},
+    deadlines={Request.AWAITED: ANSWER_TIMEOUT},
 )
 
 
@@ -196,7 +261,8 @@ class PeerPipe(RecordPipe):
         directory: NodeDirectory,
         switchboard: Switchboard,
         owner: Peering,
-        peer: bytes | None = None,
+        peer: bytes | None,
+        now: float,
     ) -> None:
         super().__init__(outbox, PEERING)
         self.peer = peer
@@ -210,19 +276,22 @@ class PeerPipe(RecordPipe):
         self._switchboard = switchboard
         self._owner = owner
         self._opener = peer is not None
+        self._machine = StateMachine(PIPE, outbox, self._timed_out, now)
+        if not self._opener:
+            self._machine.move("accept", now)
         self._ours = Hello(keys.identity, rng.random(NONCE_LEN))
         self._theirs: Hello | None = None
-        self._started = False  # a record has come
         self._listed = False  # the other end is registered here
         self._awaited = 0  # REGISTEREDs
         self._registrations = 0  # of the other end, since _window
         self._window = 0.0
         self._may_ask = 0.0  # from when the other end may
         self._asked = float("-inf")
-        self._answer_limit: Timer | None = None  # pending: an answer is awaited
+        self._answering: StateMachine[Request] | None = None  # our ASK
+        self._registering: StateMachine[Request] | None = None  # our REGISTERs
         self._items = self._bytes = 0  # of that answer, so far
         self._answer: Iterator[bytes] | None = None  # what is still to be sent of ours
-        self._read_limit: Timer | None = None  # pending: that is still not all out
+        self._reading: StateMachine[Request] | None = None  # the other end's part in that
 
     @property
     def ready(self) -> bool:
@@ -236,20 +305,20 @@ class PeerPipe(RecordPipe):
             return
         self.offered = True
         proof = self._crypto.ed25519_sign(self._keys.identity_seed, register_statement(theirs))
+        if not self._awaited:
+            self._registering = self._await("no answer to REGISTER", now)
         self._awaited += 1
         self.send(RecordType.REGISTER, Register(proof, descriptor.encode()).encode(), now)
 
     def may_ask(self, now: float) -> bool:
         """Whether it is time, and the other end reads what is sent."""
-        return self.ready and self._answer_limit is None and now >= self._asked + ASK_PAUSE and not self.congested
+        return self.ready and self._answering is None and now >= self._asked + ASK_PAUSE and not self.congested
 
     def ask(self, since: int, now: float) -> None:
         """Ask for descriptors published at `since` (Unix seconds) or later: `heard` follows."""
         self._asked = now
         self._items = self._bytes = 0
-        self._answer_limit = self._outbox.call_at(
-            now + ANSWER_TIMEOUT, lambda now: self.close("no answer to ASK", now, EndReason.TIMEOUT)
-        )
+        self._answering = self._await("no answer to ASK", now)
         self.send(RecordType.ASK, Ask(since).encode(), now)
 
     # -- StreamHandler
@@ -263,12 +332,28 @@ class PeerPipe(RecordPipe):
         super().writable(now)
         self._go_on(now)
 
+    # -- time
+
+    def _timed_out(self, state: State, now: float) -> None:
+        what = "registration" if state is State.GREETED else "HELLO" if state is State.OPENING else "record"
+        self.close(f"no {what} in time", now, EndReason.TIMEOUT)
+
+    def _await(self, why_not: str, now: float) -> StateMachine[Request]:
+        def late(state: Request, now: float) -> None:
+            self.close(why_not, now, EndReason.TIMEOUT)
+
+        return StateMachine(REQUEST, self._outbox, late, now)
+
     # -- records
 
     def _record(self, kind: RecordType, body: bytes, now: float) -> None:
-        hello, started, self._started = kind is RecordType.HELLO, self._started, True
-        if hello == started if self._opener else hello and started:
+        if kind is RecordType.HELLO:
+            if not self._machine.allows("hello"):
+                raise RemoteError("HELLO comes first, and once")
+        elif self._machine.state is State.OPENING:
             raise RemoteError("HELLO comes first, and once")
+        elif self._machine.allows("record"):
+            self._machine.move("record", now)
         match kind:
             case RecordType.HELLO:
                 self._on_hello(Hello.parse(body), now)
@@ -294,6 +379,7 @@ class PeerPipe(RecordPipe):
         if hello.identity == self._keys.identity or (self._opener and hello.identity != self.peer):
             raise CryptoError("HELLO names another node than it can be from")
         self._theirs = hello
+        self._machine.move("hello", now)
         if self._opener:
             self._owner.met(self, now)
             self.register(now)
@@ -320,6 +406,7 @@ class PeerPipe(RecordPipe):
             self._switchboard.register(descriptor.identity, self)
             if not self._opener:
                 self.peer = descriptor.identity
+                self._machine.move("registered", now)
                 self._owner.met(self, now)
                 self.register(now)
         self._owner.heard([register.descriptor], now)
@@ -328,6 +415,8 @@ class PeerPipe(RecordPipe):
         if not self._awaited:
             raise RemoteError("REGISTERED that was not due")
         self._awaited -= 1
+        if not self._awaited:
+            _end(self._registering, now)
         if self.registered_since is None:
             self.registered_since = now
             self._owner.registered(self, now)
@@ -343,9 +432,7 @@ class PeerPipe(RecordPipe):
             raise RemoteError("ASK too soon after the one before")
         self._may_ask = now + ASK_INTERVAL
         self._answer = _bodies(self._directory.newer(ask.since, now))
-        self._read_limit = self._outbox.call_at(
-            now + ANSWER_TIMEOUT, lambda now: self.close("the answer to ASK is not read", now, EndReason.TIMEOUT)
-        )
+        self._reading = self._await("the answer to ASK is not read", now)
         self._go_on(now)
 
     def _go_on(self, now: float) -> None:
@@ -354,16 +441,11 @@ class PeerPipe(RecordPipe):
             body = next(self._answer, None)
             if body is None:
                 self._answer = None
-                self._cancel_read_limit()
+                _end(self._reading, now)
             self.send(RecordType.DESCRIPTORS, body or b"", now)
 
-    def _cancel_read_limit(self) -> None:
-        if self._read_limit is not None:
-            self._read_limit.cancel()
-
     def _on_descriptors(self, descriptors: Descriptors, now: float) -> None:
-        limit = self._answer_limit
-        if limit is None:
+        if self._answering is None:
             raise RemoteError("DESCRIPTORS that were not asked for")
         self._items += len(descriptors.items)
         self._bytes += sum(map(len, descriptors.items))
@@ -372,18 +454,24 @@ class PeerPipe(RecordPipe):
         if descriptors.items:
             self._owner.heard(descriptors.items, now)
         else:
-            limit.cancel()
-            self._answer_limit = None
+            _end(self._answering, now)
+            self._answering = None
             self.answered_at = now
             self._owner.answered(self, now)
 
     def _over(self, why: str, now: float) -> None:
-        if self._answer_limit is not None:
-            self._answer_limit.cancel()
-        self._answer = None
-        self._cancel_read_limit()
+        if not self._machine.final:
+            self._machine.move("close", now)
+        for request in (self._answering, self._registering, self._reading):
+            _end(request, now)
+        self._answering = self._answer = None
         self._switchboard.unregister(self, now)
         self._owner.over(self, why, now)
+
+
+def _end(request: StateMachine[Request] | None, now: float) -> None:
+    if request is not None and not request.final:
+        request.move("answer", now)
 
 
 def _bodies(items: Sequence[bytes]) -> Iterator[bytes]:

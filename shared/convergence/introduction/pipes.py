@@ -30,8 +30,6 @@ MIN_PIPES = 3
 MAX_ACCEPTED = 1024
 """Pipes that others open, up to 330 KB each where descriptors are many and readers slow. Beyond, one on the link that
 has most makes room, or one that registered nobody, or the new one is refused."""
-SETUP_TIMEOUT = 15.0
-"""Seconds from our CREATE2 to the neighbour's HELLO."""
 RETRY_AFTER = 60.0
 """Seconds until a neighbour whose link stands but whose pipe ended is tried again."""
 ALONE_LIMIT = 600.0
@@ -58,7 +56,7 @@ class Pipes:
     """All pipes of a node.
 
     Args:
-        new_pipe: makes a pipe to the node of this identity, or for None one that a neighbour opens. Whoever owns it
+        new_pipe: (identity, now) -> a pipe to that node, or for None one that a neighbour opens. Whoever owns it
             calls `forget` when it is over.
     """
 
@@ -69,7 +67,7 @@ class Pipes:
         rng: Rng,
         directory: NodeDirectory,
         neighbours: Neighbours,
-        new_pipe: Callable[[bytes | None], PeerPipe],
+        new_pipe: Callable[[bytes | None, float], PeerPipe],
     ) -> None:
         self._outbox = outbox
         self._crypto = crypto
@@ -114,7 +112,7 @@ class Pipes:
         node = relay_of(self._directory, peer, now)
         if enough or node is None or peer in self._opened or now < self._retry.get(peer, now):
             return
-        pipe = self._new_pipe(peer)
+        pipe = self._new_pipe(peer, now)
 
         def built(circuit: ClientCircuit, now: float) -> None:
             try:
@@ -133,10 +131,10 @@ class Pipes:
                 lambda circuit, reason, now: pipe.close("its circuit is gone", now),
             )
         except LocalError:  # the link is full of circuits
+            pipe.close("the link is full", now)
             return
         if not circuit.closed:  # a full link sheds even a circuit that has only just come
             self._opened[peer] = _Opened(pipe, link, circuit)
-            self._outbox.call_at(now + SETUP_TIMEOUT, lambda now: self._check_setup(pipe, now))
 
     def may_retry(self, identity: bytes) -> None:
         """The pipe to this neighbour ended for no fault of its own."""
@@ -147,10 +145,6 @@ class Pipes:
         self._retry = {identity: when for identity, when in self._retry.items() if when > now}
         self._close_alone(now)
         self.fill(now)
-
-    def _check_setup(self, pipe: PeerPipe, now: float) -> None:
-        if not pipe.ready:
-            pipe.close("no HELLO in time", now, EndReason.TIMEOUT)
 
     def _close_alone(self, now: float) -> None:
         """Close the latest pipe that alone keeps its link, if there are enough others."""
@@ -170,7 +164,7 @@ class Pipes:
         if begin.port or circuit in self._accepted.values() or not self._make_room(circuit.link, now):
             return False
         stream = circuit.endpoint.accept_stream(stream_id)
-        pipe = self._new_pipe(None)
+        pipe = self._new_pipe(None, now)
         self._accepted[pipe] = circuit
         stream.handler = pipe
         pipe.bind(stream)

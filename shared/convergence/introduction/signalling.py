@@ -2,7 +2,7 @@
 
 Does: both ends of the exchange over one pipe (a facilitator channel, or a stream to a peer): `Signals` asks,
 `Switchboard` introduces. Each numbers what it sends by tags, and takes answers to those only.
-Does not: seal or read a message (links.py), frame records, or choose who introduces (peers.py).
+Does not: seal or read a message (links.py), frame records, or choose who introduces (ways.py).
 
     asker -- SIGNAL(asker's tag, to) --> introducer -- DELIVER(introducer's tag) --> target
     asker <-- REPLY(asker's tag) -- introducer <-- REPLY(introducer's tag) -- target       (several may follow)

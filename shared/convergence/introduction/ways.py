@@ -7,7 +7,7 @@ Does not: ask them (courier.py), or keep pipes (pipes.py).
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeAlias
 
 from convergence.introduction.asker import CircuitCarrier
@@ -34,17 +34,21 @@ Finder: TypeAlias = Callable[[float], Carrier | None]
 class Route:
     """The ways to one node: a `courier.Carriers`."""
 
-    def __init__(self, finders: Iterable[Finder]) -> None:
-        self._finders = deque(finders)
+    def __init__(self, finders: Sequence[Finder], last: Sequence[Finder]) -> None:
+        self._finders = finders
+        self._last = last
 
     def next(self, now: float) -> Carrier | None:
         """The best one that was not given yet."""
-        while self._finders:
-            carrier = self._finders[0](now)
-            if carrier is not None:
-                return carrier
-            self._finders.popleft()
-        return None
+        return _first(self._finders, now)
+
+    def last(self, now: float) -> Carrier | None:
+        """Whom to ask last, one after the other."""
+        return _first(self._last, now)
+
+
+def _first(finders: Iterable[Finder], now: float) -> Carrier | None:
+    return next((carrier for finder in finders if (carrier := finder(now)) is not None), None)
 
 
 class Ways:
@@ -80,23 +84,25 @@ class Ways:
         self._circuits = Budget(CIRCUITS_PER_MINUTE)
 
     def to(self, target: bytes, named: bytes | None, now: float) -> Route:
-        """The ways to `target`, best first: through `named` if somebody is, the facilitator, those who are said to know
-        the node, a few others, through circuits, and last, lest a node that has lost all its links stays alone,
-        somebody whose address it can dial."""
+        """The ways to `target`, best first: through `named` if somebody is, those who are said to know the node, a few
+        others, through circuits. The facilitator comes last, for he need not know what a peer can do; a node that has
+        no pipe yet goes there at once. And lest a node that has lost all its links stays alone, there is somebody whose
+        address it can dial."""
         node = self._directory.get(target, now)
         introducers = () if node is None else node.introducers
         first = () if named is None else (named,)
         tried = {self._own}  # by a pipe
+        facilitator = _once(lambda now: self._facilitator())
         return Route(
             (
                 self._pipes_to(first, tried),
                 self._circuits_to(first, tried),
-                _once(lambda now: self._facilitator()),
+                lambda now: None if any(pipe.ready for pipe in self._pipes) else facilitator(now),
                 self._pipes_to((target, *introducers), tried),
                 self._others(tried),
                 self._circuits_to((item for item in introducers if item not in (target, named)), tried),
-                _once(lambda now: self._dialled(introducers, tried, target, now)),
-            )
+            ),
+            (facilitator, _once(lambda now: self._dialled(introducers, tried, target, now))),
         )
 
     def _pipes_to(self, identities: Iterable[bytes], tried: set[bytes]) -> Finder:
@@ -153,5 +159,12 @@ class Ways:
 
 def _once(find: Finder) -> Finder:
     """The same, that gives one carrier at most."""
-    finders = iter((find,))
-    return lambda now: next((finder(now) for finder in finders), None)
+    given = False
+
+    def find_once(now: float) -> Carrier | None:
+        nonlocal given
+        carrier = None if given else find(now)
+        given = given or carrier is not None
+        return carrier
+
+    return find_once

@@ -72,7 +72,7 @@ class End:
         self.why = None
         self.stream = MemoryStream()
         peer = None if opens is None else opens.keys.identity
-        self.pipe = PeerPipe(self.outbox, CRYPTO, rng, self.keys, self.directory, self.switchboard, self, peer)
+        self.pipe = PeerPipe(self.outbox, CRYPTO, rng, self.keys, self.directory, self.switchboard, self, peer, START)
         self.pipe.bind(self.stream)
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from types import SimpleNamespace
 
 from convergence.circuit.client import ClientCircuit
@@ -104,7 +105,8 @@ class PeerNode(Machine):
     def carriers(self, target, named=None):
         """The ways to a node of this identity, each looked for when it is asked for."""
         route = self.peers.route(target, named, self.net.now)
-        return iter(lambda: route.next(self.net.now), None)
+        draws = (route.next, route.last)
+        return chain.from_iterable(iter(lambda draw=draw: draw(self.net.now), None) for draw in draws)
 
     def knows(self, *nodes):
         for node in nodes:

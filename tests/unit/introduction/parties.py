@@ -95,7 +95,7 @@ class Party:
             return carrier
 
         carriers = iter(self.carriers)
-        return SimpleNamespace(next=next_carrier)
+        return SimpleNamespace(next=next_carrier, last=lambda now: None)
 
     def connect(self, other):
         channel = self.links.connect(getattr(other, "identity", other), self.world.now)

@@ -6,8 +6,8 @@ from convergence.codes import RtcWhy
 from convergence.crypto.keys import NodeKeys
 from convergence.errors import Why
 from convergence.events import Rtc
-from convergence.introduction.courier import ANSWER_TIMEOUT, MAX_CARRIERS
-from convergence.introduction.links import CONNECT_TIMEOUT, MAX_HELD, MAX_PENDING
+from convergence.introduction.courier import HEAD_START, MAX_CARRIERS
+from convergence.introduction.links import CONNECT_TIMEOUT, MAX_HELD, MAX_PENDING, RESTART_TIMEOUT
 from tests.unit.circuit.rig import CRYPTO, SeededRng
 from tests.unit.introduction.parties import ANSWER, CANDIDATES, LATENCY, OFFER, Way, World, candidate, lines, unseal
 
@@ -129,7 +129,7 @@ def test_one_that_brings_no_answer_has_its_time_then_the_next_is_asked(world, pa
     one, two = pair
     one.carriers = [Way(world, two, "lose"), Way(world, two)]
     one.connect(two)
-    world.run(ANSWER_TIMEOUT - 0.1)
+    world.run(HEAD_START - 0.1)
     assert not one.carriers[1].signals
     world.run(0.5)
     assert one.states() == ["connecting", "open"]
@@ -175,7 +175,7 @@ def test_an_answer_that_comes_after_the_next_carrier_was_asked_counts(world, pai
     slow = Way(world, two, "no answers")
     one.carriers = [slow, Way(world, two, "lose")]
     channel = one.connect(two)
-    world.run(ANSWER_TIMEOUT + 1)
+    world.run(HEAD_START + 1)
     assert one.carriers[1].signals
     one.carriers[0].bring(slow.replies[0])
     world.run()
@@ -186,7 +186,7 @@ def test_the_answer_is_given_again_by_the_way_of_a_copy(world, pair):
     one, two = pair
     one.carriers = [Way(world, two, "no answers"), Way(world, two)]
     one.connect(two)
-    world.run(ANSWER_TIMEOUT + 1)
+    world.run(HEAD_START + 1)
     assert len(two.ends) == 1, "a copy begins no second connection"
     assert one.carriers[0].replies == one.carriers[1].replies
     assert one.states() == two.states() == ["connecting", "open"]
@@ -198,7 +198,7 @@ def test_an_answer_that_is_not_there_yet_goes_the_way_of_the_latest_copy(world, 
     one.carriers = [first, second]
     two.silent = True
     one.connect(two)
-    world.run(ANSWER_TIMEOUT + 1)
+    world.run(HEAD_START + 1)
     channel = only(two.ends)
     two.described(channel, ANSWER, two.ends[channel].sdp(ANSWER))
     world.run()
@@ -240,7 +240,7 @@ def test_candidates_that_wait_are_bounded(world, pair):
     world.run(1)
     for number in range(100):
         one.described(channel, CANDIDATES, lines(number))
-    world.run(ANSWER_TIMEOUT)
+    world.run(HEAD_START)
     assert [what.items for what in two.of(CANDIDATES)] == [tuple(candidate(number) for number in range(MAX_HELD))]
 
 
@@ -381,7 +381,7 @@ def test_the_higher_one_is_answered_when_the_lower_ones_offer_came_to_nothing(wo
     high.carriers = [Way(world, low), Way(world, low)]
     low.connect(high)
     channel = high.connect(low)
-    world.run(ANSWER_TIMEOUT + 1)
+    world.run(HEAD_START + 1)
     assert low.states()[:2] == ["connecting", "failed"]
     assert [item[0] for item in high.heard("opened")] == [channel]
     assert [peer for _, _, peer in low.heard("opened")] == [high.identity]
@@ -415,6 +415,23 @@ def test_who_calls_again_is_answered_anew(world, pair):
     assert [item[0] for item in two.heard("opened")] == [after]
 
 
+def test_who_is_called_again_and_again_hears_in_time_that_nothing_comes_of_it(world, pair):
+    """The other side's newest call is taken each time; those who wait for the first one must not wait for ever."""
+    low, high = pair
+    one, two = low, high
+    two.carriers = [Way(world, one, "lose")]
+    one.unjoined = True
+    two.connect(one)
+    waited = 0
+    while not two.heard("closed") and waited < 3 * CONNECT_TIMEOUT:
+        channel = one.connect(two)
+        world.run(CONNECT_TIMEOUT / 2)
+        waited += CONNECT_TIMEOUT / 2
+        if one.ends[channel].closed is None:
+            one.lose(channel)
+    assert two.heard("replaced") and waited <= CONNECT_TIMEOUT + 1
+
+
 # -- ICE restart
 
 
@@ -439,7 +456,7 @@ def test_a_restart_looks_for_a_way_of_its_own(world, pair):
     fresh = Way(world, two)
     one.carriers = [Way(world, two, "refuse"), Way(world, two, "no answers"), fresh]
     one.restart(channel)
-    world.run(ANSWER_TIMEOUT + 1)
+    world.run(HEAD_START + 1)
     assert one.states()[-1] == "open"
     one.described(channel, CANDIDATES, lines(7))
     world.run()
@@ -452,8 +469,10 @@ def test_a_restart_that_reaches_nobody_leaves_the_channel_to_the_shell(world, pa
     channel, _ = link(world, one, two)
     one.carriers = []
     one.restart(channel)
+    world.run(RESTART_TIMEOUT - 1)
+    assert one.links.snapshot()[0]["state"] == "restarting"
     world.run(60)
-    assert one.links.snapshot()[0]["state"] == "restarting" and not one.heard("closed")
+    assert one.links.snapshot()[0]["state"] == "open" and not one.heard("closed")
     one.lose(channel)
     assert one.states()[-1] == "closed"
 

@@ -10,8 +10,8 @@ from convergence.introduction.asker import KEEP, MAX_WAITING, CircuitCarrier
 from convergence.introduction.gossip import GOSSIP_INTERVAL, GOSSIP_OVERLAP
 from convergence.introduction.introducers import INTRODUCERS_PAUSE
 from convergence.introduction.peers import SWEEP
-from convergence.introduction.pipe import PEER_TARGET
-from convergence.introduction.pipes import ALONE_LIMIT, MAX_PIPES, MIN_PIPES, RETRY_AFTER, SETUP_TIMEOUT
+from convergence.introduction.pipe import PEER_TARGET, SETUP_TIMEOUT
+from convergence.introduction.pipes import ALONE_LIMIT, MAX_PIPES, MIN_PIPES, RETRY_AFTER
 from convergence.introduction.signalling import MAX_PER_PAIR
 from convergence.introduction.ways import CIRCUITS_PER_MINUTE
 from convergence.wire.descriptor import Role
@@ -381,8 +381,8 @@ def test_carriers_come_in_order_and_none_twice(net):
     by_circuit = f"circuit to {far.identity.hex()[:8]}"
 
     order = carrier_names(a, a.carriers(target.identity, others["named"].identity), pipes)
-    assert order[:3] == ["named", "facilitator", "introducer"] and order[6:] == [by_circuit]
-    assert len({*order[3:6]}) == 3 and {*order[3:6]} < {"other1", "other2", "other3", "other4"}
+    assert order[:2] == ["named", "introducer"] and order[5:] == [by_circuit, "facilitator"]
+    assert len({*order[2:5]}) == 3 and {*order[2:5]} < {"other1", "other2", "other3", "other4"}
 
     a.by_facilitator = None
     order = carrier_names(a, a.carriers(target.identity, far_named.identity), pipes)
@@ -400,6 +400,24 @@ def test_ways_that_appear_meanwhile_are_found(net):
     assert next(carriers) == "facilitator"
     net.link(a, b)
     assert next(carriers) is a.pipe(b).signals
+
+
+def test_the_facilitator_is_asked_at_once_while_there_is_no_pipe_and_last_when_there_is_one(net):
+    a, b, c = net.nodes(*"abc")
+    a.knows(c)
+    a.by_facilitator = "facilitator"
+    assert list(a.carriers(c.identity)) == ["facilitator"]
+    net.link(a, b)
+    assert list(a.carriers(c.identity)) == [a.pipe(b).signals, "facilitator"]
+
+
+def test_a_facilitator_that_is_back_by_then_is_asked(net):
+    a, c = net.nodes(*"ac")
+    a.knows(c)
+    route = a.peers.route(c.identity, None, net.now)
+    assert route.next(net.now) is None and route.last(net.now) is None
+    a.by_facilitator = "facilitator"
+    assert [route.last(net.now), route.last(net.now)] == ["facilitator", None]
 
 
 # -- introductions through a circuit

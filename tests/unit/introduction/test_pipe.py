@@ -12,6 +12,7 @@ from convergence.introduction.pipe import (
     ANSWER_TIMEOUT,
     ASK_INTERVAL,
     ASK_PAUSE,
+    GREETING_TIMEOUT,
     MAX_ANSWER_ITEMS,
     MAX_BEHIND,
     MAX_REGISTRATIONS,
@@ -237,6 +238,7 @@ def test_registrations_are_limited():
     end, hello, stranger = greeted()
     for _ in range(MAX_REGISTRATIONS):
         register(end, stranger, hello)
+    end.get(RecordType.REGISTERED)
     end.pass_time(REGISTRATION_WINDOW)
     for _ in range(MAX_REGISTRATIONS):
         register(end, stranger, hello)
@@ -453,6 +455,39 @@ def test_the_end_of_a_pipe_refuses_what_was_not_answered_and_is_told_once():
     opener.pipe.send(RecordType.ASK, Ask(0).encode(), START)
     opener.pass_time(2 * ANSWER_TIMEOUT)
     assert len(refusals) == 1 and opener.stream.reason is None and not opener.pipe.ready
+
+
+def test_who_opens_a_pipe_and_says_nothing_loses_it():
+    end = End("acceptor")
+    end.pipe.connected(end.now)
+    end.pass_time(GREETING_TIMEOUT - 1)
+    assert end.why is None
+    end.pass_time(1)
+    assert end.why == "no record in time" and end.stream.reason == EndReason.TIMEOUT
+
+
+def test_who_says_hello_and_does_not_register_loses_the_pipe():
+    end, _, stranger = greeted()
+    end.pass_time(GREETING_TIMEOUT)
+    assert end.why == "no registration in time"
+
+
+def test_who_does_not_say_hello_may_ask_for_as_long_as_he_likes():
+    opener, acceptor = joined(opener_offers=False)
+    opener.pipe.ask(0, opener.now)
+    carry(opener, acceptor)
+    acceptor.pass_time(100 * GREETING_TIMEOUT)
+    assert acceptor.why is None
+
+
+def test_who_does_not_answer_a_registration_loses_the_pipe():
+    end, hello, stranger = greeted()
+    register(end, stranger, hello)
+    assert end.pipe.offered
+    end.pass_time(ANSWER_TIMEOUT - 1)
+    assert end.why is None
+    end.pass_time(1)
+    assert end.why == "no answer to REGISTER"
 
 
 def test_nothing_is_read_after_the_record_that_ended_the_pipe():
