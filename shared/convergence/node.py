@@ -377,8 +377,8 @@ class Node:
         self._facilitator.register(now)
         self._peers.republish(now)
 
-    def _address(self, identity: bytes) -> str | None:
-        node = self.directory.get(identity, self.outbox.now)
+    def _address(self, identity: bytes, now: float) -> str | None:
+        node = self.directory.get(identity, now)
         return node.ws_url if node is not None and self._reach.dials(node) else None
 
     def _introduce(self, identity: bytes, now: float) -> int | None:

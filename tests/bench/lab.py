@@ -85,7 +85,7 @@ class Lab:
                 origin.outbox, CRYPTO, RNG, link, hops, lambda circuit, now: done.append(circuit), lambda *_: None
             )
 
-        origin.neighbours.reach(path[0].identity, reached)
+        origin.neighbours.reach(path[0].identity, reached, NOW)
         self.settle()
         assert done and done[0].built
         return done[0]
@@ -191,7 +191,7 @@ class LabNode:
 
     # -- wiring
 
-    def _address(self, identity: bytes) -> str | None:
+    def _address(self, identity: bytes, now: float) -> str | None:
         return next((node.url for node in self._lab.nodes if node._keys and node.identity == identity), None)
 
     def _on_create(self, link: Link, circ_id: int, payload: bytes, now: float) -> None:

@@ -20,7 +20,7 @@ from convergence.wire.cells import Command
 from convergence.wire.create import Create2, Created2, HandshakeType
 from convergence.wire.linkspec import ed25519_specifier
 from convergence.wire.relay import Extend2, RelayCommand, pack_message
-from tests.bench.lab import CRYPTO, RNG, Figure, Lab, LabNode
+from tests.bench.lab import CRYPTO, NOW, RNG, Figure, Lab, LabNode
 
 TITLE = "Memory of a relay with idle circuits"
 CIRCUITS = 5000
@@ -52,7 +52,7 @@ def grow(circuits: int, extended: bool) -> tuple[int, int]:
         circ_id, Command.CREATED2, Created2(RNG.random(ntor.REPLY_LEN)).encode()
     )
     links: list[Link] = []
-    origin.neighbours.reach(relay.identity, lambda link, now: links.append(link) if link else None)
+    origin.neighbours.reach(relay.identity, lambda link, now: links.append(link) if link else None, NOW)
     lab.settle()
     open_circuit(lab, origin, relay, beyond, links[0], 1, extended)  # what is made once is made now
     before = resident()

@@ -48,7 +48,7 @@ def reach(world: World, host: Host, other: Host, seconds: float = 30) -> bool:
 
     def ask(now: float) -> None:
         host.node.outbox.now = now
-        host.node.neighbours.reach(identity(other), lambda link, now: answers.append(link is not None))
+        host.node.neighbours.reach(identity(other), lambda link, now: answers.append(link is not None), now)
 
     host.driver.run(ask)
     assert world.run(seconds, lambda: bool(answers)), "neither a link nor a refusal"
@@ -122,7 +122,7 @@ def test_two_that_call_each_other_at_once_get_one_link() -> None:
         host.node.outbox.now = world.now
         host.driver.run(
             lambda now, host=host, other=other: host.node.neighbours.reach(
-                identity(other), lambda link, now: answers.append(link)
+                identity(other), lambda link, now: answers.append(link), now
             )
         )
     assert world.run(20, lambda: len(answers) == 2)

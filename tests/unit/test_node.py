@@ -86,7 +86,9 @@ def test_of_two_descriptors_of_one_second_the_later_counts():
 def test_a_page_that_came_over_https_dials_no_plain_address(world, secure):
     host = joined(world, circuits=0, secure=secure)
     world.run(10)
-    addresses = {host.node._address(node.identity) for node in host.node.directory.nodes(Role.RELAY, world.now)}
+    addresses = {
+        host.node._address(node.identity, world.now) for node in host.node.directory.nodes(Role.RELAY, world.now)
+    }
     assert (None in addresses) == secure and bool(addresses - {None}) != secure
 
 

@@ -59,7 +59,7 @@ class Services(Shape):
 class Extender(Shape):
     """Where the next hop's link comes from."""
 
-    def reach(self, identity: bytes, reply: Callable[[Link | None, float], None]) -> None:
+    def reach(self, identity: bytes, reply: Callable[[Link | None, float], None], now: float) -> None:
         """An open link to the node, dialled if need be; None when there is no way."""
         ...
 
@@ -250,7 +250,7 @@ class RelayCircuit:
             raise RemoteError("EXTEND2 on a circuit that was extended")
         identity = ed25519_identity(request.specifiers)
         hop = self._next = _NextHop(self, Create2(request.handshake_type, request.handshake_data).encode())
-        self._reach.reach(identity, hop.reached)
+        self._reach.reach(identity, hop.reached, now)
 
     def extended(self, reply: bytes) -> None:
         self._transmit([pack_message(RelayCommand.EXTENDED2, 0, Extended2(reply).encode())])

@@ -172,10 +172,10 @@ class Relaying:
 
     # -- relay.Extender
 
-    def reach(self, identity: bytes, reply: Callable[[Link | None, float], None]) -> None:
+    def reach(self, identity: bytes, reply: Callable[[Link | None, float], None], now: float) -> None:
         """For an EXTEND2. Raises RemoteError when paused."""
         self._check()
-        self.neighbours.reach(identity, reply)
+        self.neighbours.reach(identity, reply, now)
 
     # -- relay.Services
 

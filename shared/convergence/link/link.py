@@ -10,15 +10,17 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable
+from enum import Enum, auto
 from typing import Protocol as Shape
 
 from convergence.effects import CloseLink, Send
 from convergence.errors import DestroyReason, LinkError, LocalError, RemoteError, Scope
-from convergence.link.handshake import Handshake
+from convergence.link.handshake import HANDSHAKE_TIMEOUT, Handshake
 from convergence.link.meter import Meter
 from convergence.link.throttle import Throttle
 from convergence.outbox import Outbox
 from convergence.ports import Rng
+from convergence.states import TIMEOUT, StateMachine, Table
 from convergence.wire.cells import (
     CELL_LEN,
     FIXED_HEADER,
@@ -63,6 +65,25 @@ class CircuitHandler(Shape):
     def drained(self, now: float) -> None:
         """The link takes cells again."""
         ...
+
+
+class LinkState(Enum):
+    HANDSHAKE = auto()
+    OPEN = auto()
+    CLOSED = auto()
+
+
+_OPENED, _CLOSED = "the handshake is done", "closed"
+LINK: Table[LinkState] = Table(
+    "link",
+    LinkState.HANDSHAKE,
+    {
+        LinkState.HANDSHAKE: {_OPENED: LinkState.OPEN, _CLOSED: LinkState.CLOSED, TIMEOUT: LinkState.CLOSED},
+        LinkState.OPEN: {_CLOSED: LinkState.CLOSED},
+    },
+    deadlines={LinkState.HANDSHAKE: HANDSHAKE_TIMEOUT},
+    standing={LinkState.OPEN: "either side closes it, ours also when it has been idle (neighbours.py)"},
+)
 
 
 class _Queue(deque[bytes]):
@@ -111,6 +132,7 @@ class Link:
         rng: Rng,
         channel: int,
         handshake: Handshake,
+        now: float,
         *,
         initiator: bool,
         on_create: CreateHook | None,
@@ -132,7 +154,7 @@ class Link:
         self._on_create = on_create
         self._on_open = on_open
         self._on_closed = on_closed
-        self._closed = False
+        self._machine = StateMachine(LINK, outbox, self._timed_out, now)
         self._partial = b""
         self._queues: dict[int, _Queue] = {}  # by circuit id, in turn order
         self._held: dict[int, _Queue] = {}  # those that wait for the throttle
@@ -144,7 +166,7 @@ class Link:
 
     @property
     def open(self) -> bool:
-        return self.handshake.open and not self._closed
+        return self._machine.state is LinkState.OPEN
 
     @property
     def queued(self) -> int:
@@ -201,10 +223,11 @@ class Link:
         """Bytes from the neighbour, cut anywhere. Closes the link when they break its protocol."""
         self.bytes_in += len(data)
         try:
-            if not self.handshake.open:
+            if self._machine.state is LinkState.HANDSHAKE:
                 self._send_now(self.handshake.receive(data, now))
                 if not self.handshake.open:
                     return
+                self._machine.move(_OPENED, now)
                 self._on_open(self, now)
                 data = self.handshake.leftover()
             if self._partial:
@@ -235,9 +258,20 @@ class Link:
 
     def gone(self, reason: str, now: float) -> None:
         """The link is closed: every circuit on it is destroyed."""
-        if self._closed:
-            return
-        self._closed = True
+        if not self._closed:
+            self._machine.move(_CLOSED, now)
+            self._ended(reason, now)
+
+    @property
+    def _closed(self) -> bool:
+        return self._machine.state is LinkState.CLOSED
+
+    def _timed_out(self, state: LinkState, now: float) -> None:
+        reason = "the link handshake took too long"
+        self._outbox.emit(CloseLink(self.channel, reason))
+        self._ended(reason, now)
+
+    def _ended(self, reason: str, now: float) -> None:
         self._queues.clear()
         self._held.clear()
         self._onward.clear()

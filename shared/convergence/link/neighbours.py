@@ -7,6 +7,8 @@ Does not: decide which nodes exist or how one is introduced (callbacks), or what
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum, auto
 from typing import Any
 
 from convergence.crypto.keys import NodeKeys
@@ -18,9 +20,11 @@ from convergence.link.meter import Meter
 from convergence.link.throttle import Throttle
 from convergence.outbox import Outbox
 from convergence.ports import Crypto, Rng
+from convergence.states import TIMEOUT, StateMachine, Table
 
 MAX_LINKS = 4096  # incoming ones beyond are closed at once
-DIAL_TIMEOUT = 20.0  # seconds from Connect to an open link
+DIAL_TIMEOUT = 20.0  # seconds that a dialled address has to answer
+INTRODUCE_TIMEOUT = 30.0  # the same for an introduction; whoever introduces gives up sooner by himself
 IDLE_TIMEOUT = 180.0  # seconds without circuits until a dialled link is closed
 INCOMING_IDLE_TIMEOUT = 900.0  # the same for one that the neighbour dialled, who should have closed it long before
 SWEEP = 30.0  # seconds between looks for idle links
@@ -31,14 +35,53 @@ LinkReply = Callable[[Link | None, float], None]
 LinkHook = Callable[[Link, float], None]
 
 
+class WayState(Enum):
+    LOOKING = auto()  # for an address, or for somebody who introduces
+    DIALLING = auto()
+    INTRODUCING = auto()
+    SHAKING_HANDS = auto()
+    REACHED = auto()
+    FAILED = auto()
+
+
+_DIALLED, _INTRODUCED, _OPENED, _REACHED, _FAILED = "dialled", "introduced", "opened", "reached", "failed"
+_ENDS = {_REACHED: WayState.REACHED, _FAILED: WayState.FAILED, TIMEOUT: WayState.FAILED}
+WAY: Table[WayState] = Table(
+    "way to a node",
+    WayState.LOOKING,
+    {
+        WayState.LOOKING: {_DIALLED: WayState.DIALLING, _INTRODUCED: WayState.INTRODUCING, **_ENDS},
+        WayState.DIALLING: {_OPENED: WayState.SHAKING_HANDS, **_ENDS},
+        WayState.INTRODUCING: {_OPENED: WayState.SHAKING_HANDS, **_ENDS},
+        WayState.SHAKING_HANDS: _ENDS,
+    },
+    deadlines={
+        WayState.LOOKING: LOOKUP_TIMEOUT,
+        WayState.DIALLING: DIAL_TIMEOUT,
+        WayState.INTRODUCING: INTRODUCE_TIMEOUT,
+        WayState.SHAKING_HANDS: HANDSHAKE_TIMEOUT,
+    },
+)
+
+
+@dataclass(slots=True, eq=False)
+class _Way:
+    """To a node that somebody wants a link to: all who want one wait here."""
+
+    identity: bytes
+    waiting: list[LinkReply]
+    machine: StateMachine[WayState]
+    channel: int = 0
+
+
 class Neighbours:
     """Links by channel and by identity.
 
     Args:
         keys: ours.
-        address: identity -> WebSocket URL of a node that we can dial, None when there is none.
+        address: (identity, now) -> WebSocket URL of a node that we can dial, None when there is none.
         introduce: (identity, now) -> the RTC channel on which a node without such an address was asked for, None when
-            it cannot be asked. Whoever introduces reports through `opened` and `closed`, within a time of its own.
+            it cannot be asked. Whoever introduces reports through `opened` and `closed`.
         on_create: for CREATE2 from neighbours; None where we relay for nobody.
         on_unknown: called with `now` when a node that cannot be reached is wanted: a fresh node list would help, and
             `nodes_changed` is to be called when it is there.
@@ -55,7 +98,7 @@ class Neighbours:
         crypto: Crypto,
         rng: Rng,
         keys: NodeKeys,
-        address: Callable[[bytes], str | None],
+        address: Callable[[bytes, float], str | None],
         on_create: CreateHook | None,
         *,
         introduce: Callable[[bytes, float], int | None] = lambda identity, now: None,
@@ -75,74 +118,89 @@ class Neighbours:
         self._on_create = on_create
         self._on_unknown = on_unknown
         self._throttle = throttle
-        self._lookups: set[bytes] = set()
         self._queued = Meter(MAX_QUEUED_ALL, self._relieve)
-        self._dialled: dict[int, bytes] = {}  # channel -> identity, until it opens
+        self._ways: dict[bytes, _Way] = {}
+        self._unopened: dict[int, _Way] = {}  # by the channel that is to open
         self._reusable: dict[bytes, Link] = {}  # links that may serve to reach an identity
-        self._waiting: dict[bytes, list[LinkReply]] = {}
         self._idle_since: dict[int, float] = {}
         self._sweeping = False
         self._closed_in = 0
         self._closed_out = 0
 
-    def reach(self, identity: bytes, reply: LinkReply) -> None:
-        """An open link to the node, dialled if need be. None is the answer when there is no way to it."""
+    def reach(self, identity: bytes, reply: LinkReply, now: float) -> None:
+        """An open link to the node, dialled if need be. None is the answer when there is no way to it. The answer comes
+        within the deadlines of `WAY`."""
         link = self._reusable.get(identity)
         if link is not None and link.open:
-            reply(link, self._outbox.now)
+            reply(link, now)
             return
-        waiting = self._waiting.get(identity)
-        if waiting is not None:
-            waiting.append(reply)
+        way = self._ways.get(identity)
+        if way is not None:
+            way.waiting.append(reply)
             return
-        now = self._outbox.now
-        self._waiting[identity] = [reply]
         if identity == self._keys.identity:
-            self._answer(identity, None, now)
-        elif not self._dial(identity, now):
-            if len(self._lookups) >= MAX_LOOKUPS:
-                self._answer(identity, None, now)
-                return
-            self._lookups.add(identity)
-            self._outbox.call_at(now + LOOKUP_TIMEOUT, lambda now: self._not_found(identity, now))
-            self._on_unknown(now)
+            reply(None, now)
+            return
+        machine = StateMachine(WAY, self._outbox, lambda state, now: self._timed_out(identity, now), now)
+        way = self._ways[identity] = _Way(identity, [reply], machine)
+        if not self._dial(way, now):
+            if len(self._lookups()) > MAX_LOOKUPS:
+                self._end(way, None, "too many nodes are looked for", now)
+            else:
+                self._on_unknown(now)
 
     def nodes_changed(self, now: float) -> None:
         """The node list is a new one: dial those that were looked for and are in it."""
-        for identity in sorted(self._lookups):
-            if self._dial(identity, now):
-                self._lookups.discard(identity)
+        for way in sorted(self._lookups(), key=lambda way: way.identity):
+            self._dial(way, now)
 
-    def _dial(self, identity: bytes, now: float) -> bool:
+    def _lookups(self) -> list[_Way]:
+        return [way for way in self._ways.values() if way.machine.state is WayState.LOOKING]
+
+    def _dial(self, way: _Way, now: float) -> bool:
         """Whether there is a way that may lead there."""
-        address = self._address(identity)
+        address = self._address(way.identity, now)
+        channel = None
         if address is not None:
             channel = self._outbox.connect(Protocol.LINK, address)
-            self._outbox.call_at(now + DIAL_TIMEOUT, lambda now: self._give_up(channel, identity, now))
         else:
-            introduced = self._introduce(identity, now)
-            if introduced is None:
+            channel = self._introduce(way.identity, now)
+            if channel is None:
                 return False
-            channel = introduced
-        self._dialled[channel] = identity
+        way.machine.move(_INTRODUCED if address is None else _DIALLED, now)
+        way.channel = channel
+        self._unopened[channel] = way
         return True
 
-    def _not_found(self, identity: bytes, now: float) -> None:
-        if identity in self._lookups:
-            self._lookups.discard(identity)
-            self._answer(identity, None, now)
+    def _timed_out(self, identity: bytes, now: float) -> None:
+        self._end(self._ways[identity], None, "no answer", now)
+
+    def _end(self, way: _Way, link: Link | None, reason: str, now: float) -> None:
+        """Answer all who wait. A channel that is still to open is not waited for any more."""
+        del self._ways[way.identity]
+        if not way.machine.final:
+            way.machine.move(_FAILED if link is None else _REACHED, now)
+        if self._unopened.pop(way.channel, None) is not None:
+            self._outbox.emit(CloseLink(way.channel, reason))
+            self.on_refused(way.channel, now)
+        for reply in way.waiting:
+            reply(link, now)
 
     # -- from the node
 
     def opened(self, channel: int, binding: bytes | None, now: float, *, peer: bytes | None = None) -> None:
         """A channel of cells is open. An incoming one may be known to come from `peer`, who then has to prove it."""
-        dialled = self._dialled.pop(channel, None)
-        initiator = dialled is not None and peer is None
-        expected = dialled or peer
+        way = self._unopened.pop(channel, None)
+        initiator = way is not None and peer is None
+        expected = peer if way is None else way.identity
         if not initiator and len(self.links) >= MAX_LINKS:
             self._outbox.emit(CloseLink(channel, "this node accepts no more links"))
             self.on_refused(channel, now)
+            if way is not None:
+                self._end(way, None, "", now)
             return
+        if way is not None:
+            way.machine.move(_OPENED, now)
         handshake = Handshake(
             self._crypto, self._rng, initiator=initiator, keys=self._keys, binding=binding, expected=expected
         )
@@ -151,6 +209,7 @@ class Neighbours:
             self._rng,
             channel,
             handshake,
+            now,
             initiator=initiator,
             on_create=self._on_create,
             on_open=self._link_open,
@@ -158,7 +217,6 @@ class Neighbours:
             meter=self._queued,
             throttle=self._throttle,
         )
-        self._outbox.call_at(now + HANDSHAKE_TIMEOUT, lambda now: self._check_handshake(channel, now))
         if not self._sweeping:
             self._sweeping = True
             self._outbox.call_at(now + SWEEP, self._sweep)
@@ -171,9 +229,10 @@ class Neighbours:
 
     def replaced(self, channel: int, by: int) -> None:
         """What was dialled on one channel comes on another: both sides called at once, and the other one's call won."""
-        identity = self._dialled.pop(channel, None)
-        if identity is not None:
-            self._dialled[by] = identity
+        way = self._unopened.pop(channel, None)
+        if way is not None:
+            way.channel = by
+            self._unopened[by] = way
 
     def data(self, channel: int, data: bytes, now: float) -> None:
         link = self.links.get(channel)
@@ -181,9 +240,9 @@ class Neighbours:
             link.receive(data, now)
 
     def closed(self, channel: int, reason: str, now: float) -> None:
-        identity = self._dialled.pop(channel, None)
-        if identity is not None:
-            self._answer(identity, None, now)
+        way = self._unopened.pop(channel, None)
+        if way is not None:
+            self._end(way, None, reason, now)
             return
         link = self.links.get(channel)
         if link is not None:
@@ -232,7 +291,9 @@ class Neighbours:
         if peer is not None and (link.initiator or link.handshake.authenticated):
             # An unproven incoming link must not attract circuits that were meant for another node.
             self._reusable[peer] = link
-            self._answer(peer, link, now)
+            way = self._ways.get(peer)
+            if way is not None:
+                self._end(way, link, "another link to this node opened", now)
         self.on_open(link, now)
 
     def _link_closed(self, link: Link, expected: bytes | None, reason: str, now: float) -> None:
@@ -244,28 +305,14 @@ class Neighbours:
             assert identity is not None
             if self._reusable.get(identity) is link:
                 del self._reusable[identity]
-        if expected is not None and not link.handshake.open:
-            # Who waits once a link has been open waits for another one, dialled because this one is gone.
-            self._answer(expected, None, now)
+        way = None if expected is None else self._ways.get(expected)
+        if way is not None and way.channel == link.channel:  # and not one that is tried because this link is gone
+            self._end(way, None, reason, now)
         self._outbox.emit(LinkClosed(link.channel, reason))
         self.on_closed(link, now)
 
     def _relieve(self) -> None:
         max(self.links.values(), key=lambda link: link.queued).shed()
-
-    def _answer(self, identity: bytes, link: Link | None, now: float) -> None:
-        for reply in self._waiting.pop(identity, ()):
-            reply(link, now)
-
-    def _give_up(self, channel: int, identity: bytes, now: float) -> None:
-        if self._dialled.pop(channel, None) is not None:
-            self._outbox.emit(CloseLink(channel, "no answer"))
-            self._answer(identity, None, now)
-
-    def _check_handshake(self, channel: int, now: float) -> None:
-        link = self.links.get(channel)
-        if link is not None and not link.open:
-            link.close("the link handshake took too long", now)
 
     def _sweep(self, now: float) -> None:
         self._sweeping = bool(self.links)

@@ -317,7 +317,7 @@ class CircuitPool:
         self._numbers += 1
         entry = _Entry(self._numbers, path, request.purpose)
         self._entries[entry.number] = entry
-        self._neighbours.reach(path[0].identity, lambda link, now: self._start(entry, request, link, now))
+        self._neighbours.reach(path[0].identity, lambda link, now: self._start(entry, request, link, now), now)
 
     def _start(self, entry: _Entry, request: _Request, link: Link | None, now: float) -> None:
         if self._stopped:

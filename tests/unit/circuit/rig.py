@@ -141,6 +141,7 @@ class Machine:
             self.rng,
             channel,
             handshake,
+            self.net.now,
             initiator=initiator,
             on_create=None if self.keys is None else self._create,
             on_open=self._open,
@@ -149,15 +150,15 @@ class Machine:
         )
         return link
 
-    def reach(self, identity, reply):
+    def reach(self, identity, reply, now):
         """relay.Extender: links come at once, over links of the rig that stand, or are made and opened first."""
         target = self.net.by_identity.get(identity)
         if target is None or target is self or self.refuse_reach:
-            reply(None, self.net.now)
+            reply(None, now)
             return
         link = self.net.link_between(self, target)
         if link.open:
-            reply(link, self.net.now)
+            reply(link, now)
         else:
             self.net.when_open.setdefault(link, []).append(reply)
 

@@ -18,7 +18,7 @@ class Node(Party):
             CRYPTO,
             self.rng,
             self.keys,
-            lambda identity: None,
+            lambda identity, now: None,
             None,
             introduce=lambda identity, now: self.links.connect(identity, now),
         )
@@ -28,7 +28,7 @@ class Node(Party):
         self.answers = []
 
     def reach(self, other):
-        self.neighbours.reach(other.identity, lambda link, now: self.answers.append(link))
+        self.neighbours.reach(other.identity, lambda link, now: self.answers.append(link), self.world.now)
         self.poll()
 
     def poll(self):
@@ -170,7 +170,7 @@ def test_another_node_than_the_one_that_called_is_refused(world):
     other.silent = True
     session = other.links._sessions[channel]
     session.ours, session.theirs = description(OFFER, "other-1").fingerprint, two.ends[there].own().fingerprint
-    other.neighbours._dialled[channel] = two.identity
+    other.reach(two)  # who is to answer on that very channel
     for node, end in ((two, there), (other, channel)):
         node.links.opened(end, world.now)
         node.poll()

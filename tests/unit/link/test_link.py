@@ -80,6 +80,7 @@ class End:
             SeededRng("ids"),
             1,
             ours,
+            START,
             initiator=initiator,
             on_create=self._create if on_create == "adopt" else on_create,
             on_open=lambda link, now: None,

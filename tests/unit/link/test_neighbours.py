@@ -5,11 +5,12 @@ import pytest
 from convergence.crypto.keys import NodeKeys
 from convergence.effects import CloseLink, Connect, Protocol, Send
 from convergence.events import LinkClosed
-from convergence.link.handshake import HANDSHAKE_TIMEOUT
+from convergence.link.handshake import HANDSHAKE_TIMEOUT, Handshake
 from convergence.link.neighbours import (
     DIAL_TIMEOUT,
     IDLE_TIMEOUT,
     INCOMING_IDLE_TIMEOUT,
+    INTRODUCE_TIMEOUT,
     LOOKUP_TIMEOUT,
     MAX_LINKS,
     MAX_LOOKUPS,
@@ -36,7 +37,7 @@ class Party:
             CRYPTO,
             rng,
             self.keys,
-            lambda identity: self.addresses.get(identity),
+            lambda identity, now: self.addresses.get(identity),
             on_create,
             introduce=lambda identity, now: self.introduced.get(identity),
             on_unknown=on_unknown,
@@ -48,7 +49,7 @@ class Party:
         return self.keys.identity
 
     def reach(self, identity):
-        self.neighbours.reach(identity, lambda link, now: self.answers.append(link))
+        self.neighbours.reach(identity, lambda link, now: self.answers.append(link), self.outbox.now)
 
     def poll(self, kind):
         return [effect for effect in self.outbox.poll() if isinstance(effect, kind)]
@@ -201,7 +202,7 @@ def test_who_dials_anew_because_the_link_broke_hears_of_the_new_dial(pair):
 
     class Circuit:
         def destroyed(self, reason, now):
-            a.neighbours.reach(b.identity, lambda link, now: again.append(link))
+            a.neighbours.reach(b.identity, lambda link, now: again.append(link), now)
 
     link.attach(Circuit())
     a.neighbours.closed(link.channel, "connection lost", START)
@@ -440,6 +441,96 @@ def test_a_call_of_theirs_that_comes_to_nothing_is_answered_too(pair):
     a.neighbours.replaced(31, by=33)
     a.neighbours.closed(33, "no connection", START)
     assert a.answers == [None]
+
+
+# Every wait has an end
+
+
+def silent_caller(a, b, channel, binding=b"binding"):
+    """b, who is expected to call a on this channel, shakes hands as somebody who stays anonymous."""
+    a.neighbours.opened(channel, binding, START, peer=b.identity)
+    caller = Handshake(CRYPTO, SeededRng("caller"), initiator=True, keys=None, binding=binding)
+    data = b"".join(caller.start())
+    while data:
+        a.neighbours.data(channel, data, START)
+        answer = b"".join(buffer for effect in a.poll(Send) for buffer in effect.buffers)
+        data = b"".join(caller.receive(answer, START)) if answer else b""
+
+
+def test_a_node_that_calls_us_while_we_want_it_and_proves_nothing_is_no_answer(pair):
+    a, b = pair
+    a.addresses.clear()
+    a.introduced[b.identity] = 31
+    a.reach(b.identity)
+    silent_caller(a, b, 31)
+    assert a.answers == [None] and not a.neighbours.links
+    a.addresses[b.identity] = "ws://b/"
+    assert dial(a, b).open, "nobody joins the ones who gave up"
+
+
+def lost_introduction(a, b): ...
+
+
+def replaced_and_lost(a, b):
+    a.neighbours.replaced(31, by=33)
+
+
+def opened_and_silent(a, b):
+    a.neighbours.opened(31, b"binding", START)
+
+
+def replaced_opened_and_silent(a, b):
+    a.neighbours.replaced(31, by=33)
+    a.neighbours.opened(33, b"binding", START, peer=b.identity)
+
+
+def no_room_for_their_call(a, b):
+    a.neighbours.links.update((-number - 1, None) for number in range(MAX_LINKS))
+    a.neighbours.opened(31, b"binding", START, peer=b.identity)
+    a.neighbours.links.clear()
+
+
+@pytest.mark.parametrize(
+    "happens",
+    [lost_introduction, replaced_and_lost, opened_and_silent, replaced_opened_and_silent, no_room_for_their_call],
+)
+def test_whatever_becomes_of_an_introduction_all_who_wait_are_answered(pair, happens):
+    a, b = pair
+    a.addresses.clear()
+    a.introduced[b.identity] = 31
+    a.reach(b.identity)
+    a.reach(b.identity)
+    happens(a, b)
+    a.tick(INTRODUCE_TIMEOUT)
+    assert a.answers == [None, None] and not a.neighbours.links
+    a.addresses[b.identity] = "ws://b/"
+    a.outbox.now = START
+    assert dial(a, b, channel_b=4).open, "later ones get an answer of their own"
+
+
+def test_an_introduction_that_leads_nowhere_is_called_off(pair):
+    a, b = pair
+    a.addresses.clear()
+    a.introduced[b.identity] = 31
+    refused = []
+    a.neighbours.on_refused = lambda channel, now: refused.append(channel)
+    a.reach(b.identity)
+    a.tick(INTRODUCE_TIMEOUT)
+    assert a.poll(CloseLink) == [CloseLink(31, "no answer")] and refused == [31]
+
+
+def test_a_dial_that_another_link_made_needless_is_called_off(pair):
+    a, b = pair
+    a.reach(b.identity)
+    [channel] = a.dialled()
+    b.introduced[a.identity] = 41
+    b.reach(a.identity)
+    a.neighbours.opened(33, b"binding", START, peer=b.identity)
+    b.neighbours.opened(41, b"binding", START)
+    carry(b, 41, a, 33)
+    assert [link.channel for link in a.answers] == [33]
+    a.tick(10 * DIAL_TIMEOUT)
+    assert [link.channel for link in a.answers] == [33], "answered once"
 
 
 def test_opened_and_closed_links_are_told(pair):

@@ -77,13 +77,13 @@ class Scene:
             for machine, kind in zip(self.relays, kinds, strict=True)
         ]
 
-    def reach(self, identity, reply):
+    def reach(self, identity, reply, now):
         """Stands for Neighbours."""
         self.dialled.append(identity)
         if identity in self.unreachable:
-            reply(None, self.net.now)
+            reply(None, now)
         elif identity not in self.silent:
-            self.client.reach(identity, reply)
+            self.client.reach(identity, reply, now)
 
     def do(self, call, *args):
         self.client.outbox.now = self.net.now
@@ -239,7 +239,7 @@ def test_a_hop_that_answers_in_time_restarts_the_clock():
     scene = Scene(relays=3, size=1)
     client = scene.client
     for machine in scene.relays:
-        machine.reach = lambda identity, reply: None  # first hops answer, and then never extend
+        machine.reach = lambda identity, reply, now: None  # first hops answer, and then never extend
         scene.net.hold(client, scene.net.link_between(client, machine), False)
     links = [scene.net.link_between(client, machine) for machine in scene.relays]
     for link in links:
@@ -371,7 +371,7 @@ def test_a_hop_that_could_not_be_introduced_is_avoided():
     scene.mix("bbb")
     entry_of = {}
     for machine in scene.relays:
-        machine.reach = lambda identity, reply, machine=machine: (
+        machine.reach = lambda identity, reply, now, machine=machine: (
             entry_of.setdefault(identity, machine),
             reply(None, scene.net.now),
         )
@@ -490,7 +490,7 @@ def test_a_link_that_takes_no_circuit_uses_up_an_attempt(scene):
             full[handler] = 1
             raise LocalError("this link takes no more circuits")
 
-    scene.reach = lambda identity, reply: reply(Full(), scene.net.now)
+    scene.reach = lambda identity, reply, now: reply(Full(), scene.net.now)
     scene.pool._neighbours = scene
     scene.rdv(scene.directory.known[0])
     assert scene.trouble == [Why(PathWhy.ENTRY_SILENT)] and len(full) == ATTEMPTS
@@ -633,7 +633,7 @@ def test_stop_closes_everything_and_builds_no_more(scene):
 def test_a_link_that_opens_after_stop_is_not_used(scene):
     scene.silent = {machine.keys.identity for machine in scene.relays}
     replies = []
-    scene.reach = lambda identity, reply: replies.append(reply)
+    scene.reach = lambda identity, reply, now: replies.append(reply)
     scene.pool._neighbours = scene
     scene.rdv(scene.directory.known[0])
     scene.do(scene.pool.stop)
