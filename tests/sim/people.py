@@ -121,8 +121,8 @@ class PathRecord:
             def recorded(request: Any, now: float) -> None:
                 make_path = request.make_path
 
-                def made() -> tuple[Descriptor, ...]:
-                    path: tuple[Descriptor, ...] = make_path()
+                def made(now: float) -> tuple[Descriptor, ...]:
+                    path: tuple[Descriptor, ...] = make_path(now)
                     self.files.setdefault(hash_name, []).append(Attempt(origin, provider, path))
                     return path
 
@@ -152,7 +152,7 @@ def assert_drained(world: World) -> None:
         links = list(node.neighbours.links.values())
         assert all(len(link.circuits) <= 2 for link in links), host.name
         assert node.relaying.snapshot()["circuits"] == 0, host.name
-        assert not node.pool._entries and not node.pool._ready, host.name
+        assert not node.pool._places and not node.pool._ready, host.name
         assert not (node._point._adverts or node._point._files or node._point._by_circuit), host.name
         neighbours = node.neighbours
         assert not (neighbours._dialled or neighbours._waiting)

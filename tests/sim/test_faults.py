@@ -7,7 +7,8 @@ from convergence.effects import Failure
 from convergence.events import SourceDropped
 from convergence.facilitator.client import REFRESH
 from convergence.ordb.download import MAX_BATCH
-from convergence.path.pool import HOP_TIMEOUT, POOL_SIZE, PROBE_EVERY
+from convergence.path.place import HOP_TIMEOUT
+from convergence.path.pool import POOL_SIZE, PROBE_EVERY
 from convergence.rdv.blind import DAY, POINTS, day_of, points_of
 from convergence.rdv.client import START_LIMIT
 from convergence.wire.descriptor import Role

@@ -16,7 +16,7 @@ from convergence.errors import DestroyReason, LocalError, RemoteError, StreamErr
 from convergence.introduction.pipe import ASKING, PEER_TARGET, RecordPipe
 from convergence.introduction.signalling import Answered, Refused
 from convergence.outbox import Outbox
-from convergence.path.pool import Failed, Ready
+from convergence.path.place import Failed, Ready
 from convergence.states import TIMEOUT, StateMachine, Table
 from convergence.wire.descriptor import Descriptor
 from convergence.wire.facilitator import Hello, RecordType

@@ -3,97 +3,43 @@
 Does: build along chosen paths with a deadline for each hop, retry over other nodes, hand out circuits for a rendezvous
 point or an exit, each to one user only (isolation), and keep account of all of them for people to see.
 Does not: know what goes through a circuit.
+
+Every circuit has a *place* in the pool, from the wait for a link to its end; `PLACE` says what ends each state. When a
+hop does not come to stand, the whole path is given up. The request then avoids both relays that may have refused it,
+and prefers those that refused nothing so far: a relay that turns down whoever is not of its kind gains nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any
 
 from convergence.circuit.client import ClientCircuit
 from convergence.codes import PathWhy
-from convergence.errors import DestroyReason, EndReason, LocalError, Problem, Why
+from convergence.errors import DestroyReason, LocalError, Problem, Why
 from convergence.events import CircuitBuilt, CircuitClosed, CircuitsReady, Trouble
 from convergence.link.link import Link
 from convergence.link.neighbours import Neighbours
 from convergence.netdir.nodes import NodeDirectory
 from convergence.outbox import Outbox, Timer
-from convergence.path.select import (
-    Reach,
-    Reputation,
-    choose,
-    choose_path,
-    entries_to,
-    entry_side,
-    fraction,
-    sample,
-)
+from convergence.path.entries import StickyEntries, user_of
+from convergence.path.place import PLACE, STATES, Failed, Place, Probe, Ready, Request, Stage
+from convergence.path.reputation import Reputation
+from convergence.path.select import Reach, choose, choose_path, entries_to, entry_side, fraction, sample
 from convergence.ports import Crypto, Rng
+from convergence.states import StateMachine
 from convergence.wire.descriptor import Descriptor, Role
 from convergence.wire.relay import RDV_SUFFIX
 
 POOL_SIZE = 5  # circuits kept ready
-HOP_TIMEOUT = 6.0  # seconds a hop has to answer; then another path is tried at once
-INTRODUCED_HOP_TIMEOUT = 12.0  # the same for one that the hop before it may have to be introduced to first
-ATTEMPTS = 4  # paths tried for one request
 RENEW_AFTER = 600.0  # seconds a ready circuit is kept, and up to half as much again so that they do not go together
 RETRY_FIRST = 0.5  # seconds between attempts to fill the pool, doubled up to RETRY_MAX while they fail
 RETRY_MAX = 30.0
 PROBE_EVERY = 15.0  # seconds, give or take a third, between two looks whether a ready circuit still answers
-ENTRIES = 2  # first hops that the circuits of one file and side use, while these work
-MAX_STICKY = 1024  # files and sides whose entries are remembered
 YOUNG = 5.0  # seconds; a ready circuit that closes sooner may be a relay's game
 MAX_YOUNG = 20  # such closings in a row that are made good at once; beyond, RETRY_FIRST lies between attempts
 DIALS_ALL = Reach()  # what a server without rtc can open links to
-
-Ready: TypeAlias = Callable[[ClientCircuit, float], None]
-Failed: TypeAlias = Callable[[Why, float], None]
-"""Called with a PathWhy and `now`."""
-PathMaker: TypeAlias = Callable[[], tuple[Descriptor, ...]]
-
-
-@dataclass(eq=False)
-class _Entry:
-    """One circuit of ours, as the pool keeps it."""
-
-    number: int
-    path: tuple[Descriptor, ...]
-    purpose: str
-    circuit: ClientCircuit | None = None
-    ready_since: float | None = None
-    deadline: Timer | None = None
-    probe: Timer | None = None  # the next one, or the end of the wait for its answer
-
-
-@dataclass(eq=False)
-class _Request:
-    """A circuit somebody wants."""
-
-    make_path: PathMaker
-    purpose: str
-    on_ready: Ready
-    on_failed: Failed
-    attempts: int = ATTEMPTS
-    trouble: Why = field(default_factory=lambda: Why(PathWhy.NO_PATH))
-
-
-class _Probe:
-    """A stream that is to be refused."""
-
-    def __init__(self, answered: Callable[[float], None]) -> None:
-        self._answered = answered
-
-    def connected(self, now: float) -> None: ...
-
-    def data(self, data: bytes, now: float) -> None: ...
-
-    def writable(self, now: float) -> None: ...
-
-    def ended(self, reason: int, now: float) -> None:
-        if reason != EndReason.DESTROY:
-            self._answered(now)
 
 
 def _extends(path: tuple[Descriptor, ...], node: Descriptor) -> bool:
@@ -126,6 +72,7 @@ class CircuitPool:
     ) -> None:
         self.hops = hops
         self.exit_hops = exit_hops
+        self.entries = StickyEntries(outbox, rng)
         self._outbox = outbox
         self._crypto = crypto
         self._rng = rng
@@ -136,9 +83,8 @@ class CircuitPool:
         self._origin = origin
         self._size = size
         self._on_full = on_full
-        self._entries: dict[int, _Entry] = {}
-        self._entries_of: dict[bytes, tuple[bytes, ...]] = {}  # entries kept for a file's side; latest use last
-        self._ready: list[_Entry] = []
+        self._places: dict[int, Place] = {}
+        self._ready: list[Place] = []
         self._filling = 0
         self._numbers = 0
         self._retry = RETRY_FIRST
@@ -159,46 +105,49 @@ class CircuitPool:
     ) -> None:
         """A circuit of its own to a rendezvous point, entered on the side of providers or of clients of this name."""
 
-        def make_path() -> tuple[Descriptor, ...]:
-            nodes = self._nodes()
+        def make_path(now: float) -> tuple[Descriptor, ...]:
+            nodes = self._nodes(now)
             side = entry_side(nodes, hash_name, provider, point.identity)
             if self.hops > 1:
                 leading = entries_to(nodes, self.hops, point, origin=self._origin, exclude=self._exclude)
-                side = self._sticky(hash_name + bytes([provider]), side, leading)
-            return self._path(self.hops, point, side)
+                useful = {node.identity for node in leading}
+                avoided = self._reputation.avoided(now)
+                side = self.entries.choose(user_of(hash_name, provider), side, useful, avoided)
+            return self._path(request, self.hops, now, point, side)
 
-        self._serve(_Request(make_path, "rendezvous", on_ready, on_failed), now)
+        request = Request(make_path, "rendezvous", on_ready, on_failed, told=True)
+        self._serve(request, now)
 
     def exit_circuit(self, on_ready: Ready, on_failed: Failed, now: float) -> None:
         """A circuit of its own to an exit: a ready one is extended when one is at hand."""
 
-        def choose_exit(suits: Callable[[Descriptor], bool]) -> Descriptor:
-            known = self._directory.nodes(Role.EXIT, self._outbox.now)
+        def choose_exit(suits: Callable[[Descriptor], bool], now: float) -> Descriptor:
+            known = self._directory.nodes(Role.EXIT, now)
             exits = [node for node in known if node.identity not in self._exclude and suits(node)]
             if not exits:
                 raise Problem(PathWhy.NO_EXIT)
-            avoided = self._reputation.avoided(self._outbox.now)
+            avoided = {*self._reputation.avoided(now), *request.avoided}
             return choose(self._rng, [node for node in exits if node.identity not in avoided] or exits)
 
-        def make_path() -> tuple[Descriptor, ...]:
-            last = choose_exit(lambda node: True)
+        def make_path(now: float) -> tuple[Descriptor, ...]:
+            last = choose_exit(lambda node: True, now)
             try:
-                return self._path(self.exit_hops, last)
+                return self._path(request, self.exit_hops, now, last)
             except LocalError:
                 if last.ws_url is not None:
                     raise
                 # No path leads there, perhaps because it has no address: one leads to an exit that has, if to any.
-                return self._path(self.exit_hops, choose_exit(lambda node: node.ws_url is not None))
+                return self._path(request, self.exit_hops, now, choose_exit(lambda node: node.ws_url is not None, now))
 
-        request = _Request(make_path, "exit", on_ready, on_failed)
-        for entry in self._ready:
-            if len(entry.path) != self.exit_hops - 1 or entry.circuit is None or entry.circuit.in_use:
-                continue  # in use: by a probe
+        request = Request(make_path, "exit", on_ready, on_failed)
+        for place in self._ready:
+            if len(place.path) != self.exit_hops - 1 or place.machine.state is not Stage.READY:
+                continue  # it is being probed
             try:
-                last = choose_exit(partial(_extends, entry.path))
+                last = choose_exit(partial(_extends, place.path), now)
             except LocalError:
                 continue
-            self._extend(entry, last, request, now)
+            self._extend(place, last, request, now)
             return
         self._serve(request, now)
 
@@ -207,7 +156,10 @@ class CircuitPool:
     ) -> None:
         """A circuit of its own that ends at this node; `direct`: it is also the first."""
         hops = 1 if direct else self.hops
-        self._serve(_Request(lambda: self._path(hops, node), "introduction", on_ready, on_failed), now)
+        request = Request(
+            lambda now: self._path(request, hops, now, node), "introduction", on_ready, on_failed, told=True
+        )
+        self._serve(request, now)
 
     # -- for the node
 
@@ -215,7 +167,7 @@ class CircuitPool:
         """Bring the ready circuits up to their number; goes on by itself then."""
         while not self._stopped and self._retry_timer is None and len(self._ready) + self._filling < self._size:
             self._filling += 1
-            self._serve(_Request(lambda: self._path(self.hops), "ready", self._keep_ready, self._fill_failed), now)
+            self._serve_ready(now)
 
     def nodes_changed(self, now: float) -> None:
         """Other nodes are known: what failed may work now."""
@@ -228,16 +180,15 @@ class CircuitPool:
     def set_hops(self, hops: int, now: float) -> None:
         """Circuits have so many from now on; ready ones of another length are replaced."""
         self.hops = hops
-        for entry in list(self._ready):
-            if len(entry.path) != hops and entry.circuit is not None:
-                entry.circuit.destroy(DestroyReason.FINISHED, now)
+        for place in list(self._ready):
+            if len(place.path) != hops:
+                self._close(place, DestroyReason.FINISHED, now)
 
     def stop(self, now: float) -> None:
         """Close all circuits; build no more."""
         self._stopped = True
-        for entry in list(self._entries.values()):
-            if entry.circuit is not None:
-                entry.circuit.destroy(DestroyReason.FINISHED, now)
+        for place in list(self._places.values()):
+            self._close(place, DestroyReason.FINISHED, now)
 
     @property
     def ready(self) -> int:
@@ -247,220 +198,244 @@ class CircuitPool:
         """Every circuit of ours: number, state, purpose, hops (identity in hex, roles, built)."""
         return [
             {
-                "id": entry.number,
-                "state": self._state(entry),
-                "purpose": entry.purpose,
+                "id": place.number,
+                "state": STATES.get(place.machine.state, "building"),
+                "purpose": place.request.purpose,
                 "hops": [
                     {
                         "identity": node.identity.hex(),
                         "roles": [role.name.lower() for role in Role if role in node.roles and role.name],
-                        "built": entry.circuit is not None and index < entry.circuit.hops_built,
+                        "built": index < place.hops_built,
                     }
-                    for index, node in enumerate(entry.path)
+                    for index, node in enumerate(place.path)
                 ],
             }
-            for entry in self._entries.values()
+            for place in self._places.values()
         ]
 
-    def _state(self, entry: _Entry) -> str:
-        if entry.ready_since is None:
-            return "building"
-        return "ready" if entry in self._ready else "in use"
+    # -- choosing
 
-    # -- building
-
-    def _nodes(self) -> list[Descriptor]:
-        return self._directory.nodes(Role(0), self._outbox.now)
-
-    def _sticky(self, user: bytes, side: list[Descriptor], leading: list[Descriptor]) -> list[Descriptor]:
-        """The few entries that all circuits of one file and side use, for as long as they are there: who breaks our
-        circuits again and again must not get to see ever new entries until one is his. Only those count that are
-        `leading` to where this circuit has to end."""
-        kept = self._entries_of.pop(user, ())
-        avoided = self._reputation.avoided(self._outbox.now)
-        useful = {node.identity for node in leading}
-        nodes = {node.identity: node for node in side if node.identity in useful}
-        usable = [identity for identity in kept if identity in nodes and identity not in avoided]
-        if not usable:  # none yet, or each is gone, failing, the point itself, or leads nowhere
-            new = [identity for identity in nodes if identity not in avoided and identity not in self._exclude]
-            usable = sample(self._rng, new, min(ENTRIES, len(new)))
-            kept = (*usable, *kept)[: 2 * ENTRIES]
-        self._entries_of[user] = kept
-        if len(self._entries_of) > MAX_STICKY:
-            del self._entries_of[next(iter(self._entries_of))]
-        return [nodes[identity] for identity in usable] or side
+    def _nodes(self, now: float) -> list[Descriptor]:
+        return self._directory.nodes(Role(0), now)
 
     def _path(
-        self, hops: int, last: Descriptor | None = None, entries: list[Descriptor] | None = None
+        self,
+        request: Request,
+        hops: int,
+        now: float,
+        last: Descriptor | None = None,
+        entries: list[Descriptor] | None = None,
     ) -> tuple[Descriptor, ...]:
+        nodes = self._nodes(now)
+        avoided = {identity: None for identity in self._reputation.avoided(now)}
+        if request.refused:
+            proven = self._reputation.proven(now)
+            others = [node.identity for node in nodes if node.identity not in proven and node.identity not in avoided]
+            avoided = dict.fromkeys(sample(self._rng, others, len(others))) | avoided
+        for identity in request.avoided:
+            avoided.pop(identity, None)
         return choose_path(
             self._rng,
-            self._nodes(),
+            nodes,
             hops,
             origin=self._origin,
             last=last,
             exclude=self._exclude,
             entries=entries,
-            avoid=self._reputation.avoided(self._outbox.now),
+            avoid=[*avoided, *request.avoided],
         )
 
-    def _serve(self, request: _Request, now: float) -> None:
+    # -- building
+
+    def _serve_ready(self, now: float) -> None:
+        request = Request(lambda now: self._path(request, self.hops, now), "ready", None, self._fill_failed)
+        self._serve(request, now)
+
+    def _serve(self, request: Request, now: float) -> None:
         if self._stopped or request.attempts == 0:
             request.on_failed(request.trouble, now)
             return
         request.attempts -= 1
         try:
-            path = request.make_path()
+            path = request.make_path(now)
         except LocalError as error:
             request.on_failed(error.why if isinstance(error, Problem) else Why(PathWhy.NO_PATH), now)
             return
         self._numbers += 1
-        entry = _Entry(self._numbers, path, request.purpose)
-        self._entries[entry.number] = entry
-        self._neighbours.reach(path[0].identity, lambda link, now: self._start(entry, request, link, now), now)
+        place = self._places[self._numbers] = Place(self._numbers, path, request)
+        place.machine = StateMachine(PLACE, self._outbox, lambda stage, now: self._timed_out(place, stage, now), now)
+        self._neighbours.reach(path[0].identity, lambda link, now: self._linked(place, link, now), now)
 
-    def _start(self, entry: _Entry, request: _Request, link: Link | None, now: float) -> None:
-        if self._stopped:
-            self._entries.pop(entry.number, None)
-            return
+    def _linked(self, place: Place, link: Link | None, now: float) -> None:
+        if place.machine.state is not Stage.LINKING:
+            return  # too late
         if link is None:
-            del self._entries[entry.number]
-            self._reputation.failed(entry.path[0].identity, now)
-            request.trouble = Why(PathWhy.ENTRY_SILENT)
-            self._serve(request, now)
+            self._over(place, DestroyReason.CONNECTFAILED, now)
             return
+        self._await_hop(place, now)
 
-        def built(circuit: ClientCircuit, now: float) -> None:
-            self._built(entry, request, now)
-
-        def closed(circuit: ClientCircuit, reason: int, now: float) -> None:
-            del self._entries[entry.number]
-            self._failed_at(entry, circuit.hops_built, reason, now)
-            request.trouble = Why(PathWhy.RELAY_SILENT)
-            self._serve(request, now)
+        def gone(circuit: ClientCircuit, reason: int, now: float) -> None:
+            place.circuit = circuit  # a full link may close it within the constructor
+            self._over(place, reason, now)
 
         try:
-            circuit = ClientCircuit(self._outbox, self._crypto, self._rng, link, entry.path, built, closed)
-        except LocalError:  # the link takes no more circuits
-            del self._entries[entry.number]
-            request.trouble = Why(PathWhy.ENTRY_SILENT)
-            self._serve(request, now)
+            circuit = ClientCircuit(
+                self._outbox, self._crypto, self._rng, link, place.path, partial(self._built, place), gone
+            )
+        except LocalError:  # the link is full of circuits: no fault of the hop's
+            place.request.avoid(place.path[0])
+            place.request.trouble = Why(PathWhy.ENTRY_SILENT)
+            self._drop(place, now)
+            self._serve(place.request, now)
             return
-        entry.circuit = circuit
-        self._watch(entry, circuit, now)
+        place.circuit = circuit
+        circuit.on_hop = partial(self._hop, place)
 
-    def _watch(self, entry: _Entry, circuit: ClientCircuit, now: float) -> None:
-        """Give each hop its time; a slow one is given up, and the request goes on over another path."""
-        if entry.deadline is not None:
-            entry.deadline.cancel()
-        hop = circuit.hops_built
-        introduced = hop > 0 and not Reach.of(entry.path[hop - 1]).dials(entry.path[hop])
-        timeout = INTRODUCED_HOP_TIMEOUT if introduced else HOP_TIMEOUT
-        entry.deadline = self._outbox.call_at(now + timeout, lambda now: circuit.destroy(DestroyReason.TIMEOUT, now))
-        circuit.on_hop = lambda now: self._watch(entry, circuit, now)
+    def _await_hop(self, place: Place, now: float) -> None:
+        """Give the next hop its time; a slow one is given up, and the request goes on over another path."""
+        hop = place.hops_built
+        introduced = hop > 0 and not Reach.of(place.path[hop - 1]).dials(place.path[hop])
+        place.machine.move("introduced hop" if introduced else "hop", now)
 
-    def _extend(self, entry: _Entry, last: Descriptor, request: _Request, now: float) -> None:
-        circuit = entry.circuit
-        assert circuit is not None
-        self._ready.remove(entry)
-        entry.purpose = request.purpose
-        entry.ready_since = None
+    def _hop(self, place: Place, now: float) -> None:
+        self._stood(place, now)
+        self._await_hop(place, now)
 
-        def closed(circuit: ClientCircuit, reason: int, now: float) -> None:
-            del self._entries[entry.number]
-            self._failed_at(entry, circuit.hops_built, reason, now)
-            self._serve(request, now)
-
-        circuit.on_gone = closed
-        entry.path = (*entry.path, last)
-        circuit.extend(last, lambda circuit, now: self._built(entry, request, now))
-        self._watch(entry, circuit, now)
+    def _extend(self, place: Place, last: Descriptor, request: Request, now: float) -> None:
+        assert place.circuit is not None
+        self._ready.remove(place)
+        place.request = request
+        place.path = (*place.path, last)
+        self._stop_timers(place)
+        self._await_hop(place, now)
+        place.circuit.extend(last, partial(self._built, place))
         self.fill(now)
 
-    def _built(self, entry: _Entry, request: _Request, now: float) -> None:
-        circuit = entry.circuit
-        # A hop may answer within ClientCircuit's constructor only in a broken shell; entry.circuit is set by then.
-        assert circuit is not None
-        if entry.deadline is not None:
-            entry.deadline.cancel()
-        for node in entry.path:
+    def _built(self, place: Place, circuit: ClientCircuit, now: float) -> None:
+        place.circuit = circuit
+        self._stood(place, now)
+        for node in place.path:
             self._reputation.worked(node.identity)
-        entry.ready_since = now
+        on_ready = place.request.on_ready
+        place.machine.move("kept" if on_ready is None else "taken", now)
+        self._outbox.emit(CircuitBuilt(place.number, place.request.purpose))
+        if on_ready is None:
+            self._keep(place, now)
+        else:
+            on_ready(circuit, now)
 
-        def closed(circuit: ClientCircuit, reason: int, now: float) -> None:
-            self._entries.pop(entry.number, None)
-            self._outbox.emit(CircuitClosed(entry.number, int(reason)))
+    def _stood(self, place: Place, now: float) -> None:
+        """One more hop stands."""
+        self._extended(place, place.hops_built - 1, True, now)
 
-        circuit.on_gone = closed
-        self._outbox.emit(CircuitBuilt(entry.number, entry.purpose))
-        request.on_ready(circuit, now)
+    def _extended(self, place: Place, hop: int, stood: bool, now: float) -> None:
+        """Remember how the extension to this hop went, if both of its ends were our choice."""
+        if hop > 0 and not (place.request.told and hop == len(place.path) - 1):
+            self._reputation.extended(place.path[hop - 1].identity, place.path[hop].identity, stood, now)
 
-    def _failed_at(self, entry: _Entry, hops_built: int, reason: int, now: float) -> None:
-        """The hop that was awaited is to blame, as far as an origin can tell; or the one before it, if it relays for
-        nobody now."""
-        if entry.deadline is not None:
-            entry.deadline.cancel()
-        blamed = hops_built - 1 if hops_built and reason == DestroyReason.HIBERNATING else hops_built
-        if hops_built < len(entry.path):
-            self._reputation.failed(entry.path[blamed].identity, now)
+    # -- ending
+
+    def _close(self, place: Place, reason: int, now: float) -> None:
+        if place.circuit is not None:
+            place.circuit.destroy(reason, now)
+        else:
+            self._over(place, reason, now)
+
+    def _timed_out(self, place: Place, stage: Stage, now: float) -> None:
+        circuit = place.circuit
+        if circuit is not None:
+            circuit.on_gone = lambda *_: None
+            circuit.destroy(DestroyReason.TIMEOUT, now)
+        self._ended(place, stage, DestroyReason.TIMEOUT, now)
+
+    def _over(self, place: Place, reason: int, now: float) -> None:
+        """The circuit is gone, whoever closed it, or there will be none."""
+        stage = place.machine.state
+        if stage is not Stage.GONE:
+            self._ended(place, stage, reason, now)
+
+    def _ended(self, place: Place, stage: Stage, reason: int, now: float) -> None:
+        self._drop(place, now)
+        if stage in (Stage.LINKING, Stage.BUILDING, Stage.INTRODUCING):
+            self._not_built(place, now)
+            return
+        self._outbox.emit(CircuitClosed(place.number, int(reason)))
+        if stage is not Stage.USED:
+            self._lost(place, reason, now)
+
+    def _drop(self, place: Place, now: float) -> None:
+        if not place.machine.final:
+            place.machine.move("closed", now)
+        self._stop_timers(place)
+        del self._places[place.number]
+
+    def _not_built(self, place: Place, now: float) -> None:
+        """Blame the first hop for what it proves itself: no link, a bad answer to CREATE2 or none. Of any other hop
+        there is only somebody's word; which of the two refused shows in what they do with others."""
+        request, hop = place.request, place.hops_built
+        if self._stopped:
+            pass
+        elif hop == 0:
+            self._reputation.failed(place.path[0].identity, now)
+            request.avoid(place.path[0])
+        else:
+            self._extended(place, hop, False, now)
+            request.avoid(place.path[hop - 1], place.path[hop])
+            request.refused = True
+        request.trouble = Why(PathWhy.ENTRY_SILENT if place.circuit is None else PathWhy.RELAY_SILENT)
+        self._serve(request, now)
 
     # -- the ready ones
 
-    def _keep_ready(self, circuit: ClientCircuit, now: float) -> None:
+    def _keep(self, place: Place, now: float) -> None:
         self._filling -= 1
         self._retry = RETRY_FIRST
-        entry = next(entry for entry in self._entries.values() if entry.circuit is circuit)
-        self._ready.append(entry)
-
-        def closed(circuit: ClientCircuit, reason: int, now: float) -> None:
-            self._entries.pop(entry.number, None)
-            if entry in self._ready:
-                self._ready.remove(entry)
-            renewal.cancel()  # or circuits that die young would pile up behind their timers
-            if entry.probe is not None:
-                entry.probe.cancel()
-            self._outbox.emit(CircuitClosed(entry.number, int(reason)))
-            self._young = self._young + 1 if now - since < YOUNG else 0
-            if self._young > MAX_YOUNG:
-                self._fill_later(now)
-            self.fill(now)
-
-        since = now
-        circuit.on_gone = closed
-        self._probe_later(entry, now)
+        self._ready.append(place)
+        place.ready_since = now
         age = RENEW_AFTER * (1 + fraction(self._rng) / 2)
-        renewal = self._outbox.call_at(now + age, lambda now: self._renew(entry, now))
+        renewal = self._outbox.call_at(now + age, lambda now: self._close(place, DestroyReason.FINISHED, now))
+        place.timers.append(renewal)
+        self._probe_later(place, now)
         self._outbox.emit(CircuitsReady(len(self._ready)))
         if len(self._ready) == self._size:
             self._on_full(now)
         self.fill(now)
 
-    def _probe_later(self, entry: _Entry, now: float) -> None:
+    def _lost(self, place: Place, reason: int, now: float) -> None:
+        """A ready one closed."""
+        self._ready.remove(place)
+        young = now - place.ready_since < YOUNG
+        self._young = self._young + 1 if young else 0
+        if young and reason != DestroyReason.FINISHED:
+            self._extended(place, len(place.path) - 1, False, now)  # to refuse it a moment later is to refuse it
+        if self._young > MAX_YOUNG:
+            self._fill_later(now)
+        self.fill(now)
+
+    def _probe_later(self, place: Place, now: float) -> None:
         """Each at its own time: relays would know circuits that are probed together for one node's."""
         pause = PROBE_EVERY * (2 + 2 * fraction(self._rng)) / 3
-        entry.probe = self._outbox.call_at(now + pause, lambda now: self._probe(entry, now))
+        place.timers[1:] = [self._outbox.call_at(now + pause, lambda now: self._probe(place, now))]
 
-    def _probe(self, entry: _Entry, now: float) -> None:
+    def _probe(self, place: Place, now: float) -> None:
         """A relay that hangs keeps its links open: ask the last hop for what nobody has, and see that it says so."""
-        circuit = entry.circuit
-        if entry not in self._ready or circuit is None:
-            return
+        assert place.circuit is not None
 
         def answered(now: float) -> None:
-            late.cancel()
-            self._probe_later(entry, now)
+            place.machine.move("answered", now)
+            self._probe_later(place, now)
 
-        def not_answered(now: float) -> None:
-            if entry in self._ready:
-                circuit.destroy(DestroyReason.TIMEOUT, now)
-
-        entry.probe = late = self._outbox.call_at(now + HOP_TIMEOUT, not_answered)
+        place.machine.move("probe", now)
         nobody = f"{self._rng.random(32).hex()}{RDV_SUFFIX}:0"
-        circuit.open_stream(nobody, _Probe(answered), now)
+        place.circuit.open_stream(nobody, Probe(answered), now)
 
-    def _renew(self, entry: _Entry, now: float) -> None:
-        if entry in self._ready and entry.circuit is not None:
-            entry.circuit.destroy(DestroyReason.FINISHED, now)
+    def _stop_timers(self, place: Place) -> None:
+        """Or circuits that die young would pile up behind them."""
+        for timer in place.timers:
+            timer.cancel()
+        place.timers.clear()
+
+    # -- filling
 
     def _fill_failed(self, trouble: Why, now: float) -> None:
         self._filling -= 1

@@ -1,8 +1,8 @@
 """Which nodes a circuit goes through.
 
 Does: choose at random without bias among the paths whose nodes can reach each other, spread entries so that no node
-sits at both ends of a transfer, avoid nodes that failed lately. Randomness and time are arguments.
-Does not: build circuits, or know what they are for.
+sits at both ends of a transfer, avoid the nodes that it is told to. Randomness is an argument.
+Does not: build circuits, know what they are for, or remember which nodes failed (reputation.py).
 """
 
 from __future__ import annotations
@@ -28,14 +28,6 @@ MIN_SIDE = 3
 """Entries that each side of a file keeps, where there are that many: one may be the point, one the end itself."""
 SIDE_BORDER = b"\x80"
 """Hashes below it put a node on the providers' side: half of all."""
-
-BACK_OFF_FIRST = 30.0
-"""Seconds a node is avoided after its first failure; doubled by each further one."""
-BACK_OFF_MAX = 3600.0
-FORGET_AFTER = 2 * BACK_OFF_MAX
-"""Seconds after which a failure counts no more."""
-MAX_REMEMBERED = 4096
-"""Failed nodes remembered; the one whose failure is oldest is forgotten first."""
 
 
 def random_below(rng: Rng, bound: int) -> int:
@@ -272,34 +264,3 @@ def entry_side(nodes: Iterable[Descriptor], hash_name: bytes, provider: bool, po
 
 def _rank(node: Descriptor, key: bytes, label: bytes) -> bytes:
     return hmac.digest(key, label + node.identity, "sha256")
-
-
-class Reputation:
-    """Nodes that failed lately, each avoided for a time that doubles with every failure."""
-
-    def __init__(self) -> None:
-        self._failed: dict[bytes, tuple[int, float]] = {}  # identity -> failures, time of the last; oldest first
-
-    def failed(self, identity: bytes, now: float) -> None:
-        """A circuit broke at this node, or could not be built through it."""
-        count, when = self._failed.pop(identity, (0, now))
-        if now - when > FORGET_AFTER:
-            count = 0
-        self._failed[identity] = (count + 1, now)
-        if len(self._failed) > MAX_REMEMBERED:
-            del self._failed[next(iter(self._failed))]
-
-    def worked(self, identity: bytes) -> None:
-        """A circuit through this node was built: its failures are forgiven."""
-        self._failed.pop(identity, None)
-
-    def until(self, identity: bytes) -> float:
-        """Until when (Unix seconds) the node is avoided; 0 if it did not fail."""
-        count, when = self._failed.get(identity, (0, 0.0))
-        # The exponent is capped before the power is taken: counts have no bound.
-        return when + min(BACK_OFF_FIRST * 2 ** min(count - 1, 16), BACK_OFF_MAX) if count else 0.0
-
-    def avoided(self, now: float) -> list[bytes]:
-        """Identities to avoid now, the one whose time is up first leading."""
-        until = {identity: self.until(identity) for identity in self._failed}
-        return sorted((identity for identity in until if until[identity] > now), key=lambda key: (until[key], key))

@@ -4,13 +4,11 @@ import pytest
 
 from convergence.circuit.relaying import Relaying
 from convergence.codes import PathWhy
-from convergence.errors import DestroyReason, EndReason, LocalError, Why
+from convergence.errors import DestroyReason, EndReason, LocalError, RemoteError, Why
 from convergence.events import Trouble
+from convergence.path.entries import ENTRIES, user_of
+from convergence.path.place import ATTEMPTS, HOP_TIMEOUT, INTRODUCED_HOP_TIMEOUT, LINK_TIMEOUT
 from convergence.path.pool import (
-    ATTEMPTS,
-    ENTRIES,
-    HOP_TIMEOUT,
-    INTRODUCED_HOP_TIMEOUT,
     MAX_YOUNG,
     POOL_SIZE,
     PROBE_EVERY,
@@ -133,7 +131,7 @@ class Scene:
         return sum(event.kind == "circuit-built" for event in self.client.events)
 
     def ready_circuits(self):
-        return [entry.circuit for entry in self.pool._ready]
+        return [place.circuit for place in self.pool._ready]
 
 
 @pytest.fixture
@@ -363,10 +361,10 @@ def test_a_hop_that_has_to_be_introduced_has_more_time(kinds, timeout):
     assert len(scene.dialled) == 1 and not entry.circuits[0].closed
     scene.net.tick(1)
     assert entry.circuits[0].closed and len(scene.dialled) == 2
-    assert scene.pool._reputation.avoided(scene.net.now) == [point.keys.identity]
+    assert scene.pool._reputation.avoided(scene.net.now) == []
 
 
-def test_a_hop_that_could_not_be_introduced_is_avoided():
+def test_of_a_hop_that_could_not_be_introduced_there_is_only_the_word_of_another():
     scene = Scene(relays=3, origin=BROWSER, size=0)
     scene.mix("bbb")
     entry_of = {}
@@ -377,7 +375,7 @@ def test_a_hop_that_could_not_be_introduced_is_avoided():
         )
     scene.rdv(scene.directory.known[0])
     point = scene.relays[0].keys.identity
-    assert scene.trouble and point in entry_of and scene.pool._reputation.avoided(scene.net.now) == [point]
+    assert scene.trouble and point in entry_of and scene.pool._reputation.avoided(scene.net.now) == []
     scene.unreachable = {scene.relays[1].keys.identity}
     for _ in range(4):
         scene.rdv(scene.directory.known[0])
@@ -406,6 +404,77 @@ def test_an_exit_to_which_no_path_leads_is_passed_over():
     for _ in range(20):
         scene.exit()
     assert len(scene.got) == 20 and {circuit.path[-1] for circuit in scene.got} == {scene.directory.known[3]}
+
+
+# -- blame
+
+
+def refuse_create(machine, reason):
+    """A relay that answers every CREATE2 with DESTROY."""
+
+    def create(link, circ_id, payload, now):
+        raise RemoteError("no", reason=reason)
+
+    machine._create = create
+
+
+@pytest.mark.parametrize("reason", [reason for reason in DestroyReason if reason])
+def test_a_point_exposes_no_other_entries_by_refusing(scene, reason):
+    """Whatever reason it names, and however often."""
+    point, name = scene.relays[0], b"n" * 32
+    refuse_create(point, reason)
+    for _ in range(30):
+        scene.rdv(scene.directory.known[0], name, provider=True)
+    assert not scene.got and len(set(scene.dialled)) == ENTRIES
+    assert scene.pool._reputation.avoided(scene.net.now) == []
+
+
+@pytest.mark.parametrize("reason", [reason for reason in DestroyReason if reason])
+def test_a_first_hop_that_refuses_is_to_blame_for_that(scene, reason):
+    entry = scene.relays[0]
+    refuse_create(entry, reason)
+    for _ in range(20):
+        scene.peer(scene.directory.known[1])
+    assert entry.keys.identity in scene.dialled and len(scene.got) == 20
+    assert scene.pool._reputation.avoided(scene.net.now) == [entry.keys.identity]
+
+
+def test_a_request_goes_round_a_relay_that_is_dead_and_accuses_nobody():
+    scene = Scene(relays=4, size=1)
+    dead = scene.relays[3]
+    dead.services.on_begin = lambda *args: None
+    refuse_create(dead, DestroyReason.RESOURCELIMIT)
+    scene.silent = set()
+    for _ in range(10):
+        before = scene.net.now
+        scene.fill()
+        assert scene.pool.ready == 1 and scene.net.now == before
+        scene.do(lambda now: scene.ready_circuits()[0].destroy(DestroyReason.FINISHED, now))
+    assert set(scene.pool._reputation.avoided(scene.net.now)) <= {dead.keys.identity}
+
+
+def test_every_wait_for_a_link_ends():
+    """Nobody answers, for ever: all places go on to other relays, and a late answer changes nothing."""
+    scene = Scene(relays=8)
+    replies = []
+    scene.reach = lambda identity, reply: (scene.dialled.append(identity), replies.append(reply))
+    scene.fill()
+    assert scene.states == ["building"] * POOL_SIZE
+    scene.rdv(scene.directory.known[0])
+    for _ in range(ATTEMPTS):
+        assert not scene.trouble
+        scene.net.tick(LINK_TIMEOUT)
+    assert scene.trouble == [Why(PathWhy.ENTRY_SILENT)]
+    assert set(scene.dialled) == {machine.keys.identity for machine in scene.relays}
+    late, replies[:] = list(replies), []
+    del scene.reach
+    scene.net.tick(RETRY_MAX)
+    scene.net.tick(LINK_TIMEOUT)
+    assert scene.pool.ready == POOL_SIZE
+    before = scene.pool.snapshot()
+    for reply in late:
+        scene.do(lambda now, reply=reply: reply(None, now))
+    assert scene.pool.snapshot() == before
 
 
 # -- circuits to rendezvous points
@@ -548,7 +617,7 @@ def test_a_file_keeps_its_entries(scene):
 def test_a_file_whose_entries_are_all_gone_gets_others(scene):
     point, name = scene.directory.known[0], b"n" * 32
     scene.rdv(point, name)
-    kept = set(scene.pool._entries_of[name + b"\0"])
+    kept = set(scene.pool.entries._kept[user_of(name, False)])
     scene.directory.known = [node for node in scene.directory.known if node.identity not in kept]
     scene.rdv(point, name)
     assert len(scene.got) == 2 and scene.got[1].path[0].identity not in kept

@@ -8,13 +8,8 @@ from hypothesis import strategies as st
 
 from convergence.errors import LocalError
 from convergence.path.select import (
-    BACK_OFF_FIRST,
-    BACK_OFF_MAX,
-    FORGET_AFTER,
-    MAX_REMEMBERED,
     MIN_SIDE,
     Reach,
-    Reputation,
     can_carry,
     choose,
     choose_path,
@@ -353,44 +348,3 @@ def test_sides_depend_on_the_name_and_not_on_the_order():
     others = [entry_side(NODES, bytes([n]) * 32, True, bytes(32)) for n in range(5)]
     assert any(set(other) != set(side) for other in others)
     assert node(60, Role.RDV) not in entry_side([node(60, Role.RDV)], NAME, False, bytes(32))
-
-
-# Reputation
-
-
-def test_back_off_doubles_up_to_its_limit():
-    reputation = Reputation()
-    for failures in range(1, 40):
-        reputation.failed(b"a", 1000.0)
-        assert reputation.until(b"a") == 1000 + min(BACK_OFF_FIRST * 2 ** (failures - 1), BACK_OFF_MAX)
-
-
-def test_avoided_ones_are_sorted_by_when_their_time_is_up():
-    reputation = Reputation()
-    reputation.failed(b"a", 0.0)
-    reputation.failed(b"a", 0.0)
-    reputation.failed(b"b", 10.0)
-    assert reputation.avoided(11.0) == [b"b", b"a"]
-    assert reputation.avoided(10 + BACK_OFF_FIRST) == [b"a"]
-    assert reputation.avoided(2 * BACK_OFF_FIRST) == []
-    assert reputation.until(b"c") == 0
-
-
-def test_success_forgives_and_time_forgets():
-    reputation = Reputation()
-    reputation.failed(b"a", 0.0)
-    reputation.worked(b"a")
-    reputation.worked(b"never failed")
-    assert reputation.avoided(1.0) == []
-    reputation.failed(b"b", 0.0)
-    reputation.failed(b"b", FORGET_AFTER + 1)
-    assert reputation.until(b"b") == FORGET_AFTER + 1 + BACK_OFF_FIRST
-
-
-def test_memory_of_failures_is_bounded():
-    reputation = Reputation()
-    for number in range(MAX_REMEMBERED + 10):
-        reputation.failed(number.to_bytes(4, "big"), 0.0)
-    avoided = reputation.avoided(1.0)
-    assert len(avoided) == MAX_REMEMBERED
-    assert (9).to_bytes(4, "big") not in avoided

@@ -1,0 +1,138 @@
+"""A place in the pool of circuits: its states, what ends each of them, and the request that it serves.
+
+Does: hold the table and the records.
+Does not: act (pool.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import TypeAlias
+
+from convergence.circuit.client import ClientCircuit
+from convergence.codes import PathWhy
+from convergence.errors import EndReason, Why
+from convergence.outbox import Timer
+from convergence.states import TIMEOUT, StateMachine, Table
+from convergence.wire.descriptor import Descriptor
+
+LINK_TIMEOUT = 30.0  # seconds that the link to a first hop has to open, an introduction counted
+HOP_TIMEOUT = 6.0  # seconds a hop has to answer; then another path is tried at once
+INTRODUCED_HOP_TIMEOUT = 12.0  # the same for one that the hop before it may have to be introduced to first
+ATTEMPTS = 4  # paths tried for one request
+
+Ready: TypeAlias = Callable[[ClientCircuit, float], None]
+Failed: TypeAlias = Callable[[Why, float], None]
+"""Called with a PathWhy and `now`."""
+PathMaker: TypeAlias = Callable[[float], tuple[Descriptor, ...]]
+
+
+class Stage(Enum):
+    """Of a place in the pool."""
+
+    LINKING = auto()  # for the first hop
+    BUILDING = auto()
+    INTRODUCING = auto()  # building, and the next hop may have to be introduced
+    READY = auto()
+    PROBING = auto()  # ready, and waiting for an answer
+    USED = auto()
+    GONE = auto()
+
+
+_BUILDING = {
+    "hop": Stage.BUILDING,
+    "introduced hop": Stage.INTRODUCING,
+    "kept": Stage.READY,
+    "taken": Stage.USED,
+    "closed": Stage.GONE,
+    TIMEOUT: Stage.GONE,
+}
+PLACE = Table(
+    "place in the pool",
+    Stage.LINKING,
+    {
+        Stage.LINKING: {"hop": Stage.BUILDING, "closed": Stage.GONE, TIMEOUT: Stage.GONE},
+        Stage.BUILDING: _BUILDING,
+        Stage.INTRODUCING: _BUILDING,
+        Stage.READY: {
+            "probe": Stage.PROBING,
+            "hop": Stage.BUILDING,
+            "introduced hop": Stage.INTRODUCING,
+            "closed": Stage.GONE,
+        },
+        Stage.PROBING: {"answered": Stage.READY, "closed": Stage.GONE, TIMEOUT: Stage.GONE},
+        Stage.USED: {"closed": Stage.GONE},
+    },
+    deadlines={
+        Stage.LINKING: LINK_TIMEOUT,
+        Stage.BUILDING: HOP_TIMEOUT,
+        Stage.INTRODUCING: INTRODUCED_HOP_TIMEOUT,
+        Stage.PROBING: HOP_TIMEOUT,
+    },
+    standing={
+        Stage.READY: "pool.py probes it every PROBE_EVERY, and closes it after RENEW_AFTER",
+        Stage.USED: "its user closes it, or one of its relays does",
+    },
+)
+STATES = {Stage.READY: "ready", Stage.PROBING: "ready", Stage.USED: "in use"}  # for people; all others are "building"
+
+
+@dataclass(eq=False)
+class Request:
+    """A circuit somebody wants.
+
+    Args:
+        on_ready: None: the circuit is for the pool, to be kept ready.
+        told: whether its last hop is somebody else's choice: who refuses there proves nothing of the hop before.
+    """
+
+    make_path: PathMaker
+    purpose: str
+    on_ready: Ready | None
+    on_failed: Failed
+    told: bool = False
+    attempts: int = ATTEMPTS
+    trouble: Why = field(default_factory=lambda: Why(PathWhy.NO_PATH))
+    refused: bool = False  # an extension failed, perhaps because one of the two relays prefers others
+    avoided: dict[bytes, None] = field(default_factory=dict)  # by this request only; the latest last
+
+    def avoid(self, *nodes: Descriptor) -> None:
+        for node in nodes:
+            self.avoided.pop(node.identity, None)
+            self.avoided[node.identity] = None
+
+
+@dataclass(eq=False)
+class Place:
+    """One circuit of ours, from the wait for its link on."""
+
+    number: int
+    path: tuple[Descriptor, ...]
+    request: Request
+    machine: StateMachine[Stage] = field(init=False)
+    circuit: ClientCircuit | None = None
+    ready_since: float = 0.0
+    timers: list[Timer] = field(default_factory=list)  # the next probe, the renewal
+
+    @property
+    def hops_built(self) -> int:
+        return 0 if self.circuit is None else self.circuit.hops_built
+
+
+class Probe:
+    """A stream that is to be refused."""
+
+    def __init__(self, answered: Callable[[float], None]) -> None:
+        self._answered = answered
+
+    def connected(self, now: float) -> None: ...
+
+    def data(self, data: bytes, now: float) -> None: ...
+
+    def writable(self, now: float) -> None: ...
+
+    def ended(self, reason: int, now: float) -> None:
+        if reason != EndReason.DESTROY:
+            self._answered(now)
