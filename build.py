@@ -55,6 +55,8 @@ TEST_PROGRAMS = {
     "minisign": "minisign",
 }
 SYSTEM_PROGRAMS = ("/usr/sbin", "/sbin")
+# Tests run in lanes, a file of tests in one, in the order of tests/budgets.py. Three for two cores: many tests wait.
+LANES = ("-n3", "--dist=loadfile", "--no-loadscope-reorder")
 
 # Import package -> its folder; suffixes that belong into a wheel (editors' left-overs do not).
 PACKAGES = {"convergence": "shared/convergence", "pynode": "pynode"}
@@ -95,7 +97,7 @@ USAGE = """usage: python3 build.py COMMAND [arguments]
 
   up     build, then start a whole network on this machine and print its address
          (arguments go to `convergence up`)
-  test   lint, types, build and all tests (arguments go to pytest)
+  test   lint, types, build and the tests (arguments go to pytest; --long: also those that take many minutes)
   build  write dist/: the page, its worker, Pyodide, the Python wheel, manifest.json
   bench  run the benches, or those named
   check  lint and types only
@@ -617,7 +619,8 @@ def command_test(arguments: list[str]) -> int:
         failed = lint()
         root_hash = build()
     step("Running the tests")
-    code = subprocess.run([VENV_PYTHON, "-m", "pytest", *arguments], cwd=ROOT, check=False).returncode
+    command = [VENV_PYTHON, "-m", "pytest", *LANES, "--durations=20", *arguments]
+    code = subprocess.run(command, cwd=ROOT, check=False).returncode
     step(f"Summary after {time.monotonic() - started:.0f} s")
     print(f"    lint and types: {'failed: ' + ', '.join(failed) if failed else 'clean'}")
     print(f"    root hash:      {root_hash}")

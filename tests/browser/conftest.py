@@ -1,5 +1,8 @@
-"""What the tests with real browsers share. Nothing lives longer than a module: while Playwright runs, its thread has an
-event loop, which other modules' tests could not bear."""
+"""What the tests with real browsers share: one browser of each kind for this folder, and a profile of it for each test.
+
+Nothing lives longer than a lane's stay in this folder: while Playwright runs, its thread has an event loop, which tests
+elsewhere could not bear.
+"""
 
 from __future__ import annotations
 
@@ -21,29 +24,30 @@ expect.set_options(timeout=30_000)  # ms: five seconds, the default, are not muc
 def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page of this very tree, in a folder of its own."""
     folder = tmp_path_factory.mktemp("page") / "dist"
-    files = build.bundle()
+    with build.only_one():  # another lane might be compiling
+        files = build.bundle()
     build.write_tree({**files, "manifest.json": build.manifest(files, build.project()["version"])}, folder)
     return folder
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def playwright() -> Iterator[Playwright]:
     with sync_playwright() as playwright:
         yield playwright
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def downloads(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("downloads")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def chromium(playwright: Playwright, downloads: Path) -> Iterator[Browser]:
     with launched(playwright, "chromium", downloads) as browser:
         yield browser
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def firefox(playwright: Playwright, downloads: Path) -> Iterator[Browser]:
     with launched(playwright, "firefox", downloads) as browser:
         yield browser

@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from queue import Empty, Queue
@@ -26,6 +27,8 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": f"{ROOT / 'shared'}{os.pathsep}{ROOT}
 PATIENCE = 60.0
 MIB = 1 << 20
 PROGRAM = ("-m", "pynode")
+LOG = 60
+"""Lines that are kept of what a command says."""
 
 
 class Command:
@@ -33,6 +36,10 @@ class Command:
 
     Args:
         program: what Python runs in place of `-m pynode`.
+
+    Attributes:
+        line: its arguments.
+        log: the last lines that it wrote, to standard output and error.
     """
 
     def __init__(self, *arguments: str | Path, program: Sequence[str | Path] = PROGRAM) -> None:
@@ -45,21 +52,26 @@ class Command:
             text=True,
             env=ENVIRONMENT,
         )
+        self.line = " ".join(command[1:])
+        self.log: deque[str] = deque(maxlen=LOG)
         self.records: list[dict[str, Any]] = []
         self.errors = ""
         self._lines: Queue[str | None] = Queue()
         self._threads = [threading.Thread(target=read, daemon=True) for read in (self._read_out, self._read_err)]
         for thread in self._threads:
             thread.start()
+        remembered.append(self)
 
     def _read_out(self) -> None:
         for line in self.process.stdout or ():
             self._lines.put(line)
+            self.log.append(line.rstrip("\n"))
         self._lines.put(None)
 
     def _read_err(self) -> None:
         for line in self.process.stderr or ():
             self.errors += line
+            self.log.append(line.rstrip("\n"))
 
     @property
     def pid(self) -> int:
@@ -102,6 +114,15 @@ class Command:
             if pipe is not None:
                 pipe.close()
         return code
+
+
+remembered: list[Command] = []
+"""Commands that run, and those that have ended since `forget_ended`."""
+
+
+def forget_ended() -> None:
+    """A test begins: what ended before is not its own."""
+    remembered[:] = [command for command in remembered if command.process.poll() is None]
 
 
 @contextlib.contextmanager
