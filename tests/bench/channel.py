@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Browser, BrowserContext, Page, Playwright
+from playwright.sync_api import Browser, Page, Playwright
 
 from tests.browser.harness import launched
 
@@ -25,8 +25,9 @@ MODES = {
     "unreliable, unordered": {"ordered": False, "maxRetransmits": 0},
 }
 
-# One worker for either end. The sender says on a second, reliable channel when all is under way: what has not arrived
-# then, and will not be repeated, is lost. The receiver's clock counts, from its first message to its last.
+# One worker for either end, from a blob: in a page that a service worker controls, every other script is asked of that.
+# The sender says on a second, reliable channel when all is under way: what has not arrived then, and will not be
+# repeated, is lost. The receiver's clock counts, from its first message to its last.
 WORKER = """
 self.onmessage = ({ data: { channel, end, send, size, lossy } }) => {
     let first, last, got = 0, over = false;
@@ -57,14 +58,18 @@ self.onmessage = ({ data: { channel, end, send, size, lossy } }) => {
 };"""
 
 # A connection with both channels, which are handed over at once: later they could not be.
-CONNECT = """({ mode, send, size }) => {
+CONNECT = """({ source, mode, send, size }) => {
     const connection = (window.connection = new RTCPeerConnection());
     const channel = connection.createDataChannel("raw", { ...mode, negotiated: true, id: 0 });
     const end = connection.createDataChannel("end", { negotiated: true, id: 1 });
-    const worker = new Worker("/raw-worker.js");
+    const script = URL.createObjectURL(new Blob([source], { type: "text/javascript" }));
+    const worker = new Worker(script);
     const lossy = mode.maxRetransmits === 0;
-    window.raw = new Promise((resolve) => { worker.onmessage = ({ data }) => resolve(data); });
-    window.over = () => { connection.close(); worker.terminate(); };
+    window.raw = new Promise((resolve, reject) => {
+        worker.onmessage = ({ data }) => resolve(data);
+        worker.onerror = ({ message }) => reject(new Error(`the worker of the bare channel: ${message}`));
+    });
+    window.over = () => { connection.close(); worker.terminate(); URL.revokeObjectURL(script); };
     worker.postMessage({ channel, end, send, size, lossy }, [channel, end]);
 }"""
 DESCRIBE = """async (offer) => {
@@ -95,23 +100,15 @@ def pages(playwright: Playwright, folder: Path) -> Iterator[tuple[Page, Page]]:
 def empty_page(browser: Browser) -> Page:
     context = browser.new_context()
     context.route(PLACE, lambda route: route.fulfill(body="<!doctype html>", content_type="text/html"))
-    serve_worker(context, PLACE)
     page = context.new_page()
     page.goto(PLACE)
     return page
 
 
-def serve_worker(context: BrowserContext, site: str) -> None:
-    """Have `site` answer with the script that `raw` needs, as pages of nodes need it, too."""
-    headers = {"Cross-Origin-Embedder-Policy": "require-corp"}
-    answer = {"body": WORKER, "content_type": "text/javascript", "headers": headers}
-    context.route(f"{site}raw-worker.js", lambda route: route.fulfill(**answer))
-
-
 def raw(sender: Page, getter: Page, size: int, mode: dict[str, Any] = STRICT) -> Raw:
     """Send `size` bytes, whole messages, over a bare channel between these pages."""
-    sender.evaluate(CONNECT, {"mode": mode, "send": MESSAGE, "size": size})
-    getter.evaluate(CONNECT, {"mode": mode, "send": 0, "size": size})
+    for page, send in ((sender, MESSAGE), (getter, 0)):
+        page.evaluate(CONNECT, {"source": WORKER, "mode": mode, "send": send, "size": size})
     offer = sender.evaluate(DESCRIBE)
     sender.evaluate(FINISH, getter.evaluate(DESCRIBE, offer))
     result = getter.evaluate("raw")

@@ -11,7 +11,6 @@ import json
 import multiprocessing
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -24,13 +23,14 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench.lab import RNG, Figure
+from tests.bench.supervise import step
 
-TITLE = "Command line to command line, 2+2 hops on loopback"
 TARGET = 25.0  # MB/s
 SIZE = 256 << 20
 TINY = 1 << 20
 ROUNDS = 3  # the best counts
 WAIT = 120.0  # seconds for a process to do what is expected next
+TRANSFER = 600.0  # seconds for one whole transfer
 CHUNK = 1 << 18
 
 PROGRAM = (sys.executable, "-m", "pynode")
@@ -39,18 +39,23 @@ TICK = os.sysconf("SC_CLK_TCK")
 
 def run(tiny: bool = False) -> list[Figure]:
     size = TINY if tiny else SIZE
-    with tempfile.TemporaryDirectory(prefix="convergence-bench-") as name:
+    with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         digest = make_file(folder / "file.bin", size)
+        step("raw TCP on loopback", WAIT)
         raw = raw_tcp(4 * size)
+        step("up: five relays and a site", WAIT)
         with network(folder) as state:
             site = state["site"]
+            step("share: the link", WAIT)
             with program("share", folder / "file.bin", "--site", site, "--data", folder / "sharer") as share:
                 link = record(share, "shared")["link"]
                 sides = [share.pid, *(node["pid"] for node in state["nodes"])]
                 rounds = [
                     fetch(folder / f"get-{number}", link, digest, sides) for number in range(1 if tiny else ROUNDS)
                 ]
+            step("the end of share", WAIT)
+        step("the end of up", WAIT)
     return figures(min(rounds, key=lambda fetched: fetched.seconds), size, raw)
 
 
@@ -72,6 +77,7 @@ class Fetched:
 
 
 def fetch(folder: Path, link: str, digest: str, sides: Sequence[int]) -> Fetched:
+    step(f"get: the first piece, {folder.name}", WAIT)
     folder.mkdir()
     before, machine = [cpu(pid) for pid in sides], machine_cpu()
     started = time.monotonic()
@@ -79,6 +85,7 @@ def fetch(folder: Path, link: str, digest: str, sides: Sequence[int]) -> Fetched
     while not record(get, "progress")["have"]:
         pass
     first_piece = time.monotonic() - started
+    step(f"get: the whole file, {folder.name}", TRANSFER)
     done = record(get, "done")
     lifetime, machine = time.monotonic() - started, machine_cpu() - machine
     used = [cpu(pid) - was for pid, was in zip(sides, before, strict=True)]
@@ -112,9 +119,7 @@ def figures(best: Fetched, size: int, raw: float) -> list[Figure]:
 
 
 def start(command: str, *arguments: object) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [*PROGRAM, command, "--json", *map(str, arguments)], stdout=subprocess.PIPE, text=True, start_new_session=True
-    )
+    return subprocess.Popen([*PROGRAM, command, "--json", *map(str, arguments)], stdout=subprocess.PIPE, text=True)
 
 
 @contextmanager
@@ -124,12 +129,8 @@ def program(command: str, *arguments: object) -> Iterator[subprocess.Popen[str]]
     try:
         yield process
     finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.communicate(timeout=WAIT)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        process.terminate()
+        process.communicate()
 
 
 @contextmanager
@@ -140,7 +141,7 @@ def network(folder: Path, *more: object) -> Iterator[dict[str, Any]]:
 
 
 def record(process: subprocess.Popen[str], event: str) -> dict[str, Any]:
-    """The next record of this kind; those before it are skipped. The process's own limits end the wait."""
+    """The next record of this kind; those before it are skipped. The step's deadline ends the wait."""
     assert process.stdout is not None
     for line in process.stdout:
         data: dict[str, Any] = json.loads(line)

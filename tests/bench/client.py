@@ -9,7 +9,6 @@ from __future__ import annotations
 from convergence.wire.relay import MAX_DATA
 from tests.bench.lab import NOW, Figure, Lab, Sink, best, cost_of_layers, serve
 
-TITLE = "Client, core only, three layers"
 TARGET = 120_000  # cells/s on one core
 CHUNK = 1 << 18  # bytes given to a stream at once
 
@@ -41,8 +40,8 @@ def run(tiny: bool = False) -> list[Figure]:
             lab.settle()
         return (far_sink.received - before) / MAX_DATA / client.busy
 
-    floor = best(rounds, lambda: cost_of_layers(3, digest=True))
-    inward, outward = best(rounds, receiving), best(rounds, sending)
+    floor = best("bare cryptography", rounds, lambda: cost_of_layers(3, digest=True))
+    inward, outward = best("receiving", rounds, receiving), best("sending", rounds, sending)
     return [
         Figure("receiving", inward, "cells/s", TARGET),
         Figure("sending", outward, "cells/s"),

@@ -26,9 +26,11 @@ from convergence.wire.cells import CELL_LEN, PAYLOAD_LEN
 from convergence.wire.descriptor import Descriptor, Role, Transport, TransportKind
 from convergence.wire.relay import RDV_SUFFIX, Begin
 from pynode.crypto import CPythonCrypto, SystemRng
+from tests.bench.supervise import step
 
 NOW = 1_790_000_000.0  # Unix seconds; no time passes
 BATCH = 127  # cells in a full message
+ROUNDS = 180.0  # seconds in which all rounds of one figure must be over
 CRYPTO = CPythonCrypto()
 RNG = SystemRng()
 
@@ -244,8 +246,9 @@ def serve(node: LabNode, handler: StreamHandler) -> list[Stream]:
     return streams
 
 
-def best(rounds: int, measure: Callable[[], float]) -> float:
-    """The best of several rounds: other programs on the machine only ever slow one down."""
+def best(name: str, rounds: int, measure: Callable[[], float]) -> float:
+    """The best of several rounds, a step of that name: other programs on the machine only ever slow one down."""
+    step(name, ROUNDS)
     return max(measure() for _ in range(rounds))
 
 

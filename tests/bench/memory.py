@@ -21,15 +21,17 @@ from convergence.wire.create import Create2, Created2, HandshakeType
 from convergence.wire.linkspec import ed25519_specifier
 from convergence.wire.relay import Extend2, RelayCommand, pack_message
 from tests.bench.lab import CRYPTO, NOW, RNG, Figure, Lab, LabNode
+from tests.bench.supervise import step
 
-TITLE = "Memory of a relay with idle circuits"
 CIRCUITS = 5000
+GROWING = 180.0  # seconds for all of them
 
 
 def run(tiny: bool = False) -> list[Figure]:
     circuits = 20 if tiny else CIRCUITS
     figures = []
     for name, extended in (("last hop", False), ("middle hop", True)):
+        step(f"{circuits:,} circuits, {name}", GROWING)
         if tiny:
             before, after = grow(circuits, extended)
         else:

@@ -13,7 +13,6 @@ from convergence.link.link import Link
 from convergence.wire.cells import CELL_LEN, FIXED_HEADER, PAYLOAD_LEN, Command
 from tests.bench.lab import BATCH, NOW, RNG, Figure, Lab, LabNode, best, cells_in, cost_of_layers
 
-TITLE = "Middle relay, core only"
 TARGET = 500_000  # cells/s on one core
 INTERLEAVED = 10
 
@@ -26,10 +25,10 @@ def run(tiny: bool = False) -> list[Figure]:
         lab.circuit(client, relay, last)
     links = {link.initiator: link for link in relay.neighbours.links.values()}
     origin_side, next_side = links[False], links[True]
-    floor = best(rounds, lambda: cost_of_layers(1, digest=False))
-    forward = best(rounds, lambda: rate(relay, origin_side, batches, 1))
-    backward = best(rounds, lambda: rate(relay, next_side, batches, 1))
-    mixed = best(rounds, lambda: rate(relay, origin_side, batches, INTERLEAVED))
+    floor = best("bare AES-CTR", rounds, lambda: cost_of_layers(1, digest=False))
+    forward = best("away from the origin", rounds, lambda: rate(relay, origin_side, batches, 1))
+    backward = best("towards the origin", rounds, lambda: rate(relay, next_side, batches, 1))
+    mixed = best("interleaved", rounds, lambda: rate(relay, origin_side, batches, INTERLEAVED))
     note = f"{BATCH} cells a message"
     return [
         Figure("away from the origin", forward, "cells/s", TARGET, note=note),

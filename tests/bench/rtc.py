@@ -19,21 +19,26 @@ from pathlib import Path
 from playwright.sync_api import Browser, Playwright, sync_playwright
 
 from convergence.wire.cells import CELL_LEN
-from tests.bench.channel import MODES, pages, raw, serve_worker
+from tests.bench.channel import MODES, pages, raw
 from tests.bench.lab import Figure
-from tests.browser.harness import Peer, launched
-from tests.browser.swarm import ORIGIN, POINT, Swarm, relayed
+from tests.bench.supervise import descendants, step
+from tests.browser.harness import ARRIVAL, START, Peer, launched
+from tests.browser.swarm import MEET, ORIGIN, POINT, Swarm, relayed
 from tests.e2e.processes import MIB, ROOT, Network, write_file
 
-TITLE = "WebRTC: browsers that relay for each other, beside a bare data channel"
 SIZE = 64 * MIB
 FILE = 32 * MIB
-TARGET_ONE_HOP = 1 / 2  # of the bare channel
-TARGET_PATH = 1 / 4
+# Paths of files: name, hops from either end, relays beside the one that is watched, target in bare channels.
+PATHS = (("one hop", 1, 2, 1 / 2), ("2+2 hops", 2, 4, 1 / 4))
 MOST_NODES = 48  # browser nodes that are tried on this machine
 STEP = 4
 PATIENCE = 30.0  # seconds in which a step's nodes must have their circuits for the machine to bear them
 TICKS = os.sysconf("SC_CLK_TCK")
+# Deadlines of steps, in seconds. The longer ones are above those of the harness, whose messages say more.
+PAGES = 120.0  # a browser, and pages in it
+CHANNEL = 120.0
+JOINING = MEET + 2 * START + 60  # until all know each other, and the ends have their circuits
+TRANSFER = ARRIVAL + 60
 # Remembers how long each connection that this page offers takes, from its making to the end of its DTLS handshake.
 INTRODUCTIONS = """
     window.introductions = [];
@@ -57,15 +62,17 @@ def run(tiny: bool = False) -> list[Figure]:
     size = MIB if tiny else SIZE
     with tempfile.TemporaryDirectory() as name, sync_playwright() as playwright:
         folder = Path(name)
+        figures = []
+        step("two empty pages", PAGES)
         with pages(playwright, folder) as (sender, getter):
-            results = {mode: raw(sender, getter, size, options) for mode, options in MODES.items()}
-        figures = [
-            Figure(f"bare data channel, {mode}", result.rate, "MB/s", note=f"{result.arrived:.1%} arrived")
-            for mode, result in results.items()
-        ]
-        figures += files(playwright, folder, MIB if tiny else FILE)
-        if not tiny:
-            figures += crowd(playwright, folder)
+            for mode, options in MODES.items():
+                step(f"a bare data channel, {mode}", CHANNEL)
+                result = raw(sender, getter, size, options)
+                note = f"{result.arrived:.1%} arrived"
+                figures.append(Figure(f"bare data channel, {mode}", result.rate, "MB/s", note=note))
+        for label, hops, relays, target in PATHS[:1] if tiny else PATHS:
+            figures += files(playwright, folder / label, label, hops, relays, MIB if tiny else FILE, target)
+        figures += crowd(playwright, folder, STEP if tiny else MOST_NODES)
     return figures
 
 
@@ -83,71 +90,75 @@ def swarm(folder: Path) -> Iterator[Swarm]:
         network.close()
 
 
-def files(playwright: Playwright, folder: Path, size: int) -> list[Figure]:
-    """A file over one hop (both ends link to its points) and over 2+2. One of the relays is alone in a browser of its
+def files(
+    playwright: Playwright, place: Path, label: str, hops: int, relays: int, size: int, target: float
+) -> list[Figure]:
+    """A file over so many hops; over one, both ends link to its points. One of the relays is alone in a browser of its
     own, so that its processor time can be told from the others'."""
-    figures = []
-    for label, hops, relays, target in (("one hop", 1, 2, TARGET_ONE_HOP), ("2+2 hops", 2, 4, TARGET_PATH)):
-        place = folder / f"{hops}"
-        with contextlib.ExitStack() as stack:
-            net = stack.enter_context(swarm(place))
-            shared, alone = (stack.enter_context(launched(playwright, "chromium", place)) for _ in range(2))
-            point = net.add(alone, {**POINT, "share": 100, "upload": 10_000}, INTRODUCTIONS)
-            for _ in range(relays):
-                net.add(shared, {**POINT, "share": 100, "upload": 10_000}, INTRODUCTIONS)
-            ends = [net.add(shared, {**ORIGIN, "hops": hops}, INTRODUCTIONS) for _ in range(2)]
-            net.meet(1 + relays)
-            for peer in ends:
-                peer.ready()
-            file = place / "file.bin"
-            write_file(file, size)
-            sender, getter = ends
-            link = sender.share(file)
-            cells, spent = relayed(point) // CELL_LEN, processor_time(alone)
-            begun = time.perf_counter()
-            getter.get(link)
-            getter.done(link)
-            seconds = time.perf_counter() - begun
-            point.page.wait_for_timeout(1500)  # its counters are shown once a second
-            cells = relayed(point) // CELL_LEN - cells
-            spent = processor_time(alone) - spent
-            for page in (sender.page, getter.page):
-                serve_worker(page.context, net.network.site)
-            bare = raw(sender.page, getter.page, size).rate
-            rate = size / seconds / 1e6
-            share = f"a browser alone with it took {spent / seconds:.0%} of a core"
-            figures += [
-                Figure(f"file over {label}, WebRTC only", rate, "MB/s", note=f"{size >> 20} MiB"),
-                Figure("  bare channel between the same pages", bare, "MB/s"),
-                Figure("  file, in bare channels", rate / bare, "times", target),
-                Figure("  cells that one relay forwarded meanwhile", cells / seconds, "cells/s", note=share),
-            ]
-            times = [value for peer in net.peers for value in peer.page.evaluate("window.introductions")]
-            figures.append(
-                Figure("  introduction: offer to open link", statistics.median(times) / 1e3, "s", note=spread(times))
-            )
-    return figures
+    with contextlib.ExitStack() as stack:
+        step(f"a facilitator and two browsers, for {label}", PAGES)
+        net = stack.enter_context(swarm(place))
+        shared, alone = (stack.enter_context(launched(playwright, "chromium", place)) for _ in range(2))
+        point = net.add(alone, {**POINT, "share": 100, "upload": 10_000}, INTRODUCTIONS)
+        for _ in range(relays):
+            net.add(shared, {**POINT, "share": 100, "upload": 10_000}, INTRODUCTIONS)
+        ends = [net.add(shared, {**ORIGIN, "hops": hops}, INTRODUCTIONS) for _ in range(2)]
+        step(f"links and circuits of {len(net.peers)} pages, for {label}", JOINING)
+        net.meet(1 + relays)
+        for peer in ends:
+            peer.ready()
+        file = place / "file.bin"
+        write_file(file, size)
+        sender, getter = ends
+        step(f"the link of the file, for {label}", TRANSFER)
+        link = sender.share(file)
+        step(f"the file over {label}", TRANSFER)
+        cells, spent = relayed(point) // CELL_LEN, processor_time(alone)
+        begun = time.perf_counter()
+        getter.get(link)
+        getter.done(link)
+        seconds = time.perf_counter() - begun
+        point.page.wait_for_timeout(1500)  # its counters are shown once a second
+        cells = relayed(point) // CELL_LEN - cells
+        spent = processor_time(alone) - spent
+        step(f"a bare data channel between the same pages, for {label}", CHANNEL)
+        bare = raw(sender.page, getter.page, size).rate
+        rate = size / seconds / 1e6
+        share = f"a browser alone with it took {spent / seconds:.0%} of a core"
+        times = [value for peer in net.peers for value in peer.page.evaluate("window.introductions")]
+    return [
+        Figure(f"file over {label}, WebRTC only", rate, "MB/s", note=f"{size >> 20} MiB"),
+        Figure("  bare channel between the same pages", bare, "MB/s"),
+        Figure("  file, in bare channels", rate / bare, "times", target),
+        Figure("  cells that one relay forwarded meanwhile", cells / seconds, "cells/s", note=share),
+        Figure("  introduction: offer to open link", statistics.median(times) / 1e3, "s", note=spread(times)),
+    ]
 
 
-def crowd(playwright: Playwright, folder: Path) -> list[Figure]:
+def crowd(playwright: Playwright, folder: Path, most: int) -> list[Figure]:
     """More and more browser nodes, all relaying for each other, until new ones do not get their circuits in time."""
     times: list[float] = []
     with contextlib.ExitStack() as stack:
+        step("a facilitator and a browser, for the crowd", PAGES)
         net = stack.enter_context(swarm(folder / "crowd"))
         browser = stack.enter_context(launched(playwright, "chromium", folder))
         empty = memory(browser)
-        while len(net.peers) < MOST_NODES:
+        while len(net.peers) < most:
+            step(f"browser nodes {len(net.peers) + 1} to {len(net.peers) + STEP}", PAGES + MEET)
             new = [net.add(browser, POINT) for _ in range(STEP)]
             begun = time.perf_counter()
             try:
                 for peer in new:
                     left = PATIENCE - (time.perf_counter() - begun)
-                    peer.until("state.ready", seconds=max(left, 0.1) if len(net.peers) > STEP else 4 * PATIENCE)
+                    peer.until("state.ready", seconds=max(left, 0.1) if times else MEET)
             except AssertionError:
+                if not times:
+                    raise
                 break
             times.append(time.perf_counter() - begun)
         fit = len(times) * STEP
         each = (memory(browser) - empty) / len(net.peers) / MIB
+        step("ten idle seconds of the crowd", CHANNEL)
         before, begun = processor_time(browser), time.perf_counter()
         net.peers[0].page.wait_for_timeout(10_000)
         idle = (processor_time(browser) - before) / (time.perf_counter() - begun)
@@ -169,18 +180,10 @@ def spread(times: list[float]) -> str:
 
 
 def family(browser: Browser) -> list[int]:
-    """The browser's processes: all descendants of this process that are of its kind and not of a browser before it."""
-    parents: dict[int, int] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with contextlib.suppress(OSError):
-                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+    """The browser's processes."""
     root = browser.new_browser_cdp_session().send("SystemInfo.getProcessInfo")["processInfo"]
     main = next(item["id"] for item in root if item["type"] == "browser")
-    found = [main]
-    for pid in found:
-        found += [child for child, parent in parents.items() if parent == pid]
-    return found
+    return [main, *descendants(main)]
 
 
 def processor_time(browser: Browser) -> float:

@@ -10,7 +10,6 @@ from convergence.wire.rdv import Advert, AdvertOp, DbInfo, format_rdv_target
 from convergence.wire.relay import MAX_DATA, RelayCommand
 from tests.bench.lab import NOW, Figure, Lab, Sink, best
 
-TITLE = "Rendezvous point, core only"
 CHUNK = 1 << 18  # bytes given to a stream at once
 BLINDED = bytes(range(32))
 
@@ -43,4 +42,8 @@ def run(tiny: bool = False) -> list[Figure]:
             lab.settle()
         return (sink.received - before) / MAX_DATA / point.busy
 
-    return [Figure("DATA cells spliced", best(rounds, splicing), "cells/s", note="two layers, two digests a cell")]
+    return [
+        Figure(
+            "DATA cells spliced", best("splicing", rounds, splicing), "cells/s", note="two layers, two digests a cell"
+        )
+    ]

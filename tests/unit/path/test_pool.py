@@ -457,7 +457,7 @@ def test_every_wait_for_a_link_ends():
     """Nobody answers, for ever: all places go on to other relays, and a late answer changes nothing."""
     scene = Scene(relays=8)
     replies = []
-    scene.reach = lambda identity, reply: (scene.dialled.append(identity), replies.append(reply))
+    scene.reach = lambda identity, reply, now: (scene.dialled.append(identity), replies.append(reply))
     scene.fill()
     assert scene.states == ["building"] * POOL_SIZE
     scene.rdv(scene.directory.known[0])
