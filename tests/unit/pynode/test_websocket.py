@@ -22,9 +22,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from convergence.effects import Protocol
 from pynode.origins import Origins
-from pynode.transports import HIGH_WATER
+from pynode.transports import HIGH_WATER, dialling
 from pynode.transports import websocket as module
-from pynode.transports.websocket import MAX_MESSAGE, WebSocketTransport, connect_reason
+from pynode.transports.dialling import connect_reason
+from pynode.transports.websocket import MAX_MESSAGE, WebSocketTransport
 from tests.unit.pynode.toy import attach
 
 LIBRARY = ("exceeding", "opcode", "un-masked")
@@ -358,7 +359,7 @@ def test_a_full_node_says_so(run: Any) -> None:
     async def test() -> None:
         both = await pair()
         both.listener._max_connections = 1
-        port = both.listener._servers[0].sockets[0].getsockname()[1]
+        port = both.listener._listeners[0].sockets[0].getsockname()[1]
         late = attach(WebSocketTransport())
         late.connect(1, f"ws://127.0.0.1:{port}/")
         assert await late.first("closed") == ("closed", 1, "not a WebSocket server (HTTP 503)")
@@ -493,7 +494,7 @@ def test_reasons_for_other_failures() -> None:
 def test_shutdown_tells_peers_and_cuts_those_that_do_not_answer(run: Any) -> None:
     async def test() -> None:
         both = await pair()
-        port = both.listener._servers[0].sockets[0].getsockname()[1]
+        port = both.listener._listeners[0].sockets[0].getsockname()[1]
         mute = await Raw.open(port)
         await both.server.until(lambda: len(both.server.of("opened")) == 2)
         await both.listener.shutdown(0.1)
@@ -518,7 +519,7 @@ def test_an_error_in_the_machine_ends_that_link_only(run: Any, caplog: pytest.Lo
         both.client.send(1, CELL)
         await both.client.first("closed")
         both.server.on_data = None
-        both.client.connect(3, f"ws://127.0.0.1:{both.listener._servers[0].sockets[0].getsockname()[1]}/")
+        both.client.connect(3, f"ws://127.0.0.1:{both.listener._listeners[0].sockets[0].getsockname()[1]}/")
         await both.client.until(lambda: len(both.client.of("opened")) == 2)
         await end(both.transport, both.listener)
 
@@ -534,7 +535,7 @@ def test_links_stay_on_the_internet_where_the_facilitator_is(
 
     async def test() -> None:
         site, relay = await listening(), await listening()
-        monkeypatch.setattr(module, "is_public", lambda address: public and str(address) == "127.0.0.2")
+        monkeypatch.setattr(dialling, "is_public", lambda address: public and str(address) == "127.0.0.2")
         transport = WebSocketTransport()
         client = attach(transport)
         client.connect(1, f"ws://127.0.0.2:{site.port}/facilitator", Protocol.FACILITATOR)
