@@ -267,7 +267,7 @@ class _Channel:
                     self.owner.channels.received(self.number, message.data)
             elif message.type in (WSMsgType.PING, WSMsgType.PONG):
                 if self._control.too_many():
-                    await self._ws.close(code=WSCloseCode.POLICY_VIOLATION, message=b"too many control frames")
+                    self._cut()  # in good order it would have to read on
                     return "too many control frames"
                 if message.type is WSMsgType.PING and self.unsent <= PONG_ROOM:
                     await self._ws.pong(message.data)

@@ -48,8 +48,8 @@ MAX_INCOMING = 4096
 """Connections at a time above which no more are accepted: they are answered 503."""
 
 MAX_DIALS = 128
-"""Links that are being made at a time. For one more the oldest is given up: honest nodes answer in a second or so, and
-those that never answer are not to take all the places."""
+"""Connections that are being made at a time. For one more the oldest one of a link is given up: honest nodes answer
+soon, and those that never answer are not to take all the places."""
 
 CONNECT_TIMEOUT = 15.0
 """Seconds for look-up, TCP, TLS and upgrade together."""
@@ -263,7 +263,7 @@ class WebSocketTransport:
         """Dial a ws:// or wss:// address."""
         connection = _Socket(self, protocol, channel)
         task = asyncio.get_running_loop().create_task(self._dial(connection, address))
-        if len(self._dials) > MAX_DIALS:
+        if len(self._dials) >= MAX_DIALS:
             oldest = next(channel for channel, (dial, _) in self._dials.items() if dial.protocol is Protocol.LINK)
             dial, dialling = self._dials.pop(oldest)
             dial.report("too many links were being made")

@@ -484,6 +484,46 @@ def test_a_server_that_never_answers_times_out(run: Any, monkeypatch: pytest.Mon
     run(test)
 
 
+def test_of_too_many_dials_the_oldest_is_given_up(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nodes that accept and say nothing do not take all the places, and a dial that is given up leaves no socket."""
+    monkeypatch.setattr(module, "MAX_DIALS", 3)
+
+    async def test() -> None:
+        silent: list[asyncio.StreamReader] = []
+        came = asyncio.Event()
+
+        async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            silent.append(reader)
+            came.set()
+
+        mute = await asyncio.start_server(accept, "127.0.0.1", 0)
+        url = f"ws://127.0.0.1:{mute.sockets[0].getsockname()[1]}/"
+        transport = WebSocketTransport()
+        client = attach(transport)
+        client.connect(1, url, Protocol.FACILITATOR)
+        for channel in (3, 5):
+            client.connect(channel, url)
+        async with asyncio.timeout(20):
+            while len(silent) < 3:
+                came.clear()
+                await came.wait()
+        for channel in (7, 9):
+            client.connect(channel, url)
+        await client.until(lambda: len(client.of("closed")) == 2)
+        assert client.of("closed") == [("closed", channel, "too many links were being made") for channel in (3, 5)]
+        async with asyncio.timeout(20):
+            for reader in silent[1:3]:
+                assert await reader.readuntil(b"\r\n\r\n") and not await reader.read()
+        assert not silent[0].at_eof()  # the facilitator is not what is given up
+        server = await listening()
+        client.connect(11, server.url)
+        assert await client.first("opened") == ("opened", 11, Protocol.LINK)
+        await end(transport, server.transport)
+        mute.close()
+
+    run(test)
+
+
 def test_reasons_for_other_failures() -> None:
     assert connect_reason(socket.gaierror(-2, "Name or service not known")) == "name not found"
     assert connect_reason(OSError("Multiple exceptions: [Errno 111] a, [Errno 111] b")) == "connection refused"
