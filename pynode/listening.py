@@ -123,13 +123,13 @@ class Listener:
 
     Args:
         factory: makes the protocol of each connection.
-        from_one: connections from one address at a time.
+        from_one: connections from one address at a time; never more than half of the descriptors.
     """
 
     def __init__(self, factory: Factory, from_one: int = MAX_FROM_ONE) -> None:
         self.sockets: list[socket.socket] = []
         self._factory = factory
-        self._sources = Sources(from_one)
+        self._sources = Sources(min(from_one, max(usable_descriptors() // 2, 1)))
         self._rest = REST
         self._wake: asyncio.TimerHandle | None = None
         self._silent_until = 0.0
