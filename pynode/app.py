@@ -34,6 +34,7 @@ from pynode.storage import DiskStorage, StorageError
 from pynode.transports.mux import NetTransport
 from pynode.transports.rtc import RtcTransport
 from pynode.transports.tcp import TcpTransport
+from pynode.transports.unsent import Unsent
 from pynode.transports.websocket import FACILITATOR_PATH, WebSocketTransport
 
 STOP_TIMEOUT = 3.0
@@ -142,14 +143,15 @@ class App:
         self._keys = _node_keys(crypto, rng, plan)
         if plan.data is not None and not plan.roles:
             self._storage = _open_storage(plan.data)
-        tcp = None
+        tcp, unsent = None, Unsent()
         if Role.EXIT in plan.roles:
-            tcp = TcpTransport(plan.policy or ExitPolicy(), plan.limits.exit_channels)
+            tcp = TcpTransport(plan.policy or ExitPolicy(), plan.limits.exit_channels, unsent)
         try:
             origins = Origins((plan.network.site or plan.network.facilitator, *plan.origins))
         except ValueError as error:
             raise AppError(f"The address of the site or facilitator must have {error}.") from None
-        websocket = WebSocketTransport(max_connections=plan.limits.connections, origins=origins)
+        limits = plan.limits
+        websocket = WebSocketTransport(None, limits.connections, origins, unsent, limits.connections_from_one)
         rtc = RtcTransport(plan.stun) if plan.stun is not None else None
         self._transport = transport = NetTransport(websocket, tcp, rtc)
         if plan.listen is not None:

@@ -220,6 +220,9 @@ class Circuits:
 @dataclass(frozen=True, slots=True)
 class Limits:
     connections: int = _setting(4096, _whole(1, 1_000_000), "4096", "links at a time")
+    connections_from_one: int = _setting(
+        512, _whole(1, 1_000_000), "512", "of them from one address; this machine's own is not limited"
+    )
     exit_channels: int = _setting(1024, _whole(0, 100_000), "1024", "exit connections at a time")
 
 

@@ -1,6 +1,7 @@
 """The event loop's side of the ports: clock, timer, and how a node's process runs and ends.
 
-Does: Unix time that never goes backwards, the driver's one timer, uvloop where it is installed, SIGINT and SIGTERM.
+Does: Unix time that never goes backwards, the driver's one timer, uvloop where it is installed, as many
+descriptors as the system gives, SIGINT and SIGTERM.
 Does not: know what runs.
 """
 
@@ -10,6 +11,8 @@ import asyncio
 import signal
 import time
 from collections.abc import Awaitable, Callable
+
+from pynode.listening import raise_descriptor_limit
 
 MAX_SLEEP = 3600.0
 """Longest single sleep in seconds. A timer that fires early does nothing but arm itself again."""
@@ -54,6 +57,7 @@ def run(main: Callable[[asyncio.Event], Awaitable[int]]) -> int:
     Returns:
         What main returned; 130 when it had to be cancelled.
     """
+    raise_descriptor_limit()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         try:
             return runner.run(_guarded(main))

@@ -13,7 +13,6 @@ import logging
 import os
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +20,11 @@ from aiohttp import WSCloseCode, WSMsgType, web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from convergence.effects import DescriptionKind, Protocol
-from pynode.exit import plain_address
+from pynode.listening import MAX_FROM_ONE, Listener, counted_as
 from pynode.origins import Origins, answers_to, same_site
 from pynode.transports import CLOSE_TIMEOUT, HIGH_WATER, LOW_WATER, Channels, printable
+from pynode.transports.control import PONG_ROOM, ControlFrames
+from pynode.transports.unsent import Unsent
 from pynode.transports.websocket import FACILITATOR_PATH, MAX_MESSAGE, ORIGIN_TEXT, SEND_CHUNK
 
 MAX_CHANNELS = 4096
@@ -121,14 +122,6 @@ http_log.addFilter(
 )
 
 
-def counted_as(remote: str | None) -> str:
-    """What channels from this address are counted under; "" for loopback, where proxies stand, which is not limited."""
-    address = plain_address(remote or "")
-    if address is None or address.is_loopback:
-        return ""
-    return str(ip_network((address, 64 if address.version == 6 else 32), strict=False))
-
-
 class FacilitatorSockets:
     """Implements ports.Transport for the FACILITATOR channels that aiohttp accepts. Set `channels` before use."""
 
@@ -136,6 +129,7 @@ class FacilitatorSockets:
 
     def __init__(self, origins: Origins | None = None) -> None:
         """`origins`: whose pages may connect besides the site's own."""
+        self.unsent = Unsent()
         self._origins = origins or Origins(())
         self._open: dict[int, _Channel] = {}
         self._live: set[_Channel] = set()
@@ -168,7 +162,9 @@ class FacilitatorSockets:
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """The aiohttp handler of the facilitator's path."""
         limit = MAX_MESSAGE + 1  # aiohttp refuses what is as long as its limit
-        ws = web.WebSocketResponse(heartbeat=HEARTBEAT, compress=False, max_msg_size=limit, timeout=CLOSE_TIMEOUT)
+        ws = web.WebSocketResponse(
+            heartbeat=HEARTBEAT, compress=False, max_msg_size=limit, timeout=CLOSE_TIMEOUT, autoping=False
+        )
         if not ws.can_prepare(request).ok:
             headers = {"Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
             return web.Response(status=426, text="This address speaks WebSocket only.\n", headers=headers)
@@ -193,6 +189,7 @@ class FacilitatorSockets:
             reason = await connection.read()
         finally:
             self._live.discard(connection)
+            self.unsent.forget(connection)
             if neighbour:
                 self._from -= Counter([neighbour])
             connection.writer.cancel()
@@ -222,8 +219,9 @@ class _Channel:
         self._ws = ws
         self._tcp = tcp
         self._queue: deque[bytes] = deque()
-        self._unsent = 0
+        self._waiting = 0  # bytes in the queue
         self._congested = False
+        self._control = ControlFrames()
         self._closing: tuple[int, bytes] | None = None
         self._wake = asyncio.Event()
         self.writer = asyncio.get_running_loop().create_task(self._write())
@@ -232,10 +230,20 @@ class _Channel:
         for buffer in buffers:
             for start in range(0, len(buffer), SEND_CHUNK):
                 self._queue.append(buffer[start : start + SEND_CHUNK])
-            self._unsent += len(buffer)
-        self._congested = self._unsent > HIGH_WATER
+            self._waiting += len(buffer)
+        self._congested = self._waiting > HIGH_WATER
         self._wake.set()
+        self.owner.unsent.note(self)
         return not self._congested
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that wait for the socket, in the queue and in the socket's own buffer."""
+        closed = self._tcp is None or self._tcp.is_closing()
+        return self._waiting + (0 if closed or self._tcp is None else self._tcp.get_write_buffer_size())
+
+    def overfull(self) -> None:
+        self._cut()
 
     def end(self, code: int, reason: str) -> None:
         """Nothing is delivered or reported any more."""
@@ -257,6 +265,12 @@ class _Channel:
             if message.type is WSMsgType.BINARY:
                 if message.data:
                     self.owner.channels.received(self.number, message.data)
+            elif message.type in (WSMsgType.PING, WSMsgType.PONG):
+                if self._control.too_many():
+                    self._cut()  # in good order it would have to read on
+                    return "too many control frames"
+                if message.type is WSMsgType.PING and self.unsent <= PONG_ROOM:
+                    await self._ws.pong(message.data)
             elif message.type is WSMsgType.TEXT:
                 await self._ws.close(code=WSCloseCode.UNSUPPORTED_DATA, message=b"a text message")
                 return "a text message"
@@ -272,8 +286,8 @@ class _Channel:
                 while self._queue:
                     data = self._queue.popleft()
                     await self._ws.send_bytes(data)
-                    self._unsent -= len(data)
-                    if self._congested and self._unsent < LOW_WATER:
+                    self._waiting -= len(data)
+                    if self._congested and self._waiting < LOW_WATER:
                         self._congested = False
                         if self._closing is None:
                             self.owner.channels.drained(self.number)
@@ -369,25 +383,29 @@ def make_app(
 
 
 class Site:
-    """A running site."""
+    """A running site. It takes `from_one` connections from one address at a time."""
 
-    def __init__(self, app: web.Application, sockets: FacilitatorSockets | None = None) -> None:
+    def __init__(
+        self, app: web.Application, sockets: FacilitatorSockets | None = None, from_one: int = MAX_FROM_ONE
+    ) -> None:
         self._runner = web.AppRunner(
             app, access_log=None, logger=http_log, handle_signals=False, shutdown_timeout=CLOSE_TIMEOUT
         )
+        self._from_one = from_one
+        self._listener: Listener | None = None
         self._sockets = sockets
 
     async def start(self, host: str, port: int) -> int:
         """Listen. Returns the port that was bound. Raises OSError when the address is taken or not ours."""
         await self._runner.setup()
-        await web.TCPSite(self._runner, host, port, backlog=1024).start()
-        bound: int = self._runner.addresses[0][1]
-        return bound
+        assert self._runner.server is not None
+        self._listener = Listener(self._runner.server, self._from_one)
+        return await self._listener.start(host, port)
 
     async def close(self) -> None:
         """Stop listening, close every connection, in bounded time."""
-        for site in list(self._runner.sites):
-            await site.stop()
+        if self._listener is not None:
+            self._listener.close()
         if self._sockets is not None:
             await self._sockets.shutdown()
         await self._runner.cleanup()

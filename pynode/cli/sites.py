@@ -19,7 +19,7 @@ from convergence.wire.descriptor import check_ws_url
 from pynode.app import Network
 from pynode.cli.output import CliError, shown
 from pynode.config import MAX_STUN, check_stun
-from pynode.transports.websocket import network_reason
+from pynode.transports.dialling import network_reason
 
 DEFAULT_SITE = "http://127.0.0.1:8000/"
 """Where `convergence up` puts the site when nothing else is said."""

@@ -24,7 +24,7 @@ from pynode.published.log import Log
 from pynode.published.manifest import LOG, MANIFEST, RELEASE, Entry, Manifest, Refused
 from pynode.published.packed import ENCODINGS, unpacker
 from pynode.published.release import Release, Trust, Verdict, check
-from pynode.transports.websocket import network_reason
+from pynode.transports.dialling import network_reason
 
 CONNECT_TIMEOUT = 15.0
 """Seconds until a connection stands."""

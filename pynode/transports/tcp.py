@@ -17,6 +17,7 @@ from typing import cast
 from convergence.effects import Failure, Protocol
 from pynode.exit import CloseReason, ExitPolicy
 from pynode.transports import CLOSE_TIMEOUT, HIGH_WATER, LOW_WATER, Channels, until_gone
+from pynode.transports.unsent import Unsent
 
 MAX_CHANNELS = 1024
 """TCP channels at a time, dialling ones included."""
@@ -76,6 +77,15 @@ class _Stream(asyncio.Protocol):
                 piece = data if len(data) <= CHUNK else data[start : start + CHUNK]
                 self.owner.channels.received(self.channel, bytes(piece))
 
+    @property
+    def unsent(self) -> int:
+        """Bytes that wait for the socket."""
+        return self.transport.get_write_buffer_size() if self.transport is not None else 0
+
+    def overfull(self) -> None:
+        self.report(CloseReason.LIMIT)
+        self.owner._cut(self)
+
     def eof_received(self) -> bool:
         return False  # flush, then close
 
@@ -107,7 +117,8 @@ class TcpTransport:
 
     channels: Channels
 
-    def __init__(self, policy: ExitPolicy, max_channels: int = MAX_CHANNELS) -> None:
+    def __init__(self, policy: ExitPolicy, max_channels: int = MAX_CHANNELS, unsent: Unsent | None = None) -> None:
+        self.unsent = unsent or Unsent()
         self._policy = policy
         self._max_channels = max_channels
         self._streams: dict[int, _Stream] = {}
@@ -146,6 +157,7 @@ class TcpTransport:
             return True
         # Not `writelines`: before Python 3.12.9 and 3.13.2 asyncio's knows no flow control.
         stream.transport.write(b"".join(buffers))
+        self.unsent.note(stream)
         return not stream.congested
 
     def close(self, channel: int, reason: str) -> None:
@@ -253,6 +265,7 @@ class TcpTransport:
 
     def _gone(self, stream: _Stream) -> None:
         self._live.discard(stream)
+        self.unsent.forget(stream)
         if not self._live:
             self._all_gone.set()
 

@@ -1,7 +1,8 @@
 """WebSocket channels, dialled and accepted, for Tor cells (LINK) and facilitator records (FACILITATOR).
 
 Does: connect, listen, hand whole binary messages to the driver (joined where several are buffered already), report
-congestion, find dead peers by ping, refuse whatever is no WebSocket and pages of strangers, shut down in bounded time.
+congestion, find dead peers by ping, refuse whatever is no WebSocket and pages of strangers, bound what a peer can make
+it keep or do, shut down in bounded time.
 Does not: know what a message means. There is no channel binding (None): the circuit handshake proves the node.
 
 The library is picows, by measurement (loopback, uvloop, compression off; CPU seconds a 100 MB, sender + receiver):
@@ -13,22 +14,25 @@ The library is picows, by measurement (loopback, uvloop, compression off; CPU se
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import socket
 import ssl
 from collections.abc import MutableMapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from contextlib import suppress
 from typing import Any
 
 import picows
-from picows import WSCloseCode, WSFrame, WSMsgType, WSTransport, WSUpgradeRequest, WSUpgradeResponse
+from picows import WSAutoPingStrategy, WSCloseCode, WSFrame, WSMsgType, WSTransport, WSUpgradeRequest, WSUpgradeResponse
+from picows.picows import WSProtocol  # type: ignore[attr-defined] # what `ws_create_server` makes, for our own sockets
 
 from convergence.effects import Protocol
-from pynode.exit import is_public, plain_address
+from pynode.listening import MAX_FROM_ONE, Listener
 from pynode.origins import ANY, Origins
-from pynode.transports import CLOSE_TIMEOUT, HIGH_WATER, LOW_WATER, Channels, printable, until_gone
+from pynode.transports import CLOSE_TIMEOUT, LOW_WATER, Channels, printable, until_gone
+from pynode.transports.control import PONG_ROOM, ControlFrames
+from pynode.transports.dialling import Dialler, connect_reason
+from pynode.transports.slices import Slices
+from pynode.transports.unsent import REASON, Unsent
 
 MAX_MESSAGE = 65536 + 4096
 """Longest message taken: 127 cells are 65,278 bytes; the rest is for variable-length handshake cells."""
@@ -37,11 +41,15 @@ SEND_CHUNK = 65536
 """Facilitator buffers longer than this travel as several messages (records may be cut anywhere)."""
 
 READ_BUFFER = 16 * 1024
-"""Bytes that a connection's read buffer starts with: what an idle connection costs. A busy one's grows until the
-longest message fits, and stays so."""
+"""Bytes that a connection's read buffer starts with: what an idle connection costs. A busy one's grows as READ_SLICE
+says, and stays so."""
 
 MAX_INCOMING = 4096
 """Connections at a time above which no more are accepted: they are answered 503."""
+
+MAX_DIALS = 128
+"""Connections that are being made at a time. For one more the oldest one of a link is given up: honest nodes answer
+soon, and those that never answer are not to take all the places."""
 
 CONNECT_TIMEOUT = 15.0
 """Seconds for look-up, TCP, TLS and upgrade together."""
@@ -56,16 +64,9 @@ FACILITATOR_PATH = "/facilitator"
 UPGRADE_TEXT = b"This is a Convergence node: it speaks WebSocket only.\n"
 ORIGIN_TEXT = "Pages of other sites may not connect here.\n"
 
-MAX_ADDRESSES = 4
-"""Addresses of one host that are tried."""
-
-LOOK_UP_THREADS = 4
+_CONTROL = (WSMsgType.CLOSE, WSMsgType.PING, WSMsgType.PONG)
 
 log = logging.getLogger("pynode.websocket")
-
-
-class PrivateAddress(OSError):
-    """A node on a public network names an address that is not on the internet."""
 
 
 class _LibraryLog(logging.LoggerAdapter[logging.Logger]):
@@ -92,6 +93,9 @@ class _Socket(picows.WSListener):
         self.incoming = channel is None
         self.congested = False
         self.ws: WSTransport | None = None
+        self._slices: Slices | None = None
+        self._ping: bytes | None = None  # the latest one of this read
+        self._control = ControlFrames()
         self._messages: list[bytes] = []
         self._fragments: list[bytes] = []
         self._fragment_bytes = 0
@@ -103,8 +107,24 @@ class _Socket(picows.WSListener):
         elif self.channel is None:  # closed by the core while it was being dialled
             transport.disconnect(False)
             return
-        transport.underlying_transport.set_write_buffer_limits(HIGH_WATER, LOW_WATER)
+        tcp = transport.underlying_transport
+        high = self.owner.unsent.high_water
+        tcp.set_write_buffer_limits(high, min(LOW_WATER, high // 4))
+        self._slices = Slices(tcp)
         self.owner._opened(self)
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that wait for the socket."""
+        return self.ws.underlying_transport.get_write_buffer_size() if self.ws is not None else 0
+
+    def overfull(self) -> None:
+        self.report(REASON)
+        self.owner._cut(self)
+
+    def pause(self, paused: bool) -> None:
+        if self._slices is not None:
+            self._slices.pause(paused)
 
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
         kind = frame.msg_type
@@ -120,16 +140,20 @@ class _Socket(picows.WSListener):
         elif kind == WSMsgType.BINARY or kind == WSMsgType.CONTINUATION:
             self._fragment(frame, first=kind == WSMsgType.BINARY)
         elif kind == WSMsgType.PING:
-            transport.send_pong(frame.get_payload_as_bytes())
+            self._ping = frame.get_payload_as_bytes()
         elif kind == WSMsgType.CLOSE:
             self._deliver()
             reason = printable(frame.get_close_reason() or "")
             transport.send_close(WSCloseCode.OK)
             transport.disconnect()
+            self.owner._cut_later(self)
             self.report(f"closed by the peer: {reason}" if reason else "closed by the peer")
         elif kind == WSMsgType.TEXT:
             self.fail(WSCloseCode.UNSUPPORTED_DATA, "a text message")
+        if (kind in _CONTROL or not frame.payload_size) and self._control.too_many():
+            self.fail(WSCloseCode.POLICY_VIOLATION, "too many control frames")
         if frame.last_in_buffer:
+            self._answer(transport)
             # Any sign of life answers a ping: behind a long queue the pong itself may come late.
             transport.notify_user_specific_pong_received()
             self._deliver()
@@ -157,6 +181,7 @@ class _Socket(picows.WSListener):
         if self.ws is not None:
             self.ws.send_close(code, reason.encode())
             self.ws.disconnect()
+            self.owner._cut_later(self)
         self.report(reason)
 
     def report(self, reason: str) -> None:
@@ -164,6 +189,12 @@ class _Socket(picows.WSListener):
         channel, self.channel = self.channel, None
         if channel is not None:
             self.owner._closed(channel, reason)
+
+    def _answer(self, transport: WSTransport) -> None:
+        """The latest ping is enough (RFC 6455, 5.5.3)."""
+        ping, self._ping = self._ping, None
+        if ping is not None and self.channel is not None and self.unsent <= PONG_ROOM:
+            transport.send_pong(ping)
 
     def _fragment(self, frame: WSFrame, *, first: bool) -> None:
         """Browsers may cut one message into several frames."""
@@ -197,7 +228,9 @@ class WebSocketTransport:
     Args:
         tls: context for wss:// addresses; by default the system's certificates, verified.
         max_connections: above this many no more are accepted.
+        from_one: of them, how many from one address.
         origins: whose pages may connect; by default all.
+        unsent: the count of bytes that wait, where other transports share it.
     """
 
     channels: Channels
@@ -207,17 +240,19 @@ class WebSocketTransport:
         tls: ssl.SSLContext | None = None,
         max_connections: int = MAX_INCOMING,
         origins: Origins | None = None,
+        unsent: Unsent | None = None,
+        from_one: int = MAX_FROM_ONE,
     ) -> None:
+        self.unsent = unsent or Unsent()
         self._max_connections = max_connections
         self._origins = origins or Origins([ANY])
         self._tls = tls
         self._sockets: dict[int, _Socket] = {}
         self._live: set[_Socket] = set()
-        self._dials: dict[int, asyncio.Task[None]] = {}
-        # Its own threads: look-ups for exit streams, which strangers ask for, must not hold links up.
-        self._look_ups = ThreadPoolExecutor(LOOK_UP_THREADS, "link-look-up")
-        self._public_only = False
-        self._servers: list[asyncio.Server] = []
+        self._dials: dict[int, tuple[_Socket, asyncio.Task[None]]] = {}  # the oldest first
+        self._dialler = Dialler()
+        self._listeners: list[Listener] = []
+        self._from_one = from_one
         self._log = _LibraryLog(log, {})
         self._all_gone = asyncio.Event()
         self._ending = False
@@ -226,8 +261,14 @@ class WebSocketTransport:
 
     def connect(self, channel: int, protocol: Protocol, address: str) -> None:
         """Dial a ws:// or wss:// address."""
-        task = asyncio.get_running_loop().create_task(self._dial(channel, protocol, address))
-        self._dials[channel] = task
+        connection = _Socket(self, protocol, channel)
+        task = asyncio.get_running_loop().create_task(self._dial(connection, address))
+        if len(self._dials) >= MAX_DIALS:
+            oldest = next(channel for channel, (dial, _) in self._dials.items() if dial.protocol is Protocol.LINK)
+            dial, dialling = self._dials.pop(oldest)
+            dial.report("too many links were being made")
+            dialling.cancel()
+        self._dials[channel] = connection, task
         task.add_done_callback(lambda _: self._dials.pop(channel, None))
 
     def send(self, channel: int, buffers: Sequence[bytes]) -> bool:
@@ -241,22 +282,22 @@ class WebSocketTransport:
                     ws.send(WSMsgType.BINARY, buffer[start : start + SEND_CHUNK])
             else:
                 ws.send(WSMsgType.BINARY, buffer)
+        self.unsent.note(connection)
         return not connection.congested
 
     def close(self, channel: int, reason: str) -> None:
         """Flush, then close. The peer has CLOSE_TIMEOUT seconds to take what was sent and answer."""
         dial = self._dials.pop(channel, None)
         if dial is not None:
-            dial.cancel()
+            dial[1].cancel()
         connection = self._sockets.pop(channel, None)
         if connection is not None:
             self._end(connection, WSCloseCode.OK, reason)
 
     def pause(self, channel: int, paused: bool) -> None:
         connection = self._sockets.get(channel)
-        if connection is not None and connection.ws is not None:
-            transport = connection.ws.underlying_transport
-            transport.pause_reading() if paused else transport.resume_reading()
+        if connection is not None:
+            connection.pause(paused)
 
     # -- for the application
 
@@ -269,26 +310,19 @@ class WebSocketTransport:
         Raises:
             OSError: the address is taken or not ours.
         """
-        server = await picows.ws_create_server(
-            self._upgrade,
-            host,
-            port,
-            websocket_handshake_timeout=HANDSHAKE_TIMEOUT,
-            backlog=1024,
-            **self._options(),
-        )
-        self._servers.append(server)
-        bound: int = server.sockets[0].getsockname()[1]
+        listener = Listener(self._accepted, self._from_one)
+        bound = await listener.start(host, port)
+        self._listeners.append(listener)
         return bound
 
     async def shutdown(self, timeout: float = CLOSE_TIMEOUT) -> None:
         """Take no more connections, close all there are, wait for them at most `timeout` seconds."""
         self._ending = True
-        self._look_ups.shutdown(wait=False, cancel_futures=True)
-        for server in self._servers:
-            server.close()
-        for dial in list(self._dials.values()):
-            dial.cancel()
+        self._dialler.close()
+        for listener in self._listeners:
+            listener.close()
+        for _, dialling in list(self._dials.values()):
+            dialling.cancel()
         self._sockets.clear()
         for connection in list(self._live):
             self._end(connection, WSCloseCode.GOING_AWAY, "shutting down")
@@ -301,15 +335,29 @@ class WebSocketTransport:
 
     # -- inside
 
+    def _accepted(self) -> asyncio.BaseProtocol:
+        protocol: asyncio.BaseProtocol = WSProtocol(
+            host_port=None,
+            ws_path=None,
+            is_client_side=False,
+            ws_listener_factory=self._upgrade,
+            logger=self._log,
+            disconnect_on_exception=True,
+            auto_ping_strategy=WSAutoPingStrategy.PING_WHEN_IDLE,
+            extra_headers=None,
+            **self._options(),
+        )
+        return protocol
+
     def _options(self) -> dict[str, Any]:
         return {
-            "logger_name": self._log,
             "max_frame_size": MAX_MESSAGE,
             "read_buffer_init_size": READ_BUFFER,
             "enable_auto_ping": True,
             "auto_ping_idle_timeout": PING_IDLE,
             "auto_ping_reply_timeout": PING_REPLY,
             "enable_auto_pong": False,
+            "websocket_handshake_timeout": HANDSHAKE_TIMEOUT,
         }
 
     def _upgrade(self, request: WSUpgradeRequest) -> Any:
@@ -335,8 +383,14 @@ class WebSocketTransport:
         response = WSUpgradeResponse.create_error_response(status, text, headers)
         return picows.WSUpgradeResponseWithListener(response, None)
 
-    async def _dial(self, channel: int, protocol: Protocol, url: str) -> None:
-        connection = _Socket(self, protocol, channel)
+    async def _dial(self, connection: _Socket, url: str) -> None:
+        tcp: socket.socket | None = None
+
+        async def connect(parsed: picows.WSParsedURL) -> socket.socket:
+            nonlocal tcp
+            tcp = await self._dialler.connect(connection.protocol, parsed.host, parsed.port)
+            return tcp
+
         try:
             if not (url.isascii() and url.isprintable()) or " " in url:
                 raise picows.WSInvalidURL("the address", "unusual characters")
@@ -348,9 +402,9 @@ class WebSocketTransport:
                     lambda *_: connection,
                     url,
                     ssl_context=tls,
-                    websocket_handshake_timeout=HANDSHAKE_TIMEOUT,
+                    logger_name=self._log,
                     max_redirects=0,
-                    socket_factory=lambda parsed: self._connect(protocol, parsed.host, parsed.port),
+                    socket_factory=connect,
                     **self._options(),
                 )
             if listener is None:
@@ -360,43 +414,17 @@ class WebSocketTransport:
             raise
         except Exception as error:
             connection.report(connect_reason(error))
-
-    async def _connect(self, protocol: Protocol, host: str, port: int) -> socket.socket:
-        """A TCP connection to one of the host's addresses.
-
-        A node's address is a stranger's word. Where the facilitator is on the public internet, links to private and
-        reserved addresses are refused, or anybody could make all nodes knock at the doors of their own networks.
-        """
-        loop = asyncio.get_running_loop()
-        look_up = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
-        found = await loop.run_in_executor(self._look_ups, look_up)
-        failure: OSError = OSError("the name has no address")
-        for family, kind, number, _, address in found[:MAX_ADDRESSES]:
-            plain = plain_address(str(address[0]))
-            public = plain is not None and is_public(plain)
-            if protocol is Protocol.LINK and self._public_only and not public:
-                failure = PrivateAddress()
-                continue
-            connection = socket.socket(family, kind, number)
-            connection.setblocking(False)
-            try:
-                await loop.sock_connect(connection, address)
-            except OSError as error:
-                connection.close()
-                failure = error
-                continue
-            except BaseException:
-                connection.close()
-                raise
-            if protocol is Protocol.FACILITATOR:
-                self._public_only = public
-            return connection
-        raise failure
+        finally:
+            if connection.ws is None and tcp is not None:
+                # The library would keep a connection that is given up for HANDSHAKE_TIMEOUT more.
+                with suppress(OSError):
+                    tcp.shutdown(socket.SHUT_RDWR)
 
     def _opened(self, connection: _Socket) -> None:
         assert connection.channel is not None
         self._live.add(connection)
         self._sockets[connection.channel] = connection
+        self.unsent.note(connection)
         self.channels.opened(connection.channel, connection.protocol, None)
 
     def _closed(self, channel: int, reason: str) -> None:
@@ -406,6 +434,7 @@ class WebSocketTransport:
 
     def _gone(self, connection: _Socket) -> None:
         self._live.discard(connection)
+        self.unsent.forget(connection)
         if not self._live:
             self._all_gone.set()
 
@@ -414,47 +443,12 @@ class WebSocketTransport:
         connection.channel = None
         if connection.ws is not None:
             connection.ws.send_close(code, reason.encode()[:100].decode("utf-8", "ignore").encode())
-            asyncio.get_running_loop().call_later(CLOSE_TIMEOUT, self._cut, connection)
+            self._cut_later(connection)
+
+    def _cut_later(self, connection: _Socket) -> None:
+        """A peer that reads nothing keeps what was to be flushed no longer than this."""
+        asyncio.get_running_loop().call_later(CLOSE_TIMEOUT, self._cut, connection)
 
     def _cut(self, connection: _Socket) -> None:
         if connection in self._live and connection.ws is not None:
             connection.ws.disconnect(False)
-
-
-def connect_reason(error: BaseException) -> str:
-    """Why a WebSocket could not be opened, in a few words."""
-    if isinstance(error, picows.WSHandshakeError):
-        status = f" (HTTP {error.response.status.value})" if error.response is not None else ""
-        return f"not a WebSocket server{status}"
-    if isinstance(error, (picows.WSInvalidURL, ValueError)) and not isinstance(error, ssl.SSLError):
-        return "not a WebSocket address"
-    return network_reason(error)
-
-
-def network_reason(error: BaseException) -> str:
-    """Why a connection could not be made, in a few words."""
-    if isinstance(error, PrivateAddress):
-        return "not an address on the internet"
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"certificate not trusted: {printable(error.verify_message)}"
-    if isinstance(error, ssl.SSLError):
-        return "TLS failed"
-    if isinstance(error, TimeoutError):
-        return "timed out"
-    if isinstance(error, socket.gaierror):
-        return "name not found"
-    for code, words in _ERRNO_WORDS.items():
-        # Several addresses that failed alike come as one OSError whose text lists them.
-        if isinstance(error, OSError) and (error.errno == code or f"[Errno {code}]" in str(error)):
-            return words
-    return "cannot connect"
-
-
-_ERRNO_WORDS = {
-    errno.ECONNREFUSED: "connection refused",
-    errno.ECONNRESET: "connection reset",
-    errno.ETIMEDOUT: "timed out",
-    errno.EHOSTUNREACH: "no route to host",
-    errno.ENETUNREACH: "no route to host",
-    errno.EMFILE: "too many open files",
-}

@@ -22,6 +22,8 @@ from convergence.effects import DescriptionKind, Protocol
 from pynode import site as module
 from pynode.origins import Origins
 from pynode.site import BOOKMARK_POLICY, HEADERS, FacilitatorSockets, Site, make_app
+from pynode.transports.control import MAX_CONTROL
+from pynode.transports.unsent import Unsent
 from pynode.transports.websocket import MAX_MESSAGE, ORIGIN_TEXT, WebSocketTransport
 from tests.unit.pynode.toy import attach, run
 
@@ -435,6 +437,41 @@ def test_a_peer_that_vanishes_at_the_worst_moment_is_no_news(
     with caplog.at_level(logging.DEBUG):
         run(test)
     assert [record for record in caplog.records if record.levelno > logging.DEBUG] == []
+
+
+def test_a_flood_of_pings_ends_the_channel() -> None:
+    async def test() -> None:
+        server = await serving()
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        lines = ["GET /facilitator HTTP/1.1", f"Host: localhost:{server.port}", *UPGRADE]
+        writer.write("\r\n".join(lines).encode() + b"\r\n\r\n" + PING * MAX_CONTROL)
+        answers = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 20)
+        assert answers.startswith(b"HTTP/1.1 101") and not server.toy.of("closed")
+        writer.write(PING)
+        assert await server.toy.first("closed") == ("closed", 2, "too many control frames")
+        await server.site.close()
+
+    run(test)
+
+
+def test_a_channel_that_is_not_read_holds_no_more_than_the_limit() -> None:
+    async def test() -> None:
+        server = await serving()
+        server.sockets.unsent = Unsent(limit=2 << 20)
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port, limit=4096)
+        lines = ["GET /facilitator HTTP/1.1", f"Host: localhost:{server.port}", *UPGRADE]
+        writer.write("\r\n".join(lines).encode() + b"\r\n\r\n")
+        await reader.readuntil(b"\r\n\r\n")
+        await server.toy.first("opened")
+        while not server.toy.of("closed"):
+            server.toy.send(2, bytes(65536))
+            assert sum(channel.unsent for channel in server.sockets._open.values()) <= 3 << 20
+            await asyncio.sleep(0)
+        assert server.toy.of("congested")
+        await server.site.close()
+        writer.close()
+
+    run(test)
 
 
 def test_a_full_facilitator_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,9 +22,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from convergence.effects import Protocol
 from pynode.origins import Origins
-from pynode.transports import HIGH_WATER
+from pynode.transports import HIGH_WATER, dialling
 from pynode.transports import websocket as module
-from pynode.transports.websocket import MAX_MESSAGE, WebSocketTransport, connect_reason
+from pynode.transports.dialling import connect_reason
+from pynode.transports.websocket import MAX_MESSAGE, WebSocketTransport
 from tests.unit.pynode.toy import attach
 
 LIBRARY = ("exceeding", "opcode", "un-masked")
@@ -358,7 +359,7 @@ def test_a_full_node_says_so(run: Any) -> None:
     async def test() -> None:
         both = await pair()
         both.listener._max_connections = 1
-        port = both.listener._servers[0].sockets[0].getsockname()[1]
+        port = both.listener._listeners[0].sockets[0].getsockname()[1]
         late = attach(WebSocketTransport())
         late.connect(1, f"ws://127.0.0.1:{port}/")
         assert await late.first("closed") == ("closed", 1, "not a WebSocket server (HTTP 503)")
@@ -483,6 +484,46 @@ def test_a_server_that_never_answers_times_out(run: Any, monkeypatch: pytest.Mon
     run(test)
 
 
+def test_of_too_many_dials_the_oldest_is_given_up(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nodes that accept and say nothing do not take all the places, and a dial that is given up leaves no socket."""
+    monkeypatch.setattr(module, "MAX_DIALS", 3)
+
+    async def test() -> None:
+        silent: list[asyncio.StreamReader] = []
+        came = asyncio.Event()
+
+        async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            silent.append(reader)
+            came.set()
+
+        mute = await asyncio.start_server(accept, "127.0.0.1", 0)
+        url = f"ws://127.0.0.1:{mute.sockets[0].getsockname()[1]}/"
+        transport = WebSocketTransport()
+        client = attach(transport)
+        client.connect(1, url, Protocol.FACILITATOR)
+        for channel in (3, 5):
+            client.connect(channel, url)
+        async with asyncio.timeout(20):
+            while len(silent) < 3:
+                came.clear()
+                await came.wait()
+        for channel in (7, 9):
+            client.connect(channel, url)
+        await client.until(lambda: len(client.of("closed")) == 2)
+        assert client.of("closed") == [("closed", channel, "too many links were being made") for channel in (3, 5)]
+        async with asyncio.timeout(20):
+            for reader in silent[1:3]:
+                assert await reader.readuntil(b"\r\n\r\n") and not await reader.read()
+        assert not silent[0].at_eof()  # the facilitator is not what is given up
+        server = await listening()
+        client.connect(11, server.url)
+        assert await client.first("opened") == ("opened", 11, Protocol.LINK)
+        await end(transport, server.transport)
+        mute.close()
+
+    run(test)
+
+
 def test_reasons_for_other_failures() -> None:
     assert connect_reason(socket.gaierror(-2, "Name or service not known")) == "name not found"
     assert connect_reason(OSError("Multiple exceptions: [Errno 111] a, [Errno 111] b")) == "connection refused"
@@ -493,7 +534,7 @@ def test_reasons_for_other_failures() -> None:
 def test_shutdown_tells_peers_and_cuts_those_that_do_not_answer(run: Any) -> None:
     async def test() -> None:
         both = await pair()
-        port = both.listener._servers[0].sockets[0].getsockname()[1]
+        port = both.listener._listeners[0].sockets[0].getsockname()[1]
         mute = await Raw.open(port)
         await both.server.until(lambda: len(both.server.of("opened")) == 2)
         await both.listener.shutdown(0.1)
@@ -518,7 +559,7 @@ def test_an_error_in_the_machine_ends_that_link_only(run: Any, caplog: pytest.Lo
         both.client.send(1, CELL)
         await both.client.first("closed")
         both.server.on_data = None
-        both.client.connect(3, f"ws://127.0.0.1:{both.listener._servers[0].sockets[0].getsockname()[1]}/")
+        both.client.connect(3, f"ws://127.0.0.1:{both.listener._listeners[0].sockets[0].getsockname()[1]}/")
         await both.client.until(lambda: len(both.client.of("opened")) == 2)
         await end(both.transport, both.listener)
 
@@ -534,7 +575,7 @@ def test_links_stay_on_the_internet_where_the_facilitator_is(
 
     async def test() -> None:
         site, relay = await listening(), await listening()
-        monkeypatch.setattr(module, "is_public", lambda address: public and str(address) == "127.0.0.2")
+        monkeypatch.setattr(dialling, "is_public", lambda address: public and str(address) == "127.0.0.2")
         transport = WebSocketTransport()
         client = attach(transport)
         client.connect(1, f"ws://127.0.0.2:{site.port}/facilitator", Protocol.FACILITATOR)

@@ -1,0 +1,113 @@
+"""From a WebSocket address to a TCP connection, and what to say when there is none.
+
+Does: look a host up, pass over private addresses where they are a stranger's word, connect, name what failed in a few
+words. Does not: speak WebSocket or TLS.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+import ssl
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import picows
+
+from convergence.effects import Protocol
+from pynode.exit import is_public, plain_address
+from pynode.transports import printable
+
+MAX_ADDRESSES = 4
+"""Addresses of one host that are tried."""
+
+LOOK_UP_THREADS = 4
+
+
+class PrivateAddress(OSError):
+    """A node on a public network names an address that is not on the internet."""
+
+
+class Dialler:
+    """Makes a node's TCP connections to facilitators and other nodes."""
+
+    def __init__(self) -> None:
+        # Its own threads: look-ups for exit streams, which strangers ask for, must not hold links up.
+        self._look_ups = ThreadPoolExecutor(LOOK_UP_THREADS, "link-look-up")
+        self._public_only = False
+
+    async def connect(self, protocol: Protocol, host: str, port: int) -> socket.socket:
+        """A TCP connection to one of the host's addresses.
+
+        A node's address is a stranger's word. Where the facilitator is on the public internet, links to private and
+        reserved addresses are refused, or anybody could make all nodes knock at the doors of their own networks.
+        """
+        loop = asyncio.get_running_loop()
+        look_up = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+        found = await loop.run_in_executor(self._look_ups, look_up)
+        failure: OSError = OSError("the name has no address")
+        for family, kind, number, _, address in found[:MAX_ADDRESSES]:
+            plain = plain_address(str(address[0]))
+            public = plain is not None and is_public(plain)
+            if protocol is Protocol.LINK and self._public_only and not public:
+                failure = PrivateAddress()
+                continue
+            connection = socket.socket(family, kind, number)
+            connection.setblocking(False)
+            try:
+                await loop.sock_connect(connection, address)
+            except OSError as error:
+                connection.close()
+                failure = error
+                continue
+            except BaseException:
+                connection.close()
+                raise
+            if protocol is Protocol.FACILITATOR:
+                self._public_only = public
+            return connection
+        raise failure
+
+    def close(self) -> None:
+        """Look up no more."""
+        self._look_ups.shutdown(wait=False, cancel_futures=True)
+
+
+def connect_reason(error: BaseException) -> str:
+    """Why a WebSocket could not be opened, in a few words."""
+    if isinstance(error, picows.WSHandshakeError):
+        status = f" (HTTP {error.response.status.value})" if error.response is not None else ""
+        return f"not a WebSocket server{status}"
+    if isinstance(error, (picows.WSInvalidURL, ValueError)) and not isinstance(error, ssl.SSLError):
+        return "not a WebSocket address"
+    return network_reason(error)
+
+
+def network_reason(error: BaseException) -> str:
+    """Why a connection could not be made, in a few words."""
+    if isinstance(error, PrivateAddress):
+        return "not an address on the internet"
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"certificate not trusted: {printable(error.verify_message)}"
+    if isinstance(error, ssl.SSLError):
+        return "TLS failed"
+    if isinstance(error, TimeoutError):
+        return "timed out"
+    if isinstance(error, socket.gaierror):
+        return "name not found"
+    for code, words in _ERRNO_WORDS.items():
+        # Several addresses that failed alike come as one OSError whose text lists them.
+        if isinstance(error, OSError) and (error.errno == code or f"[Errno {code}]" in str(error)):
+            return words
+    return "cannot connect"
+
+
+_ERRNO_WORDS = {
+    errno.ECONNREFUSED: "connection refused",
+    errno.ECONNRESET: "connection reset",
+    errno.ETIMEDOUT: "timed out",
+    errno.EHOSTUNREACH: "no route to host",
+    errno.ENETUNREACH: "no route to host",
+    errno.EMFILE: "too many open files",
+}
