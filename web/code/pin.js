@@ -62,6 +62,9 @@ async function pinned({ address, ready, progress, told, replaced }) {
   });
   container.startMessages();
 
+  // On a first visit, the list of files comes while the browser looks for a worker.
+  const early = own() ? null : offered();
+  early?.catch(() => {}); // reported below
   const registration = await registered();
   const cached = own() !== null;
   if (cached) sessionStorage.removeItem(AGAIN);
@@ -79,7 +82,7 @@ async function pinned({ address, ready, progress, told, replaced }) {
       status,
     };
   }
-  const { bytes, manifest } = await offered();
+  const { bytes, manifest } = await (early ?? offered());
   const name = workerOf([...manifest.files.keys()]);
   if (own()?.scriptURL !== new URL(name, SCOPE).href) {
     await checkWorker(name, manifest.files.get(name));

@@ -18,19 +18,23 @@ const address = (site, root) => new URL(`snapshot/${root}`, site).href;
 /**
  * @param {string} site Address of the site's folder.
  * @param {string} root Root hash of the code that it was made with.
- * @returns {Promise<Uint8Array|null>}
+ * @returns {Promise<(() => Promise<Uint8Array>)|null>} null when there is none; else reads it, which takes a while, and
+ *   throws when it is damaged
  */
-export async function keptSnapshot(site, root) {
+export async function findSnapshot(site, root) {
   try {
     const kept = await (await caches.open(CACHE)).match(address(site, root));
-    if (!kept) return null;
-    const bytes = new Uint8Array(await kept.arrayBuffer());
-    if (bytes.length <= MAX_SNAPSHOT && (await sha256(bytes)) === kept.headers.get(DIGEST)) return bytes;
-    await dropSnapshots(site);
+    return kept ? () => unchanged(kept) : null;
   } catch (error) {
     console.warn(`The snapshot cannot be used: ${error.message}`); // a start without it only takes longer
   }
   return null;
+}
+
+async function unchanged(kept) {
+  const bytes = new Uint8Array(await kept.arrayBuffer());
+  if (bytes.length <= MAX_SNAPSHOT && (await sha256(bytes)) === kept.headers.get(DIGEST)) return bytes;
+  throw new Error("The snapshot is damaged.");
 }
 
 /** Keeps this one in place of the site's others. */

@@ -11,7 +11,7 @@ import { fetchNetwork, readNetwork } from "../code/network.js";
 import { createChannels } from "./channels.js";
 import { createCrypto } from "./crypto.js";
 import { openDatabase } from "./database.js";
-import { dropSnapshots, keepSnapshot, keptSnapshot } from "./snapshot.js";
+import { dropSnapshots, findSnapshot, keepSnapshot } from "./snapshot.js";
 
 const SETTLED_MS = 5000; // after the start, until the snapshot is written: the node's first circuits come first
 
@@ -104,13 +104,16 @@ async function start() {
  * @returns {Promise<{pyodide: object, snapshot: Uint8Array|null}>} `snapshot`: one that is not kept yet
  */
 async function loadPython(asset, site, root) {
-  const [code, kept] = await Promise.all([loadCode(asset), root ? keptSnapshot(site, root) : null]);
-  const restored = kept && (await loadPyodide(asset, site, { _loadSnapshot: kept }).catch(() => dropSnapshots(site)));
+  // On a first visit the program's own code comes last, once every file was verified. Pyodide starts meanwhile.
+  const code = awaitedLater(loadCode(asset));
+  const kept = root ? await findSnapshot(site, root) : null;
+  const _loadSnapshot = kept && awaitedLater(kept());
+  const restored = kept && (await loadPyodide(asset, site, { _loadSnapshot }).catch(() => dropSnapshots(site)));
   const pyodide = restored || (await loadPyodide(asset, site, { _makeSnapshot: Boolean(root) }));
-  pyodide.FS.writeFile("/app.zip", code); // Python imports straight from it: nothing is unpacked
+  pyodide.FS.writeFile("/app.zip", await code); // Python imports straight from it: nothing is unpacked
   if (restored) {
     restoredFor = site;
-    pyodide.runPython("import random; random.seed()"); // else it would give the same numbers after every start
+    pyodide.pyimport("random").seed(); // else it would give the same numbers after every start
     return { pyodide, snapshot: null };
   }
   pyodide.runPython(`
@@ -125,12 +128,13 @@ async function loadPython(asset, site, root) {
 async function loadPyodide(asset, site, options) {
   // Pyodide tries importScripts, to see that this is a module's worker. Trusted Types would report that.
   self.importScripts = undefined;
+  const createPyodideModule = awaitedLater(import(asset("pyodide/pyodide.asm.mjs")).then((module) => module.default));
   const module = await import(asset("pyodide/pyodide.mjs"));
   return module.loadPyodide({
     ...options,
     // Pyodide puts the name of its WebAssembly behind this; as a fragment, it changes nothing.
     indexURL: `${asset("pyodide/pyodide.asm.wasm")}#/`,
-    createPyodideModule: import(asset("pyodide/pyodide.asm.mjs")).then((module) => module.default),
+    createPyodideModule,
     stdLibURL: asset("pyodide/python_stdlib.zip"),
     lockFileContents: fetched(asset("pyodide/pyodide-lock.json"), (answer) => answer.json()),
     packageBaseUrl: site, // it lists no packages; without this, Pyodide would name another origin for them
@@ -140,6 +144,12 @@ async function loadPyodide(asset, site, options) {
 
 /** @returns {Promise<Uint8Array>} the archive with the node's Python, sources and bytecode */
 const loadCode = async (asset) => new Uint8Array(await fetched(asset("app.zip"), (answer) => answer.arrayBuffer()));
+
+/** A promise whose failure is reported where it is awaited, which may be later than it fails. */
+function awaitedLater(promise) {
+  promise.catch(() => {});
+  return promise;
+}
 
 async function networkOf(site) {
   try {
