@@ -619,7 +619,7 @@ def command_test(arguments: list[str]) -> int:
         failed = lint()
         root_hash = build()
     step("Running the tests")
-    command = [VENV_PYTHON, "-m", "pytest", *LANES, "--durations=20", *arguments]
+    command: list[str | Path] = [VENV_PYTHON, "-m", "pytest", *LANES, "--durations=20", *arguments]
     code = subprocess.run(command, cwd=ROOT, check=False).returncode
     step(f"Summary after {time.monotonic() - started:.0f} s")
     print(f"    lint and types: {'failed: ' + ', '.join(failed) if failed else 'clean'}")

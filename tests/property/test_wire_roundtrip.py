@@ -12,6 +12,7 @@ from convergence.wire import (
     cells,
     certs,
     create,
+    descriptor,
     facilitator,
     handshake,
     linkspec,
@@ -82,14 +83,14 @@ ws_url = st.builds(
     st.from_regex(r"\A[A-Za-z0-9._~/%-]{0,80}\Z"),
 )
 transport = st.one_of(
-    st.builds(facilitator.Transport, st.just(1), ws_url),
-    st.builds(facilitator.Transport.rtc, st.lists(key, max_size=3)),
-    st.builds(facilitator.Transport, st.integers(3, 255), text.filter(lambda value: len(value.encode()) <= 255)),
+    st.builds(descriptor.Transport, st.just(1), ws_url),
+    st.builds(descriptor.Transport.rtc, st.lists(key, max_size=3)),
+    st.builds(descriptor.Transport, st.integers(3, 255), text.filter(lambda value: len(value.encode()) <= 255)),
 )
 dates = st.tuples(st.integers(0, 2**63), st.integers(1, 2**62)).map(lambda pair: (pair[0], pair[0] + pair[1]))
-descriptor = st.builds(
-    lambda identity, ntor_key, when, roles, transports, proof: facilitator.Descriptor(
-        identity, ntor_key, *when, facilitator.Role(roles), tuple(transports), proof
+node_descriptor = st.builds(
+    lambda identity, ntor_key, when, roles, transports, proof: descriptor.Descriptor(
+        identity, ntor_key, *when, descriptor.Role(roles), tuple(transports), proof
     ),
     key,
     key,
@@ -175,7 +176,7 @@ record = st.one_of(
             st.builds(rdv.Advert, key, st.integers(0, 64), st.sampled_from(rdv.AdvertOp)), min_size=1, max_size=14
         ).map(tuple),
     ),
-    descriptor,
+    node_descriptor,
     st.builds(
         lambda when, raw, identity, proof: facilitator.NodeList(*when, tuple(raw), identity, proof),
         dates,
@@ -187,7 +188,7 @@ record = st.one_of(
     file_info,
     message,
     st.builds(facilitator.Hello, key, key),
-    st.builds(facilitator.Register, signature, st.binary(max_size=facilitator.MAX_DESCRIPTOR)),
+    st.builds(facilitator.Register, signature, st.binary(max_size=descriptor.MAX_DESCRIPTOR)),
     st.builds(facilitator.Signal, u32, key, sealed),
     st.builds(facilitator.Delivery, u32, sealed),
     st.builds(facilitator.Unreachable, u32, u8),
@@ -247,7 +248,7 @@ cell = st.one_of(
 )
 facilitator_record = st.one_of(
     st.just((facilitator.RecordType.LIST, b"")),
-    st.tuples(st.just(facilitator.RecordType.REGISTER), st.binary(max_size=facilitator.MAX_DESCRIPTOR)),
+    st.tuples(st.just(facilitator.RecordType.REGISTER), st.binary(max_size=descriptor.MAX_DESCRIPTOR)),
     st.tuples(st.just(facilitator.RecordType.NODES), st.binary(max_size=3000)),
 )
 CUTTERS = {
