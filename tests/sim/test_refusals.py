@@ -5,6 +5,7 @@ import statistics
 import pytest
 
 from convergence.errors import DestroyReason, RemoteError
+from convergence.events import CircuitBuilt
 from convergence.path.pool import POOL_SIZE
 from tests.sim.people import network, relays_of
 
@@ -49,8 +50,8 @@ def captured(seed, ends, hops):
     paths = []
 
     def built(event):
-        if event.kind == "circuit-built":
-            paths.append(client.node.pool._places[event.data["id"]].path)
+        if isinstance(event, CircuitBuilt):
+            paths.append(client.node.pool._places[event.id].path)
 
     client.on_event = built
     while len(paths) < CIRCUITS:
