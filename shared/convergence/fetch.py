@@ -17,11 +17,12 @@ import h11
 
 from convergence.circuit.client import ClientCircuit
 from convergence.circuit.streams import Stream
-from convergence.codes import FetchStage, FetchWhy, UrlFlaw
+from convergence.codes import FetchStage, FetchWhy, Limit, UrlFlaw
 from convergence.errors import DestroyReason, EndReason, LocalError, Problem, Why
 from convergence.events import FetchDone, FetchFailed, FetchProgress, FetchResponse, FetchStatus
 from convergence.outbox import Outbox, Timer
 
+MAX_FETCHES = 32  # at once
 MAX_URL = 8192
 MAX_HEADERS = 64 * 1024
 MAX_REDIRECTS = 5
@@ -280,3 +281,34 @@ class Fetch:
             stream.end(after_flush=False)
         if circuit is not None:
             circuit.destroy(DestroyReason.FINISHED, now)
+
+
+class Fetches:
+    """All fetches of a node, MAX_FETCHES at once."""
+
+    def __init__(self, circuits: ExitCircuits, outbox: Outbox) -> None:
+        self._circuits = circuits
+        self._outbox = outbox
+        self._fetches: dict[int, Fetch] = {}
+        self._numbers = 0
+
+    def start(self, url: str, sink: Callable[[bytes], None], now: float) -> int:
+        """GET an http address through an exit; returns the number that its Events carry. Raises Problem."""
+        self._fetches = {number: fetch for number, fetch in self._fetches.items() if not fetch.over}
+        if len(self._fetches) >= MAX_FETCHES:
+            raise Problem(Limit.FETCHES, most=MAX_FETCHES)
+        self._numbers += 1
+        fetch = Fetch(self._numbers, url, self._circuits, self._outbox, sink)
+        self._fetches[fetch.number] = fetch
+        fetch.start(now)
+        return fetch.number
+
+    def cancel(self, number: int, now: float) -> None:
+        fetch = self._fetches.get(number)
+        if fetch is not None:
+            fetch.cancel(now)
+
+    def stop(self, now: float) -> None:
+        """Cancel all."""
+        for fetch in list(self._fetches.values()):
+            fetch.cancel(now)

@@ -10,17 +10,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from convergence.announcement import Announcement
+from convergence.channels import Channels, Owner
 from convergence.circuit.client import MAX_HOPS
 from convergence.circuit.exit import ExitService, refuse_resolve
 from convergence.circuit.relay import RelayCircuit
 from convergence.circuit.relaying import Relaying, RelayLimits
-from convergence.codes import Limit
 from convergence.crypto.keys import NodeKeys
 from convergence.effects import CloseLink, DescriptionKind, Effect, Protocol
-from convergence.errors import EndReason, LocalError, Problem, RemoteError
+from convergence.errors import EndReason, LocalError, RemoteError
 from convergence.events import Nodes, Ready, Registered
-from convergence.facilitator.client import LIFETIME, RTC_LIFETIME, FacilitatorClient
-from convergence.fetch import Fetch
+from convergence.facilitator.client import FacilitatorClient
+from convergence.fetch import Fetches
 from convergence.introduction.links import MAX_SESSIONS, RtcLinks
 from convergence.introduction.peers import Peers
 from convergence.introduction.signalling import Reply, Switchboard
@@ -34,10 +35,9 @@ from convergence.path.select import MIN_HOPS, Reach
 from convergence.ports import Crypto, Rng
 from convergence.rdv.point import RdvPoint
 from convergence.transfers import Transfers
-from convergence.wire.descriptor import Descriptor, Role, Transport, TransportKind
+from convergence.wire.descriptor import Role
 from convergence.wire.relay import PEER_HOST, RDV_SUFFIX, AnswerType, Begin, RelayCommand
 
-MAX_FETCHES = 32  # at once
 REFRESH_PAUSE = 10.0  # seconds at least between two node lists asked for because a node was unknown
 
 
@@ -103,13 +103,18 @@ class Node:
         self._started: float | None = None
         self._ready_at: float | None = None
         self._refresh_after = 0.0
-        self._published = 0
-        self._fetches: dict[int, Fetch] = {}
-        self._fetch_numbers = 0
         self.directory = NodeDirectory(crypto, config.facilitator_identity)
         self.switchboard = Switchboard(self.outbox)
         self._reach = Reach(config.rtc, ("wss",) if config.secure else ("ws", "wss"))
         self.relaying = Relaying(self.outbox, crypto, rng, self._keys, self, limits=config.relay_limits)
+        self.announcement = Announcement(
+            crypto,
+            self._keys,
+            config.roles,
+            urls=config.urls,
+            introducers=(lambda now: self._peers.introducers(now)) if config.rtc else None,
+            paused=lambda: self.relaying.paused,
+        )
         self.neighbours = Neighbours(
             self.outbox,
             crypto,
@@ -133,7 +138,7 @@ class Node:
             self._keys,
             self.directory,
             config.facilitator,
-            describe=self._describe,
+            describe=self.announcement.describe,
             on_nodes=self._on_nodes,
             on_registered=lambda now: self.outbox.emit(Registered()),
             on_trouble=lambda trouble, now: self.outbox.emit(trouble),
@@ -161,7 +166,7 @@ class Node:
             self.neighbours,
             self.pool,
             self.switchboard,
-            describe=self._describe,
+            describe=self.announcement.describe,
             dials=self._reach.dials,
             facilitator=lambda: self._facilitator.carrier,
             on_delivered=self._rtc_delivered,
@@ -179,8 +184,10 @@ class Node:
             places=config.connections,
         )
         self.transfers = Transfers(self.outbox, crypto, rng, self.pool, sources=config.sources)
+        self.fetches = Fetches(self.pool, self.outbox)
         self._exit = ExitService(self.outbox)
         self._point = RdvPoint()
+        self._channels = Channels(self._owners())
 
     # -- commands
 
@@ -194,8 +201,7 @@ class Node:
     def stop(self, now: float) -> None:
         """Leave it: streams end, circuits and links are closed."""
         self.outbox.now = now
-        for fetch in list(self._fetches.values()):
-            fetch.cancel(now)
+        self.fetches.stop(now)
         self.transfers.stop(now)
         self.pool.stop(now)
         self._peers.stop(now)
@@ -224,10 +230,11 @@ class Node:
         """Work for others in these roles and within these limits from now on, or pause (None): what is under way then
         ends."""
         self.outbox.now = now
-        before = self._roles
+        before = self.announcement.roles
         self.config = replace(self.config, roles=roles, limits=limits)
+        self.announcement.offered = roles
         self.relaying.set_limits(self.config.relay_limits, now)
-        if self._roles != before:
+        if self.announcement.roles != before:
             self._republish(now)
 
     def set_hops(self, hops: int, now: float) -> None:
@@ -239,19 +246,10 @@ class Node:
     def fetch(self, url: str, sink: Callable[[bytes], None], now: float) -> int:
         """GET an http address through an exit; returns the number that its Events carry. Raises LocalError."""
         self.outbox.now = now
-        self._fetches = {number: fetch for number, fetch in self._fetches.items() if not fetch.over}
-        if len(self._fetches) >= MAX_FETCHES:
-            raise Problem(Limit.FETCHES, most=MAX_FETCHES)
-        self._fetch_numbers += 1
-        fetch = Fetch(self._fetch_numbers, url, self.pool, self.outbox, sink)
-        self._fetches[fetch.number] = fetch
-        fetch.start(now)
-        return fetch.number
+        return self.fetches.start(url, sink, now)
 
     def cancel_fetch(self, number: int, now: float) -> None:
-        fetch = self._fetches.get(number)
-        if fetch is not None:
-            fetch.cancel(now)
+        self.fetches.cancel(number, now)
 
     def snapshot(self, now: float) -> dict[str, Any]:
         """JSON-able state for people: no secrets, no links."""
@@ -273,17 +271,7 @@ class Node:
 
     def link_opened(self, channel: int, now: float, *, protocol: Protocol, binding: bytes | None) -> None:
         self.outbox.now = now
-        match protocol:
-            case Protocol.LINK:
-                self.neighbours.opened(channel, binding, now)
-            case Protocol.RTC:
-                self._rtc.opened(channel, now)
-            case Protocol.TCP:
-                self._exit.opened(channel, now)
-            case Protocol.FACILITATOR if channel == self._facilitator.channel:
-                self._facilitator.opened(channel, now)
-            case _:
-                self.outbox.emit(CloseLink(channel, "this node is no facilitator"))
+        self._channels.opened(channel, protocol, binding, now)
 
     def link_described(self, channel: int, kind: DescriptionKind, sdp: str, now: float) -> None:
         self.outbox.now = now
@@ -291,26 +279,15 @@ class Node:
 
     def link_data(self, channel: int, data: bytes, now: float) -> None:
         self.outbox.now = now
-        if channel == self._facilitator.channel:
-            self._facilitator.data(channel, data, now)
-        else:
-            self.neighbours.data(channel, data, now)
-            self._exit.data(channel, data, now)
+        self._channels.data(channel, data, now)
 
     def link_closed(self, channel: int, now: float, reason: str) -> None:
         self.outbox.now = now
-        if channel == self._facilitator.channel:
-            self._facilitator.closed(channel, now, reason)
-        elif self._rtc.knows(channel):
-            self._rtc.closed(channel, reason, now)
-        else:
-            self.neighbours.closed(channel, reason, now)
-            self._exit.closed(channel, reason, now)
+        self._channels.closed(channel, reason, now)
 
     def link_congested(self, channel: int, congested: bool, now: float) -> None:
         self.outbox.now = now
-        self.neighbours.congested(channel, congested, now)
-        self._exit.congested(channel, congested, now)
+        self._channels.congested(channel, congested, now)
 
     def done(self, request: int, result: Any, now: float) -> None:
         self.outbox.now = now
@@ -321,7 +298,9 @@ class Node:
         self.outbox.run_timers(now)
 
     def poll(self) -> list[Effect]:
-        return self.outbox.poll()
+        effects = self.outbox.poll()
+        self._channels.note(effects)
+        return effects
 
     def deadline(self) -> float | None:
         return self.outbox.deadline()
@@ -331,21 +310,21 @@ class Node:
     def begin(self, circuit: RelayCircuit, stream_id: int, begin: Begin, now: float) -> None:
         if begin.host == PEER_HOST:
             self._peers.accept(circuit, stream_id, begin, now)
-        elif begin.host.endswith(RDV_SUFFIX) and Role.RDV in self._roles:
+        elif begin.host.endswith(RDV_SUFFIX) and Role.RDV in self.announcement.roles:
             self._point.begin(circuit, stream_id, begin)
-        elif Role.EXIT in self._roles and begin.port:
+        elif Role.EXIT in self.announcement.roles and begin.port:
             self._exit.begin(circuit, stream_id, begin, now)
         else:
             circuit.endpoint.refuse(stream_id, EndReason.EXITPOLICY)
 
     def resolve(self, circuit: RelayCircuit, stream_id: int, host: str, now: float) -> None:
-        if Role.EXIT in self._roles:
+        if Role.EXIT in self.announcement.roles:
             self._exit.resolve(circuit, stream_id, host, now)
         else:
             refuse_resolve(circuit, stream_id, AnswerType.ERROR_PERMANENT)
 
     def message(self, circuit: RelayCircuit, command: int, payload: bytes, now: float) -> None:
-        if command == RelayCommand.DB_INFO and Role.RDV in self._roles:
+        if command == RelayCommand.DB_INFO and Role.RDV in self.announcement.roles:
             self._point.message(circuit, payload)
         else:
             raise RemoteError(f"relay command {command} is not offered")
@@ -355,23 +334,34 @@ class Node:
 
     # -- wiring
 
-    def _describe(self, now: float) -> Descriptor | None:
-        """Ours. One who works for nobody is not listed; if it was, it says so until that expires."""
-        roles = self._roles
-        if not roles and not self._published:
-            return None
-        transports = [Transport(TransportKind.WS, url) for url in self.config.urls]
-        if self.config.rtc:
-            transports.append(Transport.rtc(self._peers.introducers(now)))
-        keys = self._keys
-        published = self._published = max(int(now), self._published + 1)  # the newest one counts
-        expires = published + (LIFETIME if self.config.urls else RTC_LIFETIME)
-        descriptor = Descriptor(keys.identity, keys.ntor_public, published, expires, roles, tuple(transports))
-        return descriptor.sign(lambda message: self._crypto.ed25519_sign(keys.identity_seed, message))
+    def _owners(self) -> dict[Protocol, Owner]:
+        """Who deals with the channels of each protocol."""
+        neighbours, rtc, tcp, facilitator = self.neighbours, self._rtc, self._exit, self._facilitator
 
-    @property
-    def _roles(self) -> Role:
-        return Role(0) if self.relaying.paused else self.config.roles
+        def greeted(channel: int, binding: bytes | None, now: float) -> None:
+            if channel == facilitator.channel:
+                facilitator.opened(channel, now)
+            else:
+                self.outbox.emit(CloseLink(channel, "this node is no facilitator"))
+
+        return {
+            Protocol.LINK: Owner(neighbours.opened, neighbours.data, neighbours.closed, neighbours.congested),
+            Protocol.RTC: Owner(
+                lambda channel, binding, now: rtc.opened(channel, now),
+                neighbours.data,
+                rtc.closed,
+                neighbours.congested,
+            ),
+            Protocol.TCP: Owner(
+                lambda channel, binding, now: tcp.opened(channel, now), tcp.data, tcp.closed, tcp.congested
+            ),
+            Protocol.FACILITATOR: Owner(
+                greeted,
+                facilitator.data,
+                lambda channel, reason, now: facilitator.closed(channel, now, reason),
+                lambda channel, congested, now: None,
+            ),
+        }
 
     def _republish(self, now: float) -> None:
         self._facilitator.register(now)

@@ -77,7 +77,7 @@ class Shell:
 
     @property
     def descriptor(self):
-        return self.node._describe(self.net.now)
+        return self.node.announcement.describe(self.net.now)
 
     def make_link(self, channel, *, initiator, binding=None, expected=None):
         assert not initiator

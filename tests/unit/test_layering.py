@@ -18,7 +18,7 @@ CORE = Path(__file__).parents[2] / "shared" / "convergence"
 ROOMS = (
     *("errors", "codes", "events", "effects", "outbox", "states", "ports"),
     *("wire", "crypto", "link", "circuit", "netdir", "path", "pipes", "rdv", "ordb"),
-    *("introduction", "facilitator", "transfers", "fetch", "node", "driver"),
+    *("introduction", "facilitator", "transfers", "fetch", "announcement", "channels", "node", "driver"),
 )
 # The driver is every shell's pump, whatever machine it drives: of the core it knows these only.
 DRIVER_MAY = {"effects", "events", "ports"}

@@ -11,7 +11,8 @@ from convergence.effects import CloseLink, Connect, Failure, Protocol, Resolve
 from convergence.errors import DestroyReason, EndReason, LocalError
 from convergence.events import Trouble, as_json
 from convergence.facilitator.client import RTC_LIFETIME
-from convergence.node import MAX_FETCHES, Node, NodeConfig
+from convergence.fetch import MAX_FETCHES
+from convergence.node import Node, NodeConfig
 from convergence.path.pool import POOL_SIZE
 from convergence.wire.descriptor import Role
 from convergence.wire.rdv import Advert, AdvertOp, DbInfo
@@ -67,19 +68,14 @@ def test_settings_that_cannot_work_are_refused(config):
 def test_a_node_without_keys_is_another_one_each_time():
     config = NodeConfig("ws://facilitator/", roles=Role.RELAY, urls=(URL,))
     nodes = [Node(config, CRYPTO, SeededRng(name)) for name in ("one", "two")]
-    identities = {node._describe(START).identity for node in nodes}
+    identities = {node.announcement.describe(START).identity for node in nodes}
     assert len(identities) == 2
 
 
 def test_rtc_makes_up_for_an_address():
     node = Node(NodeConfig("ws://facilitator/", roles=Role.RELAY, rtc=True), CRYPTO, SeededRng("rtc"))
-    descriptor = node._describe(START)
+    descriptor = node.announcement.describe(START)
     assert descriptor.rtc and descriptor.ws_url is None and descriptor.expires - descriptor.published == RTC_LIFETIME
-
-
-def test_of_two_descriptors_of_one_second_the_later_counts():
-    node = make(Role.RELAY)
-    assert node._describe(START).published < node._describe(START).published
 
 
 @pytest.mark.parametrize("secure", [False, True])
@@ -251,7 +247,7 @@ def test_fetches_are_limited_and_forgotten_when_over(world):
     def many(now):
         for _ in range(MAX_FETCHES):
             numbers.append(host.node.fetch("http://host.example/", lambda data: None, now))
-            host.node._fetches[numbers[-1]].over = False
+            host.node.fetches._fetches[numbers[-1]].over = False
 
     host.driver.run(many)
     with pytest.raises(LocalError, match="limit-fetches"):

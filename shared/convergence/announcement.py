@@ -1,0 +1,63 @@
+"""What a node says of itself to those who list nodes.
+
+Does: decide in which roles it works now, how it is reached, for how long that holds, and sign it.
+Does not: send it (facilitator/client.py, introduction/peers.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from convergence.crypto.keys import NodeKeys
+from convergence.facilitator.client import LIFETIME, RTC_LIFETIME
+from convergence.ports import Crypto
+from convergence.wire.descriptor import Descriptor, Role, Transport, TransportKind
+
+
+class Announcement:
+    """Args:
+    urls: WebSocket URLs where others reach us.
+    introducers: gives, as of now, who passes signals on to us; None where the node speaks no WebRTC.
+    paused: whether we work for nobody now.
+
+    Attributes:
+        offered: the roles in which we work while we do not pause.
+    """
+
+    def __init__(
+        self,
+        crypto: Crypto,
+        keys: NodeKeys,
+        offered: Role,
+        *,
+        urls: Sequence[str] = (),
+        introducers: Callable[[float], Sequence[bytes]] | None = None,
+        paused: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.offered = offered
+        self._crypto = crypto
+        self._keys = keys
+        self._urls = tuple(urls)
+        self._introducers = introducers
+        self._paused = paused
+        self._published = 0
+
+    @property
+    def roles(self) -> Role:
+        """Those in which we work now."""
+        return Role(0) if self._paused() else self.offered
+
+    def describe(self, now: float) -> Descriptor | None:
+        """Ours, newer than any before. One who works for nobody is not listed; if it was, it says so until that
+        expires."""
+        roles = self.roles
+        if not roles and not self._published:
+            return None
+        transports = [Transport(TransportKind.WS, url) for url in self._urls]
+        if self._introducers is not None:
+            transports.append(Transport.rtc(self._introducers(now)))
+        keys = self._keys
+        published = self._published = max(int(now), self._published + 1)
+        expires = published + (LIFETIME if self._urls else RTC_LIFETIME)
+        descriptor = Descriptor(keys.identity, keys.ntor_public, published, expires, roles, tuple(transports))
+        return descriptor.sign(lambda message: self._crypto.ed25519_sign(keys.identity_seed, message))
