@@ -141,7 +141,7 @@ class App:
     async def _start(self) -> None:
         plan, crypto, rng = self.plan, CPythonCrypto(), SystemRng()
         self._keys = _node_keys(crypto, rng, plan)
-        if plan.data is not None and not plan.roles:
+        if plan.data is not None:
             self._storage = _open_storage(plan.data)
         tcp, unsent = None, Unsent()
         if Role.EXIT in plan.roles:

@@ -98,7 +98,8 @@ class Store:
     """Write (or, with None, delete) `(bucket, key, value)` items in one transaction. `done` brings None or an error.
 
     Buckets: "piece" (key: 32-byte root + 4-byte index), "file" (key: root + hash_name), "transfer" (key: hash_name),
-    "node" (facilitator: key: identity).
+    "node" (facilitator: key: identity), "entry" (key: keyed hash of hash_name and side, path/entries.py), "known" (key:
+    address of the facilitator, netdir/memory.py).
     """
 
     request: int

@@ -28,6 +28,7 @@ from convergence.introduction.signalling import Reply, Switchboard
 from convergence.introduction.ways import Route
 from convergence.link.link import Link
 from convergence.link.neighbours import Neighbours
+from convergence.netdir.memory import NodeMemory
 from convergence.netdir.nodes import NodeDirectory
 from convergence.outbox import Outbox
 from convergence.path.pool import POOL_SIZE, CircuitPool
@@ -104,6 +105,7 @@ class Node:
         self._ready_at: float | None = None
         self._refresh_after = 0.0
         self.directory = NodeDirectory(crypto, config.facilitator_identity)
+        self._memory = NodeMemory(self.outbox, rng, self.directory, config.facilitator)
         self.switchboard = Switchboard(self.outbox)
         self._reach = Reach(config.rtc, ("wss",) if config.secure else ("ws", "wss"))
         self.relaying = Relaying(self.outbox, crypto, rng, self._keys, self, limits=config.relay_limits)
@@ -192,11 +194,18 @@ class Node:
     # -- commands
 
     def start(self, now: float, *, restore: bool = False) -> None:
-        """Join the network. With `restore`, shares and unfinished transfers of earlier runs go on."""
+        """Join the network, by what an earlier run knew of it too. With `restore`, its shares and unfinished transfers
+        go on."""
         self.outbox.now = self._started = now
         self._facilitator.start(now)
-        if restore:
-            self.transfers.restore(now)
+
+        def remembered(now: float) -> None:
+            if self.directory.nodes(Role(0), now):
+                self._on_nodes(now)
+            if restore:
+                self.transfers.restore(now)
+
+        self.pool.entries.restore(now, lambda now: self._memory.restore(now, remembered))
 
     def stop(self, now: float) -> None:
         """Leave it: streams end, circuits and links are closed."""
@@ -398,6 +407,7 @@ class Node:
     def _on_nodes(self, now: float) -> None:
         nodes = self.directory.nodes(Role(0), now)
         self.outbox.emit(Nodes(len(nodes)))
+        self._memory.changed(now)
         self.neighbours.nodes_changed(now)
         self.transfers.set_nodes(nodes, now)
         self.pool.nodes_changed(now)

@@ -169,6 +169,7 @@ class Transfers:
             return
         file = share.file
         self._service.unshare(file.hash_name, now)
+        self._circuits.forget(file.hash_name, True)
         items: list[tuple[str, bytes, bytes | None]] = [("file", file_key(file.info.root, file.hash_name), None)]
         root = file.info.root
         if not self._fetches(root) and not any(other.file.info.root == root for other in self.shares.values()):
@@ -220,6 +221,7 @@ class Transfers:
         del self.transfers[transfer_id]
         self._stop_client(transfer, now)
         file = transfer.download.file
+        self._circuits.forget(transfer.link.hash_name, False)
         transfer.download.forget(now, keep_pieces=file is not None and self._fetches(file.info.root))
 
     def snapshot(self) -> dict[str, list[dict[str, Any]]]:

@@ -4,8 +4,8 @@
  */
 
 const NAME = "convergence";
-const VERSION = 1;
-const BUCKETS = ["piece", "file", "transfer", "node"];
+const VERSION = 2;
+const BUCKETS = ["piece", "file", "transfer", "node", "entry", "known"];
 const READ_TOGETHER = 16; // pieces of 256 KiB that are in memory at once while a file is put together
 
 const FULL =
@@ -45,7 +45,8 @@ function beginningWith(prefix) {
 export async function openDatabase(answer) {
   const opening = indexedDB.open(NAME, VERSION);
   opening.onupgradeneeded = () => {
-    for (const bucket of BUCKETS) opening.result.createObjectStore(bucket);
+    const missing = BUCKETS.filter((bucket) => !opening.result.objectStoreNames.contains(bucket));
+    for (const bucket of missing) opening.result.createObjectStore(bucket);
   };
   const database = await wait(opening).catch((error) => {
     throw new Error(failure(error)[1]);

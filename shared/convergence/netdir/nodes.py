@@ -10,7 +10,9 @@ the list, or newer. So nodes that left do not come back by hearsay, and with the
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
 
 from convergence.errors import CryptoError, ParseError, RemoteError
 from convergence.ports import Buffer, Crypto
@@ -29,6 +31,14 @@ MAX_HEARD = 2048
 """Heard nodes that the list lacks. Beyond, new ones are refused until others expire: a flood replaces nobody."""
 MAX_LIFETIME = 6 * 3600
 """Seconds that a heard descriptor may be valid for, as for listed ones."""
+FEW_NODES = 3
+"""While fewer nodes are valid, others that were so lately are tried too: the facilitator is gone, and we slept, or were
+not there."""
+HINT_LIFETIME = 7 * 24 * 3600
+"""Seconds after its end that the descriptor of a node with an address is still worth a try. Browsers come back as other
+nodes; servers keep their keys."""
+MAX_RECALLED = 1024
+"""Nodes that are kept from one run to the next."""
 LIST_DELAY = 30
 """Seconds that a descriptor may be older than a list that lacks it: it may have been on its way to the facilitator."""
 
@@ -61,8 +71,9 @@ class NodeDirectory:
         self._published = 0
         self._verified: dict[bytes, Descriptor] = {}  # the list's, by their encoding
         self._listed: dict[bytes, Descriptor] = {}
+        self._recalled: dict[bytes, Descriptor] = {}  # of an earlier run, until there is a list
         self._heard: dict[bytes, Descriptor] = {}  # only those that count; newer than the listed ones of the same nodes
-        self._nodes: dict[bytes, Descriptor] | None = {}  # both, in order of identity; None: to be made again
+        self._nodes: dict[bytes, Descriptor] | None = {}  # all, in order of identity; None: to be made again
 
     @property
     def facilitator(self) -> bytes | None:
@@ -110,6 +121,20 @@ class NodeDirectory:
         self._nodes = None
         return True
 
+    def recall(self, descriptors: Iterable[bytes], now: float) -> None:
+        """Take over encoded descriptors that were `kept`, valid or not, unless there is a fresh list."""
+        if now - self._published < LIST_FRESH:
+            return
+        for raw in islice(descriptors, MAX_RECALLED):
+            node = self._verify(raw)
+            if node is not None and node.published <= now + MAX_CLOCK_SKEW:
+                self._recalled[node.identity] = node
+        self._nodes = None
+
+    def kept(self, now: float) -> list[bytes]:
+        """The encoded descriptors of all nodes that a later run may try."""
+        return [node.encode() for node in self._all().values() if node.roles and _may_come_back(node, now)]
+
     def newer(self, since: int, now: float) -> list[bytes]:
         """The encoded descriptors of all valid nodes that were published at `since` (Unix seconds) or later, the oldest
         first."""
@@ -117,22 +142,31 @@ class NodeDirectory:
         return [node.encode() for node in sorted(found, key=lambda node: node.published)]
 
     def get(self, identity: bytes, now: float = 0) -> Descriptor | None:
-        """The node of this identity, if it is known and valid at `now` (without `now`: if it is known)."""
+        """The node of this identity, if it is known and usable at `now` (without `now`: if it is known)."""
         node = self._all().get(identity)
-        return node if node is not None and node.expires > now else None
+        if node is None or node.expires > now:
+            return node
+        return next((other for other in self._usable(now) if other is node), None)
 
     def nodes(self, role: Role, now: float) -> list[Descriptor]:
-        """All valid nodes that have roles, and every bit of `role`, in order of identity. While the list is fresh,
-        only those that it has: whoever knows a facilitator need not be told of nodes by others, who may make up any
-        number of them."""
+        """All usable nodes that have roles, and every bit of `role`, in order of identity: the valid ones, and while
+        these are few, servers that were recalled and were valid lately. While the list is fresh, only those that it
+        has: whoever knows a facilitator need not be told of nodes by others, who may make up any number of them."""
         wanted = role.value  # numbers: arithmetic on flags takes microseconds a node, and this runs for every path
+        return [node for node in self._usable(now) if node.roles.value & wanted == wanted]
+
+    def _usable(self, now: float) -> list[Descriptor]:
         known = self._all()
-        if self._heard and now - self._published < LIST_FRESH:
+        if (self._heard or self._recalled) and now - self._published < LIST_FRESH:
             known = {identity: node for identity, node in known.items() if identity in self._listed}
+        nodes = [node for node in known.values() if node.expires > now and node.roles.value]
+        if not self._recalled or len(nodes) >= FEW_NODES:
+            return nodes
+        may = self._recalled
         return [
             node
-            for node in known.values()
-            if (roles := node.roles.value) and roles & wanted == wanted and node.expires > now
+            for identity, node in known.items()
+            if node.roles.value and (node.expires > now or (identity in may and _may_come_back(node, now)))
         ]
 
     def _take_over(self, nodes: NodeList, now: float) -> Change:
@@ -151,6 +185,7 @@ class NodeDirectory:
         self._published = nodes.published
         self._verified = verified
         self._listed = found
+        self._recalled = {}
         self._heard = {key: node for key, node in self._heard.items() if self._counts(node, now)}
         self._nodes = None
         after = self._all()
@@ -171,7 +206,7 @@ class NodeDirectory:
 
     def _all(self) -> dict[bytes, Descriptor]:
         if self._nodes is None:
-            self._nodes = dict(sorted((self._listed | self._heard).items()))
+            self._nodes = dict(sorted((self._recalled | self._listed | self._heard).items()))
         return self._nodes
 
     def _counts(self, node: Descriptor, now: float) -> bool:
@@ -201,3 +236,8 @@ class NodeDirectory:
                 del self._heard[key]
                 self._nodes = None
         return len(self._heard) < MAX_HEARD or len(self._heard.keys() - self._listed.keys()) < MAX_HEARD
+
+
+def _may_come_back(node: Descriptor, now: float) -> bool:
+    """Whether a node is valid, or has an address and was valid lately."""
+    return node.expires > now or (node.ws_url is not None and node.expires + HINT_LIFETIME > now)

@@ -118,6 +118,10 @@ class CircuitPool:
         request = Request(make_path, "rendezvous", on_ready, on_failed, told=True)
         self._serve(request, now)
 
+    def forget(self, hash_name: bytes, provider: bool) -> None:
+        """Keep nothing of which entries this side of this file used."""
+        self.entries.forget(user_of(hash_name, provider))
+
     def exit_circuit(self, on_ready: Ready, on_failed: Failed, now: float) -> None:
         """A circuit of its own to an exit: a ready one is extended when one is at hand."""
 

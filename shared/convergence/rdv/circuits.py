@@ -37,6 +37,10 @@ class CircuitSource(Shape):
         """
         ...
 
+    def forget(self, hash_name: bytes, provider: bool) -> None:
+        """This side of this file is wanted no more: keep nothing of which entries it used."""
+        ...
+
 
 class Backoff:
     """Delays that double with each failure in a row, with jitter so that many nodes do not come at once.

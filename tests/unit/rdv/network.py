@@ -166,6 +166,9 @@ class Network:
 
         self.node.outbox.call_at(now + self.delay, ready)
 
+    def forget(self, hash_name: bytes, provider: bool) -> None:
+        """There are no entries here."""
+
     def kill(self, point: FakePoint) -> None:
         """The point's machine goes down."""
         point.dead = True
