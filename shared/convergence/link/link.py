@@ -160,6 +160,8 @@ class Link:
         self._held: dict[int, _Queue] = {}  # those that wait for the throttle
         self._onward: set[int] = set()  # circuits of others that go on over this link
         self._queued = 0
+        self._shed: dict[int, None] = {}  # circuits whose cells were dropped, and that `flush` closes
+        self._choked = False  # the neighbour reads nothing: `flush` closes the link
         self._throttle = throttle
         self._meter = meter or Meter(MAX_QUEUED_ALL)
         self._send_now(handshake.start())
@@ -381,7 +383,7 @@ class Link:
             self._outbox.emit(Send(self.channel, buffers))
 
     def _queue(self, circ_id: int, data: bytes) -> None:
-        if self._closed:
+        if self._closed or self._choked or circ_id in self._shed:
             return
         queue = self._queues.get(circ_id) or self._held.get(circ_id)
         if queue is None:
@@ -400,23 +402,37 @@ class Link:
         self._meter.add(change)
 
     def shed(self) -> None:
-        """Too much is queued: the circuit that has most goes (tor-spec leaves the choice; C Tor does the same)."""
+        """Too much is queued: drop what waits for the circuit that has most (tor-spec leaves the choice; C Tor does the
+        same). `flush` closes that circuit."""
         queues = {**self._queues, **self._held}
         worst = max(queues, key=lambda circ_id: queues[circ_id].size)
         if queues[worst].size <= CELL_LEN:  # nobody is to blame but a neighbour who reads nothing at all
-            self.close("too many cells queued", self._outbox.now)
-            return
-        self._queues.pop(worst, None)
-        self._held.pop(worst, None)
-        self._account(-queues[worst].size)
-        handler = self.circuits.get(worst)
-        if handler is None:  # closed already: its DESTROY was among what is dropped
-            self.send_one(worst, Command.DESTROY, Destroy(DestroyReason.RESOURCELIMIT).encode())
+            self._choked = True
+            self._queues.clear()
+            self._held.clear()
+            self._account(-self._queued)
         else:
-            handler.broken(RemoteError("too many cells queued", reason=DestroyReason.RESOURCELIMIT), self._outbox.now)
+            self._queues.pop(worst, None)
+            self._held.pop(worst, None)
+            self._account(-queues[worst].size)
+            self._shed[worst] = None
+        self._outbox.flush_later(self)
 
-    def flush(self) -> bool:
+    def _close_shed(self, now: float) -> None:
+        shed, self._shed = self._shed, {}
+        for circ_id in shed:
+            handler = self.circuits.get(circ_id)
+            if handler is None:  # closed already: its DESTROY was among what is dropped
+                self.send_one(circ_id, Command.DESTROY, Destroy(DestroyReason.RESOURCELIMIT).encode())
+            else:
+                handler.broken(RemoteError("too many cells queued", reason=DestroyReason.RESOURCELIMIT), now)
+
+    def flush(self, now: float) -> bool:
         """Hand up to FLUSH_CELLS cells to the transport, a buffer of each circuit in turn."""
+        if self._choked:
+            self.close("too many cells queued", now)
+        elif self._shed:
+            self._close_shed(now)
         if self.congested or self._closed or not self._queues:
             return False
         throttle = self._throttle
@@ -427,17 +443,17 @@ class Link:
             data = b"".join(queue)
             self._queues.clear()
         else:
-            data = b"".join(self._take_turns(throttle))
+            data = b"".join(self._take_turns(throttle, now))
         if data:
             self._account(-len(data))
             step = CELLS_PER_MESSAGE * CELL_LEN
             self._send_now([data] if len(data) <= step else [data[at : at + step] for at in range(0, len(data), step)])
         return bool(self._queues)
 
-    def _take_turns(self, throttle: Throttle | None) -> list[bytes]:
+    def _take_turns(self, throttle: Throttle | None, now: float) -> list[bytes]:
         parts: list[bytes] = []
         room = FLUSH_BYTES
-        allowance = left = math.inf if throttle is None else throttle.allowance()
+        allowance = left = math.inf if throttle is None else throttle.allowance(now)
         while self._queues and room > 0:
             for circ_id in list(self._queues):
                 queue = self._queues.pop(circ_id)  # and back, behind the others, if anything is left in it
@@ -457,5 +473,5 @@ class Link:
                 if room <= 0:
                     break
         if throttle is not None:
-            throttle.settle(self, int(allowance - left), bool(self._held))
+            throttle.settle(self, int(allowance - left), bool(self._held), now)
         return parts

@@ -172,7 +172,7 @@ def test_a_splice_counts_as_two_streams_and_its_cells_once(scene):
 def test_a_circuit_that_breaks_under_a_splice_leaves_no_stream(scene, side):
     stream, provided = splice(scene)
     stream.send(bytes(MAX_DATA * 20))
-    list(scene.relaying.circuits)[side].destroy(DestroyReason.INTERNAL)
+    list(scene.relaying.circuits)[side].destroy(DestroyReason.INTERNAL, scene.net.now)
     scene.net.pump()
     assert scene.shown["streams"] == 0
 

@@ -414,6 +414,7 @@ def test_the_circuit_with_most_is_shed_when_too_much_is_queued():
     end.link.send(small.id, Command.RELAY, run_of(10))
     for _ in range(MAX_QUEUED // (500 * CELL_LEN) + 1):
         end.link.send(large.id, Command.RELAY, run_of(500))
+    assert end.sent() == b""
     assert large.calls == [("broken", DestroyReason.RESOURCELIMIT)] and small.calls == []
     end.link.set_congested(False, START)
     sent = end.cells()
@@ -458,6 +459,7 @@ def test_refusals_that_nobody_reads_close_the_link():
         end.link.send_one(circuit.id, Command.CREATED2, b"")
     refused = (encode_cell(INITIATOR_ID_BIT | number, Command.CREATE_FAST) for number in range(1, MAX_QUEUED // 500))
     end.receive(*refused)
+    assert end.link.queued == 0 and end.sent() == b""
     assert end.closed == ["too many cells queued"]
     assert not end.link.circuits and all(len(circuit.calls) == 1 for circuit in circuits)
 
@@ -540,7 +542,7 @@ def test_circuits_of_others_have_the_rate_together(kind, circuits):
     for _ in range(10):
         end.tick(1.0)
         assert len(end.cells()) == pytest.approx(100, abs=1)
-    end.throttle.set_rate(None)
+    end.throttle.set_rate(None, START)
     end.cells()
     assert end.link.queued == 0
 
@@ -647,7 +649,7 @@ def test_a_limit_set_later_holds_what_is_queued_already():
     circ_id = relayed(end, "onward")
     end.link.set_congested(True, START)
     end.link.send(circ_id, Command.RELAY, run_of(300))
-    end.throttle.set_rate(RATE)
+    end.throttle.set_rate(RATE, START)
     end.link.set_congested(False, START)
     assert len(end.cells()) == 100
 
