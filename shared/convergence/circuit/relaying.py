@@ -163,9 +163,8 @@ class Relaying:
             streams=self._streams,
         )
         self._taken += 1
-        if not circuit.closed:  # a full link sheds even a circuit that has only just come
-            self.circuits[circuit] = link
-            self._of_link[link] += 1
+        self.circuits[circuit] = link
+        self._of_link[link] += 1
 
     # -- relay.Extender
 

@@ -50,8 +50,8 @@ class Throttle:
         self._wake(now)
 
     def allowance(self, now: float) -> float:
-        """Bytes that a link may send now: more than 0, or nothing. A link that comes while others wait gets nothing yet:
-        it goes behind them."""
+        """Bytes that a link may send now: more than 0, or nothing. A link that comes while others wait gets nothing
+        yet: it goes behind them."""
         if self.rate is None:
             return math.inf
         if self._timer is not None:
