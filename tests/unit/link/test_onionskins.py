@@ -69,7 +69,7 @@ def test_a_burst_is_limited_and_the_rest_waits_for_a_timer():
     assert len(relay.done) == BURST
     assert relay.outbox.deadline() == START + WAKE, "the shell has its turn in between"
     relay.tick()
-    assert len(relay.done) == BURST + int(HANDSHAKES * WAKE)
+    assert BURST < len(relay.done) <= BURST + HANDSHAKES * WAKE
     relay.tick(1)
     assert len(relay.done) == MAX_CREATES
 
