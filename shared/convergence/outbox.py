@@ -21,7 +21,7 @@ Reply: TypeAlias = Callable[[Any, float], None]
 class Flushable(Shape):
     """Gathers output while input is handled and passes it on, in one go, before the driver polls."""
 
-    def flush(self) -> bool:
+    def flush(self, now: float) -> bool:
         """True: call again before the next poll, when the shell has taken what was given."""
         ...
 
@@ -88,7 +88,7 @@ class Outbox:
         return timer
 
     def flush_later(self, item: Flushable) -> None:
-        """Call `item.flush()` once before the next poll ends, however often this was asked for."""
+        """Call `item.flush(now)` once before the next poll ends, however often this was asked for."""
         self._to_flush[item] = None
 
     def done(self, request: int, result: Any | Failure, now: float) -> None:
@@ -116,7 +116,7 @@ class Outbox:
         again: dict[Flushable, None] = {}
         while self._to_flush:
             items, self._to_flush = self._to_flush, {}
-            again.update((item, None) for item in items if item.flush())
+            again.update((item, None) for item in items if item.flush(self.now))
         self._to_flush = again
         effects, self._effects = self._effects, []
         return effects

@@ -84,7 +84,7 @@ class Lab:
             assert link is not None
             hops = [node.descriptor for node in path]
             ClientCircuit(
-                origin.outbox, CRYPTO, RNG, link, hops, lambda circuit, now: done.append(circuit), lambda *_: None
+                origin.outbox, CRYPTO, RNG, link, hops, lambda circuit, now: done.append(circuit), lambda *_: None, now
             )
 
         origin.neighbours.reach(path[0].identity, reached, NOW)
@@ -239,7 +239,7 @@ def serve(node: LabNode, handler: StreamHandler) -> list[Stream]:
     def begin(circuit: RelayCircuit, stream_id: int) -> None:
         stream = circuit.endpoint.accept_stream(stream_id)
         stream.handler = handler
-        stream.accept()
+        stream.accept(NOW)
         streams.append(stream)
 
     node.on_begin = begin

@@ -12,7 +12,7 @@ class Flushed:
         self._again = again
         self._then = then
 
-    def flush(self):
+    def flush(self, now):
         self.count += 1
         self._outbox.emit(Nodes(self.count))
         if self._then is not None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import Enum, auto
 
 from convergence.circuit.endpoint import Endpoint, ResolvedReply
 from convergence.circuit.streams import Stream, StreamHandler
@@ -20,6 +21,7 @@ from convergence.events import CircuitBroken
 from convergence.link.link import Link
 from convergence.outbox import Outbox
 from convergence.ports import Crypto, Rng
+from convergence.states import TIMEOUT, StateMachine, Table
 from convergence.wire.cells import PAYLOAD_LEN, Command
 from convergence.wire.create import Create2, Created2, HandshakeType
 from convergence.wire.descriptor import Descriptor
@@ -36,10 +38,33 @@ from convergence.wire.relay import (
 )
 
 MAX_HOPS = 5
+HOP_TIMEOUT = 60.0  # seconds that a hop may take; whoever builds gives up sooner (path/pool.py)
 EARLY_KEPT = 1  # of them, for an extension after the circuit has been in use
 
 AcceptHook = Callable[[str, Stream, float], StreamHandler | None]
 """on_begin(target, stream, now) for a BEGIN that arrives at the origin: a handler accepts, None refuses."""
+
+
+class CircuitState(Enum):
+    CREATING = auto()
+    EXTENDING = auto()
+    BUILT = auto()
+    CLOSED = auto()
+
+
+_HOP, _BUILT, _EXTEND, _CLOSED = "a hop stands", "all hops stand", "one more hop is wanted", "closed"
+_ENDS = {_CLOSED: CircuitState.CLOSED, TIMEOUT: CircuitState.CLOSED}
+CIRCUIT: Table[CircuitState] = Table(
+    "circuit at its origin",
+    CircuitState.CREATING,
+    {
+        CircuitState.CREATING: {_HOP: CircuitState.EXTENDING, _BUILT: CircuitState.BUILT, **_ENDS},
+        CircuitState.EXTENDING: {_HOP: CircuitState.EXTENDING, _BUILT: CircuitState.BUILT, **_ENDS},
+        CircuitState.BUILT: {_EXTEND: CircuitState.EXTENDING, _CLOSED: CircuitState.CLOSED},
+    },
+    deadlines={CircuitState.CREATING: HOP_TIMEOUT, CircuitState.EXTENDING: HOP_TIMEOUT},
+    standing={CircuitState.BUILT: "its user, one of its relays or its link closes it"},
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +96,7 @@ class ClientCircuit:
         path: Sequence[Descriptor],
         on_built: Callable[[ClientCircuit, float], None],
         on_gone: Callable[[ClientCircuit, int, float], None],
+        now: float,
     ) -> None:
         _check_path(path)
         self.path: tuple[Descriptor, ...] = tuple(path)
@@ -90,8 +116,8 @@ class ClientCircuit:
         self._early_data = rng.random(1)[0] % (MAX_RELAY_EARLY - EARLY_KEPT)
         self._handshake: ntor.NtorState | None = None
         self._endpoint: Endpoint | None = None
-        self._closed = False
         self.id = link.attach(self)
+        self._machine = StateMachine(CIRCUIT, outbox, self._timed_out, now)
         onionskin = self._start_handshake(self.path[0])
         link.send_one(self.id, Command.CREATE2, Create2(HandshakeType.NTOR, onionskin).encode())
 
@@ -99,11 +125,11 @@ class ClientCircuit:
 
     @property
     def built(self) -> bool:
-        return len(self._hops) == len(self.path) and not self._closed
+        return self._machine.state is CircuitState.BUILT
 
     @property
     def closed(self) -> bool:
-        return self._closed
+        return self._machine.state is CircuitState.CLOSED
 
     @property
     def in_use(self) -> bool:
@@ -133,20 +159,21 @@ class ClientCircuit:
         if self._endpoint is not None:
             self._endpoint.send_message(command, 0, payload)
 
-    def extend(self, node: Descriptor, on_built: Callable[[ClientCircuit, float], None]) -> None:
+    def extend(self, node: Descriptor, on_built: Callable[[ClientCircuit, float], None], now: float) -> None:
         """Add a hop to a built circuit that carries no stream."""
         if not self.built or self._endpoint is None or self._endpoint.entries or not self._early_left:
             raise LocalError("this circuit cannot be extended now")
         _check_path((*self.path, node))
         self.path = (*self.path, node)
         self._on_built = on_built
+        self._machine.move(_EXTEND, now)
         self._extend_next()
 
     def destroy(self, reason: int, now: float) -> None:
         """Close the circuit; every stream on it ends."""
-        if not self._closed:
-            self._link.destroy(self.id, DestroyReason.NONE)  # an origin tells no reasons (tor-spec "Tearing down")
-            self._gone(reason, now)
+        if not self.closed:
+            self._machine.move(_CLOSED, now)
+            self._leave(reason, now)
 
     # -- for the link
 
@@ -171,7 +198,8 @@ class ClientCircuit:
 
     def destroyed(self, reason: int, now: float) -> None:
         """DESTROY came, or the link is gone; the link has forgotten us."""
-        if not self._closed:
+        if not self.closed:
+            self._machine.move(_CLOSED, now)
             self._gone(reason, now)
 
     def broken(self, error: RemoteError, now: float) -> None:
@@ -205,9 +233,11 @@ class ClientCircuit:
         endpoint.on_begin = self._begin
         self._endpoint = endpoint
         if len(self._hops) < len(self.path):
+            self._machine.move(_HOP, now)
             self._extend_next()
             self.on_hop(now)
             return
+        self._machine.move(_BUILT, now)
         built, self._on_built = self._on_built, None
         if built is not None:
             built(self, now)
@@ -229,7 +259,7 @@ class ClientCircuit:
         return run
 
     def _transmit(self, cells: list[bytes]) -> None:
-        if self._closed:
+        if self.closed:
             return
         run = self._wrap(cells)
         early = min(self._early_data, self._early_left - EARLY_KEPT, len(cells)) if len(self._hops) > 1 else 0
@@ -262,7 +292,7 @@ class ClientCircuit:
             if endpoint is not self._endpoint:
                 raise RemoteError("cells after EXTENDED2 from a hop that is no longer the last")
             endpoint.message(cell, now)
-            if self._closed:
+            if self.closed:
                 return
 
     def _from_middle(self, cell: bytes, now: float) -> None:
@@ -299,15 +329,21 @@ class ClientCircuit:
             endpoint.refuse(stream_id, EndReason.RESOLVEFAILED)
             return
         stream.handler = handler
-        stream.accept()
+        stream.accept(now)
 
     # -- closing
 
     def _link_congested(self) -> bool:
         return self._link.congested
 
+    def _timed_out(self, state: CircuitState, now: float) -> None:
+        self._leave(DestroyReason.TIMEOUT, now)
+
+    def _leave(self, reason: int, now: float) -> None:
+        self._link.destroy(self.id, DestroyReason.NONE)  # an origin tells no reasons (tor-spec "Tearing down")
+        self._gone(reason, now)
+
     def _gone(self, reason: int, now: float) -> None:
-        self._closed = True
         if self._endpoint is not None:
             self._endpoint.close(now)
         self.on_gone(self, reason, now)

@@ -97,7 +97,7 @@ class Endpoint:
         Raises LocalError for another target, StreamError when MAX_STREAMS are open.
         """
         begin = Begin.to(target).encode()
-        stream = Stream(self, self._free_id(), lambda: self._outbox.now)
+        stream = Stream(self, self._free_id())
         self._keep(stream.id, stream)
         self.send_message(RelayCommand.BEGIN, stream.id, begin)
         return stream
@@ -124,7 +124,7 @@ class Endpoint:
 
     def accept_stream(self, stream_id: int) -> Stream:
         """Take a pending BEGIN; CONNECTED goes out when the stream's `accept` is called."""
-        stream = Stream(self, stream_id, lambda: self._outbox.now)
+        stream = Stream(self, stream_id)
         self._keep(stream_id, stream)
         return stream
 
@@ -155,7 +155,7 @@ class Endpoint:
         self._ready[entry] = None
         self._outbox.flush_later(self)
 
-    def flush(self) -> bool:
+    def flush(self, now: float) -> bool:
         """Send queued DATA as far as the windows and the link allow, a FAIR_RUN of each stream in turn."""
         while self._ready and not self._closed:
             burst = self._package.burst
@@ -169,7 +169,7 @@ class Endpoint:
                 self._package.sent(len(cells), self._outward.digest)
                 if entry.ready:
                     self._ready[entry] = None
-            entry.settle(self._outbox.now)
+            entry.settle(now)
         return False  # `resume` wakes what the windows or the link hold back
 
     # -- receiving
@@ -285,7 +285,7 @@ class Endpoint:
             self.send_message(RelayCommand.END, stream_id, bytes([EndReason.RESOURCELIMIT]))
             return
         # A place is kept for the answer, which may take time.
-        self._keep(stream_id, Stream(self, stream_id, lambda: self._outbox.now))
+        self._keep(stream_id, Stream(self, stream_id))
         self.on_begin(stream_id, begin, now)
 
     def _stream_message(self, command: int, stream_id: int, payload: bytes, now: float) -> None:

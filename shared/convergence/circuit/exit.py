@@ -73,7 +73,7 @@ class ExitService:
         if stream is None:
             self._outbox.emit(CloseLink(channel))
         else:
-            stream.opened()
+            stream.opened(now)
 
     def data(self, channel: int, data: bytes, now: float) -> None:
         stream = self._streams.get(channel)
@@ -107,8 +107,8 @@ class ExitStream:
         self._paused = False
         stream.handler = self
 
-    def opened(self) -> None:
-        self._stream.accept(Connected().encode())
+    def opened(self, now: float) -> None:
+        self._stream.accept(now, Connected().encode())
 
     def from_target(self, data: bytes) -> None:
         self._stream.send(data)

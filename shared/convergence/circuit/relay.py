@@ -7,6 +7,7 @@ Does not: know its origin, its position in the path, or what streams carry: `Ser
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from enum import Enum, auto
 from typing import Protocol as Shape
 
 from convergence.circuit.endpoint import Endpoint
@@ -17,6 +18,7 @@ from convergence.link.link import Link
 from convergence.link.meter import Meter
 from convergence.outbox import Outbox
 from convergence.ports import Crypto, Rng
+from convergence.states import TIMEOUT, StateMachine, Table
 from convergence.wire.cells import PAYLOAD_LEN, Command
 from convergence.wire.create import Create2, Created2, HandshakeType
 from convergence.wire.linkspec import ed25519_identity
@@ -31,7 +33,30 @@ from convergence.wire.relay import (
     pack_message,
 )
 
+REACH_TIMEOUT = 60.0  # seconds that a link to the next node may take; link/neighbours.py answers sooner
+CREATE_TIMEOUT = 30.0  # seconds that the next node has to answer CREATE2
 MAX_REPLY = MAX_DATA - 2  # bytes of handshake data that EXTENDED2 holds; CREATED2 would hold 11 more
+
+
+class NextState(Enum):
+    REACHING = auto()
+    CREATING = auto()
+    OPEN = auto()
+    GONE = auto()
+
+
+_REACHED, _CREATED, _GONE = "reached", "created", "gone"
+NEXT_HOP: Table[NextState] = Table(
+    "next hop of a relay circuit",
+    NextState.REACHING,
+    {
+        NextState.REACHING: {_REACHED: NextState.CREATING, _GONE: NextState.GONE, TIMEOUT: NextState.GONE},
+        NextState.CREATING: {_CREATED: NextState.OPEN, _GONE: NextState.GONE, TIMEOUT: NextState.GONE},
+        NextState.OPEN: {_GONE: NextState.GONE},
+    },
+    deadlines={NextState.REACHING: REACH_TIMEOUT, NextState.CREATING: CREATE_TIMEOUT},
+    standing={NextState.OPEN: "the origin, the next node or a link closes it"},
+)
 
 
 class Services(Shape):
@@ -197,17 +222,17 @@ class RelayCircuit:
 
     def destroyed(self, reason: int, now: float) -> None:
         """DESTROY from the origin's side, or that link is gone."""
-        self._close(reason, towards_origin=False)
+        self._close(reason, now, towards_origin=False)
 
     def broken(self, error: RemoteError, now: float) -> None:
-        self.destroy(error.reason)
+        self.destroy(error.reason, now)
 
     def drained(self, now: float) -> None:
         self.endpoint.resume()
 
-    def destroy(self, reason: int) -> None:
+    def destroy(self, reason: int, now: float) -> None:
         """Close the circuit on both sides."""
-        self._close(reason, towards_origin=True)
+        self._close(reason, now, towards_origin=True)
 
     # -- forwarding
 
@@ -237,7 +262,7 @@ class RelayCircuit:
             self._extend(Extend2.parse(payload), now)
         elif command == RelayCommand.TRUNCATE:
             if self._next is not None:
-                self._next.destroy()
+                self._next.destroy(now)
                 self._next = None
             self._send_truncated(DestroyReason.REQUESTED)
         else:
@@ -249,7 +274,10 @@ class RelayCircuit:
         if self._next is not None:
             raise RemoteError("EXTEND2 on a circuit that was extended")
         identity = ed25519_identity(request.specifiers)
-        hop = self._next = _NextHop(self, Create2(request.handshake_type, request.handshake_data).encode())
+        if identity == self._link.peer:
+            raise RemoteError("EXTEND2 back to the previous hop")
+        create = Create2(request.handshake_type, request.handshake_data).encode()
+        hop = self._next = _NextHop(self, self._outbox, create, now)
         self._reach.reach(identity, hop.reached, now)
 
     def extended(self, reply: bytes) -> None:
@@ -266,29 +294,34 @@ class RelayCircuit:
 
     # -- closing
 
-    def _close(self, reason: int, *, towards_origin: bool) -> None:
+    def _close(self, reason: int, now: float, *, towards_origin: bool) -> None:
         if self._closed:
             return
         self._closed = True
         if towards_origin:
             self._link.destroy(self._id, reason)
         if self._next is not None:
-            self._next.destroy()
+            self._next.destroy(now)
             self._next = None
-        self.endpoint.close(self._outbox.now)
-        self._services.circuit_closed(self, self._outbox.now)
+        self.endpoint.close(now)
+        self._services.circuit_closed(self, now)
 
 
 class _NextHop:
     """The side of a relay circuit that faces away from the origin; what the link there calls."""
 
-    def __init__(self, circuit: RelayCircuit, create: bytes) -> None:
+    __slots__ = ("id", "_circuit", "_create", "_link", "_machine")
+
+    def __init__(self, circuit: RelayCircuit, outbox: Outbox, create: bytes, now: float) -> None:
         self.id = 0
-        self.open = False
         self._circuit = circuit
         self._create = create
         self._link: Link | None = None
-        self._gone = False
+        self._machine = StateMachine(NEXT_HOP, outbox, self._timed_out, now)
+
+    @property
+    def open(self) -> bool:
+        return self._machine.state is NextState.OPEN
 
     @property
     def link(self) -> Link:
@@ -296,26 +329,26 @@ class _NextHop:
         return self._link
 
     def reached(self, link: Link | None, now: float) -> None:
-        if self._gone:
+        if self._machine.final:
             return
         if link is None:
-            self._gone = True
-            self._circuit.next_gone(DestroyReason.CONNECTFAILED)
+            self.destroyed(DestroyReason.CONNECTFAILED, now)
             return
         try:
             self.id = link.attach(self, relayed=True)
         except LocalError:  # that link is full of circuits
-            self._gone = True
-            self._circuit.next_gone(DestroyReason.RESOURCELIMIT)
+            self.destroyed(DestroyReason.RESOURCELIMIT, now)
             return
         self._link = link
+        self._machine.move(_REACHED, now)
         link.send_one(self.id, Command.CREATE2, self._create)
+        self._create = b""
 
-    def destroy(self) -> None:
+    def destroy(self, now: float) -> None:
         """No reason goes away from the origin, who tells none: it would tell our own circuits from those of others."""
-        self._gone = True
-        if self._link is not None:
-            self._link.destroy(self.id, DestroyReason.NONE)
+        if not self._machine.final:
+            self._machine.move(_GONE, now)
+            self._destroy()
 
     def relay(self, run: bytes, early: bool, now: float) -> None:
         if early:
@@ -330,21 +363,29 @@ class _NextHop:
         reply = Created2.parse(payload).handshake_data
         if len(reply) > MAX_REPLY:
             raise RemoteError("CREATED2 holds more than EXTENDED2 can carry")
-        self.open = True
+        self._machine.move(_CREATED, now)
         self._circuit.extended(reply)
 
     def create(self, payload: bytes, now: float) -> None:
         raise RemoteError("CREATE2 on a circuit of ours")
 
     def destroyed(self, reason: int, now: float) -> None:
-        if not self._gone:
-            self._gone = True
+        if not self._machine.final:
+            self._machine.move(_GONE, now)
             self._circuit.next_gone(reason)
 
     def broken(self, error: RemoteError, now: float) -> None:
-        if not self._gone:
-            self.destroy()
+        if not self._machine.final:
+            self.destroy(now)
             self._circuit.next_gone(error.reason)
 
     def drained(self, now: float) -> None:
         """Forwarded cells wait in the link's own queue; there is nothing to resume here."""
+
+    def _timed_out(self, state: NextState, now: float) -> None:
+        self._destroy()
+        self._circuit.next_gone(DestroyReason.TIMEOUT)
+
+    def _destroy(self) -> None:
+        if self._link is not None:
+            self._link.destroy(self.id, DestroyReason.NONE)

@@ -101,7 +101,7 @@ class Relaying:
         self, outbox: Outbox, crypto: Crypto, rng: Rng, keys: NodeKeys, offers: Offers, *, limits: RelayLimits | None
     ) -> None:
         self.circuits: dict[RelayCircuit, Link] = {}
-        self.throttle = Throttle(outbox)
+        self.throttle = Throttle(outbox, None if limits is None else limits.rate)
         self.on_spent: Callable[[float], None] = lambda now: None
         self._outbox = outbox
         self._crypto = crypto
@@ -113,7 +113,7 @@ class Relaying:
         self._streams = Meter(MAX_RELAYED_STREAMS)  # only counts: `begin` refuses
         self._taken = 0
         self._cells = 0
-        self.set_limits(limits, outbox.now)
+        self._limit(limits)
 
     @property
     def paused(self) -> bool:
@@ -123,13 +123,10 @@ class Relaying:
     def set_limits(self, limits: RelayLimits | None, now: float) -> None:
         """What is allowed from now on. What is open beyond it stays; but with None, or a volume that has been relayed,
         all circuits are destroyed with HIBERNATING, except those for pipes."""
-        self._limits = limits
-        volume = None if limits is None else limits.volume
-        self._spent = volume is not None and self._cells * CELL_LEN >= volume
-        self._last_cell = math.inf if volume is None or self._spent else volume / CELL_LEN
-        self.throttle.set_rate(None if limits is None else limits.rate)
+        self._limit(limits)
+        self.throttle.set_rate(None if limits is None else limits.rate, now)
         if self.paused:
-            self._end_all()
+            self._end_all(now)
 
     def snapshot(self) -> dict[str, Any]:
         """JSON-able, for people: what is open now, what was done since the start, and the limits."""
@@ -166,9 +163,8 @@ class Relaying:
             streams=self._streams,
         )
         self._taken += 1
-        if not circuit.closed:  # a full link sheds even a circuit that has only just come
-            self.circuits[circuit] = link
-            self._of_link[link] += 1
+        self.circuits[circuit] = link
+        self._of_link[link] += 1
 
     # -- relay.Extender
 
@@ -215,13 +211,19 @@ class Relaying:
 
     # -- inside
 
-    def flush(self) -> bool:
+    def _limit(self, limits: RelayLimits | None) -> None:
+        self._limits = limits
+        volume = None if limits is None else limits.volume
+        self._spent = volume is not None and self._cells * CELL_LEN >= volume
+        self._last_cell = math.inf if volume is None or self._spent else volume / CELL_LEN
+
+    def flush(self, now: float) -> bool:
         """The volume has been relayed. Circuits end here and not in `sent`, which they call in the middle of things."""
         if self._cells >= self._last_cell:
             self._last_cell = math.inf
             self._spent = True
-            self._end_all()
-            self.on_spent(self._outbox.now)
+            self._end_all(now)
+            self.on_spent(now)
         return False
 
     def _serve(self, circuit: RelayCircuit) -> None:
@@ -232,7 +234,7 @@ class Relaying:
         if self.paused:
             raise RemoteError("this node relays nothing now", reason=DestroyReason.HIBERNATING)
 
-    def _end_all(self) -> None:
+    def _end_all(self, now: float) -> None:
         for circuit in list(self.circuits):
             if circuit not in self._pipes or not circuit.ends_here:
-                circuit.destroy(DestroyReason.HIBERNATING)
+                circuit.destroy(DestroyReason.HIBERNATING, now)

@@ -88,12 +88,11 @@ class Entry(Shape):
 class Stream:
     """A stream whose bytes are used here."""
 
-    def __init__(self, owner: StreamOwner, stream_id: int, now: Callable[[], float]) -> None:
+    def __init__(self, owner: StreamOwner, stream_id: int) -> None:
         self.id = stream_id
         self.handler: StreamHandler | None = None
         self.deliver = DeliverWindow(STREAM_WINDOW, STREAM_INCREMENT)
         self._owner = owner
-        self._now = now
         self._open = False
         self._closed = False
         self._window = STREAM_WINDOW
@@ -122,12 +121,12 @@ class Stream:
         if self._open:
             self._owner.wake(self)
 
-    def accept(self, payload: bytes = b"") -> None:
+    def accept(self, now: float, payload: bytes = b"") -> None:
         """Answer an incoming BEGIN with CONNECTED (payload: address and TTL at exits, else empty)."""
         self._owner.send_message(RelayCommand.CONNECTED, self.id, payload)
         self._open = True
         if self.handler is not None:
-            self.handler.connected(self._now())
+            self.handler.connected(now)
 
     def end(self, reason: int = EndReason.DONE, after_flush: bool = True) -> None:
         """End the stream; its handler hears no more of it. Queued bytes go first when `after_flush`."""

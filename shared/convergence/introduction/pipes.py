@@ -129,6 +129,7 @@ class Pipes:
                 (node,),
                 built,
                 lambda circuit, reason, now: pipe.close("its circuit is gone", now),
+                now,
             )
         except LocalError:  # the link is full of circuits
             pipe.close("the link is full", now)
@@ -168,7 +169,7 @@ class Pipes:
         self._accepted[pipe] = circuit
         stream.handler = pipe
         pipe.bind(stream)
-        stream.accept()
+        stream.accept(now)
         return True
 
     def _make_room(self, link: Link, now: float) -> bool:

@@ -13,18 +13,20 @@ from collections.abc import Callable
 from enum import Enum, auto
 from typing import Protocol as Shape
 
-from convergence.effects import CloseLink, Send
+from convergence.effects import CloseLink, Pause, Send
 from convergence.errors import DestroyReason, LinkError, LocalError, RemoteError, Scope
 from convergence.link.handshake import HANDSHAKE_TIMEOUT, Handshake
 from convergence.link.meter import Meter
+from convergence.link.onionskins import ASKED, ASKED_BURST, Budget, Onionskins
 from convergence.link.throttle import Throttle
-from convergence.outbox import Outbox
+from convergence.outbox import Outbox, Timer
 from convergence.ports import Rng
 from convergence.states import TIMEOUT, StateMachine, Table
 from convergence.wire.cells import (
     CELL_LEN,
     FIXED_HEADER,
     HEADER_LEN,
+    VARIABLE_HEADER,
     Command,
     cells,
     cut,
@@ -32,11 +34,13 @@ from convergence.wire.cells import (
     is_variable,
     payloads,
 )
-from convergence.wire.create import Destroy
+from convergence.wire.create import Create2, Destroy
 
 MAX_CIRCUITS = 16384  # on one link; a CREATE2 beyond is answered with DESTROY
 CELLS_PER_MESSAGE = 127  # 65,278 bytes: a WebSocket message is at most 64 KiB
 FLUSH_CELLS = 8 * CELLS_PER_MESSAGE  # given to the transport before others have a turn
+MAX_CREATES = 64  # CREATE2s of one link that wait for their handshake; one more is answered with DESTROY
+MAX_REFUSALS = 2048  # DESTROYs for them that wait to be sent; a neighbour with more does not read
 FLUSH_BYTES = FLUSH_CELLS * CELL_LEN
 MAX_QUEUED = 16 << 20  # bytes on one link; above it the circuit that has most queued is destroyed (tor's OOM handler)
 MAX_QUEUED_ALL = 256 << 20  # bytes on all links of a node; above it the link that has most queued does the same
@@ -107,10 +111,16 @@ class _Queue(deque[bytes]):
         return part
 
 
-_RELAY = int(Command.RELAY)  # compared for every cell: an IntEnum member takes several times as long
+# Compared for every cell: an IntEnum member takes several times as long.
+_RELAY, _RELAY_EARLY, _CREATE2 = int(Command.RELAY), int(Command.RELAY_EARLY), int(Command.CREATE2)
+_CREATED2, _DESTROY, _VERSIONS = int(Command.CREATED2), int(Command.DESTROY), int(Command.VERSIONS)
+_CREATE_OLD = (Command.CREATE, Command.CREATE_FAST)
+_CREATED_OLD = (Command.CREATED, Command.CREATED_FAST)
+_HANDSHAKE_ONLY = (Command.VERSIONS, Command.CERTS, Command.AUTH_CHALLENGE, Command.AUTHENTICATE)
+_REFUSALS = 0  # the circuit id under which DESTROYs of what was never created wait
 
 CreateHook = Callable[["Link", int, bytes, float], None]
-"""on_create(link, circ_id, payload, now) for a CREATE2; raises RemoteError to refuse."""
+"""on_create(link, circ_id, payload without its padding, now) for a CREATE2; raises RemoteError to refuse."""
 
 
 class Link:
@@ -123,6 +133,7 @@ class Link:
         on_open: called once when the handshake is done.
         on_closed: called once with a reason, whoever closed it.
         meter: counts the bytes queued on all links of the node.
+        onionskins: gives the links of the node their turns to have a CREATE2 answered.
         throttle: limits what all of them send on circuits of others; those of our own do not wait for it.
     """
 
@@ -139,6 +150,7 @@ class Link:
         on_open: Callable[[Link, float], None],
         on_closed: Callable[[Link, str, float], None],
         meter: Meter | None = None,
+        onionskins: Onionskins | None = None,
         throttle: Throttle | None = None,
     ) -> None:
         self.channel = channel
@@ -156,10 +168,17 @@ class Link:
         self._on_closed = on_closed
         self._machine = StateMachine(LINK, outbox, self._timed_out, now)
         self._partial = b""
+        self._skip = 0  # bytes still to come of a variable cell that is ignored
+        self._creates: dict[int, bytes] = {}  # CREATE2s that wait, by circuit id, without their padding
+        self._onionskins = onionskins or Onionskins(outbox)
+        self._asked = Budget(ASKED, ASKED_BURST)
+        self._pause: Timer | None = None  # set while we read nothing of a link that asks for too much
         self._queues: dict[int, _Queue] = {}  # by circuit id, in turn order
         self._held: dict[int, _Queue] = {}  # those that wait for the throttle
         self._onward: set[int] = set()  # circuits of others that go on over this link
         self._queued = 0
+        self._shed: dict[int, None] = {}  # circuits whose cells were dropped, and that `flush` closes
+        self._choked = False  # the neighbour reads nothing: `flush` closes the link
         self._throttle = throttle
         self._meter = meter or Meter(MAX_QUEUED_ALL)
         self._send_now(handshake.start())
@@ -230,15 +249,14 @@ class Link:
                 self._machine.move(_OPENED, now)
                 self._on_open(self, now)
                 data = self.handshake.leftover()
-            if self._partial:
+            if self._skip:
+                skipped = min(self._skip, len(data))
+                self._skip -= skipped
+                data = data[skipped:]
+            elif self._partial:
                 data = self._partial + data
-            rest = len(data) % CELL_LEN
-            if rest:
-                data, self._partial = data[:-rest], data[-rest:]
-            else:
-                self._partial = b""
-            if data:
-                self._cells(data, now)
+            self._cut(data, now)
+            self._pace(now)
         except RemoteError as error:
             self.close(str(error), now)
 
@@ -247,6 +265,8 @@ class Link:
         self.congested = congested
         if not congested:
             self._outbox.flush_later(self)
+            if self._creates:
+                self._onionskins.wait(self, now)
             for handler in list(self.circuits.values()):
                 handler.drained(now)
 
@@ -275,6 +295,10 @@ class Link:
         self._queues.clear()
         self._held.clear()
         self._onward.clear()
+        self._creates.clear()
+        self._onionskins.forget(self)
+        if self._pause is not None:
+            self._pause.cancel()
         self._account(-self._queued)
         if self._throttle is not None:
             self._throttle.forget(self)
@@ -282,6 +306,40 @@ class Link:
         for handler in circuits.values():
             handler.destroyed(DestroyReason.CHANNEL_CLOSED, now)
         self._on_closed(self, reason, now)
+
+    def _cut(self, data: bytes, now: float) -> None:
+        """Bytes that begin where a cell does. Fixed cells go on in batches. Variable ones are for the handshake: on an
+        open link, those that are padding or unknown are dropped (tor-spec "Cell Packet format"), as they come."""
+        commands = data[HEADER_LEN - 1 :: CELL_LEN]
+        if commands.isascii() and _VERSIONS not in commands:  # the usual batch: no variable cell
+            whole = len(data) - len(data) % CELL_LEN
+            self._partial = data[whole:]
+            if whole:
+                self._cells(data[:whole], now)
+            return
+        start = at = 0
+        self._partial = b""
+        while len(data) - at >= HEADER_LEN:
+            command = data[at + HEADER_LEN - 1]
+            if not is_variable(command):
+                if len(data) - at < CELL_LEN:
+                    break
+                at += CELL_LEN
+                continue
+            if at > start:
+                self._cells(data[start:at], now)
+                start = at
+            if command in _HANDSHAKE_ONLY:
+                raise LinkError(f"cell command {command} after the handshake")
+            if len(data) - at < VARIABLE_HEADER.size:
+                break
+            start = at = at + VARIABLE_HEADER.size + VARIABLE_HEADER.unpack_from(data, at)[2]
+        if at > len(data):
+            self._skip = at - len(data)
+            return
+        if at > start:
+            self._cells(data[start:at], now)
+        self._partial = data[at:]
 
     def _cells(self, data: bytes, now: float) -> None:
         """Whole fixed cells. RELAY cells are gathered by circuit; any other cell comes after those before it."""
@@ -324,49 +382,92 @@ class Link:
 
     def _other(self, header: bytes, payload: bytes, now: float) -> None:
         circ_id, command = FIXED_HEADER.unpack(header)
-        if command == Command.RELAY_EARLY:
+        if command == _RELAY_EARLY:
             self._relay(header, payload, now)
             return
-        if command == Command.PADDING:
-            return
-        if is_variable(command) or command in (Command.NETINFO, Command.VERSIONS):
-            raise LinkError(f"cell command {command} after the handshake")
         handler = self.circuits.get(circ_id)
+        if handler is None:
+            self._without_circuit(circ_id, command, payload, now)
+            return
         try:
-            if command == Command.CREATE2 and handler is None:
-                self._create(circ_id, payload, now)
-            elif command == Command.DESTROY:
-                if handler is not None:
-                    del self.circuits[circ_id]
-                    self._onward.discard(circ_id)
-                    handler.destroyed(Destroy.parse(payload).reason, now)
-            elif handler is None and command not in (Command.CREATE, Command.CREATE_FAST):
-                return  # as in _relay
-            elif handler is None:
-                raise RemoteError(f"cell command {command} is not offered")
-            elif command == Command.CREATED2:
+            if command == _CREATED2:
                 handler.created(payload, now)
-            elif command == Command.CREATE2:
+            elif command == _DESTROY:
+                del self.circuits[circ_id]
+                self._onward.discard(circ_id)
+                handler.destroyed(Destroy.parse(payload).reason, now)
+            elif command == _CREATE2:
                 handler.create(payload, now)
-            else:
+            elif command in _CREATE_OLD or command in _CREATED_OLD:
                 raise RemoteError(f"cell command {command} is not offered")
         except RemoteError as error:
-            if handler is None:
-                if error.scope is Scope.LINK:
-                    raise
-                self.circuits.pop(circ_id, None)
-                self.send_one(circ_id, Command.DESTROY, Destroy(error.reason).encode())
-            else:
-                self._circuit_error(handler, error, now)
+            self._circuit_error(handler, error, now)
+
+    def _without_circuit(self, circ_id: int, command: int, payload: bytes, now: float) -> None:
+        """A cell that begins a circuit. Any other is dropped: it was under way when its circuit closed, as in `_relay`,
+        or it is padding, or its command is not known (tor-spec "Cell Packet format")."""
+        try:
+            if command == _CREATE2:
+                self._create(circ_id, payload, now)
+            elif command == _DESTROY:
+                self._creates.pop(circ_id, None)
+            elif command == Command.NETINFO:
+                raise LinkError(f"cell command {command} after the handshake")
+            elif command in _CREATE_OLD:
+                raise RemoteError(f"cell command {command} is not offered")
+        except RemoteError as error:
+            self._refuse(circ_id, error)
+
+    # -- CREATE2
 
     def _create(self, circ_id: int, payload: bytes, now: float) -> None:
         if bool(circ_id & INITIATOR_ID_BIT) == bool(self._id_bit) or not circ_id & 0x7FFFFFFF:
             raise LinkError("CREATE2 with a circuit id of our half")
+        self._asked.left -= 1
         if self._on_create is None:
             raise RemoteError("this node relays for nobody", reason=DestroyReason.HIBERNATING)
-        if len(self.circuits) >= MAX_CIRCUITS:
+        if self._creates.pop(circ_id, None) is not None:
+            raise RemoteError("CREATE2 twice")
+        full = len(self._creates) >= MAX_CREATES or len(self.circuits) + len(self._creates) >= MAX_CIRCUITS
+        if full:
             raise RemoteError("too many circuits", reason=DestroyReason.RESOURCELIMIT)
-        self._on_create(self, circ_id, payload, now)
+        self._creates[circ_id] = Create2.parse(payload).encode()
+        self._onionskins.wait(self, now)
+
+    @property
+    def wants_turn(self) -> bool:
+        """Whether a CREATE2 waits, and the neighbour reads what it is sent."""
+        return bool(self._creates) and not self.congested
+
+    def answer_create(self, now: float) -> None:
+        """Answer the CREATE2 that has waited longest."""
+        circ_id = next(iter(self._creates))
+        payload = self._creates.pop(circ_id)
+        assert self._on_create is not None
+        try:
+            self._on_create(self, circ_id, payload, now)
+        except LinkError as error:
+            self.close(str(error), now)
+        except RemoteError as error:
+            self._refuse(circ_id, error)
+
+    def _refuse(self, circ_id: int, error: RemoteError) -> None:
+        """No circuit comes to be under this id."""
+        if error.scope is Scope.LINK:
+            raise error
+        self.circuits.pop(circ_id, None)
+        self._queue(_REFUSALS, encode_cell(circ_id, _DESTROY, Destroy(error.reason).encode()))
+
+    def _pace(self, now: float) -> None:
+        """Read nothing more for a while of a neighbour that asked for too many circuits."""
+        self._asked.refill(now)
+        if self._asked.debt and self._pause is None and not self._closed:
+            self._outbox.emit(Pause(self.channel, True))
+            self._pause = self._outbox.call_at(now + self._asked.debt, self._resume)
+
+    def _resume(self, now: float) -> None:
+        self._pause = None
+        self._outbox.emit(Pause(self.channel, False))
 
     def _circuit_error(self, handler: CircuitHandler, error: RemoteError, now: float) -> None:
         if error.scope is Scope.LINK:
@@ -381,7 +482,7 @@ class Link:
             self._outbox.emit(Send(self.channel, buffers))
 
     def _queue(self, circ_id: int, data: bytes) -> None:
-        if self._closed:
+        if self._closed or self._choked or circ_id in self._shed:
             return
         queue = self._queues.get(circ_id) or self._held.get(circ_id)
         if queue is None:
@@ -394,29 +495,52 @@ class Link:
         self._account(len(data))
         if self._queued > MAX_QUEUED:
             self.shed()
+        elif circ_id == _REFUSALS and queue.size > MAX_REFUSALS * CELL_LEN:
+            self._choke()
 
     def _account(self, change: int) -> None:
         self._queued += change
         self._meter.add(change)
 
     def shed(self) -> None:
-        """Too much is queued: the circuit that has most goes (tor-spec leaves the choice; C Tor does the same)."""
+        """Too much is queued: drop what waits for the circuit that has most (tor-spec leaves the choice; C Tor does the
+        same). `flush` closes that circuit."""
         queues = {**self._queues, **self._held}
         worst = max(queues, key=lambda circ_id: queues[circ_id].size)
-        if queues[worst].size <= CELL_LEN:  # nobody is to blame but a neighbour who reads nothing at all
-            self.close("too many cells queued", self._outbox.now)
-            return
-        self._queues.pop(worst, None)
-        self._held.pop(worst, None)
-        self._account(-queues[worst].size)
-        handler = self.circuits.get(worst)
-        if handler is None:  # closed already: its DESTROY was among what is dropped
-            self.send_one(worst, Command.DESTROY, Destroy(DestroyReason.RESOURCELIMIT).encode())
+        if (
+            worst == _REFUSALS or queues[worst].size <= CELL_LEN
+        ):  # nobody is to blame but a neighbour who reads nothing at all
+            self._choke()
         else:
-            handler.broken(RemoteError("too many cells queued", reason=DestroyReason.RESOURCELIMIT), self._outbox.now)
+            self._queues.pop(worst, None)
+            self._held.pop(worst, None)
+            self._account(-queues[worst].size)
+            self._shed[worst] = None
+            self._outbox.flush_later(self)
 
-    def flush(self) -> bool:
+    def _choke(self) -> None:
+        """Nothing is read: drop all. `flush` closes the link."""
+        self._choked = True
+        self._queues.clear()
+        self._held.clear()
+        self._account(-self._queued)
+        self._outbox.flush_later(self)
+
+    def _close_shed(self, now: float) -> None:
+        shed, self._shed = self._shed, {}
+        for circ_id in shed:
+            handler = self.circuits.get(circ_id)
+            if handler is None:  # closed already: its DESTROY was among what is dropped
+                self.send_one(circ_id, Command.DESTROY, Destroy(DestroyReason.RESOURCELIMIT).encode())
+            else:
+                handler.broken(RemoteError("too many cells queued", reason=DestroyReason.RESOURCELIMIT), now)
+
+    def flush(self, now: float) -> bool:
         """Hand up to FLUSH_CELLS cells to the transport, a buffer of each circuit in turn."""
+        if self._choked:
+            self.close("too many cells queued", now)
+        elif self._shed:
+            self._close_shed(now)
         if self.congested or self._closed or not self._queues:
             return False
         throttle = self._throttle
@@ -427,17 +551,17 @@ class Link:
             data = b"".join(queue)
             self._queues.clear()
         else:
-            data = b"".join(self._take_turns(throttle))
+            data = b"".join(self._take_turns(throttle, now))
         if data:
             self._account(-len(data))
             step = CELLS_PER_MESSAGE * CELL_LEN
             self._send_now([data] if len(data) <= step else [data[at : at + step] for at in range(0, len(data), step)])
         return bool(self._queues)
 
-    def _take_turns(self, throttle: Throttle | None) -> list[bytes]:
+    def _take_turns(self, throttle: Throttle | None, now: float) -> list[bytes]:
         parts: list[bytes] = []
         room = FLUSH_BYTES
-        allowance = left = math.inf if throttle is None else throttle.allowance()
+        allowance = left = math.inf if throttle is None else throttle.allowance(now)
         while self._queues and room > 0:
             for circ_id in list(self._queues):
                 queue = self._queues.pop(circ_id)  # and back, behind the others, if anything is left in it
@@ -457,5 +581,5 @@ class Link:
                 if room <= 0:
                     break
         if throttle is not None:
-            throttle.settle(self, int(allowance - left), bool(self._held))
+            throttle.settle(self, int(allowance - left), bool(self._held), now)
         return parts

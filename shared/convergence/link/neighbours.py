@@ -17,6 +17,7 @@ from convergence.events import LinkClosed
 from convergence.link.handshake import HANDSHAKE_TIMEOUT, Handshake
 from convergence.link.link import MAX_QUEUED_ALL, CreateHook, Link
 from convergence.link.meter import Meter
+from convergence.link.onionskins import Onionskins
 from convergence.link.throttle import Throttle
 from convergence.outbox import Outbox
 from convergence.ports import Crypto, Rng
@@ -118,6 +119,7 @@ class Neighbours:
         self._on_create = on_create
         self._on_unknown = on_unknown
         self._throttle = throttle
+        self._onionskins = Onionskins(outbox)
         self._queued = Meter(MAX_QUEUED_ALL, self._relieve)
         self._ways: dict[bytes, _Way] = {}
         self._unopened: dict[int, _Way] = {}  # by the channel that is to open
@@ -215,6 +217,7 @@ class Neighbours:
             on_open=self._link_open,
             on_closed=lambda link, reason, now: self._link_closed(link, expected, reason, now),
             meter=self._queued,
+            onionskins=self._onionskins,
             throttle=self._throttle,
         )
         if not self._sweeping:

@@ -37,29 +37,29 @@ class Throttle:
         self.rate = rate
         self._outbox = outbox
         self._tokens = 0.0 if rate is None else self._burst(rate)
-        self._counted = outbox.now  # when the tokens were
+        self._counted = -math.inf  # when the tokens were
         self._waiting: dict[Waiting, None] = {}  # whose turn is next leads
         self._timer: Timer | None = None
 
-    def set_rate(self, rate: int | None) -> None:
+    def set_rate(self, rate: int | None, now: float) -> None:
         """From now on. Saved tokens beyond the new burst are lost; links that wait try again."""
         if rate is not None:
-            self._refill()
+            self._refill(now)
             self._tokens = self._burst(rate) if self.rate is None else min(self._tokens, self._burst(rate))
-            self._counted = self._outbox.now
         self.rate = rate
-        self._wake(self._outbox.now)
+        self._wake(now)
 
-    def allowance(self) -> float:
-        """Bytes that a link may send now: more than 0, or nothing. Who comes while others wait waits too."""
+    def allowance(self, now: float) -> float:
+        """Bytes that a link may send now: more than 0, or nothing. A link that comes while others wait gets nothing
+        yet: it goes behind them."""
         if self.rate is None:
             return math.inf
         if self._timer is not None:
             return 0.0
-        self._refill()
+        self._refill(now)
         return max(self._tokens, 0.0)
 
-    def settle(self, link: Waiting, sent: int, more: bool) -> None:
+    def settle(self, link: Waiting, sent: int, more: bool, now: float) -> None:
         """A link has sent so many bytes of its allowance. With `more` to send it waits, behind all others if it sent
         anything."""
         self._tokens -= sent
@@ -67,7 +67,7 @@ class Throttle:
             self._waiting.pop(link, None)
         if more:
             self._waiting.setdefault(link)
-            self._wait()
+            self._wait(now)
 
     def forget(self, link: Waiting) -> None:
         """The link is closed."""
@@ -77,16 +77,15 @@ class Throttle:
     def _burst(rate: int) -> float:
         return max(rate * BURST, MIN_BURST)
 
-    def _refill(self) -> None:
-        now = self._outbox.now
+    def _refill(self, now: float) -> None:
         if self.rate is not None and now > self._counted:
             self._tokens = min(self._tokens + (now - self._counted) * self.rate, self._burst(self.rate))
         self._counted = now
 
-    def _wait(self) -> None:
+    def _wait(self, now: float) -> None:
         if self._timer is None and self.rate is not None:
             needed = max(self.rate * WAKE, CELL_LEN) - self._tokens
-            self._timer = self._outbox.call_at(self._outbox.now + needed / self.rate, self._wake)
+            self._timer = self._outbox.call_at(now + needed / self.rate, self._wake)
 
     def _wake(self, now: float) -> None:
         if self._timer is not None:

@@ -284,7 +284,7 @@ class CircuitPool:
 
         try:
             circuit = ClientCircuit(
-                self._outbox, self._crypto, self._rng, link, place.path, partial(self._built, place), gone
+                self._outbox, self._crypto, self._rng, link, place.path, partial(self._built, place), gone, now
             )
         except LocalError:  # the link is full of circuits: no fault of the hop's
             place.request.avoid(place.path[0])
@@ -312,7 +312,7 @@ class CircuitPool:
         place.path = (*place.path, last)
         self._stop_timers(place)
         self._await_hop(place, now)
-        place.circuit.extend(last, partial(self._built, place))
+        place.circuit.extend(last, partial(self._built, place), now)
         self.fill(now)
 
     def _built(self, place: Place, circuit: ClientCircuit, now: float) -> None:

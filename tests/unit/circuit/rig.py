@@ -80,7 +80,7 @@ class Services:
         stream = circuit.endpoint.accept_stream(stream_id)
         stream.handler = Recorder()
         self.streams.append((stream, stream.handler))
-        stream.accept()
+        stream.accept(START)
 
     def begin(self, circuit, stream_id, begin, now):
         self.targets.append(begin.target)
@@ -233,6 +233,10 @@ class Net:
             link = self._between[a, b] = self.connect(a, b, expected=b.keys.identity)[0]
         return link
 
+    def prove(self, a, b):
+        """a's link to b is one on which a proves who it is."""
+        self._between[a, b] = self.connect(a, b, binding=b"the connection", expected=b.keys.identity)[0]
+
     def other_side(self, machine, link):
         """The neighbour's end of a link."""
         peer, channel = self._peers[machine, link.channel]
@@ -287,6 +291,7 @@ class Net:
             [machine.descriptor for machine in path] if descriptors is None else descriptors,
             lambda circuit, now: built.append(circuit),
             lambda circuit, reason, now: gone.append(reason),
+            self.now,
         )
         circuit.times_built, circuit.gone, circuit.client = built, gone, client
         if pump:

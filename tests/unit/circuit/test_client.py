@@ -2,7 +2,7 @@
 
 import pytest
 
-from convergence.circuit.client import EARLY_KEPT, MAX_HOPS
+from convergence.circuit.client import EARLY_KEPT, HOP_TIMEOUT, MAX_HOPS
 from convergence.crypto.keys import NodeKeys
 from convergence.errors import DestroyReason, EndReason, LocalError
 from convergence.events import CircuitBroken
@@ -95,6 +95,18 @@ def test_no_relay_learns_what_passes(net, client):
         bodies = {bytes(data[at + 5 : at + CELL_LEN]) for at in range(0, len(data), CELL_LEN)}
         assert not cells & bodies
         cells |= bodies
+
+
+@pytest.mark.parametrize("hops", [1, 3])
+def test_a_hop_that_never_answers_ends_the_circuit(net, client, hops):
+    path = net.relays(hops)
+    path[-1]._create = lambda link, circ_id, payload, now: None
+    circuit = net.build(client, path)
+    net.hold(client, first_link(net, client))  # or the hop before would tell, which gives up sooner
+    net.tick(HOP_TIMEOUT - 1)
+    assert circuit.gone == []
+    net.tick(1)
+    assert circuit.gone == [DestroyReason.TIMEOUT] and not first_link(net, client).circuits
 
 
 def test_a_path_has_1_to_5_distinct_hops(net, client):
@@ -307,7 +319,7 @@ def test_a_circuit_that_was_in_use_can_be_extended_once_more(net, client):
     stream.send(bytes(20 * PAYLOAD_LEN))
     net.pump()
     stream.end()
-    circuit.extend(more.descriptor, lambda circuit, now: None)
+    circuit.extend(more.descriptor, lambda circuit, now: None, net.now)
     net.pump()
     assert circuit.built and circuit.hops_built == 3
 
@@ -345,7 +357,7 @@ def test_cells_of_the_old_last_hop_behind_extended2_are_refused(net, client):
     circuit = net.build(client, [one])
     again = []
     link = net.other_side(client, first_link(net, client))
-    circuit.extend(two.descriptor, lambda circuit, now: again.append(circuit))
+    circuit.extend(two.descriptor, lambda circuit, now: again.append(circuit), net.now)
 
     original = one.circuits[0].extended
 
@@ -389,7 +401,7 @@ def test_destroy_from_the_path_ends_streams_and_tells_once(net, client):
     _, handler = net.open(circuit)
     told = []
     circuit.on_closed = lambda reason, now: told.append(reason)
-    path[0].circuits[0].destroy(DestroyReason.HIBERNATING)
+    path[0].circuits[0].destroy(DestroyReason.HIBERNATING, net.now)
     net.pump()
     assert circuit.gone == [DestroyReason.HIBERNATING] == told
     assert handler.reason == EndReason.DESTROY
@@ -454,7 +466,7 @@ def test_what_needs_an_open_circuit_says_so(net, client):
     calls = (
         lambda: circuit.open_stream("host:80", Recorder(), net.now),
         lambda: circuit.resolve("host.example", lambda answers, now: None),
-        lambda: circuit.extend(path[0].descriptor, lambda circuit, now: None),
+        lambda: circuit.extend(path[0].descriptor, lambda circuit, now: None, net.now),
     )
     for call in calls:
         with pytest.raises(LocalError):
@@ -479,21 +491,21 @@ def test_a_built_circuit_can_be_extended(net, client):
     one, two, three = net.relays(3)
     circuit = net.build(client, [one, two])
     again = []
-    circuit.extend(three.descriptor, lambda circuit, now: again.append(circuit))
+    circuit.extend(three.descriptor, lambda circuit, now: again.append(circuit), net.now)
     assert not circuit.built
     net.pump()
     assert circuit.built and again == [circuit] and len(circuit.times_built) == 1
     net.open(circuit)
     assert three.services.targets == ["host.example:80"]
     with pytest.raises(LocalError):
-        circuit.extend(one.descriptor, lambda circuit, now: None)
+        circuit.extend(one.descriptor, lambda circuit, now: None, net.now)
 
 
 def test_a_circuit_is_not_extended_to_a_node_twice(net, client):
     path = net.relays(2)
     circuit = net.build(client, path)
     with pytest.raises(LocalError):
-        circuit.extend(path[0].descriptor, lambda circuit, now: None)
+        circuit.extend(path[0].descriptor, lambda circuit, now: None, net.now)
 
 
 # -- streams that the last hop opens (a rendezvous point towards a provider)

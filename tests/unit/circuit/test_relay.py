@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from convergence.circuit.relay import MAX_REPLY, RelayCircuit
+from convergence.circuit.relay import CREATE_TIMEOUT, MAX_REPLY, REACH_TIMEOUT, RelayCircuit
 from convergence.crypto.keys import NodeKeys
 from convergence.errors import DestroyReason, EndReason
+from convergence.link.handshake import HANDSHAKE_TIMEOUT
 from convergence.link.link import MAX_CIRCUITS
 from convergence.wire.cells import CELL_LEN, PAYLOAD_LEN, Command
 from convergence.wire.create import Create2, Created2
@@ -233,6 +234,47 @@ def test_an_answer_of_a_link_that_comes_too_late_is_ignored(net, client):
     assert not link.circuits and not two.circuits
 
 
+def test_extend2_back_to_the_previous_hop_closes(net, client):
+    one, two = net.relays(2)
+    net.prove(one, two)
+    circuit = net.build(client, [one, two])
+    say_early(circuit, RelayCommand.EXTEND2, extend_to(one))
+    net.pump()
+    assert circuit.gone == [DestroyReason.PROTOCOL] and two.circuits[0].closed
+
+
+def test_a_link_that_never_comes_ends_the_extension(net, client):
+    one, two = net.relays(2)
+    replies = []
+    one.reach = lambda identity, reply, now: replies.append(reply)
+    circuit = net.build(client, [one])
+    say_early(circuit, RelayCommand.EXTEND2, extend_to(two))
+    net.pump()
+    net.tick(REACH_TIMEOUT - 1)
+    assert circuit.gone == [] and len(replies) == 1
+    net.tick(1)
+    assert circuit.gone == [DestroyReason.TIMEOUT]
+
+
+def test_a_next_hop_that_never_answers_ends_the_extension(net, client):
+    one, two = net.relays(2)
+    two._create = lambda link, circ_id, payload, now: None
+    circuit = net.build(client, [one])
+    say_early(circuit, RelayCommand.EXTEND2, extend_to(two))
+    net.pump()
+    net.tick(CREATE_TIMEOUT - 1)
+    assert circuit.gone == [] and len(net.link_between(one, two).circuits) == 1
+    net.tick(1)
+    assert circuit.gone == [DestroyReason.TIMEOUT] and not net.link_between(one, two).circuits
+
+
+def test_a_circuit_that_stands_sets_no_timer(net, client):
+    one, two = net.relays(2)
+    net.build(client, [one, two])
+    net.tick(HANDSHAKE_TIMEOUT)
+    assert one.outbox.deadline() is None and two.outbox.deadline() is None and client.outbox.deadline() is None
+
+
 # -- RELAY_EARLY
 
 
@@ -310,7 +352,7 @@ def test_nothing_of_a_batch_is_handled_after_the_cell_that_closed_the_circuit(ne
     path = net.relays(2)
     circuit = net.build(client, path)
     services = path[hop].services
-    services.on_begin = lambda circuit, stream_id, begin: circuit.destroy(DestroyReason.RESOURCELIMIT)
+    services.on_begin = lambda circuit, stream_id, begin: circuit.destroy(DestroyReason.RESOURCELIMIT, net.now)
     cells = [pack_message(RelayCommand.BEGIN, number, Begin("host", 80).encode()) for number in (1, 2)]
     run = circuit._hops[hop].keys.forward.seal_run(cells)
     for layer in reversed(circuit._hops[: hop + 1]):
@@ -335,7 +377,7 @@ def test_truncate_cuts_behind_the_hop(net, client):
     [
         lambda net, circuit, one: circuit.destroy(DestroyReason.FINISHED, net.now),
         lambda net, circuit, one: net.break_link(circuit.client, client_link(circuit.client)),
-        lambda net, circuit, one: one.circuits[0].destroy(DestroyReason.HIBERNATING),
+        lambda net, circuit, one: one.circuits[0].destroy(DestroyReason.HIBERNATING, net.now),
         lambda net, circuit, one: say_at(circuit, 0, RelayCommand.TRUNCATE, b"\3"),
     ],
     ids=["finished", "link lost", "paused", "truncated"],
@@ -435,7 +477,7 @@ def test_db_info_goes_to_the_services(net, client):
 def test_a_dead_next_hop_is_told_with_truncated(net, client):
     path = net.relays(3)
     circuit = net.build(client, path)
-    path[2].circuits[0].destroy(DestroyReason.HIBERNATING)
+    path[2].circuits[0].destroy(DestroyReason.HIBERNATING, net.now)
     net.pump()
     assert circuit.gone == [DestroyReason.HIBERNATING]
     assert all(machine.circuits[0].closed for machine in path)
@@ -449,7 +491,7 @@ def test_services_hear_of_each_end_once(net, client):
     net.pump()
     for machine in path:
         assert machine.services.closed == machine.circuits
-        machine.circuits[0].destroy(DestroyReason.INTERNAL)
+        machine.circuits[0].destroy(DestroyReason.INTERNAL, net.now)
         assert not any(link.circuits for link in machine.links.values())
     assert path[-1].services.streams[0][1].reason == EndReason.DESTROY
 

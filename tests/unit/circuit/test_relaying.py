@@ -4,6 +4,7 @@ import pytest
 
 from convergence.circuit.relaying import MAX_PAUSED, Relaying, RelayLimits
 from convergence.errors import DestroyReason, EndReason, LocalError
+from convergence.link.onionskins import HANDSHAKES
 from convergence.rdv.point import RdvPoint
 from convergence.wire.cells import CELL_LEN, Command
 from convergence.wire.create import Create2
@@ -172,7 +173,7 @@ def test_a_splice_counts_as_two_streams_and_its_cells_once(scene):
 def test_a_circuit_that_breaks_under_a_splice_leaves_no_stream(scene, side):
     stream, provided = splice(scene)
     stream.send(bytes(MAX_DATA * 20))
-    list(scene.relaying.circuits)[side].destroy(DestroyReason.INTERNAL)
+    list(scene.relaying.circuits)[side].destroy(DestroyReason.INTERNAL, scene.net.now)
     scene.net.pump()
     assert scene.shown["streams"] == 0
 
@@ -340,7 +341,10 @@ def test_circuits_are_few_during_a_pause_but_every_link_may_have_one(scene):
     other = scene.net.add("other", relays=False)
     scene.net.link_between(other, scene.relay)
     scene.set_limits(None)
-    circuits = [scene.build() for _ in range(MAX_PAUSED + 1)]
+    circuits = []
+    for _ in range(MAX_PAUSED + 1):
+        circuits.append(scene.build())
+        scene.net.tick(1 / HANDSHAKES)
     assert circuits[-1].gone == [DestroyReason.HIBERNATING] and circuits[-2].built
     assert scene.build(client=other).built
 

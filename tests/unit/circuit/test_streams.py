@@ -35,7 +35,7 @@ def owner():
 
 @pytest.fixture
 def stream(owner):
-    made = Stream(owner, 7, lambda: NOW)
+    made = Stream(owner, 7)
     made.handler = Recorder()
     made.on_connected(b"", NOW)
     return made
@@ -59,7 +59,7 @@ def give(entry, count, data=b"x"):
 
 
 def test_bytes_wait_for_connected(owner):
-    stream = Stream(owner, 7, lambda: NOW)
+    stream = Stream(owner, 7)
     stream.handler = Recorder()
     stream.send(b"early")
     assert not stream.ready and not owner.woken
@@ -179,7 +179,7 @@ def test_an_end_from_the_far_side_comes_after_its_data(stream):
 
 
 def test_the_handler_hears_data_before_the_end(owner):
-    stream = Stream(owner, 7, lambda: NOW)
+    stream = Stream(owner, 7)
     handler = stream.handler = Recorder()
     stream.on_connected(b"", NOW)
     give(stream, 1, b"tail")
@@ -189,7 +189,7 @@ def test_the_handler_hears_data_before_the_end(owner):
 
 
 def test_a_handler_may_end_the_stream_while_it_gets_data(owner):
-    stream = Stream(owner, 7, lambda: NOW)
+    stream = Stream(owner, 7)
     stream.handler = Recorder(on_data=lambda data: stream.end())
     stream.on_connected(b"", NOW)
     give(stream, STREAM_INCREMENT)
@@ -198,7 +198,7 @@ def test_a_handler_may_end_the_stream_while_it_gets_data(owner):
 
 
 def test_a_handler_may_end_the_stream_while_the_far_end_does(owner):
-    stream = Stream(owner, 7, lambda: NOW)
+    stream = Stream(owner, 7)
     stream.handler = Recorder(on_data=lambda data: stream.end())
     stream.on_connected(b"", NOW)
     give(stream, 1)
@@ -210,12 +210,12 @@ def test_connected_twice_and_data_before_it_are_errors(owner, stream):
     with pytest.raises(StreamError, match="twice"):
         stream.on_connected(b"", NOW)
     with pytest.raises(StreamError, match="before CONNECTED"):
-        Stream(owner, 8, lambda: NOW).on_data(data_cell(b"x"), 1)
+        Stream(owner, 8).on_data(data_cell(b"x"), 1)
 
 
 def test_a_stream_without_a_handler_only_counts(owner):
-    stream = Stream(owner, 7, lambda: NOW)
-    stream.accept(b"payload")
+    stream = Stream(owner, 7)
+    stream.accept(NOW, b"payload")
     assert owner.messages == [(RelayCommand.CONNECTED, 7, b"payload")]
     give(stream, 1)
     stream.settle(NOW)

@@ -39,6 +39,7 @@ class Paths:
                     path,
                     on_ready,
                     lambda circuit, reason, now: None,
+                    now,
                 )
             )
 

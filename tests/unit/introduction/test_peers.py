@@ -503,7 +503,7 @@ def test_a_circuit_that_breaks_refuses(net, far):
     (carrier,) = a.carriers(target.identity)
     asked = Asked(carrier, target)
     net.tick(0)
-    introducer.circuits[-1].destroy(1)
+    introducer.circuits[-1].destroy(1, net.now)
     net.pump()
     assert len(asked.refusals) == 1
 

@@ -17,7 +17,7 @@ from convergence.link.link import (
 )
 from convergence.link.throttle import Throttle
 from convergence.outbox import Outbox
-from convergence.wire.cells import CELL_LEN, HEADER_LEN, PAYLOAD_LEN, Command, encode_cell
+from convergence.wire.cells import CELL_LEN, HEADER_LEN, PAYLOAD_LEN, VARIABLE_HEADER, Command, encode_cell
 from convergence.wire.create import Create2
 from tests.unit.circuit.rig import CRYPTO, START, Machine, Net, SeededRng
 
@@ -64,8 +64,8 @@ class Circuit:
 class End:
     """A link that is open, with nothing behind it."""
 
-    def __init__(self, *, initiator=False, on_create="adopt", rate=None):
-        self.outbox = Outbox()
+    def __init__(self, *, initiator=False, on_create="adopt", rate=None, onionskins=None, outbox=None, late=b""):
+        self.outbox = outbox or Outbox()
         self.outbox.now = START
         net = Net()
         keys = Machine(net, "us").keys
@@ -86,13 +86,14 @@ class End:
             on_open=lambda link, now: None,
             on_closed=lambda link, reason, now: self.closed.append(reason),
             throttle=self.throttle,
+            onionskins=onionskins,
         )
         data = b"".join(theirs.start()) or self.sent()
         for _ in range(4):
             if initiator:
                 self.link.receive(b"".join(theirs.receive(data, START)), START)
             else:
-                self.link.receive(data, START)
+                self.link.receive(data + (late if theirs.open else b""), START)
             data = self.sent() if initiator else b"".join(theirs.receive(self.sent(), START))
             if self.link.open and theirs.open:
                 break
@@ -141,6 +142,9 @@ def relay_cell(circ_id, byte=0, command=Command.RELAY):
     return encode_cell(circ_id, command, bytes([byte]) * PAYLOAD_LEN)
 
 
+HANDSHAKE_ONLY = [
+    *(Command.NETINFO, Command.VERSIONS, Command.CERTS, Command.AUTH_CHALLENGE, Command.AUTHENTICATE),
+]
 THEIRS = INITIATOR_ID_BIT | 5  # an id that the initiator may choose; the End is the responder
 CREATE = Create2(2, bytes(84)).encode()
 
@@ -288,7 +292,7 @@ def test_old_handshakes_are_refused(command):
     assert end.link.open and not end.link.circuits
 
 
-@pytest.mark.parametrize("command", [Command.CREATE, Command.CREATE_FAST, Command.CREATED, Command.CREATED_FAST, 77])
+@pytest.mark.parametrize("command", [Command.CREATE, Command.CREATE_FAST, Command.CREATED, Command.CREATED_FAST])
 def test_a_command_that_is_not_offered_breaks_its_circuit(command):
     end = End()
     circuit = end.attach()
@@ -297,7 +301,7 @@ def test_a_command_that_is_not_offered_breaks_its_circuit(command):
     assert end.link.open
 
 
-@pytest.mark.parametrize("command", [Command.NETINFO, Command.VERSIONS, Command.CERTS, Command.VPADDING, 255])
+@pytest.mark.parametrize("command", HANDSHAKE_ONLY)
 def test_a_handshake_cell_on_an_open_link_closes_it(command):
     end = End()
     circuit = end.attach()
@@ -305,6 +309,50 @@ def test_a_handshake_cell_on_an_open_link_closes_it(command):
     assert end.closed == [f"cell command {int(command)} after the handshake"]
     assert circuit.calls == [("destroyed", DestroyReason.CHANNEL_CLOSED)]
     assert any(isinstance(effect, CloseLink) for effect in end.outbox.poll())
+
+
+@pytest.mark.parametrize("command", [13, 77, 120, 121, 127])
+def test_a_fixed_cell_of_an_unknown_command_is_dropped(command):
+    """tor-spec "Cell Packet format": a relay must drop them, more may be added."""
+    end = End()
+    circuit = end.attach()
+    end.receive(encode_cell(circuit.id, command), encode_cell(0, command), relay_cell(circuit.id))
+    assert circuit.calls == [("relay", 1, False)] and end.cells() == []
+
+
+def variable_cell(command, size, circ_id=0):
+    """Looks like cells of all kinds inside."""
+    return VARIABLE_HEADER.pack(circ_id, command, size) + (bytes([Command.DESTROY]) * size)
+
+
+@pytest.mark.parametrize("cut", [1, 3, 6, 7, 513, 514, 515, 1 << 20])
+@pytest.mark.parametrize("size", [0, 1, 507, 509, 65_535])
+@pytest.mark.parametrize("command", [Command.VPADDING, Command.AUTHORIZE, 190, 255])
+def test_padding_and_unknown_variable_cells_are_dropped_wherever_they_are_cut(command, size, cut):
+    end = End()
+    circuit = end.attach()
+    cell = variable_cell(command, size)
+    data = b"".join(
+        (relay_cell(circuit.id, 1), cell, cell, relay_cell(circuit.id, 2), relay_cell(circuit.id, 3), cell, cell[:6])
+    )
+    for at in range(0, len(data), cut):
+        end.receive(data[at : at + cut])
+        assert len(end.link._partial) < CELL_LEN
+    assert end.link.open and end.cells() == []
+    assert b"".join(run for run, _ in circuit.runs) == b"".join(bytes([byte]) * PAYLOAD_LEN for byte in (1, 2, 3))
+
+
+def test_cells_before_a_handshake_cell_are_handled_before_the_link_closes():
+    end = End()
+    circuit = end.attach()
+    end.receive(relay_cell(circuit.id), variable_cell(Command.CERTS, 9), relay_cell(circuit.id))
+    assert circuit.calls == [("relay", 1, False), ("destroyed", DestroyReason.CHANNEL_CLOSED)]
+
+
+@pytest.mark.parametrize("late", [variable_cell(Command.VPADDING, 30_000), variable_cell(200, 3)])
+def test_what_comes_with_the_end_of_the_handshake_is_of_the_open_link(late):
+    end = End(late=late + relay_cell(THEIRS) + encode_cell(THEIRS, Command.CREATE2, CREATE))
+    assert end.link.open and [circuit.id for circuit in end.created] == [THEIRS]
 
 
 def test_circuit_cells_reach_their_circuit():
@@ -414,6 +462,7 @@ def test_the_circuit_with_most_is_shed_when_too_much_is_queued():
     end.link.send(small.id, Command.RELAY, run_of(10))
     for _ in range(MAX_QUEUED // (500 * CELL_LEN) + 1):
         end.link.send(large.id, Command.RELAY, run_of(500))
+    assert end.sent() == b""
     assert large.calls == [("broken", DestroyReason.RESOURCELIMIT)] and small.calls == []
     end.link.set_congested(False, START)
     sent = end.cells()
@@ -458,6 +507,7 @@ def test_refusals_that_nobody_reads_close_the_link():
         end.link.send_one(circuit.id, Command.CREATED2, b"")
     refused = (encode_cell(INITIATOR_ID_BIT | number, Command.CREATE_FAST) for number in range(1, MAX_QUEUED // 500))
     end.receive(*refused)
+    assert end.link.queued == 0 and end.sent() == b""
     assert end.closed == ["too many cells queued"]
     assert not end.link.circuits and all(len(circuit.calls) == 1 for circuit in circuits)
 
@@ -540,7 +590,7 @@ def test_circuits_of_others_have_the_rate_together(kind, circuits):
     for _ in range(10):
         end.tick(1.0)
         assert len(end.cells()) == pytest.approx(100, abs=1)
-    end.throttle.set_rate(None)
+    end.throttle.set_rate(None, START)
     end.cells()
     assert end.link.queued == 0
 
@@ -647,7 +697,7 @@ def test_a_limit_set_later_holds_what_is_queued_already():
     circ_id = relayed(end, "onward")
     end.link.set_congested(True, START)
     end.link.send(circ_id, Command.RELAY, run_of(300))
-    end.throttle.set_rate(RATE)
+    end.throttle.set_rate(RATE, START)
     end.link.set_congested(False, START)
     assert len(end.cells()) == 100
 

@@ -349,6 +349,7 @@ def test_what_waits_on_all_links_has_one_limit(pair, monkeypatch):
     links[1].send(links[1].attach(busy), Command.RELAY, bytes(59 * PAYLOAD_LEN))
     assert busy.errors == []
     links[0].send(links[0].attach(quiet), Command.RELAY, bytes(2 * PAYLOAD_LEN))
+    a.outbox.poll()
     assert len(busy.errors) == 1 and quiet.errors == [], "the link with most queued gives way"
     assert links[1].queued == 0
     links[0].gone("lost", START)

@@ -1,0 +1,89 @@
+"""CREATE2s that wait for their handshake, on all links of a node: served in turn, within a share of the processor.
+
+Does: give links their turns, count handshakes over time, count what each link asks for.
+Does not: hold the cells (each link holds its own) or answer them (circuit/relay.py).
+
+A handshake is the most work that one cell can ask of a relay: 0.2 to 0.3 ms, where forwarding a cell takes 1 us. So a
+link that sends nothing else must not get a relay's whole processor. The core has no clock of its own: it counts
+handshakes against the time of its inputs, and leaves the rest to a timer. In between, the shell reads and writes.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol as Shape
+
+from convergence.outbox import Outbox, Timer
+
+HANDSHAKES = 500  # a second at most, for all links together: an eighth of a core
+BURST = 16  # that may be done at once after a pause
+WAKE = 0.004  # seconds between two turns while links wait
+ASKED = 500  # CREATE2s a second that are read from one link: no relay within HANDSHAKES passes on more
+ASKED_BURST = 256  # that it may send at once
+
+
+class Asking(Shape):
+    """A link, as the queue sees it."""
+
+    @property
+    def wants_turn(self) -> bool:
+        """Whether a CREATE2 waits, and the neighbour reads what it is sent."""
+        ...
+
+    def answer_create(self, now: float) -> None:
+        """Answer the CREATE2 that has waited longest."""
+        ...
+
+
+class Onionskins:
+    """Whose turn it is."""
+
+    def __init__(self, outbox: Outbox) -> None:
+        self._outbox = outbox
+        self._budget = Budget(HANDSHAKES, BURST)
+        self._links: dict[Asking, None] = {}  # whose turn is next leads
+        self._timer: Timer | None = None
+
+    def wait(self, link: Asking, now: float) -> None:
+        """The link wants a turn. It gets one now, if no other link waits and the budget allows."""
+        self._links.setdefault(link)
+        if self._timer is None:
+            self._serve(now)
+
+    def forget(self, link: Asking) -> None:
+        """The link is closed."""
+        self._links.pop(link, None)
+
+    def _serve(self, now: float) -> None:
+        self._timer = None
+        self._budget.refill(now)
+        while self._links and self._budget.left >= 1:
+            link = next(iter(self._links))
+            del self._links[link]
+            if link.wants_turn:
+                self._budget.left -= 1
+                link.answer_create(now)
+                if link.wants_turn:
+                    self._links[link] = None
+        if self._links:
+            self._timer = self._outbox.call_at(now + WAKE, self._serve)
+
+
+class Budget:
+    """So many a second, and so many at once. `left` may be taken below zero: a debt, which time pays back."""
+
+    __slots__ = ("left", "_rate", "_burst", "_counted")
+
+    def __init__(self, rate: float, burst: float) -> None:
+        self.left = burst
+        self._rate = rate
+        self._burst = burst
+        self._counted = 0.0
+
+    def refill(self, now: float) -> None:
+        self.left = min(self.left + max(now - self._counted, 0.0) * self._rate, self._burst)
+        self._counted = now
+
+    @property
+    def debt(self) -> float:
+        """Seconds until it is paid back."""
+        return max(-self.left / self._rate, 0.0)
