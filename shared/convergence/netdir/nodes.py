@@ -61,6 +61,7 @@ class NodeDirectory:
         self._published = 0
         self._verified: dict[bytes, Descriptor] = {}  # the list's, by their encoding
         self._listed: dict[bytes, Descriptor] = {}
+        self._reached: dict[bytes, int] = {}
         self._heard: dict[bytes, Descriptor] = {}  # only those that count; newer than the listed ones of the same nodes
         self._nodes: dict[bytes, Descriptor] | None = {}  # both, in order of identity; None: to be made again
 
@@ -121,6 +122,10 @@ class NodeDirectory:
         node = self._all().get(identity)
         return node if node is not None and node.expires > now else None
 
+    def reached(self, identity: bytes) -> int:
+        """When the facilitator last found this node at its address (Unix seconds); 0 if never, as for those without."""
+        return self._reached.get(identity, 0)
+
     def nodes(self, role: Role, now: float) -> list[Descriptor]:
         """All valid nodes that have roles, and every bit of `role`, in order of identity. While the list is fresh,
         only those that it has: whoever knows a facilitator need not be told of nodes by others, who may make up any
@@ -138,7 +143,8 @@ class NodeDirectory:
     def _take_over(self, nodes: NodeList, now: float) -> Change:
         verified: dict[bytes, Descriptor] = {}
         found: dict[bytes, Descriptor] = {}
-        for raw in nodes.descriptors:
+        self._reached = {}
+        for raw, reached in zip(nodes.descriptors, nodes.reached, strict=True):
             node = self._verified.get(raw) or self._verify(raw)
             if node is None or node.expires <= now:
                 continue
@@ -146,6 +152,7 @@ class NodeDirectory:
             other = found.get(node.identity)
             if other is None or other.published < node.published:
                 found[node.identity] = node
+                self._reached[node.identity] = reached
         before = self._all()
         self._facilitator = nodes.facilitator
         self._published = nodes.published
