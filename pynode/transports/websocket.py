@@ -198,6 +198,7 @@ class WebSocketTransport:
         tls: context for wss:// addresses; by default the system's certificates, verified.
         max_connections: above this many no more are accepted.
         origins: whose pages may connect; by default all.
+        public_only: whether links to private and reserved addresses are refused.
     """
 
     channels: Channels
@@ -207,6 +208,7 @@ class WebSocketTransport:
         tls: ssl.SSLContext | None = None,
         max_connections: int = MAX_INCOMING,
         origins: Origins | None = None,
+        public_only: bool = False,
     ) -> None:
         self._max_connections = max_connections
         self._origins = origins or Origins([ANY])
@@ -216,7 +218,7 @@ class WebSocketTransport:
         self._dials: dict[int, asyncio.Task[None]] = {}
         # Its own threads: look-ups for exit streams, which strangers ask for, must not hold links up.
         self._look_ups = ThreadPoolExecutor(LOOK_UP_THREADS, "link-look-up")
-        self._public_only = False
+        self._public_only = public_only
         self._servers: list[asyncio.Server] = []
         self._log = _LibraryLog(log, {})
         self._all_gone = asyncio.Event()
