@@ -25,6 +25,7 @@ from convergence.wire.descriptor import Role
 from pynode.config import Address, Circuits, Limits
 from pynode.crypto import CPythonCrypto, SystemRng
 from pynode.exit import ExitPolicy
+from pynode.facilitator import FacilitatorTransport, is_private
 from pynode.keyfile import KeyFileError, load_or_create_keys
 from pynode.logs import log_event
 from pynode.loop import AsyncioClock, AsyncioTimer
@@ -250,6 +251,7 @@ class FacilitatorApp:
         self._on_event = on_event
         self._storage: DiskStorage | None = None
         self._site: Site | None = None
+        self._transport: FacilitatorTransport | None = None
 
     @property
     def address(self) -> Address:
@@ -280,9 +282,11 @@ class FacilitatorApp:
         clock = AsyncioClock()
         timer = AsyncioTimer(clock)
         sockets = FacilitatorSockets(self._origins)
-        self.service = FacilitatorService(CPythonCrypto(), rng, seed)
-        driver = Driver(self.service, sockets, clock, timer, storage=self._storage, on_event=self._on_event)
-        sockets.channels = driver
+        links = WebSocketTransport(public_only=not is_private((self._listen.host, *self._hosts)))
+        self._transport = transport = FacilitatorTransport(sockets, links)
+        self.service = FacilitatorService(CPythonCrypto(), rng, seed, source=transport.source)
+        driver = Driver(self.service, transport, clock, timer, storage=self._storage, on_event=self._on_event)
+        transport.attach(driver)
         timer.tick = driver.tick
         driver.run(self.service.start)
         try:
@@ -310,6 +314,8 @@ class FacilitatorApp:
         """In bounded time."""
         if self._site is not None:
             await self._site.close()
+        if self._transport is not None:
+            await self._transport.shutdown()
         if self._storage is not None:
             await self._storage.close()
 

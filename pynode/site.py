@@ -159,6 +159,11 @@ class FacilitatorSockets:
 
     # -- for the application
 
+    def remote(self, channel: int) -> str | None:
+        """The address that this channel comes from."""
+        connection = self._open.get(channel)
+        return None if connection is None else connection.remote
+
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """The aiohttp handler of the facilitator's path."""
         limit = MAX_MESSAGE + 1  # aiohttp refuses what is as long as its limit
@@ -178,7 +183,7 @@ class FacilitatorSockets:
             await ws.prepare(request)
         except ConnectionError:  # gone already
             return ws
-        connection = _Channel(self, ws, request.transport, self.channels.accept())
+        connection = _Channel(self, ws, request.transport, self.channels.accept(), request.remote)
         self._live.add(connection)
         if neighbour:
             self._from[neighbour] += 1
@@ -212,9 +217,15 @@ class _Channel:
     """One accepted WebSocket. What is to be sent waits in a queue for its writer task."""
 
     def __init__(
-        self, owner: FacilitatorSockets, ws: web.WebSocketResponse, tcp: asyncio.Transport | None, number: int
+        self,
+        owner: FacilitatorSockets,
+        ws: web.WebSocketResponse,
+        tcp: asyncio.Transport | None,
+        number: int,
+        remote: str | None,
     ) -> None:
         self.owner = owner
+        self.remote = remote
         self.number = number
         self._ws = ws
         self._tcp = tcp

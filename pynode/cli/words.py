@@ -86,6 +86,10 @@ WORDS: dict[Code, str] = {
     FacilitatorWhy.SILENT: "The facilitator does not answer.",
     FacilitatorWhy.UNUSABLE: "The facilitator's answer cannot be used{detail}.",
     FacilitatorWhy.REFUSES: "The facilitator refuses{detail}.",
+    FacilitatorWhy.NOT_REACHED: (
+        "The facilitator cannot reach this node at its address, so that others are not told of it:"
+        " check --url and the firewall."
+    ),
     StorageWhy.SHARE: "The file cannot be shared{detail}.",
     StorageWhy.RESTORE: "What was kept from earlier cannot be read{detail}.",
     StorageWhy.UNSHARE: "What belonged to a share could not be deleted{detail}.",

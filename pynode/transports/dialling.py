@@ -30,12 +30,16 @@ class PrivateAddress(OSError):
 
 
 class Dialler:
-    """Makes a node's TCP connections to facilitators and other nodes."""
+    """Makes a node's TCP connections to facilitators and other nodes.
 
-    def __init__(self) -> None:
+    Args:
+        public_only: whether links to private and reserved addresses are refused.
+    """
+
+    def __init__(self, public_only: bool = False) -> None:
         # Its own threads: look-ups for exit streams, which strangers ask for, must not hold links up.
         self._look_ups = ThreadPoolExecutor(LOOK_UP_THREADS, "link-look-up")
-        self._public_only = False
+        self._public_only = public_only
 
     async def connect(self, protocol: Protocol, host: str, port: int) -> socket.socket:
         """A TCP connection to one of the host's addresses.

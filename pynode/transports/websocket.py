@@ -231,6 +231,7 @@ class WebSocketTransport:
         from_one: of them, how many from one address.
         origins: whose pages may connect; by default all.
         unsent: the count of bytes that wait, where other transports share it.
+        public_only: whether links to private and reserved addresses are refused.
     """
 
     channels: Channels
@@ -242,6 +243,7 @@ class WebSocketTransport:
         origins: Origins | None = None,
         unsent: Unsent | None = None,
         from_one: int = MAX_FROM_ONE,
+        public_only: bool = False,
     ) -> None:
         self.unsent = unsent or Unsent()
         self._max_connections = max_connections
@@ -250,7 +252,7 @@ class WebSocketTransport:
         self._sockets: dict[int, _Socket] = {}
         self._live: set[_Socket] = set()
         self._dials: dict[int, tuple[_Socket, asyncio.Task[None]]] = {}  # the oldest first
-        self._dialler = Dialler()
+        self._dialler = Dialler(public_only)
         self._listeners: list[Listener] = []
         self._from_one = from_one
         self._log = _LibraryLog(log, {})

@@ -103,6 +103,7 @@ class FacilitatorWhy(Code):
     SILENT = "facilitator-silent"
     UNUSABLE = "facilitator-unusable"  # detail
     REFUSES = "facilitator-refuses"  # detail
+    NOT_REACHED = "facilitator-not-reached"
 
 
 class StorageWhy(Code):

@@ -261,7 +261,7 @@ class NodeRegistered(Event):
 
 @dataclass(frozen=True, slots=True)
 class NodeLost(Event):
-    """`reason`: "disconnected" or "expired"."""
+    """`reason`: "disconnected", "expired", "unreachable" or "crowded out"."""
 
     kind = "node-lost"
     identity: str

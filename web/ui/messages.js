@@ -73,6 +73,7 @@ export const WORDS = {
   "facilitator-silent": "The facilitator does not answer. Trying again.",
   "facilitator-unusable": ({ detail }) => `The facilitator's answer cannot be used${because(detail)}. Trying again.`,
   "facilitator-refuses": ({ detail }) => `The facilitator refuses${because(detail)}.`,
+  "facilitator-not-reached": "The facilitator cannot reach this node at its address, so others are not told of it.",
   "storage-share": ({ detail }) => `The file cannot be shared${because(detail)}.`,
   "storage-restore": ({ detail }) => `What was kept from earlier cannot be read${because(detail)}.`,
   "storage-unshare": ({ detail }) => `What belonged to a share could not be deleted${because(detail)}.`,

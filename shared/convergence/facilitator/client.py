@@ -28,6 +28,7 @@ from convergence.wire.descriptor import Descriptor, Role
 from convergence.wire.facilitator import (
     ErrorRecord,
     Hello,
+    Reached,
     RecordCutter,
     RecordType,
     Register,
@@ -60,7 +61,7 @@ RTC_LIFETIME = 900
 """The same for a node without an address: a tab goes as it comes."""
 
 ACCEPTED = (
-    *(RecordType.HELLO, RecordType.REGISTERED, RecordType.NODES, RecordType.ERROR),
+    *(RecordType.HELLO, RecordType.REGISTERED, RecordType.REACHED, RecordType.NODES, RecordType.ERROR),
     *(RecordType.DELIVER, RecordType.REPLY, RecordType.UNREACHABLE),
 )
 ANSWERS = {RecordType.LIST: RecordType.NODES, RecordType.REGISTER: RecordType.REGISTERED}
@@ -109,7 +110,8 @@ class FacilitatorClient:
         address: WebSocket URL of the facilitator.
         describe: gives the node's signed descriptor as of now, or None while it has nothing to offer.
         on_nodes: called with `now` when the directory's nodes changed.
-        on_registered: called with `now` when a registration was accepted.
+        on_registered: called with `now` when a registration was accepted, and the node found at its address if it has
+            one.
         on_trouble: called with an event for people, and `now`.
         on_delivered: called with a sealed message for this node, what sends a sealed answer to it, this client as its
             source, and `now`.
@@ -154,6 +156,7 @@ class FacilitatorClient:
         self._waiting: deque[RecordType] = deque()  # requests in the order of their answers
         self._registering: Descriptor | None = None
         self._register_again = False
+        self._found: bool | None = None  # at our address; None: not known
         self._timers: dict[str, Timer] = {}
 
     @property
@@ -267,6 +270,7 @@ class FacilitatorClient:
         self._waiting.clear()
         self._registering = None
         self._register_again = False
+        self._found = None
         self._signals.closed(now)
 
     def _pause(self) -> float:
@@ -292,6 +296,8 @@ class FacilitatorClient:
             self._greeted(Hello.parse(body), now)
         elif self._hello is None and kind is not RecordType.ERROR:
             raise RemoteError("a facilitator says HELLO first")
+        elif kind is RecordType.REACHED:
+            self._reached(Reached.parse(body), now)
         elif kind is RecordType.DELIVER:
             self._on_delivered(*self._signals.delivery(body), self, now)
         elif kind is RecordType.REPLY:
@@ -352,7 +358,16 @@ class FacilitatorClient:
             self.register(now)
         else:
             self._call_at("register", now + max((done.expires - now) / 2, RENEW_MIN), self.register)
-        self._on_registered(now)
+        if self._found or not done.roles or done.ws_url is None:
+            self._on_registered(now)
+
+    def _reached(self, reached: Reached, now: float) -> None:
+        """Whether this node was found at its address, where it has one."""
+        before, self._found = self._found, reached.when > 0
+        if self._found and not before:
+            self._on_registered(now)
+        elif not self._found and before is not False:
+            self._on_trouble(Trouble(Why(FacilitatorWhy.NOT_REACHED)), now)
 
     def _refused(self, asked: RecordType, error: ErrorRecord, now: float) -> None:
         if asked is RecordType.REGISTER:

@@ -1,10 +1,12 @@
 """The facilitator: keeps signed descriptors, serves the signed list of nodes, passes sealed signals on.
 
-Does: registrations (checked, bounded, rate-limited, stored), the list, introductions, a health summary. A
-`driver.Machine`.
-Does not: HTTP; read, store or log signals (introduction/signalling.py forgets them after a minute).
+Does: registrations (checked, bounded for each source, rate-limited, stored), the list, introductions, a health summary.
+A `driver.Machine`.
+Does not: HTTP; read, store or log signals (introduction/signalling.py forgets them after a minute); dial (prober.py).
 
-A registration holds a proof for this very channel, so that nobody registers a node that is not there.
+A registration holds a proof for this very channel, so that nobody registers a key that he has not. A node with an
+address is listed once it was found there, with the time of that, and no more when it is not found again; from its
+registration on it gets signals. Of a node without an address, the channel is all the proof that there is.
 
 A node stays listed until its descriptor expires, and at most `GRACE` seconds after the last channel that registered it
 was closed. One loaded from storage is listed until it expires, for its node may not have come back yet. A node without
@@ -13,15 +15,21 @@ roles (one that pauses) is registered, so that signals reach it, and not listed.
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from enum import Enum, auto
 from typing import Any
 
+from convergence.crypto.keys import NodeKeys
 from convergence.effects import CloseLink, DescriptionKind, Effect, Failure, Protocol, Send
 from convergence.errors import ParseError
 from convergence.events import NodeLost, NodeRegistered, Refused, StorageTrouble
+from convergence.facilitator.prober import Prober
 from convergence.introduction.signalling import Switchboard
 from convergence.outbox import Outbox, Timer
 from convergence.ports import Crypto, Rng
+from convergence.states import TIMEOUT, StateMachine, Table
 from convergence.wire.descriptor import Descriptor, Role, TransportKind
 from convergence.wire.facilitator import (
     MAX_LISTED,
@@ -30,6 +38,7 @@ from convergence.wire.facilitator import (
     ErrorRecord,
     Hello,
     NodeList,
+    Reached,
     RecordCutter,
     RecordType,
     Register,
@@ -42,6 +51,14 @@ from convergence.wire.facilitator import (
 
 BUCKET = "node"
 MAX_REGISTERED = MAX_LISTED
+MAX_REGISTERED_EACH = 256
+"""Nodes of one source that are registered at once. Where all are, the newest of the source that has most makes room."""
+RECHECK = 600.0
+"""Seconds until a node that was found at its address is looked for again..."""
+RECHECK_SOON = 60.0
+"""...and one that was not; twice as long each further time, up to RECHECK."""
+MISSES = 2
+"""Times in a row that a listed node is not found until it leaves the list."""
 MAX_CHANNELS = 8192
 """Open channels. Each holds at most one incomplete record (2 KB)."""
 MAX_LIFETIME = 6 * 3600
@@ -52,10 +69,10 @@ GRACE = 30.0
 """Seconds a node stays listed after its channel was closed."""
 FIRST_RECORD_TIMEOUT = 30.0
 """Seconds a new channel has to bring one whole record."""
-IDLE_TIMEOUT = 900.0
+IDLE_TIMEOUT = 300.0
 """Seconds without a whole record after which a channel is closed. Clients ask for the list every minute."""
 SWEEP_INTERVAL = 10.0
-"""Seconds between looks for idle channels and expired nodes."""
+"""Seconds between looks for expired nodes."""
 LIST_INTERVAL = 60.0
 """Seconds a signed list is served as it is while no node changes."""
 LIST_LIFETIME = 3 * 3600
@@ -100,14 +117,34 @@ class _Allowance:
         return allowed
 
 
+class State(Enum):
+    """Of one channel."""
+
+    NEW = auto()  # has brought no whole record yet
+    HEARD = auto()
+    CLOSED = auto()
+
+
+CHANNEL = Table(
+    "channel of a facilitator",
+    State.NEW,
+    {
+        State.NEW: {"record": State.HEARD, "close": State.CLOSED, TIMEOUT: State.CLOSED},
+        State.HEARD: {"record": State.HEARD, "close": State.CLOSED, TIMEOUT: State.CLOSED},
+    },
+    deadlines={State.NEW: FIRST_RECORD_TIMEOUT, State.HEARD: IDLE_TIMEOUT},
+)
+
+
 class _Channel:
     """One open channel: a pipe of the switchboard."""
 
-    def __init__(self, number: int, hello: Hello, outbox: Outbox, now: float) -> None:
+    def __init__(
+        self, number: int, hello: Hello, outbox: Outbox, idle: Callable[[State, float], None], now: float
+    ) -> None:
         self.number = number
         self.hello = hello
-        self.last = now  # when it opened or last brought a whole record
-        self.heard = False
+        self.machine = StateMachine(CHANNEL, outbox, idle, now)
         self.congested = False
         self.identity: bytes | None = None  # the one node it may register
         self.records = _Allowance(RECORDS_BURST, RECORDS_PER_SECOND, now)
@@ -129,8 +166,21 @@ class _Node:
     descriptor: Descriptor
     raw: bytes
     seen: float
+    source: str  # of the channel that registered it first
+    reached: int = 0  # Unix seconds
+    misses: int = 0  # since then
+    check: Timer | None = None
     channels: set[int] = field(default_factory=set)
     grace: Timer | None = None
+
+    @property
+    def dialled(self) -> bool:
+        """Whether it has to be found at its address to be listed."""
+        return self.descriptor.ws_url is not None
+
+    @property
+    def listed(self) -> bool:
+        return bool(self.descriptor.roles) and (self.reached > 0 or not self.dialled)
 
 
 class FacilitatorService:
@@ -140,18 +190,30 @@ class FacilitatorService:
         crypto: signs and verifies.
         rng: nonces.
         seed: Ed25519 seed (32 bytes) of the facilitator's identity.
+        source: channel -> where it comes from, for limits: all channels of one network have one name. "" where that
+            cannot be told: no limit for each source holds then.
         outbox: effects and timers; one of its own by default.
 
     Call `start(now)` once, then drive it as a `driver.Machine`.
     """
 
-    def __init__(self, crypto: Crypto, rng: Rng, seed: bytes, outbox: Outbox | None = None) -> None:
+    def __init__(
+        self,
+        crypto: Crypto,
+        rng: Rng,
+        seed: bytes,
+        outbox: Outbox | None = None,
+        *,
+        source: Callable[[int], str] = lambda channel: "",
+    ) -> None:
         self.identity = crypto.ed25519_public(seed)
         self._crypto = crypto
         self._rng = rng
         self._seed = seed
         self._outbox = outbox or Outbox()
+        self._source = source
         self._switchboard = Switchboard(self._outbox)
+        self._prober = Prober(self._outbox, crypto, rng, NodeKeys.generate(crypto, rng), self._probed)
         self._channels: dict[int, _Channel] = {}
         self._nodes: dict[bytes, _Node] = {}
         self._list = b""
@@ -166,20 +228,27 @@ class FacilitatorService:
         self._outbox.call_at(now + SWEEP_INTERVAL, self._sweep)
 
     def link_opened(self, channel: int, now: float, *, protocol: Protocol, binding: bytes | None = None) -> None:
-        if protocol is not Protocol.FACILITATOR:
+        if self._prober.knows(channel):
+            self._prober.opened(channel, now)
+        elif protocol is not Protocol.FACILITATOR:
             self._outbox.emit(CloseLink(channel, "not a facilitator channel"))
         elif len(self._channels) >= MAX_CHANNELS:
             self._send_error(channel, ErrorCode.BUSY, "too many open channels")
             self._outbox.emit(CloseLink(channel, "too many open channels"))
         else:
             hello = Hello(self.identity, self._rng.random(NONCE_LEN))
-            state = self._channels[channel] = _Channel(channel, hello, self._outbox, now)
+            state = self._channels[channel] = _Channel(
+                channel, hello, self._outbox, lambda state, now: self._close(channel, "idle", now), now
+            )
             state.answer(RecordType.HELLO, hello.encode())
 
     def link_described(self, channel: int, kind: DescriptionKind, sdp: str, now: float) -> None:
         """A facilitator has no RTC channels."""
 
     def link_data(self, channel: int, data: bytes, now: float) -> None:
+        if self._prober.knows(channel):
+            self._prober.data(channel, data, now)
+            return
         state = self._channels.get(channel)
         if state is None:
             return  # it was closed by us; what was on its way is of no interest
@@ -195,6 +264,8 @@ class FacilitatorService:
             self._refuse(channel, _Refused(ErrorCode.BAD_RECORD, str(error), fatal=True), now)
 
     def link_closed(self, channel: int, now: float, reason: str) -> None:
+        if self._prober.knows(channel):
+            self._prober.closed(channel, reason, now)
         self._forget_channel(channel, now)
 
     def link_congested(self, channel: int, congested: bool, now: float) -> None:
@@ -218,9 +289,14 @@ class FacilitatorService:
     def signed_list(self, now: float) -> bytes:
         """The encoded NodeList, signed again when nodes changed and every LIST_INTERVAL seconds."""
         if self._list_signed is None or not 0 <= now - self._list_signed < LIST_INTERVAL:
-            registered = [node for node in self._nodes.values() if node.descriptor.expires > now]
-            listed = tuple(node.raw for node in registered if node.descriptor.roles)
-            nodes = NodeList(int(now), int(now) + LIST_LIFETIME, listed, self.identity)
+            listed = [node for node in self._nodes.values() if node.listed and node.descriptor.expires > now]
+            nodes = NodeList(
+                int(now),
+                int(now) + LIST_LIFETIME,
+                tuple(node.raw for node in listed),
+                self.identity,
+                reached=tuple(node.reached for node in listed),
+            )
             self._list = nodes.sign(lambda message: self._crypto.ed25519_sign(self._seed, message)).encode()
             self._list_signed = now
         return self._list
@@ -243,14 +319,14 @@ class FacilitatorService:
             "expires_in": int(node.descriptor.expires - now),
             "last_seen": max(0, int(now - node.seen)),
             "connected": bool(node.channels),
+            "reached": max(0, int(now - node.reached)) if node.reached else None,
         }
 
     # Records
 
     def _record(self, channel: _Channel, kind: RecordType, body: bytes, now: float) -> None:
         """Raises ParseError or _Refused."""
-        channel.last = now
-        channel.heard = True
+        channel.machine.move("record", now)
         if kind is RecordType.SIGNAL:
             self._signal(channel, body, now)
         elif kind is RecordType.REPLY:
@@ -288,27 +364,82 @@ class FacilitatorService:
             raise _Refused(ErrorCode.BAD_SIGNATURE, "the proof does not hold on this channel", fatal=True)
         node = self._nodes.get(descriptor.identity)
         if node is None or node.raw != record.descriptor:
-            node = self._replace(node, descriptor, record.descriptor, now)
+            node = self._replace(node, descriptor, record.descriptor, self._source(channel.number), now)
         self._attach(channel, node, now)
         channel.answer(RecordType.REGISTERED)
+        if node.dialled and node.descriptor.roles:
+            if node.reached:
+                channel.answer(RecordType.REACHED, Reached(node.reached).encode())
+            else:
+                self._check(node, now)
 
-    def _replace(self, node: _Node | None, descriptor: Descriptor, raw: bytes, now: float) -> _Node:
+    def _replace(self, node: _Node | None, descriptor: Descriptor, raw: bytes, source: str, now: float) -> _Node:
         if node is not None and descriptor.published <= node.descriptor.published:
             raise _Refused(ErrorCode.STALE, "a newer descriptor of this node is registered")
-        if node is None and len(self._nodes) >= MAX_REGISTERED:
-            raise _Refused(ErrorCode.FULL, f"{MAX_REGISTERED} nodes are registered")
         if not descriptor.verify(self._crypto.ed25519_verify):
             raise _Refused(ErrorCode.BAD_SIGNATURE, "the descriptor's signature does not hold", fatal=True)
         if node is None:
-            node = self._nodes[descriptor.identity] = _Node(descriptor, raw, now)
-            self._outbox.emit(
-                NodeRegistered(descriptor.identity.hex()[:16], _roles(descriptor), _transports(descriptor))
-            )
+            self._make_room(source, now)
+            node = self._nodes[descriptor.identity] = _Node(descriptor, raw, now, source)
+            if not node.dialled:
+                self._outbox.emit(_registered(descriptor))
         else:
+            before = node.descriptor
             node.descriptor, node.raw = descriptor, raw
-        self._list_signed = None
-        self._outbox.store([(BUCKET, descriptor.identity, raw)], self._stored)
+            if not _same_place(before, descriptor):
+                node.reached = node.misses = 0
+        self._changed(node)
         return node
+
+    def _changed(self, node: _Node) -> None:
+        """The list has to be signed anew. What was not found at its address is not kept."""
+        self._list_signed = None
+        if node.reached or not node.dialled:
+            self._outbox.store([(BUCKET, node.descriptor.identity, node.raw)], self._stored)
+
+    def _make_room(self, source: str, now: float) -> None:
+        """For one more node of this source, or raise _Refused. Who fills the list makes room for others himself."""
+        counts = Counter(node.source for node in self._nodes.values())
+        if source and counts[source] >= MAX_REGISTERED_EACH:
+            raise _Refused(ErrorCode.FULL, f"{MAX_REGISTERED_EACH} nodes of your network are registered")
+        if len(self._nodes) >= MAX_REGISTERED:
+            crowded, most = counts.most_common(1)[0]
+            if counts[source] + 1 >= most:
+                raise _Refused(ErrorCode.FULL, f"{MAX_REGISTERED} nodes are registered")
+            spare = next(key for key in reversed(self._nodes) if self._nodes[key].source == crowded)
+            self._drop(spare, "crowded out", now)
+
+    # Reaching nodes
+
+    def _check(self, node: _Node, now: float) -> None:
+        """Look whether the node is at its address, now and again."""
+        if node.check is not None:
+            node.check.cancel()
+        pause = RECHECK if node.reached and not node.misses else min(RECHECK_SOON * 2**node.misses, RECHECK)
+        node.check = self._outbox.call_at(now + pause, lambda now: self._check(node, now))
+        if node.descriptor.roles:  # one that pauses takes no circuits
+            self._prober.probe(node.descriptor, node.source, now, known=node.reached > 0)
+
+    def _probed(self, probed: Descriptor, found: bool, now: float) -> None:
+        node = self._nodes.get(probed.identity)
+        if node is None or not _same_place(node.descriptor, probed):
+            return
+        before = node.listed
+        node.misses = 0 if found else node.misses + 1
+        if found:
+            node.reached = int(now)
+        elif node.misses >= MISSES:
+            node.reached = 0
+        if found and not before:
+            self._changed(node)
+            self._outbox.emit(_registered(node.descriptor))
+        elif before and not node.listed:
+            self._list_signed = None
+            self._outbox.store([(BUCKET, probed.identity, None)], self._stored)
+            self._outbox.emit(NodeLost(probed.identity.hex()[:16], "unreachable"))
+        if node.listed != before or not node.reached:
+            for number in node.channels:
+                self._channels[number].send(RecordType.REACHED, Reached(node.reached).encode(), now)
 
     def _attach(self, channel: _Channel, node: _Node, now: float) -> None:
         channel.identity = node.descriptor.identity
@@ -335,6 +466,8 @@ class FacilitatorService:
         state = self._channels.pop(channel, None)
         if state is None:
             return
+        if not state.machine.final:
+            state.machine.move("close", now)
         self._switchboard.unregister(state, now)
         node = self._nodes.get(state.identity) if state.identity is not None else None
         if node is None:
@@ -346,8 +479,9 @@ class FacilitatorService:
 
     def _drop(self, identity: bytes, why: str, now: float) -> None:
         node = self._nodes.pop(identity)
-        if node.grace is not None:
-            node.grace.cancel()
+        for timer in (node.grace, node.check):
+            if timer is not None:
+                timer.cancel()
         for channel in node.channels:
             self._channels[channel].identity = None
             self._switchboard.unregister(self._channels[channel], now)
@@ -356,9 +490,6 @@ class FacilitatorService:
         self._outbox.emit(NodeLost(identity.hex()[:16], why))
 
     def _sweep(self, now: float) -> None:
-        for channel, state in list(self._channels.items()):
-            if now - state.last > (IDLE_TIMEOUT if state.heard else FIRST_RECORD_TIMEOUT):
-                self._close(channel, "idle", now)
         for identity in [key for key, node in self._nodes.items() if node.descriptor.expires <= now]:
             self._drop(identity, "expired", now)
         self._outbox.call_at(now + SWEEP_INTERVAL, self._sweep)
@@ -393,17 +524,23 @@ class FacilitatorService:
 
     def _restore(self, key: bytes, raw: bytes, now: float) -> bool:
         """Whether the stored item is of use. A node that has registered again in the meantime keeps what is newer."""
-        if key in self._nodes:
-            return True
         try:
             descriptor = Descriptor.parse(raw)
         except ParseError:
-            return False
+            return key in self._nodes
+        node = self._nodes.get(key)
+        if node is not None:
+            if _same_place(node.descriptor, descriptor) and not node.reached:
+                node.reached, self._list_signed = descriptor.published, None
+            return True
         valid = descriptor.identity == key and descriptor.expires > now and len(self._nodes) < MAX_REGISTERED
         if not valid or not descriptor.verify(self._crypto.ed25519_verify):
             return False
-        self._nodes[key] = _Node(descriptor, raw, now)
+        node = self._nodes[key] = _Node(descriptor, raw, now, "")
         self._list_signed = None
+        if node.dialled:
+            node.reached = descriptor.published  # it was found once, or it would not be stored
+            self._check(node, now)
         return True
 
 
@@ -414,3 +551,12 @@ def _roles(node: Descriptor) -> tuple[str, ...]:
 def _transports(node: Descriptor) -> tuple[str, ...]:
     known = [item for item in node.transports if item.kind in tuple(TransportKind)]
     return tuple(item.address if item.kind == TransportKind.WS else "rtc" for item in known)
+
+
+def _same_place(one: Descriptor, other: Descriptor) -> bool:
+    """Whether what was found of the one holds for the other."""
+    return (one.ws_url, one.ntor_key) == (other.ws_url, other.ntor_key)
+
+
+def _registered(descriptor: Descriptor) -> NodeRegistered:
+    return NodeRegistered(descriptor.identity.hex()[:16], _roles(descriptor), _transports(descriptor))

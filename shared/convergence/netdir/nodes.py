@@ -72,6 +72,7 @@ class NodeDirectory:
         self._verified: dict[bytes, Descriptor] = {}  # the list's, by their encoding
         self._listed: dict[bytes, Descriptor] = {}
         self._recalled: dict[bytes, Descriptor] = {}  # of an earlier run, until there is a list
+        self._reached: dict[bytes, int] = {}
         self._heard: dict[bytes, Descriptor] = {}  # only those that count; newer than the listed ones of the same nodes
         self._nodes: dict[bytes, Descriptor] | None = {}  # all, in order of identity; None: to be made again
 
@@ -148,6 +149,10 @@ class NodeDirectory:
             return node
         return next((other for other in self._usable(now) if other is node), None)
 
+    def reached(self, identity: bytes) -> int:
+        """When the facilitator last found this node at its address (Unix seconds); 0 if never, as for those without."""
+        return self._reached.get(identity, 0)
+
     def nodes(self, role: Role, now: float) -> list[Descriptor]:
         """All usable nodes that have roles, and every bit of `role`, in order of identity: the valid ones, and while
         these are few, servers that were recalled and were valid lately. While the list is fresh, only those that it
@@ -172,7 +177,8 @@ class NodeDirectory:
     def _take_over(self, nodes: NodeList, now: float) -> Change:
         verified: dict[bytes, Descriptor] = {}
         found: dict[bytes, Descriptor] = {}
-        for raw in nodes.descriptors:
+        self._reached = {}
+        for raw, reached in zip(nodes.descriptors, nodes.reached, strict=True):
             node = self._verified.get(raw) or self._verify(raw)
             if node is None or node.expires <= now:
                 continue
@@ -180,6 +186,7 @@ class NodeDirectory:
             other = found.get(node.identity)
             if other is None or other.published < node.published:
                 found[node.identity] = node
+                self._reached[node.identity] = reached
         before = self._all()
         self._facilitator = nodes.facilitator
         self._published = nodes.published

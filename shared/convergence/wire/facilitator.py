@@ -16,13 +16,13 @@ from convergence.wire.certs import SIGNATURE_LEN, Sign, Verify
 from convergence.wire.descriptor import KEY_LEN, MAX_DESCRIPTOR
 from convergence.wire.reader import Cutter, Reader, utf8
 
-VERSION = 1
-NODES_PREFIX = b"convergence:nodes:1"
+VERSION = 2
+NODES_PREFIX = b"convergence:nodes:2"
 REGISTER_PREFIX = b"convergence:register:1"
 NONCE_LEN = 32
 MAX_LISTED = 4096
 """Nodes in one list."""
-MAX_NODE_LIST = 1 + 8 + 8 + 2 + MAX_LISTED * (2 + MAX_DESCRIPTOR) + KEY_LEN + SIGNATURE_LEN
+MAX_NODE_LIST = 1 + 8 + 8 + 2 + MAX_LISTED * (2 + MAX_DESCRIPTOR + 8) + KEY_LEN + SIGNATURE_LEN
 """4.8 MB at the very worst; about 800 KB with usual descriptors."""
 MAX_ERROR_TEXT = 255
 MAX_SEALED = 2048
@@ -41,7 +41,9 @@ class NodeList:
         descriptors: encoded, as the nodes signed them; each is parsed by whoever uses the list, so that a single
             one it cannot read costs that node only.
         facilitator: Ed25519 identity.
-        signature: over "convergence:nodes:1" and `body()`; empty while not signed.
+        signature: over "convergence:nodes:2" and `body()`; empty while not signed.
+        reached: for each descriptor, when the facilitator last found the node at its address (Unix seconds); 0 if
+            never, as for nodes without an address.
     """
 
     published: int
@@ -49,13 +51,18 @@ class NodeList:
     descriptors: tuple[bytes, ...]
     facilitator: bytes
     signature: bytes = b""
+    reached: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.reached:
+            object.__setattr__(self, "reached", (0,) * len(self.descriptors))
 
     def body(self) -> bytes:
         """All but the signature."""
         dates = self.published.to_bytes(8, "big") + self.expires.to_bytes(8, "big")
         parts = [bytes([VERSION]), dates, len(self.descriptors).to_bytes(2, "big")]
-        for descriptor in self.descriptors:
-            parts += (len(descriptor).to_bytes(2, "big"), descriptor)
+        for descriptor, reached in zip(self.descriptors, self.reached, strict=True):
+            parts += (len(descriptor).to_bytes(2, "big"), descriptor, reached.to_bytes(8, "big"))
         return b"".join(parts) + self.facilitator
 
     def sign(self, sign: Sign) -> NodeList:
@@ -83,10 +90,11 @@ class NodeList:
         count = reader.unsigned(2)
         if count > MAX_LISTED:
             raise ParseError(f"list of {count} nodes, the limit is {MAX_LISTED}")
-        descriptors = tuple(_read_descriptor(reader) for _ in range(count))
+        entries = [(_read_descriptor(reader), reader.unsigned(8)) for _ in range(count)]
         facilitator, signature = reader.take(KEY_LEN), reader.take(SIGNATURE_LEN)
         reader.finish()
-        return cls(published, expires, descriptors, facilitator, signature)
+        descriptors, reached = tuple(item for item, _ in entries), tuple(when for _, when in entries)
+        return cls(published, expires, descriptors, facilitator, signature, reached)
 
 
 def _read_descriptor(reader: Reader) -> bytes:
@@ -97,7 +105,7 @@ def _read_descriptor(reader: Reader) -> bytes:
 
 
 class RecordType(IntEnum):
-    """Types of record, on facilitator channels (1-10) and on pipes between peers (all but 3 and 4)."""
+    """Types of record, on facilitator channels (1-10, 13) and on pipes between peers (all but 3, 4 and 13)."""
 
     REGISTER = 1  # Register
     REGISTERED = 2  # empty
@@ -111,6 +119,7 @@ class RecordType(IntEnum):
     UNREACHABLE = 10  # Unreachable, introducer to asker
     ASK = 11  # Ask
     DESCRIPTORS = 12  # Descriptors; an empty one ends the answer
+    REACHED = 13  # Reached, facilitator to node: after a registration, and when it changes
 
 
 RECORD_LIMITS: dict[int, int] = {
@@ -126,6 +135,7 @@ RECORD_LIMITS: dict[int, int] = {
     RecordType.UNREACHABLE: TAG_SIZE + 1,
     RecordType.ASK: 8,
     RecordType.DESCRIPTORS: MAX_DESCRIPTORS,
+    RecordType.REACHED: 8,
 }
 RECORD_HEADER_LEN = 5
 
@@ -266,6 +276,24 @@ class Unreachable:
         unreachable = cls(reader.unsigned(TAG_SIZE), reader.unsigned(1))
         reader.finish()
         return unreachable
+
+
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """When the facilitator last found the node at the address that it registered (Unix seconds), and lists it since; 0:
+    nobody answers there as this node, and it is not listed."""
+
+    when: int
+
+    def encode(self) -> bytes:
+        return self.when.to_bytes(8, "big")
+
+    @classmethod
+    def parse(cls, data: Buffer) -> Reached:
+        reader = Reader(data, "REACHED")
+        reached = cls(reader.unsigned(8))
+        reader.finish()
+        return reached
 
 
 @dataclass(frozen=True, slots=True)

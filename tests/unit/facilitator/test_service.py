@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 
-from convergence.effects import CloseLink, Failure, Load, Protocol, Scan, Send, Store
+from convergence.effects import CloseLink, Connect, Failure, Load, Protocol, Scan, Send, Store
 from convergence.events import Event, StorageTrouble, as_json
 from convergence.facilitator import service as module
 from convergence.facilitator.service import (
@@ -31,6 +31,7 @@ from convergence.wire.facilitator import (
     ErrorRecord,
     Hello,
     NodeList,
+    Reached,
     RecordCutter,
     RecordType,
     Signal,
@@ -46,6 +47,7 @@ from tests.unit.facilitator.world import (
     MemoryStorage,
     World,
     describe,
+    doors,
     node_seed,
     registration,
 )
@@ -58,15 +60,19 @@ UNKNOWN, BUSY = UnreachableReason.UNKNOWN, UnreachableReason.BUSY
 class Rig:
     """A service without storage, and the answers on each channel."""
 
-    def __init__(self):
+    def __init__(self, **settings):
         self.now = START
-        self.service = FacilitatorService(CRYPTO, HashRng(), SEED, Outbox())
+        self.service = FacilitatorService(CRYPTO, HashRng(), SEED, Outbox(), **settings)
         self.service.start(self.now)
         self.events = []
         self.closed = {}
         self.stores = []
         self.hellos = {}
         self.signals = {}  # by channel: what it got of DELIVER, REPLY and UNREACHABLE
+        self.reached = {}  # by channel: what it heard of its address
+        self.doors = doors()
+        self.dials = []  # addresses, in order
+        self.probes = {}  # the service's channel -> door
 
     def open(self, channel, protocol=Protocol.FACILITATOR):
         self.service.link_opened(channel, self.now, protocol=protocol, binding=None)
@@ -106,25 +112,56 @@ class Rig:
         while (deadline := self.service.deadline()) is not None and deadline <= end:
             self.now = max(self.now, deadline)
             self.service.timer(self.now)
+            self.collect(None)
         self.now = end
         self.collect(None)
 
     def collect(self, channel):
         """What was answered on this channel, errors as their codes."""
         answers = []
-        for effect in self.service.poll():
-            match effect:
-                case Event():
-                    self.events.append((effect.kind, json.loads(json.dumps(as_json(effect)))))
-                case CloseLink(number, reason):
-                    self.closed[number] = reason
-                case Store(request, items):
-                    self.stores += items
-                    self.service.done(request, None, self.now)
-                case Send(number, buffers):
-                    for kind, body in RecordCutter(SENT).feed(b"".join(buffers)):
-                        self._sent(number, kind, body, answers if number == channel else [])
+        while effects := self.service.poll():
+            for effect in effects:
+                self._do(effect, channel, answers)
+            self._knock()
         return answers
+
+    def _do(self, effect, channel, answers):
+        match effect:
+            case Connect(number, Protocol.LINK, url):
+                self.dials.append(url)
+                door = self.doors.get(url)
+                if door is None:
+                    self.service.link_closed(number, self.now, "connection refused")
+                elif door != "silent":
+                    self.probes[number] = door
+                    door.link_opened(number + 1, self.now, protocol=Protocol.LINK, binding=None)
+                    self.service.link_opened(number, self.now, protocol=Protocol.LINK, binding=None)
+            case CloseLink(number, _) if number % 2:
+                door = self.probes.pop(number, None)
+                if door is not None:
+                    door.link_closed(number + 1, self.now, "closed")
+            case Send(number, buffers) if number % 2:
+                if number in self.probes:
+                    self.probes[number].link_data(number + 1, b"".join(buffers), self.now)
+            case Event():
+                self.events.append((effect.kind, json.loads(json.dumps(as_json(effect)))))
+            case CloseLink(number, reason):
+                self.closed[number] = reason
+            case Store(request, items):
+                self.stores += items
+                self.service.done(request, None, self.now)
+            case Send(number, buffers):
+                for kind, body in RecordCutter(SENT).feed(b"".join(buffers)):
+                    self._sent(number, kind, body, answers if number == channel else [])
+
+    def _knock(self):
+        """Carry what doors send to the service."""
+        for number, door in list(self.probes.items()):
+            for effect in door.poll():
+                if isinstance(effect, Send) and number in self.probes:
+                    self.service.link_data(number, b"".join(effect.buffers), self.now)
+                elif isinstance(effect, CloseLink) and self.probes.pop(number, None):
+                    self.service.link_closed(number, self.now, effect.reason)
 
     def _sent(self, channel, kind, body, answers):
         match kind:
@@ -135,6 +172,8 @@ class Rig:
                 self.signals.setdefault(channel, []).append(Delivery.parse(body))
             case RecordType.UNREACHABLE:
                 self.signals.setdefault(channel, []).append(Unreachable.parse(body))
+            case RecordType.REACHED:
+                self.reached.setdefault(channel, []).append(Reached.parse(body).when)
             case RecordType.ERROR:
                 answers.append(ErrorCode(ErrorRecord.parse(body).code))
             case _:
@@ -147,7 +186,7 @@ class Rig:
 
 REGISTERED = [(RecordType.REGISTERED, b"")]
 SENT = (
-    *(RecordType.HELLO, RecordType.REGISTERED, RecordType.NODES, RecordType.ERROR),
+    *(RecordType.HELLO, RecordType.REGISTERED, RecordType.REACHED, RecordType.NODES, RecordType.ERROR),
     *(RecordType.DELIVER, RecordType.REPLY, RecordType.UNREACHABLE),
 )
 
@@ -260,6 +299,7 @@ def test_a_proof_for_another_facilitator_or_nonce_is_refused(rig):
     for channel, forge in enumerate(
         (lambda hello: Hello(bytes(32), hello.nonce), lambda hello: Hello(hello.identity, bytes(32)))
     ):
+        channel *= 2
         rig.open(channel)
         other = forge(Hello.parse(rig.hellos[channel])).encode()
         assert rig.register(channel, describe(1, rig.now), other) == [ErrorCode.BAD_SIGNATURE]

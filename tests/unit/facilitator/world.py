@@ -2,12 +2,15 @@
 
 from collections import deque
 from hashlib import sha256
+from types import SimpleNamespace
 
+from convergence.circuit.relaying import Relaying, RelayLimits
 from convergence.crypto.keys import NodeKeys
 from convergence.driver import Driver
 from convergence.effects import Failure, Protocol
 from convergence.facilitator.client import LIFETIME, FacilitatorClient
 from convergence.facilitator.service import FacilitatorService
+from convergence.link.neighbours import Neighbours
 from convergence.netdir.nodes import NodeDirectory
 from convergence.outbox import Outbox
 from convergence.wire.descriptor import Descriptor, Role, Transport
@@ -42,13 +45,61 @@ def describe(number, now, *, lifetime=LIFETIME, roles=Role.RELAY | Role.RDV, tra
     """The signed descriptor of node `number` as of `now`."""
     seed = node_seed(number)
     transports = transports or (Transport(1, f"ws://10.0.0.{number}:9001/"),)
-    unsigned = Descriptor(CRYPTO.ed25519_public(seed), b"k" * 32, int(now), int(now) + lifetime, roles, transports)
+    keys = node_keys(number)
+    unsigned = Descriptor(keys.identity, keys.ntor_public, int(now), int(now) + lifetime, roles, transports)
     return unsigned.sign(lambda message: CRYPTO.ed25519_sign(seed, message))
 
 
 def registration(number, hello, raw):
     """The REGISTER body of node `number` for the channel on which the facilitator said `hello`."""
     return Register(CRYPTO.ed25519_sign(node_seed(number), register_statement(Hello.parse(hello))), raw).encode()
+
+
+class Door:
+    """What stands at a node's address: its links and circuits, and nothing else. A driver.Machine."""
+
+    def __init__(self, keys):
+        self.outbox = Outbox()
+        rng = HashRng()
+        services = SimpleNamespace(circuit_closed=lambda circuit, now: None)
+        self.relaying = Relaying(self.outbox, CRYPTO, rng, keys, services, limits=RelayLimits())
+        self.neighbours = Neighbours(
+            self.outbox, CRYPTO, rng, keys, lambda *arguments: None, lambda *arguments: self.relaying.create(*arguments)
+        )
+        self.relaying.neighbours = self.neighbours
+        self.silent = False
+
+    def link_opened(self, channel, now, *, protocol, binding):
+        assert protocol is Protocol.LINK
+        self.neighbours.opened(channel, binding, now)
+
+    def link_data(self, channel, data, now):
+        self.outbox.now = now
+        if not self.silent:
+            self.neighbours.data(channel, data, now)
+
+    def link_closed(self, channel, now, reason):
+        self.neighbours.closed(channel, reason, now)
+
+    def link_congested(self, channel, congested, now):
+        self.neighbours.congested(channel, congested, now)
+
+    def done(self, request, result, now): ...
+
+    def timer(self, now):
+        self.outbox.now = now
+        self.outbox.run_timers(now)
+
+    def poll(self):
+        return self.outbox.poll()
+
+    def deadline(self):
+        return self.outbox.deadline()
+
+
+def doors():
+    """What stands at the addresses of nodes 1 to 9, by URL."""
+    return {f"ws://10.0.0.{number}:9001/": Door(node_keys(number)) for number in range(1, 10)}
 
 
 class MemoryStorage:
@@ -155,7 +206,7 @@ class Port:
         self.deadline = deadline
 
     def connect(self, channel, protocol, address):
-        self.world.later(lambda: self.world.connect(self, channel, protocol))
+        self.world.later(lambda: self.world.connect(self, channel, protocol, address))
 
     def send(self, channel, buffers):
         if self.world.silent:
@@ -188,6 +239,7 @@ class World:
         self.storage = storage or MemoryStorage()
         self.reachable = True
         self.silent = False
+        self.doors = {url: self.add(door) for url, door in doors().items()}
         self.start_service()
 
     def now(self):
@@ -223,16 +275,17 @@ class World:
         machine.port.driver.run(machine.client.start)
         return machine
 
-    def connect(self, port, channel, protocol):
+    def connect(self, port, channel, protocol, address):
+        target = self.service_port if protocol is Protocol.FACILITATOR else self.doors.get(address)
         if self.silent:
             return
-        if not self.reachable:
+        if not self.reachable or target is None:
             port.driver.closed(channel, "connection refused")
             return
-        other = self.service_port.driver.accept()
-        port.peers[channel] = (self.service_port, other)
-        self.service_port.peers[other] = (port, channel)
-        self.service_port.driver.opened(other, protocol)
+        other = target.driver.accept()
+        port.peers[channel] = (target, other)
+        target.peers[other] = (port, channel)
+        target.driver.opened(other, protocol)
         port.driver.opened(channel, protocol)
 
     def settle(self):

@@ -189,7 +189,7 @@ def test_node_list_comes_back_and_verifies():
     parsed = NodeList.parse(memoryview(NODES.encode()))
     assert parsed == NODES
     assert parsed.verify(CRYPTO.ed25519_verify)
-    assert not replace(parsed, descriptors=()).verify(CRYPTO.ed25519_verify)
+    assert not replace(parsed, descriptors=(), reached=()).verify(CRYPTO.ed25519_verify)
 
 
 def test_malformed_node_lists():
@@ -197,7 +197,7 @@ def test_malformed_node_lists():
     too_many = data[:17] + (MAX_LISTED + 1).to_bytes(2, "big") + data[19:]
     too_long = data[:19] + (MAX_DESCRIPTOR + 1).to_bytes(2, "big") + bytes(5000)
     dates = replace(NODES, expires=1000).encode()
-    for bad in (b"", data[:-1], data + b"\0", b"\2" + data[1:], too_many, too_long, dates):
+    for bad in (b"", data[:-1], data + b"\0", b"\1" + data[1:], too_many, too_long, dates):
         with pytest.raises(ParseError):
             NodeList.parse(bad)
 

@@ -1,0 +1,280 @@
+"""Whether a node answers at its address, as itself.
+
+Does: dial, do the link handshake, and one circuit handshake with the keys of its descriptor; all within limits for each
+source, each host, each address and in all.
+Does not: decide what follows from it (service.py), or open sockets.
+
+A WebSocket has no binding, so that CERTS can be copied from another link: the proof is ntor (CREATE2, CREATED2), which
+only the owner of the descriptor's key can answer.
+
+Anybody may register any address. So that nobody scans networks through a facilitator, an address is dialled once in
+ADDRESS_PAUSE, a host DIALS_PER_HOST times a minute, and a failure is told FAILURE_TOLD seconds after the dial, whatever
+it was that failed.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from enum import Enum, auto
+from urllib.parse import urlsplit
+
+from convergence.circuit.client import ClientCircuit
+from convergence.crypto.keys import NodeKeys
+from convergence.effects import CloseLink, Protocol
+from convergence.errors import DestroyReason, LocalError
+from convergence.introduction.guard import Budget, Once
+from convergence.link.handshake import Handshake
+from convergence.link.link import Link
+from convergence.outbox import Outbox, Timer
+from convergence.ports import Crypto, Rng
+from convergence.states import TIMEOUT, StateMachine, Table
+from convergence.wire.descriptor import Descriptor
+
+MAX_PROBES = 32
+"""Probes under way..."""
+MAX_PROBES_EACH = 4
+"""...and of them those of one source. One that cannot be told from others (source "") has half of all."""
+MAX_WAITING_EACH = 256
+"""Probes of one source that wait. One more is not done: its node comes back with its next registration."""
+MAX_SOURCES = 4096
+"""Sources that wait."""
+PROBES_PER_SOURCE = 30
+"""First probes a minute for one source, as above..."""
+DIALS_PER_HOST = 60
+"""...and to one host, whoever asks."""
+ADDRESS_PAUSE = 10.0
+"""Seconds between two dials of one address at least."""
+MAX_ADDRESSES = 8192
+"""Addresses dialled in ADDRESS_PAUSE."""
+STEP_TIMEOUT = 5.0
+"""Seconds for each step: to a channel, to an open link, to CREATED2."""
+FAILURE_TOLD = 3 * STEP_TIMEOUT
+"""Seconds from a dial until its failure is told."""
+LOOK_AGAIN = 1.0
+"""Seconds until probes that a limit holds back are looked at again."""
+
+
+class State(Enum):
+    """Of one probe."""
+
+    DIALLING = auto()
+    SHAKING_HANDS = auto()
+    PROVING = auto()
+    PROVED = auto()
+    FAILED = auto()
+
+
+_FAILS = {"fail": State.FAILED, TIMEOUT: State.FAILED}
+PROBE = Table(
+    "probe of an address",
+    State.DIALLING,
+    {
+        State.DIALLING: {"opened": State.SHAKING_HANDS, **_FAILS},
+        State.SHAKING_HANDS: {"open": State.PROVING, **_FAILS},
+        State.PROVING: {"built": State.PROVED, **_FAILS},
+    },
+    deadlines=dict.fromkeys((State.DIALLING, State.SHAKING_HANDS, State.PROVING), STEP_TIMEOUT),
+)
+
+Verdict = Callable[[Descriptor, bool, float], None]
+"""Called with what was probed, whether it answered as itself, and `now`."""
+
+
+class Prober:
+    """All probes of a facilitator.
+
+    Args:
+        keys: a link's initiator has some; over a WebSocket they are not shown.
+        verdict: called once for each probe that began.
+    """
+
+    def __init__(self, outbox: Outbox, crypto: Crypto, rng: Rng, keys: NodeKeys, verdict: Verdict) -> None:
+        self._outbox = outbox
+        self._crypto = crypto
+        self._rng = rng
+        self._keys = keys
+        self._verdict = verdict
+        self._waiting: dict[str, deque[tuple[Descriptor, bool]]] = {}  # by source, those whose turn is next first
+        self._running: dict[int, _Probe] = {}  # by channel
+        self._by_source = Budget(PROBES_PER_SOURCE)
+        self._by_host = Budget(DIALS_PER_HOST)
+        self._addresses = Once(ADDRESS_PAUSE, MAX_ADDRESSES)
+        self._again: Timer | None = None
+
+    def probe(self, node: Descriptor, source: str, now: float, *, known: bool = False) -> None:
+        """Find out about a node with an address. `known`: it has answered there before, so that nobody is scanned, and
+        it does not wait until strangers have named its address less often."""
+        waiting = self._waiting.get(source)
+        if waiting is None:
+            if len(self._waiting) >= MAX_SOURCES:
+                return
+            waiting = self._waiting[source] = deque()
+        for index, (other, _) in enumerate(waiting):
+            if other.identity == node.identity:
+                waiting[index] = (node, known)
+                return
+        if len(waiting) < MAX_WAITING_EACH:
+            waiting.append((node, known))
+        self._start(now)
+
+    # -- from the shell
+
+    def knows(self, channel: int) -> bool:
+        """Whether the channel is one of ours."""
+        return channel in self._running
+
+    def opened(self, channel: int, now: float) -> None:
+        self._running[channel].opened(now)
+
+    def data(self, channel: int, data: bytes, now: float) -> None:
+        self._running[channel].data(data, now)
+
+    def closed(self, channel: int, reason: str, now: float) -> None:
+        self._running[channel].closed(reason, now)
+
+    # -- turns
+
+    def _start(self, now: float) -> None:
+        """Begin what may begin, one of each source in turn."""
+        progress = True
+        while progress and len(self._running) < MAX_PROBES:
+            progress = False
+            for source in list(self._waiting):
+                if len(self._running) < MAX_PROBES and self._start_one(source, now):
+                    progress = True
+        if self._waiting and (self._again is None or not self._again.pending):
+            self._again = self._outbox.call_at(now + LOOK_AGAIN, self._start)
+
+    def _start_one(self, source: str, now: float) -> bool:
+        """Begin the next probe of this source, if it has one that may."""
+        waiting = self._waiting[source]
+        running = sum(probe.source == source for probe in self._running.values())
+        if running >= (MAX_PROBES_EACH if source else MAX_PROBES // 2):
+            return False
+        for _ in range(len(waiting)):
+            node, known = waiting.popleft()
+            if self._may(node, source, now, known):
+                if not waiting:
+                    del self._waiting[source]
+                probe = _Probe(self._outbox, self._crypto, self._rng, self._keys, node, source, self._over, now)
+                self._running[probe.channel] = probe
+                return True
+            waiting.append((node, known))
+        return False
+
+    def _may(self, node: Descriptor, source: str, now: float, known: bool) -> bool:
+        """Whether this address may be dialled now; it is counted then."""
+        if known:
+            return True
+        assert node.ws_url is not None
+        parts = urlsplit(node.ws_url)
+        address = (parts.hostname, parts.port or (443 if parts.scheme == "wss" else 80))
+        if self._addresses.seen(address, now):
+            return False
+        if not self._by_host.allows(parts.hostname, now) or (source and not self._by_source.spend(source, now)):
+            return False
+        self._by_host.spend(parts.hostname, now)
+        return self._addresses.first(address, now)
+
+    def _over(self, probe: _Probe, now: float) -> None:
+        del self._running[probe.channel]
+        if probe.proved:
+            self._verdict(probe.node, True, now)
+        else:
+            told = max(now, probe.since + FAILURE_TOLD)
+            self._outbox.call_at(told, lambda now: self._verdict(probe.node, False, now))
+        self._start(now)
+
+
+class _Probe:
+    """One probe, from its dial on."""
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        crypto: Crypto,
+        rng: Rng,
+        keys: NodeKeys,
+        node: Descriptor,
+        source: str,
+        over: Callable[[_Probe, float], None],
+        now: float,
+    ) -> None:
+        assert node.ws_url is not None
+        self.node = node
+        self.source = source
+        self.since = now
+        self.channel = outbox.connect(Protocol.LINK, node.ws_url)
+        self._outbox = outbox
+        self._crypto = crypto
+        self._rng = rng
+        self._keys = keys
+        self._over = over
+        self._machine = StateMachine(PROBE, outbox, lambda state, now: self._end(now), now)
+        self._link: Link | None = None
+
+    @property
+    def proved(self) -> bool:
+        return self._machine.state is State.PROVED
+
+    def opened(self, now: float) -> None:
+        self._machine.move("opened", now)
+        handshake = Handshake(
+            self._crypto, self._rng, initiator=True, keys=self._keys, binding=None, expected=self.node.identity
+        )
+        self._link = Link(
+            self._outbox,
+            self._rng,
+            self.channel,
+            handshake,
+            initiator=True,
+            on_create=None,
+            on_open=self._link_open,
+            on_closed=lambda link, reason, now: self._fail(now),
+        )
+
+    def data(self, data: bytes, now: float) -> None:
+        if self._link is not None:
+            self._link.receive(data, now)
+
+    def closed(self, reason: str, now: float) -> None:
+        """The shell closed the channel, or could not open it."""
+        link, self._link = self._link, None
+        if link is not None:
+            link.gone(reason, now)
+        self._fail(now)
+
+    def _link_open(self, link: Link, now: float) -> None:
+        self._machine.move("open", now)
+        try:
+            ClientCircuit(
+                self._outbox,
+                self._crypto,
+                self._rng,
+                link,
+                (self.node,),
+                self._built,
+                lambda circuit, reason, now: self._fail(now),
+            )
+        except LocalError:
+            self._fail(now)
+
+    def _built(self, circuit: ClientCircuit, now: float) -> None:
+        self._machine.move("built", now)
+        circuit.destroy(DestroyReason.FINISHED, now)
+        self._end(now)
+
+    def _fail(self, now: float) -> None:
+        if not self._machine.final:
+            self._machine.move("fail", now)
+            self._end(now)
+
+    def _end(self, now: float) -> None:
+        """The machine is in its last state."""
+        link, self._link = self._link, None
+        if link is not None:
+            link.close("this was a check", now)
+        else:
+            self._outbox.emit(CloseLink(self.channel, "this was a check"))
+        self._over(self, now)
