@@ -15,6 +15,7 @@ import time
 from functools import partial
 from pathlib import Path
 
+from convergence.codes import TransferWhy
 from convergence.errors import LocalError, Problem, Why
 from convergence.events import (
     Event,
@@ -40,6 +41,12 @@ from pynode.logs import log_event
 from pynode.names import safe_name
 from pynode.storage import StorageError
 
+WAITED = 3
+"""Exit code when nothing came for as long as --wait says."""
+WAITING = {
+    *(TransferWhy.NOBODY, TransferWhy.SENDER_AWAY, TransferWhy.SENDER_BUSY, TransferWhy.IN_QUEUE),
+    TransferWhy.NO_POINTS,
+}
 AGAIN = "What has arrived is kept: run the same command again to go on."
 
 
@@ -168,13 +175,19 @@ class _Download:
         while limit:
             left = self._last_byte + limit - time.monotonic()
             if left <= 0:
-                self._fail(f"Nothing came for {limit} seconds. {AGAIN}")
+                self._give_up(limit)
                 return
             await asyncio.sleep(left)
 
-    def _fail(self, message: str) -> None:
+    def _give_up(self, limit: int) -> None:
+        transfer = self._app.node.transfers.transfers.get(self._id)
+        why = "" if transfer is None or transfer.why.code not in WAITING else f"{words(transfer.why)} "
+        again = f" {AGAIN}" if self._kept is not None else ""
+        self._fail(f"{why}Nothing came for {limit} seconds.{again}", WAITED)
+
+    def _fail(self, message: str, code: int = 1) -> None:
         if not self._finished.done():
-            self._finished.set_exception(CliError(message))
+            self._finished.set_exception(CliError(message, code))
 
     # -- from the core
 
@@ -194,7 +207,8 @@ class _Download:
             case TransferPaused(_, why):
                 self._fail(f"{words(why)} {AGAIN}")
             case TransferStatus(_, _, why):
-                self._status(why, words(why))
+                limit = f" for {self._arguments.wait} seconds at most (--wait)" if self._arguments.wait else ""
+                self._status(why, words(why) + f" Waiting{limit}." * (why.code in WAITING))
             case Trouble(why):
                 self._status(why, trouble_words(event))
             case ShareStands(share_id, points, wanted):

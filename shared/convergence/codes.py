@@ -60,12 +60,14 @@ class TransferWhy(Code):
     LOOKING = "looking"
     CONNECTED = "connected"
     SENDER_AWAY = "sender-away"
+    SENDER_BUSY = "sender-busy"  # all places are taken, and all in the queue
+    IN_QUEUE = "in-queue"  # position: 1 for the next
+    NOBODY = "nobody"
+    NO_POINTS = "no-points"
     STOPPED = "stopped-here"
     NO_ROOM = "no-room"  # pauses
     STORAGE = "storage-broken"  # pauses
-    NOBODY = "nobody"  # fails, as those below
-    MISLED = "misled"
-    NO_POINTS = "no-points"
+    MISLED = "misled"  # fails, as those below
     WAITED_LONG = "waited-long"
     UNKNOWN_KIND = "unknown-kind"
 

@@ -53,7 +53,7 @@ class StateMachine(Generic[S]):
         on_timeout: called as on_timeout(the state that time ended, now) after the move.
     """
 
-    __slots__ = ("state", "_table", "_outbox", "_on_timeout", "_timer")
+    __slots__ = ("state", "_table", "_outbox", "_on_timeout", "_timer", "_since")
 
     def __init__(self, table: Table[S], outbox: Outbox, on_timeout: Callable[[S, float], None], now: float) -> None:
         self.state = table.start
@@ -80,10 +80,11 @@ class StateMachine(Generic[S]):
         return self.state
 
     def extend(self, now: float) -> None:
-        """Something went on in this state: its deadline counts from now."""
-        self._arm(now)
+        """Something went on in this state: its deadline counts from now. Cheap: the timer looks again when it fires."""
+        self._since = now
 
     def _arm(self, now: float) -> None:
+        self._since = now
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -93,6 +94,10 @@ class StateMachine(Generic[S]):
 
     def _timed_out(self, now: float) -> None:
         self._timer = None
+        limit = self._table.deadlines[self.state]
+        if now < self._since + limit:
+            self._timer = self._outbox.call_at(self._since + limit, self._timed_out)
+            return
         before = self.state
         self.move(TIMEOUT, now)
         self._on_timeout(before, now)

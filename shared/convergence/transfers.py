@@ -32,15 +32,15 @@ from convergence.events import (
     Trouble,
     as_json,
 )
-from convergence.ordb.download import Download
+from convergence.ordb.download import Download, Phase
 from convergence.ordb.index import MerkleTree, SharedFile, file_key, piece_key
 from convergence.ordb.upload import Upload
 from convergence.outbox import Outbox
 from convergence.ports import Crypto, Rng
 from convergence.rdv.circuits import CircuitSource
 from convergence.rdv.client import RdvClient
-from convergence.rdv.service import RdvService
-from convergence.rdv.session import ByteStream, SessionHandler
+from convergence.rdv.service import RdvService, Served
+from convergence.rdv.session import ByteStream
 from convergence.wire.descriptor import Descriptor
 from convergence.wire.ordb import FileInfo, ShareLink
 
@@ -65,6 +65,14 @@ class State(StrEnum):
     STOPPED = "stopped"
 
 
+_STATES = {
+    Phase.PAUSED: State.PAUSED,
+    Phase.DONE: State.DONE,
+    Phase.FAILED: State.FAILED,
+    Phase.STOPPED: State.STOPPED,
+}
+
+
 @dataclass(eq=False)
 class Share:
     """One file we offer."""
@@ -82,8 +90,27 @@ class Transfer:
     link: ShareLink
     download: Download
     client: RdvClient | None = None
-    state: State = State.LOOKING
-    why: Why = Why(TransferWhy.LOOKING)
+    status: TransferWhy = TransferWhy.LOOKING  # what finding sources says
+    ended: TransferWhy | None = None  # why it paused, failed or was stopped
+    told: Why | None = None
+
+    @property
+    def state(self) -> State:
+        download = self.download
+        if download.phase in _STATES:
+            return _STATES[download.phase]
+        if download.sources:
+            return State.RUNNING
+        return State.WAITING if download.have_bytes else State.LOOKING
+
+    @property
+    def why(self) -> Why:
+        """What it waits for, or why it ended."""
+        if self.ended is not None and self.download.phase in _STATES:
+            return Why(self.ended)
+        if self.status is TransferWhy.CONNECTED and self.download.position:
+            return Why(TransferWhy.IN_QUEUE, {"position": self.download.position})
+        return Why(self.status)
 
 
 class Transfers:
@@ -201,13 +228,12 @@ class Transfers:
             return
         self._stop_client(transfer, now)
         transfer.download.cancel(now)
-        transfer.state, transfer.why = State.STOPPED, Why(TransferWhy.STOPPED)
+        transfer.ended = TransferWhy.STOPPED
 
     def retry(self, transfer_id: str, now: float) -> None:
         """Go on after a pause, a failure or a stop."""
         transfer = self._get(transfer_id)
         if transfer.download.paused:
-            transfer.state = State.RUNNING
             transfer.download.retry(now)
             if transfer.client is not None:
                 transfer.client.wake(now)
@@ -262,7 +288,7 @@ class Transfers:
         tree = MerkleTree.of(file.leaves)
         share = self.shares[share_id] = Share(file)
 
-        def serve(stream: ByteStream) -> SessionHandler:
+        def serve(stream: ByteStream) -> Served:
             before = 0
 
             def progress(sent: int, now: float) -> None:
@@ -274,7 +300,7 @@ class Transfers:
             return Upload(stream, file, tree, self._outbox, on_progress=progress)
 
         try:
-            self._service.share(file.hash_name, file.key, file.info.size, serve, now)
+            self._service.share(file.hash_name, file.key, serve, now)
         except Problem as problem:
             del self.shares[share_id]
             self._outbox.emit(ShareFailed(file.info.root.hex(), problem.why))
@@ -296,11 +322,11 @@ class Transfers:
             return transfer_id
         if sum(transfer.download.active for transfer in self.transfers.values()) >= MAX_TRANSFERS:
             raise Problem(Limit.TRANSFERS, most=MAX_TRANSFERS)
-        transfer = self.transfers[transfer_id] = Transfer(link, self._download(link, transfer_id))
+        transfer = self.transfers[transfer_id] = Transfer(link, self._download(link, transfer_id, now))
         transfer.download.start(now)
         return transfer_id
 
-    def _download(self, link: ShareLink, transfer_id: str) -> Download:
+    def _download(self, link: ShareLink, transfer_id: str, now: float) -> Download:
         told = False
 
         def progress(have: int, size: int, now: float) -> None:
@@ -311,9 +337,6 @@ class Transfers:
                 told = True
                 info = file.info
                 self._outbox.emit(TransferInfo(transfer_id, info.name, info.media_type, size))
-            # A piece may be stored after its sender went away: that is no reason to say that it runs.
-            if transfer.download.active and not transfer.download.paused and transfer.download.sources:
-                transfer.state = State.RUNNING
             self._outbox.emit(TransferProgress(transfer_id, have, size))
 
         def need(now: float) -> None:
@@ -329,22 +352,23 @@ class Transfers:
         def done(file: SharedFile, now: float) -> None:
             transfer = self.transfers[transfer_id]
             self._stop_client(transfer, now)
-            transfer.state = State.DONE
             self._outbox.emit(TransferDone(transfer_id, file.info.name, file.info.size))
 
         def paused(code: TransferWhy, now: float) -> None:
             transfer = self.transfers[transfer_id]
-            transfer.state, transfer.why = State.PAUSED, Why(code)
+            transfer.ended = code
             self._outbox.emit(TransferPaused(transfer_id, transfer.why))
 
         return Download(
             link,
             self._outbox,
+            now,
             wanted_sources=self._sources,
             on_progress=progress,
             on_need_source=need,
             on_done=done,
             on_paused=paused,
+            on_queued=lambda now: self._tell_status(transfer_id),
             on_failed=lambda code, now: self._failed(transfer_id, code, now),
             on_dropped=lambda code, now: self._outbox.emit(SourceDropped(transfer_id, code)),
         )
@@ -353,11 +377,8 @@ class Transfers:
         download = transfer.download
 
         def status(code: TransferWhy, now: float) -> None:
-            transfer.why = Why(code)
-            if transfer.state in (State.LOOKING, State.RUNNING, State.WAITING):
-                waiting = State.WAITING if download.have_bytes else State.LOOKING
-                transfer.state = State.RUNNING if download.sources else waiting
-            self._outbox.emit(TransferStatus(transfer_id, transfer.state, transfer.why))
+            transfer.status = code
+            self._tell_status(transfer_id)
 
         return RdvClient(
             transfer.link.hash_name,
@@ -373,10 +394,16 @@ class Transfers:
             on_give_up=download.fail,
         )
 
+    def _tell_status(self, transfer_id: str) -> None:
+        transfer = self.transfers.get(transfer_id)
+        if transfer is not None and transfer.download.active and transfer.why != transfer.told:
+            transfer.told = transfer.why
+            self._outbox.emit(TransferStatus(transfer_id, transfer.state, transfer.why))
+
     def _failed(self, transfer_id: str, code: TransferWhy, now: float) -> None:
         transfer = self.transfers[transfer_id]
         self._stop_client(transfer, now)
-        transfer.state, transfer.why = State.FAILED, Why(code)
+        transfer.ended = code
         self._outbox.emit(TransferFailed(transfer_id, transfer.why))
 
     def _stop_client(self, transfer: Transfer, now: float) -> None:

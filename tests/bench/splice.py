@@ -27,7 +27,7 @@ def run(tiny: bool = False) -> list[Figure]:
         return Sink()
 
     sharing.on_begin = accept
-    sharing.send_message(RelayCommand.DB_INFO, DbInfo((Advert(BLINDED, 20, AdvertOp.ADD),)).encode())
+    sharing.send_message(RelayCommand.DB_INFO, DbInfo((Advert(BLINDED, AdvertOp.ADD),)).encode())
     lab.settle()
     sink = Sink()
     lab.circuit(client, second, point).open_stream(format_rdv_target(BLINDED), sink, NOW)

@@ -253,12 +253,27 @@ def failing(*arguments: str | Path) -> tuple[int, str]:
 
 def test_links_that_lead_nowhere(network: dict[str, Any], tmp_path: Path) -> None:
     link = f"{network['site']}#{'A' * 43}.{'A' * 43}"
-    code, error = failing("get", link, "-o", tmp_path, "--data", tmp_path / "data")
-    assert code == 1
-    assert "Nobody shares this file right now" in error
+    code, error = failing("get", link, "-o", tmp_path, "--data", tmp_path / "data", "--wait", "8")
+    assert code == 3
+    assert "Nobody shares this file right now. Waiting for 8 seconds at most (--wait)." in error
+    assert error.endswith("Nobody shares this file right now. Nothing came for 8 seconds.\n")
     code, error = failing("get", link[:-5], "-o", tmp_path, "--data", tmp_path / "data")
     assert code == 2
     assert "link" in error
+
+
+def test_a_get_that_comes_before_its_share_waits_for_it(network: dict[str, Any], tmp_path: Path) -> None:
+    """The link is known from an earlier share, which ended."""
+    file = tmp_path / "early.bin"
+    file.write_bytes(os.urandom(100_000))
+    data = ("--data", tmp_path / "sender")
+    with running("share", file, "--site", network["site"], *data) as share:
+        link = share.until("shared")["link"]
+    with running("get", link, "-o", tmp_path / "got", "--data", tmp_path / "receiver") as get:
+        get.until("status", lambda record: record["code"] == "nobody")
+        with running("share", file, "--site", network["site"], *data) as share:
+            assert share.until("shared")["link"] == link
+            assert sha256(Path(get.until("done")["path"])) == sha256(file)
 
 
 def test_a_site_that_is_down_or_is_none(tmp_path: Path, web: int, unused_port: int) -> None:

@@ -148,7 +148,7 @@ TARGETS: dict[str, Target] = {
     ),
     "rdv.DbInfo": Target(
         rdv.DbInfo.parse,
-        (rdv.DbInfo((rdv.Advert(KEY, 20, rdv.AdvertOp.ADD), rdv.Advert(KEY, 9, rdv.AdvertOp.REMOVE))).encode(),),
+        (rdv.DbInfo((rdv.Advert(KEY, rdv.AdvertOp.ADD), rdv.Advert(KEY, rdv.AdvertOp.REMOVE))).encode(),),
     ),
     "rdv.parse_rdv_target": Target(_text(rdv.parse_rdv_target), (rdv.format_rdv_target(KEY).encode(),)),
     "relay.Begin": Target(

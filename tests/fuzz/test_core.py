@@ -132,7 +132,7 @@ def messages(rng, streams):
         RelayCommand.RESOLVED: [Resolved((Answer.of("192.0.2.1", 9),)).encode()],
         RelayCommand.EXTEND2: [Extend2((ed25519_specifier(NAME),), 2, bytes(84)).encode()],
         RelayCommand.EXTENDED2: [Extended2(bytes(64)).encode()],
-        RelayCommand.DB_INFO: [DbInfo((Advert(NAME, 9, AdvertOp.ADD), Advert(NAME, 9, AdvertOp.REMOVE))).encode()],
+        RelayCommand.DB_INFO: [DbInfo((Advert(NAME, AdvertOp.ADD), Advert(NAME, AdvertOp.REMOVE))).encode()],
         RelayCommand.BEGIN_DIR: [b""],
         99: [b"?"],
     }
@@ -198,7 +198,7 @@ def test_a_relay_outlives_any_relay_messages(seed):
         relay = Relay(path[-1])
         provider = net.build(other, [path[1]])
         provider.on_begin = lambda target, stream, now: Recorder()
-        provider.send_message(RelayCommand.DB_INFO, DbInfo((Advert(NAME, 9, AdvertOp.ADD),)).encode())
+        provider.send_message(RelayCommand.DB_INFO, DbInfo((Advert(NAME, AdvertOp.ADD),)).encode())
         circuit = net.build(client, path)
         handlers = [Recorder(), Recorder()]
         circuit.open_stream("host.example:80", handlers[0], net.now)

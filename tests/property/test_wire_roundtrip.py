@@ -172,9 +172,7 @@ record = st.one_of(
     st.builds(handshake.Netinfo, u32, st.none() | address, st.lists(st.none() | address, max_size=9).map(tuple)),
     st.builds(
         rdv.DbInfo,
-        st.lists(
-            st.builds(rdv.Advert, key, st.integers(0, 64), st.sampled_from(rdv.AdvertOp)), min_size=1, max_size=14
-        ).map(tuple),
+        st.lists(st.builds(rdv.Advert, key, st.sampled_from(rdv.AdvertOp)), min_size=1, max_size=15).map(tuple),
     ),
     node_descriptor,
     st.builds(

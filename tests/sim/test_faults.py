@@ -10,7 +10,6 @@ from convergence.ordb.download import MAX_BATCH
 from convergence.path.place import HOP_TIMEOUT
 from convergence.path.pool import POOL_SIZE, PROBE_EVERY
 from convergence.rdv.blind import DAY, POINTS, day_of, points_of
-from convergence.rdv.client import START_LIMIT
 from convergence.wire.descriptor import Role
 from convergence.wire.ordb import PIECE_SIZE, ShareLink
 from tests.sim.people import (
@@ -179,7 +178,7 @@ def test_only_wrong_bytes_never_arrive(pair):
         if bucket == "piece":
             alice.storage.items[bucket, key] = bytes(len(alice.storage.items[bucket, key]))
     transfer_id = get(bob, link)
-    assert settle(world, bob, transfer_id, START_LIMIT + 60) == "failed"
+    assert settle(world, bob, transfer_id, 120 + 60) == "failed"
     assert transfer(bob, transfer_id).why.code == TransferWhy.MISLED
     assert not any(bucket == "piece" for bucket, key in bob.storage.items)
 
@@ -187,14 +186,14 @@ def test_only_wrong_bytes_never_arrive(pair):
 def test_a_link_for_nothing(pair):
     world, alice, bob, link = pair
     transfer_id = get(bob, ShareLink(bytes(32), bytes(32)).format(""))
-    assert settle(world, bob, transfer_id, START_LIMIT) == "failed"
+    assert settle(world, bob, transfer_id, 120) == "failed"
     assert transfer(bob, transfer_id).why.code == TransferWhy.NOBODY
 
 
 def test_a_link_with_another_key(pair):
     world, alice, bob, link = pair
     transfer_id = get(bob, ShareLink(ShareLink.parse(link).hash_name, bytes(32)).format(""))
-    assert settle(world, bob, transfer_id, START_LIMIT + 60) == "failed"
+    assert settle(world, bob, transfer_id, 120 + 60) == "failed"
     assert transfer(bob, transfer_id).why.code == TransferWhy.MISLED
 
 
@@ -266,7 +265,7 @@ def test_storage_fails_and_retry_goes_on(pair, kind):
     transfer_id = begin(world, bob, link)
     bob.storage.fail = Failure(kind, "full")
     assert world.run(60, lambda: transfer(bob, transfer_id).state == "paused")
-    assert transfer(bob, transfer_id).why.code is TransferWhy.NO_ROOM
+    assert transfer(bob, transfer_id).why.code is {"quota": TransferWhy.NO_ROOM, "io": TransferWhy.STORAGE}[kind]
     fetched = transfer(bob, transfer_id).download.pieces_fetched
     world.run(600)
     assert transfer(bob, transfer_id).download.pieces_fetched <= fetched + MAX_BATCH * 3
@@ -308,7 +307,7 @@ def test_nobody_to_relay():
     bob = world.add("bob", circuits=1)
     world.run(5)
     transfer_id = get(bob, ShareLink(bytes(32), bytes(32)).format(""))
-    assert settle(world, bob, transfer_id, START_LIMIT + 60) == "failed"
+    assert settle(world, bob, transfer_id, 120 + 60) == "failed"
     assert transfer(bob, transfer_id).why.code == TransferWhy.NO_POINTS
 
 

@@ -195,7 +195,7 @@ def test_begin_rdv_where_no_point_is():
 def test_adverts_are_for_points_only(world):
     host = joined(world)
     circuit = host.node.pool._ready[0].circuit
-    payload = DbInfo((Advert(bytes(32), 9, AdvertOp.ADD),)).encode()
+    payload = DbInfo((Advert(bytes(32), AdvertOp.ADD),)).encode()
     host.driver.run(lambda now: circuit.send_message(RelayCommand.DB_INFO, payload))
     world.run(2)
     point = node_of(world, circuit)
@@ -213,7 +213,7 @@ def test_adverts_to_a_node_that_is_no_point_close_the_circuit():
     world.run(60)
     host = joined(world)
     circuit = host.node.pool._ready[0].circuit
-    payload = DbInfo((Advert(bytes(32), 9, AdvertOp.ADD),)).encode()
+    payload = DbInfo((Advert(bytes(32), AdvertOp.ADD),)).encode()
     host.driver.run(lambda now: circuit.send_message(RelayCommand.DB_INFO, payload))
     world.run(2)
     assert circuit.closed

@@ -104,8 +104,9 @@ def test_unshare_stops_and_deletes(world, giver, taker):
     world.run(5)
     assert not giver.storage.items and not giver.node.transfers.shares
     transfer_id = get(taker, link)
-    assert settle(world, taker, transfer_id) == "failed"
-    assert events(taker, "transfer-failed")[0]["why"]
+    assert world.run(30, lambda: transfer(taker, transfer_id).why.code is TransferWhy.NOBODY)
+    assert transfer(taker, transfer_id).state == "looking"
+    assert events(taker, "transfer-status")[-1]["why"] == {"code": TransferWhy.NOBODY}
 
 
 def test_links_are_for_known_shares(giver):

@@ -16,7 +16,7 @@ from convergence.circuit.streams import Stream, StreamHandler
 from convergence.crypto import ntor
 from convergence.crypto.keys import node_id
 from convergence.crypto.onion import KEY_MATERIAL_LEN, HopKeys, recognized_candidates
-from convergence.errors import DestroyReason, EndReason, LocalError, RemoteError
+from convergence.errors import DestroyReason, EndReason, LocalError, RemoteError, StreamError
 from convergence.events import CircuitBroken
 from convergence.link.link import Link
 from convergence.outbox import Outbox
@@ -42,7 +42,8 @@ HOP_TIMEOUT = 60.0  # seconds that a hop may take; whoever builds gives up soone
 EARLY_KEPT = 1  # of them, for an extension after the circuit has been in use
 
 AcceptHook = Callable[[str, Stream, float], StreamHandler | None]
-"""on_begin(target, stream, now) for a BEGIN that arrives at the origin: a handler accepts, None refuses."""
+"""on_begin(target, stream, now) for a BEGIN that arrives at the origin: a handler accepts, None refuses;
+so does StreamError, with a reason."""
 
 
 class CircuitState(Enum):
@@ -324,7 +325,11 @@ class ClientCircuit:
             endpoint.refuse(stream_id, EndReason.NOTDIRECTORY)
             return
         stream = endpoint.accept_stream(stream_id)
-        handler = self.on_begin(begin.target, stream, now)
+        try:
+            handler = self.on_begin(begin.target, stream, now)
+        except StreamError as refusal:
+            endpoint.refuse(stream_id, refusal.reason)
+            return
         if handler is None:
             endpoint.refuse(stream_id, EndReason.RESOLVEFAILED)
             return

@@ -4,8 +4,8 @@ Does: bind sources to the link, hand out missing pieces, verify each, store it, 
 ask for more: the speed of the disk throttles the senders.
 Does not: find sources (rdv/client.py does, asked through `on_need_source`), or read the clock.
 
-Phases:  LOADING -> (WAITING ->) SCANNING -> RUNNING -> FINISHING -> DONE, with FAILED and STOPPED from anywhere.
-Any phase can pause on a storage error; `retry` repeats the step that failed, with nothing fetched again.
+`TABLE` has the phases. Any that waits for storage can pause, when it fails or does not answer; `retry` repeats the step
+that failed, with nothing fetched again.
 
 A piece is in exactly one of four places: open (nobody was asked), requested (of one source), verified and waiting
 for the store, or present. It moves on only in that order, or back to open when its source is lost; this is why no
@@ -27,6 +27,7 @@ from convergence.ordb.pieces import PieceSet, verify_leaf
 from convergence.ordb.source import Source
 from convergence.outbox import Outbox, Timer
 from convergence.rdv.session import ByteStream
+from convergence.states import TIMEOUT, StateMachine, Table
 from convergence.wire.ordb import HASH_LEN, FileInfo, Info, ShareLink
 
 MAX_SOURCES = 4
@@ -38,17 +39,55 @@ SOURCE_TIMEOUT = 30.0  # seconds in which a source that owes us something gives 
 STEAL_AFTER = 5.0  # seconds of silence after which an idle source takes over what another owes
 STEAL_FACTOR = 4.0  # or when a piece takes this many times what it takes the idle source
 WATCH_INTERVAL = 1.0  # seconds
+STORAGE_TIMEOUT = 120.0  # seconds that one answer of storage may take; then the download pauses
 
 
 class Phase(Enum):
     LOADING = "loading"  # reads what an earlier run left
     WAITING = "waiting"  # for the first source's INFO
-    SCANNING = "scanning"  # saves the FileInfo, then looks which pieces are there
+    SAVING = "saving"  # the FileInfo
+    SCANNING = "scanning"  # looks which pieces are there
     RUNNING = "running"
-    FINISHING = "finishing"  # all pieces are there; saves the leaves
+    READING = "reading"  # all pieces are there; reads those whose leaves are missing
+    COMPLETING = "completing"  # saves the leaves
+    PAUSED = "paused"
     DONE = "done"
     FAILED = "failed"
     STOPPED = "stopped"
+
+
+_ENDS = {"fail": Phase.FAILED, "stop": Phase.STOPPED}
+_STORAGE = {"broken": Phase.PAUSED, TIMEOUT: Phase.PAUSED, **_ENDS}
+TABLE = Table(
+    "download",
+    Phase.LOADING,
+    {
+        Phase.LOADING: {"found": Phase.SCANNING, "nothing": Phase.WAITING, **_STORAGE},
+        Phase.WAITING: {"described": Phase.SAVING, **_ENDS},
+        Phase.SAVING: {"saved": Phase.SCANNING, **_STORAGE},
+        Phase.SCANNING: {"scanned": Phase.RUNNING, **_STORAGE},
+        Phase.RUNNING: {"all here": Phase.READING, "broken": Phase.PAUSED, **_ENDS},
+        Phase.READING: {"read": Phase.COMPLETING, "damaged": Phase.RUNNING, **_STORAGE},
+        Phase.COMPLETING: {"saved": Phase.DONE, **_STORAGE},
+        Phase.PAUSED: {
+            "retry loading": Phase.LOADING,
+            "retry saving": Phase.SAVING,
+            "retry scanning": Phase.SCANNING,
+            "retry running": Phase.RUNNING,
+            "retry reading": Phase.READING,
+            "retry completing": Phase.COMPLETING,
+            **_ENDS,
+        },
+    },
+    deadlines=dict.fromkeys(
+        (Phase.LOADING, Phase.SAVING, Phase.SCANNING, Phase.READING, Phase.COMPLETING), STORAGE_TIMEOUT
+    ),
+    standing={
+        Phase.WAITING: "whoever finds sources gives up in the end (rdv/client.py)",
+        Phase.RUNNING: "each source and each batch of pieces has a deadline; without sources, as WAITING",
+        Phase.PAUSED: "a person retries or gives up",
+    },
+)
 
 
 def _ignore(*_: Any) -> None:
@@ -65,6 +104,7 @@ class Download:
         on_done: (SharedFile, now): complete; the record lets the node serve the file on.
         on_need_source: (now): another source would help; see `sources_wanted`.
         on_paused: (TransferWhy, now): storage failed; `retry` goes on.
+        on_queued: (now): the place in a busy source's queue changed; see `position`.
         on_failed: (TransferWhy, now): for good.
         on_dropped: (Dropped, now): a source misbehaved or stalled; for logs.
     """
@@ -73,16 +113,17 @@ class Download:
         self,
         link: ShareLink,
         outbox: Outbox,
+        now: float,
         *,
         wanted_sources: int = 3,
         on_progress: Callable[[int, int, float], None] = _ignore,
         on_done: Callable[[SharedFile, float], None] = _ignore,
         on_need_source: Callable[[float], None] = _ignore,
         on_paused: Callable[[TransferWhy, float], None] = _ignore,
+        on_queued: Callable[[float], None] = _ignore,
         on_failed: Callable[[TransferWhy, float], None] = _ignore,
         on_dropped: Callable[[Dropped, float], None] = _ignore,
     ) -> None:
-        self.phase = Phase.LOADING
         self.pieces_fetched = 0
         self.bytes_fetched = 0
         self.duplicates = 0  # pieces that came although they were here already
@@ -98,6 +139,7 @@ class Download:
         self._on_done = on_done
         self._on_need_source = on_need_source
         self._on_paused = on_paused
+        self._on_queued = on_queued
         self._on_failed = on_failed
         self._on_dropped = on_dropped
         self._sources: list[Source] = []
@@ -107,8 +149,11 @@ class Download:
         self._unread: deque[int] = deque()  # stored pieces whose leaf is not known
         self._leaves_read: dict[int, bytes] = {}
         self._reading = 0
+        self._round = 0  # of reading; an answer to an earlier one is late
         self._unreadable: list[int] = []
-        self._retry: Callable[[float], None] | None = None  # set while paused
+        self._machine = StateMachine(TABLE, outbox, self._timed_out, now)
+        self._paused_at = Phase.LOADING  # the phase that `retry` takes up again
+        self._stored_at = 0.0  # when the batch under way was given to storage
         self._watch: Timer | None = None
 
     # -- what the node calls
@@ -124,48 +169,70 @@ class Download:
     @property
     def sources_wanted(self) -> int:
         """How many more open sources would help now."""
-        if self._retry is None and self.phase in (Phase.WAITING, Phase.SCANNING, Phase.RUNNING):
+        if self.phase in (Phase.WAITING, Phase.SAVING, Phase.SCANNING, Phase.RUNNING):
             return self._wanted_sources - len(self._sources)
         return 0
 
     @property
+    def phase(self) -> Phase:
+        return self._machine.state
+
+    @property
     def sources(self) -> int:
         """How many sources it draws from now."""
-        return len(self._sources)
+        return sum(not source.position for source in self._sources)
+
+    @property
+    def position(self) -> int:
+        """Its place in the queue of a busy source, the best of all; 0 where it waits in none, or another serves it."""
+        places = [source.position for source in self._sources]
+        return min(places) if places and all(places) else 0
 
     @property
     def paused(self) -> bool:
-        return self._retry is not None
+        return self.phase is Phase.PAUSED
 
     @property
     def active(self) -> bool:
         """Whether it still can complete."""
-        return self.phase not in (Phase.DONE, Phase.FAILED, Phase.STOPPED)
+        return not self._machine.final
 
     def retry(self, now: float) -> None:
         """Go on after a pause, at the step that failed."""
-        step, self._retry = self._retry, None
-        if step is not None:
-            step(now)
-            self._request_all(now)
-            self._need_source(now)
+        if not self.paused:
+            return
+        self._machine.move(f"retry {self._paused_at.value}", now)
+        match self._paused_at:
+            case Phase.LOADING:
+                self.start(now)
+            case Phase.SAVING:
+                self._save()
+            case Phase.SCANNING:
+                self._scan()
+            case Phase.RUNNING:
+                self._store_batch(now)
+            case Phase.READING:
+                self._read_leaves(now)
+            case _:
+                self._save_complete()
+        self._request_all(now)
+        self._need_source(now)
 
     def cancel(self, now: float) -> None:
         """Stop. What was stored stays, and a later Download of the same link resumes from it."""
-        if self.active:
-            self._stop(Phase.STOPPED, now)
+        self._stop("stop", now)
 
     def fail(self, why: TransferWhy, now: float) -> None:
         """Give up for good; what was stored stays."""
         if self.active:
-            self._stop(Phase.FAILED, now)
+            self._stop("fail", now)
             self._on_failed(why, now)
 
     def forget(self, now: float, *, keep_pieces: bool = False) -> None:
         """Stop, and delete record and pieces; the pieces stay if the node shares a file of the same content."""
         file = self.file
         stored = self.present.indexes() + [index for index, _, _ in self._storing]
-        self._stop(Phase.STOPPED, now)
+        self._stop("stop", now)
         self._outbox.store([("transfer", self._link.hash_name, None)], _ignore)
         if file is None or keep_pieces:
             return
@@ -185,7 +252,7 @@ class Download:
         if self.phase is not Phase.LOADING:
             return
         if isinstance(result, Failure):
-            self._pause(result, self.start, now)
+            self._pause(result, now)
             return
         if result is not None:
             try:
@@ -194,39 +261,40 @@ class Download:
                 record = None  # written by a version to come, or damaged: the pieces are found again by the root
             if record is not None and record.key == self._link.key and self._usable(record.info):
                 self.file = record
-                self._scan(now)
+                self._machine.move("found", now)
+                self._scan()
                 return
-        self.phase = Phase.WAITING
+        self._machine.move("nothing", now)
         self._need_source(now)
 
     @staticmethod
     def _usable(info: FileInfo) -> bool:
         return info.size > 0 or info.root == EMPTY_ROOT
 
-    def _save(self, now: float) -> None:
+    def _save(self) -> None:
         """The record before any piece, so that no piece is ever an orphan."""
 
         def reply(result: Any, now: float) -> None:
-            if self.phase is not Phase.SCANNING:
+            if self.phase is not Phase.SAVING:
                 return
             if isinstance(result, Failure):
-                self._pause(result, self._save, now)
+                self._pause(result, now)
             else:
-                self._scan(now)
+                self._machine.move("saved", now)
+                self._scan()
 
         if self.file is not None:
             self._outbox.store([("transfer", self._link.hash_name, self.file.encode())], reply)
 
-    def _scan(self, now: float) -> None:
+    def _scan(self) -> None:
         def reply(result: Any, now: float) -> None:
             if self.phase is not Phase.SCANNING:
                 return
             if isinstance(result, Failure):
-                self._pause(result, self._scan, now)
+                self._pause(result, now)
             else:
                 self._begin(result, now)
 
-        self.phase = Phase.SCANNING
         if self.file is not None:
             self._outbox.scan("piece", self.file.info.root, reply)
 
@@ -238,7 +306,7 @@ class Download:
         self.present = PieceSet.of_keys(info.pieces, keys)
         self._open = self.present.missing()
         self.have_bytes = self._count_bytes()
-        self.phase = Phase.RUNNING
+        self._machine.move("scanned", now)
         self._on_progress(self.have_bytes, info.size, now)
         if self.present.complete:
             self._finish(now)
@@ -265,8 +333,8 @@ class Download:
         if self.file is None:
             self.file = SharedFile(self._link.hash_name, self._link.key, info.salt, info.info)
         if self.phase is Phase.WAITING:
-            self.phase = Phase.SCANNING
-            self._save(now)
+            self._machine.move("described", now)
+            self._save()
         return self.file.info.pieces
 
     def source_piece(self, source: Source, index: int, proof: Sequence[bytes], data: bytes, now: float) -> None:
@@ -286,6 +354,9 @@ class Download:
         source.storing += 1
         self._verified.append((index, data, source))
         self._flush(now)
+
+    def source_queued(self, source: Source, now: float) -> None:
+        self._on_queued(now)
 
     def source_ready(self, source: Source, now: float) -> None:
         self._request(source, now)
@@ -321,7 +392,7 @@ class Download:
             self._request(source, now)
 
     def _request(self, source: Source, now: float) -> None:
-        if self.phase is not Phase.RUNNING or self.paused or source.has is None or not source.alive:
+        if self.phase is not Phase.RUNNING or source.has is None or not source.alive:
             return
         if len(self._verified) + len(self._storing) >= MAX_PENDING_STORES:
             return
@@ -344,9 +415,11 @@ class Download:
             owes = source.requested or source.has is None
             if owes and now - source.last >= SOURCE_TIMEOUT:
                 self.drop(source, Dropped.SILENT, now, ban=False)
-        if self.phase is Phase.RUNNING and not self.paused:
+        if self.phase is Phase.RUNNING:
             self._steal(now)
-        if self._sources and self.active:
+            if self._storing and now - self._stored_at >= STORAGE_TIMEOUT:
+                self._pause(Failure("io", "no answer"), now)
+        if (self._sources or self._storing) and self.active:
             self._start_watch(now)
 
     def _steal(self, now: float) -> None:
@@ -365,7 +438,7 @@ class Download:
     # -- store, then count
 
     def _flush(self, now: float) -> None:
-        if self._storing or self.paused or not self._verified:
+        if self._storing or self.phase is not Phase.RUNNING or not self._verified:
             return
         self._storing = [self._verified.popleft() for _ in range(min(MAX_BATCH, len(self._verified)))]
         self._store_batch(now)
@@ -373,6 +446,8 @@ class Download:
     def _store_batch(self, now: float) -> None:
         assert self.file is not None
         root = self.file.info.root
+        self._stored_at = now
+        self._start_watch(now)
         items = [("piece", piece_key(root, index), data) for index, data, _ in self._storing]
         self._outbox.store(items, self._on_stored)
 
@@ -380,7 +455,7 @@ class Download:
         if self.phase is not Phase.RUNNING or self.file is None:
             return
         if isinstance(result, Failure):
-            self._pause(result, self._store_batch, now)
+            self._pause(result, now)
             return
         batch, self._storing = self._storing, []
         for index, data, source in batch:
@@ -394,20 +469,30 @@ class Download:
         else:
             self._request_all(now)
 
-    def _pause(self, failure: Failure, step: Callable[[float], None], now: float) -> None:
-        if self._retry is not None:
-            return
-        self._retry = step
+    def _pause(self, failure: Failure, now: float) -> None:
+        self._paused_at = self.phase
+        self._machine.move("broken", now)
         self._on_paused(TransferWhy.NO_ROOM if failure.kind == "quota" else TransferWhy.STORAGE, now)
+
+    def _timed_out(self, phase: Phase, now: float) -> None:
+        """Storage does not answer."""
+        self._paused_at = phase
+        self._on_paused(TransferWhy.STORAGE, now)
 
     # -- the end
 
     def _finish(self, now: float) -> None:
         """Complete the tree: of pieces that an earlier run stored the leaves may be missing."""
-        self.phase = Phase.FINISHING
+        self._machine.move("all here", now)
         for source in self._sources:
             source.goodbye(now)
         self._sources.clear()
+        self._read_leaves(now)
+
+    def _read_leaves(self, now: float) -> None:
+        self._leaves_read, self._unreadable = {}, []
+        self._round += 1
+        self._reading = 0
         self._unread = deque(index for index in range(self.present.count) if self.tree.leaf(index) is None)
         self._read_more(now)
 
@@ -417,17 +502,18 @@ class Download:
             index = self._unread.popleft()
             self._reading += 1
 
-            def reply(piece: Any, now: float, index: int = index) -> None:
-                self._on_read(index, piece, now)
+            def reply(piece: Any, now: float, index: int = index, number: int = self._round) -> None:
+                if number == self._round and self.phase is Phase.READING:
+                    self._on_read(index, piece, now)
 
             self._outbox.load("piece", piece_key(self.file.info.root, index), reply)
         if not self._unread and not self._reading:
             self._on_tree(now)
 
     def _on_read(self, index: int, piece: Any, now: float) -> None:
+        assert self.file is not None
         self._reading -= 1
-        if self.phase is not Phase.FINISHING or self.file is None:
-            return
+        self._machine.extend(now)
         info = self.file.info
         if isinstance(piece, bytes) and len(piece) == piece_length(info.size, index, info.piece_size):
             self._leaves_read[index] = leaf_hash(piece)
@@ -449,7 +535,8 @@ class Download:
         self.tree = tree
         file = self.file
         self.file = SharedFile(file.hash_name, file.key, file.salt, file.info, tree.leaves)
-        self._save_complete(now)
+        self._machine.move("read", now)
+        self._save_complete()
 
     def _refetch(self, suspects: Sequence[int], now: float) -> None:
         """Storage lost or damaged these pieces since an earlier run."""
@@ -457,25 +544,25 @@ class Download:
             self.present.discard(index)
             self._open.add(index)
         self.have_bytes = self._count_bytes()
-        self.phase = Phase.RUNNING
+        self._machine.move("damaged", now)
         self._need_source(now)
 
-    def _save_complete(self, now: float) -> None:
+    def _save_complete(self) -> None:
         def reply(result: Any, now: float) -> None:
-            if self.phase is not Phase.FINISHING or self.file is None:
+            if self.phase is not Phase.COMPLETING or self.file is None:
                 return
             if isinstance(result, Failure):
-                self._pause(result, self._save_complete, now)
+                self._pause(result, now)
                 return
-            self.phase = Phase.DONE
+            self._machine.move("saved", now)
             self._on_done(self.file, now)
 
         if self.file is not None:
             self._outbox.store([("transfer", self._link.hash_name, self.file.encode())], reply)
 
-    def _stop(self, phase: Phase, now: float) -> None:
-        self.phase = phase
-        self._retry = None
+    def _stop(self, end: str, now: float) -> None:
+        if self.active:
+            self._machine.move(end, now)
         for source in self._sources:
             source.goodbye(now)
         self._sources.clear()

@@ -13,7 +13,7 @@ from convergence.codes import Dropped
 from convergence.errors import EndReason, LocalError, ParseError
 from convergence.ordb.pieces import PieceSet
 from convergence.rdv.session import ByteStream
-from convergence.wire.ordb import Done, Have, Info, MessageCutter, Piece, Refuse, Request, encode_message
+from convergence.wire.ordb import Done, Have, Info, MessageCutter, Piece, Queued, Refuse, Request, encode_message
 
 MAX_REQUESTS = 8  # pieces asked of one source and not yet stored: 2 MiB on the way covers a slow path's delay
 MAX_REFUSALS = 64  # a source that announces and then refuses without end is dropped
@@ -29,6 +29,10 @@ class SourceOwner(Shape):
         ...
 
     def source_piece(self, source: Source, index: int, proof: Sequence[bytes], data: bytes, now: float) -> None: ...
+
+    def source_queued(self, source: Source, now: float) -> None:
+        """It is busy, and gave us a place in its queue (`position`)."""
+        ...
 
     def source_ready(self, source: Source, now: float) -> None:
         """It may have something for us now."""
@@ -49,6 +53,7 @@ class Source:
     def __init__(self, stream: ByteStream, owner: SourceOwner) -> None:
         self.stream = stream
         self.has: PieceSet | None = None  # None until the FileInfo came
+        self.position = 0  # our place in its queue; 0 once it serves us
         self.requested: dict[int, float] = {}  # piece -> when it was asked for, oldest first
         self.storing = 0  # pieces from here that are verified and not yet stored: they hold their slot
         self.last = 0.0  # when bytes last came
@@ -103,7 +108,11 @@ class Source:
         match message:
             case Piece(index, proof, data):
                 self._on_piece(index, proof, data, now)
+            case Queued(position) if self.has is None:
+                self.position = position
+                self._owner.source_queued(self, now)
             case Info() if self.has is None:
+                self.position = 0
                 count = self._owner.source_info(self, message, now)
                 if count is not None:
                     self.has = PieceSet.full(count)

@@ -10,13 +10,15 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from enum import Enum
 from typing import Any
 
 from convergence.errors import EndReason, ParseError
 from convergence.ordb.index import MerkleTree, SharedFile, piece_key, piece_length
 from convergence.ordb.pieces import PieceSet
-from convergence.outbox import Outbox, Timer
+from convergence.outbox import Outbox
 from convergence.rdv.session import ByteStream
+from convergence.states import TIMEOUT, StateMachine, Table
 from convergence.wire.ordb import (
     MAX_RANGES,
     Done,
@@ -25,6 +27,7 @@ from convergence.wire.ordb import (
     Message,
     MessageCutter,
     Piece,
+    Queued,
     Refuse,
     RefuseReason,
     Request,
@@ -32,11 +35,36 @@ from convergence.wire.ordb import (
 )
 
 MAX_QUEUED_REQUESTS = 64  # far more than a receiver of ours keeps outstanding
-IDLE_TIMEOUT = 300.0  # seconds without a request after which the stream is given up
+IDLE_TIMEOUT = 300.0  # seconds in which a receiver asks for nothing and takes nothing, then the stream is given up
+GIVE_WAY_AFTER = 20.0  # the same while others wait for its place
+STUCK_AFTER = 60.0  # the same for one that asked, and does not take what it asked for
+QUEUE_LIMIT = 4 * 3600.0  # seconds that a receiver waits for its turn
+
+
+class Phase(Enum):
+    """Of an upload."""
+
+    OPENING = "opening"
+    QUEUED = "queued"
+    SERVING = "serving"
+    OVER = "over"
+
+
+TABLE = Table(
+    "upload",
+    Phase.OPENING,
+    {
+        Phase.OPENING: {"queue": Phase.QUEUED, "serve": Phase.SERVING, "end": Phase.OVER},
+        Phase.QUEUED: {"queue": Phase.QUEUED, "serve": Phase.SERVING, "end": Phase.OVER, TIMEOUT: Phase.OVER},
+        Phase.SERVING: {"end": Phase.OVER, TIMEOUT: Phase.OVER},
+    },
+    deadlines={Phase.QUEUED: QUEUE_LIMIT, Phase.SERVING: IDLE_TIMEOUT},
+    standing={Phase.OPENING: "the session under it, whose handshake has a deadline (rdv/session.py)"},
+)
 
 
 class Upload:
-    """Serves one stream; a SessionHandler.
+    """Serves one stream; what a provider has for a session (rdv/service.py, `Served`).
 
     Args:
         tree: the file's tree; with gaps when we hold only some pieces.
@@ -68,39 +96,48 @@ class Upload:
         self._loading = False
         self._held: Piece | Refuse | None = None  # one answer that waits for the stream
         self._last = 0.0  # when the receiver last asked, or was given, something
-        self._idle: Timer | None = None
-        self._opened = False
-        self._over = False
+        self._machine = StateMachine(TABLE, outbox, self._timed_out, 0.0)  # its first phase has no deadline
         self._on_progress = on_progress
         self._on_over = on_over
 
     def announce(self) -> None:
         """Tell the receiver which pieces we hold by now (the first MAX_RANGES runs of them)."""
-        if self._present is not None and self._opened and not self._over:
+        if self._present is not None and self._machine.state is Phase.SERVING:
             self._send(Have(tuple(self._present.ranges()[:MAX_RANGES])))
 
     def stop(self, now: float, reason: int = EndReason.DONE) -> None:
         """End the upload from this side."""
-        if not self._over:
-            self._stream.end(reason, now)
+        if not self._machine.final:
+            self._machine.move("end", now)
             self._finish(now)
+            self._stream.end(reason, now)
 
-    # -- SessionHandler
+    # -- Served
+
+    def queued(self, position: int, now: float) -> None:
+        """Others come first: tell the receiver its place. Later calls tell a new one, or that we are still here."""
+        self._machine.move("queue", now)
+        self._send(Queued(position))
+
+    def idle(self, now: float) -> bool:
+        """Whether its place should go to somebody who waits."""
+        owes = bool(self._queue) or self._loading or self._held is not None or self._stream.congested
+        return self._machine.state is Phase.SERVING and now - self._last >= (STUCK_AFTER if owes else GIVE_WAY_AFTER)
 
     def opened(self, now: float) -> None:
-        self._opened = True
+        """It has a place."""
+        self._machine.move("serve", now)
         self._last = now
-        self._idle = self._outbox.call_at(now + IDLE_TIMEOUT, self._on_idle)
         self._send(Info(self._file.salt, self._file.info))
         self.announce()
 
     def data(self, data: bytes, now: float) -> None:
         try:
             for message in self._cutter.feed(data):
-                if self._over:
+                if self._machine.final:
                     return
                 match message:
-                    case Request(index):
+                    case Request(index) if self._machine.state is Phase.SERVING:
                         self._on_request(index, now)
                     case Done():
                         self.stop(now)
@@ -114,7 +151,9 @@ class Upload:
         self._pump(now)
 
     def closed(self, reason: int, now: float) -> None:
-        self._finish(now)
+        if not self._machine.final:
+            self._machine.move("end", now)
+            self._finish(now)
 
     # -- the queue
 
@@ -124,13 +163,13 @@ class Upload:
         elif len(self._queue) == MAX_QUEUED_REQUESTS:
             self.stop(now, EndReason.RESOURCELIMIT)
         else:
-            self._last = now
+            self._used(now)
             self._queue.append(index)
             self._pump(now)
 
     def _pump(self, now: float) -> None:
         """Load the next piece when none is waiting for the stream."""
-        while self._queue and not self._loading and self._held is None and not self._over:
+        while self._queue and not self._loading and self._held is None and not self._machine.final:
             index = self._queue.popleft()
             proof = self._tree.proof(index)
             if proof is None or (self._present is not None and index not in self._present):
@@ -146,7 +185,7 @@ class Upload:
 
     def _loaded(self, index: int, proof: tuple[bytes, ...], piece: Any, now: float) -> None:
         self._loading = False
-        if self._over:
+        if self._machine.final:
             return
         if isinstance(piece, bytes) and len(piece) == self._length(index):
             self._answer(Piece(index, proof, piece), now)
@@ -161,10 +200,10 @@ class Upload:
 
     def _send_held(self, now: float) -> None:
         message, self._held = self._held, None
-        if message is None or self._over:
+        if message is None or self._machine.final:
             return
         self._send(message)
-        self._last = now
+        self._used(now)
         if isinstance(message, Piece):
             self.bytes_sent += len(message.data)
             if self._on_progress is not None:
@@ -176,19 +215,16 @@ class Upload:
     def _length(self, index: int) -> int:
         return piece_length(self._file.info.size, index, self._file.info.piece_size)
 
-    def _on_idle(self, now: float) -> None:
-        if now < self._last + IDLE_TIMEOUT:
-            self._idle = self._outbox.call_at(self._last + IDLE_TIMEOUT, self._on_idle)
-        else:
-            self.stop(now, EndReason.TIMEOUT)
+    def _used(self, now: float) -> None:
+        self._last = now
+        self._machine.extend(now)
+
+    def _timed_out(self, phase: Phase, now: float) -> None:
+        self._finish(now)
+        self._stream.end(EndReason.TIMEOUT, now)
 
     def _finish(self, now: float) -> None:
-        if self._over:
-            return
-        self._over = True
         self._queue.clear()
         self._held = None
-        if self._idle is not None:
-            self._idle.cancel()
         if self._on_over is not None:
             self._on_over(now)

@@ -7,7 +7,7 @@ except for those of two days around midnight, which come on one circuit.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from hmac import digest as hmac_digest
 from math import floor
 from typing import Protocol as Shape
@@ -16,6 +16,8 @@ from typing import TypeVar
 DAY = 86400  # seconds
 OVERLAP = 3600  # seconds around midnight (UTC) in which two days' names are in use: clocks differ
 POINTS = 3  # k: points that a file is advertised at
+MAX_WALK = 128  # places of the ring that an end tries when those before do not answer
+MAX_AHEAD = 9  # of them at once, beyond those that are wanted
 
 
 class Named(Shape):
@@ -64,10 +66,37 @@ def blinded_names(hash_name: bytes, identity: bytes, now: float) -> list[bytes]:
     return [blinded(hash_name, identity, day) for day in days_in_use(now)]
 
 
-def points_of(hash_name: bytes, candidates: Iterable[NamedT], count: int = POINTS) -> Sequence[NamedT]:
-    """The first `count` points of a file, in order of preference: rendezvous hashing, so that both ends find the
-    same ones and a change of the node list moves few files."""
+def ring_of(hash_name: bytes, candidates: Iterable[NamedT]) -> list[NamedT]:
+    """All candidates in a file's order of preference: rendezvous hashing, so that both ends find the same one and a
+    change of the node list moves few files."""
     return sorted(
         candidates,
         key=lambda node: hmac_digest(hash_name, b"convergence:points" + node.identity, "sha256"),
-    )[:count]
+    )
+
+
+def points_of(hash_name: bytes, candidates: Iterable[NamedT], count: int = POINTS) -> Sequence[NamedT]:
+    """The first `count` points of a file while all of them answer."""
+    return ring_of(hash_name, candidates)[:count]
+
+
+def walk(ring: Sequence[NamedT], answers: Callable[[NamedT], bool | None], wanted: int) -> list[NamedT]:
+    """The points that one end of a rendezvous works with: the first `wanted` of the ring that answer, and those before
+    them that do not, which may again. Both ends walk for themselves, and meet where both were answered first.
+
+    Args:
+        answers: whether a point answers; None while that is not known.
+        wanted: how many are to answer.
+    """
+    chosen: list[NamedT] = []
+    standing = unknown = silent = 0
+    for point in ring[:MAX_WALK]:
+        # The more were silent, the more are tried at once.
+        if standing >= wanted or standing + unknown >= wanted + min(silent, MAX_AHEAD):
+            break
+        chosen.append(point)
+        answer = answers(point)
+        standing += answer is True
+        unknown += answer is None
+        silent += answer is False
+    return chosen

@@ -1,15 +1,11 @@
 """The asking end of a rendezvous: finds somebody who shares a hash_name, and keeps finding one.
 
-Does: build circuits to the file's points, open an encrypted session over each, retry with back-off, another
-circuit and another point, and say by a code why it waits or gives up.
+Does: build circuits to the file's points, open an encrypted session over each, retry with back-off, another circuit and
+another point, pass over points that do not answer, and say by a code why it waits or gives up.
 Does not: know what is fetched: its user gets sessions through `attach` and says how many more it wants.
 
-Each point has a route, in one of four phases; one row a transition:
-
-    IDLE      -> BUILDING  another session is wanted and the back-off is over
-    BUILDING  -> OPENING   the circuit stands: BEGIN for today's name (near midnight the other day's after it)
-    OPENING   -> OPEN      the sender proved that it holds the key
-    any       -> IDLE      a failure, with a longer back-off each time until a session brings something
+Nobody may be there yet, or all may be busy: it goes on looking, and says which. It gives up where all that is found is
+of another key, and after WAIT_LIMIT.
 """
 
 from __future__ import annotations
@@ -18,30 +14,65 @@ from collections.abc import Callable, Sequence
 from enum import Enum
 
 from convergence.circuit.client import ClientCircuit
-from convergence.codes import TransferWhy
+from convergence.codes import PathWhy, TransferWhy
 from convergence.errors import DestroyReason, EndReason, LocalError, StreamError, Why
 from convergence.outbox import Outbox, Timer
 from convergence.ports import Crypto, Rng
-from convergence.rdv.blind import blinded_names, points_of
+from convergence.rdv.blind import MAX_AHEAD, POINTS, blinded_names, ring_of, walk
 from convergence.rdv.circuits import LINGER, Backoff, CircuitSource
 from convergence.rdv.session import ByteStream, Session, SessionHandler
+from convergence.states import TIMEOUT, StateMachine, Table
 from convergence.wire.descriptor import Descriptor, Role
 from convergence.wire.rdv import format_rdv_target
 
 BACKOFF_FIRST = 0.5  # seconds
 BACKOFF_LIMIT = 30.0  # seconds
-OPEN_TIMEOUT = 20.0  # seconds from BEGIN to a session
-GIVE_UP_ROUNDS = 4  # times that every point must have failed us before a transfer that never began is given up
-START_LIMIT = 120.0  # seconds after which a transfer that never began is given up in any case
-WAIT_LIMIT = 24 * 3600.0  # seconds without progress after which a transfer that began is given up
+FAR_LIMIT = 120.0  # the same for points beyond the first POINTS that answer: a sender is seldom there alone
+BUILD_LIMIT = 180.0  # seconds; whoever builds circuits answers much sooner
+OPENING_LIMIT = 60.0  # seconds; a session's own deadlines end it sooner (rdv/session.py)
+GIVE_UP_ROUNDS = 4  # times that every point must have misled us before a transfer that never began is given up
+REACH_LIMIT = 20.0  # seconds without an answer of any point, until that is said
+MAX_POINTS = 2 * POINTS  # points that are asked, of those that answer
+WAIT_LIMIT = 24 * 3600.0  # seconds without progress after which a transfer is given up
 MAX_ATTEMPTS = 20_000  # attempts without progress, for the same
 
 
-class _Phase(Enum):
+class Phase(Enum):
+    """Of the way over one point."""
+
     IDLE = "idle"
-    BUILDING = "building"
-    OPENING = "opening"
+    BUILDING = "building"  # a circuit
+    OPENING = "opening"  # a session: BEGIN for today's name, near midnight the other day's after it
     OPEN = "open"
+    STOPPED = "stopped"
+
+
+TABLE = Table(
+    "rdv route",
+    Phase.IDLE,
+    {
+        Phase.IDLE: {"build": Phase.BUILDING, "ask": Phase.OPENING, "stop": Phase.STOPPED},
+        Phase.BUILDING: {
+            "ask": Phase.OPENING,
+            "fail": Phase.IDLE,
+            "stop": Phase.STOPPED,
+            TIMEOUT: Phase.IDLE,
+        },
+        Phase.OPENING: {
+            "ask": Phase.OPENING,
+            "open": Phase.OPEN,
+            "fail": Phase.IDLE,
+            "stop": Phase.STOPPED,
+            TIMEOUT: Phase.IDLE,
+        },
+        Phase.OPEN: {"fail": Phase.IDLE, "stop": Phase.STOPPED},
+    },
+    deadlines={Phase.BUILDING: BUILD_LIMIT, Phase.OPENING: OPENING_LIMIT},
+    standing={
+        Phase.IDLE: "RdvClient.wake, when another session is wanted and the back-off is over",
+        Phase.OPEN: "the session's user, at both ends (ordb/download.py, ordb/upload.py)",
+    },
+)
 
 
 class RdvClient:
@@ -83,40 +114,42 @@ class RdvClient:
         self._needed = needed
         self._on_status = on_status
         self._on_give_up = on_give_up
-        self._routes: dict[bytes, _Route] = {}  # by the point's identity, in order of preference; POINTS, and old ones
+        self._ring: list[Descriptor] = []
+        self._wanted = POINTS  # points that are to answer: more when the first ones know nobody, up to MAX_POINTS
+        self._routes: dict[bytes, _Route] = {}  # by the point's identity; MAX_WALK, and old ones
         self._attempts = 0
         self._best = 0  # progress when it last grew, and when that was
         self._best_at = 0.0
+        self._began = 0.0
         self._status: TransferWhy | None = None
         self._timer: Timer | None = None
 
     def start(self, nodes: Sequence[Descriptor], now: float) -> None:
         """Begin to look; `nodes` is the node list."""
-        self._best, self._best_at = self.progress(), now
+        self._best, self._best_at, self._began = self.progress(), now, now
         self._say(TransferWhy.LOOKING, now)
         self.set_nodes(nodes, now)
 
     def set_nodes(self, nodes: Sequence[Descriptor], now: float) -> None:
         """The node list changed: choose the points anew. Sessions that stand go on."""
-        old, self._routes = self._routes, {}
-        for point in points_of(self.hash_name, [node for node in nodes if node.roles & Role.RDV]):
-            known = old.pop(point.identity) if point.identity in old else None
-            self._routes[point.identity] = known or _Route(self, point)
-        for identity, route in old.items():
-            if route.phase is _Phase.OPEN:
-                self._routes[identity] = route
-            else:
-                route.stop(now)
+        self._ring = ring_of(self.hash_name, [node for node in nodes if node.roles & Role.RDV])
         self.wake(now)
 
     def wake(self, now: float) -> None:
         """Start what is wanted and may start; set the timer for the rest."""
-        if self.stopped or self._gives_up(now):
+        if self.stopped:
             return
-        lacking = self._needed() - sum(route.busy for route in self._routes.values())
+        self._choose(now)
+        if self._gives_up(now):
+            return
+        self._tell(now)
+        routes = self._routes.values()
+        lacking = self._needed() - sum(route.busy for route in routes)
+        if lacking > 0 and not self._open:  # the more points were silent, the more are tried at once
+            lacking += min(sum(route.answers is False for route in routes), MAX_AHEAD)
         # Whoever has waited longest comes first, so that one bad point keeps nobody from the others.
-        for route in sorted(self._routes.values(), key=lambda route: route.retry_at):
-            if lacking > 0 and route.phase is _Phase.IDLE and route.retry_at <= now:
+        for route in sorted(routes, key=lambda route: route.retry_at):
+            if lacking > 0 and route.idle and route.retry_at <= now:
                 lacking -= 1
                 self._attempts += 1
                 route.begin(now)
@@ -133,37 +166,67 @@ class RdvClient:
             route.stop(now)
         self._routes.clear()
 
+    @property
+    def _open(self) -> bool:
+        return any(route.open for route in self._routes.values())
+
+    def _choose(self, now: float) -> None:
+        """The points to ask: the first of the ring that answer. More of them while nobody is found there: the sender
+        may have been answered by others than we were."""
+        routes = self._routes
+
+        def answers(point: Descriptor) -> bool | None:
+            return routes[point.identity].answers if point.identity in routes else None
+
+        asked = [route for route in routes.values() if route.answers]
+        if len(asked) >= self._wanted and not self._open and all(route.knows_nobody for route in asked):
+            self._wanted = min(self._wanted + 1, MAX_POINTS)
+        chosen = {point.identity: point for point in walk(self._ring, answers, self._wanted)}
+        for identity, route in list(routes.items()):
+            if identity not in chosen and not route.open:
+                routes.pop(identity).stop(now)
+        for identity, point in chosen.items():
+            if identity not in routes:
+                limit = BACKOFF_LIMIT if self._wanted == POINTS else FAR_LIMIT
+                routes[identity] = _Route(self, point, limit, now)
+
     # -- what routes report
 
     def route_opened(self, now: float) -> None:
-        self._say(TransferWhy.CONNECTED, now)
+        self._tell(now)
 
     def route_failed(self, now: float) -> None:
-        if (
-            not self.stopped
-            and self.progress()
-            and not any(route.phase is _Phase.OPEN for route in self._routes.values())
-        ):
-            self._say(TransferWhy.SENDER_AWAY, now)
         self.wake(now)
+
+    def _tell(self, now: float) -> None:
+        """Say what it waits for."""
+        routes = self._routes.values()
+        if self._needed() <= 0 and not self._open:
+            return
+        if self._open:
+            self._say(TransferWhy.CONNECTED, now)
+        elif any(route.found_busy for route in routes):
+            self._say(TransferWhy.SENDER_BUSY, now)
+        elif self.progress():
+            if any(route.failed for route in routes):
+                self._say(TransferWhy.SENDER_AWAY, now)
+        elif any(route.knows_nobody for route in routes) and all(route.failed for route in routes):
+            self._say(TransferWhy.NOBODY, now)
+        elif not any(route.answers for route in routes) and now - self._began >= REACH_LIMIT:
+            self._say(TransferWhy.NO_POINTS, now)
 
     def _gives_up(self, now: float) -> bool:
         progress, routes = self.progress(), self._routes.values()
         if progress > self._best:
             self._best, self._best_at, self._attempts = progress, now, 0
-        if self._needed() <= 0 or any(route.phase is _Phase.OPEN for route in routes):
+        if self._needed() <= 0 or self._open:
             return False
-        waited = now - self._best_at
-        misled = any(route.misled for route in routes)
-        why = None
-        if progress:
-            if waited >= WAIT_LIMIT or self._attempts >= MAX_ATTEMPTS:
-                why = TransferWhy.WAITED_LONG
-        elif any(route.asked for route in routes) and all(route.hopeless for route in routes):
-            why = TransferWhy.MISLED if misled else TransferWhy.NOBODY
-        elif waited >= START_LIMIT:
-            why = TransferWhy.MISLED if misled else TransferWhy.NO_POINTS
-        if why is None:
+        answering = [route for route in routes if route.answers]
+        if not progress and answering and all(route.misled and route.hopeless for route in answering):
+            why = TransferWhy.MISLED
+        elif now - self._best_at >= WAIT_LIMIT or self._attempts >= MAX_ATTEMPTS:
+            why = TransferWhy.WAITED_LONG
+        else:
             return False
         self.stop(now)
         self._on_give_up(why, now)
@@ -172,13 +235,9 @@ class RdvClient:
     def _arm(self, now: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        limit = self._best_at + (WAIT_LIMIT if self.progress() else START_LIMIT)
-        times = [
-            route.retry_at for route in self._routes.values() if route.phase is _Phase.IDLE and route.retry_at > now
-        ]
-        if limit > now:
-            times.append(limit)
-        self._timer = self.outbox.call_at(min(times), self.wake) if times else None
+        times = [route.retry_at for route in self._routes.values() if route.idle]
+        times += [self._best_at + WAIT_LIMIT, self._began + REACH_LIMIT]
+        self._timer = self.outbox.call_at(min(time for time in times if time > now), self.wake)
 
     def _say(self, status: TransferWhy, now: float) -> None:
         if status != self._status:
@@ -189,30 +248,44 @@ class RdvClient:
 class _Route:
     """The way over one point."""
 
-    def __init__(self, client: RdvClient, point: Descriptor) -> None:
-        self.phase = _Phase.IDLE
+    def __init__(self, client: RdvClient, point: Descriptor, limit: float, now: float) -> None:
         self.retry_at = 0.0
-        self.asked = False  # the point was reached, and knew nobody with this link's key
+        self.answers: bool | None = None  # whether a circuit to the point could be built; None before it is known
+        self.knows_nobody = False  # what the point said when it was asked last
+        self.found_busy = False  # what the last attempt found
         self.misled = False  # somebody there had another key, or sent something else than the link's file
         self._client = client
         self._point = point
-        self._backoff = Backoff(client.rng, BACKOFF_FIRST, BACKOFF_LIMIT)
+        self._machine = StateMachine(TABLE, client.outbox, self._timed_out, now)
+        self._backoff = Backoff(client.rng, BACKOFF_FIRST, limit)
         self._bans = 0  # senders in a row that were dropped for what they sent
         self._circuit: ClientCircuit | None = None
         self._session: Session | None = None
         self._names: list[bytes] = []
         self._progress = 0  # of the client, when the attempt began
         self._attempt = 0  # numbers attempts, so that a late answer to an old one is known as such
-        self._timer: Timer | None = None
+
+    @property
+    def idle(self) -> bool:
+        return self._machine.state is Phase.IDLE
+
+    @property
+    def open(self) -> bool:
+        return self._machine.state is Phase.OPEN
 
     @property
     def busy(self) -> bool:
         """Whether it is about to give a session."""
-        return self.phase in (_Phase.BUILDING, _Phase.OPENING)
+        return self._machine.state in (Phase.BUILDING, Phase.OPENING)
+
+    @property
+    def failed(self) -> bool:
+        """Whether the last attempt came to nothing."""
+        return self._backoff.failures > 0
 
     @property
     def hopeless(self) -> bool:
-        return self.phase is _Phase.IDLE and self._backoff.failures >= GIVE_UP_ROUNDS
+        return self.idle and self._backoff.failures >= GIVE_UP_ROUNDS
 
     def begin(self, now: float) -> None:
         """Try for a session, over the circuit of the last attempt if it still stands."""
@@ -221,42 +294,42 @@ class _Route:
         self._progress = self._client.progress()
         self._names = blinded_names(self._client.hash_name, self._point.identity, now)
         if self._circuit is not None and not self._circuit.closed:
-            self._open(now)
+            self._ask(now)
             return
 
         def ready(circuit: ClientCircuit, now: float) -> None:
-            if attempt == self._attempt and self.phase is _Phase.BUILDING:
+            if attempt == self._attempt:
+                self.answers = True
                 self._circuit = circuit
                 circuit.on_closed = lambda reason, now: self._lost(circuit)
-                self._open(now)
+                self._ask(now)
             else:
                 circuit.destroy(DestroyReason.FINISHED, now)
 
         def failed(why: Why, now: float) -> None:
-            if attempt == self._attempt and self.phase is _Phase.BUILDING:
+            if attempt == self._attempt:
+                if why.code is PathWhy.RELAY_SILENT:  # whatever the path, its end did not answer
+                    self.answers = False
                 self._fail(now)
 
-        self.phase = _Phase.BUILDING
+        self._machine.move("build", now)
         self._client.circuits.rdv_circuit(self._point, self._client.hash_name, False, ready, failed, now)
 
     def stop(self, now: float) -> None:
         """End it all; a message that was just sent still gets away."""
         self._attempt += 1
-        self.phase = _Phase.IDLE
-        self._stop_timer()
+        if not self._machine.final:
+            self._machine.move("stop", now)
         session, self._session = self._session, None
         if session is not None:
             session.end(EndReason.DONE, now)
-        circuit, self._circuit = self._circuit, None
-        if circuit is not None:
-            circuit.on_closed = None
-            self._client.outbox.call_at(now + LINGER, lambda now: circuit.destroy(DestroyReason.FINISHED, now))
+        self._leave(DestroyReason.FINISHED, LINGER, now)
 
-    def _open(self, now: float) -> None:
+    def _ask(self, now: float) -> None:
         circuit = self._circuit
         assert circuit is not None
         client = self._client
-        self.phase = _Phase.OPENING
+        self._machine.move("ask", now)
         name = self._names.pop(0)
         session: Session = Session(
             client.crypto,
@@ -264,24 +337,23 @@ class _Route:
             client.outbox,
             client.key,
             name,
+            now=now,
             initiator=True,
             attach=client.attach,
             on_open=self._opened,
             on_over=lambda reason, local, now: self._over(session, reason, local, now),
         )
         self._session = session
-        self._stop_timer()
-        self._timer = client.outbox.call_at(now + OPEN_TIMEOUT, self._timed_out)
         try:
             session.bind(circuit.open_stream(format_rdv_target(name), session, now))
         except (LocalError, StreamError):  # it closed just now, or has all the streams it can have
             self._session = self._circuit = None
+            session.end(EndReason.INTERNAL, now)
             self._fail(now)
 
     def _opened(self, now: float) -> None:
-        self.phase = _Phase.OPEN
-        self.asked = False
-        self._stop_timer()
+        self._machine.move("open", now)
+        self.knows_nobody = self.found_busy = False
         self._client.route_opened(now)
 
     def _over(self, session: Session, reason: int, local: bool, now: float) -> None:
@@ -290,50 +362,56 @@ class _Route:
         if session is not self._session:
             return
         self._session = None
-        opened = self.phase is _Phase.OPEN
+        opened = self.open
         if self._client.progress() > self._progress:
             self._backoff.reset()
             self._bans = 0
         if local and reason == EndReason.DONE:
-            self.phase = _Phase.IDLE
+            self._machine.move("fail", now)
             self._client.wake(now)
-        elif local and reason == EndReason.TORPROTOCOL:
+            return
+        self.found_busy = not local and reason == EndReason.RESOURCELIMIT
+        self.knows_nobody = not opened and reason == EndReason.RESOLVEFAILED
+        if self.knows_nobody and self._names and self._circuit is not None and not self._circuit.closed:
+            self._ask(now)
+            return
+        if reason == EndReason.TORPROTOCOL and (local or not opened):
             self.misled = True
-            self._bans += 1
-            self._fail(now, at_once=self._bans == 1)
-        elif not opened and reason == EndReason.RESOLVEFAILED:
-            self.asked = True
-            if self._names and self._circuit is not None and not self._circuit.closed:
-                self._open(now)
-            else:
-                self._fail(now)
-        else:
-            if not opened and reason == EndReason.TORPROTOCOL:
-                self.asked = self.misled = True
-            self._fail(now)
+            self._bans += local
+        elif self.knows_nobody:
+            self.misled = False
+        if not opened and reason == EndReason.TIMEOUT:  # the circuit may be at fault: another is taken
+            self._leave(DestroyReason.TIMEOUT, 0.0, now)
+        self._fail(now, at_once=local and reason == EndReason.TORPROTOCOL and self._bans == 1)
 
     def _fail(self, now: float, at_once: bool = False) -> None:
-        self.phase = _Phase.IDLE
-        self._stop_timer()
+        self._attempt += 1
+        self._machine.move("fail", now)
         self.retry_at = now if at_once else now + self._backoff.next()
         self._client.route_failed(now)
 
-    def _timed_out(self, now: float) -> None:
-        """No session in time: the circuit may be at fault, so another is taken."""
-        session, circuit = self._session, self._circuit
-        self._session = self._circuit = None
+    def _timed_out(self, phase: Phase, now: float) -> None:
+        """Whoever should have answered within a time of its own did not."""
+        self._attempt += 1
+        session, self._session = self._session, None
         if session is not None:
             session.end(EndReason.TIMEOUT, now)
-        if circuit is not None:
-            circuit.on_closed = None
-            circuit.destroy(DestroyReason.TIMEOUT, now)
-        self._fail(now)
+        self._leave(DestroyReason.TIMEOUT, 0.0, now)
+        self.retry_at = now + self._backoff.next()
+        self._client.route_failed(now)
+
+    def _leave(self, reason: DestroyReason, after: float, now: float) -> None:
+        """Give up the circuit, at once or some seconds later."""
+        circuit, self._circuit = self._circuit, None
+        if circuit is None:
+            return
+        circuit.on_closed = None
+        if after:
+            self._client.outbox.call_at(now + after, lambda now: circuit.destroy(reason, now))
+        else:
+            circuit.destroy(reason, now)
 
     def _lost(self, circuit: ClientCircuit) -> None:
         """The circuit closed; its stream hears of it by itself."""
         if self._circuit is circuit:
             self._circuit = None
-
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()

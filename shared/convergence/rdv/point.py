@@ -1,7 +1,8 @@
 """A rendezvous point: joins streams of circuits that look for a hash to circuits that advertise it.
 
 Does: keep adverts by circuit, choose the provider with the lowest `nb` (streams it is serving), try others when one
-refuses, up to NB_DB, and splice. It sees blinded hashes and ciphertext.
+refuses, up to NB_DB, and splice. Whoever asks learns whether there was nobody, or one who is busy. It sees blinded
+hashes and ciphertext.
 Does not: store anything, know names, parties or what is relayed.
 """
 
@@ -28,7 +29,6 @@ class Provider:
     """One circuit's offer of one hash."""
 
     circuit: RelayCircuit
-    size_class: int
     nb: int = 0
     chosen: int = 0  # when it was last chosen: ties go to who waited longest, so one bad provider cannot keep all
 
@@ -42,6 +42,7 @@ class _Query:
     place: Entry  # what its endpoint keeps for it: the client may withdraw it and use the id again
     blinded: bytes
     tried: set[RelayCircuit] = field(default_factory=set)
+    busy: bool = False  # one of them would serve, and cannot now
 
     @property
     def withdrawn(self) -> bool:
@@ -83,13 +84,15 @@ class RdvPoint:
         self._by_circuit.pop(circuit, None)  # an empty set is left where no advert was kept
 
     def _try_next(self, query: _Query, reason: int) -> None:
-        """Ask the best provider not tried yet; `reason` is the answer when there is none."""
+        """Ask the best provider not tried yet; `reason`, why the one before did not serve, is the answer when there is
+        none, unless one was busy."""
+        query.busy = query.busy or reason == EndReason.RESOURCELIMIT
         endpoint = query.circuit.endpoint
         if query.withdrawn:
             return
         offers = [offer for offer in self._files.get(query.blinded, {}).values() if offer.circuit not in query.tried]
         if not offers or len(query.tried) >= NB_DB:
-            endpoint.refuse(query.stream_id, reason)
+            endpoint.refuse(query.stream_id, EndReason.RESOURCELIMIT if query.busy else reason)
             return
         offer = min(offers, key=lambda offer: (offer.nb, offer.chosen))
         query.tried.add(offer.circuit)
@@ -128,7 +131,7 @@ class RdvPoint:
         if len(providers) >= MAX_PROVIDERS:
             return
         offered.add(advert.blinded)
-        providers[circuit] = Provider(circuit, advert.size_class)
+        providers[circuit] = Provider(circuit)
         self._adverts += 1
 
     def _remove(self, circuit: RelayCircuit, blinded: bytes) -> None:

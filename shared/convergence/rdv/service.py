@@ -1,7 +1,8 @@
 """The offering end of a rendezvous: advertises shared files at their points and accepts who asks.
 
 Does: keep one circuit for each file and point, advertise the blinded names of the day on it, answer incoming
-streams with encrypted sessions, rebuild what breaks.
+streams with encrypted sessions, give a place or a place in the queue to those who hold the key, rebuild what breaks,
+pass over points that do not answer.
 Does not: know what is served: each share brings a `serve` that makes the handler of a session.
 
 A circuit carries one file only, so that a point cannot tell that two files are of one provider.
@@ -11,46 +12,98 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
+from typing import Protocol as Shape
 
 from convergence.circuit.client import ClientCircuit
 from convergence.circuit.streams import Stream, StreamHandler
-from convergence.codes import Limit
-from convergence.errors import DestroyReason, EndReason, ParseError, Problem
+from convergence.codes import Limit, PathWhy
+from convergence.errors import DestroyReason, EndReason, ParseError, Problem, StreamError, Why
 from convergence.outbox import Outbox, Timer
-from convergence.path.select import fraction
+from convergence.path.select import fraction, random_below
 from convergence.ports import Crypto, Rng
-from convergence.rdv.blind import OVERLAP, blinded_names, next_change, points_of
+from convergence.rdv.blind import OVERLAP, POINTS, blinded_names, next_change, ring_of, walk
 from convergence.rdv.circuits import LINGER, Backoff, CircuitSource
 from convergence.rdv.session import ByteStream, Session, SessionHandler
+from convergence.states import TIMEOUT, StateMachine, Table
 from convergence.wire.descriptor import Descriptor, Role
-from convergence.wire.rdv import Advert, AdvertOp, DbInfo, parse_rdv_target, size_class
+from convergence.wire.rdv import Advert, AdvertOp, DbInfo, parse_rdv_target
 from convergence.wire.relay import RelayCommand
 
 BACKOFF_FIRST = 0.5  # seconds
 BACKOFF_LIMIT = 60.0  # seconds
+BUILD_LIMIT = 180.0  # seconds; whoever builds circuits answers much sooner
+SILENT_FOR = 600.0  # seconds until a point that did not answer is tried again, and as much again at random
 STABLE_AFTER = 30.0  # seconds that a circuit must stand for its failures to be forgotten
 MAX_SHARES = 256  # files, three circuits each
 MAX_SESSIONS = 32  # streams served at once for one file at one point: a limit over all would tell who shares what else
+MAX_QUEUE = 32  # that wait for their turn there
+MAX_SHAKING = 32  # that have not proved that they hold the key; beyond, one of them by lot makes way for the next
 MAX_SESSIONS_ALL = 1024  # over all files, against running out of memory
+QUEUE_INTERVAL = 10.0  # seconds between two looks at the queue: who waits hears its place, who idles gives way
 DAY_CHANGE_SPREAD = (
     OVERLAP / 2
 )  # seconds over which a node's circuits change to another day's names, each at its own time
+
+
+class Served(SessionHandler, Shape):
+    """What a share has for one session. `opened` is called when it has a place, not when the session opens."""
+
+    def queued(self, position: int, now: float) -> None:
+        """It waits in this place of the queue, 1 for the next; told again now and then."""
+        ...
+
+    def idle(self, now: float) -> bool:
+        """Whether it has done so little lately that its place should go to another."""
+        ...
+
+
+class Phase(Enum):
+    """Of a file's post at one point."""
+
+    BUILDING = "building"
+    STANDING = "standing"
+    RESTING = "resting"  # until the next attempt
+    CLOSING = "closing"  # withdrawn; its last sessions go on
+    CLOSED = "closed"
+
+
+TABLE = Table(
+    "rdv post",
+    Phase.RESTING,
+    {
+        Phase.BUILDING: {
+            "built": Phase.STANDING,
+            "fail": Phase.RESTING,
+            "close": Phase.CLOSED,
+            TIMEOUT: Phase.RESTING,
+        },
+        Phase.STANDING: {"lost": Phase.RESTING, "retire": Phase.CLOSING},
+        Phase.RESTING: {"build": Phase.BUILDING, "close": Phase.CLOSED, TIMEOUT: Phase.BUILDING},
+        Phase.CLOSING: {"lost": Phase.CLOSED, "close": Phase.CLOSED},
+    },
+    deadlines={Phase.BUILDING: BUILD_LIMIT, Phase.RESTING: 2 * SILENT_FOR},
+    standing={
+        Phase.STANDING: "its circuit's end, the list of nodes, or whoever shares",
+        Phase.CLOSING: "its sessions, each of which has a deadline (ordb/upload.py)",
+    },
+)
 
 
 @dataclass(slots=True, repr=False)
 class _Share:
     hash_name: bytes
     key: bytes
-    size_class: int
-    serve: Callable[[ByteStream], SessionHandler]
-    posts: dict[bytes, _Post] = field(default_factory=dict)  # by the point's identity
+    serve: Callable[[ByteStream], Served]
+    ring: list[Descriptor] = field(default_factory=list)
+    posts: dict[bytes, _Post] = field(default_factory=dict)  # by the point's identity; MAX_WALK
 
 
 class RdvService:
     """All files that a node shares.
 
     Args:
-        on_standing: (hash_name, points that the file is advertised at, points chosen, now), on each change.
+        on_standing: (hash_name, points that the file is advertised at, points wanted, now), on each change.
     """
 
     def __init__(
@@ -69,14 +122,14 @@ class RdvService:
         self.sessions = 0
         self._on_standing = on_standing
         self._points: list[Descriptor] = []
+        self._silent: dict[bytes, float] = {}  # points that did not answer -> when to try them again; of those listed
         self._shares: dict[bytes, _Share] = {}
 
     def share(
         self,
         hash_name: bytes,
         key: bytes,
-        size: int,
-        serve: Callable[[ByteStream], SessionHandler],
+        serve: Callable[[ByteStream], Served],
         now: float,
     ) -> None:
         """Offer a file until `unshare`. Sharing the same hash_name again changes nothing.
@@ -87,9 +140,8 @@ class RdvService:
             return
         if len(self._shares) >= MAX_SHARES:
             raise Problem(Limit.SHARES, most=MAX_SHARES)
-        share = _Share(hash_name, key, size_class(size), serve)
-        self._shares[hash_name] = share
-        self._place(share, now)
+        share = self._shares[hash_name] = _Share(hash_name, key, serve, ring_of(hash_name, self._points))
+        self.place(share, now)
 
     def unshare(self, hash_name: bytes, now: float) -> None:
         """Withdraw a file, and end the streams that it is served on."""
@@ -101,15 +153,19 @@ class RdvService:
     def set_nodes(self, nodes: Sequence[Descriptor], now: float) -> None:
         """The node list changed: choose the points anew. Streams that stand go on."""
         self._points = [node for node in nodes if node.roles & Role.RDV]
+        listed = {point.identity for point in self._points}
+        self._silent = {identity: until for identity, until in self._silent.items() if identity in listed}
         for share in list(self._shares.values()):
-            self._place(share, now)
+            share.ring = ring_of(share.hash_name, self._points)
+            self.place(share, now)
 
     def standing(self, hash_name: bytes) -> tuple[int, int]:
-        """At how many points a file is advertised, and how many were chosen for it."""
+        """At how many points a file is advertised, and at how many it is to be."""
         share = self._shares.get(hash_name)
         if share is None:
             return 0, 0
-        return sum(post.standing for post in share.posts.values()), len(share.posts)
+        wanted = min(POINTS, len(share.ring))
+        return min(sum(post.standing for post in share.posts.values()), wanted), wanted
 
     def stop(self, now: float) -> None:
         """Withdraw everything."""
@@ -120,62 +176,150 @@ class RdvService:
         """A post came up or went down."""
         if self._shares.get(share.hash_name) is share:
             self._on_standing(share.hash_name, *self.standing(share.hash_name), now)
+            self.outbox.call_at(now, lambda now: self.place(share, now))
 
-    def _place(self, share: _Share, now: float) -> None:
-        points = {point.identity: point for point in points_of(share.hash_name, self._points)}
-        for identity in [identity for identity in share.posts if identity not in points]:
-            share.posts.pop(identity).retire(now)
-        new = [_Post(self, share, point) for identity, point in points.items() if identity not in share.posts]
+    def silent(self, point: Descriptor, now: float) -> float:
+        """A point did not answer: no share tries it for a while. Returns until when."""
+        until = self._silent[point.identity] = now + SILENT_FOR * (1 + fraction(self.rng))
+        return until
+
+    def silent_until(self, point: Descriptor, now: float) -> float:
+        return max(self._silent.get(point.identity, now), now)
+
+    def place(self, share: _Share, now: float) -> None:
+        """Posts at the first points that answer."""
+        if self._shares.get(share.hash_name) is not share:
+            return
+
+        def answers(point: Descriptor) -> bool | None:
+            post = share.posts.get(point.identity)
+            if post is None:
+                return None if self.silent_until(point, now) <= now else False
+            return post.answers
+
+        chosen = {point.identity: point for point in walk(share.ring, answers, POINTS)}
+        listed = {point.identity for point in share.ring}
+        answering = [share.posts[name] for name in chosen if name in share.posts and share.posts[name].answers]
+        settled = all(post.settled(now) for post in answering)
+        for identity, post in list(share.posts.items()):
+            # One that stood in for a silent point stays until the point has answered for a while.
+            if identity not in chosen and (settled or not post.standing or identity not in listed):
+                share.posts.pop(identity).retire(now)
+        new = [_Post(self, share, point, now) for identity, point in chosen.items() if identity not in share.posts]
         for post in new:
             share.posts[post.point.identity] = post
         for post in new:
-            post.build(now)
+            post.start(now)
+
+
+class _Guest:
+    """Who came to a post: the handler of its session."""
+
+    def __init__(self, post: _Post, stream: ByteStream, serve: Callable[[ByteStream], Served]) -> None:
+        self.stream = stream
+        self.served = serve(stream)
+        self._post = post
+
+    def end(self, reason: int, now: float) -> None:
+        self.stream.end(reason, now)
+        self.served.closed(reason, now)
+
+    def opened(self, now: float) -> None:
+        self._post.admit(self, now)
+
+    def data(self, data: bytes, now: float) -> None:
+        self.served.data(data, now)
+
+    def writable(self, now: float) -> None:
+        self.served.writable(now)
+
+    def closed(self, reason: int, now: float) -> None:
+        self.served.closed(reason, now)
 
 
 class _Post:
     """One file at one point."""
 
-    def __init__(self, service: RdvService, share: _Share, point: Descriptor) -> None:
+    def __init__(self, service: RdvService, share: _Share, point: Descriptor, now: float) -> None:
         self.point = point
+        self.answers: bool | None = None  # whether the point does; None before it is known
         self._service = service
         self._share = share
+        self._machine = StateMachine(TABLE, service.outbox, self._timed_out, now)
+        self._attempt = 0
         self._circuit: ClientCircuit | None = None
         self._since = 0.0
         self._advertised: list[bytes] = []
-        self._sessions: dict[Session, None] = {}  # MAX_SESSIONS
+        self._shaking: dict[Session, None] = {}  # MAX_SHAKING
+        self._served: dict[ByteStream, _Guest] = {}  # MAX_SESSIONS
+        self._queue: dict[ByteStream, _Guest] = {}  # MAX_QUEUE, the next one first
         self._backoff = Backoff(service.rng, BACKOFF_FIRST, BACKOFF_LIMIT)
         self._day_delay = DAY_CHANGE_SPREAD * fraction(service.rng)
-        self._timer: Timer | None = None
-        self._closing = False
+        self._timer: Timer | None = None  # the next attempt, or change of day
+        self._queue_timer: Timer | None = None
 
     @property
     def standing(self) -> bool:
-        return self._circuit is not None
+        return self._machine.state is Phase.STANDING
 
-    def build(self, now: float) -> None:
-        if not self._closing:
-            self._service.circuits.rdv_circuit(
-                self.point, self._share.hash_name, True, self._ready, lambda why, now: self._again(now), now
-            )
+    def settled(self, now: float) -> bool:
+        """Whether it stands, and has for a while."""
+        return self.standing and now - self._since >= STABLE_AFTER
+
+    def start(self, now: float) -> None:
+        """The first attempt: at once, unless the point is known not to answer."""
+        until = self._service.silent_until(self.point, now)
+        if until > now:
+            self.answers = False
+            self._call_at(until, self._build)
+        else:
+            self._build(now)
 
     def close(self, now: float) -> None:
         """Withdraw the adverts and end the sessions; the circuit ends once that has gone out."""
-        for session in list(self._sessions):
+        for session in list(self._shaking):
             session.end(EndReason.DONE, now)
+        for guest in [*self._served.values(), *self._queue.values()]:
+            guest.end(EndReason.DONE, now)
         self.retire(now)
 
     def retire(self, now: float) -> None:
         """Withdraw the adverts; the circuit ends with its last session."""
-        self._closing = True
         self._stop_timer()
-        self._advertise([])
-        if not self._sessions:
+        self._attempt += 1
+        if self._machine.state is Phase.STANDING:
+            self._machine.move("retire", now)
+            self._advertise([])
             self._release(now)
+        elif self._machine.allows("close"):
+            self._machine.move("close", now)
+
+    # -- the circuit
+
+    def _build(self, now: float) -> None:
+        self._stop_timer()
+        self._machine.move("build", now)
+        self._ask(now)
+
+    def _ask(self, now: float) -> None:
+        self._attempt += 1
+        attempt = self._attempt
+
+        def ready(circuit: ClientCircuit, now: float) -> None:
+            if attempt == self._attempt:
+                self._ready(circuit, now)
+            else:
+                circuit.destroy(DestroyReason.FINISHED, now)
+
+        def failed(why: Why, now: float) -> None:
+            if attempt == self._attempt:
+                self._failed(why, now)
+
+        self._service.circuits.rdv_circuit(self.point, self._share.hash_name, True, ready, failed, now)
 
     def _ready(self, circuit: ClientCircuit, now: float) -> None:
-        if self._closing:
-            circuit.destroy(DestroyReason.FINISHED, now)
-            return
+        self._machine.move("built", now)
+        self.answers = True
         self._circuit = circuit
         self._since = now
         circuit.on_begin = self._on_begin
@@ -183,21 +327,66 @@ class _Post:
         self._advertised = []
         self._on_day(now)
         self._service.changed(self._share, now)
+        self._service.outbox.call_at(now + STABLE_AFTER, lambda now: self._service.place(self._share, now))
+
+    def _failed(self, why: Why, now: float) -> None:
+        self._machine.move("fail", now)
+        if why.code is PathWhy.RELAY_SILENT:  # whatever the path, its end did not answer
+            self.answers = False
+            self._rest(self._service.silent(self.point, now) if not self._since else None, now)
+            self._service.changed(self._share, now)
+        else:
+            self._rest(None, now)
+
+    def _on_closed(self, reason: int, now: float) -> None:
+        self._circuit = None
+        self._advertised = []
+        closing = self._machine.state is Phase.CLOSING
+        self._machine.move("lost", now)
+        if not closing:
+            if now - self._since >= STABLE_AFTER:
+                self._backoff.reset()
+            self._rest(None, now)
+            self._service.changed(self._share, now)
+
+    def _rest(self, until: float | None, now: float) -> None:
+        self._call_at(until or now + self._backoff.next(), self._build)
+
+    def _timed_out(self, phase: Phase, now: float) -> None:
+        self._stop_timer()
+        if phase is Phase.RESTING:
+            self._ask(now)
+        else:  # whoever builds circuits said nothing
+            self._attempt += 1
+            self._rest(None, now)
+
+    def _release(self, now: float) -> None:
+        """Let the circuit end if it serves nobody any more."""
+        circuit = self._circuit
+        if circuit is None or self._machine.state is not Phase.CLOSING:
+            return
+        if self._shaking or self._served or self._queue:
+            return
+        self._machine.move("close", now)
+        self._circuit = circuit.on_begin = circuit.on_closed = None
+        self._service.outbox.call_at(now + LINGER, lambda now: circuit.destroy(DestroyReason.FINISHED, now))
+
+    # -- adverts
 
     def _on_day(self, now: float) -> None:
         """Advertise the names in use now, and wake some time after they change: if all circuits of a node spoke at that
         moment, each by this node's clock, a point could tell which of them are one node's."""
         self._advertise(blinded_names(self._share.hash_name, self.point.identity, now))
-        self._stop_timer()
-        self._timer = self._service.outbox.call_at(next_change(now) + self._day_delay, self._on_day)
+        self._call_at(next_change(now) + self._day_delay, self._on_day)
 
     def _advertise(self, names: list[bytes]) -> None:
-        size = self._share.size_class
-        adverts = [Advert(name, size, AdvertOp.ADD) for name in names if name not in self._advertised]
-        adverts += [Advert(name, size, AdvertOp.REMOVE) for name in self._advertised if name not in names]
+        adverts = [Advert(name, AdvertOp.ADD) for name in names if name not in self._advertised]
+        adverts += [Advert(name, AdvertOp.REMOVE) for name in self._advertised if name not in names]
         self._advertised = names
         if adverts and self._circuit is not None:
             self._circuit.send_message(RelayCommand.DB_INFO, DbInfo(tuple(adverts)).encode())
+
+    # -- who comes
 
     def _on_begin(self, target: str, stream: Stream, now: float) -> StreamHandler | None:
         service = self._service
@@ -205,50 +394,79 @@ class _Post:
             name = parse_rdv_target(target)
         except ParseError:
             return None
-        if self._closing or name not in self._advertised:
+        if not self.standing or name not in self._advertised:
             return None
-        if len(self._sessions) >= MAX_SESSIONS or service.sessions >= MAX_SESSIONS_ALL:
-            return None
+        full = len(self._served) >= MAX_SESSIONS and len(self._queue) >= MAX_QUEUE
+        if full or service.sessions >= MAX_SESSIONS_ALL:
+            raise StreamError("too many receivers", EndReason.RESOURCELIMIT)
+        if len(self._shaking) >= MAX_SHAKING:
+            list(self._shaking)[random_below(service.rng, MAX_SHAKING)].end(EndReason.RESOURCELIMIT, now)
         session: Session = Session(
             service.crypto,
             service.rng,
             service.outbox,
             self._share.key,
             name,
+            now=now,
             initiator=False,
-            attach=self._share.serve,
+            attach=lambda stream: _Guest(self, stream, self._share.serve),
             on_over=lambda reason, local, now: self._over(session, now),
         )
         service.sessions += 1
-        self._sessions[session] = None
+        self._shaking[session] = None
         session.bind(stream)
         return session
 
+    def admit(self, guest: _Guest, now: float) -> None:
+        """It holds the key: it gets a place, or one in the queue."""
+        assert isinstance(guest.stream, Session)
+        self._shaking.pop(guest.stream, None)
+        if len(self._served) < MAX_SESSIONS:
+            self._served[guest.stream] = guest
+            guest.served.opened(now)
+        elif len(self._queue) < MAX_QUEUE:
+            self._queue[guest.stream] = guest
+            guest.served.queued(len(self._queue), now)
+            if self._queue_timer is None:
+                self._queue_timer = self._service.outbox.call_at(now + QUEUE_INTERVAL, self._look)
+        else:
+            guest.end(EndReason.RESOURCELIMIT, now)
+
     def _over(self, session: Session, now: float) -> None:
         self._service.sessions -= 1
-        self._sessions.pop(session, None)
-        if self._closing and not self._sessions:
-            self._release(now)
+        self._shaking.pop(session, None)
+        self._queue.pop(session, None)
+        if self._served.pop(session, None) is not None:
+            self._service.outbox.call_at(now, self._next)  # not from within the handler that ends
+        self._release(now)
 
-    def _on_closed(self, reason: int, now: float) -> None:
-        self._circuit = None
-        self._advertised = []
-        if not self._closing:
-            if now - self._since >= STABLE_AFTER:
-                self._backoff.reset()
-            self._again(now)
-            self._service.changed(self._share, now)
+    def _next(self, now: float) -> None:
+        """A place is free."""
+        while self._queue and len(self._served) < MAX_SESSIONS:
+            stream = next(iter(self._queue))
+            guest = self._served[stream] = self._queue.pop(stream)
+            guest.served.opened(now)
+            self._tell_places(now)
 
-    def _again(self, now: float) -> None:
-        if not self._closing:
-            self._stop_timer()
-            self._timer = self._service.outbox.call_at(now + self._backoff.next(), self.build)
+    def _tell_places(self, now: float) -> None:
+        for position, guest in enumerate(list(self._queue.values()), 1):
+            guest.served.queued(position, now)
 
-    def _release(self, now: float) -> None:
-        circuit, self._circuit = self._circuit, None
-        if circuit is not None:
-            circuit.on_begin = circuit.on_closed = None
-            self._service.outbox.call_at(now + LINGER, lambda now: circuit.destroy(DestroyReason.FINISHED, now))
+    def _look(self, now: float) -> None:
+        """While some wait: who idles gives way, and comes back by itself when it goes on."""
+        self._queue_timer = None
+        idle = [guest for guest in self._served.values() if guest.served.idle(now)]
+        for guest in idle[: len(self._queue)]:
+            guest.end(EndReason.RESOURCELIMIT, now)
+        self._tell_places(now)
+        if self._queue:
+            self._queue_timer = self._service.outbox.call_at(now + QUEUE_INTERVAL, self._look)
+
+    # -- timers
+
+    def _call_at(self, when: float, call: Callable[[float], None]) -> None:
+        self._stop_timer()
+        self._timer = self._service.outbox.call_at(when, call)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:

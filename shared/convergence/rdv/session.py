@@ -17,12 +17,15 @@ from typing import Protocol as Shape
 from convergence.crypto.kdf import hkdf_sha256
 from convergence.crypto.noise import HANDSHAKE_OVERHEAD, MAX_MESSAGE, TAG_LEN, Handshake, Transport
 from convergence.errors import CryptoError, EndReason, LocalError
-from convergence.outbox import Outbox, Timer
+from convergence.outbox import Outbox
 from convergence.ports import Crypto, Rng
+from convergence.states import TIMEOUT, StateMachine, Table
 
 MAX_RECORD = 32 * 1024  # bytes of plaintext in a frame: few calls for a piece, and no long wait on a slow path
 MAX_FRAME = MAX_MESSAGE + 2  # bytes; no more than one incomplete frame is ever held
-HANDSHAKE_TIMEOUT = 30.0  # seconds from the stream's opening to the end of the handshake
+OPEN_TIMEOUT = 20.0  # seconds that a stream of ours has to open
+ANSWER_TIMEOUT = 20.0  # seconds from our first message to the other side's
+FIRST_TIMEOUT = 8.0  # seconds that whoever asked us has for its first message, which needs one way and back
 PROLOGUE = b"convergence:session:1"
 
 _LENGTH = struct.Struct(">H")
@@ -85,11 +88,28 @@ class Over(Shape):
     def __call__(self, reason: int, local: bool, now: float) -> None: ...
 
 
-class _Phase(Enum):
-    IDLE = "idle"  # the stream is not open
-    SHAKING = "shaking"
+class Phase(Enum):
+    """Of a session."""
+
+    STARTING = "starting"  # the stream is not open yet
+    ASKING = "asking"  # our first message is out
+    EXPECTING = "expecting"  # the other side's is due
     OPEN = "open"
     CLOSED = "closed"
+
+
+TABLE = Table(
+    "rdv session",
+    Phase.STARTING,
+    {
+        Phase.STARTING: {"ask": Phase.ASKING, "expect": Phase.EXPECTING, "close": Phase.CLOSED, TIMEOUT: Phase.CLOSED},
+        Phase.ASKING: {"shaken": Phase.OPEN, "close": Phase.CLOSED, TIMEOUT: Phase.CLOSED},
+        Phase.EXPECTING: {"shaken": Phase.OPEN, "close": Phase.CLOSED, TIMEOUT: Phase.CLOSED},
+        Phase.OPEN: {"close": Phase.CLOSED},
+    },
+    deadlines={Phase.STARTING: OPEN_TIMEOUT, Phase.ASKING: ANSWER_TIMEOUT, Phase.EXPECTING: FIRST_TIMEOUT},
+    standing={Phase.OPEN: "its user, at both ends, has deadlines of its own (ordb/upload.py, ordb/download.py)"},
+)
 
 
 class Session:
@@ -103,6 +123,7 @@ class Session:
         attach: called as attach(session) for the handler above.
         on_open: (now), when the handshake is done.
         on_over: see `Over`.
+        now: when it begins.
     """
 
     def __init__(
@@ -113,21 +134,20 @@ class Session:
         key: bytes,
         name: bytes,
         *,
+        now: float,
         initiator: bool,
         attach: Callable[[ByteStream], SessionHandler],
         on_open: Callable[[float], None] | None = None,
         on_over: Over | None = None,
     ) -> None:
-        self._outbox = outbox
+        self._machine = StateMachine(TABLE, outbox, self._timed_out, now)
         self._initiator = initiator
         self._shake = Handshake(crypto, rng.random(32), psk_of(key), initiator=initiator, prologue=PROLOGUE + name)
         self._noise: Transport | None = None
         self._on_open = on_open
         self._on_over = on_over
         self._stream: RawStream | None = None
-        self._phase = _Phase.IDLE
         self._buffer = bytearray()  # one incomplete frame: MAX_FRAME
-        self._timer: Timer | None = None
         self._handler = attach(self)
 
     def bind(self, stream: RawStream) -> None:
@@ -136,7 +156,7 @@ class Session:
 
     @property
     def is_open(self) -> bool:
-        return self._phase is _Phase.OPEN
+        return self._machine.state is Phase.OPEN
 
     # -- ByteStream
 
@@ -146,7 +166,7 @@ class Session:
 
     def send(self, data: bytes) -> None:
         """Raises LocalError before the handshake is done."""
-        if self._phase is _Phase.CLOSED:
+        if self._machine.final:
             return
         if self._noise is None or self._stream is None:
             raise LocalError("nothing is sent before the handshake is done")
@@ -161,15 +181,14 @@ class Session:
     # -- StreamHandler
 
     def connected(self, now: float) -> None:
-        if self._phase is not _Phase.IDLE:
+        if self._machine.state is not Phase.STARTING:
             return
-        self._phase = _Phase.SHAKING
-        self._timer = self._outbox.call_at(now + HANDSHAKE_TIMEOUT, self._on_timeout)
+        self._machine.move("ask" if self._initiator else "expect", now)
         if self._initiator:
             self._send_handshake()
 
     def data(self, data: bytes, now: float) -> None:
-        if self._phase is _Phase.CLOSED:
+        if self._machine.final:
             return
         self._buffer += data
         at, end = 0, len(self._buffer)
@@ -191,7 +210,7 @@ class Session:
         del self._buffer[:at]
 
     def writable(self, now: float) -> None:
-        if self._phase is _Phase.OPEN:
+        if self.is_open:
             self._handler.writable(now)
 
     def ended(self, reason: int, now: float) -> None:
@@ -203,8 +222,7 @@ class Session:
         if not self._initiator:
             self._send_handshake()
         self._noise = self._shake.transport()
-        self._phase = _Phase.OPEN
-        self._stop_timer()
+        self._machine.move("shaken", now)
         if self._on_open is not None:
             self._on_open(now)
         self._handler.opened(now)
@@ -214,19 +232,16 @@ class Session:
             message = self._shake.write()
             self._stream.send(_LENGTH.pack(len(message)) + message)
 
-    def _on_timeout(self, now: float) -> None:
-        self._close(EndReason.TIMEOUT, now, local=False)
-
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
+    def _timed_out(self, phase: Phase, now: float) -> None:
+        self._over(EndReason.TIMEOUT, now, local=False)
 
     def _close(self, reason: int, now: float, *, local: bool) -> None:
-        if self._phase is _Phase.CLOSED:
-            return
-        self._phase = _Phase.CLOSED
+        if not self._machine.final:
+            self._machine.move("close", now)
+            self._over(reason, now, local=local)
+
+    def _over(self, reason: int, now: float, *, local: bool) -> None:
         self._buffer.clear()
-        self._stop_timer()
         stream, self._stream = self._stream, None
         if not local:
             self._handler.closed(reason, now)

@@ -184,6 +184,7 @@ class MessageType(IntEnum):
     REFUSE = 4
     HAVE = 5
     DONE = 6
+    QUEUED = 7
 
 
 class RefuseReason(IntEnum):
@@ -319,6 +320,25 @@ class Done:
         return cls()
 
 
+@dataclass(frozen=True, slots=True)
+class Queued:
+    """The provider is busy: the receiver has this place in its queue, 1 for the next. INFO follows when it is due."""
+
+    position: int
+
+    def encode(self) -> bytes:
+        return self.position.to_bytes(2, "big")
+
+    @classmethod
+    def parse(cls, data: Buffer) -> Queued:
+        reader = Reader(data, "QUEUED")
+        position = reader.unsigned(2)
+        reader.finish()
+        if not position:
+            raise ParseError("QUEUED without a place")
+        return cls(position)
+
+
 def _read_index(reader: Reader) -> int:
     index = reader.unsigned(4)
     if index >= MAX_PIECES:
@@ -326,7 +346,7 @@ def _read_index(reader: Reader) -> int:
     return index
 
 
-Message: TypeAlias = Info | Request | Piece | Refuse | Have | Done
+Message: TypeAlias = Info | Request | Piece | Refuse | Have | Done | Queued
 
 MESSAGE_CLASSES: dict[int, type[Message]] = {
     MessageType.INFO: Info,
@@ -335,6 +355,7 @@ MESSAGE_CLASSES: dict[int, type[Message]] = {
     MessageType.REFUSE: Refuse,
     MessageType.HAVE: Have,
     MessageType.DONE: Done,
+    MessageType.QUEUED: Queued,
 }
 MESSAGE_TYPES: dict[type[Message], int] = {cls: kind for kind, cls in MESSAGE_CLASSES.items()}
 MESSAGE_LIMITS: dict[int, int] = {
@@ -344,6 +365,7 @@ MESSAGE_LIMITS: dict[int, int] = {
     MessageType.REFUSE: 5,
     MessageType.HAVE: 8 * MAX_RANGES,
     MessageType.DONE: 0,
+    MessageType.QUEUED: 2,
 }
 MESSAGE_HEADER_LEN = 4
 

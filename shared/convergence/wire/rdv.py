@@ -16,10 +16,9 @@ from convergence.wire.reader import Reader
 from convergence.wire.relay import MAX_DATA, RDV_SUFFIX
 
 BLINDED_LEN = 32
-ADVERT_LEN = BLINDED_LEN + 2
+ADVERT_LEN = BLINDED_LEN + 1
 MAX_ADVERTS = MAX_DATA // ADVERT_LEN
-"""Adverts in one message: 14."""
-MAX_SIZE_CLASS = 64
+"""Adverts in one message: 15."""
 
 _TARGET = re.compile(r"([0-9a-f]{64})\.rdv:0", re.ASCII)
 
@@ -33,21 +32,20 @@ class AdvertOp(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Advert:
-    """One blinded hash (32 bytes) that a provider offers or withdraws, with its file's `size_class`."""
+    """One blinded hash (32 bytes) that a provider offers or withdraws."""
 
     blinded: bytes
-    size_class: int
     op: AdvertOp
 
     def encode(self) -> bytes:
         if len(self.blinded) != BLINDED_LEN:
             raise LocalError("a blinded hash has 32 bytes")
-        return self.blinded + bytes([self.size_class, self.op])
+        return self.blinded + bytes([self.op])
 
 
 @dataclass(frozen=True, slots=True)
 class DbInfo:
-    """1 to 14 adverts, to be carried out in order."""
+    """1 to 15 adverts, to be carried out in order."""
 
     adverts: tuple[Advert, ...]
 
@@ -64,16 +62,11 @@ class DbInfo:
         reader = Reader(data, "DB_INFO")
         adverts = []
         while reader.left:
-            blinded, size, op = reader.take(BLINDED_LEN), reader.unsigned(1), reader.unsigned(1)
-            if size > MAX_SIZE_CLASS or op not in (AdvertOp.ADD, AdvertOp.REMOVE):
+            blinded, op = reader.take(BLINDED_LEN), reader.unsigned(1)
+            if op not in (AdvertOp.ADD, AdvertOp.REMOVE):
                 raise ParseError("DB_INFO holds a value out of range")
-            adverts.append(Advert(blinded, size, AdvertOp(op)))
+            adverts.append(Advert(blinded, AdvertOp(op)))
         return cls(tuple(adverts))
-
-
-def size_class(size: int) -> int:
-    """How many bits a file's size takes: all that a point learns of it."""
-    return size.bit_length()
 
 
 def format_rdv_target(blinded: bytes) -> str:

@@ -150,7 +150,7 @@ def splice(scene):
     provided = Recorder()
     provider = scene.build(client=scene.net.add("provider", relays=False))
     provider.on_begin = lambda target, stream, now: provided
-    provider.send_message(RelayCommand.DB_INFO, DbInfo((Advert(NAME, 9, AdvertOp.ADD),)).encode())
+    provider.send_message(RelayCommand.DB_INFO, DbInfo((Advert(NAME, AdvertOp.ADD),)).encode())
     scene.net.pump()
     stream, _ = scene.open(scene.build(), format_rdv_target(NAME))
     return stream, provided
@@ -284,7 +284,7 @@ def test_a_pause_ends_all_circuits_of_others(scene):
         lambda circuit, last: say(circuit, RelayCommand.BEGIN, 5, Begin("host.example", 80).encode()),
         lambda circuit, last: say(circuit, RelayCommand.BEGIN, 5, Begin(f"{'0' * 64}.rdv", 0).encode()),
         lambda circuit, last: say(circuit, RelayCommand.RESOLVE, 5, b"host.example\0"),
-        lambda circuit, last: say(circuit, RelayCommand.DB_INFO, 0, DbInfo((Advert(NAME, 9, AdvertOp.ADD),)).encode()),
+        lambda circuit, last: say(circuit, RelayCommand.DB_INFO, 0, DbInfo((Advert(NAME, AdvertOp.ADD),)).encode()),
         lambda circuit, last: say_early(circuit, RelayCommand.EXTEND2, extend_to(last)),
     ],
 )

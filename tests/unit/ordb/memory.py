@@ -22,7 +22,7 @@ from convergence.ordb.pieces import PieceSet
 from convergence.ordb.upload import Upload
 from convergence.outbox import Outbox
 from convergence.rdv.session import ByteStream, Session
-from convergence.wire.ordb import PIECE_SIZE, MessageCutter, ShareLink, encode_message
+from convergence.wire.ordb import PIECE_SIZE, MessageCutter, Queued, ShareLink, encode_message
 from pynode.crypto import CPythonCrypto
 
 CRYPTO = CPythonCrypto()
@@ -254,6 +254,7 @@ class Receiver:
         self.download = Download(
             link,
             node.outbox,
+            node.world.now,
             wanted_sources=wanted_sources,
             on_progress=lambda have, size, now: self.progress.append(have),
             on_done=lambda file, now: self.done.append(file),
@@ -282,14 +283,15 @@ class Line:
         self, world: World, server: Node, client: Node, key: bytes, serve: Any, attach: Any, **kw: Any
     ) -> None:
         self.near, self.far = world.pair(kw.get("high", 1 << 20))  # near: the client's end
-        self.over: list[tuple[int, str, bool]] = []
-        self.served_over: list[tuple[int, str, bool]] = []
+        self.over: list[tuple[int, bool]] = []
+        self.served_over: list[tuple[int, bool]] = []
         self.server = Session(
             CRYPTO,
             world.rng,
             server.outbox,
             kw.get("server_key", key),
             bytes(32),
+            now=world.now,
             initiator=False,
             attach=serve,
             on_over=lambda reason, local, now: self.served_over.append((reason, local)),
@@ -300,6 +302,7 @@ class Line:
             client.outbox,
             key,
             bytes(32),
+            now=world.now,
             initiator=True,
             attach=attach,
             on_over=lambda reason, local, now: self.over.append((reason, local)),
@@ -348,7 +351,7 @@ class Script:
         self.stream = stream
         self.messages: list[Any] = []
         self.raw = bytearray()
-        self.closes: list[tuple[int, str]] = []
+        self.closes: list[int] = []
         self.is_open = False
         self.on_open: Callable[[Script], None] = lambda script: None
         self.on_message: Callable[[Script, Any], None] = lambda script, message: None
@@ -357,6 +360,12 @@ class Script:
     def say(self, *messages: Any) -> None:
         for message in messages:
             self.stream.send(encode_message(message))
+
+    def queued(self, position: int, now: float) -> None:
+        self.say(Queued(position))
+
+    def idle(self, now: float) -> bool:
+        return False
 
     def opened(self, now: float) -> None:
         self.is_open = True

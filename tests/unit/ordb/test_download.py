@@ -316,22 +316,22 @@ def test_a_full_disk_pauses_and_retry_goes_on_with_nothing_fetched_twice() -> No
     rig.download.retry(rig.world.now)
 
 
-@pytest.mark.parametrize("when", [Phase.LOADING, Phase.SCANNING, Phase.FINISHING])
+@pytest.mark.parametrize("when", [Phase.LOADING, Phase.SAVING, Phase.COMPLETING])
 def test_storage_that_fails_at_any_step_pauses_there(when: Phase) -> None:
     rig = Rig(3 * PIECE_SIZE)
     broken = Failure("io", "disk on fire")
     if when is Phase.LOADING:
         rig.client.load_failure = broken
         rig.receiver = Receiver(rig.client, link_of(rig.file))
-    elif when is Phase.SCANNING:
+    elif when is Phase.SAVING:
         rig.client.failure = broken
         rig.connect()
     else:
         rig.connect()
-        rig.world.run_until(lambda: rig.download.phase is Phase.FINISHING)
+        rig.world.run_until(lambda: rig.download.phase is Phase.COMPLETING)
         rig.client.failure = broken
     rig.world.run()
-    assert rig.download.phase is when
+    assert rig.download.paused
     assert rig.receiver.paused[0] is TransferWhy.STORAGE
     assert "fire" not in rig.receiver.paused[0]
     rig.client.failure = rig.client.load_failure = None

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from convergence.codes import PathWhy, TransferWhy
-from convergence.errors import DestroyReason, EndReason, LocalError, Why
+from convergence.errors import DestroyReason, EndReason, LocalError, StreamError, Why
 from convergence.ordb.download import Phase
 from convergence.rdv.blind import points_of
 from convergence.rdv.client import RdvClient
@@ -94,8 +94,13 @@ class FakePoint:
         if near.ended or near.handler is None or self.silent:
             return
         offers = sorted(self.adverts.get(parse_rdv_target(target), []), key=lambda offer: (offer.nb, offer.chosen))
+        reason = EndReason.RESOLVEFAILED
         for offer in offers:
-            handler = offer.on_begin(target, middle, now)
+            try:
+                handler = offer.on_begin(target, middle, now)
+            except StreamError as refusal:
+                reason = EndReason(refusal.reason)
+                continue
             if handler is not None:
                 self.network.choices += 1
                 offer.chosen = self.network.choices
@@ -106,7 +111,7 @@ class FakePoint:
                 handler.connected(now)
                 near.handler.connected(now)
                 return
-        middle.end(EndReason.RESOLVEFAILED)
+        middle.end(reason)
 
 
 class Network:
@@ -235,8 +240,7 @@ class Rig:
     def share(self, service: RdvService | None = None, serve: Any = None) -> RdvService:
         service = service or self.service
         service.set_nodes(self.nodes, self.world.now)
-        size = self.file.info.size
-        service.share(self.file.hash_name, self.file.key, size, serve or self.sender.serve, self.world.now)
+        service.share(self.file.hash_name, self.file.key, serve or self.sender.serve, self.world.now)
         self.world.advance(1)
         return service
 

@@ -5,11 +5,15 @@ import pytest
 from convergence.codes import TransferWhy
 from convergence.effects import Failure
 from convergence.ordb.download import Phase
-from convergence.rdv.blind import DAY, blinded
-from convergence.rdv.client import GIVE_UP_ROUNDS, MAX_ATTEMPTS, OPEN_TIMEOUT, START_LIMIT, WAIT_LIMIT
+from convergence.rdv import client as client_module
+from convergence.rdv.blind import DAY, blinded, ring_of
+from convergence.rdv.client import BACKOFF_LIMIT, MAX_ATTEMPTS, MAX_POINTS, REACH_LIMIT, WAIT_LIMIT
+from convergence.rdv.service import STABLE_AFTER
+from convergence.rdv.session import OPEN_TIMEOUT
+from convergence.wire.descriptor import Descriptor
 from convergence.wire.ordb import PIECE_SIZE
 from tests.unit.ordb.memory import Script
-from tests.unit.rdv.network import NODES, Getter, Rig, bad_server
+from tests.unit.rdv.network import NODES, Getter, Rig, bad_server, descriptor
 
 # -- both ends
 
@@ -81,16 +85,30 @@ def test_the_other_days_name_is_asked_for_near_midnight() -> None:
 # -- nobody, and nowhere
 
 
-def test_nobody_shares_it() -> None:
+def test_nobody_shares_it_yet() -> None:
+    """It is said, and looked for on: with growing pauses, at more points, and over circuits that stand."""
     rig = Rig()
     getter = rig.get()
-    rig.world.advance(60)
-    assert getter.gave_up == [TransferWhy.NOBODY] == getter.receiver.failed
-    assert len(rig.network.begun) == 3 * GIVE_UP_ROUNDS
+    rig.world.advance(20)
+    assert getter.statuses == [TransferWhy.LOOKING, TransferWhy.NOBODY]
+    asked = len(rig.network.begun)
     rig.world.advance(1000)
-    assert len(rig.network.begun) == 3 * GIVE_UP_ROUNDS
-    assert all(circuit.closed for circuit in rig.network.circuits)
-    assert getter.gave_up == [TransferWhy.NOBODY]
+    assert getter.gave_up == [] and len(rig.network.built) == MAX_POINTS
+    assert 3 * 1000 / BACKOFF_LIMIT < len(rig.network.begun) - asked < 3 * 1000 / BACKOFF_LIMIT * 3
+    getter.client.stop(rig.world.now)
+    rig.world.advance(10)
+    assert all(circuit.closed for circuit in rig.network.circuits) and getter.client.outbox.deadline() is None
+
+
+@pytest.mark.parametrize("late", [25, 600, 7200])
+def test_a_sender_that_comes_late_is_found(late: int) -> None:
+    rig = Rig()
+    getter = rig.get()
+    rig.world.advance(late)
+    assert getter.statuses[-1] == TransferWhy.NOBODY
+    rig.share()
+    rig.world.advance(BACKOFF_LIMIT + 5)
+    rig.check_done()
 
 
 def test_a_sender_that_is_a_moment_late_is_found() -> None:
@@ -117,19 +135,75 @@ def test_nobody_is_said_even_if_a_point_is_dead() -> None:
     rig.network.kill(rig.points[0])
     getter = rig.get()
     rig.world.advance(60)
-    assert getter.gave_up == [TransferWhy.NOBODY]
+    assert getter.statuses[-1] == TransferWhy.NOBODY and getter.gave_up == []
 
 
 def test_no_point_can_be_reached() -> None:
     for nodes in ([], NODES[-1:], NODES):
         rig = Rig()
-        for point in rig.points:
-            rig.network.kill(point)
+        for node in NODES:
+            rig.network.kill(rig.network.point(node.identity))
         rig.nodes = list(nodes)
         getter = rig.get()
-        rig.world.advance(START_LIMIT + 1)
-        assert getter.gave_up == [TransferWhy.NO_POINTS]
-        assert len(rig.network.built) < 60
+        rig.world.advance(REACH_LIMIT + 1)
+        assert getter.statuses[-1] == TransferWhy.NO_POINTS and getter.gave_up == []
+        rig.world.advance(100)
+        assert len(rig.network.built) < 100
+
+
+def many(count: int) -> list[Descriptor]:
+    return [descriptor(number) for number in range(1, count + 1)]
+
+
+@pytest.mark.parametrize(("fakes", "seconds"), [(20, 30), (100, 90)])
+def test_points_that_do_not_answer_are_passed_over_by_both_ends(fakes: int, seconds: int) -> None:
+    """Nodes that are listed and do not exist: both ends meet at the first points of the ring that live."""
+    rig = Rig()
+    rig.nodes = many(fakes + 5)
+    rig.network.delay = 5.0
+    for node in rig.nodes[5:]:
+        rig.network.kill(rig.network.point(node.identity))
+    rig.share()
+    rig.world.advance(seconds)
+    assert rig.service.standing(rig.file.hash_name) == (3, 3)
+    rig.get()
+    rig.world.advance(seconds)
+    rig.check_done()
+    living = [point for point in ring_of(rig.file.hash_name, rig.nodes) if point.identity[0] <= 5]
+    rig.world.advance(STABLE_AFTER)
+    assert {circuit.point.identity for circuit in rig.network.circuits if circuit.provider and not circuit.closed} == {
+        point.identity for point in living[:3]
+    }
+
+
+def test_the_first_points_may_answer_one_end_only() -> None:
+    """The sender cannot reach those that know the receiver: it stands at the next ones, and is asked for there."""
+    rig = Rig()
+    rig.nodes = many(12)
+    for point in rig.points:
+        point.dead = True
+    rig.share()
+    rig.world.advance(10)
+    assert rig.service.standing(rig.file.hash_name) == (3, 3)
+    for point in rig.points:
+        point.dead = False
+    getter = rig.get()
+    rig.world.advance(20)
+    assert getter.statuses[-1] == TransferWhy.CONNECTED
+    rig.check_done()
+
+
+def test_a_point_that_comes_back_takes_its_place_again() -> None:
+    rig = Rig()
+    rig.share()
+    first = rig.points[0]
+    rig.network.kill(first)
+    rig.world.advance(60)
+    assert rig.service.standing(rig.file.hash_name) == (3, 3), "another stands in"
+    first.dead = False
+    rig.world.advance(60 + STABLE_AFTER)
+    assert [sum(map(len, point.adverts.values())) for point in rig.points] == [1, 1, 1]
+    assert sum(len(circuits) for point in rig.network.points.values() for circuits in point.adverts.values()) == 3
 
 
 def test_nodes_that_become_known_later_are_used() -> None:
@@ -238,14 +312,15 @@ def test_a_sender_that_unshares_ends_its_streams() -> None:
     rig.check_done()
 
 
-def test_waiting_ends_after_its_limit() -> None:
+def test_waiting_ends_after_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_module, "WAIT_LIMIT", 3600.0)
     rig = Rig(40 * PIECE_SIZE)
     rig.share()
     getter = start(rig)
     rig.service.stop(rig.world.now)
-    rig.world.advance(WAIT_LIMIT + 60)
+    rig.world.advance(3600 + 60)
     assert getter.gave_up == [TransferWhy.WAITED_LONG]
-    assert len(rig.network.begun) <= MAX_ATTEMPTS
+    assert len(rig.network.begun) <= MAX_ATTEMPTS * 3600 / WAIT_LIMIT
     rig.world.advance(10)
     assert getter.client.outbox.deadline() is None
 
@@ -259,7 +334,7 @@ def test_a_paused_download_asks_for_nobody_and_goes_on_after_retry() -> None:
     assert getter.download.paused
     rig.network.kill_circuits(True)
     begun = len(rig.network.begun)
-    rig.world.advance(START_LIMIT * 2)
+    rig.world.advance(240)
     assert len(rig.network.begun) == begun and getter.gave_up == []
     getter.receiver.node.failure = None
     getter.download.retry(rig.world.now)
@@ -287,7 +362,7 @@ def test_bad_senders_only_are_asked_with_growing_delays_and_given_up() -> None:
     rig = Rig()
     rig.share(serve=bad_server(rig))
     getter = rig.get()
-    rig.world.advance(START_LIMIT + 60)
+    rig.world.advance(180)
     assert getter.gave_up == [TransferWhy.MISLED]
     assert len(rig.network.begun) < 60
     assert getter.receiver.node.pieces(rig.file.info.root) == []
@@ -298,6 +373,6 @@ def test_a_wrong_key_is_refused_by_the_sender_and_given_up() -> None:
     rig.share()
     rig.file = replace(rig.file, key=b"w" * 32)
     getter = rig.get()
-    rig.world.advance(START_LIMIT + 10)
+    rig.world.advance(130)
     assert getter.gave_up == [TransferWhy.MISLED]
     assert all(upload.bytes_sent == 0 for upload in rig.sender.uploads)

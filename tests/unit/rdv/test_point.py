@@ -17,7 +17,7 @@ NAME = bytes(range(32))
 
 
 def advert(name=NAME, op=AdvertOp.ADD):
-    return Advert(name, 20, op)
+    return Advert(name, op)
 
 
 class Place:

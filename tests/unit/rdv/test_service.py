@@ -1,34 +1,175 @@
+from typing import Any
+
 import pytest
 
-from convergence.errors import EndReason, LocalError
+from convergence.codes import TransferWhy
+from convergence.errors import EndReason, LocalError, StreamError
 from convergence.rdv.blind import DAY, OVERLAP, blinded
-from convergence.rdv.service import MAX_SESSIONS, MAX_SHARES
-from convergence.wire.rdv import format_rdv_target
-from tests.unit.rdv.network import FakeCircuit, Rig
+from convergence.rdv.service import MAX_QUEUE, MAX_SESSIONS, MAX_SHAKING, MAX_SHARES, QUEUE_INTERVAL
+from convergence.rdv.session import FIRST_TIMEOUT, Session
+from convergence.wire.ordb import Done, Info, Queued, Request
+from convergence.wire.rdv import format_rdv_target, parse_rdv_target
+from tests.unit.ordb.memory import CRYPTO, Script
+from tests.unit.rdv.network import NODES, FakeCircuit, Rig
 
 
 def test_a_share_has_limits() -> None:
     rig = Rig()
     for number in range(MAX_SHARES):
-        rig.service.share(number.to_bytes(32, "big"), bytes(32), 1, rig.sender.serve, rig.world.now)
-    rig.service.share(bytes(32), bytes(32), 1, rig.sender.serve, rig.world.now)
+        rig.service.share(number.to_bytes(32, "big"), bytes(32), rig.sender.serve, rig.world.now)
+    rig.service.share(bytes(32), bytes(32), rig.sender.serve, rig.world.now)
     with pytest.raises(LocalError):
-        rig.service.share(b"x" * 32, bytes(32), 1, rig.sender.serve, rig.world.now)
+        rig.service.share(b"x" * 32, bytes(32), rig.sender.serve, rig.world.now)
 
 
-def test_streams_for_other_names_and_too_many_streams_are_refused() -> None:
+class Visitor:
+    """Who comes to a provider's circuit with the link's key, or with none."""
+
+    def __init__(self, rig: Rig, circuit: FakeCircuit, target: str, *, mute: bool = False) -> None:
+        self.refused = 0
+        self.near, middle = rig.world.pair()
+        try:
+            handler = circuit.on_begin(target, middle, rig.world.now)
+        except StreamError as error:
+            self.refused = error.reason
+            return
+        self.script: Script
+
+        def attach(stream: Any) -> Script:
+            self.script = Script(stream)
+            return self.script
+
+        name = parse_rdv_target(target)
+        now, outbox = rig.world.now, rig.world.node().outbox
+        key = rig.file.key
+        self.session = Session(CRYPTO, rig.world.rng, outbox, key, name, now=now, initiator=True, attach=attach)
+        self.session.bind(self.near)
+        middle.handler, self.near.handler = handler, self.session
+        handler.connected(now)
+        if not mute:
+            self.session.connected(now)
+        rig.world.run()
+
+    def ask(self, rig: Rig, index: int = 0) -> None:
+        self.script.say(Request(index))
+        rig.world.run()
+
+    @property
+    def places(self) -> list[int]:
+        return [message.position for message in self.script.messages if isinstance(message, Queued)]
+
+    @property
+    def served(self) -> bool:
+        return any(isinstance(message, Info) for message in self.script.messages)
+
+
+def first(rig: Rig) -> tuple[FakeCircuit, str]:
+    """One circuit of the node that shares, and the target that it answers."""
+    return next(pair for pair in offered(rig))
+
+
+def test_streams_for_other_names_are_refused() -> None:
     rig = Rig()
     rig.share()
-    circuit = next(circuit for circuit in rig.network.circuits if circuit.provider)
-    (name,) = [name for name, circuits in circuit.point.adverts.items() if circuits]
+    circuit, _ = first(rig)
     stream = rig.world.pair()[0]
     for target in ("example.com:80", "nonsense", format_rdv_target(bytes(32)), ""):
         assert circuit.on_begin(target, stream, rig.world.now) is None
-    target = format_rdv_target(name)
-    handlers = [circuit.on_begin(target, rig.world.pair()[0], rig.world.now) for _ in range(MAX_SESSIONS + 1)]
-    assert all(handlers[:-1]) and handlers[-1] is None
-    handlers[0].ended(EndReason.DONE, rig.world.now)
-    assert circuit.on_begin(target, stream, rig.world.now) is not None
+
+
+def test_who_comes_to_a_busy_sender_waits_for_its_turn() -> None:
+    rig = Rig()
+    rig.share()
+    place = first(rig)
+    served = [Visitor(rig, *place) for _ in range(MAX_SESSIONS)]
+    waiting = [Visitor(rig, *place) for _ in range(MAX_QUEUE)]
+    assert all(visitor.served for visitor in served) and not any(visitor.served for visitor in waiting)
+    assert [visitor.places for visitor in waiting] == [[place] for place in range(1, MAX_QUEUE + 1)]
+    assert Visitor(rig, *place).refused == EndReason.RESOURCELIMIT, "the queue is full, and says so"
+    served[5].script.say(Done())
+    rig.world.advance(0.1)
+    assert waiting[0].served and not waiting[1].served
+    assert [visitor.places[-1] for visitor in waiting[1:]] == list(range(1, MAX_QUEUE))
+    waiting[1].near.cut_off()
+    served[6].near.cut_off()
+    rig.world.advance(0.1)
+    assert waiting[2].served and waiting[3].places[-1] == 1
+    assert not Visitor(rig, *place).refused
+
+
+def test_who_waits_is_told_so_all_the_time() -> None:
+    rig = Rig()
+    rig.share()
+    place = first(rig)
+    served = [Visitor(rig, *place) for _ in range(MAX_SESSIONS)]
+    last = Visitor(rig, *place)
+    for _ in range(10):
+        for visitor in served:
+            visitor.ask(rig)
+        rig.world.advance(QUEUE_INTERVAL)
+    assert last.places == [1] * len(last.places) and len(last.places) >= 10
+
+
+def test_who_asks_for_nothing_gives_way_while_others_wait() -> None:
+    rig = Rig()
+    rig.share()
+    place = first(rig)
+    idle = [Visitor(rig, *place) for _ in range(2)]
+    active = [Visitor(rig, *place) for _ in range(MAX_SESSIONS - 2)]
+    rig.world.advance(120)
+    assert not any(visitor.script.closes for visitor in idle), "nobody waits for it"
+    for visitor in active:
+        visitor.ask(rig)
+    last = Visitor(rig, *place)
+    rig.world.advance(QUEUE_INTERVAL + 0.1)
+    assert sorted(visitor.script.closes for visitor in idle) == [[], [EndReason.RESOURCELIMIT]], "one is enough"
+    assert last.served and not any(visitor.script.closes for visitor in active)
+
+
+def test_who_says_nothing_holds_no_place() -> None:
+    """Whoever knows a name, as a point does, opens streams without end and proves nothing."""
+    rig = Rig()
+    rig.share()
+    circuit, target = first(rig)
+    for _ in range(5 * MAX_SHAKING):
+        assert not Visitor(rig, circuit, target, mute=True).refused
+    assert rig.service.sessions <= MAX_SHAKING
+    assert Visitor(rig, circuit, target).served
+    rig.world.advance(FIRST_TIMEOUT + 1)
+    assert rig.service.sessions == 1
+
+
+def test_a_receiver_waits_in_the_queue_and_is_served() -> None:
+    rig = Rig()
+    rig.nodes = NODES[:1]
+    rig.share()
+    place = first(rig)
+    served = [Visitor(rig, *place) for _ in range(MAX_SESSIONS)]
+    getter = rig.get(1)
+    for _ in range(12):
+        for visitor in served:
+            visitor.ask(rig)
+        rig.world.advance(10)
+    assert getter.download.position == 1 and getter.download.sources == 0 and getter.receiver.dropped == []
+    served[0].near.cut_off()
+    rig.world.advance(10)
+    rig.check_done()
+    assert getter.download.position == 0
+
+
+def test_a_receiver_past_the_queue_hears_that_all_are_busy_and_comes_back() -> None:
+    rig = Rig()
+    rig.nodes = NODES[:1]
+    rig.share()
+    place = first(rig)
+    crowd = [Visitor(rig, *place) for _ in range(MAX_SESSIONS + MAX_QUEUE)]
+    getter = rig.get(1)
+    rig.world.advance(2)
+    assert getter.statuses == [TransferWhy.LOOKING, TransferWhy.SENDER_BUSY] and getter.gave_up == []
+    for visitor in crowd:
+        visitor.near.cut_off()
+    rig.world.advance(30)
+    rig.check_done()
 
 
 def test_a_providers_circuits_are_rebuilt_with_growing_delays() -> None:
@@ -51,7 +192,7 @@ def test_every_file_has_circuits_of_its_own() -> None:
     rig = Rig()
     rig.share()
     other = b"o" * 32
-    rig.service.share(other, bytes(32), 1, rig.sender.serve, rig.world.now)
+    rig.service.share(other, bytes(32), rig.sender.serve, rig.world.now)
     rig.world.advance(1)
     for circuit in rig.network.circuits:
         assert sum(circuit in circuits for circuits in circuit.point.adverts.values()) == 1
@@ -60,7 +201,7 @@ def test_every_file_has_circuits_of_its_own() -> None:
 def test_a_circuit_that_comes_after_unsharing_is_destroyed() -> None:
     rig = Rig()
     rig.service.set_nodes(rig.nodes, rig.world.now)
-    rig.service.share(rig.file.hash_name, rig.file.key, 1, rig.sender.serve, rig.world.now)
+    rig.service.share(rig.file.hash_name, rig.file.key, rig.sender.serve, rig.world.now)
     rig.service.unshare(rig.file.hash_name, rig.world.now)
     rig.world.advance(10)
     assert rig.network.circuits and all(circuit.closed for circuit in rig.network.circuits)
@@ -85,11 +226,11 @@ def test_a_point_that_left_the_list_is_left_once_its_last_stream_is_over() -> No
     rig.share()
     circuit = next(circuit for circuit in rig.network.circuits if circuit.provider)
     (name,) = [name for name, circuits in circuit.point.adverts.items() if circuits]
-    handler = circuit.on_begin(format_rdv_target(name), rig.world.pair()[0], rig.world.now)
+    visitor = Visitor(rig, circuit, format_rdv_target(name))
     rig.service.set_nodes([node for node in rig.nodes if node.identity != circuit.point.identity], rig.world.now)
     rig.world.advance(60)
     assert not any(circuit.point.adverts.values()) and not circuit.closed
-    handler.ended(EndReason.DONE, rig.world.now)
+    visitor.near.cut_off(EndReason.DONE)
     rig.world.advance(60)
     assert circuit.closed
     assert rig.service.standing(rig.file.hash_name) == (3, 3)
@@ -108,22 +249,21 @@ def offered(rig: Rig) -> list[tuple[FakeCircuit, str]]:
 def test_how_busy_one_file_is_cannot_be_told_at_another() -> None:
     rig = Rig()
     rig.share()
-    rig.service.share(b"o" * 32, bytes(32), 1, rig.sender.serve, rig.world.now)
+    rig.service.share(b"o" * 32, bytes(32), rig.sender.serve, rig.world.now)
     rig.world.advance(1)
-    (busy, target), *others = offered(rig)
-    for _ in range(2 * MAX_SESSIONS):
-        busy.on_begin(target, rig.world.pair()[0], rig.world.now)
-    assert busy.on_begin(target, rig.world.pair()[0], rig.world.now) is None
+    busy, *others = offered(rig)
+    for _ in range(MAX_SESSIONS + MAX_QUEUE):
+        Visitor(rig, *busy)
+    assert Visitor(rig, *busy).refused
     assert len(others) == 5
-    for circuit, target in others:
-        assert circuit.on_begin(target, rig.world.pair()[0], rig.world.now) is not None
+    assert not any(Visitor(rig, *other).refused for other in others)
 
 
 def test_the_circuits_of_a_node_do_not_change_their_day_at_one_moment(monkeypatch: pytest.MonkeyPatch) -> None:
     rig = Rig()
     rig.share()
     for number in range(8):
-        rig.service.share(bytes([number]) * 32, bytes(32), 1, rig.sender.serve, rig.world.now)
+        rig.service.share(bytes([number]) * 32, bytes(32), rig.sender.serve, rig.world.now)
     rig.world.advance(1)
     told: list[tuple[float, FakeCircuit]] = []
     send = FakeCircuit.send_message

@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from convergence.errors import EndReason, LocalError
-from convergence.rdv.session import HANDSHAKE_TIMEOUT, MAX_FRAME, MAX_RECORD, Session
+from convergence.rdv.session import ANSWER_TIMEOUT, FIRST_TIMEOUT, MAX_FRAME, MAX_RECORD, OPEN_TIMEOUT, Session
 from tests.unit.ordb.memory import CRYPTO, World, content
 
 KEY = b"k" * 32
@@ -56,6 +56,7 @@ class Ends:
             self.node.outbox,
             key,
             blinded,
+            now=self.world.now,
             initiator=initiator,
             attach=attach,
             on_over=lambda reason, local, now: self.over.append((name, reason, local)),
@@ -174,14 +175,29 @@ def test_a_handshake_that_is_not_finished_in_time_ends_the_stream() -> None:
     ends = Ends()
     ends.near.stalled = True
     ends.client.connected(ends.world.now)
-    ends.world.advance(HANDSHAKE_TIMEOUT + 1)
+    ends.world.advance(ANSWER_TIMEOUT + 1)
     assert ends.asking.closes == [EndReason.TIMEOUT]
+
+
+def test_whoever_asked_has_a_few_seconds_for_its_first_message() -> None:
+    ends = Ends()
+    ends.server.connected(ends.world.now)
+    ends.world.advance(FIRST_TIMEOUT - 0.1)
+    assert not ends.serving.closes
+    ends.world.advance(0.2)
+    assert ends.serving.closes == [EndReason.TIMEOUT] and ("server", EndReason.TIMEOUT, False) in ends.over
+
+
+def test_a_stream_that_never_opens_ends_the_session() -> None:
+    ends = Ends()
+    ends.world.advance(OPEN_TIMEOUT + 0.1)
+    assert ends.asking.closes == ends.serving.closes == [EndReason.TIMEOUT]
 
 
 def test_an_open_session_has_no_handshake_timeout() -> None:
     ends = Ends()
     ends.connect()
-    ends.world.advance(10 * HANDSHAKE_TIMEOUT)
+    ends.world.advance(10 * ANSWER_TIMEOUT)
     assert ends.client.is_open and not ends.asking.closes
 
 
