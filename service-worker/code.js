@@ -41,7 +41,7 @@ const rank = (name) => ORDER.findIndex((kind) => kind.test(name));
 /** @type {None|Arriving|Writing|Pinned|Fleeting} */
 let now = { phase: "none" };
 let loading = null;
-/** Writing takes time that the node's start needs. So it waits until the page says that the node runs. */
+/** Writing takes time that the node's start needs. So it waits until the page says that circuits stand. */
 const calm = Promise.withResolvers();
 export const settle = () => calm.resolve();
 

@@ -159,7 +159,7 @@ function start() {
   }
   let state = EMPTY;
   let role = null;
-  let settled = false; // the node runs, or will not
+  let settled = false; // the node's first circuits stand, or it will not run
   let refused = false; // the code was not what it should be
   const circuits = drawCircuits(byId("circuits"));
   const links = drawLinks();
@@ -172,7 +172,7 @@ function start() {
     links.update(state.links);
     relay.update(state, role);
     if (runs()) for (const line of document.querySelectorAll(".wait")) line.hidden = true;
-    if (runs() && !settled) {
+    if ((state.ready || state.failed) && !settled) {
       settled = true;
       settle();
     }

@@ -26,8 +26,9 @@ from pynode.site import BOOKMARK_PAGE, BOOKMARK_POLICY, HEADERS, TYPES
 FOLDER = "/some/mirror/"
 HELD = 60.0
 """Seconds until a request that waits is answered after all."""
-STARTED = "Starting, 75 %"
+STARTED = "Ready, 1 circuit"
 """What the small page says once the stand-in for its node runs."""
+CIRCUIT = b'{ id: 1, state: "ready", purpose: "ready", hops: [] }'
 NETWORK = b'{"facilitator":{"identity":"' + b"00" * 32 + b'","path":"/facilitator"},"site":"Changing"}'
 
 
@@ -123,7 +124,20 @@ def small_page() -> dict[str, bytes]:
     built = build.bundle()
     files = {name: data for name, data in built.items() if name.endswith(page) or name.startswith("sw-")}
     stand_in = (Path(__file__).parent / "page" / "worker.js").read_bytes()
-    return files | {"worker/worker.js": stand_in.replace(b"percent: 5,", b"percent: 75,")}
+    return files | {"worker/worker.js": stand_in}
+
+
+def ready(stand_in: bytes) -> bytes:
+    """The stand-in, as a node whose circuits stand from the beginning."""
+    changes = {
+        b"percent: 5,": b"percent: 100,",
+        b"ready: false": b"ready: true",
+        b"circuits: []": b"circuits: [%b]" % CIRCUIT,
+    }
+    for before, after in changes.items():
+        assert before in stand_in
+        stand_in = stand_in.replace(before, after)
+    return stand_in
 
 
 def with_other_worker(files: Mapping[str, bytes]) -> dict[str, bytes]:
@@ -146,8 +160,8 @@ class Publisher:
         """A version with this publisher's present keys, not yet released. `mark`: what makes its bytes others; `slow`:
         its node never runs."""
         files = small_page() | {"icon.svg": small_page()["icon.svg"] + f"<!-- {number} {mark} -->".encode()}
-        if slow:
-            files["worker/worker.js"] = files["worker/worker.js"].replace(b"percent: 75,", b"percent: 5,")
+        if not slow:
+            files["worker/worker.js"] = ready(files["worker/worker.js"])
         if other_worker:
             files = with_other_worker(files)
         keys = [key.public.text for key in self.keys]

@@ -376,6 +376,8 @@ def test_neighbours_are_drawn_and_told_in_words(open_page: Callable[..., Page]) 
     tell(page, state={"links": []})
     expect(items).to_have_count(0)
     expect(links).to_have_attribute("data-open", "0")
+    expect(links).to_be_hidden()
+    expect(page.get_by_text("WebRTC, directly")).to_be_hidden()
     expect(page.get_by_test_id("links-failed")).to_be_empty()
 
 

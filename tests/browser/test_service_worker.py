@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from pynode.published.words import root_words
 from pynode.site import BOOKMARK_POLICY, HEADERS
-from tests.browser.alone import UNKEPT
+from tests.browser.alone import CIRCUITS, UNKEPT, tell
 from tests.browser.changing import NETWORK, STARTED, ChangingSite, Publisher, Version
 from tests.browser.harness import START, Peer, limited_storage, pinned, stop_workers
 from tests.browser.hostile import flipped
@@ -33,6 +33,15 @@ REMEMBER = """async (text) => {
     await (await caches.open(cache)).put(new URL("state.json", document.baseURI), new Response(text));
 }"""
 NODE_RUNS = 75
+ASKED = """
+    window.asked = [];
+    const { postMessage } = ServiceWorker.prototype;
+    ServiceWorker.prototype.postMessage = function (message, ...more) {
+        window.asked.push(message.type);
+        return postMessage.call(this, message, ...more);
+    };
+"""
+"""What the page asks of its service worker."""
 FARTHEST = """
     let state;
     window.farthest = 0;
@@ -318,6 +327,19 @@ def test_a_worker_that_is_ended_before_all_is_kept_pins_nothing_and_the_page_say
     stop_workers(page)
     page.get_by_test_id("code-summary").click()
     expect(page.get_by_test_id("code-from")).to_contain_text("nothing is pinned")
+
+
+def test_a_first_visit_is_written_once_the_nodes_circuits_stand(context: BrowserContext, site: ChangingSite) -> None:
+    site.serve(Publisher().version("0.1.0", slow=True).served())
+    context.add_init_script(ASKED)
+    page = visit(context, site)
+    expect(page.get_by_test_id("code")).to_have_attribute("data-phase", "writing")
+    tell(page, state={"phase": {"percent": 80, "text": "Building circuits"}})
+    expect(page.get_by_test_id("status")).to_have_text("Starting, 80 %")
+    assert "settle" not in page.evaluate("window.asked")
+    tell(page, state={"ready": True, "circuits": CIRCUITS})
+    page.wait_for_function("window.asked.includes('settle')")
+    pinned(page)
 
 
 def test_where_there_are_no_service_workers_the_node_starts_and_nothing_is_called_pinned(

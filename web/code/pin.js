@@ -209,7 +209,7 @@ function send(worker, message, answered) {
   worker.postMessage(message, [port2]);
 }
 
-/** The node runs: now the worker may write what it has not written yet. */
+/** The node's first circuits stand: now the worker may write what it has not written yet. */
 export function settle() {
   if (own()) ask("settle").catch(() => {});
 }

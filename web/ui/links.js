@@ -41,7 +41,7 @@ export function drawLinks() {
         links.slice(0, LISTED_MOST).map((link) => ({ ...link, id: `${link.peer} ${link.kind}` })),
         linkView,
       );
-      byId("links-more").hidden = !links.length;
+      host.hidden = byId("links-more").hidden = !links.length;
       draw(links);
     },
   };
@@ -89,7 +89,7 @@ function picture(links, width) {
   const words = around.map(
     (link) => `${shortName(link)}, ${KINDS[link.kind]}${STATES[link.state] ? `, ${STATES[link.state]}` : ""}`,
   );
-  const label = words.length ? `Your neighbours: ${words.join("; ")}.` : "No neighbours yet.";
+  const label = `Your neighbours: ${words.join("; ")}.`;
   const root = svg("svg", { viewBox: `0 0 ${width} ${HEIGHT}`, height: HEIGHT, role: "img", "aria-label": label });
   const places = around.map((link, index) => {
     const turned = Math.PI / Math.max(2, around.length); // so that no neighbour is right above
