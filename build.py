@@ -25,10 +25,11 @@ from pathlib import Path
 if sys.version_info < (3, 11):  # noqa: UP036 (before anything that an older Python cannot read)
     sys.exit("Convergence needs Python 3.11 or later: run build.py with a newer python3.")
 
+from pynode import headers
 from pynode.published.manifest import Manifest, Refused, canonical_json
 from web.bundling import inventory, releases
 from web.bundling.inventory import Component, digest_of_trees
-from web.bundling.page import bookmarklet, filled, with_integrity
+from web.bundling.page import bookmarklet, filled, with_integrity, with_policy
 from web.bundling.setup import (
     BUNDLED_PYTHON,
     NODE_MODULES,
@@ -139,6 +140,7 @@ def bundle_scripts(scripts: Mapping[str, str], *options: str) -> tuple[dict[str,
                 "--legal-comments=none",  # see licences()
                 "--target=es2022",
                 "--charset=utf8",
+                f"--define:SITE_HEADERS={json.dumps(headers.for_worker())}",  # of service-worker/headers.js
                 "--external:../pyodide/*",  # stays a file of its own, loaded at run time
                 "--tsconfig-raw={}",  # or a tsconfig.json would count that lies in a folder above this tree
                 "--log-level=warning",
@@ -227,6 +229,8 @@ def bundle() -> dict[str, bytes]:
     for path in (ROOT / "web").glob("[!.]*"):
         if path.suffix in PAGE_SUFFIXES:
             files[path.name] = path.read_bytes()
+        if path.suffix == ".html":
+            files[path.name] = with_policy(files[path.name].decode(), headers.policy_in(path.name)).encode()
     for name in PYODIDE_FILES:
         files[f"pyodide/{name}"] = (NODE_MODULES / "pyodide" / name).read_bytes()
     # Pyodide's own index with no package in it: nothing can then be asked of another origin.

@@ -27,9 +27,10 @@ from urllib.parse import unquote
 import brotli
 import pytest
 
+from pynode.headers import BOOKMARK_POLICY, HEADERS, TYPES
 from pynode.published.manifest import Manifest
-from pynode.site import HEADERS
 from web.bundling import inventory, setup, steps
+from web.bundling.page import with_policy
 
 ROOT = Path(__file__).parents[2]
 LOCK_FILES = ("package-lock.json", "requirements.txt", "requirements-dev.txt")
@@ -233,10 +234,14 @@ def test_all_files_take_less_than_7_mb_of_the_wire(dist: dict[str, bytes]) -> No
 
 
 def test_the_page_says_its_policy_and_the_hashes_of_what_it_includes(dist: dict[str, bytes]) -> None:
+    site_policy = HEADERS["Content-Security-Policy"].replace(" frame-ancestors 'none';", "")  # no page can say that
+    bookmark_policy = BOOKMARK_POLICY.removesuffix("; frame-ancestors 'none'")
+    for name, policy in (("index.html", site_policy), ("open.html", bookmark_policy)):
+        page = dist[name].decode()
+        meta = f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
+        assert 0 < page.index(meta) < page.index("<title>")
+        assert page.count("Content-Security-Policy") == 1 and policy != HEADERS["Content-Security-Policy"]
     page = dist["index.html"].decode()
-    in_page = HEADERS["Content-Security-Policy"].replace(" frame-ancestors 'none';", "")  # which a page cannot say
-    meta = f'<meta http-equiv="Content-Security-Policy" content="{in_page}">'
-    assert 0 < page.index(meta) < page.index("<title>")
     for name, tag in (("style.css", 'link rel="stylesheet" href'), ("main.js", 'script type="module" src')):
         digest = base64.b64encode(hashlib.sha384(dist[name]).digest()).decode()
         assert f'<{tag}="{name}" integrity="sha384-{digest}">' in page
@@ -248,6 +253,26 @@ def test_the_service_worker_is_named_by_its_content(dist: dict[str, bytes]) -> N
     [name] = [name for name in dist if re.fullmatch(r"sw-[0-9a-f]{16}\.js", name)]
     assert name == f"sw-{hashlib.sha256(dist[name]).hexdigest()[:16]}.js"
     assert "sw.js" not in dist
+
+
+def test_the_service_worker_has_the_sites_headers_from_their_one_statement(tmp_path: Path) -> None:
+    (tmp_path / "headers.js").write_bytes(
+        build.bundle_scripts({"headers": "service-worker/headers.js"}, "--format=esm")[0]["headers.js"]
+    )
+    names = ["index.html", "open.html", "main.js", "pyodide/pyodide.asm.wasm", "LICENSE", "a.br"]
+    script = f"import {{ headersOf }} from {json.dumps(str(tmp_path / 'headers.js'))};"
+    script += f"console.log(JSON.stringify({json.dumps(names)}.map(headersOf)));"
+    done = subprocess.run(["node", "--input-type=module", "-e", script], capture_output=True, text=True, check=True)
+    for name, headers in zip(names, json.loads(done.stdout), strict=True):
+        policy = BOOKMARK_POLICY if name == "open.html" else HEADERS["Content-Security-Policy"]
+        kind = TYPES.get(Path(name).suffix, "application/octet-stream")
+        said = HEADERS | {"Content-Security-Policy": policy, "Content-Type": kind, "Server": None}
+        assert {**headers, "Server": None} == said, name
+
+
+def test_a_page_without_a_place_for_its_policy_is_no_page() -> None:
+    with pytest.raises(ValueError):
+        with_policy("<title>none</title>", "default-src 'none'")
 
 
 def test_the_bookmarklet_is_a_literal_that_holds_the_root_hash(dist: dict[str, bytes]) -> None:
