@@ -20,6 +20,7 @@ from aiohttp import WSCloseCode, WSMsgType, web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from convergence.effects import DescriptionKind, Protocol
+from pynode.headers import BOOKMARK_PAGE, BOOKMARK_POLICY, HEADERS, TYPES
 from pynode.listening import MAX_FROM_ONE, Listener, counted_as
 from pynode.origins import Origins, answers_to, same_site
 from pynode.transports import CLOSE_TIMEOUT, HIGH_WATER, LOW_WATER, Channels, printable
@@ -35,79 +36,6 @@ MAX_CHANNELS_EACH = 256
 
 HEARTBEAT = 30.0
 """Seconds between pings; a peer that leaves one unanswered for half as long is dead."""
-
-HEADERS = {
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Embedder-Policy": "require-corp",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Content-Security-Policy": "; ".join(
-        (
-            "default-src 'none'",
-            "script-src 'self' 'wasm-unsafe-eval'",
-            "worker-src 'self'",
-            "connect-src 'self' ws: wss:",
-            "img-src 'self' blob: data:",
-            "media-src 'self' blob:",
-            "style-src 'self'",
-            "font-src 'self'",
-            "manifest-src 'self'",
-            "base-uri 'none'",
-            "form-action 'none'",
-            "frame-ancestors 'none'",
-            "require-trusted-types-for 'script'",
-            "trusted-types convergence",  # web/main.js makes this policy, for the worker's address
-        )
-    ),
-    "Permissions-Policy": ", ".join(
-        f"{feature}=()"
-        for feature in (
-            *("accelerometer", "autoplay", "camera", "display-capture", "encrypted-media", "fullscreen", "gamepad"),
-            *("geolocation", "gyroscope", "hid", "idle-detection", "local-fonts", "magnetometer", "microphone", "midi"),
-            *("payment", "picture-in-picture", "publickey-credentials-get", "screen-wake-lock", "serial", "usb"),
-            "xr-spatial-tracking",
-        )
-    ),
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Server": "Convergence",
-}
-
-BOOKMARK_PAGE = "/open.html"
-"""The page on which people click their bookmark: empty, with a policy for what the bookmark puts in its place."""
-
-BOOKMARK_POLICY = "; ".join(
-    (
-        "default-src 'none'",
-        "script-src 'unsafe-inline' blob: 'wasm-unsafe-eval'",
-        "style-src 'unsafe-inline' blob:",
-        "img-src blob: data:",
-        "media-src blob:",
-        "connect-src * ws: wss: blob:",  # any mirror; the bookmarklet narrows all this before it starts anything
-        "worker-src blob:",
-        "base-uri 'none'",
-        "form-action 'none'",
-        "frame-ancestors 'none'",
-    )
-)
-
-TYPES = {
-    ".css": "text/css; charset=utf-8",
-    ".html": "text/html; charset=utf-8",
-    ".ico": "image/x-icon",
-    ".jpg": "image/jpeg",
-    ".js": "text/javascript; charset=utf-8",
-    ".json": "application/json",
-    ".map": "application/json",
-    ".mjs": "text/javascript; charset=utf-8",
-    ".png": "image/png",
-    ".svg": "image/svg+xml",
-    ".txt": "text/plain; charset=utf-8",
-    ".wasm": "application/wasm",
-    ".webmanifest": "application/manifest+json",
-    ".webp": "image/webp",
-    ".woff2": "font/woff2",
-}
-"""Types that the machine's own tables might not know. Anything else is application/octet-stream."""
 
 NAME_TEXT = (
     "This server does not answer to the name that it was asked by. If the name is right, its operator has to say so"

@@ -13,10 +13,11 @@ from typing import Any
 
 from aiohttp import web
 
+from pynode.headers import BOOKMARK_PAGE, BOOKMARK_POLICY, HEADERS
 from pynode.published.folder import BESIDE
 from pynode.published.manifest import NETWORK, Manifest
 from pynode.published.served import INDEX
-from pynode.site import BOOKMARK_PAGE, BOOKMARK_POLICY, HEADERS, file_response
+from pynode.site import file_response
 
 OPEN = {"Access-Control-Allow-Origin": "*", "Cross-Origin-Resource-Policy": "cross-origin"}
 """Everything here is public: a bookmarklet on any page may read it."""

@@ -14,10 +14,10 @@ import time
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from aiohttp import WSMsgType, web
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.bench.lab import Figure
 from tests.bench.supervise import step
@@ -109,7 +109,7 @@ def transfer(browser: Browser, site: str, folder: Path, size: int) -> list[Figur
     file = folder / "file.bin"
     write_file(file, size)
     step("circuits of two pages", 2 * VISIT)
-    sender, getter = (Peer(browser, site, folder).open() for _ in range(2))
+    sender, getter = (visitor(browser, site, folder).open() for _ in range(2))
     sender.ready()
     getter.ready()
     step("the link of the file", TRANSFER)
@@ -225,11 +225,19 @@ def listed(times: list[float]) -> str:
 
 
 def in_new_profile(browser: Browser, site: str, folder: Path, measure: Callable[[Peer], T]) -> T:
-    peer = Peer(browser, site, folder)
+    peer = visitor(browser, site, folder)
     try:
         return measure(peer)
     finally:
         peer.close()
+
+
+def visitor(browser: Browser, site: str, folder: Path, **options: Any) -> Peer:
+    """A browser profile for which Playwright has no deadlines of its own: those of the steps end every wait."""
+    peer = Peer(browser, site, folder, **options)
+    peer.context.set_default_timeout(0)
+    expect.set_options(timeout=1000 * VISIT)  # in ms; 0 would be its default
+    return peer
 
 
 def five_circuits(peer: Peer) -> float:

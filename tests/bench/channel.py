@@ -99,6 +99,7 @@ def pages(playwright: Playwright, folder: Path) -> Iterator[tuple[Page, Page]]:
 
 def empty_page(browser: Browser) -> Page:
     context = browser.new_context()
+    context.set_default_timeout(0)  # the step's deadline ends the wait
     context.route(PLACE, lambda route: route.fulfill(body="<!doctype html>", content_type="text/html"))
     page = context.new_page()
     page.goto(PLACE)

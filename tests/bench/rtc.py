@@ -19,10 +19,11 @@ from pathlib import Path
 from playwright.sync_api import Browser, Playwright, sync_playwright
 
 from convergence.wire.cells import CELL_LEN
+from tests.bench.browser import visitor
 from tests.bench.channel import MODES, pages, raw
 from tests.bench.lab import Figure
 from tests.bench.supervise import descendants, step
-from tests.browser.harness import ARRIVAL, START, Peer, launched
+from tests.browser.harness import ARRIVAL, START, launched
 from tests.browser.swarm import MEET, ORIGIN, POINT, Swarm, relayed
 from tests.e2e.processes import MIB, ROOT, Network, write_file
 
@@ -81,7 +82,7 @@ def swarm(folder: Path) -> Iterator[Swarm]:
     """A network without any server but the facilitator."""
     network = Network(folder, ROOT / "dist", relays=0, rtc=True)
     # The bare channel needs a worker that is none of the page's: its policy is not in force here.
-    net = Swarm(network, lambda browser, site: Peer(browser, site, folder, bypass_csp=True))
+    net = Swarm(network, lambda browser, site: visitor(browser, site, folder, bypass_csp=True))
     try:
         yield net
     finally:

@@ -27,9 +27,10 @@ from urllib.parse import unquote
 import brotli
 import pytest
 
+from pynode.headers import BOOKMARK_POLICY, HEADERS, TYPES
 from pynode.published.manifest import Manifest
-from pynode.site import HEADERS
-from web.bundling import inventory
+from web.bundling import inventory, setup, steps
+from web.bundling.page import with_policy
 
 ROOT = Path(__file__).parents[2]
 LOCK_FILES = ("package-lock.json", "requirements.txt", "requirements-dev.txt")
@@ -136,10 +137,10 @@ def test_an_old_node_is_named_before_it_fails(
     node.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     if fits:
-        build.check_node()
+        setup.check_node()
     else:
         with pytest.raises(build.BuildError, match=f"20 or later .* says {version or 'nothing'}. .* older, install"):
-            build.check_node()
+            setup.check_node()
 
 
 @pytest.mark.parametrize("python", other_pythons())
@@ -233,10 +234,14 @@ def test_all_files_take_less_than_7_mb_of_the_wire(dist: dict[str, bytes]) -> No
 
 
 def test_the_page_says_its_policy_and_the_hashes_of_what_it_includes(dist: dict[str, bytes]) -> None:
+    site_policy = HEADERS["Content-Security-Policy"].replace(" frame-ancestors 'none';", "")  # no page can say that
+    bookmark_policy = BOOKMARK_POLICY.removesuffix("; frame-ancestors 'none'")
+    for name, policy in (("index.html", site_policy), ("open.html", bookmark_policy)):
+        page = dist[name].decode()
+        meta = f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
+        assert 0 < page.index(meta) < page.index("<title>")
+        assert page.count("Content-Security-Policy") == 1 and policy != HEADERS["Content-Security-Policy"]
     page = dist["index.html"].decode()
-    in_page = HEADERS["Content-Security-Policy"].replace(" frame-ancestors 'none';", "")  # which a page cannot say
-    meta = f'<meta http-equiv="Content-Security-Policy" content="{in_page}">'
-    assert 0 < page.index(meta) < page.index("<title>")
     for name, tag in (("style.css", 'link rel="stylesheet" href'), ("main.js", 'script type="module" src')):
         digest = base64.b64encode(hashlib.sha384(dist[name]).digest()).decode()
         assert f'<{tag}="{name}" integrity="sha384-{digest}">' in page
@@ -248,6 +253,26 @@ def test_the_service_worker_is_named_by_its_content(dist: dict[str, bytes]) -> N
     [name] = [name for name in dist if re.fullmatch(r"sw-[0-9a-f]{16}\.js", name)]
     assert name == f"sw-{hashlib.sha256(dist[name]).hexdigest()[:16]}.js"
     assert "sw.js" not in dist
+
+
+def test_the_service_worker_has_the_sites_headers_from_their_one_statement(tmp_path: Path) -> None:
+    (tmp_path / "headers.js").write_bytes(
+        build.bundle_scripts({"headers": "service-worker/headers.js"}, "--format=esm")[0]["headers.js"]
+    )
+    names = ["index.html", "open.html", "main.js", "pyodide/pyodide.asm.wasm", "LICENSE", "a.br"]
+    script = f"import {{ headersOf }} from {json.dumps(str(tmp_path / 'headers.js'))};"
+    script += f"console.log(JSON.stringify({json.dumps(names)}.map(headersOf)));"
+    done = subprocess.run(["node", "--input-type=module", "-e", script], capture_output=True, text=True, check=True)
+    for name, headers in zip(names, json.loads(done.stdout), strict=True):
+        policy = BOOKMARK_POLICY if name == "open.html" else HEADERS["Content-Security-Policy"]
+        kind = TYPES.get(Path(name).suffix, "application/octet-stream")
+        said = HEADERS | {"Content-Security-Policy": policy, "Content-Type": kind, "Server": None}
+        assert {**headers, "Server": None} == said, name
+
+
+def test_a_page_without_a_place_for_its_policy_is_no_page() -> None:
+    with pytest.raises(ValueError):
+        with_policy("<title>none</title>", "default-src 'none'")
 
 
 def test_the_bookmarklet_is_a_literal_that_holds_the_root_hash(dist: dict[str, bytes]) -> None:
@@ -469,6 +494,7 @@ def test_nothing_beside_the_tree_comes_into_the_bundle(tmp_path: Path, monkeypat
     (tree / "web" / "main.js").write_text('import { encode } from "uqr"; console.log(encode);')
     (above / "evil.js").write_text("export const encode = 'evil';")
     monkeypatch.setattr(build, "ROOT", tree)
+    monkeypatch.setattr(steps, "ROOT", tree)
     monkeypatch.setattr(build, "NODE_MODULES", tree / "node_modules")
     honest = build.bundle_scripts({"main": "web/main.js"})
     assert honest[1] == {"uqr"}
@@ -530,11 +556,11 @@ def test_a_damaged_twin_is_packed_anew(tmp_path: Path, monkeypatch: pytest.Monke
 def test_all_that_the_lock_names_is_installed_whatever_the_users_settings(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(build, "NODE_MODULES", tmp_path)
-    monkeypatch.setattr(build, "check_node", lambda: None)
+    monkeypatch.setattr(setup, "NODE_MODULES", tmp_path)
+    monkeypatch.setattr(setup, "check_node", lambda: None)
     commands: list[list[str]] = []
-    monkeypatch.setattr(build, "run", lambda command, hint: commands.append(command))
-    build.ensure_node()
+    monkeypatch.setattr(setup, "run", lambda command, *_: commands.append(command))
+    setup.ensure_node()
     omitted = subprocess.run(
         ["npm", "config", "get", "omit", *commands[0][2:]],
         env={**os.environ, "NODE_ENV": "production", "npm_config_omit": "optional"},
@@ -548,24 +574,24 @@ def test_all_that_the_lock_names_is_installed_whatever_the_users_settings(
 def test_a_changed_npm_package_is_installed_anew_or_stops_the_build(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(build, "NODE_MODULES", tmp_path / "node_modules")
-    shutil.copytree(ROOT / "node_modules", build.NODE_MODULES, symlinks=True)
+    monkeypatch.setattr(setup, "NODE_MODULES", tmp_path / "node_modules")
+    shutil.copytree(ROOT / "node_modules", setup.NODE_MODULES, symlinks=True)
     install(tmp_path, "npm")
     (tmp_path / "npm").write_text("#!/bin/sh\nexit 3\n")
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    build.ensure_node()
+    setup.ensure_node()
     assert capsys.readouterr().out == ""
-    stamp = build.NODE_MODULES / ".convergence-lock"
-    for name in (build.NODE_MODULES / "uqr" / "package.json", build.esbuild()):
+    stamp = setup.NODE_MODULES / ".convergence-lock"
+    for name in (setup.NODE_MODULES / "uqr" / "package.json", build.esbuild()):
         before, recorded = name.read_bytes(), stamp.read_bytes()
         name.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
         for _ in range(2):  # what failed is not taken for done
             with pytest.raises(build.BuildError, match="npm ended with exit code 3"):
-                build.ensure_node()
-            assert "not what was installed" in capsys.readouterr().out
+                setup.ensure_node()
+            assert re.search(r"==> .* not what was installed from it: \d+ s\n", capsys.readouterr().out)
         name.write_bytes(before)
         stamp.write_bytes(recorded)
-        build.ensure_node()
+        setup.ensure_node()
 
 
 def test_a_changed_python_package_is_installed_anew_or_stops_the_build(
@@ -573,27 +599,27 @@ def test_a_changed_python_package_is_installed_anew_or_stops_the_build(
 ) -> None:
     asked: list[tuple[str, ...]] = []
     site = tmp_path / "lib" / "python3.11" / "site-packages"
-    for folder in build.bundled_folders():
+    for folder in setup.bundled_folders():
         shutil.copytree(folder, site / folder.name)
-    monkeypatch.setattr(build, "VENV", tmp_path)
-    (tmp_path / ".convergence-runtime").write_text(build.digest_of(["requirements.txt"]))
-    (tmp_path / ".convergence-bundled").write_text(build.installed_python())
+    monkeypatch.setattr(setup, "VENV", tmp_path)
+    (tmp_path / ".convergence-runtime").write_text(setup.digest_of(["requirements.txt"]))
+    (tmp_path / ".convergence-bundled").write_text(setup.installed_python())
 
-    def pip_install(*arguments: str) -> None:
+    def pip_install(doing: str, *arguments: str) -> None:
         asked.append(arguments)
         assert not (site / "h11").exists()  # or pip would leave it as it is
         raise build.BuildError("the network is down")
 
-    monkeypatch.setattr(build, "pip_install", pip_install)
-    build.ensure_python(dev=False)
+    monkeypatch.setattr(setup, "pip_install", pip_install)
+    setup.ensure_python(dev=False)
     (site / "h11" / "__pycache__").mkdir(exist_ok=True)
     (site / "h11" / "__pycache__" / "new.pyc").write_bytes(b"")
-    build.ensure_python(dev=False)
+    setup.ensure_python(dev=False)
     assert asked == []
     (site / "h11" / "_util.py").write_text("print('someone else')")
     for _ in range(2):
         with pytest.raises(build.BuildError, match="the network is down"):
-            build.ensure_python(dev=False)
+            setup.ensure_python(dev=False)
     assert asked == [("--require-hashes", "-r", "requirements.txt")] * 2
 
 
@@ -602,15 +628,15 @@ def test_a_venv_whose_python_was_replaced_is_made_anew(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: str | None
 ) -> None:
     commands: list[list[str | Path]] = []
-    monkeypatch.setattr(build, "VENV", tmp_path)
-    monkeypatch.setattr(build, "VENV_PYTHON", tmp_path / "python")
-    monkeypatch.setattr(build, "run", lambda command, hint: commands.append(command))
+    monkeypatch.setattr(setup, "VENV", tmp_path)
+    monkeypatch.setattr(setup, "VENV_PYTHON", tmp_path / "python")
+    monkeypatch.setattr(setup, "run", lambda command, *_: commands.append(command))
     if script is not None:
         (tmp_path / "python").write_text(f"#!/bin/sh\n{script}\n")
         (tmp_path / "python").chmod(0o755)
-    (tmp_path / ".convergence-runtime").write_text(build.digest_of(["requirements.txt"]))
-    (tmp_path / ".convergence-bundled").write_text(build.installed_python())
-    build.ensure_python(dev=False)
+    (tmp_path / ".convergence-runtime").write_text(setup.digest_of(["requirements.txt"]))
+    (tmp_path / ".convergence-bundled").write_text(setup.installed_python())
+    setup.ensure_python(dev=False)
     anew = [[sys.executable, "-m", "venv", "--clear", tmp_path]]
     assert commands[:1] == ([] if script == "exit 0" else anew)
 
@@ -620,8 +646,8 @@ def apt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[list[str]]:
     """Nothing is, and apt-get cannot be had here: the commands that it would have been given."""
     commands: list[list[str]] = []
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(build, "SYSTEM_PROGRAMS", (str(tmp_path / "system"),))
-    monkeypatch.setattr(build, "run", lambda command, hint, **options: commands.append(command))
+    monkeypatch.setattr(setup, "SYSTEM_PROGRAMS", (str(tmp_path / "system"),))
+    monkeypatch.setattr(setup, "run", lambda command, *_, **__: commands.append(command))
     (tmp_path / "system").mkdir()
     return commands
 
@@ -636,11 +662,11 @@ def test_what_cannot_be_installed_is_named(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, apt: list[list[str]]
 ) -> None:
     install(tmp_path, "apt-get")
-    monkeypatch.setattr(build.os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(setup.os, "geteuid", lambda: 1000)
     with pytest.raises(
         build.BuildError, match="apt-get install chromium firefox-esr iproute2 iptables coturn minisign"
     ):
-        build.ensure_test_programs()
+        setup.ensure_test_programs()
     assert apt == []
 
 
@@ -649,11 +675,11 @@ def test_only_what_the_tests_lack_is_installed(
 ) -> None:
     install(tmp_path, "apt-get", "chromium", "firefox-esr", "turnserver", "minisign")
     install(tmp_path / "system", "ip")  # which is not in PATH
-    monkeypatch.setattr(build.os, "geteuid", lambda: 0)
-    build.ensure_test_programs()
+    monkeypatch.setattr(setup.os, "geteuid", lambda: 0)
+    setup.ensure_test_programs()
     assert [command[-1] for command in apt] == ["-q", "iptables"]
     install(tmp_path / "system", "iptables")
-    build.ensure_test_programs()
+    setup.ensure_test_programs()
     assert len(apt) == 2
 
 
@@ -662,3 +688,76 @@ def test_an_unknown_command_prints_the_usage(capsys: pytest.CaptureFixture[str])
     assert "usage: python3 build.py COMMAND" in capsys.readouterr().err
     assert build.main(["--help"]) == 0
     assert "usage: python3 build.py COMMAND" in capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def fresh_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tree as it is cloned, in which nothing is set up."""
+    folder = tmp_path_factory.mktemp("fresh")
+    for name in tree_files():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / name, folder / name)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("asked", "code", "answer"),
+    [
+        ("--help", 0, "usage: python3 build.py COMMAND"),
+        ("bench --help", 0, "--tiny"),
+        ("bench --list", 0, "rtc       WebRTC: browsers that relay"),
+        ("bench relay sundial", 2, "no bench sundial: there are relay, client"),
+        ("test --help", 0, "python -m pytest --help, once .venv is there."),
+        ("up --port 0 --help", 0, "python -m pynode up --help, once .venv is there."),
+        ("build -h", 0, "usage: python3 build.py COMMAND"),
+    ],
+)
+def test_who_asks_for_help_gets_it_and_nothing_is_set_up(fresh_tree: Path, asked: str, code: int, answer: str) -> None:
+    before = set(contents(fresh_tree))
+    command = [sys.executable, "-B", "-S", "build.py", *asked.split()]
+    done = subprocess.run(
+        command, cwd=fresh_tree, env={"PATH": ""}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    assert (done.returncode, answer in done.stdout) == (code, True), done.stdout
+    assert set(contents(fresh_tree)) == before
+
+
+def test_a_step_is_one_line_and_its_command_is_heard_in_a_log(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(steps, "LOGS", tmp_path / "logs")
+    talking = ["sh", "-c", "seq 100; echo an error >&2; exit $0"]
+    assert steps.run([*talking, "0"], "", "talk", "Talking").splitlines()[-2:] == ["100", "an error"]
+    printed = capfd.readouterr()
+    assert re.fullmatch(r"==> Talking: \d+ s\n", printed.out) and printed.err == ""
+    with pytest.raises(steps.BuildError, match=f"sh ended with exit code 3. Mend it. All .* {tmp_path}/logs/talk.log"):
+        steps.run([*talking, "3"], "Mend it.", "talk", "Talking")
+    printed = capfd.readouterr()
+    assert re.fullmatch(r"==> Talking: \d+ s\n", printed.out)
+    assert printed.err.split() == [*map(str, range(72, 101)), "an", "error"]
+    assert len((tmp_path / "logs" / "talk.log").read_text().splitlines()) == 101
+    with pytest.raises(steps.BuildError, match="no-such-program cannot be started: .* Install it."):
+        steps.run(["no-such-program"], "Install it.", "talk", "Talking")
+
+
+def test_checks_are_quiet_when_clean_and_say_all_when_not(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(steps, "LOGS", tmp_path / "logs")
+    monkeypatch.setattr(build, "NODE_MODULES", tmp_path)
+    monkeypatch.setattr(build, "VENV_PYTHON", tmp_path / "python")
+    (tmp_path / ".bin").mkdir()
+    (tmp_path / ".bin" / "biome").write_text("#!/bin/sh\nseq 50\nexit 1\n")
+    (tmp_path / "python").write_text("#!/bin/sh\necho all is well\n")
+    for program in (tmp_path / ".bin" / "biome", tmp_path / "python"):
+        program.chmod(0o755)
+    assert build.lint() == ["biome"]
+    printed = capfd.readouterr().out
+    assert re.sub(r"\d+ s", "0 s", printed).splitlines() == [
+        "==> Checking: ruff check: 0 s",
+        "==> Checking: ruff format: 0 s",
+        "==> Checking: mypy: 0 s",
+        "==> Checking: biome: 0 s",
+        *map(str, range(1, 51)),
+        "",
+    ]

@@ -109,8 +109,8 @@ def read_from_elsewhere(metafile: bytes, tree: Path, folders: Iterable[Path]) ->
     allowed = [folder.resolve() for folder in folders]
     paths = {name: (tree / name).resolve() for name in json.loads(metafile)["inputs"]}
     strange = {name for name, path in paths.items() if not any(map(path.is_relative_to, allowed))}
-    # What packages name for Node.js only is no file: esbuild puts something empty in its place.
-    return sorted(name for name in strange if not name.startswith("(disabled):"))
+    # No files: what packages name for Node.js only, in whose place esbuild puts nothing, and what the build defines.
+    return sorted(name for name in strange if not name.startswith(("(disabled):", "<define:")))
 
 
 def bill_of_materials(project: Mapping[str, Any], components: Iterable[Component]) -> dict[str, Any]:

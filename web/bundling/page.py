@@ -1,7 +1,8 @@
-"""Documents of dist/ that name other bytes: the page, with the hashes of what it includes, and the bookmarklet.
+"""Documents of dist/ that are not as in web/: pages with their policy and the hashes of what they include, and the
+bookmarklet.
 
-Does: fill in what is only known once the rest is built.
-Does not: read or write files, or say what the policy of the page is (pynode/site.py).
+Does: fill in what is stated elsewhere, or only known once the rest is built.
+Does not: read or write files, or say what the policy of a page is (pynode/headers.py).
 """
 
 from __future__ import annotations
@@ -19,7 +20,14 @@ from urllib.parse import quote, urljoin
 PLAIN_IN_ADDRESS = "-_.!~*'();/?:@&=+$,"
 
 _INCLUDED = re.compile(r'<(?:link rel="stylesheet" href|script type="module" src)="([^"]+)"')
+_POLICY_PLACE = "<!-- The build puts the policy of pynode/headers.py here, for sites that send no headers. -->"
 _PLACE = re.compile(r"\{\{([A-Z]+)\}\}")
+
+
+def with_policy(page: str, policy: str) -> str:
+    """The page with its Content-Security-Policy. Raises ValueError: it has no place for one, or two."""
+    before, after = page.split(_POLICY_PLACE)
+    return f'{before}<meta http-equiv="Content-Security-Policy" content="{html.escape(policy, quote=False)}">{after}'
 
 
 def with_integrity(page: str, files: Mapping[str, bytes]) -> str:
