@@ -84,6 +84,10 @@ def other_pythons() -> list[str]:
     return found or [sys.executable]
 
 
+PYTHONS = [pytest.param(path, marks=pytest.mark.long if at else ()) for at, path in enumerate(other_pythons())]
+"""A quick run builds with one of them."""
+
+
 def build_copy(
     folder: Path,
     *,
@@ -142,7 +146,7 @@ def test_an_old_node_is_named_before_it_fails(
             build.check_node()
 
 
-@pytest.mark.parametrize("python", other_pythons())
+@pytest.mark.parametrize("python", PYTHONS)
 def test_two_builds_of_one_tree_are_byte_identical(dist: dict[str, bytes], tmp_path: Path, python: str) -> None:
     elsewhere = tmp_path / "a much longer path, with spaces and an é"
     other = build_copy(
