@@ -641,9 +641,8 @@ def test_what_cannot_be_installed_is_named(
 ) -> None:
     install(tmp_path, "apt-get")
     monkeypatch.setattr(build.os, "geteuid", lambda: 1000)
-    with pytest.raises(
-        build.BuildError, match="apt-get install chromium firefox-esr iproute2 iptables coturn minisign"
-    ):
+    wanted = "chromium chromium-headless-shell firefox-esr iproute2 iptables coturn minisign"
+    with pytest.raises(build.BuildError, match=f"apt-get install {wanted}"):
         build.ensure_test_programs()
     assert apt == []
 
@@ -651,7 +650,7 @@ def test_what_cannot_be_installed_is_named(
 def test_only_what_the_tests_lack_is_installed(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, apt: list[list[str]]
 ) -> None:
-    install(tmp_path, "apt-get", "chromium", "firefox-esr", "turnserver", "minisign")
+    install(tmp_path, "apt-get", "chromium", "chromium-headless-shell", "firefox-esr", "turnserver", "minisign")
     install(tmp_path / "system", "ip")  # which is not in PATH
     monkeypatch.setattr(build.os, "geteuid", lambda: 0)
     build.ensure_test_programs()
