@@ -17,7 +17,7 @@ from playwright.sync_api import Browser, Playwright, expect, sync_playwright
 import build
 from tests.browser.harness import Peer, launched
 
-expect.set_options(timeout=30_000)  # ms: five seconds, the default, are not much on a busy machine
+expect.set_options(timeout=60_000)  # ms: five seconds, the default, are not much for three lanes on two cores
 
 
 @pytest.fixture(scope="session")

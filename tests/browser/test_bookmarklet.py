@@ -101,7 +101,7 @@ def use(page: Page, at: str, bookmark: str, prepare: Callable[[Page], None] = la
     page.goto(at + "open.html")
     prepare(page)
     click(page, bookmark)
-    expect(page.get_by_role("heading", name=REFUSED)).to_be_visible(timeout=30_000)
+    expect(page.get_by_role("heading", name=REFUSED)).to_be_visible()
     assert page.evaluate("globalThis.convergence === undefined")  # nothing that was verified, or not, has been started
     return page.locator("main")
 
@@ -211,7 +211,7 @@ def test_what_a_service_worker_of_the_site_answers_is_hashed_as_well(
     page.goto(site.address("good", "LICENSES.txt"))  # any page without a policy of its own will do
     page.evaluate(CONTROL)
     click(page, bookmark)
-    expect(page.get_by_role("heading", name=REFUSED)).to_be_visible(timeout=30_000)
+    expect(page.get_by_role("heading", name=REFUSED)).to_be_visible()
     expect(page.locator("main")).to_contain_text(
         f"{site.address('good')} main.js: 6 bytes, where the list of files says"
     )
@@ -264,7 +264,7 @@ def started(peer: Peer, bookmark: str, fragment: str = "") -> Peer:
     peer.page = peer.context.new_page()
     peer.page.goto(f"{peer.site}open.html{fragment}")
     click(peer.page, bookmark)
-    expect(peer.page.get_by_test_id("share-input")).to_be_attached(timeout=30_000)
+    expect(peer.page.get_by_test_id("share-input")).to_be_attached()
     return peer
 
 
@@ -339,7 +339,7 @@ def test_it_is_clicked_again_after_a_reload(
     expect(page.locator("main")).to_contain_text("If Convergence ran here already, reload the page, then click")
     page.reload()
     click(page, bookmark)
-    expect(page.get_by_test_id("share-input")).to_be_attached(timeout=30_000)
+    expect(page.get_by_test_id("share-input")).to_be_attached()
 
 
 def test_firefox_refuses_too(firefox: Browser, site: Mirrors, bookmark: str) -> None:
