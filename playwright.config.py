@@ -1,6 +1,7 @@
 """How the browser tests launch browsers: plain data for Playwright's Python API.
 
-Does: give `launch_options` and `context_options` for "chromium" and "firefox", the system's own browsers, kept offline.
+Does: give `launch_options` for each of PROGRAMS and `context_options` for "chromium" and "firefox": the system's own
+browsers, kept offline.
 Does not: import Playwright or start anything. tests/browser loads this file by its path, for a dot in its name keeps it
 from being imported.
 """
@@ -12,8 +13,12 @@ import shutil
 import tempfile
 from typing import Any
 
+_CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 PROGRAMS = {
-    "chromium": ("chromium", "chromium-browser", "google-chrome"),
+    "chromium": _CHROMIUM,
+    # The same engine without windows and menus: a new profile costs a quarter of the work. What Playwright, too, takes
+    # for tests.
+    "chromium-headless-shell": ("chromium-headless-shell", *_CHROMIUM),
     "firefox": ("firefox-esr", "firefox"),
 }
 
@@ -42,9 +47,9 @@ def firefox_home() -> str:
 
 
 def launch_options(browser: str) -> dict[str, Any]:
-    """Arguments for `playwright.<browser>.launch(**options)`."""
+    """Arguments for `launch(**options)` of Playwright's browser of that kind."""
     options: dict[str, Any] = {"executable_path": executable(browser), "headless": True}
-    if browser == "chromium":
+    if browser.startswith("chromium"):
         # Chromium's sandbox refuses to run as root.
         options["args"] = [*CHROMIUM_ARGUMENTS, *(["--no-sandbox"] if os.geteuid() == 0 else [])]
     else:

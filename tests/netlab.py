@@ -31,6 +31,9 @@ STUN_PORT = 3478
 STUN_ADDRESSES = (PUBLIC, "10.99.1.2")
 """Two: a symmetric NAT shows another port to each."""
 
+IPTABLES = ("iptables", "--wait")
+"""Its lock is one for the whole machine, other lanes' namespaces too."""
+
 _COOKIE = bytes.fromhex("2112a442")  # RFC 8489, section 5
 
 
@@ -62,10 +65,10 @@ class Host:
             "link set wan up",
         )
         self.router.run("tee", "/proc/sys/net/ipv4/ip_forward", given="1")
-        self.router.run("iptables", "-t", "nat", "-A", "POSTROUTING", "-o", "wan", "-j", *nat.rule)
+        self.router.run(*IPTABLES, "-t", "nat", "-A", "POSTROUTING", "-o", "wan", "-j", *nat.rule)
         # What nobody asked for vanishes. If the router took it for its own it would keep that port from then on, and
         # give the host another one when that, too, sends: no hole would ever be punched.
-        self.router.run(*"iptables -A INPUT -i wan -m conntrack --ctstate NEW -j DROP".split())
+        self.router.run(*IPTABLES, *"-A INPUT -i wan -m conntrack --ctstate NEW -j DROP".split())
         self.namespace.ip("link set eth0 up")
         self._settle()
 
@@ -91,11 +94,11 @@ class Host:
     def lose(self, share: float, protocol: str = "udp", *, sent_only: bool = False) -> None:
         """From now on this share of the packets, 0 to 1, is lost on the way: in each direction, or of those that this
         host sends (as netem does on its interface)."""
-        self.router.run("iptables", "-F", "FORWARD")
+        self.router.run(*IPTABLES, "-F", "FORWARD")
         if share:
             match = ["-p", protocol, "-m", "statistic", "--mode", "random", "--probability", str(share)]
             way = ["-o", "wan"] if sent_only else []
-            self.router.run("iptables", "-A", "FORWARD", *way, *match, "-j", "DROP")
+            self.router.run(*IPTABLES, "-A", "FORWARD", *way, *match, "-j", "DROP")
 
     @contextlib.contextmanager
     def chromium(self, playwright: Playwright, folder: Path, site: str) -> Iterator[Browser]:

@@ -7,7 +7,7 @@ elsewhere could not bear.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from playwright.sync_api import Browser, Playwright, expect, sync_playwright
 import build
 from tests.browser.harness import Peer, launched
 
-expect.set_options(timeout=30_000)  # ms: five seconds, the default, are not much on a busy machine
+expect.set_options(timeout=60_000)  # ms: five seconds, the default, are not much for three lanes on two cores
 
 
 @pytest.fixture(scope="session")
@@ -43,7 +43,7 @@ def downloads(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="package")
 def chromium(playwright: Playwright, downloads: Path) -> Iterator[Browser]:
-    with launched(playwright, "chromium", downloads) as browser:
+    with launched(playwright, "chromium-headless-shell", downloads) as browser:
         yield browser
 
 
@@ -60,16 +60,31 @@ def stack() -> Iterator[ExitStack]:
         yield stack
 
 
-@pytest.fixture
-def peer(downloads: Path) -> Iterator[Callable[..., Peer]]:
-    """Makes browser peers that are closed after the test, and fails it when their pages threw or left their site."""
-    peers: list[Peer] = []
+@contextmanager
+def peers(downloads: Path) -> Iterator[Callable[..., Peer]]:
+    """Makes browser peers that are closed afterwards. AssertionError when their pages threw or left their site."""
+    made: list[Peer] = []
 
     def peer(browser: Browser, site: str, **options: Any) -> Peer:
-        peers.append(Peer(browser, site, downloads, **options))
-        return peers[-1]
+        made.append(Peer(browser, site, downloads, **options))
+        return made[-1]
 
     yield peer
-    for each in peers:
+    for each in made:
         each.close()
-    assert [wrong for each in peers for wrong in each.wrong] == []
+    assert [wrong for each in made for wrong in each.wrong] == []
+
+
+@pytest.fixture
+def peer(downloads: Path) -> Iterator[Callable[..., Peer]]:
+    """Makes peers for one test."""
+    with peers(downloads) as peer:
+        yield peer
+
+
+@pytest.fixture(scope="module")
+def lasting_peer(downloads: Path) -> Iterator[Callable[..., Peer]]:
+    """Makes peers that all tests of a module use, where a first visit is not the point: that is the larger part of a
+    test's work. To be asked for after the network."""
+    with peers(downloads) as peer:
+        yield peer

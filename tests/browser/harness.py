@@ -79,8 +79,9 @@ CONFIG = settings()
 
 @contextlib.contextmanager
 def launched(playwright: Playwright, name: str, downloads: Path) -> Iterator[Browser]:
-    """A browser, "chromium" or "firefox"."""
-    browser = getattr(playwright, name).launch(**CONFIG.launch_options(name), downloads_path=downloads)
+    """A browser: one of playwright.config.py's PROGRAMS."""
+    kind = getattr(playwright, name.partition("-")[0])
+    browser = kind.launch(**CONFIG.launch_options(name), downloads_path=downloads)
     try:
         yield browser
     finally:

@@ -13,6 +13,8 @@ from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import pytest
+
 from pynode.site import BOOKMARK_POLICY
 
 TYPES = {"html": "text/html", "js": "text/javascript", "mjs": "text/javascript", "txt": "text/plain"}
@@ -25,6 +27,15 @@ another origin with a bit flipped, half of it and then nothing more, no answer a
 
 HARMLESS = ("mistyped", "moved")
 """What changes no byte: the type of a web page, a redirect to another origin that has the file."""
+
+some_or_each_file = pytest.mark.parametrize(
+    "some",
+    [
+        pytest.param({"index.html", "main.js", "worker/worker.js", "app.zip", "pyodide/pyodide.asm.wasm"}, id="some"),
+        pytest.param(None, id="each", marks=pytest.mark.long),
+    ],
+)
+"""For tests that do the same with each file of dist/. A quick run takes one of each way in which files are loaded."""
 
 
 def flipped(data: bytes) -> bytes:

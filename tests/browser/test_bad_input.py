@@ -44,8 +44,15 @@ def site(network: dict[str, Any]) -> str:
     return address
 
 
-def test_links_that_lead_nowhere(site: str, chromium: Browser, peer: Callable[..., Peer]) -> None:
-    getter = peer(chromium, site).open().ready()
+@pytest.fixture(scope="module")
+def pair(site: str, chromium: Browser, lasting_peer: Callable[..., Peer]) -> list[Peer]:
+    """Two peers of which each test leaves the second one without a transfer."""
+    both = [lasting_peer(chromium, site).open() for _ in range(2)]
+    return [one.ready() for one in both]
+
+
+def test_links_that_lead_nowhere(site: str, pair: list[Peer]) -> None:
+    _, getter = pair
     getter.get(f"{site}#{NOBODYS[:-3]}")
     expect(getter.page.get_by_test_id("get-error")).to_contain_text("not a complete share link")
     getter.get(f"{site}#{NOBODYS}")
@@ -69,15 +76,17 @@ def test_links_that_lead_nowhere(site: str, chromium: Browser, peer: Callable[..
     ids=["empty", "path", "html", "long"],
 )
 def test_files_of_no_size_and_hostile_names(
-    site: str, chromium: Browser, peer: Callable[..., Peer], tmp_path: Path, name: str, text: str, saved: str
+    site: str, pair: list[Peer], tmp_path: Path, name: str, text: str, saved: str
 ) -> None:
-    sender, getter = peer(chromium, site).open(), peer(chromium, site).open()
-    sender.ready().page.evaluate(SHARE_NAMED, [name, text])
-    share = sender.until("state.shares.find((item) => item.points > 0)", seconds=START)
+    sender, getter = pair
+    before = [share["id"] for share in sender.state["shares"]]
+    sender.page.evaluate(SHARE_NAMED, [name, text])
+    new = "state.shares.find((item) => item.points > 0 && !argument.includes(item.id))"
+    share = sender.until(new, before, seconds=START)
     # A longer name is cut before its extension.
     assert share["name"] == (name if len(name) <= 1024 else "n" * 1020 + ".txt")
     link = f"{site}#{share['link']}"
-    getter.ready().get(link)
+    getter.get(link)
     done = getter.done(link)
     assert (done["name"], done["size"]) == (share["name"], len(text))
     with getter.page.expect_download() as download:
@@ -90,6 +99,8 @@ def test_files_of_no_size_and_hostile_names(
         assert page.title() == "Convergence"
         assert page.locator("main img").count() == 0
         assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+    getter.page.get_by_test_id("forget").click()
+    getter.until("state.transfers.length === 0")
     out = tmp_path / "a" / "b"
     out.mkdir(parents=True)
     code, record = Command("get", link, "-o", out, "--data", tmp_path / "data").end()
@@ -152,12 +163,10 @@ def test_a_facilitator_that_is_down_is_told_and_awaited(
         network.close()
 
 
-def test_garbage_on_every_listening_port(
-    network: dict[str, Any], site: str, chromium: Browser, peer: Callable[..., Peer], tmp_path: Path
-) -> None:
+def test_garbage_on_every_listening_port(network: dict[str, Any], site: str, pair: list[Peer], tmp_path: Path) -> None:
     file = tmp_path / "file.bin"
     digest = write_file(file, 8 * MIB)
-    getter = peer(chromium, site).open().ready()
+    _, getter = pair
     ports = [(int(site.rstrip("/").rpartition(":")[2]), network["pid"], "/facilitator")]
     ports += [(node["port"], node["pid"], "/") for node in network["nodes"]]
     with running("share", file, "--site", site, "--data", tmp_path / "data") as sender:

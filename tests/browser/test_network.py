@@ -149,11 +149,17 @@ def test_what_crosses_an_exit_in_plain_text_is_found_there(
     assert {file.partition(".")[0] for file, secret in found if secret != "own identity"} <= exits
 
 
+@pytest.fixture(scope="module")
+def browser(network: Network, chromium: Browser, lasting_peer: Callable[..., Peer]) -> Peer:
+    """Which shares, or gets, in all of these tests."""
+    return lasting_peer(chromium, network.site).open()
+
+
 @pytest.mark.parametrize("receiver", ["chromium", "firefox"])
 def test_a_file_goes_from_browser_to_browser(
     network: Network,
     recordings: Recordings,
-    chromium: Browser,
+    browser: Peer,
     request: pytest.FixtureRequest,
     peer: Callable[..., Peer],
     tmp_path: Path,
@@ -161,7 +167,7 @@ def test_a_file_goes_from_browser_to_browser(
 ) -> None:
     file = marked_file(tmp_path / f"a-name-for-{receiver}-only.bin", 1)
     recordings.look_for({})
-    sender = peer(chromium, network.site).open().ready()
+    sender = browser.ready()
     link = sender.share(file)
     getter = peer(request.getfixturevalue(receiver), network.site).open(f"#{link.rpartition('#')[2]}").ready()
     done = getter.done(link)
@@ -174,12 +180,11 @@ def test_a_file_goes_from_browser_to_browser(
 
 
 def test_a_file_goes_from_browser_to_command(
-    network: Network, recordings: Recordings, chromium: Browser, peer: Callable[..., Peer], tmp_path: Path
+    network: Network, recordings: Recordings, browser: Peer, tmp_path: Path
 ) -> None:
     file = marked_file(tmp_path / "a-name-from-a-browser.bin", 2)
     recordings.look_for({})
-    sender = peer(chromium, network.site).open().ready()
-    link = sender.share(file)
+    link = browser.ready().share(file)
     out = tmp_path / "out"
     out.mkdir()
     code, done = Command("get", link, "-o", out, "--data", tmp_path / "data").end()
@@ -190,11 +195,11 @@ def test_a_file_goes_from_browser_to_command(
 
 
 def test_a_file_goes_from_command_to_browser(
-    network: Network, recordings: Recordings, chromium: Browser, peer: Callable[..., Peer], tmp_path: Path
+    network: Network, recordings: Recordings, browser: Peer, tmp_path: Path
 ) -> None:
     file = marked_file(tmp_path / "a-name-from-a-command.bin", 3)
     recordings.look_for({})
-    getter = peer(chromium, network.site).open().ready()
+    getter = browser.ready()
     with running("share", file, "--site", network.site, "--data", tmp_path / "data") as sender:
         link = sender.until("shared")["link"]
         getter.get(link)

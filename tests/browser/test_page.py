@@ -495,7 +495,7 @@ def test_a_page_whose_program_does_not_run_says_so(chromium: Browser, site: str)
     context.route("**/main.js", lambda route: route.fulfill(body="not a program(", content_type="text/javascript"))
     page = context.new_page()
     page.goto(site)
-    expect(page.get_by_text("This is taking too long.")).to_be_visible(timeout=20_000)
+    expect(page.get_by_text("This is taking too long.")).to_be_visible()
     context.close()
 
 

@@ -292,7 +292,7 @@ def blocked() -> Iterator[Callable[[set[str]], None]]:
     """Lets no UDP to these ports through, nor says so to the sender."""
 
     def iptables(*rule: str) -> None:
-        subprocess.run([namespace.program("iptables"), *rule], check=True)
+        subprocess.run([namespace.program("iptables"), "--wait", *rule], check=True)
 
     def blocked(ports: set[str]) -> None:
         for port in ports:

@@ -28,7 +28,7 @@ SAY = """async (message) => {
 """What the service worker answers to a message."""
 CHOSEN = f"async (wanted) => (await ({SAY})({{ type: 'status' }})).value.automatic === wanted"
 MARK = "async () => (await (await fetch('icon.svg')).text()).match(/<!-- (\\S+)/)[1]"
-SOON = 20_000  # ms
+SOON = 60_000  # ms
 
 
 @pytest.fixture

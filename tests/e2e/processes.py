@@ -24,7 +24,8 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": f"{ROOT / 'shared'}{os.pathsep}{ROOT}"}
-PATIENCE = 60.0
+PATIENCE = 120.0
+"""Seconds that a line, or an end, may take on a busy machine: three lanes on two cores."""
 MIB = 1 << 20
 PROGRAM = ("-m", "pynode")
 LOG = 60

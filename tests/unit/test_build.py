@@ -85,6 +85,10 @@ def other_pythons() -> list[str]:
     return found or [sys.executable]
 
 
+PYTHONS = [pytest.param(path, marks=pytest.mark.long if at else ()) for at, path in enumerate(other_pythons())]
+"""A quick run builds with one of them."""
+
+
 def build_copy(
     folder: Path,
     *,
@@ -143,7 +147,7 @@ def test_an_old_node_is_named_before_it_fails(
             setup.check_node()
 
 
-@pytest.mark.parametrize("python", other_pythons())
+@pytest.mark.parametrize("python", PYTHONS)
 def test_two_builds_of_one_tree_are_byte_identical(dist: dict[str, bytes], tmp_path: Path, python: str) -> None:
     elsewhere = tmp_path / "a much longer path, with spaces and an é"
     other = build_copy(
@@ -663,9 +667,8 @@ def test_what_cannot_be_installed_is_named(
 ) -> None:
     install(tmp_path, "apt-get")
     monkeypatch.setattr(setup.os, "geteuid", lambda: 1000)
-    with pytest.raises(
-        build.BuildError, match="apt-get install chromium firefox-esr iproute2 iptables coturn minisign"
-    ):
+    wanted = "chromium chromium-headless-shell firefox-esr iproute2 iptables coturn minisign"
+    with pytest.raises(build.BuildError, match=f"apt-get install {wanted}"):
         setup.ensure_test_programs()
     assert apt == []
 
@@ -673,7 +676,7 @@ def test_what_cannot_be_installed_is_named(
 def test_only_what_the_tests_lack_is_installed(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, apt: list[list[str]]
 ) -> None:
-    install(tmp_path, "apt-get", "chromium", "firefox-esr", "turnserver", "minisign")
+    install(tmp_path, "apt-get", "chromium", "chromium-headless-shell", "firefox-esr", "turnserver", "minisign")
     install(tmp_path / "system", "ip")  # which is not in PATH
     monkeypatch.setattr(setup.os, "geteuid", lambda: 0)
     setup.ensure_test_programs()

@@ -31,6 +31,7 @@ BUNDLED_PYTHON = ("h11",)
 # PATH. iproute2 to coturn are for networks of the tests' own, with NATs and a STUN server; minisign signs releases.
 TEST_PROGRAMS = {
     "chromium": "chromium",
+    "chromium-headless-shell": "chromium-headless-shell",
     "firefox-esr": "firefox-esr",
     "iproute2": "ip",
     "iptables": "iptables",

@@ -228,6 +228,7 @@ class _Probe:
             self._rng,
             self.channel,
             handshake,
+            now,
             initiator=True,
             on_create=None,
             on_open=self._link_open,
@@ -256,6 +257,7 @@ class _Probe:
                 (self.node,),
                 self._built,
                 lambda circuit, reason, now: self._fail(now),
+                now,
             )
         except LocalError:
             self._fail(now)
