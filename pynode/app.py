@@ -26,7 +26,7 @@ from pynode.config import Address, Circuits, Limits
 from pynode.crypto import CPythonCrypto, SystemRng
 from pynode.exit import ExitPolicy
 from pynode.keyfile import KeyFileError, load_or_create_keys
-from pynode.logs import log_event
+from pynode.logs import Bugs, log_event
 from pynode.loop import AsyncioClock, AsyncioTimer
 from pynode.origins import Origins, is_address
 from pynode.site import FacilitatorSockets, Site, make_app
@@ -176,7 +176,7 @@ class App:
         timer = AsyncioTimer(clock)
         self.node = Node(config, crypto, rng, keys=self._keys)
         self.driver = Driver(
-            self.node, transport, clock, timer, storage=self._storage, resolver=tcp, on_event=self._event
+            self.node, transport, clock, timer, storage=self._storage, resolver=tcp, on_event=self._event, on_bug=Bugs()
         )
         transport.attach(self.driver)
         timer.tick = self.driver.tick
@@ -281,7 +281,9 @@ class FacilitatorApp:
         timer = AsyncioTimer(clock)
         sockets = FacilitatorSockets(self._origins)
         self.service = FacilitatorService(CPythonCrypto(), rng, seed)
-        driver = Driver(self.service, sockets, clock, timer, storage=self._storage, on_event=self._on_event)
+        driver = Driver(
+            self.service, sockets, clock, timer, storage=self._storage, on_event=self._on_event, on_bug=Bugs()
+        )
         sockets.channels = driver
         timer.tick = driver.tick
         driver.run(self.service.start)

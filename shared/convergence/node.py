@@ -27,7 +27,7 @@ from convergence.introduction.signalling import Reply, Switchboard
 from convergence.introduction.ways import Route
 from convergence.link.link import Link
 from convergence.link.neighbours import Neighbours
-from convergence.netdir.nodes import NodeDirectory
+from convergence.netdir.nodes import MAX_CLOCK_SKEW, NodeDirectory
 from convergence.outbox import Outbox
 from convergence.path.pool import POOL_SIZE, CircuitPool
 from convergence.path.select import MIN_HOPS, Reach
@@ -38,6 +38,7 @@ from convergence.wire.descriptor import Descriptor, Role, Transport, TransportKi
 from convergence.wire.relay import PEER_HOST, RDV_SUFFIX, AnswerType, Begin, RelayCommand
 
 MAX_FETCHES = 32  # at once
+SLEPT = 60.0  # seconds; whoever stood still so long has no link left, for its neighbours gave it up
 REFRESH_PAUSE = 10.0  # seconds at least between two node lists asked for because a node was unknown
 
 
@@ -214,6 +215,18 @@ class Node:
         self.outbox.now = now
         self._facilitator.moved(now)
         self.neighbours.moved(now)
+
+    def woke(self, by: float, now: float) -> None:
+        """The clock jumped, or this machine slept: lists, names and dates are judged anew."""
+        self.outbox.now = now
+        self.outbox.shift(by)
+        self._refresh_after = min(self._refresh_after, now)
+        if self._published > now + MAX_CLOCK_SKEW:  # nobody took a descriptor from so far ahead
+            self._published = int(now)
+        if by >= SLEPT:
+            self.neighbours.close_all(now, "this machine slept")
+        self._facilitator.moved(now)
+        self.transfers.woke(by, now)
 
     def cut_off(self, now: float) -> None:
         """All WebRTC connections that stood have stalled: perhaps this machine is on another network, perhaps not."""

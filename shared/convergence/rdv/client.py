@@ -109,6 +109,13 @@ class RdvClient:
                 route.stop(now)
         self.wake(now)
 
+    def woke(self, by: float, now: float) -> None:
+        """The clock jumped: what was waited for is tried now."""
+        self._best_at += by
+        for route in self._routes.values():
+            route.retry_at = min(route.retry_at + by, now)
+        self.wake(now)
+
     def wake(self, now: float) -> None:
         """Start what is wanted and may start; set the timer for the rest."""
         if self.stopped or self._gives_up(now):

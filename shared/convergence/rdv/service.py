@@ -104,6 +104,12 @@ class RdvService:
         for share in list(self._shares.values()):
             self._place(share, now)
 
+    def woke(self, now: float) -> None:
+        """The clock jumped: other names may be in use, and what failed may work now."""
+        for share in self._shares.values():
+            for post in share.posts.values():
+                post.woke(now)
+
     def standing(self, hash_name: bytes) -> tuple[int, int]:
         """At how many points a file is advertised, and how many were chosen for it."""
         share = self._shares.get(hash_name)
@@ -157,6 +163,13 @@ class _Post:
             self._service.circuits.rdv_circuit(
                 self.point, self._share.hash_name, True, self._ready, lambda why, now: self._again(now), now
             )
+
+    def woke(self, now: float) -> None:
+        self._backoff.reset()
+        if self._circuit is not None and not self._closing:
+            self._on_day(now)
+        elif self._timer is not None and self._timer.pending:
+            self._again(now)
 
     def close(self, now: float) -> None:
         """Withdraw the adverts and end the sessions; the circuit ends once that has gone out."""
