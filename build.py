@@ -53,6 +53,7 @@ TEST_PROGRAMS = {
     "iptables": "iptables",
     "coturn": "turnserver",
     "minisign": "minisign",
+    "faketime": "faketime",
 }
 SYSTEM_PROGRAMS = ("/usr/sbin", "/sbin")
 # Tests run in lanes, a file of tests in one, in the order of tests/budgets.py. Three for two cores: many tests wait.
@@ -266,7 +267,7 @@ def ensure_test_programs() -> None:
     path = os.pathsep.join([os.environ.get("PATH", os.defpath), *SYSTEM_PROGRAMS])
     missing = [package for package, program in TEST_PROGRAMS.items() if shutil.which(program, path=path) is None]
     if missing:
-        apt_install(missing, "The tests need browsers, minisign, and tools to make networks for them")
+        apt_install(missing, "The tests need browsers, minisign, faketime, and tools to make networks for them")
 
 
 # The wheel ------------------------------------------------------------------------------------------------------------

@@ -103,6 +103,7 @@ class FacilitatorWhy(Code):
     SILENT = "facilitator-silent"
     UNUSABLE = "facilitator-unusable"  # detail
     REFUSES = "facilitator-refuses"  # detail
+    CLOCK = "facilitator-clock"  # ahead: seconds by which this machine's clock is ahead of it; below zero: behind
 
 
 class StorageWhy(Code):

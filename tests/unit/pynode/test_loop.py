@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -78,3 +81,66 @@ def test_runs_without_uvloop(monkeypatch: pytest.MonkeyPatch) -> None:
         return 3
 
     assert run(main) == 3
+
+
+CHILD = """
+import asyncio, sys
+sys.path[:0] = ["shared", "."]
+from convergence import driver
+from pynode.loop import AsyncioClock, AsyncioTimer
+from tests.unit.pynode.toy import Toy
+
+driver.HEARTBEAT, driver.LATE, driver.JUMP = 0.05, 0.5, 0.5
+
+async def main():
+    toy, clock = Toy(), AsyncioClock()
+    timer = AsyncioTimer(clock)
+    toy.deadline = lambda: 1e12
+    toy.driver = driver.Driver(toy, None, clock, timer)
+    timer.tick = toy.driver.tick
+    toy.driver.tick()
+    print("runs", flush=True)
+    print("woke", (await toy.first("woke"))[1], flush=True)
+
+asyncio.run(main())
+"""
+
+
+def child(*command: str) -> subprocess.Popen[str]:
+    root = Path(__file__).parents[3]
+    return subprocess.Popen([*command, sys.executable, "-c", CHILD], cwd=root, stdout=subprocess.PIPE, text=True)
+
+
+def said(process: subprocess.Popen[str]) -> list[str]:
+    assert process.stdout is not None
+    return process.stdout.readline().split()
+
+
+def test_a_process_that_was_stopped_is_told_for_how_long() -> None:
+    process = child()
+    assert said(process) == ["runs"]
+    process.send_signal(signal.SIGSTOP)
+    stopped = time.monotonic()
+    while time.monotonic() - stopped < 1.0:  # what is measured here is time itself
+        time.sleep(0.1)
+    least = time.monotonic() - stopped
+    process.send_signal(signal.SIGCONT)
+    word, by = said(process)
+    assert word == "woke" and least - 0.2 < float(by) < time.monotonic() - stopped
+    assert process.wait(60) == 0
+
+
+@pytest.mark.parametrize("by", [7200, -7200])
+def test_a_clock_that_is_set_while_a_process_runs_is_told(tmp_path: Path, by: int) -> None:
+    """libfaketime reads its file anew at each call."""
+    rc = tmp_path / "faketimerc"
+    rc.write_text("+0\n")
+    environment = {"FAKETIME_NO_CACHE": "1", "FAKETIME_DONT_FAKE_MONOTONIC": "1", "FAKETIME_TIMESTAMP_FILE": str(rc)}
+    process = child("env", *(f"{name}={value}" for name, value in environment.items()), "faketime", "-m", "-f", "+0")
+    assert said(process) == ["runs"]
+    part = tmp_path / "part"
+    part.write_text(f"{by:+d}\n")
+    os.replace(part, rc)
+    word, measured = said(process)
+    assert word == "woke" and abs(float(measured) - by) < 60
+    assert process.wait(60) == 0
