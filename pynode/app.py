@@ -27,7 +27,7 @@ from pynode.crypto import CPythonCrypto, SystemRng
 from pynode.exit import ExitPolicy
 from pynode.facilitator import FacilitatorTransport, is_private
 from pynode.keyfile import KeyFileError, load_or_create_keys
-from pynode.logs import log_event
+from pynode.logs import Bugs, log_event
 from pynode.loop import AsyncioClock, AsyncioTimer
 from pynode.origins import Origins, is_address
 from pynode.site import FacilitatorSockets, Site, make_app
@@ -177,7 +177,7 @@ class App:
         timer = AsyncioTimer(clock)
         self.node = Node(config, crypto, rng, keys=self._keys)
         self.driver = Driver(
-            self.node, transport, clock, timer, storage=self._storage, resolver=tcp, on_event=self._event
+            self.node, transport, clock, timer, storage=self._storage, resolver=tcp, on_event=self._event, on_bug=Bugs()
         )
         transport.attach(self.driver)
         timer.tick = self.driver.tick
@@ -285,7 +285,9 @@ class FacilitatorApp:
         links = WebSocketTransport(public_only=not is_private((self._listen.host, *self._hosts)))
         self._transport = transport = FacilitatorTransport(sockets, links)
         self.service = FacilitatorService(CPythonCrypto(), rng, seed, source=transport.source)
-        driver = Driver(self.service, transport, clock, timer, storage=self._storage, on_event=self._on_event)
+        driver = Driver(
+            self.service, transport, clock, timer, storage=self._storage, on_event=self._on_event, on_bug=Bugs()
+        )
         transport.attach(driver)
         timer.tick = driver.tick
         driver.run(self.service.start)

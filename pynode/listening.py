@@ -16,7 +16,7 @@ import logging
 import os
 import resource
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from ipaddress import ip_network
 from typing import Any
 
@@ -46,6 +46,12 @@ _NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 log = logging.getLogger("pynode.listening")
 
 Factory = Callable[[], asyncio.BaseProtocol]
+Connect = Callable[[asyncio.AbstractEventLoop, Factory, socket.socket], Awaitable[object]]
+"""Makes a transport of an accepted socket, as `loop.connect_accepted_socket` does."""
+
+
+async def _by_loop(loop: asyncio.AbstractEventLoop, factory: Factory, connection: socket.socket) -> object:
+    return await loop.connect_accepted_socket(factory, connection)
 
 
 def raise_descriptor_limit(wanted: int = MAX_DESCRIPTORS) -> int:
@@ -122,13 +128,14 @@ class Listener:
     """Accepts connections for one service.
 
     Args:
-        factory: makes the protocol of each connection.
+        factory: makes the protocol of each connection; connect: its transport.
         from_one: connections from one address at a time; never more than half of the descriptors.
     """
 
-    def __init__(self, factory: Factory, from_one: int = MAX_FROM_ONE) -> None:
+    def __init__(self, factory: Factory, from_one: int = MAX_FROM_ONE, connect: Connect = _by_loop) -> None:
         self.sockets: list[socket.socket] = []
         self._factory = factory
+        self._connect = connect
         self._sources = Sources(min(from_one, max(usable_descriptors() // 2, 1)))
         self._rest = REST
         self._wake: asyncio.TimerHandle | None = None
@@ -212,7 +219,7 @@ class Listener:
 
         async def connect() -> None:
             try:
-                await asyncio.get_running_loop().connect_accepted_socket(self._factory, connection)
+                await self._connect(asyncio.get_running_loop(), self._factory, connection)
             except OSError:  # it is gone already
                 connection.close()
 

@@ -11,6 +11,9 @@ import json
 import logging
 import sys
 import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TextIO
 
 from convergence.events import Event, as_json
@@ -25,6 +28,12 @@ _SECRET = ("secret", "psk", "seed", "private", "hash_name", "password")
 _PERSONAL = ("url", "name", "link", "host", "root")
 """What people fetch and share. A field of one of these names is masked, like one whose name holds a word of
 _SECRET."""
+
+BUG_PAUSE = 60.0
+"""Seconds in which a bug at one place is told once."""
+
+MAX_BUGS = 20
+"""Places that are told in that time."""
 
 log = logging.getLogger("pynode.node")
 
@@ -53,6 +62,24 @@ def log_event(event: Event) -> None:
         data |= {**why, "why": why["code"]}
         del data["code"]
     log.log(level, "%s", event.kind.replace("_", " "), extra={"fields": data})
+
+
+class Bugs:
+    """The driver's `on_bug`: a line for each place in the code, so many in a minute. It says where, and not with what:
+    the text of an exception may hold what somebody sent."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._told: dict[str, float] = {}  # place -> when; MAX_BUGS
+
+    def __call__(self, error: Exception) -> None:
+        frames = traceback.extract_tb(error.__traceback__)[-3:]
+        place = " < ".join(f"{Path(frame.filename).name}:{frame.lineno}" for frame in reversed(frames))
+        now = self._clock()
+        self._told = {known: when for known, when in self._told.items() if now - when < BUG_PAUSE}
+        if place not in self._told and len(self._told) < MAX_BUGS:
+            self._told[place] = now
+            log.error("a bug: please report it", extra={"fields": {"type": type(error).__name__, "at": place}})
 
 
 class Lines(logging.Formatter):

@@ -1,7 +1,7 @@
 """The event loop's side of the ports: clock, timer, and how a node's process runs and ends.
 
-Does: Unix time that never goes backwards, the driver's one timer, uvloop where it is installed, as many
-descriptors as the system gives, SIGINT and SIGTERM.
+Does: the system's clocks, the driver's one timer, uvloop where it is installed, as many descriptors as the system
+gives, SIGINT and SIGTERM.
 Does not: know what runs.
 """
 
@@ -14,18 +14,15 @@ from collections.abc import Awaitable, Callable
 
 from pynode.listening import raise_descriptor_limit
 
-MAX_SLEEP = 3600.0
-"""Longest single sleep in seconds. A timer that fires early does nothing but arm itself again."""
-
 
 class AsyncioClock:
-    """Implements ports.Clock: the system's time once, the monotonic clock from then on."""
-
-    def __init__(self) -> None:
-        self._offset = time.time() - time.monotonic()
+    """Implements ports.Clock."""
 
     def now(self) -> float:
-        return time.monotonic() + self._offset
+        return time.time()
+
+    def elapsed(self) -> float:
+        return time.monotonic()
 
 
 class AsyncioTimer:
@@ -42,7 +39,7 @@ class AsyncioTimer:
             self._handle.cancel()
             self._handle = None
         if deadline is not None:
-            delay = min(max(deadline - self._clock.now(), 0.0), MAX_SLEEP)
+            delay = max(deadline - self._clock.now(), 0.0)
             self._handle = asyncio.get_running_loop().call_later(delay, self._fire)
 
     def _fire(self) -> None:

@@ -18,18 +18,21 @@ import errno
 import logging
 import os
 import queue
-import shutil
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 from convergence.effects import Failure
+from pynode.files import StorageError, claim, copy, move, sync_folder, write_at, write_whole
+
+__all__ = ["DISK_FULL", "PIECE_SIZE", "DiskStorage", "StorageError"]
 
 PIECE_SIZE = 256 * 1024
+"""Bytes of the longest piece. Shorter ones lie as far apart, each at its place."""
+
 ROOT_LEN = 32
 MAX_QUEUED_BYTES = 64 << 20
 """Values waiting to be written above which a store is refused at once."""
@@ -37,24 +40,23 @@ MAX_QUEUED_BYTES = 64 << 20
 MAX_BATCH = 32
 """Stores that share one sync and one commit."""
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MIN_SQLITE = (3, 24, 0)
 DISK_FULL = "the disk is full: free some space and run the same command again"
 
 _SCHEMA = """
 CREATE TABLE items (bucket TEXT NOT NULL, key BLOB NOT NULL, value BLOB NOT NULL, PRIMARY KEY (bucket, key)) WITHOUT ROWID;
 CREATE TABLE pieces (root BLOB NOT NULL, piece INTEGER NOT NULL, length INTEGER NOT NULL, PRIMARY KEY (root, piece)) WITHOUT ROWID;
-CREATE TABLE shared (root BLOB PRIMARY KEY, path TEXT NOT NULL, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE shared (root BLOB PRIMARY KEY, path TEXT NOT NULL, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL,
+  piece_size INTEGER NOT NULL DEFAULT 262144) WITHOUT ROWID;
 """  # noqa: E501
+
+_PIECES_OF_ANY_SIZE = "ALTER TABLE shared ADD COLUMN piece_size INTEGER NOT NULL DEFAULT 262144"  # since version 2
 
 Item: TypeAlias = tuple[str, bytes, bytes | None]
 T = TypeVar("T")
 _sync: Callable[[int], None] = getattr(os, "fdatasync", os.fsync)  # macOS has no fdatasync
 log = logging.getLogger("pynode.storage")
-
-
-class StorageError(Exception):
-    """The data folder cannot be used, or a file cannot be taken in or out. The message says what to do."""
 
 
 @dataclass(slots=True)
@@ -246,7 +248,7 @@ class DiskStorage:
         handle = touched.get(root)
         if handle is None:
             handle = touched[root] = os.open(self._file(root), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        _write_at(handle, value, piece * PIECE_SIZE)
+        write_at(handle, value, piece * PIECE_SIZE)
         self._db.execute("INSERT OR REPLACE INTO pieces VALUES (?, ?, ?)", (root, piece, len(value)))
 
     def _drop_empty(self, jobs: list[_Job]) -> None:
@@ -279,14 +281,14 @@ class DiskStorage:
         return data if len(data) == length else None
 
     def _read_shared(self, root: bytes, piece: int) -> bytes | None:
-        row = self._db.execute("SELECT path, size, mtime_ns FROM shared WHERE root = ?", (root,)).fetchone()
-        if row is None or piece >= _count(row[1]):
+        row = self._db.execute("SELECT path, size, mtime_ns, piece_size FROM shared WHERE root = ?", (root,)).fetchone()
+        if row is None or piece >= _count(row[1], row[3]):
             return None
-        path, size, mtime_ns = row
-        length = min(PIECE_SIZE, size - piece * PIECE_SIZE)
+        path, size, mtime_ns, piece_size = row
+        length = min(piece_size, size - piece * piece_size)
         try:
             with open(path, "rb", buffering=0) as file:
-                data = os.pread(file.fileno(), length, piece * PIECE_SIZE)
+                data = os.pread(file.fileno(), length, piece * piece_size)
                 status = os.fstat(file.fileno())
         except FileNotFoundError:
             raise StorageError(f"{Path(path).name} is gone from where it was shared") from None
@@ -315,11 +317,11 @@ class DiskStorage:
         for piece, length in self._db.execute("SELECT piece, length FROM pieces WHERE root = ?", (root,)):
             if piece * PIECE_SIZE + length <= end:
                 yield root + piece.to_bytes(4, "big")
-        row = self._db.execute("SELECT size FROM shared WHERE root = ?", (root,)).fetchone()
-        for piece in range(_count(row[0]) if row else 0):
+        row = self._db.execute("SELECT size, piece_size FROM shared WHERE root = ?", (root,)).fetchone()
+        for piece in range(_count(*row) if row else 0):
             yield root + piece.to_bytes(4, "big")
 
-    def _add_shared(self, root: bytes, path: Path, size: int) -> None:
+    def _add_shared(self, root: bytes, path: Path, size: int, piece_size: int = PIECE_SIZE) -> None:
         path = path.resolve()
         try:
             with open(path, "rb") as file:
@@ -328,32 +330,43 @@ class DiskStorage:
             raise StorageError(f"cannot read {path}: {os.strerror(error.errno or 0)}") from error
         if len(root) != ROOT_LEN or status.st_size != size:
             raise StorageError(f"{path.name} changed while it was being read")
-        row = (root, str(path), size, status.st_mtime_ns)
-        self._db.execute("INSERT OR REPLACE INTO shared VALUES (?, ?, ?, ?)", row)
+        row = (root, str(path), size, status.st_mtime_ns, piece_size)
+        self._db.execute("INSERT OR REPLACE INTO shared VALUES (?, ?, ?, ?, ?)", row)
 
     def _forget_shared(self, root: bytes) -> None:
         self._db.execute("DELETE FROM shared WHERE root = ?", (root,))
 
     def _export(self, root: bytes, size: int, destination: Path) -> Path:
-        present = {key for key in self._keys(root)}
-        if len(present) < _count(size):
-            raise StorageError(f"{_count(size) - len(present)} of {_count(size)} pieces are missing")
+        longest = self._db.execute("SELECT max(length) FROM pieces WHERE root = ?", (root,)).fetchone()[0]
+        row = self._db.execute("SELECT path, piece_size FROM shared WHERE root = ?", (root,)).fetchone()
+        # All pieces but the last have the file's piece size. One alone may be shorter, and is then the whole.
+        piece_size = longest if longest and longest < size else row[1] if row else PIECE_SIZE
+        count, present = _count(size, piece_size), len(set(self._keys(root)))
+        if present < count:
+            raise StorageError(f"{count - present} of {count} pieces are missing")
         own = self._file(root)
-        whole = own.exists() and own.stat().st_size == size
-        row = self._db.execute("SELECT path FROM shared WHERE root = ?", (root,)).fetchone()
-        if size and not whole and row is None:
-            raise StorageError("the stored pieces are damaged: fetch the file again")
+        lies_whole = piece_size == PIECE_SIZE and own.exists() and own.stat().st_size == size
         destination.parent.mkdir(parents=True, exist_ok=True)
-        with _claim(destination) as target:
-            if whole and size:
-                _move(own, target)
+        with claim(destination) as target:
+            if lies_whole and size:
+                move(own, target)
+            elif size and longest:
+                write_whole(target, (self._whole_piece(root, piece) for piece in range(count)))
             elif size:
-                _copy(Path(row[0]), target)
-            _sync_folder(target.parent)
+                copy(Path(row[0]), target)
+            if target.stat().st_size != size:
+                raise StorageError("the stored pieces are damaged: fetch the file again")
+            sync_folder(target.parent)
         self._db.execute("DELETE FROM pieces WHERE root = ?", (root,))
         own.unlink(missing_ok=True)
-        self._add_shared(root, target, size)
+        self._add_shared(root, target, size, piece_size)
         return target
+
+    def _whole_piece(self, root: bytes, piece: int) -> bytes:
+        data = self._load("piece", root + piece.to_bytes(4, "big"))
+        if data is None:
+            raise StorageError("the stored pieces are damaged: fetch the file again")
+        return data
 
     def _file(self, root: bytes) -> Path:
         return self._pieces / root.hex()
@@ -370,6 +383,9 @@ def _open(path: Path) -> sqlite3.Connection:
     if version == 0:
         for statement in filter(str.strip, _SCHEMA.split(";")):
             db.execute(statement)
+    elif version == 1:
+        db.execute(_PIECES_OF_ANY_SIZE)
+    if version < SCHEMA_VERSION:
         db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
     db.execute("COMMIT")
     if version > SCHEMA_VERSION:
@@ -404,62 +420,5 @@ def _split(key: bytes) -> tuple[bytes, int]:
     return bytes(key[:ROOT_LEN]), int.from_bytes(key[ROOT_LEN:], "big")
 
 
-def _count(size: int) -> int:
-    return -(-size // PIECE_SIZE)
-
-
-def _write_at(handle: int, data: bytes, offset: int) -> None:
-    view = memoryview(data)
-    while view:
-        written = os.pwrite(handle, view, offset)
-        view, offset = view[written:], offset + written
-
-
-@contextmanager
-def _claim(destination: Path) -> Iterator[Path]:
-    """An empty file under the first free name, which only we have; taken away again when the body fails."""
-    for number in range(10_000):
-        target = destination if not number else destination.with_stem(f"{destination.stem} ({number})")
-        try:
-            os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
-        except FileExistsError:
-            continue
-        try:
-            yield target
-        except BaseException:
-            target.unlink(missing_ok=True)
-            raise
-        return
-    raise StorageError(f"{destination} and its numbered names are all taken")
-
-
-def _move(source: Path, target: Path) -> None:
-    """Put `source` in the place of `target`; over a file system's border by way of a copy."""
-    mode = target.stat().st_mode  # as the user's umask wants it
-    try:
-        os.replace(source, target)
-    except OSError as error:
-        if error.errno != errno.EXDEV:
-            raise
-        _copy(source, target)
-    os.chmod(target, mode & 0o777)
-
-
-def _copy(source: Path, target: Path) -> None:
-    part = target.with_name(f".{os.urandom(8).hex()}.part")
-    try:
-        with open(source, "rb") as reader, open(part, "xb") as writer:
-            shutil.copyfileobj(reader, writer, 1 << 20)
-            writer.flush()
-            os.fsync(writer.fileno())
-        os.replace(part, target)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def _count(size: int, piece_size: int) -> int:
+    return -(-size // piece_size)

@@ -92,6 +92,7 @@ WORDS: dict[Code, str] = {
         "The facilitator cannot reach this node at its address, so that others are not told of it:"
         " check --url and the firewall."
     ),
+    FacilitatorWhy.CLOCK: "This machine's clock is {clock} the network's. Set it, and the node goes on by itself.",
     StorageWhy.SHARE: "The file cannot be shared{detail}.",
     StorageWhy.RESTORE: "What was kept from earlier cannot be read{detail}.",
     StorageWhy.UNSHARE: "What belonged to a share could not be deleted{detail}.",
@@ -140,9 +141,18 @@ def words(why: Why | Code) -> str:
     if isinstance(schemes := values.get("schemes"), str):
         ways = [f"a {scheme}:// address" for scheme in schemes.split()] + ["WebRTC"] * bool(values["rtc"])
         values["way"] = " or ".join(ways)
+    if isinstance(ahead := values.get("ahead"), int):
+        values["clock"] = _difference(ahead)
     detail = shown(str(values.get("detail") or ""), MAX_DETAIL).rstrip(".")
     values["detail"] = f": {detail}" if detail else ""
     return WORDS[why.code].format(**values)
+
+
+def _difference(ahead: int) -> str:
+    """How a clock differs, such as "1 d 2 h 3 min ahead of"."""
+    minutes = max(1, round(abs(ahead) / 60))
+    parts = ((minutes // 1440, "d"), (minutes // 60 % 24, "h"), (minutes % 60, "min"))
+    return " ".join(f"{number} {unit}" for number, unit in parts if number) + (" ahead of" if ahead > 0 else " behind")
 
 
 def trouble_words(trouble: Trouble) -> str:

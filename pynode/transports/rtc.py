@@ -19,13 +19,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 from convergence.effects import OFFERER, DescriptionKind, Protocol
 from pynode.transports import CLOSE_TIMEOUT, HIGH_WATER, LOW_WATER, Channels, until_gone
+from pynode.transports.bounded import MAX_CANDIDATES, bound
 from pynode.transports.websocket import MAX_MESSAGE
 
 if TYPE_CHECKING:
@@ -40,18 +40,8 @@ MAX_CHANNELS = 512
 OPEN_TIMEOUT = 18.0
 """Seconds from the request to an open channel: introduction, connectivity checks and DTLS."""
 
-GATHER_TIMEOUT = 1.0
-"""Seconds that a STUN server has to answer."""
-
 MAX_WAITING = 32
 """Descriptions that may wait for the one before to be applied."""
-
-MAX_CANDIDATES = 64
-"""Addresses of the other side: told ones, and those that its checks come from."""
-
-MAX_DATAGRAM = 2048
-MAX_DATAGRAMS = 2048
-"""Longest datagram taken, and how many may wait to be read: anybody may send to our ports."""
 
 RESTART = "this side cannot restart ICE: a new link is needed"
 
@@ -146,7 +136,7 @@ class _Peer:
         self._connection = connection = library.RTCPeerConnection(library.RTCConfiguration(iceServers=servers))
         data = self._data = connection.createDataChannel(LABEL, negotiated=True, id=0)
         assert connection.sctp is not None
-        _bound(connection.sctp, self.report)
+        bound(connection.sctp, self.report)
         data.bufferedAmountLowThreshold = LOW_WATER
         data.on("open", self._on_open)
         data.on("message", self._on_message)
@@ -317,35 +307,3 @@ class RtcTransport:
         self._peers.pop(channel, None)
         log.debug("channel %d ended: %s", channel, reason)
         self.channels.closed(channel, reason)
-
-
-def _bound(sctp: Any, refuse: Callable[[str], None]) -> None:
-    """Bound what the library itself does not: how long it waits for a STUN server, and what it keeps of what strangers
-    send, which is datagrams, addresses that checks come from, and fragments beyond the window that it announced."""
-    from aiortc.rtcsctptransport import DataChunk, ForwardTsnChunk
-
-    ice = sctp.transport.transport.iceGatherer._connection
-    ice.get_component_candidates = partial(ice.get_component_candidates, timeout=GATHER_TIMEOUT)
-    take_datagram, take_check, take_chunk = ice.data_received, ice.request_received, sctp._receive_chunk
-
-    def data_received(data: bytes, component: int) -> None:
-        if len(data) <= MAX_DATAGRAM and ice._queue.qsize() < MAX_DATAGRAMS:
-            take_datagram(data, component)
-
-    def request_received(*check: Any) -> None:
-        if len(ice._remote_candidates) < MAX_CANDIDATES:
-            take_check(*check)
-
-    async def receive_chunk(chunk: Any) -> None:
-        if isinstance(chunk, ForwardTsnChunk):
-            refuse("an unreliable stream")
-        elif isinstance(chunk, DataChunk):
-            room = sctp._advertised_rwnd
-            if chunk.stream_id != 0 or not chunk.user_data or room < -MAX_MESSAGE:
-                refuse("data that breaks the rules of the channel")
-            elif room > 0 or chunk.tsn == (sctp._last_received_tsn + 1) % 2**32:
-                await take_chunk(chunk)
-        else:
-            await take_chunk(chunk)
-
-    ice.data_received, ice.request_received, sctp._receive_chunk = data_received, request_received, receive_chunk

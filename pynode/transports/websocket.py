@@ -22,6 +22,7 @@ from contextlib import suppress
 from typing import Any
 
 import picows
+from aiofastnet import connect_accepted_socket  # the transports that the library makes, too
 from picows import WSAutoPingStrategy, WSCloseCode, WSFrame, WSMsgType, WSTransport, WSUpgradeRequest, WSUpgradeResponse
 from picows.picows import WSProtocol  # type: ignore[attr-defined] # what `ws_create_server` makes, for our own sockets
 
@@ -312,7 +313,7 @@ class WebSocketTransport:
         Raises:
             OSError: the address is taken or not ours.
         """
-        listener = Listener(self._accepted, self._from_one)
+        listener = Listener(self._accepted, self._from_one, connect_accepted_socket)
         bound = await listener.start(host, port)
         self._listeners.append(listener)
         return bound

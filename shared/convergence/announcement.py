@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 from convergence.crypto.keys import NodeKeys
 from convergence.facilitator.client import LIFETIME, RTC_LIFETIME
+from convergence.netdir.nodes import MAX_CLOCK_SKEW
 from convergence.ports import Crypto
 from convergence.wire.descriptor import Descriptor, Role, Transport, TransportKind
 
@@ -46,6 +47,11 @@ class Announcement:
     def roles(self) -> Role:
         """Those in which we work now."""
         return Role(0) if self._paused() else self.offered
+
+    def woke(self, now: float) -> None:
+        """The clock jumped: what was published far ahead of it was taken by nobody and counts no more."""
+        if self._published > now + MAX_CLOCK_SKEW:
+            self._published = int(now)
 
     def describe(self, now: float) -> Descriptor | None:
         """Ours, newer than any before. One who works for nobody is not listed; if it was, it says so until that

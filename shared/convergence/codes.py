@@ -106,6 +106,7 @@ class FacilitatorWhy(Code):
     UNUSABLE = "facilitator-unusable"  # detail
     REFUSES = "facilitator-refuses"  # detail
     NOT_REACHED = "facilitator-not-reached"
+    CLOCK = "facilitator-clock"  # ahead: seconds by which this machine's clock is ahead of it; below zero: behind
 
 
 class StorageWhy(Code):

@@ -1,11 +1,15 @@
 """The one pump that all shells run: inputs -> machine -> effects -> ports, and one timer.
 
-Does: hand every input with the current time to the machine, then carry out all effects, then re-arm the timer.
+Does: hand every input with the current time to the machine, then carry out all effects, then re-arm the timer; notice
+that the clock was set or that this process stood still; keep faults of one channel, port or input from the others.
 Does not: know what a cell is, or any platform; it is synchronous, ports answer through its callbacks.
 
 Embedding contract: call `opened`, `described`, `received`, `closed` and `drained` as the transport learns of them,
 `tick` when the timer fires, and `run(lambda now: machine.something(..., now))` for commands. Callbacks may come from
 inside a port's own call: the driver queues them and never enters the machine twice.
+
+Whatever the machine raises at a channel's input closes that channel; what a port raises fails what was asked of it.
+Both are bugs: `on_bug` is told. Without it the first is raised when all else is done.
 """
 
 from __future__ import annotations
@@ -33,9 +37,26 @@ from convergence.effects import (
 from convergence.events import Event
 from convergence.ports import Clock, Resolver, Storage, Timer, Transport
 
+JUMP = 2.0
+"""Seconds by which the clock must differ from the time that passed to count as set. What NTP corrects bit by bit does
+not come near; the core's own time never goes back by less."""
+
+HEARTBEAT = 5.0
+"""Seconds at most for which the timer is armed, so that jumps are noticed soon."""
+
+LATE = 10.0
+"""Seconds after which a timer that has not fired says that this process stood still: suspended, stopped, or frozen."""
+
+BROKEN = "an error of this program"
+
 
 class Machine(Shape):
     """What the driver drives: a node, or a facilitator."""
+
+    def woke(self, by: float, now: float) -> None:
+        """The clock jumped by so many seconds, less than zero for back, that this machine did not live through: it
+        slept, or its clock was set."""
+        ...
 
     def link_opened(self, channel: int, now: float, *, protocol: Protocol, binding: bytes | None) -> None: ...
 
@@ -84,6 +105,7 @@ class Driver:
         transport, clock, timer: the platform's ports.
         storage, resolver: likewise; the defaults refuse.
         on_event: called with every Event, outside the machine.
+        on_bug: called with what the machine or a port raised.
     """
 
     def __init__(
@@ -96,6 +118,7 @@ class Driver:
         storage: Storage | None = None,
         resolver: Resolver | None = None,
         on_event: Callable[[Event], None] | None = None,
+        on_bug: Callable[[Exception], None] | None = None,
     ) -> None:
         self.machine = machine
         self._transport = transport
@@ -104,9 +127,14 @@ class Driver:
         self._storage: Storage = storage or NoStorage()
         self._resolver: Resolver = resolver or NoResolver()
         self._on_event = on_event or (lambda event: None)
+        self._on_bug = on_bug or self._keep
+        self._bug: Exception | None = None
         self._inputs: deque[Callable[[float], None]] = deque()
         self._running = False
+        self._now: float | None = None  # as the machine was told last
+        self._wall = self._elapsed = 0.0  # the clock's readings then
         self._armed: float | None = None
+        self._due: float | None = None  # the same by `elapsed`
         self._next_channel = 2
 
     def accept(self) -> int:
@@ -117,47 +145,149 @@ class Driver:
 
     def opened(self, channel: int, protocol: Protocol, binding: bytes | None = None) -> None:
         """A channel is open: one that was asked for, or one from `accept`."""
-        self.run(lambda now: self.machine.link_opened(channel, now, protocol=protocol, binding=binding))
+        self._input(
+            lambda now: self.machine.link_opened(channel, now, protocol=protocol, binding=binding), channel=channel
+        )
 
     def described(self, channel: int, kind: DescriptionKind, sdp: str) -> None:
         """What our side of an RTC channel has to tell the other one."""
-        self.run(lambda now: self.machine.link_described(channel, kind, sdp, now))
+        self._input(lambda now: self.machine.link_described(channel, kind, sdp, now), channel=channel)
 
     def received(self, channel: int, data: bytes) -> None:
-        self.run(lambda now: self.machine.link_data(channel, data, now))
+        self._input(lambda now: self.machine.link_data(channel, data, now), channel=channel)
 
     def closed(self, channel: int, reason: str) -> None:
-        self.run(lambda now: self.machine.link_closed(channel, now, reason))
+        self._input(lambda now: self.machine.link_closed(channel, now, reason))
 
     def drained(self, channel: int) -> None:
-        self.run(lambda now: self.machine.link_congested(channel, False, now))
+        self._input(lambda now: self.machine.link_congested(channel, False, now), channel=channel)
 
     def tick(self) -> None:
         """The timer fired."""
         self._armed = None
-        self.run(self.machine.timer)
+        self._input(self.machine.timer)
 
     def run(self, command: Callable[[float], None]) -> None:
-        """Feed the machine, then do all it asks for. Safe to call from within a port."""
-        self._inputs.append(command)
+        """Feed the machine, then do all it asks for. Safe to call from within a port.
+
+        Raises what the command raises, when all else is done; from within a port that counts as a bug.
+        """
         if self._running:
+            self._input(command)
             return
+        raised: list[Exception] = []
+
+        def attempt(now: float) -> None:
+            try:
+                command(now)
+            except Exception as error:
+                raised.append(error)
+
+        self._input(attempt)
+        if raised:
+            raise raised[0]
+
+    # -- the pump
+
+    def _input(self, call: Callable[[float], None], channel: int | None = None) -> None:
+        """Queue an input, of a channel that is closed when it fails, and pump unless that is under way."""
+
+        def guarded(now: float) -> None:
+            try:
+                call(now)
+            except Exception as error:
+                self._on_bug(error)
+                if channel is not None:
+                    self._close(channel, now)
+
+        self._inputs.append(guarded)
+        if not self._running:
+            self._pump()
+
+    def _pump(self) -> None:
         self._running = True
         try:
             busy = True
             while busy:
                 while self._inputs:
-                    self._inputs.popleft()(self._clock.now())
-                effects = self.machine.poll()
-                for effect in effects:
-                    self._perform(effect)
-                busy = bool(effects or self._inputs)
+                    self._inputs.popleft()(self._time())
+                effects = self._poll()
+                for effect in effects or ():
+                    self._attempt(effect)
+                busy = effects is None or bool(effects or self._inputs)
         finally:
             self._running = False
+            self._arm()
+        bug, self._bug = self._bug, None
+        if bug is not None:
+            raise bug
+
+    def _poll(self) -> list[Effect] | None:
+        """The machine's effects; None when it failed to gather them: the next poll then goes on behind the fault."""
+        try:
+            return self.machine.poll()
+        except Exception as error:
+            self._on_bug(error)
+            return None
+
+    def _attempt(self, effect: Effect) -> None:
+        """Perform an effect, or let it alone fail."""
+        try:
+            self._perform(effect)
+        except Exception as error:
+            self._on_bug(error)
+            match effect:
+                case Connect(channel) | Send(channel) | Describe(channel) | Pause(channel):
+                    self._inputs.append(lambda now: self._close(channel, now))
+                case Store(request) | Load(request) | Scan(request) | Resolve(request):
+                    self._reply(request)(Failure("io", BROKEN))
+
+    def _close(self, channel: int, now: float) -> None:
+        """End a channel whose state cannot be trusted."""
+        try:
+            self._transport.close(channel, BROKEN)
+        except Exception as error:
+            self._on_bug(error)
+        try:
+            self.machine.link_closed(channel, now, BROKEN)
+        except Exception as error:
+            self._on_bug(error)
+
+    def _keep(self, error: Exception) -> None:
+        self._bug = self._bug or error
+
+    # -- time
+
+    def _time(self) -> float:
+        """What time it is; the machine learns first when that is not what was to be expected."""
+        wall, elapsed = self._clock.now(), self._clock.elapsed()
+        before, by = self._now, (wall - self._wall) - (elapsed - self._elapsed)
+        self._wall, self._elapsed = wall, elapsed
+        if self._due is not None and elapsed - self._due > LATE:
+            by += elapsed - self._due
+            self._due = None
+        if before is None or abs(by) < JUMP:
+            self._now = wall if before is None else max(before, wall)
+            return self._now
+        self._now = wall
+        try:
+            self.machine.woke(by, wall)
+        except Exception as error:
+            self._on_bug(error)
+        self._armed = None
+        return wall
+
+    def _arm(self) -> None:
         deadline = self.machine.deadline()
-        if deadline != self._armed:
-            self._armed = deadline
-            self._timer.arm(deadline)
+        if deadline is None or self._now is None:
+            if self._armed is not None:
+                self._timer.arm(None)
+            self._armed = self._due = None
+        elif self._armed is None or deadline < self._armed:
+            # A timer that stands and is early does no harm: it is armed anew when it has fired.
+            self._armed = min(deadline, self._now + HEARTBEAT)
+            self._due = self._elapsed + max(0.0, self._armed - self._now)
+            self._timer.arm(self._armed)
 
     def _perform(self, effect: Effect) -> None:
         match effect:

@@ -111,6 +111,18 @@ class CryptoError(RemoteError):
     """A handshake, signature, digest or tag that does not verify."""
 
 
+class ClockError(RemoteError):
+    """What another one dated cannot be true by this machine's clock.
+
+    Args:
+        ahead: seconds by which this clock is ahead of the other one; less than zero where it is behind.
+    """
+
+    def __init__(self, message: str, ahead: float) -> None:
+        super().__init__(message)
+        self.ahead = ahead
+
+
 class LinkError(RemoteError):
     """A neighbour broke the link protocol: the link is closed."""
 

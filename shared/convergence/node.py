@@ -39,6 +39,7 @@ from convergence.transfers import Transfers
 from convergence.wire.descriptor import Role
 from convergence.wire.relay import PEER_HOST, RDV_SUFFIX, AnswerType, Begin, RelayCommand
 
+SLEPT = 60.0  # seconds; whoever stood still so long has no link left, for its neighbours gave it up
 REFRESH_PAUSE = 10.0  # seconds at least between two node lists asked for because a node was unknown
 
 
@@ -229,6 +230,17 @@ class Node:
         self.outbox.now = now
         self._facilitator.moved(now)
         self.neighbours.moved(now)
+
+    def woke(self, by: float, now: float) -> None:
+        """The clock jumped, or this machine slept: lists, names and dates are judged anew."""
+        self.outbox.now = now
+        self.outbox.shift(by)
+        self._refresh_after = min(self._refresh_after, now)
+        self.announcement.woke(now)
+        if by >= SLEPT:
+            self.neighbours.close_all(now, "this machine slept")
+        self._facilitator.moved(now)
+        self.transfers.woke(by, now)
 
     def cut_off(self, now: float) -> None:
         """All WebRTC connections that stood have stalled: perhaps this machine is on another network, perhaps not."""

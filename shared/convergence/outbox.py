@@ -59,6 +59,7 @@ class Outbox:
         self._timers: list[tuple[float, int, Timer]] = []
         self._timer_order = count()
         self._to_flush: dict[Flushable, None] = {}
+        self._shifted: list[Callable[[float], None]] = []
 
     def emit(self, effect: Effect) -> None:
         self._effects.append(effect)
@@ -87,6 +88,16 @@ class Outbox:
         heappush(self._timers, (when, next(self._timer_order), timer))
         return timer
 
+    def on_shift(self, call: Callable[[float], None]) -> None:
+        """`call(by)` when the clock jumped: for times that are kept to be compared with `now`."""
+        self._shifted.append(call)
+
+    def shift(self, by: float) -> None:
+        """The clock jumped: all timers go on as if it had not, neither all at once nor hours late."""
+        self._timers = [(when + by, order, timer) for when, order, timer in self._timers]
+        for call in self._shifted:
+            call(by)
+
     def flush_later(self, item: Flushable) -> None:
         """Call `item.flush(now)` once before the next poll ends, however often this was asked for."""
         self._to_flush[item] = None
@@ -101,9 +112,14 @@ class Outbox:
         """Fire what is due now; what a timer sets for now or earlier waits for the next call, so this ends."""
         due = []
         while self._timers and self._timers[0][0] <= now:
-            due.append(heappop(self._timers)[2])
-        for timer in due:
-            timer.fire(now)
+            due.append(heappop(self._timers))
+        due.reverse()
+        try:
+            while due:
+                due.pop()[2].fire(now)
+        finally:
+            for timer in due:  # one that fails takes none with it
+                heappush(self._timers, timer)
 
     def deadline(self) -> float | None:
         """When `run_timers` is wanted next."""
@@ -114,10 +130,14 @@ class Outbox:
     def poll(self) -> list[Effect]:
         """All effects since the last poll, in order."""
         again: dict[Flushable, None] = {}
-        while self._to_flush:
-            items, self._to_flush = self._to_flush, {}
-            again.update((item, None) for item in items if item.flush(self.now))
-        self._to_flush = again
+        try:
+            while self._to_flush:
+                item = next(iter(self._to_flush))
+                del self._to_flush[item]
+                if item.flush(self.now):
+                    again[item] = None
+        finally:
+            self._to_flush |= again
         effects, self._effects = self._effects, []
         return effects
 

@@ -103,9 +103,16 @@ class Resolver(Shape):
 
 
 class Clock(Shape):
-    """`now()` is Unix time in seconds that never goes backwards while the process lives."""
+    """Both are in seconds. The driver compares them: what they differ by between two inputs tells that the clock was
+    set, or that the machine slept."""
 
-    def now(self) -> float: ...
+    def now(self) -> float:
+        """Unix time, as the system has it now."""
+        ...
+
+    def elapsed(self) -> float:
+        """Time that passed since some moment before, whatever the clock was set to. It may stand still in sleep."""
+        ...
 
 
 class Timer(Shape):

@@ -145,6 +145,13 @@ class Transfers:
             if transfer.client is not None:
                 transfer.client.set_nodes(nodes, now)
 
+    def woke(self, by: float, now: float) -> None:
+        """The clock jumped: files may have other names at their points, and what failed may work now."""
+        self._service.woke(now)
+        for transfer in list(self.transfers.values()):
+            if transfer.client is not None:
+                transfer.client.woke(by, now)
+
     def stop(self, now: float) -> None:
         """End all streams; everything stays stored."""
         self._service.stop(now)

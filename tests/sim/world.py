@@ -127,18 +127,42 @@ class Host:
         self.keys: NodeKeys | None = None
         self.skew = 0.0  # seconds that the clock here is ahead
         self.driver: Driver = None  # type: ignore[assignment]
+        self.asleep: float | None = None  # since when
+        self.slept = 0.0  # seconds in all
         self._armed = 0
+        self._armed_for = 0.0
 
     # -- Clock, Timer
 
     def now(self) -> float:
         return self.world.now + self.skew
 
+    def elapsed(self) -> float:
+        """As on Linux: this clock stands still in sleep."""
+        return self.world.now - self.slept
+
+    def sleep(self) -> None:
+        """The lid is closed: nothing runs here, and the others lose their connections to it."""
+        self.hung, self.asleep = True, self.world.now
+        self._armed += 1
+        for pipe in self.pipes.values():
+            self.world.hang_up(pipe, "connection lost")
+
+    def wake(self) -> None:
+        """What was connected is not, and nobody says so."""
+        assert self.asleep is not None
+        left = max(0.0, self._armed_for - self.asleep)
+        self.slept += self.world.now - self.asleep
+        self.hung, self.asleep = False, None
+        mark = self._armed
+        self.world.later(left, lambda: self._fire(mark))
+
     def arm(self, deadline: float | None) -> None:
         self._armed += 1
         if deadline is not None:
             mark = self._armed
-            self.world.at(max(deadline - self.skew, self.world.now), lambda: self._fire(mark))
+            self._armed_for = max(deadline - self.skew, self.world.now)
+            self.world.at(self._armed_for, lambda: self._fire(mark))
 
     def _fire(self, mark: int) -> None:
         if mark == self._armed and self.alive:
@@ -342,6 +366,8 @@ class World:
         target = self._addresses.get(address)
         if not pipe.host.alive or not pipe.open:
             return
+        if target is not None and target.asleep is not None:
+            return
         if target is None or not target.alive:
             pipe.host.pipes.pop(pipe.channel, None)
             pipe.host.driver.closed(pipe.channel, "connection refused")
@@ -411,7 +437,7 @@ class World:
             return
 
         def closed() -> None:
-            if peer.open and peer.host.alive:
+            if peer.open and peer.host.alive and peer.host.asleep is None:
                 peer.open = False
                 peer.host.pipes.pop(peer.channel, None)
                 peer.host.driver.closed(peer.channel, reason)

@@ -1,5 +1,7 @@
 """The outbox: numbers, answers, timers and flushes."""
 
+import pytest
+
 from convergence.effects import Connect, Load, Protocol, Resolve, Scan, Store
 from convergence.events import Nodes, Registered
 from convergence.outbox import Outbox
@@ -108,6 +110,51 @@ def test_a_timer_that_sets_itself_for_now_does_not_hang_the_node():
     outbox.call_at(1.0, again)
     outbox.run_timers(1.0)
     assert fired == [1.0] and outbox.deadline() == 1.0
+
+
+def test_timers_go_on_when_the_clock_jumps():
+    outbox, fired, told = Outbox(), [], []
+    outbox.on_shift(told.append)
+    for when in (130.0, 105.0, 110.0):
+        outbox.call_at(when, lambda now, when=when: fired.append((when, now)))
+    outbox.shift(-50.0)
+    assert outbox.deadline() == 55.0 and told == [-50.0]
+    outbox.run_timers(60.0)
+    assert fired == [(105.0, 60.0), (110.0, 60.0)]
+    outbox.shift(86400.0)
+    outbox.run_timers(86470.0)
+    assert len(fired) == 2 and outbox.deadline() == 86480.0
+
+
+def test_a_timer_that_fails_takes_no_other_with_it():
+    outbox, fired = Outbox(), []
+
+    def fail(now):
+        raise RuntimeError("a bug")
+
+    outbox.call_at(1.0, lambda now: fired.append(1))
+    outbox.call_at(2.0, fail)
+    outbox.call_at(3.0, lambda now: fired.append(3))
+    with pytest.raises(RuntimeError):
+        outbox.run_timers(5.0)
+    assert fired == [1] and outbox.deadline() == 3.0
+    outbox.run_timers(5.0)
+    assert fired == [1, 3] and outbox.deadline() is None
+
+
+def test_a_flush_that_fails_takes_no_other_with_it():
+    outbox = Outbox()
+
+    class Failing:
+        def flush(self):
+            raise RuntimeError("a bug")
+
+    before, behind = Flushed(outbox, again=1), Flushed(outbox)
+    for item in (before, Failing(), behind):
+        outbox.flush_later(item)
+    with pytest.raises(RuntimeError):
+        outbox.poll()
+    assert len(outbox.poll()) == 3 and (before.count, behind.count) == (2, 1)
 
 
 def test_what_is_to_be_flushed_is_flushed_once_before_the_poll_ends():

@@ -37,6 +37,7 @@ TEST_PROGRAMS = {
     "iptables": "iptables",
     "coturn": "turnserver",
     "minisign": "minisign",
+    "faketime": "faketime",
 }
 SYSTEM_PROGRAMS = ("/usr/sbin", "/sbin")
 
@@ -166,4 +167,4 @@ def ensure_test_programs() -> None:
     path = os.pathsep.join([os.environ.get("PATH", os.defpath), *SYSTEM_PROGRAMS])
     missing = [package for package, program in TEST_PROGRAMS.items() if shutil.which(program, path=path) is None]
     if missing:
-        apt_install(missing, "The tests need browsers, minisign, and tools to make networks for them")
+        apt_install(missing, "The tests need browsers, minisign, faketime, and tools to make networks for them")

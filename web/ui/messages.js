@@ -12,6 +12,12 @@ const because = (detail) => {
   const text = String(detail ?? "").replace(/\.$/, "");
   return text ? `: ${text}` : "";
 };
+const difference = (ahead) => {
+  const minutes = Math.max(1, Math.round(Math.abs(ahead) / 60));
+  const parts = [[Math.floor(minutes / 1440), "d"], [Math.floor(minutes / 60) % 24, "h"], [minutes % 60, "min"]];
+  const text = parts.filter(([number]) => number).map(([number, unit]) => `${number} ${unit}`);
+  return `${text.join(" ")} ${ahead > 0 ? "ahead of" : "behind"}`;
+};
 const noCircuit = (why) => `No circuit could be built: ${why} Trying again.`;
 
 /** @type {Record<string, string | ((values: object) => string)>} */
@@ -77,6 +83,7 @@ export const WORDS = {
   "facilitator-unusable": ({ detail }) => `The facilitator's answer cannot be used${because(detail)}. Trying again.`,
   "facilitator-refuses": ({ detail }) => `The facilitator refuses${because(detail)}.`,
   "facilitator-not-reached": "The facilitator cannot reach this node at its address, so others are not told of it.",
+  "facilitator-clock": ({ ahead }) => `This device's clock is ${difference(ahead)} the network's. Set it.`,
   "storage-share": ({ detail }) => `The file cannot be shared${because(detail)}.`,
   "storage-restore": ({ detail }) => `What was kept from earlier cannot be read${because(detail)}.`,
   "storage-unshare": ({ detail }) => `What belonged to a share could not be deleted${because(detail)}.`,

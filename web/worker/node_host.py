@@ -23,7 +23,7 @@ from pyodide.ffi import create_proxy, to_js
 from reasons import FileWhy, HostWhy
 from settings import Settings
 from storage import IndexedDbStorage
-from transport import BrowserTransport, WallClock, WorkerTimer
+from transport import BrowserClock, BrowserTransport, WorkerTimer
 
 from convergence.circuit.relaying import RelayLimits
 from convergence.crypto.keys import NodeKeys
@@ -56,7 +56,7 @@ class NodeHost:
     """One node and all that the pages may ask of it."""
 
     def __init__(self, network: dict[str, Any]) -> None:
-        self._clock = WallClock()
+        self._clock = BrowserClock()
         self._transport = BrowserTransport(shell.channels)
         self._storage = IndexedDbStorage(shell.database)
         self._settings = Settings.of(shell.settings.to_py())
@@ -84,6 +84,7 @@ class NodeHost:
             WorkerTimer(shell.timer, self._clock),
             storage=self._storage,
             on_event=self._on_event,
+            on_bug=lambda error: self.defect(type(error).__name__),
         )
         self._transport.attach(self._driver, shell.listener, create_proxy)
         self._transport.on_cut_off = lambda: self._driver.run(self._node.cut_off)
@@ -271,7 +272,7 @@ class NodeHost:
         self._fetches.setdefault(number, _new_fetch(number)).update(values)
 
     def defect(self, name: str) -> None:
-        """JavaScript caught an exception that came out of Python."""
+        """The driver, or JavaScript, caught an exception of the node's."""
         self._show_trouble(Why(HostWhy.DEFECT, {"name": name}))
         self._changed()
 

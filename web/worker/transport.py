@@ -99,21 +99,20 @@ class BrowserTransport:
         self.rtc.pop(channel, None)
 
 
-class WallClock:
-    """Unix time that stands still where the system's clock is set back."""
-
-    def __init__(self) -> None:
-        self._last = 0.0
+class BrowserClock:
+    """Implements ports.Clock."""
 
     def now(self) -> float:
-        self._last = max(self._last, time.time())
-        return self._last
+        return time.time()
+
+    def elapsed(self) -> float:
+        return time.monotonic()  # performance.now
 
 
 class WorkerTimer:
-    """The one timer, on setTimeout. It may fire early (a long wait is cut): the driver arms it again then."""
+    """The one timer, on setTimeout."""
 
-    def __init__(self, arm: Callable[[float], None], clock: WallClock) -> None:
+    def __init__(self, arm: Callable[[float], None], clock: BrowserClock) -> None:
         self._arm = arm
         self._clock = clock
 

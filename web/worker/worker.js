@@ -176,11 +176,10 @@ function post(state) {
 
 /** One timer for the node; arming it again replaces the one before, a negative delay only takes it away. */
 function createTimer(tick) {
-  const LONGEST_MS = 60_000; // a clock that was set, or a machine that slept, is noticed after so long at the latest
   let armed = null;
   return (delay) => {
     clearTimeout(armed);
-    armed = delay < 0 ? null : setTimeout(tick, Math.min(delay, LONGEST_MS));
+    armed = delay < 0 ? null : setTimeout(tick, delay);
   };
 }
 

@@ -16,7 +16,7 @@ from enum import Enum, auto
 from convergence.codes import FacilitatorWhy
 from convergence.crypto.keys import NodeKeys
 from convergence.effects import CloseLink, Protocol, Send
-from convergence.errors import CryptoError, RemoteError, Why
+from convergence.errors import ClockError, CryptoError, RemoteError, Why
 from convergence.events import Trouble
 from convergence.introduction.signalling import Carrier, Delivered, Signals
 from convergence.netdir.nodes import NodeDirectory
@@ -231,6 +231,8 @@ class FacilitatorClient:
                 self._record(kind, body, now)
                 if self.channel != channel:
                     return  # a callback stopped us
+        except ClockError as error:
+            self._give_up(FacilitatorWhy.CLOCK, "", now, ahead=round(error.ahead))
         except RemoteError as error:
             self._give_up(FacilitatorWhy.UNUSABLE, str(error), now)
 
@@ -250,12 +252,12 @@ class FacilitatorClient:
     def _timed_out(self, state: State, now: float) -> None:
         self._give_up(FacilitatorWhy.SILENT, "", now)
 
-    def _give_up(self, code: FacilitatorWhy, detail: str, now: float) -> None:
+    def _give_up(self, code: FacilitatorWhy, detail: str, now: float, **values: int) -> None:
         stable = self._open_since is not None and now - self._open_since >= STABLE_AFTER
         self._abandon(code, now)
         self._attempts = 1 if stable else self._attempts + 1
         self._call_at("retry", now + self._pause(), self._connect)
-        self._on_trouble(Trouble(Why(code, {"detail": detail}), retrying=True), now)
+        self._on_trouble(Trouble(Why(code, {"detail": detail, **values}), retrying=True), now)
 
     def _abandon(self, reason: str, now: float) -> None:
         for name in list(self._timers):

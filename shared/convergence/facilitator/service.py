@@ -242,6 +242,13 @@ class FacilitatorService:
             )
             state.answer(RecordType.HELLO, hello.encode())
 
+    def woke(self, by: float, now: float) -> None:
+        """The clock jumped: no channel is idle for that."""
+        self._outbox.shift(by)
+        for channel in self._channels.values():
+            channel.records.at += by
+            channel.signals.at += by
+
     def link_described(self, channel: int, kind: DescriptionKind, sdp: str, now: float) -> None:
         """A facilitator has no RTC channels."""
 

@@ -61,7 +61,7 @@ class Gossip:
 
     def met(self, pipe: PeerPipe, now: float, *, ours: bool) -> None:
         """One more pipe stands, `ours` if we opened it: ask there, unless somebody has answered lately."""
-        if ours or now >= self._heard_at + GOSSIP_INTERVAL:
+        if ours or abs(now - self._heard_at) >= GOSSIP_INTERVAL:  # the clock may have been set back
             self._ask(pipe, now)
 
     def heard(self, descriptors: Sequence[bytes], now: float) -> None:
@@ -77,7 +77,7 @@ class Gossip:
 
     def _ask(self, pipe: PeerPipe, now: float) -> None:
         if pipe.may_ask(now):
-            pipe.ask(max(0, int(pipe.answered_at) - GOSSIP_OVERLAP), now)
+            pipe.ask(max(0, int(min(pipe.answered_at, now)) - GOSSIP_OVERLAP), now)
 
     def _go_round(self, now: float) -> None:
         self.start(now)

@@ -15,7 +15,7 @@ MAX_KEYS = 4096
 
 
 class Budget:
-    """At most `limit` events a key in any minute. `now` never goes backwards."""
+    """At most `limit` events a key in any minute. `now` never goes backwards but by what `shift` is told."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -44,6 +44,10 @@ class Budget:
         self._spent[key] = times
         return True
 
+    def shift(self, by: float) -> None:
+        """The clock jumped."""
+        self._spent = {key: deque(when + by for when in times) for key, times in self._spent.items()}
+
 
 class Once:
     """Tells the first time from any later one.
@@ -59,7 +63,7 @@ class Once:
         self._seen: dict[Hashable, float] = {}  # key -> when it came; the oldest first
 
     def seen(self, key: Hashable, now: float) -> bool:
-        """Whether it is remembered. `now` never goes backwards."""
+        """Whether it is remembered. `now` never goes backwards but by what `shift` is told."""
         while self._seen:
             oldest = next(iter(self._seen))
             if now - self._seen[oldest] <= self._lifetime:
@@ -73,3 +77,7 @@ class Once:
             return False
         self._seen[key] = now
         return True
+
+    def shift(self, by: float) -> None:
+        """The clock jumped."""
+        self._seen = {key: when + by for key, when in self._seen.items()}

@@ -50,7 +50,7 @@ class Introducers:
         """They may have changed."""
         waiting = self._telling is not None and self._telling.pending
         if not self._stopped and not waiting and frozenset(self.best(now)) != self._told:
-            self._telling = self._outbox.call_at(max(now, self._told_at + INTRODUCERS_PAUSE), self._tell)
+            self._telling = self._outbox.call_at(max(now, min(self._told_at, now) + INTRODUCERS_PAUSE), self._tell)
 
     def stop(self) -> None:
         """Nobody is told any more."""

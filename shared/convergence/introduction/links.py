@@ -171,6 +171,8 @@ class RtcLinks:
         self._senders = Budget(OFFERS_PER_SENDER)
         self._all = Budget(OFFERS_IN_ALL)
         self._seen = Once(2 * MAX_SKEW, MAX_SEEN)
+        for counted in (self._sources, self._senders, self._all, self._seen):
+            outbox.on_shift(counted.shift)
 
     # -- from the node
 

@@ -82,6 +82,7 @@ class Ways:
         self._dials = dials
         self._facilitator = facilitator
         self._circuits = Budget(CIRCUITS_PER_MINUTE)
+        outbox.on_shift(self._circuits.shift)
 
     def to(self, target: bytes, named: bytes | None, now: float) -> Route:
         """The ways to `target`, best first: through `named` if somebody is, those who are said to know the node, a few

@@ -125,6 +125,7 @@ class Neighbours:
         self._unopened: dict[int, _Way] = {}  # by the channel that is to open
         self._reusable: dict[bytes, Link] = {}  # links that may serve to reach an identity
         self._idle_since: dict[int, float] = {}
+        outbox.on_shift(lambda by: self._idle_since.clear())
         self._sweeping = False
         self._closed_in = 0
         self._closed_out = 0
@@ -282,10 +283,10 @@ class Neighbours:
             for link in self.links.values()
         ]
 
-    def close_all(self, now: float) -> None:
-        """For a clean shutdown."""
+    def close_all(self, now: float, reason: str = "the node is stopping") -> None:
+        """For a clean shutdown, or when none of them can be alive."""
         for link in list(self.links.values()):
-            link.close("the node is stopping", now)
+            link.close(reason, now)
 
     # -- inside
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
 
-from convergence.errors import CryptoError, ParseError, RemoteError
+from convergence.errors import ClockError, CryptoError, ParseError, RemoteError
 from convergence.ports import Buffer, Crypto
 from convergence.wire.descriptor import Descriptor, Role
 from convergence.wire.facilitator import NodeList
@@ -101,9 +101,9 @@ class NodeDirectory:
         if not nodes.verify(self._crypto.ed25519_verify):
             raise CryptoError("the node list's signature does not hold")
         if nodes.published > now + MAX_CLOCK_SKEW:
-            raise RemoteError("the node list comes from the future: one of the two clocks is wrong")
+            raise ClockError("the node list comes from the future", now - nodes.published)
         if nodes.expires <= now:
-            raise RemoteError("the node list has expired: one of the two clocks may be wrong")
+            raise ClockError("the node list has expired", now - nodes.published)
         if nodes.published < self._published:
             raise RemoteError("the node list is older than the one in use")
         return self._take_over(nodes, now)

@@ -79,6 +79,7 @@ class CircuitPool:
         self._neighbours = neighbours
         self._directory = directory
         self._reputation = Reputation()
+        outbox.on_shift(self._reputation.shift)
         self._exclude: Collection[bytes] = () if own is None else (own,)
         self._origin = origin
         self._size = size

@@ -65,6 +65,12 @@ class Reputation:
         # The exponent is capped before the power is taken: counts have no bound.
         return when + min(BACK_OFF_FIRST * 2 ** min(count - 1, 16), BACK_OFF_MAX) if count else 0.0
 
+    def shift(self, by: float) -> None:
+        """The clock jumped."""
+        self._failed = {identity: (count, when + by) for identity, (count, when) in self._failed.items()}
+        self._extensions = {pair: (stood, when + by) for pair, (stood, when) in self._extensions.items()}
+        self._refusing = None
+
     def avoided(self, now: float) -> list[bytes]:
         """Identities to avoid now, the one whose time is up first leading."""
         until = self._refusers(now) | {identity: self.until(identity) for identity in self._failed}

@@ -135,6 +135,13 @@ class RdvClient:
         self._ring = ring_of(self.hash_name, [node for node in nodes if node.roles & Role.RDV])
         self.wake(now)
 
+    def woke(self, by: float, now: float) -> None:
+        """The clock jumped: what was waited for is tried now."""
+        self._best_at += by
+        for route in self._routes.values():
+            route.retry_at = min(route.retry_at + by, now)
+        self.wake(now)
+
     def wake(self, now: float) -> None:
         """Start what is wanted and may start; set the timer for the rest."""
         if self.stopped:

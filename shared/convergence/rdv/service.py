@@ -159,6 +159,13 @@ class RdvService:
             share.ring = ring_of(share.hash_name, self._points)
             self.place(share, now)
 
+    def woke(self, now: float) -> None:
+        """The clock jumped: other names may be in use, and what failed may work now."""
+        self._silent.clear()
+        for share in self._shares.values():
+            for post in share.posts.values():
+                post.woke(now)
+
     def standing(self, hash_name: bytes) -> tuple[int, int]:
         """At how many points a file is advertised, and at how many it is to be."""
         share = self._shares.get(hash_name)
@@ -274,6 +281,14 @@ class _Post:
             self._call_at(until, self._build)
         else:
             self._build(now)
+
+    def woke(self, now: float) -> None:
+        self._backoff.reset()
+        self._since = min(self._since, now)
+        if self.standing:
+            self._on_day(now)
+        elif self._machine.state is Phase.RESTING:
+            self._rest(None, now)
 
     def close(self, now: float) -> None:
         """Withdraw the adverts and end the sessions; the circuit ends once that has gone out."""

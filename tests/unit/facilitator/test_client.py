@@ -201,12 +201,12 @@ def test_on_another_network_a_new_channel_is_opened_at_once(world):
 def test_a_refused_registration_is_tried_again_later(world):
     node = world.client(1)
     world.run(1)
-    world.time -= 7200  # its clock is set back: what it registers now is older
+    world.set_clock(-7200)  # its clock is set back: what it registers now is older
     node.port.driver.run(node.client.register)
     world.settle()
     assert node.troubles == [refusal("a newer descriptor of this node is registered")]
     assert node.client.connected
-    world.time += 7200
+    world.set_clock(7200)
     world.run(REGISTER_RETRY)
     assert node.registrations == 2
 

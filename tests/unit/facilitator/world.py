@@ -179,6 +179,10 @@ class Machine:
     def link_congested(self, channel, congested, now):
         pass
 
+    def woke(self, by, now):
+        self.outbox.now = now
+        self.outbox.shift(by)
+
     def done(self, request, result, now):
         self.outbox.done(request, result, now)
 
@@ -232,6 +236,7 @@ class Port:
 class World:
     def __init__(self, storage=None):
         self.time = START
+        self.set = 0.0  # by how much the clock was set
         self.ports = []
         self.queue = deque()
         self.events = []
@@ -244,6 +249,13 @@ class World:
 
     def now(self):
         return self.time
+
+    def elapsed(self):
+        return self.time - self.set
+
+    def set_clock(self, by):
+        self.time += by
+        self.set += by
 
     def later(self, call):
         self.queue.append(call)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from convergence.codes import FetchStage, PathWhy, StorageWhy
 from convergence.errors import Why
 from convergence.events import Event, FetchStatus, ShareFailed, TransferInfo, Trouble
-from pynode.logs import Lines, log_event, setup
+from pynode.logs import BUG_PAUSE, Bugs, Lines, log_event, setup
 
 
 @pytest.fixture
@@ -107,3 +107,20 @@ def test_nothing_received_makes_a_second_line(message: str, value: str) -> None:
     record.fields = {"name": value}
     line = Lines("n").format(record)
     assert line.isprintable() and len(line) < 4000
+
+
+def test_a_bug_is_told_once_a_minute_by_its_place_and_not_by_its_text(caplog: pytest.LogCaptureFixture) -> None:
+    now = 0.0
+    bugs = Bugs(lambda: now)
+    for _ in range(3):
+        try:
+            {}[b"what somebody sent"]  # type: ignore[index]
+        except KeyError as error:
+            bugs(error)
+    assert len(caplog.records) == 1 and caplog.records[0].levelname == "ERROR"
+    assert caplog.records[0].fields["type"] == "KeyError"  # type: ignore[attr-defined]
+    assert "test_logs.py:" in caplog.records[0].fields["at"] and "somebody" not in str(vars(caplog.records[0]))  # type: ignore[attr-defined]
+    now = BUG_PAUSE
+    bugs(RuntimeError("never raised"))
+    bugs(RuntimeError("never raised"))
+    assert len(caplog.records) == 2

@@ -21,8 +21,9 @@ from aiortc.rtcsctptransport import ForwardTsnChunk
 from playwright.async_api import Page, async_playwright
 
 from convergence.effects import ANSWERER, OFFERER, DescriptionKind, Protocol
-from pynode.transports import HIGH_WATER, rtc
-from pynode.transports.rtc import LABEL, MAX_DATAGRAM, MAX_DATAGRAMS, MAX_WAITING, RESTART, RtcTransport
+from pynode.transports import HIGH_WATER, bounded, rtc
+from pynode.transports.bounded import MAX_DATAGRAM, MAX_DATAGRAMS
+from pynode.transports.rtc import LABEL, MAX_WAITING, RESTART, RtcTransport
 from pynode.transports.websocket import MAX_MESSAGE
 from tests.browser.harness import CONFIG
 from tests.unit.pynode.toy import PATIENCE, Toy, attach, run
@@ -352,7 +353,7 @@ class StunServer(asyncio.DatagramProtocol):
 
 
 def test_stun_servers_are_asked_in_turn_and_not_waited_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rtc, "GATHER_TIMEOUT", 0.1)
+    monkeypatch.setattr(bounded, "GATHER_TIMEOUT", 0.1)
 
     async def test() -> None:
         loop = asyncio.get_running_loop()

@@ -312,6 +312,49 @@ def test_a_finished_file_is_moved_out_and_served_on(tmp_path: Path, size: int) -
     with_storage(tmp_path / "d", test)
 
 
+@pytest.mark.parametrize("piece_size", [1024, 4096, PIECE_SIZE // 2])
+@pytest.mark.parametrize("rest", [0, 1, 1023])
+def test_a_file_in_smaller_pieces_is_saved_and_served_on(tmp_path: Path, piece_size: int, rest: int) -> None:
+    data = os.urandom(3 * piece_size + rest)
+    pieces = [data[at : at + piece_size] for at in range(0, len(data), piece_size)]
+
+    async def test(db: Asked) -> None:
+        for index in (1, 0, *range(2, len(pieces) - 1)):
+            assert await db.store(("piece", key(index), pieces[index])) is None
+        with pytest.raises(StorageError, match=f"1 of {len(pieces)} pieces are missing"):
+            await db.storage.export(ROOT, len(data), tmp_path / "out")
+        assert await db.store(("piece", key(len(pieces) - 1), pieces[-1])) is None
+        out = await db.storage.export(ROOT, len(data), tmp_path / "out")
+        assert out.read_bytes() == data and list((tmp_path / "d" / "pieces").iterdir()) == []
+        assert await db.scan("piece", ROOT) == [key(index) for index in range(len(pieces))]
+        assert [await db.load("piece", key(index)) for index in range(len(pieces))] == pieces
+        assert await db.load("piece", key(len(pieces))) is None
+        again = await db.storage.export(ROOT, len(data), tmp_path / "out")
+        assert again.name == "out (1)" and again.read_bytes() == data
+        assert [await db.load("piece", key(index)) for index in range(len(pieces))] == pieces
+
+    with_storage(tmp_path / "d", test)
+
+
+def test_a_folder_of_an_older_version_is_kept(tmp_path: Path) -> None:
+    shared = tmp_path / "file"
+    shared.write_bytes(os.urandom(PIECE_SIZE + 9))
+
+    async def before(db: Asked) -> None:
+        await db.storage.add_external(ROOT, shared, PIECE_SIZE + 9)
+
+    async def after(db: Asked) -> None:
+        assert await db.load("piece", key(1)) == shared.read_bytes()[PIECE_SIZE:]
+
+    with_storage(tmp_path / "d", before)
+    with sqlite3.connect(tmp_path / "d" / "node.sqlite") as old:
+        old.execute("ALTER TABLE shared DROP COLUMN piece_size")
+        old.execute("PRAGMA user_version = 1")
+    old.close()
+    for _ in range(2):
+        with_storage(tmp_path / "d", after)
+
+
 def test_export_replaces_nothing_and_cleans_up_when_it_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = os.urandom(PIECE_SIZE + 5)
     out = tmp_path / "name"

@@ -17,6 +17,9 @@ class Clock:
     def now(self) -> float:
         return time.time()
 
+    def elapsed(self) -> float:
+        return time.monotonic()
+
 
 class NoTimer:
     def arm(self, deadline: float | None) -> None:
@@ -59,6 +62,9 @@ class Toy:
 
     def done(self, request: int, result: Any, now: float) -> None:
         self._note(("done", request, result))
+
+    def woke(self, by: float, now: float) -> None:
+        self._note(("woke", by))
 
     def timer(self, now: float) -> None:
         self._note(("timer",))
