@@ -578,7 +578,8 @@ def test_all_that_the_lock_names_is_installed_whatever_the_users_settings(
 def test_a_changed_npm_package_is_installed_anew_or_stops_the_build(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(setup, "NODE_MODULES", tmp_path / "node_modules")
+    for module in (setup, build):
+        monkeypatch.setattr(module, "NODE_MODULES", tmp_path / "node_modules")
     shutil.copytree(ROOT / "node_modules", setup.NODE_MODULES, symlinks=True)
     install(tmp_path, "npm")
     (tmp_path / "npm").write_text("#!/bin/sh\nexit 3\n")

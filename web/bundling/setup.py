@@ -88,7 +88,7 @@ def ensure_python(dev: bool) -> None:
     if not stands:
         if importlib.util.find_spec("ensurepip") is None:
             apt_install(["python3-venv"], "Python's venv module is incomplete")
-        command = [sys.executable, "-m", "venv", "--clear", str(VENV)]
+        command: list[str | Path] = [sys.executable, "-m", "venv", "--clear", VENV]
         run(command, "See the lines above.", "venv", "Creating the virtual environment .venv")
     lock = "requirements-dev.txt" if dev else "requirements.txt"
     if not intact:
