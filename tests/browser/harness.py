@@ -22,7 +22,7 @@ from convergence.wire.ordb import ShareLink
 from pynode.origins import origin
 
 ROOT = Path(__file__).parents[2]
-START = 120.0
+START = 300.0
 """Seconds that Python and five circuits may take on a busy machine."""
 SNAPSHOT = """async (before) => {
     for (let tries = 0; tries < 600; tries++) {
@@ -34,7 +34,7 @@ SNAPSHOT = """async (before) => {
     throw new Error("no snapshot of Python's memory was kept");
 }"""
 """Waits, a minute at most, until one with another digest is kept; gives that."""
-ARRIVAL = 180.0
+ARRIVAL = 300.0
 """Seconds that a file may take."""
 
 # The page's state is a property that each new state replaces: waiting means to be told by its setter.
@@ -175,7 +175,7 @@ class Peer:
         state: dict[str, Any] = self.page.evaluate("window.convergenceState")
         return state
 
-    def until(self, holds: str, argument: Any = None, *, seconds: float = 60.0) -> Any:
+    def until(self, holds: str, argument: Any = None, *, seconds: float = START) -> Any:
         """Wait until the JavaScript expression `holds` of `state` and `argument` gives something; returns that."""
         result = self.page.evaluate(UNTIL % holds, [argument, seconds])
         if "value" not in result:

@@ -13,7 +13,7 @@ from tests.browser.harness import Peer
 from tests.e2e.processes import Network
 
 SETTINGS = "convergence-settings"
-MEET = 180.0
+MEET = 300.0
 """Seconds in which all of a test's browsers get to know each other on a busy machine."""
 ORIGIN = {"relay": False, "rdv": False}
 RELAY = {"relay": True, "rdv": False}

@@ -20,11 +20,28 @@ from tests.sim.people import (
 )
 from tests.sim.world import Host
 
-RELAYS = 60
-PEERS = 140
-FILES = 300
-TRANSFERS = 1000
-MINUTES = 30  # in which the transfers begin
+
+@dataclass(frozen=True)
+class Scale:
+    relays: int
+    peers: int
+    files: int
+    transfers: int
+    minutes: int
+    """In which the transfers begin."""
+
+    @property
+    def churn(self) -> int:
+        """So many relays are killed, and so many join."""
+        return self.minutes * 60 * self.relays // 2400
+
+    @property
+    def restarts(self) -> int:
+        return self.minutes * 60 * self.peers // 2100
+
+
+MEDIUM = Scale(relays=36, peers=70, files=120, transfers=250, minutes=15)
+LARGE = Scale(relays=60, peers=140, files=300, transfers=1000, minutes=30)
 
 
 def size_of(chance: random.Random) -> int:
@@ -60,6 +77,7 @@ class Story:
 
     world: object
     chance: random.Random
+    scale: Scale
     peers: list[Host]
     files: list[File] = field(default_factory=list)
     wishes: list[Wish] = field(default_factory=list)
@@ -92,7 +110,7 @@ class Story:
 
     def kill_relay(self) -> None:
         relays = [host for host in self.world.hosts.values() if host.keys is not None and host.alive]
-        if len(relays) > RELAYS * 2 // 3:
+        if len(relays) > self.scale.relays * 2 // 3:
             self.killed += 1
             victim = self.chance.choice(relays)
             (self.world.kill if self.chance.random() < 0.7 else self.world.leave)(victim)
@@ -122,19 +140,20 @@ class Story:
         known = wish.host.node.transfers.transfers.get(wish.id)
         return "forgotten" if known is None else known.state
 
-    def plan(self, seconds: float) -> None:
-        world, chance = self.world, self.chance
+    def plan(self) -> None:
+        world, chance, scale = self.world, self.chance, self.scale
+        seconds = scale.minutes * 60
 
         def spread(count: int, call, first: float = 0.0) -> None:
             for _ in range(count):
                 world.later(chance.uniform(first, seconds), call)
 
-        for number in range(FILES):
-            world.later(number * seconds / FILES / 2, self.offer)
-        spread(TRANSFERS, self.want, first=30)
-        spread(int(seconds / 40), self.kill_relay)
-        spread(int(seconds / 40), self.add_relay)
-        spread(int(seconds / 15), self.restart_peer)
+        for number in range(scale.files):
+            world.later(number * seconds / scale.files / 2, self.offer)
+        spread(scale.transfers, self.want, first=30)
+        spread(scale.churn, self.kill_relay)
+        spread(scale.churn, self.add_relay)
+        spread(scale.restarts, self.restart_peer)
         spread(40, self.serve_on, first=300)
 
     def open_forgotten_again(self) -> None:
@@ -147,16 +166,21 @@ class Story:
         return all(self.state(wish) in SETTLED for wish in self.wishes)
 
 
-@pytest.fixture(scope="module")
-def aftermath():
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(MEDIUM, id="medium"), pytest.param(LARGE, id="large", marks=pytest.mark.long)],
+)
+def aftermath(request):
     """The network after all of it."""
+    scale = request.param
     patch = pytest.MonkeyPatch()
-    world = network("large", RELAYS, loss=0.02, breaks=3e-4)
+    world = network("large", scale.relays, loss=0.02, breaks=3e-4)
     paths = PathRecord(world, patch)
-    story = Story(world, random.Random("large-story"), [world.add(f"p{number}", circuits=2) for number in range(PEERS)])
+    peers = [world.add(f"p{number}", circuits=2) for number in range(scale.peers)]
+    story = Story(world, random.Random("large-story"), scale, peers)
     world.run(30)
-    story.plan(MINUTES * 60)
-    world.run(MINUTES * 60 + 120)
+    story.plan()
+    world.run(scale.minutes * 60 + 120)
     story.open_forgotten_again()
     for _ in range(90):
         if not story.settled():
@@ -169,10 +193,11 @@ def aftermath():
 
 def test_every_transfer_ends(aftermath):
     world, story, _ = aftermath
-    assert len(story.wishes) == TRANSFERS
-    assert story.killed > 30 and story.joined > 30 and story.restarted > 100
+    scale = story.scale
+    assert len(story.wishes) == scale.transfers
+    assert min(story.killed, story.joined) > scale.churn * 2 / 3 and story.restarted > scale.restarts * 5 / 6
     # Those whose sender was away have waited for it.
-    assert [wish.outcome for wish in story.wishes] == ["done"] * TRANSFERS
+    assert [wish.outcome for wish in story.wishes] == ["done"] * scale.transfers
     for wish in story.wishes:
         assert arrived(wish.host, wish.id) == wish.file.data
 
