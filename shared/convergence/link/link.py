@@ -463,10 +463,12 @@ class Link:
         self._asked.refill(now)
         if self._asked.debt and self._pause is None and not self._closed:
             self._outbox.emit(Pause(self.channel, True))
-            self._pause = self._outbox.call_at(now + self._asked.debt, self._resume)
+            seconds = self._onionskins.pause(self, self._asked.debt)
+            self._pause = self._outbox.call_at(now + seconds, self._resume)
 
     def _resume(self, now: float) -> None:
         self._pause = None
+        self._onionskins.resume(self)
         self._outbox.emit(Pause(self.channel, False))
 
     def _circuit_error(self, handler: CircuitHandler, error: RemoteError, now: float) -> None:

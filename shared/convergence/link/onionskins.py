@@ -20,6 +20,8 @@ WAKE = 0.004  # seconds between two turns while links wait
 ASKED = 500  # CREATE2s a second that are read from one link: no relay within HANDSHAKES passes on more
 ASKED_BURST = 256  # that it may send at once
 
+PAUSED = 8  # links that ask for more than this and are read at that rate; if there are more, they share it
+
 
 class Asking(Shape):
     """A link, as the queue sees it."""
@@ -35,11 +37,16 @@ class Asking(Shape):
 
 
 class Onionskins:
-    """Whose turn it is."""
+    """Whose turn it is, and how many links are not read.
 
-    def __init__(self, outbox: Outbox) -> None:
+    Args:
+        burst: handshakes that may be done at once.
+    """
+
+    def __init__(self, outbox: Outbox, burst: float = BURST) -> None:
         self._outbox = outbox
-        self._budget = Budget(HANDSHAKES, BURST)
+        self._budget = Budget(HANDSHAKES, burst)
+        self._paused: set[Asking] = set()
         self._links: dict[Asking, None] = {}  # whose turn is next leads
         self._timer: Timer | None = None
 
@@ -52,6 +59,17 @@ class Onionskins:
     def forget(self, link: Asking) -> None:
         """The link is closed."""
         self._links.pop(link, None)
+        self._paused.discard(link)
+
+    def pause(self, link: Asking, debt: float) -> float:
+        """The link asked for `debt` seconds' worth too much and is not read: for how many seconds. The more links there
+        are of this kind, the longer, so that all of them together cost little."""
+        self._paused.add(link)
+        return debt * max(len(self._paused) / PAUSED, 1.0)
+
+    def resume(self, link: Asking) -> None:
+        """It is read again."""
+        self._paused.discard(link)
 
     def _serve(self, now: float) -> None:
         self._timer = None

@@ -6,6 +6,7 @@ be cut into pieces anywhere (`Net.cut`), held (`Net.hold`) and closed.
 
 from __future__ import annotations
 
+import math
 import random
 from collections import deque
 
@@ -18,6 +19,7 @@ from convergence.errors import RemoteError
 from convergence.events import Event
 from convergence.link.handshake import Handshake
 from convergence.link.link import Link
+from convergence.link.onionskins import Onionskins
 from convergence.outbox import Outbox
 from convergence.wire.cells import Command, encode_cell
 from convergence.wire.descriptor import Descriptor, Role
@@ -119,6 +121,7 @@ class Machine:
         self.effects = []  # all but Send and CloseLink
         self.refuse_reach = False
         self.throttle = None  # of links made from then on
+        self.onionskins = Onionskins(self.outbox, burst=math.inf)  # time stands still here: nothing would be paid back
 
     def __repr__(self):
         return self.name
@@ -147,6 +150,7 @@ class Machine:
             on_open=self._open,
             on_closed=self._closed,
             throttle=self.throttle,
+            onionskins=self.onionskins,
         )
         return link
 

@@ -5,7 +5,7 @@ import pytest
 from convergence.effects import CloseLink, Pause
 from convergence.errors import DestroyReason, RemoteError
 from convergence.link.link import INITIATOR_ID_BIT, MAX_CREATES, MAX_REFUSALS
-from convergence.link.onionskins import ASKED, ASKED_BURST, BURST, HANDSHAKES, WAKE, Onionskins
+from convergence.link.onionskins import ASKED, ASKED_BURST, BURST, HANDSHAKES, PAUSED, WAKE, Onionskins
 from convergence.outbox import Outbox
 from convergence.wire.cells import CELL_LEN, Command, encode_cell
 from convergence.wire.create import Create2
@@ -215,6 +215,17 @@ def test_a_link_that_asks_for_more_than_any_relay_could_is_not_read_for_as_long_
     assert pauses(relay) == [], "what was read already is handled, and it is paused once"
     relay.tick(1.0)
     assert pauses(relay) == [False]
+
+
+def test_many_such_links_together_are_read_no_more_than_a_few():
+    relay = Relay(links=64)
+    for index in range(64):
+        relay.ask(index, *range(1, ASKED_BURST + 101))
+    assert pauses(relay) == [True] * 64
+    relay.tick(0.2)
+    assert pauses(relay) == [False] * PAUSED, "a fifth of a second's worth too much"
+    relay.tick(64 / PAUSED * 0.2)
+    assert pauses(relay) == [False] * (64 - PAUSED)
 
 
 def test_withdrawn_ones_count_as_asked_for():

@@ -154,7 +154,7 @@ def test_a_dead_one_is_replaced_at_once(scene):
     scene.fill()
     before = scene.net.now
     victim = scene.ready_circuits()[2]
-    scene.net.by_identity[victim.path[0].identity].circuits[-1].destroy(DestroyReason.HIBERNATING)
+    scene.net.by_identity[victim.path[0].identity].circuits[-1].destroy(DestroyReason.HIBERNATING, scene.net.now)
     scene.net.pump()
     assert scene.net.now == before and scene.pool.ready == POOL_SIZE
     assert scene.built() == POOL_SIZE + 1
