@@ -212,12 +212,14 @@ class Node:
         """Leave it: streams end, circuits and links are closed."""
         self.outbox.now = now
         self.fetches.stop(now)
-        self.transfers.stop(now)
-        self.pool.stop(now)
+        self.pool.build_no_more()
         self._peers.stop(now)
         self._facilitator.stop(now)
         self._rtc.stop(now)
+        # Circuits end with their links: if we ended them, each point would hear of all of ours at one moment.
         self.neighbours.close_all(now)
+        self.transfers.stop(now)
+        self.pool.stop(now)
 
     def refresh(self, now: float) -> None:
         """Ask the facilitator for the node list now: somebody knows that it changed."""

@@ -35,6 +35,8 @@ from convergence.wire.relay import (
 
 REACH_TIMEOUT = 60.0  # seconds that a link to the next node may take; link/neighbours.py answers sooner
 CREATE_TIMEOUT = 30.0  # seconds that the next node has to answer CREATE2
+ORPHAN_LIMIT = 20.0  # seconds at most that the rest of a circuit outlives the link that it came by
+BUSY = 5.0  # seconds; what carried cells so lately ends at once, so that nobody waits for more
 MAX_REPLY = MAX_DATA - 2  # bytes of handshake data that EXTENDED2 holds; CREATED2 would hold 11 more
 
 
@@ -129,6 +131,8 @@ class RelayCircuit:
         self._early_left = MAX_RELAY_EARLY
         self._early_cell = False
         self._closed = False
+        self._orphaned = False
+        self._used = 0.0  # when cells came last, from either side
 
     @classmethod
     def accept(
@@ -185,6 +189,7 @@ class RelayCircuit:
 
     def relay(self, run: bytes, early: bool, now: float) -> None:
         """A run of cells on its way from the origin."""
+        self._used = now
         if early:
             self._early_left -= len(run) // PAYLOAD_LEN
             if self._early_left < 0:
@@ -221,8 +226,18 @@ class RelayCircuit:
         raise RemoteError("CREATE2 on a circuit that exists")
 
     def destroyed(self, reason: int, now: float) -> None:
-        """DESTROY from the origin's side, or that link is gone."""
-        self._close(reason, now, towards_origin=False)
+        """DESTROY from the origin's side, or that link is gone.
+
+        A link that breaks ends all circuits of its other end at one moment. If we passed that on, a point could tell
+        by the moment which of its circuits are one node's: each goes at a time of its own, unless somebody waits.
+        """
+        onward = self._next is not None and self._next.open
+        if reason != DestroyReason.CHANNEL_CLOSED or not onward or now - self._used < BUSY:
+            self._close(reason, now, towards_origin=False)
+            return
+        self._orphaned = True
+        delay = ORPHAN_LIMIT * int.from_bytes(self._rng.random(2), "big") / (1 << 16)
+        self._outbox.call_at(now + delay, lambda now: self._close(reason, now, towards_origin=False))
 
     def broken(self, error: RemoteError, now: float) -> None:
         self.destroy(error.reason, now)
@@ -245,8 +260,12 @@ class RelayCircuit:
         self._services.sent(len(run) // PAYLOAD_LEN)
         hop.link.send(hop.id, Command.RELAY_EARLY if early else Command.RELAY, run)
 
-    def pass_back(self, run: bytes) -> None:
+    def pass_back(self, run: bytes, now: float) -> None:
         """A run of cells from the next hop, on its way to the origin."""
+        self._used = now
+        if self._orphaned:
+            self._close(DestroyReason.CHANNEL_CLOSED, now, towards_origin=False)
+            return
         self._services.sent(len(run) // PAYLOAD_LEN)
         self._link.send(self._id, Command.RELAY, self._backward.crypt(run))
 
@@ -286,7 +305,7 @@ class RelayCircuit:
     def next_gone(self, reason: int) -> None:
         """The part beyond the next hop is gone (or never came to be)."""
         self._next = None
-        if not self._closed:
+        if not self._closed and not self._orphaned:
             self._send_truncated(reason)
 
     def _send_truncated(self, reason: int) -> None:
@@ -355,7 +374,7 @@ class _NextHop:
             raise RemoteError("RELAY_EARLY towards the origin")
         if not self.open:
             raise RemoteError("RELAY before CREATED2")
-        self._circuit.pass_back(run)
+        self._circuit.pass_back(run, now)
 
     def created(self, payload: bytes, now: float) -> None:
         if self.open:

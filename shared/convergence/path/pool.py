@@ -189,9 +189,13 @@ class CircuitPool:
             if len(place.path) != hops:
                 self._close(place, DestroyReason.FINISHED, now)
 
+    def build_no_more(self) -> None:
+        """What stands stays."""
+        self._stopped = True
+
     def stop(self, now: float) -> None:
         """Close all circuits; build no more."""
-        self._stopped = True
+        self.build_no_more()
         for place in list(self._places.values()):
             self._close(place, DestroyReason.FINISHED, now)
 

@@ -41,6 +41,9 @@ MAX_QUEUE = 32  # that wait for their turn there
 MAX_SHAKING = 32  # that have not proved that they hold the key; beyond, one of them by lot makes way for the next
 MAX_SESSIONS_ALL = 1024  # over all files, against running out of memory
 QUEUE_INTERVAL = 10.0  # seconds between two looks at the queue: who waits hears its place, who idles gives way
+START_SPREAD = (
+    5.0  # seconds; a file that is shared so soon after another one begins at some time within as much for each
+)
 DAY_CHANGE_SPREAD = (
     OVERLAP / 2
 )  # seconds over which a node's circuits change to another day's names, each at its own time
@@ -96,6 +99,7 @@ class _Share:
     key: bytes
     serve: Callable[[ByteStream], Served]
     ring: list[Descriptor] = field(default_factory=list)
+    begins: float | None = None  # when it is advertised first; None until there are points
     posts: dict[bytes, _Post] = field(default_factory=dict)  # by the point's identity; MAX_WALK
 
 
@@ -124,6 +128,7 @@ class RdvService:
         self._points: list[Descriptor] = []
         self._silent: dict[bytes, float] = {}  # points that did not answer -> when to try them again; of those listed
         self._shares: dict[bytes, _Share] = {}
+        self._began = float("-inf")  # when a file was advertised first, the latest time
 
     def share(
         self,
@@ -141,7 +146,8 @@ class RdvService:
         if len(self._shares) >= MAX_SHARES:
             raise Problem(Limit.SHARES, most=MAX_SHARES)
         share = self._shares[hash_name] = _Share(hash_name, key, serve, ring_of(hash_name, self._points))
-        self.place(share, now)
+        if share.ring:
+            self._begin(share, now)
 
     def unshare(self, hash_name: bytes, now: float) -> None:
         """Withdraw a file, and end the streams that it is served on."""
@@ -157,6 +163,8 @@ class RdvService:
         self._silent = {identity: until for identity, until in self._silent.items() if identity in listed}
         for share in list(self._shares.values()):
             share.ring = ring_of(share.hash_name, self._points)
+            if share.begins is None and share.ring:
+                self._begin(share, now)
             self.place(share, now)
 
     def woke(self, now: float) -> None:
@@ -193,9 +201,21 @@ class RdvService:
     def silent_until(self, point: Descriptor, now: float) -> float:
         return max(self._silent.get(point.identity, now), now)
 
+    def _begin(self, share: _Share, now: float) -> None:
+        """One file at once, each of several at a time of its own: a point would take those that come together for one
+        node's."""
+        waiting = sum(other.begins is not None and other.begins > now for other in self._shares.values())
+        alone = not waiting and now - self._began >= START_SPREAD
+        share.begins = now if alone else now + START_SPREAD * (waiting + 1) * fraction(self.rng)
+        self._began = max(self._began, now)
+        if alone:
+            self.place(share, now)
+        else:
+            self.outbox.call_at(share.begins, lambda now: self.place(share, now))
+
     def place(self, share: _Share, now: float) -> None:
         """Posts at the first points that answer."""
-        if self._shares.get(share.hash_name) is not share:
+        if self._shares.get(share.hash_name) is not share or share.begins is None or now < share.begins:
             return
 
         def answers(point: Descriptor) -> bool | None:

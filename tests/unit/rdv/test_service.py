@@ -5,12 +5,27 @@ import pytest
 from convergence.codes import TransferWhy
 from convergence.errors import EndReason, LocalError, StreamError
 from convergence.rdv.blind import DAY, OVERLAP, blinded
-from convergence.rdv.service import MAX_QUEUE, MAX_SESSIONS, MAX_SHAKING, MAX_SHARES, QUEUE_INTERVAL
+from convergence.rdv.service import MAX_QUEUE, MAX_SESSIONS, MAX_SHAKING, MAX_SHARES, QUEUE_INTERVAL, START_SPREAD
 from convergence.rdv.session import FIRST_TIMEOUT, Session
 from convergence.wire.ordb import Done, Info, Queued, Request
 from convergence.wire.rdv import format_rdv_target, parse_rdv_target
 from tests.unit.ordb.memory import CRYPTO, Script
 from tests.unit.rdv.network import NODES, FakeCircuit, Rig
+
+
+def test_one_file_stands_at_once_and_several_each_at_a_time_of_their_own() -> None:
+    rig = Rig()
+    rig.share()
+    built, start = rig.network.built, rig.world.now
+    assert len(built) == 3
+    for number in range(8):
+        rig.service.share(bytes([number]) * 32, bytes(32), rig.sender.serve, start)
+    begun: list[float] = []
+    while len(begun) < 8:
+        rig.world.advance(0.1)
+        begun += [rig.world.now] * (len(built) // 3 - len(begun) - 1)
+        assert rig.world.now - start <= 8 * START_SPREAD + 1
+    assert len(set(begun)) >= 6 and begun[-1] - start > START_SPREAD
 
 
 def test_a_share_has_limits() -> None:
@@ -250,7 +265,7 @@ def test_how_busy_one_file_is_cannot_be_told_at_another() -> None:
     rig = Rig()
     rig.share()
     rig.service.share(b"o" * 32, bytes(32), rig.sender.serve, rig.world.now)
-    rig.world.advance(1)
+    rig.world.advance(START_SPREAD + 1)
     busy, *others = offered(rig)
     for _ in range(MAX_SESSIONS + MAX_QUEUE):
         Visitor(rig, *busy)
@@ -264,7 +279,7 @@ def test_the_circuits_of_a_node_do_not_change_their_day_at_one_moment(monkeypatc
     rig.share()
     for number in range(8):
         rig.service.share(bytes([number]) * 32, bytes(32), rig.sender.serve, rig.world.now)
-    rig.world.advance(1)
+    rig.world.advance(8 * START_SPREAD + 1)
     told: list[tuple[float, FakeCircuit]] = []
     send = FakeCircuit.send_message
 
