@@ -52,6 +52,8 @@ class Channels:
     def opened(self, channel, protocol, binding=None):
         self.opened_ones.append((channel, protocol))
 
+    def received(self, channel, data): ...
+
     def closed(self, channel, reason):
         if not self.ended.done():
             self.ended.set_result((channel, reason))
