@@ -420,12 +420,14 @@ class FacilitatorService:
 
     def _check(self, node: _Node, now: float) -> None:
         """Look whether the node is at its address, now and again."""
-        if node.check is not None:
-            node.check.cancel()
-        pause = RECHECK if node.reached and not node.misses else min(RECHECK_SOON * 2**node.misses, RECHECK)
-        node.check = self._outbox.call_at(now + pause, lambda now: self._check(node, now))
+        self._check_later(node, RECHECK, now)  # unless a verdict comes sooner
         if node.descriptor.roles:  # one that pauses takes no circuits
             self._prober.probe(node.descriptor, node.source, now, known=node.reached > 0)
+
+    def _check_later(self, node: _Node, pause: float, now: float) -> None:
+        if node.check is not None:
+            node.check.cancel()
+        node.check = self._outbox.call_at(now + pause, lambda now: self._check(node, now))
 
     def _probed(self, probed: Descriptor, found: bool, now: float) -> None:
         node = self._nodes.get(probed.identity)
@@ -437,6 +439,7 @@ class FacilitatorService:
             node.reached = int(now)
         elif node.misses >= MISSES:
             node.reached = 0
+        self._check_later(node, RECHECK if found else min(RECHECK_SOON * 2 ** (node.misses - 1), RECHECK), now)
         if found and not before:
             self._changed(node)
             self._outbox.emit(_registered(node.descriptor))

@@ -74,10 +74,11 @@ def test_a_node_that_nobody_finds_gets_signals_and_is_not_listed(rig):
 def test_it_is_looked_for_again(rig):
     door = rig.doors.pop(AT_ONE)
     rig.node(2, 1)
-    rig.pass_time(RECHECK_SOON - 1)
+    rig.pass_time(FAILURE_TOLD + RECHECK_SOON - 1)
     rig.doors[AT_ONE] = door
     rig.pass_time(2)
-    assert when_reached(rig) == {1: int(START + RECHECK_SOON)} and rig.reached[2][-1] == START + RECHECK_SOON
+    found = int(START + FAILURE_TOLD + RECHECK_SOON)
+    assert when_reached(rig) == {1: found} and rig.reached[2][-1] == found
 
 
 def test_a_failure_is_told_after_the_same_time_whatever_it_was(rig):
@@ -98,7 +99,7 @@ def test_what_leaves_is_dropped_after_a_second_look_and_comes_back(rig):
     door = rig.doors.pop(AT_ONE)
     live(rig, RECHECK + FAILURE_TOLD + 1)
     assert when_reached(rig) == {1: int(START)}, "once may be an accident"
-    live(rig, RECHECK + FAILURE_TOLD + 1)
+    live(rig, RECHECK_SOON + FAILURE_TOLD + 1)
     assert MISSES == 2 and when_reached(rig) == {} and rig.reached[2][-1] == 0
     assert rig.stores[-1][2] is None
     rig.doors[AT_ONE] = door
