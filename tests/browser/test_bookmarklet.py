@@ -155,7 +155,7 @@ def test_any_other_fault_is_refused_with_its_reason(
 ) -> None:
     mirror = site.address(site.faulty(fault, "main.js"))
     text = use(context.new_page(), mirror, bookmarklet(root, patience=1))
-    expect(text).to_contain_text("The file main.js is to be had nowhere as it was published.")
+    expect(text).to_contain_text("No source has the file main.js as it was published.")
     expect(text).to_contain_text(f"{mirror} main.js: ")
     expect(text).to_contain_text(why)
 

@@ -197,12 +197,12 @@ def test_what_is_neither_in_the_cache_nor_at_the_site_is_explained_and_never_rep
     site.serve({**small.served(), **changed})
     page.evaluate(TAMPER, ["worker/worker.js", "postMessage('tampered')"])
     page.reload()
-    expect(page.get_by_test_id("error")).to_contain_text("worker/worker.js is to be had nowhere as it was published")
+    expect(page.get_by_test_id("error")).to_contain_text("No source has the file worker/worker.js as it was published")
     expect(page.get_by_test_id("status")).to_have_text("Stopped")
     page.evaluate(TAMPER, ["index.html", "<p>tampered"])
     page.reload()
     expect(page.locator("body")).to_contain_text("Convergence stopped here")
-    expect(page.locator("body")).to_contain_text("index.html is to be had nowhere as it was published")
+    expect(page.locator("body")).to_contain_text("No source has the file index.html as it was published")
 
 
 def test_a_lost_list_of_files_is_asked_for_until_the_site_gives_it(
@@ -383,7 +383,7 @@ def test_without_room_for_all_files_nothing_is_pinned_and_each_start_is_a_first_
         site.serve(other.served() | {"worker/worker.js": flipped(other.files["worker/worker.js"])})
         page.reload()
         expect(page.get_by_test_id("error")).to_contain_text(
-            "worker/worker.js is to be had nowhere as it was published"
+            "No source has the file worker/worker.js as it was published"
         )
     site.serve(other.served())
     page.reload()

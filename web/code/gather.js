@@ -2,8 +2,8 @@
  * All files of a manifest, from whoever has them.
  *
  * Does: take each file from what is kept or from the sources in turn, stop at its size and at named times, and compare
- * its SHA-256; say of everything refused who offered it, which file and why.
- * Does not: look at types, redirects or who a source is: only the bytes count. Nor choose the manifest.
+ * its SHA-256; say of each refused file which source offered it and why.
+ * Does not: look at types, redirects or who a source is: only the bytes count. It does not choose the manifest.
  */
 
 import { Refused, sha256 } from "./manifest.js";
@@ -24,7 +24,7 @@ export const KEPT = "What this browser kept,"; // the name of that source in ref
  * @param {(refusal: {source: string, name: string, why: string}) => void} [options.refused] Is told each as it happens.
  * @param {number} [options.patience] Seconds.
  * @returns {Promise<Map<string, Uint8Array>>} every file, in no order
- * @throws {Refused} with all refusals so far, as soon as a file is to be had nowhere
+ * @throws {Refused} with all refusals so far, as soon as no source has one of the files
  */
 export async function gather(manifest, sources, options = {}) {
   const {
@@ -71,7 +71,7 @@ export async function gather(manifest, sources, options = {}) {
       faults.set(source, faults.get(source) + 1);
       refuse(source, name, why);
     }
-    throw new Refused(`The file ${name} is to be had nowhere as it was published.`, refusals);
+    throw new Refused(`No source has the file ${name} as it was published.`, refusals);
   };
 
   const left = [...manifest.files];

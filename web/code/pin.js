@@ -37,7 +37,7 @@ const AGAIN = "convergence-again"; // in sessionStorage: this page was loaded ag
  * @param {(done: number, total: number) => void} options.progress Bytes that were verified.
  * @param {(message: {type: string}) => void} options.told What the worker tells all pages.
  * @param {() => void} options.replaced The site tries to put another worker in the place of the pinned one.
- * @returns {Promise<Running>} once all files of what runs are verified, or no worker is to be had
+ * @returns {Promise<Running>} once all files of what runs are verified, or it is clear that there will be no worker
  * @throws {Refused} saying which file is not what the list of files says: nothing may run then
  */
 export async function pin({ address, ready, progress, told, replaced }) {

@@ -6,7 +6,8 @@
  * tab. That one starts a node, and the other tabs send it the commands that were not answered yet.
  * Does not: know what commands or states mean.
  *
- * Messages between tabs: `hello` (who leads?), `leader` (I do; with the latest state), `command`, `reply`, `state`.
+ * Messages between tabs: `hello` asks for the leader, `leader` answers with the latest state; `command`, `reply`,
+ * `state`.
  */
 
 import { words } from "./messages.js";

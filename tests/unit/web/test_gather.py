@@ -13,7 +13,8 @@ from tests.browser.hostile import FAULTS, HARMLESS, Mirrors, flipped, mirrors
 from tests.unit.web.javascript import javascript
 
 FILES = {"a.js": b"let a;\n", "b/c.wasm": bytes(range(256)) * 1024, "d.css": b"p {}", "empty.txt": b""}
-PATIENCE = 1.5  # seconds; the longest that a test here waits
+PATIENCE = 30.0  # seconds; no test waits so long
+BRIEF = 1.5  # seconds that a mirror which falls silent costs
 
 GATHER = """
     const kept = new Map();
@@ -45,12 +46,12 @@ def site() -> Iterator[Mirrors]:
         yield running
 
 
-def gather(*sources: str, kept: dict[str, bytes] | None = None) -> dict[str, Any]:
+def gather(*sources: str, kept: dict[str, bytes] | None = None, patience: float = PATIENCE) -> dict[str, Any]:
     argument = {
         "manifest": build.manifest(FILES, "0.1.0").decode(),
         "sources": sources,
         "kept": {name: data.hex() for name, data in (kept or {}).items()},
-        "patience": PATIENCE,
+        "patience": patience,
     }
     result: dict[str, Any] = javascript(GATHER, argument, code="code/gather.js", manifest="code/manifest.js")
     return result
@@ -73,7 +74,12 @@ def test_a_file_with_a_fault_is_refused_and_said_whose_it_was(site: Mirrors, fau
         if name == "empty.txt" and fault in ("flipped", "short", "half", "redirected"):
             continue  # no byte to change
         source = site.address(site.faulty(fault, name))
-        result = gather(source)
+        if fault in ("half", "silent"):  # the others are kept: on a busy machine, they could be late as well
+            result = gather(
+                source, kept={other: data for other, data in FILES.items() if other != name}, patience=BRIEF
+            )
+        else:
+            result = gather(source)
         assert name in result["message"] and source in result["message"]
         assert name not in result["stored"]
         [refusal] = [one for one in result["listed"] if one["name"] == name]
@@ -88,8 +94,8 @@ REASONS = {
     "swapped": "",  # longer, shorter or other bytes
     "missing": "it answered 404",
     "redirected": "SHA-256 differs",
-    "half": f"it sent nothing for {PATIENCE} seconds",
-    "silent": f"it sent nothing for {PATIENCE} seconds",
+    "half": f"it sent nothing for {BRIEF} seconds",
+    "silent": f"it sent nothing for {BRIEF} seconds",
 }
 
 
@@ -101,7 +107,7 @@ def test_bytes_decide_whatever_else_is_told_of_them(site: Mirrors, fault: str) -
 
 def test_a_good_mirror_makes_up_for_a_hostile_one(site: Mirrors) -> None:
     bad = [site.address(site.faulty(fault, "b/c.wasm")) for fault in ("flipped", "missing", "silent")]
-    result = gather(*bad, site.address("good"))
+    result = gather(*bad, site.address("good"), patience=2 * BRIEF)  # the good one may be slow on a busy machine
     assert gathered(result)
     assert [(one["source"], one["name"]) for one in result["refusals"]] == [(source, "b/c.wasm") for source in bad]
 
@@ -120,7 +126,7 @@ def test_what_is_kept_is_hashed_again_and_fetched_anew_when_it_was_changed(site:
 
 def test_without_any_mirror_what_is_kept_is_enough_or_is_refused() -> None:
     assert gathered(gather(kept=FILES))
-    assert "d.css is to be had nowhere" in gather(kept=FILES | {"d.css": b"p {!"})["message"]
+    assert "No source has the file d.css" in gather(kept=FILES | {"d.css": b"p {!"})["message"]
 
 
 def test_a_dead_mirror_costs_its_time_once(site: Mirrors) -> None:
