@@ -155,7 +155,7 @@ def assert_drained(world: World) -> None:
         assert not node.pool._places and not node.pool._ready, host.name
         assert not (node._point._adverts or node._point._files or node._point._by_circuit), host.name
         neighbours = node.neighbours
-        assert not (neighbours._dialled or neighbours._waiting)
+        assert not (neighbours._ways or neighbours._unopened)
         assert len(neighbours._reusable) <= len(links) and set(neighbours._idle_since) <= set(neighbours.links)
         assert not (node._exit._streams if hasattr(node._exit, "_streams") else ()), host.name
         assert not node.outbox._replies and not node.outbox._to_flush, host.name

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import build
 from tests import budgets
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -50,6 +51,12 @@ def test_each_folder_has_a_budget() -> None:
     folders = {path.parent.relative_to(ROOT).as_posix() for path in (ROOT / "tests").rglob("test_*.py")}
     assert [folder for folder in folders if not budgets.part_of(f"{folder}/test_x.py::test_y")] == []
     assert [part for part in budgets.BUDGETS if not (ROOT / part).exists()] == []
+
+
+def test_a_run_within_its_budgets_takes_less_than_18_minutes() -> None:
+    """Two more are for lint, types and the build."""
+    assert build.LANES[0] == "-n3"
+    assert sum(budgets.BUDGETS.values()) / 3 <= 18 * 60
 
 
 def test_a_test_counts_for_the_smallest_part_that_has_it() -> None:
