@@ -79,7 +79,8 @@ class CloseLink:
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """Stop (or go on) reading a TCP channel: back-pressure of an exit stream."""
+    """Stop (or go on) reading a channel: an exit stream that is not read, or a link that asks for too many circuits. A
+    transport that cannot stop ignores it."""
 
     channel: int
     paused: bool

@@ -7,6 +7,7 @@ Does not: use sockets, or a driver: what is measured is the core alone.
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from convergence.effects import Connect, Send
 from convergence.errors import EndReason, RemoteError
 from convergence.link.link import Link
 from convergence.link.neighbours import Neighbours
+from convergence.link.onionskins import Onionskins
 from convergence.outbox import Outbox
 from convergence.rdv.point import RdvPoint
 from convergence.wire.cells import CELL_LEN, PAYLOAD_LEN
@@ -120,6 +122,7 @@ class LabNode:
         self.neighbours = Neighbours(
             self.outbox, CRYPTO, RNG, self._keys, self._address, self._on_create if keys else None
         )
+        self.neighbours._onionskins = Onionskins(self.outbox, burst=math.inf)  # no time passes that would allow more
         self._channels = 0
 
     @property
