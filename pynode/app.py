@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
+from urllib.parse import urlsplit
 
 from convergence.crypto.keys import SECRET_LEN, NodeKeys
 from convergence.driver import Driver
@@ -25,13 +26,14 @@ from convergence.wire.descriptor import Role
 from pynode.config import Address, Circuits, Limits
 from pynode.crypto import CPythonCrypto, SystemRng
 from pynode.exit import ExitPolicy
-from pynode.facilitator import FacilitatorTransport, is_private
+from pynode.facilitator import FacilitatorTransport
 from pynode.keyfile import KeyFileError, load_or_create_keys
 from pynode.logs import Bugs, log_event
 from pynode.loop import AsyncioClock, AsyncioTimer
 from pynode.origins import Origins, is_address
 from pynode.site import FacilitatorSockets, Site, make_app
 from pynode.storage import DiskStorage, StorageError
+from pynode.transports.dialling import is_private
 from pynode.transports.mux import NetTransport
 from pynode.transports.rtc import RtcTransport
 from pynode.transports.tcp import TcpTransport
@@ -152,7 +154,9 @@ class App:
         except ValueError as error:
             raise AppError(f"The address of the site or facilitator must have {error}.") from None
         limits = plan.limits
-        websocket = WebSocketTransport(None, limits.connections, origins, unsent, limits.connections_from_one)
+        websocket = WebSocketTransport(
+            None, limits.connections, origins, unsent, limits.connections_from_one, not is_private(_hosts(plan))
+        )
         rtc = RtcTransport(plan.stun) if plan.stun is not None else None
         self._transport = transport = NetTransport(websocket, tcp, rtc)
         if plan.listen is not None:
@@ -340,6 +344,14 @@ def _node_keys(crypto: CPythonCrypto, rng: SystemRng, plan: Plan) -> NodeKeys | 
     return NodeKeys.from_secrets(
         crypto, identity_seed=keys.identity, signing_seed=rng.random(SECRET_LEN), ntor_secret=keys.ntor
     )
+
+
+def _hosts(plan: Plan) -> list[str]:
+    """All names and addresses by which a node's configuration places it and its network."""
+    network, listen = plan.network, plan.listen
+    own = plan.public or (listen.host if listen is not None else "")
+    urls = [url for url in (network.facilitator, network.site, plan.url) if url]
+    return [own, *((urlsplit(url).hostname or "") for url in urls)]
 
 
 def _open_storage(folder: Path) -> DiskStorage:

@@ -1,17 +1,16 @@
 """The transport of a facilitator: channels that its site accepts, and links that it dials to find nodes.
 
-Does: send each channel to the transport that carries its protocol, say where a channel comes from, decide whether
-private addresses are dialled.
+Does: send each channel to the transport that carries its protocol, say where a channel comes from.
 Does not: carry anything itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from ipaddress import ip_network
 
 from convergence.effects import DescriptionKind, Protocol
-from pynode.exit import is_public, plain_address
+from pynode.exit import plain_address
 from pynode.site import FacilitatorSockets
 from pynode.transports import CLOSE_TIMEOUT, Channels
 from pynode.transports.websocket import WebSocketTransport
@@ -26,19 +25,6 @@ def network_of(remote: str | None) -> str:
     if address is None or address.is_loopback:
         return ""
     return str(ip_network((address, PREFIXES[address.version]), strict=False))
-
-
-def is_private(hosts: Iterable[str]) -> bool:
-    """Whether a facilitator under these names and addresses is one of a private network, whose nodes have private
-    addresses. One with a public name or address dials public addresses only: strangers name what it dials."""
-    for host in hosts:
-        address = plain_address(host)
-        if address is None:
-            if host not in ("", "localhost"):
-                return False
-        elif is_public(address):
-            return False
-    return True
 
 
 class FacilitatorTransport:

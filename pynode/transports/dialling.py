@@ -10,6 +10,7 @@ import asyncio
 import errno
 import socket
 import ssl
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -25,8 +26,28 @@ MAX_ADDRESSES = 4
 LOOK_UP_THREADS = 4
 
 
+PRIVATE_NAMES = ("localhost", "local", "lan", "internal", "localdomain", "home.arpa")
+"""Names, and ends of names, that no public registry hands out; nor one without a dot."""
+
+
 class PrivateAddress(OSError):
     """A node on a public network names an address that is not on the internet."""
+
+
+def is_private(hosts: Iterable[str]) -> bool:
+    """Whether all of these names and addresses are of a private network, whose nodes have private addresses.
+
+    To be asked once, at the start, for what the node's own configuration says: nobody whose name resolves to another
+    address later, and nobody who lists nodes, can change which addresses are dialled.
+    """
+    for host in filter(None, hosts):
+        address = plain_address(host)
+        if address is None:
+            if "." in host and not any(host == name or host.endswith(f".{name}") for name in PRIVATE_NAMES):
+                return False
+        elif is_public(address):
+            return False
+    return True
 
 
 class Dialler:
@@ -44,8 +65,8 @@ class Dialler:
     async def connect(self, protocol: Protocol, host: str, port: int) -> socket.socket:
         """A TCP connection to one of the host's addresses.
 
-        A node's address is a stranger's word. Where the facilitator is on the public internet, links to private and
-        reserved addresses are refused, or anybody could make all nodes knock at the doors of their own networks.
+        A node's address is a stranger's word. On the public internet, links to private and reserved addresses are
+        refused, or anybody could make all nodes knock at the doors of their own networks.
         """
         loop = asyncio.get_running_loop()
         look_up = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
@@ -68,8 +89,6 @@ class Dialler:
             except BaseException:
                 connection.close()
                 raise
-            if protocol is Protocol.FACILITATOR:
-                self._public_only = public
             return connection
         raise failure
 

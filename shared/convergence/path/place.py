@@ -97,6 +97,7 @@ class Request:
     trouble: Why = field(default_factory=lambda: Why(PathWhy.NO_PATH))
     refused: bool = False  # an extension failed, perhaps because one of the two relays prefers others
     avoided: dict[bytes, None] = field(default_factory=dict)  # by this request only; the latest last
+    doubted: dict[bytes, Descriptor] = field(default_factory=dict)  # entries that did not extend to the last hop
 
     def avoid(self, *nodes: Descriptor) -> None:
         for node in nodes:

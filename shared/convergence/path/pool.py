@@ -263,6 +263,8 @@ class CircuitPool:
     def _serve(self, request: Request, now: float) -> None:
         if self._stopped or request.attempts == 0:
             request.on_failed(request.trouble, now)
+            for entry in request.doubted.values():
+                self._check(entry, now)
             return
         request.attempts -= 1
         try:
@@ -274,6 +276,18 @@ class CircuitPool:
         place = self._places[self._numbers] = Place(self._numbers, path, request)
         place.machine = StateMachine(PLACE, self._outbox, lambda stage, now: self._timed_out(place, stage, now), now)
         self._neighbours.reach(path[0].identity, lambda link, now: self._linked(place, link, now), now)
+
+    def _check(self, entry: Descriptor, now: float) -> None:
+        """See whether an entry extends to a relay of our choice. Whoever chose where it failed to go may be to blame
+        for that; but a sticky entry that extends to nobody has to be found out."""
+        request = Request(
+            lambda now: self._path(request, 2, now, entries=[entry]),
+            "check",
+            lambda circuit, now: circuit.destroy(DestroyReason.FINISHED, now),
+            lambda why, now: None,
+            attempts=1,
+        )
+        self._serve(request, now)
 
     def _linked(self, place: Place, link: Link | None, now: float) -> None:
         if place.machine.state is not Stage.LINKING:
@@ -391,6 +405,8 @@ class CircuitPool:
             self._extended(place, hop, False, now)
             request.avoid(place.path[hop - 1], place.path[hop])
             request.refused = True
+            if request.told and hop == 1 == len(place.path) - 1:
+                request.doubted[place.path[0].identity] = place.path[0]
         request.trouble = Why(PathWhy.ENTRY_SILENT if place.circuit is None else PathWhy.RELAY_SILENT)
         self._serve(request, now)
 

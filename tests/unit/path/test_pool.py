@@ -429,6 +429,22 @@ def test_a_point_exposes_no_other_entries_by_refusing(scene, reason):
     assert scene.pool._reputation.avoided(scene.net.now) == []
 
 
+def test_entries_that_extend_to_nobody_are_replaced():
+    """What they do for a point says nothing; what they do for relays of our choice does."""
+    scene = Scene(relays=10, size=0)
+    point, name = scene.directory.known[0], b"n" * 32
+    for _ in range(10):
+        scene.rdv(point, name, provider=True)
+    useless = {circuit.path[0].identity for circuit in scene.got}
+    for identity in useless:
+        scene.net.by_identity[identity].reach = lambda identity, reply, *rest: reply(None, scene.net.now)
+    scene.got.clear()
+    for _ in range(12):
+        scene.rdv(point, name, provider=True)
+    assert scene.got and not {circuit.path[0].identity for circuit in scene.got} & useless
+    assert set(scene.pool._reputation.avoided(scene.net.now)) == useless
+
+
 @pytest.mark.parametrize("reason", [reason for reason in DestroyReason if reason])
 def test_a_first_hop_that_refuses_is_to_blame_for_that(scene, reason):
     entry = scene.relays[0]

@@ -568,17 +568,18 @@ def test_an_error_in_the_machine_ends_that_link_only(run: Any, caplog: pytest.Lo
 
 
 @pytest.mark.parametrize("public", [True, False])
-def test_links_stay_on_the_internet_where_the_facilitator_is(
-    run: Any, monkeypatch: pytest.MonkeyPatch, public: bool
+@pytest.mark.parametrize("facilitator", ["127.0.0.1", "127.0.0.2"])
+def test_whom_a_node_dials_does_not_depend_on_where_the_facilitator_is(
+    run: Any, monkeypatch: pytest.MonkeyPatch, public: bool, facilitator: str
 ) -> None:
     """A descriptor may name any address: nodes of a public network do not dial into the networks they stand in."""
 
     async def test() -> None:
         site, relay = await listening(), await listening()
-        monkeypatch.setattr(dialling, "is_public", lambda address: public and str(address) == "127.0.0.2")
-        transport = WebSocketTransport()
+        monkeypatch.setattr(dialling, "is_public", lambda address: str(address) == "127.0.0.2")
+        transport = WebSocketTransport(public_only=public)
         client = attach(transport)
-        client.connect(1, f"ws://127.0.0.2:{site.port}/facilitator", Protocol.FACILITATOR)
+        client.connect(1, f"ws://{facilitator}:{site.port}/facilitator", Protocol.FACILITATOR)
         await client.until(lambda: client.log)
         client.connect(3, relay.url, Protocol.LINK)
         await client.until(lambda: len(client.log) > 1)
@@ -590,3 +591,19 @@ def test_links_stay_on_the_internet_where_the_facilitator_is(
     original = WebSocketTransport.listen
     monkeypatch.setattr(WebSocketTransport, "listen", lambda self, host, port: original(self, "0.0.0.0", port))
     run(test)
+
+
+@pytest.mark.parametrize(
+    ("hosts", "private"),
+    [
+        ([], True),
+        (["", "localhost", "127.0.0.1"], True),
+        (["192.168.1.5", "fd00::1", "relay.lan", "relay", "nas.home.arpa"], True),
+        (["8.8.8.8"], False),
+        (["127.0.0.1", "example.org"], False),
+        (["localhost.example.org"], False),
+        (["notlocal.net", "127.0.0.1"], False),
+    ],
+)
+def test_a_network_is_private_where_all_names_of_it_are(hosts: list[str], private: bool) -> None:
+    assert dialling.is_private(hosts) == private
