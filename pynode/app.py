@@ -282,7 +282,7 @@ class FacilitatorApp:
         clock = AsyncioClock()
         timer = AsyncioTimer(clock)
         sockets = FacilitatorSockets(self._origins)
-        links = WebSocketTransport(public_only=not is_private((self._listen.host, *self._hosts)))
+        links = WebSocketTransport(public_only=not await is_private((self._listen.host, *self._hosts)))
         self._transport = transport = FacilitatorTransport(sockets, links)
         self.service = FacilitatorService(CPythonCrypto(), rng, seed, source=transport.source)
         driver = Driver(

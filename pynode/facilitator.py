@@ -7,6 +7,7 @@ Does not: carry anything itself.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Sequence
 from ipaddress import ip_network
 
@@ -19,6 +20,9 @@ from pynode.transports.websocket import WebSocketTransport
 PREFIXES = {4: 24, 6: 48}
 """Bits of an address that name its network: what one party usually has many addresses of."""
 
+LOOK_UP_TIMEOUT = 5.0
+"""Seconds to look one of our own names up, at the start."""
+
 
 def network_of(remote: str | None) -> str:
     """The network that registrations from this address are counted under; "" for loopback, where proxies stand."""
@@ -28,15 +32,19 @@ def network_of(remote: str | None) -> str:
     return str(ip_network((address, PREFIXES[address.version]), strict=False))
 
 
-def is_private(hosts: Iterable[str]) -> bool:
+async def is_private(hosts: Iterable[str]) -> bool:
     """Whether a facilitator under these names and addresses is one of a private network, whose nodes have private
-    addresses. One with a public name or address dials public addresses only: strangers name what it dials."""
-    for host in hosts:
-        address = plain_address(host)
-        if address is None:
-            if host not in ("", "localhost"):
-                return False
-        elif is_public(address):
+    addresses. One that has a public address dials public addresses only, for strangers name what it dials. A name that
+    nobody can look up makes nothing public."""
+    loop = asyncio.get_running_loop()
+    for host in filter(None, hosts):
+        try:
+            async with asyncio.timeout(LOOK_UP_TIMEOUT):
+                found = await loop.getaddrinfo(host, None)
+        except (OSError, UnicodeError):  # TimeoutError is an OSError
+            continue
+        addresses = [plain_address(str(item[4][0])) for item in found]
+        if any(address is not None and is_public(address) for address in addresses):
             return False
     return True
 

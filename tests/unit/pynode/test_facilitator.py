@@ -34,12 +34,13 @@ def test_addresses_of_one_network_are_counted_together(remote, network):
         (["127.0.0.1"], True),
         (["0.0.0.0", "192.168.1.5"], True),
         (["localhost", ""], True),
-        (["127.0.0.1", "files.example"], False),
+        (["127.0.0.1", "no..name"], True),
         (["9.9.9.9"], False),
+        (["127.0.0.1", "2620:fe::fe"], False),
     ],
 )
-def test_a_facilitator_with_a_public_name_is_public(hosts, private):
-    assert is_private(hosts) is private
+def test_a_facilitator_with_a_public_address_is_public(hosts, private):
+    assert asyncio.run(is_private(hosts)) is private
 
 
 class Channels:
