@@ -14,8 +14,8 @@ it was that failed.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
 from enum import Enum, auto
 from urllib.parse import urlsplit
 
@@ -97,6 +97,7 @@ class Prober:
         self._verdict = verdict
         self._waiting: dict[str, deque[tuple[Descriptor, bool]]] = {}  # by source, those whose turn is next first
         self._running: dict[int, _Probe] = {}  # by channel
+        self._under_way: Counter[str] = Counter()  # of them, by source
         self._by_source = Budget(PROBES_PER_SOURCE)
         self._by_host = Budget(DIALS_PER_HOST)
         self._addresses = Once(ADDRESS_PAUSE, MAX_ADDRESSES)
@@ -116,7 +117,7 @@ class Prober:
                 return
         if len(waiting) < MAX_WAITING_EACH:
             waiting.append((node, known))
-        self._start(now)
+        self._start((source,), now)
 
     # -- from the shell
 
@@ -135,22 +136,25 @@ class Prober:
 
     # -- turns
 
-    def _start(self, now: float) -> None:
-        """Begin what may begin, one of each source in turn."""
-        progress = True
-        while progress and len(self._running) < MAX_PROBES:
-            progress = False
-            for source in list(self._waiting):
-                if len(self._running) < MAX_PROBES and self._start_one(source, now):
-                    progress = True
+    def _start(self, sources: Iterable[str], now: float) -> None:
+        """Begin what may begin of these sources, one of each in turn."""
+        turns = deque(sources)
+        while turns and len(self._running) < MAX_PROBES:
+            source = turns.popleft()
+            if self._start_one(source, now):
+                turns.append(source)
         if self._waiting and (self._again is None or not self._again.pending):
-            self._again = self._outbox.call_at(now + LOOK_AGAIN, self._start)
+            self._again = self._outbox.call_at(now + LOOK_AGAIN, self._look_again)
+
+    def _look_again(self, now: float) -> None:
+        sources = list(self._waiting)
+        first = int.from_bytes(self._rng.random(4), "big") % max(len(sources), 1)  # or the same ones would be first
+        self._start(sources[first:] + sources[:first], now)
 
     def _start_one(self, source: str, now: float) -> bool:
         """Begin the next probe of this source, if it has one that may."""
-        waiting = self._waiting[source]
-        running = sum(probe.source == source for probe in self._running.values())
-        if running >= (MAX_PROBES_EACH if source else MAX_PROBES // 2):
+        waiting = self._waiting.get(source, deque())
+        if self._under_way[source] >= (MAX_PROBES_EACH if source else MAX_PROBES // 2):
             return False
         for _ in range(len(waiting)):
             node, known = waiting.popleft()
@@ -159,6 +163,7 @@ class Prober:
                     del self._waiting[source]
                 probe = _Probe(self._outbox, self._crypto, self._rng, self._keys, node, source, self._over, now)
                 self._running[probe.channel] = probe
+                self._under_way[source] += 1
                 return True
             waiting.append((node, known))
         return False
@@ -179,12 +184,13 @@ class Prober:
 
     def _over(self, probe: _Probe, now: float) -> None:
         del self._running[probe.channel]
+        self._under_way -= Counter([probe.source])  # drops those of which there is none left
         if probe.proved:
             self._verdict(probe.node, True, now)
         else:
             told = max(now, probe.since + FAILURE_TOLD)
             self._outbox.call_at(told, lambda now: self._verdict(probe.node, False, now))
-        self._start(now)
+        self._start((probe.source,), now)
 
 
 class _Probe:

@@ -7,7 +7,7 @@ import pytest
 from convergence.effects import Protocol
 from pynode.app import FacilitatorApp
 from pynode.config import Address
-from pynode.facilitator import FacilitatorTransport, is_private, network_of
+from pynode.facilitator import FacilitatorTransport, network_of
 from pynode.site import FacilitatorSockets
 from pynode.transports.websocket import WebSocketTransport
 
@@ -26,20 +26,6 @@ from pynode.transports.websocket import WebSocketTransport
 )
 def test_addresses_of_one_network_are_counted_together(remote, network):
     assert network_of(remote) == network
-
-
-@pytest.mark.parametrize(
-    ("hosts", "private"),
-    [
-        (["127.0.0.1"], True),
-        (["0.0.0.0", "192.168.1.5"], True),
-        (["localhost", ""], True),
-        (["127.0.0.1", "files.example"], False),
-        (["9.9.9.9"], False),
-    ],
-)
-def test_a_facilitator_with_a_public_name_is_public(hosts, private):
-    assert is_private(hosts) is private
 
 
 class Channels:
