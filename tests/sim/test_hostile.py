@@ -9,13 +9,26 @@ from convergence.codes import TransferWhy
 from convergence.effects import CloseLink, Protocol, Send
 from convergence.errors import EndReason
 from convergence.link.handshake import HANDSHAKE_TIMEOUT, Handshake
+from convergence.node import Node
 from convergence.outbox import Outbox
 from convergence.rdv.blind import POINTS
 from convergence.rdv.point import RdvPoint
 from convergence.wire.cells import CELL_LEN, PAYLOAD_LEN, Command, encode_cell
 from convergence.wire.create import Destroy
 from convergence.wire.ordb import PIECE_SIZE
-from tests.sim.people import arrived, content, get, network, relays_of, settle, share_and_stand, transfer
+from tests.sim.people import (
+    RELAY,
+    arrived,
+    content,
+    get,
+    network,
+    relays_of,
+    settle,
+    share,
+    share_and_stand,
+    standing,
+    transfer,
+)
 from tests.sim.world import SeededRng
 
 DATA = content("hostile", 4 * PIECE_SIZE + 77)
@@ -247,5 +260,37 @@ def test_points_that_deny_everything(scene, monkeypatch, denying):
         assert_transfer_works(world, bob, link)
     else:
         transfer_id = get(bob, link)
-        assert settle(world, bob, transfer_id) == "failed"
-        assert transfer(bob, transfer_id).why.code == TransferWhy.NOBODY
+        assert world.run(60, lambda: transfer(bob, transfer_id).why.code == TransferWhy.NOBODY)
+
+
+class Mute(Node):
+    """Listed, and nothing behind it: it takes connections and answers nothing on them."""
+
+    def link_opened(self, channel, now, *, protocol, binding):
+        if protocol is Protocol.FACILITATOR:
+            super().link_opened(channel, now, protocol=protocol, binding=binding)
+
+    def link_data(self, channel, data, now):
+        if channel == self._facilitator.channel:
+            super().link_data(channel, data, now)
+
+
+@pytest.mark.parametrize(("fakes", "people", "patience"), [(20, 4, 300), (100, 2, 900)])
+def test_shares_stand_and_gets_work_among_nodes_that_do_not_exist(fakes, people, patience):
+    world = network("fakes", 5)
+    for number in range(fakes):
+        world.add(f"fake{number}", RELAY, circuits=0).node.__class__ = Mute
+    world.run(90)
+    senders = [world.add(f"alice{number}", circuits=0) for number in range(people)]
+    receivers = [world.add(f"bob{number}", circuits=0) for number in range(people)]
+    world.run(90)
+    assert len(senders[0].node.directory.nodes(RELAY, world.now)) == fakes + 5
+    files = [content(f"fakes-{number}", 300_000) for number in range(people)]
+    links = []
+    for sender, data in zip(senders, files, strict=True):
+        share(sender, data, links.append)
+    assert world.run(patience, lambda: all(map(standing, senders)))
+    wishes = [(host, get(host, link)) for host, link in zip(receivers, links, strict=True)]
+    assert world.run(patience, lambda: all(transfer(*wish).state == "done" for wish in wishes))
+    assert [arrived(*wish) for wish in wishes] == files
+    assert len(senders[0].node.directory.nodes(RELAY, world.now)) == fakes + 5, "they were listed all the time"
