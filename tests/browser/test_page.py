@@ -265,7 +265,7 @@ def test_a_full_disk_and_a_failure_say_what_to_do(open_page: Callable[..., Page]
     )
     page.get_by_test_id("retry").click()
     assert said(page) == [{"name": "retry", "args": {"id": "t"}}]
-    tell(page, state={"trouble": {"code": "facilitator-unreachable", "detail": ""}})
+    tell(page, state={"trouble": {"code": "facilitator-unreachable", "detail": "", "retrying": True}})
     expect(page.get_by_test_id("error")).to_contain_text("The facilitator cannot be reached. Trying again.")
     tell(page, state={"trouble": None})
     expect(page.get_by_test_id("error")).to_be_empty()

@@ -171,7 +171,7 @@ function transferNote(item, rate) {
 function stageWords(item) {
   const name = item.size === null ? "the file" : shownName(item.name);
   const stages = {
-    looking: `Looking for ${name}`,
+    looking: item.why?.code === "looking" ? `Looking for ${name}` : words(item.why),
     running: `Receiving ${name}`,
     done: `${name} is complete and can be saved`,
   };

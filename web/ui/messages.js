@@ -12,7 +12,7 @@ const because = (detail) => {
   const text = String(detail ?? "").replace(/\.$/, "");
   return text ? `: ${text}` : "";
 };
-const noCircuit = (why) => `No circuit could be built: ${why} Trying again.`;
+const noCircuit = (why) => `No circuit could be built: ${why}`;
 
 /** @type {Record<string, string | ((values: object) => string)>} */
 export const WORDS = {
@@ -71,10 +71,10 @@ export const WORDS = {
   "no-exit": "No exit is known that could fetch this: the network needs a node with the role exit.",
   "entry-silent": noCircuit("the first relay of the path could not be reached."),
   "relay-silent": noCircuit("a relay of the path did not answer."),
-  "facilitator-lost": ({ detail }) => `The connection to the facilitator was lost${because(detail)}. Trying again.`,
-  "facilitator-unreachable": ({ detail }) => `The facilitator cannot be reached${because(detail)}. Trying again.`,
-  "facilitator-silent": "The facilitator does not answer. Trying again.",
-  "facilitator-unusable": ({ detail }) => `The facilitator's answer cannot be used${because(detail)}. Trying again.`,
+  "facilitator-lost": ({ detail }) => `The connection to the facilitator was lost${because(detail)}.`,
+  "facilitator-unreachable": ({ detail }) => `The facilitator cannot be reached${because(detail)}.`,
+  "facilitator-silent": "The facilitator does not answer.",
+  "facilitator-unusable": ({ detail }) => `The facilitator's answer cannot be used${because(detail)}.`,
   "facilitator-refuses": ({ detail }) => `The facilitator refuses${because(detail)}.`,
   "facilitator-not-reached": "The facilitator cannot reach this node at its address, so others are not told of it.",
   "storage-share": ({ detail }) => `The file cannot be shared${because(detail)}.`,
@@ -123,6 +123,9 @@ export const WORDS = {
   defect: ({ name }) =>
     `The node met an error of its own (${name}) and may not go on well. Reload the page to start it afresh.`,
 };
+
+/** @returns {string} what to say of a trouble: a code, its values, and whether it is tried again (`retrying`) */
+export const troubleWords = (trouble) => `${words(trouble)}${trouble.retrying ? " Trying again." : ""}`;
 
 /**
  * @param {{code: string}|null} why A code and its values, as the node's state has them; null says nothing.

@@ -5,7 +5,7 @@
 
 import { stands } from "./circuits.js";
 import { byId, el, setText } from "./dom.js";
-import { words as wordsOf } from "./messages.js";
+import { troubleWords } from "./messages.js";
 import { bytes, count } from "./words.js";
 
 const MARKED =
@@ -41,7 +41,7 @@ export function showStatus(state, role, marked) {
   if (state.failed && marked) notice("failed", `${state.failed} ${MARKED}`);
   else if (state.failed) notice("failed", state.failed, { label: "Reload", run: () => location.reload() });
   else dismiss("failed");
-  if (state.trouble && !state.failed) notice("trouble", wordsOf(state.trouble));
+  if (state.trouble && !state.failed) notice("trouble", troubleWords(state.trouble));
   else dismiss("trouble");
 }
 

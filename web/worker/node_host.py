@@ -242,8 +242,8 @@ class NodeHost:
             case Ready():
                 self._seconds = (time.time() * 1000 - shell.opened) / 1000
                 asyncio.get_running_loop().call_soon(self._post)  # this one is waited for
-            case Trouble(why):
-                self._show_trouble(why)
+            case Trouble(why, retrying):
+                self._show_trouble(why, retrying)
             case ShareFailed(root, why):
                 waiting = self._sharing.get(root)
                 if waiting is not None and not waiting.done():
@@ -264,8 +264,8 @@ class NodeHost:
                 self._update_fetch(number, stage="failed", why=as_json(why))
         self._changed()
 
-    def _show_trouble(self, why: Why) -> None:
-        self._trouble = (as_json(why), self._clock.now() + TROUBLE_SHOWN)
+    def _show_trouble(self, why: Why, retrying: bool = False) -> None:
+        self._trouble = ({**as_json(why), "retrying": retrying}, self._clock.now() + TROUBLE_SHOWN)
 
     def _update_fetch(self, number: int, **values: Any) -> None:
         self._fetches.setdefault(number, _new_fetch(number)).update(values)
