@@ -80,3 +80,21 @@ def test_a_clock_that_differs_from_the_networks_is_named(scene, ahead):
 
     assert world.run(30, told)
     assert abs(told()[0] - ahead) < 60
+
+
+@pytest.mark.parametrize("hours", [3, 26])
+def test_who_slept_while_fetching_goes_on(scene, hours):
+    """A transfer that waits for its sender is not given up for the time that its own machine slept."""
+    world, alice, link = scene
+    bob = world.add("bob", circuits=0)
+    world.run(3)
+    world.kill(alice)
+    transfer_id = get(bob, link)
+    world.run(30)
+    assert transfer(bob, transfer_id).state in ("looking", "waiting")
+    bob.sleep()
+    world.run(hours * HOUR)
+    world.revive(alice)
+    assert world.run(60, lambda: standing(alice))
+    bob.wake()
+    assert settle(world, bob, transfer_id, 120) == "done", transfer(bob, transfer_id)

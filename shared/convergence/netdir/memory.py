@@ -50,7 +50,7 @@ class NodeMemory:
         """The directory's nodes changed."""
         if not self._waiting:
             self._waiting = True
-            self._outbox.call_at(max(now, self._after), self._store)
+            self._outbox.call_at(max(now, min(self._after, now + PAUSE)), self._store)
 
     def _store(self, now: float) -> None:
         self._waiting = False

@@ -138,6 +138,7 @@ class RdvClient:
     def woke(self, by: float, now: float) -> None:
         """The clock jumped: what was waited for is tried now."""
         self._best_at += by
+        self._began += by
         for route in self._routes.values():
             route.retry_at = min(route.retry_at + by, now)
         self.wake(now)

@@ -170,6 +170,7 @@ class RdvService:
     def woke(self, now: float) -> None:
         """The clock jumped: other names may be in use, and what failed may work now."""
         self._silent.clear()
+        self._began = min(self._began, now)
         for share in self._shares.values():
             for post in share.posts.values():
                 post.woke(now)

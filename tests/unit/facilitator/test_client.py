@@ -393,7 +393,6 @@ def error(text, code=7):
         pytest.param(encode_record(RecordType.REPLY, b"x"), id="a reply that is none"),
         pytest.param(encode_record(RecordType.UNREACHABLE, b"x"), id="a refusal that is none"),
         pytest.param(encode_record(RecordType.SIGNAL, bytes(40)), id="a signal to pass on"),
-        pytest.param(nodes(int(START) + 10_000), id="a list from the future"),
     ],
 )
 def test_whatever_comes_the_channel_closes_and_another_try_follows(data):
@@ -403,9 +402,18 @@ def test_whatever_comes_the_channel_closes_and_another_try_follows(data):
     closed(peer)
 
 
-def closed(peer):
+@pytest.mark.parametrize("ahead", [-10_000, 10_000])
+def test_a_list_of_another_time_tells_by_how_much_the_clocks_differ(ahead):
+    peer = Hostile()
+    peer.open()
+    peer.receive(nodes(int(START) - ahead))
+    closed(peer, FacilitatorWhy.CLOCK)
+    assert abs(peer.troubles[0].why.values["ahead"] - ahead) < 60
+
+
+def closed(peer, code=FacilitatorWhy.UNUSABLE):
     assert [type(effect) for effect in peer.outbox.poll()] == [CloseLink]
-    assert peer.troubles[0].why.code is FacilitatorWhy.UNUSABLE
+    assert peer.troubles[0].why.code is code
     assert peer.client.channel is None
     peer.pass_time(2 * RETRY_FIRST)
     assert [type(effect) for effect in peer.outbox.poll()] == [Connect]

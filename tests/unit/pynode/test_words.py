@@ -17,7 +17,7 @@ from pynode.cli.words import WORDS, error_words, trouble_words, words
 ALL = [code for kind in vars(codes).values() if isinstance(kind, type) and issubclass(kind, Code) for code in kind]
 VALUES = {
     **{"part": "first", "most": 5, "needed": 2, "known": 1, "schemes": "ws wss", "rtc": True},
-    **{"failure": "io", "detail": "the disk is broken.", "flaw": codes.UrlFlaw.HTTPS, "position": 3},
+    **{"failure": "io", "detail": "the disk is broken.", "flaw": codes.UrlFlaw.HTTPS, "position": 3, "ahead": 60},
 }
 
 
@@ -35,7 +35,7 @@ def test_each_code_has_words(code: Code) -> None:
 def test_there_are_no_words_without_a_code() -> None:
     assert set(WORDS) == set(ALL)
     named = {name for text in WORDS.values() for _, name, _, _ in string.Formatter().parse(text) if name}
-    assert named <= {*VALUES, "way"}
+    assert named <= {*VALUES, "way", "clock"}
 
 
 def test_values_are_put_into_words() -> None:
@@ -45,6 +45,9 @@ def test_values_are_put_into_words() -> None:
     reach = Why(codes.PathWhy.OUT_OF_REACH, {"known": 3, "schemes": "wss", "rtc": True})
     assert words(reach).endswith("it takes a wss:// address or WebRTC.")
     assert words(Why(codes.FileFlaw.TOO_LARGE, {"most": 1 << 36})).endswith("a file has at most 68.7 GB.")
+    clock = codes.FacilitatorWhy.CLOCK
+    assert "clock is 1 d 2 h 3 min ahead of the" in words(Why(clock, {"ahead": 86400 + 7200 + 180}))
+    assert "clock is 11 min behind the" in words(Why(clock, {"ahead": -650}))
     lost = codes.FacilitatorWhy.LOST
     assert words(Why(lost, {"detail": ""})) == "The connection to the facilitator was lost."
     assert words(Why(lost, {"detail": "by\x1b[2J us"})).isprintable()
