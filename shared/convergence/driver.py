@@ -72,7 +72,7 @@ class Machine(Shape):
 
     def timer(self, now: float) -> None: ...
 
-    def poll(self) -> list[Effect]: ...
+    def poll(self, now: float) -> list[Effect]: ...
 
     def deadline(self) -> float | None: ...
 
@@ -224,8 +224,10 @@ class Driver:
 
     def _poll(self) -> list[Effect] | None:
         """The machine's effects; None when it failed to gather them: the next poll then goes on behind the fault."""
+        now = self._now
+        assert now is not None  # an input came first
         try:
-            return self.machine.poll()
+            return self.machine.poll(now)
         except Exception as error:
             self._on_bug(error)
             return None

@@ -197,7 +197,7 @@ class Node:
     def start(self, now: float, *, restore: bool = False) -> None:
         """Join the network, by what an earlier run knew of it too. With `restore`, its shares and unfinished transfers
         go on."""
-        self.outbox.now = self._started = now
+        self._started = now
         self._facilitator.start(now)
 
         def remembered(now: float) -> None:
@@ -210,7 +210,6 @@ class Node:
 
     def stop(self, now: float) -> None:
         """Leave it: streams end, circuits and links are closed."""
-        self.outbox.now = now
         self.fetches.stop(now)
         self.pool.build_no_more()
         self._peers.stop(now)
@@ -223,19 +222,16 @@ class Node:
 
     def refresh(self, now: float) -> None:
         """Ask the facilitator for the node list now: somebody knows that it changed."""
-        self.outbox.now = now
         self._facilitator.refresh(now)
 
     def moved(self, now: float) -> None:
         """This machine is on another network: connections to addresses are dead, though nobody has noticed. Those of
         WebRTC are for the shell to restore."""
-        self.outbox.now = now
         self._facilitator.moved(now)
         self.neighbours.moved(now)
 
     def woke(self, by: float, now: float) -> None:
         """The clock jumped, or this machine slept: lists, names and dates are judged anew."""
-        self.outbox.now = now
         self.outbox.shift(by)
         self._refresh_after = min(self._refresh_after, now)
         self.announcement.woke(now)
@@ -246,13 +242,11 @@ class Node:
 
     def cut_off(self, now: float) -> None:
         """All WebRTC connections that stood have stalled: perhaps this machine is on another network, perhaps not."""
-        self.outbox.now = now
         self._facilitator.check(now)
 
     def relay(self, limits: RelayLimits | None, roles: Role, now: float) -> None:
         """Work for others in these roles and within these limits from now on, or pause (None): what is under way then
         ends."""
-        self.outbox.now = now
         before = self.announcement.roles
         self.config = replace(self.config, roles=roles, limits=limits)
         self.announcement.offered = roles
@@ -262,13 +256,11 @@ class Node:
 
     def set_hops(self, hops: int, now: float) -> None:
         """Circuits have so many from now on; ready ones of another length are replaced. Raises LocalError."""
-        self.outbox.now = now
         self.config = replace(self.config, hops=hops)
         self.pool.set_hops(hops, now)
 
     def fetch(self, url: str, sink: Callable[[bytes], None], now: float) -> int:
         """GET an http address through an exit; returns the number that its Events carry. Raises LocalError."""
-        self.outbox.now = now
         return self.fetches.start(url, sink, now)
 
     def cancel_fetch(self, number: int, now: float) -> None:
@@ -293,35 +285,28 @@ class Node:
     # -- driver.Machine
 
     def link_opened(self, channel: int, now: float, *, protocol: Protocol, binding: bytes | None) -> None:
-        self.outbox.now = now
         self._channels.opened(channel, protocol, binding, now)
 
     def link_described(self, channel: int, kind: DescriptionKind, sdp: str, now: float) -> None:
-        self.outbox.now = now
         self._rtc.described(channel, kind, sdp, now)
 
     def link_data(self, channel: int, data: bytes, now: float) -> None:
-        self.outbox.now = now
         self._channels.data(channel, data, now)
 
     def link_closed(self, channel: int, now: float, reason: str) -> None:
-        self.outbox.now = now
         self._channels.closed(channel, reason, now)
 
     def link_congested(self, channel: int, congested: bool, now: float) -> None:
-        self.outbox.now = now
         self._channels.congested(channel, congested, now)
 
     def done(self, request: int, result: Any, now: float) -> None:
-        self.outbox.now = now
         self.outbox.done(request, result, now)
 
     def timer(self, now: float) -> None:
-        self.outbox.now = now
         self.outbox.run_timers(now)
 
-    def poll(self) -> list[Effect]:
-        effects = self.outbox.poll()
+    def poll(self, now: float) -> list[Effect]:
+        effects = self.outbox.poll(now)
         self._channels.note(effects)
         return effects
 

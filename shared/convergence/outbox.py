@@ -48,10 +48,9 @@ class Timer:
 
 
 class Outbox:
-    """Collects effects until the driver polls. `now` is the time of the latest input (Unix seconds)."""
+    """Collects effects until the driver polls."""
 
     def __init__(self) -> None:
-        self.now = 0.0
         self._effects: list[Effect] = []
         self._replies: dict[int, Reply] = {}
         self._requests = count(1)
@@ -127,14 +126,14 @@ class Outbox:
             heappop(self._timers)
         return self._timers[0][0] if self._timers else None
 
-    def poll(self) -> list[Effect]:
-        """All effects since the last poll, in order."""
+    def poll(self, now: float) -> list[Effect]:
+        """All effects since the last poll, in order. `now` is the time of the latest input."""
         again: dict[Flushable, None] = {}
         try:
             while self._to_flush:
                 item = next(iter(self._to_flush))
                 del self._to_flush[item]
-                if item.flush(self.now):
+                if item.flush(now):
                     again[item] = None
         finally:
             self._to_flush |= again

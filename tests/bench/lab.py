@@ -112,7 +112,6 @@ class LabNode:
     def __init__(self, lab: Lab, name: str, keys: bool) -> None:
         self.busy = 0.0
         self.outbox = Outbox()
-        self.outbox.now = NOW
         self.circuits: list[RelayCircuit] = []
         self.on_begin: Callable[[RelayCircuit, int], None] | None = None
         self.url = f"ws://{name}/"
@@ -152,7 +151,7 @@ class LabNode:
 
     def poll(self) -> list[object]:
         started = time.process_time()
-        effects = self.outbox.poll()
+        effects = self.outbox.poll(NOW)
         self.busy += time.process_time() - started
         return list(effects)
 

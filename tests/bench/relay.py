@@ -46,7 +46,7 @@ def rate(relay: LabNode, link: Link, batches: int, circuits: int) -> float:
     started = time.process_time()
     for number in range(batches):
         link.receive(messages[number % len(messages)], NOW)
-        passed += cells_in(relay.outbox.poll())
+        passed += cells_in(relay.outbox.poll(NOW))
     spent = time.process_time() - started
     if passed != batches * BATCH:
         raise AssertionError(f"{passed} of {batches * BATCH} cells came out")

@@ -107,7 +107,7 @@ def test_the_facilitator_outlives_any_bytes():
         service.link_data(channel, data[: len(data) // 2], 1.0)
         service.link_data(channel, data[len(data) // 2 :], 1.0)
         service.link_closed(channel, 1.0, "")
-        service.poll()
+        service.poll(1.0)
     assert service.health(1.0) == {"facilitator": service.identity.hex(), "channels": 0, "nodes": []}
 
 
@@ -122,5 +122,5 @@ def test_the_client_outlives_any_bytes():
         client.opened(channel, now)
         client.data(channel, data, now)
         client.stop(now)
-        assert any(isinstance(effect, CloseLink) for effect in outbox.poll())
+        assert any(isinstance(effect, CloseLink) for effect in outbox.poll(now))
     assert client.channel is None

@@ -37,7 +37,7 @@ def test_who_slept_is_back_within_seconds(scene, hours):
     world, alice, link = scene
     alice.sleep()
     world.run(hours * HOUR)
-    assert not alice.driver.machine.outbox.poll()
+    assert not alice.driver.machine.outbox.poll(world.now)
     alice.wake()
     assert world.run(SOON, lambda: standing(alice) and len(alice.node.pool.snapshot()) >= POOL_SIZE)
     assert fetched(world, link)

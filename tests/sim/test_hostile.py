@@ -61,8 +61,8 @@ class Stranger:
 
     def timer(self, now): ...
 
-    def poll(self):
-        return self.outbox.poll()
+    def poll(self, now):
+        return self.outbox.poll(now)
 
     def deadline(self):
         return None

@@ -27,7 +27,7 @@ class Mute:
 
     def timer(self, now): ...
 
-    def poll(self):
+    def poll(self, now):
         return []
 
     def deadline(self):

@@ -47,7 +47,6 @@ def reach(world: World, host: Host, other: Host, seconds: float = 30) -> bool:
     answers: list[bool] = []
 
     def ask(now: float) -> None:
-        host.node.outbox.now = now
         host.node.neighbours.reach(identity(other), lambda link, now: answers.append(link is not None), now)
 
     host.driver.run(ask)
@@ -119,7 +118,6 @@ def test_two_that_call_each_other_at_once_get_one_link() -> None:
     one, two = hosts[0], hosts[1]
     answers: list[object] = []
     for host, other in ((one, two), (two, one)):
-        host.node.outbox.now = world.now
         host.driver.run(
             lambda now, host=host, other=other: host.node.neighbours.reach(
                 identity(other), lambda link, now: answers.append(link), now

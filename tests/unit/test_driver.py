@@ -63,7 +63,7 @@ class Machine:
     def timer(self, now):
         self._told("timer", now)
 
-    def poll(self):
+    def poll(self, now):
         effects, self.effects = self.effects, []
         return effects
 

@@ -37,7 +37,6 @@ class Web:
 
     def fetch(self, url="http://host.example/page"):
         fetch = Fetch(3, url, self, self.client.outbox, self.body.extend)
-        self.client.outbox.now = self.net.now
         fetch.start(self.net.now)
         self.net.pump()
         return fetch

@@ -94,15 +94,15 @@ def test_a_page_that_came_over_https_dials_no_plain_address(world, secure):
 def test_a_channel_of_a_facilitator_that_we_did_not_open_is_closed():
     node = make(Role.RELAY)
     node.start(START)
-    node.poll()
+    node.poll(START)
     node.link_opened(2, START, protocol=Protocol.FACILITATOR, binding=None)
-    assert node.poll() == [CloseLink(2, "this node is no facilitator")]
+    assert node.poll(START) == [CloseLink(2, "this node is no facilitator")]
 
 
 def test_a_tcp_channel_nobody_asked_for_is_closed():
     node = make(Role.EXIT)
     node.link_opened(2, START, protocol=Protocol.TCP, binding=None)
-    assert node.poll() == [CloseLink(2)]
+    assert node.poll(START) == [CloseLink(2)]
 
 
 def test_input_of_unknown_channels_is_ignored():
@@ -111,7 +111,7 @@ def test_input_of_unknown_channels_is_ignored():
     node.link_closed(9, START, "why")
     node.link_congested(9, True, START)
     node.done(77, None, START)
-    assert node.poll() == [] and node.deadline() is None
+    assert node.poll(START) == [] and node.deadline() is None
 
 
 @pytest.mark.parametrize("roles", [Role.RELAY, Role.RDV, Role.EXIT, Role(7)])
@@ -119,7 +119,7 @@ def test_whoever_works_for_others_takes_links(roles):
     """A point or an exit that is no relay ends circuits all the same."""
     node = make(roles)
     node.link_opened(2, START, protocol=Protocol.LINK, binding=None)
-    assert not any(isinstance(effect, CloseLink) for effect in node.poll()) and len(node.neighbours.links) == 1
+    assert not any(isinstance(effect, CloseLink) for effect in node.poll(START)) and len(node.neighbours.links) == 1
 
 
 def test_a_node_without_roles_extends_nothing():
@@ -226,7 +226,7 @@ def test_names_are_looked_up_by_exits_only(world):
     host.driver.run(lambda now: circuit.resolve("host.example", lambda resolved, now: answers.append(resolved)))
     world.run(2)
     assert answers[0].answers[0].kind == AnswerType.ERROR_PERMANENT
-    assert not any(isinstance(effect, Resolve) for effect in node_of(world, circuit).poll())
+    assert not any(isinstance(effect, Resolve) for effect in node_of(world, circuit).poll(world.now))
 
 
 def test_an_exit_connects_and_resolves():
@@ -234,7 +234,7 @@ def test_an_exit_connects_and_resolves():
     circuit = SimpleNamespace(endpoint=SimpleNamespace(entries={}, accept_stream=lambda stream_id: SimpleNamespace()))
     node.begin(circuit, 5, Begin("host.example", 80), START)
     node.resolve(circuit, 6, "host.example", START)
-    assert [type(effect) for effect in node.poll()] == [Connect, Resolve]
+    assert [type(effect) for effect in node.poll(START)] == [Connect, Resolve]
 
 
 # -- commands
@@ -314,14 +314,14 @@ def test_a_failed_restore_is_told():
     node = make()
     node.start(START, restore=True)
     for expected in ("entry", "known"):  # what was known of the network does not matter for what is shared
-        [asked] = [effect for effect in node.poll() if isinstance(effect, (Load, Scan))]
+        [asked] = [effect for effect in node.poll(START) if isinstance(effect, (Load, Scan))]
         assert asked.bucket == expected
         node.done(asked.request, Failure("io", "disk broken"), START)
-    scans = [effect for effect in node.poll() if isinstance(effect, Scan)]
+    scans = [effect for effect in node.poll(START) if isinstance(effect, Scan)]
     assert {effect.bucket for effect in scans} == {"file", "transfer"}
     for effect in scans:
         node.done(effect.request, Failure("io", "disk broken"), START)
-    told = [effect for effect in node.poll() if isinstance(effect, Trouble)]
+    told = [effect for effect in node.poll(START) if isinstance(effect, Trouble)]
     assert len(told) == 2 and all(event.why.values["detail"] == "disk broken" for event in told)
 
 

@@ -6,6 +6,8 @@ from convergence.effects import Connect, Load, Protocol, Resolve, Scan, Store
 from convergence.events import Nodes, Registered
 from convergence.outbox import Outbox
 
+NOW = 1_800_000_000.0
+
 
 class Flushed:
     def __init__(self, outbox, again=0, then=None):
@@ -24,22 +26,22 @@ class Flushed:
 
 
 def kinds(outbox):
-    return [effect.kind for effect in outbox.poll()]
+    return [effect.kind for effect in outbox.poll(NOW)]
 
 
 def test_effects_come_once_and_in_order():
     outbox = Outbox()
     outbox.emit(Nodes(1))
     outbox.emit(Registered())
-    assert outbox.poll() == [Nodes(1), Registered()]
-    assert outbox.poll() == []
+    assert outbox.poll(NOW) == [Nodes(1), Registered()]
+    assert outbox.poll(NOW) == []
 
 
 def test_channels_are_odd_and_never_reused():
     outbox = Outbox()
     channels = [outbox.connect(Protocol.TCP, "host:80") for _ in range(3)]
     assert channels == [1, 3, 5]
-    assert outbox.poll() == [Connect(channel, Protocol.TCP, "host:80") for channel in channels]
+    assert outbox.poll(NOW) == [Connect(channel, Protocol.TCP, "host:80") for channel in channels]
 
 
 def test_each_request_is_answered_once():
@@ -49,7 +51,7 @@ def test_each_request_is_answered_once():
     outbox.load("meta", b"k", lambda result, now: answers.append(("load", result, now)))
     outbox.scan("meta", b"", lambda result, now: answers.append(("scan", result, now)))
     outbox.resolve("host", lambda result, now: answers.append(("resolve", result, now)))
-    store, load, scan, resolve = outbox.poll()
+    store, load, scan, resolve = outbox.poll(NOW)
     assert [type(effect) for effect in (store, load, scan, resolve)] == [Store, Load, Scan, Resolve]
     outbox.done(load.request, b"v", 2.0)
     outbox.done(load.request, b"again", 3.0)
@@ -61,9 +63,9 @@ def test_each_request_is_answered_once():
 def test_an_answer_may_ask_again():
     outbox = Outbox()
     outbox.load("meta", b"k", lambda result, now: outbox.load("meta", result, lambda result, now: None))
-    [first] = outbox.poll()
+    [first] = outbox.poll(NOW)
     outbox.done(first.request, b"next", 1.0)
-    assert [effect.key for effect in outbox.poll()] == [b"next"]
+    assert [effect.key for effect in outbox.poll(NOW)] == [b"next"]
 
 
 def test_timers_fire_in_order_of_time_then_of_setting():
@@ -153,8 +155,8 @@ def test_a_flush_that_fails_takes_no_other_with_it():
     for item in (before, Failing(), behind):
         outbox.flush_later(item)
     with pytest.raises(RuntimeError):
-        outbox.poll()
-    assert len(outbox.poll()) == 3 and (before.count, behind.count) == (2, 1)
+        outbox.poll(NOW)
+    assert len(outbox.poll(NOW)) == 3 and (before.count, behind.count) == (2, 1)
 
 
 def test_what_is_to_be_flushed_is_flushed_once_before_the_poll_ends():
@@ -176,4 +178,4 @@ def test_what_wants_another_turn_gets_it_with_the_next_poll():
     outbox = Outbox()
     item = Flushed(outbox, again=2)
     outbox.flush_later(item)
-    assert [len(outbox.poll()) for _ in range(4)] == [1, 1, 1, 0]
+    assert [len(outbox.poll(NOW)) for _ in range(4)] == [1, 1, 1, 0]

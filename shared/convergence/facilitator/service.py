@@ -285,8 +285,8 @@ class FacilitatorService:
     def timer(self, now: float) -> None:
         self._outbox.run_timers(now)
 
-    def poll(self) -> list[Effect]:
-        return self._outbox.poll()
+    def poll(self, now: float) -> list[Effect]:
+        return self._outbox.poll(now)
 
     def deadline(self) -> float | None:
         return self._outbox.deadline()

@@ -111,7 +111,6 @@ class Machine:
         self.net = net
         self.name = name
         self.outbox = Outbox()
-        self.outbox.now = net.now
         self.rng = SeededRng(f"{net.seed}-{name}")
         self.keys = NodeKeys.generate(CRYPTO, self.rng) if relays else None
         self.services = Services()
@@ -258,7 +257,6 @@ class Net:
 
     def congest(self, machine, link, congested=True):
         """The transport under this end tells that it is full, or that it has drained."""
-        machine.outbox.now = self.now
         link.set_congested(congested, self.now)
         self.pump()
 
@@ -272,7 +270,6 @@ class Net:
 
     def deliver(self, machine, link, data):
         """Bytes to one end, from nowhere."""
-        machine.outbox.now = self.now
         link.receive(data, self.now)
         self.pump()
 
@@ -285,7 +282,6 @@ class Net:
         """
         link = self.link_between(client, path[0])
         self.pump()
-        client.outbox.now = self.now
         built, gone = [], []
         circuit = ClientCircuit(
             client.outbox,
@@ -304,7 +300,6 @@ class Net:
 
     def open(self, circuit, target="host.example:80", handler=None):
         """A stream; returns it and its handler."""
-        circuit.client.outbox.now = self.now
         handler = handler or Recorder()
         stream = circuit.open_stream(target, handler, self.now)
         self.pump()
@@ -318,8 +313,7 @@ class Net:
         while busy:
             busy = False
             for machine in self.machines:
-                machine.outbox.now = self.now
-                effects = machine.outbox.poll()
+                effects = machine.outbox.poll(self.now)
                 busy = busy or bool(effects)
                 for effect in effects:
                     self._perform(machine, effect)
@@ -332,7 +326,6 @@ class Net:
         """Let time pass: due timers fire."""
         self.now += seconds
         for machine in self.machines:
-            machine.outbox.now = self.now
             machine.outbox.run_timers(self.now)
         self.pump()
 
@@ -357,7 +350,6 @@ class Net:
         link = machine.links.get(channel)
         if link is None:
             return
-        machine.outbox.now = self.now
         if isinstance(data, CloseLink):
             link.gone(data.reason, self.now)
         else:

@@ -39,7 +39,6 @@ class Scene:
         return self.net.open(circuit, target)
 
     def set_limits(self, limits):
-        self.relay.outbox.now = self.net.now
         self.relaying.set_limits(limits, self.net.now)
         self.net.pump()
 

@@ -343,7 +343,7 @@ class Hostile:
             **arguments,
         )
         self.client.start(self.now)
-        assert self.outbox.poll() == [Connect(1, Protocol.FACILITATOR, ADDRESS)]
+        assert self.outbox.poll(self.now) == [Connect(1, Protocol.FACILITATOR, ADDRESS)]
 
     def open(self, hello=True):
         self.client.opened(self.client.channel, self.now)
@@ -357,7 +357,7 @@ class Hostile:
 
     def records(self):
         cutter = RecordCutter((RecordType.REGISTER, RecordType.LIST, RecordType.SIGNAL, RecordType.REPLY))
-        effects = self.outbox.poll()
+        effects = self.outbox.poll(self.now)
         return cutter.feed(b"".join(b"".join(effect.buffers) for effect in effects if isinstance(effect, Send)))
 
     def receive(self, data):
@@ -412,11 +412,11 @@ def test_a_list_of_another_time_tells_by_how_much_the_clocks_differ(ahead):
 
 
 def closed(peer, code=FacilitatorWhy.UNUSABLE):
-    assert [type(effect) for effect in peer.outbox.poll()] == [CloseLink]
+    assert [type(effect) for effect in peer.outbox.poll(peer.now)] == [CloseLink]
     assert peer.troubles[0].why.code is code
     assert peer.client.channel is None
     peer.pass_time(2 * RETRY_FIRST)
-    assert [type(effect) for effect in peer.outbox.poll()] == [Connect]
+    assert [type(effect) for effect in peer.outbox.poll(peer.now)] == [Connect]
 
 
 @pytest.mark.parametrize(

@@ -223,7 +223,7 @@ class Scan:
         self.poll()
 
     def poll(self):
-        for effect in self.outbox.poll():
+        for effect in self.outbox.poll(self.now):
             match effect:
                 case Connect(channel, Protocol.LINK, address):
                     self.open.add(channel)

@@ -119,7 +119,7 @@ class Rig:
     def collect(self, channel):
         """What was answered on this channel, errors as their codes."""
         answers = []
-        while effects := self.service.poll():
+        while effects := self.service.poll(self.now):
             for effect in effects:
                 self._do(effect, channel, answers)
             self._knock()
@@ -157,7 +157,7 @@ class Rig:
     def _knock(self):
         """Carry what doors send to the service."""
         for number, door in list(self.probes.items()):
-            for effect in door.poll():
+            for effect in door.poll(self.now):
                 if isinstance(effect, Send) and number in self.probes:
                     self.service.link_data(number, b"".join(effect.buffers), self.now)
                 elif isinstance(effect, CloseLink) and self.probes.pop(number, None):
@@ -684,21 +684,21 @@ def test_stored_items_of_no_use_are_deleted(monkeypatch):
 def test_what_registers_before_its_stored_copy_is_loaded_counts():
     rig = FacilitatorService(CRYPTO, HashRng(), SEED)
     rig.start(START)
-    [scan] = rig.poll()
+    [scan] = rig.poll(START)
     assert scan == Scan(1, "node", b"")
     old, new = describe(1, START - 10), describe(1, START)
     rig.done(1, [old.identity, b"gone"], START)
-    loads = rig.poll()
+    loads = rig.poll(START)
     assert [type(load) for load in loads] == [Load, Load]
     rig.link_opened(2, START, protocol=Protocol.FACILITATOR)
-    [hello] = rig.poll()
+    [hello] = rig.poll(START)
     body = registration(1, hello.buffers[0][RECORD_HEADER_LEN:], new.encode())
     rig.link_data(2, encode_record(RecordType.REGISTER, body), START)
-    rig.poll()
+    rig.poll(START)
     rig.done(loads[0].request, old.encode(), START)
     rig.done(loads[1].request, None, START)
     assert NodeList.parse(rig.signed_list(START)).descriptors == (new.encode(),)
-    assert rig.poll() == []
+    assert rig.poll(START) == []
 
 
 def test_without_storage_the_service_goes_on_and_says_so_once():
@@ -715,8 +715,8 @@ def test_without_storage_the_service_goes_on_and_says_so_once():
 def test_a_load_that_fails_is_told():
     service = FacilitatorService(CRYPTO, HashRng(), SEED)
     service.start(START)
-    service.poll()
+    service.poll(START)
     service.done(1, [bytes(32)], START)
-    [load] = service.poll()
+    [load] = service.poll(START)
     service.done(load.request, Failure("io", "broken"), START)
-    assert service.poll() == [StorageTrouble("io", "broken")]
+    assert service.poll(START) == [StorageTrouble("io", "broken")]

@@ -74,7 +74,6 @@ class Door:
         self.neighbours.opened(channel, binding, now)
 
     def link_data(self, channel, data, now):
-        self.outbox.now = now
         if not self.silent:
             self.neighbours.data(channel, data, now)
 
@@ -87,11 +86,10 @@ class Door:
     def done(self, request, result, now): ...
 
     def timer(self, now):
-        self.outbox.now = now
         self.outbox.run_timers(now)
 
-    def poll(self):
-        return self.outbox.poll()
+    def poll(self, now):
+        return self.outbox.poll(now)
 
     def deadline(self):
         return self.outbox.deadline()
@@ -165,33 +163,28 @@ class Machine:
 
     def link_opened(self, channel, now, *, protocol, binding):
         assert protocol is Protocol.FACILITATOR
-        self.outbox.now = now
         self.client.opened(channel, now)
 
     def link_data(self, channel, data, now):
-        self.outbox.now = now
         self.client.data(channel, data, now)
 
     def link_closed(self, channel, now, reason):
-        self.outbox.now = now
         self.client.closed(channel, now, reason)
 
     def link_congested(self, channel, congested, now):
         pass
 
     def woke(self, by, now):
-        self.outbox.now = now
         self.outbox.shift(by)
 
     def done(self, request, result, now):
         self.outbox.done(request, result, now)
 
     def timer(self, now):
-        self.outbox.now = now
         self.outbox.run_timers(now)
 
-    def poll(self):
-        return self.outbox.poll()
+    def poll(self, now):
+        return self.outbox.poll(now)
 
     def deadline(self):
         return self.outbox.deadline()

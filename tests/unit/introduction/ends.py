@@ -55,14 +55,19 @@ class MemoryStream:
         return RecordCutter(PEERING).feed(self.take())
 
 
+class Clock(Outbox):
+    """The timers of all ends that share it, and their time."""
+
+    now = START
+
+
 class End:
     """One end with all that a node has, and its owner."""
 
     def __init__(self, name, *, opens=None, offers=True, clock=None):
         rng = SeededRng(name)
         self.keys = NodeKeys.generate(CRYPTO, rng)
-        self.outbox = clock or Outbox()
-        self.outbox.now = self.outbox.now or START
+        self.outbox = clock or Clock()
         self.directory = NodeDirectory(CRYPTO)
         self.switchboard = Switchboard(self.outbox)
         self.offers = descriptor_of(self.keys) if offers else None

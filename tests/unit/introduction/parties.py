@@ -71,7 +71,6 @@ class Party:
         self.world = world
         self.name = name
         self.outbox = Outbox()
-        self.outbox.now = world.now
         self.rng = SeededRng(name)
         self.keys = NodeKeys.generate(CRYPTO, self.rng)
         self.rtc = rtc
@@ -120,7 +119,7 @@ class Party:
     # -- shell
 
     def poll(self):
-        for effect in self.outbox.poll():
+        for effect in self.outbox.poll(self.world.now):
             match effect:
                 case Connect(channel, protocol, address):
                     assert protocol is Protocol.RTC
@@ -251,13 +250,10 @@ class World:
             if not any(when is not None and when <= self.now for when in deadlines):
                 break
             for box in boxes:
-                box.now = self.now
                 box.run_timers(self.now)
             for party in self.parties:
                 party.poll()
         self.now = end
-        for party in self.parties:
-            party.outbox.now = end
 
     def meet(self):
         """Open all channels that are ready for it."""

@@ -32,7 +32,7 @@ class Node(Party):
         self.poll()
 
     def poll(self):
-        for effect in self.outbox.poll():
+        for effect in self.outbox.poll(self.world.now):
             if isinstance(effect, Send):
                 node, channel = self.peers[effect.channel]
                 data = b"".join(effect.buffers)

@@ -27,15 +27,11 @@ class Clock:
 
     def __init__(self):
         self.outbox = Outbox()
-        self.outbox.now = START
-
-    @property
-    def now(self):
-        return self.outbox.now
+        self.now = START
 
     def pass_time(self, seconds):
-        self.outbox.now += seconds
-        self.outbox.run_timers(self.outbox.now)
+        self.now += seconds
+        self.outbox.run_timers(self.now)
 
 
 class Records:

@@ -66,7 +66,7 @@ class End:
 
     def __init__(self, *, initiator=False, on_create="adopt", rate=None, onionskins=None, outbox=None, late=b""):
         self.outbox = outbox or Outbox()
-        self.outbox.now = START
+        self.now = START
         net = Net()
         keys = Machine(net, "us").keys
         other_keys = Machine(net, "them").keys
@@ -112,15 +112,17 @@ class End:
         return circuit
 
     def tick(self, seconds):
-        self.outbox.now += seconds
-        self.outbox.run_timers(self.outbox.now)
+        self.now += seconds
+        self.outbox.run_timers(self.now)
 
     def receive(self, *cells):
         self.link.receive(b"".join(cells), START)
 
     def messages(self):
         """What one poll gives: the buffers of each Send."""
-        return [buffer for effect in self.outbox.poll() if isinstance(effect, Send) for buffer in effect.buffers]
+        return [
+            buffer for effect in self.outbox.poll(self.now) if isinstance(effect, Send) for buffer in effect.buffers
+        ]
 
     def sent(self):
         """All that goes out until nothing more does."""
@@ -308,7 +310,7 @@ def test_a_handshake_cell_on_an_open_link_closes_it(command):
     end.receive(bytes(4) + bytes([command]) + bytes(PAYLOAD_LEN))
     assert end.closed == [f"cell command {int(command)} after the handshake"]
     assert circuit.calls == [("destroyed", DestroyReason.CHANNEL_CLOSED)]
-    assert any(isinstance(effect, CloseLink) for effect in end.outbox.poll())
+    assert any(isinstance(effect, CloseLink) for effect in end.outbox.poll(end.now))
 
 
 @pytest.mark.parametrize("command", [13, 77, 120, 121, 127])

@@ -27,7 +27,7 @@ class Party:
 
     def __init__(self, name, addresses=None, *, on_create=None, on_unknown=lambda now: None):
         self.outbox = Outbox()
-        self.outbox.now = START
+        self.now = START
         rng = SeededRng(name)
         self.keys = NodeKeys.generate(CRYPTO, rng)
         self.addresses = {} if addresses is None else addresses
@@ -49,17 +49,17 @@ class Party:
         return self.keys.identity
 
     def reach(self, identity):
-        self.neighbours.reach(identity, lambda link, now: self.answers.append(link), self.outbox.now)
+        self.neighbours.reach(identity, lambda link, now: self.answers.append(link), self.now)
 
     def poll(self, kind):
-        return [effect for effect in self.outbox.poll() if isinstance(effect, kind)]
+        return [effect for effect in self.outbox.poll(self.now) if isinstance(effect, kind)]
 
     def dialled(self):
         return [effect.channel for effect in self.poll(Connect)]
 
     def tick(self, seconds):
-        self.outbox.now += seconds
-        self.outbox.run_timers(self.outbox.now)
+        self.now += seconds
+        self.outbox.run_timers(self.now)
 
 
 def join(a, channel_a, b, channel_b, binding=None):
@@ -349,7 +349,7 @@ def test_what_waits_on_all_links_has_one_limit(pair, monkeypatch):
     links[1].send(links[1].attach(busy), Command.RELAY, bytes(59 * PAYLOAD_LEN))
     assert busy.errors == []
     links[0].send(links[0].attach(quiet), Command.RELAY, bytes(2 * PAYLOAD_LEN))
-    a.outbox.poll()
+    a.outbox.poll(a.now)
     assert len(busy.errors) == 1 and quiet.errors == [], "the link with most queued gives way"
     assert links[1].queued == 0
     links[0].gone("lost", START)
@@ -505,7 +505,7 @@ def test_whatever_becomes_of_an_introduction_all_who_wait_are_answered(pair, hap
     a.tick(INTRODUCE_TIMEOUT)
     assert a.answers == [None, None] and not a.neighbours.links
     a.addresses[b.identity] = "ws://b/"
-    a.outbox.now = START
+    a.now = START
     assert dial(a, b, channel_b=4).open, "later ones get an answer of their own"
 
 

@@ -183,7 +183,7 @@ def test_a_link_that_reads_no_refusals_is_closed_while_little_waits():
     for number in range(1, MAX_REFUSALS + MAX_CREATES + 2):
         relay.ask(0, number)
         assert end.link.queued <= (MAX_REFUSALS + 1) * CELL_LEN
-    effects = relay.outbox.poll()
+    effects = relay.outbox.poll(relay.now)
     assert [effect.reason for effect in effects if isinstance(effect, CloseLink)] == ["too many cells queued"]
     assert end.closed and relay.done == []
 
@@ -202,7 +202,7 @@ def test_a_link_that_closes_is_forgotten():
 
 
 def pauses(relay):
-    return [effect.paused for effect in relay.outbox.poll() if isinstance(effect, Pause)]
+    return [effect.paused for effect in relay.outbox.poll(relay.now) if isinstance(effect, Pause)]
 
 
 def test_a_link_that_asks_for_more_than_any_relay_could_is_not_read_for_as_long_as_that_takes():

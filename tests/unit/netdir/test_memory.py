@@ -25,7 +25,7 @@ class Scene:
     def start(self, now):
         began = []
         self.memory.restore(now, began.append)
-        [asked] = self.outbox.poll()
+        [asked] = self.outbox.poll(now)
         assert isinstance(asked, Load) and (asked.bucket, asked.key) == (BUCKET, b"ws://facilitator/")
         self.outbox.done(asked.request, self.value, now)
         assert began == [now]
@@ -33,7 +33,7 @@ class Scene:
 
     def pass_time(self, now):
         self.outbox.run_timers(now)
-        for effect in self.outbox.poll():
+        for effect in self.outbox.poll(now):
             assert isinstance(effect, Store)
             [(bucket, _, value)] = effect.items
             self.stored.append(value)

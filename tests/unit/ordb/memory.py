@@ -55,7 +55,7 @@ class Node:
         self.events: list[Event] = []
 
     def answer(self) -> bool:
-        effects = self.outbox.poll()
+        effects = self.outbox.poll(self.world.now)
         for effect in effects:
             match effect:
                 case Store(request, items):
@@ -213,7 +213,6 @@ class World:
                 break
             self.now = max(self.now, min(deadlines))
             for node in self.nodes:
-                node.outbox.now = self.now
                 node.outbox.run_timers(self.now)
             self.run()
         self.now = end

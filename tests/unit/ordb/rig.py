@@ -68,7 +68,7 @@ class Rig:
         """The receiving page is reloaded: all but the storage is lost."""
         for line in self.lines:
             line.near.cut_off()
-        self.client.outbox.poll()
+        self.client.outbox.poll(self.world.now)
         self.receiver = Receiver(self.client, link_of(self.file))
 
     def check_done(self, fetched: int | None = None) -> None:

@@ -24,7 +24,7 @@ class Disk:
         self.broken = False
 
     def serve(self, outbox):
-        while effects := outbox.poll():
+        while effects := outbox.poll(NOW):
             for effect in effects:
                 outbox.done(effect.request, self._answer(effect), NOW)
 

@@ -84,7 +84,6 @@ class Scene:
             self.client.reach(identity, reply, now)
 
     def do(self, call, *args):
-        self.client.outbox.now = self.net.now
         call(*args, self.net.now)
         self.net.pump()
 

@@ -69,7 +69,7 @@ class Toy:
     def timer(self, now: float) -> None:
         self._note(("timer",))
 
-    def poll(self) -> list[Effect]:
+    def poll(self, now: float) -> list[Effect]:
         effects, self.effects = self.effects, []
         return effects
 

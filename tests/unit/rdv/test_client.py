@@ -239,7 +239,6 @@ def start(rig: Rig, pieces: int = 3, wanted: int = 3) -> Getter:
         if not rig.world.step():
             rig.world.now += 0.01
             for node in rig.world.nodes:
-                node.outbox.now = rig.world.now
                 node.outbox.run_timers(rig.world.now)
     assert getter.download.phase is Phase.RUNNING
     return getter
