@@ -136,7 +136,7 @@ class Shell:
         assert len(rtc._seen._seen) <= MAX_SEEN
         unlisted = node.directory._heard.keys() - node.directory._listed.keys()
         assert len(unlisted) <= MAX_HEARD
-        assert len(node.neighbours._lookups) <= MAX_LOOKUPS
+        assert len(node.neighbours._lookups()) <= MAX_LOOKUPS
         assert self.keys.identity not in node.neighbours._reusable
 
 
@@ -395,7 +395,7 @@ def play(seed):
     board, rtc, neighbours = node.switchboard, node._rtc, node.neighbours
     assert not board._live and len(board._ports) == 1, "its own is left"
     assert not rtc._sessions and not rtc._by_name
-    assert not neighbours.links and not neighbours._dialled and not neighbours._waiting and not neighbours._lookups
+    assert not neighbours.links and not neighbours._ways and not neighbours._unopened
     assert not node.relaying.circuits and not node.relaying._of_link and not node.relaying._pipes
     assert not list(node._peers._pipes)
     assert node.outbox.deadline() is None, "a timer stays for ever"
