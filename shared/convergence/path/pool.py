@@ -399,7 +399,7 @@ class CircuitPool:
         if self._stopped:
             pass
         elif hop == 0:
-            self._reputation.failed(place.path[0].identity, now)
+            self._reputation.failed(place.path[0].identity, now, unreached=place.circuit is None)
             request.avoid(place.path[0])
         else:
             self._extended(place, hop, False, now)

@@ -15,6 +15,9 @@ from collections.abc import Collection
 BACK_OFF_FIRST = 30.0
 """Seconds a node is avoided after its first failure; doubled by each further one."""
 BACK_OFF_MAX = 3600.0
+UNREACHED = 4
+"""Failures that one counts for when there was no link at all: among many nodes that do not exist the others are found
+only if those tried are remembered for longer than it takes to try them."""
 FORGET_AFTER = 2 * BACK_OFF_MAX
 """Seconds after which a failure, or an extension, counts no more."""
 MAX_REMEMBERED = 4096
@@ -38,12 +41,13 @@ class Reputation:
         self._extensions: dict[Pair, tuple[bool, float]] = {}  # from, to -> it stood, when; oldest first
         self._refusing: dict[bytes, float] | None = {}  # identity -> until when it is avoided; None: to be found again
 
-    def failed(self, identity: bytes, now: float) -> None:
-        """We got no link to this node, or it did not answer our CREATE2 as it should."""
+    def failed(self, identity: bytes, now: float, *, unreached: bool = False) -> None:
+        """We got no link to this node (`unreached`: it may not even exist), or it did not answer our CREATE2 as it
+        should."""
         count, when = self._failed.pop(identity, (0, now))
         if now - when > FORGET_AFTER:
             count = 0
-        self._failed[identity] = (count + 1, now)
+        self._failed[identity] = (count + (UNREACHED if unreached else 1), now)
         if len(self._failed) > MAX_REMEMBERED:
             del self._failed[next(iter(self._failed))]
 

@@ -9,6 +9,7 @@ from convergence.path.reputation import (
     MAX_EXTENSIONS,
     MAX_REMEMBERED,
     REFUSED_PARTNERS,
+    UNREACHED,
     Reputation,
 )
 
@@ -18,6 +19,12 @@ def test_back_off_doubles_up_to_its_limit():
     for failures in range(1, 40):
         reputation.failed(b"a", 1000.0)
         assert reputation.until(b"a") == 1000 + min(BACK_OFF_FIRST * 2 ** (failures - 1), BACK_OFF_MAX)
+
+
+def test_whom_we_got_no_link_to_is_avoided_for_longer():
+    reputation = Reputation()
+    reputation.failed(b"a", 0.0, unreached=True)
+    assert reputation.until(b"a") == BACK_OFF_FIRST * 2 ** (UNREACHED - 1)
 
 
 def test_avoided_ones_are_sorted_by_when_their_time_is_up():
