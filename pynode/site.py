@@ -24,9 +24,10 @@ from pynode.headers import BOOKMARK_PAGE, BOOKMARK_POLICY, HEADERS, TYPES
 from pynode.listening import MAX_FROM_ONE, Listener, counted_as
 from pynode.origins import Origins, answers_to, same_site
 from pynode.transports import CLOSE_TIMEOUT, HIGH_WATER, LOW_WATER, Channels, printable
+from pynode.transports.connection import MAX_MESSAGE
 from pynode.transports.control import PONG_ROOM, ControlFrames
 from pynode.transports.unsent import Unsent
-from pynode.transports.websocket import FACILITATOR_PATH, MAX_MESSAGE, ORIGIN_TEXT, SEND_CHUNK
+from pynode.transports.websocket import FACILITATOR_PATH, ORIGIN_TEXT, SEND_CHUNK
 
 MAX_CHANNELS = 4096
 """Facilitator channels at a time; more are answered 503."""

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from pynode.transports.websocket import MAX_MESSAGE
+from pynode.transports.connection import MAX_MESSAGE
 
 WRITTEN_FOR = {"aiortc": "1.16.0", "aioice": "0.13.0"}
 

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from convergence.effects import OFFERER, DescriptionKind, Protocol
 from pynode.transports import CLOSE_TIMEOUT, HIGH_WATER, LOW_WATER, Channels, until_gone
 from pynode.transports.bounded import MAX_CANDIDATES, bound
-from pynode.transports.websocket import MAX_MESSAGE
+from pynode.transports.connection import MAX_MESSAGE
 
 if TYPE_CHECKING:
     from aiortc import RTCPeerConnection

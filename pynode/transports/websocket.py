@@ -23,20 +23,16 @@ from typing import Any
 
 import picows
 from aiofastnet import connect_accepted_socket  # the transports that the library makes, too
-from picows import WSAutoPingStrategy, WSCloseCode, WSFrame, WSMsgType, WSTransport, WSUpgradeRequest, WSUpgradeResponse
+from picows import WSAutoPingStrategy, WSCloseCode, WSMsgType, WSUpgradeRequest, WSUpgradeResponse
 from picows.picows import WSProtocol  # type: ignore[attr-defined] # what `ws_create_server` makes, for our own sockets
 
 from convergence.effects import Protocol
 from pynode.listening import MAX_FROM_ONE, Listener
 from pynode.origins import ANY, Origins
-from pynode.transports import CLOSE_TIMEOUT, LOW_WATER, Channels, printable, until_gone
-from pynode.transports.control import PONG_ROOM, ControlFrames
+from pynode.transports import CLOSE_TIMEOUT, Channels, until_gone
+from pynode.transports.connection import MAX_MESSAGE, Connection
 from pynode.transports.dialling import Dialler, connect_reason
-from pynode.transports.slices import Slices
-from pynode.transports.unsent import REASON, Unsent
-
-MAX_MESSAGE = 65536 + 4096
-"""Longest message taken: 127 cells are 65,278 bytes; the rest is for variable-length handshake cells."""
+from pynode.transports.unsent import Unsent
 
 SEND_CHUNK = 65536
 """Facilitator buffers longer than this travel as several messages (records may be cut anywhere)."""
@@ -65,8 +61,6 @@ FACILITATOR_PATH = "/facilitator"
 UPGRADE_TEXT = b"This is a Convergence node: it speaks WebSocket only.\n"
 ORIGIN_TEXT = "Pages of other sites may not connect here.\n"
 
-_CONTROL = (WSMsgType.CLOSE, WSMsgType.PING, WSMsgType.PONG)
-
 log = logging.getLogger("pynode.websocket")
 
 
@@ -82,145 +76,6 @@ class _LibraryLog(logging.LoggerAdapter[logging.Logger]):
 
     def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
         return msg, kwargs
-
-
-class _Socket(picows.WSListener):
-    """One connection. `channel` is None before it is open and once nothing more is to be reported."""
-
-    def __init__(self, owner: WebSocketTransport, protocol: Protocol, channel: int | None) -> None:
-        self.owner = owner
-        self.protocol = protocol
-        self.channel = channel
-        self.incoming = channel is None
-        self.congested = False
-        self.ws: WSTransport | None = None
-        self._slices: Slices | None = None
-        self._ping: bytes | None = None  # the latest one of this read
-        self._control = ControlFrames()
-        self._messages: list[bytes] = []
-        self._fragments: list[bytes] = []
-        self._fragment_bytes = 0
-
-    def on_ws_connected(self, transport: WSTransport) -> None:
-        self.ws = transport
-        if self.incoming:
-            self.channel = self.owner.channels.accept()
-        elif self.channel is None:  # closed by the core while it was being dialled
-            transport.disconnect(False)
-            return
-        tcp = transport.underlying_transport
-        high = self.owner.unsent.high_water
-        tcp.set_write_buffer_limits(high, min(LOW_WATER, high // 4))
-        self._slices = Slices(tcp)
-        self.owner._opened(self)
-
-    @property
-    def unsent(self) -> int:
-        """Bytes that wait for the socket."""
-        return self.ws.underlying_transport.get_write_buffer_size() if self.ws is not None else 0
-
-    def overfull(self) -> None:
-        self.report(REASON)
-        self.owner._cut(self)
-
-    def pause(self, paused: bool) -> None:
-        if self._slices is not None:
-            self._slices.pause(paused)
-
-    def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
-        kind = frame.msg_type
-        # After a protocol error the library reads on for 10 ms, and may then find frames again: not ours.
-        if self.channel is None or transport.is_close_frame_sent:
-            if kind == WSMsgType.CLOSE:
-                transport.disconnect()
-            return
-        if frame.rsv1 or frame.rsv2 or frame.rsv3:
-            self.fail(WSCloseCode.PROTOCOL_ERROR, "reserved bits set")
-        elif kind == WSMsgType.BINARY and frame.fin and not self._fragments:
-            self._messages.append(frame.get_payload_as_bytes())
-        elif kind == WSMsgType.BINARY or kind == WSMsgType.CONTINUATION:
-            self._fragment(frame, first=kind == WSMsgType.BINARY)
-        elif kind == WSMsgType.PING:
-            self._ping = frame.get_payload_as_bytes()
-        elif kind == WSMsgType.CLOSE:
-            self._deliver()
-            reason = printable(frame.get_close_reason() or "")
-            transport.send_close(WSCloseCode.OK)
-            transport.disconnect()
-            self.owner._cut_later(self)
-            self.report(f"closed by the peer: {reason}" if reason else "closed by the peer")
-        elif kind == WSMsgType.TEXT:
-            self.fail(WSCloseCode.UNSUPPORTED_DATA, "a text message")
-        if (kind in _CONTROL or not frame.payload_size) and self._control.too_many():
-            self.fail(WSCloseCode.POLICY_VIOLATION, "too many control frames")
-        if frame.last_in_buffer:
-            self._answer(transport)
-            # Any sign of life answers a ping: behind a long queue the pong itself may come late.
-            transport.notify_user_specific_pong_received()
-            self._deliver()
-
-    def on_ws_disconnected(self, transport: WSTransport) -> None:
-        sent = transport.close_handshake.sent if transport.close_handshake else None
-        self.report(sent.reason if sent and sent.reason else "connection lost")
-        self.owner._gone(self)
-
-    def is_user_specific_pong(self, frame: WSFrame) -> bool:
-        return False  # pongs come to on_ws_frame, so that `last_in_buffer` is never missed
-
-    def pause_writing(self) -> None:
-        self.congested = True
-
-    def resume_writing(self) -> None:
-        self.congested = False
-        if self.channel is not None:
-            self.owner.channels.drained(self.channel)
-
-    def fail(self, code: WSCloseCode, reason: str) -> None:
-        """The peer broke a rule: what it sent before is delivered, then the connection ends. (Where the library finds
-        the fault, it drops what came with it in the same read.)"""
-        self._deliver()
-        if self.ws is not None:
-            self.ws.send_close(code, reason.encode())
-            self.ws.disconnect()
-            self.owner._cut_later(self)
-        self.report(reason)
-
-    def report(self, reason: str) -> None:
-        """Tell the core, once."""
-        channel, self.channel = self.channel, None
-        if channel is not None:
-            self.owner._closed(channel, reason)
-
-    def _answer(self, transport: WSTransport) -> None:
-        """The latest ping is enough (RFC 6455, 5.5.3)."""
-        ping, self._ping = self._ping, None
-        if ping is not None and self.channel is not None and self.unsent <= PONG_ROOM:
-            transport.send_pong(ping)
-
-    def _fragment(self, frame: WSFrame, *, first: bool) -> None:
-        """Browsers may cut one message into several frames."""
-        if first == bool(self._fragments):
-            self.fail(WSCloseCode.PROTOCOL_ERROR, "fragments out of order")
-            return
-        self._fragment_bytes += frame.payload_size
-        if self._fragment_bytes > MAX_MESSAGE:
-            self.fail(WSCloseCode.MESSAGE_TOO_BIG, f"a message longer than {MAX_MESSAGE} bytes")
-            return
-        # Empty fragments are kept off the list's tail, so that a flood of them takes no memory.
-        if first or frame.payload_size:
-            self._fragments.append(frame.get_payload_as_bytes())
-        if frame.fin:
-            self._messages.append(b"".join(self._fragments))
-            self._fragments.clear()
-            self._fragment_bytes = 0
-
-    def _deliver(self) -> None:
-        if not self._messages:
-            return
-        data = self._messages[0] if len(self._messages) == 1 else b"".join(self._messages)
-        self._messages.clear()
-        if data and self.channel is not None:
-            self.owner.channels.received(self.channel, data)
 
 
 class WebSocketTransport:
@@ -250,9 +105,9 @@ class WebSocketTransport:
         self._max_connections = max_connections
         self._origins = origins or Origins([ANY])
         self._tls = tls
-        self._sockets: dict[int, _Socket] = {}
-        self._live: set[_Socket] = set()
-        self._dials: dict[int, tuple[_Socket, asyncio.Task[None]]] = {}  # the oldest first
+        self._sockets: dict[int, Connection] = {}
+        self._live: set[Connection] = set()
+        self._dials: dict[int, tuple[Connection, asyncio.Task[None]]] = {}  # the oldest first
         self._dialler = Dialler(public_only)
         self._listeners: list[Listener] = []
         self._from_one = from_one
@@ -264,7 +119,7 @@ class WebSocketTransport:
 
     def connect(self, channel: int, protocol: Protocol, address: str) -> None:
         """Dial a ws:// or wss:// address."""
-        connection = _Socket(self, protocol, channel)
+        connection = Connection(self, protocol, channel)
         task = asyncio.get_running_loop().create_task(self._dial(connection, address))
         if len(self._dials) >= MAX_DIALS:
             oldest = next(channel for channel, (dial, _) in self._dials.items() if dial.protocol is Protocol.LINK)
@@ -329,7 +184,7 @@ class WebSocketTransport:
         self._sockets.clear()
         for connection in list(self._live):
             self._end(connection, WSCloseCode.GOING_AWAY, "shutting down")
-        await until_gone(self._live, self._all_gone, self._cut, timeout)
+        await until_gone(self._live, self._all_gone, self.cut, timeout)
 
     @property
     def connections(self) -> int:
@@ -379,14 +234,14 @@ class WebSocketTransport:
             log.debug("refused a connection: full")
             return self._refuse(503, b"This node has no room for another connection.\n", {})
         headers["Connection"] = "upgrade"
-        return _Socket(self, Protocol.LINK, None)
+        return Connection(self, Protocol.LINK, None)
 
     @staticmethod
     def _refuse(status: int, text: bytes, headers: dict[str, str]) -> picows.WSUpgradeResponseWithListener:
         response = WSUpgradeResponse.create_error_response(status, text, headers)
         return picows.WSUpgradeResponseWithListener(response, None)
 
-    async def _dial(self, connection: _Socket, url: str) -> None:
+    async def _dial(self, connection: Connection, url: str) -> None:
         tcp: socket.socket | None = None
 
         async def connect(parsed: picows.WSParsedURL) -> socket.socket:
@@ -423,35 +278,35 @@ class WebSocketTransport:
                 with suppress(OSError):
                     tcp.shutdown(socket.SHUT_RDWR)
 
-    def _opened(self, connection: _Socket) -> None:
+    def opened(self, connection: Connection) -> None:
         assert connection.channel is not None
         self._live.add(connection)
         self._sockets[connection.channel] = connection
         self.unsent.note(connection)
         self.channels.opened(connection.channel, connection.protocol, None)
 
-    def _closed(self, channel: int, reason: str) -> None:
+    def closed(self, channel: int, reason: str) -> None:
         self._sockets.pop(channel, None)
         log.debug("channel %d ended: %s", channel, reason)
         self.channels.closed(channel, reason)
 
-    def _gone(self, connection: _Socket) -> None:
+    def gone(self, connection: Connection) -> None:
         self._live.discard(connection)
         self.unsent.forget(connection)
         if not self._live:
             self._all_gone.set()
 
-    def _end(self, connection: _Socket, code: WSCloseCode, reason: str) -> None:
+    def _end(self, connection: Connection, code: WSCloseCode, reason: str) -> None:
         """Our own close: nothing is reported. The peer's CLOSE in answer ends the connection, else the timer does."""
         connection.channel = None
         if connection.ws is not None:
             connection.ws.send_close(code, reason.encode()[:100].decode("utf-8", "ignore").encode())
-            self._cut_later(connection)
+            self.cut_later(connection)
 
-    def _cut_later(self, connection: _Socket) -> None:
+    def cut_later(self, connection: Connection) -> None:
         """A peer that reads nothing keeps what was to be flushed no longer than this."""
-        asyncio.get_running_loop().call_later(CLOSE_TIMEOUT, self._cut, connection)
+        asyncio.get_running_loop().call_later(CLOSE_TIMEOUT, self.cut, connection)
 
-    def _cut(self, connection: _Socket) -> None:
+    def cut(self, connection: Connection) -> None:
         if connection in self._live and connection.ws is not None:
             connection.ws.disconnect(False)

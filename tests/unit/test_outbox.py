@@ -148,7 +148,7 @@ def test_a_flush_that_fails_takes_no_other_with_it():
     outbox = Outbox()
 
     class Failing:
-        def flush(self):
+        def flush(self, now):
             raise RuntimeError("a bug")
 
     before, behind = Flushed(outbox, again=1), Flushed(outbox)

@@ -23,8 +23,8 @@ from playwright.async_api import Page, async_playwright
 from convergence.effects import ANSWERER, OFFERER, DescriptionKind, Protocol
 from pynode.transports import HIGH_WATER, bounded, rtc
 from pynode.transports.bounded import MAX_DATAGRAM, MAX_DATAGRAMS
+from pynode.transports.connection import MAX_MESSAGE
 from pynode.transports.rtc import LABEL, MAX_WAITING, RESTART, RtcTransport
-from pynode.transports.websocket import MAX_MESSAGE
 from tests.browser.harness import CONFIG
 from tests.unit.pynode.toy import PATIENCE, Toy, attach, run
 

@@ -22,9 +22,10 @@ from convergence.effects import DescriptionKind, Protocol
 from pynode import site as module
 from pynode.origins import Origins
 from pynode.site import BOOKMARK_POLICY, HEADERS, FacilitatorSockets, Site, make_app
+from pynode.transports.connection import MAX_MESSAGE
 from pynode.transports.control import MAX_CONTROL
 from pynode.transports.unsent import Unsent
-from pynode.transports.websocket import MAX_MESSAGE, ORIGIN_TEXT, WebSocketTransport
+from pynode.transports.websocket import ORIGIN_TEXT, WebSocketTransport
 from tests.unit.pynode.toy import attach, run
 
 ROOT = Path(__file__).parents[3]

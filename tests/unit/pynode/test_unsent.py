@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from pynode.transports import HIGH_WATER, control, slices
+from pynode.transports.connection import MAX_MESSAGE
 from pynode.transports.control import MAX_CONTROL, PONG_ROOM
 from pynode.transports.slices import READ_SLICE
 from pynode.transports.unsent import LEAST_HIGH_WATER, REASON, Unsent
-from pynode.transports.websocket import MAX_MESSAGE, WebSocketTransport
+from pynode.transports.websocket import WebSocketTransport
 from tests.unit.pynode.test_websocket import Raw, end, frame, listening, run
 from tests.unit.pynode.toy import attach
 

@@ -24,8 +24,9 @@ from convergence.effects import Protocol
 from pynode.origins import Origins
 from pynode.transports import HIGH_WATER, dialling
 from pynode.transports import websocket as module
+from pynode.transports.connection import MAX_MESSAGE
 from pynode.transports.dialling import connect_reason
-from pynode.transports.websocket import MAX_MESSAGE, WebSocketTransport
+from pynode.transports.websocket import WebSocketTransport
 from tests.unit.pynode.toy import attach
 
 LIBRARY = ("exceeding", "opcode", "un-masked")
