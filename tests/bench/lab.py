@@ -198,6 +198,10 @@ class LabNode:
     def _address(self, identity: bytes, now: float) -> str | None:
         return next((node.url for node in self._lab.nodes if node._keys and node.identity == identity), None)
 
+    def reach(self, source: Link, identity: bytes, reply: Callable[[Link | None, float], None], now: float) -> None:
+        """relay.Extender."""
+        self.neighbours.reach(identity, reply, now)
+
     def _on_create(self, link: Link, circ_id: int, payload: bytes, now: float) -> None:
         keys = self._keys
         assert keys is not None
@@ -212,7 +216,7 @@ class LabNode:
                 node_id=keys.node_id,
                 ntor_keys=keys.ntor_keys,
                 services=self,
-                reach=self.neighbours,
+                reach=self,
             )
         )
 

@@ -22,10 +22,10 @@ def refuse_strangers(world, ends):
         node = host.node
         reach, create = node.relaying.reach, node.relaying.create
 
-        def choosy_reach(identity, reply, *rest, reach=reach):
+        def choosy_reach(source, identity, *rest, reach=reach):
             if identity in honest:
                 raise RemoteError("no", reason=DestroyReason.RESOURCELIMIT)
-            reach(identity, reply, *rest)
+            reach(source, identity, *rest)
 
         def choosy_create(link, circ_id, payload, now, create=create, host=host):
             other = host.pipes[link.channel].peer.host  # colluders know by address who calls

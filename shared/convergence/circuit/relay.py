@@ -86,8 +86,9 @@ class Services(Shape):
 class Extender(Shape):
     """Where the next hop's link comes from."""
 
-    def reach(self, identity: bytes, reply: Callable[[Link | None, float], None], now: float) -> None:
-        """An open link to the node, dialled if need be; None when there is no way."""
+    def reach(self, source: Link, identity: bytes, reply: Callable[[Link | None, float], None], now: float) -> None:
+        """An open link to the node, dialled if need be, for a circuit that came from `source`; None when there is no
+        way."""
         ...
 
 
@@ -297,7 +298,7 @@ class RelayCircuit:
             raise RemoteError("EXTEND2 back to the previous hop")
         create = Create2(request.handshake_type, request.handshake_data).encode()
         hop = self._next = _NextHop(self, self._outbox, create, now)
-        self._reach.reach(identity, hop.reached, now)
+        self._reach.reach(self._link, identity, hop.reached, now)
 
     def extended(self, reply: bytes) -> None:
         self._transmit([pack_message(RelayCommand.EXTENDED2, 0, Extended2(reply).encode())])

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 from typing import Protocol as Shape
 
-from convergence.circuit.relay import Extender, RelayCircuit
+from convergence.circuit.relay import RelayCircuit
 from convergence.crypto.keys import NodeKeys
 from convergence.errors import DestroyReason, EndReason, LocalError, RemoteError
 from convergence.link.link import Link
@@ -27,6 +27,7 @@ from convergence.wire.relay import PEER_HOST, Begin
 
 MAX_RELAYED = 32_768  # circuits of others, 6 KB each
 MAX_RELAYED_STREAMS = 8_192  # of others, open at this node
+MAX_REACHING = 32  # next hops to which the circuits of one link wait for a link; each may be a dial of 20 seconds
 MAX_PAUSED = 256  # circuits that a paused node takes, each for a peer's pipe
 
 
@@ -71,10 +72,12 @@ class Offers(Shape):
     def circuit_closed(self, circuit: RelayCircuit, now: float) -> None: ...
 
 
-class Neighbourhood(Extender, Shape):
+class Neighbourhood(Shape):
     """Our links, and where more come from."""
 
     links: dict[int, Link]
+
+    def reach(self, identity: bytes, reply: Callable[[Link | None, float], None], now: float) -> None: ...
 
 
 class Relaying:
@@ -109,6 +112,7 @@ class Relaying:
         self._keys = keys
         self._offers = offers
         self._of_link: Counter[Link] = Counter()
+        self._reaching: Counter[Link] = Counter()
         self._pipes: set[RelayCircuit] = set()  # circuits that nothing but pipes was opened on
         self._streams = Meter(MAX_RELAYED_STREAMS)  # only counts: `begin` refuses
         self._taken = 0
@@ -168,10 +172,22 @@ class Relaying:
 
     # -- relay.Extender
 
-    def reach(self, identity: bytes, reply: Callable[[Link | None, float], None], now: float) -> None:
-        """For an EXTEND2. Raises RemoteError when paused."""
+    def reach(self, source: Link, identity: bytes, reply: Callable[[Link | None, float], None], now: float) -> None:
+        """For an EXTEND2. Raises RemoteError when paused. A link whose circuits wait for MAX_REACHING gets no more:
+        it shall not use up the dials of a node on nodes that do not exist."""
         self._check()
-        self.neighbours.reach(identity, reply, now)
+        if self._reaching[source] >= MAX_REACHING:
+            reply(None, now)
+            return
+
+        def reached(link: Link | None, now: float) -> None:
+            self._reaching[source] -= 1
+            if not self._reaching[source]:
+                del self._reaching[source]
+            reply(link, now)
+
+        self._reaching[source] += 1
+        self.neighbours.reach(identity, reached, now)
 
     # -- relay.Services
 

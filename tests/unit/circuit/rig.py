@@ -153,7 +153,7 @@ class Machine:
         )
         return link
 
-    def reach(self, identity, reply, now):
+    def reach(self, source, identity, reply, now):
         """relay.Extender: links come at once, over links of the rig that stand, or are made and opened first."""
         target = self.net.by_identity.get(identity)
         if target is None or target is self or self.refuse_reach:

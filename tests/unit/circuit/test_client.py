@@ -161,7 +161,8 @@ def test_an_extended2_that_does_not_authenticate_closes(net, client, reply):
     one, two = net.relays(2)
     circuit = net.build(client, [one, two], pump=False)
     # The first hop answers EXTEND2 itself.
-    one.reach = lambda identity, answer, now: say(one.circuits[0], RelayCommand.EXTENDED2, 0, Extended2(reply).encode())
+    answer = Extended2(reply).encode()
+    one.reach = lambda *arguments: say(one.circuits[0], RelayCommand.EXTENDED2, 0, answer)
     net.pump()
     assert circuit.gone == [DestroyReason.PROTOCOL] and not circuit.times_built
 

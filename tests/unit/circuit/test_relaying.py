@@ -1,8 +1,10 @@
 """What a node does for others: within limits that hostile neighbours run into, counted, paused and resumed."""
 
+from types import SimpleNamespace
+
 import pytest
 
-from convergence.circuit.relaying import MAX_PAUSED, Relaying, RelayLimits
+from convergence.circuit.relaying import MAX_PAUSED, MAX_REACHING, Relaying, RelayLimits
 from convergence.errors import DestroyReason, EndReason, LocalError
 from convergence.rdv.point import RdvPoint
 from convergence.wire.cells import CELL_LEN, Command
@@ -26,7 +28,10 @@ class Scene:
         self.relaying = Relaying(
             self.relay.outbox, CRYPTO, self.relay.rng, self.relay.keys, self.relay.services, limits=limits
         )
-        self.relaying.neighbours = self.relay
+        self.reach = lambda identity, reply, now: self.relay.reach(None, identity, reply, now)
+        self.relaying.neighbours = SimpleNamespace(
+            links=self.relay.links, reach=lambda *arguments: self.reach(*arguments)
+        )
         self.spent = []
         self.relaying.on_spent = self.spent.append
         self.relay._create = self.relaying.create
@@ -98,6 +103,28 @@ def test_all_circuits_of_a_link_that_breaks_are_forgotten(scene):
     scene.net.break_link(scene.client, scene.net.link_between(scene.client, scene.relay))
     assert not scene.relaying.circuits and not scene.relaying._of_link
     assert len(scene.relay.services.closed) == 3
+
+
+def test_a_link_that_waits_for_many_next_hops_gets_no_more_and_others_do():
+    """One link must not use up all dials of a node on nodes that do not exist."""
+    scene = Scene()
+    waiting = []
+    scene.reach = lambda identity, reply, now: waiting.append(reply)
+    modest = scene.net.add("modest", relays=False)
+    gone = [scene.build(scene.relay, scene.last).gone for _ in range(MAX_REACHING + 3)]
+    assert len(waiting) == MAX_REACHING
+    assert [bool(reasons) for reasons in gone] == [False] * MAX_REACHING + [True] * 3
+    scene.build(scene.relay, scene.last, client=modest)
+    assert len(waiting) == MAX_REACHING + 1
+
+    waiting.pop(0)(None, scene.net.now)
+    scene.net.pump()
+    scene.build(scene.relay, scene.last)
+    scene.build(scene.relay, scene.last)
+    assert len(waiting) == MAX_REACHING + 1
+    for reply in waiting:
+        reply(None, scene.net.now)
+    assert not scene.relaying._reaching
 
 
 # -- streams
