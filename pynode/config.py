@@ -193,7 +193,7 @@ class Node:
         None,
         check_identity,
         '"' + "0" * 64 + '"',
-        "whose lists are believed; else: the first to answer",
+        "whose lists are believed",
     )
     origins: tuple[str, ...] = _setting(
         (), _origins, '["https://site.example"]', 'sites whose pages may connect; ["*"]: all; its own site always may'
@@ -213,7 +213,7 @@ class Circuits:
     hops: int = _setting(2, _whole(1, 5), "2", "between peers")
     exit_hops: int = _setting(3, _whole(1, 5), "3", "towards exits")
     introducer: bytes | None = _setting(
-        None, check_identity, '"' + "0" * 64 + '"', "the node to ask first for links to nodes without address"
+        None, check_identity, '"' + "0" * 64 + '"', "asked first for introductions"
     )
 
 

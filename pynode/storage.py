@@ -45,11 +45,13 @@ MIN_SQLITE = (3, 24, 0)
 DISK_FULL = "the disk is full: free some space and run the same command again"
 
 _SCHEMA = """
-CREATE TABLE items (bucket TEXT NOT NULL, key BLOB NOT NULL, value BLOB NOT NULL, PRIMARY KEY (bucket, key)) WITHOUT ROWID;
-CREATE TABLE pieces (root BLOB NOT NULL, piece INTEGER NOT NULL, length INTEGER NOT NULL, PRIMARY KEY (root, piece)) WITHOUT ROWID;
+CREATE TABLE items (bucket TEXT NOT NULL, key BLOB NOT NULL, value BLOB NOT NULL, PRIMARY KEY (bucket, key))
+    WITHOUT ROWID;
+CREATE TABLE pieces (root BLOB NOT NULL, piece INTEGER NOT NULL, length INTEGER NOT NULL, PRIMARY KEY (root, piece))
+    WITHOUT ROWID;
 CREATE TABLE shared (root BLOB PRIMARY KEY, path TEXT NOT NULL, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL,
   piece_size INTEGER NOT NULL DEFAULT 262144) WITHOUT ROWID;
-"""  # noqa: E501
+"""
 
 _PIECES_OF_ANY_SIZE = "ALTER TABLE shared ADD COLUMN piece_size INTEGER NOT NULL DEFAULT 262144"  # since version 2
 

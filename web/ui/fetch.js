@@ -110,5 +110,6 @@ function fetchNote(item) {
     item.status >= 400
       ? `The site answered ${item.status}: it does not have this or does not give it.`
       : `Answer ${item.status}`;
-  return `${answer} · ${bytes(item.size)}${item.stage === "receiving" ? " so far" : ""} · ${shownName(item.type || "unknown type")}`;
+  const sofar = item.stage === "receiving" ? " so far" : "";
+  return `${answer} · ${bytes(item.size)}${sofar} · ${shownName(item.type || "unknown type")}`;
 }

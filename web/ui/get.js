@@ -1,5 +1,6 @@
 /**
- * Does: the Get card: take a link from the field or the address bar, show each transfer, offer Save once it is complete.
+ * Does: the Get card: take a link from the field or the address bar, show each transfer, offer Save once it is
+ * complete.
  * Does not: speak the protocol, render what arrives, or trust a received name.
  *
  * A transfer: `{id, name, size, have, pieces, sources, why,
@@ -20,7 +21,8 @@ const ACTIVE = new Set(["looking", "waiting", "running"]);
 const SPEED_WINDOW_MS = 5000;
 const LINK = /^[\w-]{43}\.[\w-]{43}$/;
 const BAD_LINK =
-  "This is not a complete share link. Copy all of it and try again: after the # come two groups of 43 letters, digits, - or _, with a dot between.";
+  "This is not a complete share link. Copy all of it and try again: after the # come two groups of 43 letters, digits, " +
+  "- or _, with a dot between.";
 
 /** @param {(name: string, args?: object) => Promise<any>} command */
 export function getCard(command) {
@@ -86,7 +88,8 @@ function transferView(first, command) {
   const size = el("span", { class: "item-size" });
   const bar = el("progress", { max: "1", "data-testid": "progress", "aria-label": "Received so far" });
   const note = el("p", { class: "item-note", "data-testid": "transfer-note" });
-  const stage = el("p", { class: "visually-hidden", role: "status" }); // speaks at each change of stage, not at each byte
+  // It speaks at each change of stage, not at each byte.
+  const stage = el("p", { class: "visually-hidden", role: "status" });
   const run = (verb) => () =>
     command(verb, { id: first.id }).catch((failure) => setText(note, sentence(failure.message)));
   const save = el(
@@ -152,8 +155,10 @@ function transferView(first, command) {
 
 function transferNote(item, rate) {
   const part = item.size ? `${bytes(item.have)} of ${bytes(item.size)}` : "";
-  if (item.state === "done")
-    return `Complete. ${item.pieces === 1 ? "Its one piece was" : `All ${count(item.pieces, "piece")} were`} checked against the link.`;
+  if (item.state === "done") {
+    const checked = item.pieces === 1 ? "Its one piece was" : `All ${count(item.pieces, "piece")} were`;
+    return `Complete. ${checked} checked against the link.`;
+  }
   if (item.state !== "running") {
     return [words(item.why), item.have ? `${part} is here already.` : ""].join(" ").trim();
   }

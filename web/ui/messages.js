@@ -32,7 +32,8 @@ export const WORDS = {
   "link-half": "The link is incomplete: its second half, after a dot, is missing. Copy the whole link.",
   "link-part-short": ({ part }) => `The ${PARTS[part]} part of the link is incomplete. Copy the whole link.`,
   "link-part-long": ({ part }) =>
-    `The ${PARTS[part]} part of the link is too long or holds characters that do not belong in it. Copy the whole link.`,
+    `The ${PARTS[part]} part of the link is too long or holds characters that do not belong in it. ` +
+    "Copy the whole link.",
   "link-part-altered": ({ part }) => `The ${PARTS[part]} part of the link was altered. Ask for the link again.`,
   "url-long": "This address is too long.",
   "url-none": "This is not a web address: it should look like http://example.org/page.",
@@ -125,7 +126,8 @@ export const WORDS = {
   "file-unreadable": "The file could not be read; it may have been moved, changed or removed. Choose it again.",
   "file-changed": "The file changed while it was being read. Choose it again once it is complete.",
   "file-no-room": ({ size, left }) =>
-    `There is not enough room: the file has ${bytes(size)}, and this browser has ${bytes(left)} left for this site. Remove files from the lists or free disk space.`,
+    `There is not enough room: the file has ${bytes(size)}, and this browser has ${bytes(left)} left for this site. ` +
+    "Remove files from the lists or free disk space.",
   "file-not-stored": ({ detail }) =>
     `This browser could not store the file${because(detail)}. Free disk space, then choose it again.`,
   "file-incomplete": ({ detail }) => `The file cannot be put together${because(detail)}.`,
