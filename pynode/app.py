@@ -1,6 +1,6 @@
 """A node, or a facilitator with its site, as a part of this process: all ports put together.
 
-Does: build storage, keys, transports, driver and machine in the right order; start and stop them; turn what goes wrong
+Does: build storage, keys, transports, driver and machine in the right order; start and stop them; turn each failure
 into a sentence for people.
 Does not: parse arguments, print, or outlive the event loop it was started in.
 """
@@ -76,17 +76,17 @@ class Network:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a node is to be.
+    """The configuration of a node.
 
     Args:
         data: folder of its keys and data; None for a node that keeps nothing (then without roles).
-        roles: what it does for others, which needs `listen` or `stun`.
-        listen: where links are accepted; None accepts none but over WebRTC.
-        url: what others dial; None makes it of `public`, or the host in `listen`, and the port that was bound.
-        policy: of an exit.
+        roles: what it does for others; a node with roles needs `listen` or `stun`.
+        listen: where links are accepted; None accepts links over WebRTC only.
+        url: what others dial; None makes it from `public`, or the host in `listen`, and the bound port.
+        policy: what an exit may reach.
         origins: whose pages may open links, besides those of the network's site (or, where that is not known, of the
             facilitator's host); "*" for all.
-        stun: servers to ask for its public address, for WebRTC links; None makes and takes no such links.
+        stun: servers to ask for its public address, for WebRTC links; None makes and takes no WebRTC links.
     """
 
     network: Network
@@ -188,7 +188,7 @@ class App:
         self.driver.run(self.node.start)
 
     async def stop(self) -> None:
-        """Leave the network; takes STOP_TIMEOUT or so at most."""
+        """Leave the network. This takes at most about STOP_TIMEOUT."""
         if hasattr(self, "driver"):
             self.driver.run(self.node.stop)
         await self._release()
@@ -200,7 +200,7 @@ class App:
             await self._storage.close()
 
     def call(self, command: Callable[[float], T]) -> T:
-        """Run a command of the node and return what it returns. Not to be called from within an event."""
+        """Run a command of the node and return its result. Do not call this from within an event."""
         result: list[T] = []
         self.driver.run(lambda now: result.append(command(now)))
         return result[0]
@@ -228,8 +228,8 @@ class FacilitatorApp:
         files: what a build wrote; None serves no page.
         name: what the site calls itself.
         hosts: names that the site answers to, besides its address and this machine's own.
-        origins: of other sites whose pages may use this facilitator and read this site; "*" for all.
-        stun: servers that the page is to use for WebRTC links; None when it is to make none.
+        origins: those of other sites whose pages may use this facilitator and read this site; "*" for all.
+        stun: servers that the page uses for WebRTC links; None when it makes no such links.
     """
 
     def __init__(
@@ -312,12 +312,12 @@ class FacilitatorApp:
         self.port = await bound(self._listen, self._site.start(self._listen.host, self._listen.port))
 
     def forget(self, identities: Iterable[bytes]) -> None:
-        """Take nodes that ended for good out of the list that outlives this process."""
+        """Remove nodes that ended for good from the list that outlives this process."""
         if self._storage is not None:
             self._storage.store([(BUCKET, identity, None) for identity in identities], lambda result: None)
 
     async def stop(self) -> None:
-        """In bounded time."""
+        """Stop, in bounded time."""
         if self._site is not None:
             await self._site.close()
         if self._transport is not None:

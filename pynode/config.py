@@ -29,8 +29,8 @@ MAX_STUN = 4
 
 
 class ConfigError(Exception):
-    """The settings cannot be used. The message names the file, the line where it is known, the key and what is
-    allowed."""
+    """The settings cannot be used. The message names the file, the key, what is
+    allowed and, if it is known, the line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -334,7 +334,7 @@ def _check_together(config: Config, wrong: Callable[[str, str | None, str], Conf
 
 
 def write_example() -> str:
-    """A settings file with every setting at an example value, commented out, and what it means."""
+    """A settings file: every setting with an example value, commented out, and its meaning."""
     lines = ["# Settings of a Convergence node. Every one may be left out.", ""]
     for section, record in _SECTIONS.items():
         lines.append(f"[{section}]")
@@ -356,7 +356,7 @@ def _listed(names: Mapping[str, Any]) -> str:
 
 
 def _line(text: str, section: str, key: str | None) -> int | None:
-    """Where `key` of `section` (or the section) is set. TOML can spell both in ways that are not found: then None."""
+    """The line that sets `key` of `section` (or the section). None when TOML spells it in a way that is not found."""
     current = ""
     for number, line in enumerate(text.splitlines(), 1):
         header = re.match(r"\s*\[+\s*[\"']?([^\]\"']+?)[\"']?\s*\]", line)

@@ -1,7 +1,7 @@
 """The CPython platform's `Crypto` and `Rng`.
 
 Does: the primitives, by the faster library for each. PyNaCl computes X25519 and Ed25519 in half the time that
-cryptography takes, and its verdict on odd signatures is that of the browser's libsodium; cryptography (OpenSSL) has
+cryptography takes, and judges odd signatures as the browser's libsodium does; cryptography (OpenSSL) has
 AES-CTR, and ChaCha20-Poly1305 at 2.5 times PyNaCl's speed.
 Does not: fall back to anything: a missing library fails the import.
 """

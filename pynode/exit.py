@@ -73,8 +73,8 @@ _MAX_HOST = 253
 
 
 def plain_address(text: str) -> Address | None:
-    """The address that packets to `text` end at: IPv4 inside mapped, NAT64 and 6to4 addresses is taken out.
-    None when `text` is no address, or one with a zone (fe80::1%eth0)."""
+    """The address that packets to `text` end at: the IPv4 address inside a mapped, NAT64 or 6to4 address.
+    None when `text` is no address, or has a zone (fe80::1%eth0)."""
     try:
         address = ip_address(text)
     except ValueError:
@@ -129,7 +129,7 @@ class _Rule:
 
     @property
     def is_reserved(self) -> bool:
-        """Whether the whole network is reserved: only then was a reserved address meant."""
+        """Whether the whole network is reserved: only then does the entry mean reserved addresses."""
         network = self.network
         if network is None:
             return False
@@ -164,7 +164,7 @@ class ExitPolicy:
         self._rules = tuple(_Rule.parse(entry) for entry in hosts)
 
     def may_permit(self, host: str, port: int | None) -> bool:
-        """Whether looking `host` up can be worth while (port None: for any port)."""
+        """Whether it can be useful to look `host` up (port None: for any port)."""
         host = host.lower().rstrip(".")
         if not host or len(host) > _MAX_HOST or not host.isprintable():
             return False

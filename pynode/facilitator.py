@@ -67,7 +67,7 @@ class FacilitatorTransport:
         """Only TCP channels are paused."""
 
     async def shutdown(self, timeout: float = CLOSE_TIMEOUT) -> None:
-        """Close what was dialled; the site closes what it accepted."""
+        """Close the links that were dialled; the site closes those that it accepted."""
         await self._links.shutdown(timeout)
 
     def _carrier(self, channel: int) -> FacilitatorSockets | WebSocketTransport:

@@ -28,7 +28,7 @@ def write_at(handle: int, data: bytes, offset: int) -> None:
 
 @contextmanager
 def claim(destination: Path) -> Iterator[Path]:
-    """An empty file under the first free name, which only we have; taken away again when the body fails."""
+    """An empty file under the first free name, claimed for us alone. It is removed when the body fails."""
     for number in range(10_000):
         target = destination if not number else destination.with_stem(f"{destination.stem} ({number})")
         try:
@@ -45,8 +45,8 @@ def claim(destination: Path) -> Iterator[Path]:
 
 
 def move(source: Path, target: Path) -> None:
-    """Put `source` in the place of `target`; over a file system's border by way of a copy."""
-    mode = target.stat().st_mode  # as the user's umask wants it
+    """Put `source` in the place of `target`; from another file system, by way of a copy."""
+    mode = target.stat().st_mode  # with the rights that the user's umask gives
     try:
         os.replace(source, target)
     except OSError as error:

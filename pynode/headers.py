@@ -2,7 +2,7 @@
 
 Does: state them once. The site and mirrors send them; `build.py` writes them into the service worker, which answers in
 the site's place, and the policies into the pages, for sites that send no headers.
-Does not: send anything, nor need more than the standard library.
+Does not: send anything, or need more than the standard library.
 """
 
 from __future__ import annotations
@@ -82,12 +82,12 @@ TYPES = {
 
 
 def policy_in(page: str) -> str:
-    """The policy of a file of the site as a page can say it itself: browsers ignore frame-ancestors there."""
+    """The policy of a file of the site in the form for a page's own <meta>: browsers ignore frame-ancestors there."""
     policy = BOOKMARK_POLICY if f"/{page}" == BOOKMARK_PAGE else HEADERS["Content-Security-Policy"]
     return "; ".join(part for part in policy.split("; ") if not part.startswith("frame-ancestors"))
 
 
 def for_worker() -> dict[str, object]:
-    """What the service worker needs of this, as JSON values."""
+    """The part of this module that the service worker needs, as JSON values."""
     headers = {name: value for name, value in HEADERS.items() if name != "Server"}
     return {"headers": headers, "bookmarkPolicy": BOOKMARK_POLICY, "types": TYPES}

@@ -38,8 +38,8 @@ def load_or_create_keys(path: Path, rng: Rng) -> Keys:
     """The node's keys; new ones, saved before they are used, where there is no file yet.
 
     Raises:
-        KeyFileError: the file is damaged or cannot be read or written. It is never replaced: a node's identity is
-            not to be lost by accident.
+        KeyFileError: the file is damaged or cannot be read or written. It is never replaced, so that a node's identity
+            is not lost by accident.
     """
     try:
         return _read(path)
@@ -77,7 +77,7 @@ def _read(path: Path) -> Keys:
 
 
 def _create(path: Path, keys: Keys) -> None:
-    """Written aside and linked into place: the file is there whole or not at all, and none is replaced."""
+    """Write a file aside and link it into place: it is there whole or not at all, and replaces no other file."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     entry = {"version": VERSION, "identity": keys.identity.hex(), "ntor": keys.ntor.hex()}
     aside = path.with_name(f".{path.name}.{os.getpid()}")

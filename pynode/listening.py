@@ -1,11 +1,11 @@
 """Listening sockets of a process, and how many descriptors it may use.
 
-Does: raise the limit of descriptors; accept connections, so many from one address at most; accept none while
-descriptors are nearly used up, so that files, links of our own and the database still find some.
+Does: raise the limit of descriptors; accept connections, up to a limit from one address; accept none while descriptors
+are nearly used up, so that files, links of our own and the database still find some.
 Does not: know a protocol.
 
-The event loops' own servers do not know such a reserve: where no descriptor is left, asyncio's tries again and logs
-without end, and uvloop's accepts and closes. What is not accepted here waits in the kernel's queue.
+The event loops' own servers keep no such reserve. When no descriptor is left, asyncio's server tries again and logs
+without end, and uvloop's accepts and closes. A connection that is not accepted here waits in the kernel's queue.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ AT_ONCE = 64
 """Connections accepted before others have a turn."""
 
 REST, LONGEST_REST = 0.1, 2.0
-"""Seconds until it is tried again whether there are descriptors; doubled each time."""
+"""Seconds until the next look whether there are descriptors; doubled each time."""
 
 LOG_PAUSE = 60.0
-"""Seconds at least between two lines that say there are none."""
+"""Seconds at least between two log lines that say that there are no descriptors."""
 
 _NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
@@ -68,16 +68,16 @@ def raise_descriptor_limit(wanted: int = MAX_DESCRIPTORS) -> int:
 
 
 def usable_descriptors() -> int:
-    """Descriptors below which strangers' connections must keep. Of each new one the number is the lowest that was free,
-    so its number tells how many are in use."""
+    """The limit for the descriptors of strangers' connections. A new descriptor has the lowest free number, so that its
+    number tells how many are in use."""
     soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     limit = MAX_DESCRIPTORS if soft == resource.RLIM_INFINITY else soft
     return limit - min(RESERVE, limit // 8)
 
 
 def counted_as(remote: str | None) -> str:
-    """What connections from this address are counted under; "" for loopback, where proxies stand, which is not
-    limited."""
+    """The name under which connections from this address are counted; "" for loopback, which is not limited because
+    proxies connect from there."""
     address = plain_address(remote or "")
     if address is None or address.is_loopback:
         return ""
@@ -93,7 +93,7 @@ class Sources:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._from: dict[str, list[socket.socket]] = {}  # those that were closed since are among them
+        self._from: dict[str, list[socket.socket]] = {}  # closed ones may still be in it
         self._count = 0
         self._purge_at = 2 * limit
 
@@ -146,7 +146,7 @@ class Listener:
         """Listen on every address of `host`, all of them if it is empty.
 
         Returns:
-            The port that was bound (of use where 0 was asked for).
+            The port that was bound, for callers that asked for port 0.
 
         Raises:
             OSError: an address is taken or not ours.
@@ -201,7 +201,7 @@ class Listener:
             try:
                 connection, address = listening.accept()
             except OSError as error:
-                # Anything else is of one connection that is gone already, or EAGAIN: there is none.
+                # Any other error means that the connection is gone already, or (EAGAIN) that none waits.
                 if error.errno in _NO_ROOM:
                     self._pause(os.strerror(error.errno or 0))
                 return

@@ -1,8 +1,8 @@
 """Logs that a person can read, or JSON lines for a machine.
 
 Does: one line a record: time, level, node, message, key=value; turn the core's events into records.
-Does not: decide what is worth an event, or write what people fetch and share. Keys and stream data are not in events;
-fields that sound like them are masked all the same.
+Does not: decide what is worth an event, or write what people fetch and share. Events hold no keys and no
+stream data; fields whose names sound like them are masked all the same.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ def log_event(event: Event) -> None:
 
 
 class Bugs:
-    """The driver's `on_bug`: a line for each place in the code, so many in a minute. It says where, and not with what:
-    the text of an exception may hold what somebody sent."""
+    """The driver's `on_bug`: a line for each place in the code, limited each minute. The line names the place and not
+    the exception's text, which may hold what somebody sent."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -83,7 +83,7 @@ class Bugs:
 
 
 class Lines(logging.Formatter):
-    """`12:00:00 info  relay-1  circuit built hops=2`, one line a record whatever the record holds."""
+    """`12:00:00 info  relay-1  circuit built hops=2`, one line for each record, whatever it holds."""
 
     def __init__(self, node: str) -> None:
         super().__init__()

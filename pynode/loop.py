@@ -48,8 +48,8 @@ class AsyncioTimer:
 
 
 def run(main: Callable[[asyncio.Event], Awaitable[int]]) -> int:
-    """Run `main(stop)` to its exit code. `stop` is set by the first SIGINT or SIGTERM: main is then to shut down
-    cleanly. A second signal cancels main.
+    """Run `main(stop)` to its exit code. The first SIGINT or SIGTERM sets `stop`: main then has to shut
+    down cleanly. A second signal cancels main.
 
     Returns:
         What main returned; 130 when it had to be cancelled.

@@ -1,7 +1,7 @@
 """Names that came from the network, made fit for a folder.
 
 Does: turn any text into one file name that is harmless on every system.
-Does not: look whether the name is taken.
+Does not: check whether the name is taken.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ MAX_BYTES = 150
 MAX_EXTENSION = 20
 """Longest ending, with its dot, that is kept when a name is cut."""
 
-_FORBIDDEN = re.compile(r'[<>:"|?*]')  # Windows refuses them; the slashes are dealt with before
+_FORBIDDEN = re.compile(r'[<>:"|?*]')  # Windows refuses them; slashes are removed before
 _DEVICE = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³])\s*(\.|$)", re.IGNORECASE)
 
 
 def safe_name(name: str, fallback: str = "file") -> str:
-    """The last part of `name` without anything that a file system, a shell or a reader could be led astray by.
+    """The last part of `name` without anything that could mislead a file system, a shell or a reader.
 
     Path separators, control and format characters (bidi overrides, zero-width ones), line breaks, leading dots and
-    dashes and Windows' device names go; at most 150 bytes remain, the ending is kept. `fallback` (a safe name) is
-    what comes back when nothing is left.
+    dashes and Windows' device names are removed. At most 150 bytes remain; the ending is kept. When nothing is left,
+    the result is `fallback` (a safe name).
     """
     parts = [_clean(part) for part in re.split(r"[/\\]", name)]
     cleaned = next((part for part in reversed(parts) if part), "")

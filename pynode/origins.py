@@ -1,7 +1,7 @@
 """Which web pages may talk to a server of ours, by the Host and Origin headers that browsers send.
 
-Does: say whether a server answers to the host that it was asked for, which ends DNS rebinding, and whether a page of
-some origin may open a WebSocket.
+Does: say whether a server answers to the host in a request (this ends DNS rebinding), and whether a page of some origin
+may open a WebSocket.
 Does not: keep programs out: they send what they like.
 """
 
@@ -50,8 +50,8 @@ class Origins:
     def allow(self, header: str | None) -> bool:
         """Whether to accept a request with this Origin header. Only browsers send one.
 
-        Pages of the visitor's own machine always may: whoever serves one there could run a program just as well, and
-        there is the best place to start code that one has verified, whoever's network it joins.
+        Pages of the visitor's own machine are always accepted. Whoever serves a page there could also run a program. It
+        is also the best place to start verified code, whichever network that code joins.
         """
         if header is None or ANY in self._allowed:
             return True
@@ -64,7 +64,7 @@ class Origins:
 
 def same_site(header: str, host: str) -> bool:
     """Whether the origin `header` is that of the page served at `host`, a Host header. A proxy may have turned https
-    into http, so the scheme is the origin's."""
+    into http, so the scheme is taken from the origin."""
     try:
         asked = origin(header)
         return _canonical(asked) == _canonical(origin(f"{asked.partition('://')[0]}://{host}"))
@@ -77,7 +77,7 @@ def answers_to(host: str, local: Any, names: Collection[str]) -> bool:
 
     Args:
         local: the address and port that the connection came in at (what `getsockname` gives).
-        names: names that are ours whatever the port: a proxy may stand in between.
+        names: names that are ours at any port, because a proxy may stand in between.
     """
     try:
         parts = urlsplit(f"//{host}" if host.isprintable() and len(host) <= MAX_HEADER else "")

@@ -1,7 +1,7 @@
 """The web site: the page's files, two small JSON documents, and the facilitator's WebSocket.
 
 Does: serve what a build wrote, from an index made at the start (so no request ever becomes a path); headers that
-isolate the page and let it load nothing from elsewhere; answer only to its own names, and carry facilitator channels
+isolate the page and let it load nothing from elsewhere; answer only to its own names; carry facilitator channels
 over aiohttp's WebSocket for its own pages and for programs.
 Does not: know facilitator records, or encrypt: https is for a proxy before it.
 """
@@ -46,7 +46,7 @@ NAME_TEXT = (
 log = logging.getLogger("pynode.site")
 http_log = logging.getLogger("pynode.site.http")
 http_log.addFilter(
-    # What is no request is a stranger's fault: with a line for each, anybody could fill the disk.
+    # A malformed request is a stranger's fault. With a log line for each, anybody could fill the disk.
     lambda record: not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
 )
 
@@ -78,7 +78,7 @@ class FacilitatorSockets:
         return connection is None or connection.send(buffers)
 
     def close(self, channel: int, reason: str) -> None:
-        """Flush, then close, in CLOSE_TIMEOUT seconds at most."""
+        """Flush, then close, within CLOSE_TIMEOUT seconds."""
         connection = self._open.pop(channel, None)
         if connection is not None:
             connection.end(WSCloseCode.OK, reason)
@@ -95,7 +95,7 @@ class FacilitatorSockets:
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """The aiohttp handler of the facilitator's path."""
-        limit = MAX_MESSAGE + 1  # aiohttp refuses what is as long as its limit
+        limit = MAX_MESSAGE + 1  # aiohttp refuses a message that is as long as its limit
         ws = web.WebSocketResponse(
             heartbeat=HEARTBEAT, compress=False, max_msg_size=limit, timeout=CLOSE_TIMEOUT, autoping=False
         )
@@ -133,7 +133,7 @@ class FacilitatorSockets:
         return ws
 
     async def shutdown(self) -> None:
-        """Close every channel and wait, in CLOSE_TIMEOUT seconds at most."""
+        """Close every channel and wait, at most CLOSE_TIMEOUT seconds."""
         self._open.clear()
         ending = list(self._live)
         for connection in ending:
@@ -143,7 +143,7 @@ class FacilitatorSockets:
 
 
 class _Channel:
-    """One accepted WebSocket. What is to be sent waits in a queue for its writer task."""
+    """One accepted WebSocket. Messages to send wait in a queue for its writer task."""
 
     def __init__(
         self,
@@ -186,7 +186,7 @@ class _Channel:
         self._cut()
 
     def end(self, code: int, reason: str) -> None:
-        """Nothing is delivered or reported any more."""
+        """From now on, deliver and report nothing."""
         self._closing = (code, reason.encode()[:100].decode("utf-8", "ignore").encode())
         self._wake.set()
         asyncio.get_running_loop().call_later(CLOSE_TIMEOUT, self._cut)
@@ -207,7 +207,7 @@ class _Channel:
                     self.owner.channels.received(self.number, message.data)
             elif message.type in (WSMsgType.PING, WSMsgType.PONG):
                 if self._control.too_many():
-                    self._cut()  # in good order it would have to read on
+                    self._cut()  # a clean close would have to read on
                     return "too many control frames"
                 if message.type is WSMsgType.PING and self.unsent <= PONG_ROOM:
                     await self._ws.pong(message.data)
@@ -244,7 +244,7 @@ class _Channel:
 
 
 def file_response(path: Path) -> web.FileResponse:
-    """A file with its type, an ETag, ranges, and the .br or .gz beside it where the browser takes that."""
+    """A file with its type, an ETag and ranges; or the .br or .gz beside it if the browser accepts that."""
     kind = TYPES.get(path.suffix.lower(), "application/octet-stream")
     return web.FileResponse(path, headers={"Content-Type": kind, "Cache-Control": "no-cache"})
 
@@ -268,10 +268,10 @@ def make_app(
         identity: the facilitator's Ed25519 identity, 32 bytes.
         sockets: the transport of the facilitator's driver; None leaves /facilitator out.
         health: JSON-able facts for /status.json, without secrets.
-        stun: servers that pages are to use for WebRTC links; None when they are to make none.
+        stun: servers that pages use for WebRTC links; None when they make no such links.
         names: hosts that it answers to besides its address and this machine's own names.
-        origins: of other sites whose pages may use this network: so they may also read what is here, as a bookmarklet
-            does that was clicked at a mirror.
+        origins: those of other sites whose pages may use this network. They may also read the files here, as a
+            bookmarklet does that was clicked at a mirror.
 
     Raises:
         FileNotFoundError: `files` holds no index.html.
@@ -352,7 +352,7 @@ class Site:
 
 
 def _index(folder: Path) -> dict[str, Path]:
-    """URL path -> file, for every plain file below `folder`; links are left out, they might lead elsewhere."""
+    """URL path -> file, for every plain file below `folder`; links are left out, because they might lead elsewhere."""
     index: dict[str, Path] = {}
     for parent, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not Path(parent, name).is_symlink()]

@@ -3,12 +3,12 @@
 Does: implement ports.Storage in one worker thread; serve shared files from where they lie; move finished files out.
 Does not: verify pieces (the core did before it stored them), or encrypt.
 
-Order of a piece's life, so that a crash at any moment loses at most what was not yet answered: bytes are written at
-their place in `pieces/<root>`, the file is synced, and only then is the row committed that says "this piece is here".
-Many waiting stores share one sync and one commit. A row whose bytes are gone all the same (somebody cut or removed
-the file) is not believed: presence is judged by the row and by the file's length.
+A piece is stored in this order, so that a crash loses at most the stores that were not yet answered: its bytes are
+written at their place in `pieces/<root>`, the file is synced, and then the row is committed that says "this piece is
+here". Many waiting stores share one sync and one commit. Somebody may cut or remove the file later, so a piece counts
+as present only if the row is there and the file is long enough.
 
-The queue is bounded by what the core leaves unanswered, and by MAX_QUEUED_BYTES above that.
+The number of requests that the core leaves unanswered bounds the queue; beyond that MAX_QUEUED_BYTES does.
 """
 
 from __future__ import annotations
@@ -72,8 +72,8 @@ class _Job:
 
 
 class DiskStorage:
-    """Implements ports.Storage in the folder `directory`, which is made if need be (mode 0700). Several processes may
-    use one folder.
+    """Implements ports.Storage in the folder `directory`, which is made if it is missing (mode 0700). Several processes
+    may use one folder.
 
     Raises:
         StorageError: the folder cannot be made or opened, or a newer version of this program wrote it.
@@ -140,7 +140,7 @@ class DiskStorage:
         return await self._ask(lambda: self._export(root, size, destination))
 
     async def close(self) -> None:
-        """Finish what was asked for, then stop."""
+        """Finish the waiting requests, then stop."""
         self._jobs.put(None)
         await asyncio.to_thread(self._thread.join)
 
@@ -203,7 +203,7 @@ class DiskStorage:
         self._db.close()
 
     def _store_batch(self, jobs: list[_Job]) -> list[None | Failure]:
-        """One commit for all; a job that fails is undone alone."""
+        """One commit for all; only a job that fails is undone."""
         results: list[None | Failure] = []
         touched: dict[bytes, int] = {}
         try:
@@ -215,7 +215,7 @@ class DiskStorage:
                         self._put_item(*item, touched)
                     results.append(None)
                 except Exception as error:
-                    if not self._db.in_transaction:  # SQLite undid all, as it does when the disk is full
+                    if not self._db.in_transaction:  # SQLite rolled back everything, as it does when the disk is full
                         raise
                     self._db.execute("ROLLBACK TO job")
                     results.append(_failure(error))
@@ -341,7 +341,7 @@ class DiskStorage:
     def _export(self, root: bytes, size: int, destination: Path) -> Path:
         longest = self._db.execute("SELECT max(length) FROM pieces WHERE root = ?", (root,)).fetchone()[0]
         row = self._db.execute("SELECT path, piece_size FROM shared WHERE root = ?", (root,)).fetchone()
-        # All pieces but the last have the file's piece size. One alone may be shorter, and is then the whole.
+        # All pieces except the last have the file's piece size. A single piece may be shorter: it is the whole file.
         piece_size = longest if longest and longest < size else row[1] if row else PIECE_SIZE
         count, present = _count(size, piece_size), len(set(self._keys(root)))
         if present < count:

@@ -42,7 +42,7 @@ _WHOSE_LISTS = "whose lists of nodes are believed; without it, whose come first 
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line."""
+    """A parser that says what is wrong in one line."""
 
     def error(self, message: str) -> NoReturn:
         sys.stderr.write(f"{self.prog}: {shown(message, 500)}. Try: {self.prog} --help\n")
@@ -51,7 +51,7 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command. Returns its exit code."""
-    # Where a descriptor is closed, the event loop or a file would come to have its number.
+    # If one of these descriptors is closed, the event loop or a file would get its number.
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode))

@@ -1,7 +1,7 @@
 """Relays as processes of their own, looked after.
 
-Does: start `convergence relay` processes, read what they report, start one that crashed again (at its old port, a
-bounded number of times), end them all. They hold our end of a pipe, so that none outlives us.
+Does: start `convergence relay` processes, read what they report, restart one that crashed (at its old port, a
+bounded number of times), end them all. Each holds the other end of a pipe of ours, so that none outlives us.
 Does not: know what a relay does.
 """
 
@@ -33,7 +33,7 @@ MAX_LINE = 1 << 16
 
 @dataclass(eq=False)
 class Relay:
-    """One relay. `options` are those of `convergence relay`, but for where it listens."""
+    """One relay. `options` are those of `convergence relay`, except where it listens."""
 
     name: str
     host: str
@@ -55,7 +55,7 @@ class Relays:
     """All relays of this process.
 
     Args:
-        on_change: called with a relay whose state or number of known nodes changed, and a sentence if there is
+        on_change: called with a relay whose state or number of known nodes changed, and with a sentence, if there is
             something to say.
     """
 
@@ -70,7 +70,7 @@ class Relays:
         self._tasks = [asyncio.ensure_future(self._look_after(relay)) for relay in self.relays]
 
     def refresh(self) -> None:
-        """Have every relay ask for the list of nodes: they extend circuits only to those that they know."""
+        """Have every relay ask for the list of nodes: a relay extends circuits only to nodes that it knows."""
         for relay in self.relays:
             pipe = relay.process.stdin if relay.process is not None else None
             if relay.pid is not None and pipe is not None and not pipe.is_closing():
@@ -124,7 +124,7 @@ class Relays:
             stdout=asyncio.subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": _python_path()},
             limit=MAX_LINE,
-            start_new_session=True,  # Ctrl-C is for us alone: we end them
+            start_new_session=True,  # Ctrl-C reaches only us; we end the relays
         )
         assert process.stdout is not None
         while line := await process.stdout.readline():

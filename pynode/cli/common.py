@@ -41,13 +41,13 @@ def settings(arguments: argparse.Namespace) -> Config:
 
 
 def data_folder(arguments: argparse.Namespace, config: Config, *names: str) -> Path:
-    """The folder that --data names, or the file, or the default; a command's own part of it."""
+    """The folder that --data names, or the file, or the default; in it, a command's own part."""
     base = Path(arguments.data).expanduser() if arguments.data else config.node.data
     return base.joinpath(*names)
 
 
 def stun_servers(arguments: argparse.Namespace, config: Config) -> tuple[str, ...] | None:
-    """For WebRTC links, as --stun names them, or the file; None when there are to be no such links."""
+    """The STUN servers for WebRTC links, from --stun or else the file; None when there are to be no such links."""
     return None if arguments.no_rtc else tuple(arguments.stun) or config.rtc.servers
 
 
@@ -122,10 +122,11 @@ async def joined(app: App) -> bool:
 
 @contextmanager
 def locked(path: Path, taken: str) -> Iterator[None]:
-    """Hold a lock file while the body runs; the system lets go of it when the process ends, however it does.
+    """Hold a lock file while the body runs; the system releases it when the process ends,
+    however it ends.
 
     Raises:
-        CliError: somebody else holds it: `taken` says so. Or the folder cannot be used.
+        CliError: somebody else holds it (with the message `taken`), or the folder cannot be used.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -143,7 +144,7 @@ def locked(path: Path, taken: str) -> Iterator[None]:
 
 
 async def unless(stop: asyncio.Event, what: Awaitable[T]) -> T | None:
-    """What `what` gives; None, and `what` cancelled, when `stop` is set first."""
+    """The result of `what`. When `stop` is set first, `what` is cancelled and the result is None."""
     task = asyncio.ensure_future(what)
     ending = asyncio.ensure_future(stop.wait())
     try:

@@ -79,7 +79,7 @@ class _Command:
     def event(self, event: Event) -> None:
         log_event(event)
         match event:
-            case FetchStatus(_, stage) if stage not in self._said:  # each attempt may say the same
+            case FetchStatus(_, stage) if stage not in self._said:  # several attempts may report the same
                 self._said.add(stage)
                 self._output.say(f"{words(stage)}…")
             case FetchResponse(_, self.status, kind, length):

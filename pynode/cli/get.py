@@ -1,8 +1,8 @@
 """`convergence get`: fetch what a share link names.
 
-Does: fetch into `downloads/` of the data folder, where an interrupted run's pieces wait for the next; when all is there
-and verified, move the file under a safe, free name into the folder that was asked for.
-Does not: keep anything of a finished download, unless it goes on sharing it; then until it ends.
+Does: fetch into `downloads/` of the data folder, where an interrupted run's pieces wait for the next run. When all is
+there and verified, move the file under a safe, free name into the folder that was asked for.
+Does not: keep anything of a finished download, except while it goes on sharing the file.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ AGAIN = "What has arrived is kept: run the same command again to go on."
 
 
 def site_of(text: str) -> str | None:
-    """The site that a full link names; None for a bare one. Raises CliError for what is no link."""
+    """The site that a full link names; None for a bare one. Raises CliError when it is no link."""
     text = text.strip()
     try:
         ShareLink.parse(text)
@@ -166,7 +166,7 @@ class _Download:
         return 0 if transfer is None else transfer.download.bytes_fetched
 
     async def _watch(self) -> None:
-        """Gives up when there is no network, or nothing came for long."""
+        """Give up when there is no network, or nothing came for a long time."""
         try:
             await joined(self._app)
         except CliError as error:

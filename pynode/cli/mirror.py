@@ -1,6 +1,6 @@
 """`convergence mirror`: serve the published code, or hand it on through the network.
 
-Does: compare every file with the manifest before it serves one; fetch such a folder first, from sites or by circuits.
+Does: compare every file with the manifest before it serves one; fetch such a folder first, from sites or over circuits.
 Does not: run a network: pages from here join the one that --network names.
 """
 
@@ -60,7 +60,7 @@ def dist_folder(option: str | None) -> Path:
     folder = Path(option).expanduser() if option else page_folder()
     if folder is None:
         raise CliError("There is no dist/ here: run `python3 build.py build`, or name a folder with --dist.", 2)
-    return folder.absolute()  # "." is another folder once it was replaced
+    return folder.absolute()  # after it is replaced, "." is another folder
 
 
 async def _serve(
@@ -126,7 +126,7 @@ async def _from_sites(arguments: argparse.Namespace, output: Output) -> Mapping[
 
 
 class _WithoutPath(Output):
-    """The archive's own path is nothing to tell: it is gone once it was unpacked."""
+    """An output without the archive's own path: the archive is deleted once it is unpacked."""
 
     def result(self, text: str) -> None:
         pass

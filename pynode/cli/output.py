@@ -47,7 +47,7 @@ class Output:
         self._err = err or sys.stderr
         self._terminal = not as_json and self._err.isatty()
         self._drawn = 0
-        # Where lines stay, what is quickly done is not worth one.
+        # On a terminal a progress line is overwritten. Elsewhere it stays, so quick work gets none.
         self._last = 0.0 if self._terminal or as_json else time.monotonic()
 
     def say(self, text: str) -> None:
@@ -68,7 +68,7 @@ class Output:
             _write(self._out, json.dumps({"event": event, **data}) + "\n")
 
     def progress(self, line: str, *, last: bool = False, **data: Any) -> None:
-        """How far it is. Drawn over the one before on a terminal; shown now and then elsewhere."""
+        """Show the progress: on a terminal over the line before, elsewhere now and then."""
         now = time.monotonic()
         if now - self._last < (REDRAW if self._terminal or self.as_json else PLAIN_EVERY) and not last:
             return
@@ -89,12 +89,12 @@ class Output:
 
 
 def _write(stream: TextIO, text: str) -> None:
-    """Whoever reads may be gone: that ends the talk, not the command. Raises CliError: what is said gets lost."""
+    """Write. If the reader is gone, drop the text and let the command go on. Raises CliError for any other failure."""
     try:
         stream.write(text)
         stream.flush()
     except OSError as error:
-        nowhere = os.open(os.devnull, os.O_WRONLY)  # or what is left in the buffer fails once more at the end
+        nowhere = os.open(os.devnull, os.O_WRONLY)  # else the rest of the buffer fails again at exit
         os.dup2(nowhere, stream.fileno())
         os.close(nowhere)
         if not isinstance(error, BrokenPipeError):
@@ -137,7 +137,7 @@ def shown(text: str, limit: int = MAX_SHOWN_NAME) -> str:
 
 
 def sentence(text: str) -> str:
-    """A clause of the core's or of a library's, as a sentence. What may be a name or an address is left as it is."""
+    """A clause from the core or a library, as a sentence. A first word that may be a name or an address is kept."""
     if re.match(r"(?!https?\b)[a-z']+[ ,]", text):
         text = text[0].upper() + text[1:]
     return text if text.endswith((".", "?", "!", "/")) else f"{text}."

@@ -61,7 +61,7 @@ async def release_sign(arguments: argparse.Namespace, output: Output, stop: asyn
     ):
         _write(path, data)
     for name in (RELEASE, LOG):
-        for ending in ENCODINGS.values():  # what a build packed is of the record before
+        for ending in ENCODINGS.values():  # the packed files of the build hold the earlier record
             (folder / f"{name}{ending}").unlink(missing_ok=True)
     verdict = check(manifest, release.encode(), log.encode(), Trust.of(manifest), None)
     output.say(f"Signed with key {key.public.name}. Commit {log_file} and {record_file}.")
@@ -159,7 +159,7 @@ async def _open_key(path: Path, output: Output, stop: asyncio.Event) -> SecretKe
 
 
 async def _ask(question: str, output: Output, stop: asyncio.Event) -> str | None:
-    """A line that a terminal does not show; without one, the next of standard input. None when it was stopped."""
+    """A line that the terminal does not show; else the next line of standard input. None when it was stopped."""
     if not sys.stdin.isatty():
         return _line()
     loop, ready = asyncio.get_running_loop(), asyncio.Event()
@@ -209,7 +209,7 @@ def _read(path: Path, limit: int) -> bytes | None:
 
 
 def _write(path: Path, data: bytes) -> None:
-    """There whole or not at all."""
+    """Write a file: it is there whole or not at all."""
     part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

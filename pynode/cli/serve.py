@@ -30,7 +30,7 @@ TAKEN = "Another node uses the data folder {}: stop it, or give this one a folde
 
 
 def exit_policy(exits: Exit, allow: list[str]) -> ExitPolicy:
-    """The settings' policy and what --exit-allow adds. Raises CliError."""
+    """The exit policy from the settings, with what --exit-allow adds. Raises CliError."""
     try:
         return ExitPolicy(exits.ports, (*exits.hosts, *allow))
     except ValueError as error:
@@ -107,12 +107,13 @@ class _Relay:
                 self._output.record("registered")
             case Nodes(count):
                 self._output.record("nodes", count=count)
-            case Trouble(why):  # the log tells people
+            case Trouble(why):  # people read the log
                 self._output.record("trouble", code=why.code, message=trouble_words(event))
 
 
 async def _obey_parent(app: App, stop: asyncio.Event) -> None:
-    """`convergence up` holds the other end of standard input: it closes when that process ends, however it does."""
+    """`convergence up` holds the other end of standard input: it closes when that process ends,
+    however it ends."""
     reader = asyncio.StreamReader()
     loop = asyncio.get_running_loop()
     pipe, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)

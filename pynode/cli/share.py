@@ -30,11 +30,11 @@ from pynode.logs import log_event
 from pynode.storage import StorageError
 
 TELL_EVERY = 16 * PIECE_SIZE
-MAX_FILES = 256  # the core shares no more at a time
+MAX_FILES = 256  # as many as the core shares at a time
 
 
 def check_files(names: list[str]) -> list[Path]:
-    """The files, each once. Raises CliError for what is none."""
+    """The files, each once. Raises CliError for a path that is no file."""
     paths = list(dict.fromkeys(Path(name).absolute() for name in names))
     for path in paths:
         try:
@@ -196,6 +196,6 @@ def hash_file(path: Path, tell: Callable[[int], None], cancelled: threading.Even
                 tell(builder.size)
             if cancelled.is_set():
                 raise LocalError("it was stopped")
-    # A name that is no text on this machine gets replacement characters.
+    # A name that does not decode on this machine gets replacement characters.
     name = os.fsencode(path.name).decode("utf-8", "replace")
     return builder.finish(name, mimetypes.guess_type(name)[0] or "")

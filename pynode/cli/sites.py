@@ -78,7 +78,7 @@ def _network(site: str, answer: Mapping[str, Any]) -> Network:
         url = urljoin(site, path)
         url = "ws" + url.removeprefix("http")
         check_ws_url(url)
-        # What came by https goes on with TLS; a mirror without it may name a facilitator that has it.
+        # A site with https must name a facilitator with TLS; a mirror without https may name one, too.
         if len(identity) != 32 or (urlsplit(site).scheme == "https" and not url.startswith("wss:")):
             raise ValueError
     except (KeyError, TypeError, ValueError, ParseError):

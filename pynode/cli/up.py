@@ -72,7 +72,7 @@ class _Network:
         self._ready_file = Path(arguments.ready_file) if arguments.ready_file else None
         self._changed = asyncio.Event()
         self._ready = False
-        # What is started here is dialled from here; what is listed is dialled by others.
+        # Relays of this machine dial the facilitator from here; others dial the listed addresses.
         public = arguments.public or arguments.host
         self._site = f"http://{Address(public, app.port)}/"
         inside = Address("127.0.0.1" if arguments.host in ANYWHERE else arguments.host, app.port)
@@ -112,10 +112,10 @@ class _Network:
         return 0
 
     async def end(self) -> None:
-        """In a few seconds."""
+        """End the network, within a few seconds."""
         self._output.say("Stopping.")
         await self._relays.stop()
-        # They ended for good: what starts next on this data is not to believe in their old addresses.
+        # They ended for good: the next run on this data must not use their old addresses.
         self._app.forget(bytes.fromhex(relay.identity) for relay in self._relays.relays)
         await self._app.stop()
         if self._ready_file is not None:

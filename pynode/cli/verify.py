@@ -42,7 +42,8 @@ async def verify(arguments: argparse.Namespace, output: Output, stop: asyncio.Ev
 
 
 def checked_folder(folder: Path) -> Manifest:
-    """The manifest of a folder whose files are all as it says. Raises CliError that names the first that is not."""
+    """The manifest of a folder whose files are all as it says. Raises CliError with the name of the first that is
+    not."""
     try:
         manifest = read_manifest(folder).manifest
     except Refused as error:
@@ -68,7 +69,7 @@ async def _inspect_all(urls: list[str], own: Manifest | None, root: str | None, 
             async with slots:
                 await inspect(session, site, expected, progress)
             if root is not None and expected is None:
-                site.verdict = None  # a site's own keys say nothing of a version that is not the expected one
+                site.verdict = None  # a site's own keys prove nothing about a version that is not the expected one
 
         def progress(size: int) -> None:
             nonlocal done

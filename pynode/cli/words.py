@@ -1,7 +1,7 @@
 """What a command says for each code of the core.
 
 Does: hold one table from codes to words, and fill in the values that come with a code.
-Does not: decide when something is said. Sentences that ask for a second try leave out how: a command knows better.
+Does not: decide when something is said. Sentences that ask for a second try do not say how: each command says that.
 """
 
 from __future__ import annotations
@@ -160,5 +160,5 @@ def trouble_words(trouble: Trouble) -> str:
 
 
 def error_words(error: LocalError) -> str:
-    """What to say of what a command of the core raised."""
+    """The sentence for an exception that a command of the core raised."""
     return words(error.why) if isinstance(error, Problem) else sentence(str(error))

@@ -2,7 +2,8 @@
 
 Does: put a manifest, what lies beside it and its files one after the other, so that equal files give equal bytes; take
 them out again, each verified.
-Does not: have names or lengths of its own to be believed: the manifest, and so the root hash, says what follows.
+Does not: hold names or lengths of its own that a reader must believe: the manifest, and so the root hash, says what
+follows.
 
     magic (16 bytes) | length (4) and bytes of manifest.json, release.json, releases.txt | files, by their names
 
@@ -44,7 +45,7 @@ def take_out(source: BinaryIO, root: str) -> dict[str, bytes]:
     """The files of the manifest with this root hash, and what lies beside them.
 
     Raises:
-        Refused: it is of another version, or a byte differs.
+        Refused: it holds another version, or a byte differs.
         OSError: it cannot be read.
     """
     if source.read(len(MAGIC)) != MAGIC:

@@ -1,7 +1,7 @@
 """A folder with what was published: dist/, as a build or a mirror wrote it.
 
-Does: read its manifest, check every file against it, the packed ones beside them too; write such a folder whole.
-Does not: take anything that the manifest does not list for a part of it, or delete it.
+Does: read its manifest; check every file against it, and the packed ones beside them; write such a folder whole.
+Does not: treat anything that the manifest does not list as a part of the build, or delete it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Published(NamedTuple):
 
 
 def read_manifest(folder: Path) -> Published:
-    """Without a look at the files. Raises Refused."""
+    """Read a folder's documents, without a look at the files. Raises Refused."""
     data: dict[str, bytes | None] = {}
     for name, limit in BESIDE.items():
         try:
@@ -110,7 +110,7 @@ def write_folder(target: Path, files: Mapping[str, bytes]) -> None:
         Refused: as `check_target` does.
         OSError: it cannot be written; what was there before is there still.
     """
-    target = target.resolve()  # a link to a folder goes on leading there
+    target = target.resolve()  # a link to a folder keeps leading there
     check_target(target)
     if (network := target / NETWORK).is_file():
         files = {**files, NETWORK: network.read_bytes()}

@@ -62,7 +62,7 @@ class Log:
         return b"".join(line + b"\n" for line in self.lines)
 
     def head(self, size: int | None = None) -> Head:
-        """Of the first `size` lines; of all without it. Raises Refused when there are fewer."""
+        """The head of the first `size` lines, or of all lines. Raises Refused when there are fewer than `size`."""
         if size is None:
             size = len(self.lines)
         if size > len(self.lines):
@@ -81,10 +81,11 @@ class Log:
         return None
 
     def with_release(self, version: str, root: str) -> Log:
-        """The log with this release in it, at its end if it was not.
+        """The log with this release in it. If it is not there yet, it goes to the end.
 
         Raises:
-            Refused: as `find` does, or the log has a version that is as new: everybody would take this for a roll-back.
+            Refused: as `find` does, or the log has a version that is as new: then everybody would take this release for
+                a roll-back.
         """
         if self.find(version, root) is not None:
             return self
@@ -149,6 +150,6 @@ def root_by_proof(leaf: bytes, index: int, size: int, proof: Sequence[bytes]) ->
 
 
 def _next_level(level: Sequence[bytes]) -> list[bytes]:
-    """One without a neighbour goes up as it is: that splits at the largest power of two, as the RFC does."""
+    """A hash without a neighbour goes up as it is. This splits at the largest power of two, as the RFC does."""
     above = [node_hash(left, right) for left, right in zip(level[::2], level[1::2], strict=False)]
     return above + [level[-1]] if len(level) % 2 else above

@@ -1,7 +1,7 @@
 """The manifest: the list of every file that a browser runs, whose own SHA-256 is the root hash.
 
 Does: read and write manifest.json, format 2, in the one form that it may have; say how a file differs from its entry.
-Does not: fetch, sign, or need more than the standard library: a build starts from it.
+Does not: fetch, sign, or need more than the standard library, because a build starts with it.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _VERSION = re.compile(r"(?:0|[1-9][0-9]{0,8})(?:\.(?:0|[1-9][0-9]{0,8})){0,3}")
 
 
 class Refused(Exception):
-    """Something published is not what it should be. The message is a clause that says why, to people."""
+    """Something published is not what it should be. The message is a clause that tells people why."""
 
 
 class Entry(NamedTuple):
@@ -65,7 +65,7 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """Format 2. There is none that breaks its rules: the constructor raises Refused.
+    """A manifest of format 2. The constructor raises Refused for one that breaks the rules.
 
     Args:
         version: one to four numbers with dots.
@@ -95,7 +95,7 @@ class Manifest:
 
     @classmethod
     def parse(cls, data: bytes) -> Manifest:
-        """Of bytes from anyone. Raises Refused."""
+        """Read a manifest from untrusted bytes. Raises Refused."""
         _need(len(data) <= MAX_MANIFEST, "is too long")
         value = parse_json(data, "the list of files")
         _need(isinstance(value, dict) and set(value) == {"files", "format", "keys", "threshold", "version"}, _NOT_2)
@@ -126,7 +126,7 @@ def canonical_json(value: Any) -> bytes:
 
 
 def parse_json(data: bytes, what: str) -> Any:
-    """The value in a document from anyone. Raises Refused: `what` is not what `canonical_json` writes.
+    """The value in an untrusted document. Raises Refused: `what` is not as `canonical_json` writes.
 
     Equal values have equal bytes, so that a hash names what every reader sees.
     """
@@ -151,7 +151,7 @@ def is_digest(text: Any) -> bool:
 
 
 def version_order(version: str) -> tuple[int, ...]:
-    """What versions are compared by: 1.0 and 1.0.0 are equal."""
+    """The key by which versions are compared: 1.0 and 1.0.0 are equal."""
     parts = [int(part) for part in version.split(".")]
     return tuple(parts + [0] * (4 - len(parts)))
 

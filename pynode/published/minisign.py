@@ -2,7 +2,7 @@
 
 Does: read, make and write key pairs, with a password or without; sign and verify.
 Does not: know what is signed. Signatures are of the file's own bytes (algorithm "Ed"), which WebCrypto can check;
-prehashed ones ("ED", minisign's default) are refused with the word on how to make the others.
+prehashed ones ("ED", minisign's default) are refused, with a message on how to make the others.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ OPSLIMIT, MEMLIMIT = scrypt.OPSLIMIT_SENSITIVE, scrypt.MEMLIMIT_SENSITIVE
 _UNTRUSTED, _TRUSTED = "untrusted comment: ", "trusted comment: "
 _ALGORITHM, _PREHASHED, _SCRYPT, _NO_KDF, _BLAKE2B = b"Ed", b"ED", b"Sc", bytes(2), b"B2"
 _SECRET_LEN = 158
-# Of a secret key's bytes: where the salt, the limits and the part that a password hides begin.
+# Offsets in a secret key's bytes: of the salt, the limits and the part that a password hides.
 _SALT_AT, _OPS_AT, _MEM_AT, _HIDDEN_AT = 6, 38, 46, 54
 _SECRET_AT, _SUM_AT = _HIDDEN_AT + ID_LEN, _HIDDEN_AT + ID_LEN + 64
 _CRYPTO = CPythonCrypto()
@@ -118,7 +118,7 @@ class Signature:
 @dataclass(frozen=True, slots=True)
 class SecretKey:
     """Args:
-    seed: of Ed25519, 32 bytes.
+    seed: the Ed25519 seed, 32 bytes.
     """
 
     key_id: bytes

@@ -40,14 +40,14 @@ MAX_SIGNATURES = 2 * MAX_KEYS
 
 @dataclass(frozen=True, slots=True)
 class Trust:
-    """Whose signatures count: `threshold` of these minisign public keys. Without keys, nobody's."""
+    """The keys that have to sign: `threshold` of these minisign public keys. Without keys, no signature counts."""
 
     keys: Sequence[str] = ()
     threshold: int = 0
 
     @classmethod
     def of(cls, manifest: Manifest) -> Trust:
-        """Those that a manifest names: they sign what follows it."""
+        """The keys that a manifest names: they sign the release after it."""
         return cls(manifest.keys, manifest.threshold)
 
 
@@ -74,7 +74,7 @@ class Release:
     """release.json, which lies beside manifest.json.
 
     Args:
-        index: of the release's line in the log, from 0.
+        index: the release's line in the log, from 0.
         size: lines of the log when it was signed.
         proof: that the line is in it.
         signatures: .minisig files of manifest.json. Each trusted comment is `comment` of the log's head.
@@ -87,7 +87,7 @@ class Release:
 
     @classmethod
     def parse(cls, data: bytes) -> Release:
-        """Of bytes from anyone. Raises Refused."""
+        """Read a record from untrusted bytes. Raises Refused."""
         if len(data) > MAX_RELEASE:
             raise Refused("the record of the release is too long")
         value = parse_json(data, "the record of the release")
@@ -123,7 +123,7 @@ class Release:
         )
 
     def head(self, manifest: Manifest) -> Head:
-        """Of the log that has this manifest's release, if the proof is right. Raises Refused."""
+        """The head of the log that has this manifest's release, if the proof is right. Raises Refused."""
         line = release_line(manifest.version, manifest.root)
         return Head(self.size, root_by_proof(line, self.index, self.size, self.proof))
 
@@ -194,7 +194,7 @@ def _count(manifest: Manifest, record: Release, head: Head, trust: Trust, why: l
             faults.append(str(error))
             continue
         key = keys.get(signature.key_id)
-        if key is None:  # of somebody whom others trust, as when keys change
+        if key is None:  # a key that others trust, as when keys change
             continue
         if not signature.verifies(key, message):
             faults.append(f"the signature of key {key.name} does not verify")
@@ -207,7 +207,7 @@ def _count(manifest: Manifest, record: Release, head: Head, trust: Trust, why: l
     if not keys:
         why.append("the version that judges it names no keys that could sign")
     elif len(signers) < trust.threshold:
-        # What else lies there does no harm where enough have signed.
+        # Faults in other signatures do no harm when enough keys have signed.
         why += [f"{len(signers)} of the trusted keys signed, {trust.threshold} have to", *faults]
     return signers
 
@@ -217,7 +217,7 @@ def _against_log(record: Release, head: Head, data: bytes, seen: Seen | None) ->
         log = Log.parse(data)
         if log.head(head.size) != head:
             return ["the log of releases is not the one that was signed"]
-        # What was there once must be there still, in the same order.
+        # Lines that were there once must still be there, in the same order.
         if seen is not None and log.head(seen.head.size) != seen.head:
             return ["the log of releases was changed where it had been read before: it may only grow"]
     except Refused as error:

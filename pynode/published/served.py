@@ -1,7 +1,7 @@
 """What a site serves, as a browser would see it.
 
 Does: fetch the manifest, every file in it, the page at "/" and what proves a release; compare each byte and each type
-that browsers insist on; bounded in size and time, since a site may be hostile.
+that browsers insist on; bound size and time, because a site may be hostile.
 Does not: follow a redirect to another origin, believe a site's own word on what is right when something else is
 expected, or find out what a site serves to others.
 """
@@ -42,7 +42,7 @@ MAX_REDIRECTS = 5
 CHUNK = 64 << 10
 
 INDEX = "index.html"
-# A site that tells programs from browsers shall take this for one.
+# A site that treats programs and browsers differently shall take this for a browser.
 HEADERS = {
     "User-Agent": "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0",
     "Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8",
@@ -55,14 +55,14 @@ JAVASCRIPT = {
     *("text/jscript", "text/livescript", *(f"text/javascript1.{minor}" for minor in range(6))),
 }
 """What module scripts and workers may be (WHATWG MIME Sniffing, section 4.6)."""
-# A page goes elsewhere by the one, and takes a style by the other, in Firefox.
+# In Firefox a page goes elsewhere by the first header, and loads a style sheet by the second.
 _ACTING = re.compile(r"refresh:|link:.*stylesheet", re.IGNORECASE | re.DOTALL)
 _CHARSET = re.compile(r';\s*charset\s*=\s*"?([^\s;,"]*)')
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came for one address: its bytes' hash and size, its type, and a header that does what code does, or ""."""
+    """What came for one address: its bytes' hash and size, its type, and a header that acts as code does, or ""."""
 
     entry: Entry
     type: str
@@ -75,7 +75,7 @@ class Site:
 
     Args:
         problems: (file, what is wrong with it); "/" is the page itself.
-        notes: why what lies beside the list could not be had, which browsers take for its absence.
+        notes: why a file beside the list could not be had; browsers treat such a file as absent.
     """
 
     url: str
@@ -91,7 +91,7 @@ class Site:
 
 @asynccontextmanager
 async def browsing() -> AsyncIterator[aiohttp.ClientSession]:
-    """A session that unpacks nothing by itself, keeps no cookies, and waits for nothing for ever."""
+    """A session that unpacks nothing by itself, keeps no cookies, and has a limit for each wait."""
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT, sock_read=STALL_TIMEOUT)
     async with aiohttp.ClientSession(
         timeout=timeout, headers=HEADERS, auto_decompress=False, cookie_jar=aiohttp.DummyCookieJar()
@@ -111,7 +111,7 @@ async def fetch(
     Args:
         limit: bytes that it may have, unpacked.
         sink: gets the bytes, unpacked, as they come.
-        via: addresses to which it may redirect; None for any on the same site.
+        via: addresses to which the site may redirect; None allows any on the same site.
 
     Raises:
         Refused: a clause that begins with its verb: what is wrong with the answer.
@@ -183,7 +183,7 @@ async def fetch_bytes(session: aiohttp.ClientSession, url: str, limit: int) -> b
 
 
 def wrong_type(name: str, type: str) -> str:
-    """Why a browser would not take a file of that type for what it is; "" when it would."""
+    """Why a browser would not run or show a file with that type as intended; "" when it would."""
     essence = type.partition(";")[0].strip().lower()
     charsets = set(_CHARSET.findall(type.lower())) - {"utf-8", "utf8"}
     match name.rpartition(".")[2]:
@@ -203,7 +203,8 @@ def wrong_type(name: str, type: str) -> str:
 
 
 async def read_published(session: aiohttp.ClientSession, site: str, note: Callable[[str], object]) -> Published:
-    """A site's manifest and what came beside it; `note` gets why something did not. Raises Refused: no manifest."""
+    """A site's manifest and what came beside it; `note` gets the reason for each that did not come.
+    Raises Refused when there is no manifest."""
     data: dict[str, bytes | None] = dict.fromkeys(BESIDE)
     for name, limit in BESIDE.items():
         try:
@@ -267,8 +268,8 @@ async def inspect(
 
 async def _problem(session: aiohttp.ClientSession, site: str, path: str, name: str, entry: Entry) -> str:
     url = urljoin(site, path)
-    # Pages and scripts resolve addresses against the one that they came from in the end: it must be of the same folder.
-    # By equality, since browsers read odd addresses, as those with backslashes, in another way than we do.
+    # Pages and scripts resolve addresses against the last one of the redirects: it must be in the same folder.
+    # It is compared whole: browsers read odd addresses, such as those with backslashes, in another way than we do.
     via = {site, urljoin(site, INDEX)} if name == INDEX else {url.removesuffix(".html")}
     try:
         answer = await fetch(session, url, entry.size, via=via)
@@ -339,7 +340,7 @@ def _best_proof(found: Iterable[Published]) -> dict[str, bytes]:
 
 async def _from_any(session: aiohttp.ClientSession, faults: dict[str, int], name: str, entry: Entry) -> bytes:
     why: list[str] = []
-    # Who failed before is asked last, so that a dead site costs its time once and not for every file.
+    # A site that failed before is asked last, so that a dead site costs time once and not for every file.
     for site in sorted(faults, key=lambda url: faults[url]):
         try:
             data = await fetch_bytes(session, urljoin(site, name), entry.size)

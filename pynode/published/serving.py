@@ -1,8 +1,8 @@
 """A mirror: the files of a manifest over HTTP, for pages of any origin.
 
-Does: serve what was verified, at "/" or below another path, packed where it lies packed; name the network that it was
-told to name.
-Does not: look at the folder for anything else, compare what changes in it later, or take part in a network.
+Does: serve the verified files, at "/" or below another path, packed where a packed file lies beside; name the network
+that it was told to name.
+Does not: serve anything else in the folder, notice later changes there, or take part in a network.
 """
 
 from __future__ import annotations

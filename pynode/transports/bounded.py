@@ -26,8 +26,8 @@ MAX_DATAGRAMS = 2048
 
 
 def bound(sctp: Any, refuse: Callable[[str], None]) -> None:
-    """Bound what the library itself does not: how long it waits for a STUN server, and what it keeps of what strangers
-    send, which is datagrams, addresses that checks come from, and fragments beyond the window that it announced."""
+    """Set bounds that the library lacks: how long it waits for a STUN server, and what it keeps of strangers' traffic
+    (datagrams, addresses that checks come from, fragments beyond the window that it announced)."""
     from aiortc.rtcsctptransport import DataChunk, ForwardTsnChunk
 
     ice = sctp.transport.transport.iceGatherer._connection

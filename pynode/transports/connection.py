@@ -1,7 +1,7 @@
 """One WebSocket connection: its frames become messages for the core.
 
 Does: join fragments and what is buffered already, answer pings, report congestion, end a peer that breaks the rules.
-Does not: dial, accept, or know the other connections; its owner (websocket.py) does.
+Does not: dial, accept, or know the other connections; its owner (websocket.py) does that.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Connection(picows.WSListener):
 
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
         kind = frame.msg_type
-        # After a protocol error the library reads on for 10 ms, and may then find frames again: not ours.
+        # After a protocol error the library reads on for 10 ms, and may find frames in that: we ignore them.
         if self.channel is None or transport.is_close_frame_sent:
             if kind == WSMsgType.CLOSE:
                 transport.disconnect()
@@ -97,7 +97,7 @@ class Connection(picows.WSListener):
             self.fail(WSCloseCode.POLICY_VIOLATION, "too many control frames")
         if frame.last_in_buffer:
             self._answer(transport)
-            # Any sign of life answers a ping: behind a long queue the pong itself may come late.
+            # Any sign of life counts as the answer to a ping, because a pong behind a long queue may come late.
             transport.notify_user_specific_pong_received()
             self._deliver()
 
@@ -118,8 +118,8 @@ class Connection(picows.WSListener):
             self.owner.channels.drained(self.channel)
 
     def fail(self, code: WSCloseCode, reason: str) -> None:
-        """The peer broke a rule: what it sent before is delivered, then the connection ends. (Where the library finds
-        the fault, it drops what came with it in the same read.)"""
+        """End the connection because the peer broke a rule; deliver first what it sent before. (If the library finds
+        the fault, it drops all that came in the same read.)"""
         self._deliver()
         if self.ws is not None:
             self.ws.send_close(code, reason.encode())
@@ -134,13 +134,13 @@ class Connection(picows.WSListener):
             self.owner.closed(channel, reason)
 
     def _answer(self, transport: WSTransport) -> None:
-        """The latest ping is enough (RFC 6455, 5.5.3)."""
+        """Answer the latest ping only, which is enough (RFC 6455, 5.5.3)."""
         ping, self._ping = self._ping, None
         if ping is not None and self.channel is not None and self.unsent <= PONG_ROOM:
             transport.send_pong(ping)
 
     def _fragment(self, frame: WSFrame, *, first: bool) -> None:
-        """Browsers may cut one message into several frames."""
+        """Join the frames of one message: browsers may cut it into several."""
         if first == bool(self._fragments):
             self.fail(WSCloseCode.PROTOCOL_ERROR, "fragments out of order")
             return
@@ -148,7 +148,7 @@ class Connection(picows.WSListener):
         if self._fragment_bytes > MAX_MESSAGE:
             self.fail(WSCloseCode.MESSAGE_TOO_BIG, f"a message longer than {MAX_MESSAGE} bytes")
             return
-        # Empty fragments are kept off the list's tail, so that a flood of them takes no memory.
+        # Empty fragments are not added to the list, so that a flood of them takes no memory.
         if first or frame.payload_size:
             self._fragments.append(frame.get_payload_as_bytes())
         if frame.fin:

@@ -1,6 +1,6 @@
 """From a WebSocket address to a TCP connection, and what to say when there is none.
 
-Does: look a host up, pass over private addresses where they are a stranger's word, connect, name what failed in a few
+Does: look a host up, pass over private addresses that a stranger names, connect, name what failed in a few
 words. Does not: speak WebSocket or TLS.
 """
 
@@ -37,8 +37,8 @@ class PrivateAddress(OSError):
 def is_private(hosts: Iterable[str]) -> bool:
     """Whether all of these names and addresses are of a private network, whose nodes have private addresses.
 
-    To be asked once, at the start, for what the node's own configuration says: nobody whose name resolves to another
-    address later, and nobody who lists nodes, can change which addresses are dialled.
+    Ask this once, at the start, for the names in the node's own configuration. Then neither a name that resolves to
+    another address later nor a list of nodes can change which addresses are dialled.
     """
     for host in filter(None, hosts):
         address = plain_address(host)
@@ -58,7 +58,7 @@ class Dialler:
     """
 
     def __init__(self, public_only: bool = False) -> None:
-        # Its own threads: look-ups for exit streams, which strangers ask for, must not hold links up.
+        # It has threads of its own: strangers cause look-ups for exit streams, and those must not delay links.
         self._look_ups = ThreadPoolExecutor(LOOK_UP_THREADS, "link-look-up")
         self._public_only = public_only
 
@@ -66,7 +66,7 @@ class Dialler:
         """A TCP connection to one of the host's addresses.
 
         A node's address is a stranger's word. On the public internet, links to private and reserved addresses are
-        refused, or anybody could make all nodes knock at the doors of their own networks.
+        refused, or anybody could make all nodes connect to hosts of their own networks.
         """
         loop = asyncio.get_running_loop()
         look_up = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
@@ -93,7 +93,7 @@ class Dialler:
         raise failure
 
     def close(self) -> None:
-        """Look up no more."""
+        """Stop looking names up."""
         self._look_ups.shutdown(wait=False, cancel_futures=True)
 
 

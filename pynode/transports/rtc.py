@@ -49,10 +49,10 @@ log = logging.getLogger("pynode.rtc")
 
 
 def _library() -> Any:
-    """aiortc, which takes 0.3 s and 38 MB, when it is first needed."""
+    """Import aiortc when it is first needed: that takes 0.3 s and 38 MB."""
     import aiortc
 
-    # They write addresses and descriptions of peers, and a traceback for what a stranger sends.
+    # They log addresses and descriptions of peers, and a traceback for a stranger's malformed input.
     for name in ("aiortc", "aioice"):
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     return aiortc
@@ -111,7 +111,7 @@ class _Peer:
         self._finish()
 
     def cut(self) -> None:
-        """Wait for nothing that is still to be flushed."""
+        """Do not wait for data that is still to be flushed."""
         self._flushed.set()
 
     def report(self, reason: str) -> None:
@@ -132,7 +132,7 @@ class _Peer:
         """Returns when the channel is open, or over."""
         library = await asyncio.to_thread(_library)
         servers = [library.RTCIceServer(urls=server) for server in self._owner.stun()]
-        # An empty list is not None, for which the library would take a server of its own choice.
+        # An empty list, because for None the library would take a server of its own choice.
         self._connection = connection = library.RTCPeerConnection(library.RTCConfiguration(iceServers=servers))
         data = self._data = connection.createDataChannel(LABEL, negotiated=True, id=0)
         assert connection.sctp is not None
@@ -287,14 +287,14 @@ class RtcTransport:
     # -- for the application
 
     async def shutdown(self, timeout: float = CLOSE_TIMEOUT) -> None:
-        """Close everything; wait for what is still to be flushed at most `timeout` seconds."""
+        """Close everything; wait at most `timeout` seconds for data that is still to be flushed."""
         for channel in list(self._peers):
             self.close(channel, "shutting down")
         await until_gone(self._live, self._all_gone, _Peer.cut, timeout)
 
     @property
     def connections(self) -> int:
-        """How many connections there are now, those that are being made or closed included."""
+        """How many connections there are now, including those that are being made or closed."""
         return len(self._live)
 
     # -- inside

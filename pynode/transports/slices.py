@@ -1,10 +1,10 @@
 """What one read of a connection hands over, bounded.
 
-Does: stand between an event loop's transport and a library's protocol; cut reads to READ_SLICE; let others have a turn
+Does: stand between an event loop's transport and a library's protocol; cut reads to READ_SLICE; give others a turn
 after each full one. Does not: look into the bytes.
 
-Without it the library's buffer doubles with every full read, up to all that the kernel holds (32 MB where TCP's buffers
-grow so far), keeps that size, and the core gets all of it as one batch.
+Without it the library's buffer doubles with every full read, up to all that the kernel holds (32 MB if TCP's buffers
+grow so far), and keeps that size; and the core gets all of it as one batch.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Slices(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         self._inner.buffer_updated(nbytes)
         if nbytes == self._room >= READ_SLICE and not self.paused and not self._transport.is_closing():
-            # There is more, and the loop would go on reading it: libuv up to 32 times.
+            # There is more, and the loop would go on reading: libuv does so up to 32 times.
             self._resting = True
             self._transport.pause_reading()
             asyncio.get_running_loop().call_soon(self._go_on)

@@ -57,12 +57,12 @@ class _Stream(asyncio.Protocol):
         self.paused = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        tcp = self.transport = cast(asyncio.Transport, transport)  # uvloop's is one by shape, not by class
+        tcp = self.transport = cast(asyncio.Transport, transport)  # uvloop's has the methods, but not the class
         if self.channel is None:  # closed while it was being dialled
             tcp.abort()
             return
         tcp.set_write_buffer_limits(HIGH_WATER, LOW_WATER)
-        if self.paused:  # uvloop starts to read once this method returns, whatever it was told
+        if self.paused:  # uvloop starts to read once this method returns, even if it was paused
             asyncio.get_running_loop().call_soon(self.hold)
         self.owner.channels.opened(self.channel, Protocol.TCP, None)
 
@@ -202,7 +202,7 @@ class TcpTransport:
     # -- for the application
 
     async def shutdown(self, timeout: float = CLOSE_TIMEOUT) -> None:
-        """Close everything; wait for what is still to be flushed at most `timeout` seconds."""
+        """Close everything; wait at most `timeout` seconds for data that is still to be flushed."""
         for task in list(self._tasks):
             task.cancel()
         for channel in list(self._streams):

@@ -1,10 +1,10 @@
-"""What waits for sockets, of all connections of a process together.
+"""The bytes that wait for sockets, over all connections of a process.
 
 Does: count the bytes that each connection's own buffers hold; end a connection that holds too much, and those that hold
 most when all together hold too much. Does not: send, or know a protocol.
 
-The core bounds what it keeps for a link (`MAX_QUEUED` and `MAX_QUEUED_ALL` of `link/link.py`). These limits bound what
-it has handed over: a peer that does not read costs its high-water mark, and what the core hands over at once.
+The core bounds what it keeps for a link (`MAX_QUEUED` and `MAX_QUEUED_ALL` of `link/link.py`). The limits here
+bound what the core has handed over: a peer that does not read costs its high-water mark, and one batch of the core.
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ class Unsent:
     """
 
     def __init__(self, limit: int = MAX_UNSENT_ALL, each: int = MAX_UNSENT) -> None:
-        self.total = 0  # as of each connection's latest `note`: what was sent since is still counted
+        self.total = 0  # as each connection's latest `note` left it: bytes sent since then still count
         self._limit = limit
         self._each = each
         self._held: dict[Holder, int] = {}
 
     @property
     def high_water(self) -> int:
-        """For a connection that opens now: all high-water marks together stay near half of the limit."""
+        """The high-water mark for a new connection: all of them together stay near half of the limit."""
         return max(LEAST_HIGH_WATER, min(HIGH_WATER, self._limit // 2 // (len(self._held) + 1)))
 
     def note(self, holder: Holder) -> None:
@@ -72,8 +72,8 @@ class Unsent:
         self.total -= self._held.pop(holder, 0)
 
     def _make_room(self) -> None:
-        """Count all anew; if it is still too much, end those that hold most. An eighth is freed, so that this is not
-        done for each write."""
+        """Count all anew; if it is still too much, end those that hold most. This frees an eighth of the
+        limit, so that it is not done for each write."""
         self._held = {holder: holder.unsent for holder in self._held}
         self.total = sum(self._held.values())
         if self.total > self._limit:

@@ -1,8 +1,8 @@
 """WebSocket channels, dialled and accepted, for Tor cells (LINK) and facilitator records (FACILITATOR).
 
 Does: connect, listen, hand whole binary messages to the driver (joined where several are buffered already), report
-congestion, find dead peers by ping, refuse whatever is no WebSocket and pages of strangers, bound what a peer can make
-it keep or do, shut down in bounded time.
+congestion, find dead peers by ping, refuse requests that are no WebSocket and pages of strangers, bound what a peer can
+make it keep or do, shut down in bounded time.
 Does not: know what a message means. There is no channel binding (None): the circuit handshake proves the node.
 
 The library is picows, by measurement (loopback, uvloop, compression off; CPU seconds a 100 MB, sender + receiver):
@@ -65,7 +65,7 @@ log = logging.getLogger("pynode.websocket")
 
 
 class _LibraryLog(logging.LoggerAdapter[logging.Logger]):
-    """What peers do wrong is no news: the library's lines are kept for debugging, tracebacks excepted."""
+    """Faults of peers are no news: the library's lines are logged for debugging only, without tracebacks."""
 
     def isEnabledFor(self, level: int) -> bool:  # noqa: N802 - logging's name
         # Below DEBUG the library would log headers and data.
@@ -84,7 +84,7 @@ class WebSocketTransport:
     Args:
         tls: context for wss:// addresses; by default the system's certificates, verified.
         max_connections: above this many no more are accepted.
-        from_one: of them, how many from one address.
+        from_one: the most connections from one address.
         origins: whose pages may connect; by default all.
         unsent: the count of bytes that wait, where other transports share it.
         public_only: whether links to private and reserved addresses are refused.
@@ -163,7 +163,7 @@ class WebSocketTransport:
         """Accept links on any path.
 
         Returns:
-            The port that was bound (of use where 0 was asked for).
+            The port that was bound, for callers that asked for port 0.
 
         Raises:
             OSError: the address is taken or not ours.
@@ -220,7 +220,7 @@ class WebSocketTransport:
 
     def _upgrade(self, request: WSUpgradeRequest) -> Any:
         headers = request.headers
-        # Firefox says "keep-alive, Upgrade", which the library takes for no upgrade: say it in its words.
+        # Firefox sends "keep-alive, Upgrade". The library does not see an upgrade in that, so rewrite it.
         tokens = {token.strip().lower() for token in headers.get("Connection", "").split(",")}
         version = headers.get("Sec-WebSocket-Version", "")
         if headers.get("Upgrade", "").lower() != "websocket" or "upgrade" not in tokens or version != "13":
@@ -274,7 +274,7 @@ class WebSocketTransport:
             connection.report(connect_reason(error))
         finally:
             if connection.ws is None and tcp is not None:
-                # The library would keep a connection that is given up for HANDSHAKE_TIMEOUT more.
+                # The library would keep an abandoned connection for another HANDSHAKE_TIMEOUT.
                 with suppress(OSError):
                     tcp.shutdown(socket.SHUT_RDWR)
 
@@ -297,14 +297,14 @@ class WebSocketTransport:
             self._all_gone.set()
 
     def _end(self, connection: Connection, code: WSCloseCode, reason: str) -> None:
-        """Our own close: nothing is reported. The peer's CLOSE in answer ends the connection, else the timer does."""
+        """Close from our side, and report nothing. The peer's CLOSE in answer ends the connection, else the timer does."""
         connection.channel = None
         if connection.ws is not None:
             connection.ws.send_close(code, reason.encode()[:100].decode("utf-8", "ignore").encode())
             self.cut_later(connection)
 
     def cut_later(self, connection: Connection) -> None:
-        """A peer that reads nothing keeps what was to be flushed no longer than this."""
+        """End it after CLOSE_TIMEOUT: a peer that reads nothing keeps unflushed data no longer."""
         asyncio.get_running_loop().call_later(CLOSE_TIMEOUT, self.cut, connection)
 
     def cut(self, connection: Connection) -> None:
