@@ -297,7 +297,7 @@ class WebSocketTransport:
             self._all_gone.set()
 
     def _end(self, connection: Connection, code: WSCloseCode, reason: str) -> None:
-        """Close from our side, and report nothing. The peer's CLOSE in answer ends the connection, else the timer does."""
+        """Close from our side, and report nothing. The peer's CLOSE ends the connection, or else the timer does."""
         connection.channel = None
         if connection.ws is not None:
             connection.ws.send_close(code, reason.encode()[:100].decode("utf-8", "ignore").encode())
