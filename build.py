@@ -52,15 +52,15 @@ __all__ = ["build_editable", "build_wheel"]  # the hooks of PEP 517 and 660, whi
 DIST = ROOT / "dist"
 BYTECODE = ROOT / "build" / "bytecode"
 RELEASES = ROOT / "docs" / "releases"
-# Tests run in lanes, a file of tests in one, in the order of tests/budgets.py. Three for two cores: many tests wait.
+# Each file of tests runs in one lane, in the order of tests/budgets.py. Two cores get three lanes: many tests wait.
 LANES = ("-n3", "--dist=loadfile", "--no-loadscope-reorder")
 
 # dist/ mirrors web/, so that a relative address means the same in both; the service worker lies at the root, its scope,
-# and is named by its content: what is found at that address later is the same, or an attack.
+# and is named by its content: a later file at that address is the same one, or an attack.
 PAGE_SUFFIXES = {".html", ".css", ".svg", ".png", ".ico", ".webmanifest"}
 SCRIPTS = {"main": "web/main.js", "worker/worker": "web/worker/worker.js", "sw": "service-worker/sw.js"}
 SCRIPT_FOLDERS = ("web", "service-worker")
-# What others have who check out a commit, and all that a build takes from it.
+# All that a build takes from the tree: everybody who checks out a commit has the same.
 SOURCES = (
     *(*SCRIPT_FOLDERS, *PACKAGES.values(), "LICENSE", "docs/releases/keys.json"),
     *("build.py", "pyproject.toml", "requirements.txt", "package.json", "package-lock.json"),
@@ -76,10 +76,10 @@ ESSENTIAL = (
     "node_host.py",
     *(f"pyodide/{name}" for name in PYODIDE_FILES),
 )
-# The bookmark's program, the document around it, and the page that offers it: none is in the manifest, whose hash is in
-# them.
+# The bookmark's program, the document around it, and the page that offers it. The manifest lists none of them, because
+# they hold its hash.
 LOADER, BOOKMARK, BOOKMARK_OFFER = (f"web/bookmarklet/{name}" for name in ("loader.js", "document.html", "page.html"))
-# The standard texts, for what comes without its licence's: a JSON document each, named by SPDX identifier.
+# The standard licence texts, for packages that come without one: a JSON document each, named by SPDX identifier.
 LICENCE_TEXTS = NODE_MODULES / "spdx-license-list" / "licenses"
 COMPRESS = "web/compress.mjs"
 COMPRESSED_SUFFIXES = {".html", ".css", ".js", ".mjs", ".json", ".svg", ".txt", ".wasm", ".whl", ".zip"}
@@ -95,7 +95,7 @@ USAGE = """usage: python3 build.py COMMAND [arguments]
 
 Each command first sets up what it lacks: .venv, node_modules and, for test and bench, browsers and network tools.
 What that prints is kept in build/logs."""
-# What has options of its own says them where it is set up.
+# Commands with options of their own, and the program that prints the help for them.
 MORE_HELP = {"up": ["pynode", "up", "--help"], "test": ["pytest", "--help"]}
 
 
@@ -142,7 +142,7 @@ def bundle_scripts(scripts: Mapping[str, str], *options: str) -> tuple[dict[str,
                 "--charset=utf8",
                 f"--define:SITE_HEADERS={json.dumps(headers.for_worker())}",  # of service-worker/headers.js
                 "--external:../pyodide/*",  # stays a file of its own, loaded at run time
-                "--tsconfig-raw={}",  # or a tsconfig.json would count that lies in a folder above this tree
+                "--tsconfig-raw={}",  # else a tsconfig.json in a folder above this tree would count
                 "--log-level=warning",
                 *options,
             ],
@@ -233,7 +233,7 @@ def bundle() -> dict[str, bytes]:
             files[path.name] = with_policy(files[path.name].decode(), headers.policy_in(path.name)).encode()
     for name in PYODIDE_FILES:
         files[f"pyodide/{name}"] = (NODE_MODULES / "pyodide" / name).read_bytes()
-    # Pyodide's own index with no package in it: nothing can then be asked of another origin.
+    # Pyodide's own index with no package in it: Pyodide then cannot ask another origin for anything.
     info = json.loads((NODE_MODULES / "pyodide" / "pyodide-lock.json").read_bytes())["info"]
     files["pyodide/pyodide-lock.json"] = canonical_json({"info": info, "packages": {}})
     sources = python_sources()
@@ -270,7 +270,7 @@ def bookmark_files(root_hash: str) -> dict[str, bytes]:
 
 
 def compressed(files: Mapping[str, bytes]) -> dict[str, bytes]:
-    """The brotli twins for sites to send, not listed in the manifest: what counts is what a browser unpacks from them.
+    """The brotli twins for sites to send, unlisted in the manifest: only the bytes that a browser unpacks count.
 
     Kept under build/ by the hash of what they hold.
     """
@@ -330,7 +330,7 @@ def build() -> str:
 
 
 def uncommitted() -> list[str]:
-    """Files that go into a build and are not, or not so, in the last commit; none where nobody can say."""
+    """Files of a build that the last commit lacks or has in another form; none where git cannot tell."""
     command = ["git", "--no-optional-locks", "status", "--porcelain", "-z", "--untracked-files=all", "--", *SOURCES]
     try:
         answer = subprocess.run(command, cwd=ROOT, capture_output=True, check=False)
@@ -399,13 +399,13 @@ def command_build(arguments: list[str]) -> int:
 def command_bench(arguments: list[str]) -> int:
     from tests.bench.__main__ import parse
 
-    parse(arguments)  # what asks for help, or for a bench that there is not, ends here
+    parse(arguments)  # a call for help, or for a bench that does not exist, ends here
     with only_one():
         ensure_python(dev=True)
         ensure_tree_installed()
         ensure_test_programs()
         build()
-    # In place of this process, so that signals are for what runs the benches: it leaves nothing behind.
+    # In place of this process, so that signals reach the program that runs the benches: it leaves nothing behind.
     os.execv(VENV_PYTHON, [str(VENV_PYTHON), str(ROOT / "tests" / "bench" / "__main__.py"), *arguments])
 
 

@@ -34,7 +34,7 @@ export const inTurn = (work) => navigator.locks.request(STATE, work);
 
 /**
  * @returns {Promise<State>} as it was kept; the first one when there is none
- * @throws {Refused} when it is damaged: what was pinned cannot be known, so nothing may take its place unseen
+ * @throws {Refused} when it is damaged: what was pinned cannot be known, so nothing may take its place unnoticed
  */
 export async function loadState() {
   const kept = await keptDocument("state.json");
@@ -77,7 +77,7 @@ export async function change(part) {
   const next = { ...(await loadState()), ...part };
   if (!next.root) throw new Refused("What was kept here is gone. Reload the page.");
   await keepDocument("state.json", new TextEncoder().encode(JSON.stringify(next)));
-  await drop((root) => root !== next.root && root !== next.next).catch(() => {}); // at the next change, then
+  await drop((root) => root !== next.root && root !== next.next).catch(() => {}); // else the next change does it
 }
 
 /**

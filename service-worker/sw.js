@@ -66,7 +66,7 @@ async function answer(event, name) {
     : text(404, "There is nothing here: the accepted version has no such file.\n");
 }
 
-/** An error for people: of what we refuse, of the browser's storage, or a defect. */
+/** An error for people: a refusal, a fault of the browser's storage, or a defect. */
 function worded(error) {
   if (error instanceof Refused) return error.message;
   if (error instanceof DOMException) {
@@ -78,7 +78,7 @@ function worded(error) {
 
 const text = (status, body) => new Response(body, { status, headers: headersOf("said.txt") });
 
-/** Whether a bookmark asks that was clicked on open.html: it has a root hash of its own and wants the site's files. */
+/** Whether a bookmark asks, clicked on open.html: it has a root hash of its own and wants the site's files. */
 async function forBookmark({ request, clientId }) {
   const client = request.destination === "" && clientId ? await self.clients.get(clientId) : null;
   return Boolean(client) && new URL(client.url).pathname.endsWith("/open.html");

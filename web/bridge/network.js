@@ -11,7 +11,7 @@ export function watchNetwork(moved) {
   const { connection } = navigator;
   let type = connection?.type;
   const changed = () => {
-    if (connection.type === type) return; // only its speed is another one
+    if (connection.type === type) return; // only its speed has changed
     type = connection.type;
     moved();
   };

@@ -161,7 +161,7 @@ class Connection {
         this.#held.push(...sdp.split("\r\n").filter(Boolean));
         if (this.#held.length > MAX_HELD) throw new RangeError("too many candidates");
       } else if (kind === ANSWER) {
-        if (pc.signalingState === "stable") return; // to an offer that was taken for lost
+        if (pc.signalingState === "stable") return; // an answer to an offer that counted as lost
         await pc.setRemoteDescription({ type: "answer", sdp });
       } else {
         await pc.setRemoteDescription({ type: "offer", sdp });
@@ -239,7 +239,7 @@ class Connection {
     this.#deadline = this.#retry = null;
   }
 
-  /** The offerer offers anew, and again while that brings nothing. */
+  /** The offerer offers anew, and again as long as the connection does not come back. */
   #recover() {
     clearTimeout(this.#retry);
     const trying = this.#pc.connectionState === "connecting" && this.#pc.signalingState === "stable";

@@ -1,4 +1,4 @@
-"""What is in the bundle that others wrote: from which lock, under which licence, and whether it is still that.
+"""Other people's code in the bundle: from which lock, under which licence, and whether it is unchanged.
 
 Does: read the lock files, write the bill of materials (CycloneDX 1.6, JSON), take the digest of installed files.
 Does not: install, or ask a registry.
@@ -105,11 +105,11 @@ def npm_packages(metafile: bytes) -> set[str]:
 
 
 def read_from_elsewhere(metafile: bytes, tree: Path, folders: Iterable[Path]) -> list[str]:
-    """What the bundler read, run in `tree`, that lies in none of these folders, nor in what they are links to."""
+    """The files that the bundler, run in `tree`, read outside of these folders and of their links' targets."""
     allowed = [folder.resolve() for folder in folders]
     paths = {name: (tree / name).resolve() for name in json.loads(metafile)["inputs"]}
     strange = {name for name, path in paths.items() if not any(map(path.is_relative_to, allowed))}
-    # No files: what packages name for Node.js only, in whose place esbuild puts nothing, and what the build defines.
+    # These are no files: modules for Node.js only, in whose place esbuild puts nothing, and what the build defines.
     return sorted(name for name in strange if not name.startswith(("(disabled):", "<define:")))
 
 
@@ -150,7 +150,7 @@ def _entry(component: Component) -> dict[str, Any]:
 
 
 def digest_of_trees(folders: Iterable[Path], leave_out: Sequence[str] = ()) -> str:
-    """Digest of all names and bytes below some folders: what was installed, to be compared with what is there now.
+    """Digest of all names and bytes below some folders: taken after an installation, to compare later.
 
     Args:
         leave_out: names of files and folders that do not count, wherever they lie.

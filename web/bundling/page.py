@@ -1,7 +1,7 @@
-"""Documents of dist/ that are not as in web/: pages with their policy and the hashes of what they include, and the
-bookmarklet.
+"""Documents of dist/ that differ from those in web/: pages with their policy and the hashes of what they include, and
+the bookmarklet.
 
-Does: fill in what is stated elsewhere, or only known once the rest is built.
+Does: fill in what is stated elsewhere, or known only when the rest is built.
 Does not: read or write files, or say what the policy of a page is (pynode/headers.py).
 """
 
@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote, urljoin
 
-# What encodeURI leaves as it is: nothing in it ends a link, and people can still read the rest.
+# The characters that encodeURI keeps: none of them ends a link, and people can still read the text.
 PLAIN_IN_ADDRESS = "-_.!~*'();/?:@&=+$,"
 
 _INCLUDED = re.compile(r'<(?:link rel="stylesheet" href|script type="module" src)="([^"]+)"')

@@ -1,4 +1,4 @@
-"""What docs/releases says that goes into a build; its README describes the files.
+"""The part of docs/releases that goes into a build; its README describes the files.
 
 Does: read who signs the next release, where a bookmark looks for mirrors and a network, and what proves a release.
 Does not: judge signatures, or write anything there.

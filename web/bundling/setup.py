@@ -1,6 +1,6 @@
 """What a build, the tests and the benches need on this machine: .venv, node_modules, browsers, network tools.
 
-Does: install what is missing or not as it was installed, of the versions and hashes that the lock files pin; say what
+Does: install what is missing or was changed, in the versions and with the hashes that the lock files pin; say what
 to do where that is impossible.
 Does not: touch the network once the set-up matches the lock files, nor need more than the standard library.
 """
@@ -92,7 +92,7 @@ def ensure_python(dev: bool) -> None:
         run(command, "See the lines above.", "venv", "Creating the virtual environment .venv")
     lock = "requirements-dev.txt" if dev else "requirements.txt"
     if not intact:
-        for folder in bundled_folders():  # or pip would take what is there for what it once put there
+        for folder in bundled_folders():  # else pip would take the files there for those that it installed
             shutil.rmtree(folder)
     pip_install(f"Installing the Python packages of {lock}", "--require-hashes", "-r", lock)
     bundled_stamp.write_text(installed_python())
@@ -110,7 +110,7 @@ def venv_stands() -> bool:
 
 
 def bundled_folders() -> list[Path]:
-    """Where the Python packages are installed whose files go into dist/."""
+    """The folders of the installed Python packages whose files go into dist/."""
     patterns = [pattern for name in BUNDLED_PYTHON for pattern in (name, f"{name}-*.dist-info")]
     return [folder for pattern in patterns for folder in VENV.glob(f"lib/python3*/site-packages/{pattern}")]
 
@@ -142,7 +142,7 @@ def ensure_node() -> None:
         return
     stamp.unlink(missing_ok=True)
     run(
-        # All that the lock names, also where NODE_ENV or the user's settings leave out what is for development.
+        # All that the lock names, even if NODE_ENV or the user's settings leave out packages for development.
         ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--include=dev", "--include=optional"],
         "If the network is down, run this command again when it is back.",
         "npm",

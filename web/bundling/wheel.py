@@ -86,7 +86,7 @@ def project_wheel() -> tuple[str, bytes]:
 
 
 def files_below(folders: Mapping[str, Path], suffixes: Container[str]) -> dict[str, bytes]:
-    """The files whose names end so, each under its folder's prefix. What begins with a dot is an editor's own."""
+    """The files with these suffixes, each under its folder's prefix. Names with a leading dot are an editor's files."""
     return {
         f"{prefix}{name}": path.read_bytes()
         for prefix, folder in folders.items()

@@ -89,7 +89,7 @@ async function pinned({ address, ready, progress, told, replaced }) {
     try {
       await employ(address(name));
     } catch (error) {
-      // A script that is none after all is the site's doing; SecurityError and others are a private window's.
+      // The site causes a TypeError: its script is none. A private window causes SecurityError and others.
       if (error instanceof TypeError)
         throw new Refused(
           `the file ${name}, as the site sent it once more, does not run as a service worker: ${error.message}`,
@@ -164,7 +164,7 @@ function inCharge(scriptURL) {
 export function ask(type, values = {}, progress = () => {}) {
   const { controller } = navigator.serviceWorker;
   return new Promise((resolve, reject) => {
-    let unanswered = 0; // and no time: a machine that slept wakes up late, and is still to ask
+    let unanswered = 0; // questions and not time: a machine that slept wakes up late, and has to ask first
     const takers = new Set(); // runs of the worker that have the question
     const end = (settle, value) => {
       clearInterval(beating);
@@ -237,7 +237,7 @@ const registered = async () => {
   return found?.scope === SCOPE ? found : null;
 };
 
-/** The worker of this folder that controls the page; one of a folder above it is none of ours. */
+/** The worker of this folder that controls the page; the worker of a folder above is not ours. */
 function own() {
   const controller = navigator.serviceWorker?.controller;
   return controller && new URL("./", controller.scriptURL).href === SCOPE ? controller : null;

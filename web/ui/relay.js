@@ -69,7 +69,7 @@ export function relayControls(command) {
     [field.min, field.max, field.step] = RANGES[name];
     field.addEventListener("change", () => {
       change({ [name]: field.valueAsNumber });
-      field.value = settings[name]; // what became of it, also while it has the focus
+      field.value = settings[name]; // the value that was accepted, even while the field has the focus
     });
   }
   byId("limits").addEventListener("submit", (event) => event.preventDefault());

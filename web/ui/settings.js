@@ -50,7 +50,7 @@ export function checked(given, otherwise = DEFAULTS) {
 }
 
 function within(value, [least, most, step]) {
-  const parts = 1 / step; // whole; a tenth itself is not, in binary
+  const parts = 1 / step; // a whole number; a tenth is not exact in binary
   return Math.min(most, Math.max(least, Math.round(value * parts) / parts));
 }
 
@@ -63,7 +63,7 @@ export function loadSettings() {
   }
 }
 
-/** @param {object} settings Are lost with the last tab if the browser keeps nothing. */
+/** @param {object} settings They are lost with the last tab if the browser keeps nothing. */
 export function keepSettings(settings) {
   try {
     localStorage.setItem(KEY, JSON.stringify(settings));

@@ -21,7 +21,7 @@ export function shareCard(command) {
 
   const share = (files) => {
     setText(error, "");
-    navigator.storage?.persist?.().catch(() => {}); // or the browser may clear what is shared when it is short of space
+    navigator.storage?.persist?.().catch(() => {}); // else a browser short of space may clear shared files
     for (const file of files) {
       command("share", { file }).catch((failure) =>
         setText(error, `${shownName(file.name)}: ${sentence(failure.message)}`),

@@ -14,7 +14,7 @@ const AES_BLOCK = 16;
 const BUSY_AFTER = 16 * 1024; // a stream that carried less never asks for key stream ahead
 const FIRST_AHEAD = 64 * 1024; // bytes computed ahead at first ...
 const AHEAD = 256 * 1024; // ... and from then on: WebCrypto costs as much a call as 50 KiB of work
-const AHEAD_LIMIT = 16 * 1024 * 1024; // of all streams together; the one idle longest gives its part up
+const AHEAD_LIMIT = 16 * 1024 * 1024; // bytes of all streams; the one that is idle longest gives up its part
 const RANDOM_LIMIT = 65536; // what getRandomValues fills in one call
 
 const ZEROS = new Uint8Array(AHEAD); // key stream is the encryption of zeros

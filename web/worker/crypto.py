@@ -48,7 +48,7 @@ class _CtrStream:
         return _view[start:end].tobytes()
 
     def __del__(self) -> None:
-        # JavaScript cannot see that nobody needs the key and what was computed ahead any more.
+        # JavaScript cannot see when nobody needs the key and the key stream ahead any more.
         _close(self._number)
 
 

@@ -92,8 +92,8 @@ class FileStore:
         return info, leaves
 
     async def _store_all(self, file: Any, info: FileInfo, leaves: bytes, view: dict[str, Any]) -> bool:
-        """The second pass. What it stored is deleted again when it does not come to its end: then it returns False,
-        or raises."""
+        """The second pass. If it does not reach the end, it deletes the pieces that it stored, and returns False or
+        raises."""
         batch: list[tuple[str, bytes, bytes | None]] = []
         index, complete = 0, False
         try:
@@ -140,7 +140,7 @@ class FileStore:
 
 
 def _ignore(result: None | Failure) -> None:
-    """Of a clean-up: there is nobody to tell."""
+    """The result of a clean-up: there is nobody to tell."""
 
 
 def _media_type(claimed: str) -> str:

@@ -282,7 +282,7 @@ class NodeHost:
         if not self._post_due:
             self._post_due = True
             loop = asyncio.get_running_loop()
-            loop.call_later(max(0.0, self._next_post - loop.time()), self._post)  # Pyodide refuses a time gone by
+            loop.call_later(max(0.0, self._next_post - loop.time()), self._post)  # Pyodide refuses a time in the past
 
     def _look(self) -> None:
         asyncio.get_running_loop().call_later(IDLE_INTERVAL, self._look)

@@ -1,8 +1,8 @@
 """IndexedDB as `ports.Storage`.
 
 Does: number requests, hand rows to database.js and its answers back.
-Does not: touch the pages' own storage. Values are copied out of Python's memory first: a view of it, stored or posted,
-would take a copy of the whole WebAssembly heap along.
+Does not: touch the pages' own storage. Values are copied out of Python's memory first: storing or posting a view of
+that memory would copy the whole WebAssembly heap.
 """
 
 from __future__ import annotations
