@@ -57,7 +57,7 @@ export function getCard(command) {
   const openFragment = async () => {
     if (location.hash.length < 2) return;
     setText(byId("headline"), "Someone has a file for you.");
-    byId("share").before(byId("get")); // who opens a link came to get: first on the page and first to be focused
+    byId("share").before(byId("get")); // a link was opened to get a file: this card and its focus come first
     seen = false;
     opened = await get(location.hash);
     if (opened === null) input.value = location.href;
