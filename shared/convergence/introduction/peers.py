@@ -118,7 +118,7 @@ class Peers:
             self._watch(now)
 
     def republish(self, now: float) -> None:
-        """Our descriptor changed: register the new one with every neighbour, or withdraw the old one if none is left."""
+        """Our descriptor changed: register the new one with every neighbour, or withdraw if there is none any more."""
         self._descriptor = None
         offers = self.describe(now) is not None
         for pipe in list(self._pipes):
