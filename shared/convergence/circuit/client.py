@@ -112,8 +112,8 @@ class ClientCircuit:
         self._link = link
         self._hops: list[Hop] = []
         self._early_left = MAX_RELAY_EARLY
-        # DATA among them, any number of it: each hop sees one less than the hop before, and who counts is not to learn
-        # how long the circuit is, where on it he stands, or whether his neighbour is its origin.
+        # DATA goes in RELAY_EARLY too, in a random number of cells. Each hop sees one less than the hop before. A relay
+        # that counts must not learn the circuit's length, its own position, or whether its neighbour is the origin.
         self._early_data = rng.random(1)[0] % (MAX_RELAY_EARLY - EARLY_KEPT)
         self._handshake: ntor.NtorState | None = None
         self._endpoint: Endpoint | None = None

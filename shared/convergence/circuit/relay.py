@@ -365,7 +365,7 @@ class _NextHop:
         self._create = b""
 
     def destroy(self, now: float) -> None:
-        """No reason goes away from the origin, who tells none: it would tell our own circuits from those of others."""
+        """Send no reason away from the origin. Origins send none, so a reason would tell our circuits from others'."""
         if not self._machine.final:
             self._machine.move(_GONE, now)
             self._destroy()

@@ -83,8 +83,8 @@ class Neighbourhood(Shape):
 class Relaying:
     """All circuits of others at this node. Stands between them and the node: their relay.Services and relay.Extender.
 
-    A CREATE2 does not tell what the circuit is for, so a paused node takes it. Whatever is asked for then, other than a
-    pipe, ends the circuit with HIBERNATING.
+    A CREATE2 does not tell what the circuit is for, so a paused node takes it. Any later request except for a pipe then
+    ends the circuit with HIBERNATING.
 
     Args:
         keys: ours.

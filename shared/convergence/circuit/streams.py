@@ -321,7 +321,7 @@ class SpliceEnd:
             self.peer.push(cell)
         elif self._end_reason is None:
             raise StreamError("DATA before CONNECTED")
-        # Else the other side has ended, END waits here behind what is pending, and nobody is left to read this.
+        # Otherwise the other side has ended, END waits here behind pending cells, and nobody is left to read this.
 
     def on_connected(self, payload: bytes, now: float) -> None:
         if self.on_connected_hook is None:

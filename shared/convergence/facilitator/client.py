@@ -180,9 +180,9 @@ class FacilitatorClient:
         self._attempts = 0
 
     def register(self, now: float) -> None:
-        """Register what `describe` says now: call it when that has changed. It waits until the facilitator has said who
-        it is and is the pinned one: else somebody could pass off the HELLO of any node as his, for a proof meant for
-        that node."""
+        """Register what `describe` says now: call it when that has changed. It waits for the HELLO of the facilitator,
+        which has to name the pinned one. Otherwise an impostor could present the HELLO of any node and get a proof that
+        is meant for that node."""
         self._cancel("register")
         if self._hello is None or self._hello.identity != self._directory.facilitator:
             return
@@ -293,7 +293,7 @@ class FacilitatorClient:
             self._machine.move("ask", now)
 
     def _record(self, kind: RecordType, body: bytes, now: float) -> None:
-        """What was not asked for comes between the answers, which keep the order of their requests."""
+        """Answers keep the order of their requests; records that we did not ask for may come between them."""
         if kind is RecordType.HELLO:
             self._greeted(Hello.parse(body), now)
         elif self._hello is None and kind is not RecordType.ERROR:

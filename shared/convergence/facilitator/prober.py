@@ -34,7 +34,7 @@ from convergence.wire.descriptor import Descriptor
 MAX_PROBES = 32
 """Probes under way..."""
 MAX_PROBES_EACH = 4
-"""...and of them those of one source. One that cannot be told from others (source "") has half of all."""
+"""...and how many of them for one source. Channels whose source is unknown ("") share half of all."""
 MAX_WAITING_EACH = 256
 """Probes of one source that wait. One more is not done: its node comes back with its next registration."""
 MAX_SOURCES = 4096
@@ -104,8 +104,8 @@ class Prober:
         self._again: Timer | None = None
 
     def probe(self, node: Descriptor, source: str, now: float, *, known: bool = False) -> None:
-        """Find out about a node with an address. `known`: it has answered there before, so that nobody is scanned, and
-        it does not wait until strangers have named its address less often."""
+        """Find out about a node with an address. `known`: it has answered there before, so dialling scans nobody. The
+        limits for first probes then do not hold it back, however often strangers name its address."""
         waiting = self._waiting.get(source)
         if waiting is None:
             if len(self._waiting) >= MAX_SOURCES:

@@ -4,9 +4,9 @@ Does: registrations (checked, bounded for each source, rate-limited, stored), th
 A `driver.Machine`.
 Does not: HTTP; read, store or log signals (introduction/signalling.py forgets them after a minute); dial (prober.py).
 
-A registration holds a proof for this very channel, so that nobody registers a key that he has not. A node with an
-address is listed once it was found there, with the time of that, and no more when it is not found again; from its
-registration on it gets signals. Of a node without an address, the channel is all the proof that there is.
+A registration holds a proof for this very channel, so nobody can register a key that he does not have. A node with an
+address gets signals from its registration on. It is listed, with the time, once it was found at its address, until it
+is not found there again. For a node without an address, the channel is the only proof.
 
 A node stays listed until its descriptor expires, and at most `GRACE` seconds after the last channel that registered it
 was closed. One loaded from storage is listed until it expires, for its node may not have come back yet. A node without
@@ -405,7 +405,8 @@ class FacilitatorService:
             self._outbox.store([(BUCKET, node.descriptor.identity, node.raw)], self._stored)
 
     def _make_room(self, source: str, now: float) -> None:
-        """For one more node of this source, or raise _Refused. Who fills the list makes room for others himself."""
+        """Make room for one more node of this source, or raise _Refused. In a full list, the source that has most loses
+        its newest node."""
         counts = Counter(node.source for node in self._nodes.values())
         if source and counts[source] >= MAX_REGISTERED_EACH:
             raise _Refused(ErrorCode.FULL, f"{MAX_REGISTERED_EACH} nodes of your network are registered")

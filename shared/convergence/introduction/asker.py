@@ -1,4 +1,4 @@
-"""Introductions through a circuit: the introducer is asked by somebody it does not know.
+"""Introductions through a circuit: the introducer does not learn who asks.
 
 Does: build a circuit that ends at the introducer when there is something to send, and keep it while answers may come.
 Does not: choose the introducer (ways.py).
@@ -22,7 +22,7 @@ from convergence.wire.descriptor import Descriptor
 from convergence.wire.facilitator import Hello, RecordType
 
 BUILD_TIMEOUT = 15.0
-"""Seconds that the circuit has to stand."""
+"""Seconds within which the circuit has to be built."""
 KEEP = 30.0
 """Seconds that the circuit is kept for answers after the last signal."""
 MAX_WAITING = 16
@@ -57,7 +57,7 @@ class Circuits(Shape):
 
 
 class CircuitCarrier:
-    """A `signalling.Carrier` by way of the introducer `node`; `direct`: with no hop before it, so that it does know."""
+    """A `signalling.Carrier` through the introducer `node`; `direct`: with no hop before it, so it learns who asks."""
 
     def __init__(self, outbox: Outbox, circuits: Circuits, node: Descriptor, *, direct: bool = False) -> None:
         self._outbox = outbox
@@ -69,7 +69,7 @@ class CircuitCarrier:
     def signal(self, to: bytes, sealed: bytes, answered: Answered, refused: Refused, now: float) -> None:
         if self._way is None or self._way.over:
             self._way = _Way(self._outbox, now)
-            self._outbox.call_at(now, self._build)  # later, for it may fail at once and nobody expects that yet
+            self._outbox.call_at(now, self._build)  # later: it may fail at once, which the caller does not expect
         self._way.signal(to, sealed, answered, refused, now)
 
     def _build(self, now: float) -> None:
@@ -134,7 +134,7 @@ class _Way:
 
 
 class _AskingPipe(RecordPipe):
-    """Says no HELLO, registers nothing: all that the introducer learns is whom somebody wants to reach.
+    """Says no HELLO and registers nothing: the introducer learns only which node somebody wants to reach.
 
     Args:
         ended: called with `now` when it is closed.

@@ -17,10 +17,10 @@ from convergence.outbox import Outbox, Timer
 from convergence.states import TIMEOUT, StateMachine, Table
 
 HEAD_START = 1.5
-"""Seconds that a carrier has before the next one is asked too. One that has nobody to give the offer to says so at
-once; one that says nothing may still bring the answer."""
+"""Seconds that a carrier has before the next one is asked too. A carrier that cannot reach the node says so at once;
+one that says nothing may still bring the answer."""
 PATIENCE = 4.0
-"""Seconds that those who say nothing have after the last one refused."""
+"""Seconds that silent carriers still have after the last one refused."""
 LAST_RESORT = 6.0
 """Seconds after which the first of the last resorts (`Carriers.last`) is asked although there are others."""
 ASKING_TIMEOUT = 18.0
@@ -50,7 +50,7 @@ COURIER = Table(
 
 
 class Carriers(Protocol):
-    """The ways to one node."""
+    """The carriers that may lead to one node."""
 
     def next(self, now: float) -> Carrier | None:
         """The best one that was not given yet."""
@@ -116,7 +116,7 @@ class Courier:
         self._cancel()
 
     def follow_up(self, sealed: bytes, now: float) -> None:
-        """Send something after the answer, by the way it came. It may get lost."""
+        """Send another message by the carrier that brought the answer. It may get lost."""
         if self.carrier is not None and not self._machine.final:
             self.carrier.signal(self._to, sealed, lambda answer, now: None, lambda reason, now: None, now)
 
@@ -129,7 +129,7 @@ class Courier:
             self._next.cancel()
 
     def _go_on(self, why: Why | None, now: float) -> None:
-        """Ask one more; `why` the one before does not bring the answer, if it said so."""
+        """Ask one more carrier. `why`: the reason that the one before gave for its refusal, if it gave one."""
         if not self._asking:
             return
         self._cancel()

@@ -18,10 +18,10 @@ from convergence.ports import Rng
 GOSSIP_INTERVAL = 60.0
 """Seconds between two ASKs, give or take a third."""
 GOSSIP_OVERLAP = 900
-"""Seconds that ASK goes back before the last complete answer on the same pipe (one that tells nothing must not keep us
-from asking others for all they know): descriptors travel for a while."""
+"""Seconds by which ASK overlaps the last complete answer on the same pipe, because descriptors take time to travel.
+Each pipe counts by itself: a neighbour that tells nothing must not keep us from asking others for all they know."""
 NEWS_PAUSE = 1.0
-"""Seconds in which news of nodes are gathered before the node is told: looking at them all takes time."""
+"""Seconds in which news is gathered before the node is told, because the node then looks at its whole list."""
 
 
 class Gossip:
@@ -50,7 +50,7 @@ class Gossip:
         self._next = self._outbox.call_at(now + pause, self._go_round)
 
     def pause(self) -> None:
-        """Until `start`. News that were heard are still told."""
+        """Ask nobody until `start`. The node is still told news that came before."""
         if self._next is not None:
             self._next.cancel()
 
@@ -60,7 +60,7 @@ class Gossip:
             self._news.cancel()
 
     def met(self, pipe: PeerPipe, now: float, *, ours: bool) -> None:
-        """One more pipe stands, `ours` if we opened it: ask there, unless somebody has answered lately."""
+        """One more pipe is open; `ours`: we opened it. Ask there if we opened it or nobody has answered lately."""
         if ours or abs(now - self._heard_at) >= GOSSIP_INTERVAL:  # the clock may have been set back
             self._ask(pipe, now)
 

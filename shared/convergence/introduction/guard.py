@@ -1,4 +1,4 @@
-"""What strangers may cost a node that answers introductions: how often, and each message once.
+"""Limits on what strangers may cost a node that answers introductions: so many messages, and each of them once.
 
 Does: count events per key in a sliding minute, remember which messages were taken, within named limits of memory.
 Does not: know what is counted, or read messages (links.py).
@@ -15,7 +15,7 @@ MAX_KEYS = 4096
 
 
 class Budget:
-    """At most `limit` events a key in any minute. `now` never goes backwards but by what `shift` is told."""
+    """At most `limit` events a key in any minute. `now` goes backwards only by what `shift` is told."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -54,7 +54,7 @@ class Once:
 
     Args:
         lifetime: seconds a key is remembered; afterwards it has to be refused for its age, elsewhere.
-        limit: keys remembered at once. When it is reached all is refused: to forget one early would let it in again.
+        limit: keys remembered at once. Beyond it every new key is refused: a key forgotten early could be used again.
     """
 
     def __init__(self, lifetime: float, limit: int) -> None:
@@ -63,7 +63,7 @@ class Once:
         self._seen: dict[Hashable, float] = {}  # key -> when it came; the oldest first
 
     def seen(self, key: Hashable, now: float) -> bool:
-        """Whether it is remembered. `now` never goes backwards but by what `shift` is told."""
+        """Whether the key is remembered. `now` goes backwards only by what `shift` is told."""
         while self._seen:
             oldest = next(iter(self._seen))
             if now - self._seen[oldest] <= self._lifetime:

@@ -1,6 +1,6 @@
 """Our introducers: neighbours that took our registration and so pass signals on to us.
 
-Does: name the best of them for our descriptor, and tell the node, not too often, that they changed.
+Does: name the best of them for our descriptor, and tell the node when they change, but not too often.
 Does not: register (pipe.py), or publish the descriptor.
 """
 
@@ -14,7 +14,7 @@ from convergence.outbox import Outbox, Timer
 from convergence.wire.descriptor import MAX_INTRODUCERS
 
 INTRODUCERS_PAUSE = 30.0
-"""Seconds between two changes of our introducers that the node is told of."""
+"""Seconds at least between two times that the node is told of a change."""
 
 
 class Introducers:

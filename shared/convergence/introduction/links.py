@@ -15,9 +15,9 @@ belongs to one connection is a *session*, which its offerer names with 16 random
                      <- CANDIDATES, as found ->
     described(OFFER) once more   OFFER ->                 ICE restart: as above, on the same channel
 
-Replay: each message of one side is `sent` later than its last one, so that within a session an old one is told by
-that; the names of sessions are kept for as long as an offer may be repeated. Glare: of two nodes that call each other
-at once, the one with the lower identity goes on calling, the other one answers.
+Replay: within a session, each message of one side has a later `sent` than the one before, so an old message shows.
+Names of sessions are kept for as long as an offer could be replayed. Glare: if two nodes call each other at once, the
+one with the lower identity goes on calling and the other one answers.
 """
 
 from __future__ import annotations
@@ -46,26 +46,26 @@ from convergence.wire.signals import KEY_LEN, SESSION_LEN, Introduction, sealing
 
 NO_REASON = Why(RtcWhy.NONE)
 CONNECT_TIMEOUT = 20.0  # seconds from a session's first word, or from `connect`, to its open channel
-RESTART_TIMEOUT = 20.0  # seconds that two look for another way; then they stay on the old one, if it still leads there
+RESTART_TIMEOUT = 20.0  # seconds that two nodes look for another way; then they keep the old one, if it still works
 MAX_SKEW = 600  # seconds that `sent` may differ from our clock
-MAX_PENDING = 64  # sessions that are not open yet: of those we offered, and again of those we answer
-MAX_SESSIONS = 256  # connections that a shell bears, unless it says otherwise
+MAX_PENDING = 64  # sessions that are not open yet: this many that we offered, and as many that we answer
+MAX_SESSIONS = 256  # connections that a shell can hold, unless it says otherwise
 OWN_SHARE = 4  # one in so many is kept for calls of our own
-MAX_PER_PEER = 4  # likewise, with one node: more than one only while old ones are dying
+MAX_PER_PEER = 4  # sessions with one node: more than one only while old ones are closing
 MAX_UPDATES = 32  # candidates taken after a description, until the next one: each has us send to an address
-MAX_HELD = 16  # times the shell may tell of candidates while there is nobody to send them to
+MAX_HELD = 16  # times that the shell may report candidates while there is nobody to send them to
 OFFERS_PER_SENDER = 6  # a minute, restarts included
-OFFERS_PER_SOURCE = 60  # a minute from one pipe, together with all that is of no use
+OFFERS_PER_SOURCE = 60  # a minute from one pipe; useless messages count too
 OFFERS_IN_ALL = 120  # a minute
-MAX_SEEN = OFFERS_IN_ALL * (2 * MAX_SKEW // int(MINUTE) + 1)  # that can begin while the first may be replayed
+MAX_SEEN = OFFERS_IN_ALL * (2 * MAX_SKEW // int(MINUTE) + 1)  # that can begin while one may be replayed
 
 
 class Links(Shape):
     """Whoever runs links on the channels: link/neighbours.py."""
 
     def opened(self, channel: int, binding: bytes | None, now: float, *, peer: bytes | None = None) -> None:
-        """An RTC channel is open. `peer` is given where that node called us: it begins the handshake, and has to prove
-        that it is who it said."""
+        """An RTC channel is open. `peer` is given if that node called us: it begins the handshake and has to prove its
+        identity."""
         ...
 
     def closed(self, channel: int, reason: str, now: float) -> None:
@@ -73,8 +73,9 @@ class Links(Shape):
         ...
 
     def replaced(self, channel: int, by: int) -> None:
-        """The channel that `connect` gave is closed without being `closed`, because the same node calls us on channel
-        `by`: who waits for the one waits for the other, whose `opened` (with `peer`) or `closed` follows."""
+        """Channel `by` takes the place of the channel that `connect` gave, because the same node calls us on it. The
+        old channel gets no `closed`. Callers that wait for it now wait for `by`: its `opened` (with `peer`) or `closed`
+        follows."""
         ...
 
 
@@ -177,8 +178,9 @@ class RtcLinks:
     # -- from the node
 
     def connect(self, identity: bytes, now: float) -> int | None:
-        """Ask for a link to a node. The answer is the channel it will be on, of which `links` hears again, or None
-        where it cannot be asked. If the node calls us already, it is that channel: `opened` tells by its `peer`."""
+        """Ask for a link to a node. Returns the channel that the link will be on, or None if the node cannot be asked;
+        `links` is told when the channel opens or closes. If the node already calls us, this is the channel of its call,
+        and `opened` then comes with `peer`."""
         pending = self._pending(identity)
         if pending is not None:
             pending.promised = pending.promised or now
@@ -251,17 +253,17 @@ class RtcLinks:
     # -- from carriers
 
     def delivered(self, sealed: bytes, reply: Reply, source: Hashable, now: float) -> None:
-        """A message for us came. What is of no use is dropped without a word.
+        """A message for us came. A useless one is dropped without an answer.
 
         Args:
             reply: takes sealed answers, now and later.
-            source: the pipe it came by, which answers for the number of them.
+            source: the pipe it came by; limits count messages by source.
         """
         if self._sources.allows(source, now) and not self._take(sealed, reply, now):
             self._sources.spend(source, now)
 
     def _take(self, sealed: bytes, reply: Reply, now: float) -> bool:
-        """Whether it was news in a session that stood already."""
+        """Whether the message was news in an existing session."""
         try:
             message = self._open(sealed, now)
         except RemoteError:
@@ -270,7 +272,7 @@ class RtcLinks:
         session = self._by_name.get(name)
         if session is not None:
             return self._update(session, message, reply, now)
-        # A replay is for its source to answer for, not for the node that it is by.
+        # A replay counts against its source, not against the node that signed the message.
         if message.kind == DescriptionKind.OFFER and not self._seen.seen(name, now):
             self._called(message, reply, now)
         return False
@@ -312,20 +314,20 @@ class RtcLinks:
             self._send_held(session, now)
 
     def _unanswered(self, session: _Session, why: Why, now: float) -> None:
-        """No carrier leads to the peer. A restart that fails is for the shell to end: the old way may come back."""
+        """No carrier leads to the peer. The shell ends a restart that fails, because the old way may come back."""
         if session.state is State.CONNECTING:
             self._close(session, why, now)
 
     # -- the answerer's part
 
     def _called(self, offer: Introduction, reply: Reply, now: float) -> None:
-        """A node wants a link. Only an offer that is taken counts for its budget: one that is not may come again, by
-        another carrier or by one that copies it."""
+        """A node wants a link. Only an offer that we take counts against the node's budget: a refused offer may come
+        again, by another carrier or as somebody's copy."""
         pending = self._pending(offer.sender)
         if pending is not None:
             glare_won = pending.offerer and self._keys.identity < offer.sender
             if glare_won or (not pending.offerer and offer.sent < pending.offered):
-                return  # not `seen`: when ours comes to nothing, the next copy of theirs may be taken
+                return  # not `seen`: if our own call fails, the next copy of their offer may be taken
         others = sum(session.peer == offer.sender for session in self._sessions.values() if session is not pending)
         if (
             len(self._sessions) >= self._places - self._places // OWN_SHARE
@@ -348,7 +350,7 @@ class RtcLinks:
         """Whether a message in a session that the peer offered is news."""
         offer = message.kind == DescriptionKind.OFFER
         if offer and message.sent == session.offered:
-            # A copy by another carrier: what was replied by the first may not have arrived.
+            # A copy by another carrier: our reply by the first carrier may not have arrived.
             session.reply = reply
             if session.answer:
                 reply(session.answer, now)
@@ -377,8 +379,8 @@ class RtcLinks:
     def _begin(
         self, peer: bytes, name: bytes, key: bytes, now: float, *, offerer: bool, promised: float | None
     ) -> _Session:
-        """A new session. One in place of another that somebody waits for has only the time that is left of that: who
-        calls again and again does not make them wait for ever."""
+        """A new session. If it replaces one that somebody waits for, it gets only the time that is left of that one: a
+        peer that calls again and again must not make them wait for ever."""
         channel = self._outbox.connect(Protocol.RTC, OFFERER if offerer else ANSWERER)
 
         def timed_out(state: State, now: float) -> None:
@@ -393,8 +395,8 @@ class RtcLinks:
         return session
 
     def _apply(self, session: _Session, message: Introduction, now: float) -> bool:
-        """Hand the peer's description to the shell. The answer is False for too many candidates, and if it came with
-        another certificate than before, which closes the session: the link's handshake was bound to that."""
+        """Hand the peer's description to the shell. Returns False if there are too many candidates, or if the
+        certificate changed. The latter closes the session, because the link's handshake was bound to the old one."""
         description = message.description
         session.heard = message.sent
         if isinstance(description, Description):
@@ -439,12 +441,12 @@ class RtcLinks:
                 sealed = self._seal(session, DescriptionKind.CANDIDATES, candidates, now)
                 (session.reply if courier is None else courier.follow_up)(sealed, now)
         except RemoteError:
-            return  # without these the two may still find a way
+            return  # without these candidates the two may still find a way
 
     def _seal(
         self, session: _Session, kind: DescriptionKind, description: Description | Candidates, now: float
     ) -> bytes:
-        """Raises CryptoError if the peer's key is none."""
+        """Raises CryptoError if the peer's key is invalid."""
         session.sent = max(int(now), session.sent + 1)
         keys = self._keys
         message = Introduction(kind, session.name, keys.identity, keys.ntor_public, session.sent, description)
@@ -453,7 +455,7 @@ class RtcLinks:
         return hpke.seal(self._crypto, ephemeral, session.key, sealing_info(session.peer), signed.encode())
 
     def _open(self, sealed: bytes, now: float) -> Introduction:
-        """Raises ParseError, and CryptoError for what is forged, not for us, from ourselves or not of our time."""
+        """Raises ParseError, and CryptoError for a message that is forged, not for us, our own, or too old or new."""
         own = self._keys.identity
         message = Introduction.parse(self._unseal(sealed, sealing_info(own)))
         if message.sender == own or abs(message.sent - now) > MAX_SKEW:
@@ -510,7 +512,7 @@ class RtcLinks:
             self._tell(session, now, why)
 
     def _end(self, session: _Session, now: float) -> None:
-        """Nothing of it is left but what was seen."""
+        """Forget the session, except that its name was seen."""
         del self._sessions[session.channel]
         if not session.offerer:
             del self._by_name[session.peer, session.name]

@@ -1,8 +1,8 @@
 """Peers: what pipes to neighbours are used for.
 
-Does: own the pipes and what hangs on them, and hand each thing that happens to the part it is for: which pipes stand
-(pipes.py), who introduces us (introducers.py), what the network looks like (gossip.py), the ways to an introduction
-(ways.py). Keeps the descriptor that is registered fresh.
+Does: own the parts that use pipes and pass each event to the right one: which pipes are open (pipes.py), who introduces
+us (introducers.py), what the network looks like (gossip.py), the ways to an introduction (ways.py). Keeps our
+registered descriptor fresh.
 Does not: know records (pipe.py), pass signals on (signalling.py), or make links (links.py).
 """
 
@@ -100,13 +100,13 @@ class Peers:
     # -- for the node
 
     def link_opened(self, link: Link, now: float) -> None:
-        """There is one more link: it may carry a pipe."""
+        """There is a new link: it may carry a pipe."""
         if not self._stopped:
             self._watch(now)
             self._pipes.open(link, now)
 
     def link_closed(self, link: Link, now: float) -> None:
-        """A link is gone, and with it its pipe: another one may carry one instead."""
+        """A link is gone, and its pipe with it: another link may carry a new pipe."""
         if not self._stopped:
             self._pipes.fill(now)
 
@@ -118,11 +118,11 @@ class Peers:
             self._watch(now)
 
     def republish(self, now: float) -> None:
-        """What `describe` gives changed: register it with every neighbour, or withdraw where nothing is left."""
+        """Our descriptor changed: register the new one with every neighbour, or withdraw if there is none any more."""
         self._descriptor = None
         offers = self.describe(now) is not None
         for pipe in list(self._pipes):
-            if pipe.offered if not offers else pipe.anonymous:  # neither can be changed on a pipe that stands
+            if pipe.offered if not offers else pipe.anonymous:  # neither can be changed on an open pipe
                 pipe.close("what this node offers changed", now)
                 if pipe.peer is not None:
                     self._pipes.may_retry(pipe.peer)

@@ -1,15 +1,15 @@
 """A pipe to a peer: a stream to PEER_HOST that carries the records of wire/facilitator.py, one end of it.
 
-Does: frame records, say HELLO, register and check registrations, ask for descriptors and answer who asks, all within
-limits; any broken rule ends the stream with a reason, and nothing else.
+Does: frame records, say HELLO, register and check registrations, ask for descriptors and answer such requests, all
+within limits. A broken rule ends the stream with a reason, and only the stream.
 Does not: build circuits, choose peers (pipes.py), or introduce (signalling.py).
 
     opener -- [HELLO, if it may be registered] --> accepting end -- HELLO --> opener
-    opener -- REGISTER --> accepting end, which then knows who reads its own: -- REGISTER --> opener
+    opener -- REGISTER --> accepting end, which then knows the opener and may register too: -- REGISTER --> opener
     both, at any time: SIGNAL, DELIVER, REPLY, UNREACHABLE, ASK, DESCRIPTORS
 
-An opener that says no HELLO stays anonymous. A proof holds for the identity and nonce of its reader's HELLO, and nobody
-signs one for a reader who has not proved to be that: what is meant for one node is of no use with another.
+An opener that says no HELLO stays anonymous. A proof holds for the identity and nonce in the HELLO of its reader. A
+node signs one only for a reader that has proved its identity, so a proof meant for one node is useless with another.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ PEER_TARGET = f"{PEER_HOST}:0"
 SETUP_TIMEOUT = 15.0
 """Seconds from our CREATE2 to the neighbour's HELLO."""
 GREETING_TIMEOUT = 30.0
-"""Seconds from the BEGIN of a pipe that somebody opens to its first record, and from a HELLO to the registration."""
+"""Seconds from the BEGIN of an incoming pipe to its first record, and from a HELLO to the registration."""
 MAX_BEHIND = 1 << 16
 """Bytes of records that are still sent on a congested stream; more are dropped until it is not."""
 MAX_REGISTRATIONS = 12
@@ -54,17 +54,17 @@ REGISTRATION_WINDOW = 60.0
 ASK_INTERVAL = 10.0
 """Seconds between two ASKs on one pipe at least..."""
 ASK_PAUSE = 2 * ASK_INTERVAL
-"""...and between two of ours, for delays on the way may bring them closer together."""
+"""...and between two of our own, because delays on the way may bring them closer together."""
 ANSWER_TIMEOUT = 60.0
-"""Seconds from ASK to the end of the answer, and from REGISTER to REGISTERED; whoever asked and does not read the
-answer loses the pipe as well."""
+"""Seconds from ASK to the end of the answer, and from REGISTER to REGISTERED. A node that asked and does not read the
+answer in that time loses the pipe as well."""
 MAX_ANSWER = 1 << 20
 """Bytes of descriptors in one answer, over all its records..."""
 MAX_ANSWER_ITEMS = 4096
 """...and how many of them."""
 
 ASKING = (RecordType.HELLO, RecordType.REPLY, RecordType.UNREACHABLE)
-"""What comes to an end that does nothing but ask for introductions."""
+"""Records that may come to an end that only asks for introductions."""
 PEERING = (
     *ASKING,
     *(RecordType.REGISTER, RecordType.REGISTERED, RecordType.SIGNAL, RecordType.DELIVER),
@@ -73,7 +73,7 @@ PEERING = (
 
 
 class State(Enum):
-    """Of one end."""
+    """State of one end."""
 
     OPENING = auto()  # we opened it: a circuit, a stream and a HELLO are awaited
     ACCEPTED = auto()  # somebody opened it, and has said nothing yet
@@ -131,7 +131,7 @@ REQUEST = Table(
 
 
 class RecordPipe:
-    """Records over a stream, of which it is the handler: a `signalling.Pipe`. `signals` asks for introductions on it.
+    """Records over a stream: the stream's handler, and a `signalling.Pipe`. `signals` asks for introductions on it.
 
     Args:
         accepts: record types that may come.
@@ -242,14 +242,14 @@ class PeerPipe(RecordPipe):
     """One end.
 
     Args:
-        peer: identity of the node that the stream was opened to, which the circuit proves; None for one that came in.
+        peer: identity of the node that we opened the stream to, proved by the circuit; None for an incoming stream.
 
     Attributes:
         peer: identity of the other end, once it is proven.
         registered_since: when the other end first took our registration.
         answered_at: when an answer to our ASK was last complete; 0 before.
-        anonymous: whether it cannot take one, for we opened the pipe and said no HELLO.
-        offered: whether we sent one.
+        anonymous: whether it can take no registration, because we opened the pipe and said no HELLO.
+        offered: whether we sent a registration.
     """
 
     def __init__(
@@ -285,13 +285,13 @@ class PeerPipe(RecordPipe):
         self._awaited = 0  # REGISTEREDs
         self._registrations = 0  # of the other end, since _window
         self._window = 0.0
-        self._may_ask = 0.0  # from when the other end may
+        self._may_ask = 0.0  # time from which the other end may ask
         self._asked = float("-inf")
         self._answering: StateMachine[Request] | None = None  # our ASK
         self._registering: StateMachine[Request] | None = None  # our REGISTERs
-        self._items = self._bytes = 0  # of that answer, so far
-        self._answer: Iterator[bytes] | None = None  # what is still to be sent of ours
-        self._reading: StateMachine[Request] | None = None  # the other end's part in that
+        self._items = self._bytes = 0  # received of the answer to our ASK so far
+        self._answer: Iterator[bytes] | None = None  # the rest of our own answer
+        self._reading: StateMachine[Request] | None = None  # the deadline for the other end to read our answer
 
     @property
     def ready(self) -> bool:

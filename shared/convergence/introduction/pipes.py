@@ -26,12 +26,12 @@ from convergence.wire.relay import Begin
 MAX_PIPES = 6
 """Pipes that we open..."""
 MIN_PIPES = 3
-"""...of which so many keep a link that serves nothing else."""
+"""...and how many of them may keep a link open that serves nothing else."""
 MAX_ACCEPTED = 1024
-"""Pipes that others open, up to 330 KB each where descriptors are many and readers slow. Beyond, one on the link that
-has most makes room, or one that registered nobody, or the new one is refused."""
+"""Pipes that others open, each up to 330 KB if there are many descriptors and the reader is slow. Beyond that, a pipe
+on the link with most pipes makes room, or one whose opener has not registered, or the new one is refused."""
 RETRY_AFTER = 60.0
-"""Seconds until a neighbour whose link stands but whose pipe ended is tried again."""
+"""Seconds until we open another pipe to a neighbour whose pipe ended while its link stayed open."""
 ALONE_LIMIT = 600.0
 """Seconds that a pipe beyond MIN_PIPES may be the only thing on its link."""
 
@@ -56,8 +56,8 @@ class Pipes:
     """All pipes of a node.
 
     Args:
-        new_pipe: (identity, now) -> a pipe to that node, or for None one that a neighbour opens. Whoever owns it
-            calls `forget` when it is over.
+        new_pipe: (identity, now) -> a pipe to that node; with None, a pipe that a neighbour opens. The owner of the
+            pipe calls `forget` when it is over.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class Pipes:
         return list(self._accepted)
 
     def to(self, identity: bytes) -> PeerPipe | None:
-        """One that leads to the node of this identity, ours before theirs."""
+        """A pipe to the node of this identity; one that we opened is preferred."""
         return next((pipe for pipe in self if pipe.peer == identity and pipe.ready), None)
 
     # -- ours
@@ -104,7 +104,7 @@ class Pipes:
             self.open(link, now)
 
     def open(self, link: Link, now: float) -> None:
-        """Open a pipe over this link, if it is one for that."""
+        """Open a pipe over this link, if the link is suitable."""
         peer = link.peer
         if peer is None or not link.initiator or not link.open:
             return
@@ -142,13 +142,13 @@ class Pipes:
         self._retry.pop(identity, None)
 
     def sweep(self, now: float) -> None:
-        """Close what is too much and open what is wanted. To be called now and then."""
+        """Close surplus pipes and open missing ones. To be called now and then."""
         self._retry = {identity: when for identity, when in self._retry.items() if when > now}
         self._close_alone(now)
         self.fill(now)
 
     def _close_alone(self, now: float) -> None:
-        """Close the latest pipe that alone keeps its link, if there are enough others."""
+        """Close the latest pipe that is the only user of its link, if there are enough others."""
         for entry in self._opened.values():
             alone = len(entry.link.circuits) <= 1
             entry.alone_since = (entry.alone_since or now) if alone else None
@@ -173,8 +173,9 @@ class Pipes:
         return True
 
     def _make_room(self, link: Link, now: float) -> bool:
-        """Whether there is room for one more that somebody opens over this link. The newest one of the link that has
-        most gives way, so that a neighbour of many faces shuts out nobody else, or whoever has not registered."""
+        """Whether there is room for one more incoming pipe on this link. If all places are taken, the newest pipe of
+        the link with most pipes is closed: one neighbour with many names shuts out nobody. If this link has as many, a
+        pipe is closed whose opener has not registered."""
         if len(self._accepted) < MAX_ACCEPTED:
             return True
         counts = Counter(circuit.link for circuit in self._accepted.values())

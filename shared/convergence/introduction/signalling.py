@@ -8,8 +8,8 @@ Does not: seal or read a message (links.py), frame records, or choose who introd
     asker <-- REPLY(asker's tag) -- introducer <-- REPLY(introducer's tag) -- target       (several may follow)
     asker <-- UNREACHABLE(asker's tag) -- introducer
 
-On a pipe between peers both sides may be both. A REPLY there carries a tag that its receiver gave, either to a SIGNAL
-or to a DELIVER: the former are odd, the latter even, and each class here ignores those of the other.
+On a pipe between peers each side may be both asker and introducer. A REPLY there carries a tag that its receiver gave
+to a SIGNAL (odd tags) or to a DELIVER (even tags). Each class here ignores the tags of the other.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ TAG_LIFETIME = 60.0
 MAX_REPLIES = 16
 """Answers to one signal that are passed on: a description, and candidates as they are found."""
 MAX_INTRODUCTIONS_PER_MINUTE = 30
-"""Signals of one pipe that are delivered in a minute (and that an asker therefore sends)..."""
+"""Signals of one pipe that are delivered in a minute; an asker sends no more..."""
 MAX_PER_PAIR = 10
 """...of which this many to one node..."""
 MAX_PER_TARGET = 120
-"""...which gets this many of all pipes together, so that nobody floods it and one flooder does not shut out others."""
+"""...and signals that one node gets from all pipes together. So nobody floods a node, and no pipe shuts out others."""
 MAX_TAGS = 16_384
 """Unexpired introductions of a switchboard: 11 MB."""
 
@@ -49,8 +49,8 @@ Refused = Callable[[Why, float], None]
 Reply = Callable[[bytes, float], None]
 """Sends a sealed answer back, as of `now`, by the way a message came."""
 Delivered = Callable[[bytes, Reply, object, float], None]
-"""Called with a sealed message for this node, what sends a sealed answer, where it came from (sources are told apart by
-that), and `now`."""
+"""Called with a sealed message for this node, a function that sends a sealed answer, the source that limits count by,
+and `now`."""
 
 
 class Pipe(Protocol):
@@ -119,7 +119,7 @@ class Signals:
         self._send(RecordType.SIGNAL, Signal(tag, to, sealed).encode(), now)
 
     def reply(self, body: bytes, now: float) -> None:
-        """A REPLY came. One to nothing that was asked, or too late, is ignored."""
+        """A REPLY came. It is ignored if it is late or answers no signal of ours."""
         delivery = Delivery.parse(body)
         asked = self._asked.get(delivery.tag)
         if asked is not None and asked.answers < MAX_REPLIES:
@@ -127,12 +127,13 @@ class Signals:
             asked.answered(delivery.sealed, now)
 
     def unreachable(self, body: bytes, now: float) -> None:
-        """An UNREACHABLE came; likewise."""
+        """An UNREACHABLE came. It is ignored if it is late or answers no signal of ours."""
         unreachable = Unreachable.parse(body)
         self._refuse(unreachable.tag, Why(REFUSALS.get(unreachable.reason, RtcWhy.REFUSED)), now)
 
     def delivery(self, body: bytes) -> tuple[bytes, Reply]:
-        """A DELIVER came: the sealed message, and what sends a sealed answer. Once closed, that does nothing."""
+        """A DELIVER came: hand on the sealed message with a function that sends a sealed answer. Once the pipe is
+        closed, that function does nothing."""
         delivery = Delivery.parse(body)
 
         def reply(sealed: bytes, now: float) -> None:
@@ -199,14 +200,14 @@ class Switchboard:
         self._live = 0
 
     def register(self, identity: bytes, pipe: Pipe) -> None:
-        """This pipe leads to the node of this identity, which has proved it. The newest pipe gets its signals."""
+        """This pipe leads to the node that has proved this identity. The newest pipe to a node gets its signals."""
         port = self._port(pipe)
         self._unlist(port)
         port.identity = identity
         self._registered.setdefault(identity, {})[port] = None
 
     def unregister(self, pipe: Pipe, now: float) -> None:
-        """This pipe is gone. Whoever waits for the node's first answer through it is told so."""
+        """This pipe is gone. Askers that still wait for a first answer through it get UNREACHABLE."""
         port = self._ports.pop(pipe, None)
         if port is None:
             return
@@ -235,8 +236,8 @@ class Switchboard:
             target.send(RecordType.DELIVER, Delivery(tag, signal.sealed).encode(), now)
 
     def reply(self, pipe: Pipe, body: bytes, now: float) -> None:
-        """A REPLY came on this pipe: pass it on to whoever asked. One to nothing that was delivered through this very
-        pipe, or too late, is ignored."""
+        """A REPLY came on this pipe: pass it on to the asker. It is ignored if it is late or answers nothing that was
+        delivered through this very pipe."""
         delivery = Delivery.parse(body)
         port = self._ports.get(pipe)
         introduction = port.delivered.get(delivery.tag) if port is not None else None
@@ -271,7 +272,7 @@ class Switchboard:
         asker.send(RecordType.UNREACHABLE, Unreachable(tag, reason).encode(), now)
 
     def _expire(self, introduction: _Introduction, tag: int) -> None:
-        """Only time ends an introduction, for it is what the limits count."""
+        """Only time ends an introduction, because the limits count introductions."""
         self._live -= 1
         introduction.asker.asked.discard(introduction)
         introduction.target.delivered.pop(tag, None)

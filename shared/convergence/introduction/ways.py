@@ -1,6 +1,6 @@
 """The ways to an introduction: whom to ask, in which order.
 
-Does: find one carrier after the other, each only when the one before was of no use.
+Does: find one carrier after the other, each only when the one before did not help.
 Does not: ask them (courier.py), or keep pipes (pipes.py).
 """
 
@@ -24,8 +24,8 @@ from convergence.wire.descriptor import Descriptor, Role
 OTHER_CARRIERS = 3
 """Pipes asked for an introduction although nothing says that they lead to the node."""
 CIRCUITS_PER_MINUTE = 12
-"""Circuits to introducers. Each relay of such a circuit may have to be introduced to the next one in turn: without a
-limit a few descriptors of nodes that are not there, naming each other, would keep a whole network building circuits."""
+"""Circuits to introducers. Each relay of such a circuit may need an introduction to the next one. Without a limit, a
+few descriptors of absent nodes that name each other would keep a whole network building circuits."""
 
 Finder: TypeAlias = Callable[[float], Carrier | None]
 """Gives the next carrier of one kind as of `now`, or None when there is none left."""
@@ -85,10 +85,10 @@ class Ways:
         outbox.on_shift(self._circuits.shift)
 
     def to(self, target: bytes, named: bytes | None, now: float) -> Route:
-        """The ways to `target`, best first: through `named` if somebody is, those who are said to know the node, a few
-        others, through circuits. The facilitator comes last, for he need not know what a peer can do; a node that has
-        no pipe yet goes there at once. And lest a node that has lost all its links stays alone, there is somebody whose
-        address it can dial."""
+        """The ways to `target`, best first: through `named` if given, through peers that are said to know the node,
+        through a few others, through circuits. The facilitator comes last, because it need not learn what a peer can
+        do; only a node without a pipe asks it at once. A node that has lost all its links can still ask an introducer
+        whose address it can dial."""
         node = self._directory.get(target, now)
         introducers = () if node is None else node.introducers
         first = () if named is None else (named,)
@@ -149,7 +149,7 @@ class Ways:
         return find
 
     def _dialled(self, introducers: Iterable[bytes], tried: set[bytes], target: bytes, now: float) -> Carrier | None:
-        """Of the introducers, or else of all relays, one whose address can be dialled."""
+        """An introducer whose address can be dialled, or else any such relay."""
         relays = [node for node in self._directory.nodes(Role.RELAY, now) if self._dials(node)]
         others = [node for node in relays if node.identity not in tried | {target}]
         able = [node for node in others if node.identity in introducers] or others
@@ -159,7 +159,7 @@ class Ways:
 
 
 def _once(find: Finder) -> Finder:
-    """The same, that gives one carrier at most."""
+    """The same finder, limited to one carrier."""
     given = False
 
     def find_once(now: float) -> Carrier | None:

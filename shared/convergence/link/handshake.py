@@ -8,9 +8,9 @@ Does not: circuits, sending (`receive` returns what to send), or time: the link 
                                            <-   VERSIONS CERTS AUTH_CHALLENGE NETINFO
     [CERTS AUTHENTICATE] NETINFO           ->
 
-The table `HANDSHAKE` is the order; nothing else is. The initiator authenticates only when it has keys (a relay) and
-the transport a binding. A responder that knows who calls insists on it. With no binding nobody counts as
-authenticated: a CERTS cell can be replayed, and then the circuit handshake is what proves a node.
+The table `HANDSHAKE` is the only place that fixes the order. The initiator authenticates only if it has keys (a relay)
+and the transport has a binding. A responder that expects a certain caller insists on authentication. Without a binding
+nobody counts as authenticated, because a CERTS cell can be replayed: the circuit handshake then proves the node.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ _DIAL, _ANSWER, _ANSWER_ONE, _BROKEN = "dial", "answer anyone", "answer one node
 
 
 def _row(**moves: State) -> dict[str, State]:
-    """Inputs are names of cell commands. Whatever else comes breaks the handshake."""
+    """Inputs are names of cell commands. Any other command breaks the handshake."""
     return {**moves, _BROKEN: State.FAILED, TIMEOUT: State.FAILED}
 
 
@@ -99,10 +99,10 @@ class Handshake:
     """One side.
 
     Args:
-        keys: ours; a responder needs them, an initiator without stays anonymous.
+        keys: ours. A responder needs them; an initiator without keys stays anonymous.
         binding: what ties the handshake to the transport, if it has such a thing.
-        expected: the identity that an initiator dialled, or that a responder is called by. It has to prove itself;
-            any other one is refused.
+        expected: the identity that an initiator dialled, or that a responder expects to be called by. The neighbour
+            has to prove it; any other one is refused.
 
     Attributes:
         peer: identity (32 bytes) the other side claims, None for an anonymous initiator.
@@ -157,7 +157,7 @@ class Handshake:
         return out
 
     def leftover(self) -> bytes:
-        """What came behind the cell that ended the handshake; it belongs to the open link."""
+        """Bytes that came after the last cell of the handshake; they belong to the open link."""
         return self._cutter.release()
 
     @property
@@ -166,7 +166,7 @@ class Handshake:
 
     @property
     def bound(self) -> bool:
-        """Whether it is tied to its transport."""
+        """Whether the handshake is tied to its transport."""
         return self._binding is not None
 
     def _cell(self, cell: Cell, now: float) -> list[bytes]:
@@ -254,8 +254,8 @@ class Handshake:
             statement = self._statement(keys.identity, self.peer, self._sent.digest(), self._rng.random(RAND_LEN), b"")
             signed = statement.sign(lambda message: self._crypto.ed25519_sign(seed, message))
             out.append(self._send(Command.AUTHENTICATE, signed.encode()))
-        # Who does not authenticate tells no time, relay or not: it would tell clients from relays (tor-spec "NETINFO
-        # cells": a client's clock would mark it).
+        # A node that does not authenticate sends no time, not even a relay: the time would tell relays from clients,
+        # which send none (tor-spec "NETINFO cells": a client's clock would mark it).
         return [*out, self._send(Command.NETINFO, Netinfo(int(now) if out else 0).encode())]
 
     def _statement(self, initiator: bytes, responder: bytes, clog: bytes, rand: bytes, extra: bytes) -> Authenticate:

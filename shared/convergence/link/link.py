@@ -40,7 +40,7 @@ MAX_CIRCUITS = 16384  # on one link; a CREATE2 beyond is answered with DESTROY
 CELLS_PER_MESSAGE = 127  # 65,278 bytes: a WebSocket message is at most 64 KiB
 FLUSH_CELLS = 8 * CELLS_PER_MESSAGE  # given to the transport before others have a turn
 MAX_CREATES = 64  # CREATE2s of one link that wait for their handshake; one more is answered with DESTROY
-MAX_REFUSALS = 2048  # DESTROYs for them that wait to be sent; a neighbour with more does not read
+MAX_REFUSALS = 2048  # DESTROYs that wait to answer refused CREATE2s; a neighbour with more of them does not read
 FLUSH_BYTES = FLUSH_CELLS * CELL_LEN
 MAX_QUEUED = 16 << 20  # bytes on one link; above it the circuit that has most queued is destroyed (tor's OOM handler)
 MAX_QUEUED_ALL = 256 << 20  # bytes on all links of a node; above it the link that has most queued does the same
@@ -95,7 +95,7 @@ class _Queue(deque[bytes]):
 
     Attributes:
         size: bytes.
-        relayed: it is somebody else's circuit, and a throttle may hold it.
+        relayed: whether it is somebody else's circuit, which a throttle may hold back.
     """
 
     __slots__ = ("size", "relayed")
@@ -117,7 +117,7 @@ _CREATED2, _DESTROY, _VERSIONS = int(Command.CREATED2), int(Command.DESTROY), in
 _CREATE_OLD = (Command.CREATE, Command.CREATE_FAST)
 _CREATED_OLD = (Command.CREATED, Command.CREATED_FAST)
 _HANDSHAKE_ONLY = (Command.VERSIONS, Command.CERTS, Command.AUTH_CHALLENGE, Command.AUTHENTICATE)
-_REFUSALS = 0  # the circuit id under which DESTROYs of what was never created wait
+_REFUSALS = 0  # the circuit id under which DESTROYs wait for circuits that were never created
 
 CreateHook = Callable[["Link", int, bytes, float], None]
 """on_create(link, circ_id, payload without its padding, now) for a CREATE2; raises RemoteError to refuse."""
@@ -134,7 +134,7 @@ class Link:
         on_closed: called once with a reason, whoever closed it.
         meter: counts the bytes queued on all links of the node.
         onionskins: gives the links of the node their turns to have a CREATE2 answered.
-        throttle: limits what all of them send on circuits of others; those of our own do not wait for it.
+        throttle: limits what all links send on circuits of others; our own circuits do not wait for it.
     """
 
     def __init__(
@@ -231,7 +231,7 @@ class Link:
             self._onward.discard(circ_id)
 
     def release(self) -> None:
-        """The throttle lets us go on."""
+        """The throttle lets this link send again."""
         self._queues.update(self._held)
         self._held.clear()
         self._outbox.flush_later(self)
@@ -308,8 +308,8 @@ class Link:
         self._on_closed(self, reason, now)
 
     def _cut(self, data: bytes, now: float) -> None:
-        """Bytes that begin where a cell does. Fixed cells go on in batches. Variable ones are for the handshake: on an
-        open link, those that are padding or unknown are dropped (tor-spec "Cell Packet format"), as they come."""
+        """Take bytes that begin with a whole cell. Fixed cells go on in batches. Variable cells belong to the
+        handshake: on an open link, padding and unknown ones are dropped (tor-spec "Cell Packet format")."""
         commands = data[HEADER_LEN - 1 :: CELL_LEN]
         if commands.isascii() and _VERSIONS not in commands:  # the usual batch: no variable cell
             whole = len(data) - len(data) % CELL_LEN
@@ -452,7 +452,7 @@ class Link:
             self._refuse(circ_id, error)
 
     def _refuse(self, circ_id: int, error: RemoteError) -> None:
-        """No circuit comes to be under this id."""
+        """Answer with DESTROY: no circuit is made under this id."""
         if error.scope is Scope.LINK:
             raise error
         self.circuits.pop(circ_id, None)
@@ -511,7 +511,7 @@ class Link:
         worst = max(queues, key=lambda circ_id: queues[circ_id].size)
         if (
             worst == _REFUSALS or queues[worst].size <= CELL_LEN
-        ):  # nobody is to blame but a neighbour who reads nothing at all
+        ):  # only a neighbour that reads nothing at all can cause this
             self._choke()
         else:
             self._queues.pop(worst, None)
@@ -532,7 +532,7 @@ class Link:
         shed, self._shed = self._shed, {}
         for circ_id in shed:
             handler = self.circuits.get(circ_id)
-            if handler is None:  # closed already: its DESTROY was among what is dropped
+            if handler is None:  # closed already: its DESTROY was among the dropped cells
                 self.send_one(circ_id, Command.DESTROY, Destroy(DestroyReason.RESOURCELIMIT).encode())
             else:
                 handler.broken(RemoteError("too many cells queued", reason=DestroyReason.RESOURCELIMIT), now)
@@ -566,7 +566,7 @@ class Link:
         allowance = left = math.inf if throttle is None else throttle.allowance(now)
         while self._queues and room > 0:
             for circ_id in list(self._queues):
-                queue = self._queues.pop(circ_id)  # and back, behind the others, if anything is left in it
+                queue = self._queues.pop(circ_id)  # it goes back, behind the others, if anything is left in it
                 if throttle is None or not queue.relayed:
                     part = queue.popleft()
                 elif left > 0:

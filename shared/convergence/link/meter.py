@@ -1,6 +1,6 @@
-"""How much waits all over a node, against one limit.
+"""How much waits in all buffers of a node, against one limit.
 
-Does: count, and have room made when it is too much. Does not: choose what goes; its owner does.
+Does: count, and ask for room when the limit is passed. Does not: choose what is dropped; its owner does.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ class Meter:
 
     Args:
         limit: in whatever unit its users count.
-        relieve: called until it is no longer passed when `add` passed the limit; each call has to make some room,
-            and what it adds itself does not call it again.
+        relieve: when `add` passes the limit, this is called until the count is within it again. Each call has to make
+            some room. If `relieve` itself calls `add`, it is not called again for that.
     """
 
     __slots__ = ("limit", "used", "_relieve", "_relieving")

@@ -1,6 +1,6 @@
 """All links of a node: dialled, reused, accepted, closed when idle.
 
-Does: find, dial or have introduced the link to a node by its identity, hand channel input to the right link.
+Does: get the link to a node by its identity (find, dial, or ask for an introduction), hand channel input to its link.
 Does not: decide which nodes exist or how one is introduced (callbacks), or what circuits do.
 """
 
@@ -25,7 +25,7 @@ from convergence.states import TIMEOUT, StateMachine, Table
 
 MAX_LINKS = 4096  # incoming ones beyond are closed at once
 DIAL_TIMEOUT = 20.0  # seconds that a dialled address has to answer
-INTRODUCE_TIMEOUT = 30.0  # the same for an introduction; whoever introduces gives up sooner by himself
+INTRODUCE_TIMEOUT = 30.0  # the same for an introduction; the introducing side gives up sooner
 IDLE_TIMEOUT = 180.0  # seconds without circuits until a dialled link is closed
 INCOMING_IDLE_TIMEOUT = 900.0  # the same for one that the neighbour dialled, who should have closed it long before
 SWEEP = 30.0  # seconds between looks for idle links
@@ -37,7 +37,7 @@ LinkHook = Callable[[Link, float], None]
 
 
 class WayState(Enum):
-    LOOKING = auto()  # for an address, or for somebody who introduces
+    LOOKING = auto()  # for an address, or for an introducer
     DIALLING = auto()
     INTRODUCING = auto()
     SHAKING_HANDS = auto()
@@ -67,7 +67,7 @@ WAY: Table[WayState] = Table(
 
 @dataclass(slots=True, eq=False)
 class _Way:
-    """To a node that somebody wants a link to: all who want one wait here."""
+    """The way to one node: all callers that want a link to it wait here."""
 
     identity: bytes
     waiting: list[LinkReply]
@@ -81,11 +81,11 @@ class Neighbours:
     Args:
         keys: ours.
         address: (identity, now) -> WebSocket URL of a node that we can dial, None when there is none.
-        introduce: (identity, now) -> the RTC channel on which a node without such an address was asked for, None when
-            it cannot be asked. Whoever introduces reports through `opened` and `closed`.
+        introduce: (identity, now) -> the RTC channel on which a node without such an address was asked for a link, None
+            when it cannot be asked. The introducing side reports through `opened` and `closed`.
         on_create: for CREATE2 from neighbours; None where we relay for nobody.
-        on_unknown: called with `now` when a node that cannot be reached is wanted: a fresh node list would help, and
-            `nodes_changed` is to be called when it is there.
+        on_unknown: called with `now` when a link to a node is wanted that we cannot reach. A fresh node list would
+            help; call `nodes_changed` when there is one.
         throttle: holds back what all links send for others.
 
     Attributes:
@@ -153,7 +153,7 @@ class Neighbours:
                 self._on_unknown(now)
 
     def nodes_changed(self, now: float) -> None:
-        """The node list is a new one: dial those that were looked for and are in it."""
+        """There is a new node list: dial the nodes that were looked for and are in it."""
         for way in sorted(self._lookups(), key=lambda way: way.identity):
             self._dial(way, now)
 
@@ -226,13 +226,13 @@ class Neighbours:
             self._outbox.call_at(now + SWEEP, self._sweep)
 
     def moved(self, now: float) -> None:
-        """This machine is on another network: what was dialled at an address is dead, though nobody has noticed."""
+        """This machine is on another network: links that we dialled at an address are dead, though nobody noticed."""
         for link in list(self.links.values()):
             if link.initiator and not link.handshake.bound:
                 link.close("this machine changed networks", now)
 
     def replaced(self, channel: int, by: int) -> None:
-        """What was dialled on one channel comes on another: both sides called at once, and the other one's call won."""
+        """A link that we wanted on one channel comes on another: both sides called at once, and the peer's call won."""
         way = self._unopened.pop(channel, None)
         if way is not None:
             way.channel = by
@@ -310,7 +310,7 @@ class Neighbours:
             if self._reusable.get(identity) is link:
                 del self._reusable[identity]
         way = None if expected is None else self._ways.get(expected)
-        if way is not None and way.channel == link.channel:  # and not one that is tried because this link is gone
+        if way is not None and way.channel == link.channel:  # not a new try that began because this link is gone
             self._end(way, None, reason, now)
         self._outbox.emit(LinkClosed(link.channel, reason))
         self.on_closed(link, now)

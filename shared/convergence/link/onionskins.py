@@ -3,9 +3,9 @@
 Does: give links their turns, count handshakes over time, count what each link asks for.
 Does not: hold the cells (each link holds its own) or answer them (circuit/relay.py).
 
-A handshake is the most work that one cell can ask of a relay: 0.2 to 0.3 ms, where forwarding a cell takes 1 us. So a
-link that sends nothing else must not get a relay's whole processor. The core has no clock of its own: it counts
-handshakes against the time of its inputs, and leaves the rest to a timer. In between, the shell reads and writes.
+No cell costs a relay more than a handshake: 0.2 to 0.3 ms, while forwarding a cell takes 1 us. So a link that sends
+nothing but CREATE2 must not get a relay's whole processor. The core has no clock of its own: it counts handshakes
+against the time of its inputs, and leaves the rest to a timer. In between, the shell reads and writes.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import Protocol as Shape
 from convergence.outbox import Outbox, Timer
 
 HANDSHAKES = 500  # a second at most, for all links together: an eighth of a core
-BURST = 16  # that may be done at once after a pause
+BURST = 16  # handshakes that may be done at once after a pause
 WAKE = 0.004  # seconds between two turns while links wait
-ASKED = 500  # CREATE2s a second that are read from one link: no relay within HANDSHAKES passes on more
-ASKED_BURST = 256  # that it may send at once
+ASKED = 500  # CREATE2s a second that are read from one link: a relay that keeps to HANDSHAKES never passes on more
+ASKED_BURST = 256  # CREATE2s that it may send at once
 
 PAUSED = 8  # links that ask for more than this and are read at that rate; if there are more, they share it
 
@@ -47,7 +47,7 @@ class Onionskins:
         self._outbox = outbox
         self._budget = Budget(HANDSHAKES, burst)
         self._paused: set[Asking] = set()
-        self._links: dict[Asking, None] = {}  # whose turn is next leads
+        self._links: dict[Asking, None] = {}  # in turn order: the first is next
         self._timer: Timer | None = None
 
     def wait(self, link: Asking, now: float) -> None:
@@ -62,13 +62,13 @@ class Onionskins:
         self._paused.discard(link)
 
     def pause(self, link: Asking, debt: float) -> float:
-        """The link asked for `debt` seconds' worth too much and is not read: for how many seconds. The more links there
-        are of this kind, the longer, so that all of them together cost little."""
+        """The link asked for `debt` seconds' worth of handshakes too much. Returns for how many seconds it is not read.
+        The more such links there are, the longer the pause, so that all of them together cost little."""
         self._paused.add(link)
         return debt * max(len(self._paused) / PAUSED, 1.0)
 
     def resume(self, link: Asking) -> None:
-        """It is read again."""
+        """The link is read again."""
         self._paused.discard(link)
 
     def _serve(self, now: float) -> None:
@@ -103,5 +103,5 @@ class Budget:
 
     @property
     def debt(self) -> float:
-        """Seconds until it is paid back."""
+        """Seconds until the debt is paid back."""
         return max(-self.left / self._rate, 0.0)

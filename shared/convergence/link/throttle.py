@@ -26,8 +26,8 @@ class Waiting(Shape):
 
 
 class Throttle:
-    """One token bucket, of bytes. What a link sends is whole buffers, so it may take more than there is: the debt is
-    waited for.
+    """One token bucket, of bytes. A link sends whole buffers, so it may take more than there is. Links then wait until
+    the debt is paid back.
 
     Args:
         rate: bytes/s; None for no limit.
@@ -37,12 +37,12 @@ class Throttle:
         self.rate = rate
         self._outbox = outbox
         self._tokens = 0.0 if rate is None else self._burst(rate)
-        self._counted = -math.inf  # when the tokens were
-        self._waiting: dict[Waiting, None] = {}  # whose turn is next leads
+        self._counted = -math.inf  # time at which the tokens were last counted
+        self._waiting: dict[Waiting, None] = {}  # in turn order: the first is next
         self._timer: Timer | None = None
 
     def set_rate(self, rate: int | None, now: float) -> None:
-        """From now on. Saved tokens beyond the new burst are lost; links that wait try again."""
+        """Change the rate. Saved tokens beyond the new burst are lost; links that wait try again."""
         if rate is not None:
             self._refill(now)
             self._tokens = self._burst(rate) if self.rate is None else min(self._tokens, self._burst(rate))
@@ -50,8 +50,8 @@ class Throttle:
         self._wake(now)
 
     def allowance(self, now: float) -> float:
-        """Bytes that a link may send now: more than 0, or nothing. A link that comes while others wait gets nothing
-        yet: it goes behind them."""
+        """How many bytes a link may send now; 0 if it has to wait. While other links wait, a new one gets 0 and goes
+        behind them."""
         if self.rate is None:
             return math.inf
         if self._timer is not None:
@@ -60,8 +60,8 @@ class Throttle:
         return max(self._tokens, 0.0)
 
     def settle(self, link: Waiting, sent: int, more: bool, now: float) -> None:
-        """A link has sent so many bytes of its allowance. With `more` to send it waits, behind all others if it sent
-        anything."""
+        """A link has sent this many bytes of its allowance. If it has `more` to send, it waits; if it sent anything, it
+        goes behind all others."""
         self._tokens -= sent
         if sent or not more:
             self._waiting.pop(link, None)

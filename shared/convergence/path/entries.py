@@ -3,7 +3,7 @@
 Does: choose them, keep them for as long as they work, store them and forget them with the file.
 Does not: decide who may be one (select.py), or who fails (reputation.py).
 
-Who breaks our circuits again and again must not get to see ever new entries until one is his.
+An attacker that breaks our circuits again and again must not make us take new entries until one of them is his.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class StickyEntries:
     def choose(
         self, user: bytes, side: Sequence[Descriptor], leading: Collection[bytes], avoided: Collection[bytes]
     ) -> list[Descriptor]:
-        """The entries to use now; the whole side where none can be.
+        """The entries to use now; the whole side if no entry is usable.
 
         Args:
             side: the nodes that may be entries of this file and side.

@@ -85,7 +85,7 @@ class Request:
 
     Args:
         on_ready: None: the circuit is for the pool, to be kept ready.
-        told: whether its last hop is somebody else's choice: who refuses there proves nothing of the hop before.
+        told: whether somebody else chose its last hop. A refusal there proves nothing about the hop before it.
     """
 
     make_path: PathMaker

@@ -1,7 +1,7 @@
 """The circuits of a node's own: some kept ready, renewed, replaced at once when slow or dead.
 
 Does: build along chosen paths with a deadline for each hop, retry over other nodes, hand out circuits for a rendezvous
-point or an exit, each to one user only (isolation), and keep account of all of them for people to see.
+point or an exit, each to one user only (isolation), and list all of them for people.
 Does not: know what goes through a circuit.
 
 Every circuit has a *place* in the pool, from the wait for a link to its end; `PLACE` says what ends each state. When a
@@ -278,8 +278,8 @@ class CircuitPool:
         self._neighbours.reach(path[0].identity, lambda link, now: self._linked(place, link, now), now)
 
     def _check(self, entry: Descriptor, now: float) -> None:
-        """See whether an entry extends to a relay of our choice. Whoever chose where it failed to go may be to blame
-        for that; but a sticky entry that extends to nobody has to be found out."""
+        """See whether an entry extends to a relay of our choice. It failed to extend to a node that somebody else
+        chose, and that node may be to blame. But we have to find a sticky entry that extends to nobody."""
         request = Request(
             lambda now: self._path(request, 2, now, entries=[entry]),
             "check",
@@ -393,8 +393,8 @@ class CircuitPool:
         del self._places[place.number]
 
     def _not_built(self, place: Place, now: float) -> None:
-        """Blame the first hop for what it proves itself: no link, a bad answer to CREATE2 or none. Of any other hop
-        there is only somebody's word; which of the two refused shows in what they do with others."""
+        """Blame the first hop only for what it proves itself: no link, a bad answer to CREATE2, or no answer. About a
+        later hop we have only the word of another relay. Which of the two refused shows in what they do with others."""
         request, hop = place.request, place.hops_built
         if self._stopped:
             pass
@@ -432,18 +432,18 @@ class CircuitPool:
         young = now - place.ready_since < YOUNG
         self._young = self._young + 1 if young else 0
         if young and reason != DestroyReason.FINISHED:
-            self._extended(place, len(place.path) - 1, False, now)  # to refuse it a moment later is to refuse it
+            self._extended(place, len(place.path) - 1, False, now)  # a refusal a moment later is a refusal too
         if self._young > MAX_YOUNG:
             self._fill_later(now)
         self.fill(now)
 
     def _probe_later(self, place: Place, now: float) -> None:
-        """Each at its own time: relays would know circuits that are probed together for one node's."""
+        """Probe each circuit at its own time: relays could tell that circuits probed together are of one node."""
         pause = PROBE_EVERY * (2 + 2 * fraction(self._rng)) / 3
         place.timers[1:] = [self._outbox.call_at(now + pause, lambda now: self._probe(place, now))]
 
     def _probe(self, place: Place, now: float) -> None:
-        """A relay that hangs keeps its links open: ask the last hop for what nobody has, and see that it says so."""
+        """A relay that hangs keeps its links open. So ask the last hop for a name that nobody has: it has to refuse."""
         assert place.circuit is not None
 
         def answered(now: float) -> None:
@@ -455,7 +455,7 @@ class CircuitPool:
         place.circuit.open_stream(nobody, Probe(answered), now)
 
     def _stop_timers(self, place: Place) -> None:
-        """Or circuits that die young would pile up behind them."""
+        """Otherwise timers would keep circuits that die young in memory."""
         for timer in place.timers:
             timer.cancel()
         place.timers.clear()

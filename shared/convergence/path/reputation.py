@@ -3,8 +3,8 @@
 Does: count what a relay proves itself: our link to it, its own answer to CREATE2. Remember which relay extended
 circuits to which, and find those that fail with most of the others.
 Does not: believe one relay about another. Either end of an extension may have refused it, so one refusal says nothing
-of either; a relay that refuses many partners is told from those by what these do with others. Extensions to a node that
-somebody else chose, as a rendezvous point is, are not to be told to it: whoever is there could make up the failures.
+of either; a relay that refuses many partners stands out because these partners do extend with others. Do not report
+extensions to a node that somebody else chose, such as a rendezvous point: its owner could make up the failures.
 """
 
 from __future__ import annotations
@@ -81,15 +81,15 @@ class Reputation:
         return sorted((identity for identity in until if until[identity] > now), key=lambda key: (until[key], key))
 
     def proven(self, now: float) -> Collection[bytes]:
-        """Relays that were part of an extension that stands, and of none that failed. Whoever refuses all but his own
-        kind is rarely one of them."""
+        """Relays that took part in an extension that succeeded, and in none that failed. A relay that refuses all but
+        its own kind is rarely one of them."""
         recent = [(pair, stood) for pair, (stood, when) in self._extensions.items() if now - when <= FORGET_AFTER]
         failed = {identity for pair, stood in recent if not stood for identity in pair}
         return {identity for pair, stood in recent if stood for identity in pair} - failed
 
     def _refusers(self, now: float) -> dict[bytes, float]:
-        """Finds them one after the other, the worst first: what one of them is convicted of counts against no partner
-        any more. So an honest relay is not blamed for the many that refuse it."""
+        """Find relays that refuse, one after the other, the worst first. Failures that convict one of them no longer
+        count against its partners. So an honest relay is not blamed for the many that refuse it."""
         if self._refusing is None:
             self._refusing = {}
             recent = {pair: item for pair, item in self._extensions.items() if now - item[1] <= FORGET_AFTER}

@@ -194,7 +194,7 @@ def _after(counts: Mapping[_Kind, int], kind: _Kind, left: int, last: Descriptor
 def _spared(
     kinds: Mapping[bytes, _Kind], needed: int, last: Descriptor | None, avoid: Collection[bytes]
 ) -> list[bytes]:
-    """Identities to choose from: all but those to avoid, and of these as many as no path can do without."""
+    """Identities to choose from: all except those to avoid, plus as few of the latter as a path needs."""
     shunned = {identity for identity in avoid if identity in kinds}
     good = [identity for identity in kinds if identity not in shunned]
     counts = Counter(kinds[identity] for identity in good)

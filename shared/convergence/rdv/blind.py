@@ -81,8 +81,8 @@ def points_of(hash_name: bytes, candidates: Iterable[NamedT], count: int = POINT
 
 
 def walk(ring: Sequence[NamedT], answers: Callable[[NamedT], bool | None], wanted: int) -> list[NamedT]:
-    """The points that one end of a rendezvous works with: the first `wanted` of the ring that answer, and those before
-    them that do not, which may again. Both ends walk for themselves, and meet where both were answered first.
+    """The points that one end of a rendezvous works with: the first `wanted` of the ring that answer, and the silent
+    ones before them, which may answer again. Each end walks the ring by itself; they meet at points that answer both.
 
     Args:
         answers: whether a point answers; None while that is not known.
@@ -91,7 +91,7 @@ def walk(ring: Sequence[NamedT], answers: Callable[[NamedT], bool | None], wante
     chosen: list[NamedT] = []
     standing = unknown = silent = 0
     for point in ring[:MAX_WALK]:
-        # The more were silent, the more are tried at once.
+        # The more points were silent, the more are tried at once.
         if standing >= wanted or standing + unknown >= wanted + min(silent, MAX_AHEAD):
             break
         chosen.append(point)

@@ -4,8 +4,8 @@ Does: build circuits to the file's points, open an encrypted session over each, 
 another point, pass over points that do not answer, and say by a code why it waits or gives up.
 Does not: know what is fetched: its user gets sessions through `attach` and says how many more it wants.
 
-Nobody may be there yet, or all may be busy: it goes on looking, and says which. It gives up where all that is found is
-of another key, and after WAIT_LIMIT.
+If nobody is there yet, or all senders are busy, it goes on looking and says which of the two it is. It gives up if
+every point leads only to senders with another key or content, and after WAIT_LIMIT.
 """
 
 from __future__ import annotations

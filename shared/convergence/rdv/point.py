@@ -30,7 +30,7 @@ class Provider:
 
     circuit: RelayCircuit
     nb: int = 0
-    chosen: int = 0  # when it was last chosen: ties go to who waited longest, so one bad provider cannot keep all
+    chosen: int = 0  # when it was last chosen: ties go to the longest wait, so one bad provider cannot get all
 
 
 @dataclass(slots=True)
@@ -84,8 +84,8 @@ class RdvPoint:
         self._by_circuit.pop(circuit, None)  # an empty set is left where no advert was kept
 
     def _try_next(self, query: _Query, reason: int) -> None:
-        """Ask the best provider not tried yet; `reason`, why the one before did not serve, is the answer when there is
-        none, unless one was busy."""
+        """Ask the best provider not tried yet. If none is left, answer with `reason` (why the one before did not
+        serve), or that they are busy if one of them was."""
         query.busy = query.busy or reason == EndReason.RESOURCELIMIT
         endpoint = query.circuit.endpoint
         if query.withdrawn:

@@ -203,8 +203,8 @@ class RdvService:
         return max(self._silent.get(point.identity, now), now)
 
     def _begin(self, share: _Share, now: float) -> None:
-        """One file at once, each of several at a time of its own: a point would take those that come together for one
-        node's."""
+        """Start a single file at once, but each of several at its own time: a point could tell that files that come
+        together are of one node."""
         waiting = sum(other.begins is not None and other.begins > now for other in self._shares.values())
         alone = not waiting and now - self._began >= START_SPREAD
         share.begins = now if alone else now + START_SPREAD * (waiting + 1) * fraction(self.rng)
@@ -241,7 +241,7 @@ class RdvService:
 
 
 class _Guest:
-    """Who came to a post: the handler of its session."""
+    """A client that came to a post: the handler of its session."""
 
     def __init__(self, post: _Post, stream: ByteStream, serve: Callable[[ByteStream], Served]) -> None:
         self.stream = stream
@@ -392,7 +392,7 @@ class _Post:
         self._stop_timer()
         if phase is Phase.RESTING:
             self._ask(now)
-        else:  # whoever builds circuits said nothing
+        else:  # the builder of circuits said nothing
             self._attempt += 1
             self._rest(None, now)
 
@@ -489,7 +489,7 @@ class _Post:
             guest.served.queued(position, now)
 
     def _look(self, now: float) -> None:
-        """While some wait: who idles gives way, and comes back by itself when it goes on."""
+        """While some wait: an idle client gives up its place. It comes back by itself when it goes on."""
         self._queue_timer = None
         idle = [guest for guest in self._served.values() if guest.served.idle(now)]
         for guest in idle[: len(self._queue)]:
