@@ -48,9 +48,14 @@ class Timer:
 
 
 class Outbox:
-    """Collects effects until the driver polls."""
+    """Collects effects until the driver polls.
+
+    Attributes:
+        shifted: seconds by which the clock has jumped so far, jumps back counted less than zero.
+    """
 
     def __init__(self) -> None:
+        self.shifted = 0.0
         self._effects: list[Effect] = []
         self._replies: dict[int, Reply] = {}
         self._requests = count(1)
@@ -93,6 +98,7 @@ class Outbox:
 
     def shift(self, by: float) -> None:
         """The clock jumped: all timers go on as if it had not, neither all at once nor hours late."""
+        self.shifted += by
         self._timers = [(when + by, order, timer) for when, order, timer in self._timers]
         for call in self._shifted:
             call(by)

@@ -81,10 +81,10 @@ class StateMachine(Generic[S]):
 
     def extend(self, now: float) -> None:
         """Something went on in this state: its deadline counts from now. Cheap: the timer looks again when it fires."""
-        self._since = now
+        self._since = now - self._outbox.shifted
 
     def _arm(self, now: float) -> None:
-        self._since = now
+        self.extend(now)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -95,8 +95,9 @@ class StateMachine(Generic[S]):
     def _timed_out(self, now: float) -> None:
         self._timer = None
         limit = self._table.deadlines[self.state]
-        if now < self._since + limit:
-            self._timer = self._outbox.call_at(self._since + limit, self._timed_out)
+        ends = self._since + self._outbox.shifted + limit  # as timers, deadlines go on when the clock jumps
+        if now < ends:
+            self._timer = self._outbox.call_at(ends, self._timed_out)
             return
         before = self.state
         self.move(TIMEOUT, now)

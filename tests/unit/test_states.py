@@ -108,6 +108,18 @@ def test_a_deadline_ends_a_state_and_is_counted_from_the_last_progress() -> None
     assert ended == [(Phase.ASKING, 108.0)]
 
 
+@pytest.mark.parametrize("by", [-3600.0, 3600.0])
+def test_a_deadline_goes_on_when_the_clock_jumps(by: float) -> None:
+    outbox, ended = Outbox(), []
+    machine = StateMachine(TOY, outbox, lambda state, now: ended.append(now), 100.0)
+    machine.extend(103.0)
+    outbox.shift(by)
+    outbox.run_timers(107.0 + by)
+    assert machine.state is Phase.ASKING, "it has been extended"
+    outbox.run_timers(108.0 + by)
+    assert machine.state is Phase.OVER and ended == [108.0 + by]
+
+
 def test_leaving_a_state_disarms_its_deadline() -> None:
     outbox = Outbox()
     machine = StateMachine(TOY, outbox, lambda state, now: pytest.fail("it was left in time"), 100.0)

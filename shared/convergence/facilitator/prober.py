@@ -102,6 +102,8 @@ class Prober:
         self._by_host = Budget(DIALS_PER_HOST)
         self._addresses = Once(ADDRESS_PAUSE, MAX_ADDRESSES)
         self._again: Timer | None = None
+        for counted in (self._by_source, self._by_host, self._addresses):
+            outbox.on_shift(counted.shift)
 
     def probe(self, node: Descriptor, source: str, now: float, *, known: bool = False) -> None:
         """Find out about a node with an address. `known`: it has answered there before, so dialling scans nobody. The
@@ -190,7 +192,8 @@ class Prober:
         else:
             told = max(now, probe.since + FAILURE_TOLD)
             self._outbox.call_at(told, lambda now: self._verdict(probe.node, False, now))
-        self._start((probe.source,), now)
+        if len(self._running) < MAX_PROBES // 2:  # beyond, those who are slow would pass their places to each other
+            self._start((probe.source,), now)
 
 
 class _Probe:

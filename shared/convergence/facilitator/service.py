@@ -422,7 +422,7 @@ class FacilitatorService:
     def _check(self, node: _Node, now: float) -> None:
         """Look whether the node is at its address, now and again."""
         self._check_later(node, RECHECK, now)  # unless a verdict comes sooner
-        if node.descriptor.roles:  # one that pauses takes no circuits
+        if node.dialled and node.descriptor.roles:  # one that pauses takes no circuits
             self._prober.probe(node.descriptor, node.source, now, known=node.reached > 0)
 
     def _check_later(self, node: _Node, pause: float, now: float) -> None:

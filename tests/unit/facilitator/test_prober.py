@@ -134,6 +134,14 @@ def test_another_address_has_to_be_found_first(rig):
     assert list(when_reached(rig)) == [1]
 
 
+def test_one_that_gives_up_its_address_is_not_looked_for(rig):
+    rig.node(2, 1)
+    rig.pass_time(10)
+    rig.register(2, describe(1, rig.now, transports=(Transport.rtc(),)))
+    live(rig, 2 * RECHECK)
+    assert len(rig.dials) == 1 and when_reached(rig) == {1: 0}
+
+
 def test_a_node_without_an_address_is_listed_by_its_channel_as_never_reached(rig):
     rig.open(2)
     rig.register(2, describe(1, rig.now, transports=(Transport.rtc(),)))
@@ -257,6 +265,37 @@ def test_all_sources_together_have_their_limit():
     assert len(scan.open) == MAX_PROBES
     scan.run(4 * STEP_TIMEOUT)
     assert len(scan.dials) == 3 * MAX_PROBES and not scan.open and set(scan.verdicts) == {False}
+
+
+def test_a_few_sources_with_slow_addresses_do_not_keep_the_others_out():
+    scan = Scan()
+    for number in range(40 * MAX_PROBES):
+        source = number % (MAX_PROBES // MAX_PROBES_EACH)
+        scan.probe(number, f"ws://10.{source}.{number // 250}.{number % 250}/", source=f"slow {source}")
+    assert len(scan.open) == MAX_PROBES
+    scan.probe(9999, "ws://10.99.0.1/", source="honest")
+    since = {}
+    for _ in range(240):  # each answers late, and says nothing then: fewer than PROBES_PER_SOURCE end in a minute
+        for channel in scan.open:
+            if scan.now - since.setdefault(channel, scan.now) == STEP_TIMEOUT - 1:
+                scan.prober.opened(channel, scan.now)
+        scan.poll()
+        scan.run(1)
+    assert "ws://10.99.0.1/" in [address for _, address in scan.dials]
+
+
+@pytest.mark.parametrize("by", [-3600.0, 3600.0])
+def test_limits_go_on_when_the_clock_jumps(by):
+    scan = Scan()
+    scan.probe(1, "ws://10.1.0.1/")
+    scan.run(ADDRESS_PAUSE / 2)
+    scan.outbox.shift(by)
+    scan.now += by
+    scan.probe(2, "ws://10.1.0.1/")
+    scan.run(ADDRESS_PAUSE / 2 - 1)
+    assert len(scan.dials) == 1
+    scan.run(2 + LOOK_AGAIN)
+    assert len(scan.dials) == 2
 
 
 def test_a_source_dials_so_many_a_minute():
