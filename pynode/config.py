@@ -212,9 +212,7 @@ class Exit:
 class Circuits:
     hops: int = _setting(2, _whole(1, 5), "2", "between peers")
     exit_hops: int = _setting(3, _whole(1, 5), "3", "towards exits")
-    introducer: bytes | None = _setting(
-        None, check_identity, '"' + "0" * 64 + '"', "asked first for introductions"
-    )
+    introducer: bytes | None = _setting(None, check_identity, '"' + "0" * 64 + '"', "asked first for introductions")
 
 
 @dataclass(frozen=True, slots=True)
