@@ -54,8 +54,8 @@ class Announcement:
             self._published = int(now)
 
     def describe(self, now: float) -> Descriptor | None:
-        """Ours, newer than any before. One who works for nobody is not listed; if it was, it says so until that
-        expires."""
+        """Our descriptor, newer than any before; None if we work for nobody and never published one. If we did publish
+        one, we say with a descriptor without roles that we pause."""
         roles = self.roles
         if not roles and not self._published:
             return None

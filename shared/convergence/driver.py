@@ -54,8 +54,7 @@ class Machine(Shape):
     """What the driver drives: a node, or a facilitator."""
 
     def woke(self, by: float, now: float) -> None:
-        """The clock jumped by so many seconds, less than zero for back, that this machine did not live through: it
-        slept, or its clock was set."""
+        """The clock jumped by `by` seconds (below 0: backwards), because the machine slept or its clock was set."""
         ...
 
     def link_opened(self, channel: int, now: float, *, protocol: Protocol, binding: bytes | None) -> None: ...

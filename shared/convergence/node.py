@@ -39,7 +39,7 @@ from convergence.transfers import Transfers
 from convergence.wire.descriptor import Role
 from convergence.wire.relay import PEER_HOST, RDV_SUFFIX, AnswerType, Begin, RelayCommand
 
-SLEPT = 60.0  # seconds; whoever stood still so long has no link left, for its neighbours gave it up
+SLEPT = 60.0  # seconds; a machine that slept this long has no link left: its neighbours have closed them
 REFRESH_PAUSE = 10.0  # seconds at least between two node lists asked for because a node was unknown
 
 
@@ -93,7 +93,7 @@ class Node:
     """A driver.Machine.
 
     Args:
-        keys: made afresh where none are given: the node is then another one after every start.
+        keys: None to make new ones; the node then has another identity after every start.
     """
 
     def __init__(self, config: NodeConfig, crypto: Crypto, rng: Rng, *, keys: NodeKeys | None = None) -> None:
@@ -245,8 +245,7 @@ class Node:
         self._facilitator.check(now)
 
     def relay(self, limits: RelayLimits | None, roles: Role, now: float) -> None:
-        """Work for others in these roles and within these limits from now on, or pause (None): what is under way then
-        ends."""
+        """Work for others in these roles and within these limits from now on. None pauses: work under way ends."""
         before = self.announcement.roles
         self.config = replace(self.config, roles=roles, limits=limits)
         self.announcement.offered = roles

@@ -1,7 +1,7 @@
 """State machines as tables: which input leads from which state to which, and what ends each state.
 
 Does: hold the tables, move along them, and arm the deadline of the state that is entered.
-Does not: act; whoever owns a machine does, and is called when time ends a state.
+Does not: act. The owner of a machine acts; it is called when time ends a state.
 
 A state is left by an input of its row, or by TIMEOUT when its deadline has come. A final state has no row. A state
 with a row has a deadline, or is `standing`: made to last, with words for what ends it. A test walks every

@@ -56,7 +56,7 @@ class NodeMemory:
         self._waiting = False
         self._after = now + PAUSE
         kept = self._directory.kept(now)
-        if len(kept) > MAX_RECALLED:  # any of them: whoever floods the list must not be all that we remember
+        if len(kept) > MAX_RECALLED:  # at random: a node that floods the list must not fill our memory
             kept = sorted(kept, key=lambda raw: self._rng.random(8))[:MAX_RECALLED]
         if kept:
             self._outbox.store([(BUCKET, self._key, Descriptors(tuple(kept)).encode())], lambda result, now: None)

@@ -110,8 +110,8 @@ class NodeDirectory:
 
     def hear(self, raw: Buffer, now: float) -> bool:
         """Take over an encoded descriptor that a peer passed on. Returns whether it is news: valid, signed by its node,
-        newer than what is known of that, and not one that the list has left out. Of a node that is not known, one
-        without roles is no news; of one that is, it says that it pauses."""
+        newer than the one we have, and not one that the list has left out. A descriptor without roles is news only of
+        a known node: it says that the node pauses."""
         try:
             node = Descriptor.parse(raw)
         except ParseError:
@@ -155,8 +155,8 @@ class NodeDirectory:
 
     def nodes(self, role: Role, now: float) -> list[Descriptor]:
         """All usable nodes that have roles, and every bit of `role`, in order of identity: the valid ones, and while
-        these are few, servers that were recalled and were valid lately. While the list is fresh, only those that it
-        has: whoever knows a facilitator need not be told of nodes by others, who may make up any number of them."""
+        these are few, servers that were recalled and were valid lately. While the list is fresh, only nodes on it: with
+        a facilitator we do not depend on peers, which may make up any number of nodes."""
         wanted = role.value  # numbers: arithmetic on flags takes microseconds a node, and this runs for every path
         return [node for node in self._usable(now) if node.roles.value & wanted == wanted]
 
