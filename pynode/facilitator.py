@@ -64,7 +64,9 @@ class FacilitatorTransport:
         self._dialled.discard(channel)
 
     def pause(self, channel: int, paused: bool) -> None:
-        """Only TCP channels are paused."""
+        """Of those that were dialled; a site's channels are not."""
+        if channel in self._dialled:
+            self._links.pause(channel, paused)
 
     async def shutdown(self, timeout: float = CLOSE_TIMEOUT) -> None:
         """Close the links that were dialled; the site closes those that it accepted."""

@@ -315,4 +315,4 @@ class Driver:
                 self._on_event(effect)
 
     def _reply(self, request: int) -> Callable[[Any], None]:
-        return lambda result: self.run(lambda now: self.machine.done(request, result, now))
+        return lambda result: self._input(lambda now: self.machine.done(request, result, now))

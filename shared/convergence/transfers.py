@@ -147,7 +147,7 @@ class Transfers:
 
     def woke(self, by: float, now: float) -> None:
         """The clock jumped: files may have other names at their points, and what failed may work now."""
-        self._service.woke(now)
+        self._service.woke(by, now)
         for transfer in list(self.transfers.values()):
             if transfer.client is not None:
                 transfer.client.woke(by, now)

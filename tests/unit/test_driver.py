@@ -510,3 +510,14 @@ def test_where_nobody_listens_for_bugs_the_first_is_raised_in_the_end(driver, ma
     assert ports.log == [("close", 7, BROKEN), ("send", 9, [b"x"])]
     machine.on_input = lambda *call: None
     driver.received(7, b"")
+
+
+def test_a_late_answer_that_fails_is_a_bug_and_no_error_of_storage(guarded, machine, ports, bugs):
+    """Storage calls back from a task of its own, which must not end for it."""
+    late = []
+    ports.load = lambda bucket, key, reply: late.append(reply)
+    machine.effects = [Load(4, "bucket", b"key")]
+    guarded.received(1, b"")
+    machine.on_input = fail_at("done")
+    late.pop()(b"value")
+    assert [str(bug) for bug in bugs] == ["done"]

@@ -227,7 +227,10 @@ class RdvClient:
         progress, routes = self.progress(), self._routes.values()
         if progress > self._best:
             self._best, self._best_at, self._attempts = progress, now, 0
-        if self._needed() <= 0 or self._open:
+        if self._open:
+            return False
+        if self._needed() <= 0:
+            self._best_at = now  # a pause of ours is no waiting
             return False
         answering = [route for route in routes if route.answers]
         if not progress and answering and all(route.misled and route.hopeless for route in answering):
@@ -245,7 +248,9 @@ class RdvClient:
             self._timer.cancel()
         times = [route.retry_at for route in self._routes.values() if route.idle]
         times += [self._best_at + WAIT_LIMIT, self._began + REACH_LIMIT]
-        self._timer = self.outbox.call_at(min(time for time in times if time > now), self.wake)
+        later = [time for time in times if time > now]
+        if later:  # or whatever ends a session, or makes one wanted, wakes us
+            self._timer = self.outbox.call_at(min(later), self.wake)
 
     def _say(self, status: TransferWhy, now: float) -> None:
         if status != self._status:

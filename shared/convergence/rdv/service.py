@@ -167,11 +167,13 @@ class RdvService:
                 self._begin(share, now)
             self.place(share, now)
 
-    def woke(self, now: float) -> None:
+    def woke(self, by: float, now: float) -> None:
         """The clock jumped: other names may be in use, and what failed may work now."""
         self._silent.clear()
-        self._began = min(self._began, now)
+        self._began += by
         for share in self._shares.values():
+            if share.begins is not None:
+                share.begins += by
             for post in share.posts.values():
                 post.woke(now)
 

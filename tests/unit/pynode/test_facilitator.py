@@ -87,3 +87,25 @@ async def dial_and_close(tmp_path):
     finally:
         await transport.shutdown()
         await app.stop()
+
+
+class Links(WebSocketTransport):
+    """Keeps what is paused."""
+
+    def __init__(self):
+        super().__init__()
+        self.paused = []
+
+    def connect(self, channel, protocol, address): ...
+
+    def pause(self, channel, paused):
+        self.paused.append((channel, paused))
+
+
+def test_a_link_that_was_dialled_can_be_paused():
+    """A node that is looked at may ask for circuits without end."""
+    transport = FacilitatorTransport(FacilitatorSockets(), links := Links())
+    transport.connect(1, Protocol.LINK, "ws://192.0.2.1/")
+    transport.pause(1, True)
+    transport.pause(2, True)
+    assert links.paused == [(1, True)]

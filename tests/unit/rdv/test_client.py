@@ -375,3 +375,17 @@ def test_a_wrong_key_is_refused_by_the_sender_and_given_up() -> None:
     rig.world.advance(130)
     assert getter.gave_up == [TransferWhy.MISLED]
     assert all(upload.bytes_sent == 0 for upload in rig.sender.uploads)
+
+
+def test_one_that_wants_nothing_for_days_is_told_of_nodes_all_the_same() -> None:
+    rig = Rig()
+    getter = rig.get()
+    wanted = getter.client._needed
+    getter.client._needed = lambda: 0  # as while its storage is full
+    rig.world.advance(WAIT_LIMIT + 60)
+    getter.client.set_nodes(rig.nodes, rig.world.now)
+    getter.client._needed = wanted
+    rig.share()
+    getter.client.wake(rig.world.now)
+    rig.world.advance(60)
+    rig.check_done()

@@ -291,3 +291,15 @@ def test_the_circuits_of_a_node_do_not_change_their_day_at_one_moment(monkeypatc
     rig.world.advance(DAY)
     assert len(told) == 2 * 27 and len({when for when, _ in told}) == len(told)
     assert all(when < 2 * OVERLAP or DAY - OVERLAP <= when for when, _ in told)
+
+
+@pytest.mark.parametrize("by", [-3600.0, 3600.0])
+def test_a_file_that_is_to_begin_begins_though_the_clock_jumps(by: float) -> None:
+    rig = Rig()
+    rig.share()
+    rig.service.share(b"o" * 32, bytes(32), rig.sender.serve, rig.world.now)
+    rig.world.now += by
+    rig.node.outbox.shift(by)
+    rig.service.woke(by, rig.world.now)
+    rig.world.advance(START_SPREAD + 2)
+    assert rig.service.standing(b"o" * 32) == (3, 3)
