@@ -47,6 +47,9 @@ HEARTBEAT = 5.0
 LATE = 10.0
 """Seconds after which a timer that has not fired says that this process stood still: suspended, stopped, or frozen."""
 
+MAX_FAULTS = 100
+"""Polls in a row that may fail; the rest waits for the next input: one that always fails must not hold the process."""
+
 BROKEN = "an error of this program"
 
 
@@ -206,14 +209,15 @@ class Driver:
     def _pump(self) -> None:
         self._running = True
         try:
-            busy = True
+            busy, faults = True, 0
             while busy:
                 while self._inputs:
                     self._inputs.popleft()(self._time())
                 effects = self._poll()
                 for effect in effects or ():
                     self._attempt(effect)
-                busy = effects is None or bool(effects or self._inputs)
+                faults = faults + 1 if effects is None else 0
+                busy = bool(self._inputs or effects) or 0 < faults < MAX_FAULTS
         finally:
             self._running = False
             self._arm()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from convergence.driver import BROKEN, HEARTBEAT, JUMP, LATE, Driver, NoResolver, NoStorage
+from convergence.driver import BROKEN, HEARTBEAT, JUMP, LATE, MAX_FAULTS, Driver, NoResolver, NoStorage
 from convergence.effects import (
     CloseLink,
     Connect,
@@ -208,9 +208,9 @@ def test_a_full_transport_is_told_before_the_machine_is_polled_again(driver, mac
     polls = []
     original = machine.poll
 
-    def poll():
+    def poll(now):
         polls.append(list(machine.log))
-        return original()
+        return original(now)
 
     machine.poll = poll
     ports.takes = False
@@ -428,7 +428,7 @@ def test_a_machine_that_fails_at_everything_does_not_end_the_driver(guarded, mac
 def test_a_poll_that_fails_is_tried_again(guarded, machine, ports, bugs):
     polls = iter([Broken("poll"), [Send(1, [b"behind it"])], []])
 
-    def poll():
+    def poll(now):
         result = next(polls)
         if isinstance(result, Exception):
             raise result
@@ -521,3 +521,12 @@ def test_a_late_answer_that_fails_is_a_bug_and_no_error_of_storage(guarded, mach
     machine.on_input = fail_at("done")
     late.pop()(b"value")
     assert [str(bug) for bug in bugs] == ["done"]
+
+
+def test_a_machine_that_can_never_be_polled_holds_nobody(guarded, machine, ports, bugs):
+    def poll(now):
+        raise Broken("poll")
+
+    machine.poll = poll
+    guarded.received(1, b"")
+    assert len(bugs) == MAX_FAULTS and ports.armed == [104.0]
