@@ -82,7 +82,8 @@ class _Command:
             case FetchStatus(_, stage) if stage not in self._said:  # several attempts may report the same
                 self._said.add(stage)
                 self._output.say(f"{words(stage)}…")
-            case FetchResponse(_, self.status, kind, length):
+            case FetchResponse(_, status, kind, length):
+                self.status = status  # not in the pattern: a name with a dot there is compared, not bound
                 of_kind = f", {shown(kind)}" if kind else ""
                 of_length = f", {size_words(length)}" if length is not None else ""
                 self._output.say(f"The site answers {self.status}{of_kind}{of_length}.")

@@ -156,8 +156,8 @@ class Transfers:
         """End all streams; everything stays stored."""
         self._service.stop(now)
         for transfer in self.transfers.values():
+            transfer.download.cancel(now)  # first: one that stops has no more to say of its sources
             self._stop_client(transfer, now)
-            transfer.download.cancel(now)
 
     # -- sharing
 
