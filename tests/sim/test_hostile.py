@@ -8,6 +8,7 @@ from convergence.circuit.relay import RelayCircuit, _NextHop
 from convergence.codes import TransferWhy
 from convergence.effects import CloseLink, Protocol, Send
 from convergence.errors import EndReason
+from convergence.facilitator import service
 from convergence.link.handshake import HANDSHAKE_TIMEOUT, Handshake
 from convergence.node import Node
 from convergence.outbox import Outbox
@@ -26,7 +27,6 @@ from tests.sim.people import (
     settle,
     share,
     share_and_stand,
-    standing,
     transfer,
 )
 from tests.sim.world import SeededRng
@@ -277,12 +277,19 @@ class Mute(Node):
             super().link_data(channel, data, now)
 
 
+def found(host):
+    """Whether all that the host shares is advertised somewhere."""
+    shares = host.node.transfers.shares.values()
+    return bool(shares) and all(share.points for share in shares)
+
+
 @pytest.mark.parametrize(("fakes", "people", "patience"), [(20, 4, 300), (100, 2, 900)])
-def test_shares_stand_and_gets_work_among_nodes_that_do_not_exist(fakes, people, patience):
+def test_shares_stand_and_gets_work_among_nodes_that_do_not_exist(monkeypatch, fakes, people, patience):
+    monkeypatch.setattr(service, "RECHECK", 36_000.0)  # or the facilitator would take them off the list
     world = network("fakes", 5)
     gone = [world.add(f"fake{number}", RELAY, circuits=0) for number in range(fakes)]
     world.run(90)
-    for host in gone:  # dialled and listed: a facilitator that nobody looks after lists whom it likes
+    for host in gone:  # dialled and listed, and gone from now on
         host.node.__class__ = Mute
     senders = [world.add(f"alice{number}", circuits=0) for number in range(people)]
     receivers = [world.add(f"bob{number}", circuits=0) for number in range(people)]
@@ -292,7 +299,8 @@ def test_shares_stand_and_gets_work_among_nodes_that_do_not_exist(fakes, people,
     links = []
     for sender, data in zip(senders, files, strict=True):
         share(sender, data, links.append)
-    assert world.run(patience, lambda: all(map(standing, senders)))
+    # Not all points of each: who fails with most of those that it was to extend to is avoided, alive or not.
+    assert world.run(patience, lambda: len(links) == people and all(map(found, senders)))
     wishes = [(host, get(host, link)) for host, link in zip(receivers, links, strict=True)]
     assert world.run(patience, lambda: all(transfer(*wish).state == "done" for wish in wishes))
     assert [arrived(*wish) for wish in wishes] == files

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import random
 from collections import deque
+from types import SimpleNamespace
 
 from convergence.circuit.client import ClientCircuit
 from convergence.circuit.endpoint import Endpoint
@@ -153,8 +154,8 @@ class Machine:
         )
         return link
 
-    def reach(self, source, identity, reply, now):
-        """relay.Extender: links come at once, over links of the rig that stand, or are made and opened first."""
+    def reach(self, identity, reply, now):
+        """As Neighbours do: links come at once, over links of the rig that stand, or are made and opened first."""
         target = self.net.by_identity.get(identity)
         if target is None or target is self or self.refuse_reach:
             reply(None, now)
@@ -178,7 +179,7 @@ class Machine:
                 node_id=keys.node_id,
                 ntor_keys=keys.ntor_keys,
                 services=self.services,
-                reach=self,
+                reach=SimpleNamespace(reach=lambda source, *arguments: self.reach(*arguments)),
             )
         )
 

@@ -223,7 +223,7 @@ def test_the_next_hops_refusal_is_told_to_the_origin(net, client, data, kind):
 def test_an_answer_of_a_link_that_comes_too_late_is_ignored(net, client):
     one, two = net.relays(2)
     replies = []
-    one.reach = lambda source, identity, reply, now: replies.append(reply)
+    one.reach = lambda identity, reply, now: replies.append(reply)
     circuit = net.build(client, [one, two])
     circuit.destroy(DestroyReason.TIMEOUT, net.now)
     net.pump()
@@ -246,7 +246,7 @@ def test_extend2_back_to_the_previous_hop_closes(net, client):
 def test_a_link_that_never_comes_ends_the_extension(net, client):
     one, two = net.relays(2)
     replies = []
-    one.reach = lambda source, identity, reply, now: replies.append(reply)
+    one.reach = lambda identity, reply, now: replies.append(reply)
     circuit = net.build(client, [one])
     say_early(circuit, RelayCommand.EXTEND2, extend_to(two))
     net.pump()
@@ -339,7 +339,7 @@ def test_cells_for_the_middle_hop_may_be_between_those_for_the_last(net, client)
 
 def test_cells_for_a_next_hop_that_is_not_there_yet_close(net, client):
     one, two = net.relays(2)
-    one.reach = lambda source, identity, reply, now: None  # dialling
+    one.reach = lambda identity, reply, now: None  # dialling
     circuit = net.build(client, [one])
     say_early(circuit, RelayCommand.EXTEND2, extend_to(two))
     client_link(client).send(circuit.id, Command.RELAY, bytes(PAYLOAD_LEN))

@@ -28,7 +28,7 @@ class Scene:
         self.relaying = Relaying(
             self.relay.outbox, CRYPTO, self.relay.rng, self.relay.keys, self.relay.services, limits=limits
         )
-        self.reach = lambda identity, reply, now: self.relay.reach(None, identity, reply, now)
+        self.reach = self.relay.reach
         self.relaying.neighbours = SimpleNamespace(
             links=self.relay.links, reach=lambda *arguments: self.reach(*arguments)
         )
