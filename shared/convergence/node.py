@@ -215,6 +215,7 @@ class Node:
         self._peers.stop(now)
         self._facilitator.stop(now)
         self._rtc.stop(now)
+        self.transfers.leave()
         # Circuits end with their links: if we ended them, each point would hear of all of ours at one moment.
         self.neighbours.close_all(now)
         self.transfers.stop(now)

@@ -130,6 +130,7 @@ class Transfers:
         self._circuits = circuits
         self._sources = sources
         self._nodes: Sequence[Descriptor] = ()
+        self._leaving = False
         self._service = RdvService(circuits, outbox, crypto, rng, on_standing=self._on_standing)
 
     def restore(self, now: float) -> None:
@@ -152,12 +153,16 @@ class Transfers:
             if transfer.client is not None:
                 transfer.client.woke(by, now)
 
+    def leave(self) -> None:
+        """The node is about to close its links. That this ends streams is no news of their senders."""
+        self._leaving = True
+
     def stop(self, now: float) -> None:
         """End all streams; everything stays stored."""
         self._service.stop(now)
         for transfer in self.transfers.values():
-            transfer.download.cancel(now)  # first: one that stops has no more to say of its sources
             self._stop_client(transfer, now)
+            transfer.download.cancel(now)
 
     # -- sharing
 
@@ -403,7 +408,9 @@ class Transfers:
 
     def _tell_status(self, transfer_id: str) -> None:
         transfer = self.transfers.get(transfer_id)
-        if transfer is not None and transfer.download.active and transfer.why != transfer.told:
+        if self._leaving or transfer is None:
+            return
+        if transfer.download.active and transfer.why != transfer.told:
             transfer.told = transfer.why
             self._outbox.emit(TransferStatus(transfer_id, transfer.state, transfer.why))
 
