@@ -13,7 +13,7 @@ from convergence.wire.ordb import PIECE_SIZE
 from tests.browser.harness import Peer
 from tests.e2e.processes import MIB, Network, running, sha256, write_file
 
-SIZE = 16 * MIB
+SIZE = 32 * MIB
 
 
 @pytest.fixture(scope="module")
