@@ -84,7 +84,7 @@ class FacilitatorSockets:
             connection.end(WSCloseCode.OK, reason)
 
     def pause(self, channel: int, paused: bool) -> None:
-        """Only TCP channels are paused."""
+        """Facilitator channels are never paused: their records are limited by rate."""
 
     # -- for the application
 

@@ -282,7 +282,7 @@ class RtcTransport:
             peer.end()
 
     def pause(self, channel: int, paused: bool) -> None:
-        """Only TCP channels are paused."""
+        """Not possible: a data channel reads at once. The core bounds what it does for such a link."""
 
     # -- for the application
 

@@ -72,7 +72,7 @@ class BrowserTransport:
         self._channels.close(channel)
 
     def pause(self, channel: int, paused: bool, /) -> None:
-        """Only TCP channels are paused, and there are none."""
+        """Not possible in a browser: sockets and data channels read at once."""
 
     def _view(self, length: int) -> Any:
         if length > MAX_MESSAGE:
