@@ -196,6 +196,8 @@ class Listener:
             loop.add_reader(listening, self._accept, listening) if wanted else loop.remove_reader(listening)
 
     def _accept(self, listening: socket.socket) -> None:
+        if self._wake is not None:
+            return  # another socket met the limit in this very turn of the loop
         usable = usable_descriptors()
         for _ in range(AT_ONCE):
             try:

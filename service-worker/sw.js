@@ -19,7 +19,7 @@ import { headersOf } from "./headers.js";
 import { keepDocument, keptDocument } from "./store.js";
 import * as updates from "./updates.js";
 
-const NETWORK_WAIT = 10; // seconds that the site may stay silent before the network's kept description is used
+const NETWORK_WAIT = 10; // seconds that the site may stay silent where an earlier description of the network is kept
 const DIGEST = /^[0-9a-f]{64}$/;
 const scope = self.registration.scope;
 const worker = crypto.randomUUID();
@@ -98,13 +98,13 @@ async function powerless(request, name) {
 /** Where the network is: from the site, or as it said the last time. */
 async function network() {
   const headers = { ...headersOf("network.json"), "Cache-Control": "no-store" };
+  const kept = await keptDocument("network.json").catch(() => null);
   try {
-    const bytes = await fetchNetwork(scope, { patience: NETWORK_WAIT });
+    const bytes = await fetchNetwork(scope, kept ? { patience: NETWORK_WAIT } : {});
     readNetwork(bytes); // throws for anything else, such as the page of whoever took over the address
     await keepDocument("network.json", bytes).catch(() => {});
     return new Response(bytes, { headers });
   } catch (error) {
-    const kept = await keptDocument("network.json").catch(() => null);
     return kept
       ? new Response(kept, { headers })
       : text(504, `The site does not say where its network is: ${error.message}\n`);

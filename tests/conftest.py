@@ -1,8 +1,9 @@
 """What all tests have in common.
 
 Does: put each test process, and so each lane, into a network namespace of its own, so that nothing a test sends leaves
-the machine; leave tests marked long to runs with --long; put the parts of the suite in order and their times beside
-their budgets; add what commands said to the report of a test that failed.
+the machine; give property tests the same examples everywhere, and no deadlines; leave tests marked long to runs with
+--long; put the parts of the suite in order and their times beside their budgets; add what commands said to the report
+of a test that failed.
 """
 
 from __future__ import annotations
@@ -10,9 +11,13 @@ from __future__ import annotations
 from collections.abc import Generator
 
 import pytest
+from hypothesis import settings
 
 from tests import budgets, namespace
 from tests.e2e import processes
+
+settings.register_profile("convergence", deadline=None, derandomize=True, database=None)
+settings.load_profile("convergence")
 
 _IMPOSSIBLE = pytest.StashKey[str | None]()
 

@@ -69,6 +69,7 @@ WORDS: dict[Code, str] = {
     Dropped.NOT_ASKED: "A sender sent a piece that nobody asked for.",
     Dropped.SILENT: "A sender gave nothing for long.",
     Dropped.SLOW: "A slow sender was left for a faster one.",
+    Dropped.QUEUED: "A sender let this node wait for long. It looks for another.",
     Dropped.STOPPED: "A sender stopped sending.",
     PathWhy.FEW_RELAYS: "No circuit could be built: {needed} relays are needed, {known} are known.",
     PathWhy.OUT_OF_REACH: (

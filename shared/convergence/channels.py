@@ -41,8 +41,11 @@ class Channels:
                 self._owner.pop(effect.channel, None)
 
     def opened(self, channel: int, protocol: Protocol, binding: bytes | None, now: float) -> None:
-        owner = self._owner.setdefault(channel, self._owners[protocol])
-        owner.opened(channel, binding, now)
+        if channel % 2 == 0:  # others opened it; ours have odd numbers (outbox.py)
+            self._owner[channel] = self._owners[protocol]
+        owner = self._owner.get(channel)
+        if owner is not None:
+            owner.opened(channel, binding, now)
 
     def data(self, channel: int, data: bytes, now: float) -> None:
         owner = self._owner.get(channel)

@@ -81,6 +81,7 @@ class Dropped(Code):
     NOT_ASKED = "source-not-asked"
     SILENT = "source-silent"
     SLOW = "source-slow"
+    QUEUED = "source-queued"
     STOPPED = "source-stopped"
 
 

@@ -103,6 +103,10 @@ class Outbox:
         for call in self._shifted:
             call(by)
 
+    def steady(self, now: float) -> float:
+        """`now` on a clock that never jumps, for times that are kept to be compared with later ones."""
+        return now - self.shifted
+
     def flush_later(self, item: Flushable) -> None:
         """Call `item.flush(now)` once before the next poll ends, however often this was asked for."""
         self._to_flush[item] = None

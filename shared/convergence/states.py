@@ -81,7 +81,7 @@ class StateMachine(Generic[S]):
 
     def extend(self, now: float) -> None:
         """Something went on in this state: its deadline counts from now. Cheap: the timer looks again when it fires."""
-        self._since = now - self._outbox.shifted
+        self._since = self._outbox.steady(now)
 
     def _arm(self, now: float) -> None:
         self.extend(now)

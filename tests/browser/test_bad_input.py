@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import pytest
-from playwright.sync_api import Browser, Locator, Route, expect
+from playwright.sync_api import Browser, Locator, expect
 
+from tests.browser.changing import ChangingSite
 from tests.browser.garbage import resident, torment
 from tests.browser.harness import START, Peer, limited_storage, transfer_id
 from tests.e2e.processes import MIB, Command, Network, running, sha256, write_file
@@ -141,24 +145,18 @@ def test_a_full_disk_is_told_and_retry_goes_on(
 
 
 def test_a_facilitator_that_is_down_is_told_and_awaited(
-    tmp_path: Path, dist: Path, chromium: Browser, peer: Callable[..., Peer]
+    tmp_path: Path, dist: Path, chromium: Browser, stack: ExitStack, peer: Callable[..., Peer]
 ) -> None:
-    network = Network(tmp_path / "network", dist, relays=3)
-    try:
-        node = peer(chromium, network.site)
-        held: list[Route] = []
-        node.context.route("**/network.json", lambda route: held.append(route))
-
-        def loaded(name: str) -> Any:
-            return node.context.expect_event("requestfinished", lambda request: request.url.endswith(name))
-
-        with loaded("app.zip"):
-            node.open()
-        node.until("state.phase.percent >= 60", seconds=START)  # all that is lacking is what is held
-        answer = held[0].fetch()
+    """The page itself comes from a mirror that says where the network is."""
+    with closing(Network(tmp_path / "network", dist, relays=3)) as network:
+        with urlopen(network.site + "network.json") as answer:
+            named = json.dumps({**json.load(answer), "site": network.site}).encode()
         network.facilitator.process.kill()
         network.facilitator.process.wait()
-        held[0].fulfill(response=answer)
+        files = {path.relative_to(dist).as_posix(): path.read_bytes() for path in dist.rglob("*") if path.is_file()}
+        mirror = ChangingSite({**files, "network.json": named})
+        stack.callback(mirror.stop)
+        node = peer(chromium, mirror.address).open()
         node.until("state.trouble", seconds=START)
         expect(node.page.get_by_test_id("error")).to_contain_text("The facilitator cannot be reached")
         expect(node.page.get_by_test_id("error")).to_contain_text("Trying again.")
@@ -166,8 +164,6 @@ def test_a_facilitator_that_is_down_is_told_and_awaited(
         network.facilitator.stop()
         network.start_facilitator()
         node.ready()
-    finally:
-        network.close()
 
 
 def test_garbage_on_every_listening_port(network: dict[str, Any], site: str, pair: list[Peer], tmp_path: Path) -> None:

@@ -42,6 +42,14 @@ def test_a_channel_that_others_open_has_an_owner_too():
     assert [call[:3] for call in calls] == [("link", "opened", 2), ("link", "data", 2)]
 
 
+def test_one_that_we_gave_up_before_it_opened_is_nobodys():
+    channels, calls = make()
+    channels.note([Connect(1, Protocol.LINK, "ws://a/"), CloseLink(1)])
+    channels.opened(1, Protocol.LINK, b"binding", 1.0)
+    channels.data(1, b"cells", 2.0)
+    assert calls == [] and not channels._owner
+
+
 def test_nothing_is_kept_of_a_channel_that_ended_on_either_side():
     channels, calls = make()
     channels.note([Connect(1, Protocol.TCP, "host:80"), Connect(3, Protocol.LINK, "ws://a/")])

@@ -67,6 +67,7 @@ export const WORDS = {
   "source-not-asked": "A sender sent a piece that nobody asked for.",
   "source-silent": "A sender gave nothing for long.",
   "source-slow": "A slow sender was left for a faster one.",
+  "source-queued": "A sender let this page wait for long. It looks for another.",
   "source-stopped": "A sender stopped sending.",
   "few-relays": ({ needed, known }) => noCircuit(`${needed} relays are needed, ${known} are known.`),
   "out-of-reach": ({ known, schemes, rtc }) => {

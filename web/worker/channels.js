@@ -12,7 +12,8 @@ const LOW_WATER = 1 << 18; // bytes; with no more it is congested no longer
 const POLL_MS = 8; // how often a congested WebSocket is looked at; browsers have no event for it
 const BATCH_LIMIT = 1 << 18; // bytes that are held back at most to be joined with what comes next
 const REPORT_STEP = 1 << 20; // bytes from a data channel after which the bridge is told how many Python was given
-const FLUSH_MS = 5000; // how long a data channel that is closed may take to send what is left
+const FLUSH_MS = 5000; // in which a data channel that is closed must send something of what is left
+const FLUSHES = 12; // after so many times FLUSH_MS it is ended, whatever is left
 
 /**
  * @typedef {object} Entry
@@ -130,11 +131,16 @@ export function createChannels(listener, rtc) {
 
   /** Ends a data channel once what was sent has left: its own end comes after that. */
   const finish = (channel, pipe) => {
+    let left = pipe.bufferedAmount;
+    let looks = 0;
     const end = () => {
-      clearTimeout(timer);
+      clearInterval(timer);
       bridge("close", channel);
     };
-    const timer = setTimeout(end, FLUSH_MS);
+    const timer = setInterval(() => {
+      if (++looks === FLUSHES || pipe.bufferedAmount === left) end();
+      left = pipe.bufferedAmount;
+    }, FLUSH_MS);
     pipe.onmessage = null;
     pipe.onclose = end;
     pipe.onbufferedamountlow = () => pipe.close();

@@ -217,7 +217,7 @@ class FacilitatorClient:
         if channel != self.channel or self._machine is None:
             return
         self._machine.move("opened", now)
-        self._open_since = now
+        self._open_since = self._outbox.steady(now)
         self._cutter = RecordCutter(ACCEPTED)
         self._signals = Signals(self._outbox, self._send)
         self._refresh_pause = REFRESH_FIRST
@@ -253,7 +253,8 @@ class FacilitatorClient:
         self._give_up(FacilitatorWhy.SILENT, "", now)
 
     def _give_up(self, code: FacilitatorWhy, detail: str, now: float, **values: int) -> None:
-        stable = self._open_since is not None and now - self._open_since >= STABLE_AFTER
+        since = self._open_since
+        stable = since is not None and self._outbox.steady(now) - since >= STABLE_AFTER
         self._abandon(code, now)
         self._attempts = 1 if stable else self._attempts + 1
         self._call_at("retry", now + self._pause(), self._connect)

@@ -190,7 +190,7 @@ class Prober:
         if probe.proved:
             self._verdict(probe.node, True, now)
         else:
-            told = max(now, probe.since + FAILURE_TOLD)
+            told = max(now, probe.since + self._outbox.shifted + FAILURE_TOLD)
             self._outbox.call_at(told, lambda now: self._verdict(probe.node, False, now))
         if len(self._running) < MAX_PROBES // 2:  # beyond, those who are slow would pass their places to each other
             self._start((probe.source,), now)
@@ -213,7 +213,7 @@ class _Probe:
         assert node.ws_url is not None
         self.node = node
         self.source = source
-        self.since = now
+        self.since = outbox.steady(now)
         self.channel = outbox.connect(Protocol.LINK, node.ws_url)
         self._outbox = outbox
         self._crypto = crypto

@@ -95,7 +95,7 @@ class Courier:
         self._on_failed = failed
         self._machine = StateMachine(COURIER, outbox, self._timed_out, now)
         self._asked = 0
-        self._begun = now
+        self._begun = outbox.steady(now)
         self._resorted = False
         self._open: set[int] = set()  # numbers of those that were asked and have not refused
         self._next: Timer | None = None
@@ -144,7 +144,7 @@ class Courier:
     def _choose(self, now: float) -> Carrier | None:
         carrier = None
         others = self._asked < MAX_CARRIERS
-        if others and (self._resorted or now < self._begun + LAST_RESORT):
+        if others and (self._resorted or self._outbox.steady(now) < self._begun + LAST_RESORT):
             carrier = self._carriers.next(now)
         if carrier is None:
             self._resorted = True

@@ -36,6 +36,7 @@ MAX_BATCH = 8  # pieces in one transaction, when that many are waiting already
 LOADS_AHEAD = 4  # stored pieces read at once to complete the tree of a resumed file
 FORGET_BATCH = 1024  # keys deleted in one transaction
 SOURCE_TIMEOUT = 30.0  # seconds in which a source that owes us something gives nothing
+QUEUE_PATIENCE = 60.0  # seconds that a place in a second queue is held: somebody else may serve at once
 STEAL_AFTER = 5.0  # seconds of silence after which an idle source takes over what another owes
 STEAL_FACTOR = 4.0  # or when a piece takes this many times what it takes the idle source
 WATCH_INTERVAL = 1.0  # seconds
@@ -153,7 +154,7 @@ class Download:
         self._unreadable: list[int] = []
         self._machine = StateMachine(TABLE, outbox, self._timed_out, now)
         self._paused_at = Phase.LOADING  # the phase that `retry` takes up again
-        self._stored_at = 0.0  # when the batch under way was given to storage
+        self._stored_at = 0.0  # when the batch under way was given to storage, in steady time
         self._watch: Timer | None = None
 
     # -- what the node calls
@@ -164,7 +165,7 @@ class Download:
 
     def attach(self, stream: ByteStream) -> Source:
         """A handler for a session with somebody who shares this file (`Session`'s `attach`)."""
-        return Source(stream, self)
+        return Source(stream, self, self._outbox)
 
     @property
     def sources_wanted(self) -> int:
@@ -413,14 +414,23 @@ class Download:
     def _on_watch(self, now: float) -> None:
         for source in list(self._sources):
             owes = source.requested or source.has is None
-            if owes and now - source.last >= SOURCE_TIMEOUT:
+            if owes and source.silence(now) >= SOURCE_TIMEOUT:
                 self.drop(source, Dropped.SILENT, now, ban=False)
+        self._leave_queues(now)
         if self.phase is Phase.RUNNING:
             self._steal(now)
-            if self._storing and now - self._stored_at >= STORAGE_TIMEOUT:
+            if self._storing and self._outbox.steady(now) - self._stored_at >= STORAGE_TIMEOUT:
                 self._pause(Failure("io", "no answer"), now)
         if (self._sources or self._storing) and self.active:
             self._start_watch(now)
+
+    def _leave_queues(self, now: float) -> None:
+        """Keep one place in a queue, where we have waited longest, and look for others who serve: a sender that means
+        harm lets us wait for ever."""
+        queues = sorted([source for source in self._sources if source.position], key=lambda source: source.queued)
+        for source in queues[1:]:
+            if source.waiting(now) >= QUEUE_PATIENCE:
+                self.drop(source, Dropped.QUEUED, now, ban=False)
 
     def _steal(self, now: float) -> None:
         """At the end, when all is asked for: a source with nothing to do takes over from one that is stuck."""
@@ -429,7 +439,7 @@ class Download:
                 continue
             for slow in self._sources:
                 age = slow.oldest_age(now)
-                silent = bool(slow.requested) and now - slow.last >= STEAL_AFTER
+                silent = bool(slow.requested) and slow.silence(now) >= STEAL_AFTER
                 outpaced = idle.pieces > 0 and age > STEAL_AFTER + STEAL_FACTOR * idle.piece_time
                 if (silent or outpaced) and any(index in idle.has for index in slow.requested):
                     self.drop(slow, Dropped.SLOW, now, ban=False)
@@ -445,15 +455,18 @@ class Download:
 
     def _store_batch(self, now: float) -> None:
         assert self.file is not None
-        root = self.file.info.root
-        self._stored_at = now
+        root, batch = self.file.info.root, self._storing
+        self._stored_at = self._outbox.steady(now)
         self._start_watch(now)
-        items = [("piece", piece_key(root, index), data) for index, data, _ in self._storing]
-        self._outbox.store(items, self._on_stored)
+
+        def reply(result: Any, now: float) -> None:
+            if self.phase is Phase.RUNNING and batch is self._storing:  # else an answer that came too late
+                self._on_stored(result, now)
+
+        self._outbox.store([("piece", piece_key(root, index), data) for index, data, _ in batch], reply)
 
     def _on_stored(self, result: Any, now: float) -> None:
-        if self.phase is not Phase.RUNNING or self.file is None:
-            return
+        assert self.file is not None
         if isinstance(result, Failure):
             self._pause(result, now)
             return

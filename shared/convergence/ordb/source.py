@@ -12,6 +12,7 @@ from typing import Protocol as Shape
 from convergence.codes import Dropped
 from convergence.errors import EndReason, LocalError, ParseError
 from convergence.ordb.pieces import PieceSet
+from convergence.outbox import Outbox
 from convergence.rdv.session import ByteStream
 from convergence.wire.ordb import Done, Have, Info, MessageCutter, Piece, Queued, Refuse, Request, encode_message
 
@@ -48,12 +49,13 @@ class SourceOwner(Shape):
 
 
 class Source:
-    """A SessionHandler."""
+    """A SessionHandler. Its times are steady ones (outbox.py)."""
 
-    def __init__(self, stream: ByteStream, owner: SourceOwner) -> None:
+    def __init__(self, stream: ByteStream, owner: SourceOwner, outbox: Outbox) -> None:
         self.stream = stream
         self.has: PieceSet | None = None  # None until the FileInfo came
         self.position = 0  # our place in its queue; 0 once it serves us
+        self.queued = 0.0  # when it gave us that place
         self.requested: dict[int, float] = {}  # piece -> when it was asked for, oldest first
         self.storing = 0  # pieces from here that are verified and not yet stored: they hold their slot
         self.last = 0.0  # when bytes last came
@@ -62,6 +64,7 @@ class Source:
         self.piece_time = 0.0  # seconds between pieces, smoothed
         self.alive = True
         self._owner = owner
+        self._outbox = outbox
         self._cutter = MessageCutter()
         self._refusals = 0
 
@@ -71,23 +74,31 @@ class Source:
 
     def request(self, indexes: Sequence[int], now: float) -> None:
         for index in indexes:
-            self.requested[index] = now
+            self.requested[index] = self._outbox.steady(now)
         self.stream.send(b"".join([encode_message(Request(index)) for index in indexes]))
 
     def oldest_age(self, now: float) -> float:
         """How long the piece that is due next has been awaited, in seconds."""
         for asked in self.requested.values():
-            return now - max(asked, self.last_piece)
+            return self._outbox.steady(now) - max(asked, self.last_piece)
         return 0.0
+
+    def silence(self, now: float) -> float:
+        """Seconds since bytes last came."""
+        return self._outbox.steady(now) - self.last
+
+    def waiting(self, now: float) -> float:
+        """Seconds that we have waited in its queue; 0 where we wait in none."""
+        return self._outbox.steady(now) - self.queued if self.position else 0.0
 
     # -- SessionHandler
 
     def opened(self, now: float) -> None:
-        self.last = self.last_piece = now
+        self.last = self.last_piece = self._outbox.steady(now)
         self._owner.source_opened(self, now)
 
     def data(self, data: bytes, now: float) -> None:
-        self.last = now
+        self.last = self._outbox.steady(now)
         try:
             for message in self._cutter.feed(data):
                 if not self.alive:
@@ -109,6 +120,8 @@ class Source:
             case Piece(index, proof, data):
                 self._on_piece(index, proof, data, now)
             case Queued(position) if self.has is None:
+                if not self.position:
+                    self.queued = self.last
                 self.position = position
                 self._owner.source_queued(self, now)
             case Info() if self.has is None:
@@ -139,10 +152,10 @@ class Source:
         if asked is None:
             self._owner.drop(self, Dropped.NOT_ASKED, now, ban=True)
             return
-        took = now - max(asked, self.last_piece)
+        took = self.last - max(asked, self.last_piece)
         self.piece_time = took if not self.pieces else 0.75 * self.piece_time + 0.25 * took
         self.pieces += 1
-        self.last_piece = now
+        self.last_piece = self.last
         self._owner.source_piece(self, index, proof, data, now)
 
     def stop(self, reason: int, now: float) -> list[int]:

@@ -95,7 +95,7 @@ class Upload:
         self._queue: deque[int] = deque()
         self._loading = False
         self._held: Piece | Refuse | None = None  # one answer that waits for the stream
-        self._last = 0.0  # when the receiver last asked, or was given, something
+        self._last = 0.0  # when the receiver last asked, or was given, something, in steady time
         self._machine = StateMachine(TABLE, outbox, self._timed_out, 0.0)  # its first phase has no deadline
         self._on_progress = on_progress
         self._on_over = on_over
@@ -122,12 +122,13 @@ class Upload:
     def idle(self, now: float) -> bool:
         """Whether its place should go to somebody who waits."""
         owes = bool(self._queue) or self._loading or self._held is not None or self._stream.congested
-        return self._machine.state is Phase.SERVING and now - self._last >= (STUCK_AFTER if owes else GIVE_WAY_AFTER)
+        patience = STUCK_AFTER if owes else GIVE_WAY_AFTER
+        return self._machine.state is Phase.SERVING and self._outbox.steady(now) - self._last >= patience
 
     def opened(self, now: float) -> None:
         """It has a place."""
         self._machine.move("serve", now)
-        self._last = now
+        self._last = self._outbox.steady(now)
         self._send(Info(self._file.salt, self._file.info))
         self.announce()
 
@@ -216,7 +217,7 @@ class Upload:
         return piece_length(self._file.info.size, index, self._file.info.piece_size)
 
     def _used(self, now: float) -> None:
-        self._last = now
+        self._last = self._outbox.steady(now)
         self._machine.extend(now)
 
     def _timed_out(self, phase: Phase, now: float) -> None:

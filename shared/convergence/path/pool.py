@@ -416,7 +416,7 @@ class CircuitPool:
         self._filling -= 1
         self._retry = RETRY_FIRST
         self._ready.append(place)
-        place.ready_since = now
+        place.ready_since = self._outbox.steady(now)
         age = RENEW_AFTER * (1 + fraction(self._rng) / 2)
         renewal = self._outbox.call_at(now + age, lambda now: self._close(place, DestroyReason.FINISHED, now))
         place.timers.append(renewal)
@@ -429,7 +429,7 @@ class CircuitPool:
     def _lost(self, place: Place, reason: int, now: float) -> None:
         """A ready one closed."""
         self._ready.remove(place)
-        young = now - place.ready_since < YOUNG
+        young = self._outbox.steady(now) - place.ready_since < YOUNG
         self._young = self._young + 1 if young else 0
         if young and reason != DestroyReason.FINISHED:
             self._extended(place, len(place.path) - 1, False, now)  # a refusal a moment later is a refusal too

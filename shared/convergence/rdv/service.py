@@ -41,12 +41,9 @@ MAX_QUEUE = 32  # that wait for their turn there
 MAX_SHAKING = 32  # that have not proved that they hold the key; beyond, one of them by lot makes way for the next
 MAX_SESSIONS_ALL = 1024  # over all files, against running out of memory
 QUEUE_INTERVAL = 10.0  # seconds between two looks at the queue: who waits hears its place, who idles gives way
-START_SPREAD = (
-    5.0  # seconds; a file that is shared so soon after another one begins at some time within as much for each
-)
-DAY_CHANGE_SPREAD = (
-    OVERLAP / 2
-)  # seconds over which a node's circuits change to another day's names, each at its own time
+START_SPREAD = 5.0  # seconds; a file that is shared so soon after another begins within as much for each, at random
+WAKE_SPREAD = 5.0  # seconds after a jump of the clock over which a node's posts go on, each at its own time
+DAY_CHANGE_SPREAD = OVERLAP / 2  # the same for their change to another day's names
 
 
 class Served(SessionHandler, Shape):
@@ -101,6 +98,7 @@ class _Share:
     ring: list[Descriptor] = field(default_factory=list)
     begins: float | None = None  # when it is advertised first; None until there are points
     posts: dict[bytes, _Post] = field(default_factory=dict)  # by the point's identity; MAX_WALK
+    retired: dict[_Post, None] = field(default_factory=dict)  # those whose last sessions go on
 
 
 class RdvService:
@@ -153,7 +151,7 @@ class RdvService:
         """Withdraw a file, and end the streams that it is served on."""
         share = self._shares.pop(hash_name, None)
         if share is not None:
-            for post in share.posts.values():
+            for post in [*share.posts.values(), *share.retired]:
                 post.close(now)
 
     def set_nodes(self, nodes: Sequence[Descriptor], now: float) -> None:
@@ -234,7 +232,9 @@ class RdvService:
         for identity, post in list(share.posts.items()):
             # One that stood in for a silent point stays until the point has answered for a while.
             if identity not in chosen and (settled or not post.standing or identity not in listed):
-                share.posts.pop(identity).retire(now)
+                del share.posts[identity]
+                share.retired[post] = None
+                post.retire(now)
         new = [_Post(self, share, point, now) for identity, point in chosen.items() if identity not in share.posts]
         for post in new:
             share.posts[post.point.identity] = post
@@ -278,7 +278,7 @@ class _Post:
         self._machine = StateMachine(TABLE, service.outbox, self._timed_out, now)
         self._attempt = 0
         self._circuit: ClientCircuit | None = None
-        self._since = 0.0
+        self._since = 0.0  # when its circuit was built, in steady time
         self._advertised: list[bytes] = []
         self._shaking: dict[Session, None] = {}  # MAX_SHAKING
         self._served: dict[ByteStream, _Guest] = {}  # MAX_SESSIONS
@@ -294,7 +294,10 @@ class _Post:
 
     def settled(self, now: float) -> bool:
         """Whether it stands, and has for a while."""
-        return self.standing and now - self._since >= STABLE_AFTER
+        return self.standing and self._stood(now)
+
+    def _stood(self, now: float) -> bool:
+        return self._service.outbox.steady(now) - self._since >= STABLE_AFTER
 
     def start(self, now: float) -> None:
         """The first attempt: at once, unless the point is known not to answer."""
@@ -307,11 +310,11 @@ class _Post:
 
     def woke(self, now: float) -> None:
         self._backoff.reset()
-        self._since = min(self._since, now)
+        soon = now + WAKE_SPREAD * fraction(self._service.rng)
         if self.standing:
-            self._on_day(now)
+            self._call_at(soon, self._on_day)
         elif self._machine.state is Phase.RESTING:
-            self._rest(None, now)
+            self._rest(soon, now)
 
     def close(self, now: float) -> None:
         """Withdraw the adverts and end the sessions; the circuit ends once that has gone out."""
@@ -329,8 +332,8 @@ class _Post:
             self._machine.move("retire", now)
             self._advertise([])
             self._release(now)
-        elif self._machine.allows("close"):
-            self._machine.move("close", now)
+        elif self._machine.state is not Phase.CLOSING:
+            self._closed("close", now)
 
     # -- the circuit
 
@@ -359,7 +362,7 @@ class _Post:
         self._machine.move("built", now)
         self.answers = True
         self._circuit = circuit
-        self._since = now
+        self._since = self._service.outbox.steady(now)
         circuit.on_begin = self._on_begin
         circuit.on_closed = self._on_closed
         self._advertised = []
@@ -379,13 +382,14 @@ class _Post:
     def _on_closed(self, reason: int, now: float) -> None:
         self._circuit = None
         self._advertised = []
-        closing = self._machine.state is Phase.CLOSING
+        if self._machine.state is Phase.CLOSING:
+            self._closed("lost", now)
+            return
         self._machine.move("lost", now)
-        if not closing:
-            if now - self._since >= STABLE_AFTER:
-                self._backoff.reset()
-            self._rest(None, now)
-            self._service.changed(self._share, now)
+        if self._stood(now):
+            self._backoff.reset()
+        self._rest(None, now)
+        self._service.changed(self._share, now)
 
     def _rest(self, until: float | None, now: float) -> None:
         self._call_at(until or now + self._backoff.next(), self._build)
@@ -405,9 +409,14 @@ class _Post:
             return
         if self._shaking or self._served or self._queue:
             return
-        self._machine.move("close", now)
+        self._closed("close", now)
         self._circuit = circuit.on_begin = circuit.on_closed = None
         self._service.outbox.call_at(now + LINGER, lambda now: circuit.destroy(DestroyReason.FINISHED, now))
+
+    def _closed(self, input: str, now: float) -> None:
+        if not self._machine.final:
+            self._machine.move(input, now)
+        self._share.retired.pop(self, None)
 
     # -- adverts
 

@@ -141,7 +141,7 @@ def test_what_is_of_no_use_is_dropped_and_counted_for_its_source(world, pair, ma
     assert len(two.ends) == 1
 
 
-@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=2048), st.booleans())
 def test_nothing_that_is_delivered_raises(data, sealed):
     world = World()

@@ -274,7 +274,7 @@ def test_garbage_ends_the_pipe(data):
     assert end.stream.reason == PROTOCOL
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     records=st.lists(st.tuples(st.sampled_from(PEERING), st.binary(max_size=120)), max_size=8),
     tail=st.binary(max_size=40),

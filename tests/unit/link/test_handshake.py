@@ -4,7 +4,7 @@ Source: tor-spec, "Negotiating and initializing connections".
 """
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from convergence.crypto import certificates
@@ -345,7 +345,6 @@ def test_cells_behind_netinfo_belong_to_the_open_link():
     assert a.leftover() == b""
 
 
-@settings(deadline=None, derandomize=True, database=None)
 @given(st.lists(st.integers(1, 3000), max_size=12))
 def test_input_may_be_cut_anywhere(borders):
     a, b = initiator(), responder()

@@ -1,7 +1,7 @@
 """One link: circuit ids, dispatch, fair queues with limits, and closing on what breaks the protocol."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from convergence.effects import CloseLink, Send
@@ -253,7 +253,6 @@ def test_what_is_no_relay_cell_comes_after_the_relay_cells_before_it():
     ]
 
 
-@settings(deadline=None, derandomize=True, database=None)
 @given(st.lists(st.integers(1, 3 * CELL_LEN), max_size=10))
 def test_input_may_be_cut_anywhere(borders):
     end = End()

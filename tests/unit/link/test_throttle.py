@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from convergence.link.throttle import MIN_BURST, Throttle
@@ -161,7 +161,6 @@ def test_a_clock_that_goes_back_stops_nothing():
     assert sender.sent - before == pytest.approx(10 * RATE, rel=0.03)
 
 
-@settings(deadline=None, derandomize=True, database=None)
 @given(
     st.integers(CELL_LEN, 1 << 20),
     st.lists(st.tuples(st.floats(0, 2), st.integers(0, 100), st.integers(1, 65_278)), max_size=30),

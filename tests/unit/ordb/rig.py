@@ -12,6 +12,7 @@ from convergence.wire.ordb import (
     PIECE_SIZE,
     Info,
     Piece,
+    Queued,
     Request,
 )
 from tests.unit.ordb.memory import Line, Receiver, Script, Sender, World, content, link_of, put_file
@@ -41,7 +42,7 @@ class Rig:
     def connect(self, *senders: Sender) -> None:
         self.lines += [sender.connect(self.receiver) for sender in senders or self.senders]
 
-    def connect_script(self, answer: Answer, *, info: Info | None = None, first: Any = ()) -> Script:
+    def connect_script(self, answer: Answer, *, info: Info | Queued | None = None, first: Any = ()) -> Script:
         """A sender that plays by a script after its INFO."""
         scripts: list[Script] = []
 

@@ -14,6 +14,8 @@ from convergence.ordb.download import (
     MAX_SOURCES,
     SOURCE_TIMEOUT,
     STEAL_AFTER,
+    STORAGE_TIMEOUT,
+    WATCH_INTERVAL,
     Phase,
 )
 from convergence.ordb.index import MerkleTree, SharedFile, file_key, leaf_hash, piece_key
@@ -341,6 +343,31 @@ def test_storage_that_fails_at_any_step_pauses_there(when: Phase) -> None:
         rig.connect()
         rig.world.run()
     rig.check_done(fetched=3)
+
+
+def test_a_late_answer_of_storage_counts_for_no_other_batch() -> None:
+    rig = Rig(20 * PIECE_SIZE)
+    rig.connect()
+    rig.world.run_until(lambda: len(rig.download.present) >= 3)
+    rig.client.hold_replies = True
+    rig.world.run()
+    rig.world.advance(STORAGE_TIMEOUT + WATCH_INTERVAL)
+    assert rig.download.paused
+    late, rig.client.held = rig.client.held, []
+    rig.download.retry(rig.world.now)
+    rig.world.run()
+    rig.client.release()  # the same batch is stored; the next one is not
+    rig.world.run()
+    had = len(rig.download.present)
+    assert 3 < had < 20
+    for request, result in late:
+        rig.client.outbox.done(request, result, rig.world.now)
+    rig.world.run()
+    assert len(rig.download.present) == had
+    rig.client.hold_replies = False
+    rig.client.release()
+    rig.world.run()
+    rig.check_done(fetched=rig.download.pieces_fetched)
 
 
 # -- the end

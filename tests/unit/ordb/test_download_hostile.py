@@ -8,6 +8,7 @@ import pytest
 
 from convergence.codes import Dropped, TransferWhy
 from convergence.errors import EndReason
+from convergence.ordb.download import QUEUE_PATIENCE
 from convergence.ordb.index import EMPTY_ROOT, SharedFile
 from convergence.wire.ordb import (
     PIECE_SIZE,
@@ -16,6 +17,7 @@ from convergence.wire.ordb import (
     Have,
     Info,
     Piece,
+    Queued,
     Refuse,
     Request,
     ShareLink,
@@ -80,6 +82,24 @@ def test_of_two_sources_at_once_the_bad_one_is_dropped() -> None:
     rig.world.run()
     assert rig.download.banned == 1
     rig.check_done(fetched=40)
+
+
+def test_of_senders_that_let_us_wait_for_ever_one_is_kept() -> None:
+    rig = Rig(2 * PIECE_SIZE)
+    scripts = [rig.connect_script(lambda script, message: None, info=Queued(9)) for _ in range(3)]
+    rig.world.run()
+    for position in range(2 * int(QUEUE_PATIENCE), 0, -1):  # each says all the time that our turn comes soon
+        for script in scripts:
+            script.queued(position, rig.world.now)
+        rig.world.advance(1)
+        if rig.receiver.dropped:
+            break
+    assert rig.receiver.dropped == [Dropped.QUEUED, Dropped.QUEUED]
+    assert [script.closes for script in scripts] == [[], [EndReason.TIMEOUT], [EndReason.TIMEOUT]]
+    assert rig.download.sources_wanted == 2
+    rig.connect()
+    rig.world.run()
+    rig.check_done(fetched=2)
 
 
 def test_a_lying_info_drops_the_source() -> None:

@@ -228,7 +228,7 @@ KINDS = st.lists(st.sampled_from(["server", "browser", "hybrid", "nothing"]), ma
 ORIGINS = st.sampled_from([SERVER, BROWSER, Reach(rtc=True, schemes=("wss",)), Reach(schemes=("wss",))])
 
 
-@settings(deadline=None, derandomize=True, database=None, max_examples=300)
+@settings(max_examples=300)
 @given(KINDS, ORIGINS, st.integers(1, 4), st.data())
 def test_there_is_a_path_wherever_there_can_be_one_and_it_spares_whom_it_can(kinds, origin, hops, data):
     nodes = [

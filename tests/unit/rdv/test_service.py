@@ -5,7 +5,15 @@ import pytest
 from convergence.codes import TransferWhy
 from convergence.errors import EndReason, LocalError, StreamError
 from convergence.rdv.blind import DAY, OVERLAP, blinded
-from convergence.rdv.service import MAX_QUEUE, MAX_SESSIONS, MAX_SHAKING, MAX_SHARES, QUEUE_INTERVAL, START_SPREAD
+from convergence.rdv.service import (
+    MAX_QUEUE,
+    MAX_SESSIONS,
+    MAX_SHAKING,
+    MAX_SHARES,
+    QUEUE_INTERVAL,
+    START_SPREAD,
+    WAKE_SPREAD,
+)
 from convergence.rdv.session import FIRST_TIMEOUT, Session
 from convergence.wire.ordb import Done, Info, Queued, Request
 from convergence.wire.rdv import format_rdv_target, parse_rdv_target
@@ -251,6 +259,20 @@ def test_a_point_that_left_the_list_is_left_once_its_last_stream_is_over() -> No
     assert rig.service.standing(rig.file.hash_name) == (3, 3)
 
 
+def test_unsharing_ends_the_streams_at_points_that_have_left_the_list_too() -> None:
+    rig = Rig()
+    rig.share()
+    circuit, target = first(rig)
+    visitor = Visitor(rig, circuit, target)
+    rig.service.set_nodes([node for node in rig.nodes if node.identity != circuit.point.identity], rig.world.now)
+    rig.world.advance(60)
+    rig.service.unshare(rig.file.hash_name, rig.world.now)
+    rig.world.run()
+    assert visitor.script.closes == [EndReason.DONE]
+    rig.world.advance(60)
+    assert circuit.closed
+
+
 def offered(rig: Rig) -> list[tuple[FakeCircuit, str]]:
     """Every circuit of the node with the target that it answers."""
     return [
@@ -291,6 +313,23 @@ def test_the_circuits_of_a_node_do_not_change_their_day_at_one_moment(monkeypatc
     rig.world.advance(DAY)
     assert len(told) == 2 * 27 and len({when for when, _ in told}) == len(told)
     assert all(when < 2 * OVERLAP or DAY - OVERLAP <= when for when, _ in told)
+
+
+def test_the_circuits_of_a_node_do_not_change_their_day_at_one_moment_when_it_wakes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Asleep over midnight, with circuits that stand."""
+    rig = Rig()
+    rig.share()
+    told: list[float] = []
+    monkeypatch.setattr(FakeCircuit, "send_message", lambda *_: told.append(rig.world.now))
+    rig.node.outbox.shift(DAY)
+    rig.world.now += DAY
+    rig.service.woke(DAY, rig.world.now)
+    woken = rig.world.now
+    while rig.world.now < woken + WAKE_SPREAD:
+        rig.world.advance(0.1)
+    assert len(told) == 3 and len(set(told)) == 3
 
 
 @pytest.mark.parametrize("by", [-3600.0, 3600.0])
