@@ -20,7 +20,7 @@ from tests.browser.harness import Peer
 from tests.e2e.processes import MIB, Command, Network, Relay, running, sha256
 
 MARKER = b"7Qv-the-marker-that-nobody-on-the-way-may-see-9Zk"
-SIZE = 32 * MIB
+SIZE = 16 * MIB
 READ_TOGETHER = 1 << 26
 OVERLAP = 1 << 10  # longer than anything that is looked for
 
