@@ -39,7 +39,13 @@ class Swarm:
     def meet(self, nodes: int) -> None:
         """Wait until each knows so many nodes that work for others, itself among them."""
         for peer in self.peers:
-            peer.until("state.nodes >= argument", nodes, seconds=MEET)
+            try:
+                peer.until("state.nodes >= argument", nodes, seconds=MEET)
+            except AssertionError as error:
+                for other in self.peers:
+                    said = "; ".join(other.logged[-5:])
+                    error.add_note(f"{other.name}: {json.dumps(other.state)} {said}")
+                raise
 
     def kill_facilitator(self) -> None:
         process = self.network.facilitator.process

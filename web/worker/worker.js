@@ -14,6 +14,8 @@ import { openDatabase } from "./database.js";
 import { dropSnapshots, findSnapshot, keepSnapshot } from "./snapshot.js";
 
 const SETTLED_MS = 5000; // after the start, until the snapshot is written: the node's first circuits come first
+const NETWORK_TRIES = 3; // to get the network's description from the site
+const NETWORK_PAUSE_MS = 2000; // between two of them
 
 const waiting = []; // commands that came before the node could take them
 let host = null;
@@ -152,10 +154,13 @@ function awaitedLater(promise) {
 }
 
 async function networkOf(site) {
-  try {
-    return readNetwork(await fetchNetwork(site));
-  } catch ({ message }) {
-    throw new Error(`the site does not say where its network is: ${message}`);
+  for (let tries = 1; ; tries++) {
+    try {
+      return readNetwork(await fetchNetwork(site));
+    } catch ({ message }) {
+      if (tries === NETWORK_TRIES) throw new Error(`the site does not say where its network is: ${message}`);
+    }
+    await new Promise((resolve) => setTimeout(resolve, NETWORK_PAUSE_MS));
   }
 }
 
