@@ -16,6 +16,7 @@ from playwright.sync_api import Browser, Playwright, expect, sync_playwright
 
 import build
 from tests.browser.harness import Peer, launched
+from tests.browser.returning import Returning
 
 expect.set_options(timeout=60_000)  # ms: five seconds, the default, are not much for three lanes on two cores
 
@@ -28,6 +29,11 @@ def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
         files = build.bundle()
     build.write_tree({**files, "manifest.json": build.manifest(files, build.project()["version"])}, folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def returning(dist: Path) -> Returning:
+    return Returning(dist)
 
 
 @pytest.fixture(scope="package")
@@ -61,12 +67,13 @@ def stack() -> Iterator[ExitStack]:
 
 
 @contextmanager
-def peers(downloads: Path) -> Iterator[Callable[..., Peer]]:
-    """Makes browser peers that are closed afterwards. AssertionError when their pages threw or left their site."""
+def peers(downloads: Path, returning: Returning) -> Iterator[Callable[..., Peer]]:
+    """Makes browser peers that are closed afterwards. AssertionError when their pages threw or left their site. They
+    are `returning` ones unless the test says None."""
     made: list[Peer] = []
 
     def peer(browser: Browser, site: str, **options: Any) -> Peer:
-        made.append(Peer(browser, site, downloads, **options))
+        made.append(Peer(browser, site, downloads, **{"returning": returning, **options}))
         return made[-1]
 
     yield peer
@@ -76,15 +83,15 @@ def peers(downloads: Path) -> Iterator[Callable[..., Peer]]:
 
 
 @pytest.fixture
-def peer(downloads: Path) -> Iterator[Callable[..., Peer]]:
+def peer(downloads: Path, returning: Returning) -> Iterator[Callable[..., Peer]]:
     """Makes peers for one test."""
-    with peers(downloads) as peer:
+    with peers(downloads, returning) as peer:
         yield peer
 
 
 @pytest.fixture(scope="module")
-def lasting_peer(downloads: Path) -> Iterator[Callable[..., Peer]]:
+def lasting_peer(downloads: Path, returning: Returning) -> Iterator[Callable[..., Peer]]:
     """Makes peers that all tests of a module use, where a first visit is not the point: that is the larger part of a
     test's work. To be asked for after the network."""
-    with peers(downloads) as peer:
+    with peers(downloads, returning) as peer:
         yield peer

@@ -20,12 +20,13 @@ from playwright.sync_api import Browser, BrowserContext, Page, Playwright, expec
 from convergence.transfers import public_id
 from convergence.wire.ordb import ShareLink
 from pynode.origins import origin
+from tests.browser.returning import Returning
 
 ROOT = Path(__file__).parents[2]
 START = 300.0
 """Seconds that Python and five circuits may take on a busy machine."""
 SNAPSHOT = """async (before) => {
-    for (let tries = 0; tries < 600; tries++) {
+    for (let tries = 0; tries < 3000; tries++) {
         const [kept] = await (await caches.open("convergence-snapshots")).matchAll();
         const digest = kept?.headers.get("x-sha256");
         if (digest && digest !== before) return digest;
@@ -33,7 +34,7 @@ SNAPSHOT = """async (before) => {
     }
     throw new Error("no snapshot of Python's memory was kept");
 }"""
-"""Waits, a minute at most, until one with another digest is kept; gives that."""
+"""Waits, five minutes at most, until one with another digest is kept; gives that."""
 ARRIVAL = 300.0
 """Seconds that a file may take."""
 
@@ -122,12 +123,20 @@ class Peer:
     Args:
         downloads: the folder that the browser was launched with.
         mirrors: where its page may ask besides its site.
+        returning: what makes it the profile of somebody who has been here before; None for a first visit.
     """
 
     page: Page
 
     def __init__(
-        self, browser: Browser, site: str, downloads: Path, *, mirrors: Sequence[str] = (), **options: Any
+        self,
+        browser: Browser,
+        site: str,
+        downloads: Path,
+        *,
+        mirrors: Sequence[str] = (),
+        returning: Returning | None = None,
+        **options: Any,
     ) -> None:
         self.name = browser.browser_type.name
         self.site = site
@@ -135,6 +144,7 @@ class Peer:
         self.logged: list[str] = []
         self._downloads = downloads
         self._mirrors = mirrors
+        self._returning = returning
         self.context: BrowserContext = browser.new_context(**{**CONFIG.context_options(self.name), **options})
         self.context.on("weberror", lambda error: self._note(str(error.error)))
         self.context.on("console", lambda message: self.logged.append(message.text))
@@ -151,8 +161,13 @@ class Peer:
 
     def open(self, fragment: str = "") -> Peer:
         """A new tab of this profile with the page."""
+        returning, self._returning = self._returning, None
+        known = returning is None or returning.give(self.context, self.name, self.site)
         self.page = self.context.new_page()
         self.page.goto(self.site + fragment)
+        if returning is not None and not known:
+            self.page.evaluate(SNAPSHOT)
+            returning.take(self.page, self.name)
         return self
 
     def ready(self) -> Peer:

@@ -414,7 +414,7 @@ def test_a_first_and_a_second_start_of_a_real_node(
 ) -> None:
     network = Network(tmp_path, dist, relays=3)
     request.addfinalizer(network.close)
-    first = peer(request.getfixturevalue(browser), network.site).open()
+    first = peer(request.getfixturevalue(browser), network.site, returning=None).open()
     first.until("state.ready", seconds=START)
     expect(first.page.get_by_test_id("code")).to_have_attribute("data-from", "first")
     pinned(first.page)

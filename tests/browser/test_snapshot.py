@@ -49,7 +49,7 @@ def again(peer: Peer) -> Page:
 def test_a_snapshot_is_used_and_a_changed_one_thrown_away(
     network: Network, chromium: Browser, peer: Callable[..., Peer]
 ) -> None:
-    one = peer(chromium, network.site).open().ready()
+    one = peer(chromium, network.site, returning=None).open().ready()
     identities = {one.state["identity"]}
     first = one.page.evaluate(SNAPSHOT, None)
 
