@@ -1,11 +1,10 @@
-"""Everything published in one file, to be handed on through the network.
+"""Everything published in one file, to pass on through the network.
 
-Does: put a manifest, what lies beside it and its files one after the other, so that equal files give equal bytes; take
-them out again, each verified.
-Does not: hold names or lengths of its own that a reader must believe: the manifest, and so the root hash, says what
-follows.
+Does: write a manifest, the documents beside it and its files one after another, so that equal files give equal bytes;
+read them back, and verify each.
+Does not: hold file names or sizes that a reader must believe: the manifest, and so the root hash, says what follows.
 
-    magic (16 bytes) | length (4) and bytes of manifest.json, release.json, releases.txt | files, by their names
+    magic (16 bytes) | length (4) and bytes of manifest.json, release.json, releases.txt | files, sorted by name
 
 Lengths are big-endian; 0 stands for a document that is not there.
 """
@@ -49,7 +48,7 @@ def take_out(source: BinaryIO, root: str) -> dict[str, bytes]:
         OSError: it cannot be read.
     """
     if source.read(len(MAGIC)) != MAGIC:
-        raise Refused("this is no archive of Convergence's code")
+        raise Refused("this is not an archive of Convergence's code")
     files = {}
     for name, limit in BESIDE.items():
         length = int.from_bytes(source.read(LENGTH), "big")

@@ -1,7 +1,7 @@
 """A folder with what was published: dist/, as a build or a mirror wrote it.
 
 Does: read its manifest; check every file against it, and the packed ones beside them; write such a folder whole.
-Does not: treat anything that the manifest does not list as a part of the build, or delete it.
+Does not: treat files that the manifest does not list as part of the build, or delete them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pynode.published.packed import ENCODINGS, unpacked
 from pynode.published.release import MAX_RELEASE
 
 BESIDE = {MANIFEST: MAX_MANIFEST, RELEASE: MAX_RELEASE, LOG: MAX_LOG}
-"""What lies beside the files without being listed, and how many bytes it has at most."""
+"""Documents beside the files that are not listed -> how many bytes each has at most."""
 PACKED_EXTRA = 64 << 10
 """Bytes by which a packed file may be longer than the plain one."""
 
@@ -32,7 +32,7 @@ class Published(NamedTuple):
 
 
 def read_manifest(folder: Path) -> Published:
-    """Read a folder's documents, without a look at the files. Raises Refused."""
+    """Read a folder's documents, but not its files. Raises Refused."""
     data: dict[str, bytes | None] = {}
     for name, limit in BESIDE.items():
         try:
@@ -48,7 +48,7 @@ def read_manifest(folder: Path) -> Published:
 
 
 def differences(folder: Path, manifest: Manifest) -> list[tuple[str, str]]:
-    """Each file that is not what the manifest says, and how. Where a packed one lies beside a file, it counts too."""
+    """Each file that differs from the manifest, and how. A packed file beside a plain one is checked too."""
     found = []
     beside = {name: data for name in BESIDE if (data := _read(folder / name, BESIDE[name])) is not None}
     wanted = {**manifest.files, **{name: Entry.of(data) for name, data in beside.items()}}
@@ -94,7 +94,7 @@ def check_target(target: Path) -> None:
     try:
         listed = read_manifest(target).manifest.files
     except Refused:
-        raise Refused(f"{target} holds something else than a copy of the code: name an empty or a new folder") from None
+        raise Refused(f"{target} holds something else, not a copy of the code: name an empty or a new folder") from None
     plain = {*listed, *UNLISTED}
     known = plain | {name + ending for name in plain for ending in ENCODINGS.values()}
     for path in sorted(target.rglob("*")):
@@ -104,11 +104,11 @@ def check_target(target: Path) -> None:
 
 def write_folder(target: Path, files: Mapping[str, bytes]) -> None:
     """Put `files` in place of the folder `target`, which is never seen half written. The names must be a manifest's. A
-    network.json that lies there stays.
+    network.json in the folder stays.
 
     Raises:
         Refused: as `check_target` does.
-        OSError: it cannot be written; what was there before is there still.
+        OSError: it cannot be written; the folder is as it was before.
     """
     target = target.resolve()  # a link to a folder keeps leading there
     check_target(target)

@@ -1,6 +1,6 @@
 """The log of releases: a list that only grows, and the Merkle tree over it (RFC 9162, section 2.1).
 
-Does: read the log's text; the tree's root over any first part of it; make and verify proofs that a line is in it.
+Does: read the log's text; compute the root over its first lines; make and verify proofs that a line is in it.
 Does not: sign anything, or decide which root to trust.
 """
 
@@ -39,7 +39,7 @@ class Log:
 
     @classmethod
     def parse(cls, data: bytes) -> Log:
-        """releases.txt of anyone. Raises Refused."""
+        """Read releases.txt from untrusted bytes. Raises Refused."""
         if len(data) > MAX_LOG or data.count(b"\n") > MAX_LINES:
             raise Refused("the log of releases is too long")
         if data and not data.endswith(b"\n"):
@@ -49,7 +49,7 @@ class Log:
         for number, line in enumerate(lines, 1):
             version, _, root = line.decode("ascii", "replace").partition(" ")
             if len(line) > MAX_LINE or not is_version(version) or not is_digest(root):
-                raise Refused(f"line {number} of the log of releases is no version with its root hash")
+                raise Refused(f"line {number} of the log of releases is not a version with its root hash")
             versions.add(version)
             roots.add(root)
         # A version with two roots would be two programs under one name.

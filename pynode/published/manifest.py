@@ -1,6 +1,6 @@
-"""The manifest: the list of every file that a browser runs, whose own SHA-256 is the root hash.
+"""The manifest: the list of every file that a browser runs. Its own SHA-256 is the root hash.
 
-Does: read and write manifest.json, format 2, in the one form that it may have; say how a file differs from its entry.
+Does: read and write manifest.json, format 2, in its one canonical form; say how a file differs from its entry.
 Does not: fetch, sign, or need more than the standard library, because a build starts with it.
 """
 
@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 MANIFEST, RELEASE, LOG, NETWORK = "manifest.json", "release.json", "releases.txt", "network.json"
 UNLISTED = {MANIFEST, RELEASE, LOG, NETWORK}
-"""What may lie beside the files, and is never one of them."""
+"""Documents that may lie beside the files and are never listed."""
 PACKED_ENDINGS = (".br", ".gz")
 """Servers send such a file in place of the one without the ending."""
 
@@ -35,9 +35,9 @@ MAX_KEYS = 16
 
 KEY_LEN = 42  # a minisign public key: "Ed", 8 bytes that name it, 32 bytes of Ed25519
 KEY_AT = 10
-# The y of all Ed25519 points of small order, and the second encodings of 0 and 1: with such a key WebCrypto verifies
-# what anybody made, so no manifest names one (web/code/manifest.js has the same). With a key off the curve nobody can
-# sign, which is no worse than a lost one: no manifest is refused for it, but release.sign signs none that names it.
+# The y of all Ed25519 points of small order, and the second encodings of 0 and 1. With such a key, WebCrypto accepts
+# signatures that anybody can make, so no manifest may name one (web/code/manifest.js has the same list). With a key off
+# the curve nobody can sign. That is no worse than a lost key: a manifest may name one, but release.sign refuses it.
 _P = 2**255 - 19
 _Y8 = 0x05FC536D880238B13933C6D305ACDFD5F098EFF289F4C345B027B2C28F95E826
 _SMALL_ORDER = {0, 1, _P - 1, _P, _P + 1, _Y8, _P - _Y8}
@@ -71,7 +71,7 @@ class Manifest:
         version: one to four numbers with dots.
         files: by name, relative and with slashes.
         keys: minisign public keys whose holders may sign the release that follows this one.
-        threshold: how many of them have to; 0 exactly when there are none (an unsigned build).
+        threshold: how many of them must sign; 0 exactly when there are none (an unsigned build).
     """
 
     version: str
@@ -126,7 +126,7 @@ def canonical_json(value: Any) -> bytes:
 
 
 def parse_json(data: bytes, what: str) -> Any:
-    """The value in an untrusted document. Raises Refused: `what` is not as `canonical_json` writes.
+    """The value in an untrusted document. Raises Refused if `what` is not as `canonical_json` writes it.
 
     Equal values have equal bytes, so that a hash names what every reader sees.
     """

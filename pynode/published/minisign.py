@@ -1,8 +1,8 @@
 """Minisign's keys and signatures (Ed25519), as its own program writes and reads them.
 
 Does: read, make and write key pairs, with a password or without; sign and verify.
-Does not: know what is signed. Signatures are of the file's own bytes (algorithm "Ed"), which WebCrypto can check;
-prehashed ones ("ED", minisign's default) are refused, with a message on how to make the others.
+Does not: know what is signed. Signatures are over the file's own bytes (algorithm "Ed"), which WebCrypto can check.
+Prehashed ones ("ED", minisign's default) are refused, with a message that says how to make the others.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MAX_TEXT = 2048
 """Bytes of a key file or of a signature in UTF-8; minisign's own comments are shorter."""
 
 OPSLIMIT, MEMLIMIT = scrypt.OPSLIMIT_SENSITIVE, scrypt.MEMLIMIT_SENSITIVE
-"""What a password costs, as minisign has it: seconds, and 1 GiB."""
+"""What one use of a password costs, as in minisign: seconds, and 1 GiB of memory."""
 
 _UNTRUSTED, _TRUSTED = "untrusted comment: ", "trusted comment: "
 _ALGORITHM, _PREHASHED, _SCRYPT, _NO_KDF, _BLAKE2B = b"Ed", b"ED", b"Sc", bytes(2), b"B2"
@@ -43,7 +43,7 @@ class WrongPassword(Refused):
 @dataclass(frozen=True, slots=True)
 class PublicKey:
     """Args:
-    key_id: 8 bytes by which signatures name it; they prove nothing.
+    key_id: 8 bytes that name the key in signatures; they prove nothing.
     key: Ed25519, 32 bytes.
     """
 
@@ -92,7 +92,7 @@ class Signature:
         if len(lines) != 4 or not lines[0].startswith(_UNTRUSTED) or not lines[2].startswith(_TRUSTED):
             raise Refused("a signature is none of minisign's")
         if not lines[2].isascii():
-            raise Refused("a signature has a trusted comment that is no release's")
+            raise Refused("a signature has a trusted comment that is not one of a release")
         data, seal = _base64(lines[1]), _base64(lines[3])
         if data.startswith(_PREHASHED):
             raise Refused("a signature is of the prehashed kind: sign with `minisign -S -l`")
@@ -138,7 +138,7 @@ class SecretKey:
         return Signature(self.key_id, signature, trusted, _CRYPTO.ed25519_sign(self.seed, signature + trusted.encode()))
 
     def encode(self, password: str = "") -> str:
-        """The key file, hidden by the password if there is one."""
+        """The key file, encrypted with the password if there is one."""
         secret = self.key_id + self.seed + self.public.key
         hidden = secret + _checksum(secret)
         limits = bytes(_HIDDEN_AT - _SALT_AT)
@@ -155,14 +155,14 @@ class SecretKey:
         """A key file. With a password it takes seconds, and as much memory as the file says, at most MEMLIMIT.
 
         Raises:
-            WrongPassword: it needs one, or another one.
-            Refused: it is no such file.
+            WrongPassword: the key needs a password, or another one.
+            Refused: this is not a secret key file.
         """
         lines = text.removesuffix("\n").split("\n") if len(text) <= MAX_TEXT else []
         data = _base64(lines[1]) if len(lines) == 2 else b""
         head = (data[:2], data[4:_SALT_AT])
         if len(data) != _SECRET_LEN or head != (_ALGORITHM, _BLAKE2B) or data[2:4] not in (_SCRYPT, _NO_KDF):
-            raise Refused("this is no secret key of minisign's")
+            raise Refused("this is not a minisign secret key")
         hidden = data[_HIDDEN_AT:]
         if needs := data[2:4] == _SCRYPT:
             if not password:
@@ -192,11 +192,11 @@ def _checksum(secret: bytes) -> bytes:
 
 
 def _stream(password: str, salt: bytes, ops: int, mem: int) -> bytes:
-    """scrypt, with libsodium's way from limits to parameters, which is minisign's."""
+    """scrypt. libsodium gets the parameters from the limits in the same way as minisign."""
     try:
         return scrypt.kdf(_SECRET_LEN - _HIDDEN_AT, password.encode(), salt, ops, mem)
     except (CryptoError, MemoryError):
-        raise Refused(f"this machine has not the {mem >> 20} MiB of memory that the password asks for") from None
+        raise Refused(f"this machine does not have the {mem >> 20} MiB of memory that the password needs") from None
 
 
 def _xor(data: bytes, stream: bytes) -> bytes:
@@ -204,7 +204,7 @@ def _xor(data: bytes, stream: bytes) -> bytes:
 
 
 def _base64(line: str) -> bytes:
-    """What is written in the one form that it may have; nothing for any other."""
+    """The bytes of a line of canonical base64; empty for any other line."""
     try:
         data = base64.b64decode(line, validate=True)
     except (binascii.Error, ValueError):

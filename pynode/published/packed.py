@@ -15,7 +15,7 @@ import brotli  # type: ignore[import-untyped]
 from pynode.published.manifest import Refused
 
 ENCODINGS = {"br": ".br", "gzip": ".gz"}
-"""Content-Encoding, and the ending of the file that lies packed beside the other. Best first."""
+"""Content-Encoding -> ending of the packed file beside the plain one. Best first."""
 
 _GZIP_ONLY = 16 + zlib.MAX_WBITS
 
@@ -31,7 +31,7 @@ class Unpacker(Protocol):
 
 
 def unpacker(encoding: str, limit: int, sink: Callable[[bytes], object]) -> Unpacker:
-    """Hands what it unpacks to `sink`, at most `limit` bytes. Raises Refused for an encoding that is not known."""
+    """Hands what it unpacks to `sink`, at most `limit` bytes. Raises Refused for an unknown encoding."""
     bounded = _Bounded(limit, sink)
     match encoding:
         case "" | "identity":

@@ -1,7 +1,7 @@
-"""A release: a manifest that enough keys signed, and that the log of releases has.
+"""A release: a manifest that enough keys signed and that is in the log of releases.
 
-Does: read and write release.json; add a signature; say whether a release may take the place of a version that runs.
-Does not: check files against the manifest, or ask anybody.
+Does: read and write release.json; add a signature; say whether a release may replace the running version.
+Does not: check files against the manifest, or fetch anything.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ MAX_SIGNATURES = 2 * MAX_KEYS
 
 @dataclass(frozen=True, slots=True)
 class Trust:
-    """The keys that have to sign: `threshold` of these minisign public keys. Without keys, no signature counts."""
+    """The keys that must sign: `threshold` of these minisign public keys. Without keys, no signature counts."""
 
     keys: Sequence[str] = ()
     threshold: int = 0
@@ -53,8 +53,8 @@ class Trust:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What somebody remembers of the version that runs: the head of the log, the release's index in it (-1: it was in
-    none), and its version."""
+    """What is remembered of the running version: the head of the log, the release's index in it (-1: it was in no log),
+    and its version."""
 
     head: Head
     index: int
@@ -62,7 +62,7 @@ class Seen:
 
     @classmethod
     def of(cls, manifest: Manifest, release: bytes | None) -> Seen:
-        """What there is to remember of a version that runs, and its release.json. Raises Refused."""
+        """What to remember of a running version and its release.json. Raises Refused."""
         if release is None:
             return cls(Log().head(), -1, manifest.version)
         record = Release.parse(release)
@@ -103,7 +103,7 @@ class Release:
         if not 0 <= value["index"] < value["size"] <= MAX_LINES:
             raise Refused("the release is not within its log")
         if len(proof) > MAX_PROOF or not all(map(is_digest, proof)):
-            raise Refused("the proof that the release is in the log is none")
+            raise Refused("the proof that the release is in the log is malformed")
         if len(signatures) > MAX_SIGNATURES or not all(
             isinstance(one, str) and len(one.encode()) <= MAX_TEXT for one in signatures
         ):
@@ -132,9 +132,9 @@ class Release:
 class Verdict:
     """Args:
     signers: the trusted keys that signed.
-    needed: how many have to.
+    needed: how many must sign.
     index, head: the release's line in the log, and the log's head that it was signed with; None when unknown.
-    why: what speaks against it; nothing means that it is released and signed.
+    why: the reasons against it; empty if it is released and signed.
     """
 
     signers: tuple[PublicKey, ...]
@@ -149,7 +149,7 @@ class Verdict:
 
 
 def comment(head: Head) -> str:
-    """The trusted comment of every signature: who signs the manifest signs the log too."""
+    """The trusted comment of every signature. So a signature of the manifest also signs the log."""
     return f"convergence log {head.size} {head.root.hex()}"
 
 
@@ -157,7 +157,7 @@ def check(manifest: Manifest, release: bytes | None, log: bytes | None, trust: T
     """Whether a release is signed by enough of the trusted keys, in the log, and newer than what was seen.
 
     Args:
-        release, log: release.json and releases.txt as somebody served them; None for what was not there.
+        release, log: release.json and releases.txt as they were served; None for a missing one.
         seen: None when nothing is remembered.
     """
     why: list[str] = []
@@ -182,7 +182,7 @@ def check(manifest: Manifest, release: bytes | None, log: bytes | None, trust: T
 
 
 def _count(manifest: Manifest, record: Release, head: Head, trust: Trust, why: list[str]) -> list[PublicKey]:
-    """The trusted keys that signed; `why` gets what is wrong with signatures, and with their number."""
+    """The trusted keys that signed. Adds to `why` what is wrong with signatures, and with their number."""
     keys = {key.key_id: key for key in map(PublicKey.parse, trust.keys)}
     signers: list[PublicKey] = []
     faults: list[str] = []
@@ -226,18 +226,18 @@ def _against_log(record: Release, head: Head, data: bytes, seen: Seen | None) ->
 
 
 def sign(manifest: Manifest, log: Log, release: Release | None, key: SecretKey) -> tuple[Log, Release]:
-    """One more signature: the log with this release in it, and its record.
+    """Add a signature. Returns the log with this release in it, and the release's record.
 
     Args:
         release: what others signed before; None for the first.
 
     Raises:
         Refused: the log or the record is of another build, a signature in it is of another log, or the build names a
-            key that is the public half of none.
+            key that has no secret key.
     """
     for text in manifest.keys:
         if not crypto_core_ed25519_is_valid_point(PublicKey.parse(text).key):
-            raise Refused(f"nobody can sign with {text}, which the build names: take it out of keys.json, build anew")
+            raise Refused(f"nobody can sign with {text}, which the build names: take it out of keys.json, build again")
     log = log.with_release(manifest.version, manifest.root)
     index = log.find(manifest.version, manifest.root)
     assert index is not None

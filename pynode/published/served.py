@@ -2,8 +2,8 @@
 
 Does: fetch the manifest, every file in it, the page at "/" and what proves a release; compare each byte and each type
 that browsers insist on; bound size and time, because a site may be hostile.
-Does not: follow a redirect to another origin, believe a site's own word on what is right when something else is
-expected, or find out what a site serves to others.
+Does not: follow a redirect to another origin, believe a site's own list when another one is expected, or find out
+what a site serves to others.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ CONNECT_TIMEOUT = 15.0
 STALL_TIMEOUT = 15.0
 """Seconds without a byte."""
 LEAST_RATE = 4 << 10
-"""Bytes a second that a site must send over a whole file, redirects and all; MAX_AT_ONCE of them share the line."""
+"""Bytes a second that a site must send over a whole file, redirects included. MAX_AT_ONCE files share the line."""
 SITE_TIMEOUT = 1200.0
 """Seconds for all files that one site lists."""
 GATHER_TIMEOUT = 3600.0
@@ -42,7 +42,7 @@ MAX_REDIRECTS = 5
 CHUNK = 64 << 10
 
 INDEX = "index.html"
-# A site that treats programs and browsers differently shall take this for a browser.
+# A site that treats programs and browsers differently must take this for a browser.
 HEADERS = {
     "User-Agent": "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0",
     "Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8",
@@ -54,15 +54,15 @@ JAVASCRIPT = {
     *("application/ecmascript", "application/x-ecmascript", "text/ecmascript", "text/x-ecmascript"),
     *("text/jscript", "text/livescript", *(f"text/javascript1.{minor}" for minor in range(6))),
 }
-"""What module scripts and workers may be (WHATWG MIME Sniffing, section 4.6)."""
-# In Firefox a page goes elsewhere by the first header, and loads a style sheet by the second.
+"""Types that module scripts and workers may have (WHATWG MIME Sniffing, section 4.6)."""
+# In Firefox the first header makes a page go elsewhere; the second makes it load a style sheet.
 _ACTING = re.compile(r"refresh:|link:.*stylesheet", re.IGNORECASE | re.DOTALL)
 _CHARSET = re.compile(r';\s*charset\s*=\s*"?([^\s;,"]*)')
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came for one address: its bytes' hash and size, its type, and a header that acts as code does, or ""."""
+    """What came for one address: hash and size of its bytes, its type, and a header that makes browsers act, or ""."""
 
     entry: Entry
     type: str
@@ -75,7 +75,7 @@ class Site:
 
     Args:
         problems: (file, what is wrong with it); "/" is the page itself.
-        notes: why a file beside the list could not be had; browsers treat such a file as absent.
+        notes: why a file beside the list could not be fetched; browsers treat such a file as absent.
     """
 
     url: str
@@ -109,12 +109,12 @@ async def fetch(
     """GET, as a browser does it; None when there is nothing at that address (404).
 
     Args:
-        limit: bytes that it may have, unpacked.
+        limit: most bytes that it may have, unpacked.
         sink: gets the bytes, unpacked, as they come.
         via: addresses to which the site may redirect; None allows any on the same site.
 
     Raises:
-        Refused: a clause that begins with its verb: what is wrong with the answer.
+        Refused: its message is a clause that begins with a verb and says what is wrong with the answer.
     """
     longest = STALL_TIMEOUT + limit / LEAST_RATE
     deadline = asyncio.timeout(longest)
@@ -177,7 +177,7 @@ async def _body(response: aiohttp.ClientResponse, limit: int, sink: Callable[[by
 
 
 async def fetch_bytes(session: aiohttp.ClientSession, url: str, limit: int) -> bytes | None:
-    """`fetch` for what is wanted itself."""
+    """The bytes that `fetch` gets, or None."""
     parts: list[bytes] = []
     return None if await fetch(session, url, limit, parts.append) is None else b"".join(parts)
 
@@ -234,7 +234,7 @@ async def inspect(
     """Fetch everything, and add to the site's problems what differs from `expected`, or from its own manifest.
 
     Args:
-        progress: gets the number of bytes of each file that was looked at.
+        progress: gets the number of bytes of each file that was checked.
     """
     own = site.published.manifest if site.published else None
     manifest = expected or own
@@ -268,8 +268,8 @@ async def inspect(
 
 async def _problem(session: aiohttp.ClientSession, site: str, path: str, name: str, entry: Entry) -> str:
     url = urljoin(site, path)
-    # Pages and scripts resolve addresses against the last one of the redirects: it must be in the same folder.
-    # It is compared whole: browsers read odd addresses, such as those with backslashes, in another way than we do.
+    # Pages and scripts resolve addresses against the last address of the redirects: it must be in the same folder.
+    # The whole address is compared: browsers read odd ones, such as those with backslashes, in another way than we do.
     via = {site, urljoin(site, INDEX)} if name == INDEX else {url.removesuffix(".html")}
     try:
         answer = await fetch(session, url, entry.size, via=via)
@@ -321,7 +321,7 @@ async def _gather(
 
 
 def _best_proof(found: Iterable[Published]) -> dict[str, bytes]:
-    """release.json and releases.txt of the site whose pair proves most, but for what is none."""
+    """release.json and releases.txt of the site whose pair proves most, without a malformed one."""
 
     def proof(one: Published) -> tuple[bool, int, bool]:
         verdict = check(one.manifest, one.release, one.log, Trust.of(one.manifest), None)

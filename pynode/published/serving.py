@@ -1,7 +1,7 @@
 """A mirror: the files of a manifest over HTTP, for pages of any origin.
 
-Does: serve the verified files, at "/" or below another path, packed where a packed file lies beside; name the network
-that it was told to name.
+Does: serve the verified files, at "/" or below another path, packed where there is a packed file; name the network
+that it was given.
 Does not: serve anything else in the folder, notice later changes there, or take part in a network.
 """
 
@@ -29,7 +29,7 @@ def mirror_app(
     """The mirror as an aiohttp application.
 
     Args:
-        folder: where the files lie, which must have been compared with the manifest.
+        folder: has the files, which must have been compared with the manifest.
         network: what /network.json says; None for no such document.
         path: below which everything is served; it begins and ends with a slash.
     """

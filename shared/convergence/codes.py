@@ -1,8 +1,8 @@
 """All that a node may have to tell people, as codes.
 
-Does: name it. Each code's comment says which values come with it (`errors.Why`).
-Does not: hold words: pynode/cli/words.py has them for commands, web/ui/messages.js for pages. A test walks all codes
-and finds words for each in both.
+Does: name each. A code's comment says which values come with it (`errors.Why`).
+Does not: hold words: pynode/cli/words.py has them for commands, web/ui/messages.js for pages. A test checks
+that both have words for each code.
 """
 
 from __future__ import annotations
@@ -67,13 +67,13 @@ class TransferWhy(Code):
     STOPPED = "stopped-here"
     NO_ROOM = "no-room"  # pauses
     STORAGE = "storage-broken"  # pauses
-    MISLED = "misled"  # fails, as those below
+    MISLED = "misled"  # fails, as do those below
     WAITED_LONG = "waited-long"
     UNKNOWN_KIND = "unknown-kind"
 
 
 class Dropped(Code):
-    """Why a source of a transfer was left."""
+    """Why a transfer dropped a source."""
 
     OTHER_FILE = "source-other-file"
     WRONG_BYTES = "source-wrong-bytes"
@@ -111,7 +111,7 @@ class FacilitatorWhy(Code):
 
 
 class StorageWhy(Code):
-    """What could not be done with what is stored. `failure`: kind of the Failure; `detail`: the shell's own words."""
+    """What failed in storage. `failure`: kind of the Failure; `detail`: the shell's own words."""
 
     SHARE = "storage-share"  # failure, detail
     RESTORE = "storage-restore"  # failure, detail
@@ -119,7 +119,7 @@ class StorageWhy(Code):
 
 
 class FetchStage(Code):
-    """How far a fetch is."""
+    """How far a fetch has come."""
 
     CIRCUIT = "fetch-circuit"
     OTHER_EXIT = "fetch-other-exit"
@@ -147,7 +147,7 @@ class FetchWhy(Code):
 
 
 class RtcWhy(Code):
-    """Why a link by WebRTC did not come about or ended."""
+    """Why a WebRTC link failed or ended."""
 
     NONE = "rtc-none"
     SHELL = "rtc-shell"  # detail: the shell's own words

@@ -17,7 +17,7 @@ from convergence.errors import Why
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """The root of all. `kind` names it in logs and records."""
+    """The base of all events. `kind` names it in logs and records."""
 
     kind: ClassVar[str]
 
@@ -36,7 +36,7 @@ class Trouble(Event):
 
 @dataclass(frozen=True, slots=True)
 class Ready(Event):
-    """All circuits that are to be kept ready stood for the first time, so many seconds after the start."""
+    """All circuits that are kept ready stood for the first time, so many seconds after the start."""
 
     kind = "ready"
     seconds: float
@@ -68,7 +68,7 @@ class LinkClosed(Event):
 
 @dataclass(frozen=True, slots=True)
 class Rtc(Event):
-    """A link by WebRTC is in another state (introduction/links.py)."""
+    """A WebRTC link changed its state (introduction/links.py)."""
 
     kind = "rtc"
     peer: str
@@ -93,7 +93,7 @@ class CircuitBuilt(Event):
 
 @dataclass(frozen=True, slots=True)
 class CircuitClosed(Event):
-    """`reason`: a DestroyReason, or another number that came."""
+    """`reason`: a DestroyReason, or another number as received."""
 
     kind = "circuit-closed"
     id: int
@@ -102,7 +102,7 @@ class CircuitClosed(Event):
 
 @dataclass(frozen=True, slots=True)
 class CircuitBroken(Event):
-    """What came on a circuit of ours broke a rule. `reason` is for developers."""
+    """Input on a circuit of ours broke a rule. `reason` is for developers."""
 
     kind = "circuit-broken"
     reason: str
@@ -119,7 +119,7 @@ class CircuitsReady(Event):
 
 @dataclass(frozen=True, slots=True)
 class ShareStands(Event):
-    """At how many points a share can be found, of how many that were chosen for it."""
+    """A share can be found at so many points, of so many wanted."""
 
     kind = "share-ready"
     id: str
@@ -148,7 +148,7 @@ class ShareFailed(Event):
 
 @dataclass(frozen=True, slots=True)
 class TransferInfo(Event):
-    """What is fetched is known: a sender proved it, or an earlier run kept it."""
+    """The file's description is known: a sender proved it, or an earlier run kept it."""
 
     kind = "transfer-info"
     id: str
@@ -216,7 +216,7 @@ class FetchStatus(Event):
 
 @dataclass(frozen=True, slots=True)
 class FetchResponse(Event):
-    """`length`: what the site says, None where it does not."""
+    """`length`: as the site says; None if it says none."""
 
     kind = "fetch-response"
     id: int

@@ -2,8 +2,8 @@
 
 Does: build the request, open a stream on an exit circuit of its own, read the answer (h11), try another exit when
 one refuses, map every failure to a code.
-Does not: https (the exit would have to be trusted, or TLS piped through), cookies, referrers, or any request that
-the fetched content asks for: content is handed to a sink and never interpreted.
+Does not: speak https (the exit would have to be trusted, or TLS piped through), send cookies or referrers, or request
+what fetched content asks for: content goes to a sink and is never interpreted.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ MAX_BODY = 1 << 30  # bytes
 ATTEMPTS = 3  # exits tried while nothing has been received
 IDLE_TIMEOUT = 60.0  # seconds without a byte
 PROGRESS_STEP = 256 * 1024  # bytes between two progress reports
-USER_AGENT = "Mozilla/5.0"  # says nothing of who asks
+USER_AGENT = "Mozilla/5.0"  # says nothing about who asks
 
 _WHY: dict[int, FetchWhy] = {
     EndReason.EXITPOLICY: FetchWhy.POLICY,
@@ -145,7 +145,7 @@ class Fetch:
         self._outbox.emit(FetchStatus(self.number, FetchStage.ASKING))
         try:
             self._stream = self._circuit.open_stream(self._target.begin, self, now)
-        except LocalError:  # it closed just now
+        except LocalError:  # the circuit closed just now
             self._fail(FetchWhy.PATH_BROKE, now)
             return
         self._watch(now)
@@ -176,7 +176,7 @@ class Fetch:
         self._read(data, now)
 
     def writable(self, now: float) -> None:
-        """The request always fits the buffer."""
+        """Nothing to do: the request always fits the buffer."""
 
     def ended(self, reason: int, now: float) -> None:
         self._stream = None
@@ -193,7 +193,7 @@ class Fetch:
     # -- the answer
 
     def _read(self, data: bytes, now: float) -> None:
-        body: list[bytes] = []  # handed on as one: chunks may be of one byte each
+        body: list[bytes] = []  # handed on as one, because a chunk may have one byte
         ended = False
         try:
             self._http.receive_data(data)
@@ -219,7 +219,7 @@ class Fetch:
             self._complete(now)
 
     def _response(self, response: h11.Response) -> str | None:
-        """Report it, or return where it redirects to: the body of a redirect is of no use."""
+        """Report the response, or return where it redirects to; the body of a redirect is ignored."""
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in response.headers}
         if response.status_code in (301, 302, 303, 307, 308) and "location" in headers:
             return headers["location"]
@@ -253,7 +253,7 @@ class Fetch:
         except Problem as problem:
             self._failed(Why(FetchWhy.BAD_REDIRECT, {"flaw": problem.why.code}), now)
             return
-        except ValueError:  # urljoin's, for what is no URL at all
+        except ValueError:  # from urljoin, for text that is no URL
             self._failed(Why(FetchWhy.BAD_REDIRECT, {"flaw": UrlFlaw.NO_URL}), now)
             return
         if self._stream is not None:

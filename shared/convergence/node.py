@@ -1,7 +1,7 @@
 """A node: the composition root. Dispatch tables and wiring, nothing else.
 
 Does: own one of each room's parts, hand every input to the part it is for, offer the commands that shells call.
-Does not: hold protocol logic; if a line here decides something about bytes, it stands in the wrong room.
+Does not: hold protocol logic; if a line here decides something about bytes, it is in the wrong room.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from convergence.wire.descriptor import Role
 from convergence.wire.relay import PEER_HOST, RDV_SUFFIX, AnswerType, Begin, RelayCommand
 
 SLEPT = 60.0  # seconds; a machine that slept this long has no link left: its neighbours have closed them
-REFRESH_PAUSE = 10.0  # seconds at least between two node lists asked for because a node was unknown
+REFRESH_PAUSE = 10.0  # least seconds between two requests for the node list because a node was unknown
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +53,11 @@ class NodeConfig:
         roles: what it does for others; a node without roles is an origin only.
         urls: WebSocket URLs where others reach it. With any role, a node needs one or rtc.
         rtc: whether it makes and takes WebRTC links, over which nodes without an address are reached.
-        connections: WebRTC connections at once that the shell bears.
-        secure: whether it dials wss:// addresses only, as a page that came over https has to.
+        connections: how many WebRTC connections the shell can hold at once.
+        secure: whether it dials wss:// addresses only, as a page that came over https must.
         introducer: identity of the node to ask first for every introduction.
-        limits: of what it relays; None relays nothing until `Node.relay` says otherwise.
-        hops: to rendezvous points and of the ready circuits, 1 to 5; exit_hops: to exits.
+        limits: on what it relays; None relays nothing until `Node.relay` says otherwise.
+        hops: of circuits to rendezvous points and of ready ones, 1 to 5; exit_hops: of circuits to exits.
         circuits: how many are kept ready; 0 for a node with no traffic of its own.
         sources: streams that a transfer draws from at once.
     """
@@ -85,7 +85,7 @@ class NodeConfig:
 
     @property
     def relay_limits(self) -> RelayLimits | None:
-        """Within which it works for others; None while it does not."""
+        """Its limits while it works for others, else None."""
         return self.limits if self.roles else None
 
 
@@ -195,8 +195,8 @@ class Node:
     # -- commands
 
     def start(self, now: float, *, restore: bool = False) -> None:
-        """Join the network, by what an earlier run knew of it too. With `restore`, its shares and unfinished transfers
-        go on."""
+        """Join the network, also through nodes that an earlier run knew. With `restore`, the shares and unfinished
+        transfers of earlier runs go on."""
         self._started = now
         self._facilitator.start(now)
 
@@ -209,25 +209,25 @@ class Node:
         self.pool.entries.restore(now, lambda now: self._memory.restore(now, remembered))
 
     def stop(self, now: float) -> None:
-        """Leave it: streams end, circuits and links are closed."""
+        """Leave the network: streams end, circuits and links are closed."""
         self.fetches.stop(now)
         self.pool.build_no_more()
         self._peers.stop(now)
         self._facilitator.stop(now)
         self._rtc.stop(now)
         self.transfers.leave()
-        # Circuits end with their links: if we ended them, each point would hear of all of ours at one moment.
+        # Circuits end with their links: if we ended them, each point would see all of ours end at one moment.
         self.neighbours.close_all(now)
         self.transfers.stop(now)
         self.pool.stop(now)
 
     def refresh(self, now: float) -> None:
-        """Ask the facilitator for the node list now: somebody knows that it changed."""
+        """Ask the facilitator for the node list now: the caller knows that it changed."""
         self._facilitator.refresh(now)
 
     def moved(self, now: float) -> None:
-        """This machine is on another network: connections to addresses are dead, though nobody has noticed. Those of
-        WebRTC are for the shell to restore."""
+        """This machine is on another network: connections to addresses are dead, though no error tells so. The shell
+        restores WebRTC connections."""
         self._facilitator.moved(now)
         self.neighbours.moved(now)
 
@@ -255,7 +255,7 @@ class Node:
             self._republish(now)
 
     def set_hops(self, hops: int, now: float) -> None:
-        """Circuits have so many from now on; ready ones of another length are replaced. Raises LocalError."""
+        """New circuits have so many hops; ready ones of another length are replaced. Raises LocalError."""
         self.config = replace(self.config, hops=hops)
         self.pool.set_hops(hops, now)
 

@@ -1,10 +1,10 @@
 """What this node shares and fetches: files joined to rendezvous, remembered between runs.
 
 Does: put RdvService and Upload together for shares, RdvClient and Download for transfers; restore both at start; tell
-people how they stand through Events and `snapshot`.
+people their state through Events and `snapshot`.
 Does not: read or write files (the shell imports and exports pieces), or build circuits.
 
-A share or transfer is named by an id that is safe to show and log; hash_name and key are capabilities and are not.
+A share or transfer is named by an id that is safe to show and log; hash_name and key are capabilities, and not safe.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def public_id(hash_name: bytes) -> str:
 
 
 class State(StrEnum):
-    """Of a transfer."""
+    """States of a transfer."""
 
     LOOKING = "looking"  # nothing has come yet
     RUNNING = "running"
@@ -154,7 +154,7 @@ class Transfers:
                 transfer.client.woke(by, now)
 
     def leave(self) -> None:
-        """The node is about to close its links. That this ends streams is no news of their senders."""
+        """The node is about to close its links. Streams end by that, which says nothing about their senders."""
         self._leaving = True
 
     def stop(self, now: float) -> None:
@@ -170,7 +170,7 @@ class Transfers:
         """Offer a file whose pieces are in storage (or can be read there). The same content and name keep the link.
 
         Args:
-            on_shared: (id, now); it never comes where ShareFailed does.
+            on_shared: (id, now); not called if ShareFailed is emitted.
         """
 
         def find(keys: Sequence[bytes], now: float) -> None:
@@ -230,7 +230,7 @@ class Transfers:
     # -- fetching
 
     def get(self, text: str, now: float) -> str:
-        """Fetch what a link names; returns its id. Raises Problem that says what is wrong with the link."""
+        """Fetch what a link names; returns its id. Raises Problem, which says what is wrong with the link."""
         return self._begin(ShareLink.parse(text), now)
 
     def cancel(self, transfer_id: str, now: float) -> None:

@@ -38,12 +38,12 @@ from convergence.wire.relay import (
 )
 
 MAX_HOPS = 5
-HOP_TIMEOUT = 60.0  # seconds that a hop may take; whoever builds gives up sooner (path/pool.py)
-EARLY_KEPT = 1  # of them, for an extension after the circuit has been in use
+HOP_TIMEOUT = 60.0  # seconds that a hop may take; the builder gives up sooner (path/pool.py)
+EARLY_KEPT = 1  # RELAY_EARLY cells kept for an extension after the circuit has been in use
 
 AcceptHook = Callable[[str, Stream, float], StreamHandler | None]
-"""on_begin(target, stream, now) for a BEGIN that arrives at the origin: a handler accepts, None refuses;
-so does StreamError, with a reason."""
+"""on_begin(target, stream, now) for a BEGIN that arrives at the origin: returns a handler to accept, or None to refuse;
+raises StreamError to refuse with a reason."""
 
 
 class CircuitState(Enum):
@@ -84,7 +84,7 @@ class ClientCircuit:
         on_gone: called once with a DestroyReason when the circuit is gone, whoever closed it; for its builder.
 
     Attributes:
-        on_hop: called with `now` for each hop that stands, but the last; for its builder.
+        on_hop: called with `now` once a hop stands, for all but the last; for its builder.
         on_begin, on_closed: hooks of its user; on_closed(reason, now) is called once, after `on_gone`.
     """
 
@@ -122,7 +122,7 @@ class ClientCircuit:
         onionskin = self._start_handshake(self.path[0])
         link.send_one(self.id, Command.CREATE2, Create2(HandshakeType.NTOR, onionskin).encode())
 
-    # -- for those who use it
+    # -- for its user
 
     @property
     def built(self) -> bool:
@@ -161,7 +161,7 @@ class ClientCircuit:
             self._endpoint.send_message(command, 0, payload)
 
     def extend(self, node: Descriptor, on_built: Callable[[ClientCircuit, float], None], now: float) -> None:
-        """Add a hop to a built circuit that carries no stream."""
+        """Add a hop to a built circuit that carries no stream. Raises LocalError for any other circuit."""
         if not self.built or self._endpoint is None or self._endpoint.entries or not self._early_left:
             raise LocalError("this circuit cannot be extended now")
         _check_path((*self.path, node))
@@ -204,7 +204,7 @@ class ClientCircuit:
             self._gone(reason, now)
 
     def broken(self, error: RemoteError, now: float) -> None:
-        """What came on this circuit broke a rule."""
+        """Input on this circuit broke a rule."""
         self._outbox.emit(CircuitBroken(str(error)))
         self.destroy(DestroyReason.PROTOCOL, now)
 
@@ -273,7 +273,7 @@ class ClientCircuit:
             self._link.send(self.id, Command.RELAY, run)
 
     def _unwrap(self, run: bytes, depth: int, now: float) -> None:
-        """Peel layers from `depth` on. A cell that a middle hop says splits the run: deeper key streams skip it."""
+        """Peel layers from `depth` on. A cell from a middle hop splits the run: deeper key streams skip it."""
         last = len(self._hops) - 1
         while depth < last:
             layer = self._hops[depth].keys.backward
@@ -284,7 +284,7 @@ class ClientCircuit:
                     if index:
                         self._unwrap(run[: index * PAYLOAD_LEN], depth + 1, now)
                     self._from_middle(cell, now)
-                    return  # what a middle hop may say closes the circuit
+                    return  # the one message that a middle hop may send closes the circuit
             depth += 1
         layer = self._hops[last].keys.backward
         endpoint = self._endpoint

@@ -28,9 +28,7 @@ from convergence.wire.relay import (
 )
 
 MAX_STREAMS = 1024  # open at once on one circuit
-MAX_HALF_CLOSED = (
-    2 * MAX_STREAMS
-)  # ended by us, with cells perhaps still under way; what comes for one beyond ends the circuit
+MAX_HALF_CLOSED = 2 * MAX_STREAMS  # streams we ended, whose late cells are dropped; cells for others end the circuit
 FAIR_RUN = 50  # DATA cells that one stream sends before the next one's turn
 INCOMING_ID_BIT = 0x8000  # set in stream ids that the relay side chooses (RDV point to provider), clear in the origin's
 
@@ -118,8 +116,8 @@ class Endpoint:
         self.send_message(RelayCommand.RESOLVE, stream_id, message)
 
     def pending(self, stream_id: int) -> Entry | None:
-        """What stands for an incoming BEGIN until it is answered: another one, or None, once the far end has withdrawn
-        it (and used its id again)."""
+        """The place kept for an incoming BEGIN until it is answered. Once the far end has withdrawn the BEGIN, it is
+        None, or another place (the id is used again)."""
         return self.entries.get(stream_id)
 
     def accept_stream(self, stream_id: int) -> Stream:
@@ -182,7 +180,7 @@ class Endpoint:
         if length > MAX_DATA:
             raise RemoteError("relay message longer than its cell")
         if command == _DATA:
-            self._until_sendme -= 1  # what comes counts as used up: streams have windows of their own
+            self._until_sendme -= 1  # DATA counts as used up on arrival: streams have windows of their own
             if not self._until_sendme:
                 self._until_sendme = CIRCUIT_INCREMENT
                 self.send_message(RelayCommand.SENDME, 0, Sendme(1, self._inward.digest).encode())

@@ -16,7 +16,7 @@ from convergence.outbox import Outbox
 from convergence.wire.relay import Answer, AnswerType, Begin, Connected, RelayCommand, Resolved
 
 MAX_EXIT_STREAMS = 4096
-MAX_CIRCUIT_STREAMS = 64  # on one circuit, or one user could take all
+MAX_CIRCUIT_STREAMS = 64  # on one circuit; else one user could take all
 MAX_RESOLVES = 1024  # look-ups under way; more are told to try again
 RESOLVE_TTL = 60  # seconds that an origin may keep an answer; coarse, so that it tells nothing of our cache
 MAX_ANSWERS = 8
@@ -123,7 +123,7 @@ class ExitStream:
         self._stream.hold(held)
 
     def connected(self, now: float) -> None:
-        """We said CONNECTED ourselves."""
+        """Nothing to do: we sent CONNECTED ourselves."""
 
     def data(self, data: bytes, now: float) -> None:
         self._outbox.emit(Send(self._channel, [data]))

@@ -29,7 +29,7 @@ class CircuitPackageWindow:
 
     @property
     def burst(self) -> int:
-        """How many cells may go in one run: no window is passed and a cell to be quoted ends the run."""
+        """How many cells may go in one run: within the window, and up to a cell that a SENDME will quote."""
         return min(self.available, self._until_tag)
 
     def sent(self, cells: int, digest: bytes) -> None:

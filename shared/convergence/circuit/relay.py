@@ -35,8 +35,8 @@ from convergence.wire.relay import (
 
 REACH_TIMEOUT = 60.0  # seconds that a link to the next node may take; link/neighbours.py answers sooner
 CREATE_TIMEOUT = 30.0  # seconds that the next node has to answer CREATE2
-ORPHAN_LIMIT = 20.0  # seconds at most that the rest of a circuit outlives the link that it came by
-BUSY = 5.0  # seconds; what carried cells so lately ends at once, so that nobody waits for more
+ORPHAN_LIMIT = 20.0  # most seconds that the rest of a circuit outlives the link that it came over
+BUSY = 5.0  # seconds; a circuit that carried cells so lately ends at once, so that nobody waits for more
 MAX_REPLY = MAX_DATA - 2  # bytes of handshake data that EXTENDED2 holds; CREATED2 would hold 11 more
 
 
@@ -77,7 +77,7 @@ class Services(Shape):
         ...
 
     def sent(self, cells: int) -> None:
-        """So many RELAY cells of a circuit went to a link, whoever made them. May close nothing."""
+        """So many RELAY cells of a circuit went to a link, whoever made them. Must not close anything."""
         ...
 
     def circuit_closed(self, circuit: RelayCircuit, now: float) -> None: ...
@@ -230,7 +230,7 @@ class RelayCircuit:
         """DESTROY from the origin's side, or that link is gone.
 
         A link that breaks ends all circuits of its other end at one moment. If we passed that on, a point could tell
-        by the moment which of its circuits are one node's: each goes at a time of its own, unless somebody waits.
+        by the moment which circuits belong to one node. So each ends at a random time, unless somebody waits.
         """
         onward = self._next is not None and self._next.open
         if reason != DestroyReason.CHANNEL_CLOSED or not onward or now - self._used < BUSY:
@@ -328,7 +328,7 @@ class RelayCircuit:
 
 
 class _NextHop:
-    """The side of a relay circuit that faces away from the origin; what the link there calls."""
+    """The side of a relay circuit that faces away from the origin; the link there calls it."""
 
     __slots__ = ("id", "_circuit", "_create", "_link", "_machine")
 

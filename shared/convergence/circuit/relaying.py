@@ -1,8 +1,8 @@
 """What a node does for others on circuits: takes them within limits, counts, pauses.
 
 Does: answer CREATE2, refuse what passes a limit, count circuits, streams and cells, end what others have here when the
-node pauses or has relayed its volume. Pipes between peers, by which nodes are introduced, go on all the while.
-Does not: serve (`Services` of the node) or forward (relay.py); how fast is for link/throttle.py to see to.
+node pauses or has relayed its volume. Pipes between peers, which introduce nodes, go on meanwhile.
+Does not: serve (`Services` of the node) or forward (relay.py); link/throttle.py limits the rate.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from convergence.wire.relay import PEER_HOST, Begin
 
 MAX_RELAYED = 32_768  # circuits of others, 6 KB each
 MAX_RELAYED_STREAMS = 8_192  # of others, open at this node
-MAX_REACHING = 32  # next hops to which the circuits of one link wait for a link; each may be a dial of 20 seconds
+MAX_REACHING = 32  # next hops that the circuits of one link wait to reach; each may be a dial of 20 seconds
 MAX_PAUSED = 256  # circuits that a paused node takes, each for a peer's pipe
 
 
@@ -36,9 +36,9 @@ class RelayLimits:
     """How much a node does for others.
 
     Args:
-        circuits: open at once; a link that has less than its share of them gets more all the same.
+        circuits: open at once; a link that has less than its share of them may still add to it.
         streams: open at this node at once; a stream that a rendezvous point joins to another counts twice.
-        volume: bytes of cells sent since the node's start, then no more; None for no limit.
+        volume: bytes of cells sent since the node's start, after which it pauses; None for no limit.
         rate: bytes/s sent to all links together; None for no limit.
 
     Raises LocalError for a number that is too small to relay anything.
@@ -113,7 +113,7 @@ class Relaying:
         self._offers = offers
         self._of_link: Counter[Link] = Counter()
         self._reaching: Counter[Link] = Counter()
-        self._pipes: set[RelayCircuit] = set()  # circuits that nothing but pipes was opened on
+        self._pipes: set[RelayCircuit] = set()  # circuits on which only pipes were opened
         self._streams = Meter(MAX_RELAYED_STREAMS)  # only counts: `begin` refuses
         self._taken = 0
         self._cells = 0
@@ -121,7 +121,7 @@ class Relaying:
 
     @property
     def paused(self) -> bool:
-        """Whether it works for nobody: told so, or its volume is relayed."""
+        """Whether it works for nobody: it was told to pause, or has relayed its volume."""
         return self._limits is None or self._spent
 
     def set_limits(self, limits: RelayLimits | None, now: float) -> None:
@@ -174,7 +174,7 @@ class Relaying:
 
     def reach(self, source: Link, identity: bytes, reply: Callable[[Link | None, float], None], now: float) -> None:
         """For an EXTEND2. Raises RemoteError when paused. A link whose circuits wait for MAX_REACHING gets no more:
-        it shall not use up the dials of a node on nodes that do not exist."""
+        it must not use up our dials on nodes that do not exist."""
         self._check()
         if self._reaching[source] >= MAX_REACHING:
             reply(None, now)
@@ -234,7 +234,7 @@ class Relaying:
         self._last_cell = math.inf if volume is None or self._spent else volume / CELL_LEN
 
     def flush(self, now: float) -> bool:
-        """The volume has been relayed. Circuits end here and not in `sent`, which they call in the middle of things."""
+        """The volume has been relayed. Circuits end here, not in `sent`: they call that in the middle of their work."""
         if self._cells >= self._last_cell:
             self._last_cell = math.inf
             self._spent = True

@@ -25,14 +25,14 @@ SEND_BUFFER_LOW = 1 << 16  # bytes; below it the handler is told to go on
 
 
 class StreamHandler(Shape):
-    """Who uses a stream. All calls come from within the core; they may call the stream back."""
+    """The user of a stream. All calls come from within the core; they may call the stream back."""
 
     def connected(self, now: float) -> None:
         """The far end accepted (or we accepted its BEGIN)."""
         ...
 
     def data(self, data: bytes, now: float) -> None:
-        """Bytes, in order, any number."""
+        """Any number of bytes, in order."""
         ...
 
     def writable(self, now: float) -> None:
@@ -40,7 +40,7 @@ class StreamHandler(Shape):
         ...
 
     def ended(self, reason: int, now: float) -> None:
-        """The far end (or the circuit's death: EndReason.DESTROY) ended the stream. The last call."""
+        """The far end ended the stream, or the circuit is gone (EndReason.DESTROY). The last call."""
         ...
 
 
@@ -54,7 +54,7 @@ class StreamOwner(Shape):
     def send_message(self, command: int, stream_id: int, payload: bytes = b"") -> None: ...
 
     def forget(self, stream_id: int) -> None:
-        """We ended this stream: what is still under way to it is tolerated, up to the window."""
+        """We ended this stream: cells still under way to it are tolerated, up to the window."""
         ...
 
 

@@ -4,7 +4,7 @@ Does: issue and check identity -> signing (type 4), signing -> this connection (
 key (type 6). All three are made for one connection and live LIFETIME.
 Does not: know cells or their order.
 
-On transports that are not TLS, type 5 certifies the digest of the transport's binding in the certificate's place.
+On transports that are not TLS, type 5 certifies the digest of the transport's binding in place of a TLS certificate.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ LIFETIME = 24 * 3600.0
 
 
 def binding_digest(binding: bytes) -> bytes:
-    """The 32 bytes that stand for a connection, of a binding of any length."""
+    """The 32 bytes that stand for a connection, from its binding (any length)."""
     return sha256(b"convergence:binding" + binding).digest()
 
 
@@ -53,7 +53,7 @@ def issue(crypto: Crypto, keys: NodeKeys, now: float, *, binding: bytes | None, 
 
 
 def check_identity(crypto: Crypto, certs: Certs, now: float) -> tuple[bytes, bytes]:
-    """The identity that is claimed and its signing key, 32 bytes each. Anybody can replay this certificate.
+    """The claimed identity and its signing key, 32 bytes each. Anybody can replay this certificate.
 
     Raises:
         CryptoError: it is missing or does not verify.

@@ -1,7 +1,8 @@
-"""HPKE (RFC 9180), base mode, one message a key: DHKEM(X25519, HKDF-SHA256), HKDF-SHA256, ChaCha20Poly1305.
+"""HPKE (RFC 9180), base mode, one message for each key: DHKEM(X25519, HKDF-SHA256), HKDF-SHA256, ChaCha20Poly1305.
 
-Does: seal bytes to an X25519 key whose owner is not there to answer, and open them. Who sealed them is not told.
-Does not: other modes and suites, several messages in one context, or draw randomness. Every failure is a CryptoError.
+Does: seal bytes to an X25519 key whose owner need not be there to answer, and open them. The sender stays anonymous.
+Does not: have other modes, suites or several messages in one context, or draw randomness. Every failure is a
+CryptoError.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ KEY_LEN = 32
 TAG_LEN = 16
 NONCE_LEN = 12
 OVERHEAD = KEY_LEN + TAG_LEN
-"""48: by how much a sealed message is longer."""
+"""48: the bytes that sealing adds."""
 
 # Identifiers of section 7: KEM 0x0020, KDF 0x0001, AEAD 0x0003.
 _VERSION = b"HPKE-v1"
@@ -29,7 +30,7 @@ def seal(crypto: Crypto, ephemeral: bytes, public: bytes, info: bytes, plaintext
     Args:
         ephemeral: 32 fresh random bytes, the ephemeral X25519 secret; used for this message only.
         public: the receiver's X25519 key, 32 bytes.
-        info: what the message is for; the receiver must name the same.
+        info: what the message is for; the receiver must give the same.
 
     Raises:
         CryptoError: a key is of a wrong length, or `public` is a low-order point.

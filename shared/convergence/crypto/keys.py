@@ -31,7 +31,7 @@ class NodeKeys:
     Attributes:
         identity: names the node for as long as it lives; certifies `signing` and signs descriptors.
         signing: medium term; certifies link keys. A new one at every start is fine.
-        ntor_public: what others extend circuits with.
+        ntor_public: the key that others extend circuits with.
         previous: the ntor key before this one as (public, secret), accepted while clients may still use it.
     """
 

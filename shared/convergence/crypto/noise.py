@@ -49,7 +49,7 @@ class CipherState:
         return sealed
 
     def decrypt(self, message: Buffer, ad: bytes = b"") -> bytes:
-        """Plaintext of the next message. The nonce moves on only if it verifies.
+        """Plaintext of the next message. The nonce moves on only if the message verifies.
 
         Raises:
             CryptoError: too long or too short, forged or out of order, or the nonces are used up.
@@ -68,7 +68,7 @@ class CipherState:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Transport:
-    """What a finished handshake leaves. `handshake_hash` (32 bytes) is public and names the session."""
+    """The result of a finished handshake. `handshake_hash` (32 bytes) is public and names the session."""
 
     send: CipherState
     receive: CipherState
@@ -141,7 +141,7 @@ class Handshake:
         return Transport(of_responder, of_initiator, self._hash)
 
     def _begin(self, step: str) -> tuple[str, ...]:
-        """The steps that follow this one. Only a step that succeeds puts them in reach."""
+        """The steps that follow this one. The caller keeps them once this step has succeeded."""
         steps, self._steps = self._steps, ()
         if steps[:1] != (step,):
             raise CryptoError("Noise handshake out of order")

@@ -1,6 +1,6 @@
 """The ntor handshake (tor-spec, "The ntor handshake"; proposal 216): a client and a relay it knows agree on keys.
 
-Does: both sides as pure functions; the ephemeral secrets are arguments, so that published vectors replay.
+Does: both sides as pure functions; the ephemeral secrets are arguments, so that published vectors can be replayed.
 Does not: draw randomness, keep keys, or know about cells and circuits.
 """
 
@@ -29,7 +29,7 @@ _M_EXPAND = _PROTOID + b":key_expand"
 
 @dataclass(frozen=True, slots=True, repr=False)
 class NtorState:
-    """What a client remembers between onionskin and reply. Holds a secret: it has no telling repr."""
+    """What a client remembers between onionskin and reply. Holds a secret, so its repr shows nothing."""
 
     secret: bytes
     public: bytes
@@ -94,7 +94,7 @@ def server_reply(
         raise CryptoError("ntor onionskin of a wrong length")
     key_id = onionskin[NODE_ID_LEN : NODE_ID_LEN + KEY_LEN]
     client_public = onionskin[NODE_ID_LEN + KEY_LEN :]
-    # All keys are compared, whichever fits: the time taken must not tell how recent the client's key is.
+    # Compare all keys, even after a match: the time must not tell how recent the client's key is.
     fitting = [pair for pair in keys if hmac.compare_digest(pair[0], key_id)]
     if not fitting or not hmac.compare_digest(onionskin[:NODE_ID_LEN], node_id):
         raise CryptoError("ntor onionskin is for another node or key")

@@ -3,7 +3,7 @@
 Does: encrypt, seal and recognise relay payloads.
 Does not: cut runs (wire/cells.py), routing, windows, or parsing of what is inside.
 
-A *run* is the 509-byte payloads of consecutive cells of one circuit, joined: it costs one AES call however long.
+A *run* is the 509-byte payloads of consecutive cells of one circuit, joined: one AES call for any length.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _DIGEST_ZERO = bytes(4)
 def recognized_candidates(run: bytes) -> list[int]:
     """Which cells of a run (0, 1, ...) have `recognized` == 0; only for these is a digest worth checking.
 
-    A cell that is for another hop looks so once in 65,536 times: the usual answer is found without work for each cell.
+    A cell for another hop has this by chance, once in 65,536. So the usual answer, none, takes no work for each cell.
     """
     high, low = run[1::PAYLOAD_LEN], run[2::PAYLOAD_LEN]
     if 0 not in high or 0 not in low:
@@ -48,7 +48,7 @@ def _put_digests(run: bytearray, digests: bytes) -> None:
 
 
 def _stripes(data: bytes, start: int, step: int, width: int) -> bytes:
-    """The field of `width` bytes at `start` of every `step` bytes: first the first byte of all, then the second..."""
+    """The field of `width` bytes at `start` of every `step` bytes: all first bytes, then all second bytes..."""
     return b"".join([data[start + at :: step] for at in range(width)])
 
 
@@ -56,7 +56,7 @@ class Layer:
     """One direction of one hop.
 
     Attributes:
-        crypt: run -> run, the next len(run) bytes of the key stream XORed on. Encrypts and decrypts.
+        crypt: run -> run, XORed with the next len(run) bytes of the key stream. Encrypts and decrypts.
         digest: the running SHA-1 (20 bytes) after the cell last sealed or accepted; what a version 1 SENDME carries.
     """
 
@@ -75,7 +75,7 @@ class Layer:
         return cell[_BEFORE_DIGEST] + digest[:4] + cell[_AFTER_DIGEST]
 
     def seal_run(self, cells: Sequence[bytes]) -> bytearray:
-        """Seal several payloads, at least one, and join them. Cut runs where a digest has to be kept for a SENDME."""
+        """Seal several payloads, at least one, and join them. A run must end at a cell that a SENDME quotes."""
         digests = self._hash_all(cells)
         self.digest = digests[-1]
         run = bytearray().join(cells)
@@ -85,7 +85,7 @@ class Layer:
     def accepts(self, cell: bytes) -> bool:
         """Whether a decrypted payload is for this hop: `recognized` is zero and the digest fits.
 
-        The running digest moves on only for cells that are: others belong to another hop.
+        The running digest moves on only for such cells: others belong to another hop.
         """
         if cell[_RECOGNIZED] != _RECOGNIZED_ZERO:
             return False
@@ -99,13 +99,13 @@ class Layer:
         return True
 
     def accept_all(self, run: bytes) -> Iterator[bytes]:
-        """The payloads of a decrypted run, each of which has to be for this hop; `digest` follows one by one.
+        """The payloads of a decrypted run. Each must be for this hop; `digest` moves on with each.
 
-        For a hop beyond which there is none: what does not fit ends the circuit, so the hash needs no copy to go back
-        to, and a run is compared as a whole. The digest fields of what is yielded are zero.
+        For the last hop only: a cell that does not fit ends the circuit, so the hash needs no copy to go back to, and
+        a run is compared as a whole. The yielded payloads have zeros in their digest fields.
 
         Raises:
-            CryptoError: before anything is yielded; the layer is of no more use.
+            CryptoError: a cell is not for this hop. Nothing has been yielded; do not use the layer again.
         """
         blank = bytearray(run)
         _put_digests(blank, bytes(len(run) // PAYLOAD_LEN * DIGEST_LEN))

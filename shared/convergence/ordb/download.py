@@ -1,15 +1,15 @@
 """The receiving end: fetches one file from one or several sources, verifies, stores, resumes.
 
-Does: bind sources to the link, hand out missing pieces, verify each, store it, and only then count it as had and
-ask for more: the speed of the disk throttles the senders.
-Does not: find sources (rdv/client.py does, asked through `on_need_source`), or read the clock.
+Does: hold each source to the link, request missing pieces, verify and store each. Only a stored piece counts and lets
+the download ask for more: the speed of the disk throttles the senders.
+Does not: find sources (rdv/client.py does; `on_need_source` asks for them), or read the clock.
 
-`TABLE` has the phases. Any that waits for storage can pause, when it fails or does not answer; `retry` repeats the step
-that failed, with nothing fetched again.
+`TABLE` has the phases. A phase that waits for storage pauses when storage fails or does not answer. `retry` repeats the
+step that failed and fetches nothing again.
 
-A piece is in exactly one of four places: open (nobody was asked), requested (of one source), verified and waiting
+A piece is in exactly one of four places: open (nobody was asked), requested (from one source), verified and waiting
 for the store, or present. It moves on only in that order, or back to open when its source is lost; this is why no
-piece is ever fetched twice. A slow source is not raced by another: its stream is ended first.
+piece is ever fetched twice. No second source races a slow one: the slow one's stream is ended first.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from convergence.states import TIMEOUT, StateMachine, Table
 from convergence.wire.ordb import HASH_LEN, FileInfo, Info, ShareLink
 
 MAX_SOURCES = 4
-MAX_PENDING_STORES = 32  # verified pieces that wait for the disk (8 MiB): no more requests while there are so many
-MAX_BATCH = 8  # pieces in one transaction, when that many are waiting already
+MAX_PENDING_STORES = 32  # verified pieces that wait for the disk (8 MiB); at this number, requests stop
+MAX_BATCH = 8  # pieces in one transaction, if so many wait
 LOADS_AHEAD = 4  # stored pieces read at once to complete the tree of a resumed file
 FORGET_BATCH = 1024  # keys deleted in one transaction
-SOURCE_TIMEOUT = 30.0  # seconds in which a source that owes us something gives nothing
-QUEUE_PATIENCE = 60.0  # seconds that a place in a second queue is held: somebody else may serve at once
+SOURCE_TIMEOUT = 30.0  # seconds of silence after which a source that owes us something is dropped
+QUEUE_PATIENCE = 60.0  # seconds that we wait in a second queue: another source may serve at once
 STEAL_AFTER = 5.0  # seconds of silence after which an idle source takes over what another owes
-STEAL_FACTOR = 4.0  # or when a piece takes this many times what it takes the idle source
+STEAL_FACTOR = 4.0  # or when a piece takes this many times as long as from the idle source
 WATCH_INTERVAL = 1.0  # seconds
 STORAGE_TIMEOUT = 120.0  # seconds that one answer of storage may take; then the download pauses
 
@@ -47,9 +47,9 @@ class Phase(Enum):
     LOADING = "loading"  # reads what an earlier run left
     WAITING = "waiting"  # for the first source's INFO
     SAVING = "saving"  # the FileInfo
-    SCANNING = "scanning"  # looks which pieces are there
+    SCANNING = "scanning"  # finds out which pieces are there
     RUNNING = "running"
-    READING = "reading"  # all pieces are there; reads those whose leaves are missing
+    READING = "reading"  # all pieces are there; reads those whose leaves are not known
     COMPLETING = "completing"  # saves the leaves
     PAUSED = "paused"
     DONE = "done"
@@ -99,7 +99,7 @@ class Download:
     """One file on its way here.
 
     Args:
-        link: what to fetch and the commitment to hold every source to.
+        link: what to fetch, and the commitment that every source must meet.
         wanted_sources: how many sources to draw from at once, 1 to MAX_SOURCES.
         on_progress: (bytes had, bytes in all, now), after each store.
         on_done: (SharedFile, now): complete; the record lets the node serve the file on.
@@ -128,7 +128,7 @@ class Download:
         self.pieces_fetched = 0
         self.bytes_fetched = 0
         self.duplicates = 0  # pieces that came although they were here already
-        self.banned = 0  # sources that sent what they must not
+        self.banned = 0  # sources that were dropped for what they sent
         self.file: SharedFile | None = None  # known once a source proved it, or from an earlier run
         self.present = PieceSet(0)
         self.tree = MerkleTree(0)
@@ -145,12 +145,12 @@ class Download:
         self._on_dropped = on_dropped
         self._sources: list[Source] = []
         self._open = PieceSet(0)
-        self._verified: deque[tuple[int, bytes, Source]] = deque()  # MAX_PENDING_STORES, and what is under way then
+        self._verified: deque[tuple[int, bytes, Source]] = deque()  # MAX_PENDING_STORES, and what was under way by then
         self._storing: list[tuple[int, bytes, Source]] = []  # MAX_BATCH
         self._unread: deque[int] = deque()  # stored pieces whose leaf is not known
         self._leaves_read: dict[int, bytes] = {}
         self._reading = 0
-        self._round = 0  # of reading; an answer to an earlier one is late
+        self._round = 0  # counts rounds of reading, to know late answers
         self._unreadable: list[int] = []
         self._machine = StateMachine(TABLE, outbox, self._timed_out, now)
         self._paused_at = Phase.LOADING  # the phase that `retry` takes up again
@@ -164,7 +164,7 @@ class Download:
         self._outbox.load("transfer", self._link.hash_name, self._on_record)
 
     def attach(self, stream: ByteStream) -> Source:
-        """A handler for a session with somebody who shares this file (`Session`'s `attach`)."""
+        """A handler for a session with a node that shares this file (`Session`'s `attach`)."""
         return Source(stream, self, self._outbox)
 
     @property
@@ -185,7 +185,7 @@ class Download:
 
     @property
     def position(self) -> int:
-        """Its place in the queue of a busy source, the best of all; 0 where it waits in none, or another serves it."""
+        """Its best place in the queues of busy sources; 0 if it waits in none, or a source serves it."""
         places = [source.position for source in self._sources]
         return min(places) if places and all(places) else 0
 
@@ -195,7 +195,7 @@ class Download:
 
     @property
     def active(self) -> bool:
-        """Whether it still can complete."""
+        """Whether it can still complete."""
         return not self._machine.final
 
     def retry(self, now: float) -> None:
@@ -259,7 +259,7 @@ class Download:
             try:
                 record = SharedFile.parse(result)
             except ParseError:
-                record = None  # written by a version to come, or damaged: the pieces are found again by the root
+                record = None  # damaged, or of a newer version: the pieces are found again by the root
             if record is not None and record.key == self._link.key and self._usable(record.info):
                 self.file = record
                 self._machine.move("found", now)
@@ -273,7 +273,7 @@ class Download:
         return info.size > 0 or info.root == EMPTY_ROOT
 
     def _save(self) -> None:
-        """The record before any piece, so that no piece is ever an orphan."""
+        """Store the record before any piece, so that no piece is ever without a record."""
 
         def reply(result: Any, now: float) -> None:
             if self.phase is not Phase.SAVING:
@@ -425,15 +425,15 @@ class Download:
             self._start_watch(now)
 
     def _leave_queues(self, now: float) -> None:
-        """Keep one place in a queue, where we have waited longest, and look for others who serve: a sender that means
-        harm lets us wait for ever."""
+        """Stay in the queue where we have waited longest, and leave the others to find sources that serve: a hostile
+        sender could let us wait for ever."""
         queues = sorted([source for source in self._sources if source.position], key=lambda source: source.queued)
         for source in queues[1:]:
             if source.waiting(now) >= QUEUE_PATIENCE:
                 self.drop(source, Dropped.QUEUED, now, ban=False)
 
     def _steal(self, now: float) -> None:
-        """At the end, when all is asked for: a source with nothing to do takes over from one that is stuck."""
+        """At the end, when every piece is requested: a source with nothing to do takes over from one that is stuck."""
         for idle in self._sources:
             if idle.requested or idle.has is None or self._open.bits & idle.has.bits:
                 continue
@@ -460,7 +460,7 @@ class Download:
         self._start_watch(now)
 
         def reply(result: Any, now: float) -> None:
-            if self.phase is Phase.RUNNING and batch is self._storing:  # else an answer that came too late
+            if self.phase is Phase.RUNNING and batch is self._storing:  # else the answer came too late
                 self._on_stored(result, now)
 
         self._outbox.store([("piece", piece_key(root, index), data) for index, data, _ in batch], reply)
@@ -495,7 +495,7 @@ class Download:
     # -- the end
 
     def _finish(self, now: float) -> None:
-        """Complete the tree: of pieces that an earlier run stored the leaves may be missing."""
+        """Complete the tree: leaves of pieces that an earlier run stored may be missing."""
         self._machine.move("all here", now)
         for source in self._sources:
             source.goodbye(now)

@@ -3,8 +3,8 @@
 Does: hash pieces into a tree (RFC 6962 shape), give proofs, commit to a FileInfo, encode the stored record.
 Does not: verify what a peer sent (pieces.py), read or write storage, know streams.
 
-The tree is kept as levels of joined 32-byte hashes, level 0 being the leaves. A level is the one below it, paired;
-an odd last hash is passed up as it is, which gives RFC 6962's shape (largest power of two on the left).
+The tree is kept as levels of joined 32-byte hashes, level 0 holds the leaves. Each level pairs the hashes of the
+one below; an odd last hash moves up as it is, which gives RFC 6962's shape (largest power of two on the left).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from convergence.errors import LocalError, ParseError, Problem
 from convergence.wire.ordb import HASH_LEN, MAX_PIECES, PIECE_SIZE, FileInfo, commitment
 
 EMPTY_ROOT = sha256(b"").digest()
-UNKNOWN = bytes(HASH_LEN)  # stands in a level for a hash that is not known; no input hashes to it
+UNKNOWN = bytes(HASH_LEN)  # marks an unknown hash in a level; no input hashes to it
 
 _RECORD_VERSION = 1
 _RECORD = struct.Struct(">B32s32s32sH")  # version, hash_name, key, salt, length of the FileInfo
@@ -56,8 +56,8 @@ def node_hash(left: bytes, right: bytes) -> bytes:
 class MerkleTree:
     """A tree of `count` leaves, whole or with gaps.
 
-    A peer that has only some pieces knows of each the leaf and the proof it came with; that is all it takes to
-    prove these pieces to others.
+    A peer that has only some pieces knows each one's leaf and the proof that came with it. That is enough to prove
+    these pieces to others.
     """
 
     def __init__(self, count: int) -> None:
@@ -94,7 +94,7 @@ class MerkleTree:
         return self._get(0, index)
 
     def proof(self, index: int) -> list[bytes] | None:
-        """The hashes beside the path from leaf to root, leaf's neighbour first; None when one is not known."""
+        """The hashes beside the path from leaf to root, leaf's neighbour first; None if one is not known."""
         path = []
         for level in range(len(self._levels) - 1):
             sibling = index ^ 1
@@ -129,7 +129,7 @@ class MerkleTree:
 
 
 class FileBuilder:
-    """Hashes a file that is being read.
+    """Hashes a file, piece by piece.
 
     The caller stores each piece under `piece_key` once the root is known, or under a name of its own until then.
     """
@@ -144,9 +144,9 @@ class FileBuilder:
         return self._size
 
     def add(self, piece: bytes) -> None:
-        """The next piece. All but the last have PIECE_SIZE bytes, none is empty.
+        """The next piece. All but the last have PIECE_SIZE bytes; none is empty.
 
-        Raises LocalError for any other length, and past MAX_PIECES.
+        Raises LocalError for any other length, and Problem past MAX_PIECES.
         """
         if not 0 < len(piece) <= PIECE_SIZE or self._size % PIECE_SIZE:
             raise LocalError(f"every piece but the last has {PIECE_SIZE} bytes")
@@ -184,7 +184,7 @@ class SharedFile:
 
     @property
     def complete(self) -> bool:
-        """Whether every piece was had when the record was written."""
+        """Whether the node had every piece when it wrote the record."""
         return len(self.leaves) == HASH_LEN * self.info.pieces
 
     def encode(self) -> bytes:

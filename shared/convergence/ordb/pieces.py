@@ -1,4 +1,4 @@
-"""Is a piece what the root says, and which pieces are there.
+"""Checks pieces against the root, and keeps track of which are there.
 
 Does: verify a piece with its proof; keep a set of pieces as a bitmap.
 Does not: fetch, store, or choose pieces.
@@ -24,7 +24,7 @@ def verify_leaf(root: bytes, count: int, index: int, leaf: bytes, proof: Sequenc
         return False
     known, last, used = leaf, count - 1, 0
     while last:
-        if index ^ 1 <= last:  # there is a neighbour: an odd last hash is passed up alone
+        if index ^ 1 <= last:  # there is a neighbour; an odd last hash moves up alone
             if used == len(proof):
                 return False
             other = proof[used]
@@ -36,7 +36,7 @@ def verify_leaf(root: bytes, count: int, index: int, leaf: bytes, proof: Sequenc
 
 
 class PieceSet:
-    """Which of `count` pieces are in. A bitmap in one integer: bit i is piece i."""
+    """Which of `count` pieces are there. A bitmap in one integer: bit i is piece i."""
 
     __slots__ = ("bits", "count")
 
@@ -50,7 +50,7 @@ class PieceSet:
 
     @classmethod
     def of_keys(cls, count: int, keys: Iterable[bytes]) -> PieceSet:
-        """From the keys that a scan of the bucket "piece" gave (root | index); others are left out."""
+        """From the keys that a scan of the bucket "piece" gave (root | index); other keys are left out."""
         present = bytearray(-(-count // 8))
         for key in keys:
             index = int.from_bytes(key[HASH_LEN:], "big")
@@ -81,18 +81,18 @@ class PieceSet:
         self.bits |= ((1 << count) - 1) << first
 
     def missing(self) -> PieceSet:
-        """The pieces that are not in."""
+        """The pieces that are not there."""
         return PieceSet(self.count, PieceSet.full(self.count).bits & ~self.bits)
 
     def first(self) -> int | None:
-        """The lowest piece that is in."""
+        """The lowest piece that is there."""
         return (self.bits & -self.bits).bit_length() - 1 if self.bits else None
 
     def indexes(self) -> list[int]:
         return [index for first, count in self.ranges() for index in range(first, first + count)]
 
     def ranges(self) -> list[tuple[int, int]]:
-        """Runs of pieces that are in, as (first, count)."""
+        """Runs of pieces that are there, as (first, count)."""
         text = f"{self.bits:b}"[::-1] + "0"  # character i is piece i; str.find runs in C
         ranges = []
         first = text.find("1")

@@ -1,7 +1,7 @@
 """One stream that a download draws from.
 
-Does: read a sender's messages, refuse what was not asked for, keep what is outstanding and how fast it comes.
-Does not: choose pieces, verify or store them: that is the download's.
+Does: read a sender's messages, refuse what was not asked for, keep track of what is outstanding and how fast it comes.
+Does not: choose, verify or store pieces: the download does.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from convergence.outbox import Outbox
 from convergence.rdv.session import ByteStream
 from convergence.wire.ordb import Done, Have, Info, MessageCutter, Piece, Queued, Refuse, Request, encode_message
 
-MAX_REQUESTS = 8  # pieces asked of one source and not yet stored: 2 MiB on the way covers a slow path's delay
-MAX_REFUSALS = 64  # a source that announces and then refuses without end is dropped
+MAX_REQUESTS = 8  # pieces requested from one source and not stored yet: 2 MiB cover a slow path's delay
+MAX_REFUSALS = 64  # a source that refuses more pieces than this is dropped
 
 
 class SourceOwner(Shape):
@@ -40,7 +40,7 @@ class SourceOwner(Shape):
         ...
 
     def source_returned(self, indexes: Sequence[int], now: float) -> None:
-        """These pieces were asked for and will not come from here."""
+        """These pieces were requested and will not come from this source."""
         ...
 
     def drop(self, source: Source, why: Dropped, now: float, *, ban: bool) -> None: ...
@@ -53,11 +53,11 @@ class Source:
 
     def __init__(self, stream: ByteStream, owner: SourceOwner, outbox: Outbox) -> None:
         self.stream = stream
-        self.has: PieceSet | None = None  # None until the FileInfo came
+        self.has: PieceSet | None = None  # None until the FileInfo has come
         self.position = 0  # our place in its queue; 0 once it serves us
         self.queued = 0.0  # when it gave us that place
         self.requested: dict[int, float] = {}  # piece -> when it was asked for, oldest first
-        self.storing = 0  # pieces from here that are verified and not yet stored: they hold their slot
+        self.storing = 0  # its pieces that are verified and not stored yet: each still takes a slot
         self.last = 0.0  # when bytes last came
         self.last_piece = 0.0
         self.pieces = 0
@@ -78,7 +78,7 @@ class Source:
         self.stream.send(b"".join([encode_message(Request(index)) for index in indexes]))
 
     def oldest_age(self, now: float) -> float:
-        """How long the piece that is due next has been awaited, in seconds."""
+        """Seconds that we have waited for the piece that is due next."""
         for asked in self.requested.values():
             return self._outbox.steady(now) - max(asked, self.last_piece)
         return 0.0
@@ -167,6 +167,6 @@ class Source:
         return outstanding
 
     def goodbye(self, now: float) -> None:
-        """All is had."""
+        """Say that we want nothing more, and end the stream."""
         self.stream.send(encode_message(Done()))
         self.stop(EndReason.DONE, now)

@@ -35,14 +35,14 @@ from convergence.wire.ordb import (
 )
 
 MAX_QUEUED_REQUESTS = 64  # far more than a receiver of ours keeps outstanding
-IDLE_TIMEOUT = 300.0  # seconds in which a receiver asks for nothing and takes nothing, then the stream is given up
+IDLE_TIMEOUT = 300.0  # seconds without a request, and with nothing taken, after which the stream is ended
 GIVE_WAY_AFTER = 20.0  # the same while others wait for its place
-STUCK_AFTER = 60.0  # the same for one that asked, and does not take what it asked for
+STUCK_AFTER = 60.0  # the same, for a receiver that does not take what it asked for
 QUEUE_LIMIT = 4 * 3600.0  # seconds that a receiver waits for its turn
 
 
 class Phase(Enum):
-    """Of an upload."""
+    """Phases of an upload."""
 
     OPENING = "opening"
     QUEUED = "queued"
@@ -64,13 +64,13 @@ TABLE = Table(
 
 
 class Upload:
-    """Serves one stream; what a provider has for a session (rdv/service.py, `Served`).
+    """Serves one stream: the provider's handler of a session (`Served` in rdv/service.py).
 
     Args:
         tree: the file's tree; with gaps when we hold only some pieces.
-        present: which pieces we hold; None means all. It is read, never changed, here.
+        present: which pieces we hold; None means all. It is only read here.
         on_progress: called as on_progress(bytes of pieces sent so far, now).
-        on_over: called once when the upload has ended, however it did.
+        on_over: called once when the upload has ended, for whatever reason.
     """
 
     def __init__(
@@ -95,13 +95,13 @@ class Upload:
         self._queue: deque[int] = deque()
         self._loading = False
         self._held: Piece | Refuse | None = None  # one answer that waits for the stream
-        self._last = 0.0  # when the receiver last asked, or was given, something, in steady time
+        self._last = 0.0  # when the receiver last asked for something or got it, in steady time
         self._machine = StateMachine(TABLE, outbox, self._timed_out, 0.0)  # its first phase has no deadline
         self._on_progress = on_progress
         self._on_over = on_over
 
     def announce(self) -> None:
-        """Tell the receiver which pieces we hold by now (the first MAX_RANGES runs of them)."""
+        """Tell the receiver which pieces we hold now (the first MAX_RANGES runs of them)."""
         if self._present is not None and self._machine.state is Phase.SERVING:
             self._send(Have(tuple(self._present.ranges()[:MAX_RANGES])))
 
@@ -115,18 +115,18 @@ class Upload:
     # -- Served
 
     def queued(self, position: int, now: float) -> None:
-        """Others come first: tell the receiver its place. Later calls tell a new one, or that we are still here."""
+        """Others come first: tell the receiver its place. Later calls tell a new place, or that we are still here."""
         self._machine.move("queue", now)
         self._send(Queued(position))
 
     def idle(self, now: float) -> bool:
-        """Whether its place should go to somebody who waits."""
+        """Whether its place should go to a receiver that waits."""
         owes = bool(self._queue) or self._loading or self._held is not None or self._stream.congested
         patience = STUCK_AFTER if owes else GIVE_WAY_AFTER
         return self._machine.state is Phase.SERVING and self._outbox.steady(now) - self._last >= patience
 
     def opened(self, now: float) -> None:
-        """It has a place."""
+        """The receiver has a place: describe the file."""
         self._machine.move("serve", now)
         self._last = self._outbox.steady(now)
         self._send(Info(self._file.salt, self._file.info))

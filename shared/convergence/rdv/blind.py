@@ -1,8 +1,8 @@
-"""Under which name a file is advertised at a rendezvous point, and at which points.
+"""The names under which a file is advertised at rendezvous points, and the choice of these points.
 
 Does: blind a hash_name for one point and one day; choose the points of a hash_name; handle the change of day.
-Does not: talk to points. A point learns no hash_name, and cannot tell whether two blinded names are of one file,
-except for those of two days around midnight, which come on one circuit.
+Does not: talk to points. A point learns no hash_name. It cannot tell whether two blinded names belong to one file,
+except around midnight, when the names of two days come on one circuit.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import TypeVar
 DAY = 86400  # seconds
 OVERLAP = 3600  # seconds around midnight (UTC) in which two days' names are in use: clocks differ
 POINTS = 3  # k: points that a file is advertised at
-MAX_WALK = 128  # places of the ring that an end tries when those before do not answer
-MAX_AHEAD = 9  # of them at once, beyond those that are wanted
+MAX_WALK = 128  # places of the ring that one end tries, when earlier ones do not answer
+MAX_AHEAD = 9  # of them tried at once, beyond those that are wanted
 
 
 class Named(Shape):
@@ -40,8 +40,8 @@ def blinded(hash_name: bytes, identity: bytes, day: int) -> bytes:
 
 
 def days_in_use(now: float) -> tuple[int, ...]:
-    """Today, and within OVERLAP of midnight the neighbouring day too: what a provider advertises, and in this order
-    what a client asks for."""
+    """Today, and within OVERLAP of midnight the neighbouring day too. A provider advertises these days' names; a
+    client asks for them in this order."""
     today = day_of(now)
     since_midnight = now - today * DAY
     if since_midnight < OVERLAP:
@@ -52,7 +52,7 @@ def days_in_use(now: float) -> tuple[int, ...]:
 
 
 def next_change(now: float) -> float:
-    """When `days_in_use` gives another set than now."""
+    """When the result of `days_in_use` changes next (Unix seconds)."""
     midnight = day_of(now) * DAY
     if now - midnight < OVERLAP:
         return midnight + OVERLAP
@@ -82,7 +82,7 @@ def points_of(hash_name: bytes, candidates: Iterable[NamedT], count: int = POINT
 
 def walk(ring: Sequence[NamedT], answers: Callable[[NamedT], bool | None], wanted: int) -> list[NamedT]:
     """The points that one end of a rendezvous works with: the first `wanted` of the ring that answer, and the silent
-    ones before them, which may answer again. Each end walks the ring by itself; they meet at points that answer both.
+    ones before them, which may answer again. Each end walks the ring by itself; they meet at points that both reach.
 
     Args:
         answers: whether a point answers; None while that is not known.

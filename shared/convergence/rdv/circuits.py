@@ -1,6 +1,6 @@
-"""What both ends of a rendezvous need of circuits, and how long they wait before they try again.
+"""What both ends of a rendezvous need from circuits, and how long they wait before they try again.
 
-Does: give the shape of whoever builds circuits; count failures into delays.
+Does: say what a builder of circuits must offer; turn failures into delays.
 Does not: build circuits (path/pool.py), or decide what a failure is.
 """
 
@@ -38,7 +38,7 @@ class CircuitSource(Shape):
         ...
 
     def forget(self, hash_name: bytes, provider: bool) -> None:
-        """This side of this file is wanted no more: keep nothing of which entries it used."""
+        """This side of this file is no longer used: forget which entries it used."""
         ...
 
 
@@ -46,7 +46,7 @@ class Backoff:
     """Delays that double with each failure in a row, with jitter so that many nodes do not come at once.
 
     Args:
-        first, limit: seconds; a delay lies between half of and the whole min(first * 2^n, limit).
+        first, limit: seconds; a delay is 50 to 100 % of min(first * 2^n, limit).
     """
 
     def __init__(self, rng: Rng, first: float, limit: float) -> None:
@@ -59,7 +59,7 @@ class Backoff:
         self.failures = 0
 
     def next(self) -> float:
-        """One more failure: how many seconds to wait."""
+        """Count one more failure; returns how many seconds to wait."""
         delay: float = min(self._first * 2 ** min(self.failures, 30), self._limit)
         self.failures += 1
         return delay * (1 + fraction(self._rng)) / 2

@@ -1,10 +1,10 @@
-"""The asking end of a rendezvous: finds somebody who shares a hash_name, and keeps finding one.
+"""The asking end of a rendezvous: finds a node that shares a hash_name, and another when it is lost.
 
 Does: build circuits to the file's points, open an encrypted session over each, retry with back-off, another circuit and
 another point, pass over points that do not answer, and say by a code why it waits or gives up.
 Does not: know what is fetched: its user gets sessions through `attach` and says how many more it wants.
 
-If nobody is there yet, or all senders are busy, it goes on looking and says which of the two it is. It gives up if
+If nobody is there yet, or all senders are busy, it goes on looking and says which. It gives up if
 every point leads only to senders with another key or content, and after WAIT_LIMIT.
 """
 
@@ -27,22 +27,22 @@ from convergence.wire.rdv import format_rdv_target
 
 BACKOFF_FIRST = 0.5  # seconds
 BACKOFF_LIMIT = 30.0  # seconds
-FAR_LIMIT = 120.0  # the same for points beyond the first POINTS that answer: a sender is seldom there alone
-BUILD_LIMIT = 180.0  # seconds; whoever builds circuits answers much sooner
+FAR_LIMIT = 120.0  # the same for points beyond the first POINTS that answer: a sender is rarely only there
+BUILD_LIMIT = 180.0  # seconds; the builder of circuits answers much sooner
 OPENING_LIMIT = 60.0  # seconds; a session's own deadlines end it sooner (rdv/session.py)
-GIVE_UP_ROUNDS = 4  # times that every point must have misled us before a transfer that never began is given up
-REACH_LIMIT = 20.0  # seconds without an answer of any point, until that is said
+GIVE_UP_ROUNDS = 4  # failures at every misleading point, until a transfer that never began is given up
+REACH_LIMIT = 20.0  # seconds without an answer from any point, until people are told
 MAX_POINTS = 2 * POINTS  # points that are asked, of those that answer
 WAIT_LIMIT = 24 * 3600.0  # seconds without progress after which a transfer is given up
-MAX_ATTEMPTS = 20_000  # attempts without progress, for the same
+MAX_ATTEMPTS = 20_000  # attempts without progress after which it is given up too
 
 
 class Phase(Enum):
-    """Of the way over one point."""
+    """Phases of the way over one point."""
 
     IDLE = "idle"
     BUILDING = "building"  # a circuit
-    OPENING = "opening"  # a session: BEGIN for today's name, near midnight the other day's after it
+    OPENING = "opening"  # a session: BEGIN for today's name and, near midnight, then the other day's
     OPEN = "open"
     STOPPED = "stopped"
 
@@ -83,7 +83,7 @@ class RdvClient:
         attach: called as attach(session) for a handler, once for each attempt; most attempts never open.
         needed: how many more open sessions would help now.
         progress: a number that grows as the transfer does; 0 while nothing ever came.
-        on_status: (TransferWhy, now), when what there is to say changes.
+        on_status: (TransferWhy, now), on each change.
         on_give_up: (TransferWhy, now), once; nothing follows.
     """
 
@@ -116,7 +116,7 @@ class RdvClient:
         self._on_give_up = on_give_up
         self._ring: list[Descriptor] = []
         self._wanted = POINTS  # points that are to answer: more when the first ones know nobody, up to MAX_POINTS
-        self._routes: dict[bytes, _Route] = {}  # by the point's identity; MAX_WALK, and old ones
+        self._routes: dict[bytes, _Route] = {}  # by the point's identity; MAX_WALK, and old ones that are open
         self._attempts = 0
         self._best = 0  # progress when it last grew, and when that was
         self._best_at = 0.0
@@ -136,7 +136,7 @@ class RdvClient:
         self.wake(now)
 
     def woke(self, by: float, now: float) -> None:
-        """The clock jumped: what was waited for is tried now."""
+        """The clock jumped: try now what had to wait."""
         self._best_at += by
         self._began += by
         for route in self._routes.values():
@@ -155,7 +155,7 @@ class RdvClient:
         lacking = self._needed() - sum(route.busy for route in routes)
         if lacking > 0 and not self._open:  # the more points were silent, the more are tried at once
             lacking += min(sum(route.answers is False for route in routes), MAX_AHEAD)
-        # Whoever has waited longest comes first, so that one bad point keeps nobody from the others.
+        # The route that has waited longest comes first, so that a bad point does not block the others.
         for route in sorted(routes, key=lambda route: route.retry_at):
             if lacking > 0 and route.idle and route.retry_at <= now:
                 lacking -= 1
@@ -179,8 +179,8 @@ class RdvClient:
         return any(route.open for route in self._routes.values())
 
     def _choose(self, now: float) -> None:
-        """The points to ask: the first of the ring that answer. More of them while nobody is found there: the sender
-        may have been answered by others than we were."""
+        """Choose the points to ask: the first of the ring that answer. Ask more while these know nobody: other points
+        may have answered the sender."""
         routes = self._routes
 
         def answers(point: Descriptor) -> bool | None:
@@ -230,7 +230,7 @@ class RdvClient:
         if self._open:
             return False
         if self._needed() <= 0:
-            self._best_at = now  # a pause of ours is no waiting
+            self._best_at = now  # our own pause does not count as waiting
             return False
         answering = [route for route in routes if route.answers]
         if not progress and answering and all(route.misled and route.hopeless for route in answering):
@@ -249,7 +249,7 @@ class RdvClient:
         times = [route.retry_at for route in self._routes.values() if route.idle]
         times += [self._best_at + WAIT_LIMIT, self._began + REACH_LIMIT]
         later = [time for time in times if time > now]
-        if later:  # or whatever ends a session, or makes one wanted, wakes us
+        if later:  # else we are woken by what ends a session or makes one wanted
             self._timer = self.outbox.call_at(min(later), self.wake)
 
     def _say(self, status: TransferWhy, now: float) -> None:
@@ -275,8 +275,8 @@ class _Route:
         self._circuit: ClientCircuit | None = None
         self._session: Session | None = None
         self._names: list[bytes] = []
-        self._progress = 0  # of the client, when the attempt began
-        self._attempt = 0  # numbers attempts, so that a late answer to an old one is known as such
+        self._progress = 0  # the client's, when the attempt began
+        self._attempt = 0  # numbers attempts, to know late answers to old ones
 
     @property
     def idle(self) -> bool:
@@ -288,12 +288,12 @@ class _Route:
 
     @property
     def busy(self) -> bool:
-        """Whether it is about to give a session."""
+        """Whether an attempt is under way."""
         return self._machine.state in (Phase.BUILDING, Phase.OPENING)
 
     @property
     def failed(self) -> bool:
-        """Whether the last attempt came to nothing."""
+        """Whether the last attempt failed."""
         return self._backoff.failures > 0
 
     @property
@@ -321,7 +321,7 @@ class _Route:
 
         def failed(why: Why, now: float) -> None:
             if attempt == self._attempt:
-                if why.code is PathWhy.RELAY_SILENT:  # whatever the path, its end did not answer
+                if why.code is PathWhy.RELAY_SILENT:  # the point did not answer, over any path
                     self.answers = False
                 self._fail(now)
 
@@ -329,7 +329,7 @@ class _Route:
         self._client.circuits.rdv_circuit(self._point, self._client.hash_name, False, ready, failed, now)
 
     def stop(self, now: float) -> None:
-        """End it all; a message that was just sent still gets away."""
+        """End session and circuit; a message that was just sent still goes out."""
         self._attempt += 1
         if not self._machine.final:
             self._machine.move("stop", now)
@@ -370,8 +370,8 @@ class _Route:
         self._client.route_opened(now)
 
     def _over(self, session: Session, reason: int, local: bool, now: float) -> None:
-        """Called before the END of a session that we close ourselves goes out: a point gives the next stream to its
-        least busy provider, so the stream that replaces a bad sender's is asked for while that one still counts."""
+        """When we close a session, this is called before its END goes out. A point gives the next stream to its least
+        busy provider, so we ask for another stream while the bad sender's still counts."""
         if session is not self._session:
             return
         self._session = None
@@ -393,7 +393,7 @@ class _Route:
             self._bans += local
         elif self.knows_nobody:
             self.misled = False
-        if not opened and reason == EndReason.TIMEOUT:  # the circuit may be at fault: another is taken
+        if not opened and reason == EndReason.TIMEOUT:  # the circuit may be at fault: take another
             self._leave(DestroyReason.TIMEOUT, 0.0, now)
         self._fail(now, at_once=local and reason == EndReason.TORPROTOCOL and self._bans == 1)
 
@@ -404,7 +404,7 @@ class _Route:
         self._client.route_failed(now)
 
     def _timed_out(self, phase: Phase, now: float) -> None:
-        """Whoever should have answered within a time of its own did not."""
+        """The builder or the session should have given up sooner, and did not."""
         self._attempt += 1
         session, self._session = self._session, None
         if session is not None:
@@ -425,6 +425,6 @@ class _Route:
             circuit.destroy(reason, now)
 
     def _lost(self, circuit: ClientCircuit) -> None:
-        """The circuit closed; its stream hears of it by itself."""
+        """The circuit closed; its stream is told separately."""
         if self._circuit is circuit:
             self._circuit = None

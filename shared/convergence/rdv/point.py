@@ -1,8 +1,8 @@
 """A rendezvous point: joins streams of circuits that look for a hash to circuits that advertise it.
 
 Does: keep adverts by circuit, choose the provider with the lowest `nb` (streams it is serving), try others when one
-refuses, up to NB_DB, and splice. Whoever asks learns whether there was nobody, or one who is busy. It sees blinded
-hashes and ciphertext.
+refuses, up to NB_DB, and splice. The asker learns whether there was no provider, or only busy ones. The
+point sees blinded hashes and ciphertext.
 Does not: store anything, know names, parties or what is relayed.
 """
 
@@ -20,7 +20,7 @@ from convergence.wire.relay import Begin
 NB_DB = 5  # providers tried for one query
 MAX_ADVERTS_PER_CIRCUIT = 4  # a provider's circuit serves one file, with two blinded names around midnight
 MAX_ADVERTS = 1 << 18  # on this point; beyond, new ones close their circuit
-MAX_WAITING = 1 << 17  # DATA cells (64 MiB) that wait at all splices; beyond, the stream where most wait is ended
+MAX_WAITING = 1 << 17  # DATA cells (64 MiB) that wait at all splices; beyond, the stream with the most is ended
 MAX_PROVIDERS = 256  # of one hash; beyond, new adverts of it are not kept
 
 
@@ -30,7 +30,7 @@ class Provider:
 
     circuit: RelayCircuit
     nb: int = 0
-    chosen: int = 0  # when it was last chosen: ties go to the longest wait, so one bad provider cannot get all
+    chosen: int = 0  # when it was last chosen: ties go to the longest wait, so a bad provider cannot get all
 
 
 @dataclass(slots=True)
@@ -39,10 +39,10 @@ class _Query:
 
     circuit: RelayCircuit
     stream_id: int
-    place: Entry  # what its endpoint keeps for it: the client may withdraw it and use the id again
+    place: Entry  # what its endpoint keeps for the query; the client may withdraw it and reuse the id
     blinded: bytes
     tried: set[RelayCircuit] = field(default_factory=set)
-    busy: bool = False  # one of them would serve, and cannot now
+    busy: bool = False  # one of them refused because it is busy
 
     @property
     def withdrawn(self) -> bool:
@@ -85,7 +85,7 @@ class RdvPoint:
 
     def _try_next(self, query: _Query, reason: int) -> None:
         """Ask the best provider not tried yet. If none is left, answer with `reason` (why the one before did not
-        serve), or that they are busy if one of them was."""
+        serve), or with RESOURCELIMIT if one of them was busy."""
         query.busy = query.busy or reason == EndReason.RESOURCELIMIT
         endpoint = query.circuit.endpoint
         if query.withdrawn:

@@ -1,11 +1,11 @@
-"""The offering end of a rendezvous: advertises shared files at their points and accepts who asks.
+"""The offering end of a rendezvous: advertises shared files at their points and accepts clients.
 
 Does: keep one circuit for each file and point, advertise the blinded names of the day on it, answer incoming
-streams with encrypted sessions, give a place or a place in the queue to those who hold the key, rebuild what breaks,
+streams with encrypted sessions, give clients that hold the key a place, or one in the queue, rebuild what breaks,
 pass over points that do not answer.
 Does not: know what is served: each share brings a `serve` that makes the handler of a session.
 
-A circuit carries one file only, so that a point cannot tell that two files are of one provider.
+A circuit carries one file only, so that a point cannot tell that two files have one provider.
 """
 
 from __future__ import annotations
@@ -32,34 +32,34 @@ from convergence.wire.relay import RelayCommand
 
 BACKOFF_FIRST = 0.5  # seconds
 BACKOFF_LIMIT = 60.0  # seconds
-BUILD_LIMIT = 180.0  # seconds; whoever builds circuits answers much sooner
-SILENT_FOR = 600.0  # seconds until a point that did not answer is tried again, and as much again at random
+BUILD_LIMIT = 180.0  # seconds; the builder of circuits answers much sooner
+SILENT_FOR = 600.0  # seconds until a point that did not answer is tried again, plus up to as many at random
 STABLE_AFTER = 30.0  # seconds that a circuit must stand for its failures to be forgotten
 MAX_SHARES = 256  # files, three circuits each
-MAX_SESSIONS = 32  # streams served at once for one file at one point: a limit over all would tell who shares what else
-MAX_QUEUE = 32  # that wait for their turn there
-MAX_SHAKING = 32  # that have not proved that they hold the key; beyond, one of them by lot makes way for the next
+MAX_SESSIONS = 32  # streams served at once for one file at one point: a shared limit would link files to one node
+MAX_QUEUE = 32  # clients that wait for their turn there
+MAX_SHAKING = 32  # clients there that have not proved the key; beyond, one by lot makes way for the next
 MAX_SESSIONS_ALL = 1024  # over all files, against running out of memory
-QUEUE_INTERVAL = 10.0  # seconds between two looks at the queue: who waits hears its place, who idles gives way
-START_SPREAD = 5.0  # seconds; a file that is shared so soon after another begins within as much for each, at random
-WAKE_SPREAD = 5.0  # seconds after a jump of the clock over which a node's posts go on, each at its own time
+QUEUE_INTERVAL = 10.0  # seconds between two looks at the queue: waiting clients hear their place, idle ones give way
+START_SPREAD = 5.0  # seconds; a file shared sooner after another waits at random, up to so long for each that waits
+WAKE_SPREAD = 5.0  # seconds after a clock jump within which a node's posts go on, each at a random time
 DAY_CHANGE_SPREAD = OVERLAP / 2  # the same for their change to another day's names
 
 
 class Served(SessionHandler, Shape):
-    """What a share has for one session. `opened` is called when it has a place, not when the session opens."""
+    """A share's handler of one session. `opened` is called when the client has a place, not when the session opens."""
 
     def queued(self, position: int, now: float) -> None:
-        """It waits in this place of the queue, 1 for the next; told again now and then."""
+        """The client waits at this place of the queue, 1 for the next. Called again while it waits."""
         ...
 
     def idle(self, now: float) -> bool:
-        """Whether it has done so little lately that its place should go to another."""
+        """Whether the client has done so little lately that its place should go to another."""
         ...
 
 
 class Phase(Enum):
-    """Of a file's post at one point."""
+    """Phases of a file's post at one point."""
 
     BUILDING = "building"
     STANDING = "standing"
@@ -124,9 +124,9 @@ class RdvService:
         self.sessions = 0
         self._on_standing = on_standing
         self._points: list[Descriptor] = []
-        self._silent: dict[bytes, float] = {}  # points that did not answer -> when to try them again; of those listed
+        self._silent: dict[bytes, float] = {}  # listed points that did not answer -> when to try them again
         self._shares: dict[bytes, _Share] = {}
-        self._began = float("-inf")  # when a file was advertised first, the latest time
+        self._began = float("-inf")  # when the last file got its time to begin
 
     def share(
         self,
@@ -203,8 +203,8 @@ class RdvService:
         return max(self._silent.get(point.identity, now), now)
 
     def _begin(self, share: _Share, now: float) -> None:
-        """Start a single file at once, but each of several at its own time: a point could tell that files that come
-        together are of one node."""
+        """Start a single file at once, but each of several at a random time: a point could tell that files which come
+        together belong to one node."""
         waiting = sum(other.begins is not None and other.begins > now for other in self._shares.values())
         alone = not waiting and now - self._began >= START_SPREAD
         share.begins = now if alone else now + START_SPREAD * (waiting + 1) * fraction(self.rng)
@@ -215,7 +215,7 @@ class RdvService:
             self.outbox.call_at(share.begins, lambda now: self.place(share, now))
 
     def place(self, share: _Share, now: float) -> None:
-        """Posts at the first points that answer."""
+        """Keep posts at the first points that answer."""
         if self._shares.get(share.hash_name) is not share or share.begins is None or now < share.begins:
             return
 
@@ -272,7 +272,7 @@ class _Post:
 
     def __init__(self, service: RdvService, share: _Share, point: Descriptor, now: float) -> None:
         self.point = point
-        self.answers: bool | None = None  # whether the point does; None before it is known
+        self.answers: bool | None = None  # whether the point answers; None before it is known
         self._service = service
         self._share = share
         self._machine = StateMachine(TABLE, service.outbox, self._timed_out, now)
@@ -293,7 +293,7 @@ class _Post:
         return self._machine.state is Phase.STANDING
 
     def settled(self, now: float) -> bool:
-        """Whether it stands, and has for a while."""
+        """Whether it has stood for a while."""
         return self.standing and self._stood(now)
 
     def _stood(self, now: float) -> bool:
@@ -372,7 +372,7 @@ class _Post:
 
     def _failed(self, why: Why, now: float) -> None:
         self._machine.move("fail", now)
-        if why.code is PathWhy.RELAY_SILENT:  # whatever the path, its end did not answer
+        if why.code is PathWhy.RELAY_SILENT:  # the point did not answer, over any path
             self.answers = False
             self._rest(self._service.silent(self.point, now) if not self._since else None, now)
             self._service.changed(self._share, now)
@@ -421,8 +421,8 @@ class _Post:
     # -- adverts
 
     def _on_day(self, now: float) -> None:
-        """Advertise the names in use now, and wake some time after they change: if all circuits of a node spoke at that
-        moment, each by this node's clock, a point could tell which of them are one node's."""
+        """Advertise the names in use now, and again some time after they change. If all circuits of a node changed
+        names at one moment by its clock, a point could tell which circuits belong to one node."""
         self._advertise(blinded_names(self._share.hash_name, self.point.identity, now))
         self._call_at(next_change(now) + self._day_delay, self._on_day)
 
@@ -433,7 +433,7 @@ class _Post:
         if adverts and self._circuit is not None:
             self._circuit.send_message(RelayCommand.DB_INFO, DbInfo(tuple(adverts)).encode())
 
-    # -- who comes
+    # -- clients
 
     def _on_begin(self, target: str, stream: Stream, now: float) -> StreamHandler | None:
         service = self._service
@@ -465,7 +465,7 @@ class _Post:
         return session
 
     def admit(self, guest: _Guest, now: float) -> None:
-        """It holds the key: it gets a place, or one in the queue."""
+        """The client holds the key: it gets a place, or one in the queue."""
         assert isinstance(guest.stream, Session)
         self._shaking.pop(guest.stream, None)
         if len(self._served) < MAX_SESSIONS:
@@ -500,7 +500,7 @@ class _Post:
             guest.served.queued(position, now)
 
     def _look(self, now: float) -> None:
-        """While some wait: an idle client gives up its place. It comes back by itself when it goes on."""
+        """While clients wait, idle ones lose their places. They come back by themselves when they go on."""
         self._queue_timer = None
         idle = [guest for guest in self._served.values() if guest.served.idle(now)]
         for guest in idle[: len(self._queue)]:

@@ -25,14 +25,14 @@ MAX_RECORD = 32 * 1024  # bytes of plaintext in a frame: few calls for a piece, 
 MAX_FRAME = MAX_MESSAGE + 2  # bytes; no more than one incomplete frame is ever held
 OPEN_TIMEOUT = 20.0  # seconds that a stream of ours has to open
 ANSWER_TIMEOUT = 20.0  # seconds from our first message to the other side's
-FIRST_TIMEOUT = 8.0  # seconds that whoever asked us has for its first message, which needs one way and back
+FIRST_TIMEOUT = 8.0  # seconds that the asking side has for its first message, which takes one round trip
 PROLOGUE = b"convergence:session:1"
 
 _LENGTH = struct.Struct(">H")
 
 
 def psk_of(key: bytes) -> bytes:
-    """The pre-shared key (32 bytes) of a share link's key."""
+    """The pre-shared key (32 bytes), from a share link's key."""
     return hkdf_sha256(key, info=b"convergence:psk", length=32)
 
 
@@ -56,7 +56,7 @@ class ByteStream(Shape):
         ...
 
     def send(self, data: bytes) -> None:
-        """Queue bytes of any number. Dropped once the session has closed."""
+        """Queue any number of bytes. Dropped once the session has closed."""
         ...
 
     def end(self, reason: int, now: float) -> None:
@@ -65,35 +65,35 @@ class ByteStream(Shape):
 
 
 class SessionHandler(Shape):
-    """Who uses a session."""
+    """The user of a session."""
 
     def opened(self, now: float) -> None:
         """The other side proved that it holds the link's key."""
         ...
 
     def data(self, data: bytes, now: float) -> None:
-        """Bytes, in order, any number."""
+        """Any number of bytes, in order."""
         ...
 
     def writable(self, now: float) -> None: ...
 
     def closed(self, reason: int, now: float) -> None:
-        """Not by us: `reason` is an EndReason, or another number that came. The last call."""
+        """The session closed, not by us. `reason`: an EndReason, or another number as received. The last call."""
         ...
 
 
 class Over(Shape):
-    """Told once when a session is over, whoever ended it: after the handler, and before our END goes out."""
+    """Called once when a session is over, whoever ended it: after the handler's `closed`, before our END goes out."""
 
     def __call__(self, reason: int, local: bool, now: float) -> None: ...
 
 
 class Phase(Enum):
-    """Of a session."""
+    """Phases of a session."""
 
     STARTING = "starting"  # the stream is not open yet
     ASKING = "asking"  # our first message is out
-    EXPECTING = "expecting"  # the other side's is due
+    EXPECTING = "expecting"  # the other side's first message is due
     OPEN = "open"
     CLOSED = "closed"
 
@@ -118,8 +118,8 @@ class Session:
     Args:
         initiator: True at the side that asked for the file.
         key: the link's key, 32 bytes.
-        name: the blinded name that was asked for. The handshake holds for it alone: a point that replays or misdirects
-            a handshake could otherwise learn which names are of one file.
+        name: the blinded name that was asked for. The handshake is bound to it: otherwise a point could replay or
+            misdirect a handshake to learn which names belong to one file.
         attach: called as attach(session) for the handler above.
         on_open: (now), when the handshake is done.
         on_over: see `Over`.

@@ -1,8 +1,8 @@
 """Link cells: the fixed 514-byte ones and the variable ones (tor-spec, "Cell Packet format").
 
-Does: encode cells, cut a byte pipe into cells for link protocols 4 and 5 (4-byte circuit ids), and cut batches of
-fixed cells to runs and stripe them back.
-Does not: know what is inside a cell, or which cell may come when.
+Does: encode cells; cut a byte pipe into cells for link protocols 4 and 5 (4-byte circuit ids); turn batches of fixed
+cells into runs and back.
+Does not: know what is inside a cell, or in which order cells may come.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ MAX_VARIABLE = 16 * 1024
 network; the field itself would allow 65,535."""
 
 Cell: TypeAlias = tuple[int, int, bytes]
-"""Circuit id, command (any number; unknown ones are the caller's to judge), payload with its padding."""
+"""Circuit id, command (any number; the caller judges unknown ones), payload with its padding."""
 
 FIXED_HEADER = struct.Struct(">IB")
 VARIABLE_HEADER = struct.Struct(">IBH")
 VERSIONS_HEADER = struct.Struct(">HBH")
-"""Before versions are agreed the circuit id has two bytes."""
+"""Until both sides agree on a version, the circuit id has two bytes."""
 
 
 class Command(IntEnum):
@@ -117,14 +117,14 @@ def split(run: Buffer) -> tuple[bytes, ...]:
 
 
 class CellCutter(Cutter[Cell]):
-    """Cuts a link's bytes into cells, in pieces of any size. Meant for the handshake and for variable cells.
+    """Cuts a link's bytes, which arrive in pieces of any size, into cells. For the handshake and variable cells.
 
-    Until the first VERSIONS cell is cut, circuit ids have two bytes and only variable cells are accepted; from then
-    on they have four. Holds at most one incomplete cell of 7 + MAX_VARIABLE bytes. `encode_cell(*cell)` gives back
-    the very bytes that were fed, which is what the AUTHENTICATE hashes need.
+    Until the first VERSIONS cell is cut, circuit ids have two bytes and only variable cells are accepted. After it,
+    circuit ids have four bytes. Holds at most one incomplete cell of 7 + MAX_VARIABLE bytes. `encode_cell(*cell)`
+    gives back exactly the bytes that were fed; the AUTHENTICATE hashes need them.
 
     Args:
-        last: the command of the cell behind which nothing is cut.
+        last: cutting stops after a cell with this command.
     """
 
     def __init__(self, last: Command | None = None) -> None:

@@ -41,7 +41,7 @@ class CertType(IntEnum):
 
 
 class KeyType(IntEnum):
-    """CERT_KEY_TYPE. C Tor before 0.4.5.1 wrote 1 for all, so the CERT_TYPE is what counts."""
+    """CERT_KEY_TYPE. C Tor before 0.4.5.1 always wrote 1, so only CERT_TYPE counts."""
 
     ED25519 = 1
     RSA_SHA256 = 2
@@ -50,7 +50,7 @@ class KeyType(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Extension:
-    """One extension, as it came."""
+    """One extension, as received."""
 
     kind: int
     flags: int
@@ -62,7 +62,7 @@ class Ed25519Cert:
     """One certificate.
 
     Args:
-        cert_type: what the certificate says.
+        cert_type: what the certificate is for (CertType).
         key: the certified key, or a 32-byte digest of it (see key_type).
         expires: last hour of validity, in hours since the Unix epoch.
         key_type: what `key` is.
@@ -116,8 +116,8 @@ class Ed25519Cert:
 
     @classmethod
     def parse(cls, data: Buffer) -> Ed25519Cert:
-        """Does not check signature or date: `check` does. An unknown extension that affects validity, a second
-        signing key and trailing bytes are refused."""
+        """Checks neither signature nor date: `check` does. Refuses an unknown extension that affects validity, a second
+        signing key, and trailing bytes."""
         reader = Reader(data, "certificate")
         if reader.unsigned(1) != CERT_VERSION:
             raise ParseError("certificate of an unknown version")

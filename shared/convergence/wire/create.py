@@ -1,7 +1,7 @@
 """Cells that make and end a circuit: CREATE2, CREATED2, DESTROY (tor-spec, "CREATE and CREATED cells").
 
-Does: parse and encode their payloads. What follows the last field of a payload is padding and ignored.
-Does not: know any handshake's contents.
+Does: parse and encode their payloads. Bytes after the last field of a payload are padding and ignored.
+Does not: know what a handshake contains.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Created2:
 
 @dataclass(frozen=True, slots=True)
 class Destroy:
-    """Ends a circuit. Reasons outside `DestroyReason` are kept as they came; a missing one is NONE."""
+    """Ends a circuit. A reason outside `DestroyReason` is kept as received; a missing one is NONE."""
 
     reason: int
 

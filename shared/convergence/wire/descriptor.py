@@ -1,7 +1,7 @@
-"""Node descriptors: what a node says of itself, signed with its identity.
+"""Node descriptors: what a node says about itself, signed with its identity.
 
 Does: parse, encode, sign and verify (by callback).
-Does not: judge dates or whom to trust (netdir/nodes.py), or choose nodes (path/select.py).
+Does not: judge dates, decide whom to trust (netdir/nodes.py), or choose nodes (path/select.py).
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class TransportKind(IntEnum):
 
 
 def check_ws_url(url: str) -> None:
-    """Raises ParseError unless `url` is ws:// or wss:// with host, sane port and plain path, and no more."""
+    """Raises ParseError unless `url` is ws:// or wss:// with host, valid port and plain path, and nothing else."""
     match = _WS_URL.fullmatch(url)
     if len(url) > MAX_ADDRESS or match is None or int(match["port"] or 80) > 65535:
         raise ParseError("a transport's address is no plain ws:// or wss:// URL")
@@ -71,7 +71,7 @@ class Transport:
 
     @classmethod
     def rtc(cls, introducers: Iterable[bytes] = ()) -> Transport:
-        """WebRTC by way of these nodes (identities, 3 at most)."""
+        """WebRTC, introduced by these nodes (at most 3 identities)."""
         return cls(TransportKind.RTC, ",".join(identity.hex() for identity in introducers))
 
     def encode(self) -> bytes:
@@ -81,7 +81,7 @@ class Transport:
 
 @dataclass(frozen=True)
 class Descriptor:
-    """What a node says of itself, signed with its identity.
+    """What a node says about itself, signed with its identity.
 
     Args:
         identity: Ed25519 public key; names the node.
@@ -106,7 +106,7 @@ class Descriptor:
         return head + bytes([self.roles, len(self.transports)]) + transports
 
     def sign(self, sign: Sign) -> Descriptor:
-        """The same, signed; raises LocalError if what it holds would not parse."""
+        """A signed copy. Raises LocalError if it would not parse."""
         signed = replace(self, signature=sign(DESCRIPTOR_PREFIX + self.body()))
         try:
             Descriptor.parse(signed.encode())
@@ -123,7 +123,7 @@ class Descriptor:
 
     @cached_property
     def _encoded(self) -> bytes:
-        # Kept: descriptors are passed on again and again, to many who may read slowly.
+        # Cached: a descriptor is sent many times, and all queues of slow readers share these bytes.
         return self.body() + self.signature
 
     @classmethod

@@ -1,7 +1,7 @@
 """Records of facilitator channels and of the pipes between peers: the signed node list, registrations, signals.
 
 Does: parse, encode, sign and verify (by callback), and cut a byte pipe into `length u32 | type u8 | body`.
-Does not: judge dates or whom to trust (netdir/nodes.py), or know what a signal's sealed bytes hold (signals.py).
+Does not: judge dates, decide whom to trust (netdir/nodes.py), or know what a signal's sealed bytes hold (signals.py).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MAX_NODE_LIST = 1 + 8 + 8 + 2 + MAX_LISTED * (2 + MAX_DESCRIPTOR + 8) + KEY_LEN 
 """4.8 MB at the very worst; about 800 KB with usual descriptors."""
 MAX_ERROR_TEXT = 255
 MAX_SEALED = 2048
-"""Bytes of one sealed message, which whoever carries it cannot read."""
+"""Bytes of one sealed message. Its carriers cannot read it."""
 MAX_DESCRIPTORS = 32 * 1024
 """Bytes of one DESCRIPTORS record; an answer may take several."""
 TAG_SIZE = 4
@@ -38,8 +38,8 @@ class NodeList:
 
     Args:
         published, expires: Unix seconds.
-        descriptors: encoded, as the nodes signed them; each is parsed by whoever uses the list, so that a single
-            one it cannot read costs that node only.
+        descriptors: encoded, as the nodes signed them. Whoever uses the list parses each by itself: one that it cannot
+            read is left out, and the others still count.
         facilitator: Ed25519 identity.
         signature: over "convergence:nodes:2" and `body()`; empty while not signed.
         reached: for each descriptor, when the facilitator last found the node at its address (Unix seconds); 0 if
@@ -66,7 +66,7 @@ class NodeList:
         return b"".join(parts) + self.facilitator
 
     def sign(self, sign: Sign) -> NodeList:
-        """The same, signed."""
+        """A signed copy. Raises LocalError for more than MAX_LISTED nodes."""
         if len(self.descriptors) > MAX_LISTED:
             raise LocalError(f"a list holds {MAX_LISTED} nodes at most")
         return replace(self, signature=sign(NODES_PREFIX + self.body()))
@@ -113,8 +113,8 @@ class RecordType(IntEnum):
     NODES = 4  # NodeList
     ERROR = 5  # ErrorRecord
     SIGNAL = 6  # Signal: please pass this on
-    HELLO = 7  # Hello: first record of whoever takes registrations
-    DELIVER = 8  # Delivery, introducer to target, the introducer's tag
+    HELLO = 7  # Hello: first record from the side that takes registrations
+    DELIVER = 8  # Delivery, introducer to target, with the introducer's tag
     REPLY = 9  # Delivery, target to introducer (introducer's tag) to asker (asker's tag); several may follow one SIGNAL
     UNREACHABLE = 10  # Unreachable, introducer to asker
     ASK = 11  # Ask
@@ -155,7 +155,7 @@ class ErrorCode(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class ErrorRecord:
-    """A refusal: code and a text for people, of at most 255 bytes. The text is hostile: never shown as markup."""
+    """A refusal: a code, and at most 255 bytes of text for people. The text may be hostile: never show it as markup."""
 
     code: int
     text: str
@@ -175,8 +175,8 @@ class ErrorRecord:
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """Who takes registrations here (identity, 32 bytes), and a nonce (32 bytes) that makes each proof good for this
-    channel only."""
+    """The identity (32 bytes) of the side that takes registrations, and a nonce (32 bytes) that binds each proof to
+    this channel."""
 
     identity: bytes
     nonce: bytes
@@ -193,7 +193,7 @@ class Hello:
 
 
 def register_statement(hello: Hello) -> bytes:
-    """What a node signs with its identity to be registered by whoever said `hello`."""
+    """The bytes that a node signs with its identity to register with the sender of `hello`."""
     return REGISTER_PREFIX + hello.encode()
 
 
@@ -216,7 +216,7 @@ class Register:
 
 @dataclass(frozen=True, slots=True)
 class Signal:
-    """Asks whoever gets it to pass `sealed` (at most 2,048 bytes) on to node `to`. The tag (u32) is the asker's."""
+    """Asks its receiver to pass `sealed` (at most 2,048 bytes) on to node `to`. The asker chooses the tag (u32)."""
 
     tag: int
     to: bytes
@@ -280,8 +280,8 @@ class Unreachable:
 
 @dataclass(frozen=True, slots=True)
 class Reached:
-    """When the facilitator last found the node at the address that it registered (Unix seconds), and lists it since; 0:
-    nobody answers there as this node, and it is not listed."""
+    """When the facilitator last found the node at its registered address (Unix seconds); the node is listed. 0: nobody
+    answers there as this node, and it is not listed."""
 
     when: int
 
@@ -315,7 +315,7 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Descriptors:
-    """Encoded descriptors, 32 KiB at most with the 2 bytes that go before each; none in an answer's last record."""
+    """Encoded descriptors, at most 32 KiB with a 2-byte length before each. The last record of an answer has none."""
 
     items: tuple[bytes, ...] = ()
 
@@ -343,7 +343,7 @@ class RecordCutter(Cutter[tuple[RecordType, bytes]]):
     """Cuts a channel into (type, body).
 
     Args:
-        accepts: the types this side takes; another one, or a body over its type's limit, is refused by its header.
+        accepts: the types that this side takes. The header is enough to refuse another type, or a body over its limit.
     """
 
     def __init__(self, accepts: Collection[RecordType]) -> None:

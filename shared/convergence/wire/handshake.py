@@ -102,7 +102,7 @@ class Authenticate:
     Args:
         cid, sid: SHA-256 of the initiator's and responder's RSA identity (zeros where a network has none).
         cid_ed, sid_ed: their Ed25519 identities.
-        slog, clog: SHA-256 of what the responder sent up to AUTH_CHALLENGE, and the initiator up to CERTS.
+        slog, clog: SHA-256 of what the responder sent up to AUTH_CHALLENGE, and of what the initiator sent up to CERTS.
         scert: SHA-256 of the responder's TLS certificate.
         tls_secrets: the transport's binding, 32 bytes.
         rand: 24 random bytes.
@@ -130,7 +130,7 @@ class Authenticate:
         return AUTH_TYPE_TAG + b"".join(hashes) + self.rand + self.extra
 
     def sign(self, sign: Sign) -> Authenticate:
-        """The same, signed."""
+        """A signed copy."""
         return replace(self, signature=sign(self.signed_part()))
 
     def encode(self) -> bytes:
@@ -161,8 +161,8 @@ class Netinfo:
 
     Args:
         timestamp: Unix seconds; clients send 0, so as not to stand out.
-        other_address: where the receiver seems to be.
-        my_addresses: where the sender says it is.
+        other_address: the receiver's address, as the sender sees it.
+        my_addresses: the sender's own addresses, as it gives them.
     """
 
     timestamp: int = 0

@@ -1,6 +1,6 @@
 """Link specifiers: how EXTEND2 names the next node (tor-spec, "EXTEND and EXTENDED cells").
 
-Does: parse and encode lists of specifiers, and find the one that names a node here: its Ed25519 identity (type 3).
+Does: parse and encode lists of specifiers, and find the one that names a node: its Ed25519 identity (type 3).
 Does not: look a node up.
 """
 

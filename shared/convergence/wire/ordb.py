@@ -1,7 +1,7 @@
 """File transfer records: what a share link, a file's description and the messages inside the Noise channel look like.
 
 Does: parse and encode them, and bind a description to a link by its commitment.
-Does not: hash pieces or check proofs (ordb/pieces.py). Names and types received are hostile: never a path, never HTML.
+Does not: hash pieces or check proofs (ordb/pieces.py). Received names and types are hostile: no paths, no HTML.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from convergence.wire.reader import Cutter, Reader
 HASH_LEN = 32
 PIECE_SIZE = 256 * 1024
 MIN_PIECE_SIZE = 1024
-"""Pieces are a power of two between this and PIECE_SIZE, which all files use that are shared by this program."""
+"""A piece size is a power of two from this to PIECE_SIZE. This program shares every file with PIECE_SIZE."""
 MAX_PIECES = 1 << 18
-"""Pieces of one file: 64 GiB at the usual piece size. Bounds a tree, whose size a link's maker chooses, at 16 MiB."""
+"""Pieces of one file: 64 GiB at the usual piece size. Bounds a tree at 16 MiB: a link's maker chooses its size."""
 MAX_NAME = 1024
 """Bytes of UTF-8 in a file's name."""
 MAX_EXTENSION = 32
@@ -46,8 +46,8 @@ def commitment(salt: bytes, info: bytes) -> bytes:
 
 
 def fit_name(name: str) -> str:
-    """`name` cut to what a FileInfo holds, at a character boundary and before its extension; what UTF-8 cannot say
-    becomes "?"."""
+    """`name` cut to MAX_NAME bytes, at a character boundary and before its extension. Characters that UTF-8 cannot
+    encode become "?"."""
     data = name.encode("utf-8", "replace")
     if len(data) <= MAX_NAME:
         return data.decode()
@@ -82,7 +82,7 @@ class FileInfo:
         return -(-self.size // self.piece_size)
 
     def encode(self) -> bytes:
-        """Raises Problem if what it holds would not parse."""
+        """Raises Problem if the result would not parse."""
         try:
             name, media_type = self.name.encode(), self.media_type.encode("ascii")
             data = self.root + self.size.to_bytes(8, "big") + self.piece_size.to_bytes(4, "big")
@@ -139,7 +139,7 @@ def _encode_part(data: bytes) -> str:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class ShareLink:
-    """`<site>/#<hash_name>.<key>`: whoever has it can get the file, so it is never logged (nor shown by repr).
+    """`<site>/#<hash_name>.<key>`: whoever has it can get the file, so never log it (repr hides it).
 
     Args:
         hash_name: 32 bytes, finds providers.
@@ -322,7 +322,7 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Queued:
-    """The provider is busy: the receiver has this place in its queue, 1 for the next. INFO follows when it is due."""
+    """The provider is busy: the receiver has this place in its queue, 1 for the next. INFO follows in its turn."""
 
     position: int
 

@@ -78,10 +78,10 @@ class Cutter(Generic[T]):
         self._buffer = bytearray()
         self._wanted = 0
         self._broken = False
-        self._ended = False  # set by a subclass: what follows is of another framing, and waits for `release`
+        self._ended = False  # set by a subclass: what follows has another framing, and waits for `release`
 
     def feed(self, data: Buffer) -> list[T]:
-        """What became complete with `data`, in order. Raises ParseError."""
+        """The frames that `data` completed, in order. Raises ParseError."""
         if self._broken:
             raise ParseError("the pipe was broken by an earlier error")
         self._buffer += data
@@ -96,7 +96,7 @@ class Cutter(Generic[T]):
 
     @property
     def held(self) -> int:
-        """Bytes that were not cut."""
+        """How many bytes are not cut yet."""
         return len(self._buffer)
 
     def release(self) -> bytes:

@@ -34,12 +34,12 @@ MAX_HOST = 255
 """Longest host name in BEGIN and RESOLVE (RFC 1035)."""
 RDV_SUFFIX = ".rdv"
 PEER_HOST = "peer.node"
-"""A stream to it (port 0) ends in the node itself and carries the records of facilitator.py."""
+"""A stream to this host (port 0) ends in the node itself and carries the records of facilitator.py."""
 TTL_UNKNOWN = 0xFFFFFFFF
-"""What an absent time to live counts as (tor-spec, "Closing streams")."""
+"""Stands for a missing time to live (tor-spec, "Closing streams")."""
 SENDME_DIGEST_LEN = 20
 MAX_RELAY_EARLY = 8
-"""RELAY_EARLY cells on a circuit; a relay closes one with more (tor-spec, "Handling relay early cells")."""
+"""RELAY_EARLY cells on a circuit; a relay closes a circuit with more (tor-spec, "Handling relay early cells")."""
 
 _HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_.])?", re.ASCII)
 _PORT = re.compile(r"0|[1-9][0-9]{0,4}", re.ASCII)
@@ -76,9 +76,9 @@ def pack_header(command: int, stream_id: int, length: int) -> bytes:
 def pack_message(command: int, stream_id: int, data: Buffer = b"") -> bytes:
     """The 509-byte body with recognized and digest zero.
 
-    It is padded with zeros. tor-spec recommends four zeros and then random bytes, which keeps a receiver that can
-    foretell the data from acknowledging (SENDME digest) what it never read; a fresh random block per cell is not worth
-    that here, where one who cheats so only floods itself.
+    The padding is zeros. tor-spec recommends four zeros and then random bytes: a receiver that can predict the data
+    then cannot acknowledge (SENDME digest) cells that it never read. Here such a receiver only floods itself, so random
+    bytes for each cell are not worth their cost.
     """
     return (pack_header(command, stream_id, len(data)) + bytes(data)).ljust(PAYLOAD_LEN, b"\0")
 
@@ -160,7 +160,7 @@ class Begin:
 
     def encode(self) -> bytes:
         data = self.target.encode("ascii") + b"\0"
-        # Flags that say nothing are left out, as C Tor does.
+        # Flags of 0 are left out, as in C Tor.
         return data + self.flags.to_bytes(4, "big") if self.flags else data
 
     @classmethod
@@ -175,7 +175,7 @@ class Begin:
 
 @dataclass(frozen=True, slots=True)
 class Connected:
-    """A stream is open. The address is None where there is none to tell (.rdv)."""
+    """A stream is open. The address is None where there is none (.rdv)."""
 
     address: str | None = None
     ttl: int = TTL_UNKNOWN
@@ -203,7 +203,7 @@ class Connected:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """A stream ends. With EXITPOLICY the address that was refused may be told."""
+    """A stream ends. With EXITPOLICY it may carry the address that was refused."""
 
     reason: int
     address: str | None = None
@@ -216,8 +216,8 @@ class End:
 
     @classmethod
     def parse(cls, data: Buffer) -> End:
-        """Never fails: a missing reason, and 0, which is none, are MISC; unlisted reasons are kept as they came; an
-        address of a wrong length is ignored (tor-spec, "Closing streams")."""
+        """Never fails: a missing reason or 0 becomes MISC, an unlisted reason is kept as received, an address of a
+        wrong length is ignored (tor-spec, "Closing streams")."""
         if not len(data) or not data[0]:
             return cls(EndReason.MISC)
         reader = Reader(data, "END")
@@ -336,7 +336,7 @@ ANSWER_ERRORS = (AnswerType.ERROR_TRANSIENT, AnswerType.ERROR_PERMANENT)
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One answer: the value is the address in network order, or the name; that of an error means nothing."""
+    """One answer: the value is the address in network order, or the name; the value of an error means nothing."""
 
     kind: int
     value: bytes
@@ -356,7 +356,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """All answers that fit one message; unknown kinds are kept. An error stands alone."""
+    """All answers, in one message; unknown kinds are kept. An error is the only answer."""
 
     answers: tuple[Answer, ...]
 

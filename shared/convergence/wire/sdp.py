@@ -1,7 +1,7 @@
-"""What the two sides of an RTC channel tell each other: compact records made of SDP, and SDP made of checked records.
+"""What the two sides of an RTC channel tell each other: compact records made from SDP, and SDP from checked records.
 
 Does: take from SDP what a connection with one data channel needs (RFC 8829, RFC 8839, RFC 8842), encode and parse it,
-and write SDP from a template. SDP of another node never reaches a platform: only values that were checked here do.
+and write SDP from a template. Another node's SDP never reaches a platform: only checked values do.
 Does not: negotiate, or keep what is of no use here: media, TCP, relayed candidates.
 """
 
@@ -20,7 +20,7 @@ from convergence.ports import Buffer
 from convergence.wire.reader import Reader
 
 MAX_SDP = 32 * 1024
-"""Characters of SDP that are looked at; browsers write about 500, and 110 more for each candidate."""
+"""Longest SDP that is read, in characters; browsers write about 500, and 110 more for each candidate."""
 MAX_CANDIDATES = 16
 """Candidates in one record."""
 MAX_PRIORITY = 2**31 - 1
@@ -30,7 +30,7 @@ MIN_PASSWORD = 22
 MAX_ICE_TEXT = 256
 MAX_CANDIDATE = 1 + 1 + 4 + 4 + 2 + 16
 MAX_DESCRIPTION = 1 + FINGERPRINT_LEN + 2 * (2 + MAX_ICE_TEXT) + 1 + MAX_CANDIDATES * MAX_CANDIDATE
-"""998 bytes; that of a browser takes about 120."""
+"""998 bytes; a browser's description takes about 120."""
 
 _PRINTABLE = re.compile(r"[\x20-\x7e\n]*")
 _MEDIA = re.compile(r"application [0-9]{1,5} UDP/DTLS/SCTP webrtc-datachannel")
@@ -72,7 +72,7 @@ class Setup(IntEnum):
 
 
 class CandidateType(IntEnum):
-    """Whose word the address is: the sender's own interface, or a STUN server's."""
+    """Where the address comes from: the sender's own interface, or a STUN server."""
 
     HOST = 0
     SRFLX = 1
@@ -122,7 +122,7 @@ class Candidate:
             return None
 
     def to_line(self) -> str:
-        """As "candidate:..." (RFC 8839). The address behind a NAT, which must be named, is not told: all zeros."""
+        """As "candidate:..." (RFC 8839). RFC 8839 demands the address behind a NAT; zeros hide it."""
         line = (
             f"candidate:{self.foundation} 1 udp {self.priority} {self.address} {self.port} typ {self.type.name.lower()}"
         )
@@ -153,7 +153,7 @@ def _in_range(value: int, limit: int, what: str) -> int:
 
 
 def _foundation(text: str) -> int:
-    """Foundations are only compared: a number stays itself, any other text becomes one."""
+    """Foundations are only compared: a number is kept, any other text becomes a number."""
     if _U32.fullmatch(text) and int(text) < 2**32:
         return int(text)
     return int.from_bytes(sha256(text.encode()).digest()[:4], "big")
@@ -170,12 +170,12 @@ def _pack(text: str) -> tuple[Family, bytes]:
 
 
 def _address(family: Family, packed: bytes) -> str:
-    """Raises ParseError for an address that must not be probed on another's word."""
+    """The address as text. Raises ParseError for one that no other node may make us probe."""
     if family == Family.MDNS:
         text = packed.hex()
         return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}.local"
     address = IPv4Address(packed) if family == Family.IPV4 else IPv6Address(packed)
-    # ::ffff:0:0/96 would bring the IPv4 addresses that are refused back in.
+    # ::ffff:0:0/96 would let the refused IPv4 addresses in again.
     special = address.is_reserved if isinstance(address, IPv4Address) else address.ipv4_mapped is not None
     if special or address.is_unspecified or address.is_loopback or address.is_multicast:
         raise ParseError("a candidate with a special address")
@@ -183,8 +183,8 @@ def _address(family: Family, packed: bytes) -> str:
 
 
 def _choose(lines: Iterable[str]) -> tuple[Candidate, ...]:
-    """The candidates that can serve, at most 16. Where there are more, those that STUN gave go first: most of so many
-    interfaces lead nowhere."""
+    """The candidates that can serve, at most 16. If there are more, those from STUN come first: with so many
+    interfaces, most lead nowhere."""
     found = [candidate for line in lines if (candidate := Candidate.from_line(line)) is not None]
     if len(found) > MAX_CANDIDATES:
         found.sort(key=lambda candidate: candidate.type, reverse=True)
@@ -313,7 +313,7 @@ def _values(attributes: Iterable[str], name: str) -> list[str]:
 
 
 def _only(values: Iterable[str], what: str) -> str:
-    """The one value that is named, if need be repeatedly."""
+    """The one value, which may be named several times."""
     distinct = set(values)
     if len(distinct) != 1:
         raise ParseError(f"SDP with {'two values of' if distinct else 'no'} {what}")

@@ -1,6 +1,6 @@
 """What is inside a sealed signal: one side's description of an RTC channel, signed.
 
-Does: parse, encode, sign and verify (by callback) it, and name what it is sealed for.
+Does: parse, encode, sign and verify (by callback) it, and give the `info` that it is sealed with.
 Does not: seal (crypto/hpke.py), or judge dates and replays (introduction/links.py).
 """
 
@@ -20,7 +20,7 @@ KEY_LEN = 32
 SESSION_LEN = 16
 PREFIX = b"convergence:introduction:1"
 MAX_INTRODUCTION = 1 + 1 + SESSION_LEN + 2 * KEY_LEN + 8 + MAX_DESCRIPTION + SIGNATURE_LEN
-"""1,152 bytes; sealed it takes 48 more, well below facilitator.MAX_SEALED."""
+"""1,152 bytes; sealing adds 48, well below facilitator.MAX_SEALED."""
 
 
 def sealing_info(to: bytes) -> bytes:
@@ -35,7 +35,7 @@ class Introduction:
     Args:
         kind: what the description is.
         session: 16 random bytes of the offerer; names the channel to both sides.
-        sender: Ed25519 identity of who speaks.
+        sender: Ed25519 identity of the side that sends it.
         reply_key: X25519 key to seal answers to.
         sent: Unix seconds.
         description: a Description for OFFER and ANSWER, else Candidates.
@@ -56,7 +56,7 @@ class Introduction:
         return head + self.sent.to_bytes(8, "big") + self.description.encode()
 
     def sign(self, sign: Sign, to: bytes) -> Introduction:
-        """The same, signed for the node of identity `to`."""
+        """A copy, signed for the node of identity `to`."""
         return replace(self, signature=sign(PREFIX + to + self.body()))
 
     def verify(self, verify: Verify, to: bytes) -> bool:
