@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from playwright.sync_api import Browser, BrowserContext, Page, Playwright, expect
+from playwright.sync_api import Browser, BrowserContext, Error, Page, Playwright, expect
 
 from convergence.transfers import public_id
 from convergence.wire.ordb import ShareLink
@@ -145,6 +145,7 @@ class Peer:
         self._downloads = downloads
         self._mirrors = mirrors
         self._returning = returning
+        self._opened = False
         self.context: BrowserContext = browser.new_context(**{**CONFIG.context_options(self.name), **options})
         self.context.on("weberror", lambda error: self._note(str(error.error)))
         self.context.on("console", lambda message: self.logged.append(message.text))
@@ -161,13 +162,11 @@ class Peer:
 
     def open(self, fragment: str = "") -> Peer:
         """A new tab of this profile with the page."""
-        returning, self._returning = self._returning, None
-        known = returning is None or returning.give(self.context, self.name, self.site)
+        if self._returning is not None and not self._opened:
+            self._returning.give(self.context, self.name, self.site)
+        self._opened = True
         self.page = self.context.new_page()
         self.page.goto(self.site + fragment)
-        if returning is not None and not known:
-            self.page.evaluate(SNAPSHOT)
-            returning.take(self.page, self.name)
         return self
 
     def ready(self) -> Peer:
@@ -182,6 +181,9 @@ class Peer:
         return self
 
     def close(self) -> None:
+        if self._returning is not None and self._opened:
+            with contextlib.suppress(Error):  # the page has gone or crashed, or its site has
+                self._returning.take(self.page, self.name)
         self.context.close()
 
     @property
