@@ -141,7 +141,7 @@ class Fetch:
     def _open(self, now: float) -> None:
         assert self._circuit is not None
         self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEADERS)
-        self._last_byte = now
+        self._last_byte = self._outbox.steady(now)
         self._outbox.emit(FetchStatus(self.number, FetchStage.ASKING))
         try:
             self._stream = self._circuit.open_stream(self._target.begin, self, now)
@@ -154,14 +154,14 @@ class Fetch:
         def check(now: float) -> None:
             if self.over:
                 return
-            if now - self._last_byte >= IDLE_TIMEOUT:
+            if self._outbox.steady(now) - self._last_byte >= IDLE_TIMEOUT:
                 self._fail(FetchWhy.TIMEOUT, now)
             else:
                 self._watch(now)
 
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self._outbox.call_at(self._last_byte + IDLE_TIMEOUT, check)
+        self._timer = self._outbox.call_at(self._last_byte + self._outbox.shifted + IDLE_TIMEOUT, check)
 
     def connected(self, now: float) -> None:
         target, stream = self._target, self._stream
@@ -172,7 +172,7 @@ class Fetch:
         stream.send((request or b"") + (self._http.send(h11.EndOfMessage()) or b""))
 
     def data(self, data: bytes, now: float) -> None:
-        self._last_byte = now
+        self._last_byte = self._outbox.steady(now)
         self._read(data, now)
 
     def writable(self, now: float) -> None:

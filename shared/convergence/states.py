@@ -75,8 +75,11 @@ class StateMachine(Generic[S]):
         """Go to the next state and arm its deadline. Raises LocalError for an input that the row lacks."""
         if not self.allows(input):
             raise LocalError(f"{self._table.name}: no {input} in state {self.state.name}")
-        self.state = self._table.moves[self.state][input]
-        self._arm(now)
+        before, self.state = self.state, self._table.moves[self.state][input]
+        if self.state is before and self._timer is not None:
+            self.extend(now)  # with no other timer: a peer may move to the same state as often as it likes
+        else:
+            self._arm(now)
         return self.state
 
     def extend(self, now: float) -> None:

@@ -344,6 +344,15 @@ def test_a_silent_site_is_given_up(web):
     web.failed()
 
 
+def test_a_silent_site_is_given_up_though_the_clock_is_set_back(web):
+    web.fetch()
+    web.opened()
+    web.client.outbox.shift(-86400.0)
+    web.net.now -= 86400.0
+    web.net.tick(IDLE_TIMEOUT)
+    assert web.failed() == FetchWhy.TIMEOUT
+
+
 def test_cancel_closes_everything_and_is_told_once(web):
     fetch = web.fetch()
     web.opened()

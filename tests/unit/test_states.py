@@ -33,6 +33,14 @@ TOY = Table(
 )
 
 
+HEARING = Table(
+    "hearing",
+    Phase.ASKING,
+    {Phase.ASKING: {"heard": Phase.ASKING, TIMEOUT: Phase.OVER}},
+    deadlines={Phase.ASKING: 5.0},
+)
+
+
 def all_tables() -> list[Table[Any]]:
     """Module-level tables of every module of the core."""
     found: dict[int, Table[Any]] = {}
@@ -106,6 +114,19 @@ def test_a_deadline_ends_a_state_and_is_counted_from_the_last_progress() -> None
     outbox.run_timers(108.0)
     assert machine.state is Phase.OVER and machine.final
     assert ended == [(Phase.ASKING, 108.0)]
+
+
+def test_a_move_into_the_same_state_leaves_no_timer_behind() -> None:
+    """A peer may cause as many of them as it likes."""
+    outbox, ended = Outbox(), []
+    machine = StateMachine(HEARING, outbox, lambda state, now: ended.append(now), 100.0)
+    for number in range(1000):
+        machine.move("heard", 100.0 + number)
+    assert len(outbox._timers) == 1
+    outbox.run_timers(1103.9)
+    assert not machine.final
+    outbox.run_timers(1104.0)
+    assert machine.final and ended == [1104.0]
 
 
 @pytest.mark.parametrize("by", [-3600.0, 3600.0])

@@ -78,7 +78,7 @@ LIST_INTERVAL = 60.0
 LIST_LIFETIME = 3 * 3600
 """Seconds from a list's `published` to its `expires`."""
 RECORDS_BURST = 20.0
-"""REGISTER and LIST records a channel may send at once..."""
+"""REGISTER and LIST records, and REPLYs to nothing, that a channel may send at once..."""
 RECORDS_PER_SECOND = 0.5
 """...and how fast that allowance comes back."""
 SIGNALS_BURST = 40.0
@@ -336,8 +336,8 @@ class FacilitatorService:
         channel.machine.move("record", now)
         if kind is RecordType.SIGNAL:
             self._signal(channel, body, now)
-        elif kind is RecordType.REPLY:
-            self._switchboard.reply(channel, body, now)
+        elif kind is RecordType.REPLY and self._switchboard.reply(channel, body, now):
+            pass
         elif not channel.records.take(now):
             raise _Refused(ErrorCode.RATE_LIMIT, "too many records", fatal=True)
         elif kind is RecordType.REGISTER:

@@ -99,7 +99,7 @@ class Signals:
     `reply`, `unreachable` and `delivery` take the body of a record of that name; they raise ParseError.
     """
 
-    def __init__(self, outbox: Outbox, send: Callable[[RecordType, bytes, float], None]) -> None:
+    def __init__(self, outbox: Outbox, send: Callable[[RecordType, bytes, float], object]) -> None:
         self._outbox = outbox
         self._send = send
         self._next_tag = _tags(1)
@@ -235,9 +235,9 @@ class Switchboard:
             self._outbox.call_at(now + TAG_LIFETIME, lambda later: self._expire(introduction, tag))
             target.send(RecordType.DELIVER, Delivery(tag, signal.sealed).encode(), now)
 
-    def reply(self, pipe: Pipe, body: bytes, now: float) -> None:
-        """A REPLY came on this pipe: pass it on to the asker. It is ignored if it is late or answers nothing that was
-        delivered through this very pipe."""
+    def reply(self, pipe: Pipe, body: bytes, now: float) -> bool:
+        """A REPLY came on this pipe: pass it on to the asker. It is ignored, and False is returned, if it is late or
+        answers nothing that was delivered through this very pipe."""
         delivery = Delivery.parse(body)
         port = self._ports.get(pipe)
         introduction = port.delivered.get(delivery.tag) if port is not None else None
@@ -245,6 +245,8 @@ class Switchboard:
             introduction.answers += 1
             answer = Delivery(introduction.asker_tag, delivery.sealed)
             introduction.asker.send(RecordType.REPLY, answer.encode(), now)
+            return True
+        return False
 
     def _port(self, pipe: Pipe) -> _Port:
         port = self._ports.get(pipe)

@@ -36,6 +36,7 @@ MAX_BATCH = 8  # pieces in one transaction, if so many wait
 LOADS_AHEAD = 4  # stored pieces read at once to complete the tree of a resumed file
 FORGET_BATCH = 1024  # keys deleted in one transaction
 SOURCE_TIMEOUT = 30.0  # seconds of silence after which a source that owes us something is dropped
+PIECE_PATIENCE = 240.0  # seconds for one piece of a source that is slow, or says other things meanwhile
 QUEUE_PATIENCE = 60.0  # seconds that we wait in a second queue: another source may serve at once
 STEAL_AFTER = 5.0  # seconds of silence after which an idle source takes over what another owes
 STEAL_FACTOR = 4.0  # or when a piece takes this many times as long as from the idle source
@@ -203,6 +204,8 @@ class Download:
         if not self.paused:
             return
         self._machine.move(f"retry {self._paused_at.value}", now)
+        for source in self._sources:
+            source.begin(now)
         match self._paused_at:
             case Phase.LOADING:
                 self.start(now)
@@ -414,7 +417,8 @@ class Download:
     def _on_watch(self, now: float) -> None:
         for source in list(self._sources):
             owes = source.requested or source.has is None
-            if owes and source.silence(now) >= SOURCE_TIMEOUT:
+            serves = self.phase in (Phase.WAITING, Phase.RUNNING) and not (source.position or source.storing)
+            if (owes and source.silence(now) >= SOURCE_TIMEOUT) or (serves and source.age(now) >= PIECE_PATIENCE):
                 self.drop(source, Dropped.SILENT, now, ban=False)
         self._leave_queues(now)
         if self.phase is Phase.RUNNING:

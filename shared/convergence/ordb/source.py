@@ -83,6 +83,14 @@ class Source:
             return self._outbox.steady(now) - max(asked, self.last_piece)
         return 0.0
 
+    def begin(self, now: float) -> None:
+        """From now on it may give pieces."""
+        self.last = self.last_piece = self._outbox.steady(now)
+
+    def age(self, now: float) -> float:
+        """Seconds since it gave a piece, or could first give one."""
+        return self._outbox.steady(now) - self.last_piece
+
     def silence(self, now: float) -> float:
         """Seconds since bytes last came."""
         return self._outbox.steady(now) - self.last
@@ -94,7 +102,7 @@ class Source:
     # -- SessionHandler
 
     def opened(self, now: float) -> None:
-        self.last = self.last_piece = self._outbox.steady(now)
+        self.begin(now)
         self._owner.source_opened(self, now)
 
     def data(self, data: bytes, now: float) -> None:
@@ -126,6 +134,7 @@ class Source:
                 self._owner.source_queued(self, now)
             case Info() if self.has is None:
                 self.position = 0
+                self.begin(now)
                 count = self._owner.source_info(self, message, now)
                 if count is not None:
                     self.has = PieceSet.full(count)

@@ -55,7 +55,7 @@ TABLE = Table(
     Phase.OPENING,
     {
         Phase.OPENING: {"queue": Phase.QUEUED, "serve": Phase.SERVING, "end": Phase.OVER},
-        Phase.QUEUED: {"queue": Phase.QUEUED, "serve": Phase.SERVING, "end": Phase.OVER, TIMEOUT: Phase.OVER},
+        Phase.QUEUED: {"serve": Phase.SERVING, "end": Phase.OVER, TIMEOUT: Phase.OVER},
         Phase.SERVING: {"end": Phase.OVER, TIMEOUT: Phase.OVER},
     },
     deadlines={Phase.QUEUED: QUEUE_LIMIT, Phase.SERVING: IDLE_TIMEOUT},
@@ -116,7 +116,8 @@ class Upload:
 
     def queued(self, position: int, now: float) -> None:
         """Others come first: tell the receiver its place. Later calls tell a new place, or that we are still here."""
-        self._machine.move("queue", now)
+        if self._machine.state is not Phase.QUEUED:  # else its deadline would begin anew
+            self._machine.move("queue", now)
         self._send(Queued(position))
 
     def idle(self, now: float) -> bool:

@@ -407,7 +407,8 @@ class CircuitPool:
             request.refused = True
             if request.told and hop == 1 == len(place.path) - 1:
                 request.doubted[place.path[0].identity] = place.path[0]
-        request.trouble = Why(PathWhy.ENTRY_SILENT if place.circuit is None else PathWhy.RELAY_SILENT)
+        no_entry = place.circuit is None or (hop == 0 and len(place.path) > 1)
+        request.trouble = Why(PathWhy.ENTRY_SILENT if no_entry else PathWhy.RELAY_SILENT)
         self._serve(request, now)
 
     # -- the ready ones

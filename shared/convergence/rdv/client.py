@@ -233,7 +233,8 @@ class RdvClient:
             self._best_at = now  # our own pause does not count as waiting
             return False
         answering = [route for route in routes if route.answers]
-        if not progress and answering and all(route.misled and route.hopeless for route in answering):
+        asked = answering and all(route.answers is not None for route in routes)  # one point's word is not enough
+        if not progress and asked and all(route.misled and route.hopeless for route in answering):
             why = TransferWhy.MISLED
         elif now - self._best_at >= WAIT_LIMIT or self._attempts >= MAX_ATTEMPTS:
             why = TransferWhy.WAITED_LONG

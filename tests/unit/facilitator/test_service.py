@@ -581,6 +581,13 @@ def test_too_many_records_end_the_channel(rig):
     assert 2 in rig.closed
 
 
+def test_answers_to_nothing_are_records_too(rig):
+    rig.open(2)
+    for tag in range(int(RECORDS_BURST) + 1):
+        rig.reply(2, tag, b"answer to nothing")
+    assert 2 in rig.closed
+
+
 def test_the_allowance_comes_back(rig):
     rig.open(2)
     rig.send(2, LIST * int(RECORDS_BURST))

@@ -8,7 +8,7 @@ import pytest
 
 from convergence.codes import Dropped, TransferWhy
 from convergence.errors import EndReason
-from convergence.ordb.download import QUEUE_PATIENCE
+from convergence.ordb.download import PIECE_PATIENCE, QUEUE_PATIENCE
 from convergence.ordb.index import EMPTY_ROOT, SharedFile
 from convergence.wire.ordb import (
     PIECE_SIZE,
@@ -19,9 +19,11 @@ from convergence.wire.ordb import (
     Piece,
     Queued,
     Refuse,
+    RefuseReason,
     Request,
     ShareLink,
     commitment,
+    encode_message,
 )
 from tests.unit.ordb.memory import Line, Receiver, Script
 from tests.unit.ordb.rig import Rig
@@ -100,6 +102,42 @@ def test_of_senders_that_let_us_wait_for_ever_one_is_kept() -> None:
     rig.connect()
     rig.world.run()
     rig.check_done(fetched=2)
+
+
+def drip(script: Script, rig: Rig, sent: dict[Script, int]) -> None:
+    """One byte of a piece."""
+    at = sent[script] = sent.get(script, -1) + 1
+    script.stream.send(encode_message(rig.piece(0))[at : at + 1])
+
+
+NEVER: dict[str, tuple[tuple[Any, ...], Callable[[Script, Any], None], Callable[[Script, Rig, Any], None]]] = {
+    "has nothing": ((Have(()),), lambda script, message: None, lambda *_: None),
+    "refuses": (
+        (),
+        lambda script, message: script.say(Refuse(message.index, RefuseReason.NOT_HERE)),
+        lambda *_: None,
+    ),
+    "says that it has all": ((), lambda script, message: None, lambda script, *_: script.say(Have(((0, 20),)))),
+    "sends a byte now and then": ((), lambda script, message: None, drip),
+}
+
+
+@pytest.mark.parametrize("way", NEVER)
+def test_senders_that_never_give_a_piece_are_left_though_they_say_something_all_the_time(way: str) -> None:
+    rig = Rig(20 * PIECE_SIZE)
+    first, answer, tick = NEVER[way]
+    scripts = [rig.connect_script(answer, first=first) for _ in range(3)]
+    rig.world.run()
+    sent: dict[Script, int] = {}
+    for _ in range(int(PIECE_PATIENCE) // 20 + 1):
+        rig.world.advance(20)
+        for script in scripts:
+            if not rig.receiver.dropped:
+                tick(script, rig, sent)
+    assert rig.receiver.dropped == [Dropped.SILENT] * 3 and rig.download.sources_wanted == 3
+    rig.connect()
+    rig.world.run()
+    rig.check_done(fetched=20)
 
 
 def test_a_lying_info_drops_the_source() -> None:

@@ -6,7 +6,7 @@ from convergence.effects import Failure
 from convergence.errors import EndReason
 from convergence.ordb.index import piece_key
 from convergence.ordb.pieces import PieceSet, verify
-from convergence.ordb.upload import IDLE_TIMEOUT, MAX_QUEUED_REQUESTS
+from convergence.ordb.upload import IDLE_TIMEOUT, MAX_QUEUED_REQUESTS, QUEUE_LIMIT
 from convergence.wire.ordb import PIECE_SIZE, Done, Have, Info, Piece, Refuse, RefuseReason, Request
 from tests.unit.ordb.memory import Line, Script, Sender, World, content, put_file
 
@@ -37,6 +37,35 @@ class Rig:
     @property
     def heard(self) -> list[Any]:
         return self.script.messages[1:]
+
+
+class Ear:
+    """The stream of a receiver that only listens."""
+
+    congested = False
+
+    def __init__(self) -> None:
+        self.sent = 0
+        self.ends: list[int] = []
+
+    def send(self, data: bytes) -> None:
+        self.sent += 1
+
+    def end(self, reason: int, now: float) -> None:
+        self.ends.append(reason)
+
+
+def test_a_place_in_the_queue_is_not_held_for_ever() -> None:
+    world, ear = World(), Ear()
+    node = world.node()
+    upload = Sender(node, put_file(node, content(5))).serve(ear)
+    upload.queued(9, world.now)
+    for told in range(1, int(QUEUE_LIMIT) // 600):
+        world.advance(600)
+        upload.queued(9, world.now)
+        assert ear.sent == told + 1 and ear.ends == []
+    world.advance(601)
+    assert ear.ends == [EndReason.TIMEOUT]
 
 
 def test_info_comes_first_and_fits_the_link() -> None:

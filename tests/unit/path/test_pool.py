@@ -544,7 +544,9 @@ def test_attempts_are_bounded_and_the_caller_hears_why(scene):
     scene.rdv(scene.directory.known[0])
     for _ in range(ATTEMPTS + 2):
         scene.net.tick(HOP_TIMEOUT)
-    assert scene.trouble == [Why(PathWhy.RELAY_SILENT)] and not scene.got
+    assert (
+        scene.trouble == [Why(PathWhy.ENTRY_SILENT)] and not scene.got
+    )  # nothing is said of the point: none was asked
     assert len(scene.dialled) == ATTEMPTS
     scene.net.tick(10 * HOP_TIMEOUT)
     assert len(scene.trouble) == 1 and scene.states == []

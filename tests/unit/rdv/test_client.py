@@ -1,9 +1,11 @@
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from convergence.codes import TransferWhy
 from convergence.effects import Failure
+from convergence.errors import EndReason
 from convergence.ordb.download import Phase
 from convergence.rdv import client as client_module
 from convergence.rdv.blind import DAY, blinded, ring_of
@@ -365,6 +367,25 @@ def test_bad_senders_only_are_asked_with_growing_delays_and_given_up() -> None:
     assert getter.gave_up == [TransferWhy.MISLED]
     assert len(rig.network.begun) < 60
     assert getter.receiver.node.pieces(rig.file.info.root) == []
+
+
+@pytest.mark.parametrize("slow", [3.0, 12.0])
+def test_one_point_that_lies_ends_nothing_while_the_others_are_on_their_way(slow: float) -> None:
+    rig = Rig()
+    rig.share()
+    liar, *_ = rig.points
+    liar.begin = lambda target, near, middle, now: middle.end(EndReason.TORPROTOCOL)  # type: ignore[method-assign]
+    build = rig.network.rdv_circuit
+
+    def rdv_circuit(point: Descriptor, *rest: Any) -> None:
+        rig.network.delay = 0.3 if point.identity == liar.identity else slow
+        build(point, *rest)
+
+    rig.network.rdv_circuit = rdv_circuit  # type: ignore[method-assign]
+    getter = rig.get()
+    rig.world.advance(2 * slow + 10)
+    assert getter.gave_up == []
+    rig.check_done()
 
 
 def test_a_wrong_key_is_refused_by_the_sender_and_given_up() -> None:
