@@ -14,13 +14,17 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import cast
 
+from convergence.circuit.exit import MAX_EXIT_STREAMS
 from convergence.effects import Failure, Protocol
 from pynode.exit import CloseReason, ExitPolicy
 from pynode.transports import CLOSE_TIMEOUT, HIGH_WATER, LOW_WATER, Channels, until_gone
 from pynode.transports.unsent import Unsent
 
-MAX_CHANNELS = 1024
-"""TCP channels at a time, dialling ones included."""
+MAX_CLOSING = 256
+"""Channels that still flush after they were closed; beyond, the oldest is cut off."""
+
+MAX_CHANNELS = MAX_EXIT_STREAMS + MAX_CLOSING
+"""TCP channels at a time, dialling ones included: all that the core asks for, and it shares them out."""
 
 MAX_LOOKUPS = 64
 """Name look-ups at a time: they take threads."""
@@ -123,6 +127,7 @@ class TcpTransport:
         self._max_channels = max_channels
         self._streams: dict[int, _Stream] = {}
         self._live: set[_Stream] = set()
+        self._closing: dict[_Stream, None] = {}  # MAX_CLOSING, the oldest first
         self._tasks: set[asyncio.Task[None]] = set()
         self._dials: dict[int, asyncio.Task[None]] = {}
         self._lookups = 0
@@ -136,7 +141,7 @@ class TcpTransport:
     def connect(self, channel: int, protocol: Protocol, address: str) -> None:
         """Connect to "host:port" ("[v6]:port"), if the policy allows."""
         stream = _Stream(self, channel)
-        if len(self._live) >= self._max_channels:
+        if len(self._streams) + len(self._closing) >= self._max_channels:
             stream.report(CloseReason.LIMIT)
             return
         self._streams[channel] = stream
@@ -171,7 +176,10 @@ class TcpTransport:
             if dial is not None:
                 dial.cancel()
             return
+        self._closing[stream] = None
         stream.transport.close()
+        if len(self._closing) > MAX_CLOSING:
+            self._cut(next(iter(self._closing)))
         asyncio.get_running_loop().call_later(CLOSE_TIMEOUT, self._cut, stream)
 
     def pause(self, channel: int, paused: bool) -> None:
@@ -265,11 +273,13 @@ class TcpTransport:
 
     def _gone(self, stream: _Stream) -> None:
         self._live.discard(stream)
+        self._closing.pop(stream, None)
         self.unsent.forget(stream)
         if not self._live:
             self._all_gone.set()
 
     def _cut(self, stream: _Stream) -> None:
+        self._closing.pop(stream, None)
         if stream in self._live and stream.transport is not None:
             stream.transport.abort()
 

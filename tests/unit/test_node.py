@@ -231,7 +231,8 @@ def test_names_are_looked_up_by_exits_only(world):
 
 def test_an_exit_connects_and_resolves():
     node = make(Role.EXIT)
-    circuit = SimpleNamespace(endpoint=SimpleNamespace(entries={}, accept_stream=lambda stream_id: SimpleNamespace()))
+    endpoint = SimpleNamespace(entries={}, accept_stream=lambda stream_id: SimpleNamespace())
+    circuit = SimpleNamespace(link=None, endpoint=endpoint)
     node.begin(circuit, 5, Begin("host.example", 80), START)
     node.resolve(circuit, 6, "host.example", START)
     assert [type(effect) for effect in node.poll(START)] == [Connect, Resolve]

@@ -1,22 +1,27 @@
 """Exit streams: a stream of somebody's circuit, joined to a TCP channel of ours.
 
-Does: BEGIN -> Connect -> CONNECTED, bytes and back-pressure both ways, RESOLVE, every end mapped to a reason.
+Does: BEGIN -> Connect -> CONNECTED, bytes and back-pressure both ways, RESOLVE, every end mapped to a reason, an end to
+streams that nobody uses.
 Does not: resolve, connect, or judge addresses: the shell does, under its exit policy.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from convergence.circuit.relay import RelayCircuit
 from convergence.circuit.streams import Stream
 from convergence.effects import CloseLink, Failure, Pause, Protocol, Send
 from convergence.errors import EndReason
+from convergence.link.link import Link
 from convergence.outbox import Outbox
 from convergence.wire.relay import Answer, AnswerType, Begin, Connected, RelayCommand, Resolved
 
-MAX_EXIT_STREAMS = 4096
+MAX_EXIT_STREAMS = 768  # of all links; when they are taken, the link that has most gives way
 MAX_CIRCUIT_STREAMS = 64  # on one circuit; else one user could take all
+IDLE_LIMIT = 300.0  # seconds without a byte either way, after which a stream ends
+LOOK_INTERVAL = 10.0  # seconds between two looks for idle streams
 MAX_RESOLVES = 1024  # look-ups under way; more are told to try again
 RESOLVE_TTL = 60  # seconds that an origin may keep an answer; coarse, so that it tells nothing of our cache
 MAX_ANSWERS = 8
@@ -39,16 +44,23 @@ class ExitService:
 
     def __init__(self, outbox: Outbox) -> None:
         self._outbox = outbox
-        self._streams: dict[int, ExitStream] = {}
+        self._streams: dict[int, ExitStream] = {}  # the one that has been idle longest first
+        self._of_link: Counter[Link] = Counter()
+        self._looking = False
         self._resolving = 0
 
     def begin(self, circuit: RelayCircuit, stream_id: int, begin: Begin, now: float) -> None:
-        if len(self._streams) >= MAX_EXIT_STREAMS or len(circuit.endpoint.entries) > MAX_CIRCUIT_STREAMS:
+        if len(circuit.endpoint.entries) > MAX_CIRCUIT_STREAMS or not self._make_way(circuit.link):
             circuit.endpoint.refuse(stream_id, EndReason.RESOURCELIMIT)
             return
         channel = self._outbox.connect(Protocol.TCP, begin.target)
         stream = circuit.endpoint.accept_stream(stream_id)
-        self._streams[channel] = ExitStream(self, self._outbox, channel, stream)
+        self._streams[channel] = ExitStream(self, self._outbox, channel, stream, circuit.link)
+        self._of_link[circuit.link] += 1
+        self.used(channel, now)
+        if not self._looking:
+            self._looking = True
+            self._outbox.call_at(now + LOOK_INTERVAL, self._look)
 
     def resolve(self, circuit: RelayCircuit, stream_id: int, host: str, now: float) -> None:
         def answer(result: Any, now: float) -> None:
@@ -78,10 +90,11 @@ class ExitService:
     def data(self, channel: int, data: bytes, now: float) -> None:
         stream = self._streams.get(channel)
         if stream is not None:
+            self.used(channel, now)
             stream.from_target(data)
 
     def closed(self, channel: int, reason: str, now: float) -> None:
-        stream = self._streams.pop(channel, None)
+        stream = self._remove(channel)
         if stream is not None:
             stream.target_closed(REASONS.get(reason, EndReason.MISC))
 
@@ -91,15 +104,53 @@ class ExitService:
             stream.hold(congested)
 
     def forget(self, channel: int) -> None:
-        """The origin ended the stream: close the channel."""
-        if self._streams.pop(channel, None) is not None:
+        """The stream has ended, or is about to: close the channel."""
+        if self._remove(channel) is not None:
             self._outbox.emit(CloseLink(channel))
+
+    def used(self, channel: int, now: float) -> None:
+        """Bytes passed, either way."""
+        stream = self._streams.pop(channel, None)
+        if stream is not None:
+            self._streams[channel] = stream
+            stream.used = self._outbox.steady(now)
+
+    # -- inside
+
+    def _remove(self, channel: int) -> ExitStream | None:
+        stream = self._streams.pop(channel, None)
+        if stream is not None:
+            self._of_link[stream.link] -= 1
+            if not self._of_link[stream.link]:
+                del self._of_link[stream.link]
+        return stream
+
+    def _make_way(self, link: Link) -> bool:
+        """Whether `link` may add a stream. When all are taken, the link that has most loses the one that has been idle
+        longest, unless `link` would then have as many: so whoever has less than its share always gets one."""
+        if len(self._streams) < MAX_EXIT_STREAMS:
+            return True
+        [(crowded, most)] = self._of_link.most_common(1)
+        if self._of_link[link] + 1 >= most:
+            return False
+        next(stream for stream in self._streams.values() if stream.link is crowded).cut(EndReason.RESOURCELIMIT)
+        return True
+
+    def _look(self, now: float) -> None:
+        since = self._outbox.steady(now) - IDLE_LIMIT
+        while self._streams and (stream := next(iter(self._streams.values()))).used <= since:
+            stream.cut(EndReason.TIMEOUT)
+        self._looking = bool(self._streams)
+        if self._looking:
+            self._outbox.call_at(now + LOOK_INTERVAL, self._look)
 
 
 class ExitStream:
     """One stream; the handler of its circuit side."""
 
-    def __init__(self, service: ExitService, outbox: Outbox, channel: int, stream: Stream) -> None:
+    def __init__(self, service: ExitService, outbox: Outbox, channel: int, stream: Stream, link: Link) -> None:
+        self.link = link
+        self.used = 0.0  # when bytes passed last, in steady time
         self._service = service
         self._outbox = outbox
         self._channel = channel
@@ -119,6 +170,11 @@ class ExitStream:
     def target_closed(self, reason: EndReason) -> None:
         self._stream.end(reason)
 
+    def cut(self, reason: EndReason) -> None:
+        """End both sides now."""
+        self._service.forget(self._channel)
+        self._stream.end(reason, after_flush=False)
+
     def hold(self, held: bool) -> None:
         self._stream.hold(held)
 
@@ -126,6 +182,7 @@ class ExitStream:
         """Nothing to do: we sent CONNECTED ourselves."""
 
     def data(self, data: bytes, now: float) -> None:
+        self._service.used(self._channel, now)
         self._outbox.emit(Send(self._channel, [data]))
 
     def writable(self, now: float) -> None:

@@ -37,7 +37,8 @@ class RelayLimits:
 
     Args:
         circuits: open at once; a link that has less than its share of them may still add to it.
-        streams: open at this node at once; a stream that a rendezvous point joins to another counts twice.
+        streams: open at this node at once, shared like the circuits; a stream that a rendezvous point joins to another
+            counts twice.
         volume: bytes of cells sent since the node's start, after which it pauses; None for no limit.
         rate: bytes/s sent to all links together; None for no limit.
 
@@ -114,7 +115,7 @@ class Relaying:
         self._of_link: Counter[Link] = Counter()
         self._reaching: Counter[Link] = Counter()
         self._pipes: set[RelayCircuit] = set()  # circuits on which only pipes were opened
-        self._streams = Meter(MAX_RELAYED_STREAMS)  # only counts: `begin` refuses
+        self._streams: dict[Link, Meter] = {}  # these only count: `begin` refuses
         self._taken = 0
         self._cells = 0
         self._limit(limits)
@@ -139,7 +140,7 @@ class Relaying:
             "spent": self._spent,
             "circuits": len(self.circuits) - len(self._pipes),
             "circuits_total": self._taken,
-            "streams": self._streams.used,
+            "streams": self._open_streams,
             "cells": self._cells,
             "bytes": self._cells * CELL_LEN,
             "limits": None if self._limits is None else asdict(self._limits),
@@ -149,10 +150,10 @@ class Relaying:
         """A CREATE2 from a neighbour. Raises RemoteError to refuse it."""
         limits = None if self._spent else self._limits
         most = MAX_PAUSED if limits is None else limits.circuits
-        share = max(most // max(len(self.neighbours.links), 1), 1)
-        if len(self.circuits) >= most and self._of_link[link] >= share:
+        if len(self.circuits) >= most and self._of_link[link] >= self._share(most):
             reason = DestroyReason.HIBERNATING if limits is None else DestroyReason.RESOURCELIMIT
             raise RemoteError("this node relays enough", reason=reason)
+        streams = self._streams.get(link) or Meter(MAX_RELAYED_STREAMS)
         circuit = RelayCircuit.accept(
             self._outbox,
             self._crypto,
@@ -164,11 +165,12 @@ class Relaying:
             ntor_keys=self._keys.ntor_keys,
             services=self,
             reach=self,
-            streams=self._streams,
+            streams=streams,
         )
         self._taken += 1
         self.circuits[circuit] = link
         self._of_link[link] += 1
+        self._streams[link] = streams
 
     # -- relay.Extender
 
@@ -198,7 +200,9 @@ class Relaying:
             self._offers.begin(circuit, stream_id, begin, now)
             return
         self._serve(circuit)
-        if self._limits is not None and self._streams.used > self._limits.streams:
+        most = MAX_RELAYED_STREAMS if self._limits is None else self._limits.streams
+        # Both counts include this stream.
+        if self._streams[circuit.link].used > self._share(most) and self._open_streams > most:
             circuit.endpoint.refuse(stream_id, EndReason.RESOURCELIMIT)
             return
         self._offers.begin(circuit, stream_id, begin, now)
@@ -221,11 +225,19 @@ class Relaying:
         if link is not None:
             self._of_link[link] -= 1
             if not self._of_link[link]:
-                del self._of_link[link]
+                del self._of_link[link], self._streams[link]
         self._pipes.discard(circuit)
         self._offers.circuit_closed(circuit, now)
 
     # -- inside
+
+    @property
+    def _open_streams(self) -> int:
+        return sum(streams.used for streams in self._streams.values())
+
+    def _share(self, most: int) -> int:
+        """What a link may have of `most` even when others have taken all."""
+        return max(most // max(len(self.neighbours.links), 1), 1)
 
     def _limit(self, limits: RelayLimits | None) -> None:
         self._limits = limits

@@ -38,8 +38,10 @@ STABLE_AFTER = 30.0  # seconds that a circuit must stand for its failures to be 
 MAX_SHARES = 256  # files, three circuits each
 MAX_SESSIONS = 32  # streams served at once for one file at one point: a shared limit would link files to one node
 MAX_QUEUE = 32  # clients that wait for their turn there
-MAX_SHAKING = 32  # clients there that have not proved the key; beyond, one by lot makes way for the next
-MAX_SESSIONS_ALL = 1024  # over all files, against running out of memory
+# Clients there that have not proved the key; beyond, one by lot makes way for the next. They have no other limit: one
+# for all files at a point would tell the point, by whom it ends, which files are of one node. 8 seconds each.
+MAX_SHAKING = 32
+MAX_SESSIONS_ALL = 1024  # clients that hold a key, over all files, against running out of memory
 QUEUE_INTERVAL = 10.0  # seconds between two looks at the queue: waiting clients hear their place, idle ones give way
 START_SPREAD = 5.0  # seconds; a file shared sooner after another waits at random, up to so long for each that waits
 WAKE_SPREAD = 5.0  # seconds after a clock jump within which a node's posts go on, each at a random time
@@ -121,7 +123,7 @@ class RdvService:
         self.outbox = outbox
         self.crypto = crypto
         self.rng = rng
-        self.sessions = 0
+        self.sessions = 0  # served or in a queue: MAX_SESSIONS_ALL
         self._on_standing = on_standing
         self._points: list[Descriptor] = []
         self._silent: dict[bytes, float] = {}  # listed points that did not answer -> when to try them again
@@ -201,6 +203,11 @@ class RdvService:
 
     def silent_until(self, point: Descriptor, now: float) -> float:
         return max(self._silent.get(point.identity, now), now)
+
+    def most_crowded(self) -> _Post:
+        """The post with most clients, of those there are."""
+        posts = (post for share in self._shares.values() for post in [*share.posts.values(), *share.retired])
+        return max(posts, key=lambda post: post.guests)
 
     def _begin(self, share: _Share, now: float) -> None:
         """Start a single file at once, but each of several at a random time: a point could tell that files which come
@@ -291,6 +298,11 @@ class _Post:
     @property
     def standing(self) -> bool:
         return self._machine.state is Phase.STANDING
+
+    @property
+    def guests(self) -> int:
+        """Clients that hold the key."""
+        return len(self._served) + len(self._queue)
 
     def settled(self, now: float) -> bool:
         """Whether it has stood for a while."""
@@ -443,8 +455,7 @@ class _Post:
             return None
         if not self.standing or name not in self._advertised:
             return None
-        full = len(self._served) >= MAX_SESSIONS and len(self._queue) >= MAX_QUEUE
-        if full or service.sessions >= MAX_SESSIONS_ALL:
+        if len(self._served) >= MAX_SESSIONS and len(self._queue) >= MAX_QUEUE:
             raise StreamError("too many receivers", EndReason.RESOURCELIMIT)
         if len(self._shaking) >= MAX_SHAKING:
             list(self._shaking)[random_below(service.rng, MAX_SHAKING)].end(EndReason.RESOURCELIMIT, now)
@@ -459,7 +470,6 @@ class _Post:
             attach=lambda stream: _Guest(self, stream, self._share.serve),
             on_over=lambda reason, local, now: self._over(session, now),
         )
-        service.sessions += 1
         self._shaking[session] = None
         session.bind(stream)
         return session
@@ -468,20 +478,38 @@ class _Post:
         """The client holds the key: it gets a place, or one in the queue."""
         assert isinstance(guest.stream, Session)
         self._shaking.pop(guest.stream, None)
+        if not self._has_room(now):
+            guest.end(EndReason.RESOURCELIMIT, now)
+            return
+        self._service.sessions += 1
         if len(self._served) < MAX_SESSIONS:
             self._served[guest.stream] = guest
             guest.served.opened(now)
-        elif len(self._queue) < MAX_QUEUE:
+        else:
             self._queue[guest.stream] = guest
             guest.served.queued(len(self._queue), now)
             if self._queue_timer is None:
                 self._queue_timer = self._service.outbox.call_at(now + QUEUE_INTERVAL, self._look)
-        else:
-            guest.end(EndReason.RESOURCELIMIT, now)
+
+    def _has_room(self, now: float) -> bool:
+        """When all sessions of the node are taken, the last to come to the most crowded post gives way, unless this
+        post would then have as many."""
+        if len(self._served) >= MAX_SESSIONS and len(self._queue) >= MAX_QUEUE:
+            return False
+        if self._service.sessions >= MAX_SESSIONS_ALL:
+            crowded = self._service.most_crowded()
+            if self.guests + 1 >= crowded.guests:
+                return False
+            crowded.end_last(now)
+        return True
+
+    def end_last(self, now: float) -> None:
+        next(reversed((self._queue or self._served).values())).end(EndReason.RESOURCELIMIT, now)
 
     def _over(self, session: Session, now: float) -> None:
-        self._service.sessions -= 1
         self._shaking.pop(session, None)
+        if session in self._served or session in self._queue:
+            self._service.sessions -= 1
         self._queue.pop(session, None)
         if self._served.pop(session, None) is not None:
             self._service.outbox.call_at(now, self._next)  # not from within the handler that ends

@@ -2,10 +2,12 @@
 
 import pytest
 
+from convergence.circuit import exit as module
 from convergence.circuit.exit import (
+    IDLE_LIMIT,
+    LOOK_INTERVAL,
     MAX_ANSWERS,
     MAX_CIRCUIT_STREAMS,
-    MAX_EXIT_STREAMS,
     MAX_RESOLVES,
     REASONS,
     ExitService,
@@ -144,11 +146,48 @@ def test_a_slow_site_stops_the_origin(site):
     assert len(site.written()) == 1_000_000
 
 
-def test_exit_streams_are_limited(site):
-    site.service._streams.update((-number, None) for number in range(1, MAX_EXIT_STREAMS + 1))
+def test_exit_streams_are_limited(site, monkeypatch):
+    monkeypatch.setattr(module, "MAX_EXIT_STREAMS", 3)
+    handlers = [site.open()[1] for _ in range(3)]
     _, handler = site.net.open(site.circuit)
-    assert handler.reason == EndReason.RESOURCELIMIT and not site.asked(Connect)
-    site.service._streams.clear()
+    assert handler.reason == EndReason.RESOURCELIMIT and len(site.asked(Connect)) == 3
+    assert [handler.reason for handler in handlers] == [None] * 3
+
+
+def test_at_a_full_exit_the_link_that_has_most_gives_way_to_others(site, monkeypatch):
+    monkeypatch.setattr(module, "MAX_EXIT_STREAMS", 6)
+    crowd = [site.open() for _ in range(6)]
+    site.service.data(crowd[0][2], b"in use", site.net.now)
+    modest = site.net.build(site.net.add("modest", relays=False), [site.exit])
+    handlers = [site.net.open(modest)[1] for _ in range(9)]
+    assert [handler.reason for handler in handlers] == [None] * 3 + [EndReason.RESOURCELIMIT] * 6
+    limit = EndReason.RESOURCELIMIT
+    assert [handler.reason for _, handler, _ in crowd] == [None, limit, limit, limit, None, None], "the idle ones go"
+    assert site.asked(CloseLink) == [CloseLink(channel) for _, _, channel in crowd[1:4]]
+
+
+def test_a_stream_that_nobody_uses_ends(site):
+    opened = [site.open() for _ in range(4)]
+    (sends, _, _), (_, _, receives), _, (ends, _, _) = opened
+    ends.end()
+    for _ in range(3):
+        site.net.tick(IDLE_LIMIT / 2)
+        sends.send(b"x")
+        site.service.data(receives, b"x", site.net.now)
+        site.net.pump()
+    assert [handler.reason for _, handler, _ in opened] == [None, None, EndReason.TIMEOUT, None]
+    assert [effect.channel for effect in site.asked(CloseLink)] == [opened[3][2], opened[2][2]]
+    for _ in range(int(IDLE_LIMIT / LOOK_INTERVAL) + 1):
+        site.net.tick(LOOK_INTERVAL)
+    assert not site.service._streams and not site.service._of_link
+    assert site.open()[1].reason is None
+
+
+def test_a_clock_that_jumps_ends_no_stream(site):
+    _, handler, _ = site.open()
+    site.exit.outbox.shift(10 * IDLE_LIMIT)
+    site.net.tick(10 * IDLE_LIMIT + LOOK_INTERVAL)
+    assert handler.reason is None
 
 
 # -- RESOLVE

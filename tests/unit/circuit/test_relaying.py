@@ -141,6 +141,19 @@ def test_a_stream_too_many_is_refused_and_the_circuit_lives():
     assert scene.open(two)[1].reason is None
 
 
+def test_a_full_node_takes_streams_from_links_that_have_less_than_their_share():
+    scene = Scene(RelayLimits(streams=6))
+    modest = scene.net.add("modest", relays=False)
+    greedy, other = scene.build(), scene.build(client=modest)
+    taken = [[scene.open(circuit)[1].reason is None for _ in range(9)] for circuit in (greedy, other)]
+    assert taken == [[True] * 6 + [False] * 3, [True] * 3 + [False] * 6]
+    assert greedy.built and other.built
+    for circuit in (greedy, other):
+        circuit.destroy(DestroyReason.FINISHED, scene.net.now)
+    scene.net.pump()
+    assert scene.shown["streams"] == 0 and not scene.relaying._streams
+
+
 def test_streams_of_a_circuit_that_is_destroyed_make_place():
     scene = Scene(RelayLimits(streams=2))
     one, two = scene.build(), scene.build()

@@ -215,6 +215,21 @@ def test_reset(run: Any) -> None:
     run(test)
 
 
+def test_channels_that_flush_for_nobody_are_cut_off(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_CLOSING", 0)
+    monkeypatch.setattr(module, "CLOSE_TIMEOUT", 10 * PATIENCE)
+
+    async def test() -> None:
+        it = await open_channel()
+        while it.transport.send(1, [bytes(1 << 16)]):
+            pass
+        it.transport.close(1, "done")
+        while it.transport.connections:
+            await asyncio.sleep(0)
+
+    run(test)
+
+
 def test_reasons(run: Any) -> None:
     async def test() -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:

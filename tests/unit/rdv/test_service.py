@@ -4,6 +4,7 @@ import pytest
 
 from convergence.codes import TransferWhy
 from convergence.errors import EndReason, LocalError, StreamError
+from convergence.rdv import service as module
 from convergence.rdv.blind import DAY, OVERLAP, blinded
 from convergence.rdv.service import (
     MAX_QUEUE,
@@ -154,12 +155,35 @@ def test_who_says_nothing_holds_no_place() -> None:
     rig = Rig()
     rig.share()
     circuit, target = first(rig)
-    for _ in range(5 * MAX_SHAKING):
-        assert not Visitor(rig, circuit, target, mute=True).refused
-    assert rig.service.sessions <= MAX_SHAKING
+    mute = [Visitor(rig, circuit, target, mute=True) for _ in range(5 * MAX_SHAKING)]
+    assert not any(visitor.refused for visitor in mute)
+    assert sum(not visitor.near.ended for visitor in mute) == MAX_SHAKING
     assert Visitor(rig, circuit, target).served
     rig.world.advance(FIRST_TIMEOUT + 1)
-    assert rig.service.sessions == 1
+    assert rig.service.sessions == 1 and all(visitor.near.ended for visitor in mute)
+
+
+def test_those_who_prove_nothing_take_no_place_at_other_points(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_SESSIONS_ALL", 2)
+    rig = Rig()
+    rig.share()
+    hostile, *others = offered(rig)
+    for _ in range(MAX_SHAKING):
+        Visitor(rig, *hostile, mute=True)
+    assert [Visitor(rig, *place).served for place in others] == [True, True]
+
+
+def test_at_a_full_sender_the_most_crowded_post_gives_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_SESSIONS_ALL", 6)
+    rig = Rig()
+    rig.share()
+    crowded, other, _ = offered(rig)
+    crowd = [Visitor(rig, *crowded) for _ in range(6)]
+    assert not Visitor(rig, *crowded).served, "it would not give way to its own"
+    come = [Visitor(rig, *other) for _ in range(4)]
+    assert [visitor.served for visitor in come] == [True, True, True, False]
+    assert [bool(visitor.script.closes) for visitor in crowd] == [False] * 3 + [True] * 3, "who came first stays"
+    assert rig.service.sessions == 6
 
 
 def test_a_receiver_waits_in_the_queue_and_is_served() -> None:
