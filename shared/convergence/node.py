@@ -239,6 +239,7 @@ class Node:
         if by >= SLEPT:
             self.neighbours.close_all(now, "this machine slept")
         self._facilitator.moved(now)
+        self._peers.republish(now)  # neighbours refuse or have forgotten what bears another date
         self.transfers.woke(by, now)
 
     def cut_off(self, now: float) -> None:

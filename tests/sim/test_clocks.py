@@ -6,8 +6,8 @@ from convergence.codes import FacilitatorWhy
 from convergence.events import Trouble
 from convergence.path.pool import POOL_SIZE
 from convergence.rdv.blind import DAY
-from tests.sim.people import arrived, content, get, network, settle, share_and_stand, standing, transfer
-from tests.sim.world import START
+from tests.sim.people import RELAY, arrived, content, get, network, settle, share_and_stand, standing, transfer
+from tests.sim.world import START, World
 
 DATA = content("clocks", 3000)
 SOON = 15.0  # seconds
@@ -65,6 +65,21 @@ def test_a_share_outlives_a_clock_that_is_wrong_for_a_while(scene, by):
     assert world.run(SOON, lambda: standing(alice))
     world.run(2)
     assert fetched(world, link)
+
+
+@pytest.mark.parametrize("ahead", [-3000.0, 300.0, 800.0, 2000.0, 3000.0])
+def test_a_browser_has_introducers_soon_after_its_clock_is_set(ahead):
+    """Its neighbours refused what it registered with the wrong clock, so neither that nor the wait after it counts."""
+    world = World("introducers")
+    world.facilitator()
+    for number in range(4):
+        world.add(f"s{number}", RELAY, circuits=0, rtc=True)
+    for number in range(3):
+        world.add(f"b{number}", RELAY, browser=True)
+    carol = world.add("carol", RELAY, browser=True, skew=ahead)
+    world.run(120)
+    carol.skew = 0.0
+    assert world.run(SOON, lambda: len(carol.node._peers.introducers(carol.now())) >= 3)
 
 
 @pytest.mark.parametrize("ahead", [3 * HOUR, -3 * HOUR])

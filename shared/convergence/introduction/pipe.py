@@ -284,8 +284,8 @@ class PeerPipe(RecordPipe):
         self._listed = False  # the other end is registered here
         self._awaited = 0  # REGISTEREDs
         self._registrations = 0  # of the other end, since _window
-        self._window = 0.0
-        self._may_ask = 0.0  # time from which the other end may ask
+        self._window = float("-inf")  # in steady time, as the two below
+        self._may_ask = float("-inf")  # time from which the other end may ask
         self._asked = float("-inf")
         self._answering: StateMachine[Request] | None = None  # our ASK
         self._registering: StateMachine[Request] | None = None  # our REGISTERs
@@ -312,11 +312,12 @@ class PeerPipe(RecordPipe):
 
     def may_ask(self, now: float) -> bool:
         """Whether it is time, and the other end reads what is sent."""
-        return self.ready and self._answering is None and now >= self._asked + ASK_PAUSE and not self.congested
+        rested = self._outbox.steady(now) >= self._asked + ASK_PAUSE
+        return self.ready and self._answering is None and rested and not self.congested
 
     def ask(self, since: int, now: float) -> None:
         """Ask for descriptors published at `since` (Unix seconds) or later: `heard` follows."""
-        self._asked = now
+        self._asked = self._outbox.steady(now)
         self._items = self._bytes = 0
         self._answering = self._await("no answer to ASK", now)
         self.send(RecordType.ASK, Ask(since).encode(), now)
@@ -385,8 +386,9 @@ class PeerPipe(RecordPipe):
             self.register(now)
 
     def _on_register(self, register: Register, now: float) -> None:
-        if now >= self._window + REGISTRATION_WINDOW:
-            self._window, self._registrations = now, 0
+        steady = self._outbox.steady(now)
+        if steady >= self._window + REGISTRATION_WINDOW:
+            self._window, self._registrations = steady, 0
         self._registrations += 1
         if self._registrations > MAX_REGISTRATIONS:
             raise RemoteError("too many registrations")
@@ -428,9 +430,10 @@ class PeerPipe(RecordPipe):
         self._owner.delivered(self, sealed, reply, now)
 
     def _on_ask(self, ask: Ask, now: float) -> None:
-        if now < self._may_ask or self._answer is not None:
+        steady = self._outbox.steady(now)
+        if steady < self._may_ask or self._answer is not None:
             raise RemoteError("ASK too soon after the one before")
-        self._may_ask = now + ASK_INTERVAL
+        self._may_ask = steady + ASK_INTERVAL
         self._answer = _bodies(self._directory.newer(ask.since, now))
         self._reading = self._await("the answer to ASK is not read", now)
         self._go_on(now)

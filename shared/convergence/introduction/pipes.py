@@ -78,6 +78,7 @@ class Pipes:
         self._opened: dict[bytes, _Opened] = {}  # by the neighbour's identity
         self._accepted: dict[PeerPipe, RelayCircuit] = {}
         self._retry: dict[bytes, float] = {}  # identity -> from when another pipe may be opened to it
+        outbox.on_shift(lambda by: self._retry.clear())  # what ended a pipe may have been the wrong clock
 
     def __iter__(self) -> Iterator[PeerPipe]:
         return chain((entry.pipe for entry in self._opened.values()), self._accepted)

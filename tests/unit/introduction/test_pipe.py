@@ -376,6 +376,21 @@ def test_asking_too_often_ends_the_pipe():
     assert end.stream.reason == PROTOCOL
 
 
+@pytest.mark.parametrize("by", [-3600.0, 3600.0])
+def test_pauses_between_questions_do_not_change_when_the_clock_is_set(by):
+    opener, acceptor = joined()
+    opener.pipe.ask(0, opener.now)
+    carry(opener, acceptor)
+    opener.outbox.shift(by)
+    opener.outbox.now += by
+    assert not opener.pipe.may_ask(opener.now)
+    opener.pass_time(ASK_PAUSE)
+    assert opener.pipe.may_ask(opener.now)
+    opener.pipe.ask(0, opener.now)
+    carry(opener, acceptor)
+    assert (opener.why, acceptor.why) == (None, None)
+
+
 def test_an_end_asks_again_only_after_a_pause_and_an_answer():
     opener, acceptor = joined()
     assert opener.pipe.may_ask(opener.now)
