@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
+from urllib.parse import urljoin
 from urllib.request import urlopen
 
 import pytest
@@ -150,11 +151,12 @@ def test_a_facilitator_that_is_down_is_told_and_awaited(
     """The page itself comes from a mirror that says where the network is."""
     with closing(Network(tmp_path / "network", dist, relays=3)) as network:
         with urlopen(network.site + "network.json") as answer:
-            named = json.dumps({**json.load(answer), "site": network.site}).encode()
+            named = json.load(answer)
         network.facilitator.process.kill()
         network.facilitator.process.wait()
         files = {path.relative_to(dist).as_posix(): path.read_bytes() for path in dist.rglob("*") if path.is_file()}
-        mirror = ChangingSite({**files, "network.json": named})
+        named["facilitator"]["path"] = urljoin(network.site, named["facilitator"]["path"])
+        mirror = ChangingSite({**files, "network.json": json.dumps(named).encode()})
         stack.callback(mirror.stop)
         node = peer(chromium, mirror.address).open()
         node.until("state.trouble", seconds=START)
