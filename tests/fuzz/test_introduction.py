@@ -88,6 +88,7 @@ class Shell:
         """Do what the node asked for, and carry what comes of it."""
         while self.effects:
             effects, self.effects = self.effects, []
+            self.node._channels.note(effects)
             for effect in effects:
                 self._do(effect)
             self.net.pump()
