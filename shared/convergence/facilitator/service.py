@@ -16,7 +16,7 @@ roles (one that pauses) is registered, so that signals reach it, and not listed.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Any
@@ -140,9 +140,10 @@ class _Channel:
     """One open channel: a pipe of the switchboard."""
 
     def __init__(
-        self, number: int, hello: Hello, outbox: Outbox, idle: Callable[[State, float], None], now: float
+        self, number: int, source: str, hello: Hello, outbox: Outbox, idle: Callable[[State, float], None], now: float
     ) -> None:
         self.number = number
+        self._source = source
         self.hello = hello
         self.machine = StateMachine(CHANNEL, outbox, idle, now)
         self.congested = False
@@ -151,6 +152,10 @@ class _Channel:
         self.signals = _Allowance(SIGNALS_BURST, SIGNALS_PER_SECOND, now)
         self.cutter = RecordCutter(ACCEPTED)
         self._outbox = outbox
+
+    @property
+    def source(self) -> Hashable:
+        return self._source or self
 
     def send(self, kind: RecordType, body: bytes, now: float) -> None:
         """A signalling record: dropped while the node does not read, for it helps only at once."""
@@ -238,7 +243,12 @@ class FacilitatorService:
         else:
             hello = Hello(self.identity, self._rng.random(NONCE_LEN))
             state = self._channels[channel] = _Channel(
-                channel, hello, self._outbox, lambda state, now: self._close(channel, "idle", now), now
+                channel,
+                self._source(channel),
+                hello,
+                self._outbox,
+                lambda state, now: self._close(channel, "idle", now),
+                now,
             )
             state.answer(RecordType.HELLO, hello.encode())
 

@@ -41,6 +41,10 @@ class _Own:
         self._on_delivered = on_delivered
         self._signals = Signals(outbox, lambda kind, body, now: switchboard.reply(self, body, now))
 
+    @property
+    def source(self) -> _Own:
+        return self
+
     def send(self, kind: RecordType, body: bytes, now: float) -> None:
         if kind is RecordType.DELIVER:
             self._on_delivered(*self._signals.delivery(body), self, now)

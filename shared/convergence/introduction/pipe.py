@@ -294,6 +294,11 @@ class PeerPipe(RecordPipe):
         self._reading: StateMachine[Request] | None = None  # the deadline for the other end to read our answer
 
     @property
+    def source(self) -> PeerPipe:
+        """A circuit does not tell where it comes from."""
+        return self
+
+    @property
     def ready(self) -> bool:
         """Whether records that we send are read by somebody we know."""
         return self.peer is not None and self._theirs is not None and not self.closed

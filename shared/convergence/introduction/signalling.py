@@ -14,7 +14,8 @@ to a SIGNAL (odd tags) or to a DELIVER (even tags). Each class here ignores the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Protocol
@@ -32,8 +33,9 @@ MAX_INTRODUCTIONS_PER_MINUTE = 30
 """Signals of one pipe that are delivered in a minute; an asker sends no more..."""
 MAX_PER_PAIR = 10
 """...of which this many to one node..."""
-MAX_PER_TARGET = 120
-"""...and signals that one node gets from all pipes together. So nobody floods a node, and no pipe shuts out others."""
+MAX_PER_TARGET = 50
+"""...and signals that one node gets from all pipes together. Once it has got these, only sources below their equal part
+of them are passed on: nobody shuts out others, and a node gets 225 at most, from 50 sources that came one by one."""
 MAX_TAGS = 16_384
 """Unexpired introductions of a switchboard: 11 MB."""
 
@@ -55,6 +57,11 @@ and `now`."""
 
 class Pipe(Protocol):
     """Whatever carries records to one other node, in order. Pipes are told apart by being different objects."""
+
+    @property
+    def source(self) -> Hashable:
+        """Where it comes from, for limits: the pipe itself where that cannot be told."""
+        ...
 
     def send(self, kind: RecordType, body: bytes, now: float) -> None:
         """Send a record, or drop it if the pipe is gone or holds too much already."""
@@ -167,6 +174,7 @@ class _Port:
     """One pipe of a switchboard."""
 
     pipe: Pipe | None  # None once it is gone
+    source: Hashable
     identity: bytes | None = None
     asked: set[_Introduction] = field(default_factory=set)
     delivered: dict[int, _Introduction] = field(default_factory=dict)  # by our tag
@@ -251,7 +259,7 @@ class Switchboard:
     def _port(self, pipe: Pipe) -> _Port:
         port = self._ports.get(pipe)
         if port is None:
-            port = self._ports[pipe] = _Port(pipe)
+            port = self._ports[pipe] = _Port(pipe, pipe.source)
         return port
 
     def _unlist(self, port: _Port) -> None:
@@ -266,9 +274,13 @@ class Switchboard:
         return (
             self._live >= MAX_TAGS
             or len(asker.asked) >= MAX_INTRODUCTIONS_PER_MINUTE
-            or len(target.delivered) >= MAX_PER_TARGET
             or sum(introduction.target is target for introduction in asker.asked) >= MAX_PER_PAIR
+            or (len(target.delivered) >= MAX_PER_TARGET and not self._below_its_part(asker, target))
         )
+
+    def _below_its_part(self, asker: _Port, target: _Port) -> bool:
+        counts = Counter(introduction.asker.source for introduction in target.delivered.values())
+        return counts[asker.source] < MAX_PER_TARGET // len(counts.keys() | {asker.source})
 
     def _refuse(self, asker: _Port, tag: int, reason: UnreachableReason, now: float) -> None:
         asker.send(RecordType.UNREACHABLE, Unreachable(tag, reason).encode(), now)

@@ -37,8 +37,9 @@ class Clock:
 class Records:
     """A pipe that keeps what was sent, parsed."""
 
-    def __init__(self):
+    def __init__(self, source=None):
         self.sent = []
+        self.source = source or self
 
     def send(self, kind, body, now):
         parse = {
@@ -249,9 +250,9 @@ class Board:
     def refusals(self, pipe):
         return [record.reason for kind, record in pipe.take() if kind is RecordType.UNREACHABLE]
 
-    def fill(self, to, count):
-        """That many introductions to one node, by as few askers as can be."""
-        askers = [Records() for _ in range(-(-count // MAX_PER_PAIR))]
+    def fill(self, to, count, source=None):
+        """That many introductions to one node, by as few askers as can be, from one source if that is given."""
+        askers = [Records(source) for _ in range(-(-count // MAX_PER_PAIR))]
         for number in range(count):
             self.signal(askers[number // MAX_PER_PAIR], to)
         assert not any(self.refusals(asker) for asker in askers)
@@ -385,22 +386,43 @@ def test_a_flood_of_one_pipe_does_not_starve_another(bob):
 
 
 def test_one_node_gets_so_many_signals_a_minute_and_others_theirs(clock):
-    board = Board(clock, BOB, CAROL)
-    board.fill(BOB, MAX_PER_TARGET)
-    asker = Records()
+    board, source = Board(clock, BOB, CAROL), "one"
+    board.fill(BOB, MAX_PER_TARGET, source)
+    asker = Records(source)
     board.signal(asker, BOB)
     assert board.refusals(asker) == [BUSY]
     board.signal(asker, CAROL)
     assert len(board.pipes[1].sent) == 1
 
 
+def test_a_source_that_uses_up_what_a_node_gets_shuts_out_no_other(bob):
+    [target] = bob.pipes
+    bob.fill(BOB, MAX_PER_TARGET, "flooder")
+    target.take()
+    honest = [Records(str(number)) for number in range(10)]
+    for asker in honest:
+        bob.signal(asker)
+    assert len(target.take()) == len(honest)
+    assert not any(bob.refusals(asker) for asker in honest)
+
+
+def test_what_a_node_gets_is_bounded_however_many_sources_ask(bob):
+    [target] = bob.pipes
+    for number in range(1000):
+        for _ in range(MAX_PER_TARGET // MAX_PER_PAIR):  # pipes of it
+            pipe = Records(number + 1)
+            for _ in range(MAX_PER_PAIR):
+                bob.signal(pipe)
+    assert MAX_PER_TARGET < len(target.sent) <= sum(MAX_PER_TARGET // n for n in range(1, MAX_PER_TARGET + 1)) <= 225
+
+
 def test_an_asker_that_opens_a_new_pipe_leaves_its_targets_allowance_used(bob):
     for _ in range(MAX_PER_TARGET // MAX_PER_PAIR):
-        asker = Records()
+        asker = Records("one")
         for _ in range(MAX_PER_PAIR):
             bob.signal(asker)
         bob.board.unregister(asker, START)
-    asker = Records()
+    asker = Records("one")
     bob.signal(asker)
     assert bob.refusals(asker) == [BUSY]
 
