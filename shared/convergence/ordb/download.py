@@ -86,7 +86,7 @@ TABLE = Table(
     ),
     standing={
         Phase.WAITING: "whoever finds sources gives up in the end (rdv/client.py)",
-        Phase.RUNNING: "each source and each batch of pieces has a deadline; without sources, as WAITING",
+        Phase.RUNNING: "each source and each batch of pieces has a deadline; without sources it is WAITING",
         Phase.PAUSED: "a person retries or gives up",
     },
 )

@@ -59,7 +59,7 @@ TABLE = Table(
         Phase.SERVING: {"end": Phase.OVER, TIMEOUT: Phase.OVER},
     },
     deadlines={Phase.QUEUED: QUEUE_LIMIT, Phase.SERVING: IDLE_TIMEOUT},
-    standing={Phase.OPENING: "the session under it, whose handshake has a deadline (rdv/session.py)"},
+    standing={Phase.OPENING: "the session under it ends, whose handshake has a deadline (rdv/session.py)"},
 )
 
 

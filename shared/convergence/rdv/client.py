@@ -69,8 +69,8 @@ TABLE = Table(
     },
     deadlines={Phase.BUILDING: BUILD_LIMIT, Phase.OPENING: OPENING_LIMIT},
     standing={
-        Phase.IDLE: "RdvClient.wake, when another session is wanted and the back-off is over",
-        Phase.OPEN: "the session's user, at both ends (ordb/download.py, ordb/upload.py)",
+        Phase.IDLE: "RdvClient.wake opens one, when another session is wanted and the back-off is over",
+        Phase.OPEN: "either end of the session closes it (ordb/download.py, ordb/upload.py)",
     },
 )
 

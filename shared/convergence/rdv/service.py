@@ -86,8 +86,8 @@ TABLE = Table(
     },
     deadlines={Phase.BUILDING: BUILD_LIMIT, Phase.RESTING: 2 * SILENT_FOR},
     standing={
-        Phase.STANDING: "its circuit's end, the list of nodes, or whoever shares",
-        Phase.CLOSING: "its sessions, each of which has a deadline (ordb/upload.py)",
+        Phase.STANDING: "its circuit ends, the list of nodes moves it, or whoever shares stops",
+        Phase.CLOSING: "its last session ends; each has a deadline (ordb/upload.py)",
     },
 )
 
