@@ -108,9 +108,7 @@ TABLE = Table(
         Phase.OPEN: {"close": Phase.CLOSED},
     },
     deadlines={Phase.STARTING: OPEN_TIMEOUT, Phase.ASKING: ANSWER_TIMEOUT, Phase.EXPECTING: FIRST_TIMEOUT},
-    standing={
-        Phase.OPEN: "its user closes it; at both ends he has deadlines of his own (ordb/upload.py, ordb/download.py)"
-    },
+    standing={Phase.OPEN: "its user closes it, who has deadlines of his own (ordb/upload.py, ordb/download.py)"},
 )
 
 
