@@ -12,11 +12,11 @@ import pytest
 from convergence.crypto import hpke
 from convergence.crypto.keys import NodeKeys
 from convergence.effects import OFFERER, CloseLink, Connect, Describe, DescriptionKind, Protocol, Send
-from convergence.introduction.guard import MAX_KEYS
 from convergence.introduction.links import MAX_PENDING, MAX_SEEN, MAX_SESSIONS
 from convergence.introduction.pipe import PEER_TARGET, PEERING
 from convergence.introduction.pipes import MAX_ACCEPTED, MAX_PIPES
 from convergence.introduction.signalling import MAX_INTRODUCTIONS_PER_MINUTE, MAX_TAGS
+from convergence.limits import MAX_KEYS
 from convergence.link.neighbours import MAX_LOOKUPS
 from convergence.netdir.nodes import MAX_HEARD
 from convergence.node import Node, NodeConfig

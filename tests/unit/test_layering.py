@@ -16,7 +16,7 @@ CORE = Path(__file__).parents[2] / "shared" / "convergence"
 
 # A module imports from its own room and those before it.
 ROOMS = (
-    *("errors", "codes", "events", "effects", "outbox", "states", "ports"),
+    *("errors", "codes", "events", "effects", "outbox", "limits", "states", "ports"),
     *("wire", "crypto", "link", "circuit", "netdir", "path", "pipes", "rdv", "ordb"),
     *("introduction", "facilitator", "transfers", "fetch", "announcement", "channels", "node", "driver"),
 )

@@ -23,7 +23,7 @@ from convergence.circuit.client import ClientCircuit
 from convergence.crypto.keys import NodeKeys
 from convergence.effects import CloseLink, Protocol
 from convergence.errors import DestroyReason, LocalError
-from convergence.introduction.guard import Budget, Once
+from convergence.limits import Once, PerMinute
 from convergence.link.handshake import Handshake
 from convergence.link.link import Link
 from convergence.outbox import Outbox, Timer
@@ -98,12 +98,10 @@ class Prober:
         self._waiting: dict[str, deque[tuple[Descriptor, bool]]] = {}  # by source, those whose turn is next first
         self._running: dict[int, _Probe] = {}  # by channel
         self._under_way: Counter[str] = Counter()  # of them, by source
-        self._by_source = Budget(PROBES_PER_SOURCE)
-        self._by_host = Budget(DIALS_PER_HOST)
-        self._addresses = Once(ADDRESS_PAUSE, MAX_ADDRESSES)
+        self._by_source = PerMinute(outbox, PROBES_PER_SOURCE)
+        self._by_host = PerMinute(outbox, DIALS_PER_HOST)
+        self._addresses = Once(outbox, ADDRESS_PAUSE, MAX_ADDRESSES)
         self._again: Timer | None = None
-        for counted in (self._by_source, self._by_host, self._addresses):
-            outbox.on_shift(counted.shift)
 
     def probe(self, node: Descriptor, source: str, now: float, *, known: bool = False) -> None:
         """Find out about a node with an address. `known`: it has answered there before, so dialling scans nobody. The

@@ -27,6 +27,7 @@ from convergence.errors import ParseError
 from convergence.events import NodeLost, NodeRegistered, Refused, StorageTrouble
 from convergence.facilitator.prober import Prober
 from convergence.introduction.signalling import Switchboard
+from convergence.limits import TokenBucket
 from convergence.outbox import Outbox, Timer
 from convergence.ports import Crypto, Rng
 from convergence.states import TIMEOUT, StateMachine, Table
@@ -98,25 +99,6 @@ class _Refused(Exception):
         self.fatal = fatal
 
 
-@dataclass(slots=True)
-class _Allowance:
-    burst: float
-    per_second: float
-    at: float
-    left: float = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.left = self.burst
-
-    def take(self, now: float) -> bool:
-        """Whether one more is allowed now."""
-        self.left = min(self.burst, self.left + max(0.0, now - self.at) * self.per_second)
-        self.at = now
-        allowed = self.left >= 1
-        self.left -= allowed
-        return allowed
-
-
 class State(Enum):
     """Of one channel."""
 
@@ -148,8 +130,8 @@ class _Channel:
         self.machine = StateMachine(CHANNEL, outbox, idle, now)
         self.congested = False
         self.identity: bytes | None = None  # the one node it may register
-        self.records = _Allowance(RECORDS_BURST, RECORDS_PER_SECOND, now)
-        self.signals = _Allowance(SIGNALS_BURST, SIGNALS_PER_SECOND, now)
+        self.records = TokenBucket(outbox, RECORDS_PER_SECOND, RECORDS_BURST)
+        self.signals = TokenBucket(outbox, SIGNALS_PER_SECOND, SIGNALS_BURST)
         self.cutter = RecordCutter(ACCEPTED)
         self._outbox = outbox
 
@@ -255,9 +237,6 @@ class FacilitatorService:
     def woke(self, by: float, now: float) -> None:
         """The clock jumped: no channel is idle for that."""
         self._outbox.shift(by)
-        for channel in self._channels.values():
-            channel.records.at += by
-            channel.signals.at += by
 
     def link_described(self, channel: int, kind: DescriptionKind, sdp: str, now: float) -> None:
         """A facilitator has no RTC channels."""

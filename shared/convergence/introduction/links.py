@@ -35,8 +35,8 @@ from convergence.effects import ANSWERER, OFFERER, CloseLink, Describe, Descript
 from convergence.errors import CryptoError, RemoteError, Why
 from convergence.events import Rtc
 from convergence.introduction.courier import Carriers, Courier
-from convergence.introduction.guard import MINUTE, Budget, Once
 from convergence.introduction.signalling import Carrier, Reply
+from convergence.limits import MINUTE, Once, PerMinute
 from convergence.outbox import Outbox
 from convergence.ports import Crypto, Rng
 from convergence.states import TIMEOUT, StateMachine, Table
@@ -168,12 +168,10 @@ class RtcLinks:
         self._places = places
         self._sessions: dict[int, _Session] = {}
         self._by_name: dict[tuple[bytes, bytes], _Session] = {}  # by (peer, name), those that the peer offered
-        self._sources = Budget(OFFERS_PER_SOURCE)
-        self._senders = Budget(OFFERS_PER_SENDER)
-        self._all = Budget(OFFERS_IN_ALL)
-        self._seen = Once(2 * MAX_SKEW, MAX_SEEN)
-        for counted in (self._sources, self._senders, self._all, self._seen):
-            outbox.on_shift(counted.shift)
+        self._sources = PerMinute(outbox, OFFERS_PER_SOURCE)
+        self._senders = PerMinute(outbox, OFFERS_PER_SENDER)
+        self._all = PerMinute(outbox, OFFERS_IN_ALL)
+        self._seen = Once(outbox, 2 * MAX_SKEW, MAX_SEEN)
 
     # -- from the node
 

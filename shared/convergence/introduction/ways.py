@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TypeAlias
 
 from convergence.introduction.asker import CircuitCarrier
-from convergence.introduction.guard import Budget
 from convergence.introduction.pipes import Pipes, relay_of
 from convergence.introduction.signalling import Carrier
+from convergence.limits import PerMinute
 from convergence.netdir.nodes import NodeDirectory
 from convergence.outbox import Outbox
 from convergence.path.pool import CircuitPool
@@ -81,8 +81,7 @@ class Ways:
         self._pool = pool
         self._dials = dials
         self._facilitator = facilitator
-        self._circuits = Budget(CIRCUITS_PER_MINUTE)
-        outbox.on_shift(self._circuits.shift)
+        self._circuits = PerMinute(outbox, CIRCUITS_PER_MINUTE)
 
     def to(self, target: bytes, named: bytes | None, now: float) -> Route:
         """The ways to `target`, best first: through `named` if given, through peers that are said to know the node,

@@ -15,9 +15,10 @@ from typing import Protocol as Shape
 
 from convergence.effects import CloseLink, Pause, Send
 from convergence.errors import DestroyReason, LinkError, LocalError, RemoteError, Scope
+from convergence.limits import TokenBucket
 from convergence.link.handshake import HANDSHAKE_TIMEOUT, Handshake
 from convergence.link.meter import Meter
-from convergence.link.onionskins import ASKED, ASKED_BURST, Budget, Onionskins
+from convergence.link.onionskins import ASKED, ASKED_BURST, Onionskins
 from convergence.link.throttle import Throttle
 from convergence.outbox import Outbox, Timer
 from convergence.ports import Rng
@@ -171,7 +172,7 @@ class Link:
         self._skip = 0  # bytes still to come of a variable cell that is ignored
         self._creates: dict[int, bytes] = {}  # CREATE2s that wait, by circuit id, without their padding
         self._onionskins = onionskins or Onionskins(outbox)
-        self._asked = Budget(ASKED, ASKED_BURST)
+        self._asked = TokenBucket(outbox, ASKED, ASKED_BURST)
         self._pause: Timer | None = None  # set while we read nothing of a link that asks for too much
         self._queues: dict[int, _Queue] = {}  # by circuit id, in turn order
         self._held: dict[int, _Queue] = {}  # those that wait for the throttle

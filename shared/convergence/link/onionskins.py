@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import Protocol as Shape
 
+from convergence.limits import TokenBucket
 from convergence.outbox import Outbox, Timer
 
 HANDSHAKES = 500  # a second at most, for all links together: an eighth of a core
@@ -45,7 +46,7 @@ class Onionskins:
 
     def __init__(self, outbox: Outbox, burst: float = BURST) -> None:
         self._outbox = outbox
-        self._budget = Budget(HANDSHAKES, burst)
+        self._budget = TokenBucket(outbox, HANDSHAKES, burst)
         self._paused: set[Asking] = set()
         self._links: dict[Asking, None] = {}  # in turn order: the first is next
         self._timer: Timer | None = None
@@ -84,24 +85,3 @@ class Onionskins:
                     self._links[link] = None
         if self._links:
             self._timer = self._outbox.call_at(now + WAKE, self._serve)
-
-
-class Budget:
-    """So many a second, and so many at once. `left` may be taken below zero: a debt, which time pays back."""
-
-    __slots__ = ("left", "_rate", "_burst", "_counted")
-
-    def __init__(self, rate: float, burst: float) -> None:
-        self.left = burst
-        self._rate = rate
-        self._burst = burst
-        self._counted = 0.0
-
-    def refill(self, now: float) -> None:
-        self.left = min(self.left + max(now - self._counted, 0.0) * self._rate, self._burst)
-        self._counted = now
-
-    @property
-    def debt(self) -> float:
-        """Seconds until the debt is paid back."""
-        return max(-self.left / self._rate, 0.0)

@@ -1,0 +1,118 @@
+"""What strangers may cost a node: so many events a second or a minute, and each of them once.
+
+Does: count events, and remember keys, within named limits of memory. Times are Unix seconds; a clock that jumps neither
+gives nor takes anything, because all of them are compared on the outbox's steady clock.
+Does not: know what is counted.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Hashable
+
+from convergence.outbox import Outbox
+
+MINUTE = 60.0
+MAX_KEYS = 4096
+"""Keys that one `PerMinute` counts at once; beyond them a new key gets nothing."""
+
+
+class TokenBucket:
+    """So many events a second, and so many at once after a pause.
+
+    Args:
+        rate: events a second.
+        burst: events at once.
+    """
+
+    __slots__ = ("left", "_outbox", "_rate", "_burst", "_counted")
+
+    def __init__(self, outbox: Outbox, rate: float, burst: float) -> None:
+        self.left = burst
+        """Events that are allowed now, as of the last `refill`. Below zero it is a debt, which time pays back."""
+        self._outbox = outbox
+        self._rate = rate
+        self._burst = burst
+        self._counted = float("-inf")
+
+    def refill(self, now: float) -> None:
+        steady = self._outbox.steady(now)
+        self.left = min(self.left + max(steady - self._counted, 0.0) * self._rate, self._burst)
+        self._counted = steady
+
+    def take(self, now: float) -> bool:
+        """Whether one more is allowed now. If so, it is counted."""
+        self.refill(now)
+        allowed = self.left >= 1
+        self.left -= allowed
+        return allowed
+
+    @property
+    def debt(self) -> float:
+        """Seconds until the debt is paid back."""
+        return max(-self.left / self._rate, 0.0)
+
+
+class PerMinute:
+    """At most `limit` events a key in any minute."""
+
+    def __init__(self, outbox: Outbox, limit: int) -> None:
+        self._outbox = outbox
+        self._limit = limit
+        self._spent: dict[Hashable, deque[float]] = {}  # times of events; the key with the oldest latest one first
+
+    def allows(self, key: Hashable, now: float) -> bool:
+        """Whether one more is within the limit."""
+        steady = self._outbox.steady(now)
+        while self._spent:
+            oldest = next(iter(self._spent))
+            if steady - self._spent[oldest][-1] < MINUTE:
+                break
+            del self._spent[oldest]
+        times = self._spent.get(key)
+        if times is None:
+            return len(self._spent) < MAX_KEYS
+        while steady - times[0] >= MINUTE:
+            times.popleft()
+        return len(times) < self._limit
+
+    def spend(self, key: Hashable, now: float) -> bool:
+        """Count one more, unless it is over the limit: then nothing is counted and the answer is False."""
+        if not self.allows(key, now):
+            return False
+        times = self._spent.pop(key, None) or deque()
+        times.append(self._outbox.steady(now))
+        self._spent[key] = times
+        return True
+
+
+class Once:
+    """Tells the first time from any later one.
+
+    Args:
+        lifetime: seconds a key is remembered; afterwards it has to be refused for its age, elsewhere.
+        limit: keys remembered at once. Beyond it every new key is refused: a key forgotten early could be used again.
+    """
+
+    def __init__(self, outbox: Outbox, lifetime: float, limit: int) -> None:
+        self._outbox = outbox
+        self._lifetime = lifetime
+        self._limit = limit
+        self._seen: dict[Hashable, float] = {}  # key -> when it came; the oldest first
+
+    def seen(self, key: Hashable, now: float) -> bool:
+        """Whether the key is remembered."""
+        steady = self._outbox.steady(now)
+        while self._seen:
+            oldest = next(iter(self._seen))
+            if steady - self._seen[oldest] <= self._lifetime:
+                break
+            del self._seen[oldest]
+        return key in self._seen
+
+    def first(self, key: Hashable, now: float) -> bool:
+        """Whether this is the first time; it is remembered then."""
+        if self.seen(key, now) or len(self._seen) >= self._limit:
+            return False
+        self._seen[key] = self._outbox.steady(now)
+        return True
