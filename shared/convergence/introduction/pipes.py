@@ -49,7 +49,7 @@ class _Opened:
     pipe: PeerPipe
     link: Link
     circuit: ClientCircuit
-    alone_since: float | None = None  # since when the link carries nothing else
+    alone_since: float | None = None  # since when the link carries nothing else, in steady time
 
 
 class Pipes:
@@ -150,12 +150,13 @@ class Pipes:
 
     def _close_alone(self, now: float) -> None:
         """Close the latest pipe that is the only user of its link, if there are enough others."""
+        steady = self._outbox.steady(now)
         for entry in self._opened.values():
             alone = len(entry.link.circuits) <= 1
-            entry.alone_since = (entry.alone_since or now) if alone else None
+            entry.alone_since = (entry.alone_since or steady) if alone else None
         if len(self._opened) > MIN_PIPES:
             for entry in reversed(self._opened.values()):
-                if entry.alone_since is not None and now - entry.alone_since >= ALONE_LIMIT:
+                if entry.alone_since is not None and steady - entry.alone_since >= ALONE_LIMIT:
                     entry.pipe.close("its link serves nothing else", now)
                     return
 
