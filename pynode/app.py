@@ -205,6 +205,11 @@ class App:
         self.driver.run(lambda now: result.append(command(now)))
         return result[0]
 
+    @property
+    def has_joined(self) -> bool:
+        """Whether a list of nodes has come."""
+        return self._joined.is_set()
+
     async def joined(self, timeout: float) -> None:
         """Wait for the first list of nodes. Raises NotJoinedError when none comes in `timeout` seconds."""
         try:

@@ -33,7 +33,7 @@ from convergence.events import (
 from convergence.transfers import public_id
 from convergence.wire.ordb import FileInfo, ShareLink
 from pynode.app import App, Plan
-from pynode.cli.common import data_folder, joined, locked, set_up_logs, settings, stun_servers, unless
+from pynode.cli.common import data_folder, locked, set_up_logs, settings, stun_servers, unless
 from pynode.cli.output import CliError, Output, Rate, bar, shown, size_words, time_words
 from pynode.cli.sites import chosen_site, find_network, site_address
 from pynode.cli.words import error_words, trouble_words, words
@@ -166,11 +166,7 @@ class _Download:
         return 0 if transfer is None else transfer.download.bytes_fetched
 
     async def _watch(self) -> None:
-        """Give up when there is no network, or nothing came for a long time."""
-        try:
-            await joined(self._app)
-        except CliError as error:
-            self._fail(str(error))
+        """Give up when nothing came for a long time, not even a network."""
         limit = self._arguments.wait
         while limit:
             left = self._last_byte + limit - time.monotonic()
@@ -182,6 +178,8 @@ class _Download:
     def _give_up(self, limit: int) -> None:
         transfer = self._app.node.transfers.transfers.get(self._id)
         why = "" if transfer is None or transfer.why.code not in WAITING else f"{words(transfer.why)} "
+        if not self._app.has_joined and self._app.trouble is not None:
+            why = f"{words(self._app.trouble.why)} "
         again = f" {AGAIN}" if self._kept is not None else ""
         self._fail(f"{why}Nothing came for {limit} seconds.{again}", WAITED)
 

@@ -15,6 +15,7 @@ import stat
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import starmap
 from pathlib import Path
 
 from convergence.errors import LocalError
@@ -140,14 +141,16 @@ class _Command:
             cancelled.set()
 
     async def _stand(self, app: App) -> bool:
-        """Print each link once somebody can use it."""
+        """Print each link once somebody can use it. No file waits for another one."""
         await joined(app)
-        for share_id, shared in self._shared.items():
-            await shared.standing.wait()
-            self._output.say(f"{shown(shared.name)} ({size_words(shared.size)}) can be fetched with this link:")
-            self._output.result(shared.link)
-            self._output.record("shared", id=share_id, name=shared.name, size=shared.size, link=shared.link)
+        await asyncio.gather(*starmap(self._say_link, self._shared.items()))
         return True
+
+    async def _say_link(self, share_id: str, shared: _Shared) -> None:
+        await shared.standing.wait()
+        self._output.say(f"{shown(shared.name)} ({size_words(shared.size)}) can be fetched with this link:")
+        self._output.result(shared.link)
+        self._output.record("shared", id=share_id, name=shared.name, size=shared.size, link=shared.link)
 
     # -- from the core
 

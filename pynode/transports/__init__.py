@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import Protocol as Shape
 from typing import TypeVar
@@ -44,7 +45,7 @@ def printable(text: str, limit: int = 120) -> str:
 
 
 async def until_gone(live: set[T], all_gone: asyncio.Event, cut: Callable[[T], None], timeout: float) -> None:
-    """Wait until `live` is empty, which sets `all_gone`; after `timeout` seconds cut what is left."""
+    """Wait until `live` is empty, which sets `all_gone`; after `timeout` seconds cut what is left, and wait again."""
     if not live:
         return
     all_gone.clear()
@@ -53,4 +54,5 @@ async def until_gone(live: set[T], all_gone: asyncio.Event, cut: Callable[[T], N
     except TimeoutError:
         for connection in list(live):
             cut(connection)
-        await all_gone.wait()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(all_gone.wait(), timeout)

@@ -7,12 +7,15 @@ Does not: perform anything, or know what the effects are for.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from itertools import count
 from typing import Any, TypeAlias
 from typing import Protocol as Shape
 
 from convergence.effects import Connect, Effect, Failure, Load, Protocol, Resolve, Scan, Store
+
+FEW_TIMERS = 64
+"""Timers that are kept without a look at which of them were cancelled."""
 
 Reply: TypeAlias = Callable[[Any, float], None]
 """Called as reply(result or Failure, now)."""
@@ -62,6 +65,7 @@ class Outbox:
         self._channels = count(1, 2)
         self._timers: list[tuple[float, int, Timer]] = []
         self._timer_order = count()
+        self._crowded = FEW_TIMERS  # timers, at which those that were cancelled are taken out
         self._to_flush: dict[Flushable, None] = {}
         self._shifted: list[Callable[[float], None]] = []
 
@@ -88,6 +92,10 @@ class Outbox:
 
     def call_at(self, when: float, call: Callable[[float], None]) -> Timer:
         """Call `call(now)` once `when` (Unix seconds) has come."""
+        if len(self._timers) >= self._crowded:
+            self._timers = [item for item in self._timers if item[2].pending]
+            heapify(self._timers)
+            self._crowded = max(2 * len(self._timers), FEW_TIMERS)
         timer = Timer(call)
         heappush(self._timers, (when, next(self._timer_order), timer))
         return timer

@@ -15,9 +15,11 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from functools import partial
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import pytest
 
@@ -274,6 +276,23 @@ def test_a_get_that_comes_before_its_share_waits_for_it(network: dict[str, Any],
         with running("share", file, "--site", network["site"], *data) as share:
             assert share.until("shared")["link"] == link
             assert sha256(Path(get.until("done")["path"])) == sha256(file)
+
+
+def test_a_get_waits_for_a_network_whose_facilitator_is_away(
+    network: dict[str, Any], tmp_path: Path, unused_port: int
+) -> None:
+    with urlopen(f"{network['site']}network.json") as answer:
+        description = json.load(answer)
+    description["facilitator"]["path"] = f"http://127.0.0.1:{unused_port}/facilitator"
+    (tmp_path / "network.json").write_text(json.dumps(description))
+    serve = partial(SimpleHTTPRequestHandler, directory=tmp_path)
+    with ThreadingHTTPServer(("127.0.0.1", 0), serve) as server:
+        threading.Thread(target=server.serve_forever).start()
+        link = f"http://127.0.0.1:{server.server_port}/#{'A' * 43}.{'A' * 43}"
+        code, error = failing("get", link, "-o", tmp_path, "--data", tmp_path / "data", "--wait", "3")
+        server.shutdown()
+    assert code == 3
+    assert "facilitator" in error and error.endswith("Nothing came for 3 seconds.\n")
 
 
 def test_a_site_that_is_down_or_is_none(tmp_path: Path, web: int, unused_port: int) -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from convergence.effects import Connect, Load, Protocol, Resolve, Scan, Store
 from convergence.events import Nodes, Registered
-from convergence.outbox import Outbox
+from convergence.outbox import FEW_TIMERS, Outbox
 
 NOW = 1_800_000_000.0
 
@@ -126,6 +126,17 @@ def test_timers_go_on_when_the_clock_jumps():
     outbox.shift(86400.0)
     outbox.run_timers(86470.0)
     assert len(fired) == 2 and outbox.deadline() == 86480.0
+
+
+def test_timers_that_were_cancelled_take_no_memory():
+    outbox, fired = Outbox(), []
+    for number in range(10):
+        outbox.call_at(1000.0 - number, fired.append)
+    for number in range(10_000):
+        outbox.call_at(2000.0 + number, fired.append).cancel()
+    assert len(outbox._timers) <= FEW_TIMERS
+    outbox.run_timers(1000.0)
+    assert len(fired) == 10 and outbox.deadline() is None
 
 
 def test_a_timer_that_fails_takes_no_other_with_it():

@@ -8,9 +8,14 @@ const VERSION = 2;
 const BUCKETS = ["piece", "file", "transfer", "node", "entry", "known"];
 const READ_TOGETHER = 16; // pieces of 256 KiB that are in memory at once while a file is put together
 
+const ANSWER_WITHIN = 60_000; // ms that one request may take
+
 const FULL =
   "There is no room left for this site's files in this browser. Remove files from the lists below or free disk " +
   "space, then try again.";
+
+const BLOCKED = "Another tab of this site runs an older version. Close it, then reload this page.";
+const LATE = { name: "no answer within a minute" };
 
 /** @returns {[string, string]} kind and message of a Failure */
 function failure(error) {
@@ -48,21 +53,31 @@ export async function openDatabase(answer) {
     const missing = BUCKETS.filter((bucket) => !opening.result.objectStoreNames.contains(bucket));
     for (const bucket of missing) opening.result.createObjectStore(bucket);
   };
-  const database = await wait(opening).catch((error) => {
-    throw new Error(failure(error)[1]);
+  const database = await new Promise((resolve, reject) => {
+    const fail = (error) => reject(new Error(failure(error)[1]));
+    opening.onblocked = () => reject(new Error(BLOCKED));
+    setTimeout(fail, ANSWER_WITHIN, LATE);
+    wait(opening).then(resolve, fail);
   });
   database.onversionchange = () => database.close();
 
   const begin = (bucket, mode) => database.transaction(bucket, mode, { durability: "relaxed" });
-  const fail = (request, error) => answer(request, ...failure(error));
+  const asked = new Map(); // request -> its time limit
+  const expect = (request) => asked.set(request, setTimeout(fail, ANSWER_WITHIN, request, LATE));
+  const reply = (request, ...rest) => {
+    clearTimeout(asked.get(request));
+    if (asked.delete(request)) answer(request, ...rest); // else it was too late
+  };
+  const fail = (request, error) => reply(request, ...failure(error));
 
   return {
     /** Writes rows of [bucket, key, value or null] in one transaction. */
     store(request, rows) {
+      expect(request);
       let transaction = null;
       try {
         transaction = begin([...new Set(rows.map(([bucket]) => bucket))], "readwrite");
-        transaction.oncomplete = () => answer(request, "");
+        transaction.oncomplete = () => reply(request, "");
         transaction.onabort = () => fail(request, transaction.error);
         for (const [bucket, key, value] of rows) {
           const store = transaction.objectStore(bucket);
@@ -77,9 +92,10 @@ export async function openDatabase(answer) {
 
     /** Answers with the value (Uint8Array), or with nothing. */
     load(request, bucket, key) {
+      expect(request);
       try {
         wait(begin(bucket, "readonly").objectStore(bucket).get(key)).then(
-          (value) => answer(request, "", value),
+          (value) => reply(request, "", value),
           (error) => fail(request, error),
         );
       } catch (error) {
@@ -89,6 +105,7 @@ export async function openDatabase(answer) {
 
     /** Answers with all keys that begin with the prefix, in order, joined, and their lengths. */
     scan(request, bucket, prefix) {
+      expect(request);
       const joined = (keys) => {
         const lengths = Uint16Array.from(keys, (key) => key.byteLength);
         const whole = new Uint8Array(lengths.reduce((sum, length) => sum + length, 0));
@@ -97,7 +114,7 @@ export async function openDatabase(answer) {
           whole.set(new Uint8Array(key), at);
           at += key.byteLength;
         });
-        answer(request, "", whole, lengths);
+        reply(request, "", whole, lengths);
       };
       try {
         wait(begin(bucket, "readonly").objectStore(bucket).getAllKeys(beginningWith(prefix))).then(joined, (error) =>

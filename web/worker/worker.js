@@ -14,6 +14,7 @@ import { openDatabase } from "./database.js";
 import { dropSnapshots, findSnapshot, keepSnapshot } from "./snapshot.js";
 
 const SETTLED_MS = 5000; // after the start, until the snapshot is written: the node's first circuits come first
+const FETCHED_WITHIN = 300_000; // ms that one file may take on a slow line
 const NETWORK_TRIES = 3; // to get the network's description from the site
 const NETWORK_PAUSE_MS = 2000; // between two of them
 
@@ -165,7 +166,7 @@ async function networkOf(site) {
 }
 
 async function fetched(address, read) {
-  const answer = await fetch(address).catch(() => null);
+  const answer = await fetch(address, { signal: AbortSignal.timeout(FETCHED_WITHIN) }).catch(() => null);
   if (!answer?.ok) throw new Error(`the site did not give ${address} (${answer ? answer.status : "no answer"})`);
   return read(answer);
 }
