@@ -6,7 +6,7 @@ Does not: know what goes through a circuit.
 
 Every circuit has a *place* in the pool, from the wait for a link to its end; `PLACE` says what ends each state. When a
 hop does not come to stand, the whole path is given up. The request then avoids both relays that may have refused it,
-and prefers those that refused nothing so far: a relay that turns down whoever is not of its kind gains nothing.
+and prefers those that refused nothing so far: a relay that refuses all but its own kind gains nothing.
 """
 
 from __future__ import annotations

@@ -70,9 +70,8 @@ class Reach:
 
     @classmethod
     def of(cls, node: Descriptor) -> Reach:
-        """That of another node, as far as its descriptor tells. Whether it may dial plain ws:// is not in there: it is
-        taken to. A browser that may not is mostly right all the same, for servers that browsers are to reach have a
-        wss:// address or speak rtc."""
+        """The reach of another node, from its descriptor. That does not say whether the node may dial ws://; we assume
+        that it may. This is rarely wrong: servers that browsers are to reach have a wss:// address, or speak rtc."""
         return cls(node.rtc)
 
     def dials(self, node: Descriptor) -> bool:
