@@ -32,8 +32,8 @@ MAX_HEARD = 2048
 MAX_LIFETIME = 6 * 3600
 """Seconds that a heard descriptor may be valid for, as for listed ones."""
 FEW_NODES = 3
-"""While fewer nodes are valid, others that were valid lately are tried too: the facilitator is gone, and this node slept
-or was off."""
+"""While fewer nodes are valid, others that were valid lately are tried too: the facilitator is gone, and we slept or
+were off."""
 HINT_LIFETIME = 7 * 24 * 3600
 """Seconds after its end that the descriptor of a node with an address is still worth a try. Browsers come back as other
 nodes; servers keep their keys."""
