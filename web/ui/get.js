@@ -21,8 +21,8 @@ const ACTIVE = new Set(["looking", "waiting", "running"]);
 const SPEED_WINDOW_MS = 5000;
 const LINK = /^[\w-]{43}\.[\w-]{43}$/;
 const BAD_LINK =
-  "This is not a complete share link. Copy all of it and try again: after the # come two groups of 43 letters, digits, " +
-  "- or _, with a dot between.";
+  "This is not a complete share link. Copy all of it and try again: after the # come two groups of 43 letters, " +
+  "digits, - or _, with a dot between.";
 
 /** @param {(name: string, args?: object) => Promise<any>} command */
 export function getCard(command) {
