@@ -163,32 +163,36 @@ class Fetch:
             self._timer.cancel()
         self._timer = self._outbox.call_at(self._last_byte + self._outbox.shifted + IDLE_TIMEOUT, check)
 
-    def connected(self, now: float) -> None:
+    def opened(self, now: float) -> None:
         target, stream = self._target, self._stream
         assert stream is not None
         host = target.begin if target.port != 80 else target.begin.rpartition(":")[0]
         headers = [("Host", host), ("User-Agent", USER_AGENT), ("Accept", "*/*"), ("Connection", "close")]
         request = self._http.send(h11.Request(method="GET", target=target.path, headers=headers))
-        stream.send((request or b"") + (self._http.send(h11.EndOfMessage()) or b""))
+        stream.write((request or b"") + (self._http.send(h11.EndOfMessage()) or b""), now)
 
     def data(self, data: bytes, now: float) -> None:
         self._last_byte = self._outbox.steady(now)
+        if self._stream is not None:
+            self._stream.consumed(len(data), now)
         self._read(data, now)
 
-    def writable(self, now: float) -> None:
+    def drained(self, now: float) -> None:
         """Nothing to do: the request always fits the buffer."""
 
-    def ended(self, reason: int, now: float) -> None:
+    def ended(self, now: float) -> None:
         self._stream = None
-        if reason == EndReason.DONE:
-            self._read(b"", now)  # an answer without a length ends here
-            if not self.over and self._stream is None:
-                self._fail(FetchWhy.INCOMPLETE, now)
-        elif self.size == 0 and self._attempts > 0 and reason in _RETRY:
+        self._read(b"", now)  # an answer without a length ends here
+        if not self.over and self._stream is None:
+            self._fail(FetchWhy.INCOMPLETE, now)
+
+    def aborted(self, code: int, now: float) -> None:
+        self._stream = None
+        if self.size == 0 and self._attempts > 0 and code in _RETRY:
             self._drop_circuit(now)
             self.start(now)
         else:
-            self._fail(_WHY.get(reason, FetchWhy.EXIT_FAILED), now)
+            self._fail(_WHY.get(code, FetchWhy.EXIT_FAILED), now)
 
     # -- the answer
 
@@ -257,7 +261,7 @@ class Fetch:
             self._failed(Why(FetchWhy.BAD_REDIRECT, {"flaw": UrlFlaw.NO_URL}), now)
             return
         if self._stream is not None:
-            self._stream.end()
+            self._stream.abort(EndReason.DONE, now)
         self._open(now)
 
     # -- the end
@@ -278,7 +282,7 @@ class Fetch:
         circuit, self._circuit = self._circuit, None
         stream, self._stream = self._stream, None
         if stream is not None:
-            stream.end(after_flush=False)
+            stream.abort(EndReason.DONE, now)
         if circuit is not None:
             circuit.destroy(DestroyReason.FINISHED, now)
 

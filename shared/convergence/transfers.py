@@ -36,11 +36,11 @@ from convergence.ordb.download import Download, Phase
 from convergence.ordb.index import MerkleTree, SharedFile, file_key, piece_key
 from convergence.ordb.upload import Upload
 from convergence.outbox import Outbox
+from convergence.pipes.duplex import Duplex
 from convergence.ports import Crypto, Rng
 from convergence.rdv.circuits import CircuitSource
 from convergence.rdv.client import RdvClient
 from convergence.rdv.service import RdvService, Served
-from convergence.rdv.session import ByteStream
 from convergence.wire.descriptor import Descriptor
 from convergence.wire.ordb import FileInfo, ShareLink
 
@@ -300,7 +300,7 @@ class Transfers:
         tree = MerkleTree.of(file.leaves)
         share = self.shares[share_id] = Share(file)
 
-        def serve(stream: ByteStream) -> Served:
+        def serve(stream: Duplex) -> Served:
             before = 0
 
             def progress(sent: int, now: float) -> None:

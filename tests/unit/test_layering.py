@@ -17,7 +17,7 @@ CORE = Path(__file__).parents[2] / "shared" / "convergence"
 # A module imports from its own room and those before it.
 ROOMS = (
     *("errors", "codes", "events", "effects", "outbox", "limits", "states", "ports"),
-    *("wire", "crypto", "link", "circuit", "netdir", "path", "pipes", "rdv", "ordb"),
+    *("wire", "crypto", "pipes", "link", "circuit", "netdir", "path", "rdv", "ordb"),
     *("introduction", "facilitator", "transfers", "fetch", "announcement", "channels", "node", "driver"),
 )
 # The driver is every shell's pump, whatever machine it drives: of the core it knows these only.

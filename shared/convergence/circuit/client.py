@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from convergence.circuit.endpoint import Endpoint, ResolvedReply
-from convergence.circuit.streams import Stream, StreamHandler
+from convergence.circuit.streams import Stream
 from convergence.crypto import ntor
 from convergence.crypto.keys import node_id
 from convergence.crypto.onion import KEY_MATERIAL_LEN, HopKeys, recognized_candidates
@@ -20,6 +20,7 @@ from convergence.errors import DestroyReason, EndReason, LocalError, RemoteError
 from convergence.events import CircuitBroken
 from convergence.link.link import Link
 from convergence.outbox import Outbox
+from convergence.pipes.duplex import Handler
 from convergence.ports import Crypto, Rng
 from convergence.states import TIMEOUT, StateMachine, Table
 from convergence.wire.cells import PAYLOAD_LEN, Command
@@ -41,7 +42,7 @@ MAX_HOPS = 5
 HOP_TIMEOUT = 60.0  # seconds that a hop may take; the builder gives up sooner (path/pool.py)
 EARLY_KEPT = 1  # RELAY_EARLY cells kept for an extension after the circuit has been in use
 
-AcceptHook = Callable[[str, Stream, float], StreamHandler | None]
+AcceptHook = Callable[[str, Stream, float], Handler | None]
 """on_begin(target, stream, now) for a BEGIN that arrives at the origin: returns a handler to accept, or None to refuse;
 raises StreamError to refuse with a reason."""
 
@@ -141,7 +142,7 @@ class ClientCircuit:
     def hops_built(self) -> int:
         return len(self._hops)
 
-    def open_stream(self, target: str, handler: StreamHandler, now: float) -> Stream:
+    def open_stream(self, target: str, handler: Handler, now: float) -> Stream:
         """BEGIN to "host:port" or "<hash>.rdv:0" at the last hop. Raises LocalError when it is not built."""
         if not self.built or self._endpoint is None:
             raise LocalError("this circuit is not open")

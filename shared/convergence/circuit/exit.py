@@ -16,6 +16,7 @@ from convergence.effects import CloseLink, Failure, Pause, Protocol, Send
 from convergence.errors import EndReason
 from convergence.link.link import Link
 from convergence.outbox import Outbox
+from convergence.pipes.duplex import Handler, join
 from convergence.wire.relay import Answer, AnswerType, Begin, Connected, RelayCommand, Resolved
 
 MAX_EXIT_STREAMS = 768  # of all links; when they are taken, the link that has most gives way
@@ -44,18 +45,18 @@ class ExitService:
 
     def __init__(self, outbox: Outbox) -> None:
         self._outbox = outbox
-        self._streams: dict[int, ExitStream] = {}  # the one that has been idle longest first
+        self._streams: dict[int, TcpPipe] = {}  # the one that has been idle longest first
         self._of_link: Counter[Link] = Counter()
         self._looking = False
         self._resolving = 0
 
     def begin(self, circuit: RelayCircuit, stream_id: int, begin: Begin, now: float) -> None:
-        if len(circuit.endpoint.entries) > MAX_CIRCUIT_STREAMS or not self._make_way(circuit.link):
+        if len(circuit.endpoint.entries) > MAX_CIRCUIT_STREAMS or not self._make_way(circuit.link, now):
             circuit.endpoint.refuse(stream_id, EndReason.RESOURCELIMIT)
             return
         channel = self._outbox.connect(Protocol.TCP, begin.target)
         stream = circuit.endpoint.accept_stream(stream_id)
-        self._streams[channel] = ExitStream(self, self._outbox, channel, stream, circuit.link)
+        self._streams[channel] = TcpPipe(self, self._outbox, channel, stream, circuit.link)
         self._of_link[circuit.link] += 1
         self.used(channel, now)
         if not self._looking:
@@ -85,23 +86,23 @@ class ExitService:
         if stream is None:
             self._outbox.emit(CloseLink(channel))
         else:
-            stream.opened(now)
+            stream.stream.accept(now, Connected().encode())
 
     def data(self, channel: int, data: bytes, now: float) -> None:
         stream = self._streams.get(channel)
         if stream is not None:
             self.used(channel, now)
-            stream.from_target(data)
+            stream.data(data, now)
 
     def closed(self, channel: int, reason: str, now: float) -> None:
         stream = self._remove(channel)
         if stream is not None:
-            stream.target_closed(REASONS.get(reason, EndReason.MISC))
+            stream.closed(REASONS.get(reason, EndReason.MISC), now)
 
     def congested(self, channel: int, congested: bool, now: float) -> None:
         stream = self._streams.get(channel)
         if stream is not None:
-            stream.hold(congested)
+            stream.hold(congested, now)
 
     def forget(self, channel: int) -> None:
         """The stream has ended, or is about to: close the channel."""
@@ -117,7 +118,7 @@ class ExitService:
 
     # -- inside
 
-    def _remove(self, channel: int) -> ExitStream | None:
+    def _remove(self, channel: int) -> TcpPipe | None:
         stream = self._streams.pop(channel, None)
         if stream is not None:
             self._of_link[stream.link] -= 1
@@ -125,7 +126,7 @@ class ExitService:
                 del self._of_link[stream.link]
         return stream
 
-    def _make_way(self, link: Link) -> bool:
+    def _make_way(self, link: Link, now: float) -> bool:
         """Whether `link` may add a stream. When all are taken, the link that has most loses the one that has been idle
         longest, unless `link` would then have as many: so whoever has less than its share always gets one."""
         if len(self._streams) < MAX_EXIT_STREAMS:
@@ -133,65 +134,83 @@ class ExitService:
         [(crowded, most)] = self._of_link.most_common(1)
         if self._of_link[link] + 1 >= most:
             return False
-        next(stream for stream in self._streams.values() if stream.link is crowded).cut(EndReason.RESOURCELIMIT)
+        next(stream for stream in self._streams.values() if stream.link is crowded).cut(EndReason.RESOURCELIMIT, now)
         return True
 
     def _look(self, now: float) -> None:
         since = self._outbox.steady(now) - IDLE_LIMIT
         while self._streams and (stream := next(iter(self._streams.values()))).used <= since:
-            stream.cut(EndReason.TIMEOUT)
+            stream.cut(EndReason.TIMEOUT, now)
         self._looking = bool(self._streams)
         if self._looking:
             self._outbox.call_at(now + LOOK_INTERVAL, self._look)
 
 
-class ExitStream:
-    """One stream; the handler of its circuit side."""
+class TcpPipe:
+    """One TCP channel, as a Duplex that is joined to a stream. TCP can end one way, but the stream's END cannot, so
+    `end` closes the channel."""
+
+    handler: Handler | None
 
     def __init__(self, service: ExitService, outbox: Outbox, channel: int, stream: Stream, link: Link) -> None:
         self.link = link
+        self.stream = stream
+        self.congested = False
         self.used = 0.0  # when bytes passed last, in steady time
         self._service = service
         self._outbox = outbox
         self._channel = channel
-        self._stream = stream
+        self._unused = 0  # bytes handed up and not consumed: while there are any, we read no more
         self._paused = False
-        stream.handler = self
+        join(self, stream)
 
-    def opened(self, now: float) -> None:
-        self._stream.accept(now, Connected().encode())
-
-    def from_target(self, data: bytes) -> None:
-        self._stream.send(data)
-        if self._stream.congested and not self._paused:
-            self._paused = True
-            self._outbox.emit(Pause(self._channel, True))
-
-    def target_closed(self, reason: EndReason) -> None:
-        self._stream.end(reason)
-
-    def cut(self, reason: EndReason) -> None:
+    def cut(self, reason: EndReason, now: float) -> None:
         """End both sides now."""
         self._service.forget(self._channel)
-        self._stream.end(reason, after_flush=False)
+        self.stream.abort(reason, now)
 
-    def hold(self, held: bool) -> None:
-        self._stream.hold(held)
+    # -- Duplex
 
-    def connected(self, now: float) -> None:
-        """Nothing to do: we sent CONNECTED ourselves."""
-
-    def data(self, data: bytes, now: float) -> None:
+    def write(self, data: bytes, now: float) -> None:
         self._service.used(self._channel, now)
         self._outbox.emit(Send(self._channel, [data]))
 
-    def writable(self, now: float) -> None:
-        if self._paused:
-            self._paused = False
-            self._outbox.emit(Pause(self._channel, False))
-
-    def ended(self, reason: int, now: float) -> None:
+    def end(self, now: float) -> None:
         self._service.forget(self._channel)
+
+    def abort(self, code: int, now: float) -> None:
+        self._service.forget(self._channel)
+
+    def consumed(self, size: int, now: float) -> None:
+        self._unused -= size
+        self._pause(self._unused > 0)
+
+    # -- what the service calls
+
+    def data(self, data: bytes, now: float) -> None:
+        self._unused += len(data)
+        if self.handler is not None:
+            self.handler.data(data, now)
+        self._pause(self._unused > 0)
+
+    def hold(self, congested: bool, now: float) -> None:
+        self.congested = congested
+        if not congested and self.handler is not None:
+            self.handler.drained(now)
+
+    def closed(self, reason: EndReason, now: float) -> None:
+        handler, self.handler = self.handler, None
+        if handler is None:
+            return
+        if reason == EndReason.DONE:
+            handler.ended(now)
+        else:
+            handler.aborted(reason, now)
+
+    def _pause(self, paused: bool) -> None:
+        if paused is not self._paused:
+            self._paused = paused
+            self._outbox.emit(Pause(self._channel, paused))
 
 
 def refuse_resolve(circuit: RelayCircuit, stream_id: int, kind: AnswerType) -> None:

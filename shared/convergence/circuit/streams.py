@@ -14,34 +14,15 @@ from collections.abc import Callable
 from typing import Protocol as Shape
 
 from convergence.circuit.flow import STREAM_INCREMENT, STREAM_WINDOW, DeliverWindow
-from convergence.errors import EndReason, StreamError
+from convergence.errors import EndReason, LocalError, StreamError
 from convergence.link.meter import Meter
+from convergence.pipes.duplex import Handler
 from convergence.ports import Buffer
 from convergence.wire.cells import PAYLOAD_LEN
 from convergence.wire.relay import LENGTH_OFFSET, MAX_DATA, NO_DIGEST, RELAY_HEADER, RelayCommand
 
 SEND_BUFFER_HIGH = 1 << 18  # bytes, about a stream window; above it a stream is congested: stop producing
 SEND_BUFFER_LOW = 1 << 16  # bytes; below it the handler is told to go on
-
-
-class StreamHandler(Shape):
-    """The user of a stream. All calls come from within the core; they may call the stream back."""
-
-    def connected(self, now: float) -> None:
-        """The far end accepted (or we accepted its BEGIN)."""
-        ...
-
-    def data(self, data: bytes, now: float) -> None:
-        """Any number of bytes, in order."""
-        ...
-
-    def writable(self, now: float) -> None:
-        """The send buffer fell below SEND_BUFFER_LOW after it was congested."""
-        ...
-
-    def ended(self, reason: int, now: float) -> None:
-        """The far end ended the stream, or the circuit is gone (EndReason.DESTROY). The last call."""
-        ...
 
 
 class StreamOwner(Shape):
@@ -86,34 +67,32 @@ class Entry(Shape):
 
 
 class Stream:
-    """A stream whose bytes are used here."""
+    """A stream whose bytes are used here: a Duplex. Tor's END ends both ways, so `end` does too, once all is sent."""
 
     def __init__(self, owner: StreamOwner, stream_id: int) -> None:
         self.id = stream_id
-        self.handler: StreamHandler | None = None
+        self.handler: Handler | None = None
         self.deliver = DeliverWindow(STREAM_WINDOW, STREAM_INCREMENT)
         self._owner = owner
         self._open = False
+        self._ending = False  # END goes out once the queue is empty
         self._closed = False
         self._window = STREAM_WINDOW
         self._queue: deque[Buffer] = deque()
         self._queued = 0
         self._was_congested = False
-        self._end_reason: int | None = None  # set: END goes out once the queue is empty
         self._inbox: list[bytes] = []
-        self._held = False
-        self._held_cells = 0
+        self._unused: deque[tuple[int, int]] = deque()  # bytes handed up and not consumed, and their cells
 
-    # -- what handlers call
+    # -- Duplex
 
     @property
     def congested(self) -> bool:
-        """More than SEND_BUFFER_HIGH bytes wait: stop producing until `writable`."""
+        """More than SEND_BUFFER_HIGH bytes wait."""
         return self._queued > SEND_BUFFER_HIGH
 
-    def send(self, data: bytes) -> None:
-        """Queue bytes. After `end`, or once the stream has ended, they are dropped."""
-        if self._closed or self._end_reason is not None or not data:
+    def write(self, data: bytes, now: float) -> None:
+        if self._closed or self._ending or not data:
             return
         self._queue.append(data)
         self._queued += len(data)
@@ -121,30 +100,43 @@ class Stream:
         if self._open:
             self._owner.wake(self)
 
+    def end(self, now: float) -> None:
+        if self._closed or self._ending:
+            return
+        self._ending = True
+        if self._queue and self._open:
+            self._owner.wake(self)
+        else:
+            self._finish(now)
+
+    def abort(self, code: int, now: float) -> None:
+        if not self._closed:
+            self.handler = None
+            self._close(code)
+
+    def consumed(self, size: int, now: float) -> None:
+        if self._closed:
+            return
+        credit = 0
+        while size:
+            if not self._unused:
+                raise LocalError("more was consumed than was handed up")
+            length, cells = self._unused[0]
+            part = cells if size >= length else cells * size // length
+            if size >= length:
+                self._unused.popleft()
+            else:
+                self._unused[0] = (length - size, cells - part)
+            size = max(size - length, 0)
+            credit += part
+        self._credit(credit)
+
     def accept(self, now: float, payload: bytes = b"") -> None:
         """Answer an incoming BEGIN with CONNECTED (payload: address and TTL at exits, else empty)."""
         self._owner.send_message(RelayCommand.CONNECTED, self.id, payload)
         self._open = True
         if self.handler is not None:
-            self.handler.connected(now)
-
-    def end(self, reason: int = EndReason.DONE, after_flush: bool = True) -> None:
-        """End the stream; its handler hears no more of it. Queued bytes go first when `after_flush`."""
-        if self._closed or self._end_reason is not None:
-            return
-        self.handler = None
-        if after_flush and self._queue and self._open:
-            self._end_reason = reason
-            self._owner.wake(self)
-        else:
-            self._finish(reason)
-
-    def hold(self, held: bool) -> None:
-        """While held, what arrives earns no credit: the far end stops after STREAM_WINDOW cells."""
-        self._held = held
-        if not held and self._held_cells and not self._closed:
-            cells, self._held_cells = self._held_cells, 0
-            self._credit(cells)
+            self.handler.opened(now)
 
     # -- what the endpoint calls
 
@@ -179,18 +171,17 @@ class Stream:
         if self._inbox and not self._closed:
             data, cells = b"".join(self._inbox), len(self._inbox)
             self._inbox.clear()
-            if self.handler is not None:
+            if self.handler is not None and data:
+                self._unused.append((len(data), cells))
                 self.handler.data(data, now)
-            if self._held:
-                self._held_cells += cells
-            elif not self._closed:
+            else:
                 self._credit(cells)
-        if self._end_reason is not None and not self._queue:
-            self._finish(self._end_reason)
+        if self._ending and not self._queue:
+            self._finish(now)
         elif self._was_congested and self._queued < SEND_BUFFER_LOW:
             self._was_congested = False
             if self.handler is not None:
-                self.handler.writable(now)
+                self.handler.drained(now)
 
     def on_data(self, cell: bytes, length: int) -> None:
         if not self._open:
@@ -202,7 +193,7 @@ class Stream:
             raise StreamError("CONNECTED twice")
         self._open = True
         if self.handler is not None:
-            self.handler.connected(now)
+            self.handler.opened(now)
         if self.ready:
             self._owner.wake(self)
 
@@ -220,14 +211,27 @@ class Stream:
         self._closed = True
         self._drop_buffers()
         handler, self.handler = self.handler, None
-        if handler is not None:
-            handler.ended(reason, now)
+        if handler is None:
+            return
+        if reason == EndReason.DONE:
+            handler.ended(now)
+        else:
+            handler.aborted(reason, now)
 
     def _credit(self, cells: int) -> None:
         for _ in range(self.deliver.consumed(cells)):
             self._owner.send_message(RelayCommand.SENDME, self.id)
 
-    def _finish(self, reason: int) -> None:
+    def _finish(self, now: float) -> None:
+        """Everything is sent, so our end ends both ways."""
+        if self._closed:
+            return
+        self._close(EndReason.DONE)
+        handler, self.handler = self.handler, None
+        if handler is not None:
+            handler.ended(now)
+
+    def _close(self, reason: int) -> None:
         self._closed = True
         self._drop_buffers()
         self._owner.send_message(RelayCommand.END, self.id, bytes([reason]))
@@ -236,8 +240,8 @@ class Stream:
     def _drop_buffers(self) -> None:
         self._queue.clear()
         self._inbox.clear()
+        self._unused.clear()
         self._queued = 0
-        self._end_reason = None
 
 
 class SpliceEnd:

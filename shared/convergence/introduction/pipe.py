@@ -163,7 +163,7 @@ class RecordPipe:
             self._behind += len(record)
             if self._behind > MAX_BEHIND:
                 return
-        stream.send(record)
+        stream.write(record, now)
 
     def close(self, why: str, now: float, reason: int = EndReason.DONE) -> None:
         """End the stream. Signals that were not answered are refused."""
@@ -171,16 +171,20 @@ class RecordPipe:
             return
         self.closed = True
         stream, self._stream = self._stream, None
-        if stream is not None:
-            stream.end(reason)
+        if stream is not None and reason == EndReason.DONE:
+            stream.end(now)
+        elif stream is not None:
+            stream.abort(reason, now)
         self.signals.closed(now)
         self._over(why, now)
 
-    # -- StreamHandler
+    # -- Handler
 
-    def connected(self, now: float) -> None: ...
+    def opened(self, now: float) -> None: ...
 
     def data(self, data: bytes, now: float) -> None:
+        if self.closed:
+            return
         try:
             for kind, body in self._cutter.feed(data):
                 self._record(kind, body, now)
@@ -188,13 +192,18 @@ class RecordPipe:
                     return
         except RemoteError as error:
             self.close(str(error), now, EndReason.TORPROTOCOL)
+        if self._stream is not None:
+            self._stream.consumed(len(data), now)  # a record that is not whole has a limit of its own
 
-    def writable(self, now: float) -> None:
+    def drained(self, now: float) -> None:
         self._behind = 0
 
-    def ended(self, reason: int, now: float) -> None:
+    def ended(self, now: float) -> None:
         self._stream = None
         self.close("the other end closed it", now)
+
+    def aborted(self, code: int, now: float) -> None:
+        self.ended(now)
 
     # -- for the two kinds of pipe
 
@@ -327,15 +336,15 @@ class PeerPipe(RecordPipe):
         self._answering = self._await("no answer to ASK", now)
         self.send(RecordType.ASK, Ask(since).encode(), now)
 
-    # -- StreamHandler
+    # -- Handler
 
-    def connected(self, now: float) -> None:
+    def opened(self, now: float) -> None:
         self.anonymous = self._opener and self._owner.describe(now) is None
         if not self.anonymous:
             self.send(RecordType.HELLO, self._ours.encode(), now)
 
-    def writable(self, now: float) -> None:
-        super().writable(now)
+    def drained(self, now: float) -> None:
+        super().drained(now)
         self._go_on(now)
 
     # -- time

@@ -26,7 +26,7 @@ from convergence.ordb.index import EMPTY_ROOT, MerkleTree, SharedFile, leaf_hash
 from convergence.ordb.pieces import PieceSet, verify_leaf
 from convergence.ordb.source import Source
 from convergence.outbox import Outbox, Timer
-from convergence.rdv.session import ByteStream
+from convergence.pipes.duplex import Duplex
 from convergence.states import TIMEOUT, StateMachine, Table
 from convergence.wire.ordb import HASH_LEN, FileInfo, Info, ShareLink
 
@@ -164,7 +164,7 @@ class Download:
         """Go on from what an earlier run left, else wait for a source."""
         self._outbox.load("transfer", self._link.hash_name, self._on_record)
 
-    def attach(self, stream: ByteStream) -> Source:
+    def attach(self, stream: Duplex) -> Source:
         """A handler for a session with a node that shares this file (`Session`'s `attach`)."""
         return Source(stream, self, self._outbox)
 

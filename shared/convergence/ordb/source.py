@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from typing import Protocol as Shape
 
 from convergence.codes import Dropped
-from convergence.errors import EndReason, LocalError, ParseError
+from convergence.errors import LocalError, ParseError
 from convergence.ordb.pieces import PieceSet
 from convergence.outbox import Outbox
-from convergence.rdv.session import ByteStream
+from convergence.pipes.duplex import Duplex
 from convergence.wire.ordb import Done, Have, Info, MessageCutter, Piece, Queued, Refuse, Request, encode_message
 
 MAX_REQUESTS = 8  # pieces requested from one source and not stored yet: 2 MiB cover a slow path's delay
@@ -49,9 +49,9 @@ class SourceOwner(Shape):
 
 
 class Source:
-    """A SessionHandler. Its times are steady ones (outbox.py)."""
+    """The handler of a session. Its times are steady ones (outbox.py)."""
 
-    def __init__(self, stream: ByteStream, owner: SourceOwner, outbox: Outbox) -> None:
+    def __init__(self, stream: Duplex, owner: SourceOwner, outbox: Outbox) -> None:
         self.stream = stream
         self.has: PieceSet | None = None  # None until the FileInfo has come
         self.position = 0  # our place in its queue; 0 once it serves us
@@ -75,7 +75,7 @@ class Source:
     def request(self, indexes: Sequence[int], now: float) -> None:
         for index in indexes:
             self.requested[index] = self._outbox.steady(now)
-        self.stream.send(b"".join([encode_message(Request(index)) for index in indexes]))
+        self.stream.write(b"".join([encode_message(Request(index)) for index in indexes]), now)
 
     def oldest_age(self, now: float) -> float:
         """Seconds that we have waited for the piece that is due next."""
@@ -99,7 +99,7 @@ class Source:
         """Seconds that we have waited in its queue; 0 where we wait in none."""
         return self._outbox.steady(now) - self.queued if self.position else 0.0
 
-    # -- SessionHandler
+    # -- Handler
 
     def opened(self, now: float) -> None:
         self.begin(now)
@@ -114,12 +114,17 @@ class Source:
                 self._on_message(message, now)
         except (ParseError, LocalError):
             self._owner.drop(self, Dropped.NO_MESSAGE, now, ban=True)
+        self.stream.consumed(len(data), now)  # only pieces that were requested come: that is what bounds them
 
-    def writable(self, now: float) -> None:
+    def drained(self, now: float) -> None:
         if self.alive:
             self._owner.source_ready(self, now)
 
-    def closed(self, reason: int, now: float) -> None:
+    def ended(self, now: float) -> None:
+        if self.alive:
+            self._owner.drop(self, Dropped.STOPPED, now, ban=False)
+
+    def aborted(self, code: int, now: float) -> None:
         if self.alive:
             self._owner.source_closed(self, now)
 
@@ -168,14 +173,18 @@ class Source:
         self._owner.source_piece(self, index, proof, data, now)
 
     def stop(self, reason: int, now: float) -> list[int]:
-        """End the stream; returns the pieces that will not come."""
-        self.alive = False
-        self.stream.end(reason, now)
-        outstanding = list(self.requested)
-        self.requested.clear()
-        return outstanding
+        """Abort the stream; returns the pieces that will not come."""
+        self.stream.abort(reason, now)
+        return self._leave()
 
     def goodbye(self, now: float) -> None:
         """Say that we want nothing more, and end the stream."""
-        self.stream.send(encode_message(Done()))
-        self.stop(EndReason.DONE, now)
+        self.stream.write(encode_message(Done()), now)
+        self.stream.end(now)
+        self._leave()
+
+    def _leave(self) -> list[int]:
+        self.alive = False
+        outstanding = list(self.requested)
+        self.requested.clear()
+        return outstanding

@@ -17,7 +17,7 @@ from convergence.errors import EndReason, ParseError
 from convergence.ordb.index import MerkleTree, SharedFile, piece_key, piece_length
 from convergence.ordb.pieces import PieceSet
 from convergence.outbox import Outbox
-from convergence.rdv.session import ByteStream
+from convergence.pipes.duplex import Duplex
 from convergence.states import TIMEOUT, StateMachine, Table
 from convergence.wire.ordb import (
     MAX_RANGES,
@@ -75,7 +75,7 @@ class Upload:
 
     def __init__(
         self,
-        stream: ByteStream,
+        stream: Duplex,
         file: SharedFile,
         tree: MerkleTree,
         outbox: Outbox,
@@ -100,17 +100,17 @@ class Upload:
         self._on_progress = on_progress
         self._on_over = on_over
 
-    def announce(self) -> None:
+    def announce(self, now: float) -> None:
         """Tell the receiver which pieces we hold now (the first MAX_RANGES runs of them)."""
         if self._present is not None and self._machine.state is Phase.SERVING:
-            self._send(Have(tuple(self._present.ranges()[:MAX_RANGES])))
+            self._send(Have(tuple(self._present.ranges()[:MAX_RANGES])), now)
 
     def stop(self, now: float, reason: int = EndReason.DONE) -> None:
         """End the upload from this side."""
         if not self._machine.final:
             self._machine.move("end", now)
             self._finish(now)
-            self._stream.end(reason, now)
+            self._stream.abort(reason, now)
 
     # -- Served
 
@@ -118,7 +118,7 @@ class Upload:
         """Others come first: tell the receiver its place. Later calls tell a new place, or that we are still here."""
         if self._machine.state is not Phase.QUEUED:  # else its deadline would begin anew
             self._machine.move("queue", now)
-        self._send(Queued(position))
+        self._send(Queued(position), now)
 
     def idle(self, now: float) -> bool:
         """Whether its place should go to a receiver that waits."""
@@ -130,8 +130,8 @@ class Upload:
         """The receiver has a place: describe the file."""
         self._machine.move("serve", now)
         self._last = self._outbox.steady(now)
-        self._send(Info(self._file.salt, self._file.info))
-        self.announce()
+        self._send(Info(self._file.salt, self._file.info), now)
+        self.announce(now)
 
     def data(self, data: bytes, now: float) -> None:
         try:
@@ -147,12 +147,17 @@ class Upload:
                         self.stop(now, EndReason.TORPROTOCOL)  # a message that only senders send
         except ParseError:
             self.stop(now, EndReason.TORPROTOCOL)
+        self._stream.consumed(len(data), now)  # the queue of requests has a limit of its own
 
-    def writable(self, now: float) -> None:
+    def drained(self, now: float) -> None:
         self._send_held(now)
         self._pump(now)
 
-    def closed(self, reason: int, now: float) -> None:
+    def ended(self, now: float) -> None:
+        """The receiver asks for nothing more."""
+        self.stop(now)
+
+    def aborted(self, code: int, now: float) -> None:
         if not self._machine.final:
             self._machine.move("end", now)
             self._finish(now)
@@ -204,15 +209,15 @@ class Upload:
         message, self._held = self._held, None
         if message is None or self._machine.final:
             return
-        self._send(message)
+        self._send(message, now)
         self._used(now)
         if isinstance(message, Piece):
             self.bytes_sent += len(message.data)
             if self._on_progress is not None:
                 self._on_progress(self.bytes_sent, now)
 
-    def _send(self, message: Message) -> None:
-        self._stream.send(encode_message(message))
+    def _send(self, message: Message, now: float) -> None:
+        self._stream.write(encode_message(message), now)
 
     def _length(self, index: int) -> int:
         return piece_length(self._file.info.size, index, self._file.info.piece_size)
@@ -223,7 +228,7 @@ class Upload:
 
     def _timed_out(self, phase: Phase, now: float) -> None:
         self._finish(now)
-        self._stream.end(EndReason.TIMEOUT, now)
+        self._stream.abort(EndReason.TIMEOUT, now)
 
     def _finish(self, now: float) -> None:
         self._queue.clear()

@@ -128,12 +128,15 @@ class Probe:
     def __init__(self, answered: Callable[[float], None]) -> None:
         self._answered = answered
 
-    def connected(self, now: float) -> None: ...
+    def opened(self, now: float) -> None: ...
 
     def data(self, data: bytes, now: float) -> None: ...
 
-    def writable(self, now: float) -> None: ...
+    def drained(self, now: float) -> None: ...
 
-    def ended(self, reason: int, now: float) -> None:
-        if reason != EndReason.DESTROY:
+    def ended(self, now: float) -> None:
+        self._answered(now)
+
+    def aborted(self, code: int, now: float) -> None:
+        if code != EndReason.DESTROY:
             self._answered(now)

@@ -17,10 +17,11 @@ from convergence.circuit.client import ClientCircuit
 from convergence.codes import PathWhy, TransferWhy
 from convergence.errors import DestroyReason, EndReason, LocalError, StreamError, Why
 from convergence.outbox import Outbox, Timer
+from convergence.pipes.duplex import Duplex, Handler
 from convergence.ports import Crypto, Rng
 from convergence.rdv.blind import MAX_AHEAD, POINTS, blinded_names, ring_of, walk
 from convergence.rdv.circuits import LINGER, Backoff, CircuitSource
-from convergence.rdv.session import ByteStream, Session, SessionHandler
+from convergence.rdv.session import Session
 from convergence.states import TIMEOUT, StateMachine, Table
 from convergence.wire.descriptor import Descriptor, Role
 from convergence.wire.rdv import format_rdv_target
@@ -96,7 +97,7 @@ class RdvClient:
         crypto: Crypto,
         rng: Rng,
         *,
-        attach: Callable[[ByteStream], SessionHandler],
+        attach: Callable[[Duplex], Handler],
         needed: Callable[[], int],
         progress: Callable[[], int],
         on_status: Callable[[TransferWhy, float], None],
@@ -336,7 +337,7 @@ class _Route:
             self._machine.move("stop", now)
         session, self._session = self._session, None
         if session is not None:
-            session.end(EndReason.DONE, now)
+            session.abort(EndReason.DONE, now)
         self._leave(DestroyReason.FINISHED, LINGER, now)
 
     def _ask(self, now: float) -> None:
@@ -362,7 +363,7 @@ class _Route:
             session.bind(circuit.open_stream(format_rdv_target(name), session, now))
         except (LocalError, StreamError):  # it closed just now, or has all the streams it can have
             self._session = self._circuit = None
-            session.end(EndReason.INTERNAL, now)
+            session.abort(EndReason.INTERNAL, now)
             self._fail(now)
 
     def _opened(self, now: float) -> None:
@@ -409,7 +410,7 @@ class _Route:
         self._attempt += 1
         session, self._session = self._session, None
         if session is not None:
-            session.end(EndReason.TIMEOUT, now)
+            session.abort(EndReason.TIMEOUT, now)
         self._leave(DestroyReason.TIMEOUT, 0.0, now)
         self.retry_at = now + self._backoff.next()
         self._client.route_failed(now)

@@ -16,15 +16,16 @@ from enum import Enum
 from typing import Protocol as Shape
 
 from convergence.circuit.client import ClientCircuit
-from convergence.circuit.streams import Stream, StreamHandler
+from convergence.circuit.streams import Stream
 from convergence.codes import Limit, PathWhy
 from convergence.errors import DestroyReason, EndReason, ParseError, Problem, StreamError, Why
 from convergence.outbox import Outbox, Timer
 from convergence.path.select import fraction, random_below
+from convergence.pipes.duplex import Duplex, Handler
 from convergence.ports import Crypto, Rng
 from convergence.rdv.blind import OVERLAP, POINTS, blinded_names, next_change, ring_of, walk
 from convergence.rdv.circuits import LINGER, Backoff, CircuitSource
-from convergence.rdv.session import ByteStream, Session, SessionHandler
+from convergence.rdv.session import Session
 from convergence.states import TIMEOUT, StateMachine, Table
 from convergence.wire.descriptor import Descriptor, Role
 from convergence.wire.rdv import Advert, AdvertOp, DbInfo, parse_rdv_target
@@ -48,7 +49,7 @@ WAKE_SPREAD = 5.0  # seconds after a clock jump within which a node's posts go o
 DAY_CHANGE_SPREAD = OVERLAP / 2  # the same for their change to another day's names
 
 
-class Served(SessionHandler, Shape):
+class Served(Handler, Shape):
     """A share's handler of one session. `opened` is called when the client has a place, not when the session opens."""
 
     def queued(self, position: int, now: float) -> None:
@@ -96,7 +97,7 @@ TABLE = Table(
 class _Share:
     hash_name: bytes
     key: bytes
-    serve: Callable[[ByteStream], Served]
+    serve: Callable[[Duplex], Served]
     ring: list[Descriptor] = field(default_factory=list)
     begins: float | None = None  # when it is advertised first; None until there are points
     posts: dict[bytes, _Post] = field(default_factory=dict)  # by the point's identity; MAX_WALK
@@ -134,7 +135,7 @@ class RdvService:
         self,
         hash_name: bytes,
         key: bytes,
-        serve: Callable[[ByteStream], Served],
+        serve: Callable[[Duplex], Served],
         now: float,
     ) -> None:
         """Offer a file until `unshare`. Sharing the same hash_name again changes nothing.
@@ -252,14 +253,14 @@ class RdvService:
 class _Guest:
     """A client that came to a post: the handler of its session."""
 
-    def __init__(self, post: _Post, stream: ByteStream, serve: Callable[[ByteStream], Served]) -> None:
+    def __init__(self, post: _Post, stream: Duplex, serve: Callable[[Duplex], Served]) -> None:
         self.stream = stream
         self.served = serve(stream)
         self._post = post
 
     def end(self, reason: int, now: float) -> None:
-        self.stream.end(reason, now)
-        self.served.closed(reason, now)
+        self.stream.abort(reason, now)
+        self.served.aborted(reason, now)
 
     def opened(self, now: float) -> None:
         self._post.admit(self, now)
@@ -267,11 +268,14 @@ class _Guest:
     def data(self, data: bytes, now: float) -> None:
         self.served.data(data, now)
 
-    def writable(self, now: float) -> None:
-        self.served.writable(now)
+    def drained(self, now: float) -> None:
+        self.served.drained(now)
 
-    def closed(self, reason: int, now: float) -> None:
-        self.served.closed(reason, now)
+    def ended(self, now: float) -> None:
+        self.served.ended(now)
+
+    def aborted(self, code: int, now: float) -> None:
+        self.served.aborted(code, now)
 
 
 class _Post:
@@ -288,8 +292,8 @@ class _Post:
         self._since = 0.0  # when its circuit was built, in steady time
         self._advertised: list[bytes] = []
         self._shaking: dict[Session, None] = {}  # MAX_SHAKING
-        self._served: dict[ByteStream, _Guest] = {}  # MAX_SESSIONS
-        self._queue: dict[ByteStream, _Guest] = {}  # MAX_QUEUE, the next one first
+        self._served: dict[Duplex, _Guest] = {}  # MAX_SESSIONS
+        self._queue: dict[Duplex, _Guest] = {}  # MAX_QUEUE, the next one first
         self._backoff = Backoff(service.rng, BACKOFF_FIRST, BACKOFF_LIMIT)
         self._day_delay = DAY_CHANGE_SPREAD * fraction(service.rng)
         self._timer: Timer | None = None  # the next attempt, or change of day
@@ -331,7 +335,7 @@ class _Post:
     def close(self, now: float) -> None:
         """Withdraw the adverts and end the sessions; the circuit ends once that has gone out."""
         for session in list(self._shaking):
-            session.end(EndReason.DONE, now)
+            session.abort(EndReason.DONE, now)
         for guest in [*self._served.values(), *self._queue.values()]:
             guest.end(EndReason.DONE, now)
         self.retire(now)
@@ -447,7 +451,7 @@ class _Post:
 
     # -- clients
 
-    def _on_begin(self, target: str, stream: Stream, now: float) -> StreamHandler | None:
+    def _on_begin(self, target: str, stream: Stream, now: float) -> Handler | None:
         service = self._service
         try:
             name = parse_rdv_target(target)
@@ -458,7 +462,7 @@ class _Post:
         if len(self._served) >= MAX_SESSIONS and len(self._queue) >= MAX_QUEUE:
             raise StreamError("too many receivers", EndReason.RESOURCELIMIT)
         if len(self._shaking) >= MAX_SHAKING:
-            list(self._shaking)[random_below(service.rng, MAX_SHAKING)].end(EndReason.RESOURCELIMIT, now)
+            list(self._shaking)[random_below(service.rng, MAX_SHAKING)].abort(EndReason.RESOURCELIMIT, now)
         session: Session = Session(
             service.crypto,
             service.rng,

@@ -1,6 +1,7 @@
 """End-to-end encryption inside one stream: Noise_NNpsk0 between the two ends of a splice.
 
-Does: the handshake, then framing (u16 length | Noise message) both ways; tells its handler why it closed.
+Does: the handshake, then framing (u16 length | Noise message) both ways. An empty message says that its sender writes
+no more: each way ends by itself, and an END of the stream that comes without such messages is an abort.
 Does not: know what the bytes mean, open streams, or retry. A rendezvous point on the way sees ciphertext only.
 
 Nothing is handed up, and nothing can be sent, before the handshake is done. A frame that does not verify ends the
@@ -18,7 +19,8 @@ from convergence.crypto.kdf import hkdf_sha256
 from convergence.crypto.noise import HANDSHAKE_OVERHEAD, MAX_MESSAGE, TAG_LEN, Handshake, Transport
 from convergence.errors import CryptoError, EndReason, LocalError
 from convergence.outbox import Outbox
-from convergence.ports import Crypto, Rng
+from convergence.pipes.duplex import Duplex, Handler
+from convergence.ports import Buffer, Crypto, Rng
 from convergence.states import TIMEOUT, StateMachine, Table
 
 MAX_RECORD = 32 * 1024  # bytes of plaintext in a frame: few calls for a piece, and no long wait on a slow path
@@ -36,54 +38,13 @@ def psk_of(key: bytes) -> bytes:
     return hkdf_sha256(key, info=b"convergence:psk", length=32)
 
 
-class RawStream(Shape):
-    """What a session needs of the stream under it (circuit/streams.py)."""
-
-    @property
-    def congested(self) -> bool: ...
-
-    def send(self, data: bytes) -> None: ...
-
-    def end(self, reason: int = EndReason.DONE, after_flush: bool = True) -> None: ...
-
-
-class ByteStream(Shape):
-    """What a session is to its user."""
-
-    @property
-    def congested(self) -> bool:
-        """Stop producing until `writable`."""
-        ...
-
-    def send(self, data: bytes) -> None:
-        """Queue any number of bytes. Dropped once the session has closed."""
-        ...
-
-    def end(self, reason: int, now: float) -> None:
-        """Close; what was sent goes first. The handler hears no more."""
-        ...
-
-
-class SessionHandler(Shape):
-    """The user of a session."""
-
-    def opened(self, now: float) -> None:
-        """The other side proved that it holds the link's key."""
-        ...
-
-    def data(self, data: bytes, now: float) -> None:
-        """Any number of bytes, in order."""
-        ...
-
-    def writable(self, now: float) -> None: ...
-
-    def closed(self, reason: int, now: float) -> None:
-        """The session closed, not by us. `reason`: an EndReason, or another number as received. The last call."""
-        ...
-
-
 class Over(Shape):
-    """Called once when a session is over, whoever ended it: after the handler's `closed`, before our END goes out."""
+    """Called once when a session is over, whoever ended it: after the handler's last call, before our END goes out.
+
+    Args:
+        reason: an EndReason, or another number as received; DONE when both ends have ended.
+        local: whether we aborted it.
+    """
 
     def __call__(self, reason: int, local: bool, now: float) -> None: ...
 
@@ -95,25 +56,34 @@ class Phase(Enum):
     ASKING = "asking"  # our first message is out
     EXPECTING = "expecting"  # the other side's first message is due
     OPEN = "open"
+    ENDED = "ended"  # we write no more
+    HEARD_END = "heard end"  # the other side writes no more
     CLOSED = "closed"
 
 
+_CLOSING = {"close": Phase.CLOSED, TIMEOUT: Phase.CLOSED}
 TABLE = Table(
     "rdv session",
     Phase.STARTING,
     {
-        Phase.STARTING: {"ask": Phase.ASKING, "expect": Phase.EXPECTING, "close": Phase.CLOSED, TIMEOUT: Phase.CLOSED},
-        Phase.ASKING: {"shaken": Phase.OPEN, "close": Phase.CLOSED, TIMEOUT: Phase.CLOSED},
-        Phase.EXPECTING: {"shaken": Phase.OPEN, "close": Phase.CLOSED, TIMEOUT: Phase.CLOSED},
-        Phase.OPEN: {"close": Phase.CLOSED},
+        Phase.STARTING: {"ask": Phase.ASKING, "expect": Phase.EXPECTING, **_CLOSING},
+        Phase.ASKING: {"shaken": Phase.OPEN, **_CLOSING},
+        Phase.EXPECTING: {"shaken": Phase.OPEN, **_CLOSING},
+        Phase.OPEN: {"end": Phase.ENDED, "hear end": Phase.HEARD_END, "close": Phase.CLOSED},
+        Phase.ENDED: {"hear end": Phase.CLOSED, "close": Phase.CLOSED},
+        Phase.HEARD_END: {"end": Phase.CLOSED, "close": Phase.CLOSED},
     },
     deadlines={Phase.STARTING: OPEN_TIMEOUT, Phase.ASKING: ANSWER_TIMEOUT, Phase.EXPECTING: FIRST_TIMEOUT},
-    standing={Phase.OPEN: "its user closes it, who has deadlines of his own (ordb/upload.py, ordb/download.py)"},
+    standing={
+        Phase.OPEN: "its user closes it, who has deadlines of his own (ordb/upload.py, ordb/download.py)",
+        Phase.ENDED: "the far end ends it, or its user aborts it",
+        Phase.HEARD_END: "its user ends or aborts it",
+    },
 )
 
 
 class Session:
-    """One end. It is the handler of the stream below and the ByteStream of the handler above.
+    """One end. It is the handler of the stream below and the Duplex of the handler above.
 
     Args:
         initiator: True at the side that asked for the file.
@@ -136,7 +106,7 @@ class Session:
         *,
         now: float,
         initiator: bool,
-        attach: Callable[[ByteStream], SessionHandler],
+        attach: Callable[[Duplex], Handler],
         on_open: Callable[[float], None] | None = None,
         on_over: Over | None = None,
     ) -> None:
@@ -146,46 +116,53 @@ class Session:
         self._noise: Transport | None = None
         self._on_open = on_open
         self._on_over = on_over
-        self._stream: RawStream | None = None
+        self._stream: Duplex | None = None
         self._buffer = bytearray()  # one incomplete frame: MAX_FRAME
-        self._handler = attach(self)
+        self.handler: Handler | None = attach(self)
 
-    def bind(self, stream: RawStream) -> None:
+    def bind(self, stream: Duplex) -> None:
         """The stream below. Its handler is this session."""
         self._stream = stream
 
-    @property
-    def is_open(self) -> bool:
-        return self._machine.state is Phase.OPEN
-
-    # -- ByteStream
+    # -- Duplex
 
     @property
     def congested(self) -> bool:
         return self._stream is not None and self._stream.congested
 
-    def send(self, data: bytes) -> None:
+    def write(self, data: bytes, now: float) -> None:
         """Raises LocalError before the handshake is done."""
-        if self._machine.final:
+        if self._machine.state in (Phase.ENDED, Phase.CLOSED):
             return
-        if self._noise is None or self._stream is None:
-            raise LocalError("nothing is sent before the handshake is done")
         view = memoryview(data)
         for at in range(0, len(view), MAX_RECORD):
-            sealed = self._noise.send.encrypt(view[at : at + MAX_RECORD])
-            self._stream.send(_LENGTH.pack(len(sealed)) + sealed)
+            self._seal(view[at : at + MAX_RECORD], now)
 
-    def end(self, reason: int, now: float) -> None:
-        self._close(reason, now, local=True)
+    def end(self, now: float) -> None:
+        """Raises LocalError before the handshake is done."""
+        if self._machine.state in (Phase.ENDED, Phase.CLOSED):
+            return
+        self._seal(b"", now)
+        self._machine.move("end", now)
+        self._settle(now)
 
-    # -- StreamHandler
+    def abort(self, code: int, now: float) -> None:
+        if not self._machine.final:
+            self._machine.move("close", now)
+            self._over(code, now, local=True)
 
-    def connected(self, now: float) -> None:
+    def consumed(self, size: int, now: float) -> None:
+        if self._stream is not None:
+            self._stream.consumed(size, now)
+
+    # -- Handler of the stream
+
+    def opened(self, now: float) -> None:
         if self._machine.state is not Phase.STARTING:
             return
         self._machine.move("ask" if self._initiator else "expect", now)
         if self._initiator:
-            self._send_handshake()
+            self._send_handshake(now)
 
     def data(self, data: bytes, now: float) -> None:
         if self._machine.final:
@@ -193,59 +170,102 @@ class Session:
         self._buffer += data
         at, end = 0, len(self._buffer)
         try:
-            while end - at >= 2 and self._buffer:  # emptied when a handler closes us
+            while end - at >= _LENGTH.size and not self._machine.final:
                 (length,) = _LENGTH.unpack_from(self._buffer, at)
                 if length < TAG_LEN or (self._noise is None and length != HANDSHAKE_OVERHEAD):
                     raise CryptoError("frame of an impossible length")
-                if end - at < 2 + length:
+                start = at + _LENGTH.size
+                if end - start < length:
                     break
-                message = bytes(memoryview(self._buffer)[at + 2 : at + 2 + length])
-                at += 2 + length
-                if self._noise is None:
-                    self._on_handshake(message, now)
-                else:
-                    self._handler.data(self._noise.receive.decrypt(message), now)
+                at = start + length
+                self._on_message(bytes(memoryview(self._buffer)[start:at]), now)
         except CryptoError:
-            self._close(EndReason.TORPROTOCOL, now, local=False)
+            self._lost(EndReason.TORPROTOCOL, now)
         del self._buffer[:at]
 
-    def writable(self, now: float) -> None:
-        if self.is_open:
-            self._handler.writable(now)
+    def drained(self, now: float) -> None:
+        if self.handler is not None and self._noise is not None:
+            self.handler.drained(now)
 
-    def ended(self, reason: int, now: float) -> None:
+    def ended(self, now: float) -> None:
+        """An END that the far end did not announce may be anybody's."""
         self._stream = None
-        self._close(reason, now, local=False)
+        self._lost(EndReason.DONE, now)
+
+    def aborted(self, code: int, now: float) -> None:
+        self._stream = None
+        self._lost(code, now)
+
+    # -- inside
+
+    def _on_message(self, message: bytes, now: float) -> None:
+        if self._noise is None:
+            self.consumed(_LENGTH.size + len(message), now)
+            self._on_handshake(message, now)
+            return
+        data = self._noise.receive.decrypt(message)
+        self.consumed(_LENGTH.size + TAG_LEN, now)
+        if self._machine.state is Phase.HEARD_END:
+            raise CryptoError("a message after the last one")
+        if not data:
+            self._machine.move("hear end", now)
+            if self.handler is not None:
+                self.handler.ended(now)
+            self._settle(now)
+        elif self.handler is not None:
+            self.handler.data(data, now)
+
+    def _seal(self, data: Buffer, now: float) -> None:
+        if self._noise is None or self._stream is None:
+            raise LocalError("nothing is sent before the handshake is done")
+        sealed = self._noise.send.encrypt(data)
+        self._stream.write(_LENGTH.pack(len(sealed)) + sealed, now)
+
+    def _settle(self, now: float) -> None:
+        """Both ends have ended: so does the stream."""
+        if self._machine.final:
+            self._over(EndReason.DONE, now, local=False)
 
     def _on_handshake(self, message: bytes, now: float) -> None:
         self._shake.read(message)
         if not self._initiator:
-            self._send_handshake()
+            self._send_handshake(now)
         self._noise = self._shake.transport()
         self._machine.move("shaken", now)
         if self._on_open is not None:
             self._on_open(now)
-        self._handler.opened(now)
+        if self.handler is not None:
+            self.handler.opened(now)
 
-    def _send_handshake(self) -> None:
+    def _send_handshake(self, now: float) -> None:
         if self._stream is not None:
             message = self._shake.write()
-            self._stream.send(_LENGTH.pack(len(message)) + message)
+            self._stream.write(_LENGTH.pack(len(message)) + message, now)
 
     def _timed_out(self, phase: Phase, now: float) -> None:
-        self._over(EndReason.TIMEOUT, now, local=False)
+        self._tell(EndReason.TIMEOUT, now)
 
-    def _close(self, reason: int, now: float, *, local: bool) -> None:
+    def _lost(self, code: int, now: float) -> None:
         if not self._machine.final:
             self._machine.move("close", now)
-            self._over(reason, now, local=local)
+            self._tell(code, now)
+
+    def _tell(self, code: int, now: float) -> None:
+        """It was not our user who gave up."""
+        if self.handler is not None:
+            self.handler.aborted(code, now)
+        self._over(code, now, local=False)
 
     def _over(self, reason: int, now: float, *, local: bool) -> None:
         self._buffer.clear()
+        self.handler = None
         stream, self._stream = self._stream, None
-        if not local:
-            self._handler.closed(reason, now)
         if self._on_over is not None:
-            self._on_over(reason, local, now)
-        if stream is not None:
-            stream.end(reason)
+            on_over, self._on_over = self._on_over, None
+            on_over(reason, local, now)
+        if stream is None:
+            return
+        if reason == EndReason.DONE and not local:
+            stream.end(now)
+        else:
+            stream.abort(reason, now)

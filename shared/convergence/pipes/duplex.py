@@ -1,0 +1,115 @@
+"""Bytes both ways: what every pipe is to its user, and every user to a pipe.
+
+Does: name the two sides (`Duplex`, `Handler`); join two pipes, so that what comes out of one goes into the other.
+Does not: know what carries the bytes.
+
+                 write, end ->                  -> write, end
+    one user  ==================  Duplex  ==================  the other
+                 <- data, ended                 data, ended <-
+
+Each way ends by itself: `end` says that we write no more, `ended` that the far end does not. `abort` gives up both
+ways at once, and the far end hears its code. Credit goes back to the writer only for bytes that the reader says were
+`consumed`. So a reader that stops, stops the writer, however many pipes lie between the two.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol as Shape
+
+
+class Duplex(Shape):
+    """One end of a pipe, for its user. Any call may call the handler back before it returns."""
+
+    handler: Handler | None
+
+    @property
+    def congested(self) -> bool:
+        """Whether more waits to go out than a pipe should hold: write no more until `drained`."""
+        ...
+
+    def write(self, data: bytes, now: float) -> None:
+        """Queue any number of bytes. They are dropped after `end`, and once the pipe is over."""
+        ...
+
+    def end(self, now: float) -> None:
+        """We write no more; what was written goes first. The far end may write on. Where that cannot be carried (a
+        stream of Tor's, whose END ends both ways), `ended` follows when all has gone out."""
+        ...
+
+    def abort(self, code: int, now: float) -> None:
+        """Give up both ways now; `code` (EndReason) says why. What waits is dropped, and the handler hears no more."""
+        ...
+
+    def consumed(self, size: int, now: float) -> None:
+        """The user is done with so many bytes of those that `data` gave it. Raises LocalError for more than it got."""
+        ...
+
+
+class Handler(Shape):
+    """The user of a pipe."""
+
+    def opened(self, now: float) -> None:
+        """The far end accepted. Before, nothing is handed up; what is written waits."""
+        ...
+
+    def data(self, data: bytes, now: float) -> None:
+        """One byte or more, in order."""
+        ...
+
+    def drained(self, now: float) -> None:
+        """The pipe is congested no more."""
+        ...
+
+    def ended(self, now: float) -> None:
+        """The far end writes no more. The last call if we have ended as well."""
+        ...
+
+    def aborted(self, code: int, now: float) -> None:
+        """The far end, or something between, gave up both ways. `code`: an EndReason, or another number as received.
+        The last call."""
+        ...
+
+
+def join(one: Duplex, other: Duplex) -> None:
+    """Whatever comes out of either goes into the other, and so do ends and aborts."""
+    one.handler, other.handler = Onward(one, other), Onward(other, one)
+
+
+class Onward:
+    """Takes what comes out of one pipe into another.
+
+    At most one window of the pipe it comes from waits to be written on, because credit is held back while the pipe it
+    goes into is congested.
+    """
+
+    def __init__(self, out_of: Duplex, into: Duplex) -> None:
+        self._out_of = out_of
+        self._into = into
+        self._owed = 0  # bytes whose credit is held back
+
+    def opened(self, now: float) -> None:
+        """Nothing to do: what came before waits in the pipe."""
+
+    def data(self, data: bytes, now: float) -> None:
+        self._into.write(data, now)
+        self._owed += len(data)
+        if not self._into.congested:
+            self.settle(now)
+
+    def settle(self, now: float) -> None:
+        """Give the credit back that was held."""
+        owed, self._owed = self._owed, 0
+        if owed:
+            self._out_of.consumed(owed, now)
+
+    def drained(self, now: float) -> None:
+        """What we write into drains; the other side of the joint holds the credit for it."""
+        back = self._into.handler
+        if isinstance(back, Onward):
+            back.settle(now)
+
+    def ended(self, now: float) -> None:
+        self._into.end(now)
+
+    def aborted(self, code: int, now: float) -> None:
+        self._into.abort(code, now)
