@@ -20,7 +20,7 @@ def run(tiny: bool = False) -> list[Figure]:
     path = [lab.node(f"relay{number}") for number in range(3)]
     far_sink, near_sink = Sink(), Sink()
     far = serve(path[-1], far_sink)
-    near = lab.circuit(client, *path).open_stream("example.com:80", near_sink, NOW)
+    near = near_sink.pipe = lab.circuit(client, *path).open_stream("example.com:80", near_sink, NOW)
     lab.settle()
     chunk = bytes(CHUNK)
 
@@ -28,7 +28,7 @@ def run(tiny: bool = False) -> list[Figure]:
         before = near_sink.received
         lab.reset()
         for _ in range(size // CHUNK):
-            far[0].send(chunk)
+            far[0].write(chunk, NOW)
             lab.settle()
         return (near_sink.received - before) / MAX_DATA / client.busy
 
@@ -36,7 +36,7 @@ def run(tiny: bool = False) -> list[Figure]:
         before = far_sink.received
         lab.reset()
         for _ in range(size // CHUNK):
-            client.work(lambda: near.send(chunk))
+            client.work(lambda: near.write(chunk, NOW))
             lab.settle()
         return (far_sink.received - before) / MAX_DATA / client.busy
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from convergence.circuit.client import ClientCircuit
 from convergence.circuit.relay import RelayCircuit
-from convergence.circuit.streams import Stream, StreamHandler
+from convergence.circuit.streams import Stream
 from convergence.crypto.keys import NodeKeys
 from convergence.crypto.onion import Layer
 from convergence.effects import Connect, Send
@@ -23,6 +23,7 @@ from convergence.link.link import Link
 from convergence.link.neighbours import Neighbours
 from convergence.link.onionskins import Onionskins
 from convergence.outbox import Outbox
+from convergence.pipes.duplex import Duplex
 from convergence.rdv.point import RdvPoint
 from convergence.wire.cells import CELL_LEN, PAYLOAD_LEN
 from convergence.wire.descriptor import Descriptor, Role, Transport, TransportKind
@@ -222,29 +223,35 @@ class LabNode:
 
 
 class Sink:
-    """A StreamHandler that counts what comes."""
+    """A Handler that counts what comes, and consumes it."""
 
     def __init__(self) -> None:
         self.received = 0
+        self.pipe: Duplex | None = None
 
-    def connected(self, now: float) -> None: ...
+    def opened(self, now: float) -> None: ...
 
     def data(self, data: bytes, now: float) -> None:
         self.received += len(data)
+        assert self.pipe is not None
+        self.pipe.consumed(len(data), now)
 
-    def writable(self, now: float) -> None: ...
+    def drained(self, now: float) -> None: ...
 
-    def ended(self, reason: int, now: float) -> None:
+    def ended(self, now: float) -> None:
+        raise AssertionError("a stream of the bench ended")
+
+    def aborted(self, code: int, now: float) -> None:
         raise AssertionError("a stream of the bench broke")
 
 
-def serve(node: LabNode, handler: StreamHandler) -> list[Stream]:
-    """Accept every stream that begins at this node; returns them as they come."""
+def serve(node: LabNode, handler: Sink) -> list[Stream]:
+    """Accept the stream that begins at this node; returns a list that will hold it."""
     streams: list[Stream] = []
 
     def begin(circuit: RelayCircuit, stream_id: int) -> None:
         stream = circuit.endpoint.accept_stream(stream_id)
-        stream.handler = handler
+        stream.handler, handler.pipe = handler, stream
         stream.accept(NOW)
         streams.append(stream)
 

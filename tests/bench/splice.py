@@ -30,7 +30,7 @@ def run(tiny: bool = False) -> list[Figure]:
     sharing.send_message(RelayCommand.DB_INFO, DbInfo((Advert(BLINDED, AdvertOp.ADD),)).encode())
     lab.settle()
     sink = Sink()
-    lab.circuit(client, second, point).open_stream(format_rdv_target(BLINDED), sink, NOW)
+    sink.pipe = lab.circuit(client, second, point).open_stream(format_rdv_target(BLINDED), sink, NOW)
     lab.settle()
     chunk = bytes(CHUNK)
 
@@ -38,7 +38,7 @@ def run(tiny: bool = False) -> list[Figure]:
         before = sink.received
         lab.reset()
         for _ in range(size // CHUNK):
-            streams[0].send(chunk)
+            streams[0].write(chunk, NOW)
             lab.settle()
         return (sink.received - before) / MAX_DATA / point.busy
 

@@ -197,12 +197,12 @@ def test_a_relay_outlives_any_relay_messages(seed):
         path = net.relays(2)
         relay = Relay(path[-1])
         provider = net.build(other, [path[1]])
-        provider.on_begin = lambda target, stream, now: Recorder()
+        provider.on_begin = lambda target, stream, now: Recorder(stream)
         provider.send_message(RelayCommand.DB_INFO, DbInfo((Advert(NAME, AdvertOp.ADD),)).encode())
         circuit = net.build(client, path)
-        handlers = [Recorder(), Recorder()]
-        circuit.open_stream("host.example:80", handlers[0], net.now)
-        circuit.open_stream(format_rdv_target(NAME), handlers[1], net.now)
+        for target in ("host.example:80", format_rdv_target(NAME)):
+            handler = Recorder()
+            handler.pipe = circuit.open_stream(target, handler, net.now)
         net.pump()
         for _ in range(20):
             if circuit.closed:
@@ -239,7 +239,7 @@ def test_an_origin_outlives_any_relay_messages(seed, speaker):
         path = net.relays(2)
         answers, handler = [], Recorder()
         circuit = net.build(client, path)
-        circuit.on_begin = lambda target, stream, now: Recorder() if ".rdv" in target else None
+        circuit.on_begin = lambda target, stream, now: Recorder(stream) if ".rdv" in target else None
         stream, _ = net.open(circuit, handler=handler)
         circuit.resolve("host.example", lambda resolved, now, answers=answers: answers.append(resolved))
         net.pump()

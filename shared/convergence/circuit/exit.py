@@ -172,8 +172,9 @@ class TcpPipe:
     # -- Duplex
 
     def write(self, data: bytes, now: float) -> None:
-        self._service.used(self._channel, now)
-        self._outbox.emit(Send(self._channel, [data]))
+        if self.handler is not None:  # otherwise the channel has closed, and the stream still sends what came of it
+            self._service.used(self._channel, now)
+            self._outbox.emit(Send(self._channel, [data]))
 
     def end(self, now: float) -> None:
         self._service.forget(self._channel)

@@ -82,7 +82,9 @@ class Stream:
         self._queued = 0
         self._was_congested = False
         self._inbox: list[bytes] = []
-        self._unused: deque[tuple[int, int]] = deque()  # bytes handed up and not consumed, and their cells
+        self._runs: deque[tuple[int, int]] = deque()  # bytes and cells of each run handed up, until all is consumed
+        self._used = 0  # bytes consumed of the first run
+        self._credited = 0  # cells of it that gave credit
 
     # -- Duplex
 
@@ -104,10 +106,7 @@ class Stream:
         if self._closed or self._ending:
             return
         self._ending = True
-        if self._queue and self._open:
-            self._owner.wake(self)
-        else:
-            self._finish(now)
+        self.settle(now)
 
     def abort(self, code: int, now: float) -> None:
         if not self._closed:
@@ -117,26 +116,23 @@ class Stream:
     def consumed(self, size: int, now: float) -> None:
         if self._closed:
             return
-        credit = 0
-        while size:
-            if not self._unused:
+        self._used += size
+        credit, self._credited = -self._credited, 0
+        while self._runs and self._used >= self._runs[0][0]:
+            length, cells = self._runs.popleft()
+            self._used -= length
+            credit += cells
+        if self._used:
+            if not self._runs:
                 raise LocalError("more was consumed than was handed up")
-            length, cells = self._unused[0]
-            part = cells if size >= length else cells * size // length
-            if size >= length:
-                self._unused.popleft()
-            else:
-                self._unused[0] = (length - size, cells - part)
-            size = max(size - length, 0)
-            credit += part
-        self._credit(credit)
+            length, cells = self._runs[0]
+            self._credited = cells * self._used // length
+        self._credit(credit + self._credited)
 
     def accept(self, now: float, payload: bytes = b"") -> None:
         """Answer an incoming BEGIN with CONNECTED (payload: address and TTL at exits, else empty)."""
         self._owner.send_message(RelayCommand.CONNECTED, self.id, payload)
-        self._open = True
-        if self.handler is not None:
-            self.handler.opened(now)
+        self._start(now)
 
     # -- what the endpoint calls
 
@@ -171,8 +167,8 @@ class Stream:
         if self._inbox and not self._closed:
             data, cells = b"".join(self._inbox), len(self._inbox)
             self._inbox.clear()
-            if self.handler is not None and data:
-                self._unused.append((len(data), cells))
+            if self.handler is not None:
+                self._runs.append((len(data), cells))
                 self.handler.data(data, now)
             else:
                 self._credit(cells)
@@ -186,16 +182,15 @@ class Stream:
     def on_data(self, cell: bytes, length: int) -> None:
         if not self._open:
             raise StreamError("DATA before CONNECTED")
-        self._inbox.append(cell[RELAY_HEADER.size : RELAY_HEADER.size + length])
+        if length:
+            self._inbox.append(cell[RELAY_HEADER.size : RELAY_HEADER.size + length])
+        else:
+            self._credit(1)
 
     def on_connected(self, payload: bytes, now: float) -> None:
         if self._open:
             raise StreamError("CONNECTED twice")
-        self._open = True
-        if self.handler is not None:
-            self.handler.opened(now)
-        if self.ready:
-            self._owner.wake(self)
+        self._start(now)
 
     def on_sendme(self, now: float) -> None:
         if self._window + STREAM_INCREMENT > STREAM_WINDOW:
@@ -218,12 +213,19 @@ class Stream:
         else:
             handler.aborted(reason, now)
 
+    def _start(self, now: float) -> None:
+        self._open = True
+        if self.handler is not None:
+            self.handler.opened(now)
+        if self.ready:
+            self._owner.wake(self)
+
     def _credit(self, cells: int) -> None:
         for _ in range(self.deliver.consumed(cells)):
             self._owner.send_message(RelayCommand.SENDME, self.id)
 
     def _finish(self, now: float) -> None:
-        """Everything is sent, so our end ends both ways."""
+        """Everything is sent and handed up, so our END ends both ways."""
         if self._closed:
             return
         self._close(EndReason.DONE)
@@ -240,7 +242,7 @@ class Stream:
     def _drop_buffers(self) -> None:
         self._queue.clear()
         self._inbox.clear()
-        self._unused.clear()
+        self._runs.clear()
         self._queued = 0
 
 

@@ -16,7 +16,7 @@ from convergence.circuit.endpoint import Endpoint
 from convergence.circuit.relay import RelayCircuit
 from convergence.crypto.keys import NodeKeys
 from convergence.effects import CloseLink, Send
-from convergence.errors import RemoteError
+from convergence.errors import EndReason, RemoteError
 from convergence.events import Event
 from convergence.link.handshake import Handshake
 from convergence.link.link import Link
@@ -42,29 +42,40 @@ class SeededRng:
 
 
 class Recorder:
-    """A StreamHandler that keeps what it is told."""
+    """A Handler that keeps what it is told. What it gets it consumes if it knows the pipe; else the far end has to stop
+    after a window."""
 
-    def __init__(self, on_data=None):
+    def __init__(self, pipe=None, on_data=None):
+        self.pipe = pipe
         self.received = bytearray()
-        self.calls = []
-        self.reason = None
+        self.calls = []  # all but `data`
+        self.reason = None  # DONE once the far end has ended, else the code of the abort
         self._on_data = on_data
 
-    def connected(self, now):
-        self.calls.append("connected")
+    def opened(self, now):
+        self.calls.append("opened")
 
     def data(self, data, now):
+        assert data and self.reason is None, "nothing, or something after the last call"
         self.received += data
         if self._on_data is not None:
             self._on_data(data)
+        if self.pipe is not None:
+            self.pipe.consumed(len(data), now)
 
-    def writable(self, now):
-        self.calls.append("writable")
+    def drained(self, now):
+        self.calls.append("drained")
 
-    def ended(self, reason, now):
-        assert self.reason is None, "ended twice"
+    def ended(self, now):
+        self._over("ended", EndReason.DONE)
+
+    def aborted(self, code, now):
+        self._over("aborted", code)
+
+    def _over(self, call, reason):
+        assert self.reason is None, "over twice"
+        self.calls.append(call)
         self.reason = reason
-        self.calls.append("ended")
 
 
 class Services:
@@ -81,7 +92,7 @@ class Services:
 
     def accept(self, circuit, stream_id, begin):
         stream = circuit.endpoint.accept_stream(stream_id)
-        stream.handler = Recorder()
+        stream.handler = Recorder(stream)
         self.streams.append((stream, stream.handler))
         stream.accept(START)
 
@@ -300,9 +311,9 @@ class Net:
         return circuit
 
     def open(self, circuit, target="host.example:80", handler=None):
-        """A stream; returns it and its handler."""
+        """A stream; returns it and its handler, a Recorder that knows the stream."""
         handler = handler or Recorder()
-        stream = circuit.open_stream(target, handler, self.now)
+        stream = handler.pipe = circuit.open_stream(target, handler, self.now)
         self.pump()
         return stream, handler
 

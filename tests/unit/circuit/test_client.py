@@ -29,12 +29,12 @@ def test_a_circuit_is_built_hop_by_hop(net, client, hops):
     circuit = net.build(client, path)
     assert circuit.built and circuit.hops_built == hops and circuit.times_built == [circuit]
     stream, handler = net.open(circuit)
-    assert handler.calls == ["connected"]
+    assert handler.calls == ["opened"]
     assert [machine.services.targets for machine in path] == [[]] * (hops - 1) + [["host.example:80"]]
-    stream.send(b"up")
+    stream.write(b"up", net.now)
     net.pump()
     end, far = path[-1].services.streams[0]
-    end.send(b"down")
+    end.write(b"down", net.now)
     net.pump()
     assert (far.received, handler.received) == (b"up", b"down")
 
@@ -53,7 +53,7 @@ def test_cells_may_be_cut_anywhere(size):
     client = net.add("client", relays=False)
     circuit = net.build(client, net.relays(3))
     stream, handler = net.open(circuit)
-    stream.send(b"x" * 5000)
+    stream.write(b"x" * 5000, net.now)
     net.pump()
     _, far = net.machines[-1].services.streams[0]
     assert far.received == b"x" * 5000
@@ -65,13 +65,13 @@ def test_data_arrives_both_ways(net, client, size):
     up, down = SeededRng("up").random(size), SeededRng("down").random(size)
     stream, handler = net.open(circuit)
     end, far = net.machines[-1].services.streams[0]
-    stream.send(up)
-    end.send(down)
+    stream.write(up, net.now)
+    end.write(down, net.now)
     net.pump()
-    stream.end()
+    stream.end(net.now)
     net.pump()
     assert far.received == up and handler.received == down
-    assert far.reason == EndReason.DONE and handler.reason is None
+    assert far.reason == EndReason.DONE and handler.reason == EndReason.DONE, "all has gone out"
 
 
 def test_no_relay_learns_what_passes(net, client):
@@ -86,7 +86,7 @@ def test_no_relay_learns_what_passes(net, client):
     circuit = net.build(client, net.relays(3))
     net.tap = tap
     stream, _ = net.open(circuit)
-    stream.send(marker)
+    stream.write(marker, net.now)
     net.pump()
     assert marker in net.machines[-1].services.streams[0][1].received
     cells = set()
@@ -225,7 +225,7 @@ def test_what_the_last_hop_said_before_a_middle_hop_spoke_is_kept(net, client):
     _, handler = net.open(circuit)
     end, _ = path[-1].services.streams[0]
     first = net.other_side(client, first_link(net, client))
-    end.send(b"from the exit")
+    end.write(b"from the exit", net.now)
     net.congest(path[0], first)
     net.pump()
     say(path[0].circuits[0], RelayCommand.DATA, 1, b"injected")
@@ -250,7 +250,7 @@ def test_a_tagged_cell_closes_the_circuit(net, client, hop):
         return data
 
     net.tap = tap
-    end.send(b"data")
+    end.write(b"data", net.now)
     net.pump()
     assert circuit.gone == [DestroyReason.PROTOCOL] and handler.received == b""
     assert broken(client) == ["a cell that no hop's digest fits"]
@@ -270,7 +270,7 @@ def test_a_cell_tagged_on_its_way_out_closes_the_circuit(net, client, hop):
         return data
 
     net.tap = tap
-    stream.send(b"data")
+    stream.write(b"data", net.now)
     net.pump()
     assert circuit.closed and handler.reason == EndReason.DESTROY
     assert path[-1].services.streams[0][1].received == b""
@@ -280,7 +280,7 @@ def test_a_cell_tagged_on_its_way_out_closes_the_circuit(net, client, hop):
 def test_the_first_cells_go_early_so_that_counting_them_tells_no_length(net, client, hops):
     circuit = net.build(client, net.relays(hops))
     stream, _ = net.open(circuit)
-    stream.send(bytes(20 * PAYLOAD_LEN))
+    stream.write(bytes(20 * PAYLOAD_LEN), net.now)
     seen = {machine.name: 0 for machine in net.machines}
 
     def tap(sender, receiver, data):
@@ -306,7 +306,7 @@ def test_how_many_cells_go_early_does_not_tell_the_origins_neighbour_from_the_ne
 
         net.tap = tap
         stream, _ = net.open(net.build(client, path))
-        stream.send(bytes(20 * PAYLOAD_LEN))
+        stream.write(bytes(20 * PAYLOAD_LEN), net.now)
         net.pump()
         for machine, found in zip(path, counts, strict=True):
             found.add(seen[machine.name])
@@ -317,9 +317,9 @@ def test_a_circuit_that_was_in_use_can_be_extended_once_more(net, client):
     *path, more = net.relays(3)
     circuit = net.build(client, path)
     stream, _ = net.open(circuit)
-    stream.send(bytes(20 * PAYLOAD_LEN))
+    stream.write(bytes(20 * PAYLOAD_LEN), net.now)
     net.pump()
-    stream.end()
+    stream.end(net.now)
     circuit.extend(more.descriptor, lambda circuit, now: None, net.now)
     net.pump()
     assert circuit.built and circuit.hops_built == 3
@@ -436,7 +436,7 @@ def test_a_stream_handler_may_destroy_the_circuit_while_data_is_handed_over(net,
     handler = Recorder(on_data=lambda data: circuit.destroy(DestroyReason.FINISHED, net.now))
     net.open(circuit, handler=handler)
     end, _ = path[-1].services.streams[0]
-    end.send(b"x" * 100_000)
+    end.write(b"x" * 100_000, net.now)
     net.pump()
     assert circuit.gone == [DestroyReason.FINISHED] and handler.reason == EndReason.DESTROY
 
@@ -447,10 +447,10 @@ def test_a_stream_handler_may_end_other_streams_when_the_circuit_dies(net, clien
     streams = []
 
     class Ender(Recorder):
-        def ended(self, reason, now):
-            super().ended(reason, now)
+        def aborted(self, code, now):
+            super().aborted(code, now)
             for stream in streams:
-                stream.end()
+                stream.abort(code, now)
 
     handlers = []
     for _ in range(3):
@@ -515,23 +515,22 @@ def test_a_circuit_is_not_extended_to_a_node_twice(net, client):
 def test_a_begin_from_the_last_hop_is_offered_to_the_user(net, client):
     path = net.relays(2)
     circuit = net.build(client, path)
-    far = Recorder()
     seen = []
 
     def accept(target, stream, now):
         seen.append((target, stream))
-        return far
+        return Recorder(stream)
 
     circuit.on_begin = accept
     target = f"{'ab' * 32}.rdv:0"
     end = path[-1].circuits[0].endpoint.open_stream(target)
-    end.handler = Recorder()
+    end.handler = Recorder(end)
     net.pump()
-    assert seen[0][0] == target and end.handler.calls == ["connected"]
-    end.send(b"question")
-    seen[0][1].send(b"answer")
+    assert seen[0][0] == target and end.handler.calls == ["opened"]
+    end.write(b"question", net.now)
+    seen[0][1].write(b"answer", net.now)
     net.pump()
-    assert far.received == b"question" and end.handler.received == b"answer"
+    assert seen[0][1].handler.received == b"question" and end.handler.received == b"answer"
 
 
 @pytest.mark.parametrize(("hook", "reason"), [(None, EndReason.NOTDIRECTORY), (True, EndReason.RESOLVEFAILED)])
@@ -548,7 +547,7 @@ def test_a_begin_nobody_wants_is_ended_with_a_reason(net, client, hook, reason):
 def test_a_begin_with_an_id_of_the_origins_half_closes(net, client):
     path = net.relays(2)
     circuit = net.build(client, path)
-    circuit.on_begin = lambda target, stream, now: Recorder()
+    circuit.on_begin = lambda target, stream, now: Recorder(stream)
     say(path[-1].circuits[0], RelayCommand.BEGIN, 0x1234, Begin("host", 80).encode())
     net.pump()
     assert circuit.gone == [DestroyReason.PROTOCOL]

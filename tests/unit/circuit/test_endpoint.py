@@ -4,7 +4,9 @@ import pytest
 
 from convergence.circuit.endpoint import FAIR_RUN, MAX_HALF_CLOSED, MAX_STREAMS
 from convergence.circuit.flow import CIRCUIT_INCREMENT, CIRCUIT_WINDOW, STREAM_WINDOW
+from convergence.circuit.streams import SEND_BUFFER_HIGH
 from convergence.errors import DestroyReason, EndReason, StreamError
+from convergence.pipes.duplex import join
 from convergence.wire.relay import MAX_DATA, Answer, Begin, RelayCommand, Resolved, Sendme
 from tests.unit.circuit.rig import Net, Recorder, endpoint_of, say, say_data
 
@@ -37,7 +39,7 @@ def far_end(last):
 
 
 def test_each_side_picks_ids_from_its_half(net, circuit, last):
-    circuit.on_begin = lambda target, stream, now: Recorder()
+    circuit.on_begin = lambda target, stream, now: Recorder(stream)
     ours = {net.open(circuit)[0].id for _ in range(5)}
     theirs = {far_end(last).open_stream("host:80").id for _ in range(5)}
     net.pump()
@@ -95,7 +97,7 @@ def test_a_circuit_sendme_comes_every_hundred_cells(net, circuit, last):
         original(command, stream_id, payload)
 
     far_end(last).send_message = listen
-    stream.send(bytes(MAX_DATA * 350))
+    stream.write(bytes(MAX_DATA * 350), net.now)
     net.pump()
     assert len(sendmes) == 3 and all(sendme.version == 1 for sendme in sendmes)
     assert len({sendme.digest for sendme in sendmes}) == 3
@@ -106,7 +108,7 @@ def test_without_sendmes_a_sender_stops_at_its_window(net, circuit, last):
     handlers = [net.open(circuit)[1] for _ in range(3)]
     endpoint_of(circuit).send_message = lambda *args: None  # acknowledges nothing
     for stream, _ in last.services.streams:
-        stream.send(bytes(MAX_DATA * 1000))
+        stream.write(bytes(MAX_DATA * 1000), net.now)
     net.pump()
     received = sum(len(handler.received) for handler in handlers)
     received += len(endpoint_of(circuit).entries[1].handler.received)
@@ -119,7 +121,7 @@ def test_without_sendmes_a_sender_stops_at_its_window(net, circuit, last):
 def test_a_circuit_sendme_without_the_right_digest_closes(net, circuit, last, payload):
     stream, handler = net.open(circuit)
     far_end(last).send_message = lambda *args: None
-    stream.send(bytes(MAX_DATA * CIRCUIT_INCREMENT))
+    stream.write(bytes(MAX_DATA * CIRCUIT_INCREMENT), net.now)
     net.pump()
     del far_end(last).send_message
     say(last.circuits[0], RelayCommand.SENDME, 0, payload)
@@ -140,8 +142,8 @@ def test_streams_take_turns(net, circuit, last):
         original(cells)
 
     far_end(last)._transmit = transmit
-    large.send(bytes(MAX_DATA * 900))
-    small.send(b"hello")
+    large.write(bytes(MAX_DATA * 900), net.now)
+    small.write(b"hello", net.now)
     net.pump()
     assert sent.index(small.id) == FAIR_RUN and sent.count(large.id) >= 900
 
@@ -151,7 +153,7 @@ def test_streams_take_turns(net, circuit, last):
 
 def test_data_beyond_the_stream_window_closes(net, circuit, last):
     stream, handler = net.open(circuit)
-    stream.hold(True)
+    handler.pipe = None  # it consumes nothing
     for _ in range(STREAM_WINDOW):
         say_data(last.circuits[0], stream.id, b"x")
     net.pump()
@@ -163,14 +165,64 @@ def test_data_beyond_the_stream_window_closes(net, circuit, last):
 
 def test_a_slow_reader_stops_its_sender(net, circuit, last):
     stream, handler = net.open(circuit)
-    stream.hold(True)
+    handler.pipe = None  # it consumes nothing
     end, _ = last.services.streams[0]
-    end.send(bytes(2000 * MAX_DATA))
+    end.write(bytes(2000 * MAX_DATA), net.now)
     net.pump()
     assert len(handler.received) == STREAM_WINDOW * MAX_DATA
-    stream.hold(False)
+    handler.pipe = stream
+    stream.consumed(len(handler.received), net.now)
     net.pump()
     assert len(handler.received) == 2000 * MAX_DATA
+
+
+@pytest.fixture
+def chain(net, circuit, last):
+    """A stream to the last hop, joined there to one of another circuit: (stream, user) at both ends of the two."""
+    beyond = net.add("beyond")
+    onward = net.build(last, [beyond])
+
+    def begin(circuit, stream_id, begin):
+        near = circuit.endpoint.accept_stream(stream_id)
+        join(near, onward.open_stream("host.example:80", Recorder(), net.now))
+        near.accept(net.now)
+
+    last.services.on_begin = begin
+    return net.open(circuit), beyond.services.streams[0]
+
+
+def test_a_reader_behind_two_joined_streams_stops_the_sender(net, chain):
+    (stream, handler), (end, far) = chain
+    far.pipe = None
+    window, piece, sent = STREAM_WINDOW * MAX_DATA, 65_536, 0
+    while not stream.congested:
+        stream.write(bytes(piece), net.now)
+        sent += piece
+        net.pump()
+        assert sent <= 2 * (window + SEND_BUFFER_HIGH) + piece
+    assert end.deliver.available == 0, "one window has come"
+    end.write(b"the other way", net.now)
+    net.pump()
+    assert handler.received == b"the other way"
+    far.pipe = end
+    end.consumed(len(far.received), net.now)
+    net.pump()
+    assert len(far.received) == sent and "drained" in handler.calls
+
+
+@pytest.mark.parametrize("near_first", [True, False])
+def test_joined_streams_end_and_abort_together(net, circuit, chain, near_first):
+    one, other = chain if near_first else chain[::-1]
+    one[0].write(bytes(1_000_000), net.now)
+    one[0].end(net.now)
+    net.pump()
+    assert len(other[1].received) == 1_000_000 and one[1].reason == other[1].reason == EndReason.DONE
+    one, other = net.open(circuit), net.machines[-1].services.streams[-1]
+    if not near_first:
+        one, other = other, one
+    one[0].abort(EndReason.HIBERNATING, net.now)
+    net.pump()
+    assert one[1].reason is None and other[1].reason == EndReason.HIBERNATING
 
 
 @pytest.mark.parametrize("command", [RelayCommand.CONNECTED, RelayCommand.SENDME])
@@ -224,7 +276,7 @@ def test_reasons_of_end(net, circuit, last, payload, reason):
 def test_every_reason_reaches_the_other_side(net, circuit, last):
     for reason in EndReason:
         _, handler = net.open(circuit)
-        last.services.streams[-1][0].end(reason)
+        last.services.streams[-1][0].abort(reason, net.now)
         net.pump()
         assert handler.reason == reason
 
@@ -232,8 +284,8 @@ def test_every_reason_reaches_the_other_side(net, circuit, last):
 def test_end_comes_after_all_data(net, circuit, last):
     _, handler = net.open(circuit)
     end, _ = last.services.streams[0]
-    end.send(bytes(1_000_000))
-    end.end()
+    end.write(bytes(1_000_000), net.now)
+    end.end(net.now)
     net.pump()
     assert len(handler.received) == 1_000_000 and handler.reason == EndReason.DONE
 
@@ -242,9 +294,9 @@ def test_cells_under_way_to_an_ended_stream_are_tolerated(net, circuit, last):
     stream, handler = net.open(circuit)
     end, far = last.services.streams[0]
     net.hold(last, net.other_side(net.machines[1], net.link_between(net.machines[1], last)))
-    stream.end()
+    stream.end(net.now)
     net.pump()
-    end.send(bytes(MAX_DATA * STREAM_WINDOW))
+    end.write(bytes(MAX_DATA * STREAM_WINDOW), net.now)
     net.pump()
     assert circuit.built and handler.received == b"" and far.reason is None
     net.hold(last, net.other_side(net.machines[1], net.link_between(net.machines[1], last)), False)
@@ -254,7 +306,7 @@ def test_cells_under_way_to_an_ended_stream_are_tolerated(net, circuit, last):
 def test_no_more_than_a_window_to_an_ended_stream_is_tolerated(net, circuit, last):
     stream, _ = net.open(circuit)
     last.circuits[0].endpoint._stream_message = lambda *args: None  # ignores END
-    stream.end()
+    stream.end(net.now)
     net.pump()
     for _ in range(STREAM_WINDOW):
         say_data(last.circuits[0], stream.id, b"x")
@@ -268,8 +320,8 @@ def test_no_more_than_a_window_to_an_ended_stream_is_tolerated(net, circuit, las
 def test_an_end_that_crosses_ours_closes_the_stream_for_good(net, circuit, last):
     stream, _ = net.open(circuit)
     end, _ = last.services.streams[0]
-    stream.end()
-    end.end()
+    stream.end(net.now)
+    end.end(net.now)
     net.pump()
     assert circuit.built
     say(last.circuits[0], RelayCommand.DATA, stream.id, b"x")
@@ -279,14 +331,14 @@ def test_an_end_that_crosses_ours_closes_the_stream_for_good(net, circuit, last)
 
 def test_ended_streams_are_remembered_up_to_a_limit(net, circuit):
     for _ in range(MAX_HALF_CLOSED + 50):
-        net.open(circuit)[0].end()
+        net.open(circuit)[0].end(net.now)
     net.pump()
     assert len(endpoint_of(circuit)._half_closed) == MAX_HALF_CLOSED and circuit.built
 
 
 def test_an_ended_id_can_be_begun_again(net, circuit, last):
     stream, _ = net.open(circuit)
-    last.services.streams[0][0].end()
+    last.services.streams[0][0].end(net.now)
     net.pump()
     say(circuit, RelayCommand.BEGIN, stream.id, Begin("host", 80).encode())
     net.pump()
@@ -296,14 +348,14 @@ def test_an_ended_id_can_be_begun_again(net, circuit, last):
 def test_a_refusal_carries_its_reason(net, circuit, last):
     last.services.on_begin = lambda circuit, stream_id, begin: circuit.endpoint.refuse(stream_id, EndReason.EXITPOLICY)
     _, handler = net.open(circuit)
-    assert handler.calls == ["ended"] and handler.reason == EndReason.EXITPOLICY
+    assert handler.calls == ["aborted"] and handler.reason == EndReason.EXITPOLICY
 
 
 def test_a_begin_that_was_withdrawn_is_not_answered(net, circuit, last):
     last.services.on_begin = lambda circuit, stream_id, begin: None
     stream, handler = net.open(circuit)
     assert far_end(last).pending(stream.id)
-    stream.end()
+    stream.abort(EndReason.DONE, net.now)
     net.pump()
     assert not far_end(last).pending(stream.id)
     far_end(last).refuse(stream.id, EndReason.MISC)
@@ -346,7 +398,7 @@ def test_a_full_link_holds_the_streams_back(net, client, circuit, last):
     _, far = last.services.streams[0]
     [link] = client.links.values()
     net.congest(client, link)
-    stream.send(bytes(100_000))
+    stream.write(bytes(100_000), net.now)
     net.pump()
     assert far.received == b"" and link._queued == 0, "what waits, waits in the stream"
     net.congest(client, link, False)
@@ -357,7 +409,7 @@ def test_a_relays_full_link_holds_its_streams_back(net, circuit, last):
     _, handler = net.open(circuit)
     link = net.other_side(net.machines[1], net.link_between(net.machines[1], last))
     net.congest(last, link)
-    last.services.streams[0][0].send(bytes(100_000))
+    last.services.streams[0][0].write(bytes(100_000), net.now)
     net.pump()
     assert handler.received == b""
     net.congest(last, link, False)
@@ -371,6 +423,6 @@ def test_a_closed_endpoint_takes_and_gives_nothing(net, circuit, last):
     endpoint.close(net.now)
     endpoint.send_message(RelayCommand.DROP, 0)
     endpoint.message(bytes([RelayCommand.BEGIN]) + bytes(508), net.now)
-    stream.send(b"late")
+    stream.write(b"late", net.now)
     net.pump()
-    assert handler.calls == ["connected", "ended"] and not endpoint.entries
+    assert handler.calls == ["opened", "aborted"] and not endpoint.entries

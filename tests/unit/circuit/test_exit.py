@@ -61,12 +61,12 @@ def test_begin_asks_for_a_channel_and_connected_waits_for_it(site):
     assert handler.calls == []
     site.service.opened(connect.channel, site.net.now)
     site.net.pump()
-    assert handler.calls == ["connected"]
+    assert handler.calls == ["opened"]
 
 
 def test_bytes_pass_both_ways(site):
     stream, handler, channel = site.open()
-    stream.send(b"GET /")
+    stream.write(b"GET /", site.net.now)
     site.net.pump()
     site.service.data(channel, b"200 OK", site.net.now)
     site.net.pump()
@@ -77,6 +77,8 @@ def test_bytes_pass_both_ways(site):
 def test_every_end_of_a_channel_has_a_reason(site, reason):
     _, handler, channel = site.open()
     site.service.data(channel, b"tail", site.net.now)
+    if reason != "done":
+        site.net.pump()  # an abort drops what waits
     site.service.closed(channel, reason, site.net.now)
     site.net.pump()
     assert handler.received == b"tail"
@@ -84,16 +86,33 @@ def test_every_end_of_a_channel_has_a_reason(site, reason):
     assert site.circuit.built
 
 
+def test_what_comes_for_a_channel_that_closed_is_dropped(site):
+    """The stream cannot end before the origin has taken what the site said; meanwhile the origin may write on."""
+    stream, handler, channel = site.open()
+    handler.pipe = None  # it consumes nothing
+    size = 2 * STREAM_WINDOW * MAX_DATA
+    site.service.data(channel, bytes(size), site.net.now)
+    site.service.closed(channel, "done", site.net.now)
+    site.net.pump()
+    stream.write(bytes(2 * STREAM_WINDOW * MAX_DATA), site.net.now)
+    site.net.pump()
+    assert site.asked(Send) == [] and not stream.congested and handler.reason is None
+    handler.pipe = stream
+    stream.consumed(len(handler.received), site.net.now)
+    site.net.pump()
+    assert len(handler.received) == size and handler.reason == EndReason.DONE
+
+
 def test_a_channel_that_never_opens_ends_the_stream(site):
     _, handler = site.net.open(site.circuit)
     site.service.closed(site.asked(Connect)[0].channel, "refused", site.net.now)
     site.net.pump()
-    assert handler.calls == ["ended"] and handler.reason == EndReason.CONNECTREFUSED
+    assert handler.calls == ["aborted"] and handler.reason == EndReason.CONNECTREFUSED
 
 
 def test_the_origins_end_closes_the_channel(site):
     stream, _, channel = site.open()
-    stream.end()
+    stream.end(site.net.now)
     site.net.pump()
     assert site.asked(CloseLink) == [CloseLink(channel)]
     site.service.data(channel, b"late", site.net.now)
@@ -111,7 +130,7 @@ def test_a_dead_circuit_closes_its_channels(site):
 def test_a_channel_that_opens_after_its_stream_ended_is_closed(site):
     stream, _ = site.net.open(site.circuit)
     channel = site.asked(Connect)[0].channel
-    stream.end()
+    stream.end(site.net.now)
     site.net.pump()
     site.service.opened(channel, site.net.now)
     site.net.pump()
@@ -138,7 +157,7 @@ def test_a_fast_site_is_paused_until_the_stream_drains(site):
 def test_a_slow_site_stops_the_origin(site):
     stream, _, channel = site.open()
     site.service.congested(channel, True, site.net.now)
-    stream.send(bytes(1_000_000))
+    stream.write(bytes(1_000_000), site.net.now)
     site.net.pump()
     assert len(site.written()) == STREAM_WINDOW * MAX_DATA
     site.service.congested(channel, False, site.net.now)
@@ -169,13 +188,13 @@ def test_at_a_full_exit_the_link_that_has_most_gives_way_to_others(site, monkeyp
 def test_a_stream_that_nobody_uses_ends(site):
     opened = [site.open() for _ in range(4)]
     (sends, _, _), (_, _, receives), _, (ends, _, _) = opened
-    ends.end()
+    ends.end(site.net.now)
     for _ in range(3):
         site.net.tick(IDLE_LIMIT / 2)
-        sends.send(b"x")
+        sends.write(b"x", site.net.now)
         site.service.data(receives, b"x", site.net.now)
         site.net.pump()
-    assert [handler.reason for _, handler, _ in opened] == [None, None, EndReason.TIMEOUT, None]
+    assert [handler.reason for _, handler, _ in opened] == [None, None, EndReason.TIMEOUT, EndReason.DONE]
     assert [effect.channel for effect in site.asked(CloseLink)] == [opened[3][2], opened[2][2]]
     for _ in range(int(IDLE_LIMIT / LOOK_INTERVAL) + 1):
         site.net.tick(LOOK_INTERVAL)
@@ -246,7 +265,7 @@ def test_one_circuit_cannot_take_all_streams_of_an_exit(site):
     streams = [site.net.open(site.circuit) for _ in range(MAX_CIRCUIT_STREAMS + 1)]
     assert len(site.asked(Connect)) == MAX_CIRCUIT_STREAMS
     assert [handler.reason for _, handler in streams] == [None] * MAX_CIRCUIT_STREAMS + [EndReason.RESOURCELIMIT]
-    streams[0][0].end()
+    streams[0][0].end(site.net.now)
     site.net.pump()
     _, handler = site.net.open(site.circuit)
     assert handler.reason is None and site.circuit.built

@@ -501,7 +501,7 @@ def test_cells_sent_for_others_are_counted(net, client):
     circuit = net.build(client, path)
     before = middle.services.cells, last.services.cells
     stream, _ = net.open(circuit)
-    stream.send(bytes(498 * 10))
+    stream.write(bytes(498 * 10), net.now)
     net.pump()
     assert middle.services.cells - before[0] == 12  # BEGIN, CONNECTED, ten DATA
     assert last.services.cells - before[1] == 1  # CONNECTED

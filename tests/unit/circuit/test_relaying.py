@@ -136,7 +136,7 @@ def test_a_stream_too_many_is_refused_and_the_circuit_lives():
     opened = [scene.open(circuit) for circuit in (one, two, one, two)]
     assert [handler.reason for _, handler in opened] == [None, None, None, EndReason.RESOURCELIMIT]
     assert scene.shown["streams"] == 3 and two.built
-    opened[0][0].end()
+    opened[0][0].end(scene.net.now)
     scene.net.pump()
     assert scene.open(two)[1].reason is None
 
@@ -187,7 +187,12 @@ def splice(scene):
     scene.relay.services.message = lambda circuit, command, payload, now: point.message(circuit, payload)
     provided = Recorder()
     provider = scene.build(client=scene.net.add("provider", relays=False))
-    provider.on_begin = lambda target, stream, now: provided
+
+    def accept(target, stream, now):
+        provided.pipe = stream
+        return provided
+
+    provider.on_begin = accept
     provider.send_message(RelayCommand.DB_INFO, DbInfo((Advert(NAME, AdvertOp.ADD),)).encode())
     scene.net.pump()
     stream, _ = scene.open(scene.build(), format_rdv_target(NAME))
@@ -198,11 +203,11 @@ def test_a_splice_counts_as_two_streams_and_its_cells_once(scene):
     stream, provided = splice(scene)
     assert scene.shown["streams"] == 2
     before = scene.shown["cells"]
-    stream.send(bytes(MAX_DATA * 20))
+    stream.write(bytes(MAX_DATA * 20), scene.net.now)
     scene.net.pump()
     assert len(provided.received) == MAX_DATA * 20
     assert scene.shown["cells"] - before == 20
-    stream.end()
+    stream.end(scene.net.now)
     scene.net.pump()
     assert scene.shown["streams"] == 0
 
@@ -210,7 +215,7 @@ def test_a_splice_counts_as_two_streams_and_its_cells_once(scene):
 @pytest.mark.parametrize("side", [0, 1])
 def test_a_circuit_that_breaks_under_a_splice_leaves_no_stream(scene, side):
     stream, provided = splice(scene)
-    stream.send(bytes(MAX_DATA * 20))
+    stream.write(bytes(MAX_DATA * 20), scene.net.now)
     list(scene.relaying.circuits)[side].destroy(DestroyReason.INTERNAL, scene.net.now)
     scene.net.pump()
     assert scene.shown["streams"] == 0
@@ -220,7 +225,7 @@ def test_what_is_relayed_both_ways_is_counted_and_stays_counted(scene):
     circuit = scene.build(scene.relay, scene.last)
     before = scene.shown["cells"]
     stream, _ = scene.open(circuit)
-    stream.send(bytes(MAX_DATA * 10))
+    stream.write(bytes(MAX_DATA * 10), scene.net.now)
     scene.net.pump()
     assert scene.shown["cells"] - before == 12  # BEGIN, CONNECTED, ten DATA
     assert scene.shown["bytes"] == scene.shown["cells"] * CELL_LEN
@@ -250,7 +255,7 @@ def test_the_volume_is_reached_in_the_middle_of_a_stream():
     scene = Scene(RelayLimits(volume=300 * CELL_LEN))
     through, ending = scene.build(scene.relay, scene.last), scene.build()
     stream, handler = scene.open(through)
-    stream.send(bytes(MAX_DATA * 1000))
+    stream.write(bytes(MAX_DATA * 1000), scene.net.now)
     scene.net.pump()
     assert through.gone == ending.gone == [DestroyReason.HIBERNATING] and handler.reason == EndReason.DESTROY
     assert all(circuit.closed for circuit in scene.last.circuits) and not scene.relaying.circuits
@@ -263,12 +268,12 @@ def test_the_volume_is_reached_in_the_middle_of_a_stream():
 def test_volume_is_used_up_by_splices_and_streams_that_end_here():
     scene = Scene(RelayLimits(volume=100 * CELL_LEN))
     stream, provided = splice(scene)
-    stream.send(bytes(MAX_DATA * 500))
+    stream.write(bytes(MAX_DATA * 500), scene.net.now)
     scene.net.pump()
     assert provided.reason == EndReason.DESTROY and scene.relaying.paused
     scene = Scene(RelayLimits(volume=100 * CELL_LEN))
     _, handler = scene.open(scene.build())
-    scene.relay.services.streams[0][0].send(bytes(MAX_DATA * 200))
+    scene.relay.services.streams[0][0].write(bytes(MAX_DATA * 200), scene.net.now)
     scene.net.pump()
     assert handler.reason == EndReason.DESTROY and scene.relaying.paused
 
@@ -278,22 +283,22 @@ def test_a_pipe_outlives_the_volume_and_ends_nothing_again():
     stream, handler = scene.open(scene.build(), PIPE)
     circuit = scene.build(scene.relay, scene.last)
     passing, _ = scene.open(circuit)
-    passing.send(bytes(MAX_DATA * 400))
+    passing.write(bytes(MAX_DATA * 400), scene.net.now)
     scene.net.pump()
     assert circuit.gone and handler.reason is None
     waiting = scene.build()
-    scene.relay.services.streams[0][0].send(b"still there")
+    scene.relay.services.streams[0][0].write(b"still there", scene.net.now)
     scene.net.pump()
     assert handler.received == b"still there" and waiting.built and len(scene.spent) == 1
-    stream.end()
+    stream.end(scene.net.now)
     scene.net.pump()
-    assert handler.reason is None and scene.shown["streams"] == 0
+    assert handler.reason == EndReason.DONE and scene.shown["streams"] == 0
 
 
 def test_more_volume_resumes_and_less_than_was_relayed_pauses():
     scene = Scene(RelayLimits(volume=50 * CELL_LEN))
     stream, _ = scene.open(scene.build(scene.relay, scene.last))
-    stream.send(bytes(MAX_DATA * 100))
+    stream.write(bytes(MAX_DATA * 100), scene.net.now)
     scene.net.pump()
     assert scene.relaying.paused
     scene.set_limits(RelayLimits(volume=10_000 * CELL_LEN))
@@ -344,7 +349,7 @@ def test_a_paused_node_still_takes_pipes_and_keeps_those_it_has(scene):
     assert circuit.built and old_handler.reason is None
     new, new_handler = scene.open(scene.build(), PIPE)
     for stream in (old, new):
-        stream.send(b"record")
+        stream.write(b"record", scene.net.now)
     scene.net.pump()
     assert [handler.received for _, handler in scene.relay.services.streams] == [b"record"] * 2
     assert scene.shown["circuits"] == 0, "pipes relay nothing"
@@ -408,7 +413,7 @@ def test_the_rate_holds_for_all_circuits_together_and_the_memory_is_the_windows(
     scene.net.tick(10)  # the burst is there
     start = scene.shown["cells"]
     for stream in streams:
-        stream.send(bytes(MAX_DATA * 2000))
+        stream.write(bytes(MAX_DATA * 2000), scene.net.now)
     scene.net.pump()
     received = [handler for _, handler in scene.last.services.streams]
 
@@ -432,7 +437,7 @@ def test_a_pause_ends_at_once_what_the_rate_held():
     scene = Scene(RelayLimits(rate=CELL_LEN))
     circuit = scene.build(scene.relay, scene.last)
     stream, _ = scene.open(circuit)
-    stream.send(bytes(MAX_DATA * 500))
+    stream.write(bytes(MAX_DATA * 500), scene.net.now)
     scene.net.pump()
     assert any(link.queued for link in scene.relay.links.values())
     scene.set_limits(None)

@@ -4,7 +4,7 @@ import pytest
 
 from convergence.circuit.flow import STREAM_INCREMENT, STREAM_WINDOW
 from convergence.circuit.streams import SEND_BUFFER_HIGH, SEND_BUFFER_LOW, SpliceEnd, Stream
-from convergence.errors import EndReason, RemoteError, StreamError
+from convergence.errors import EndReason, LocalError, RemoteError, StreamError
 from convergence.link.meter import Meter
 from convergence.wire.relay import MAX_DATA, RelayCommand, pack_message, unpack_message
 from tests.unit.circuit.rig import Recorder
@@ -36,7 +36,7 @@ def owner():
 @pytest.fixture
 def stream(owner):
     made = Stream(owner, 7)
-    made.handler = Recorder()
+    made.handler = Recorder(made)
     made.on_connected(b"", NOW)
     return made
 
@@ -61,29 +61,39 @@ def give(entry, count, data=b"x"):
 def test_bytes_wait_for_connected(owner):
     stream = Stream(owner, 7)
     stream.handler = Recorder()
-    stream.send(b"early")
+    stream.write(b"early", NOW)
     assert not stream.ready and not owner.woken
     stream.on_connected(b"", NOW)
-    assert stream.ready and owner.woken and stream.handler.calls == ["connected"]
+    assert stream.ready and owner.woken and stream.handler.calls == ["opened"]
+    assert data_of(stream.take(10)) == [b"early"]
+
+
+def test_bytes_wait_until_the_begin_is_accepted(owner):
+    stream = Stream(owner, 7)
+    stream.handler = Recorder()
+    stream.write(b"early", NOW)
+    assert not stream.ready and not owner.woken
+    stream.accept(NOW)
+    assert stream.ready and owner.woken and stream.handler.calls == ["opened"]
     assert data_of(stream.take(10)) == [b"early"]
 
 
 def test_cells_are_filled_before_the_next_is_begun(stream):
     for size in (10, 600, 300, 100):
-        stream.send(b"x" * size)
+        stream.write(b"x" * size, NOW)
     assert [len(data) for data in data_of(stream.take(10))] == [MAX_DATA, MAX_DATA, 1010 - 2 * MAX_DATA]
     assert not stream.ready
 
 
 def test_take_keeps_what_is_beyond_the_limit(stream):
     data = bytes(index % 251 for index in range(5000))
-    stream.send(data)
+    stream.write(data, NOW)
     first, rest = stream.take(3), stream.take(100)
     assert len(first) == 3 and b"".join(data_of(first + rest)) == data
 
 
 def test_the_stream_window_limits_what_may_go(stream):
-    stream.send(bytes(MAX_DATA * (STREAM_WINDOW + 20)))
+    stream.write(bytes(MAX_DATA * (STREAM_WINDOW + 20)), NOW)
     assert len(stream.take(10_000)) == STREAM_WINDOW
     assert not stream.ready
     stream.on_sendme(NOW)
@@ -91,25 +101,25 @@ def test_the_stream_window_limits_what_may_go(stream):
 
 
 def test_a_stream_sendme_that_is_not_due_is_an_error(stream):
-    stream.send(bytes(MAX_DATA * (STREAM_INCREMENT - 1)))
+    stream.write(bytes(MAX_DATA * (STREAM_INCREMENT - 1)), NOW)
     stream.take(100)
     with pytest.raises(StreamError, match="not due"):
         stream.on_sendme(NOW)
 
 
 def test_congestion_and_its_end_are_told_once(stream):
-    stream.send(bytes(SEND_BUFFER_HIGH))
+    stream.write(bytes(SEND_BUFFER_HIGH), NOW)
     assert not stream.congested
-    stream.send(b"x")
+    stream.write(b"x", NOW)
     assert stream.congested
     while stream._queued >= SEND_BUFFER_LOW:
-        assert "writable" not in stream.handler.calls
+        assert "drained" not in stream.handler.calls
         stream.take(STREAM_WINDOW)
         for _ in range(STREAM_WINDOW // STREAM_INCREMENT):
             stream.on_sendme(NOW)
         stream.settle(NOW)
     stream.settle(NOW)
-    assert stream.handler.calls.count("writable") == 1
+    assert stream.handler.calls.count("drained") == 1
 
 
 def test_data_is_handed_over_once_a_run(stream, owner):
@@ -119,62 +129,194 @@ def test_data_is_handed_over_once_a_run(stream, owner):
     assert stream.handler.received == b"ababab" and owner.messages == []
 
 
-def test_credit_is_given_for_what_was_handed_over(stream, owner):
+def test_credit_is_given_for_what_was_consumed(stream, owner):
     give(stream, 2 * STREAM_INCREMENT)
     stream.settle(NOW)
     assert owner.messages == [(RelayCommand.SENDME, 7, b"")] * 2
 
 
-def test_a_held_stream_gives_no_credit_until_it_is_let_go(stream, owner):
-    stream.hold(True)
+@pytest.mark.parametrize("size", [1, 7, MAX_DATA])
+@pytest.mark.parametrize("step", [1, 13, 10_000])
+def test_credit_follows_what_was_consumed(stream, owner, size, step):
+    """The same part of the cells as of the bytes, whatever the cells hold, and in whatever steps they are consumed."""
+    stream.handler.pipe = None
+    give(stream, 4 * STREAM_INCREMENT, b"x" * size)
+    stream.settle(NOW)
+    give(stream, 2 * STREAM_INCREMENT, b"y" * size)
+    stream.settle(NOW)
+    left = 6 * STREAM_INCREMENT * size
+    while left:
+        part = min(step, left)
+        stream.consumed(part, NOW)
+        left -= part
+        consumed = (6 * STREAM_INCREMENT * size - left) // size  # cells that were consumed whole
+        assert len(owner.messages) == consumed // STREAM_INCREMENT
+        assert stream.deliver.available == STREAM_WINDOW - 6 * STREAM_INCREMENT + STREAM_INCREMENT * len(owner.messages)
+    assert owner.messages == [(RelayCommand.SENDME, 7, b"")] * 6
+
+
+@pytest.mark.parametrize("runs", [[], [3], [3, 5]])
+def test_more_cannot_be_consumed_than_was_handed_up(stream, runs):
+    stream.handler.pipe = None
+    for cells in runs:
+        give(stream, cells, b"ab")
+        stream.settle(NOW)
+    stream.consumed(2 * sum(runs), NOW)
+    with pytest.raises(LocalError, match="more was consumed"):
+        stream.consumed(1, NOW)
+
+
+def test_what_waits_to_be_handed_up_cannot_be_consumed(stream):
+    give(stream, 1)
+    with pytest.raises(LocalError, match="more was consumed"):
+        stream.consumed(1, NOW)
+
+
+def test_empty_cells_give_their_credit_at_once(stream, owner):
+    """There is nothing in them to be consumed; others beside them still wait for it."""
+    stream.handler.pipe = None
+    give(stream, 1)
+    give(stream, STREAM_INCREMENT - 1, b"")
+    assert owner.messages == []
+    give(stream, 1, b"")
+    assert owner.messages == [(RelayCommand.SENDME, 7, b"")]
+    stream.settle(NOW)
+    assert stream.handler.received == b"x"
+    give(stream, 2 * STREAM_INCREMENT - 1, b"")
+    stream.settle(NOW)
+    assert stream.handler.received == b"x" and len(owner.messages) == 2
+    stream.consumed(1, NOW)
+    assert len(owner.messages) == 3
+
+
+def test_a_reader_that_consumes_nothing_gets_one_window(stream, owner):
+    stream.handler.pipe = None
     give(stream, STREAM_WINDOW)
     stream.settle(NOW)
     assert owner.messages == [] and len(stream.handler.received) == STREAM_WINDOW
     with pytest.raises(RemoteError, match="beyond the window"):
         stream.deliver.received()
-    stream.hold(False)
+    stream.consumed(STREAM_WINDOW, NOW)
     assert len(owner.messages) == STREAM_WINDOW // STREAM_INCREMENT
-    stream.hold(False)
+    stream.consumed(0, NOW)
     assert len(owner.messages) == STREAM_WINDOW // STREAM_INCREMENT
+    give(stream, STREAM_WINDOW)
 
 
 def test_end_waits_for_what_is_queued(stream, owner):
-    stream.send(b"last words")
-    stream.end()
-    assert owner.messages == []
-    stream.take(10)
+    stream.write(b"last words", NOW)
+    handler = stream.handler
+    stream.end(NOW)
+    stream.settle(NOW)
+    assert owner.messages == [] and handler.reason is None
+    assert data_of(stream.take(10)) == [b"last words"]
+    assert handler.reason is None
     stream.settle(NOW)
     assert owner.messages == [(RelayCommand.END, 7, bytes([EndReason.DONE]))] and owner.forgotten == [7]
+    assert handler.calls == ["opened", "ended"] and stream.handler is None
 
 
-def test_end_at_once_drops_what_is_queued(stream, owner):
-    stream.send(b"last words")
-    stream.end(EndReason.MISC, after_flush=False)
+def test_end_before_the_far_end_accepted_waits_for_what_is_queued(owner):
+    stream = Stream(owner, 7)
+    handler = stream.handler = Recorder()
+    stream.write(b"last words", NOW)
+    stream.end(NOW)
+    assert owner.messages == [] and handler.calls == []
+    stream.on_connected(b"", NOW)
+    assert owner.woken == [stream] and data_of(stream.take(10)) == [b"last words"]
+    stream.settle(NOW)
+    assert owner.messages == [(RelayCommand.END, 7, bytes([EndReason.DONE]))] and handler.calls == ["opened", "ended"]
+
+
+def test_end_with_nothing_queued_goes_at_once(owner):
+    stream = Stream(owner, 7)
+    handler = stream.handler = Recorder()
+    stream.end(NOW)
+    assert owner.messages == [(RelayCommand.END, 7, bytes([EndReason.DONE]))] and handler.calls == ["ended"]
+
+
+def test_abort_drops_what_waits_and_tells_nothing_more(stream, owner):
+    handler = stream.handler
+    stream.write(bytes(SEND_BUFFER_HIGH + 1), NOW)
+    give(stream, 1)
+    stream.abort(EndReason.MISC, NOW)
+    assert owner.messages == [(RelayCommand.END, 7, bytes([EndReason.MISC]))] and owner.forgotten == [7]
+    assert not stream.ready and not stream.congested and stream.take(10) == []
+    stream.settle(NOW)
+    stream.write(b"too late", NOW)
+    stream.consumed(1, NOW)
+    stream.abort(EndReason.DONE, NOW)
+    stream.end(NOW)
+    stream.on_end(EndReason.DONE, NOW)
+    assert len(owner.messages) == 1 and not stream.ready
+    assert handler.calls == ["opened"] and handler.received == b"" and handler.reason is None
+
+
+def test_abort_does_not_wait_for_an_end(stream, owner):
+    handler = stream.handler
+    stream.write(b"last words", NOW)
+    stream.end(NOW)
+    stream.abort(EndReason.MISC, NOW)
     assert owner.messages == [(RelayCommand.END, 7, bytes([EndReason.MISC]))]
-    assert not stream.ready
+    assert not stream.ready and handler.reason is None
 
 
 def test_after_end_nothing_more_is_sent_or_told(stream, owner):
     handler = stream.handler
-    stream.end()
-    stream.end()
-    stream.send(b"too late")
+    stream.end(NOW)
+    stream.end(NOW)
+    stream.abort(EndReason.MISC, NOW)
+    stream.write(b"too late", NOW)
     stream.on_end(EndReason.DONE, NOW)
-    assert len(owner.messages) == 1 and handler.reason is None and not stream.ready
+    assert len(owner.messages) == 1 and handler.calls == ["opened", "ended"] and not stream.ready
 
 
-def test_data_while_end_waits_is_read_and_dropped(stream, owner):
+def test_nothing_is_queued_behind_an_end_that_waits(stream):
+    stream.write(b"last words", NOW)
+    stream.end(NOW)
+    stream.write(b"too late", NOW)
+    assert data_of(stream.take(10)) == [b"last words"]
+
+
+def test_data_while_end_waits_is_handed_up(stream, owner):
     handler = stream.handler
-    stream.send(b"last words")
-    stream.end()
+    stream.write(b"last words", NOW)
+    stream.end(NOW)
     give(stream, STREAM_INCREMENT)
     stream.settle(NOW)
-    assert handler.received == b"" and owner.messages == [(RelayCommand.SENDME, 7, b"")]
+    assert handler.received == b"x" * STREAM_INCREMENT and owner.messages == [(RelayCommand.SENDME, 7, b"")]
+    assert handler.reason is None
+
+
+def test_what_came_before_our_end_is_handed_up(stream, owner):
+    """Even when END goes out before the run of cells is over."""
+    handler = stream.handler
+    give(stream, 2, b"ab")
+    stream.end(NOW)
+    assert handler.received == b"abab" and handler.calls == ["opened", "ended"]
+    assert owner.messages == [(RelayCommand.END, 7, bytes([EndReason.DONE]))]
+
+
+@pytest.mark.parametrize(
+    ("reason", "call"), [(EndReason.DONE, "ended"), (EndReason.DESTROY, "aborted"), (200, "aborted")]
+)
+def test_the_far_end_may_end_first_while_ours_waits(stream, owner, reason, call):
+    handler = stream.handler
+    stream.write(b"last words", NOW)
+    stream.end(NOW)
+    give(stream, 1, b"tail")
+    stream.on_end(reason, NOW)
+    stream.settle(NOW)
+    assert handler.received == b"tail" and handler.calls == ["opened", call] and handler.reason == reason
+    assert owner.messages == [] and not stream.ready
 
 
 def test_an_end_from_the_far_side_comes_after_its_data(stream):
+    handler = stream.handler
     give(stream, 2, b"ab")
     stream.on_end(EndReason.CONNRESET, NOW)
+    assert handler.received == b"abab" and handler.calls == ["opened", "aborted"]
+    assert handler.reason == EndReason.CONNRESET
     assert stream.handler is None and not stream.ready
 
 
@@ -185,25 +327,29 @@ def test_the_handler_hears_data_before_the_end(owner):
     give(stream, 1, b"tail")
     stream.on_end(EndReason.DONE, NOW)
     stream.on_end(EndReason.DONE, NOW)
-    assert handler.received == b"tail" and handler.reason == EndReason.DONE
+    assert handler.received == b"tail" and handler.calls == ["opened", "ended"]
 
 
-def test_a_handler_may_end_the_stream_while_it_gets_data(owner):
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_handler_may_end_or_abort_the_stream_while_it_gets_data(owner, ends):
     stream = Stream(owner, 7)
-    stream.handler = Recorder(on_data=lambda data: stream.end())
+    handler = stream.handler = Recorder(
+        stream, on_data=lambda data: stream.end(NOW) if ends else stream.abort(EndReason.DONE, NOW)
+    )
     stream.on_connected(b"", NOW)
     give(stream, STREAM_INCREMENT)
     stream.settle(NOW)
     assert owner.messages == [(RelayCommand.END, 7, bytes([EndReason.DONE]))], "no credit after END"
+    assert handler.calls == (["opened", "ended"] if ends else ["opened"])
 
 
 def test_a_handler_may_end_the_stream_while_the_far_end_does(owner):
     stream = Stream(owner, 7)
-    stream.handler = Recorder(on_data=lambda data: stream.end())
+    handler = stream.handler = Recorder(on_data=lambda data: stream.end(NOW))
     stream.on_connected(b"", NOW)
     give(stream, 1)
     stream.on_end(EndReason.DONE, NOW)
-    assert len(owner.messages) == 1
+    assert len(owner.messages) == 1 and handler.calls == ["opened", "ended"]
 
 
 def test_connected_twice_and_data_before_it_are_errors(owner, stream):
@@ -217,9 +363,10 @@ def test_a_stream_without_a_handler_only_counts(owner):
     stream = Stream(owner, 7)
     stream.accept(NOW, b"payload")
     assert owner.messages == [(RelayCommand.CONNECTED, 7, b"payload")]
-    give(stream, 1)
+    give(stream, STREAM_INCREMENT)
     stream.settle(NOW)
-    stream.send(bytes(SEND_BUFFER_HIGH + 1))
+    assert owner.messages[1:] == [(RelayCommand.SENDME, 7, b"")]
+    stream.write(bytes(SEND_BUFFER_HIGH + 1), NOW)
     stream.take(STREAM_WINDOW)
     stream._queue.clear()
     stream._queued = 0
