@@ -193,6 +193,18 @@ def test_a_ready_one_that_no_longer_answers_is_replaced(scene):
     assert all(circuit.path[-1].identity != victim.keys.identity for circuit in scene.ready_circuits())
 
 
+@pytest.mark.parametrize("reason", [EndReason.RESOLVEFAILED, EndReason.DONE, EndReason.EXITPOLICY])
+def test_whatever_a_relay_says_to_a_probe_shows_that_it_answers(scene, reason):
+    scene.fill()
+    for machine in scene.relays:
+        machine.services.on_begin = lambda circuit, stream_id, begin: circuit.endpoint.refuse(stream_id, reason)
+    first = scene.ready_circuits()
+    for _ in range(int(PROBE_EVERY * 4 / 3 + HOP_TIMEOUT) + 1):
+        scene.net.tick(1)
+    assert all(machine.services.targets for machine in (scene.net.by_identity[c.path[-1].identity] for c in first))
+    assert scene.ready_circuits() == first
+
+
 def test_other_nodes_end_the_wait_for_another_try(scene):
     known, scene.directory.known = scene.directory.known, []
     scene.fill()
