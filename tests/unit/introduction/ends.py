@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from convergence.crypto.keys import NodeKeys
+from convergence.errors import EndReason
 from convergence.introduction.pipe import PEERING, PeerPipe
 from convergence.introduction.signalling import Switchboard
 from convergence.netdir.nodes import NodeDirectory
@@ -27,24 +28,31 @@ def descriptor_of(keys, *, published=START, lifetime=HOUR, roles=Role.RELAY | Ro
 
 
 class MemoryStream:
-    """What a pipe needs of a stream; keeps what was sent."""
+    """A Duplex that keeps what was written."""
 
     def __init__(self):
         self.sent = bytearray()
         self.total = 0
         self.congested = False
         self.reason = None
+        self.used = 0  # bytes that were consumed
         self.takes = None  # bytes until it is congested
 
-    def send(self, data):
+    def write(self, data, now):
         self.sent += data
         self.total += len(data)
         if self.takes is not None and len(self.sent) >= self.takes:
             self.congested = True
 
-    def end(self, reason=6, after_flush=True):
+    def end(self, now):
+        self.abort(EndReason.DONE, now)
+
+    def abort(self, code, now):
         assert self.reason is None, "ended twice"
-        self.reason = int(reason)
+        self.reason = int(code)
+
+    def consumed(self, size, now):
+        self.used += size
 
     def take(self):
         data, self.sent = bytes(self.sent), bytearray()
@@ -136,6 +144,6 @@ def joined(opener_offers=True, acceptor_offers=True):
     acceptor = End("acceptor", offers=acceptor_offers)
     opener = End("opener", opens=acceptor, offers=opener_offers, clock=acceptor.outbox)
     for end in (acceptor, opener):
-        end.pipe.connected(end.now)
+        end.pipe.opened(end.now)
     carry(opener, acceptor)
     return opener, acceptor

@@ -52,7 +52,7 @@ def sign(keys, message):
 def greeted():
     """An accepting end that waits, its HELLO, and the keys of a stranger who said HELLO to it."""
     end, stranger = End("acceptor"), keys_of("stranger")
-    end.pipe.connected(end.now)
+    end.pipe.opened(end.now)
     ((kind, body),) = end.stream.records()
     assert kind is RecordType.HELLO
     end.get(RecordType.HELLO, Hello(stranger.identity, bytes(32)).encode())
@@ -135,7 +135,7 @@ def test_a_changed_descriptor_is_registered_again():
 def test_a_hello_from_the_wrong_node_ends_the_pipe(who):
     acceptor = End("acceptor")
     opener = End("opener", opens=acceptor)
-    opener.pipe.connected(opener.now)
+    opener.pipe.opened(opener.now)
     identity = opener.keys.identity if who == "ourselves" else keys_of("another").identity
     opener.get(RecordType.HELLO, Hello(identity, bytes(32)).encode())
     assert opener.stream.reason == PROTOCOL
@@ -144,7 +144,7 @@ def test_a_hello_from_the_wrong_node_ends_the_pipe(who):
 
 def test_an_opener_takes_nothing_before_hello():
     opener = End("opener", opens=End("acceptor"))
-    opener.pipe.connected(opener.now)
+    opener.pipe.opened(opener.now)
     opener.get(RecordType.ASK, Ask(0).encode())
     assert opener.stream.reason == PROTOCOL
 
@@ -152,7 +152,7 @@ def test_an_opener_takes_nothing_before_hello():
 @pytest.mark.parametrize("first", [RecordType.HELLO, RecordType.ASK])
 def test_hello_comes_first_and_once(first):
     end = End("acceptor")
-    end.pipe.connected(end.now)
+    end.pipe.opened(end.now)
     hello = Hello(keys_of("stranger").identity, bytes(32)).encode()
     end.get(first, hello if first is RecordType.HELLO else Ask(0).encode())
     assert end.why is None
@@ -184,7 +184,7 @@ def test_a_registration_of_another_node_is_refused():
 def test_a_registration_by_who_does_not_hold_the_key_is_refused():
     end, hello, _ = greeted()
     end, victim = End("acceptor"), keys_of("victim")
-    end.pipe.connected(end.now)
+    end.pipe.opened(end.now)
     end.get(RecordType.HELLO, Hello(victim.identity, bytes(32)).encode())
     register(end, keys_of("stranger"), hello, descriptor=descriptor_of(victim).encode())
     assert end.stream.reason == PROTOCOL and end.pipe.peer is None
@@ -217,7 +217,7 @@ def test_a_descriptor_that_was_changed_is_refused():
 
 def test_a_registration_without_hello_is_refused():
     end = End("acceptor")
-    end.pipe.connected(end.now)
+    end.pipe.opened(end.now)
     ((_, body),) = end.stream.records()
     register(end, keys_of("stranger"), Hello.parse(body))
     assert end.stream.reason == PROTOCOL
@@ -283,7 +283,7 @@ def test_garbage_ends_the_pipe(data):
 )
 def test_whatever_comes_nothing_breaks(records, tail, cut, opens):
     end = End("end", opens=End("other") if opens else None)
-    end.pipe.connected(end.now)
+    end.pipe.opened(end.now)
     data = b"".join(len(body).to_bytes(4, "big") + bytes([kind]) + body for kind, body in records) + tail
     for at in range(0, len(data), cut):
         if not end.pipe.closed:
@@ -344,7 +344,7 @@ def test_an_answer_waits_for_a_slow_reader():
         assert len(acceptor.stream.sent) <= MAX_DESCRIPTORS + 5
         opener.pipe.data(acceptor.stream.take(), opener.now)
         acceptor.stream.congested = False
-        acceptor.pipe.writable(acceptor.now)
+        acceptor.pipe.drained(acceptor.now)
         rounds += 1
     assert len(opener.news) == 501 and opener.calls[-1] == "answered" and rounds > 2
 
@@ -454,7 +454,7 @@ def test_what_a_slow_reader_does_not_take_is_dropped():
         acceptor.pipe.send(RecordType.DELIVER, Delivery(2, bytes(MAX_SEALED)).encode(), START)
     assert MAX_BEHIND / 2 < acceptor.stream.total - before <= MAX_BEHIND
     acceptor.stream.congested = False
-    acceptor.pipe.writable(acceptor.now)
+    acceptor.pipe.drained(acceptor.now)
     acceptor.stream.take()
     acceptor.pipe.send(RecordType.DELIVER, Delivery(2, b"sealed").encode(), START)
     assert len(acceptor.stream.records()) == 1
@@ -465,7 +465,7 @@ def test_the_end_of_a_pipe_refuses_what_was_not_answered_and_is_told_once():
     refusals = []
     opener.pipe.signals.signal(bytes(32), b"offer", None, lambda why, now: refusals.append(why), START)
     opener.pipe.ask(0, opener.now)
-    opener.pipe.ended(EndReason.DESTROY, opener.now)
+    opener.pipe.aborted(EndReason.DESTROY, opener.now)
     opener.pipe.close("again", opener.now)
     opener.pipe.send(RecordType.ASK, Ask(0).encode(), START)
     opener.pass_time(2 * ANSWER_TIMEOUT)
@@ -474,7 +474,7 @@ def test_the_end_of_a_pipe_refuses_what_was_not_answered_and_is_told_once():
 
 def test_who_opens_a_pipe_and_says_nothing_loses_it():
     end = End("acceptor")
-    end.pipe.connected(end.now)
+    end.pipe.opened(end.now)
     end.pass_time(GREETING_TIMEOUT - 1)
     assert end.why is None
     end.pass_time(1)
@@ -511,3 +511,18 @@ def test_nothing_is_read_after_the_record_that_ended_the_pipe():
     end.stream.take()
     end.pipe.data(encode_record(RecordType.REGISTERED) + ask, end.now)
     assert end.stream.records() == []
+
+
+def test_what_was_read_earns_credit_whole_record_or_not():
+    end, *_ = greeted()
+    record = encode_record(RecordType.ASK, Ask(0).encode())
+    before = end.stream.used
+    end.pipe.data(record[:3], end.now)
+    end.pipe.data(record[3:], end.now)
+    assert end.stream.used - before == len(record)
+
+
+def test_a_far_end_that_writes_no_more_closes_the_pipe():
+    opener, acceptor = joined()
+    opener.pipe.ended(opener.now)
+    assert opener.pipe.closed and opener.why == "the other end closed it" and opener.stream.reason is None

@@ -12,20 +12,25 @@ from hashlib import sha256
 from random import Random
 from typing import Any
 
+from convergence.circuit.flow import STREAM_WINDOW
+from convergence.circuit.streams import SEND_BUFFER_HIGH
 from convergence.codes import Dropped, TransferWhy
 from convergence.effects import Failure, Load, Scan, Store
-from convergence.errors import EndReason
+from convergence.errors import EndReason, LocalError
 from convergence.events import Event
 from convergence.ordb.download import Download
 from convergence.ordb.index import FileBuilder, MerkleTree, SharedFile, piece_key
 from convergence.ordb.pieces import PieceSet
 from convergence.ordb.upload import Upload
 from convergence.outbox import Outbox
-from convergence.rdv.session import ByteStream, Session
+from convergence.pipes.duplex import Duplex, Handler
+from convergence.rdv.session import Session
 from convergence.wire.ordb import PIECE_SIZE, MessageCutter, Queued, ShareLink, encode_message
+from convergence.wire.relay import MAX_DATA
 from pynode.crypto import CPythonCrypto
 
 CRYPTO = CPythonCrypto()
+WINDOW = STREAM_WINDOW * MAX_DATA  # bytes
 START = 1_800_000_000.0 - 1_800_000_000.0 % 86400 + 43200  # a noon: no change of day is near
 
 
@@ -93,77 +98,113 @@ class Node:
 
 
 class MemoryStream:
-    """One end of a stream; what is sent waits in `queue` until the world delivers it."""
+    """One end of a stream, a Duplex; what is written waits in `queue` until the world delivers it, and no more than a
+    window of it until the far end has consumed that. An end ends both ways, as Tor's does."""
 
-    def __init__(self, world: World, high: int = 1 << 20) -> None:
+    def __init__(self, world: World, high: int = SEND_BUFFER_HIGH) -> None:
         self.world = world
-        self.handler: Any = None
+        self.handler: Handler | None = None
         self.peer: MemoryStream
         self.high = high
         self.queue: deque[bytes] = deque()
         self.queued = 0
         self.most_queued = 0
+        self.unused = 0  # bytes handed up and not consumed
+        self.most_unused = 0
         self.ending: int | None = None
-        self.ended = False
+        self.over = False
         self.stalled = False
         self.rate: int | None = None  # bytes a round; None: all
         self.delivered = 0
         self.was_congested = False
+        self.on_leave: Callable[[], None] = lambda: None  # called when its user ends or aborts it
+
+    # -- Duplex
 
     @property
     def congested(self) -> bool:
         return self.queued > self.high
 
-    def send(self, data: bytes) -> None:
-        if not self.ended and self.ending is None and data:
+    def write(self, data: bytes, now: float) -> None:
+        if not self.over and self.ending is None and data:
             self.queue.append(data)
             self.queued += len(data)
             self.most_queued = max(self.most_queued, self.queued)
             self.was_congested = self.was_congested or self.congested
 
-    def end(self, reason: int = EndReason.DONE, after_flush: bool = True) -> None:
-        if not self.ended and self.ending is None:
-            self.handler = None
-            self.ending = reason
+    def end(self, now: float) -> None:
+        self._leave(EndReason.DONE)
 
-    def cut_off(self, reason: int = EndReason.DESTROY) -> None:
+    def abort(self, code: int, now: float) -> None:
+        self.handler = None
+        self._drop()
+        self._leave(code)
+
+    def consumed(self, size: int, now: float) -> None:
+        if self.over or self.handler is None:
+            return
+        if size > self.unused:
+            raise LocalError("more was consumed than was handed up")
+        self.unused -= size
+
+    # -- what the world and tests call
+
+    def cut_off(self, code: int = EndReason.DESTROY) -> None:
         """The circuit under both ends dies."""
         for end in (self, self.peer):
-            if not end.ended:
-                end.ended = True
-                end.queue.clear()
-                handler, end.handler = end.handler, None
-                if handler is not None:
-                    handler.ended(reason, self.world.now)
+            end._finish(code)
 
     def deliver(self) -> bool:
-        if self.stalled or self.ended:
+        if self.stalled or self.over:
             return False
         budget = self.rate if self.rate is not None else self.queued
-        moved = bool(self.queue) and budget > 0
-        while self.queue and budget > 0 and not self.ended:
+        moved = False
+        while self.queue and not self.over and (room := min(budget, WINDOW - self.peer.unused)) > 0:
+            moved = True
             data = self.queue.popleft()
-            size = min(len(data), budget, self.world.cut(len(data)))
+            size = min(len(data), room, self.world.cut(len(data)))
             if size < len(data):
                 self.queue.appendleft(data[size:])
             budget -= size
             self.queued -= size
             self.delivered += size
-            if self.peer.handler is not None:
-                self.peer.handler.data(data[:size], self.world.now)
+            self.peer._take(data[:size])
         if self.was_congested and self.queued < self.high // 4:
             self.was_congested = False
             if self.handler is not None:
-                self.handler.writable(self.world.now)
+                self.handler.drained(self.world.now)
         if self.ending is not None and not self.queue:
-            moved = self.ended = True
-            peer = self.peer
-            if not peer.ended and peer.ending is None:
-                peer.ended = True
-                handler, peer.handler = peer.handler, None
-                if handler is not None:
-                    handler.ended(self.ending, self.world.now)
+            moved = True
+            self.cut_off(self.ending)
         return moved
+
+    def _take(self, data: bytes) -> None:
+        if self.handler is not None:
+            self.unused += len(data)
+            self.most_unused = max(self.most_unused, self.unused)
+            self.handler.data(data, self.world.now)
+
+    def _leave(self, code: int) -> None:
+        if not self.over and self.ending is None:
+            self.ending = code
+            self.on_leave()
+
+    def _finish(self, code: int) -> None:
+        if self.over:
+            return
+        self.over = True
+        self._drop()
+        handler, self.handler = self.handler, None
+        if handler is None:
+            return
+        if code == EndReason.DONE:
+            handler.ended(self.world.now)
+        else:
+            handler.aborted(code, self.world.now)
+
+    def _drop(self) -> None:
+        self.queue.clear()
+        self.queued = self.unused = 0
 
 
 class World:
@@ -183,7 +224,7 @@ class World:
         self.nodes.append(Node(self))
         return self.nodes[-1]
 
-    def pair(self, high: int = 1 << 20) -> tuple[MemoryStream, MemoryStream]:
+    def pair(self, high: int = SEND_BUFFER_HIGH) -> tuple[MemoryStream, MemoryStream]:
         one, other = MemoryStream(self, high), MemoryStream(self, high)
         one.peer, other.peer = other, one
         self.streams += [one, other]
@@ -192,7 +233,7 @@ class World:
     def step(self) -> bool:
         moved = [stream.deliver() for stream in list(self.streams)]
         answered = [node.answer() for node in self.nodes]
-        self.streams = [stream for stream in self.streams if not stream.ended]
+        self.streams = [stream for stream in self.streams if not stream.over]
         return any(moved) or any(answered)
 
     def run(self) -> None:
@@ -281,7 +322,7 @@ class Line:
     def __init__(
         self, world: World, server: Node, client: Node, key: bytes, serve: Any, attach: Any, **kw: Any
     ) -> None:
-        self.near, self.far = world.pair(kw.get("high", 1 << 20))  # near: the client's end
+        self.near, self.far = world.pair(kw.get("high", SEND_BUFFER_HIGH))  # near: the client's end
         self.over: list[tuple[int, bool]] = []
         self.served_over: list[tuple[int, bool]] = []
         self.server = Session(
@@ -309,8 +350,8 @@ class Line:
         self.server.bind(self.far)
         self.client.bind(self.near)
         self.far.handler, self.near.handler = self.server, self.client
-        self.server.connected(world.now)
-        self.client.connected(world.now)
+        self.server.opened(world.now)
+        self.client.opened(world.now)
 
 
 class Sender:
@@ -324,7 +365,7 @@ class Sender:
         self.uploads: list[Upload] = []
         self.sent: list[int] = []
 
-    def serve(self, stream: ByteStream) -> Upload:
+    def serve(self, stream: Duplex) -> Upload:
         upload = Upload(
             stream,
             self.file,
@@ -346,11 +387,13 @@ class Sender:
 class Script:
     """A handler that records messages and sends what a test says."""
 
-    def __init__(self, stream: ByteStream) -> None:
+    def __init__(self, stream: Duplex) -> None:
         self.stream = stream
+        self.now = START  # when it heard something last
         self.messages: list[Any] = []
         self.raw = bytearray()
-        self.closes: list[int] = []
+        self.ends = 0
+        self.closes: list[int] = []  # codes of aborts
         self.is_open = False
         self.on_open: Callable[[Script], None] = lambda script: None
         self.on_message: Callable[[Script, Any], None] = lambda script, message: None
@@ -358,7 +401,10 @@ class Script:
 
     def say(self, *messages: Any) -> None:
         for message in messages:
-            self.stream.send(encode_message(message))
+            self.write(encode_message(message))
+
+    def write(self, data: bytes) -> None:
+        self.stream.write(data, self.now)
 
     def queued(self, position: int, now: float) -> None:
         self.say(Queued(position))
@@ -367,17 +413,23 @@ class Script:
         return False
 
     def opened(self, now: float) -> None:
+        self.now = now
         self.is_open = True
         self.on_open(self)
 
     def data(self, data: bytes, now: float) -> None:
+        self.now = now
         self.raw += data
+        self.stream.consumed(len(data), now)
         for message in self._cutter.feed(data):
             self.messages.append(message)
             self.on_message(self, message)
 
-    def writable(self, now: float) -> None:
+    def drained(self, now: float) -> None:
         pass
 
-    def closed(self, reason: int, now: float) -> None:
-        self.closes.append(reason)
+    def ended(self, now: float) -> None:
+        self.ends += 1
+
+    def aborted(self, code: int, now: float) -> None:
+        self.closes.append(code)

@@ -208,7 +208,7 @@ def test_a_partial_holder_that_gets_more_is_asked_again() -> None:
     rig.world.run()
     assert len(rig.download.present) == 3
     sender.present.bits = 0b111111
-    sender.uploads[0].announce()
+    sender.uploads[0].announce(rig.world.now)
     rig.world.run()
     rig.check_done(fetched=6)
 

@@ -107,7 +107,7 @@ def test_of_senders_that_let_us_wait_for_ever_one_is_kept() -> None:
 def drip(script: Script, rig: Rig, sent: dict[Script, int]) -> None:
     """One byte of a piece."""
     at = sent[script] = sent.get(script, -1) + 1
-    script.stream.send(encode_message(rig.piece(0))[at : at + 1])
+    script.write(encode_message(rig.piece(0))[at : at + 1])
 
 
 NEVER: dict[str, tuple[tuple[Any, ...], Callable[[Script, Any], None], Callable[[Script, Rig, Any], None]]] = {
@@ -220,7 +220,7 @@ def test_garbage_and_huge_lengths_drop_the_source(garbage: bytes) -> None:
     rig = Rig(PIECE_SIZE)
 
     def answer(script: Script, message: Any) -> None:
-        script.stream.send(garbage)
+        script.write(garbage)
 
     rig.connect_script(answer)
     rig.world.run()

@@ -7,6 +7,7 @@ from convergence.errors import EndReason
 from convergence.ordb.index import piece_key
 from convergence.ordb.pieces import PieceSet, verify
 from convergence.ordb.upload import IDLE_TIMEOUT, MAX_QUEUED_REQUESTS, QUEUE_LIMIT
+from convergence.pipes.duplex import Handler
 from convergence.wire.ordb import PIECE_SIZE, Done, Have, Info, Piece, Refuse, RefuseReason, Request
 from tests.unit.ordb.memory import Line, Script, Sender, World, content, put_file
 
@@ -46,13 +47,19 @@ class Ear:
 
     def __init__(self) -> None:
         self.sent = 0
-        self.ends: list[int] = []
+        self.handler: Handler | None = None
+        self.aborts: list[int] = []
 
-    def send(self, data: bytes) -> None:
+    def write(self, data: bytes, now: float) -> None:
         self.sent += 1
 
-    def end(self, reason: int, now: float) -> None:
-        self.ends.append(reason)
+    def end(self, now: float) -> None:
+        raise AssertionError("a sender aborts")
+
+    def abort(self, code: int, now: float) -> None:
+        self.aborts.append(code)
+
+    def consumed(self, size: int, now: float) -> None: ...
 
 
 def test_a_place_in_the_queue_is_not_held_for_ever() -> None:
@@ -63,9 +70,9 @@ def test_a_place_in_the_queue_is_not_held_for_ever() -> None:
     for told in range(1, int(QUEUE_LIMIT) // 600):
         world.advance(600)
         upload.queued(9, world.now)
-        assert ear.sent == told + 1 and ear.ends == []
+        assert ear.sent == told + 1 and ear.aborts == []
     world.advance(601)
-    assert ear.ends == [EndReason.TIMEOUT]
+    assert ear.aborts == [EndReason.TIMEOUT]
 
 
 def test_info_comes_first_and_fits_the_link() -> None:
@@ -132,7 +139,7 @@ def test_a_partial_holder_says_what_it_has_and_refuses_the_rest() -> None:
     assert rig.heard[1] == Refuse(1, RefuseReason.NOT_HERE)
     assert isinstance(rig.heard[2], Piece)
     present.add(1)
-    rig.upload.announce()
+    rig.upload.announce(rig.world.now)
     rig.say(Request(1))
     assert rig.heard[3] == Have(((0, 3),))
     assert isinstance(rig.heard[4], Piece)
@@ -172,7 +179,7 @@ def test_messages_of_senders_end_the_session(message: Any) -> None:
 @pytest.mark.parametrize("garbage", [b"\xff" * 10, b"\x03\xff\xff\xff", b"\x02\0\0\5abcde", bytes(100)])
 def test_garbage_inside_the_session_ends_it(garbage: bytes) -> None:
     rig = Rig()
-    rig.script.stream.send(garbage)
+    rig.script.write(garbage)
     rig.world.run()
     assert rig.script.closes == [EndReason.TORPROTOCOL]
 
@@ -199,7 +206,7 @@ def test_stop_ends_the_session_once() -> None:
     rig.upload.stop(rig.world.now)
     rig.world.run()
     assert rig.script.closes == [EndReason.DONE]
-    rig.upload.announce()
+    rig.upload.announce(rig.world.now)
 
 
 def test_a_receiver_that_goes_away_leaves_nothing_behind() -> None:

@@ -91,7 +91,7 @@ class FakePoint:
         self.silent = False
 
     def begin(self, target: str, near: MemoryStream, middle: MemoryStream, now: float) -> None:
-        if near.ended or near.handler is None or self.silent:
+        if near.over or near.handler is None or self.silent:
             return
         offers = sorted(self.adverts.get(parse_rdv_target(target), []), key=lambda offer: (offer.nb, offer.chosen))
         reason = EndReason.RESOLVEFAILED
@@ -108,10 +108,10 @@ class FakePoint:
                 self.network.watch(middle, offer)
                 offer.streams.append(middle)
                 middle.handler = handler
-                handler.connected(now)
-                near.handler.connected(now)
+                handler.opened(now)
+                near.handler.opened(now)
                 return
-        middle.end(reason)
+        middle.abort(reason, now)
 
 
 class Network:
@@ -133,20 +133,8 @@ class Network:
 
     def watch(self, stream: MemoryStream, offer: FakeCircuit) -> None:
         self.open[stream] = offer
-        end = MemoryStream.end
-
-        def ended(reason: int = EndReason.DONE, after_flush: bool = True) -> None:
-            self.over(stream)
-            end(stream, reason, after_flush)
-
-        stream.end = ended  # type: ignore[method-assign]
-        peer_end = stream.peer.end
-
-        def peer_ended(reason: int = EndReason.DONE, after_flush: bool = True) -> None:
-            self.soon(lambda now: self.over(stream))
-            peer_end(reason, after_flush)
-
-        stream.peer.end = peer_ended  # type: ignore[method-assign]
+        stream.on_leave = lambda: self.over(stream)
+        stream.peer.on_leave = lambda: self.soon(lambda now: self.over(stream))
 
     def over(self, stream: MemoryStream) -> None:
         offer = self.open.pop(stream, None)

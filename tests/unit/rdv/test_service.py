@@ -69,9 +69,9 @@ class Visitor:
         self.session = Session(CRYPTO, rig.world.rng, outbox, key, name, now=now, initiator=True, attach=attach)
         self.session.bind(self.near)
         middle.handler, self.near.handler = handler, self.session
-        handler.connected(now)
+        handler.opened(now)
         if not mute:
-            self.session.connected(now)
+            self.session.opened(now)
         rig.world.run()
 
     def ask(self, rig: Rig, index: int = 0) -> None:
@@ -157,10 +157,10 @@ def test_who_says_nothing_holds_no_place() -> None:
     circuit, target = first(rig)
     mute = [Visitor(rig, circuit, target, mute=True) for _ in range(5 * MAX_SHAKING)]
     assert not any(visitor.refused for visitor in mute)
-    assert sum(not visitor.near.ended for visitor in mute) == MAX_SHAKING
+    assert sum(not visitor.near.over for visitor in mute) == MAX_SHAKING
     assert Visitor(rig, circuit, target).served
     rig.world.advance(FIRST_TIMEOUT + 1)
-    assert rig.service.sessions == 1 and all(visitor.near.ended for visitor in mute)
+    assert rig.service.sessions == 1 and all(visitor.near.over for visitor in mute)
 
 
 def test_those_who_prove_nothing_take_no_place_at_other_points(monkeypatch: pytest.MonkeyPatch) -> None:
