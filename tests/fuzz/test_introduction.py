@@ -293,8 +293,12 @@ class Hostile:
                 hello = self.hellos.get(stream)
                 if hello is not None and self.rng.random() < 0.9:
                     proof = sign_with(face)(register_statement(hello))
-                    stream.send(encode_record(RecordType.HELLO, Hello(face.identity, bytes(32)).encode()))
-                    stream.send(encode_record(RecordType.REGISTER, Register(proof, self.describe(face)).encode()))
+                    stream.write(
+                        encode_record(RecordType.HELLO, Hello(face.identity, bytes(32)).encode()), self.net.now
+                    )
+                    stream.write(
+                        encode_record(RecordType.REGISTER, Register(proof, self.describe(face)).encode()), self.net.now
+                    )
 
     def speak(self):
         streams = [*self.streams, *self.machine.services.streams]
@@ -302,9 +306,11 @@ class Hostile:
             stream, recorder = self.rng.choice(streams)
             if stream in {item for item, _ in self.machine.services.streams} and "greeted" not in recorder.calls:
                 recorder.calls.append("greeted")
-                stream.send(encode_record(RecordType.HELLO, Hello(self.machine.keys.identity, bytes(32)).encode()))
+                stream.write(
+                    encode_record(RecordType.HELLO, Hello(self.machine.keys.identity, bytes(32)).encode()), self.net.now
+                )
             for _ in range(self.rng.randrange(1, 4)):
-                stream.send(self.record(self.hellos.get(stream), (*CARRIED, *ASKED)))
+                stream.write(self.record(self.hellos.get(stream), (*CARRIED, *ASKED)), self.net.now)
 
     def extend(self):
         live = [circuit for circuit in self.circuits if circuit.built and not circuit.closed]

@@ -41,12 +41,12 @@ def test_what_is_sent_arrives_over_any_path_cut_anywhere(hops, lengths, pattern)
     for length, (stream, _), (end, _) in zip(lengths, opened, ends, strict=True):
         up, down = SeededRng(f"up{length}").random(length), SeededRng(f"down{length}").random(length)
         wanted.append((up, down))
-        stream.send(up)
-        end.send(down)
+        stream.write(up, net.now)
+        end.write(down, net.now)
     net.pump()
     for (up, down), (_, handler), (end, far) in zip(wanted, opened, ends, strict=True):
         assert far.received == up and handler.received == down
-        end.end()
+        end.end(net.now)
     net.pump()
     assert all(handler.reason == EndReason.DONE for _, handler in opened)
     assert circuit.built
@@ -88,8 +88,8 @@ def test_no_changed_byte_is_ever_handed_over(hops, which, skip, at, change, outw
 
     net.tap = tap
     up, down = SeededRng("up").random(150_000), SeededRng("down").random(150_000)
-    stream.send(up)
-    end.send(down)
+    stream.write(up, net.now)
+    end.write(down, net.now)
     net.pump()
     assert up.startswith(far.received) and down.startswith(handler.received)
 
@@ -102,35 +102,44 @@ def test_streams_stay_whole_under_any_schedule(steps):
     circuit = net.build(net.add("client", relays=False), net.relays(2))
     services = net.machines[-1].services
     opened = []
+    held = {}  # far ends that consume nothing, and how many bytes each had got by then
 
     def open_one():
         stream, handler = net.open(circuit)
         end, far = services.streams[-1]
         opened.append((stream, handler, end, far, bytearray(), bytearray()))
 
+    def go_on(end, far):
+        """A far end that was held consumes what it got meanwhile."""
+        if far in held:
+            far.pipe = end
+            end.consumed(len(far.received) - held.pop(far), net.now)
+
     open_one()
     for number, (step, size) in enumerate(steps):
-        stream, _, end, _, up, down = opened[size % len(opened)]
+        stream, _, end, far, up, down = opened[size % len(opened)]
         data = bytes([number % 256]) * size
         if step == "open":
             open_one()
         elif step == "send":
             up += data
-            stream.send(data)
+            stream.write(data, net.now)
         elif step == "answer":
             down += data
-            end.send(data)
+            end.write(data, net.now)
         elif step == "hold":
-            end.hold(True)
+            held.setdefault(far, len(far.received))
+            far.pipe = None
         elif step == "go on":
-            end.hold(False)
+            go_on(end, far)
         else:
-            (stream if step == "end" else end).end(after_flush=bool(size % 2))
+            leaving = stream if step == "end" else end
+            leaving.end(net.now) if size % 2 else leaving.abort(EndReason.DONE, net.now)
         if size % 3:
             net.pump()
         assert circuit.built
-    for _, _, end, *_ in opened:
-        end.hold(False)
+    for _, _, end, far, *_ in opened:
+        go_on(end, far)
     net.pump()
     assert circuit.built
     for _, handler, _, far, up, down in opened:

@@ -325,7 +325,7 @@ class Download:
             self._sources.append(source)
             self._start_watch(now)
         else:
-            source.goodbye(now)
+            source.stop(EndReason.DONE, now)
 
     def source_info(self, source: Source, info: Info, now: float) -> int | None:
         if info.commitment() != self._link.key:
@@ -502,7 +502,7 @@ class Download:
         """Complete the tree: leaves of pieces that an earlier run stored may be missing."""
         self._machine.move("all here", now)
         for source in self._sources:
-            source.goodbye(now)
+            source.stop(EndReason.DONE, now)
         self._sources.clear()
         self._read_leaves(now)
 
@@ -581,7 +581,7 @@ class Download:
         if self.active:
             self._machine.move(end, now)
         for source in self._sources:
-            source.goodbye(now)
+            source.stop(EndReason.DONE, now)
         self._sources.clear()
         self._verified.clear()
         self._storing = []

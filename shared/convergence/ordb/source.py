@@ -173,18 +173,9 @@ class Source:
         self._owner.source_piece(self, index, proof, data, now)
 
     def stop(self, reason: int, now: float) -> list[int]:
-        """Abort the stream; returns the pieces that will not come."""
-        self.stream.abort(reason, now)
-        return self._leave()
-
-    def goodbye(self, now: float) -> None:
-        """Say that we want nothing more, and end the stream."""
-        self.stream.write(encode_message(Done()), now)
-        self.stream.end(now)
-        self._leave()
-
-    def _leave(self) -> list[int]:
+        """Abort the stream; returns the pieces that will not come. DONE says that we want nothing more."""
         self.alive = False
+        self.stream.abort(reason, now)
         outstanding = list(self.requested)
         self.requested.clear()
         return outstanding

@@ -535,7 +535,7 @@ def test_an_introducer_that_breaks_the_rules_loses_the_circuit(net, far, kind, b
     net.tick(0)
     stream, recorder = introducer.services.streams[-1]
     assert [kind for kind, _ in records(recorder)] == [RecordType.SIGNAL]
-    stream.send(encode_record(kind, body))
+    stream.write(encode_record(kind, body), net.now)
     net.pump()
     assert a.pool.built[0].closed and len(asked.refusals) == 1 and not a.messages
 
@@ -645,7 +645,7 @@ def test_a_stranger_that_breaks_the_rules_loses_the_stream_only(net, data):
     b = net.node("b")
     stream, recorder = stranger(net, b)
     assert records(recorder)[0][0] is RecordType.HELLO
-    stream.send(data)
+    stream.write(data, net.now)
     net.pump()
     assert recorder.reason == EndReason.TORPROTOCOL
     assert not b.services.closed and not b.closed_links and not b.peers._pipes.accepted
@@ -656,7 +656,7 @@ def test_a_neighbour_that_lies_about_itself_is_left(net):
     b.services.on_begin = b.services.accept
     net.link(a, b)
     ((stream, recorder),) = b.services.streams
-    stream.send(encode_record(RecordType.HELLO, Hello(c.identity, bytes(32)).encode()))
+    stream.write(encode_record(RecordType.HELLO, Hello(c.identity, bytes(32)).encode()), net.now)
     net.pump()
     assert a.pipe(b) is None and RecordType.REGISTER not in dict(records(recorder))
     assert not a.closed_links
@@ -667,12 +667,12 @@ def test_endless_descriptors_end_the_pipe(net):
     b.services.on_begin = b.services.accept
     net.link(a, b)
     ((stream, recorder),) = b.services.streams
-    stream.send(encode_record(RecordType.HELLO, Hello(b.identity, bytes(32)).encode()))
+    stream.write(encode_record(RecordType.HELLO, Hello(b.identity, bytes(32)).encode()), net.now)
     net.pump()
     assert RecordType.ASK in dict(records(recorder))
     body = b"".join(b"\x01\x00" + bytes(256) for _ in range(120))
     for _ in range(40):
-        stream.send(encode_record(RecordType.DESCRIPTORS, body))
+        stream.write(encode_record(RecordType.DESCRIPTORS, body), net.now)
         net.pump()
     assert a.pipe(b) is None and len(a.directory.nodes(NOTHING, net.now)) == 1
 
@@ -681,7 +681,7 @@ def test_a_strangers_signals_reach_the_node_itself_in_limits(net):
     b = net.node("b")
     stream, recorder = stranger(net, b)
     for tag in range(MAX_PER_PAIR + 3):
-        stream.send(encode_record(RecordType.SIGNAL, Signal(tag, b.identity, b"sealed").encode()))
+        stream.write(encode_record(RecordType.SIGNAL, Signal(tag, b.identity, b"sealed").encode()), net.now)
     net.pump()
     assert len(b.messages) == MAX_PER_PAIR
     b.messages[0][1](b"answer", net.now)

@@ -226,7 +226,7 @@ def test_a_registration_without_hello_is_refused():
 def test_nothing_is_delivered_for_a_node_once_its_pipe_is_closed():
     opener, acceptor = joined()
     opener.pipe.close("enough", opener.now)
-    acceptor.pipe.ended(EndReason.DONE, acceptor.now)
+    acceptor.pipe.ended(acceptor.now)
     asker = End("asker", clock=acceptor.outbox)
     signal = Signal(1, opener.keys.identity, b"sealed")
     acceptor.switchboard.signal(asker.pipe, signal.encode(), acceptor.now)

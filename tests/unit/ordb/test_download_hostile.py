@@ -266,3 +266,12 @@ def test_a_sender_that_stops_is_no_bad_sender() -> None:
     rig.connect()
     rig.world.run()
     rig.check_done(fetched=20)
+
+
+def test_a_sender_that_does_not_end_is_left_all_the_same_once_all_is_here() -> None:
+    rig = Rig(2 * PIECE_SIZE)
+    script = rig.connect_script(serve_honestly(rig))
+    rig.world.run()
+    rig.check_done(fetched=2)
+    assert rig.lines[0].over == [(EndReason.DONE, True)], "at once, and by us"
+    assert script.closes == [EndReason.DONE]
