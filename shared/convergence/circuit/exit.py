@@ -97,7 +97,7 @@ class ExitService:
     def closed(self, channel: int, reason: str, now: float) -> None:
         stream = self._remove(channel)
         if stream is not None:
-            stream.closed(REASONS.get(reason, EndReason.MISC), now)
+            stream.channel_closed(REASONS.get(reason, EndReason.MISC), now)
 
     def congested(self, channel: int, congested: bool, now: float) -> None:
         stream = self._streams.get(channel)
@@ -155,6 +155,7 @@ class TcpPipe:
     def __init__(self, service: ExitService, outbox: Outbox, channel: int, stream: Stream, link: Link) -> None:
         self.link = link
         self.stream = stream
+        self.closed = False
         self.congested = False
         self.used = 0.0  # when bytes passed last, in steady time
         self._service = service
@@ -172,9 +173,8 @@ class TcpPipe:
     # -- Duplex
 
     def write(self, data: bytes, now: float) -> None:
-        if self.handler is not None:  # otherwise the channel has closed, and the stream still sends what came of it
-            self._service.used(self._channel, now)
-            self._outbox.emit(Send(self._channel, [data]))
+        self._service.used(self._channel, now)
+        self._outbox.emit(Send(self._channel, [data]))
 
     def end(self, now: float) -> None:
         self._service.forget(self._channel)
@@ -199,14 +199,10 @@ class TcpPipe:
         if not congested and self.handler is not None:
             self.handler.drained(now)
 
-    def closed(self, reason: EndReason, now: float) -> None:
-        handler, self.handler = self.handler, None
-        if handler is None:
-            return
-        if reason == EndReason.DONE:
-            handler.ended(now)
-        else:
-            handler.aborted(reason, now)
+    def channel_closed(self, reason: EndReason, now: float) -> None:
+        """What came of the channel still goes out, whatever closed it."""
+        self.closed = True
+        self.stream.end(now, reason)
 
     def _pause(self, paused: bool) -> None:
         if paused is not self._paused:

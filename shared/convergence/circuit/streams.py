@@ -75,7 +75,7 @@ class Stream:
         self.deliver = DeliverWindow(STREAM_WINDOW, STREAM_INCREMENT)
         self._owner = owner
         self._open = False
-        self._ending = False  # END goes out once the queue is empty
+        self._ending: int | None = None  # set: END goes out with this reason once the queue is empty
         self._closed = False
         self._window = STREAM_WINDOW
         self._queue: deque[Buffer] = deque()
@@ -89,12 +89,16 @@ class Stream:
     # -- Duplex
 
     @property
+    def closed(self) -> bool:
+        return self._closed
+
+    @property
     def congested(self) -> bool:
         """More than SEND_BUFFER_HIGH bytes wait."""
         return self._queued > SEND_BUFFER_HIGH
 
     def write(self, data: bytes, now: float) -> None:
-        if self._closed or self._ending or not data:
+        if self._closed or self._ending is not None or not data:
             return
         self._queue.append(data)
         self._queued += len(data)
@@ -102,10 +106,10 @@ class Stream:
         if self._open:
             self._owner.wake(self)
 
-    def end(self, now: float) -> None:
-        if self._closed or self._ending:
+    def end(self, now: float, reason: int = EndReason.DONE) -> None:
+        if self._closed or self._ending is not None:
             return
-        self._ending = True
+        self._ending = reason
         self.settle(now)
 
     def abort(self, code: int, now: float) -> None:
@@ -172,8 +176,8 @@ class Stream:
                 self.handler.data(data, now)
             else:
                 self._credit(cells)
-        if self._ending and not self._queue:
-            self._finish(now)
+        if self._ending is not None and not self._queue:
+            self._finish(self._ending, now)
         elif self._was_congested and self._queued < SEND_BUFFER_LOW:
             self._was_congested = False
             if self.handler is not None:
@@ -224,11 +228,11 @@ class Stream:
         for _ in range(self.deliver.consumed(cells)):
             self._owner.send_message(RelayCommand.SENDME, self.id)
 
-    def _finish(self, now: float) -> None:
+    def _finish(self, reason: int, now: float) -> None:
         """Everything is sent and handed up, so our END ends both ways."""
         if self._closed:
             return
-        self._close(EndReason.DONE)
+        self._close(reason)
         handler, self.handler = self.handler, None
         if handler is not None:
             handler.ended(now)

@@ -16,11 +16,20 @@ from __future__ import annotations
 
 from typing import Protocol as Shape
 
+from convergence.errors import EndReason
+
+MAX_DROPPED = 1 << 20  # bytes
+
 
 class Duplex(Shape):
     """One end of a pipe, for its user. Any call may call the handler back before it returns."""
 
     handler: Handler | None
+
+    @property
+    def closed(self) -> bool:
+        """Whether both ways are over: what is written goes nowhere."""
+        ...
 
     @property
     def congested(self) -> bool:
@@ -78,21 +87,29 @@ def join(one: Duplex, other: Duplex) -> None:
 class Onward:
     """Takes what comes out of one pipe into another.
 
-    At most one window of the pipe it comes from waits to be written on, because credit is held back while the pipe it
-    goes into is congested.
+    Credit is held back while the pipe it goes into is congested, so at most one window of the pipe it comes from waits.
+    What comes for a pipe that is closed is dropped, while what that pipe brought still goes out the other way. Whoever
+    writes on for more than MAX_DROPPED is told by CONNRESET.
     """
 
     def __init__(self, out_of: Duplex, into: Duplex) -> None:
         self._out_of = out_of
         self._into = into
         self._owed = 0  # bytes whose credit is held back
+        self._dropped = 0
 
     def opened(self, now: float) -> None:
         """Nothing to do: what came before waits in the pipe."""
 
     def data(self, data: bytes, now: float) -> None:
-        self._into.write(data, now)
         self._owed += len(data)
+        if self._into.closed:
+            self._dropped += len(data)
+            if self._dropped > MAX_DROPPED:
+                self._out_of.abort(EndReason.CONNRESET, now)
+                return
+        else:
+            self._into.write(data, now)
         if not self._into.congested:
             self.settle(now)
 
@@ -110,6 +127,8 @@ class Onward:
 
     def ended(self, now: float) -> None:
         self._into.end(now)
+        if self._out_of.closed:
+            self.drained(now)  # nothing waits there any more
 
     def aborted(self, code: int, now: float) -> None:
         self._into.abort(code, now)

@@ -4,8 +4,8 @@ Does: the handshake, then framing (u16 length | Noise message) both ways. An emp
 no more: each way ends by itself, and an END of the stream that comes without such messages is an abort.
 Does not: know what the bytes mean, open streams, or retry. A rendezvous point on the way sees ciphertext only.
 
-Nothing is handed up, and nothing can be sent, before the handshake is done. A frame that does not verify ends the
-stream with EndReason.TORPROTOCOL: there is no way to go on after a gap.
+Nothing is handed up, and nothing of the user's goes out, before the handshake is done. A frame that does not verify
+ends the stream with EndReason.TORPROTOCOL: there is no way to go on after a gap.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Protocol as Shape
 
 from convergence.crypto.kdf import hkdf_sha256
 from convergence.crypto.noise import HANDSHAKE_OVERHEAD, MAX_MESSAGE, TAG_LEN, Handshake, Transport
-from convergence.errors import CryptoError, EndReason, LocalError
+from convergence.errors import CryptoError, EndReason
 from convergence.outbox import Outbox
 from convergence.pipes.duplex import Duplex, Handler
 from convergence.ports import Buffer, Crypto, Rng
@@ -118,6 +118,8 @@ class Session:
         self._on_over = on_over
         self._stream: Duplex | None = None
         self._buffer = bytearray()  # one incomplete frame: MAX_FRAME
+        self._early: list[bytes] = []  # written before the handshake was done
+        self._ending = False  # nothing more is written
         self.handler: Handler | None = attach(self)
 
     def bind(self, stream: Duplex) -> None:
@@ -127,24 +129,28 @@ class Session:
     # -- Duplex
 
     @property
+    def closed(self) -> bool:
+        return self._machine.final
+
+    @property
     def congested(self) -> bool:
-        return self._stream is not None and self._stream.congested
+        """Before the handshake is done it is, so that little is written."""
+        return self._stream is not None and (self._noise is None or self._stream.congested)
 
     def write(self, data: bytes, now: float) -> None:
-        """Raises LocalError before the handshake is done."""
-        if self._machine.state in (Phase.ENDED, Phase.CLOSED):
+        if self._ending or self._machine.final:
             return
-        view = memoryview(data)
-        for at in range(0, len(view), MAX_RECORD):
-            self._seal(view[at : at + MAX_RECORD], now)
+        if self._noise is None:
+            self._early.append(data)
+        else:
+            self._seal_all(data, now)
 
     def end(self, now: float) -> None:
-        """Raises LocalError before the handshake is done."""
-        if self._machine.state in (Phase.ENDED, Phase.CLOSED):
+        if self._ending or self._machine.final:
             return
-        self._seal(b"", now)
-        self._machine.move("end", now)
-        self._settle(now)
+        self._ending = True
+        if self._noise is not None:
+            self._send_end(now)
 
     def abort(self, code: int, now: float) -> None:
         if not self._machine.final:
@@ -215,11 +221,20 @@ class Session:
         elif self.handler is not None:
             self.handler.data(data, now)
 
+    def _seal_all(self, data: bytes, now: float) -> None:
+        view = memoryview(data)
+        for at in range(0, len(view), MAX_RECORD):
+            self._seal(view[at : at + MAX_RECORD], now)
+
     def _seal(self, data: Buffer, now: float) -> None:
-        if self._noise is None or self._stream is None:
-            raise LocalError("nothing is sent before the handshake is done")
+        assert self._noise is not None and self._stream is not None
         sealed = self._noise.send.encrypt(data)
         self._stream.write(_LENGTH.pack(len(sealed)) + sealed, now)
+
+    def _send_end(self, now: float) -> None:
+        self._seal(b"", now)
+        self._machine.move("end", now)
+        self._settle(now)
 
     def _settle(self, now: float) -> None:
         """Both ends have ended: so does the stream."""
@@ -232,10 +247,17 @@ class Session:
             self._send_handshake(now)
         self._noise = self._shake.transport()
         self._machine.move("shaken", now)
+        early, ending = b"".join(self._early), self._ending
+        self._early.clear()
+        self._seal_all(early, now)
         if self._on_open is not None:
             self._on_open(now)
         if self.handler is not None:
             self.handler.opened(now)
+        if ending and not self._machine.final:
+            self._send_end(now)
+        elif early and self.handler is not None and not self.congested:
+            self.handler.drained(now)
 
     def _send_handshake(self, now: float) -> None:
         if self._stream is not None:
@@ -258,6 +280,7 @@ class Session:
 
     def _over(self, reason: int, now: float, *, local: bool) -> None:
         self._buffer.clear()
+        self._early.clear()
         self.handler = None
         stream, self._stream = self._stream, None
         if self._on_over is not None:

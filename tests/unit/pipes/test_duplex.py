@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from convergence.errors import EndReason, LocalError
-from convergence.pipes.duplex import join
+from convergence.pipes.duplex import MAX_DROPPED, join
 
 NOW = 5.0
 
@@ -35,6 +35,10 @@ class End:
         self._told_end = False
         self._was_congested = False
         self._far_code = None  # the far end aborted, and we have not heard it
+
+    @property
+    def closed(self):
+        return self.over
 
     @property
     def congested(self):
@@ -300,3 +304,20 @@ def test_a_pipe_that_breaks_is_told_both_ways(eager, broken):
     chain.settle()
     assert chain.near.calls == chain.far.calls == [EndReason.DESTROY]
     assert all(end.over for end in chain.ends)
+
+
+def test_what_is_written_into_a_pipe_that_is_over_goes_nowhere_and_the_writer_is_told():
+    """What the pipe brought before goes out the other way meanwhile."""
+    chain = Chain(WINDOWS)
+    closed = chain.pipes[-1][0]  # its own handler has heard all that came
+    chain.far.end.write(b"last words", NOW)
+    chain.settle()
+    closed.over = True
+    piece = bytes(MAX_DROPPED // 4)
+    for _ in range(4):
+        chain.near.end.write(piece, NOW)
+        chain.settle()
+    assert chain.near.heard == b"last words" and chain.near.calls == []
+    chain.near.end.write(b"one more", NOW)
+    chain.settle()
+    assert chain.near.calls == [EndReason.CONNRESET]
