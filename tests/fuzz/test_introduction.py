@@ -300,6 +300,9 @@ class Hostile:
                         encode_record(RecordType.REGISTER, Register(proof, self.describe(face)).encode()), self.net.now
                     )
 
+    def say(self, stream, data):
+        stream.write(data, self.net.now)
+
     def speak(self):
         streams = [*self.streams, *self.machine.services.streams]
         if streams:
@@ -310,7 +313,7 @@ class Hostile:
                     encode_record(RecordType.HELLO, Hello(self.machine.keys.identity, bytes(32)).encode()), self.net.now
                 )
             for _ in range(self.rng.randrange(1, 4)):
-                stream.write(self.record(self.hellos.get(stream), (*CARRIED, *ASKED)), self.net.now)
+                self.say(stream, self.record(self.hellos.get(stream), (*CARRIED, *ASKED)))
 
     def extend(self):
         live = [circuit for circuit in self.circuits if circuit.built and not circuit.closed]

@@ -38,6 +38,10 @@ class MemoryStream:
         self.used = 0  # bytes that were consumed
         self.takes = None  # bytes until it is congested
 
+    @property
+    def closed(self):
+        return self.reason is not None
+
     def write(self, data, now):
         self.sent += data
         self.total += len(data)

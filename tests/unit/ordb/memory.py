@@ -122,6 +122,10 @@ class MemoryStream:
     # -- Duplex
 
     @property
+    def closed(self) -> bool:
+        return self.over or self.ending is not None
+
+    @property
     def congested(self) -> bool:
         return self.queued > self.high
 

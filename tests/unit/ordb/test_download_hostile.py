@@ -26,7 +26,7 @@ from convergence.wire.ordb import (
     encode_message,
 )
 from tests.unit.ordb.memory import Line, Receiver, Script
-from tests.unit.ordb.rig import Rig
+from tests.unit.ordb.rig import Rig, serve_honestly
 
 
 def test_wrong_bytes_drop_the_source_and_the_file_comes_from_another() -> None:

@@ -43,7 +43,7 @@ class Rig:
 class Ear:
     """The stream of a receiver that only listens."""
 
-    congested = False
+    closed = congested = False
 
     def __init__(self) -> None:
         self.sent = 0

@@ -54,7 +54,7 @@ class Place:
             if not accept:
                 circuit.refusals += 1
                 return None
-            recorder = Recorder()
+            recorder = Recorder(stream)
             circuit.asked.append((stream, recorder))
             return recorder
 
@@ -98,9 +98,9 @@ def test_a_client_is_joined_to_a_provider(place):
     provider = place.provider()
     stream, handler = place.query()
     [(far, recorder)] = provider.asked
-    assert handler.calls == ["connected"] and recorder.calls == ["connected"]
-    stream.send(b"question")
-    far.send(b"answer")
+    assert handler.calls == ["opened"] and recorder.calls == ["opened"]
+    stream.write(b"question", place.net.now)
+    far.write(b"answer", place.net.now)
     place.net.pump()
     assert recorder.received == b"question" and handler.received == b"answer"
 
@@ -111,10 +111,10 @@ def test_data_passes_whole_both_ways(place, size):
     stream, handler = place.query()
     far, recorder = provider.asked[0]
     up, down = random.Random(1).randbytes(size), random.Random(2).randbytes(size)
-    stream.send(up)
-    far.send(down)
+    stream.write(up, place.net.now)
+    far.write(down, place.net.now)
     place.net.pump()
-    far.end()
+    far.end(place.net.now)
     place.net.pump()
     assert handler.received == down and handler.reason == EndReason.DONE
     assert recorder.received == up and place.load() == [0]
@@ -140,11 +140,11 @@ def test_end_comes_behind_all_data_though_the_reader_still_talks(place, side):
     # The link from the point to the reader's entry is full for a while.
     link = reader_link(place, reader)
     place.net.congest(place.machine, link)
-    sender.send(bytes(MAX_DATA * (STREAM_WINDOW - 10)))
-    sender.end()
+    sender.write(bytes(MAX_DATA * (STREAM_WINDOW - 10)), place.net.now)
+    sender.end(place.net.now)
     place.net.pump()
     assert received.received == b""
-    back.send(b"x" * 2000)
+    back.write(b"x" * 2000, place.net.now)
     place.net.pump()
     place.net.congest(place.machine, link, False)
     assert len(received.received) == MAX_DATA * (STREAM_WINDOW - 10)
@@ -164,7 +164,7 @@ def test_a_slow_reader_stops_the_sender_and_no_more_than_a_window_waits(place):
     far, _ = provider.asked[0]
     link = reader_link(place, client)
     place.net.congest(place.machine, link)
-    far.send(bytes(3 << 20))
+    far.write(bytes(3 << 20), place.net.now)
     place.net.pump()
     [end] = (entry for entry in place.machine.circuits[-1].endpoint.entries.values())
     assert len(end._pending) == STREAM_WINDOW
@@ -180,7 +180,7 @@ def test_a_reader_that_acknowledges_what_it_did_not_get_is_cut_off(place):
     stream, handler = place.query(client)
     far, _ = provider.asked[0]
     place.net.congest(place.machine, reader_link(place, client))
-    far.send(bytes(1 << 20))
+    far.write(bytes(1 << 20), place.net.now)
     place.net.pump()
     say(client, RelayCommand.SENDME, stream.id)
     place.net.pump()
@@ -206,7 +206,7 @@ def test_who_serves_less_is_asked_even_if_asked_last(place):
     place.query()
     stream, _ = place.query()
     assert (len(one.asked), len(two.asked)) == (1, 1)
-    stream.end()
+    stream.end(place.net.now)
     place.net.pump()
     place.query()
     assert (len(one.asked), len(two.asked)) == (1, 2)
@@ -216,7 +216,7 @@ def test_equals_take_turns(place):
     providers = [place.provider() for _ in range(3)]
     for _ in range(6):
         stream, _ = place.query()
-        stream.end()
+        stream.end(place.net.now)
         place.net.pump()
     assert [len(provider.asked) for provider in providers] == [2, 2, 2]
 
@@ -230,7 +230,7 @@ def test_a_refusal_goes_on_to_the_next(place):
     bad = [place.provider(accept=False) for _ in range(3)]
     good = place.provider()
     _, handler = place.query()
-    assert handler.calls == ["connected"] and len(good.asked) == 1
+    assert handler.calls == ["opened"] and len(good.asked) == 1
     assert all(provider.refusals <= 1 for provider in bad)
     assert place.load() == [0, 0, 0, 1]
 
@@ -258,7 +258,7 @@ def test_a_provider_whose_circuit_is_full_is_passed_over(place):
     _, handler = place.query()
     for number in range(1, 1025):
         del entries[-number]
-    assert handler.calls == ["connected"] and len(other.asked) == 1 and not full.asked
+    assert handler.calls == ["opened"] and len(other.asked) == 1 and not full.asked
     assert place.load() == [0, 1]
 
 
@@ -279,11 +279,11 @@ def test_the_client_goes_away_before_the_answer(place):
     place.net.hold(provider.client, link)
     stream, handler = place.query(client)
     assert place.load() == [1]
-    stream.end()
+    stream.end(place.net.now)
     place.net.pump()
     place.net.hold(provider.client, link, False)
     assert place.load() == [0]
-    assert provider.asked[0][1].reason == EndReason.DONE and handler.calls == []
+    assert provider.asked[0][1].reason == EndReason.DONE and handler.calls == ["ended"]
     assert client.built and provider.built
 
 
@@ -307,7 +307,7 @@ def test_a_provider_that_dies_before_its_answer_is_replaced(place):
     assert handler.calls == []
     one.destroy(DestroyReason.FINISHED, place.net.now)
     place.net.pump()
-    assert handler.calls == ["connected"] and len(two.asked) == 1
+    assert handler.calls == ["opened"] and len(two.asked) == 1
     assert place.load() == [1]
     place.consistent()
 
@@ -317,7 +317,7 @@ def test_a_circuit_that_dies_in_the_middle_ends_the_other_side(place, who):
     provider, client = place.provider(), place.circuit()
     _, handler = place.query(client)
     far, recorder = provider.asked[0]
-    far.send(bytes(200_000))
+    far.write(bytes(200_000), place.net.now)
     dying, other = (provider, handler) if who == "provider" else (client, recorder)
     dying.destroy(DestroyReason.FINISHED, place.net.now)
     place.net.pump()
@@ -338,7 +338,7 @@ def test_who_provides_and_asks_on_one_circuit_gets_itself(place):
     both = place.provider()
     stream, handler = place.query(both)
     far, recorder = both.asked[0]
-    stream.send(b"hello")
+    stream.write(b"hello", place.net.now)
     place.net.pump()
     assert recorder.received == b"hello"
     both.destroy(DestroyReason.FINISHED, place.net.now)
@@ -373,10 +373,10 @@ def test_a_running_stream_outlives_its_advert(place):
     provider = place.provider()
     stream, handler = place.query()
     place.advertise(provider, advert(op=AdvertOp.REMOVE))
-    provider.asked[0][0].send(b"still here")
+    provider.asked[0][0].write(b"still here", place.net.now)
     place.net.pump()
     assert handler.received == b"still here"
-    stream.end()
+    stream.end(place.net.now)
     place.net.pump()
     place.consistent()
 
@@ -462,16 +462,17 @@ def test_after_any_schedule_the_counts_are_those_of_what_runs(seed):
             stream for circuit in circuits for stream, _ in getattr(circuit, "asked", ())
         ]
         if everyone:
-            choose.choice(everyone).send(bytes(choose.randrange(1, 120_000)))
+            choose.choice(everyone).write(bytes(choose.randrange(1, 120_000)), place.net.now)
 
     def end():
         if streams:
-            choose.choice(streams)[0].end(after_flush=choose.random() < 0.5)
+            stream = choose.choice(streams)[0]
+            stream.end(place.net.now) if choose.random() < 0.5 else stream.abort(EndReason.DONE, place.net.now)
 
     def end_far():
         providers = [circuit for circuit in circuits if getattr(circuit, "asked", ())]
         if providers:
-            choose.choice(choose.choice(providers).asked)[0].end()
+            choose.choice(choose.choice(providers).asked)[0].end(place.net.now)
 
     def die():
         if circuits:
@@ -501,7 +502,7 @@ def test_after_any_schedule_the_counts_are_those_of_what_runs(seed):
         assert min(place.load(), default=0) >= 0
     go_on()
     for stream, _ in streams:
-        stream.end(after_flush=False)
+        stream.abort(EndReason.DONE, place.net.now)
     place.net.pump()
     place.consistent()
     assert set(place.load()) <= {0}
@@ -523,7 +524,7 @@ def test_a_point_that_holds_too_much_ends_the_stream_where_most_wait(place):
         provider, client = place.provider(name), place.circuit()
         place.net.congest(place.machine, reader_link(place, client))
         place.query(client, name)
-        provider.asked[0][0].send(bytes(1 << 20))
+        provider.asked[0][0].write(bytes(1 << 20), place.net.now)
         place.net.pump()
         pairs.append((provider, client))
     reasons = [provider.asked[0][1].reason for provider, _ in pairs]
@@ -556,7 +557,7 @@ def test_an_id_that_is_used_again_before_the_answer_to_its_first_use(place):
         say(client, RelayCommand.END, 7, b"\6")
     endpoint_of(client)._last_id = 6
     stream, recorder = place.query(client)
-    assert stream.id == 7 and recorder.calls == ["connected"]
+    assert stream.id == 7 and recorder.calls == ["opened"]
     assert len(place.point._ends) == 2 and place.load() == [1]
     assert [recorder.reason for _, recorder in provider.asked] == [EndReason.DONE] * 3 + [None]
     client.destroy(DestroyReason.FINISHED, place.net.now)
@@ -571,10 +572,10 @@ def test_a_client_that_leaves_many_streams_does_not_cost_the_provider_its_circui
     link = next(link for link in entry.links.values() if not link.initiator)
     place.net.hold(entry, link)
     for stream, _ in provider.asked:
-        stream.send(b"on its way")
+        stream.write(b"on its way", place.net.now)
     place.net.pump()
     for stream in streams:
-        stream.end()
+        stream.end(place.net.now)
     place.net.pump()
     place.net.hold(entry, link, False)
     assert provider.built and place.load() == [0]

@@ -1,40 +1,67 @@
+import itertools
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from convergence.circuit.streams import SEND_BUFFER_HIGH
+from convergence.crypto.noise import HANDSHAKE_OVERHEAD
 from convergence.errors import EndReason, LocalError
-from convergence.rdv.session import ANSWER_TIMEOUT, FIRST_TIMEOUT, MAX_FRAME, MAX_RECORD, OPEN_TIMEOUT, Session
-from tests.unit.ordb.memory import CRYPTO, World, content
+from convergence.rdv.session import (
+    _LENGTH,
+    ANSWER_TIMEOUT,
+    FIRST_TIMEOUT,
+    MAX_FRAME,
+    MAX_RECORD,
+    OPEN_TIMEOUT,
+    Session,
+)
+from tests.unit.ordb.memory import CRYPTO, WINDOW, World, content
 
 KEY = b"k" * 32
 NAME = b"n" * 32
 
 
 class Ear:
-    def __init__(self, stream: Any) -> None:
-        self.stream = stream
+    """A handler that keeps what it is told, and consumes what it gets unless `greedy` is False."""
+
+    def __init__(self, session: Any) -> None:
+        self.session = session
+        self.greedy = True
         self.heard = bytearray()
         self.opened_at: list[float] = []
-        self.closes: list[int] = []
-        self.writables = 0
+        self.ends = 0
+        self.aborts: list[int] = []
+        self.drains = 0
 
     def opened(self, now: float) -> None:
         self.opened_at.append(now)
 
     def data(self, data: bytes, now: float) -> None:
+        assert data and not self.ends and not self.aborts and self.opened_at
         self.heard += data
+        if self.greedy:
+            self.session.consumed(len(data), now)
 
-    def writable(self, now: float) -> None:
-        self.writables += 1
+    def drained(self, now: float) -> None:
+        self.drains += 1
 
-    def closed(self, reason: int, now: float) -> None:
-        self.closes.append(reason)
+    def ended(self, now: float) -> None:
+        assert not self.ends and not self.aborts
+        self.ends += 1
+
+    def aborted(self, code: int, now: float) -> None:
+        assert not self.aborts
+        self.aborts.append(code)
 
 
 class Ends:
     """Two sessions over one stream in memory."""
 
-    def __init__(self, seed: int = 1, other_key: bytes = KEY, high: int = 1 << 20, other_name: bytes = NAME) -> None:
+    def __init__(
+        self, seed: int = 1, other_key: bytes = KEY, high: int = SEND_BUFFER_HIGH, other_name: bytes = NAME
+    ) -> None:
         self.world = World(seed)
         self.node = self.world.node()
         self.over: list[tuple[str, int, bool]] = []
@@ -66,8 +93,8 @@ class Ends:
         return session, ears[0]
 
     def connect(self) -> None:
-        self.server.connected(self.world.now)
-        self.client.connected(self.world.now)
+        self.server.opened(self.world.now)
+        self.client.opened(self.world.now)
         self.world.run()
 
 
@@ -75,11 +102,11 @@ class Ends:
 def test_bytes_arrive_in_order_both_ways_however_they_are_cut(seed: int) -> None:
     ends = Ends(seed)
     ends.connect()
-    assert ends.client.is_open and ends.server.is_open
+    assert ends.asking.opened_at and ends.serving.opened_at
     there, back = content(3 * MAX_RECORD + 17, 1), content(1000, 2)
-    ends.client.send(there[:5])
-    ends.client.send(there[5:])
-    ends.server.send(back)
+    ends.client.write(there[:5], ends.world.now)
+    ends.client.write(there[5:], ends.world.now)
+    ends.server.write(back, ends.world.now)
     ends.world.run()
     assert bytes(ends.serving.heard) == there
     assert bytes(ends.asking.heard) == back
@@ -91,25 +118,52 @@ def test_what_travels_is_ciphertext() -> None:
     seen = bytearray()
     deliver = ends.server.data
     ends.far.handler = type("Tap", (), {"data": lambda self, data, now: (seen.extend(data), deliver(data, now))})()
-    ends.client.send(b"a marker that nobody on the way may read" * 10)
+    ends.client.write(b"a marker that nobody on the way may read" * 10, ends.world.now)
     ends.world.run()
     assert ends.serving.heard and b"marker" not in seen
 
 
-def test_nothing_is_sent_before_the_handshake_is_done() -> None:
+def test_what_is_written_early_waits_for_the_proof() -> None:
     ends = Ends()
-    with pytest.raises(LocalError):
-        ends.client.send(b"early")
-    ends.client.connected(ends.world.now)
-    with pytest.raises(LocalError):
-        ends.client.send(b"early")
+    ends.client.write(b"early", ends.world.now)
+    ends.client.opened(ends.world.now)
+    ends.client.write(b", and later", ends.world.now)
+    ends.server.opened(ends.world.now)
+    ends.far.stalled = True
+    ends.world.run()
+    assert ends.client.congested and ends.near.delivered == _LENGTH.size + HANDSHAKE_OVERHEAD
+    ends.far.stalled = False
+    ends.world.run()
+    assert not ends.client.congested and ends.asking.drains == 1
+    assert bytes(ends.serving.heard) == b"early, and later"
+
+
+def test_who_ends_before_the_proof_is_heard_after_it() -> None:
+    ends = Ends()
+    ends.client.write(b"early", ends.world.now)
+    ends.client.end(ends.world.now)
+    ends.client.write(b"too late", ends.world.now)
+    ends.connect()
+    assert (bytes(ends.serving.heard), ends.serving.ends, ends.asking.ends) == (b"early", 1, 0)
+    ends.server.write(b"answer", ends.world.now)
+    ends.world.run()
+    assert bytes(ends.asking.heard) == b"answer" and ends.over == []
+
+
+def test_what_was_written_early_never_goes_out_without_the_proof() -> None:
+    ends = Ends(other_key=b"x" * 32)
+    ends.client.write(b"secret", ends.world.now)
+    ends.client.end(ends.world.now)
+    ends.connect()
+    assert ends.asking.aborts == [EndReason.TORPROTOCOL] and not ends.serving.heard
+    assert ends.near.delivered == _LENGTH.size + HANDSHAKE_OVERHEAD
 
 
 def test_another_key_ends_the_stream_with_a_clear_reason() -> None:
     ends = Ends(other_key=b"x" * 32)
     ends.connect()
-    assert ends.serving.closes == [EndReason.TORPROTOCOL]
-    assert ends.asking.closes == [EndReason.TORPROTOCOL]
+    assert ends.serving.aborts == [EndReason.TORPROTOCOL]
+    assert ends.asking.aborts == [EndReason.TORPROTOCOL]
     assert not ends.serving.opened_at and not ends.asking.opened_at
     assert sorted(ends.over) == [("client", 13, False), ("server", 13, False)]
 
@@ -117,28 +171,28 @@ def test_another_key_ends_the_stream_with_a_clear_reason() -> None:
 def test_an_altered_byte_ends_the_stream() -> None:
     ends = Ends()
     ends.connect()
-    ends.client.send(b"hello")
+    ends.client.write(b"hello", ends.world.now)
     frame = bytearray(ends.near.queue.pop())
     frame[5] ^= 1
     ends.near.queue.append(bytes(frame))
     ends.world.run()
     assert not ends.serving.heard
-    assert ends.serving.closes == [EndReason.TORPROTOCOL]
+    assert ends.serving.aborts == [EndReason.TORPROTOCOL]
 
 
 def test_replayed_and_reordered_frames_end_the_stream() -> None:
     for arrange in (lambda a, b: [a, a], lambda a, b: [b, a]):
         ends = Ends()
         ends.connect()
-        ends.client.send(b"one")
-        ends.client.send(b"two")
+        ends.client.write(b"one", ends.world.now)
+        ends.client.write(b"two", ends.world.now)
         frames = list(ends.near.queue)
         ends.near.queue.clear()
         ends.near.queue.extend(arrange(*frames))
         ends.near.queued = sum(map(len, ends.near.queue))
         ends.world.run()
         assert bytes(ends.serving.heard) in (b"one", b"")
-        assert ends.serving.closes
+        assert ends.serving.aborts
 
 
 @pytest.mark.parametrize(
@@ -146,72 +200,266 @@ def test_replayed_and_reordered_frames_end_the_stream() -> None:
 )
 def test_garbage_in_place_of_the_handshake_ends_the_stream(garbage: bytes) -> None:
     ends = Ends()
-    ends.server.connected(ends.world.now)
-    ends.near.send(garbage)
+    ends.server.opened(ends.world.now)
+    ends.near.write(garbage, ends.world.now)
     ends.world.run()
-    assert ends.serving.closes == [EndReason.TORPROTOCOL]
+    assert ends.serving.aborts == [EndReason.TORPROTOCOL]
 
 
 @pytest.mark.parametrize("garbage", [b"\0\x05abcde", b"\xff\xff" + b"x" * 65535, b"\0\x20" + b"y" * 32])
 def test_garbage_after_the_handshake_ends_the_stream(garbage: bytes) -> None:
     ends = Ends()
     ends.connect()
-    ends.near.send(garbage)
+    ends.near.write(garbage, ends.world.now)
     ends.world.run()
-    assert ends.serving.closes == [EndReason.TORPROTOCOL]
+    assert ends.serving.aborts == [EndReason.TORPROTOCOL]
     assert not ends.serving.heard
 
 
 def test_no_more_than_one_frame_is_held() -> None:
     ends = Ends()
     ends.connect()
-    ends.near.send(b"\xff\xff" + b"x" * 65000)
+    ends.near.write(b"\xff\xff" + b"x" * 65000, ends.world.now)
     ends.world.run()
     assert len(ends.server._buffer) <= MAX_FRAME
-    assert not ends.serving.closes
+    assert not ends.serving.aborts
 
 
 def test_a_handshake_that_is_not_finished_in_time_ends_the_stream() -> None:
     ends = Ends()
     ends.near.stalled = True
-    ends.client.connected(ends.world.now)
+    ends.client.opened(ends.world.now)
     ends.world.advance(ANSWER_TIMEOUT + 1)
-    assert ends.asking.closes == [EndReason.TIMEOUT]
+    assert ends.asking.aborts == [EndReason.TIMEOUT]
 
 
 def test_whoever_asked_has_a_few_seconds_for_its_first_message() -> None:
     ends = Ends()
-    ends.server.connected(ends.world.now)
+    ends.server.opened(ends.world.now)
     ends.world.advance(FIRST_TIMEOUT - 0.1)
-    assert not ends.serving.closes
+    assert not ends.serving.aborts
     ends.world.advance(0.2)
-    assert ends.serving.closes == [EndReason.TIMEOUT] and ("server", EndReason.TIMEOUT, False) in ends.over
+    assert ends.serving.aborts == [EndReason.TIMEOUT] and ("server", EndReason.TIMEOUT, False) in ends.over
 
 
 def test_a_stream_that_never_opens_ends_the_session() -> None:
     ends = Ends()
     ends.world.advance(OPEN_TIMEOUT + 0.1)
-    assert ends.asking.closes == ends.serving.closes == [EndReason.TIMEOUT]
+    assert ends.asking.aborts == ends.serving.aborts == [EndReason.TIMEOUT]
 
 
 def test_an_open_session_has_no_handshake_timeout() -> None:
     ends = Ends()
     ends.connect()
     ends.world.advance(10 * ANSWER_TIMEOUT)
-    assert ends.client.is_open and not ends.asking.closes
+    assert not ends.client.closed and not ends.asking.aborts
 
 
-def test_end_is_told_to_the_other_side_only_and_what_was_sent_goes_first() -> None:
+@pytest.mark.parametrize("first", ["client", "server"])
+def test_each_end_writes_on_after_the_other_has_ended(first: str) -> None:
     ends = Ends()
     ends.connect()
-    ends.client.send(b"last words")
-    ends.client.end(EndReason.DONE, ends.world.now)
-    ends.client.send(b"too late")
+    one, other = (ends.client, ends.server) if first == "client" else (ends.server, ends.client)
+    hears_one, hears_other = (ends.serving, ends.asking) if first == "client" else (ends.asking, ends.serving)
+    one.write(b"last words", ends.world.now)
+    one.end(ends.world.now)
+    one.write(b"too late", ends.world.now)
+    one.end(ends.world.now)
     ends.world.run()
-    assert bytes(ends.serving.heard) == b"last words"
-    assert ends.serving.closes == [EndReason.DONE]
-    assert not ends.asking.closes
+    assert (bytes(hears_one.heard), hears_one.ends) == (b"last words", 1)
+    answer = content(300_000)
+    for at in range(0, len(answer), 100_000):
+        assert ends.over == [] and not one.closed and not other.closed
+        other.write(answer[at : at + 100_000], ends.world.now)
+        ends.world.run()
+    assert (bytes(hears_other.heard), hears_other.ends) == (answer, 0)
+    other.write(b"and all", ends.world.now)
+    other.end(ends.world.now)
+    assert other.closed
+    ends.world.run()
+    assert (bytes(hears_other.heard), hears_other.ends) == (answer + b"and all", 1)
+    assert sorted(ends.over) == [("client", EndReason.DONE, False), ("server", EndReason.DONE, False)]
+    assert one.closed and ends.near.over and ends.far.over
+    assert not ends.asking.aborts and not ends.serving.aborts and hears_one.ends == 1
+
+
+def test_ends_that_cross_end_the_session_once_and_all_bytes_come_before() -> None:
+    ends = Ends()
+    ends.connect()
+    there, back = content(200_000, 1), content(200_000, 2)
+    for session, data in ((ends.client, there), (ends.server, back)):
+        session.write(data, ends.world.now)
+        session.end(ends.world.now)
+    ends.world.run()
+    assert (bytes(ends.serving.heard), bytes(ends.asking.heard)) == (there, back)
+    assert ends.asking.ends == ends.serving.ends == 1 and not ends.asking.aborts and not ends.serving.aborts
+    assert sorted(ends.over) == [("client", EndReason.DONE, False), ("server", EndReason.DONE, False)]
+    assert ends.near.over and ends.far.over
+
+
+def test_who_ends_in_answer_to_an_end_ends_the_session_once() -> None:
+    ends = Ends()
+    ends.connect()
+    ends.serving.ended = lambda now: ends.server.end(now)  # type: ignore[method-assign]
+    ends.client.end(ends.world.now)
+    ends.world.run()
+    assert ends.asking.ends == 1
+    assert sorted(ends.over) == [("client", EndReason.DONE, False), ("server", EndReason.DONE, False)]
+
+
+@pytest.mark.parametrize("code", [EndReason.DONE, EndReason.RESOURCELIMIT])
+def test_who_aborts_in_answer_to_an_end_ends_the_session_once(code: EndReason) -> None:
+    ends = Ends()
+    ends.connect()
+    ends.serving.ended = lambda now: ends.server.abort(code, now)  # type: ignore[method-assign]
+    ends.client.end(ends.world.now)
+    ends.world.run()
+    assert ends.asking.aborts == [code] and not ends.asking.ends
+    assert sorted(ends.over) == [("client", code, False), ("server", code, True)]
+
+
+def test_an_abort_is_told_to_the_other_side_only_and_drops_what_waits() -> None:
+    ends = Ends()
+    ends.connect()
+    ends.client.write(b"last words", ends.world.now)
+    ends.client.abort(EndReason.DONE, ends.world.now)
+    ends.client.write(b"too late", ends.world.now)
+    ends.client.end(ends.world.now)
+    ends.world.run()
+    assert not ends.serving.heard
+    assert ends.serving.aborts == [EndReason.DONE] and not ends.serving.ends
+    assert not ends.asking.aborts
     assert ends.over == [("client", EndReason.DONE, True), ("server", EndReason.DONE, False)]
+
+
+def recorded(*, seed: int = 1) -> tuple[Ends, bytes, bytes]:
+    """Ends that wait, all that the client then writes (with its end) as it travels, and its words."""
+    ends = Ends(seed)
+    ends.connect()
+    words = b"first words" + bytes(20) + b"last words"
+    ends.client.write(words[:20], ends.world.now)
+    ends.client.write(words[20:], ends.world.now)
+    ends.client.end(ends.world.now)
+    travels = b"".join(ends.near.queue)
+    ends.near.queue.clear()
+    ends.near.queued = 0
+    return ends, travels, words
+
+
+TRAVELS = len(recorded()[1])
+
+
+@pytest.mark.parametrize("cut", range(TRAVELS + 1))
+def test_what_is_cut_short_is_aborted_and_never_ended(cut: int) -> None:
+    """Whoever carries the stream may end it anywhere, with a DONE that looks as if all had been said."""
+    ends, travels, words = recorded()
+    ends.near.write(travels[:cut], ends.world.now)
+    ends.near.end(ends.world.now)
+    ends.world.run()
+    whole = cut == len(travels)
+    assert words.startswith(bytes(ends.serving.heard)) and ends.serving.ends == whole
+    assert ends.serving.aborts == [EndReason.DONE]  # of our way, which had not ended
+    assert ends.over[-1] == ("server", EndReason.DONE, False)
+
+
+def test_an_end_without_a_word_is_an_abort_to_who_has_ended_too() -> None:
+    ends = Ends()
+    ends.connect()
+    ends.server.end(ends.world.now)
+    ends.world.run()
+    ends.near.end(ends.world.now)
+    ends.world.run()
+    assert ends.serving.aborts == [EndReason.DONE] and not ends.serving.ends
+
+
+@pytest.mark.parametrize("more", [b"more", b""])
+def test_a_message_after_the_announced_end_breaks_the_session(more: bytes) -> None:
+    ends = Ends()
+    ends.connect()
+    ends.client.end(ends.world.now)
+    ends.client._seal(more, ends.world.now)
+    ends.world.run()
+    assert ends.serving.ends == 1 and not ends.serving.heard
+    assert ends.serving.aborts == ends.asking.aborts == [EndReason.TORPROTOCOL]
+    assert sorted(ends.over) == [(who, EndReason.TORPROTOCOL, False) for who in ("client", "server")]
+
+
+def test_a_reader_that_consumes_nothing_stops_the_writer_and_little_waits() -> None:
+    """Through the stream below: its window, and its buffer, are all that fills."""
+    ends = Ends()
+    ends.connect()
+    ends.serving.greedy = False
+    sent = content(2 << 20)
+    written = 0
+    while written < len(sent):
+        if ends.client.congested:
+            ends.world.run()
+            if ends.client.congested:
+                break
+        ends.client.write(sent[written : written + 10_000], ends.world.now)
+        written += 10_000
+    stopped = len(ends.serving.heard)
+    assert 0 < stopped <= WINDOW and written <= WINDOW + SEND_BUFFER_HIGH + 20_000
+    assert ends.far.most_unused <= WINDOW and ends.near.most_queued <= SEND_BUFFER_HIGH + 11_000
+    assert len(ends.server._buffer) <= MAX_FRAME
+    ends.asking.drained = lambda now: None  # type: ignore[method-assign]
+    ends.client.write(sent[written:], ends.world.now)
+    ends.client.end(ends.world.now)
+    used = 0
+    while used < len(sent):
+        ends.world.run()
+        assert len(ends.serving.heard) > used, "credit for all that was consumed brings more"
+        assert len(ends.serving.heard) - used <= WINDOW
+        ends.server.consumed(len(ends.serving.heard) - used, ends.world.now)
+        used = len(ends.serving.heard)
+    ends.world.run()
+    assert bytes(ends.serving.heard) == sent and ends.serving.ends == 1
+
+
+def test_all_credit_comes_back_once_all_is_consumed() -> None:
+    ends = Ends()
+    ends.connect()
+    ends.client.write(content(100_000), ends.world.now)
+    ends.client.end(ends.world.now)
+    ends.world.run()
+    assert ends.far.unused == ends.near.unused == 0
+
+
+def test_more_cannot_be_consumed_than_came() -> None:
+    ends = Ends()
+    ends.connect()
+    with pytest.raises(LocalError):
+        ends.server.consumed(1, ends.world.now)
+
+
+cuts = st.lists(st.integers(1, 4000), min_size=1, max_size=10)
+
+
+@given(
+    st.lists(st.one_of(st.integers(0, 300), st.integers(0, 3 * MAX_RECORD)), max_size=4),
+    st.lists(st.one_of(st.integers(0, 300), st.integers(0, 3 * MAX_RECORD)), max_size=4),
+    cuts,
+    st.booleans(),
+)
+@settings(max_examples=60, deadline=None)
+def test_frames_may_be_cut_anywhere(there: list[int], back: list[int], pattern: list[int], crossed: bool) -> None:
+    ends = Ends()
+    sizes = itertools.cycle(pattern)
+    ends.world.cut = lambda size: min(next(sizes), size)  # type: ignore[method-assign]
+    ends.connect()
+    sent = []
+    for session, lengths in ((ends.client, there), (ends.server, back)):
+        parts = [content(length, number) for number, length in enumerate(lengths)]
+        sent.append(b"".join(parts))
+        for part in parts:
+            session.write(part, ends.world.now)
+        session.end(ends.world.now)
+        if not crossed:
+            ends.world.run()
+    ends.world.run()
+    assert [bytes(ends.serving.heard), bytes(ends.asking.heard)] == sent
+    assert ends.serving.ends == ends.asking.ends == 1 and not ends.serving.aborts and not ends.asking.aborts
+    assert ends.near.over and len(ends.over) == 2
 
 
 def test_the_owner_hears_of_the_end_before_it_goes_out() -> None:
@@ -219,8 +467,8 @@ def test_the_owner_hears_of_the_end_before_it_goes_out() -> None:
     ends.connect()
     order: list[str] = []
     ends.client._on_over = lambda reason, local, now: order.append("told")
-    ends.near.end = lambda reason=0, after_flush=True: order.append("end")  # type: ignore[method-assign]
-    ends.client.end(EndReason.TORPROTOCOL, ends.world.now)
+    ends.near.abort = lambda code, now: order.append("end")  # type: ignore[method-assign]
+    ends.client.abort(EndReason.TORPROTOCOL, ends.world.now)
     assert order == ["told", "end"]
 
 
@@ -228,32 +476,32 @@ def test_a_dead_circuit_ends_both() -> None:
     ends = Ends()
     ends.connect()
     ends.near.cut_off()
-    assert ends.asking.closes == [EndReason.DESTROY]
-    assert ends.serving.closes == [EndReason.DESTROY]
-    ends.client.send(b"dropped")
-    ends.client.end(EndReason.DONE, ends.world.now)
+    assert ends.asking.aborts == [EndReason.DESTROY]
+    assert ends.serving.aborts == [EndReason.DESTROY]
+    ends.client.write(b"dropped", ends.world.now)
+    ends.client.abort(EndReason.DONE, ends.world.now)
 
 
 def test_back_pressure_is_that_of_the_stream() -> None:
     ends = Ends(high=1000)
     ends.connect()
     assert not ends.client.congested
-    ends.client.send(bytes(5000))
+    ends.client.write(bytes(5000), ends.world.now)
     assert ends.client.congested
     ends.world.run()
     assert not ends.client.congested
-    assert ends.asking.writables == 1
+    assert ends.asking.drains == 1
 
 
 def test_a_handler_may_close_while_data_is_handed_up() -> None:
     ends = Ends()
     ends.connect()
-    ends.serving.data = lambda data, now: ends.server.end(EndReason.DONE, now)  # type: ignore[method-assign]
-    ends.client.send(b"one")
-    ends.client.send(b"two")
+    ends.serving.data = lambda data, now: ends.server.abort(EndReason.DONE, now)  # type: ignore[method-assign]
+    ends.client.write(b"one", ends.world.now)
+    ends.client.write(b"two", ends.world.now)
     ends.world.run()
-    assert not ends.serving.closes
-    assert ends.asking.closes == [EndReason.DONE]
+    assert not ends.serving.aborts
+    assert ends.asking.aborts == [EndReason.DONE]
 
 
 def test_a_handshake_is_good_for_the_name_it_was_made_for_alone() -> None:
