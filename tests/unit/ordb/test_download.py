@@ -12,6 +12,7 @@ from convergence.errors import EndReason
 from convergence.ordb.download import (
     MAX_PENDING_STORES,
     MAX_SOURCES,
+    PIECE_PATIENCE,
     SOURCE_TIMEOUT,
     STEAL_AFTER,
     STORAGE_TIMEOUT,
@@ -503,9 +504,10 @@ def test_whatever_the_sources_do_the_file_arrives_and_no_piece_twice(seed: int) 
     rig.world.advance(100)
     for sender in rig.senders:
         sender.present = None
-    if not rig.receiver.done:
-        rig.connect()
-    rig.world.advance(100)
+    for _ in range(3):  # sources that have nothing more to give keep their places for a while
+        if not rig.receiver.done:
+            rig.connect()
+        rig.world.advance(PIECE_PATIENCE)
     assert rig.download.phase is Phase.DONE
     assert rig.receiver.bytes == rig.data
     assert rig.download.duplicates == 0
