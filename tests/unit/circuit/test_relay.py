@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from convergence.circuit.relay import CREATE_TIMEOUT, MAX_REPLY, REACH_TIMEOUT, RelayCircuit
+from convergence.circuit.relay import BUSY, CREATE_TIMEOUT, MAX_REPLY, ORPHAN_LIMIT, REACH_TIMEOUT, RelayCircuit
 from convergence.crypto.keys import NodeKeys
 from convergence.errors import DestroyReason, EndReason
 from convergence.link.handshake import HANDSHAKE_TIMEOUT
@@ -481,6 +481,24 @@ def test_a_dead_next_hop_is_told_with_truncated(net, client):
     net.pump()
     assert circuit.gone == [DestroyReason.HIBERNATING]
     assert all(machine.circuits[0].closed for machine in path)
+
+
+@pytest.mark.parametrize("jump", [-3600.0, 0.0, 3600.0])
+@pytest.mark.parametrize(("idle", "at_once"), [(BUSY - 1, 8), (BUSY, 0)])
+def test_idle_circuits_of_a_link_that_breaks_end_one_by_one_whatever_the_clock_did(net, client, jump, idle, at_once):
+    """And those that carried cells lately end at once."""
+    entry, point = net.relays(2)
+    for _ in range(8):
+        net.build(client, [entry, point])
+    for machine in net.machines:
+        machine.outbox.shift(jump)
+    net.now += jump + idle
+    net.break_link(client, client_link(client))
+    assert len(point.services.closed) == at_once
+    net.tick(ORPHAN_LIMIT / 2)
+    assert at_once or 0 < len(point.services.closed) < 8
+    net.tick(ORPHAN_LIMIT / 2)
+    assert len(point.services.closed) == 8
 
 
 def test_services_hear_of_each_end_once(net, client):
