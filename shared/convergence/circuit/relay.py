@@ -355,8 +355,8 @@ class _NextHop:
             self.destroyed(DestroyReason.CONNECTFAILED, now)
             return
         try:
-            self.id = link.attach(self, relayed=True)
-        except LocalError:  # that link is full of circuits
+            self.id = link.attach(self, source=self._circuit.link)
+        except LocalError:  # that link is full
             self.destroyed(DestroyReason.RESOURCELIMIT, now)
             return
         self._link = link

@@ -9,7 +9,7 @@ from convergence.crypto import ntor
 from convergence.crypto.keys import NodeKeys
 from convergence.errors import DestroyReason, EndReason
 from convergence.link.handshake import HANDSHAKE_TIMEOUT
-from convergence.link.link import MAX_CIRCUITS
+from convergence.link.link import MAX_CIRCUITS, MAX_UNANSWERED
 from convergence.wire.cells import CELL_LEN, PAYLOAD_LEN, Command
 from convergence.wire.create import Create2, Created2
 from convergence.wire.linkspec import LinkSpecifier, ed25519_specifier
@@ -181,6 +181,35 @@ def test_extend2_over_a_link_that_is_full_truncates(net, client):
     circuit = net.build(client, [one, two])
     assert circuit.gone == [DestroyReason.RESOURCELIMIT]
     link.circuits.clear()
+
+
+def test_extend2_over_a_crowded_link_truncates_circuits_of_the_link_that_asks_for_many(net, client, monkeypatch):
+    one, two = net.relays(2)
+    modest = net.add("modest", relays=False)
+    crowding = net.build(client, [one, two])
+    link = net.link_between(one, two)
+    link.set_congested(True, net.now)
+    monkeypatch.setattr("convergence.link.link.CROWDED", 10 * CELL_LEN)
+    for _ in range(11):
+        say(crowding, RelayCommand.DROP)
+    circuits = [net.build(client, [one, two]) for _ in range(MAX_UNANSWERED + 3)]
+    others = [net.build(modest, [one, two]) for _ in range(MAX_UNANSWERED)]
+    assert [circuit.gone for circuit in circuits[MAX_UNANSWERED:]] == [[DestroyReason.RESOURCELIMIT]] * 3
+    net.congest(one, link, False)
+    assert all(circuit.built for circuit in [*circuits[:MAX_UNANSWERED], *others]) and not crowding.gone
+
+
+def test_circuits_that_are_dropped_before_they_are_asked_for_cost_the_next_hop_nothing(net, client):
+    one, two = net.relays(2)
+    link = net.link_between(one, two)
+    net.pump()
+    link.set_congested(True, net.now)
+    for _ in range(5):
+        net.build(client, [one, two]).destroy(DestroyReason.FINISHED, net.now)
+    net.pump()
+    assert link.queued == 0 and not link.circuits
+    net.congest(one, link, False)
+    assert not two.circuits
 
 
 def test_extend2_over_a_link_that_breaks_truncates(net, client):
