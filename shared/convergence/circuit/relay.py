@@ -133,7 +133,7 @@ class RelayCircuit:
         self._early_cell = False
         self._closed = False
         self._orphaned = False
-        self._used = 0.0  # when cells came last, from either side
+        self._used = 0.0  # when cells came last, from either side, in steady time
 
     @classmethod
     def accept(
@@ -190,7 +190,7 @@ class RelayCircuit:
 
     def relay(self, run: bytes, early: bool, now: float) -> None:
         """A run of cells on its way from the origin."""
-        self._used = now
+        self._used = self._outbox.steady(now)
         if early:
             self._early_left -= len(run) // PAYLOAD_LEN
             if self._early_left < 0:
@@ -233,7 +233,7 @@ class RelayCircuit:
         by the moment which circuits belong to one node. So each ends at a random time, unless somebody waits.
         """
         onward = self._next is not None and self._next.open
-        if reason != DestroyReason.CHANNEL_CLOSED or not onward or now - self._used < BUSY:
+        if reason != DestroyReason.CHANNEL_CLOSED or not onward or self._outbox.steady(now) - self._used < BUSY:
             self._close(reason, now, towards_origin=False)
             return
         self._orphaned = True
@@ -263,7 +263,7 @@ class RelayCircuit:
 
     def pass_back(self, run: bytes, now: float) -> None:
         """A run of cells from the next hop, on its way to the origin."""
-        self._used = now
+        self._used = self._outbox.steady(now)
         if self._orphaned:
             self._close(DestroyReason.CHANNEL_CLOSED, now, towards_origin=False)
             return
@@ -355,8 +355,8 @@ class _NextHop:
             self.destroyed(DestroyReason.CONNECTFAILED, now)
             return
         try:
-            self.id = link.attach(self, relayed=True)
-        except LocalError:  # that link is full of circuits
+            self.id = link.attach(self, source=self._circuit.link)
+        except LocalError:  # that link is full
             self.destroyed(DestroyReason.RESOURCELIMIT, now)
             return
         self._link = link

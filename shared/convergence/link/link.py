@@ -43,8 +43,11 @@ FLUSH_CELLS = 8 * CELLS_PER_MESSAGE  # given to the transport before others have
 MAX_CREATES = 64  # CREATE2s of one link that wait for their handshake; one more is answered with DESTROY
 MAX_REFUSALS = 2048  # DESTROYs that wait to answer refused CREATE2s; a neighbour with more of them does not read
 FLUSH_BYTES = FLUSH_CELLS * CELL_LEN
-MAX_QUEUED = 16 << 20  # bytes on one link; above it the circuit that has most queued is destroyed (tor's OOM handler)
+MAX_QUEUED = 16 << 20  # bytes on one link; above it the circuits that have most are destroyed (tor's OOM handler)
 MAX_QUEUED_ALL = 256 << 20  # bytes on all links of a node; above it the link that has most queued does the same
+RETAINED = 0.9  # of what is queued stays when circuits are destroyed, so that this is rare (tor retains as much)
+CROWDED = 1 << 20  # bytes queued on one link; above it MAX_UNANSWERED holds
+MAX_UNANSWERED = 16  # CREATE2s on a crowded link for circuits that come from one other link
 INITIATOR_ID_BIT = 0x80000000  # set in circuit ids that the link's initiator chooses (tor-spec "Choosing circuit ids")
 
 
@@ -176,7 +179,8 @@ class Link:
         self._pause: Timer | None = None  # set while we read nothing of a link that asks for too much
         self._queues: dict[int, _Queue] = {}  # by circuit id, in turn order
         self._held: dict[int, _Queue] = {}  # those that wait for the throttle
-        self._onward: set[int] = set()  # circuits of others that go on over this link
+        self._onward: dict[int, Link] = {}  # circuits of others that go on over this link, and where they come from
+        self._unanswered: dict[Link, set[int]] = {}  # those of them that have no CREATED2 yet, by where they come from
         self._queued = 0
         self._shed: dict[int, None] = {}  # circuits whose cells were dropped, and that `flush` closes
         self._choked = False  # the neighbour reads nothing: `flush` closes the link
@@ -200,17 +204,23 @@ class Link:
 
     # -- circuits
 
-    def attach(self, handler: CircuitHandler, *, relayed: bool = False) -> int:
-        """A free circuit id of ours for a new circuit (`relayed`: of somebody else's). Raises LocalError when there is
-        none."""
+    def attach(self, handler: CircuitHandler, *, source: Link | None = None) -> int:
+        """A free circuit id of ours for a new circuit; somebody else's has a `source`, the link that it comes from.
+
+        Raises LocalError when there is none, and on a crowded link for a source with MAX_UNANSWERED. Other sources go
+        on to extend circuits over it, whoever crowds it.
+        """
         if self._closed or len(self.circuits) >= MAX_CIRCUITS:
             raise LocalError("this link takes no more circuits")
+        if source is not None and self._queued > CROWDED and len(self._unanswered.get(source, ())) >= MAX_UNANSWERED:
+            raise LocalError("too many cells queued")
         while True:
             circ_id = int.from_bytes(self._rng.random(4), "big") & 0x7FFFFFFF | self._id_bit
             if circ_id not in self.circuits and circ_id & 0x7FFFFFFF:
                 self.circuits[circ_id] = handler
-                if relayed:
-                    self._onward.add(circ_id)
+                if source is not None:
+                    self._onward[circ_id] = source
+                    self._unanswered.setdefault(source, set()).add(circ_id)
                 return circ_id
 
     def adopt(self, circ_id: int, handler: CircuitHandler) -> None:
@@ -226,10 +236,16 @@ class Link:
         self._queue(circ_id, encode_cell(circ_id, command, payload))
 
     def destroy(self, circ_id: int, reason: int) -> None:
-        """Send DESTROY, after what is queued for the circuit, and forget it."""
-        if self.circuits.pop(circ_id, None) is not None:
+        """Send DESTROY, after what is queued for the circuit, and forget it. Nothing of it is sent when its CREATE2 is
+        still queued: the neighbour has not heard of it."""
+        if circ_id not in self.circuits:
+            return
+        queue = self._queues.get(circ_id) or self._held.get(circ_id)
+        if queue and queue[0][HEADER_LEN - 1] == _CREATE2:
+            self._drop(circ_id)
+        else:
             self.send_one(circ_id, Command.DESTROY, Destroy(reason).encode())
-            self._onward.discard(circ_id)
+        self._forget(circ_id)
 
     def release(self) -> None:
         """The throttle lets this link send again."""
@@ -296,6 +312,7 @@ class Link:
         self._queues.clear()
         self._held.clear()
         self._onward.clear()
+        self._unanswered.clear()
         self._creates.clear()
         self._onionskins.forget(self)
         if self._pause is not None:
@@ -392,10 +409,10 @@ class Link:
             return
         try:
             if command == _CREATED2:
+                self._answered(circ_id)
                 handler.created(payload, now)
             elif command == _DESTROY:
-                del self.circuits[circ_id]
-                self._onward.discard(circ_id)
+                self._forget(circ_id)
                 handler.destroyed(Destroy.parse(payload).reason, now)
             elif command == _CREATE2:
                 handler.create(payload, now)
@@ -418,6 +435,20 @@ class Link:
                 raise RemoteError(f"cell command {command} is not offered")
         except RemoteError as error:
             self._refuse(circ_id, error)
+
+    def _forget(self, circ_id: int) -> None:
+        """The circuit is closed here: its id is free."""
+        self._answered(circ_id)
+        self._onward.pop(circ_id, None)
+        del self.circuits[circ_id]
+
+    def _answered(self, circ_id: int) -> None:
+        """The circuit's CREATE2 is not waited for any more."""
+        source = self._onward.get(circ_id)
+        if source is not None and source in self._unanswered:
+            self._unanswered[source].discard(circ_id)
+            if not self._unanswered[source]:
+                del self._unanswered[source]
 
     # -- CREATE2
 
@@ -506,20 +537,24 @@ class Link:
         self._meter.add(change)
 
     def shed(self) -> None:
-        """Too much is queued: drop what waits for the circuit that has most (tor-spec leaves the choice; C Tor does the
-        same). `flush` closes that circuit."""
-        queues = {**self._queues, **self._held}
-        worst = max(queues, key=lambda circ_id: queues[circ_id].size)
-        if (
-            worst == _REFUSALS or queues[worst].size <= CELL_LEN
-        ):  # only a neighbour that reads nothing at all can cause this
+        """Too much is queued: drop what waits for the circuits that have most (tor-spec leaves the choice; C Tor does
+        the same). `flush` closes those circuits."""
+        before = self._queued
+        sizes = {circ_id: queue.size for queues in (self._queues, self._held) for circ_id, queue in queues.items()}
+        for circ_id in sorted(sizes, key=sizes.__getitem__, reverse=True):
+            if self._queued <= RETAINED * before or circ_id == _REFUSALS or sizes[circ_id] <= CELL_LEN:
+                break
+            self._drop(circ_id)
+            self._shed[circ_id] = None
+        if self._queued == before:  # only a neighbour that reads nothing at all can cause this
             self._choke()
         else:
-            self._queues.pop(worst, None)
-            self._held.pop(worst, None)
-            self._account(-queues[worst].size)
-            self._shed[worst] = None
             self._outbox.flush_later(self)
+
+    def _drop(self, circ_id: int) -> None:
+        """What waits for a circuit is not sent."""
+        queue = self._queues.pop(circ_id, None) or self._held.pop(circ_id)
+        self._account(-queue.size)
 
     def _choke(self) -> None:
         """Nothing is read: drop all. `flush` closes the link."""

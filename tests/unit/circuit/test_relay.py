@@ -4,11 +4,12 @@ from dataclasses import replace
 
 import pytest
 
-from convergence.circuit.relay import CREATE_TIMEOUT, MAX_REPLY, REACH_TIMEOUT, RelayCircuit
+from convergence.circuit.relay import BUSY, CREATE_TIMEOUT, MAX_REPLY, ORPHAN_LIMIT, REACH_TIMEOUT, RelayCircuit
+from convergence.crypto import ntor
 from convergence.crypto.keys import NodeKeys
 from convergence.errors import DestroyReason, EndReason
 from convergence.link.handshake import HANDSHAKE_TIMEOUT
-from convergence.link.link import MAX_CIRCUITS
+from convergence.link.link import MAX_CIRCUITS, MAX_UNANSWERED
 from convergence.wire.cells import CELL_LEN, PAYLOAD_LEN, Command
 from convergence.wire.create import Create2, Created2
 from convergence.wire.linkspec import LinkSpecifier, ed25519_specifier
@@ -182,6 +183,35 @@ def test_extend2_over_a_link_that_is_full_truncates(net, client):
     link.circuits.clear()
 
 
+def test_extend2_over_a_crowded_link_truncates_circuits_of_the_link_that_asks_for_many(net, client, monkeypatch):
+    one, two = net.relays(2)
+    modest = net.add("modest", relays=False)
+    crowding = net.build(client, [one, two])
+    link = net.link_between(one, two)
+    link.set_congested(True, net.now)
+    monkeypatch.setattr("convergence.link.link.CROWDED", 10 * CELL_LEN)
+    for _ in range(11):
+        say(crowding, RelayCommand.DROP)
+    circuits = [net.build(client, [one, two]) for _ in range(MAX_UNANSWERED + 3)]
+    others = [net.build(modest, [one, two]) for _ in range(MAX_UNANSWERED)]
+    assert [circuit.gone for circuit in circuits[MAX_UNANSWERED:]] == [[DestroyReason.RESOURCELIMIT]] * 3
+    net.congest(one, link, False)
+    assert all(circuit.built for circuit in [*circuits[:MAX_UNANSWERED], *others]) and not crowding.gone
+
+
+def test_circuits_that_are_dropped_before_they_are_asked_for_cost_the_next_hop_nothing(net, client):
+    one, two = net.relays(2)
+    link = net.link_between(one, two)
+    net.pump()
+    link.set_congested(True, net.now)
+    for _ in range(5):
+        net.build(client, [one, two]).destroy(DestroyReason.FINISHED, net.now)
+    net.pump()
+    assert link.queued == 0 and not link.circuits
+    net.congest(one, link, False)
+    assert not two.circuits
+
+
 def test_extend2_over_a_link_that_breaks_truncates(net, client):
     one, two = net.relays(2)
     link = net.link_between(one, two)
@@ -234,13 +264,18 @@ def test_an_answer_of_a_link_that_comes_too_late_is_ignored(net, client):
     assert not link.circuits and not two.circuits
 
 
-def test_extend2_back_to_the_previous_hop_closes(net, client):
+@pytest.mark.parametrize("proven", [True, False])
+def test_extend2_back_to_the_previous_hop_is_refused_only_if_that_hop_proved_who_it_is(net, client, proven):
+    """Over a WebSocket link it did not (docs/threat-model.md)."""
     one, two = net.relays(2)
-    net.prove(one, two)
+    if proven:
+        net.prove(one, two)
     circuit = net.build(client, [one, two])
-    say_early(circuit, RelayCommand.EXTEND2, extend_to(one))
+    _, onionskin = ntor.client_start(CRYPTO, bytes(range(32)), one.keys.node_id, one.keys.ntor_public)
+    say_early(circuit, RelayCommand.EXTEND2, extend_to(one, onionskin))
     net.pump()
-    assert circuit.gone == [DestroyReason.PROTOCOL] and two.circuits[0].closed
+    assert circuit.gone == [DestroyReason.PROTOCOL]  # of the relay, or of the origin for an EXTENDED2 too many
+    assert len(one.circuits) == (1 if proven else 2)
 
 
 def test_a_link_that_never_comes_ends_the_extension(net, client):
@@ -481,6 +516,24 @@ def test_a_dead_next_hop_is_told_with_truncated(net, client):
     net.pump()
     assert circuit.gone == [DestroyReason.HIBERNATING]
     assert all(machine.circuits[0].closed for machine in path)
+
+
+@pytest.mark.parametrize("jump", [-3600.0, 0.0, 3600.0])
+@pytest.mark.parametrize(("idle", "at_once"), [(BUSY - 1, 8), (BUSY, 0)])
+def test_idle_circuits_of_a_link_that_breaks_end_one_by_one_whatever_the_clock_did(net, client, jump, idle, at_once):
+    """And those that carried cells lately end at once."""
+    entry, point = net.relays(2)
+    for _ in range(8):
+        net.build(client, [entry, point])
+    for machine in net.machines:
+        machine.outbox.shift(jump)
+    net.now += jump + idle
+    net.break_link(client, client_link(client))
+    assert len(point.services.closed) == at_once
+    net.tick(ORPHAN_LIMIT / 2)
+    assert at_once or 0 < len(point.services.closed) < 8
+    net.tick(ORPHAN_LIMIT / 2)
+    assert len(point.services.closed) == 8
 
 
 def test_services_hear_of_each_end_once(net, client):

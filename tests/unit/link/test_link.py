@@ -9,10 +9,13 @@ from convergence.errors import DestroyReason, LinkError, LocalError, RemoteError
 from convergence.link.handshake import Handshake
 from convergence.link.link import (
     CELLS_PER_MESSAGE,
+    CROWDED,
     FLUSH_CELLS,
     INITIATOR_ID_BIT,
     MAX_CIRCUITS,
     MAX_QUEUED,
+    MAX_UNANSWERED,
+    RETAINED,
     Link,
 )
 from convergence.link.throttle import Throttle
@@ -106,9 +109,9 @@ class End:
         self.created.append(circuit)
         link.adopt(circ_id, circuit)
 
-    def attach(self, *, relayed=False):
+    def attach(self, *, relayed=False, source="another link"):
         circuit = Circuit(self.link)
-        circuit.id = self.link.attach(circuit, relayed=relayed)
+        circuit.id = self.link.attach(circuit, source=source if relayed else None)
         return circuit
 
     def tick(self, seconds):
@@ -456,6 +459,103 @@ def test_nothing_goes_out_while_the_transport_is_full():
     assert len(end.sent()) == 3 * CELL_LEN
 
 
+@pytest.mark.parametrize("held_by", ["transport", "throttle"])
+def test_nothing_is_sent_of_a_circuit_that_is_destroyed_before_its_create2_is_sent(held_by):
+    end = End(rate=RATE if held_by == "throttle" else None)
+    other = end.attach(relayed=True)
+    end.link.set_congested(held_by == "transport", START)
+    end.link.send(other.id, Command.RELAY, run_of(300))
+    end.sent()
+    before = end.link.queued
+    for _ in range(1000):
+        dropped = end.attach(relayed=True)
+        end.link.send_one(dropped.id, Command.CREATE2, CREATE)
+        end.sent()
+        end.link.destroy(dropped.id, DestroyReason.NONE)
+        assert end.link.queued == before
+    end.throttle.set_rate(None, START)
+    end.link.set_congested(False, START)
+    assert {circ_id for circ_id, _, _ in end.cells()} == {other.id}
+    assert end.link.queued == 0 and list(end.link.circuits) == [other.id]
+
+
+def test_a_circuit_whose_create2_was_sent_gets_its_destroy_behind_what_is_queued():
+    end = End()
+    circuit = end.attach(relayed=True)
+    end.link.send_one(circuit.id, Command.CREATE2, CREATE)
+    assert [command for _, command, _ in end.cells()] == [Command.CREATE2]
+    end.link.set_congested(True, START)
+    end.link.send(circuit.id, Command.RELAY, run_of(1))
+    end.link.destroy(circuit.id, DestroyReason.NONE)
+    end.link.set_congested(False, START)
+    assert [command for _, command, _ in end.cells()] == [Command.RELAY, Command.DESTROY]
+
+
+def test_the_neighbour_hears_the_end_of_a_circuit_also_when_its_id_was_given_out_again():
+    """The DESTROY that waits is of the earlier circuit, and must not be dropped with the CREATE2 behind it."""
+    end = End()
+    end.link._rng = SeededRng("the id")
+    earlier = end.attach()
+    end.link.send_one(earlier.id, Command.CREATE2, CREATE)
+    end.sent()
+    end.link.set_congested(True, START)
+    end.link.destroy(earlier.id, DestroyReason.NONE)
+    end.link._rng = SeededRng("the id")
+    later = end.attach()
+    end.link.send_one(later.id, Command.CREATE2, CREATE)
+    end.link.destroy(later.id, DestroyReason.NONE)
+    end.link.set_congested(False, START)
+    assert later.id == earlier.id
+    assert [command for _, command, _ in end.cells()] == [Command.DESTROY, Command.CREATE2, Command.DESTROY]
+
+
+def extend(end, source):
+    """A circuit of somebody else's, for which the neighbour is asked."""
+    circuit = end.attach(relayed=True, source=source)
+    end.link.send_one(circuit.id, Command.CREATE2, CREATE)
+    return circuit
+
+
+def crowd(end):
+    own = end.attach()
+    end.link.set_congested(True, START)
+    end.link.send(own.id, Command.RELAY, run_of(CROWDED // CELL_LEN + 1))
+
+
+def test_a_source_with_many_unanswered_create2s_extends_no_more_circuits_over_a_crowded_link_and_others_do():
+    end = End()
+    for _ in range(MAX_UNANSWERED + 5):
+        extend(end, "greedy")
+    crowd(end)
+    with pytest.raises(LocalError):
+        extend(end, "greedy")
+    for _ in range(MAX_UNANSWERED):
+        extend(end, "modest")
+    with pytest.raises(LocalError):
+        extend(end, "modest")
+    end.attach()  # of ours
+    end.link.set_congested(False, START)
+    end.sent()
+    extend(end, "greedy")
+
+
+@pytest.mark.parametrize("over", ["answered", "refused", "destroyed"])
+def test_a_create2_that_is_over_makes_place_for_another(over):
+    end = End()
+    circuits = [extend(end, "source") for _ in range(MAX_UNANSWERED)]
+    crowd(end)
+    if over == "destroyed":
+        end.link.destroy(circuits[0].id, DestroyReason.NONE)
+    else:
+        end.receive(encode_cell(circuits[0].id, Command.CREATED2 if over == "answered" else Command.DESTROY, CREATE))
+    circuits.append(extend(end, "source"))
+    with pytest.raises(LocalError):
+        extend(end, "source")
+    for circuit in circuits:
+        end.link.destroy(circuit.id, DestroyReason.NONE)
+    assert not end.link._unanswered and not end.link._onward
+
+
 def test_the_circuit_with_most_is_shed_when_too_much_is_queued():
     end = End()
     small, large = end.attach(), end.attach()
@@ -484,6 +584,23 @@ def test_a_destroy_that_is_shed_with_its_circuits_cells_is_sent_again():
     end.link.set_congested(False, START)
     sent = [(circ_id, command) for circ_id, command, _ in end.cells() if circ_id == gone.id]
     assert sent == [(gone.id, Command.DESTROY)] and other.calls == [("drained",)]
+
+
+def test_each_search_for_circuits_to_shed_makes_room_for_many_cells():
+    """Or thousands of small queues would be searched again for every cell."""
+    end = End()
+    end.link.set_congested(True, START)
+    circuits = [end.attach() for _ in range((MAX_QUEUED // CELL_LEN - 1) // 4)]
+    small = end.attach()
+    end.link.send(small.id, Command.RELAY, run_of(1))
+    for circuit in circuits:
+        end.link.send(circuit.id, Command.RELAY, run_of(4))
+    assert end.link.queued > MAX_QUEUED - 4 * CELL_LEN
+    end.link.send(circuits[0].id, Command.RELAY, run_of(4))
+    assert end.link.queued <= RETAINED * (MAX_QUEUED + 4 * CELL_LEN)
+    assert end.sent() == b"" and end.link.open and small.calls == []
+    assert circuits[0].calls == [("broken", DestroyReason.RESOURCELIMIT)]
+    assert 0.09 < sum(bool(circuit.calls) for circuit in circuits) / len(circuits) < 0.11
 
 
 def test_the_queue_never_passes_its_limit_by_more_than_one_run():
@@ -657,6 +774,17 @@ def test_destroy_comes_after_what_is_held(kind):
     assert commands == [Command.RELAY] * 150 + [Command.DESTROY]
 
 
+def test_the_destroy_of_somebody_elses_circuit_waits_for_the_throttle_too():
+    end = End(rate=RATE)
+    busy, quiet = end.attach(relayed=True), end.attach(relayed=True)
+    end.link.send(busy.id, Command.RELAY, run_of(150))
+    end.sent()
+    end.link.destroy(quiet.id, DestroyReason.NONE)
+    assert end.cells() == []
+    end.tick(1.0)
+    assert (quiet.id, Command.DESTROY) in [(circ_id, command) for circ_id, command, _ in end.cells()]
+
+
 def test_what_is_held_counts_as_queued_and_is_shed():
     end = End(rate=RATE)
     small, large = end.attach(relayed=True), end.attach(relayed=True)
@@ -666,7 +794,7 @@ def test_what_is_held_counts_as_queued_and_is_shed():
         end.sent()
         assert end.link.queued <= MAX_QUEUED
     assert large.calls == [("broken", DestroyReason.RESOURCELIMIT)] and small.calls == []
-    assert large.id not in end.link.circuits and not end.link._onward - {small.id}
+    assert large.id not in end.link.circuits and set(end.link._onward) == {small.id}
 
 
 def test_a_full_transport_and_the_throttle_together():
