@@ -168,6 +168,7 @@ class App:
                 plan.network.facilitator,
                 plan.network.identity,
                 roles=plan.roles,
+                exit_streams=0 if tcp is None else tcp.max_streams,
                 urls=(self.url,) if self.url else (),
                 rtc=rtc is not None,
                 hops=plan.circuits.hops,
@@ -179,7 +180,7 @@ class App:
             raise AppError(str(error)) from None
         clock = AsyncioClock()
         timer = AsyncioTimer(clock)
-        self.node = Node(config, crypto, rng, keys=self._keys)
+        self.node = Node(config, crypto, rng, keys=self._keys, source_of=websocket.source)
         self.driver = Driver(
             self.node, transport, clock, timer, storage=self._storage, resolver=tcp, on_event=self._event, on_bug=Bugs()
         )

@@ -221,7 +221,7 @@ class Limits:
     connections_from_one: int = _setting(
         512, _whole(1, 1_000_000), "512", "of them from one address; this machine's own is not limited"
     )
-    exit_channels: int = _setting(1024, _whole(0, 100_000), "1024", "exit connections at a time")
+    exit_channels: int = _setting(1024, _whole(0, 100_000), "1024", "exit connections at a time; above 1024 it is 1024")
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ Does not: carry anything itself.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from ipaddress import ip_network
 
 from convergence.effects import DescriptionKind, Protocol
@@ -49,9 +49,9 @@ class FacilitatorTransport:
         """Where an accepted channel comes from, for limits."""
         return network_of(self._sockets.remote(channel))
 
-    def connect(self, channel: int, protocol: Protocol, address: str) -> None:
+    def connect(self, channel: int, protocol: Protocol, address: str, source: Hashable = None) -> None:
         self._dialled.add(channel)
-        self._links.connect(channel, protocol, address)
+        self._links.connect(channel, protocol, address, source)
 
     def describe(self, channel: int, kind: DescriptionKind, sdp: str) -> None:
         """Only RTC channels are described."""

@@ -12,7 +12,7 @@ import asyncio
 import logging
 import os
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,7 @@ class FacilitatorSockets:
 
     # -- ports.Transport
 
-    def connect(self, channel: int, protocol: Protocol, address: str) -> None:
+    def connect(self, channel: int, protocol: Protocol, address: str, source: Hashable = None) -> None:
         """A facilitator's site dials nobody."""
         self.channels.closed(channel, "this transport only accepts")
 

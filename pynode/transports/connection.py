@@ -57,6 +57,12 @@ class Connection(picows.WSListener):
         self.owner.opened(self)
 
     @property
+    def remote(self) -> str | None:
+        """The address at the other end."""
+        peer = self.ws.underlying_transport.get_extra_info("peername") if self.ws is not None else None
+        return str(peer[0]) if peer else None
+
+    @property
     def unsent(self) -> int:
         """Bytes that wait for the socket."""
         return self.ws.underlying_transport.get_write_buffer_size() if self.ws is not None else 0

@@ -10,21 +10,22 @@ import asyncio
 import errno
 import socket
 import ssl
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from collections.abc import Hashable, Iterable
 
 import picows
 
 from convergence.effects import Protocol
 from pynode.exit import is_public, plain_address
 from pynode.transports import printable
+from pynode.transports.lookups import LookUps, TooManyLookUpsError
 
 MAX_ADDRESSES = 4
 """Addresses of one host that are tried."""
 
-LOOK_UP_THREADS = 4
-
+MAX_LOOKUPS = 32
+"""Look-ups for others at a time: the nodes that circuits go on to, or that a facilitator probes..."""
+MAX_OWN_LOOKUPS = 8
+"""...and for ourselves, of nodes and of facilitators apart."""
 
 PRIVATE_NAMES = ("localhost", "local", "lan", "internal", "localdomain", "home.arpa")
 """Names, and ends of names, that no public registry hands out; nor one without a dot."""
@@ -58,19 +59,21 @@ class Dialler:
     """
 
     def __init__(self, public_only: bool = False) -> None:
-        # It has threads of its own: strangers cause look-ups for exit streams, and those must not delay links.
-        self._look_ups = ThreadPoolExecutor(LOOK_UP_THREADS, "link-look-up")
+        # Strangers name nodes, and whom we look those up for; only the facilitator's name is the operator's own choice.
+        self._for_others = LookUps("link-look-up", MAX_LOOKUPS)
+        self._own = LookUps("own-look-up", MAX_OWN_LOOKUPS)
+        self._facilitators = LookUps("facilitator-look-up", MAX_OWN_LOOKUPS)
         self._public_only = public_only
 
-    async def connect(self, protocol: Protocol, host: str, port: int) -> socket.socket:
-        """A TCP connection to one of the host's addresses.
+    async def connect(self, protocol: Protocol, host: str, port: int, source: Hashable = None) -> socket.socket:
+        """A TCP connection to one of the host's addresses, on behalf of `source` (None: of this node).
 
         A node's address is a stranger's word. On the public internet, links to private and reserved addresses are
         refused, or anybody could make all nodes connect to hosts of their own networks.
         """
         loop = asyncio.get_running_loop()
-        look_up = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
-        found = await loop.run_in_executor(self._look_ups, look_up)
+        own = self._own if protocol is Protocol.LINK else self._facilitators
+        found = await (own if source is None else self._for_others).find(host, port, source)
         failure: OSError = OSError("the name has no address")
         for family, kind, number, _, address in found[:MAX_ADDRESSES]:
             plain = plain_address(str(address[0]))
@@ -94,7 +97,8 @@ class Dialler:
 
     def close(self) -> None:
         """Stop looking names up."""
-        self._look_ups.shutdown(wait=False, cancel_futures=True)
+        for look_ups in (self._for_others, self._own, self._facilitators):
+            look_ups.close()
 
 
 def connect_reason(error: BaseException) -> str:
@@ -109,6 +113,8 @@ def connect_reason(error: BaseException) -> str:
 
 def network_reason(error: BaseException) -> str:
     """Why a connection could not be made, in a few words."""
+    if isinstance(error, TooManyLookUpsError):
+        return "too many look-ups"
     if isinstance(error, PrivateAddress):
         return "not an address on the internet"
     if isinstance(error, ssl.SSLCertVerificationError):

@@ -6,7 +6,7 @@ Does not: carry anything itself.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 from convergence.effects import DescriptionKind, Protocol
 from pynode.exit import CloseReason
@@ -41,18 +41,18 @@ class NetTransport:
         if self.rtc is not None:
             self.rtc.channels = channels
 
-    def connect(self, channel: int, protocol: Protocol, address: str) -> None:
+    def connect(self, channel: int, protocol: Protocol, address: str, source: Hashable = None) -> None:
         match protocol:
             case Protocol.TCP if self.tcp is not None:
-                self.tcp.connect(channel, protocol, address)
+                self.tcp.connect(channel, protocol, address, source)
             case Protocol.TCP:
                 self._channels.closed(channel, str(CloseReason.POLICY))
             case Protocol.RTC if self.rtc is not None:
-                self.rtc.connect(channel, protocol, address)
+                self.rtc.connect(channel, protocol, address, source)
             case Protocol.RTC:
                 self._channels.closed(channel, "WebRTC is switched off")
             case _:
-                self.websocket.connect(channel, protocol, address)
+                self.websocket.connect(channel, protocol, address, source)
 
     def describe(self, channel: int, kind: DescriptionKind, sdp: str) -> None:
         if self.rtc is not None:

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
@@ -246,7 +246,7 @@ class RtcTransport:
 
     # -- ports.Transport
 
-    def connect(self, channel: int, protocol: Protocol, address: str) -> None:
+    def connect(self, channel: int, protocol: Protocol, address: str, source: Hashable = None) -> None:
         """Make a channel as `address` says, OFFERER or ANSWERER."""
         if len(self._live) >= self._max_channels:
             self.channels.closed(channel, "too many WebRTC connections")

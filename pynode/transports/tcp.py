@@ -10,24 +10,24 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import cast
 
 from convergence.circuit.exit import MAX_EXIT_STREAMS
 from convergence.effects import Failure, Protocol
 from pynode.exit import CloseReason, ExitPolicy
 from pynode.transports import CLOSE_TIMEOUT, HIGH_WATER, LOW_WATER, Channels, until_gone
+from pynode.transports.lookups import LookUps, TooManyLookUpsError
 from pynode.transports.unsent import Unsent
 
-MAX_CLOSING = 256
-"""Channels that still flush after they were closed; beyond, the oldest is cut off."""
+CLOSING_PART = 4
+"""One channel in so many may still flush after it was closed; beyond, the oldest of those is cut off."""
 
-MAX_CHANNELS = MAX_EXIT_STREAMS + MAX_CLOSING
-"""TCP channels at a time, dialling ones included: all that the core asks for, and it shares them out."""
+MAX_CHANNELS = MAX_EXIT_STREAMS * CLOSING_PART // (CLOSING_PART - 1)
+"""TCP channels at a time, dialling ones included. The rest of them are streams of the core, which shares them out."""
 
 MAX_LOOKUPS = 64
-"""Name look-ups at a time: they take threads."""
+"""Name look-ups at a time; beyond, for each source its equal part of them."""
 
 MAX_ADDRESSES = 4
 """Addresses of a host that are tried or told."""
@@ -117,20 +117,29 @@ class _Stream(asyncio.Protocol):
 
 
 class TcpTransport:
-    """Implements ports.Transport for TCP channels and ports.Resolver. Set `channels` (a Driver) before use."""
+    """Implements ports.Transport for TCP channels and ports.Resolver. Set `channels` (a Driver) before use.
+
+    Args:
+        max_channels: no more than MAX_CHANNELS are used.
+
+    Attributes:
+        max_streams: channels that are open or being opened; the core has to keep to it.
+    """
 
     channels: Channels
 
     def __init__(self, policy: ExitPolicy, max_channels: int = MAX_CHANNELS, unsent: Unsent | None = None) -> None:
         self.unsent = unsent or Unsent()
         self._policy = policy
-        self._max_channels = max_channels
+        self._max_channels = min(max_channels, MAX_CHANNELS)
+        self._max_closing = self._max_channels // CLOSING_PART
+        self.max_streams = self._max_channels - self._max_closing
         self._streams: dict[int, _Stream] = {}
         self._live: set[_Stream] = set()
-        self._closing: dict[_Stream, None] = {}  # MAX_CLOSING, the oldest first
+        self._closing: dict[_Stream, None] = {}  # the oldest first
         self._tasks: set[asyncio.Task[None]] = set()
         self._dials: dict[int, asyncio.Task[None]] = {}
-        self._lookups = 0
+        self._look_ups = LookUps("exit-look-up", MAX_LOOKUPS)
         self._all_gone = asyncio.Event()
 
     def __contains__(self, channel: int) -> bool:
@@ -138,7 +147,7 @@ class TcpTransport:
 
     # -- ports.Transport
 
-    def connect(self, channel: int, protocol: Protocol, address: str) -> None:
+    def connect(self, channel: int, protocol: Protocol, address: str, source: Hashable = None) -> None:
         """Connect to "host:port" ("[v6]:port"), if the policy allows."""
         stream = _Stream(self, channel)
         if len(self._streams) + len(self._closing) >= self._max_channels:
@@ -146,7 +155,7 @@ class TcpTransport:
             return
         self._streams[channel] = stream
         self._live.add(stream)
-        task = asyncio.get_running_loop().create_task(self._dial(stream, address))
+        task = asyncio.get_running_loop().create_task(self._dial(stream, address, source))
         self._dials[channel] = task
 
         def dialled(_: asyncio.Task[None]) -> None:
@@ -178,7 +187,7 @@ class TcpTransport:
             return
         self._closing[stream] = None
         stream.transport.close()
-        if len(self._closing) > MAX_CLOSING:
+        if len(self._closing) > self._max_closing:
             self._cut(next(iter(self._closing)))
         asyncio.get_running_loop().call_later(CLOSE_TIMEOUT, self._cut, stream)
 
@@ -191,12 +200,12 @@ class TcpTransport:
 
     # -- ports.Resolver
 
-    def resolve(self, host: str, reply: Callable[[list[str] | Failure], None]) -> None:
+    def resolve(self, host: str, reply: Callable[[list[str] | Failure], None], source: Hashable = None) -> None:
         """Addresses of a host that the policy allows on some port. A Failure is "policy", "refused" or "not-found"."""
 
         async def answer() -> None:
             try:
-                addresses = await self._lookup(host, None)
+                addresses = await self._lookup(host, None, source)
             except _Refused as refusal:
                 kind = {CloseReason.POLICY: "policy", CloseReason.LIMIT: "refused"}.get(refusal.reason, "not-found")
                 reply(Failure(kind, f"cannot look the name up: {refusal.reason}"))
@@ -211,6 +220,7 @@ class TcpTransport:
 
     async def shutdown(self, timeout: float = CLOSE_TIMEOUT) -> None:
         """Close everything; wait at most `timeout` seconds for data that is still to be flushed."""
+        self._look_ups.close()
         for task in list(self._tasks):
             task.cancel()
         for channel in list(self._streams):
@@ -224,11 +234,11 @@ class TcpTransport:
 
     # -- inside
 
-    async def _dial(self, stream: _Stream, address: str) -> None:
+    async def _dial(self, stream: _Stream, address: str, source: Hashable) -> None:
         try:
             host, port = _split(address)
             async with asyncio.timeout(CONNECT_TIMEOUT):
-                await self._connect_any(stream, await self._lookup(host, port), port)
+                await self._connect_any(stream, await self._lookup(host, port, source), port)
         except _Refused as refusal:
             stream.report(refusal.reason)
         except TimeoutError:
@@ -247,20 +257,17 @@ class TcpTransport:
                 reason = _dial_reason(error)
         raise _Refused(reason)
 
-    async def _lookup(self, host: str, port: int | None) -> list[str]:
+    async def _lookup(self, host: str, port: int | None, source: Hashable) -> list[str]:
         """Allowed addresses of a host, at most MAX_ADDRESSES, in the system's order of preference."""
         if not self._policy.may_permit(host, port):
             raise _Refused(CloseReason.POLICY)
-        if self._lookups >= MAX_LOOKUPS:
-            raise _Refused(CloseReason.LIMIT)
-        self._lookups += 1
         try:
             async with asyncio.timeout(RESOLVE_TIMEOUT):
-                found = await asyncio.get_running_loop().getaddrinfo(host, port or 0, type=socket.SOCK_STREAM)
+                found = await self._look_ups.find(host, port or 0, source)
+        except TooManyLookUpsError:
+            raise _Refused(CloseReason.LIMIT) from None
         except (OSError, UnicodeError):
             raise _Refused(CloseReason.RESOLVE) from None
-        finally:
-            self._lookups -= 1
         addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
         allowed = [address for address in addresses if self._policy.permits(host, address, port)]
         if not allowed:

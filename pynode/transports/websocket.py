@@ -17,7 +17,7 @@ import asyncio
 import logging
 import socket
 import ssl
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Hashable, MutableMapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -27,7 +27,7 @@ from picows import WSAutoPingStrategy, WSCloseCode, WSMsgType, WSUpgradeRequest,
 from picows.picows import WSProtocol  # type: ignore[attr-defined] # what `ws_create_server` makes, for our own sockets
 
 from convergence.effects import Protocol
-from pynode.listening import MAX_FROM_ONE, Listener
+from pynode.listening import MAX_FROM_ONE, Listener, counted_as
 from pynode.origins import ANY, Origins
 from pynode.transports import CLOSE_TIMEOUT, Channels, until_gone
 from pynode.transports.connection import MAX_MESSAGE, Connection
@@ -43,10 +43,6 @@ says, and stays so."""
 
 MAX_INCOMING = 4096
 """Connections at a time above which no more are accepted: they are answered 503."""
-
-MAX_DIALS = 128
-"""Connections that are being made at a time. For one more the oldest one of a link is given up: honest nodes answer
-soon, and those that never answer are not to take all the places."""
 
 CONNECT_TIMEOUT = 15.0
 """Seconds for look-up, TCP, TLS and upgrade together."""
@@ -107,7 +103,7 @@ class WebSocketTransport:
         self._tls = tls
         self._sockets: dict[int, Connection] = {}
         self._live: set[Connection] = set()
-        self._dials: dict[int, tuple[Connection, asyncio.Task[None]]] = {}  # the oldest first
+        self._dials: dict[int, asyncio.Task[None]] = {}  # the core shares them out
         self._dialler = Dialler(public_only)
         self._listeners: list[Listener] = []
         self._from_one = from_one
@@ -117,16 +113,10 @@ class WebSocketTransport:
 
     # -- ports.Transport
 
-    def connect(self, channel: int, protocol: Protocol, address: str) -> None:
+    def connect(self, channel: int, protocol: Protocol, address: str, source: Hashable = None) -> None:
         """Dial a ws:// or wss:// address."""
         connection = Connection(self, protocol, channel)
-        task = asyncio.get_running_loop().create_task(self._dial(connection, address))
-        if len(self._dials) >= MAX_DIALS:
-            oldest = next(channel for channel, (dial, _) in self._dials.items() if dial.protocol is Protocol.LINK)
-            dial, dialling = self._dials.pop(oldest)
-            dial.report("too many links were being made")
-            dialling.cancel()
-        self._dials[channel] = connection, task
+        task = self._dials[channel] = asyncio.get_running_loop().create_task(self._dial(connection, address, source))
         task.add_done_callback(lambda _: self._dials.pop(channel, None))
 
     def send(self, channel: int, buffers: Sequence[bytes]) -> bool:
@@ -147,7 +137,7 @@ class WebSocketTransport:
         """Flush, then close. The peer has CLOSE_TIMEOUT seconds to take what was sent and answer."""
         dial = self._dials.pop(channel, None)
         if dial is not None:
-            dial[1].cancel()
+            dial.cancel()
         connection = self._sockets.pop(channel, None)
         if connection is not None:
             self._end(connection, WSCloseCode.OK, reason)
@@ -179,12 +169,18 @@ class WebSocketTransport:
         self._dialler.close()
         for listener in self._listeners:
             listener.close()
-        for _, dialling in list(self._dials.values()):
-            dialling.cancel()
+        for dial in list(self._dials.values()):
+            dial.cancel()
         self._sockets.clear()
         for connection in list(self._live):
             self._end(connection, WSCloseCode.GOING_AWAY, "shutting down")
         await until_gone(self._live, self._all_gone, self.cut, timeout)
+
+    def source(self, channel: int) -> Hashable:
+        """Whom limits count this channel under: the address that it leads to, or the channel itself where none is
+        known or where many share it (loopback, where proxies stand)."""
+        connection = self._sockets.get(channel)
+        return (connection is not None and counted_as(connection.remote)) or channel
 
     @property
     def connections(self) -> int:
@@ -241,12 +237,12 @@ class WebSocketTransport:
         response = WSUpgradeResponse.create_error_response(status, text, headers)
         return picows.WSUpgradeResponseWithListener(response, None)
 
-    async def _dial(self, connection: Connection, url: str) -> None:
+    async def _dial(self, connection: Connection, url: str, source: Hashable) -> None:
         tcp: socket.socket | None = None
 
         async def connect(parsed: picows.WSParsedURL) -> socket.socket:
             nonlocal tcp
-            tcp = await self._dialler.connect(connection.protocol, parsed.host, parsed.port)
+            tcp = await self._dialler.connect(connection.protocol, parsed.host, parsed.port, source)
             return tcp
 
         try:

@@ -15,7 +15,7 @@ Both are bugs: `on_bug` is told. Without it the first is raised when all else is
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 from typing import Protocol as Shape
 
@@ -95,7 +95,7 @@ class NoStorage:
 class NoResolver:
     """For nodes that are no exits."""
 
-    def resolve(self, host: str, reply: Callable[[list[str] | Failure], None], /) -> None:
+    def resolve(self, host: str, reply: Callable[[list[str] | Failure], None], source: Hashable, /) -> None:
         reply(Failure("policy", "this node is no exit"))
 
 
@@ -299,8 +299,8 @@ class Driver:
             case Send(channel, buffers):
                 if not self._transport.send(channel, buffers):
                     self._inputs.append(lambda now: self.machine.link_congested(channel, True, now))
-            case Connect(channel, protocol, address):
-                self._transport.connect(channel, protocol, address)
+            case Connect(channel, protocol, address, source):
+                self._transport.connect(channel, protocol, address, source)
             case Describe(channel, kind, sdp):
                 self._transport.describe(channel, kind, sdp)
             case CloseLink(channel, reason):
@@ -313,8 +313,8 @@ class Driver:
                 self._storage.load(bucket, key, self._reply(request))
             case Scan(request, bucket, prefix):
                 self._storage.scan(bucket, prefix, self._reply(request))
-            case Resolve(request, host):
-                self._resolver.resolve(host, self._reply(request))
+            case Resolve(request, host, source):
+                self._resolver.resolve(host, self._reply(request), source)
             case Event():
                 self._on_event(effect)
 

@@ -9,7 +9,7 @@ A *channel* is an ordered byte pipe numbered by the side that opens it: the driv
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
 from typing import TypeAlias
@@ -49,6 +49,7 @@ class Connect:
     channel: int
     protocol: Protocol
     address: str
+    source: Hashable = None  # on whose behalf, for limits; None for the node itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +93,7 @@ class Resolve:
 
     request: int
     host: str
+    source: Hashable = None  # as in Connect
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,20 +1,59 @@
-"""What strangers may cost a node: so many events a second or a minute, and each of them once.
+"""What strangers may cost a node: so many events a second or a minute, each of them once, and a fair part of what all
+of them share.
 
-Does: count events, and remember keys, within named limits of memory. Times are Unix seconds; a clock that jumps neither
-gives nor takes anything, because all of them are compared on the outbox's steady clock.
-Does not: know what is counted.
+Does: count events, and remember keys, within named limits of memory; say who gives way when all is taken. Times are
+Unix seconds; a clock that jumps neither gives nor takes anything, because all of them are compared on the outbox's
+steady clock.
+Does not: know what is counted. A *source* is whoever limits count by; None is this node itself.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Hashable
+from collections import Counter, deque
+from collections.abc import Collection, Hashable, Iterable
+from typing import Protocol as Shape
+from typing import TypeVar
 
 from convergence.outbox import Outbox
 
 MINUTE = 60.0
 MAX_KEYS = 4096
 """Keys that one `PerMinute` counts at once; beyond them a new key gets nothing."""
+
+
+class Held(Shape):
+    """One of the places that all sources share."""
+
+    @property
+    def source(self) -> Hashable:
+        """Who has it."""
+        ...
+
+
+H = TypeVar("H", bound=Held)
+
+
+def gives_way(places: Collection[H], source: Hashable) -> H | None:
+    """Which place `source` gets when all are taken: the first one of the source that has most. None if `source` would
+    then have as many. So whoever has less than its equal part always gets one."""
+    counts = Counter(place.source for place in places)
+    crowded = max(counts, key=lambda source: counts[source], default=source)
+    if counts[source] + 1 >= counts[crowded]:
+        return None
+    return next(place for place in places if place.source == crowded)
+
+
+def below_its_part(sources: Iterable[Hashable], source: Hashable, limit: int) -> bool:
+    """Whether `source` has less than its equal part of `limit`, for what nobody can give up. `sources` names the holder
+    of each that is taken. If whoever is below its part may go beyond `limit`, nobody shuts out others, and there are
+    `most_in_parts(limit)` at most."""
+    counts = Counter(sources)
+    return counts[source] < limit // len(counts.keys() | {source})
+
+
+def most_in_parts(limit: int) -> int:
+    """How many there can be if sources come one by one and each takes its equal part: 207 for 50."""
+    return sum(limit // sources for sources in range(1, limit + 1))
 
 
 class TokenBucket:
@@ -84,6 +123,31 @@ class PerMinute:
         times.append(self._outbox.steady(now))
         self._spent[key] = times
         return True
+
+
+class SharedPerMinute:
+    """At most `limit` events in any minute. Beyond them, sources below their equal part still get theirs."""
+
+    def __init__(self, outbox: Outbox, limit: int) -> None:
+        self._outbox = outbox
+        self._limit = limit
+        self._spent: deque[tuple[float, Hashable]] = deque()  # when, and whose; `most_in_parts` of the limit at most
+
+    def allows(self, source: Hashable, now: float) -> bool:
+        """Whether one more of this source is within the limit."""
+        steady = self._outbox.steady(now)
+        while self._spent and steady - self._spent[0][0] >= MINUTE:
+            self._spent.popleft()
+        return len(self._spent) < self._limit or below_its_part(
+            (spender for _, spender in self._spent), source, self._limit
+        )
+
+    def spend(self, source: Hashable, now: float) -> bool:
+        """Count one more, unless it is over the limit: then nothing is counted and the answer is False."""
+        allowed = self.allows(source, now)
+        if allowed:
+            self._spent.append((self._outbox.steady(now), source))
+        return allowed
 
 
 class Once:

@@ -6,14 +6,14 @@ Does not: hold protocol logic; if a line here decides something about bytes, it 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from typing import Any
 
 from convergence.announcement import Announcement
 from convergence.channels import Channels, Owner
 from convergence.circuit.client import MAX_HOPS
-from convergence.circuit.exit import ExitService, refuse_resolve
+from convergence.circuit.exit import MAX_EXIT_STREAMS, ExitService, refuse_resolve
 from convergence.circuit.relay import RelayCircuit
 from convergence.circuit.relaying import Relaying, RelayLimits
 from convergence.crypto.keys import NodeKeys
@@ -57,6 +57,7 @@ class NodeConfig:
         secure: whether it dials wss:// addresses only, as a page that came over https must.
         introducer: identity of the node to ask first for every introduction.
         limits: on what it relays; None relays nothing until `Node.relay` says otherwise.
+        exit_streams: exit streams at once; no more than the shell can hold.
         hops: of circuits to rendezvous points and of ready ones, 1 to 5; exit_hops: of circuits to exits.
         circuits: how many are kept ready; 0 for a node with no traffic of its own.
         sources: streams that a transfer draws from at once.
@@ -71,6 +72,7 @@ class NodeConfig:
     secure: bool = False
     introducer: bytes | None = None
     limits: RelayLimits | None = RelayLimits()
+    exit_streams: int = MAX_EXIT_STREAMS
     hops: int = 2
     exit_hops: int = 3
     circuits: int = POOL_SIZE
@@ -94,9 +96,18 @@ class Node:
 
     Args:
         keys: None to make new ones; the node then has another identity after every start.
+        source_of: whom limits count a link's channel under: the shell may know which links come from one address.
     """
 
-    def __init__(self, config: NodeConfig, crypto: Crypto, rng: Rng, *, keys: NodeKeys | None = None) -> None:
+    def __init__(
+        self,
+        config: NodeConfig,
+        crypto: Crypto,
+        rng: Rng,
+        *,
+        keys: NodeKeys | None = None,
+        source_of: Callable[[int], Hashable] = lambda channel: channel,
+    ) -> None:
         self.config = config
         self.outbox = Outbox()
         self._crypto = crypto
@@ -109,7 +120,9 @@ class Node:
         self._memory = NodeMemory(self.outbox, rng, self.directory, config.facilitator)
         self.switchboard = Switchboard(self.outbox)
         self._reach = Reach(config.rtc, ("wss",) if config.secure else ("ws", "wss"))
-        self.relaying = Relaying(self.outbox, crypto, rng, self._keys, self, limits=config.relay_limits)
+        self.relaying = Relaying(
+            self.outbox, crypto, rng, self._keys, self, limits=config.relay_limits, source_of=source_of
+        )
         self.announcement = Announcement(
             crypto,
             self._keys,
@@ -188,7 +201,7 @@ class Node:
         )
         self.transfers = Transfers(self.outbox, crypto, rng, self.pool, sources=config.sources)
         self.fetches = Fetches(self.pool, self.outbox)
-        self._exit = ExitService(self.outbox)
+        self._exit = ExitService(self.outbox, source_of=source_of, streams=config.exit_streams)
         self._point = RdvPoint()
         self._channels = Channels(self._owners())
 
@@ -380,11 +393,11 @@ class Node:
         node = self.directory.get(identity, now)
         return node.ws_url if node is not None and self._reach.dials(node) else None
 
-    def _introduce(self, identity: bytes, now: float) -> int | None:
-        return self._rtc.connect(identity, now) if self.config.rtc else None
+    def _introduce(self, identity: bytes, source: Hashable, now: float) -> int | None:
+        return self._rtc.connect(identity, now, source) if self.config.rtc else None
 
-    def _routes(self, identity: bytes, now: float) -> Route:
-        return self._peers.route(identity, self.config.introducer, now)
+    def _routes(self, identity: bytes, source: Hashable, now: float) -> Route:
+        return self._peers.route(identity, self.config.introducer, now, source)
 
     def _rtc_delivered(self, sealed: bytes, reply: Reply, source: object, now: float) -> None:
         if self.config.rtc:

@@ -6,7 +6,7 @@ Does not: perform anything, or know what the effects are for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from heapq import heapify, heappop, heappush
 from itertools import count
 from typing import Any, TypeAlias
@@ -72,10 +72,10 @@ class Outbox:
     def emit(self, effect: Effect) -> None:
         self._effects.append(effect)
 
-    def connect(self, protocol: Protocol, address: str) -> int:
-        """Ask for a channel; its number is odd."""
+    def connect(self, protocol: Protocol, address: str, source: Hashable = None) -> int:
+        """Ask for a channel; its number is odd. `source`: on whose behalf, as in limits.py."""
         channel = next(self._channels)
-        self._effects.append(Connect(channel, protocol, address))
+        self._effects.append(Connect(channel, protocol, address, source))
         return channel
 
     def store(self, items: Sequence[tuple[str, bytes, bytes | None]], reply: Reply) -> None:
@@ -87,8 +87,8 @@ class Outbox:
     def scan(self, bucket: str, prefix: bytes, reply: Reply) -> None:
         self._effects.append(Scan(self._expect(reply), bucket, prefix))
 
-    def resolve(self, host: str, reply: Reply) -> None:
-        self._effects.append(Resolve(self._expect(reply), host))
+    def resolve(self, host: str, reply: Reply, source: Hashable = None) -> None:
+        self._effects.append(Resolve(self._expect(reply), host, source))
 
     def call_at(self, when: float, call: Callable[[float], None]) -> Timer:
         """Call `call(now)` once `when` (Unix seconds) has come."""

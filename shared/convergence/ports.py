@@ -7,7 +7,7 @@ Does not: know any platform.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Protocol as Shape
 
 from convergence.effects import DescriptionKind, Failure, Protocol
@@ -68,7 +68,9 @@ class Rng(Shape):
 class Transport(Shape):
     """Opens and feeds channels. Reports through the driver: opened, described, received, closed, drained."""
 
-    def connect(self, channel: int, protocol: Protocol, address: str, /) -> None: ...
+    def connect(self, channel: int, protocol: Protocol, address: str, source: Hashable, /) -> None:
+        """Open a channel on behalf of `source`, as in effects.Connect."""
+        ...
 
     def describe(self, channel: int, kind: DescriptionKind, sdp: str, /) -> None:
         """Apply the other side's description to an RTC channel. What cannot be applied closes the channel."""
@@ -99,7 +101,7 @@ class Storage(Shape):
 class Resolver(Shape):
     """Name look-ups of an exit, under its policy."""
 
-    def resolve(self, host: str, reply: Callable[[list[str] | Failure], None], /) -> None: ...
+    def resolve(self, host: str, reply: Callable[[list[str] | Failure], None], source: Hashable, /) -> None: ...
 
 
 class Clock(Shape):

@@ -224,7 +224,7 @@ def test_a_relay_outlives_any_relay_messages(seed):
         provider.destroy(0, net.now)
         net.pump()
         answer_all(net, path[-1], relay, rng)
-        assert not relay.point._files and not relay.point._by_circuit and not relay.exit._resolving
+        assert not relay.point._files and not relay.point._by_circuit and not relay.exit._look_ups
     assert closed
 
 

@@ -12,12 +12,12 @@ import pytest
 from convergence.crypto import hpke
 from convergence.crypto.keys import NodeKeys
 from convergence.effects import OFFERER, CloseLink, Connect, Describe, DescriptionKind, Protocol, Send
-from convergence.introduction.links import MAX_PENDING, MAX_SEEN, MAX_SESSIONS
+from convergence.introduction.links import MAX_PENDING, MAX_SEEN, MAX_SESSIONS, OFFERS_IN_ALL
 from convergence.introduction.pipe import PEER_TARGET, PEERING
 from convergence.introduction.pipes import MAX_ACCEPTED, MAX_PIPES
 from convergence.introduction.signalling import MAX_INTRODUCTIONS_PER_MINUTE, MAX_TAGS
-from convergence.limits import MAX_KEYS
-from convergence.link.neighbours import MAX_LOOKUPS
+from convergence.limits import MAX_KEYS, most_in_parts
+from convergence.link.neighbours import MAX_WAYS
 from convergence.netdir.nodes import MAX_HEARD
 from convergence.node import Node, NodeConfig
 from convergence.wire.descriptor import Descriptor, Role, Transport, TransportKind
@@ -133,11 +133,12 @@ class Shell:
         assert len(pipes._accepted) <= MAX_ACCEPTED and len(pipes._opened) <= MAX_PIPES
         assert all(len(pipe.signals._asked) <= MAX_INTRODUCTIONS_PER_MINUTE for pipe in pipes)
         assert len(rtc._sessions) <= MAX_SESSIONS + MAX_PENDING and len(rtc._by_name) <= MAX_SESSIONS
-        assert all(len(budget._spent) <= MAX_KEYS for budget in (rtc._sources, rtc._senders, rtc._all))
+        assert all(len(budget._spent) <= MAX_KEYS for budget in (rtc._sources, rtc._senders))
+        assert len(rtc._all._spent) <= most_in_parts(OFFERS_IN_ALL)
         assert len(rtc._seen._seen) <= MAX_SEEN
         unlisted = node.directory._heard.keys() - node.directory._listed.keys()
         assert len(unlisted) <= MAX_HEARD
-        assert len(node.neighbours._lookups()) <= MAX_LOOKUPS
+        assert sum(way.source is not None for way in node.neighbours._ways.values()) <= MAX_WAYS
         assert self.keys.identity not in node.neighbours._reusable
 
 

@@ -41,7 +41,7 @@ def test_a_browser_without_any_link_is_introduced_by_a_server(monkeypatch) -> No
     lonely, *others = hosts
     for host in hosts:
         host.node.pool.stop(host.now())
-    monkeypatch.setattr(Ways, "_circuits_to", lambda self, identities, tried: lambda now: None)
+    monkeypatch.setattr(Ways, "_circuits_to", lambda self, identities, tried, source: lambda now: None)
     world.run(RTC_TIME)
     lonely.driver.run(lonely.node.neighbours.close_all)
     lonely.node.pool._stopped = False

@@ -14,7 +14,7 @@ import heapq
 import itertools
 import random
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 from convergence.crypto.keys import NodeKeys
@@ -170,7 +170,7 @@ class Host:
 
     # -- Transport
 
-    def connect(self, channel: int, protocol: Protocol, address: str) -> None:
+    def connect(self, channel: int, protocol: Protocol, address: str, source: Hashable = None) -> None:
         if protocol is Protocol.RTC:
             self._offer(channel, address == OFFERER)
             return

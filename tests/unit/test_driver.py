@@ -97,8 +97,8 @@ class Ports:
         self.log.append(call)
         self.on_call()
 
-    def connect(self, channel, protocol, address):
-        self._called("connect", channel, protocol, address)
+    def connect(self, channel, protocol, address, source):
+        self._called("connect", channel, protocol, address, source)
 
     def send(self, channel, buffers):
         self._called("send", channel, list(buffers))
@@ -125,8 +125,8 @@ class Ports:
         self._called("scan", bucket, prefix)
         reply([b"key"])
 
-    def resolve(self, host, reply):
-        self._called("resolve", host)
+    def resolve(self, host, reply, source):
+        self._called("resolve", host, source)
         reply(["192.0.2.1"])
 
 
@@ -162,24 +162,24 @@ def test_inputs_carry_the_time(driver, machine):
 
 def test_effects_reach_their_ports_in_order(driver, machine, ports):
     machine.effects = [
-        Connect(1, Protocol.TCP, "host:80"),
+        Connect(1, Protocol.TCP, "host:80", "source"),
         Send(1, [b"a", b"b"]),
         Pause(1, True),
         Store(1, [("meta", b"k", None)]),
         Load(2, "meta", b"k"),
         Scan(3, "meta", b"p"),
-        Resolve(4, "host"),
+        Resolve(4, "host", "source"),
         CloseLink(1, "done"),
     ]
     driver.received(1, b"")
     assert ports.log == [
-        ("connect", 1, Protocol.TCP, "host:80"),
+        ("connect", 1, Protocol.TCP, "host:80", "source"),
         ("send", 1, [b"a", b"b"]),
         ("pause", 1, True),
         ("store", [("meta", b"k", None)]),
         ("load", "meta", b"k"),
         ("scan", "meta", b"p"),
-        ("resolve", "host"),
+        ("resolve", "host", "source"),
         ("close", 1, "done"),
     ]
     assert [call[:3] for call in machine.log[1:]] == [

@@ -5,7 +5,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from convergence import limits
-from convergence.limits import MINUTE, Once, PerMinute, TokenBucket
+from convergence.limits import (
+    MINUTE,
+    Once,
+    PerMinute,
+    SharedPerMinute,
+    TokenBucket,
+    below_its_part,
+    gives_way,
+    most_in_parts,
+)
 from convergence.outbox import Outbox
 
 
@@ -128,3 +137,62 @@ def test_a_clock_that_jumps_neither_gives_nor_takes(by, later):
     assert not minute.allows("a", now) and once.seen("a", now)
     assert bucket.take(now) == (outbox.steady(now) - start >= 1.0)
     assert minute.spend("a", start + by + 61.0) and once.first("a", start + by + 61.0)
+
+
+class Place:
+    def __init__(self, source):
+        self.source = source
+
+
+def test_whoever_has_most_gives_its_first_place_away():
+    places = [Place(source) for source in "abbbc"]
+    assert gives_way(places, "a") is places[1]
+    assert gives_way(places, "new") is places[1]
+    assert gives_way(places, "b") is None
+    assert gives_way([], "a") is None
+
+
+@given(st.lists(st.sampled_from("abcdef"), max_size=200), st.integers(1, 12))
+def test_in_the_end_all_who_want_places_have_their_equal_part(asked, limit):
+    places = []
+    for source in [*asked, *"abc" * limit]:
+        if len(places) == limit:
+            crowded = gives_way(places, source)
+            if crowded is None:
+                continue
+            places.remove(crowded)
+        places.append(Place(source))
+    counts = [sum(place.source == source for place in places) for source in "abc"]
+    assert len(places) == limit and min(counts) >= limit // len({*asked, *"abc"})
+
+
+def test_what_nobody_gives_up_is_for_whoever_has_less_than_an_equal_part():
+    assert not below_its_part("aaaa", "a", 4)
+    assert below_its_part("aaaa", "b", 4) and not below_its_part("aaaabb", "b", 4)
+    assert below_its_part("aaaabb", "c", 4) and not below_its_part("aaaabbc", "c", 4)
+
+
+def test_a_shared_minute_is_not_used_up_by_one_source():
+    shared = SharedPerMinute(Outbox(), 4)
+    assert [shared.spend("a", 0.0) for _ in range(6)] == [True] * 4 + [False] * 2
+    assert [shared.spend("b", 1.0) for _ in range(3)] == [True] * 2 + [False]
+    assert not shared.allows("a", MINUTE - 0.1)
+    assert shared.allows("a", MINUTE)
+
+
+@given(st.lists(st.tuples(st.integers(0, 30), st.floats(0, 5)), max_size=300), st.integers(1, 9))
+def test_a_shared_minute_is_bounded_however_many_sources_come(events, limit):
+    shared, now, spent = SharedPerMinute(Outbox(), limit), 0.0, []
+    for source, pause in events:
+        now += pause
+        if shared.spend(source, now):
+            spent.append(now)
+        assert sum(now - when < MINUTE for when in spent) <= most_in_parts(limit)
+
+
+def test_a_shared_minute_stands_a_clock_that_jumps():
+    outbox = Outbox()
+    shared = SharedPerMinute(outbox, 1)
+    assert shared.spend("a", 0.0)
+    outbox.shift(1e6)
+    assert not shared.allows("a", 1e6 + 59) and shared.allows("a", 1e6 + MINUTE)

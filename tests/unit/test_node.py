@@ -232,10 +232,21 @@ def test_names_are_looked_up_by_exits_only(world):
 def test_an_exit_connects_and_resolves():
     node = make(Role.EXIT)
     endpoint = SimpleNamespace(entries={}, accept_stream=lambda stream_id: SimpleNamespace())
-    circuit = SimpleNamespace(link=None, endpoint=endpoint)
+    circuit = SimpleNamespace(link=SimpleNamespace(channel=2), endpoint=endpoint)
     node.begin(circuit, 5, Begin("host.example", 80), START)
     node.resolve(circuit, 6, "host.example", START)
-    assert [type(effect) for effect in node.poll(START)] == [Connect, Resolve]
+    assert [(type(effect), effect.source) for effect in node.poll(START)] == [(Connect, 2), (Resolve, 2)]
+
+
+def test_an_exit_keeps_to_what_its_shell_can_hold():
+    node, refused = make(Role.EXIT, exit_streams=1), []
+    endpoint = SimpleNamespace(
+        entries={}, accept_stream=lambda stream_id: SimpleNamespace(), refuse=lambda *what: refused.append(what)
+    )
+    circuit = SimpleNamespace(link=SimpleNamespace(channel=2), endpoint=endpoint)
+    for stream_id in (5, 6):
+        node.begin(circuit, stream_id, Begin("host.example", 80), START)
+    assert refused == [(6, EndReason.RESOURCELIMIT)]
 
 
 # -- commands

@@ -8,7 +8,7 @@ Does not: open TCP connections; browsers have none, so a browser is never an exi
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 from js import Uint8Array
@@ -46,7 +46,7 @@ class BrowserTransport:
         listener.described = entry(lambda channel, kind, sdp: driver.described(channel, DescriptionKind(kind), sdp))
         listener.state = entry(self._state)
 
-    def connect(self, channel: int, protocol: Protocol, address: str, /) -> None:
+    def connect(self, channel: int, protocol: Protocol, address: str, source: Hashable, /) -> None:
         self._protocols[channel] = protocol
         if protocol is Protocol.TCP:
             self._driver.closed(channel, "a browser opens no TCP connections")

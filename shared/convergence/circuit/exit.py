@@ -7,23 +7,24 @@ Does not: resolve, connect, or judge addresses: the shell does, under its exit p
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
 from typing import Any
 
 from convergence.circuit.relay import RelayCircuit
 from convergence.circuit.streams import Stream
 from convergence.effects import CloseLink, Failure, Pause, Protocol, Send
 from convergence.errors import EndReason
-from convergence.link.link import Link
+from convergence.limits import gives_way
 from convergence.outbox import Outbox
 from convergence.pipes.duplex import Handler, join
 from convergence.wire.relay import Answer, AnswerType, Begin, Connected, RelayCommand, Resolved
 
-MAX_EXIT_STREAMS = 768  # of all links; when they are taken, the link that has most gives way
+MAX_EXIT_STREAMS = 768  # at once, unless the shell bears fewer; when they are taken, whoever has most gives way
 MAX_CIRCUIT_STREAMS = 64  # on one circuit; else one user could take all
 IDLE_LIMIT = 300.0  # seconds without a byte either way, after which a stream ends
 LOOK_INTERVAL = 10.0  # seconds between two looks for idle streams
-MAX_RESOLVES = 1024  # look-ups under way; more are told to try again
+MAX_RESOLVES = 1024  # look-ups under way; for one more, whoever has most is told to try again
 RESOLVE_TTL = 60  # seconds that an origin may keep an answer; coarse, so that it tells nothing of our cache
 MAX_ANSWERS = 8
 
@@ -41,23 +42,35 @@ REASONS: dict[str, EndReason] = {
 
 
 class ExitService:
-    """All exit streams of a node, by channel."""
+    """All exit streams of a node, by channel.
 
-    def __init__(self, outbox: Outbox) -> None:
+    Args:
+        source_of: whom limits count a link's channel under.
+        streams: at once.
+    """
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        *,
+        source_of: Callable[[int], Hashable] = lambda channel: channel,
+        streams: int = MAX_EXIT_STREAMS,
+    ) -> None:
         self._outbox = outbox
+        self._source_of = source_of
+        self._most = streams
         self._streams: dict[int, TcpPipe] = {}  # the one that has been idle longest first
-        self._of_link: Counter[Link] = Counter()
+        self._look_ups: dict[_LookUp, None] = {}  # the oldest first
         self._looking = False
-        self._resolving = 0
 
     def begin(self, circuit: RelayCircuit, stream_id: int, begin: Begin, now: float) -> None:
-        if len(circuit.endpoint.entries) > MAX_CIRCUIT_STREAMS or not self._make_way(circuit.link, now):
+        source = self._source_of(circuit.link.channel)
+        if len(circuit.endpoint.entries) > MAX_CIRCUIT_STREAMS or not self._make_way(source, now):
             circuit.endpoint.refuse(stream_id, EndReason.RESOURCELIMIT)
             return
-        channel = self._outbox.connect(Protocol.TCP, begin.target)
+        channel = self._outbox.connect(Protocol.TCP, begin.target, source)
         stream = circuit.endpoint.accept_stream(stream_id)
-        self._streams[channel] = TcpPipe(self, self._outbox, channel, stream, circuit.link)
-        self._of_link[circuit.link] += 1
+        self._streams[channel] = TcpPipe(self, self._outbox, channel, stream, source)
         self.used(channel, now)
         if not self._looking:
             self._looking = True
@@ -65,7 +78,9 @@ class ExitService:
 
     def resolve(self, circuit: RelayCircuit, stream_id: int, host: str, now: float) -> None:
         def answer(result: Any, now: float) -> None:
-            self._resolving -= 1
+            if look_up not in self._look_ups:
+                return  # it gave way
+            del self._look_ups[look_up]
             if isinstance(result, Failure) or not result:
                 kind = AnswerType.ERROR_PERMANENT if isinstance(result, Failure) else AnswerType.ERROR_TRANSIENT
                 refuse_resolve(circuit, stream_id, kind)
@@ -73,11 +88,15 @@ class ExitService:
             answers = tuple(Answer.of(address, RESOLVE_TTL) for address in result[:MAX_ANSWERS])
             circuit.endpoint.send_message(RelayCommand.RESOLVED, stream_id, Resolved(answers).encode())
 
-        if self._resolving >= MAX_RESOLVES:
-            refuse_resolve(circuit, stream_id, AnswerType.ERROR_TRANSIENT)
-            return
-        self._resolving += 1
-        self._outbox.resolve(host, answer)
+        look_up = _LookUp(circuit, stream_id, self._source_of(circuit.link.channel))
+        if len(self._look_ups) >= MAX_RESOLVES:
+            refused = gives_way(self._look_ups, look_up.source) or look_up
+            self._look_ups.pop(refused, None)
+            refuse_resolve(refused.circuit, refused.stream_id, AnswerType.ERROR_TRANSIENT)
+            if refused is look_up:
+                return
+        self._look_ups[look_up] = None
+        self._outbox.resolve(host, answer, look_up.source)
 
     # -- the node hands TCP channel input here
 
@@ -95,7 +114,7 @@ class ExitService:
             stream.data(data, now)
 
     def closed(self, channel: int, reason: str, now: float) -> None:
-        stream = self._remove(channel)
+        stream = self._streams.pop(channel, None)
         if stream is not None:
             stream.channel_closed(REASONS.get(reason, EndReason.MISC), now)
 
@@ -106,7 +125,7 @@ class ExitService:
 
     def forget(self, channel: int) -> None:
         """The stream has ended, or is about to: close the channel."""
-        if self._remove(channel) is not None:
+        if self._streams.pop(channel, None) is not None:
             self._outbox.emit(CloseLink(channel))
 
     def used(self, channel: int, now: float) -> None:
@@ -118,24 +137,15 @@ class ExitService:
 
     # -- inside
 
-    def _remove(self, channel: int) -> TcpPipe | None:
-        stream = self._streams.pop(channel, None)
-        if stream is not None:
-            self._of_link[stream.link] -= 1
-            if not self._of_link[stream.link]:
-                del self._of_link[stream.link]
-        return stream
-
-    def _make_way(self, link: Link, now: float) -> bool:
-        """Whether `link` may add a stream. When all are taken, the link that has most loses the one that has been idle
-        longest, unless `link` would then have as many: so whoever has less than its share always gets one."""
-        if len(self._streams) < MAX_EXIT_STREAMS:
+    def _make_way(self, source: Hashable, now: float) -> bool:
+        """Whether `source` may add a stream. When all are taken, the one that has been idle longest of the source that
+        has most may give way."""
+        if len(self._streams) < self._most:
             return True
-        [(crowded, most)] = self._of_link.most_common(1)
-        if self._of_link[link] + 1 >= most:
-            return False
-        next(stream for stream in self._streams.values() if stream.link is crowded).cut(EndReason.RESOURCELIMIT, now)
-        return True
+        crowded = gives_way(self._streams.values(), source)
+        if crowded is not None:
+            crowded.cut(EndReason.RESOURCELIMIT, now)
+        return crowded is not None
 
     def _look(self, now: float) -> None:
         since = self._outbox.steady(now) - IDLE_LIMIT
@@ -146,14 +156,21 @@ class ExitService:
             self._outbox.call_at(now + LOOK_INTERVAL, self._look)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _LookUp:
+    circuit: RelayCircuit
+    stream_id: int
+    source: Hashable
+
+
 class TcpPipe:
     """One TCP channel, as a Duplex that is joined to a stream. TCP can end one way, but the stream's END cannot, so
     `end` closes the channel."""
 
     handler: Handler | None
 
-    def __init__(self, service: ExitService, outbox: Outbox, channel: int, stream: Stream, link: Link) -> None:
-        self.link = link
+    def __init__(self, service: ExitService, outbox: Outbox, channel: int, stream: Stream, source: Hashable) -> None:
+        self.source = source
         self.stream = stream
         self.closed = False
         self.congested = False

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import asdict, dataclass
 from typing import Any
 from typing import Protocol as Shape
@@ -78,7 +78,9 @@ class Neighbourhood(Shape):
 
     links: dict[int, Link]
 
-    def reach(self, identity: bytes, reply: Callable[[Link | None, float], None], now: float) -> None: ...
+    def reach(
+        self, identity: bytes, reply: Callable[[Link | None, float], None], now: float, source: Hashable
+    ) -> None: ...
 
 
 class Relaying:
@@ -91,6 +93,7 @@ class Relaying:
         keys: ours.
         offers: what is served within the limits.
         limits: as for `set_limits`.
+        source_of: whom limits that all links share count a link's channel under.
 
     Attributes:
         circuits: those open now, with the link that each came from.
@@ -102,7 +105,15 @@ class Relaying:
     neighbours: Neighbourhood
 
     def __init__(
-        self, outbox: Outbox, crypto: Crypto, rng: Rng, keys: NodeKeys, offers: Offers, *, limits: RelayLimits | None
+        self,
+        outbox: Outbox,
+        crypto: Crypto,
+        rng: Rng,
+        keys: NodeKeys,
+        offers: Offers,
+        *,
+        limits: RelayLimits | None,
+        source_of: Callable[[int], Hashable] = lambda channel: channel,
     ) -> None:
         self.circuits: dict[RelayCircuit, Link] = {}
         self.throttle = Throttle(outbox, None if limits is None else limits.rate)
@@ -112,6 +123,7 @@ class Relaying:
         self._rng = rng
         self._keys = keys
         self._offers = offers
+        self._source_of = source_of
         self._of_link: Counter[Link] = Counter()
         self._reaching: Counter[Link] = Counter()
         self._pipes: set[RelayCircuit] = set()  # circuits on which only pipes were opened
@@ -189,7 +201,7 @@ class Relaying:
             reply(link, now)
 
         self._reaching[source] += 1
-        self.neighbours.reach(identity, reached, now)
+        self.neighbours.reach(identity, reached, now, self._source_of(source.channel))
 
     # -- relay.Services
 

@@ -212,7 +212,7 @@ class _Probe:
         self.node = node
         self.source = source
         self.since = outbox.steady(now)
-        self.channel = outbox.connect(Protocol.LINK, node.ws_url)
+        self.channel = outbox.connect(Protocol.LINK, node.ws_url, source)
         self._outbox = outbox
         self._crypto = crypto
         self._rng = rng

@@ -36,7 +36,7 @@ from convergence.errors import CryptoError, RemoteError, Why
 from convergence.events import Rtc
 from convergence.introduction.courier import Carriers, Courier
 from convergence.introduction.signalling import Carrier, Reply
-from convergence.limits import MINUTE, Once, PerMinute
+from convergence.limits import MINUTE, Once, PerMinute, SharedPerMinute, gives_way, most_in_parts
 from convergence.outbox import Outbox
 from convergence.ports import Crypto, Rng
 from convergence.states import TIMEOUT, StateMachine, Table
@@ -48,7 +48,7 @@ NO_REASON = Why(RtcWhy.NONE)
 CONNECT_TIMEOUT = 20.0  # seconds from a session's first word, or from `connect`, to its open channel
 RESTART_TIMEOUT = 20.0  # seconds that two nodes look for another way; then they keep the old one, if it still works
 MAX_SKEW = 600  # seconds that `sent` may differ from our clock
-MAX_PENDING = 64  # sessions that are not open yet: this many that we offered, and as many that we answer
+MAX_PENDING = 64  # sessions that are not open yet: this many that others have us offer, and as many that we answer
 MAX_SESSIONS = 256  # connections that a shell can hold, unless it says otherwise
 OWN_SHARE = 4  # one in so many is kept for calls of our own
 MAX_PER_PEER = 4  # sessions with one node: more than one only while old ones are closing
@@ -56,8 +56,8 @@ MAX_UPDATES = 32  # candidates taken after a description, until the next one: ea
 MAX_HELD = 16  # times that the shell may report candidates while there is nobody to send them to
 OFFERS_PER_SENDER = 6  # a minute, restarts included
 OFFERS_PER_SOURCE = 60  # a minute from one pipe; useless messages count too
-OFFERS_IN_ALL = 120  # a minute
-MAX_SEEN = OFFERS_IN_ALL * (2 * MAX_SKEW // int(MINUTE) + 1)  # that can begin while one may be replayed
+OFFERS_IN_ALL = 120  # a minute; beyond, from each pipe its equal part of them
+MAX_SEEN = most_in_parts(OFFERS_IN_ALL) * (2 * MAX_SKEW // int(MINUTE) + 1)  # that can begin while one may be replayed
 
 
 class Links(Shape):
@@ -116,7 +116,8 @@ class _Session:
     key: bytes  # X25519: what we seal to
     machine: StateMachine[State]
     since: float  # in this state
-    promised: float | None  # when `connect` first named this channel, or one that it replaced
+    source: Hashable  # who wants it, or where the call came from
+    promised: float | None  # when `connect` first named this channel, or one that it replaced; in steady time
     ours: bytes = b""  # DTLS fingerprint, once it was described
     theirs: bytes = b""
     sent: int = 0  # of our latest message
@@ -142,7 +143,7 @@ class RtcLinks:
         keys: ours.
         node_of: (identity, now) -> what is known of a node.
         links: told of the channels.
-        routes: (identity, now) -> carriers that may lead to the node.
+        routes: (identity, source, now) -> carriers that may lead to the node.
         places: connections at once that the shell bears.
     """
 
@@ -154,7 +155,7 @@ class RtcLinks:
         keys: NodeKeys,
         node_of: Callable[[bytes, float], Descriptor | None],
         links: Links,
-        routes: Callable[[bytes, float], Carriers],
+        routes: Callable[[bytes, Hashable, float], Carriers],
         *,
         places: int = MAX_SESSIONS,
     ) -> None:
@@ -170,25 +171,29 @@ class RtcLinks:
         self._by_name: dict[tuple[bytes, bytes], _Session] = {}  # by (peer, name), those that the peer offered
         self._sources = PerMinute(outbox, OFFERS_PER_SOURCE)
         self._senders = PerMinute(outbox, OFFERS_PER_SENDER)
-        self._all = PerMinute(outbox, OFFERS_IN_ALL)
+        self._all = SharedPerMinute(outbox, OFFERS_IN_ALL)
         self._seen = Once(outbox, 2 * MAX_SKEW, MAX_SEEN)
 
     # -- from the node
 
-    def connect(self, identity: bytes, now: float) -> int | None:
+    def connect(self, identity: bytes, now: float, source: Hashable = None) -> int | None:
         """Ask for a link to a node. Returns the channel that the link will be on, or None if the node cannot be asked;
         `links` is told when the channel opens or closes. If the node already calls us, this is the channel of its call,
         and `opened` then comes with `peer`."""
+        steady = self._outbox.steady(now)
         pending = self._pending(identity)
         if pending is not None:
-            pending.promised = pending.promised or now
+            if pending.promised is None:
+                pending.promised = steady
             return pending.channel
         node = self._node_of(identity, now)
-        full = len(self._sessions) >= self._places or self._count(offerer=True) >= MAX_PENDING
-        if full or node is None or not node.rtc or identity == self._keys.identity:
+        if node is None or not node.rtc or identity == self._keys.identity:
+            return None
+        if not self._make_way(source, now, offerer=True):
             return None
         name = self._rng.random(SESSION_LEN)
-        return self._begin(identity, name, node.ntor_key, now, offerer=True, promised=now).channel
+        session = self._begin(identity, name, node.ntor_key, now, source, offerer=True, promised=steady)
+        return session.channel
 
     def knows(self, channel: int) -> bool:
         """Whether the channel is one of ours."""
@@ -257,10 +262,10 @@ class RtcLinks:
             reply: takes sealed answers, now and later.
             source: the pipe it came by; limits count messages by source.
         """
-        if self._sources.allows(source, now) and not self._take(sealed, reply, now):
+        if self._sources.allows(source, now) and not self._take(sealed, reply, source, now):
             self._sources.spend(source, now)
 
-    def _take(self, sealed: bytes, reply: Reply, now: float) -> bool:
+    def _take(self, sealed: bytes, reply: Reply, source: Hashable, now: float) -> bool:
         """Whether the message was news in an existing session."""
         try:
             message = self._open(sealed, now)
@@ -269,10 +274,10 @@ class RtcLinks:
         name = (message.sender, message.session)
         session = self._by_name.get(name)
         if session is not None:
-            return self._update(session, message, reply, now)
+            return self._update(session, message, reply, source, now)
         # A replay counts against its source, not against the node that signed the message.
         if message.kind == DescriptionKind.OFFER and not self._seen.seen(name, now):
-            self._called(message, reply, now)
+            self._called(message, reply, source, now)
         return False
 
     # -- the offerer's part
@@ -284,7 +289,7 @@ class RtcLinks:
         session.held.clear()
         session.courier = courier = Courier(
             self._outbox,
-            self._routes(session.peer, now),
+            self._routes(session.peer, session.source, now),
             session.peer,
             self._seal(session, DescriptionKind.OFFER, self._own(session, sdp), now),
             heard=lambda sealed, carrier, now: self._heard(session, courier, sealed, carrier, now),
@@ -318,7 +323,7 @@ class RtcLinks:
 
     # -- the answerer's part
 
-    def _called(self, offer: Introduction, reply: Reply, now: float) -> None:
+    def _called(self, offer: Introduction, reply: Reply, source: Hashable, now: float) -> None:
         """A node wants a link. Only an offer that we take counts against the node's budget: a refused offer may come
         again, by another carrier or as somebody's copy."""
         pending = self._pending(offer.sender)
@@ -327,16 +332,19 @@ class RtcLinks:
             if glare_won or (not pending.offerer and offer.sent < pending.offered):
                 return  # not `seen`: if our own call fails, the next copy of their offer may be taken
         others = sum(session.peer == offer.sender for session in self._sessions.values() if session is not pending)
+        called_before = pending is not None and not pending.offerer  # this call then takes that one's place
         if (
-            len(self._sessions) >= self._places - self._places // OWN_SHARE
-            or others >= MAX_PER_PEER
-            or self._count(offerer=False) >= MAX_PENDING
-            or not self._within_budget(offer.sender, now)
+            others >= MAX_PER_PEER
+            or not self._within_budget(offer.sender, source, now)
+            or not (called_before or self._make_way(source, now, offerer=False))
             or not self._seen.first((offer.sender, offer.session), now)
         ):
             return
+        self._spend(offer.sender, source, now)
         promised = None if pending is None else pending.promised
-        session = self._begin(offer.sender, offer.session, offer.reply_key, now, offerer=False, promised=promised)
+        session = self._begin(
+            offer.sender, offer.session, offer.reply_key, now, source, offerer=False, promised=promised
+        )
         self._by_name[session.peer, session.name] = session
         if pending is not None:
             self._end(pending, now)
@@ -344,7 +352,7 @@ class RtcLinks:
             self._links.replaced(pending.channel, session.channel)
         self._take_offer(session, offer, reply, now)
 
-    def _update(self, session: _Session, message: Introduction, reply: Reply, now: float) -> bool:
+    def _update(self, session: _Session, message: Introduction, reply: Reply, source: Hashable, now: float) -> bool:
         """Whether a message in a session that the peer offered is news."""
         offer = message.kind == DescriptionKind.OFFER
         if offer and message.sent == session.offered:
@@ -355,9 +363,12 @@ class RtcLinks:
             return False
         if message.sent <= session.heard or message.kind == DescriptionKind.ANSWER:
             return False
-        if offer:
-            return self._within_budget(session.peer, now) and self._take_offer(session, message, reply, now)
-        return self._apply(session, message, now)
+        if not offer:
+            return self._apply(session, message, now)
+        if not self._within_budget(session.peer, source, now):
+            return False
+        self._spend(session.peer, source, now)
+        return self._take_offer(session, message, reply, now)
 
     def _take_offer(self, session: _Session, offer: Introduction, reply: Reply, now: float) -> bool:
         session.key, session.offered, session.reply = offer.reply_key, offer.sent, reply
@@ -369,13 +380,42 @@ class RtcLinks:
             self._move(session, "restart", now)
         return True
 
-    def _within_budget(self, sender: bytes, now: float) -> bool:
-        return self._all.allows(None, now) and self._senders.spend(sender, now) and self._all.spend(None, now)
+    def _within_budget(self, sender: bytes, source: Hashable, now: float) -> bool:
+        return self._all.allows(source, now) and self._senders.allows(sender, now)
+
+    def _spend(self, sender: bytes, source: Hashable, now: float) -> None:
+        self._all.spend(source, now)
+        self._senders.spend(sender, now)
 
     # -- both
 
+    def _make_way(self, source: Hashable, now: float, *, offerer: bool) -> bool:
+        """Whether `source` may add a session that we offer, or that we answer. When others have all that they may have,
+        the oldest such one that is not open yet, of the source that has most, may end."""
+        if source is None:
+            return len(self._sessions) < self._places
+        pending = [
+            session
+            for session in self._sessions.values()
+            if session.state is State.CONNECTING and session.offerer is offerer and session.source is not None
+        ]
+        if len(pending) < MAX_PENDING and len(self._sessions) < self._places - self._places // OWN_SHARE:
+            return True
+        crowded = gives_way(pending, source)
+        if crowded is not None:
+            self._close(crowded, Why(RtcWhy.BUSY), now)
+        return crowded is not None
+
     def _begin(
-        self, peer: bytes, name: bytes, key: bytes, now: float, *, offerer: bool, promised: float | None
+        self,
+        peer: bytes,
+        name: bytes,
+        key: bytes,
+        now: float,
+        source: Hashable,
+        *,
+        offerer: bool,
+        promised: float | None,
     ) -> _Session:
         """A new session. If it replaces one that somebody waits for, it gets only the time that is left of that one: a
         peer that calls again and again must not make them wait for ever."""
@@ -387,8 +427,9 @@ class RtcLinks:
             else:
                 self._tell(session, now)
 
-        machine = StateMachine(SESSION, self._outbox, timed_out, now if promised is None else promised)
-        session = self._sessions[channel] = _Session(channel, peer, name, offerer, key, machine, now, promised)
+        since = now if promised is None else promised + self._outbox.shifted
+        machine = StateMachine(SESSION, self._outbox, timed_out, since)
+        session = self._sessions[channel] = _Session(channel, peer, name, offerer, key, machine, now, source, promised)
         self._tell(session, now)
         return session
 
@@ -480,10 +521,6 @@ class RtcLinks:
         """The session with this node that is not open yet; there is one at most."""
         waiting = (session for session in self._sessions.values() if session.state is State.CONNECTING)
         return next((session for session in waiting if session.peer == peer), None)
-
-    def _count(self, *, offerer: bool) -> int:
-        sessions = self._sessions.values()
-        return sum(session.state is State.CONNECTING and session.offerer is offerer for session in sessions)
 
     def _restarted(self, session: _Session, now: float) -> None:
         if session.machine.allows("settled"):

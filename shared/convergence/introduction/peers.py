@@ -8,7 +8,7 @@ Does not: know records (pipe.py), pass signals on (signalling.py), or make links
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 from convergence.circuit.relay import RelayCircuit
 from convergence.crypto.keys import NodeKeys
@@ -139,9 +139,9 @@ class Peers:
         """Identities of up to 3 neighbours that pass signals on to us, the best first."""
         return self._introducers.best(now)
 
-    def route(self, target: bytes, named: bytes | None, now: float) -> Route:
-        """The ways to ask for an introduction to `target`; `named`: the introducer to ask first."""
-        return self._ways.to(target, named, now)
+    def route(self, target: bytes, named: bytes | None, now: float, source: Hashable = None) -> Route:
+        """The ways to ask for an introduction to `target` for `source`; `named`: the introducer to ask first."""
+        return self._ways.to(target, named, source, now)
 
     def stop(self, now: float) -> None:
         """Close all pipes and open no more."""

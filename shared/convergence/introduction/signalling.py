@@ -14,7 +14,6 @@ to a SIGNAL (odd tags) or to a DELIVER (even tags). Each class here ignores the 
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
 from itertools import count
@@ -22,6 +21,7 @@ from typing import Protocol
 
 from convergence.codes import RtcWhy
 from convergence.errors import LocalError, Why
+from convergence.limits import below_its_part
 from convergence.outbox import Outbox, Timer
 from convergence.wire.facilitator import MAX_SEALED, Delivery, RecordType, Signal, Unreachable, UnreachableReason
 
@@ -35,7 +35,7 @@ MAX_PER_PAIR = 10
 """...of which this many to one node..."""
 MAX_PER_TARGET = 50
 """...and signals that one node gets from all pipes together. Once it has got these, only sources below their equal part
-of them are passed on: nobody shuts out others, and a node gets 225 at most, from 50 sources that came one by one."""
+of them are passed on: nobody shuts out others, and a node gets 207 at most, from 50 sources that came one by one."""
 MAX_TAGS = 16_384
 """Unexpired introductions of a switchboard: 11 MB."""
 
@@ -279,8 +279,8 @@ class Switchboard:
         )
 
     def _below_its_part(self, asker: _Port, target: _Port) -> bool:
-        counts = Counter(introduction.asker.source for introduction in target.delivered.values())
-        return counts[asker.source] < MAX_PER_TARGET // len(counts.keys() | {asker.source})
+        sources = (introduction.asker.source for introduction in target.delivered.values())
+        return below_its_part(sources, asker.source, MAX_PER_TARGET)
 
     def _refuse(self, asker: _Port, tag: int, reason: UnreachableReason, now: float) -> None:
         asker.send(RecordType.UNREACHABLE, Unreachable(tag, reason).encode(), now)

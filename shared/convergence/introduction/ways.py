@@ -7,13 +7,13 @@ Does not: ask them (courier.py), or keep pipes (pipes.py).
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import TypeAlias
 
 from convergence.introduction.asker import CircuitCarrier
 from convergence.introduction.pipes import Pipes, relay_of
 from convergence.introduction.signalling import Carrier
-from convergence.limits import PerMinute
+from convergence.limits import SharedPerMinute
 from convergence.netdir.nodes import NodeDirectory
 from convergence.outbox import Outbox
 from convergence.path.pool import CircuitPool
@@ -24,8 +24,9 @@ from convergence.wire.descriptor import Descriptor, Role
 OTHER_CARRIERS = 3
 """Pipes asked for an introduction although nothing says that they lead to the node."""
 CIRCUITS_PER_MINUTE = 12
-"""Circuits to introducers. Each relay of such a circuit may need an introduction to the next one. Without a limit, a
-few descriptors of absent nodes that name each other would keep a whole network building circuits."""
+"""Circuits to introducers; beyond, for each source its equal part of them. Each relay of such a circuit may need an
+introduction to the next one. Without a limit, a few descriptors of absent nodes that name each other would keep a whole
+network building circuits."""
 
 Finder: TypeAlias = Callable[[float], Carrier | None]
 """Gives the next carrier of one kind as of `now`, or None when there is none left."""
@@ -81,13 +82,13 @@ class Ways:
         self._pool = pool
         self._dials = dials
         self._facilitator = facilitator
-        self._circuits = PerMinute(outbox, CIRCUITS_PER_MINUTE)
+        self._circuits = SharedPerMinute(outbox, CIRCUITS_PER_MINUTE)
 
-    def to(self, target: bytes, named: bytes | None, now: float) -> Route:
-        """The ways to `target`, best first: through `named` if given, through peers that are said to know the node,
-        through a few others, through circuits. The facilitator comes last, because it need not learn what a peer can
-        do; only a node without a pipe asks it at once. A node that has lost all its links can still ask an introducer
-        whose address it can dial."""
+    def to(self, target: bytes, named: bytes | None, source: Hashable, now: float) -> Route:
+        """The ways to `target` for `source`, best first: through `named` if given, through peers that are said to know
+        the node, through a few others, through circuits. The facilitator comes last, because it need not learn what a
+        peer can do; only a node without a pipe asks it at once. A node that has lost all its links can still ask an
+        introducer whose address it can dial."""
         node = self._directory.get(target, now)
         introducers = () if node is None else node.introducers
         first = () if named is None else (named,)
@@ -96,13 +97,13 @@ class Ways:
         return Route(
             (
                 self._pipes_to(first, tried),
-                self._circuits_to(first, tried),
+                self._circuits_to(first, tried, source),
                 lambda now: None if any(pipe.ready for pipe in self._pipes) else facilitator(now),
                 self._pipes_to((target, *introducers), tried),
                 self._others(tried),
-                self._circuits_to((item for item in introducers if item not in (target, named)), tried),
+                self._circuits_to((item for item in introducers if item not in (target, named)), tried, source),
             ),
-            (facilitator, _once(lambda now: self._dialled(introducers, tried, target, now))),
+            (facilitator, _once(lambda now: self._dialled(introducers, tried, target, source, now))),
         )
 
     def _pipes_to(self, identities: Iterable[bytes], tried: set[bytes]) -> Finder:
@@ -134,25 +135,27 @@ class Ways:
 
         return find
 
-    def _circuits_to(self, identities: Iterable[bytes], tried: set[bytes]) -> Finder:
+    def _circuits_to(self, identities: Iterable[bytes], tried: set[bytes], source: Hashable) -> Finder:
         left = deque(dict.fromkeys(identities))
 
         def find(now: float) -> Carrier | None:
             while left:
                 identity = left.popleft()
                 node = None if identity in tried else relay_of(self._directory, identity, now)
-                if node is not None and self._circuits.spend(None, now):
+                if node is not None and self._circuits.spend(source, now):
                     return CircuitCarrier(self._outbox, self._pool, node)
             return None
 
         return find
 
-    def _dialled(self, introducers: Iterable[bytes], tried: set[bytes], target: bytes, now: float) -> Carrier | None:
+    def _dialled(
+        self, introducers: Iterable[bytes], tried: set[bytes], target: bytes, source: Hashable, now: float
+    ) -> Carrier | None:
         """An introducer whose address can be dialled, or else any such relay."""
         relays = [node for node in self._directory.nodes(Role.RELAY, now) if self._dials(node)]
         others = [node for node in relays if node.identity not in tried | {target}]
         able = [node for node in others if node.identity in introducers] or others
-        if able and self._circuits.spend(None, now):
+        if able and self._circuits.spend(source, now):
             return CircuitCarrier(self._outbox, self._pool, choose(self._rng, able), direct=True)
         return None
 

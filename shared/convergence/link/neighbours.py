@@ -6,7 +6,8 @@ Does not: decide which nodes exist or how one is introduced (callbacks), or what
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 from convergence.crypto.keys import NodeKeys
 from convergence.effects import CloseLink, Protocol
 from convergence.events import LinkClosed
+from convergence.limits import gives_way
 from convergence.link.handshake import HANDSHAKE_TIMEOUT, Handshake
 from convergence.link.link import MAX_QUEUED_ALL, CreateHook, Link
 from convergence.link.meter import Meter
@@ -30,7 +32,7 @@ IDLE_TIMEOUT = 180.0  # seconds without circuits until a dialled link is closed
 INCOMING_IDLE_TIMEOUT = 900.0  # the same for one that the neighbour dialled, who should have closed it long before
 SWEEP = 30.0  # seconds between looks for idle links
 LOOKUP_TIMEOUT = 3.0  # seconds that a node we never heard of has to turn up in a fresh node list
-MAX_LOOKUPS = 256  # identities looked for at once
+MAX_WAYS = 64  # nodes that others have us reach at once; for one more, whoever has most gives one up
 
 LinkReply = Callable[[Link | None, float], None]
 LinkHook = Callable[[Link, float], None]
@@ -67,9 +69,10 @@ WAY: Table[WayState] = Table(
 
 @dataclass(slots=True, eq=False)
 class _Way:
-    """The way to one node: all callers that want a link to it wait here."""
+    """The way to one node: all callers that want a link to it wait here. Limits count it for `source`."""
 
     identity: bytes
+    source: Hashable
     waiting: list[LinkReply]
     machine: StateMachine[WayState]
     channel: int = 0
@@ -81,8 +84,8 @@ class Neighbours:
     Args:
         keys: ours.
         address: (identity, now) -> WebSocket URL of a node that we can dial, None when there is none.
-        introduce: (identity, now) -> the RTC channel on which a node without such an address was asked for a link, None
-            when it cannot be asked. The introducing side reports through `opened` and `closed`.
+        introduce: (identity, source, now) -> the RTC channel on which a node without such an address was asked for a
+            link, None when it cannot be asked. The introducing side reports through `opened` and `closed`.
         on_create: for CREATE2 from neighbours; None where we relay for nobody.
         on_unknown: called with `now` when a link to a node is wanted that we cannot reach. A fresh node list would
             help; call `nodes_changed` when there is one.
@@ -102,7 +105,7 @@ class Neighbours:
         address: Callable[[bytes, float], str | None],
         on_create: CreateHook | None,
         *,
-        introduce: Callable[[bytes, float], int | None] = lambda identity, now: None,
+        introduce: Callable[[bytes, Hashable, float], int | None] = lambda identity, source, now: None,
         on_unknown: Callable[[float], None] = lambda now: None,
         throttle: Throttle | None = None,
     ) -> None:
@@ -121,7 +124,7 @@ class Neighbours:
         self._throttle = throttle
         self._onionskins = Onionskins(outbox)
         self._queued = Meter(MAX_QUEUED_ALL, self._relieve)
-        self._ways: dict[bytes, _Way] = {}
+        self._ways: dict[bytes, _Way] = {}  # the oldest first
         self._unopened: dict[int, _Way] = {}  # by the channel that is to open
         self._reusable: dict[bytes, Link] = {}  # links that may serve to reach an identity
         self._idle_since: dict[int, float] = {}
@@ -130,9 +133,9 @@ class Neighbours:
         self._closed_in = 0
         self._closed_out = 0
 
-    def reach(self, identity: bytes, reply: LinkReply, now: float) -> None:
-        """An open link to the node, dialled if need be. None is the answer when there is no way to it. The answer comes
-        within the deadlines of `WAY`."""
+    def reach(self, identity: bytes, reply: LinkReply, now: float, source: Hashable = None) -> None:
+        """An open link to the node, dialled if need be. None is the answer when there is no way to it, or when `source`
+        wants more than its part of MAX_WAYS. The answer comes within the deadlines of `WAY`."""
         link = self._reusable.get(identity)
         if link is not None and link.open:
             reply(link, now)
@@ -140,22 +143,37 @@ class Neighbours:
         way = self._ways.get(identity)
         if way is not None:
             way.waiting.append(reply)
+            self._share(way, source)
             return
-        if identity == self._keys.identity:
+        if identity == self._keys.identity or not self._make_way(source, now):
             reply(None, now)
             return
         machine = StateMachine(WAY, self._outbox, lambda state, now: self._timed_out(identity, now), now)
-        way = self._ways[identity] = _Way(identity, [reply], machine)
+        way = self._ways[identity] = _Way(identity, source, [reply], machine)
         if not self._dial(way, now):
-            if len(self._lookups()) > MAX_LOOKUPS:
-                self._end(way, None, "too many nodes are looked for", now)
-            else:
-                self._on_unknown(now)
+            self._on_unknown(now)
 
     def nodes_changed(self, now: float) -> None:
         """There is a new node list: dial the nodes that were looked for and are in it."""
         for way in sorted(self._lookups(), key=lambda way: way.identity):
             self._dial(way, now)
+
+    def _make_way(self, source: Hashable, now: float) -> bool:
+        """Whether `source` may add a way; we always may. When others have all that they may have, the oldest one of the
+        source that has most may end."""
+        others = [way for way in self._ways.values() if way.source is not None]
+        if source is None or len(others) < MAX_WAYS:
+            return True
+        crowded = gives_way(others, source)
+        if crowded is not None:
+            self._end(crowded, None, "too many nodes are being reached", now)
+        return crowded is not None
+
+    def _share(self, way: _Way, source: Hashable) -> None:
+        """A way that several sources want counts for us if we do, else for the one that has fewest: whoever has most
+        must not take it along when it gives way."""
+        counts = Counter(way.source for way in self._ways.values())
+        way.source = min(way.source, source, key=lambda wants: (wants is not None, counts[wants]))
 
     def _lookups(self) -> list[_Way]:
         return [way for way in self._ways.values() if way.machine.state is WayState.LOOKING]
@@ -165,9 +183,9 @@ class Neighbours:
         address = self._address(way.identity, now)
         channel = None
         if address is not None:
-            channel = self._outbox.connect(Protocol.LINK, address)
+            channel = self._outbox.connect(Protocol.LINK, address, way.source)
         else:
-            channel = self._introduce(way.identity, now)
+            channel = self._introduce(way.identity, way.source, now)
             if channel is None:
                 return False
         way.machine.move(_INTRODUCED if address is None else _DIALLED, now)

@@ -165,7 +165,7 @@ class Machine:
         )
         return link
 
-    def reach(self, identity, reply, now):
+    def reach(self, identity, reply, now, source=None):
         """As Neighbours do: links come at once, over links of the rig that stand, or are made and opened first."""
         target = self.net.by_identity.get(identity)
         if target is None or target is self or self.refuse_reach:

@@ -2,7 +2,6 @@
 
 import pytest
 
-from convergence.circuit import exit as module
 from convergence.circuit.exit import (
     IDLE_LIMIT,
     LOOK_INTERVAL,
@@ -23,12 +22,12 @@ from tests.unit.circuit.rig import Net
 class Site:
     """An exit in the rig, and a client with a circuit to it."""
 
-    def __init__(self):
+    def __init__(self, **limits):
         self.net = Net()
         self.client = self.net.add("client", relays=False)
         path = self.net.relays(2)
         self.exit = path[-1]
-        self.service = ExitService(self.exit.outbox)
+        self.service = ExitService(self.exit.outbox, **limits)
         self.exit.services.begin = self.service.begin
         self.exit.services.resolve = self.service.resolve
         self.circuit = self.net.build(self.client, path)
@@ -165,16 +164,21 @@ def test_a_slow_site_stops_the_origin(site):
     assert len(site.written()) == 1_000_000
 
 
-def test_exit_streams_are_limited(site, monkeypatch):
-    monkeypatch.setattr(module, "MAX_EXIT_STREAMS", 3)
+def test_exit_streams_are_limited():
+    site = Site(streams=3)
     handlers = [site.open()[1] for _ in range(3)]
     _, handler = site.net.open(site.circuit)
     assert handler.reason == EndReason.RESOURCELIMIT and len(site.asked(Connect)) == 3
     assert [handler.reason for handler in handlers] == [None] * 3
 
 
-def test_at_a_full_exit_the_link_that_has_most_gives_way_to_others(site, monkeypatch):
-    monkeypatch.setattr(module, "MAX_EXIT_STREAMS", 6)
+def test_an_exit_without_streams_refuses_all():
+    site = Site(streams=0)
+    assert site.net.open(site.circuit)[1].reason == EndReason.RESOURCELIMIT
+
+
+def test_at_a_full_exit_the_link_that_has_most_gives_way_to_others():
+    site = Site(streams=6)
     crowd = [site.open() for _ in range(6)]
     site.service.data(crowd[0][2], b"in use", site.net.now)
     modest = site.net.build(site.net.add("modest", relays=False), [site.exit])
@@ -183,6 +187,15 @@ def test_at_a_full_exit_the_link_that_has_most_gives_way_to_others(site, monkeyp
     limit = EndReason.RESOURCELIMIT
     assert [handler.reason for _, handler, _ in crowd] == [None, limit, limit, limit, None, None], "the idle ones go"
     assert site.asked(CloseLink) == [CloseLink(channel) for _, _, channel in crowd[1:4]]
+
+
+def test_links_of_one_source_share_one_part_of_an_exit():
+    site = Site(streams=6, source_of=lambda channel: "one address")
+    for _ in range(6):
+        site.open()
+    second = site.net.build(site.net.add("second", relays=False), [site.exit])
+    assert site.net.open(second)[1].reason == EndReason.RESOURCELIMIT
+    assert {effect.source for effect in site.asked(Connect)} == {"one address"}
 
 
 def test_a_stream_that_nobody_uses_ends(site):
@@ -198,7 +211,7 @@ def test_a_stream_that_nobody_uses_ends(site):
     assert [effect.channel for effect in site.asked(CloseLink)] == [opened[3][2], opened[2][2]]
     for _ in range(int(IDLE_LIMIT / LOOK_INTERVAL) + 1):
         site.net.tick(LOOK_INTERVAL)
-    assert not site.service._streams and not site.service._of_link
+    assert not site.service._streams
     assert site.open()[1].reason is None
 
 
@@ -251,14 +264,31 @@ def test_an_answer_after_the_circuit_ended_goes_nowhere(site):
     assert answers == [None]
 
 
-def test_a_flood_of_lookups_is_bounded(site):
-    answers = []
+def flood(site):
     for _ in range(MAX_RESOLVES):
         site.service.resolve(site.exit.circuits[0], 1, "host.example", site.net.now)
+
+
+def test_a_flood_of_lookups_is_bounded(site):
+    answers = []
+    flood(site)
     site.circuit.resolve("one.more", lambda resolved, now: answers.append(resolved))
     site.net.pump()
     assert len(site.asked(Resolve)) == MAX_RESOLVES
     assert answers[0].answers[0].kind == AnswerType.ERROR_TRANSIENT
+
+
+def test_a_flood_of_lookups_of_one_link_gives_way_to_those_of_others(site):
+    flood(site)
+    modest, answers = site.net.build(site.net.add("modest", relays=False), [site.exit]), []
+    modest.resolve("host.example", lambda resolved, now: answers.append(resolved))
+    site.net.pump()
+    asked = site.asked(Resolve)
+    assert answers == [] and len(asked) == MAX_RESOLVES + 1 and len(site.service._look_ups) == MAX_RESOLVES
+    for effect in asked:  # the one that gave way has been answered already
+        site.exit.outbox.done(effect.request, ["192.0.2.7"], site.net.now)
+    site.net.pump()
+    assert answers[0].answers[0].address == "192.0.2.7" and not site.service._look_ups
 
 
 def test_one_circuit_cannot_take_all_streams_of_an_exit(site):

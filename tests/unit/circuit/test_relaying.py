@@ -26,7 +26,13 @@ class Scene:
         self.client = self.net.add("client", relays=False)
         self.relay, self.last = self.net.relays(2)
         self.relaying = Relaying(
-            self.relay.outbox, CRYPTO, self.relay.rng, self.relay.keys, self.relay.services, limits=limits
+            self.relay.outbox,
+            CRYPTO,
+            self.relay.rng,
+            self.relay.keys,
+            self.relay.services,
+            limits=limits,
+            source_of=lambda channel: ("source", channel),
         )
         self.reach = self.relay.reach
         self.relaying.neighbours = SimpleNamespace(
@@ -109,7 +115,7 @@ def test_a_link_that_waits_for_many_next_hops_gets_no_more_and_others_do():
     """One link must not use up all dials of a node on nodes that do not exist."""
     scene = Scene()
     waiting = []
-    scene.reach = lambda identity, reply, now: waiting.append(reply)
+    scene.reach = lambda identity, reply, now, source: waiting.append(reply)
     modest = scene.net.add("modest", relays=False)
     gone = [scene.build(scene.relay, scene.last).gone for _ in range(MAX_REACHING + 3)]
     assert len(waiting) == MAX_REACHING
@@ -125,6 +131,14 @@ def test_a_link_that_waits_for_many_next_hops_gets_no_more_and_others_do():
     for reply in waiting:
         reply(None, scene.net.now)
     assert not scene.relaying._reaching
+
+
+def test_a_next_hop_is_reached_on_behalf_of_whoever_is_behind_the_link(scene):
+    reached = []
+    scene.reach = lambda identity, reply, now, source: reached.append((identity, source))
+    scene.build(scene.relay, scene.last)
+    [link] = scene.relay.links.values()
+    assert reached == [(scene.last.keys.identity, ("source", link.channel))]
 
 
 # -- streams

@@ -222,6 +222,7 @@ class Scan:
             self.outbox, CRYPTO, HashRng(), node_keys(1), lambda node, found, now: self.verdicts.append(found)
         )
         self.open = set()
+        self.sources = []
         self.dials = []  # (time, address)
 
     def probe(self, number, address, source="source", known=False):
@@ -236,6 +237,7 @@ class Scan:
                 case Connect(channel, Protocol.LINK, address):
                     self.open.add(channel)
                     self.dials.append((self.now, address))
+                    self.sources.append(effect.source)
                 case CloseLink(channel, _):
                     self.open.remove(channel)
 
@@ -247,6 +249,12 @@ class Scan:
             self.poll()
             assert len(self.open) <= MAX_PROBES
         self.now = end
+
+
+def test_a_dial_tells_the_shell_which_source_it_is_for():
+    scan = Scan()
+    scan.probe(1, "ws://node.example/", source="honest")
+    assert scan.sources == ["honest"]
 
 
 def test_one_source_has_few_dials_under_way_and_others_have_theirs():

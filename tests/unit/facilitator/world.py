@@ -202,7 +202,7 @@ class Port:
     def arm(self, deadline):
         self.deadline = deadline
 
-    def connect(self, channel, protocol, address):
+    def connect(self, channel, protocol, address, source):
         self.world.later(lambda: self.world.connect(self, channel, protocol, address))
 
     def send(self, channel, buffers):

@@ -103,9 +103,9 @@ class PeerNode(Machine):
     def introducers(self):
         return self.peers.introducers(self.net.now)
 
-    def carriers(self, target, named=None):
+    def carriers(self, target, named=None, source=None):
         """The ways to a node of this identity, each looked for when it is asked for."""
-        route = self.peers.route(target, named, self.net.now)
+        route = self.peers.route(target, named, self.net.now, source)
         draws = (route.next, route.last)
         return chain.from_iterable(iter(lambda draw=draw: draw(self.net.now), None) for draw in draws)
 

@@ -87,7 +87,7 @@ class Party:
     def identity(self):
         return self.keys.identity
 
-    def routes(self, identity, now):
+    def routes(self, identity, source, now):
         def next_carrier(now):
             carrier = next(carriers, None)
             self.drawn += carrier is not None
@@ -96,8 +96,8 @@ class Party:
         carriers = iter(self.carriers)
         return SimpleNamespace(next=next_carrier, last=lambda now: None)
 
-    def connect(self, other):
-        channel = self.links.connect(getattr(other, "identity", other), self.world.now)
+    def connect(self, other, source=None):
+        channel = self.links.connect(getattr(other, "identity", other), self.world.now, source)
         self.poll()
         return channel
 

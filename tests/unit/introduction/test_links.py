@@ -7,9 +7,20 @@ from convergence.crypto.keys import NodeKeys
 from convergence.errors import Why
 from convergence.events import Rtc
 from convergence.introduction.courier import HEAD_START, MAX_CARRIERS
-from convergence.introduction.links import CONNECT_TIMEOUT, MAX_HELD, MAX_PENDING, RESTART_TIMEOUT
+from convergence.introduction.links import CONNECT_TIMEOUT, MAX_HELD, MAX_PENDING, OWN_SHARE, RESTART_TIMEOUT
 from tests.unit.circuit.rig import CRYPTO, SeededRng
-from tests.unit.introduction.parties import ANSWER, CANDIDATES, LATENCY, OFFER, Way, World, candidate, lines, unseal
+from tests.unit.introduction.parties import (
+    ANSWER,
+    CANDIDATES,
+    LATENCY,
+    OFFER,
+    Way,
+    World,
+    candidate,
+    forge,
+    lines,
+    unseal,
+)
 
 
 @pytest.fixture
@@ -69,11 +80,52 @@ def test_the_number_of_nodes_that_are_asked_at_once_is_bounded(world, pair):
     one, _ = pair
     one.silent = True
     others = [world.add(f"other {number}") for number in range(MAX_PENDING + 1)]
-    channels = [one.connect(other) for other in others]
+    channels = [one.connect(other, "source") for other in others]
     assert None not in channels[:-1] and channels[-1] is None
-    assert one.connect(others[0]) == channels[0], "who is asked already is not asked twice"
+    assert one.connect(others[0], "source") == channels[0], "who is asked already is not asked twice"
     world.run(CONNECT_TIMEOUT)
-    assert one.connect(others[-1]) is not None
+    assert one.connect(others[-1], "source") is not None
+
+
+def test_the_source_that_has_most_introductions_under_way_gives_one_up_for_another(world, pair):
+    one, two = pair
+    one.silent = True
+    channels = [one.connect(world.add(f"other {number}"), "greedy") for number in range(MAX_PENDING)]
+    one.silent = False
+    assert one.connect(two, "modest") is not None
+    assert one.heard("closed") == [(channels[0], RtcWhy.BUSY)]
+    world.run()
+    assert two.heard("opened")
+
+
+def test_calls_of_our_own_have_places_that_those_of_others_leave(world, pair):
+    one, two = pair
+    one.silent = True
+    one.links._places = MAX_PENDING
+    others = [one.connect(world.add(f"other {number}"), number) for number in range(MAX_PENDING)]
+    assert others.count(None) == MAX_PENDING // OWN_SHARE
+    one.silent = False
+    assert one.connect(two) is not None
+    world.run()
+    assert two.heard("opened") and not one.heard("closed")
+
+
+@pytest.mark.parametrize("by", [-3600.0, 3600.0])
+def test_a_clock_that_jumps_does_not_change_how_long_a_call_may_take(world, pair, by):
+    """A session that takes the place of ours has the time that is left of it, by a clock that does not jump."""
+    low, high = pair
+    high.unjoined = True
+    high.carriers = [Way(world, low, "lose")]
+    high.connect(low)
+    world.run(2.0)
+    high.outbox.shift(by)
+    now = world.now + by
+    high.links.delivered(forge(low, high, sent=int(now)), lambda sealed, now: None, "pipe", now)
+    assert high.heard("replaced") and high.outbox.deadline() <= now + CONNECT_TIMEOUT - 2.0
+    high.outbox.run_timers(now + CONNECT_TIMEOUT - 2.1)
+    assert not high.heard("closed")
+    high.outbox.run_timers(now + CONNECT_TIMEOUT - 1.9)
+    assert [reason for _, reason in high.heard("closed")] == [RtcWhy.NO_CONNECTION]
 
 
 def test_a_message_sealed_to_the_key_before_the_present_one_is_opened(world, pair):

@@ -20,7 +20,7 @@ class Node(Party):
             self.keys,
             lambda identity, now: None,
             None,
-            introduce=lambda identity, now: self.links.connect(identity, now),
+            introduce=lambda identity, source, now: self.links.connect(identity, now, source),
         )
         self.neighbours.on_closed = lambda link, now: self.links.link_closed(link.channel, now)
         self.links._links = self.neighbours

@@ -386,6 +386,46 @@ def test_the_offers_of_all_are_so_many_a_minute(world, pair, monkeypatch):
     assert len(two.ends) == OFFERS_IN_ALL
 
 
+def test_sources_that_use_all_offers_up_leave_others_their_part(world, pair):
+    one, two = pair
+    many = strangers(world)
+    for number in range(OFFERS_IN_ALL):
+        two.delivered(forge(next(many), two), source=number % 3)
+        world.run(0.4)
+    before = len(two.ends)
+    assert before == OFFERS_IN_ALL
+    two.delivered(forge(next(many), two), source=0)
+    assert len(two.ends) == before
+    two.delivered(forge(one, two), source="modest")
+    assert len(two.ends) == before + 1
+
+
+def test_a_source_whose_calls_take_all_places_gives_one_up_for_a_call_of_another(world, pair):
+    one, two = pair
+    many = strangers(world)
+    for number in range(MAX_PENDING):
+        two.delivered(forge(next(many), two), source=number % 2)
+    two.delivered(forge(next(many), two), source=0)
+    assert len(two.ends) == MAX_PENDING
+    two.delivered(forge(one, two), source="modest")
+    ended = [end.closed for end in two.ends.values()]
+    assert ended == [RtcWhy.BUSY] + [None] * MAX_PENDING
+
+
+def test_a_second_call_of_a_node_takes_the_place_of_its_first_however_crowded_it_is(world, pair):
+    one, two = pair
+    many = strangers(world)
+    two.delivered(forge(one, two, session=session(1)), source="greedy")
+    for _ in range(OFFERS_PER_SOURCE - 1):
+        two.delivered(forge(next(many), two), source="greedy")
+    while len(two.ends) < MAX_PENDING:
+        two.delivered(forge(next(many), two), source="other")
+    two.delivered(forge(one, two, session=session(2)), source="modest")
+    first, *_, last = two.ends
+    assert two.told == [("replaced", first, last)]
+    assert len(two.links.snapshot()) == MAX_PENDING
+
+
 def test_what_is_not_open_yet_is_bounded(world, pair):
     one, two = pair
     many = strangers(world)

@@ -548,6 +548,7 @@ def test_only_so_many_circuits_a_minute_are_built_to_introducers(net):
         introducers = [fakes[(index + step) % len(fakes)].identity for step in (1, 2, 3)]
         a.directory.hear(descriptor_of(fake.keys, introducers=introducers).encode(), net.now)
     assert sum(len(list(a.carriers(fake.identity))) for fake in fakes) == CIRCUITS_PER_MINUTE
+    assert list(a.carriers(fakes[0].identity, source="another")), "others have their part of them"
     net.wait(60)
     assert len(list(a.carriers(fakes[0].identity))) == 3
 

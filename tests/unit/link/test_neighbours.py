@@ -13,7 +13,7 @@ from convergence.link.neighbours import (
     INTRODUCE_TIMEOUT,
     LOOKUP_TIMEOUT,
     MAX_LINKS,
-    MAX_LOOKUPS,
+    MAX_WAYS,
     SWEEP,
     Neighbours,
 )
@@ -39,7 +39,7 @@ class Party:
             self.keys,
             lambda identity, now: self.addresses.get(identity),
             on_create,
-            introduce=lambda identity, now: self.introduced.get(identity),
+            introduce=lambda identity, source, now: self.introduced.get(identity),
             on_unknown=on_unknown,
         )
         self.answers = []
@@ -48,8 +48,9 @@ class Party:
     def identity(self):
         return self.keys.identity
 
-    def reach(self, identity):
-        self.neighbours.reach(identity, lambda link, now: self.answers.append(link), self.now)
+    def reach(self, identity, source=None, answers=None):
+        answers = self.answers if answers is None else answers
+        self.neighbours.reach(identity, lambda link, now: answers.append(link), self.now, source)
 
     def poll(self, kind):
         return [effect for effect in self.outbox.poll(self.now) if isinstance(effect, kind)]
@@ -329,11 +330,63 @@ def test_a_node_that_does_not_turn_up_is_given_up_once():
     assert a.dialled() == [] and a.answers == [None]
 
 
-def test_a_flood_of_unknown_nodes_is_refused_beyond_a_limit():
+def silent_nodes(party, number):
+    """Identities of nodes that never answer."""
+    identities = [index.to_bytes(32, "big") for index in range(number)]
+    party.addresses.update((identity, f"ws://{index}/") for index, identity in enumerate(identities))
+    return identities
+
+
+def test_a_source_that_wants_too_many_nodes_at_once_is_refused():
     a = Party("c", on_unknown=lambda now: None)
-    for number in range(MAX_LOOKUPS + 10):
-        a.reach(number.to_bytes(32, "big"))
+    for number in range(MAX_WAYS + 10):
+        a.reach(number.to_bytes(32, "big"), "source")
     assert a.answers == [None] * 10
+
+
+def test_the_source_that_has_most_gives_its_oldest_way_up_for_another(pair):
+    a, b = pair
+    greedy = []
+    for identity in silent_nodes(a, MAX_WAYS):
+        a.reach(identity, "greedy", greedy)
+    first = a.dialled()[0]
+    a.reach(b.identity, "modest")
+    [closed] = [effect for effect in a.outbox.poll(a.now) if isinstance(effect, (CloseLink, Connect))][:1]
+    assert closed == CloseLink(first, "too many nodes are being reached")
+    assert greedy == [None] and a.answers == []
+
+
+def test_a_way_tells_the_shell_for_whom_it_is(pair):
+    a, b = pair
+    a.reach(b.identity, "source")
+    assert [effect.source for effect in a.poll(Connect)] == ["source"]
+
+
+def test_ways_of_our_own_are_neither_refused_nor_given_up(pair):
+    a, b = pair
+    own, others = [], []
+    *silent, last = silent_nodes(a, 3 * MAX_WAYS)
+    for identity in silent[:MAX_WAYS]:
+        a.reach(identity, None, own)
+    for identity in silent[MAX_WAYS:]:
+        a.reach(identity, "source", others)
+    a.reach(last, None, own)
+    assert own == [] and len(others) == MAX_WAYS - 1
+
+
+def test_a_way_that_another_source_wants_too_is_not_given_up_with_those_of_the_first(pair):
+    a, b = pair
+    greedy = []
+    a.reach(b.identity, "greedy", greedy)
+    for identity in silent_nodes(a, MAX_WAYS - 1):
+        a.reach(identity, "greedy", greedy)
+    a.reach(b.identity, "modest")
+    channel = a.dialled()[0]
+    a.addresses[bytes([9]) * 32] = "ws://more/"
+    a.reach(bytes([9]) * 32, "third", [])
+    assert greedy == [None]
+    join(a, channel, b, 2)
+    assert [link.peer for link in a.answers] == [b.identity]
 
 
 def test_what_waits_on_all_links_has_one_limit(pair, monkeypatch):

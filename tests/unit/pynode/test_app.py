@@ -5,21 +5,25 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
 import pytest
 
 from convergence.codes import FacilitatorWhy
-from convergence.effects import Event
+from convergence.effects import Connect, Event
 from convergence.events import as_json
 from convergence.wire.descriptor import Role
+from convergence.wire.relay import Begin
 from pynode.app import App, AppError, FacilitatorApp, Network, NotJoinedError, Plan, page_folder
-from pynode.config import Address, Circuits
+from pynode.config import Address, Circuits, Limits
 from pynode.loop import run
 from pynode.storage import DiskStorage
+from pynode.transports.websocket import WebSocketTransport
 
 ANY = Address("127.0.0.1", 0)
 RELAY = Role.RELAY | Role.RDV
@@ -230,6 +234,41 @@ def test_the_introducer_of_the_settings_is_the_nodes(tmp_path: Path) -> None:
         app = App(Plan(Network("ws://127.0.0.1:9/facilitator"), tmp_path, circuits=Circuits(introducer=b"i" * 32)))
         await app.start()
         assert app.node.config.introducer == b"i" * 32
+        await app.stop()
+
+    go(scenario)
+
+
+def test_an_exit_has_no_more_streams_than_the_settings_leave_it(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        app = App(
+            Plan(
+                Network("ws://127.0.0.1:9/facilitator"),
+                tmp_path,
+                Role.EXIT,
+                listen=Address("127.0.0.1", 0),
+                limits=Limits(exit_channels=4),
+            )
+        )
+        await app.start()
+        assert app.node.config.exit_streams == 3
+        await app.stop()
+
+    go(scenario)
+
+
+def test_links_of_one_address_are_one_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(WebSocketTransport, "source", lambda self, channel: f"address of {channel}")
+    endpoint = SimpleNamespace(entries={}, accept_stream=lambda stream_id: SimpleNamespace(end=lambda *a, **k: None))
+    circuit: Any = SimpleNamespace(link=SimpleNamespace(channel=2), endpoint=endpoint)
+
+    async def scenario() -> None:
+        network = Network("ws://127.0.0.1:9/facilitator")
+        app = App(Plan(network, tmp_path, Role.EXIT, listen=Address("127.0.0.1", 0)))
+        await app.start()
+        now = time.time()
+        app.node.begin(circuit, 1, Begin("host.example", 80), now)
+        assert [effect.source for effect in app.node.poll(now) if isinstance(effect, Connect)] == ["address of 2"]
         await app.stop()
 
     go(scenario)

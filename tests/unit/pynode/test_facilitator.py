@@ -96,7 +96,7 @@ class Links(WebSocketTransport):
         super().__init__()
         self.paused = []
 
-    def connect(self, channel, protocol, address): ...
+    def connect(self, channel, protocol, address, source): ...
 
     def pause(self, channel, paused):
         self.paused.append((channel, paused))

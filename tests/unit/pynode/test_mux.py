@@ -54,12 +54,12 @@ def test_each_protocol_has_its_transport() -> None:
     ):
         assert transport.channels is channels
         transport.log.clear()
-        net.connect(number, protocol, "there")
+        net.connect(number, protocol, "there", "source")
         assert net.send(number, [b"x"])
         net.pause(number, True)
         net.close(number, "done")
         assert transport.log == [
-            ("connect", number, protocol, "there"),
+            ("connect", number, protocol, "there", "source"),
             ("send", number, [b"x"]),
             ("pause", number, True),
             ("close", number, "done"),

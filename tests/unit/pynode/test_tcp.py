@@ -13,17 +13,16 @@ from typing import Any
 import pytest
 import uvloop
 
-from convergence.effects import Failure, Protocol, Resolve
+from convergence.circuit.exit import MAX_EXIT_STREAMS
+from convergence.effects import Connect, Failure, Protocol, Resolve
 from pynode.exit import CloseReason, ExitPolicy
 from pynode.transports import tcp as module
 from pynode.transports.mux import NetTransport
 from pynode.transports.tcp import TcpTransport
 from pynode.transports.websocket import WebSocketTransport
+from tests.unit.pynode.resolver import Resolver
+from tests.unit.pynode.resolver import resolver as resolver
 from tests.unit.pynode.toy import PATIENCE, Toy, attach
-
-
-class Loop(uvloop.Loop):
-    """One whose methods can be replaced."""
 
 
 @pytest.fixture(params=["asyncio", "uvloop"])
@@ -33,7 +32,7 @@ def run(request: pytest.FixtureRequest) -> Callable[[Callable[[], Awaitable[None
             async with asyncio.timeout(2 * PATIENCE):
                 await test()
 
-        factory = Loop if request.param == "uvloop" else None
+        factory = uvloop.new_event_loop if request.param == "uvloop" else None
         with asyncio.Runner(loop_factory=factory) as loop:
             loop.run(bounded())
 
@@ -216,7 +215,7 @@ def test_reset(run: Any) -> None:
 
 
 def test_channels_that_flush_for_nobody_are_cut_off(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_CLOSING", 0)
+    monkeypatch.setattr(module, "CLOSING_PART", MAX_EXIT_STREAMS * 2)
     monkeypatch.setattr(module, "CLOSE_TIMEOUT", 10 * PATIENCE)
 
     async def test() -> None:
@@ -247,28 +246,8 @@ def test_reasons(run: Any) -> None:
     run(test)
 
 
-class Answers:
-    """Stands in for the system's resolver."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, *answers: list[str] | Exception | None) -> None:
-        self.answers = list(answers)
-        self.asked: list[str] = []
-        for loop in (asyncio.SelectorEventLoop, Loop):
-            monkeypatch.setattr(loop, "getaddrinfo", self)
-
-    async def __call__(self, host: str, port: int, **options: Any) -> list[Any]:
-        self.asked.append(host)
-        answer = self.answers.pop(0)
-        if answer is None:
-            await asyncio.Event().wait()
-        if isinstance(answer, Exception):
-            raise answer
-        assert answer is not None
-        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in answer]
-
-
-def test_the_address_that_was_judged_is_dialled(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    answers = Answers(monkeypatch, ["127.0.0.1"], ["10.0.0.1"])
+def test_the_address_that_was_judged_is_dialled(run: Any, resolver: Resolver) -> None:
+    resolver.answers = [["127.0.0.1"], ["10.0.0.1"]]
 
     async def test() -> None:
         server = Server()
@@ -277,14 +256,14 @@ def test_the_address_that_was_judged_is_dialled(run: Any, monkeypatch: pytest.Mo
         toy = attach(transport)
         toy.connect(1, f"rebinding.example:{port}", Protocol.TCP)
         await toy.first("opened")
-        assert answers.asked == ["rebinding.example"]  # once: a second answer would have been another address
+        assert resolver.asked == ["rebinding.example"]  # once: a second answer would have been another address
         await transport.shutdown(0)
 
     run(test)
 
 
-def test_the_next_address_is_tried(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    Answers(monkeypatch, ["10.0.0.1", "127.0.0.2", "127.0.0.1"])
+def test_the_next_address_is_tried(run: Any, resolver: Resolver) -> None:
+    resolver.answers = [["10.0.0.1", "127.0.0.2", "127.0.0.1"]]
 
     async def test() -> None:
         server = Server()
@@ -298,8 +277,8 @@ def test_the_next_address_is_tried(run: Any, monkeypatch: pytest.MonkeyPatch) ->
     run(test)
 
 
-def test_a_name_server_that_is_mute(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    Answers(monkeypatch, None)
+def test_a_name_server_that_is_mute(run: Any, monkeypatch: pytest.MonkeyPatch, resolver: Resolver) -> None:
+    resolver.answers = [None]
     monkeypatch.setattr(module, "CONNECT_TIMEOUT", 0.05)
 
     async def test() -> None:
@@ -308,8 +287,8 @@ def test_a_name_server_that_is_mute(run: Any, monkeypatch: pytest.MonkeyPatch) -
     run(test)
 
 
-def test_close_while_dialling(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    Answers(monkeypatch, None, ["127.0.0.1"])
+def test_close_while_dialling(run: Any, resolver: Resolver) -> None:
+    resolver.answers = [None, ["127.0.0.1"]]
 
     async def test() -> None:
         transport = TcpTransport(ExitPolicy())
@@ -327,14 +306,13 @@ def test_close_while_dialling(run: Any, monkeypatch: pytest.MonkeyPatch) -> None
     run(test)
 
 
-def test_resolve(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    Answers(
-        monkeypatch,
+def test_resolve(run: Any, monkeypatch: pytest.MonkeyPatch, resolver: Resolver) -> None:
+    resolver.answers = [
         ["1.1.1.1", "10.0.0.1", "1.0.0.1", "1.1.1.1"],
         ["192.168.0.1"],
         socket.gaierror(-2, "unknown"),
         None,
-    )
+    ]
     monkeypatch.setattr(module, "RESOLVE_TIMEOUT", 0.05)
 
     async def test() -> None:
@@ -347,12 +325,39 @@ def test_resolve(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         assert results[0] == ["1.1.1.1", "1.0.0.1"]
         assert all(isinstance(result, Failure) for result in results[1:])
         assert [result.kind for result in results[1:]] == ["policy", "not-found", "not-found", "policy"]
-        monkeypatch.setattr(module, "MAX_LOOKUPS", 0)
-        toy.ask(Resolve(9, "e.example"))
-        await toy.until(lambda: len(toy.of("done")) == 6)
-        assert toy.of("done")[5][2].kind == "refused"
 
     run(test)
+
+
+def test_look_ups_of_one_source_that_are_stuck_leave_others_theirs(
+    run: Any, monkeypatch: pytest.MonkeyPatch, resolver: Resolver
+) -> None:
+    resolver.silent = (".silent",)
+    monkeypatch.setattr(module, "MAX_LOOKUPS", 4)
+
+    async def test() -> None:
+        transport = TcpTransport(ExitPolicy())
+        toy: Toy = attach(transport, resolver=transport)
+        toy.ask(*[Resolve(request, "name.silent", "greedy") for request in range(4)])
+        toy.ask(Resolve(4, "name.silent", "greedy"), Connect(1, Protocol.TCP, "name.silent:80", "greedy"))
+        await toy.until(lambda: toy.of("done") and toy.of("closed"))
+        assert [entry[2].kind for entry in toy.of("done")] == ["refused"]
+        assert toy.of("closed") == [("closed", 1, "limit")]
+        resolver.answers = [["1.1.1.1"], ["127.0.0.1"]]
+        toy.ask(Resolve(5, "name.example", "modest"))
+        await toy.until(lambda: len(toy.of("done")) == 2)
+        assert toy.of("done")[1] == ("done", 5, ["1.1.1.1"])
+        toy.ask(Connect(3, Protocol.TCP, "name.example:80", "modest"))
+        await toy.until(lambda: len(toy.of("closed")) == 2)
+        assert toy.of("closed")[1] == ("closed", 3, "policy"), "it was looked up"
+        await transport.shutdown(0)
+
+    run(test)
+
+
+@pytest.mark.parametrize(("channels", "streams"), [(0, 0), (1, 1), (100, 75), (1024, MAX_EXIT_STREAMS), (10**6, 768)])
+def test_part_of_the_channels_are_for_those_that_still_flush(channels: int, streams: int) -> None:
+    assert TcpTransport(ExitPolicy(), channels).max_streams == streams
 
 
 def test_a_node_with_both_transports(run: Any) -> None:

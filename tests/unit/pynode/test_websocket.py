@@ -20,13 +20,15 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from convergence.effects import Protocol
+from convergence.effects import Connect, Protocol
 from pynode.origins import Origins
 from pynode.transports import HIGH_WATER, dialling
 from pynode.transports import websocket as module
 from pynode.transports.connection import MAX_MESSAGE
 from pynode.transports.dialling import connect_reason
 from pynode.transports.websocket import WebSocketTransport
+from tests.unit.pynode.resolver import Resolver
+from tests.unit.pynode.resolver import resolver as resolver
 from tests.unit.pynode.toy import attach
 
 LIBRARY = ("exceeding", "opcode", "un-masked")
@@ -485,42 +487,73 @@ def test_a_server_that_never_answers_times_out(run: Any, monkeypatch: pytest.Mon
     run(test)
 
 
-def test_of_too_many_dials_the_oldest_is_given_up(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nodes that accept and say nothing do not take all the places, and a dial that is given up leaves no socket."""
-    monkeypatch.setattr(module, "MAX_DIALS", 3)
-
+def test_a_dial_that_is_given_up_leaves_no_socket(run: Any) -> None:
     async def test() -> None:
-        silent: list[asyncio.StreamReader] = []
-        came = asyncio.Event()
+        silent: asyncio.Queue[asyncio.StreamReader] = asyncio.Queue()
 
         async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            silent.append(reader)
-            came.set()
+            silent.put_nowait(reader)
 
         mute = await asyncio.start_server(accept, "127.0.0.1", 0)
-        url = f"ws://127.0.0.1:{mute.sockets[0].getsockname()[1]}/"
         transport = WebSocketTransport()
         client = attach(transport)
-        client.connect(1, url, Protocol.FACILITATOR)
-        for channel in (3, 5):
-            client.connect(channel, url)
+        client.connect(1, f"ws://127.0.0.1:{mute.sockets[0].getsockname()[1]}/")
         async with asyncio.timeout(20):
-            while len(silent) < 3:
-                came.clear()
-                await came.wait()
-        for channel in (7, 9):
-            client.connect(channel, url)
-        await client.until(lambda: len(client.of("closed")) == 2)
-        assert client.of("closed") == [("closed", channel, "too many links were being made") for channel in (3, 5)]
-        async with asyncio.timeout(20):
-            for reader in silent[1:3]:
-                assert await reader.readuntil(b"\r\n\r\n") and not await reader.read()
-        assert not silent[0].at_eof()  # the facilitator is not what is given up
-        server = await listening()
-        client.connect(11, server.url)
-        assert await client.first("opened") == ("opened", 11, Protocol.LINK)
-        await end(transport, server.transport)
+            reader = await silent.get()
+            client.close(1)
+            assert await reader.readuntil(b"\r\n\r\n") and not await reader.read()
+        assert not client.of("closed")
+        await end(transport)
         mute.close()
+
+    run(test)
+
+
+def test_silent_name_servers_hold_up_only_whoever_named_them(
+    run: Any, monkeypatch: pytest.MonkeyPatch, resolver: Resolver
+) -> None:
+    """What circuits of one link name stops neither dials for other links, nor our own, nor those of a facilitator."""
+    resolver.silent = (".silent",)
+    monkeypatch.setattr(dialling, "MAX_LOOKUPS", 4)
+    monkeypatch.setattr(dialling, "MAX_OWN_LOOKUPS", 1)
+
+    async def test() -> None:
+        server = await listening()
+        url = server.url.replace("127.0.0.1", "node.example")
+        transport = WebSocketTransport()
+        client = attach(transport)
+        client.ask(*[Connect(channel, Protocol.LINK, "ws://node.silent/", "greedy") for channel in range(1, 11, 2)])
+        assert await client.first("closed") == ("closed", 9, "too many look-ups")
+        resolver.answers = [["127.0.0.1"]] * 3
+        client.ask(Connect(11, Protocol.LINK, server.url, "greedy"))
+        client.ask(Connect(13, Protocol.LINK, url, "modest"))
+        client.ask(Connect(15, Protocol.LINK, url))
+        client.ask(Connect(17, Protocol.FACILITATOR, url))
+        await client.until(lambda: len(client.of("opened")) == 4)
+        client.ask(Connect(19, Protocol.LINK, "ws://node.silent/"))
+        client.ask(Connect(21, Protocol.LINK, "ws://node.silent/"))
+        await client.until(lambda: len(client.of("closed")) == 2)
+        resolver.answers = [["127.0.0.1"]]
+        client.ask(Connect(23, Protocol.FACILITATOR, url))
+        await client.until(lambda: len(client.of("opened")) == 5)
+        await end(transport, server.transport)
+
+    run(test)
+
+
+def test_limits_count_a_channel_under_the_address_that_it_comes_from(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test() -> None:
+        server = await listening()
+        transport = WebSocketTransport()
+        client = attach(transport)
+        client.connect(1, server.url)
+        await client.first("opened")
+        assert transport.source(1) == 1 and transport.source(99) == 99, "proxies connect from loopback"
+        monkeypatch.setattr(module, "counted_as", lambda remote: f"network of {remote}")
+        assert transport.source(1) == "network of 127.0.0.1"
+        await server.toy.first("opened")
+        assert server.transport.source(2) == "network of 127.0.0.1"
+        await end(transport, server.transport)
 
     run(test)
 
