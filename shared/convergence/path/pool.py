@@ -78,8 +78,7 @@ class CircuitPool:
         self._rng = rng
         self._neighbours = neighbours
         self._directory = directory
-        self._reputation = Reputation()
-        outbox.on_shift(self._reputation.shift)
+        self._reputation = Reputation(outbox)
         self._exclude: Collection[bytes] = () if own is None else (own,)
         self._origin = origin
         self._size = size
@@ -112,7 +111,7 @@ class CircuitPool:
             if self.hops > 1:
                 leading = entries_to(nodes, self.hops, point, origin=self._origin, exclude=self._exclude)
                 useful = {node.identity for node in leading}
-                avoided = self._reputation.avoided(now)
+                avoided = self._avoided(now)
                 side = self.entries.choose(user_of(hash_name, provider), side, useful, avoided)
             return self._path(request, self.hops, now, point, side)
 
@@ -131,7 +130,7 @@ class CircuitPool:
             exits = [node for node in known if node.identity not in self._exclude and suits(node)]
             if not exits:
                 raise Problem(PathWhy.NO_EXIT)
-            avoided = {*self._reputation.avoided(now), *request.avoided}
+            avoided = {*self._avoided(now), *request.avoided}
             return choose(self._rng, [node for node in exits if node.identity not in avoided] or exits)
 
         def make_path(now: float) -> tuple[Descriptor, ...]:
@@ -224,6 +223,9 @@ class CircuitPool:
 
     # -- choosing
 
+    def _avoided(self, now: float) -> list[bytes]:
+        return self._reputation.avoided([node.identity for node in self._nodes(now)], now)
+
     def _nodes(self, now: float) -> list[Descriptor]:
         return self._directory.nodes(Role(0), now)
 
@@ -236,7 +238,7 @@ class CircuitPool:
         entries: list[Descriptor] | None = None,
     ) -> tuple[Descriptor, ...]:
         nodes = self._nodes(now)
-        avoided = {identity: None for identity in self._reputation.avoided(now)}
+        avoided = {identity: None for identity in self._avoided(now)}
         if request.refused:
             proven = self._reputation.proven(now)
             others = [node.identity for node in nodes if node.identity not in proven and node.identity not in avoided]

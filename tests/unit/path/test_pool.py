@@ -293,7 +293,7 @@ def test_a_node_that_is_paused_is_avoided_and_not_the_one_it_would_not_extend_to
     for _ in range(20):
         scene.do(lambda now: scene.ready_circuits()[0].destroy(DestroyReason.FINISHED, now))
     assert scene.pool.ready == POOL_SIZE
-    assert scene.pool._reputation.avoided(scene.net.now) == [paused.keys.identity]
+    assert scene.pool._avoided(scene.net.now) == [paused.keys.identity]
 
 
 @pytest.mark.parametrize("hops", [1, 3])
@@ -360,7 +360,7 @@ def test_a_hop_that_has_to_be_introduced_has_more_time(kinds, timeout):
     assert len(scene.dialled) == 1 and not entry.circuits[0].closed
     scene.net.tick(1)
     assert entry.circuits[0].closed and len(scene.dialled) == 2
-    assert scene.pool._reputation.avoided(scene.net.now) == []
+    assert scene.pool._avoided(scene.net.now) == []
 
 
 def test_of_a_hop_that_could_not_be_introduced_there_is_only_the_word_of_another():
@@ -374,11 +374,11 @@ def test_of_a_hop_that_could_not_be_introduced_there_is_only_the_word_of_another
         )
     scene.rdv(scene.directory.known[0])
     point = scene.relays[0].keys.identity
-    assert scene.trouble and point in entry_of and scene.pool._reputation.avoided(scene.net.now) == []
+    assert scene.trouble and point in entry_of and scene.pool._avoided(scene.net.now) == []
     scene.unreachable = {scene.relays[1].keys.identity}
     for _ in range(4):
         scene.rdv(scene.directory.known[0])
-    assert scene.relays[1].keys.identity in scene.pool._reputation.avoided(scene.net.now)
+    assert scene.relays[1].keys.identity in scene.pool._avoided(scene.net.now)
 
 
 def test_a_ready_circuit_is_extended_to_an_exit_that_its_end_reaches():
@@ -425,7 +425,7 @@ def test_a_point_exposes_no_other_entries_by_refusing(scene, reason):
     for _ in range(30):
         scene.rdv(scene.directory.known[0], name, provider=True)
     assert not scene.got and len(set(scene.dialled)) == ENTRIES
-    assert scene.pool._reputation.avoided(scene.net.now) == []
+    assert scene.pool._avoided(scene.net.now) == []
 
 
 def test_entries_that_extend_to_nobody_are_replaced():
@@ -441,7 +441,7 @@ def test_entries_that_extend_to_nobody_are_replaced():
     for _ in range(12):
         scene.rdv(point, name, provider=True)
     assert scene.got and not {circuit.path[0].identity for circuit in scene.got} & useless
-    assert set(scene.pool._reputation.avoided(scene.net.now)) == useless
+    assert set(scene.pool._avoided(scene.net.now)) == useless
 
 
 @pytest.mark.parametrize("reason", [reason for reason in DestroyReason if reason])
@@ -451,7 +451,7 @@ def test_a_first_hop_that_refuses_is_to_blame_for_that(scene, reason):
     for _ in range(20):
         scene.peer(scene.directory.known[1])
     assert entry.keys.identity in scene.dialled and len(scene.got) == 20
-    assert scene.pool._reputation.avoided(scene.net.now) == [entry.keys.identity]
+    assert scene.pool._avoided(scene.net.now) == [entry.keys.identity]
 
 
 def test_a_request_goes_round_a_relay_that_is_dead_and_accuses_nobody():
@@ -465,7 +465,20 @@ def test_a_request_goes_round_a_relay_that_is_dead_and_accuses_nobody():
         scene.fill()
         assert scene.pool.ready == 1 and scene.net.now == before
         scene.do(lambda now: scene.ready_circuits()[0].destroy(DestroyReason.FINISHED, now))
-    assert set(scene.pool._reputation.avoided(scene.net.now)) <= {dead.keys.identity}
+    assert set(scene.pool._avoided(scene.net.now)) <= {dead.keys.identity}
+
+
+@pytest.mark.parametrize("reason", [reason for reason in DestroyReason if reason])
+def test_a_relay_that_refuses_most_others_is_avoided_whatever_reason_it_names(reason):
+    scene = Scene(relays=6, hops=3)
+    refuser = scene.relays[0]
+    refuse_create(refuser, reason)
+    scene.fill()
+    for _ in range(40):
+        scene.do(lambda now: scene.ready_circuits()[0].destroy(DestroyReason.FINISHED, now))
+        scene.net.tick(RETRY_MAX)
+        scene.pool._reputation.worked(refuser.keys.identity)  # what it refuses to us directly is another matter
+    assert scene.pool._avoided(scene.net.now) == [refuser.keys.identity]
 
 
 def test_every_wait_for_a_link_ends():
