@@ -395,9 +395,11 @@ class CircuitPool:
         del self._places[place.number]
 
     def _not_built(self, place: Place, now: float) -> None:
-        """Blame the first hop only for what it proves itself: no link, a bad answer to CREATE2, or no answer. About a
-        later hop we have only the word of another relay. Which of the two refused shows in what they do with others."""
-        request, hop = place.request, place.hops_built
+        """Blame the first hop only for what it proves itself: no link, one that dies, a bad answer to CREATE2, or no
+        answer. About a later hop we have only the word of another relay. Which of the two refused shows in what they
+        do with others."""
+        request = place.request
+        hop = 0 if place.unlinked else place.hops_built
         if self._stopped:
             pass
         elif hop == 0:
@@ -409,7 +411,7 @@ class CircuitPool:
             request.refused = True
             if request.told and hop == 1 == len(place.path) - 1:
                 request.doubted[place.path[0].identity] = place.path[0]
-        no_entry = place.circuit is None or (hop == 0 and len(place.path) > 1)
+        no_entry = place.unlinked or (hop == 0 and len(place.path) > 1)
         request.trouble = Why(PathWhy.ENTRY_SILENT if no_entry else PathWhy.RELAY_SILENT)
         self._serve(request, now)
 
@@ -434,7 +436,7 @@ class CircuitPool:
         self._ready.remove(place)
         young = self._outbox.steady(now) - place.ready_since < YOUNG
         self._young = self._young + 1 if young else 0
-        if young and reason != DestroyReason.FINISHED:
+        if young and reason != DestroyReason.FINISHED and not place.unlinked:
             self._extended(place, len(place.path) - 1, False, now)  # a refusal a moment later is a refusal too
         if self._young > MAX_YOUNG:
             self._fill_later(now)

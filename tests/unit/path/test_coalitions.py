@@ -20,6 +20,8 @@ SEEDS = 20
 class RuledCircuit:
     """Stands for ClientCircuit. `link` is the rule: link(before, after) says whether an extension stands."""
 
+    unlinked = False
+
     def __init__(self, outbox, crypto, rng, link, path, on_built, on_gone, now):
         self.path, self.on_built, self.on_gone = path, on_built, on_gone
         self.outbox, self.rule = outbox, link

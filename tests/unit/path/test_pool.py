@@ -17,6 +17,7 @@ from convergence.path.pool import (
     RETRY_MAX,
     CircuitPool,
 )
+from convergence.path.reputation import BACK_OFF_MAX
 from convergence.path.select import Reach, entry_side
 from convergence.wire.descriptor import Descriptor, Role, Transport
 from tests.unit.circuit.rig import CRYPTO, Net
@@ -479,6 +480,59 @@ def test_a_relay_that_refuses_most_others_is_avoided_whatever_reason_it_names(re
         scene.net.tick(RETRY_MAX)
         scene.pool._reputation.worked(refuser.keys.identity)  # what it refuses to us directly is another matter
     assert scene.pool._avoided(scene.net.now) == [refuser.keys.identity]
+
+
+def break_links(scene):
+    """Our own network fails: all our links die at one moment."""
+    for link in list(scene.client.links.values()):
+        link.gone("connection lost", scene.net.now)
+    scene.net.pump()
+
+
+def test_links_of_ours_that_die_under_new_circuits_count_against_no_extension(scene):
+    scene.fill()
+    proven = scene.pool._reputation.proven(scene.net.now)
+    break_links(scene)
+    assert proven and proven <= scene.pool._reputation.proven(scene.net.now)
+
+
+def test_links_of_ours_that_die_while_circuits_are_built_count_against_no_extension(scene):
+    scene.fill()
+    for machine in scene.relays:  # extensions take so long that the links die first
+        machine.reach = lambda *args: None
+    scene.do(lambda now: [circuit.destroy(DestroyReason.FINISHED, now) for circuit in scene.ready_circuits()])
+    for _ in range(100):
+        asked = len(scene.dialled)
+        break_links(scene)
+        if len(scene.dialled) == asked:
+            scene.net.tick(RETRY_MAX)
+    assert scene.pool.ready == 0
+    for machine in scene.relays:
+        del machine.reach
+    break_links(scene)
+    scene.net.tick(BACK_OFF_MAX)
+    assert scene.pool.ready == POOL_SIZE and scene.pool._avoided(scene.net.now) == []
+
+
+def test_an_entry_that_ends_its_link_whenever_it_is_to_extend_is_replaced():
+    """The link is the entry's own doing or our network's; another relay is not to blame in either case."""
+    scene = Scene(relays=10, size=0)
+    point, name = scene.directory.known[0], b"n" * 32
+    for _ in range(10):
+        scene.rdv(point, name, provider=True)
+    useless = {circuit.path[0].identity for circuit in scene.got}
+    for identity in useless:
+        machine = scene.net.by_identity[identity]
+
+        def hang_up(*args, machine=machine):
+            scene.net.break_link(scene.client, scene.net.link_between(scene.client, machine))
+
+        machine.reach = hang_up
+    scene.got.clear()
+    for _ in range(4):
+        scene.rdv(point, name, provider=True)
+    assert scene.got and not {circuit.path[0].identity for circuit in scene.got} & useless
+    assert not scene.pool._reputation._partners.keys() & {(point.identity, False), (point.identity, True)}
 
 
 def test_every_wait_for_a_link_ends():
