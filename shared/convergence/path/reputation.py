@@ -89,7 +89,7 @@ class Reputation:
         """Identities to avoid now, the one whose time is up first leading, those that refuse last.
 
         Args:
-            known: identities of the nodes that there are. What others did, that left, does not count.
+            known: identities of the nodes that are listed. What relays did that are not does not count.
         """
         steady = self._outbox.steady(now)
         self._forget_old(steady)
@@ -99,8 +99,8 @@ class Reputation:
         return [*failing, *sorted(refusing)]
 
     def proven(self, now: float) -> Collection[bytes]:
-        """Relays that extended and were extended to, each with more partners than they failed with if with any. A relay
-        that refuses all but its own kind is rarely one of them."""
+        """Relays that worked with more partners than they failed with, both where they extended and where they were
+        extended to. A relay that refuses all but its own kind is rarely one of them."""
         self._forget_old(self._outbox.steady(now))
         places = self._partners
         doubted = {relay for (relay, _), partners in places.items() if 2 * sum(partners.values()) <= len(partners)}
