@@ -7,16 +7,17 @@ import pytest
 from convergence.circuit.relay import RelayCircuit, _NextHop
 from convergence.codes import TransferWhy
 from convergence.effects import CloseLink, Protocol, Send
-from convergence.errors import EndReason
+from convergence.errors import DestroyReason, EndReason, RemoteError
 from convergence.facilitator import service
 from convergence.link.handshake import HANDSHAKE_TIMEOUT, Handshake
 from convergence.node import Node
 from convergence.outbox import Outbox
-from convergence.rdv.blind import POINTS
+from convergence.path.entries import StickyEntries
+from convergence.rdv.blind import POINTS, blinded_names, points_of
 from convergence.rdv.point import RdvPoint
 from convergence.wire.cells import CELL_LEN, PAYLOAD_LEN, Command, encode_cell
 from convergence.wire.create import Destroy
-from convergence.wire.ordb import PIECE_SIZE
+from convergence.wire.ordb import PIECE_SIZE, ShareLink
 from tests.sim.people import (
     RELAY,
     arrived,
@@ -263,6 +264,50 @@ def test_points_that_deny_everything(scene, monkeypatch, denying):
     else:
         transfer_id = get(bob, link)
         assert world.run(60, lambda: transfer(bob, transfer_id).why.code == TransferWhy.NOBODY)
+
+
+def test_entries_of_one_file_that_refuse_every_point_harm_no_other_file(monkeypatch):
+    """Neither at the sender nor at the receiver: what entries say of a point counts for their file only."""
+    world = network("entries", 12)
+    alice, bob = world.add("alice", circuits=0), world.add("bob", circuits=0)
+    world.run(5)
+    victims, hostile = {}, {}
+    original = StickyEntries.choose
+
+    def choose(self, user, side, leading, avoided):
+        """The first file that a node shares or gets has hostile entries, all others have none of these."""
+        if victims.setdefault(self, user) == user:
+            chosen = original(self, user, side, leading, avoided)
+            hostile.setdefault(self, {node.identity for node in chosen})
+            return chosen
+        return original(self, user, side, leading, {*avoided, *set().union(*hostile.values())})
+
+    monkeypatch.setattr(StickyEntries, "choose", choose)
+    refused = set()
+    for own, relay in relays_of(world).items():
+
+        def reach(source, identity, *rest, own=own, reach=relay.node.relaying.reach):
+            for entries in hostile.values():
+                if own in entries:
+                    refused.add(identity)
+                    raise RemoteError("no", reason=DestroyReason.RESOURCELIMIT)
+            reach(source, identity, *rest)
+
+        relay.node.relaying.reach = reach
+    links = []
+    share(alice, DATA, links.append)
+    world.run(20)
+    get(bob, links[0])
+    world.run(20)
+    assert len(hostile) == 2 and refused >= {node.identity for node in bob.node.directory.nodes(RELAY, world.now)}
+    begun = world.now
+    share(alice, content("other", 1000), links.append)
+    world.run(6)
+    name = ShareLink.parse(links[1]).hash_name
+    names = {own: blinded_names(name, own, world.now)[0] for own in relays_of(world)}
+    at = {own for own, relay in relays_of(world).items() if names[own] in relay.node._point._files}
+    assert at == {node.identity for node in points_of(name, alice.node.directory.nodes(RELAY, world.now))}
+    assert settle(world, bob, get(bob, links[1])) == "done" and world.now - begun < 10
 
 
 class Mute(Node):

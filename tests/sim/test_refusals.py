@@ -9,7 +9,6 @@ from convergence.events import CircuitBuilt
 from convergence.path.pool import POOL_SIZE
 from tests.sim.people import network, relays_of
 
-RELAYS = 10
 COLLUDERS = 3
 CIRCUITS = 60
 
@@ -42,11 +41,11 @@ def refuse_strangers(world, ends):
     return bad
 
 
-def captured(seed, ends, hops):
+def captured(seed, relays, ends):
     """The share of a node's circuits whose first and last relays both collude."""
-    world = network(f"refusals {seed}", RELAYS)
+    world = network(f"refusals {seed}", relays)
     bad = refuse_strangers(world, ends)
-    client = world.add("client", hops=hops)
+    client = world.add("client", hops=2)
     paths = []
 
     def built(event):
@@ -61,18 +60,20 @@ def captured(seed, ends, hops):
     return sum({path[0].identity, path[-1].identity} <= bad for path in paths) / len(paths)
 
 
-def medians(seeds, ends):
-    shares = [(captured(seed, "", 2), captured(seed, ends, 2)) for seed in range(seeds)]
+def medians(seeds, relays, ends):
+    shares = [(captured(seed, relays, ""), captured(seed, relays, ends)) for seed in range(seeds)]
     return [statistics.median(column) for column in zip(*shares, strict=True)]
 
 
 def test_refusing_pays_nothing():
-    honest, refusing = medians(5, "extend create")
+    honest, refusing = medians(5, 10, "extend create")
     assert 0 < honest and refusing <= honest
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("relays", [7, 10])
 @pytest.mark.parametrize("ends", ["extend", "create", "extend create"])
-def test_no_way_of_refusing_pays(ends):
-    honest, refusing = medians(20, ends)
+def test_no_way_of_refusing_pays(relays, ends):
+    """Larger networks: tests/unit/path/test_coalitions.py."""
+    honest, refusing = medians(20, relays, ends)
     assert 0 < honest and refusing <= honest

@@ -134,6 +134,11 @@ class ClientCircuit:
         return self._machine.state is CircuitState.CLOSED
 
     @property
+    def unlinked(self) -> bool:
+        """Whether our link to the first hop is gone. A DestroyReason would not tell: relays send any."""
+        return not self._link.open
+
+    @property
     def in_use(self) -> bool:
         """Whether a stream is open on it."""
         return self._endpoint is not None and bool(self._endpoint.entries)

@@ -121,6 +121,11 @@ class Place:
     def hops_built(self) -> int:
         return 0 if self.circuit is None else self.circuit.hops_built
 
+    @property
+    def unlinked(self) -> bool:
+        """Whether there is no link of ours to the first hop: none came about, or it died."""
+        return self.circuit is None or self.circuit.unlinked
+
 
 class Probe:
     """A stream that is to be refused."""

@@ -78,8 +78,7 @@ class CircuitPool:
         self._rng = rng
         self._neighbours = neighbours
         self._directory = directory
-        self._reputation = Reputation()
-        outbox.on_shift(self._reputation.shift)
+        self._reputation = Reputation(outbox)
         self._exclude: Collection[bytes] = () if own is None else (own,)
         self._origin = origin
         self._size = size
@@ -112,7 +111,7 @@ class CircuitPool:
             if self.hops > 1:
                 leading = entries_to(nodes, self.hops, point, origin=self._origin, exclude=self._exclude)
                 useful = {node.identity for node in leading}
-                avoided = self._reputation.avoided(now)
+                avoided = self._avoided(now)
                 side = self.entries.choose(user_of(hash_name, provider), side, useful, avoided)
             return self._path(request, self.hops, now, point, side)
 
@@ -131,7 +130,7 @@ class CircuitPool:
             exits = [node for node in known if node.identity not in self._exclude and suits(node)]
             if not exits:
                 raise Problem(PathWhy.NO_EXIT)
-            avoided = {*self._reputation.avoided(now), *request.avoided}
+            avoided = {*self._avoided(now), *request.avoided}
             return choose(self._rng, [node for node in exits if node.identity not in avoided] or exits)
 
         def make_path(now: float) -> tuple[Descriptor, ...]:
@@ -224,6 +223,9 @@ class CircuitPool:
 
     # -- choosing
 
+    def _avoided(self, now: float) -> list[bytes]:
+        return self._reputation.avoided([node.identity for node in self._nodes(now)], now)
+
     def _nodes(self, now: float) -> list[Descriptor]:
         return self._directory.nodes(Role(0), now)
 
@@ -236,7 +238,7 @@ class CircuitPool:
         entries: list[Descriptor] | None = None,
     ) -> tuple[Descriptor, ...]:
         nodes = self._nodes(now)
-        avoided = {identity: None for identity in self._reputation.avoided(now)}
+        avoided = {identity: None for identity in self._avoided(now)}
         if request.refused:
             proven = self._reputation.proven(now)
             others = [node.identity for node in nodes if node.identity not in proven and node.identity not in avoided]
@@ -393,9 +395,11 @@ class CircuitPool:
         del self._places[place.number]
 
     def _not_built(self, place: Place, now: float) -> None:
-        """Blame the first hop only for what it proves itself: no link, a bad answer to CREATE2, or no answer. About a
-        later hop we have only the word of another relay. Which of the two refused shows in what they do with others."""
-        request, hop = place.request, place.hops_built
+        """Blame the first hop only for what it proves itself: no link, one that dies, a bad answer to CREATE2, or no
+        answer. About a later hop we have only the word of another relay. Which of the two refused shows in what they
+        do with others."""
+        request = place.request
+        hop = 0 if place.unlinked else place.hops_built
         if self._stopped:
             pass
         elif hop == 0:
@@ -407,7 +411,7 @@ class CircuitPool:
             request.refused = True
             if request.told and hop == 1 == len(place.path) - 1:
                 request.doubted[place.path[0].identity] = place.path[0]
-        no_entry = place.circuit is None or (hop == 0 and len(place.path) > 1)
+        no_entry = place.unlinked or (hop == 0 and len(place.path) > 1)
         request.trouble = Why(PathWhy.ENTRY_SILENT if no_entry else PathWhy.RELAY_SILENT)
         self._serve(request, now)
 
@@ -432,7 +436,7 @@ class CircuitPool:
         self._ready.remove(place)
         young = self._outbox.steady(now) - place.ready_since < YOUNG
         self._young = self._young + 1 if young else 0
-        if young and reason != DestroyReason.FINISHED:
+        if young and reason != DestroyReason.FINISHED and not place.unlinked:
             self._extended(place, len(place.path) - 1, False, now)  # a refusal a moment later is a refusal too
         if self._young > MAX_YOUNG:
             self._fill_later(now)

@@ -1,16 +1,24 @@
 """Which relays failed, and whose word counts for that.
 
 Does: count what a relay proves itself: our link to it, its own answer to CREATE2. Remember which relay extended
-circuits to which, and find those that fail with most of the others.
+circuits to which, and find those that refuse more partners than a minority that plots against them could make up.
 Does not: believe one relay about another. Either end of an extension may have refused it, so one refusal says nothing
-of either; a relay that refuses many partners stands out because these partners do extend with others. Do not report
-extensions to a node that somebody else chose, such as a rendezvous point: its owner could make up the failures.
+of either. Do not report extensions to a node that somebody else chose, such as a rendezvous point: its owner could make
+up the failures.
+
+We take it that fewer than half of all relays are hostile. They may refuse circuits from and to one honest relay only,
+so that we avoid it. Among those that we tried with it they may be more than half, by chance. So we avoid a relay only
+if so many failures would be unlikely (MISJUDGED) for an honest one that all hostile ones refuse.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Collection
+from functools import lru_cache
+from math import comb
+
+from convergence.outbox import Outbox
 
 BACK_OFF_FIRST = 30.0
 """Seconds a node is avoided after its first failure; doubled by each further one."""
@@ -25,29 +33,43 @@ MAX_REMEMBERED = 4096
 MAX_EXTENSIONS = 1024
 """Pairs of relays remembered; the one that was tried longest ago is forgotten first."""
 REFUSED_PARTNERS = 3
-"""Partners that a relay must have failed with to be taken for one that refuses..."""
-REFUSED_SHARE = 0.5
-"""...and the share of its partners that these must exceed. It convicts relays that refuse all but their own kind for as
-long as their kind is less than half of the network."""
+"""Partners that a relay must have failed with, at least, to be taken for one that refuses: links break by accident."""
+MISJUDGED = 0.01
+"""How likely it may be, for as many failures among as many partners, that an honest relay is taken for one that
+refuses: see `by_chance`."""
 
-Pair = tuple[bytes, bytes]
+Place = tuple[bytes, bool]
+"""A relay, and whether it is the one that is extended to."""
+
+
+@lru_cache(maxsize=MAX_EXTENSIONS)
+def by_chance(failed: int, tried: int, others: int) -> float:
+    """How likely it is for an honest relay to fail with so many of the partners that were tried, if these are drawn at
+    random from all others, and the largest minority of all relays refuses it (the tail of the hypergeometric
+    distribution). It is 0 if the relay fails with more than this minority."""
+    hostile = others // 2
+    ways = sum(comb(hostile, count) * comb(others - hostile, tried - count) for count in range(failed, tried + 1))
+    return ways / comb(others, tried)
 
 
 class Reputation:
     """Nodes that failed lately, each avoided for a time that doubles with every failure; and relays that refuse."""
 
-    def __init__(self) -> None:
+    def __init__(self, outbox: Outbox) -> None:
+        self._outbox = outbox
+        # Times are on the outbox's steady clock.
         self._failed: dict[bytes, tuple[int, float]] = {}  # identity -> failures, time of the last; oldest first
-        self._extensions: dict[Pair, tuple[bool, float]] = {}  # from, to -> it stood, when; oldest first
-        self._refusing: dict[bytes, float] | None = {}  # identity -> until when it is avoided; None: to be found again
+        self._extensions: dict[tuple[bytes, bytes], float] = {}  # from, to -> when; oldest first
+        self._partners: defaultdict[Place, dict[bytes, bool]] = defaultdict(dict)  # the same: partner -> it stood
 
     def failed(self, identity: bytes, now: float, *, unreached: bool = False) -> None:
-        """We got no link to this node (`unreached`: it may not even exist), or it did not answer our CREATE2 as it
-        should."""
-        count, when = self._failed.pop(identity, (0, now))
-        if now - when > FORGET_AFTER:
+        """We got no link to this node (`unreached`: it may not even exist), or lost it, or it did not answer our
+        CREATE2 as it should."""
+        steady = self._outbox.steady(now)
+        count, when = self._failed.pop(identity, (0, steady))
+        if steady - when > FORGET_AFTER:
             count = 0
-        self._failed[identity] = (count + (UNREACHED if unreached else 1), now)
+        self._failed[identity] = (count + (UNREACHED if unreached else 1), steady)
         if len(self._failed) > MAX_REMEMBERED:
             del self._failed[next(iter(self._failed))]
 
@@ -58,61 +80,65 @@ class Reputation:
     def extended(self, before: bytes, after: bytes, stood: bool, now: float) -> None:
         """A circuit of ours was to go from one relay to another, both of our own choice."""
         self._extensions.pop((before, after), None)
-        self._extensions[before, after] = (stood, now)
+        self._extensions[before, after] = self._outbox.steady(now)
+        self._partners[before, False][after] = self._partners[after, True][before] = stood
         if len(self._extensions) > MAX_EXTENSIONS:
-            del self._extensions[next(iter(self._extensions))]
-        self._refusing = None
+            self._forget_oldest()
 
-    def until(self, identity: bytes) -> float:
-        """Until when (Unix seconds) the node is avoided for failures of its own; 0 if it did not fail."""
-        count, when = self._failed.get(identity, (0, 0.0))
-        # The exponent is capped before the power is taken: counts have no bound.
-        return when + min(BACK_OFF_FIRST * 2 ** min(count - 1, 16), BACK_OFF_MAX) if count else 0.0
+    def avoided(self, known: Collection[bytes], now: float) -> list[bytes]:
+        """Identities to avoid now, the one whose time is up first leading, those that refuse last.
 
-    def shift(self, by: float) -> None:
-        """The clock jumped."""
-        self._failed = {identity: (count, when + by) for identity, (count, when) in self._failed.items()}
-        self._extensions = {pair: (stood, when + by) for pair, (stood, when) in self._extensions.items()}
-        self._refusing = None
-
-    def avoided(self, now: float) -> list[bytes]:
-        """Identities to avoid now, the one whose time is up first leading."""
-        until = self._refusers(now) | {identity: self.until(identity) for identity in self._failed}
-        return sorted((identity for identity in until if until[identity] > now), key=lambda key: (until[key], key))
+        Args:
+            known: identities of the nodes that are listed. What relays did that are not does not count.
+        """
+        steady = self._outbox.steady(now)
+        self._forget_old(steady)
+        refusing = self._refusing({*known})
+        until = {identity: _until(*failed) for identity, failed in self._failed.items() if identity not in refusing}
+        failing = sorted((key for key in until if until[key] > steady), key=lambda key: (until[key], key))
+        return [*failing, *sorted(refusing)]
 
     def proven(self, now: float) -> Collection[bytes]:
-        """Relays that took part in an extension that succeeded, and in none that failed. A relay that refuses all but
-        its own kind is rarely one of them."""
-        recent = [(pair, stood) for pair, (stood, when) in self._extensions.items() if now - when <= FORGET_AFTER]
-        failed = {identity for pair, stood in recent if not stood for identity in pair}
-        return {identity for pair, stood in recent if stood for identity in pair} - failed
+        """Relays that worked with more partners than they failed with, both where they extended and where they were
+        extended to. A relay that refuses all but its own kind is rarely one of them."""
+        self._forget_old(self._outbox.steady(now))
+        places = self._partners
+        doubted = {relay for (relay, _), partners in places.items() if 2 * sum(partners.values()) <= len(partners)}
+        return {relay for relay, _ in places} - doubted
 
-    def _refusers(self, now: float) -> dict[bytes, float]:
-        """Find relays that refuse, one after the other, the worst first. Failures that convict one of them no longer
-        count against its partners. So an honest relay is not blamed for the many that refuse it."""
-        if self._refusing is None:
-            self._refusing = {}
-            recent = {pair: item for pair, item in self._extensions.items() if now - item[1] <= FORGET_AFTER}
-            while (worst := _worst(recent)) is not None:
-                identity, end = worst
-                theirs = {pair: item for pair, item in recent.items() if pair[end] == identity}
-                last = max(when for stood, when in theirs.values() if not stood)
-                self._refusing[identity] = max(last + FORGET_AFTER, self._refusing.get(identity, 0.0))
-                recent = {pair: item for pair, item in recent.items() if pair not in theirs}
-        return self._refusing
+    def _refusing(self, known: set[bytes]) -> set[bytes]:
+        """Those that refuse too many partners for an honest relay. Partners that work with nobody may be down, and do
+        not count, unless the relay itself works with nobody either."""
+        places = self._partners
+        suspects = [place for place in places if list(places[place].values()).count(False) >= REFUSED_PARTNERS]
+        if not suspects:
+            return set()
+        working = known & {relay for (relay, _), partners in places.items() if any(partners.values())}
+        found = set()
+        for place in suspects:
+            relay, _ = place
+            counted = working if relay in working else known
+            results = [stood for partner, stood in places[place].items() if partner in counted]
+            failed = results.count(False)
+            if relay in known and failed >= max(REFUSED_PARTNERS, len(results) / 2):
+                if by_chance(failed, len(results), len(known) - 1) < MISJUDGED:
+                    found.add(relay)
+        return found
+
+    def _forget_old(self, steady: float) -> None:
+        while self._extensions and steady - next(iter(self._extensions.values())) > FORGET_AFTER:
+            self._forget_oldest()
+
+    def _forget_oldest(self) -> None:
+        before, after = next(iter(self._extensions))
+        del self._extensions[before, after]
+        for place, partner in (((before, False), after), ((after, True), before)):
+            del self._partners[place][partner]
+            if not self._partners[place]:
+                del self._partners[place]
 
 
-def _worst(extensions: dict[Pair, tuple[bool, float]]) -> tuple[bytes, int] | None:
-    """The relay, and whether it extends (0) or is extended to (1), that fails with most of its partners."""
-    tried: Counter[tuple[bytes, int]] = Counter()
-    failed: Counter[tuple[bytes, int]] = Counter()
-    for pair, (stood, _) in extensions.items():
-        for place in ((pair[0], 0), (pair[1], 1)):
-            tried[place] += 1
-            failed[place] += not stood
-    guilty = [
-        (failed[place] / tried[place], failed[place], place)
-        for place in tried
-        if failed[place] >= REFUSED_PARTNERS and failed[place] > REFUSED_SHARE * tried[place]
-    ]
-    return max(guilty)[2] if guilty else None
+def _until(failures: int, last: float) -> float:
+    """Until when a node is avoided for its own failures. The exponent is capped before the power is taken: counts have
+    no bound."""
+    return last + min(BACK_OFF_FIRST * 2.0 ** min(failures - 1, 16), BACK_OFF_MAX)

@@ -127,7 +127,6 @@ class RdvService:
         self.sessions = 0  # served or in a queue: MAX_SESSIONS_ALL
         self._on_standing = on_standing
         self._points: list[Descriptor] = []
-        self._silent: dict[bytes, float] = {}  # listed points that did not answer -> when to try them again
         self._shares: dict[bytes, _Share] = {}
         self._began = float("-inf")  # when the last file got its time to begin
 
@@ -160,8 +159,6 @@ class RdvService:
     def set_nodes(self, nodes: Sequence[Descriptor], now: float) -> None:
         """The node list changed: choose the points anew. Streams that stand go on."""
         self._points = [node for node in nodes if node.roles & Role.RDV]
-        listed = {point.identity for point in self._points}
-        self._silent = {identity: until for identity, until in self._silent.items() if identity in listed}
         for share in list(self._shares.values()):
             share.ring = ring_of(share.hash_name, self._points)
             if share.begins is None and share.ring:
@@ -170,7 +167,6 @@ class RdvService:
 
     def woke(self, by: float, now: float) -> None:
         """The clock jumped: other names may be in use, and what failed may work now."""
-        self._silent.clear()
         self._began += by
         for share in self._shares.values():
             if share.begins is not None:
@@ -197,14 +193,6 @@ class RdvService:
             self._on_standing(share.hash_name, *self.standing(share.hash_name), now)
             self.outbox.call_at(now, lambda now: self.place(share, now))
 
-    def silent(self, point: Descriptor, now: float) -> float:
-        """A point did not answer: no share tries it for a while. Returns until when."""
-        until = self._silent[point.identity] = now + SILENT_FOR * (1 + fraction(self.rng))
-        return until
-
-    def silent_until(self, point: Descriptor, now: float) -> float:
-        return max(self._silent.get(point.identity, now), now)
-
     def most_crowded(self) -> _Post:
         """The post with most clients, of those there are."""
         posts = (post for share in self._shares.values() for post in [*share.posts.values(), *share.retired])
@@ -228,10 +216,7 @@ class RdvService:
             return
 
         def answers(point: Descriptor) -> bool | None:
-            post = share.posts.get(point.identity)
-            if post is None:
-                return None if self.silent_until(point, now) <= now else False
-            return post.answers
+            return share.posts[point.identity].answers if point.identity in share.posts else None
 
         chosen = {point.identity: point for point in walk(share.ring, answers, POINTS)}
         listed = {point.identity for point in share.ring}
@@ -247,7 +232,7 @@ class RdvService:
         for post in new:
             share.posts[post.point.identity] = post
         for post in new:
-            post.start(now)
+            post.build(now)
 
 
 class _Guest:
@@ -283,7 +268,8 @@ class _Post:
 
     def __init__(self, service: RdvService, share: _Share, point: Descriptor, now: float) -> None:
         self.point = point
-        self.answers: bool | None = None  # whether the point answers; None before it is known
+        # Whether the point answers; None before it is known. No other file learns of it: the file's entries may lie.
+        self.answers: bool | None = None
         self._service = service
         self._share = share
         self._machine = StateMachine(TABLE, service.outbox, self._timed_out, now)
@@ -315,15 +301,6 @@ class _Post:
     def _stood(self, now: float) -> bool:
         return self._service.outbox.steady(now) - self._since >= STABLE_AFTER
 
-    def start(self, now: float) -> None:
-        """The first attempt: at once, unless the point is known not to answer."""
-        until = self._service.silent_until(self.point, now)
-        if until > now:
-            self.answers = False
-            self._call_at(until, self._build)
-        else:
-            self._build(now)
-
     def woke(self, now: float) -> None:
         self._backoff.reset()
         soon = now + WAKE_SPREAD * fraction(self._service.rng)
@@ -353,7 +330,7 @@ class _Post:
 
     # -- the circuit
 
-    def _build(self, now: float) -> None:
+    def build(self, now: float) -> None:
         self._stop_timer()
         self._machine.move("build", now)
         self._ask(now)
@@ -390,7 +367,8 @@ class _Post:
         self._machine.move("fail", now)
         if why.code is PathWhy.RELAY_SILENT:  # the point did not answer, over any path
             self.answers = False
-            self._rest(self._service.silent(self.point, now) if not self._since else None, now)
+            pause = SILENT_FOR * (1 + fraction(self._service.rng))
+            self._rest(None if self._since else now + pause, now)
             self._service.changed(self._share, now)
         else:
             self._rest(None, now)
@@ -408,7 +386,7 @@ class _Post:
         self._service.changed(self._share, now)
 
     def _rest(self, until: float | None, now: float) -> None:
-        self._call_at(until or now + self._backoff.next(), self._build)
+        self._call_at(until or now + self._backoff.next(), self.build)
 
     def _timed_out(self, phase: Phase, now: float) -> None:
         self._stop_timer()

@@ -17,6 +17,7 @@ from convergence.path.pool import (
     RETRY_MAX,
     CircuitPool,
 )
+from convergence.path.reputation import BACK_OFF_MAX
 from convergence.path.select import Reach, entry_side
 from convergence.wire.descriptor import Descriptor, Role, Transport
 from tests.unit.circuit.rig import CRYPTO, Net
@@ -305,7 +306,7 @@ def test_a_node_that_is_paused_is_avoided_and_not_the_one_it_would_not_extend_to
     for _ in range(20):
         scene.do(lambda now: scene.ready_circuits()[0].destroy(DestroyReason.FINISHED, now))
     assert scene.pool.ready == POOL_SIZE
-    assert scene.pool._reputation.avoided(scene.net.now) == [paused.keys.identity]
+    assert scene.pool._avoided(scene.net.now) == [paused.keys.identity]
 
 
 @pytest.mark.parametrize("hops", [1, 3])
@@ -372,7 +373,7 @@ def test_a_hop_that_has_to_be_introduced_has_more_time(kinds, timeout):
     assert len(scene.dialled) == 1 and not entry.circuits[0].closed
     scene.net.tick(1)
     assert entry.circuits[0].closed and len(scene.dialled) == 2
-    assert scene.pool._reputation.avoided(scene.net.now) == []
+    assert scene.pool._avoided(scene.net.now) == []
 
 
 def test_of_a_hop_that_could_not_be_introduced_there_is_only_the_word_of_another():
@@ -386,11 +387,11 @@ def test_of_a_hop_that_could_not_be_introduced_there_is_only_the_word_of_another
         )
     scene.rdv(scene.directory.known[0])
     point = scene.relays[0].keys.identity
-    assert scene.trouble and point in entry_of and scene.pool._reputation.avoided(scene.net.now) == []
+    assert scene.trouble and point in entry_of and scene.pool._avoided(scene.net.now) == []
     scene.unreachable = {scene.relays[1].keys.identity}
     for _ in range(4):
         scene.rdv(scene.directory.known[0])
-    assert scene.relays[1].keys.identity in scene.pool._reputation.avoided(scene.net.now)
+    assert scene.relays[1].keys.identity in scene.pool._avoided(scene.net.now)
 
 
 def test_a_ready_circuit_is_extended_to_an_exit_that_its_end_reaches():
@@ -437,7 +438,7 @@ def test_a_point_exposes_no_other_entries_by_refusing(scene, reason):
     for _ in range(30):
         scene.rdv(scene.directory.known[0], name, provider=True)
     assert not scene.got and len(set(scene.dialled)) == ENTRIES
-    assert scene.pool._reputation.avoided(scene.net.now) == []
+    assert scene.pool._avoided(scene.net.now) == []
 
 
 def test_entries_that_extend_to_nobody_are_replaced():
@@ -453,7 +454,7 @@ def test_entries_that_extend_to_nobody_are_replaced():
     for _ in range(12):
         scene.rdv(point, name, provider=True)
     assert scene.got and not {circuit.path[0].identity for circuit in scene.got} & useless
-    assert set(scene.pool._reputation.avoided(scene.net.now)) == useless
+    assert set(scene.pool._avoided(scene.net.now)) == useless
 
 
 @pytest.mark.parametrize("reason", [reason for reason in DestroyReason if reason])
@@ -463,7 +464,7 @@ def test_a_first_hop_that_refuses_is_to_blame_for_that(scene, reason):
     for _ in range(20):
         scene.peer(scene.directory.known[1])
     assert entry.keys.identity in scene.dialled and len(scene.got) == 20
-    assert scene.pool._reputation.avoided(scene.net.now) == [entry.keys.identity]
+    assert scene.pool._avoided(scene.net.now) == [entry.keys.identity]
 
 
 def test_a_request_goes_round_a_relay_that_is_dead_and_accuses_nobody():
@@ -477,7 +478,73 @@ def test_a_request_goes_round_a_relay_that_is_dead_and_accuses_nobody():
         scene.fill()
         assert scene.pool.ready == 1 and scene.net.now == before
         scene.do(lambda now: scene.ready_circuits()[0].destroy(DestroyReason.FINISHED, now))
-    assert set(scene.pool._reputation.avoided(scene.net.now)) <= {dead.keys.identity}
+    assert set(scene.pool._avoided(scene.net.now)) <= {dead.keys.identity}
+
+
+@pytest.mark.parametrize("reason", [reason for reason in DestroyReason if reason])
+def test_a_relay_that_refuses_most_others_is_avoided_whatever_reason_it_names(reason):
+    scene = Scene(relays=6, hops=3)
+    refuser = scene.relays[0]
+    refuse_create(refuser, reason)
+    scene.fill()
+    for _ in range(40):
+        scene.do(lambda now: scene.ready_circuits()[0].destroy(DestroyReason.FINISHED, now))
+        scene.net.tick(RETRY_MAX)
+        scene.pool._reputation.worked(refuser.keys.identity)  # what it refuses to us directly is another matter
+    assert scene.pool._avoided(scene.net.now) == [refuser.keys.identity]
+
+
+def break_links(scene):
+    """Our own network fails: all our links die at one moment."""
+    for link in list(scene.client.links.values()):
+        link.gone("connection lost", scene.net.now)
+    scene.net.pump()
+
+
+def test_links_of_ours_that_die_under_new_circuits_count_against_no_extension(scene):
+    scene.fill()
+    proven = scene.pool._reputation.proven(scene.net.now)
+    break_links(scene)
+    assert proven and proven <= scene.pool._reputation.proven(scene.net.now)
+
+
+def test_links_of_ours_that_die_while_circuits_are_built_count_against_no_extension(scene):
+    scene.fill()
+    for machine in scene.relays:  # extensions take so long that the links die first
+        machine.reach = lambda *args: None
+    scene.do(lambda now: [circuit.destroy(DestroyReason.FINISHED, now) for circuit in scene.ready_circuits()])
+    for _ in range(100):
+        asked = len(scene.dialled)
+        break_links(scene)
+        if len(scene.dialled) == asked:
+            scene.net.tick(RETRY_MAX)
+    assert scene.pool.ready == 0
+    for machine in scene.relays:
+        del machine.reach
+    break_links(scene)
+    scene.net.tick(BACK_OFF_MAX)
+    assert scene.pool.ready == POOL_SIZE and scene.pool._avoided(scene.net.now) == []
+
+
+def test_an_entry_that_ends_its_link_whenever_it_is_to_extend_is_replaced():
+    """The link is the entry's own doing or our network's; another relay is not to blame in either case."""
+    scene = Scene(relays=10, size=0)
+    point, name = scene.directory.known[0], b"n" * 32
+    for _ in range(10):
+        scene.rdv(point, name, provider=True)
+    useless = {circuit.path[0].identity for circuit in scene.got}
+    for identity in useless:
+        machine = scene.net.by_identity[identity]
+
+        def hang_up(*args, machine=machine):
+            scene.net.break_link(scene.client, scene.net.link_between(scene.client, machine))
+
+        machine.reach = hang_up
+    scene.got.clear()
+    for _ in range(4):
+        scene.rdv(point, name, provider=True)
+    assert scene.got and not {circuit.path[0].identity for circuit in scene.got} & useless
+    assert not scene.pool._reputation._partners.keys() & {(point.identity, False), (point.identity, True)}
 
 
 def test_every_wait_for_a_link_ends():

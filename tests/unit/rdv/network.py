@@ -124,6 +124,7 @@ class Network:
         self.circuits: list[FakeCircuit] = []
         self.begun: list[tuple[bytes, bytes, float]] = []
         self.built: list[tuple[bytes, bool]] = []
+        self.refused: set[bytes] = set()  # hash_names whose entries extend to no point
         self.choices = 0
         self.delay = 0.1
         self.open: dict[MemoryStream, FakeCircuit] = {}
@@ -151,7 +152,7 @@ class Network:
 
         def ready(now: float) -> None:
             there = self.point(point.identity)
-            if there.dead:
+            if there.dead or hash_name in self.refused:
                 on_failed(Why(PathWhy.RELAY_SILENT), now)
             else:
                 self.circuits.append(FakeCircuit(self, there, provider))

@@ -235,6 +235,19 @@ def test_a_providers_circuits_are_rebuilt_with_growing_delays() -> None:
     assert [sum(map(len, point.adverts.values())) for point in rig.points] == [1, 1, 1]
 
 
+def test_entries_of_one_file_that_refuse_every_point_change_nothing_for_the_others() -> None:
+    rig = Rig()
+    victim = bytes(32)
+    rig.network.refused = {victim}
+    rig.service.set_nodes(rig.nodes, rig.world.now)
+    rig.service.share(victim, bytes(32), rig.sender.serve, rig.world.now)
+    rig.world.advance(60)
+    assert rig.service.standing(victim) == (0, 3)
+    rig.share()
+    assert rig.service.standing(rig.file.hash_name) == (3, 3)
+    assert all(any(point.adverts.values()) for point in rig.points), "at its own first points"
+
+
 def test_every_file_has_circuits_of_its_own() -> None:
     rig = Rig()
     rig.share()
