@@ -60,8 +60,9 @@ UNTIL = """async ([argument, seconds]) => {
         look();
     });
 }"""
-UNREACHABLE = "Firefox can\u2019t establish a connection"
-"""How Firefox tells the console of a WebSocket to nobody, a facilitator that a test killed."""
+LOST = ("Firefox can\u2019t establish a connection", "The connection to ws://")
+"""How Firefox tells the console of a WebSocket to nobody, a facilitator that a test killed, and of one that a page
+leaves behind."""
 STANDING = "state.ready && state.circuits.filter((circuit) => circuit.state === 'ready').length >= 5"
 TRANSFER = "state.transfers.find((item) => item.id === argument"
 
@@ -153,7 +154,7 @@ class Peer:
             self.context.on("request", lambda request: self._check(request.url))
 
     def _note(self, error: str) -> None:
-        if not error.startswith(UNREACHABLE):
+        if not error.startswith(LOST):
             self.wrong.append(error)
 
     def _check(self, url: str) -> None:

@@ -124,11 +124,10 @@ class Side:
     def describe(self, kind: int, sdp: str, channel: int = CHANNEL) -> None:
         self.page.evaluate("(values) => peer.call('describe', ...values)", [channel, kind, sdp])
 
-    def send(self, size: int, *, heedless: bool = False, channel: int = CHANNEL) -> None:
-        """Send that many bytes of the pattern, heedless of congestion or not."""
-        self.page.evaluate(
-            "([channel, send]) => peer.send(channel, send)", [channel, {"size": size, "heedless": heedless}]
-        )
+    def send(self, size: int, *, at: int = 0, heedless: bool = False, channel: int = CHANNEL) -> None:
+        """Send the pattern from byte `at` to byte `size`, heedless of congestion or not."""
+        send = {"at": at, "size": size, "heedless": heedless}
+        self.page.evaluate("([channel, send]) => peer.send(channel, send)", [channel, send])
 
     def until(self, event: str, holds: str = "true", channel: int = CHANNEL, *, seconds: float = 60) -> dict[str, Any]:
         """The event of that kind for which the JavaScript expression `holds` of `event` is true, once there is one."""
@@ -321,7 +320,9 @@ def test_a_path_that_no_longer_leads_through_is_replaced(
     left.send(32 * MIB)
     right.received(MIB)
     blocked(ports(pair))
-    right.received(32 * MIB, seconds=AFTER_AN_OUTAGE)
+    left.until("sent", seconds=AFTER_AN_OUTAGE)
+    left.send(33 * MIB, at=32 * MIB)  # all of the other may have come before
+    right.received(33 * MIB, seconds=AFTER_AN_OUTAGE)
     assert right.events("garbled") == left.events("closed") == right.events("closed") == []
     assert [event["kind"] for event in left.events("described")].count(OFFER) > 1
 

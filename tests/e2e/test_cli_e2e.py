@@ -23,6 +23,7 @@ from urllib.request import urlopen
 
 import pytest
 
+from convergence.wire.ordb import fit_name
 from tests.e2e.processes import ENVIRONMENT, MIB, PATIENCE, Command, running, sha256, write_file
 
 PAGE = b"<title>a page</title>" + b"x" * 100_000
@@ -82,9 +83,11 @@ def alive(pid: int) -> bool:
 
 @contextlib.contextmanager
 def shared(network: dict[str, Any], data: Path, *files: Path) -> Iterator[list[str]]:
-    """The links of files that are being shared."""
+    """The links of files that are being shared, in the order of `files`."""
     with running("share", *files, "--site", network["site"], "--data", data) as command:
-        yield [command.until("shared")["link"] for _ in files]
+        told = [command.until("shared") for _ in files]
+        order = {fit_name(file.name): place for place, file in enumerate(files)}
+        yield [record["link"] for record in sorted(told, key=lambda record: order[record["name"]])]
         assert command.stop() == 0
 
 
