@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import socket
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Collection, Hashable, Mapping, Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from convergence.effects import DescriptionKind, Protocol
 from pynode.headers import BOOKMARK_PAGE, BOOKMARK_POLICY, HEADERS, TYPES
-from pynode.listening import MAX_FROM_ONE, Listener, counted_as
+from pynode.listening import MAX_FROM_ONE, Factory, Listener, counted_as
 from pynode.origins import Origins, answers_to, same_site
 from pynode.transports import CLOSE_TIMEOUT, HIGH_WATER, LOW_WATER, Channels, printable
 from pynode.transports.connection import MAX_MESSAGE
@@ -34,6 +35,12 @@ MAX_CHANNELS = 4096
 
 MAX_CHANNELS_EACH = 256
 """Of them from one address (IPv6: one /64), so that one machine cannot take all the places. A household shares one."""
+
+REQUEST_WITHIN = 30.0
+"""Seconds from a connection's beginning to the end of its first request's header."""
+
+KEEP_ALIVE = 60.0
+"""Seconds that a connection may rest between two requests."""
 
 HEARTBEAT = 30.0
 """Seconds between pings; a peer that leaves one unanswered for half as long is dead."""
@@ -328,9 +335,16 @@ class Site:
     def __init__(
         self, app: web.Application, sockets: FacilitatorSockets | None = None, from_one: int = MAX_FROM_ONE
     ) -> None:
+        app.middlewares.insert(0, self._requested)
         self._runner = web.AppRunner(
-            app, access_log=None, logger=http_log, handle_signals=False, shutdown_timeout=CLOSE_TIMEOUT
+            app,
+            access_log=None,
+            logger=http_log,
+            handle_signals=False,
+            shutdown_timeout=CLOSE_TIMEOUT,
+            keepalive_timeout=KEEP_ALIVE,
         )
+        self._awaited: dict[asyncio.BaseTransport, asyncio.TimerHandle] = {}  # connections without a request so far
         self._from_one = from_one
         self._listener: Listener | None = None
         self._sockets = sockets
@@ -339,13 +353,34 @@ class Site:
         """Listen. Returns the port that was bound. Raises OSError when the address is taken or not ours."""
         await self._runner.setup()
         assert self._runner.server is not None
-        self._listener = Listener(self._runner.server, self._from_one)
+        self._listener = Listener(self._runner.server, self._from_one, self._connect)
         return await self._listener.start(host, port)
+
+    async def _connect(self, loop: asyncio.AbstractEventLoop, factory: Factory, connection: socket.socket) -> None:
+        transport, _ = await loop.connect_accepted_socket(factory, connection)
+        self._awaited[transport] = loop.call_later(REQUEST_WITHIN, self._cut, transport)
+
+    def _cut(self, transport: asyncio.WriteTransport) -> None:
+        """No request came, or not all of it: such a connection would take a descriptor for good."""
+        del self._awaited[transport]
+        transport.abort()
+
+    @web.middleware
+    async def _requested(
+        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        timer = None if request.transport is None else self._awaited.pop(request.transport, None)
+        if timer is not None:
+            timer.cancel()
+        return await handler(request)
 
     async def close(self) -> None:
         """Stop listening, close every connection, in bounded time."""
         if self._listener is not None:
             self._listener.close()
+        for timer in self._awaited.values():
+            timer.cancel()
+        self._awaited.clear()
         if self._sockets is not None:
             await self._sockets.shutdown()
         await self._runner.cleanup()

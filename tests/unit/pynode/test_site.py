@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
 import json
 import logging
@@ -73,6 +74,29 @@ async def get(port: int, target: str, *headers: str, method: str = "GET") -> tup
         body = b"" if method == "HEAD" else await reader.readexactly(int(answered.get("content-length", 0)))
     writer.close()
     return int(first.split(" ")[1]), answered, body
+
+
+@pytest.mark.parametrize("part", [b"", b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX: "])
+def test_a_connection_without_a_request_ends(dist: Path, part: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test() -> None:
+        server = await serving(dist)
+        asked, asking = await asyncio.open_connection("127.0.0.1", server.port)
+        asking.write(f"GET /app.mjs HTTP/1.1\r\nHost: localhost:{server.port}\r\n\r\n".encode())
+        await asked.readuntil(b"\r\n\r\n")
+        await asked.readexactly(len(b"this is app.mjs"))
+        monkeypatch.setattr(module, "REQUEST_WITHIN", 0.1)
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(part)
+        async with asyncio.timeout(20):
+            with contextlib.suppress(ConnectionError):
+                assert await reader.read() == b""
+        asking.write(f"HEAD / HTTP/1.1\r\nHost: localhost:{server.port}\r\n\r\n".encode())
+        assert await asked.readuntil(b"\r\n\r\n"), "one that has asked goes on"
+        for each in (writer, asking):
+            each.close()
+        await server.site.close()
+
+    run(test)
 
 
 def test_files_have_their_types_and_headers(dist: Path) -> None:
