@@ -44,7 +44,7 @@ class RuledCircuit:
             self.outbox.call_at(now, self.next)
 
     def open_stream(self, target, handler, now):
-        self.outbox.call_at(now, lambda now: handler.ended(EndReason.RESOLVEFAILED, now))
+        self.outbox.call_at(now, lambda now: handler.aborted(EndReason.RESOLVEFAILED, now))
 
     def destroy(self, reason, now):
         if not self.closed:
