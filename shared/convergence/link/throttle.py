@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from typing import Protocol as Shape
 
+from convergence.limits import TokenBucket
 from convergence.outbox import Outbox, Timer
 from convergence.wire.cells import CELL_LEN
 
@@ -36,33 +37,35 @@ class Throttle:
     def __init__(self, outbox: Outbox, rate: int | None = None) -> None:
         self.rate = rate
         self._outbox = outbox
-        self._tokens = 0.0 if rate is None else self._burst(rate)
-        self._counted = -math.inf  # time at which the tokens were last counted
+        self._bucket = self._bucket_of(rate)
         self._waiting: dict[Waiting, None] = {}  # in turn order: the first is next
         self._timer: Timer | None = None
 
     def set_rate(self, rate: int | None, now: float) -> None:
         """Change the rate. Saved tokens beyond the new burst are lost; links that wait try again."""
-        if rate is not None:
-            self._refill(now)
-            self._tokens = self._burst(rate) if self.rate is None else min(self._tokens, self._burst(rate))
+        before, self._bucket = self._bucket, self._bucket_of(rate)
+        if before is not None and self._bucket is not None:
+            before.refill(now)
+            self._bucket.refill(now)
+            self._bucket.left = min(before.left, self._bucket.left)
         self.rate = rate
         self._wake(now)
 
     def allowance(self, now: float) -> float:
         """How many bytes a link may send now; 0 if it has to wait. While other links wait, a new one gets 0 and goes
         behind them."""
-        if self.rate is None:
+        if self._bucket is None:
             return math.inf
         if self._timer is not None:
             return 0.0
-        self._refill(now)
-        return max(self._tokens, 0.0)
+        self._bucket.refill(now)
+        return max(self._bucket.left, 0.0)
 
     def settle(self, link: Waiting, sent: int, more: bool, now: float) -> None:
         """A link has sent this many bytes of its allowance. If it has `more` to send, it waits; if it sent anything, it
         goes behind all others."""
-        self._tokens -= sent
+        if self._bucket is not None:
+            self._bucket.left -= sent
         if sent or not more:
             self._waiting.pop(link, None)
         if more:
@@ -73,18 +76,12 @@ class Throttle:
         """The link is closed."""
         self._waiting.pop(link, None)
 
-    @staticmethod
-    def _burst(rate: int) -> float:
-        return max(rate * BURST, MIN_BURST)
-
-    def _refill(self, now: float) -> None:
-        if self.rate is not None and now > self._counted:
-            self._tokens = min(self._tokens + (now - self._counted) * self.rate, self._burst(self.rate))
-        self._counted = now
+    def _bucket_of(self, rate: int | None) -> TokenBucket | None:
+        return None if rate is None else TokenBucket(self._outbox, rate, max(rate * BURST, MIN_BURST))
 
     def _wait(self, now: float) -> None:
-        if self._timer is None and self.rate is not None:
-            needed = max(self.rate * WAKE, CELL_LEN) - self._tokens
+        if self._timer is None and self._bucket is not None and self.rate is not None:
+            needed = max(self.rate * WAKE, CELL_LEN) - self._bucket.left
             self._timer = self._outbox.call_at(now + needed / self.rate, self._wake)
 
     def _wake(self, now: float) -> None:

@@ -441,13 +441,18 @@ def test_a_point_exposes_no_other_entries_by_refusing(scene, reason):
     assert scene.pool._avoided(scene.net.now) == []
 
 
-def test_entries_that_extend_to_nobody_are_replaced():
-    """What they do for a point says nothing; what they do for relays of our choice does."""
+def with_entries_in_use():
+    """A scene, a point, a name, and the identities of the entries over which the name's provider reaches the point."""
     scene = Scene(relays=10, size=0)
     point, name = scene.directory.known[0], b"n" * 32
     for _ in range(10):
         scene.rdv(point, name, provider=True)
-    useless = {circuit.path[0].identity for circuit in scene.got}
+    return scene, point, name, {circuit.path[0].identity for circuit in scene.got}
+
+
+def test_entries_that_extend_to_nobody_are_replaced():
+    """What they do for a point says nothing; what they do for relays of our choice does."""
+    scene, point, name, useless = with_entries_in_use()
     for identity in useless:
         scene.net.by_identity[identity].reach = lambda identity, reply, *rest: reply(None, scene.net.now)
     scene.got.clear()
@@ -528,11 +533,7 @@ def test_links_of_ours_that_die_while_circuits_are_built_count_against_no_extens
 
 def test_an_entry_that_ends_its_link_whenever_it_is_to_extend_is_replaced():
     """The link is the entry's own doing or our network's; another relay is not to blame in either case."""
-    scene = Scene(relays=10, size=0)
-    point, name = scene.directory.known[0], b"n" * 32
-    for _ in range(10):
-        scene.rdv(point, name, provider=True)
-    useless = {circuit.path[0].identity for circuit in scene.got}
+    scene, point, name, useless = with_entries_in_use()
     for identity in useless:
         machine = scene.net.by_identity[identity]
 
