@@ -155,8 +155,8 @@ class Pending:
     def _settle(self, now: float) -> None:
         """Both ends have ended."""
         if self.open and self._carrier is not None and self._carrier.closed:
-            self._machine.move("finish", now)
-            self._over(EndReason.DONE, now, None)
+            self._carrier = None
+            self.abort(EndReason.DONE, now)
 
     def _timed_out(self, phase: Phase, now: float) -> None:
         self._over(EndReason.TIMEOUT, now, self.handler)
