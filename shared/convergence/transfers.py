@@ -40,7 +40,8 @@ from convergence.pipes.duplex import Duplex
 from convergence.ports import Crypto, Rng
 from convergence.rdv.circuits import CircuitSource
 from convergence.rdv.client import RdvClient
-from convergence.rdv.service import RdvService, Served
+from convergence.rdv.keys import SessionKeys
+from convergence.rdv.service import FILES, RdvService, Served
 from convergence.wire.descriptor import Descriptor
 from convergence.wire.ordb import FileInfo, ShareLink
 
@@ -131,7 +132,7 @@ class Transfers:
         self._sources = sources
         self._nodes: Sequence[Descriptor] = ()
         self._leaving = False
-        self._service = RdvService(circuits, outbox, crypto, rng, on_standing=self._on_standing)
+        self._service = RdvService(circuits, outbox, crypto, rng, FILES, on_standing=self._on_standing)
 
     def restore(self, now: float) -> None:
         """Share again what was shared, and go on with what was being fetched."""
@@ -207,7 +208,7 @@ class Transfers:
         if share is None:
             return
         file = share.file
-        self._service.unshare(file.hash_name, now)
+        self._service.withdraw(file.hash_name, now)
         self._circuits.forget(file.hash_name, True)
         items: list[tuple[str, bytes, bytes | None]] = [("file", file_key(file.info.root, file.hash_name), None)]
         root = file.info.root
@@ -312,7 +313,7 @@ class Transfers:
             return Upload(stream, file, tree, self._outbox, on_progress=progress)
 
         try:
-            self._service.share(file.hash_name, file.key, serve, now)
+            self._service.offer(file.hash_name, SessionKeys.of_file(file.key), serve, now)
         except Problem as problem:
             del self.shares[share_id]
             self._outbox.emit(ShareFailed(file.info.root.hex(), problem.why))
@@ -394,7 +395,7 @@ class Transfers:
 
         return RdvClient(
             transfer.link.hash_name,
-            transfer.link.key,
+            SessionKeys.of_file(transfer.link.key),
             self._circuits,
             self._outbox,
             self._crypto,
