@@ -15,7 +15,7 @@ from enum import StrEnum
 from hashlib import sha256
 from typing import Any
 
-from convergence.codes import Gone, Limit, StorageWhy, TransferWhy
+from convergence.codes import Gone, Limit, LinkFlaw, StorageWhy, TransferWhy
 from convergence.effects import Failure
 from convergence.errors import ParseError, Problem, Why
 from convergence.events import (
@@ -42,6 +42,7 @@ from convergence.rdv.circuits import CircuitSource
 from convergence.rdv.client import RdvClient
 from convergence.rdv.keys import SessionKeys
 from convergence.rdv.service import FILES, RdvService, Served
+from convergence.wire.address import PrivateAddress
 from convergence.wire.descriptor import Descriptor
 from convergence.wire.ordb import FileInfo, ShareLink
 
@@ -232,7 +233,10 @@ class Transfers:
 
     def get(self, text: str, now: float) -> str:
         """Fetch what a link names; returns its id. Raises Problem, which says what is wrong with the link."""
-        return self._begin(ShareLink.parse(text), now)
+        link = ShareLink.parse(text)
+        if PrivateAddress(link.key).hash_name == link.hash_name:
+            raise Problem(LinkFlaw.SERVICE)
+        return self._begin(link, now)
 
     def cancel(self, transfer_id: str, now: float) -> None:
         """Stop fetching; what has arrived stays and `get` goes on from it."""
