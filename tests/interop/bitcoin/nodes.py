@@ -8,7 +8,6 @@ Does not: know what lies between the two nodes.
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import os
 import socket
@@ -19,6 +18,7 @@ from typing import Any
 
 from tests.e2e.processes import PATIENCE
 
+Process = subprocess.Popen[bytes]
 FOLDER = Path(__file__).parent
 STDIO = "-"
 """In place of an address: the far side is at stdin and stdout."""
@@ -43,19 +43,20 @@ class BitcoinNode:
         self.command = ["node", str(script), where, "--blocks", str(blocks), "--control", f"{host}:{port}"]
         self.records: list[dict[str, Any]] = []
 
-    @functools.cached_property
+    @property
     def ready(self) -> dict[str, Any]:
         """Its first event: with its Bitcoin address, and for a full node the tip of its chain and its port."""
-        return self.until("ready")
+        return next((record for record in self.records if record["event"] == "ready"), None) or self.until("ready")
 
     def until(self, event: str, holds: Callable[[dict[str, Any]], bool] = lambda record: True) -> dict[str, Any]:
-        """The next record of that kind for which `holds`."""
+        """The next record of that kind for which `holds`. An error that is not waited for fails the test."""
         try:
             for line in self._lines():
                 record: dict[str, Any] = json.loads(line)
                 self.records.append(record)
                 if record["event"] == event and holds(record):
                     return record
+                assert record["event"] != "error", record["message"]
         except TimeoutError:
             raise AssertionError(f"no {event} in time; so far {self.records[-20:]}") from None
         raise AssertionError(f"it ended without {event}: {self.records[-20:]}")
@@ -82,13 +83,9 @@ class BitcoinNode:
 
 
 @contextlib.contextmanager
-def running(command: Sequence[str], **options: Any) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that ends with the block at the latest. Its stderr is that of the test, which pytest shows.
-
-    Args:
-        options: for subprocess.Popen.
-    """
-    with subprocess.Popen(command, **({"stdin": subprocess.DEVNULL} | options)) as process:
+def running(command: Sequence[str], stdin: int = subprocess.DEVNULL, stdout: int | None = None) -> Iterator[Process]:
+    """A process that ends with the block at the latest. Its stderr is the test's own, which pytest shows."""
+    with subprocess.Popen(command, stdin=stdin, stdout=stdout) as process:
         try:
             yield process
         finally:
@@ -96,8 +93,8 @@ def running(command: Sequence[str], **options: Any) -> Iterator[subprocess.Popen
 
 
 @contextlib.contextmanager
-def piped(left: Sequence[str], right: Sequence[str]) -> Iterator[tuple[subprocess.Popen[bytes], subprocess.Popen[bytes]]]:
-    """Two processes, each of which reads what the other writes: `mkfifo back; left < back | right > back` in a shell."""
+def piped(left: Sequence[str], right: Sequence[str]) -> Iterator[tuple[Process, Process]]:
+    """Two processes, each of which reads what the other writes. In a shell: `mkfifo back; left <back | right >back`."""
     to_left, from_right = os.pipe()
     to_right, from_left = os.pipe()
     ends = [to_left, from_right, to_right, from_left]
