@@ -5,12 +5,67 @@ What lies between the two is up to each test.
 
 from __future__ import annotations
 
+import contextlib
+import socket
+from collections.abc import Iterator
 from contextlib import closing
+from socketserver import BaseRequestHandler, ThreadingTCPServer
+from threading import Thread
 
 from tests.e2e.processes import PATIENCE
 from tests.interop.bitcoin.nodes import STDIO, BitcoinNode, piped, running
 
 BLOCKS = 200
+
+
+class Relay(ThreadingTCPServer):
+    """A TCP relay on loopback that can cut what passes through it."""
+
+    daemon_threads = True
+
+    def __init__(self, port: int) -> None:
+        super().__init__(("127.0.0.1", 0), RelayHandler)
+        self.far = ("127.0.0.1", port)
+        self.passing: list[socket.socket] = []
+
+    def cut(self) -> None:
+        for near in self.passing:
+            shut(near)
+        self.passing.clear()
+
+
+class RelayHandler(BaseRequestHandler):
+    server: Relay
+
+    def handle(self) -> None:
+        with socket.create_connection(self.server.far) as far:
+            self.server.passing.append(self.request)
+            back = Thread(target=pump, args=(far, self.request))
+            back.start()
+            pump(self.request, far)
+            back.join()
+
+
+def pump(source: socket.socket, sink: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while data := source.recv(1 << 16):
+            sink.sendall(data)
+    for end in (source, sink):
+        shut(end)
+
+
+def shut(end: socket.socket) -> None:
+    with contextlib.suppress(OSError):  # the far side was quicker
+        end.shutdown(socket.SHUT_RDWR)
+
+
+@contextlib.contextmanager
+def relayed(port: int) -> Iterator[Relay]:
+    with Relay(port) as relay:
+        Thread(target=relay.serve_forever, daemon=True).start()
+        yield relay
+        relay.cut()
+        relay.shutdown()
 
 
 def follow_and_pay(full: BitcoinNode, spv: BitcoinNode) -> None:
@@ -37,6 +92,17 @@ def test_nodes_with_nothing_between_them_over_tcp() -> None:
         address = f"127.0.0.1:{full.ready['port']}"
         with closing(BitcoinNode("spv", address)) as spv, running(spv.command):
             follow_and_pay(full, spv)
+
+
+def test_a_node_whose_connection_is_cut_makes_another_and_goes_on() -> None:
+    with closing(BitcoinNode("full", "127.0.0.1:0", BLOCKS)) as full, running(full.command):
+        with relayed(full.ready["port"]) as relay:
+            with closing(BitcoinNode("spv", f"127.0.0.1:{relay.server_address[1]}")) as spv, running(spv.command):
+                follow_and_pay(full, spv)
+                relay.cut()
+                spv.until("closed")
+                full.say("mine 1")
+                assert spv.until("block") == full.until("mined") | {"event": "block"}
 
 
 def test_nodes_with_nothing_between_them_over_stdin_and_stdout() -> None:
