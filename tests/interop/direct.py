@@ -92,7 +92,8 @@ async def both(*ways: Awaitable[None]) -> None:
 
 def reset(writer: asyncio.StreamWriter) -> None:
     """Close with a TCP reset: the only way that TCP has to say that something went wrong."""
-    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    with contextlib.suppress(OSError):  # closed already
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     writer.transport.abort()
 
 
@@ -292,11 +293,12 @@ class Proxy:
         if method != "CONNECT":
             writer.write(b"HTTP/1.1 405 Method Not Allowed\r\nAllow: CONNECT\r\nContent-Length: 0\r\n\r\n")
             return None
-        user = ""
-        for line in head.split("\r\n"):
-            name, _, value = line.partition(":")
-            if name.lower() == "proxy-authorization":
-                user = base64.b64decode(value.split()[1]).decode().partition(":")[0]
+        fields = {name.lower(): value for name, _, value in (line.partition(":") for line in head.split("\r\n")[1:])}
+        if any(name in ("origin", "referer") or name.startswith("sec-fetch-") for name in fields):  # a web page's
+            writer.write(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
+            return None
+        credentials = fields.get("proxy-authorization", "Basic ").split()[1:]
+        user = base64.b64decode(credentials[0]).decode().partition(":")[0] if credentials else ""
         host, _, port = target.rpartition(":")
         try:
             far = await self._connect(host, int(port), user)
@@ -315,7 +317,12 @@ async def proxy(services: Services, listen: str) -> int:
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser()
     commands = top.add_subparsers(dest="command", required=True)
-    for name, positional in {"pipe": ["address"], "serve": ["address"], "forward": ["listen", "address"], "proxy": []}.items():
+    for name, positional in {
+        "pipe": ["address"],
+        "serve": ["address"],
+        "forward": ["listen", "address"],
+        "proxy": [],
+    }.items():
         command = commands.add_parser(name)
         for argument in positional:
             command.add_argument(argument)
@@ -341,5 +348,6 @@ async def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    code = asyncio.new_event_loop().run_until_complete(main(sys.argv[1:]))
+    loop = asyncio.new_event_loop()
+    code = loop.run_until_complete(main(sys.argv[1:]))
     os._exit(code)  # a thread may still wait for standard input

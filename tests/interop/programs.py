@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import ipaddress
 import os
 import select
 import signal
@@ -107,18 +108,18 @@ class Authority:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._key = ec.generate_private_key(ec.SECP256R1())
-        self._name = _name("Authority of a test")
+        self._name = _name(f"Authority {x509.random_serial_number():x}")
         made = self._builder(self._name, self._key.public_key())
         made = made.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         self.file = folder / "authority.pem"
         self.file.write_bytes(self._signed(made))
 
-    def certificate(self, host: str) -> tuple[Path, Path]:
-        """Files of a certificate for that name and of its key, PEM."""
+    def certificate(self, *hosts: str) -> tuple[Path, Path]:
+        """Files of a certificate for these names and addresses, and of its key, PEM."""
         key = ec.generate_private_key(ec.SECP256R1())
-        made = self._builder(_name(host), key.public_key())
-        made = made.add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False)
-        chain, secret = self._folder / f"{host}.pem", self._folder / f"{host}.key"
+        names = x509.SubjectAlternativeName([_general_name(host) for host in hosts])
+        made = self._builder(_name(hosts[0]), key.public_key()).add_extension(names, critical=False)
+        chain, secret = self._folder / f"{hosts[0]}.pem", self._folder / f"{hosts[0]}.key"
         chain.write_bytes(self._signed(made))
         plain = serialization.NoEncryption()
         secret.write_bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain))
@@ -137,6 +138,13 @@ class Authority:
 
 def _name(common: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, common)])
+
+
+def _general_name(host: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(host))
+    except ValueError:
+        return x509.DNSName(host)
 
 
 class Memory:

@@ -18,6 +18,9 @@ from pathlib import Path
 
 from tests.e2e.processes import MIB, Command, running
 
+ZONE = ".hash.conv"
+"""How names of services end where only a host name can be given."""
+
 _numbers = itertools.count(1)
 
 
@@ -28,12 +31,16 @@ class Proxy:
     command: Command
     port: int
 
-    def circuits(self, streams: int) -> dict[str, set[str]]:
-        """For each user name, what carried its streams. Reads that many records of streams."""
-        found: dict[str, set[str]] = {}
+    def circuits(self, *users: str, streams: int) -> dict[str, set[str]]:
+        """What carried the next streams of these users, by their names; "" is the name of who gave none.
+
+        Args:
+            streams: how many to wait for.
+        """
+        found: dict[str, set[str]] = {user: set() for user in users}
         for _ in range(streams):
-            record = self.command.until("stream")
-            found.setdefault(record["user"], set()).add(record["circuit"])
+            record = self.command.until("stream", lambda record: record["user"] in users)
+            found[record["user"]].add(record["circuit"])
         return found
 
 
@@ -120,7 +127,7 @@ class Service:
     @property
     def host(self) -> str:
         """Its name for a proxy."""
-        return f"{self.address.removeprefix('hash:')}.hash.conv"
+        return f"{self.address.removeprefix('hash:')}{ZONE}"
 
     @property
     def pipe(self) -> list[str]:
