@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests.e2e.processes import ENVIRONMENT, PATIENCE
-from tests.interop.programs import free_port, serving
+from tests.interop.programs import free_port, need_root, serving
 from tests.namespace import program
 
 HOST = "server.example"
@@ -56,6 +56,7 @@ class OpenSsh:
     """
 
     def __init__(self, folder: Path) -> None:
+        need_root()
         self.folder = folder
         self.port = free_port()
         for name in ("host", "user"):

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tests.e2e.processes import ENVIRONMENT, PATIENCE
-from tests.interop.programs import Authority, free_port, serving
+from tests.interop.programs import Authority, free_port, need_root, serving
 from tests.namespace import program
 
 HOST = "db.example"
@@ -43,6 +43,7 @@ class PostgreSql:
     """A server that runs at `port`; `authority` is the file of what signed its certificate."""
 
     def __init__(self, folder: Path, authority: Authority) -> None:
+        need_root()
         self.port = free_port()
         self.authority = authority.file
         self._account = next(pwd.getpwnam(name) for name in ACCOUNTS if _exists(name))

@@ -21,6 +21,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from queue import Empty, Queue
 
+import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -28,7 +29,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from tests.e2e.processes import LOG, PATIENCE, remembered
 
 SAMPLING = 0.02
-"""Seconds between two looks at the memory of processes that come and go. Their peak is the kernel's, not the sample's."""
+"""Seconds between two looks at the memory of processes that come and go. The kernel keeps the peak in between."""
 
 
 def free_port() -> int:
@@ -178,3 +179,9 @@ class Memory:
     def below(self, ceiling: int) -> bool:
         """Whether each was seen, and stayed below."""
         return all(0 < peak < ceiling for peak in self.peaks.values())
+
+
+def need_root() -> None:
+    """Skip a test of a program that has to become another user, where only our own can be had."""
+    if os.geteuid() != 0 or Path("/proc/self/uid_map").read_text().split()[2] == "1":
+        pytest.skip("needs root, to run a server as another user")

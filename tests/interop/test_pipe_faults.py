@@ -1,4 +1,4 @@
-"""What goes wrong at the ends of a pipe: nobody there, a program that dies, one that never reads, one that never ends."""
+"""What goes wrong at the ends of a pipe: nobody is there, a program dies, one never reads, one never ends."""
 
 from __future__ import annotations
 

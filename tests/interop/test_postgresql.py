@@ -1,4 +1,4 @@
-"""PostgreSQL with TLS through a forwarded port: psql verifies the server's name and certificate to the test's own root."""
+"""PostgreSQL with TLS through a forwarded port: psql verifies the server's name, up to the test's own root."""
 
 from __future__ import annotations
 
