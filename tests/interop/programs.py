@@ -17,16 +17,17 @@ import socket
 import subprocess
 import threading
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from queue import Empty, Queue
+from typing import Any
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from tests.e2e.processes import LOG, PATIENCE, remembered
+from tests.e2e.processes import ENVIRONMENT, LOG, PATIENCE, remembered
 
 SAMPLING = 0.02
 """Seconds between two looks at the memory of processes that come and go. The kernel keeps the peak in between."""
@@ -91,6 +92,20 @@ def serving(
         yield server
     finally:
         server.stop(ended_by)
+
+
+@contextlib.contextmanager
+def child(command: Sequence[str | Path], **options: Any) -> Iterator[subprocess.Popen[bytes]]:
+    """A program of which the test reads and writes what `options` of Popen make pipes. None is left behind."""
+    process = subprocess.Popen(command, env=ENVIRONMENT, bufsize=0, **options)
+    try:
+        yield process
+    finally:
+        process.kill()  # nothing if it has ended and was waited for
+        for end in (process.stdin, process.stdout, process.stderr):
+            if end is not None:
+                end.close()
+        process.wait(PATIENCE)
 
 
 def gone(pid: int) -> None:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import select
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.e2e.processes import ENVIRONMENT, MIB, PATIENCE
-from tests.interop.programs import Memory, free_port, gone
+from tests.interop.programs import Memory, child, free_port, gone
 from tests.interop.ways import Way
 from tests.namespace import program
 
@@ -37,21 +38,9 @@ def run(command: list[str], given: bytes = b"") -> subprocess.CompletedProcess[b
     return subprocess.run(command, input=given, capture_output=True, env=ENVIRONMENT, timeout=PATIENCE, check=False)
 
 
-@contextlib.contextmanager
-def piping(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
-    """A pipe whose both ends are ours."""
-    process = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT, bufsize=0
-    )
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            process.kill()
-        for end in (process.stdin, process.stdout, process.stderr):
-            with contextlib.suppress(OSError):
-                end.close()
-        process.wait(PATIENCE)
+def piping(command: list[str], **options: Any) -> contextlib.AbstractContextManager[subprocess.Popen[bytes]]:
+    """A pipe whose ends are ours, but for those in `options`."""
+    return child(command, **{**dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE), **options})
 
 
 def talker(folder: Path) -> tuple[list[str], Path]:
@@ -60,10 +49,16 @@ def talker(folder: Path) -> tuple[list[str], Path]:
     return [sys.executable, "-c", TALKER, str(folder / "pid.new"), str(file)], file
 
 
+def chunk(descriptor: int) -> bytes:
+    """What can be read next; nothing at the end."""
+    assert select.select([descriptor], [], [], PATIENCE)[0], "neither a byte nor the end in time"
+    return os.read(descriptor, 1 << 16)
+
+
 def read(descriptor: int, size: int) -> int:
     """Read that many bytes of YES, or to the end. Returns how many there were."""
     count = 0
-    while count < size and (data := os.read(descriptor, 1 << 16)):
+    while count < size and (data := chunk(descriptor)):
         assert data.strip(YES) == b""
         count += len(data)
     return count
@@ -102,7 +97,7 @@ def test_a_program_that_dies_in_mid_stream(way: Way, tmp_path: Path, number: int
         os.kill(int(file.read_text()), number)
         read(pipe.stdout.fileno(), sys.maxsize)  # what was on its way, then the end
         assert pipe.wait(PATIENCE) != 0
-        assert pipe.stderr.read().strip()
+        assert chunk(pipe.stderr.fileno()).strip()
         # The next connection is served as ever.
         file.unlink()
         with piping(service.pipe) as again:
@@ -124,29 +119,29 @@ def test_a_provider_that_dies_in_mid_stream(way: Way, tmp_path: Path, number: in
 
 
 def test_a_reader_that_never_reads_stops_the_writer(way: Way) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listening, way.to_port(listening.getsockname()[1]) as service:
-        with piping(service.pipe) as pipe, Memory(service.command.pid, pipe.pid, *way.pids) as memory:
-            end, _ = listening.accept()
-            written = 0
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listening,
+        way.to_port(listening.getsockname()[1]) as service,
+        piping(service.pipe) as pipe,
+        Memory(service.command.pid, pipe.pid, *way.pids) as memory,
+    ):
+        listening.settimeout(PATIENCE)
+        end, _ = listening.accept()
+        with end:
+            written, said, heard = 0, hashlib.sha256(), hashlib.sha256()
             os.set_blocking(pipe.stdin.fileno(), False)
             while written <= way.waiting and select.select([], [pipe.stdin], [], QUIET)[1]:
-                written += os.write(pipe.stdin.fileno(), YES * 2048)
+                data = os.urandom(4096)  # of which a pipe that can be written to takes all: PIPE_BUF
+                written += os.write(pipe.stdin.fileno(), data)
+                said.update(data)
             assert written <= way.waiting, "the writer is not held up"
             # Nothing is lost: once the reader reads, all arrives, and then the end.
             pipe.stdin.close()
-            end.settimeout(PATIENCE)
-            assert read_all(end) == written
-            end.close()
-            assert pipe.wait(PATIENCE) == 0
+            while data := chunk(end.fileno()):
+                heard.update(data)
+            assert heard.digest() == said.digest()
+        assert pipe.wait(PATIENCE) == 0
     assert memory.below(way.ceiling), memory.peaks
-
-
-def read_all(end: socket.socket) -> int:
-    count = 0
-    while data := end.recv(1 << 16):
-        assert data.strip(YES) == b""
-        count += len(data)
-    return count
 
 
 def test_a_writer_that_never_ends_is_ended_by_its_reader(way: Way, tmp_path: Path) -> None:
@@ -156,7 +151,7 @@ def test_a_writer_that_never_ends_is_ended_by_its_reader(way: Way, tmp_path: Pat
         with (
             piping(service.pipe) as pipe,
             Memory(service.command.pid, pipe.pid, *way.pids) as memory,
-            subprocess.Popen([program("head"), "-c", str(64 * MIB)], stdin=pipe.stdout, stdout=subprocess.PIPE) as head,
+            piping([program("head"), "-c", str(64 * MIB)], stdin=pipe.stdout) as head,
         ):
             pipe.stdout.close()  # it is head's now
             assert read(head.stdout.fileno(), sys.maxsize) == 64 * MIB
@@ -173,5 +168,5 @@ def test_ten_thousand_writes_of_one_byte(way: Way) -> None:
         for byte in data:
             os.write(pipe.stdin.fileno(), bytes((byte,)))
         pipe.stdin.close()
-        assert b"".join(iter(lambda: os.read(pipe.stdout.fileno(), 1 << 16), b"")) == data
+        assert b"".join(iter(lambda: chunk(pipe.stdout.fileno()), b"")) == data
         assert pipe.wait(PATIENCE) == 0

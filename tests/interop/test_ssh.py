@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import select
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +12,7 @@ import pytest
 
 from tests.e2e.processes import ENVIRONMENT, MIB, PATIENCE, sha256, write_file
 from tests.interop.openssh import HOST, OpenSsh, make_key
+from tests.interop.programs import child
 from tests.interop.ways import Service, Way
 
 
@@ -51,23 +54,17 @@ def test_files_are_copied_both_ways(openssh: OpenSsh, service: Service, tmp_path
 
 def test_several_sessions_at_once_keep_apart(openssh: OpenSsh, service: Service) -> None:
     command = [*openssh.client(service.proxy_command), HOST, "cat"]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "env": ENVIRONMENT}
-    sessions = [subprocess.Popen(command, **pipes) for _ in range(4)]
-    try:
-        # Each has answered before the first one may end.
+    with contextlib.ExitStack() as stack:
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        sessions = [stack.enter_context(child(command, **pipes)) for _ in range(4)]
         for number, session in enumerate(sessions):
-            assert session.stdin and session.stdout
             session.stdin.write(b"%d\n" % number)
-            session.stdin.flush()
-        assert [session.stdout.readline() for session in sessions] == [b"0\n", b"1\n", b"2\n", b"3\n"]
+        for number, session in enumerate(sessions):  # each has answered before the first one may end
+            assert select.select([session.stdout], [], [], PATIENCE)[0]
+            assert session.stdout.readline() == b"%d\n" % number
         for number, session in enumerate(sessions):
             assert session.communicate(b"end of %d" % number, timeout=PATIENCE)[0] == b"end of %d" % number
             assert session.returncode == 0
-    finally:
-        for session in sessions:
-            if session.poll() is None:
-                session.kill()
-                session.communicate()
 
 
 def test_a_host_with_another_key_is_refused(

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.processes import ENVIRONMENT, MIB, PATIENCE
-from tests.interop.programs import Memory
+from tests.interop.programs import Memory, child
 from tests.interop.ways import Way
 from tests.namespace import program
 
@@ -59,8 +59,8 @@ def test_a_tree_arrives_and_memory_stays_flat(way: Way, tmp_path: Path, size: in
     tar = program("tar")
     with (
         way.to_program(tar, "-x", "-p", "-C", there) as service,
-        subprocess.Popen([tar, "-c", "-C", tmp_path / "here", "."], stdout=subprocess.PIPE) as packing,
-        subprocess.Popen(service.pipe, stdin=packing.stdout, stdout=subprocess.PIPE, env=ENVIRONMENT) as piping,
+        child([tar, "-c", "-C", tmp_path / "here", "."], stdout=subprocess.PIPE) as packing,
+        child(service.pipe, stdin=packing.stdout, stdout=subprocess.PIPE) as piping,
     ):
         assert packing.stdout
         packing.stdout.close()  # it is the pipe's now
