@@ -95,12 +95,22 @@ def serving(
 
 
 @contextlib.contextmanager
-def child(command: Sequence[str | Path], **options: Any) -> Iterator[subprocess.Popen[bytes]]:
-    """A program of which the test reads and writes what `options` of Popen make pipes. None is left behind."""
+def child(
+    command: Sequence[str | Path], *, patience: float = PATIENCE, **options: Any
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A program of which the test reads and writes what `options` of Popen make pipes. None is left behind.
+
+    Args:
+        patience: seconds after which it is killed, so that no test waits for it for ever.
+    """
     process = subprocess.Popen(command, env=ENVIRONMENT, bufsize=0, **options)
+    watch = threading.Timer(patience, process.kill)
+    watch.daemon = True
+    watch.start()
     try:
         yield process
     finally:
+        watch.cancel()
         process.kill()  # nothing if it has ended and was waited for
         for end in (process.stdin, process.stdout, process.stderr):
             if end is not None:

@@ -59,8 +59,8 @@ def test_a_tree_arrives_and_memory_stays_flat(way: Way, tmp_path: Path, size: in
     tar = program("tar")
     with (
         way.to_program(tar, "-x", "-p", "-C", there) as service,
-        child([tar, "-c", "-C", tmp_path / "here", "."], stdout=subprocess.PIPE) as packing,
-        child(service.pipe, stdin=packing.stdout, stdout=subprocess.PIPE) as piping,
+        child([tar, "-c", "-C", tmp_path / "here", "."], patience=patience, stdout=subprocess.PIPE) as packing,
+        child(service.pipe, patience=patience, stdin=packing.stdout, stdout=subprocess.PIPE) as piping,
     ):
         assert packing.stdout
         packing.stdout.close()  # it is the pipe's now
