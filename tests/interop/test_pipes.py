@@ -100,6 +100,17 @@ def test_who_has_heard_all_still_speaks(way: Way, what: str) -> None:
                 assert heard == data
 
 
+class Echo(asyncio.Protocol):
+    """Says what it hears, and ends when it has heard all."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self._transport.write(data)
+
+
 @pytest.fixture
 def descriptors() -> Iterator[None]:
     """As many as this process, and those that it starts, may have."""
@@ -113,14 +124,8 @@ def descriptors() -> Iterator[None]:
 def test_a_thousand_connections_at_once(way: Way) -> None:
     """Each hears what it said, and nothing of another."""
 
-    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while data := await reader.read(1 << 16):
-            writer.write(data)
-            await writer.drain()
-        writer.close()
-
     async def crowd() -> None:
-        server = await asyncio.start_server(echo, "127.0.0.1", 0, backlog=CONNECTIONS)
+        server = await asyncio.get_running_loop().create_server(Echo, "127.0.0.1", 0, backlog=CONNECTIONS)
         with way.to_port(server.sockets[0].getsockname()[1]) as service, service.forward() as (_, port):
             async with asyncio.timeout(PATIENCE):
                 opening = (asyncio.open_connection("127.0.0.1", port) for _ in range(CONNECTIONS))
