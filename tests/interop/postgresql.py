@@ -63,7 +63,7 @@ class PostgreSql:
     @contextlib.contextmanager
     def running(self) -> Iterator[PostgreSql]:
         settings = [f"--{name}={value}" for name, value in {**SETTINGS, "port": self.port}.items()]
-        command = [*self._as_account(), program("postgres"), "-D", self._data, *settings]
+        command = [*self._as_account(), program("postgres"), "-D", str(self._data), *settings]
         # SIGINT: end now, whoever is connected.
         with serving(*command, ready="ready to accept connections", ended_by=signal.SIGINT):
             yield self

@@ -33,7 +33,7 @@ def proxy(way: Way) -> Iterator[Proxy]:
 
 @pytest.fixture(scope="module", params=["http", "https"])
 def scheme(request: pytest.FixtureRequest) -> str:
-    return request.param
+    return str(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,7 @@ def test_200_short_requests(
     before = website.connections
     many = ["--parallel", "--parallel-immediate", "--parallel-max", str(at_once)] if at_once > 1 else []
     address = f"{scheme}://{service.host}/word/[1-{REQUESTS}]"
-    options = ["--cacert", website.authority, "--header", "Connection: close", "-o", f"{tmp_path}/#1"]
+    options = ["--cacert", str(website.authority), "--header", "Connection: close", "-o", f"{tmp_path}/#1"]
     user = f"crowd-{scheme}-{at_once}"
     done = curl(*through(proxy, "socks5"), "--proxy-user", f"{user}:any", *many, *options, address)
     assert done.returncode == 0, done.stderr
@@ -103,7 +103,7 @@ def test_two_users_share_nothing(proxy: Proxy, service: Service, website: Websit
     address = f"{scheme}://{service.host}/word/hello"
     users = (f"alice-{dialect}-{scheme}", f"bob-{dialect}-{scheme}")
     for user in users * 3:
-        options = ["--cacert", website.authority, "--proxy-user", f"{user}:any"]
+        options = ["--cacert", str(website.authority), "--proxy-user", f"{user}:any"]
         done = curl(*through(proxy, dialect), *options, address)
         assert (done.returncode, done.stdout) == (0, b"hello")
     circuits = proxy.circuits(*users, streams=6)

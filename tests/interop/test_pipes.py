@@ -9,7 +9,7 @@ import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import BinaryIO, Protocol
+from typing import IO, Protocol, cast
 
 import pytest
 
@@ -24,8 +24,8 @@ CONNECTIONS = 1000
 class End(Protocol):
     """Our end of a stream."""
 
-    out: BinaryIO
-    into: BinaryIO
+    out: IO[bytes]
+    into: IO[bytes]
 
     def end(self) -> None:
         """Half-close: say no more."""
@@ -44,7 +44,8 @@ class SocketEnd:
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
         connection.settimeout(PATIENCE)
-        self.into, self.out = connection.makefile("wb", buffering=0), connection.makefile("rb")
+        self.into: IO[bytes] = cast(IO[bytes], connection.makefile("wb", buffering=0))
+        self.out: IO[bytes] = connection.makefile("rb")
 
     def end(self) -> None:
         self._connection.shutdown(socket.SHUT_WR)

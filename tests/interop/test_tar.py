@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -70,6 +71,8 @@ def test_a_tree_arrives_and_memory_stays_flat(way: Way, tmp_path: Path, size: in
         assert (packing.wait(patience), piping.returncode, out) == (0, 0, b"")
     assert memory.below(way.ceiling), memory.peaks
     assert tree(there) == tree(tmp_path / "here")
+    for folder in (tmp_path / "here", there):  # pytest would keep gigabytes of them
+        shutil.rmtree(folder)
 
 
 def test_what_the_far_program_cannot_do_is_the_pipes_exit_code(way: Way, tmp_path: Path) -> None:
