@@ -35,6 +35,7 @@ from convergence.path.pool import POOL_SIZE, CircuitPool
 from convergence.path.select import MIN_HOPS, Reach
 from convergence.ports import Crypto, Rng
 from convergence.rdv.point import RdvPoint
+from convergence.services import Services
 from convergence.transfers import Transfers
 from convergence.wire.descriptor import Role
 from convergence.wire.relay import PEER_HOST, RDV_SUFFIX, AnswerType, Begin, RelayCommand
@@ -200,6 +201,7 @@ class Node:
             places=config.connections,
         )
         self.transfers = Transfers(self.outbox, crypto, rng, self.pool, sources=config.sources)
+        self.services = Services(self.outbox, crypto, rng, self.pool)
         self.fetches = Fetches(self.pool, self.outbox)
         self._exit = ExitService(self.outbox, source_of=source_of, streams=config.exit_streams)
         self._point = RdvPoint()
@@ -232,6 +234,7 @@ class Node:
         # Circuits end with their links: if we ended them, each point would see all of ours end at one moment.
         self.neighbours.close_all(now)
         self.transfers.stop(now)
+        self.services.stop(now)
         self.pool.stop(now)
 
     def refresh(self, now: float) -> None:
@@ -254,6 +257,7 @@ class Node:
         self._facilitator.moved(now)
         self._peers.republish(now)  # neighbours refuse or have forgotten what bears another date
         self.transfers.woke(by, now)
+        self.services.woke(by, now)
 
     def cut_off(self, now: float) -> None:
         """All WebRTC connections that stood have stalled: perhaps this machine is on another network, perhaps not."""
@@ -294,6 +298,7 @@ class Node:
             "bytes_out": self.neighbours.bytes_out,
             "relay": self.relaying.snapshot(),
             **self.transfers.snapshot(),
+            **self.services.snapshot(),
         }
 
     # -- driver.Machine
@@ -423,4 +428,5 @@ class Node:
         self._memory.changed(now)
         self.neighbours.nodes_changed(now)
         self.transfers.set_nodes(nodes, now)
+        self.services.set_nodes(nodes, now)
         self.pool.nodes_changed(now)

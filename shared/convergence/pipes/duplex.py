@@ -81,7 +81,9 @@ class Handler(Shape):
 
 def join(one: Duplex, other: Duplex) -> None:
     """Whatever comes out of either goes into the other, and so do ends and aborts."""
-    one.handler, other.handler = Onward(one, other), Onward(other, one)
+    there, back = Onward(one, other), Onward(other, one)
+    there.back, back.back = back, there
+    one.handler, other.handler = there, back
 
 
 class Onward:
@@ -90,7 +92,12 @@ class Onward:
     Credit is held back while the pipe it goes into is congested, so at most one window of the pipe it comes from waits.
     What comes for a pipe that is closed is dropped, while what that pipe brought still goes out the other way. Whoever
     writes on for more than MAX_DROPPED is told by CONNRESET.
+
+    Attributes:
+        back: the other side of the joint. A pipe's handler may be something that passes all on to this.
     """
+
+    back: Onward
 
     def __init__(self, out_of: Duplex, into: Duplex) -> None:
         self._out_of = out_of
@@ -120,10 +127,8 @@ class Onward:
             self._out_of.consumed(owed, now)
 
     def drained(self, now: float) -> None:
-        """What we write into drains; the other side of the joint holds the credit for it."""
-        back = self._into.handler
-        if isinstance(back, Onward):
-            back.settle(now)
+        """What comes here drains; the other side of the joint holds the credit for what it wrote into it."""
+        self.back.settle(now)
 
     def ended(self, now: float) -> None:
         self._into.end(now)

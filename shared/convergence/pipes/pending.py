@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from enum import Enum
 
-from convergence.errors import EndReason
+from convergence.errors import EndReason, Why
 from convergence.outbox import Outbox
 from convergence.pipes.duplex import Duplex, Handler
 from convergence.states import TIMEOUT, StateMachine, Table
@@ -45,12 +45,16 @@ class Pending:
     Args:
         on_refused: (code, now): the carrier ended before it opened; `bind` another, or `fail`.
         on_over: (now), once, after the handler's last call, whether it ever opened or not.
+
+    Attributes:
+        why: what people are told of its failure, where that says more than its code.
     """
 
     def __init__(
         self, outbox: Outbox, on_refused: Callable[[int, float], None], on_over: Callable[[float], None], now: float
     ) -> None:
         self.handler: Handler | None = None
+        self.why: Why | None = None
         self._machine = StateMachine(TABLE, outbox, self._timed_out, now)
         self._on_refused = on_refused
         self._on_over = on_over

@@ -1,4 +1,4 @@
-"""End-to-end encryption inside one stream: Noise_NNpsk0 between the two ends of a splice.
+"""End-to-end encryption inside one stream: Noise between the two ends of a splice (rdv/keys.py says which pattern).
 
 Does: the handshake, then framing (u16 length | Noise message) both ways. An empty message says that its sender writes
 no more: each way ends by itself, and an END of the stream that comes without such messages is an abort.
@@ -15,12 +15,12 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Protocol as Shape
 
-from convergence.crypto.kdf import hkdf_sha256
 from convergence.crypto.noise import HANDSHAKE_OVERHEAD, MAX_MESSAGE, TAG_LEN, Handshake, Transport
 from convergence.errors import CryptoError, EndReason
 from convergence.outbox import Outbox
 from convergence.pipes.duplex import Duplex, Handler
 from convergence.ports import Buffer, Crypto, Rng
+from convergence.rdv.keys import SessionKeys
 from convergence.states import TIMEOUT, StateMachine, Table
 
 MAX_RECORD = 32 * 1024  # bytes of plaintext in a frame: few calls for a piece, and no long wait on a slow path
@@ -28,14 +28,8 @@ MAX_FRAME = MAX_MESSAGE + 2  # bytes; no more than one incomplete frame is ever 
 OPEN_TIMEOUT = 20.0  # seconds that a stream of ours has to open
 ANSWER_TIMEOUT = 20.0  # seconds from our first message to the other side's
 FIRST_TIMEOUT = 8.0  # seconds that the asking side has for its first message, which takes one round trip
-PROLOGUE = b"convergence:session:1"
 
 _LENGTH = struct.Struct(">H")
-
-
-def psk_of(key: bytes) -> bytes:
-    """The pre-shared key (32 bytes), from a share link's key."""
-    return hkdf_sha256(key, info=b"convergence:psk", length=32)
 
 
 class Over(Shape):
@@ -86,10 +80,10 @@ class Session:
     """One end. It is the handler of the stream below and the Duplex of the handler above.
 
     Args:
-        initiator: True at the side that asked for the file.
-        key: the link's key, 32 bytes.
+        initiator: True at the side that asked.
+        keys: of what is served.
         name: the blinded name that was asked for. The handshake is bound to it: otherwise a point could replay or
-            misdirect a handshake to learn which names belong to one file.
+            misdirect a handshake to learn which names belong together.
         attach: called as attach(session) for the handler above.
         on_open: (now), when the handshake is done.
         on_over: see `Over`.
@@ -101,7 +95,7 @@ class Session:
         crypto: Crypto,
         rng: Rng,
         outbox: Outbox,
-        key: bytes,
+        keys: SessionKeys,
         name: bytes,
         *,
         now: float,
@@ -112,7 +106,9 @@ class Session:
     ) -> None:
         self._machine = StateMachine(TABLE, outbox, self._timed_out, now)
         self._initiator = initiator
-        self._shake = Handshake(crypto, rng.random(32), psk_of(key), initiator=initiator, prologue=PROLOGUE + name)
+        self._shake = Handshake(
+            crypto, rng.random(32), keys.psk, initiator=initiator, prologue=keys.prologue + name, static=keys.static
+        )
         self._noise: Transport | None = None
         self._on_open = on_open
         self._on_over = on_over

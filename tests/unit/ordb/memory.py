@@ -24,6 +24,7 @@ from convergence.ordb.pieces import PieceSet
 from convergence.ordb.upload import Upload
 from convergence.outbox import Outbox
 from convergence.pipes.duplex import Duplex, Handler
+from convergence.rdv.keys import SessionKeys
 from convergence.rdv.session import Session
 from convergence.wire.ordb import PIECE_SIZE, MessageCutter, Queued, ShareLink, encode_message
 from convergence.wire.relay import MAX_DATA
@@ -333,7 +334,7 @@ class Line:
             CRYPTO,
             world.rng,
             server.outbox,
-            kw.get("server_key", key),
+            SessionKeys.of_file(kw.get("server_key", key)),
             bytes(32),
             now=world.now,
             initiator=False,
@@ -344,7 +345,7 @@ class Line:
             CRYPTO,
             world.rng,
             client.outbox,
-            key,
+            SessionKeys.of_file(key),
             bytes(32),
             now=world.now,
             initiator=True,

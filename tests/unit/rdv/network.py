@@ -10,7 +10,8 @@ from convergence.errors import DestroyReason, EndReason, LocalError, StreamError
 from convergence.ordb.download import Phase
 from convergence.rdv.blind import points_of
 from convergence.rdv.client import RdvClient
-from convergence.rdv.service import RdvService
+from convergence.rdv.keys import SessionKeys
+from convergence.rdv.service import FILES, RdvService
 from convergence.wire.descriptor import Descriptor, Role
 from convergence.wire.ordb import PIECE_SIZE, Info, Piece, Request
 from convergence.wire.rdv import AdvertOp, DbInfo, parse_rdv_target
@@ -186,7 +187,7 @@ class Getter:
         self.gave_up: list[TransferWhy] = []
         self.client = RdvClient(
             rig.file.hash_name,
-            rig.file.key,
+            SessionKeys.of_file(rig.file.key),
             rig.network,
             node.outbox,
             CRYPTO,
@@ -223,13 +224,16 @@ class Rig:
             node.outbox,
             CRYPTO,
             self.world.rng,
+            FILES,
             on_standing=lambda name, standing, points, now: self.standing.append((standing, points)),
         )
 
     def share(self, service: RdvService | None = None, serve: Any = None) -> RdvService:
         service = service or self.service
         service.set_nodes(self.nodes, self.world.now)
-        service.share(self.file.hash_name, self.file.key, serve or self.sender.serve, self.world.now)
+        service.offer(
+            self.file.hash_name, SessionKeys.of_file(self.file.key), serve or self.sender.serve, self.world.now
+        )
         self.world.advance(1)
         return service
 

@@ -304,7 +304,7 @@ def test_a_sender_that_unshares_ends_its_streams() -> None:
     rig = Rig(40 * PIECE_SIZE)
     rig.share()
     getter = start(rig)
-    rig.service.unshare(rig.file.hash_name, rig.world.now)
+    rig.service.withdraw(rig.file.hash_name, rig.world.now)
     rig.world.advance(5)
     assert rig.service.sessions == 0
     assert getter.statuses[-1] == TransferWhy.SENDER_AWAY

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from convergence.circuit.streams import SEND_BUFFER_HIGH
 from convergence.crypto.noise import HANDSHAKE_OVERHEAD
 from convergence.errors import EndReason, LocalError
+from convergence.rdv.keys import SessionKeys
 from convergence.rdv.session import (
     _LENGTH,
     ANSWER_TIMEOUT,
@@ -19,7 +20,7 @@ from convergence.rdv.session import (
 )
 from tests.unit.ordb.memory import CRYPTO, WINDOW, World, content
 
-KEY = b"k" * 32
+KEYS = SessionKeys.of_file(b"k" * 32)
 NAME = b"n" * 32
 
 
@@ -60,16 +61,21 @@ class Ends:
     """Two sessions over one stream in memory."""
 
     def __init__(
-        self, seed: int = 1, other_key: bytes = KEY, high: int = SEND_BUFFER_HIGH, other_name: bytes = NAME
+        self,
+        seed: int = 1,
+        keys: SessionKeys = KEYS,
+        other_keys: SessionKeys = KEYS,
+        high: int = SEND_BUFFER_HIGH,
+        other_name: bytes = NAME,
     ) -> None:
         self.world = World(seed)
         self.node = self.world.node()
         self.over: list[tuple[str, int, bool]] = []
         self.near, self.far = self.world.pair(high)
-        self.client, self.asking = self._end(self.near, KEY, NAME, True)
-        self.server, self.serving = self._end(self.far, other_key, other_name, False)
+        self.client, self.asking = self._end(self.near, keys, NAME, True)
+        self.server, self.serving = self._end(self.far, other_keys, other_name, False)
 
-    def _end(self, stream: Any, key: bytes, blinded: bytes, initiator: bool) -> tuple[Session, Ear]:
+    def _end(self, stream: Any, keys: SessionKeys, blinded: bytes, initiator: bool) -> tuple[Session, Ear]:
         name = "client" if initiator else "server"
         ears = []
 
@@ -81,7 +87,7 @@ class Ends:
             CRYPTO,
             self.world.rng,
             self.node.outbox,
-            key,
+            keys,
             blinded,
             now=self.world.now,
             initiator=initiator,
@@ -151,7 +157,7 @@ def test_who_ends_before_the_proof_is_heard_after_it() -> None:
 
 
 def test_what_was_written_early_never_goes_out_without_the_proof() -> None:
-    ends = Ends(other_key=b"x" * 32)
+    ends = Ends(other_keys=SessionKeys.of_file(b"x" * 32))
     ends.client.write(b"secret", ends.world.now)
     ends.client.end(ends.world.now)
     ends.connect()
@@ -160,7 +166,7 @@ def test_what_was_written_early_never_goes_out_without_the_proof() -> None:
 
 
 def test_another_key_ends_the_stream_with_a_clear_reason() -> None:
-    ends = Ends(other_key=b"x" * 32)
+    ends = Ends(other_keys=SessionKeys.of_file(b"x" * 32))
     ends.connect()
     assert ends.serving.aborts == [EndReason.TORPROTOCOL]
     assert ends.asking.aborts == [EndReason.TORPROTOCOL]
