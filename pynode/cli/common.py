@@ -20,7 +20,17 @@ from pynode import logs
 from pynode.app import App, NotJoinedError
 from pynode.cli.output import CliError
 from pynode.cli.words import words
-from pynode.config import Config, ConfigError, check_identity, check_listen, check_stun, check_url, is_host_name, load
+from pynode.config import (
+    Address,
+    Config,
+    ConfigError,
+    check_identity,
+    check_listen,
+    check_stun,
+    check_url,
+    is_host_name,
+    load,
+)
 from pynode.origins import origin
 from pynode.published.manifest import is_digest
 
@@ -99,7 +109,20 @@ def _url_path(text: str) -> str:
     return path
 
 
+def _local_end(text: str) -> Address | Path:
+    """A port is one of this machine only, unless a host says otherwise."""
+    if text.startswith("unix:") and len(text) > len("unix:"):
+        return Path(text.removeprefix("unix:"))
+    try:
+        return check_listen(
+            f"127.0.0.1{text}" if text.startswith(":") else f"127.0.0.1:{text}" if ":" not in text else text
+        )
+    except ValueError:
+        raise ValueError("HOST:PORT, a PORT of this machine, or unix:PATH") from None
+
+
 listen_address = _type(check_listen)
+local_end = _type(_local_end)
 root_hash = _type(_root_hash)
 url_path = _type(_url_path)
 ws_address = _type(check_url)

@@ -23,7 +23,7 @@ from convergence.codes import (
     TransferWhy,
     UrlFlaw,
 )
-from convergence.errors import Code, LocalError, Problem, Why
+from convergence.errors import Code, EndReason, LocalError, Problem, Why
 from convergence.events import Trouble
 from pynode.cli.output import sentence, shown, size_words
 
@@ -150,6 +150,22 @@ WORDS: dict[Code, str] = {
 }
 
 
+ENDS: dict[int, str] = {
+    EndReason.DONE: "The far side closed the connection before it said that it was done.",
+    EndReason.CONNRESET: "The far side cut the connection.",
+    EndReason.CONNECTREFUSED: "What the far side leads to takes no connection: it may not be running.",
+    EndReason.RESOLVEFAILED: "There is no such host: check the address.",
+    EndReason.EXITPOLICY: "No exit allows this address: try another one.",
+    EndReason.NOROUTE: "The far side cannot reach it.",
+    EndReason.TIMEOUT: "The far side did not answer in time.",
+    EndReason.DESTROY: "The path through the network broke: try again.",
+    EndReason.RESOURCELIMIT: "The far side is too busy: try again later.",
+    EndReason.HIBERNATING: "The far side is resting: try again later.",
+    EndReason.TORPROTOCOL: "What came was not what the far side sent: the connection was ended.",
+}
+"""What ended a connection -> words."""
+
+
 def words(why: Why | Code) -> str:
     """The sentence for a code and its values."""
     if isinstance(why, Code):
@@ -183,3 +199,13 @@ def trouble_words(trouble: Trouble) -> str:
 def error_words(error: LocalError) -> str:
     """The sentence for an exception that a command of the core raised."""
     return words(error.why) if isinstance(error, Problem) else sentence(str(error))
+
+
+def end_words(code: int) -> str:
+    """Why a connection broke."""
+    return ENDS.get(code, f"The far side gave up (code {code}).")
+
+
+def connect_words(why: Why | None, code: int) -> str:
+    """Why a connection could not be made."""
+    return words(why) if why is not None else end_words(code)

@@ -33,10 +33,13 @@ from convergence.netdir.nodes import NodeDirectory
 from convergence.outbox import Outbox
 from convergence.path.pool import POOL_SIZE, CircuitPool
 from convergence.path.select import MIN_HOPS, Reach
+from convergence.pipes.pending import Pending
 from convergence.ports import Crypto, Rng
+from convergence.rdv.connector import PATIENCE
 from convergence.rdv.point import RdvPoint
 from convergence.services import Services
 from convergence.transfers import Transfers
+from convergence.wire.address import Address, TcpAddress
 from convergence.wire.descriptor import Role
 from convergence.wire.relay import PEER_HOST, RDV_SUFFIX, AnswerType, Begin, RelayCommand
 
@@ -276,6 +279,15 @@ class Node:
         """New circuits have so many hops; ready ones of another length are replaced. Raises LocalError."""
         self.config = replace(self.config, hops=hops)
         self.pool.set_hops(hops, now)
+
+    def connect(self, address: Address, now: float, *, patience: float = PATIENCE) -> Pending:
+        """A pipe to an address: set its handler before the next input. Raises Problem at a limit.
+
+        Args:
+            patience: seconds in which it is no final answer that nobody offers a service.
+        """
+        assert not isinstance(address, TcpAddress)
+        return self.services.connect(address, now, patience)
 
     def fetch(self, url: str, sink: Callable[[bytes], None], now: float) -> int:
         """GET an http address through an exit; returns the number that its Events carry. Raises LocalError."""

@@ -26,8 +26,8 @@ from convergence.wire.descriptor import Descriptor
 
 MAX_CONNECTORS = 256  # services that this node is connected to at once, three circuits each
 
-Accept = Callable[[Duplex], Handler]
-"""accept(pipe): the handler of a connection whose client proved the service's key, or, for a public one, its name."""
+Accept = Callable[[Duplex, float], Handler]
+"""accept(pipe, now): the handler of a connection whose client proved that it has the address."""
 
 
 def public_id(hash_name: bytes) -> str:
@@ -85,7 +85,7 @@ class Services:
         if service_id in self._services:
             raise Problem(AddressFlaw.SERVED)
         service = Service(address.hash_name)
-        self._rdv.offer(address.hash_name, keys, lambda pipe: _Client(accept(pipe), service), now)
+        self._rdv.offer(address.hash_name, keys, lambda pipe: _Client(pipe, accept, service), now)
         self._services[service_id] = service
         return service_id
 
@@ -164,27 +164,34 @@ class Services:
 
 
 class _Client:
-    """A connection that came: counted, then handed to whoever answers it."""
+    """A connection that came: counted, then handed to whoever answers it. Before `opened` nothing comes."""
 
-    def __init__(self, handler: Handler, service: Service) -> None:
-        self._handler = handler
+    def __init__(self, pipe: Duplex, accept: Accept, service: Service) -> None:
+        self._pipe = pipe
+        self._accept = accept
         self._service = service
+        self._handler: Handler | None = None
 
     def opened(self, now: float) -> None:
         self._service.served += 1
+        self._handler = self._accept(self._pipe, now)
         self._handler.opened(now)
 
     def data(self, data: bytes, now: float) -> None:
-        self._handler.data(data, now)
+        if self._handler is not None:
+            self._handler.data(data, now)
 
     def drained(self, now: float) -> None:
-        self._handler.drained(now)
+        if self._handler is not None:
+            self._handler.drained(now)
 
     def ended(self, now: float) -> None:
-        self._handler.ended(now)
+        if self._handler is not None:
+            self._handler.ended(now)
 
     def aborted(self, code: int, now: float) -> None:
-        self._handler.aborted(code, now)
+        if self._handler is not None:
+            self._handler.aborted(code, now)
 
     def queued(self, position: int, now: float) -> None:
         """Never: services have no queue."""

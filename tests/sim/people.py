@@ -138,7 +138,7 @@ def serve(host: Host, address: str, *, secret: bytes | None = None, **options: A
     """Offer a service; returns the list of those who will have come."""
     came: list[Talker] = []
 
-    def accept(pipe: Any) -> Talker:
+    def accept(pipe: Any, now: float) -> Talker:
         came.append(Talker(host, pipe, **options))
         return came[-1]
 

@@ -81,9 +81,13 @@ class Handler(Shape):
 
 def join(one: Duplex, other: Duplex) -> None:
     """Whatever comes out of either goes into the other, and so do ends and aborts."""
-    there, back = Onward(one, other), Onward(other, one)
+    tie(Onward(one, other), Onward(other, one))
+
+
+def tie(there: Onward, back: Onward) -> None:
+    """Join two pipes by these two."""
     there.back, back.back = back, there
-    one.handler, other.handler = there, back
+    there.out_of.handler, back.out_of.handler = there, back
 
 
 class Onward:
@@ -100,7 +104,7 @@ class Onward:
     back: Onward
 
     def __init__(self, out_of: Duplex, into: Duplex) -> None:
-        self._out_of = out_of
+        self.out_of = out_of
         self._into = into
         self._owed = 0  # bytes whose credit is held back
         self._dropped = 0
@@ -113,7 +117,7 @@ class Onward:
         if self._into.closed:
             self._dropped += len(data)
             if self._dropped > MAX_DROPPED:
-                self._out_of.abort(EndReason.CONNRESET, now)
+                self.out_of.abort(EndReason.CONNRESET, now)
                 return
         else:
             self._into.write(data, now)
@@ -124,7 +128,7 @@ class Onward:
         """Give the credit back that was held."""
         owed, self._owed = self._owed, 0
         if owed:
-            self._out_of.consumed(owed, now)
+            self.out_of.consumed(owed, now)
 
     def drained(self, now: float) -> None:
         """What comes here drains; the other side of the joint holds the credit for what it wrote into it."""
@@ -132,7 +136,7 @@ class Onward:
 
     def ended(self, now: float) -> None:
         self._into.end(now)
-        if self._out_of.closed:
+        if self.out_of.closed:
             self.drained(now)  # nothing waits there any more
 
     def aborted(self, code: int, now: float) -> None:
