@@ -78,13 +78,11 @@ class ExitPipe(Pending):
     """A pipe to host:port. Tor's END ends both ways, so `end` does too, once all is sent.
 
     Attributes:
-        why: set before `aborted` if no circuit could be built.
         on_retry: called with `now` when another exit is tried.
     """
 
     def __init__(self, owner: ExitConnections, outbox: Outbox, target: str, key: Hashable, now: float) -> None:
         super().__init__(outbox, partial(owner.refused, self), partial(owner.over, self), now)
-        self.why: Why | None = None
         self.on_retry: Callable[[float], None] = lambda now: None
         self.target = target
         self.key = key

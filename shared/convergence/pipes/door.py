@@ -15,7 +15,7 @@ from enum import Enum, auto
 from convergence.errors import EndReason, LocalError, StreamError
 from convergence.outbox import Outbox
 from convergence.pipes.connect import read_connect
-from convergence.pipes.duplex import Duplex, Onward
+from convergence.pipes.duplex import Duplex, Onward, tie
 from convergence.pipes.socks import SOCKS4, SOCKS5, Ask, Caller, Flaw, Reading, Refused, read_socks4, read_socks5
 from convergence.states import TIMEOUT, StateMachine, Table
 
@@ -156,7 +156,7 @@ class FrontDoor:
         assert self._far is not None and self._inward is not None
         self._machine.move(_OPENED, now)
         self._local.write(self._handshake.granted(), now)
-        self._local.handler, self._far.handler = self._inward, Onward(self._far, self._local)
+        self._local.handler, self._far.handler = self._inward, self._inward.back
 
     def refused(self, why: Flaw | int, now: float) -> None:
         """It has not, and never will."""
@@ -188,7 +188,8 @@ class FrontDoor:
             self.refused(refusal.reason, now)
         else:
             self._far, self._inward = far, Onward(self._local, far)
-            far.handler = _Opening(self)
+            tie(self._inward, Onward(far, self._local))
+            self._local.handler, far.handler = self, _Opening(self)
         if rest:
             self.data(rest, now)
 

@@ -18,13 +18,13 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import NamedTuple, TypeAlias, TypeVar
 
 from convergence.errors import EndReason, ParseError
+from convergence.wire.address import HASH_SUFFIX, KEY_SUFFIX
 from convergence.wire.relay import PEER_HOST, RDV_SUFFIX, parse_target
 
 T = TypeVar("T")
 
 MAX_FIELD = 255  # bytes of a name, a user name or a password: what SOCKS 5 can say, and the other dialects no more
-SERVICE_SUFFIX = ".conv"  # names of services; every other name is one that an exit looks up
-RESERVED = (PEER_HOST, RDV_SUFFIX, ".onion", ".exit")  # names that mean something else than what an exit would find
+RESERVED = ("." + PEER_HOST, RDV_SUFFIX, ".conv", ".onion", ".exit")  # names that no exit is to look up
 TOR_FORMAT = b"<torS0X>"  # of a user name: parameters follow (Tor, socks-extensions.md), of which we know format 0
 
 SOCKS4, SOCKS5 = 4, 5  # the first byte of a request
@@ -124,24 +124,31 @@ class Ask:
 
     @classmethod
     def of(cls, dialect: Dialect, name: bytes, port: int, *isolation: bytes) -> Ask:
-        """Judge a name (or an address as text). Raises Refused."""
+        """Judge a name, or an address as text. Raises Refused."""
         text = name.decode("latin-1")
-        try:
-            host, port = parse_target(f"[{text}]:{port}" if ":" in text and text[0] != "[" else f"{text}:{port}")
-        except ParseError:
-            raise Refused(Flaw.NAME) from None
-        if any(f".{host}".rstrip(".").endswith(f".{name.lstrip('.')}") for name in RESERVED):
-            raise Refused(Flaw.RESERVED)
+        if _is_service(text.lower()) and text.isascii() and text.isprintable() and port:
+            host = text.lower()  # services have texts for names, with spaces too
+        else:
+            try:
+                host, port = parse_target(f"[{text}]:{port}" if ":" in text and text[0] != "[" else f"{text}:{port}")
+            except ParseError:
+                raise Refused(Flaw.NAME) from None
+            if f".{host.rstrip('.')}".endswith(RESERVED):
+                raise Refused(Flaw.RESERVED)
         return cls(host, port, (dialect.value, *isolation), dialect)
 
     @property
     def service(self) -> bool:
         """Whether it names a service, by its hash or its capability."""
-        return self.host.endswith(SERVICE_SUFFIX)
+        return _is_service(self.host)
 
     def reply(self, code: int) -> Reply:
         """What a failure (EndReason, or another number as received) is to the program."""
         return (self.service and SERVICE_REPLIES.get(code)) or REPLIES.get(code, FAILED)
+
+
+def _is_service(host: str) -> bool:
+    return host.rstrip(".").endswith((HASH_SUFFIX, KEY_SUFFIX))
 
 
 Reading: TypeAlias = Generator[None, None, T]

@@ -228,7 +228,11 @@ def test_what_is_no_name(name: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["x.onion", "X.ONION.", "onion", "a.exit", f"{'ab' * 32}.rdv", "peer.node", "x.peer.node", "PEER.node."]
+    "name",
+    [
+        *("x.onion", "X.ONION.", "onion", "a.exit", f"{'ab' * 32}.rdv", "peer.node", "x.peer.node", "PEER.node."),
+        *("x.conv", "hash.conv", "conv", "x.hush.conv"),
+    ],
 )
 def test_names_that_mean_something_else_never_reach_an_exit(name: str) -> None:
     handshake, said = shake(socks5(name.encode()))
@@ -249,6 +253,18 @@ def test_names_that_mean_something_else_never_reach_an_exit(name: str) -> None:
 )
 def test_names_and_addresses_as_names(name: bytes, host: str) -> None:
     assert asked(socks5(name)).host == host
+
+
+@pytest.mark.parametrize("name", ["Satoshi Nakamoto.hash.conv", "it's.HASH.conv.", f"{'a' * 52}.key.conv"])
+def test_names_of_services_may_be_any_text(name: str) -> None:
+    ask = asked(socks5(name.encode()))
+    assert ask.service and ask.host == name.lower()
+    assert shake(socks5(name.encode(), 0))[0].flaw is Flaw.NAME
+
+
+@pytest.mark.parametrize("name", [b"a\0.hash.conv", b"a\n.hash.conv", b"\xc3\xbc.hash.conv"])
+def test_what_is_no_text_names_no_service(name: bytes) -> None:
+    assert shake(socks5(name))[0].flaw is Flaw.NAME
 
 
 # -- HTTP: what a page could send, and what two readers could understand differently
