@@ -207,7 +207,7 @@ class Node:
         self.transfers = Transfers(self.outbox, crypto, rng, self.pool, sources=config.sources)
         self.services = Services(self.outbox, crypto, rng, self.pool)
         self.exits = ExitConnections(self.pool, self.outbox)
-        self.fetches = Fetches(self.pool, self.outbox)
+        self.fetches = Fetches(self.exits, self.outbox)
         self._exit = ExitService(self.outbox, source_of=source_of, streams=config.exit_streams)
         self._point = RdvPoint()
         self._channels = Channels(self._owners())
