@@ -1,10 +1,12 @@
-"""Real curl at the proxy's front door, in every dialect; what lies behind the door is one server on this machine."""
+"""Real curl at the proxy's front door, in every dialect. Behind it is one server on this machine, first next door, then
+at the far end of circuits through exits."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +14,11 @@ from convergence.errors import EndReason, StreamError
 from convergence.outbox import Outbox
 from convergence.pipes.door import FrontDoor
 from convergence.pipes.pending import Pending
+from convergence.wire.address import address_of
+from pynode.app import App, Plan
+from pynode.cli.sites import find_network
+from pynode.pipes import SocketPipe
+from tests.e2e.processes import running
 
 BODY = bytes(range(256)) * 8192  # 2 MiB: many reads
 LIMIT = 30  # seconds for one curl
@@ -120,7 +127,7 @@ async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
     """Answers any GET with BODY, and a POST with what it got."""
     head = await reader.readuntil(b"\r\n\r\n")
     length = next((int(line[15:]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:")), 0)
-    body = await reader.readexactly(length) if length else BODY
+    body = b"" if head.startswith(b"HEAD") else await reader.readexactly(length) if length else BODY
     writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
     await writer.drain()
     writer.close()
@@ -227,3 +234,76 @@ def test_what_is_no_tunnel_gets_a_page_of_plain_words() -> None:
         assert code == 56 and proxy.asks == []
 
     run(scenario)
+
+
+# -- through exits
+
+JOIN_LIMIT = 60.0  # seconds
+REQUESTS, AT_ONCE = 200, 20
+
+
+def exit_circuits(app: App) -> int:
+    return sum(item["purpose"] == "exit" and item["state"] == "in use" for item in app.node.pool.snapshot())
+
+
+def test_curl_through_circuits_with_users_apart(tmp_path: Path) -> None:
+    """Long answers and 200 short requests of two users; then a port that is closed, and one that is barred."""
+
+    async def scenario(port: int, closed: int, site: str) -> None:
+        app = App(Plan(await find_network(site)))
+        await app.start()
+        await app.joined(JOIN_LIMIT)
+
+        def came(local: SocketPipe) -> None:
+            def open(ask, now):
+                return app.node.connect(address_of(ask.host, ask.port), now, isolation=ask.isolation)
+
+            app.call(lambda now: FrontDoor(app.node.outbox, local, open, now))
+            local.start()
+
+        server = await asyncio.get_running_loop().create_server(lambda: SocketPipe(app.driver, came), "127.0.0.1", 0)
+        at = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        try:
+            users = (("-x", f"socks5h://alice:1@{at}"), ("-p", "-x", f"http://bob:1@{at}"))
+            for user in users:
+                assert await curl(*user, f"http://127.0.0.1:{port}/") == (0, BODY, "")
+                assert await curl(*user, f"http://localhost:{port}/", data=BODY) == (0, BODY, "")
+            assert exit_circuits(app) == len(users)
+            urls = [f"http://127.0.0.1:{port}/?[1-{REQUESTS // len(users)}]"]
+            done = await asyncio.gather(
+                *(
+                    curl(*user, "-Z", "--parallel-max", str(AT_ONCE), "-X", "HEAD", "-I", "-w", "%{http_code} ", *urls)
+                    for user in users
+                )
+            )
+            assert [code for code, _, _ in done] == [0, 0], done
+            assert sum(body.count(b"HTTP/1.1 200 OK") for _, body, _ in done) == REQUESTS
+            assert exit_circuits(app) == len(users), "each has one"
+            for user, said in zip(users, ("(5)", "502"), strict=True):
+                code, _, words = await curl(*user, f"http://127.0.0.1:{closed}/")
+                assert code and said in words, words
+            for user, said in zip(users, ("(2)", "403"), strict=True):
+                code, _, words = await curl(*user, "http://127.0.0.1:1/")
+                assert code and said in words, words
+        finally:
+            server.close()
+            await app.stop()
+
+    async def main() -> None:
+        web = await asyncio.start_server(serve, "127.0.0.1", 0)
+        other = await asyncio.start_server(serve, "127.0.0.1", 0)
+        port, closed = (server.sockets[0].getsockname()[1] for server in (web, other))
+        other.close()
+        await other.wait_closed()
+        page = tmp_path / "dist"
+        page.mkdir()
+        (page / "index.html").write_text("<title>Convergence</title>")
+        allow = ("--exit-allow", f"127.0.0.1:{port}", "--exit-allow", f"127.0.0.1:{closed}")
+        options = ("--port", "0", "--data", tmp_path / "data", "--dist", page, "--no-rtc", *allow)
+        with running("up", *options) as up:
+            ready = await asyncio.to_thread(up.until, "ready")
+            await scenario(port, closed, ready["site"])
+            assert await asyncio.to_thread(up.stop) == 0
+        web.close()
+
+    asyncio.run(main())
