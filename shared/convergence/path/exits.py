@@ -114,8 +114,8 @@ class ExitPipe(Pending):
             self._answer.cancel()
 
     def _silent(self, stream: Stream, now: float) -> None:
-        if self.shared is not None:
-            self.shared.hangs = True
+        assert self.shared is not None
+        self.shared.hangs = True
         stream.abort(EndReason.TIMEOUT, now)
         self.aborted(EndReason.TIMEOUT, now)
 
@@ -172,17 +172,18 @@ class ExitConnections:
             self._close(shared, now)
 
     def stop(self, now: float) -> None:
-        """End all."""
-        for key in {shared.key for shared in self._shared}:
-            self.drop(key, now)
+        """The node leaves: tell all that have not opened. What has opened ends with its link: if we ended all at one
+        moment, an exit would see which keys belong together."""
+        for pipe in [pipe for shared in self._shared for pipe in shared.pipes]:
+            if not pipe.open:
+                pipe.fail(EndReason.DESTROY, now)
 
     # -- what pipes tell
 
     def refused(self, pipe: ExitPipe, code: int, now: float) -> None:
         """It did not open on its circuit."""
-        shared = pipe.shared
-        if shared is not None and shared.circuit is not None:
-            pipe.refused_by.append(shared.circuit.path[-1].identity)
+        assert pipe.shared is not None and pipe.shared.circuit is not None
+        pipe.refused_by.append(pipe.shared.circuit.path[-1].identity)
         self._release(pipe, now)
         pipe.tries -= 1
         if pipe.tries and code in TRY_ELSEWHERE:

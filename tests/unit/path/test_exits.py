@@ -402,11 +402,19 @@ def test_drop_ends_all_of_a_key_and_nothing_else(scene):
     assert other.reason is None and scene.open == 1
 
 
-def test_stop_ends_everything(scene):
-    users = [scene.connect(f"h{key}", key)[1] for key in range(3)]
+def test_stop_tells_who_waits_and_leaves_the_rest_to_the_links(scene):
+    users = [scene.connect(f"h{key}", key)[1] for key in range(2)]
+    scene.answers["held.example"] = HELD
+    waiting = [scene.connect("held.example", 0)[1], scene.start("b.example", "building")[1]]
     scene.exits.stop(scene.net.now)
+    assert [user.reason for user in waiting] == [EndReason.DESTROY] * 2
+    assert [user.reason for user in users] == [None] * 2
+    scene.pool.stop(scene.net.now)
     scene.net.pump()
-    assert all(user.reason == EndReason.DESTROY for user in users) and scene.quiet()
+    assert [user.reason for user in users] == [EndReason.DESTROY] * 2
+    _, late = scene.connect("late.example")
+    assert late.reason == EndReason.DESTROY
+    assert scene.quiet()
 
 
 def test_a_link_that_is_full_refuses_like_an_exit(scene):
@@ -422,3 +430,24 @@ def test_a_link_that_is_full_refuses_like_an_exit(scene):
     circuit._link.send = overflow
     _, user = scene.connect("second.example")
     assert first.reason == EndReason.DESTROY and user.calls[0] == "opened"
+
+
+def test_a_circuit_that_closes_as_it_is_handed_over_costs_nothing_but_another(scene):
+    build = scene.pool.exit_circuit
+
+    def exit_circuit(on_ready, *arguments, **options):
+        def ready(circuit, now):
+            scene.pool.exit_circuit = build
+            circuit.destroy(0, now)
+            on_ready(circuit, now)
+
+        build(ready, *arguments, **options)
+
+    scene.pool.exit_circuit = exit_circuit
+    first, user = scene.start("first.example")
+    second, other = scene.start("second.example")
+    _, third = scene.start("third.example")
+    first.on_retry = lambda now: second.abort(EndReason.DONE, now)
+    scene.net.pump()
+    assert user.calls[0] == third.calls[0] == "opened" and other.calls == []
+    assert [host for host, _ in scene.begun] == ["first.example", "third.example"]

@@ -199,3 +199,16 @@ def test_a_program_that_only_asks_and_ends_still_gets_its_answer(scene):
     far.end.write(b"answer", NOW)
     far.end.end(NOW)
     assert scene.program.heard == GRANTED + b"answer" and scene.program.calls == ["ended"]
+
+
+@pytest.mark.parametrize("said", [b"\5", b"GET / HTTP/1.1\r\n"])
+def test_a_program_that_breaks_off_is_forgotten(scene, said):
+    scene.say(said)
+    scene.program.end.abort(EndReason.CONNRESET, NOW)
+    assert scene.state is State.OVER and scene.outbox.deadline() is None
+
+
+def test_a_pipe_that_hands_up_before_it_opened_is_a_bug_of_ours(scene):
+    scene.say(ASK)
+    with pytest.raises(LocalError):
+        scene.far.handler.data(b"too soon", NOW)
