@@ -18,6 +18,7 @@ from typing import Protocol as Shape
 from convergence.circuit.client import ClientCircuit
 from convergence.circuit.streams import Stream
 from convergence.errors import DestroyReason, EndReason, LocalError, StreamError, Why
+from convergence.limits import PerMinute
 from convergence.outbox import Outbox, Timer
 from convergence.path.place import Failed, Ready
 from convergence.pipes.pending import Pending
@@ -29,8 +30,9 @@ LINGER = 30.0  # seconds a circuit without streams is kept: a program's next req
 MAX_STREAMS = 48  # of one circuit at once; exits refuse more than 64 (circuit/exit.py)
 MAX_FRESH = 6  # circuits of one key that take new streams
 MAX_CIRCUITS = 128  # of all keys, and so keys; for one more, the one that has been idle longest gives way
+CIRCUITS_PER_MINUTE = 12  # of one key: a page that names hosts which hang makes us try many exits
 EXITS_TRIED = 3  # for one connection
-ANSWER_LIMIT = 15.0  # seconds an exit has to connect; then another is tried, and the circuit takes no new streams
+ANSWER_LIMIT = 15.0  # seconds an exit has to connect; then another is tried
 TRY_ELSEWHERE = frozenset(
     (
         *(EndReason.EXITPOLICY, EndReason.DESTROY, EndReason.TIMEOUT, EndReason.NOROUTE),
@@ -103,21 +105,32 @@ class ExitPipe(Pending):
         if stream.closed:  # BEGIN was one cell too many for a full link
             self.aborted(EndReason.DESTROY, now)
         else:
-            self._answer = self._outbox.call_at(now + ANSWER_LIMIT, partial(self._silent, stream))
+            silent = partial(self._silent, stream, self._outbox.steady(now))
+            self._answer = self._outbox.call_at(now + ANSWER_LIMIT, silent)
 
     def opened(self, now: float) -> None:
-        self.no_answer_awaited()
+        self._answered(now)
         super().opened(now)
 
-    def no_answer_awaited(self) -> None:
+    def aborted(self, code: int, now: float) -> None:
+        self._answered(now)
+        super().aborted(code, now)
+
+    def await_no_answer(self) -> None:
         if self._answer is not None:
             self._answer.cancel()
 
-    def _silent(self, stream: Stream, now: float) -> None:
+    def _answered(self, now: float) -> None:
+        self.await_no_answer()
+        if self.shared is not None:
+            self.shared.answered = self._outbox.steady(now)
+
+    def _silent(self, stream: Stream, asked: float, now: float) -> None:
+        """Blame the circuit only if it has answered nobody since: the host may be what hangs."""
         assert self.shared is not None
-        self.shared.hangs = True
+        self.shared.hangs = self.shared.answered <= asked
         stream.abort(EndReason.TIMEOUT, now)
-        self.aborted(EndReason.TIMEOUT, now)
+        super().aborted(EndReason.TIMEOUT, now)
 
 
 class _Shared:
@@ -129,6 +142,7 @@ class _Shared:
         self.circuit: ClientCircuit | None = None
         self.pipes: dict[ExitPipe, None] = {}
         self.first_used: float | None = None  # in steady time
+        self.answered = float("-inf")  # when its exit last answered a BEGIN, in steady time
         self.hangs = False
 
     def fresh(self, steady: float) -> bool:
@@ -148,6 +162,7 @@ class ExitConnections:
     def __init__(self, circuits: ExitCircuits, outbox: Outbox) -> None:
         self._circuits = circuits
         self._outbox = outbox
+        self._asked = PerMinute(outbox, CIRCUITS_PER_MINUTE)
         self._shared: dict[_Shared, None] = {}  # of those that are idle, the one that has been so longest first
 
     def connect(self, host: str, port: int, isolation: Hashable, now: float) -> ExitPipe:
@@ -205,7 +220,7 @@ class ExitConnections:
         shared = next((shared for shared in fresh if shared.suits(pipe)), None)
         if shared is not None:
             self._enter(pipe, shared, now)
-        elif self._make_way(fresh, MAX_FRESH, now) and self._make_way(self._shared, MAX_CIRCUITS, now):
+        elif self._may_ask(pipe.key, fresh, now):
             shared = self._add(pipe.key, now)
             self._enter(pipe, shared, now)
             self._circuits.exit_circuit(
@@ -213,6 +228,11 @@ class ExitConnections:
             )
         else:
             self._give_up(pipe, EndReason.RESOURCELIMIT, now)
+
+    def _may_ask(self, key: Hashable, fresh: Collection[_Shared], now: float) -> bool:
+        """Whether the key may have one more circuit; an idle one gives way to it."""
+        room = self._make_way(fresh, MAX_FRESH, now) and self._make_way(self._shared, MAX_CIRCUITS, now)
+        return room and self._asked.spend(key, now)
 
     def _make_way(self, places: Collection[_Shared], most: int, now: float) -> bool:
         """Whether there may be one more."""
@@ -240,7 +260,7 @@ class ExitConnections:
             pipe.open_on(shared.circuit, now)
 
     def _release(self, pipe: ExitPipe, now: float) -> None:
-        pipe.no_answer_awaited()
+        pipe.await_no_answer()
         shared, pipe.shared = pipe.shared, None
         if shared is not None:
             del shared.pipes[pipe]

@@ -9,6 +9,7 @@ from convergence.errors import EndReason, LocalError, Why
 from convergence.path import exits as exits_module
 from convergence.path.exits import (
     ANSWER_LIMIT,
+    CIRCUITS_PER_MINUTE,
     EXITS_TRIED,
     LINGER,
     MAX_DIRTINESS,
@@ -349,6 +350,30 @@ def test_an_exit_that_hangs_is_left_by_new_streams_only(scene):
     assert slow.calls[0] == "opened" and len(scene.circuits) == 2 and old.reason is None
     scene.connect("new.example")
     assert scene.begun[-1][1] is scene.circuits[1]
+
+
+def test_an_exit_that_answers_others_is_not_to_blame_for_a_host_that_hangs(scene):
+    scene.answers["slow.example"] = HELD
+    scene.connect("slow.example")
+    for _ in range(int(ANSWER_LIMIT) + 1):
+        scene.net.tick(1)
+        scene.connect("fine.example")
+    assert {circuit for host, circuit in scene.begun if host == "fine.example"} == {scene.circuits[0]}
+    assert len(scene.circuits) == 2, "the slow one is tried elsewhere"
+
+
+def test_a_page_that_names_hosts_which_hang_does_not_make_us_build_without_end(scene):
+    """Else it could go on until a circuit leads through relays of its own."""
+    for number in range(60):
+        scene.answers[f"slow{number}.example"] = HELD
+        scene.connect(f"slow{number}.example")
+        scene.net.tick(1)
+    assert EXITS_TRIED < len(scene.circuits) <= CIRCUITS_PER_MINUTE
+    _, user = scene.connect("fine.example", "other key")
+    assert user.calls[0] == "opened"
+    scene.net.tick(CONNECT_LIMIT)
+    _, user = scene.connect("fine.example")
+    assert user.calls[0] == "opened"
 
 
 def test_exits_that_all_hang_are_given_up(scene):
