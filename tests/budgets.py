@@ -18,6 +18,7 @@ BUDGETS = {
     "tests/unit/test_build.py": 100,
     "tests/sim": 240,
     "tests/unit/pynode": 120,
+    "tests/interop": 30,
     "tests/ports": 40,
     "tests/fuzz": 40,
     "tests/property": 40,

@@ -56,7 +56,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode))
-    arguments = parser().parse_args(argv)
+    own, program = _split(sys.argv[1:] if argv is None else argv)
+    arguments = parser().parse_args(own)
+    arguments.program = program
     output = Output(arguments.json)
     command: Command = arguments.command
 
@@ -71,6 +73,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             return error.code if isinstance(error, CliError) else 1
 
     return run(guarded)
+
+
+def _split(argv: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
+    """The command line, and what stands after -- : the program that `serve` runs, whose options are not ours."""
+    if "serve" not in argv[:1] or "--" not in argv:
+        return argv, ()
+    at = argv.index("--")
+    return argv[:at], argv[at + 1 :]
 
 
 def parser() -> argparse.ArgumentParser:
@@ -230,8 +240,10 @@ def _add_serve(commands: Any) -> None:
         "serve",
         service.serve,
         "Offer what runs on this machine as a service, until Ctrl-C.",
-        "The address is printed; `convergence pipe` and `convergence forward` connect to it.",
+        "The address is printed; `convergence pipe` and `convergence forward` connect to it. What stands after -- is"
+        " run for each connection, like inetd: its standard input and output are the connection.",
     )
+    one.usage = "convergence serve ADDRESS [options] (--to HOST:PORT | --to unix:PATH | -- COMMAND ...)"
     one.add_argument(
         "address",
         metavar="ADDRESS",
@@ -239,9 +251,6 @@ def _add_serve(commands: Any) -> None:
         " whom you give the address, which proves that they reach you",
     )
     one.add_argument("--to", type=local_end, metavar="HOST:PORT|unix:PATH", help="where connections lead")
-    one.add_argument(
-        "program", nargs="*", metavar="COMMAND", help="after --: a command for each connection, like inetd"
-    )
     one.add_argument(
         "--most",
         type=whole_number(1, 4096),

@@ -23,6 +23,7 @@ VENV = ROOT / ".venv"
 VENV_PYTHON = VENV / "bin" / "python"
 NODE_MODULES = ROOT / "node_modules"
 NODE_NEEDED = 20
+BITCOIN = ROOT / "tests" / "interop" / "bitcoin"  # an npm project of its own: nothing of it is for the page
 
 # Pure Python packages that the core imports: installed beside it in CPython, with it in app.zip in the browser.
 BUNDLED_PYTHON = ("h11",)
@@ -129,24 +130,36 @@ def ensure_tree_installed() -> None:
 
 
 def ensure_node() -> None:
-    """Make node_modules hold the locked npm packages. Their install scripts never run."""
-    stamp = NODE_MODULES / ".convergence-lock"
-
-    def installed() -> str:
-        return digest_of(["package.json", "package-lock.json"], digest_of_trees([NODE_MODULES], [stamp.name]))
-
+    """Make node_modules hold the locked npm packages."""
     if shutil.which("node") is None or shutil.which("npm") is None:
         apt_install(["nodejs", "npm"], f"Node.js ({NODE_NEEDED} or later) and npm are needed to bundle the page")
     check_node()
+    ensure_npm_packages(ROOT, NODE_MODULES)
+
+
+def ensure_bitcoin() -> None:
+    """Make the tests' Bitcoin nodes ready to run. They take JavaScript where their packages would need a compiler."""
+    ensure_npm_packages(BITCOIN, BITCOIN / "node_modules")
+
+
+def ensure_npm_packages(project: Path, modules: Path) -> None:
+    """Make `modules` hold the packages that a project's package-lock.json names. Their install scripts never run."""
+    stamp, files = modules / ".convergence-lock", [str(project / f"package{part}.json") for part in ("", "-lock")]
+
+    def installed() -> str:
+        return digest_of(files, digest_of_trees([modules], [stamp.name]))
+
     if stamped(stamp, installed()):
         return
     stamp.unlink(missing_ok=True)
+    lock = (project / "package-lock.json").relative_to(ROOT).as_posix()
+    # All that the lock names, even if NODE_ENV or the user's settings leave out packages for development.
+    options = ["--ignore-scripts", "--no-audit", "--no-fund", "--include=dev", "--include=optional"]
     run(
-        # All that the lock names, even if NODE_ENV or the user's settings leave out packages for development.
-        ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--include=dev", "--include=optional"],
+        ["npm", "ci", *options, "--prefix", str(project)],
         "If the network is down, run this command again when it is back.",
-        "npm",
-        "Installing the npm packages of package-lock.json: node_modules is not what was installed from it",
+        "npm" if project == ROOT else f"npm-{project.name}",
+        f"Installing the npm packages of {lock}: node_modules is not what was installed from it",
     )
     stamp.write_text(installed())
 

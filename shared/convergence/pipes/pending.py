@@ -143,9 +143,15 @@ class Pending:
         if not self.open:
             self.aborted(EndReason.DONE, now)
             return
-        if self.handler is not None:
-            self.handler.ended(now)
-        self._settle(now)
+        carrier, handler = self._carrier, self.handler
+        last = carrier is not None and carrier.closed
+        if last:
+            self._carrier = None
+            self._machine.move("finish", now)
+        if handler is not None:
+            handler.ended(now)
+        if last:
+            self._over(EndReason.DONE, now, None)
 
     def aborted(self, code: int, now: float) -> None:
         self._carrier = None

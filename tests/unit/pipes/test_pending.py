@@ -100,6 +100,18 @@ def test_an_open_pipe_passes_everything_both_ways():
     assert rig.user.heard == ["opened", "drained", b"in", "ended"]
 
 
+def test_who_hears_the_last_end_finds_the_pipe_closed():
+    rig = Rig()
+    carrier = Carrier()
+    rig.pipe.bind(carrier)
+    rig.pipe.opened(NOW)
+    rig.pipe.end(NOW)
+    rig.user.ended = lambda now: rig.user.heard.append(("ended", rig.pipe.closed))
+    carrier.closed = True
+    rig.pipe.ended(NOW)
+    assert rig.user.heard[-1] == ("ended", True) and rig.over == 1
+
+
 def test_a_carrier_that_breaks_after_it_opened_is_not_replaced():
     rig = Rig()
     rig.pipe.bind(Carrier())
