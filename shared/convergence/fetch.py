@@ -1,7 +1,7 @@
 """Plain http through an exit: one GET, redirects followed.
 
-Does: build the request, open a stream on an exit circuit of its own, read the answer (h11), try another exit when
-one refuses, map every failure to a code.
+Does: build the request, send it on a circuit of its own, read the answer (h11), begin anew when the circuit breaks
+before any of it came, map every failure to a code.
 Does not: speak https (the exit would have to be trusted, or TLS piped through), send cookies or referrers, or request
 what fetched content asks for: content goes to a sink and is never interpreted.
 """
@@ -10,24 +10,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol as Shape
 from urllib.parse import urljoin, urlsplit
 
 import h11
 
-from convergence.circuit.client import ClientCircuit
-from convergence.circuit.streams import Stream
 from convergence.codes import FetchStage, FetchWhy, Limit, UrlFlaw
-from convergence.errors import DestroyReason, EndReason, LocalError, Problem, Why
+from convergence.errors import EndReason, LocalError, Problem, Why
 from convergence.events import FetchDone, FetchFailed, FetchProgress, FetchResponse, FetchStatus
 from convergence.outbox import Outbox, Timer
+from convergence.path.exits import TRY_ELSEWHERE, ExitConnections, ExitPipe
 
 MAX_FETCHES = 32  # at once
 MAX_URL = 8192
 MAX_HEADERS = 64 * 1024
 MAX_REDIRECTS = 5
 MAX_BODY = 1 << 30  # bytes
-ATTEMPTS = 3  # exits tried while nothing has been received
+ATTEMPTS = 3  # requests sent while nothing of an answer has been received
 IDLE_TIMEOUT = 60.0  # seconds without a byte
 PROGRESS_STEP = 256 * 1024  # bytes between two progress reports
 USER_AGENT = "Mozilla/5.0"  # says nothing about who asks
@@ -41,16 +39,8 @@ _WHY: dict[int, FetchWhy] = {
     EndReason.CONNRESET: FetchWhy.CUT,
     EndReason.DESTROY: FetchWhy.PATH_BROKE,
     EndReason.RESOURCELIMIT: FetchWhy.BUSY,
+    EndReason.HIBERNATING: FetchWhy.BUSY,
 }
-_RETRY = (EndReason.EXITPOLICY, EndReason.DESTROY, EndReason.RESOURCELIMIT, EndReason.NOROUTE, EndReason.TIMEOUT)
-
-
-class ExitCircuits(Shape):
-    """Where exit circuits come from (path/pool.py)."""
-
-    def exit_circuit(
-        self, on_ready: Callable[[ClientCircuit, float], None], on_failed: Callable[[Why, float], None], now: float
-    ) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,20 +92,20 @@ class Fetch:
     """
 
     def __init__(
-        self, number: int, url: str, circuits: ExitCircuits, outbox: Outbox, sink: Callable[[bytes], None]
+        self, number: int, url: str, exits: ExitConnections, outbox: Outbox, sink: Callable[[bytes], None]
     ) -> None:
         self.number = number
         self.size = 0
         self.over = False
         self._target = Target.parse(url)
-        self._circuits = circuits
+        self._exits = exits
         self._outbox = outbox
         self._sink = sink
         self._attempts = ATTEMPTS
         self._redirects = MAX_REDIRECTS
         self._reported = 0
-        self._circuit: ClientCircuit | None = None
-        self._stream: Stream | None = None
+        self._pipe: ExitPipe | None = None
+        self._asked = False  # the request has gone into the pipe
         self._http = h11.Connection(h11.CLIENT)
         self._last_byte = 0.0
         self._timer: Timer | None = None
@@ -124,31 +114,23 @@ class Fetch:
         again = self._attempts < ATTEMPTS
         self._outbox.emit(FetchStatus(self.number, FetchStage.OTHER_EXIT if again else FetchStage.CIRCUIT))
         self._attempts -= 1
-        self._circuits.exit_circuit(self._ready, self._failed, now)
+        self._open(now)
 
     def cancel(self, now: float) -> None:
         self._fail(FetchWhy.CANCELLED, now)
 
-    # -- the circuit and its stream
-
-    def _ready(self, circuit: ClientCircuit, now: float) -> None:
-        if self.over:
-            circuit.destroy(DestroyReason.FINISHED, now)
-            return
-        self._circuit = circuit
-        self._open(now)
+    # -- the pipe
 
     def _open(self, now: float) -> None:
-        assert self._circuit is not None
         self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEADERS)
-        self._last_byte = self._outbox.steady(now)
-        self._outbox.emit(FetchStatus(self.number, FetchStage.ASKING))
+        self._asked = False
         try:
-            self._stream = self._circuit.open_stream(self._target.begin, self, now)
-        except LocalError:  # the circuit closed just now
-            self._fail(FetchWhy.PATH_BROKE, now)
+            self._pipe = self._exits.connect(self._target.host, self._target.port, self, now)
+        except LocalError:  # no stream can name this host
+            self._fail(FetchWhy.NO_HOST, now)
             return
-        self._watch(now)
+        self._pipe.handler = self
+        self._pipe.on_retry = lambda now: self._outbox.emit(FetchStatus(self.number, FetchStage.OTHER_EXIT))
 
     def _watch(self, now: float) -> None:
         def check(now: float) -> None:
@@ -164,31 +146,37 @@ class Fetch:
         self._timer = self._outbox.call_at(self._last_byte + self._outbox.shifted + IDLE_TIMEOUT, check)
 
     def opened(self, now: float) -> None:
-        target, stream = self._target, self._stream
-        assert stream is not None
+        assert self._pipe is not None
+        self._asked = True
+        self._outbox.emit(FetchStatus(self.number, FetchStage.ASKING))
+        self._last_byte = self._outbox.steady(now)
+        self._watch(now)
+        target = self._target
         host = target.begin if target.port != 80 else target.begin.rpartition(":")[0]
         headers = [("Host", host), ("User-Agent", USER_AGENT), ("Accept", "*/*"), ("Connection", "close")]
         request = self._http.send(h11.Request(method="GET", target=target.path, headers=headers))
-        stream.write((request or b"") + (self._http.send(h11.EndOfMessage()) or b""), now)
+        self._pipe.write((request or b"") + (self._http.send(h11.EndOfMessage()) or b""), now)
 
     def data(self, data: bytes, now: float) -> None:
         self._last_byte = self._outbox.steady(now)
-        if self._stream is not None:
-            self._stream.consumed(len(data), now)
+        if self._pipe is not None:
+            self._pipe.consumed(len(data), now)
         self._read(data, now)
 
     def drained(self, now: float) -> None:
         """Nothing to do: the request always fits the buffer."""
 
     def ended(self, now: float) -> None:
-        self._stream = None
+        pipe = self._pipe
         self._read(b"", now)  # an answer without a length ends here
-        if not self.over and self._stream is None:
+        if self._pipe is pipe:
             self._fail(FetchWhy.INCOMPLETE, now)
 
     def aborted(self, code: int, now: float) -> None:
-        self._stream = None
-        if self.size == 0 and self._attempts > 0 and code in _RETRY:
+        pipe, self._pipe = self._pipe, None
+        if pipe is not None and pipe.why is not None:
+            self._failed(pipe.why, now)
+        elif self._asked and self.size == 0 and self._attempts > 0 and code in TRY_ELSEWHERE:
             self._drop_circuit(now)
             self.start(now)
         else:
@@ -260,8 +248,8 @@ class Fetch:
         except ValueError:  # from urljoin, for text that is no URL
             self._failed(Why(FetchWhy.BAD_REDIRECT, {"flaw": UrlFlaw.NO_URL}), now)
             return
-        if self._stream is not None:
-            self._stream.abort(EndReason.DONE, now)
+        if self._pipe is not None:
+            self._pipe.abort(EndReason.DONE, now)
         self._open(now)
 
     # -- the end
@@ -279,19 +267,17 @@ class Fetch:
     def _drop_circuit(self, now: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        circuit, self._circuit = self._circuit, None
-        stream, self._stream = self._stream, None
-        if stream is not None:
-            stream.abort(EndReason.DONE, now)
-        if circuit is not None:
-            circuit.destroy(DestroyReason.FINISHED, now)
+        pipe, self._pipe = self._pipe, None
+        if pipe is not None:
+            pipe.abort(EndReason.DONE, now)
+        self._exits.drop(self, now)
 
 
 class Fetches:
     """All fetches of a node, MAX_FETCHES at once."""
 
-    def __init__(self, circuits: ExitCircuits, outbox: Outbox) -> None:
-        self._circuits = circuits
+    def __init__(self, exits: ExitConnections, outbox: Outbox) -> None:
+        self._exits = exits
         self._outbox = outbox
         self._fetches: dict[int, Fetch] = {}
         self._numbers = 0
@@ -302,7 +288,7 @@ class Fetches:
         if len(self._fetches) >= MAX_FETCHES:
             raise Problem(Limit.FETCHES, most=MAX_FETCHES)
         self._numbers += 1
-        fetch = Fetch(self._numbers, url, self._circuits, self._outbox, sink)
+        fetch = Fetch(self._numbers, url, self._exits, self._outbox, sink)
         self._fetches[fetch.number] = fetch
         fetch.start(now)
         return fetch.number

@@ -31,6 +31,7 @@ from convergence.link.neighbours import Neighbours
 from convergence.netdir.memory import NodeMemory
 from convergence.netdir.nodes import NodeDirectory
 from convergence.outbox import Outbox
+from convergence.path.exits import ExitConnections
 from convergence.path.pool import POOL_SIZE, CircuitPool
 from convergence.path.select import MIN_HOPS, Reach
 from convergence.pipes.pending import Pending
@@ -205,7 +206,8 @@ class Node:
         )
         self.transfers = Transfers(self.outbox, crypto, rng, self.pool, sources=config.sources)
         self.services = Services(self.outbox, crypto, rng, self.pool)
-        self.fetches = Fetches(self.pool, self.outbox)
+        self.exits = ExitConnections(self.pool, self.outbox)
+        self.fetches = Fetches(self.exits, self.outbox)
         self._exit = ExitService(self.outbox, source_of=source_of, streams=config.exit_streams)
         self._point = RdvPoint()
         self._channels = Channels(self._owners())
@@ -229,6 +231,7 @@ class Node:
     def stop(self, now: float) -> None:
         """Leave the network: streams end, circuits and links are closed."""
         self.fetches.stop(now)
+        self.exits.stop(now)
         self.pool.build_no_more()
         self._peers.stop(now)
         self._facilitator.stop(now)
@@ -280,13 +283,17 @@ class Node:
         self.config = replace(self.config, hops=hops)
         self.pool.set_hops(hops, now)
 
-    def connect(self, address: Address, now: float, *, patience: float = PATIENCE) -> Pending:
+    def connect(
+        self, address: Address, now: float, *, patience: float = PATIENCE, isolation: Hashable = None
+    ) -> Pending:
         """A pipe to an address: set its handler before the next input. Raises Problem at a limit.
 
         Args:
             patience: seconds in which it is no final answer that nobody offers a service.
+            isolation: connections to hosts on the web share circuits only where this is equal.
         """
-        assert not isinstance(address, TcpAddress)
+        if isinstance(address, TcpAddress):
+            return self.exits.connect(address.host, address.port, isolation, now)
         return self.services.connect(address, now, patience)
 
     def fetch(self, url: str, sink: Callable[[bytes], None], now: float) -> int:

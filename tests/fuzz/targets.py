@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from convergence.effects import DescriptionKind
+from convergence.pipes.door import Handshake
+from convergence.pipes.socks import Refused
 from convergence.wire import (
     cells,
     certs,
@@ -56,12 +58,37 @@ def _cutter(make: Callable[[], Any]) -> Callable[[bytes], Any]:
     return parse
 
 
+def _greet(data: bytes) -> None:
+    """A program's handshake with the proxy. It says the same however it is cut, and is answered whatever it says."""
+    heard = []
+    for border in (len(data), data[0] % 32 if data else 0):
+        handshake, said = Handshake(), b""
+        for piece in (data[:border], data[border:]):
+            if handshake.ask is None and handshake.flaw is None:
+                said += handshake.receive(piece)
+        heard.append((handshake.ask, handshake.flaw, said))
+        if handshake.ask is not None:
+            assert handshake.granted() and all(handshake.refused(code) for code in range(16))
+    assert heard[0] == heard[1]
+    if handshake.flaw is not None:
+        raise Refused(handshake.flaw)
+
+
 def _descriptor() -> bytes:
     ws = descriptor.Transport(descriptor.TransportKind.WS, "wss://host.example:443/node")
     transports = (ws, descriptor.Transport.rtc((KEY, KEY)))
     return descriptor.Descriptor(KEY, KEY, 1, 2, descriptor.Role(7), transports, SIGNATURE).encode()
 
 
+_GREETINGS = (
+    b"\4\1\0\x50\0\0\0\1me\0host.example\0",
+    b"\4\1\0\x50\1\2\3\4\0",
+    b"\5\2\0\2\1\2me\3you\5\1\0\3\x0chost.example\0\x50",
+    b"\5\1\0\5\1\0\1\1\2\3\4\1\xbb",
+    b"\5\1\0\5\1\0\4" + bytes(15) + b"\1\1\xbb",
+    b"CONNECT host.example:80 HTTP/1.1\r\nHost: host.example\r\nProxy-Authorization: Basic YTpi\r\n\r\n",
+    b"CONNECT [::1]:80 HTTP/1.0\r\nContent-Length: 0\r\nTor-Stream-Isolation: 7\r\n\r\n",
+)
 _INFO = ordb.FileInfo(KEY, 300_000, "h\u00f6liday.jpg", "image/jpeg")
 _SPECIFIERS = (linkspec.LinkSpecifier(0, b"addr:p"), linkspec.ed25519_specifier(KEY))
 _CERT = certs.Ed25519Cert.issue(certs.CertType.IDENTITY_SIGNING, KEY, 9e8, KEY, lambda message: SIGNATURE)
@@ -128,6 +155,7 @@ TARGETS: dict[str, Target] = {
     "descriptor.check_ws_url": Target(
         _text(descriptor.check_ws_url), (b"wss://host.example:443/a%20b", b"ws://[::1]:80")
     ),
+    "door.Handshake": Target(_greet, _GREETINGS),
     "handshake.AuthChallenge": Target(handshake.AuthChallenge.parse, (handshake.AuthChallenge(KEY, (1, 3)).encode(),)),
     "handshake.Authenticate": Target(handshake.Authenticate.parse, (_AUTHENTICATE.encode(),)),
     "handshake.Certs": Target(handshake.Certs.parse, (handshake.Certs(((4, _CERT.encode()), (5, b""))).encode(),)),
