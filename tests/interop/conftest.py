@@ -9,7 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.interop.ways import ZONE, Way, direct
+from tests.e2e.processes import Network
+from tests.interop.ways import ZONE, Way, direct, through
 from tests.interop.website import Website
 
 
@@ -20,7 +21,20 @@ def website(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Website]:
     website.close()
 
 
-@pytest.fixture(scope="package", params=["direct"])
+@pytest.fixture(scope="package")
+def network(website: Website, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Network]:
+    """Five relays, of which two are exits that may reach the web site. A test that kills one is to mend it."""
+    folder = tmp_path_factory.mktemp("network")
+    page = folder / "dist"
+    page.mkdir()
+    (page / "index.html").write_text("<title>Convergence</title>")  # nothing here opens the page
+    network = Network(folder, page, exit_allow=[f"127.0.0.1:{port}" for port in (website.http, website.https)])
+    yield network
+    network.close()
+
+
+@pytest.fixture(scope="package", params=["direct", "convergence"])
 def way(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Way:
-    """Each test runs once for each way. A way with exits may ask for `website`, whose ports they are to allow."""
-    return direct(tmp_path_factory.mktemp("services"))
+    """Each test runs once for each way: the control, then the real one."""
+    folder = tmp_path_factory.mktemp("services")
+    return direct(folder) if request.param == "direct" else through(request.getfixturevalue("network"), folder)

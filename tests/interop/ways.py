@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.e2e.processes import MIB, Command, running
+from tests.e2e.processes import MIB, PROGRAM, Command, Network, running
 
 ZONE = ".hash.conv"
 """How names of services end where only a host name can be given."""
@@ -50,6 +50,7 @@ class Way:
     Args:
         program: what Python runs.
         options: arguments that each of the commands takes besides: where its network is.
+        serve_options: those that only `serve` takes: where it keeps keys.
 
     Attributes:
         ceiling: bytes that any process of it may have resident, however much passes through.
@@ -66,6 +67,7 @@ class Way:
         ceiling: int,
         waiting: int,
         tells_death: bool,
+        serve_options: Sequence[str | Path] = (),
         pids: Sequence[int] = (),
     ) -> None:
         self.ceiling = ceiling
@@ -74,6 +76,7 @@ class Way:
         self.pids = tuple(pids)
         self._program = tuple(program)
         self._options = tuple(options)
+        self._serve_options = tuple(serve_options)
 
     def address(self, name: str = "service") -> str:
         """One that nobody offers yet."""
@@ -82,16 +85,19 @@ class Way:
     @contextlib.contextmanager
     def to_port(self, port: int) -> Iterator[Service]:
         """Offer what listens at that port of loopback."""
-        address = self.address()
-        with self._running("serve", address, "--to", f"127.0.0.1:{port}") as command:
-            command.until("serving")
-            yield Service(self, address, command)
+        with self.serve(self.address(), "--to", f"127.0.0.1:{port}") as service:
+            yield service
 
     @contextlib.contextmanager
     def to_program(self, *program: str | Path) -> Iterator[Service]:
         """Offer a program: a process of it for each connection."""
-        address = self.address()
-        with self._running("serve", address, then=("--", *program)) as command:
+        with self.serve(self.address(), "--", *program) as service:
+            yield service
+
+    @contextlib.contextmanager
+    def serve(self, address: str, *to: str | Path) -> Iterator[Service]:
+        """Offer what `to`, the end of the command line, says under this address."""
+        with self._running("serve", address, *self._serve_options, then=to) as command:
             command.until("serving")
             yield Service(self, address, command)
 
@@ -140,6 +146,23 @@ class Service:
 
     def forward(self) -> contextlib.AbstractContextManager[tuple[Command, int]]:
         return self.way.forward(self.address)
+
+
+def through(network: Network, folder: Path) -> Way:
+    """Convergence: two hops from either end to a rendezvous point, or through an exit.
+
+    Args:
+        folder: where services keep keys.
+    """
+    return Way(
+        PROGRAM,
+        ["--site", network.site, "--no-rtc"],
+        ceiling=160 * MIB,
+        waiting=32 * MIB,
+        tells_death=True,
+        serve_options=["--data", folder],
+        pids=[relay.command.pid for relay in network.relays],
+    )
 
 
 def direct(folder: Path) -> Way:
