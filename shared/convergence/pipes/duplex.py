@@ -40,9 +40,10 @@ class Duplex(Shape):
         """Queue any number of bytes. They are dropped after `end`, and once the pipe is over."""
         ...
 
-    def end(self, now: float) -> None:
+    def end(self, now: float, code: int = EndReason.DONE) -> None:
         """We write no more; what was written goes first. The far end may write on. Where that cannot be carried (a
-        stream of Tor's, whose END ends both ways), `ended` follows when all has gone out."""
+        stream of Tor's, whose END ends both ways), `ended` follows when all has gone out. With another code than DONE
+        this gives up both ways, as `abort` does, but what was written still arrives before the code."""
         ...
 
     def abort(self, code: int, now: float) -> None:
@@ -140,4 +141,8 @@ class Onward:
             self.drained(now)  # nothing waits there any more
 
     def aborted(self, code: int, now: float) -> None:
-        self._into.abort(code, now)
+        """What came before goes on to where it was to go."""
+        if code == EndReason.DONE:
+            self._into.abort(code, now)
+        else:
+            self._into.end(now, code)

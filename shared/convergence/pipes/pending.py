@@ -103,7 +103,10 @@ class Pending:
         elif not self._machine.final:
             self._early.append(data)
 
-    def end(self, now: float) -> None:
+    def end(self, now: float, code: int = EndReason.DONE) -> None:
+        if code != EndReason.DONE:
+            self._give_up(code, now)
+            return
         self._ending = True
         if self.open and self._carrier is not None:
             self._carrier.end(now)
@@ -164,6 +167,16 @@ class Pending:
             self.fail(code, now)
 
     # -- inside
+
+    def _give_up(self, code: int, now: float) -> None:
+        """What was written still goes out."""
+        if self._machine.final:
+            return
+        carrier, was_open = self._carrier, self.open
+        if was_open and carrier is not None:
+            self._carrier = None
+            carrier.end(now, code)
+        self.abort(code, now)
 
     def _settle(self, now: float) -> None:
         """Both ends have ended."""
