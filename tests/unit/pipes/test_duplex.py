@@ -7,12 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from convergence.errors import EndReason, LocalError
-from convergence.pipes.duplex import MAX_DROPPED, join
+from convergence.pipes.duplex import MAX_DROPPED, Pipe, join
 
 NOW = 5.0
 
 
-class End:
+class End(Pipe):
     """One end of a pipe in memory.
 
     Args:
