@@ -25,7 +25,7 @@ class End(Pipe):
         self.window = window
         self.high = high
         self.handler = None
-        self.far = None
+        self.peer = None
         self.queue = bytearray()
         self.unused = 0  # bytes handed up here and not consumed
         self.heard_end = False
@@ -57,15 +57,15 @@ class End(Pipe):
     def abort(self, code, now):
         if not self.over:
             self._close()
-            self.far._far_code = code
+            self.peer._far_code = code
             if self._eager:
-                self.far.step()
+                self.peer.step()
 
     def consumed(self, size, now):
         if size > self.unused:
             raise LocalError("more was consumed than was handed up")
         self.unused -= size
-        self.far._pass()
+        self.peer._pass()
 
     def _pass(self):
         while self._eager and self.step():
@@ -79,23 +79,23 @@ class End(Pipe):
 
     def step(self):
         """Carry one thing; returns whether there was one."""
-        far = self.far
-        room = far.window - far.unused
+        peer = self.peer
+        room = peer.window - peer.unused
         if self.over:
             return False
         if self._far_code is not None:
             self._close().aborted(self._far_code, NOW)
-        elif self.queue and room and not far.over:
+        elif self.queue and room and not peer.over:
             data = bytes(self.queue[:room])
             del self.queue[:room]
-            far.unused += len(data)
-            far.handler.data(data, NOW)
+            peer.unused += len(data)
+            peer.handler.data(data, NOW)
         elif self._was_congested and len(self.queue) <= self.high // 2:
             self._was_congested = False
             self.handler.drained(NOW)
-        elif self._ending and not self.queue and not self._told_end and not far.over:
-            self._told_end = far.heard_end = True
-            far.handler.ended(NOW)
+        elif self._ending and not self.queue and not self._told_end and not peer.over:
+            self._told_end = peer.heard_end = True
+            peer.handler.ended(NOW)
         else:
             return False
         return True
@@ -149,7 +149,7 @@ class Chain:
     def __init__(self, shapes, said=(), answered=(), *, eager=False, order=None):
         self.pipes = [(End(*shape, eager), End(*shape, eager)) for shape in shapes]
         for near, far in self.pipes:
-            near.far, far.far = far, near
+            near.peer, far.peer = far, near
         for (_, one), (other, _) in zip(self.pipes, self.pipes[1:], strict=False):
             join(one, other)
         self.near, self.far = User(self.pipes[0][0], said), User(self.pipes[-1][1], answered)
