@@ -183,7 +183,7 @@ class _Reader:
 
     def _unasked(self) -> bool:
         """Whether, at a client, bytes are here while no answer is due."""
-        states = (h11.IDLE, h11.DONE)
+        states = (h11.IDLE, h11.DONE, h11.MUST_CLOSE)
         return (
             self._h11.our_role is h11.CLIENT and self._h11.their_state in states and len(self._h11.trailing_data[0]) > 0
         )

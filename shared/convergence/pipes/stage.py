@@ -10,8 +10,9 @@ Does not: know what a transform does.
 
 A transform is lazy: `feed` gives an iterable, and the way takes a piece of it only while the reader has room. So a
 small input that unpacks to gigabytes waits as the small input that it is. Whoever wrote has the input on its account
-until all output of it is consumed; while that is more than HIGH, its end is congested. What a chain holds for a
-reader that stopped is therefore bounded at every stage by HIGH bytes of input, one write, and HIGH bytes of output.
+until all output of it is consumed; while that is more than HIGH, its end is congested. So for a reader that stopped, a
+stage holds HIGH bytes of output, HIGH bytes of input, and what comes in spite of congestion: one write, or the window
+of the pipe before it (HIGH for another stage).
 
 A transform that has to wait for something else, such as an engine that works asynchronously or the other way's next
 message, gives None; the way asks again at `resume`. What belongs to no input (a handshake) is pushed (`Way.push`).
