@@ -198,18 +198,17 @@ class _BrotliDecompressor:
 
     def __init__(self, library: Any) -> None:
         self._engine = library.Decompressor()
+        self.needs_input = True
 
     @property
     def eof(self) -> bool:
         return bool(self._engine.is_finished())
 
-    @property
-    def needs_input(self) -> bool:
-        return bool(self._engine.can_accept_more_data())
-
     def decompress(self, data: bytes, max_length: int) -> bytes:
-        # its buffer grows by blocks of 32 and 64 KiB while it is smaller than the limit
-        return bytes(self._engine.process(data, output_buffer_limit=min(max_length, 1 << 14)))
+        limit = min(max_length, 1 << 14)  # the library's buffer grows by 32 and 64 KiB while it is below the limit
+        output = bytes(self._engine.process(data, output_buffer_limit=limit))
+        self.needs_input = self._engine.can_accept_more_data() and len(output) < limit
+        return output
 
 
 class _ZstdCompressor:

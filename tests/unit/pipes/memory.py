@@ -148,6 +148,38 @@ class User:
             self.end.write(self.left.pop(0), NOW)
 
 
+class Keeper:
+    """A user that keeps what comes as it comes, and consumes it only if `reads`."""
+
+    def __init__(self, end, reads=False):
+        self.end = end
+        self.reads = reads
+        self.heard = []
+        self.calls = []
+        end.handler = self
+
+    def opened(self, now):
+        self.calls.append("opened")
+
+    def data(self, data, now):
+        self.heard.append(data)
+        if self.reads:
+            self.end.consumed(len(data), now)
+
+    def drained(self, now):
+        self.calls.append("drained")
+
+    def ended(self, now):
+        self.calls.append("ended")
+
+    def aborted(self, code, now):
+        self.calls.append(code)
+
+    @property
+    def size(self):
+        return sum(map(len, self.heard))
+
+
 class Chain:
     """Two users and the pipes between them, joined end to end.
 

@@ -12,7 +12,7 @@ from convergence.pipes import coding, stage
 from convergence.pipes.framing import framing
 from convergence.pipes.stage import CHUNK, HIGH, LOW, Flaw, Plain, Stage, StageError
 from convergence.pipes.watching import Meter, Tee
-from tests.unit.pipes.memory import NOW, Chain, Reversed, User
+from tests.unit.pipes.memory import NOW, Chain, Keeper, Reversed, User
 
 PIECE = 40  # bytes at most in what is written at once
 MAKERS = {"plain": lambda: Stage(Plain(), Plain()), "gzip": coding.gzip, "deflate": coding.deflate} | {
@@ -117,35 +117,6 @@ def test_a_reader_that_stops_stops_the_writer(name):
 
 
 # -- one stage by itself
-
-
-class Keeper:
-    """A user that consumes when it is told to."""
-
-    def __init__(self, end):
-        self.end = end
-        self.heard = []
-        self.calls = []
-        end.handler = self
-
-    def opened(self, now):
-        self.calls.append("opened")
-
-    def data(self, data, now):
-        self.heard.append(data)
-
-    def drained(self, now):
-        self.calls.append("drained")
-
-    def ended(self, now):
-        self.calls.append("ended")
-
-    def aborted(self, code, now):
-        self.calls.append(code)
-
-    @property
-    def size(self):
-        return sum(map(len, self.heard))
 
 
 def both(one):
