@@ -133,7 +133,7 @@ class _Writer:
             data = self._h11.send(event) or b""
         except h11.LocalProtocolError as error:
             raise StageError(Flaw.MISUSE, str(error)) from None
-        _refuse_switch(self._h11)
+        _refuse_switch(self._h11, Flaw.MISUSE)
         return data
 
 
@@ -196,7 +196,7 @@ class _Reader:
             event = connection.next_event()
         except h11.RemoteProtocolError as error:
             raise StageError(Flaw.TOO_LONG if error.error_status_hint == 431 else flaw, str(error)) from None
-        _refuse_switch(connection)
+        _refuse_switch(connection, Flaw.GARBAGE)
         return event
 
     def _count(self, response: h11.Response | h11.InformationalResponse) -> None:
@@ -235,6 +235,6 @@ def _short(head: P) -> P:
     return head
 
 
-def _refuse_switch(connection: h11.Connection) -> None:
+def _refuse_switch(connection: h11.Connection, flaw: Flaw) -> None:
     if h11.SWITCHED_PROTOCOL in (connection.our_state, connection.their_state):
-        raise StageError(Flaw.GARBAGE, "a switch to another protocol")
+        raise StageError(flaw, "a switch to another protocol")
