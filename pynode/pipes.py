@@ -96,11 +96,18 @@ class SocketPipe(_Local, asyncio.Protocol):
 
     Args:
         on_open: called once with this pipe.
+        on_gone: called once after that, when the socket is closed.
     """
 
-    def __init__(self, driver: Driver, on_open: Callable[[SocketPipe], None] = lambda pipe: None) -> None:
+    def __init__(
+        self,
+        driver: Driver,
+        on_open: Callable[[SocketPipe], None] = lambda pipe: None,
+        on_gone: Callable[[], None] = lambda: None,
+    ) -> None:
         super().__init__(driver)
         self._on_open = on_open
+        self._on_gone = on_gone
         self._transport: asyncio.Transport | None = None
         self._reading = False
 
@@ -151,6 +158,7 @@ class SocketPipe(_Local, asyncio.Protocol):
         self._heard_end = True if self._ended else self._heard_end
         if not self.closed:
             self._lost(code_of(error if isinstance(error, OSError) else ConnectionResetError()))
+        self._on_gone()
 
     def pause_writing(self) -> None:
         self.congested = True

@@ -15,10 +15,10 @@ from collections.abc import Iterable, Iterator
 BUDGETS = {
     "tests/browser": 2000,
     "tests/e2e": 400,
+    "tests/interop": 150,
     "tests/unit/test_build.py": 100,
     "tests/sim": 240,
     "tests/unit/pynode": 120,
-    "tests/interop": 30,
     "tests/ports": 40,
     "tests/fuzz": 40,
     "tests/property": 40,

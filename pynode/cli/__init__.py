@@ -17,7 +17,7 @@ from typing import Any, NoReturn, TypeAlias
 
 from convergence.errors import ConvergenceError, Problem
 from pynode.app import AppError
-from pynode.cli import fetch, forward, get, mirror, pipe, release, serve, service, share, status, up, verify
+from pynode.cli import fetch, forward, get, mirror, pipe, proxy, release, serve, service, share, status, up, verify
 from pynode.cli.common import (
     host_name,
     identity,
@@ -99,6 +99,7 @@ def parser() -> argparse.ArgumentParser:
     _add_pipe(commands)
     _add_serve(commands)
     _add_forward(commands)
+    _add_proxy(commands)
     _add_status(commands)
     _add_relay(commands)
     _add_facilitator(commands)
@@ -267,6 +268,21 @@ def _add_forward(commands: Any) -> None:
     one.add_argument("listen", type=local_end, metavar="LISTEN", help="PORT, HOST:PORT or unix:PATH")
     one.add_argument("address", metavar="ADDRESS", help=_ADDRESS)
     _add_wait(one)
+    _add_site(one)
+
+
+def _add_proxy(commands: Any) -> None:
+    one = _command(
+        commands,
+        "proxy",
+        proxy.proxy,
+        "Let programs of this machine use the network: one port that speaks SOCKS5, SOCKS4a and HTTP CONNECT.",
+        "NAME.hash.conv leads to the service hash:NAME, other names through an exit. User names keep circuits apart.",
+    )
+    one.add_argument(
+        "--listen", type=listen_address, default=proxy.DEFAULT, metavar="HOST:PORT", help=f"({proxy.DEFAULT})"
+    )
+    one.add_argument("--pac", metavar="FILE", help="write a file that tells browsers to use it")
     _add_site(one)
 
 

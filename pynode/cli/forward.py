@@ -8,18 +8,15 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
-import stat
-from collections.abc import Callable
 from pathlib import Path
 
 from convergence.errors import EndReason, Problem
 from convergence.pipes.duplex import tie
 from convergence.pipes.pending import Pending
 from convergence.wire.address import Address as Far
-from pynode.app import App, Plan, bound
-from pynode.cli.common import joined, set_up_logs, settings, stun_servers, unless
-from pynode.cli.output import CliError, Output
+from pynode.app import App, Plan
+from pynode.cli.common import joined, listening, set_up_logs, settings, stun_servers, unless
+from pynode.cli.output import Output
 from pynode.cli.pipe import address_of
 from pynode.cli.sites import chosen_site, find_network
 from pynode.cli.words import connect_words, end_words, words
@@ -42,7 +39,7 @@ async def forward(arguments: argparse.Namespace, output: Output, stop: asyncio.E
         if await unless(stop, joined(app)) is None:
             return 130
         command = _Command(app, output, address, arguments.wait)
-        async with await _listen(arguments.listen, lambda: SocketPipe(app.driver, command.came)) as server:
+        async with await listening(arguments.listen, lambda: SocketPipe(app.driver, command.came)) as server:
             where = _name(server, arguments.listen)
             output.say(f"{where} leads to the address, for as long as this runs. Stop with Ctrl-C.")
             output.result(where)
@@ -86,44 +83,6 @@ class _Command:
         text = end_words(there.code) if there.is_open else connect_words(far.why, there.code)
         self._output.say(text)
         self._output.record("broken", code=there.code, message=text)
-
-
-async def _listen(where: Address | Path, make: Callable[[], SocketPipe]) -> asyncio.Server:
-    """Raises AppError, CliError."""
-    loop = asyncio.get_running_loop()
-    if isinstance(where, Address):
-        servers: list[asyncio.Server] = []
-
-        async def listening() -> int:
-            servers.append(await loop.create_server(make, where.host, where.port))
-            return int(servers[0].sockets[0].getsockname()[1])
-
-        await bound(where, listening())
-        return servers[0]
-    try:
-        if stat.S_ISSOCK(where.lstat().st_mode):
-            await _refuse_if_used(where)
-            where.unlink()
-        else:
-            raise CliError(f"{where} is there already, and is no socket: choose another path.")
-    except FileNotFoundError:
-        pass
-    before = os.umask(0o177)  # only this user may connect
-    try:
-        return await loop.create_unix_server(make, str(where))
-    except OSError as error:
-        raise CliError(f"Cannot listen at {where}: {os.strerror(error.errno or 0)}.") from None
-    finally:
-        os.umask(before)
-
-
-async def _refuse_if_used(path: Path) -> None:
-    try:
-        _, writer = await asyncio.open_unix_connection(str(path))
-    except OSError:
-        return
-    writer.close()
-    raise CliError(f"{path} is in use: stop what uses it, or choose another path.")
 
 
 def _name(server: asyncio.Server, where: Address | Path) -> str:

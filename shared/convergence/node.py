@@ -290,11 +290,11 @@ class Node:
 
         Args:
             patience: seconds in which it is no final answer that nobody offers a service.
-            isolation: connections to hosts on the web share circuits only where this is equal.
+            isolation: connections share circuits only where this is equal.
         """
         if isinstance(address, TcpAddress):
             return self.exits.connect(address.host, address.port, isolation, now)
-        return self.services.connect(address, now, patience)
+        return self.services.connect(address, now, patience, isolation)
 
     def fetch(self, url: str, sink: Callable[[bytes], None], now: float) -> int:
         """GET an http address through an exit; returns the number that its Events carry. Raises LocalError."""

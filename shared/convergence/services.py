@@ -6,7 +6,7 @@ Does not: know what connections carry, build circuits, or keep anything between 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
@@ -64,7 +64,7 @@ class Services:
         self._circuits = circuits
         self._nodes: Sequence[Descriptor] = ()
         self._services: dict[str, Service] = {}
-        self._connectors: dict[bytes, Connector] = {}  # by hash_name; MAX_CONNECTORS
+        self._connectors: dict[tuple[bytes, Hashable], Connector] = {}  # by hash_name and isolation; MAX_CONNECTORS
         self._rdv = RdvService(circuits, outbox, crypto, rng, SERVICES, on_standing=self._on_standing)
 
     def serve(self, address: ServiceAddress, accept: Accept, now: float, *, secret: bytes | None = None) -> str:
@@ -96,13 +96,20 @@ class Services:
             self._rdv.withdraw(service.hash_name, now)
             self._circuits.forget(service.hash_name, True)
 
-    def connect(self, address: ServiceAddress, now: float, patience: float = PATIENCE) -> Connection:
-        """A pipe to a service: set its handler before the next input. Raises Problem at a limit."""
-        connector = self._connectors.get(address.hash_name)
+    def connect(
+        self, address: ServiceAddress, now: float, patience: float = PATIENCE, isolation: Hashable = None
+    ) -> Connection:
+        """A pipe to a service: set its handler before the next input. Raises Problem at a limit.
+
+        Args:
+            isolation: connections share circuits only where this is equal.
+        """
+        key = (address.hash_name, isolation)
+        connector = self._connectors.get(key)
         if connector is None:
             if len(self._connectors) >= MAX_CONNECTORS:
                 raise Problem(Limit.SERVICES, most=MAX_CONNECTORS)
-            connector = self._connectors[address.hash_name] = self._connector(address)
+            connector = self._connectors[key] = self._connector(address, isolation)
             connector.set_nodes(self._nodes, now)
         return connector.connect(now, patience)
 
@@ -143,12 +150,13 @@ class Services:
             "connections": sum(connector.connections for connector in self._connectors.values()),
         }
 
-    def _connector(self, address: ServiceAddress) -> Connector:
+    def _connector(self, address: ServiceAddress, isolation: Hashable) -> Connector:
         hash_name = address.hash_name
 
         def idle(now: float) -> None:
-            del self._connectors[hash_name]
-            self._circuits.forget(hash_name, False)
+            del self._connectors[hash_name, isolation]
+            if not any(other == hash_name for other, _ in self._connectors):
+                self._circuits.forget(hash_name, False)
 
         if isinstance(address, PrivateAddress):
             keys = SessionKeys.of_private(address.key)

@@ -7,6 +7,7 @@ Does not: touch the network once the set-up matches the lock files, nor need mor
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import importlib.util
 import os
@@ -30,6 +31,7 @@ BUNDLED_PYTHON = ("h11",)
 
 # What tests and benches run beside Python: Debian's package and a program in it, which may be one that only root has in
 # PATH. iproute2 to coturn are for networks of the tests' own, with NATs and a STUN server; minisign signs releases.
+# openssh-server to git are the real programs of tests/interop: what brings `sshd` and `initdb` brings their clients.
 TEST_PROGRAMS = {
     "chromium": "chromium",
     "chromium-headless-shell": "chromium-headless-shell",
@@ -39,8 +41,13 @@ TEST_PROGRAMS = {
     "coturn": "turnserver",
     "minisign": "minisign",
     "faketime": "faketime",
+    "openssh-server": "sshd",
+    "postgresql": "initdb",
+    "curl": "curl",
+    "git": "git",
 }
-SYSTEM_PROGRAMS = ("/usr/sbin", "/sbin")
+SYSTEM_PROGRAMS = ("/usr/sbin", "/sbin", "/usr/lib/postgresql/*/bin")
+"""Folders, by patterns, in which programs are that need not be in PATH."""
 
 
 def stamped(stamp: Path, digest: str) -> bool:
@@ -176,8 +183,15 @@ def check_node() -> None:
         )
 
 
+def find_program(name: str) -> str | None:
+    """Path of a program, also of one that only root, or only its own package, has in PATH."""
+    system = [folder for pattern in SYSTEM_PROGRAMS for folder in sorted(glob.glob(pattern))]
+    return shutil.which(name, path=os.pathsep.join([os.environ.get("PATH", os.defpath), *system]))
+
+
 def ensure_test_programs() -> None:
-    path = os.pathsep.join([os.environ.get("PATH", os.defpath), *SYSTEM_PROGRAMS])
-    missing = [package for package, program in TEST_PROGRAMS.items() if shutil.which(program, path=path) is None]
+    missing = [package for package, program in TEST_PROGRAMS.items() if find_program(program) is None]
     if missing:
-        apt_install(missing, "The tests need browsers, minisign, faketime, and tools to make networks for them")
+        apt_install(
+            missing, "The tests need browsers, tools to make networks for them, and programs to run through them"
+        )

@@ -94,6 +94,11 @@ class ExitPipe(Pending):
         self._outbox = outbox
         self._answer: Timer | None = None
 
+    @property
+    def circuit(self) -> ClientCircuit | None:
+        """What carries it, if anything does."""
+        return None if self.shared is None else self.shared.circuit
+
     def open_on(self, circuit: ClientCircuit, now: float) -> None:
         """BEGIN on this circuit."""
         try:

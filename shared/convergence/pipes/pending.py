@@ -48,6 +48,7 @@ class Pending(Pipe):
 
     Attributes:
         why: what people are told of its failure, where that says more than its code.
+        on_open: (), when it has opened; for whoever keeps a record.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Pending(Pipe):
     ) -> None:
         self.handler: Handler | None = None
         self.why: Why | None = None
+        self.on_open: Callable[[], None] = lambda: None
         self._machine = StateMachine(TABLE, outbox, self._timed_out, now)
         self._on_refused = on_refused
         self._on_over = on_over
@@ -121,6 +123,7 @@ class Pending(Pipe):
     def opened(self, now: float) -> None:
         assert self._carrier is not None
         self._machine.move("open", now)
+        self.on_open()
         early, self._early = self._early, []
         for data in early:
             self._carrier.write(data, now)

@@ -98,6 +98,11 @@ class Connection(Pending):
         self.deadline = connector.outbox.steady(now) + patience
         self._connector = connector
 
+    @property
+    def circuit(self) -> ClientCircuit | None:
+        """What carries it, if anything does."""
+        return None if self.way is None else self.way.circuit_of(self)
+
     def opened(self, now: float) -> None:
         if self.way is not None:
             self.way.opened(self)
@@ -417,6 +422,9 @@ class _Way:
             self._retire(now)
         self._rest(now)
         return False
+
+    def circuit_of(self, connection: Connection) -> ClientCircuit | None:
+        return self._open.get(connection)
 
     def left(self, connection: Connection, now: float) -> None:
         """A connection has ended."""
