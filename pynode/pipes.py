@@ -23,7 +23,7 @@ from typing import Any, cast
 
 from convergence.driver import Driver
 from convergence.errors import EndReason
-from convergence.pipes.duplex import Duplex, Handler, Onward
+from convergence.pipes.duplex import Duplex, Handler, Onward, Pipe
 
 HIGH_WATER = 256 * 1024  # bytes that wait to go out, above which a pipe is congested
 LOW_WATER = 64 * 1024  # bytes, at which it is so no more
@@ -44,7 +44,7 @@ def code_of(error: OSError | None) -> EndReason:
     return next((code for kind, code in CODES.items() if isinstance(error, kind)), EndReason.MISC)
 
 
-class _Local:
+class _Local(Pipe):
     """What the pipes of this machine have in common: the user's side."""
 
     def __init__(self, driver: Driver) -> None:
@@ -410,7 +410,7 @@ class StdioPipe(_Local):
         self._may_read.set() if reading else self._may_read.clear()
 
 
-class Watch(Onward):
+class Watch(Onward[bytes]):
     """A side of a joint that counts, and tells when something ends.
 
     Args:

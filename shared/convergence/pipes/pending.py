@@ -13,7 +13,7 @@ from enum import Enum
 
 from convergence.errors import EndReason, Why
 from convergence.outbox import Outbox
-from convergence.pipes.duplex import Duplex, Handler
+from convergence.pipes.duplex import Duplex, Handler, Pipe
 from convergence.states import TIMEOUT, StateMachine, Table
 
 CONNECT_LIMIT = 60.0  # seconds that a pipe has to open, over all carriers that are tried
@@ -39,7 +39,7 @@ TABLE = Table(
 )
 
 
-class Pending:
+class Pending(Pipe):
     """A Duplex for its user, and the Handler of its carrier.
 
     Args:
