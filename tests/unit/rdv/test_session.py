@@ -196,7 +196,7 @@ def test_what_is_left_of_who_gave_up_has_a_deadline() -> None:
     ends.server.end(ends.world.now, EndReason.MISC)
     ends.world.run()
     assert not ends.far.over
-    ends.world.advance(FLUSH_LIMIT)
+    ends.world.advance(FLUSH_LIMIT + 1)
     assert ends.far.over
 
 
