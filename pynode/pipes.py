@@ -45,7 +45,7 @@ def code_of(error: OSError | None) -> EndReason:
 
 
 class _Local(Pipe):
-    """What the pipes of this machine have in common: the user's side."""
+    """What the pipes of this machine have in common: the user's side. What happens before `start` is told then."""
 
     def __init__(self, driver: Driver) -> None:
         self.handler: Handler | None = None
@@ -53,6 +53,18 @@ class _Local(Pipe):
         self._driver = driver
         self._unused = 0  # bytes handed up and not consumed: while there are any, we read no more
         self._ended = self._heard_end = self._over = False
+        # Before there is a handler. Event loops read a first time, however early they are told not to.
+        self._early: list[Callable[[Handler, float], None]] | None = []
+
+    def start(self) -> None:
+        """There is a handler: read from now on."""
+        asyncio.get_running_loop().call_soon(self._start)
+
+    def _start(self) -> None:
+        early, self._early = self._early or [], None
+        for call in early:
+            self._tell(call)
+        self._read_on(self._unused <= 0)
 
     @property
     def closed(self) -> bool:
@@ -82,10 +94,11 @@ class _Local(Pipe):
         if not self._over:
             self._over = True
             self._tell(lambda handler, now: handler.aborted(code, now))
-            self.handler = None
 
     def _tell(self, call: Callable[[Handler, float], None]) -> None:
-        if self.handler is not None:
+        if self._early is not None:
+            self._early.append(call)
+        elif self.handler is not None:
             handler = self.handler
             self._driver.run(lambda now: call(handler, now))
 
@@ -113,10 +126,6 @@ class SocketPipe(_Local, asyncio.Protocol):
         self._on_gone = on_gone
         self._transport: asyncio.Transport | None = None
         self._reading = False
-
-    def start(self) -> None:
-        """There is a handler: read from now on."""
-        self._read_on(True)
 
     def write(self, data: bytes, now: float) -> None:
         if self._transport is not None and not self._ended and not self._over:
@@ -248,12 +257,10 @@ class CommandPipe(_Local, asyncio.SubprocessProtocol):
         self._process = cast(asyncio.SubprocessTransport, transport)
         self._stdin = cast(asyncio.WriteTransport, self._process.get_pipe_transport(0))
         self._stdout = cast(asyncio.ReadTransport, self._process.get_pipe_transport(1))
-        self._stdin.set_write_buffer_limits(HIGH_WATER, LOW_WATER)
-        self._stdout.pause_reading()
-
-    def start(self) -> None:
-        """There is a handler: read from now on."""
-        self._read_on(True)
+        if not self._stdin.is_closing():  # it is when the command has closed it already
+            self._stdin.set_write_buffer_limits(HIGH_WATER, LOW_WATER)
+        if not self._stdout.is_closing():
+            self._stdout.pause_reading()
 
     def pipe_data_received(self, fd: int, data: bytes) -> None:
         self._received(bytes(data))
@@ -317,8 +324,8 @@ class StdioPipe(_Local):
         self._filled = threading.Semaphore(0)
 
     def start(self) -> None:
-        """Read and write from now on."""
-        self._may_read.set()
+        """There is a handler: read and write from now on."""
+        super().start()
         threading.Thread(target=self._read, name="pipe-read", daemon=True).start()
         threading.Thread(target=self._write, name="pipe-write", daemon=True).start()
 

@@ -104,6 +104,54 @@ def test_a_socket_carries_both_ways_and_each_ends_by_itself(loop):
 
 
 @loops
+@pytest.mark.parametrize("end", ["half-close", "close", "reset"])
+def test_what_a_program_does_before_there_is_a_handler_is_not_lost(loop, end):
+    async def main():
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            near = socket.create_connection(listening.getsockname())
+            far, _ = listening.accept()
+        far.sendall(b"good-bye")
+        if end == "half-close":
+            far.shutdown(socket.SHUT_WR)
+        else:
+            if end == "reset":
+                far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+            far.close()
+        near.setblocking(False)
+        _, pipe = await asyncio.get_running_loop().create_connection(lambda: SocketPipe(Driver()), sock=near)
+        for _ in range(20):  # whatever the loop hears of it by now
+            await asyncio.sleep(0)
+        user = User(pipe)
+        pipe.start()
+        if end == "reset":
+            await soon(user.over.wait())
+            assert user.code == EndReason.CONNRESET
+        else:
+            await soon(user.heard_end.wait())
+            assert user.heard == b"good-bye" and user.code is None
+            pipe.end(NOW)
+        assert pipe.closed
+        far.close()
+
+    run(loop, main())
+
+
+@loops
+def test_a_command_that_ended_before_there_is_a_handler_is_heard(loop):
+    async def main():
+        exited = asyncio.Event()
+        pipe = CommandPipe(Driver(), lambda code: exited.set())
+        await pipe.launch(("sh", "-c", "echo output; exit 7"))
+        await soon(exited.wait())
+        user = User(pipe)
+        pipe.start()
+        await soon(user.over.wait())
+        assert user.heard == b"output\n" and user.code == EndReason.MISC
+
+    run(loop, main())
+
+
+@loops
 def test_nothing_is_read_before_start_and_no_more_than_is_consumed(loop):
     async def main():
         pipe, _, writer = await sockets()
@@ -132,6 +180,7 @@ def test_a_program_that_does_not_read_congests_the_pipe(loop):
     async def main():
         pipe, reader, writer = await sockets()
         user = User(pipe)
+        pipe.start()
         sent = 0
         while not pipe.congested:
             pipe.write(LARGE[:65536], NOW)
