@@ -421,7 +421,7 @@ class Watch(Onward[bytes]):
     """A side of a joint that counts, and tells when something ends.
 
     Args:
-        on_change: (), from within the core, when the pipe it comes out of opened, ended or was given up.
+        on_change: (), from within the core, when the pipe it comes out of opened, drained, ended or was given up.
 
     Attributes:
         size: bytes that came out.
@@ -443,6 +443,10 @@ class Watch(Onward[bytes]):
     def data(self, data: bytes, now: float) -> None:
         self.size += len(data)
         super().data(data, now)
+
+    def drained(self, now: float) -> None:
+        super().drained(now)
+        self._on_change()
 
     def ended(self, now: float) -> None:
         super().ended(now)

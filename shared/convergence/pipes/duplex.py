@@ -45,7 +45,8 @@ class DuplexOf(Shape[T]):
 
     @property
     def closed(self) -> bool:
-        """Whether both ways are over: what is written goes nowhere."""
+        """Whether both ways are over: what is written goes nowhere. All that was written before has arrived as far as
+        the pipe can tell: the side of a session that asked knows, other pipes know that it went out."""
         ...
 
     @property
@@ -92,11 +93,11 @@ class HandlerOf(Shape[T_contra]):
         ...
 
     def drained(self, now: float) -> None:
-        """The pipe is congested no more."""
+        """The pipe is congested no more; or it is `closed`, both ends having ended, now that all has arrived."""
         ...
 
     def ended(self, now: float) -> None:
-        """The far end writes no more. The last call if we have ended as well."""
+        """The far end writes no more. The last call if we have ended as well and the pipe is `closed`."""
         ...
 
     def aborted(self, code: int, now: float) -> None:

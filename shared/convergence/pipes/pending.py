@@ -143,21 +143,13 @@ class Pending(Pipe):
 
     def drained(self, now: float) -> None:
         if self.open and self.handler is not None:
-            self.handler.drained(now)
+            self._tell_and_settle(self.handler.drained, now)
 
     def ended(self, now: float) -> None:
         if not self.open:
             self.aborted(EndReason.DONE, now)
-            return
-        carrier, handler = self._carrier, self.handler
-        last = carrier is not None and carrier.closed
-        if last:
-            self._carrier = None
-            self._machine.move("finish", now)
-        if handler is not None:
-            handler.ended(now)
-        if last:
-            self._over(EndReason.DONE, now, None)
+        elif self.handler is not None:
+            self._tell_and_settle(self.handler.ended, now)
 
     def aborted(self, code: int, now: float) -> None:
         self._carrier = None
@@ -177,6 +169,16 @@ class Pending(Pipe):
             self._carrier = None
             carrier.end(now, code)
         self.abort(code, now)
+
+    def _tell_and_settle(self, call: Callable[[float], None], now: float) -> None:
+        """The last call finds this pipe closed as well."""
+        last = self._carrier is not None and self._carrier.closed
+        if last:
+            self._carrier = None
+            self._machine.move("finish", now)
+        call(now)
+        if last:
+            self._over(EndReason.DONE, now, None)
 
     def _settle(self, now: float) -> None:
         """Both ends have ended."""

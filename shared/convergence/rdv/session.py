@@ -1,7 +1,9 @@
 """End-to-end encryption inside one stream: Noise between the two ends of a splice (rdv/keys.py says which pattern).
 
 Does: the handshake, then framing (u16 length | Noise message) both ways. An empty message says that its sender writes
-no more: each way ends by itself, and an END of the stream that comes without such messages is an abort.
+no more: each way ends by itself, and an END of the stream that comes without such messages is an abort. When both have
+ended, the side that was asked ENDs the stream. The side that asked waits for that, since whoever asks may be a program
+that leaves the network at once, with its circuit and with all that is still under way on it.
 Does not: know what the bytes mean, open streams, or retry. A rendezvous point on the way sees ciphertext only.
 
 Nothing is handed up, and nothing of the user's goes out, before the handshake is done. A frame that does not verify
@@ -28,6 +30,7 @@ MAX_FRAME = MAX_MESSAGE + 2  # bytes; no more than one incomplete frame is ever 
 OPEN_TIMEOUT = 20.0  # seconds that a stream of ours has to open
 ANSWER_TIMEOUT = 20.0  # seconds from our first message to the other side's
 FLUSH_LIMIT = 60.0  # seconds in which what was written before we gave up may still go out
+SETTLE_TIMEOUT = 120.0  # seconds that our last bytes, about a window, have to arrive once both ends have ended
 FIRST_TIMEOUT = 8.0  # seconds that the asking side has for its first message, which takes one round trip
 
 _LENGTH = struct.Struct(">H")
@@ -53,6 +56,7 @@ class Phase(Enum):
     OPEN = "open"
     ENDED = "ended"  # we write no more
     HEARD_END = "heard end"  # the other side writes no more
+    SETTLING = "settling"  # both write no more; the other side's END of the stream says that it got all
     CLOSED = "closed"
 
 
@@ -65,10 +69,16 @@ TABLE = Table(
         Phase.ASKING: {"shaken": Phase.OPEN, **_CLOSING},
         Phase.EXPECTING: {"shaken": Phase.OPEN, **_CLOSING},
         Phase.OPEN: {"end": Phase.ENDED, "hear end": Phase.HEARD_END, "close": Phase.CLOSED},
-        Phase.ENDED: {"hear end": Phase.CLOSED, "close": Phase.CLOSED},
-        Phase.HEARD_END: {"end": Phase.CLOSED, "close": Phase.CLOSED},
+        Phase.ENDED: {"hear end": Phase.SETTLING, "close": Phase.CLOSED},
+        Phase.HEARD_END: {"end": Phase.SETTLING, "close": Phase.CLOSED},
+        Phase.SETTLING: _CLOSING,
     },
-    deadlines={Phase.STARTING: OPEN_TIMEOUT, Phase.ASKING: ANSWER_TIMEOUT, Phase.EXPECTING: FIRST_TIMEOUT},
+    deadlines={
+        Phase.STARTING: OPEN_TIMEOUT,
+        Phase.ASKING: ANSWER_TIMEOUT,
+        Phase.EXPECTING: FIRST_TIMEOUT,
+        Phase.SETTLING: SETTLE_TIMEOUT,
+    },
     standing={
         Phase.OPEN: "its user closes it, who has deadlines of his own (ordb/upload.py, ordb/download.py)",
         Phase.ENDED: "the far end ends it, or its user aborts it",
@@ -197,7 +207,10 @@ class Session(Pipe):
     def ended(self, now: float) -> None:
         """An END that the far end did not announce may be anybody's."""
         self._stream = None
-        self._lost(EndReason.DONE, now)
+        if self._machine.state is Phase.SETTLING:
+            self._close(now)
+        else:
+            self._lost(EndReason.DONE, now)
 
     def aborted(self, code: int, now: float) -> None:
         self._stream = None
@@ -212,13 +225,17 @@ class Session(Pipe):
             return
         data = self._noise.receive.decrypt(message)
         self.consumed(_LENGTH.size + TAG_LEN, now)
-        if self._machine.state is Phase.HEARD_END:
+        if self._machine.state in (Phase.HEARD_END, Phase.SETTLING):
             raise CryptoError("a message after the last one")
         if not data:
             self._machine.move("hear end", now)
+            last = self._machine.state is Phase.SETTLING and not self._initiator
+            if last:
+                self._machine.move("close", now)
             if self.handler is not None:
                 self.handler.ended(now)
-            self._settle(now)
+            if last:
+                self._over(EndReason.DONE, now, local=False)
         elif self.handler is not None:
             self.handler.data(data, now)
 
@@ -247,12 +264,16 @@ class Session(Pipe):
     def _send_end(self, now: float) -> None:
         self._seal(b"", now)
         self._machine.move("end", now)
-        self._settle(now)
-
-    def _settle(self, now: float) -> None:
-        """Both ends have ended: so does the stream."""
-        if self._machine.final:
+        if self._machine.state is Phase.SETTLING and not self._initiator:
+            self._machine.move("close", now)
             self._over(EndReason.DONE, now, local=False)
+
+    def _close(self, now: float) -> None:
+        """The other side has ended the stream, as was due."""
+        self._machine.move("close", now)
+        if self.handler is not None:
+            self.handler.drained(now)
+        self._over(EndReason.DONE, now, local=False)
 
     def _on_handshake(self, message: bytes, now: float) -> None:
         self._shake.read(message)

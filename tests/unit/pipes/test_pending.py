@@ -100,16 +100,20 @@ def test_an_open_pipe_passes_everything_both_ways():
     assert rig.user.heard == ["opened", "drained", b"in", "ended"]
 
 
-def test_who_hears_the_last_end_finds_the_pipe_closed():
+@pytest.mark.parametrize("last", ["ended", "drained"])
+def test_who_hears_the_last_call_finds_the_pipe_closed(last):
     rig = Rig()
     carrier = Carrier()
     rig.pipe.bind(carrier)
     rig.pipe.opened(NOW)
     rig.pipe.end(NOW)
-    rig.user.ended = lambda now: rig.user.heard.append(("ended", rig.pipe.closed))
+    setattr(rig.user, last, lambda now: rig.user.heard.append((last, rig.pipe.closed)))
+    if last == "drained":
+        rig.pipe.ended(NOW)
+        assert not rig.pipe.closed and rig.over == 0
     carrier.closed = True
-    rig.pipe.ended(NOW)
-    assert rig.user.heard[-1] == ("ended", True) and rig.over == 1
+    getattr(rig.pipe, last)(NOW)
+    assert rig.user.heard[-1] == (last, True) and rig.over == 1
 
 
 def test_a_carrier_that_breaks_after_it_opened_is_not_replaced():

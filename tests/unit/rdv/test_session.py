@@ -17,6 +17,7 @@ from convergence.rdv.session import (
     MAX_FRAME,
     MAX_RECORD,
     OPEN_TIMEOUT,
+    SETTLE_TIMEOUT,
     Session,
 )
 from tests.unit.ordb.memory import CRYPTO, WINDOW, World, content
@@ -336,12 +337,54 @@ def test_each_end_writes_on_after_the_other_has_ended(first: str) -> None:
     assert (bytes(hears_other.heard), hears_other.ends) == (answer, 0)
     other.write(b"and all", ends.world.now)
     other.end(ends.world.now)
-    assert other.closed
+    assert other.closed is (other is ends.server)  # who was asked is done; who asked waits to hear that all arrived
     ends.world.run()
     assert (bytes(hears_other.heard), hears_other.ends) == (answer + b"and all", 1)
     assert sorted(ends.over) == [("client", EndReason.DONE, False), ("server", EndReason.DONE, False)]
     assert one.closed and ends.near.over and ends.far.over
     assert not ends.asking.aborts and not ends.serving.aborts and hears_one.ends == 1
+
+
+@pytest.mark.parametrize("crossing", [True, False])
+def test_who_asked_is_not_done_before_all_has_arrived(crossing: bool) -> None:
+    """Its user may be a program that leaves as soon as the pipe is closed, and takes its circuit away."""
+    ends = Ends()
+    ends.connect()
+    now = ends.world.now
+    ends.server.end(now)
+    if not crossing:
+        ends.world.run()
+    ends.serving.greedy = False
+    data = content(2 * WINDOW)
+    ends.client.write(data, now)
+    ends.client.end(now)
+    ends.world.run()
+    assert ends.asking.ends == 1 and not ends.client.closed and 0 < len(ends.serving.heard) < len(data)
+    closed = []
+    ends.asking.drained = lambda now: closed.append(ends.client.closed)  # type: ignore[method-assign]
+    ends.serving.greedy = True
+    ends.server.consumed(len(ends.serving.heard), now)
+    ends.world.run()
+    assert bytes(ends.serving.heard) == data and closed[-1:] == [True]
+    assert not ends.asking.aborts and ends.near.over and ends.far.over
+
+
+@pytest.mark.parametrize("code", [EndReason.DESTROY, None])
+def test_who_asked_is_told_when_it_cannot_know_that_all_arrived(code: EndReason | None) -> None:
+    """The path breaks, or nothing is heard for long."""
+    ends = Ends()
+    ends.connect()
+    ends.server.end(ends.world.now)
+    ends.world.run()
+    ends.serving.greedy = False
+    ends.client.write(content(2 * WINDOW), ends.world.now)
+    ends.client.end(ends.world.now)
+    ends.world.run()
+    if code is None:
+        ends.world.advance(SETTLE_TIMEOUT + 1)
+    else:
+        ends.client.aborted(code, ends.world.now)
+    assert ends.asking.aborts == [EndReason.TIMEOUT if code is None else code] and ends.client.closed
 
 
 def test_ends_that_cross_end_the_session_once_and_all_bytes_come_before() -> None:
