@@ -283,6 +283,7 @@ def _add_proxy(commands: Any) -> None:
         "--listen", type=listen_address, default=proxy.DEFAULT, metavar="HOST:PORT", help=f"({proxy.DEFAULT})"
     )
     one.add_argument("--pac", metavar="FILE", help="write a file that tells browsers to use it")
+    _add_wait(one)
     _add_site(one)
 
 

@@ -47,7 +47,7 @@ async def proxy(arguments: argparse.Namespace, output: Output, stop: asyncio.Eve
     try:
         if await unless(stop, joined(app)) is None:
             return 130
-        door = _Door(app, output)
+        door = _Door(app, output, arguments.wait)
         async with await listening(arguments.listen, door.local) as server:
             address = Address(arguments.listen.host, server.sockets[0].getsockname()[1])
             if arguments.pac is not None:
@@ -66,9 +66,10 @@ async def proxy(arguments: argparse.Namespace, output: Output, stop: asyncio.Eve
 
 
 class _Door:
-    def __init__(self, app: App, output: Output) -> None:
+    def __init__(self, app: App, output: Output, patience: float) -> None:
         self._app = app
         self._output = output
+        self._patience = patience
         self._open = 0
 
     def local(self) -> SocketPipe:
@@ -89,7 +90,7 @@ class _Door:
     def _connect(self, ask: Ask, now: float) -> Duplex:
         """From within the core. Raises LocalError."""
         address = address_of(ask.host, ask.port)
-        pipe = self._app.node.connect(address, now, isolation=ask.isolation)
+        pipe = self._app.node.connect(address, now, patience=self._patience, isolation=ask.isolation)
         if self._output.as_json:
             pipe.on_open = lambda: self._output.record("stream", user=_user(ask), circuit=_circuit(pipe))
         return pipe

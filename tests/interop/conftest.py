@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.e2e.processes import Network
-from tests.interop.ways import ZONE, Way, direct, through
+from tests.interop.ways import OPEN_PORT, ZONE, Way, direct, through
 from tests.interop.website import Website
 
 
@@ -23,12 +23,13 @@ def website(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Website]:
 
 @pytest.fixture(scope="package")
 def network(website: Website, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Network]:
-    """Five relays, of which two are exits that may reach the web site. A test that kills one is to mend it."""
+    """Five relays, of which two are exits that may reach the web site and OPEN_PORT. A test that kills one mends it."""
     folder = tmp_path_factory.mktemp("network")
     page = folder / "dist"
     page.mkdir()
     (page / "index.html").write_text("<title>Convergence</title>")  # nothing here opens the page
-    network = Network(folder, page, exit_allow=[f"127.0.0.1:{port}" for port in (website.http, website.https)])
+    ports = (website.http, website.https, OPEN_PORT)
+    network = Network(folder, page, exit_allow=[f"127.0.0.1:{port}" for port in ports])
     yield network
     network.close()
 

@@ -1,6 +1,7 @@
 """Real Bitcoin nodes: an SPV node that follows a full node's chain, and transactions both ways.
 
-What lies between the two is up to each test.
+What lies between the two is up to each test: nothing, or what the proposal's test configuration 10 calls
+bitcoin | convergence | bitcoin.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ from threading import Thread
 
 from tests.e2e.processes import PATIENCE
 from tests.interop.bitcoin.nodes import STDIO, BitcoinNode, piped, running
+from tests.interop.ways import OPEN_PORT, Way
 
 BLOCKS = 200
+NAME = "hash:Satoshi Nakamoto"
 
 
 class Relay(ThreadingTCPServer):
@@ -114,3 +117,50 @@ def test_nodes_with_nothing_between_them_over_stdin_and_stdout() -> None:
             assert right.wait(PATIENCE) == 0
             spv.until("closed")
             assert left.wait(PATIENCE) == 0
+
+
+@contextlib.contextmanager
+def full_node(port: int = 0) -> Iterator[BitcoinNode]:
+    with closing(BitcoinNode("full", f"127.0.0.1:{port}", BLOCKS)) as full, running(full.command):
+        yield full
+
+
+def through_pipe(way: Way, address: str, full: BitcoinNode) -> None:
+    """bitcoin | convergence pipe: the SPV node has nothing but its stdin and stdout. It hears the end of the far node."""
+    with closing(BitcoinNode("spv", STDIO)) as spv, piped(spv.command, way.pipe(address)) as (node, pipe):
+        follow_and_pay(full, spv)
+        full.close()
+        spv.until("closed")
+        assert node.wait(PATIENCE) == 0
+        pipe.wait(PATIENCE)
+
+
+def through_forward(way: Way, address: str, full: BitcoinNode) -> None:
+    with way.forward(address) as (_, port):
+        with closing(BitcoinNode("spv", f"127.0.0.1:{port}")) as spv, running(spv.command):
+            follow_and_pay(full, spv)
+
+
+def test_pipe_to_a_service(way: Way) -> None:
+    with full_node() as full, way.serve(NAME, "--to", f"127.0.0.1:{full.ready['port']}") as service:
+        through_pipe(way, service.address, full)
+
+
+def test_pipe_to_a_node_for_this_connection(way: Way) -> None:
+    """bitcoin | convergence pipe, and at the far end convergence serve | bitcoin: only stdin and stdout."""
+    with closing(BitcoinNode("full", STDIO, BLOCKS)) as full, way.serve(NAME, "--", *full.command) as service:
+        with closing(BitcoinNode("spv", STDIO)) as spv, piped(spv.command, service.pipe) as (node, pipe):
+            follow_and_pay(full, spv)
+            full.close()
+            spv.until("closed")
+            assert (node.wait(PATIENCE), pipe.wait(PATIENCE)) == (0, 0)
+
+
+def test_forward_to_a_service(way: Way) -> None:
+    with full_node() as full, way.serve(NAME, "--to", f"127.0.0.1:{full.ready['port']}") as service:
+        through_forward(way, service.address, full)
+
+
+def test_forward_through_an_exit(way: Way) -> None:
+    with full_node(OPEN_PORT) as full:
+        through_forward(way, f"tcp://127.0.0.1:{full.ready['port']}", full)

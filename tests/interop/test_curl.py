@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from convergence.rdv.blind import POINTS
 from tests.e2e.processes import PATIENCE
 from tests.interop.ways import Proxy, Service, Way
 from tests.interop.website import LARGE, Website
@@ -37,9 +38,15 @@ def scheme(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def service(way: Way, website: Website, scheme: str) -> Iterator[Service]:
-    with way.to_port(website.port(scheme)) as service:
-        yield service
+def services(way: Way, website: Website) -> Iterator[dict[str, Service]]:
+    """The web site, by scheme."""
+    with way.to_port(website.http) as http, way.to_port(website.https) as https:
+        yield {"http": http, "https": https}
+
+
+@pytest.fixture
+def service(services: dict[str, Service], scheme: str) -> Service:
+    return services[scheme]
 
 
 def curl(*arguments: str | Path) -> subprocess.CompletedProcess[bytes]:
@@ -70,10 +77,10 @@ def test_10_mib_from_the_web(proxy: Proxy, website: Website, scheme: str, dialec
     assert done.stdout == LARGE
 
 
-def test_https_is_verified_to_its_far_end(proxy: Proxy, way: Way, website: Website) -> None:
+def test_https_is_verified_to_its_far_end(proxy: Proxy, services: dict[str, Service], website: Website) -> None:
     """By curl: what lies between cannot be the site."""
-    with way.to_port(website.https) as service:
-        assert curl(*through(proxy, "socks5"), f"https://{service.host}/").returncode == UNVERIFIED
+    address = f"https://{services['https'].host}/"
+    assert curl(*through(proxy, "socks5"), address).returncode == UNVERIFIED
     unnamed = f"https://localhost:{website.https}/"  # its certificate has no such name
     done = curl(*through(proxy, "socks5"), "--cacert", website.authority, unnamed)
     assert done.returncode == UNVERIFIED
@@ -102,13 +109,13 @@ def test_200_short_requests(
 def test_two_users_share_nothing(proxy: Proxy, service: Service, website: Website, scheme: str, dialect: str) -> None:
     address = f"{scheme}://{service.host}/word/hello"
     users = (f"alice-{dialect}-{scheme}", f"bob-{dialect}-{scheme}")
-    for user in users * 3:
+    for user in users * (POINTS + 2):
         options = ["--cacert", str(website.authority), "--proxy-user", f"{user}:any"]
         done = curl(*through(proxy, dialect), *options, address)
         assert (done.returncode, done.stdout) == (0, b"hello")
-    circuits = proxy.circuits(*users, streams=6)
+    circuits = proxy.circuits(*users, streams=2 * (POINTS + 2))
     assert circuits[users[0]].isdisjoint(circuits[users[1]])
-    assert all(len(used) == 1 for used in circuits.values())  # a user's own streams share one
+    assert all(len(used) <= POINTS for used in circuits.values())  # a user's own streams share them
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
@@ -130,12 +137,11 @@ def test_what_cannot_be_reached_is_refused(proxy: Proxy, dialect: str, where: st
     ],
 )
 def test_what_a_web_page_could_send_is_refused(
-    proxy: Proxy, way: Way, website: Website, options: tuple[str, ...]
+    proxy: Proxy, services: dict[str, Service], website: Website, options: tuple[str, ...]
 ) -> None:
     before = website.connections
     status = ["--write-out", "%{http_code} %{http_connect}", "--output", os.devnull]
-    with way.to_port(website.http) as service:
-        address = f"http://{service.host}/word/secret"
-        done = curl("--proxy", f"http://127.0.0.1:{proxy.port}", *options, *status, address)
+    address = f"http://{services['http'].host}/word/secret"
+    done = curl("--proxy", f"http://127.0.0.1:{proxy.port}", *options, *status, address)
     assert 400 <= max(map(int, done.stdout.split())) < 500
     assert website.connections == before

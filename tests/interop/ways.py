@@ -16,8 +16,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.e2e.processes import MIB, PROGRAM, Command, Network, running
+from tests.e2e.processes import MIB, PROGRAM, Command, Network, Relay, running
 
+WAIT = "3"
+"""Seconds that are spent on looking for a service that nobody offers."""
+OPEN_PORT = 18444
+"""Of loopback, which exits may reach and where a test may listen; not one that the system gives to others."""
 ZONE = ".hash.conv"
 """How names of services end where only a host name can be given."""
 
@@ -51,12 +55,13 @@ class Way:
         program: what Python runs.
         options: arguments that each of the commands takes besides: where its network is.
         serve_options: those that only `serve` takes: where it keeps keys.
+        connect_options: those that all others take: how long they look for a service.
 
     Attributes:
         ceiling: bytes that any process of it may have resident, however much passes through.
         waiting: bytes that all of it together, kernel buffers too, may take from a writer whose reader does not read.
         tells_death: whether the end of a stream whose carrier was killed differs from one that its writer ended.
-        pids: processes between the two ends that are there all the time: relays.
+        relays: what lies between the two ends all the time.
     """
 
     def __init__(
@@ -68,15 +73,22 @@ class Way:
         waiting: int,
         tells_death: bool,
         serve_options: Sequence[str | Path] = (),
-        pids: Sequence[int] = (),
+        connect_options: Sequence[str | Path] = (),
+        relays: Sequence[Relay] = (),
     ) -> None:
         self.ceiling = ceiling
         self.waiting = waiting
         self.tells_death = tells_death
-        self.pids = tuple(pids)
+        self.relays = relays
         self._program = tuple(program)
         self._options = tuple(options)
         self._serve_options = tuple(serve_options)
+        self._connect_options = tuple(connect_options)
+
+    @property
+    def pids(self) -> list[int]:
+        """Of the relays."""
+        return [relay.command.pid for relay in self.relays]
 
     def address(self, name: str = "service") -> str:
         """One that nobody offers yet."""
@@ -103,18 +115,22 @@ class Way:
 
     @contextlib.contextmanager
     def proxy(self) -> Iterator[Proxy]:
-        with self._running("proxy", "--listen", "127.0.0.1:0") as command:
+        with self._running("proxy", "--listen", "127.0.0.1:0", *self._connect_options) as command:
             yield Proxy(command, command.until("listening")["port"])
 
     @contextlib.contextmanager
     def forward(self, address: str) -> Iterator[tuple[Command, int]]:
         """A port of loopback that leads to the address."""
-        with self._running("forward", "127.0.0.1:0", address) as command:
+        with self._running("forward", "127.0.0.1:0", address, *self._connect_options) as command:
             yield command, command.until("listening")["port"]
 
-    def pipe(self, address: str) -> list[str]:
+    def pipe(self, address: str, *options: str) -> list[str]:
         """The command line that pipes its standard input and output to the address."""
-        return [sys.executable, *map(str, (*self._program, "pipe", address, *self._options))]
+        return self.line("pipe", address, *self._connect_options, *options)
+
+    def line(self, *arguments: str | Path) -> list[str]:
+        """A command line of the program."""
+        return [sys.executable, *map(str, (*self._program, *arguments, *self._options))]
 
     def _running(
         self, *arguments: str | Path, then: Sequence[str | Path] = ()
@@ -161,7 +177,8 @@ def through(network: Network, folder: Path) -> Way:
         waiting=32 * MIB,
         tells_death=True,
         serve_options=["--data", folder],
-        pids=[relay.command.pid for relay in network.relays],
+        connect_options=["--wait", WAIT],
+        relays=network.relays,
     )
 
 

@@ -229,7 +229,7 @@ class Session(Pipe):
             raise CryptoError("a message after the last one")
         if not data:
             self._machine.move("hear end", now)
-            last = self._machine.state is Phase.SETTLING and not self._initiator
+            last = self._is_last()
             if last:
                 self._machine.move("close", now)
             if self.handler is not None:
@@ -264,9 +264,13 @@ class Session(Pipe):
     def _send_end(self, now: float) -> None:
         self._seal(b"", now)
         self._machine.move("end", now)
-        if self._machine.state is Phase.SETTLING and not self._initiator:
+        if self._is_last():
             self._machine.move("close", now)
             self._over(EndReason.DONE, now, local=False)
+
+    def _is_last(self) -> bool:
+        """Whether both have ended, and it is ours to end the stream."""
+        return self._machine.state is Phase.SETTLING and not self._initiator
 
     def _close(self, now: float) -> None:
         """The other side has ended the stream, as was due."""

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.e2e.processes import PATIENCE
+from tests.e2e.processes import ENVIRONMENT, PATIENCE
 
 Process = subprocess.Popen[bytes]
 FOLDER = Path(__file__).parent
@@ -85,7 +85,7 @@ class BitcoinNode:
 @contextlib.contextmanager
 def running(command: Sequence[str], stdin: int = subprocess.DEVNULL, stdout: int | None = None) -> Iterator[Process]:
     """A process that ends with the block at the latest. Its stderr is the test's own, which pytest shows."""
-    with subprocess.Popen(command, stdin=stdin, stdout=stdout) as process:
+    with subprocess.Popen(command, stdin=stdin, stdout=stdout, env=ENVIRONMENT) as process:
         try:
             yield process
         finally:
