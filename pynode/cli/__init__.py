@@ -227,7 +227,8 @@ def _add_pipe(commands: Any) -> None:
         "pipe",
         pipe.pipe,
         "Join standard input and output to an address, through circuits.",
-        "Exit code 0: both sides ended; 1: no connection; 3: it broke. With --json records go to standard error.",
+        "Exit code 0: both sides ended; 1: no connection; 3: it broke. With --json records go to standard error. A host"
+        " behind an exit does not hear that standard input ended: it has to end the connection itself.",
     )
     one.add_argument("address", metavar="ADDRESS", help=_ADDRESS)
     one.add_argument("--progress", action="store_true", help="show on standard error how much was carried")

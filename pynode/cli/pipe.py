@@ -1,6 +1,7 @@
 """`convergence pipe`: standard input and output of this process, joined to an address.
 
-Does: carry bytes both ways with back-pressure, say by the exit code how the far side ended.
+Does: carry bytes both ways with back-pressure, say by the exit code how the far side ended. A service hears the end of
+our input; a host on the web (tcp://) cannot be told, since Tor's END ends both ways: it has to end by itself.
 Does not: print anything but bytes to standard output, or speak while all is well.
 """
 
@@ -15,7 +16,7 @@ from convergence.errors import EndReason, Problem
 from convergence.events import Event
 from convergence.pipes.duplex import tie
 from convergence.pipes.pending import Pending
-from convergence.wire.address import Address, parse_address
+from convergence.wire.address import Address, TcpAddress, parse_address
 from pynode.app import App, Plan
 from pynode.cli.common import joined, set_up_logs, settings, stun_servers, unless
 from pynode.cli.output import CliError, Output, Rate, size_words
@@ -60,6 +61,13 @@ def _log(event: Event) -> None:
     log_event(event)
 
 
+class _Patient(Watch):
+    """Keeps the end of our input to itself. An exit ends both ways when told, so that no answer could come any more."""
+
+    def ended(self, now: float) -> None:
+        self.heard_end = True
+
+
 class _Command:
     def __init__(self, app: App, output: Output, address: Address, patience: float) -> None:
         self._app = app
@@ -68,7 +76,8 @@ class _Command:
         self._local = StdioPipe(app.driver, sys.stdin.fileno(), sys.stdout.fileno())
         self._connection: Pending = app.call(lambda now: app.node.connect(address, now, patience=patience))
         self._came = Watch(self._connection, self._local, self._changed)
-        self._went = Watch(self._local, self._connection, self._changed)
+        went = _Patient if isinstance(address, TcpAddress) else Watch
+        self._went = went(self._local, self._connection, self._changed)
         tie(self._came, self._went)
         self._started = False
 

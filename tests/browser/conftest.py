@@ -17,6 +17,8 @@ from playwright.sync_api import Browser, Playwright, expect, sync_playwright
 import build
 from tests.browser.harness import Peer, launched
 from tests.browser.returning import Returning
+from tests.browser.swarm import Swarm
+from tests.e2e.processes import Network
 
 expect.set_options(timeout=60_000)  # ms: five seconds, the default, are not much for three lanes on two cores
 
@@ -95,3 +97,17 @@ def lasting_peer(downloads: Path, returning: Returning) -> Iterator[Callable[...
     test's work. To be asked for after the network."""
     with peers(downloads, returning) as peer:
         yield peer
+
+
+@pytest.fixture
+def swarm(tmp_path: Path, dist: Path, peer: Callable[..., Peer]) -> Iterator[Callable[..., Swarm]]:
+    """Makes networks of so many relays on servers, to which a test adds browsers. For tests marked rtc."""
+    networks: list[Network] = []
+
+    def swarm(relays: int = 0) -> Swarm:
+        networks.append(Network(tmp_path / f"network-{len(networks)}", dist, relays=relays, rtc=True))
+        return Swarm(networks[-1], peer)
+
+    yield swarm
+    for network in networks:
+        network.close()

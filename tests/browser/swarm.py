@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,8 @@ from tests.e2e.processes import Network
 SETTINGS = "convergence-settings"
 MEET = 300.0
 """Seconds in which all of a test's browsers get to know each other on a busy machine."""
+SHOWN = 60.0
+"""Seconds until a page shows what was relayed."""
 ORIGIN = {"relay": False, "rdv": False}
 RELAY = {"relay": True, "rdv": False}
 POINT = {"relay": True, "rdv": True}
@@ -60,3 +63,11 @@ def links_of(peer: Peer) -> set[str]:
 
 def relayed(peer: Peer) -> int:
     return int(peer.state["relay"]["bytes"])
+
+
+def carried(peers: list[Peer], size: int, least: int) -> None:
+    """Wait until so many of them show that they relayed more bytes than these; counters are shown once a second."""
+    deadline = time.monotonic() + SHOWN
+    while (done := sum(relayed(peer) > size for peer in peers)) < least:
+        assert time.monotonic() < deadline, f"{done} of {len(peers)} relayed more than {size} bytes, not {least}"
+        peers[0].page.wait_for_timeout(100)

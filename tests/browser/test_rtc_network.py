@@ -6,16 +6,15 @@ every link that comes about later was introduced by a peer.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser
 
 from tests.browser.harness import Peer
-from tests.browser.swarm import MEET, ORIGIN, POINT, RELAY, Swarm, relayed
-from tests.e2e.processes import MIB, Network, running, sha256, write_file
+from tests.browser.swarm import MEET, ORIGIN, POINT, RELAY, Swarm, carried, relayed
+from tests.e2e.processes import MIB, running, sha256, write_file
 
 pytestmark = pytest.mark.rtc
 
@@ -33,8 +32,6 @@ CLOSE_ALL_BUT = """(kept) => {
     return open.length > kept;
 }"""
 LINKED_AGAIN = "() => window.testConnections.some((one) => one.connectionState === 'connected')"
-SHOWN = 60.0
-"""Seconds until a page shows what was relayed."""
 OPEN = "state.links.filter((link) => link.kind === 'rtc' && link.state === 'open').length"
 
 
@@ -42,27 +39,6 @@ def lose_links(peer: Peer, kept: int = 1) -> None:
     """Of those by WebRTC, all but so many: whoever is wanted next has to be introduced, which may happen at once."""
     peer.until(f"{OPEN} > argument", kept)
     assert peer.page.evaluate(CLOSE_ALL_BUT, kept)
-
-
-def carried(peers: list[Peer], size: int, least: int) -> None:
-    """Wait until so many of them show that they relayed more bytes than these; counters are shown once a second."""
-    deadline = time.monotonic() + SHOWN
-    while (done := sum(relayed(peer) > size for peer in peers)) < least:
-        assert time.monotonic() < deadline, f"{done} of {len(peers)} relayed more than {size} bytes, not {least}"
-        peers[0].page.wait_for_timeout(100)
-
-
-@pytest.fixture
-def swarm(tmp_path: Path, dist: Path, peer: Callable[..., Peer]) -> Iterator[Callable[..., Swarm]]:
-    networks: list[Network] = []
-
-    def swarm(relays: int = 0) -> Swarm:
-        networks.append(Network(tmp_path / f"network-{len(networks)}", dist, relays=relays, rtc=True))
-        return Swarm(networks[-1], peer)
-
-    yield swarm
-    for network in networks:
-        network.close()
 
 
 def built(peer: Peer, purpose: str) -> list[list[str]]:

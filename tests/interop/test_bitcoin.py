@@ -126,7 +126,7 @@ def full_node(port: int = 0) -> Iterator[BitcoinNode]:
 
 
 def through_pipe(way: Way, address: str, full: BitcoinNode) -> None:
-    """bitcoin | convergence pipe: the SPV node has nothing but its stdin and stdout. It hears the end of the far node."""
+    """bitcoin | convergence pipe: the SPV node has nothing but its stdin and stdout. It hears the far node end."""
     with closing(BitcoinNode("spv", STDIO)) as spv, piped(spv.command, way.pipe(address)) as (node, pipe):
         follow_and_pay(full, spv)
         full.close()

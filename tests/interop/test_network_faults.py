@@ -25,6 +25,7 @@ from tests.interop.programs import child, gone
 from tests.interop.test_pipe_faults import chunk, piping, run
 from tests.interop.test_pipes import PipeEnd, write
 from tests.interop.ways import OPEN_PORT, Way, through
+from tests.interop.website import LARGE, Website
 from tests.namespace import program
 
 REFUSED = 1
@@ -169,6 +170,14 @@ def test_who_speaks_last_may_leave_at_once(way: Way) -> None:
 def test_what_no_exit_reaches(way: Way, address: str, words: bytes) -> None:
     done = run(way.pipe(address), b"hello")
     assert (done.returncode, done.stdout) == (REFUSED, b"") and words in done.stderr
+
+
+def test_the_answer_of_a_host_comes_although_our_input_has_ended(way: Way, website: Website) -> None:
+    """Through an exit."""
+    request = b"GET /large HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    done = run(way.pipe(f"tcp://127.0.0.1:{website.http}"), request)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.startswith(b"HTTP/1.1 200 OK") and done.stdout.endswith(LARGE)
 
 
 def test_a_name_in_any_script(way: Way) -> None:

@@ -164,15 +164,16 @@ class Service:
         return self.way.forward(self.address)
 
 
-def through(network: Network, folder: Path) -> Way:
+def through(network: Network, folder: Path, *, rtc: bool = False) -> Way:
     """Convergence: two hops from either end to a rendezvous point, or through an exit.
 
     Args:
         folder: where services keep keys.
+        rtc: whether the commands make WebRTC links, as they must where browsers relay.
     """
     return Way(
         PROGRAM,
-        ["--site", network.site, "--no-rtc"],
+        ["--site", network.site, *(() if rtc else ("--no-rtc",))],
         ceiling=160 * MIB,
         waiting=32 * MIB,
         tells_death=True,
