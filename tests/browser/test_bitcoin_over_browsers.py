@@ -30,8 +30,6 @@ def test_a_browser_on_the_path_and_one_as_the_point(
     for settings in [RELAY] if point == "server" else [RELAY, POINT]:
         net.add(chromium, settings)
     net.meet(2)
-    for one in net.peers:
-        one.ready()
     way = through(net.network, tmp_path / "services", rtc=True)
     with closing(BitcoinNode("full", STDIO, BLOCKS)) as full, way.serve(NAME, "--", *full.command) as service:
         with closing(BitcoinNode("spv", STDIO)) as spv, piped(spv.command, service.pipe) as (node, pipe):

@@ -51,7 +51,10 @@ def context(browser: Browser, proxy: Proxy, dialect: str) -> BrowserContext:
 
 
 # For http, Chromium sends no CONNECT to an HTTP proxy but a GET, which the proxy refuses: see test_curl.py.
-@pytest.mark.parametrize(("dialect", "scheme"), [("socks5", "http"), ("socks5", "https"), ("http", "https")])
+@pytest.mark.parametrize(
+    ("dialect", "scheme"),
+    [("socks5", "http"), pytest.param("socks5", "https", marks=pytest.mark.long), ("http", "https")],
+)
 def test_a_page_and_its_websocket(chromium: Browser, way: Way, website: Website, dialect: str, scheme: str) -> None:
     with way.to_port(website.port(scheme)) as service, way.proxy() as proxy:
         profile = context(chromium, proxy, dialect)

@@ -122,7 +122,7 @@ def test_relays_die_one_after_the_other(way: Way, network: Network, tmp_path: Pa
         assert again.upto(MIB)
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.long)])
 def test_the_near_pipe_is_killed(way: Way, tmp_path: Path, number: int) -> None:
     """The program at its far end is ended, and the service serves on."""
     command, file = counter(tmp_path, "east")

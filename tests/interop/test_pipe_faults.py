@@ -89,7 +89,7 @@ def refused(way: Way, address: str, what: str) -> None:
         assert command.process.poll() is None
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.long)])
 def test_a_program_that_dies_in_mid_stream(way: Way, tmp_path: Path, number: int) -> None:
     command, file = talker(tmp_path)
     with way.to_program(*command) as service, piping(service.pipe) as pipe:
@@ -104,7 +104,7 @@ def test_a_program_that_dies_in_mid_stream(way: Way, tmp_path: Path, number: int
             assert read(again.stdout.fileno(), MIB) >= MIB
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.long)])
 def test_a_provider_that_dies_in_mid_stream(way: Way, tmp_path: Path, number: int) -> None:
     """The program at its side ends as well: nobody is left to read what it writes."""
     command, file = talker(tmp_path)

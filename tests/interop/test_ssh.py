@@ -36,7 +36,7 @@ def test_what_goes_in_comes_back_and_the_end_of_input_ends_it(openssh: OpenSsh, 
     assert done.stdout == data
 
 
-@pytest.mark.parametrize("code", [0, 1, 42, 254])
+@pytest.mark.parametrize("code", [0, 42])
 def test_the_exit_code_of_the_far_command_is_that_of_ssh(openssh: OpenSsh, service: Service, code: int) -> None:
     done = openssh.run(service.proxy_command, f"echo out; echo err >&2; exit {code}")
     assert (done.returncode, done.stdout, done.stderr) == (code, b"out\n", b"err\n")
