@@ -22,14 +22,12 @@ LEAST = 80 * BLOCKS
 
 
 @pytest.mark.parametrize("point", ["server", "browser"])
-def test_a_browser_on_the_path_and_one_as_the_point(
-    swarm: Callable[..., Swarm], chromium: Browser, tmp_path: Path, point: str
-) -> None:
-    """Both nodes' circuits lead over a browser to the point, the only one there is."""
+def test_browsers_on_both_paths(swarm: Callable[..., Swarm], chromium: Browser, tmp_path: Path, point: str) -> None:
+    """Each node's circuit leads over a browser, and no other way, to the only point there is."""
     net = swarm(relays=1 if point == "server" else 0)
-    for settings in [RELAY] if point == "server" else [RELAY, POINT]:
+    for settings in [RELAY, RELAY, *([POINT] if point == "browser" else [])]:
         net.add(chromium, settings)
-    net.meet(2)
+    net.meet(3)
     way = through(net.network, tmp_path / "services", rtc=True)
     with closing(BitcoinNode("full", STDIO, BLOCKS)) as full, way.serve(NAME, "--", *full.command) as service:
         with closing(BitcoinNode("spv", STDIO)) as spv, piped(spv.command, service.pipe) as (node, pipe):
