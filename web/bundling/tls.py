@@ -1,0 +1,90 @@
+"""TLS for the page: BoringSSL, compiled to WebAssembly.
+
+Does: get its sources and a compiler as the lists in web/tls/ pin them, and compile them with web/tls/engine.cc. Equal
+sources give equal bytes on every machine.
+Does not: compile again until something of these changes: it takes minutes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+import tarfile
+from pathlib import Path
+
+from web.bundling.setup import digest_of, stamped
+from web.bundling.steps import ROOT, BuildError, run
+
+COMPILER, SOURCE = "web/tls/compiler.txt", "web/tls/source.txt"
+ENGINE = "web/tls/engine.cc"
+WORK = ROOT / "build" / "tls"
+TOOLS = WORK / "tools"
+CARRIER = "grpcio"
+"""The Python package whose source archive carries BoringSSL. Nothing else of it is used."""
+CARRIED = "third_party/boringssl-with-bazel/"
+
+# What a connection needs no part of. crypto/fipsmodule is one source, which includes the others there.
+LEFT_OUT = ("test", "fipsmodule", "cms", "hrss", "kyber", "pkcs7", "slhdsa", "spake2plus", "trust_token", "blake2")
+INCLUDING = "crypto/fipsmodule/bcm.cc"
+FLAGS = (
+    *("-target", "wasm32-wasi", "-Oz", "-std=c++17", "-fno-exceptions", "-fno-rtti", "-fno-sanitize=all"),
+    *("-ffunction-sections", "-fdata-sections", "-fvisibility=hidden", "-Iinclude", "-I."),
+    *("-DNDEBUG", "-DOPENSSL_NO_ASM", "-DOPENSSL_SMALL", "-DOPENSSL_NO_SOCK", "-DOPENSSL_NO_FILESYSTEM"),
+    "-DBORINGSSL_IMPLEMENTATION",
+    "-DOPENSSL_NO_THREADS_CORRUPT_MEMORY_AND_LEAK_SECRETS_IF_THREADED",  # the module runs in one thread
+    *("-mexec-model=reactor", "-Wl,--gc-sections", "-Wl,--strip-all", "-Wl,-z,stack-size=262144"),
+)
+AGAIN = "If the network is down, run this command again when it is back."
+
+
+def engine() -> bytes:
+    """The module (tls.wasm). Raises BuildError."""
+    wasm, stamp = WORK / "tls.wasm", WORK / "of"
+
+    def made() -> str:
+        of = hashlib.sha256(wasm.read_bytes() if wasm.is_file() else b"").hexdigest()
+        return digest_of([COMPILER, SOURCE, ENGINE, "web/bundling/tls.py"], of)
+
+    if not stamped(stamp, made()):
+        stamp.unlink(missing_ok=True)
+        run([sys.executable, "-m", "venv", "--clear", TOOLS], "See the lines above.", "tls-venv")
+        # Sources come as an archive that pip asks for its metadata, by setuptools: hence the tools first.
+        pip("install", "Getting a compiler for the page's TLS", "--only-binary=:all:", "-r", ROOT / COMPILER)
+        pip("download", "Getting the page's TLS", f"--no-binary={CARRIER}", "-d", WORK, "-r", ROOT / SOURCE)
+        compile_with(unpacked(), wasm)
+        stamp.write_text(made())
+    return wasm.read_bytes()
+
+
+def pip(command: str, doing: str, *arguments: str | Path) -> None:
+    options = ("--disable-pip-version-check", "--no-input", "--require-hashes", "--no-deps", "--no-build-isolation")
+    run([TOOLS / "bin" / "python", "-m", "pip", command, *options, *arguments], AGAIN, f"tls-{command}", doing)
+
+
+def unpacked() -> Path:
+    """The folder of BoringSSL's sources."""
+    (archive,) = WORK.glob(f"{CARRIER}-*.tar.gz")
+    with tarfile.open(archive) as files:
+        prefix = f"{archive.name.removesuffix('.tar.gz')}/{CARRIED}"
+        files.extractall(WORK, [file for file in files if file.name.startswith(prefix)])
+    return WORK / prefix
+
+
+def compile_with(source: Path, wasm: Path) -> None:
+    """Compile in the sources' own folder: their names, which errors carry, are then the same on every machine."""
+    found = [*source.glob("ssl/*.cc"), *source.glob("crypto/**/*.cc"), *source.glob("gen/crypto/err_data.cc")]
+    names = sorted(path.relative_to(source).as_posix() for path in found)
+    names = [name for name in names if not name.endswith("_test.cc") and not set(LEFT_OUT) & set(name.split("/"))]
+    (source / "engine.cc").write_bytes((ROOT / ENGINE).read_bytes())
+    cache = {f"ZIG_{kind}_CACHE_DIR": str(WORK / "cache") for kind in ("LOCAL", "GLOBAL")}
+    run(
+        [TOOLS / "bin" / "python", "-m", "ziglang", "c++", *FLAGS, "engine.cc", INCLUDING, *names, "-o", wasm],
+        "The sources that are pinned do not compile.",
+        "tls-compile",
+        "Compiling the page's TLS, which takes minutes",
+        cwd=source,
+        env={**os.environ, **cache},
+    )
+    if not wasm.is_file():
+        raise BuildError(f"{wasm} was not made.")
