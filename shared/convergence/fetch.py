@@ -1,7 +1,7 @@
 """Plain http through an exit: one GET, redirects followed.
 
-Does: build the request, open a stream on an exit circuit of its own, read the answer (h11), try another exit when
-one refuses, map every failure to a code.
+Does: open a stream on an exit circuit of its own behind an HTTP parser (pipes/http.py), ask, follow redirects, try
+another exit when one refuses, map every failure to a code.
 Does not: speak https (the exit would have to be trusted, or TLS piped through), send cookies or referrers, or request
 what fetched content asks for: content goes to a sink and is never interpreted.
 """
@@ -13,18 +13,17 @@ from dataclasses import dataclass
 from typing import Protocol as Shape
 from urllib.parse import urljoin, urlsplit
 
-import h11
-
 from convergence.circuit.client import ClientCircuit
-from convergence.circuit.streams import Stream
 from convergence.codes import FetchStage, FetchWhy, Limit, UrlFlaw
 from convergence.errors import DestroyReason, EndReason, LocalError, Problem, Why
 from convergence.events import FetchDone, FetchFailed, FetchProgress, FetchResponse, FetchStatus
 from convergence.outbox import Outbox, Timer
+from convergence.pipes import http
+from convergence.pipes.stage import Flaw, StageError
+from convergence.pipes.watching import Meter
 
 MAX_FETCHES = 32  # at once
 MAX_URL = 8192
-MAX_HEADERS = 64 * 1024
 MAX_REDIRECTS = 5
 MAX_BODY = 1 << 30  # bytes
 ATTEMPTS = 3  # exits tried while nothing has been received
@@ -115,9 +114,9 @@ class Fetch:
         self._redirects = MAX_REDIRECTS
         self._reported = 0
         self._circuit: ClientCircuit | None = None
-        self._stream: Stream | None = None
-        self._http = h11.Connection(h11.CLIENT)
-        self._last_byte = 0.0
+        self._http = http.client()
+        self._meter = Meter(outbox.steady)
+        self._asked = 0.0
         self._timer: Timer | None = None
 
     def start(self, now: float) -> None:
@@ -140,11 +139,12 @@ class Fetch:
 
     def _open(self, now: float) -> None:
         assert self._circuit is not None
-        self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEADERS)
-        self._last_byte = self._outbox.steady(now)
+        self._http, self._meter = http.client(), Meter(self._outbox.steady)
+        self._http.near.handler = self
+        self._asked = self._outbox.steady(now)
         self._outbox.emit(FetchStatus(self.number, FetchStage.ASKING))
         try:
-            self._stream = self._circuit.open_stream(self._target.begin, self, now)
+            self._http.pipe(self._meter).pipe(self._circuit.open_stream(self._target.begin, None, now))
         except LocalError:  # the circuit closed just now
             self._fail(FetchWhy.PATH_BROKE, now)
             return
@@ -163,32 +163,40 @@ class Fetch:
             self._timer.cancel()
         self._timer = self._outbox.call_at(self._last_byte + self._outbox.shifted + IDLE_TIMEOUT, check)
 
-    def opened(self, now: float) -> None:
-        target, stream = self._target, self._stream
-        assert stream is not None
-        host = target.begin if target.port != 80 else target.begin.rpartition(":")[0]
-        headers = [("Host", host), ("User-Agent", USER_AGENT), ("Accept", "*/*"), ("Connection", "close")]
-        request = self._http.send(h11.Request(method="GET", target=target.path, headers=headers))
-        stream.write((request or b"") + (self._http.send(h11.EndOfMessage()) or b""), now)
+    @property
+    def _last_byte(self) -> float:
+        """When it came, in steady time, or when we asked for it."""
+        return self._meter.received.last or self._asked
 
-    def data(self, data: bytes, now: float) -> None:
-        self._last_byte = self._outbox.steady(now)
-        if self._stream is not None:
-            self._stream.consumed(len(data), now)
-        self._read(data, now)
+    # -- the handler of the HTTP parser
+
+    def opened(self, now: float) -> None:
+        target = self._target
+        host = target.begin if target.port != 80 else target.begin.rpartition(":")[0]
+        headers = (("Host", host), ("User-Agent", USER_AGENT), ("Accept", "*/*"), ("Connection", "close"))
+        self._http.near.write(http.Request(headers, "GET", target.path), now)
+        self._http.near.write(http.EndOfMessage(), now)
+
+    def data(self, data: http.Part, now: float) -> None:
+        self._http.near.consumed(len(data), now)
+        if isinstance(data, bytes):
+            self._body(data, now)
+        elif isinstance(data, http.Response):
+            self._response(data, now)
+        else:
+            self._complete(now)
 
     def drained(self, now: float) -> None:
         """Nothing to do: the request always fits the buffer."""
 
     def ended(self, now: float) -> None:
-        self._stream = None
-        self._read(b"", now)  # an answer without a length ends here
-        if not self.over and self._stream is None:
-            self._fail(FetchWhy.INCOMPLETE, now)
+        self._fail(FetchWhy.INCOMPLETE, now)
 
     def aborted(self, code: int, now: float) -> None:
-        self._stream = None
-        if self.size == 0 and self._attempts > 0 and code in _RETRY:
+        if isinstance(self._http.failure, StageError):
+            cut = self._http.failure.flaw is Flaw.TRUNCATED
+            self._fail(FetchWhy.INCOMPLETE if cut else FetchWhy.NOT_HTTP, now)
+        elif self.size == 0 and self._attempts > 0 and code in _RETRY:
             self._drop_circuit(now)
             self.start(now)
         else:
@@ -196,41 +204,17 @@ class Fetch:
 
     # -- the answer
 
-    def _read(self, data: bytes, now: float) -> None:
-        body: list[bytes] = []  # handed on as one, because a chunk may have one byte
-        ended = False
-        try:
-            self._http.receive_data(data)
-            while not ended:
-                event = self._http.next_event()
-                if isinstance(event, h11.Response):
-                    redirect = self._response(event)
-                    if redirect is not None:
-                        self._follow(redirect, now)
-                        return
-                elif isinstance(event, h11.Data):
-                    body.append(bytes(event.data))
-                elif isinstance(event, h11.EndOfMessage):
-                    ended = True
-                elif not isinstance(event, h11.InformationalResponse):
-                    break
-        except h11.RemoteProtocolError:
-            self._fail(FetchWhy.NOT_HTTP, now)
+    def _response(self, response: http.Response, now: float) -> None:
+        """Report it, or follow where it redirects to; the body of a redirect is ignored."""
+        location = response.get("location")
+        if response.status < 200:
             return
-        if body:
-            self._body(b"".join(body), now)
-        if ended and not self.over:
-            self._complete(now)
-
-    def _response(self, response: h11.Response) -> str | None:
-        """Report the response, or return where it redirects to; the body of a redirect is ignored."""
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in response.headers}
-        if response.status_code in (301, 302, 303, 307, 308) and "location" in headers:
-            return headers["location"]
-        length = int(headers["content-length"]) if headers.get("content-length", "").isdigit() else None
-        kind = headers.get("content-type", "")[:127]
-        self._outbox.emit(FetchResponse(self.number, response.status_code, kind, length))
-        return None
+        if response.status in (301, 302, 303, 307, 308) and location is not None:
+            self._follow(location, now)
+            return
+        length = response.get("content-length") or ""
+        kind = (response.get("content-type") or "")[:127]
+        self._outbox.emit(FetchResponse(self.number, response.status, kind, int(length) if length.isdigit() else None))
 
     def _body(self, data: bytes, now: float) -> None:
         self.size += len(data)
@@ -260,8 +244,7 @@ class Fetch:
         except ValueError:  # from urljoin, for text that is no URL
             self._failed(Why(FetchWhy.BAD_REDIRECT, {"flaw": UrlFlaw.NO_URL}), now)
             return
-        if self._stream is not None:
-            self._stream.abort(EndReason.DONE, now)
+        self._http.near.abort(EndReason.DONE, now)
         self._open(now)
 
     # -- the end
@@ -279,10 +262,8 @@ class Fetch:
     def _drop_circuit(self, now: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
+        self._http.near.abort(EndReason.DONE, now)
         circuit, self._circuit = self._circuit, None
-        stream, self._stream = self._stream, None
-        if stream is not None:
-            stream.abort(EndReason.DONE, now)
         if circuit is not None:
             circuit.destroy(DestroyReason.FINISHED, now)
 

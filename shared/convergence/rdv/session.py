@@ -19,7 +19,7 @@ from convergence.crypto.kdf import hkdf_sha256
 from convergence.crypto.noise import HANDSHAKE_OVERHEAD, MAX_MESSAGE, TAG_LEN, Handshake, Transport
 from convergence.errors import CryptoError, EndReason
 from convergence.outbox import Outbox
-from convergence.pipes.duplex import Duplex, Handler
+from convergence.pipes.duplex import Duplex, Handler, Pipe
 from convergence.ports import Buffer, Crypto, Rng
 from convergence.states import TIMEOUT, StateMachine, Table
 
@@ -82,7 +82,7 @@ TABLE = Table(
 )
 
 
-class Session:
+class Session(Pipe):
     """One end. It is the handler of the stream below and the Duplex of the handler above.
 
     Args:
