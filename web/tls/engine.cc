@@ -12,6 +12,7 @@
 #include <openssl/sha.h>
 #include <openssl/ssl.h>
 #include <openssl/x509.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define EXPORT(name) extern "C" __attribute__((export_name(#name)))
@@ -19,7 +20,7 @@
 namespace {
 
 const size_t kBuffer = 1 << 16;
-const size_t kDigest = 16;        // bytes of a SHA-256 digest that name a certificate in the list
+const size_t kNamed = 8;          // bytes of a digest in the list: see pynode/tls.py, names_of
 const unsigned kMinRsa = 2048;    // bits, as OpenSSL's security level 2
 const unsigned kMinCurve = 224;   // bits, likewise
 // What OpenSSL calls these, where BoringSSL has no names for them.
@@ -30,32 +31,44 @@ SSL_CTX *context;
 uint8_t *revoked;  // sorted digests
 size_t revoked_count;
 
-bool is_revoked(const X509 *certificate) {
-  uint8_t *issuer = nullptr;
-  int issuer_size = i2d_X509_NAME(X509_get_issuer_name(certificate), &issuer);
-  const ASN1_INTEGER *serial = X509_get0_serialNumber(certificate);
-  uint8_t *number = nullptr;
-  int number_size = i2d_ASN1_INTEGER(const_cast<ASN1_INTEGER *>(serial), &number);
-  bool found = issuer_size <= 0 || number_size <= 0;  // what cannot be named is not trusted
+// Whether the list has the digest of these two pieces, which this frees. What has no DER is not trusted.
+bool listed(uint8_t *first, int first_size, uint8_t *second, int second_size) {
+  bool found = first_size <= 0 || second_size <= 0;
   if (!found) {
-    SHA256_CTX hash;
     uint8_t digest[SHA256_DIGEST_LENGTH];
+    SHA256_CTX hash;
     SHA256_Init(&hash);
-    SHA256_Update(&hash, issuer, issuer_size);
-    SHA256_Update(&hash, number, number_size);
+    SHA256_Update(&hash, first, first_size);
+    SHA256_Update(&hash, second, second_size);
     SHA256_Final(digest, &hash);
-    size_t low = 0, high = revoked_count;
-    while (low < high && !found) {
+    for (size_t low = 0, high = revoked_count; low < high && !found;) {
       size_t middle = (low + high) / 2;
-      int order = memcmp(digest, revoked + middle * kDigest, kDigest);
+      int order = memcmp(digest, revoked + middle * kNamed, kNamed);
       found = order == 0;
       if (order < 0) high = middle;
       else low = middle + 1;
     }
   }
-  OPENSSL_free(issuer);
-  OPENSSL_free(number);
+  OPENSSL_free(first);
+  OPENSSL_free(second);
   return found;
+}
+
+// Certificates are listed by issuer and serial number, or by subject and the digest of their key.
+bool is_revoked(const X509 *certificate) {
+  uint8_t *issuer = nullptr, *serial = nullptr, *subject = nullptr, *key = nullptr, *digest = nullptr;
+  int issuer_size = i2d_X509_NAME(X509_get_issuer_name(certificate), &issuer);
+  int serial_size = i2d_ASN1_INTEGER(X509_get0_serialNumber(certificate), &serial);
+  int subject_size = i2d_X509_NAME(X509_get_subject_name(certificate), &subject);
+  int key_size = i2d_X509_PUBKEY(X509_get_X509_PUBKEY(certificate), &key);
+  if (key_size > 0) {
+    digest = static_cast<uint8_t *>(OPENSSL_malloc(SHA256_DIGEST_LENGTH));
+    SHA256(key, key_size, digest);
+    OPENSSL_free(key);
+  }
+  bool by_serial = listed(issuer, issuer_size, serial, serial_size);
+  bool by_key = listed(subject, subject_size, digest, key_size > 0 ? SHA256_DIGEST_LENGTH : 0);
+  return by_serial || by_key;
 }
 
 bool too_small(const X509 *certificate) {
@@ -98,7 +111,8 @@ int verify(X509_STORE_CTX *store, void *) {
 EXPORT(buffer) uint8_t *buffer() { return io; }
 EXPORT(allocate) void *allocate(size_t size) { return OPENSSL_malloc(size); }
 
-// Certificates (DER, one after the other) to trust, and sorted digests of those never to trust, which stay allocated.
+// Certificates to trust (DER, one after the other), and the names of those that nobody shall trust, in order; these stay
+// where they are.
 // Returns how many roots there are; -1 where something is no certificate.
 EXPORT(setup) int setup(const uint8_t *roots, size_t size, uint8_t *digests, size_t digests_size) {
   context = SSL_CTX_new(TLS_method());
@@ -108,7 +122,7 @@ EXPORT(setup) int setup(const uint8_t *roots, size_t size, uint8_t *digests, siz
   SSL_CTX_set_verify(context, SSL_VERIFY_PEER, nullptr);
   SSL_CTX_set_cert_verify_callback(context, verify, nullptr);
   revoked = digests;
-  revoked_count = digests_size / kDigest;
+  revoked_count = digests_size / kNamed;
   int count = 0;
   for (const uint8_t *at = roots; at < roots + size; count++) {
     X509 *root = d2i_X509(nullptr, &at, roots + size - at);
@@ -160,11 +174,17 @@ EXPORT(handshake) int handshake(SSL *ssl) {
   return result == 1 ? SSL_ERROR_NONE : SSL_get_error(ssl, result);
 }
 
-// Plain bytes into `io`: how many, or an SSL_ERROR_* number below zero.
+// Plain bytes of as many records as there are into `io`: how many, or an SSL_ERROR_* number below zero. What stops it
+// after some bytes is told by the next call: it lasts.
 EXPORT(read) int read(SSL *ssl) {
-  ERR_clear_error();
-  int result = SSL_read(ssl, io, kBuffer);
-  return result > 0 ? result : -SSL_get_error(ssl, result);
+  int size = 0;
+  while (size < static_cast<int>(kBuffer)) {
+    ERR_clear_error();
+    int result = SSL_read(ssl, io + size, kBuffer - size);
+    if (result <= 0) return size > 0 ? size : -SSL_get_error(ssl, result);
+    size += result;
+  }
+  return size;
 }
 
 // Plain bytes out of `io`, to be taken encrypted by `take`. How many, or an SSL_ERROR_* number below zero.
