@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import certifi
 
 from convergence.codes import TlsWhy
-from convergence.pipes.tls import MAX_RECORDS, TlsEngine, TlsError, explained
+from convergence.pipes.tls import MAX_RECORDS, TlsEngine, TlsError, check_host, explained
 from convergence.ports import Buffer
 
 REVOKED = Path(__file__).with_name("revoked.txt")
@@ -44,6 +44,7 @@ class CPythonTls:
         self._context = lru_cache(MAX_CONTEXTS)(self._new_context)
 
     def client(self, host: str, protocols: Sequence[str], now: float, wake: Callable[[float], None], /) -> TlsEngine:
+        check_host(host)
         return _Engine(self._context(tuple(protocols)), host, self._revoked)
 
     def _new_context(self, protocols: Sequence[str]) -> ssl.SSLContext:
@@ -129,10 +130,7 @@ class _Engine:
         self._revoked = revoked
         self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._early: deque[bytes] = deque()  # what was read ahead of `end`
-        try:
-            self._tls = context.wrap_bio(self._in, self._out, server_side=host is None, server_hostname=host)
-        except ValueError:
-            raise TlsError(TlsWhy.NO_HOST) from None
+        self._tls = context.wrap_bio(self._in, self._out, server_side=host is None, server_hostname=host)
         self._handshake()
 
     @property
@@ -151,7 +149,8 @@ class _Engine:
         if self.ended or not (self.open or self._handshake()):
             return b""
         plain = self._call(self._tls.read, MAX_RECORDS)
-        self.ended = plain == b""  # the library's word for close_notify
+        if plain == b"":  # the library's word for close_notify, before we have sent ours
+            self.ended = True
         return plain or b""
 
     def write(self, data: Buffer, /) -> None:
@@ -189,6 +188,9 @@ class _Engine:
         try:
             return call(*arguments)
         except ssl.SSLWantReadError:
+            return None
+        except ssl.SSLZeroReturnError:  # and after
+            self.ended = True
             return None
         except ssl.SSLCertVerificationError as error:
             raise explained(error.verify_code, "") from None

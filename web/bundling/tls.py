@@ -11,10 +11,11 @@ import hashlib
 import os
 import sys
 import tarfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from web.bundling.setup import digest_of, stamped
-from web.bundling.steps import ROOT, BuildError, run
+from web.bundling.steps import ROOT, run, step
 
 COMPILER, SOURCE = "web/tls/compiler.txt", "web/tls/source.txt"
 ENGINE = "web/tls/engine.cc"
@@ -24,17 +25,17 @@ CARRIER = "grpcio"
 """The Python package whose source archive carries BoringSSL. Nothing else of it is used."""
 CARRIED = "third_party/boringssl-with-bazel/"
 
-# What a connection needs no part of. crypto/fipsmodule is one source, which includes the others there.
-LEFT_OUT = ("test", "fipsmodule", "cms", "hrss", "kyber", "pkcs7", "slhdsa", "spake2plus", "trust_token", "blake2")
+# What a connection needs no part of; crypto/fipsmodule is one source, which includes the others there.
+LEFT_OUT = ("test", "fipsmodule", "cms", "hrss", "pkcs7", "slhdsa", "trust_token", "blake2")
 INCLUDING = "crypto/fipsmodule/bcm.cc"
-FLAGS = (
-    *("-target", "wasm32-wasi", "-Oz", "-std=c++17", "-fno-exceptions", "-fno-rtti", "-fno-sanitize=all"),
-    *("-ffunction-sections", "-fdata-sections", "-fvisibility=hidden", "-Iinclude", "-I."),
-    *("-DNDEBUG", "-DOPENSSL_NO_ASM", "-DOPENSSL_SMALL", "-DOPENSSL_NO_SOCK", "-DOPENSSL_NO_FILESYSTEM"),
-    "-DBORINGSSL_IMPLEMENTATION",
+TARGET = ("-target", "wasm32-wasi", "-Oz")
+COMPILE = (
+    *("-std=c++17", "-fno-exceptions", "-fno-rtti", "-fno-sanitize=all", "-ffunction-sections", "-fdata-sections"),
+    *("-fvisibility=hidden", "-Iinclude", "-I.", "-DNDEBUG", "-DBORINGSSL_IMPLEMENTATION", "-DOPENSSL_SMALL"),
+    *("-DOPENSSL_NO_ASM", "-DOPENSSL_NO_SOCK", "-DOPENSSL_NO_FILESYSTEM"),
     "-DOPENSSL_NO_THREADS_CORRUPT_MEMORY_AND_LEAK_SECRETS_IF_THREADED",  # the module runs in one thread
-    *("-mexec-model=reactor", "-Wl,--gc-sections", "-Wl,--strip-all", "-Wl,-z,stack-size=262144"),
 )
+LINK = ("-mexec-model=reactor", "-Wl,--gc-sections", "-Wl,--strip-all", "-Wl,-z,stack-size=262144")
 AGAIN = "If the network is down, run this command again when it is back."
 
 
@@ -77,14 +78,18 @@ def compile_with(source: Path, wasm: Path) -> None:
     names = sorted(path.relative_to(source).as_posix() for path in found)
     names = [name for name in names if not name.endswith("_test.cc") and not set(LEFT_OUT) & set(name.split("/"))]
     (source / "engine.cc").write_bytes((ROOT / ENGINE).read_bytes())
-    cache = {f"ZIG_{kind}_CACHE_DIR": str(WORK / "cache") for kind in ("LOCAL", "GLOBAL")}
-    run(
-        [TOOLS / "bin" / "python", "-m", "ziglang", "c++", *FLAGS, "engine.cc", INCLUDING, *names, "-o", wasm],
-        "The sources that are pinned do not compile.",
-        "tls-compile",
-        "Compiling the page's TLS, which takes minutes",
-        cwd=source,
-        env={**os.environ, **cache},
-    )
-    if not wasm.is_file():
-        raise BuildError(f"{wasm} was not made.")
+    environment = {**os.environ, **{f"ZIG_{kind}_CACHE_DIR": str(WORK / "cache") for kind in ("LOCAL", "GLOBAL")}}
+
+    def compiler(log: str, *arguments: str | Path) -> None:
+        command = [TOOLS / "bin" / "python", "-m", "ziglang", "c++", *TARGET, *arguments]
+        run(command, "The sources that are pinned do not compile.", f"tls-{log}", cwd=source, env=environment)
+
+    def compiled(name: str) -> Path:
+        result = source / f"{name}.o"
+        compiler("compile/" + name.replace("/", "-"), *COMPILE, "-c", name, "-o", result)
+        return result
+
+    step("Compiling the page's TLS, which takes minutes")
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        objects = list(pool.map(compiled, ["engine.cc", INCLUDING, *names]))
+    compiler("link", *LINK, *objects, "-o", wasm)

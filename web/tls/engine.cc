@@ -108,16 +108,15 @@ int verify(X509_STORE_CTX *store, void *) {
 
 }  // namespace
 
-EXPORT(buffer) uint8_t *buffer() { return io; }
-EXPORT(allocate) void *allocate(size_t size) { return OPENSSL_malloc(size); }
+EXPORT(buffer) uint8_t *tls_buffer() { return io; }
+EXPORT(allocate) void *tls_allocate(size_t size) { return OPENSSL_malloc(size); }
 
 // Certificates to trust (DER, one after the other), and the names of those that nobody shall trust, in order; these stay
 // where they are.
 // Returns how many roots there are; -1 where something is no certificate.
-EXPORT(setup) int setup(const uint8_t *roots, size_t size, uint8_t *digests, size_t digests_size) {
+EXPORT(setup) int tls_setup(const uint8_t *roots, size_t size, uint8_t *digests, size_t digests_size) {
   context = SSL_CTX_new(TLS_method());
   if (context == nullptr || !SSL_CTX_set_min_proto_version(context, TLS1_2_VERSION)) return -1;
-  SSL_CTX_set_mode(context, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
   SSL_CTX_set_session_cache_mode(context, SSL_SESS_CACHE_OFF);  // a resumed session would link two connections
   SSL_CTX_set_verify(context, SSL_VERIFY_PEER, nullptr);
   SSL_CTX_set_cert_verify_callback(context, verify, nullptr);
@@ -134,7 +133,7 @@ EXPORT(setup) int setup(const uint8_t *roots, size_t size, uint8_t *digests, siz
 
 // A client's connection. `io` holds the host (a name or an IP address, not ended by zero), then the ALPN list in its
 // wire format. 0 where the host is none.
-EXPORT(connect) SSL *connect(size_t host_size, size_t alpn_size, double now) {
+EXPORT(connect) SSL *tls_connect(size_t host_size, size_t alpn_size, double now) {
   char host[256];
   if (host_size == 0 || host_size >= sizeof(host) || host_size + alpn_size > kBuffer) return nullptr;
   memcpy(host, io, host_size);
@@ -158,17 +157,17 @@ EXPORT(connect) SSL *connect(size_t host_size, size_t alpn_size, double now) {
   return ssl;
 }
 
-EXPORT(close) void close(SSL *ssl) { SSL_free(ssl); }
+EXPORT(close) void tls_close(SSL *ssl) { SSL_free(ssl); }
 
 // `size` bytes of what the far end sent; 0: it sends no more.
-EXPORT(receive) void receive(SSL *ssl, size_t size) {
+EXPORT(receive) void tls_receive(SSL *ssl, size_t size) {
   BIO *in = SSL_get_rbio(ssl);
   if (size == 0) BIO_set_mem_eof_return(in, 0);
   else if (BIO_write(in, io, size) != static_cast<int>(size)) abort();  // out of memory
 }
 
 // Go on with the handshake. An SSL_ERROR_* number; 0 once it is done.
-EXPORT(handshake) int handshake(SSL *ssl) {
+EXPORT(handshake) int tls_handshake(SSL *ssl) {
   ERR_clear_error();
   int result = SSL_do_handshake(ssl);
   return result == 1 ? SSL_ERROR_NONE : SSL_get_error(ssl, result);
@@ -176,7 +175,7 @@ EXPORT(handshake) int handshake(SSL *ssl) {
 
 // Plain bytes of as many records as there are into `io`: how many, or an SSL_ERROR_* number below zero. What stops it
 // after some bytes is told by the next call: it lasts.
-EXPORT(read) int read(SSL *ssl) {
+EXPORT(read) int tls_read(SSL *ssl) {
   int size = 0;
   while (size < static_cast<int>(kBuffer)) {
     ERR_clear_error();
@@ -188,28 +187,28 @@ EXPORT(read) int read(SSL *ssl) {
 }
 
 // Plain bytes out of `io`, to be taken encrypted by `take`. How many, or an SSL_ERROR_* number below zero.
-EXPORT(write) int write(SSL *ssl, size_t size) {
+EXPORT(write) int tls_write(SSL *ssl, size_t size) {
   ERR_clear_error();
   int result = SSL_write(ssl, io, size);
   return result > 0 ? result : -SSL_get_error(ssl, result);
 }
 
 // close_notify: we write no more.
-EXPORT(end) void end(SSL *ssl) {
+EXPORT(end) void tls_end(SSL *ssl) {
   ERR_clear_error();
   SSL_shutdown(ssl);
 }
 
 // Bytes for the far end into `io`: how many.
-EXPORT(take) int take(SSL *ssl) {
+EXPORT(take) int tls_take(SSL *ssl) {
   int size = BIO_read(SSL_get_wbio(ssl), io, kBuffer);
   return size > 0 ? size : 0;
 }
 
-EXPORT(verdict) int verdict(SSL *ssl) { return static_cast<int>(SSL_get_verify_result(ssl)); }
+EXPORT(verdict) int tls_verdict(SSL *ssl) { return static_cast<int>(SSL_get_verify_result(ssl)); }
 
 // The reason of the last error in OpenSSL's words, such as BAD_DECRYPT, into `io`: its size.
-EXPORT(reason) size_t reason() {
+EXPORT(reason) size_t tls_reason() {
   const char *text = ERR_reason_error_string(ERR_peek_last_error());
   size_t size = text == nullptr ? 0 : strlen(text);
   memcpy(io, text, size);
@@ -217,7 +216,7 @@ EXPORT(reason) size_t reason() {
 }
 
 // The protocol agreed on by ALPN, into `io`: its size.
-EXPORT(protocol) size_t protocol(const SSL *ssl) {
+EXPORT(protocol) size_t tls_protocol(const SSL *ssl) {
   const uint8_t *name;
   unsigned size;
   SSL_get0_alpn_selected(ssl, &name, &size);
@@ -225,4 +224,4 @@ EXPORT(protocol) size_t protocol(const SSL *ssl) {
   return size;
 }
 
-EXPORT(version) int version(const SSL *ssl) { return SSL_version(ssl); }
+EXPORT(version) int tls_version(const SSL *ssl) { return SSL_version(ssl); }

@@ -11,6 +11,7 @@ is not taken back, so that whoever needs to know an end from a cut has to wait f
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from enum import Enum, auto
 from typing import Any
@@ -144,6 +145,15 @@ def explained(verdict: int, reason: str) -> TlsError:
     if reason in _WEAK:
         return TlsError(TlsWhy.WEAK, reason)
     return TlsError(TlsWhy.REFUSED if "_ALERT_" in reason else TlsWhy.GARBAGE, reason)
+
+
+_HOST = re.compile(r"(?!\.)[0-9A-Za-z_.:-]{1,253}")  # a name as in the DNS, or an IP address
+
+
+def check_host(host: str) -> None:
+    """Raises TlsError (NO_HOST) where no certificate can be for this host."""
+    if _HOST.fullmatch(host) is None:
+        raise TlsError(TlsWhy.NO_HOST)
 
 
 class Phase(Enum):
