@@ -82,6 +82,8 @@ def issue(
         .not_valid_after(now + days[1] * DAY)
         .add_extension(x509.BasicConstraints(authority, None), critical=True)
     )
+    if hosts and not more:
+        more = [(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), False)]
     names: list[x509.GeneralName] = [
         x509.IPAddress(ipaddress.ip_address(host)) if host[0].isdigit() else x509.DNSName(host) for host in hosts
     ]
@@ -157,6 +159,12 @@ class Authority:
         context.maximum_version = versions.get(case, ssl.TLSVersion.TLSv1_3)
         if case == "tls 1.2 aes":
             context.set_ciphers("ECDHE-ECDSA-AES128-GCM-SHA256")
+        if case == "large chacha":
+            context.maximum_version = ssl.TLSVersion.TLSv1_2
+            context.set_ciphers("ECDHE-ECDSA-CHACHA20-POLY1305")
+        if case == "large aes":
+            context.maximum_version = ssl.TLSVersion.TLSv1_2
+            context.set_ciphers("ECDHE-ECDSA-AES128-GCM-SHA256")
         if case == "no common cipher":
             context.set_ciphers("ECDHE-ECDSA-NULL-SHA:@SECLEVEL=0")
         context.set_alpn_protocols(["http/1.1"])
@@ -215,6 +223,6 @@ class Server:
         while data := self._tls.read(1 << 16):
             self._digest.update(data)
         self._over = True
-        self._tls.write(self._digest.digest())
+        self._tls.write(bytes(20_000_000) if "large" in self._case else self._digest.digest())
         if self._case not in ("cut", "altered"):
             self._tls.unwrap()

@@ -117,6 +117,8 @@ EXPORT(allocate) void *tls_allocate(size_t size) { return OPENSSL_malloc(size); 
 EXPORT(setup) int tls_setup(const uint8_t *roots, size_t size, uint8_t *digests, size_t digests_size) {
   context = SSL_CTX_new(TLS_method());
   if (context == nullptr || !SSL_CTX_set_min_proto_version(context, TLS1_2_VERSION)) return -1;
+  // With a key share that also withstands quantum computers: what is recorded today is not read later.
+  if (!SSL_CTX_set1_curves_list(context, "X25519MLKEM768:X25519:P-256:P-384")) return -1;
   SSL_CTX_set_session_cache_mode(context, SSL_SESS_CACHE_OFF);  // a resumed session would link two connections
   SSL_CTX_set_verify(context, SSL_VERIFY_PEER, nullptr);
   SSL_CTX_set_cert_verify_callback(context, verify, nullptr);

@@ -8,6 +8,7 @@
 
 const FILES = ["tls/tls.wasm", "tls/roots.der", "tls/revoked.bin"];
 const NOT_THERE = 52; // ENOSYS, to what the module's C library would ask of files
+const BUFFER = 65536; // bytes: kBuffer of engine.cc
 const RANDOM_LIMIT = 65536; // bytes that getRandomValues fills in one call
 
 /** @param {(name: string) => Promise<Uint8Array>} read gives a file of the bundle */
@@ -17,6 +18,7 @@ export function createTls(read) {
   const io = (size) => bytes(engine.buffer(), size); // anew each time: the memory moves when it grows
   const put = (...parts) => {
     let at = engine.buffer();
+    if (parts.reduce((sum, { length }) => sum + length, 0) > BUFFER) throw new Error("too much for TLS at once");
     for (const part of parts) {
       bytes(at, part.length).set(part);
       at += part.length;

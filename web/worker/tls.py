@@ -125,9 +125,10 @@ class _Engine:
         return b""
 
     def write(self, data: Buffer, /) -> None:
-        written = self._call(self._js.write, self._connection, to_js(data))
-        if written != len(data):
-            self._went_on(-written)
+        for start in range(0, len(data), MAX_RECORDS):
+            written = self._call(self._js.write, self._connection, to_js(data[start : start + MAX_RECORDS]))
+            if written <= 0:
+                self._went_on(-written)
 
     def end(self) -> None:
         self._call(self._js.end, self._connection)
@@ -151,8 +152,9 @@ class _Engine:
             self.ended = True
             return False
         if result == _SSL:
-            verdict = 0 if self.open else self._call(self._js.verdict, self._connection)
-            self._error = explained(verdict, self._call(self._js.reason).to_bytes().decode())
+            reason = self._call(self._js.reason).to_bytes().decode()
+            unverified = reason == "CERTIFICATE_VERIFY_FAILED"
+            self._error = explained(self._call(self._js.verdict, self._connection) if unverified else 0, reason)
         else:
             self._error = TlsError(TlsWhy.TRUNCATED)
         raise self._error

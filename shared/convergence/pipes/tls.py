@@ -144,7 +144,8 @@ def explained(verdict: int, reason: str) -> TlsError:
         return TlsError(TlsWhy.OLD, reason)
     if reason in _WEAK:
         return TlsError(TlsWhy.WEAK, reason)
-    return TlsError(TlsWhy.REFUSED if "_ALERT_" in reason else TlsWhy.GARBAGE, reason)
+    refused = "_ALERT_" in reason or reason == "HANDSHAKE_FAILURE_ON_CLIENT_HELLO"
+    return TlsError(TlsWhy.REFUSED if refused else TlsWhy.GARBAGE, reason)
 
 
 _HOST = re.compile(r"(?!\.)[0-9A-Za-z_.:-]{1,253}")  # a name as in the DNS, or an IP address
