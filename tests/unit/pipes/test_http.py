@@ -1,7 +1,7 @@
 """HTTP messages over a pipe: client and server, one exchange after the other, and what neither may do."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from convergence.errors import EndReason
@@ -95,6 +95,7 @@ BODIES = st.lists(st.binary(min_size=1, max_size=30), max_size=4)
 WINDOW = st.tuples(st.integers(1, 60), st.integers(0, 60))
 
 
+@settings(max_examples=40)
 @given(
     st.lists(BODIES, min_size=1, max_size=4),
     st.booleans(),

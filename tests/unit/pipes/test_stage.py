@@ -165,6 +165,25 @@ def test_that_a_pipe_opens_is_told_through_all_stages():
     assert near.calls == ["opened"] and far.calls == []
 
 
+def test_a_pipe_may_open_while_nobody_listens():
+    one = Stage(Plain(), Plain())
+    one.far.joint_opened(NOW)
+    near, far = both(one)
+    near.end.write(b"x", NOW)
+    assert far.heard == [b"x"] and near.calls == []
+
+
+def test_a_writer_that_has_ended_is_not_told_that_it_may_go_on():
+    one = Stage(Plain(), Plain())
+    near, far = both(one)
+    for _ in range(6):
+        near.end.write(bytes(CHUNK), NOW)
+    near.end.end(NOW)
+    while far.heard:
+        far.end.consumed(len(far.heard.pop()), NOW)
+    assert near.calls == [] and far.calls == ["ended"]
+
+
 class Later:
     """A transform whose output comes later."""
 
@@ -239,6 +258,15 @@ def test_a_failure_aborts_both_ends_behind_what_came_before(error, ends):
     assert near.calls == far.calls == [error.reason] and one.closed and one.failure is error
     assert StageError(Flaw.GARBAGE).reason == EndReason.TORPROTOCOL
     assert StageError(Flaw.MISUSE).reason == EndReason.INTERNAL
+
+
+def test_a_failure_behind_an_abort_changes_nothing():
+    """As when the user aborts from within what the transform caused, and the transform then fails."""
+    one = Stage(Plain(), Plain())
+    near, far = both(one)
+    near.end.abort(EndReason.MISC, NOW)
+    one.fail(StageError(Flaw.GARBAGE), NOW)
+    assert far.calls == [EndReason.MISC] and near.calls == [] and one.failure is None
 
 
 def test_whoever_has_ended_and_heard_the_end_hears_no_more():
