@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import sys
 import tarfile
+from base64 import b64decode
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from web.bundling.inventory import Component, python_components
 from web.bundling.setup import digest_of, stamped
 from web.bundling.steps import ROOT, run, step
 
@@ -36,6 +39,7 @@ COMPILE = (
     "-DOPENSSL_NO_THREADS_CORRUPT_MEMORY_AND_LEAK_SECRETS_IF_THREADED",  # the module runs in one thread
 )
 LINK = ("-mexec-model=reactor", "-Wl,--gc-sections", "-Wl,--strip-all", "-Wl,-z,stack-size=262144")
+_CERTIFICATE = re.compile("-----BEGIN CERTIFICATE-----(.*?)-----END CERTIFICATE-----", re.DOTALL)
 AGAIN = "If the network is down, run this command again when it is back."
 
 
@@ -56,6 +60,17 @@ def engine() -> bytes:
         compile_with(unpacked(), wasm)
         stamp.write_text(made())
     return wasm.read_bytes()
+
+
+def roots(pem: str) -> bytes:
+    """The certificates in a file of certifi's, one after the other in DER."""
+    return b"".join(b64decode(text) for text in _CERTIFICATE.findall(pem))
+
+
+def components() -> list[Component]:
+    """What the module is made of: BoringSSL, and the compiler's C library."""
+    text = "".join((ROOT / name).read_text(encoding="utf-8") for name in (COMPILER, SOURCE))
+    return [part._replace(where="browser") for part in python_components(text, ()) if part.name in (CARRIER, "ziglang")]
 
 
 def pip(command: str, doing: str, *arguments: str | Path) -> None:
