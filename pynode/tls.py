@@ -99,7 +99,8 @@ def names_of(certificate: bytes) -> list[bytes]:
     if fields[0][0] == 0xA0:  # the version, which may be left out
         del fields[0]
     serial, _, issuer, _, subject, key = fields[:6]
-    return [hashlib.sha256(named).digest()[:NAMED] for named in (issuer + serial, subject + hashlib.sha256(key).digest())]
+    named = (issuer + serial, subject + hashlib.sha256(key).digest())
+    return [hashlib.sha256(each).digest()[:NAMED] for each in named]
 
 
 def _parts(element: bytes) -> list[bytes]:
@@ -171,13 +172,20 @@ class _Engine:
         """Go on with it; whether it is done."""
         if self._call(self._shake) is None:
             return False
-        chain: Any = self._tls if sys.version_info >= (3, 13) else self._tls._sslobj  # type: ignore[attr-defined]
-        for certificate in chain.get_verified_chain() or ():
-            der = certificate if isinstance(certificate, bytes) else certificate.public_bytes(ssl._ssl.ENCODING_DER)
+        for der in self._chain():
             if any(name in self._revoked for name in names_of(der)):
                 raise TlsError(TlsWhy.REVOKED)
         self.open = True
         return True
+
+    def _chain(self) -> Sequence[bytes]:
+        """The certificates of the far end, from its own to a root, as they were verified; a server asks for none."""
+        tls: Any = self._tls
+        if sys.version_info >= (3, 13):
+            chain: Sequence[bytes] = tls.get_verified_chain()
+            return chain
+        binary = 2  # _ssl.ENCODING_DER
+        return [part.public_bytes(binary) for part in tls._sslobj.get_verified_chain() or ()]
 
     def _shake(self) -> bool:
         self._tls.do_handshake()

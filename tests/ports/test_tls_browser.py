@@ -5,6 +5,7 @@ Its servers are the test's own. The worker gives what it has for one to the site
 
 from __future__ import annotations
 
+import contextlib
 import io
 import subprocess
 import threading
@@ -21,9 +22,11 @@ from tests.browser.harness import CONFIG
 from tests.ports.test_browser import NODE_MODULES, PAGE, ROOT, START_WORKER, TYPES
 from tests.ports.tls_servers import Authority
 from tests.ports.tls_suite import CASES, Exchange
+from tests.ports.web_servers import SERVERS, TcpExchange, serving
 from web.bundling import tls
 
 HERE = Path(__file__).parent
+LARGE = 10_000_000  # bytes
 
 
 def bundled_worker() -> bytes:
@@ -44,9 +47,24 @@ def code_archive() -> bytes:
 
 
 @pytest.fixture(scope="module")
-def site() -> Iterator[str]:
+def authority() -> Authority:
+    return Authority()
+
+
+@pytest.fixture
+def real(authority: Authority, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, int]]:
+    """Ports of real servers."""
+    folder = tmp_path_factory.mktemp("servers")
+    (folder / "files").mkdir()
+    (folder / "files" / "large").write_bytes(bytes(LARGE))
+    chain, key = authority.good.files(folder)
+    with contextlib.ExitStack() as stack:
+        yield {name: stack.enter_context(serving(name, folder / "files", chain, key, folder)) for name in SERVERS}
+
+
+@pytest.fixture
+def site(authority: Authority, real: dict[str, int]) -> Iterator[str]:
     """Address of a loopback server with the page, and behind /tls/CASE/NUMBER the servers."""
-    authority = Authority()
     files = {"/": PAGE, "/worker.js": bundled_worker(), "/code.zip": code_archive()}
     files |= {
         "/tls/tls.wasm": tls.engine(),
@@ -67,7 +85,8 @@ def site() -> Iterator[str]:
             _, _, case, _ = unquote(self.path).split("/")
             server = servers.get(self.path)
             if server is None:
-                server = servers[self.path] = authority.server(case)
+                server = TcpExchange(real[case]) if case in real else authority.server(case)
+                servers[self.path] = server
             reply = server(self.rfile.read(int(self.headers["Content-Length"])))
             self.answer(200 if reply is not None else 410, "application/octet-stream", reply or b"")
 
@@ -88,6 +107,9 @@ def site() -> Iterator[str]:
     yield f"http://127.0.0.1:{server.server_port}/"
     server.shutdown()
     server.server_close()
+    for exchange in servers.values():
+        if isinstance(exchange, TcpExchange):
+            exchange.close()
 
 
 @pytest.mark.parametrize("browser", ["chromium", "firefox"])
@@ -101,5 +123,5 @@ def test_engine(site: str, browser: str) -> None:
         finally:
             launched.close()
     print(told["figures"])
-    assert set(told["results"]) == {*CASES, "not there"}
+    assert set(told["results"]) == {*CASES, *SERVERS, "not there"}
     assert {name: flaw for name, flaw in told["results"].items() if flaw} == {}

@@ -15,7 +15,9 @@ from tls import BrowserTls
 from convergence.codes import TlsWhy
 from convergence.pipes.tls import TlsError
 
-LARGE = 20_000_000  # bytes of the server "large"
+LARGE = 20_000_000  # bytes of the server "large" ...
+REAL = 10_000_000  # ... and of the file of the real ones
+SERVERS = ("nginx", "caddy", "openssl", "openssl -tls1_2", "openssl -tls1", "openssl AES")
 
 
 def exchange_with(path: str) -> tls_suite.Exchange:
@@ -61,11 +63,24 @@ async def run() -> str:
                 results.setdefault(name, "")
             except Exception as error:
                 results[name] = f"{error!r}"
+    for name in SERVERS:
+        results[name] = real(tls, name, exchange_with(f"/tls/{name}/{number}"))
     tls_suite.check_no_host(tls)
     for cipher in ("chacha", "aes"):
         handshake, rate = large(tls, exchange_with(f"/tls/large {cipher}/{number}"))
         figures[f"{cipher} handshake ms"], figures[f"{cipher} MB/s"] = handshake * 1e3, rate
     return json.dumps({"results": results, "figures": figures})
+
+
+def real(tls: BrowserTls, name: str, exchange: tls_suite.Exchange) -> str:
+    """What is wrong with the answer of a real server."""
+    got = bytearray()
+    try:
+        tls_suite.fetch(tls, exchange, "/large", got.extend).close()
+    except TlsError as error:
+        return "" if name == "openssl -tls1" and error.why.code is TlsWhy.OLD else str(error)
+    head, _, body = bytes(got).partition(b"\r\n\r\n")
+    return "" if b" 200 " in head[:20] and body == bytes(REAL) else f"{head[:200]!r} and {len(body)} bytes"
 
 
 def large(tls: BrowserTls, exchange: tls_suite.Exchange) -> tuple[float, float]:

@@ -110,3 +110,22 @@ def check_no_host(factory: TlsFactory) -> None:
             assert error.why.code is TlsWhy.NO_HOST
         else:
             raise AssertionError(f"{host!r} was taken")
+
+
+def fetch(factory: TlsFactory, exchange: Exchange, path: str, on_data: Callable[[bytes], None]) -> TlsEngine:
+    """Ask a web server for good.example for this path; `on_data` is called with its whole answer. Returns the engine,
+    once the server has ended. Raises TlsError."""
+    engine = factory.client("good.example", ["http/1.1"], time.time(), lambda now: None)
+    asked = False
+    while not engine.ended:
+        answer = exchange(b"".join(iter(engine.take, b"")))
+        if answer is None:
+            engine.receive_end()
+        else:
+            engine.receive(answer)
+        while plain := engine.read():
+            on_data(plain)
+        if engine.open and not asked:
+            engine.write(f"GET {path} HTTP/1.1\r\nHost: good.example\r\nConnection: close\r\n\r\n".encode())
+            asked = True
+    return engine

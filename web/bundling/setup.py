@@ -28,7 +28,8 @@ NODE_NEEDED = 20
 BUNDLED_PYTHON = ("h11",)
 
 # What tests and benches run beside Python: Debian's package and a program in it, which may be one that only root has in
-# PATH. iproute2 to coturn are for networks of the tests' own, with NATs and a STUN server; minisign signs releases.
+# PATH. iproute2 to coturn are for networks of the tests' own, with NATs and a STUN server; minisign signs releases; nginx,
+# caddy and openssl serve https.
 TEST_PROGRAMS = {
     "chromium": "chromium",
     "chromium-headless-shell": "chromium-headless-shell",
@@ -38,6 +39,9 @@ TEST_PROGRAMS = {
     "coturn": "turnserver",
     "minisign": "minisign",
     "faketime": "faketime",
+    "nginx-light": "nginx",
+    "caddy": "caddy",
+    "openssl": "openssl",
 }
 SYSTEM_PROGRAMS = ("/usr/sbin", "/sbin")
 
@@ -167,4 +171,6 @@ def ensure_test_programs() -> None:
     path = os.pathsep.join([os.environ.get("PATH", os.defpath), *SYSTEM_PROGRAMS])
     missing = [package for package, program in TEST_PROGRAMS.items() if shutil.which(program, path=path) is None]
     if missing:
-        apt_install(missing, "The tests need browsers, minisign, faketime, and tools to make networks for them")
+        apt_install(
+            missing, "The tests need browsers, servers, minisign, faketime, and tools to make networks for them"
+        )

@@ -46,20 +46,30 @@ AGAIN = "If the network is down, run this command again when it is back."
 def engine() -> bytes:
     """The module (tls.wasm). Raises BuildError."""
     wasm, stamp = WORK / "tls.wasm", WORK / "of"
+    of = digest_of([COMPILER, SOURCE, ENGINE, "web/bundling/tls.py"])  # as it is when the work begins
 
     def made() -> str:
-        of = hashlib.sha256(wasm.read_bytes() if wasm.is_file() else b"").hexdigest()
-        return digest_of([COMPILER, SOURCE, ENGINE, "web/bundling/tls.py"], of)
+        return f"{of} {hashlib.sha256(wasm.read_bytes() if wasm.is_file() else b'').hexdigest()}"
 
     if not stamped(stamp, made()):
         stamp.unlink(missing_ok=True)
-        run([sys.executable, "-m", "venv", "--clear", TOOLS], "See the lines above.", "tls-venv")
-        # Sources come as an archive that pip asks for its metadata, by setuptools: hence the tools first.
-        pip("install", "Getting a compiler for the page's TLS", "--only-binary=:all:", "-r", ROOT / COMPILER)
-        pip("download", "Getting the page's TLS", f"--no-binary={CARRIER}", "-d", WORK, "-r", ROOT / SOURCE)
+        ensure_tools()
         compile_with(unpacked(), wasm)
         stamp.write_text(made())
     return wasm.read_bytes()
+
+
+def ensure_tools() -> None:
+    """Make build/tls have the compiler, in a venv of its own, and the sources' archive."""
+    stamp, of = TOOLS / ".convergence", digest_of([COMPILER, SOURCE])
+    if not stamped(stamp, of):
+        run([sys.executable, "-m", "venv", "--clear", TOOLS], "See the lines above.", "tls-venv")
+        # pip asks an archive of sources for its metadata, by setuptools: hence the tools first.
+        pip("install", "Getting a compiler for the page's TLS", "--only-binary=:all:", "-r", ROOT / COMPILER)
+        for archive in WORK.glob(f"{CARRIER}-*.tar.gz"):
+            archive.unlink()
+        pip("download", "Getting the page's TLS", f"--no-binary={CARRIER}", "-d", WORK, "-r", ROOT / SOURCE)
+        stamp.write_text(of)
 
 
 def roots(pem: str) -> bytes:
