@@ -120,7 +120,7 @@ WORDS: dict[Code, str] = {
     TlsWhy.NOT_YET: "The site's certificate is not valid yet: check this machine's clock.",
     TlsWhy.WRONG_HOST: "The site's certificate is for another name: this may not be the site that it says it is.",
     TlsWhy.SELF_SIGNED: "The site vouches for itself: nobody whom Mozilla trusts signed its certificate.",
-    TlsWhy.UNKNOWN_ROOT: "The site's certificate comes from nobody whom Mozilla trusts, or the site sends only part of it.",
+    TlsWhy.UNKNOWN_ROOT: "The site's certificate comes from nobody whom Mozilla trusts, or is sent without its chain.",
     TlsWhy.REVOKED: "The site's certificate comes from an authority that was revoked.",
     TlsWhy.WEAK: "The site's certificate has a key or a signature that is too weak.",
     TlsWhy.BAD_CERTIFICATE: "The site's certificate cannot be accepted.",

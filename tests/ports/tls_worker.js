@@ -13,12 +13,13 @@ async function run() {
   const [pyodide, archive] = await Promise.all([loadPyodide({ indexURL: "/pyodide/" }), read("code.zip")]);
   pyodide.unpackArchive(archive, "zip", { extractDir: "/code" });
   pyodide.registerJsModule("page", { createTls: () => createTls(read), broken: () => createTls(failing), exchange });
-  return JSON.parse(await pyodide.runPythonAsync(`
+  const told = await pyodide.runPythonAsync(`
 import sys
 sys.path[:0] = ["/code", "/code/tests/ports"]
 import tls_browser
 await tls_browser.run()
-`));
+`);
+  return JSON.parse(told);
 }
 
 const failing = () => Promise.reject(new Error("this file is not there"));

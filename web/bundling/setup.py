@@ -28,8 +28,8 @@ NODE_NEEDED = 20
 BUNDLED_PYTHON = ("h11",)
 
 # What tests and benches run beside Python: Debian's package and a program in it, which may be one that only root has in
-# PATH. iproute2 to coturn are for networks of the tests' own, with NATs and a STUN server; minisign signs releases; nginx,
-# caddy and openssl serve https.
+# PATH. iproute2 to coturn are for networks of the tests' own, with NATs and a STUN server; minisign signs releases;
+# nginx, caddy and openssl serve https.
 TEST_PROGRAMS = {
     "chromium": "chromium",
     "chromium-headless-shell": "chromium-headless-shell",

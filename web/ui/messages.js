@@ -116,8 +116,7 @@ export const WORDS = {
   "tls-not-yet": "The site's certificate is not valid yet: check this machine's clock.",
   "tls-wrong-host": "The site's certificate is for another name: this may not be the site that it says it is.",
   "tls-self-signed": "The site vouches for itself: nobody whom Mozilla trusts signed its certificate.",
-  "tls-unknown-root":
-    "The site's certificate comes from nobody whom Mozilla trusts, or the site sends only part of it.",
+  "tls-unknown-root": "The site's certificate comes from nobody whom Mozilla trusts, or is sent without its chain.",
   "tls-revoked": "The site's certificate comes from an authority that was revoked.",
   "tls-weak": "The site's certificate has a key or a signature that is too weak.",
   "tls-bad-certificate": "The site's certificate cannot be accepted.",
