@@ -2,7 +2,7 @@
  * Python for the browser: `node web/precompile.mjs FOLDER`; build.py calls it.
  *
  * Does: make FOLDER/app.zip smaller by leaving out comments and docstrings; write FOLDER/python_stdlib.zip, Pyodide's
- * own library with bytecode in place of those modules that the node loads, and without what no page can run. Pyodide does both, so that bytecode and
+ * own library with bytecode in place of those modules that the node loads, and without what no page can use. Pyodide does both, so that bytecode and
  * interpreter fit.
  * Does not: depend on the machine (names, hash seed and zlib are Pyodide's, too), or move a line: tracebacks stay true.
  */
@@ -81,8 +81,8 @@ def program(name, source):
     return name, lean(source), zipfile.ZIP_STORED
 
 
-# For terminals, and for those who test or debug: what no page can run.
-LEFT_OUT = ("_pyrepl/", "doctest.py", "pdb.py", "unittest/")
+# For terminals, for processes, and for those who test or debug: what no page can use.
+LEFT_OUT = ("_pyio.py", "_pyrepl/", "doctest.py", "multiprocessing/", "pdb.py", "pydoc.py", "unittest/")
 
 
 def standard(name, data):
