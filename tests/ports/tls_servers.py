@@ -10,6 +10,7 @@ import functools
 import hashlib
 import ipaddress
 import ssl
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -99,6 +100,20 @@ def root(name: str) -> Signer:
     return Signer(issue(name, None, key, key, (), (-1, 30), True, ()), key)
 
 
+def signed_with_sha1(by: Signer) -> Signer:
+    """Made by OpenSSL's command: the library that makes the others refuses to."""
+    key, names = ec.generate_private_key(ec.SECP256R1()), x509.SubjectAlternativeName([x509.DNSName(GOOD[0])])
+    wish = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).add_extension(names, critical=True)
+    with tempfile.TemporaryDirectory() as name:
+        above, signing = by.files(Path(name))
+        request = Path(name, "request.pem")
+        request.write_bytes(wish.sign(key, SHA256()).public_bytes(Encoding.PEM))
+        command = ["openssl", "x509", "-req", "-in", request, "-CA", above, "-CAkey", signing, "-set_serial", "7"]
+        options = ["-sha1", "-days", "9", "-copy_extensions", "copyall"]
+        made = subprocess.run([*command, *options], check=True, capture_output=True).stdout
+    return Signer(x509.load_pem_x509_certificate(made), key, (by.certificate, *by.above))
+
+
 class Authority:
     """Everything that the servers need.
 
@@ -138,6 +153,7 @@ class Authority:
             "revoked key": stolen.sign("below stolen", GOOD),
             "weak key": between.sign("weak", GOOD, key=rsa.generate_private_key(65537, 1024)),
         }
+        self.signers["weak digest"] = signed_with_sha1(between)
         self.signers["wildcard too deep"] = self.signers["wildcard"]
         self.signers["wrong address"] = self.signers["address"]
         self.roots = trusted.certificate.public_bytes(Encoding.PEM).decode()

@@ -44,6 +44,7 @@ CASES: dict[str, tuple[str, TlsWhy | None]] = {
     "revoked": ("good.example", TlsWhy.REVOKED),
     "revoked key": ("good.example", TlsWhy.REVOKED),
     "weak key": ("good.example", TlsWhy.WEAK),
+    "weak digest": ("good.example", TlsWhy.WEAK),
     "tls 1.0": ("good.example", TlsWhy.OLD),
     "tls 1.1": ("good.example", TlsWhy.OLD),
     "no common cipher": ("good.example", TlsWhy.REFUSED),
