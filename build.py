@@ -37,6 +37,7 @@ from web.bundling.setup import (
     VENV,
     VENV_PYTHON,
     digest_of,
+    ensure_bitcoin,
     ensure_node,
     ensure_python,
     ensure_test_programs,
@@ -379,6 +380,7 @@ def command_test(arguments: list[str]) -> int:
         ensure_python(dev=True)
         ensure_tree_installed()
         ensure_node()
+        ensure_bitcoin()
         ensure_test_programs()
         failed = lint()
         root_hash = build()

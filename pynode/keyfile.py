@@ -1,4 +1,4 @@
-"""A node's long-lived secret keys on disk.
+"""Long-lived secret keys on disk: a node's, and a private service's.
 
 Does: read them, make them the first time, in a file that only its owner can read.
 Does not: know what they are used for, or put them anywhere else.
@@ -41,23 +41,32 @@ def load_or_create_keys(path: Path, rng: Rng) -> Keys:
         KeyFileError: the file is damaged or cannot be read or written. It is never replaced, so that a node's identity
             is not lost by accident.
     """
+    return Keys(*_load_or_create(path, ("identity", "ntor"), rng))
+
+
+def load_or_create_secret(path: Path, rng: Rng) -> bytes:
+    """The secret of a private service's owner, 32 bytes; likewise."""
+    return _load_or_create(path, ("service",), rng)[0]
+
+
+def _load_or_create(path: Path, names: tuple[str, ...], rng: Rng) -> list[bytes]:
     try:
-        return _read(path)
+        return _read(path, names)
     except FileNotFoundError:
         pass
     except OSError as error:
         raise KeyFileError(f"cannot read the keys in {path}: {os.strerror(error.errno or 0)}") from error
-    keys = Keys(rng.random(KEY_LEN), rng.random(KEY_LEN))
+    keys = [rng.random(KEY_LEN) for _ in names]
     try:
-        _create(path, keys)
+        _create(path, names, keys)
         return keys
     except FileExistsError:
-        return _read(path)  # another process was faster
+        return _read(path, names)  # another process was faster
     except OSError as error:
         raise KeyFileError(f"cannot write the keys to {path}: {os.strerror(error.errno or 0)}") from error
 
 
-def _read(path: Path) -> Keys:
+def _read(path: Path, names: tuple[str, ...]) -> list[bytes]:
     with open(path, "rb") as file:
         mode = os.fstat(file.fileno()).st_mode
         data = file.read(MAX_FILE)
@@ -67,19 +76,19 @@ def _read(path: Path) -> Keys:
         entry = json.loads(data)
         if entry["version"] != VERSION:
             raise KeyFileError(f"the keys in {path} are of another version of this program")
-        seeds = [entry[name] for name in ("identity", "ntor")]
+        seeds = [entry[name] for name in names]
         if not all(isinstance(seed, str) and re.fullmatch("[0-9a-f]{64}", seed) for seed in seeds):
             raise ValueError
     except (ValueError, KeyError, TypeError):
         message = f"the keys in {path} are damaged: restore the file, or delete it to get a new identity"
         raise KeyFileError(message) from None
-    return Keys(*map(bytes.fromhex, seeds))
+    return [bytes.fromhex(seed) for seed in seeds]
 
 
-def _create(path: Path, keys: Keys) -> None:
+def _create(path: Path, names: tuple[str, ...], keys: list[bytes]) -> None:
     """Write a file aside and link it into place: it is there whole or not at all, and replaces no other file."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    entry = {"version": VERSION, "identity": keys.identity.hex(), "ntor": keys.ntor.hex()}
+    entry = {"version": VERSION, **{name: key.hex() for name, key in zip(names, keys, strict=True)}}
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     handle = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:

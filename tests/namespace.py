@@ -13,10 +13,11 @@ import contextlib
 import ctypes
 import os
 import shlex
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+
+from web.bundling.setup import find_program
 
 ADDRESS = "10.99.0.1"
 """What browsers in the test process's own namespace offer as their host candidate."""
@@ -54,7 +55,7 @@ def enter() -> str | None:
 
 def program(name: str) -> str:
     """Path of a program, also of one that only root has in PATH. Raises FileNotFoundError."""
-    if path := shutil.which(name, path=os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])):
+    if path := find_program(name):
         return path
     raise FileNotFoundError(f"{name} is not installed")
 

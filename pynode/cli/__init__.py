@@ -17,11 +17,12 @@ from typing import Any, NoReturn, TypeAlias
 
 from convergence.errors import ConvergenceError, Problem
 from pynode.app import AppError
-from pynode.cli import fetch, get, mirror, release, serve, share, status, up, verify
+from pynode.cli import fetch, forward, get, mirror, pipe, proxy, release, serve, service, share, status, up, verify
 from pynode.cli.common import (
     host_name,
     identity,
     listen_address,
+    local_end,
     page_origin,
     root_hash,
     seconds,
@@ -55,7 +56,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode))
-    arguments = parser().parse_args(argv)
+    own, program = _split(sys.argv[1:] if argv is None else argv)
+    arguments = parser().parse_args(own)
+    arguments.program = program
     output = Output(arguments.json)
     command: Command = arguments.command
 
@@ -72,6 +75,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run(guarded)
 
 
+def _split(argv: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
+    """The command line, and what stands after -- : the program that `serve` runs, whose options are not ours."""
+    if "serve" not in argv[:1] or "--" not in argv:
+        return argv, ()
+    at = argv.index("--")
+    return argv[:at], argv[at + 1 :]
+
+
 def parser() -> argparse.ArgumentParser:
     """All commands and options."""
     top = _Parser(
@@ -85,6 +96,10 @@ def parser() -> argparse.ArgumentParser:
     _add_share(commands)
     _add_get(commands)
     _add_fetch(commands)
+    _add_pipe(commands)
+    _add_serve(commands)
+    _add_forward(commands)
+    _add_proxy(commands)
     _add_status(commands)
     _add_relay(commands)
     _add_facilitator(commands)
@@ -194,6 +209,80 @@ def _add_fetch(commands: Any) -> None:
     )
     one.add_argument("url", metavar="URL")
     one.add_argument("-o", "--output", metavar="FILE", help="write the body to a new file")
+    _add_site(one)
+
+
+_ADDRESS = "hash:NAME (a public service), the address of a private one, or tcp://HOST:PORT (through an exit)"
+
+
+def _add_wait(one: argparse.ArgumentParser) -> None:
+    one.add_argument(
+        "--wait", type=seconds, default=10, help="how long to go on looking when nobody offers the service (10 seconds)"
+    )
+
+
+def _add_pipe(commands: Any) -> None:
+    one = _command(
+        commands,
+        "pipe",
+        pipe.pipe,
+        "Join standard input and output to an address, through circuits.",
+        "Exit code 0: both sides ended; 1: no connection; 3: it broke. With --json records go to standard error.",
+    )
+    one.add_argument("address", metavar="ADDRESS", help=_ADDRESS)
+    one.add_argument("--progress", action="store_true", help="show on standard error how much was carried")
+    _add_wait(one)
+    _add_site(one)
+
+
+def _add_serve(commands: Any) -> None:
+    one = _command(
+        commands,
+        "serve",
+        service.serve,
+        "Offer what runs on this machine as a service, until Ctrl-C.",
+        "The address is printed; `convergence pipe` and `convergence forward` connect to it. What stands after -- is"
+        " run for each connection, like inetd: its standard input and output are the connection.",
+    )
+    one.usage = "convergence serve ADDRESS [options] (--to HOST:PORT | --to unix:PATH | -- COMMAND ...)"
+    one.add_argument(
+        "address",
+        metavar="ADDRESS",
+        help="hash:NAME: for all who know the name (anybody else may offer it too); private or private:NAME: for those"
+        " whom you give the address, which proves that they reach you",
+    )
+    one.add_argument("--to", type=local_end, metavar="HOST:PORT|unix:PATH", help="where connections lead")
+    one.add_argument(
+        "--most",
+        type=whole_number(1, 4096),
+        default=service.MAX_COMMANDS,
+        metavar="N",
+        help=f"how many commands run at once ({service.MAX_COMMANDS})",
+    )
+    _add_site(one)
+    one.add_argument("--data", metavar="DIR", help="where the keys of private services are kept")
+
+
+def _add_forward(commands: Any) -> None:
+    one = _command(commands, "forward", forward.forward, "Let a port of this machine lead to an address, until Ctrl-C.")
+    one.add_argument("listen", type=local_end, metavar="LISTEN", help="PORT, HOST:PORT or unix:PATH")
+    one.add_argument("address", metavar="ADDRESS", help=_ADDRESS)
+    _add_wait(one)
+    _add_site(one)
+
+
+def _add_proxy(commands: Any) -> None:
+    one = _command(
+        commands,
+        "proxy",
+        proxy.proxy,
+        "Let programs of this machine use the network: one port that speaks SOCKS5, SOCKS4a and HTTP CONNECT.",
+        "NAME.hash.conv leads to the service hash:NAME, other names through an exit. User names keep circuits apart.",
+    )
+    one.add_argument(
+        "--listen", type=listen_address, default=proxy.DEFAULT, metavar="HOST:PORT", help=f"({proxy.DEFAULT})"
+    )
+    one.add_argument("--pac", metavar="FILE", help="write a file that tells browsers to use it")
     _add_site(one)
 
 

@@ -11,16 +11,27 @@ import asyncio
 import fcntl
 import os
 import re
+import stat
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pynode import logs
-from pynode.app import App, NotJoinedError
+from pynode.app import App, NotJoinedError, bound
 from pynode.cli.output import CliError
 from pynode.cli.words import words
-from pynode.config import Config, ConfigError, check_identity, check_listen, check_stun, check_url, is_host_name, load
+from pynode.config import (
+    Address,
+    Config,
+    ConfigError,
+    check_identity,
+    check_listen,
+    check_stun,
+    check_url,
+    is_host_name,
+    load,
+)
 from pynode.origins import origin
 from pynode.published.manifest import is_digest
 
@@ -99,7 +110,20 @@ def _url_path(text: str) -> str:
     return path
 
 
+def _local_end(text: str) -> Address | Path:
+    """A port is one of this machine only, unless a host says otherwise."""
+    if text.startswith("unix:") and len(text) > len("unix:"):
+        return Path(text.removeprefix("unix:"))
+    try:
+        return check_listen(
+            f"127.0.0.1{text}" if text.startswith(":") else f"127.0.0.1:{text}" if ":" not in text else text
+        )
+    except ValueError:
+        raise ValueError("HOST:PORT, a PORT of this machine, or unix:PATH") from None
+
+
 listen_address = _type(check_listen)
+local_end = _type(_local_end)
 root_hash = _type(_root_hash)
 url_path = _type(_url_path)
 ws_address = _type(check_url)
@@ -118,6 +142,44 @@ async def joined(app: App) -> bool:
         silent = "The facilitator sends no list of nodes: try again later."
         raise CliError(words(error.trouble.why) if error.trouble else silent) from None
     return True
+
+
+async def listening(where: Address | Path, make: Callable[[], asyncio.Protocol]) -> asyncio.Server:
+    """Listen at an address, or a unix socket that only this user may connect to. Raises AppError, CliError."""
+    loop = asyncio.get_running_loop()
+    if isinstance(where, Address):
+        servers: list[asyncio.Server] = []
+
+        async def port() -> int:
+            servers.append(await loop.create_server(make, where.host, where.port))
+            return int(servers[0].sockets[0].getsockname()[1])
+
+        await bound(where, port())
+        return servers[0]
+    try:
+        if stat.S_ISSOCK(where.lstat().st_mode):
+            await _refuse_if_used(where)
+            where.unlink()
+        else:
+            raise CliError(f"{where} is there already, and is no socket: choose another path.")
+    except FileNotFoundError:
+        pass
+    before = os.umask(0o177)
+    try:
+        return await loop.create_unix_server(make, str(where))
+    except OSError as error:
+        raise CliError(f"Cannot listen at {where}: {os.strerror(error.errno or 0)}.") from None
+    finally:
+        os.umask(before)
+
+
+async def _refuse_if_used(path: Path) -> None:
+    try:
+        _, writer = await asyncio.open_unix_connection(str(path))
+    except OSError:
+        return
+    writer.close()
+    raise CliError(f"{path} is in use: stop what uses it, or choose another path.")
 
 
 @contextmanager

@@ -7,6 +7,8 @@ Does not: decide when something is said. Sentences that ask for a second try do 
 from __future__ import annotations
 
 from convergence.codes import (
+    AddressFlaw,
+    ConnectWhy,
     Dropped,
     FacilitatorWhy,
     FetchStage,
@@ -22,7 +24,7 @@ from convergence.codes import (
     TransferWhy,
     UrlFlaw,
 )
-from convergence.errors import Code, LocalError, Problem, Why
+from convergence.errors import Code, EndReason, LocalError, Problem, Why
 from convergence.events import Trouble
 from pynode.cli.output import sentence, shown, size_words
 
@@ -39,6 +41,16 @@ WORDS: dict[Code, str] = {
         "The {part} part of the link is too long or holds characters that do not belong in it. Copy the whole link."
     ),
     LinkFlaw.ALTERED_PART: "The {part} part of the link was altered. Ask for the link again.",
+    LinkFlaw.SERVICE: "This is the address of a service, not the link of a file: use `convergence pipe`.",
+    AddressFlaw.NO_ADDRESS: "There is no address here: give hash:NAME, tcp://HOST:PORT or a private address.",
+    AddressFlaw.NO_HOST: "This is no host and port: it should look like tcp://example.org:443",
+    AddressFlaw.NO_NAME: "The name of the service is missing: it should look like hash:my service",
+    AddressFlaw.LONG_NAME: "The name of the service is too long: it may have {most} bytes.",
+    AddressFlaw.CHARACTERS: "The name of the service has characters that do not belong in it.",
+    AddressFlaw.FILE: "This is the link of a file, not the address of a service.",
+    AddressFlaw.NO_KEY: "The name before .key.conv is not the key of a service: copy the whole name.",
+    AddressFlaw.NO_SECRET: "Only its owner can serve this address.",
+    AddressFlaw.SERVED: "This address is served already.",
     UrlFlaw.TOO_LONG: "This address is too long.",
     UrlFlaw.NO_URL: "This is not a web address: it should look like http://example.org/page",
     UrlFlaw.HTTPS: "https pages cannot be fetched yet: try the address with http://",
@@ -48,6 +60,8 @@ WORDS: dict[Code, str] = {
     Limit.SHARES: "No more than {most} files can be shared at once.",
     Limit.TRANSFERS: "No more than {most} files can be fetched at once: wait for one to finish.",
     Limit.FETCHES: "No more than {most} addresses can be fetched at once: wait for one to finish.",
+    Limit.SERVICES: "No more than {most} services can be offered or used at once.",
+    Limit.CONNECTIONS: "No more than {most} connections to one service can be open at once: end some.",
     Gone.TRANSFER: "There is no such transfer.",
     Gone.SHARE: "This file is not shared.",
     Gone.FILE: "This file has not arrived yet.",
@@ -98,6 +112,12 @@ WORDS: dict[Code, str] = {
     StorageWhy.SHARE: "The file cannot be shared{detail}.",
     StorageWhy.RESTORE: "What was kept from earlier cannot be read{detail}.",
     StorageWhy.UNSHARE: "What belonged to a share could not be deleted{detail}.",
+    ConnectWhy.NOBODY: "Nobody offers this service now: check the address, or try again when its owner is online.",
+    ConnectWhy.BUSY: "The service takes no more connections now: try again later.",
+    ConnectWhy.MISLED: "Whoever answers for this address cannot prove to be its owner: ask for the address again.",
+    ConnectWhy.NO_POINTS: "No meeting point of this service can be reached: check your connection.",
+    ConnectWhy.TIMEOUT: "The service did not answer in time: try again.",
+    ConnectWhy.STOPPED: "This node is stopping.",
     FetchStage.CIRCUIT: "Building a circuit to an exit",
     FetchStage.OTHER_EXIT: "Trying another exit",
     FetchStage.ASKING: "Asking the site",
@@ -146,6 +166,23 @@ WORDS: dict[Code, str] = {
 }
 
 
+ENDS: dict[int, str] = {
+    EndReason.MISC: "The far side gave up: what it leads to may have failed.",
+    EndReason.DONE: "The far side closed the connection before it said that it was done.",
+    EndReason.CONNRESET: "The far side cut the connection.",
+    EndReason.CONNECTREFUSED: "What the far side leads to takes no connection: it may not be running.",
+    EndReason.RESOLVEFAILED: "There is no such host: check the address.",
+    EndReason.EXITPOLICY: "No exit allows this address: try another one.",
+    EndReason.NOROUTE: "The far side cannot reach it.",
+    EndReason.TIMEOUT: "The far side did not answer in time.",
+    EndReason.DESTROY: "The path through the network broke: try again.",
+    EndReason.RESOURCELIMIT: "The far side is too busy: try again later.",
+    EndReason.HIBERNATING: "The far side is resting: try again later.",
+    EndReason.TORPROTOCOL: "What came was not what the far side sent: the connection was ended.",
+}
+"""What ended a connection -> words."""
+
+
 def words(why: Why | Code) -> str:
     """The sentence for a code and its values."""
     if isinstance(why, Code):
@@ -179,3 +216,13 @@ def trouble_words(trouble: Trouble) -> str:
 def error_words(error: LocalError) -> str:
     """The sentence for an exception that a command of the core raised."""
     return words(error.why) if isinstance(error, Problem) else sentence(str(error))
+
+
+def end_words(code: int) -> str:
+    """Why a connection broke."""
+    return ENDS.get(code, f"The far side gave up (code {code}).")
+
+
+def connect_words(why: Why | None, code: int) -> str:
+    """Why a connection could not be made."""
+    return words(why) if why is not None else end_words(code)

@@ -20,6 +20,21 @@ class LinkFlaw(Code):
     SHORT_PART = "link-part-short"  # part
     LONG_PART = "link-part-long"  # part
     ALTERED_PART = "link-part-altered"  # part
+    SERVICE = "link-service"  # it is the address of a service
+
+
+class AddressFlaw(Code):
+    """What is wrong with the address of a pipe, besides what is wrong with a link."""
+
+    NO_ADDRESS = "address-none"
+    NO_HOST = "address-host"
+    NO_NAME = "address-name-none"
+    LONG_NAME = "address-name-long"  # most: bytes
+    CHARACTERS = "address-characters"
+    FILE = "address-file"  # it is the link of a file
+    NO_KEY = "address-key"
+    NO_SECRET = "address-secret"  # only its owner can serve it
+    SERVED = "address-served"  # this node serves it already
 
 
 class UrlFlaw(Code):
@@ -44,6 +59,8 @@ class Limit(Code):
     SHARES = "limit-shares"
     TRANSFERS = "limit-transfers"
     FETCHES = "limit-fetches"
+    SERVICES = "limit-services"
+    CONNECTIONS = "limit-connections"
 
 
 class Gone(Code):
@@ -116,6 +133,17 @@ class StorageWhy(Code):
     SHARE = "storage-share"  # failure, detail
     RESTORE = "storage-restore"  # failure, detail
     UNSHARE = "storage-unshare"  # failure, detail
+
+
+class ConnectWhy(Code):
+    """Why a connection to a service could not be made, besides what is wrong with a path (PathWhy)."""
+
+    NOBODY = "connect-nobody"
+    BUSY = "connect-busy"
+    MISLED = "connect-misled"
+    NO_POINTS = "connect-no-points"
+    TIMEOUT = "connect-timeout"
+    STOPPED = "connect-stopped"
 
 
 class FetchStage(Code):

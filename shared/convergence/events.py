@@ -143,6 +143,19 @@ class ShareFailed(Event):
     why: Why
 
 
+# -- services
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceStands(Event):
+    """A service of ours can be found at so many points, of so many wanted."""
+
+    kind = "service-ready"
+    id: str
+    points: int
+    wanted: int
+
+
 # -- transfers
 
 

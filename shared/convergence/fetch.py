@@ -1,7 +1,7 @@
 """Plain http through an exit: one GET, redirects followed.
 
-Does: open a stream on an exit circuit of its own behind an HTTP parser (pipes/http.py), ask, follow redirects, try
-another exit when one refuses, map every failure to a code.
+Does: send a request on a circuit of its own, through an HTTP parser (pipes/http.py), follow redirects, begin anew when
+the circuit breaks before any of the answer came, map every failure to a code.
 Does not: speak https (the exit would have to be trusted, or TLS piped through), send cookies or referrers, or request
 what fetched content asks for: content goes to a sink and is never interpreted.
 """
@@ -10,14 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol as Shape
 from urllib.parse import urljoin, urlsplit
 
-from convergence.circuit.client import ClientCircuit
 from convergence.codes import FetchStage, FetchWhy, Limit, UrlFlaw
-from convergence.errors import DestroyReason, EndReason, LocalError, Problem, Why
+from convergence.errors import EndReason, LocalError, Problem, Why
 from convergence.events import FetchDone, FetchFailed, FetchProgress, FetchResponse, FetchStatus
 from convergence.outbox import Outbox, Timer
+from convergence.path.exits import TRY_ELSEWHERE, ExitConnections, ExitPipe
 from convergence.pipes import http
 from convergence.pipes.stage import Flaw, StageError
 from convergence.pipes.watching import Meter
@@ -26,7 +25,7 @@ MAX_FETCHES = 32  # at once
 MAX_URL = 8192
 MAX_REDIRECTS = 5
 MAX_BODY = 1 << 30  # bytes
-ATTEMPTS = 3  # exits tried while nothing has been received
+ATTEMPTS = 3  # requests sent while nothing of an answer has been received
 IDLE_TIMEOUT = 60.0  # seconds without a byte
 PROGRESS_STEP = 256 * 1024  # bytes between two progress reports
 USER_AGENT = "Mozilla/5.0"  # says nothing about who asks
@@ -40,16 +39,8 @@ _WHY: dict[int, FetchWhy] = {
     EndReason.CONNRESET: FetchWhy.CUT,
     EndReason.DESTROY: FetchWhy.PATH_BROKE,
     EndReason.RESOURCELIMIT: FetchWhy.BUSY,
+    EndReason.HIBERNATING: FetchWhy.BUSY,
 }
-_RETRY = (EndReason.EXITPOLICY, EndReason.DESTROY, EndReason.RESOURCELIMIT, EndReason.NOROUTE, EndReason.TIMEOUT)
-
-
-class ExitCircuits(Shape):
-    """Where exit circuits come from (path/pool.py)."""
-
-    def exit_circuit(
-        self, on_ready: Callable[[ClientCircuit, float], None], on_failed: Callable[[Why, float], None], now: float
-    ) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,54 +92,46 @@ class Fetch:
     """
 
     def __init__(
-        self, number: int, url: str, circuits: ExitCircuits, outbox: Outbox, sink: Callable[[bytes], None]
+        self, number: int, url: str, exits: ExitConnections, outbox: Outbox, sink: Callable[[bytes], None]
     ) -> None:
         self.number = number
         self.size = 0
         self.over = False
         self._target = Target.parse(url)
-        self._circuits = circuits
+        self._exits = exits
         self._outbox = outbox
         self._sink = sink
         self._attempts = ATTEMPTS
         self._redirects = MAX_REDIRECTS
         self._reported = 0
-        self._circuit: ClientCircuit | None = None
+        self._pipe: ExitPipe | None = None
         self._http = http.client()
         self._meter = Meter(outbox.steady)
-        self._asked = 0.0
+        self._asked = 0.0  # when the request went into the pipe, in steady time
         self._timer: Timer | None = None
 
     def start(self, now: float) -> None:
         again = self._attempts < ATTEMPTS
         self._outbox.emit(FetchStatus(self.number, FetchStage.OTHER_EXIT if again else FetchStage.CIRCUIT))
         self._attempts -= 1
-        self._circuits.exit_circuit(self._ready, self._failed, now)
+        self._open(now)
 
     def cancel(self, now: float) -> None:
         self._fail(FetchWhy.CANCELLED, now)
 
-    # -- the circuit and its stream
-
-    def _ready(self, circuit: ClientCircuit, now: float) -> None:
-        if self.over:
-            circuit.destroy(DestroyReason.FINISHED, now)
-            return
-        self._circuit = circuit
-        self._open(now)
+    # -- the pipe
 
     def _open(self, now: float) -> None:
-        assert self._circuit is not None
+        try:
+            self._pipe = self._exits.connect(self._target.host, self._target.port, self, now)
+        except LocalError:  # no stream can name this host
+            self._fail(FetchWhy.NO_HOST, now)
+            return
+        self._asked = 0.0
         self._http, self._meter = http.client(), Meter(self._outbox.steady)
         self._http.near.handler = self
-        self._asked = self._outbox.steady(now)
-        self._outbox.emit(FetchStatus(self.number, FetchStage.ASKING))
-        try:
-            self._http.pipe(self._meter).pipe(self._circuit.open_stream(self._target.begin, None, now))
-        except LocalError:  # the circuit closed just now
-            self._fail(FetchWhy.PATH_BROKE, now)
-            return
-        self._watch(now)
+        self._http.pipe(self._meter).pipe(self._pipe)
+        self._pipe.on_retry = lambda now: self._outbox.emit(FetchStatus(self.number, FetchStage.OTHER_EXIT))
 
     def _watch(self, now: float) -> None:
         def check(now: float) -> None:
@@ -171,6 +154,9 @@ class Fetch:
     # -- the handler of the HTTP parser
 
     def opened(self, now: float) -> None:
+        self._asked = self._outbox.steady(now)
+        self._outbox.emit(FetchStatus(self.number, FetchStage.ASKING))
+        self._watch(now)
         target = self._target
         host = target.begin if target.port != 80 else target.begin.rpartition(":")[0]
         headers = (("Host", host), ("User-Agent", USER_AGENT), ("Accept", "*/*"), ("Connection", "close"))
@@ -196,7 +182,9 @@ class Fetch:
         if isinstance(self._http.failure, StageError):
             cut = self._http.failure.flaw is Flaw.TRUNCATED
             self._fail(FetchWhy.INCOMPLETE if cut else FetchWhy.NOT_HTTP, now)
-        elif self.size == 0 and self._attempts > 0 and code in _RETRY:
+        elif self._pipe is not None and self._pipe.why is not None:
+            self._failed(self._pipe.why, now)
+        elif self._asked and self.size == 0 and self._attempts > 0 and code in TRY_ELSEWHERE:
             self._drop_circuit(now)
             self.start(now)
         else:
@@ -263,16 +251,14 @@ class Fetch:
         if self._timer is not None:
             self._timer.cancel()
         self._http.near.abort(EndReason.DONE, now)
-        circuit, self._circuit = self._circuit, None
-        if circuit is not None:
-            circuit.destroy(DestroyReason.FINISHED, now)
+        self._exits.drop(self, now)
 
 
 class Fetches:
     """All fetches of a node, MAX_FETCHES at once."""
 
-    def __init__(self, circuits: ExitCircuits, outbox: Outbox) -> None:
-        self._circuits = circuits
+    def __init__(self, exits: ExitConnections, outbox: Outbox) -> None:
+        self._exits = exits
         self._outbox = outbox
         self._fetches: dict[int, Fetch] = {}
         self._numbers = 0
@@ -283,7 +269,7 @@ class Fetches:
         if len(self._fetches) >= MAX_FETCHES:
             raise Problem(Limit.FETCHES, most=MAX_FETCHES)
         self._numbers += 1
-        fetch = Fetch(self._numbers, url, self._circuits, self._outbox, sink)
+        fetch = Fetch(self._numbers, url, self._exits, self._outbox, sink)
         self._fetches[fetch.number] = fetch
         fetch.start(now)
         return fetch.number

@@ -31,11 +31,16 @@ from convergence.link.neighbours import Neighbours
 from convergence.netdir.memory import NodeMemory
 from convergence.netdir.nodes import NodeDirectory
 from convergence.outbox import Outbox
+from convergence.path.exits import ExitConnections
 from convergence.path.pool import POOL_SIZE, CircuitPool
 from convergence.path.select import MIN_HOPS, Reach
+from convergence.pipes.pending import Pending
 from convergence.ports import Crypto, Rng
+from convergence.rdv.connector import PATIENCE
 from convergence.rdv.point import RdvPoint
+from convergence.services import Services
 from convergence.transfers import Transfers
+from convergence.wire.address import Address, TcpAddress
 from convergence.wire.descriptor import Role
 from convergence.wire.relay import PEER_HOST, RDV_SUFFIX, AnswerType, Begin, RelayCommand
 
@@ -200,7 +205,9 @@ class Node:
             places=config.connections,
         )
         self.transfers = Transfers(self.outbox, crypto, rng, self.pool, sources=config.sources)
-        self.fetches = Fetches(self.pool, self.outbox)
+        self.services = Services(self.outbox, crypto, rng, self.pool)
+        self.exits = ExitConnections(self.pool, self.outbox)
+        self.fetches = Fetches(self.exits, self.outbox)
         self._exit = ExitService(self.outbox, source_of=source_of, streams=config.exit_streams)
         self._point = RdvPoint()
         self._channels = Channels(self._owners())
@@ -224,6 +231,7 @@ class Node:
     def stop(self, now: float) -> None:
         """Leave the network: streams end, circuits and links are closed."""
         self.fetches.stop(now)
+        self.exits.stop(now)
         self.pool.build_no_more()
         self._peers.stop(now)
         self._facilitator.stop(now)
@@ -232,6 +240,7 @@ class Node:
         # Circuits end with their links: if we ended them, each point would see all of ours end at one moment.
         self.neighbours.close_all(now)
         self.transfers.stop(now)
+        self.services.stop(now)
         self.pool.stop(now)
 
     def refresh(self, now: float) -> None:
@@ -254,6 +263,7 @@ class Node:
         self._facilitator.moved(now)
         self._peers.republish(now)  # neighbours refuse or have forgotten what bears another date
         self.transfers.woke(by, now)
+        self.services.woke(by, now)
 
     def cut_off(self, now: float) -> None:
         """All WebRTC connections that stood have stalled: perhaps this machine is on another network, perhaps not."""
@@ -272,6 +282,19 @@ class Node:
         """New circuits have so many hops; ready ones of another length are replaced. Raises LocalError."""
         self.config = replace(self.config, hops=hops)
         self.pool.set_hops(hops, now)
+
+    def connect(
+        self, address: Address, now: float, *, patience: float = PATIENCE, isolation: Hashable = None
+    ) -> Pending:
+        """A pipe to an address: set its handler before the next input. Raises Problem at a limit.
+
+        Args:
+            patience: seconds in which it is no final answer that nobody offers a service.
+            isolation: connections share circuits only where this is equal.
+        """
+        if isinstance(address, TcpAddress):
+            return self.exits.connect(address.host, address.port, isolation, now)
+        return self.services.connect(address, now, patience, isolation)
 
     def fetch(self, url: str, sink: Callable[[bytes], None], now: float) -> int:
         """GET an http address through an exit; returns the number that its Events carry. Raises LocalError."""
@@ -294,6 +317,7 @@ class Node:
             "bytes_out": self.neighbours.bytes_out,
             "relay": self.relaying.snapshot(),
             **self.transfers.snapshot(),
+            **self.services.snapshot(),
         }
 
     # -- driver.Machine
@@ -423,4 +447,5 @@ class Node:
         self._memory.changed(now)
         self.neighbours.nodes_changed(now)
         self.transfers.set_nodes(nodes, now)
+        self.services.set_nodes(nodes, now)
         self.pool.nodes_changed(now)

@@ -15,7 +15,7 @@ from enum import StrEnum
 from hashlib import sha256
 from typing import Any
 
-from convergence.codes import Gone, Limit, StorageWhy, TransferWhy
+from convergence.codes import Gone, Limit, LinkFlaw, StorageWhy, TransferWhy
 from convergence.effects import Failure
 from convergence.errors import ParseError, Problem, Why
 from convergence.events import (
@@ -40,7 +40,9 @@ from convergence.pipes.duplex import Duplex
 from convergence.ports import Crypto, Rng
 from convergence.rdv.circuits import CircuitSource
 from convergence.rdv.client import RdvClient
-from convergence.rdv.service import RdvService, Served
+from convergence.rdv.keys import SessionKeys
+from convergence.rdv.service import FILES, RdvService, Served
+from convergence.wire.address import PrivateAddress
 from convergence.wire.descriptor import Descriptor
 from convergence.wire.ordb import FileInfo, ShareLink
 
@@ -131,7 +133,7 @@ class Transfers:
         self._sources = sources
         self._nodes: Sequence[Descriptor] = ()
         self._leaving = False
-        self._service = RdvService(circuits, outbox, crypto, rng, on_standing=self._on_standing)
+        self._service = RdvService(circuits, outbox, crypto, rng, FILES, on_standing=self._on_standing)
 
     def restore(self, now: float) -> None:
         """Share again what was shared, and go on with what was being fetched."""
@@ -207,7 +209,7 @@ class Transfers:
         if share is None:
             return
         file = share.file
-        self._service.unshare(file.hash_name, now)
+        self._service.withdraw(file.hash_name, now)
         self._circuits.forget(file.hash_name, True)
         items: list[tuple[str, bytes, bytes | None]] = [("file", file_key(file.info.root, file.hash_name), None)]
         root = file.info.root
@@ -231,7 +233,10 @@ class Transfers:
 
     def get(self, text: str, now: float) -> str:
         """Fetch what a link names; returns its id. Raises Problem, which says what is wrong with the link."""
-        return self._begin(ShareLink.parse(text), now)
+        link = ShareLink.parse(text)
+        if PrivateAddress(link.key).hash_name == link.hash_name:
+            raise Problem(LinkFlaw.SERVICE)
+        return self._begin(link, now)
 
     def cancel(self, transfer_id: str, now: float) -> None:
         """Stop fetching; what has arrived stays and `get` goes on from it."""
@@ -312,7 +317,7 @@ class Transfers:
             return Upload(stream, file, tree, self._outbox, on_progress=progress)
 
         try:
-            self._service.share(file.hash_name, file.key, serve, now)
+            self._service.offer(file.hash_name, SessionKeys.of_file(file.key), serve, now)
         except Problem as problem:
             del self.shares[share_id]
             self._outbox.emit(ShareFailed(file.info.root.hex(), problem.why))
@@ -394,7 +399,7 @@ class Transfers:
 
         return RdvClient(
             transfer.link.hash_name,
-            transfer.link.key,
+            SessionKeys.of_file(transfer.link.key),
             self._circuits,
             self._outbox,
             self._crypto,

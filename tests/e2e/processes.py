@@ -44,7 +44,8 @@ class Command:
     """
 
     def __init__(self, *arguments: str | Path, program: Sequence[str | Path] = PROGRAM) -> None:
-        command = [sys.executable, *map(str, program), *map(str, arguments), "--json"]
+        command = [sys.executable, *map(str, program), *map(str, arguments)]
+        command.insert(command.index("--") if "--" in command else len(command), "--json")
         self.process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,

@@ -13,9 +13,12 @@ from typing import Any
 from convergence.effects import DescriptionKind
 from convergence.errors import LocalError, ParseError
 from convergence.pipes import coding, http
+from convergence.pipes.door import Handshake
 from convergence.pipes.framing import framing
+from convergence.pipes.socks import Refused
 from convergence.pipes.stage import Stage
 from convergence.wire import (
+    address,
     cells,
     certs,
     create,
@@ -58,6 +61,22 @@ def _cutter(make: Callable[[], Any]) -> Callable[[bytes], Any]:
         return make().feed(data)
 
     return parse
+
+
+def _greet(data: bytes) -> None:
+    """A program's handshake with the proxy. It says the same however it is cut, and is answered whatever it says."""
+    heard = []
+    for border in (len(data), data[0] % 32 if data else 0):
+        handshake, said = Handshake(), b""
+        for piece in (data[:border], data[border:]):
+            if handshake.ask is None and handshake.flaw is None:
+                said += handshake.receive(piece)
+        heard.append((handshake.ask, handshake.flaw, said))
+        if handshake.ask is not None:
+            assert handshake.granted() and all(handshake.refused(code) for code in range(16))
+    assert heard[0] == heard[1]
+    if handshake.flaw is not None:
+        raise Refused(handshake.flaw)
 
 
 class _Greedy:
@@ -151,6 +170,15 @@ def _descriptor() -> bytes:
     return descriptor.Descriptor(KEY, KEY, 1, 2, descriptor.Role(7), transports, SIGNATURE).encode()
 
 
+_GREETINGS = (
+    b"\4\1\0\x50\0\0\0\1me\0host.example\0",
+    b"\4\1\0\x50\1\2\3\4\0",
+    b"\5\2\0\2\1\2me\3you\5\1\0\3\x0chost.example\0\x50",
+    b"\5\1\0\5\1\0\1\1\2\3\4\1\xbb",
+    b"\5\1\0\5\1\0\4" + bytes(15) + b"\1\1\xbb",
+    b"CONNECT host.example:80 HTTP/1.1\r\nHost: host.example\r\nProxy-Authorization: Basic YTpi\r\n\r\n",
+    b"CONNECT [::1]:80 HTTP/1.0\r\nContent-Length: 0\r\nTor-Stream-Isolation: 7\r\n\r\n",
+)
 _INFO = ordb.FileInfo(KEY, 300_000, "h\u00f6liday.jpg", "image/jpeg")
 _SPECIFIERS = (linkspec.LinkSpecifier(0, b"addr:p"), linkspec.ed25519_specifier(KEY))
 _CERT = certs.Ed25519Cert.issue(certs.CertType.IDENTITY_SIGNING, KEY, 9e8, KEY, lambda message: SIGNATURE)
@@ -188,6 +216,19 @@ TARGETS: dict[str, Target] = {
             + cells.encode_cell(0x80000001, 10, b"skin"),
         ),
     ),
+    "address.parse_address": Target(
+        _text(address.parse_address),
+        (
+            b"tcp://example.org:443",
+            b"hash:Satoshi Nakamoto",
+            b"[::1]:80",
+            str(address.PrivateAddress(KEY)).encode(),
+        ),
+    ),
+    "address.address_of": Target(
+        _text(lambda text: address.address_of(text, 80)),
+        (b"example.org", b"chat.hash.conv", address.PrivateAddress(KEY).host.encode(), b"xn--caf-dma.hash.conv"),
+    ),
     "certs.Ed25519Cert": Target(certs.Ed25519Cert.parse, (_CERT.encode(),)),
     "create.Create2": Target(create.Create2.parse, (create.Create2(2, bytes(84)).encode(),)),
     "create.Created2": Target(create.Created2.parse, (create.Created2(bytes(64)).encode(),)),
@@ -217,6 +258,7 @@ TARGETS: dict[str, Target] = {
     "descriptor.check_ws_url": Target(
         _text(descriptor.check_ws_url), (b"wss://host.example:443/a%20b", b"ws://[::1]:80")
     ),
+    "door.Handshake": Target(_greet, _GREETINGS),
     "handshake.AuthChallenge": Target(handshake.AuthChallenge.parse, (handshake.AuthChallenge(KEY, (1, 3)).encode(),)),
     "handshake.Authenticate": Target(handshake.Authenticate.parse, (_AUTHENTICATE.encode(),)),
     "handshake.Certs": Target(handshake.Certs.parse, (handshake.Certs(((4, _CERT.encode()), (5, b""))).encode(),)),

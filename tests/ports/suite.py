@@ -190,12 +190,23 @@ def ntor_vector(crypto: Crypto) -> None:
         assert refused(ntor.client_finish, crypto, state, flipped(reply, index), size), index
 
 
-def noise_vector(crypto: Crypto) -> None:
-    known = vectors("noise")
+def noise_vectors(crypto: Crypto) -> None:
+    for known in vectors("noise")["vectors"]:
+        noise_vector(crypto, known)
+
+
+def noise_vector(crypto: Crypto, known: Any) -> None:
     psk, prologue = unhex(known["psk"]), unhex(known["prologue"])
     initiator, responder = (
-        noise.Handshake(crypto, unhex(known[f"{side}_ephemeral"]), psk, initiator=first, prologue=prologue)
-        for side, first in (("initiator", True), ("responder", False))
+        noise.Handshake(
+            crypto,
+            unhex(known[f"{side}_ephemeral"]),
+            psk,
+            initiator=first,
+            prologue=prologue,
+            static=known[static] and unhex(known[static]),
+        )
+        for side, first, static in (("initiator", True, "static_public"), ("responder", False, "static_secret"))
     )
     messages = [(unhex(message["payload"]), unhex(message["ciphertext"])) for message in known["messages"]]
     for writer, reader, (payload, sealed) in zip(
@@ -228,7 +239,7 @@ CHECKS: tuple[Callable[[Crypto], None], ...] = (
     aes_ctr_keeps_its_position,
     aes_ctr_streams_are_independent,
     ntor_vector,
-    noise_vector,
+    noise_vectors,
 )
 
 

@@ -14,6 +14,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from web.bundling.setup import find_program
+
 NGINX = """
 daemon off; master_process off; pid {folder}/nginx.pid; error_log stderr;
 events {{}}
@@ -60,10 +62,10 @@ def serving(name: str, files: Path, certificate: Path, key: Path, folder: Path) 
     temporary = " ".join(f"{kind}_temp_path {folder}/{kind};" for kind in NGINX_TEMPORARY)
     values = {"port": port, "files": files, "certificate": certificate, "key": key, "folder": folder}
     config = folder / f"{name.split()[0]}-{port}"
-    environment = {**os.environ, "PATH": f"{os.environ['PATH']}:/usr/sbin", "HOME": str(folder)}
+    environment = {**os.environ, "HOME": str(folder)}
     if name == "nginx":
         config.write_text(NGINX.format(temporary=temporary, **values))
-        command = ["nginx", "-c", str(config)]
+        command = [find_program("nginx") or "nginx", "-c", str(config)]
     elif name == "caddy":
         config.write_text(CADDY.format(**values))
         command = ["caddy", "run", "--adapter", "caddyfile", "--config", str(config)]

@@ -11,6 +11,7 @@ from convergence.facilitator.client import REFRESH
 from convergence.ordb.index import FileBuilder, piece_key
 from convergence.path.pool import CircuitPool
 from convergence.transfers import Transfer
+from convergence.wire.address import parse_address
 from convergence.wire.descriptor import Descriptor, Role
 from convergence.wire.ordb import PIECE_SIZE
 from tests.sim.world import Host, World
@@ -80,6 +81,96 @@ def get(host: Host, link: str) -> str:
 def transfer(host: Host, transfer_id: str) -> Transfer:
     found: Transfer = host.node.transfers.transfers[transfer_id]
     return found
+
+
+class Talker:
+    """The user of a pipe in the simulator: keeps what it hears, consumes it unless `greedy` is off."""
+
+    def __init__(self, host: Host, pipe: Any, *, echo: bool = False, greedy: bool = True) -> None:
+        self.host = host
+        self.pipe = pipe
+        self.heard = bytearray()
+        self.greedy = greedy
+        self.open = False
+        self.heard_end = False
+        self.code: int | None = None
+        self._echo = echo
+
+    def say(self, data: bytes, *, end: bool = False) -> None:
+        def write(now: float) -> None:
+            if data:
+                self.pipe.write(data, now)
+            if end:
+                self.pipe.end(now)
+
+        self.host.driver.run(write)
+
+    def abort(self, code: int) -> None:
+        self.host.driver.run(lambda now: self.pipe.abort(code, now))
+
+    def opened(self, now: float) -> None:
+        assert not self.open
+        self.open = True
+
+    def data(self, data: bytes, now: float) -> None:
+        assert self.open and data and not self.heard_end and self.code is None
+        self.heard += data
+        if self._echo:
+            self.pipe.write(data, now)
+        if self.greedy:
+            self.pipe.consumed(len(data), now)
+
+    def drained(self, now: float) -> None:
+        pass
+
+    def ended(self, now: float) -> None:
+        assert not self.heard_end
+        self.heard_end = True
+        if self._echo:
+            self.pipe.end(now)
+
+    def aborted(self, code: int, now: float) -> None:
+        assert self.code is None
+        self.code = code
+
+
+def serve(host: Host, address: str, *, secret: bytes | None = None, **options: Any) -> list[Talker]:
+    """Offer a service; returns the list of those who will have come."""
+    came: list[Talker] = []
+
+    def accept(pipe: Any, now: float) -> Talker:
+        came.append(Talker(host, pipe, **options))
+        return came[-1]
+
+    host.driver.run(lambda now: host.node.services.serve(parse_address(address), accept, now, secret=secret))
+    return came
+
+
+def serve_and_stand(world: World, host: Host, address: str, **options: Any) -> list[Talker]:
+    """Offer a service and wait until all its points know."""
+    came = serve(host, address, **options)
+
+    def stands() -> bool:
+        services = host.node.services.snapshot()["services"]
+        return all(item["points"] == item["points_wanted"] > 0 for item in services)
+
+    assert world.run(60, stands)
+    world.run(1)  # the last advert arrives
+    return came
+
+
+def connect(host: Host, address: str, **options: Any) -> Talker:
+    """A connection to a service."""
+    talkers: list[Talker] = []
+    greedy = options.pop("greedy", True)
+
+    def begin(now: float) -> None:
+        pipe = host.node.services.connect(parse_address(address), now, **options)
+        pipe.handler = Talker(host, pipe, greedy=greedy)
+        talkers.append(pipe.handler)
+
+    host.driver.run(begin)
+    return talkers[0]
 
 
 def settle(world: World, host: Host, transfer_id: str, seconds: float = 300.0) -> str:

@@ -33,7 +33,8 @@ from web.bundling import inventory, setup, steps, tls
 from web.bundling.page import with_policy
 
 ROOT = Path(__file__).parents[2]
-LOCK_FILES = ("package-lock.json", "requirements.txt", "requirements-dev.txt")
+NPM_LOCKS = ("package-lock.json", "tests/interop/bitcoin/package-lock.json")
+PYTHON_LOCKS = ("requirements.txt", "requirements-dev.txt")
 
 # In pieces, so that this file does not hold what it forbids.
 REGISTRY_HOSTS = (
@@ -436,7 +437,7 @@ def test_no_file_names_a_registry_host_or_a_path_of_one_machine() -> None:
     assert found == []
 
 
-@pytest.mark.parametrize("name", LOCK_FILES)
+@pytest.mark.parametrize("name", NPM_LOCKS + PYTHON_LOCKS)
 def test_lock_files_hold_no_address(name: str) -> None:
     text = (ROOT / name).read_text()
     assert "://" not in text
@@ -444,7 +445,7 @@ def test_lock_files_hold_no_address(name: str) -> None:
     assert "--index-url" not in text.replace("--no-emit-index-url", "")
 
 
-@pytest.mark.parametrize("name", LOCK_FILES[1:])
+@pytest.mark.parametrize("name", PYTHON_LOCKS)
 def test_every_python_package_is_pinned_with_hashes(name: str) -> None:
     text = re.sub(r"^\s*#.*\n", "", (ROOT / name).read_text(), flags=re.MULTILINE)
     requirements = [line for line in text.replace("\\\n", " ").splitlines() if line.strip()]
@@ -452,9 +453,10 @@ def test_every_python_package_is_pinned_with_hashes(name: str) -> None:
     assert [line for line in requirements if "==" not in line or "--hash=sha256:" not in line] == []
 
 
-def test_every_npm_package_is_pinned_with_a_hash() -> None:
-    packages = json.loads((ROOT / "package-lock.json").read_text())["packages"]
-    assert [name for name, entry in packages.items() if name and "integrity" not in entry] == []
+@pytest.mark.parametrize("name", NPM_LOCKS)
+def test_every_npm_package_is_pinned_with_a_hash(name: str) -> None:
+    packages = json.loads((ROOT / name).read_text())["packages"]
+    assert [package for package, entry in packages.items() if package and "integrity" not in entry] == []
 
 
 def test_the_bill_of_materials_names_all_that_others_wrote(dist: dict[str, bytes]) -> None:
@@ -677,7 +679,8 @@ def test_what_cannot_be_installed_is_named(
 ) -> None:
     install(tmp_path, "apt-get")
     monkeypatch.setattr(setup.os, "geteuid", lambda: 1000)
-    wanted = "chromium chromium-headless-shell firefox-esr iproute2 iptables coturn minisign faketime"
+    wanted = "chromium chromium-headless-shell firefox-esr iproute2 iptables coturn minisign faketime "
+    wanted += "openssh-server postgresql curl git"
     with pytest.raises(build.BuildError, match=f"apt-get install {wanted}"):
         setup.ensure_test_programs()
     assert apt == []
@@ -687,8 +690,8 @@ def test_only_what_the_tests_lack_is_installed(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, apt: list[list[str]]
 ) -> None:
     install(tmp_path, "apt-get", "chromium", "chromium-headless-shell", "firefox-esr", "turnserver", "minisign")
-    install(tmp_path, "faketime", "nginx", "caddy", "openssl")
-    install(tmp_path / "system", "ip")  # which is not in PATH
+    install(tmp_path, "faketime", "curl", "git", "nginx", "caddy", "openssl")
+    install(tmp_path / "system", "ip", "sshd", "initdb")  # which are not in PATH
     monkeypatch.setattr(setup.os, "geteuid", lambda: 0)
     setup.ensure_test_programs()
     assert [command[-1] for command in apt] == ["-q", "iptables"]

@@ -9,6 +9,7 @@ from convergence.effects import CloseLink, Connect, Send
 from convergence.errors import EndReason, LocalError, Why
 from convergence.events import Event, as_json
 from convergence.fetch import ATTEMPTS, IDLE_TIMEOUT, MAX_REDIRECTS, MAX_URL, PROGRESS_STEP, Fetch, Target
+from convergence.path.exits import TRY_ELSEWHERE, ExitConnections
 from convergence.pipes.http import MAX_HEAD
 from tests.unit.circuit.rig import Net
 
@@ -27,7 +28,7 @@ class Web:
         self.no_exit = False
         self.body = bytearray()
 
-    def exit_circuit(self, on_ready, on_failed, now):
+    def exit_circuit(self, on_ready, on_failed, now, *, avoid=()):
         """Stands for the pool."""
         if self.no_exit:
             on_failed(Why(PathWhy.NO_EXIT), now)
@@ -37,9 +38,9 @@ class Web:
         on_ready(circuit, self.net.now)
 
     def fetch(self, url="http://host.example/page"):
-        fetch = Fetch(3, url, self, self.client.outbox, self.body.extend)
+        fetch = Fetch(3, url, ExitConnections(self, self.client.outbox), self.client.outbox, self.body.extend)
         fetch.start(self.net.now)
-        self.net.pump()
+        self.net.tick(0)
         return fetch
 
     def asked(self, kind):
@@ -317,7 +318,7 @@ def test_a_second_attempt_starts_afresh(web):
 
 
 def test_every_reason_has_a_code():
-    assert set(fetch_module._RETRY) <= set(fetch_module._WHY)
+    assert set(fetch_module._WHY) >= TRY_ELSEWHERE
     assert EndReason.DONE not in fetch_module._WHY
 
 
@@ -367,7 +368,7 @@ def test_cancel_closes_everything_and_is_told_once(web):
 
 def test_a_circuit_that_comes_after_cancel_is_closed(web):
     ready = []
-    web.exit_circuit = lambda on_ready, on_failed, now: ready.append(on_ready)
+    web.exit_circuit = lambda on_ready, on_failed, now, *, avoid: ready.append(on_ready)
     fetch = web.fetch()
     fetch.cancel(web.net.now)
     circuit = web.net.build(web.client, [web.entry, web.exit])

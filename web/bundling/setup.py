@@ -7,6 +7,7 @@ Does not: touch the network once the set-up matches the lock files, nor need mor
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import importlib.util
 import os
@@ -23,12 +24,14 @@ VENV = ROOT / ".venv"
 VENV_PYTHON = VENV / "bin" / "python"
 NODE_MODULES = ROOT / "node_modules"
 NODE_NEEDED = 20
+BITCOIN = ROOT / "tests" / "interop" / "bitcoin"  # an npm project of its own: nothing of it is for the page
 
 # Pure Python packages that the core imports: installed beside it in CPython, with it in app.zip in the browser.
 BUNDLED_PYTHON = ("h11",)
 
 # What tests and benches run beside Python: Debian's package and a program in it, which may be one that only root has in
-# PATH. iproute2 to coturn are for networks of the tests' own, with NATs and a STUN server; minisign signs releases;
+# PATH. iproute2 to coturn are for networks of the tests' own, with NATs and a STUN server; minisign signs releases.
+# openssh-server to git are the real programs of tests/interop: what brings `sshd` and `initdb` brings their clients.
 # nginx, caddy and openssl serve https.
 TEST_PROGRAMS = {
     "chromium": "chromium",
@@ -39,11 +42,16 @@ TEST_PROGRAMS = {
     "coturn": "turnserver",
     "minisign": "minisign",
     "faketime": "faketime",
+    "openssh-server": "sshd",
+    "postgresql": "initdb",
+    "curl": "curl",
+    "git": "git",
     "nginx-light": "nginx",
     "caddy": "caddy",
     "openssl": "openssl",
 }
-SYSTEM_PROGRAMS = ("/usr/sbin", "/sbin")
+SYSTEM_PROGRAMS = ("/usr/sbin", "/sbin", "/usr/lib/postgresql/*/bin")
+"""Folders, by patterns, in which programs are that need not be in PATH."""
 
 
 def stamped(stamp: Path, digest: str) -> bool:
@@ -133,24 +141,36 @@ def ensure_tree_installed() -> None:
 
 
 def ensure_node() -> None:
-    """Make node_modules hold the locked npm packages. Their install scripts never run."""
-    stamp = NODE_MODULES / ".convergence-lock"
-
-    def installed() -> str:
-        return digest_of(["package.json", "package-lock.json"], digest_of_trees([NODE_MODULES], [stamp.name]))
-
+    """Make node_modules hold the locked npm packages."""
     if shutil.which("node") is None or shutil.which("npm") is None:
         apt_install(["nodejs", "npm"], f"Node.js ({NODE_NEEDED} or later) and npm are needed to bundle the page")
     check_node()
+    ensure_npm_packages(ROOT, NODE_MODULES)
+
+
+def ensure_bitcoin() -> None:
+    """Make the tests' Bitcoin nodes ready to run. They take JavaScript where their packages would need a compiler."""
+    ensure_npm_packages(BITCOIN, BITCOIN / "node_modules")
+
+
+def ensure_npm_packages(project: Path, modules: Path) -> None:
+    """Make `modules` hold the packages that a project's package-lock.json names. Their install scripts never run."""
+    stamp, files = modules / ".convergence-lock", [str(project / f"package{part}.json") for part in ("", "-lock")]
+
+    def installed() -> str:
+        return digest_of(files, digest_of_trees([modules], [stamp.name]))
+
     if stamped(stamp, installed()):
         return
     stamp.unlink(missing_ok=True)
+    lock = (project / "package-lock.json").relative_to(ROOT).as_posix()
+    # All that the lock names, even if NODE_ENV or the user's settings leave out packages for development.
+    options = ["--ignore-scripts", "--no-audit", "--no-fund", "--include=dev", "--include=optional"]
     run(
-        # All that the lock names, even if NODE_ENV or the user's settings leave out packages for development.
-        ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--include=dev", "--include=optional"],
+        ["npm", "ci", *options, "--prefix", str(project)],
         "If the network is down, run this command again when it is back.",
-        "npm",
-        "Installing the npm packages of package-lock.json: node_modules is not what was installed from it",
+        "npm" if project == ROOT else f"npm-{project.name}",
+        f"Installing the npm packages of {lock}: node_modules is not what was installed from it",
     )
     stamp.write_text(installed())
 
@@ -167,10 +187,15 @@ def check_node() -> None:
         )
 
 
+def find_program(name: str) -> str | None:
+    """Path of a program, also of one that only root, or only its own package, has in PATH."""
+    system = [folder for pattern in SYSTEM_PROGRAMS for folder in sorted(glob.glob(pattern))]
+    return shutil.which(name, path=os.pathsep.join([os.environ.get("PATH", os.defpath), *system]))
+
+
 def ensure_test_programs() -> None:
-    path = os.pathsep.join([os.environ.get("PATH", os.defpath), *SYSTEM_PROGRAMS])
-    missing = [package for package, program in TEST_PROGRAMS.items() if shutil.which(program, path=path) is None]
+    missing = [package for package, program in TEST_PROGRAMS.items() if find_program(program) is None]
     if missing:
         apt_install(
-            missing, "The tests need browsers, servers, minisign, faketime, and tools to make networks for them"
+            missing, "The tests need browsers, tools to make networks for them, and programs to run through them"
         )

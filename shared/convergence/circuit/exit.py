@@ -193,7 +193,7 @@ class TcpPipe(Pipe):
         self._service.used(self._channel, now)
         self._outbox.emit(Send(self._channel, [data]))
 
-    def end(self, now: float) -> None:
+    def end(self, now: float, code: int = EndReason.DONE) -> None:
         self._service.forget(self._channel)
 
     def abort(self, code: int, now: float) -> None:

@@ -106,10 +106,10 @@ class Stream(Pipe):
         if self._open:
             self._owner.wake(self)
 
-    def end(self, now: float, reason: int = EndReason.DONE) -> None:
+    def end(self, now: float, code: int = EndReason.DONE) -> None:
         if self._closed or self._ending is not None:
             return
-        self._ending = reason
+        self._ending = code
         self.settle(now)
 
     def abort(self, code: int, now: float) -> None:

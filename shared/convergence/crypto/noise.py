@@ -1,9 +1,16 @@
-"""Noise_NNpsk0_25519_ChaChaPoly_SHA256 (Noise specification, revision 34): end-to-end encryption inside a stream.
+"""Noise_NNpsk0 and Noise_NKpsk0, 25519_ChaChaPoly_SHA256 (Noise specification, revision 34): end-to-end encryption
+inside a stream.
 
-    -> psk, e
-    <- e, ee
+    NNpsk0                NKpsk0
+                          <- s
+                          ...
+    -> psk, e             -> psk, e, es
+    <- e, ee              <- e, ee
 
-Does: the handshake of this one pattern and the two cipher states after it. The ephemeral secret is an argument.
+Both know the pre-shared key; with NK the responder also proves that it holds the secret of a static key that the
+initiator knows.
+
+Does: the handshake of these two patterns and the two cipher states after it. The ephemeral secret is an argument.
 Does not: frame messages, draw randomness, or implement other patterns. Every failure is a CryptoError.
 """
 
@@ -16,7 +23,7 @@ from convergence.crypto.kdf import hkdf_expand, hmac_sha256
 from convergence.errors import CryptoError
 from convergence.ports import Buffer, Crypto
 
-PROTOCOL_NAME = b"Noise_NNpsk0_25519_ChaChaPoly_SHA256"
+PROTOCOL_NAME = b"Noise_%b_25519_ChaChaPoly_SHA256"
 KEY_LEN = 32
 TAG_LEN = 16
 MAX_MESSAGE = 65535  # section 3: no message is longer, tag included
@@ -82,24 +89,39 @@ class Handshake:
     A call out of this order, or after a failure, raises CryptoError.
     """
 
-    def __init__(self, crypto: Crypto, ephemeral: bytes, psk: bytes, *, initiator: bool, prologue: bytes = b"") -> None:
+    def __init__(
+        self,
+        crypto: Crypto,
+        ephemeral: bytes,
+        psk: bytes,
+        *,
+        initiator: bool,
+        prologue: bytes = b"",
+        static: bytes | None = None,
+    ) -> None:
         """
         Args:
             ephemeral: 32 fresh random bytes, used for this handshake only.
             psk: the pre-shared key, 32 bytes.
             prologue: what both sides must agree on beforehand; not sent.
+            static: the responder's static key for NK (32 bytes): its secret at the responder, the public key at the
+                initiator. None for NN.
         """
-        if len(psk) != KEY_LEN or len(ephemeral) != KEY_LEN:
+        if any(len(key) != KEY_LEN for key in (psk, ephemeral, static or psk)):
             raise CryptoError("Noise keys are 32 bytes")
         self._crypto = crypto
         self._initiator = initiator
         self._ephemeral = ephemeral
+        self._static = static
         self._remote = b""
         messages = ("write", "read") if initiator else ("read", "write")
         self._steps: tuple[str, ...] = (*messages, "transport")
         # InitializeSymmetric: the name is longer than a hash, so it is hashed (section 5.2).
-        self._hash = self._chaining_key = sha256(PROTOCOL_NAME).digest()
+        name = PROTOCOL_NAME % (b"NNpsk0" if static is None else b"NKpsk0")
+        self._hash = self._chaining_key = sha256(name).digest()
         self._mix_hash(prologue)
+        if static is not None:  # the pre-message "<- s"
+            self._mix_hash(static if initiator else crypto.x25519_public(static))
         self._chaining_key, mixed, key = self._hkdf(psk, 3)  # token "psk": MixKeyAndHash
         self._mix_hash(mixed)
         self._cipher = CipherState(crypto, key)
@@ -111,8 +133,7 @@ class Handshake:
             raise CryptoError("Noise message too long")
         public = self._crypto.x25519_public(self._ephemeral)
         self._mix_ephemeral(public)
-        if not self._initiator:
-            self._mix_shared_secret()
+        self._mix_secrets(self._initiator)
         sealed = self._cipher.encrypt(payload, self._hash)
         self._mix_hash(sealed)
         self._steps = steps
@@ -125,8 +146,7 @@ class Handshake:
             raise CryptoError("Noise message of an impossible length")
         self._remote, sealed = message[:KEY_LEN], message[KEY_LEN:]
         self._mix_ephemeral(self._remote)
-        if self._initiator:
-            self._mix_shared_secret()
+        self._mix_secrets(not self._initiator)
         payload = self._cipher.decrypt(sealed, self._hash)
         self._mix_hash(sealed)
         self._steps = steps
@@ -152,9 +172,13 @@ class Handshake:
         self._mix_hash(public)
         self._mix_key(public)
 
-    def _mix_shared_secret(self) -> None:
-        """Token "ee"."""
-        self._mix_key(self._crypto.x25519(self._ephemeral, self._remote))
+    def _mix_secrets(self, first: bool) -> None:
+        """Token "es" of the first message, if there is a static key; token "ee" of the second."""
+        if not first:
+            self._mix_key(self._crypto.x25519(self._ephemeral, self._remote))
+        elif self._static is not None:
+            pair = (self._ephemeral, self._static) if self._initiator else (self._static, self._remote)
+            self._mix_key(self._crypto.x25519(*pair))
 
     def _mix_key(self, secret: bytes) -> None:
         self._chaining_key, key = self._hkdf(secret, 2)

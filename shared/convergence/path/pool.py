@@ -122,8 +122,9 @@ class CircuitPool:
         """Keep nothing of which entries this side of this file used."""
         self.entries.forget(user_of(hash_name, provider))
 
-    def exit_circuit(self, on_ready: Ready, on_failed: Failed, now: float) -> None:
-        """A circuit of its own to an exit: a ready one is extended when one is at hand."""
+    def exit_circuit(self, on_ready: Ready, on_failed: Failed, now: float, *, avoid: Collection[bytes] = ()) -> None:
+        """A circuit of its own to an exit: a ready one is extended when one is at hand. `avoid`: identities of exits to
+        take only if there are no others."""
 
         def choose_exit(suits: Callable[[Descriptor], bool], now: float) -> Descriptor:
             known = self._directory.nodes(Role.EXIT, now)
@@ -143,7 +144,7 @@ class CircuitPool:
                 # No path leads there, perhaps because it has no address: one leads to an exit that has, if to any.
                 return self._path(request, self.exit_hops, now, choose_exit(lambda node: node.ws_url is not None, now))
 
-        request = Request(make_path, "exit", on_ready, on_failed)
+        request = Request(make_path, "exit", on_ready, on_failed, avoided=dict.fromkeys(avoid))
         for place in self._ready:
             if len(place.path) != self.exit_hops - 1 or place.machine.state is not Stage.READY:
                 continue  # it is being probed

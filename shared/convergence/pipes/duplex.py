@@ -57,9 +57,10 @@ class DuplexOf(Shape[T]):
         """Queue any number of bytes. They are dropped after `end`, and once the pipe is over."""
         ...
 
-    def end(self, now: float) -> None:
+    def end(self, now: float, code: int = EndReason.DONE) -> None:
         """We write no more; what was written goes first. The far end may write on. Where that cannot be carried (a
-        stream of Tor's, whose END ends both ways), `ended` follows when all has gone out."""
+        stream of Tor's, whose END ends both ways), `ended` follows when all has gone out. With another code than DONE
+        this gives up both ways, as `abort` does, but what was written still arrives before the code."""
         ...
 
     def abort(self, code: int, now: float) -> None:
@@ -141,7 +142,13 @@ class Pipe:
 
 def join(one: DuplexOf[T], other: DuplexOf[T]) -> None:
     """Whatever comes out of either goes into the other, and so do ends and aborts."""
-    one.handler, other.handler = Onward(one, other), Onward(other, one)
+    tie(Onward(one, other), Onward(other, one))
+
+
+def tie(there: Onward[T], back: Onward[T]) -> None:
+    """Join two pipes by these two."""
+    there.back, back.back = back, there
+    there.out_of.handler, back.out_of.handler = there, back
 
 
 class Onward(Generic[T]):
@@ -150,10 +157,15 @@ class Onward(Generic[T]):
     Credit is held back while the pipe it goes into is congested, so at most one window of the pipe it comes from waits.
     What comes for a pipe that is closed is dropped, while what that pipe brought still goes out the other way. Whoever
     writes on for more than MAX_DROPPED is told by CONNRESET.
+
+    Attributes:
+        back: the other side of the joint. A pipe's handler may be something that passes all on to this.
     """
 
+    back: Onward[T]
+
     def __init__(self, out_of: DuplexOf[T], into: DuplexOf[T]) -> None:
-        self._out_of = out_of
+        self.out_of = out_of
         self._into = into
         self._owed = 0  # bytes whose credit is held back
         self._dropped = 0
@@ -166,7 +178,7 @@ class Onward(Generic[T]):
         if self._into.closed:
             self._dropped += len(data)
             if self._dropped > MAX_DROPPED:
-                self._out_of.abort(EndReason.CONNRESET, now)
+                self.out_of.abort(EndReason.CONNRESET, now)
                 return
         else:
             self._into.write(data, now)
@@ -177,18 +189,20 @@ class Onward(Generic[T]):
         """Give the credit back that was held."""
         owed, self._owed = self._owed, 0
         if owed:
-            self._out_of.consumed(owed, now)
+            self.out_of.consumed(owed, now)
 
     def drained(self, now: float) -> None:
-        """What we write into drains; the other side of the joint holds the credit for it."""
-        back = self._into.handler
-        if isinstance(back, Onward):
-            back.settle(now)
+        """What comes here drains; the other side of the joint holds the credit for what it wrote into it."""
+        self.back.settle(now)
 
     def ended(self, now: float) -> None:
         self._into.end(now)
-        if self._out_of.closed:
+        if self.out_of.closed:
             self.drained(now)  # nothing waits there any more
 
     def aborted(self, code: int, now: float) -> None:
-        self._into.abort(code, now)
+        """What came before goes on to where it was to go."""
+        if code == EndReason.DONE:
+            self._into.abort(code, now)
+        else:
+            self._into.end(now, code)

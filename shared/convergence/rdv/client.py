@@ -21,6 +21,7 @@ from convergence.pipes.duplex import Duplex, Handler
 from convergence.ports import Crypto, Rng
 from convergence.rdv.blind import MAX_AHEAD, POINTS, blinded_names, ring_of, walk
 from convergence.rdv.circuits import LINGER, Backoff, CircuitSource
+from convergence.rdv.keys import SessionKeys
 from convergence.rdv.session import Session
 from convergence.states import TIMEOUT, StateMachine, Table
 from convergence.wire.descriptor import Descriptor, Role
@@ -80,7 +81,8 @@ class RdvClient:
     """Finds sessions for one link.
 
     Args:
-        hash_name, key: the link's, 32 bytes each.
+        hash_name: the link's, 32 bytes.
+        keys: of its sessions.
         attach: called as attach(session) for a handler, once for each attempt; most attempts never open.
         needed: how many more open sessions would help now.
         progress: a number that grows as the transfer does; 0 while nothing ever came.
@@ -91,7 +93,7 @@ class RdvClient:
     def __init__(
         self,
         hash_name: bytes,
-        key: bytes,
+        keys: SessionKeys,
         circuits: CircuitSource,
         outbox: Outbox,
         crypto: Crypto,
@@ -104,7 +106,7 @@ class RdvClient:
         on_give_up: Callable[[TransferWhy, float], None],
     ) -> None:
         self.hash_name = hash_name
-        self.key = key
+        self.keys = keys
         self.circuits = circuits
         self.outbox = outbox
         self.crypto = crypto
@@ -350,7 +352,7 @@ class _Route:
             client.crypto,
             client.rng,
             client.outbox,
-            client.key,
+            client.keys,
             name,
             now=now,
             initiator=True,

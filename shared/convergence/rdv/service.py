@@ -1,11 +1,11 @@
-"""The offering end of a rendezvous: advertises shared files at their points and accepts clients.
+"""The offering end of a rendezvous: advertises what a node serves at its points and accepts clients.
 
-Does: keep one circuit for each file and point, advertise the blinded names of the day on it, answer incoming
+Does: keep one circuit for each offer and point, advertise the blinded names of the day on it, answer incoming
 streams with encrypted sessions, give clients that hold the key a place, or one in the queue, rebuild what breaks,
 pass over points that do not answer.
-Does not: know what is served: each share brings a `serve` that makes the handler of a session.
+Does not: know what is served: each offer brings a `serve` that makes the handler of a session.
 
-A circuit carries one file only, so that a point cannot tell that two files have one provider.
+A circuit carries one offer only, so that a point cannot tell that two offers have one provider.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from convergence.pipes.duplex import Duplex, Handler
 from convergence.ports import Crypto, Rng
 from convergence.rdv.blind import OVERLAP, POINTS, blinded_names, next_change, ring_of, walk
 from convergence.rdv.circuits import LINGER, Backoff, CircuitSource
+from convergence.rdv.keys import SessionKeys
 from convergence.rdv.session import Session
 from convergence.states import TIMEOUT, StateMachine, Table
 from convergence.wire.descriptor import Descriptor, Role
@@ -36,21 +37,40 @@ BACKOFF_LIMIT = 60.0  # seconds
 BUILD_LIMIT = 180.0  # seconds; the builder of circuits answers much sooner
 SILENT_FOR = 600.0  # seconds until a point that did not answer is tried again, plus up to as many at random
 STABLE_AFTER = 30.0  # seconds that a circuit must stand for its failures to be forgotten
-MAX_SHARES = 256  # files, three circuits each
-MAX_SESSIONS = 32  # streams served at once for one file at one point: a shared limit would link files to one node
-MAX_QUEUE = 32  # clients that wait for their turn there
-# Clients there that have not proved the key; beyond, one by lot makes way for the next. They have no other limit: one
-# for all files at a point would tell the point, by whom it ends, which files are of one node. 8 seconds each.
-MAX_SHAKING = 32
-MAX_SESSIONS_ALL = 1024  # clients that hold a key, over all files, against running out of memory
+MAX_OFFERS = 256  # three circuits each
 QUEUE_INTERVAL = 10.0  # seconds between two looks at the queue: waiting clients hear their place, idle ones give way
-START_SPREAD = 5.0  # seconds; a file shared sooner after another waits at random, up to so long for each that waits
+START_SPREAD = 5.0  # seconds; what is offered sooner after another waits at random, up to so long for each that waits
 WAKE_SPREAD = 5.0  # seconds after a clock jump within which a node's posts go on, each at a random time
 DAY_CHANGE_SPREAD = OVERLAP / 2  # the same for their change to another day's names
 
 
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """On clients.
+
+    Args:
+        served: at once, for one offer at one point: a shared limit would tell the point which offers are of one node.
+        queue: that wait for their turn there.
+        shaking: that have not proved the key there; beyond, one by lot makes way for the next. They have no limit over
+            all offers, for the same reason. 8 seconds each.
+        all: that hold a key, over all offers, against running out of memory.
+        code: what to say of more than MAX_OFFERS.
+    """
+
+    served: int
+    queue: int
+    shaking: int
+    all: int
+    code: Limit
+
+
+FILES = Limits(served=32, queue=32, shaking=32, all=1024, code=Limit.SHARES)
+# Fewer than the streams of a circuit (circuit/endpoint.py).
+SERVICES = Limits(served=1000, queue=0, shaking=256, all=4096, code=Limit.SERVICES)
+
+
 class Served(Handler, Shape):
-    """A share's handler of one session. `opened` is called when the client has a place, not when the session opens."""
+    """An offer's handler of one session. `opened` is called when the client has a place, not when the session opens."""
 
     def queued(self, position: int, now: float) -> None:
         """The client waits at this place of the queue, 1 for the next. Called again while it waits."""
@@ -62,7 +82,7 @@ class Served(Handler, Shape):
 
 
 class Phase(Enum):
-    """Phases of a file's post at one point."""
+    """Phases of an offer's post at one point."""
 
     BUILDING = "building"
     STANDING = "standing"
@@ -87,16 +107,16 @@ TABLE = Table(
     },
     deadlines={Phase.BUILDING: BUILD_LIMIT, Phase.RESTING: 2 * SILENT_FOR},
     standing={
-        Phase.STANDING: "its circuit ends, the list of nodes moves it, or whoever shares stops",
+        Phase.STANDING: "its circuit ends, the list of nodes moves it, or whoever serves stops",
         Phase.CLOSING: "its last session ends; each has a deadline (ordb/upload.py)",
     },
 )
 
 
 @dataclass(slots=True, repr=False)
-class _Share:
+class _Offer:
     hash_name: bytes
-    key: bytes
+    keys: SessionKeys
     serve: Callable[[Duplex], Served]
     ring: list[Descriptor] = field(default_factory=list)
     begins: float | None = None  # when it is advertised first; None until there are points
@@ -105,10 +125,11 @@ class _Share:
 
 
 class RdvService:
-    """All files that a node shares.
+    """All that a node offers of one kind.
 
     Args:
-        on_standing: (hash_name, points that the file is advertised at, points wanted, now), on each change.
+        limits: on its clients.
+        on_standing: (hash_name, points that it is advertised at, points wanted, now), on each change.
     """
 
     def __init__(
@@ -117,6 +138,7 @@ class RdvService:
         outbox: Outbox,
         crypto: Crypto,
         rng: Rng,
+        limits: Limits,
         *,
         on_standing: Callable[[bytes, int, int, float], None] = lambda *_: None,
     ) -> None:
@@ -124,113 +146,119 @@ class RdvService:
         self.outbox = outbox
         self.crypto = crypto
         self.rng = rng
-        self.sessions = 0  # served or in a queue: MAX_SESSIONS_ALL
+        self.limits = limits
+        self.sessions = 0  # served or in a queue: limits.all
         self._on_standing = on_standing
         self._points: list[Descriptor] = []
-        self._shares: dict[bytes, _Share] = {}
-        self._began = float("-inf")  # when the last file got its time to begin
+        self._offers: dict[bytes, _Offer] = {}
+        self._began = float("-inf")  # when the last offer got its time to begin
 
-    def share(
+    def offer(
         self,
         hash_name: bytes,
-        key: bytes,
+        keys: SessionKeys,
         serve: Callable[[Duplex], Served],
         now: float,
     ) -> None:
-        """Offer a file until `unshare`. Sharing the same hash_name again changes nothing.
+        """Offer something until `withdraw`. Offering the same hash_name again changes nothing.
 
-        Raises Problem past MAX_SHARES.
+        Raises Problem past MAX_OFFERS.
         """
-        if hash_name in self._shares:
+        if hash_name in self._offers:
             return
-        if len(self._shares) >= MAX_SHARES:
-            raise Problem(Limit.SHARES, most=MAX_SHARES)
-        share = self._shares[hash_name] = _Share(hash_name, key, serve, ring_of(hash_name, self._points))
-        if share.ring:
-            self._begin(share, now)
+        if len(self._offers) >= MAX_OFFERS:
+            raise Problem(self.limits.code, most=MAX_OFFERS)
+        offer = self._offers[hash_name] = _Offer(hash_name, keys, serve, ring_of(hash_name, self._points))
+        if offer.ring:
+            self._begin(offer, now)
 
-    def unshare(self, hash_name: bytes, now: float) -> None:
-        """Withdraw a file, and end the streams that it is served on."""
-        share = self._shares.pop(hash_name, None)
-        if share is not None:
-            for post in [*share.posts.values(), *share.retired]:
+    def withdraw(self, hash_name: bytes, now: float) -> None:
+        """Withdraw an offer, and end the streams that it is served on."""
+        offer = self._offers.pop(hash_name, None)
+        if offer is not None:
+            for post in [*offer.posts.values(), *offer.retired]:
                 post.close(now)
 
     def set_nodes(self, nodes: Sequence[Descriptor], now: float) -> None:
         """The node list changed: choose the points anew. Streams that stand go on."""
         self._points = [node for node in nodes if node.roles & Role.RDV]
-        for share in list(self._shares.values()):
-            share.ring = ring_of(share.hash_name, self._points)
-            if share.begins is None and share.ring:
-                self._begin(share, now)
-            self.place(share, now)
+        for offer in list(self._offers.values()):
+            offer.ring = ring_of(offer.hash_name, self._points)
+            if offer.begins is None and offer.ring:
+                self._begin(offer, now)
+            self.place(offer, now)
 
     def woke(self, by: float, now: float) -> None:
         """The clock jumped: other names may be in use, and what failed may work now."""
         self._began += by
-        for share in self._shares.values():
-            if share.begins is not None:
-                share.begins += by
-            for post in share.posts.values():
+        for offer in self._offers.values():
+            if offer.begins is not None:
+                offer.begins += by
+            for post in offer.posts.values():
                 post.woke(now)
 
     def standing(self, hash_name: bytes) -> tuple[int, int]:
-        """At how many points a file is advertised, and at how many it is to be."""
-        share = self._shares.get(hash_name)
-        if share is None:
+        """At how many points an offer is advertised, and at how many it is to be."""
+        offer = self._offers.get(hash_name)
+        if offer is None:
             return 0, 0
-        wanted = min(POINTS, len(share.ring))
-        return min(sum(post.standing for post in share.posts.values()), wanted), wanted
+        wanted = min(POINTS, len(offer.ring))
+        return min(sum(post.standing for post in offer.posts.values()), wanted), wanted
+
+    def clients(self, hash_name: bytes) -> int:
+        """Those of an offer that hold its key, at all points."""
+        offer = self._offers.get(hash_name)
+        return 0 if offer is None else sum(post.guests for post in [*offer.posts.values(), *offer.retired])
 
     def stop(self, now: float) -> None:
         """Withdraw everything."""
-        for hash_name in list(self._shares):
-            self.unshare(hash_name, now)
+        for hash_name in list(self._offers):
+            self.withdraw(hash_name, now)
 
-    def changed(self, share: _Share, now: float) -> None:
+    def changed(self, offer: _Offer, now: float) -> None:
         """A post came up or went down."""
-        if self._shares.get(share.hash_name) is share:
-            self._on_standing(share.hash_name, *self.standing(share.hash_name), now)
-            self.outbox.call_at(now, lambda now: self.place(share, now))
+        if self._offers.get(offer.hash_name) is offer:
+            self._on_standing(offer.hash_name, *self.standing(offer.hash_name), now)
+            self.outbox.call_at(now, lambda now: self.place(offer, now))
 
     def most_crowded(self) -> _Post:
         """The post with most clients, of those there are."""
-        posts = (post for share in self._shares.values() for post in [*share.posts.values(), *share.retired])
+        posts = (post for offer in self._offers.values() for post in [*offer.posts.values(), *offer.retired])
         return max(posts, key=lambda post: post.guests)
 
-    def _begin(self, share: _Share, now: float) -> None:
-        """Start a single file at once, but each of several at a random time: a point could tell that files which come
+    def _begin(self, offer: _Offer, now: float) -> None:
+        """Start a single offer at once, but each of several at a random time: a point could tell that what comes
         together belong to one node."""
-        waiting = sum(other.begins is not None and other.begins > now for other in self._shares.values())
+        waiting = sum(other.begins is not None and other.begins > now for other in self._offers.values())
         alone = not waiting and now - self._began >= START_SPREAD
-        share.begins = now if alone else now + START_SPREAD * (waiting + 1) * fraction(self.rng)
+        offer.begins = now if alone else now + START_SPREAD * (waiting + 1) * fraction(self.rng)
         self._began = max(self._began, now)
         if alone:
-            self.place(share, now)
+            self.place(offer, now)
         else:
-            self.outbox.call_at(share.begins, lambda now: self.place(share, now))
+            self.outbox.call_at(offer.begins, lambda now: self.place(offer, now))
 
-    def place(self, share: _Share, now: float) -> None:
+    def place(self, offer: _Offer, now: float) -> None:
         """Keep posts at the first points that answer."""
-        if self._shares.get(share.hash_name) is not share or share.begins is None or now < share.begins:
+        if self._offers.get(offer.hash_name) is not offer or offer.begins is None or now < offer.begins:
             return
 
         def answers(point: Descriptor) -> bool | None:
-            return share.posts[point.identity].answers if point.identity in share.posts else None
+            return offer.posts[point.identity].answers if point.identity in offer.posts else None
 
-        chosen = {point.identity: point for point in walk(share.ring, answers, POINTS)}
-        listed = {point.identity for point in share.ring}
-        answering = [share.posts[name] for name in chosen if name in share.posts and share.posts[name].answers]
+        chosen = {point.identity: point for point in walk(offer.ring, answers, POINTS)}
+        listed = {point.identity for point in offer.ring}
+        answering = [offer.posts[name] for name in chosen if name in offer.posts and offer.posts[name].answers]
         settled = all(post.settled(now) for post in answering)
-        for identity, post in list(share.posts.items()):
+        for identity, post in list(offer.posts.items()):
             # One that stood in for a silent point stays until the point has answered for a while.
             if identity not in chosen and (settled or not post.standing or identity not in listed):
-                del share.posts[identity]
-                share.retired[post] = None
+                del offer.posts[identity]
+                offer.retired[post] = None
                 post.retire(now)
-        new = [_Post(self, share, point, now) for identity, point in chosen.items() if identity not in share.posts]
+        new = [_Post(self, offer, point, now) for identity, point in chosen.items() if identity not in offer.posts]
         for post in new:
-            share.posts[post.point.identity] = post
+            offer.posts[post.point.identity] = post
         for post in new:
             post.build(now)
 
@@ -264,22 +292,22 @@ class _Guest:
 
 
 class _Post:
-    """One file at one point."""
+    """One offer at one point."""
 
-    def __init__(self, service: RdvService, share: _Share, point: Descriptor, now: float) -> None:
+    def __init__(self, service: RdvService, offer: _Offer, point: Descriptor, now: float) -> None:
         self.point = point
-        # Whether the point answers; None before it is known. No other file learns of it: the file's entries may lie.
+        # Whether the point answers; None before it is known. No other offer learns of it: its entries may lie.
         self.answers: bool | None = None
         self._service = service
-        self._share = share
+        self._offer = offer
         self._machine = StateMachine(TABLE, service.outbox, self._timed_out, now)
         self._attempt = 0
         self._circuit: ClientCircuit | None = None
         self._since = 0.0  # when its circuit was built, in steady time
         self._advertised: list[bytes] = []
-        self._shaking: dict[Session, None] = {}  # MAX_SHAKING
-        self._served: dict[Duplex, _Guest] = {}  # MAX_SESSIONS
-        self._queue: dict[Duplex, _Guest] = {}  # MAX_QUEUE, the next one first
+        self._shaking: dict[Session, None] = {}  # limits.shaking
+        self._served: dict[Duplex, _Guest] = {}  # limits.served
+        self._queue: dict[Duplex, _Guest] = {}  # limits.queue, the next one first
         self._backoff = Backoff(service.rng, BACKOFF_FIRST, BACKOFF_LIMIT)
         self._day_delay = DAY_CHANGE_SPREAD * fraction(service.rng)
         self._timer: Timer | None = None  # the next attempt, or change of day
@@ -349,7 +377,7 @@ class _Post:
             if attempt == self._attempt:
                 self._failed(why, now)
 
-        self._service.circuits.rdv_circuit(self.point, self._share.hash_name, True, ready, failed, now)
+        self._service.circuits.rdv_circuit(self.point, self._offer.hash_name, True, ready, failed, now)
 
     def _ready(self, circuit: ClientCircuit, now: float) -> None:
         self._machine.move("built", now)
@@ -360,8 +388,8 @@ class _Post:
         circuit.on_closed = self._on_closed
         self._advertised = []
         self._on_day(now)
-        self._service.changed(self._share, now)
-        self._service.outbox.call_at(now + STABLE_AFTER, lambda now: self._service.place(self._share, now))
+        self._service.changed(self._offer, now)
+        self._service.outbox.call_at(now + STABLE_AFTER, lambda now: self._service.place(self._offer, now))
 
     def _failed(self, why: Why, now: float) -> None:
         self._machine.move("fail", now)
@@ -369,7 +397,7 @@ class _Post:
             self.answers = False
             pause = SILENT_FOR * (1 + fraction(self._service.rng))
             self._rest(None if self._since else now + pause, now)
-            self._service.changed(self._share, now)
+            self._service.changed(self._offer, now)
         else:
             self._rest(None, now)
 
@@ -383,7 +411,7 @@ class _Post:
         if self._stood(now):
             self._backoff.reset()
         self._rest(None, now)
-        self._service.changed(self._share, now)
+        self._service.changed(self._offer, now)
 
     def _rest(self, until: float | None, now: float) -> None:
         self._call_at(until or now + self._backoff.next(), self.build)
@@ -410,14 +438,14 @@ class _Post:
     def _closed(self, input: str, now: float) -> None:
         if not self._machine.final:
             self._machine.move(input, now)
-        self._share.retired.pop(self, None)
+        self._offer.retired.pop(self, None)
 
     # -- adverts
 
     def _on_day(self, now: float) -> None:
         """Advertise the names in use now, and again some time after they change. If all circuits of a node changed
         names at one moment by its clock, a point could tell which circuits belong to one node."""
-        self._advertise(blinded_names(self._share.hash_name, self.point.identity, now))
+        self._advertise(blinded_names(self._offer.hash_name, self.point.identity, now))
         self._call_at(next_change(now) + self._day_delay, self._on_day)
 
     def _advertise(self, names: list[bytes]) -> None:
@@ -437,19 +465,20 @@ class _Post:
             return None
         if not self.standing or name not in self._advertised:
             return None
-        if len(self._served) >= MAX_SESSIONS and len(self._queue) >= MAX_QUEUE:
-            raise StreamError("too many receivers", EndReason.RESOURCELIMIT)
-        if len(self._shaking) >= MAX_SHAKING:
-            list(self._shaking)[random_below(service.rng, MAX_SHAKING)].abort(EndReason.RESOURCELIMIT, now)
+        limits = service.limits
+        if len(self._served) >= limits.served and len(self._queue) >= limits.queue:
+            raise StreamError("too many clients", EndReason.RESOURCELIMIT)
+        if len(self._shaking) >= limits.shaking:
+            list(self._shaking)[random_below(service.rng, limits.shaking)].abort(EndReason.RESOURCELIMIT, now)
         session: Session = Session(
             service.crypto,
             service.rng,
             service.outbox,
-            self._share.key,
+            self._offer.keys,
             name,
             now=now,
             initiator=False,
-            attach=lambda stream: _Guest(self, stream, self._share.serve),
+            attach=lambda stream: _Guest(self, stream, self._offer.serve),
             on_over=lambda reason, local, now: self._over(session, now),
         )
         self._shaking[session] = None
@@ -464,7 +493,7 @@ class _Post:
             guest.end(EndReason.RESOURCELIMIT, now)
             return
         self._service.sessions += 1
-        if len(self._served) < MAX_SESSIONS:
+        if len(self._served) < self._service.limits.served:
             self._served[guest.stream] = guest
             guest.served.opened(now)
         else:
@@ -476,9 +505,10 @@ class _Post:
     def _has_room(self, now: float) -> bool:
         """When all sessions of the node are taken, the last to come to the most crowded post gives way, unless this
         post would then have as many."""
-        if len(self._served) >= MAX_SESSIONS and len(self._queue) >= MAX_QUEUE:
+        limits = self._service.limits
+        if len(self._served) >= limits.served and len(self._queue) >= limits.queue:
             return False
-        if self._service.sessions >= MAX_SESSIONS_ALL:
+        if self._service.sessions >= limits.all:
             crowded = self._service.most_crowded()
             if self.guests + 1 >= crowded.guests:
                 return False
@@ -499,7 +529,7 @@ class _Post:
 
     def _next(self, now: float) -> None:
         """A place is free."""
-        while self._queue and len(self._served) < MAX_SESSIONS:
+        while self._queue and len(self._served) < self._service.limits.served:
             stream = next(iter(self._queue))
             guest = self._served[stream] = self._queue.pop(stream)
             guest.served.opened(now)

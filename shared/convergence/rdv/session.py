@@ -1,4 +1,4 @@
-"""End-to-end encryption inside one stream: Noise_NNpsk0 between the two ends of a splice.
+"""End-to-end encryption inside one stream: Noise between the two ends of a splice (rdv/keys.py says which pattern).
 
 Does: the handshake, then framing (u16 length | Noise message) both ways. An empty message says that its sender writes
 no more: each way ends by itself, and an END of the stream that comes without such messages is an abort.
@@ -15,27 +15,22 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Protocol as Shape
 
-from convergence.crypto.kdf import hkdf_sha256
 from convergence.crypto.noise import HANDSHAKE_OVERHEAD, MAX_MESSAGE, TAG_LEN, Handshake, Transport
 from convergence.errors import CryptoError, EndReason
 from convergence.outbox import Outbox
 from convergence.pipes.duplex import Duplex, Handler, Pipe
 from convergence.ports import Buffer, Crypto, Rng
+from convergence.rdv.keys import SessionKeys
 from convergence.states import TIMEOUT, StateMachine, Table
 
 MAX_RECORD = 32 * 1024  # bytes of plaintext in a frame: few calls for a piece, and no long wait on a slow path
 MAX_FRAME = MAX_MESSAGE + 2  # bytes; no more than one incomplete frame is ever held
 OPEN_TIMEOUT = 20.0  # seconds that a stream of ours has to open
 ANSWER_TIMEOUT = 20.0  # seconds from our first message to the other side's
+FLUSH_LIMIT = 60.0  # seconds in which what was written before we gave up may still go out
 FIRST_TIMEOUT = 8.0  # seconds that the asking side has for its first message, which takes one round trip
-PROLOGUE = b"convergence:session:1"
 
 _LENGTH = struct.Struct(">H")
-
-
-def psk_of(key: bytes) -> bytes:
-    """The pre-shared key (32 bytes), from a share link's key."""
-    return hkdf_sha256(key, info=b"convergence:psk", length=32)
 
 
 class Over(Shape):
@@ -86,10 +81,10 @@ class Session(Pipe):
     """One end. It is the handler of the stream below and the Duplex of the handler above.
 
     Args:
-        initiator: True at the side that asked for the file.
-        key: the link's key, 32 bytes.
+        initiator: True at the side that asked.
+        keys: of what is served.
         name: the blinded name that was asked for. The handshake is bound to it: otherwise a point could replay or
-            misdirect a handshake to learn which names belong to one file.
+            misdirect a handshake to learn which names belong together.
         attach: called as attach(session) for the handler above.
         on_open: (now), when the handshake is done.
         on_over: see `Over`.
@@ -101,7 +96,7 @@ class Session(Pipe):
         crypto: Crypto,
         rng: Rng,
         outbox: Outbox,
-        key: bytes,
+        keys: SessionKeys,
         name: bytes,
         *,
         now: float,
@@ -110,9 +105,12 @@ class Session(Pipe):
         on_open: Callable[[float], None] | None = None,
         on_over: Over | None = None,
     ) -> None:
+        self._outbox = outbox
         self._machine = StateMachine(TABLE, outbox, self._timed_out, now)
         self._initiator = initiator
-        self._shake = Handshake(crypto, rng.random(32), psk_of(key), initiator=initiator, prologue=PROLOGUE + name)
+        self._shake = Handshake(
+            crypto, rng.random(32), keys.psk, initiator=initiator, prologue=keys.prologue + name, static=keys.static
+        )
         self._noise: Transport | None = None
         self._on_open = on_open
         self._on_over = on_over
@@ -145,7 +143,10 @@ class Session(Pipe):
         else:
             self._seal_all(data, now)
 
-    def end(self, now: float) -> None:
+    def end(self, now: float, code: int = EndReason.DONE) -> None:
+        if code != EndReason.DONE:
+            self._give_up(code, now)
+            return
         if self._ending or self._machine.final:
             return
         self._ending = True
@@ -230,6 +231,18 @@ class Session(Pipe):
         assert self._noise is not None and self._stream is not None
         sealed = self._noise.send.encrypt(data)
         self._stream.write(_LENGTH.pack(len(sealed)) + sealed, now)
+
+    def _give_up(self, code: int, now: float) -> None:
+        """What was written still goes out, for FLUSH_LIMIT."""
+        if self._machine.final:
+            return
+        stream = self._stream if self._noise is not None else None
+        if stream is not None:
+            self._stream = None
+            stream.handler = None
+            stream.end(now, code)
+            self._outbox.call_at(now + FLUSH_LIMIT, lambda now: stream.abort(code, now))
+        self.abort(code, now)
 
     def _send_end(self, now: float) -> None:
         self._seal(b"", now)

@@ -24,6 +24,7 @@ from convergence.ordb.pieces import PieceSet
 from convergence.ordb.upload import Upload
 from convergence.outbox import Outbox
 from convergence.pipes.duplex import Duplex, Handler, Pipe
+from convergence.rdv.keys import SessionKeys
 from convergence.rdv.session import Session
 from convergence.wire.ordb import PIECE_SIZE, MessageCutter, Queued, ShareLink, encode_message
 from convergence.wire.relay import MAX_DATA
@@ -136,12 +137,14 @@ class MemoryStream(Pipe):
             self.most_queued = max(self.most_queued, self.queued)
             self.was_congested = self.was_congested or self.congested
 
-    def end(self, now: float) -> None:
-        self._leave(EndReason.DONE)
+    def end(self, now: float, code: int = EndReason.DONE) -> None:
+        self._leave(code)
 
     def abort(self, code: int, now: float) -> None:
         self.handler = None
         self._drop()
+        if not self.over and self.ending is not None:
+            self.ending = code
         self._leave(code)
 
     def consumed(self, size: int, now: float) -> None:
@@ -333,7 +336,7 @@ class Line:
             CRYPTO,
             world.rng,
             server.outbox,
-            kw.get("server_key", key),
+            SessionKeys.of_file(kw.get("server_key", key)),
             bytes(32),
             now=world.now,
             initiator=False,
@@ -344,7 +347,7 @@ class Line:
             CRYPTO,
             world.rng,
             client.outbox,
-            key,
+            SessionKeys.of_file(key),
             bytes(32),
             now=world.now,
             initiator=True,

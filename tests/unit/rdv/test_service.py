@@ -1,16 +1,15 @@
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from convergence.codes import TransferWhy
 from convergence.errors import EndReason, LocalError, StreamError
-from convergence.rdv import service as module
 from convergence.rdv.blind import DAY, OVERLAP, blinded
+from convergence.rdv.keys import SessionKeys
 from convergence.rdv.service import (
-    MAX_QUEUE,
-    MAX_SESSIONS,
-    MAX_SHAKING,
-    MAX_SHARES,
+    FILES,
+    MAX_OFFERS,
     QUEUE_INTERVAL,
     START_SPREAD,
     WAKE_SPREAD,
@@ -21,6 +20,8 @@ from convergence.wire.rdv import format_rdv_target, parse_rdv_target
 from tests.unit.ordb.memory import CRYPTO, Script
 from tests.unit.rdv.network import NODES, FakeCircuit, Rig
 
+KEYS = SessionKeys.of_file(bytes(32))
+
 
 def test_one_file_stands_at_once_and_several_each_at_a_time_of_their_own() -> None:
     rig = Rig()
@@ -28,7 +29,7 @@ def test_one_file_stands_at_once_and_several_each_at_a_time_of_their_own() -> No
     built, start = rig.network.built, rig.world.now
     assert len(built) == 3
     for number in range(8):
-        rig.service.share(bytes([number]) * 32, bytes(32), rig.sender.serve, start)
+        rig.service.offer(bytes([number]) * 32, KEYS, rig.sender.serve, start)
     begun: list[float] = []
     while len(begun) < 8:
         rig.world.advance(0.1)
@@ -39,11 +40,11 @@ def test_one_file_stands_at_once_and_several_each_at_a_time_of_their_own() -> No
 
 def test_a_share_has_limits() -> None:
     rig = Rig()
-    for number in range(MAX_SHARES):
-        rig.service.share(number.to_bytes(32, "big"), bytes(32), rig.sender.serve, rig.world.now)
-    rig.service.share(bytes(32), bytes(32), rig.sender.serve, rig.world.now)
+    for number in range(MAX_OFFERS):
+        rig.service.offer(number.to_bytes(32, "big"), KEYS, rig.sender.serve, rig.world.now)
+    rig.service.offer(bytes(32), KEYS, rig.sender.serve, rig.world.now)
     with pytest.raises(LocalError):
-        rig.service.share(b"x" * 32, bytes(32), rig.sender.serve, rig.world.now)
+        rig.service.offer(b"x" * 32, KEYS, rig.sender.serve, rig.world.now)
 
 
 class Visitor:
@@ -65,8 +66,8 @@ class Visitor:
 
         name = parse_rdv_target(target)
         now, outbox = rig.world.now, rig.world.node().outbox
-        key = rig.file.key
-        self.session = Session(CRYPTO, rig.world.rng, outbox, key, name, now=now, initiator=True, attach=attach)
+        keys = SessionKeys.of_file(rig.file.key)
+        self.session = Session(CRYPTO, rig.world.rng, outbox, keys, name, now=now, initiator=True, attach=attach)
         self.session.bind(self.near)
         middle.handler, self.near.handler = handler, self.session
         handler.opened(now)
@@ -105,15 +106,15 @@ def test_who_comes_to_a_busy_sender_waits_for_its_turn() -> None:
     rig = Rig()
     rig.share()
     place = first(rig)
-    served = [Visitor(rig, *place) for _ in range(MAX_SESSIONS)]
-    waiting = [Visitor(rig, *place) for _ in range(MAX_QUEUE)]
+    served = [Visitor(rig, *place) for _ in range(FILES.served)]
+    waiting = [Visitor(rig, *place) for _ in range(FILES.queue)]
     assert all(visitor.served for visitor in served) and not any(visitor.served for visitor in waiting)
-    assert [visitor.places for visitor in waiting] == [[place] for place in range(1, MAX_QUEUE + 1)]
+    assert [visitor.places for visitor in waiting] == [[place] for place in range(1, FILES.queue + 1)]
     assert Visitor(rig, *place).refused == EndReason.RESOURCELIMIT, "the queue is full, and says so"
     served[5].script.say(Done())
     rig.world.advance(0.1)
     assert waiting[0].served and not waiting[1].served
-    assert [visitor.places[-1] for visitor in waiting[1:]] == list(range(1, MAX_QUEUE))
+    assert [visitor.places[-1] for visitor in waiting[1:]] == list(range(1, FILES.queue))
     waiting[1].near.cut_off()
     served[6].near.cut_off()
     rig.world.advance(0.1)
@@ -125,7 +126,7 @@ def test_who_waits_is_told_so_all_the_time() -> None:
     rig = Rig()
     rig.share()
     place = first(rig)
-    served = [Visitor(rig, *place) for _ in range(MAX_SESSIONS)]
+    served = [Visitor(rig, *place) for _ in range(FILES.served)]
     last = Visitor(rig, *place)
     for _ in range(10):
         for visitor in served:
@@ -139,7 +140,7 @@ def test_who_asks_for_nothing_gives_way_while_others_wait() -> None:
     rig.share()
     place = first(rig)
     idle = [Visitor(rig, *place) for _ in range(2)]
-    active = [Visitor(rig, *place) for _ in range(MAX_SESSIONS - 2)]
+    active = [Visitor(rig, *place) for _ in range(FILES.served - 2)]
     rig.world.advance(120)
     assert not any(visitor.script.closes for visitor in idle), "nobody waits for it"
     for visitor in active:
@@ -155,27 +156,27 @@ def test_who_says_nothing_holds_no_place() -> None:
     rig = Rig()
     rig.share()
     circuit, target = first(rig)
-    mute = [Visitor(rig, circuit, target, mute=True) for _ in range(5 * MAX_SHAKING)]
+    mute = [Visitor(rig, circuit, target, mute=True) for _ in range(5 * FILES.shaking)]
     assert not any(visitor.refused for visitor in mute)
-    assert sum(not visitor.near.over for visitor in mute) == MAX_SHAKING
+    assert sum(not visitor.near.over for visitor in mute) == FILES.shaking
     assert Visitor(rig, circuit, target).served
     rig.world.advance(FIRST_TIMEOUT + 1)
     assert rig.service.sessions == 1 and all(visitor.near.over for visitor in mute)
 
 
-def test_those_who_prove_nothing_take_no_place_at_other_points(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_SESSIONS_ALL", 2)
+def test_those_who_prove_nothing_take_no_place_at_other_points() -> None:
     rig = Rig()
+    rig.service.limits = replace(FILES, all=2)
     rig.share()
     hostile, *others = offered(rig)
-    for _ in range(MAX_SHAKING):
+    for _ in range(FILES.shaking):
         Visitor(rig, *hostile, mute=True)
     assert [Visitor(rig, *place).served for place in others] == [True, True]
 
 
-def test_at_a_full_sender_the_most_crowded_post_gives_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_SESSIONS_ALL", 6)
+def test_at_a_full_sender_the_most_crowded_post_gives_way() -> None:
     rig = Rig()
+    rig.service.limits = replace(FILES, all=6)
     rig.share()
     crowded, other, _ = offered(rig)
     crowd = [Visitor(rig, *crowded) for _ in range(6)]
@@ -191,7 +192,7 @@ def test_a_receiver_waits_in_the_queue_and_is_served() -> None:
     rig.nodes = NODES[:1]
     rig.share()
     place = first(rig)
-    served = [Visitor(rig, *place) for _ in range(MAX_SESSIONS)]
+    served = [Visitor(rig, *place) for _ in range(FILES.served)]
     getter = rig.get(1)
     for _ in range(12):
         for visitor in served:
@@ -209,7 +210,7 @@ def test_a_receiver_past_the_queue_hears_that_all_are_busy_and_comes_back() -> N
     rig.nodes = NODES[:1]
     rig.share()
     place = first(rig)
-    crowd = [Visitor(rig, *place) for _ in range(MAX_SESSIONS + MAX_QUEUE)]
+    crowd = [Visitor(rig, *place) for _ in range(FILES.served + FILES.queue)]
     getter = rig.get(1)
     rig.world.advance(2)
     assert getter.statuses == [TransferWhy.LOOKING, TransferWhy.SENDER_BUSY] and getter.gave_up == []
@@ -240,7 +241,7 @@ def test_entries_of_one_file_that_refuse_every_point_change_nothing_for_the_othe
     victim = bytes(32)
     rig.network.refused = {victim}
     rig.service.set_nodes(rig.nodes, rig.world.now)
-    rig.service.share(victim, bytes(32), rig.sender.serve, rig.world.now)
+    rig.service.offer(victim, KEYS, rig.sender.serve, rig.world.now)
     rig.world.advance(60)
     assert rig.service.standing(victim) == (0, 3)
     rig.share()
@@ -252,7 +253,7 @@ def test_every_file_has_circuits_of_its_own() -> None:
     rig = Rig()
     rig.share()
     other = b"o" * 32
-    rig.service.share(other, bytes(32), rig.sender.serve, rig.world.now)
+    rig.service.offer(other, KEYS, rig.sender.serve, rig.world.now)
     rig.world.advance(1)
     for circuit in rig.network.circuits:
         assert sum(circuit in circuits for circuits in circuit.point.adverts.values()) == 1
@@ -261,8 +262,8 @@ def test_every_file_has_circuits_of_its_own() -> None:
 def test_a_circuit_that_comes_after_unsharing_is_destroyed() -> None:
     rig = Rig()
     rig.service.set_nodes(rig.nodes, rig.world.now)
-    rig.service.share(rig.file.hash_name, rig.file.key, rig.sender.serve, rig.world.now)
-    rig.service.unshare(rig.file.hash_name, rig.world.now)
+    rig.service.offer(rig.file.hash_name, SessionKeys.of_file(rig.file.key), rig.sender.serve, rig.world.now)
+    rig.service.withdraw(rig.file.hash_name, rig.world.now)
     rig.world.advance(10)
     assert rig.network.circuits and all(circuit.closed for circuit in rig.network.circuits)
     assert rig.node.outbox.deadline() is None
@@ -303,7 +304,7 @@ def test_unsharing_ends_the_streams_at_points_that_have_left_the_list_too() -> N
     visitor = Visitor(rig, circuit, target)
     rig.service.set_nodes([node for node in rig.nodes if node.identity != circuit.point.identity], rig.world.now)
     rig.world.advance(60)
-    rig.service.unshare(rig.file.hash_name, rig.world.now)
+    rig.service.withdraw(rig.file.hash_name, rig.world.now)
     rig.world.run()
     assert visitor.script.closes == [EndReason.DONE]
     rig.world.advance(60)
@@ -323,10 +324,10 @@ def offered(rig: Rig) -> list[tuple[FakeCircuit, str]]:
 def test_how_busy_one_file_is_cannot_be_told_at_another() -> None:
     rig = Rig()
     rig.share()
-    rig.service.share(b"o" * 32, bytes(32), rig.sender.serve, rig.world.now)
+    rig.service.offer(b"o" * 32, KEYS, rig.sender.serve, rig.world.now)
     rig.world.advance(START_SPREAD + 1)
     busy, *others = offered(rig)
-    for _ in range(MAX_SESSIONS + MAX_QUEUE):
+    for _ in range(FILES.served + FILES.queue):
         Visitor(rig, *busy)
     assert Visitor(rig, *busy).refused
     assert len(others) == 5
@@ -337,7 +338,7 @@ def test_the_circuits_of_a_node_do_not_change_their_day_at_one_moment(monkeypatc
     rig = Rig()
     rig.share()
     for number in range(8):
-        rig.service.share(bytes([number]) * 32, bytes(32), rig.sender.serve, rig.world.now)
+        rig.service.offer(bytes([number]) * 32, KEYS, rig.sender.serve, rig.world.now)
     rig.world.advance(8 * START_SPREAD + 1)
     told: list[tuple[float, FakeCircuit]] = []
     send = FakeCircuit.send_message
@@ -373,7 +374,7 @@ def test_the_circuits_of_a_node_do_not_change_their_day_at_one_moment_when_it_wa
 def test_a_file_that_is_to_begin_begins_though_the_clock_jumps(by: float) -> None:
     rig = Rig()
     rig.share()
-    rig.service.share(b"o" * 32, bytes(32), rig.sender.serve, rig.world.now)
+    rig.service.offer(b"o" * 32, KEYS, rig.sender.serve, rig.world.now)
     rig.world.now += by
     rig.node.outbox.shift(by)
     rig.service.woke(by, rig.world.now)

@@ -8,10 +8,12 @@ from hypothesis import strategies as st
 from convergence.circuit.streams import SEND_BUFFER_HIGH
 from convergence.crypto.noise import HANDSHAKE_OVERHEAD
 from convergence.errors import EndReason, LocalError
+from convergence.rdv.keys import SessionKeys
 from convergence.rdv.session import (
     _LENGTH,
     ANSWER_TIMEOUT,
     FIRST_TIMEOUT,
+    FLUSH_LIMIT,
     MAX_FRAME,
     MAX_RECORD,
     OPEN_TIMEOUT,
@@ -19,7 +21,7 @@ from convergence.rdv.session import (
 )
 from tests.unit.ordb.memory import CRYPTO, WINDOW, World, content
 
-KEY = b"k" * 32
+KEYS = SessionKeys.of_file(b"k" * 32)
 NAME = b"n" * 32
 
 
@@ -60,16 +62,21 @@ class Ends:
     """Two sessions over one stream in memory."""
 
     def __init__(
-        self, seed: int = 1, other_key: bytes = KEY, high: int = SEND_BUFFER_HIGH, other_name: bytes = NAME
+        self,
+        seed: int = 1,
+        keys: SessionKeys = KEYS,
+        other_keys: SessionKeys = KEYS,
+        high: int = SEND_BUFFER_HIGH,
+        other_name: bytes = NAME,
     ) -> None:
         self.world = World(seed)
         self.node = self.world.node()
         self.over: list[tuple[str, int, bool]] = []
         self.near, self.far = self.world.pair(high)
-        self.client, self.asking = self._end(self.near, KEY, NAME, True)
-        self.server, self.serving = self._end(self.far, other_key, other_name, False)
+        self.client, self.asking = self._end(self.near, keys, NAME, True)
+        self.server, self.serving = self._end(self.far, other_keys, other_name, False)
 
-    def _end(self, stream: Any, key: bytes, blinded: bytes, initiator: bool) -> tuple[Session, Ear]:
+    def _end(self, stream: Any, keys: SessionKeys, blinded: bytes, initiator: bool) -> tuple[Session, Ear]:
         name = "client" if initiator else "server"
         ears = []
 
@@ -81,7 +88,7 @@ class Ends:
             CRYPTO,
             self.world.rng,
             self.node.outbox,
-            key,
+            keys,
             blinded,
             now=self.world.now,
             initiator=initiator,
@@ -151,7 +158,7 @@ def test_who_ends_before_the_proof_is_heard_after_it() -> None:
 
 
 def test_what_was_written_early_never_goes_out_without_the_proof() -> None:
-    ends = Ends(other_key=b"x" * 32)
+    ends = Ends(other_keys=SessionKeys.of_file(b"x" * 32))
     ends.client.write(b"secret", ends.world.now)
     ends.client.end(ends.world.now)
     ends.connect()
@@ -160,12 +167,66 @@ def test_what_was_written_early_never_goes_out_without_the_proof() -> None:
 
 
 def test_another_key_ends_the_stream_with_a_clear_reason() -> None:
-    ends = Ends(other_key=b"x" * 32)
+    ends = Ends(other_keys=SessionKeys.of_file(b"x" * 32))
     ends.connect()
     assert ends.serving.aborts == [EndReason.TORPROTOCOL]
     assert ends.asking.aborts == [EndReason.TORPROTOCOL]
     assert not ends.serving.opened_at and not ends.asking.opened_at
     assert sorted(ends.over) == [("client", 13, False), ("server", 13, False)]
+
+
+def test_who_gives_up_by_an_end_with_a_code_is_heard_to_the_last_byte() -> None:
+    data = content(3 * MAX_RECORD)
+    ends = Ends()
+    ends.connect()
+    ends.server.write(data, ends.world.now)
+    ends.server.end(ends.world.now, EndReason.MISC)
+    ends.server.write(b"too late", ends.world.now)
+    assert ends.server.closed
+    ends.world.run()
+    assert bytes(ends.asking.heard) == data and ends.asking.aborts == [EndReason.MISC]
+    assert not ends.serving.aborts and ("server", EndReason.MISC, True) in ends.over
+
+
+def test_what_is_left_of_who_gave_up_has_a_deadline() -> None:
+    ends = Ends()
+    ends.connect()
+    ends.asking.greedy = False
+    ends.server.write(content(4 * WINDOW), ends.world.now)
+    ends.server.end(ends.world.now, EndReason.MISC)
+    ends.world.run()
+    assert not ends.far.over
+    ends.world.advance(FLUSH_LIMIT + 1)
+    assert ends.far.over
+
+
+SECRET = b"o" * 32
+OWNER = CRYPTO.x25519_public(SECRET)
+
+
+def test_a_private_services_owner_is_known_by_his_secret() -> None:
+    ends = Ends(keys=SessionKeys.of_private(OWNER), other_keys=SessionKeys.of_private(OWNER, SECRET))
+    ends.connect()
+    ends.client.write(b"hello", ends.world.now)
+    ends.world.run()
+    assert bytes(ends.serving.heard) == b"hello"
+
+
+@pytest.mark.parametrize(
+    "pretender",
+    [
+        SessionKeys.of_private(OWNER),  # takes the public key for his secret
+        SessionKeys.of_private(OWNER, b"g" * 32),
+        SessionKeys.of_file(OWNER),
+        SessionKeys.of_public(OWNER),
+    ],
+)
+def test_who_has_only_the_address_cannot_answer_for_it(pretender: SessionKeys) -> None:
+    ends = Ends(keys=SessionKeys.of_private(OWNER), other_keys=pretender)
+    ends.client.write(b"for the owner only", ends.world.now)
+    ends.connect()
+    assert ends.asking.aborts == [EndReason.TORPROTOCOL] and not ends.asking.opened_at
+    assert not ends.serving.opened_at and not ends.serving.heard
 
 
 def test_an_altered_byte_ends_the_stream() -> None:

@@ -1,0 +1,124 @@
+"""`convergence pipe`: standard input and output of this process, joined to an address.
+
+Does: carry bytes both ways with back-pressure, say by the exit code how the far side ended.
+Does not: print anything but bytes to standard output, or speak while all is well.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sys
+
+from convergence.errors import EndReason, Problem
+from convergence.events import Event
+from convergence.pipes.duplex import tie
+from convergence.pipes.pending import Pending
+from convergence.wire.address import Address, parse_address
+from pynode.app import App, Plan
+from pynode.cli.common import joined, set_up_logs, settings, stun_servers, unless
+from pynode.cli.output import CliError, Output, Rate, size_words
+from pynode.cli.sites import chosen_site, find_network
+from pynode.cli.words import connect_words, end_words, error_words
+from pynode.logs import log_event
+from pynode.pipes import StdioPipe, Watch
+
+BROKE = 3  # exit code: the connection stood, and then broke
+NO_READER = 141  # as of a program that SIGPIPE ended: nobody reads our standard output any more
+TELL_EVERY = 0.5  # seconds between two looks at the progress
+
+
+def address_of(text: str) -> Address:
+    """What an argument names. Raises CliError."""
+    try:
+        return parse_address(text)
+    except Problem as problem:
+        raise CliError(error_words(problem), 2) from None
+
+
+async def pipe(arguments: argparse.Namespace, output: Output, stop: asyncio.Event) -> int:
+    """The command. Returns its exit code: 0 both sides ended, 1 no connection, 3 it broke."""
+    output = Output(output.as_json, out=sys.stderr)  # standard output is for bytes
+    config = settings(arguments)
+    set_up_logs(arguments, config, "pipe", "error")
+    address = address_of(arguments.address)
+    network = await unless(stop, find_network(chosen_site(arguments.site)))
+    if network is None:
+        return 130
+    app = App(Plan(network, stun=stun_servers(arguments, config), circuits=config.circuits), _log)
+    await app.start()
+    try:
+        if await unless(stop, joined(app)) is None:
+            return 130
+        return await _Command(app, output, address, arguments.wait).run(stop, arguments.progress)
+    finally:
+        await app.stop()
+
+
+def _log(event: Event) -> None:
+    log_event(event)
+
+
+class _Command:
+    def __init__(self, app: App, output: Output, address: Address, patience: float) -> None:
+        self._app = app
+        self._output = output
+        self._over = asyncio.Event()
+        self._local = StdioPipe(app.driver, sys.stdin.fileno(), sys.stdout.fileno())
+        self._connection: Pending = app.call(lambda now: app.node.connect(address, now, patience=patience))
+        self._came = Watch(self._connection, self._local, self._changed)
+        self._went = Watch(self._local, self._connection, self._changed)
+        tie(self._came, self._went)
+        self._started = False
+
+    async def run(self, stop: asyncio.Event, progress: bool) -> int:
+        telling = asyncio.ensure_future(self._tell()) if progress or self._output.as_json else None
+        try:
+            if await unless(stop, self._finish()) is None:
+                self._app.call(lambda now: self._connection.abort(EndReason.CONNRESET, now))
+                return 130
+        finally:
+            if telling is not None:
+                telling.cancel()
+        return self._result()
+
+    async def _finish(self) -> bool:
+        await self._over.wait()
+        await self._local.flushed.wait()
+        return True
+
+    def _result(self) -> int:
+        came, went, failure = self._came, self._went, self._local.failure
+        self._output.record("ended", code=came.code, received=came.size, sent=went.size)
+        if isinstance(failure, BrokenPipeError):
+            return NO_READER
+        if failure is not None:
+            raise CliError(f"What came cannot be written: {os.strerror(failure.errno or 0)}.")
+        if came.code is None:
+            return 0
+        if not came.is_open:
+            raise CliError(connect_words(self._connection.why, came.code))
+        raise CliError(end_words(came.code), BROKE)
+
+    def _changed(self) -> None:
+        """From within the core: something opened or ended."""
+        if self._came.is_open and not self._started:
+            self._started = True
+            self._output.record("opened")
+            self._local.start()
+        if self._came.heard_end and sys.stdin.isatty():  # nobody types an end of input for a far side that has gone
+            asyncio.get_running_loop().call_soon(self._app.call, self._connection.end)
+        if self._connection.closed or self._came.code is not None or self._went.code is not None:
+            if not self._started:  # then there is nobody who closes standard output
+                self._local.flushed.set()
+            self._over.set()
+
+    async def _tell(self) -> None:
+        rate = Rate()
+        while True:
+            came, went = self._came.size, self._went.size
+            rate.add(came + went)
+            line = f"{size_words(came)} received, {size_words(went)} sent, {size_words(rate.value)}/s"
+            self._output.progress(line if self._came.is_open else "Looking for it", received=came, sent=went)
+            await asyncio.sleep(TELL_EVERY)

@@ -1,0 +1,124 @@
+"""`convergence proxy`: one port of this machine that speaks SOCKS 5, 4a and HTTP CONNECT.
+
+Does: join what programs ask for to services (NAME.hash.conv, KEY.key.conv) and, through exits, to the web; keep users
+apart on circuits of their own; write a PAC file for browsers.
+Does not: look names up here, or serve pages; what a web page could send is refused (pipes/door.py).
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+from ipaddress import ip_address
+from pathlib import Path
+
+from convergence.errors import EndReason
+from convergence.path.exits import ExitPipe
+from convergence.pipes.door import FrontDoor
+from convergence.pipes.duplex import Duplex
+from convergence.pipes.pending import Pending
+from convergence.pipes.socks import Ask
+from convergence.rdv.connector import Connection
+from convergence.wire.address import address_of
+from pynode.app import App, Plan
+from pynode.cli.common import joined, listening, set_up_logs, settings, stun_servers, unless
+from pynode.cli.output import CliError, Output
+from pynode.cli.sites import chosen_site, find_network
+from pynode.config import Address
+from pynode.logs import log_event
+from pynode.pipes import SocketPipe
+
+DEFAULT = Address("127.0.0.1", 1080)
+MAX_LOCAL = 2048  # connections of programs at once; more are closed
+PAC_HEAD = "// Written by `convergence proxy`.\n"
+PAC = PAC_HEAD + 'function FindProxyForURL(url, host) {{\n  return "SOCKS5 {address}; SOCKS {address}";\n}}\n'
+
+
+async def proxy(arguments: argparse.Namespace, output: Output, stop: asyncio.Event) -> int:
+    """The command. Returns its exit code."""
+    config = settings(arguments)
+    set_up_logs(arguments, config, "proxy", "error")
+    network = await unless(stop, find_network(chosen_site(arguments.site)))
+    if network is None:
+        return 130
+    app = App(Plan(network, stun=stun_servers(arguments, config), circuits=config.circuits), log_event)
+    await app.start()
+    try:
+        if await unless(stop, joined(app)) is None:
+            return 130
+        door = _Door(app, output)
+        async with await listening(arguments.listen, door.local) as server:
+            address = Address(arguments.listen.host, server.sockets[0].getsockname()[1])
+            if arguments.pac is not None:
+                _write_pac(Path(arguments.pac), address)
+            output.say(
+                f"A proxy for SOCKS5 and HTTP CONNECT is at {address}, for as long as this runs. Stop with Ctrl-C."
+            )
+            if not _is_loopback(arguments.listen.host):
+                output.say("Everybody who reaches this address can use it.")
+            output.result(str(address))
+            output.record("listening", listen=str(address), port=address.port)
+            await stop.wait()
+        return 0
+    finally:
+        await app.stop()
+
+
+class _Door:
+    def __init__(self, app: App, output: Output) -> None:
+        self._app = app
+        self._output = output
+        self._open = 0
+
+    def local(self) -> SocketPipe:
+        """For a program that connects."""
+        return SocketPipe(self._app.driver, self._came, self._gone)
+
+    def _came(self, local: SocketPipe) -> None:
+        self._open += 1
+        if self._open > MAX_LOCAL:
+            self._app.call(lambda now: local.abort(EndReason.RESOURCELIMIT, now))
+            return
+        self._app.call(lambda now: FrontDoor(self._app.node.outbox, local, self._connect, now))
+        local.start()
+
+    def _gone(self) -> None:
+        self._open -= 1
+
+    def _connect(self, ask: Ask, now: float) -> Duplex:
+        """From within the core. Raises LocalError."""
+        address = address_of(ask.host, ask.port)
+        pipe = self._app.node.connect(address, now, isolation=ask.isolation)
+        if self._output.as_json:
+            pipe.on_open = lambda: self._output.record("stream", user=_user(ask), circuit=_circuit(pipe))
+        return pipe
+
+
+def _circuit(pipe: Pending) -> str:
+    """Names the circuit that carries a pipe, while it stands."""
+    return f"{id(pipe.circuit):x}" if isinstance(pipe, ExitPipe | Connection) else ""
+
+
+def _user(ask: Ask) -> str:
+    """The name that a program gave to be kept apart, without its password."""
+    _, name, *_ = (*ask.isolation, b"")
+    text = name if isinstance(name, str) else name.decode("utf-8", "replace")
+    return text.partition(":")[0]
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _write_pac(path: Path, address: Address) -> None:
+    """Raises CliError."""
+    try:
+        if path.exists() and not path.read_text(errors="replace").startswith(PAC_HEAD):
+            raise CliError(f"{path} is there already: choose another name with --pac.")
+        path.write_text(PAC.format(address=address))
+    except OSError as error:
+        raise CliError(f"{path} cannot be written: {os.strerror(error.errno or 0)}.") from None

@@ -1,0 +1,627 @@
+"""Pipes of this machine, and pipes for programs: the two ends that the core's pipes are joined to.
+
+Does: make a Duplex of a socket, of standard input and output, of a command; make an asyncio transport of a Duplex.
+Does not: open circuits, or know addresses. All calls come from the event loop's thread.
+
+    a socket, a command, this process's own ends       SocketPipe, CommandPipe, StdioPipe: join(pipe, connection)
+    a program's asyncio streams                        DuplexTransport
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import struct
+import subprocess
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any, cast
+
+from convergence.driver import Driver
+from convergence.errors import EndReason
+from convergence.pipes.duplex import Duplex, Handler, Onward, Pipe
+
+HIGH_WATER = 256 * 1024  # bytes that wait to go out, above which a pipe is congested
+LOW_WATER = 64 * 1024  # bytes, at which it is so no more
+CHUNK = 64 * 1024  # bytes that are read at once
+EXIT_GRACE = 1.0  # seconds from the end of a command's output to its exit, in which it is not known how it ended
+CODES: dict[type[OSError], EndReason] = {
+    ConnectionRefusedError: EndReason.CONNECTREFUSED,
+    FileNotFoundError: EndReason.CONNECTREFUSED,  # a unix socket that is not there
+    BlockingIOError: EndReason.RESOURCELIMIT,  # as many commands run as may
+    TimeoutError: EndReason.TIMEOUT,
+    ConnectionResetError: EndReason.CONNRESET,
+    BrokenPipeError: EndReason.CONNRESET,
+}
+
+
+def code_of(error: OSError | None) -> EndReason:
+    """What the far end is told of a local failure."""
+    return next((code for kind, code in CODES.items() if isinstance(error, kind)), EndReason.MISC)
+
+
+class _Local(Pipe):
+    """What the pipes of this machine have in common: the user's side."""
+
+    def __init__(self, driver: Driver) -> None:
+        self.handler: Handler | None = None
+        self.congested = False
+        self._driver = driver
+        self._unused = 0  # bytes handed up and not consumed: while there are any, we read no more
+        self._ended = self._heard_end = self._over = False
+
+    @property
+    def closed(self) -> bool:
+        return self._over or (self._ended and self._heard_end)
+
+    def consumed(self, size: int, now: float) -> None:
+        self._unused -= size
+        self._read_on(self._unused <= 0)
+
+    # -- what came, each an input of the core
+
+    def _received(self, data: bytes) -> None:
+        self._unused += len(data)
+        self._tell(lambda handler, now: handler.data(data, now))
+        self._read_on(self._unused <= 0)
+
+    def _drained(self) -> None:
+        self.congested = False
+        self._tell(lambda handler, now: handler.drained(now))
+
+    def _end_heard(self) -> None:
+        if not self._heard_end:
+            self._heard_end = True
+            self._tell(lambda handler, now: handler.ended(now))
+
+    def _lost(self, code: int) -> None:
+        if not self._over:
+            self._over = True
+            self._tell(lambda handler, now: handler.aborted(code, now))
+            self.handler = None
+
+    def _tell(self, call: Callable[[Handler, float], None]) -> None:
+        if self.handler is not None:
+            handler = self.handler
+            self._driver.run(lambda now: call(handler, now))
+
+    def _read_on(self, reading: bool) -> None:
+        """Read, or do not."""
+        raise NotImplementedError
+
+
+class SocketPipe(_Local, asyncio.Protocol):
+    """A stream socket as a Duplex: the protocol of an asyncio connection.
+
+    Args:
+        on_open: called once with this pipe.
+        on_gone: called once after that, when the socket is closed.
+    """
+
+    def __init__(
+        self,
+        driver: Driver,
+        on_open: Callable[[SocketPipe], None] = lambda pipe: None,
+        on_gone: Callable[[], None] = lambda: None,
+    ) -> None:
+        super().__init__(driver)
+        self._on_open = on_open
+        self._on_gone = on_gone
+        self._transport: asyncio.Transport | None = None
+        self._reading = False
+
+    def start(self) -> None:
+        """There is a handler: read from now on."""
+        self._read_on(True)
+
+    def write(self, data: bytes, now: float) -> None:
+        if self._transport is not None and not self._ended and not self._over:
+            self._transport.write(data)
+
+    def end(self, now: float, code: int = EndReason.DONE) -> None:
+        if self._transport is None or self._over:
+            return
+        if code != EndReason.DONE:
+            self._reset()
+            return
+        if self._ended:
+            return
+        self._ended = True
+        if self._heard_end:
+            self._transport.close()
+        elif not self._transport.is_closing():
+            self._transport.write_eof()
+
+    def _reset(self) -> None:
+        """What was written goes out; then the socket is closed by a reset, the only way that TCP has to tell."""
+        assert self._transport is not None
+        self._over, self.handler = True, None
+        connection = self._transport.get_extra_info("socket")
+        if connection is not None and connection.family != socket.AF_UNIX:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._transport.close()
+
+    def abort(self, code: int, now: float) -> None:
+        self._over, self.handler = True, None
+        if self._transport is None:
+            return
+        if code == EndReason.DONE:
+            self._transport.close()
+        else:
+            self._transport.abort()
+
+    # -- asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(HIGH_WATER, LOW_WATER)
+        self._hold()
+        self._on_open(self)
+        if not self._reading:  # uvloop starts to read once this method returns, even if it was paused
+            asyncio.get_running_loop().call_soon(self._hold)
+
+    def data_received(self, data: bytes) -> None:
+        self._received(bytes(data))
+
+    def eof_received(self) -> bool:
+        self._end_heard()
+        return not self._ended  # the transport stays open for what we still write
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._heard_end = True if self._ended else self._heard_end
+        if not self.closed:
+            self._lost(code_of(error if isinstance(error, OSError) else ConnectionResetError()))
+        self._on_gone()
+
+    def pause_writing(self) -> None:
+        self.congested = True
+
+    def resume_writing(self) -> None:
+        self._drained()
+
+    def _read_on(self, reading: bool) -> None:
+        if reading is not self._reading:
+            self._reading = reading
+            self._hold()
+
+    def _hold(self) -> None:
+        if self._transport is not None and not self._transport.is_closing() and not self._heard_end:
+            self._transport.resume_reading() if self._reading else self._transport.pause_reading()
+
+
+class CommandPipe(_Local, asyncio.SubprocessProtocol):
+    """A command as a Duplex: what is written goes to its standard input, what it prints comes out. Its standard error
+    is this process's. It ends once its output has; when it fails it is given up, by MISC.
+
+    Args:
+        on_exit: called with its exit code.
+    """
+
+    def __init__(self, driver: Driver, on_exit: Callable[[int], None] = lambda code: None) -> None:
+        super().__init__(driver)
+        self._on_exit = on_exit
+        self._process: asyncio.SubprocessTransport | None = None
+        self._stdin: asyncio.WriteTransport | None = None
+        self._stdout: asyncio.ReadTransport | None = None
+        self._reading = False
+        self._output_over = False
+        self._exit_code: int | None = None
+
+    async def launch(self, command: Sequence[str]) -> None:
+        """Raises OSError when it cannot be started."""
+        loop = asyncio.get_running_loop()
+        await loop.subprocess_exec(
+            lambda: self, *command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=None, start_new_session=True
+        )
+
+    def write(self, data: bytes, now: float) -> None:
+        if self._stdin is not None and not self._ended and not self._over and not self._stdin.is_closing():
+            self._stdin.write(data)
+
+    def end(self, now: float, code: int = EndReason.DONE) -> None:
+        if code != EndReason.DONE:
+            self.abort(code, now)
+        elif not self._ended:
+            self._ended = True
+            if self._stdin is not None:
+                self._stdin.close()
+
+    def abort(self, code: int, now: float) -> None:
+        self._over, self.handler = True, None
+        if self._process is not None and self._process.get_returncode() is None:
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.get_pid(), signal.SIGTERM)  # it has a process group of its own
+        self._close()
+
+    def _close(self) -> None:
+        for transport in (self._stdin, self._stdout):
+            if transport is not None:
+                transport.close()
+
+    # -- asyncio.SubprocessProtocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._process = cast(asyncio.SubprocessTransport, transport)
+        self._stdin = cast(asyncio.WriteTransport, self._process.get_pipe_transport(0))
+        self._stdout = cast(asyncio.ReadTransport, self._process.get_pipe_transport(1))
+        self._stdin.set_write_buffer_limits(HIGH_WATER, LOW_WATER)
+        self._stdout.pause_reading()
+
+    def start(self) -> None:
+        """There is a handler: read from now on."""
+        self._read_on(True)
+
+    def pipe_data_received(self, fd: int, data: bytes) -> None:
+        self._received(bytes(data))
+
+    def pipe_connection_lost(self, fd: int, error: Exception | None) -> None:
+        if fd == 1:
+            self._output_over = True
+            self._maybe_over()
+            asyncio.get_running_loop().call_later(EXIT_GRACE, self._end_heard)
+        elif not self._ended:  # the command closed its input: what is written on is lost
+            self._ended = True
+            self.congested = False
+            self._tell(lambda handler, now: handler.drained(now))
+
+    def process_exited(self) -> None:
+        assert self._process is not None
+        self._exit_code = self._process.get_returncode()
+        self._on_exit(-1 if self._exit_code is None else self._exit_code)
+        self._maybe_over()
+
+    def _maybe_over(self) -> None:
+        """How it ended is known when both its output and itself are over."""
+        if not self._output_over or self._exit_code is None:
+            return
+        if self._exit_code and not self._heard_end:
+            self._lost(EndReason.MISC)
+        else:
+            self._end_heard()
+
+    def pause_writing(self) -> None:
+        self.congested = True
+
+    def resume_writing(self) -> None:
+        self._drained()
+
+    def _read_on(self, reading: bool) -> None:
+        if reading is not self._reading and self._stdout is not None and not self._stdout.is_closing():
+            self._reading = reading
+            self._stdout.resume_reading() if reading else self._stdout.pause_reading()
+
+
+class StdioPipe(_Local):
+    """Two descriptors of this process, such as its standard input and output, as a Duplex.
+
+    Two threads read and write: a descriptor may be a file, which no event loop can wait for, and O_NONBLOCK would
+    change it for the other programs that have it too.
+
+    Attributes:
+        flushed: set once all that was written is out and the sink is closed, or takes no more (see `failure`).
+    """
+
+    def __init__(self, driver: Driver, source: int, sink: int) -> None:
+        super().__init__(driver)
+        self.flushed = asyncio.Event()
+        self.failure: OSError | None = None  # why the sink takes no more
+        self._loop = asyncio.get_running_loop()
+        self._source, self._sink = source, sink
+        self._may_read = threading.Event()
+        self._queue: deque[bytes | None] = deque()  # None: close
+        self._queued = 0
+        self._filled = threading.Semaphore(0)
+
+    def start(self) -> None:
+        """Read and write from now on."""
+        self._may_read.set()
+        threading.Thread(target=self._read, name="pipe-read", daemon=True).start()
+        threading.Thread(target=self._write, name="pipe-write", daemon=True).start()
+
+    def write(self, data: bytes, now: float) -> None:
+        if self._ended or self._over:
+            return
+        self._queued += len(data)
+        self._put(data)
+        self.congested = self._queued > HIGH_WATER
+
+    def end(self, now: float, code: int = EndReason.DONE) -> None:
+        if code != EndReason.DONE:
+            self.abort(code, now)
+        elif not self._ended:
+            self._ended = True
+            self._put(None)
+
+    def abort(self, code: int, now: float) -> None:
+        """What was written before still goes out: it came."""
+        self._over, self.handler = True, None
+        if not self._ended:
+            self._ended = True
+            self._put(None)
+
+    # -- in the threads
+
+    def _read(self) -> None:
+        while True:
+            self._may_read.wait()
+            try:
+                data = os.read(self._source, CHUNK)
+            except OSError:
+                data = b""
+            self._call(self._came, data)
+            if not data:
+                return
+
+    def _write(self) -> None:
+        while True:
+            self._filled.acquire()
+            data = self._queue.popleft()
+            if data is None:
+                self._call(self._written_all)
+                return
+            view = memoryview(data)
+            try:
+                while view:
+                    view = view[os.write(self._sink, view) :]
+            except OSError as error:
+                self._call(self._broken, error)
+                return
+            self._call(self._written, len(data))
+
+    def _call(self, call: Callable[..., Any], *arguments: Any) -> None:
+        try:
+            self._loop.call_soon_threadsafe(call, *arguments)
+        except RuntimeError:
+            pass  # the loop has ended, and with it all that this was for
+
+    # -- on the loop
+
+    def _put(self, item: bytes | None) -> None:
+        self._queue.append(item)
+        self._filled.release()
+
+    def _came(self, data: bytes) -> None:
+        if not data:
+            self._end_heard()
+        elif not self._over:
+            self._may_read.clear()
+            self._received(data)
+
+    def _written(self, size: int) -> None:
+        self._queued -= size
+        if self.congested and self._queued <= LOW_WATER:
+            self._drained()
+
+    def _written_all(self) -> None:
+        os.close(self._sink)  # so that the next program of a shell's pipe sees the end now
+        self.flushed.set()
+
+    def _broken(self, error: OSError) -> None:
+        self.failure = error
+        self._ended = True
+        self._lost(EndReason.CONNRESET)
+        self.flushed.set()
+
+    def _read_on(self, reading: bool) -> None:
+        self._may_read.set() if reading else self._may_read.clear()
+
+
+class Watch(Onward[bytes]):
+    """A side of a joint that counts, and tells when something ends.
+
+    Args:
+        on_change: (), from within the core, when the pipe it comes out of opened, ended or was given up.
+
+    Attributes:
+        size: bytes that came out.
+        code: why it was given up, else None.
+    """
+
+    def __init__(self, out_of: Duplex, into: Duplex, on_change: Callable[[], None]) -> None:
+        super().__init__(out_of, into)
+        self.size = 0
+        self.is_open = self.heard_end = False
+        self.code: int | None = None
+        self._on_change = on_change
+
+    def opened(self, now: float) -> None:
+        super().opened(now)
+        self.is_open = True
+        self._on_change()
+
+    def data(self, data: bytes, now: float) -> None:
+        self.size += len(data)
+        super().data(data, now)
+
+    def ended(self, now: float) -> None:
+        super().ended(now)
+        self.heard_end = True
+        self._on_change()
+
+    def aborted(self, code: int, now: float) -> None:
+        super().aborted(code, now)
+        self.code = code
+        self._on_change()
+
+
+class DuplexTransport(asyncio.Transport):
+    """A Duplex of the core as an asyncio transport, for any asyncio protocol.
+
+    Args:
+        protocol: told as by a socket; its `connection_made` is called once the far end accepted.
+
+    Attributes:
+        code: how it ended: an EndReason, or another number as received; None before, and where each side ended.
+        opened_or_failed: done once the far end accepted, or it is known that none will (see `code`).
+    """
+
+    def __init__(self, driver: Driver, duplex: Duplex, protocol: asyncio.BaseProtocol, extra: dict[str, Any]) -> None:
+        super().__init__(extra)
+        self.code: int | None = None
+        self._driver = driver
+        self._duplex = duplex
+        self._loop = asyncio.get_running_loop()
+        self.opened_or_failed: asyncio.Future[None] = self._loop.create_future()
+        self._protocol = protocol
+        self._made = self._lost = self._closing = False
+        self._heard_end = self._ended = False
+        self._paused_writing = False
+        self._reading = True
+        self._came: deque[bytes] = deque()  # while the protocol does not read: as much as the far end has credit for
+        duplex.handler = self
+
+    # -- Handler. The protocol is called later: it may call the core, which is busy now.
+
+    def opened(self, now: float) -> None:
+        self._loop.call_soon(self._open)
+
+    def data(self, data: bytes, now: float) -> None:
+        self._came.append(data)
+        self._loop.call_soon(self._hand_up)
+
+    def drained(self, now: float) -> None:
+        self._loop.call_soon(self._watch_congestion)
+
+    def ended(self, now: float) -> None:
+        self._heard_end = True
+        self._loop.call_soon(self._hand_up)
+
+    def aborted(self, code: int, now: float) -> None:
+        self.code = code
+        self._closing = True
+        self._loop.call_soon(self._hand_up)
+
+    # -- asyncio.Transport
+
+    def get_protocol(self) -> asyncio.BaseProtocol:
+        return self._protocol
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        self._protocol = protocol
+
+    def is_closing(self) -> bool:
+        return self._closing
+
+    def is_reading(self) -> bool:
+        return self._reading and not self._closing
+
+    def pause_reading(self) -> None:
+        self._reading = False
+
+    def resume_reading(self) -> None:
+        if not self._reading:
+            self._reading = True
+            self._loop.call_soon(self._hand_up)
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        if data and not self._ended and not self._closing:
+            kept = bytes(data)
+            self._driver.run(lambda now: self._duplex.write(kept, now))
+            self._watch_congestion()
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def write_eof(self) -> None:
+        if not self._ended and not self._closing:
+            self._ended = True
+            self._driver.run(self._duplex.end)
+
+    def close(self) -> None:
+        """End our way, and hear no more."""
+        if self._closing:
+            return
+        self._closing = True
+        if not self._ended:
+            self._ended = True
+            self._driver.run(self._duplex.end)
+        self._came.clear()
+        if not self._duplex.closed:
+            self._duplex.handler = _Deaf(self._duplex)
+        self._loop.call_soon(self._gone)
+
+    def abort(self) -> None:
+        self.abort_with(EndReason.MISC)
+
+    def abort_with(self, code: int) -> None:
+        """Give up both ways; the far end hears this code (EndReason)."""
+        self._closing = True
+        self._came.clear()
+        self._driver.run(lambda now: self._duplex.abort(code, now))
+        self._loop.call_soon(self._gone)
+
+    def get_write_buffer_size(self) -> int:
+        return HIGH_WATER + 1 if self._duplex.congested else 0
+
+    # -- inside
+
+    def _open(self) -> None:
+        if not self._lost and not self._made:
+            self._made = True
+            self._protocol.connection_made(self)
+            self._settle()
+            self._watch_congestion()
+
+    def _settle(self) -> None:
+        if not self.opened_or_failed.done():
+            self.opened_or_failed.set_result(None)
+
+    def _hand_up(self) -> None:
+        protocol = cast(asyncio.Protocol, self._protocol)
+        while self._came and self._reading and self._made:
+            data = self._came.popleft()
+            protocol.data_received(data)
+            self._consumed(len(data))
+        if self.code is not None and not (self._came and self._made):
+            self._gone()
+        elif self._heard_end and not self._came and self._made and not self._lost and not self._closing:
+            self._heard_end = False
+            if not protocol.eof_received():
+                self.close()
+            elif self._ended:
+                self._closing = True
+                self._gone()
+
+    def _consumed(self, size: int) -> None:
+        self._driver.run(lambda now: self._duplex.consumed(size, now))
+
+    def _watch_congestion(self) -> None:
+        congested = self._made and not self._closing and self._duplex.congested
+        if congested is not self._paused_writing:
+            self._paused_writing = congested
+            self._protocol.pause_writing() if congested else self._protocol.resume_writing()
+
+    def _gone(self) -> None:
+        if not self._lost:
+            self._lost = True
+            self._settle()
+            if self._made:
+                broken = self.code not in (None, EndReason.DONE)
+                self._protocol.connection_lost(ConnectionResetError(f"ended: {self.code}") if broken else None)
+
+
+class _Deaf:
+    """Drops what still comes for somebody who closed."""
+
+    def __init__(self, duplex: Duplex) -> None:
+        self._duplex = duplex
+        self._dropped = 0
+
+    def opened(self, now: float) -> None: ...
+
+    def data(self, data: bytes, now: float) -> None:
+        self._dropped += len(data)
+        if self._dropped > HIGH_WATER:
+            self._duplex.abort(EndReason.CONNRESET, now)
+        else:
+            self._duplex.consumed(len(data), now)
+
+    def drained(self, now: float) -> None: ...
+
+    def ended(self, now: float) -> None: ...
+
+    def aborted(self, code: int, now: float) -> None: ...

@@ -1,0 +1,208 @@
+"""What this node offers and uses besides files: services, found by a hash.
+
+Does: put RdvService together with whoever answers connections, and a Connector with whoever asks for them.
+Does not: know what connections carry, build circuits, or keep anything between runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+
+from convergence.codes import AddressFlaw, Limit
+from convergence.errors import Problem
+from convergence.events import ServiceStands
+from convergence.outbox import Outbox
+from convergence.pipes.duplex import Duplex, Handler
+from convergence.ports import Crypto, Rng
+from convergence.rdv.circuits import CircuitSource
+from convergence.rdv.connector import PATIENCE, Connection, Connector
+from convergence.rdv.keys import SessionKeys
+from convergence.rdv.service import SERVICES, RdvService
+from convergence.wire.address import PrivateAddress, ServiceAddress
+from convergence.wire.descriptor import Descriptor
+
+MAX_CONNECTORS = 256  # services that this node is connected to at once, three circuits each
+
+Accept = Callable[[Duplex, float], Handler]
+"""accept(pipe, now): the handler of a connection whose client proved that it has the address."""
+
+
+def public_id(hash_name: bytes) -> str:
+    """16 hex digits that name a service to people and logs without giving the capability away."""
+    return sha256(b"convergence:service-id" + hash_name).hexdigest()[:16]
+
+
+def private_address(crypto: Crypto, secret: bytes) -> PrivateAddress:
+    """The address that the holder of this secret (32 random bytes) serves."""
+    return PrivateAddress(crypto.x25519_public(secret))
+
+
+@dataclass(eq=False)
+class Service:
+    """One service that this node offers."""
+
+    hash_name: bytes
+    served: int = 0  # connections so far
+    points: int = 0
+    points_wanted: int = 0
+
+
+class Services:
+    """All services of a node, and its connections to those of others.
+
+    Args:
+        circuits: builds circuits to rendezvous points.
+    """
+
+    def __init__(self, outbox: Outbox, crypto: Crypto, rng: Rng, circuits: CircuitSource) -> None:
+        self._outbox = outbox
+        self._crypto = crypto
+        self._rng = rng
+        self._circuits = circuits
+        self._nodes: Sequence[Descriptor] = ()
+        self._services: dict[str, Service] = {}
+        self._connectors: dict[tuple[bytes, Hashable], Connector] = {}  # by hash_name and isolation; MAX_CONNECTORS
+        self._rdv = RdvService(circuits, outbox, crypto, rng, SERVICES, on_standing=self._on_standing)
+
+    def serve(self, address: ServiceAddress, accept: Accept, now: float, *, secret: bytes | None = None) -> str:
+        """Offer a service until `unserve`; returns its id.
+
+        Args:
+            secret: of a private address's owner.
+
+        Raises Problem when it is offered already, at the limit, and for a private address of somebody else.
+        """
+        if isinstance(address, PrivateAddress):
+            if secret is None or private_address(self._crypto, secret) != address:
+                raise Problem(AddressFlaw.NO_SECRET)
+            keys = SessionKeys.of_private(address.key, secret)
+        else:
+            keys = SessionKeys.of_public(address.hash_name)
+        service_id = public_id(address.hash_name)
+        if service_id in self._services:
+            raise Problem(AddressFlaw.SERVED)
+        service = Service(address.hash_name)
+        self._rdv.offer(address.hash_name, keys, lambda pipe: _Client(pipe, accept, service), now)
+        self._services[service_id] = service
+        return service_id
+
+    def unserve(self, service_id: str, now: float) -> None:
+        """Withdraw a service and end its connections."""
+        service = self._services.pop(service_id, None)
+        if service is not None:
+            self._rdv.withdraw(service.hash_name, now)
+            self._circuits.forget(service.hash_name, True)
+
+    def connect(
+        self, address: ServiceAddress, now: float, patience: float = PATIENCE, isolation: Hashable = None
+    ) -> Connection:
+        """A pipe to a service: set its handler before the next input. Raises Problem at a limit.
+
+        Args:
+            isolation: connections share circuits only where this is equal.
+        """
+        key = (address.hash_name, isolation)
+        connector = self._connectors.get(key)
+        if connector is None:
+            if len(self._connectors) >= MAX_CONNECTORS:
+                raise Problem(Limit.SERVICES, most=MAX_CONNECTORS)
+            connector = self._connectors[key] = self._connector(address, isolation)
+            connector.set_nodes(self._nodes, now)
+        return connector.connect(now, patience)
+
+    def set_nodes(self, nodes: Sequence[Descriptor], now: float) -> None:
+        """The node list changed."""
+        self._nodes = nodes
+        self._rdv.set_nodes(nodes, now)
+        for connector in list(self._connectors.values()):
+            connector.set_nodes(nodes, now)
+
+    def woke(self, by: float, now: float) -> None:
+        """The clock jumped."""
+        self._rdv.woke(by, now)
+        for connector in list(self._connectors.values()):
+            connector.woke(now)
+
+    def stop(self, now: float) -> None:
+        """End everything."""
+        self._rdv.stop(now)
+        self._services.clear()
+        for connector in list(self._connectors.values()):
+            connector.stop(now)
+        self._connectors.clear()
+
+    def snapshot(self) -> dict[str, Any]:
+        """JSON-able state, without addresses."""
+        return {
+            "services": [
+                {
+                    "id": service_id,
+                    "connections": self._rdv.clients(service.hash_name),
+                    "served": service.served,
+                    "points": service.points,
+                    "points_wanted": service.points_wanted,
+                }
+                for service_id, service in self._services.items()
+            ],
+            "connections": sum(connector.connections for connector in self._connectors.values()),
+        }
+
+    def _connector(self, address: ServiceAddress, isolation: Hashable) -> Connector:
+        hash_name = address.hash_name
+
+        def idle(now: float) -> None:
+            del self._connectors[hash_name, isolation]
+            if not any(other == hash_name for other, _ in self._connectors):
+                self._circuits.forget(hash_name, False)
+
+        if isinstance(address, PrivateAddress):
+            keys = SessionKeys.of_private(address.key)
+        else:
+            keys = SessionKeys.of_public(hash_name)
+        return Connector(hash_name, keys, self._circuits, self._outbox, self._crypto, self._rng, on_idle=idle)
+
+    def _on_standing(self, hash_name: bytes, standing: int, wanted: int, now: float) -> None:
+        service = self._services.get(public_id(hash_name))
+        if service is not None:
+            service.points, service.points_wanted = standing, wanted
+            self._outbox.emit(ServiceStands(public_id(hash_name), standing, wanted))
+
+
+class _Client:
+    """A connection that came: counted, then handed to whoever answers it. Before `opened` nothing comes."""
+
+    def __init__(self, pipe: Duplex, accept: Accept, service: Service) -> None:
+        self._pipe = pipe
+        self._accept = accept
+        self._service = service
+        self._handler: Handler | None = None
+
+    def opened(self, now: float) -> None:
+        self._service.served += 1
+        self._handler = self._accept(self._pipe, now)
+        self._handler.opened(now)
+
+    def data(self, data: bytes, now: float) -> None:
+        if self._handler is not None:
+            self._handler.data(data, now)
+
+    def drained(self, now: float) -> None:
+        if self._handler is not None:
+            self._handler.drained(now)
+
+    def ended(self, now: float) -> None:
+        if self._handler is not None:
+            self._handler.ended(now)
+
+    def aborted(self, code: int, now: float) -> None:
+        if self._handler is not None:
+            self._handler.aborted(code, now)
+
+    def queued(self, position: int, now: float) -> None:
+        """Never: services have no queue."""
+
+    def idle(self, now: float) -> bool:
+        return False

@@ -1,0 +1,222 @@
+"""Services by hash in a simulated network: anybody reaches them, nobody in between can tell or pretend."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from convergence.circuit.streams import SEND_BUFFER_HIGH
+from convergence.codes import AddressFlaw, ConnectWhy
+from convergence.errors import EndReason, Problem
+from convergence.rdv.connector import IDLE_LIMIT, PATIENCE
+from convergence.rdv.keys import SessionKeys
+from convergence.services import private_address
+from convergence.wire.address import parse_address
+from tests.sim.people import Talker, assert_drained, connect, network, serve, serve_and_stand
+from tests.sim.world import Host, World
+
+NAME = "hash:Satoshi Nakamoto"
+SECRET = b"s" * 32
+
+
+def people(world: World, *names: str) -> list[Host]:
+    hosts = [world.add(name) for name in names]
+    world.run(20)
+    return hosts
+
+
+def started(**settings: Any) -> tuple[World, Host, Host]:
+    world = network(11, 8, **settings)
+    provider, client = people(world, "provider", "client")
+    return world, provider, client
+
+
+def heard(world: World, talker: Talker, data: bytes, seconds: float = 60) -> bool:
+    return world.run(seconds, lambda: bytes(talker.heard) == data)
+
+
+def test_a_public_service_is_reached_by_its_name_and_each_way_ends_by_itself() -> None:
+    world, provider, client = started()
+    came = serve_and_stand(world, provider, NAME, echo=True)
+    talker = connect(client, NAME)
+    talker.say(b"hello")
+    assert heard(world, talker, b"hello")
+    talker.say(b", world", end=True)
+    assert world.run(60, lambda: talker.heard_end)
+    assert talker.heard == b"hello, world" and came[0].heard_end
+    assert talker.code is None and came[0].code is None
+    assert provider.node.services.snapshot()["services"][0]["connections"] == 0
+    assert client.node.services.snapshot()["connections"] == 0
+
+
+def test_a_far_end_that_writes_on_after_our_end_is_heard() -> None:
+    world, provider, client = started()
+    came = serve_and_stand(world, provider, NAME)
+    talker = connect(client, NAME)
+    talker.say(b"question", end=True)
+    assert world.run(60, lambda: bool(came) and came[0].heard_end)
+    for _ in range(5):
+        came[0].say(b"x" * 100_000)
+        world.run(20)
+    came[0].say(b"", end=True)
+    assert world.run(60, lambda: talker.heard_end) and len(talker.heard) == 500_000
+
+
+def test_an_abort_passes_with_its_code_and_other_connections_go_on() -> None:
+    world, provider, client = started()
+    came = serve_and_stand(world, provider, NAME, echo=True)
+    one, other = connect(client, NAME), connect(client, NAME)
+    assert world.run(60, lambda: one.open and other.open)
+    came[0].abort(EndReason.CONNRESET)
+    assert world.run(60, lambda: one.code is not None or other.code is not None)
+    left = other if one.code is not None else one
+    assert {one.code, other.code} == {EndReason.CONNRESET, None}
+    left.say(b"still here")
+    assert heard(world, left, b"still here")
+
+
+def test_a_private_service_is_reached_by_its_link_only_and_by_nobody_else_served() -> None:
+    world, provider, client = started()
+    address = str(private_address(world.crypto, SECRET))
+    with pytest.raises(Problem) as refused:
+        serve(client, address, secret=b"x" * 32)
+    assert refused.value.why.code is AddressFlaw.NO_SECRET
+    serve_and_stand(world, provider, address, secret=SECRET, echo=True)
+    talker = connect(client, address)
+    talker.say(b"psst")
+    assert heard(world, talker, b"psst")
+    stranger = connect(client, str(private_address(world.crypto, b"y" * 32)))
+    world.run(PATIENCE + 40)
+    assert stranger.pipe.why.code is ConnectWhy.NOBODY and not stranger.open
+
+
+def test_who_has_the_link_of_a_private_service_cannot_pretend_to_be_its_owner(monkeypatch: pytest.MonkeyPatch) -> None:
+    world, liar, client = started()
+    address = parse_address(str(private_address(world.crypto, SECRET)))
+
+    def guessed(key: bytes, secret: bytes | None = None) -> SessionKeys:
+        return SessionKeys(psk=original(key).psk, prologue=original(key).prologue, static=b"g" * 32)
+
+    original = SessionKeys.of_private
+    monkeypatch.setattr("convergence.services.private_address", lambda crypto, secret: address)
+    monkeypatch.setattr(SessionKeys, "of_private", guessed)
+    came = serve_and_stand(world, liar, str(address), secret=b"g" * 32, echo=True)
+    monkeypatch.undo()
+    talker = connect(client, str(address))
+    talker.say(b"a secret for the owner")
+    world.run(PATIENCE + 40)
+    assert talker.pipe.why.code is ConnectWhy.MISLED and talker.code == EndReason.TORPROTOCOL and not talker.open
+    assert not any(visitor.open or visitor.heard for visitor in came)
+
+
+def test_what_nobody_offers_fails_in_bounded_time_and_what_comes_meanwhile_is_found() -> None:
+    world, provider, client = started()
+    lost, hopeful = connect(client, "hash:nobody at all"), connect(client, NAME, patience=40)
+    world.run(5)
+    serve(provider, NAME, echo=True)
+    assert world.run(PATIENCE + 30, lambda: lost.code is not None)
+    assert lost.pipe.why.code is ConnectWhy.NOBODY and lost.code == EndReason.RESOLVEFAILED
+    assert world.run(60, lambda: hopeful.open)
+
+
+def test_connections_of_a_dead_provider_end_and_new_ones_find_another() -> None:
+    world = network(12, 8)
+    first, second, client = people(world, "first", "second", "client")
+    serve_and_stand(world, first, NAME, echo=True)
+    serve_and_stand(world, second, NAME, echo=True)
+    talkers = [connect(client, NAME) for _ in range(12)]
+    assert world.run(60, lambda: all(talker.open for talker in talkers))
+    world.kill(first)
+    assert world.run(120, lambda: any(talker.code is not None for talker in talkers))
+    world.run(30)
+    dead = [talker for talker in talkers if talker.code is not None]
+    assert 0 < len(dead) < 12, "both served"
+    again = [connect(client, NAME) for _ in range(12)]
+    assert world.run(60, lambda: all(talker.open for talker in again))
+
+
+def test_a_service_that_restarts_or_moves_keeps_its_address() -> None:
+    world, provider, client = started()
+    serve_and_stand(world, provider, NAME, echo=True)
+    talker = connect(client, NAME)
+    talker.say(b"one")
+    assert heard(world, talker, b"one")
+    world.leave(provider)
+    assert world.run(60, lambda: talker.code is not None)
+    (elsewhere,) = people(world, "elsewhere")
+    serve_and_stand(world, elsewhere, NAME, echo=True)
+    talker = connect(client, NAME, patience=60)
+    talker.say(b"two")
+    assert heard(world, talker, b"two")
+
+
+def test_a_thousand_connections_at_once_over_a_few_circuits() -> None:
+    world, provider, client = started()
+    came = serve_and_stand(world, provider, NAME, echo=True)
+    talkers = [connect(client, NAME) for _ in range(1000)]
+    for number, talker in enumerate(talkers):
+        talker.say(b"%d" % number, end=True)
+    assert world.run(60, lambda: all(talker.heard_end for talker in talkers))
+    assert [bytes(talker.heard) for talker in talkers] == [b"%d" % number for number in range(1000)]
+    assert len(came) == 1000
+    circuits = client.node.pool.snapshot()
+    used = [circuit for circuit in circuits if circuit["purpose"] == "rendezvous"]
+    assert 0 < len(used) <= 3, circuits
+
+
+def test_ten_thousand_writes_of_one_byte_arrive_in_order() -> None:
+    world, provider, client = started()
+    came = serve_and_stand(world, provider, NAME)
+    talker = connect(client, NAME)
+    data = bytes(number % 251 for number in range(10_000))
+    for at in range(len(data)):
+        talker.say(data[at : at + 1])
+        if at % 100 == 0:
+            world.run(0.05)
+    assert world.run(120, lambda: bool(came) and bytes(came[0].heard) == data)
+
+
+def test_a_reader_that_never_reads_stops_the_writer_far_away() -> None:
+    world, provider, client = started()
+    came = serve_and_stand(world, provider, NAME, greedy=False)
+    talker = connect(client, NAME)
+    world.run(30)
+    sent = 0
+    while not talker.pipe.congested and sent < 64 << 20:
+        talker.say(b"x" * 65536)
+        sent += 65536
+        world.run(1)
+    assert talker.pipe.congested and sent < 2 << 20, sent
+    assert sent - len(came[0].heard) <= SEND_BUFFER_HIGH + 65536
+    other = connect(client, NAME)
+    world.run(30)
+    assert other.open
+    other.say(b"alive")
+    assert world.run(30, lambda: any(visitor.heard == b"alive" for visitor in came)), "a full one blocks no other"
+
+
+def test_a_connection_that_idles_for_an_hour_still_works() -> None:
+    world, provider, client = started()
+    serve_and_stand(world, provider, NAME, echo=True)
+    talker = connect(client, NAME)
+    talker.say(b"before")
+    assert heard(world, talker, b"before")
+    world.run(3600)
+    talker.say(b" and after")
+    assert heard(world, talker, b"before and after")
+
+
+def test_circuits_end_some_time_after_the_last_connection_and_nothing_is_left() -> None:
+    world, provider, client = started()
+    serve_and_stand(world, provider, NAME, echo=True)
+    talker = connect(client, NAME)
+    talker.say(b"bye", end=True)
+    assert world.run(60, lambda: talker.heard_end)
+    world.run(IDLE_LIMIT + 30)
+    purposes = [circuit["purpose"] for circuit in client.node.pool.snapshot()]
+    assert "rendezvous" not in purposes and not client.node.services._connectors
+    world.leave(provider)
+    world.leave(client)
+    world.run(120)
+    assert_drained(world)
