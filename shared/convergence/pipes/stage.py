@@ -222,7 +222,8 @@ class Way(Generic[T, U]):
         self.resume(now)
 
     def end(self, now: float, code: int) -> None:
-        if not self.ending:
+        """No more input comes. Whoever has ended may still give up, with another code than DONE."""
+        if not self.ending or (code != EndReason.DONE and self._code == EndReason.DONE):
             self.ending = True
             self._code = code
             self.resume(now)
