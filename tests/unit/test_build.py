@@ -34,7 +34,7 @@ from web.bundling.page import with_policy
 
 ROOT = Path(__file__).parents[2]
 NPM_LOCKS = ("package-lock.json", "tests/interop/bitcoin/package-lock.json")
-PYTHON_LOCKS = ("requirements.txt", "requirements-dev.txt")
+PYTHON_LOCKS = ("requirements.txt", "requirements-dev.txt", "web/tls/compiler.txt", "web/tls/source.txt")
 
 # In pieces, so that this file does not hold what it forbids.
 REGISTRY_HOSTS = (
