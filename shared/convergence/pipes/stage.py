@@ -221,7 +221,7 @@ class Way(Generic[T, U]):
         self._was_congested = self._was_congested or self.congested
         self.resume(now)
 
-    def end(self, now: float, code: int) -> None:
+    def end(self, now: float, code: int = EndReason.DONE) -> None:
         if not self.ending:
             self.ending = True
             self._code = code
