@@ -66,13 +66,10 @@ def _roots(name: str | None) -> str | None:
     try:
         text = Path(name).read_text(encoding="ascii")
         ssl.create_default_context(cadata=text)
-    except OSError as error:  # ssl.SSLError is one
-        reason = (
-            os.strerror(error.errno) if isinstance(error, FileNotFoundError | PermissionError) else "no certificate"
-        )
-        raise CliError(f"{shown(name)} cannot be used: {reason}.", 2) from None
-    except (ValueError, UnicodeDecodeError):
+    except (ssl.SSLError, ValueError):
         raise CliError(f"{shown(name)} cannot be used: it holds no certificate in PEM.", 2) from None
+    except OSError as error:
+        raise CliError(f"{shown(name)} cannot be read: {os.strerror(error.errno or 0)}.", 2) from None
     return text
 
 
