@@ -205,10 +205,15 @@ def _add_get(commands: Any) -> None:
 
 def _add_fetch(commands: Any) -> None:
     one = _command(
-        commands, "fetch", fetch.fetch, "Fetch an http address through an exit.", "The body goes to standard output."
+        commands,
+        "fetch",
+        fetch.fetch,
+        "Fetch an http or https address through an exit.",
+        "The body goes to standard output.",
     )
-    one.add_argument("url", metavar="URL")
+    one.add_argument("url", metavar="URL", help="https:// unless it says otherwise")
     one.add_argument("-o", "--output", metavar="FILE", help="write the body to a new file")
+    one.add_argument("--ca", metavar="FILE", help="trust the certificates in FILE (PEM), in place of Mozilla's roots")
     _add_site(one)
 
 
