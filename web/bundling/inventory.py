@@ -44,6 +44,7 @@ PYTHON_LICENCES = {
     "pynacl": "Apache-2.0",
     "pyopenssl": "Apache-2.0",
     "python-socks": "Apache-2.0",
+    "shtab": "MPL-2.0",
     "typing-extensions": "PSF-2.0",
     "uvloop": "Apache-2.0 OR MIT",
     "yarl": "Apache-2.0",
