@@ -79,7 +79,7 @@ def parser() -> Parser:
     """All commands and options."""
     top = Parser(
         prog="convergence",
-        description="Share files, fetch pages, carry any protocol, through the onion circuits of a Convergence network.",
+        description="Share files, fetch pages, carry any protocol, through onion circuits of a Convergence network.",
         epilog="`convergence COMMAND --help` tells more. $CONVERGENCE_SITE names the site where --site is left out.",
     )
     top.add_argument("--version", action="version", version=f"convergence {_version()}")

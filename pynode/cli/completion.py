@@ -12,7 +12,7 @@ import asyncio
 import shtab
 
 from pynode.cli import parser
-from pynode.cli.manual import subparsers
+from pynode.cli.manual import gist, subparsers
 from pynode.cli.output import Output
 
 COMPLETE = {"FILE": shtab.FILE, "DIR": shtab.DIRECTORY}
@@ -27,10 +27,13 @@ async def completion(arguments: argparse.Namespace, output: Output, stop: asynci
 def script(top: argparse.ArgumentParser, shell: str) -> str:
     """The script for one of SHELLS. The parser is changed."""
     _prepare(top, shell)
-    return shtab.complete(top, shell)
+    text = shtab.complete(top, shell)
+    # shtab lets zsh complete the first of several files only: in its specifications "*" is what stands for several.
+    return text.replace('"(*):', '"*:') if shell == "zsh" else text
 
 
 def _prepare(one: argparse.ArgumentParser, shell: str) -> None:
+    one.description = gist(one)
     for action in one._actions:
         if action.metavar in COMPLETE:
             action.complete = COMPLETE[action.metavar]  # type: ignore[attr-defined]

@@ -36,6 +36,11 @@ def subparsers(one: argparse.ArgumentParser) -> Mapping[str, Parser]:
     return {}
 
 
+def gist(one: argparse.ArgumentParser) -> str:
+    """What it does, in one sentence."""
+    return next(_sentences(one.description or ""), "")
+
+
 def pages(top: Parser, version: str) -> dict[str, bytes]:
     """All pages, by file name, such as "convergence-pipe.1"."""
     return {f"{one.prog.replace(' ', '-')}.1": _page(one, version).encode("ascii") for one in _all(top)}
@@ -49,7 +54,7 @@ def _all(one: Parser) -> Iterator[Parser]:
 
 def _page(one: Parser, version: str) -> str:
     name, description = one.prog.replace(" ", "-"), one.description or ""
-    gist = _gist(one)
+    does = gist(one)
     arguments = [action for action in one._get_positional_actions() if action.help != argparse.SUPPRESS]
     options = [action for action in one._get_optional_actions() if action.help != argparse.SUPPRESS]
     commands = subparsers(one)
@@ -58,12 +63,12 @@ def _page(one: Parser, version: str) -> str:
     lines = [
         f'.TH {name.upper()} 1 "" "Convergence {version}" "Convergence"',
         *(".nh", ".ad l"),  # neither hyphens nor wide gaps in names and commands
-        *(".SH NAME", f"{name} \\- {_text(gist[:1].lower() + gist[1:].rstrip('.'))}"),
+        *(".SH NAME", f"{name} \\- {_text(does[:1].lower() + does[1:].rstrip('.'))}"),
         *(".SH SYNOPSIS", *_synopsis(one, arguments, options)),
         *(".SH DESCRIPTION", *_prose(description)),
     ]
-    lines += _listed("COMMANDS", [(_bold(below), _gist(one)) for below, one in commands.items()])
-    lines += _listed("ARGUMENTS", [(f"\\fI{_text(_value(action))}\\fR", action.help or "") for action in arguments])
+    lines += _listed("COMMANDS", [(_bold(below), gist(command)) for below, command in commands.items()])
+    lines += _listed("ARGUMENTS", [(f"\\fI{_text(_value(action))}\\fR", _help(action)) for action in arguments])
     lines += _listed("OPTIONS", [(_option(action), _help(action)) for action in options])
     if one.examples:
         lines.append(".SH EXAMPLES")
@@ -71,16 +76,11 @@ def _page(one: Parser, version: str) -> str:
             lines += [*_prose(what), ".PP", ".RS 4", ".nf", *map(_code, line.splitlines()), ".fi", ".RE", ".PP"]
         lines.pop()
     lines += _listed("EXIT STATUS", [(_bold(code), words) for code, words in EXIT_STATUS])
-    if any("--site" in action.option_strings for action in options) or not arguments:
+    if any("--site" in action.option_strings for action in options) or one.prog == name:
         lines += _listed("ENVIRONMENT", [(_bold(variable), words) for variable, words in ENVIRONMENT])
     if any("--data" in action.option_strings for action in options):
         lines += _listed("FILES", [(_bold(path), words) for path, words in FILES])
     return "\n".join([*lines, *_see_also(one, name, list(commands))]) + "\n"
-
-
-def _gist(one: Parser) -> str:
-    """What it does, in one sentence."""
-    return next(_sentences(one.description or ""), "")
 
 
 def _synopsis(one: Parser, arguments: list[argparse.Action], options: list[argparse.Action]) -> Iterator[str]:
