@@ -225,6 +225,10 @@ def _add_pipe(commands: Any) -> None:
     one.add_argument("--progress", action="store_true", help="show on standard error how much was carried")
     _add_wait(one)
     _add_site(one)
+    one.examples = (
+        ("Send a folder to who serves that name:", "tar c folder | convergence pipe --progress hash:drop"),
+        ("Log in through a private service of sshd's:", "ssh -o ProxyCommand='convergence pipe ADDRESS' home.example"),
+    )
 
 
 def _add_serve(commands: Any) -> None:
@@ -253,6 +257,11 @@ def _add_serve(commands: Any) -> None:
     )
     _add_site(one)
     one.add_argument("--data", metavar="DIR", help="where the keys of private services are kept")
+    one.examples = (
+        ("A web server, for those whom you give the address:", "convergence serve private:web --to 127.0.0.1:8080"),
+        ("A socket, for all who know the name:", "convergence serve hash:chess --to unix:/run/chess.sock"),
+        ("Unpack what comes, a process for each connection:", "convergence serve private:drop -- tar x -C incoming"),
+    )
 
 
 def _add_forward(commands: Any) -> None:
@@ -263,6 +272,10 @@ def _add_forward(commands: Any) -> None:
     one.add_argument("address", metavar="ADDRESS", help=_ADDRESS)
     _add_wait(one)
     _add_site(one)
+    one.examples = (
+        ("A port of this machine:", "convergence forward 8333 'hash:Satoshi Nakamoto'"),
+        ("A socket that only you can use:", "convergence forward unix:web.sock ADDRESS"),
+    )
 
 
 def _add_proxy(commands: Any) -> None:
@@ -278,6 +291,13 @@ def _add_proxy(commands: Any) -> None:
     )
     one.add_argument("--pac", metavar="FILE", help="write a file that tells browsers to use it")
     _add_site(one)
+    one.examples = (
+        ("Fetch a page of a service:", "curl --proxy socks5h://127.0.0.1:1080 http://chess.hash.conv/"),
+        (
+            "As another user, on circuits of its own:",
+            "curl --proxy socks5h://ann:x@127.0.0.1:1080 http://site.example/",
+        ),
+    )
 
 
 def _add_status(commands: Any) -> None:

@@ -415,6 +415,17 @@ def test_pip_builds_the_same_wheel_from_the_tree(tmp_path: Path) -> None:
     assert (tmp_path / name).read_bytes() == data
 
 
+def test_pip_puts_manual_pages_where_man_looks(tmp_path: Path) -> None:
+    name, data = build.project_wheel()
+    (tmp_path / name).write_bytes(data)
+    pip("--prefix", tmp_path / "local", tmp_path / name)
+    [folder] = (tmp_path / "local").rglob("man1")
+    assert folder.parts[-3:] == ("share", "man", "man1")
+    assert {"convergence.1", "convergence-pipe.1", "convergence-release-sign.1"} <= {
+        path.name for path in folder.iterdir()
+    }
+
+
 def test_a_browser_is_asked_for_the_bundled_packages_only(dist: dict[str, bytes]) -> None:
     wanted = [text for text in build.project()["dependencies"] if "sys_platform != 'emscripten'" not in text]
     assert {re.split(r"[^\w-]", text)[0] for text in wanted} == set(build.BUNDLED_PYTHON)
