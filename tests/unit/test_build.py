@@ -418,7 +418,8 @@ def test_pip_builds_the_same_wheel_from_the_tree(tmp_path: Path) -> None:
 def test_pip_puts_manual_pages_where_man_looks(tmp_path: Path) -> None:
     name, data = build.project_wheel()
     (tmp_path / name).write_bytes(data)
-    pip("--prefix", tmp_path / "local", tmp_path / name)
+    # Without --ignore-installed pip would remove this tree from .venv.
+    pip("--ignore-installed", "--prefix", tmp_path / "local", tmp_path / name)
     [folder] = (tmp_path / "local").rglob("man1")
     assert folder.parts[-3:] == ("share", "man", "man1")
     assert {"convergence.1", "convergence-pipe.1", "convergence-release-sign.1"} <= {
