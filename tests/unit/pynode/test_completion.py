@@ -13,6 +13,7 @@ import select
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,7 @@ printf '%s\\n' "${{COMPREPLY[@]}}"
 """
 # Every completion that zsh would offer goes to a file, and none to the line.
 ZSH = """
+PS1=ready
 autoload -U compinit && compinit -u -D
 eval "$(cat {script})"
 function compadd {{
@@ -103,13 +105,20 @@ def zsh(script: Path, folder: Path, line: str) -> set[str]:
     if process == 0:
         os.chdir(folder)
         os.execve(command, ["zsh", "-d", "-i"], {"PATH": os.defpath, "ZDOTDIR": str(folder), "TERM": "dumb"})
-    try:
-        os.write(terminal, f"{line}\t".encode())
-        shown, deadline = b"", time.monotonic() + LIMIT
-        while not (found.exists() and found.read_text().endswith("done\n")):
+    shown = b""
+
+    def until(holds: Callable[[], bool]) -> None:
+        nonlocal shown
+        deadline = time.monotonic() + LIMIT
+        while not holds():
             assert time.monotonic() < deadline, shown
             if select.select([terminal], [], [], 0.05)[0]:
                 shown += os.read(terminal, 1 << 16)
+
+    try:
+        until(lambda: b"ready" in shown)
+        os.write(terminal, f"{line}\t".encode())
+        until(lambda: found.exists() and found.read_text().endswith("done\n"))
     finally:
         os.close(terminal)  # which ends the shell
         os.waitpid(process, 0)
