@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import re
 import shlex
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 
 from pynode.cli import Parser, _split, parser
 from pynode.cli.manual import pages, subparsers
+from pynode.cli.running import command_of
 from tests.namespace import program
 
 VERSION = "1.2.3"
@@ -79,6 +81,12 @@ def test_a_page_has_what_help_has(one: Parser, folder: Path) -> None:
         if action.help:
             assert " ".join(action.help.replace("`", "").split()) in shown
     assert (one.description or "").replace("`", "") in shown
+
+
+def test_each_command_has_a_function_that_runs_it() -> None:
+    names = {one.get_default("command") for one in every(parser()) if not subparsers(one)}
+    assert len(names) == len(PAGES) - 2  # all but `convergence` and `convergence release`
+    assert all(asyncio.iscoroutinefunction(command_of(name)) for name in names)
 
 
 def test_man_finds_the_page_of_a_command_by_its_words(folder: Path) -> None:
