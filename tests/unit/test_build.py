@@ -683,7 +683,7 @@ def test_what_cannot_be_installed_is_named(
     install(tmp_path, "apt-get")
     monkeypatch.setattr(setup.os, "geteuid", lambda: 1000)
     wanted = "chromium chromium-headless-shell firefox-esr iproute2 iptables coturn minisign faketime "
-    wanted += "openssh-server postgresql curl git"
+    wanted += "openssh-server postgresql curl git zsh fish mandoc groff man-db"
     with pytest.raises(build.BuildError, match=f"apt-get install {wanted}"):
         setup.ensure_test_programs()
     assert apt == []
@@ -693,7 +693,7 @@ def test_only_what_the_tests_lack_is_installed(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, apt: list[list[str]]
 ) -> None:
     install(tmp_path, "apt-get", "chromium", "chromium-headless-shell", "firefox-esr", "turnserver", "minisign")
-    install(tmp_path, "faketime", "curl", "git")
+    install(tmp_path, "faketime", "curl", "git", "zsh", "fish", "mandoc", "groff", "man")
     install(tmp_path / "system", "ip", "sshd", "initdb")  # which are not in PATH
     monkeypatch.setattr(setup.os, "geteuid", lambda: 0)
     setup.ensure_test_programs()
