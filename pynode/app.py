@@ -33,6 +33,7 @@ from pynode.loop import AsyncioClock, AsyncioTimer
 from pynode.origins import Origins, is_address
 from pynode.site import FacilitatorSockets, Site, make_app
 from pynode.storage import DiskStorage, StorageError
+from pynode.tls import CPythonTls
 from pynode.transports.dialling import is_private
 from pynode.transports.mux import NetTransport
 from pynode.transports.rtc import RtcTransport
@@ -87,6 +88,7 @@ class Plan:
         origins: whose pages may open links, besides those of the network's site (or, where that is not known, of the
             facilitator's host); "*" for all.
         stun: servers to ask for its public address, for WebRTC links; None makes and takes no WebRTC links.
+        roots: certificates in PEM that https is verified to; None for those that come with this program.
     """
 
     network: Network
@@ -100,6 +102,7 @@ class Plan:
     stun: tuple[str, ...] | None = None
     circuits: Circuits = Circuits()
     limits: Limits = Limits()
+    roots: str | None = None
 
 
 class App:
@@ -180,7 +183,7 @@ class App:
             raise AppError(str(error)) from None
         clock = AsyncioClock()
         timer = AsyncioTimer(clock)
-        self.node = Node(config, crypto, rng, keys=self._keys, source_of=websocket.source)
+        self.node = Node(config, crypto, rng, keys=self._keys, source_of=websocket.source, tls=CPythonTls(plan.roots))
         self.driver = Driver(
             self.node, transport, clock, timer, storage=self._storage, resolver=tcp, on_event=self._event, on_bug=Bugs()
         )

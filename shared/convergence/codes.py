@@ -42,7 +42,8 @@ class UrlFlaw(Code):
 
     TOO_LONG = "url-long"
     NO_URL = "url-none"
-    HTTPS = "url-https"
+    HTTPS = "url-https"  # this node cannot speak it
+    DOWNGRADE = "url-downgrade"  # from https to http
     CHARACTERS = "url-characters"
 
 
@@ -172,6 +173,26 @@ class FetchWhy(Code):
     TOO_LARGE = "fetch-large"
     CIRCLE = "fetch-circle"
     BAD_REDIRECT = "fetch-bad-redirect"  # flaw: a UrlFlaw
+
+
+class TlsWhy(Code):
+    """Why a TLS connection failed."""
+
+    EXPIRED = "tls-expired"
+    NOT_YET = "tls-not-yet"
+    WRONG_HOST = "tls-wrong-host"
+    SELF_SIGNED = "tls-self-signed"
+    UNKNOWN_ROOT = "tls-unknown-root"
+    REVOKED = "tls-revoked"
+    WEAK = "tls-weak"
+    BAD_CERTIFICATE = "tls-bad-certificate"
+    OLD = "tls-old"
+    REFUSED = "tls-refused"
+    GARBAGE = "tls-garbage"
+    TRUNCATED = "tls-truncated"
+    SILENT = "tls-silent"
+    NO_HOST = "tls-no-host"
+    UNAVAILABLE = "tls-unavailable"
 
 
 class RtcWhy(Code):
