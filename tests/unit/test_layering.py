@@ -18,7 +18,7 @@ CORE = Path(__file__).parents[2] / "shared" / "convergence"
 ROOMS = (
     *("errors", "codes", "events", "effects", "outbox", "limits", "states", "ports"),
     *("wire", "crypto", "pipes", "link", "circuit", "netdir", "path", "rdv", "ordb"),
-    *("introduction", "facilitator", "transfers", "services", "fetch", "announcement", "channels", "node", "driver"),
+    *("introduction", "discovery", "facilitator", "transfers", "services", "fetch", "announcement", "channels", "node", "driver"),
 )
 # The driver is every shell's pump, whatever machine it drives: of the core it knows these only.
 DRIVER_MAY = {"effects", "events", "ports"}
