@@ -12,6 +12,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
+import struct
 import subprocess
 import threading
 from collections import deque
@@ -21,11 +23,12 @@ from typing import Any, cast
 
 from convergence.driver import Driver
 from convergence.errors import EndReason
-from convergence.pipes.duplex import Duplex, Handler, Onward
+from convergence.pipes.duplex import Duplex, Handler, Onward, Pipe
 
 HIGH_WATER = 256 * 1024  # bytes that wait to go out, above which a pipe is congested
 LOW_WATER = 64 * 1024  # bytes, at which it is so no more
 CHUNK = 64 * 1024  # bytes that are read at once
+EXIT_GRACE = 1.0  # seconds from the end of a command's output to its exit, in which it is not known how it ended
 CODES: dict[type[OSError], EndReason] = {
     ConnectionRefusedError: EndReason.CONNECTREFUSED,
     FileNotFoundError: EndReason.CONNECTREFUSED,  # a unix socket that is not there
@@ -41,7 +44,7 @@ def code_of(error: OSError | None) -> EndReason:
     return next((code for kind, code in CODES.items() if isinstance(error, kind)), EndReason.MISC)
 
 
-class _Local:
+class _Local(Pipe):
     """What the pipes of this machine have in common: the user's side."""
 
     def __init__(self, driver: Driver) -> None:
@@ -119,14 +122,28 @@ class SocketPipe(_Local, asyncio.Protocol):
         if self._transport is not None and not self._ended and not self._over:
             self._transport.write(data)
 
-    def end(self, now: float) -> None:
-        if self._transport is None or self._ended or self._over:
+    def end(self, now: float, code: int = EndReason.DONE) -> None:
+        if self._transport is None or self._over:
+            return
+        if code != EndReason.DONE:
+            self._reset()
+            return
+        if self._ended:
             return
         self._ended = True
         if self._heard_end:
             self._transport.close()
         elif not self._transport.is_closing():
             self._transport.write_eof()
+
+    def _reset(self) -> None:
+        """What was written goes out; then the socket is closed by a reset, the only way that TCP has to tell."""
+        assert self._transport is not None
+        self._over, self.handler = True, None
+        connection = self._transport.get_extra_info("socket")
+        if connection is not None and connection.family != socket.AF_UNIX:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._transport.close()
 
     def abort(self, code: int, now: float) -> None:
         self._over, self.handler = True, None
@@ -177,8 +194,8 @@ class SocketPipe(_Local, asyncio.Protocol):
 
 
 class CommandPipe(_Local, asyncio.SubprocessProtocol):
-    """A command as a Duplex: what is written goes to its standard input, what it prints comes out. It ends once its
-    output has; its standard error is this process's.
+    """A command as a Duplex: what is written goes to its standard input, what it prints comes out. Its standard error
+    is this process's. It ends once its output has; when it fails it is given up, by MISC.
 
     Args:
         on_exit: called with its exit code.
@@ -191,6 +208,8 @@ class CommandPipe(_Local, asyncio.SubprocessProtocol):
         self._stdin: asyncio.WriteTransport | None = None
         self._stdout: asyncio.ReadTransport | None = None
         self._reading = False
+        self._output_over = False
+        self._exit_code: int | None = None
 
     async def launch(self, command: Sequence[str]) -> None:
         """Raises OSError when it cannot be started."""
@@ -203,8 +222,10 @@ class CommandPipe(_Local, asyncio.SubprocessProtocol):
         if self._stdin is not None and not self._ended and not self._over and not self._stdin.is_closing():
             self._stdin.write(data)
 
-    def end(self, now: float) -> None:
-        if not self._ended:
+    def end(self, now: float, code: int = EndReason.DONE) -> None:
+        if code != EndReason.DONE:
+            self.abort(code, now)
+        elif not self._ended:
             self._ended = True
             if self._stdin is not None:
                 self._stdin.close()
@@ -239,15 +260,28 @@ class CommandPipe(_Local, asyncio.SubprocessProtocol):
 
     def pipe_connection_lost(self, fd: int, error: Exception | None) -> None:
         if fd == 1:
-            self._end_heard()
+            self._output_over = True
+            self._maybe_over()
+            asyncio.get_running_loop().call_later(EXIT_GRACE, self._end_heard)
         elif not self._ended:  # the command closed its input: what is written on is lost
             self._ended = True
             self.congested = False
             self._tell(lambda handler, now: handler.drained(now))
 
     def process_exited(self) -> None:
-        code = self._process.get_returncode() if self._process is not None else None
-        self._on_exit(-1 if code is None else code)
+        assert self._process is not None
+        self._exit_code = self._process.get_returncode()
+        self._on_exit(-1 if self._exit_code is None else self._exit_code)
+        self._maybe_over()
+
+    def _maybe_over(self) -> None:
+        """How it ended is known when both its output and itself are over."""
+        if not self._output_over or self._exit_code is None:
+            return
+        if self._exit_code and not self._heard_end:
+            self._lost(EndReason.MISC)
+        else:
+            self._end_heard()
 
     def pause_writing(self) -> None:
         self.congested = True
@@ -295,8 +329,10 @@ class StdioPipe(_Local):
         self._put(data)
         self.congested = self._queued > HIGH_WATER
 
-    def end(self, now: float) -> None:
-        if not self._ended:
+    def end(self, now: float, code: int = EndReason.DONE) -> None:
+        if code != EndReason.DONE:
+            self.abort(code, now)
+        elif not self._ended:
             self._ended = True
             self._put(None)
 
@@ -374,7 +410,7 @@ class StdioPipe(_Local):
         self._may_read.set() if reading else self._may_read.clear()
 
 
-class Watch(Onward):
+class Watch(Onward[bytes]):
     """A side of a joint that counts, and tells when something ends.
 
     Args:
@@ -456,9 +492,8 @@ class DuplexTransport(asyncio.Transport):
 
     def aborted(self, code: int, now: float) -> None:
         self.code = code
-        self._came.clear()
         self._closing = True
-        self._loop.call_soon(self._gone)
+        self._loop.call_soon(self._hand_up)
 
     # -- asyncio.Transport
 
@@ -540,14 +575,19 @@ class DuplexTransport(asyncio.Transport):
         while self._came and self._reading and self._made:
             data = self._came.popleft()
             protocol.data_received(data)
-            self._driver.run(lambda now: self._duplex.consumed(len(data), now))  # noqa: B023
-        if self._heard_end and not self._came and self._made and not self._lost and not self._closing:
+            self._consumed(len(data))
+        if self.code is not None and not (self._came and self._made):
+            self._gone()
+        elif self._heard_end and not self._came and self._made and not self._lost and not self._closing:
             self._heard_end = False
             if not protocol.eof_received():
                 self.close()
             elif self._ended:
                 self._closing = True
                 self._gone()
+
+    def _consumed(self, size: int) -> None:
+        self._driver.run(lambda now: self._duplex.consumed(size, now))
 
     def _watch_congestion(self) -> None:
         congested = self._made and not self._closing and self._duplex.congested

@@ -151,6 +151,7 @@ WORDS: dict[Code, str] = {
 
 
 ENDS: dict[int, str] = {
+    EndReason.MISC: "The far side gave up: what it leads to may have failed.",
     EndReason.DONE: "The far side closed the connection before it said that it was done.",
     EndReason.CONNRESET: "The far side cut the connection.",
     EndReason.CONNECTREFUSED: "What the far side leads to takes no connection: it may not be running.",

@@ -1,7 +1,7 @@
 """Plain http through an exit: one GET, redirects followed.
 
-Does: build the request, send it on a circuit of its own, read the answer (h11), begin anew when the circuit breaks
-before any of it came, map every failure to a code.
+Does: send a request on a circuit of its own, through an HTTP parser (pipes/http.py), follow redirects, begin anew when
+the circuit breaks before any of the answer came, map every failure to a code.
 Does not: speak https (the exit would have to be trusted, or TLS piped through), send cookies or referrers, or request
 what fetched content asks for: content goes to a sink and is never interpreted.
 """
@@ -12,17 +12,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from urllib.parse import urljoin, urlsplit
 
-import h11
-
 from convergence.codes import FetchStage, FetchWhy, Limit, UrlFlaw
 from convergence.errors import EndReason, LocalError, Problem, Why
 from convergence.events import FetchDone, FetchFailed, FetchProgress, FetchResponse, FetchStatus
 from convergence.outbox import Outbox, Timer
 from convergence.path.exits import TRY_ELSEWHERE, ExitConnections, ExitPipe
+from convergence.pipes import http
+from convergence.pipes.stage import Flaw, StageError
+from convergence.pipes.watching import Meter
 
 MAX_FETCHES = 32  # at once
 MAX_URL = 8192
-MAX_HEADERS = 64 * 1024
 MAX_REDIRECTS = 5
 MAX_BODY = 1 << 30  # bytes
 ATTEMPTS = 3  # requests sent while nothing of an answer has been received
@@ -105,9 +105,9 @@ class Fetch:
         self._redirects = MAX_REDIRECTS
         self._reported = 0
         self._pipe: ExitPipe | None = None
-        self._asked = False  # the request has gone into the pipe
-        self._http = h11.Connection(h11.CLIENT)
-        self._last_byte = 0.0
+        self._http = http.client()
+        self._meter = Meter(outbox.steady)
+        self._asked = 0.0  # when the request went into the pipe, in steady time
         self._timer: Timer | None = None
 
     def start(self, now: float) -> None:
@@ -122,14 +122,15 @@ class Fetch:
     # -- the pipe
 
     def _open(self, now: float) -> None:
-        self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEADERS)
-        self._asked = False
         try:
             self._pipe = self._exits.connect(self._target.host, self._target.port, self, now)
         except LocalError:  # no stream can name this host
             self._fail(FetchWhy.NO_HOST, now)
             return
-        self._pipe.handler = self
+        self._asked = 0.0
+        self._http, self._meter = http.client(), Meter(self._outbox.steady)
+        self._http.near.handler = self
+        self._http.pipe(self._meter).pipe(self._pipe)
         self._pipe.on_retry = lambda now: self._outbox.emit(FetchStatus(self.number, FetchStage.OTHER_EXIT))
 
     def _watch(self, now: float) -> None:
@@ -145,37 +146,44 @@ class Fetch:
             self._timer.cancel()
         self._timer = self._outbox.call_at(self._last_byte + self._outbox.shifted + IDLE_TIMEOUT, check)
 
+    @property
+    def _last_byte(self) -> float:
+        """When it came, in steady time, or when we asked for it."""
+        return self._meter.received.last or self._asked
+
+    # -- the handler of the HTTP parser
+
     def opened(self, now: float) -> None:
-        assert self._pipe is not None
-        self._asked = True
+        self._asked = self._outbox.steady(now)
         self._outbox.emit(FetchStatus(self.number, FetchStage.ASKING))
-        self._last_byte = self._outbox.steady(now)
         self._watch(now)
         target = self._target
         host = target.begin if target.port != 80 else target.begin.rpartition(":")[0]
-        headers = [("Host", host), ("User-Agent", USER_AGENT), ("Accept", "*/*"), ("Connection", "close")]
-        request = self._http.send(h11.Request(method="GET", target=target.path, headers=headers))
-        self._pipe.write((request or b"") + (self._http.send(h11.EndOfMessage()) or b""), now)
+        headers = (("Host", host), ("User-Agent", USER_AGENT), ("Accept", "*/*"), ("Connection", "close"))
+        self._http.near.write(http.Request(headers, "GET", target.path), now)
+        self._http.near.write(http.EndOfMessage(), now)
 
-    def data(self, data: bytes, now: float) -> None:
-        self._last_byte = self._outbox.steady(now)
-        if self._pipe is not None:
-            self._pipe.consumed(len(data), now)
-        self._read(data, now)
+    def data(self, data: http.Part, now: float) -> None:
+        self._http.near.consumed(len(data), now)
+        if isinstance(data, bytes):
+            self._body(data, now)
+        elif isinstance(data, http.Response):
+            self._response(data, now)
+        else:
+            self._complete(now)
 
     def drained(self, now: float) -> None:
         """Nothing to do: the request always fits the buffer."""
 
     def ended(self, now: float) -> None:
-        pipe = self._pipe
-        self._read(b"", now)  # an answer without a length ends here
-        if self._pipe is pipe:
-            self._fail(FetchWhy.INCOMPLETE, now)
+        self._fail(FetchWhy.INCOMPLETE, now)
 
     def aborted(self, code: int, now: float) -> None:
-        pipe, self._pipe = self._pipe, None
-        if pipe is not None and pipe.why is not None:
-            self._failed(pipe.why, now)
+        if isinstance(self._http.failure, StageError):
+            cut = self._http.failure.flaw is Flaw.TRUNCATED
+            self._fail(FetchWhy.INCOMPLETE if cut else FetchWhy.NOT_HTTP, now)
+        elif self._pipe is not None and self._pipe.why is not None:
+            self._failed(self._pipe.why, now)
         elif self._asked and self.size == 0 and self._attempts > 0 and code in TRY_ELSEWHERE:
             self._drop_circuit(now)
             self.start(now)
@@ -184,41 +192,17 @@ class Fetch:
 
     # -- the answer
 
-    def _read(self, data: bytes, now: float) -> None:
-        body: list[bytes] = []  # handed on as one, because a chunk may have one byte
-        ended = False
-        try:
-            self._http.receive_data(data)
-            while not ended:
-                event = self._http.next_event()
-                if isinstance(event, h11.Response):
-                    redirect = self._response(event)
-                    if redirect is not None:
-                        self._follow(redirect, now)
-                        return
-                elif isinstance(event, h11.Data):
-                    body.append(bytes(event.data))
-                elif isinstance(event, h11.EndOfMessage):
-                    ended = True
-                elif not isinstance(event, h11.InformationalResponse):
-                    break
-        except h11.RemoteProtocolError:
-            self._fail(FetchWhy.NOT_HTTP, now)
+    def _response(self, response: http.Response, now: float) -> None:
+        """Report it, or follow where it redirects to; the body of a redirect is ignored."""
+        location = response.get("location")
+        if response.status < 200:
             return
-        if body:
-            self._body(b"".join(body), now)
-        if ended and not self.over:
-            self._complete(now)
-
-    def _response(self, response: h11.Response) -> str | None:
-        """Report the response, or return where it redirects to; the body of a redirect is ignored."""
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in response.headers}
-        if response.status_code in (301, 302, 303, 307, 308) and "location" in headers:
-            return headers["location"]
-        length = int(headers["content-length"]) if headers.get("content-length", "").isdigit() else None
-        kind = headers.get("content-type", "")[:127]
-        self._outbox.emit(FetchResponse(self.number, response.status_code, kind, length))
-        return None
+        if response.status in (301, 302, 303, 307, 308) and location is not None:
+            self._follow(location, now)
+            return
+        length = response.get("content-length") or ""
+        kind = (response.get("content-type") or "")[:127]
+        self._outbox.emit(FetchResponse(self.number, response.status, kind, int(length) if length.isdigit() else None))
 
     def _body(self, data: bytes, now: float) -> None:
         self.size += len(data)
@@ -248,8 +232,7 @@ class Fetch:
         except ValueError:  # from urljoin, for text that is no URL
             self._failed(Why(FetchWhy.BAD_REDIRECT, {"flaw": UrlFlaw.NO_URL}), now)
             return
-        if self._pipe is not None:
-            self._pipe.abort(EndReason.DONE, now)
+        self._http.near.abort(EndReason.DONE, now)
         self._open(now)
 
     # -- the end
@@ -267,9 +250,7 @@ class Fetch:
     def _drop_circuit(self, now: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        pipe, self._pipe = self._pipe, None
-        if pipe is not None:
-            pipe.abort(EndReason.DONE, now)
+        self._http.near.abort(EndReason.DONE, now)
         self._exits.drop(self, now)
 
 

@@ -13,6 +13,7 @@ import pytest
 from convergence.errors import EndReason, StreamError
 from convergence.outbox import Outbox
 from convergence.pipes.door import FrontDoor
+from convergence.pipes.duplex import Pipe
 from convergence.pipes.pending import Pending
 from convergence.wire.address import address_of
 from pynode.app import App, Plan
@@ -24,7 +25,7 @@ BODY = bytes(range(256)) * 8192  # 2 MiB: many reads
 LIMIT = 30  # seconds for one curl
 
 
-class Tcp(asyncio.Protocol):
+class Tcp(Pipe, asyncio.Protocol):
     """A TCP connection as a Duplex."""
 
     def __init__(self, use: Callable[[Tcp], None]) -> None:

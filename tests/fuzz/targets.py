@@ -11,8 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from convergence.effects import DescriptionKind
+from convergence.errors import LocalError, ParseError
+from convergence.pipes import coding, http
 from convergence.pipes.door import Handshake
+from convergence.pipes.framing import framing
 from convergence.pipes.socks import Refused
+from convergence.pipes.stage import Stage
 from convergence.wire import (
     cells,
     certs,
@@ -72,6 +76,91 @@ def _greet(data: bytes) -> None:
     assert heard[0] == heard[1]
     if handshake.flaw is not None:
         raise Refused(handshake.flaw)
+
+
+class _Greedy:
+    """A user of a stage that reads all that comes; at most MAX_UNPACKED of it."""
+
+    MAX_UNPACKED = 1 << 22
+
+    def __init__(self, end: Any) -> None:
+        self.end = end
+        self.heard: list[Any] = []
+        self.size = 0
+        end.handler = self
+
+    def opened(self, now: float) -> None: ...
+
+    def data(self, data: Any, now: float) -> None:
+        self.heard.append(data)
+        self.size += len(data)
+        if self.size < self.MAX_UNPACKED:
+            self.end.consumed(len(data), now)
+
+    def drained(self, now: float) -> None: ...
+
+    def ended(self, now: float) -> None: ...
+
+    def aborted(self, code: int, now: float) -> None: ...
+
+
+def _stage(make: Callable[[], Stage[Any, bytes]], *asked: Any) -> Callable[[bytes], Any]:
+    """What comes to the far end of a stage, in two pieces whose border the data itself chooses, and its end."""
+
+    def parse(data: bytes) -> Any:
+        border = data[0] if data else 0
+        stage = make()
+        near, _ = _Greedy(stage.near), _Greedy(stage.far)
+        for part in asked:
+            stage.near.write(part, 0.0)
+        for piece in (data[:border], data[border:]):
+            stage.far.write(piece, 0.0)
+        stage.far.end(0.0)
+        if stage.failure is not None:
+            raise ParseError("refused by the stage")
+        return near.heard
+
+    return parse
+
+
+def _packed(make: Callable[[], Stage[Any, bytes]], *pieces: bytes) -> bytes:
+    """What a stage sends for them."""
+    stage = make()
+    far = _Greedy(stage.far)
+    for piece in pieces:
+        stage.near.write(piece, 0.0)
+    stage.near.end(0.0)
+    return b"".join(far.heard)
+
+
+def _stages() -> dict[str, Target]:
+    """The decoders of pipes/, with the codings that this platform has."""
+    makers: dict[str, Callable[[], Stage[bytes, bytes]]] = {"framing.framing": framing}
+    for make in (coding.deflate, coding.gzip, coding.brotli, coding.zstd):
+        try:
+            make()
+        except LocalError:
+            continue
+        makers[f"coding.{make.__name__}"] = make
+    targets = {
+        name: Target(_stage(make), (_packed(make, b"word " * 20, bytes(70_000), b"."), _packed(make, b"a")))
+        for name, make in makers.items()
+    }
+    get = http.Request((("Host", "host.example"),), "GET", "/")
+    targets["http.client"] = Target(_stage(http.client, get, http.EndOfMessage()), _ANSWERS)
+    targets["http.server"] = Target(_stage(http.server), _REQUESTS)
+    return targets
+
+
+_ANSWERS = (
+    b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
+    b"HTTP/1.1 100 Go\r\n\r\nHTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3;x\r\nabc\r\n0\r\nX: y\r\n\r\n",
+    b"HTTP/1.0 200 OK\r\nX-A: b\r\n\r\nuntil the end",
+)
+_REQUESTS = (
+    b"GET /a?b HTTP/1.1\r\nHost: host.example\r\n\r\n",
+    b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+)
 
 
 def _descriptor() -> bytes:
@@ -202,4 +291,5 @@ TARGETS: dict[str, Target] = {
     "sdp.Description": Target(sdp.Description.parse, (_DESCRIPTION.encode(),)),
     "sdp.Description.from_sdp": Target(_text(sdp.Description.from_sdp), tuple(text.encode() for text in _SDP)),
     "signals.Introduction": Target(signals.Introduction.parse, tuple(item.encode() for item in _INTRODUCTIONS)),
+    **_stages(),
 }

@@ -8,8 +8,9 @@ from convergence.codes import FetchWhy, PathWhy, UrlFlaw
 from convergence.effects import CloseLink, Connect, Send
 from convergence.errors import EndReason, LocalError, Why
 from convergence.events import Event, as_json
-from convergence.fetch import ATTEMPTS, IDLE_TIMEOUT, MAX_HEADERS, MAX_REDIRECTS, MAX_URL, PROGRESS_STEP, Fetch, Target
+from convergence.fetch import ATTEMPTS, IDLE_TIMEOUT, MAX_REDIRECTS, MAX_URL, PROGRESS_STEP, Fetch, Target
 from convergence.path.exits import TRY_ELSEWHERE, ExitConnections
+from convergence.pipes.http import MAX_HEAD
 from tests.unit.circuit.rig import Net
 
 
@@ -252,7 +253,7 @@ def test_redirects_to_what_cannot_be_fetched_fail_with_a_reason(web, location):
         b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999999999999999999\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nxx\r\n",
-        b"HTTP/1.1 200 OK\r\nX: " + b"a" * (2 * MAX_HEADERS),
+        b"HTTP/1.1 200 OK\r\nX: " + b"a" * (2 * MAX_HEAD),
     ],
 )
 def test_what_is_no_http_fails(web, answer):

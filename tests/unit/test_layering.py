@@ -31,6 +31,8 @@ PLATFORM = {
 }
 # Pure Python, sans-I/O itself, and part of the bundle (BUNDLED_PYTHON in build.py).
 PACKAGES = {"h11"}
+# What a platform may lack; the module that uses it says so in a LocalError.
+OPTIONAL = {"convergence.pipes.coding": {"brotli", "compression", "backports"}}
 CALLS = {"open", "input", "print", "__import__", "exec", "eval"}
 AWAITING = (ast.Await, ast.AsyncFunctionDef, ast.AsyncFor, ast.AsyncWith)
 
@@ -71,7 +73,7 @@ def violations(name: str, source: str, is_package: bool = False) -> list[str]:
             found.append(f"{name}:{line} imports {top}, which belongs to a platform")
         elif top == "convergence":
             found += [f"{name}:{line} {why}" for why in crossing(name, room, target)]
-        elif top not in sys.stdlib_module_names | PACKAGES:
+        elif top not in sys.stdlib_module_names | PACKAGES | OPTIONAL.get(name, set()):
             found.append(f"{name}:{line} imports {top}, which a browser has not")
     for node in ast.walk(tree):
         if isinstance(node, AWAITING) or (isinstance(node, ast.comprehension) and node.is_async):

@@ -56,7 +56,9 @@ def metadata(table: Mapping[str, Any]) -> str:
     ]
     for extra, requirements in table["optional-dependencies"].items():
         lines.append(f"Provides-Extra: {extra}")
-        lines += [f"Requires-Dist: {requirement}; extra == '{extra}'" for requirement in requirements]
+        for requirement in requirements:
+            name, _, marker = (part.strip() for part in requirement.partition(";"))
+            lines.append(f"Requires-Dist: {name}; " + (f"({marker}) and " if marker else "") + f"extra == '{extra}'")
     return "\n".join(lines) + "\n"
 
 

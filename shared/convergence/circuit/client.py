@@ -147,8 +147,9 @@ class ClientCircuit:
     def hops_built(self) -> int:
         return len(self._hops)
 
-    def open_stream(self, target: str, handler: Handler, now: float) -> Stream:
-        """BEGIN to "host:port" or "<hash>.rdv:0" at the last hop. Raises LocalError when it is not built."""
+    def open_stream(self, target: str, handler: Handler | None, now: float) -> Stream:
+        """BEGIN to "host:port" or "<hash>.rdv:0" at the last hop. `handler`: None for a stream that a pipe is
+        to be joined to. Raises LocalError when it is not built."""
         if not self.built or self._endpoint is None:
             raise LocalError("this circuit is not open")
         stream = self._endpoint.open_stream(target)

@@ -17,7 +17,7 @@ from convergence.effects import CloseLink, Failure, Pause, Protocol, Send
 from convergence.errors import EndReason
 from convergence.limits import gives_way
 from convergence.outbox import Outbox
-from convergence.pipes.duplex import Handler, join
+from convergence.pipes.duplex import Handler, Pipe, join
 from convergence.wire.relay import Answer, AnswerType, Begin, Connected, RelayCommand, Resolved
 
 MAX_EXIT_STREAMS = 768  # at once, unless the shell bears fewer; when they are taken, whoever has most gives way
@@ -163,7 +163,7 @@ class _LookUp:
     source: Hashable
 
 
-class TcpPipe:
+class TcpPipe(Pipe):
     """One TCP channel, as a Duplex that is joined to a stream. TCP can end one way, but the stream's END cannot, so
     `end` closes the channel."""
 
@@ -193,7 +193,7 @@ class TcpPipe:
         self._service.used(self._channel, now)
         self._outbox.emit(Send(self._channel, [data]))
 
-    def end(self, now: float) -> None:
+    def end(self, now: float, code: int = EndReason.DONE) -> None:
         self._service.forget(self._channel)
 
     def abort(self, code: int, now: float) -> None:

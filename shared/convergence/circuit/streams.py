@@ -16,7 +16,7 @@ from typing import Protocol as Shape
 from convergence.circuit.flow import STREAM_INCREMENT, STREAM_WINDOW, DeliverWindow
 from convergence.errors import EndReason, LocalError, StreamError
 from convergence.link.meter import Meter
-from convergence.pipes.duplex import Handler
+from convergence.pipes.duplex import Handler, Pipe
 from convergence.ports import Buffer
 from convergence.wire.cells import PAYLOAD_LEN
 from convergence.wire.relay import LENGTH_OFFSET, MAX_DATA, NO_DIGEST, RELAY_HEADER, RelayCommand
@@ -66,7 +66,7 @@ class Entry(Shape):
     def on_end(self, reason: int, now: float) -> None: ...
 
 
-class Stream:
+class Stream(Pipe):
     """A stream whose bytes are used here: a Duplex. Tor's END ends both ways, so `end` does too, once all is sent."""
 
     def __init__(self, owner: StreamOwner, stream_id: int) -> None:
@@ -106,10 +106,10 @@ class Stream:
         if self._open:
             self._owner.wake(self)
 
-    def end(self, now: float, reason: int = EndReason.DONE) -> None:
+    def end(self, now: float, code: int = EndReason.DONE) -> None:
         if self._closed or self._ending is not None:
             return
-        self._ending = reason
+        self._ending = code
         self.settle(now)
 
     def abort(self, code: int, now: float) -> None:

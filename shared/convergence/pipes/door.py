@@ -117,7 +117,7 @@ class FrontDoor:
         self._open = open
         self._handshake = Handshake()
         self._far: Duplex | None = None
-        self._inward: Onward | None = None  # takes what the program says to the far end
+        self._inward: Onward[bytes] | None = None  # takes what the program says to the far end
         self._machine = StateMachine(DOOR, outbox, self._timed_out, now)
         local.handler = self
 

@@ -13,7 +13,7 @@ from enum import Enum
 
 from convergence.errors import EndReason, Why
 from convergence.outbox import Outbox
-from convergence.pipes.duplex import Duplex, Handler
+from convergence.pipes.duplex import Duplex, Handler, Pipe
 from convergence.states import TIMEOUT, StateMachine, Table
 
 CONNECT_LIMIT = 60.0  # seconds that a pipe has to open, over all carriers that are tried
@@ -39,7 +39,7 @@ TABLE = Table(
 )
 
 
-class Pending:
+class Pending(Pipe):
     """A Duplex for its user, and the Handler of its carrier.
 
     Args:
@@ -103,7 +103,10 @@ class Pending:
         elif not self._machine.final:
             self._early.append(data)
 
-    def end(self, now: float) -> None:
+    def end(self, now: float, code: int = EndReason.DONE) -> None:
+        if code != EndReason.DONE:
+            self._give_up(code, now)
+            return
         self._ending = True
         if self.open and self._carrier is not None:
             self._carrier.end(now)
@@ -164,6 +167,16 @@ class Pending:
             self.fail(code, now)
 
     # -- inside
+
+    def _give_up(self, code: int, now: float) -> None:
+        """What was written still goes out."""
+        if self._machine.final:
+            return
+        carrier, was_open = self._carrier, self.open
+        if was_open and carrier is not None:
+            self._carrier = None
+            carrier.end(now, code)
+        self.abort(code, now)
 
     def _settle(self, now: float) -> None:
         """Both ends have ended."""

@@ -18,7 +18,7 @@ from typing import Protocol as Shape
 from convergence.crypto.noise import HANDSHAKE_OVERHEAD, MAX_MESSAGE, TAG_LEN, Handshake, Transport
 from convergence.errors import CryptoError, EndReason
 from convergence.outbox import Outbox
-from convergence.pipes.duplex import Duplex, Handler
+from convergence.pipes.duplex import Duplex, Handler, Pipe
 from convergence.ports import Buffer, Crypto, Rng
 from convergence.rdv.keys import SessionKeys
 from convergence.states import TIMEOUT, StateMachine, Table
@@ -27,6 +27,7 @@ MAX_RECORD = 32 * 1024  # bytes of plaintext in a frame: few calls for a piece, 
 MAX_FRAME = MAX_MESSAGE + 2  # bytes; no more than one incomplete frame is ever held
 OPEN_TIMEOUT = 20.0  # seconds that a stream of ours has to open
 ANSWER_TIMEOUT = 20.0  # seconds from our first message to the other side's
+FLUSH_LIMIT = 60.0  # seconds in which what was written before we gave up may still go out
 FIRST_TIMEOUT = 8.0  # seconds that the asking side has for its first message, which takes one round trip
 
 _LENGTH = struct.Struct(">H")
@@ -76,7 +77,7 @@ TABLE = Table(
 )
 
 
-class Session:
+class Session(Pipe):
     """One end. It is the handler of the stream below and the Duplex of the handler above.
 
     Args:
@@ -104,6 +105,7 @@ class Session:
         on_open: Callable[[float], None] | None = None,
         on_over: Over | None = None,
     ) -> None:
+        self._outbox = outbox
         self._machine = StateMachine(TABLE, outbox, self._timed_out, now)
         self._initiator = initiator
         self._shake = Handshake(
@@ -141,7 +143,10 @@ class Session:
         else:
             self._seal_all(data, now)
 
-    def end(self, now: float) -> None:
+    def end(self, now: float, code: int = EndReason.DONE) -> None:
+        if code != EndReason.DONE:
+            self._give_up(code, now)
+            return
         if self._ending or self._machine.final:
             return
         self._ending = True
@@ -226,6 +231,19 @@ class Session:
         assert self._noise is not None and self._stream is not None
         sealed = self._noise.send.encrypt(data)
         self._stream.write(_LENGTH.pack(len(sealed)) + sealed, now)
+
+    def _give_up(self, code: int, now: float) -> None:
+        """What was written still goes out, for FLUSH_LIMIT."""
+        if self._machine.final:
+            return
+        stream = self._stream if self._noise is not None else None
+        if stream is not None:
+            self._stream = None
+            stream.handler = None
+            stream.end(now, code)
+            if not stream.closed:
+                self._outbox.call_at(now + FLUSH_LIMIT, lambda now: stream.abort(code, now))
+        self.abort(code, now)
 
     def _send_end(self, now: float) -> None:
         self._seal(b"", now)

@@ -8,6 +8,7 @@ from convergence.introduction.pipe import PEERING, PeerPipe
 from convergence.introduction.signalling import Switchboard
 from convergence.netdir.nodes import NodeDirectory
 from convergence.outbox import Outbox
+from convergence.pipes.duplex import Pipe
 from convergence.wire.descriptor import Descriptor, Role, Transport
 from convergence.wire.facilitator import RecordCutter, encode_record
 from tests.unit.circuit.rig import CRYPTO, START, SeededRng
@@ -27,7 +28,7 @@ def descriptor_of(keys, *, published=START, lifetime=HOUR, roles=Role.RELAY | Ro
     return unsigned.sign(lambda message: CRYPTO.ed25519_sign(keys.identity_seed, message))
 
 
-class MemoryStream:
+class MemoryStream(Pipe):
     """A Duplex that keeps what was written."""
 
     def __init__(self):

@@ -23,7 +23,7 @@ from convergence.ordb.index import FileBuilder, MerkleTree, SharedFile, piece_ke
 from convergence.ordb.pieces import PieceSet
 from convergence.ordb.upload import Upload
 from convergence.outbox import Outbox
-from convergence.pipes.duplex import Duplex, Handler
+from convergence.pipes.duplex import Duplex, Handler, Pipe
 from convergence.rdv.keys import SessionKeys
 from convergence.rdv.session import Session
 from convergence.wire.ordb import PIECE_SIZE, MessageCutter, Queued, ShareLink, encode_message
@@ -98,7 +98,7 @@ class Node:
         return sorted(int.from_bytes(k[32:], "big") for b, k in self.stored if b == "piece" and k[:32] == root)
 
 
-class MemoryStream:
+class MemoryStream(Pipe):
     """One end of a stream, a Duplex; what is written waits in `queue` until the world delivers it, and no more than a
     window of it until the far end has consumed that. An end ends both ways, as Tor's does."""
 

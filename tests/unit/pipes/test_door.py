@@ -10,7 +10,7 @@ from convergence.errors import EndReason, LocalError, StreamError
 from convergence.outbox import Outbox
 from convergence.pipes.door import ANSWER_LIMIT, HANDSHAKE_LIMIT, LEAVE_LIMIT, FrontDoor, State
 from convergence.pipes.pending import Pending
-from tests.unit.pipes.test_duplex import NOW, End, User
+from tests.unit.pipes.memory import NOW, End, User
 
 ASK = b"\4\1\0\x50\0\0\0\1me\0host.example\0"
 GRANTED, REFUSED = b"\0\x5a" + bytes(6), b"\0\x5b" + bytes(6)
@@ -19,7 +19,7 @@ WINDOW, HIGH = 100, 50  # bytes
 
 def pipe():
     one, other = End(WINDOW, HIGH, True), End(WINDOW, HIGH, True)
-    one.far, other.far = other, one
+    one.peer, other.peer = other, one
     return one, other
 
 

@@ -13,6 +13,7 @@ from convergence.rdv.session import (
     _LENGTH,
     ANSWER_TIMEOUT,
     FIRST_TIMEOUT,
+    FLUSH_LIMIT,
     MAX_FRAME,
     MAX_RECORD,
     OPEN_TIMEOUT,
@@ -172,6 +173,31 @@ def test_another_key_ends_the_stream_with_a_clear_reason() -> None:
     assert ends.asking.aborts == [EndReason.TORPROTOCOL]
     assert not ends.serving.opened_at and not ends.asking.opened_at
     assert sorted(ends.over) == [("client", 13, False), ("server", 13, False)]
+
+
+def test_who_gives_up_by_an_end_with_a_code_is_heard_to_the_last_byte() -> None:
+    data = content(3 * MAX_RECORD)
+    ends = Ends()
+    ends.connect()
+    ends.server.write(data, ends.world.now)
+    ends.server.end(ends.world.now, EndReason.MISC)
+    ends.server.write(b"too late", ends.world.now)
+    assert ends.server.closed
+    ends.world.run()
+    assert bytes(ends.asking.heard) == data and ends.asking.aborts == [EndReason.MISC]
+    assert not ends.serving.aborts and ("server", EndReason.MISC, True) in ends.over
+
+
+def test_what_is_left_of_who_gave_up_has_a_deadline() -> None:
+    ends = Ends()
+    ends.connect()
+    ends.asking.greedy = False
+    ends.server.write(content(4 * WINDOW), ends.world.now)
+    ends.server.end(ends.world.now, EndReason.MISC)
+    ends.world.run()
+    assert not ends.far.over
+    ends.world.advance(FLUSH_LIMIT)
+    assert ends.far.over
 
 
 def test_an_altered_byte_ends_the_stream() -> None:
