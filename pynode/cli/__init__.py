@@ -39,6 +39,7 @@ from pynode.storage import StorageError
 Command: TypeAlias = Callable[[argparse.Namespace, Output, asyncio.Event], Awaitable[int]]
 
 
+_NODES = "no facilitator: a file, or a folder of files, of what `convergence relay --descriptor` writes"
 _WHOSE_LISTS = "whose lists of nodes are believed; without it, whose come first (--site tells it)"
 
 
@@ -172,6 +173,12 @@ def _add_site(one: argparse.ArgumentParser) -> None:
     one.add_argument("--site", metavar="URL", help="the network's site (http://127.0.0.1:8000/)")
 
 
+def _add_network(one: argparse.ArgumentParser) -> None:
+    where = one.add_mutually_exclusive_group()
+    where.add_argument("--site", metavar="URL", help="the network's site (http://127.0.0.1:8000/)")
+    where.add_argument("--nodes", metavar="PATH", help=_NODES)
+
+
 def _add_share(commands: Any) -> None:
     one = _command(
         commands,
@@ -209,7 +216,7 @@ def _add_fetch(commands: Any) -> None:
     )
     one.add_argument("url", metavar="URL")
     one.add_argument("-o", "--output", metavar="FILE", help="write the body to a new file")
-    _add_site(one)
+    _add_network(one)
 
 
 _ADDRESS = "hash:NAME (a public service), the address of a private one, or tcp://HOST:PORT (through an exit)"
@@ -232,7 +239,7 @@ def _add_pipe(commands: Any) -> None:
     one.add_argument("address", metavar="ADDRESS", help=_ADDRESS)
     one.add_argument("--progress", action="store_true", help="show on standard error how much was carried")
     _add_wait(one)
-    _add_site(one)
+    _add_network(one)
 
 
 def _add_serve(commands: Any) -> None:
@@ -259,7 +266,7 @@ def _add_serve(commands: Any) -> None:
         metavar="N",
         help=f"how many commands run at once ({service.MAX_COMMANDS})",
     )
-    _add_site(one)
+    _add_network(one)
     one.add_argument("--data", metavar="DIR", help="where the keys of private services are kept")
 
 
@@ -268,7 +275,7 @@ def _add_forward(commands: Any) -> None:
     one.add_argument("listen", type=local_end, metavar="LISTEN", help="PORT, HOST:PORT or unix:PATH")
     one.add_argument("address", metavar="ADDRESS", help=_ADDRESS)
     _add_wait(one)
-    _add_site(one)
+    _add_network(one)
 
 
 def _add_proxy(commands: Any) -> None:
@@ -283,7 +290,7 @@ def _add_proxy(commands: Any) -> None:
         "--listen", type=listen_address, default=proxy.DEFAULT, metavar="HOST:PORT", help=f"({proxy.DEFAULT})"
     )
     one.add_argument("--pac", metavar="FILE", help="write a file that tells browsers to use it")
-    _add_site(one)
+    _add_network(one)
 
 
 def _add_status(commands: Any) -> None:
@@ -310,6 +317,10 @@ def _add_relay(commands: Any) -> None:
     where = one.add_mutually_exclusive_group()
     where.add_argument("--facilitator", type=ws_address, metavar="URL", help="such as wss://site.example/facilitator")
     where.add_argument("--site", metavar="URL", help="the network's site (http://127.0.0.1:8000/)")
+    where.add_argument("--nodes", metavar="PATH", help=_NODES)
+    one.add_argument(
+        "--descriptor", metavar="FILE", help="with --nodes: where to write what this node says of itself, for others"
+    )
     one.add_argument("--facilitator-identity", type=identity, metavar="HEX", help=_WHOSE_LISTS)
     one.add_argument(
         "--origin",

@@ -4,8 +4,8 @@ Does: name what a node asks of whatever finds nodes (`Discovery`); take signed d
 the node's own (`GivenNodes`).
 Does not: verify descriptors or keep them (netdir/nodes.py). The facilitator is the other way (facilitator/client.py).
 
-Either way, neighbours tell each other what they heard since (introduction/gossip.py), so descriptors that are given once
-at the start, and were valid lately, are enough for as long as the node runs.
+Either way, neighbours tell each other what they heard since (introduction/gossip.py). So descriptors that are given
+once at the start, and were valid lately, are enough for as long as the node runs.
 """
 
 from __future__ import annotations
@@ -60,15 +60,20 @@ class Discovery(Shape):
 
     def moved(self, now: float) -> None:
         """This machine is on another network, or slept: channels are dead."""
+        ...
 
     def check(self, now: float) -> None:
         """This machine may be cut off: see whether the channel still answers."""
+        return None
 
-    def opened(self, channel: int, now: float) -> None: ...
+    def opened(self, channel: int, now: float) -> None:
+        return None
 
-    def data(self, channel: int, data: bytes, now: float) -> None: ...
+    def data(self, channel: int, data: bytes, now: float) -> None:
+        return None
 
-    def closed(self, channel: int, now: float, reason: str) -> None: ...
+    def closed(self, channel: int, now: float, reason: str) -> None:
+        return None
 
 
 class GivenNodes(Discovery):
