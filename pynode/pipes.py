@@ -541,7 +541,7 @@ class DuplexTransport(asyncio.Transport):
             self._driver.run(self._duplex.end)
         self._came.clear()
         if not self._duplex.closed:
-            self._duplex.handler = _Deaf(self._duplex)
+            self._duplex.handler = Deaf(self._duplex)
         self._loop.call_soon(self._gone)
 
     def abort(self) -> None:
@@ -604,7 +604,7 @@ class DuplexTransport(asyncio.Transport):
                 self._protocol.connection_lost(ConnectionResetError(f"ended: {self.code}") if broken else None)
 
 
-class _Deaf:
+class Deaf:
     """Drops what still comes for somebody who closed."""
 
     def __init__(self, duplex: Duplex) -> None:
