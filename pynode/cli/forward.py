@@ -40,10 +40,10 @@ async def forward(arguments: argparse.Namespace, output: Output, stop: asyncio.E
             return 130
         command = _Command(app, output, address, arguments.wait)
         async with await listening(arguments.listen, lambda: SocketPipe(app.driver, command.came)) as server:
-            where = _name(server, arguments.listen)
+            where, port = _bound(server, arguments.listen)
             output.say(f"{where} leads to the address, for as long as this runs. Stop with Ctrl-C.")
             output.result(where)
-            output.record("listening", listen=where)
+            output.record("listening", listen=where, port=port)
             await stop.wait()
         return 0
     finally:
@@ -85,7 +85,9 @@ class _Command:
         self._output.record("broken", code=there.code, message=text)
 
 
-def _name(server: asyncio.Server, where: Address | Path) -> str:
+def _bound(server: asyncio.Server, where: Address | Path) -> tuple[str, int | None]:
+    """Where it listens, in the form of the argument, and at which port if it has one."""
     if isinstance(where, Path):
-        return f"unix:{where}"
-    return str(Address(where.host, server.sockets[0].getsockname()[1]))
+        return f"unix:{where}", None
+    port = server.sockets[0].getsockname()[1]
+    return str(Address(where.host, port)), port

@@ -29,6 +29,7 @@ BENCHES = {
     "splice": "Rendezvous point, core only",
     "memory": "Memory of a relay with idle circuits",
     "cli": "Command line to command line, 2+2 hops on loopback",
+    "pipes": "Pipes of the command over 2+2 hops on loopback, beside ssh and plain TCP",
     "browser": "Browser to browser over 2+2 hops, and from opening the page to five circuits",
     "rtc": "WebRTC: browsers that relay for each other, beside a bare data channel",
     "size": "Bytes over the wire of a first visit, with brotli",

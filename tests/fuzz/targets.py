@@ -18,6 +18,7 @@ from convergence.pipes.framing import framing
 from convergence.pipes.socks import Refused
 from convergence.pipes.stage import Stage
 from convergence.wire import (
+    address,
     cells,
     certs,
     create,
@@ -214,6 +215,19 @@ TARGETS: dict[str, Target] = {
             + cells.encode_cell(0, 129, b"certs")
             + cells.encode_cell(0x80000001, 10, b"skin"),
         ),
+    ),
+    "address.parse_address": Target(
+        _text(address.parse_address),
+        (
+            b"tcp://example.org:443",
+            b"hash:Satoshi Nakamoto",
+            b"[::1]:80",
+            str(address.PrivateAddress(KEY)).encode(),
+        ),
+    ),
+    "address.address_of": Target(
+        _text(lambda text: address.address_of(text, 80)),
+        (b"example.org", b"chat.hash.conv", address.PrivateAddress(KEY).host.encode(), b"xn--caf-dma.hash.conv"),
     ),
     "certs.Ed25519Cert": Target(certs.Ed25519Cert.parse, (_CERT.encode(),)),
     "create.Create2": Target(create.Create2.parse, (create.Create2(2, bytes(84)).encode(),)),

@@ -169,8 +169,10 @@ class StageEnd(Pipe, Generic[T, U]):
     def write(self, data: T, now: float) -> None:
         self._writes.write(data, now)
 
-    def end(self, now: float) -> None:
-        self._writes.end(now)
+    def end(self, now: float, code: int = EndReason.DONE) -> None:
+        if code != EndReason.DONE:
+            self.handler = None
+        self._writes.end(now, code)
 
     def abort(self, code: int, now: float) -> None:
         self._stage.abort(code, now, self)
@@ -190,6 +192,7 @@ class Way(Generic[T, U]):
 
     def __init__(self, stage: Stage[Any, Any], transform: Transform[T, U]) -> None:
         self.ending = False  # the writer writes no more
+        self._code: int = EndReason.DONE  # why
         self.over = False  # the reader has been told
         self._stage = stage
         self._transform = transform
@@ -218,9 +221,11 @@ class Way(Generic[T, U]):
         self._was_congested = self._was_congested or self.congested
         self.resume(now)
 
-    def end(self, now: float) -> None:
-        self.ending = True
-        self.resume(now)
+    def end(self, now: float, code: int) -> None:
+        if not self.ending:
+            self.ending = True
+            self._code = code
+            self.resume(now)
 
     def push(self, data: U, now: float) -> None:
         """Hand `data` up before any other output. For little: it counts against nobody's account."""
@@ -282,6 +287,8 @@ class Way(Generic[T, U]):
             data = self._input.popleft()
             self._size = len(data)
             self._output = iter(self._transform.feed(data, now))
+        elif self._code != EndReason.DONE:
+            self._stage.abort(self._code, now, self.writer)
         elif self.ending and not self._finishing:
             self._finishing = True
             self._size = 0

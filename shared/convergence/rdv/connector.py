@@ -32,6 +32,7 @@ MAX_CONNECTIONS = 2048  # of one service, those that wait included
 MAX_OPENING = 32  # sessions on one circuit that have not opened: a service keeps places for few that prove nothing
 MAX_OPEN = 900  # sessions on one circuit
 PATIENCE = 10.0  # seconds in which a refusal is not final: the service may be starting, or moving
+LIARS = 6  # wrong answers in a row at one point after which it is not expected that somebody else answers there
 IDLE_LIMIT = 120.0  # seconds without a connection after which the circuits are given up
 
 _CODES = {
@@ -45,7 +46,6 @@ _REFUSALS: dict[int, ConnectWhy] = {
     EndReason.RESOLVEFAILED: ConnectWhy.NOBODY,
     EndReason.RESOURCELIMIT: ConnectWhy.BUSY,
     EndReason.TORPROTOCOL: ConnectWhy.MISLED,
-    EndReason.TIMEOUT: ConnectWhy.TIMEOUT,
 }
 
 
@@ -254,7 +254,7 @@ class Connector:
         if any(way.hopeful for way in ways):
             return None
         refusals = {way.refusal for way in ways if way.refusal is not None}
-        for refusal in (ConnectWhy.BUSY, ConnectWhy.MISLED, ConnectWhy.NOBODY, ConnectWhy.TIMEOUT):
+        for refusal in (ConnectWhy.BUSY, ConnectWhy.MISLED, ConnectWhy.NOBODY):
             if refusal in refusals:
                 return Why(refusal)
         return self.trouble or Why(ConnectWhy.NO_POINTS)
@@ -316,6 +316,7 @@ class _Way:
         self._circuit: ClientCircuit | None = None
         self._opening: dict[Connection, list[bytes]] = {}  # MAX_OPENING; the names still to ask for
         self._open: dict[Connection, ClientCircuit] = {}  # MAX_OPEN
+        self._misled = 0  # times in a row that somebody answered who is not the owner
         self._attempt = 0  # numbers requests for a circuit, to know late answers to old ones
 
     @property
@@ -332,8 +333,9 @@ class _Way:
 
     @property
     def hopeful(self) -> bool:
-        """Whether it may still lead somewhere: nothing is known against it."""
-        return self.building or self.refusal is None or bool(self._opening)
+        """Whether it may still lead somewhere: nothing is known against it. One liar does not speak for all."""
+        tried = self.refusal is not None and (self.refusal is not ConnectWhy.MISLED or self._misled >= LIARS)
+        return self.building or not tried or bool(self._opening)
 
     def free(self, now: float) -> bool:
         """Whether it takes another connection now."""
@@ -408,6 +410,7 @@ class _Way:
         del self._opening[connection]
         self._open[connection] = self._circuit
         self.refusal = None
+        self._misled = 0
         self._backoff.reset()
 
     def refused(self, connection: Connection, code: int, now: float) -> bool:
@@ -418,9 +421,11 @@ class _Way:
             return True
         del self._opening[connection]
         self.refusal = _REFUSALS.get(code)
+        self._misled = self._misled + 1 if self.refusal is ConnectWhy.MISLED else 0
         if code == EndReason.TIMEOUT:  # the circuit may be at fault: take another
             self._retire(now)
-        self._rest(now)
+        if self._misled != 1:  # the point gives us another provider at once
+            self._rest(now)
         return False
 
     def circuit_of(self, connection: Connection) -> ClientCircuit | None:

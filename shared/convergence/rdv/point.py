@@ -1,8 +1,8 @@
 """A rendezvous point: joins streams of circuits that look for a hash to circuits that advertise it.
 
-Does: keep adverts by circuit, choose the provider with the lowest `nb` (streams it is serving), try others when one
-refuses, up to NB_DB, and splice. The asker learns whether there was no provider, or only busy ones. The
-point sees blinded hashes and ciphertext.
+Does: keep adverts by circuit, choose the provider that this asker was given least often, and of those the one with the
+lowest `nb` (streams it is serving), try others when one refuses, up to NB_DB, and splice. The asker learns whether
+there was no provider, or only busy ones. The point sees blinded hashes and ciphertext.
 Does not: store anything, know names, parties or what is relayed.
 """
 
@@ -22,6 +22,7 @@ MAX_ADVERTS_PER_CIRCUIT = 4  # a provider's circuit serves one file, with two bl
 MAX_ADVERTS = 1 << 18  # on this point; beyond, new ones close their circuit
 MAX_WAITING = 1 << 17  # DATA cells (64 MiB) that wait at all splices; beyond, the stream with the most is ended
 MAX_PROVIDERS = 256  # of one hash; beyond, new adverts of it are not kept
+MAX_GIVEN = 64  # providers that are remembered for one asker
 
 
 @dataclass(slots=True)
@@ -29,8 +30,9 @@ class Provider:
     """One circuit's offer of one hash."""
 
     circuit: RelayCircuit
+    number: int
     nb: int = 0
-    chosen: int = 0  # when it was last chosen: ties go to the longest wait, so a bad provider cannot get all
+    chosen: int = 0  # when it was last chosen: ties go to the longest wait
 
 
 @dataclass(slots=True)
@@ -57,6 +59,10 @@ class RdvPoint:
         self._by_circuit: dict[RelayCircuit, set[bytes]] = {}
         self._adverts = 0
         self._choices = 0
+        self._offers = 0  # numbers them
+        # How often an asker's circuit was given each provider. A bad one is always the least busy: who comes back to
+        # the point gets another, and need not be believed.
+        self._given: dict[RelayCircuit, dict[int, int]] = {}
         self._ends: dict[SpliceEnd, None] = {}
         self._waiting = Meter(MAX_WAITING, self._relieve)
 
@@ -82,6 +88,7 @@ class RdvPoint:
         for blinded in list(self._by_circuit.get(circuit, ())):
             self._remove(circuit, blinded)
         self._by_circuit.pop(circuit, None)  # an empty set is left where no advert was kept
+        self._given.pop(circuit, None)
 
     def _try_next(self, query: _Query, reason: int) -> None:
         """Ask the best provider not tried yet. If none is left, answer with `reason` (why the one before did not
@@ -94,7 +101,11 @@ class RdvPoint:
         if not offers or len(query.tried) >= NB_DB:
             endpoint.refuse(query.stream_id, EndReason.RESOURCELIMIT if query.busy else reason)
             return
-        offer = min(offers, key=lambda offer: (offer.nb, offer.chosen))
+        given = self._given.setdefault(query.circuit, {})
+        offer = min(offers, key=lambda offer: (given.get(offer.number, 0), offer.nb, offer.chosen))
+        given[offer.number] = given.pop(offer.number, 0) + 1
+        if len(given) > MAX_GIVEN:
+            del given[next(iter(given))]
         query.tried.add(offer.circuit)
         self._choices += 1
         offer.chosen = self._choices
@@ -131,7 +142,8 @@ class RdvPoint:
         if len(providers) >= MAX_PROVIDERS:
             return
         offered.add(advert.blinded)
-        providers[circuit] = Provider(circuit)
+        self._offers += 1
+        providers[circuit] = Provider(circuit, self._offers)
         self._adverts += 1
 
     def _remove(self, circuit: RelayCircuit, blinded: bytes) -> None:

@@ -241,8 +241,7 @@ class Session(Pipe):
             self._stream = None
             stream.handler = None
             stream.end(now, code)
-            if not stream.closed:
-                self._outbox.call_at(now + FLUSH_LIMIT, lambda now: stream.abort(code, now))
+            self._outbox.call_at(now + FLUSH_LIMIT, lambda now: stream.abort(code, now))
         self.abort(code, now)
 
     def _send_end(self, now: float) -> None:

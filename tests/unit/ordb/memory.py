@@ -137,12 +137,14 @@ class MemoryStream(Pipe):
             self.most_queued = max(self.most_queued, self.queued)
             self.was_congested = self.was_congested or self.congested
 
-    def end(self, now: float) -> None:
-        self._leave(EndReason.DONE)
+    def end(self, now: float, code: int = EndReason.DONE) -> None:
+        self._leave(code)
 
     def abort(self, code: int, now: float) -> None:
         self.handler = None
         self._drop()
+        if not self.over and self.ending is not None:
+            self.ending = code
         self._leave(code)
 
     def consumed(self, size: int, now: float) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from convergence.errors import LocalError
+from convergence.errors import EndReason, LocalError
 from convergence.pipes.duplex import Pipe
 
 NOW = 5.0
@@ -37,6 +37,7 @@ class End(Pipe):
         self.over = False
         self._eager = eager
         self._ending = False
+        self._code = None  # gives up both ways once all is out
         self._told_end = False
         self._was_congested = False
         self._far_code = None  # the far end aborted, and we have not heard it
@@ -55,7 +56,9 @@ class End(Pipe):
             self._was_congested = self._was_congested or self.congested
             self._pass()
 
-    def end(self, now):
+    def end(self, now, code=EndReason.DONE):
+        if code != EndReason.DONE:
+            self.handler, self._code = None, code
         self._ending = True
         self._pass()
 
@@ -89,18 +92,30 @@ class End(Pipe):
         if self.over:
             return False
         if self._far_code is not None:
-            self._close().aborted(self._far_code, NOW)
+            handler = self._close()
+            if handler is not None:
+                handler.aborted(self._far_code, NOW)
         elif self.queue and room and not peer.over:
             data = bytes(self.queue[:room])
             del self.queue[:room]
             peer.unused += len(data)
-            peer.handler.data(data, NOW)
+            if peer.handler is not None:
+                peer.handler.data(data, NOW)
+            else:
+                peer.consumed(len(data), NOW)
         elif self._was_congested and len(self.queue) <= self.high // 2:
             self._was_congested = False
-            self.handler.drained(NOW)
+            if self.handler is not None:
+                self.handler.drained(NOW)
+        elif self._code is not None and not self.queue:
+            self._close()
+            peer._far_code = self._code
+            if self._eager:
+                peer.step()
         elif self._ending and not self.queue and not self._told_end and not peer.over:
             self._told_end = peer.heard_end = True
-            peer.handler.ended(NOW)
+            if peer.handler is not None:
+                peer.handler.ended(NOW)
         else:
             return False
         return True

@@ -48,6 +48,7 @@ class FakeCircuit:
         self.streams: list[MemoryStream] = []
         self.nb = 0
         self.chosen = 0
+        self.given: dict[FakeCircuit, int] = {}
 
     def open_stream(self, target: str, handler: Any, now: float) -> MemoryStream:
         if self.closed:
@@ -56,7 +57,7 @@ class FakeCircuit:
         near, middle = self.network.world.pair()
         near.handler = handler
         self.streams.append(near)
-        self.network.soon(lambda now: self.point.begin(target, near, middle, now))
+        self.network.soon(lambda now: self.point.begin(self, target, near, middle, now))
         return near
 
     def send_message(self, command: int, payload: bytes) -> None:
@@ -83,7 +84,8 @@ class FakeCircuit:
 
 
 class FakePoint:
-    """A rendezvous point as rdv/point.py behaves: least busy first, then who waited longest."""
+    """A rendezvous point as rdv/point.py behaves: whom this asker was given least first, then the least busy, then who
+    waited longest."""
 
     def __init__(self, network: Network, identity: bytes) -> None:
         self.network, self.identity = network, identity
@@ -91,12 +93,17 @@ class FakePoint:
         self.dead = False
         self.silent = False
 
-    def begin(self, target: str, near: MemoryStream, middle: MemoryStream, now: float) -> None:
+    def begin(self, asker: FakeCircuit, target: str, near: MemoryStream, middle: MemoryStream, now: float) -> None:
         if near.over or near.handler is None or self.silent:
             return
-        offers = sorted(self.adverts.get(parse_rdv_target(target), []), key=lambda offer: (offer.nb, offer.chosen))
+        given = asker.given
+        offers = sorted(
+            self.adverts.get(parse_rdv_target(target), []),
+            key=lambda offer: (given.get(offer, 0), offer.nb, offer.chosen),
+        )
         reason = EndReason.RESOLVEFAILED
         for offer in offers:
+            given[offer] = given.get(offer, 0) + 1
             try:
                 handler = offer.on_begin(target, middle, now)
             except StreamError as refusal:

@@ -374,7 +374,7 @@ def test_one_point_that_lies_ends_nothing_while_the_others_are_on_their_way(slow
     rig = Rig()
     rig.share()
     liar, *_ = rig.points
-    liar.begin = lambda target, near, middle, now: middle.abort(EndReason.TORPROTOCOL, now)  # type: ignore[method-assign]
+    liar.begin = lambda asker, target, near, middle, now: middle.abort(EndReason.TORPROTOCOL, now)  # type: ignore[method-assign]
     build = rig.network.rdv_circuit
 
     def rdv_circuit(point: Descriptor, *rest: Any) -> None:

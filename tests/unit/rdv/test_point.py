@@ -221,6 +221,33 @@ def test_equals_take_turns(place):
     assert [len(provider.asked) for provider in providers] == [2, 2, 2]
 
 
+def test_a_provider_that_hangs_up_on_everybody_gets_no_more_than_its_turn(place):
+    """It is always the least busy. Who comes back over the same circuit is given another."""
+    good, bad = place.provider(), place.provider()
+    for number in range(1, 5):
+        asker = place.circuit()
+        for _ in range(2):
+            stream, _ = place.query(asker)
+            if len(good.asked) < number:
+                stream.end(place.net.now)
+                place.net.pump()
+        assert len(good.asked) >= number and len(bad.asked) <= number
+
+
+def test_what_is_remembered_of_an_asker_is_bounded_and_goes_with_his_circuit(place, monkeypatch):
+    monkeypatch.setattr("convergence.rdv.point.MAX_GIVEN", 3)
+    for _ in range(5):
+        place.provider()
+    asker = place.circuit()
+    for _ in range(20):
+        place.query(asker)
+    (given,) = place.point._given.values()
+    assert len(given) == 3
+    asker.destroy(DestroyReason.FINISHED, place.net.now)
+    place.net.pump()
+    assert not place.point._given
+
+
 def test_nobody_provides(place):
     _, handler = place.query()
     assert handler.reason == EndReason.RESOLVEFAILED

@@ -196,8 +196,37 @@ def test_what_is_left_of_who_gave_up_has_a_deadline() -> None:
     ends.server.end(ends.world.now, EndReason.MISC)
     ends.world.run()
     assert not ends.far.over
-    ends.world.advance(FLUSH_LIMIT)
+    ends.world.advance(FLUSH_LIMIT + 1)
     assert ends.far.over
+
+
+SECRET = b"o" * 32
+OWNER = CRYPTO.x25519_public(SECRET)
+
+
+def test_a_private_services_owner_is_known_by_his_secret() -> None:
+    ends = Ends(keys=SessionKeys.of_private(OWNER), other_keys=SessionKeys.of_private(OWNER, SECRET))
+    ends.connect()
+    ends.client.write(b"hello", ends.world.now)
+    ends.world.run()
+    assert bytes(ends.serving.heard) == b"hello"
+
+
+@pytest.mark.parametrize(
+    "pretender",
+    [
+        SessionKeys.of_private(OWNER),  # takes the public key for his secret
+        SessionKeys.of_private(OWNER, b"g" * 32),
+        SessionKeys.of_file(OWNER),
+        SessionKeys.of_public(OWNER),
+    ],
+)
+def test_who_has_only_the_address_cannot_answer_for_it(pretender: SessionKeys) -> None:
+    ends = Ends(keys=SessionKeys.of_private(OWNER), other_keys=pretender)
+    ends.client.write(b"for the owner only", ends.world.now)
+    ends.connect()
+    assert ends.asking.aborts == [EndReason.TORPROTOCOL] and not ends.asking.opened_at
+    assert not ends.serving.opened_at and not ends.serving.heard
 
 
 def test_an_altered_byte_ends_the_stream() -> None:

@@ -1,0 +1,241 @@
+"""Connections to a service over points that answer, refuse, hang, lie and vanish."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from convergence.codes import ConnectWhy, Limit
+from convergence.errors import EndReason, Problem
+from convergence.pipes.pending import CONNECT_LIMIT
+from convergence.rdv import connector as module
+from convergence.rdv.connector import IDLE_LIMIT, MAX_OPENING, PATIENCE, Connection, Connector
+from convergence.rdv.keys import SessionKeys
+from convergence.rdv.service import SERVICES, RdvService
+from convergence.rdv.session import OPEN_TIMEOUT
+from tests.unit.ordb.memory import CRYPTO, World
+from tests.unit.rdv.network import NODES, Network
+
+HASH_NAME = b"s" * 32
+KEYS = SessionKeys.of_public(HASH_NAME)
+
+
+class Echo:
+    """What answers at the service."""
+
+    def __init__(self, pipe: Any) -> None:
+        self.pipe = pipe
+
+    def opened(self, now: float) -> None: ...
+
+    def data(self, data: bytes, now: float) -> None:
+        self.pipe.write(data, now)
+        self.pipe.consumed(len(data), now)
+
+    def drained(self, now: float) -> None: ...
+
+    def ended(self, now: float) -> None:
+        self.pipe.end(now)
+
+    def aborted(self, code: int, now: float) -> None: ...
+
+    def queued(self, position: int, now: float) -> None:
+        raise AssertionError("services have no queue")
+
+    def idle(self, now: float) -> bool:
+        return False
+
+
+class Caller:
+    def __init__(self, pipe: Connection) -> None:
+        self.pipe = pipe
+        self.heard = b""
+        self.open = self.heard_end = False
+        self.code: int | None = None
+        pipe.handler = self
+
+    @property
+    def why(self) -> Any:
+        return None if self.pipe.why is None else self.pipe.why.code
+
+    def opened(self, now: float) -> None:
+        self.open = True
+
+    def data(self, data: bytes, now: float) -> None:
+        self.heard += data
+        self.pipe.consumed(len(data), now)
+
+    def drained(self, now: float) -> None: ...
+
+    def ended(self, now: float) -> None:
+        self.heard_end = True
+
+    def aborted(self, code: int, now: float) -> None:
+        self.code = code
+
+
+class Rig:
+    def __init__(self, nodes: Any = NODES, keys: SessionKeys = KEYS) -> None:
+        self.world = World(1, smallest_cut=1000)
+        self.network = Network(self.world)
+        self.nodes = list(nodes)
+        self.idle: list[float] = []
+        self.client = self.world.node()
+        self.connector = Connector(
+            HASH_NAME, keys, self.network, self.client.outbox, CRYPTO, self.world.rng, on_idle=self.idle.append
+        )
+        self.connector.set_nodes(self.nodes, self.world.now)
+        self.services: list[RdvService] = []
+
+    def serve(self, keys: SessionKeys = KEYS) -> RdvService:
+        service = RdvService(self.network, self.world.node().outbox, CRYPTO, self.world.rng, SERVICES)
+        service.set_nodes(self.nodes, self.world.now)
+        service.offer(HASH_NAME, keys, Echo, self.world.now)
+        self.services.append(service)
+        self.world.advance(1)
+        return service
+
+    def connect(self, **options: Any) -> Caller:
+        return Caller(self.connector.connect(self.world.now, **options))
+
+    def asked(self) -> list[Any]:
+        """Circuits of the client that stand."""
+        return [circuit for circuit in self.network.circuits if not circuit.provider and not circuit.closed]
+
+
+def test_many_connections_share_the_circuits_to_the_points() -> None:
+    rig = Rig()
+    rig.serve()
+    callers = [rig.connect() for _ in range(100)]
+    for caller in callers:
+        caller.pipe.write(b"x", rig.world.now)
+    rig.world.advance(10)
+    assert all(caller.heard == b"x" for caller in callers)
+    assert len(rig.asked()) == 3
+    loads = [len(circuit.streams) for circuit in rig.asked()]
+    assert sum(loads) == 0 or max(loads) - min(loads) <= MAX_OPENING
+
+
+def test_a_point_that_hangs_holds_nobody_up() -> None:
+    rig = Rig()
+    rig.serve()
+    first = rig.connect()
+    rig.world.advance(5)
+    hung = rig.network.point(rig.asked()[0].point.identity)
+    hung.silent = True
+    callers = [rig.connect() for _ in range(30)]
+    rig.world.advance(OPEN_TIMEOUT + 10)
+    assert all(caller.open for caller in callers) and first.open
+
+
+def test_a_circuit_that_hangs_is_not_used_again_but_its_connections_go_on() -> None:
+    rig = Rig(NODES[:1])
+    rig.serve()
+    first = rig.connect()
+    rig.world.advance(2)
+    assert first.open
+    (circuit,) = rig.asked()
+    circuit.point.silent = True
+    late = rig.connect()
+    rig.world.advance(OPEN_TIMEOUT + 1)
+    circuit.point.silent = False
+    rig.world.advance(30)
+    assert late.open and circuit in rig.asked() and len(rig.asked()) == 2
+    first.pipe.write(b"still", rig.world.now)
+    first.pipe.end(rig.world.now)
+    rig.world.advance(5)
+    assert first.heard == b"still" and first.heard_end
+    assert circuit not in rig.asked(), "its last connection has ended"
+
+
+def test_points_that_do_not_answer_are_passed_over() -> None:
+    rig = Rig()
+    for node in module.ring_of(HASH_NAME, NODES)[:2]:
+        rig.network.point(node.identity).dead = True
+    rig.serve()
+    caller = rig.connect()
+    rig.world.advance(20)
+    assert caller.open
+
+
+def test_where_no_point_answers_that_is_said() -> None:
+    rig = Rig()
+    for node in NODES:
+        rig.network.point(node.identity).dead = True
+    caller = rig.connect()
+    rig.world.advance(CONNECT_LIMIT + 1)
+    assert caller.code in (EndReason.NOROUTE, EndReason.TIMEOUT) and caller.pipe.why is not None
+
+
+def test_nobody_is_said_when_patience_is_over_and_not_before() -> None:
+    rig = Rig()
+    early, patient = rig.connect(patience=0), rig.connect()
+    rig.world.advance(PATIENCE - 2)
+    assert early.why is ConnectWhy.NOBODY and patient.code is None
+    rig.world.advance(60)
+    assert patient.why is ConnectWhy.NOBODY and patient.code == EndReason.RESOLVEFAILED
+
+
+def test_a_liar_among_the_providers_delays_and_does_not_prevent() -> None:
+    secret = b"o" * 32
+    keys = SessionKeys.of_private(CRYPTO.x25519_public(secret))
+    rig = Rig(keys=keys)
+    rig.serve(keys)  # who has the link only
+    rig.serve(SessionKeys.of_private(keys.static or b"", secret))
+    callers = [rig.connect() for _ in range(10)]
+    rig.world.advance(60)
+    assert all(caller.open for caller in callers)
+
+
+def test_liars_alone_are_recognised() -> None:
+    keys = SessionKeys.of_private(CRYPTO.x25519_public(b"o" * 32))
+    rig = Rig(keys=keys)
+    rig.serve(keys)
+    caller = rig.connect()
+    rig.world.advance(60)
+    assert caller.why is ConnectWhy.MISLED and not caller.open
+
+
+def test_a_connection_that_is_given_up_while_it_opens_leaves_nothing() -> None:
+    rig = Rig()
+    rig.serve()
+    caller = rig.connect()
+    rig.world.advance(0.12)
+    caller.pipe.abort(EndReason.DONE, rig.world.now)
+    rig.world.advance(IDLE_LIMIT + 10)
+    assert rig.idle and rig.connector.stopped and not rig.connector.connections and not rig.asked()
+    assert rig.services[0].clients(HASH_NAME) == 0
+
+
+def test_circuits_are_given_up_when_nobody_needs_them() -> None:
+    rig = Rig()
+    rig.serve()
+    caller = rig.connect()
+    rig.world.advance(5)
+    caller.pipe.end(rig.world.now)
+    rig.world.advance(IDLE_LIMIT - 20)
+    assert caller.heard_end and rig.asked()
+    again = rig.connect()
+    rig.world.advance(IDLE_LIMIT)
+    assert again.open and not rig.idle, "somebody came meanwhile"
+    again.pipe.abort(EndReason.DONE, rig.world.now)
+    rig.world.advance(IDLE_LIMIT + 10)
+    assert rig.idle and not rig.asked()
+
+
+def test_connections_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_CONNECTIONS", 2)
+    rig = Rig()
+    rig.connect()
+    rig.connect()
+    with pytest.raises(Problem) as refused:
+        rig.connect()
+    assert refused.value.why.code is Limit.CONNECTIONS
+
+
+def test_who_stops_is_told_apart_from_who_fails() -> None:
+    rig = Rig()
+    caller = rig.connect()
+    rig.connector.stop(rig.world.now)
+    assert caller.why is ConnectWhy.STOPPED and caller.code == EndReason.DONE
