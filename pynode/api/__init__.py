@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from convergence.pipes.coding import brotli, deflate, gzip, zstd
 from convergence.pipes.framing import framing
-from convergence.pipes.http import client as http_client
-from convergence.pipes.http import server as http_server
 from pynode.api.blocking import BlockingNode, BlockingPipe, BlockingService, join_sync
 from pynode.api.errors import (
     AddressError,
@@ -42,8 +40,6 @@ __all__ = [
     "deflate",
     "framing",
     "gzip",
-    "http_client",
-    "http_server",
     "join",
     "join_sync",
     "new_secret",

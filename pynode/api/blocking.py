@@ -54,6 +54,9 @@ class Caller:
             async with asyncio.timeout(timeout):
                 return await what
 
+        if self._loop.is_closed():
+            what.close()
+            raise RuntimeError("the node does not run any more")
         future = asyncio.run_coroutine_threadsafe(limited(), self._loop)
         try:
             return future.result()
@@ -134,11 +137,12 @@ class BlockingPipe(io.RawIOBase):
     def makefile(self, mode: str = "rb", **options: Any) -> IO[Any]:
         """A buffered file like a socket's: "rb", "wb", "rwb", or in text mode "r", "w", "rw" with TextIOWrapper's
         options, such as encoding (utf-8 unless given). Flush what was written. It leaves the pipe open."""
-        reading, writing = "r" in mode, "w" in mode
         lent = _Lent(self)
-        buffered: Any = io.BufferedReader(lent) if reading else io.BufferedWriter(lent)
-        if reading and writing:
+        buffered: Any
+        if "r" in mode and "w" in mode:
             buffered = io.BufferedRWPair(lent, lent)
+        else:
+            buffered = io.BufferedReader(lent) if "r" in mode else io.BufferedWriter(lent)
         return buffered if "b" in mode else io.TextIOWrapper(buffered, **{"encoding": "utf-8", **options})
 
 

@@ -178,10 +178,11 @@ class Pipe(Generic[T]):
     async def write(self, data: T) -> None:
         """Write bytes, or a message; waits while more waits to go out than a pipe should hold.
 
-        A cancelled `write` of more than CHUNK bytes may have written a part. Raises PipeBroken.
+        A cancelled `write` of more than CHUNK bytes may have written a part. To a stage all is given at once, because
+        it may be one message. Raises PipeBroken.
         """
         pieces: list[T] = [data]
-        if isinstance(data, (bytes, bytearray, memoryview)):
+        if not self._stages and isinstance(data, (bytes, bytearray, memoryview)):
             view = memoryview(data).cast("B")
             pieces = [cast(T, bytes(view[at : at + CHUNK])) for at in range(0, len(view), CHUNK)]
         for piece in pieces:
@@ -231,7 +232,7 @@ class Pipe(Generic[T]):
         self.end()
         if not duplex.closed:
             unused = self._owed + sum(map(len, inbox.items))
-            duplex.handler = Deaf(cast(Duplex, duplex))
+            duplex.handler = cast(HandlerOf[T], Deaf(cast(Duplex, duplex)))
             self._driver.run(lambda now: duplex.consumed(unused, now))
             asyncio.get_running_loop().call_later(
                 LINGER, self._driver.run, lambda now: duplex.abort(EndReason.DONE, now)
@@ -293,7 +294,8 @@ class Pipe(Generic[T]):
         any more. `limit`: of the reader, bytes."""
         loop = asyncio.get_running_loop()
         reader = asyncio.StreamReader(limit, loop)
-        protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
+        accepted = None if self.address else lambda reader, writer: None  # by this, `start_tls` knows which side it is
+        protocol = asyncio.StreamReaderProtocol(reader, accepted, loop=loop)
         transport = self.attach(protocol)
         try:
             await transport.opened_or_failed

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from pynode.api import deflate as deflate
     from pynode.api import framing as framing
     from pynode.api import gzip as gzip
-    from pynode.api import http_client as http_client
-    from pynode.api import http_server as http_server
     from pynode.api import join as join
     from pynode.api import join_sync as join_sync
     from pynode.api import new_secret as new_secret
@@ -51,8 +49,6 @@ _API = {
     "deflate",
     "framing",
     "gzip",
-    "http_client",
-    "http_server",
     "join",
     "join_sync",
     "new_secret",

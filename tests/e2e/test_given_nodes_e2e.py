@@ -25,7 +25,7 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, li
         relays = []
         for number in range(RELAYS):
             name = f"relay-{number}"
-            options = ["--listen", "127.0.0.1:0", "--no-rtc", "--data", base / name]
+            options: list[str | Path] = ["--listen", "127.0.0.1:0", "--no-rtc", "--data", base / name]
             options += ["--nodes", folder, "--descriptor", folder / f"{name}.txt"]
             relays.append(stack.enter_context(running("relay", *options)))
         for relay in relays:
@@ -41,7 +41,7 @@ def test_a_service_is_reached_with_a_folder_and_with_one_file(
     folder, _ = network
     one = tmp_path / "nodes.txt"
     one.write_text("# the network\n" + "".join(file.read_text() for file in folder.iterdir()))
-    serve = ["serve", "hash:given", "--nodes", folder, "--no-rtc", "--", "cat"]
+    serve: list[str | Path] = ["serve", "hash:given", "--nodes", folder, "--no-rtc", "--", "cat"]
     with running(*serve) as service:
         service.until("serving")
         pipe = [*PROGRAM, "pipe", "hash:given", "--nodes", str(one), "--no-rtc"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -158,5 +159,5 @@ def test_no_more_is_kept_than_a_limit_however_many_are_given() -> None:
 
     for start in range(0, 3 * MAX_RECALLED, 512):
         raw = [made(number) for number in range(start, start + 512)]
-        client.driver.run(lambda now, raw=raw: client.node.know(raw, now))
+        client.driver.run(partial(client.node.know, raw))
     assert len(client.node.directory.nodes(RELAY, world.now)) <= MAX_RECALLED
