@@ -594,9 +594,9 @@ class DuplexTransport(asyncio.Transport):
             cast(asyncio.Protocol, protocol).data_received(data)
             return
         while data:  # asyncio's TLS is of this kind
-            buffer = protocol.get_buffer(len(data))
+            buffer = memoryview(protocol.get_buffer(len(data)))
             size = min(len(buffer), len(data))
-            memoryview(buffer)[:size] = data[:size]
+            buffer[:size] = data[:size]
             protocol.buffer_updated(size)
             data = data[size:]
 

@@ -294,15 +294,17 @@ class Pipe(Generic[T]):
         any more. `limit`: of the reader, bytes."""
         loop = asyncio.get_running_loop()
         reader = asyncio.StreamReader(limit, loop)
-        accepted = None if self.address else lambda reader, writer: None  # by this, `start_tls` knows which side it is
-        protocol = asyncio.StreamReaderProtocol(reader, accepted, loop=loop)
+        accepted: list[asyncio.StreamWriter] = []
+        serving = None if self.address else lambda reader, writer: accepted.append(writer)  # start_tls looks for this
+        protocol = asyncio.StreamReaderProtocol(reader, serving, loop=loop)
         transport = self.attach(protocol)
         try:
             await transport.opened_or_failed
         except asyncio.CancelledError:
             transport.abort()
             raise
-        return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
+        writer = accepted[0] if accepted else asyncio.StreamWriter(transport, protocol, reader, loop)
+        return reader, writer
 
     # -- inside
 
