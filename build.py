@@ -27,7 +27,7 @@ if sys.version_info < (3, 11):  # noqa: UP036 (before anything that an older Pyt
 
 from pynode import headers
 from pynode.published.manifest import Manifest, Refused, canonical_json
-from web.bundling import inventory, releases
+from web.bundling import inventory, releases, revoked, tls
 from web.bundling.inventory import Component, digest_of_trees
 from web.bundling.page import bookmarklet, filled, with_integrity, with_policy
 from web.bundling.setup import (
@@ -83,7 +83,7 @@ LOADER, BOOKMARK, BOOKMARK_OFFER = (f"web/bookmarklet/{name}" for name in ("load
 # The standard licence texts, for packages that come without one: a JSON document each, named by SPDX identifier.
 LICENCE_TEXTS = NODE_MODULES / "spdx-license-list" / "licenses"
 COMPRESS = "web/compress.mjs"
-COMPRESSED_SUFFIXES = {".html", ".css", ".js", ".mjs", ".json", ".svg", ".txt", ".wasm", ".whl", ".zip"}
+COMPRESSED_SUFFIXES = {".html", ".css", ".der", ".js", ".mjs", ".json", ".svg", ".txt", ".wasm", ".whl", ".zip"}
 
 USAGE = """usage: python3 build.py COMMAND [arguments]
 
@@ -200,7 +200,8 @@ def components(npm: Iterable[str], python: str) -> list[Component]:
     return [
         Component("generic", "cpython", python, "Python-2.0.1", (), "browser"),
         *inventory.npm_components((ROOT / "package-lock.json").read_bytes(), npm),
-        *inventory.python_components(lock, BUNDLED_PYTHON),
+        *inventory.python_components(lock, {*BUNDLED_PYTHON, "certifi"}),
+        *tls.components(),
     ]
 
 
@@ -234,6 +235,9 @@ def bundle() -> dict[str, bytes]:
             files[path.name] = with_policy(files[path.name].decode(), headers.policy_in(path.name)).encode()
     for name in PYODIDE_FILES:
         files[f"pyodide/{name}"] = (NODE_MODULES / "pyodide" / name).read_bytes()
+    files["tls/tls.wasm"] = tls.engine()
+    files["tls/roots.der"] = tls.roots((site_packages() / "certifi" / "cacert.pem").read_text(encoding="utf-8"))
+    files["tls/revoked.bin"] = revoked.packed()
     # Pyodide's own index with no package in it: Pyodide then cannot ask another origin for anything.
     info = json.loads((NODE_MODULES / "pyodide" / "pyodide-lock.json").read_bytes())["info"]
     files["pyodide/pyodide-lock.json"] = canonical_json({"info": info, "packages": {}})

@@ -2,7 +2,7 @@
  * Python for the browser: `node web/precompile.mjs FOLDER`; build.py calls it.
  *
  * Does: make FOLDER/app.zip smaller by leaving out comments and docstrings; write FOLDER/python_stdlib.zip, Pyodide's
- * own library with bytecode in place of those modules that the node loads. Pyodide does both, so that bytecode and
+ * own library with bytecode in place of those modules that the node loads, and without what no page can use. Pyodide does both, so that bytecode and
  * interpreter fit.
  * Does not: depend on the machine (names, hash seed and zlib are Pyodide's, too), or move a line: tracebacks stay true.
  */
@@ -65,9 +65,9 @@ def bytecode(path, source):
 
 
 def rewrite(path, change):
-    """Replace each entry by what "change" makes of it: name, data and how they are packed."""
+    """Replace each entry by what "change" makes of it: name, data and how they are packed; or leave it out."""
     with zipfile.ZipFile(path) as archive:
-        entries = sorted(change(name, archive.read(name)) for name in archive.namelist())
+        entries = sorted(filter(None, (change(name, archive.read(name)) for name in archive.namelist())))
     with zipfile.ZipFile(path, "w") as archive:
         for name, data, packing in entries:
             entry = zipfile.ZipInfo(name)
@@ -81,7 +81,13 @@ def program(name, source):
     return name, lean(source), zipfile.ZIP_STORED
 
 
+# For terminals, for processes, and for those who test or debug: what no page can use.
+LEFT_OUT = ("_pyio.py", "_pyrepl/", "doctest.py", "multiprocessing/", "pdb.py", "pydoc.py", "unittest/")
+
+
 def standard(name, data):
+    if name.startswith(LEFT_OUT):
+        return None
     if f"{library}/{name}" in loaded:
         return f"{name}c", bytecode(f"{library}/{name}", data), zipfile.ZIP_STORED
     return name, data, zipfile.ZIP_DEFLATED

@@ -174,6 +174,26 @@ class FetchWhy(Code):
     BAD_REDIRECT = "fetch-bad-redirect"  # flaw: a UrlFlaw
 
 
+class TlsWhy(Code):
+    """Why a TLS connection failed."""
+
+    EXPIRED = "tls-expired"
+    NOT_YET = "tls-not-yet"
+    WRONG_HOST = "tls-wrong-host"
+    SELF_SIGNED = "tls-self-signed"
+    UNKNOWN_ROOT = "tls-unknown-root"
+    REVOKED = "tls-revoked"
+    WEAK = "tls-weak"
+    BAD_CERTIFICATE = "tls-bad-certificate"
+    OLD = "tls-old"
+    REFUSED = "tls-refused"
+    GARBAGE = "tls-garbage"
+    TRUNCATED = "tls-truncated"
+    SILENT = "tls-silent"
+    NO_HOST = "tls-no-host"
+    UNAVAILABLE = "tls-unavailable"
+
+
 class RtcWhy(Code):
     """Why a WebRTC link failed or ended."""
 

@@ -26,11 +26,13 @@ PYTHON_LICENCES = {
     "attrs": "MIT",
     "av": "BSD-3-Clause",
     "brotli": "MIT",
+    "certifi": "MPL-2.0",
     "cffi": "MIT-0",
     "cryptography": "Apache-2.0 OR BSD-3-Clause",
     "dnspython": "ISC",
     "frozenlist": "Apache-2.0",
     "google-crc32c": "Apache-2.0",
+    "grpcio": "Apache-2.0",
     "h11": "MIT",
     "idna": "BSD-3-Clause",
     "ifaddr": "MIT",
@@ -44,13 +46,21 @@ PYTHON_LICENCES = {
     "pynacl": "Apache-2.0",
     "pyopenssl": "Apache-2.0",
     "python-socks": "Apache-2.0",
+    "setuptools": "MIT",
     "typing-extensions": "PSF-2.0",
     "uvloop": "Apache-2.0 OR MIT",
     "yarl": "Apache-2.0",
+    "ziglang": "MIT",
 }
 """SPDX expressions. The lock names none, and what is installed depends on the machine."""
 
-SOURCES = {"cpython": "https://github.com/python/cpython", "h11": "https://github.com/python-hyper/h11"}
+SOURCES = {
+    "certifi": "https://github.com/certifi/python-certifi",
+    "cpython": "https://github.com/python/cpython",
+    "grpcio": "https://github.com/google/boringssl",  # all that is used of it
+    "h11": "https://github.com/python-hyper/h11",
+    "ziglang": "https://github.com/WebAssembly/wasi-libc",  # likewise
+}
 """Where the sources of what browsers run are, of packages that do not say it where we could read it."""
 
 _PIN = re.compile(r"([a-z0-9.-]+)==([^\s;]+)")

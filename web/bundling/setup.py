@@ -32,6 +32,7 @@ BUNDLED_PYTHON = ("h11",)
 # What tests and benches run beside Python: Debian's package and a program in it, which may be one that only root has in
 # PATH. iproute2 to coturn are for networks of the tests' own, with NATs and a STUN server; minisign signs releases.
 # openssh-server to git are the real programs of tests/interop: what brings `sshd` and `initdb` brings their clients.
+# nginx, caddy and openssl serve https.
 TEST_PROGRAMS = {
     "chromium": "chromium",
     "chromium-headless-shell": "chromium-headless-shell",
@@ -45,6 +46,9 @@ TEST_PROGRAMS = {
     "postgresql": "initdb",
     "curl": "curl",
     "git": "git",
+    "nginx-light": "nginx",
+    "caddy": "caddy",
+    "openssl": "openssl",
 }
 SYSTEM_PROGRAMS = ("/usr/sbin", "/sbin", "/usr/lib/postgresql/*/bin")
 """Folders, by patterns, in which programs are that need not be in PATH."""

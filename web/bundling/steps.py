@@ -48,7 +48,7 @@ def run(command: Sequence[str | Path], hint: str, log: str, doing: str = "", **o
 
 
 def logged(command: Sequence[str | Path], log: str, doing: str = "", **options: Any) -> tuple[int, str]:
-    """Run a command in the tree's folder, and keep what it prints.
+    """Run a command in the tree's folder, or in `cwd`, and keep what it prints.
 
     Args:
         log: the name of the file in build/logs, without its suffix.
@@ -66,8 +66,8 @@ def logged(command: Sequence[str | Path], log: str, doing: str = "", **options: 
     path.unlink(missing_ok=True)  # another run may be writing its own
     began, live = time.monotonic(), sys.stdout.isatty()
     with path.open("w+b") as file:
-        options |= {"stdin": subprocess.DEVNULL, "stdout": file, "stderr": subprocess.STDOUT}
-        process = subprocess.Popen([str(part) for part in command], cwd=ROOT, **options)
+        options = {"cwd": ROOT, **options, "stdin": subprocess.DEVNULL, "stdout": file, "stderr": subprocess.STDOUT}
+        process = subprocess.Popen([str(part) for part in command], **options)
         if doing:
             print(f"==> {doing}", end="", flush=True)
         try:

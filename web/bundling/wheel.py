@@ -18,7 +18,7 @@ from web.bundling.steps import ROOT
 
 # Import package -> its folder; suffixes that belong into a wheel (editors' left-overs do not).
 PACKAGES = {"convergence": "shared/convergence", "pynode": "pynode"}
-PACKAGE_SUFFIXES = {".py", ".typed", ".toml", ".sql"}
+PACKAGE_SUFFIXES = {".py", ".typed", ".toml", ".sql", ".txt"}
 
 
 def zip_bytes(files: Mapping[str, bytes]) -> bytes:

@@ -24,7 +24,7 @@ import convergence.node
 
 __all__ = ["asyncio", "convergence", "files", "json", "links", "settings", "storage", "time", "urllib"]
 
-TOUCH_JAVASCRIPT = ("crypto", "node_host", "transport")
+TOUCH_JAVASCRIPT = ("crypto", "node_host", "tls", "transport")
 
 
 class Compiled:

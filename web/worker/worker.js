@@ -12,6 +12,7 @@ import { createChannels } from "./channels.js";
 import { createCrypto } from "./crypto.js";
 import { openDatabase } from "./database.js";
 import { dropSnapshots, findSnapshot, keepSnapshot } from "./snapshot.js";
+import { createTls } from "./tls.js";
 
 const SETTLED_MS = 5000; // after the start, until the snapshot is written: the node's first circuits come first
 const FETCHED_WITHIN = 300_000; // ms that one file may take on a slow line
@@ -89,6 +90,7 @@ async function start() {
     settings: { settings, onMetered },
     timer: createTimer(relayed.tick),
     body: () => createBody(),
+    tls: createTls((name) => fetchedBytes(asset(name))),
     site,
     opened: performance.timeOrigin,
   });
@@ -146,7 +148,7 @@ async function loadPyodide(asset, site, options) {
 }
 
 /** @returns {Promise<Uint8Array>} the archive with the node's Python, sources and bytecode */
-const loadCode = async (asset) => new Uint8Array(await fetched(asset("app.zip"), (answer) => answer.arrayBuffer()));
+const loadCode = (asset) => fetchedBytes(asset("app.zip"));
 
 /** A promise whose failure is reported where it is awaited, which may be later than it fails. */
 function awaitedLater(promise) {
@@ -170,6 +172,8 @@ async function fetched(address, read) {
   if (!answer?.ok) throw new Error(`the site did not give ${address} (${answer ? answer.status : "no answer"})`);
   return read(answer);
 }
+
+const fetchedBytes = async (address) => new Uint8Array(await fetched(address, (answer) => answer.arrayBuffer()));
 
 function phase(percent, text) {
   self.postMessage({ type: "state", state: { phase: { percent, text } } });
