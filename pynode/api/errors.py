@@ -16,7 +16,7 @@ Does not: decide what an error costs: the core has closed what had to be closed.
 
 from __future__ import annotations
 
-from convergence.errors import Code, ConvergenceError, EndReason, Problem, Why
+from convergence.errors import Code, ConvergenceError, EndReason, Why
 from pynode.cli.words import connect_words, end_words, words
 
 
@@ -37,9 +37,9 @@ class JoinError(NetworkError):
 class AddressError(NetworkError, ValueError):
     """What was given is no address."""
 
-    def __init__(self, problem: Problem) -> None:
-        super().__init__(words(problem.why))
-        self.why = problem.why.code
+    def __init__(self, why: Why) -> None:
+        super().__init__(words(why))
+        self.why = why.code
 
 
 class ServeError(NetworkError):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -19,6 +19,7 @@ from convergence.events import Event, ServiceStands
 from convergence.pipes.duplex import Duplex, Handler
 from convergence.pipes.pending import CONNECT_LIMIT, Pending
 from convergence.pipes.stage import Stage
+from convergence.pipes.tls import Tls, TlsError
 from convergence.rdv.connector import PATIENCE
 from convergence.services import private_address, public_id
 from convergence.wire.address import Address, PublicAddress, ServiceAddress, parse_address
@@ -34,6 +35,7 @@ from pynode.crypto import CPythonCrypto, SystemRng
 from pynode.keyfile import KEY_LEN, KeyFileError, load_or_create_secret
 from pynode.logs import log_event
 from pynode.nodes import NodeFiles, NodeSource, from_text, to_text
+from pynode.tls import CPythonTls
 
 MAX_CLIENTS = 1024  # connections that one service answers at once, unless `serve` is told otherwise
 STAND_LIMIT = 60.0  # seconds that a service has to stand at its first point
@@ -196,6 +198,24 @@ class Node:
             return self._call(lambda node, now: node.connect(where, now, patience=patience, isolation=isolation))
         except Problem as problem:
             raise ConnectError(EndReason.RESOURCELIMIT, problem.why) from None
+
+    def tls(self, host: str, *, protocols: Sequence[str] = (), roots: str | None = None) -> Tls:
+        """A TLS stage for one connection, as client (pynode/tls.py tells what is verified). A pipe through it is open
+        once the certificate is verified.
+
+        Args:
+            host: the name or IP address for which the certificate has to be.
+            protocols: for ALPN, such as "http/1.1", the best first.
+            roots: certificates in PEM to trust; Mozilla's unless given.
+
+        Raises:
+            AddressError: no certificate can be for such a host.
+        """
+        factory = _tls() if roots is None else CPythonTls(roots)
+        try:
+            return self._call(lambda node, now: Tls.client(factory, host, protocols, node.outbox, now))
+        except TlsError as error:
+            raise AddressError(error.why) from None
 
     def local(self) -> Local[Any]:
         """This program's end of such a chain; `await local.opened()` once it is complete."""
@@ -367,11 +387,17 @@ class Service:
                 )
 
 
+@cache
+def _tls() -> CPythonTls:
+    """One for all: it keeps what it parsed."""
+    return CPythonTls()
+
+
 def _parsed(address: str) -> Address:
     try:
         return parse_address(address)
     except Problem as problem:
-        raise AddressError(problem) from None
+        raise AddressError(problem.why) from None
 
 
 def _served(what: str | bytes | Path) -> tuple[ServiceAddress, bytes | None]:

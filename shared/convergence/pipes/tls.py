@@ -213,7 +213,7 @@ class Tls(Stage[bytes, bytes]):
             self._machine.move("done", now)
             super().opened(self.far, now)
         if not self.closed and self.engine.ended:
-            self.incoming.end(now)  # whether or not the far pipe ends with it
+            self.incoming.end(now, EndReason.DONE)  # whether or not the far pipe ends with it
             self.outgoing.resume(now)
 
     def _send(self, now: float) -> None:

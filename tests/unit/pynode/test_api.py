@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import convergence
-from convergence.codes import AddressFlaw, ConnectWhy
+from convergence.codes import AddressFlaw, ConnectWhy, FacilitatorWhy, TlsWhy
 from convergence.errors import EndReason
 from convergence.pipes import http as http_stage
 from convergence.pipes.http import EndOfMessage, Request, Response
@@ -24,6 +24,7 @@ from pynode.api import node as node_module
 from pynode.api.pipe import MAX_LINE, Pipe
 from pynode.loop import run
 from pynode.nodes import from_text
+from tests.ports.tls_servers import Authority
 from tests.unit.pynode.living import Living, living
 
 LIMIT = 60  # seconds, only to end a hung test
@@ -596,6 +597,49 @@ def test_a_chain_is_a_line_of_code(network: Living) -> None:
     go(test)
 
 
+def test_tls_to_a_site_through_an_exit_and_a_wrong_certificate_is_told(tmp_path: Path) -> None:
+    authority = Authority()
+
+    async def upper(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write((await reader.readline()).upper())
+        writer.close()
+
+    async def test() -> None:
+        servers = [
+            await asyncio.start_server(upper, "127.0.0.1", 0, ssl=authority.context(case))
+            for case in ("good", "expired")
+        ]
+        ports = [server.sockets[0].getsockname()[1] for server in servers]
+        manager = living(tmp_path, [f"127.0.0.1:{port}" for port in ports])
+        network = await asyncio.to_thread(manager.__enter__)
+        try:
+            async with convergence.join(network.site, rtc=False, exit_hops=2) as node:
+                user, tls = node.local(), node.tls("good.example", roots=authority.roots)
+                user.pipe(convergence.framing()).pipe(tls).pipe(node.dial(f"tcp://127.0.0.1:{ports[0]}"))
+                await user.opened()
+                user.abort()
+                pipe = await node.connect(
+                    f"tcp://127.0.0.1:{ports[0]}", node.tls("good.example", roots=authority.roots)
+                )
+                await pipe.write(b"hello\n")
+                assert await pipe.readall() == b"HELLO\n"
+                for port, host, why in (
+                    (ports[1], "good.example", TlsWhy.EXPIRED),
+                    (ports[0], "other.example", TlsWhy.WRONG_HOST),
+                ):
+                    with pytest.raises(convergence.ConnectError) as refused:
+                        await node.connect(f"tcp://127.0.0.1:{port}", node.tls(host, roots=authority.roots))
+                    assert refused.value.why is why and len(str(refused.value)) > 10
+                with pytest.raises(convergence.AddressError):
+                    node.tls("no host")
+        finally:
+            await asyncio.to_thread(manager.__exit__, None, None, None)
+        for server in servers:
+            server.close()
+
+    go(test, [])  # the servers' loop tells of clients that refuse their certificate
+
+
 def test_what_a_stage_cannot_read_breaks_only_its_pipe(network: Living) -> None:
     async def test() -> None:
         async with two(network) as (provider, client):
@@ -705,6 +749,77 @@ def test_a_read_that_is_cancelled_loses_nothing(network: Living) -> None:
     go(test)
 
 
+def test_a_write_that_is_cancelled_leaves_a_pipe_that_works(network: Living) -> None:
+    async def test() -> None:
+        may_read = asyncio.Event()
+
+        async def lazy(pipe: Pipe[bytes]) -> None:
+            await may_read.wait()
+            await pipe.write(b"%d" % len(await pipe.readall()))
+
+        async with two(network) as (provider, client):
+            await provider.serve("hash:lazy writer", lazy)
+            pipe = await client.connect("hash:lazy writer")
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.5):
+                    await pipe.write(bytes(8 << 20))
+            may_read.set()
+            await pipe.write(b"and one more")
+            pipe.end()
+            arrived = int(await pipe.readall())
+            assert arrived % (1 << 16) == len(b"and one more") and arrived < 8 << 20
+
+    go(test)
+
+
+def test_a_pipe_that_is_left_ends_as_the_block_did(network: Living) -> None:
+    async def test() -> None:
+        codes: asyncio.Queue[int | None] = asyncio.Queue()
+
+        async def listen(pipe: Pipe[bytes]) -> None:
+            try:
+                await pipe.readall()
+            except convergence.PipeBroken:
+                pass
+            codes.put_nowait(pipe.code)
+
+        async with two(network) as (provider, client):
+            service = await provider.serve("hash:left", listen)
+            async with await client.connect("hash:left") as pipe:
+                await pipe.write(b"x")
+            assert await codes.get() is None
+            with pytest.raises(ZeroDivisionError):
+                async with await client.connect("hash:left"):
+                    raise ZeroDivisionError
+            assert await codes.get() == EndReason.MISC
+            pipe = await client.connect("hash:left")
+            reader, writer = await pipe.streams()
+            pipe.abort(EndReason.CONNRESET)
+            assert await codes.get() == EndReason.CONNRESET
+            assert await reader.read() == b"" and writer.is_closing()
+            started = client.local()
+            started.close()
+            assert started.code == EndReason.DONE
+            await settled(lambda: service.connections == 0 and left(client) == 0)
+
+    go(test)
+
+
+def test_what_is_isolated_shares_no_circuit(network: Living) -> None:
+    async def test() -> None:
+        async with two(network) as (provider, client):
+            await provider.serve("hash:isolated", echo)
+            users = ["ada", "ada", "bob", None]
+            pipes = [await client.connect("hash:isolated", isolation=user) for user in users]
+            circuits: dict[str | None, set[object]] = {user: set() for user in users}
+            for user, pipe in zip(users, pipes, strict=True):
+                circuits[user].add(pipe._pending.circuit)  # type: ignore[union-attr]
+            sets = list(circuits.values())
+            assert len(set().union(*sets)) == sum(map(len, sets)) and not any(None in one for one in sets)
+
+    go(test)
+
+
 def test_cancelled_joins_serves_and_handlers_leave_nothing(network: Living) -> None:
     async def test() -> None:
         for pause in (0, 0.001, 0.01, 0.05):
@@ -767,6 +882,26 @@ def test_a_site_that_is_down_is_told_in_words() -> None:
         node = convergence.join("http://127.0.0.1:1/")
         with pytest.raises(RuntimeError):
             await node.connect("hash:x")
+
+    go(test)
+
+
+def test_a_site_whose_facilitator_is_gone_is_told_in_words() -> None:
+    async def test() -> None:
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            body = b'{"facilitator": {"identity": "%s", "path": "http://127.0.0.1:1/facilitator"}}' % (b"ab" * 32)
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+            await writer.drain()
+            writer.close()
+
+        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        site = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+        with pytest.raises(convergence.JoinError, match="The facilitator cannot be reached") as down:
+            async with convergence.join(site, rtc=False, timeout=0.5):
+                pass
+        assert down.value.why is FacilitatorWhy.UNREACHABLE
+        server.close()
 
     go(test)
 

@@ -71,7 +71,7 @@ def names_for(network: Living, said: Callable[..., None]) -> dict[str, Any]:
 
 
 def heading(number: int) -> str:
-    return BLOCKS[number].strip().splitlines()[0][:40]
+    return str(BLOCKS[number]).strip().splitlines()[0][:40]
 
 
 @pytest.mark.parametrize("number", range(len(BLOCKS)), ids=heading)
