@@ -54,9 +54,12 @@ class Caller:
             async with asyncio.timeout(timeout):
                 return await what
 
-        if self._loop.is_closed():
+        wrong = "the node does not run any more" if self._loop.is_closed() else None
+        if threading.current_thread() is self._thread:
+            wrong = "the event loop's own thread must not wait for it: use the other form there"
+        if wrong is not None:
             what.close()
-            raise RuntimeError("the node does not run any more")
+            raise RuntimeError(wrong)
         future = asyncio.run_coroutine_threadsafe(limited(), self._loop)
         try:
             return future.result()
@@ -69,6 +72,14 @@ class Caller:
             return what()
 
         return self.run(called())
+
+    def soon(self, what: Callable[[], object]) -> None:
+        """Call this, without waiting for it; nothing if the loop has ended. Any thread may, as a collector of garbage
+        does."""
+        try:
+            self._loop.call_soon_threadsafe(what)
+        except RuntimeError:
+            pass
 
     def close(self) -> None:
         self._loop.call_soon_threadsafe(self._stop.set)
@@ -129,10 +140,7 @@ class BlockingPipe(io.RawIOBase):
         """See Pipe.close."""
         if not self.closed:
             super().close()
-            try:
-                self._caller.call(self._pipe.close)
-            except RuntimeError:
-                pass  # the loop has ended, and the pipe with it
+            self._caller.soon(self._pipe.close)
 
     def makefile(self, mode: str = "rb", **options: Any) -> IO[Any]:
         """A buffered file like a socket's: "rb", "wb", "rwb", or in text mode "r", "w", "rw" with TextIOWrapper's

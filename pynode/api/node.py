@@ -38,6 +38,7 @@ from pynode.nodes import NodeFiles, NodeSource, from_text, to_text
 from pynode.tls import CPythonTls
 
 MAX_CLIENTS = 1024  # connections that one service answers at once, unless `serve` is told otherwise
+CLOSE_LIMIT = 10.0  # seconds that cancelled handlers have to end
 STAND_LIMIT = 60.0  # seconds that a service has to stand at its first point
 
 T = TypeVar("T")
@@ -165,9 +166,7 @@ class Node:
         try:
             async with asyncio.timeout(timeout):
                 await pipe.opened()
-        except TimeoutError as error:
-            if isinstance(error, ConnectError):
-                raise
+        except TimeoutError:
             pipe.abort(EndReason.TIMEOUT)
             raise ConnectTimeout from None
         except asyncio.CancelledError:
@@ -327,9 +326,9 @@ class Service:
         await self.wait_closed()
 
     async def wait_closed(self) -> None:
-        """Until all handlers have ended."""
-        while self._tasks:
-            await asyncio.wait(self._tasks)
+        """Until all handlers have ended, or have not for CLOSE_LIMIT seconds."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=CLOSE_LIMIT)
 
     async def __aenter__(self) -> Self:
         return self

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence, Sized
+from functools import partial
 from itertools import pairwise
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar, cast
@@ -125,14 +126,14 @@ class Pipe(Generic[T]):
 
     async def read(self, size: int = CHUNK) -> bytes:
         """One byte or more, `size` at most, as soon as there are any; b"" at the end. Raises PipeBroken."""
-        with self._reader():
-            if not self._rest and size > 0:
+        with self._reader(size):
+            if not self._rest and size:
                 await self._more()
             return self._take(size)
 
     async def readexactly(self, size: int) -> bytes:
         """So many bytes. Raises asyncio.IncompleteReadError (an EOFError) if they end before, PipeBroken."""
-        with self._reader():
+        with self._reader(size):
             while len(self._rest) < size:
                 self._credit()
                 if not await self._more():
@@ -185,11 +186,11 @@ class Pipe(Generic[T]):
         if not self._stages and isinstance(data, (bytes, bytearray, memoryview)):
             view = memoryview(data).cast("B")
             pieces = [cast(T, bytes(view[at : at + CHUNK])) for at in range(0, len(view), CHUNK)]
+        duplex = self._standing()
         for piece in pieces:
-            duplex = self._standing()
-            await self._until(lambda: not duplex.congested or self.code is not None or self._ended)  # noqa: B023
+            await self._until(lambda: not duplex.congested or self.code is not None or self._ended)
             self._standing()
-            self._driver.run(lambda now: duplex.write(piece, now))  # noqa: B023
+            self._driver.run(partial(duplex.write, piece))
 
     def end(self) -> None:
         """We write no more; the far end hears it after all that was written, and may write on."""
@@ -346,8 +347,10 @@ class Pipe(Generic[T]):
             self._inbox.news.clear()
             await self._inbox.news.wait()
 
-    def _reader(self) -> _Reading:
+    def _reader(self, size: int = 0) -> _Reading:
         self._used()
+        if size < 0:
+            raise ValueError("a size below zero: readall reads up to the end")
         return _Reading(self)
 
     async def _next(self) -> T | None:

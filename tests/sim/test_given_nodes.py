@@ -49,11 +49,11 @@ class Program:
             host.driver.run(lambda now: host.node.know(self.known.values(), now))
 
 
-def network(seed: int, relays: int) -> tuple[World, Program]:
+def network(seed: int, relays: int, **config: Any) -> tuple[World, Program]:
     world = World(seed)
     program = Program(world)
     for number in range(relays):
-        program.add(f"r{number}", roles=RELAY, circuits=0)
+        program.add(f"r{number}", roles=RELAY, circuits=0, **config)
     world.run(1)
     for host in program.nodes:
         program.give(host)
@@ -101,6 +101,19 @@ def test_descriptors_of_yesterday_lead_to_the_nodes_of_today() -> None:
         return len(nodes) == 6 and all(node.expires > world.now for node in nodes)
 
     assert not fresh() and world.run(300, fresh)
+
+
+def test_nodes_without_an_address_are_introduced_by_the_others() -> None:
+    world, program = network(8, 4, rtc=True)
+    tabs = [program.add(f"tab{number}", roles=RELAY, browser=True) for number in range(2)]
+    assert world.run(120, lambda: all(tab.node.snapshot(world.now)["ready"] for tab in tabs))
+    one, other = tabs
+    assert other.keys is not None
+    name = other.keys.identity
+    assert world.run(120, lambda: one.node.directory.get(name, world.now) is not None)
+    links: list[bool] = []
+    one.driver.run(lambda now: one.node.neighbours.reach(name, lambda link, now: links.append(link is not None), now))
+    assert world.run(60, lambda: bool(links)) and links == [True]
 
 
 def test_a_node_renews_what_it_says_of_itself_and_stops_when_it_leaves() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import gzip
+import queue
 import random
 import ssl
 import subprocess
@@ -90,6 +92,8 @@ def test_an_echo_is_heard_and_each_way_ends_by_itself(network: Living) -> None:
                     assert pipe.code is None and pipe.address == "hash:echo"
                     with pytest.raises(RuntimeError):
                         await pipe.write(b"more")
+                    with pytest.raises(ValueError):
+                        await pipe.read(-1)
                 assert service.served == 1
                 await settled(lambda: service.connections == 0)
 
@@ -964,6 +968,42 @@ def test_the_blocking_form_gives_files(network: Living) -> None:
             node.connect("hash:shout", patience=0.2)
     with pytest.raises(RuntimeError):
         node.connect("hash:shout")
+
+
+def test_files_of_the_blocking_form_end_with_codes_and_by_themselves(network: Living) -> None:
+    heard: queue.Queue[object] = queue.Queue()
+
+    def listen(pipe: convergence.BlockingPipe) -> None:
+        assert pipe.address == "" and pipe.readable() and pipe.writable()
+        try:
+            heard.put(pipe.readall())
+        except convergence.PipeBroken as error:
+            heard.put(error.code)
+
+    with convergence.join_sync(network.site, rtc=False) as node:
+        service = node.serve(convergence.new_secret(), listen)
+        pipe = node.connect(service.address)
+        with pipe.makefile("wb") as file:
+            file.write(b"buffered")
+        pipe.end()
+        assert heard.get(timeout=LIMIT) == b"buffered" and service.served == 1
+        node.connect(service.address).abort(EndReason.CONNRESET)
+        assert heard.get(timeout=LIMIT) == EndReason.CONNRESET
+        node.connect(service.address)  # nobody keeps it: that closes it
+        gc.collect()
+        assert heard.get(timeout=LIMIT) == b""
+        assert len(node.nodes()) == 5
+        caller = node._caller
+        assert caller is not None
+        waiting = caller.run(asyncio.to_thread(lambda: pipe.closed))
+        assert waiting is False
+
+        async def wrong() -> None:
+            node.connect(service.address)
+
+        with pytest.raises(RuntimeError, match="own thread"):
+            caller.run(wrong())
+    pipe.close()
 
 
 def test_a_handler_in_a_thread_that_fails_ends_only_its_connection(network: Living) -> None:
