@@ -35,6 +35,7 @@ from pynode.nodes import READ_EVERY, NodeSource, write_descriptor
 from pynode.origins import Origins, is_address
 from pynode.site import FacilitatorSockets, Site, make_app
 from pynode.storage import DiskStorage, StorageError
+from pynode.tls import CPythonTls
 from pynode.transports.dialling import is_private
 from pynode.transports.mux import NetTransport
 from pynode.transports.rtc import RtcTransport
@@ -94,6 +95,7 @@ class Plan:
             facilitator's host); "*" for all.
         stun: servers to ask for its public address, for WebRTC links; None makes and takes no WebRTC links.
         descriptor: the file for its descriptor, for others to be given, where there is no facilitator.
+        roots: certificates in PEM that https is verified to; None for those that come with this program.
     """
 
     network: Network
@@ -108,6 +110,7 @@ class Plan:
     descriptor: Path | None = None
     circuits: Circuits = Circuits()
     limits: Limits = Limits()
+    roots: str | None = None
 
 
 class App:
@@ -190,7 +193,7 @@ class App:
             raise AppError(str(error)) from None
         clock = AsyncioClock()
         timer = AsyncioTimer(clock)
-        self.node = Node(config, crypto, rng, keys=self._keys, source_of=websocket.source)
+        self.node = Node(config, crypto, rng, keys=self._keys, source_of=websocket.source, tls=CPythonTls(plan.roots))
         self.driver = Driver(
             self.node, transport, clock, timer, storage=self._storage, resolver=tcp, on_event=self._event, on_bug=Bugs()
         )

@@ -19,7 +19,7 @@ BUDGETS = {
     "tests/unit/test_build.py": 100,
     "tests/sim": 240,
     "tests/unit/pynode": 120,
-    "tests/ports": 90,
+    "tests/ports": 70,
     "tests/fuzz": 40,
     "tests/property": 40,
     "tests/unit": 180,

@@ -1,24 +1,20 @@
 """The command line: `convergence COMMAND`.
 
-Does: parse arguments, run the command on an event loop, turn every error into one sentence and an exit code
-(0 done, 1 failed, 2 asked for wrongly, 130 interrupted).
-Does not: hold a command's logic; each command is a module of its own.
+Does: name all commands and options, parse arguments, hand them to the command. Help, completion and manual pages are
+made from `parser`.
+Does not: hold a command's logic; each command is a module of its own, imported once it is known which one runs.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import os
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from importlib import metadata
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, NoReturn
 
-from convergence.errors import ConvergenceError, Problem
-from pynode.app import AppError
-from pynode.cli import fetch, forward, get, mirror, pipe, proxy, release, serve, service, share, status, up, verify
-from pynode.cli.common import (
+from pynode.cli.arguments import (
     host_name,
     identity,
     listen_address,
@@ -31,20 +27,26 @@ from pynode.cli.common import (
     whole_number,
     ws_address,
 )
-from pynode.cli.output import CliError, Output, sentence, shown
-from pynode.cli.words import words
-from pynode.loop import run
-from pynode.storage import StorageError
+from pynode.cli.output import shown
 
-Command: TypeAlias = Callable[[argparse.Namespace, Output, asyncio.Event], Awaitable[int]]
-
+DEFAULT_PROXY = "127.0.0.1:1080"
+DEFAULT_LOG = "docs/releases/log.txt"
+DEFAULT_MOST = 64
+"""Commands of `serve` that run at once."""
+SHELLS = ("bash", "zsh", "fish")
 
 _NODES = "no facilitator: a file, or a folder of files, of what `convergence relay --descriptor` writes"
 _WHOSE_LISTS = "whose lists of nodes are believed; without it, whose come first (--site tells it)"
 
 
-class _Parser(argparse.ArgumentParser):
-    """A parser that says what is wrong in one line."""
+class Parser(argparse.ArgumentParser):
+    """A parser that says what is wrong in one line.
+
+    Attributes:
+        examples: for the manual page: what a command line does, and the line.
+    """
+
+    examples: Sequence[tuple[str, str]] = ()
 
     def error(self, message: str) -> NoReturn:
         sys.stderr.write(f"{self.prog}: {shown(message, 500)}. Try: {self.prog} --help\n")
@@ -60,20 +62,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     own, program = _split(sys.argv[1:] if argv is None else argv)
     arguments = parser().parse_args(own)
     arguments.program = program
-    output = Output(arguments.json)
-    command: Command = arguments.command
 
-    async def guarded(stop: asyncio.Event) -> int:
-        try:
-            return await command(arguments, output, stop)
-        except (CliError, AppError, StorageError, ConvergenceError) as error:
-            text = words(error.why) if isinstance(error, Problem) else str(error)
-            text = text if isinstance(error, CliError) else sentence(text)
-            output.say(text)
-            output.record("error", message=text)
-            return error.code if isinstance(error, CliError) else 1
+    from pynode.cli.running import run_command  # not for --help: it takes the libraries of a node
 
-    return run(guarded)
+    return run_command(arguments)
 
 
 def _split(argv: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
@@ -84,15 +76,15 @@ def _split(argv: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
     return argv[:at], argv[at + 1 :]
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """All commands and options."""
-    top = _Parser(
+    top = Parser(
         prog="convergence",
-        description="Share files, and fetch files and pages, through the onion circuits of a Convergence network.",
+        description="Share files, fetch pages, carry any protocol, through onion circuits of a Convergence network.",
         epilog="`convergence COMMAND --help` tells more. $CONVERGENCE_SITE names the site where --site is left out.",
     )
     top.add_argument("--version", action="version", version=f"convergence {_version()}")
-    commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser)
+    commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=Parser)
     _add_up(commands)
     _add_share(commands)
     _add_get(commands)
@@ -107,13 +99,13 @@ def parser() -> argparse.ArgumentParser:
     _add_verify(commands)
     _add_mirror(commands)
     _add_release(commands)
+    _add_completion(commands)
     return top
 
 
-def _command(
-    commands: Any, name: str, command: Command, help: str, more: str = "", *, runs_node: bool = True
-) -> argparse.ArgumentParser:
-    one: argparse.ArgumentParser = commands.add_parser(name, help=help, description=f"{help} {more}".strip())
+def _command(commands: Any, name: str, command: str, help: str, more: str = "", *, runs_node: bool = True) -> Parser:
+    """A command. `command` is the module and the function that run it, as pynode/cli/running.py finds them."""
+    one: Parser = commands.add_parser(name, help=help, description=f"{help} {more}".strip())
     one.set_defaults(command=command)
     one.add_argument("--json", action="store_true", help="one JSON object a line on standard output, for programs")
     if runs_node:
@@ -134,7 +126,7 @@ def _command(
 
 def _add_up(commands: Any) -> None:
     one = _command(
-        commands, "up", up.up, "Run a whole network on this machine: facilitator, site, relays.", "Ctrl-C ends it."
+        commands, "up", "up.up", "Run a whole network on this machine: facilitator, site, relays.", "Ctrl-C ends it."
     )
     one.add_argument("--relays", type=int, default=5, metavar="N", help="how many relays (5)")
     one.add_argument("--port", type=whole_number(0, 65535), default=8000, help="of the site (8000); 0: any free one")
@@ -153,13 +145,13 @@ def _add_up(commands: Any) -> None:
     one.add_argument("--ready-file", metavar="FILE", help="write addresses and process ids to FILE once all is up")
 
 
-def _add_public(one: argparse.ArgumentParser) -> None:
+def _add_public(one: Parser) -> None:
     one.add_argument(
         "--public", type=host_name, metavar="NAME", help="the name or address by which others reach this machine"
     )
 
 
-def _add_exit_allow(one: argparse.ArgumentParser) -> None:
+def _add_exit_allow(one: Parser) -> None:
     one.add_argument(
         "--exit-allow",
         action="append",
@@ -169,7 +161,7 @@ def _add_exit_allow(one: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_site(one: argparse.ArgumentParser) -> None:
+def _add_site(one: Parser) -> None:
     one.add_argument("--site", metavar="URL", help="the network's site (http://127.0.0.1:8000/)")
 
 
@@ -183,7 +175,7 @@ def _add_share(commands: Any) -> None:
     one = _command(
         commands,
         "share",
-        share.share,
+        "share.share",
         "Offer files, print their links, serve them until Ctrl-C.",
         "Files are read where they lie; the same file gets the same link again.",
     )
@@ -196,7 +188,7 @@ def _add_get(commands: Any) -> None:
     one = _command(
         commands,
         "get",
-        get.get,
+        "get.get",
         "Fetch what a share link names.",
         "A run that was interrupted goes on where it stopped. Files are never overwritten.",
     )
@@ -212,17 +204,22 @@ def _add_get(commands: Any) -> None:
 
 def _add_fetch(commands: Any) -> None:
     one = _command(
-        commands, "fetch", fetch.fetch, "Fetch an http address through an exit.", "The body goes to standard output."
+        commands,
+        "fetch",
+        "fetch.fetch",
+        "Fetch an http or https address through an exit.",
+        "The body goes to standard output.",
     )
-    one.add_argument("url", metavar="URL")
+    one.add_argument("url", metavar="URL", help="https:// unless it says otherwise")
     one.add_argument("-o", "--output", metavar="FILE", help="write the body to a new file")
+    one.add_argument("--ca", metavar="FILE", help="trust the certificates in FILE (PEM), in place of Mozilla's roots")
     _add_network(one)
 
 
 _ADDRESS = "hash:NAME (a public service), the address of a private one, or tcp://HOST:PORT (through an exit)"
 
 
-def _add_wait(one: argparse.ArgumentParser) -> None:
+def _add_wait(one: Parser) -> None:
     one.add_argument(
         "--wait", type=seconds, default=10, help="how long to go on looking when nobody offers the service (10 seconds)"
     )
@@ -232,7 +229,7 @@ def _add_pipe(commands: Any) -> None:
     one = _command(
         commands,
         "pipe",
-        pipe.pipe,
+        "pipe.pipe",
         "Join standard input and output to an address, through circuits.",
         "Exit code 0: both sides ended; 1: no connection; 3: it broke. With --json records go to standard error.",
     )
@@ -240,13 +237,17 @@ def _add_pipe(commands: Any) -> None:
     one.add_argument("--progress", action="store_true", help="show on standard error how much was carried")
     _add_wait(one)
     _add_network(one)
+    one.examples = (
+        ("Send a folder to who serves that name:", "tar c folder | convergence pipe --progress hash:drop"),
+        ("Log in through a private service of sshd's:", "ssh -o ProxyCommand='convergence pipe ADDRESS' home.example"),
+    )
 
 
 def _add_serve(commands: Any) -> None:
     one = _command(
         commands,
         "serve",
-        service.serve,
+        "service.serve",
         "Offer what runs on this machine as a service, until Ctrl-C.",
         "The address is printed; `convergence pipe` and `convergence forward` connect to it. What stands after -- is"
         " run for each connection, like inetd: its standard input and output are the connection.",
@@ -262,47 +263,65 @@ def _add_serve(commands: Any) -> None:
     one.add_argument(
         "--most",
         type=whole_number(1, 4096),
-        default=service.MAX_COMMANDS,
+        default=DEFAULT_MOST,
         metavar="N",
-        help=f"how many commands run at once ({service.MAX_COMMANDS})",
+        help=f"how many commands run at once ({DEFAULT_MOST})",
     )
     _add_network(one)
     one.add_argument("--data", metavar="DIR", help="where the keys of private services are kept")
+    one.examples = (
+        ("A web server, for those whom you give the address:", "convergence serve private:web --to 127.0.0.1:8080"),
+        ("A socket, for all who know the name:", "convergence serve hash:chess --to unix:/run/chess.sock"),
+        ("Unpack what comes, a process for each connection:", "convergence serve private:drop -- tar x -C incoming"),
+    )
 
 
 def _add_forward(commands: Any) -> None:
-    one = _command(commands, "forward", forward.forward, "Let a port of this machine lead to an address, until Ctrl-C.")
+    one = _command(
+        commands, "forward", "forward.forward", "Let a port of this machine lead to an address, until Ctrl-C."
+    )
     one.add_argument("listen", type=local_end, metavar="LISTEN", help="PORT, HOST:PORT or unix:PATH")
     one.add_argument("address", metavar="ADDRESS", help=_ADDRESS)
     _add_wait(one)
     _add_network(one)
+    one.examples = (
+        ("A port of this machine:", "convergence forward 8333 'hash:Satoshi Nakamoto'"),
+        ("A socket that only you can use:", "convergence forward unix:web.sock ADDRESS"),
+    )
 
 
 def _add_proxy(commands: Any) -> None:
     one = _command(
         commands,
         "proxy",
-        proxy.proxy,
+        "proxy.proxy",
         "Let programs of this machine use the network: one port that speaks SOCKS5, SOCKS4a and HTTP CONNECT.",
         "NAME.hash.conv leads to the service hash:NAME, other names through an exit. User names keep circuits apart.",
     )
     one.add_argument(
-        "--listen", type=listen_address, default=proxy.DEFAULT, metavar="HOST:PORT", help=f"({proxy.DEFAULT})"
+        "--listen", type=listen_address, default=DEFAULT_PROXY, metavar="HOST:PORT", help=f"({DEFAULT_PROXY})"
     )
     one.add_argument("--pac", metavar="FILE", help="write a file that tells browsers to use it")
     _add_network(one)
+    one.examples = (
+        ("Fetch a page of a service:", "curl --proxy socks5h://127.0.0.1:1080 http://chess.hash.conv/"),
+        (
+            "As another user, on circuits of its own:",
+            "curl --proxy socks5h://ann:x@127.0.0.1:1080 http://site.example/",
+        ),
+    )
 
 
 def _add_status(commands: Any) -> None:
     help = "Show how a network is: its nodes and their health."
-    _add_site(_command(commands, "status", status.status, help, runs_node=False))
+    _add_site(_command(commands, "status", "status.status", help, runs_node=False))
 
 
 def _add_relay(commands: Any) -> None:
     one = _command(
         commands,
         "relay",
-        serve.relay,
+        "serve.relay",
         "Run one relay.",
         "Without --listen, --url and --public it has no address: other nodes introduce those who want a WebRTC link.",
     )
@@ -338,7 +357,7 @@ def _add_relay(commands: Any) -> None:
 
 
 def _add_facilitator(commands: Any) -> None:
-    one = _command(commands, "facilitator", serve.facilitator, "Run a facilitator and its site.")
+    one = _command(commands, "facilitator", "serve.facilitator", "Run a facilitator and its site.")
     one.add_argument("--listen", type=listen_address, metavar="HOST:PORT", help="(127.0.0.1:8700)")
     _add_public(one)
     one.add_argument("--no-site", action="store_true", help="no page, only the facilitator")
@@ -350,7 +369,7 @@ def _add_verify(commands: Any) -> None:
     one = _command(
         commands,
         "verify",
-        verify.verify,
+        "verify.verify",
         "Fetch what sites serve, as a browser would, and say which file differs from what was published.",
         "Exit code 0: all of them serve the same, and what is expected.",
         runs_node=False,
@@ -365,7 +384,7 @@ def _add_mirror(commands: Any) -> None:
     one = _command(
         commands,
         "mirror",
-        mirror.mirror,
+        "mirror.mirror",
         "Serve the published code to pages of any origin, or hand it on through the network.",
         "Every file is compared with the manifest first.",
     )
@@ -396,11 +415,11 @@ def _add_mirror(commands: Any) -> None:
 def _add_release(commands: Any) -> None:
     help = "Sign a build, check who signed it, make a key."
     steps = commands.add_parser("release", help=help, description=help)
-    steps = steps.add_subparsers(title="steps", metavar="STEP", required=True, parser_class=_Parser)
+    steps = steps.add_subparsers(title="steps", metavar="STEP", required=True, parser_class=Parser)
     one = _command(
         steps,
         "sign",
-        release.release_sign,
+        "release.release_sign",
         "Add one signature to the record of this build's release, and its line to the log.",
         "Several people run it in turn, each with a build of their own.",
         runs_node=False,
@@ -409,18 +428,32 @@ def _add_release(commands: Any) -> None:
     one.add_argument("--dist", metavar="DIR", help="the build")
     one.add_argument(
         "--log",
-        default=release.DEFAULT_LOG,
+        default=DEFAULT_LOG,
         metavar="FILE",
-        help=f"the log of releases ({release.DEFAULT_LOG}); the record lies beside it",
+        help=f"the log of releases ({DEFAULT_LOG}); the record lies beside it",
     )
     one = _command(
-        steps, "check", release.release_check, "Say who signed a build, and whether that is enough.", runs_node=False
+        steps, "check", "release.release_check", "Say who signed a build, and whether that is enough.", runs_node=False
     )
     one.add_argument("--dist", metavar="DIR", help="the build, with release.json and releases.txt")
     one.add_argument("--after", metavar="DIR", help="judge as somebody does who runs this earlier build")
-    one = _command(steps, "keygen", release.release_keygen, "Make a key pair, as `minisign -G` does.", runs_node=False)
+    one = _command(
+        steps, "keygen", "release.release_keygen", "Make a key pair, as `minisign -G` does.", runs_node=False
+    )
     one.add_argument("file", metavar="FILE", help="for the secret key; the public one goes to FILE.pub")
     one.add_argument("--no-password", action="store_true", help="for tests, and for keys that lie encrypted already")
+
+
+def _add_completion(commands: Any) -> None:
+    help = "Print a script that completes commands and options in a shell."
+    one: Parser = commands.add_parser("completion", help=help, description=help)
+    one.set_defaults(command="completion.completion", json=False)
+    one.add_argument("shell", choices=SHELLS, metavar="SHELL", help=f"{', '.join(SHELLS[:-1])} or {SHELLS[-1]}")
+    one.examples = (
+        ("In ~/.bashrc:", 'eval "$(convergence completion bash)"'),
+        ("In ~/.zshrc, after compinit:", 'eval "$(convergence completion zsh)"'),
+        ("In ~/.config/fish/config.fish:", "convergence completion fish | source"),
+    )
 
 
 def _version() -> str:

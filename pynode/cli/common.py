@@ -10,30 +10,17 @@ import argparse
 import asyncio
 import fcntl
 import os
-import re
 import stat
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from pynode import logs
 from pynode.app import App, NotJoinedError, bound
 from pynode.cli.output import CliError
 from pynode.cli.words import words
-from pynode.config import (
-    Address,
-    Config,
-    ConfigError,
-    check_identity,
-    check_listen,
-    check_stun,
-    check_url,
-    is_host_name,
-    load,
-)
-from pynode.origins import origin
-from pynode.published.manifest import is_digest
+from pynode.config import Address, Config, ConfigError, load
 
 JOIN_TIMEOUT = 30.0
 """Seconds until a list of nodes must have come."""
@@ -68,70 +55,6 @@ def set_up_logs(arguments: argparse.Namespace, config: Config, node: str, quiet:
     if arguments.verbose:
         level = "debug" if arguments.verbose > 1 else "info"
     logs.setup(node, level, as_json=config.log.json)
-
-
-# -- argparse types
-
-
-def _type(check: Callable[[Any], T]) -> Callable[[str], T]:
-    def convert(text: str) -> T:
-        try:
-            return check(text)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(f"it must be {error}") from None
-
-    return convert
-
-
-def whole_number(low: int, high: int) -> Callable[[str], int]:
-    def check(text: str) -> int:
-        if not text.isascii() or not text.isdigit() or not low <= int(text[:10]) <= high:
-            raise ValueError(f"a whole number from {low} to {high}")
-        return int(text)
-
-    return _type(check)
-
-
-def _host_name(text: str) -> str:
-    if not is_host_name(text):
-        raise ValueError("a host name or address, without a port")
-    return text
-
-
-def _root_hash(text: str) -> str:
-    if not is_digest(text.lower()):
-        raise ValueError("a root hash: 64 hexadecimal digits")
-    return text.lower()
-
-
-def _url_path(text: str) -> str:
-    if re.fullmatch(r"/(?:[A-Za-z0-9_-][A-Za-z0-9._-]*/)*", path := text.rstrip("/") + "/") is None:
-        raise ValueError('a path such as "/convergence/"')
-    return path
-
-
-def _local_end(text: str) -> Address | Path:
-    """A port is one of this machine only, unless a host says otherwise."""
-    if text.startswith("unix:") and len(text) > len("unix:"):
-        return Path(text.removeprefix("unix:"))
-    try:
-        return check_listen(
-            f"127.0.0.1{text}" if text.startswith(":") else f"127.0.0.1:{text}" if ":" not in text else text
-        )
-    except ValueError:
-        raise ValueError("HOST:PORT, a PORT of this machine, or unix:PATH") from None
-
-
-listen_address = _type(check_listen)
-local_end = _type(_local_end)
-root_hash = _type(_root_hash)
-url_path = _type(_url_path)
-ws_address = _type(check_url)
-identity = _type(check_identity)
-stun_server = _type(check_stun)
-page_origin = _type(origin)
-host_name = _type(_host_name)
-seconds = whole_number(0, 7 * 86400)
 
 
 async def joined(app: App) -> bool:

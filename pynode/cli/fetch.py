@@ -1,4 +1,4 @@
-"""`convergence fetch`: one http address through an exit.
+"""`convergence fetch`: one http or https address through an exit.
 
 Does: write the body to standard output or to a new file, everything else to standard error.
 Does not: let a page drive the terminal: control characters are taken out where standard output is one.
@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import codecs
 import os
+import ssl
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,7 +42,8 @@ async def fetch(arguments: argparse.Namespace, output: Output, stop: asyncio.Eve
         return 130
     with _sink(arguments.output, output.as_json) as sink:
         command = _Command(output, sink)
-        app = App(Plan(network, stun=stun_servers(arguments, config), circuits=config.circuits), command.event)
+        stun, roots = stun_servers(arguments, config), _roots(arguments.ca)
+        app = App(Plan(network, stun=stun, circuits=config.circuits, roots=roots), command.event)
         await app.start()
         try:
             if await unless(stop, joined(app)) is None:
@@ -55,6 +57,20 @@ async def fetch(arguments: argparse.Namespace, output: Output, stop: asyncio.Eve
         command.finished.result()
         sink.complete = True
     return 0 if command.status < 400 else 1
+
+
+def _roots(name: str | None) -> str | None:
+    """Certificates from a file in PEM. Raises CliError."""
+    if name is None:
+        return None
+    try:
+        text = Path(name).read_text(encoding="ascii")
+        ssl.create_default_context(cadata=text)
+    except (ssl.SSLError, ValueError):
+        raise CliError(f"{shown(name)} cannot be used: it holds no certificate in PEM.", 2) from None
+    except OSError as error:
+        raise CliError(f"{shown(name)} cannot be read: {os.strerror(error.errno or 0)}.", 2) from None
+    return text
 
 
 class _Command:

@@ -62,6 +62,10 @@ class Output:
             self._clear()
             _write(self._out, shown(text, 4096) + "\n")
 
+    def text(self, text: str) -> None:
+        """Lines of our own, as they are."""
+        _write(self._out, text)
+
     def record(self, event: str, **data: Any) -> None:
         """For programs: `{"event": ..., ...}`."""
         if self.as_json:

@@ -29,7 +29,6 @@ from pynode.config import Address
 from pynode.logs import log_event
 from pynode.pipes import SocketPipe
 
-DEFAULT = Address("127.0.0.1", 1080)
 MAX_LOCAL = 2048  # connections of programs at once; more are closed
 PAC_HEAD = "// Written by `convergence proxy`.\n"
 PAC = PAC_HEAD + 'function FindProxyForURL(url, host) {{\n  return "SOCKS5 {address}; SOCKS {address}";\n}}\n'

@@ -29,7 +29,6 @@ from pynode.published.release import MAX_RELEASE, Release, Seen, Trust, check, s
 from pynode.published.words import root_words
 
 MAX_PASSWORD = 1024
-DEFAULT_LOG = "docs/releases/log.txt"
 
 
 async def release_sign(arguments: argparse.Namespace, output: Output, stop: asyncio.Event) -> int:

@@ -31,7 +31,6 @@ from pynode.logs import log_event
 from pynode.pipes import CommandPipe, SocketPipe, code_of
 
 PRIVATE = "private"
-MAX_COMMANDS = 64  # that run at once; --most changes it
 
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}", re.ASCII)
 

@@ -42,7 +42,8 @@ class UrlFlaw(Code):
 
     TOO_LONG = "url-long"
     NO_URL = "url-none"
-    HTTPS = "url-https"
+    HTTPS = "url-https"  # this node cannot speak it
+    DOWNGRADE = "url-downgrade"  # from https to http
     CHARACTERS = "url-characters"
 
 

@@ -1,9 +1,10 @@
-"""Plain http through an exit: one GET, redirects followed.
+"""http and https through an exit: one GET, redirects followed.
 
-Does: send a request on a circuit of its own, through an HTTP parser (pipes/http.py), follow redirects, begin anew when
-the circuit breaks before any of the answer came, map every failure to a code.
-Does not: speak https (the exit would have to be trusted, or TLS piped through), send cookies or referrers, or request
-what fetched content asks for: content goes to a sink and is never interpreted.
+Does: send a request on a circuit of its own, through an HTTP parser (pipes/http.py) and, for https, TLS to the site
+itself (pipes/tls.py); follow redirects, over the same connection where it stays with one site; begin anew when the
+circuit breaks before any of the answer came; map every failure to a code.
+Does not: send cookies or referrers, or request what fetched content asks for: content goes to a sink and is never
+interpreted. A redirect from https to http is refused: what was asked in secret must not go on in the open.
 """
 
 from __future__ import annotations
@@ -19,12 +20,16 @@ from convergence.outbox import Outbox, Timer
 from convergence.path.exits import TRY_ELSEWHERE, ExitConnections, ExitPipe
 from convergence.pipes import http
 from convergence.pipes.stage import Flaw, StageError
+from convergence.pipes.tls import Tls, TlsError, TlsFactory
 from convergence.pipes.watching import Meter
 
 MAX_FETCHES = 32  # at once
 MAX_URL = 8192
 MAX_REDIRECTS = 5
 MAX_BODY = 1 << 30  # bytes
+MAX_REDIRECT_BODY = 64 * 1024  # bytes of a redirect's own body that are read to keep the connection
+PORTS = {"http": 80, "https": 443}
+PROTOCOLS = ("http/1.1",)  # for ALPN
 ATTEMPTS = 3  # requests sent while nothing of an answer has been received
 IDLE_TIMEOUT = 60.0  # seconds without a byte
 PROGRESS_STEP = 256 * 1024  # bytes between two progress reports
@@ -45,9 +50,10 @@ _WHY: dict[int, FetchWhy] = {
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A parsed http address."""
+    """A parsed http or https address."""
 
     url: str
+    scheme: str
     host: str
     port: int
     path: str
@@ -59,28 +65,32 @@ class Target:
         if len(url) > MAX_URL:
             raise Problem(UrlFlaw.TOO_LONG)
         if "://" not in url:
-            url = "http://" + url
+            url = "https://" + url
         try:
             parts = urlsplit(url)
-            port = parts.port or 80
+            port = parts.port or PORTS.get(parts.scheme, 0)
             host = (parts.hostname or "").encode("idna").decode("ascii")
         except (ValueError, UnicodeError):
             raise Problem(UrlFlaw.NO_URL) from None
-        if parts.scheme == "https":
-            raise Problem(UrlFlaw.HTTPS)
-        if parts.scheme != "http" or not host or any(character.isspace() for character in url):
+        if parts.scheme not in PORTS or not host or any(character.isspace() for character in url):
             raise Problem(UrlFlaw.NO_URL)
         path = parts.path or "/"
         if parts.query:
             path += "?" + parts.query
         if not all("!" <= character <= "~" for character in path):
             raise Problem(UrlFlaw.CHARACTERS)
-        return cls(url, host, port, path)
+        return cls(url, parts.scheme, host, port, path)
 
     @property
-    def begin(self) -> str:
+    def site(self) -> tuple[str, str, int]:
+        """What one connection is for."""
+        return self.scheme, self.host, self.port
+
+    @property
+    def authority(self) -> str:
+        """For the Host header: without the scheme's own port."""
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{host}:{self.port}"
+        return host if self.port == PORTS[self.scheme] else f"{host}:{self.port}"
 
 
 class Fetch:
@@ -88,16 +98,26 @@ class Fetch:
 
     Args:
         number: names it in events.
+        tls: None where https cannot be spoken.
         sink: called with each chunk of the body, at most 64 KiB or so.
+
+    Raises Problem (UrlFlaw).
     """
 
     def __init__(
-        self, number: int, url: str, exits: ExitConnections, outbox: Outbox, sink: Callable[[bytes], None]
+        self,
+        number: int,
+        url: str,
+        exits: ExitConnections,
+        outbox: Outbox,
+        tls: TlsFactory | None,
+        sink: Callable[[bytes], None],
     ) -> None:
         self.number = number
         self.size = 0
         self.over = False
-        self._target = Target.parse(url)
+        self._factory = tls
+        self._target = self._checked(Target.parse(url))
         self._exits = exits
         self._outbox = outbox
         self._sink = sink
@@ -106,7 +126,10 @@ class Fetch:
         self._reported = 0
         self._pipe: ExitPipe | None = None
         self._http = http.client()
+        self._tls: Tls | None = None
         self._meter = Meter(outbox.steady)
+        self._redirect: Target | None = None  # where to go when the redirect's own body is over
+        self._skipped = 0  # bytes of that body
         self._asked = 0.0  # when the request went into the pipe, in steady time
         self._timer: Timer | None = None
 
@@ -121,16 +144,26 @@ class Fetch:
 
     # -- the pipe
 
+    def _checked(self, target: Target) -> Target:
+        if target.scheme == "https" and self._factory is None:
+            raise Problem(UrlFlaw.HTTPS)
+        return target
+
     def _open(self, now: float) -> None:
+        target = self._target
         try:
-            self._pipe = self._exits.connect(self._target.host, self._target.port, self, now)
-        except LocalError:  # no stream can name this host
+            self._pipe = self._exits.connect(target.host, target.port, self, now)
+            self._tls = None
+            if target.scheme == "https" and self._factory is not None:
+                self._tls = Tls.client(self._factory, target.host, PROTOCOLS, self._outbox, now)
+        except (LocalError, TlsError):  # no stream can name this host, or no certificate
             self._fail(FetchWhy.NO_HOST, now)
             return
         self._asked = 0.0
         self._http, self._meter = http.client(), Meter(self._outbox.steady)
         self._http.near.handler = self
-        self._http.pipe(self._meter).pipe(self._pipe)
+        chain = self._http.far if self._tls is None else self._http.pipe(self._tls)
+        chain.pipe(self._meter).pipe(self._pipe)
         self._pipe.on_retry = lambda now: self._outbox.emit(FetchStatus(self.number, FetchStage.OTHER_EXIT))
 
     def _watch(self, now: float) -> None:
@@ -154,18 +187,22 @@ class Fetch:
     # -- the handler of the HTTP parser
 
     def opened(self, now: float) -> None:
+        self._ask(now)
+
+    def _ask(self, now: float) -> None:
         self._asked = self._outbox.steady(now)
         self._outbox.emit(FetchStatus(self.number, FetchStage.ASKING))
         self._watch(now)
         target = self._target
-        host = target.begin if target.port != 80 else target.begin.rpartition(":")[0]
-        headers = (("Host", host), ("User-Agent", USER_AGENT), ("Accept", "*/*"), ("Connection", "close"))
+        headers = (("Host", target.authority), ("User-Agent", USER_AGENT), ("Accept", "*/*"))
         self._http.near.write(http.Request(headers, "GET", target.path), now)
         self._http.near.write(http.EndOfMessage(), now)
 
     def data(self, data: http.Part, now: float) -> None:
         self._http.near.consumed(len(data), now)
-        if isinstance(data, bytes):
+        if self._redirect is not None:
+            self._skip(data, now)
+        elif isinstance(data, bytes):
             self._body(data, now)
         elif isinstance(data, http.Response):
             self._response(data, now)
@@ -179,7 +216,9 @@ class Fetch:
         self._fail(FetchWhy.INCOMPLETE, now)
 
     def aborted(self, code: int, now: float) -> None:
-        if isinstance(self._http.failure, StageError):
+        if self._tls is not None and isinstance(self._tls.failure, TlsError):
+            self._failed(self._tls.failure.why, now)
+        elif isinstance(self._http.failure, StageError):
             cut = self._http.failure.flaw is Flaw.TRUNCATED
             self._fail(FetchWhy.INCOMPLETE if cut else FetchWhy.NOT_HTTP, now)
         elif self._pipe is not None and self._pipe.why is not None:
@@ -193,16 +232,16 @@ class Fetch:
     # -- the answer
 
     def _response(self, response: http.Response, now: float) -> None:
-        """Report it, or follow where it redirects to; the body of a redirect is ignored."""
+        """Report it, or follow where it redirects to."""
         location = response.get("location")
         if response.status < 200:
             return
         if response.status in (301, 302, 303, 307, 308) and location is not None:
-            self._follow(location, now)
+            self._follow(location, _length(response), now)
             return
-        length = response.get("content-length") or ""
+        length = _length(response)
         kind = (response.get("content-type") or "")[:127]
-        self._outbox.emit(FetchResponse(self.number, response.status, kind, int(length) if length.isdigit() else None))
+        self._outbox.emit(FetchResponse(self.number, response.status, kind, length))
 
     def _body(self, data: bytes, now: float) -> None:
         self.size += len(data)
@@ -219,18 +258,39 @@ class Fetch:
         self._drop_circuit(now)
         self._outbox.emit(FetchDone(self.number, self.size))
 
-    def _follow(self, redirect: str, now: float) -> None:
+    def _follow(self, redirect: str, length: int | None, now: float) -> None:
         if self._redirects == 0:
             self._fail(FetchWhy.CIRCLE, now)
             return
         self._redirects -= 1
         try:
-            self._target = Target.parse(urljoin(self._target.url, redirect))
+            target = self._checked(Target.parse(urljoin(self._target.url, redirect)))
+            if self._target.scheme == "https" != target.scheme:
+                raise Problem(UrlFlaw.DOWNGRADE)
         except Problem as problem:
             self._failed(Why(FetchWhy.BAD_REDIRECT, {"flaw": problem.why.code}), now)
             return
         except ValueError:  # from urljoin, for text that is no URL
             self._failed(Why(FetchWhy.BAD_REDIRECT, {"flaw": UrlFlaw.NO_URL}), now)
+            return
+        self._redirect, self._skipped = target, 0
+        if target.site != self._target.site or length is None or length > MAX_REDIRECT_BODY:
+            self._go(now)
+
+    def _skip(self, part: http.Part, now: float) -> None:
+        """The rest of a redirect: what it redirects to is at the same site, and is asked for over this connection."""
+        self._skipped += len(part)
+        if isinstance(part, http.EndOfMessage) or self._skipped > MAX_REDIRECT_BODY:
+            self._go(now)
+
+    def _go(self, now: float) -> None:
+        """Ask for what was redirected to."""
+        target, self._redirect = self._redirect, None
+        assert target is not None
+        same = target.site == self._target.site
+        self._target = target
+        if same and self._http.reusable:
+            self._ask(now)
             return
         self._http.near.abort(EndReason.DONE, now)
         self._open(now)
@@ -254,22 +314,29 @@ class Fetch:
         self._exits.drop(self, now)
 
 
+def _length(response: http.Response) -> int | None:
+    """Of its body, where it says so."""
+    length = response.get("content-length") or ""
+    return int(length) if length.isdigit() else None
+
+
 class Fetches:
     """All fetches of a node, MAX_FETCHES at once."""
 
-    def __init__(self, exits: ExitConnections, outbox: Outbox) -> None:
+    def __init__(self, exits: ExitConnections, outbox: Outbox, tls: TlsFactory | None = None) -> None:
         self._exits = exits
         self._outbox = outbox
+        self._tls = tls
         self._fetches: dict[int, Fetch] = {}
         self._numbers = 0
 
     def start(self, url: str, sink: Callable[[bytes], None], now: float) -> int:
-        """GET an http address through an exit; returns the number that its Events carry. Raises Problem."""
+        """GET an http or https address through an exit; returns the number that its Events carry. Raises Problem."""
         self._fetches = {number: fetch for number, fetch in self._fetches.items() if not fetch.over}
         if len(self._fetches) >= MAX_FETCHES:
             raise Problem(Limit.FETCHES, most=MAX_FETCHES)
         self._numbers += 1
-        fetch = Fetch(self._numbers, url, self._exits, self._outbox, sink)
+        fetch = Fetch(self._numbers, url, self._exits, self._outbox, self._tls, sink)
         self._fetches[fetch.number] = fetch
         fetch.start(now)
         return fetch.number

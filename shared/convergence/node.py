@@ -36,6 +36,7 @@ from convergence.path.exits import ExitConnections
 from convergence.path.pool import POOL_SIZE, CircuitPool
 from convergence.path.select import MIN_HOPS, Reach
 from convergence.pipes.pending import Pending
+from convergence.pipes.tls import TlsFactory
 from convergence.ports import Crypto, Rng
 from convergence.rdv.connector import PATIENCE
 from convergence.rdv.point import RdvPoint
@@ -102,6 +103,7 @@ class Node:
 
     Args:
         keys: None to make new ones; the node then has another identity after every start.
+        tls: for https; None where the shell has none.
         source_of: whom limits count a link's channel under: the shell may know which links come from one address.
     """
 
@@ -113,6 +115,7 @@ class Node:
         *,
         keys: NodeKeys | None = None,
         source_of: Callable[[int], Hashable] = lambda channel: channel,
+        tls: TlsFactory | None = None,
     ) -> None:
         self.config = config
         self.outbox = Outbox()
@@ -196,7 +199,7 @@ class Node:
         self.transfers = Transfers(self.outbox, crypto, rng, self.pool, sources=config.sources)
         self.services = Services(self.outbox, crypto, rng, self.pool)
         self.exits = ExitConnections(self.pool, self.outbox)
-        self.fetches = Fetches(self.exits, self.outbox)
+        self.fetches = Fetches(self.exits, self.outbox, tls)
         self._exit = ExitService(self.outbox, source_of=source_of, streams=config.exit_streams)
         self._point = RdvPoint()
         self._channels = Channels(self._owners())
@@ -290,7 +293,7 @@ class Node:
         return self.services.connect(address, now, patience, isolation)
 
     def fetch(self, url: str, sink: Callable[[bytes], None], now: float) -> int:
-        """GET an http address through an exit; returns the number that its Events carry. Raises LocalError."""
+        """GET an http or https address through an exit; returns the number that its Events carry. Raises LocalError."""
         return self.fetches.start(url, sink, now)
 
     def cancel_fetch(self, number: int, now: float) -> None:

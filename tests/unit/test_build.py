@@ -34,7 +34,7 @@ from web.bundling.page import with_policy
 
 ROOT = Path(__file__).parents[2]
 NPM_LOCKS = ("package-lock.json", "tests/interop/bitcoin/package-lock.json")
-PYTHON_LOCKS = ("requirements.txt", "requirements-dev.txt")
+PYTHON_LOCKS = ("requirements.txt", "requirements-dev.txt", "web/tls/compiler.txt", "web/tls/source.txt")
 
 # In pieces, so that this file does not hold what it forbids.
 REGISTRY_HOSTS = (
@@ -429,6 +429,18 @@ def test_pip_builds_the_same_wheel_from_the_tree(tmp_path: Path) -> None:
     assert (tmp_path / name).read_bytes() == data
 
 
+def test_pip_puts_manual_pages_where_man_looks(tmp_path: Path) -> None:
+    name, data = build.project_wheel()
+    (tmp_path / name).write_bytes(data)
+    # Without --ignore-installed pip would remove this tree from .venv.
+    pip("--ignore-installed", "--prefix", tmp_path / "local", tmp_path / name)
+    [folder] = (tmp_path / "local").rglob("man1")
+    assert folder.parts[-3:] == ("share", "man", "man1")
+    assert {"convergence.1", "convergence-pipe.1", "convergence-release-sign.1"} <= {
+        path.name for path in folder.iterdir()
+    }
+
+
 def test_a_browser_is_asked_for_the_bundled_packages_only(dist: dict[str, bytes]) -> None:
     wanted = [text for text in build.project()["dependencies"] if "sys_platform != 'emscripten'" not in text]
     assert {re.split(r"[^\w-]", text)[0] for text in wanted} == set(build.BUNDLED_PYTHON)
@@ -685,7 +697,7 @@ def test_what_cannot_be_installed_is_named(
     install(tmp_path, "apt-get")
     monkeypatch.setattr(setup.os, "geteuid", lambda: 1000)
     wanted = "chromium chromium-headless-shell firefox-esr iproute2 iptables coturn minisign faketime "
-    wanted += "openssh-server postgresql curl git"
+    wanted += "openssh-server postgresql curl git zsh fish mandoc groff man-db"
     with pytest.raises(build.BuildError, match=f"apt-get install {wanted}"):
         setup.ensure_test_programs()
     assert apt == []
@@ -696,6 +708,7 @@ def test_only_what_the_tests_lack_is_installed(
 ) -> None:
     install(tmp_path, "apt-get", "chromium", "chromium-headless-shell", "firefox-esr", "turnserver", "minisign")
     install(tmp_path, "faketime", "curl", "git", "nginx", "caddy", "openssl")
+    install(tmp_path, "zsh", "fish", "mandoc", "groff", "man")
     install(tmp_path / "system", "ip", "sshd", "initdb")  # which are not in PATH
     monkeypatch.setattr(setup.os, "geteuid", lambda: 0)
     setup.ensure_test_programs()

@@ -1,16 +1,20 @@
-"""Plain http through an exit: what is asked, what an answer may hold, and what a person is told when it fails."""
+"""http and https through an exit: what is asked, what an answer may hold, and what a person is told when it fails."""
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from convergence import fetch as fetch_module
 from convergence.circuit.exit import ExitService
-from convergence.codes import FetchWhy, PathWhy, UrlFlaw
+from convergence.codes import FetchWhy, PathWhy, TlsWhy, UrlFlaw
 from convergence.effects import CloseLink, Connect, Send
-from convergence.errors import EndReason, LocalError, Why
+from convergence.errors import EndReason, LocalError, Problem, Why
 from convergence.events import Event, as_json
 from convergence.fetch import ATTEMPTS, IDLE_TIMEOUT, MAX_REDIRECTS, MAX_URL, PROGRESS_STEP, Fetch, Target
 from convergence.path.exits import TRY_ELSEWHERE, ExitConnections
 from convergence.pipes.http import MAX_HEAD
+from convergence.pipes.tls import HANDSHAKE_LIMIT
+from pynode.tls import CPythonTls, CPythonTlsServer
+from tests.ports.tls_servers import root
 from tests.unit.circuit.rig import Net
 
 
@@ -26,6 +30,7 @@ class Web:
         self.exit.services.circuit_closed = lambda circuit, now: None
         self.circuits = []
         self.no_exit = False
+        self.tls = None
         self.body = bytearray()
 
     def exit_circuit(self, on_ready, on_failed, now, *, avoid=()):
@@ -38,7 +43,7 @@ class Web:
         on_ready(circuit, self.net.now)
 
     def fetch(self, url="http://host.example/page"):
-        fetch = Fetch(3, url, ExitConnections(self, self.client.outbox), self.client.outbox, self.body.extend)
+        fetch = Fetch(3, url, ExitConnections(self, self.client.outbox), self.client.outbox, self.tls, self.body.extend)
         fetch.start(self.net.now)
         self.net.tick(0)
         return fetch
@@ -92,19 +97,20 @@ def response(body=b"hello", status="200 OK", *headers):
 
 
 @pytest.mark.parametrize(
-    ("url", "begin", "path"),
+    ("url", "site", "authority", "path"),
     [
-        ("http://host.example", "host.example:80", "/"),
-        ("host.example/a?b=c#d", "host.example:80", "/a?b=c"),
-        ("  http://HOST.example:8080/x ", "host.example:8080", "/x"),
-        ("http://[2001:db8::1]:81/", "[2001:db8::1]:81", "/"),
-        ("http://b\u00fccher.example/", "xn--bcher-kva.example:80", "/"),
-        ("http://user:secret@host.example/", "host.example:80", "/"),
+        ("http://host.example", ("http", "host.example", 80), "host.example", "/"),
+        ("host.example/a?b=c#d", ("https", "host.example", 443), "host.example", "/a?b=c"),
+        ("  http://HOST.example:8080/x ", ("http", "host.example", 8080), "host.example:8080", "/x"),
+        ("https://host.example:80/", ("https", "host.example", 80), "host.example:80", "/"),
+        ("http://[2001:db8::1]:81/", ("http", "2001:db8::1", 81), "[2001:db8::1]:81", "/"),
+        ("http://b\u00fccher.example/", ("http", "xn--bcher-kva.example", 80), "xn--bcher-kva.example", "/"),
+        ("http://user:secret@host.example/", ("http", "host.example", 80), "host.example", "/"),
     ],
 )
-def test_addresses_that_can_be_fetched(url, begin, path):
+def test_addresses_that_can_be_fetched(url, site, authority, path):
     target = Target.parse(url)
-    assert (target.begin, target.path) == (begin, path)
+    assert (target.site, target.authority, target.path) == (site, authority, path)
 
 
 @pytest.mark.parametrize(
@@ -113,7 +119,6 @@ def test_addresses_that_can_be_fetched(url, begin, path):
         "",
         "http://",
         "http:///path",
-        "https://host.example/",
         "ftp://host.example/",
         "http://host.example:99999/",
         "http://host.example:x/",
@@ -143,7 +148,6 @@ def test_a_page_arrives(web):
     assert head == "GET /page?x=1 HTTP/1.1"
     assert sorted(line.lower() for line in lines if line) == [
         "accept: */*",
-        "connection: close",
         "host: host.example:8080",
         "user-agent: mozilla/5.0",
     ]
@@ -204,29 +208,52 @@ def redirect(location, status="302 Found"):
 
 
 @pytest.mark.parametrize("status", ["301 Moved", "302 Found", "303 See", "307 Temporary", "308 Permanent"])
-def test_redirects_are_followed_on_the_same_circuit(web, status):
+def test_redirects_within_a_site_are_followed_over_the_same_connection(web, status):
     web.fetch("http://host.example/a/b")
     web.opened()
     web.answer(redirect("../c", status))
-    assert web.asked(Connect)[-1].address == "host.example:80" and len(web.asked(Connect)) == 2
-    web.opened()
-    assert web.request().startswith(b"GET /c HTTP/1.1")
+    assert len(web.asked(Connect)) == 1
+    assert web.request().endswith(
+        b"GET /c HTTP/1.1\r\nHost: host.example\r\nUser-Agent: Mozilla/5.0\r\nAccept: */*\r\n\r\n"
+    )
     web.answer(response())
     assert web.body == b"hello" and len(web.circuits) == 1 and web.quiet()
 
 
-def test_the_body_of_a_redirect_is_not_waited_for(web):
+def test_redirects_to_another_site_are_followed_on_the_same_circuit(web):
+    web.fetch("http://host.example/a/b")
+    web.opened()
+    web.answer(redirect("http://other.example:8080/c"))
+    assert web.asked(Connect)[-1].address == "other.example:8080" and len(web.asked(Connect)) == 2
+    web.opened()
+    assert web.request().startswith(b"GET /c HTTP/1.1\r\nHost: other.example:8080\r\n")
+    web.answer(response())
+    assert web.body == b"hello" and len(web.circuits) == 1 and web.quiet()
+
+
+@pytest.mark.parametrize("length", [b"Content-Length: 99999999\r\n", b"", b"Transfer-Encoding: chunked\r\n"])
+def test_a_long_body_of_a_redirect_is_not_waited_for(web, length):
     """It might never end."""
     web.fetch()
     web.opened()
-    web.answer(b"HTTP/1.1 302 Found\r\nLocation: /next\r\nContent-Length: 99999999\r\n\r\n" + bytes(1000))
+    web.answer(b"HTTP/1.1 302 Found\r\nLocation: /next\r\n" + length + b"\r\n" + b"1\r\nx\r\n")
     assert len(web.asked(Connect)) == 2 and web.body == b""
+
+
+def test_a_site_that_closes_after_a_redirect_is_connected_to_again(web):
+    web.fetch()
+    web.opened()
+    web.answer(b"HTTP/1.1 302 Found\r\nLocation: /next\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+    assert len(web.asked(Connect)) == 2
+    web.opened()
+    web.answer(response())
+    assert web.body == b"hello" and web.quiet()
 
 
 def test_redirects_are_counted(web):
     web.fetch()
+    web.opened()
     for number in range(MAX_REDIRECTS + 1):
-        web.opened()
         web.answer(redirect(f"/{number}"))
     assert web.failed() == FetchWhy.CIRCLE and web.quiet()
 
@@ -375,3 +402,136 @@ def test_a_circuit_that_comes_after_cancel_is_closed(web):
     ready[0](circuit, web.net.now)
     web.net.pump()
     assert circuit.closed
+
+
+# -- https
+
+
+class SecureSite:
+    """Speaks TLS on the newest channel, and HTTP inside it."""
+
+    def __init__(self, web, folder, host="host.example", **options):
+        authority = root("root")
+        self.web = web
+        web.tls = CPythonTls(authority.certificate.public_bytes(Encoding.PEM).decode(), frozenset())
+        self.server = CPythonTlsServer(*authority.sign(host, (host,), **options).files(folder), ("http/1.1",))
+        self.engine = None
+        self.asked = b""
+
+    def accept(self):
+        """A new connection."""
+        self.web.opened()
+        self.engine, self._read = self.server.server(), 0
+        self.turn()
+
+    def turn(self):
+        """Hear all that has come, say all that is to be said, until nothing moves."""
+        while True:
+            came = self.web.request()[self._read :]
+            self._read += len(came)
+            self.engine.receive(came)
+            while plain := self.engine.read():
+                self.asked += plain
+            said = b""
+            while records := self.engine.take():
+                said += records
+            if said:
+                self.web.answer(said)
+            elif not came:
+                return
+
+    def say(self, data, *, end=False):
+        self.engine.write(data)
+        if end:
+            self.engine.end()
+        self.turn()
+
+
+def test_a_page_arrives_by_https_and_the_exit_sees_none_of_it(web, tmp_path):
+    site = SecureSite(web, tmp_path)
+    web.fetch("https://host.example/secret")
+    assert web.asked(Connect)[0].address == "host.example:443"
+    site.accept()
+    assert site.asked.startswith(b"GET /secret HTTP/1.1\r\nHost: host.example\r\n")
+    assert site.engine.protocol == "http/1.1"
+    site.say(response(b"the answer"))
+    assert web.body == b"the answer" and web.failed() is None and web.quiet()
+    passed = web.request() + b"".join(b"".join(effect.buffers) for effect in web.asked(Send))
+    assert not any(word in passed for word in (b"secret", b"GET", b"the answer"))
+
+
+def test_https_redirects_stay_on_one_connection_and_never_lead_to_http(web, tmp_path):
+    site = SecureSite(web, tmp_path)
+    web.fetch("https://host.example/")
+    site.accept()
+    site.say(redirect("/next"))
+    assert b"GET /next HTTP/1.1" in site.asked and len(web.asked(Connect)) == 1
+    site.say(redirect("http://host.example/open"))
+    assert web.failed() == FetchWhy.BAD_REDIRECT and len(web.asked(Connect)) == 1
+    assert web.events("fetch-failed")[0]["why"]["flaw"] == UrlFlaw.DOWNGRADE
+
+
+def test_http_may_lead_to_https(web, tmp_path):
+    site = SecureSite(web, tmp_path)
+    web.fetch("http://host.example/")
+    web.opened()
+    web.answer(redirect("https://host.example/"))
+    site.accept()
+    site.say(response(b"safe"))
+    assert web.body == b"safe" and web.failed() is None
+
+
+def test_a_body_that_the_end_ends_must_end_with_close_notify(web, tmp_path):
+    head = b"HTTP/1.1 200 OK\r\n\r\n"
+    site = SecureSite(web, tmp_path)
+    web.fetch("https://host.example/")
+    site.accept()
+    site.say(head + b"all of it", end=True)
+    assert web.body == b"all of it" and web.failed() is None and len(web.events("fetch-done")) == 1
+
+
+def test_an_answer_that_is_cut_is_no_answer(web, tmp_path):
+    site = SecureSite(web, tmp_path)
+    web.fetch("https://host.example/")
+    site.accept()
+    site.say(b"HTTP/1.1 200 OK\r\n\r\nnot all of")
+    web.service.closed(web.channel, "done", web.net.now)
+    web.net.pump()
+    assert web.failed() == TlsWhy.TRUNCATED and not web.events("fetch-done") and web.quiet()
+
+
+@pytest.mark.parametrize(
+    ("url", "options", "why"),
+    [
+        ("https://other.example/", {}, TlsWhy.WRONG_HOST),
+        ("https://host.example/", {"days": (-3, -1)}, TlsWhy.EXPIRED),
+        ("https://host.example/", {"days": (1, 3)}, TlsWhy.NOT_YET),
+    ],
+)
+def test_a_certificate_that_is_not_good_fails_before_anything_is_asked(web, tmp_path, url, options, why):
+    site = SecureSite(web, tmp_path, **options)
+    web.fetch(url)
+    site.accept()
+    assert web.failed() == why and site.asked == b"" and web.quiet()
+
+
+def test_a_site_that_speaks_no_tls_fails(web, tmp_path):
+    SecureSite(web, tmp_path)
+    web.fetch("https://host.example/")
+    web.opened()
+    web.answer(response())
+    assert web.failed() == TlsWhy.GARBAGE and web.quiet()
+
+
+def test_a_site_that_never_shakes_hands_has_a_deadline(web, tmp_path):
+    SecureSite(web, tmp_path)
+    web.fetch("https://host.example/")
+    web.opened()
+    web.net.tick(HANDSHAKE_LIMIT + 1)
+    assert web.failed() == TlsWhy.SILENT and web.quiet()
+
+
+def test_without_tls_https_is_refused_in_words(web):
+    with pytest.raises(Problem) as refused:
+        web.fetch("https://host.example/")
+    assert refused.value.why.code is UrlFlaw.HTTPS

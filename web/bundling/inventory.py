@@ -47,6 +47,7 @@ PYTHON_LICENCES = {
     "pyopenssl": "Apache-2.0",
     "python-socks": "Apache-2.0",
     "setuptools": "MIT",
+    "shtab": "MPL-2.0",
     "typing-extensions": "PSF-2.0",
     "uvloop": "Apache-2.0 OR MIT",
     "yarl": "Apache-2.0",

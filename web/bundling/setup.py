@@ -33,6 +33,7 @@ BUNDLED_PYTHON = ("h11",)
 # PATH. iproute2 to coturn are for networks of the tests' own, with NATs and a STUN server; minisign signs releases.
 # openssh-server to git are the real programs of tests/interop: what brings `sshd` and `initdb` brings their clients.
 # nginx, caddy and openssl serve https.
+# zsh to man-db load the completion and read the manual pages of the command.
 TEST_PROGRAMS = {
     "chromium": "chromium",
     "chromium-headless-shell": "chromium-headless-shell",
@@ -49,6 +50,11 @@ TEST_PROGRAMS = {
     "nginx-light": "nginx",
     "caddy": "caddy",
     "openssl": "openssl",
+    "zsh": "zsh",
+    "fish": "fish",
+    "mandoc": "mandoc",
+    "groff": "groff",
+    "man-db": "man",
 }
 SYSTEM_PROGRAMS = ("/usr/sbin", "/sbin", "/usr/lib/postgresql/*/bin")
 """Folders, by patterns, in which programs are that need not be in PATH."""

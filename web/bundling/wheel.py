@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import sys
 import zipfile
 from collections.abc import Container, Mapping
 from pathlib import Path
@@ -62,13 +63,15 @@ def metadata(table: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def wheel(contents: Mapping[str, bytes]) -> tuple[str, bytes]:
-    """Name and bytes of a wheel with these contents."""
+def wheel(contents: Mapping[str, bytes], data: Mapping[str, bytes] | None = None) -> tuple[str, bytes]:
+    """Name and bytes of a wheel with these contents. `data` is installed beside Python's own bin/ and lib/."""
     table = project()
-    info = f"{table['name']}-{table['version']}.dist-info"
+    stem = f"{table['name']}-{table['version']}"
+    info = f"{stem}.dist-info"
     scripts = "".join(f"{name} = {target}\n" for name, target in sorted(table["scripts"].items()))
     files = {
         **contents,
+        **{f"{stem}.data/data/{name}": content for name, content in (data or {}).items()},
         f"{info}/METADATA": metadata(table).encode(),
         f"{info}/WHEEL": b"Wheel-Version: 1.0\nGenerator: build.py\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
         f"{info}/entry_points.txt": f"[console_scripts]\n{scripts}".encode(),
@@ -79,12 +82,23 @@ def wheel(contents: Mapping[str, bytes]) -> tuple[str, bytes]:
         digest = base64.urlsafe_b64encode(hashlib.sha256(files[name]).digest()).rstrip(b"=").decode()
         record += f"{name},sha256={digest},{len(files[name])}\n"
     files[f"{info}/RECORD"] = f"{record}{info}/RECORD,,\n".encode()
-    return f"{table['name']}-{table['version']}-py3-none-any.whl", zip_bytes(files)
+    return f"{stem}-py3-none-any.whl", zip_bytes(files)
 
 
 def project_wheel() -> tuple[str, bytes]:
     """The wheel: `convergence`, the protocol core, and `pynode`, the server node. Pure Python, as Pyodide needs it."""
-    return wheel(files_below({f"{name}/": ROOT / folder for name, folder in PACKAGES.items()}, PACKAGE_SUFFIXES))
+    sources = files_below({f"{name}/": ROOT / folder for name, folder in PACKAGES.items()}, PACKAGE_SUFFIXES)
+    return wheel(sources, manual_pages())
+
+
+def manual_pages() -> dict[str, bytes]:
+    """The manual pages of the command, by their places below the folder where Python is installed."""
+    if (core := str((ROOT / PACKAGES["convergence"]).parent)) not in sys.path:
+        sys.path.append(core)
+    from pynode.cli import parser
+    from pynode.cli.manual import pages
+
+    return {f"share/man/man1/{name}": page for name, page in pages(parser(), project()["version"]).items()}
 
 
 def files_below(folders: Mapping[str, Path], suffixes: Container[str]) -> dict[str, bytes]:
@@ -106,6 +120,6 @@ def build_wheel(wheel_directory: str, config_settings: Any = None, metadata_dire
 
 def build_editable(wheel_directory: str, config_settings: Any = None, metadata_directory: str | None = None) -> str:
     """PEP 660 hook: a wheel that only points at this tree."""
-    name, data = wheel({"convergence_tree.pth": f"{ROOT / 'shared'}\n{ROOT}\n".encode()})
+    name, data = wheel({"convergence_tree.pth": f"{ROOT / 'shared'}\n{ROOT}\n".encode()}, manual_pages())
     Path(wheel_directory, name).write_bytes(data)
     return name

@@ -1,5 +1,5 @@
 /**
- * Does: the Fetch card: ask for an http address through an exit, show status and size, offer Save; text as plain text.
+ * Does: the Fetch card: ask for an http or https address through an exit, show status and size, offer Save; text as plain text.
  * Does not: render, follow or run anything fetched: it would be asked for outside the circuits and show who asked.
  *
  * A fetch: `{id, url, stage: "asking"|"receiving"|"done"|"failed", status, size, type, why}`.
@@ -20,7 +20,7 @@ export function fetchCard(command) {
   byId("fetch-form").addEventListener("submit", async (event) => {
     event.preventDefault();
     const url = input.value.trim();
-    setText(error, url ? "" : "Type an address first, such as http://example.org/.");
+    setText(error, url ? "" : "Type an address first, such as https://example.org/.");
     if (!url) return input.focus();
     try {
       await command("fetch", { url });

@@ -23,6 +23,7 @@ from pyodide.ffi import create_proxy, to_js
 from reasons import FileWhy, HostWhy
 from settings import Settings
 from storage import IndexedDbStorage
+from tls import BrowserTls
 from transport import BrowserClock, BrowserTransport, WorkerTimer
 
 from convergence.circuit.relaying import RelayLimits
@@ -76,7 +77,8 @@ class NodeHost:
         crypto, rng = BrowserCrypto(), BrowserRng()
         keys = NodeKeys.generate(crypto, rng)
         self._identity = keys.identity.hex()
-        self._node = Node(config, crypto, rng, keys=keys)
+        tls = BrowserTls(shell.tls, lambda call: self._driver.run(call))
+        self._node = Node(config, crypto, rng, keys=keys, tls=tls)
         self._driver = Driver(
             self._node,
             self._transport,

@@ -80,7 +80,7 @@ REPLIES: dict[int, Reply] = {
     EndReason.TIMEOUT: Reply(6, 504, "The host did not answer in time."),
     EndReason.NOROUTE: Reply(4, 503, "The exit has no route to this host."),
     EndReason.HIBERNATING: Reply(1, 503, "The far end rests."),
-    EndReason.RESOURCELIMIT: Reply(1, 503, "All places are taken; try again later."),
+    EndReason.RESOURCELIMIT: Reply(1, 503, "All places are taken now."),
     EndReason.CONNRESET: Reply(5, 502, "The host broke the connection off."),
 }
 """The end of a stream that never opened -> the answer. Every other reason is FAILED, also DONE: whatever ends a stream

@@ -221,8 +221,9 @@ class Way(Generic[T, U]):
         self._was_congested = self._was_congested or self.congested
         self.resume(now)
 
-    def end(self, now: float, code: int) -> None:
-        if not self.ending:
+    def end(self, now: float, code: int = EndReason.DONE) -> None:
+        """No more input comes. Whoever has ended may still give up, with another code than DONE."""
+        if not self.ending or (code != EndReason.DONE and self._code == EndReason.DONE):
             self.ending = True
             self._code = code
             self.resume(now)

@@ -144,6 +144,19 @@ def test_what_follows_close_notify_is_nobodys(rig):
     assert not chain.pipes[1][0].unused, "its credit is given back"
 
 
+def test_a_pipe_that_breaks_after_close_notify_is_over(rig):
+    chain = rig.chain([b"question"], [b"answer"])
+    for user in (chain.near, chain.far):
+        user.write()
+    chain.far.end.end(NOW)
+    chain.settle()
+    assert chain.near.calls == ["ended"] and not chain.client.closed
+    chain.pipes[1][1].abort(EndReason.CONNRESET, NOW)
+    chain.settle()
+    assert chain.near.calls == ["ended", EndReason.CONNRESET] and chain.client.closed
+    assert chain.near.heard == b"answer"
+
+
 @pytest.mark.parametrize("who", ["near", "far"])
 def test_an_abort_reaches_both_users(rig, who):
     chain = rig.chain([b"question"], [b"answer"])

@@ -9,6 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pynode.cli import parser
+from pynode.cli.manual import subparsers
 from pynode.cli.serve import exit_policy
 from pynode.config import Address, Config, ConfigError, default_data_dir, load, parse, write_example
 
@@ -151,7 +153,7 @@ def test_the_page_about_the_command_line_shows_the_example_and_every_command() -
     root = Path(__file__).parents[3]
     page = (root / "docs" / "cli.md").read_text()
     assert f"```toml\n{write_example().rstrip()}\n```\n" in page
-    for command in ("up", "share", "get", "fetch", "status", "relay", "facilitator", "verify", "mirror", "release"):
+    for command in subparsers(parser()):
         assert f"`convergence {command}" in page
     assert "docs/cli.md" in (root / "README.md").read_text()
 
