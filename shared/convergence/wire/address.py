@@ -126,6 +126,8 @@ def parse_address(text: str) -> Address:
             return _tcp(rest.removeprefix("//"))
     if _HOST_PORT.fullmatch(text):
         return _tcp(text)
+    if not set(".#") & set(text):
+        raise Problem(AddressFlaw.NO_ADDRESS)
     link = ShareLink.parse(text)
     address = PrivateAddress(link.key)
     if link.hash_name != address.hash_name:

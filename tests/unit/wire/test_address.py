@@ -57,7 +57,7 @@ def test_hosts(text, host, port):
     "text", ["tcp://", "tcp://host", "tcp://host:0", "tcp://host:65536", "tcp://:80", "[::1:80", "tcp://a b:80"]
 )
 def test_what_is_no_host_and_port(text):
-    assert flaw(parse_address, text) in (AddressFlaw.NO_HOST, LinkFlaw.HALF)
+    assert flaw(parse_address, text) in (AddressFlaw.NO_HOST, AddressFlaw.NO_ADDRESS)
 
 
 def test_names_are_equal_when_they_look_so_and_case_counts():
@@ -75,6 +75,7 @@ def test_names_have_limits():
     assert flaw(parse_address, "hash:a\nb") is AddressFlaw.CHARACTERS
     assert flaw(parse_address, "hash:\udcff") is AddressFlaw.CHARACTERS
     assert flaw(parse_address, " ") is AddressFlaw.NO_ADDRESS
+    assert flaw(parse_address, "chat") is AddressFlaw.NO_ADDRESS
 
 
 def test_a_private_address_is_a_link_that_is_no_files():
