@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import os
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from urllib.parse import urlsplit
 from convergence.crypto.keys import SECRET_LEN, NodeKeys
 from convergence.driver import Driver
 from convergence.errors import LocalError
-from convergence.events import Event, Nodes, Trouble
+from convergence.events import Announced, Event, Nodes, NodesWanted, Trouble
 from convergence.facilitator.service import BUCKET, FacilitatorService
 from convergence.node import Node, NodeConfig
 from convergence.wire.descriptor import Role
@@ -30,6 +31,7 @@ from pynode.facilitator import FacilitatorTransport
 from pynode.keyfile import KeyFileError, load_or_create_keys
 from pynode.logs import Bugs, log_event
 from pynode.loop import AsyncioClock, AsyncioTimer
+from pynode.nodes import READ_EVERY, NodeSource, write_descriptor
 from pynode.origins import Origins, is_address
 from pynode.site import FacilitatorSockets, Site, make_app
 from pynode.storage import DiskStorage, StorageError
@@ -46,6 +48,8 @@ STOP_TIMEOUT = 3.0
 
 KEY_FILE = "keys.json"
 T = TypeVar("T")
+
+log = logging.getLogger("pynode.app")
 
 
 class AppError(Exception):
@@ -65,14 +69,16 @@ class Network:
     """Where a node joins.
 
     Args:
-        facilitator: WebSocket URL.
+        facilitator: WebSocket URL; empty where there is none.
         identity: the facilitator's, 32 bytes; None believes the first list that comes.
         site: address of the site that serves the page, for share links; may be empty.
+        nodes: gives descriptors where there is no facilitator.
     """
 
     facilitator: str
     identity: bytes | None = None
     site: str = ""
+    nodes: NodeSource | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +94,7 @@ class Plan:
         origins: whose pages may open links, besides those of the network's site (or, where that is not known, of the
             facilitator's host); "*" for all.
         stun: servers to ask for its public address, for WebRTC links; None makes and takes no WebRTC links.
+        descriptor: the file for its descriptor, for others to be given, where there is no facilitator.
         roots: certificates in PEM that https is verified to; None for those that come with this program.
     """
 
@@ -100,6 +107,7 @@ class Plan:
     policy: ExitPolicy | None = None
     origins: tuple[str, ...] = ()
     stun: tuple[str, ...] | None = None
+    descriptor: Path | None = None
     circuits: Circuits = Circuits()
     limits: Limits = Limits()
     roots: str | None = None
@@ -124,6 +132,7 @@ class App:
         self._storage: DiskStorage | None = None
         self._transport: NetTransport | None = None
         self._joined = asyncio.Event()
+        self._giving: asyncio.TimerHandle | None = None
 
     @property
     def storage(self) -> DiskStorage:
@@ -153,7 +162,8 @@ class App:
         if Role.EXIT in plan.roles:
             tcp = TcpTransport(plan.policy or ExitPolicy(), plan.limits.exit_channels, unsent)
         try:
-            origins = Origins((plan.network.site or plan.network.facilitator, *plan.origins))
+            own = plan.network.site or plan.network.facilitator
+            origins = Origins((*([own] if own else []), *plan.origins))
         except ValueError as error:
             raise AppError(f"The address of the site or facilitator must have {error}.") from None
         limits = plan.limits
@@ -190,6 +200,7 @@ class App:
         transport.attach(self.driver)
         timer.tick = self.driver.tick
         self.driver.run(self.node.start)
+        self._give()
 
     async def stop(self) -> None:
         """Leave the network. This takes at most about STOP_TIMEOUT."""
@@ -198,6 +209,8 @@ class App:
         await self._release()
 
     async def _release(self) -> None:
+        if self._giving is not None:
+            self._giving.cancel()
         if self._transport is not None:
             await self._transport.shutdown(STOP_TIMEOUT)
         if self._storage is not None:
@@ -226,7 +239,25 @@ class App:
             self._joined.set()
         elif isinstance(event, Trouble):
             self.trouble = event
+        elif isinstance(event, NodesWanted) and self._giving is not None:
+            asyncio.get_running_loop().call_soon(self._give)
+        elif isinstance(event, Announced) and self.plan.descriptor is not None:
+            try:
+                write_descriptor(self.plan.descriptor, bytes.fromhex(event.descriptor))
+            except OSError as error:
+                log.error("cannot write %s: %s", self.plan.descriptor, os.strerror(error.errno or 0))
         self._on_event(event)
+
+    def _give(self) -> None:
+        """Tell the node whom the program knows, now and every READ_EVERY seconds."""
+        source = self.plan.network.nodes
+        if source is None or (self._giving is not None and self._giving.cancelled()):
+            return
+        if self._giving is not None:
+            self._giving.cancel()
+        self._giving = asyncio.get_running_loop().call_later(READ_EVERY, self._give)
+        if nodes := list(source()):
+            self.driver.run(lambda now: self.node.know(nodes, now))
 
 
 class FacilitatorApp:

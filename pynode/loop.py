@@ -55,7 +55,7 @@ def run(main: Callable[[asyncio.Event], Awaitable[int]]) -> int:
         What main returned; 130 when it had to be cancelled.
     """
     raise_descriptor_limit()
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
         try:
             return runner.run(_guarded(main))
         except (asyncio.CancelledError, KeyboardInterrupt):
@@ -81,7 +81,7 @@ async def _guarded(main: Callable[[asyncio.Event], Awaitable[int]]) -> int:
             loop.remove_signal_handler(number)
 
 
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     try:
         import uvloop
     except ImportError:

@@ -470,6 +470,8 @@ class DuplexTransport(asyncio.Transport):
         opened_or_failed: done once the far end accepted, or it is known that none will (see `code`).
     """
 
+    _start_tls_compatible = True  # what asyncio's start_tls asks for
+
     def __init__(self, driver: Driver, duplex: Duplex, protocol: asyncio.BaseProtocol, extra: dict[str, Any]) -> None:
         super().__init__(extra)
         self.code: int | None = None
@@ -552,7 +554,7 @@ class DuplexTransport(asyncio.Transport):
             self._driver.run(self._duplex.end)
         self._came.clear()
         if not self._duplex.closed:
-            self._duplex.handler = _Deaf(self._duplex)
+            self._duplex.handler = Deaf(self._duplex)
         self._loop.call_soon(self._gone)
 
     def abort(self) -> None:
@@ -582,11 +584,11 @@ class DuplexTransport(asyncio.Transport):
             self.opened_or_failed.set_result(None)
 
     def _hand_up(self) -> None:
-        protocol = cast(asyncio.Protocol, self._protocol)
         while self._came and self._reading and self._made:
             data = self._came.popleft()
-            protocol.data_received(data)
+            self._feed(data)
             self._consumed(len(data))
+        protocol = cast(asyncio.Protocol, self._protocol)
         if self.code is not None and not (self._came and self._made):
             self._gone()
         elif self._heard_end and not self._came and self._made and not self._lost and not self._closing:
@@ -596,6 +598,18 @@ class DuplexTransport(asyncio.Transport):
             elif self._ended:
                 self._closing = True
                 self._gone()
+
+    def _feed(self, data: bytes) -> None:
+        protocol = self._protocol
+        if not isinstance(protocol, asyncio.BufferedProtocol):
+            cast(asyncio.Protocol, protocol).data_received(data)
+            return
+        while data:  # asyncio's TLS is of this kind
+            buffer = memoryview(protocol.get_buffer(len(data)))
+            size = min(len(buffer), len(data))
+            buffer[:size] = data[:size]
+            protocol.buffer_updated(size)
+            data = data[size:]
 
     def _consumed(self, size: int) -> None:
         self._driver.run(lambda now: self._duplex.consumed(size, now))
@@ -615,7 +629,7 @@ class DuplexTransport(asyncio.Transport):
                 self._protocol.connection_lost(ConnectionResetError(f"ended: {self.code}") if broken else None)
 
 
-class _Deaf:
+class Deaf:
     """Drops what still comes for somebody who closed."""
 
     def __init__(self, duplex: Duplex) -> None:

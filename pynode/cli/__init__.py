@@ -35,6 +35,7 @@ DEFAULT_MOST = 64
 """Commands of `serve` that run at once."""
 SHELLS = ("bash", "zsh", "fish")
 
+_NODES = "no facilitator: a file, or a folder of files, of what `convergence relay --descriptor` writes"
 _WHOSE_LISTS = "whose lists of nodes are believed; without it, whose come first (--site tells it)"
 
 
@@ -164,6 +165,12 @@ def _add_site(one: Parser) -> None:
     one.add_argument("--site", metavar="URL", help="the network's site (http://127.0.0.1:8000/)")
 
 
+def _add_network(one: argparse.ArgumentParser) -> None:
+    where = one.add_mutually_exclusive_group()
+    where.add_argument("--site", metavar="URL", help="the network's site (http://127.0.0.1:8000/)")
+    where.add_argument("--nodes", metavar="PATH", help=_NODES)
+
+
 def _add_share(commands: Any) -> None:
     one = _command(
         commands,
@@ -206,7 +213,7 @@ def _add_fetch(commands: Any) -> None:
     one.add_argument("url", metavar="URL", help="https:// unless it says otherwise")
     one.add_argument("-o", "--output", metavar="FILE", help="write the body to a new file")
     one.add_argument("--ca", metavar="FILE", help="trust the certificates in FILE (PEM), in place of Mozilla's roots")
-    _add_site(one)
+    _add_network(one)
 
 
 _ADDRESS = "hash:NAME (a public service), the address of a private one, or tcp://HOST:PORT (through an exit)"
@@ -230,7 +237,7 @@ def _add_pipe(commands: Any) -> None:
     one.add_argument("address", metavar="ADDRESS", help=_ADDRESS)
     one.add_argument("--progress", action="store_true", help="show on standard error how much was carried")
     _add_wait(one)
-    _add_site(one)
+    _add_network(one)
     one.examples = (
         ("Send a folder to who serves that name:", "tar c folder | convergence pipe --progress hash:drop"),
         ("Log in through a private service of sshd's:", "ssh -o ProxyCommand='convergence pipe ADDRESS' home.example"),
@@ -261,7 +268,7 @@ def _add_serve(commands: Any) -> None:
         metavar="N",
         help=f"how many commands run at once ({DEFAULT_MOST})",
     )
-    _add_site(one)
+    _add_network(one)
     one.add_argument("--data", metavar="DIR", help="where the keys of private services are kept")
     one.examples = (
         ("A web server, for those whom you give the address:", "convergence serve private:web --to 127.0.0.1:8080"),
@@ -277,7 +284,7 @@ def _add_forward(commands: Any) -> None:
     one.add_argument("listen", type=local_end, metavar="LISTEN", help="PORT, HOST:PORT or unix:PATH")
     one.add_argument("address", metavar="ADDRESS", help=_ADDRESS)
     _add_wait(one)
-    _add_site(one)
+    _add_network(one)
     one.examples = (
         ("A port of this machine:", "convergence forward 8333 'hash:Satoshi Nakamoto'"),
         ("A socket that only you can use:", "convergence forward unix:web.sock ADDRESS"),
@@ -297,7 +304,7 @@ def _add_proxy(commands: Any) -> None:
     )
     one.add_argument("--pac", metavar="FILE", help="write a file that tells browsers to use it")
     _add_wait(one)
-    _add_site(one)
+    _add_network(one)
     one.examples = (
         ("Fetch a page of a service:", "curl --proxy socks5h://127.0.0.1:1080 http://chess.hash.conv/"),
         (
@@ -331,6 +338,10 @@ def _add_relay(commands: Any) -> None:
     where = one.add_mutually_exclusive_group()
     where.add_argument("--facilitator", type=ws_address, metavar="URL", help="such as wss://site.example/facilitator")
     where.add_argument("--site", metavar="URL", help="the network's site (http://127.0.0.1:8000/)")
+    where.add_argument("--nodes", metavar="PATH", help=_NODES)
+    one.add_argument(
+        "--descriptor", metavar="FILE", help="with --nodes: where to write what this node says of itself, for others"
+    )
     one.add_argument("--facilitator-identity", type=identity, metavar="HEX", help=_WHOSE_LISTS)
     one.add_argument(
         "--origin",

@@ -63,6 +63,8 @@ async def joined(app: App) -> bool:
         await app.joined(JOIN_TIMEOUT)
     except NotJoinedError as error:
         silent = "The facilitator sends no list of nodes: try again later."
+        if (source := app.plan.network.nodes) is not None:
+            silent = f"There is no node in {source}: it should hold what `convergence relay --descriptor` writes."
         raise CliError(words(error.trouble.why) if error.trouble else silent) from None
     return True
 

@@ -24,7 +24,7 @@ from convergence.fetch import Target
 from pynode.app import App, Plan
 from pynode.cli.common import joined, set_up_logs, settings, stun_servers, unless
 from pynode.cli.output import CliError, Output, shown, size_words
-from pynode.cli.sites import chosen_site, find_network
+from pynode.cli.sites import network_of
 from pynode.cli.words import error_words, words
 from pynode.logs import log_event
 
@@ -37,7 +37,7 @@ async def fetch(arguments: argparse.Namespace, output: Output, stop: asyncio.Eve
         Target.parse(arguments.url)
     except LocalError as error:
         raise CliError(error_words(error), 2) from None
-    network = await unless(stop, find_network(chosen_site(arguments.site)))
+    network = await unless(stop, network_of(arguments))
     if network is None:
         return 130
     with _sink(arguments.output, output.as_json) as sink:

@@ -18,7 +18,7 @@ from pynode.app import App, Plan
 from pynode.cli.common import joined, listening, set_up_logs, settings, stun_servers, unless
 from pynode.cli.output import Output
 from pynode.cli.pipe import address_of
-from pynode.cli.sites import chosen_site, find_network
+from pynode.cli.sites import network_of
 from pynode.cli.words import connect_words, end_words, words
 from pynode.config import Address
 from pynode.logs import log_event
@@ -30,7 +30,7 @@ async def forward(arguments: argparse.Namespace, output: Output, stop: asyncio.E
     config = settings(arguments)
     set_up_logs(arguments, config, "forward", "error")
     address = address_of(arguments.address)
-    network = await unless(stop, find_network(chosen_site(arguments.site)))
+    network = await unless(stop, network_of(arguments))
     if network is None:
         return 130
     app = App(Plan(network, stun=stun_servers(arguments, config), circuits=config.circuits), log_event)

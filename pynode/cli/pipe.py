@@ -20,7 +20,7 @@ from convergence.wire.address import Address, TcpAddress, parse_address
 from pynode.app import App, Plan
 from pynode.cli.common import joined, set_up_logs, settings, stun_servers, unless
 from pynode.cli.output import CliError, Output, Rate, size_words
-from pynode.cli.sites import chosen_site, find_network
+from pynode.cli.sites import network_of
 from pynode.cli.words import connect_words, end_words, error_words
 from pynode.logs import log_event
 from pynode.pipes import StdioPipe, Watch
@@ -44,7 +44,7 @@ async def pipe(arguments: argparse.Namespace, output: Output, stop: asyncio.Even
     config = settings(arguments)
     set_up_logs(arguments, config, "pipe", "error")
     address = address_of(arguments.address)
-    network = await unless(stop, find_network(chosen_site(arguments.site)))
+    network = await unless(stop, network_of(arguments))
     if network is None:
         return 130
     app = App(Plan(network, stun=stun_servers(arguments, config), circuits=config.circuits), _log)

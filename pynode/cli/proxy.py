@@ -24,7 +24,7 @@ from convergence.wire.address import address_of
 from pynode.app import App, Plan
 from pynode.cli.common import joined, listening, set_up_logs, settings, stun_servers, unless
 from pynode.cli.output import CliError, Output
-from pynode.cli.sites import chosen_site, find_network
+from pynode.cli.sites import network_of
 from pynode.config import Address
 from pynode.logs import log_event
 from pynode.pipes import SocketPipe
@@ -38,7 +38,7 @@ async def proxy(arguments: argparse.Namespace, output: Output, stop: asyncio.Eve
     """The command. Returns its exit code."""
     config = settings(arguments)
     set_up_logs(arguments, config, "proxy", "error")
-    network = await unless(stop, find_network(chosen_site(arguments.site)))
+    network = await unless(stop, network_of(arguments))
     if network is None:
         return 130
     app = App(Plan(network, stun=stun_servers(arguments, config), circuits=config.circuits), log_event)

@@ -13,12 +13,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from convergence.events import Event, Nodes, Registered, Trouble
+from convergence.events import Announced, Event, Nodes, Registered, Trouble
 from convergence.wire.descriptor import Role
 from pynode.app import App, FacilitatorApp, Network, Plan, page_folder
 from pynode.cli.common import data_folder, locked, set_up_logs, settings, stun_servers, unless
 from pynode.cli.output import CliError, Output, shown
-from pynode.cli.sites import chosen_site, find_network
+from pynode.cli.sites import network_of
 from pynode.cli.words import trouble_words
 from pynode.config import Address, Config, Exit
 from pynode.exit import ExitPolicy
@@ -62,8 +62,14 @@ def relay_plan(arguments: argparse.Namespace, config: Config, network: Network) 
         policy=exit_policy(config.exit, arguments.exit_allow),
         origins=(*config.node.origins, *arguments.origin),
         stun=stun,
+        descriptor=None if arguments.descriptor is None else Path(arguments.descriptor),
         limits=config.limits,
     )
+
+
+def told_by(plan: Plan) -> str:
+    """How others learn of a node without a facilitator, for people."""
+    return "its neighbours only (no --descriptor)" if plan.descriptor is None else str(plan.descriptor)
 
 
 async def relay(arguments: argparse.Namespace, output: Output, stop: asyncio.Event) -> int:
@@ -84,7 +90,8 @@ async def relay(arguments: argparse.Namespace, output: Output, stop: asyncio.Eve
             assert app.identity is not None
             output.record("listening", port=app.port, url=app.url, identity=app.identity.hex())
             reached = f"Listening at {app.url}" if app.url else "Reached over WebRTC only (no --listen)"
-            output.say(f"{reached}; registering with {network.facilitator}. Stop with Ctrl-C.")
+            known = f"registering with {network.facilitator}" if network.facilitator else f"told of by {told_by(plan)}"
+            output.say(f"{reached}; {known}. Stop with Ctrl-C.")
             if arguments.parent_pipe:
                 reader = asyncio.ensure_future(_obey_parent(app, stop))
             await stop.wait()
@@ -103,6 +110,8 @@ class _Relay:
     def event(self, event: Event) -> None:
         log_event(event)
         match event:
+            case Announced():
+                self._output.record("announced")
             case Registered():
                 self._output.record("registered")
             case Nodes(count):
@@ -127,10 +136,10 @@ async def _obey_parent(app: App, stop: asyncio.Event) -> None:
 async def _network(arguments: argparse.Namespace, config: Config) -> Network:
     if arguments.facilitator is not None:
         return Network(arguments.facilitator, arguments.facilitator_identity)
-    if arguments.site is None and config.node.facilitator is not None:
+    if arguments.site is None and arguments.nodes is None and config.node.facilitator is not None:
         return Network(config.node.facilitator, config.node.facilitator_identity)
-    network = await find_network(chosen_site(arguments.site))
-    if arguments.facilitator_identity not in (None, network.identity):
+    network = await network_of(arguments)
+    if arguments.nodes is None and arguments.facilitator_identity not in (None, network.identity):
         raise CliError(f"{shown(network.site)} names another facilitator than --facilitator-identity: do not use it.")
     return network
 

@@ -22,7 +22,7 @@ from pynode.app import App, Plan
 from pynode.cli.common import data_folder, joined, set_up_logs, settings, stun_servers, unless
 from pynode.cli.output import CliError, Output, shown
 from pynode.cli.pipe import address_of
-from pynode.cli.sites import chosen_site, find_network
+from pynode.cli.sites import network_of
 from pynode.cli.words import trouble_words, words
 from pynode.config import Address
 from pynode.crypto import CPythonCrypto, SystemRng
@@ -62,7 +62,7 @@ async def serve(arguments: argparse.Namespace, output: Output, stop: asyncio.Eve
         raise CliError("Say what is served: --to HOST:PORT, --to unix:PATH, or -- COMMAND.", 2)
     folder = data_folder(arguments, config, "services")
     address, secret = service_of(arguments.address, folder)
-    network = await unless(stop, find_network(chosen_site(arguments.site)))
+    network = await unless(stop, network_of(arguments))
     if network is None:
         return 130
     command = _Command(output, address)

@@ -6,9 +6,11 @@ Does not: believe anything a site says beyond its shape.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
@@ -19,6 +21,7 @@ from convergence.wire.descriptor import check_ws_url
 from pynode.app import Network
 from pynode.cli.output import CliError, shown
 from pynode.config import MAX_STUN, check_stun
+from pynode.nodes import NodeFiles
 from pynode.transports.dialling import network_reason
 
 DEFAULT_SITE = "http://127.0.0.1:8000/"
@@ -46,6 +49,13 @@ def site_address(text: str) -> str:
         message = f'"{shown(text)}" is no address of a site: it should look like https://site.example/'
         raise CliError(message, 2)
     return f"{parts.scheme}://{parts.netloc}{parts.path.removesuffix('/index.html').rstrip('/')}/"
+
+
+async def network_of(arguments: argparse.Namespace) -> Network:
+    """The network that --nodes or --site, or the default, leads to. Raises CliError."""
+    if arguments.nodes is not None:
+        return Network("", nodes=NodeFiles(Path(arguments.nodes)))
+    return await find_network(chosen_site(arguments.site))
 
 
 async def find_network(site: str) -> Network:

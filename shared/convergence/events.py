@@ -50,6 +50,21 @@ class Registered(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class Announced(Event):
+    """Without a facilitator: what this node says of itself now, for others to be given: its descriptor in hex."""
+
+    kind = "announced"
+    descriptor: str
+
+
+@dataclass(frozen=True, slots=True)
+class NodesWanted(Event):
+    """Without a facilitator: the program may know of nodes that this one lacks."""
+
+    kind = "nodes-wanted"
+
+
+@dataclass(frozen=True, slots=True)
 class Nodes(Event):
     """The list of nodes changed."""
 

@@ -6,7 +6,7 @@ Does not: hold protocol logic; if a line here decides something about bytes, it 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +17,7 @@ from convergence.circuit.exit import MAX_EXIT_STREAMS, ExitService, refuse_resol
 from convergence.circuit.relay import RelayCircuit
 from convergence.circuit.relaying import Relaying, RelayLimits
 from convergence.crypto.keys import NodeKeys
+from convergence.discovery import Discovery, GivenNodes
 from convergence.effects import CloseLink, DescriptionKind, Effect, Protocol
 from convergence.errors import EndReason, LocalError, RemoteError
 from convergence.events import Nodes, Ready, Registered
@@ -54,7 +55,7 @@ class NodeConfig:
     """How a node behaves.
 
     Args:
-        facilitator: WebSocket URL.
+        facilitator: WebSocket URL; empty for a network without one, whose nodes the program gives (`Node.know`).
         facilitator_identity: its Ed25519 identity (32 bytes); None trusts the first list.
         roles: what it does for others; a node without roles is an origin only.
         urls: WebSocket URLs where others reach it. With any role, a node needs one or rtc.
@@ -155,19 +156,7 @@ class Node:
         self.neighbours.on_open = lambda link, now: self._peers.link_opened(link, now)
         self.neighbours.on_closed = self._link_closed
         self.neighbours.on_refused = lambda channel, now: self._rtc.link_closed(channel, now)
-        self._facilitator = FacilitatorClient(
-            self.outbox,
-            crypto,
-            rng,
-            self._keys,
-            self.directory,
-            config.facilitator,
-            describe=self.announcement.describe,
-            on_nodes=self._on_nodes,
-            on_registered=lambda now: self.outbox.emit(Registered()),
-            on_trouble=lambda trouble, now: self.outbox.emit(trouble),
-            on_delivered=self._rtc_delivered,
-        )
+        self._discovery = self._new_discovery()
         self.pool = CircuitPool(
             self.outbox,
             crypto,
@@ -192,7 +181,7 @@ class Node:
             self.switchboard,
             describe=self.announcement.describe,
             dials=self._reach.dials,
-            facilitator=lambda: self._facilitator.carrier,
+            facilitator=lambda: self._discovery.carrier,
             on_delivered=self._rtc_delivered,
             on_nodes=self._on_nodes,
             on_introducers=self._republish,
@@ -221,7 +210,7 @@ class Node:
         """Join the network, also through nodes that an earlier run knew. With `restore`, the shares and unfinished
         transfers of earlier runs go on."""
         self._started = now
-        self._facilitator.start(now)
+        self._discovery.start(now)
 
         def remembered(now: float) -> None:
             if self.directory.nodes(Role(0), now):
@@ -237,7 +226,7 @@ class Node:
         self.exits.stop(now)
         self.pool.build_no_more()
         self._peers.stop(now)
-        self._facilitator.stop(now)
+        self._discovery.stop(now)
         self._rtc.stop(now)
         self.transfers.leave()
         # Circuits end with their links: if we ended them, each point would see all of ours end at one moment.
@@ -247,13 +236,17 @@ class Node:
         self.pool.stop(now)
 
     def refresh(self, now: float) -> None:
-        """Ask the facilitator for the node list now: the caller knows that it changed."""
-        self._facilitator.refresh(now)
+        """Look for news of nodes now: the caller knows that there is some."""
+        self._discovery.refresh(now)
+
+    def know(self, descriptors: Iterable[bytes], now: float) -> None:
+        """The program knows these nodes: encoded descriptors, which nobody has to have checked."""
+        self._discovery.know(descriptors, now)
 
     def moved(self, now: float) -> None:
         """This machine is on another network: connections to addresses are dead, though no error tells so. The shell
         restores WebRTC connections."""
-        self._facilitator.moved(now)
+        self._discovery.moved(now)
         self.neighbours.moved(now)
 
     def woke(self, by: float, now: float) -> None:
@@ -263,14 +256,14 @@ class Node:
         self.announcement.woke(now)
         if by >= SLEPT:
             self.neighbours.close_all(now, "this machine slept")
-        self._facilitator.moved(now)
+        self._discovery.moved(now)
         self._peers.republish(now)  # neighbours refuse or have forgotten what bears another date
         self.transfers.woke(by, now)
         self.services.woke(by, now)
 
     def cut_off(self, now: float) -> None:
         """All WebRTC connections that stood have stalled: perhaps this machine is on another network, perhaps not."""
-        self._facilitator.check(now)
+        self._discovery.check(now)
 
     def relay(self, limits: RelayLimits | None, roles: Role, now: float) -> None:
         """Work for others in these roles and within these limits from now on. None pauses: work under way ends."""
@@ -311,7 +304,7 @@ class Node:
         return {
             "ready": self.pool.ready >= self.config.circuits,
             "ready_after": None if self._ready_at is None or self._started is None else self._ready_at - self._started,
-            "facilitator": self._facilitator.connected,
+            "facilitator": self._discovery.connected,
             "nodes": len(self.directory.nodes(Role(0), now)),
             "circuits": self.pool.snapshot(),
             "links": self.neighbours.snapshot(),
@@ -383,9 +376,27 @@ class Node:
 
     # -- wiring
 
+    def _new_discovery(self) -> Discovery:
+        describe, address = self.announcement.describe, self.config.facilitator
+        if not address:
+            return GivenNodes(self.outbox, self.directory, describe, self._on_nodes)
+        return FacilitatorClient(
+            self.outbox,
+            self._crypto,
+            self._rng,
+            self._keys,
+            self.directory,
+            address,
+            describe=describe,
+            on_nodes=self._on_nodes,
+            on_registered=lambda now: self.outbox.emit(Registered()),
+            on_trouble=lambda trouble, now: self.outbox.emit(trouble),
+            on_delivered=self._rtc_delivered,
+        )
+
     def _owners(self) -> dict[Protocol, Owner]:
         """Who deals with the channels of each protocol."""
-        neighbours, rtc, tcp, facilitator = self.neighbours, self._rtc, self._exit, self._facilitator
+        neighbours, rtc, tcp, facilitator = self.neighbours, self._rtc, self._exit, self._discovery
 
         def greeted(channel: int, binding: bytes | None, now: float) -> None:
             if channel == facilitator.channel:
@@ -413,7 +424,7 @@ class Node:
         }
 
     def _republish(self, now: float) -> None:
-        self._facilitator.register(now)
+        self._discovery.register(now)
         self._peers.republish(now)
 
     def _address(self, identity: bytes, now: float) -> str | None:
@@ -437,7 +448,7 @@ class Node:
     def _on_unknown(self, now: float) -> None:
         if now >= self._refresh_after:
             self._refresh_after = now + REFRESH_PAUSE
-            self._facilitator.refresh(now)
+            self._discovery.refresh(now)
 
     def _on_full(self, now: float) -> None:
         if self._ready_at is None and self._started is not None:

@@ -318,7 +318,7 @@ class Mute(Node):
             super().link_opened(channel, now, protocol=protocol, binding=binding)
 
     def link_data(self, channel, data, now):
-        if channel == self._facilitator.channel:
+        if channel == self._discovery.channel:
             super().link_data(channel, data, now)
 
 

@@ -287,7 +287,8 @@ class World:
         if browser:
             config["rtc"] = True
         urls = (url,) if roles and not browser else ()
-        settings = NodeConfig("ws://facilitator/", roles=roles, urls=urls, **config)
+        config.setdefault("facilitator", "ws://facilitator/")
+        settings = NodeConfig(roles=roles, urls=urls, **config)
         self.boot(host, Node(settings, self.crypto, rng, keys=host.keys))
         return host
 

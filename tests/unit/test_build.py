@@ -383,6 +383,11 @@ def test_pip_installs_the_wheel_and_the_core_imports_alone(tmp_path: Path) -> No
     )
     assert done.returncode == 0, done.stderr
     assert Path(done.stdout.strip()).is_relative_to(tmp_path / "site")
+    program = "import convergence; print(convergence.join().__class__, convergence.join_sync.__code__.co_filename)"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.stdout.split()[-2:] == ["'pynode.api.node.Node'>", str(tmp_path / "site/pynode/api/blocking.py")], done
     scripts = zipfile.ZipFile(io.BytesIO(data)).read("convergence-0.1.0.dist-info/entry_points.txt")
     assert b"convergence = pynode.__main__:main" in scripts
 

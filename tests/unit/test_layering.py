@@ -18,7 +18,18 @@ CORE = Path(__file__).parents[2] / "shared" / "convergence"
 ROOMS = (
     *("errors", "codes", "events", "effects", "outbox", "limits", "states", "ports"),
     *("wire", "crypto", "pipes", "link", "circuit", "netdir", "path", "rdv", "ordb"),
-    *("introduction", "facilitator", "transfers", "services", "fetch", "announcement", "channels", "node", "driver"),
+    *(
+        "introduction",
+        "discovery",
+        "facilitator",
+        "transfers",
+        "services",
+        "fetch",
+        "announcement",
+        "channels",
+        "node",
+        "driver",
+    ),
 )
 # The driver is every shell's pump, whatever machine it drives: of the core it knows these only.
 DRIVER_MAY = {"effects", "events", "ports"}
@@ -73,6 +84,9 @@ def violations(name: str, source: str, is_package: bool = False) -> list[str]:
             found.append(f"{name}:{line} imports {top}, which belongs to a platform")
         elif top == "convergence":
             found += [f"{name}:{line} {why}" for why in crossing(name, room, target)]
+        elif name == "convergence" and is_door(target):
+            if any(line == statement.lineno for statement in tree.body):
+                found.append(f"{name}:{line} loads {target} at once, not when it is asked for")
         elif top not in sys.stdlib_module_names | PACKAGES | OPTIONAL.get(name, set()):
             found.append(f"{name}:{line} imports {top}, which a browser has not")
     for node in ast.walk(tree):
@@ -81,6 +95,11 @@ def violations(name: str, source: str, is_package: bool = False) -> list[str]:
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in CALLS:
             found.append(f"{name}:{node.lineno} calls {node.func.id}()")
     return found
+
+
+def is_door(target: str) -> bool:
+    """Whether it is the API for programs, which the package itself may load when a program asks for it, or names."""
+    return target == "pynode" or f"{target}.".startswith("pynode.api.")
 
 
 def crossing(name: str, room: str | None, target: str) -> Iterator[str]:
@@ -130,6 +149,10 @@ def test_every_folder_and_file_of_the_core_is_a_room() -> None:
         ("convergence.circuit.relay", "from . import client"),
         ("convergence.circuit.relay", "from .client import ClientCircuit"),
         ("convergence", "from convergence import node"),
+        ("convergence", "from pynode import api"),
+        ("convergence", "import pynode.api"),
+        ("convergence", "def __getattr__(name):\n    from pynode import app"),
+        ("convergence.node", "def late():\n    from pynode import api"),
         ("convergence.attic.old", "from convergence import errors"),
         ("convergence.link.link", "import asyncio"),
         ("convergence.link.link", "import os.path"),
@@ -167,6 +190,8 @@ def test_a_package_resolves_relative_imports_from_itself() -> None:
         ("convergence.wire.cells", "import hashlib, struct\nfrom collections import deque"),
         ("convergence.node", "from convergence.circuit import client, relay"),
         ("convergence.driver", "from convergence.effects import Send\nfrom convergence.ports import Clock"),
+        ("convergence", "def __getattr__(name):\n    from pynode import api"),
+        ("convergence", "if TYPE_CHECKING:\n    from pynode.api import join as join"),
         ("convergence.rdv.point", "self.open(stream)\ntime = now"),
     ],
 )

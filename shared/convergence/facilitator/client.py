@@ -10,11 +10,12 @@ closed with a reason, and another try follows after a time that doubles from RET
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from enum import Enum, auto
 
 from convergence.codes import FacilitatorWhy
 from convergence.crypto.keys import NodeKeys
+from convergence.discovery import RENEW_MIN, Discovery
 from convergence.effects import CloseLink, Protocol, Send
 from convergence.errors import ClockError, CryptoError, RemoteError, Why
 from convergence.events import Trouble
@@ -53,8 +54,6 @@ FEW_RELAYS = 3
 """While fewer are known, pauses stay at REFRESH_FIRST."""
 REGISTER_RETRY = 60.0
 """Seconds until a refused registration is tried again."""
-RENEW_MIN = 5.0
-"""Seconds between two registrations at least, however soon a descriptor expires."""
 LIFETIME = 3600
 """Seconds a node's descriptor should be valid: renewed at half of it."""
 RTC_LIFETIME = 900
@@ -99,7 +98,7 @@ CHANNEL = Table(
 )
 
 
-class FacilitatorClient:
+class FacilitatorClient(Discovery):
     """Owns one FACILITATOR channel.
 
     Args:
@@ -200,6 +199,11 @@ class FacilitatorClient:
         if self.connected and RecordType.LIST not in self._waiting:
             self._cancel("refresh")
             self._request(RecordType.LIST, b"", now)
+
+    def know(self, descriptors: Iterable[bytes], now: float) -> None:
+        """The program knows nodes. They count until the first list comes, and after it while there is none."""
+        if self._directory.recall(descriptors, now):
+            self._on_nodes(now)
 
     def moved(self, now: float) -> None:
         """This machine is on another network: a channel that stands is dead. Try anew at once."""

@@ -122,15 +122,25 @@ class NodeDirectory:
         self._nodes = None
         return True
 
-    def recall(self, descriptors: Iterable[bytes], now: float) -> None:
-        """Take over encoded descriptors that were `kept`, valid or not, unless there is a fresh list."""
+    def recall(self, descriptors: Iterable[bytes], now: float) -> bool:
+        """Take over encoded descriptors that were `kept`, or that the program knows, valid or not, unless there is a
+        fresh list. The newest of a node counts. Returns whether any was news."""
         if now - self._published < LIST_FRESH:
-            return
+            return False
+        news = False
         for raw in islice(descriptors, MAX_RECALLED):
             node = self._verify(raw)
-            if node is not None and node.published <= now + MAX_CLOCK_SKEW:
+            if node is None or node.published > now + MAX_CLOCK_SKEW:
+                continue
+            known = self._all().get(node.identity)
+            if known is None or known.published < node.published:
+                if node.identity not in self._recalled and len(self._recalled) >= MAX_RECALLED:
+                    continue
                 self._recalled[node.identity] = node
-        self._nodes = None
+                self._heard.pop(node.identity, None)
+                self._nodes = None
+                news = True
+        return news
 
     def kept(self, now: float) -> list[bytes]:
         """The encoded descriptors of all nodes that a later run may try."""
@@ -208,7 +218,7 @@ class NodeDirectory:
             node = Descriptor.parse(raw)
         except ParseError:
             return None
-        known = node == self._heard.get(node.identity)  # the same to the last byte, so verified already
+        known = node == self._all().get(node.identity)  # the same to the last byte, so verified already
         return node if known or node.verify(self._crypto.ed25519_verify) else None
 
     def _all(self) -> dict[bytes, Descriptor]:
