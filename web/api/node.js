@@ -15,6 +15,8 @@ const READY_WITHIN = 60_000; // ms in which a node finds the network, before a c
 const STOP_WITHIN = 3000; // ms for its good-bye
 const PATIENCE = 10; // seconds in which it is no final answer that nobody offers a service
 
+const closed = () => new ConvergenceError("closed", "This node was closed.");
+
 let policy = null;
 
 /** Pages with Trusted Types allow the policy "convergence" for this: nothing but our own worker passes it. */
@@ -106,8 +108,8 @@ export class Node extends EventTarget {
       if (type === "pipe") this.#answer(handler, value);
       else if (value) stands.resolve();
     };
-    const given = address?.secret ? { secret: address.secret } : { address: String(address) };
-    const served = await this.#command("serve", { ...given, port }, [port]);
+    const args = { address: String(address), secret: address?.secret, port };
+    const served = await this.#command("serve", args, [port]);
     const close = () => port1.postMessage({ type: "stop" });
     signal?.addEventListener("abort", close);
     if (signal?.aborted) close();
@@ -117,19 +119,21 @@ export class Node extends EventTarget {
 
   /** Leave the network: pipes fail with the code "closed". */
   async close() {
-    if (!this.#over) {
-      const late = new Promise((resolve) => setTimeout(resolve, STOP_WITHIN));
-      await Promise.race([this.#command("stop").catch(() => {}), late]);
-      this.#end(null);
-    }
+    if (this.#over) return;
+    const stopped = this.#command("stop").catch(() => {});
+    const late = new Promise((resolve) => setTimeout(resolve, STOP_WITHIN));
+    for (const fail of [...this.#pipes]) fail(closed()); // before it hears of what ends in the worker
+    await Promise.race([stopped, late]);
+    this.#end(null);
   }
 
   async #answer(handler, port) {
-    const { pipe } = this.#pipe(port);
+    const { pipe, giveUp } = this.#pipe(port);
     try {
       await handler(pipe);
     } catch (error) {
-      pipe.writable.locked || pipe.writable.abort(EndReason.INTERNAL).catch(() => {});
+      if (error instanceof ConvergenceError) return; // it is how the pipe ended
+      giveUp(new ConvergenceError("handler", "The service's own program failed.", EndReason.INTERNAL));
       reportError(error);
     }
   }
@@ -189,7 +193,7 @@ export class Node extends EventTarget {
   /** @param {Error|null} error null when it was closed */
   #end(error) {
     if (this.#over) return;
-    this.#over = error ?? new ConvergenceError("closed", "This node was closed.");
+    this.#over = error ?? closed();
     this.#worker.terminate();
     this.#bridge?.stop();
     this.#unwatch();

@@ -31,7 +31,8 @@ function bytesOf(chunk) {
  * @param {AbortSignal} [options.signal] Gives it up.
  * @param {(over: Function) => void} options.onOver Told once, when both ways are over.
  * @returns {{pipe: {readable: ReadableStream<Uint8Array>, writable: WritableStream, closed: Promise<void>},
- *   opened: Promise<void>, fail: (error: any) => void}} `fail` ends it here, without a word to the far end.
+ *   opened: Promise<void>, fail: (error: any) => void, giveUp: (reason: any) => void}} `giveUp` tells the far end, `fail`
+ *   does not.
  */
 export function createPipe(port, { signal, onOver }) {
   const opened = Promise.withResolvers();
@@ -52,7 +53,7 @@ export function createPipe(port, { signal, onOver }) {
       closed.reject(error);
       opened.reject(error);
       room?.reject(error);
-      writing.error(error);
+      if (!writing.signal.aborted) writing.error(error); // else `abort` has done so, and would be told of another failure
     }
     port.close();
     onOver(fail);
@@ -159,5 +160,5 @@ export function createPipe(port, { signal, onOver }) {
   if (signal?.aborted) onSignal();
   else signal?.addEventListener("abort", onSignal);
 
-  return { pipe: { readable, writable, closed: closed.promise }, opened: opened.promise, fail };
+  return { pipe: { readable, writable, closed: closed.promise }, opened: opened.promise, fail, giveUp };
 }

@@ -64,7 +64,7 @@ class PagePipes:
     def serve(self, args: Any) -> str:
         """Offer what the page answers at `args.port`: the address `args.address`, or a private one, of the 32 bytes
         `args.secret`. Returns the address. Raises Problem."""
-        secret = args.secret.to_bytes() if args.secret else None
+        secret = None if args.secret is None else args.secret.to_bytes()
         if secret is None:
             address = parse_address(args.address)
         elif len(secret) == SECRET_LEN:
