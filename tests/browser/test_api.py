@@ -235,42 +235,27 @@ def test_a_service_that_is_closed_is_found_no_more(two: tuple[Visitor, Visitor])
     assert failure(firefox, "api.node.connect('hash:short', { patience: 0 })")["code"] == "connect-nobody"
 
 
-def test_the_tab_of_a_provider_is_closed(
-    two: tuple[Visitor, Visitor], chromium: Browser, site: Pages, root: str
-) -> None:
-    third = joined(chromium, site, root)
-    third.do("await api.node.serve('hash:third', api.handlers.echo)")
-    firefox = two[1]
-    firefox.do("api.kept.set('third', await api.node.connect('hash:third'))")
-    third.close()
-    failed = failure(firefox, "api.kept.get('third').closed")
-    assert failed["code"] == "ended" and failed["message"] == "The path through the network broke: try again."
-    assert third.wrong == []
-
-
-def test_a_node_that_is_closed_ends_its_pipes(
-    two: tuple[Visitor, Visitor], firefox: Browser, site: Pages, root: str
-) -> None:
-    third = Visitor(firefox, f"{site.origin}page.html")
-    events = third.do(
+def test_a_page_that_came_and_went(two: tuple[Visitor, Visitor], chromium: Browser, site: Pages, root: str) -> None:
+    """It hears of its node, the module leaves nothing in its global scope, and its service goes with its tab."""
+    third = Visitor(chromium, f"{site.origin}page.html")
+    heard, new, nodes = third.do(
         """
         const before = new Set(Object.keys(globalThis));
         const heard = [];
         const after = await api.join(argument);
         for (const type of ["ready", "nodes", "trouble"]) api.node.addEventListener(type, () => heard.push(type));
         await api.node.ready;
+        await api.node.serve("hash:third", api.handlers.echo);
         return [heard, after.filter((name) => !before.has(name)), api.node.nodes];
         """,
         {"root": root},
     )
-    assert "ready" in events[0] and "trouble" not in events[0]
-    assert events[1] == []  # no globals
-    assert events[2] >= 5
-    third.do("api.kept.set('pipe', await api.node.connect('hash:echo chromium'))")
-    third.do("await api.node.close(); await api.node.closed")
-    assert failure(third, "api.kept.get('pipe').closed")["code"] == "closed"
-    assert failure(third, "api.node.connect('hash:echo chromium')")["code"] == "closed"
+    assert "ready" in heard and "trouble" not in heard and new == [] and nodes >= 5
+    firefox = two[1]
+    firefox.do("api.kept.set('third', await api.node.connect('hash:third'))")
     third.close()
+    failed = failure(firefox, "api.kept.get('third').closed")
+    assert failed["code"] == "ended" and failed["message"] == "The path through the network broke: try again."
     assert third.wrong == []
 
 
@@ -324,3 +309,13 @@ def test_another_module_than_the_pinned_one_is_not_run(chromium: Browser, firefo
         visitor = Visitor(browser, f"{site.origin}other.html")
         assert visitor.do("return globalThis.api === undefined")
         visitor.close()
+
+
+def test_a_node_that_is_closed_ends_its_pipes(two: tuple[Visitor, Visitor]) -> None:
+    """The last test: it closes a node that the others use."""
+    chromium, firefox = two
+    chromium.do("api.kept.set('pipe', await api.node.connect('hash:echo firefox'))")
+    chromium.do("await api.node.close(); await api.node.closed")
+    assert failure(chromium, "api.kept.get('pipe').closed")["code"] == "closed"
+    assert failure(chromium, "api.node.connect('hash:echo firefox')")["code"] == "closed"
+    assert failure(firefox, "api.node.connect('hash:echo chromium', { patience: 0 })")["code"] == "connect-nobody"

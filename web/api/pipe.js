@@ -118,7 +118,7 @@ export function createPipe(port, { signal, onOver }) {
       try {
         const bytes = bytesOf(chunk);
         for (let at = 0; at < bytes.length; at += CHUNK) {
-          if (unsent >= WINDOW) {
+          if (unsent > WINDOW - CHUNK) {
             room = Promise.withResolvers();
             await room.promise;
           }
@@ -146,7 +146,7 @@ export function createPipe(port, { signal, onOver }) {
     },
     took: ({ value }) => {
       unsent -= value;
-      if (unsent < WINDOW) room?.resolve();
+      if (unsent <= WINDOW - CHUNK) room?.resolve();
     },
     end: () => {
       heard = true;
