@@ -58,8 +58,13 @@ LANES = ("-n3", "--dist=loadfile", "--no-loadscope-reorder")
 
 # dist/ mirrors web/, so that a relative address means the same in both; the service worker lies at the root, its scope,
 # and is named by its content: a later file at that address is the same one, or an attack.
-PAGE_SUFFIXES = {".html", ".css", ".svg", ".png", ".ico", ".webmanifest"}
-SCRIPTS = {"main": "web/main.js", "worker/worker": "web/worker/worker.js", "sw": "service-worker/sw.js"}
+PAGE_SUFFIXES = {".html", ".css", ".svg", ".png", ".ico", ".webmanifest", ".ts"}
+SCRIPTS = {
+    "main": "web/main.js",
+    "convergence": "web/convergence.js",
+    "worker/worker": "web/worker/worker.js",
+    "sw": "service-worker/sw.js",
+}
 SCRIPT_FOLDERS = ("web", "service-worker")
 # All that a build takes from the tree: everybody who checks out a commit has the same.
 SOURCES = (

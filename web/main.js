@@ -86,7 +86,8 @@ function startWorker(settings) {
   const worker = new Worker(runnable("worker/worker.js"), { type: "module", name: "convergence-node" });
   bridge = window.RTCPeerConnection ? createBridge() : null;
   const code = { site, files, network, root: keptAs };
-  worker.postMessage({ type: "start", port: bridge?.port ?? null, code, ...settings }, bridge ? [bridge.port] : []);
+  const message = { type: "start", port: bridge?.port ?? null, code, restore: true, ...settings };
+  worker.postMessage(message, bridge ? [bridge.port] : []);
   watchNetwork(() => worker.postMessage({ type: "moved" }));
   return worker;
 }

@@ -1,5 +1,6 @@
 /**
- * What the bookmarklet keeps in this browser, under the origin of the page where it was used.
+ * What the bookmarklet, and the module for other pages, keep in this browser, under the origin of the page that they ran
+ * on.
  *
  * Does: keep files by their SHA-256, so that a second start fetches nothing and a new version only what changed; the
  * newest version that ran here.
@@ -11,9 +12,12 @@ const VERSION = "convergence-bookmarklet-version";
 
 const address = (digest) => new URL(`/convergence-bookmarklet/${digest}`, location.origin).href;
 
-/** @returns {Promise<{get: Function, put: Function, only: Function}>} without Cache Storage it keeps nothing */
-export async function openKept() {
-  const cache = await globalThis.caches?.open(CACHE).catch(() => null);
+/**
+ * @param {string} [name] of the cache
+ * @returns {Promise<{get: Function, put: Function, only: Function}>} without Cache Storage it keeps nothing
+ */
+export async function openKept(name = CACHE) {
+  const cache = await globalThis.caches?.open(name).catch(() => null);
   return {
     /** @param {string} digest @returns {Promise<Uint8Array|null>} what lies there */
     async get(digest) {

@@ -1,50 +1,16 @@
 /**
  * What the page says for each code of the node.
  *
- * Does: hold one table from codes to words; put the values that come with a code into them.
+ * Does: hold one table from codes to words, with that of causes.js; put the values that come with a code into them.
  * Does not: decide when something is said. Codes: shared/convergence/codes.py and web/worker/reasons.py.
  */
 
+import { because, CAUSES } from "./causes.js";
 import { bytes } from "./words.js";
-
-const PARTS = { first: "first", second: "second" };
-const because = (detail) => {
-  const text = String(detail ?? "").replace(/\.$/, "");
-  return text ? `: ${text}` : "";
-};
-const difference = (ahead) => {
-  const minutes = Math.max(1, Math.round(Math.abs(ahead) / 60));
-  const parts = [
-    [Math.floor(minutes / 1440), "d"],
-    [Math.floor(minutes / 60) % 24, "h"],
-    [minutes % 60, "min"],
-  ];
-  const text = parts.filter(([number]) => number).map(([number, unit]) => `${number} ${unit}`);
-  return `${text.join(" ")} ${ahead > 0 ? "ahead of" : "behind"}`;
-};
-const noCircuit = (why) => `No circuit could be built: ${why}`;
 
 /** @type {Record<string, string | ((values: object) => string)>} */
 export const WORDS = {
-  "link-none": "There is no link here. Paste the link you were given.",
-  "link-scheme": "The link does not begin with http:// or https://.",
-  "link-cut": "The link has no part after a # sign: it was cut. Copy the whole link.",
-  "link-half": "The link is incomplete: its second half, after a dot, is missing. Copy the whole link.",
-  "link-part-short": ({ part }) => `The ${PARTS[part]} part of the link is incomplete. Copy the whole link.`,
-  "link-part-long": ({ part }) =>
-    `The ${PARTS[part]} part of the link is too long or holds characters that do not belong in it. ` +
-    "Copy the whole link.",
-  "link-part-altered": ({ part }) => `The ${PARTS[part]} part of the link was altered. Ask for the link again.`,
-  "link-service": "This is the address of a service, not the link of a file.",
-  "address-none": "There is no address here: give hash:NAME, tcp://HOST:PORT or a private address.",
-  "address-host": "This is no host and port: it should look like tcp://example.org:443",
-  "address-name-none": "The name of the service is missing: it should look like hash:my service",
-  "address-name-long": ({ most }) => `The name of the service is too long: it may have ${most} bytes.`,
-  "address-characters": "The name of the service has characters that do not belong in it.",
-  "address-file": "This is the link of a file, not the address of a service.",
-  "address-key": "The name before .key.conv is not the key of a service: copy the whole name.",
-  "address-secret": "Only its owner can serve this address.",
-  "address-served": "This address is served already.",
+  ...CAUSES,
   "url-long": "This address is too long.",
   "url-none": "This is not a web address: it should look like https://example.org/page.",
   "url-https": "https pages cannot be fetched here: try the address with http:// in front.",
@@ -55,8 +21,6 @@ export const WORDS = {
   "limit-shares": ({ most }) => `No more than ${most} files can be shared at once.`,
   "limit-transfers": ({ most }) => `No more than ${most} files can be fetched at once: wait for one to finish.`,
   "limit-fetches": ({ most }) => `No more than ${most} addresses can be fetched at once: wait for one to finish.`,
-  "limit-services": ({ most }) => `No more than ${most} services can be offered or used at once.`,
-  "limit-connections": ({ most }) => `No more than ${most} connections to one service can be open at once: end some.`,
   "gone-transfer": "This transfer is not in the list any more.",
   "gone-share": "This file is not shared any more.",
   "gone-file": "This file has not arrived yet.",
@@ -82,36 +46,9 @@ export const WORDS = {
   "source-slow": "A slow sender was left for a faster one.",
   "source-queued": "A sender let this page wait for long. It looks for another.",
   "source-stopped": "A sender stopped sending.",
-  "few-relays": ({ needed, known }) => noCircuit(`${needed} relays are needed, ${known} are known.`),
-  "out-of-reach": ({ known, schemes, rtc }) => {
-    const ways = schemes.split(" ").map((scheme) => `a ${scheme}:// address`);
-    if (rtc) ways.push("WebRTC");
-    return noCircuit(`of ${known} known relays none can be reached from here: it takes ${ways.join(" or ")}.`);
-  },
-  "no-entry": noCircuit("no relay is known that may be the entry here."),
-  "no-path": noCircuit(
-    "no path leads through the relays that are known. One is needed that has an address and speaks WebRTC too.",
-  ),
-  "not-direct": noCircuit("the node cannot be reached directly."),
-  "no-exit": "No exit is known that could fetch this: the network needs a node with the role exit.",
-  "entry-silent": noCircuit("the first relay of the path could not be reached."),
-  "relay-silent": noCircuit("a relay of the path did not answer."),
-  "facilitator-lost": ({ detail }) => `The connection to the facilitator was lost${because(detail)}.`,
-  "facilitator-unreachable": ({ detail }) => `The facilitator cannot be reached${because(detail)}.`,
-  "facilitator-silent": "The facilitator does not answer.",
-  "facilitator-unusable": ({ detail }) => `The facilitator's answer cannot be used${because(detail)}.`,
-  "facilitator-refuses": ({ detail }) => `The facilitator refuses${because(detail)}.`,
-  "facilitator-not-reached": "The facilitator cannot reach this node at its address, so others are not told of it.",
-  "facilitator-clock": ({ ahead }) => `This device's clock is ${difference(ahead)} the network's. Set it.`,
   "storage-share": ({ detail }) => `The file cannot be shared${because(detail)}.`,
   "storage-restore": ({ detail }) => `What was kept from earlier cannot be read${because(detail)}.`,
   "storage-unshare": ({ detail }) => `What belonged to a share could not be deleted${because(detail)}.`,
-  "connect-nobody": "Nobody offers this service now: check the address, or try again when its owner is online.",
-  "connect-busy": "The service takes no more connections now: try again later.",
-  "connect-misled": "Whoever answers for this address cannot prove to be its owner: ask for the address again.",
-  "connect-no-points": "No meeting point of this service can be reached: check your connection.",
-  "connect-timeout": "The service did not answer in time: try again.",
-  "connect-stopped": "This node is stopping.",
   "fetch-circuit": "Building a circuit to an exit",
   "fetch-other-exit": "Trying another exit",
   "fetch-asking": "Asking the site",
@@ -168,8 +105,6 @@ export const WORDS = {
   "file-incomplete": ({ detail }) => `The file cannot be put together${because(detail)}.`,
   "file-not-here": "This file is no longer in this browser. Open its link again.",
   "body-not-here": "What was fetched is no longer here. Fetch it again.",
-  defect: ({ name }) =>
-    `The node met an error of its own (${name}) and may not go on well. Reload the page to start it afresh.`,
 };
 
 /** @returns {string} what to say of a trouble: a code, its values, and whether it is tried again (`retrying`) */

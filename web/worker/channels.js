@@ -44,7 +44,7 @@ export function createChannels(listener, rtc) {
     const entry = channels.get(channel);
     arrived.delete(channel);
     if (!entry?.size) return;
-    const data = entry.parts.length === 1 ? entry.parts[0] : join(entry.parts, entry.size);
+    const data = entry.parts.length === 1 ? entry.parts[0] : join(entry.parts);
     entry.parts = [];
     entry.size = 0;
     listener.received(channel, data);
@@ -220,8 +220,9 @@ function isOpen(pipe) {
   return pipe?.readyState === WebSocket.OPEN || pipe?.readyState === "open";
 }
 
-function join(parts, size) {
-  const whole = new Uint8Array(size);
+/** @param {Uint8Array[]} parts @returns {Uint8Array} all of them in one buffer */
+export function join(parts) {
+  const whole = new Uint8Array(parts.reduce((size, part) => size + part.length, 0));
   let at = 0;
   for (const part of parts) {
     whole.set(part, at);

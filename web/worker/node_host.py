@@ -2,7 +2,7 @@
 
 Does: wire the node to the worker's channels, database, timer and cryptography; carry out the page's commands; keep the
 one state that pages draw.
-Does not: speak the protocol (the node does), or share or save files itself (files.py).
+Does not: speak the protocol (the node does), share or save files itself (files.py), or carry pipes (page_pipes.py).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from crypto import BrowserCrypto, BrowserRng
 from files import FileStore
 from js import Object
 from links import LinkViews
+from page_pipes import PagePipes
 from pyodide.ffi import create_proxy, to_js
 from reasons import FileWhy, HostWhy
 from settings import Settings
@@ -39,6 +40,7 @@ from convergence.events import (
     FetchStatus,
     Ready,
     Rtc,
+    ServiceStands,
     ShareFailed,
     Trouble,
     as_json,
@@ -93,6 +95,8 @@ class NodeHost:
         self._storage.attach(shell.listener, create_proxy)
         shell.listener.tick = create_proxy(self._driver.tick)
         shell.listener.moved = create_proxy(lambda: self._driver.run(self._node.moved))
+        self._pipes = PagePipes(self._node, crypto, shell.pipes, self._run)
+        self._pipes.attach(shell.listener, create_proxy)
         self._files = FileStore(self._storage, shell.database, self._in_use, self._changed)
         self._fetches: dict[int, dict[str, Any]] = {}
         self._bodies: dict[int, Any] = {}
@@ -106,7 +110,7 @@ class NodeHost:
         self._next_post = 0.0
 
     async def start(self) -> None:
-        self._run(lambda now: self._node.start(now, restore=True))
+        self._run(lambda now: self._node.start(now, restore=shell.restore))
         asyncio.get_running_loop().call_later(IDLE_INTERVAL, self._look)
         self._changed()
 
@@ -208,6 +212,15 @@ class NodeHost:
         self._fetches.pop(args.id, None)
         self._bodies.pop(args.id, None)
 
+    async def _connect(self, args: Any) -> None:
+        self._pipes.connect(args)
+
+    async def _serve(self, args: Any) -> dict[str, Any]:
+        return {"address": self._pipes.serve(args)}
+
+    async def _stop(self, args: Any) -> None:
+        self._run(self._node.stop)
+
     _COMMANDS: dict[str, Callable[..., Any]] = {
         "share": _share,
         "unshare": _unshare,
@@ -220,6 +233,9 @@ class NodeHost:
         "body": _body,
         "drop-fetch": _drop_fetch,
         "settings": _set,
+        "connect": _connect,
+        "serve": _serve,
+        "stop": _stop,
     }
 
     def _run(self, call: Callable[[float], Any]) -> Any:
@@ -253,6 +269,8 @@ class NodeHost:
                     waiting.set_exception(Problem(why.code, **why.values))
                 else:
                     self._show_trouble(why)
+            case ServiceStands(service_id, points):
+                self._pipes.standing(service_id, points)
             case Rtc(peer, "failed", why):
                 self._links.failed(peer, as_json(why), self._clock.now())
             case FetchStatus(number, stage):

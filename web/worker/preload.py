@@ -16,13 +16,14 @@ from zipimport import zipimporter
 
 import files
 import links
+import page_pipes
 import settings
 import storage
 
 import convergence.driver
 import convergence.node
 
-__all__ = ["asyncio", "convergence", "files", "json", "links", "settings", "storage", "time", "urllib"]
+__all__ = ["asyncio", "convergence", "files", "json", "links", "page_pipes", "settings", "storage", "time", "urllib"]
 
 TOUCH_JAVASCRIPT = ("crypto", "node_host", "tls", "transport")
 

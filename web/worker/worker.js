@@ -11,6 +11,7 @@ import { fetchNetwork, readNetwork } from "../code/network.js";
 import { createChannels } from "./channels.js";
 import { createCrypto } from "./crypto.js";
 import { openDatabase } from "./database.js";
+import { createPagePipes } from "./page_pipes.js";
 import { dropSnapshots, findSnapshot, keepSnapshot } from "./snapshot.js";
 import { createTls } from "./tls.js";
 
@@ -37,9 +38,10 @@ const take = (message) => (host ? command(message) : waiting.push(message));
 /**
  * The page's first message: `port` to its bridge for WebRTC, or null; where the code is (`files` as for
  * code/assets.js), which `network` to join, null for the site's, and the `root` hash that a snapshot may be kept for;
- * what the node may do for others. Later messages are commands, and "moved": this machine is on another network.
+ * what the node may do for others; whether to `restore` what earlier runs shared and fetched. Later messages are
+ * commands, and "moved": this machine is on another network.
  * @type {Promise<{port: MessagePort|null, code: {site: string, files: object|null, network: object|null, root: string},
- *   settings: object, onMetered: boolean}>}
+ *   settings: object, onMetered: boolean, restore: boolean}>}
  */
 const told = new Promise((resolve) => {
   self.onmessage = ({ data }) => {
@@ -67,6 +69,7 @@ async function start() {
     code: { site, files, network: given, root },
     settings,
     onMetered,
+    restore,
   } = await told;
   const asset = assets(site, files);
   const [{ pyodide, snapshot }, network, primitives, database] = await Promise.all([
@@ -88,6 +91,8 @@ async function start() {
     channels: createChannels(relayed, rtc),
     rtc: rtc !== null,
     settings: { settings, onMetered },
+    restore,
+    pipes: createPagePipes(relayed),
     timer: createTimer(relayed.tick),
     body: () => createBody(),
     tls: createTls((name) => fetchedBytes(asset(name))),
