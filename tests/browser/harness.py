@@ -64,6 +64,7 @@ LOST = ("Firefox can\u2019t establish a connection", "The connection to ws://")
 """How Firefox tells the console of a WebSocket to nobody, a facilitator that a test killed, and of one that a page
 leaves behind."""
 STANDING = "state.ready && state.circuits.filter((circuit) => circuit.state === 'ready').length >= 5"
+FETCHED = "state.fetches.find((item) => item.url === argument && ['done', 'failed'].includes(item.stage))"
 TRANSFER = "state.transfers.find((item) => item.id === argument"
 
 
@@ -200,6 +201,13 @@ class Peer:
             state, log = json.dumps(result["late"]), "\n".join(self.logged[-20:])
             raise AssertionError(f"{self.name}: no state in {seconds} s for which {holds} ({argument})\n{state}\n{log}")
         return result["value"]
+
+    def fetched(self, address: str) -> dict[str, Any]:
+        """Fetch an address as people do; returns what became of it."""
+        self.page.get_by_test_id("fetch-input").fill(address)
+        self.page.get_by_test_id("fetch-button").click()
+        found: dict[str, Any] = self.until(FETCHED, address, seconds=ARRIVAL)
+        return found
 
     def share(self, file: Path) -> str:
         """Share a file; returns its link once it can be fetched."""

@@ -5,19 +5,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, expect
 
-import build
 from tests.browser.harness import Peer
+from tests.browser.secure import secure_page
 from tests.browser.test_network import Recordings
 from tests.e2e.processes import MIB, Network
 from tests.interop.website import LARGE, Website
-from web.bundling import tls
-
-FETCHED = "state.fetches.find((item) => item.url.includes(argument) && ['done', 'failed'].includes(item.stage))"
 
 
 @pytest.fixture(scope="module")
@@ -29,13 +25,7 @@ def website(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Website]:
 
 @pytest.fixture(scope="module")
 def page(website: Website, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A build that trusts the website's authority, and nobody else."""
-    folder = tmp_path_factory.mktemp("page") / "dist"
-    with build.only_one():
-        files = build.bundle()
-    files["tls/roots.der"] = tls.roots(website.authority.read_text())
-    build.write_tree({**files, "manifest.json": build.manifest(files, build.project()["version"])}, folder)
-    return folder
+    return secure_page(website.authority, tmp_path_factory.mktemp("page") / "dist")
 
 
 @pytest.fixture(scope="module")
@@ -59,20 +49,12 @@ def browser(network: Network, chromium: Browser, lasting_peer: Callable[..., Pee
     return lasting_peer(chromium, network.site).open().ready()
 
 
-def fetch(browser: Peer, address: str) -> dict[str, Any]:
-    """What became of it."""
-    browser.page.get_by_test_id("fetch-input").fill(address)
-    browser.page.get_by_test_id("fetch-button").click()
-    found: dict[str, Any] = browser.until(FETCHED, address, seconds=60)
-    return found
-
-
 def test_a_page_of_https_is_shown_and_nobody_on_the_way_can_read_it(
     browser: Peer, website: Website, recordings: Recordings
 ) -> None:
     recordings.look_for({})
     word = hashlib.sha256(b"what only the site may know").hexdigest()
-    done = fetch(browser, f"https://127.0.0.1:{website.https}/word/{word}")
+    done = browser.fetched(f"https://127.0.0.1:{website.https}/word/{word}")
     assert (done["stage"], done["status"], done["size"]) == ("done", 200, len(word)), done
     item = browser.page.get_by_test_id("fetches").locator("li", has_text=word[:12]).first
     item.get_by_test_id("fetch-read").click()
@@ -82,7 +64,7 @@ def test_a_page_of_https_is_shown_and_nobody_on_the_way_can_read_it(
 
 
 def test_ten_mib_of_https_arrive_whole(browser: Peer, website: Website) -> None:
-    done = fetch(browser, f"https://127.0.0.1:{website.https}/large")
+    done = browser.fetched(f"https://127.0.0.1:{website.https}/large")
     assert (done["stage"], done["size"]) == ("done", 10 * MIB), done
     item = browser.page.get_by_test_id("fetches").locator("li", has_text="large").first
     with browser.page.expect_download() as saving:
@@ -100,6 +82,6 @@ def test_ten_mib_of_https_arrive_whole(browser: Peer, website: Website) -> None:
 )
 def test_what_is_not_good_is_refused_in_words(browser: Peer, website: Website, address: str, words: str) -> None:
     where = address.format(http=website.http, https=website.https)
-    assert fetch(browser, where)["stage"] == "failed"
+    assert browser.fetched(where)["stage"] == "failed"
     note = browser.page.get_by_test_id("fetches").locator("li").first.get_by_test_id("fetch-note")
     expect(note).to_contain_text(words)
