@@ -88,6 +88,11 @@ LOADER, BOOKMARK, BOOKMARK_OFFER = (f"web/bookmarklet/{name}" for name in ("load
 # The standard licence texts, for packages that come without one: a JSON document each, named by SPDX identifier.
 LICENCE_TEXTS = NODE_MODULES / "spdx-license-list" / "licenses"
 COMPRESS = "web/compress.mjs"
+# A facilitator, and the front door of a proxy.
+SERVERS_ONLY = {
+    f"convergence/{name}.py"
+    for name in ("facilitator/prober", "facilitator/service", "pipes/connect", "pipes/door", "pipes/socks")
+}
 COMPRESSED_SUFFIXES = {".html", ".css", ".der", ".js", ".mjs", ".json", ".svg", ".ts", ".txt", ".wasm", ".whl", ".zip"}
 
 USAGE = """usage: python3 build.py COMMAND [arguments]
@@ -171,10 +176,10 @@ def site_packages() -> Path:
 
 
 def python_sources() -> dict[str, bytes]:
-    """The browser's Python: its shell, the core, and the packages that the core imports."""
+    """The browser's Python: its shell, the core without what only servers do, and the packages that it imports."""
     folders = {"": ROOT / "web" / "worker", "convergence/": ROOT / PACKAGES["convergence"]}
     folders |= {f"{name}/": site_packages() / name for name in BUNDLED_PYTHON}
-    return files_below(folders, {".py"})
+    return {name: data for name, data in files_below(folders, {".py"}).items() if name not in SERVERS_ONLY}
 
 
 def precompiled(sources: Mapping[str, bytes]) -> dict[str, bytes]:

@@ -1,9 +1,9 @@
 /**
  * Python for the browser: `node web/precompile.mjs FOLDER`; build.py calls it.
  *
- * Does: make FOLDER/app.zip smaller by leaving out comments, docstrings and what only servers do; write
- * FOLDER/python_stdlib.zip, Pyodide's own library with bytecode in place of those modules that the node loads, and
- * without what no page can use. Pyodide does both, so that bytecode and interpreter fit.
+ * Does: make FOLDER/app.zip smaller by leaving out comments and docstrings; write FOLDER/python_stdlib.zip, Pyodide's
+ * own library with bytecode in place of those modules that the node loads, and without what no page can use. Pyodide
+ * does both, so that bytecode and interpreter fit.
  * Does not: depend on the machine (names, hash seed and zlib are Pyodide's, too), or move a line: tracebacks stay true.
  */
 
@@ -77,15 +77,8 @@ def rewrite(path, change):
 
 # What changes from release to release is stored, for brotli packs all of it together much better than zlib each alone.
 # The library's rest, which is hardly ever read, is packed: sites without brotli exist.
-# A facilitator, and the front door of a proxy.
-SERVERS = tuple(
-    f"convergence/{name}.py"
-    for name in ("facilitator/service", "facilitator/prober", "pipes/connect", "pipes/door", "pipes/socks")
-)
-
-
 def program(name, source):
-    return None if name in SERVERS else (name, lean(source), zipfile.ZIP_STORED)
+    return name, lean(source), zipfile.ZIP_STORED
 
 
 # For terminals, for processes, and for those who test or debug: what no page can use.
