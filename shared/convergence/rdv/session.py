@@ -28,7 +28,7 @@ from convergence.states import TIMEOUT, StateMachine, Table
 MAX_RECORD = 32 * 1024  # bytes of plaintext in a frame: few calls for a piece, and no long wait on a slow path
 MAX_FRAME = MAX_MESSAGE + 2  # bytes; no more than one incomplete frame is ever held
 OPEN_TIMEOUT = 20.0  # seconds that a stream of ours has to open
-ANSWER_TIMEOUT = 20.0  # seconds from our first message to the other side's
+ANSWER_TIMEOUT = 10.0  # seconds from our first message to the other side's: one round trip, and its turn there
 FLUSH_LIMIT = 60.0  # seconds in which what was written before we gave up may still go out
 SETTLE_TIMEOUT = 120.0  # seconds that our last bytes, about a window, have to arrive once both ends have ended
 FIRST_TIMEOUT = 8.0  # seconds that the asking side has for its first message, which takes one round trip
@@ -99,6 +99,9 @@ class Session(Pipe):
         on_open: (now), when the handshake is done.
         on_over: see `Over`.
         now: when it begins.
+
+    Attributes:
+        accepted: whether the stream below has opened: somebody is there.
     """
 
     def __init__(
@@ -115,6 +118,7 @@ class Session(Pipe):
         on_open: Callable[[float], None] | None = None,
         on_over: Over | None = None,
     ) -> None:
+        self.accepted = False
         self._outbox = outbox
         self._machine = StateMachine(TABLE, outbox, self._timed_out, now)
         self._initiator = initiator
@@ -177,6 +181,7 @@ class Session(Pipe):
     def opened(self, now: float) -> None:
         if self._machine.state is not Phase.STARTING:
             return
+        self.accepted = True
         self._machine.move("ask" if self._initiator else "expect", now)
         if self._initiator:
             self._send_handshake(now)
