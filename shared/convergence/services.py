@@ -40,7 +40,7 @@ def private_address(crypto: Crypto, secret: bytes) -> PrivateAddress:
     return PrivateAddress(crypto.x25519_public(secret))
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Service:
     """One service that this node offers."""
 

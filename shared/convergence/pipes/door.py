@@ -145,7 +145,8 @@ class FrontDoor:
             self._local.end(now)
 
     def aborted(self, code: int, now: float) -> None:
-        self._machine.move(_GONE, now)
+        if self._machine.allows(_GONE):  # else it had ended, and breaks off before it has read why
+            self._machine.move(_GONE, now)
         if self._far is not None:
             self._far.abort(code, now)
 

@@ -212,3 +212,14 @@ def test_a_pipe_that_hands_up_before_it_opened_is_a_bug_of_ours(scene):
     scene.say(ASK)
     with pytest.raises(LocalError):
         scene.far.handler.data(b"too soon", NOW)
+
+
+def test_a_program_that_ends_and_then_breaks_off_harms_nobody(scene):
+    """It does not read the answer, so its connection is not closed when it ends."""
+    scene.program.reads = False
+    scene.local.peer.window = 0
+    scene.say(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    scene.program.end.end(NOW)
+    assert scene.state is State.OVER and not scene.local.closed
+    scene.program.end.abort(EndReason.CONNRESET, NOW)
+    assert scene.local.closed and scene.outbox.deadline() is None
