@@ -19,7 +19,7 @@ from typing import Protocol as Shape
 
 from convergence.crypto.noise import HANDSHAKE_OVERHEAD, MAX_MESSAGE, TAG_LEN, Handshake, Transport
 from convergence.errors import CryptoError, EndReason
-from convergence.outbox import Outbox
+from convergence.outbox import Outbox, Timer
 from convergence.pipes.duplex import Duplex, Handler, Pipe
 from convergence.ports import Buffer, Crypto, Rng
 from convergence.rdv.keys import SessionKeys
@@ -31,6 +31,7 @@ OPEN_TIMEOUT = 20.0  # seconds that a stream of ours has to open
 ANSWER_TIMEOUT = 10.0  # seconds from our first message to the other side's: one round trip, and its turn there
 FLUSH_LIMIT = 60.0  # seconds in which what was written before we gave up may still go out
 SETTLE_TIMEOUT = 120.0  # seconds that our last bytes, about a window, have to arrive once both ends have ended
+LAST_LIMIT = 300.0  # seconds that a reader has for our last bytes, where we are who ends the stream: as at exits
 FIRST_TIMEOUT = 8.0  # seconds that the asking side has for its first message, which takes one round trip
 
 _LENGTH = struct.Struct(">H")
@@ -132,6 +133,7 @@ class Session(Pipe):
         self._buffer = bytearray()  # one incomplete frame: MAX_FRAME
         self._early: list[bytes] = []  # written before the handshake was done
         self._ending = False  # nothing more is written
+        self._last: Timer | None = None  # while our last bytes go out, all else being over
         self.handler: Handler | None = attach(self)
 
     def bind(self, stream: Duplex) -> None:
@@ -211,17 +213,23 @@ class Session(Pipe):
 
     def ended(self, now: float) -> None:
         """An END that the far end did not announce may be anybody's."""
-        self._stream = None
+        self._out()
         if self._machine.state is Phase.SETTLING:
             self._close(now)
         else:
             self._lost(EndReason.DONE, now)
 
     def aborted(self, code: int, now: float) -> None:
-        self._stream = None
+        self._out()
         self._lost(code, now)
 
     # -- inside
+
+    def _out(self) -> None:
+        """The stream has ended."""
+        self._stream = None
+        if self._last is not None:
+            self._last.cancel()
 
     def _on_message(self, message: bytes, now: float) -> None:
         if self._noise is None:
@@ -332,6 +340,7 @@ class Session(Pipe):
         if stream is None:
             return
         if reason == EndReason.DONE and not local:
+            self._last = self._outbox.call_at(now + LAST_LIMIT, lambda now: stream.abort(EndReason.TIMEOUT, now))
             stream.end(now)
         else:
             stream.abort(reason, now)
