@@ -17,7 +17,7 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Protocol as Shape
 
-from convergence.crypto.noise import HANDSHAKE_OVERHEAD, MAX_MESSAGE, TAG_LEN, Handshake, Transport
+from convergence.crypto.noise import HANDSHAKE_OVERHEAD, KEY_LEN, MAX_MESSAGE, TAG_LEN, Handshake, Transport
 from convergence.errors import CryptoError, EndReason
 from convergence.outbox import Outbox, Timer
 from convergence.pipes.duplex import Duplex, Handler, Pipe
@@ -97,6 +97,8 @@ class Session(Pipe):
         name: the blinded name that was asked for. The handshake is bound to it: otherwise a point could replay or
             misdirect a handshake to learn which names belong together.
         attach: called as attach(session) for the handler above.
+        is_new: of the side that was asked: whether the other's ephemeral key (32 bytes) never came before. The first
+            message proves that somebody made it who holds the key, not that he is there.
         on_open: (now), when the handshake is done.
         on_over: see `Over`.
         now: when it begins.
@@ -116,6 +118,7 @@ class Session(Pipe):
         now: float,
         initiator: bool,
         attach: Callable[[Duplex], Handler],
+        is_new: Callable[[bytes], bool] = lambda key: True,
         on_open: Callable[[float], None] | None = None,
         on_over: Over | None = None,
     ) -> None:
@@ -127,6 +130,7 @@ class Session(Pipe):
             crypto, rng.random(32), keys.psk, initiator=initiator, prologue=keys.prologue + name, static=keys.static
         )
         self._noise: Transport | None = None
+        self._is_new = is_new
         self._on_open = on_open
         self._on_over = on_over
         self._stream: Duplex | None = None
@@ -295,6 +299,8 @@ class Session(Pipe):
     def _on_handshake(self, message: bytes, now: float) -> None:
         self._shake.read(message)
         if not self._initiator:
+            if not self._is_new(message[:KEY_LEN]):
+                raise CryptoError("a handshake that came before")
             self._send_handshake(now)
         self._noise = self._shake.transport()
         self._machine.move("shaken", now)
