@@ -294,11 +294,12 @@ class Connector:
         elif connection in self._waiting:
             self._waiting.remove(connection)
         if not self._connections and not self.stopped:
-            self._idle_timer = self.outbox.call_at(now + IDLE_LIMIT, self._idle)
+            self._idle_timer = self.outbox.call_at(now + IDLE_LIMIT, self.give_way)
         elif self._waiting:
             self.outbox.call_at(now, self.serve)
 
-    def _idle(self, now: float) -> None:
+    def give_way(self, now: float) -> None:
+        """Nobody needs it: end its circuits."""
         self.stop(now)
         self._on_idle(now)
 

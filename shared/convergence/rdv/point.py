@@ -30,7 +30,8 @@ MAX_GIVEN = 64  # providers that are remembered for one asker
 
 @dataclass(slots=True)
 class Provider:
-    """One circuit's offer of one hash."""
+    """A circuit that advertises, or did. What is known of it is not forgotten with an advert: else whoever withdraws
+    and comes again would be the least busy one, and new to all askers."""
 
     circuit: RelayCircuit
     number: int
@@ -64,7 +65,8 @@ class RdvPoint:
         self._by_circuit: dict[RelayCircuit, set[bytes]] = {}
         self._adverts = 0
         self._choices = 0
-        self._offers = 0  # numbers them
+        self._providers: dict[RelayCircuit, Provider] = {}
+        self._numbers = 0  # of providers so far
         # How often an asker's circuit was given each provider. A bad one is always the least busy: who comes back to
         # the point gets another, and need not be believed.
         self._given: dict[RelayCircuit, dict[int, int]] = {}
@@ -94,6 +96,7 @@ class RdvPoint:
             self._remove(circuit, blinded)
         self._by_circuit.pop(circuit, None)  # an empty set is left where no advert was kept
         self._given.pop(circuit, None)
+        self._providers.pop(circuit, None)
 
     def _try_next(self, query: _Query, reason: int, now: float) -> None:
         """Ask the best provider not tried yet. If none is left, answer with `reason` (why the one before did not
@@ -172,8 +175,11 @@ class RdvPoint:
         if len(providers) >= MAX_PROVIDERS:
             return
         offered.add(advert.blinded)
-        self._offers += 1
-        providers[circuit] = Provider(circuit, self._offers)
+        provider = self._providers.get(circuit)
+        if provider is None:
+            self._numbers += 1
+            provider = self._providers[circuit] = Provider(circuit, self._numbers)
+        providers[circuit] = provider
         self._adverts += 1
 
     def _remove(self, circuit: RelayCircuit, blinded: bytes) -> None:

@@ -234,6 +234,21 @@ def test_a_provider_that_hangs_up_on_everybody_gets_no_more_than_its_turn(place)
         assert len(good.asked) >= number and len(bad.asked) <= number
 
 
+def test_who_withdraws_and_comes_again_is_no_stranger(place):
+    """It would be given to every asker again, and be the least busy one although its streams go on."""
+    bad, good = place.provider(), place.provider()
+    asker = place.circuit()
+    for number in range(1, 4):
+        for _ in range(2):
+            place.query(asker)
+            place.advertise(bad, advert(op=AdvertOp.REMOVE), advert())
+        assert len(good.asked) == number and place.load() == [number, number]
+    for circuit in (bad, good):
+        circuit.destroy(DestroyReason.FINISHED, place.net.now)
+    place.net.pump()
+    assert not place.point._providers
+
+
 def test_what_is_remembered_of_an_asker_is_bounded_and_goes_with_his_circuit(place, monkeypatch):
     monkeypatch.setattr("convergence.rdv.point.MAX_GIVEN", 3)
     for _ in range(5):
