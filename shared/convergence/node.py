@@ -201,7 +201,7 @@ class Node:
         self.exits = ExitConnections(self.pool, self.outbox)
         self.fetches = Fetches(self.exits, self.outbox, tls)
         self._exit = ExitService(self.outbox, source_of=source_of, streams=config.exit_streams)
-        self._point = RdvPoint()
+        self._point = RdvPoint(self.outbox)
         self._channels = Channels(self._owners())
 
     # -- commands
@@ -353,7 +353,7 @@ class Node:
         if begin.host == PEER_HOST:
             self._peers.accept(circuit, stream_id, begin, now)
         elif begin.host.endswith(RDV_SUFFIX) and Role.RDV in self.announcement.roles:
-            self._point.begin(circuit, stream_id, begin)
+            self._point.begin(circuit, stream_id, begin, now)
         elif Role.EXIT in self.announcement.roles and begin.port:
             self._exit.begin(circuit, stream_id, begin, now)
         else:

@@ -40,7 +40,7 @@ def private_address(crypto: Crypto, secret: bytes) -> PrivateAddress:
     return PrivateAddress(crypto.x25519_public(secret))
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Service:
     """One service that this node offers."""
 
@@ -108,7 +108,7 @@ class Services:
         connector = self._connectors.get(key)
         if connector is None:
             if len(self._connectors) >= MAX_CONNECTORS:
-                raise Problem(Limit.SERVICES, most=MAX_CONNECTORS)
+                self._make_way(now)
             connector = self._connectors[key] = self._connector(address, isolation)
             connector.set_nodes(self._nodes, now)
         return connector.connect(now, patience)
@@ -150,6 +150,13 @@ class Services:
             "connections": sum(connector.connections for connector in self._connectors.values()),
         }
 
+    def _make_way(self, now: float) -> None:
+        """One that is kept for what may come gives way. Raises Problem if there is none."""
+        idle = next((connector for connector in self._connectors.values() if not connector.connections), None)
+        if idle is None:
+            raise Problem(Limit.SERVICES, most=MAX_CONNECTORS)
+        idle.give_way(now)
+
     def _connector(self, address: ServiceAddress, isolation: Hashable) -> Connector:
         hash_name = address.hash_name
 
@@ -183,7 +190,8 @@ class _Client:
     def opened(self, now: float) -> None:
         self._service.served += 1
         self._handler = self._accept(self._pipe, now)
-        self._handler.opened(now)
+        if not self._pipe.closed:  # it was not refused
+            self._handler.opened(now)
 
     def data(self, data: bytes, now: float) -> None:
         if self._handler is not None:

@@ -118,7 +118,7 @@ class LabNode:
         self.url = f"ws://{name}/"
         self._lab = lab
         self._keys = NodeKeys.generate(CRYPTO, RNG)
-        self._point = RdvPoint()
+        self._point = RdvPoint(self.outbox)
         self.neighbours = Neighbours(
             self.outbox, CRYPTO, RNG, self._keys, self._address, self._on_create if keys else None
         )
@@ -177,7 +177,7 @@ class LabNode:
 
     def begin(self, circuit: RelayCircuit, stream_id: int, begin: Begin, now: float) -> None:
         if begin.host.endswith(RDV_SUFFIX):
-            self._point.begin(circuit, stream_id, begin)
+            self._point.begin(circuit, stream_id, begin, now)
         elif self.on_begin is not None:
             self.on_begin(circuit, stream_id)
         else:

@@ -151,12 +151,12 @@ class Relay:
     """What a node does at the last hop: an exit and a rendezvous point at once."""
 
     def __init__(self, machine):
-        self.exit, self.point = ExitService(machine.outbox), RdvPoint()
+        self.exit, self.point = ExitService(machine.outbox), RdvPoint(machine.outbox)
         machine.services = self
 
     def begin(self, circuit, stream_id, begin, now):
         if begin.host.endswith(".rdv"):
-            self.point.begin(circuit, stream_id, begin)
+            self.point.begin(circuit, stream_id, begin, now)
         else:
             self.exit.begin(circuit, stream_id, begin, now)
 

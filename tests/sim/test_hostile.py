@@ -252,11 +252,11 @@ def test_points_that_deny_everything(scene, monkeypatch, denying):
     points = [host.node._point for host in relays_of(world).values() if host.node._point._files]
     assert len(points) == POINTS
 
-    def begin(self, circuit, stream_id, begin):
+    def begin(self, circuit, stream_id, begin, now):
         if self in points[:denying]:
             circuit.endpoint.refuse(stream_id, EndReason.RESOLVEFAILED)
         else:
-            original(self, circuit, stream_id, begin)
+            original(self, circuit, stream_id, begin, now)
 
     monkeypatch.setattr(RdvPoint, "begin", begin)
     if denying < POINTS:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from convergence.circuit.streams import SEND_BUFFER_HIGH
-from convergence.codes import AddressFlaw, ConnectWhy
+from convergence.codes import AddressFlaw, ConnectWhy, Limit
 from convergence.errors import EndReason, Problem
 from convergence.rdv.connector import IDLE_LIMIT, PATIENCE
 from convergence.rdv.keys import SessionKeys
@@ -205,6 +205,41 @@ def test_a_connection_that_idles_for_an_hour_still_works() -> None:
     world.run(3600)
     talker.say(b" and after")
     assert heard(world, talker, b"before and after")
+
+
+def test_who_refuses_a_connection_hears_no_more_of_it() -> None:
+    world, provider, client = started()
+    calls: list[str] = []
+
+    class Refusing(Talker):
+        def opened(self, now: float) -> None:
+            calls.append("opened")
+
+    def accept(pipe: Any, now: float) -> Talker:
+        pipe.abort(EndReason.RESOURCELIMIT, now)
+        return Refusing(provider, pipe)
+
+    provider.driver.run(lambda now: provider.node.services.serve(parse_address(NAME), accept, now))
+    talker = connect(client, NAME, patience=30)
+    assert world.run(60, lambda: talker.code is not None)
+    assert talker.code == EndReason.RESOURCELIMIT and calls == []
+
+
+def test_services_that_are_kept_for_later_give_way_to_what_is_asked_for_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("convergence.services.MAX_CONNECTORS", 2)
+    world, provider, client = started()
+    serve_and_stand(world, provider, NAME, echo=True)
+    for number in range(5):
+        talker = connect(client, NAME, isolation=number)
+        assert world.run(30, lambda talker=talker: talker.open)
+        talker.abort(EndReason.DONE)
+    talkers = [connect(client, NAME, isolation=number) for number in (5, 6)]
+    with pytest.raises(Problem) as refused:
+        connect(client, NAME, isolation=7)
+    assert refused.value.why.code is Limit.SERVICES
+    assert world.run(30, lambda: all(talker.open for talker in talkers))
+    world.run(30)
+    assert len(client.node.services._connectors) == 2
 
 
 def test_circuits_end_some_time_after_the_last_connection_and_nothing_is_left() -> None:

@@ -114,8 +114,8 @@ class ExitService:
             stream.data(data, now)
 
     def closed(self, channel: int, reason: str, now: float) -> None:
-        stream = self._streams.pop(channel, None)
-        if stream is not None:
+        stream = self._streams.get(channel)
+        if stream is not None:  # it keeps its place until all that came has gone out
             stream.channel_closed(REASONS.get(reason, EndReason.MISC), now)
 
     def congested(self, channel: int, congested: bool, now: float) -> None:
@@ -125,7 +125,8 @@ class ExitService:
 
     def forget(self, channel: int) -> None:
         """The stream has ended, or is about to: close the channel."""
-        if self._streams.pop(channel, None) is not None:
+        stream = self._streams.pop(channel, None)
+        if stream is not None and not stream.closed:
             self._outbox.emit(CloseLink(channel))
 
     def used(self, channel: int, now: float) -> None:
@@ -222,7 +223,7 @@ class TcpPipe(Pipe):
         self.stream.end(now, reason)
 
     def _pause(self, paused: bool) -> None:
-        if paused is not self._paused:
+        if paused is not self._paused and not self.closed:
             self._paused = paused
             self._outbox.emit(Pause(self._channel, paused))
 

@@ -23,6 +23,7 @@ from convergence.outbox import Outbox, Timer
 from convergence.path.place import Failed, Ready
 from convergence.pipes.pending import Pending
 from convergence.states import TIMEOUT, StateMachine, Table
+from convergence.wire.address import is_reserved
 from convergence.wire.relay import Begin
 
 MAX_DIRTINESS = 600.0  # seconds after its first use in which a circuit takes new streams (Tor's MaxCircuitDirtiness)
@@ -177,8 +178,10 @@ class ExitConnections:
             host: a name, which the exit looks up, or an address.
             isolation: connections whose keys are equal may share circuits.
 
-        Raises LocalError for what no BEGIN can say.
+        Raises LocalError for what no BEGIN can say, and for names that no exit is to hear.
         """
+        if is_reserved(host.lower()):
+            raise LocalError("names of this kind lead nowhere from an exit")
         target = Begin.to(f"[{host}]:{port}" if ":" in host else f"{host}:{port}").target
         pipe = ExitPipe(self, self._outbox, target, isolation, now)
         self._place(pipe, now)

@@ -12,7 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from enum import Enum, auto
 
-from convergence.errors import EndReason, LocalError, StreamError
+from convergence.codes import Limit
+from convergence.errors import EndReason, LocalError, Problem, StreamError
 from convergence.outbox import Outbox
 from convergence.pipes.connect import read_connect
 from convergence.pipes.duplex import Duplex, Onward, tie
@@ -102,7 +103,7 @@ DOOR = Table(
 
 Open = Callable[[Ask, float], Duplex]
 """open(ask, now): a pipe to there, whose handler hears nothing before this returns. Raises StreamError to refuse with a
-reason, LocalError if there can be no such place."""
+reason, Problem at a limit, another LocalError if there can be no such place."""
 
 
 class FrontDoor:
@@ -145,7 +146,8 @@ class FrontDoor:
             self._local.end(now)
 
     def aborted(self, code: int, now: float) -> None:
-        self._machine.move(_GONE, now)
+        if self._machine.allows(_GONE):  # else it had ended, and breaks off before it has read why
+            self._machine.move(_GONE, now)
         if self._far is not None:
             self._far.abort(code, now)
 
@@ -182,8 +184,10 @@ class FrontDoor:
         rest = self._handshake.rest
         try:
             far = self._open(ask, now)
-        except LocalError:
-            self.refused(Flaw.SERVICE if ask.service else Flaw.NAME, now)
+        except LocalError as error:
+            full = isinstance(error, Problem) and isinstance(error.why.code, Limit)
+            flaw = Flaw.SERVICE if ask.service else Flaw.NAME
+            self.refused(EndReason.RESOURCELIMIT if full else flaw, now)
         except StreamError as refusal:
             self.refused(refusal.reason, now)
         else:

@@ -18,13 +18,12 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import NamedTuple, TypeAlias, TypeVar
 
 from convergence.errors import EndReason, ParseError
-from convergence.wire.address import HASH_SUFFIX, KEY_SUFFIX
-from convergence.wire.relay import PEER_HOST, RDV_SUFFIX, parse_target
+from convergence.wire.address import HASH_SUFFIX, KEY_SUFFIX, is_reserved
+from convergence.wire.relay import parse_target
 
 T = TypeVar("T")
 
 MAX_FIELD = 255  # bytes of a name, a user name or a password: what SOCKS 5 can say, and the other dialects no more
-RESERVED = ("." + PEER_HOST, RDV_SUFFIX, ".conv", ".onion", ".exit")  # names that no exit is to look up
 TOR_FORMAT = b"<torS0X>"  # of a user name: parameters follow (Tor, socks-extensions.md), of which we know format 0
 
 SOCKS4, SOCKS5 = 4, 5  # the first byte of a request
@@ -112,12 +111,12 @@ class Ask:
     """Where a program wants to go.
 
     Args:
-        host: a name, never looked up here, or an address; lower case, IPv6 without brackets.
+        host: a name, never looked up here, or an address; lower case, IPv6 without brackets. It may be a capability.
         port: 1-65535.
         isolation: what has to be equal for two streams to share a circuit; may hold passwords.
     """
 
-    host: str
+    host: str = field(repr=False)
     port: int
     isolation: Isolation = field(repr=False)
     dialect: Dialect
@@ -133,7 +132,7 @@ class Ask:
                 host, port = parse_target(f"[{text}]:{port}" if ":" in text and text[0] != "[" else f"{text}:{port}")
             except ParseError:
                 raise Refused(Flaw.NAME) from None
-            if f".{host.rstrip('.')}".endswith(RESERVED):
+            if is_reserved(host):
                 raise Refused(Flaw.RESERVED)
         return cls(host, port, (dialect.value, *isolation), dialect)
 

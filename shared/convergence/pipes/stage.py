@@ -199,6 +199,7 @@ class Way(Generic[T, U]):
         self._input: deque[T] = deque()
         self._output: Iterator[U | None] | None = None  # of the input that is being transformed
         self._size = 0  # of that input
+        self.pushed = 0  # bytes that were pushed and wait
         self._pushed: deque[U] = deque()
         self._finishing = False
         self._account = 0  # bytes of input of which not all output is consumed
@@ -229,9 +230,11 @@ class Way(Generic[T, U]):
             self.resume(now)
 
     def push(self, data: U, now: float) -> None:
-        """Hand `data` up before any other output. For little: it counts against nobody's account."""
-        if not self._stage.closed:
+        """Hand `data` up before any other output; nothing once the way is over. It counts against nobody's account:
+        whoever pushes what a far end can ask for without limit watches `pushed`."""
+        if not self._stage.closed and not self.over:
             self._pushed.append(data)
+            self.pushed += len(data)
             self.resume(now)
 
     def consumed(self, size: int, now: float) -> None:
@@ -260,6 +263,7 @@ class Way(Generic[T, U]):
         """The stage is over."""
         self._input.clear()
         self._pushed.clear()
+        self.pushed = 0
         self._marks.clear()
         self._output = None
         self._account = 0
@@ -274,7 +278,9 @@ class Way(Generic[T, U]):
         if self.reader.handler is None or self._unused > HIGH - CHUNK:
             return False
         if self._pushed:
-            self._hand_up(self.reader.handler, self._pushed.popleft(), now)
+            data = self._pushed.popleft()
+            self.pushed -= len(data)
+            self._hand_up(self.reader.handler, data, now)
         elif self._output is not None:
             for piece in self._output:
                 if piece is None or self._stage.closed:
@@ -285,9 +291,9 @@ class Way(Generic[T, U]):
             self._marks.append((self._made, self._size))
             self._settle()
         elif self._input:
-            data = self._input.popleft()
-            self._size = len(data)
-            self._output = iter(self._transform.feed(data, now))
+            written = self._input.popleft()
+            self._size = len(written)
+            self._output = iter(self._transform.feed(written, now))
         elif self._code != EndReason.DONE:
             self._stage.abort(self._code, now, self.writer)
         elif self.ending and not self._finishing:

@@ -20,12 +20,13 @@ from typing import Protocol as Shape
 from convergence.codes import TlsWhy
 from convergence.errors import EndReason, StreamError, Why
 from convergence.outbox import Outbox
-from convergence.pipes.stage import Stage, StageEnd
+from convergence.pipes.stage import HIGH, Stage, StageEnd
 from convergence.ports import Buffer
 from convergence.states import TIMEOUT, StateMachine, Table
 
 HANDSHAKE_LIMIT = 30.0  # seconds, with the loading of the engine
 MAX_RECORDS = 1 << 16  # bytes at most that `take` and `read` give at once
+MAX_ANSWERS = HIGH  # bytes of records that wait for a far end which asks for answers, as KeyUpdate does, and reads none
 
 
 class TlsError(StreamError):
@@ -219,6 +220,8 @@ class Tls(Stage[bytes, bytes]):
     def _send(self, now: float) -> None:
         while not self.closed and (records := self.engine.take()):
             self.outgoing.push(records, now)
+        if self.outgoing.pushed > MAX_ANSWERS:
+            self.fail(TlsError(TlsWhy.GARBAGE, "answers are asked for and not read"), now)
 
     def _woke(self, now: float) -> None:
         self._send(now)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from enum import Enum
 
 from convergence.circuit.client import ClientCircuit
@@ -293,13 +294,23 @@ class Connector:
         elif connection in self._waiting:
             self._waiting.remove(connection)
         if not self._connections and not self.stopped:
-            self._idle_timer = self.outbox.call_at(now + IDLE_LIMIT, self._idle)
+            self._idle_timer = self.outbox.call_at(now + IDLE_LIMIT, self.give_way)
         elif self._waiting:
             self.outbox.call_at(now, self.serve)
 
-    def _idle(self, now: float) -> None:
+    def give_way(self, now: float) -> None:
+        """Nobody needs it: end its circuits."""
         self.stop(now)
         self._on_idle(now)
+
+
+@dataclass(slots=True)
+class _Attempt:
+    """A connection that is opening. The circuit may have been given up for new ones meanwhile."""
+
+    circuit: ClientCircuit
+    names: list[bytes]  # still to ask for
+    session: Session | None = None
 
 
 class _Way:
@@ -314,7 +325,7 @@ class _Way:
         self._machine = StateMachine(TABLE, connector.outbox, self._timed_out, now)
         self._backoff = Backoff(connector.rng, BACKOFF_FIRST, BACKOFF_LIMIT)
         self._circuit: ClientCircuit | None = None
-        self._opening: dict[Connection, list[bytes]] = {}  # MAX_OPENING; the names still to ask for
+        self._opening: dict[Connection, _Attempt] = {}  # MAX_OPENING
         self._open: dict[Connection, ClientCircuit] = {}  # MAX_OPEN
         self._misled = 0  # times in a row that somebody answered who is not the owner
         self._attempt = 0  # numbers requests for a circuit, to know late answers to old ones
@@ -378,15 +389,16 @@ class _Way:
 
     def take(self, connection: Connection, now: float) -> None:
         """Try this connection here."""
+        assert self._circuit is not None
         connection.way = self
-        self._opening[connection] = blinded_names(self._connector.hash_name, self._point.identity, now)
+        names = blinded_names(self._connector.hash_name, self._point.identity, now)
+        self._opening[connection] = _Attempt(self._circuit, names)
         self._ask(connection, now)
 
     def _ask(self, connection: Connection, now: float) -> None:
-        connector, circuit = self._connector, self._circuit
-        assert circuit is not None
-        name = self._opening[connection].pop(0)
-        session = Session(
+        connector, attempt = self._connector, self._opening[connection]
+        name = attempt.names.pop(0)
+        session = attempt.session = Session(
             connector.crypto,
             connector.rng,
             connector.outbox,
@@ -398,32 +410,40 @@ class _Way:
         )
         connection.bind(session)
         try:
-            session.bind(circuit.open_stream(format_rdv_target(name), session, now))
+            stream = attempt.circuit.open_stream(format_rdv_target(name), session, now)
         except (LocalError, StreamError):  # it closed just now, or has all the streams it can have
-            session.handler = None
             session.abort(EndReason.INTERNAL, now)
             connection.aborted(EndReason.DESTROY, now)
+            return
+        session.bind(stream)
+        if stream.closed:  # BEGIN was one cell too many for a full link
+            session.aborted(EndReason.DESTROY, now)
 
     def opened(self, connection: Connection) -> None:
         """One of its connections opened."""
-        assert self._circuit is not None
-        del self._opening[connection]
-        self._open[connection] = self._circuit
+        self._open[connection] = self._opening.pop(connection).circuit
         self.refusal = None
         self._misled = 0
         self._backoff.reset()
 
     def refused(self, connection: Connection, code: int, now: float) -> bool:
         """The attempt failed. Returns whether the connection is tried under another name at once."""
-        names = self._opening[connection]
-        if code == EndReason.RESOLVEFAILED and names and self._circuit is not None and not self._circuit.closed:
+        attempt = self._opening[connection]
+        if code == EndReason.RESOLVEFAILED and attempt.names and not attempt.circuit.closed:
             self._ask(connection, now)
             return True
         del self._opening[connection]
         self.refusal = _REFUSALS.get(code)
         self._misled = self._misled + 1 if self.refusal is ConnectWhy.MISLED else 0
-        if code == EndReason.TIMEOUT:  # the circuit may be at fault: take another
+        if code == EndReason.TIMEOUT and attempt.session is not None and attempt.session.accepted:
+            # Whoever serves there says nothing. On this circuit the point gives us another provider, at once; on a new
+            # one it could not know, and whom everybody leaves is the least busy.
+            self._leave(attempt.circuit, now)
+            return False
+        if code == EndReason.TIMEOUT and attempt.circuit is self._circuit:  # it may be at fault: take another
             self._retire(now)
+        else:
+            self._leave(attempt.circuit, now)
         if self._misled != 1:  # the point gives us another provider at once
             self._rest(now)
         return False
@@ -433,22 +453,31 @@ class _Way:
 
     def left(self, connection: Connection, now: float) -> None:
         """A connection has ended."""
-        self._opening.pop(connection, None)
-        circuit = self._open.pop(connection, None)
-        if circuit is not None and circuit is not self._circuit and circuit not in self._open.values():
-            self._give_up(circuit, DestroyReason.FINISHED, LINGER, now)
+        attempt = self._opening.pop(connection, None)
+        circuit = self._open.pop(connection, None) if attempt is None else attempt.circuit
+        if circuit is not None:
+            self._leave(circuit, now)
 
     def stop(self, now: float) -> None:
         """Give up the circuit; what was just sent still goes out."""
         self._attempt += 1
         self._machine.move("stop", now)
-        circuits = {self._circuit, *self._open.values()} - {None}
+        circuits = {self._circuit, *self._used()} - {None}
         self._circuit = None
         for circuit in circuits:
             assert circuit is not None
             self._give_up(circuit, DestroyReason.FINISHED, LINGER, now)
 
     # -- inside
+
+    def _leave(self, circuit: ClientCircuit, now: float) -> None:
+        """One of its connections is gone. A circuit that takes no new ones ends with its last."""
+        if circuit is not self._circuit and circuit not in self._used():
+            self._give_up(circuit, DestroyReason.FINISHED, LINGER, now)
+
+    def _used(self) -> set[ClientCircuit]:
+        """Circuits that connections are on."""
+        return {*self._open.values(), *(attempt.circuit for attempt in self._opening.values())}
 
     def _give_up(self, circuit: ClientCircuit, reason: DestroyReason, after: float, now: float) -> None:
         circuit.on_closed = None
@@ -463,7 +492,7 @@ class _Way:
         circuit, self._circuit = self._circuit, None
         if circuit is not None:
             self._machine.move("lost", now)
-            if circuit not in self._open.values():
+            if circuit not in self._open.values():  # what is opening on it would wait in vain as well
                 self._give_up(circuit, DestroyReason.TIMEOUT, 0.0, now)
 
     def _lost(self, circuit: ClientCircuit, now: float) -> None:

@@ -39,6 +39,7 @@ SILENT_FOR = 600.0  # seconds until a point that did not answer is tried again, 
 STABLE_AFTER = 30.0  # seconds that a circuit must stand for its failures to be forgotten
 MAX_OFFERS = 256  # three circuits each
 QUEUE_INTERVAL = 10.0  # seconds between two looks at the queue: waiting clients hear their place, idle ones give way
+MAX_SEEN = 4096  # clients of a post whose handshakes are remembered, the latest: a point may play them again
 START_SPREAD = 5.0  # seconds; what is offered sooner after another waits at random, up to so long for each that waits
 WAKE_SPREAD = 5.0  # seconds after a clock jump within which a node's posts go on, each at a random time
 DAY_CHANGE_SPREAD = OVERLAP / 2  # the same for their change to another day's names
@@ -306,6 +307,7 @@ class _Post:
         self._since = 0.0  # when its circuit was built, in steady time
         self._advertised: list[bytes] = []
         self._shaking: dict[Session, None] = {}  # limits.shaking
+        self._seen: dict[bytes, None] = {}  # ephemeral keys of clients that hold the key; MAX_SEEN
         self._served: dict[Duplex, _Guest] = {}  # limits.served
         self._queue: dict[Duplex, _Guest] = {}  # limits.queue, the next one first
         self._backoff = Backoff(service.rng, BACKOFF_FIRST, BACKOFF_LIMIT)
@@ -479,11 +481,22 @@ class _Post:
             now=now,
             initiator=False,
             attach=lambda stream: _Guest(self, stream, self._offer.serve),
+            is_new=self._is_new,
             on_over=lambda reason, local, now: self._over(session, now),
         )
         self._shaking[session] = None
         session.bind(stream)
         return session
+
+    def _is_new(self, key: bytes) -> bool:
+        """Whether this client's handshake is not one that a point recorded: it would take a place, and the handler of a
+        connection would begin to act."""
+        if key in self._seen:
+            return False
+        self._seen[key] = None
+        if len(self._seen) > MAX_SEEN:
+            del self._seen[next(iter(self._seen))]
+        return True
 
     def admit(self, guest: _Guest, now: float) -> None:
         """The client holds the key: it gets a place, or one in the queue."""

@@ -17,9 +17,9 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Protocol as Shape
 
-from convergence.crypto.noise import HANDSHAKE_OVERHEAD, MAX_MESSAGE, TAG_LEN, Handshake, Transport
+from convergence.crypto.noise import HANDSHAKE_OVERHEAD, KEY_LEN, MAX_MESSAGE, TAG_LEN, Handshake, Transport
 from convergence.errors import CryptoError, EndReason
-from convergence.outbox import Outbox
+from convergence.outbox import Outbox, Timer
 from convergence.pipes.duplex import Duplex, Handler, Pipe
 from convergence.ports import Buffer, Crypto, Rng
 from convergence.rdv.keys import SessionKeys
@@ -28,9 +28,10 @@ from convergence.states import TIMEOUT, StateMachine, Table
 MAX_RECORD = 32 * 1024  # bytes of plaintext in a frame: few calls for a piece, and no long wait on a slow path
 MAX_FRAME = MAX_MESSAGE + 2  # bytes; no more than one incomplete frame is ever held
 OPEN_TIMEOUT = 20.0  # seconds that a stream of ours has to open
-ANSWER_TIMEOUT = 20.0  # seconds from our first message to the other side's
+ANSWER_TIMEOUT = 10.0  # seconds from our first message to the other side's: one round trip, and its turn there
 FLUSH_LIMIT = 60.0  # seconds in which what was written before we gave up may still go out
 SETTLE_TIMEOUT = 120.0  # seconds that our last bytes, about a window, have to arrive once both ends have ended
+LAST_LIMIT = 300.0  # seconds that a reader has for our last bytes, where we are who ends the stream: as at exits
 FIRST_TIMEOUT = 8.0  # seconds that the asking side has for its first message, which takes one round trip
 
 _LENGTH = struct.Struct(">H")
@@ -96,9 +97,14 @@ class Session(Pipe):
         name: the blinded name that was asked for. The handshake is bound to it: otherwise a point could replay or
             misdirect a handshake to learn which names belong together.
         attach: called as attach(session) for the handler above.
+        is_new: of the side that was asked: whether the other's ephemeral key (32 bytes) never came before. The first
+            message proves that somebody made it who holds the key, not that he is there.
         on_open: (now), when the handshake is done.
         on_over: see `Over`.
         now: when it begins.
+
+    Attributes:
+        accepted: whether the stream below has opened: somebody is there.
     """
 
     def __init__(
@@ -112,9 +118,11 @@ class Session(Pipe):
         now: float,
         initiator: bool,
         attach: Callable[[Duplex], Handler],
+        is_new: Callable[[bytes], bool] = lambda key: True,
         on_open: Callable[[float], None] | None = None,
         on_over: Over | None = None,
     ) -> None:
+        self.accepted = False
         self._outbox = outbox
         self._machine = StateMachine(TABLE, outbox, self._timed_out, now)
         self._initiator = initiator
@@ -122,12 +130,14 @@ class Session(Pipe):
             crypto, rng.random(32), keys.psk, initiator=initiator, prologue=keys.prologue + name, static=keys.static
         )
         self._noise: Transport | None = None
+        self._is_new = is_new
         self._on_open = on_open
         self._on_over = on_over
         self._stream: Duplex | None = None
         self._buffer = bytearray()  # one incomplete frame: MAX_FRAME
         self._early: list[bytes] = []  # written before the handshake was done
         self._ending = False  # nothing more is written
+        self._last: Timer | None = None  # while our last bytes go out, all else being over
         self.handler: Handler | None = attach(self)
 
     def bind(self, stream: Duplex) -> None:
@@ -177,6 +187,7 @@ class Session(Pipe):
     def opened(self, now: float) -> None:
         if self._machine.state is not Phase.STARTING:
             return
+        self.accepted = True
         self._machine.move("ask" if self._initiator else "expect", now)
         if self._initiator:
             self._send_handshake(now)
@@ -206,17 +217,23 @@ class Session(Pipe):
 
     def ended(self, now: float) -> None:
         """An END that the far end did not announce may be anybody's."""
-        self._stream = None
+        self._out()
         if self._machine.state is Phase.SETTLING:
             self._close(now)
         else:
             self._lost(EndReason.DONE, now)
 
     def aborted(self, code: int, now: float) -> None:
-        self._stream = None
+        self._out()
         self._lost(code, now)
 
     # -- inside
+
+    def _out(self) -> None:
+        """The stream has ended."""
+        self._stream = None
+        if self._last is not None:
+            self._last.cancel()
 
     def _on_message(self, message: bytes, now: float) -> None:
         if self._noise is None:
@@ -282,6 +299,8 @@ class Session(Pipe):
     def _on_handshake(self, message: bytes, now: float) -> None:
         self._shake.read(message)
         if not self._initiator:
+            if not self._is_new(message[:KEY_LEN]):
+                raise CryptoError("a handshake that came before")
             self._send_handshake(now)
         self._noise = self._shake.transport()
         self._machine.move("shaken", now)
@@ -327,6 +346,7 @@ class Session(Pipe):
         if stream is None:
             return
         if reason == EndReason.DONE and not local:
+            self._last = self._outbox.call_at(now + LAST_LIMIT, lambda now: stream.abort(EndReason.TIMEOUT, now))
             stream.end(now)
         else:
             stream.abort(reason, now)

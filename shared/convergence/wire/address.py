@@ -19,12 +19,13 @@ from hashlib import sha256
 from convergence.codes import AddressFlaw
 from convergence.errors import ParseError, Problem
 from convergence.wire.ordb import ShareLink
-from convergence.wire.relay import parse_target
+from convergence.wire.relay import PEER_HOST, RDV_SUFFIX, parse_target
 
 MAX_NAME = 1024  # bytes of a public service's text in UTF-8
 HASH_LEN = 32
 HASH_SUFFIX = ".hash.conv"  # <name or base32 of its SHA-256>.hash.conv: a public service
 KEY_SUFFIX = ".key.conv"  # <base32 of the key>.key.conv: a private service
+RESERVED = ("." + PEER_HOST, RDV_SUFFIX, ".conv", ".onion", ".exit")  # names that no exit is to look up, or to hear
 
 _HEX = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _BASE32 = re.compile(r"[a-z2-7]{51}[aq]", re.ASCII)  # 32 bytes: the last character holds one bit
@@ -123,9 +124,9 @@ def parse_address(text: str) -> Address:
         case "hash":
             return PublicAddress.of(rest)
         case "tcp":
-            return _tcp(rest.removeprefix("//"))
+            return _target(rest.removeprefix("//"))
     if _HOST_PORT.fullmatch(text):
-        return _tcp(text)
+        return _target(text)
     if not set(".#") & set(text):
         raise Problem(AddressFlaw.NO_ADDRESS)
     link = ShareLink.parse(text)
@@ -152,17 +153,27 @@ def address_of(host: str, port: int) -> Address:
             return PublicAddress.of(label.encode().decode("idna"))
         except UnicodeError:
             raise Problem(AddressFlaw.CHARACTERS) from None
-    return _tcp(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
-
-
-def _tcp(target: str) -> TcpAddress:
-    try:
-        host, port = parse_target(target)
-    except ParseError:
-        raise Problem(AddressFlaw.NO_HOST) from None
-    if not port:
+    host, port = _split(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+    if is_reserved(host) or not port:
         raise Problem(AddressFlaw.NO_HOST)
     return TcpAddress(host, port)
+
+
+def is_reserved(host: str) -> bool:
+    """Whether this name (lower case) has no place in the DNS. An exit that is asked for it learns of it for nothing:
+    <key>.key.conv is a capability."""
+    return f".{host.rstrip('.')}".endswith(RESERVED)
+
+
+def _target(target: str) -> Address:
+    return address_of(*_split(target))
+
+
+def _split(target: str) -> tuple[str, int]:
+    try:
+        return parse_target(target)
+    except ParseError:
+        raise Problem(AddressFlaw.NO_HOST) from None
 
 
 def _base32(data: bytes) -> str:

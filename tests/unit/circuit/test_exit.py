@@ -215,6 +215,23 @@ def test_a_stream_that_nobody_uses_ends(site):
     assert site.open()[1].reason is None
 
 
+def test_what_waits_for_a_reader_keeps_its_place_and_has_a_deadline():
+    """Else whoever reads nothing could leave any number of such streams behind, each with a full buffer."""
+    site = Site(streams=1)
+    _, handler, channel = site.open()
+    handler.pipe = None  # it consumes nothing
+    site.service.data(channel, bytes(2 * STREAM_WINDOW * MAX_DATA), site.net.now)
+    site.net.pump()
+    site.service.closed(channel, "done", site.net.now)
+    site.net.pump()
+    _, other = site.net.open(site.circuit)
+    assert handler.reason is None and other.reason == EndReason.RESOURCELIMIT
+    for _ in range(int(IDLE_LIMIT / LOOK_INTERVAL) + 1):
+        site.net.tick(LOOK_INTERVAL)
+    assert handler.reason == EndReason.TIMEOUT and not site.service._streams
+    assert site.asked(CloseLink) == [] and site.open()[1].reason is None, "the channel had closed by itself"
+
+
 def test_a_clock_that_jumps_ends_no_stream(site):
     _, handler, _ = site.open()
     site.exit.outbox.shift(10 * IDLE_LIMIT)

@@ -196,8 +196,8 @@ def test_a_pipe_is_opened_where_no_other_stream_may_be():
 
 def splice(scene):
     """A stream that the relay, as a rendezvous point, joins to a provider's."""
-    point = RdvPoint()
-    scene.relay.services.on_begin = lambda circuit, stream_id, begin: point.begin(circuit, stream_id, begin)
+    point = RdvPoint(scene.relay.outbox)
+    scene.relay.services.on_begin = lambda *begin: point.begin(*begin, scene.net.now)
     scene.relay.services.message = lambda circuit, command, payload, now: point.message(circuit, payload)
     provided = Recorder()
     provider = scene.build(client=scene.net.add("provider", relays=False))

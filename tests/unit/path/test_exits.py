@@ -116,6 +116,15 @@ def test_what_no_stream_can_name_is_refused_at_once(scene, host, port):
     assert scene.quiet()
 
 
+@pytest.mark.parametrize("name", ["key.conv", "ABC.key.conv.", "x.hash.conv", "x.onion", "peer.node", "x.rdv"])
+def test_no_exit_hears_names_that_have_no_place_in_the_dns(name):
+    """The name of a private service is the capability to reach it."""
+    scene = Scene()
+    with pytest.raises(LocalError) as refused:
+        scene.exits.connect(name, 80, "key", scene.net.now)
+    assert name.lower() not in str(refused.value).lower() and not scene.begun
+
+
 def test_addresses_are_named_as_begin_names_them(scene):
     assert scene.start("2001:DB8::1", port=443)[0].target == "[2001:db8::1]:443"
     assert scene.start("192.0.2.1")[0].target == "192.0.2.1:80"

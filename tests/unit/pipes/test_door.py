@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from convergence.errors import EndReason, LocalError, StreamError
+from convergence.codes import Limit
+from convergence.errors import EndReason, LocalError, Problem, StreamError
 from convergence.outbox import Outbox
 from convergence.pipes.door import ANSWER_LIMIT, HANDSHAKE_LIMIT, LEAVE_LIMIT, FrontDoor, State
 from convergence.pipes.pending import Pending
@@ -212,3 +213,21 @@ def test_a_pipe_that_hands_up_before_it_opened_is_a_bug_of_ours(scene):
     scene.say(ASK)
     with pytest.raises(LocalError):
         scene.far.handler.data(b"too soon", NOW)
+
+
+def test_a_limit_of_ours_is_not_taken_for_a_wrong_name(scene):
+    scene.refuses = Problem(Limit.SERVICES, most=256)
+    name = b"x.hash.conv"
+    scene.say(b"\5\1\0" + b"\5\1\0\3" + bytes([len(name)]) + name + b"\0\x50")
+    assert scene.program.heard[2:4] == b"\5\1" and scene.state is State.LEAVING
+
+
+def test_a_program_that_ends_and_then_breaks_off_harms_nobody(scene):
+    """It does not read the answer, so its connection is not closed when it ends."""
+    scene.program.reads = False
+    scene.local.peer.window = 0
+    scene.say(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    scene.program.end.end(NOW)
+    assert scene.state is State.OVER and not scene.local.closed
+    scene.program.end.abort(EndReason.CONNRESET, NOW)
+    assert scene.local.closed and scene.outbox.deadline() is None

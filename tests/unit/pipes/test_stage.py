@@ -221,6 +221,14 @@ def test_output_may_come_later_than_input():
     assert far.calls == ["ended"]
 
 
+def test_nothing_comes_after_the_end_of_a_way_not_even_what_is_pushed():
+    one = Stage(Plain(), Plain())
+    near, far = both(one)
+    near.end.end(NOW)
+    one.outgoing.push(b"late", NOW)
+    assert far.calls == ["ended"] and far.heard == [] and one.outgoing.pushed == 0
+
+
 def test_what_is_pushed_waits_for_the_reader_as_all_does():
     one = Stage(Plain(), Plain())
     near, far = both(one)

@@ -1,7 +1,9 @@
 """TLS stages in chains of pipes, with CPython's engine at both ends: what passes, what ends them, and in what words."""
 
+import ctypes
 import random
 import time
+from ctypes.util import find_library
 
 import pytest
 from hypothesis import given, settings
@@ -11,7 +13,17 @@ from convergence.codes import TlsWhy
 from convergence.errors import EndReason
 from convergence.outbox import Outbox
 from convergence.pipes.stage import HIGH
-from convergence.pipes.tls import HANDSHAKE_LIMIT, MAX_RECORDS, TABLE, Phase, Tls, TlsError, check_host, explained
+from convergence.pipes.tls import (
+    HANDSHAKE_LIMIT,
+    MAX_ANSWERS,
+    MAX_RECORDS,
+    TABLE,
+    Phase,
+    Tls,
+    TlsError,
+    check_host,
+    explained,
+)
 from pynode.tls import CPythonTls, CPythonTlsServer
 from tests.ports.tls_servers import Authority
 from tests.unit.pipes.memory import NOW, Chain, Keeper, Reversed
@@ -319,3 +331,54 @@ def test_a_host_is_taken(host):
 
 def test_time_ends_the_handshake_only():
     assert TABLE.deadlines == {Phase.HANDSHAKE: HANDSHAKE_LIMIT}
+
+
+class Updating:
+    """OpenSSL as a server that can ask for new keys (RFC 8446, 4.6.3): Python's `ssl` does not offer that."""
+
+    def __init__(self, certificate, key):
+        self.ssl, self.crypto = ctypes.CDLL(find_library("ssl")), ctypes.CDLL(find_library("crypto"))
+        for function in (self.ssl.TLS_server_method, self.ssl.SSL_CTX_new, self.ssl.SSL_new):
+            function.restype = ctypes.c_void_p
+        for function in (self.crypto.BIO_new, self.crypto.BIO_s_mem):
+            function.restype = ctypes.c_void_p
+        context = ctypes.c_void_p(self.ssl.SSL_CTX_new(ctypes.c_void_p(self.ssl.TLS_server_method())))
+        assert self.ssl.SSL_CTX_use_certificate_chain_file(context, str(certificate).encode()) == 1
+        assert self.ssl.SSL_CTX_use_PrivateKey_file(context, str(key).encode(), 1) == 1
+        self.connection = ctypes.c_void_p(self.ssl.SSL_new(context))
+        memory = ctypes.c_void_p(self.crypto.BIO_s_mem())
+        self.input, self.output = (ctypes.c_void_p(self.crypto.BIO_new(memory)) for _ in range(2))
+        self.ssl.SSL_set_bio(self.connection, self.input, self.output)
+        self.ssl.SSL_set_accept_state(self.connection)
+        self.buffer = ctypes.create_string_buffer(1 << 16)
+
+    def answer(self, data):
+        if data:
+            self.crypto.BIO_write(self.input, data, len(data))
+        self.ssl.SSL_do_handshake(self.connection)
+        size = self.crypto.BIO_read(self.output, self.buffer, len(self.buffer))
+        return ctypes.string_at(self.buffer, max(size, 0))
+
+    def ask_for_new_keys(self):
+        assert self.ssl.SSL_key_update(self.connection, 1) == 1
+        return self.answer(b"")
+
+
+def test_a_server_that_asks_for_answers_and_reads_none_is_ended(rig, tmp_path):
+    """Each KeyUpdate has to be answered, and costs its sender nothing: no plain bytes, so no credit."""
+    client, server = rig.client(), Updating(*rig.authority.good.files(tmp_path))
+    network, user = Keeper(client.far), Keeper(client.near, reads=True)
+    client.opened(client.far, NOW)
+    said = 0
+    while not user.calls or said < len(network.heard):
+        heard = b"".join(network.heard[said:])
+        said = len(network.heard)
+        client.far.consumed(len(heard), NOW)
+        client.far.write(server.answer(heard), NOW)
+    asked = 0
+    while not client.closed:
+        assert asked < 4 * (MAX_ANSWERS + HIGH) and client.outgoing.pushed <= MAX_ANSWERS
+        updates = b"".join(server.ask_for_new_keys() for _ in range(100))
+        asked += len(updates)
+        client.far.write(updates, NOW)
+    assert client.failure.why.code is TlsWhy.GARBAGE and user.calls == ["opened", EndReason.TORPROTOCOL]

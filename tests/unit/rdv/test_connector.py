@@ -7,15 +7,19 @@ from typing import Any
 import pytest
 
 from convergence.codes import ConnectWhy, Limit
-from convergence.errors import EndReason, Problem
+from convergence.errors import DestroyReason, EndReason, Problem
 from convergence.pipes.pending import CONNECT_LIMIT
 from convergence.rdv import connector as module
+from convergence.rdv.blind import blinded_names, points_of
 from convergence.rdv.connector import IDLE_LIMIT, MAX_OPENING, PATIENCE, Connection, Connector
 from convergence.rdv.keys import SessionKeys
 from convergence.rdv.service import SERVICES, RdvService
-from convergence.rdv.session import OPEN_TIMEOUT
+from convergence.rdv.session import ANSWER_TIMEOUT, OPEN_TIMEOUT
+from convergence.wire.descriptor import Role
+from convergence.wire.rdv import Advert, AdvertOp, DbInfo
+from convergence.wire.relay import RelayCommand
 from tests.unit.ordb.memory import CRYPTO, World
-from tests.unit.rdv.network import NODES, Network
+from tests.unit.rdv.network import NODES, FakeCircuit, Network
 
 HASH_NAME = b"s" * 32
 KEYS = SessionKeys.of_public(HASH_NAME)
@@ -45,6 +49,20 @@ class Echo:
 
     def idle(self, now: float) -> bool:
         return False
+
+
+class Mute:
+    """Somebody who serves nothing: takes every stream, and says not a word on it."""
+
+    def opened(self, now: float) -> None: ...
+
+    def data(self, data: bytes, now: float) -> None: ...
+
+    def drained(self, now: float) -> None: ...
+
+    def ended(self, now: float) -> None: ...
+
+    def aborted(self, code: int, now: float) -> None: ...
 
 
 class Caller:
@@ -95,6 +113,19 @@ class Rig:
         self.services.append(service)
         self.world.advance(1)
         return service
+
+    def advertise_mutely(self) -> None:
+        """Somebody who has the name advertises it at all points, takes streams and hangs."""
+        for node in points_of(HASH_NAME, [node for node in self.nodes if node.roles & Role.RDV]):
+
+            def ready(circuit: FakeCircuit, now: float, identity: bytes = node.identity) -> None:
+                circuit.on_begin = lambda target, stream, now: Mute()
+                names = blinded_names(HASH_NAME, identity, now)
+                adverts = tuple(Advert(name, AdvertOp.ADD) for name in names)
+                circuit.send_message(RelayCommand.DB_INFO, DbInfo(adverts).encode())
+
+            self.network.rdv_circuit(node, HASH_NAME, True, ready, None, self.world.now)
+        self.world.advance(1)
 
     def connect(self, **options: Any) -> Caller:
         return Caller(self.connector.connect(self.world.now, **options))
@@ -147,6 +178,63 @@ def test_a_circuit_that_hangs_is_not_used_again_but_its_connections_go_on() -> N
     rig.world.advance(5)
     assert first.heard == b"still" and first.heard_end
     assert circuit not in rig.asked(), "its last connection has ended"
+
+
+def test_what_opens_on_a_circuit_that_was_given_up_meanwhile_goes_on() -> None:
+    for hundredths in range(0, 60, 5):
+        rig = Rig(NODES[:1])
+        rig.serve()
+        first = rig.connect()
+        rig.world.advance(2)
+        (circuit,) = rig.asked()
+        circuit.point.silent = True
+        hung = rig.connect()
+        rig.world.advance(OPEN_TIMEOUT - 0.5 + hundredths / 100)
+        circuit.point.silent = False
+        last = rig.connect()  # begins on a circuit that is given up before it is answered
+        rig.world.advance(30)
+        assert first.open and hung.open and last.open
+        for caller in (first, hung, last):
+            caller.pipe.write(b"x", rig.world.now)
+            caller.pipe.end(rig.world.now)
+        rig.world.advance(5)
+        assert all(caller.heard == b"x" and caller.heard_end for caller in (first, hung, last))
+        rig.world.advance(IDLE_LIMIT + 10)
+        assert not rig.asked()
+
+
+def test_a_begin_that_closes_its_circuit_is_tried_elsewhere_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A link that is full is closed by the cell that is one too many, before there is a handler to tell."""
+    rig = Rig()
+    rig.serve()
+    first = rig.connect()
+    rig.world.advance(5)
+    original = FakeCircuit.open_stream
+
+    def overflowing(circuit: FakeCircuit, target: str, handler: Any, now: float) -> Any:
+        stream = original(circuit, target, None, now)
+        circuit.destroy(DestroyReason.CHANNEL_CLOSED, now)
+        stream.handler = handler
+        return stream
+
+    monkeypatch.setattr(FakeCircuit, "open_stream", overflowing)
+    second = rig.connect()
+    rig.world.advance(0.1)
+    monkeypatch.undo()
+    rig.world.advance(5)
+    assert first.pipe is not None and second.open
+
+
+def test_a_provider_that_accepts_and_hangs_delays_and_does_not_prevent() -> None:
+    rig = Rig()
+    rig.serve()
+    guests = [rig.connect() for _ in range(9)]
+    rig.world.advance(5)
+    assert all(guest.open for guest in guests)
+    rig.advertise_mutely()  # as nobody stays with it, it is always the least busy one
+    callers = [rig.connect() for _ in range(10)]
+    rig.world.advance(4 * ANSWER_TIMEOUT + 5)
+    assert all(caller.open for caller in callers)
 
 
 def test_points_that_do_not_answer_are_passed_over() -> None:

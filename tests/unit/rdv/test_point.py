@@ -8,7 +8,7 @@ from convergence.circuit.flow import STREAM_WINDOW
 from convergence.errors import DestroyReason, EndReason
 from convergence.link import link as link_module
 from convergence.rdv import point as point_module
-from convergence.rdv.point import MAX_ADVERTS_PER_CIRCUIT, MAX_PROVIDERS, NB_DB, RdvPoint
+from convergence.rdv.point import ANSWER_LIMIT, MAX_ADVERTS_PER_CIRCUIT, MAX_PROVIDERS, NB_DB, REST, RdvPoint
 from convergence.wire.rdv import MAX_ADVERTS, Advert, AdvertOp, DbInfo, format_rdv_target
 from convergence.wire.relay import MAX_DATA, RelayCommand
 from tests.unit.circuit.rig import Net, Recorder, endpoint_of, say
@@ -26,9 +26,9 @@ class Place:
     def __init__(self, seed="place"):
         self.net = Net(seed)
         self.machine = self.net.add("point")
-        self.point = RdvPoint()
+        self.point = RdvPoint(self.machine.outbox)
         services = self.machine.services
-        services.on_begin = self.point.begin
+        services.on_begin = lambda *begin: self.point.begin(*begin, self.net.now)
         services.message = lambda circuit, command, payload, now: self.point.message(circuit, payload)
         self._told = services.circuit_closed
         services.circuit_closed = self._closed
@@ -234,6 +234,21 @@ def test_a_provider_that_hangs_up_on_everybody_gets_no_more_than_its_turn(place)
         assert len(good.asked) >= number and len(bad.asked) <= number
 
 
+def test_who_withdraws_and_comes_again_is_no_stranger(place):
+    """It would be given to every asker again, and be the least busy one although its streams go on."""
+    bad, good = place.provider(), place.provider()
+    asker = place.circuit()
+    for number in range(1, 4):
+        for _ in range(2):
+            place.query(asker)
+            place.advertise(bad, advert(op=AdvertOp.REMOVE), advert())
+        assert len(good.asked) == number and place.load() == [number, number]
+    for circuit in (bad, good):
+        circuit.destroy(DestroyReason.FINISHED, place.net.now)
+    place.net.pump()
+    assert not place.point._providers
+
+
 def test_what_is_remembered_of_an_asker_is_bounded_and_goes_with_his_circuit(place, monkeypatch):
     monkeypatch.setattr("convergence.rdv.point.MAX_GIVEN", 3)
     for _ in range(5):
@@ -260,6 +275,35 @@ def test_a_refusal_goes_on_to_the_next(place):
     assert handler.calls == ["opened"] and len(good.asked) == 1
     assert all(provider.refusals <= 1 for provider in bad)
     assert place.load() == [0, 0, 0, 1]
+
+
+def test_a_provider_that_does_not_answer_is_passed_over_and_rests(place):
+    """It would be the least busy one for ever, as nobody stays with it."""
+    mute, good = place.provider(), place.provider()
+    [link] = mute.client.links.values()
+    place.net.hold(mute.client, link)
+    _, handler = place.query()
+    place.net.tick(ANSWER_LIMIT - 1)
+    assert handler.calls == []
+    place.net.tick(2)
+    assert handler.calls == ["opened"] and len(good.asked) == 1 and place.load() == [0, 1]
+    for number in range(2, 5):
+        assert place.query()[1].calls == ["opened"] and len(good.asked) == number, "at once"
+    place.net.tick(REST)
+    place.net.hold(mute.client, link, False)
+    place.query()
+    assert [reason for _, recorder in mute.asked if (reason := recorder.reason)] == [EndReason.TIMEOUT]
+    assert len(mute.asked) == 2 and place.load() == [1, 4]
+
+
+def test_a_provider_that_is_alone_may_take_its_time(place):
+    slow = place.provider()
+    [link] = slow.client.links.values()
+    place.net.hold(slow.client, link)
+    _, handler = place.query()
+    place.net.tick(ANSWER_LIMIT + 1)
+    place.net.hold(slow.client, link, False)
+    assert handler.calls == ["opened"] and place.load() == [1]
 
 
 def test_no_more_than_nb_db_are_tried(place):

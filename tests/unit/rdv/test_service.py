@@ -10,6 +10,7 @@ from convergence.rdv.keys import SessionKeys
 from convergence.rdv.service import (
     FILES,
     MAX_OFFERS,
+    MAX_SEEN,
     QUEUE_INTERVAL,
     START_SPREAD,
     WAKE_SPREAD,
@@ -162,6 +163,36 @@ def test_who_says_nothing_holds_no_place() -> None:
     assert Visitor(rig, circuit, target).served
     rig.world.advance(FIRST_TIMEOUT + 1)
     assert rig.service.sessions == 1 and all(visitor.near.over for visitor in mute)
+
+
+@pytest.mark.parametrize("remembered", [1, MAX_SEEN])
+def test_a_recorded_handshake_is_nobody(monkeypatch: pytest.MonkeyPatch, remembered: int) -> None:
+    """A point has it of a client that came. It could fill all places with it, and have what serves begin to act."""
+    monkeypatch.setattr("convergence.rdv.service.MAX_SEEN", remembered)
+    rig = Rig()
+    rig.share()
+    circuit, target = first(rig)
+    visitor = Visitor(rig, circuit, target, mute=True)
+    recorded: list[bytes] = []
+    write = visitor.near.write
+
+    def noted(data: bytes, now: float) -> None:
+        recorded.append(data)
+        write(data, now)
+
+    monkeypatch.setattr(visitor.near, "write", noted)
+    visitor.session.opened(rig.world.now)
+    rig.world.run()
+    assert visitor.served and len(recorded) == 1 and rig.service.clients(rig.file.hash_name) == 1
+    for _ in range(3):
+        near, middle = rig.world.pair()
+        near.handler = Script(near)
+        middle.handler = circuit.on_begin(target, middle, rig.world.now)
+        middle.handler.opened(rig.world.now)
+        near.write(recorded[0], rig.world.now)
+        rig.world.run()
+        assert near.over and rig.service.clients(rig.file.hash_name) == 1
+    assert Visitor(rig, circuit, target).served, "others are welcome"
 
 
 def test_those_who_prove_nothing_take_no_place_at_other_points() -> None:

@@ -14,6 +14,7 @@ from convergence.rdv.session import (
     ANSWER_TIMEOUT,
     FIRST_TIMEOUT,
     FLUSH_LIMIT,
+    LAST_LIMIT,
     MAX_FRAME,
     MAX_RECORD,
     OPEN_TIMEOUT,
@@ -615,3 +616,27 @@ def test_a_handshake_is_good_for_the_name_it_was_made_for_alone() -> None:
     ends.connect()
     assert not ends.serving.opened_at and not ends.asking.opened_at
     assert sorted(ends.over) == [("client", 13, False), ("server", 13, False)]
+
+
+@pytest.mark.parametrize("reads", [False, True])
+def test_a_reader_has_so_long_for_the_last_bytes(reads: bool) -> None:
+    """Both ends have ended, so nobody but the session is left to end the stream."""
+    ends = Ends()
+    ends.connect()
+    ends.asking.greedy = False
+    ends.client.end(ends.world.now)
+    ends.world.run()
+    ends.server.write(bytes(2 * WINDOW), ends.world.now)
+    ends.server.end(ends.world.now)
+    ends.world.run()
+    assert ends.server.closed and ends.serving.ends == 1 and not ends.far.over
+    if reads:
+        ends.world.advance(LAST_LIMIT - 1)
+        ends.asking.greedy = True
+        ends.client.consumed(len(ends.asking.heard), ends.world.now)
+        ends.world.advance(2)
+        assert len(ends.asking.heard) == 2 * WINDOW and ends.asking.ends == 1
+    else:
+        ends.world.advance(LAST_LIMIT + 1)
+        assert ends.asking.aborts == [EndReason.TIMEOUT]
+    assert ends.far.over and ends.node.outbox.deadline() is None

@@ -53,6 +53,21 @@ def test_hosts(text, host, port):
     assert parse_address(str(address)) == address
 
 
+@pytest.mark.parametrize("form", ["tcp://{}:80", "tcp:{}.:80", "{}:80"])
+def test_a_service_named_as_a_host_is_no_host(form):
+    """An exit that was asked for it would have the capability."""
+    public = PublicAddress.of("Satoshi Nakamoto")
+    assert parse_address(form.format(PRIVATE.host)) == PRIVATE
+    assert parse_address(form.format(PRIVATE.host.upper())) == PRIVATE
+    assert parse_address(form.format(public.host)).hash_name == public.hash_name
+
+
+@pytest.mark.parametrize("name", ["x.conv", "conv", "a.conv.", "x.onion", "x.exit", "peer.node", "x.rdv"])
+def test_names_that_no_exit_is_to_hear(name):
+    assert flaw(parse_address, f"tcp://{name}:80") is AddressFlaw.NO_HOST
+    assert flaw(address_of, name, 80) is AddressFlaw.NO_HOST
+
+
 @pytest.mark.parametrize(
     "text", ["tcp://", "tcp://host", "tcp://host:0", "tcp://host:65536", "tcp://:80", "[::1:80", "tcp://a b:80"]
 )
