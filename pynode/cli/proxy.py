@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-from ipaddress import ip_address
 from pathlib import Path
 
 from convergence.errors import EndReason
@@ -22,7 +21,7 @@ from convergence.pipes.socks import Ask
 from convergence.rdv.connector import Connection
 from convergence.wire.address import address_of
 from pynode.app import App, Plan
-from pynode.cli.common import joined, listening, set_up_logs, settings, stun_servers, unless
+from pynode.cli.common import joined, listening, set_up_logs, settings, stun_servers, unless, warn_of_strangers
 from pynode.cli.output import CliError, Output
 from pynode.cli.sites import network_of
 from pynode.config import Address
@@ -54,8 +53,7 @@ async def proxy(arguments: argparse.Namespace, output: Output, stop: asyncio.Eve
             output.say(
                 f"A proxy for SOCKS5 and HTTP CONNECT is at {address}, for as long as this runs. Stop with Ctrl-C."
             )
-            if not _is_loopback(arguments.listen.host):
-                output.say("Everybody who reaches this address can use it.")
+            warn_of_strangers(output, arguments.listen)
             output.result(str(address))
             output.record("listening", listen=str(address), port=address.port)
             await stop.wait()
@@ -105,13 +103,6 @@ def _user(ask: Ask) -> str:
     _, name, *_ = (*ask.isolation, b"")
     text = name if isinstance(name, str) else name.decode("utf-8", "replace")
     return text.partition(":")[0]
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _write_pac(path: Path, address: Address) -> None:
