@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 BUDGETS = {
     "tests/browser": 2000,
     "tests/e2e": 400,
-    "tests/interop": 150,
+    "tests/interop": 200,
     "tests/unit/test_build.py": 100,
     "tests/sim": 240,
     "tests/unit/pynode": 120,

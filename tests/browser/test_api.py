@@ -20,6 +20,9 @@ HERE = Path(__file__).parent
 EXAMPLES = HERE.parents[1] / "examples"
 CHAT_LINES = 60
 SIZE = 5 * MIB
+SERVICES = ("exchange", "answers", "greets", "zipped", "deaf", "busy", "last words", "throws", "short")
+"""Of tests/browser/page/api.js."""
+
 BETWEEN = 2 * MIB
 """Bytes that all of the way between a writer and a page that does not read may hold: WINDOW of pipe.js, the core's send
 buffers, and the windows of the streams on both sides of the point."""
@@ -72,18 +75,15 @@ def site(mirror: str, dist: Path, root: str) -> Iterator[Pages]:
         yield site
 
 
-def joined(browser: Browser, site: Pages, root: str) -> Visitor:
-    visitor = Visitor(browser, f"{site.origin}page.html")
-    visitor.do("await api.join(argument)", {"root": root})
-    return visitor
-
-
 @pytest.fixture(scope="module")
 def two(chromium: Browser, firefox: Browser, site: Pages, root: str) -> Iterator[tuple[Visitor, Visitor]]:
-    """A node in a page of Chromium, and one in Firefox."""
-    visitors = joined(chromium, site, root), joined(firefox, site, root)
+    """A node in a page of Chromium, which serves all that the tests need, and one in Firefox, which serves an echo."""
+    visitors = tuple(Visitor(browser, f"{site.origin}page.html") for browser in (chromium, firefox))
     for one in visitors:
-        one.do("await api.node.serve(argument, api.handlers.echo)", f"hash:echo {one.name}")
+        names = [f"echo {one.name}", *(SERVICES if one.name == "chromium" else ())]
+        one.do("api.kept.set('joined', api.join(...argument))", [{"root": root}, names])
+    for one in visitors:
+        one.do("await api.kept.when('joined')")
     yield visitors
     for one in visitors:
         one.close()
@@ -117,12 +117,12 @@ def test_fifty_connections_at_once(two: tuple[Visitor, Visitor]) -> None:
 
 def test_five_megabytes_each_way_at_once(two: tuple[Visitor, Visitor]) -> None:
     chromium, firefox = two
-    chromium.do("await api.node.serve('hash:exchange', api.handlers.exchange('exchanged', argument))", SIZE)
-    there = firefox.do(
-        "const pipe = await api.node.connect('hash:exchange');"
-        "const result = await api.exchange(pipe, argument); await pipe.closed; return result",
-        SIZE,
-    )
+    there = firefox.do("""
+        const pipe = await api.node.connect("hash:exchange");
+        const result = await api.exchange(pipe);
+        await pipe.closed;
+        return result;
+    """)
     here = chromium.do("return api.kept.when('exchanged')")
     assert there["size"] == here["size"] == SIZE
     assert (there["sent"], there["received"]) == (here["received"], here["sent"])
@@ -130,16 +130,6 @@ def test_five_megabytes_each_way_at_once(two: tuple[Visitor, Visitor]) -> None:
 
 def test_either_side_may_end_first(two: tuple[Visitor, Visitor]) -> None:
     chromium, firefox = two
-    chromium.do("""
-        await api.node.serve("hash:answers", async ({ readable, writable }) => {
-            const asked = await (await api.all(readable)).text();
-            await api.write(writable, api.bytes(`${asked}? yes`));
-        });
-        await api.node.serve("hash:greets", async ({ readable, writable }) => {
-            await api.write(writable, api.bytes("hello"));
-            api.kept.set("greeted", await (await api.all(readable)).text());
-        });
-    """)
     assert firefox.do("return api.sayThenHear('hash:answers', 'there')") == "there? yes"
     assert firefox.do("return api.hearThenSay('hash:greets', 'bye')") == "hello"
     assert chromium.do("return api.kept.when('greeted')") == "bye"
@@ -147,29 +137,19 @@ def test_either_side_may_end_first(two: tuple[Visitor, Visitor]) -> None:
 
 def test_native_streams_chain(two: tuple[Visitor, Visitor]) -> None:
     chromium, firefox = two
-    chromium.do("await api.node.serve('hash:zipped', api.handlers.zipped)")
     assert firefox.do("return api.gzip('hash:zipped', argument)", "again and again " * 10_000)
 
 
 def test_a_page_that_does_not_read_stops_the_writer(two: tuple[Visitor, Visitor]) -> None:
     chromium, firefox = two
-    chromium.do("await api.node.serve('hash:deaf', api.handlers.hold('held'))")
     taken = firefox.do("return api.stuck('hash:deaf', 'hash:echo chromium', argument)", 4 * BETWEEN)
     assert 0 < taken <= BETWEEN
-    assert chromium.do("return (await api.all(api.kept.get('held').readable)).size") == 4 * BETWEEN
+    assert chromium.do("return (await api.all(api.kept.get('deaf').readable)).size") == 4 * BETWEEN
     firefox.do("await api.kept.get('writing')")
 
 
 def test_a_pipe_is_given_up_with_a_number(two: tuple[Visitor, Visitor]) -> None:
     chromium, firefox = two
-    chromium.do("""
-        await api.node.serve("hash:busy", ({ writable }) => writable.abort(api.EndReason.RESOURCELIMIT));
-        await api.node.serve("hash:last words", async ({ writable }) => {
-            const writer = writable.getWriter();
-            await writer.write(api.bytes("last words"));
-            api.kept.set("writer", writer);
-        });
-    """)
     busy = failure(firefox, "api.node.connect('hash:busy').then(({ closed }) => closed)")
     assert (busy["name"], busy["code"], busy["reason"]) == ("ConvergenceError", "ended", 11)
     assert busy["message"] == "The far side is too busy: try again later."
@@ -188,7 +168,6 @@ def test_a_pipe_is_given_up_with_a_number(two: tuple[Visitor, Visitor]) -> None:
 
 def test_a_handler_that_throws_ends_its_pipe_only(two: tuple[Visitor, Visitor]) -> None:
     chromium, firefox = two
-    chromium.do("await api.node.serve('hash:throws', api.handlers.throwing)")
     failed = failure(firefox, "api.node.connect('hash:throws').then(({ closed }) => closed)")
     assert (failed["code"], failed["reason"]) == ("ended", 10)
     assert [wrong for wrong in chromium.wrong if "thrown by the handler" in wrong] == chromium.wrong != []
@@ -200,10 +179,10 @@ def test_a_private_service_is_reached_by_its_address(two: tuple[Visitor, Visitor
     chromium, firefox = two
     address = firefox.do("""
         const secret = crypto.getRandomValues(new Uint8Array(32));
-        return (await api.node.serve({ secret }, api.handlers.echo)).address;
+        return (await api.node.serve({ secret }, api.repeat)).address;
     """)
     assert chromium.do("return api.echoes(argument, 1)", address) == ["number 0"]
-    assert failure(chromium, "api.node.serve(argument, api.handlers.echo)", address)["code"] == "address-secret"
+    assert failure(chromium, "api.node.serve(argument, api.repeat)", address)["code"] == "address-secret"
 
 
 def test_what_cannot_be_reached_or_served_is_said(two: tuple[Visitor, Visitor]) -> None:
@@ -224,12 +203,8 @@ def test_what_cannot_be_reached_or_served_is_said(two: tuple[Visitor, Visitor]) 
 
 def test_a_service_that_is_closed_is_found_no_more(two: tuple[Visitor, Visitor]) -> None:
     chromium, firefox = two
-    chromium.do("""
-        const service = await api.node.serve("hash:short", api.handlers.hold("short"));
-        api.kept.set("service", service);
-    """)
     firefox.do("api.kept.set('short', await api.node.connect('hash:short'))")
-    chromium.do("api.kept.get('service').close()")
+    chromium.do("api.kept.get('service short').close()")
     failed = failure(firefox, "api.kept.get('short').closed")
     assert failed["code"] == "ended" and failed["reason"] > 0
     assert failure(firefox, "api.node.connect('hash:short', { patience: 0 })")["code"] == "connect-nobody"
@@ -245,7 +220,7 @@ def test_a_page_that_came_and_went(two: tuple[Visitor, Visitor], chromium: Brows
         const after = await api.join(argument);
         for (const type of ["ready", "nodes", "trouble"]) api.node.addEventListener(type, () => heard.push(type));
         await api.node.ready;
-        await api.node.serve("hash:third", api.handlers.echo);
+        await api.node.serve("hash:third", api.repeat);
         return [heard, after.filter((name) => !before.has(name)), api.node.nodes];
         """,
         {"root": root},

@@ -1,106 +1,105 @@
-"""A page that came over https reaches relays that have no certificate: by WebRTC, introduced by the facilitator."""
+"""https from a page: its own TLS, to the site itself. The page is a build whose roots are an authority of the test."""
 
 from __future__ import annotations
 
-import datetime
-import socket
-import ssl
-import threading
+import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, expect
 
+import build
 from tests.browser.harness import Peer
-from tests.browser.swarm import links_of
-from tests.e2e.processes import MIB, Network, running, sha256, write_file
+from tests.browser.test_network import Recordings
+from tests.e2e.processes import MIB, Network
+from tests.interop.website import LARGE, Website
+from web.bundling import tls
 
-pytestmark = pytest.mark.rtc
-
-
-def certificate(folder: Path) -> Path:
-    """A self-signed one for 127.0.0.1, with its key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
-    now = datetime.datetime.now(datetime.UTC)
-    made = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now)
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .sign(key, hashes.SHA256())
-    )
-    plain = serialization.NoEncryption()
-    path = folder / "certificate.pem"
-    path.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain)
-        + made.public_bytes(serialization.Encoding.PEM)
-    )
-    return path
+FETCHED = "state.fetches.find((item) => item.url.includes(argument) && ['done', 'failed'].includes(item.stage))"
 
 
-class Front:
-    """Takes TLS and passes what is in it to a port of this machine: as a proxy in front of a site does."""
-
-    def __init__(self, folder: Path, port: int) -> None:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(certificate(folder))
-        self._port = port
-        self._listening = context.wrap_socket(socket.create_server(("127.0.0.1", 0)), server_side=True)
-        self.site = f"https://localhost:{self._listening.getsockname()[1]}/"
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def close(self) -> None:
-        self._listening.close()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                outside, _ = self._listening.accept()
-            except ssl.SSLError:
-                continue
-            except OSError:
-                return
-            inside = socket.create_connection(("127.0.0.1", self._port))
-            for one, other in ((outside, inside), (inside, outside)):
-                threading.Thread(target=pump, args=(one, other), daemon=True).start()
+@pytest.fixture(scope="module")
+def website(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Website]:
+    website = Website(tmp_path_factory.mktemp("website"), "host.example")
+    yield website
+    website.close()
 
 
-def pump(one: socket.socket, other: socket.socket) -> None:
-    try:
-        while data := one.recv(1 << 16):
-            other.sendall(data)
-    except OSError:
-        pass
-    for end in (one, other):
-        end.close()
+@pytest.fixture(scope="module")
+def page(website: Website, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A build that trusts the website's authority, and nobody else."""
+    folder = tmp_path_factory.mktemp("page") / "dist"
+    with build.only_one():
+        files = build.bundle()
+    files["tls/roots.der"] = tls.roots(website.authority.read_text())
+    build.write_tree({**files, "manifest.json": build.manifest(files, build.project()["version"])}, folder)
+    return folder
 
 
-@pytest.fixture
-def network(tmp_path: Path, dist: Path) -> Iterator[Network]:
-    network = Network(tmp_path / "network", dist, relays=4, rtc=True, public="localhost")
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory: pytest.TempPathFactory) -> Recordings:
+    return Recordings(tmp_path_factory.mktemp("recordings"))
+
+
+@pytest.fixture(scope="module")
+def network(
+    tmp_path_factory: pytest.TempPathFactory, page: Path, recordings: Recordings, website: Website
+) -> Iterator[Network]:
+    folder = tmp_path_factory.mktemp("network")
+    allowed = [f"127.0.0.1:{port}" for port in (website.http, website.https)]
+    network = Network(folder, page, program=recordings.program, exit_allow=allowed)
     yield network
     network.close()
 
 
-def test_a_page_over_https_uses_relays_without_certificates(
-    network: Network, chromium: Browser, peer: Callable[..., Peer], tmp_path: Path
+@pytest.fixture(scope="module")
+def browser(network: Network, chromium: Browser, lasting_peer: Callable[..., Peer]) -> Peer:
+    return lasting_peer(chromium, network.site).open().ready()
+
+
+def fetch(browser: Peer, address: str) -> dict[str, Any]:
+    """What became of it."""
+    browser.page.get_by_test_id("fetch-input").fill(address)
+    browser.page.get_by_test_id("fetch-button").click()
+    found: dict[str, Any] = browser.until(FETCHED, address, seconds=60)
+    return found
+
+
+def test_a_page_of_https_is_shown_and_nobody_on_the_way_can_read_it(
+    browser: Peer, website: Website, recordings: Recordings
 ) -> None:
-    front = Front(tmp_path, int(network.site.rstrip("/").rpartition(":")[2]))
-    try:
-        page = peer(chromium, front.site, ignore_https_errors=True).open().ready()
-        relays = {relay.identity[:16] for relay in network.relays}
-        assert links_of(page) <= relays and links_of(page)
-        assert {link["kind"] for link in page.state["links"]} == {"rtc"}
-        file = tmp_path / "over-https.bin"
-        digest = write_file(file, 2 * MIB)
-        with running("share", file, "--site", network.site, "--data", tmp_path / "sharer", "--no-rtc") as sharer:
-            link = sharer.until("shared")["link"]
-            page.get(link.replace(network.site, front.site))
-            page.done(link)
-            assert sha256(page.save(link)) == digest
-    finally:
-        front.close()
+    recordings.look_for({})
+    word = hashlib.sha256(b"what only the site may know").hexdigest()
+    done = fetch(browser, f"https://127.0.0.1:{website.https}/word/{word}")
+    assert (done["stage"], done["status"], done["size"]) == ("done", 200, len(word)), done
+    item = browser.page.get_by_test_id("fetches").locator("li", has_text=word[:12]).first
+    item.get_by_test_id("fetch-read").click()
+    expect(item.get_by_test_id("fetch-text")).to_have_text(word)
+    found, sizes = recordings.look_for({"what was asked and answered": word.encode(), "head": b"GET /word"})
+    assert not found and sum(sizes.values()) > 0
+
+
+def test_ten_mib_of_https_arrive_whole(browser: Peer, website: Website) -> None:
+    done = fetch(browser, f"https://127.0.0.1:{website.https}/large")
+    assert (done["stage"], done["size"]) == ("done", 10 * MIB), done
+    item = browser.page.get_by_test_id("fetches").locator("li", has_text="large").first
+    with browser.page.expect_download() as saving:
+        item.get_by_test_id("fetch-save").click()
+    assert hashlib.sha256(Path(saving.value.path()).read_bytes()).digest() == hashlib.sha256(LARGE).digest()
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("https://localhost:{https}/", "another"),  # a name that the certificate does not have
+        ("https://127.0.0.1:{http}/", "TLS"),  # which speaks http
+        ("https://127.0.0.1:{https}/to?address=http://127.0.0.1:{http}/word/open", "from https to http"),
+    ],
+)
+def test_what_is_not_good_is_refused_in_words(browser: Peer, website: Website, address: str, words: str) -> None:
+    where = address.format(http=website.http, https=website.https)
+    assert fetch(browser, where)["stage"] == "failed"
+    note = browser.page.get_by_test_id("fetches").locator("li").first.get_by_test_id("fetch-note")
+    expect(note).to_contain_text(words)

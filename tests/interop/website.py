@@ -63,6 +63,8 @@ class Website:
                 web.get("/large", _large),
                 web.get("/word/{word}", _word),
                 web.get("/echo", _echo),
+                web.get("/chunks/{count}", _chunks),
+                web.get("/to", _redirect),
             ]
         )
         runner = web.AppRunner(app, shutdown_timeout=0)
@@ -90,6 +92,20 @@ async def _page(request: web.Request) -> web.Response:
 
 async def _large(request: web.Request) -> web.Response:
     return web.Response(body=LARGE)
+
+
+async def _chunks(request: web.Request) -> web.StreamResponse:
+    """So many MiB, in chunks of one."""
+    answer = web.StreamResponse()
+    answer.enable_chunked_encoding()
+    await answer.prepare(request)
+    for _ in range(int(request.match_info["count"])):
+        await answer.write(LARGE[: 1 << 20])
+    return answer
+
+
+async def _redirect(request: web.Request) -> web.Response:
+    raise web.HTTPFound(request.query["address"])
 
 
 async def _word(request: web.Request) -> web.Response:

@@ -7,6 +7,7 @@
 
 import * as convergence from "MIRROR/convergence.js";
 
+const EXCHANGED = 5 << 20; // bytes each way
 const ROUNDS = 20; // echoes in which a writer that gets nowhere must not get on
 
 /** Pipes, services and results, by the tests' names for them. `when`: once it is there. */
@@ -64,19 +65,33 @@ async function echo({ readable, writable }, word) {
   return got;
 }
 
-const handlers = {
-  echo: ({ readable, writable }) => readable.pipeTo(writable),
-  /** Sends so much, and tells what it sent and got. */
-  exchange: (name, size) => async (pipe) => kept.set(name, await exchange(pipe, size)),
-  hold: (name) => (pipe) => {
-    kept.set(name, pipe);
+/** What a page serves, by the name after "hash:". */
+const services = {
+  /** Tells Python what it sent and got. */
+  exchange: async (pipe) => kept.set("exchanged", await exchange(pipe, EXCHANGED)),
+  answers: async ({ readable, writable }) => {
+    const asked = await (await all(readable)).text();
+    await write(writable, bytes(`${asked}? yes`));
   },
-  throwing: () => {
+  greets: async ({ readable, writable }) => {
+    await write(writable, bytes("hello"));
+    kept.set("greeted", await (await all(readable)).text());
+  },
+  zipped: ({ readable, writable }) =>
+    readable.pipeThrough(new DecompressionStream("gzip")).pipeThrough(new CompressionStream("gzip")).pipeTo(writable),
+  deaf: (pipe) => kept.set("deaf", pipe),
+  busy: ({ writable }) => writable.abort(convergence.EndReason.RESOURCELIMIT),
+  "last words": async ({ writable }) => {
+    const writer = writable.getWriter();
+    await writer.write(bytes("last words"));
+    kept.set("writer", writer);
+  },
+  throws: () => {
     throw new Error("thrown by the handler");
   },
-  zipped: async ({ readable, writable }) =>
-    readable.pipeThrough(new DecompressionStream("gzip")).pipeThrough(new CompressionStream("gzip")).pipeTo(writable),
+  short: () => {},
 };
+const repeat = ({ readable, writable }) => readable.pipeTo(writable);
 
 async function exchange({ readable, writable }, size) {
   const data = random(size);
@@ -88,14 +103,17 @@ Object.assign(globalThis, {
   api: {
     ...convergence,
     failure,
-    handlers,
+    repeat,
     kept,
-    exchange,
+    exchange: (pipe) => exchange(pipe, EXCHANGED),
     get node() {
       return node;
     },
-    async join(options) {
+    /** @param {string[]} names of `services` */
+    async join(options, names = []) {
       node = await convergence.join(options);
+      const offered = names.map(async (name) => [name, await node.serve(`hash:${name}`, services[name] ?? repeat)]);
+      for (const [name, service] of await Promise.all(offered)) kept.set(`service ${name}`, service);
       return Object.keys(globalThis);
     },
     async echoes(address, count, options) {

@@ -240,7 +240,7 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
         ("share /", "is a folder"),
         ("share /dev/null", "no file that can be read twice"),
         ("status --site ftp://x", "is no address of a site"),
-        ("fetch https://x.example/", "https pages cannot be fetched"),
+        ("fetch ftp://x.example/", "not a web address"),
         ("up --relays 2", "must be from 3"),
         ("up --host 0.0.0.0", "--public"),
         ("up --exit-allow a/b", "--exit-allow"),
