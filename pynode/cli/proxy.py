@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import stat
 from pathlib import Path
 
 from convergence.errors import EndReason
@@ -106,10 +107,20 @@ def _user(ask: Ask) -> str:
 
 
 def _write_pac(path: Path, address: Address) -> None:
-    """Raises CliError."""
+    """Replaces only a file that an earlier run wrote, and follows no link. Raises CliError."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        if path.exists() and not path.read_text(errors="replace").startswith(PAC_HEAD):
+        if os.path.lexists(path) and not _is_pac(path):
             raise CliError(f"{path} is there already: choose another name with --pac.")
-        path.write_text(PAC.format(address=address))
+        with open(aside, "x") as file:
+            file.write(PAC.format(address=address))
+        aside.replace(path)
     except OSError as error:
         raise CliError(f"{path} cannot be written: {os.strerror(error.errno or 0)}.") from None
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _is_pac(path: Path) -> bool:
+    """A regular file: to open another kind may take for ever."""
+    return stat.S_ISREG(path.lstat().st_mode) and path.read_text(errors="replace").startswith(PAC_HEAD)
