@@ -1,4 +1,4 @@
-"""web/api/node.js: what a page may ask of a node, before its worker is asked. Whole nodes: tests/browser/test_api.py."""
+"""web/api/node.js: what is refused before the worker is asked. Whole nodes: tests/browser/test_api.py."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from tests.unit.web.javascript import javascript
 
 # No worker is started: the checks come before anything of a node is used.
 SERVE = """
-    try { await node.Node.prototype.serve.call({}, WHAT, HANDLER); } catch (error) { return [error.name, error.message]; }
+    const { serve } = node.Node.prototype;
+    return serve.call({}, WHAT, HANDLER).catch(({ name, message }) => [name, message]);
 """
 
 
