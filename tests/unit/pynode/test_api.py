@@ -1064,7 +1064,7 @@ def test_a_call_that_comes_while_the_loop_ends_is_answered(monkeypatch: pytest.M
             answers.put(str(error))
 
     class Ending(asyncio.SelectorEventLoop):
-        def call_soon_threadsafe(self, *arguments: Any, **options: Any) -> asyncio.Handle:
+        def call_soon_threadsafe(self, *arguments: Any, **options: Any) -> asyncio.Handle:  # type: ignore[override]
             try:
                 return super().call_soon_threadsafe(*arguments, **options)
             finally:
