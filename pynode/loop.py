@@ -1,7 +1,7 @@
 """The event loop's side of the ports: clock, timer, and how a node's process runs and ends.
 
 Does: the system's clocks, the driver's one timer, uvloop where it is installed, as many descriptors as the system
-gives, SIGINT and SIGTERM.
+gives, SIGINT, SIGTERM and SIGHUP.
 Does not: know what runs.
 """
 
@@ -48,8 +48,8 @@ class AsyncioTimer:
 
 
 def run(main: Callable[[asyncio.Event], Awaitable[int]]) -> int:
-    """Run `main(stop)` to its exit code. The first SIGINT or SIGTERM sets `stop`: main then has to shut
-    down cleanly. A second signal cancels main.
+    """Run `main(stop)` to its exit code. The first SIGINT, SIGTERM or SIGHUP (its terminal was closed) sets
+    `stop`: main then has to shut down cleanly. A second signal cancels main. What nohup ignores stays ignored.
 
     Returns:
         What main returned; 130 when it had to be cancelled.
@@ -72,12 +72,15 @@ async def _guarded(main: Callable[[asyncio.Event], Awaitable[int]]) -> int:
             task.cancel()
         stop.set()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    for number in numbers:
         loop.add_signal_handler(number, on_signal)
     try:
         return await task
     finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in numbers:
             loop.remove_signal_handler(number)
 
 

@@ -28,6 +28,7 @@ from convergence.pipes.duplex import Duplex, Handler, Onward, Pipe
 HIGH_WATER = 256 * 1024  # bytes that wait to go out, above which a pipe is congested
 LOW_WATER = 64 * 1024  # bytes, at which it is so no more
 CHUNK = 64 * 1024  # bytes that are read at once
+KILL_GRACE = 10.0  # seconds from SIGTERM to SIGKILL
 EXIT_GRACE = 1.0  # seconds from the end of a command's output to its exit, in which it is not known how it ended
 CODES: dict[type[OSError], EndReason] = {
     ConnectionRefusedError: EndReason.CONNECTREFUSED,
@@ -241,15 +242,22 @@ class CommandPipe(_Local, asyncio.SubprocessProtocol):
 
     def abort(self, code: int, now: float) -> None:
         self._over, self.handler = True, None
-        if self._process is not None and self._process.get_returncode() is None:
-            with suppress(ProcessLookupError):
-                os.killpg(self._process.get_pid(), signal.SIGTERM)  # it has a process group of its own
-        self._close()
-
-    def _close(self) -> None:
+        if self._exit_code is None or not self._output_over:  # what it started may have our pipe, and run on
+            self._signal(signal.SIGTERM)
+            asyncio.get_running_loop().call_later(KILL_GRACE, self._kill)
         for transport in (self._stdin, self._stdout):
             if transport is not None:
                 transport.close()
+
+    def _kill(self) -> None:
+        if self._exit_code is None:  # else the number of its group may be another's by now
+            self._signal(signal.SIGKILL)
+
+    def _signal(self, number: signal.Signals) -> None:
+        """It has a process group of its own."""
+        if self._process is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.get_pid(), number)
 
     # -- asyncio.SubprocessProtocol
 
@@ -404,7 +412,10 @@ class StdioPipe(_Local):
             self._drained()
 
     def _written_all(self) -> None:
-        os.close(self._sink)  # so that the next program of a shell's pipe sees the end now
+        try:
+            os.close(self._sink)  # so that the next program of a shell's pipe sees the end now
+        except OSError as error:  # of a network's file system, where a full disk may show only here
+            self.failure = error
         self.flushed.set()
 
     def _broken(self, error: OSError) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import io
+import os
 import threading
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -23,6 +24,7 @@ from pynode.api.node import STAND_LIMIT, Node, Service, join
 from pynode.api.pipe import MAX_ALL, Pipe
 from pynode.loop import loop_factory
 
+GONE = "the node does not run any more"
 MAX_THREADS = 64  # connections that one service of this kind answers at once: a thread each
 
 T = TypeVar("T")
@@ -34,6 +36,8 @@ class Caller:
     def __init__(self) -> None:
         self._ready = threading.Event()
         self._stop = asyncio.Event()
+        self._process = os.getpid()
+        self._waiting: set[concurrent.futures.Future[Any]] = set()
         self._thread = threading.Thread(target=self._main, name="convergence", daemon=True)
         self._thread.start()
         self._ready.wait()
@@ -46,6 +50,8 @@ class Caller:
 
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
             runner.run(main())
+        for future in list(self._waiting):  # they came too late to be run, and would wait for ever
+            future.cancel()
 
     def run(self, what: Coroutine[Any, Any, T], timeout: float | None = None) -> T:
         """Wait for its result. Raises TimeoutError; what waits for anything is cancelled then, as by Ctrl-C."""
@@ -54,18 +60,30 @@ class Caller:
             async with asyncio.timeout(timeout):
                 return await what
 
-        wrong = "the node does not run any more" if self._loop.is_closed() else None
+        wrong = GONE if self._loop.is_closed() else None
         if threading.current_thread() is self._thread:
             wrong = "the event loop's own thread must not wait for it: use the other form there"
+        if os.getpid() != self._process:
+            wrong = "the node runs in the process that this one was forked from: join in each process"
         if wrong is not None:
             what.close()
             raise RuntimeError(wrong)
-        future = asyncio.run_coroutine_threadsafe(limited(), self._loop)
+        call = limited()
+        future = asyncio.run_coroutine_threadsafe(call, self._loop)
+        self._waiting.add(future)
+        if self._loop.is_closed():
+            future.cancel()
         try:
             return future.result()
+        except concurrent.futures.CancelledError:
+            call.close()
+            what.close()
+            raise RuntimeError(GONE) from None
         except BaseException:
             future.cancel()
             raise
+        finally:
+            self._waiting.discard(future)
 
     def call(self, what: Callable[[], T]) -> T:
         async def called() -> T:
@@ -112,6 +130,7 @@ class BlockingPipe(io.RawIOBase):
 
     def readinto(self, buffer: Any, /) -> int:
         """Raises PipeBroken, TimeoutError."""
+        self._must_be_open()
         view = memoryview(buffer).cast("B")
         data = self._caller.run(self._pipe.read(len(view)), self.timeout)
         view[: len(data)] = data
@@ -119,16 +138,19 @@ class BlockingPipe(io.RawIOBase):
 
     def readall(self) -> bytes:
         """Up to the end, at most MAX_ALL bytes. Raises ValueError for more, PipeBroken, TimeoutError."""
+        self._must_be_open()
         return self._caller.run(self._pipe.readall(MAX_ALL), self.timeout)
 
     def write(self, data: Any, /) -> int:
         """All of it. Raises PipeBroken, TimeoutError."""
+        self._must_be_open()
         kept = bytes(data)
         self._caller.run(self._pipe.write(kept), self.timeout)
         return len(kept)
 
     def end(self) -> None:
         """We write no more; the far end may write on."""
+        self._must_be_open()
         self._caller.call(self._pipe.end)
 
     def abort(self, code: int = EndReason.MISC) -> None:
@@ -145,6 +167,7 @@ class BlockingPipe(io.RawIOBase):
     def makefile(self, mode: str = "rb", **options: Any) -> IO[Any]:
         """A buffered file like a socket's: "rb", "wb", "rwb", or in text mode "r", "w", "rw" with TextIOWrapper's
         options, such as encoding (utf-8 unless given). Flush what was written. It leaves the pipe open."""
+        self._must_be_open()
         lent = _Lent(self)
         buffered: Any
         if "r" in mode and "w" in mode:
@@ -152,6 +175,10 @@ class BlockingPipe(io.RawIOBase):
         else:
             buffered = io.BufferedReader(lent) if "r" in mode else io.BufferedWriter(lent)
         return buffered if "b" in mode else io.TextIOWrapper(buffered, **{"encoding": "utf-8", **options})
+
+    def _must_be_open(self) -> None:
+        if self.closed:
+            raise ValueError("this pipe was closed")
 
 
 class _Lent(io.RawIOBase):

@@ -10,8 +10,10 @@ What came and was not read holds its credit back, so the far writer stops: a pip
 from __future__ import annotations
 
 import asyncio
+import warnings
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence, Sized
+from contextlib import suppress
 from functools import partial
 from itertools import pairwise
 from types import TracebackType
@@ -102,7 +104,17 @@ class Pipe(Generic[T]):
         self._owed = 0  # the last so many of them, for which the far end has no credit yet
         self._reading = self._ended = False
         self._heir: Pipe[Any] | DuplexTransport | None = None  # what it was handed over to
+        self._loop = asyncio.get_running_loop()
         duplex.handler = self._inbox
+
+    def __del__(self) -> None:
+        """In any thread. The address is not told: it may be a capability."""
+        duplex = self._duplex
+        if duplex is None or duplex.handler is not self._inbox or duplex.closed or self.code is not None:
+            return  # it was handed over, or closed
+        warnings.warn("a pipe was not closed", ResourceWarning, stacklevel=2, source=self)
+        with suppress(RuntimeError):  # the loop has ended, and with it the pipe
+            self._loop.call_soon_threadsafe(self.close)
 
     @property
     def code(self) -> int | None:

@@ -13,12 +13,13 @@ import os
 import stat
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TypeVar
 
 from pynode import logs
 from pynode.app import App, NotJoinedError, bound
-from pynode.cli.output import CliError
+from pynode.cli.output import CliError, Output
 from pynode.cli.words import words
 from pynode.config import Address, Config, ConfigError, load
 
@@ -96,6 +97,19 @@ async def listening(where: Address | Path, make: Callable[[], asyncio.Protocol])
         raise CliError(f"Cannot listen at {where}: {os.strerror(error.errno or 0)}.") from None
     finally:
         os.umask(before)
+
+
+def warn_of_strangers(output: Output, where: Address | Path) -> None:
+    """Say so if not only this machine reaches what listens there."""
+    if isinstance(where, Address) and not _is_loopback(where.host):
+        output.say("Everybody who reaches this address can use it.")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 async def _refuse_if_used(path: Path) -> None:

@@ -15,7 +15,7 @@ from convergence.pipes.duplex import tie
 from convergence.pipes.pending import Pending
 from convergence.wire.address import Address as Far
 from pynode.app import App, Plan
-from pynode.cli.common import joined, listening, set_up_logs, settings, stun_servers, unless
+from pynode.cli.common import joined, listening, set_up_logs, settings, stun_servers, unless, warn_of_strangers
 from pynode.cli.output import Output
 from pynode.cli.pipe import address_of
 from pynode.cli.sites import network_of
@@ -42,6 +42,7 @@ async def forward(arguments: argparse.Namespace, output: Output, stop: asyncio.E
         async with await listening(arguments.listen, lambda: SocketPipe(app.driver, command.came)) as server:
             where, port = _bound(server, arguments.listen)
             output.say(f"{where} leads to the address, for as long as this runs. Stop with Ctrl-C.")
+            warn_of_strangers(output, arguments.listen)
             output.result(where)
             output.record("listening", listen=where, port=port)
             await stop.wait()

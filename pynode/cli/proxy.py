@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-from ipaddress import ip_address
+import stat
 from pathlib import Path
 
 from convergence.errors import EndReason
@@ -22,7 +22,7 @@ from convergence.pipes.socks import Ask
 from convergence.rdv.connector import Connection
 from convergence.wire.address import address_of
 from pynode.app import App, Plan
-from pynode.cli.common import joined, listening, set_up_logs, settings, stun_servers, unless
+from pynode.cli.common import joined, listening, set_up_logs, settings, stun_servers, unless, warn_of_strangers
 from pynode.cli.output import CliError, Output
 from pynode.cli.sites import network_of
 from pynode.config import Address
@@ -54,8 +54,7 @@ async def proxy(arguments: argparse.Namespace, output: Output, stop: asyncio.Eve
             output.say(
                 f"A proxy for SOCKS5 and HTTP CONNECT is at {address}, for as long as this runs. Stop with Ctrl-C."
             )
-            if not _is_loopback(arguments.listen.host):
-                output.say("Everybody who reaches this address can use it.")
+            warn_of_strangers(output, arguments.listen)
             output.result(str(address))
             output.record("listening", listen=str(address), port=address.port)
             await stop.wait()
@@ -107,18 +106,21 @@ def _user(ask: Ask) -> str:
     return text.partition(":")[0]
 
 
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
 def _write_pac(path: Path, address: Address) -> None:
-    """Raises CliError."""
+    """Replaces only a file that an earlier run wrote, and follows no link. Raises CliError."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        if path.exists() and not path.read_text(errors="replace").startswith(PAC_HEAD):
+        if os.path.lexists(path) and not _is_pac(path):
             raise CliError(f"{path} is there already: choose another name with --pac.")
-        path.write_text(PAC.format(address=address))
+        with open(aside, "x") as file:
+            file.write(PAC.format(address=address))
+        aside.replace(path)
     except OSError as error:
         raise CliError(f"{path} cannot be written: {os.strerror(error.errno or 0)}.") from None
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _is_pac(path: Path) -> bool:
+    """A regular file: to open another kind may take for ever."""
+    return stat.S_ISREG(path.lstat().st_mode) and path.read_text(errors="replace").startswith(PAC_HEAD)

@@ -101,6 +101,10 @@ export class Node extends EventTarget {
   }
 
   async serve(address, handler, { signal } = {}) {
+    if (typeof handler !== "function") throw new TypeError("A service needs a function that is called with each pipe.");
+    const secret = address?.secret;
+    if (secret !== undefined && !(secret instanceof ArrayBuffer || ArrayBuffer.isView(secret)))
+      throw new TypeError("A secret is bytes: an ArrayBuffer or a view of one.");
     await this.#standing(signal);
     const { port1, port2: port } = new MessageChannel();
     const stands = Promise.withResolvers();
@@ -108,7 +112,7 @@ export class Node extends EventTarget {
       if (type === "pipe") this.#answer(handler, value);
       else if (value) stands.resolve();
     };
-    const args = { address: String(address), secret: address?.secret, port };
+    const args = { address: String(address), secret, port };
     const served = await this.#command("serve", args, [port]);
     const close = () => port1.postMessage({ type: "stop" });
     signal?.addEventListener("abort", close);

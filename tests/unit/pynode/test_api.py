@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import gc
 import gzip
+import os
 import queue
 import random
+import signal
 import ssl
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,7 @@ from convergence.errors import EndReason
 from convergence.pipes import http as http_stage
 from convergence.pipes.http import EndOfMessage, Request, Response
 from pynode.api import node as node_module
+from pynode.api.blocking import Caller
 from pynode.api.pipe import MAX_LINE, Pipe
 from pynode.loop import run
 from pynode.nodes import from_text
@@ -776,6 +780,25 @@ def test_a_write_that_is_cancelled_leaves_a_pipe_that_works(network: Living) -> 
     go(test)
 
 
+def test_a_pipe_that_nobody_holds_any_more_is_closed(network: Living) -> None:
+    async def test() -> None:
+        async with two(network) as (provider, client):
+            service = await provider.serve("hash:held", echo)
+            pipe = await client.connect("hash:held")
+            streams = await (await client.connect("hash:held")).streams()
+            stage = (await client.connect("hash:held")).through(convergence.gzip())
+            await settled(lambda: service.connections == 3)
+            with pytest.warns(ResourceWarning, match="not closed"):
+                del pipe
+                gc.collect()
+            await settled(lambda: service.connections == 2)
+            stage.close()
+            streams[1].close()
+            await settled(lambda: service.connections == 0)
+
+    go(test)
+
+
 def test_a_pipe_that_is_left_ends_as_the_block_did(network: Living) -> None:
     async def test() -> None:
         codes: asyncio.Queue[int | None] = asyncio.Queue()
@@ -1004,6 +1027,61 @@ def test_files_of_the_blocking_form_end_with_codes_and_by_themselves(network: Li
         with pytest.raises(RuntimeError, match="own thread"):
             caller.run(wrong())
     pipe.close()
+
+
+def test_a_closed_file_of_the_blocking_form_is_closed(network: Living) -> None:
+    with convergence.join_sync(network.site, rtc=False) as node, node.serve("hash:shut", lambda pipe: pipe.read(1)):
+        pipe = node.connect("hash:shut")
+        pipe.close()
+        pipe.close()
+        for use in (lambda: pipe.read(1), pipe.read, lambda: pipe.write(b"x"), pipe.end, pipe.makefile):
+            with pytest.raises(ValueError, match="closed"):
+                use()
+
+
+def test_a_fork_is_told_that_the_node_is_not_in_it(network: Living) -> None:
+    with convergence.join_sync(network.site, rtc=False) as node, node.serve("hash:fork", lambda pipe: pipe.read(1)):
+        pipe = node.connect("hash:fork")
+        child = os.fork()
+        if not child:
+            signal.alarm(LIMIT)  # ends a child that hangs
+            with suppress(RuntimeError):
+                pipe.write(b"x")
+                os._exit(1)
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        pipe.close()
+
+
+def test_a_call_that_comes_while_the_loop_ends_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = threading.Event()
+    answers: queue.Queue[str] = queue.Queue()
+
+    def ask() -> None:
+        try:
+            caller.call(lambda: None)
+        except RuntimeError as error:
+            answers.put(str(error))
+
+    class Ending(asyncio.SelectorEventLoop):
+        def call_soon_threadsafe(self, *arguments: Any, **options: Any) -> asyncio.Handle:  # type: ignore[override]
+            try:
+                return super().call_soon_threadsafe(*arguments, **options)
+            finally:
+                if threading.current_thread() is asking:
+                    asked.set()
+
+        def close(self) -> None:
+            """It runs no more, and is not closed yet."""
+            asking.start()
+            asked.wait(LIMIT)
+            super().close()
+
+    asking = threading.Thread(target=ask, daemon=True)
+    monkeypatch.setattr("pynode.api.blocking.loop_factory", lambda: Ending)
+    caller = Caller()
+    caller.close()
+    assert answers.get(timeout=LIMIT) == "the node does not run any more"
 
 
 def test_a_handler_in_a_thread_that_fails_ends_only_its_connection(network: Living) -> None:

@@ -28,10 +28,11 @@ from pynode.cli.children import MAX_RESTARTS, Relay, Relays
 from pynode.cli.common import locked, set_up_logs, unless
 from pynode.cli.get import site_of
 from pynode.cli.output import CliError, Output, Rate, bar, sentence, shown, size_words, table, time_words
+from pynode.cli.proxy import PAC_HEAD, _write_pac
 from pynode.cli.serve import _network, _Relay, relay_plan
 from pynode.cli.share import check_files, hash_file
 from pynode.cli.sites import DEFAULT_SITE, chosen_site, find_network, find_status, site_address
-from pynode.config import Config
+from pynode.config import Address, Config
 from pynode.config import parse as parse_config
 
 BARE = f"{'A' * 43}.{'A' * 43}"
@@ -505,3 +506,31 @@ def test_a_relay_that_crashes_too_often_stays_down(monkeypatch: pytest.MonkeyPat
 def test_the_module_runs_as_a_command() -> None:
     done = subprocess.run([sys.executable, "-m", "pynode", "--version"], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("convergence ")
+
+
+@pytest.mark.parametrize("kind", ["another file", "link", "dangling link", "fifo", "folder"])
+def test_a_pac_file_replaces_nothing_but_one_of_ours(kind: str, tmp_path: Path) -> None:
+    path, other = tmp_path / "proxy.pac", tmp_path / "other"
+    match kind:
+        case "another file":
+            path.write_text("mine")
+        case "link":
+            other.write_text(PAC_HEAD)
+            path.symlink_to(other)
+        case "dangling link":
+            path.symlink_to(other)
+        case "fifo":
+            os.mkfifo(path)
+        case "folder":
+            path.mkdir()
+    before = other.exists() and other.read_text()
+    with pytest.raises(CliError, match="choose another name"):
+        _write_pac(path, Address("127.0.0.1", 1080))
+    assert (other.exists() and other.read_text()) == before and set(tmp_path.iterdir()) <= {path, other}
+
+
+def test_a_pac_file_follows_the_port(tmp_path: Path) -> None:
+    path = tmp_path / "proxy.pac"
+    for port in (1080, 1081):
+        _write_pac(path, Address("127.0.0.1", port))
+        assert f"SOCKS5 127.0.0.1:{port};" in path.read_text() and list(tmp_path.iterdir()) == [path]

@@ -47,7 +47,7 @@ def test_timer_fires_once_at_its_last_deadline() -> None:
     asyncio.run(test())
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_asks_main_to_stop(number: signal.Signals) -> None:
     async def main(stop: asyncio.Event) -> int:
         os.kill(os.getpid(), number)
@@ -55,6 +55,21 @@ def test_a_signal_asks_main_to_stop(number: signal.Signals) -> None:
         return 7
 
     assert run(main) == 7
+
+
+def test_a_hangup_that_nohup_ignores_stays_ignored() -> None:
+    async def main(stop: asyncio.Event) -> int:
+        os.kill(os.getpid(), signal.SIGHUP)
+        os.kill(os.getpid(), signal.SIGTERM)  # told later than the other
+        await stop.wait()
+        await asyncio.sleep(0)
+        return 0 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else 1
+
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert run(main) == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_second_signal_cancels_main() -> None:

@@ -277,17 +277,42 @@ def test_a_command_that_reads_nothing_does_not_block_its_writer_for_ever(loop):
     run(loop, main())
 
 
+async def gone(pid):
+    """The process has ended."""
+    stat = Path(f"/proc/{pid}/stat")
+    while stat.exists() and stat.read_text().split()[2] != "Z":
+        await asyncio.sleep(0.01)
+
+
 @loops
-def test_an_abort_ends_the_command_and_what_it_started(loop, tmp_path):
+@pytest.mark.parametrize("then", ["wait", "exit 0"], ids=["it waits", "it has ended itself"])
+def test_an_abort_ends_the_command_and_what_it_started(loop, then, tmp_path):
     async def main():
         told = tmp_path / "pid"
-        pipe, user, exits = await command("sh", "-c", f"sleep 1000 & echo $! >{told}; echo up; wait")
+        pipe, user, exits = await command("sh", "-c", f"sleep 1000 & echo $! >{told}; echo up; {then}")
         pipe.start()
         await soon(user.came.wait())
-        pid = int(told.read_text())
-        pipe.abort(EndReason.DONE, NOW)
-        while Path(f"/proc/{pid}/stat").exists() and Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z":
+        while then != "wait" and not exits:
             await asyncio.sleep(0.01)
+        pipe.abort(EndReason.DONE, NOW)
+        await soon(gone(int(told.read_text())))
+
+    run(loop, main())
+
+
+@loops
+def test_a_command_that_ignores_sigterm_does_not_run_on(loop, monkeypatch):
+    monkeypatch.setattr("pynode.pipes.KILL_GRACE", 0.1)
+
+    async def main():
+        exited = asyncio.Event()
+        pipe = CommandPipe(Driver(), lambda code: exited.set())
+        await pipe.launch(["sh", "-c", "trap '' TERM; echo up; while :; do sleep 1000; done"])
+        user = User(pipe)
+        pipe.start()
+        await soon(user.came.wait())
+        pipe.abort(EndReason.DONE, NOW)
+        await soon(exited.wait())
 
     run(loop, main())
 
