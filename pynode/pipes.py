@@ -55,7 +55,7 @@ class _Local(Pipe):
         self._unused = 0  # bytes handed up and not consumed: while there are any, we read no more
         self._ended = self._heard_end = self._over = False
         # Before there is a handler. Event loops read a first time, however early they are told not to.
-        self._early: list[Callable[[Handler, float], None]] | None = []
+        self._early: list[Callable[[], None]] | None = []
 
     def start(self) -> None:
         """There is a handler: read from now on."""
@@ -63,8 +63,8 @@ class _Local(Pipe):
 
     def _start(self) -> None:
         early, self._early = self._early or [], None
-        for call in early:
-            self._tell(call)
+        for event in early:
+            event()
         self._read_on(self._unused <= 0)
 
     @property
@@ -78,28 +78,36 @@ class _Local(Pipe):
     # -- what came, each an input of the core
 
     def _received(self, data: bytes) -> None:
+        if self._waits(lambda: self._received(data)):
+            self._read_on(False)
+            return
         self._unused += len(data)
         self._tell(lambda handler, now: handler.data(data, now))
         self._read_on(self._unused <= 0)
 
     def _drained(self) -> None:
         self.congested = False
-        self._tell(lambda handler, now: handler.drained(now))
+        if not self._waits(self._drained):
+            self._tell(lambda handler, now: handler.drained(now))
 
     def _end_heard(self) -> None:
-        if not self._heard_end:
+        if not self._waits(self._end_heard) and not self._heard_end and not self._over:
             self._heard_end = True
             self._tell(lambda handler, now: handler.ended(now))
 
     def _lost(self, code: int) -> None:
-        if not self._over:
+        if not self._waits(lambda: self._lost(code)) and not self._over:
             self._over = True
             self._tell(lambda handler, now: handler.aborted(code, now))
 
-    def _tell(self, call: Callable[[Handler, float], None]) -> None:
+    def _waits(self, event: Callable[[], None]) -> bool:
+        """Whether there is no handler yet: this pipe is not over before somebody was told."""
         if self._early is not None:
-            self._early.append(call)
-        elif self.handler is not None:
+            self._early.append(event)
+        return self._early is not None
+
+    def _tell(self, call: Callable[[Handler, float], None]) -> None:
+        if self.handler is not None:
             handler = self.handler
             self._driver.run(lambda now: call(handler, now))
 
@@ -280,8 +288,7 @@ class CommandPipe(_Local, asyncio.SubprocessProtocol):
             asyncio.get_running_loop().call_later(EXIT_GRACE, self._end_heard)
         elif not self._ended:  # the command closed its input: what is written on is lost
             self._ended = True
-            self.congested = False
-            self._tell(lambda handler, now: handler.drained(now))
+            self._drained()
 
     def process_exited(self) -> None:
         assert self._process is not None
