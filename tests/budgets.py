@@ -15,14 +15,14 @@ from collections.abc import Iterable, Iterator
 BUDGETS = {
     "tests/browser": 2000,
     "tests/e2e": 400,
-    "tests/interop": 200,
-    "tests/unit/test_build.py": 100,
-    "tests/sim": 240,
-    "tests/unit/pynode": 120,
+    "tests/interop": 220,
+    "tests/unit/test_build.py": 110,
+    "tests/sim": 230,
+    "tests/unit/pynode": 140,
     "tests/ports": 70,
-    "tests/fuzz": 40,
+    "tests/fuzz": 35,
     "tests/property": 40,
-    "tests/unit": 180,
+    "tests/unit": 175,
 }
 
 

@@ -34,8 +34,8 @@ def network(website: Website, tmp_path_factory: pytest.TempPathFactory) -> Itera
     network.close()
 
 
-@pytest.fixture(scope="package", params=["direct", "convergence"])
+@pytest.fixture(scope="package", params=[pytest.param("direct", marks=pytest.mark.long), "convergence"])
 def way(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Way:
-    """Each test runs once for each way: the control, then the real one."""
+    """Each test runs once for each way: with --long the control, and always the real one."""
     folder = tmp_path_factory.mktemp("services")
     return direct(folder) if request.param == "direct" else through(request.getfixturevalue("network"), folder)

@@ -49,10 +49,11 @@ def test_a_result_of_10_mib_arrives(server: PostgreSql, port: int) -> None:
 
 
 def test_rows_are_copied_in(server: PostgreSql, port: int) -> None:
-    value(server, port, "CREATE TABLE rows (id integer PRIMARY KEY, word text)")
+    table = f"rows_{port}"  # the server is the same for each way
+    value(server, port, f"CREATE TABLE {table} (id integer PRIMARY KEY, word text)")
     rows = "".join(f"{number}\t{hashlib.md5(b'%d' % number).hexdigest()}\n" for number in range(1, ROWS + 1))
-    assert value(server, port, "COPY rows FROM STDIN", rows.encode()) == f"COPY {ROWS}"
-    sql = "SELECT count(*), count(*) FILTER (WHERE word = md5(id::text)) FROM rows"
+    assert value(server, port, f"COPY {table} FROM STDIN", rows.encode()) == f"COPY {ROWS}"
+    sql = f"SELECT count(*), count(*) FILTER (WHERE word = md5(id::text)) FROM {table}"
     assert value(server, port, sql) == f"{ROWS}|{ROWS}"
 
 

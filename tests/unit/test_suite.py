@@ -53,10 +53,10 @@ def test_each_folder_has_a_budget() -> None:
     assert [part for part in budgets.BUDGETS if not (ROOT / part).exists()] == []
 
 
-def test_a_run_within_its_budgets_takes_less_than_18_minutes() -> None:
-    """Two more are for lint, types and the build."""
+def test_a_run_within_its_budgets_takes_less_than_19_minutes() -> None:
+    """One more is for lint, types and the build, but for the page's TLS, which a fresh clone compiles once."""
     assert build.LANES[0] == "-n3"
-    assert sum(budgets.BUDGETS.values()) / 3 <= 18 * 60
+    assert sum(budgets.BUDGETS.values()) / 3 <= 19 * 60
 
 
 def test_a_test_counts_for_the_smallest_part_that_has_it() -> None:

@@ -400,3 +400,28 @@ def test_a_slow_sink_congests_and_then_drains():
         await soon(local.flushed.wait())
 
     asyncio.run(main())
+
+
+def test_a_command_that_was_over_before_it_had_a_handler_is_told_whole_and_in_order():
+    """Also where the far end has ended meanwhile, and whoever waits looks whether the pipe is closed."""
+
+    async def main():
+        pipe = CommandPipe(Driver())
+        exited = asyncio.Event()
+        pipe._on_exit = lambda code: exited.set()
+        await pipe.launch(["sh", "-c", "printf half; exit 7"])
+        await soon(exited.wait())
+        for _ in range(100):  # its output, and the end of that, have come
+            await asyncio.sleep(0.001)
+        assert not pipe.closed
+        user = User(pipe)
+        seen = []
+        user.drained = lambda now: seen.append(pipe.closed)
+        pipe.end(NOW)
+        assert not pipe.closed, "nobody was told"
+        pipe.start()
+        await soon(user.over.wait())
+        assert user.heard == b"half" and user.code == EndReason.MISC and pipe.closed
+        assert not any(seen)
+
+    asyncio.run(main())
