@@ -25,7 +25,8 @@ from convergence.pipes.duplex import Duplex, DuplexOf, HandlerOf, Passage, join
 from convergence.pipes.pending import Pending
 from convergence.pipes.stage import Plain, Stage
 from pynode.api.errors import ConnectError, PipeBroken
-from pynode.pipes import CHUNK, Deaf, DuplexTransport
+from pynode.duplex_transport import Deaf, DuplexTransport
+from pynode.pipes import CHUNK
 
 MAX_LINE = 64 * 1024  # bytes of a line, unless `readline` is told otherwise
 MAX_ALL = 64 << 20  # bytes that `readall` gathers, unless it is told otherwise

@@ -24,7 +24,7 @@ from convergence.path.place import Failed, Ready
 from convergence.pipes.pending import Pending
 from convergence.states import TIMEOUT, StateMachine, Table
 from convergence.wire.address import is_reserved
-from convergence.wire.relay import Begin
+from convergence.wire.relay import Begin, format_target
 
 MAX_DIRTINESS = 600.0  # seconds after its first use in which a circuit takes new streams (Tor's MaxCircuitDirtiness)
 LINGER = 30.0  # seconds a circuit without streams is kept: a program's next request often comes soon
@@ -182,7 +182,7 @@ class ExitConnections:
         """
         if is_reserved(host.lower()):
             raise LocalError("names of this kind lead nowhere from an exit")
-        target = Begin.to(f"[{host}]:{port}" if ":" in host else f"{host}:{port}").target
+        target = Begin.to(format_target(host, port)).target
         pipe = ExitPipe(self, self._outbox, target, isolation, now)
         self._place(pipe, now)
         return pipe

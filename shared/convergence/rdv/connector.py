@@ -185,7 +185,7 @@ class Connector:
             way.retry_at = now
         self.serve(now)
 
-    def stop(self, now: float, why: ConnectWhy = ConnectWhy.STOPPED) -> None:
+    def stop(self, now: float) -> None:
         """End all connections and circuits."""
         if self.stopped:
             return
@@ -194,7 +194,7 @@ class Connector:
             if timer is not None:
                 timer.cancel()
         for connection in list(self._connections):
-            self._fail(connection, Why(why), now)
+            self._fail(connection, Why(ConnectWhy.STOPPED), now)
         for way in self._ways.values():
             way.stop(now)
         self._ways.clear()

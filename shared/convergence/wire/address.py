@@ -19,7 +19,7 @@ from hashlib import sha256
 from convergence.codes import AddressFlaw
 from convergence.errors import ParseError, Problem
 from convergence.wire.ordb import ShareLink
-from convergence.wire.relay import PEER_HOST, RDV_SUFFIX, parse_target
+from convergence.wire.relay import PEER_HOST, RDV_SUFFIX, format_target, parse_target
 
 MAX_NAME = 1024  # bytes of a public service's text in UTF-8
 HASH_LEN = 32
@@ -42,7 +42,7 @@ class TcpAddress:
     @property
     def target(self) -> str:
         """For a BEGIN: "host:port"."""
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return format_target(self.host, self.port)
 
     def __str__(self) -> str:
         return f"tcp://{self.target}"
@@ -153,7 +153,7 @@ def address_of(host: str, port: int) -> Address:
             return PublicAddress.of(label.encode().decode("idna"))
         except UnicodeError:
             raise Problem(AddressFlaw.CHARACTERS) from None
-    host, port = _split(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+    host, port = _split(format_target(host, port))
     if is_reserved(host) or not port:
         raise Problem(AddressFlaw.NO_HOST)
     return TcpAddress(host, port)

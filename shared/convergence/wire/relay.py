@@ -115,6 +115,11 @@ def parse_target(target: str) -> tuple[str, int]:
     return host, port
 
 
+def format_target(host: str, port: int) -> str:
+    """host:port, with brackets around an IPv6 address: what `parse_target` takes."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def _parse_address(text: str, version: int) -> bytes | None:
     try:
         address = ip_address(text)
@@ -156,7 +161,7 @@ class Begin:
     @property
     def target(self) -> str:
         """host:port, with brackets around an IPv6 address."""
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return format_target(self.host, self.port)
 
     def encode(self) -> bytes:
         data = self.target.encode("ascii") + b"\0"
