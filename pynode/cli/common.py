@@ -1,7 +1,8 @@
 """What the commands have in common.
 
-Does: settings from file and options, a lock for each folder or download, waiting for something or for the end.
-Does not: run anything.
+Does: settings from file and options, a node while a command works, a lock for each folder or download, waiting for
+something or for the end.
+Does not: know what a command does.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from pynode import logs
-from pynode.app import App, NotJoinedError, bound
+from pynode.app import App, NotJoinedError, Plan, bound
 from pynode.cli.output import CliError, Output
+from pynode.cli.sites import network_of
 from pynode.cli.words import words
 from pynode.config import Address, Config, ConfigError, load
 
@@ -68,6 +70,24 @@ async def joined(app: App) -> bool:
             silent = f"There is no node in {source}: it should hold what `convergence relay --descriptor` writes."
         raise CliError(words(error.trouble.why) if error.trouble else silent) from None
     return True
+
+
+async def with_node(
+    arguments: argparse.Namespace, name: str, stop: asyncio.Event, work: Callable[[App], Awaitable[int]]
+) -> int:
+    """Join the network, do the work, leave. Returns the work's exit code; 130 when stopped before it begins. `name`:
+    marks log lines. Raises CliError, AppError."""
+    config = settings(arguments)
+    set_up_logs(arguments, config, name, "error")
+    network = await unless(stop, network_of(arguments))
+    if network is None:
+        return 130
+    app = App(Plan(network, stun=stun_servers(arguments, config), circuits=config.circuits), logs.log_event)
+    await app.start()
+    try:
+        return 130 if await unless(stop, joined(app)) is None else await work(app)
+    finally:
+        await app.stop()
 
 
 async def listening(where: Address | Path, make: Callable[[], asyncio.Protocol]) -> asyncio.Server:

@@ -14,30 +14,20 @@ from convergence.errors import EndReason, Problem
 from convergence.pipes.duplex import tie
 from convergence.pipes.pending import Pending
 from convergence.wire.address import Address as Far
-from pynode.app import App, Plan
-from pynode.cli.common import joined, listening, set_up_logs, settings, stun_servers, unless, warn_of_strangers
+from pynode.app import App
+from pynode.cli.common import listening, warn_of_strangers, with_node
 from pynode.cli.output import Output
 from pynode.cli.pipe import address_of
-from pynode.cli.sites import network_of
 from pynode.cli.words import connect_words, end_words, words
 from pynode.config import Address
-from pynode.logs import log_event
 from pynode.pipes import SocketPipe, Watch
 
 
 async def forward(arguments: argparse.Namespace, output: Output, stop: asyncio.Event) -> int:
     """The command. Returns its exit code."""
-    config = settings(arguments)
-    set_up_logs(arguments, config, "forward", "error")
     address = address_of(arguments.address)
-    network = await unless(stop, network_of(arguments))
-    if network is None:
-        return 130
-    app = App(Plan(network, stun=stun_servers(arguments, config), circuits=config.circuits), log_event)
-    await app.start()
-    try:
-        if await unless(stop, joined(app)) is None:
-            return 130
+
+    async def work(app: App) -> int:
         command = _Command(app, output, address, arguments.wait)
         async with await listening(arguments.listen, lambda: SocketPipe(app.driver, command.came)) as server:
             where, port = _bound(server, arguments.listen)
@@ -47,8 +37,8 @@ async def forward(arguments: argparse.Namespace, output: Output, stop: asyncio.E
             output.record("listening", listen=where, port=port)
             await stop.wait()
         return 0
-    finally:
-        await app.stop()
+
+    return await with_node(arguments, "forward", stop, work)
 
 
 class _Command:

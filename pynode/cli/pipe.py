@@ -13,16 +13,13 @@ import os
 import sys
 
 from convergence.errors import EndReason, Problem
-from convergence.events import Event
 from convergence.pipes.duplex import tie
 from convergence.pipes.pending import Pending
 from convergence.wire.address import Address, TcpAddress, parse_address
-from pynode.app import App, Plan
-from pynode.cli.common import joined, set_up_logs, settings, stun_servers, unless
+from pynode.app import App
+from pynode.cli.common import unless, with_node
 from pynode.cli.output import CliError, Output, Rate, size_words
-from pynode.cli.sites import network_of
 from pynode.cli.words import connect_words, end_words, error_words
-from pynode.logs import log_event
 from pynode.pipes import StdioPipe, Watch
 
 BROKE = 3  # exit code: the connection stood, and then broke
@@ -41,24 +38,12 @@ def address_of(text: str) -> Address:
 async def pipe(arguments: argparse.Namespace, output: Output, stop: asyncio.Event) -> int:
     """The command. Returns its exit code: 0 both sides ended, 1 no connection, 3 it broke."""
     output = Output(output.as_json, out=sys.stderr)  # standard output is for bytes
-    config = settings(arguments)
-    set_up_logs(arguments, config, "pipe", "error")
     address = address_of(arguments.address)
-    network = await unless(stop, network_of(arguments))
-    if network is None:
-        return 130
-    app = App(Plan(network, stun=stun_servers(arguments, config), circuits=config.circuits), _log)
-    await app.start()
-    try:
-        if await unless(stop, joined(app)) is None:
-            return 130
+
+    async def work(app: App) -> int:
         return await _Command(app, output, address, arguments.wait).run(stop, arguments.progress)
-    finally:
-        await app.stop()
 
-
-def _log(event: Event) -> None:
-    log_event(event)
+    return await with_node(arguments, "pipe", stop, work)
 
 
 class _Patient(Watch):

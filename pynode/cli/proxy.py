@@ -21,12 +21,10 @@ from convergence.pipes.pending import Pending
 from convergence.pipes.socks import Ask
 from convergence.rdv.connector import Connection
 from convergence.wire.address import address_of
-from pynode.app import App, Plan
-from pynode.cli.common import joined, listening, set_up_logs, settings, stun_servers, unless, warn_of_strangers
+from pynode.app import App
+from pynode.cli.common import listening, warn_of_strangers, with_node
 from pynode.cli.output import CliError, Output
-from pynode.cli.sites import network_of
 from pynode.config import Address
-from pynode.logs import log_event
 from pynode.pipes import SocketPipe
 
 MAX_LOCAL = 2048  # connections of programs at once; more are closed
@@ -36,16 +34,8 @@ PAC = PAC_HEAD + 'function FindProxyForURL(url, host) {{\n  return "SOCKS5 {addr
 
 async def proxy(arguments: argparse.Namespace, output: Output, stop: asyncio.Event) -> int:
     """The command. Returns its exit code."""
-    config = settings(arguments)
-    set_up_logs(arguments, config, "proxy", "error")
-    network = await unless(stop, network_of(arguments))
-    if network is None:
-        return 130
-    app = App(Plan(network, stun=stun_servers(arguments, config), circuits=config.circuits), log_event)
-    await app.start()
-    try:
-        if await unless(stop, joined(app)) is None:
-            return 130
+
+    async def work(app: App) -> int:
         door = _Door(app, output, arguments.wait)
         async with await listening(arguments.listen, door.local) as server:
             address = Address(arguments.listen.host, server.sockets[0].getsockname()[1])
@@ -59,8 +49,8 @@ async def proxy(arguments: argparse.Namespace, output: Output, stop: asyncio.Eve
             output.record("listening", listen=str(address), port=address.port)
             await stop.wait()
         return 0
-    finally:
-        await app.stop()
+
+    return await with_node(arguments, "proxy", stop, work)
 
 
 class _Door:
