@@ -23,12 +23,19 @@ def start(node_key=CURRENT[0], identity=IDENTITY, message=CLIENT_MESSAGE, **veri
     return ntor_v3.client_start(CRYPTO, b"\3" * 32, identity, node_key, message, **verification)
 
 
-def answer(onionskin, keys=KEYS, reply=lambda message: SERVER_MESSAGE, **verification):
-    return ntor_v3.server_reply(CRYPTO, b"\4" * 32, IDENTITY, keys, onionskin, 92, reply, **verification)
+def answer(onionskin, keys=KEYS, reply=lambda message: SERVER_MESSAGE, crypto=CRYPTO, **verification):
+    return ntor_v3.server_reply(crypto, b"\4" * 32, IDENTITY, keys, onionskin, 92, reply, **verification)
 
 
-def finish(state, reply):
-    return ntor_v3.client_finish(CRYPTO, state, reply, 92)
+def finish(state, reply, crypto=CRYPTO):
+    return ntor_v3.client_finish(crypto, state, reply, 92)
+
+
+class Idle(CPythonCrypto):
+    """For what has to be refused before it costs an exponentiation."""
+
+    def x25519(self, secret, public, /):
+        pytest.fail("an exponentiation for nothing")
 
 
 def refuse(onionskin, **arguments):
@@ -91,11 +98,21 @@ def test_key_material_of_any_length_is_a_prefix_of_the_same_stream():
 
 @pytest.mark.parametrize("keys", [(PREVIOUS,), ()], ids=["other", "none"])
 def test_an_onionskin_for_a_key_we_lack_is_refused(keys):
-    refuse(start()[1], keys=keys)
+    refuse(start()[1], keys=keys, crypto=Idle())
 
 
 def test_an_onionskin_for_another_node_is_refused():
-    refuse(start(identity=bytes(32))[1])
+    refuse(start(identity=bytes(32))[1], crypto=Idle())
+
+
+def test_what_is_too_short_is_refused_at_once():
+    state, onionskin = start(message=b"")
+    reply, _ = answer(onionskin, reply=lambda message: b"")
+    for size in range(ntor_v3.MIN_ONIONSKIN_LEN):
+        refuse(onionskin[:size], crypto=Idle())
+    for size in range(ntor_v3.MIN_REPLY_LEN):
+        with pytest.raises(CryptoError):
+            finish(state, reply[:size], crypto=Idle())
 
 
 def test_an_onionskin_that_names_our_key_but_is_made_for_another_is_refused():
