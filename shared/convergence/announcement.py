@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from convergence.circuit.hop import OFFERED
 from convergence.crypto.keys import NodeKeys
 from convergence.facilitator.client import LIFETIME, RTC_LIFETIME
 from convergence.netdir.nodes import MAX_CLOCK_SKEW
 from convergence.ports import Crypto
 from convergence.wire.descriptor import Descriptor, Transport, TransportKind
-from convergence.wire.target import Role
+from convergence.wire.target import Protocols, Role
 
 
 class Announcement:
@@ -66,5 +67,13 @@ class Announcement:
         keys = self._keys
         published = self._published = max(int(now), self._published + 1)
         expires = published + (LIFETIME if self._urls else RTC_LIFETIME)
-        descriptor = Descriptor(keys.identity, keys.ntor_public, published, expires, roles, tuple(transports))
+        descriptor = Descriptor(
+            keys.identity,
+            keys.ntor_public,
+            published,
+            expires,
+            roles,
+            tuple(transports),
+            protocols=OFFERED if roles else Protocols(0),
+        )
         return descriptor.sign(lambda message: self._crypto.ed25519_sign(keys.identity_seed, message))

@@ -157,7 +157,7 @@ class Endpoint:
             del self._ready[entry]
             if entry.ready:
                 cells = entry.take(min(burst, FAIR_RUN))
-                self._flow.sent(self._transmit(cells), now)
+                self._flow.sent(self._transmit(cells), self._outbox.steady(now))
                 if entry.ready:
                     self._ready[entry] = None
             entry.settle(now)
@@ -241,6 +241,7 @@ class Endpoint:
     def _drop(self, stream_id: int) -> Entry | None:
         entry = self.entries.pop(stream_id, None)
         if entry is not None and not self._closed:
+            entry.flow.ended()
             self._streams.remove(1)
         return entry
 
@@ -249,7 +250,7 @@ class Endpoint:
             sendme = Sendme.parse(payload)
             if sendme.version != 1:
                 raise RemoteError("circuit SENDME without a digest")
-            self._flow.acknowledge(sendme.digest, self._congested(), now)
+            self._flow.acknowledge(sendme.digest, self._congested(), self._outbox.steady(now))
             self.resume()
         elif command == RelayCommand.DROP:
             return  # long-range padding

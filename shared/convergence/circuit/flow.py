@@ -7,7 +7,6 @@ Does not: send or parse anything.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
 from hmac import compare_digest
 from typing import Protocol as Shape
@@ -41,7 +40,7 @@ class StreamFlow(Shape):
     def sent(self, cells: int) -> None: ...
 
     def received(self) -> Sequence[Message]:
-        """One DATA cell came. Raises RemoteError when it was one too many."""
+        """One DATA cell came. Raises RemoteError or StreamError when it was one too many."""
         ...
 
     def consumed(self, cells: int) -> Sequence[Message]:
@@ -51,6 +50,10 @@ class StreamFlow(Shape):
     def control(self, command: int, payload: bytes) -> None:
         """Another message came on the stream: the far end's side of this. Raises StreamError when it is not due,
         RemoteError for a command that is none of flow control."""
+        ...
+
+    def ended(self) -> None:
+        """The stream is over; what was not consumed is dropped, or somebody else's."""
         ...
 
 
@@ -84,28 +87,30 @@ class CircuitFlow(Shape):
 
 
 class Tags:
-    """The digests that coming SENDMEs have to quote: of one DATA cell in every `increment` that were sent."""
+    """What coming SENDMEs have to quote: one DATA cell in every `increment` that were sent."""
 
-    __slots__ = ("_increment", "_until", "_digests")
+    __slots__ = ("_increment", "_until", "_tags")
 
     def __init__(self, increment: int) -> None:
         self._increment = increment
         self._until = increment
-        self._digests: deque[bytes] = deque()  # at most a window / increment
+        # Digest, and when it went out; at most a window / increment. A deque would be quicker, but takes ten times as
+        # much memory while it is empty, as it is on most circuits.
+        self._tags: list[tuple[bytes, float]] = []
 
-    def sent(self, digests: Sequence[bytes]) -> int:
-        """Returns how many of these cells a SENDME will quote."""
+    def sent(self, digests: Sequence[bytes], now: float) -> None:
         quoted = digests[self._until - 1 :: self._increment]
-        self._digests += quoted
+        self._tags += [(digest, now) for digest in quoted]
         self._until += len(quoted) * self._increment - len(digests)
-        return len(quoted)
 
-    def take(self, digest: bytes) -> None:
-        """Raises RemoteError."""
-        if not self._digests:
+    def take(self, digest: bytes) -> float:
+        """When the cell went out. Raises RemoteError unless it is the one that is to be quoted next."""
+        if not self._tags:
             raise RemoteError("circuit SENDME that was not due", reason=DestroyReason.PROTOCOL)
-        if not compare_digest(self._digests.popleft(), digest):
+        tag, sent = self._tags.pop(0)
+        if not compare_digest(tag, digest):
             raise RemoteError("circuit SENDME with a wrong digest", reason=DestroyReason.PROTOCOL)
+        return sent
 
 
 class FixedWindows:
@@ -120,7 +125,7 @@ class FixedWindows:
 
     def sent(self, digests: Sequence[bytes], now: float) -> None:
         self.burst -= len(digests)
-        self._tags.sent(digests)
+        self._tags.sent(digests, now)
 
     def acknowledge(self, digest: bytes, blocked: bool, now: float) -> None:
         self._tags.take(digest)
@@ -167,3 +172,6 @@ class StreamWindows:
         if self.room + STREAM_INCREMENT > STREAM_WINDOW:
             raise StreamError("stream SENDME that was not due")
         self.room += STREAM_INCREMENT
+
+    def ended(self) -> None:
+        return

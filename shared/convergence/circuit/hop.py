@@ -9,17 +9,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol as Shape
 
+from convergence.circuit.congestion import Parameters, Vegas
 from convergence.circuit.flow import CircuitFlow, FixedWindows
-from convergence.crypto import ntor
+from convergence.crypto import ntor, ntor_v3
 from convergence.crypto.keys import OnionKeys
 from convergence.crypto.onion import KEY_MATERIAL_LEN, HopKeys
 from convergence.errors import RemoteError
 from convergence.ports import Crypto, Rng
 from convergence.wire.create import Create2, HandshakeType
+from convergence.wire.extensions import CircuitRequest, CircuitResponse
 from convergence.wire.relay import V0, RelayFormat
-from convergence.wire.target import RelayTarget
+from convergence.wire.target import Protocols, RelayTarget
+
+OFFERED = Protocols.NTOR_V3 | Protocols.CONGESTION_CONTROL
+"""What we speak as a relay."""
+SENDME_INC = Parameters().sendme_inc
+MOST_APART = 2
+"""By this factor a relay's sendme_inc may differ from ours (proposal 324 section 10.5)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +58,12 @@ class ClientHandshake(Shape):
     def onionskin(self) -> bytes: ...
 
     def finish(self, reply: bytes) -> Hop:
-        """Raises CryptoError unless the reply is from the relay that the onionskin is for."""
+        """Raises RemoteError unless the reply is from the relay that the onionskin is for, and answers it."""
         ...
 
 
 class NtorClient:
-    """ntor: no extensions, so fixed windows."""
+    """ntor: it can agree on nothing but keys."""
 
     kind = HandshakeType.NTOR
 
@@ -67,16 +76,66 @@ class NtorClient:
         return Hop(HopKeys.from_material(self._crypto, material))
 
 
+class NtorV3Client:
+    """ntor-v3, with a request for what the relay speaks."""
+
+    kind = HandshakeType.NTOR_V3
+
+    def __init__(self, crypto: Crypto, rng: Rng, target: RelayTarget) -> None:
+        self._crypto = crypto
+        self._request = CircuitRequest(congestion_control=Protocols.CONGESTION_CONTROL in target.protocols)
+        self._state, self.onionskin = ntor_v3.client_start(
+            crypto, rng.random(32), target.identity, target.ntor_key, self._request.encode()
+        )
+
+    def finish(self, reply: bytes) -> Hop:
+        answer, material = ntor_v3.client_finish(self._crypto, self._state, reply, KEY_MATERIAL_LEN)
+        keys = HopKeys.from_material(self._crypto, material)
+        increment = CircuitResponse.parse(answer, self._request).sendme_inc
+        if increment is None:
+            return Hop(keys)
+        if not SENDME_INC <= increment * MOST_APART <= SENDME_INC * MOST_APART**2:
+            raise RemoteError(f"a relay that acknowledges every {increment} cells")
+        return Hop(keys, congestion_control(increment))
+
+
+def congestion_control(sendme_inc: int) -> Callable[[], CircuitFlow]:
+    return partial(Vegas, Parameters(sendme_inc=sendme_inc))
+
+
 def begin_handshake(crypto: Crypto, rng: Rng, target: RelayTarget) -> ClientHandshake:
-    """Begin a handshake with a relay."""
+    """Begin the best handshake that a relay offers."""
+    if Protocols.NTOR_V3 in target.protocols:
+        return NtorV3Client(crypto, rng, target)
     return NtorClient(crypto, rng, target)
 
 
 def answer_handshake(crypto: Crypto, rng: Rng, keys: OnionKeys, create: Create2) -> tuple[bytes, Hop]:
     """As a relay: the reply and the hop. Raises RemoteError when the onionskin is not one for us."""
-    if create.handshake_type != HandshakeType.NTOR:
-        raise RemoteError(f"handshake type {create.handshake_type} is not offered")
-    reply, material = ntor.server_reply(
-        crypto, rng.random(32), keys.node_id, keys.ntor, create.handshake_data, KEY_MATERIAL_LEN
+    if create.handshake_type == HandshakeType.NTOR:
+        reply, material = ntor.server_reply(
+            crypto, rng.random(32), keys.node_id, keys.ntor, create.handshake_data, KEY_MATERIAL_LEN
+        )
+        return reply, Hop(HopKeys.from_material(crypto, material))
+    if create.handshake_type == HandshakeType.NTOR_V3:
+        return _answer_ntor_v3(crypto, rng, keys, create.handshake_data)
+    raise RemoteError(f"handshake type {create.handshake_type} is not offered")
+
+
+def _answer_ntor_v3(crypto: Crypto, rng: Rng, keys: OnionKeys, onionskin: bytes) -> tuple[bytes, Hop]:
+    new_flow: Callable[[], CircuitFlow] = FixedWindows
+
+    def grant(message: bytes) -> bytes | None:
+        nonlocal new_flow
+        request = CircuitRequest.parse(message)
+        if request.capabilities:
+            return None  # none of those that a client may ask for is offered
+        if not request.congestion_control:
+            return CircuitResponse().encode()
+        new_flow = congestion_control(SENDME_INC)
+        return CircuitResponse(SENDME_INC).encode()
+
+    reply, material = ntor_v3.server_reply(
+        crypto, rng.random(32), keys.identity, keys.ntor, onionskin, KEY_MATERIAL_LEN, grant
     )
-    return reply, Hop(HopKeys.from_material(crypto, material))
+    return reply, Hop(HopKeys.from_material(crypto, material), new_flow)

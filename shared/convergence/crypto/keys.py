@@ -20,10 +20,12 @@ class OnionKeys:
     """What a relay answers circuit handshakes with.
 
     Args:
-        node_id: its NODEID (20 bytes).
+        identity: its Ed25519 identity (32 bytes), which ntor-v3 names it by.
+        node_id: its NODEID (20 bytes), for ntor.
         ntor: (public, secret), 32 bytes each: the current key first, then the one before while clients may use it.
     """
 
+    identity: bytes
     node_id: bytes
     ntor: tuple[tuple[bytes, bytes], ...]
 
@@ -95,4 +97,4 @@ class NodeKeys:
     def onion(self) -> OnionKeys:
         current = (self.ntor_public, self.ntor_secret)
         keys = (current,) if self.previous is None else (current, self.previous)
-        return OnionKeys(node_id_of(self.identity), keys)
+        return OnionKeys(self.identity, node_id_of(self.identity), keys)

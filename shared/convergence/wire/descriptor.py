@@ -18,11 +18,13 @@ from convergence.ports import Buffer
 from convergence.wire.certs import SIGNATURE_LEN, Sign, Verify
 from convergence.wire.linkspec import ed25519_specifier
 from convergence.wire.reader import Reader, utf8
-from convergence.wire.target import RelayTarget, Role, node_id_of
+from convergence.wire.target import Protocols, RelayTarget, Role, node_id_of
 
 KEY_LEN = 32
 VERSION = 1
 DESCRIPTOR_PREFIX = b"convergence:descriptor:1"
+ROLE_BITS = 4
+"""One byte holds roles, and above them protocols: to nodes that know none these are unknown roles."""
 MAX_ADDRESS = 255
 MAX_TRANSPORTS = 4
 MAX_INTRODUCERS = 3
@@ -82,6 +84,7 @@ class Descriptor:
         ntor_key: X25519 public key for circuit handshakes.
         published, expires: Unix seconds.
         signature: over "convergence:descriptor:1" and `body()`; empty while not signed.
+        protocols: what its relay speaks.
     """
 
     identity: bytes
@@ -91,13 +94,14 @@ class Descriptor:
     roles: Role
     transports: tuple[Transport, ...] = ()
     signature: bytes = b""
+    protocols: Protocols = Protocols(0)
 
     def body(self) -> bytes:
         """All but the signature, exactly as it was parsed."""
         dates = self.published.to_bytes(8, "big") + self.expires.to_bytes(8, "big")
         transports = b"".join(transport.encode() for transport in self.transports)
         head = bytes([VERSION]) + self.identity + self.ntor_key + dates
-        return head + bytes([self.roles, len(self.transports)]) + transports
+        return head + bytes([self.roles | self.protocols << ROLE_BITS, len(self.transports)]) + transports
 
     def sign(self, sign: Sign) -> Descriptor:
         """A signed copy. Raises LocalError if it would not parse."""
@@ -130,14 +134,15 @@ class Descriptor:
         published, expires = reader.unsigned(8), reader.unsigned(8)
         if expires <= published:
             raise ParseError("descriptor expires before it is published")
-        roles = Role(reader.unsigned(1))
+        offers = reader.unsigned(1)
+        roles, protocols = Role(offers & (1 << ROLE_BITS) - 1), Protocols(offers >> ROLE_BITS)
         count = reader.unsigned(1)
         if count > MAX_TRANSPORTS:
             raise ParseError(f"descriptor with {count} transports, the limit is {MAX_TRANSPORTS}")
         transports = tuple(_read_transport(reader) for _ in range(count))
         signature = reader.take(SIGNATURE_LEN)
         reader.finish()
-        return cls(identity, ntor_key, published, expires, roles, transports, signature)
+        return cls(identity, ntor_key, published, expires, roles, transports, signature, protocols)
 
     @cached_property
     def target(self) -> RelayTarget:
@@ -147,6 +152,7 @@ class Descriptor:
             (ed25519_specifier(self.identity),),
             node_id_of(self.identity),
             self.ntor_key,
+            self.protocols,
             self.roles,
             frozenset() if self.ws_url is None else frozenset((self.ws_url.partition(":")[0],)),
             self.rtc,

@@ -64,6 +64,8 @@ class RelayCommand(IntEnum):
     BEGIN_DIR = 13
     EXTEND2 = 14
     EXTENDED2 = 15
+    XOFF = 43
+    XON = 44
     DB_INFO = 80
 
 

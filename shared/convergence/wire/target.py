@@ -23,6 +23,13 @@ class Role(IntFlag):
     EXIT = 4
 
 
+class Protocols(IntFlag):
+    """What a relay speaks, where relays differ (tor-spec "Subprotocol versioning"). Unknown bits are kept."""
+
+    NTOR_V3 = 1  # Relay=4: the handshake
+    CONGESTION_CONTROL = 2  # FlowCtrl=2, agreed on by ntor-v3
+
+
 @dataclass(frozen=True, slots=True)
 class RelayTarget:
     """One relay.
@@ -32,6 +39,7 @@ class RelayTarget:
         specifiers: how EXTEND2 names it.
         node_id: ntor's NODEID (20 bytes).
         ntor_key: X25519 public key (32 bytes) for circuit handshakes.
+        protocols: what it speaks.
         roles: what it offers.
         schemes: of the addresses at which others open links to it ("ws", "wss"); none: it has no address.
         rtc: whether it speaks WebRTC, by which nodes without an address are reached.
@@ -41,6 +49,7 @@ class RelayTarget:
     specifiers: tuple[LinkSpecifier, ...]
     node_id: bytes
     ntor_key: bytes
+    protocols: Protocols
     roles: Role
     schemes: frozenset[str]
     rtc: bool

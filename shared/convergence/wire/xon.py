@@ -12,10 +12,6 @@ from convergence.errors import LocalError, ParseError
 from convergence.ports import Buffer
 from convergence.wire.reader import Reader
 
-XOFF_COMMAND = 43
-XON_COMMAND = 44
-"""Relay commands (tor-spec, "Relay messages")."""
-
 UNLIMITED = 0
 """As a rate: send as fast as you like. It never means "do not send"."""
 

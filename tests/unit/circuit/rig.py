@@ -25,7 +25,7 @@ from convergence.outbox import Outbox
 from convergence.wire.cells import Command, encode_cell
 from convergence.wire.descriptor import Descriptor
 from convergence.wire.relay import RelayCommand, pack_message
-from convergence.wire.target import Role
+from convergence.wire.target import Protocols, Role
 from pynode.crypto import CPythonCrypto
 
 CRYPTO = CPythonCrypto()
@@ -141,7 +141,8 @@ class Machine:
     @property
     def target(self):
         keys = self.keys
-        return Descriptor(keys.identity, keys.ntor_public, 0, 1 << 40, Role(7), ()).target
+        descriptor = Descriptor(keys.identity, keys.ntor_public, 0, 1 << 40, Role(7), (), protocols=self.net.protocols)
+        return descriptor.target
 
     @property
     def events(self):
@@ -213,6 +214,7 @@ class Net:
         self.by_identity = {}
         self.when_open = {}
         self.cut = cut or (lambda data: [data])
+        self.protocols = Protocols(0)  # that relays say they speak
         self.tap = None  # tap(sender, receiver, data) -> data to deliver
         self._channels = 0
         self._peers = {}  # (machine, channel) -> (machine, channel)

@@ -8,7 +8,6 @@ from convergence.wire.descriptor import (
     MAX_DESCRIPTOR,
     MAX_TRANSPORTS,
     Descriptor,
-    Role,
     Transport,
     TransportKind,
     check_ws_url,
@@ -35,6 +34,7 @@ from convergence.wire.facilitator import (
     encode_record,
     register_statement,
 )
+from convergence.wire.target import Protocols, Role
 from pynode.crypto import CPythonCrypto
 
 CRYPTO = CPythonCrypto()
@@ -70,10 +70,10 @@ def test_descriptor_comes_back_and_verifies():
 
 def test_unknown_roles_and_transports_are_kept():
     other = Transport(9, "anything goes: \u20ac")
-    descriptor = replace(DESCRIPTOR, roles=Role(0x81), transports=(other,)).sign(sign)
+    descriptor = replace(DESCRIPTOR, roles=Role(9), protocols=Protocols(9), transports=(other,)).sign(sign)
     parsed = Descriptor.parse(descriptor.encode())
     assert parsed == descriptor
-    assert Role.RELAY in parsed.roles
+    assert Role.RELAY in parsed.roles and Protocols.NTOR_V3 in parsed.protocols
     assert parsed.ws_url is None
 
 

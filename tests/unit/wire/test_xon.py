@@ -1,12 +1,13 @@
 import pytest
 
 from convergence.errors import LocalError, ParseError
-from convergence.wire.xon import UNLIMITED, XOFF_COMMAND, XON_COMMAND, Xoff, Xon
+from convergence.wire.relay import RelayCommand
+from convergence.wire.xon import UNLIMITED, Xoff, Xon
 
 
 def test_commands():
     """As in C tor's or.h."""
-    assert (XOFF_COMMAND, XON_COMMAND) == (43, 44)
+    assert (RelayCommand.XOFF, RelayCommand.XON) == (43, 44)
 
 
 def test_layouts():
