@@ -26,8 +26,8 @@ T = TypeVar("T", RouterDescriptor, ExtraInfo)
 
 
 @dataclass(frozen=True)
-class RsaIdentity:
-    """A relay's RSA identity.
+class RsaSecret:
+    """A relay's RSA identity, or its old onion key.
 
     Args:
         der: the public key.
@@ -39,13 +39,19 @@ class RsaIdentity:
 
 
 def sign_descriptor(
-    crypto: Crypto, keys: NodeKeys, rsa: RsaIdentity, descriptor: RouterDescriptor, expires: float
+    crypto: Crypto,
+    keys: NodeKeys,
+    rsa: RsaSecret,
+    descriptor: RouterDescriptor,
+    expires: float,
+    onion: RsaSecret | None = None,
 ) -> bytes:
     """The signed document of a relay with these keys.
 
     Args:
         descriptor: what it says; its keys and certificates of keys are filled in.
         expires: Unix seconds, rounded up to the hour: how long its certificates are valid.
+        onion: an RSA onion key, of which nobody makes use. Authorities of Tor 0.4.9 still refuse a relay without one.
 
     Raises:
         LocalError: it would not parse.
@@ -60,11 +66,13 @@ def sign_descriptor(
         ntor_key=keys.ntor_public,
         ntor_cert=replace(crosscert, signature=signature),
         ntor_sign=sign_bit,
+        onion_key=onion.der if onion else None,
+        onion_crosscert=onion.sign(sha1(rsa.der).digest() + keys.identity) if onion else None,
     )
     return _sign(crypto, keys, rsa, full)
 
 
-def sign_extra_info(crypto: Crypto, keys: NodeKeys, rsa: RsaIdentity, info: ExtraInfo, expires: float) -> bytes:
+def sign_extra_info(crypto: Crypto, keys: NodeKeys, rsa: RsaSecret, info: ExtraInfo, expires: float) -> bytes:
     """The same for an extra-info document; the descriptor then has the `digests` of what this returns, parsed."""
     rsa_identity = sha1(rsa.der).digest()
     return _sign(
@@ -130,7 +138,7 @@ def _identity_cert(crypto: Crypto, keys: NodeKeys, expires: float) -> Ed25519Cer
     )
 
 
-def _sign(crypto: Crypto, keys: NodeKeys, rsa: RsaIdentity, document: RouterDescriptor | ExtraInfo) -> bytes:
+def _sign(crypto: Crypto, keys: NodeKeys, rsa: RsaSecret, document: RouterDescriptor | ExtraInfo) -> bytes:
     data = document.body() + b"router-sig-ed25519 "
     signature = crypto.ed25519_sign(keys.signing_seed, sha256(ED25519_PREFIX + data).digest())
     data += f"{unpadded(signature)}\nrouter-signature\n".encode()

@@ -88,12 +88,8 @@ class ConsensusDirectory:
 
     def missing(self, consensus: Consensus, now: float) -> list[CertificateName]:
         """The certificates to ask for, to check this consensus."""
-        names = ((item.identity, item.signing_digest) for item in consensus.signatures)
-        return list(
-            dict.fromkeys(
-                name for name in names if name[0] in self._authorities and self._signing_key(name, now) is None
-            )
-        )
+        names = dict.fromkeys((item.identity, item.signing_digest) for item in consensus.signatures)
+        return [name for name in names if name[0] in self._authorities and self._signing_key(name, now) is None]
 
     def add_certificates(self, data: bytes, asked: Collection[CertificateName], now: float) -> list[str]:
         """Take over the certificates that were asked for. Returns why others were refused: one that has expired, say,

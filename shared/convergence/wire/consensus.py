@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
 from hashlib import sha1, sha3_256, sha256
+from typing import NamedTuple
 
 from convergence.errors import ParseError
 from convergence.wire.netdoc import SIGNATURE, Document, Item, OrAddress, parse_address, parse_base64, parse_hex
@@ -36,9 +37,9 @@ _SIGNATURE_START = b"\ndirectory-signature "
 _FOOTER_START = b"\ndirectory-footer\n"
 _BYTE = r"(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
 _RELAY = re.compile(
-    r"(?P<nickname>[A-Za-z0-9]{1,19}) (?P<identity>[A-Za-z0-9+/]{27}) (?:(?P<digest>[A-Za-z0-9+/]{27}) )?"
-    rf"[0-9-]{{10}} [0-9:]{{8}} (?P<address>(?:{_BYTE}\.){{3}}{_BYTE}) "
-    r"(?P<or_port>[0-9]{1,5}) (?P<dir_port>[0-9]{1,5})(?: .*)?",
+    r"([A-Za-z0-9]{1,19}) ([A-Za-z0-9+/]{27}) (?:([A-Za-z0-9+/]{27}) )?"
+    rf"[0-9-]{{10}} [0-9:]{{8}} ((?:{_BYTE}\.){{3}}{_BYTE}) "
+    r"([0-9]{1,5}) ([0-9]{1,5})(?: .*)?",
     re.ASCII,
 )
 _BANDWIDTH = re.compile(r"(?:.* )?Bandwidth=([0-9]{1,10})(?: .*)?", re.ASCII)
@@ -52,9 +53,8 @@ class Flavor(StrEnum):
     NS = "ns"
 
 
-@dataclass(frozen=True, slots=True)
-class RelayStatus:
-    """What the authorities say about one relay.
+class RelayStatus(NamedTuple):
+    """What the authorities say about one relay. A tuple, since there are thousands.
 
     Args:
         identity: SHA-1 of its RSA identity key, 20 bytes.
@@ -65,7 +65,7 @@ class RelayStatus:
         protocols: what it supports of each subprotocol.
         bandwidth: its weight; `measured` tells whether it was measured.
         version: "Tor 0.4.9.11"; "" if none is given.
-        ipv6: its first IPv6 address.
+        address6: another address and port, as it is written; see `ipv6`.
     """
 
     nickname: str
@@ -79,7 +79,16 @@ class RelayStatus:
     bandwidth: int
     measured: bool
     version: str
-    ipv6: OrAddress | None
+    address6: str
+
+    @property
+    def ipv6(self) -> OrAddress | None:
+        """Its IPv6 address, if it has a valid one."""
+        try:
+            address = parse_address(self.address6)
+        except ParseError:
+            return None
+        return address if address[0].version == 6 else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,43 +265,44 @@ def _relays(section: bytes, flavor: Flavor) -> tuple[tuple[RelayStatus, ...], in
 def _relay(
     entry: str, flavor: Flavor, flags: dict[str, frozenset[str]], protocols: dict[str, Protocols]
 ) -> RelayStatus:
-    head, *lines = entry.split("\n")
-    match = _RELAY.fullmatch(head)
-    if match is None or (match["digest"] is None) == (flavor is Flavor.NS):
+    lines = entry.split("\n")
+    match = _RELAY.fullmatch(lines[0])
+    if match is None:
         raise ParseError("a relay without a valid first line")
+    nickname, identity, digest, address, or_port, dir_port = match.groups()
     values: dict[str, str] = {}
-    ipv6 = None
-    for line in lines:
+    address6 = ""
+    for line in lines[1:]:
         keyword, _, rest = line.partition(" ")
         if keyword in _ONCE:
             if keyword in values:
                 raise ParseError("a relay has the same line twice")
             values[keyword] = rest
-        elif keyword == "a" and ipv6 is None:
-            address = parse_address(rest.partition(" ")[0])
-            ipv6 = address if address[0].version == 6 else None
+        elif keyword == "a" and rest.startswith("[") and not address6:
+            address6 = rest.partition(" ")[0]
     flag_line, protocol_line, weight = values.get("s", ""), values.get("pr", ""), values.get("w", "")
     if flag_line not in flags:
         flags[flag_line] = frozenset(flag_line.split())
     if protocol_line not in protocols:
         protocols[protocol_line] = Protocols.parse(protocol_line)
     bandwidth = _BANDWIDTH.fullmatch(weight)
-    ports = int(match["or_port"]), int(match["dir_port"])
+    ports = int(or_port), int(dir_port)
     if "s" not in values or max(ports) > 65535 or (weight and bandwidth is None):
         raise ParseError("a relay without flags or with a number that is none")
+    if flavor is Flavor.MICRODESC:
+        digest = values.get("m", "").partition(" ")[0]
     return RelayStatus(
-        nickname=match["nickname"],
-        identity=_digest(match["identity"], 20),
-        digest=_digest(match["digest"], 20) if flavor is Flavor.NS else _digest(values.get("m", "").split(" ")[0], 32),
-        address=match["address"],
-        or_port=ports[0],
-        dir_port=ports[1],
-        flags=flags[flag_line],
-        protocols=protocols[protocol_line],
-        bandwidth=min(int(bandwidth[1]), MAX_BANDWIDTH) if bandwidth else 0,
-        measured="Unmeasured=1" not in weight,
-        version=values.get("v", ""),
-        ipv6=ipv6,
+        nickname,
+        _digest(identity, 20),
+        _digest(digest or "", 32 if flavor is Flavor.MICRODESC else 20),
+        address,
+        *ports,
+        flags[flag_line],
+        protocols[protocol_line],
+        min(int(bandwidth[1]), MAX_BANDWIDTH) if bandwidth else 0,
+        "Unmeasured=1" not in weight,
+        values.get("v", ""),
+        address6,
     )
 
 

@@ -153,10 +153,8 @@ class RouterDescriptor:
         if fingerprint and parse_hex("".join(fingerprint.args), what) != sha1(rsa_key).digest():
             raise ParseError("a server descriptor has not the fingerprint of its key")
         crosscert = document.one("ntor-onion-key-crosscert", ED25519_CERT)
-        onion_key, onion_crosscert = (
-            document.optional("onion-key", RSA_KEY),
-            document.optional("onion-key-crosscert", CROSSCERT),
-        )
+        onion_key = document.optional("onion-key", RSA_KEY)
+        onion_crosscert = document.optional("onion-key-crosscert", CROSSCERT)
         if (onion_key is None) != (onion_crosscert is None):
             raise ParseError("a server descriptor with an onion key that does not vouch for it, or the reverse")
         family_certs = document.many("family-cert", FAMILY_CERT)
@@ -228,10 +226,10 @@ class RouterDescriptor:
         if self.ntor_cert:
             cert = self.ntor_cert.encode()
             yield encode_item("ntor-onion-key-crosscert", self.ntor_sign, label=ED25519_CERT, data=cert)
-        if self.hidden_service_dir:
-            yield encode_item("hidden-service-dir")
         if self.caches_extra_info:
             yield encode_item("caches-extra-info")
+        if self.hidden_service_dir:
+            yield encode_item("hidden-service-dir")
         yield from (encode_item("family-cert", label=FAMILY_CERT, data=cert.encode()) for cert in self.family_certs)
         if self.family:
             yield encode_item("family", *self.family)
