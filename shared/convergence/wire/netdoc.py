@@ -292,7 +292,7 @@ def split(data: bytes, keyword: str, limit: int) -> list[bytes]:
     starts = [match.start() for match in re.finditer(begin, b"\n" + data)]
     if len(starts) > limit:
         raise ParseError(f"more than {limit} documents at once")
-    return [data[start:end] for start, end in zip(starts, [*starts[1:], len(data)], strict=True)]
+    return [data[start:end] for start, end in zip(starts, [*starts, len(data)][1:], strict=True)]
 
 
 def join(parts: Iterable[str]) -> bytes:
