@@ -23,16 +23,21 @@ def vector(name):
 
 
 @cache
-def rsa_secret(number, bits=1024):
-    """The RSA key of this number; they cost too much to make one for each test."""
-    secret = rsa.generate_private_key(65537, bits)
-    numbers, size = secret.private_numbers(), bits // 8
+def rsa_numbers(name, bits=1024):
+    """The RSA key of this name; they cost too much to make one for each test."""
+    return rsa.generate_private_key(65537, bits).private_numbers()
+
+
+def rsa_secret(name, bits=1024):
+    """The same as what the core knows: a public key and a callback."""
+    numbers, size = rsa_numbers(name, bits), bits // 8
+    public = numbers.public_numbers
 
     def sign(digest):
         message = b"\0\1" + b"\xff" * (size - 3 - len(digest)) + b"\0" + digest
-        return pow(int.from_bytes(message, "big"), numbers.d, numbers.public_numbers.n).to_bytes(size, "big")
+        return pow(int.from_bytes(message, "big"), numbers.d, public.n).to_bytes(size, "big")
 
-    return RsaSecret(secret.public_key().public_bytes(Encoding.DER, PublicFormat.PKCS1), sign)
+    return RsaSecret(public.public_key().public_bytes(Encoding.DER, PublicFormat.PKCS1), sign)
 
 
 @dataclass(frozen=True)
