@@ -140,6 +140,15 @@ def test_certificates_are_for_this_relay_of_their_types_and_not_expired():
         check_descriptor(CRYPTO, found, EXPIRES + HOUR)
 
 
+def test_nobody_can_take_the_identity_of_another():
+    thief = replace(OTHERS, identity=KEYS.identity)
+    with pytest.raises(CryptoError, match="certificate's signature"):
+        check(sign_descriptor(CRYPTO, thief, RSA, description(), EXPIRES))
+    extra = sign_extra_info(CRYPTO, thief, RSA, ExtraInfo("convergence", b"", NOW), EXPIRES)
+    with pytest.raises(CryptoError, match="certificate's signature"):
+        check_extra_info(CRYPTO, ExtraInfo.parse(extra), RsaKey.parse(RSA.der), NOW)
+
+
 def test_an_onion_key_may_sign_more_than_the_specification_says():
     def more(digest):
         return ONION.sign(digest + b"more")

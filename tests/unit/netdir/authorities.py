@@ -23,7 +23,7 @@ def vector(name):
 
 
 @cache
-def rsa_numbers(name, bits=1024):
+def rsa_numbers(name, bits):
     """The RSA key of this name; they cost too much to make one for each test."""
     return rsa.generate_private_key(65537, bits).private_numbers()
 
