@@ -20,12 +20,23 @@ from hashlib import sha1, sha3_256, sha256
 from typing import NamedTuple
 
 from convergence.errors import ParseError
-from convergence.wire.netdoc import SIGNATURE, Document, Item, OrAddress, parse_address, parse_base64, parse_hex
+from convergence.wire.netdoc import (
+    SIGNATURE,
+    Document,
+    Item,
+    OrAddress,
+    blank_separated,
+    parse_address,
+    parse_base64,
+    parse_hex,
+)
 from convergence.wire.protovers import Protocols
 from convergence.wire.reader import utf8
 
 MAX_CONSENSUS = 1 << 24
 """Bytes of one; real ones have 2 to 4 million."""
+MAX_LINES = 1 << 19
+"""Real ones have 60,000: memory is taken by lines as much as by bytes."""
 MAX_RELAYS = 1 << 15
 """Real ones have 9,000."""
 MAX_SIGNATURES = 64
@@ -145,8 +156,8 @@ class Consensus:
     @classmethod
     def parse(cls, data: bytes) -> Consensus:
         """Raises ParseError, which says what is wrong."""
-        if len(data) > MAX_CONSENSUS:
-            raise ParseError(f"a consensus of more than {MAX_CONSENSUS} bytes")
+        if len(data) > MAX_CONSENSUS or data.count(b"\n") > MAX_LINES:
+            raise ParseError(f"a consensus of more than {MAX_CONSENSUS} bytes or {MAX_LINES} lines")
         signatures_at = data.find(_SIGNATURE_START) + 1
         footer_at = data.find(_FOOTER_START, 0, signatures_at) + 1
         if not footer_at:
@@ -282,7 +293,7 @@ def _relay(
             address6 = rest.partition(" ")[0]
     flag_line, protocol_line, weight = values.get("s", ""), values.get("pr", ""), values.get("w", "")
     if flag_line not in flags:
-        flags[flag_line] = frozenset(flag_line.split())
+        flags[flag_line] = frozenset(blank_separated(flag_line))
     if protocol_line not in protocols:
         protocols[protocol_line] = Protocols.parse(protocol_line)
     bandwidth = _BANDWIDTH.fullmatch(weight)

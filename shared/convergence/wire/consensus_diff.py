@@ -13,7 +13,7 @@ import re
 from hashlib import sha3_256
 
 from convergence.errors import ParseError
-from convergence.wire.consensus import MAX_CONSENSUS, Consensus
+from convergence.wire.consensus import MAX_CONSENSUS, MAX_LINES, Consensus
 from convergence.wire.netdoc import parse_hex
 
 MAX_DIFF = MAX_CONSENSUS
@@ -37,8 +37,8 @@ def apply_diff(base: Consensus, diff: bytes) -> bytes:
     Raises:
         ParseError: the diff is for another consensus, breaks a rule, or does not give what it promises.
     """
-    if len(diff) > MAX_DIFF or not diff.endswith(b"\n"):
-        raise ParseError(f"a consensus diff that is cut short or of more than {MAX_DIFF} bytes")
+    if len(diff) > MAX_DIFF or diff.count(b"\n") > MAX_LINES or not diff.endswith(b"\n"):
+        raise ParseError(f"a consensus diff that is cut short or of more than {MAX_DIFF} bytes or {MAX_LINES} lines")
     lines = diff[:-1].split(b"\n")
     if len(lines) < 2 or lines[0] != START + b" 1":
         raise ParseError("a consensus diff of an unknown version")

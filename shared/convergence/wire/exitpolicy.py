@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 from convergence.errors import ParseError
-from convergence.wire.netdoc import parse_integer
+from convergence.wire.netdoc import blank_separated, parse_integer
 
 MAX_PORT = 65535
 MAX_SUMMARY = 1000
@@ -38,7 +38,7 @@ class PortPolicy:
     @classmethod
     def parse(cls, text: str) -> PortPolicy:
         """Raises ParseError."""
-        words = text.split()
+        words = blank_separated(text)
         if len(text) > MAX_SUMMARY or len(words) < 2 or words[0] not in ("accept", "reject"):
             raise ParseError("no valid summary of an exit policy")
         ranges = tuple(_port_range(part, 1) for part in words[1].split(","))

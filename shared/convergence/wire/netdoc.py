@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from ipaddress import IPv4Address, IPv6Address, ip_address
+from itertools import islice
 
 from convergence.errors import LocalError, ParseError
 from convergence.ports import Buffer
@@ -68,7 +69,7 @@ class Item:
     @property
     def args(self) -> list[str]:
         """The arguments: what stands between blanks."""
-        return self.rest.split()
+        return blank_separated(self.rest)
 
     def words(self, count: int) -> list[str]:
         """The first `count` arguments; more are allowed. Raises ParseError if there are fewer."""
@@ -220,6 +221,11 @@ def _object(data: bytes, start: int, what: str) -> tuple[str, bytes, int]:
 # -- values
 
 
+def blank_separated(text: str) -> list[str]:
+    """What stands between spaces and tabs: no other character separates arguments."""
+    return [word for word in text.replace("\t", " ").split(" ") if word]
+
+
 def parse_base64(text: str, what: str, size: int | None = None) -> bytes:
     """The bytes of base64 with its padding or without; `size` of them, if it is given. Raises ParseError."""
     if not _BASE64.fullmatch(text):
@@ -289,7 +295,7 @@ def split(data: bytes, keyword: str, limit: int) -> list[bytes]:
     """Cut documents that follow one another where a line begins with `keyword`: at most `limit`. What precedes the
     first is dropped. Raises ParseError if there are more."""
     begin = rb"\n" + keyword.encode() + rb"(?=[ \n])"
-    starts = [match.start() for match in re.finditer(begin, b"\n" + data)]
+    starts = [match.start() for match in islice(re.finditer(begin, b"\n" + data), limit + 1)]
     if len(starts) > limit:
         raise ParseError(f"more than {limit} documents at once")
     return [data[start:end] for start, end in zip(starts, [*starts, len(data)][1:], strict=True)]

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from convergence.errors import ParseError
+from convergence.wire.netdoc import blank_separated
 
 MAX_VERSION = 63
 """The largest that there may be; a set of versions is one number of 64 bits."""
@@ -30,7 +31,7 @@ class Protocols:
     @classmethod
     def parse(cls, text: str) -> Protocols:
         """Raises ParseError for a version above MAX_VERSION: what a range may cost does not depend on its ends."""
-        entries = text.split()
+        entries = blank_separated(text)
         if len(entries) > MAX_PROTOCOLS:
             raise ParseError(f"more than {MAX_PROTOCOLS} subprotocols")
         masks: dict[str, int] = {}

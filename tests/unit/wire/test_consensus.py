@@ -165,6 +165,9 @@ def test_all_is_bounded(monkeypatch):
     monkeypatch.setattr(module, "MAX_RELAYS", 3)
     with pytest.raises(ParseError, match="more than 3 relays"):
         parse(relays=relays(4))
+    monkeypatch.setattr(module, "MAX_LINES", 10)
+    with pytest.raises(ParseError, match="10 lines"):
+        parse()
     monkeypatch.setattr(module, "MAX_CONSENSUS", 100)
     with pytest.raises(ParseError, match="more than 100 bytes"):
         parse()

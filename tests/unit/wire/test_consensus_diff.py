@@ -97,6 +97,9 @@ def test_sizes_are_bounded(monkeypatch):
     many = b"".join(b"%da\n.\n" % (3 - min(2, number)) for number in range(module.MAX_COMMANDS + 1))
     with pytest.raises(ParseError, match="too many"):
         apply_diff(BASE, diff(many, b""))
+    monkeypatch.setattr(module, "MAX_LINES", 3)
+    with pytest.raises(ParseError, match="3 lines"):
+        apply_diff(BASE, diff(b"2d\n1d\n", b""))
     monkeypatch.setattr(module, "MAX_DIFF", 100)
     with pytest.raises(ParseError, match="more than 100"):
         apply_diff(BASE, diff(b"2d\n", b""))

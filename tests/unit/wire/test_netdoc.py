@@ -20,6 +20,11 @@ def test_items_come_in_order_with_their_objects():
     assert third.rest == "x"
 
 
+def test_only_blanks_separate_arguments():
+    [item] = document("one a\x0bb\u00a0c\t d\n").items
+    assert item.args == ["a\x0bb\u00a0c", "d"]
+
+
 def test_what_is_signed_goes_through_the_line_or_through_the_keyword():
     doc = document(f"one\ntwo a b\n{OBJECT}")
     assert doc.through_line(doc.one("two", "SOME THING")) == b"one\ntwo a b\n"
