@@ -27,6 +27,7 @@ BENCHES = {
     "relay": "Middle relay, core only",
     "client": "Client, core only, three layers",
     "splice": "Rendezvous point, core only",
+    "directory": "Tor's directory documents, core only",
     "memory": "Memory of a relay with idle circuits",
     "cli": "Command line to command line, 2+2 hops on loopback",
     "pipes": "Pipes of the command over 2+2 hops on loopback, beside ssh and plain TCP",

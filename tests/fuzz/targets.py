@@ -6,11 +6,14 @@ What people type may raise Problem too.
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from convergence.crypto import ntor_v3
+from convergence.crypto.rsa import RsaKey
 from convergence.effects import DescriptionKind
 from convergence.errors import CryptoError, LocalError, ParseError
 from convergence.pipes import coding, http
@@ -20,23 +23,35 @@ from convergence.pipes.socks import Refused
 from convergence.pipes.stage import Stage
 from convergence.wire import (
     address,
+    authority,
     cells,
     certs,
+    compressed,
+    consensus,
+    consensus_diff,
     create,
     descriptor,
+    exitpolicy,
     extensions,
     facilitator,
     handshake,
     linkspec,
+    microdescriptor,
+    netdoc,
     ordb,
+    protovers,
     rdv,
     relay,
+    routerdesc,
     sdp,
     signals,
     xon,
 )
 from convergence.wire.reader import Reader
 from pynode.crypto import CPythonCrypto
+from tests.unit.netdir.authorities import Authority, rsa_secret, vector
+from tests.unit.netdir.authorities import consensus as make_consensus
+from tests.unit.netdir.authorities import relays as make_relays
 
 KEY = bytes(range(32))
 SIGNATURE = bytes(64)
@@ -148,6 +163,66 @@ def _packed(make: Callable[[], Stage[Any, bytes]], *pieces: bytes) -> bytes:
         stage.near.write(piece, 0.0)
     stage.near.end(0.0)
     return b"".join(far.heard)
+
+
+def _compressed() -> dict[str, Target]:
+    """What decompresses whole answers, with the encodings that this platform has."""
+    samples = {encoding: (vector(f"consensus.{encoding}"),) for encoding in ("deflate", "x-zstd", "x-tor-lzma")}
+    samples["gzip"] = (gzip.compress(b"one") + gzip.compress(b"two"),)
+    return {
+        f"compressed.{encoding}": Target(partial(_decompress, encoding), samples[encoding])
+        for encoding in compressed.offered()
+        if encoding != "identity"
+    }
+
+
+def _decompress(encoding: str, data: bytes) -> bytes:
+    found = compressed.decompress(encoding, data, 1 << 16)
+    assert len(found) <= 1 << 16
+    return found
+
+
+def _directory() -> dict[str, Target]:
+    """Tor's directory documents."""
+    certificate = Authority(0).certificate()
+    base = consensus.Consensus.parse(vector("consensus-microdesc"))
+    return {
+        "authority.KeyCertificate": Target(authority.KeyCertificate.parse, (certificate,)),
+        "authority.parse_certificates": Target(_certificates, (certificate * 2,)),
+        "consensus.Consensus": Target(
+            consensus.Consensus.parse, (make_consensus([Authority(0)], relays=make_relays(2)), vector("consensus-ns"))
+        ),
+        "consensus_diff.apply_diff": Target(partial(consensus_diff.apply_diff, base), (vector("consensus-diff"),)),
+        "exitpolicy.PortPolicy": Target(_text(exitpolicy.PortPolicy.parse), (b"accept 80,443,8000-8010",)),
+        "exitpolicy.Rule": Target(
+            _text(lambda text: exitpolicy.Rule.parse("accept", text)),
+            (b"10.0.0.0/8:80-90", b"[2001:db8::]/32:*", b"10.0.0.0/255.0.0.0:80"),
+        ),
+        "microdescriptor.Microdescriptor": Target(
+            microdescriptor.Microdescriptor.parse, tuple(netdoc.split(vector("microdescriptors"), "onion-key", 9)[-2:])
+        ),
+        "netdoc.Document": Target(
+            lambda data: netdoc.Document(data, "document", 1 << 16),
+            (b"one a b\n\ntwo\n-----BEGIN A-----\nAAEC\n-----END A-----\n",),
+        ),
+        "netdoc.parse_address": Target(_text(netdoc.parse_address), (b"192.0.2.1:80", b"[2001:db8::1]:443")),
+        "netdoc.parse_date": Target(_text(netdoc.parse_date), (b"2026-11-29 20:40:00",)),
+        "protovers.Protocols": Target(_text(protovers.Protocols.parse), (b"Link=4-5 LinkAuth=1,3 Relay=2-6",)),
+        "routerdesc.ExtraInfo": Target(
+            routerdesc.ExtraInfo.parse, tuple(netdoc.split(vector("extra-infos"), "extra-info", 9)[:1])
+        ),
+        "routerdesc.RouterDescriptor": Target(
+            routerdesc.RouterDescriptor.parse, tuple(netdoc.split(vector("descriptors"), "router", 9)[-2:])
+        ),
+        "rsa.RsaKey": Target(RsaKey.parse, (rsa_secret("fuzz").der,)),
+    }
+
+
+def _certificates(data: bytes) -> Any:
+    found = authority.parse_certificates(data)
+    if not found:
+        raise ParseError("none")
+    return found
 
 
 def _stages() -> dict[str, Target]:
@@ -343,4 +418,6 @@ TARGETS: dict[str, Target] = {
     "xon.Xoff": Target(xon.Xoff.parse, (xon.Xoff().encode(),)),
     "xon.Xon": Target(xon.Xon.parse, (xon.Xon(5000).encode(),)),
     **_stages(),
+    **_compressed(),
+    **_directory(),
 }

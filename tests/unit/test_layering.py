@@ -43,7 +43,7 @@ PLATFORM = {
 # Pure Python, sans-I/O itself, and part of the bundle (BUNDLED_PYTHON in build.py).
 PACKAGES = {"h11"}
 # What a platform may lack; the module that uses it says so in a LocalError.
-OPTIONAL = {"convergence.pipes.coding": {"brotli", "compression", "backports"}}
+OPTIONAL = {"convergence.pipes.coding": {"brotli"}, "convergence.wire.compressed": {"compression", "backports"}}
 CALLS = {"open", "input", "print", "__import__", "exec", "eval"}
 AWAITING = (ast.Await, ast.AsyncFunctionDef, ast.AsyncFor, ast.AsyncWith)
 

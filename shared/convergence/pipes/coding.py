@@ -5,7 +5,7 @@ than the reader consumes; refuse what is no such data, ends too early, or goes o
 Does not: choose: both sides have to know which one it is.
 
 Formats: deflate is zlib's (RFC 1950), as HTTP and browsers mean it; gzip RFC 1952, of any number of members; brotli RFC
-7932; zstd RFC 8878, of any number of frames, with windows up to ZSTD_WINDOW. In a browser, brotli is missing.
+7932; zstd RFC 8878, of any number of frames, with windows up to 8 MiB. In a browser, brotli is missing.
 """
 
 from __future__ import annotations
@@ -17,27 +17,18 @@ from typing import Protocol as Shape
 
 from convergence.errors import LocalError
 from convergence.pipes.stage import CHUNK, Flaw, Stage, StageError
+from convergence.wire.compressed import (
+    DEFLATE,
+    GZIP,
+    SLICE,
+    Decompressor,
+    ZlibDecompressor,
+    zstd_decompressor,
+    zstd_library,
+)
 
-SLICE = 1 << 14  # bytes of input given to an engine at once; what it leaves over is copied, which costs a square
-ZSTD_WINDOW = 23  # log2 of the bytes that a frame may refer back: 8 MiB, what RFC 9659 allows
 MAX_ZSTD_LEVEL = 19  # higher ones refer back further
 BROTLI_QUALITY = 5  # of 11: higher ones take many times as long
-_DEFLATE, _GZIP = zlib.MAX_WBITS, zlib.MAX_WBITS | 16
-
-
-class Decompressor(Shape):
-    """Python's own interface for decompressors: `bz2`, `lzma`, `compression.zstd`."""
-
-    @property
-    def eof(self) -> bool: ...
-
-    @property
-    def needs_input(self) -> bool: ...
-
-    @property
-    def unused_data(self) -> bytes: ...
-
-    def decompress(self, data: bytes, max_length: int) -> bytes: ...
 
 
 class Compressor(Shape):
@@ -50,13 +41,13 @@ class Compressor(Shape):
 
 def deflate(level: int = 6) -> Stage[bytes, bytes]:
     """zlib format. `level`: 0 (none) to 9."""
-    return Stage(_Encoder(_ZlibCompressor(level, _DEFLATE)), _Decoder(lambda: _ZlibDecompressor(_DEFLATE), zlib.error))
+    return Stage(_Encoder(_ZlibCompressor(level, DEFLATE)), _Decoder(lambda: ZlibDecompressor(DEFLATE), zlib.error))
 
 
 def gzip(level: int = 6) -> Stage[bytes, bytes]:
     """`level`: 0 (none) to 9."""
-    decoder = _Decoder(lambda: _ZlibDecompressor(_GZIP), zlib.error, several=True)
-    return Stage(_Encoder(_ZlibCompressor(level, _GZIP)), decoder)
+    decoder = _Decoder(lambda: ZlibDecompressor(GZIP), zlib.error, several=True)
+    return Stage(_Encoder(_ZlibCompressor(level, GZIP)), decoder)
 
 
 def brotli(quality: int = BROTLI_QUALITY) -> Stage[bytes, bytes]:
@@ -73,22 +64,9 @@ def zstd(level: int = 3) -> Stage[bytes, bytes]:
     """`level`: 1 to MAX_ZSTD_LEVEL. Raises LocalError for another one, and where the platform has no zstd."""
     if not 1 <= level <= MAX_ZSTD_LEVEL:
         raise LocalError("no such level of zstd")
-    library = _zstd_library()
-    options = {library.DecompressionParameter.window_log_max: ZSTD_WINDOW}
-    decoder = _Decoder(lambda: library.ZstdDecompressor(options=options), library.ZstdError, several=True)
+    library = zstd_library()
+    decoder = _Decoder(lambda: zstd_decompressor(library), library.ZstdError, several=True)
     return Stage(_Encoder(_ZstdCompressor(library.ZstdCompressor(level=level))), decoder)
-
-
-def _zstd_library() -> Any:
-    """The standard library's since Python 3.14; before, its backport."""
-    try:
-        from compression import zstd  # type: ignore[import-not-found, unused-ignore]
-    except ImportError:
-        try:
-            from backports import zstd  # type: ignore[import-not-found, unused-ignore]
-        except ImportError:
-            raise LocalError("this platform has no zstd") from None
-    return zstd
 
 
 # -- both directions
@@ -159,25 +137,6 @@ class _ZlibCompressor:
 
     def finish(self) -> bytes:
         return self._engine.flush()
-
-
-class _ZlibDecompressor:
-    def __init__(self, wbits: int) -> None:
-        self._engine = zlib.decompressobj(wbits)
-        self.needs_input = True
-
-    @property
-    def eof(self) -> bool:
-        return self._engine.eof
-
-    @property
-    def unused_data(self) -> bytes:
-        return self._engine.unused_data
-
-    def decompress(self, data: bytes, max_length: int) -> bytes:
-        output = self._engine.decompress(self._engine.unconsumed_tail + data, max_length)
-        self.needs_input = len(output) < max_length  # else zlib may hold more, also of input that it has taken
-        return output
 
 
 class _BrotliCompressor:

@@ -38,6 +38,8 @@ class CertType(IntEnum):
     SIGNING_LINK = 5
     SIGNING_AUTH = 6
     RSA_ED25519 = 7
+    NTOR_IDENTITY = 10
+    FAMILY_IDENTITY = 12
 
 
 class KeyType(IntEnum):

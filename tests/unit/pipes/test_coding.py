@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from convergence.errors import EndReason, LocalError
 from convergence.pipes import coding
 from convergence.pipes.stage import CHUNK, HIGH, Flaw
+from convergence.wire.compressed import ZSTD_WINDOW, zstd_library
 from tests.unit.pipes.memory import NOW, Keeper
 
 TEXT = b"".join(b"%d bottles of beer on the wall\n" % number for number in range(2000))
@@ -31,7 +32,7 @@ def libraries():
     except ImportError:
         pass
     try:
-        zstd = coding._zstd_library()
+        zstd = zstd_library()
         yield "zstd", (zstd.compress, zstd.decompress)
     except LocalError:
         pass
@@ -241,8 +242,8 @@ def test_a_coding_that_the_platform_lacks_says_so(monkeypatch, coding_name, modu
 
 @pytest.mark.skipif("zstd" not in LIBRARIES, reason="this platform has no zstd")
 def test_zstd_refuses_a_window_that_is_too_large():
-    zstd = coding._zstd_library()
-    options = {zstd.CompressionParameter.window_log: coding.ZSTD_WINDOW + 1}
+    zstd = zstd_library()
+    options = {zstd.CompressionParameter.window_log: ZSTD_WINDOW + 1}
     packer = zstd.ZstdCompressor(options=options)
     assert flaw("zstd", packer.compress(TEXT) + packer.flush()) is Flaw.GARBAGE
     for level in (0, coding.MAX_ZSTD_LEVEL + 1):
