@@ -18,6 +18,7 @@ from pynode.pipes import HIGH_WATER
 
 LINGER = 60.0  # seconds that a closed pipe has for what was written, and for the far end's end
 
+
 class DuplexTransport(asyncio.Transport):
     """A Duplex of the core as an asyncio transport, for any asyncio protocol.
 

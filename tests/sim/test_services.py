@@ -242,6 +242,40 @@ def test_services_that_are_kept_for_later_give_way_to_what_is_asked_for_now(monk
     assert len(client.node.services._connectors) == 2
 
 
+def test_who_names_very_many_services_shuts_out_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("convergence.services.MAX_CONNECTORS", 8)
+    monkeypatch.setattr("convergence.services.MAX_OF_KEY", 6)
+    world, provider, client = started()
+    serve_and_stand(world, provider, NAME, echo=True)
+    mine = connect(client, NAME, isolation="page")
+    assert world.run(30, lambda: mine.open)
+    page = [connect(client, f"hash:nobody {number}", isolation="page") for number in range(5)]
+    with pytest.raises(Problem):
+        connect(client, "hash:one more", isolation="page")
+    other = [connect(client, f"hash:nobody {number}", isolation="other") for number in range(2)]
+    people = [connect(client, NAME, isolation=number) for number in range(3)]
+    assert world.run(30, lambda: all(talker.open for talker in people))
+    given_up = [talker for talker in page + other if talker.code == EndReason.RESOURCELIMIT]
+    assert given_up == page[:3] and page[0].pipe.why.code is Limit.SERVICES
+    mine.say(b"still here")
+    assert heard(world, mine, b"still here")
+
+
+def test_of_services_that_are_kept_for_later_the_one_idle_for_longest_gives_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("convergence.services.MAX_CONNECTORS", 2)
+    world, provider, client = started()
+    serve_and_stand(world, provider, NAME, echo=True)
+    first, second = [connect(client, NAME, isolation=number) for number in range(2)]
+    for talker in (second, first):  # the order in which they end
+        assert world.run(30, lambda talker=talker: talker.open)
+        talker.abort(EndReason.DONE)
+        world.run(1)
+    connect(client, NAME, isolation=2)
+    assert [isolation for _, isolation in client.node.services._connectors] == [0, 2]
+
+
 def test_circuits_end_some_time_after_the_last_connection_and_nothing_is_left() -> None:
     world, provider, client = started()
     serve_and_stand(world, provider, NAME, echo=True)

@@ -15,7 +15,7 @@ from enum import Enum
 
 from convergence.circuit.client import ClientCircuit
 from convergence.codes import ConnectWhy, Limit, PathWhy
-from convergence.errors import DestroyReason, EndReason, LocalError, Problem, StreamError, Why
+from convergence.errors import Code, DestroyReason, EndReason, LocalError, Problem, StreamError, Why
 from convergence.outbox import Outbox, Timer
 from convergence.pipes.pending import Pending
 from convergence.pipes.pending import Phase as PendingPhase
@@ -36,12 +36,14 @@ PATIENCE = 10.0  # seconds in which a refusal is not final: the service may be s
 LIARS = 6  # wrong answers in a row at one point after which it is not expected that somebody else answers there
 IDLE_LIMIT = 120.0  # seconds without a connection after which the circuits are given up
 
-_CODES = {
+_STOPPED = Why(ConnectWhy.STOPPED)
+_CODES: dict[Code, EndReason] = {
     ConnectWhy.NOBODY: EndReason.RESOLVEFAILED,
     ConnectWhy.BUSY: EndReason.RESOURCELIMIT,
     ConnectWhy.MISLED: EndReason.TORPROTOCOL,
     ConnectWhy.NO_POINTS: EndReason.NOROUTE,
     ConnectWhy.STOPPED: EndReason.DONE,
+    Limit.SERVICES: EndReason.RESOURCELIMIT,
 }
 _REFUSALS: dict[int, ConnectWhy] = {
     EndReason.RESOLVEFAILED: ConnectWhy.NOBODY,
@@ -120,7 +122,7 @@ class Connector:
 
     Args:
         hash_name: of the service, 32 bytes.
-        on_idle: (now), once, when it has stopped because nobody needs it.
+        on_idle: (now), once, when it has stopped because nobody needs it, or others need its place more.
     """
 
     def __init__(
@@ -142,6 +144,7 @@ class Connector:
         self.rng = rng
         self.stopped = False
         self.trouble: Why | None = None  # why no circuit to any point could be built
+        self.idle_since = 0.0  # when its last connection ended, in steady time
         self._on_idle = on_idle
         self._ring: list[Descriptor] = []
         self._wanted = POINTS  # points that are to answer: more when the first ones know nobody, up to MAX_POINTS
@@ -174,6 +177,11 @@ class Connector:
         """Those that wait included."""
         return len(self._connections)
 
+    @property
+    def open(self) -> bool:
+        """Whether any connection stands."""
+        return any(connection.open for connection in self._connections)
+
     def set_nodes(self, nodes: Sequence[Descriptor], now: float) -> None:
         """The node list changed: choose the points anew. Connections that stand go on."""
         self._ring = ring_of(self.hash_name, [node for node in nodes if node.roles & Role.RDV])
@@ -185,8 +193,8 @@ class Connector:
             way.retry_at = now
         self.serve(now)
 
-    def stop(self, now: float) -> None:
-        """End all connections and circuits."""
+    def stop(self, now: float, why: Why = _STOPPED) -> None:
+        """End all connections, which are told why, and circuits."""
         if self.stopped:
             return
         self.stopped = True
@@ -194,7 +202,7 @@ class Connector:
             if timer is not None:
                 timer.cancel()
         for connection in list(self._connections):
-            self._fail(connection, Why(ConnectWhy.STOPPED), now)
+            self._fail(connection, why, now)
         for way in self._ways.values():
             way.stop(now)
         self._ways.clear()
@@ -262,8 +270,7 @@ class Connector:
 
     def _fail(self, connection: Connection, why: Why, now: float) -> None:
         connection.why = why
-        code = _CODES.get(why.code, EndReason.NOROUTE) if isinstance(why.code, ConnectWhy) else EndReason.NOROUTE
-        connection.fail(code, now)
+        connection.fail(_CODES.get(why.code, EndReason.NOROUTE), now)
 
     def _arm(self, now: float) -> None:
         """Look again when a way may be tried, or when a connection's patience ends."""
@@ -294,13 +301,14 @@ class Connector:
         elif connection in self._waiting:
             self._waiting.remove(connection)
         if not self._connections and not self.stopped:
+            self.idle_since = self.outbox.steady(now)
             self._idle_timer = self.outbox.call_at(now + IDLE_LIMIT, self.give_way)
         elif self._waiting:
             self.outbox.call_at(now, self.serve)
 
-    def give_way(self, now: float) -> None:
-        """Nobody needs it: end its circuits."""
-        self.stop(now)
+    def give_way(self, now: float, why: Why = _STOPPED) -> None:
+        """Nobody needs it, or others need its place more: end it."""
+        self.stop(now, why)
         self._on_idle(now)
 
 
