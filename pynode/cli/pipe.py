@@ -18,12 +18,11 @@ from convergence.pipes.pending import Pending
 from convergence.wire.address import Address, TcpAddress, parse_address
 from pynode.app import App
 from pynode.cli.common import unless, with_node
-from pynode.cli.output import CliError, Output, Rate, size_words
+from pynode.cli.output import NO_READER, CliError, Output, Rate, size_words
 from pynode.cli.words import connect_words, end_words, error_words
 from pynode.pipes import StdioPipe, Watch
 
 BROKE = 3  # exit code: the connection stood, and then broke
-NO_READER = 141  # as of a program that SIGPIPE ended: nobody reads our standard output any more
 TELL_EVERY = 0.5  # seconds between two looks at the progress
 
 

@@ -68,13 +68,13 @@ class _Door:
         address = address_of(ask.host, ask.port)
         pipe = self._app.node.connect(address, now, patience=self._patience, isolation=ask.isolation)
         if self._output.as_json:
-            pipe.on_open = lambda: self._output.record("stream", user=_user(ask), circuit=_circuit(pipe))
+            pipe.on_open = lambda: self._output.record("stream", user=_user(ask), circuit=self._circuit(pipe))
         return pipe
 
-
-def _circuit(pipe: Pending) -> str:
-    """Names the circuit that carries a pipe, while it stands."""
-    return f"{id(pipe.circuit):x}" if isinstance(pipe, ExitPipe | Connection) else ""
+    def _circuit(self, pipe: Pending) -> int | None:
+        """The number of the circuit that carries a pipe."""
+        circuit = pipe.circuit if isinstance(pipe, ExitPipe | Connection) else None
+        return None if circuit is None else self._app.node.pool.number(circuit)
 
 
 def _user(ask: Ask) -> str:

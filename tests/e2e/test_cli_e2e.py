@@ -226,6 +226,24 @@ def test_fetch(network: dict[str, Any], tmp_path: Path, web: int) -> None:
     assert b"404" in missing.stderr
 
 
+@pytest.mark.parametrize("path", ["page", "slow"])
+def test_a_fetch_whose_reader_goes_away_ends_quietly(network: dict[str, Any], web: int, path: str) -> None:
+    command = [sys.executable, "-m", "pynode", "fetch", f"http://127.0.0.1:{web}/{path}", "--site", network["site"]]
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as gone:
+        done = subprocess.run(command, stdout=gone, stderr=subprocess.PIPE, env=ENVIRONMENT, timeout=PATIENCE)
+    assert done.returncode == 141 and b"annot" not in done.stderr and b"rror" not in done.stderr, done
+
+
+def test_a_fetch_to_a_full_disk_is_told_in_a_sentence(network: dict[str, Any], web: int) -> None:
+    command = [sys.executable, "-m", "pynode", "fetch", f"http://127.0.0.1:{web}/page", "--site", network["site"]]
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, env=ENVIRONMENT, timeout=PATIENCE)
+    last = done.stderr.splitlines()[-1]
+    assert (done.returncode, last) == (1, b"What came cannot be written: No space left on device.")
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, None])
 def test_a_fetch_that_ends_early_leaves_nothing(
     network: dict[str, Any], tmp_path: Path, web: int, number: int | None
