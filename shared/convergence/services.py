@@ -242,4 +242,5 @@ class _Client:
         """Never: services have no queue."""
 
     def idle(self, now: float) -> bool:
+        """Never asked, as there is no queue: `Limits.quiet` says who gives way."""
         return False

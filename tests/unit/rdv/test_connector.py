@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -19,7 +21,7 @@ from convergence.wire.descriptor import Role
 from convergence.wire.rdv import Advert, AdvertOp, DbInfo
 from convergence.wire.relay import RelayCommand
 from tests.unit.ordb.memory import CRYPTO, World
-from tests.unit.rdv.network import NODES, FakeCircuit, Network
+from tests.unit.rdv.network import NODES, FakeCircuit, Network, descriptor
 
 HASH_NAME = b"s" * 32
 KEYS = SessionKeys.of_public(HASH_NAME)
@@ -327,3 +329,48 @@ def test_who_stops_is_told_apart_from_who_fails() -> None:
     caller = rig.connect()
     rig.connector.stop(rig.world.now)
     assert caller.why is ConnectWhy.STOPPED and caller.code == EndReason.DONE
+
+
+def test_a_service_that_is_full_takes_a_newcomer_in_place_of_one_that_was_quiet_for_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "SERVICES", replace(SERVICES, served=2, quiet=600.0))
+    rig = Rig()
+    rig.serve()
+    callers = [rig.connect() for _ in range(6)]  # three points
+    rig.world.advance(5)
+    assert all(caller.open for caller in callers)
+    rig.world.advance(400)
+    for caller in callers[:3]:
+        caller.pipe.write(b"I am here", rig.world.now)
+    rig.world.advance(150)
+    early = rig.connect()
+    rig.world.advance(PATIENCE + 5)
+    assert early.why is ConnectWhy.BUSY, "nobody was quiet for long enough"
+    assert not any(caller.code for caller in callers)
+    rig.world.advance(100)
+    late = [rig.connect() for _ in range(3)]
+    rig.world.advance(40)
+    assert all(caller.open for caller in late)
+    assert [caller.code for caller in callers] == [None] * 3 + [EndReason.RESOURCELIMIT] * 3
+
+
+def test_posts_whose_last_sessions_go_on_are_limited_and_the_least_used_one_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("convergence.rdv.service.MAX_RETIRED", 2)
+    rig = Rig([descriptor(1)])
+    service = rig.serve()
+    callers = []
+    for number, count in ((1, 3), (2, 1), (3, 2), (4, 1)):
+        rig.connector.set_nodes([descriptor(number)], rig.world.now)
+        service.set_nodes([descriptor(number)], rig.world.now)
+        rig.world.advance(5)
+        callers.append([rig.connect() for _ in range(count)])
+        rig.world.advance(5)
+        assert all(caller.open for caller in callers[-1])
+    codes = [{caller.code for caller in group} for group in callers]
+    assert codes == [{None}, {EndReason.RESOURCELIMIT}, {None}, {None}]
+    callers[0][0].pipe.write(b"still here", rig.world.now)
+    rig.world.advance(5)
+    assert callers[0][0].heard == b"still here"
