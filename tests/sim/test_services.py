@@ -9,8 +9,9 @@ import pytest
 from convergence.circuit.streams import SEND_BUFFER_HIGH
 from convergence.codes import AddressFlaw, ConnectWhy, Limit
 from convergence.errors import EndReason, Problem
-from convergence.rdv.connector import IDLE_LIMIT, PATIENCE
+from convergence.rdv.connector import IDLE_LIMIT, PATIENCE, SECOND_AFTER
 from convergence.rdv.keys import SessionKeys
+from convergence.rdv.session import ANSWER_TIMEOUT
 from convergence.services import private_address
 from convergence.wire.address import parse_address
 from tests.sim.people import Talker, assert_drained, connect, network, serve, serve_and_stand
@@ -18,6 +19,7 @@ from tests.sim.world import Host, World
 
 NAME = "hash:Satoshi Nakamoto"
 SECRET = b"s" * 32
+BUILD_TIME = 3.0  # seconds that circuits to points take here, and the answer itself
 
 
 def people(world: World, *names: str) -> list[Host]:
@@ -134,6 +136,42 @@ def test_connections_of_a_dead_provider_end_and_new_ones_find_another() -> None:
     assert 0 < len(dead) < 12, "both served"
     again = [connect(client, NAME) for _ in range(12)]
     assert world.run(60, lambda: all(talker.open for talker in again))
+
+
+class Mute:
+    """What takes every stream, and says not a word on it."""
+
+    def opened(self, now: float) -> None: ...
+
+    def data(self, data: bytes, now: float) -> None: ...
+
+    def drained(self, now: float) -> None: ...
+
+    def ended(self, now: float) -> None: ...
+
+    def aborted(self, code: int, now: float) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("hang", "seconds"), [(1, SECOND_AFTER), (2, ANSWER_TIMEOUT), (3, ANSWER_TIMEOUT + SECOND_AFTER)]
+)
+def test_providers_that_accept_and_hang_are_not_waited_for_one_after_the_other(hang: int, seconds: float) -> None:
+    world = network(14, 8)
+    *mute, good, client, other = people(world, *(f"mute{number}" for number in range(hang)), "good", "client", "other")
+    for host in [*mute, good]:
+        serve_and_stand(world, host, NAME, echo=True)
+    for host in mute:
+        for offer in host.node.services._rdv._offers.values():
+            for post in offer.posts.values():
+                post._circuit.on_begin = lambda target, stream, now: Mute()
+    for asker in (client, other):
+        begun = world.now
+        talkers = [connect(asker, NAME, isolation=number) for number in range(4)]
+        assert world.run(60, lambda talkers=talkers: all(talker.open for talker in talkers))
+        assert world.now - begun <= seconds + BUILD_TIME
+    world.run(5)
+    assert good.node.services.snapshot()["services"][0]["connections"] == 8
+    assert client.node.services.snapshot()["connections"] == other.node.services.snapshot()["connections"] == 4
 
 
 def test_a_service_that_restarts_or_moves_keeps_its_address() -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from enum import Enum
 
 from convergence.circuit.client import ClientCircuit
@@ -33,6 +32,8 @@ MAX_CONNECTIONS = 2048  # of one service, those that wait included
 MAX_OPENING = 32  # sessions on one circuit that have not opened: a service keeps places for few that prove nothing
 MAX_OPEN = 900  # sessions on one circuit
 PATIENCE = 10.0  # seconds in which a refusal is not final: the service may be starting, or moving
+SECOND_AFTER = 2.0  # seconds without an answer after which a second provider is tried besides (as RFC 8305, section 5)
+MAX_ATTEMPTS = 2  # of one connection at once
 LIARS = 6  # wrong answers in a row at one point after which it is not expected that somebody else answers there
 IDLE_LIMIT = 120.0  # seconds without a connection after which the circuits are given up
 
@@ -85,19 +86,19 @@ TABLE = Table(
 class Connection(Pending):
     """One connection to a service, for its user a Duplex.
 
+    Its carrier is the session that opens first: none is bound before. Somebody else who answers later is left at once.
+
     Attributes:
-        way: the one it was tried on last.
+        way: the one it is open on.
+        attempts: under way, the latest one last; MAX_ATTEMPTS.
         deadline: when a refusal becomes final, in steady time.
     """
 
     def __init__(self, connector: Connector, patience: float, now: float) -> None:
-        super().__init__(
-            connector.outbox,
-            lambda code, now: connector.refused(self, code, now),
-            lambda now: connector.over(self, now),
-            now,
-        )
+        super().__init__(connector.outbox, lambda code, now: None, lambda now: connector.over(self, now), now)
         self.way: _Way | None = None
+        self.attempts: list[_Attempt] = []
+        self.hurry: Timer | None = None
         self.deadline = connector.outbox.steady(now) + patience
         self._connector = connector
 
@@ -106,11 +107,14 @@ class Connection(Pending):
         """What carries it, if anything does."""
         return None if self.way is None else self.way.circuit_of(self)
 
-    def opened(self, now: float) -> None:
-        if self.way is not None:
-            self.way.opened(self)
-        super().opened(now)
-        self._connector.serve(now)
+    def leave_attempts(self, code: int, now: float) -> None:
+        """Give up all that are under way."""
+        if self.hurry is not None:
+            self.hurry.cancel()
+        attempts, self.attempts = self.attempts, []
+        for attempt in attempts:
+            attempt.way.left(attempt, now)
+            attempt.session.abort(code, now)
 
     def _timed_out(self, phase: PendingPhase, now: float) -> None:
         self.why = Why(ConnectWhy.TIMEOUT)
@@ -214,12 +218,10 @@ class Connector:
         if self.stopped:
             return
         while self._waiting:
-            way = min((way for way in self._ways.values() if way.free(now)), key=lambda way: way.load, default=None)
+            way = self._free_way(now)
             if way is None:
                 break
-            connection = self._waiting.popleft()
-            if connection.searching:
-                way.take(connection, now)
+            self._try(self._waiting.popleft(), way, now)
         if not self._waiting:
             return
         self._choose(now)
@@ -228,6 +230,33 @@ class Connector:
                 way.build(now)
         self._judge(now)
         self._arm(now)
+
+    def _free_way(self, now: float, but: _Way | None = None) -> _Way | None:
+        """The least busy one."""
+        free = (way for way in self._ways.values() if way is not but and way.free(now))
+        return min(free, key=lambda way: way.load, default=None)
+
+    def _try(self, connection: Connection, way: _Way, now: float) -> None:
+        if connection.searching:
+            self._hurry_at(now + SECOND_AFTER, connection)
+            way.take(connection, now)
+
+    def _hurry_at(self, when: float, connection: Connection) -> None:
+        if connection.hurry is not None:
+            connection.hurry.cancel()
+        connection.hurry = self.outbox.call_at(when, lambda now: self._hurry(connection, now))
+
+    def _hurry(self, connection: Connection, now: float) -> None:
+        """Whoever was asked has not answered: try another provider besides, once no connection waits for a first one.
+        Where one accepted and says nothing, its point gives us another; where none accepted, the point may hang."""
+        if not connection.attempts or len(connection.attempts) >= MAX_ATTEMPTS:
+            return
+        first = connection.attempts[0]
+        way = first.way if first.session.accepted and first.way.free(now) else self._free_way(now, but=first.way)
+        if way is None or self._waiting:
+            self._hurry_at(now + SECOND_AFTER, connection)
+        else:
+            self._try(connection, way, now)
 
     def _choose(self, now: float) -> None:
         ways = self._ways
@@ -284,12 +313,27 @@ class Connector:
 
     # -- what connections and ways report
 
-    def refused(self, connection: Connection, code: int, now: float) -> None:
-        """An attempt of this connection failed before it opened."""
-        way = connection.way
-        if way is not None and way.refused(connection, code, now):
+    def opened(self, attempt: _Attempt, now: float) -> None:
+        """The first that answers wins."""
+        connection = attempt.connection
+        connection.attempts.remove(attempt)
+        connection.leave_attempts(EndReason.DONE, now)
+        connection.way = attempt.way
+        attempt.way.opened(attempt)
+        attempt.session.handler = connection
+        connection.bind(attempt.session)
+        connection.opened(now)
+        self.serve(now)
+
+    def refused(self, attempt: _Attempt, code: int, now: float) -> None:
+        """An attempt failed before it opened."""
+        if attempt.way.refused(attempt, code, now):
             return  # it asks for another name
-        connection.way = None
+        connection = attempt.connection
+        connection.attempts.remove(attempt)
+        if connection.attempts:
+            self._hurry_at(max(now, connection.attempts[-1].began + SECOND_AFTER), connection)
+            return
         self._waiting.appendleft(connection)
         self.outbox.call_at(now, self.serve)  # not from within the session that ends
 
@@ -297,9 +341,10 @@ class Connector:
         """A connection has ended, whoever ended it."""
         self._connections.pop(connection, None)
         if connection.way is not None:
-            connection.way.left(connection, now)
+            connection.way.ended(connection, now)
         elif connection in self._waiting:
             self._waiting.remove(connection)
+        connection.leave_attempts(EndReason.DONE, now)
         if not self._connections and not self.stopped:
             self.idle_since = self.outbox.steady(now)
             self._idle_timer = self.outbox.call_at(now + IDLE_LIMIT, self.give_way)
@@ -312,13 +357,38 @@ class Connector:
         self._on_idle(now)
 
 
-@dataclass(slots=True)
 class _Attempt:
-    """A connection that is opening. The circuit may have been given up for new ones meanwhile."""
+    """A connection that is opening on a way: the handler of its session until it has.
 
-    circuit: ClientCircuit
-    names: list[bytes]  # still to ask for
-    session: Session | None = None
+    Attributes:
+        circuit: may have been given up for new ones meanwhile.
+        names: still to ask for.
+    """
+
+    session: Session
+
+    def __init__(
+        self, connection: Connection, way: _Way, circuit: ClientCircuit, names: list[bytes], now: float
+    ) -> None:
+        self.connection = connection
+        self.way = way
+        self.circuit = circuit
+        self.names = names
+        self.began = now
+
+    def opened(self, now: float) -> None:
+        self.way.connector.opened(self, now)
+
+    def data(self, data: bytes, now: float) -> None:
+        """None comes before it has opened."""
+
+    def drained(self, now: float) -> None: ...
+
+    def ended(self, now: float) -> None:
+        """None is told before it has opened."""
+
+    def aborted(self, code: int, now: float) -> None:
+        self.way.connector.refused(self, code, now)
 
 
 class _Way:
@@ -328,12 +398,12 @@ class _Way:
         self.retry_at = 0.0
         self.answers: bool | None = None  # whether a circuit to the point could be built; None before it is known
         self.refusal: ConnectWhy | None = None  # what the last attempt met
-        self._connector = connector
+        self.connector = connector
         self._point = point
         self._machine = StateMachine(TABLE, connector.outbox, self._timed_out, now)
         self._backoff = Backoff(connector.rng, BACKOFF_FIRST, BACKOFF_LIMIT)
         self._circuit: ClientCircuit | None = None
-        self._opening: dict[Connection, _Attempt] = {}  # MAX_OPENING
+        self._opening: dict[_Attempt, None] = {}  # MAX_OPENING
         self._open: dict[Connection, ClientCircuit] = {}  # MAX_OPEN
         self._misled = 0  # times in a row that somebody answered who is not the owner
         self._attempt = 0  # numbers requests for a circuit, to know late answers to old ones
@@ -368,7 +438,7 @@ class _Way:
     def build(self, now: float) -> None:
         self._attempt += 1
         attempt = self._attempt
-        connector = self._connector
+        connector = self.connector
 
         def ready(circuit: ClientCircuit, now: float) -> None:
             if attempt != self._attempt:
@@ -398,13 +468,14 @@ class _Way:
     def take(self, connection: Connection, now: float) -> None:
         """Try this connection here."""
         assert self._circuit is not None
-        connection.way = self
-        names = blinded_names(self._connector.hash_name, self._point.identity, now)
-        self._opening[connection] = _Attempt(self._circuit, names)
-        self._ask(connection, now)
+        names = blinded_names(self.connector.hash_name, self._point.identity, now)
+        attempt = _Attempt(connection, self, self._circuit, names, now)
+        connection.attempts.append(attempt)
+        self._opening[attempt] = None
+        self._ask(attempt, now)
 
-    def _ask(self, connection: Connection, now: float) -> None:
-        connector, attempt = self._connector, self._opening[connection]
+    def _ask(self, attempt: _Attempt, now: float) -> None:
+        connector = self.connector
         name = attempt.names.pop(0)
         session = attempt.session = Session(
             connector.crypto,
@@ -414,36 +485,35 @@ class _Way:
             name,
             now=now,
             initiator=True,
-            attach=lambda session: connection,
+            attach=lambda session: attempt,
         )
-        connection.bind(session)
         try:
             stream = attempt.circuit.open_stream(format_rdv_target(name), session, now)
         except (LocalError, StreamError):  # it closed just now, or has all the streams it can have
             session.abort(EndReason.INTERNAL, now)
-            connection.aborted(EndReason.DESTROY, now)
+            attempt.aborted(EndReason.DESTROY, now)
             return
         session.bind(stream)
         if stream.closed:  # BEGIN was one cell too many for a full link
             session.aborted(EndReason.DESTROY, now)
 
-    def opened(self, connection: Connection) -> None:
+    def opened(self, attempt: _Attempt) -> None:
         """One of its connections opened."""
-        self._open[connection] = self._opening.pop(connection).circuit
+        del self._opening[attempt]
+        self._open[attempt.connection] = attempt.circuit
         self.refusal = None
         self._misled = 0
         self._backoff.reset()
 
-    def refused(self, connection: Connection, code: int, now: float) -> bool:
-        """The attempt failed. Returns whether the connection is tried under another name at once."""
-        attempt = self._opening[connection]
+    def refused(self, attempt: _Attempt, code: int, now: float) -> bool:
+        """It failed. Returns whether it is tried under another name at once."""
         if code == EndReason.RESOLVEFAILED and attempt.names and not attempt.circuit.closed:
-            self._ask(connection, now)
+            self._ask(attempt, now)
             return True
-        del self._opening[connection]
+        del self._opening[attempt]
         self.refusal = _REFUSALS.get(code)
         self._misled = self._misled + 1 if self.refusal is ConnectWhy.MISLED else 0
-        if code == EndReason.TIMEOUT and attempt.session is not None and attempt.session.accepted:
+        if code == EndReason.TIMEOUT and attempt.session.accepted:
             # Whoever serves there says nothing. On this circuit the point gives us another provider, at once; on a new
             # one it could not know, and whom everybody leaves is the least busy.
             self._leave(attempt.circuit, now)
@@ -459,12 +529,14 @@ class _Way:
     def circuit_of(self, connection: Connection) -> ClientCircuit | None:
         return self._open.get(connection)
 
-    def left(self, connection: Connection, now: float) -> None:
-        """A connection has ended."""
-        attempt = self._opening.pop(connection, None)
-        circuit = self._open.pop(connection, None) if attempt is None else attempt.circuit
-        if circuit is not None:
-            self._leave(circuit, now)
+    def left(self, attempt: _Attempt, now: float) -> None:
+        """It is not needed any more."""
+        del self._opening[attempt]
+        self._leave(attempt.circuit, now)
+
+    def ended(self, connection: Connection, now: float) -> None:
+        """One of its connections has ended."""
+        self._leave(self._open.pop(connection), now)
 
     def stop(self, now: float) -> None:
         """Give up the circuit; what was just sent still goes out."""
@@ -485,11 +557,11 @@ class _Way:
 
     def _used(self) -> set[ClientCircuit]:
         """Circuits that connections are on."""
-        return {*self._open.values(), *(attempt.circuit for attempt in self._opening.values())}
+        return {*self._open.values(), *(attempt.circuit for attempt in self._opening)}
 
     def _give_up(self, circuit: ClientCircuit, reason: DestroyReason, after: float, now: float) -> None:
         circuit.on_closed = None
-        self._connector.outbox.call_at(now + after, lambda now: circuit.destroy(reason, now))
+        self.connector.outbox.call_at(now + after, lambda now: circuit.destroy(reason, now))
 
     def _rest(self, now: float) -> None:
         if self.retry_at <= now:  # several that fail together count once
@@ -509,10 +581,10 @@ class _Way:
             self._circuit = None
             self._machine.move("lost", now)
             self._rest(now)
-            self._connector.outbox.call_at(now, self._connector.serve)
+            self.connector.outbox.call_at(now, self.connector.serve)
 
     def _timed_out(self, phase: Phase, now: float) -> None:
         """The builder of circuits said nothing."""
         self._attempt += 1
         self._rest(now)
-        self._connector.serve(now)
+        self.connector.serve(now)

@@ -13,10 +13,10 @@ from convergence.errors import DestroyReason, EndReason, Problem
 from convergence.pipes.pending import CONNECT_LIMIT
 from convergence.rdv import connector as module
 from convergence.rdv.blind import blinded_names, points_of
-from convergence.rdv.connector import IDLE_LIMIT, MAX_OPENING, PATIENCE, Connection, Connector
+from convergence.rdv.connector import IDLE_LIMIT, MAX_OPENING, PATIENCE, SECOND_AFTER, Connection, Connector
 from convergence.rdv.keys import SessionKeys
 from convergence.rdv.service import SERVICES, RdvService
-from convergence.rdv.session import ANSWER_TIMEOUT, OPEN_TIMEOUT
+from convergence.rdv.session import ANSWER_TIMEOUT, OPEN_TIMEOUT, Session
 from convergence.wire.descriptor import Role
 from convergence.wire.rdv import Advert, AdvertOp, DbInfo
 from convergence.wire.relay import RelayCommand
@@ -374,3 +374,43 @@ def test_posts_whose_last_sessions_go_on_are_limited_and_the_least_used_one_ends
     callers[0][0].pipe.write(b"still here", rig.world.now)
     rig.world.advance(5)
     assert callers[0][0].heard == b"still here"
+
+
+def test_of_two_providers_that_answer_the_first_wins_and_the_other_is_left_at_once() -> None:
+    rig = Rig()
+    rig.serve()
+    rig.serve()
+    held: list[Any] = []
+
+    def slow(self: Any, message: bytes, now: float) -> None:
+        held.append((self, message)) if len(held) < 1 else original(self, message, now)
+
+    original = Session._on_handshake
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Session, "_on_handshake", slow)
+        caller = rig.connect()
+        rig.world.advance(SECOND_AFTER - 0.5)
+        assert held and not caller.open
+        (attempt,) = caller.pipe.attempts
+        rig.world.advance(1)
+    assert caller.open and not caller.pipe.attempts and attempt.session.closed
+    late, message = held[0]
+    late.data(b"", rig.world.now)
+    assert late.closed, "who was slow hears that nobody waits"
+    caller.pipe.write(b"hello", rig.world.now)
+    rig.world.advance(20)
+    assert caller.heard == b"hello" and caller.code is None
+    assert sum(service.clients(HASH_NAME) for service in rig.services) == 1
+
+
+def test_a_connection_that_is_given_up_while_two_are_asked_leaves_nothing() -> None:
+    rig = Rig()
+    rig.advertise_mutely()
+    caller = rig.connect()
+    rig.world.advance(SECOND_AFTER + 1)
+    assert len(caller.pipe.attempts) == 2
+    caller.pipe.abort(EndReason.DONE, rig.world.now)
+    rig.world.advance(1)
+    assert not caller.pipe.attempts and not any(way.load for way in rig.connector._ways.values())
+    rig.world.advance(IDLE_LIMIT + 1)
+    assert rig.idle and not rig.asked()
