@@ -18,7 +18,7 @@ from convergence.pipes.door import FrontDoor
 from convergence.pipes.duplex import Duplex
 from convergence.pipes.pending import Pending
 from convergence.pipes.socks import Ask
-from convergence.rdv.connector import Connection
+from convergence.rdv.way import Connection
 from convergence.wire.address import address_of
 from pynode.app import App
 from pynode.cli.common import with_node

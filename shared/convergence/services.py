@@ -19,9 +19,10 @@ from convergence.outbox import Outbox
 from convergence.pipes.duplex import Duplex, Handler
 from convergence.ports import Crypto, Rng
 from convergence.rdv.circuits import CircuitSource
-from convergence.rdv.connector import PATIENCE, Connection, Connector
+from convergence.rdv.connector import PATIENCE, Connector
 from convergence.rdv.keys import SessionKeys
 from convergence.rdv.service import SERVICES, RdvService
+from convergence.rdv.way import Connection
 from convergence.wire.address import PrivateAddress, ServiceAddress
 from convergence.wire.descriptor import Descriptor
 

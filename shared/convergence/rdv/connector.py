@@ -1,7 +1,8 @@
 """The asking end of a rendezvous with a service: any number of connections over a few circuits.
 
 Does: keep a circuit to each of the service's points while connections need them, open each connection as a session on
-the least busy one, take another point when one refuses, say by a code why a connection cannot be made.
+the least busy one, ask a second provider besides when the first takes its time, take another point when one refuses,
+say by a code why a connection cannot be made.
 Does not: know what a connection carries. One that has opened is never moved: its user hears when it breaks, and asks
 for another.
 """
@@ -10,31 +11,22 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from enum import Enum
 
-from convergence.circuit.client import ClientCircuit
-from convergence.codes import ConnectWhy, Limit, PathWhy
-from convergence.errors import Code, DestroyReason, EndReason, LocalError, Problem, StreamError, Why
+from convergence.codes import ConnectWhy, Limit
+from convergence.errors import Code, EndReason, Problem, Why
 from convergence.outbox import Outbox, Timer
-from convergence.pipes.pending import Pending
-from convergence.pipes.pending import Phase as PendingPhase
 from convergence.ports import Crypto, Rng
-from convergence.rdv.blind import POINTS, blinded_names, ring_of, walk
-from convergence.rdv.circuits import LINGER, Backoff, CircuitSource
-from convergence.rdv.client import BACKOFF_FIRST, BACKOFF_LIMIT, BUILD_LIMIT, MAX_POINTS
+from convergence.rdv.blind import POINTS, ring_of, walk
+from convergence.rdv.circuits import CircuitSource
+from convergence.rdv.client import MAX_POINTS
 from convergence.rdv.keys import SessionKeys
-from convergence.rdv.session import Session
-from convergence.states import TIMEOUT, StateMachine, Table
+from convergence.rdv.way import Attempt, Connection, Way
 from convergence.wire.descriptor import Descriptor, Role
-from convergence.wire.rdv import format_rdv_target
 
 MAX_CONNECTIONS = 2048  # of one service, those that wait included
-MAX_OPENING = 32  # sessions on one circuit that have not opened: a service keeps places for few that prove nothing
-MAX_OPEN = 900  # sessions on one circuit
 PATIENCE = 10.0  # seconds in which a refusal is not final: the service may be starting, or moving
 SECOND_AFTER = 2.0  # seconds without an answer after which a second provider is tried besides (as RFC 8305, section 5)
 MAX_ATTEMPTS = 2  # of one connection at once
-LIARS = 6  # wrong answers in a row at one point after which it is not expected that somebody else answers there
 IDLE_LIMIT = 120.0  # seconds without a connection after which the circuits are given up
 
 _STOPPED = Why(ConnectWhy.STOPPED)
@@ -46,79 +38,6 @@ _CODES: dict[Code, EndReason] = {
     ConnectWhy.STOPPED: EndReason.DONE,
     Limit.SERVICES: EndReason.RESOURCELIMIT,
 }
-_REFUSALS: dict[int, ConnectWhy] = {
-    EndReason.RESOLVEFAILED: ConnectWhy.NOBODY,
-    EndReason.RESOURCELIMIT: ConnectWhy.BUSY,
-    EndReason.TORPROTOCOL: ConnectWhy.MISLED,
-}
-
-
-class Phase(Enum):
-    """Phases of the way over one point."""
-
-    IDLE = "idle"
-    BUILDING = "building"  # a circuit
-    STANDING = "standing"
-    STOPPED = "stopped"
-
-
-TABLE = Table(
-    "way to a service",
-    Phase.IDLE,
-    {
-        Phase.IDLE: {"build": Phase.BUILDING, "stop": Phase.STOPPED},
-        Phase.BUILDING: {
-            "built": Phase.STANDING,
-            "fail": Phase.IDLE,
-            "stop": Phase.STOPPED,
-            TIMEOUT: Phase.IDLE,
-        },
-        Phase.STANDING: {"lost": Phase.IDLE, "stop": Phase.STOPPED},
-    },
-    deadlines={Phase.BUILDING: BUILD_LIMIT},
-    standing={
-        Phase.IDLE: "Connector.serve builds a circuit when a connection waits and the back-off is over",
-        Phase.STANDING: "its circuit closes, or nothing connects for IDLE_LIMIT",
-    },
-)
-
-
-class Connection(Pending):
-    """One connection to a service, for its user a Duplex.
-
-    Its carrier is the session that opens first: none is bound before. Somebody else who answers later is left at once.
-
-    Attributes:
-        way: the one it is open on.
-        attempts: under way, the latest one last; MAX_ATTEMPTS.
-        deadline: when a refusal becomes final, in steady time.
-    """
-
-    def __init__(self, connector: Connector, patience: float, now: float) -> None:
-        super().__init__(connector.outbox, lambda code, now: None, lambda now: connector.over(self, now), now)
-        self.way: _Way | None = None
-        self.attempts: list[_Attempt] = []
-        self.hurry: Timer | None = None
-        self.deadline = connector.outbox.steady(now) + patience
-        self._connector = connector
-
-    @property
-    def circuit(self) -> ClientCircuit | None:
-        """What carries it, if anything does."""
-        return None if self.way is None else self.way.circuit_of(self)
-
-    def leave_attempts(self, code: int, now: float) -> None:
-        """Give up all that are under way."""
-        if self.hurry is not None:
-            self.hurry.cancel()
-        attempts, self.attempts = self.attempts, []
-        for attempt in attempts:
-            attempt.way.left(attempt, now)
-            attempt.session.abort(code, now)
-
-    def _timed_out(self, phase: PendingPhase, now: float) -> None:
-        self.why = Why(ConnectWhy.TIMEOUT)
-        super()._timed_out(phase, now)
 
 
 class Connector:
@@ -152,7 +71,7 @@ class Connector:
         self._on_idle = on_idle
         self._ring: list[Descriptor] = []
         self._wanted = POINTS  # points that are to answer: more when the first ones know nobody, up to MAX_POINTS
-        self._ways: dict[bytes, _Way] = {}  # by the point's identity
+        self._ways: dict[bytes, Way] = {}  # by the point's identity
         self._connections: dict[Connection, None] = {}  # MAX_CONNECTIONS
         self._waiting: deque[Connection] = deque()
         self._timer: Timer | None = None
@@ -231,12 +150,12 @@ class Connector:
         self._judge(now)
         self._arm(now)
 
-    def _free_way(self, now: float, but: _Way | None = None) -> _Way | None:
+    def _free_way(self, now: float, but: Way | None = None) -> Way | None:
         """The least busy one."""
         free = (way for way in self._ways.values() if way is not but and way.free(now))
         return min(free, key=lambda way: way.load, default=None)
 
-    def _try(self, connection: Connection, way: _Way, now: float) -> None:
+    def _try(self, connection: Connection, way: Way, now: float) -> None:
         if connection.searching:
             self._hurry_at(now + SECOND_AFTER, connection)
             way.take(connection, now)
@@ -273,7 +192,7 @@ class Connector:
                 ways.pop(identity).stop(now)
         for identity, point in chosen.items():
             if identity not in ways:
-                ways[identity] = _Way(self, point, now)
+                ways[identity] = Way(self, point, now)
 
     def _judge(self, now: float) -> None:
         """Refusals are final for those whose patience is over."""
@@ -313,7 +232,7 @@ class Connector:
 
     # -- what connections and ways report
 
-    def opened(self, attempt: _Attempt, now: float) -> None:
+    def opened(self, attempt: Attempt, now: float) -> None:
         """The first that answers wins."""
         connection = attempt.connection
         connection.attempts.remove(attempt)
@@ -325,7 +244,7 @@ class Connector:
         connection.opened(now)
         self.serve(now)
 
-    def refused(self, attempt: _Attempt, code: int, now: float) -> None:
+    def refused(self, attempt: Attempt, code: int, now: float) -> None:
         """An attempt failed before it opened."""
         if attempt.way.refused(attempt, code, now):
             return  # it asks for another name
@@ -355,236 +274,3 @@ class Connector:
         """Nobody needs it, or others need its place more: end it."""
         self.stop(now, why)
         self._on_idle(now)
-
-
-class _Attempt:
-    """A connection that is opening on a way: the handler of its session until it has.
-
-    Attributes:
-        circuit: may have been given up for new ones meanwhile.
-        names: still to ask for.
-    """
-
-    session: Session
-
-    def __init__(
-        self, connection: Connection, way: _Way, circuit: ClientCircuit, names: list[bytes], now: float
-    ) -> None:
-        self.connection = connection
-        self.way = way
-        self.circuit = circuit
-        self.names = names
-        self.began = now
-
-    def opened(self, now: float) -> None:
-        self.way.connector.opened(self, now)
-
-    def data(self, data: bytes, now: float) -> None:
-        """None comes before it has opened."""
-
-    def drained(self, now: float) -> None: ...
-
-    def ended(self, now: float) -> None:
-        """None is told before it has opened."""
-
-    def aborted(self, code: int, now: float) -> None:
-        self.way.connector.refused(self, code, now)
-
-
-class _Way:
-    """The way over one point: a circuit, and the sessions on it."""
-
-    def __init__(self, connector: Connector, point: Descriptor, now: float) -> None:
-        self.retry_at = 0.0
-        self.answers: bool | None = None  # whether a circuit to the point could be built; None before it is known
-        self.refusal: ConnectWhy | None = None  # what the last attempt met
-        self.connector = connector
-        self._point = point
-        self._machine = StateMachine(TABLE, connector.outbox, self._timed_out, now)
-        self._backoff = Backoff(connector.rng, BACKOFF_FIRST, BACKOFF_LIMIT)
-        self._circuit: ClientCircuit | None = None
-        self._opening: dict[_Attempt, None] = {}  # MAX_OPENING
-        self._open: dict[Connection, ClientCircuit] = {}  # MAX_OPEN
-        self._misled = 0  # times in a row that somebody answered who is not the owner
-        self._attempt = 0  # numbers requests for a circuit, to know late answers to old ones
-
-    @property
-    def idle(self) -> bool:
-        return self._machine.state is Phase.IDLE
-
-    @property
-    def building(self) -> bool:
-        return self._machine.state is Phase.BUILDING
-
-    @property
-    def load(self) -> int:
-        return len(self._opening) + len(self._open)
-
-    @property
-    def hopeful(self) -> bool:
-        """Whether it may still lead somewhere: nothing is known against it. One liar does not speak for all."""
-        tried = self.refusal is not None and (self.refusal is not ConnectWhy.MISLED or self._misled >= LIARS)
-        return self.building or not tried or bool(self._opening)
-
-    def free(self, now: float) -> bool:
-        """Whether it takes another connection now."""
-        return (
-            self._machine.state is Phase.STANDING
-            and self.retry_at <= now
-            and len(self._opening) < MAX_OPENING
-            and len(self._open) < MAX_OPEN
-        )
-
-    def build(self, now: float) -> None:
-        self._attempt += 1
-        attempt = self._attempt
-        connector = self.connector
-
-        def ready(circuit: ClientCircuit, now: float) -> None:
-            if attempt != self._attempt:
-                circuit.destroy(DestroyReason.FINISHED, now)
-                return
-            self.answers = True
-            self.refusal = None
-            self._machine.move("built", now)
-            self._circuit = circuit
-            circuit.on_closed = lambda reason, now: self._lost(circuit, now)
-            connector.serve(now)
-
-        def failed(why: Why, now: float) -> None:
-            if attempt != self._attempt:
-                return
-            self._machine.move("fail", now)
-            connector.trouble = why
-            self.refusal = ConnectWhy.NO_POINTS
-            if why.code is PathWhy.RELAY_SILENT:  # the point did not answer, over any path
-                self.answers = False
-            self._rest(now)
-            connector.serve(now)
-
-        self._machine.move("build", now)
-        connector.circuits.rdv_circuit(self._point, connector.hash_name, False, ready, failed, now)
-
-    def take(self, connection: Connection, now: float) -> None:
-        """Try this connection here."""
-        assert self._circuit is not None
-        names = blinded_names(self.connector.hash_name, self._point.identity, now)
-        attempt = _Attempt(connection, self, self._circuit, names, now)
-        connection.attempts.append(attempt)
-        self._opening[attempt] = None
-        self._ask(attempt, now)
-
-    def _ask(self, attempt: _Attempt, now: float) -> None:
-        connector = self.connector
-        name = attempt.names.pop(0)
-        session = attempt.session = Session(
-            connector.crypto,
-            connector.rng,
-            connector.outbox,
-            connector.keys,
-            name,
-            now=now,
-            initiator=True,
-            attach=lambda session: attempt,
-        )
-        try:
-            stream = attempt.circuit.open_stream(format_rdv_target(name), session, now)
-        except (LocalError, StreamError):  # it closed just now, or has all the streams it can have
-            session.abort(EndReason.INTERNAL, now)
-            attempt.aborted(EndReason.DESTROY, now)
-            return
-        session.bind(stream)
-        if stream.closed:  # BEGIN was one cell too many for a full link
-            session.aborted(EndReason.DESTROY, now)
-
-    def opened(self, attempt: _Attempt) -> None:
-        """One of its connections opened."""
-        del self._opening[attempt]
-        self._open[attempt.connection] = attempt.circuit
-        self.refusal = None
-        self._misled = 0
-        self._backoff.reset()
-
-    def refused(self, attempt: _Attempt, code: int, now: float) -> bool:
-        """It failed. Returns whether it is tried under another name at once."""
-        if code == EndReason.RESOLVEFAILED and attempt.names and not attempt.circuit.closed:
-            self._ask(attempt, now)
-            return True
-        del self._opening[attempt]
-        self.refusal = _REFUSALS.get(code)
-        self._misled = self._misled + 1 if self.refusal is ConnectWhy.MISLED else 0
-        if code == EndReason.TIMEOUT and attempt.session.accepted:
-            # Whoever serves there says nothing. On this circuit the point gives us another provider, at once; on a new
-            # one it could not know, and whom everybody leaves is the least busy.
-            self._leave(attempt.circuit, now)
-            return False
-        if code == EndReason.TIMEOUT and attempt.circuit is self._circuit:  # it may be at fault: take another
-            self._retire(now)
-        else:
-            self._leave(attempt.circuit, now)
-        if self._misled != 1:  # the point gives us another provider at once
-            self._rest(now)
-        return False
-
-    def circuit_of(self, connection: Connection) -> ClientCircuit | None:
-        return self._open.get(connection)
-
-    def left(self, attempt: _Attempt, now: float) -> None:
-        """It is not needed any more."""
-        del self._opening[attempt]
-        self._leave(attempt.circuit, now)
-
-    def ended(self, connection: Connection, now: float) -> None:
-        """One of its connections has ended."""
-        self._leave(self._open.pop(connection), now)
-
-    def stop(self, now: float) -> None:
-        """Give up the circuit; what was just sent still goes out."""
-        self._attempt += 1
-        self._machine.move("stop", now)
-        circuits = {self._circuit, *self._used()} - {None}
-        self._circuit = None
-        for circuit in circuits:
-            assert circuit is not None
-            self._give_up(circuit, DestroyReason.FINISHED, LINGER, now)
-
-    # -- inside
-
-    def _leave(self, circuit: ClientCircuit, now: float) -> None:
-        """One of its connections is gone. A circuit that takes no new ones ends with its last."""
-        if circuit is not self._circuit and circuit not in self._used():
-            self._give_up(circuit, DestroyReason.FINISHED, LINGER, now)
-
-    def _used(self) -> set[ClientCircuit]:
-        """Circuits that connections are on."""
-        return {*self._open.values(), *(attempt.circuit for attempt in self._opening)}
-
-    def _give_up(self, circuit: ClientCircuit, reason: DestroyReason, after: float, now: float) -> None:
-        circuit.on_closed = None
-        self.connector.outbox.call_at(now + after, lambda now: circuit.destroy(reason, now))
-
-    def _rest(self, now: float) -> None:
-        if self.retry_at <= now:  # several that fail together count once
-            self.retry_at = now + self._backoff.next()
-
-    def _retire(self, now: float) -> None:
-        """Use the circuit for no new connection; those that are open on it may go on."""
-        circuit, self._circuit = self._circuit, None
-        if circuit is not None:
-            self._machine.move("lost", now)
-            if circuit not in self._open.values():  # what is opening on it would wait in vain as well
-                self._give_up(circuit, DestroyReason.TIMEOUT, 0.0, now)
-
-    def _lost(self, circuit: ClientCircuit, now: float) -> None:
-        """The circuit closed; its sessions are told by their streams."""
-        if self._circuit is circuit:
-            self._circuit = None
-            self._machine.move("lost", now)
-            self._rest(now)
-            self.connector.outbox.call_at(now, self.connector.serve)
-
-    def _timed_out(self, phase: Phase, now: float) -> None:
-        """The builder of circuits said nothing."""
-        self._attempt += 1
-        self._rest(now)
-        self.connector.serve(now)

@@ -13,10 +13,11 @@ from convergence.errors import DestroyReason, EndReason, Problem
 from convergence.pipes.pending import CONNECT_LIMIT
 from convergence.rdv import connector as module
 from convergence.rdv.blind import blinded_names, points_of
-from convergence.rdv.connector import IDLE_LIMIT, MAX_OPENING, PATIENCE, SECOND_AFTER, Connection, Connector
+from convergence.rdv.connector import IDLE_LIMIT, PATIENCE, SECOND_AFTER, Connector
 from convergence.rdv.keys import SessionKeys
 from convergence.rdv.service import SERVICES, RdvService
 from convergence.rdv.session import ANSWER_TIMEOUT, OPEN_TIMEOUT, Session
+from convergence.rdv.way import MAX_OPENING, Connection
 from convergence.wire.descriptor import Role
 from convergence.wire.rdv import Advert, AdvertOp, DbInfo
 from convergence.wire.relay import RelayCommand
@@ -394,8 +395,7 @@ def test_of_two_providers_that_answer_the_first_wins_and_the_other_is_left_at_on
         (attempt,) = caller.pipe.attempts
         rig.world.advance(1)
     assert caller.open and not caller.pipe.attempts and attempt.session.closed
-    late, message = held[0]
-    late.data(b"", rig.world.now)
+    late, _ = held[0]
     assert late.closed, "who was slow hears that nobody waits"
     caller.pipe.write(b"hello", rig.world.now)
     rig.world.advance(20)
