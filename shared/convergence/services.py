@@ -178,14 +178,14 @@ class Services:
         places = [_Place(key, connector) for (_, key), connector in self._connectors.items()]
         own = [place for place in places if place.source == isolation]
         if len(own) >= MAX_OF_KEY:
-            place = _longest_idle(own)
+            most, place = MAX_OF_KEY, _longest_idle(own)
         elif len(places) >= MAX_CONNECTORS:
-            place = _longest_idle(places) or _searching(places, isolation)
+            most, place = MAX_CONNECTORS, _longest_idle(places) or _searching(places, isolation)
         else:
             return
         if place is None:
-            raise Problem(Limit.SERVICES, most=MAX_CONNECTORS)
-        place.connector.give_way(now, Why(Limit.SERVICES, {"most": MAX_CONNECTORS}))
+            raise Problem(Limit.SERVICES, most=most)
+        place.connector.give_way(now, Why(Limit.SERVICES, {"most": most}))
 
     def _connector(self, address: ServiceAddress, isolation: Hashable) -> Connector:
         hash_name = address.hash_name

@@ -827,6 +827,18 @@ def test_who_leaves_at_once_has_sent_all(network: Living, form: str) -> None:
     go(test)
 
 
+def test_a_script_that_leaves_at_once_has_sent_all(network: Living) -> None:
+    heard: queue.Queue[int] = queue.Queue()
+
+    def handler(pipe: convergence.BlockingPipe) -> None:
+        heard.put(len(pipe.readall()))
+
+    with convergence.join_sync(network.site, rtc=False) as provider, provider.serve("hash:script", handler):
+        with convergence.join_sync(nodes=network.nodes, rtc=False) as client, client.connect("hash:script") as pipe:
+            pipe.write(bytes(400_000))
+        assert heard.get(timeout=LIMIT) == 400_000
+
+
 @pytest.mark.parametrize("form", ["pipe", "stage", "streams"])
 def test_a_far_end_that_never_reads_holds_nobody_for_ever(
     network: Living, form: str, monkeypatch: pytest.MonkeyPatch
