@@ -21,7 +21,7 @@ from convergence.rdv.circuits import CircuitSource
 from convergence.rdv.client import MAX_POINTS
 from convergence.rdv.keys import SessionKeys
 from convergence.rdv.way import Attempt, Connection, Way
-from convergence.wire.descriptor import Descriptor, Role
+from convergence.wire.target import RelayTarget, Role
 
 MAX_CONNECTIONS = 2048  # of one service, those that wait included
 PATIENCE = 10.0  # seconds in which a refusal is not final: the service may be starting, or moving
@@ -69,7 +69,7 @@ class Connector:
         self.trouble: Why | None = None  # why no circuit to any point could be built
         self.idle_since = 0.0  # when its last connection ended, in steady time
         self._on_idle = on_idle
-        self._ring: list[Descriptor] = []
+        self._ring: list[RelayTarget] = []
         self._wanted = POINTS  # points that are to answer: more when the first ones know nobody, up to MAX_POINTS
         self._ways: dict[bytes, Way] = {}  # by the point's identity
         self._connections: dict[Connection, None] = {}  # MAX_CONNECTIONS
@@ -105,7 +105,7 @@ class Connector:
         """Whether any connection stands."""
         return any(connection.open for connection in self._connections)
 
-    def set_nodes(self, nodes: Sequence[Descriptor], now: float) -> None:
+    def set_nodes(self, nodes: Sequence[RelayTarget], now: float) -> None:
         """The node list changed: choose the points anew. Connections that stand go on."""
         self._ring = ring_of(self.hash_name, [node for node in nodes if node.roles & Role.RDV])
         self.serve(now)
@@ -180,7 +180,7 @@ class Connector:
     def _choose(self, now: float) -> None:
         ways = self._ways
 
-        def answers(point: Descriptor) -> bool | None:
+        def answers(point: RelayTarget) -> bool | None:
             return ways[point.identity].answers if point.identity in ways else None
 
         asked = [way for way in ways.values() if way.answers]

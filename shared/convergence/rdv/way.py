@@ -23,8 +23,8 @@ from convergence.rdv.client import BACKOFF_FIRST, BACKOFF_LIMIT, BUILD_LIMIT
 from convergence.rdv.keys import SessionKeys
 from convergence.rdv.session import Session
 from convergence.states import TIMEOUT, StateMachine, Table
-from convergence.wire.descriptor import Descriptor
 from convergence.wire.rdv import format_rdv_target
+from convergence.wire.target import RelayTarget
 
 MAX_OPENING = 32  # sessions on one circuit that have not opened: a service keeps places for few that prove nothing
 MAX_OPEN = 900  # sessions on one circuit
@@ -170,7 +170,7 @@ class Attempt:
 class Way:
     """The way over one point: a circuit, and the sessions on it."""
 
-    def __init__(self, connector: Owner, point: Descriptor, now: float) -> None:
+    def __init__(self, connector: Owner, point: RelayTarget, now: float) -> None:
         self.retry_at = 0.0
         self.answers: bool | None = None  # whether a circuit to the point could be built; None before it is known
         self.refusal: ConnectWhy | None = None  # what the last attempt met

@@ -18,11 +18,11 @@ from convergence.rdv.keys import SessionKeys
 from convergence.rdv.service import SERVICES, RdvService
 from convergence.rdv.session import ANSWER_TIMEOUT, OPEN_TIMEOUT, Session
 from convergence.rdv.way import MAX_OPENING, Connection
-from convergence.wire.descriptor import Role
 from convergence.wire.rdv import Advert, AdvertOp, DbInfo
 from convergence.wire.relay import RelayCommand
+from convergence.wire.target import Role
 from tests.unit.ordb.memory import CRYPTO, World
-from tests.unit.rdv.network import NODES, FakeCircuit, Network, descriptor
+from tests.unit.rdv.network import NODES, FakeCircuit, Network, target
 
 HASH_NAME = b"s" * 32
 KEYS = SessionKeys.of_public(HASH_NAME)
@@ -360,12 +360,12 @@ def test_posts_whose_last_sessions_go_on_are_limited_and_the_least_used_one_ends
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("convergence.rdv.service.MAX_RETIRED", 2)
-    rig = Rig([descriptor(1)])
+    rig = Rig([target(1)])
     service = rig.serve()
     callers = []
     for number, count in ((1, 3), (2, 1), (3, 2), (4, 1)):
-        rig.connector.set_nodes([descriptor(number)], rig.world.now)
-        service.set_nodes([descriptor(number)], rig.world.now)
+        rig.connector.set_nodes([target(number)], rig.world.now)
+        service.set_nodes([target(number)], rig.world.now)
         rig.world.advance(5)
         callers.append([rig.connect() for _ in range(count)])
         rig.world.advance(5)
