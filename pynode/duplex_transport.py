@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from typing import Any, cast
 
 from convergence.driver import Driver
 from convergence.errors import EndReason
 from convergence.pipes.duplex import Duplex
 from pynode.pipes import HIGH_WATER
+
+LINGER = 60.0  # seconds that a closed pipe has for what was written, and for the far end's end
 
 
 class DuplexTransport(asyncio.Transport):
@@ -25,6 +28,7 @@ class DuplexTransport(asyncio.Transport):
     Attributes:
         code: how it ended: an EndReason, or another number as received; None before, and where each side ended.
         opened_or_failed: done once the far end accepted, or it is known that none will (see `code`).
+        gone: set once the protocol was told that the connection is lost.
     """
 
     _start_tls_compatible = True  # what asyncio's start_tls asks for
@@ -36,8 +40,9 @@ class DuplexTransport(asyncio.Transport):
         self._duplex = duplex
         self._loop = asyncio.get_running_loop()
         self.opened_or_failed: asyncio.Future[None] = self._loop.create_future()
+        self.gone = asyncio.Event()
         self._protocol = protocol
-        self._made = self._lost = self._closing = False
+        self._made = self._closing = False
         self._heard_end = self._ended = False
         self._paused_writing = False
         self._reading = True
@@ -102,17 +107,18 @@ class DuplexTransport(asyncio.Transport):
             self._driver.run(self._duplex.end)
 
     def close(self) -> None:
-        """End our way, and hear no more."""
+        """End our way, and hear no more. The connection is lost once what was written has arrived, as far as the pipe
+        can tell, and the far end has ended as well; after LINGER at the latest."""
         if self._closing:
             return
         self._closing = True
+        unused = sum(map(len, self._came))
+        self._came.clear()
+        self._loop.call_soon(self._watch_congestion)
         if not self._ended:
             self._ended = True
             self._driver.run(self._duplex.end)
-        self._came.clear()
-        if not self._duplex.closed:
-            self._duplex.handler = Deaf(self._duplex)
-        self._loop.call_soon(self._gone)
+        linger(self._driver, self._duplex, unused, self._lingered)
 
     def abort(self) -> None:
         self.abort_with(EndReason.MISC)
@@ -130,7 +136,7 @@ class DuplexTransport(asyncio.Transport):
     # -- inside
 
     def _open(self) -> None:
-        if not self._lost and not self._made:
+        if not self.gone.is_set() and not self._made:
             self._made = True
             self._protocol.connection_made(self)
             self._settle()
@@ -148,13 +154,10 @@ class DuplexTransport(asyncio.Transport):
         protocol = cast(asyncio.Protocol, self._protocol)
         if self.code is not None and not (self._came and self._made):
             self._gone()
-        elif self._heard_end and not self._came and self._made and not self._lost and not self._closing:
+        elif self._heard_end and not self._came and self._made and not self.gone.is_set() and not self._closing:
             self._heard_end = False
-            if not protocol.eof_received():
+            if not protocol.eof_received() or self._ended:
                 self.close()
-            elif self._ended:
-                self._closing = True
-                self._gone()
 
     def _feed(self, data: bytes) -> None:
         protocol = self._protocol
@@ -177,33 +180,71 @@ class DuplexTransport(asyncio.Transport):
             self._paused_writing = congested
             self._protocol.pause_writing() if congested else self._protocol.resume_writing()
 
+    def _lingered(self, code: int | None) -> None:
+        self.code = code
+        self._loop.call_soon(self._gone)
+
     def _gone(self) -> None:
-        if not self._lost:
-            self._lost = True
+        if not self.gone.is_set():
+            self.gone.set()
             self._settle()
             if self._made:
                 broken = self.code not in (None, EndReason.DONE)
                 self._protocol.connection_lost(ConnectionResetError(f"ended: {self.code}") if broken else None)
 
 
-class Deaf:
+def linger(driver: Driver, duplex: Duplex, unused: int, on_over: Callable[[int | None], None]) -> None:
+    """For a user who ended and hears no more: wait for the end of both ways, and give up after LINGER.
+
+    Args:
+        unused: bytes that came and that nobody will consume.
+        on_over: called once, with the code if it broke.
+    """
+    if duplex.closed:
+        on_over(None)
+        return
+    deaf = duplex.handler = _Deaf(duplex, on_over)
+    driver.run(lambda now: duplex.consumed(unused, now))
+    if not deaf.over:
+        timer = asyncio.get_running_loop().call_later(LINGER, driver.run, lambda now: deaf.give_up(EndReason.DONE, now))
+        deaf.on_settled = timer.cancel
+
+
+class _Deaf:
     """Drops what still comes for somebody who closed."""
 
-    def __init__(self, duplex: Duplex) -> None:
+    def __init__(self, duplex: Duplex, on_over: Callable[[int | None], None]) -> None:
+        self.over = False
+        self.on_settled: Callable[[], None] = lambda: None
         self._duplex = duplex
+        self._on_over = on_over
         self._dropped = 0
+
+    def give_up(self, code: int, now: float) -> None:
+        self._duplex.abort(code, now)
+        self._settle(code)
 
     def opened(self, now: float) -> None: ...
 
     def data(self, data: bytes, now: float) -> None:
         self._dropped += len(data)
         if self._dropped > HIGH_WATER:
-            self._duplex.abort(EndReason.CONNRESET, now)
+            self.give_up(EndReason.CONNRESET, now)
         else:
             self._duplex.consumed(len(data), now)
 
-    def drained(self, now: float) -> None: ...
+    def drained(self, now: float) -> None:
+        self.ended(now)
 
-    def ended(self, now: float) -> None: ...
+    def ended(self, now: float) -> None:
+        if self._duplex.closed:
+            self._settle(None)
 
-    def aborted(self, code: int, now: float) -> None: ...
+    def aborted(self, code: int, now: float) -> None:
+        self._settle(code)
+
+    def _settle(self, code: int | None) -> None:
+        if not self.over:
+            self.over = True
+            self.on_settled()
+            self._on_over(code)

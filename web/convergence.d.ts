@@ -35,7 +35,7 @@ export interface ConnectOptions {
   signal?: AbortSignal;
   /** Pipes share circuits only where this is equal. */
   isolation?: string;
-  /** Seconds in which it is no final answer that nobody offers a service; 10 by default. */
+  /** Seconds, 0 or more, in which it is no final answer that nobody offers a service; 10 by default. */
   patience?: number;
 }
 
@@ -84,7 +84,10 @@ export interface Pipe {
   readonly readable: ReadableStream<Uint8Array<ArrayBuffer>>;
   /** `close` ends our way; `abort` gives up both, and the far end hears the reason: an EndReason, or an error with one. */
   readonly writable: WritableStream<BufferSource>;
-  /** Resolves when both ways have ended; rejects when the pipe was given up, by whomever. */
+  /**
+   * Resolves when both ways have ended and what was written has arrived, as far as the node can tell; rejects when the
+   * pipe was given up, by whomever.
+   */
   readonly closed: Promise<void>;
 }
 

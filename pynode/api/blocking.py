@@ -159,10 +159,21 @@ class BlockingPipe(io.RawIOBase):
         self.close()
 
     def close(self) -> None:
-        """See Pipe.close."""
+        """See Pipe.close; leaving `with` waits as `wait_closed` does."""
         if not self.closed:
             super().close()
             self._caller.soon(self._pipe.close)
+
+    def wait_closed(self) -> None:
+        """See Pipe.wait_closed. Raises TimeoutError."""
+        self._caller.run(self._pipe.wait_closed(), self.timeout)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+        if kind is None:
+            self.wait_closed()
 
     def makefile(self, mode: str = "rb", **options: Any) -> IO[Any]:
         """A buffered file like a socket's: "rb", "wb", "rwb", or in text mode "r", "w", "rw" with TextIOWrapper's

@@ -21,16 +21,15 @@ from typing import Any, Generic, Self, TypeVar, cast
 
 from convergence.driver import Driver
 from convergence.errors import EndReason, Why
-from convergence.pipes.duplex import Duplex, DuplexOf, HandlerOf, Passage, join
+from convergence.pipes.duplex import Duplex, DuplexOf, HandlerOf, Passage, join, tie
 from convergence.pipes.pending import Pending
 from convergence.pipes.stage import Plain, Stage
 from pynode.api.errors import ConnectError, PipeBroken
-from pynode.duplex_transport import Deaf, DuplexTransport
-from pynode.pipes import CHUNK
+from pynode.duplex_transport import DuplexTransport, linger
+from pynode.pipes import CHUNK, Watch
 
 MAX_LINE = 64 * 1024  # bytes of a line, unless `readline` is told otherwise
 MAX_ALL = 64 << 20  # bytes that `readall` gathers, unless it is told otherwise
-LINGER = 60.0  # seconds that a closed pipe has for what was written, and for the far end's end
 
 T = TypeVar("T", bound=Sized)
 
@@ -94,16 +93,18 @@ class Pipe(Generic[T]):
         address: str = "",
         pending: Pending | None = None,
         stages: Sequence[Stage[Any, Any]] = (),
+        over: asyncio.Event | None = None,
     ) -> None:
         self.address = address
         self._driver = driver
         self._duplex: DuplexOf[T] | None = duplex
         self._pending = pending
         self._stages = tuple(stages)
+        self._over = over or asyncio.Event()  # set once the connection is over and we closed; see `wait_closed`
         self._inbox: _Inbox[T] = _Inbox()
         self._rest = bytearray()  # of what came, bytes that were taken from the inbox and not read
         self._owed = 0  # the last so many of them, for which the far end has no credit yet
-        self._reading = self._ended = False
+        self._reading = self._ended = self._closed = False
         self._heir: Pipe[Any] | DuplexTransport | None = None  # what it was handed over to
         self._loop = asyncio.get_running_loop()
         duplex.handler = self._inbox
@@ -220,7 +221,7 @@ class Pipe(Generic[T]):
         elif self._heir is not None:
             self._heir.abort(code)
         else:
-            self._over(code, lambda now: self._used().abort(code, now))
+            self._break(code, lambda now: self._used().abort(code, now))
 
     def fail(self, code: int = EndReason.MISC) -> None:
         """The same, but what was written arrives first."""
@@ -229,32 +230,39 @@ class Pipe(Generic[T]):
         elif self._heir is not None:
             self._heir.abort_with(code)
         else:
-            self._over(code, lambda now: self._used().end(now, code))
+            self._break(code, lambda now: self._used().end(now, code))
 
     def close(self) -> None:
         """End our way, if it has not ended, and hear no more. What was written still goes out, for LINGER seconds while
-        the node runs. To know that it arrived, `end` and read on until the far end ends."""
+        the node runs: `wait_closed` waits for that."""
         if self._heir is not None:
             self._heir.close()
             return
         duplex, inbox = self._used(), self._inbox
-        if self.code is not None or duplex.closed:
+        if self.code is not None or self._closed:
+            self._over.set()
             return
         if not inbox.is_open:
             self.abort(EndReason.DONE)
             return
+        self._closed = True
         self.end()
-        if not duplex.closed:
-            unused = self._owed + sum(map(len, inbox.items))
-            duplex.handler = cast(HandlerOf[T], Deaf(cast(Duplex, duplex)))
-            self._driver.run(lambda now: duplex.consumed(unused, now))
-            asyncio.get_running_loop().call_later(
-                LINGER, self._driver.run, lambda now: duplex.abort(EndReason.DONE, now)
-            )
+        unused = self._owed + sum(map(len, inbox.items))
+        linger(self._driver, cast(Duplex, duplex), unused, self._lingered)
         self._rest.clear()
         self._owed = 0
         inbox.items.clear()
         inbox.ended(0.0)  # for another task that reads
+
+    async def wait_closed(self) -> None:
+        """Once closed: wait until all that was written has arrived, as far as the pipe can tell, and the far end has
+        ended as well, or either gave up; LINGER seconds at most."""
+        if isinstance(self._heir, DuplexTransport):
+            await self._heir.gone.wait()
+        elif self._heir is not None:
+            await self._heir.wait_closed()
+        else:
+            await self._over.wait()
 
     async def __aenter__(self) -> Self:
         return self
@@ -264,6 +272,7 @@ class Pipe(Generic[T]):
     ) -> None:
         if kind is None:
             self.close()
+            await self.wait_closed()
         else:
             self.abort()
 
@@ -278,11 +287,19 @@ class Pipe(Generic[T]):
             join(near.far, far.near)
         first, last = stages[0].near, stages[-1].far
         pipe: Pipe[Any] = Pipe(
-            self._driver, first, address=self.address, pending=self._pending, stages=(*stages, *self._stages)
+            self._driver,
+            first,
+            address=self.address,
+            pending=self._pending,
+            stages=(*stages, *self._stages),
+            over=self._over,
         )
 
         def joined(duplex: DuplexOf[T]) -> HandlerOf[T]:
-            join(last, duplex)
+            if self._stages:
+                join(last, duplex)
+            else:
+                self._carry(last, duplex)
             assert duplex.handler is not None
             return duplex.handler
 
@@ -336,10 +353,25 @@ class Pipe(Generic[T]):
             raise RuntimeError("write after end")
         return duplex
 
-    def _over(self, code: int, call: Callable[[float], None]) -> None:
+    def _carry(self, last: DuplexOf[Any], carrier: DuplexOf[Any]) -> None:
+        """Join the last stage to what carries all, whose end is the connection's."""
+
+        def changed() -> None:
+            if carrier.closed:
+                self._over.set()
+
+        tie(Watch(last, carrier, changed), Watch(carrier, last, changed))
+
+    def _lingered(self, code: int | None) -> None:
+        """What a stage passed on may still be under way."""
+        if code is not None or not self._stages:
+            self._over.set()
+
+    def _break(self, code: int, call: Callable[[float], None]) -> None:
         if self.code is None and not self._used().closed:
             self._driver.run(call)
             self._inbox.aborted(code, 0.0)
+        self._over.set()
 
     def _let_go(self, take: Callable[[DuplexOf[T]], HandlerOf[T]]) -> DuplexOf[T]:
         """Hand the duplex and all that came to another handler."""
@@ -445,7 +477,9 @@ class Local(Pipe[T]):
         """The next link; returns its far side, for the next. Finish the chain without an `await` between."""
         if isinstance(other, Stage):
             self._stages += (other,)
-        join(self._far, other.near)
+            join(self._far, other.near)
+        else:
+            self._carry(self._far, other.near)
         return other.far
 
 

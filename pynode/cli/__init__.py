@@ -232,10 +232,16 @@ def _add_pipe(commands: Any) -> None:
         "pipe.pipe",
         "Join standard input and output to an address, through circuits.",
         "Exit code 0: both sides ended; 1: no connection; 3: it broke. With --json records go to standard error. A host"
-        " behind an exit does not hear that standard input ended: it has to end the connection itself.",
+        " behind an exit does not hear that standard input ended: it has to end the connection (or: --end-after).",
     )
     one.add_argument("address", metavar="ADDRESS", help=_ADDRESS)
     one.add_argument("--progress", action="store_true", help="show on standard error how much was carried")
+    one.add_argument(
+        "--end-after",
+        type=seconds,
+        metavar="SECONDS",
+        help="tcp:// only: once standard input has ended, close when nothing came for so long (it waits for the host)",
+    )
     _add_wait(one)
     _add_network(one)
     one.examples = (

@@ -11,19 +11,17 @@ import argparse
 import asyncio
 import fcntl
 import os
-import stat
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from ipaddress import ip_address
 from pathlib import Path
 from typing import TypeVar
 
 from pynode import logs
-from pynode.app import App, NotJoinedError, Plan, bound
-from pynode.cli.output import CliError, Output
+from pynode.app import App, NotJoinedError, Plan
+from pynode.cli.output import CliError
 from pynode.cli.sites import network_of
 from pynode.cli.words import words
-from pynode.config import Address, Config, ConfigError, load
+from pynode.config import Config, ConfigError, load
 
 JOIN_TIMEOUT = 30.0
 """Seconds until a list of nodes must have come."""
@@ -88,57 +86,6 @@ async def with_node(
         return 130 if await unless(stop, joined(app)) is None else await work(app)
     finally:
         await app.stop()
-
-
-async def listening(where: Address | Path, make: Callable[[], asyncio.Protocol]) -> asyncio.Server:
-    """Listen at an address, or a unix socket that only this user may connect to. Raises AppError, CliError."""
-    loop = asyncio.get_running_loop()
-    if isinstance(where, Address):
-        servers: list[asyncio.Server] = []
-
-        async def port() -> int:
-            servers.append(await loop.create_server(make, where.host, where.port))
-            return int(servers[0].sockets[0].getsockname()[1])
-
-        await bound(where, port())
-        return servers[0]
-    try:
-        if stat.S_ISSOCK(where.lstat().st_mode):
-            await _refuse_if_used(where)
-            where.unlink()
-        else:
-            raise CliError(f"{where} is there already, and is no socket: choose another path.")
-    except FileNotFoundError:
-        pass
-    before = os.umask(0o177)
-    try:
-        return await loop.create_unix_server(make, str(where))
-    except OSError as error:
-        raise CliError(f"Cannot listen at {where}: {os.strerror(error.errno or 0)}.") from None
-    finally:
-        os.umask(before)
-
-
-def warn_of_strangers(output: Output, where: Address | Path) -> None:
-    """Say so if not only this machine reaches what listens there."""
-    if isinstance(where, Address) and not _is_loopback(where.host):
-        output.say("Everybody who reaches this address can use it.")
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-async def _refuse_if_used(path: Path) -> None:
-    try:
-        _, writer = await asyncio.open_unix_connection(str(path))
-    except OSError:
-        return
-    writer.close()
-    raise CliError(f"{path} is in use: stop what uses it, or choose another path.")
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from convergence.events import Event, FetchDone, FetchFailed, FetchProgress, Fet
 from convergence.fetch import Target
 from pynode.app import App, Plan
 from pynode.cli.common import joined, set_up_logs, settings, stun_servers, unless
-from pynode.cli.output import CliError, Output, shown, size_words
+from pynode.cli.output import NO_READER, CliError, Output, discard, shown, size_words
 from pynode.cli.sites import network_of
 from pynode.cli.words import error_words, words
 from pynode.logs import log_event
@@ -31,6 +31,13 @@ from pynode.logs import log_event
 
 async def fetch(arguments: argparse.Namespace, output: Output, stop: asyncio.Event) -> int:
     """The command. Returns its exit code: 1 too when the site answers with an error."""
+    try:
+        return await _fetch(arguments, output, stop)
+    except BrokenPipeError:  # of standard output
+        return NO_READER
+
+
+async def _fetch(arguments: argparse.Namespace, output: Output, stop: asyncio.Event) -> int:
     config = settings(arguments)
     set_up_logs(arguments, config, "fetch", "error")
     try:
@@ -41,7 +48,7 @@ async def fetch(arguments: argparse.Namespace, output: Output, stop: asyncio.Eve
     if network is None:
         return 130
     with _sink(arguments.output, output.as_json) as sink:
-        command = _Command(output, sink)
+        command = _Command(output, sink, arguments.ca)
         stun, roots = stun_servers(arguments, config), _roots(arguments.ca)
         app = App(Plan(network, stun=stun, circuits=config.circuits, roots=roots), command.event)
         await app.start()
@@ -74,11 +81,12 @@ def _roots(name: str | None) -> str | None:
 
 
 class _Command:
-    def __init__(self, output: Output, sink: _Sink) -> None:
+    def __init__(self, output: Output, sink: _Sink, ca: str | None = None) -> None:
         self.status = 0
         self.finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._output = output
         self._sink = sink
+        self._ca = ca
         self._said: set[FetchStage] = set()
 
     def body(self, data: bytes) -> None:
@@ -86,11 +94,11 @@ class _Command:
         try:
             self._sink.write(data)
         except OSError as error:
-            self._fail(f"What came cannot be written: {os.strerror(error.errno or 0)}.")
+            self._fail(error)
 
-    def _fail(self, message: str) -> None:
+    def _fail(self, error: Exception) -> None:
         if not self.finished.done():
-            self.finished.set_exception(CliError(message))
+            self.finished.set_exception(error)
 
     def event(self, event: Event) -> None:
         log_event(event)
@@ -112,7 +120,7 @@ class _Command:
                 if not self.finished.done():
                     self.finished.set_result(None)
             case FetchFailed(_, why):
-                self._fail(words(why))
+                self._fail(CliError(words(why, self._ca)))
 
 
 class _Sink:
@@ -137,8 +145,14 @@ def _sink(name: str | None, as_json: bool) -> Iterator[_Sink]:
     if name is None:
         if as_json:
             raise CliError("--json needs -o FILE: the body would be mixed with the records.", 2)
-        yield _Sink(sys.stdout.buffer)
-        sys.stdout.buffer.flush()
+        try:
+            yield _Sink(sys.stdout.buffer)
+            sys.stdout.buffer.flush()
+        except OSError as error:
+            discard(sys.stdout)
+            if isinstance(error, BrokenPipeError):
+                raise
+            raise CliError(f"What came cannot be written: {os.strerror(error.errno or 0)}.") from None
         return
     path = Path(name)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")

@@ -15,7 +15,8 @@ from convergence.pipes.duplex import tie
 from convergence.pipes.pending import Pending
 from convergence.wire.address import Address as Far
 from pynode.app import App
-from pynode.cli.common import listening, warn_of_strangers, with_node
+from pynode.cli.common import with_node
+from pynode.cli.local import Visitors, listening, warn_of_strangers
 from pynode.cli.output import Output
 from pynode.cli.pipe import address_of
 from pynode.cli.words import connect_words, end_words, words
@@ -29,7 +30,7 @@ async def forward(arguments: argparse.Namespace, output: Output, stop: asyncio.E
 
     async def work(app: App) -> int:
         command = _Command(app, output, address, arguments.wait)
-        async with await listening(arguments.listen, lambda: SocketPipe(app.driver, command.came)) as server:
+        async with listening(arguments.listen, Visitors(app, output, command.came).pipe) as server:
             where, port = _bound(server, arguments.listen)
             output.say(f"{where} leads to the address, for as long as this runs. Stop with Ctrl-C.")
             warn_of_strangers(output, arguments.listen)

@@ -22,7 +22,7 @@ EXIT_STATUS = (
     ("2", "The command line or a setting is wrong."),
     ("3", "The connection broke (pipe), or nothing came within --wait (get)."),
     ("130", "Interrupted."),
-    ("141", "Nobody reads standard output any more (pipe)."),
+    ("141", "Nobody reads standard output any more (pipe, fetch)."),
 )
 ENVIRONMENT = (("CONVERGENCE_SITE", "The network's site, where --site is left out."),)
 FILES = (("~/.local/share/convergence", "Keys, links and unfinished files, where --data is left out."),)

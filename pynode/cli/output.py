@@ -22,6 +22,8 @@ REDRAW = 0.1
 """Seconds between two states of a progress line on a terminal, and between two progress records of JSON."""
 PLAIN_EVERY = 5.0
 """Seconds between two progress lines where standard error is no terminal."""
+NO_READER = 141
+"""Exit code, as of a program that SIGPIPE ended: nobody reads our standard output any more."""
 RATE_WINDOW = 3.0
 """Seconds over which a speed is taken."""
 MAX_SHOWN_NAME = 60
@@ -98,11 +100,16 @@ def _write(stream: TextIO, text: str) -> None:
         stream.write(text)
         stream.flush()
     except OSError as error:
-        nowhere = os.open(os.devnull, os.O_WRONLY)  # else the rest of the buffer fails again at exit
-        os.dup2(nowhere, stream.fileno())
-        os.close(nowhere)
+        discard(stream)
         if not isinstance(error, BrokenPipeError):
             raise CliError(f"The output cannot be written: {os.strerror(error.errno or 0)}.") from None
+
+
+def discard(stream: TextIO) -> None:
+    """It cannot be written: let the rest of its buffer go nowhere, which would fail again at exit."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
 
 
 class Rate:

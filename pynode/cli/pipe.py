@@ -1,7 +1,8 @@
 """`convergence pipe`: standard input and output of this process, joined to an address.
 
 Does: carry bytes both ways with back-pressure, say by the exit code how the far side ended. A service hears the end of
-our input; a host on the web (tcp://) cannot be told, since Tor's END ends both ways: it has to end by itself.
+our input; a host on the web (tcp://) cannot be told, since Tor's END ends both ways: it has to end by itself, or is
+silent for as long as --end-after says.
 Does not: print anything but bytes to standard output, or speak while all is well.
 """
 
@@ -11,19 +12,19 @@ import argparse
 import asyncio
 import os
 import sys
+from collections.abc import Callable
 
 from convergence.errors import EndReason, Problem
-from convergence.pipes.duplex import tie
+from convergence.pipes.duplex import Duplex, tie
 from convergence.pipes.pending import Pending
 from convergence.wire.address import Address, TcpAddress, parse_address
 from pynode.app import App
 from pynode.cli.common import unless, with_node
-from pynode.cli.output import CliError, Output, Rate, size_words
+from pynode.cli.output import NO_READER, CliError, Output, Rate, size_words
 from pynode.cli.words import connect_words, end_words, error_words
 from pynode.pipes import StdioPipe, Watch
 
 BROKE = 3  # exit code: the connection stood, and then broke
-NO_READER = 141  # as of a program that SIGPIPE ended: nobody reads our standard output any more
 TELL_EVERY = 0.5  # seconds between two looks at the progress
 
 
@@ -39,9 +40,11 @@ async def pipe(arguments: argparse.Namespace, output: Output, stop: asyncio.Even
     """The command. Returns its exit code: 0 both sides ended, 1 no connection, 3 it broke."""
     output = Output(output.as_json, out=sys.stderr)  # standard output is for bytes
     address = address_of(arguments.address)
+    if arguments.end_after is not None and not isinstance(address, TcpAddress):
+        raise CliError("--end-after is for tcp:// addresses: a service hears the end of standard input.", 2)
 
     async def work(app: App) -> int:
-        return await _Command(app, output, address, arguments.wait).run(stop, arguments.progress)
+        return await _Command(app, output, address, arguments).run(stop, arguments.progress)
 
     return await with_node(arguments, "pipe", stop, work)
 
@@ -51,20 +54,41 @@ class _Patient(Watch):
 
     def ended(self, now: float) -> None:
         self.heard_end = True
+        self._on_change()
+
+
+class _Heard(Watch):
+    """What comes, which ends a silence.
+
+    Args:
+        on_data: (), after each part.
+    """
+
+    def __init__(
+        self, out_of: Duplex, into: Duplex, on_change: Callable[[], None], on_data: Callable[[], None]
+    ) -> None:
+        super().__init__(out_of, into, on_change)
+        self._on_data = on_data
+
+    def data(self, data: bytes, now: float) -> None:
+        super().data(data, now)
+        self._on_data()
 
 
 class _Command:
-    def __init__(self, app: App, output: Output, address: Address, patience: float) -> None:
+    def __init__(self, app: App, output: Output, address: Address, arguments: argparse.Namespace) -> None:
         self._app = app
         self._output = output
         self._over = asyncio.Event()
         self._local = StdioPipe(app.driver, sys.stdin.fileno(), sys.stdout.fileno())
-        self._connection: Pending = app.call(lambda now: app.node.connect(address, now, patience=patience))
-        self._came = Watch(self._connection, self._local, self._changed)
+        self._connection: Pending = app.call(lambda now: app.node.connect(address, now, patience=arguments.wait))
+        self._came = _Heard(self._connection, self._local, self._changed, self._await_silence)
         went = _Patient if isinstance(address, TcpAddress) else Watch
         self._went = went(self._local, self._connection, self._changed)
         tie(self._came, self._went)
         self._started = False
+        self._end_after: int | None = arguments.end_after
+        self._silence: asyncio.TimerHandle | None = None
 
     async def run(self, stop: asyncio.Event, progress: bool) -> int:
         telling = asyncio.ensure_future(self._tell()) if progress or self._output.as_json else None
@@ -103,10 +127,26 @@ class _Command:
             self._local.start()
         if self._came.heard_end and sys.stdin.isatty():  # nobody types an end of input for a far side that has gone
             asyncio.get_running_loop().call_soon(self._app.call, self._connection.end)
+        if self._silence is None:
+            self._await_silence()
         if self._connection.closed or self._came.code is not None or self._went.code is not None:
             if not self._started:  # then there is nobody who closes standard output
                 self._local.flushed.set()
             self._over.set()
+
+    def _await_silence(self) -> None:
+        """Our input has ended, and the far side spoke just now."""
+        if self._end_after is None or not self._went.heard_end:
+            return
+        if self._silence is not None:
+            self._silence.cancel()
+        self._silence = asyncio.get_running_loop().call_later(self._end_after, self._silent)
+
+    def _silent(self) -> None:
+        if self._local.congested:  # it is our reader who holds it up
+            self._await_silence()
+        else:
+            self._app.call(self._connection.end)
 
     async def _tell(self) -> None:
         rate = Rate()

@@ -13,21 +13,20 @@ import os
 import stat
 from pathlib import Path
 
-from convergence.errors import EndReason
 from convergence.path.exits import ExitPipe
 from convergence.pipes.door import FrontDoor
 from convergence.pipes.duplex import Duplex
 from convergence.pipes.pending import Pending
 from convergence.pipes.socks import Ask
-from convergence.rdv.connector import Connection
+from convergence.rdv.way import Connection
 from convergence.wire.address import address_of
 from pynode.app import App
-from pynode.cli.common import listening, warn_of_strangers, with_node
+from pynode.cli.common import with_node
+from pynode.cli.local import Visitors, listening, warn_of_strangers
 from pynode.cli.output import CliError, Output
 from pynode.config import Address
 from pynode.pipes import SocketPipe
 
-MAX_LOCAL = 2048  # connections of programs at once; more are closed
 PAC_HEAD = "// Written by `convergence proxy`.\n"
 PAC = PAC_HEAD + 'function FindProxyForURL(url, host) {{\n  return "SOCKS5 {address}; SOCKS {address}";\n}}\n'
 
@@ -37,7 +36,7 @@ async def proxy(arguments: argparse.Namespace, output: Output, stop: asyncio.Eve
 
     async def work(app: App) -> int:
         door = _Door(app, output, arguments.wait)
-        async with await listening(arguments.listen, door.local) as server:
+        async with listening(arguments.listen, Visitors(app, output, door.came).pipe) as server:
             address = Address(arguments.listen.host, server.sockets[0].getsockname()[1])
             if arguments.pac is not None:
                 _write_pac(Path(arguments.pac), address)
@@ -58,35 +57,24 @@ class _Door:
         self._app = app
         self._output = output
         self._patience = patience
-        self._open = 0
 
-    def local(self) -> SocketPipe:
-        """For a program that connects."""
-        return SocketPipe(self._app.driver, self._came, self._gone)
-
-    def _came(self, local: SocketPipe) -> None:
-        self._open += 1
-        if self._open > MAX_LOCAL:
-            self._app.call(lambda now: local.abort(EndReason.RESOURCELIMIT, now))
-            return
+    def came(self, local: SocketPipe) -> None:
+        """A program connected."""
         self._app.call(lambda now: FrontDoor(self._app.node.outbox, local, self._connect, now))
         local.start()
-
-    def _gone(self) -> None:
-        self._open -= 1
 
     def _connect(self, ask: Ask, now: float) -> Duplex:
         """From within the core. Raises LocalError."""
         address = address_of(ask.host, ask.port)
         pipe = self._app.node.connect(address, now, patience=self._patience, isolation=ask.isolation)
         if self._output.as_json:
-            pipe.on_open = lambda: self._output.record("stream", user=_user(ask), circuit=_circuit(pipe))
+            pipe.on_open = lambda: self._output.record("stream", user=_user(ask), circuit=self._circuit(pipe))
         return pipe
 
-
-def _circuit(pipe: Pending) -> str:
-    """Names the circuit that carries a pipe, while it stands."""
-    return f"{id(pipe.circuit):x}" if isinstance(pipe, ExitPipe | Connection) else ""
+    def _circuit(self, pipe: Pending) -> int | None:
+        """The number of the circuit that carries a pipe."""
+        circuit = pipe.circuit if isinstance(pipe, ExitPipe | Connection) else None
+        return None if circuit is None else self._app.node.pool.number(circuit)
 
 
 def _user(ask: Ask) -> str:

@@ -197,7 +197,9 @@ class _Commands(_Bridge):
             await pipe.launch(self._program)
         except OSError as error:
             self._running -= 1
-            self._output.say(f"{shown(self._program[0])} cannot be started: {error.strerror}.")
+            text = f"{shown(self._program[0])} cannot be started: {error.strerror}."
+            self._output.say(text)
+            self._output.record("failed", message=text)
             raise
         return pipe
 

@@ -140,8 +140,8 @@ WORDS: dict[Code, str] = {
     TlsWhy.EXPIRED: "The site's certificate has expired: if this machine's clock is right, the site has to renew it.",
     TlsWhy.NOT_YET: "The site's certificate is not valid yet: check this machine's clock.",
     TlsWhy.WRONG_HOST: "The site's certificate is for another name: this may not be the site that it says it is.",
-    TlsWhy.SELF_SIGNED: "The site vouches for itself: nobody whom Mozilla trusts signed its certificate.",
-    TlsWhy.UNKNOWN_ROOT: "The site's certificate comes from nobody whom Mozilla trusts, or is sent without its chain.",
+    TlsWhy.SELF_SIGNED: "The site vouches for itself: {nobody} signed its certificate.",
+    TlsWhy.UNKNOWN_ROOT: "The site's certificate comes from {nobody}, or is sent without its chain.",
     TlsWhy.REVOKED: "The site's certificate comes from an authority that was revoked.",
     TlsWhy.WEAK: "The site's certificate has a key or a signature that is too weak.",
     TlsWhy.BAD_CERTIFICATE: "The site's certificate cannot be accepted.",
@@ -184,11 +184,12 @@ ENDS: dict[int, str] = {
 """What ended a connection -> words."""
 
 
-def words(why: Why | Code) -> str:
-    """The sentence for a code and its values."""
+def words(why: Why | Code, trusted: str | None = None) -> str:
+    """The sentence for a code and its values. `trusted`: the file of certificates that took the place of Mozilla's."""
     if isinstance(why, Code):
         why = Why(why)
-    values: dict[str, object] = {**why.values}
+    nobody = "nobody whom Mozilla trusts" if trusted is None else f"nobody whom {shown(trusted)} names"
+    values: dict[str, object] = {**why.values, "nobody": nobody}
     if isinstance(most := values.get("most"), int) and isinstance(why.code, FileFlaw):
         values["most"] = size_words(most)
     if isinstance(flaw := values.get("flaw"), Code):

@@ -12,19 +12,22 @@ from hashlib import sha256
 from typing import Any
 
 from convergence.codes import AddressFlaw, Limit
-from convergence.errors import Problem
+from convergence.errors import Problem, Why
 from convergence.events import ServiceStands
+from convergence.limits import gives_way
 from convergence.outbox import Outbox
 from convergence.pipes.duplex import Duplex, Handler
 from convergence.ports import Crypto, Rng
 from convergence.rdv.circuits import CircuitSource
-from convergence.rdv.connector import PATIENCE, Connection, Connector
+from convergence.rdv.connector import PATIENCE, Connector
 from convergence.rdv.keys import SessionKeys
 from convergence.rdv.service import SERVICES, RdvService
+from convergence.rdv.way import Connection
 from convergence.wire.address import PrivateAddress, ServiceAddress
 from convergence.wire.target import RelayTarget
 
 MAX_CONNECTORS = 256  # services that this node is connected to at once, three circuits each
+MAX_OF_KEY = 192  # of them for one isolation key: a page that names very many services shuts out no others
 
 Accept = Callable[[Duplex, float], Handler]
 """accept(pipe, now): the handler of a connection whose client proved that it has the address."""
@@ -48,6 +51,26 @@ class Service:
     served: int = 0  # connections so far
     points: int = 0
     points_wanted: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """What an isolation key has of MAX_CONNECTORS."""
+
+    source: Hashable
+    connector: Connector
+
+
+def _longest_idle(places: Sequence[_Place]) -> _Place | None:
+    idle = (place for place in places if not place.connector.connections)
+    return min(idle, key=lambda place: place.connector.idle_since, default=None)
+
+
+def _searching(places: Sequence[_Place], isolation: Hashable) -> _Place | None:
+    crowded = gives_way(places, isolation)
+    if crowded is None:
+        return None
+    return next((place for place in places if place.source == crowded.source and not place.connector.open), None)
 
 
 class Services:
@@ -107,8 +130,7 @@ class Services:
         key = (address.hash_name, isolation)
         connector = self._connectors.get(key)
         if connector is None:
-            if len(self._connectors) >= MAX_CONNECTORS:
-                self._make_way(now)
+            self._make_way(isolation, now)
             connector = self._connectors[key] = self._connector(address, isolation)
             connector.set_nodes(self._nodes, now)
         return connector.connect(now, patience)
@@ -150,12 +172,20 @@ class Services:
             "connections": sum(connector.connections for connector in self._connectors.values()),
         }
 
-    def _make_way(self, now: float) -> None:
-        """One that is kept for what may come gives way. Raises Problem if there is none."""
-        idle = next((connector for connector in self._connectors.values() if not connector.connections), None)
-        if idle is None:
-            raise Problem(Limit.SERVICES, most=MAX_CONNECTORS)
-        idle.give_way(now)
+    def _make_way(self, isolation: Hashable, now: float) -> None:
+        """If there are as many as may be, one gives way: the one that nobody has used for longest; else, of the key
+        that has most, the first that has found nobody yet. Raises Problem if there is none."""
+        places = [_Place(key, connector) for (_, key), connector in self._connectors.items()]
+        own = [place for place in places if place.source == isolation]
+        if len(own) >= MAX_OF_KEY:
+            most, place = MAX_OF_KEY, _longest_idle(own)
+        elif len(places) >= MAX_CONNECTORS:
+            most, place = MAX_CONNECTORS, _longest_idle(places) or _searching(places, isolation)
+        else:
+            return
+        if place is None:
+            raise Problem(Limit.SERVICES, most=most)
+        place.connector.give_way(now, Why(Limit.SERVICES, {"most": most}))
 
     def _connector(self, address: ServiceAddress, isolation: Hashable) -> Connector:
         hash_name = address.hash_name
@@ -213,4 +243,5 @@ class _Client:
         """Never: services have no queue."""
 
     def idle(self, now: float) -> bool:
+        """Never asked, as there is no queue: `Limits.quiet` says who gives way."""
         return False

@@ -11,6 +11,7 @@ import os
 import select
 import signal
 import socket
+import socketserver
 import subprocess
 import sys
 import threading
@@ -56,14 +57,32 @@ def web() -> Iterator[int]:
 
 
 @pytest.fixture(scope="module")
-def network(tmp_path_factory: pytest.TempPathFactory, web: int) -> Iterator[dict[str, Any]]:
+def patient() -> Iterator[int]:
+    """A host that answers what it hears in two parts, and never ends a connection by itself; its port."""
+
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            while line := self.rfile.readline():
+                self.wfile.write(b"I heard ")
+                self.wfile.flush()
+                self.wfile.write(line)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_address[1]
+        server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory: pytest.TempPathFactory, web: int, patient: int) -> Iterator[dict[str, Any]]:
     """A network started by `convergence up`; its ready record."""
     folder = tmp_path_factory.mktemp("network")
     page = folder / "dist"
     page.mkdir()
     (page / "index.html").write_text("<title>Convergence</title>")
     options: list[str | Path] = ["--port", "0", "--data", folder / "data", "--dist", page, "--no-rtc"]
-    options += ["--exit-allow", f"127.0.0.1:{web}"]
+    options += ["--exit-allow", f"127.0.0.1:{web}", "--exit-allow", f"127.0.0.1:{patient}"]
     with running("up", *options, "--ready-file", folder / "ready.json") as up:
         ready = up.until("ready")
         ready["up"], ready["file"] = up, folder / "ready.json"
@@ -226,6 +245,24 @@ def test_fetch(network: dict[str, Any], tmp_path: Path, web: int) -> None:
     assert b"404" in missing.stderr
 
 
+@pytest.mark.parametrize("path", ["page", "slow"])
+def test_a_fetch_whose_reader_goes_away_ends_quietly(network: dict[str, Any], web: int, path: str) -> None:
+    command = [sys.executable, "-m", "pynode", "fetch", f"http://127.0.0.1:{web}/{path}", "--site", network["site"]]
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as gone:
+        done = subprocess.run(command, stdout=gone, stderr=subprocess.PIPE, env=ENVIRONMENT, timeout=PATIENCE)
+    assert done.returncode == 141 and b"annot" not in done.stderr and b"rror" not in done.stderr, done
+
+
+def test_a_fetch_to_a_full_disk_is_told_in_a_sentence(network: dict[str, Any], web: int) -> None:
+    command = [sys.executable, "-m", "pynode", "fetch", f"http://127.0.0.1:{web}/page", "--site", network["site"]]
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, env=ENVIRONMENT, timeout=PATIENCE)
+    last = done.stderr.splitlines()[-1]
+    assert (done.returncode, last) == (1, b"What came cannot be written: No space left on device.")
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, None])
 def test_a_fetch_that_ends_early_leaves_nothing(
     network: dict[str, Any], tmp_path: Path, web: int, number: int | None
@@ -238,6 +275,19 @@ def test_a_fetch_that_ends_early_leaves_nothing(
         code, _ = command.end()
         assert code == (1 if number is None else 130)
     assert list(tmp_path.iterdir()) == []
+
+
+def piped(network: dict[str, Any], *arguments: str) -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, "-m", "pynode", "pipe", *arguments, "--site", network["site"]]
+    return subprocess.run(command, input=b"hello\n", capture_output=True, env=ENVIRONMENT, timeout=PATIENCE)
+
+
+def test_a_pipe_to_a_host_that_does_not_end_is_ended_after_a_silence(network: dict[str, Any], patient: int) -> None:
+    done = piped(network, "--end-after", "2", f"tcp://127.0.0.1:{patient}")
+    assert (done.returncode, done.stdout) == (0, b"I heard hello\n"), done
+    assert piped(network, "--end-after", "0", f"tcp://127.0.0.1:{patient}").returncode == 0
+    refused = piped(network, "--end-after", "2", "hash:x")
+    assert refused.returncode == 2 and b"tcp://" in refused.stderr
 
 
 def test_an_exit_reaches_nothing_private_unless_told(network: dict[str, Any]) -> None:

@@ -35,13 +35,13 @@ class Proxy:
     command: Command
     port: int
 
-    def circuits(self, *users: str, streams: int) -> dict[str, set[str]]:
+    def circuits(self, *users: str, streams: int) -> dict[str, set[int]]:
         """What carried the next streams of these users, by their names; "" is the name of who gave none.
 
         Args:
             streams: how many to wait for.
         """
-        found: dict[str, set[str]] = {user: set() for user in users}
+        found: dict[str, set[int]] = {user: set() for user in users}
         for _ in range(streams):
             record = self.command.until("stream", lambda record: record["user"] in users)
             found[record["user"]].add(record["circuit"])

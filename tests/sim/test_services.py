@@ -10,8 +10,9 @@ from convergence.circuit.flow import STREAM_WINDOW
 from convergence.circuit.streams import SEND_BUFFER_HIGH
 from convergence.codes import AddressFlaw, ConnectWhy, Limit
 from convergence.errors import EndReason, Problem
-from convergence.rdv.connector import IDLE_LIMIT, PATIENCE
+from convergence.rdv.connector import IDLE_LIMIT, PATIENCE, SECOND_AFTER
 from convergence.rdv.keys import SessionKeys
+from convergence.rdv.session import ANSWER_TIMEOUT
 from convergence.services import private_address
 from convergence.wire.address import parse_address
 from convergence.wire.relay import MAX_DATA
@@ -20,6 +21,7 @@ from tests.sim.world import Host, World
 
 NAME = "hash:Satoshi Nakamoto"
 SECRET = b"s" * 32
+BUILD_TIME = 3.0  # seconds that circuits to points take here, and the answer itself
 
 
 def people(world: World, *names: str) -> list[Host]:
@@ -138,6 +140,42 @@ def test_connections_of_a_dead_provider_end_and_new_ones_find_another() -> None:
     assert world.run(60, lambda: all(talker.open for talker in again))
 
 
+class Mute:
+    """What takes every stream, and says not a word on it."""
+
+    def opened(self, now: float) -> None: ...
+
+    def data(self, data: bytes, now: float) -> None: ...
+
+    def drained(self, now: float) -> None: ...
+
+    def ended(self, now: float) -> None: ...
+
+    def aborted(self, code: int, now: float) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("hang", "seconds"), [(1, SECOND_AFTER), (2, ANSWER_TIMEOUT), (3, ANSWER_TIMEOUT + SECOND_AFTER)]
+)
+def test_providers_that_accept_and_hang_are_not_waited_for_one_after_the_other(hang: int, seconds: float) -> None:
+    world = network(14, 8)
+    *mute, good, client, other = people(world, *(f"mute{number}" for number in range(hang)), "good", "client", "other")
+    for host in [*mute, good]:
+        serve_and_stand(world, host, NAME, echo=True)
+    for host in mute:
+        for offer in host.node.services._rdv._offers.values():
+            for post in offer.posts.values():
+                post._circuit.on_begin = lambda target, stream, now: Mute()
+    for asker in (client, other):
+        begun = world.now
+        talkers = [connect(asker, NAME, isolation=number) for number in range(4)]
+        assert world.run(60, lambda talkers=talkers: all(talker.open for talker in talkers))
+        assert world.now - begun <= seconds + BUILD_TIME
+    world.run(5)
+    assert good.node.services.snapshot()["services"][0]["connections"] == 8
+    assert client.node.services.snapshot()["connections"] == other.node.services.snapshot()["connections"] == 4
+
+
 def test_a_service_that_restarts_or_moves_keeps_its_address() -> None:
     world, provider, client = started()
     serve_and_stand(world, provider, NAME, echo=True)
@@ -243,6 +281,40 @@ def test_services_that_are_kept_for_later_give_way_to_what_is_asked_for_now(monk
     assert world.run(30, lambda: all(talker.open for talker in talkers))
     world.run(30)
     assert len(client.node.services._connectors) == 2
+
+
+def test_who_names_very_many_services_shuts_out_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("convergence.services.MAX_CONNECTORS", 8)
+    monkeypatch.setattr("convergence.services.MAX_OF_KEY", 6)
+    world, provider, client = started()
+    serve_and_stand(world, provider, NAME, echo=True)
+    mine = connect(client, NAME, isolation="page")
+    assert world.run(30, lambda: mine.open)
+    page = [connect(client, f"hash:nobody {number}", isolation="page") for number in range(5)]
+    with pytest.raises(Problem):
+        connect(client, "hash:one more", isolation="page")
+    other = [connect(client, f"hash:nobody {number}", isolation="other") for number in range(2)]
+    people = [connect(client, NAME, isolation=number) for number in range(3)]
+    assert world.run(30, lambda: all(talker.open for talker in people))
+    given_up = [talker for talker in page + other if talker.code == EndReason.RESOURCELIMIT]
+    assert given_up == page[:3] and page[0].pipe.why.code is Limit.SERVICES
+    mine.say(b"still here")
+    assert heard(world, mine, b"still here")
+
+
+def test_of_services_that_are_kept_for_later_the_one_idle_for_longest_gives_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("convergence.services.MAX_CONNECTORS", 2)
+    world, provider, client = started()
+    serve_and_stand(world, provider, NAME, echo=True)
+    first, second = [connect(client, NAME, isolation=number) for number in range(2)]
+    for talker in (second, first):  # the order in which they end
+        assert world.run(30, lambda talker=talker: talker.open)
+        talker.abort(EndReason.DONE)
+        world.run(1)
+    connect(client, NAME, isolation=2)
+    assert [isolation for _, isolation in client.node.services._connectors] == [0, 2]
 
 
 def test_circuits_end_some_time_after_the_last_connection_and_nothing_is_left() -> None:

@@ -91,10 +91,13 @@ export class Node extends EventTarget {
   }
 
   async connect(address, { signal, isolation = "", patience = PATIENCE } = {}) {
+    const seconds = Number(patience);
+    if (!(seconds >= 0 && Number.isFinite(seconds)))
+      throw new RangeError("The patience of a connection is a number of seconds, 0 or more.");
     await this.#standing(signal);
     const { port1, port2: port } = new MessageChannel();
     const { pipe, opened, fail } = this.#pipe(port1, signal);
-    const args = { address: String(address), isolation: String(isolation), patience: Number(patience), port };
+    const args = { address: String(address), isolation: String(isolation), patience: seconds, port };
     this.#command("connect", args, [port]).catch(fail);
     await opened;
     return pipe;

@@ -40,7 +40,7 @@ export function createPipe(port, { signal, onOver }) {
   const came = []; // messages that were not read: no more than a stream's window
   let [more, room] = [null, null]; // what a read, and a write, wait for
   let unsent = 0;
-  let [heard, said, over] = [false, false, false]; // the far end's end; ours; both, or given up
+  let [said, over] = [false, false]; // we write no more; both ways have ended, or were given up
   let [reading, writing] = [null, null]; // the streams' controllers
 
   const tell = (type, value = 0, transfer = []) => port.postMessage({ type, value }, transfer);
@@ -52,13 +52,15 @@ export function createPipe(port, { signal, onOver }) {
     else {
       closed.reject(error);
       opened.reject(error);
-      room?.reject(error);
-      if (!writing.signal.aborted) writing.error(error); // else `abort` has done so, and would be told of another failure
+    }
+    if (!said || error) {
+      const why = error ?? ended(EndReason.DONE); // what leads to a host on the web ends both ways at once
+      room?.reject(why);
+      if (!writing.signal.aborted) writing.error(why); // else `abort` has done so, and would be told of another failure
     }
     port.close();
     onOver(fail);
   };
-  const settleIfDone = () => heard && said && settle();
   /** What came before is read first. */
   const lost = (error) => {
     came.push({ error });
@@ -134,7 +136,6 @@ export function createPipe(port, { signal, onOver }) {
     close() {
       said = true;
       tell("end");
-      settleIfDone();
     },
   });
 
@@ -148,11 +149,8 @@ export function createPipe(port, { signal, onOver }) {
       unsent -= value;
       if (unsent <= WINDOW - CHUNK) room?.resolve();
     },
-    end: () => {
-      heard = true;
-      take.data({ value: null });
-      settleIfDone();
-    },
+    end: () => take.data({ value: null }),
+    over: () => settle(),
     abort: ({ value, why }) => lost(why ? errorOf(why, value) : ended(value)),
   };
   port.onmessage = ({ data }) => over || take[data.type](data);

@@ -8,7 +8,8 @@
  * On a port of a pipe, {type, value}:
  *   both ways: data {value: ArrayBuffer}; took {value}: so many bytes of it are used up; end: no more comes from here;
  *     abort {value}: both ways are given up, with this EndReason;
- *   to the page only: open: the far end accepted; an abort has also `why`, a code with its values, or null;
+ *   to the page only: open: the far end accepted; over: both ways have ended, and what the page wrote has
+ *     arrived as far as the node can tell; an abort has also `why`, a code with its values, or null;
  *   to the worker only: cancel: the page reads no more.
  * On a port of a service: to the page, pipe {value: MessagePort} for each connection that came, standing {value}: at so
  * many points it can be found; to the worker, stop.

@@ -145,7 +145,7 @@ class _PagePipe:
             case "abort":
                 self._pipe.abort(value, now)
         if self._pipe.closed:
-            self._close()
+            self._over()
         elif self._deaf and self._ended:
             asyncio.get_running_loop().call_later(LINGER, self._give_up)
 
@@ -173,11 +173,13 @@ class _PagePipe:
 
     def drained(self, now: float) -> None:
         self._settle()
+        if self._pipe.closed:
+            self._over()
 
     def ended(self, now: float) -> None:
         self._say("end")
         if self._pipe.closed:
-            self._close()
+            self._over()
 
     def aborted(self, code: int, now: float) -> None:
         why = self._pipe.why if isinstance(self._pipe, Pending) else None
@@ -198,6 +200,10 @@ class _PagePipe:
     def _give_up(self) -> None:
         if not self._pipe.closed:
             self.said("abort", EndReason.DONE)
+
+    def _over(self) -> None:
+        self._say("over")
+        self._close()
 
     def _close(self) -> None:
         self._owner.pipes.pop(self._number, None)

@@ -203,6 +203,10 @@ class CircuitPool:
     def ready(self) -> int:
         return len(self._ready)
 
+    def number(self, circuit: ClientCircuit) -> int | None:
+        """That of a circuit of ours, as `snapshot` has it; None once it is gone."""
+        return next((place.number for place in self._places.values() if place.circuit is circuit), None)
+
     def snapshot(self) -> list[dict[str, Any]]:
         """Every circuit of ours: number, state, purpose, hops (identity in hex, roles, built)."""
         return [

@@ -39,6 +39,7 @@ SILENT_FOR = 600.0  # seconds until a point that did not answer is tried again, 
 STABLE_AFTER = 30.0  # seconds that a circuit must stand for its failures to be forgotten
 MAX_OFFERS = 256  # three circuits each
 QUEUE_INTERVAL = 10.0  # seconds between two looks at the queue: waiting clients hear their place, idle ones give way
+MAX_RETIRED = 32  # posts of an offer whose last sessions go on, a circuit each; of more, the least used one ends
 MAX_SEEN = 4096  # clients of a post whose handshakes are remembered, the latest: a point may play them again
 START_SPREAD = 5.0  # seconds; what is offered sooner after another waits at random, up to so long for each that waits
 WAKE_SPREAD = 5.0  # seconds after a clock jump within which a node's posts go on, each at a random time
@@ -56,6 +57,9 @@ class Limits:
             all offers, for the same reason. 8 seconds each.
         all: that hold a key, over all offers, against running out of memory.
         code: what to say of more than MAX_OFFERS.
+        quiet: seconds without a byte either way, after which a client gives way to a newcomer who finds all places of
+            the offer at the point taken. While there is room a client may be quiet for ever: where it is gone, its
+            first relay finds that their link broke.
     """
 
     served: int
@@ -63,11 +67,12 @@ class Limits:
     shaking: int
     all: int
     code: Limit
+    quiet: float = float("inf")
 
 
 FILES = Limits(served=32, queue=32, shaking=32, all=1024, code=Limit.SHARES)
 # Fewer than the streams of a circuit (circuit/endpoint.py).
-SERVICES = Limits(served=1000, queue=0, shaking=256, all=4096, code=Limit.SERVICES)
+SERVICES = Limits(served=1000, queue=0, shaking=256, all=4096, code=Limit.SERVICES, quiet=600.0)
 
 
 class Served(Handler, Shape):
@@ -109,7 +114,7 @@ TABLE = Table(
     deadlines={Phase.BUILDING: BUILD_LIMIT, Phase.RESTING: 2 * SILENT_FOR},
     standing={
         Phase.STANDING: "its circuit ends, the list of nodes moves it, or whoever serves stops",
-        Phase.CLOSING: "its last session ends; each has a deadline (ordb/upload.py)",
+        Phase.CLOSING: "its last session ends, or MAX_RETIRED posts are closing that have more",
     },
 )
 
@@ -122,7 +127,7 @@ class _Offer:
     ring: list[RelayTarget] = field(default_factory=list)
     begins: float | None = None  # when it is advertised first; None until there are points
     posts: dict[bytes, _Post] = field(default_factory=dict)  # by the point's identity; MAX_WALK
-    retired: dict[_Post, None] = field(default_factory=dict)  # those whose last sessions go on
+    retired: dict[_Post, None] = field(default_factory=dict)  # those whose last sessions go on; MAX_RETIRED
 
 
 class RdvService:
@@ -257,6 +262,8 @@ class RdvService:
                 del offer.posts[identity]
                 offer.retired[post] = None
                 post.retire(now)
+        while len(offer.retired) > MAX_RETIRED:
+            min(offer.retired, key=lambda post: post.guests).close(now, EndReason.RESOURCELIMIT)
         new = [_Post(self, offer, point, now) for identity, point in chosen.items() if identity not in offer.posts]
         for post in new:
             offer.posts[post.point.identity] = post
@@ -308,8 +315,8 @@ class _Post:
         self._advertised: list[bytes] = []
         self._shaking: dict[Session, None] = {}  # limits.shaking
         self._seen: dict[bytes, None] = {}  # ephemeral keys of clients that hold the key; MAX_SEEN
-        self._served: dict[Duplex, _Guest] = {}  # limits.served
-        self._queue: dict[Duplex, _Guest] = {}  # limits.queue, the next one first
+        self._served: dict[Session, _Guest] = {}  # limits.served
+        self._queue: dict[Session, _Guest] = {}  # limits.queue, the next one first
         self._backoff = Backoff(service.rng, BACKOFF_FIRST, BACKOFF_LIMIT)
         self._day_delay = DAY_CHANGE_SPREAD * fraction(service.rng)
         self._timer: Timer | None = None  # the next attempt, or change of day
@@ -339,12 +346,12 @@ class _Post:
         elif self._machine.state is Phase.RESTING:
             self._rest(soon, now)
 
-    def close(self, now: float) -> None:
+    def close(self, now: float, reason: int = EndReason.DONE) -> None:
         """Withdraw the adverts and end the sessions; the circuit ends once that has gone out."""
         for session in list(self._shaking):
-            session.abort(EndReason.DONE, now)
+            session.abort(reason, now)
         for guest in [*self._served.values(), *self._queue.values()]:
-            guest.end(EndReason.DONE, now)
+            guest.end(reason, now)
         self.retire(now)
 
     def retire(self, now: float) -> None:
@@ -468,7 +475,7 @@ class _Post:
         if not self.standing or name not in self._advertised:
             return None
         limits = service.limits
-        if len(self._served) >= limits.served and len(self._queue) >= limits.queue:
+        if self._full and self._quiet(now) is None:
             raise StreamError("too many clients", EndReason.RESOURCELIMIT)
         if len(self._shaking) >= limits.shaking:
             list(self._shaking)[random_below(service.rng, limits.shaking)].abort(EndReason.RESOURCELIMIT, now)
@@ -519,14 +526,27 @@ class _Post:
         """When all sessions of the node are taken, the last to come to the most crowded post gives way, unless this
         post would then have as many."""
         limits = self._service.limits
-        if len(self._served) >= limits.served and len(self._queue) >= limits.queue:
-            return False
+        if self._full:
+            quiet = self._quiet(now)
+            if quiet is None:
+                return False
+            quiet.end(EndReason.RESOURCELIMIT, now)
         if self._service.sessions >= limits.all:
             crowded = self._service.most_crowded()
             if self.guests + 1 >= crowded.guests:
                 return False
             crowded.end_last(now)
         return True
+
+    @property
+    def _full(self) -> bool:
+        limits = self._service.limits
+        return len(self._served) >= limits.served and len(self._queue) >= limits.queue
+
+    def _quiet(self, now: float) -> _Guest | None:
+        """Whose place a newcomer gets when all are taken."""
+        since = self._service.outbox.steady(now) - self._service.limits.quiet
+        return next((guest for session, guest in self._served.items() if session.last_used <= since), None)
 
     def end_last(self, now: float) -> None:
         next(reversed((self._queue or self._served).values())).end(EndReason.RESOURCELIMIT, now)

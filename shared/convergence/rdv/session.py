@@ -105,6 +105,7 @@ class Session(Pipe):
 
     Attributes:
         accepted: whether the stream below has opened: somebody is there.
+        last_used: when a message last went either way, in steady time.
     """
 
     def __init__(
@@ -123,6 +124,7 @@ class Session(Pipe):
         on_over: Over | None = None,
     ) -> None:
         self.accepted = False
+        self.last_used = outbox.steady(now)
         self._outbox = outbox
         self._machine = StateMachine(TABLE, outbox, self._timed_out, now)
         self._initiator = initiator
@@ -241,6 +243,7 @@ class Session(Pipe):
             self._on_handshake(message, now)
             return
         data = self._noise.receive.decrypt(message)
+        self.last_used = self._outbox.steady(now)
         self.consumed(_LENGTH.size + TAG_LEN, now)
         if self._machine.state in (Phase.HEARD_END, Phase.SETTLING):
             raise CryptoError("a message after the last one")
@@ -263,6 +266,7 @@ class Session(Pipe):
 
     def _seal(self, data: Buffer, now: float) -> None:
         assert self._noise is not None and self._stream is not None
+        self.last_used = self._outbox.steady(now)
         sealed = self._noise.send.encrypt(data)
         self._stream.write(_LENGTH.pack(len(sealed)) + sealed, now)
 

@@ -817,3 +817,13 @@ def test_the_snapshot_tells_hops_and_holds_no_objects(scene):
     assert in_use["purpose"] == "exit"
     assert [set(hop) for hop in in_use["hops"]] == [{"identity", "roles", "built"}] * 3
     assert all(hop["built"] is True and hop["roles"] == ["relay", "rdv", "exit"] for hop in in_use["hops"])
+
+
+def test_a_circuit_has_its_number_while_it_stands(scene):
+    scene.fill()
+    scene.exit()
+    place = next(place for place in scene.pool._places.values() if place.request.purpose == "exit")
+    numbers = [item["id"] for item in scene.pool.snapshot() if item["purpose"] == "exit"]
+    assert [scene.pool.number(place.circuit)] == numbers
+    scene.do(scene.pool.stop)
+    assert scene.pool.number(place.circuit) is None

@@ -25,6 +25,7 @@ from convergence.codes import AddressFlaw, ConnectWhy, FacilitatorWhy, TlsWhy
 from convergence.errors import EndReason
 from convergence.pipes import http as http_stage
 from convergence.pipes.http import EndOfMessage, Request, Response
+from pynode import duplex_transport
 from pynode.api import node as node_module
 from pynode.api.blocking import Caller
 from pynode.api.pipe import MAX_LINE, Pipe
@@ -776,6 +777,94 @@ def test_a_write_that_is_cancelled_leaves_a_pipe_that_works(network: Living) -> 
             pipe.end()
             arrived = int(await pipe.readall())
             assert arrived % (1 << 16) == len(b"and one more") and arrived < 8 << 20
+
+    go(test)
+
+
+def reads_all(heard: asyncio.Queue[int]) -> Handler:
+    """Reads slowly to the end, then says how much came."""
+
+    async def handler(pipe: Pipe[bytes]) -> None:
+        size = 0
+        while data := await pipe.read():
+            size += len(data)
+            await asyncio.sleep(0.01)
+        heard.put_nowait(size)
+
+    return handler
+
+
+@pytest.mark.parametrize("form", ["pipe", "stage", "chain", "streams"])
+def test_who_leaves_at_once_has_sent_all(network: Living, form: str) -> None:
+    data = NOISE.randbytes(400_000)
+
+    async def send(client: convergence.Node) -> None:
+        if form == "streams":
+            _, writer = await client.open_connection("hash:late reader")
+            writer.write(data)
+            writer.close()
+            await writer.wait_closed()
+            return
+        if form == "chain":
+            local = client.local()
+            local.pipe(convergence.deflate()).pipe(client.dial("hash:late reader"))
+            async with local:
+                await local.opened()
+                await local.write(data)
+            return
+        stages = [convergence.deflate()] if form == "stage" else []
+        async with await client.connect("hash:late reader", *stages) as pipe:
+            await pipe.write(data)
+
+    async def test() -> None:
+        heard: asyncio.Queue[int] = asyncio.Queue()
+        async with convergence.join(network.site, rtc=False) as provider:
+            await provider.serve("hash:late reader", reads_all(heard))
+            async with convergence.join(nodes=network.nodes, rtc=False) as client:
+                await send(client)
+            assert await heard.get() >= len(data)
+
+    go(test)
+
+
+def test_a_script_that_leaves_at_once_has_sent_all(network: Living) -> None:
+    heard: queue.Queue[int] = queue.Queue()
+
+    def handler(pipe: convergence.BlockingPipe) -> None:
+        heard.put(len(pipe.readall()))
+
+    with convergence.join_sync(network.site, rtc=False) as provider, provider.serve("hash:script", handler):
+        with convergence.join_sync(nodes=network.nodes, rtc=False) as client, client.connect("hash:script") as pipe:
+            pipe.write(bytes(400_000))
+        assert heard.get(timeout=LIMIT) == 400_000
+
+
+@pytest.mark.parametrize("form", ["pipe", "stage", "streams"])
+def test_a_far_end_that_never_reads_holds_nobody_for_ever(
+    network: Living, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(duplex_transport, "LINGER", 0.3)
+
+    async def test() -> None:
+        async def deaf(pipe: Pipe[bytes]) -> None:
+            await asyncio.Event().wait()
+
+        async with two(network) as (provider, client):
+            service = await provider.serve("hash:deaf", deaf)
+            pipe = await client.connect("hash:deaf", *([convergence.deflate()] if form == "stage" else []))
+            if form == "streams":
+                _, writer = await pipe.streams()
+                writer.write(bytes(1_000_000))
+                drain = asyncio.ensure_future(writer.drain())
+                await asyncio.sleep(0)
+                writer.close()
+                await writer.wait_closed()
+                await drain
+            else:
+                await pipe.write(bytes(300_000))
+            pipe.close()
+            await pipe.wait_closed()
+            await service.close()
 
     go(test)
 

@@ -35,7 +35,7 @@ def test_each_code_has_words(code: Code) -> None:
 def test_there_are_no_words_without_a_code() -> None:
     assert set(WORDS) == set(ALL)
     named = {name for text in WORDS.values() for _, name, _, _ in string.Formatter().parse(text) if name}
-    assert named <= {*VALUES, "way", "clock"}
+    assert named <= {*VALUES, "way", "clock", "nobody"}
 
 
 def test_values_are_put_into_words() -> None:
@@ -51,6 +51,12 @@ def test_values_are_put_into_words() -> None:
     lost = codes.FacilitatorWhy.LOST
     assert words(Why(lost, {"detail": ""})) == "The connection to the facilitator was lost."
     assert words(Why(lost, {"detail": "by\x1b[2J us"})).isprintable()
+
+
+@pytest.mark.parametrize("code", [codes.TlsWhy.SELF_SIGNED, codes.TlsWhy.UNKNOWN_ROOT])
+def test_a_file_of_certificates_is_named_where_it_was_asked(code: Code) -> None:
+    assert "whom Mozilla trusts" in words(code)
+    assert "Mozilla" not in words(code, "ours.pem") and "ours.pem" in words(code, "ours.pem")
 
 
 def test_what_the_core_raises_is_put_into_words() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,15 +13,16 @@ from convergence.errors import DestroyReason, EndReason, Problem
 from convergence.pipes.pending import CONNECT_LIMIT
 from convergence.rdv import connector as module
 from convergence.rdv.blind import blinded_names, points_of
-from convergence.rdv.connector import IDLE_LIMIT, MAX_OPENING, PATIENCE, Connection, Connector
+from convergence.rdv.connector import IDLE_LIMIT, PATIENCE, SECOND_AFTER, Connector
 from convergence.rdv.keys import SessionKeys
 from convergence.rdv.service import SERVICES, RdvService
-from convergence.rdv.session import ANSWER_TIMEOUT, OPEN_TIMEOUT
+from convergence.rdv.session import ANSWER_TIMEOUT, OPEN_TIMEOUT, Session
+from convergence.rdv.way import MAX_OPENING, Connection
 from convergence.wire.rdv import Advert, AdvertOp, DbInfo
 from convergence.wire.relay import RelayCommand
 from convergence.wire.target import Role
 from tests.unit.ordb.memory import CRYPTO, World
-from tests.unit.rdv.network import NODES, FakeCircuit, Network
+from tests.unit.rdv.network import NODES, FakeCircuit, Network, target
 
 HASH_NAME = b"s" * 32
 KEYS = SessionKeys.of_public(HASH_NAME)
@@ -327,3 +330,87 @@ def test_who_stops_is_told_apart_from_who_fails() -> None:
     caller = rig.connect()
     rig.connector.stop(rig.world.now)
     assert caller.why is ConnectWhy.STOPPED and caller.code == EndReason.DONE
+
+
+def test_a_service_that_is_full_takes_a_newcomer_in_place_of_one_that_was_quiet_for_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "SERVICES", replace(SERVICES, served=2, quiet=600.0))
+    rig = Rig()
+    rig.serve()
+    callers = [rig.connect() for _ in range(6)]  # three points
+    rig.world.advance(5)
+    assert all(caller.open for caller in callers)
+    rig.world.advance(400)
+    for caller in callers[:3]:
+        caller.pipe.write(b"I am here", rig.world.now)
+    rig.world.advance(150)
+    early = rig.connect()
+    rig.world.advance(PATIENCE + 5)
+    assert early.why is ConnectWhy.BUSY, "nobody was quiet for long enough"
+    assert not any(caller.code for caller in callers)
+    rig.world.advance(100)
+    late = [rig.connect() for _ in range(3)]
+    rig.world.advance(40)
+    assert all(caller.open for caller in late)
+    assert [caller.code for caller in callers] == [None] * 3 + [EndReason.RESOURCELIMIT] * 3
+
+
+def test_posts_whose_last_sessions_go_on_are_limited_and_the_least_used_one_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("convergence.rdv.service.MAX_RETIRED", 2)
+    rig = Rig([target(1)])
+    service = rig.serve()
+    callers = []
+    for number, count in ((1, 3), (2, 1), (3, 2), (4, 1)):
+        rig.connector.set_nodes([target(number)], rig.world.now)
+        service.set_nodes([target(number)], rig.world.now)
+        rig.world.advance(5)
+        callers.append([rig.connect() for _ in range(count)])
+        rig.world.advance(5)
+        assert all(caller.open for caller in callers[-1])
+    codes = [{caller.code for caller in group} for group in callers]
+    assert codes == [{None}, {EndReason.RESOURCELIMIT}, {None}, {None}]
+    callers[0][0].pipe.write(b"still here", rig.world.now)
+    rig.world.advance(5)
+    assert callers[0][0].heard == b"still here"
+
+
+def test_of_two_providers_that_answer_the_first_wins_and_the_other_is_left_at_once() -> None:
+    rig = Rig()
+    rig.serve()
+    rig.serve()
+    held: list[Any] = []
+
+    def slow(self: Any, message: bytes, now: float) -> None:
+        held.append((self, message)) if len(held) < 1 else original(self, message, now)
+
+    original = Session._on_handshake
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Session, "_on_handshake", slow)
+        caller = rig.connect()
+        rig.world.advance(SECOND_AFTER - 0.5)
+        assert held and not caller.open
+        (attempt,) = caller.pipe.attempts
+        rig.world.advance(1)
+    assert caller.open and not caller.pipe.attempts and attempt.session.closed
+    late, _ = held[0]
+    assert late.closed, "who was slow hears that nobody waits"
+    caller.pipe.write(b"hello", rig.world.now)
+    rig.world.advance(20)
+    assert caller.heard == b"hello" and caller.code is None
+    assert sum(service.clients(HASH_NAME) for service in rig.services) == 1
+
+
+def test_a_connection_that_is_given_up_while_two_are_asked_leaves_nothing() -> None:
+    rig = Rig()
+    rig.advertise_mutely()
+    caller = rig.connect()
+    rig.world.advance(SECOND_AFTER + 1)
+    assert len(caller.pipe.attempts) == 2
+    caller.pipe.abort(EndReason.DONE, rig.world.now)
+    rig.world.advance(1)
+    assert not caller.pipe.attempts and not any(way.load for way in rig.connector._ways.values())
+    rig.world.advance(IDLE_LIMIT + 1)
+    assert rig.idle and not rig.asked()

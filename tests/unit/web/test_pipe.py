@@ -84,15 +84,30 @@ def test_a_reader_with_a_buffer_of_its_own_gets_the_end() -> None:
     """) == ["abc", True]
 
 
-def test_it_is_over_when_both_ways_have_ended() -> None:
+def test_it_is_over_when_the_node_says_that_all_has_arrived() -> None:
     assert run("""
         say("open"); say("end");
         await opened;
-        const before = overs;
         await writable.close();
+        await readable.getReader().read();
+        const before = overs;
+        say("over");
         await closed;
         return [before, overs, await hear(1)];
     """) == [0, 1, [["end", 0]]]
+
+
+def test_a_host_that_ends_both_ways_ends_a_write_that_waits() -> None:
+    assert run(
+        """
+        const written = failure(writable.getWriter().write(new Uint8Array(argument)));
+        await hear(4);
+        say("end"); say("over");
+        await closed;
+        return [await written, (await readable.getReader().read()).done];
+        """,
+        2 * WINDOW,
+    ) == [["ConvergenceError", "ended", 6], True]
 
 
 def test_what_came_before_an_abort_is_read_first() -> None:
