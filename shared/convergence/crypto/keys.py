@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 
 from convergence.crypto.ntor import NODE_ID_LEN
-from convergence.ports import Crypto, Rng
+from convergence.ports import Crypto, Rng, RsaIdentity
 
 IDENTITY_LEN = 32
 SECRET_LEN = 32
@@ -33,6 +33,7 @@ class NodeKeys:
         signing: medium term; certifies link keys. A new one at every start is fine.
         ntor_public: the key that others extend circuits with.
         previous: the ntor key before this one as (public, secret), accepted while clients may still use it.
+        rsa: names a relay of the Tor network beside `identity`; None on other nodes.
     """
 
     identity_seed: bytes
@@ -42,6 +43,7 @@ class NodeKeys:
     signing: bytes
     ntor_public: bytes
     previous: tuple[bytes, bytes] | None = None
+    rsa: RsaIdentity | None = None
 
     def __repr__(self) -> str:
         return f"NodeKeys({self.identity.hex()[:16]})"
