@@ -436,8 +436,8 @@ def test_a_node_without_an_address_is_introduced(pair):
     a.introduced[b.identity] = 31
     a.reach(b.identity)
     assert a.dialled() == [] and a.answers == []
-    b.neighbours.opened(2, b"both fingerprints", START, peer=a.identity)
-    a.neighbours.opened(31, b"both fingerprints", START)
+    b.neighbours.opened(2, DtlsBinding(b"both fingerprints"), START, peer=a.identity)
+    a.neighbours.opened(31, DtlsBinding(b"both fingerprints"), START)
     carry(a, 31, b, 2)
     assert [link.peer for link in a.answers] == [b.identity]
     b.reach(a.identity)
@@ -468,8 +468,8 @@ def test_different_ends_of_a_connection_refuse_each_other(pair):
     a.introduced[b.identity] = 31
     a.addresses.clear()
     a.reach(b.identity)
-    b.neighbours.opened(2, b"rtc" + b"m" * 32 + b"b" * 32, START, peer=a.identity)
-    a.neighbours.opened(31, b"rtc" + b"a" * 32 + b"m" * 32, START)
+    b.neighbours.opened(2, DtlsBinding(b"rtc" + b"m" * 32 + b"b" * 32), START, peer=a.identity)
+    a.neighbours.opened(31, DtlsBinding(b"rtc" + b"a" * 32 + b"m" * 32), START)
     carry(a, 31, b, 2)
     assert a.answers == [None] and not a.neighbours.links
 
