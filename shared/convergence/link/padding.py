@@ -32,13 +32,14 @@ class Padding:
         self._rng = rng
         self._send = send
         self._low, self._high = LOW, HIGH
-        self._silent_since = now
+        self._silent_since = 0.0
         self._timer: Timer | None = None
+        self.sent(now)
         self._wait(now)
 
     def sent(self, now: float) -> None:
         """Cells were handed to the transport. Cheap: the timer looks again when it fires."""
-        self._silent_since = now
+        self._silent_since = self._outbox.steady(now)
 
     def negotiate(self, wish: PaddingNegotiate, now: float) -> None:
         """Do as a client asks. Times out of range are taken as the nearest that is in it (tor-spec "Link padding")."""
@@ -61,10 +62,10 @@ class Padding:
         self._timer = self._outbox.call_at(now + self._silence, self._look)
 
     def _look(self, now: float) -> None:
-        due = self._silent_since + self._silence
+        due = self._silent_since + self._outbox.shifted + self._silence
         if now < due:
             self._timer = self._outbox.call_at(due, self._look)
             return
         self._send(now)
-        self._silent_since = now
+        self.sent(now)
         self._wait(now)
