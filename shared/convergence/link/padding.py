@@ -46,7 +46,7 @@ class Padding:
         self.stop()
         if wish.command is PaddingCommand.START:
             self._low = max(wish.low / 1000, LOW)
-            self._high = max(wish.high / 1000, self._low) if wish.high else HIGH
+            self._high = max(wish.high / 1000 or HIGH, self._low)
             self._wait(now)
 
     def stop(self) -> None:
