@@ -6,7 +6,8 @@ Does not: verify certificates: they are random on this network. The link handsha
 connection's certificate and secrets.
 
 The library is pyOpenSSL because Python's ssl gives no keying material (RFC 5705). It comes with an OpenSSL of its own,
-whose groups are the default ones: X25519MLKEM768 first.
+whose groups are the default ones: X25519MLKEM768 first, as C Tor has it. Measured beside WebSockets (64 KiB messages on
+loopback, uvloop; CPU seconds a 100 MB, sender + receiver): 0.15 with TLS, 0.09 without.
 """
 
 from __future__ import annotations
@@ -121,8 +122,7 @@ class TlsTransport:
         connection = self._open.get(channel)
         if connection is None:
             return True
-        for buffer in buffers:
-            connection.send(buffer)
+        connection.send(buffers[0] if len(buffers) == 1 else b"".join(buffers))
         self.unsent.note(connection)
         return not connection.congested
 

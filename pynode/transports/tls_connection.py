@@ -28,8 +28,11 @@ if TYPE_CHECKING:
 RECORD = 1 << 14
 """Bytes of plain text in one record, at most: what the library gives at once."""
 
+PORTION = 1 << 16
+"""Bytes that are given to the library at once. It keeps memory for what it was ever given."""
+
 OVERHEAD = 1 << 12
-"""Bytes that TLS adds to 128 KiB at most, and room for what it says of its own."""
+"""Bytes that TLS adds to a portion at most, and room for what it says of its own."""
 
 SILENCE, PROBES, PROBE_PAUSE = 30, 2, 10
 """Seconds of silence after which the kernel asks whether the peer is there, how often, and seconds between."""
@@ -57,6 +60,8 @@ class TlsConnection(asyncio.BufferedProtocol):
         self._certificate = certificate
         self._slices: Slices | None = None
         self._late: asyncio.TimerHandle | None = None
+        self._read: list[bytes] = []
+        self._ended = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = tcp = cast(asyncio.Transport, transport)
@@ -74,11 +79,13 @@ class TlsConnection(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         try:
-            self._tls.bio_write(self.owner.read_buffer[:nbytes])
-            if not self.open:
-                self._shake()
-            if self.open:
-                self._read()
+            for start in range(0, nbytes, PORTION):
+                self._tls.bio_write(self.owner.read_buffer[start : min(start + PORTION, nbytes)])
+                if not self.open:
+                    self._shake()
+                if self.open:
+                    self._decrypt()
+            self._deliver()
         except (SSL.Error, ValueError):  # ValueError: a certificate that is none
             self.fail("TLS failed")
 
@@ -112,10 +119,11 @@ class TlsConnection(asyncio.BufferedProtocol):
             self._slices.pause(paused)
 
     def send(self, data: bytes) -> None:
-        """Encrypt and write whole buffers."""
+        """Encrypt and write."""
         try:
-            self._tls.send(data)
-            self._flush(len(data))
+            for start in range(0, len(data), PORTION):
+                self._tls.send(data[start : start + PORTION])
+                self._flush(PORTION)
         except SSL.Error:
             self.fail("TLS failed")
 
@@ -175,27 +183,29 @@ class TlsConnection(asyncio.BufferedProtocol):
     def _export(self, context: bytes) -> bytes:
         return self._tls.export_keying_material(EXPORTER_LABEL, HASH_LEN, context)
 
-    def _read(self) -> None:
-        """Hand over all that can be decrypted."""
-        parts: list[bytes] = []
-        ended = False
+    def _decrypt(self) -> None:
+        """Keep all that can be read."""
         try:
             while True:
-                parts.append(self._tls.recv(RECORD))
+                self._read.append(self._tls.recv(RECORD))
         except SSL.WantReadError:
             self._flush()  # the library may have something to say: an answer to a change of keys
         except SSL.ZeroReturnError:
-            ended = True
+            self._ended = True
+
+    def _deliver(self) -> None:
+        """Hand over what was read, as one batch."""
+        parts, self._read = self._read, []
         if parts and self.channel is not None:
             self.owner.channels.received(self.channel, parts[0] if len(parts) == 1 else b"".join(parts))
-        if ended:
+        if self._ended:
             self.report("closed by the peer")
             self.end()
 
     def _flush(self, size: int = 0) -> None:
         """Write what the library wants to send, which is about `size` bytes."""
         assert self.transport is not None
-        room = size + size // 16 + OVERHEAD
+        room = size + OVERHEAD
         try:
             while True:
                 data = self._tls.bio_read(room)
