@@ -36,7 +36,7 @@ RENEWED = timedelta(days=1)
 SERIAL_BYTES = 8
 
 
-class RsaKey:
+class RsaSecret:
     """Implements ports.RsaIdentity."""
 
     def __init__(self, key: RSAPrivateKey) -> None:
@@ -45,15 +45,15 @@ class RsaKey:
         self._certificate: x509.Certificate | None = None
 
     def __repr__(self) -> str:
-        return "RsaKey()"
+        return "RsaSecret()"
 
     @classmethod
-    def generate(cls) -> RsaKey:
+    def generate(cls) -> RsaSecret:
         """A new identity."""
         return cls(generate_private_key(EXPONENT, IDENTITY_BITS))
 
     @classmethod
-    def from_pem(cls, pem: bytes) -> RsaKey:
+    def from_pem(cls, pem: bytes) -> RsaSecret:
         """What `pem` wrote, or C Tor as keys/secret_id_key.
 
         Raises:

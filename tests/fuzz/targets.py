@@ -35,7 +35,7 @@ from convergence.wire import (
     x509,
 )
 from convergence.wire.reader import Reader
-from pynode.torkeys import RsaKey
+from pynode.torkeys import RsaSecret
 
 KEY = bytes(range(32))
 SIGNATURE = bytes(64)
@@ -210,7 +210,7 @@ _INTRODUCTIONS = tuple(
     for kind, description in ((DescriptionKind.ANSWER, _DESCRIPTION), (DescriptionKind.CANDIDATES, _CANDIDATES))
 )
 
-_IDENTITY = RsaKey.generate()
+_IDENTITY = RsaSecret.generate()
 
 TARGETS: dict[str, Target] = {
     "cells.CellCutter": Target(
@@ -316,6 +316,5 @@ TARGETS: dict[str, Target] = {
     "sdp.Description.from_sdp": Target(_text(sdp.Description.from_sdp), tuple(text.encode() for text in _SDP)),
     "signals.Introduction": Target(signals.Introduction.parse, tuple(item.encode() for item in _INTRODUCTIONS)),
     "x509.X509": Target(x509.X509.parse, (_IDENTITY.certificate(1.8e9),)),
-    "x509.rsa_key": Target(x509.rsa_key, (_IDENTITY.public,)),
     **_stages(),
 }

@@ -35,7 +35,7 @@ from convergence.wire.relay import (
 from convergence.wire.relay import (
     Resolve as ResolveMessage,
 )
-from pynode.torkeys import RsaKey
+from pynode.torkeys import RsaSecret
 from tests.fuzz.test_fuzz import mutate
 from tests.unit.circuit.rig import CRYPTO, START, Net, Recorder, SeededRng, endpoint_of, say_early
 from tests.unit.link.test_handshake import BINDING, DIALLER, RELAY, initiator, responder, run
@@ -55,7 +55,7 @@ def test_a_handshake_ends_in_link_error_only(side, binding):
 
 @pytest.mark.parametrize("side", ["initiator", "responder"])
 def test_a_handshake_on_tls_ends_in_link_error_only(side):
-    dialler, relay = (replace(keys, rsa=RsaKey.generate()) for keys in (DIALLER, RELAY))
+    dialler, relay = (replace(keys, rsa=RsaSecret.generate()) for keys in (DIALLER, RELAY))
     shake_hands_badly(side, TlsBinding(b"certificate", lambda context: bytes(32)), dialler, relay)
 
 

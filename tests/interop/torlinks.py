@@ -30,7 +30,7 @@ from convergence.wire.create import Create2, Created2
 from convergence.wire.relay import Extend2, Extended2, RelayCommand, pack_message, unpack_message
 from pynode.crypto import CPythonCrypto, SystemRng
 from pynode.loop import AsyncioClock, AsyncioTimer
-from pynode.torkeys import RsaKey
+from pynode.torkeys import RsaSecret
 from pynode.transports.tls import TlsTransport
 from tests.e2e.processes import PATIENCE
 from tests.interop.programs import Server
@@ -62,7 +62,7 @@ class Links:
     """
 
     def __init__(self, *, rsa: bool = True, expected: bytes | None = None, expected_rsa: bytes | None = None) -> None:
-        self.keys = replace(NodeKeys.generate(CRYPTO, RNG), rsa=RsaKey.generate() if rsa else None)
+        self.keys = replace(NodeKeys.generate(CRYPTO, RNG), rsa=RsaSecret.generate() if rsa else None)
         self.links: dict[int, Link] = {}
         self.opened: list[Link] = []
         self.closed: list[str] = []

@@ -14,6 +14,7 @@ from dataclasses import replace
 
 from convergence.crypto import rsa_link
 from convergence.crypto.keys import NodeKeys
+from convergence.crypto.rsa import RsaKey
 from convergence.errors import CryptoError
 from convergence.ports import Binding, Crypto, RsaIdentity
 from convergence.wire.certs import CertType, CrossCert, Ed25519Cert, KeyType, hours_of
@@ -78,8 +79,8 @@ def check_identity(crypto: Crypto, certs: Certs, now: float) -> tuple[bytes, byt
     return identity, cert.key
 
 
-def check_rsa(certs: Certs, identity: bytes, now: float) -> bytes:
-    """The RSA identity (RSAPublicKey, DER) that vouches for this Ed25519 identity. Anybody can replay this, too.
+def check_rsa(certs: Certs, identity: bytes, now: float) -> RsaKey:
+    """The RSA identity that vouches for this Ed25519 identity. Anybody can replay this, too.
 
     Raises:
         RemoteError: a certificate is missing or does not verify.

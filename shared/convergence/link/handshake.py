@@ -19,7 +19,7 @@ connection. An initiator without one is a client, and stays anonymous.
 from __future__ import annotations
 
 from enum import Enum, auto
-from hashlib import sha1, sha256
+from hashlib import sha256
 
 from convergence.crypto import certificates
 from convergence.crypto.keys import NodeKeys
@@ -236,7 +236,7 @@ class Handshake:
         fingerprint = None
         if self._tls:
             rsa = certificates.check_rsa(certs, identity, now)
-            fingerprint, self._peer_rsa_digest = sha1(rsa).digest(), sha256(rsa).digest()
+            fingerprint, self._peer_rsa_digest = rsa.digest, sha256(rsa.der).digest()
         if self._expected not in (None, identity) or self._expected_rsa not in (None, fingerprint):
             raise LinkError("the node that answered is another than the one dialled")
         self.peer, self.peer_rsa = identity, fingerprint

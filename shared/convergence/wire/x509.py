@@ -53,13 +53,6 @@ class Der(Reader):
         if self.element()[2] != whole:
             raise ParseError("DER element of an unknown algorithm")
 
-    def natural(self) -> int:
-        """An INTEGER that is not negative."""
-        content = self.content(INTEGER)
-        if not content or content[0] & 0x80 or (len(content) > 1 and content[0] == 0 and not content[1] & 0x80):
-            raise ParseError("DER integer that is negative or could be shorter")
-        return int.from_bytes(content, "big")
-
     def bits(self) -> bytes:
         """A BIT STRING of whole bytes."""
         content = self.content(BIT_STRING)
@@ -75,7 +68,7 @@ class X509:
     Args:
         signed: TBSCertificate, exactly as it was parsed.
         not_before, not_after: Unix seconds.
-        key: RSAPublicKey (PKCS #1), DER.
+        key: RSAPublicKey (PKCS #1), DER: crypto/rsa.py reads it.
         signature: PKCS #1 v1.5 with SHA-256 over `signed`.
     """
 
@@ -109,16 +102,6 @@ class X509:
         key = Der(fields.content(SEQUENCE), "X.509 key")
         key.expect(RSA_KEY)
         return cls(signed, not_before, not_after, key.bits(), signature)
-
-
-def rsa_key(der: Buffer) -> tuple[int, int]:
-    """Modulus and public exponent of an RSAPublicKey (PKCS #1, RFC 8017 A.1.1)."""
-    outer = Der(der, "RSA key")
-    numbers = Der(outer.content(SEQUENCE), "RSA key")
-    outer.finish()
-    modulus, exponent = numbers.natural(), numbers.natural()
-    numbers.finish()
-    return modulus, exponent
 
 
 def _time(reader: Der) -> int:

@@ -19,7 +19,7 @@ from convergence.ports import TlsBinding
 from convergence.wire.cells import Command, encode_cell
 from convergence.wire.certs import CertType, CrossCert
 from convergence.wire.handshake import Authenticate, Certs, Netinfo, Versions
-from pynode.torkeys import RsaKey
+from pynode.torkeys import RsaSecret
 from tests.unit.circuit.rig import CRYPTO, START, SeededRng
 from tests.unit.link.test_handshake import CALLED_STATES, INITIATOR_STATES, RESPONDER_STATES, cases, cells, join, run
 from tests.unit.link.test_handshake import keys as plain_keys
@@ -35,7 +35,7 @@ def tls(name="this connection"):
 
 
 def keys(name):
-    return replace(plain_keys(name), rsa=RsaKey.generate())
+    return replace(plain_keys(name), rsa=RsaSecret.generate())
 
 
 RELAY, OTHER, DIALLER = keys("relay"), keys("other"), keys("dialler")
@@ -188,7 +188,7 @@ def test_a_certificate_of_another_node_is_refused(side, kind):
 @pytest.mark.parametrize(("side", "kind"), KINDS)
 def test_an_expired_certificate_is_refused(side, kind):
     node = NODES[side]
-    before = replace(node, rsa=RsaKey.from_pem(node.rsa.pem()))  # which keeps a certificate of its own
+    before = replace(node, rsa=RsaSecret.from_pem(node.rsa.pem()))  # which keeps a certificate of its own
     old = certs_of(before, side, now=START - (500 * 24 * 3600 if kind is CertType.RSA_ID else 2 * LIFETIME))
     with pytest.raises(LinkError, match="expired|not valid now"):
         hears(side, with_cert(certs_of(node, side), kind, old.get(kind)))
@@ -309,4 +309,4 @@ def test_input_may_be_cut_anywhere(borders):
 
 def test_no_secret_is_shown():
     assert repr(BINDING) == f"TlsBinding(remote={FROM_ADDRESS!r})"
-    assert repr(RELAY) == f"NodeKeys({RELAY.identity.hex()[:16]})" and repr(RELAY.rsa) == "RsaKey()"
+    assert repr(RELAY) == f"NodeKeys({RELAY.identity.hex()[:16]})" and repr(RELAY.rsa) == "RsaSecret()"

@@ -9,11 +9,11 @@ from convergence.outbox import Outbox
 from convergence.ports import DtlsBinding, TlsBinding
 from convergence.wire.cells import CELL_LEN, Command, cut, encode_cell
 from convergence.wire.padding import PaddingCommand, PaddingNegotiate
-from pynode.torkeys import RsaKey
+from pynode.torkeys import RsaSecret
 from tests.unit.circuit.rig import START, Net, SeededRng
 
 BINDING = TlsBinding(b"certificate", lambda context: bytes(32))
-RSA = RsaKey.generate()
+RSA = RsaSecret.generate()
 
 
 class Side:

@@ -9,18 +9,19 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from convergence.crypto.rsa_link import check_certificate, signed_by
-from pynode.torkeys import LEFT, LONGEST, RsaKey, certify, link_key, random_host
+from convergence.crypto.rsa import RsaKey
+from convergence.crypto.rsa_link import check_certificate
+from pynode.torkeys import LEFT, LONGEST, RsaSecret, certify, link_key, random_host
 
 NOW = 1_800_000_000.0
 DAY = 24 * 3600.0
 
 
 def test_a_key_is_kept_as_pem() -> None:
-    key = RsaKey.generate()
-    same = RsaKey.from_pem(key.pem())
+    key = RsaSecret.generate()
+    same = RsaSecret.from_pem(key.pem())
     assert same.public == key.public
-    assert signed_by(key.public, same.sign(bytes(20)), bytes(20)), "SHA-1, as directory documents sign"
+    assert RsaKey.parse(key.public).verify(same.sign(bytes(20)), bytes(20)), "SHA-1, as directory documents sign"
     assert key.pem().startswith(b"-----BEGIN RSA PRIVATE KEY-----"), "as C Tor's keys/secret_id_key"
 
 
@@ -30,16 +31,16 @@ def test_what_is_no_rsa_identity_is_refused(pem: bytes) -> None:
         large = rsa.generate_private_key(65537, 2048)
         pem = large.private_bytes(Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption())
     with pytest.raises(ValueError):
-        RsaKey.from_pem(pem)
+        RsaSecret.from_pem(pem)
 
 
 def test_the_certificate_is_renewed_before_it_ends() -> None:
-    key, days = RsaKey.generate(), 0
+    key, days = RsaSecret.generate(), 0
     seen = []
     while days < 2 * LONGEST:
         now = NOW + days * DAY
         data = key.certificate(now)
-        assert check_certificate(data, now) == key.public
+        assert check_certificate(data, now).der == key.public
         cert = x509.load_der_x509_certificate(data)
         assert now + DAY < cert.not_valid_after_utc.timestamp() and cert.not_valid_before_utc.timestamp() <= now
         seen.append(data)
