@@ -237,6 +237,15 @@ def test_secrets_of_another_connection_are_refused():
         run(initiator(), responder(there))
 
 
+def test_authenticate_counts_with_its_signature_only():
+    """The very run that was recorded, but for one bit of the signature."""
+    broken = VALID[Command.AUTHENTICATE][:-1] + bytes([VALID[Command.AUTHENTICATE][-1] ^ 1])
+    b = responder()
+    with pytest.raises(LinkError, match="signature"):
+        b.receive(join([*FROM_A[:2], (0, Command.AUTHENTICATE, broken)]), START)
+    assert not b.authenticated and not b.open
+
+
 # -- order (C Tor's TROVE-2026-006 was about CERTS out of order)
 
 
