@@ -13,9 +13,12 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from convergence.ports import Rng
-from pynode.torkeys import RsaSecret
+
+if TYPE_CHECKING:
+    from pynode.torkeys import RsaSecret
 
 KEY_LEN = 32
 VERSION = 1
@@ -53,6 +56,8 @@ def load_or_create_secret(path: Path, rng: Rng) -> bytes:
 
 def load_or_create_rsa(path: Path) -> RsaSecret:
     """A relay's RSA identity on the Tor network, in PEM as C Tor keeps its own; likewise."""
+    from pynode.torkeys import RsaSecret  # few nodes need it, and it loads X.509
+
     pem = _kept(path, lambda: RsaSecret.generate().pem())
     try:
         return RsaSecret.from_pem(pem)

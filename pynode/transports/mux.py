@@ -7,14 +7,17 @@ Does not: carry anything itself.
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from typing import TYPE_CHECKING
 
 from convergence.effects import DescriptionKind, Protocol
 from pynode.exit import CloseReason
 from pynode.transports import CLOSE_TIMEOUT, Channels
 from pynode.transports.rtc import RtcTransport
 from pynode.transports.tcp import TcpTransport
-from pynode.transports.tls import TlsTransport
 from pynode.transports.websocket import WebSocketTransport
+
+if TYPE_CHECKING:  # nodes without such links do not load its OpenSSL
+    from pynode.transports.tls import TlsTransport
 
 
 class NetTransport:
