@@ -65,7 +65,8 @@ class TlsConnection(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = tcp = cast(asyncio.Transport, transport)
-        self.remote = str(tcp.get_extra_info("peername")[0])
+        peer = tcp.get_extra_info("peername")  # None: it is gone already
+        self.remote = str(peer[0]) if peer else None
         tune(tcp.get_extra_info("socket"))
         high = self.owner.unsent.high_water
         tcp.set_write_buffer_limits(high, min(LOW_WATER, high // 4))
