@@ -168,8 +168,9 @@ class TlsConnection(asyncio.BufferedProtocol):
             self._flush()
         assert self._late is not None
         self._late.cancel()
+        binding = self._binding()
         self.open = True
-        self.owner.opened(self, self._binding())
+        self.owner.opened(self, binding)
         self.settled.set()
 
     def _binding(self) -> TlsBinding:
