@@ -23,7 +23,7 @@ from convergence.errors import LocalError
 from convergence.events import Announced, Event, Nodes, NodesWanted, Trouble
 from convergence.facilitator.service import BUCKET, FacilitatorService
 from convergence.node import Node, NodeConfig
-from convergence.wire.descriptor import Role
+from convergence.wire.target import Role
 from pynode.config import Address, Circuits, Limits
 from pynode.crypto import CPythonCrypto, SystemRng
 from pynode.exit import ExitPolicy

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from convergence.events import Announced, Event, Nodes, Registered, Trouble
-from convergence.wire.descriptor import Role
+from convergence.wire.target import Role
 from pynode.app import App, FacilitatorApp, Network, Plan, page_folder
 from pynode.cli.common import data_folder, locked, set_up_logs, settings, stun_servers, unless
 from pynode.cli.output import CliError, Output, shown

@@ -12,7 +12,8 @@ from convergence.crypto.keys import NodeKeys
 from convergence.facilitator.client import LIFETIME, RTC_LIFETIME
 from convergence.netdir.nodes import MAX_CLOCK_SKEW
 from convergence.ports import Crypto
-from convergence.wire.descriptor import Descriptor, Role, Transport, TransportKind
+from convergence.wire.descriptor import Descriptor, Transport, TransportKind
+from convergence.wire.target import Role
 
 
 class Announcement:

@@ -43,8 +43,8 @@ from convergence.rdv.point import RdvPoint
 from convergence.services import Services
 from convergence.transfers import Transfers
 from convergence.wire.address import Address, TcpAddress
-from convergence.wire.descriptor import Role
 from convergence.wire.relay import PEER_HOST, RDV_SUFFIX, AnswerType, Begin, RelayCommand
+from convergence.wire.target import Role
 
 SLEPT = 60.0  # seconds; a machine that slept this long has no link left: its neighbours have closed them
 REFRESH_PAUSE = 10.0  # least seconds between two requests for the node list because a node was unknown
@@ -180,7 +180,7 @@ class Node:
             self.pool,
             self.switchboard,
             describe=self.announcement.describe,
-            dials=self._reach.dials,
+            dials=lambda node: self._reach.dials(node.target),
             facilitator=lambda: self._discovery.carrier,
             on_delivered=self._rtc_delivered,
             on_nodes=self._on_nodes,
@@ -431,7 +431,7 @@ class Node:
 
     def _address(self, identity: bytes, now: float) -> str | None:
         node = self.directory.get(identity, now)
-        return node.ws_url if node is not None and self._reach.dials(node) else None
+        return node.ws_url if node is not None and self._reach.dials(node.target) else None
 
     def _introduce(self, identity: bytes, source: Hashable, now: float) -> int | None:
         return self._rtc.connect(identity, now, source) if self.config.rtc else None
@@ -458,7 +458,7 @@ class Node:
             self.outbox.emit(Ready(round(now - self._started, 3)))
 
     def _on_nodes(self, now: float) -> None:
-        nodes = self.directory.nodes(Role(0), now)
+        nodes = [node.target for node in self.directory.nodes(Role(0), now)]
         self.outbox.emit(Nodes(len(nodes)))
         self._memory.changed(now)
         self.neighbours.nodes_changed(now)

@@ -22,7 +22,7 @@ from convergence.rdv.connector import PATIENCE, Connection, Connector
 from convergence.rdv.keys import SessionKeys
 from convergence.rdv.service import SERVICES, RdvService
 from convergence.wire.address import PrivateAddress, ServiceAddress
-from convergence.wire.descriptor import Descriptor
+from convergence.wire.target import RelayTarget
 
 MAX_CONNECTORS = 256  # services that this node is connected to at once, three circuits each
 
@@ -62,7 +62,7 @@ class Services:
         self._crypto = crypto
         self._rng = rng
         self._circuits = circuits
-        self._nodes: Sequence[Descriptor] = ()
+        self._nodes: Sequence[RelayTarget] = ()
         self._services: dict[str, Service] = {}
         self._connectors: dict[tuple[bytes, Hashable], Connector] = {}  # by hash_name and isolation; MAX_CONNECTORS
         self._rdv = RdvService(circuits, outbox, crypto, rng, SERVICES, on_standing=self._on_standing)
@@ -113,7 +113,7 @@ class Services:
             connector.set_nodes(self._nodes, now)
         return connector.connect(now, patience)
 
-    def set_nodes(self, nodes: Sequence[Descriptor], now: float) -> None:
+    def set_nodes(self, nodes: Sequence[RelayTarget], now: float) -> None:
         """The node list changed."""
         self._nodes = nodes
         self._rdv.set_nodes(nodes, now)

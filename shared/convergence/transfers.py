@@ -43,8 +43,8 @@ from convergence.rdv.client import RdvClient
 from convergence.rdv.keys import SessionKeys
 from convergence.rdv.service import FILES, RdvService, Served
 from convergence.wire.address import PrivateAddress
-from convergence.wire.descriptor import Descriptor
 from convergence.wire.ordb import FileInfo, ShareLink
+from convergence.wire.target import RelayTarget
 
 MAX_TRANSFERS = 64  # under way at once
 SECRET_LEN = 32
@@ -131,7 +131,7 @@ class Transfers:
         self._rng = rng
         self._circuits = circuits
         self._sources = sources
-        self._nodes: Sequence[Descriptor] = ()
+        self._nodes: Sequence[RelayTarget] = ()
         self._leaving = False
         self._service = RdvService(circuits, outbox, crypto, rng, FILES, on_standing=self._on_standing)
 
@@ -140,7 +140,7 @@ class Transfers:
         self._outbox.scan("file", b"", lambda keys, now: self._restore("file", keys, self._share, now))
         self._outbox.scan("transfer", b"", lambda keys, now: self._restore("transfer", keys, self._resume, now))
 
-    def set_nodes(self, nodes: Sequence[Descriptor], now: float) -> None:
+    def set_nodes(self, nodes: Sequence[RelayTarget], now: float) -> None:
         """The node list changed."""
         self._nodes = nodes
         self._service.set_nodes(nodes, now)

@@ -26,8 +26,9 @@ from convergence.outbox import Outbox
 from convergence.pipes.duplex import Duplex
 from convergence.rdv.point import RdvPoint
 from convergence.wire.cells import CELL_LEN, PAYLOAD_LEN
-from convergence.wire.descriptor import Descriptor, Role, Transport, TransportKind
+from convergence.wire.descriptor import Descriptor, Transport, TransportKind
 from convergence.wire.relay import RDV_SUFFIX, Begin
+from convergence.wire.target import Role
 from pynode.crypto import CPythonCrypto, SystemRng
 from tests.bench.supervise import step
 
@@ -85,7 +86,7 @@ class Lab:
 
         def reached(link: Link | None, now: float) -> None:
             assert link is not None
-            hops = [node.descriptor for node in path]
+            hops = [node.descriptor.target for node in path]
             ClientCircuit(
                 origin.outbox, CRYPTO, RNG, link, hops, lambda circuit, now: done.append(circuit), lambda *_: None, now
             )
@@ -214,8 +215,7 @@ class LabNode:
                 link,
                 circ_id,
                 payload,
-                node_id=keys.node_id,
-                ntor_keys=keys.ntor_keys,
+                keys=keys.onion,
                 services=self,
                 reach=self,
             )

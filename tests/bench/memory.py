@@ -13,7 +13,6 @@ import os
 from pathlib import Path
 
 from convergence.crypto import ntor
-from convergence.crypto.keys import node_id
 from convergence.crypto.onion import KEY_MATERIAL_LEN, HopKeys
 from convergence.link.link import Link
 from convergence.wire.cells import Command
@@ -73,7 +72,7 @@ def open_circuit(
     answer = _Answer()
     link.adopt(circ_id, answer)
     node = relay.descriptor
-    state, onionskin = ntor.client_start(CRYPTO, RNG.random(32), node_id(node.identity), node.ntor_key)
+    state, onionskin = ntor.client_start(CRYPTO, RNG.random(32), node.target.node_id, node.ntor_key)
     link.send_one(circ_id, Command.CREATE2, Create2(HandshakeType.NTOR, onionskin).encode())
     lab.settle()
     if extended:

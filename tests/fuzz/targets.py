@@ -10,8 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from convergence.crypto import ntor_v3
 from convergence.effects import DescriptionKind
-from convergence.errors import LocalError, ParseError
+from convergence.errors import CryptoError, LocalError, ParseError
 from convergence.pipes import coding, http
 from convergence.pipes.door import Handshake
 from convergence.pipes.framing import framing
@@ -23,6 +24,7 @@ from convergence.wire import (
     certs,
     create,
     descriptor,
+    extensions,
     facilitator,
     handshake,
     linkspec,
@@ -33,8 +35,10 @@ from convergence.wire import (
     sdp,
     signals,
     x509,
+    xon,
 )
 from convergence.wire.reader import Reader
+from pynode.crypto import CPythonCrypto
 from pynode.torkeys import RsaSecret
 
 KEY = bytes(range(32))
@@ -80,6 +84,18 @@ def _greet(data: bytes) -> None:
     assert heard[0] == heard[1]
     if handshake.flaw is not None:
         raise Refused(handshake.flaw)
+
+
+def _handshake(parse: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    """A handshake says with CryptoError what a parser says with ParseError."""
+
+    def checked(data: bytes) -> Any:
+        try:
+            return parse(data)
+        except CryptoError as error:
+            raise ParseError(str(error)) from None
+
+    return checked
 
 
 class _Greedy:
@@ -196,6 +212,17 @@ _MESSAGES = (
     ordb.Done(),
 )
 _LINK = ordb.ShareLink(KEY, KEY)
+_CRYPTO = CPythonCrypto()
+_NTOR_KEY = (_CRYPTO.x25519_public(KEY), KEY)
+_CAPABILITIES = frozenset((extensions.Capability(2, 5), extensions.Capability(2, 6)))
+_REQUEST = extensions.CircuitRequest(True, _CAPABILITIES)
+_NTOR_STATE, _ONIONSKIN = ntor_v3.client_start(_CRYPTO, KEY, KEY, _NTOR_KEY[0], _REQUEST.encode())
+
+
+def _ntor_reply(onionskin: bytes) -> bytes:
+    return ntor_v3.server_reply(_CRYPTO, KEY, KEY, [_NTOR_KEY], onionskin, 72, lambda message: message)[0]
+
+
 _CANDIDATES = sdp.Candidates(
     (
         sdp.Candidate(sdp.CandidateType.HOST, 1, 2113937151, "192.0.2.1", 50000),
@@ -240,6 +267,10 @@ TARGETS: dict[str, Target] = {
     "create.Created2": Target(create.Created2.parse, (create.Created2(bytes(64)).encode(),)),
     "create.Destroy": Target(create.Destroy.parse, (b"\1",)),
     "descriptor.Descriptor": Target(descriptor.Descriptor.parse, (_descriptor(),)),
+    "extensions.CircuitRequest": Target(extensions.CircuitRequest.parse, (_REQUEST.encode(), b"\1\x09\3new")),
+    "extensions.CircuitResponse": Target(
+        lambda data: extensions.CircuitResponse.parse(data, _REQUEST), (extensions.CircuitResponse(31).encode(), b"\0")
+    ),
     "facilitator.ErrorRecord": Target(facilitator.ErrorRecord.parse, (b"\1why not \xc3\xa9",)),
     "facilitator.NodeList": Target(facilitator.NodeList.parse, (_NODES.encode(),)),
     "facilitator.RecordCutter": Target(
@@ -276,6 +307,10 @@ TARGETS: dict[str, Target] = {
         lambda data: linkspec.ed25519_identity(linkspec.read_specifiers(Reader(data, "specifiers"))),
         (linkspec.encode_specifiers(_SPECIFIERS),),
     ),
+    "ntor_v3.client_finish": Target(
+        _handshake(lambda data: ntor_v3.client_finish(_CRYPTO, _NTOR_STATE, data, 72)), (_ntor_reply(_ONIONSKIN),)
+    ),
+    "ntor_v3.server_reply": Target(_handshake(_ntor_reply), (_ONIONSKIN,)),
     "ordb.FileInfo": Target(ordb.FileInfo.parse, (_INFO.encode(),)),
     "ordb.MessageCutter": Target(
         _cutter(ordb.MessageCutter), tuple(ordb.encode_message(message) for message in _MESSAGES)
@@ -316,5 +351,7 @@ TARGETS: dict[str, Target] = {
     "sdp.Description.from_sdp": Target(_text(sdp.Description.from_sdp), tuple(text.encode() for text in _SDP)),
     "signals.Introduction": Target(signals.Introduction.parse, tuple(item.encode() for item in _INTRODUCTIONS)),
     "x509.X509": Target(x509.X509.parse, (_IDENTITY.certificate(1.8e9),)),
+    "xon.Xoff": Target(xon.Xoff.parse, (xon.Xoff().encode(),)),
+    "xon.Xon": Target(xon.Xon.parse, (xon.Xon(5000).encode(),)),
     **_stages(),
 }

@@ -280,7 +280,7 @@ def test_a_relay_outlives_any_create_and_extend(seed):
         one, two = net.relays(2)
         circuit = net.build(client, [one])
         identity = rng.choice([one, two]).keys.identity
-        skin = rng.choice([bytes(84), two.keys.node_id + two.keys.ntor_public + rng.randbytes(32), b""])
+        skin = rng.choice([bytes(84), two.keys.onion.node_id + two.keys.ntor_public + rng.randbytes(32), b""])
         extend = Extend2((ed25519_specifier(identity),), rng.choice([0, 2, 3]), skin).encode()
         for _ in range(6):
             if not circuit.closed:

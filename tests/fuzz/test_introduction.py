@@ -20,7 +20,7 @@ from convergence.limits import MAX_KEYS, most_in_parts
 from convergence.link.neighbours import MAX_WAYS
 from convergence.netdir.nodes import MAX_HEARD
 from convergence.node import Node, NodeConfig
-from convergence.wire.descriptor import Descriptor, Role, Transport, TransportKind
+from convergence.wire.descriptor import Descriptor, Transport, TransportKind
 from convergence.wire.facilitator import (
     Ask,
     Delivery,
@@ -39,6 +39,7 @@ from convergence.wire.linkspec import ed25519_specifier
 from convergence.wire.relay import Extend2, RelayCommand
 from convergence.wire.sdp import Candidates
 from convergence.wire.signals import Introduction, sealing_info
+from convergence.wire.target import Role
 from tests.fuzz.test_fuzz import mutate
 from tests.unit.circuit.rig import CRYPTO, Net, SeededRng, say_early
 from tests.unit.introduction.parties import candidate, description
@@ -76,8 +77,8 @@ class Shell:
         self.node.start(net.now)
 
     @property
-    def descriptor(self):
-        return self.node.announcement.describe(self.net.now)
+    def target(self):
+        return self.node.announcement.describe(self.net.now).target
 
     def make_link(self, channel, *, initiator, binding=None, expected=None):
         assert not initiator

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from convergence.crypto import noise, ntor
+from convergence.crypto import noise, ntor, ntor_v3
 from convergence.errors import CryptoError
 from convergence.ports import Buffer, Crypto
 
@@ -159,12 +159,13 @@ def aes_ctr_xors_any_buffer(crypto: Crypto) -> None:
 
 
 def aes_ctr_keeps_its_position(crypto: Crypto) -> None:
-    case = vectors("aes_ctr")["long"]
-    assert hashlib.sha256(crypto.aes_ctr(unhex(case["key"])).crypt(bytes(case["length"]))).hexdigest() == case["sha256"]
-    stream, whole = crypto.aes_ctr(unhex(case["key"])), hashlib.sha256()
-    for size in cuts(case["length"]):
-        whole.update(stream.crypt(bytes(size)))
-    assert whole.hexdigest() == case["sha256"]
+    for case in vectors("aes_ctr")["long"]:
+        key, length = unhex(case["key"]), case["length"]
+        assert hashlib.sha256(crypto.aes_ctr(key).crypt(bytes(length))).hexdigest() == case["sha256"], len(key)
+        stream, whole = crypto.aes_ctr(key), hashlib.sha256()
+        for size in cuts(length):
+            whole.update(stream.crypt(bytes(size)))
+        assert whole.hexdigest() == case["sha256"], len(key)
 
 
 def aes_ctr_streams_are_independent(crypto: Crypto) -> None:
@@ -188,6 +189,30 @@ def ntor_vector(crypto: Crypto) -> None:
     assert ntor.client_finish(crypto, state, reply, size) == material
     for index in (0, 31, 32, 63):
         assert refused(ntor.client_finish, crypto, state, flipped(reply, index), size), index
+
+
+def ntor_v3_vector(crypto: Crypto) -> None:
+    known = {name: unhex(value) for name, value in vectors("ntor_v3").items() if name != "source"}
+    identity, node_key, verification = known["identity"], known["node_public"], known["verification"]
+    state, onionskin = ntor_v3.client_start(
+        crypto, known["client_secret"], identity, node_key, known["client_message"], verification
+    )
+    assert onionskin == known["onionskin"]
+    size = len(known["material"])
+    heard: list[bytes] = []
+
+    def answer(message: bytes) -> bytes:
+        heard.append(message)
+        return known["server_message"]
+
+    keys = [(node_key, known["node_secret"])]
+    reply, material = ntor_v3.server_reply(
+        crypto, known["server_secret"], identity, keys, onionskin, size, answer, verification
+    )
+    assert (reply, material, heard) == (known["reply"], known["material"], [known["client_message"]])
+    assert ntor_v3.client_finish(crypto, state, reply, size) == (known["server_message"], material)
+    for index in (0, 31, 32, 63, 64, len(reply) - 1):
+        assert refused(ntor_v3.client_finish, crypto, state, flipped(reply, index), size), index
 
 
 def noise_vectors(crypto: Crypto) -> None:
@@ -239,6 +264,7 @@ CHECKS: tuple[Callable[[Crypto], None], ...] = (
     aes_ctr_keeps_its_position,
     aes_ctr_streams_are_independent,
     ntor_vector,
+    ntor_v3_vector,
     noise_vectors,
 )
 
@@ -266,18 +292,19 @@ def run(crypto: Crypto) -> list[Result]:
 
 async def run_with_pauses(crypto: Crypto, pause: Callable[[], Awaitable[object]]) -> Result:
     """The key stream's position when the platform gets time between calls, in which a backend may work ahead."""
-    case = vectors("aes_ctr")["long"]
-    stream, whole = crypto.aes_ctr(unhex(case["key"])), hashlib.sha256()
-    for size in cuts(case["length"]):
-        whole.update(stream.crypt(bytes(size)))
-        await pause()
-    passed = whole.hexdigest() == case["sha256"]
+    passed = True
+    for case in vectors("aes_ctr")["long"]:
+        stream, whole = crypto.aes_ctr(unhex(case["key"])), hashlib.sha256()
+        for size in cuts(case["length"]):
+            whole.update(stream.crypt(bytes(size)))
+            await pause()
+        passed = passed and whole.hexdigest() == case["sha256"]
     return "aes_ctr_keeps_its_position_with_pauses", passed, "" if passed else "the key stream went astray"
 
 
 async def run_with_streams(crypto: Crypto, pause: Callable[[], Awaitable[object]], count: int = 100) -> Result:
     """So many busy streams at once that a backend which works ahead has to take memory back from some of them."""
-    size, rounds, key = 30_011, 6, unhex(vectors("aes_ctr")["long"]["key"])
+    size, rounds, key = 30_011, 6, unhex(vectors("aes_ctr")["long"][0]["key"])
     expected = crypto.aes_ctr(key).crypt(bytes(size * rounds))
     streams = [crypto.aes_ctr(key) for _ in range(count)]
     passed = True

@@ -8,11 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from convergence.effects import DescriptionKind
+from convergence.errors import ParseError
 from convergence.wire import (
     cells,
     certs,
     create,
     descriptor,
+    extensions,
     facilitator,
     handshake,
     linkspec,
@@ -22,6 +24,7 @@ from convergence.wire import (
     relay,
     sdp,
     signals,
+    xon,
 )
 
 u8, u16, u32, u64 = (st.integers(0, 2 ** (8 * size) - 1) for size in (1, 2, 4, 8))
@@ -46,7 +49,7 @@ extension = st.one_of(
     st.builds(certs.Extension, st.integers(0, 3), u8.map(lambda flags: flags & 0xFE), st.binary(max_size=50)),
 )
 signed_with = st.lists(st.builds(certs.Extension, st.just(4), u8, key), max_size=1)
-extensions = st.builds(lambda others, own: (*others, *own), st.lists(extension, max_size=4), signed_with)
+cert_extensions = st.builds(lambda others, own: (*others, *own), st.lists(extension, max_size=4), signed_with)
 answer = st.one_of(
     st.builds(relay.Answer.of, address, u32),
     st.builds(relay.Answer, st.sampled_from([0, 1, 99, 255]), st.binary(max_size=60), u32),
@@ -147,6 +150,11 @@ introduction = st.one_of(
         signature,
     )
 )
+circuit_request = st.builds(
+    extensions.CircuitRequest,
+    st.booleans(),
+    st.frozensets(st.builds(extensions.Capability, u8, u8), max_size=extensions.MAX_CAPABILITIES),
+)
 record = st.one_of(
     st.builds(create.Create2, u16, st.binary(max_size=505)),
     st.builds(create.Created2, st.binary(max_size=507)),
@@ -163,7 +171,7 @@ record = st.one_of(
     st.builds(relay.Resolve, hostname),
     st.builds(relay.Resolved, st.lists(answer, max_size=7).map(tuple)),
     st.builds(relay.Resolved, st.tuples(error_answer)),
-    st.builds(certs.Ed25519Cert, u8, key, u32, u8, extensions, signature),
+    st.builds(certs.Ed25519Cert, u8, key, u32, u8, cert_extensions, signature),
     st.builds(certs.CrossCert, key, u32, st.binary(max_size=255)),
     st.builds(padding.PaddingNegotiate, st.sampled_from(padding.PaddingCommand), u16, u16),
     st.builds(handshake.Versions, st.lists(u16, max_size=20).map(tuple)),
@@ -198,6 +206,9 @@ record = st.one_of(
     description,
     st.builds(sdp.Candidates, candidates),
     introduction,
+    circuit_request,
+    st.just(xon.Xoff()),
+    st.builds(xon.Xon, u32),
 )
 
 
@@ -207,6 +218,16 @@ def test_records_come_back(item):
     data = item.encode()
     assert type(item).parse(data) == item
     assert type(item).parse(memoryview(data)) == item
+
+
+@given(circuit_request, st.none() | st.integers(1, 255))
+def test_circuit_responses_come_back_if_they_were_asked_for(request, sendme_inc):
+    response = extensions.CircuitResponse(sendme_inc)
+    if sendme_inc is None or request.congestion_control:
+        assert extensions.CircuitResponse.parse(memoryview(response.encode()), request) == response
+    else:
+        with pytest.raises(ParseError):
+            extensions.CircuitResponse.parse(response.encode(), request)
 
 
 @given(key, key, st.sampled_from(["", "https://site.example", "http://127.0.0.1:8080/", "https://[::1]/path"]))

@@ -12,8 +12,9 @@ from convergence.ordb.index import FileBuilder, piece_key
 from convergence.path.pool import CircuitPool
 from convergence.transfers import Transfer
 from convergence.wire.address import parse_address
-from convergence.wire.descriptor import Descriptor, Role
+from convergence.wire.descriptor import Descriptor
 from convergence.wire.ordb import PIECE_SIZE
+from convergence.wire.target import Role
 from tests.sim.world import Host, World
 
 RELAY = Role.RELAY | Role.RDV

@@ -10,7 +10,7 @@ from convergence.facilitator.client import REFRESH
 from convergence.outbox import Outbox
 from convergence.path.exits import ANSWER_LIMIT, EXITS_TRIED, LINGER
 from convergence.wire.address import TcpAddress
-from convergence.wire.descriptor import Role
+from convergence.wire.target import Role
 from tests.sim.people import RELAY, Talker, assert_drained, relays_of
 from tests.sim.world import Host, World
 

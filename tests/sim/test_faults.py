@@ -10,8 +10,8 @@ from convergence.ordb.download import MAX_BATCH
 from convergence.path.place import HOP_TIMEOUT
 from convergence.path.pool import POOL_SIZE, PROBE_EVERY
 from convergence.rdv.blind import DAY, POINTS, day_of, points_of
-from convergence.wire.descriptor import Role
 from convergence.wire.ordb import PIECE_SIZE, ShareLink
+from convergence.wire.target import Role
 from tests.sim.people import (
     RELAY,
     arrived,

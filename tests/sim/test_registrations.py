@@ -7,7 +7,7 @@ import pytest
 from convergence.facilitator.prober import FAILURE_TOLD
 from convergence.facilitator.service import RECHECK
 from convergence.node import Node, NodeConfig
-from convergence.wire.descriptor import Role
+from convergence.wire.target import Role
 from tests.sim.people import RELAY, arrived, content, get, network, relays_of, settle, share_and_stand
 from tests.sim.world import Host, SeededRng, World
 

@@ -10,8 +10,8 @@ from convergence.events import Rtc
 from convergence.facilitator.client import LIFETIME, RTC_LIFETIME
 from convergence.introduction.signalling import Pipe, Switchboard
 from convergence.ports import DtlsBinding
-from convergence.wire.descriptor import Role
 from convergence.wire.ordb import PIECE_SIZE
+from convergence.wire.target import Role
 from tests.sim.people import RELAY, arrived, content, get, settle, share_and_stand
 from tests.sim.world import Host, World
 

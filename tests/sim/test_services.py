@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from convergence.circuit.flow import STREAM_WINDOW
 from convergence.circuit.streams import SEND_BUFFER_HIGH
 from convergence.codes import AddressFlaw, ConnectWhy, Limit
 from convergence.errors import EndReason, Problem
@@ -13,6 +14,7 @@ from convergence.rdv.connector import IDLE_LIMIT, PATIENCE
 from convergence.rdv.keys import SessionKeys
 from convergence.services import private_address
 from convergence.wire.address import parse_address
+from convergence.wire.relay import MAX_DATA
 from tests.sim.people import Talker, assert_drained, connect, network, serve, serve_and_stand
 from tests.sim.world import Host, World
 
@@ -188,7 +190,8 @@ def test_a_reader_that_never_reads_stops_the_writer_far_away() -> None:
         sent += 65536
         world.run(1)
     assert talker.pipe.congested and sent < 2 << 20, sent
-    assert sent - len(came[0].heard) <= SEND_BUFFER_HIGH + 65536
+    at_the_point = STREAM_WINDOW * MAX_DATA
+    assert sent - len(came[0].heard) <= SEND_BUFFER_HIGH + at_the_point + 65536
     other = connect(client, NAME)
     world.run(30)
     assert other.open

@@ -23,8 +23,8 @@ from convergence.effects import OFFERER, DescriptionKind, Failure, Protocol
 from convergence.events import Event
 from convergence.facilitator.service import FacilitatorService
 from convergence.node import Node, NodeConfig
-from convergence.wire.descriptor import Role
 from convergence.wire.sdp import Candidate, CandidateType, Description, Setup
+from convergence.wire.target import Role
 from pynode.crypto import CPythonCrypto
 
 START = 1_790_000_000.0  # Unix seconds

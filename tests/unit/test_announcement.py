@@ -3,7 +3,7 @@
 from convergence.announcement import Announcement
 from convergence.crypto.keys import NodeKeys
 from convergence.facilitator.client import LIFETIME, RTC_LIFETIME
-from convergence.wire.descriptor import Role
+from convergence.wire.target import Role
 from tests.sim.world import SeededRng
 from tests.unit.circuit.rig import CRYPTO, START
 

@@ -14,9 +14,9 @@ from convergence.facilitator.client import RTC_LIFETIME
 from convergence.fetch import MAX_FETCHES
 from convergence.node import Node, NodeConfig
 from convergence.path.pool import POOL_SIZE
-from convergence.wire.descriptor import Role
 from convergence.wire.rdv import Advert, AdvertOp, DbInfo
 from convergence.wire.relay import AnswerType, Begin, RelayCommand
+from convergence.wire.target import Role
 from tests.sim.people import network
 from tests.sim.world import SeededRng
 from tests.unit.circuit.rig import CRYPTO, START, Recorder

@@ -46,7 +46,7 @@ from convergence.events import (
     as_json,
 )
 from convergence.node import Node, NodeConfig
-from convergence.wire.descriptor import Role
+from convergence.wire.target import Role
 
 MAX_CONNECTIONS = 64  # WebRTC connections that the page makes: as in bridge/rtc.js
 STATE_INTERVAL = 0.2  # seconds between two states while things change

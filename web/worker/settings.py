@@ -12,7 +12,7 @@ from typing import Any
 
 from convergence.circuit.relaying import RelayLimits
 from convergence.wire.cells import CELL_LEN
-from convergence.wire.descriptor import Role
+from convergence.wire.target import Role
 
 
 @dataclass(frozen=True, slots=True)

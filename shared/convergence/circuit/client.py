@@ -8,14 +8,12 @@ Does not: choose nodes, time out, retry (path/), or relay for others (relay.py).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from enum import Enum, auto
 
 from convergence.circuit.endpoint import Endpoint, ResolvedReply
+from convergence.circuit.hop import ClientHandshake, Hop, begin_handshake
 from convergence.circuit.streams import Stream
-from convergence.crypto import ntor
-from convergence.crypto.keys import node_id
-from convergence.crypto.onion import KEY_MATERIAL_LEN, HopKeys, recognized_candidates
+from convergence.crypto.onion import recognized_candidates
 from convergence.errors import DestroyReason, EndReason, LocalError, RemoteError, StreamError
 from convergence.events import CircuitBroken
 from convergence.link.link import Link
@@ -24,19 +22,17 @@ from convergence.pipes.duplex import Handler
 from convergence.ports import Crypto, Rng
 from convergence.states import TIMEOUT, StateMachine, Table
 from convergence.wire.cells import PAYLOAD_LEN, Command
-from convergence.wire.create import Create2, Created2, HandshakeType
-from convergence.wire.descriptor import Descriptor
-from convergence.wire.linkspec import ed25519_specifier
+from convergence.wire.create import Create2, Created2
 from convergence.wire.relay import (
     MAX_RELAY_EARLY,
-    RELAY_HEADER,
     Begin,
     Extend2,
     Extended2,
     RelayCommand,
     Truncated,
-    pack_message,
+    unpack_message,
 )
+from convergence.wire.target import RelayTarget
 
 MAX_HOPS = 5
 HOP_TIMEOUT = 60.0  # seconds that a hop may take; the builder gives up sooner (path/pool.py)
@@ -69,12 +65,6 @@ CIRCUIT: Table[CircuitState] = Table(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Hop:
-    node: Descriptor
-    keys: HopKeys
-
-
 class ClientCircuit:
     """One circuit of ours.
 
@@ -95,13 +85,13 @@ class ClientCircuit:
         crypto: Crypto,
         rng: Rng,
         link: Link,
-        path: Sequence[Descriptor],
+        path: Sequence[RelayTarget],
         on_built: Callable[[ClientCircuit, float], None],
         on_gone: Callable[[ClientCircuit, int, float], None],
         now: float,
     ) -> None:
         _check_path(path)
-        self.path: tuple[Descriptor, ...] = tuple(path)
+        self.path: tuple[RelayTarget, ...] = tuple(path)
         self.on_hop: Callable[[float], None] = lambda now: None
         self.on_begin: AcceptHook | None = None
         self.on_closed: Callable[[int, float], None] | None = None
@@ -116,12 +106,12 @@ class ClientCircuit:
         # DATA goes in RELAY_EARLY too, in a random number of cells. Each hop sees one less than the hop before. A relay
         # that counts must not learn the circuit's length, its own position, or whether its neighbour is the origin.
         self._early_data = rng.random(1)[0] % (MAX_RELAY_EARLY - EARLY_KEPT)
-        self._handshake: ntor.NtorState | None = None
+        self._handshake: ClientHandshake | None = None
         self._endpoint: Endpoint | None = None
         self.id = link.attach(self)
         self._machine = StateMachine(CIRCUIT, outbox, self._timed_out, now)
-        onionskin = self._start_handshake(self.path[0])
-        link.send_one(self.id, Command.CREATE2, Create2(HandshakeType.NTOR, onionskin).encode())
+        handshake = self._start_handshake(self.path[0])
+        link.send_one(self.id, Command.CREATE2, Create2(handshake.kind, handshake.onionskin).encode())
 
     # -- for its user
 
@@ -167,7 +157,7 @@ class ClientCircuit:
         if self._endpoint is not None:
             self._endpoint.send_message(command, 0, payload)
 
-    def extend(self, node: Descriptor, on_built: Callable[[ClientCircuit, float], None], now: float) -> None:
+    def extend(self, node: RelayTarget, on_built: Callable[[ClientCircuit, float], None], now: float) -> None:
         """Add a hop to a built circuit that carries no stream. Raises LocalError for any other circuit."""
         if not self.built or self._endpoint is None or self._endpoint.entries or not self._early_left:
             raise LocalError("this circuit cannot be extended now")
@@ -221,21 +211,24 @@ class ClientCircuit:
 
     # -- building
 
-    def _start_handshake(self, node: Descriptor) -> bytes:
-        self._handshake, onionskin = ntor.client_start(
-            self._crypto, self._rng.random(32), node_id(node.identity), node.ntor_key
-        )
-        return onionskin
+    def _start_handshake(self, node: RelayTarget) -> ClientHandshake:
+        self._handshake = begin_handshake(self._crypto, self._rng, node)
+        return self._handshake
 
     def _finish_handshake(self, reply: bytes, now: float) -> None:
         if self._handshake is None:
             raise RemoteError("a handshake reply that was not asked for")
-        state, self._handshake = self._handshake, None
-        material = ntor.client_finish(self._crypto, state, reply, KEY_MATERIAL_LEN)
-        keys = HopKeys.from_material(self._crypto, material)
-        self._hops.append(Hop(self.path[len(self._hops)], keys))
+        handshake, self._handshake = self._handshake, None
+        last = handshake.finish(reply)
+        self._hops.append(last)
         endpoint = Endpoint(
-            self._outbox, keys.forward, keys.backward, self._transmit, self._link_congested, originates=True
+            self._outbox,
+            last.format,
+            last.new_flow(),
+            last.keys.backward,
+            self._transmit,
+            self._link_congested,
+            originates=True,
         )
         endpoint.on_message = self._message
         endpoint.on_begin = self._begin
@@ -252,24 +245,27 @@ class ClientCircuit:
 
     def _extend_next(self) -> None:
         node = self.path[len(self._hops)]
-        onionskin = self._start_handshake(node)
-        message = Extend2((ed25519_specifier(node.identity),), HandshakeType.NTOR, onionskin).encode()
+        handshake = self._start_handshake(node)
+        message = Extend2(node.specifiers, handshake.kind, handshake.onionskin).encode()
         self._early_left -= 1
-        self._link.send(self.id, Command.RELAY_EARLY, self._wrap([pack_message(RelayCommand.EXTEND2, 0, message)]))
+        run, _ = self._wrap([self._hops[-1].format.pack(RelayCommand.EXTEND2, 0, message)])
+        self._link.send(self.id, Command.RELAY_EARLY, run)
 
     # -- layers
 
-    def _wrap(self, cells: list[bytes]) -> bytes:
-        last, *others = reversed(self._hops)
-        run = last.keys.forward.crypt(last.keys.forward.seal_run(cells))
-        for hop in others:
-            run = hop.keys.forward.crypt(run)
-        return run
+    def _wrap(self, cells: list[bytes]) -> tuple[bytes, Sequence[bytes]]:
+        """The run, and the running digest at the last hop after each cell."""
+        last, *others = (hop.keys.forward for hop in reversed(self._hops))
+        sealed, digests = last.seal_run(cells)
+        run = last.crypt(sealed)
+        for layer in others:
+            run = layer.crypt(run)
+        return run, digests
 
-    def _transmit(self, cells: list[bytes]) -> None:
+    def _transmit(self, cells: list[bytes]) -> Sequence[bytes]:
         if self.closed:
-            return
-        run = self._wrap(cells)
+            return ()
+        run, digests = self._wrap(cells)
         early = min(self._early_data, self._early_left - EARLY_KEPT, len(cells)) if len(self._hops) > 1 else 0
         if early > 0:
             self._early_left -= early
@@ -278,6 +274,7 @@ class ClientCircuit:
             run = run[early * PAYLOAD_LEN :]
         if run:
             self._link.send(self.id, Command.RELAY, run)
+        return digests
 
     def _unwrap(self, run: bytes, depth: int, now: float) -> None:
         """Peel layers from `depth` on. A cell from a middle hop splits the run: deeper key streams skip it."""
@@ -304,10 +301,10 @@ class ClientCircuit:
                 return
 
     def _from_middle(self, cell: bytes, now: float) -> None:
-        command, _, _, _, length = RELAY_HEADER.unpack_from(cell)
+        command, _, data = unpack_message(cell)
         if command != RelayCommand.TRUNCATED:
             raise RemoteError(f"relay command {command} from a hop that is not the last")
-        self._truncated(cell[RELAY_HEADER.size : RELAY_HEADER.size + length], now)
+        self._truncated(data, now)
 
     # -- messages on stream 0
 
@@ -363,7 +360,7 @@ class ClientCircuit:
             self.on_closed(reason, now)
 
 
-def _check_path(path: Sequence[Descriptor]) -> None:
+def _check_path(path: Sequence[RelayTarget]) -> None:
     if not 1 <= len(path) <= MAX_HOPS:
         raise LocalError(f"a circuit has 1 to {MAX_HOPS} hops")
     if len({node.identity for node in path}) != len(path):

@@ -7,25 +7,15 @@ Does not: encrypt, route, extend, or know which end it is. Client and relay circ
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from convergence.circuit.flow import CIRCUIT_INCREMENT, CircuitPackageWindow
+from convergence.circuit.flow import CircuitFlow
 from convergence.circuit.streams import Entry, SpliceEnd, Stream
 from convergence.crypto.onion import Layer
 from convergence.errors import DestroyReason, EndReason, ParseError, RemoteError, Scope, StreamError
 from convergence.link.meter import Meter
 from convergence.outbox import Outbox
-from convergence.wire.relay import (
-    MAX_DATA,
-    RELAY_HEADER,
-    Begin,
-    End,
-    RelayCommand,
-    Resolve,
-    Resolved,
-    Sendme,
-    pack_message,
-)
+from convergence.wire.relay import Begin, End, RelayCommand, RelayFormat, Resolve, Resolved, Sendme
 
 MAX_STREAMS = 1024  # open at once on one circuit
 MAX_HALF_CLOSED = 2 * MAX_STREAMS  # streams we ended, whose late cells are dropped; cells for others end the circuit
@@ -45,12 +35,15 @@ ResolvedReply = Callable[[Resolved | None, float], None]
 
 
 class Endpoint:
-    """One end's streams and windows.
+    """One end's streams and flow control.
 
     Args:
         outbox: the node's.
-        outward, inward: layers whose running digest SENDMEs quote.
-        transmit: sends relay messages (509 bytes each, digest zero) to the other end.
+        format: of relay messages.
+        flow: of the circuit.
+        inward: the layer whose running digest our SENDMEs quote.
+        transmit: sends relay messages (509 bytes each, digest zero) to the other end; returns the running digest after
+            each of them.
         congested: whether the link cannot take more now.
         originates: True at a circuit's origin, which picks stream ids without INCOMING_ID_BIT.
         streams: counts what is open, on all endpoints that share it.
@@ -59,9 +52,10 @@ class Endpoint:
     def __init__(
         self,
         outbox: Outbox,
-        outward: Layer,
+        format: RelayFormat,
+        flow: CircuitFlow,
         inward: Layer,
-        transmit: Callable[[list[bytes]], None],
+        transmit: Callable[[list[bytes]], Sequence[bytes]],
         congested: Callable[[], bool],
         *,
         originates: bool,
@@ -72,15 +66,15 @@ class Endpoint:
         self.on_resolve: ResolveHook | None = None
         self.entries: dict[int, Entry] = {}
         self._outbox = outbox
-        self._outward = outward
+        self._format = format
+        self._unpack = format.unpack
+        self._flow = flow
         self._inward = inward
         self._transmit = transmit
         self._congested = congested
         self._streams = streams or Meter(MAX_STREAMS)
         self._id_bit = 0 if originates else INCOMING_ID_BIT
         self._last_id = 0
-        self._package = CircuitPackageWindow()
-        self._until_sendme = CIRCUIT_INCREMENT  # DATA cells
         self._ready: dict[Entry, None] = {}
         self._touched: dict[Entry, None] = {}
         self._half_closed: dict[int, int] = {}  # stream id -> DATA cells that may still come
@@ -95,7 +89,7 @@ class Endpoint:
         Raises LocalError for another target, StreamError when MAX_STREAMS are open.
         """
         begin = Begin.to(target).encode()
-        stream = Stream(self, self._free_id())
+        stream = self._new_stream(self._free_id())
         self._keep(stream.id, stream)
         self.send_message(RelayCommand.BEGIN, stream.id, begin)
         return stream
@@ -103,7 +97,7 @@ class Endpoint:
     def open_splice(self, target: str, on_closed: Callable[[SpliceEnd], None], meter: Meter) -> SpliceEnd:
         """BEGIN on a provider's circuit; the answer comes to the end's hooks. The end is closed already if this BEGIN
         was one cell too many for a full link."""
-        end = SpliceEnd(self, self._free_id(), on_closed, meter)
+        end = self._new_splice_end(self._free_id(), on_closed, meter)
         self._keep(end.id, end)
         self.send_message(RelayCommand.BEGIN, end.id, Begin.to(target).encode())
         return end
@@ -122,7 +116,7 @@ class Endpoint:
 
     def accept_stream(self, stream_id: int) -> Stream:
         """Take a pending BEGIN; CONNECTED goes out when the stream's `accept` is called."""
-        stream = Stream(self, stream_id)
+        stream = self._new_stream(stream_id)
         self._keep(stream_id, stream)
         return stream
 
@@ -130,7 +124,7 @@ class Endpoint:
         self, stream_id: int, peer: SpliceEnd, on_closed: Callable[[SpliceEnd], None], meter: Meter
     ) -> SpliceEnd:
         """Answer a pending BEGIN by joining it to `peer`. The end may be closed already, as in `open_splice`."""
-        end = SpliceEnd(self, stream_id, on_closed, meter)
+        end = self._new_splice_end(stream_id, on_closed, meter)
         end.join(peer)
         self._keep(stream_id, end)
         self.send_message(RelayCommand.CONNECTED, stream_id)
@@ -147,28 +141,27 @@ class Endpoint:
     def send_message(self, command: int, stream_id: int, payload: bytes = b"") -> None:
         """One relay message at once, ahead of queued DATA. Nothing once the circuit is closed."""
         if not self._closed:
-            self._transmit([pack_message(command, stream_id, payload)])
+            self._transmit([self._format.pack(command, stream_id, payload)])
 
     def wake(self, entry: Entry) -> None:
         self._ready[entry] = None
         self._outbox.flush_later(self)
 
     def flush(self, now: float) -> bool:
-        """Send queued DATA as far as the windows and the link allow, a FAIR_RUN of each stream in turn."""
+        """Send queued DATA as far as flow control and the link allow, a FAIR_RUN of each stream in turn."""
         while self._ready and not self._closed:
-            burst = self._package.burst
-            if burst == 0 or self._congested():
+            burst = self._flow.burst
+            if burst <= 0 or self._congested():
                 break
             entry = next(iter(self._ready))
             del self._ready[entry]
             if entry.ready:
                 cells = entry.take(min(burst, FAIR_RUN))
-                self._transmit(cells)
-                self._package.sent(len(cells), self._outward.digest)
+                self._flow.sent(self._transmit(cells), now)
                 if entry.ready:
                     self._ready[entry] = None
             entry.settle(now)
-        return False  # `resume` wakes what the windows or the link hold back
+        return False  # `resume` wakes what flow control or the link holds back
 
     # -- receiving
 
@@ -176,27 +169,27 @@ class Endpoint:
         """One recognised cell (509 bytes). Raises RemoteError when the circuit has to be closed for it."""
         if self._closed:
             return
-        command, _, stream_id, _, length = RELAY_HEADER.unpack_from(cell)
-        if length > MAX_DATA:
+        command, _, stream_id, _, length = self._unpack(cell)
+        if length > self._format.max_data:
             raise RemoteError("relay message longer than its cell")
         if command == _DATA:
-            self._until_sendme -= 1  # DATA counts as used up on arrival: streams have windows of their own
-            if not self._until_sendme:
-                self._until_sendme = CIRCUIT_INCREMENT
+            if self._flow.received():
                 self.send_message(RelayCommand.SENDME, 0, Sendme(1, self._inward.digest).encode())
             entry = self.entries.get(stream_id)
             if entry is None:
                 self._late_data(stream_id)
                 return
             try:
-                entry.deliver.received()
+                for message in entry.flow.received():
+                    self.send_message(message[0], stream_id, message[1])
                 entry.on_data(cell, length)
             except StreamError as error:
                 self._break(stream_id, entry, error, now)
                 return
             self._touched[entry] = None
             return
-        self._other(command, stream_id, cell[RELAY_HEADER.size : RELAY_HEADER.size + length], now)
+        start = self._format.header_len
+        self._other(command, stream_id, cell[start : start + length], now)
 
     def settle(self, now: float) -> None:
         """The run of cells is over: streams hand on what they gathered."""
@@ -227,12 +220,18 @@ class Endpoint:
 
     def forget(self, stream_id: int) -> None:
         entry = self._drop(stream_id)
-        allowance = entry.deliver.available if entry is not None else 0
+        allowance = entry.flow.late if entry is not None else 0
         if len(self._half_closed) >= MAX_HALF_CLOSED:
             del self._half_closed[next(iter(self._half_closed))]
         self._half_closed[stream_id] = allowance
 
     # -- inside
+
+    def _new_stream(self, stream_id: int) -> Stream:
+        return Stream(self, stream_id, self._flow.stream(), self._format)
+
+    def _new_splice_end(self, stream_id: int, on_closed: Callable[[SpliceEnd], None], meter: Meter) -> SpliceEnd:
+        return SpliceEnd(self, stream_id, self._flow.stream(), self._format, on_closed, meter)
 
     def _keep(self, stream_id: int, entry: Entry) -> None:
         if stream_id not in self.entries and not self._closed:
@@ -250,7 +249,7 @@ class Endpoint:
             sendme = Sendme.parse(payload)
             if sendme.version != 1:
                 raise RemoteError("circuit SENDME without a digest")
-            self._package.acknowledge(sendme.digest)
+            self._flow.acknowledge(sendme.digest, self._congested(), now)
             self.resume()
         elif command == RelayCommand.DROP:
             return  # long-range padding
@@ -283,7 +282,7 @@ class Endpoint:
             self.send_message(RelayCommand.END, stream_id, bytes([EndReason.RESOURCELIMIT]))
             return
         # A place is kept for the answer, which may take time.
-        self._keep(stream_id, Stream(self, stream_id))
+        self._keep(stream_id, self._new_stream(stream_id))
         self.on_begin(stream_id, begin, now)
 
     def _stream_message(self, command: int, stream_id: int, payload: bytes, now: float) -> None:
@@ -302,10 +301,8 @@ class Endpoint:
                 entry.on_end(reason, now)
             elif command == RelayCommand.CONNECTED:
                 entry.on_connected(payload, now)
-            elif command == RelayCommand.SENDME:
-                entry.on_sendme(now)
             else:
-                raise RemoteError(f"relay command {command} was not expected on a stream")
+                entry.on_control(command, payload)
         except StreamError as error:
             self._break(stream_id, entry, error, now)
 

@@ -1,73 +1,169 @@
-"""Flow control: fixed windows and SENDME version 1 (tor-spec "Flow control", proposal 289).
+"""Flow control of one end of a circuit and of its streams: what a circuit handshake agrees on, and Tor's first kind.
 
-Does: count cells, say when a SENDME is due or wrong. One file, named constants, nothing else.
+Does: say how much may be sent and what acknowledgement is due, refuse one that is not due. `FixedWindows` is SENDME
+version 1 (tor-spec "Flow control", proposal 289).
 Does not: send or parse anything.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from hmac import compare_digest
+from typing import Protocol as Shape
+from typing import TypeAlias
 
-from convergence.errors import DestroyReason, RemoteError
+from convergence.errors import DestroyReason, RemoteError, StreamError
+from convergence.wire.relay import RelayCommand
 
 CIRCUIT_WINDOW = 1000  # DATA cells in flight on a circuit, each way
 CIRCUIT_INCREMENT = 100  # DATA cells that one circuit SENDME acknowledges
 STREAM_WINDOW = 500
 STREAM_INCREMENT = 50
 
+Message: TypeAlias = tuple[int, bytes]
+"""Relay command and payload of a message to send on the stream."""
 
-class CircuitPackageWindow:
-    """How many DATA cells we may still send on a circuit, and the digest each coming SENDME has to quote."""
 
-    __slots__ = ("available", "_until_tag", "_tags")
+class StreamFlow(Shape):
+    """Of one stream.
 
-    def __init__(self) -> None:
-        self.available = CIRCUIT_WINDOW
-        self._until_tag = CIRCUIT_INCREMENT
-        self._tags: deque[bytes] = deque()  # at most CIRCUIT_WINDOW / CIRCUIT_INCREMENT
+    Attributes:
+        room: DATA cells that may be sent now.
+        late: DATA cells that may still come once we have ended the stream.
+    """
+
+    room: int
+
+    @property
+    def late(self) -> int: ...
+
+    def sent(self, cells: int) -> None: ...
+
+    def received(self) -> Sequence[Message]:
+        """One DATA cell came. Raises RemoteError when it was one too many."""
+        ...
+
+    def consumed(self, cells: int) -> Sequence[Message]:
+        """So many of the cells that came were used up."""
+        ...
+
+    def control(self, command: int, payload: bytes) -> None:
+        """Another message came on the stream: the far end's side of this. Raises StreamError when it is not due,
+        RemoteError for a command that is none of flow control."""
+        ...
+
+
+class CircuitFlow(Shape):
+    """Of one end of a circuit. DATA counts as used up on arrival: streams have flow control of their own."""
 
     @property
     def burst(self) -> int:
-        """How many cells may go in one run: within the window, and up to a cell that a SENDME will quote."""
-        return min(self.available, self._until_tag)
+        """DATA cells that may be sent now."""
+        ...
 
-    def sent(self, cells: int, digest: bytes) -> None:
-        """A run of at most `burst` cells went out; `digest` (20 bytes) is the running digest after its last."""
-        self.available -= cells
-        self._until_tag -= cells
-        if self._until_tag == 0:
-            self._until_tag = CIRCUIT_INCREMENT
-            self._tags.append(digest)
+    def sent(self, digests: Sequence[bytes], now: float) -> None:
+        """A run of at most `burst` cells went out; the running digest (20 bytes) after each."""
+        ...
 
-    def acknowledge(self, digest: bytes) -> None:
-        """A SENDME came. Raises RemoteError when it was not due or quotes the wrong cell."""
-        if not self._tags:
-            raise RemoteError("circuit SENDME that was not due", reason=DestroyReason.PROTOCOL)
-        if not compare_digest(self._tags.popleft(), digest):
-            raise RemoteError("circuit SENDME with a wrong digest", reason=DestroyReason.PROTOCOL)
-        self.available += CIRCUIT_INCREMENT
+    def acknowledge(self, digest: bytes, blocked: bool, now: float) -> None:
+        """A SENDME came. Raises RemoteError when it was not due or quotes the wrong cell.
+
+        Args:
+            blocked: whether our link takes no more cells.
+        """
+        ...
+
+    def received(self) -> bool:
+        """One DATA cell came; returns whether a SENDME is due that quotes it."""
+        ...
+
+    def stream(self) -> StreamFlow:
+        """For a new stream."""
+        ...
 
 
-class DeliverWindow:
-    """What the other end may still send us; says when to acknowledge."""
+class Tags:
+    """The digests that coming SENDMEs have to quote: of one DATA cell in every `increment` that were sent."""
 
-    __slots__ = ("available", "_increment", "_unacknowledged")
+    __slots__ = ("_increment", "_until", "_digests")
 
-    def __init__(self, window: int, increment: int) -> None:
-        self.available = window
+    def __init__(self, increment: int) -> None:
         self._increment = increment
+        self._until = increment
+        self._digests: deque[bytes] = deque()  # at most a window / increment
+
+    def sent(self, digests: Sequence[bytes]) -> int:
+        """Returns how many of these cells a SENDME will quote."""
+        quoted = digests[self._until - 1 :: self._increment]
+        self._digests += quoted
+        self._until += len(quoted) * self._increment - len(digests)
+        return len(quoted)
+
+    def take(self, digest: bytes) -> None:
+        """Raises RemoteError."""
+        if not self._digests:
+            raise RemoteError("circuit SENDME that was not due", reason=DestroyReason.PROTOCOL)
+        if not compare_digest(self._digests.popleft(), digest):
+            raise RemoteError("circuit SENDME with a wrong digest", reason=DestroyReason.PROTOCOL)
+
+
+class FixedWindows:
+    """CIRCUIT_WINDOW cells in flight, however far the other end is."""
+
+    __slots__ = ("burst", "_tags", "_until_sendme")
+
+    def __init__(self) -> None:
+        self.burst = CIRCUIT_WINDOW
+        self._tags = Tags(CIRCUIT_INCREMENT)
+        self._until_sendme = CIRCUIT_INCREMENT
+
+    def sent(self, digests: Sequence[bytes], now: float) -> None:
+        self.burst -= len(digests)
+        self._tags.sent(digests)
+
+    def acknowledge(self, digest: bytes, blocked: bool, now: float) -> None:
+        self._tags.take(digest)
+        self.burst += CIRCUIT_INCREMENT
+
+    def received(self) -> bool:
+        self._until_sendme -= 1
+        if self._until_sendme:
+            return False
+        self._until_sendme = CIRCUIT_INCREMENT
+        return True
+
+    def stream(self) -> StreamFlow:
+        return StreamWindows()
+
+
+class StreamWindows:
+    """STREAM_WINDOW cells in flight, until the far end consumes some."""
+
+    __slots__ = ("room", "late", "_unacknowledged")
+
+    def __init__(self) -> None:
+        self.room = STREAM_WINDOW
+        self.late = STREAM_WINDOW  # what the far end may send
         self._unacknowledged = 0
 
-    def received(self) -> None:
-        """One DATA cell came. Raises RemoteError when it was one too many."""
-        if self.available == 0:
-            raise RemoteError("DATA beyond the window", reason=DestroyReason.PROTOCOL)
-        self.available -= 1
+    def sent(self, cells: int) -> None:
+        self.room -= cells
 
-    def consumed(self, cells: int) -> int:
-        """So many cells were used up; returns how many SENDMEs are due now (the caller sends them)."""
-        self._unacknowledged += cells
-        due, self._unacknowledged = divmod(self._unacknowledged, self._increment)
-        self.available += due * self._increment
-        return due
+    def received(self) -> Sequence[Message]:
+        if self.late == 0:
+            raise RemoteError("DATA beyond the window", reason=DestroyReason.PROTOCOL)
+        self.late -= 1
+        return ()
+
+    def consumed(self, cells: int) -> Sequence[Message]:
+        due, self._unacknowledged = divmod(self._unacknowledged + cells, STREAM_INCREMENT)
+        self.late += due * STREAM_INCREMENT
+        return ((RelayCommand.SENDME, b""),) * due
+
+    def control(self, command: int, payload: bytes) -> None:
+        if command != RelayCommand.SENDME:
+            raise RemoteError(f"relay command {command} was not expected on a stream")
+        if self.room + STREAM_INCREMENT > STREAM_WINDOW:
+            raise StreamError("stream SENDME that was not due")
+        self.room += STREAM_INCREMENT

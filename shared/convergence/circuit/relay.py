@@ -11,8 +11,9 @@ from enum import Enum, auto
 from typing import Protocol as Shape
 
 from convergence.circuit.endpoint import Endpoint
-from convergence.crypto import ntor
-from convergence.crypto.onion import KEY_MATERIAL_LEN, HopKeys, recognized_candidates
+from convergence.circuit.hop import Hop, answer_handshake
+from convergence.crypto.keys import OnionKeys
+from convergence.crypto.onion import recognized_candidates
 from convergence.errors import DestroyReason, LocalError, RemoteError
 from convergence.link.link import Link
 from convergence.link.meter import Meter
@@ -20,7 +21,7 @@ from convergence.outbox import Outbox
 from convergence.ports import Crypto, Rng
 from convergence.states import TIMEOUT, StateMachine, Table
 from convergence.wire.cells import PAYLOAD_LEN, Command
-from convergence.wire.create import Create2, Created2, HandshakeType
+from convergence.wire.create import Create2, Created2
 from convergence.wire.linkspec import ed25519_identity
 from convergence.wire.relay import (
     MAX_DATA,
@@ -30,7 +31,6 @@ from convergence.wire.relay import (
     Extended2,
     RelayCommand,
     Truncated,
-    pack_message,
 )
 
 REACH_TIMEOUT = 60.0  # seconds that a link to the next node may take; link/neighbours.py answers sooner
@@ -98,19 +98,19 @@ class RelayCircuit:
     def __init__(
         self,
         outbox: Outbox,
-        crypto: Crypto,
         rng: Rng,
         link: Link,
         circ_id: int,
-        keys: HopKeys,
+        last: Hop,
         services: Services,
         reach: Extender,
         streams: Meter | None,
     ) -> None:
         self.endpoint = Endpoint(
             outbox,
-            keys.backward,
-            keys.forward,
+            last.format,
+            last.new_flow(),
+            last.keys.forward,
             self._transmit,
             lambda: link.congested,
             originates=False,
@@ -120,12 +120,12 @@ class RelayCircuit:
         self.endpoint.on_resolve = lambda stream_id, host, now: services.resolve(self, stream_id, host, now)
         self.endpoint.on_message = self._message
         self._outbox = outbox
-        self._crypto = crypto
         self._rng = rng
         self._services = services
         self._reach = reach
-        self._forward = keys.forward
-        self._backward = keys.backward
+        self._pack = last.format.pack
+        self._forward = last.keys.forward
+        self._backward = last.keys.backward
         self._link = link
         self._id = circ_id
         self._next: _NextHop | None = None
@@ -145,8 +145,7 @@ class RelayCircuit:
         circ_id: int,
         payload: bytes,
         *,
-        node_id: bytes,
-        ntor_keys: Sequence[tuple[bytes, bytes]],
+        keys: OnionKeys,
         services: Services,
         reach: Extender,
         streams: Meter | None = None,
@@ -154,20 +153,13 @@ class RelayCircuit:
         """Answer a CREATE2 with CREATED2.
 
         Args:
-            node_id: our 20-byte ntor NODEID.
-            ntor_keys: (public, secret), the current one first.
+            keys: ours.
             streams: counts the streams that are open here, on all circuits that share it.
         Raises:
             RemoteError: the onionskin is not one for us.
         """
-        create = Create2.parse(payload)
-        if create.handshake_type != HandshakeType.NTOR:
-            raise RemoteError(f"handshake type {create.handshake_type} is not offered")
-        reply, material = ntor.server_reply(
-            crypto, rng.random(32), node_id, ntor_keys, create.handshake_data, KEY_MATERIAL_LEN
-        )
-        keys = HopKeys.from_material(crypto, material)
-        circuit = cls(outbox, crypto, rng, link, circ_id, keys, services, reach, streams)
+        reply, agreed = answer_handshake(crypto, rng, keys, Create2.parse(payload))
+        circuit = cls(outbox, rng, link, circ_id, agreed, services, reach, streams)
         link.adopt(circ_id, circuit)
         link.send_one(circ_id, Command.CREATED2, Created2(reply).encode())
         return circuit
@@ -270,10 +262,13 @@ class RelayCircuit:
         self._services.sent(len(run) // PAYLOAD_LEN)
         self._link.send(self._id, Command.RELAY, self._backward.crypt(run))
 
-    def _transmit(self, cells: list[bytes]) -> None:
-        if not self._closed:
-            self._services.sent(len(cells))
-            self._link.send(self._id, Command.RELAY, self._backward.crypt(self._backward.seal_run(cells)))
+    def _transmit(self, cells: list[bytes]) -> Sequence[bytes]:
+        if self._closed:
+            return ()
+        self._services.sent(len(cells))
+        run, digests = self._backward.seal_run(cells)
+        self._link.send(self._id, Command.RELAY, self._backward.crypt(run))
+        return digests
 
     # -- extending
 
@@ -297,11 +292,11 @@ class RelayCircuit:
         if identity == self._link.peer:
             raise RemoteError("EXTEND2 back to the previous hop")
         create = Create2(request.handshake_type, request.handshake_data).encode()
-        hop = self._next = _NextHop(self, self._outbox, create, now)
-        self._reach.reach(self._link, identity, hop.reached, now)
+        self._next = _NextHop(self, self._outbox, create, now)
+        self._reach.reach(self._link, identity, self._next.reached, now)
 
     def extended(self, reply: bytes) -> None:
-        self._transmit([pack_message(RelayCommand.EXTENDED2, 0, Extended2(reply).encode())])
+        self._transmit([self._pack(RelayCommand.EXTENDED2, 0, Extended2(reply).encode())])
 
     def next_gone(self, reason: int) -> None:
         """The part beyond the next hop is gone (or never came to be)."""
@@ -310,7 +305,7 @@ class RelayCircuit:
             self._send_truncated(reason)
 
     def _send_truncated(self, reason: int) -> None:
-        self._transmit([pack_message(RelayCommand.TRUNCATED, 0, Truncated(reason).encode())])
+        self._transmit([self._pack(RelayCommand.TRUNCATED, 0, Truncated(reason).encode())])
 
     # -- closing
 

@@ -1,6 +1,6 @@
 """One end of one stream, and one end of a splice of two streams.
 
-Does: buffer what waits for a window, cut it into DATA cells, count both windows, tell its handler.
+Does: buffer what flow control holds back, cut it into DATA cells, give credit for what was consumed, tell its handler.
 Does not: know crypto, links, or whether it stands at an origin or at a relay.
 
 What the endpoint keeps under a stream id is an `Entry`: either a `Stream`, whose bytes are used here, or a
@@ -10,16 +10,15 @@ What the endpoint keeps under a stream id is an `Entry`: either a `Stream`, whos
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Protocol as Shape
 
-from convergence.circuit.flow import STREAM_INCREMENT, STREAM_WINDOW, DeliverWindow
+from convergence.circuit.flow import Message, StreamFlow
 from convergence.errors import EndReason, LocalError, StreamError
 from convergence.link.meter import Meter
 from convergence.pipes.duplex import Handler, Pipe
 from convergence.ports import Buffer
-from convergence.wire.cells import PAYLOAD_LEN
-from convergence.wire.relay import LENGTH_OFFSET, MAX_DATA, NO_DIGEST, RELAY_HEADER, RelayCommand
+from convergence.wire.relay import RelayCommand, RelayFormat
 
 SEND_BUFFER_HIGH = 1 << 18  # bytes, about a stream window; above it a stream is congested: stop producing
 SEND_BUFFER_LOW = 1 << 16  # bytes; below it the handler is told to go on
@@ -35,14 +34,14 @@ class StreamOwner(Shape):
     def send_message(self, command: int, stream_id: int, payload: bytes = b"") -> None: ...
 
     def forget(self, stream_id: int) -> None:
-        """We ended this stream: cells still under way to it are tolerated, up to the window."""
+        """We ended this stream: cells still under way to it are tolerated, as many as flow control let go."""
         ...
 
 
 class Entry(Shape):
     """What an endpoint keeps under a stream id."""
 
-    deliver: DeliverWindow
+    flow: StreamFlow
 
     def take(self, limit: int) -> list[bytes]:
         """Up to `limit` DATA cells, 509 bytes each, digest zero."""
@@ -61,7 +60,9 @@ class Entry(Shape):
 
     def on_connected(self, payload: bytes, now: float) -> None: ...
 
-    def on_sendme(self, now: float) -> None: ...
+    def on_control(self, command: int, payload: bytes) -> None:
+        """Any other message came. Raises as StreamFlow.control does."""
+        ...
 
     def on_end(self, reason: int, now: float) -> None: ...
 
@@ -69,15 +70,15 @@ class Entry(Shape):
 class Stream(Pipe):
     """A stream whose bytes are used here: a Duplex. Tor's END ends both ways, so `end` does too, once all is sent."""
 
-    def __init__(self, owner: StreamOwner, stream_id: int) -> None:
+    def __init__(self, owner: StreamOwner, stream_id: int, flow: StreamFlow, format: RelayFormat) -> None:
         self.id = stream_id
         self.handler: Handler | None = None
-        self.deliver = DeliverWindow(STREAM_WINDOW, STREAM_INCREMENT)
+        self.flow = flow
         self._owner = owner
+        self._format = format
         self._open = False
         self._ending: int | None = None  # set: END goes out with this reason once the queue is empty
         self._closed = False
-        self._window = STREAM_WINDOW
         self._queue: deque[Buffer] = deque()
         self._queued = 0
         self._was_congested = False
@@ -142,11 +143,10 @@ class Stream(Pipe):
 
     @property
     def ready(self) -> bool:
-        return self._queued > 0 and self._window > 0 and self._open and not self._closed
+        return self._queued > 0 and self.flow.room > 0 and self._open and not self._closed
 
     def take(self, limit: int) -> list[bytes]:
-        room = min(limit, self._window)
-        wanted = room * MAX_DATA
+        wanted = min(limit, self.flow.room) * self._format.max_data
         parts = []
         while self._queue and wanted > 0:
             part = self._queue.popleft()
@@ -158,13 +158,8 @@ class Stream(Pipe):
             parts.append(part)
         body = b"".join(parts)
         self._queued -= len(body)
-        full, rest = divmod(len(body), MAX_DATA)
-        head = RELAY_HEADER.pack(RelayCommand.DATA, 0, self.id, NO_DIGEST, MAX_DATA)
-        cells = [head + body[at : at + MAX_DATA] for at in range(0, full * MAX_DATA, MAX_DATA)]
-        if rest:
-            last = RELAY_HEADER.pack(RelayCommand.DATA, 0, self.id, NO_DIGEST, rest) + body[-rest:]
-            cells.append(last.ljust(PAYLOAD_LEN, b"\0"))
-        self._window -= len(cells)
+        cells = self._format.pack_data(self.id, body)
+        self.flow.sent(len(cells))
         return cells
 
     def settle(self, now: float) -> None:
@@ -187,7 +182,8 @@ class Stream(Pipe):
         if not self._open:
             raise StreamError("DATA before CONNECTED")
         if length:
-            self._inbox.append(cell[RELAY_HEADER.size : RELAY_HEADER.size + length])
+            start = self._format.header_len
+            self._inbox.append(cell[start : start + length])
         else:
             self._credit(1)
 
@@ -196,10 +192,8 @@ class Stream(Pipe):
             raise StreamError("CONNECTED twice")
         self._start(now)
 
-    def on_sendme(self, now: float) -> None:
-        if self._window + STREAM_INCREMENT > STREAM_WINDOW:
-            raise StreamError("stream SENDME that was not due")
-        self._window += STREAM_INCREMENT
+    def on_control(self, command: int, payload: bytes) -> None:
+        self.flow.control(command, payload)
         if self.ready:
             self._owner.wake(self)
 
@@ -225,8 +219,7 @@ class Stream(Pipe):
             self._owner.wake(self)
 
     def _credit(self, cells: int) -> None:
-        for _ in range(self.deliver.consumed(cells)):
-            self._owner.send_message(RelayCommand.SENDME, self.id)
+        _send(self._owner, self.id, self.flow.consumed(cells))
 
     def _finish(self, reason: int, now: float) -> None:
         """Everything is sent and handed up, so our END ends both ways."""
@@ -253,34 +246,43 @@ class Stream(Pipe):
 class SpliceEnd:
     """One end of two streams that a rendezvous point joined. Cells of the peer leave here, and the reverse.
 
-    Flow control is between the two outer ends; this end enforces the stream window that it sees, so that no
-    more than STREAM_WINDOW cells ever wait here. `meter` counts the cells that wait at all splices of the point.
+    Each side has flow control of its own: a cell is consumed when it leaves on the other side. `meter` counts the cells
+    that wait at all splices of the point.
     """
 
     def __init__(
-        self, owner: StreamOwner, stream_id: int, on_closed: Callable[[SpliceEnd], None], meter: Meter
+        self,
+        owner: StreamOwner,
+        stream_id: int,
+        flow: StreamFlow,
+        format: RelayFormat,
+        on_closed: Callable[[SpliceEnd], None],
+        meter: Meter,
     ) -> None:
         self.id = stream_id
         self.peer: SpliceEnd | None = None
-        self.deliver = DeliverWindow(STREAM_WINDOW, STREAM_INCREMENT)
+        self.flow = flow
+        self.format = format
         self.on_connected_hook: Callable[[float], None] | None = None
         self.on_refused: Callable[[int, float], None] | None = None
         self._owner = owner
         self._on_closed = on_closed
         self._meter = meter
-        self._prefix = RELAY_HEADER.pack(RelayCommand.DATA, 0, stream_id, NO_DIGEST, 0)[:LENGTH_OFFSET]
-        self._pending: deque[bytes] = deque()  # at most STREAM_WINDOW cells: the peer's deliver window
+        self._prefix = format.data_prefix(stream_id)
+        self._pending: deque[bytes] = deque()  # as many cells as the peer's flow control lets come
         self._end_reason: int | None = None
         self._closed = False
 
     def join(self, peer: SpliceEnd) -> None:
+        if peer.format is not self.format:
+            raise LocalError("two formats of relay messages cannot be spliced")
         self.peer, peer.peer = peer, self
 
     def push(self, cell: bytes) -> None:
         """A DATA cell of the peer; only stream id and digest change, the length and the bytes stay."""
         if not self._pending:
             self._owner.wake(self)
-        self._pending.append(self._prefix + cell[LENGTH_OFFSET:])
+        self._pending.append(self._prefix + cell[len(self._prefix) :])
         self._meter.add(1)  # which may abort this very end
 
     @property
@@ -314,13 +316,20 @@ class SpliceEnd:
 
     @property
     def ready(self) -> bool:
-        return bool(self._pending)
+        return self.flow.room > 0 and bool(self._pending)
 
     def take(self, limit: int) -> list[bytes]:
         pending = self._pending
-        cells = [pending.popleft() for _ in range(min(limit, len(pending)))]
+        cells = [pending.popleft() for _ in range(min(limit, self.flow.room, len(pending)))]
         self._meter.remove(len(cells))
+        self.flow.sent(len(cells))
+        if self.peer is not None:
+            self.peer.credit(len(cells))
         return cells
+
+    def credit(self, cells: int) -> None:
+        """So many of the cells that came here have left on the other side."""
+        _send(self._owner, self.id, self.flow.consumed(cells))
 
     def settle(self, now: float) -> None:
         if self._end_reason is not None and not self._pending and not self._closed:
@@ -339,17 +348,10 @@ class SpliceEnd:
         hook, self.on_connected_hook, self.on_refused = self.on_connected_hook, None, None
         hook(now)
 
-    def on_sendme(self, now: float) -> None:
-        peer = self.peer
-        if peer is None:
-            if self._end_reason is None:
-                raise StreamError("stream SENDME that was not due")
-            return  # for cells of a side that has ended; the rest of them is still pending here
-        # Cells that still wait here cannot have been received: acknowledging them would let them pile up.
-        if STREAM_WINDOW - peer.deliver.available - len(self._pending) < STREAM_INCREMENT:
-            raise StreamError("stream SENDME that was not due")
-        peer.deliver.available += STREAM_INCREMENT
-        peer._owner.send_message(RelayCommand.SENDME, peer.id)
+    def on_control(self, command: int, payload: bytes) -> None:
+        self.flow.control(command, payload)
+        if self.ready:
+            self._owner.wake(self)
 
     def on_end(self, reason: int, now: float) -> None:
         if self._closed:
@@ -374,3 +376,8 @@ class SpliceEnd:
     def _drop_pending(self) -> None:
         self._meter.remove(len(self._pending))
         self._pending.clear()
+
+
+def _send(owner: StreamOwner, stream_id: int, messages: Iterable[Message]) -> None:
+    for command, payload in messages:
+        owner.send_message(command, stream_id, payload)

@@ -7,21 +7,25 @@ Does not: store them, or certify them (certificates.py).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from hashlib import sha256
 
-from convergence.crypto.ntor import NODE_ID_LEN
 from convergence.ports import Crypto, Rng, RsaIdentity
+from convergence.wire.target import node_id_of
 
 IDENTITY_LEN = 32
 SECRET_LEN = 32
 
 
-def node_id(identity: bytes) -> bytes:
-    """ntor's NODEID (20 bytes) of a node named by its Ed25519 identity (32 bytes).
+@dataclass(frozen=True, slots=True, repr=False)
+class OnionKeys:
+    """What a relay answers circuit handshakes with.
 
-    On the Tor network NODEID is the digest of an RSA key; this network has none.
+    Args:
+        node_id: its NODEID (20 bytes).
+        ntor: (public, secret), 32 bytes each: the current key first, then the one before while clients may use it.
     """
-    return sha256(b"convergence:ntor-node-id" + identity).digest()[:NODE_ID_LEN]
+
+    node_id: bytes
+    ntor: tuple[tuple[bytes, bytes], ...]
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -90,12 +94,7 @@ class NodeKeys:
         )
 
     @property
-    def node_id(self) -> bytes:
-        """Our NODEID, 20 bytes."""
-        return node_id(self.identity)
-
-    @property
-    def ntor_keys(self) -> tuple[tuple[bytes, bytes], ...]:
-        """Our ntor keys as (public, secret), the current one first: what `ntor.server_reply` takes."""
+    def onion(self) -> OnionKeys:
         current = (self.ntor_public, self.ntor_secret)
-        return (current,) if self.previous is None else (current, self.previous)
+        keys = (current,) if self.previous is None else (current, self.previous)
+        return OnionKeys(node_id_of(self.identity), keys)

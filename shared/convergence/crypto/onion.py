@@ -74,13 +74,13 @@ class Layer:
         self.digest = digest = self._hash.digest()
         return cell[_BEFORE_DIGEST] + digest[:4] + cell[_AFTER_DIGEST]
 
-    def seal_run(self, cells: Sequence[bytes]) -> bytearray:
-        """Seal several payloads, at least one, and join them. A run must end at a cell that a SENDME quotes."""
+    def seal_run(self, cells: Sequence[bytes]) -> tuple[bytearray, list[bytes]]:
+        """Seal several payloads, at least one, and join them; also returns the running digest after each."""
         digests = self._hash_all(cells)
         self.digest = digests[-1]
         run = bytearray().join(cells)
         _put_digests(run, b"".join(digests))
-        return run
+        return run, digests
 
     def accepts(self, cell: bytes) -> bool:
         """Whether a decrypted payload is for this hop: `recognized` is zero and the digest fits.

@@ -25,7 +25,7 @@ from convergence.outbox import Outbox, Timer
 from convergence.path.select import fraction
 from convergence.ports import Crypto, Rng
 from convergence.states import TIMEOUT, StateMachine, Table
-from convergence.wire.descriptor import Descriptor, Role
+from convergence.wire.descriptor import Descriptor
 from convergence.wire.facilitator import (
     ErrorRecord,
     Hello,
@@ -36,6 +36,7 @@ from convergence.wire.facilitator import (
     encode_record,
     register_statement,
 )
+from convergence.wire.target import Role
 
 CONNECT_TIMEOUT = 20.0
 ANSWER_TIMEOUT = 30.0

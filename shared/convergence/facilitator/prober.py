@@ -261,7 +261,7 @@ class _Probe:
                 self._crypto,
                 self._rng,
                 link,
-                (self.node,),
+                (self.node.target,),
                 self._built,
                 lambda circuit, reason, now: self._fail(now),
                 now,

@@ -31,7 +31,7 @@ from convergence.limits import TokenBucket
 from convergence.outbox import Outbox, Timer
 from convergence.ports import Binding, Crypto, Rng
 from convergence.states import TIMEOUT, StateMachine, Table
-from convergence.wire.descriptor import Descriptor, Role, TransportKind
+from convergence.wire.descriptor import Descriptor, TransportKind
 from convergence.wire.facilitator import (
     MAX_LISTED,
     NONCE_LEN,
@@ -49,6 +49,7 @@ from convergence.wire.facilitator import (
     encode_record,
     register_statement,
 )
+from convergence.wire.target import Role
 
 BUCKET = "node"
 MAX_REGISTERED = MAX_LISTED

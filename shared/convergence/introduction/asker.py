@@ -18,8 +18,8 @@ from convergence.introduction.signalling import Answered, Refused
 from convergence.outbox import Outbox
 from convergence.path.place import Failed, Ready
 from convergence.states import TIMEOUT, StateMachine, Table
-from convergence.wire.descriptor import Descriptor
 from convergence.wire.facilitator import Hello, RecordType
+from convergence.wire.target import RelayTarget
 
 BUILD_TIMEOUT = 15.0
 """Seconds within which the circuit has to be built."""
@@ -52,14 +52,14 @@ class Circuits(Shape):
     """Builds circuits to peers (path/pool.py)."""
 
     def peer_circuit(
-        self, node: Descriptor, on_ready: Ready, on_failed: Failed, now: float, *, direct: bool
+        self, node: RelayTarget, on_ready: Ready, on_failed: Failed, now: float, *, direct: bool
     ) -> None: ...
 
 
 class CircuitCarrier:
     """A `signalling.Carrier` through the introducer `node`; `direct`: with no hop before it, so it learns who asks."""
 
-    def __init__(self, outbox: Outbox, circuits: Circuits, node: Descriptor, *, direct: bool = False) -> None:
+    def __init__(self, outbox: Outbox, circuits: Circuits, node: RelayTarget, *, direct: bool = False) -> None:
         self._outbox = outbox
         self._circuits = circuits
         self._node = node

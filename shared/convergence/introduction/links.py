@@ -504,7 +504,7 @@ class RtcLinks:
         return message
 
     def _unseal(self, sealed: bytes, info: bytes) -> bytes:
-        *older, (_, oldest) = self._keys.ntor_keys
+        *older, (_, oldest) = self._keys.onion.ntor
         for _, secret in older:
             try:
                 return hpke.open_sealed(self._crypto, secret, info, sealed)

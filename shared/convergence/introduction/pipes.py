@@ -20,8 +20,9 @@ from convergence.link.neighbours import Neighbours
 from convergence.netdir.nodes import NodeDirectory
 from convergence.outbox import Outbox
 from convergence.ports import Crypto, Rng
-from convergence.wire.descriptor import Descriptor, Role
+from convergence.wire.descriptor import Descriptor
 from convergence.wire.relay import Begin
+from convergence.wire.target import Role
 
 MAX_PIPES = 6
 """Pipes that we open..."""
@@ -127,7 +128,7 @@ class Pipes:
                 self._crypto,
                 self._rng,
                 link,
-                (node,),
+                (node.target,),
                 built,
                 lambda circuit, reason, now: pipe.close("its circuit is gone", now),
                 now,

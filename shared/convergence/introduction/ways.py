@@ -19,7 +19,8 @@ from convergence.outbox import Outbox
 from convergence.path.pool import CircuitPool
 from convergence.path.select import choose, sample
 from convergence.ports import Rng
-from convergence.wire.descriptor import Descriptor, Role
+from convergence.wire.descriptor import Descriptor
+from convergence.wire.target import Role
 
 OTHER_CARRIERS = 3
 """Pipes asked for an introduction although nothing says that they lead to the node."""
@@ -143,7 +144,7 @@ class Ways:
                 identity = left.popleft()
                 node = None if identity in tried else relay_of(self._directory, identity, now)
                 if node is not None and self._circuits.spend(source, now):
-                    return CircuitCarrier(self._outbox, self._pool, node)
+                    return CircuitCarrier(self._outbox, self._pool, node.target)
             return None
 
         return find
@@ -156,7 +157,7 @@ class Ways:
         others = [node for node in relays if node.identity not in tried | {target}]
         able = [node for node in others if node.identity in introducers] or others
         if able and self._circuits.spend(source, now):
-            return CircuitCarrier(self._outbox, self._pool, choose(self._rng, able), direct=True)
+            return CircuitCarrier(self._outbox, self._pool, choose(self._rng, able).target, direct=True)
         return None
 
 

@@ -16,8 +16,9 @@ from itertools import islice
 
 from convergence.errors import ClockError, CryptoError, ParseError, RemoteError
 from convergence.ports import Buffer, Crypto
-from convergence.wire.descriptor import Descriptor, Role
+from convergence.wire.descriptor import Descriptor
 from convergence.wire.facilitator import NodeList
+from convergence.wire.target import Role
 
 MAX_CLOCK_SKEW = 600
 """Seconds that another clock may be ahead of ours. What comes from farther ahead would shut out all later ones."""

@@ -17,7 +17,8 @@ from convergence.effects import Failure
 from convergence.outbox import Outbox
 from convergence.path.select import sample
 from convergence.ports import Rng
-from convergence.wire.descriptor import KEY_LEN, Descriptor
+from convergence.wire.descriptor import KEY_LEN
+from convergence.wire.target import RelayTarget
 
 BUCKET = "entry"
 ENTRIES = 2  # first hops that the circuits of one file and side use, while these work
@@ -62,8 +63,8 @@ class StickyEntries:
         self._outbox.scan(BUCKET, b"", listed)
 
     def choose(
-        self, user: bytes, side: Sequence[Descriptor], leading: Collection[bytes], avoided: Collection[bytes]
-    ) -> list[Descriptor]:
+        self, user: bytes, side: Sequence[RelayTarget], leading: Collection[bytes], avoided: Collection[bytes]
+    ) -> list[RelayTarget]:
         """The entries to use now; the whole side if no entry is usable.
 
         Args:

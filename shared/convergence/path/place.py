@@ -16,7 +16,7 @@ from convergence.codes import PathWhy
 from convergence.errors import EndReason, Why
 from convergence.outbox import Timer
 from convergence.states import TIMEOUT, StateMachine, Table
-from convergence.wire.descriptor import Descriptor
+from convergence.wire.target import RelayTarget
 
 LINK_TIMEOUT = 30.0  # seconds that the link to a first hop has to open, an introduction counted
 HOP_TIMEOUT = 6.0  # seconds a hop has to answer; then another path is tried at once
@@ -26,7 +26,7 @@ ATTEMPTS = 4  # paths tried for one request
 Ready: TypeAlias = Callable[[ClientCircuit, float], None]
 Failed: TypeAlias = Callable[[Why, float], None]
 """Called with a PathWhy and `now`."""
-PathMaker: TypeAlias = Callable[[float], tuple[Descriptor, ...]]
+PathMaker: TypeAlias = Callable[[float], tuple[RelayTarget, ...]]
 
 
 class Stage(Enum):
@@ -97,9 +97,9 @@ class Request:
     trouble: Why = field(default_factory=lambda: Why(PathWhy.NO_PATH))
     refused: bool = False  # an extension failed, perhaps because one of the two relays prefers others
     avoided: dict[bytes, None] = field(default_factory=dict)  # by this request only; the latest last
-    doubted: dict[bytes, Descriptor] = field(default_factory=dict)  # entries that did not extend to the last hop
+    doubted: dict[bytes, RelayTarget] = field(default_factory=dict)  # entries that did not extend to the last hop
 
-    def avoid(self, *nodes: Descriptor) -> None:
+    def avoid(self, *nodes: RelayTarget) -> None:
         for node in nodes:
             self.avoided.pop(node.identity, None)
             self.avoided[node.identity] = None
@@ -110,7 +110,7 @@ class Place:
     """One circuit of ours, from the wait for its link on."""
 
     number: int
-    path: tuple[Descriptor, ...]
+    path: tuple[RelayTarget, ...]
     request: Request
     machine: StateMachine[Stage] = field(init=False)
     circuit: ClientCircuit | None = None

@@ -29,8 +29,8 @@ from convergence.path.reputation import Reputation
 from convergence.path.select import Reach, choose, choose_path, entries_to, entry_side, fraction, sample
 from convergence.ports import Crypto, Rng
 from convergence.states import StateMachine
-from convergence.wire.descriptor import Descriptor, Role
 from convergence.wire.relay import RDV_SUFFIX
+from convergence.wire.target import RelayTarget, Role
 
 POOL_SIZE = 5  # circuits kept ready
 RENEW_AFTER = 600.0  # seconds a ready circuit is kept, and up to half as much again so that they do not go together
@@ -42,7 +42,7 @@ MAX_YOUNG = 20  # such closings in a row that are made good at once; beyond, RET
 DIALS_ALL = Reach()  # what a server without rtc can open links to
 
 
-def _extends(path: tuple[Descriptor, ...], node: Descriptor) -> bool:
+def _extends(path: tuple[RelayTarget, ...], node: RelayTarget) -> bool:
     """Whether a circuit along this path can be extended to the node."""
     return all(node.identity != hop.identity for hop in path) and Reach.of(path[-1]).reaches(node)
 
@@ -96,7 +96,7 @@ class CircuitPool:
 
     def rdv_circuit(
         self,
-        point: Descriptor,
+        point: RelayTarget,
         hash_name: bytes,
         provider: bool,
         on_ready: Ready,
@@ -105,7 +105,7 @@ class CircuitPool:
     ) -> None:
         """A circuit of its own to a rendezvous point, entered on the side of providers or of clients of this name."""
 
-        def make_path(now: float) -> tuple[Descriptor, ...]:
+        def make_path(now: float) -> tuple[RelayTarget, ...]:
             nodes = self._nodes(now)
             side = entry_side(nodes, hash_name, provider, point.identity)
             if self.hops > 1:
@@ -126,23 +126,23 @@ class CircuitPool:
         """A circuit of its own to an exit: a ready one is extended when one is at hand. `avoid`: identities of exits to
         take only if there are no others."""
 
-        def choose_exit(suits: Callable[[Descriptor], bool], now: float) -> Descriptor:
-            known = self._directory.nodes(Role.EXIT, now)
+        def choose_exit(suits: Callable[[RelayTarget], bool], now: float) -> RelayTarget:
+            known = [node.target for node in self._directory.nodes(Role.EXIT, now)]
             exits = [node for node in known if node.identity not in self._exclude and suits(node)]
             if not exits:
                 raise Problem(PathWhy.NO_EXIT)
             avoided = {*self._avoided(now), *request.avoided}
             return choose(self._rng, [node for node in exits if node.identity not in avoided] or exits)
 
-        def make_path(now: float) -> tuple[Descriptor, ...]:
+        def make_path(now: float) -> tuple[RelayTarget, ...]:
             last = choose_exit(lambda node: True, now)
             try:
                 return self._path(request, self.exit_hops, now, last)
             except LocalError:
-                if last.ws_url is not None:
+                if last.has_address:
                     raise
                 # No path leads there, perhaps because it has no address: one leads to an exit that has, if to any.
-                return self._path(request, self.exit_hops, now, choose_exit(lambda node: node.ws_url is not None, now))
+                return self._path(request, self.exit_hops, now, choose_exit(lambda node: node.has_address, now))
 
         request = Request(make_path, "exit", on_ready, on_failed, avoided=dict.fromkeys(avoid))
         for place in self._ready:
@@ -157,7 +157,7 @@ class CircuitPool:
         self._serve(request, now)
 
     def peer_circuit(
-        self, node: Descriptor, on_ready: Ready, on_failed: Failed, now: float, *, direct: bool = False
+        self, node: RelayTarget, on_ready: Ready, on_failed: Failed, now: float, *, direct: bool = False
     ) -> None:
         """A circuit of its own that ends at this node; `direct`: it is also the first."""
         hops = 1 if direct else self.hops
@@ -227,17 +227,17 @@ class CircuitPool:
     def _avoided(self, now: float) -> list[bytes]:
         return self._reputation.avoided([node.identity for node in self._nodes(now)], now)
 
-    def _nodes(self, now: float) -> list[Descriptor]:
-        return self._directory.nodes(Role(0), now)
+    def _nodes(self, now: float) -> list[RelayTarget]:
+        return [node.target for node in self._directory.nodes(Role(0), now)]
 
     def _path(
         self,
         request: Request,
         hops: int,
         now: float,
-        last: Descriptor | None = None,
-        entries: list[Descriptor] | None = None,
-    ) -> tuple[Descriptor, ...]:
+        last: RelayTarget | None = None,
+        entries: list[RelayTarget] | None = None,
+    ) -> tuple[RelayTarget, ...]:
         nodes = self._nodes(now)
         avoided = {identity: None for identity in self._avoided(now)}
         if request.refused:
@@ -280,7 +280,7 @@ class CircuitPool:
         place.machine = StateMachine(PLACE, self._outbox, lambda stage, now: self._timed_out(place, stage, now), now)
         self._neighbours.reach(path[0].identity, lambda link, now: self._linked(place, link, now), now)
 
-    def _check(self, entry: Descriptor, now: float) -> None:
+    def _check(self, entry: RelayTarget, now: float) -> None:
         """See whether an entry extends to a relay of our choice. It failed to extend to a node that somebody else
         chose, and that node may be to blame. But we have to find a sticky entry that extends to nobody."""
         request = Request(
@@ -327,7 +327,7 @@ class CircuitPool:
         self._stood(place, now)
         self._await_hop(place, now)
 
-    def _extend(self, place: Place, last: Descriptor, request: Request, now: float) -> None:
+    def _extend(self, place: Place, last: RelayTarget, request: Request, now: float) -> None:
         assert place.circuit is not None
         self._ready.remove(place)
         place.request = request

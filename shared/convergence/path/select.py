@@ -18,7 +18,7 @@ from convergence.circuit.client import MAX_HOPS
 from convergence.codes import PathWhy
 from convergence.errors import LocalError, Problem
 from convergence.ports import Rng
-from convergence.wire.descriptor import Descriptor, Role
+from convergence.wire.target import RelayTarget, Role
 
 T = TypeVar("T")
 
@@ -69,35 +69,35 @@ class Reach:
     schemes: tuple[str, ...] = ("ws", "wss")
 
     @classmethod
-    def of(cls, node: Descriptor) -> Reach:
+    def of(cls, node: RelayTarget) -> Reach:
         """The reach of another node, from its descriptor. That does not say whether the node may dial ws://; we assume
         that it may. This is rarely wrong: servers that browsers are to reach have a wss:// address, or speak rtc."""
         return cls(node.rtc)
 
-    def dials(self, node: Descriptor) -> bool:
+    def dials(self, node: RelayTarget) -> bool:
         """Whether a WebSocket leads there: at once, where rtc takes an introduction."""
-        return node.ws_url is not None and node.ws_url.partition(":")[0] in self.schemes
+        return not node.schemes.isdisjoint(self.schemes)
 
-    def reaches(self, node: Descriptor) -> bool:
+    def reaches(self, node: RelayTarget) -> bool:
         return (self.rtc and node.rtc) or self.dials(node)
 
 
-def can_carry(node: Descriptor) -> bool:
+def can_carry(node: RelayTarget) -> bool:
     """Whether a node can be any hop but the last: it relays, and others can open a link to it."""
-    return bool(node.roles.value & Role.RELAY.value) and (node.ws_url is not None or node.rtc)
+    return bool(node.roles.value & Role.RELAY.value) and (node.has_address or node.rtc)
 
 
 def choose_path(
     rng: Rng,
-    nodes: Iterable[Descriptor],
+    nodes: Iterable[RelayTarget],
     hops: int,
     *,
     origin: Reach,
-    last: Descriptor | None = None,
+    last: RelayTarget | None = None,
     exclude: Collection[bytes] = (),
-    entries: Iterable[Descriptor] | None = None,
+    entries: Iterable[RelayTarget] | None = None,
     avoid: Collection[bytes] = (),
-) -> tuple[Descriptor, ...]:
+) -> tuple[RelayTarget, ...]:
     """Distinct nodes, entry first, each of which can open a link to the next one. All such paths are equally likely.
 
     Args:
@@ -123,10 +123,10 @@ def choose_path(
     kinds = {identity: _Kind.of(node, origin, first) for identity, node in known.items()}
     if not _ways(Counter(kinds.values()), None, needed, last):
         raise _missing(list(known.values()), kinds.values(), needed, origin)
-    members: dict[_Kind, list[Descriptor]] = {}
+    members: dict[_Kind, list[RelayTarget]] = {}
     for identity in _spared(kinds, needed, last, avoid):
         members.setdefault(kinds[identity], []).append(known[identity])
-    path: list[Descriptor] = []
+    path: list[RelayTarget] = []
     before: _Kind | None = None
     for left in reversed(range(needed)):
         counts = {kind: len(group) for kind, group in members.items()}
@@ -138,8 +138,8 @@ def choose_path(
 
 
 def entries_to(
-    nodes: Iterable[Descriptor], hops: int, last: Descriptor, *, origin: Reach, exclude: Collection[bytes] = ()
-) -> list[Descriptor]:
+    nodes: Iterable[RelayTarget], hops: int, last: RelayTarget, *, origin: Reach, exclude: Collection[bytes] = ()
+) -> list[RelayTarget]:
     """The nodes that begin some path of so many hops (2 to 5) to `last`. Arguments as for `choose_path`."""
     _check_hops(hops)
     known = _carriers(nodes, exclude, last)
@@ -167,31 +167,31 @@ class _Kind(NamedTuple):
     entry: bool  # it may come first
 
     @classmethod
-    def of(cls, node: Descriptor, origin: Reach, entries: Collection[bytes] | None) -> _Kind:
+    def of(cls, node: RelayTarget, origin: Reach, entries: Collection[bytes] | None) -> _Kind:
         may_enter = (entries is None or node.identity in entries) and origin.reaches(node)
-        return cls(node.ws_url is not None, node.rtc, may_enter)
+        return cls(node.has_address, node.rtc, may_enter)
 
     def follows(self, before: _Kind | None) -> bool:
         """Whether it can be the next after one of that kind (None: after the origin)."""
         return self.entry if before is None else self.dialled or (self.rtc and before.rtc)
 
 
-def _ways(counts: Mapping[_Kind, int], before: _Kind | None, left: int, last: Descriptor | None) -> int:
+def _ways(counts: Mapping[_Kind, int], before: _Kind | None, left: int, last: RelayTarget | None) -> int:
     """How many paths of `left` relays, and `last`, go on from one of kind `before`."""
     if left == 0:
-        return int(last is None or last.ws_url is not None or (last.rtc and before is not None and before.rtc))
+        return int(last is None or last.has_address or (last.rtc and before is not None and before.rtc))
     return sum(
         count * _after(counts, kind, left - 1, last) for kind, count in counts.items() if count and kind.follows(before)
     )
 
 
-def _after(counts: Mapping[_Kind, int], kind: _Kind, left: int, last: Descriptor | None) -> int:
+def _after(counts: Mapping[_Kind, int], kind: _Kind, left: int, last: RelayTarget | None) -> int:
     """How many of them go on once one relay of this kind has been taken."""
     return _ways({**counts, kind: counts[kind] - 1}, kind, left, last) if counts[kind] else 0
 
 
 def _spared(
-    kinds: Mapping[bytes, _Kind], needed: int, last: Descriptor | None, avoid: Collection[bytes]
+    kinds: Mapping[bytes, _Kind], needed: int, last: RelayTarget | None, avoid: Collection[bytes]
 ) -> list[bytes]:
     """Identities to choose from: all except those to avoid, plus as few of the latter as a path needs."""
     shunned = {identity for identity in avoid if identity in kinds}
@@ -214,8 +214,8 @@ def _spared(
 
 
 def _carriers(
-    nodes: Iterable[Descriptor], exclude: Collection[bytes], last: Descriptor | None
-) -> dict[bytes, Descriptor]:
+    nodes: Iterable[RelayTarget], exclude: Collection[bytes], last: RelayTarget | None
+) -> dict[bytes, RelayTarget]:
     banned = set(exclude) if last is None else {*exclude, last.identity}
     return {node.identity: node for node in nodes if can_carry(node) and node.identity not in banned}
 
@@ -225,7 +225,7 @@ def _check_hops(hops: int) -> None:
         raise LocalError(f"a circuit has {MIN_HOPS} to {MAX_HOPS} hops, not {hops}")
 
 
-def _missing(known: Sequence[Descriptor], kinds: Iterable[_Kind], needed: int, origin: Reach) -> Problem:
+def _missing(known: Sequence[RelayTarget], kinds: Iterable[_Kind], needed: int, origin: Reach) -> Problem:
     """Why there is no path."""
     if len(known) < needed:
         return Problem(PathWhy.FEW_RELAYS, needed=needed, known=len(known))
@@ -236,7 +236,7 @@ def _missing(known: Sequence[Descriptor], kinds: Iterable[_Kind], needed: int, o
     return Problem(PathWhy.NO_PATH)
 
 
-def entry_side(nodes: Iterable[Descriptor], hash_name: bytes, provider: bool, point: bytes) -> list[Descriptor]:
+def entry_side(nodes: Iterable[RelayTarget], hash_name: bytes, provider: bool, point: bytes) -> list[RelayTarget]:
     """The nodes that may be entries of circuits for this file, on one of its two sides.
 
     Providers and clients of a file draw their entries from different sides, so that no node is the neighbour of both.
@@ -261,5 +261,5 @@ def entry_side(nodes: Iterable[Descriptor], hash_name: bytes, provider: bool, po
     return [ranked[rank] for rank in side if ranked[rank].identity != point]
 
 
-def _rank(node: Descriptor, key: bytes, label: bytes) -> bytes:
+def _rank(node: RelayTarget, key: bytes, label: bytes) -> bytes:
     return hmac.digest(key, label + node.identity, "sha256")

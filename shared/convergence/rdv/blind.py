@@ -21,7 +21,7 @@ MAX_AHEAD = 9  # of them tried at once, beyond those that are wanted
 
 
 class Named(Shape):
-    """Anything with an Ed25519 identity (a Descriptor)."""
+    """Anything with an Ed25519 identity (a RelayTarget)."""
 
     @property
     def identity(self) -> bytes: ...

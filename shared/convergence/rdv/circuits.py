@@ -13,7 +13,7 @@ from convergence.circuit.client import ClientCircuit
 from convergence.errors import Why
 from convergence.path.select import fraction
 from convergence.ports import Rng
-from convergence.wire.descriptor import Descriptor
+from convergence.wire.target import RelayTarget
 
 LINGER = 2.0  # seconds between our last message on a circuit and its end, so that the message still arrives
 
@@ -23,7 +23,7 @@ class CircuitSource(Shape):
 
     def rdv_circuit(
         self,
-        point: Descriptor,
+        point: RelayTarget,
         hash_name: bytes,
         provider: bool,
         on_ready: Callable[[ClientCircuit, float], None],

@@ -24,8 +24,8 @@ from convergence.rdv.circuits import LINGER, Backoff, CircuitSource
 from convergence.rdv.keys import SessionKeys
 from convergence.rdv.session import Session
 from convergence.states import TIMEOUT, StateMachine, Table
-from convergence.wire.descriptor import Descriptor, Role
 from convergence.wire.rdv import format_rdv_target
+from convergence.wire.target import RelayTarget, Role
 
 BACKOFF_FIRST = 0.5  # seconds
 BACKOFF_LIMIT = 30.0  # seconds
@@ -117,7 +117,7 @@ class RdvClient:
         self._needed = needed
         self._on_status = on_status
         self._on_give_up = on_give_up
-        self._ring: list[Descriptor] = []
+        self._ring: list[RelayTarget] = []
         self._wanted = POINTS  # points that are to answer: more when the first ones know nobody, up to MAX_POINTS
         self._routes: dict[bytes, _Route] = {}  # by the point's identity; MAX_WALK, and old ones that are open
         self._attempts = 0
@@ -127,13 +127,13 @@ class RdvClient:
         self._status: TransferWhy | None = None
         self._timer: Timer | None = None
 
-    def start(self, nodes: Sequence[Descriptor], now: float) -> None:
+    def start(self, nodes: Sequence[RelayTarget], now: float) -> None:
         """Begin to look; `nodes` is the node list."""
         self._best, self._best_at, self._began = self.progress(), now, now
         self._say(TransferWhy.LOOKING, now)
         self.set_nodes(nodes, now)
 
-    def set_nodes(self, nodes: Sequence[Descriptor], now: float) -> None:
+    def set_nodes(self, nodes: Sequence[RelayTarget], now: float) -> None:
         """The node list changed: choose the points anew. Sessions that stand go on."""
         self._ring = ring_of(self.hash_name, [node for node in nodes if node.roles & Role.RDV])
         self.wake(now)
@@ -186,7 +186,7 @@ class RdvClient:
         may have answered the sender."""
         routes = self._routes
 
-        def answers(point: Descriptor) -> bool | None:
+        def answers(point: RelayTarget) -> bool | None:
             return routes[point.identity].answers if point.identity in routes else None
 
         asked = [route for route in routes.values() if route.answers]
@@ -265,7 +265,7 @@ class RdvClient:
 class _Route:
     """The way over one point."""
 
-    def __init__(self, client: RdvClient, point: Descriptor, limit: float, now: float) -> None:
+    def __init__(self, client: RdvClient, point: RelayTarget, limit: float, now: float) -> None:
         self.retry_at = 0.0
         self.answers: bool | None = None  # whether a circuit to the point could be built; None before it is known
         self.knows_nobody = False  # what the point said when it was asked last

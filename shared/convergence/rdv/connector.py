@@ -26,8 +26,8 @@ from convergence.rdv.client import BACKOFF_FIRST, BACKOFF_LIMIT, BUILD_LIMIT, MA
 from convergence.rdv.keys import SessionKeys
 from convergence.rdv.session import Session
 from convergence.states import TIMEOUT, StateMachine, Table
-from convergence.wire.descriptor import Descriptor, Role
 from convergence.wire.rdv import format_rdv_target
+from convergence.wire.target import RelayTarget, Role
 
 MAX_CONNECTIONS = 2048  # of one service, those that wait included
 MAX_OPENING = 32  # sessions on one circuit that have not opened: a service keeps places for few that prove nothing
@@ -143,7 +143,7 @@ class Connector:
         self.stopped = False
         self.trouble: Why | None = None  # why no circuit to any point could be built
         self._on_idle = on_idle
-        self._ring: list[Descriptor] = []
+        self._ring: list[RelayTarget] = []
         self._wanted = POINTS  # points that are to answer: more when the first ones know nobody, up to MAX_POINTS
         self._ways: dict[bytes, _Way] = {}  # by the point's identity
         self._connections: dict[Connection, None] = {}  # MAX_CONNECTIONS
@@ -174,7 +174,7 @@ class Connector:
         """Those that wait included."""
         return len(self._connections)
 
-    def set_nodes(self, nodes: Sequence[Descriptor], now: float) -> None:
+    def set_nodes(self, nodes: Sequence[RelayTarget], now: float) -> None:
         """The node list changed: choose the points anew. Connections that stand go on."""
         self._ring = ring_of(self.hash_name, [node for node in nodes if node.roles & Role.RDV])
         self.serve(now)
@@ -224,7 +224,7 @@ class Connector:
     def _choose(self, now: float) -> None:
         ways = self._ways
 
-        def answers(point: Descriptor) -> bool | None:
+        def answers(point: RelayTarget) -> bool | None:
             return ways[point.identity].answers if point.identity in ways else None
 
         asked = [way for way in ways.values() if way.answers]
@@ -316,7 +316,7 @@ class _Attempt:
 class _Way:
     """The way over one point: a circuit, and the sessions on it."""
 
-    def __init__(self, connector: Connector, point: Descriptor, now: float) -> None:
+    def __init__(self, connector: Connector, point: RelayTarget, now: float) -> None:
         self.retry_at = 0.0
         self.answers: bool | None = None  # whether a circuit to the point could be built; None before it is known
         self.refusal: ConnectWhy | None = None  # what the last attempt met

@@ -28,9 +28,9 @@ from convergence.rdv.circuits import LINGER, Backoff, CircuitSource
 from convergence.rdv.keys import SessionKeys
 from convergence.rdv.session import Session
 from convergence.states import TIMEOUT, StateMachine, Table
-from convergence.wire.descriptor import Descriptor, Role
 from convergence.wire.rdv import Advert, AdvertOp, DbInfo, parse_rdv_target
 from convergence.wire.relay import RelayCommand
+from convergence.wire.target import RelayTarget, Role
 
 BACKOFF_FIRST = 0.5  # seconds
 BACKOFF_LIMIT = 60.0  # seconds
@@ -119,7 +119,7 @@ class _Offer:
     hash_name: bytes
     keys: SessionKeys
     serve: Callable[[Duplex], Served]
-    ring: list[Descriptor] = field(default_factory=list)
+    ring: list[RelayTarget] = field(default_factory=list)
     begins: float | None = None  # when it is advertised first; None until there are points
     posts: dict[bytes, _Post] = field(default_factory=dict)  # by the point's identity; MAX_WALK
     retired: dict[_Post, None] = field(default_factory=dict)  # those whose last sessions go on
@@ -150,7 +150,7 @@ class RdvService:
         self.limits = limits
         self.sessions = 0  # served or in a queue: limits.all
         self._on_standing = on_standing
-        self._points: list[Descriptor] = []
+        self._points: list[RelayTarget] = []
         self._offers: dict[bytes, _Offer] = {}
         self._began = float("-inf")  # when the last offer got its time to begin
 
@@ -180,7 +180,7 @@ class RdvService:
             for post in [*offer.posts.values(), *offer.retired]:
                 post.close(now)
 
-    def set_nodes(self, nodes: Sequence[Descriptor], now: float) -> None:
+    def set_nodes(self, nodes: Sequence[RelayTarget], now: float) -> None:
         """The node list changed: choose the points anew. Streams that stand go on."""
         self._points = [node for node in nodes if node.roles & Role.RDV]
         for offer in list(self._offers.values()):
@@ -244,7 +244,7 @@ class RdvService:
         if self._offers.get(offer.hash_name) is not offer or offer.begins is None or now < offer.begins:
             return
 
-        def answers(point: Descriptor) -> bool | None:
+        def answers(point: RelayTarget) -> bool | None:
             return offer.posts[point.identity].answers if point.identity in offer.posts else None
 
         chosen = {point.identity: point for point in walk(offer.ring, answers, POINTS)}
@@ -295,7 +295,7 @@ class _Guest:
 class _Post:
     """One offer at one point."""
 
-    def __init__(self, service: RdvService, offer: _Offer, point: Descriptor, now: float) -> None:
+    def __init__(self, service: RdvService, offer: _Offer, point: RelayTarget, now: float) -> None:
         self.point = point
         # Whether the point answers; None before it is known. No other offer learns of it: its entries may lie.
         self.answers: bool | None = None

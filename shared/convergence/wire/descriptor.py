@@ -9,14 +9,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from enum import IntEnum, IntFlag
+from enum import IntEnum
 from functools import cached_property
 from ipaddress import IPv6Address
 
 from convergence.errors import LocalError, ParseError
 from convergence.ports import Buffer
 from convergence.wire.certs import SIGNATURE_LEN, Sign, Verify
+from convergence.wire.linkspec import ed25519_specifier
 from convergence.wire.reader import Reader, utf8
+from convergence.wire.target import RelayTarget, Role, node_id_of
 
 KEY_LEN = 32
 VERSION = 1
@@ -33,14 +35,6 @@ _WS_URL = re.compile(
     re.ASCII,
 )
 _RTC_ADDRESS = re.compile(rf"(?:[0-9a-f]{{64}}(?:,[0-9a-f]{{64}}){{0,{MAX_INTRODUCERS - 1}}})?", re.ASCII)
-
-
-class Role(IntFlag):
-    """What a node offers. Unknown bits are kept and mean nothing."""
-
-    RELAY = 1
-    RDV = 2
-    EXIT = 4
 
 
 class TransportKind(IntEnum):
@@ -144,6 +138,19 @@ class Descriptor:
         signature = reader.take(SIGNATURE_LEN)
         reader.finish()
         return cls(identity, ntor_key, published, expires, roles, transports, signature)
+
+    @cached_property
+    def target(self) -> RelayTarget:
+        """The node, as a circuit is extended to it."""
+        return RelayTarget(
+            self.identity,
+            (ed25519_specifier(self.identity),),
+            node_id_of(self.identity),
+            self.ntor_key,
+            self.roles,
+            frozenset() if self.ws_url is None else frozenset((self.ws_url.partition(":")[0],)),
+            self.rtc,
+        )
 
     @cached_property
     def ws_url(self) -> str | None:

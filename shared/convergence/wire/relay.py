@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 from ipaddress import IPv6Address, ip_address
@@ -83,6 +84,21 @@ def pack_message(command: int, stream_id: int, data: Buffer = b"") -> bytes:
     return (pack_header(command, stream_id, len(data)) + bytes(data)).ljust(PAYLOAD_LEN, b"\0")
 
 
+def pack_data(stream_id: int, data: bytes) -> list[bytes]:
+    """The bodies of DATA messages that carry these bytes, all but the last full."""
+    full, rest = divmod(len(data), MAX_DATA)
+    head = RELAY_HEADER.pack(RelayCommand.DATA, 0, stream_id, NO_DIGEST, MAX_DATA)
+    bodies = [head + data[at : at + MAX_DATA] for at in range(0, full * MAX_DATA, MAX_DATA)]
+    if rest:
+        bodies.append(pack_message(RelayCommand.DATA, stream_id, data[-rest:]))
+    return bodies
+
+
+def data_prefix(stream_id: int) -> bytes:
+    """What the bodies of all DATA messages of a stream begin with, up to their length; the digest is zero."""
+    return RELAY_HEADER.pack(RelayCommand.DATA, 0, stream_id, NO_DIGEST, 0)[:LENGTH_OFFSET]
+
+
 def unpack_message(body: Buffer) -> tuple[int, int, bytes]:
     """Command, stream id and data of a recognised 509-byte body. Its padding is ignored. Raises ParseError."""
     if len(body) != PAYLOAD_LEN:
@@ -91,6 +107,28 @@ def unpack_message(body: Buffer) -> tuple[int, int, bytes]:
     if length > MAX_DATA:
         raise ParseError(f"relay message claims {length} bytes, {MAX_DATA} fit")
     return command, stream_id, bytes(body[RELAY_HEADER_LEN : RELAY_HEADER_LEN + length])
+
+
+@dataclass(frozen=True, slots=True)
+class RelayFormat:
+    """How relay messages lie in cells; a circuit handshake agrees on one.
+
+    Args:
+        unpack: body -> (command, recognized, stream id, digest, length).
+        header_len: bytes before the data.
+        max_data: bytes of data that one body holds at most.
+    """
+
+    unpack: Callable[[bytes], tuple[int, int, int, bytes, int]]
+    header_len: int
+    max_data: int
+    pack: Callable[[int, int, Buffer], bytes]
+    pack_data: Callable[[int, bytes], list[bytes]]
+    data_prefix: Callable[[int], bytes]
+
+
+V0 = RelayFormat(RELAY_HEADER.unpack_from, RELAY_HEADER_LEN, MAX_DATA, pack_message, pack_data, data_prefix)
+"""What all handshakes agree on so far (tor-spec "Relay cells")."""
 
 
 def parse_target(target: str) -> tuple[str, int]:

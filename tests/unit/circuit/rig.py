@@ -24,8 +24,9 @@ from convergence.link.onionskins import Onionskins
 from convergence.outbox import Outbox
 from convergence.ports import DtlsBinding
 from convergence.wire.cells import Command, encode_cell
-from convergence.wire.descriptor import Descriptor, Role
+from convergence.wire.descriptor import Descriptor
 from convergence.wire.relay import RelayCommand, pack_message
+from convergence.wire.target import Role
 from pynode.crypto import CPythonCrypto
 
 CRYPTO = CPythonCrypto()
@@ -139,9 +140,9 @@ class Machine:
         return self.name
 
     @property
-    def descriptor(self):
+    def target(self):
         keys = self.keys
-        return Descriptor(keys.identity, keys.ntor_public, 0, 1 << 40, Role(7), ())
+        return Descriptor(keys.identity, keys.ntor_public, 0, 1 << 40, Role(7), ()).target
 
     @property
     def events(self):
@@ -188,8 +189,7 @@ class Machine:
                 link,
                 circ_id,
                 payload,
-                node_id=keys.node_id,
-                ntor_keys=keys.ntor_keys,
+                keys=keys.onion,
                 services=self.services,
                 reach=SimpleNamespace(reach=lambda source, *arguments: self.reach(*arguments)),
             )
@@ -288,8 +288,8 @@ class Net:
 
     # -- circuits
 
-    def build(self, client, path, *, pump=True, descriptors=None):
-        """A circuit of `client` through these machines, or what `descriptors` make of them.
+    def build(self, client, path, *, pump=True, targets=None):
+        """A circuit of `client` through these machines, or what `targets` make of them.
 
         Its attribute `times_built` holds it once for each time it was built, `gone` the reasons of its end.
         """
@@ -301,7 +301,7 @@ class Net:
             CRYPTO,
             client.rng,
             link,
-            [machine.descriptor for machine in path] if descriptors is None else descriptors,
+            [machine.target for machine in path] if targets is None else targets,
             lambda circuit, now: built.append(circuit),
             lambda circuit, reason, now: gone.append(reason),
             self.now,
@@ -376,14 +376,13 @@ def say(end, command, stream_id=0, payload=b""):
 
 def say_data(end, stream_id, data):
     """One DATA cell that no stream window has allowed; the circuit's window counts it, so that SENDMEs are due."""
-    say(end, RelayCommand.DATA, stream_id, data)
     endpoint = endpoint_of(end)
-    endpoint._package.sent(1, endpoint._outward.digest)
+    endpoint._flow.sent(endpoint._transmit([pack_message(RelayCommand.DATA, stream_id, data)]), START)
 
 
 def say_early(circuit, command, payload=b"", stream_id=0):
     """The same from an origin, in a RELAY_EARLY cell."""
-    run = circuit._wrap([pack_message(command, stream_id, payload)])
+    run, _ = circuit._wrap([pack_message(command, stream_id, payload)])
     circuit._link.send(circuit.id, Command.RELAY_EARLY, run)
 
 

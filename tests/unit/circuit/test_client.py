@@ -8,8 +8,9 @@ from convergence.errors import DestroyReason, EndReason, LocalError
 from convergence.events import CircuitBroken
 from convergence.wire.cells import CELL_LEN, PAYLOAD_LEN, Command
 from convergence.wire.create import Created2
-from convergence.wire.descriptor import Descriptor, Role
+from convergence.wire.descriptor import Descriptor
 from convergence.wire.relay import Begin, Extended2, RelayCommand, Sendme
+from convergence.wire.target import Role
 from tests.unit.circuit.rig import CRYPTO, Net, Recorder, SeededRng, cell, say
 
 
@@ -113,7 +114,7 @@ def test_a_path_has_1_to_5_distinct_hops(net, client):
     relays = net.relays(6)
     for path in ([], relays, [relays[0], relays[1], relays[0]]):
         with pytest.raises(LocalError):
-            net.build(client, relays[:1], descriptors=[relay.descriptor for relay in path])
+            net.build(client, relays[:1], targets=[relay.target for relay in path])
 
 
 def test_create_fast_is_never_sent(net, client):
@@ -145,7 +146,7 @@ def test_a_first_hop_without_the_key_is_refused(net, client):
     [relay] = net.relays(1)
     other = NodeKeys.generate(CRYPTO, SeededRng("other"))
     wrong = Descriptor(relay.keys.identity, other.ntor_public, 0, 1 << 40, Role(7), ())
-    circuit = net.build(client, [relay], descriptors=[wrong])
+    circuit = net.build(client, [relay], targets=[wrong.target])
     assert circuit.gone == [DestroyReason.PROTOCOL] and not circuit.times_built
 
 
@@ -320,7 +321,7 @@ def test_a_circuit_that_was_in_use_can_be_extended_once_more(net, client):
     stream.write(bytes(20 * PAYLOAD_LEN), net.now)
     net.pump()
     stream.end(net.now)
-    circuit.extend(more.descriptor, lambda circuit, now: None, net.now)
+    circuit.extend(more.target, lambda circuit, now: None, net.now)
     net.pump()
     assert circuit.built and circuit.hops_built == 3
 
@@ -358,7 +359,7 @@ def test_cells_of_the_old_last_hop_behind_extended2_are_refused(net, client):
     circuit = net.build(client, [one])
     again = []
     link = net.other_side(client, first_link(net, client))
-    circuit.extend(two.descriptor, lambda circuit, now: again.append(circuit), net.now)
+    circuit.extend(two.target, lambda circuit, now: again.append(circuit), net.now)
 
     original = one.circuits[0].extended
 
@@ -467,7 +468,7 @@ def test_what_needs_an_open_circuit_says_so(net, client):
     calls = (
         lambda: circuit.open_stream("host:80", Recorder(), net.now),
         lambda: circuit.resolve("host.example", lambda answers, now: None),
-        lambda: circuit.extend(path[0].descriptor, lambda circuit, now: None, net.now),
+        lambda: circuit.extend(path[0].target, lambda circuit, now: None, net.now),
     )
     for call in calls:
         with pytest.raises(LocalError):
@@ -492,21 +493,21 @@ def test_a_built_circuit_can_be_extended(net, client):
     one, two, three = net.relays(3)
     circuit = net.build(client, [one, two])
     again = []
-    circuit.extend(three.descriptor, lambda circuit, now: again.append(circuit), net.now)
+    circuit.extend(three.target, lambda circuit, now: again.append(circuit), net.now)
     assert not circuit.built
     net.pump()
     assert circuit.built and again == [circuit] and len(circuit.times_built) == 1
     net.open(circuit)
     assert three.services.targets == ["host.example:80"]
     with pytest.raises(LocalError):
-        circuit.extend(one.descriptor, lambda circuit, now: None, net.now)
+        circuit.extend(one.target, lambda circuit, now: None, net.now)
 
 
 def test_a_circuit_is_not_extended_to_a_node_twice(net, client):
     path = net.relays(2)
     circuit = net.build(client, path)
     with pytest.raises(LocalError):
-        circuit.extend(path[0].descriptor, lambda circuit, now: None, net.now)
+        circuit.extend(path[0].target, lambda circuit, now: None, net.now)
 
 
 # -- streams that the last hop opens (a rendezvous point towards a provider)

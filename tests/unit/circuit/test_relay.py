@@ -40,7 +40,7 @@ def client_link(client):
 
 def say_at(circuit, hop, command, payload=b""):
     """One relay message to a hop that is not the last."""
-    run = circuit._hops[hop].keys.forward.seal_run([pack_message(command, 0, payload)])
+    run, _ = circuit._hops[hop].keys.forward.seal_run([pack_message(command, 0, payload)])
     for layer in reversed(circuit._hops[: hop + 1]):
         run = layer.keys.forward.crypt(run)
     client_link(circuit.client).send(circuit.id, Command.RELAY, run)
@@ -75,7 +75,7 @@ def test_a_create2_that_is_not_for_us_is_refused(net, client, payload):
 
 def test_a_relay_accepts_its_ntor_key_before_this_one(net, client):
     [relay] = net.relays(1)
-    old = relay.descriptor
+    old = relay.target
     fresh = NodeKeys.generate(CRYPTO, relay.rng)
     relay.keys = replace(
         relay.keys,
@@ -83,7 +83,7 @@ def test_a_relay_accepts_its_ntor_key_before_this_one(net, client):
         ntor_public=fresh.ntor_public,
         previous=(relay.keys.ntor_public, relay.keys.ntor_secret),
     )
-    assert net.build(client, [relay], descriptors=[old]).built
+    assert net.build(client, [relay], targets=[old]).built
     assert net.build(client, [relay]).built
 
 
@@ -271,7 +271,7 @@ def test_extend2_back_to_the_previous_hop_is_refused_only_if_that_hop_proved_who
     if proven:
         net.prove(one, two)
     circuit = net.build(client, [one, two])
-    _, onionskin = ntor.client_start(CRYPTO, bytes(range(32)), one.keys.node_id, one.keys.ntor_public)
+    _, onionskin = ntor.client_start(CRYPTO, bytes(range(32)), one.keys.onion.node_id, one.keys.ntor_public)
     say_early(circuit, RelayCommand.EXTEND2, extend_to(one, onionskin))
     net.pump()
     assert circuit.gone == [DestroyReason.PROTOCOL]  # of the relay, or of the origin for an EXTENDED2 too many
@@ -359,7 +359,7 @@ def test_cells_for_the_middle_hop_may_be_between_those_for_the_last(net, client)
         say(circuit, RelayCommand.DATA, stream.id, data)
 
     def to_first(command):
-        link.send(circuit.id, Command.RELAY, first.crypt(first.seal_run([pack_message(command, 0)])))
+        link.send(circuit.id, Command.RELAY, first.crypt(first.seal(pack_message(command, 0))))
 
     to_last(b"one ")
     to_first(RelayCommand.DROP)
@@ -389,7 +389,7 @@ def test_nothing_of_a_batch_is_handled_after_the_cell_that_closed_the_circuit(ne
     services = path[hop].services
     services.on_begin = lambda circuit, stream_id, begin: circuit.destroy(DestroyReason.RESOURCELIMIT, net.now)
     cells = [pack_message(RelayCommand.BEGIN, number, Begin("host", 80).encode()) for number in (1, 2)]
-    run = circuit._hops[hop].keys.forward.seal_run(cells)
+    run, _ = circuit._hops[hop].keys.forward.seal_run(cells)
     for layer in reversed(circuit._hops[: hop + 1]):
         run = layer.keys.forward.crypt(run)
     client_link(client).send(circuit.id, Command.RELAY, run)

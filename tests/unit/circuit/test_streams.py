@@ -2,14 +2,15 @@
 
 import pytest
 
-from convergence.circuit.flow import STREAM_INCREMENT, STREAM_WINDOW
+from convergence.circuit.flow import STREAM_INCREMENT, STREAM_WINDOW, StreamWindows
 from convergence.circuit.streams import SEND_BUFFER_HIGH, SEND_BUFFER_LOW, SpliceEnd, Stream
 from convergence.errors import EndReason, LocalError, RemoteError, StreamError
 from convergence.link.meter import Meter
-from convergence.wire.relay import MAX_DATA, RelayCommand, pack_message, unpack_message
+from convergence.wire.relay import MAX_DATA, V0, RelayCommand, pack_message, unpack_message
 from tests.unit.circuit.rig import Recorder
 
 NOW = 5.0
+SENDME_9 = (RelayCommand.SENDME, 9, b"")
 
 
 class Owner:
@@ -35,7 +36,7 @@ def owner():
 
 @pytest.fixture
 def stream(owner):
-    made = Stream(owner, 7)
+    made = Stream(owner, 7, StreamWindows(), V0)
     made.handler = Recorder(made)
     made.on_connected(b"", NOW)
     return made
@@ -51,7 +52,7 @@ def data_cell(data, stream_id=9):
 
 def give(entry, count, data=b"x"):
     for _ in range(count):
-        entry.deliver.received()
+        assert not entry.flow.received()
         entry.on_data(data_cell(data), len(data))
 
 
@@ -59,7 +60,7 @@ def give(entry, count, data=b"x"):
 
 
 def test_bytes_wait_for_connected(owner):
-    stream = Stream(owner, 7)
+    stream = Stream(owner, 7, StreamWindows(), V0)
     stream.handler = Recorder()
     stream.write(b"early", NOW)
     assert not stream.ready and not owner.woken
@@ -69,7 +70,7 @@ def test_bytes_wait_for_connected(owner):
 
 
 def test_bytes_wait_until_the_begin_is_accepted(owner):
-    stream = Stream(owner, 7)
+    stream = Stream(owner, 7, StreamWindows(), V0)
     stream.handler = Recorder()
     stream.write(b"early", NOW)
     assert not stream.ready and not owner.woken
@@ -96,7 +97,7 @@ def test_the_stream_window_limits_what_may_go(stream):
     stream.write(bytes(MAX_DATA * (STREAM_WINDOW + 20)), NOW)
     assert len(stream.take(10_000)) == STREAM_WINDOW
     assert not stream.ready
-    stream.on_sendme(NOW)
+    stream.on_control(RelayCommand.SENDME, b"")
     assert len(stream.take(10_000)) == 20
 
 
@@ -104,7 +105,7 @@ def test_a_stream_sendme_that_is_not_due_is_an_error(stream):
     stream.write(bytes(MAX_DATA * (STREAM_INCREMENT - 1)), NOW)
     stream.take(100)
     with pytest.raises(StreamError, match="not due"):
-        stream.on_sendme(NOW)
+        stream.on_control(RelayCommand.SENDME, b"")
 
 
 def test_congestion_and_its_end_are_told_once(stream):
@@ -116,7 +117,7 @@ def test_congestion_and_its_end_are_told_once(stream):
         assert "drained" not in stream.handler.calls
         stream.take(STREAM_WINDOW)
         for _ in range(STREAM_WINDOW // STREAM_INCREMENT):
-            stream.on_sendme(NOW)
+            stream.on_control(RelayCommand.SENDME, b"")
         stream.settle(NOW)
     stream.settle(NOW)
     assert stream.handler.calls.count("drained") == 1
@@ -151,7 +152,7 @@ def test_credit_follows_what_was_consumed(stream, owner, size, step):
         left -= part
         consumed = (6 * STREAM_INCREMENT * size - left) // size  # cells that were consumed whole
         assert len(owner.messages) == consumed // STREAM_INCREMENT
-        assert stream.deliver.available == STREAM_WINDOW - 6 * STREAM_INCREMENT + STREAM_INCREMENT * len(owner.messages)
+        assert stream.flow.late == STREAM_WINDOW - 6 * STREAM_INCREMENT + STREAM_INCREMENT * len(owner.messages)
     assert owner.messages == [(RelayCommand.SENDME, 7, b"")] * 6
 
 
@@ -195,7 +196,7 @@ def test_a_reader_that_consumes_nothing_gets_one_window(stream, owner):
     stream.settle(NOW)
     assert owner.messages == [] and len(stream.handler.received) == STREAM_WINDOW
     with pytest.raises(RemoteError, match="beyond the window"):
-        stream.deliver.received()
+        stream.flow.received()
     stream.consumed(STREAM_WINDOW, NOW)
     assert len(owner.messages) == STREAM_WINDOW // STREAM_INCREMENT
     stream.consumed(0, NOW)
@@ -217,7 +218,7 @@ def test_end_waits_for_what_is_queued(stream, owner):
 
 
 def test_end_before_the_far_end_accepted_waits_for_what_is_queued(owner):
-    stream = Stream(owner, 7)
+    stream = Stream(owner, 7, StreamWindows(), V0)
     handler = stream.handler = Recorder()
     stream.write(b"last words", NOW)
     stream.end(NOW)
@@ -229,7 +230,7 @@ def test_end_before_the_far_end_accepted_waits_for_what_is_queued(owner):
 
 
 def test_end_with_nothing_queued_goes_at_once(owner):
-    stream = Stream(owner, 7)
+    stream = Stream(owner, 7, StreamWindows(), V0)
     handler = stream.handler = Recorder()
     stream.end(NOW)
     assert owner.messages == [(RelayCommand.END, 7, bytes([EndReason.DONE]))] and handler.calls == ["ended"]
@@ -321,7 +322,7 @@ def test_an_end_from_the_far_side_comes_after_its_data(stream):
 
 
 def test_the_handler_hears_data_before_the_end(owner):
-    stream = Stream(owner, 7)
+    stream = Stream(owner, 7, StreamWindows(), V0)
     handler = stream.handler = Recorder()
     stream.on_connected(b"", NOW)
     give(stream, 1, b"tail")
@@ -332,7 +333,7 @@ def test_the_handler_hears_data_before_the_end(owner):
 
 @pytest.mark.parametrize("ends", [True, False])
 def test_a_handler_may_end_or_abort_the_stream_while_it_gets_data(owner, ends):
-    stream = Stream(owner, 7)
+    stream = Stream(owner, 7, StreamWindows(), V0)
     handler = stream.handler = Recorder(
         stream, on_data=lambda data: stream.end(NOW) if ends else stream.abort(EndReason.DONE, NOW)
     )
@@ -344,7 +345,7 @@ def test_a_handler_may_end_or_abort_the_stream_while_it_gets_data(owner, ends):
 
 
 def test_a_handler_may_end_the_stream_while_the_far_end_does(owner):
-    stream = Stream(owner, 7)
+    stream = Stream(owner, 7, StreamWindows(), V0)
     handler = stream.handler = Recorder(on_data=lambda data: stream.end(NOW))
     stream.on_connected(b"", NOW)
     give(stream, 1)
@@ -356,11 +357,11 @@ def test_connected_twice_and_data_before_it_are_errors(owner, stream):
     with pytest.raises(StreamError, match="twice"):
         stream.on_connected(b"", NOW)
     with pytest.raises(StreamError, match="before CONNECTED"):
-        Stream(owner, 8).on_data(data_cell(b"x"), 1)
+        Stream(owner, 8, StreamWindows(), V0).on_data(data_cell(b"x"), 1)
 
 
 def test_a_stream_without_a_handler_only_counts(owner):
-    stream = Stream(owner, 7)
+    stream = Stream(owner, 7, StreamWindows(), V0)
     stream.accept(NOW, b"payload")
     assert owner.messages == [(RelayCommand.CONNECTED, 7, b"payload")]
     give(stream, STREAM_INCREMENT)
@@ -391,8 +392,8 @@ class Splice:
 
             return closed
 
-        self.left = SpliceEnd(self.owners[0], 9, closer(0), self.meter)
-        self.right = SpliceEnd(self.owners[1], 0x8003, closer(1), self.meter)
+        self.left = SpliceEnd(self.owners[0], 9, StreamWindows(), V0, closer(0), self.meter)
+        self.right = SpliceEnd(self.owners[1], 0x8003, StreamWindows(), V0, closer(1), self.meter)
         self.right.join(self.left)
 
 
@@ -414,12 +415,26 @@ def test_no_more_than_a_window_waits(splice):
         give(splice.left, 1)
 
 
-def test_a_sendme_passes_through_and_opens_the_window(splice):
+def test_a_cell_that_leaves_gives_credit_to_the_other_side(splice):
     give(splice.left, 60)
-    splice.right.take(60)
-    splice.right.on_sendme(NOW)
-    assert splice.owners[0].messages == [(RelayCommand.SENDME, 9, b"")]
-    assert splice.left.deliver.available == STREAM_WINDOW - 60 + STREAM_INCREMENT
+    splice.right.take(STREAM_INCREMENT - 1)
+    assert splice.owners[0].messages == []
+    splice.right.take(11)
+    assert splice.owners[0].messages == [SENDME_9]
+    assert splice.left.flow.late == STREAM_WINDOW - 60 + STREAM_INCREMENT
+
+
+def test_a_reader_that_stops_stops_the_writer_after_a_window_on_each_side(splice):
+    give(splice.left, STREAM_WINDOW)
+    assert len(splice.right.take(10_000)) == STREAM_WINDOW
+    give(splice.left, STREAM_WINDOW)
+    assert not splice.right.ready and splice.right.take(10_000) == []
+    with pytest.raises(RemoteError, match="beyond the window"):
+        give(splice.left, 1)
+    splice.right.on_control(RelayCommand.SENDME, b"")
+    assert splice.owners[1].woken[-1] is splice.right
+    assert len(splice.right.take(10_000)) == STREAM_INCREMENT
+    give(splice.left, STREAM_INCREMENT)
 
 
 def test_sendmes_for_cells_that_are_still_here_are_refused(splice):
@@ -427,11 +442,11 @@ def test_sendmes_for_cells_that_are_still_here_are_refused(splice):
     give(splice.left, STREAM_WINDOW)
     splice.right.take(STREAM_INCREMENT - 1)
     with pytest.raises(StreamError, match="not due"):
-        splice.right.on_sendme(NOW)
+        splice.right.on_control(RelayCommand.SENDME, b"")
     splice.right.take(1)
-    splice.right.on_sendme(NOW)
+    splice.right.on_control(RelayCommand.SENDME, b"")
     with pytest.raises(StreamError, match="not due"):
-        splice.right.on_sendme(NOW)
+        splice.right.on_control(RelayCommand.SENDME, b"")
 
 
 def test_end_passes_through_with_its_reason(splice):
@@ -446,7 +461,7 @@ def test_end_goes_out_behind_what_is_pending(splice):
     assert splice.closed == [1, 0] and splice.owners[1].messages == []
     taken = splice.right.take(50)
     # What the reader says meanwhile must not cost the rest: it cannot know yet that the far side has ended.
-    splice.right.on_sendme(NOW)
+    splice.right.on_control(RelayCommand.SENDME, b"")
     give(splice.right, 3, b"late")
     splice.right.settle(NOW)
     taken += splice.right.take(1000)
@@ -507,13 +522,13 @@ def test_what_waits_counts_until_it_has_gone_or_is_dropped(splice):
 
 def test_an_end_that_is_not_joined_accepts_only_the_answer(owner):
     closed, events = [], []
-    end = SpliceEnd(owner, 3, lambda end: closed.append(1), Meter(STREAM_WINDOW))
+    end = SpliceEnd(owner, 3, StreamWindows(), V0, lambda end: closed.append(1), Meter(STREAM_WINDOW))
     end.on_connected_hook = lambda now: events.append("connected")
     end.on_refused = lambda reason, now: events.append(reason)
     with pytest.raises(StreamError):
         end.on_data(data_cell(b"x"), 1)
     with pytest.raises(StreamError):
-        end.on_sendme(NOW)
+        end.on_control(RelayCommand.SENDME, b"")
     end.on_connected(b"", NOW)
     with pytest.raises(StreamError):
         end.on_connected(b"", NOW)
@@ -523,7 +538,7 @@ def test_an_end_that_is_not_joined_accepts_only_the_answer(owner):
 
 def test_a_refusal_is_told_to_who_waits(owner):
     closed, events = [], []
-    end = SpliceEnd(owner, 3, lambda end: closed.append(1), Meter(STREAM_WINDOW))
+    end = SpliceEnd(owner, 3, StreamWindows(), V0, lambda end: closed.append(1), Meter(STREAM_WINDOW))
     end.on_connected_hook = lambda now: events.append("connected")
     end.on_refused = lambda reason, now: events.append((reason, len(closed)))
     end.on_end(EndReason.HIBERNATING, NOW)

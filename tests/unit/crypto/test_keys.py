@@ -4,7 +4,8 @@ import hashlib
 
 import pytest
 
-from convergence.crypto.keys import NodeKeys, node_id
+from convergence.crypto.keys import NodeKeys
+from convergence.wire.target import node_id_of
 from pynode.crypto import CPythonCrypto, SystemRng
 
 CRYPTO = CPythonCrypto()
@@ -15,18 +16,18 @@ def test_public_keys_belong_to_the_secrets():
     keys = NodeKeys.from_secrets(CRYPTO, **SECRETS)
     assert keys.identity == CRYPTO.ed25519_public(b"\1" * 32)
     assert keys.signing == CRYPTO.ed25519_public(b"\2" * 32)
-    assert keys.ntor_keys == ((CRYPTO.x25519_public(b"\3" * 32), b"\3" * 32),)
+    assert keys.onion.ntor == ((CRYPTO.x25519_public(b"\3" * 32), b"\3" * 32),)
 
 
 def test_the_previous_ntor_key_comes_second():
     keys = NodeKeys.from_secrets(CRYPTO, **SECRETS, previous_ntor_secret=b"\4" * 32)
-    assert keys.ntor_keys == tuple((CRYPTO.x25519_public(s), s) for s in (b"\3" * 32, b"\4" * 32))
+    assert keys.onion.ntor == tuple((CRYPTO.x25519_public(s), s) for s in (b"\3" * 32, b"\4" * 32))
 
 
 def test_the_node_id_is_derived_from_the_identity():
     keys = NodeKeys.from_secrets(CRYPTO, **SECRETS)
-    assert keys.node_id == node_id(keys.identity)
-    assert node_id(bytes(32)) == hashlib.sha256(b"convergence:ntor-node-id" + bytes(32)).digest()[:20]
+    assert keys.onion.node_id == node_id_of(keys.identity)
+    assert node_id_of(bytes(32)) == hashlib.sha256(b"convergence:ntor-node-id" + bytes(32)).digest()[:20]
 
 
 def test_generated_nodes_differ():

@@ -22,7 +22,7 @@ from convergence.facilitator.client import (
 )
 from convergence.netdir.nodes import NodeDirectory
 from convergence.outbox import Outbox
-from convergence.wire.descriptor import Descriptor, Role
+from convergence.wire.descriptor import Descriptor
 from convergence.wire.facilitator import (
     Delivery,
     ErrorRecord,
@@ -36,6 +36,7 @@ from convergence.wire.facilitator import (
     encode_record,
     register_statement,
 )
+from convergence.wire.target import Role
 from tests.unit.facilitator.world import ADDRESS, CRYPTO, SEED, START, HashRng, World, describe, node_keys
 
 

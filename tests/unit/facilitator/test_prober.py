@@ -18,8 +18,9 @@ from convergence.facilitator.prober import (
 )
 from convergence.facilitator.service import MAX_REGISTERED_EACH, MISSES, RECHECK, RECHECK_SOON
 from convergence.outbox import Outbox
-from convergence.wire.descriptor import Descriptor, Role, Transport
+from convergence.wire.descriptor import Descriptor, Transport
 from convergence.wire.facilitator import ErrorCode, NodeList
+from convergence.wire.target import Role
 from tests.unit.facilitator.test_service import LIST, REGISTERED, Rig
 from tests.unit.facilitator.world import CRYPTO, START, Door, HashRng, describe, node_keys
 

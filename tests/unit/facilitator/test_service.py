@@ -22,7 +22,7 @@ from convergence.facilitator.service import (
 )
 from convergence.introduction.signalling import MAX_INTRODUCTIONS_PER_MINUTE, MAX_PER_PAIR, TAG_LIFETIME
 from convergence.outbox import Outbox
-from convergence.wire.descriptor import Descriptor, Role, Transport
+from convergence.wire.descriptor import Descriptor, Transport
 from convergence.wire.facilitator import (
     MAX_SEALED,
     RECORD_HEADER_LEN,
@@ -39,6 +39,7 @@ from convergence.wire.facilitator import (
     UnreachableReason,
     encode_record,
 )
+from convergence.wire.target import Role
 from tests.unit.facilitator.world import (
     CRYPTO,
     SEED,

@@ -13,8 +13,9 @@ from convergence.facilitator.service import FacilitatorService
 from convergence.link.neighbours import Neighbours
 from convergence.netdir.nodes import NodeDirectory
 from convergence.outbox import Outbox
-from convergence.wire.descriptor import Descriptor, Role, Transport
+from convergence.wire.descriptor import Descriptor, Transport
 from convergence.wire.facilitator import Hello, Register, register_statement
+from convergence.wire.target import Role
 from pynode.crypto import CPythonCrypto
 
 CRYPTO = CPythonCrypto()

@@ -9,8 +9,9 @@ from convergence.introduction.signalling import Switchboard
 from convergence.netdir.nodes import NodeDirectory
 from convergence.outbox import Outbox
 from convergence.pipes.duplex import Pipe
-from convergence.wire.descriptor import Descriptor, Role, Transport
+from convergence.wire.descriptor import Descriptor, Transport
 from convergence.wire.facilitator import RecordCutter, encode_record
+from convergence.wire.target import Role
 from tests.unit.circuit.rig import CRYPTO, START, SeededRng
 
 HOUR = 3600

@@ -9,7 +9,7 @@ from convergence.circuit.client import ClientCircuit
 from convergence.introduction.peers import Peers
 from convergence.introduction.signalling import Switchboard
 from convergence.netdir.nodes import NodeDirectory
-from convergence.wire.descriptor import Role
+from convergence.wire.target import Role
 from tests.unit.circuit.rig import CRYPTO, Machine, Net
 from tests.unit.introduction.ends import descriptor_of
 
@@ -26,7 +26,7 @@ class Paths:
         if self.via is None and not direct:
             on_failed("no path", now)
             return
-        path = [target] if direct else [self.via.descriptor, target]
+        path = [target] if direct else [self.via.descriptor.target, target]
         link = self.node.net.link_between(self.node, self.node.net.by_identity[path[0].identity])
 
         def build(link, now):

@@ -17,9 +17,10 @@ from convergence.errors import Why
 from convergence.events import Event, Rtc
 from convergence.introduction.links import RtcLinks
 from convergence.outbox import Outbox
-from convergence.wire.descriptor import Descriptor, Role, Transport
+from convergence.wire.descriptor import Descriptor, Transport
 from convergence.wire.sdp import Candidate, Candidates, CandidateType, Description, Setup
 from convergence.wire.signals import Introduction, sealing_info
+from convergence.wire.target import Role
 from tests.unit.circuit.rig import CRYPTO, START, SeededRng
 
 OFFER, ANSWER, CANDIDATES = DescriptionKind.OFFER, DescriptionKind.ANSWER, DescriptionKind.CANDIDATES

@@ -14,8 +14,8 @@ from convergence.introduction.pipe import PEER_TARGET, SETUP_TIMEOUT
 from convergence.introduction.pipes import ALONE_LIMIT, MAX_PIPES, MIN_PIPES, RETRY_AFTER
 from convergence.introduction.signalling import MAX_PER_PAIR
 from convergence.introduction.ways import CIRCUITS_PER_MINUTE
-from convergence.wire.descriptor import Role
 from convergence.wire.facilitator import Ask, Delivery, Hello, RecordCutter, RecordType, Signal, encode_record
+from convergence.wire.target import Role
 from tests.unit.circuit.rig import START
 from tests.unit.introduction.ends import HOUR, PEERING, descriptor_of
 from tests.unit.introduction.neighbourhood import Neighbourhood

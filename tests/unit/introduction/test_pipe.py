@@ -19,7 +19,6 @@ from convergence.introduction.pipe import (
     PEERING,
     REGISTRATION_WINDOW,
 )
-from convergence.wire.descriptor import Role
 from convergence.wire.facilitator import (
     MAX_DESCRIPTORS,
     MAX_SEALED,
@@ -35,6 +34,7 @@ from convergence.wire.facilitator import (
     encode_record,
     register_statement,
 )
+from convergence.wire.target import Role
 from tests.unit.circuit.rig import CRYPTO, START, SeededRng
 from tests.unit.introduction.ends import HOUR, End, NodeKeys, carry, descriptor_of, joined
 

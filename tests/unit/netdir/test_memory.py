@@ -7,8 +7,8 @@ from convergence.netdir import memory as module
 from convergence.netdir.memory import BUCKET, PAUSE, NodeMemory
 from convergence.netdir.nodes import FEW_NODES, HINT_LIFETIME, NodeDirectory
 from convergence.outbox import Outbox
-from convergence.wire.descriptor import Role
 from convergence.wire.facilitator import Descriptors
+from convergence.wire.target import Role
 from tests.unit.circuit.rig import SeededRng
 from tests.unit.netdir.test_nodes import NOW, CountingCrypto, node, node_list
 

@@ -13,8 +13,9 @@ from convergence.netdir.nodes import (
     MAX_LIFETIME,
     NodeDirectory,
 )
-from convergence.wire.descriptor import Descriptor, Role, Transport
+from convergence.wire.descriptor import Descriptor, Transport
 from convergence.wire.facilitator import NodeList
+from convergence.wire.target import Role
 from pynode.crypto import CPythonCrypto
 
 NOW = 1_800_000_000.0

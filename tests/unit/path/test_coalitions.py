@@ -5,6 +5,7 @@ The pool is the real one. Its circuits are rules, without links and cells, so th
 
 import random
 import statistics
+from types import SimpleNamespace
 
 import pytest
 
@@ -12,7 +13,8 @@ from convergence.errors import DestroyReason, EndReason
 from convergence.outbox import Outbox
 from convergence.path import pool as module
 from convergence.path.pool import POOL_SIZE, CircuitPool
-from convergence.wire.descriptor import Descriptor, Role, Transport
+from convergence.wire.descriptor import Descriptor, Transport
+from convergence.wire.target import Role
 
 SEEDS = 20
 
@@ -66,7 +68,7 @@ class Network:
 
     def __init__(self, seed, relays, hostile, refuses):
         self.known = [
-            Descriptor(bytes([number]) * 32, bytes(32), 0, 1 << 40, Role.RELAY, (Transport(1, "ws://relay/"),))
+            Descriptor(bytes([number]) * 32, bytes(32), 0, 1 << 40, Role.RELAY, (Transport(1, "ws://relay/"),)).target
             for number in range(relays)
         ]
         self.hostile = {node.identity for node in self.known[:hostile]}
@@ -77,7 +79,7 @@ class Network:
         self.pool.fill(self.now)
 
     def nodes(self, role, now):
-        return self.known
+        return [SimpleNamespace(target=node) for node in self.known]
 
     def reach(self, identity, reply, now):
         reply(lambda before, after: not self.refuses(before, after, self.hostile), now)

@@ -5,12 +5,13 @@ import pytest
 from convergence.effects import Failure, Load, Scan, Store
 from convergence.outbox import Outbox
 from convergence.path.entries import BUCKET, ENTRIES, MAX_USERS, StickyEntries, user_of
-from convergence.wire.descriptor import Descriptor, Role, Transport
+from convergence.wire.descriptor import Descriptor, Transport
+from convergence.wire.target import Role
 from tests.unit.circuit.rig import SeededRng
 
 NOW = 1000.0
 NODES = [
-    Descriptor(bytes([number]) * 32, bytes(32), 0, 1 << 40, Role.RELAY, (Transport(1, f"ws://n{number}/"),))
+    Descriptor(bytes([number]) * 32, bytes(32), 0, 1 << 40, Role.RELAY, (Transport(1, f"ws://n{number}/"),)).target
     for number in range(8)
 ]
 USER = user_of(b"n" * 32, True)

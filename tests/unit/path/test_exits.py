@@ -19,7 +19,7 @@ from convergence.path.exits import (
     ExitConnections,
 )
 from convergence.pipes.pending import CONNECT_LIMIT
-from convergence.wire.descriptor import Role
+from convergence.wire.target import Role
 from tests.unit.circuit.rig import Recorder
 from tests.unit.path.test_pool import Scene as PoolScene
 

@@ -1,5 +1,7 @@
 """The pool of circuits: five ready, replaced at once when dead or slow, renewed, one user each, retries bounded."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from convergence.circuit.relaying import Relaying
@@ -19,7 +21,8 @@ from convergence.path.pool import (
 )
 from convergence.path.reputation import BACK_OFF_MAX
 from convergence.path.select import Reach, entry_side
-from convergence.wire.descriptor import Descriptor, Role, Transport
+from convergence.wire.descriptor import Descriptor, Transport
+from convergence.wire.target import Role
 from tests.unit.circuit.rig import CRYPTO, Net
 
 
@@ -32,7 +35,7 @@ class Directory:
         self.known = []
 
     def nodes(self, role, now):
-        return [node for node in self.known if node.roles & role == role]
+        return [SimpleNamespace(target=node) for node in self.known if node.roles & role == role]
 
 
 class Scene:
@@ -67,7 +70,7 @@ class Scene:
     def describe(machine, roles=Role.RELAY | Role.RDV | Role.EXIT, ws=True, rtc=False):
         keys = machine.keys
         ways = (Transport(1, f"ws://{machine.name}/"),) * ws + (Transport.rtc(),) * rtc
-        return Descriptor(keys.identity, keys.ntor_public, 0, 1 << 40, roles, ways)
+        return Descriptor(keys.identity, keys.ntor_public, 0, 1 << 40, roles, ways).target
 
     def mix(self, kinds):
         """The relays are servers without rtc (s), browsers (b) or servers with rtc (h)."""

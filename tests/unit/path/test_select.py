@@ -19,7 +19,8 @@ from convergence.path.select import (
     random_below,
     sample,
 )
-from convergence.wire.descriptor import Descriptor, Role, Transport
+from convergence.wire.descriptor import Descriptor, Transport
+from convergence.wire.target import Role
 
 NAME = sha256(b"name").digest()
 
@@ -50,7 +51,7 @@ class ListRng:
 def node(number, roles=Role.RELAY | Role.RDV, url=True, rtc=False, scheme="ws"):
     transports = (Transport(1, f"{scheme}://10.0.0.{number}/"),) if url else ()
     transports += (Transport.rtc(),) if rtc else ()
-    return Descriptor(bytes([number]) * 32, bytes(32), 1, 2, roles, transports, bytes(64))
+    return Descriptor(bytes([number]) * 32, bytes(32), 1, 2, roles, transports, bytes(64)).target
 
 
 def servers(*numbers):
@@ -267,7 +268,9 @@ def test_a_large_network_is_no_matter():
     nodes = []
     for number in range(3000):
         transports = (Transport(1, f"ws://h{number}/"),) if number % 3 else (Transport.rtc(),)
-        nodes.append(Descriptor(sha256(b"%d" % number).digest(), bytes(32), 1, 2, Role.RELAY, transports, bytes(64)))
+        nodes.append(
+            Descriptor(sha256(b"%d" % number).digest(), bytes(32), 1, 2, Role.RELAY, transports, bytes(64)).target
+        )
     avoid = [item.identity for item in nodes[::2]]
     last = nodes[3]
     path = pick(HashRng(), nodes, 5, BROWSER, last=last, avoid=avoid)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from convergence.events import Event, Nodes, Registered
-from convergence.wire.descriptor import Role
+from convergence.wire.target import Role
 from pynode.app import App, FacilitatorApp, Plan
 from pynode.config import Address
 from pynode.exit import ExitPolicy

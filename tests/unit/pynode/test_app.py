@@ -17,8 +17,8 @@ import pytest
 from convergence.codes import FacilitatorWhy
 from convergence.effects import Connect, Event
 from convergence.events import as_json
-from convergence.wire.descriptor import Role
 from convergence.wire.relay import Begin
+from convergence.wire.target import Role
 from pynode.app import App, AppError, FacilitatorApp, Network, NotJoinedError, Plan, page_folder
 from pynode.config import Address, Circuits, Limits
 from pynode.loop import run

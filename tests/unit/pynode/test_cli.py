@@ -20,8 +20,8 @@ from convergence.codes import FacilitatorWhy, FetchStage
 from convergence.errors import LocalError, Why
 from convergence.events import FetchStatus, Trouble
 from convergence.ordb.index import EMPTY_ROOT
-from convergence.wire.descriptor import Role
 from convergence.wire.ordb import PIECE_SIZE
+from convergence.wire.target import Role
 from pynode.app import Network
 from pynode.cli import fetch, main, parser
 from pynode.cli.children import MAX_RESTARTS, Relay, Relays

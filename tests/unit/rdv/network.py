@@ -12,10 +12,11 @@ from convergence.rdv.blind import points_of
 from convergence.rdv.client import RdvClient
 from convergence.rdv.keys import SessionKeys
 from convergence.rdv.service import FILES, RdvService
-from convergence.wire.descriptor import Descriptor, Role
+from convergence.wire.descriptor import Descriptor
 from convergence.wire.ordb import PIECE_SIZE, Info, Piece, Request
 from convergence.wire.rdv import AdvertOp, DbInfo, parse_rdv_target
 from convergence.wire.relay import RelayCommand
+from convergence.wire.target import RelayTarget, Role
 from tests.unit.ordb.memory import (
     CRYPTO,
     MemoryStream,
@@ -30,11 +31,11 @@ from tests.unit.ordb.memory import (
 )
 
 
-def descriptor(number: int, roles: Role = Role.RELAY | Role.RDV) -> Descriptor:
-    return Descriptor(bytes([number]) * 32, bytes(32), 0, 1, roles)
+def target(number: int, roles: Role = Role.RELAY | Role.RDV) -> RelayTarget:
+    return Descriptor(bytes([number]) * 32, bytes(32), 0, 1, roles).target
 
 
-NODES = [descriptor(number) for number in range(1, 7)] + [descriptor(9, Role.RELAY)]
+NODES = [target(number) for number in range(1, 7)] + [target(9, Role.RELAY)]
 
 
 class FakeCircuit:

@@ -15,7 +15,7 @@ from convergence.rdv.session import OPEN_TIMEOUT
 from convergence.wire.descriptor import Descriptor
 from convergence.wire.ordb import PIECE_SIZE
 from tests.unit.ordb.memory import Script
-from tests.unit.rdv.network import NODES, Getter, Rig, bad_server, descriptor
+from tests.unit.rdv.network import NODES, Getter, Rig, bad_server, target
 
 # -- both ends
 
@@ -154,7 +154,7 @@ def test_no_point_can_be_reached() -> None:
 
 
 def many(count: int) -> list[Descriptor]:
-    return [descriptor(number) for number in range(1, count + 1)]
+    return [target(number) for number in range(1, count + 1)]
 
 
 @pytest.mark.parametrize(("fakes", "seconds"), [(20, 30), (100, 90)])

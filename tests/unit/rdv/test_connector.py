@@ -15,9 +15,9 @@ from convergence.rdv.connector import IDLE_LIMIT, MAX_OPENING, PATIENCE, Connect
 from convergence.rdv.keys import SessionKeys
 from convergence.rdv.service import SERVICES, RdvService
 from convergence.rdv.session import ANSWER_TIMEOUT, OPEN_TIMEOUT
-from convergence.wire.descriptor import Role
 from convergence.wire.rdv import Advert, AdvertOp, DbInfo
 from convergence.wire.relay import RelayCommand
+from convergence.wire.target import Role
 from tests.unit.ordb.memory import CRYPTO, World
 from tests.unit.rdv.network import NODES, FakeCircuit, Network
 

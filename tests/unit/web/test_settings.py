@@ -6,7 +6,7 @@ import pytest
 
 from convergence.circuit.relaying import RelayLimits
 from convergence.wire.cells import CELL_LEN
-from convergence.wire.descriptor import Role
+from convergence.wire.target import Role
 from web.worker.settings import Settings
 
 GIVEN = {

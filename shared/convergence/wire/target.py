@@ -1,0 +1,56 @@
+"""What a circuit is extended to, whichever network the relay is of.
+
+Does: hold what is known of one relay: who it is, how EXTEND2 names it, its keys, what it speaks, who can reach it.
+Does not: say where that is from: a descriptor of ours makes a target (descriptor.py), and so can another network's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntFlag
+from hashlib import sha256
+
+from convergence.wire.linkspec import LinkSpecifier
+
+NODE_ID_LEN = 20
+
+
+class Role(IntFlag):
+    """What a node offers. Unknown bits are kept and mean nothing."""
+
+    RELAY = 1
+    RDV = 2
+    EXIT = 4
+
+
+@dataclass(frozen=True, slots=True)
+class RelayTarget:
+    """One relay.
+
+    Args:
+        identity: Ed25519 public key (32 bytes); names it.
+        specifiers: how EXTEND2 names it.
+        node_id: ntor's NODEID (20 bytes).
+        ntor_key: X25519 public key (32 bytes) for circuit handshakes.
+        roles: what it offers.
+        schemes: of the addresses at which others open links to it ("ws", "wss"); none: it has no address.
+        rtc: whether it speaks WebRTC, by which nodes without an address are reached.
+    """
+
+    identity: bytes
+    specifiers: tuple[LinkSpecifier, ...]
+    node_id: bytes
+    ntor_key: bytes
+    roles: Role
+    schemes: frozenset[str]
+    rtc: bool
+
+    @property
+    def has_address(self) -> bool:
+        return bool(self.schemes)
+
+
+def node_id_of(identity: bytes) -> bytes:
+    """The NODEID (20 bytes) of a node of this network, from its Ed25519 identity (32 bytes). On the Tor network it is
+    the digest of an RSA key; this network has none."""
+    return sha256(b"convergence:ntor-node-id" + identity).digest()[:NODE_ID_LEN]
