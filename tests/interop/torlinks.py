@@ -120,7 +120,7 @@ class Links:
         )
 
     def _create(self, link: Link, circ_id: int, payload: bytes, now: float) -> None:
-        create, ntor_keys = Create2.parse(payload), self.keys.ntor_keys
+        create, ntor_keys = Create2.parse(payload), [(self.keys.ntor_public, self.keys.ntor_secret)]
         reply, _ = ntor.server_reply(
             CRYPTO, RNG.random(32), self.fingerprint, ntor_keys, create.handshake_data, KEY_MATERIAL_LEN
         )
