@@ -37,7 +37,7 @@ from convergence.path.pool import POOL_SIZE, CircuitPool
 from convergence.path.select import MIN_HOPS, Reach
 from convergence.pipes.pending import Pending
 from convergence.pipes.tls import TlsFactory
-from convergence.ports import Crypto, Rng
+from convergence.ports import Binding, Crypto, Rng
 from convergence.rdv.connector import PATIENCE
 from convergence.rdv.point import RdvPoint
 from convergence.services import Services
@@ -318,7 +318,7 @@ class Node:
 
     # -- driver.Machine
 
-    def link_opened(self, channel: int, now: float, *, protocol: Protocol, binding: bytes | None) -> None:
+    def link_opened(self, channel: int, now: float, *, protocol: Protocol, binding: Binding | None) -> None:
         self._channels.opened(channel, protocol, binding, now)
 
     def link_described(self, channel: int, kind: DescriptionKind, sdp: str, now: float) -> None:
@@ -398,14 +398,16 @@ class Node:
         """Who deals with the channels of each protocol."""
         neighbours, rtc, tcp, facilitator = self.neighbours, self._rtc, self._exit, self._discovery
 
-        def greeted(channel: int, binding: bytes | None, now: float) -> None:
+        def greeted(channel: int, binding: Binding | None, now: float) -> None:
             if channel == facilitator.channel:
                 facilitator.opened(channel, now)
             else:
                 self.outbox.emit(CloseLink(channel, "this node is no facilitator"))
 
+        links = Owner(neighbours.opened, neighbours.data, neighbours.closed, neighbours.congested)
         return {
-            Protocol.LINK: Owner(neighbours.opened, neighbours.data, neighbours.closed, neighbours.congested),
+            Protocol.LINK: links,
+            Protocol.TLS: links,
             Protocol.RTC: Owner(
                 lambda channel, binding, now: rtc.opened(channel, now),
                 neighbours.data,

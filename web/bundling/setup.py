@@ -50,6 +50,8 @@ TEST_PROGRAMS = {
     "nginx-light": "nginx",
     "caddy": "caddy",
     "openssl": "openssl",
+    "tor": "tor",
+    "torsocks": "torsocks",
     "zsh": "zsh",
     "fish": "fish",
     "mandoc": "mandoc",

@@ -22,7 +22,7 @@ from convergence.link.meter import Meter
 from convergence.link.onionskins import Onionskins
 from convergence.link.throttle import Throttle
 from convergence.outbox import Outbox
-from convergence.ports import Crypto, Rng
+from convergence.ports import Binding, Crypto, DtlsBinding, Rng
 from convergence.states import TIMEOUT, StateMachine, Table
 
 MAX_LINKS = 4096  # incoming ones beyond are closed at once
@@ -209,7 +209,7 @@ class Neighbours:
 
     # -- from the node
 
-    def opened(self, channel: int, binding: bytes | None, now: float, *, peer: bytes | None = None) -> None:
+    def opened(self, channel: int, binding: Binding | None, now: float, *, peer: bytes | None = None) -> None:
         """A channel of cells is open. An incoming one may be known to come from `peer`, who then has to prove it."""
         way = self._unopened.pop(channel, None)
         initiator = way is not None and peer is None
@@ -246,7 +246,7 @@ class Neighbours:
     def moved(self, now: float) -> None:
         """This machine is on another network: links that we dialled at an address are dead, though nobody noticed."""
         for link in list(self.links.values()):
-            if link.initiator and not link.handshake.bound:
+            if link.initiator and not isinstance(link.handshake.binding, DtlsBinding):
                 link.close("this machine changed networks", now)
 
     def replaced(self, channel: int, by: int) -> None:
@@ -291,7 +291,7 @@ class Neighbours:
             {
                 "channel": link.channel,
                 "peer": "" if link.peer is None else link.peer.hex(),
-                "rtc": link.handshake.bound,
+                "rtc": isinstance(link.handshake.binding, DtlsBinding),
                 "dialled": link.initiator,
                 "open": link.open,
                 "circuits": len(link.circuits),
