@@ -32,7 +32,7 @@ BUNDLED_PYTHON = ("h11",)
 # What tests and benches run beside Python: Debian's package and a program in it, which may be one that only root has in
 # PATH. iproute2 to coturn are for networks of the tests' own, with NATs and a STUN server; minisign signs releases.
 # openssh-server to git are the real programs of tests/interop: what brings `sshd` and `initdb` brings their clients.
-# nginx, caddy and openssl serve https.
+# nginx, caddy and openssl serve https; tor and torsocks are the network of tests/interop/tor.
 # zsh to man-db load the completion and read the manual pages of the command.
 TEST_PROGRAMS = {
     "chromium": "chromium",
@@ -50,6 +50,8 @@ TEST_PROGRAMS = {
     "nginx-light": "nginx",
     "caddy": "caddy",
     "openssl": "openssl",
+    "tor": "tor",
+    "torsocks": "torsocks",
     "zsh": "zsh",
     "fish": "fish",
     "mandoc": "mandoc",
@@ -97,7 +99,8 @@ def pip_install(doing: str, *arguments: str) -> None:
 
 def ensure_python(dev: bool) -> None:
     """Make .venv hold the locked packages: the node's, or with `dev` also those for tests and lint."""
-    runtime, full = digest_of(["requirements.txt"]), digest_of(["requirements.txt", "requirements-dev.txt"])
+    source = "requirements-source.txt"
+    runtime, full = digest_of(["requirements.txt"]), digest_of(["requirements.txt", "requirements-dev.txt", source])
     runtime_stamp, full_stamp = VENV / ".convergence-runtime", VENV / ".convergence-dev"
     bundled_stamp = VENV / ".convergence-bundled"
     stands, intact = venv_stands(), stamped(bundled_stamp, installed_python())
@@ -116,6 +119,8 @@ def ensure_python(dev: bool) -> None:
     bundled_stamp.write_text(installed_python())
     runtime_stamp.write_text(runtime)
     if dev:
+        building = ("--require-hashes", "--no-deps", "--no-build-isolation", "-r", source)
+        pip_install(f"Building the Python packages of {source}", *building)
         full_stamp.write_text(full)
 
 
