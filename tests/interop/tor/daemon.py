@@ -8,7 +8,6 @@ Does not: know which network it is in (tests/interop/tor/network.py).
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -36,22 +35,23 @@ LogTimeGranularity 1
 SafeLogging 0
 Log notice file {folder}/log
 Log notice stdout
-__OwningControllerProcess {owner}
 """
 
 RECORD = re.compile(r".{15,19} \[(?P<level>notice|warn|err)\] (?:\{(?P<domains>[A-Z,]+)\} )?(?P<words>.*)")
 ABOUT_OTHERS = {"PROTOCOL", "HANDSHAKE", "CHANNEL", "DIRSERV", "DOS", "BUG"}
 """Domains in which even a notice tells of something odd. What has no domain is about the configuration."""
-ABOUT_ITSELF = {"CONFIG", "FS"}
+ABOUT_ITSELF = {"CONFIG", "FS", "APP"}
+"""Its configuration, its files, and the programs that use it."""
 HARMLESS = re.compile(
     r"Your log may contain sensitive information|You are running Tor as root|Bw Weight Failure|We just marked ourself"
+    r"|No available nodes when trying to choose node"  # of so few, for circuits of its own
     # Authorities that vote each ten seconds are not always in step, least of all at their start.
     r"|.*\b([Vv]otes?|[Cc]onsensus|uploading signatures|store signatures)\b"
 )
 
 
 class Tor(Server):
-    """A process that runs until `stop` is called or this Python process ends.
+    """A process that runs until `stop` is called or the thread that started it ends.
 
     Args:
         folder: where it keeps all that it writes; nobody else may read it. Its name is the nickname.
@@ -63,7 +63,8 @@ class Tor(Server):
         self.folder = folder
         self.name = folder.name
         self._controller: Controller | None = None
-        super().__init__(program("tor"), "--defaults-torrc", common, "-f", write_torrc(folder, options))
+        with_us = (program("setpriv"), "--pdeathsig", "KILL")
+        super().__init__(*with_us, program("tor"), "--defaults-torrc", common, "-f", write_torrc(folder, options))
 
     @cached_property
     def fingerprint(self) -> str:
@@ -108,6 +109,10 @@ class Tor(Server):
         finally:
             self.controller.remove_event_listener(happened.put)
 
+    def knows(self, relay: str) -> bool:
+        """Whether it has the microdescriptor of the relay with this fingerprint."""
+        return bool(self.controller.get_info(f"md/id/{relay}", default=""))
+
     def has_directory(self) -> None:
         """Wait until it has what it takes to choose paths: a consensus and microdescriptors."""
         enough = "status/enough-dir-info"
@@ -117,9 +122,10 @@ class Tor(Server):
     def through(self, *relays: str) -> Iterator[str]:
         """A circuit over the relays with these fingerprints, that carries all new streams of this client.
 
-        Yields: its number. Raises stem.CircuitExtensionFailed.
+        Yields: its number. Raises stem.CircuitExtensionFailed if a relay refuses.
         """
         controller = self.controller
+        self.wait(EventType.BW, lambda: all(map(self.knows, relays)), f"descriptors of {relays}")  # BW: each second
         circuit: str = controller.new_circuit(relays, await_build=True)
 
         def attach(event: StreamEvent) -> None:
@@ -139,7 +145,8 @@ class Tor(Server):
     def notices(self) -> list[str]:
         return notices((self.folder / "log").read_text())
 
-    def stop(self, number: int = signal.SIGTERM) -> None:
+    def stop(self, number: int = signal.SIGKILL) -> None:
+        """tor 0.4.9.11 does not always come to its end after SIGTERM: its threads may wait for each other."""
         if self._controller is not None:
             self._controller.close()
         super().stop(number)
@@ -162,7 +169,7 @@ def notices(log: str) -> list[str]:
 def write_torrc(folder: Path, options: Sequence[str]) -> Path:
     """The configuration in a folder, which is made if it is not there."""
     folder.mkdir(mode=0o700, exist_ok=True)
-    own = OWN.format(name=folder.name, folder=folder, owner=os.getpid())
+    own = OWN.format(name=folder.name, folder=folder)
     (folder / "torrc").write_text(own + "".join(f"{line}\n" for line in options))
     return folder / "torrc"
 

@@ -4,8 +4,8 @@ Does: make the authorities' keys, start all processes in a folder of its own, wa
 consensus that has every relay; give what a client needs to trust and use it; take in relays of others; end it all.
 Does not: keep anything; resolve names: its exits have no name server.
 
-Each relay has an address in a /16 of its own (127.1.0.1, 127.2.0.1, ...), so that a client with the rules of the public
-network takes any three of them into one circuit.
+Each relay has an address in a /16 of its own, relay4 has 127.4.0.1, so that a client with the rules of the public
+network takes any three of them into one circuit. Authorities take each relay that uploads a descriptor for running.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
-import signal
 import subprocess
 import tempfile
 import time
@@ -33,16 +32,16 @@ from tests.namespace import program
 # vote (dir-spec, section 3).
 INTERVAL, FIRST_INTERVAL, STEP = 10, 5, 2
 HEAD_START = 2
-"""Seconds from the start of an authority to the first vote, on a machine that is not busy. A relay that has not uploaded
-its descriptor by then waits for the next one."""
+"""Seconds from the start of an authority to the first vote, on a machine that is not busy. A relay that has not
+uploaded its descriptor by then waits for the next one."""
 
 COMMON = (
     "TestingTorNetwork 1",
     "AssumeReachable 1",  # relays upload their descriptors at once
     "AddressDisableIPv6 1",
     "ContactInfo nobody@example.org",
-    "ShutdownWaitLength 0",
-    "VanguardsLiteEnabled 0",  # its paths would visit one of so few relays twice
+    # Circuits to onion services, built ahead, would visit one of so few relays twice: relays warn of that.
+    "__DisablePredictedCircuits 1",
     "GeoIPFile /dev/null",  # 30 MB and a third of a second for each process
     "GeoIPv6File /dev/null",
 )
@@ -61,8 +60,7 @@ AUTHORITY = (
     "TestingMinExitFlagThreshold 0",
     "AuthDirMaxServersPerAddr 0",
 )
-# What relays do of themselves, with so few others, is not without protocol warnings: "extend back to the previous hop".
-RELAY = ("SocksPort 0", "ExitRelay 0", "__DisablePredictedCircuits 1")
+RELAY = ("SocksPort 0", "ExitRelay 0")
 EXIT = ("ExitRelay 1", "ExitPolicyRejectPrivate 0", "ExitPolicy accept *:*", "ServerDNSDetectHijacking 0")
 
 
@@ -149,8 +147,9 @@ class TorNetwork:
             server.has_directory()  # a client that asks one without would wait for long
 
     def add_relay(self, *options: str) -> Relay:
-        """One more, with these lines in its torrc. It may take INTERVAL, and the steps of a vote, until it is listed."""
-        return self._run(f"relay{len(self.processes) - len(self.authorities) + 1}", [*RELAY, *options], self._address())
+        """One more, with these lines in its torrc. It may take INTERVAL and the steps of a vote until it is listed."""
+        address = self._address()
+        return self._run(f"relay{address.split('.')[1]}", [*RELAY, *options], address)
 
     def listed(self, *fingerprints: str) -> None:
         """Wait until a consensus says that the relays with these fingerprints are running: they may be anybody's."""
@@ -160,12 +159,16 @@ class TorNetwork:
 
     @contextlib.contextmanager
     def client(self, *options: str) -> Iterator[Tor]:
-        """A client that is ready to make circuits. `client.port(Listener.SOCKS)` is its SOCKS port."""
+        """A client that can make circuits. It makes none ahead, except with the option `__DisablePredictedCircuits 0`.
+
+        `client.port(Listener.SOCKS)` is its SOCKS port.
+        """
         folder = self._folder / f"client{next(self._numbers)}"
         client = Tor(folder, self._common, ["SocksPort auto", *options])
         self.processes.append(client)
         try:
-            client.until("Bootstrapped 100%")
+            client.until("Bootstrapped 0%")
+            client.has_directory()
             yield client
         finally:
             client.stop()
@@ -178,9 +181,6 @@ class TorNetwork:
         self._stack.close()
 
     def _stop(self) -> None:
-        for process in self.processes:
-            if process.process.poll() is None:
-                process.process.send_signal(signal.SIGTERM)
         for process in self.processes:
             process.stop()
 
