@@ -8,8 +8,11 @@ Does not: lose, damage or reorder anything. What waits in the kernel's buffers i
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
+import threading
 from collections import deque
+from collections.abc import Iterator
 
 CHUNK = 1 << 16
 FAST = 1e9
@@ -71,7 +74,7 @@ class Delay:
     async def start(self, port: int = 0) -> None:
         listening = socket.create_server(("127.0.0.1", port), backlog=1024)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, KERNEL)  # accepted ones inherit it
-        self._server = await asyncio.start_server(self._connected, sock=listening, limit=CHUNK)
+        self._server = await asyncio.start_server(self._accepted, sock=listening, limit=CHUNK)
         self.port = listening.getsockname()[1]
 
     async def close(self) -> None:
@@ -82,10 +85,12 @@ class Delay:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
+    def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.get_running_loop().create_task(self._connected(reader, writer))
         self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writers = [writer]
         try:
             far = socket.socket()
@@ -94,6 +99,8 @@ class Delay:
             await asyncio.get_running_loop().sock_connect(far, self._target)
             far_reader, far_writer = await asyncio.open_connection(sock=far, limit=CHUNK)
             writers.append(far_writer)
+            for end in writers:
+                end.transport.set_write_buffer_limits(0)  # `drain` waits until the kernel has all
             async with asyncio.TaskGroup() as ways:
                 ways.create_task(_carry(reader, far_writer, self.there))
                 ways.create_task(_carry(far_reader, writer, self.back))
@@ -102,7 +109,23 @@ class Delay:
         finally:
             for end in writers:
                 end.transport.abort()
-            self._tasks.discard(task)
+
+
+@contextlib.contextmanager
+def delayed(target: tuple[str, int], there: Line, back: Line) -> Iterator[int]:
+    """A Delay in a thread of its own. Yields its port."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    delay = Delay(target, there, back)
+    try:
+        asyncio.run_coroutine_threadsafe(delay.start(), loop).result()
+        yield delay.port
+    finally:
+        asyncio.run_coroutine_threadsafe(delay.close(), loop).result()
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
 
 
 async def _carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, line: Line) -> None:
