@@ -7,6 +7,7 @@ Does not: touch the network once the set-up matches the lock files, nor need mor
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import hashlib
 import importlib.util
@@ -14,7 +15,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from web.bundling.inventory import digest_of_trees
@@ -58,6 +59,8 @@ TEST_PROGRAMS = {
     "groff": "groff",
     "man-db": "man",
 }
+SERVICE_POLICY = Path("/usr/sbin/policy-rc.d")
+"""What Debian's packages ask whether their services may start (invoke-rc.d(8))."""
 SYSTEM_PROGRAMS = ("/usr/sbin", "/sbin", "/usr/lib/postgresql/*/bin")
 """Folders, by patterns, in which programs are that need not be in PATH."""
 
@@ -85,7 +88,23 @@ def apt_install(packages: Sequence[str], why: str) -> None:
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     run(["apt-get", "update", "-q"], hint, "apt-update", "Asking apt-get what there is", env=environment)
     install = ["apt-get", "install", "-q", "-y", "--no-install-recommends", *packages]
-    run(install, hint, "apt-install", f"{why}: installing {' '.join(packages)} with apt-get", env=environment)
+    with no_services():
+        run(install, hint, "apt-install", f"{why}: installing {' '.join(packages)} with apt-get", env=environment)
+
+
+@contextlib.contextmanager
+def no_services() -> Iterator[None]:
+    """What is installed meanwhile starts no service: tor would join the public network. A machine's own policy counts
+    where it has one."""
+    if SERVICE_POLICY.exists():
+        yield
+        return
+    SERVICE_POLICY.write_text("#!/bin/sh\nexit 101\n")
+    SERVICE_POLICY.chmod(0o755)
+    try:
+        yield
+    finally:
+        SERVICE_POLICY.unlink()
 
 
 def pip_install(doing: str, *arguments: str) -> None:
