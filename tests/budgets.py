@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 BUDGETS = {
     "tests/browser": 2000,
     "tests/e2e": 400,
-    "tests/interop": 250,
+    "tests/interop": 220,
     "tests/unit/test_build.py": 110,
     "tests/sim": 230,
     "tests/unit/pynode": 140,
