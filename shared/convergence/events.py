@@ -73,6 +73,22 @@ class Nodes(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class DirectoryRefused(Event):
+    """A directory of the Tor network sent something that does not hold, or nothing; another one is asked.
+
+    Args:
+        document: "consensus", "certificates" or "microdescriptors".
+        source: its identity, hex.
+        reason: for developers.
+    """
+
+    kind = "directory-refused"
+    document: str
+    source: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class LinkClosed(Event):
     """`reason` is for developers."""
 

@@ -28,7 +28,7 @@ from convergence.introduction.peers import Peers
 from convergence.introduction.signalling import Reply, Switchboard
 from convergence.introduction.ways import Route
 from convergence.link.link import Link
-from convergence.link.neighbours import Neighbours
+from convergence.link.neighbours import LinkAddress, Neighbours
 from convergence.netdir.memory import NodeMemory
 from convergence.netdir.nodes import NodeDirectory
 from convergence.outbox import Outbox
@@ -429,9 +429,11 @@ class Node:
         self._discovery.register(now)
         self._peers.republish(now)
 
-    def _address(self, identity: bytes, now: float) -> str | None:
+    def _address(self, identity: bytes, now: float) -> LinkAddress | None:
         node = self.directory.get(identity, now)
-        return node.ws_url if node is not None and self._reach.dials(node.target) else None
+        if node is None or node.ws_url is None or not self._reach.dials(node.target):
+            return None
+        return LinkAddress(Protocol.LINK, node.ws_url)
 
     def _introduce(self, identity: bytes, source: Hashable, now: float) -> int | None:
         return self._rtc.connect(identity, now, source) if self.config.rtc else None

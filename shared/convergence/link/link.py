@@ -36,7 +36,7 @@ from convergence.wire.cells import (
     is_variable,
     payloads,
 )
-from convergence.wire.create import Create2, Destroy
+from convergence.wire.create import Create2, Destroy, created_fast
 from convergence.wire.padding import PaddingNegotiate
 
 MAX_CIRCUITS = 16384  # on one link; a CREATE2 beyond is answered with DESTROY
@@ -122,7 +122,6 @@ class _Queue(deque[bytes]):
 _RELAY, _RELAY_EARLY, _CREATE2 = int(Command.RELAY), int(Command.RELAY_EARLY), int(Command.CREATE2)
 _CREATED2, _DESTROY, _VERSIONS = int(Command.CREATED2), int(Command.DESTROY), int(Command.VERSIONS)
 _CREATE_OLD = (Command.CREATE, Command.CREATE_FAST)
-_CREATED_OLD = (Command.CREATED, Command.CREATED_FAST)
 _HANDSHAKE_ONLY = (Command.VERSIONS, Command.CERTS, Command.AUTH_CHALLENGE, Command.AUTHENTICATE)
 _REFUSALS = 0  # the circuit id under which DESTROYs wait for circuits that were never created
 
@@ -418,12 +417,14 @@ class Link:
             if command == _CREATED2:
                 self._answered(circ_id)
                 handler.created(payload, now)
+            elif command == Command.CREATED_FAST:
+                handler.created(created_fast(payload), now)
             elif command == _DESTROY:
                 self._forget(circ_id)
                 handler.destroyed(Destroy.parse(payload).reason, now)
             elif command == _CREATE2:
                 handler.create(payload, now)
-            elif command in _CREATE_OLD or command in _CREATED_OLD:
+            elif command in _CREATE_OLD or command == Command.CREATED:
                 raise RemoteError(f"cell command {command} is not offered")
         except RemoteError as error:
             self._circuit_error(handler, error, now)

@@ -15,6 +15,7 @@ from convergence.link.neighbours import (
     MAX_LINKS,
     MAX_WAYS,
     SWEEP,
+    LinkAddress,
     Neighbours,
 )
 from convergence.outbox import Outbox
@@ -40,12 +41,16 @@ class Party:
             CRYPTO,
             rng,
             self.keys,
-            lambda identity, now: self.addresses.get(identity),
+            self._address,
             on_create,
             introduce=lambda identity, source, now: self.introduced.get(identity),
             on_unknown=on_unknown,
         )
         self.answers = []
+
+    def _address(self, identity, now):
+        address = self.addresses.get(identity)
+        return LinkAddress(Protocol.LINK, address) if isinstance(address, str) else address
 
     @property
     def identity(self):
