@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any
+from typing import Protocol as Shape
 
 from convergence.circuit.client import ClientCircuit
 from convergence.codes import PathWhy
@@ -21,7 +22,6 @@ from convergence.errors import DestroyReason, LocalError, Problem, Why
 from convergence.events import CircuitBuilt, CircuitClosed, CircuitsReady, Trouble
 from convergence.link.link import Link
 from convergence.link.neighbours import Neighbours
-from convergence.netdir.nodes import NodeDirectory
 from convergence.outbox import Outbox, Timer
 from convergence.path.entries import StickyEntries, user_of
 from convergence.path.place import PLACE, STATES, Failed, Place, Probe, Ready, Request, Stage
@@ -29,6 +29,7 @@ from convergence.path.reputation import Reputation
 from convergence.path.select import Reach, choose, choose_path, entries_to, entry_side, fraction, sample
 from convergence.ports import Crypto, Rng
 from convergence.states import StateMachine
+from convergence.wire.descriptor import Descriptor
 from convergence.wire.relay import RDV_SUFFIX
 from convergence.wire.target import RelayTarget, Role
 
@@ -47,6 +48,12 @@ def _extends(path: tuple[RelayTarget, ...], node: RelayTarget) -> bool:
     return all(node.identity != hop.identity for hop in path) and Reach.of(path[-1]).reaches(node)
 
 
+class Directory(Shape):
+    """Which nodes there are."""
+
+    def nodes(self, role: Role, now: float) -> list[Descriptor]: ...
+
+
 class CircuitPool:
     """Args:
     own: our identity if we are a relay, never part of our own paths.
@@ -61,7 +68,7 @@ class CircuitPool:
         crypto: Crypto,
         rng: Rng,
         neighbours: Neighbours,
-        directory: NodeDirectory,
+        directory: Directory,
         *,
         own: bytes | None = None,
         origin: Reach = DIALS_ALL,
