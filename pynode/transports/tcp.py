@@ -15,7 +15,7 @@ from typing import cast
 
 from convergence.circuit.exit import MAX_EXIT_STREAMS
 from convergence.effects import Failure, Protocol
-from pynode.exit import CloseReason, ExitPolicy
+from pynode.exit import CloseReason, Policy
 from pynode.transports import CLOSE_TIMEOUT, HIGH_WATER, LOW_WATER, Channels, until_gone
 from pynode.transports.lookups import LookUps, TooManyLookUpsError
 from pynode.transports.unsent import Unsent
@@ -128,7 +128,7 @@ class TcpTransport:
 
     channels: Channels
 
-    def __init__(self, policy: ExitPolicy, max_channels: int = MAX_CHANNELS, unsent: Unsent | None = None) -> None:
+    def __init__(self, policy: Policy, max_channels: int = MAX_CHANNELS, unsent: Unsent | None = None) -> None:
         self.unsent = unsent or Unsent()
         self._policy = policy
         self._max_channels = min(max_channels, MAX_CHANNELS)

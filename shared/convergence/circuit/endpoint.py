@@ -15,7 +15,7 @@ from convergence.crypto.onion import Layer
 from convergence.errors import DestroyReason, EndReason, ParseError, RemoteError, Scope, StreamError
 from convergence.link.meter import Meter
 from convergence.outbox import Outbox
-from convergence.wire.relay import Begin, End, RelayCommand, RelayFormat, Resolve, Resolved, Sendme
+from convergence.wire.relay import DIRECTORY, Begin, End, RelayCommand, RelayFormat, Resolve, Resolved, Sendme
 
 MAX_STREAMS = 1024  # open at once on one circuit
 MAX_HALF_CLOSED = 2 * MAX_STREAMS  # streams we ended, whose late cells are dropped; cells for others end the circuit
@@ -265,8 +265,8 @@ class Endpoint:
             if self.on_message is None:
                 raise RemoteError(f"relay command {command} was not expected here")
             self.on_message(command, payload, now)
-        elif command == RelayCommand.BEGIN:
-            self._begin(stream_id, payload, now)
+        elif command == RelayCommand.BEGIN or (command == RelayCommand.BEGIN_DIR and self._id_bit):
+            self._begin(stream_id, command, payload, now)
         elif command == RelayCommand.RESOLVE and self.on_resolve is not None:
             self.on_resolve(stream_id, Resolve.parse(payload).host, now)
         elif command == RelayCommand.RESOLVED and stream_id in self._resolving:
@@ -275,14 +275,14 @@ class Endpoint:
         else:
             self._stream_message(command, stream_id, payload, now)
 
-    def _begin(self, stream_id: int, payload: bytes, now: float) -> None:
+    def _begin(self, stream_id: int, command: int, payload: bytes, now: float) -> None:
         if self.on_begin is None:
             raise RemoteError("BEGIN was not expected here")
         if stream_id in self.entries or bool(stream_id & INCOMING_ID_BIT) == bool(self._id_bit):
             raise RemoteError("BEGIN with a stream id that is not free")
         self._half_closed.pop(stream_id, None)
         try:
-            begin = Begin.parse(payload)
+            begin = Begin.parse(payload) if command == RelayCommand.BEGIN else DIRECTORY
         except ParseError:
             self.send_message(RelayCommand.END, stream_id, bytes([EndReason.TORPROTOCOL]))
             return

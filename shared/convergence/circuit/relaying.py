@@ -44,6 +44,7 @@ class RelayLimits:
             counts twice.
         volume: bytes of cells sent since the node's start, after which it pauses; None for no limit.
         rate: bytes/s sent to all links together; None for no limit.
+        burst: bytes that may be sent at once after a pause; None for what comes in a second.
 
     Raises LocalError for a number that is too small to relay anything.
     """
@@ -52,6 +53,7 @@ class RelayLimits:
     streams: int = MAX_RELAYED_STREAMS
     volume: int | None = None
     rate: int | None = None
+    burst: int | None = None
 
     def __post_init__(self) -> None:
         for name, number, least in (
@@ -138,7 +140,7 @@ class Relaying:
     ) -> None:
         self.keys = keys
         self.circuits: dict[RelayCircuit, Link] = {}
-        self.throttle = Throttle(outbox, None if limits is None else limits.rate)
+        self.throttle = Throttle(outbox, limits.rate, limits.burst) if limits else Throttle(outbox)
         self.on_spent: Callable[[float], None] = lambda now: None
         self._outbox = outbox
         self._crypto = crypto
@@ -163,7 +165,8 @@ class Relaying:
         """What is allowed from now on. What is open beyond it stays; but with None, or a volume that has been relayed,
         all circuits are destroyed with HIBERNATING, except those for pipes."""
         self._limit(limits)
-        self.throttle.set_rate(None if limits is None else limits.rate, now)
+        rate, burst = (limits.rate, limits.burst) if limits else (None, None)
+        self.throttle.set_rate(rate, now, burst)
         if self.paused:
             self._end_all(now)
 
@@ -218,7 +221,7 @@ class Relaying:
         more: it must not use up our dials on nodes that do not exist."""
         self._check()
         identity, address = self._next_hop(specifiers)
-        if identity == source.peer:
+        if identity in source.names:
             raise RemoteError("EXTEND2 back to the previous hop")
         if self._reaching[source] >= MAX_REACHING:
             reply(None, now)

@@ -205,6 +205,11 @@ class Link:
         """The identity that the neighbour claims; proven only if handshake.authenticated."""
         return self.handshake.peer
 
+    @property
+    def names(self) -> list[bytes]:
+        """All by which the neighbour is reached: its identity, and on the Tor network its RSA fingerprint, too."""
+        return [name for name in (self.handshake.peer, self.handshake.peer_rsa) if name is not None]
+
     # -- circuits
 
     def attach(self, handler: CircuitHandler, *, source: Link | None = None) -> int:

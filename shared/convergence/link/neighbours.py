@@ -178,7 +178,7 @@ class Neighbours:
             way.waiting.append(reply)
             self._share(way, source)
             return
-        if identity == self._keys.identity or not self._make_way(source, now):
+        if identity in (self._keys.identity, self._keys.onion.node_id) or not self._make_way(source, now):
             reply(None, now)
             return
         machine = StateMachine(WAY, self._outbox, lambda state, now: self._timed_out((identity, address), now), now)
@@ -352,7 +352,7 @@ class Neighbours:
     def _link_open(self, link: Link, now: float) -> None:
         if link.peer is not None and (link.initiator or link.handshake.authenticated):
             # An unproven incoming link must not attract circuits that were meant for another node.
-            for name in _names(link):
+            for name in link.names:
                 self._reusable[name] = link
                 for way in [way for way in self._ways.values() if way.identity == name and _proves(link, way.address)]:
                     self._end(way, link, "another link to this node opened", now)
@@ -363,7 +363,7 @@ class Neighbours:
             self._closed_in += link.bytes_in
             self._closed_out += link.bytes_out
         self._idle_since.pop(link.channel, None)
-        for name in _names(link):
+        for name in link.names:
             if self._reusable.get(name) is link:
                 del self._reusable[name]
         if way is not None and not way.machine.final:
@@ -389,8 +389,3 @@ class Neighbours:
 def _proves(link: Link, address: LinkAddress | None) -> bool:
     """Whether the neighbour has the RSA identity that it is said to have at this address."""
     return address is None or address.rsa in (None, link.handshake.peer_rsa)
-
-
-def _names(link: Link) -> list[bytes]:
-    """What the neighbour is reached by."""
-    return [name for name in (link.peer, link.handshake.peer_rsa) if name is not None]

@@ -75,7 +75,10 @@ class DirectorySources:
         standing = [node for node in fresh if self._has_place(node)]
         if not fresh:
             return None
-        node = choose(self._rng, standing or fresh)
+        return self.connect_to(choose(self._rng, standing or fresh), now)
+
+    def connect_to(self, node: RelayTarget, now: float) -> DirectoryPipe:
+        """A stream to this directory."""
         pipe = DirectoryPipe(self, self._outbox, node.identity, now)
         way = self._ways.get(node.identity)
         if way is None:

@@ -218,6 +218,10 @@ class Begin:
         return cls(*parse_target(address.decode("latin-1")), flags)
 
 
+DIRECTORY = Begin("", 0)
+"""Stands for a BEGIN_DIR: a stream to the relay's own directory. No BEGIN reads as this."""
+
+
 @dataclass(frozen=True, slots=True)
 class Connected:
     """A stream is open. The address is None where there is none (.rdv)."""
