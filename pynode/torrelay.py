@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from hashlib import sha1
-from importlib.metadata import version
 from pathlib import Path
 
 from convergence.circuit.relaying import RelayLimits
@@ -22,6 +21,7 @@ from convergence.driver import Driver
 from convergence.events import Event
 from convergence.tor.network import DirectoryAddress, TorConfig
 from convergence.tor.relay import RelayConfig, TorRelay
+from pynode import version
 from pynode.app import STOP_TIMEOUT, AppError, bound
 from pynode.config import Address, Limits, Tor
 from pynode.crypto import CPythonCrypto, SystemRng
@@ -122,7 +122,7 @@ class TorRelayApp:
             tcp.max_streams,
             RelayLimits(rate=settings.rate, burst=settings.burst),
             settings.contact,
-            f"Convergence {version('convergence')}",
+            f"Convergence {version()}",
         )
         self.relay = TorRelay(
             config,

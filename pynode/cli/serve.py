@@ -13,7 +13,17 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from convergence.events import Announced, Event, Nodes, Registered, Trouble
+from convergence.events import (
+    Announced,
+    DescriptorRefused,
+    DescriptorTaken,
+    Event,
+    Nodes,
+    ProtocolsLacking,
+    Registered,
+    Trouble,
+    as_json,
+)
 from convergence.wire.target import Role
 from pynode.app import App, FacilitatorApp, Network, Plan, page_folder
 from pynode.cli.common import data_folder, locked, set_up_logs, settings, stun_servers, unless
@@ -110,7 +120,13 @@ async def _tor_relay(data: Path, config: Config, output: Output, stop: asyncio.E
 
     assert config.tor.listen is not None
     with locked(data / "lock", TAKEN.format(data)):
-        app = TorRelayApp(data, config.tor.listen, config.tor, config.limits)
+
+        def tell(event: Event) -> None:
+            log_event(event)
+            if isinstance(event, DescriptorTaken | DescriptorRefused | ProtocolsLacking):
+                output.record(event.kind, **as_json(event))
+
+        app = TorRelayApp(data, config.tor.listen, config.tor, config.limits, tell)
         await app.start()
         try:
             output.record("listening", port=app.port, fingerprint=app.fingerprint)

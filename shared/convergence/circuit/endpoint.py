@@ -278,7 +278,8 @@ class Endpoint:
     def _begin(self, stream_id: int, command: int, payload: bytes, now: float) -> None:
         if self.on_begin is None:
             raise RemoteError("BEGIN was not expected here")
-        if stream_id in self.entries or bool(stream_id & INCOMING_ID_BIT) == bool(self._id_bit):
+        # Tor's clients take any id, so a relay, which avoids those in use, does not insist on the origin's half.
+        if stream_id in self.entries or not (stream_id | self._id_bit) & INCOMING_ID_BIT:
             raise RemoteError("BEGIN with a stream id that is not free")
         self._half_closed.pop(stream_id, None)
         try:
