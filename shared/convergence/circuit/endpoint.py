@@ -22,6 +22,8 @@ MAX_HALF_CLOSED = 2 * MAX_STREAMS  # streams we ended, whose late cells are drop
 FAIR_RUN = 50  # DATA cells that one stream sends before the next one's turn
 INCOMING_ID_BIT = 0x8000  # set in stream ids that the relay side chooses (RDV point to provider), clear in the origin's
 
+REFUSED_TTL = 60  # seconds that an origin may keep the address that it is told with EXITPOLICY
+
 _DATA = int(RelayCommand.DATA)  # compared for every cell: an IntEnum member takes several times as long
 
 BeginHook = Callable[[int, Begin, float], None]
@@ -137,10 +139,11 @@ class Endpoint:
         self.send_message(RelayCommand.CONNECTED, stream_id)
         return end
 
-    def refuse(self, stream_id: int, reason: int) -> None:
-        """Answer an incoming BEGIN with END. Nothing happens if it has been withdrawn meanwhile."""
+    def refuse(self, stream_id: int, reason: int, address: str | None = None) -> None:
+        """Answer an incoming BEGIN with END; with EXITPOLICY it may tell the IP address that a name led to. Nothing
+        happens if it has been withdrawn meanwhile."""
         if self._drop(stream_id) is not None:
-            self.send_message(RelayCommand.END, stream_id, bytes([reason]))
+            self.send_message(RelayCommand.END, stream_id, End(reason, address, REFUSED_TTL).encode())
             self.forget(stream_id)
 
     # -- sending

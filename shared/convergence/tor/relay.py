@@ -34,7 +34,7 @@ from convergence.wire.descriptor import Descriptor
 from convergence.wire.exitpolicy import ExitPolicy, Rule
 from convergence.wire.linkspec import LinkSpecifier, SpecifierType, ed25519_identity, or_address, rsa_fingerprint
 from convergence.wire.protovers import Protocols
-from convergence.wire.relay import DIRECTORY, AnswerType, Begin, format_target
+from convergence.wire.relay import DIRECTORY, IPV4_NOT_OKAY, AnswerType, Begin, format_target
 from convergence.wire.routerdesc import RouterDescriptor
 from convergence.wire.target import RelayTarget, Role
 
@@ -201,7 +201,7 @@ class TorRelay:
     def begin(self, circuit: RelayCircuit, stream_id: int, begin: Begin, now: float) -> None:
         if begin is DIRECTORY:
             circuit.endpoint.refuse(stream_id, EndReason.NOTDIRECTORY)
-        elif self.config.exit and begin.port:
+        elif self.config.exit and begin.port and not begin.flags & IPV4_NOT_OKAY:
             self._exit.begin(circuit, stream_id, begin, now)
         else:
             circuit.endpoint.refuse(stream_id, EndReason.EXITPOLICY)
