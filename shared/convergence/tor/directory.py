@@ -49,6 +49,7 @@ class TorDirectory:
     """Args:
     authorities: their v3 identities (20 bytes each).
     on_changed: called with `now` when there is another consensus, or there are more microdescriptors.
+    mirror: whether others get the documents from here, so that there has to be a new consensus sooner.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class TorDirectory:
         authorities: Iterable[bytes],
         sources: DirectorySources,
         on_changed: Callable[[float], None],
+        mirror: bool = False,
     ) -> None:
         self.documents = ConsensusDirectory(authorities)
         self.microdescriptors: dict[bytes, bytes] = {}  # by digest, as they came; those of the consensus in use
@@ -65,6 +67,7 @@ class TorDirectory:
         self._rng = rng
         self._sources = sources
         self._on_changed = on_changed
+        self._mirror = mirror
         self._authorities = [identity.hex().upper() for identity in authorities]
         self._requests: dict[DocumentRequest, Want] = {}
         self._asked: set[bytes] = set()  # digests of microdescriptors that are on their way
@@ -95,6 +98,11 @@ class TorDirectory:
     @property
     def consensus(self) -> Consensus | None:
         return self.documents.consensus
+
+    @property
+    def certificates(self) -> bytes:
+        """Those of the authorities, one after the other, as they came."""
+        return self._certificates
 
     def missing(self) -> list[bytes]:
         """Digests of the microdescriptors that are not here."""
@@ -237,8 +245,11 @@ class TorDirectory:
             self._unchecked = consensus
             return
         self._unchecked = None
+        before = self.consensus if self._mirror else None
         if self.documents.update(consensus, now):
             wanted = {relay.digest for relay in consensus.relays}
+            if before is not None:  # others still have that one, and ask for what it names
+                wanted |= {relay.digest for relay in before.relays}
             self.microdescriptors = {key: raw for key, raw in self.microdescriptors.items() if key in wanted}
             self._store([("consensus", consensus.data), *self._spent_chunks()])
             self._plan(consensus, now)
@@ -247,11 +258,13 @@ class TorDirectory:
             self._plan(consensus, now)
 
     def _plan(self, consensus: Consensus, now: float) -> None:
-        """Ask for the next one at a random time before this one ends (dir-spec 5.1): all clients at once would be too
-        many for the directories."""
-        left = consensus.valid_until - consensus.fresh_until
-        first, last = consensus.fresh_until + left * 3 / 4, consensus.fresh_until + left * 15 / 16
-        soonest = now + (consensus.fresh_until - consensus.valid_after) / REFRESH_PARTS
+        """Ask for the next one at a random time before this one ends (dir-spec 5.1), or a mirror soon after it is fresh
+        no more (4.2): all at once would be too many for the directories."""
+        interval = consensus.fresh_until - consensus.valid_after
+        left = interval / 2 if self._mirror else consensus.valid_until - consensus.fresh_until
+        first, last = (0.0, left) if self._mirror else (left * 3 / 4, left * 15 / 16)
+        first, last = consensus.fresh_until + first, consensus.fresh_until + last
+        soonest = now + interval / REFRESH_PARTS
         self._refresh_at = max(first + (last - first) * fraction(self._rng), soonest)
 
     # -- what is kept
