@@ -23,6 +23,7 @@ from pynode.exit import DEFAULT_PORTS, ExitPolicy
 from pynode.origins import origin
 
 ROLES = ("relay", "rdv", "exit")
+ANYWHERE = ("0.0.0.0", "::", "")
 LEVELS = ("debug", "info", "warning", "error")
 MAX_URL = 512
 MAX_NAME = 64
@@ -201,6 +202,13 @@ def _ipv4(value: Any) -> str:
         return str(IPv4Address(value if isinstance(value, str) else ""))
     except ValueError:
         raise ValueError('an IPv4 address such as "192.0.2.1"') from None
+
+
+def _is_ipv4(text: str) -> bool:
+    try:
+        return bool(_ipv4(text))
+    except ValueError:
+        return False
 
 
 def _authorities(value: Any) -> tuple[Authority, ...]:
@@ -415,6 +423,12 @@ def _check_together(config: Config, wrong: Callable[[str, str | None, str], Conf
     tor = config.tor
     if tor.listen is not None and not tor.authorities:
         raise wrong("tor", "listen", f"a relay of Tor needs tor.authorities: {_allowed(_authorities)}")
+    if (
+        tor.listen is not None
+        and tor.address is None
+        and (tor.listen.host in ANYWHERE or not _is_ipv4(tor.listen.host))
+    ):
+        raise wrong("tor", "listen", "with this tor.listen, others need to know tor.address: " + _allowed(_ipv4))
     if tor.burst is not None and (tor.rate is None or tor.burst < tor.rate):
         raise wrong("tor", "burst", "tor.burst must not be less than tor.rate")
 

@@ -30,12 +30,11 @@ from pynode.cli.common import data_folder, locked, set_up_logs, settings, stun_s
 from pynode.cli.output import CliError, Output, shown
 from pynode.cli.sites import network_of
 from pynode.cli.words import trouble_words
-from pynode.config import Address, Config, Exit
+from pynode.config import ANYWHERE, Address, Config, Exit
 from pynode.exit import ExitPolicy
 from pynode.logs import log_event
 
 ROLES = {"relay": Role.RELAY, "rdv": Role.RDV, "exit": Role.EXIT}
-ANYWHERE = ("0.0.0.0", "::", "")
 TAKEN = "Another node uses the data folder {}: stop it, or give this one a folder of its own with --data."
 
 

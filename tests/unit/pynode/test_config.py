@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pynode.cli import parser
 from pynode.cli.manual import subparsers
 from pynode.cli.serve import exit_policy
-from pynode.config import Address, Config, ConfigError, default_data_dir, load, parse, write_example
+from pynode.config import Address, Authority, Config, ConfigError, default_data_dir, load, parse, write_example
 
 FULL = """
 [node]
@@ -69,6 +69,17 @@ def test_every_setting(tmp_path: Path) -> None:
     assert config.circuits.hops == 1 and config.log.json and config.site.files == Path("dist")
 
 
+TOR = "[tor]\nlisten = '{}'\nauthorities = ['192.0.2.2:9002 " + "0a" * 20 + " " + "0B" * 20 + "']"
+
+
+def test_a_relay_of_tor() -> None:
+    tor = parse(TOR.format("192.0.2.1:9001") + "\npolicy = ['accept *:80', 'reject 192.0.2.0/24:1-99']").tor
+    assert tor.listen == Address("192.0.2.1", 9001)
+    assert tor.authorities == (Authority("192.0.2.2:9002", b"\x0a" * 20, b"\x0b" * 20),)
+    assert [str(rule) for rule in tor.policy] == ["accept *:80", "reject 192.0.2.0/24:1-99"]
+    assert parse(TOR.format("0.0.0.0:9001") + "\naddress = '192.0.2.1'").tor.address == "192.0.2.1"
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -90,6 +101,24 @@ def test_every_setting(tmp_path: Path) -> None:
             "settings, line 2: without WebRTC, a node with roles needs node.listen",
         ),
         ("[rtc]\nenabled = 1", "line 2: rtc.enabled must be true or false"),
+        ("[tor]\nlisten = '192.0.2.1:9001'", "settings, line 2: a relay of Tor needs tor.authorities: a list of"),
+        (
+            TOR.format("0.0.0.0:9001"),
+            "settings, line 2: with this tor.listen, others need to know tor.address: an IPv4",
+        ),
+        (TOR.format("relay.example:9001"), "settings, line 2: with this tor.listen, others need to know tor.address"),
+        ("[tor]\naddress = '::1'", 'tor.address must be an IPv4 address such as "192.0.2.1"'),
+        ("[tor]\nnickname = 'my relay'", "tor.nickname must be 1 to 19 letters and digits"),
+        ("[tor]\ncontact = '\u00e4'", "tor.contact must be at most 256 printable"),
+        ("[tor]\nauthorities = ['192.0.2.1:9001 abc def']", "tor.authorities must be a list of"),
+        ("[tor]\nauthorities = []", "tor.authorities must be a list of"),
+        ("[tor]\nauthorities = 'x'", "tor.authorities must be a list of"),
+        ("[tor]\npolicy = ['accept']", "tor.policy must be a list of rules such as"),
+        ("[tor]\npolicy = ['accept *:80 443']", "tor.policy must be a list of rules such as"),
+        ("[tor]\npolicy = 'accept *:80'", "tor.policy must be a list of rules such as"),
+        ("[tor]\nrate = 100", "tor.rate must be a whole number from 1024"),
+        ("[tor]\nrate = 4096\nburst = 2048", "settings, line 3: tor.burst must not be less than tor.rate"),
+        ("[tor]\nburst = 2048", "settings, line 2: tor.burst must not be less than tor.rate"),
         ("[rtc]\nstun = 'stun:x'", "rtc.stun must be a list of at most 4 STUN servers"),
         ("[rtc]\nstun = ['turn:x:1']", "rtc.stun must be the address of a STUN server"),
         ("[rtc]\nstun = ['stun:x:99999']", "rtc.stun must be the address of a STUN server"),

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pynode.exit import DEFAULT_PORTS, ExitPolicy, is_public, plain_address
+from convergence.wire.exitpolicy import Rule
+from pynode.exit import DEFAULT_PORTS, PRIVATE, ExitPolicy, TorPolicy, is_public, plain_address
 
 PUBLIC = ["1.1.1.1", "8.8.8.8", "93.184.216.34", "172.32.0.1", "192.169.0.1", "2606:4700:4700::1111", "2a00:1450::1"]
 RESERVED = [
@@ -112,3 +113,45 @@ def test_what_python_calls_private_is_never_public(address: object) -> None:
     assert plain is not None
     if plain.is_private or plain.is_multicast or plain.is_loopback or plain.is_link_local or plain.is_unspecified:
         assert not is_public(plain)
+
+
+# -- rules of the Tor network
+
+
+def rules(*texts: str) -> list[Rule]:
+    return [Rule.parse(*text.split()) for text in texts]
+
+
+def test_an_exit_of_the_tor_network_publishes_what_it_keeps_to() -> None:
+    policy = TorPolicy(rules("reject 1.2.3.0/24:*", "accept *:80", "accept *:440-443"))
+    published = [str(rule) for rule in policy.published.rules]
+    assert published[: len(PRIVATE)] == [f"reject {network}:*" for network in PRIVATE]
+    assert published[len(PRIVATE) :] == ["reject 1.2.3.0/24:*", "accept *:80", "accept *:440-443", "reject *:*"]
+    assert policy.may_permit("host.example", 443) and policy.may_permit("host.example", None)
+    assert not policy.may_permit("host.example", 444)
+    assert policy.permits("host.example", "1.1.1.1", 443) and policy.permits("host.example", "1.1.1.1", None)
+    for address, port in (("1.2.3.4", 80), ("1.1.1.1", 22), ("10.0.0.1", 80), ("100.64.0.1", 80), ("nothing", 80)):
+        assert not policy.permits("host.example", address, port)
+
+
+@pytest.mark.parametrize("address", ["2606:4700::1111", "::1", "fe80::1%eth0"])
+def test_ipv6_is_not_among_them(address: str) -> None:
+    assert not TorPolicy(rules("accept *:*"), private=True).permits("host.example", address, 80)
+
+
+def test_an_address_within_another_counts_for_itself() -> None:
+    policy = TorPolicy(rules("accept *:*"))
+    assert not policy.permits("host.example", "::ffff:10.0.0.1", 80)
+    assert policy.permits("host.example", "::ffff:1.1.1.1", 80)
+
+
+def test_a_relay_without_rules_is_no_exit() -> None:
+    policy = TorPolicy([])
+    assert [str(rule) for rule in policy.published.rules] == ["reject *:*"]
+    assert not policy.may_permit("host.example", None) and not policy.permits("host.example", "1.1.1.1", 80)
+
+
+def test_private_addresses_are_reached_where_that_is_asked_for() -> None:
+    policy = TorPolicy(rules("accept *:80"), private=True)
+    assert policy.permits("localhost", "127.0.0.1", 80)
+    assert [str(rule) for rule in policy.published.rules] == ["accept *:80", "reject *:*"]

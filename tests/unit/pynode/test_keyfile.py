@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 from pathlib import Path
 
 import pytest
 
-from pynode.keyfile import KeyFileError, Keys, load_or_create_keys, load_or_create_rsa
+from pynode.keyfile import (
+    ONION_LIFETIME,
+    KeyFileError,
+    Keys,
+    load_onion_keys,
+    load_or_create_identity,
+    load_or_create_keys,
+    load_or_create_rsa,
+)
 
 
 class Rng:
@@ -94,3 +103,46 @@ def test_a_damaged_rsa_identity_is_never_replaced(tmp_path: Path, content: bytes
     with pytest.raises(KeyFileError, match="damaged"):
         load_or_create_rsa(path)
     assert path.read_bytes() == content
+
+
+# -- onion keys
+
+
+def test_an_onion_key_lasts_a_week_and_is_answered_for_one_more(tmp_path: Path) -> None:
+    path, rng = tmp_path / "onion.json", Rng()
+    first = load_onion_keys(path, rng, 1000.5)
+    assert (first.current, first.made) == (b"\x01" * 32, 1000)
+    assert load_onion_keys(path, NoRng(), 1000 + ONION_LIFETIME - 1) == first
+    second = load_onion_keys(path, rng, 1000 + ONION_LIFETIME)
+    assert second.previous == first.current != second.current and second.made == 1000 + ONION_LIFETIME
+    assert load_onion_keys(path, NoRng(), 1000 + ONION_LIFETIME) == second
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert [entry.name for entry in tmp_path.iterdir()] == ["onion.json"]
+    assert repr(first) == "OnionSecrets(made=1000)"
+
+
+@pytest.mark.parametrize("made", [None, "1000", 1.5, True])
+def test_an_onion_key_of_no_date_is_damaged(tmp_path: Path, made: object) -> None:
+    path = tmp_path / "onion.json"
+    path.write_text(json.dumps({"version": 1, "ntor": "01" * 32, "previous": "02" * 32, "made": made}))
+    with pytest.raises(KeyFileError, match="damaged"):
+        load_onion_keys(path, NoRng(), 1000)
+
+
+def test_an_onion_key_that_cannot_be_saved_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "onion.json"
+    before = load_onion_keys(path, Rng(), 1000)
+
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "no room")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", full)
+        with pytest.raises(KeyFileError, match="cannot write"):
+            load_onion_keys(path, Rng(), 1000 + ONION_LIFETIME)
+    assert load_onion_keys(path, NoRng(), 1000) == before
+
+
+def test_an_identity_is_made_once(tmp_path: Path) -> None:
+    identity = load_or_create_identity(tmp_path / "identity.json", Rng())
+    assert identity == b"\x01" * 32 == load_or_create_identity(tmp_path / "identity.json", NoRng())

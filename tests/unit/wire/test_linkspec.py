@@ -6,7 +6,9 @@ from convergence.wire.linkspec import (
     ed25519_identity,
     ed25519_specifier,
     encode_specifiers,
+    or_address,
     read_specifiers,
+    rsa_fingerprint,
 )
 from convergence.wire.reader import Reader
 
@@ -54,6 +56,16 @@ def test_malformed_lists_are_refused(data):
 def test_a_list_without_identity_names_nobody():
     with pytest.raises(ParseError):
         ed25519_identity(parse(b"\x01\x02\x14" + bytes(20)))
+
+
+def test_a_relay_of_tor_is_named_by_fingerprint_and_address():
+    found = parse(b"\x02\x00\x06\xc0\x00\x02\x07\x01\xbb\x02\x14" + bytes(range(20)))
+    assert rsa_fingerprint(found) == bytes(range(20)) and or_address(found) == ("192.0.2.7", 443)
+    for data in (b"\x00", b"\x01\x00\x06\xc0\x00\x02\x07\x00\x00"):
+        with pytest.raises(ParseError):
+            or_address(parse(data))
+        with pytest.raises(ParseError):
+            rsa_fingerprint(parse(data))
 
 
 def test_what_does_not_fit_one_byte_is_refused():

@@ -1,0 +1,194 @@
+"""A relay of the Tor network: whom circuits may go on to, what it says about itself, what it does for others."""
+
+import socket
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+
+from convergence.circuit.relaying import RelayLimits
+from convergence.crypto.keys import NodeKeys
+from convergence.effects import Connect, Protocol
+from convergence.errors import EndReason, LocalError, ParseError, RemoteError
+from convergence.link.neighbours import LinkAddress
+from convergence.tor.network import DirectoryAddress, TorConfig
+from convergence.tor.relay import MEASURE, NO_EXIT, OFFERED, RelayConfig, TorRelay, named_relay
+from convergence.wire.exitpolicy import ExitPolicy, Rule
+from convergence.wire.linkspec import LinkSpecifier, SpecifierType, ed25519_specifier
+from convergence.wire.relay import IPV4_NOT_OKAY, Begin, RelayCommand
+from convergence.wire.routerdesc import RouterDescriptor
+from pynode.torkeys import RsaSecret
+from tests.unit.circuit.rig import CRYPTO, START, SeededRng
+from tests.unit.netdir.authorities import rsa_secret
+
+IDENTITY, FINGERPRINT = bytes([1]) * 32, bytes([2]) * 20
+LEGACY = LinkSpecifier(SpecifierType.LEGACY_ID, FINGERPRINT)
+NETWORK = TorConfig((bytes(20), bytes([1]) * 20), (DirectoryAddress("192.0.2.1:9001", bytes([3]) * 20),))
+OPEN = ExitPolicy((Rule.parse("accept", "*:80"), Rule.parse("reject", "*:*")))
+
+
+def ipv4(address, port):
+    return LinkSpecifier(SpecifierType.TLS_IPV4, socket.inet_aton(address) + port.to_bytes(2, "big"))
+
+
+def ipv6(address, port):
+    return LinkSpecifier(SpecifierType.TLS_IPV6, socket.inet_pton(socket.AF_INET6, address) + port.to_bytes(2, "big"))
+
+
+# -- EXTEND2
+
+
+@pytest.mark.parametrize(
+    ("specifiers", "identity", "address"),
+    [
+        ((ipv4("192.0.2.7", 443), LEGACY, ed25519_specifier(IDENTITY)), IDENTITY, "192.0.2.7:443"),
+        ((ipv4("192.0.2.7", 443), LEGACY), FINGERPRINT, "192.0.2.7:443"),
+        ((ed25519_specifier(IDENTITY), LEGACY, ipv6("2001:db8::7", 9001)), IDENTITY, "[2001:db8::7]:9001"),
+        (
+            (ipv6("2001:db8::7", 9001), ipv4("192.0.2.7", 443), ipv4("192.0.2.8", 1), LEGACY),
+            FINGERPRINT,
+            "192.0.2.7:443",
+        ),
+    ],
+    ids=["both identities", "no Ed25519 identity", "IPv6", "several addresses"],
+)
+def test_a_relay_is_named_by_identities_and_address(specifiers, identity, address):
+    assert named_relay(specifiers) == (identity, LinkAddress(Protocol.TLS, address, FINGERPRINT))
+
+
+@pytest.mark.parametrize(
+    "specifiers",
+    [
+        (ipv4("192.0.2.7", 443), ed25519_specifier(IDENTITY)),
+        (LEGACY, ed25519_specifier(IDENTITY)),
+        (ipv4("192.0.2.7", 0), LEGACY),
+        (),
+    ],
+    ids=["no fingerprint", "no address", "port 0", "nothing"],
+)
+def test_who_is_not_named_in_full_is_not_reached(specifiers):
+    with pytest.raises(ParseError):
+        named_relay(specifiers)
+
+
+# -- the relay
+
+
+class Scene:
+    """A relay, and a circuit of somebody's that it holds."""
+
+    def __init__(self, **config):
+        self.now = START
+        self.keys = replace(NodeKeys.generate(CRYPTO, SeededRng("relay")), rsa=RsaSecret.generate())
+        self.relay = TorRelay(
+            RelayConfig(NETWORK, "ours", "192.0.2.7", 9001, **config),
+            CRYPTO,
+            SeededRng("relay"),
+            keys=self.keys,
+            onion=rsa_secret("onion"),
+        )
+        self.refused = []
+        endpoint = SimpleNamespace(refuse=lambda stream_id, reason: self.refused.append(reason), entries={})
+        self.circuit = SimpleNamespace(link=SimpleNamespace(channel=2), endpoint=endpoint)
+
+    def start(self):
+        self.relay.start(self.now)
+        return self.poll(Connect)
+
+    def poll(self, kind):
+        self.relay.timer(self.now)
+        return [effect for effect in self.relay.poll(self.now) if isinstance(effect, kind)]
+
+    def pass_time(self, seconds):
+        self.now += seconds
+        self.relay.timer(self.now)
+
+    @property
+    def descriptor(self):
+        return RouterDescriptor.parse(self.relay.publisher.descriptor)
+
+
+def test_it_needs_an_rsa_identity():
+    keys = NodeKeys.generate(CRYPTO, SeededRng("relay"))
+    config = RelayConfig(NETWORK, "ours", "192.0.2.7", 9001)
+    with pytest.raises(LocalError):
+        TorRelay(config, CRYPTO, SeededRng("relay"), keys=keys, onion=rsa_secret("onion"))
+
+
+def test_it_says_who_it_is_and_goes_to_the_authorities():
+    scene = Scene(contact="nobody@example.org", limits=RelayLimits(rate=1 << 20, burst=1 << 21))
+    [dial] = scene.start()
+    assert (dial.protocol, dial.address) == (Protocol.TLS, "192.0.2.1:9001")
+    told = scene.descriptor
+    assert (told.nickname, told.address, told.or_port, told.contact) == (
+        "ours",
+        "192.0.2.7",
+        9001,
+        "nobody@example.org",
+    )
+    assert told.bandwidth == (1 << 20, 1 << 21, 0) and told.protocols == OFFERED
+    assert told.policy == NO_EXIT and told.tunnelled_dir_server and not told.hibernating
+    assert (told.identity, told.ntor_key) == (scene.keys.identity, scene.keys.ntor_public)
+
+
+def test_nobody_is_dialled_but_directories_without_an_address():
+    scene = Scene()
+    scene.start()
+    answers = []
+    scene.relay.neighbours.reach(IDENTITY, lambda link, now: answers.append(link), scene.now)
+    assert scene.poll(Connect) == []
+
+
+def test_a_renewed_onion_key_is_told_and_the_one_before_still_answered():
+    scene = Scene()
+    scene.start()
+    before = scene.keys
+    renewed = replace(
+        NodeKeys.from_secrets(
+            CRYPTO,
+            identity_seed=before.identity_seed,
+            signing_seed=before.signing_seed,
+            ntor_secret=bytes(range(32)),
+            previous_ntor_secret=before.ntor_secret,
+        ),
+        rsa=before.rsa,
+    )
+    scene.relay.renew(renewed, scene.now)
+    assert scene.descriptor.ntor_key == renewed.ntor_public != before.ntor_public
+    known = [public for public, _ in scene.relay.relaying.keys.onion.ntor]
+    assert known == [renewed.ntor_public, before.ntor_public]
+
+
+def test_what_it_carried_is_told_when_it_is_news():
+    scene = Scene()
+    scene.start()
+    scene.relay.neighbours._closed_in, scene.relay.neighbours._closed_out = 50_000, 40_000
+    scene.pass_time(MEASURE)
+    assert scene.descriptor.bandwidth[2] == 4000, "the lesser of both ways"
+    scene.pass_time(MEASURE)
+    assert scene.descriptor.bandwidth[2] == 4000, "it stays the most that there was"
+
+
+# -- streams
+
+
+def test_who_is_no_exit_connects_to_nothing():
+    scene = Scene()
+    scene.relay.begin(scene.circuit, 1, Begin("host.example", 80), scene.now)
+    assert scene.refused == [EndReason.EXITPOLICY] and scene.poll(Connect) == []
+
+
+def test_an_exit_connects_but_not_for_who_wants_ipv6():
+    scene = Scene(policy=OPEN)
+    scene.relay.begin(scene.circuit, 1, Begin("host.example", 80, IPV4_NOT_OKAY), scene.now)
+    assert scene.refused == [EndReason.EXITPOLICY]
+    scene.circuit.endpoint.accept_stream = lambda stream_id: SimpleNamespace(near=None, far=None, handler=None)
+    scene.relay.begin(scene.circuit, 3, Begin("host.example", 80), scene.now)
+    [dial] = scene.poll(Connect)
+    assert (dial.protocol, dial.address) == (Protocol.TCP, "host.example:80")
+
+
+@pytest.mark.parametrize("command", [RelayCommand.DB_INFO, 32, 35, 39])
+def test_what_belongs_to_other_services_ends_the_circuit(command):
+    with pytest.raises(RemoteError):
+        Scene().relay.message(None, command, b"", START)
