@@ -324,6 +324,10 @@ class Tor:
     )
     rate: int | None = _setting(None, _whole(1024, MAX_RATE), "12500000", "bytes a second that it relays")
     burst: int | None = _setting(None, _whole(1024, MAX_RATE), "25000000", "bytes that it relays at once after a pause")
+    accounting: int | None = _setting(
+        None, _whole(1 << 20, 1 << 60), "1000000000000", "bytes that it relays in each period; then it hibernates"
+    )
+    accounting_days: int = _setting(30, _whole(1, 366), "30", "the period, days")
 
 
 @dataclass(frozen=True, slots=True)

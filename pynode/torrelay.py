@@ -19,6 +19,7 @@ from convergence.crypto.keys import SECRET_LEN, NodeKeys
 from convergence.crypto.routersign import RsaSecret as Signer
 from convergence.driver import Driver
 from convergence.events import Event
+from convergence.tor.accounting import Allowance
 from convergence.tor.network import DirectoryAddress, TorConfig
 from convergence.tor.relay import RelayConfig, TorRelay
 from pynode import version
@@ -43,6 +44,7 @@ from pynode.transports.tls import TlsTransport
 from pynode.transports.unsent import Unsent
 from pynode.transports.websocket import WebSocketTransport
 
+DAY = 86400
 LOOK_EVERY = 3600.0
 """Seconds between two looks whether the onion key is due."""
 
@@ -121,6 +123,7 @@ class TorRelayApp:
             policy.published,
             tcp.max_streams,
             RelayLimits(rate=settings.rate, burst=settings.burst),
+            Allowance(settings.accounting, settings.accounting_days * DAY) if settings.accounting else None,
             settings.contact,
             f"Convergence {version()}",
         )

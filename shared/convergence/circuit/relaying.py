@@ -170,6 +170,11 @@ class Relaying:
         if self.paused:
             self._end_all(now)
 
+    @property
+    def carried(self) -> int:
+        """Of cells of others' circuits, sent since the start."""
+        return self._cells * CELL_LEN
+
     def snapshot(self) -> dict[str, Any]:
         """JSON-able, for people: what is open now, what was done since the start, and the limits."""
         return {
@@ -179,7 +184,7 @@ class Relaying:
             "circuits_total": self._taken,
             "streams": self._open_streams,
             "cells": self._cells,
-            "bytes": self._cells * CELL_LEN,
+            "bytes": self.carried,
             "limits": None if self._limits is None else asdict(self._limits),
         }
 

@@ -27,6 +27,7 @@ from convergence.path.place import Failed, Ready
 from convergence.path.pool import CircuitPool
 from convergence.path.select import Reach
 from convergence.ports import Binding, Crypto, Rng
+from convergence.tor.accounting import Accounting, Allowance
 from convergence.tor.cache import DirectoryCache
 from convergence.tor.directory import TorDirectory
 from convergence.tor.network import TLS, TorConfig
@@ -60,6 +61,7 @@ class RelayConfig:
         policy: what it connects to, as it is published. The shell keeps to it.
         exit_streams: at once; no more than the shell can hold.
         limits: on what it relays.
+        accounting: on what it relays in each period; then it hibernates until the next one.
         contact, platform: for people.
     """
 
@@ -70,6 +72,7 @@ class RelayConfig:
     policy: ExitPolicy = NO_EXIT
     exit_streams: int = MAX_EXIT_STREAMS
     limits: RelayLimits = RelayLimits()
+    accounting: Allowance | None = None
     contact: str = ""
     platform: str = "Convergence"
 
@@ -120,7 +123,7 @@ class TorRelay:
             throttle=self.relaying.throttle,
             addresses=(config.address,),
         )
-        self.relaying.on_spent = self._publish
+        self._accounting = Accounting(self.outbox, config.accounting, lambda: self.relaying.carried, self._hibernate)
         self._pool = CircuitPool(
             self.outbox,
             crypto,
@@ -146,12 +149,13 @@ class TorRelay:
         """Learn of the network, and be known to it."""
         self._started = now
         self.directory.start(now)
-        self._publish(now)
+        self._accounting.start(now, self._publish)
         self.outbox.call_at(now + MEASURE, self._measure)
 
     def stop(self, now: float) -> None:
         """Links are closed, and circuits end with them."""
         self.publisher.stop(now)
+        self._accounting.stop(now)
         self.directory.stop(now)
         self.neighbours.close_all(now)
         self._pool.stop(now)
@@ -204,13 +208,16 @@ class TorRelay:
     def begin(self, circuit: RelayCircuit, stream_id: int, begin: Begin, now: float) -> None:
         if begin is DIRECTORY:
             self._cache.begin(circuit, stream_id, now)
+        elif not circuit.link.handshake.authenticated:
+            # The client is next to us: who served it would be a proxy of one hop, which knows both ends.
+            circuit.endpoint.refuse(stream_id, EndReason.TORPROTOCOL)
         elif self.config.exit and begin.port and not begin.flags & IPV4_NOT_OKAY:
             self._exit.begin(circuit, stream_id, begin, now)
         else:
             circuit.endpoint.refuse(stream_id, EndReason.EXITPOLICY)
 
     def resolve(self, circuit: RelayCircuit, stream_id: int, host: str, now: float) -> None:
-        if self.config.exit:
+        if self.config.exit and circuit.link.handshake.authenticated:
             self._exit.resolve(circuit, stream_id, host, now)
         else:
             refuse_resolve(circuit, stream_id, AnswerType.ERROR_PERMANENT)
@@ -244,6 +251,11 @@ class TorRelay:
         }
 
     # -- what it says about itself
+
+    def _hibernate(self, over: bool, now: float) -> None:
+        """What may be relayed in this period is used up, or another period begins."""
+        self.relaying.set_limits(None if over else self.config.limits, now)
+        self._publish(now)
 
     def _publish(self, now: float) -> None:
         self._published = self._observed

@@ -8,11 +8,13 @@ import pytest
 
 from convergence.circuit.relaying import RelayLimits
 from convergence.crypto.keys import NodeKeys
-from convergence.effects import Connect, Protocol
+from convergence.effects import Connect, Load, Protocol, Resolve
 from convergence.errors import EndReason, LocalError, ParseError, RemoteError
 from convergence.link.neighbours import LinkAddress
+from convergence.tor.accounting import LOOK, Allowance
 from convergence.tor.network import DirectoryAddress, TorConfig
 from convergence.tor.relay import MEASURE, NO_EXIT, OFFERED, RelayConfig, TorRelay, named_relay
+from convergence.wire.cells import CELL_LEN
 from convergence.wire.exitpolicy import ExitPolicy, Rule
 from convergence.wire.linkspec import LinkSpecifier, SpecifierType, ed25519_specifier
 from convergence.wire.relay import IPV4_NOT_OKAY, Begin, RelayCommand
@@ -89,7 +91,9 @@ class Scene:
         )
         self.refused = []
         endpoint = SimpleNamespace(refuse=lambda stream_id, reason: self.refused.append(reason), entries={})
-        self.circuit = SimpleNamespace(link=SimpleNamespace(channel=2), endpoint=endpoint)
+        self.circuit = SimpleNamespace(
+            link=SimpleNamespace(channel=2, handshake=SimpleNamespace(authenticated=True)), endpoint=endpoint
+        )
 
     def start(self):
         self.relay.start(self.now)
@@ -97,7 +101,8 @@ class Scene:
 
     def poll(self, kind):
         self.relay.timer(self.now)
-        return [effect for effect in self.relay.poll(self.now) if isinstance(effect, kind)]
+        self.effects = self.relay.poll(self.now)
+        return [effect for effect in self.effects if isinstance(effect, kind)]
 
     def pass_time(self, seconds):
         self.now += seconds
@@ -188,7 +193,32 @@ def test_an_exit_connects_but_not_for_who_wants_ipv6():
     assert (dial.protocol, dial.address) == (Protocol.TCP, "host.example:80")
 
 
+def test_nobody_is_served_who_is_next_to_the_exit():
+    scene = Scene(policy=OPEN)
+    scene.circuit.link.handshake.authenticated = False
+    scene.relay.begin(scene.circuit, 1, Begin("host.example", 80), scene.now)
+    assert scene.refused == [EndReason.TORPROTOCOL] and scene.poll(Connect) == []
+    answers = []
+    scene.circuit.endpoint.send_message = lambda *message: answers.append(message)
+    scene.relay.resolve(scene.circuit, 3, "host.example", scene.now)
+    assert [command for command, *_ in answers] == [RelayCommand.RESOLVED] and scene.poll(Resolve) == []
+
+
 @pytest.mark.parametrize("command", [RelayCommand.DB_INFO, 32, 35, 39])
 def test_what_belongs_to_other_services_ends_the_circuit(command):
     with pytest.raises(RemoteError):
         Scene().relay.message(None, command, b"", START)
+
+
+def test_a_relay_that_has_carried_all_that_it_may_hibernates_until_the_next_period():
+    day = 86400
+    scene = Scene(accounting=Allowance(1 << 20, day))
+    scene.start()
+    [load] = [effect for effect in scene.effects if isinstance(effect, Load) and effect.bucket == "tor-relay"]
+    scene.relay.done(load.request, None, scene.now)
+    assert not scene.descriptor.hibernating
+    scene.relay.relaying.sent((1 << 20) // CELL_LEN + 1)
+    scene.pass_time(LOOK)
+    assert scene.descriptor.hibernating and scene.relay.relaying.paused
+    scene.pass_time(day)
+    assert not scene.descriptor.hibernating and not scene.relay.relaying.paused
