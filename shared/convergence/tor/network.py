@@ -6,7 +6,7 @@ Does not: hold protocol logic.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from convergence.effects import Protocol
@@ -93,6 +93,14 @@ class TorNetwork:
     def stop(self, now: float) -> None:
         self.directory.stop(now)
         self.pool.stop(now)
+
+    def moved(self, now: float) -> None:
+        """This machine is on another network, or slept."""
+        self.directory.moved(now)
+
+    def exit_circuit(self, on_ready: Ready, on_failed: Failed, now: float, *, avoid: Collection[bytes] = ()) -> None:
+        """For ExitConnections."""
+        self.pool.exit_circuit(on_ready, on_failed, now, avoid=avoid)
 
     def address(self, identity: bytes, now: float) -> LinkAddress | None:
         """Where a relay takes links; `identity` as in RelayTarget."""
