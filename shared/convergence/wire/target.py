@@ -37,11 +37,11 @@ class RelayTarget:
     Args:
         identity: Ed25519 public key (32 bytes); names it.
         specifiers: how EXTEND2 names it.
-        node_id: ntor's NODEID (20 bytes).
+        node_id: ntor's NODEID (20 bytes). On the Tor network it is the digest of the relay's RSA key.
         ntor_key: X25519 public key (32 bytes) for circuit handshakes.
         protocols: what it speaks.
         roles: what it offers.
-        schemes: of the addresses at which others open links to it ("ws", "wss"); none: it has no address.
+        schemes: of the addresses at which others open links to it ("ws", "wss", Tor's "tls"); none: it has no address.
         rtc: whether it speaks WebRTC, by which nodes without an address are reached.
     """
 
