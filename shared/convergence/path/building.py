@@ -82,7 +82,8 @@ class CircuitBuilding:
         """The hop of this number stands."""
 
     def _all_stand(self, place: Place, now: float) -> None:
-        """The circuit can be used."""
+        """All hops stand. Whoever does not want it used yet moves the place to "held", and calls `_hand_over` later."""
+        self._hand_over(place, now)
 
     def _gone(self, place: Place, now: float) -> None:
         """The place is given up, whether its circuit ever stood or not."""
@@ -220,13 +221,27 @@ class CircuitBuilding:
         place.circuit = circuit
         self._hop_stands(place, place.hops_built - 1, now)
         self._all_stand(place, now)
+
+    def _hand_over(self, place: Place, now: float) -> None:
+        """The circuit may be used."""
+        assert place.circuit is not None
         on_ready = place.request.on_ready
         place.machine.move("kept" if on_ready is None else "taken", now)
         self._outbox.emit(CircuitBuilt(place.number, place.request.purpose))
         if on_ready is None:
             self._keep(place, now)
         else:
-            on_ready(circuit, now)
+            on_ready(place.circuit, now)
+
+    def _take(self, place: Place, request: Request, now: float) -> None:
+        """A ready one serves this request as it is."""
+        assert place.circuit is not None and request.on_ready is not None
+        self._ready.remove(place)
+        self._stop_timers(place)
+        place.request = request
+        place.machine.move("taken", now)
+        request.on_ready(place.circuit, now)
+        self.fill(now)
 
     # -- ending
 
@@ -250,9 +265,12 @@ class CircuitBuilding:
             self._ended(place, stage, reason, now)
 
     def _ended(self, place: Place, stage: Stage, reason: int, now: float) -> None:
-        self._drop(place, now)
         if stage in (Stage.LINKING, Stage.BUILDING, Stage.INTRODUCING):
             self._not_built(place, now)
+            return
+        self._drop(place, now)
+        if stage is Stage.HELD:
+            self._serve(place.request, now)
             return
         self._outbox.emit(CircuitClosed(place.number, int(reason)))
         if stage is not Stage.USED:
@@ -270,6 +288,7 @@ class CircuitBuilding:
         hop = 0 if place.unlinked else place.hops_built
         if not self._stopped:
             self._blame(place, hop, now)
+        self._drop(place, now)
         no_entry = place.unlinked or (hop == 0 and len(place.path) > 1)
         request.trouble = Why(PathWhy.ENTRY_SILENT if no_entry else PathWhy.RELAY_SILENT)
         self._serve(request, now)
