@@ -78,7 +78,7 @@ class _Door:
     def _circuit(self, pipe: Pending) -> int | None:
         """The number of the circuit that carries a pipe."""
         circuit = pipe.circuit if isinstance(pipe, ExitPipe | Connection) else None
-        return None if circuit is None else self._app.node.pool.number(circuit)
+        return None if circuit is None else self._app.node.circuit_number(circuit)
 
 
 def _user(ask: Ask) -> str:

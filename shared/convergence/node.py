@@ -12,7 +12,7 @@ from typing import Any
 
 from convergence.announcement import Announcement
 from convergence.channels import Channels, Owner
-from convergence.circuit.client import MAX_HOPS
+from convergence.circuit.client import MAX_HOPS, ClientCircuit
 from convergence.circuit.exit import MAX_EXIT_STREAMS, ExitService, refuse_resolve
 from convergence.circuit.relay import RelayCircuit
 from convergence.circuit.relaying import Relaying, RelayLimits
@@ -304,6 +304,11 @@ class Node:
             return self.exits.connect(address.host, address.port, isolation, now)
         return self.services.connect(address, now, patience, isolation)
 
+    def circuit_number(self, circuit: ClientCircuit) -> int | None:
+        """That of a circuit of ours, as `snapshot` has it; None once it is gone."""
+        number = self.pool.number(circuit)
+        return self.tor.circuits.number(circuit) if number is None and self.tor is not None else number
+
     def fetch(self, url: str, sink: Callable[[bytes], None], now: float) -> int:
         """GET an http or https address through an exit; returns the number that its Events carry. Raises LocalError."""
         return self.fetches.start(url, sink, now)
@@ -318,7 +323,7 @@ class Node:
             "ready_after": None if self._ready_at is None or self._started is None else self._ready_at - self._started,
             "facilitator": self._discovery.connected,
             "nodes": len(self.directory.nodes(Role(0), now)),
-            "circuits": self.pool.snapshot(),
+            "circuits": [*self.pool.snapshot(), *([] if self.tor is None else self.tor.circuits.snapshot())],
             "links": self.neighbours.snapshot(),
             "introductions": self._rtc.snapshot(),
             "bytes_in": self.neighbours.bytes_in,
