@@ -37,7 +37,7 @@ ANSWER_LIMIT = 15.0  # seconds an exit has to connect; then another is tried
 TRY_ELSEWHERE = frozenset(
     (
         *(EndReason.EXITPOLICY, EndReason.DESTROY, EndReason.TIMEOUT, EndReason.NOROUTE),
-        *(EndReason.HIBERNATING, EndReason.RESOURCELIMIT),
+        *(EndReason.HIBERNATING, EndReason.RESOURCELIMIT, EndReason.MISC),
     )
 )
 """Refusals that another exit might not give. The others are about the host itself."""

@@ -142,8 +142,11 @@ class TorNetwork:
         self.relays = [self.add_relay(patience, *kind) for kind in kinds]
         for server in (*self.servers, *self.relays):
             server.until("Bootstrapped 0%")
-        self.listed(*(server.fingerprint for server in (*self.servers, *self.relays)))
+        everybody = {server.fingerprint for server in (*self.servers, *self.relays)}
+        self.listed(*everybody)
         for server in (*self.servers, *self.relays):
+            # Exits open no streams for relays that they do not know.
+            server.wait(EventType.NEWCONSENSUS, lambda server=server: everybody <= server.running(), "consensus of all")
             server.has_directory()  # a client that asks one without would wait for long
 
     def add_relay(self, *options: str) -> Relay:

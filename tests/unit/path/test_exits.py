@@ -311,7 +311,7 @@ def test_with_one_exit_only_that_one_is_asked_again(scene):
 
 
 @pytest.mark.parametrize(
-    "reason", [EndReason.RESOLVEFAILED, EndReason.CONNECTREFUSED, EndReason.CONNRESET, EndReason.DONE, EndReason.MISC]
+    "reason", [EndReason.RESOLVEFAILED, EndReason.CONNECTREFUSED, EndReason.CONNRESET, EndReason.DONE]
 )
 def test_what_another_exit_would_not_mend_is_told_at_once(scene, reason):
     scene.answers["a.example"] = reason
