@@ -30,13 +30,14 @@ CARRIER = "grpcio"
 """The Python package whose source archive carries BoringSSL. Nothing else of it is used."""
 CARRIED = "third_party/boringssl-with-bazel/"
 
-# Folders and files that a client's connection needs no part of: what refers to them is not linked either, and the linker
-# tells of a name that it lacks. crypto/fipsmodule is one source, which includes the others there.
+# Folders and files that a client needs no part of: the linker would drop them, and it fails where it lacks one.
+# crypto/fipsmodule is one source, which includes the others there.
 LEFT_OUT = (
     *("test", "*_test.cc", "fipsmodule", "cms", "hrss", "pkcs7", "slhdsa", "trust_token", "blake2"),
     *("aes", "base64", "dh", "pem", "pkcs8", "rc4", "xwing"),
-    *("by_*", "cpu_*", "d1_[lp]*", "dtls_m*", "e_aes*", "e_rc*", "handoff.cc", "handshake_server.cc", "hash_to_curve.cc"),
-    *("p_dh.cc", "p_hkdf.cc", "p_xwing.cc", "poly1305_*", "scrypt.cc", "spake25519.cc", "ssl_asn1.cc", "ssl_file.cc"),
+    *("by_*", "cpu_*", "d1_[lp]*", "dtls_m*", "e_aes*", "e_rc*", "handoff.cc", "handshake_server.cc"),
+    *("hash_to_curve.cc", "p_dh.cc", "p_hkdf.cc", "p_xwing.cc", "poly1305_*", "scrypt.cc", "spake25519.cc"),
+    *("ssl_asn1.cc", "ssl_file.cc"),
 )
 INCLUDING = "crypto/fipsmodule/bcm.cc"
 TARGET = ("-target", "wasm32-wasi", "-Oz", "-msimd128")
