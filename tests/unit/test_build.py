@@ -216,6 +216,7 @@ def test_the_browsers_python_is_the_sources_without_comments_docstrings_and_type
     assert sorted(sources) == archive.namelist()
     for name, source in sources.items():
         assert without_words(archive.read(name)) == without_words(source), name
+    assert b"def flush(self, now):\n" in archive.read("convergence/outbox.py")
     assert len(dist["app.zip"]) < 0.8 * sum(map(len, sources.values()))
 
 
