@@ -198,7 +198,7 @@ function createTimer(tick) {
   };
 }
 
-const PART = 1 << 20; // bytes: making a Blob takes half a millisecond, however small it is
+const PART = 1 << 20; // bytes that become one Blob: each costs a message to another process, however small it is
 
 /** Gathers what an exit fetched; the browser keeps Blobs on disk when they grow. */
 function createBody() {
