@@ -225,6 +225,7 @@ def test_a_directory_that_does_not_answer_is_tried_once(scene):
     scene.circuits.directory_circuit(
         scene.relays[3].target, use, scene.got.append, lambda why, now: scene.trouble.append(why), scene.net.now
     )
+    scene.net.pump()
     scene.net.tick(HOP_TIMEOUT + 0.1)
     assert len(scene.trouble) == 1 and use.told == ["failed"]
 
