@@ -1,4 +1,4 @@
-"""Long-lived secret keys on disk: a node's, and a private service's.
+"""Long-lived secret keys on disk: a node's, its RSA identity on the Tor network, and a private service's.
 
 Does: read them, make them the first time, in a file that only its owner can read.
 Does not: know what they are used for, or put them anywhere else.
@@ -10,10 +10,15 @@ import json
 import logging
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from convergence.ports import Rng
+
+if TYPE_CHECKING:
+    from pynode.torkeys import RsaSecret
 
 KEY_LEN = 32
 VERSION = 1
@@ -49,29 +54,52 @@ def load_or_create_secret(path: Path, rng: Rng) -> bytes:
     return _load_or_create(path, ("service",), rng)[0]
 
 
-def _load_or_create(path: Path, names: tuple[str, ...], rng: Rng) -> list[bytes]:
+def load_or_create_rsa(path: Path) -> RsaSecret:
+    """A relay's RSA identity on the Tor network, in PEM as C Tor keeps its own; likewise."""
+    from pynode.torkeys import RsaSecret  # few nodes need it, and it loads X.509
+
+    pem = _kept(path, lambda: RsaSecret.generate().pem())
     try:
-        return _read(path, names)
+        return RsaSecret.from_pem(pem)
+    except ValueError:
+        raise _damaged(path) from None
+
+
+def _load_or_create(path: Path, names: tuple[str, ...], rng: Rng) -> list[bytes]:
+    def make() -> bytes:
+        return json.dumps({"version": VERSION, **{name: rng.random(KEY_LEN).hex() for name in names}}).encode()
+
+    return _parsed(path, names, _kept(path, make))
+
+
+def _kept(path: Path, make: Callable[[], bytes]) -> bytes:
+    """What the file holds; made and saved where there is none."""
+    try:
+        return _read(path)
     except FileNotFoundError:
         pass
     except OSError as error:
         raise KeyFileError(f"cannot read the keys in {path}: {os.strerror(error.errno or 0)}") from error
-    keys = [rng.random(KEY_LEN) for _ in names]
+    data = make()
     try:
-        _create(path, names, keys)
-        return keys
+        _create(path, data)
+        return data
     except FileExistsError:
-        return _read(path, names)  # another process was faster
+        return _read(path)  # another process was faster
     except OSError as error:
         raise KeyFileError(f"cannot write the keys to {path}: {os.strerror(error.errno or 0)}") from error
 
 
-def _read(path: Path, names: tuple[str, ...]) -> list[bytes]:
+def _read(path: Path) -> bytes:
     with open(path, "rb") as file:
         mode = os.fstat(file.fileno()).st_mode
         data = file.read(MAX_FILE)
     if mode & 0o077:
         log.warning("others can read the keys in %s: run chmod 600 on it, or delete it to get a new identity", path)
+    return data
+
+
+def _parsed(path: Path, names: tuple[str, ...], data: bytes) -> list[bytes]:
     try:
         entry = json.loads(data)
         if entry["version"] != VERSION:
@@ -80,20 +108,22 @@ def _read(path: Path, names: tuple[str, ...]) -> list[bytes]:
         if not all(isinstance(seed, str) and re.fullmatch("[0-9a-f]{64}", seed) for seed in seeds):
             raise ValueError
     except (ValueError, KeyError, TypeError):
-        message = f"the keys in {path} are damaged: restore the file, or delete it to get a new identity"
-        raise KeyFileError(message) from None
+        raise _damaged(path) from None
     return [bytes.fromhex(seed) for seed in seeds]
 
 
-def _create(path: Path, names: tuple[str, ...], keys: list[bytes]) -> None:
+def _damaged(path: Path) -> KeyFileError:
+    return KeyFileError(f"the keys in {path} are damaged: restore the file, or delete it to get a new identity")
+
+
+def _create(path: Path, data: bytes) -> None:
     """Write a file aside and link it into place: it is there whole or not at all, and replaces no other file."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    entry = {"version": VERSION, **{name: key.hex() for name, key in zip(names, keys, strict=True)}}
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     handle = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
-        with open(handle, "w") as file:
-            json.dump(entry, file)
+        with open(handle, "wb") as file:
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.link(aside, path)

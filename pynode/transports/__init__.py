@@ -9,6 +9,7 @@ from typing import Protocol as Shape
 from typing import TypeVar
 
 from convergence.effects import DescriptionKind, Protocol
+from convergence.ports import Binding
 
 T = TypeVar("T")
 
@@ -18,7 +19,7 @@ class Channels(Shape):
 
     def accept(self) -> int: ...
 
-    def opened(self, channel: int, protocol: Protocol, binding: bytes | None = None) -> None: ...
+    def opened(self, channel: int, protocol: Protocol, binding: Binding | None = None) -> None: ...
 
     def described(self, channel: int, kind: DescriptionKind, sdp: str) -> None: ...
 

@@ -1,4 +1,4 @@
-"""From a WebSocket address to a TCP connection, and what to say when there is none.
+"""From a node's address to a TCP connection, and what to say when there is none.
 
 Does: look a host up, pass over private addresses that a stranger names, connect, name what failed in a few
 words. Does not: speak WebSocket or TLS.
@@ -72,13 +72,14 @@ class Dialler:
         refused, or anybody could make all nodes connect to hosts of their own networks.
         """
         loop = asyncio.get_running_loop()
-        own = self._own if protocol is Protocol.LINK else self._facilitators
+        links = protocol is not Protocol.FACILITATOR
+        own = self._own if links else self._facilitators
         found = await (own if source is None else self._for_others).find(host, port, source)
         failure: OSError = OSError("the name has no address")
         for family, kind, number, _, address in found[:MAX_ADDRESSES]:
             plain = plain_address(str(address[0]))
             public = plain is not None and is_public(plain)
-            if protocol is Protocol.LINK and self._public_only and not public:
+            if links and self._public_only and not public:
                 failure = PrivateAddress()
                 continue
             connection = socket.socket(family, kind, number)

@@ -7,6 +7,7 @@ Does not: carry anything itself.
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from typing import TYPE_CHECKING
 
 from convergence.effects import DescriptionKind, Protocol
 from pynode.exit import CloseReason
@@ -14,6 +15,9 @@ from pynode.transports import CLOSE_TIMEOUT, Channels
 from pynode.transports.rtc import RtcTransport
 from pynode.transports.tcp import TcpTransport
 from pynode.transports.websocket import WebSocketTransport
+
+if TYPE_CHECKING:  # nodes without such links do not load its OpenSSL
+    from pynode.transports.tls import TlsTransport
 
 
 class NetTransport:
@@ -23,14 +27,20 @@ class NetTransport:
         websocket: for links and facilitator channels.
         tcp: for exit streams; None on nodes that are no exits.
         rtc: for links without an address; None where WebRTC is switched off.
+        tls: for links of the Tor network; None on nodes that have none.
     """
 
     def __init__(
-        self, websocket: WebSocketTransport, tcp: TcpTransport | None = None, rtc: RtcTransport | None = None
+        self,
+        websocket: WebSocketTransport,
+        tcp: TcpTransport | None = None,
+        rtc: RtcTransport | None = None,
+        tls: TlsTransport | None = None,
     ) -> None:
         self.websocket = websocket
         self.tcp = tcp
         self.rtc = rtc
+        self.tls = tls
 
     def attach(self, channels: Channels) -> None:
         """Report to this driver."""
@@ -40,6 +50,8 @@ class NetTransport:
             self.tcp.channels = channels
         if self.rtc is not None:
             self.rtc.channels = channels
+        if self.tls is not None:
+            self.tls.channels = channels
 
     def connect(self, channel: int, protocol: Protocol, address: str, source: Hashable = None) -> None:
         match protocol:
@@ -51,6 +63,10 @@ class NetTransport:
                 self.rtc.connect(channel, protocol, address, source)
             case Protocol.RTC:
                 self._channels.closed(channel, "WebRTC is switched off")
+            case Protocol.TLS if self.tls is not None:
+                self.tls.connect(channel, protocol, address, source)
+            case Protocol.TLS:
+                self._channels.closed(channel, "TLS links are switched off")
             case _:
                 self.websocket.connect(channel, protocol, address, source)
 
@@ -73,10 +89,12 @@ class NetTransport:
             await self.tcp.shutdown(timeout)
         if self.rtc is not None:
             await self.rtc.shutdown(timeout)
+        if self.tls is not None:
+            await self.tls.shutdown(timeout)
         await self.websocket.shutdown(timeout)
 
-    def _carrier(self, channel: int) -> TcpTransport | RtcTransport | WebSocketTransport:
-        for transport in (self.tcp, self.rtc):
+    def _carrier(self, channel: int) -> TcpTransport | RtcTransport | TlsTransport | WebSocketTransport:
+        for transport in (self.tcp, self.rtc, self.tls):
             if transport is not None and channel in transport:
                 return transport
         return self.websocket

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from convergence.effects import CloseLink, Connect, Effect, Protocol
+from convergence.ports import Binding
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +18,7 @@ class Owner:
     """What a part does with its channels: opened(channel, binding, now), data(channel, data, now), closed(channel,
     reason, now), congested(channel, congested, now)."""
 
-    opened: Callable[[int, bytes | None, float], None]
+    opened: Callable[[int, Binding | None, float], None]
     data: Callable[[int, bytes, float], None]
     closed: Callable[[int, str, float], None]
     congested: Callable[[int, bool, float], None]
@@ -40,7 +41,7 @@ class Channels:
             elif isinstance(effect, CloseLink):
                 self._owner.pop(effect.channel, None)
 
-    def opened(self, channel: int, protocol: Protocol, binding: bytes | None, now: float) -> None:
+    def opened(self, channel: int, protocol: Protocol, binding: Binding | None, now: float) -> None:
         if channel % 2 == 0:  # others opened it; ours have odd numbers (outbox.py)
             self._owner[channel] = self._owners[protocol]
         owner = self._owner.get(channel)

@@ -35,7 +35,7 @@ from convergence.effects import (
     Store,
 )
 from convergence.events import Event
-from convergence.ports import Clock, Resolver, Storage, Timer, Transport
+from convergence.ports import Binding, Clock, Resolver, Storage, Timer, Transport
 
 JUMP = 2.0
 """Seconds by which the clock must differ from the time that passed to count as set. What NTP corrects bit by bit does
@@ -60,7 +60,7 @@ class Machine(Shape):
         """The clock jumped by `by` seconds (below 0: backwards), because the machine slept or its clock was set."""
         ...
 
-    def link_opened(self, channel: int, now: float, *, protocol: Protocol, binding: bytes | None) -> None: ...
+    def link_opened(self, channel: int, now: float, *, protocol: Protocol, binding: Binding | None) -> None: ...
 
     def link_described(self, channel: int, kind: DescriptionKind, sdp: str, now: float) -> None: ...
 
@@ -145,7 +145,7 @@ class Driver:
         self._next_channel += 2
         return channel
 
-    def opened(self, channel: int, protocol: Protocol, binding: bytes | None = None) -> None:
+    def opened(self, channel: int, protocol: Protocol, binding: Binding | None = None) -> None:
         """A channel is open: one that was asked for, or one from `accept`."""
         self._input(
             lambda now: self.machine.link_opened(channel, now, protocol=protocol, binding=binding), channel=channel

@@ -21,6 +21,7 @@ class Protocol(Enum):
     """What a channel carries."""
 
     LINK = "link"  # Tor cells, whole ones in each Send; address is a WebSocket URL
+    TLS = "tls"  # the same over TLS, as between relays of the Tor network; address is "host:port"
     RTC = "rtc"  # the same in a WebRTC data channel; address is OFFERER or ANSWERER, `Describe` brings it about
     FACILITATOR = "facilitator"  # length-prefixed facilitator records; address is a WebSocket URL
     TCP = "tcp"  # an exit stream's raw bytes; address is "host:port", the shell applies the exit policy
@@ -63,8 +64,8 @@ class Describe:
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """Write these buffers in order. On a LINK or RTC channel each buffer is 1-127 whole fixed cells (at most 64 KiB),
-    or handshake cells, and travels as one message."""
+    """Write these buffers in order. On a LINK, TLS or RTC channel each buffer is 1-127 whole fixed cells (at most 64
+    KiB), or handshake cells, and travels as one message."""
 
     channel: int
     buffers: Sequence[bytes] = field(repr=False)

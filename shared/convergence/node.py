@@ -28,7 +28,7 @@ from convergence.introduction.peers import Peers
 from convergence.introduction.signalling import Reply, Switchboard
 from convergence.introduction.ways import Route
 from convergence.link.link import Link
-from convergence.link.neighbours import Neighbours
+from convergence.link.neighbours import LinkAddress, Neighbours
 from convergence.netdir.memory import NodeMemory
 from convergence.netdir.nodes import NodeDirectory
 from convergence.outbox import Outbox
@@ -37,10 +37,11 @@ from convergence.path.pool import POOL_SIZE, CircuitPool
 from convergence.path.select import MIN_HOPS, Reach
 from convergence.pipes.pending import Pending
 from convergence.pipes.tls import TlsFactory
-from convergence.ports import Crypto, Rng
+from convergence.ports import Binding, Crypto, Rng
 from convergence.rdv.connector import PATIENCE
 from convergence.rdv.point import RdvPoint
 from convergence.services import Services
+from convergence.tor.network import TorConfig, TorNetwork
 from convergence.transfers import Transfers
 from convergence.wire.address import Address, TcpAddress
 from convergence.wire.relay import PEER_HOST, RDV_SUFFIX, AnswerType, Begin, RelayCommand
@@ -68,6 +69,7 @@ class NodeConfig:
         hops: of circuits to rendezvous points and of ready ones, 1 to 5; exit_hops: of circuits to exits.
         circuits: how many are kept ready; 0 for a node with no traffic of its own.
         sources: streams that a transfer draws from at once.
+        tor: the Tor network whose exits lead to the web; None: our own exits do.
     """
 
     facilitator: str
@@ -84,6 +86,7 @@ class NodeConfig:
     exit_hops: int = 3
     circuits: int = POOL_SIZE
     sources: int = 3
+    tor: TorConfig | None = None
 
     def __post_init__(self) -> None:
         for name, hops in (("hops", self.hops), ("exit_hops", self.exit_hops)):
@@ -198,7 +201,10 @@ class Node:
         )
         self.transfers = Transfers(self.outbox, crypto, rng, self.pool, sources=config.sources)
         self.services = Services(self.outbox, crypto, rng, self.pool)
-        self.exits = ExitConnections(self.pool, self.outbox)
+        self.tor: TorNetwork | None = None
+        if config.tor is not None:
+            self.tor = TorNetwork(self.outbox, crypto, rng, self.neighbours, config.tor)
+        self.exits = ExitConnections(self.pool if self.tor is None else self.tor, self.outbox)
         self.fetches = Fetches(self.exits, self.outbox, tls)
         self._exit = ExitService(self.outbox, source_of=source_of, streams=config.exit_streams)
         self._point = RdvPoint(self.outbox)
@@ -211,6 +217,8 @@ class Node:
         transfers of earlier runs go on."""
         self._started = now
         self._discovery.start(now)
+        if self.tor is not None:
+            self.tor.start(now)
 
         def remembered(now: float) -> None:
             if self.directory.nodes(Role(0), now):
@@ -227,6 +235,8 @@ class Node:
         self.pool.build_no_more()
         self._peers.stop(now)
         self._discovery.stop(now)
+        if self.tor is not None:
+            self.tor.stop(now)
         self._rtc.stop(now)
         self.transfers.leave()
         # Circuits end with their links: if we ended them, each point would see all of ours end at one moment.
@@ -248,6 +258,8 @@ class Node:
         restores WebRTC connections."""
         self._discovery.moved(now)
         self.neighbours.moved(now)
+        if self.tor is not None:
+            self.tor.moved(now)
 
     def woke(self, by: float, now: float) -> None:
         """The clock jumped, or this machine slept: lists, names and dates are judged anew."""
@@ -318,7 +330,7 @@ class Node:
 
     # -- driver.Machine
 
-    def link_opened(self, channel: int, now: float, *, protocol: Protocol, binding: bytes | None) -> None:
+    def link_opened(self, channel: int, now: float, *, protocol: Protocol, binding: Binding | None) -> None:
         self._channels.opened(channel, protocol, binding, now)
 
     def link_described(self, channel: int, kind: DescriptionKind, sdp: str, now: float) -> None:
@@ -398,14 +410,16 @@ class Node:
         """Who deals with the channels of each protocol."""
         neighbours, rtc, tcp, facilitator = self.neighbours, self._rtc, self._exit, self._discovery
 
-        def greeted(channel: int, binding: bytes | None, now: float) -> None:
+        def greeted(channel: int, binding: Binding | None, now: float) -> None:
             if channel == facilitator.channel:
                 facilitator.opened(channel, now)
             else:
                 self.outbox.emit(CloseLink(channel, "this node is no facilitator"))
 
+        links = Owner(neighbours.opened, neighbours.data, neighbours.closed, neighbours.congested)
         return {
-            Protocol.LINK: Owner(neighbours.opened, neighbours.data, neighbours.closed, neighbours.congested),
+            Protocol.LINK: links,
+            Protocol.TLS: links,
             Protocol.RTC: Owner(
                 lambda channel, binding, now: rtc.opened(channel, now),
                 neighbours.data,
@@ -427,9 +441,13 @@ class Node:
         self._discovery.register(now)
         self._peers.republish(now)
 
-    def _address(self, identity: bytes, now: float) -> str | None:
+    def _address(self, identity: bytes, now: float) -> LinkAddress | None:
         node = self.directory.get(identity, now)
-        return node.ws_url if node is not None and self._reach.dials(node.target) else None
+        if node is None and self.tor is not None:
+            return self.tor.address(identity, now)
+        if node is None or node.ws_url is None or not self._reach.dials(node.target):
+            return None
+        return LinkAddress(Protocol.LINK, node.ws_url)
 
     def _introduce(self, identity: bytes, source: Hashable, now: float) -> int | None:
         return self._rtc.connect(identity, now, source) if self.config.rtc else None

@@ -1,13 +1,16 @@
 """What a platform supplies.
 
 Does: give the shapes. `Crypto` and `Rng` are synchronous and called by the core; `Transport`, `Storage`, `Resolver`,
-`Clock` and `Timer` are called by the driver, never block, and answer later through the driver's callbacks.
+`Clock` and `Timer` are called by the driver, never block, and answer later through the driver's callbacks. A `Binding`
+comes with a channel that is tied to its transport's own cryptography.
 Does not: know any platform.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import Protocol as Shape
 
 from convergence.effects import DescriptionKind, Failure, Protocol
@@ -63,6 +66,69 @@ class Rng(Shape):
     """Cryptographic randomness."""
 
     def random(self, size: int, /) -> bytes: ...
+
+
+class RsaIdentity(Shape):
+    """The RSA-1024 key that also names a relay on the Tor network (tor-spec "Keys and names")."""
+
+    @property
+    def public(self) -> bytes:
+        """RSAPublicKey of PKCS #1, DER. Its SHA-1 is the relay's fingerprint."""
+        ...
+
+    def sign(self, digest: bytes, /) -> bytes:
+        """PKCS #1 v1.5 signature, 128 bytes, of a bare digest: Tor puts no DigestInfo around it."""
+        ...
+
+    def certificate(self, now: float, /) -> bytes:
+        """A self-signed X.509 certificate of this key, DER, that is valid at `now` and for some days more."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class TlsBinding:
+    """A link's TLS connection.
+
+    Args:
+        certificate: the responder's X.509 certificate, DER.
+        export: the connection's exporter (RFC 5705) with the label EXPORTER_LABEL: context -> 32 bytes.
+        remote: the IP address of the other end, as this side's socket has it.
+    """
+
+    certificate: bytes = field(repr=False)
+    export: Callable[[bytes], bytes] = field(repr=False)
+    remote: str | None = None
+
+    @property
+    def digest(self) -> bytes:
+        """What names the connection in CERTS and AUTHENTICATE (tor-spec "CERTS cells"), 32 bytes."""
+        return sha256(self.certificate).digest()
+
+    def secrets(self, context: bytes) -> bytes:
+        """TLSSECRETS of AUTHENTICATE, 32 bytes."""
+        return self.export(context)
+
+
+@dataclass(frozen=True, slots=True)
+class DtlsBinding:
+    """A WebRTC connection. The Tor network has none: what stands for it in the handshake is our own.
+
+    Args:
+        fingerprints: of both ends' DTLS certificates, in an order that both know.
+    """
+
+    fingerprints: bytes
+
+    @property
+    def digest(self) -> bytes:
+        return sha256(b"convergence:binding" + self.fingerprints).digest()
+
+    def secrets(self, context: bytes) -> bytes:
+        return self.digest
+
+
+Binding = TlsBinding | DtlsBinding
+"""What ties a link handshake to its transport. Transports that prove nothing, as WebSockets, have None in its place."""
 
 
 class Transport(Shape):

@@ -17,10 +17,10 @@ from convergence.circuit.relay import RelayCircuit
 from convergence.circuit.streams import Stream
 from convergence.crypto.keys import NodeKeys
 from convergence.crypto.onion import Layer
-from convergence.effects import Connect, Send
+from convergence.effects import Connect, Protocol, Send
 from convergence.errors import EndReason, RemoteError
 from convergence.link.link import Link
-from convergence.link.neighbours import Neighbours
+from convergence.link.neighbours import LinkAddress, Neighbours
 from convergence.link.onionskins import Onionskins
 from convergence.outbox import Outbox
 from convergence.pipes.duplex import Duplex
@@ -197,8 +197,9 @@ class LabNode:
 
     # -- wiring
 
-    def _address(self, identity: bytes, now: float) -> str | None:
-        return next((node.url for node in self._lab.nodes if node._keys and node.identity == identity), None)
+    def _address(self, identity: bytes, now: float) -> LinkAddress | None:
+        urls = (node.url for node in self._lab.nodes if node._keys and node.identity == identity)
+        return next((LinkAddress(Protocol.LINK, url) for url in urls), None)
 
     def reach(self, source: Link, identity: bytes, reply: Callable[[Link | None, float], None], now: float) -> None:
         """relay.Extender."""

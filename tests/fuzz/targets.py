@@ -40,16 +40,19 @@ from convergence.wire import (
     microdescriptor,
     netdoc,
     ordb,
+    padding,
     protovers,
     rdv,
     relay,
     routerdesc,
     sdp,
     signals,
+    x509,
     xon,
 )
 from convergence.wire.reader import Reader
 from pynode.crypto import CPythonCrypto
+from pynode.torkeys import RsaSecret
 from tests.unit.netdir.authorities import Authority, rsa_secret, vector
 from tests.unit.netdir.authorities import consensus as make_consensus
 from tests.unit.netdir.authorities import relays as make_relays
@@ -317,6 +320,8 @@ _INTRODUCTIONS = tuple(
     for kind, description in ((DescriptionKind.ANSWER, _DESCRIPTION), (DescriptionKind.CANDIDATES, _CANDIDATES))
 )
 
+_IDENTITY = RsaSecret.generate()
+
 TARGETS: dict[str, Target] = {
     "cells.CellCutter": Target(
         _cutter(cells.CellCutter),
@@ -339,6 +344,7 @@ TARGETS: dict[str, Target] = {
         _text(lambda text: address.address_of(text, 80)),
         (b"example.org", b"chat.hash.conv", address.PrivateAddress(KEY).host.encode(), b"xn--caf-dma.hash.conv"),
     ),
+    "certs.CrossCert": Target(certs.CrossCert.parse, (certs.CrossCert(KEY, 9, bytes(128)).encode(),)),
     "certs.Ed25519Cert": Target(certs.Ed25519Cert.parse, (_CERT.encode(),)),
     "create.Create2": Target(create.Create2.parse, (create.Create2(2, bytes(84)).encode(),)),
     "create.Created2": Target(create.Created2.parse, (create.Created2(bytes(64)).encode(),)),
@@ -395,6 +401,10 @@ TARGETS: dict[str, Target] = {
     "ordb.ShareLink": Target(
         _text(ordb.ShareLink.parse), (_LINK.format().encode(), _LINK.format("https://site.example").encode())
     ),
+    "padding.PaddingNegotiate": Target(
+        padding.PaddingNegotiate.parse,
+        (padding.PaddingNegotiate(padding.PaddingCommand.START, 1500, 9500).encode(),),
+    ),
     "rdv.DbInfo": Target(
         rdv.DbInfo.parse,
         (rdv.DbInfo((rdv.Advert(KEY, rdv.AdvertOp.ADD), rdv.Advert(KEY, rdv.AdvertOp.REMOVE))).encode(),),
@@ -423,6 +433,7 @@ TARGETS: dict[str, Target] = {
     "sdp.Description": Target(sdp.Description.parse, (_DESCRIPTION.encode(),)),
     "sdp.Description.from_sdp": Target(_text(sdp.Description.from_sdp), tuple(text.encode() for text in _SDP)),
     "signals.Introduction": Target(signals.Introduction.parse, tuple(item.encode() for item in _INTRODUCTIONS)),
+    "x509.X509": Target(x509.X509.parse, (_IDENTITY.certificate(1.8e9),)),
     "xon.Xoff": Target(xon.Xoff.parse, (xon.Xoff().encode(),)),
     "xon.Xon": Target(xon.Xon.parse, (xon.Xon(5000).encode(),)),
     **_stages(),

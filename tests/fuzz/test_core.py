@@ -5,6 +5,7 @@ of the core fails the test: the rig catches none.
 """
 
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -12,6 +13,7 @@ from convergence.circuit.exit import ExitService
 from convergence.effects import Connect, Resolve
 from convergence.errors import LinkError
 from convergence.link.handshake import Handshake
+from convergence.ports import TlsBinding
 from convergence.rdv.point import RdvPoint
 from convergence.wire.cells import CELL_LEN, PAYLOAD_LEN, Command, encode_cell
 from convergence.wire.create import Create2, Created2
@@ -33,6 +35,7 @@ from convergence.wire.relay import (
 from convergence.wire.relay import (
     Resolve as ResolveMessage,
 )
+from pynode.torkeys import RsaSecret
 from tests.fuzz.test_fuzz import mutate
 from tests.unit.circuit.rig import CRYPTO, START, Net, Recorder, SeededRng, endpoint_of, say_early
 from tests.unit.link.test_handshake import BINDING, DIALLER, RELAY, initiator, responder, run
@@ -47,13 +50,23 @@ NAME = bytes(range(32))
 @pytest.mark.parametrize("binding", [BINDING, None])
 @pytest.mark.parametrize("side", ["initiator", "responder"])
 def test_a_handshake_ends_in_link_error_only(side, binding):
-    rng = random.Random(f"{side}{binding}")
-    from_initiator, from_responder = run(initiator(binding), responder(binding))
+    shake_hands_badly(side, binding, DIALLER, RELAY)
+
+
+@pytest.mark.parametrize("side", ["initiator", "responder"])
+def test_a_handshake_on_tls_ends_in_link_error_only(side):
+    dialler, relay = (replace(keys, rsa=RsaSecret.generate()) for keys in (DIALLER, RELAY))
+    shake_hands_badly(side, TlsBinding(b"certificate", lambda context: bytes(32)), dialler, relay)
+
+
+def shake_hands_badly(side, binding, dialler, relay):
+    rng = random.Random(f"{side}{type(binding)}")
+    from_initiator, from_responder = run(initiator(binding, node=dialler), responder(binding, node=relay))
     script = from_responder if side == "initiator" else from_initiator
     refused = 0
     for number in range(ROUNDS):
         data = mutate(rng, script) if number % 4 else rng.randbytes(rng.randrange(2000))
-        keys = DIALLER if side == "initiator" else RELAY
+        keys = dialler if side == "initiator" else relay
         handshake = Handshake(
             CRYPTO,
             SeededRng(f"fuzz-{number}"),

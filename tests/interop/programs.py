@@ -33,10 +33,10 @@ SAMPLING = 0.02
 """Seconds between two looks at the memory of processes that come and go. The kernel keeps the peak in between."""
 
 
-def free_port() -> int:
+def free_port(address: str = "127.0.0.1") -> int:
     """One for a program that cannot ask the system itself. No other test is in this network namespace."""
     with socket.socket() as asking:
-        asking.bind(("127.0.0.1", 0))
+        asking.bind((address, 0))
         port: int = asking.getsockname()[1]
     return port
 

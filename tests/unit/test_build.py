@@ -680,6 +680,7 @@ def apt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[list[str]]:
     commands: list[list[str]] = []
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(setup, "SYSTEM_PROGRAMS", (str(tmp_path / "system"),))
+    monkeypatch.setattr(setup, "SERVICE_POLICY", tmp_path / "policy-rc.d")
     monkeypatch.setattr(setup, "run", lambda command, *_, **__: commands.append(command))
     (tmp_path / "system").mkdir()
     return commands
@@ -697,7 +698,7 @@ def test_what_cannot_be_installed_is_named(
     install(tmp_path, "apt-get")
     monkeypatch.setattr(setup.os, "geteuid", lambda: 1000)
     wanted = "chromium chromium-headless-shell firefox-esr iproute2 iptables coturn minisign faketime "
-    wanted += "openssh-server postgresql curl git nginx-light caddy openssl zsh fish mandoc groff man-db"
+    wanted += "openssh-server postgresql curl git nginx-light caddy openssl tor torsocks zsh fish mandoc groff man-db"
     with pytest.raises(build.BuildError, match=f"apt-get install {wanted}"):
         setup.ensure_test_programs()
     assert apt == []
@@ -707,7 +708,7 @@ def test_only_what_the_tests_lack_is_installed(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, apt: list[list[str]]
 ) -> None:
     install(tmp_path, "apt-get", "chromium", "chromium-headless-shell", "firefox-esr", "turnserver", "minisign")
-    install(tmp_path, "faketime", "curl", "git", "nginx", "caddy", "openssl")
+    install(tmp_path, "faketime", "curl", "git", "nginx", "caddy", "openssl", "tor", "torsocks")
     install(tmp_path, "zsh", "fish", "mandoc", "groff", "man")
     install(tmp_path / "system", "ip", "sshd", "initdb")  # which are not in PATH
     monkeypatch.setattr(setup.os, "geteuid", lambda: 0)
@@ -716,6 +717,31 @@ def test_only_what_the_tests_lack_is_installed(
     install(tmp_path / "system", "iptables")
     setup.ensure_test_programs()
     assert len(apt) == 2
+
+
+@pytest.mark.parametrize("own", [None, "#!/bin/sh\nexit 0\n"])
+def test_what_is_installed_starts_no_service(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, apt: list[list[str]], own: str | None
+) -> None:
+    """Unless the machine's own policy, which stays as it is, says so."""
+    policy = tmp_path / "policy-rc.d"
+    if own is not None:
+        policy.write_text(own)
+        policy.chmod(0o755)
+    answers: list[int] = []
+
+    def run(command: list[str], *_: object, **__: object) -> None:
+        if "install" in command:
+            answers.append(subprocess.run([policy, "tor", "start"], check=False).returncode)
+            raise build.BuildError("the network is down")
+
+    install(tmp_path, "apt-get")
+    monkeypatch.setattr(setup.os, "geteuid", lambda: 0)
+    monkeypatch.setattr(setup, "run", run)
+    with pytest.raises(build.BuildError, match="the network is down"):
+        setup.ensure_test_programs()
+    assert answers == [101 if own is None else 0]
+    assert (policy.read_text() if policy.exists() else None) == own
 
 
 def test_an_unknown_command_prints_the_usage(capsys: pytest.CaptureFixture[str]) -> None:

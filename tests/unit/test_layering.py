@@ -17,7 +17,7 @@ CORE = Path(__file__).parents[2] / "shared" / "convergence"
 # A module imports from its own room and those before it.
 ROOMS = (
     *("errors", "codes", "events", "effects", "outbox", "limits", "states", "ports"),
-    *("wire", "crypto", "pipes", "link", "circuit", "netdir", "path", "rdv", "ordb"),
+    *("wire", "crypto", "pipes", "link", "circuit", "netdir", "path", "tor", "rdv", "ordb"),
     *(
         "introduction",
         "discovery",

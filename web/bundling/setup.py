@@ -7,6 +7,7 @@ Does not: touch the network once the set-up matches the lock files, nor need mor
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import hashlib
 import importlib.util
@@ -14,7 +15,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from web.bundling.inventory import digest_of_trees
@@ -32,7 +33,7 @@ BUNDLED_PYTHON = ("h11",)
 # What tests and benches run beside Python: Debian's package and a program in it, which may be one that only root has in
 # PATH. iproute2 to coturn are for networks of the tests' own, with NATs and a STUN server; minisign signs releases.
 # openssh-server to git are the real programs of tests/interop: what brings `sshd` and `initdb` brings their clients.
-# nginx, caddy and openssl serve https.
+# nginx, caddy and openssl serve https; tor and torsocks are the network of tests/interop/tor.
 # zsh to man-db load the completion and read the manual pages of the command.
 TEST_PROGRAMS = {
     "chromium": "chromium",
@@ -50,12 +51,16 @@ TEST_PROGRAMS = {
     "nginx-light": "nginx",
     "caddy": "caddy",
     "openssl": "openssl",
+    "tor": "tor",
+    "torsocks": "torsocks",
     "zsh": "zsh",
     "fish": "fish",
     "mandoc": "mandoc",
     "groff": "groff",
     "man-db": "man",
 }
+SERVICE_POLICY = Path("/usr/sbin/policy-rc.d")
+"""What Debian's packages ask whether their services may start (invoke-rc.d(8))."""
 SYSTEM_PROGRAMS = ("/usr/sbin", "/sbin", "/usr/lib/postgresql/*/bin")
 """Folders, by patterns, in which programs are that need not be in PATH."""
 
@@ -83,7 +88,23 @@ def apt_install(packages: Sequence[str], why: str) -> None:
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     run(["apt-get", "update", "-q"], hint, "apt-update", "Asking apt-get what there is", env=environment)
     install = ["apt-get", "install", "-q", "-y", "--no-install-recommends", *packages]
-    run(install, hint, "apt-install", f"{why}: installing {' '.join(packages)} with apt-get", env=environment)
+    with no_services():
+        run(install, hint, "apt-install", f"{why}: installing {' '.join(packages)} with apt-get", env=environment)
+
+
+@contextlib.contextmanager
+def no_services() -> Iterator[None]:
+    """What is installed meanwhile starts no service: tor would join the public network. A machine's own policy counts
+    where it has one."""
+    if SERVICE_POLICY.exists():
+        yield
+        return
+    SERVICE_POLICY.write_text("#!/bin/sh\nexit 101\n")
+    SERVICE_POLICY.chmod(0o755)
+    try:
+        yield
+    finally:
+        SERVICE_POLICY.unlink()
 
 
 def pip_install(doing: str, *arguments: str) -> None:
@@ -97,7 +118,8 @@ def pip_install(doing: str, *arguments: str) -> None:
 
 def ensure_python(dev: bool) -> None:
     """Make .venv hold the locked packages: the node's, or with `dev` also those for tests and lint."""
-    runtime, full = digest_of(["requirements.txt"]), digest_of(["requirements.txt", "requirements-dev.txt"])
+    source = "requirements-source.txt"
+    runtime, full = digest_of(["requirements.txt"]), digest_of(["requirements.txt", "requirements-dev.txt", source])
     runtime_stamp, full_stamp = VENV / ".convergence-runtime", VENV / ".convergence-dev"
     bundled_stamp = VENV / ".convergence-bundled"
     stands, intact = venv_stands(), stamped(bundled_stamp, installed_python())
@@ -116,6 +138,8 @@ def ensure_python(dev: bool) -> None:
     bundled_stamp.write_text(installed_python())
     runtime_stamp.write_text(runtime)
     if dev:
+        building = ("--require-hashes", "--no-deps", "--no-build-isolation", "-r", source)
+        pip_install(f"Building the Python packages of {source}", *building)
         full_stamp.write_text(full)
 
 

@@ -22,7 +22,7 @@ from convergence.pipes.duplex import Handler
 from convergence.ports import Crypto, Rng
 from convergence.states import TIMEOUT, StateMachine, Table
 from convergence.wire.cells import PAYLOAD_LEN, Command
-from convergence.wire.create import Create2, Created2
+from convergence.wire.create import Create2, Created2, HandshakeType
 from convergence.wire.relay import (
     MAX_RELAY_EARLY,
     Begin,
@@ -91,6 +91,7 @@ class ClientCircuit:
         now: float,
     ) -> None:
         _check_path(path)
+        _check_keys(path, link)
         self.path: tuple[RelayTarget, ...] = tuple(path)
         self.on_hop: Callable[[float], None] = lambda now: None
         self.on_begin: AcceptHook | None = None
@@ -111,7 +112,10 @@ class ClientCircuit:
         self.id = link.attach(self)
         self._machine = StateMachine(CIRCUIT, outbox, self._timed_out, now)
         handshake = self._start_handshake(self.path[0])
-        link.send_one(self.id, Command.CREATE2, Create2(handshake.kind, handshake.onionskin).encode())
+        if handshake.kind == HandshakeType.FAST:
+            link.send_one(self.id, Command.CREATE_FAST, handshake.onionskin)
+        else:
+            link.send_one(self.id, Command.CREATE2, Create2(handshake.kind, handshake.onionskin).encode())
 
     # -- for its user
 
@@ -146,6 +150,14 @@ class ClientCircuit:
         stream.handler = handler
         return stream
 
+    def open_directory(self, handler: Handler, now: float) -> Stream:
+        """BEGIN_DIR: a stream to the last hop's own directory. Raises LocalError when the circuit is not built."""
+        if not self.built or self._endpoint is None:
+            raise LocalError("this circuit is not open")
+        stream = self._endpoint.open_directory()
+        stream.handler = handler
+        return stream
+
     def resolve(self, host: str, reply: ResolvedReply) -> None:
         """Have the last hop look a host name up. Raises LocalError when the circuit is not built."""
         if not self.built or self._endpoint is None:
@@ -162,6 +174,7 @@ class ClientCircuit:
         if not self.built or self._endpoint is None or self._endpoint.entries or not self._early_left:
             raise LocalError("this circuit cannot be extended now")
         _check_path((*self.path, node))
+        _check_keys((*self.path, node), self._link)
         self.path = (*self.path, node)
         self._on_built = on_built
         self._machine.move(_EXTEND, now)
@@ -365,3 +378,9 @@ def _check_path(path: Sequence[RelayTarget]) -> None:
         raise LocalError(f"a circuit has 1 to {MAX_HOPS} hops")
     if len({node.identity for node in path}) != len(path):
         raise LocalError("a circuit's nodes are distinct")
+
+
+def _check_keys(path: Sequence[RelayTarget], link: Link) -> None:
+    """CREATE_FAST is for one hop, over a link that nobody else can read."""
+    if not all(node.ntor_key for node in path) and not (len(path) == 1 and link.handshake.authenticated):
+        raise LocalError("a relay without an onion key can be the only hop of a circuit over an authenticated link")

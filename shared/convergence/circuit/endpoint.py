@@ -94,6 +94,13 @@ class Endpoint:
         self.send_message(RelayCommand.BEGIN, stream.id, begin)
         return stream
 
+    def open_directory(self) -> Stream:
+        """BEGIN_DIR. Raises StreamError when MAX_STREAMS are open."""
+        stream = self._new_stream(self._free_id())
+        self._keep(stream.id, stream)
+        self.send_message(RelayCommand.BEGIN_DIR, stream.id)
+        return stream
+
     def open_splice(self, target: str, on_closed: Callable[[SpliceEnd], None], meter: Meter) -> SpliceEnd:
         """BEGIN on a provider's circuit; the answer comes to the end's hooks. The end is closed already if this BEGIN
         was one cell too many for a full link."""

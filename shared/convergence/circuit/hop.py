@@ -10,16 +10,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from hmac import compare_digest
 from typing import Protocol as Shape
 
 from convergence.circuit.congestion import Parameters, Vegas
 from convergence.circuit.flow import CircuitFlow, FixedWindows
 from convergence.crypto import ntor, ntor_v3
+from convergence.crypto.kdf import kdf_tor
 from convergence.crypto.keys import OnionKeys
 from convergence.crypto.onion import KEY_MATERIAL_LEN, HopKeys
-from convergence.errors import RemoteError
+from convergence.errors import CryptoError, RemoteError
 from convergence.ports import Crypto, Rng
-from convergence.wire.create import Create2, HandshakeType
+from convergence.wire.create import FAST_LEN, Create2, HandshakeType
 from convergence.wire.extensions import CircuitRequest, CircuitResponse
 from convergence.wire.relay import V0, RelayFormat
 from convergence.wire.target import Protocols, RelayTarget
@@ -60,6 +62,25 @@ class ClientHandshake(Shape):
     def finish(self, reply: bytes) -> Hop:
         """Raises RemoteError unless the reply is from the relay that the onionskin is for, and answers it."""
         ...
+
+
+class FastClient:
+    """CREATE_FAST: keys from what both sides send in the clear. The link protects them, so it has to be authenticated
+    TLS, and only its other end can be the hop. For directories whose onion key is not known yet."""
+
+    kind = HandshakeType.FAST
+
+    def __init__(self, crypto: Crypto, rng: Rng) -> None:
+        self._crypto = crypto
+        self.onionskin = rng.random(FAST_LEN)
+
+    def finish(self, reply: bytes) -> Hop:
+        if len(reply) != 2 * FAST_LEN:
+            raise CryptoError("CREATED_FAST of a wrong length")
+        material = kdf_tor(self.onionskin + reply[:FAST_LEN], FAST_LEN + KEY_MATERIAL_LEN)
+        if not compare_digest(material[:FAST_LEN], reply[FAST_LEN:]):
+            raise CryptoError("CREATED_FAST does not prove that it knows the keys")
+        return Hop(HopKeys.from_material(self._crypto, material[FAST_LEN:]))
 
 
 class NtorClient:
@@ -105,6 +126,8 @@ def congestion_control(sendme_inc: int) -> Callable[[], CircuitFlow]:
 
 def begin_handshake(crypto: Crypto, rng: Rng, target: RelayTarget) -> ClientHandshake:
     """Begin the best handshake that a relay offers."""
+    if not target.ntor_key:
+        return FastClient(crypto, rng)
     if Protocols.NTOR_V3 in target.protocols:
         return NtorV3Client(crypto, rng, target)
     return NtorClient(crypto, rng, target)

@@ -1,12 +1,13 @@
-"""Key derivation: HKDF with SHA-256, as ntor and Noise use it.
+"""Key derivation: HKDF with SHA-256, as ntor and Noise use it; and KDF-TOR, which CREATE_FAST uses.
 
-Does: RFC 5869 extract and expand, from the standard library's HMAC.
+Does: RFC 5869 extract and expand, from the standard library's HMAC; tor-spec's older derivation from SHA-1.
 Does not: know what the keys are for.
 """
 
 from __future__ import annotations
 
 import hmac
+from hashlib import sha1
 
 HASH_LEN = 32
 MAX_OUTPUT = 255 * HASH_LEN  # RFC 5869 section 2.3: the block counter is one byte
@@ -34,6 +35,12 @@ def hkdf_expand(pseudo_random_key: bytes, info: bytes, length: int) -> bytes:
     for counter in range(1, -(-length // HASH_LEN) + 1):
         blocks.append(hmac_sha256(pseudo_random_key, blocks[-1] + info + bytes((counter,))))
     return b"".join(blocks)[:length]
+
+
+def kdf_tor(secret: bytes, length: int) -> bytes:
+    """KDF-TOR (tor-spec "KDF-TOR"): SHA-1 of the secret and a counter, as many as are needed."""
+    rounds = -(-length // 20)
+    return b"".join(sha1(secret + bytes([number]), usedforsecurity=False).digest() for number in range(rounds))[:length]
 
 
 def hkdf_sha256(key: bytes, *, info: bytes, length: int, salt: bytes = b"") -> bytes:

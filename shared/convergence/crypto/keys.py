@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from convergence.ports import Crypto, Rng
+from convergence.ports import Crypto, Rng, RsaIdentity
 from convergence.wire.target import node_id_of
 
 IDENTITY_LEN = 32
@@ -39,6 +39,7 @@ class NodeKeys:
         signing: medium term; certifies link keys. A new one at every start is fine.
         ntor_public: the key that others extend circuits with.
         previous: the ntor key before this one as (public, secret), accepted while clients may still use it.
+        rsa: names a relay of the Tor network beside `identity`; None on other nodes.
     """
 
     identity_seed: bytes
@@ -48,6 +49,7 @@ class NodeKeys:
     signing: bytes
     ntor_public: bytes
     previous: tuple[bytes, bytes] | None = None
+    rsa: RsaIdentity | None = None
 
     def __repr__(self) -> str:
         return f"NodeKeys({self.identity.hex()[:16]})"

@@ -29,7 +29,7 @@ from convergence.facilitator.prober import Prober
 from convergence.introduction.signalling import Switchboard
 from convergence.limits import TokenBucket
 from convergence.outbox import Outbox, Timer
-from convergence.ports import Crypto, Rng
+from convergence.ports import Binding, Crypto, Rng
 from convergence.states import TIMEOUT, StateMachine, Table
 from convergence.wire.descriptor import Descriptor, TransportKind
 from convergence.wire.facilitator import (
@@ -215,7 +215,7 @@ class FacilitatorService:
         self._outbox.scan(BUCKET, b"", self._scanned)
         self._outbox.call_at(now + SWEEP_INTERVAL, self._sweep)
 
-    def link_opened(self, channel: int, now: float, *, protocol: Protocol, binding: bytes | None = None) -> None:
+    def link_opened(self, channel: int, now: float, *, protocol: Protocol, binding: Binding | None = None) -> None:
         if self._prober.knows(channel):
             self._prober.opened(channel, now)
         elif protocol is not Protocol.FACILITATOR:

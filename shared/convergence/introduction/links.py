@@ -38,7 +38,7 @@ from convergence.introduction.courier import Carriers, Courier
 from convergence.introduction.signalling import Carrier, Reply
 from convergence.limits import MINUTE, Once, PerMinute, SharedPerMinute, gives_way, most_in_parts
 from convergence.outbox import Outbox
-from convergence.ports import Crypto, Rng
+from convergence.ports import Binding, Crypto, DtlsBinding, Rng
 from convergence.states import TIMEOUT, StateMachine, Table
 from convergence.wire.descriptor import Descriptor
 from convergence.wire.sdp import Candidates, Description
@@ -63,7 +63,7 @@ MAX_SEEN = most_in_parts(OFFERS_IN_ALL) * (2 * MAX_SKEW // int(MINUTE) + 1)  # t
 class Links(Shape):
     """Whoever runs links on the channels: link/neighbours.py."""
 
-    def opened(self, channel: int, binding: bytes | None, now: float, *, peer: bytes | None = None) -> None:
+    def opened(self, channel: int, binding: Binding | None, now: float, *, peer: bytes | None = None) -> None:
         """An RTC channel is open. `peer` is given if that node called us: it begins the handshake and has to prove its
         identity."""
         ...
@@ -512,10 +512,10 @@ class RtcLinks:
                 continue
         return hpke.open_sealed(self._crypto, oldest, info, sealed)
 
-    def _binding(self, session: _Session) -> bytes:
+    def _binding(self, session: _Session) -> DtlsBinding:
         """What ties the link's handshake to this connection: b"rtc" | offerer's fingerprint 32 | answerer's 32."""
         pair = (session.ours, session.theirs) if session.offerer else (session.theirs, session.ours)
-        return b"rtc" + b"".join(pair)
+        return DtlsBinding(b"rtc" + b"".join(pair))
 
     def _pending(self, peer: bytes) -> _Session | None:
         """The session with this node that is not open yet; there is one at most."""

@@ -11,6 +11,9 @@ Does not: circuits, sending (`receive` returns what to send), or time: the link 
 The table `HANDSHAKE` is the only place that fixes the order. The initiator authenticates only if it has keys (a relay)
 and the transport has a binding. A responder that expects a certain caller insists on authentication. Without a binding
 nobody counts as authenticated, because a CERTS cell can be replayed: the circuit handshake then proves the node.
+
+On TLS, links are those of the Tor network: nodes also have an RSA identity there, and both identities vouch for the
+connection. An initiator without one is a client, and stays anonymous.
 """
 
 from __future__ import annotations
@@ -20,8 +23,8 @@ from hashlib import sha256
 
 from convergence.crypto import certificates
 from convergence.crypto.keys import NodeKeys
-from convergence.errors import LinkError, RemoteError
-from convergence.ports import Crypto, Rng
+from convergence.errors import LinkError, LocalError, RemoteError
+from convergence.ports import Binding, Crypto, Rng, TlsBinding
 from convergence.states import TIMEOUT, Table
 from convergence.wire.cells import Cell, CellCutter, Command, encode_cell
 from convergence.wire.handshake import (
@@ -103,11 +106,19 @@ class Handshake:
         binding: what ties the handshake to the transport, if it has such a thing.
         expected: the identity that an initiator dialled, or that a responder expects to be called by. The neighbour
             has to prove it; any other one is refused.
+        expected_rsa: likewise the fingerprint of its RSA identity (20 bytes). It can be proven on TLS only.
+        addresses: our own IP addresses, which NETINFO tells to whom we authenticate.
 
     Attributes:
         peer: identity (32 bytes) the other side claims, None for an anonymous initiator.
-        authenticated: whether `peer` is proven.
+        peer_rsa: fingerprint (20 bytes) of its RSA identity, likewise; None on transports other than TLS.
+        authenticated: whether `peer` and `peer_rsa` are proven.
         version: link protocol agreed on.
+        netinfo: the other side's, once the handshake is done. It is what that side says, and no more.
+        skew: seconds by which the other side's clock is ahead of ours, by its NETINFO; None if it tells no time.
+
+    Raises:
+        LocalError: a responder on TLS has no RSA identity.
     """
 
     def __init__(
@@ -117,25 +128,37 @@ class Handshake:
         *,
         initiator: bool,
         keys: NodeKeys | None,
-        binding: bytes | None,
+        binding: Binding | None,
         expected: bytes | None = None,
+        expected_rsa: bytes | None = None,
+        addresses: tuple[str, ...] = (),
     ) -> None:
-        answer = _ANSWER if expected is None else _ANSWER_ONE
+        self._tls = isinstance(binding, TlsBinding)
+        self._rsa = keys.rsa if keys is not None and self._tls else None
+        if self._tls and self._rsa is None and not initiator:
+            raise LocalError("a node without an RSA identity answers on TLS")
+        answer = _ANSWER if expected is None and expected_rsa is None else _ANSWER_ONE
         self.state = HANDSHAKE.moves[HANDSHAKE.start][_DIAL if initiator else answer]
+        self.binding = binding
         self.peer: bytes | None = None
+        self.peer_rsa: bytes | None = None
         self.authenticated = False
         self.version = 0
+        self.netinfo: Netinfo | None = None
+        self.skew: float | None = None
         self._crypto = crypto
         self._rng = rng
         self._initiator = initiator
         self._keys = keys
-        self._binding = binding
         self._expected = expected
+        self._expected_rsa = expected_rsa
+        self._addresses = addresses
         self._cutter = CellCutter(Command.NETINFO)  # the last cell of either side
         self._cells = 0
         self._sent = sha256()  # SLOG or CLOG, from our side
         self._got = sha256()
         self._peer_signing = b""
+        self._peer_rsa_digest = _NO_RSA
         self._peer_certs: Certs | None = None
         self._challenge_sent = b""
         self._slog = b""
@@ -165,9 +188,10 @@ class Handshake:
         return self.state is State.OPEN
 
     @property
-    def bound(self) -> bool:
-        """Whether the handshake is tied to its transport."""
-        return self._binding is not None
+    def anonymous(self) -> bool:
+        """Whether we are an initiator that cannot prove itself, or is not asked to."""
+        keys = self._keys if self.binding is not None and (self._rsa is not None or not self._tls) else None
+        return self._initiator and (keys is None or AUTH_ED25519_SHA256_RFC5705 not in self._methods)
 
     def _cell(self, cell: Cell, now: float) -> list[bytes]:
         circ_id, command, payload = cell
@@ -195,29 +219,33 @@ class Handshake:
             return []
         keys = self._keys
         assert keys is not None
-        certs = certificates.issue(self._crypto, keys, now, binding=self._binding, auth_key=None)
+        certs = certificates.issue(self._crypto, keys, now, binding=self.binding, auth_key=None, rsa=self._rsa)
         self._challenge_sent = self._rng.random(CHALLENGE_LEN)
-        methods = (AUTH_ED25519_SHA256_RFC5705,) if self._binding is not None else ()
+        methods = (AUTH_ED25519_SHA256_RFC5705,) if self.binding is not None else ()
         out = [
             self._send(Command.VERSIONS, Versions().encode()),
             self._send(Command.CERTS, certs.encode()),
             self._send(Command.AUTH_CHALLENGE, AuthChallenge(self._challenge_sent, methods).encode()),
         ]
         self._slog = self._sent.digest()
-        return [*out, self._send(Command.NETINFO, Netinfo(int(now)).encode())]
+        return [*out, self._own_netinfo(int(now), self._addresses)]
 
     def _certs(self, payload: bytes, now: float) -> list[bytes]:
         certs = Certs.parse(payload)
         identity, self._peer_signing = certificates.check_identity(self._crypto, certs, now)
-        if self._expected is not None and identity != self._expected:
+        fingerprint = None
+        if self._tls:
+            rsa = certificates.check_rsa(certs, identity, now)
+            fingerprint, self._peer_rsa_digest = rsa.digest, sha256(rsa.der).digest()
+        if self._expected not in (None, identity) or self._expected_rsa not in (None, fingerprint):
             raise LinkError("the node that answered is another than the one dialled")
-        self.peer = identity
+        self.peer, self.peer_rsa = identity, fingerprint
         self._peer_certs = certs
         if self._initiator:
-            if self._binding is not None:
-                certificates.check_link(self._crypto, certs, self._peer_signing, self._binding, now)
+            if self.binding is not None:
+                certificates.check_link(self._crypto, certs, self._peer_signing, self.binding, now)
                 self.authenticated = True
-        elif self._binding is None:
+        elif self.binding is None:
             raise LinkError("CERTS on a transport that has no binding")
         return []
 
@@ -229,9 +257,9 @@ class Handshake:
     def _authenticate(self, payload: bytes, now: float) -> list[bytes]:
         clog = self._got.digest()
         got = Authenticate.parse(payload)
-        assert self._keys is not None and self.peer is not None and self._peer_certs is not None
+        assert self._peer_certs is not None
         auth_key = certificates.check_auth(self._crypto, self._peer_certs, self._peer_signing, now)
-        wanted = self._statement(self.peer, self._keys.identity, clog, got.rand, got.extra)
+        wanted = self._statement(clog, got.rand, got.extra)
         if got.signed_part() != wanted.signed_part():
             raise LinkError("AUTHENTICATE is about another connection")
         if not self._crypto.ed25519_verify(auth_key, got.signature, got.signed_part()):
@@ -240,28 +268,35 @@ class Handshake:
         return []
 
     def _netinfo(self, payload: bytes, now: float) -> list[bytes]:
-        Netinfo.parse(payload)
+        self.netinfo = Netinfo.parse(payload)
+        self.skew = self.netinfo.timestamp - now if self.netinfo.timestamp else None
         if not self._initiator:
             return []
         out: list[bytes] = []
-        keys, binding = self._keys, self._binding
-        if keys is not None and binding is not None and AUTH_ED25519_SHA256_RFC5705 in self._methods:
-            assert self.peer is not None
+        if not self.anonymous:
+            assert self._keys is not None
             seed = self._rng.random(32)
             auth_key = self._crypto.ed25519_public(seed)
-            certs = certificates.issue(self._crypto, keys, now, binding=None, auth_key=auth_key)
+            certs = certificates.issue(self._crypto, self._keys, now, binding=None, auth_key=auth_key, rsa=self._rsa)
             out.append(self._send(Command.CERTS, certs.encode()))
-            statement = self._statement(keys.identity, self.peer, self._sent.digest(), self._rng.random(RAND_LEN), b"")
+            statement = self._statement(self._sent.digest(), self._rng.random(RAND_LEN), b"")
             signed = statement.sign(lambda message: self._crypto.ed25519_sign(seed, message))
             out.append(self._send(Command.AUTHENTICATE, signed.encode()))
         # A node that does not authenticate sends no time, not even a relay: the time would tell relays from clients,
-        # which send none (tor-spec "NETINFO cells": a client's clock would mark it).
-        return [*out, self._send(Command.NETINFO, Netinfo(int(now) if out else 0).encode())]
+        # which send none (tor-spec "NETINFO cells": a client's clock would mark it). The same holds for its addresses.
+        return [*out, self._own_netinfo(int(now), self._addresses) if out else self._own_netinfo(0, ())]
 
-    def _statement(self, initiator: bytes, responder: bytes, clog: bytes, rand: bytes, extra: bytes) -> Authenticate:
-        assert self._binding is not None
-        digest = certificates.binding_digest(self._binding)
-        return Authenticate(_NO_RSA, _NO_RSA, initiator, responder, self._slog, clog, digest, digest, rand, extra)
+    def _statement(self, clog: bytes, rand: bytes, extra: bytes) -> Authenticate:
+        assert self.binding is not None and self._keys is not None and self.peer is not None
+        own = (sha256(self._rsa.public).digest() if self._rsa is not None else _NO_RSA, self._keys.identity)
+        peer = (self._peer_rsa_digest, self.peer)
+        (cid, cid_ed), (sid, sid_ed) = (own, peer) if self._initiator else (peer, own)
+        secrets = self.binding.secrets(cid)
+        return Authenticate(cid, sid, cid_ed, sid_ed, self._slog, clog, self.binding.digest, secrets, rand, extra)
+
+    def _own_netinfo(self, timestamp: int, addresses: tuple[str, ...]) -> bytes:
+        remote = self.binding.remote if isinstance(self.binding, TlsBinding) else None
+        return self._send(Command.NETINFO, Netinfo(timestamp, remote, addresses).encode())
 
     def _send(self, command: int, payload: bytes) -> bytes:
         cell = encode_cell(0, command, payload)

@@ -14,14 +14,15 @@ from enum import Enum, auto
 from typing import Protocol as Shape
 
 from convergence.effects import CloseLink, Pause, Send
-from convergence.errors import DestroyReason, LinkError, LocalError, RemoteError, Scope
+from convergence.errors import DestroyReason, LinkError, LocalError, ParseError, RemoteError, Scope
 from convergence.limits import TokenBucket
 from convergence.link.handshake import HANDSHAKE_TIMEOUT, Handshake
 from convergence.link.meter import Meter
 from convergence.link.onionskins import ASKED, ASKED_BURST, Onionskins
+from convergence.link.padding import Padding
 from convergence.link.throttle import Throttle
 from convergence.outbox import Outbox, Timer
-from convergence.ports import Rng
+from convergence.ports import Rng, TlsBinding
 from convergence.states import TIMEOUT, StateMachine, Table
 from convergence.wire.cells import (
     CELL_LEN,
@@ -35,7 +36,8 @@ from convergence.wire.cells import (
     is_variable,
     payloads,
 )
-from convergence.wire.create import Create2, Destroy
+from convergence.wire.create import Create2, Destroy, created_fast
+from convergence.wire.padding import PaddingNegotiate
 
 MAX_CIRCUITS = 16384  # on one link; a CREATE2 beyond is answered with DESTROY
 CELLS_PER_MESSAGE = 127  # 65,278 bytes: a WebSocket message is at most 64 KiB
@@ -48,6 +50,7 @@ MAX_QUEUED_ALL = 256 << 20  # bytes on all links of a node; above it the link th
 RETAINED = 0.9  # of what is queued stays when circuits are destroyed, so that this is rare (tor retains as much)
 CROWDED = 1 << 20  # bytes queued on one link; above it MAX_UNANSWERED holds
 MAX_UNANSWERED = 16  # CREATE2s on a crowded link for circuits that come from one other link
+PADDED_VERSION = 5  # the first link protocol that has padding
 INITIATOR_ID_BIT = 0x80000000  # set in circuit ids that the link's initiator chooses (tor-spec "Choosing circuit ids")
 
 
@@ -119,7 +122,6 @@ class _Queue(deque[bytes]):
 _RELAY, _RELAY_EARLY, _CREATE2 = int(Command.RELAY), int(Command.RELAY_EARLY), int(Command.CREATE2)
 _CREATED2, _DESTROY, _VERSIONS = int(Command.CREATED2), int(Command.DESTROY), int(Command.VERSIONS)
 _CREATE_OLD = (Command.CREATE, Command.CREATE_FAST)
-_CREATED_OLD = (Command.CREATED, Command.CREATED_FAST)
 _HANDSHAKE_ONLY = (Command.VERSIONS, Command.CERTS, Command.AUTH_CHALLENGE, Command.AUTHENTICATE)
 _REFUSALS = 0  # the circuit id under which DESTROYs wait for circuits that were never created
 
@@ -185,6 +187,7 @@ class Link:
         self._shed: dict[int, None] = {}  # circuits whose cells were dropped, and that `flush` closes
         self._choked = False  # the neighbour reads nothing: `flush` closes the link
         self._throttle = throttle
+        self._padding: Padding | None = None
         self._meter = meter or Meter(MAX_QUEUED_ALL)
         self._send_now(handshake.start())
 
@@ -264,6 +267,7 @@ class Link:
                 if not self.handshake.open:
                     return
                 self._machine.move(_OPENED, now)
+                self._pad(now)
                 self._on_open(self, now)
                 data = self.handshake.leftover()
             if self._skip:
@@ -315,6 +319,8 @@ class Link:
         self._unanswered.clear()
         self._creates.clear()
         self._onionskins.forget(self)
+        if self._padding is not None:
+            self._padding.stop()
         if self._pause is not None:
             self._pause.cancel()
         self._account(-self._queued)
@@ -411,12 +417,14 @@ class Link:
             if command == _CREATED2:
                 self._answered(circ_id)
                 handler.created(payload, now)
+            elif command == Command.CREATED_FAST:
+                handler.created(created_fast(payload), now)
             elif command == _DESTROY:
                 self._forget(circ_id)
                 handler.destroyed(Destroy.parse(payload).reason, now)
             elif command == _CREATE2:
                 handler.create(payload, now)
-            elif command in _CREATE_OLD or command in _CREATED_OLD:
+            elif command in _CREATE_OLD or command == Command.CREATED:
                 raise RemoteError(f"cell command {command} is not offered")
         except RemoteError as error:
             self._circuit_error(handler, error, now)
@@ -431,10 +439,39 @@ class Link:
                 self._creates.pop(circ_id, None)
             elif command == Command.NETINFO:
                 raise LinkError(f"cell command {command} after the handshake")
+            elif command == Command.PADDING_NEGOTIATE and self._padded:
+                self._negotiate_padding(payload, now)
             elif command in _CREATE_OLD:
                 raise RemoteError(f"cell command {command} is not offered")
         except RemoteError as error:
             self._refuse(circ_id, error)
+
+    @property
+    def _padded(self) -> bool:
+        """Whether the link's protocol has padding. Other transports than Tor's have none."""
+        return isinstance(self.handshake.binding, TlsBinding) and self.handshake.version >= PADDED_VERSION
+
+    def _pad(self, now: float) -> None:
+        """Pad from now on, if the initiator is a client."""
+        client = self.handshake.anonymous if self.initiator else self.handshake.peer is None
+        if self._padded and client:
+            self._padding = Padding(self._outbox, self._rng, self._send_padding, now)
+
+    def _send_padding(self, now: float) -> None:
+        if not self.congested and not self._queues:
+            self._send_now([encode_cell(0, Command.PADDING)])
+
+    def _negotiate_padding(self, payload: bytes, now: float) -> None:
+        """Only clients may ask: whoever takes it from a relay would let it tell that this is a client (padding-spec
+        section 2.5)."""
+        if self.initiator:
+            raise LinkError("PADDING_NEGOTIATE from a relay")
+        try:
+            wish = PaddingNegotiate.parse(payload)
+        except ParseError as error:
+            raise LinkError(str(error)) from error
+        if self._padding is not None:
+            self._padding.negotiate(wish, now)
 
     def _forget(self, circ_id: int) -> None:
         """The circuit is closed here: its id is free."""
@@ -592,6 +629,8 @@ class Link:
             data = b"".join(self._take_turns(throttle, now))
         if data:
             self._account(-len(data))
+            if self._padding is not None:
+                self._padding.sent(now)
             step = CELLS_PER_MESSAGE * CELL_LEN
             self._send_now([data] if len(data) <= step else [data[at : at + step] for at in range(0, len(data), step)])
         return bool(self._queues)

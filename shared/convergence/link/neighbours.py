@@ -22,7 +22,7 @@ from convergence.link.meter import Meter
 from convergence.link.onionskins import Onionskins
 from convergence.link.throttle import Throttle
 from convergence.outbox import Outbox
-from convergence.ports import Crypto, Rng
+from convergence.ports import Binding, Crypto, DtlsBinding, Rng
 from convergence.states import TIMEOUT, StateMachine, Table
 
 MAX_LINKS = 4096  # incoming ones beyond are closed at once
@@ -32,10 +32,26 @@ IDLE_TIMEOUT = 180.0  # seconds without circuits until a dialled link is closed
 INCOMING_IDLE_TIMEOUT = 900.0  # the same for one that the neighbour dialled, who should have closed it long before
 SWEEP = 30.0  # seconds between looks for idle links
 LOOKUP_TIMEOUT = 3.0  # seconds that a node we never heard of has to turn up in a fresh node list
+FINGERPRINT_LEN = 20  # bytes
 MAX_WAYS = 64  # nodes that others have us reach at once; for one more, whoever has most gives one up
 
 LinkReply = Callable[[Link | None, float], None]
 LinkHook = Callable[[Link, float], None]
+
+
+@dataclass(frozen=True, slots=True)
+class LinkAddress:
+    """Where a node takes links.
+
+    Args:
+        protocol: LINK or TLS.
+        address: as that protocol has it.
+        rsa: fingerprint (20 bytes) of the RSA identity that the node has to prove besides; TLS only.
+    """
+
+    protocol: Protocol
+    address: str
+    rsa: bytes | None = None
 
 
 class WayState(Enum):
@@ -76,6 +92,7 @@ class _Way:
     waiting: list[LinkReply]
     machine: StateMachine[WayState]
     channel: int = 0
+    rsa: bytes | None = None
 
 
 class Neighbours:
@@ -83,7 +100,8 @@ class Neighbours:
 
     Args:
         keys: ours.
-        address: (identity, now) -> WebSocket URL of a node that we can dial, None when there is none.
+        address: (identity, now) -> that of a node that we can dial, None when there is none. A node of the Tor network
+            may be named by its RSA fingerprint (20 bytes), as long as nothing else is known of it.
         introduce: (identity, source, now) -> the RTC channel on which a node without such an address was asked for a
             link, None when it cannot be asked. The introducing side reports through `opened` and `closed`.
         on_create: for CREATE2 from neighbours; None where we relay for nobody.
@@ -102,7 +120,7 @@ class Neighbours:
         crypto: Crypto,
         rng: Rng,
         keys: NodeKeys,
-        address: Callable[[bytes, float], str | None],
+        address: Callable[[bytes, float], LinkAddress | None],
         on_create: CreateHook | None,
         *,
         introduce: Callable[[bytes, Hashable, float], int | None] = lambda identity, source, now: None,
@@ -183,7 +201,8 @@ class Neighbours:
         address = self._address(way.identity, now)
         channel = None
         if address is not None:
-            channel = self._outbox.connect(Protocol.LINK, address, way.source)
+            channel = self._outbox.connect(address.protocol, address.address, way.source)
+            way.rsa = address.rsa
         else:
             channel = self._introduce(way.identity, way.source, now)
             if channel is None:
@@ -209,7 +228,7 @@ class Neighbours:
 
     # -- from the node
 
-    def opened(self, channel: int, binding: bytes | None, now: float, *, peer: bytes | None = None) -> None:
+    def opened(self, channel: int, binding: Binding | None, now: float, *, peer: bytes | None = None) -> None:
         """A channel of cells is open. An incoming one may be known to come from `peer`, who then has to prove it."""
         way = self._unopened.pop(channel, None)
         initiator = way is not None and peer is None
@@ -223,7 +242,13 @@ class Neighbours:
         if way is not None:
             way.machine.move(_OPENED, now)
         handshake = Handshake(
-            self._crypto, self._rng, initiator=initiator, keys=self._keys, binding=binding, expected=expected
+            self._crypto,
+            self._rng,
+            initiator=initiator,
+            keys=self._keys,
+            binding=binding,
+            expected=None if expected is not None and len(expected) == FINGERPRINT_LEN else expected,
+            expected_rsa=None if way is None else way.rsa,
         )
         self.links[channel] = Link(
             self._outbox,
@@ -246,7 +271,7 @@ class Neighbours:
     def moved(self, now: float) -> None:
         """This machine is on another network: links that we dialled at an address are dead, though nobody noticed."""
         for link in list(self.links.values()):
-            if link.initiator and not link.handshake.bound:
+            if link.initiator and not isinstance(link.handshake.binding, DtlsBinding):
                 link.close("this machine changed networks", now)
 
     def replaced(self, channel: int, by: int) -> None:
@@ -291,7 +316,7 @@ class Neighbours:
             {
                 "channel": link.channel,
                 "peer": "" if link.peer is None else link.peer.hex(),
-                "rtc": link.handshake.bound,
+                "rtc": isinstance(link.handshake.binding, DtlsBinding),
                 "dialled": link.initiator,
                 "open": link.open,
                 "circuits": len(link.circuits),
@@ -309,13 +334,13 @@ class Neighbours:
     # -- inside
 
     def _link_open(self, link: Link, now: float) -> None:
-        peer = link.peer
-        if peer is not None and (link.initiator or link.handshake.authenticated):
+        if link.peer is not None and (link.initiator or link.handshake.authenticated):
             # An unproven incoming link must not attract circuits that were meant for another node.
-            self._reusable[peer] = link
-            way = self._ways.get(peer)
-            if way is not None:
-                self._end(way, link, "another link to this node opened", now)
+            for name in _names(link):
+                self._reusable[name] = link
+                way = self._ways.get(name)
+                if way is not None:
+                    self._end(way, link, "another link to this node opened", now)
         self.on_open(link, now)
 
     def _link_closed(self, link: Link, expected: bytes | None, reason: str, now: float) -> None:
@@ -323,10 +348,9 @@ class Neighbours:
             self._closed_in += link.bytes_in
             self._closed_out += link.bytes_out
         self._idle_since.pop(link.channel, None)
-        for identity in {expected, link.peer} - {None}:
-            assert identity is not None
-            if self._reusable.get(identity) is link:
-                del self._reusable[identity]
+        for name in _names(link):
+            if self._reusable.get(name) is link:
+                del self._reusable[name]
         way = None if expected is None else self._ways.get(expected)
         if way is not None and way.channel == link.channel:  # not a new try that began because this link is gone
             self._end(way, None, reason, now)
@@ -346,3 +370,8 @@ class Neighbours:
                 self._idle_since.pop(channel, None)
             elif now - self._idle_since.setdefault(channel, now) >= timeout:
                 link.close("idle", now)
+
+
+def _names(link: Link) -> list[bytes]:
+    """What the neighbour is reached by."""
+    return [name for name in (link.peer, link.handshake.peer_rsa) if name is not None]

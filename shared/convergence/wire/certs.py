@@ -1,6 +1,7 @@
 """Ed25519 certificates (tor cert-spec, "Ed25519 Certificates").
 
-Does: parse, encode, sign and check them with callbacks for the cryptography.
+Does: parse, encode, sign and check them with callbacks for the cryptography; likewise the one by which an RSA identity
+vouches for an Ed25519 identity (cert-spec "RSA→Ed25519 cross-certificate").
 Does not: decide which certificates a link needs (crypto/certificates.py).
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from hashlib import sha256
 from typing import TypeAlias
 
 from convergence.errors import CryptoError, LocalError, ParseError
@@ -21,6 +23,7 @@ CERT_VERSION = 1
 SECONDS_PER_HOUR = 3600
 EXT_SIGNED_WITH_KEY = 4
 AFFECTS_VALIDATION = 1
+CROSS_CERT_TAG = b"Tor TLS RSA/Ed25519 cross-certificate"
 
 Sign: TypeAlias = Callable[[bytes], bytes]
 """message -> 64-byte Ed25519 signature."""
@@ -48,6 +51,11 @@ class KeyType(IntEnum):
     ED25519 = 1
     RSA_SHA256 = 2
     X509_SHA256 = 3
+
+
+def hours_of(expires: float) -> int:
+    """Unix seconds as certificates give them: hours, rounded up."""
+    return -int(-expires // SECONDS_PER_HOUR)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +96,7 @@ class Ed25519Cert:
         Args:
             expires: Unix seconds, rounded up to the hour.
         """
-        hours = -int(-expires // SECONDS_PER_HOUR)
+        hours = hours_of(expires)
         extensions = (Extension(EXT_SIGNED_WITH_KEY, 0, signer),)
         cert = cls(cert_type, key, hours, key_type, extensions)
         return replace(cert, signature=sign(cert.body()))
@@ -142,6 +150,41 @@ class Ed25519Cert:
             raise CryptoError("certificate has expired")
         if not verify(signer, self.signature, self.body()):
             raise CryptoError("certificate's signature does not hold")
+
+
+@dataclass(frozen=True, slots=True)
+class CrossCert:
+    """An RSA identity's word for an Ed25519 identity: CertType.RSA_ED25519.
+
+    Args:
+        identity: the Ed25519 identity, 32 bytes.
+        expires: end of its validity, in hours since the Unix epoch.
+        signature: PKCS #1 v1.5 over the bare `digest()`; empty while not signed.
+    """
+
+    identity: bytes
+    expires: int
+    signature: bytes = b""
+
+    def digest(self) -> bytes:
+        """What is signed, 32 bytes."""
+        return sha256(CROSS_CERT_TAG + self._body()).digest()
+
+    def encode(self) -> bytes:
+        return self._body() + bytes([len(self.signature)]) + self.signature
+
+    @classmethod
+    def parse(cls, data: Buffer) -> CrossCert:
+        """Checks neither signature nor date."""
+        reader = Reader(data, "cross-certificate")
+        identity = reader.take(KEY_LEN)
+        expires = reader.unsigned(4)
+        signature = reader.take(reader.unsigned(1))
+        reader.finish()
+        return cls(identity, expires, signature)
+
+    def _body(self) -> bytes:
+        return self.identity + self.expires.to_bytes(4, "big")
 
 
 def _read_extension(reader: Reader) -> Extension:

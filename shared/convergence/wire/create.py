@@ -1,4 +1,5 @@
-"""Cells that make and end a circuit: CREATE2, CREATED2, DESTROY (tor-spec, "CREATE and CREATED cells").
+"""Cells that make and end a circuit: CREATE2, CREATED2, DESTROY, and the older CREATE_FAST and CREATED_FAST (tor-spec
+"CREATE and CREATED cells").
 
 Does: parse and encode their payloads. Bytes after the last field of a payload are padding and ignored.
 Does not: know what a handshake contains.
@@ -18,6 +19,7 @@ from convergence.wire.reader import Reader
 class HandshakeType(IntEnum):
     """Circuit handshakes (HTYPE). TAP is named only to be refused."""
 
+    FAST = -1  # no HTYPE: the onionskin goes in a cell of its own kind, CREATE_FAST
     TAP = 0
     NTOR = 2
     NTOR_V3 = 3
@@ -63,6 +65,15 @@ class Created2:
     @classmethod
     def parse(cls, payload: Buffer) -> Created2:
         return cls(read_handshake(Reader(payload, "CREATED2")))
+
+
+FAST_LEN = 20
+"""Bytes of key material in CREATE_FAST and CREATED_FAST, and of the derivative key data in the latter."""
+
+
+def created_fast(payload: Buffer) -> bytes:
+    """The payload of a CREATED_FAST as that of a CREATED2: Y | KH, 40 bytes."""
+    return Created2(bytes(payload[: 2 * FAST_LEN])).encode()
 
 
 @dataclass(frozen=True, slots=True)

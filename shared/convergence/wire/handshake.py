@@ -19,6 +19,8 @@ LINK_VERSIONS = (4, 5)
 """Link protocols we speak."""
 AUTH_ED25519_SHA256_RFC5705 = 3
 AUTH_TYPE_TAG = b"AUTH0003"
+EXPORTER_LABEL = b"EXPORTER FOR TOR TLS CLIENT BINDING " + AUTH_TYPE_TAG
+"""Label of the TLS exporter (RFC 5705) that gives `tls_secrets`."""
 CHALLENGE_LEN = 32
 HASH_LEN = 32
 RAND_LEN = 24
@@ -104,7 +106,7 @@ class Authenticate:
         cid_ed, sid_ed: their Ed25519 identities.
         slog, clog: SHA-256 of what the responder sent up to AUTH_CHALLENGE, and of what the initiator sent up to CERTS.
         scert: SHA-256 of the responder's TLS certificate.
-        tls_secrets: the transport's binding, 32 bytes.
+        tls_secrets: 32 bytes of the TLS exporter with EXPORTER_LABEL; its context is `cid`, as in C Tor.
         rand: 24 random bytes.
         extra: signed bytes after `rand`, to be ignored.
         signature: by the initiator's authentication key over `signed_part()`; empty while not signed.

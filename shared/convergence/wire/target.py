@@ -35,10 +35,11 @@ class RelayTarget:
     """One relay.
 
     Args:
-        identity: Ed25519 public key (32 bytes); names it.
+        identity: Ed25519 public key (32 bytes); names it. Of a directory that is known by its RSA key only, the
+            fingerprint of that key (20 bytes).
         specifiers: how EXTEND2 names it.
         node_id: ntor's NODEID (20 bytes). On the Tor network it is the digest of the relay's RSA key.
-        ntor_key: X25519 public key (32 bytes) for circuit handshakes.
+        ntor_key: X25519 public key (32 bytes) for circuit handshakes; empty for such a directory.
         protocols: what it speaks.
         roles: what it offers.
         schemes: of the addresses at which others open links to it ("ws", "wss", Tor's "tls"); none: it has no address.

@@ -22,6 +22,7 @@ from convergence.link.handshake import Handshake
 from convergence.link.link import Link
 from convergence.link.onionskins import Onionskins
 from convergence.outbox import Outbox
+from convergence.ports import DtlsBinding
 from convergence.wire.cells import Command, encode_cell
 from convergence.wire.descriptor import Descriptor
 from convergence.wire.relay import RelayCommand, pack_message
@@ -252,7 +253,7 @@ class Net:
 
     def prove(self, a, b):
         """a's link to b is one on which a proves who it is."""
-        self._between[a, b] = self.connect(a, b, binding=b"the connection", expected=b.keys.identity)[0]
+        self._between[a, b] = self.connect(a, b, binding=DtlsBinding(b"the connection"), expected=b.keys.identity)[0]
 
     def other_side(self, machine, link):
         """The neighbour's end of a link."""

@@ -7,13 +7,14 @@ import pytest
 from convergence.crypto import certificates
 from convergence.crypto.keys import NodeKeys
 from convergence.errors import CryptoError, RemoteError
+from convergence.ports import DtlsBinding
 from convergence.wire.certs import AFFECTS_VALIDATION, CertType, Ed25519Cert, Extension
 from convergence.wire.handshake import Certs
 from pynode.crypto import CPythonCrypto
 
 CRYPTO = CPythonCrypto()
 NOW = 1_800_000_000.0
-BINDING = b"what both ends of one connection see"
+BINDING = DtlsBinding(b"what both ends of one connection see")
 AUTH_SEED = b"\4" * 32
 AUTH_KEY = CRYPTO.ed25519_public(AUTH_SEED)
 KEYS, OTHER = (
@@ -73,7 +74,7 @@ def test_one_expired_link_breaks_the_chain(cert_type):
 
 def test_a_chain_for_another_connection_is_refused():
     with pytest.raises(CryptoError):
-        check(issue(), binding=b"another connection")
+        check(issue(), binding=DtlsBinding(b"another connection"))
 
 
 @pytest.mark.parametrize("cert_type", [CertType.SIGNING_LINK, CertType.SIGNING_AUTH])

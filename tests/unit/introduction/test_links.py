@@ -8,6 +8,7 @@ from convergence.errors import Why
 from convergence.events import Rtc
 from convergence.introduction.courier import HEAD_START, MAX_CARRIERS
 from convergence.introduction.links import CONNECT_TIMEOUT, MAX_HELD, MAX_PENDING, OWN_SHARE, RESTART_TIMEOUT
+from convergence.ports import DtlsBinding
 from tests.unit.circuit.rig import CRYPTO, SeededRng
 from tests.unit.introduction.parties import (
     ANSWER,
@@ -62,8 +63,8 @@ def test_a_link_comes_about(world, pair):
 def test_both_sides_are_bound_to_both_certificates_in_one_order(world, pair):
     one, two = pair
     channel, other = link(world, one, two)
-    binding = b"rtc" + one.ends[channel].own().fingerprint + two.ends[other].own().fingerprint
-    assert len(binding) == 67
+    binding = DtlsBinding(b"rtc" + one.ends[channel].own().fingerprint + two.ends[other].own().fingerprint)
+    assert len(binding.fingerprints) == 67
     assert one.told == [("opened", channel, binding, None)]
     assert two.told == [("opened", other, binding, one.identity)]
 

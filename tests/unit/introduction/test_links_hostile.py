@@ -17,6 +17,7 @@ from convergence.introduction.links import (
     OFFERS_PER_SOURCE,
     OWN_SHARE,
 )
+from convergence.ports import DtlsBinding
 from convergence.wire.sdp import Candidates
 from tests.unit.introduction.parties import (
     ANSWER,
@@ -218,7 +219,7 @@ def test_an_offer_with_anothers_certificate_needs_anothers_signature(world, pair
     [end] = two.ends.values()
     two.links.opened(end.channel, world.now)
     [(_, binding, peer)] = two.heard("opened")
-    assert peer == between.identity and binding == b"rtc" + what.fingerprint + end.own().fingerprint
+    assert peer == between.identity and binding == DtlsBinding(b"rtc" + what.fingerprint + end.own().fingerprint)
 
 
 def test_one_answer_is_taken(world, pair):

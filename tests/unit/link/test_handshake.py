@@ -11,11 +11,12 @@ from convergence.crypto import certificates
 from convergence.crypto.keys import NodeKeys
 from convergence.errors import LinkError
 from convergence.link.handshake import MAX_HANDSHAKE_CELLS, Handshake, State
+from convergence.ports import DtlsBinding
 from convergence.wire.cells import VARIABLE_HEADER, CellCutter, Command, encode_cell
 from convergence.wire.handshake import AuthChallenge, Certs, Netinfo, Versions
 from tests.unit.circuit.rig import CRYPTO, START, SeededRng
 
-BINDING = b"the binding of this connection"
+BINDING = DtlsBinding(b"the binding of this connection")
 
 
 def keys(name):
@@ -234,12 +235,13 @@ def test_another_node_than_the_one_dialled_is_refused():
 def test_a_responder_with_another_binding_is_refused():
     """Somebody in the middle: both sides see different connections."""
     with pytest.raises(LinkError, match="another connection"):
-        run(initiator(b"one"), responder(b"two"))
+        run(initiator(DtlsBinding(b"one")), responder(DtlsBinding(b"two")))
 
 
 def test_certs_replayed_on_another_connection_prove_nothing():
     """The impostor has no keys of RELAY, only the CERTS it saw."""
-    _, recorded = run(initiator(b"an older connection"), responder(b"an older connection"))
+    older = DtlsBinding(b"an older connection")
+    _, recorded = run(initiator(older), responder(older))
     a = initiator()
     a.start()
     with pytest.raises(LinkError, match="another connection"):

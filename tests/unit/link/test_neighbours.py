@@ -15,11 +15,15 @@ from convergence.link.neighbours import (
     MAX_LINKS,
     MAX_WAYS,
     SWEEP,
+    LinkAddress,
     Neighbours,
 )
 from convergence.outbox import Outbox
+from convergence.ports import DtlsBinding
 from convergence.wire.cells import CELL_LEN, PAYLOAD_LEN, Command
 from tests.unit.circuit.rig import CRYPTO, START, SeededRng
+
+BINDING = DtlsBinding(b"binding")
 
 
 class Party:
@@ -37,12 +41,16 @@ class Party:
             CRYPTO,
             rng,
             self.keys,
-            lambda identity, now: self.addresses.get(identity),
+            self._address,
             on_create,
             introduce=lambda identity, source, now: self.introduced.get(identity),
             on_unknown=on_unknown,
         )
         self.answers = []
+
+    def _address(self, identity, now):
+        address = self.addresses.get(identity)
+        return LinkAddress(Protocol.LINK, address) if isinstance(address, str) else address
 
     @property
     def identity(self):
@@ -139,7 +147,7 @@ def test_an_unproven_incoming_link_is_never_used_to_reach_its_peer(pair):
 
 def test_an_authenticated_incoming_link_is_used_to_reach_its_peer(pair):
     a, b = pair
-    dial(a, b, binding=b"the same connection")
+    dial(a, b, binding=DtlsBinding(b"the same connection"))
     b.reach(a.identity)
     assert len(b.answers) == 1 and b.answers[0].peer == a.identity and b.dialled() == []
 
@@ -258,7 +266,7 @@ def test_on_another_network_links_that_were_dialled_at_an_address_are_given_up(p
     assert len(b.neighbours.links) == 1, "it is for who dialled to know"
     a.neighbours.moved(START)
     assert not a.neighbours.links
-    introduced = dial(a, b, channel_b=4, binding=b"both fingerprints")
+    introduced = dial(a, b, channel_b=4, binding=DtlsBinding(b"both fingerprints"))
     a.neighbours.moved(START)
     assert introduced.open
 
@@ -433,8 +441,8 @@ def test_a_node_without_an_address_is_introduced(pair):
     a.introduced[b.identity] = 31
     a.reach(b.identity)
     assert a.dialled() == [] and a.answers == []
-    b.neighbours.opened(2, b"both fingerprints", START, peer=a.identity)
-    a.neighbours.opened(31, b"both fingerprints", START)
+    b.neighbours.opened(2, DtlsBinding(b"both fingerprints"), START, peer=a.identity)
+    a.neighbours.opened(31, DtlsBinding(b"both fingerprints"), START)
     carry(a, 31, b, 2)
     assert [link.peer for link in a.answers] == [b.identity]
     b.reach(a.identity)
@@ -453,8 +461,8 @@ def test_an_incoming_link_from_another_than_was_introduced_is_refused(pair):
     a.introduced[b.identity] = 31
     a.addresses.clear()
     a.reach(b.identity)
-    b.neighbours.opened(2, b"binding", START, peer=bytes(32))
-    a.neighbours.opened(31, b"binding", START)
+    b.neighbours.opened(2, BINDING, START, peer=bytes(32))
+    a.neighbours.opened(31, BINDING, START)
     carry(a, 31, b, 2)
     assert not b.neighbours.links
 
@@ -465,8 +473,8 @@ def test_different_ends_of_a_connection_refuse_each_other(pair):
     a.introduced[b.identity] = 31
     a.addresses.clear()
     a.reach(b.identity)
-    b.neighbours.opened(2, b"rtc" + b"m" * 32 + b"b" * 32, START, peer=a.identity)
-    a.neighbours.opened(31, b"rtc" + b"a" * 32 + b"m" * 32, START)
+    b.neighbours.opened(2, DtlsBinding(b"rtc" + b"m" * 32 + b"b" * 32), START, peer=a.identity)
+    a.neighbours.opened(31, DtlsBinding(b"rtc" + b"a" * 32 + b"m" * 32), START)
     carry(a, 31, b, 2)
     assert a.answers == [None] and not a.neighbours.links
 
@@ -480,8 +488,8 @@ def test_a_call_that_lost_to_the_other_sides_is_answered_by_theirs(pair):
     assert a.answers == []
     b.introduced[a.identity] = 41
     b.reach(a.identity)
-    a.neighbours.opened(33, b"binding", START, peer=b.identity)
-    b.neighbours.opened(41, b"binding", START)
+    a.neighbours.opened(33, BINDING, START, peer=b.identity)
+    b.neighbours.opened(41, BINDING, START)
     carry(a, 33, b, 41)
     assert [link.peer for link in a.answers] == [b.identity]
     assert [link.peer for link in b.answers] == [a.identity]
@@ -500,7 +508,7 @@ def test_a_call_of_theirs_that_comes_to_nothing_is_answered_too(pair):
 # Every wait has an end
 
 
-def silent_caller(a, b, channel, binding=b"binding"):
+def silent_caller(a, b, channel, binding=BINDING):
     """b, who is expected to call a on this channel, shakes hands as somebody who stays anonymous."""
     a.neighbours.opened(channel, binding, START, peer=b.identity)
     caller = Handshake(CRYPTO, SeededRng("caller"), initiator=True, keys=None, binding=binding)
@@ -530,17 +538,17 @@ def replaced_and_lost(a, b):
 
 
 def opened_and_silent(a, b):
-    a.neighbours.opened(31, b"binding", START)
+    a.neighbours.opened(31, BINDING, START)
 
 
 def replaced_opened_and_silent(a, b):
     a.neighbours.replaced(31, by=33)
-    a.neighbours.opened(33, b"binding", START, peer=b.identity)
+    a.neighbours.opened(33, BINDING, START, peer=b.identity)
 
 
 def no_room_for_their_call(a, b):
     a.neighbours.links.update((-number - 1, None) for number in range(MAX_LINKS))
-    a.neighbours.opened(31, b"binding", START, peer=b.identity)
+    a.neighbours.opened(31, BINDING, START, peer=b.identity)
     a.neighbours.links.clear()
 
 
@@ -579,8 +587,8 @@ def test_a_dial_that_another_link_made_needless_is_called_off(pair):
     [channel] = a.dialled()
     b.introduced[a.identity] = 41
     b.reach(a.identity)
-    a.neighbours.opened(33, b"binding", START, peer=b.identity)
-    b.neighbours.opened(41, b"binding", START)
+    a.neighbours.opened(33, BINDING, START, peer=b.identity)
+    b.neighbours.opened(41, BINDING, START)
     carry(b, 41, a, 33)
     assert [link.channel for link in a.answers] == [33]
     a.tick(10 * DIAL_TIMEOUT)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pynode.keyfile import KeyFileError, Keys, load_or_create_keys
+from pynode.keyfile import KeyFileError, Keys, load_or_create_keys, load_or_create_rsa
 
 
 class Rng:
@@ -78,3 +78,19 @@ def test_a_folder_that_cannot_be_used(tmp_path: Path) -> None:
         load_or_create_keys(tmp_path / "file" / "keys.json", Rng())
     with pytest.raises(KeyFileError, match="cannot read"):
         load_or_create_keys(tmp_path, Rng())
+
+
+def test_an_rsa_identity_is_made_once_and_kept_as_pem(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "secret_id_key"
+    key = load_or_create_rsa(path)
+    assert path.stat().st_mode & 0o777 == 0o600 and path.read_bytes() == key.pem()
+    assert load_or_create_rsa(path).public == key.public
+
+
+@pytest.mark.parametrize("content", [b"", b"no PEM", b"-----BEGIN RSA PRIVATE KEY-----\n"])
+def test_a_damaged_rsa_identity_is_never_replaced(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "secret_id_key"
+    path.write_bytes(content)
+    with pytest.raises(KeyFileError, match="damaged"):
+        load_or_create_rsa(path)
+    assert path.read_bytes() == content

@@ -11,6 +11,7 @@ from pynode.transports import Channels
 from pynode.transports.mux import NetTransport
 from pynode.transports.rtc import RtcTransport
 from pynode.transports.tcp import TcpTransport
+from pynode.transports.tls import TlsTransport
 from pynode.transports.websocket import WebSocketTransport
 
 
@@ -45,12 +46,23 @@ class Recorder:
 
 
 def test_each_protocol_has_its_transport() -> None:
-    websocket, tcp, rtc = Recorder(), Recorder(), Recorder()
-    net = NetTransport(cast(WebSocketTransport, websocket), cast(TcpTransport, tcp), cast(RtcTransport, rtc))
+    websocket, tcp, rtc, tls = Recorder(), Recorder(), Recorder(), Recorder()
+    net = NetTransport(
+        cast(WebSocketTransport, websocket),
+        cast(TcpTransport, tcp),
+        cast(RtcTransport, rtc),
+        cast(TlsTransport, tls),
+    )
     channels = cast(Channels, Recorder())
     net.attach(channels)
     for number, (transport, protocol) in enumerate(
-        [(websocket, Protocol.LINK), (websocket, Protocol.FACILITATOR), (tcp, Protocol.TCP), (rtc, Protocol.RTC)]
+        [
+            (websocket, Protocol.LINK),
+            (websocket, Protocol.FACILITATOR),
+            (tcp, Protocol.TCP),
+            (rtc, Protocol.RTC),
+            (tls, Protocol.TLS),
+        ]
     ):
         assert transport.channels is channels
         transport.log.clear()
@@ -75,4 +87,9 @@ def test_what_a_node_does_not_carry_is_closed() -> None:
     net.connect(1, Protocol.TCP, "x:1")
     net.connect(3, Protocol.RTC, OFFERER)
     net.describe(3, DescriptionKind.OFFER, "")
-    assert driver.log == [("closed", 1, str(CloseReason.POLICY)), ("closed", 3, "WebRTC is switched off")]
+    net.connect(5, Protocol.TLS, "x:1")
+    assert driver.log == [
+        ("closed", 1, str(CloseReason.POLICY)),
+        ("closed", 3, "WebRTC is switched off"),
+        ("closed", 5, "TLS links are switched off"),
+    ]

@@ -1,0 +1,153 @@
+"""Directories that can be asked, and the streams to them.
+
+Does: choose one at random among those that do not rest, keep a circuit to each for the next request, let one rest that
+failed or lied.
+Does not: ask (request.py), or judge answers (directory.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol as Shape
+
+from convergence.circuit.client import ClientCircuit
+from convergence.errors import DestroyReason, EndReason, LocalError, StreamError, Why
+from convergence.outbox import Outbox, Timer
+from convergence.path.place import Failed, Ready
+from convergence.path.select import choose
+from convergence.pipes.pending import Pending
+from convergence.ports import Rng
+from convergence.wire.target import RelayTarget
+
+REST = 600.0  # seconds for which a directory that failed is not asked, as long as there are others
+LINGER = 30.0  # seconds that a circuit without streams is kept
+STREAMS = 4  # at once on one circuit
+
+
+class Circuits(Shape):
+    """Builds circuits that end at a directory."""
+
+    def directory_circuit(self, directory: RelayTarget, on_ready: Ready, on_failed: Failed, now: float) -> None: ...
+
+
+class DirectoryPipe(Pending):
+    """A stream to a directory."""
+
+    def __init__(self, sources: DirectorySources, outbox: Outbox, source: bytes, now: float) -> None:
+        super().__init__(outbox, self.fail, lambda now: sources.over(self, now), now)
+        self.source = source
+
+
+class _Way:
+    """A circuit to one directory, standing or on its way."""
+
+    def __init__(self) -> None:
+        self.circuit: ClientCircuit | None = None
+        self.pipes: list[DirectoryPipe] = []
+        self.timer: Timer | None = None  # ends it when nothing was asked for a while
+
+
+class DirectorySources:
+    """Args:
+    candidates: all directories that may be asked now.
+    """
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        rng: Rng,
+        circuits: Circuits,
+        candidates: Callable[[float], Sequence[RelayTarget]],
+    ) -> None:
+        self._outbox = outbox
+        self._rng = rng
+        self._circuits = circuits
+        self._candidates = candidates
+        self._ways: dict[bytes, _Way] = {}
+        self._resting: dict[bytes, float] = {}  # identity -> until when, in steady time
+
+    def connect(self, now: float) -> DirectoryPipe | None:
+        """A stream to some directory. It opens later, or fails. None: there is none to ask."""
+        directories = self._candidates(now)
+        steady = self._outbox.steady(now)
+        self._resting = {source: until for source, until in self._resting.items() if until > steady}
+        fresh = [node for node in directories if node.identity not in self._resting] or directories
+        standing = [node for node in fresh if self._has_place(node)]
+        if not fresh:
+            return None
+        node = choose(self._rng, standing or fresh)
+        pipe = DirectoryPipe(self, self._outbox, node.identity, now)
+        way = self._ways.get(node.identity)
+        if way is None:
+            way = self._ways[node.identity] = _Way()
+            way.pipes.append(pipe)
+            self._build(way, node, now)
+        else:
+            way.pipes.append(pipe)
+            if way.circuit is not None:
+                self._open(way.circuit, pipe, now)
+        return pipe
+
+    def rest(self, source: bytes, now: float) -> None:
+        """It failed, or what it sent was refused: ask others for a while."""
+        self._resting[source] = self._outbox.steady(now) + REST
+
+    def stop(self, now: float) -> None:
+        """End all circuits."""
+        for source in list(self._ways):
+            self._end(source, now)
+
+    def over(self, pipe: DirectoryPipe, now: float) -> None:
+        """A pipe is over."""
+        way = self._ways.get(pipe.source)
+        if way is None or pipe not in way.pipes:
+            return
+        way.pipes.remove(pipe)
+        if not way.pipes and way.circuit is not None:
+            way.timer = self._outbox.call_at(now + LINGER, lambda now: self._end(pipe.source, now))
+
+    # -- inside
+
+    def _has_place(self, node: RelayTarget) -> bool:
+        way = self._ways.get(node.identity)
+        return way is not None and len(way.pipes) < STREAMS
+
+    def _build(self, way: _Way, node: RelayTarget, now: float) -> None:
+        def ready(circuit: ClientCircuit, now: float) -> None:
+            if self._ways.get(node.identity) is not way:
+                circuit.destroy(DestroyReason.FINISHED, now)
+                return
+            way.circuit = circuit
+            circuit.on_closed = lambda reason, now: self._end(node.identity, now)
+            for pipe in list(way.pipes):
+                self._open(circuit, pipe, now)
+
+        def failed(why: Why, now: float) -> None:
+            for pipe in way.pipes:
+                pipe.why = why
+            self._end(node.identity, now)
+
+        # Later, so that nobody hears of an end before `connect` has returned.
+        self._outbox.call_at(now, lambda now: self._circuits.directory_circuit(node, ready, failed, now))
+
+    def _open(self, circuit: ClientCircuit, pipe: DirectoryPipe, now: float) -> None:
+        if way := self._ways.get(pipe.source):
+            if way.timer is not None:
+                way.timer.cancel()
+        try:
+            stream = circuit.open_directory(pipe, now)
+        except (LocalError, StreamError):
+            self._outbox.call_at(now, lambda now: pipe.fail(EndReason.DESTROY, now))
+            return
+        pipe.bind(stream)
+
+    def _end(self, source: bytes, now: float) -> None:
+        way = self._ways.pop(source, None)
+        if way is None:
+            return
+        if way.timer is not None:
+            way.timer.cancel()
+        if way.circuit is not None:
+            way.circuit.destroy(DestroyReason.FINISHED, now)
+        for pipe in way.pipes:
+            pipe.fail(EndReason.DESTROY, now)
