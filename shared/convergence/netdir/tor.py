@@ -100,6 +100,10 @@ class TorRelay:
             frozenset(_subnet(address[0]) for address in (address4, address6) if address is not None),
         )
 
+    def allows(self, address: Address | None, port: int) -> bool:
+        """Whether it would most likely connect there; see `ExitPolicies`."""
+        return self.exit.allows(address, port)
+
     def is_family(self, other: TorRelay) -> bool:
         """Whether they say so both, or are certified to be of the same family (proposal 321). What only one of them
         says counts for nothing: it could keep all others away from each other."""

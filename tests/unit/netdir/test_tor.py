@@ -118,8 +118,8 @@ def test_who_is_an_exit_and_for_what():
     relay = record(flags=BOTH, policy="accept 80,443", policy6="accept 443")
     address6 = ip_address("2001:db8::1")
     assert Role.EXIT in relay.target.roles
-    assert relay.exit.allows(None, 443) and relay.exit.allows(None, 80) and not relay.exit.allows(None, 25)
-    assert relay.exit.allows(address6, 443) and not relay.exit.allows(address6, 80)
+    assert relay.allows(None, 443) and relay.allows(None, 80) and not relay.allows(None, 25)
+    assert relay.allows(address6, 443) and not relay.allows(address6, 80)
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_who_is_an_exit_and_for_what():
 )
 def test_who_is_no_exit(flags, policy):
     relay = record(flags=flags, policy=policy)
-    assert relay.target.roles == Role.RELAY and not relay.exit.allows(None, 443)
+    assert relay.target.roles == Role.RELAY and not relay.allows(None, 443)
 
 
 def test_a_family_is_what_both_say():

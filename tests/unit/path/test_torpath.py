@@ -54,7 +54,7 @@ def test_a_path_begins_with_a_guard_and_ends_with_an_exit(hops):
         path = paths.exit_path(WEB, NOW, hops=hops)
         assert len(path.relays) == len(path.targets) == hops
         assert path.relays[0].status is path.use.status and "Guard" in path.use.status.flags
-        assert path.relays[-1].exit.allows(None, 443)
+        assert path.relays[-1].allows(None, 443)
         assert_apart(path)
     with pytest.raises(LocalError, match="hops"):
         paths.exit_path(WEB, NOW, hops=1)
