@@ -215,7 +215,7 @@ class Guards:
             for primary in self.primary:
                 if primary.reachable is Reachable.NO:
                     primary.reachable = Reachable.MAYBE
-        if use.primary or guard in self.primary:  # it may have become primary just now
+        if use.primary:
             self._complete(use, now)
         else:
             use.machine.move(_WAITS, now)
@@ -308,6 +308,7 @@ class Guards:
         """Let circuits be used that waited for better guards in vain (guard-spec 4.9)."""
         steady = self._outbox.steady(now)
         for use in sorted(self._uses, key=self._rank):
+            # It may have become primary itself, as it worked before others did.
             better = self.primary[: self.primary.index(use.guard)] if use.guard in self.primary else self.primary
             if use.stage is not Stage.WAITING or any(self._usable(guard, use.suits) for guard in better):
                 continue
