@@ -186,7 +186,8 @@ class Guards:
         """
         self._retry(now)
         guard = self._select(suits, directory, now)
-        if guard is None and self._forgive(suits):
+        if guard is None:
+            self._forgive(suits)
             guard = self._select(suits, directory, now)
         status = None if guard is None else self._listed(guard)
         if guard is None or status is None:
@@ -260,15 +261,13 @@ class Guards:
         ]
         return next((guard for guard in (*confirmed, *others) if not guard.pending), next(iter(confirmed), None))
 
-    def _forgive(self, suits: Suits) -> bool:
-        """If all that suit have failed, perhaps our line did: each is worth another try. Whether it is so."""
+    def _forgive(self, suits: Suits) -> None:
+        """If all that suit have failed, perhaps our line did: each is worth another try."""
         listed = [(guard, self._listed(guard)) for guard in self._sample]
         suiting = [guard for guard, status in listed if status is not None and suits(status)]
-        if not suiting or any(guard.reachable is not Reachable.NO for guard in suiting):
-            return False
-        for guard in suiting:
-            guard.reachable = Reachable.MAYBE
-        return True
+        if all(guard.reachable is Reachable.NO for guard in suiting):
+            for guard in suiting:
+                guard.reachable = Reachable.MAYBE
 
     def _retry(self, now: float) -> None:
         steady = self._outbox.steady(now)
