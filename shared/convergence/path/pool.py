@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection
 from functools import partial
 from typing import Protocol as Shape
 
+from convergence.circuit.client import ClientCircuit
 from convergence.codes import PathWhy
 from convergence.errors import DestroyReason, LocalError, Problem
 from convergence.link.neighbours import Neighbours
@@ -106,9 +107,12 @@ class CircuitPool(CircuitBuilding):
         """Keep nothing of which entries this side of this file used."""
         self.entries.forget(user_of(hash_name, provider))
 
-    def exit_circuit(self, on_ready: Ready, on_failed: Failed, now: float, *, avoid: Collection[bytes] = ()) -> None:
-        """A circuit of its own to an exit: a ready one is extended when one is at hand. `avoid`: identities of exits to
-        take only if there are no others."""
+    def exit_circuit(
+        self, host: str, port: int, on_ready: Ready, on_failed: Failed, now: float, *, avoid: Collection[bytes] = ()
+    ) -> None:
+        """A circuit of its own to an exit: a ready one is extended when one is at hand. Exits of this network say
+        nothing of what they connect to, so `host` and `port` do not count. `avoid`: identities of exits to take only if
+        there are no others."""
 
         def choose_exit(suits: Callable[[RelayTarget], bool], now: float) -> RelayTarget:
             known = [node.target for node in self._directory.nodes(Role.EXIT, now)]
@@ -149,6 +153,10 @@ class CircuitPool(CircuitBuilding):
             lambda now: self._path(request, hops, now, node), "introduction", on_ready, on_failed, told=True
         )
         self._serve(request, now)
+
+    def serves(self, circuit: ClientCircuit, host: str, port: int) -> bool:
+        """Whether the exit of this circuit may connect there."""
+        return True
 
     def set_hops(self, hops: int, now: float) -> None:
         """Circuits have so many from now on; ready ones of another length are replaced."""
@@ -236,6 +244,7 @@ class CircuitPool(CircuitBuilding):
     def _all_stand(self, place: Place, now: float) -> None:
         for node in place.path:
             self._reputation.worked(node.identity)
+        self._hand_over(place, now)
 
     def _died_young(self, place: Place, now: float) -> None:
         """A refusal a moment later is a refusal too."""
