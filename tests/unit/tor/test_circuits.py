@@ -1,60 +1,14 @@
-"""Circuits along Tor paths, over relays in memory: what a builder has to tell of guards, and what follows from it."""
+"""Circuits of the Tor network, over relays in memory: what guards hear of them, and what follows from it."""
 
 import pytest
 
 from convergence.codes import PathWhy
-from convergence.path.building import CircuitBuilding
 from convergence.path.guards import Guards
-from convergence.path.place import Request, Stage
-from convergence.path.torpath import TorPaths, Wanted
+from convergence.path.place import Stage
+from convergence.path.torpath import TorPaths
+from convergence.tor.circuits import TorCircuits
 from tests.unit.circuit.rig import CRYPTO, START, Net
 from tests.unit.path.tornetwork import EXIT, GUARD, MIDDLE, Made, TorNetwork
-
-HOUR = 3600
-
-
-class TorCircuits(CircuitBuilding):
-    """The least that a builder does for TorPaths."""
-
-    def __init__(self, *args, paths, size):
-        super().__init__(*args, size=size)
-        self._paths = paths
-        self._uses = {}  # id of a path -> the use of its guard
-
-    def exit_circuit(self, on_ready, on_failed, now):
-        self._serve(self._request("exit", on_ready, on_failed), now)
-
-    def _ready_request(self):
-        return self._request("ready", None, self._fill_failed)
-
-    def _request(self, purpose, on_ready, on_failed):
-        def make_path(now):
-            path = self._paths.exit_path([Wanted(443)], now, avoid=request.avoided)
-            targets = path.targets
-            self._uses[id(targets)] = path.use
-            return targets
-
-        request = Request(make_path, purpose, on_ready, on_failed)
-        return request
-
-    def _use(self, place):
-        return self._uses[id(place.path)]
-
-    def _blame(self, place, hop, now):
-        if hop == 0:
-            self._use(place).failed(now)
-        else:
-            place.request.avoid(*place.path[max(hop - 1, 1) : hop + 1])
-
-    def _all_stand(self, place, now):
-        use = self._use(place)
-        place.machine.move("held", now)
-        use.on_usable = lambda now: self._hand_over(place, now)
-        use.on_over = lambda now: self._close(place, 0, now)
-        use.worked(now)
-
-    def _gone(self, place, now):
-        self._uses.pop(id(place.path)).over(now)
 
 
 class Scene:
@@ -74,7 +28,7 @@ class Scene:
         paths.update(TorNetwork(self.made, valid_after=int(START)).view(), START)
         self.unreachable = set()
         self.dialled = []
-        self.pool = TorCircuits(self.client.outbox, CRYPTO, self.client.rng, self, paths=paths, size=size)
+        self.pool = TorCircuits(self.client.outbox, CRYPTO, self.client.rng, self, paths, size=size)
         self.got, self.trouble = [], []
 
     def reach(self, identity, reply, now):
@@ -87,7 +41,11 @@ class Scene:
 
     def exit(self):
         self.pool.exit_circuit(
-            lambda circuit, now: self.got.append(circuit), lambda why, now: self.trouble.append(why), self.net.now
+            "host.example",
+            443,
+            lambda circuit, now: self.got.append(circuit),
+            lambda why, now: self.trouble.append(why),
+            self.net.now,
         )
         self.net.pump()
 
@@ -112,7 +70,7 @@ def test_circuits_are_built_and_begin_with_the_first_guard(scene):
     assert all(circuit.built and len(circuit.path) == 3 for circuit in scene.got)
     for circuit in list(scene.got):
         circuit.destroy(0, scene.net.now)
-    assert not scene.pool._uses and not scene.guards._uses
+    assert not scene.guards._uses, "nothing is kept of them"
 
 
 def test_the_next_guard_serves_the_same_request(scene):
@@ -146,6 +104,7 @@ def test_a_guard_that_hangs_is_left_for_the_next_one(scene):
 
 def test_when_the_line_comes_back_the_first_guard_serves_before_any_other():
     scene = Scene(guards=30, size=2)
+    scene.pool.start(scene.net.now)
     scene.pool.fill(scene.net.now)
     scene.net.pump()
     first = scene.primary[0]
@@ -154,9 +113,10 @@ def test_when_the_line_comes_back_the_first_guard_serves_before_any_other():
         scene.net.break_link(scene.client, scene.net.link_between(scene.client, scene.net.by_identity[first]))
         assert circuit.unlinked
     scene.unreachable = {made.ed25519 for made in scene.made}
-    for _ in range(240):
+    for _ in range(240):  # hours, in which somebody asks again and again
+        scene.exit()
         scene.net.tick(60)
-    assert scene.pool.ready == 0
+    assert scene.pool.ready == 0 and not scene.got
     assert len(set(scene.dialled)) <= 20, "no more than were sampled"
     scene.unreachable = set()
     for _ in range(5):
