@@ -89,9 +89,9 @@ def test_no_path_breaks_a_rule(network, wanted, hops, seed):
         path = paths.exit_path(wanted, NOW, hops=hops)
     except Problem:
         return
-    exit = path.relays[-1]
-    assert "BadExit" not in exit.status.flags
-    served = sum(exit.allows(item.address, item.port) for item in wanted)
+    last = path.relays[-1]
+    assert "BadExit" not in last.status.flags
+    served = sum(last.allows(item.address, item.port) for item in wanted)
     others = [relay for status in view.relays if (relay := view.relay(status)) and "Fast" in status.flags]
     most = max(
         sum(relay.allows(item.address, item.port) for item in wanted)

@@ -7,14 +7,16 @@ Does not: believe a consensus (consensus.py), fetch anything, or choose relays (
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from ipaddress import IPv4Address
+from typing import NamedTuple
 
 from convergence.errors import ParseError
 from convergence.wire.consensus import Consensus, RelayStatus
-from convergence.wire.exitpolicy import Address, PortPolicy
+from convergence.wire.exitpolicy import REJECT_ALL, Address, PortPolicy
 from convergence.wire.linkspec import LinkSpecifier, SpecifierType
 from convergence.wire.microdescriptor import Microdescriptor
 from convergence.wire.netdoc import OrAddress
@@ -25,6 +27,34 @@ SCHEME = "tls"
 SUBNET_BITS = {4: 16, 6: 32}
 """Two relays whose addresses begin with the same bits, by IP version, count as one operator's (path-spec 2.2)."""
 
+_POLICY = re.compile(rb"^p ([^\n]*)$", re.MULTILINE)
+_POLICY6 = re.compile(rb"^p6 ([^\n]*)$", re.MULTILINE)
+
+
+class ExitPolicies(NamedTuple):
+    """The ports that a relay connects to, for IPv4 and IPv6. There are few that differ, so relays share them."""
+
+    policy: PortPolicy
+    policy6: PortPolicy
+
+    @classmethod
+    def of(cls, raw: bytes) -> ExitPolicies:
+        """Those of a microdescriptor, of which nothing else is read: who looks for an exit asks thousands. None allows
+        anything if it cannot be read."""
+        return cls(*(_policy(raw, line) for line in (_POLICY, _POLICY6)))
+
+    def allows(self, address: Address | None, port: int) -> bool:
+        """Whether the relay would most likely connect there. None stands for a host name: the exit looks that up, and
+        has to connect over IPv4 at least."""
+        return (self.policy6 if address is not None and address.version == 6 else self.policy).allows(address, port)
+
+    @property
+    def refuse_all(self) -> bool:
+        return self.policy.refuses_all and self.policy6.refuses_all
+
+
+NO_EXIT = ExitPolicies(REJECT_ALL, REJECT_ALL)
+
 
 @dataclass(frozen=True, eq=False)
 class TorRelay:
@@ -32,8 +62,8 @@ class TorRelay:
 
     Args:
         target: how circuits are extended to it. Its node_id is the digest of its RSA key, by which the consensus names
-            it, and it has the role of an exit if it connects to some port and is not flagged BadExit.
-        policy, policy6: the ports that it connects to, for IPv4 and IPv6.
+            it, and it has the role of an exit if it connects to some port.
+        exit: what it connects to.
         names: what others call it in their families, its nickname among that.
         family: the names of those that it says are of its family.
         family_ids: the keys of the families that it has certificates of.
@@ -42,15 +72,14 @@ class TorRelay:
 
     status: RelayStatus
     target: RelayTarget
-    policy: PortPolicy = field(repr=False)
-    policy6: PortPolicy = field(repr=False)
+    exit: ExitPolicies = field(repr=False)
     names: frozenset[str] = field(repr=False)
     family: frozenset[str] = field(repr=False)
     family_ids: frozenset[str] = field(repr=False)
     subnets: frozenset[tuple[int, int]] = field(repr=False)
 
     @classmethod
-    def of(cls, status: RelayStatus, raw: bytes) -> TorRelay | None:
+    def of(cls, status: RelayStatus, raw: bytes, exit: ExitPolicies) -> TorRelay | None:
         """None: nothing can be sent through it, since its microdescriptor is unreadable or lacks an Ed25519 identity.
         That costs itself only."""
         try:
@@ -63,9 +92,8 @@ class TorRelay:
         address4 = IPv4Address(status.address), status.or_port
         return cls(
             status,
-            _target(status, document, document.ed25519, address4, address6),
-            document.policy,
-            document.policy6,
+            _target(status, document, document.ed25519, exit, address4, address6),
+            exit,
             frozenset(("$" + status.identity.hex().upper(), status.nickname.lower())),
             document.family,
             document.family_ids,
@@ -73,12 +101,8 @@ class TorRelay:
         )
 
     def allows(self, address: Address | None, port: int) -> bool:
-        """Whether it would most likely connect there as an exit. None stands for a host name: the exit looks that up,
-        and has to connect over IPv4 at least."""
-        if Role.EXIT not in self.target.roles:
-            return False
-        policy = self.policy6 if address is not None and address.version == 6 else self.policy
-        return policy.allows(address, port)
+        """Whether it would most likely connect there; see `ExitPolicies`."""
+        return self.exit.allows(address, port)
 
     def is_family(self, other: TorRelay) -> bool:
         """Whether they say so both, or are certified to be of the same family (proposal 321). What only one of them
@@ -105,6 +129,7 @@ class TorView:
         self.consensus = consensus
         self._raw: dict[bytes, bytes] = {}  # by digest; only what the consensus names, so MAX_RELAYS at most
         self._read: dict[bytes, TorRelay | None] = {}  # by RSA identity
+        self._exits: dict[bytes, ExitPolicies] = {}  # by RSA identity
 
     @cached_property
     def relays(self) -> tuple[RelayStatus, ...]:
@@ -138,8 +163,17 @@ class TorView:
             raw = self._raw.get(status.digest)
             if raw is None:
                 return None
-            self._read[status.identity] = TorRelay.of(status, raw)
+            self._read[status.identity] = TorRelay.of(status, raw, self.exit(status))
         return self._read[status.identity]
+
+    def exit(self, status: RelayStatus) -> ExitPolicies:
+        """What a relay connects to: nothing while that is not known, or if it has the flag BadExit."""
+        raw = self._raw.get(status.digest)
+        if raw is None or "BadExit" in status.flags:
+            return NO_EXIT
+        if status.identity not in self._exits:
+            self._exits[status.identity] = ExitPolicies.of(raw)
+        return self._exits[status.identity]
 
     def get(self, identity: bytes) -> RelayStatus | None:
         """The usable relay of this RSA identity (20 bytes)."""
@@ -164,8 +198,26 @@ def _is_usable(status: RelayStatus) -> bool:
     return "Running" in flags and "Valid" in flags and "NoEdConsensus" not in flags and status.or_port > 0
 
 
+@lru_cache(maxsize=1024)
+def _read_policy(text: str) -> PortPolicy:
+    try:
+        return PortPolicy.parse(text)
+    except ParseError:
+        return REJECT_ALL
+
+
+def _policy(raw: bytes, line: re.Pattern[bytes]) -> PortPolicy:
+    found = line.search(raw)
+    return REJECT_ALL if found is None else _read_policy(found[1].decode("ascii", "replace"))
+
+
 def _target(
-    status: RelayStatus, document: Microdescriptor, identity: bytes, address4: OrAddress, address6: OrAddress | None
+    status: RelayStatus,
+    document: Microdescriptor,
+    identity: bytes,
+    exit: ExitPolicies,
+    address4: OrAddress,
+    address6: OrAddress | None,
 ) -> RelayTarget:
     # The order is that of all clients (tor-spec "EXTEND and EXTENDED cells").
     specifiers = [
@@ -180,7 +232,7 @@ def _target(
         protocols |= Protocols.NTOR_V3
     if status.protocols.supports("FlowCtrl", 2):
         protocols |= Protocols.CONGESTION_CONTROL
-    if "BadExit" not in status.flags and not (document.policy.refuses_all and document.policy6.refuses_all):
+    if not exit.refuse_all:
         roles |= Role.EXIT
     return RelayTarget(
         identity,

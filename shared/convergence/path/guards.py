@@ -186,7 +186,8 @@ class Guards:
         """
         self._retry(now)
         guard = self._select(suits, directory, now)
-        if guard is None and self._forgive(suits):
+        if guard is None:
+            self._forgive(suits)
             guard = self._select(suits, directory, now)
         status = None if guard is None else self._listed(guard)
         if guard is None or status is None:
@@ -215,7 +216,7 @@ class Guards:
             for primary in self.primary:
                 if primary.reachable is Reachable.NO:
                     primary.reachable = Reachable.MAYBE
-        if use.primary or guard in self.primary:  # it may have become primary just now
+        if use.primary:
             self._complete(use, now)
         else:
             use.machine.move(_WAITS, now)
@@ -260,15 +261,13 @@ class Guards:
         ]
         return next((guard for guard in (*confirmed, *others) if not guard.pending), next(iter(confirmed), None))
 
-    def _forgive(self, suits: Suits) -> bool:
-        """If all that suit have failed, perhaps our line did: each is worth another try. Whether it is so."""
+    def _forgive(self, suits: Suits) -> None:
+        """If all that suit have failed, perhaps our line did: each is worth another try."""
         listed = [(guard, self._listed(guard)) for guard in self._sample]
         suiting = [guard for guard, status in listed if status is not None and suits(status)]
-        if not suiting or any(guard.reachable is not Reachable.NO for guard in suiting):
-            return False
-        for guard in suiting:
-            guard.reachable = Reachable.MAYBE
-        return True
+        if all(guard.reachable is Reachable.NO for guard in suiting):
+            for guard in suiting:
+                guard.reachable = Reachable.MAYBE
 
     def _retry(self, now: float) -> None:
         steady = self._outbox.steady(now)
@@ -308,6 +307,7 @@ class Guards:
         """Let circuits be used that waited for better guards in vain (guard-spec 4.9)."""
         steady = self._outbox.steady(now)
         for use in sorted(self._uses, key=self._rank):
+            # It may have become primary itself, as it worked before others did.
             better = self.primary[: self.primary.index(use.guard)] if use.guard in self.primary else self.primary
             if use.stage is not Stage.WAITING or any(self._usable(guard, use.suits) for guard in better):
                 continue

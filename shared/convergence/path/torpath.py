@@ -8,7 +8,7 @@ Does not: build circuits, or know which guards work (guards.py).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from convergence.circuit.client import MAX_HOPS
@@ -17,13 +17,11 @@ from convergence.errors import LocalError, Problem
 from convergence.netdir.consensus import TOLERANCE
 from convergence.netdir.tor import TorRelay, TorView
 from convergence.path.guards import Guards, GuardUse
-from convergence.path.weights import Lottery, Position, path_fraction
+from convergence.path.weights import Lottery, Position, Suits, path_fraction
 from convergence.ports import Rng
 from convergence.wire.consensus import RelayStatus
 from convergence.wire.exitpolicy import Address
 from convergence.wire.target import RelayTarget
-
-_SuitsRelay = Callable[[TorRelay], bool]
 
 MIN_HOPS = 2
 LONG_LIVED = frozenset((21, 22, 706, 1863, 5050, 5190, 5222, 5223, 6667, 6697, 8300))
@@ -72,6 +70,11 @@ class _Search:
     def relay(self, status: RelayStatus) -> TorRelay | None:
         """One that may stand anywhere but at the beginning."""
         return None if self.stable and "Stable" not in status.flags else self.view.relay(status)
+
+    def served(self, status: RelayStatus, wanted: frozenset[Wanted]) -> frozenset[Wanted]:
+        """What a relay would connect to of all that is wanted."""
+        exit = self.view.exit(status)
+        return frozenset(item for item in wanted if exit.allows(item.address, item.port))
 
 
 class TorPaths:
@@ -126,11 +129,7 @@ class TorPaths:
         """
         search = _Search(self.check(now), hops, any(item.port in LONG_LIVED for item in wanted), avoid)
         served = self._most_served(search, frozenset(wanted))
-
-        def serves(relay: TorRelay) -> bool:
-            return all(relay.allows(item.address, item.port) for item in served)
-
-        return self._path_to_any(search, serves, Position.EXIT, now)
+        return self._path_to_any(search, lambda status: search.served(status, served) == served, Position.EXIT, now)
 
     def internal_path(
         self,
@@ -146,7 +145,7 @@ class TorPaths:
         search = _Search(self.check(now), hops, stable, avoid)
         if last is not None:
             return self._path_to(search, last, now)
-        return self._path_to_any(search, lambda relay: True, Position.MIDDLE, now)
+        return self._path_to_any(search, lambda status: True, Position.MIDDLE, now)
 
     def directory_guard(self, now: float) -> TorPath:
         """A path of one hop, to a guard that is to be asked for documents: no microdescriptor has to be known for it
@@ -165,31 +164,29 @@ class TorPaths:
         """Of all that is wanted, the most that any exit serves. Raises Problem if none serves any of it."""
         if not wanted:
             raise LocalError("there is nothing that an exit would be for")
-
-        def served(status: RelayStatus) -> frozenset[Wanted]:
-            relay = search.relay(status)
-            return frozenset(item for item in wanted if relay is not None and relay.allows(item.address, item.port))
-
-        lottery = self._lottery(search.view, Position.EXIT)
-        if lottery.draw(self._rng, lambda status: served(status) == wanted) is not None:
+        if self._draw(search, Position.EXIT, lambda status: search.served(status, wanted) == wanted, ()) is not None:
             return wanted
-        most = max(map(served, lottery.relays), key=len, default=frozenset[Wanted]())
+        most: frozenset[Wanted] = frozenset()
+        for status in self._lottery(search.view, Position.EXIT).relays:
+            served = search.served(status, wanted)
+            if len(served) > len(most) and search.relay(status) is not None:
+                most = served
         if not most:
             raise Problem(PathWhy.NO_EXIT)
         return most
 
-    def _path_to_any(self, search: _Search, suits: _SuitsRelay, position: Position, now: float) -> TorPath:
+    def _path_to_any(self, search: _Search, suits: Suits, position: Position, now: float) -> TorPath:
         problem = Problem(PathWhy.NO_EXIT if position is Position.EXIT else PathWhy.NO_PATH)
-        tried: list[TorRelay] = []
+        tried: list[RelayStatus] = []
         while len(tried) < LAST_TRIED:
-            last = self._draw(search, position, lambda relay: suits(relay) and relay not in tried)
+            last = self._draw(search, position, lambda status: suits(status) and status not in tried, ())
             if last is None:
                 break
             try:
                 return self._path_to(search, last, now)
             except Problem as error:
                 problem = error
-                tried.append(last)
+                tried.append(last.status)
         raise problem
 
     def _path_to(self, search: _Search, last: TorRelay, now: float) -> TorPath:
@@ -204,26 +201,24 @@ class TorPaths:
         assert entry is not None
         path = [entry, last]
         for _ in range(search.hops - 2):
-            middle = self._draw(search, Position.MIDDLE, lambda relay: self._apart(relay, path))
+            middle = self._draw(search, Position.MIDDLE, lambda status: True, path)
             if middle is None:
                 use.over(now)
                 raise Problem(PathWhy.NO_PATH)
             path.insert(-1, middle)
         return TorPath(tuple(path), use)
 
-    def _draw(self, search: _Search, position: Position, suits: _SuitsRelay) -> TorRelay | None:
-        def suits_status(status: RelayStatus) -> bool:
-            relay = search.relay(status)
-            return relay is not None and suits(relay)
+    def _draw(self, search: _Search, position: Position, suits: Suits, others: Collection[TorRelay]) -> TorRelay | None:
+        """One that suits and may be on a path with others; of those to avoid only if there is nobody else."""
 
-        def not_avoided(status: RelayStatus) -> bool:
-            relay = search.relay(status)
-            return relay is not None and relay.target.identity not in search.avoid and suits(relay)
+        def fits(status: RelayStatus, avoid: Collection[bytes]) -> bool:
+            relay = search.relay(status) if suits(status) else None
+            return relay is not None and relay.target.identity not in avoid and self._apart(relay, others)
 
         lottery = self._lottery(search.view, position)
-        status = lottery.draw(self._rng, not_avoided)
+        status = lottery.draw(self._rng, lambda status: fits(status, search.avoid))
         if status is None and search.avoid:
-            status = lottery.draw(self._rng, suits_status)
+            status = lottery.draw(self._rng, lambda status: fits(status, ()))
         return None if status is None else search.view.relay(status)
 
     def _lottery(self, view: TorView, position: Position) -> Lottery:
@@ -232,7 +227,7 @@ class TorPaths:
             self._lotteries[position] = Lottery(view.consensus, fast, position)
         return self._lotteries[position]
 
-    def _apart(self, relay: TorRelay, others: Iterable[TorRelay]) -> bool:
+    def _apart(self, relay: TorRelay, others: Collection[TorRelay]) -> bool:
         """Whether nothing hints that one operator has it and one of the others."""
         return not any(
             relay.is_same(other) or relay.is_family(other) or (self._distinct_subnets and relay.shares_subnet(other))

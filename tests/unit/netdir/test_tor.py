@@ -115,11 +115,11 @@ def test_what_a_relay_speaks(protocols, expected):
 
 
 def test_who_is_an_exit_and_for_what():
-    exit = record(flags=BOTH, policy="accept 80,443", policy6="accept 443")
+    relay = record(flags=BOTH, policy="accept 80,443", policy6="accept 443")
     address6 = ip_address("2001:db8::1")
-    assert Role.EXIT in exit.target.roles
-    assert exit.allows(None, 443) and exit.allows(None, 80) and not exit.allows(None, 25)
-    assert exit.allows(address6, 443) and not exit.allows(address6, 80)
+    assert Role.EXIT in relay.target.roles
+    assert relay.allows(None, 443) and relay.allows(None, 80) and not relay.allows(None, 25)
+    assert relay.allows(address6, 443) and not relay.allows(address6, 80)
 
 
 @pytest.mark.parametrize(

@@ -173,6 +173,7 @@ def test_only_what_has_changed_is_stored(client):
     client.disk.items.clear()
     for _ in range(10):
         client.build()
+    client.update(VIEW)
     assert not client.disk.items
     assert before[BUCKET, b"tor"]
 

@@ -45,6 +45,9 @@ def test_with_many_circuits_ready_nothing_more_is_wanted():
 def test_the_memory_is_bounded():
     found = predicted(*range(1000, 2000))
     assert found.lacking([], NOW) == list(range(2000 - MAX_PORTS, 2000))
+    found.used(2000 - MAX_PORTS, NOW)
+    found.used(80, NOW)
+    assert found.lacking([], NOW) == [80, 2000 - MAX_PORTS, *range(2002 - MAX_PORTS, 2000)]
 
 
 def test_a_clock_that_jumps_changes_nothing():

@@ -152,7 +152,8 @@ def test_connections_that_last_go_over_stable_relays_only():
 
 
 def test_the_exit_serves_most_of_what_is_wanted():
-    paths = paths_of(network_of_exits((EXIT, "accept 80"), (EXIT, "accept 80,443"), (EXIT, "accept 80,443,8080")))
+    policies = ("accept 80", "accept 80,443", "accept 80,443,8080", "accept 443")
+    paths = paths_of(network_of_exits(*((EXIT, policy) for policy in policies)))
     wanted = [Wanted(80), Wanted(443), Wanted(25)]
     assert exits_for(paths, wanted) == {"relay51", "relay52"}
     assert exits_for(paths, [Wanted(80), Wanted(443), Wanted(8080)]) == {"relay52"}
@@ -241,17 +242,18 @@ def test_another_exit_is_tried_where_no_path_leads_to_the_first():
     assert names(paths.exit_path(WEB, NOW))[-1] == "relay3"
 
 
-def test_a_giant_relay_takes_one_place_of_a_path():
+@pytest.mark.parametrize("distinct_subnets", [True, False])
+def test_a_giant_relay_takes_one_place_of_a_path(distinct_subnets):
     giant = Made(99, BOTH, (1 << 32) - 1, "accept 443")
     network = usual(
         weights="Wed=10000 Wee=10000 Weg=10000 Wem=10000 Wgd=10000 Wgg=10000 Wgm=10000 "
         "Wmd=10000 Wme=10000 Wmg=10000 Wmm=10000"
     )
     network.relays.append(giant)
-    paths = paths_of(network)
+    paths = paths_of(network, distinct_subnets=distinct_subnets)
     for _ in range(100):
         path = paths.exit_path(WEB, NOW)
-        assert_apart(path)
+        assert len(set(names(path))) == 3
         assert names(path).count("relay99") == 1
 
 
@@ -303,6 +305,20 @@ def test_the_guard_to_use_has_to_be_known():
     assert refused(paths.internal_path, NOW).code is PathWhy.NO_GUARD_DESCRIPTOR
     paths._view.add({guard.digest: guard.microdescriptor})
     assert paths.internal_path(NOW).relays[0].status.identity == first
+
+
+def test_of_a_guard_that_is_down_nothing_has_to_be_known():
+    """But of the one in its place."""
+    network = usual()
+    first, second, _ = (guard.identity for guard in paths_of(network).guards.primary)
+    for unknown, code in ((first, None), (second, PathWhy.NO_GUARD_DESCRIPTOR)):
+        network.known = [relay.number for relay in network.relays if relay.identity != unknown]
+        paths = paths_of(network)
+        paths.guards.select(lambda status: True, NOW).failed(NOW)
+        if code is None:
+            assert paths.internal_path(NOW).relays[0].status.identity == second
+        else:
+            assert refused(paths.internal_path, NOW).code is code
 
 
 def test_documents_are_asked_of_primary_guards():

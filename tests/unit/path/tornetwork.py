@@ -32,9 +32,10 @@ class Made:
     nickname: str = ""
     protocols: str = PROTOCOLS
     keys: bool = True  # whether it has an Ed25519 identity
+    machine: object = None  # of the rig, whose keys it has
 
     def __post_init__(self):
-        self.identity = self.number.to_bytes(2, "big") * 10
+        self.identity = self.number.to_bytes(2, "big") * 10 if self.machine is None else self.machine.target.node_id
         self.address = self.address or f"10.{self.number % 256}.{self.number >> 8}.1"
         self.nickname = self.nickname or f"relay{self.number}"
 
@@ -44,11 +45,15 @@ class Made:
 
     @property
     def ed25519(self):
-        return sha256(b"ed25519" + self.identity).digest()
+        return sha256(b"ed25519" + self.identity).digest() if self.machine is None else self.machine.keys.identity
+
+    @property
+    def ntor_key(self):
+        return sha256(b"ntor" + self.identity).digest() if self.machine is None else self.machine.keys.ntor_public
 
     @property
     def microdescriptor(self):
-        lines = ["onion-key\n", encode_item("ntor-onion-key", unpadded(sha256(b"ntor" + self.identity).digest()))]
+        lines = ["onion-key\n", encode_item("ntor-onion-key", unpadded(self.ntor_key))]
         lines += [encode_item("family", *self.family)] if self.family else []
         lines += [encode_item("family-ids", *self.family_ids)] if self.family_ids else []
         lines += [encode_item("p", self.policy)] if self.policy else []
