@@ -32,6 +32,7 @@ BENCHES = {
     "cli": "Command line to command line, 2+2 hops on loopback",
     "pipes": "Pipes of the command over 2+2 hops on loopback, beside ssh and plain TCP",
     "https": "https in the page through an exit, beside the browser's own",
+    "tor": "A client of the Tor network, beside tor's own",
     "browser": "Browser to browser over 2+2 hops, and from opening the page to five circuits",
     "rtc": "WebRTC: browsers that relay for each other, beside a bare data channel",
     "size": "Bytes over the wire of a first visit, with brotli",
