@@ -50,7 +50,7 @@ class Parameters:
     sendme_inc: int = 31
     cwnd_init: int = 4 * OUTBUF_CELLS
     cwnd_min: int = 4 * 31
-    cwnd_inc: int = 31
+    cwnd_inc: int = 4 * 31  # less than from alpha to beta; with C tor's 31 a far stream takes minutes to recover
     cwnd_inc_pct_ss: int = 50  # percent of what a SENDME acknowledges, in slow start
     cwnd_full_gap: int = 4  # in units of sendme_inc
     cwnd_full_minpct: int = 25  # percent
