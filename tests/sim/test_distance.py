@@ -31,7 +31,7 @@ NAME = "hash:far away"
 ROUND_TRIP = 0.3  # seconds
 FAST, SLOW = 50e6, 5e6  # bytes/s
 FIXED = STREAM_WINDOW * MAX_DATA / ROUND_TRIP  # bytes/s of a stream with fixed windows
-START = 5.0  # seconds until a stream is at its rate
+START = 4.0  # seconds until a stream is at its rate
 
 
 class Far:
@@ -96,7 +96,7 @@ class Far:
         """A connection to the service."""
         return self._user(host, lambda now: host.node.connect(parse_address(NAME), now, isolation=key), **options)
 
-    def rate(self, count: Callable[[], int], seconds: float = 5.0) -> float:
+    def rate(self, count: Callable[[], int], seconds: float = 3.0) -> float:
         return rate(self.world, count, seconds)
 
     def _user(self, host: Host, connect: Callable[[float], Any], **options: Any) -> User:
