@@ -31,6 +31,7 @@ BENCHES = {
     "memory": "Memory of a relay with idle circuits",
     "cli": "Command line to command line, 2+2 hops on loopback",
     "pipes": "Pipes of the command over 2+2 hops on loopback, beside ssh and plain TCP",
+    "distance": "A pipe over 2+2 hops at several distances, beside fixed windows",
     "https": "https in the page through an exit, beside the browser's own",
     "tor": "A client of the Tor network, beside tor's own",
     "browser": "Browser to browser over 2+2 hops, and from opening the page to five circuits",

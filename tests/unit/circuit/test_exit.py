@@ -8,6 +8,7 @@ from convergence.circuit.exit import (
     MAX_ANSWERS,
     MAX_CIRCUIT_STREAMS,
     MAX_RESOLVES,
+    MAX_WAITING,
     REASONS,
     ExitService,
 )
@@ -162,6 +163,31 @@ def test_a_slow_site_stops_the_origin(site):
     site.service.congested(channel, False, site.net.now)
     site.net.pump()
     assert len(site.written()) == 1_000_000
+
+
+def test_what_waits_for_deaf_servers_is_bounded_and_whoever_has_most_loses_a_stream(site):
+    """Origins that heed nothing, and servers that read nothing."""
+    modest = site.net.build(site.net.add("modest", relays=False), [site.exit])
+    crowd = [site.open() for _ in range(3)]
+    few = site.net.open(modest)
+    crowd.append((*few, site.asked(Connect)[-1].channel))
+    site.service.opened(crowd[-1][2], site.net.now)
+    pipes = [site.service._streams[channel] for _, _, channel in crowd]
+    for _, _, channel in crowd:
+        site.service.congested(channel, True, site.net.now)
+    for pipe, waits in zip(pipes, (4, 5, 3, 6), strict=True):
+        pipe.write(bytes(MAX_WAITING * waits // 20), site.net.now)
+    pipes[0].write(bytes(MAX_WAITING // 20), site.net.now)
+    assert site.service._waiting.used <= MAX_WAITING
+    pipes[0].write(bytes(MAX_WAITING // 10), site.net.now)
+    site.net.pump()
+    assert [handler.reason for _, handler, _ in crowd] == [EndReason.RESOURCELIMIT, None, None, None]
+    assert site.asked(CloseLink) == [CloseLink(crowd[0][2])]
+    site.service.congested(crowd[1][2], False, site.net.now)
+    site.service.closed(crowd[2][2], "reset", site.net.now)
+    few[0].abort(EndReason.DONE, site.net.now)
+    site.net.pump()
+    assert site.service._waiting.used == 0
 
 
 def test_exit_streams_are_limited():
