@@ -36,7 +36,7 @@ class Scene:
         program, local = pipe()
         self.program = User(program)
         self.local = local
-        self.door = FrontDoor(self.outbox, local, self.open, NOW)
+        self.door = FrontDoor(self.outbox, local, self.open, self.open, NOW)
 
     def open(self, ask, now):
         self.asks.append(ask)
