@@ -1,6 +1,7 @@
 """Which Tor network: directory authorities and fallbacks, as lines of a torrc.
 
-Does: read `DirAuthority` and `FallbackDir` lines of a file (tor(1)); know the file of the public network.
+Does: read `DirAuthority`, `FallbackDir` and `EnforceDistinctSubnets` lines of a file (tor(1)); know the file of the
+public network.
 Does not: fetch anything.
 """
 
@@ -33,6 +34,7 @@ def read_network(path: Path) -> TorConfig:
         raise TorNetworkError(f"{path} cannot be read: {error.strerror}") from None
     authorities: list[bytes] = []
     directories: list[DirectoryAddress] = []
+    distinct = True
     for number, line in enumerate(lines, 1):
         words = line.partition("#")[0].split()
         if not words:
@@ -45,14 +47,16 @@ def read_network(path: Path) -> TorConfig:
                 directories.append(directory)
             elif keyword.lower() == "fallbackdir":
                 directories.append(_fallback(words))
+            elif keyword.lower() == "enforcedistinctsubnets" and words in (["0"], ["1"]):
+                distinct = words == ["1"]
             else:
-                raise ValueError(f"{keyword} is neither DirAuthority nor FallbackDir")
+                raise ValueError(f"{keyword} is none of DirAuthority, FallbackDir, EnforceDistinctSubnets")
         except ValueError as error:
             raise TorNetworkError(f"{path}, line {number}: {error}") from None
     try:
         if not authorities:
             raise LocalError("there is no DirAuthority in it")
-        return TorConfig(tuple(authorities), tuple(directories))
+        return TorConfig(tuple(authorities), tuple(directories), distinct)
     except LocalError as error:
         raise TorNetworkError(f"{path}: {error}") from None
 

@@ -204,7 +204,7 @@ class Node:
         self.tor: TorNetwork | None = None
         if config.tor is not None:
             self.tor = TorNetwork(self.outbox, crypto, rng, self.neighbours, config.tor)
-        self.exits = ExitConnections(self.pool if self.tor is None else self.tor, self.outbox)
+        self.exits = ExitConnections(self.pool if self.tor is None else self.tor.circuits, self.outbox)
         self.fetches = Fetches(self.exits, self.outbox, tls)
         self._exit = ExitService(self.outbox, source_of=source_of, streams=config.exit_streams)
         self._point = RdvPoint(self.outbox)

@@ -36,6 +36,7 @@ MAX_CIRCUITS = 128  # of all keys, and so keys; for one more, the one that has b
 CIRCUITS_PER_MINUTE = 12  # of one key: a page that names hosts which hang makes us try many exits
 EXITS_TRIED = 3  # for one connection
 ANSWER_LIMIT = 15.0  # seconds an exit has to connect; then another is tried
+LOOK_UP_PORT = 443  # names are looked up by exits that connect to it: it is where programs mostly go next
 TRY_ELSEWHERE = frozenset(
     (
         *(EndReason.EXITPOLICY, EndReason.DESTROY, EndReason.TIMEOUT, EndReason.NOROUTE),
@@ -49,8 +50,10 @@ class ExitCircuits(Shape):
     """Where circuits come from (pool.py)."""
 
     def exit_circuit(
-        self, on_ready: Ready, on_failed: Failed, now: float, *, avoid: Collection[bytes] = ()
+        self, host: str, port: int, on_ready: Ready, on_failed: Failed, now: float, *, avoid: Collection[bytes] = ()
     ) -> None: ...
+
+    def serves(self, circuit: ClientCircuit, host: str, port: int) -> bool: ...
 
 
 class State(Enum):
@@ -93,7 +96,8 @@ class ExitPipe(Pending):
         self,
         owner: ExitConnections,
         outbox: Outbox,
-        target: str,
+        host: str,
+        port: int,
         key: Hashable,
         now: float,
         *,
@@ -101,7 +105,8 @@ class ExitPipe(Pending):
     ) -> None:
         super().__init__(outbox, partial(owner.refused, self), partial(owner.over, self), now)
         self.on_retry: Callable[[float], None] = lambda now: None
-        self.target = target
+        self.target = Begin.to(format_target(host, port)).target
+        self.host, self.port = host, port
         self.key = key
         self.shared: _Shared | None = None  # the circuit it is on, or waits for
         self.refused_by: list[bytes] = []  # identities of exits
@@ -174,14 +179,14 @@ class LookUp(ExitPipe):
     def __init__(
         self, owner: ExitConnections, outbox: Outbox, question: Resolve, reverse: bool, key: Hashable, now: float
     ) -> None:
-        super().__init__(owner, outbox, question.host, key, now)
+        super().__init__(owner, outbox, question.host, LOOK_UP_PORT, key, now)
         self.found = ""
         self.reverse = reverse
 
     def _ask(self, circuit: ClientCircuit, now: float) -> Duplex:
         """RESOLVE."""
         question = _Question(self)
-        circuit.resolve(self.target, question.answered)
+        circuit.resolve(self.host, question.answered)
         self.bind(question)
         question.handler = self
         return question
@@ -276,8 +281,7 @@ class ExitConnections:
         Raises LocalError for what no BEGIN can say, and for names that no exit is to hear.
         """
         _check(host)
-        target = Begin.to(format_target(host, port)).target
-        pipe = ExitPipe(self, self._outbox, target, isolation, now, optimistic=optimistic)
+        pipe = ExitPipe(self, self._outbox, host, port, isolation, now, optimistic=optimistic)
         self._place(pipe, now)
         return pipe
 
@@ -328,17 +332,22 @@ class ExitConnections:
         """Give it a place on a circuit of its key that stands or is on its way; ask for one more if there is none."""
         steady = self._outbox.steady(now)
         fresh = [shared for shared in self._shared if shared.key == pipe.key and shared.fresh(steady)]
-        shared = next((shared for shared in fresh if shared.suits(pipe)), None)
+        shared = next((shared for shared in fresh if shared.suits(pipe) and self._serves(shared, pipe)), None)
         if shared is not None:
             self._enter(pipe, shared, now)
         elif self._may_ask(pipe.key, fresh, now):
             shared = self._add(pipe.key, now)
             self._enter(pipe, shared, now)
-            self._circuits.exit_circuit(
-                partial(self._stands, shared), partial(self._failed, shared), now, avoid=pipe.refused_by
-            )
+            stands, failed = partial(self._stands, shared), partial(self._failed, shared)
+            self._circuits.exit_circuit(pipe.host, pipe.port, stands, failed, now, avoid=pipe.refused_by)
         else:
             self._give_up(pipe, EndReason.RESOURCELIMIT, now)
+
+    def _serves(self, shared: _Shared, pipe: ExitPipe) -> bool:
+        """Whether its exit may connect to where the pipe leads. While it is on its way, only to the same port."""
+        if shared.circuit is None:
+            return all(other.port == pipe.port for other in shared.pipes)
+        return self._circuits.serves(shared.circuit, pipe.host, pipe.port)
 
     def _may_ask(self, key: Hashable, fresh: Collection[_Shared], now: float) -> bool:
         """Whether the key may have one more circuit; an idle one gives way to it."""

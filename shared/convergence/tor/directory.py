@@ -16,6 +16,7 @@ from typing import Any
 from convergence.errors import RemoteError
 from convergence.events import DirectoryRefused
 from convergence.netdir.consensus import ConsensusDirectory
+from convergence.netdir.tor import TorView
 from convergence.outbox import Outbox, Timer
 from convergence.path.select import fraction
 from convergence.pipes.http import Headers
@@ -60,7 +61,7 @@ class TorDirectory:
         on_changed: Callable[[float], None],
     ) -> None:
         self.documents = ConsensusDirectory(authorities)
-        self.microdescriptors: dict[bytes, bytes] = {}  # by digest, as they came; those of the consensus in use
+        self.view: TorView | None = None  # of the consensus in use, with the microdescriptors that are here
         self._outbox = outbox
         self._rng = rng
         self._sources = sources
@@ -98,9 +99,7 @@ class TorDirectory:
 
     def missing(self) -> list[bytes]:
         """Digests of the microdescriptors that are not here."""
-        consensus = self.consensus
-        relays = () if consensus is None else consensus.relays
-        return [relay.digest for relay in relays if relay.digest not in self.microdescriptors]
+        return [] if self.view is None else self.view.missing()
 
     def moved(self, now: float) -> None:
         """This machine is on another network, or slept: what failed may work now."""
@@ -161,7 +160,8 @@ class TorDirectory:
             found = find_microdescriptors(data, batch)
             if not found:
                 raise RemoteError("none of the microdescriptors that were asked for")
-            self.microdescriptors |= found
+            assert self.view is not None
+            self.view.add(found)
             self._keep_chunk(found)
             self._on_changed(now)
 
@@ -238,8 +238,7 @@ class TorDirectory:
             return
         self._unchecked = None
         if self.documents.update(consensus, now):
-            wanted = {relay.digest for relay in consensus.relays}
-            self.microdescriptors = {key: raw for key, raw in self.microdescriptors.items() if key in wanted}
+            self.view = TorView(consensus) if self.view is None else self.view.renewed(consensus)
             self._store([("consensus", consensus.data), *self._spent_chunks()])
             self._plan(consensus, now)
             self._on_changed(now)
@@ -268,7 +267,8 @@ class TorDirectory:
 
     def _spent_chunks(self) -> list[tuple[str, bytes | None]]:
         """Those of which nothing is needed any more, to be deleted."""
-        spent = [name for name, digests in self._chunks.items() if digests.isdisjoint(self.microdescriptors)]
+        needed = {} if self.view is None else self.view.microdescriptors
+        spent = [name for name, digests in self._chunks.items() if digests.isdisjoint(needed)]
         for name in spent:
             del self._chunks[name]
         return [(name, None) for name in spent]
@@ -304,8 +304,9 @@ class TorDirectory:
         self._certificates = data
 
     def _load_chunks(self, names: list[str], now: float) -> None:
-        if not names or self.consensus is None:
-            self._on_changed(now)
+        if not names or self.view is None:
+            if self.view is not None:
+                self._on_changed(now)
             self._work(now)
             return
         name, rest = names[0], names[1:]
@@ -319,6 +320,7 @@ class TorDirectory:
 
     def _recall_chunk(self, name: str, data: bytes) -> None:
         found = find_microdescriptors(data, set(self.missing()))
-        self.microdescriptors |= found
+        if self.view is not None:
+            self.view.add(found)
         self._chunks[name] = frozenset(found)
         self._numbers = max(self._numbers, int(name.removeprefix(CHUNK) or 0) if name[len(CHUNK) :].isdecimal() else 0)

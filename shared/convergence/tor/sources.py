@@ -92,6 +92,9 @@ class DirectorySources:
         """It failed, or what it sent was refused: ask others for a while."""
         self._resting[source] = self._outbox.steady(now) + REST
 
+    def rests(self, source: bytes) -> bool:
+        return source in self._resting
+
     def stop(self, now: float) -> None:
         """End all circuits."""
         for source in list(self._ways):
