@@ -33,7 +33,10 @@ class Web:
         self.tls = None
         self.body = bytearray()
 
-    def exit_circuit(self, on_ready, on_failed, now, *, avoid=()):
+    def serves(self, circuit, host, port):
+        return True
+
+    def exit_circuit(self, host, port, on_ready, on_failed, now, *, avoid=()):
         """Stands for the pool."""
         if self.no_exit:
             on_failed(Why(PathWhy.NO_EXIT), now)
@@ -395,7 +398,7 @@ def test_cancel_closes_everything_and_is_told_once(web):
 
 def test_a_circuit_that_comes_after_cancel_is_closed(web):
     ready = []
-    web.exit_circuit = lambda on_ready, on_failed, now, *, avoid: ready.append(on_ready)
+    web.exit_circuit = lambda host, port, on_ready, on_failed, now, *, avoid: ready.append(on_ready)
     fetch = web.fetch()
     fetch.cancel(web.net.now)
     circuit = web.net.build(web.client, [web.entry, web.exit])

@@ -122,7 +122,7 @@ class Endpoint:
         return self.entries.get(stream_id)
 
     def accept_stream(self, stream_id: int) -> Stream:
-        """Take a pending BEGIN; CONNECTED goes out when the stream's `accept` is called. DATA that comes first waits."""
+        """Take a pending BEGIN; CONNECTED goes out when the stream's `accept` is called; DATA waits for that."""
         stream = self._new_stream(stream_id)
         stream.holds = True
         self._keep(stream_id, stream)

@@ -103,9 +103,9 @@ class ExitPipe(Pending):
         *,
         optimistic: bool = False,
     ) -> None:
+        self.target = Begin.to(format_target(host, port)).target
         super().__init__(outbox, partial(owner.refused, self), partial(owner.over, self), now)
         self.on_retry: Callable[[float], None] = lambda now: None
-        self.target = Begin.to(format_target(host, port)).target
         self.host, self.port = host, port
         self.key = key
         self.shared: _Shared | None = None  # the circuit it is on, or waits for
