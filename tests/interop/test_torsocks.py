@@ -5,9 +5,10 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -50,6 +51,10 @@ def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, env=ENVIRONMENT, timeout=PATIENCE, check=False, text=True)
 
 
+def by(user: str) -> Callable[[dict[str, Any]], bool]:
+    return lambda record: record["user"] == user
+
+
 def tor_resolve(proxy: Proxy, *arguments: str) -> subprocess.CompletedProcess[str]:
     return run(program("tor-resolve"), "-p", str(proxy.port), *arguments)
 
@@ -88,11 +93,11 @@ def test_curl_reaches_the_web(proxy: Proxy, site: str) -> None:
 
 
 def test_look_ups_and_connections_of_a_user_share_a_circuit_and_no_two_users_do(proxy: Proxy, site: str) -> None:
-    circuits = []
+    circuits: list[int] = []
     for user in ("ann", "bob"):
         done = torsocks(proxy, sys.executable, "-c", FETCH, f"http://{site.replace(ADDRESS, NAME)}/", user=user)
         assert done.returncode == 0, done.stderr
-        records = [proxy.command.until(event, lambda record: record["user"] == user) for event in ("resolve", "stream")]
-        assert len({record["circuit"] for record in records}) == 1
-        circuits.append(records[0]["circuit"])
+        used = {proxy.command.until(event, by(user))["circuit"] for event in ("resolve", "stream")}
+        assert len(used) == 1
+        circuits += used
     assert circuits[0] != circuits[1]
