@@ -171,7 +171,7 @@ def test_connections_that_come_together_wait_for_one_circuit(scene):
 
 ACTIONS = st.lists(
     st.tuples(
-        st.sampled_from(["connect", "start", "end", "refuse", "hang", "break", "drop", "wait", "wait long"]),
+        st.sampled_from(["connect", "start", "look up", "end", "refuse", "hang", "break", "drop", "wait", "wait long"]),
         st.integers(0, 3),
     ),
     max_size=40,
@@ -187,6 +187,8 @@ def test_no_circuit_ever_serves_two_keys(actions):
         scene.answers[host] = {"refuse": EndReason.EXITPOLICY, "hang": HELD}.get(action)
         if action in ("connect", "refuse", "hang", "start"):
             pipes.append(scene.start(host, key)[0])
+        elif action == "look up":
+            pipes.append(scene.look_up(host, (V4,), key)[0])
         elif action == "end" and pipes:
             pipes.pop(key % len(pipes)).abort(EndReason.DONE, scene.net.now)
         elif action == "break" and scene.circuits:
@@ -647,6 +649,17 @@ def test_an_exit_that_does_not_answer_a_look_up_is_left(scene):
     scene.resolved["a.example"] = (V4,)
     scene.net.tick(ANSWER_LIMIT)
     assert look_up.found == "192.0.2.7" and user.calls[0] == "opened" and len(scene.circuits) == 2
+
+
+def test_a_look_up_carries_nothing(scene):
+    look_up, user = scene.look_up(answer=(V4,))
+    look_up.write(b"nothing", scene.net.now)
+    with pytest.raises(LocalError):
+        look_up.consumed(1, scene.net.now)
+    look_up.end(scene.net.now)
+    scene.net.pump()
+    assert look_up.closed and user.calls == ["opened", "drained"] and not scene.begun[0][1].closed
+    assert not scene.begun[0][1].endpoint.entries
 
 
 def test_an_answer_that_comes_late_is_nobodys(scene):
