@@ -69,6 +69,10 @@ class CircuitBuilding:
 
     # -- what a network decides
 
+    def _lacks(self, now: float) -> bool:
+        """Whether one more should be made ready."""
+        return len(self._ready) + self._filling < self._size
+
     def _ready_request(self) -> Request:
         """For one more circuit that is kept ready; `self._fill_failed` hears if there will be none."""
         raise NotImplementedError
@@ -105,7 +109,7 @@ class CircuitBuilding:
 
     def fill(self, now: float) -> None:
         """Bring the ready circuits up to their number; goes on by itself then."""
-        while not self._stopped and self._retry_timer is None and len(self._ready) + self._filling < self._size:
+        while not self._stopped and self._retry_timer is None and self._lacks(now):
             self._filling += 1
             self._serve(self._ready_request(), now)
 

@@ -19,7 +19,7 @@ CIRCUITS = 2
 MAX_CLEAN = 12
 """Circuits ready at once; beyond, nothing is predicted."""
 FIRST_PORT = 443
-"""Expected while nothing has been asked for lately."""
+"""Expected at the start, when nothing has been asked for yet."""
 
 Serves = Callable[[int], bool]
 """Whether a ready circuit serves a port."""
@@ -28,10 +28,11 @@ Serves = Callable[[int], bool]
 class PredictedPorts:
     """The ports of the last hour."""
 
-    def __init__(self, outbox: Outbox) -> None:
+    def __init__(self, outbox: Outbox, now: float) -> None:
         self._outbox = outbox
         self._used: dict[int, float] = {}  # port -> when, in steady time; the latest last
         self._internal = float("-inf")
+        self.used(FIRST_PORT, now)
 
     def used(self, port: int, now: float) -> None:
         """Somebody asked for a connection to this port."""
@@ -50,7 +51,7 @@ class PredictedPorts:
         if len(ready) >= MAX_CLEAN:
             return []
         oldest = self._outbox.steady(now) - KEPT
-        expected = sorted(port for port, when in self._used.items() if when > oldest) or [FIRST_PORT]
+        expected = sorted(port for port, when in self._used.items() if when > oldest)
         return [port for port in expected if sum(serves(port) for serves in ready) < CIRCUITS]
 
     def lacks_internal(self, internal: int, ready: int, now: float) -> bool:

@@ -65,7 +65,10 @@ class TorCircuits(CircuitBuilding):
     ) -> None:
         super().__init__(outbox, crypto, rng, neighbours, size=size, on_full=on_full)
         self._paths = paths
-        self._predicted = PredictedPorts(outbox)
+        self._predicted: PredictedPorts | None = None  # until `start`
+
+    def start(self, now: float) -> None:
+        self._predicted = PredictedPorts(self._outbox, now)
 
     # -- for those who need circuits
 
@@ -74,7 +77,8 @@ class TorCircuits(CircuitBuilding):
     ) -> None:
         """A circuit of its own to an exit that most likely connects there: a ready one if one suits. `avoid`:
         identities of exits to take only if there are no others."""
-        self._predicted.used(port, now)
+        if self._predicted is not None:
+            self._predicted.used(port, now)
         wanted = Wanted(port, _address(host))
         request = TorRequest(
             lambda now: self._exit_path(request, wanted, now),
@@ -104,6 +108,9 @@ class TorCircuits(CircuitBuilding):
         self._serve(request, now)
 
     # -- what building asks
+
+    def _lacks(self, now: float) -> bool:
+        return super()._lacks(now) and bool(self._lacking(now))
 
     def _ready_request(self) -> Request:
         request = TorRequest(lambda now: self._predicted_path(request, now), "ready", None, self._fill_failed)
@@ -142,9 +149,14 @@ class TorCircuits(CircuitBuilding):
         return path.targets
 
     def _predicted_path(self, request: TorRequest, now: float) -> tuple[RelayTarget, ...]:
+        return self._exit_path(request, Wanted((self._lacking(now) or [FIRST_PORT])[0]), now)
+
+    def _lacking(self, now: float) -> list[int]:
+        """The ports for which another circuit should be ready."""
+        if self._predicted is None:
+            return []
         waiting = [_of(place).relays[-1] for place in self._places.values() if place.request.on_ready is None]
-        lacking = self._predicted.lacking([partial(relay.allows, None) for relay in waiting], now)
-        return self._exit_path(request, Wanted(lacking[0] if lacking else FIRST_PORT), now)
+        return self._predicted.lacking([partial(relay.allows, None) for relay in waiting], now)
 
 
 def _of(place: Place) -> TorRequest:

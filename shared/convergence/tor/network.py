@@ -102,6 +102,7 @@ class TorNetwork:
         self._ready = False
 
     def start(self, now: float) -> None:
+        self.circuits.start(now)
         self._guards.restore(now, self.directory.start)
 
     def stop(self, now: float) -> None:

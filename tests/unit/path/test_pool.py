@@ -111,6 +111,8 @@ class Scene:
     def exit(self):
         self.do(
             self.pool.exit_circuit,
+            "host.example",
+            80,
             lambda circuit, now: self.got.append(circuit),
             lambda why, now: self.trouble.append(why),
         )
