@@ -292,16 +292,24 @@ class Node:
         self.pool.set_hops(hops, now)
 
     def connect(
-        self, address: Address, now: float, *, patience: float = PATIENCE, isolation: Hashable = None
+        self,
+        address: Address,
+        now: float,
+        *,
+        patience: float = PATIENCE,
+        isolation: Hashable = None,
+        optimistic: bool = False,
     ) -> Pending:
         """A pipe to an address: set its handler before the next input. Raises Problem at a limit.
 
         Args:
             patience: seconds in which it is no final answer that nobody offers a service.
             isolation: connections share circuits only where this is equal.
+            optimistic: whether an exit gets what is written before it has connected (path/exits.py says at what price).
+                What goes to a service always waits: nothing is sealed before both ends have shaken hands.
         """
         if isinstance(address, TcpAddress):
-            return self.exits.connect(address.host, address.port, isolation, now)
+            return self.exits.connect(address.host, address.port, isolation, now, optimistic=optimistic)
         return self.services.connect(address, now, patience, isolation)
 
     def circuit_number(self, circuit: ClientCircuit) -> int | None:

@@ -96,7 +96,7 @@ def _greet(data: bytes) -> None:
                 said += handshake.receive(piece)
         heard.append((handshake.ask, handshake.flaw, said))
         if handshake.ask is not None:
-            assert handshake.granted() and all(handshake.refused(code) for code in range(16))
+            assert handshake.granted("host.example") and all(handshake.refused(code) for code in range(16))
     assert heard[0] == heard[1]
     if handshake.flaw is not None:
         raise Refused(handshake.flaw)
@@ -277,6 +277,9 @@ _GREETINGS = (
     b"\4\1\0\x50\1\2\3\4\0",
     b"\5\2\0\2\1\2me\3you\5\1\0\3\x0chost.example\0\x50",
     b"\5\1\0\5\1\0\1\1\2\3\4\1\xbb",
+    b"\4\xf0\0\0\0\0\0\1\0host.example\0",
+    b"\5\1\0\5\xf0\0\3\x0chost.example\0\0",
+    b"\5\1\0\5\xf1\0\1\1\2\3\4\0\0",
     b"\5\1\0\5\1\0\4" + bytes(15) + b"\1\1\xbb",
     b"CONNECT host.example:80 HTTP/1.1\r\nHost: host.example\r\nProxy-Authorization: Basic YTpi\r\n\r\n",
     b"CONNECT [::1]:80 HTTP/1.0\r\nContent-Length: 0\r\nTor-Stream-Isolation: 7\r\n\r\n",

@@ -13,11 +13,11 @@ from convergence.circuit.exit import (
     ExitService,
 )
 from convergence.circuit.flow import STREAM_WINDOW
-from convergence.circuit.streams import SEND_BUFFER_HIGH
+from convergence.circuit.streams import MAX_OPTIMISTIC, SEND_BUFFER_HIGH
 from convergence.effects import CloseLink, Connect, Failure, Pause, Protocol, Resolve, Send
 from convergence.errors import DestroyReason, EndReason
 from convergence.wire.relay import MAX_DATA, AnswerType
-from tests.unit.circuit.rig import Net
+from tests.unit.circuit.rig import Net, say_data
 
 
 class Site:
@@ -101,6 +101,49 @@ def test_what_comes_for_a_channel_that_closed_is_dropped(site):
     stream.consumed(len(handler.received), site.net.now)
     site.net.pump()
     assert len(handler.received) == size and handler.reason == EndReason.DONE
+
+
+def optimistic(site, data):
+    """A stream whose origin does not wait for CONNECTED, its handler, and the channel, which does not stand yet."""
+    stream, handler = site.net.open(site.circuit)
+    stream.optimistic = MAX_OPTIMISTIC
+    stream.write(data, site.net.now)
+    site.net.pump()
+    return stream, handler, site.asked(Connect)[-1].channel
+
+
+def test_optimistic_data_goes_out_first_once_the_channel_stands(site):
+    stream, handler, channel = optimistic(site, b"GET ")
+    assert site.written() == b"" and handler.calls == []
+    site.service.opened(channel, site.net.now)
+    site.net.pump()
+    assert site.written() == b"GET " and handler.calls == ["opened"]
+    stream.write(b"/", site.net.now)
+    site.net.pump()
+    assert site.written() == b"GET /"
+
+
+def test_optimistic_data_is_dropped_with_a_channel_that_never_opens(site):
+    _, handler, channel = optimistic(site, bytes(MAX_OPTIMISTIC))
+    site.service.closed(channel, "refused", site.net.now)
+    site.net.pump()
+    assert handler.reason == EndReason.CONNECTREFUSED and site.asked(Send) == [] and site.circuit.built
+
+
+def test_an_origin_that_goes_away_meanwhile_closes_the_channel(site):
+    stream, _, channel = optimistic(site, b"GET /")
+    stream.abort(EndReason.DONE, site.net.now)
+    site.net.pump()
+    assert site.asked(CloseLink) == [CloseLink(channel)] and site.asked(Send) == []
+
+
+def test_no_more_than_a_window_waits_for_a_channel(site):
+    stream, _, channel = optimistic(site, b"")
+    for _ in range(STREAM_WINDOW + 1):
+        say_data(site.circuit, stream.id, bytes(MAX_DATA))
+    site.net.pump()
+    assert site.circuit.closed and site.asked(Send) == []
+    assert site.asked(CloseLink) == [CloseLink(channel)]
 
 
 def test_a_channel_that_never_opens_ends_the_stream(site):
