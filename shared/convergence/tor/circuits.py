@@ -129,7 +129,7 @@ class TorCircuits(CircuitBuilding):
 
     def _blame(self, place: Place, hop: int, now: float) -> None:
         """A guard is to blame only for what it does itself (guard-spec 4.7): no link, a link that died, a bad answer to
-        the first handshake, or none. Who says that a later hop failed may lie: other relays are taken for both, that is all."""
+        the first handshake, or none. Who says that a later hop failed may lie: other relays are taken for both."""
         request = _of(place)
         if hop == 0 and request.use is not None:
             request.use.failed(now)
