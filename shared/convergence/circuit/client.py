@@ -1,7 +1,8 @@
 """A circuit at its origin: builds it hop by hop, wraps and unwraps all layers.
 
-Does: CREATE2 and EXTEND2 with ntor, CREATE_FAST to a directory, RELAY_EARLY for extending and for the first cells after that, tell which hop a cell
-came from, close on any cell that cannot be placed. It knows its path and never what it is for.
+Does: CREATE2 and EXTEND2 with ntor, CREATE_FAST to a directory, RELAY_EARLY for extending and for the first cells after
+that, tell which hop a cell came from, close on any cell that cannot be placed. It knows its path and never what it is
+for.
 Does not: choose nodes, time out, retry (path/), or relay for others (relay.py).
 """
 

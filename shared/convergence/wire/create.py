@@ -1,6 +1,7 @@
 """Cells that make and end a circuit: CREATE2, CREATED2, DESTROY (tor-spec "CREATE and CREATED cells").
 
-Does: parse and encode their payloads; those of the older CREATE_FAST and CREATED_FAST have no fields. Bytes after the last field of a payload are padding and ignored.
+Does: parse and encode their payloads; those of the older CREATE_FAST and CREATED_FAST have no fields. Bytes after the
+last field of a payload are padding and ignored.
 Does not: know what a handshake contains.
 """
 
