@@ -219,12 +219,12 @@ class TorDirectory:
         def came(data: bytes, source: bytes, now: float) -> None:
             found = find_microdescriptors(data, batch)
             if found:
+                self._pauses[Want.MICRODESCRIPTORS].reset()
                 self.microdescriptors |= found
                 self._keep_chunk(found)
                 self._on_changed(now)
             if len(found) < len(batch):
                 raise RemoteError(f"{len(batch) - len(found)} of {len(batch)} microdescriptors are missing")
-            self._pauses[Want.MICRODESCRIPTORS].reset()
 
         def over(now: float) -> None:
             self._asked -= batch
@@ -259,6 +259,7 @@ class TorDirectory:
                 if isinstance(result, RemoteError):
                     raise result
                 came(result, source, now)
+                self._sources.worked(source)
             except RemoteError as error:
                 self._refuse(want, source, error, now)
             over(now)

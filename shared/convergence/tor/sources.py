@@ -87,9 +87,12 @@ class DirectorySources:
     def rest(self, source: bytes, now: float) -> None:
         """It failed, or what it sent was refused: ask others for a while."""
         self._resting[source] = self._outbox.steady(now) + REST
-        way = self._ways.get(source)
-        if way is not None and not way.pipes:
-            self._end(way, now)
+        if source in self._ways:
+            self._settle(self._ways[source], now)
+
+    def worked(self, source: bytes) -> None:
+        """What it sent holds."""
+        self._resting.pop(source, None)
 
     def stop(self, now: float) -> None:
         """End all circuits."""
@@ -101,7 +104,7 @@ class DirectorySources:
         way = self._ways.get(pipe.source)
         if way is not None and pipe in way.pipes:
             way.pipes.remove(pipe)
-            self._linger(way, now)
+            self._settle(way, now)
 
     # -- inside
 
@@ -127,7 +130,7 @@ class DirectorySources:
             circuit.on_closed = lambda reason, now: self._end(way, now)
             for pipe in list(way.pipes):
                 self._open(way, circuit, pipe, now)
-            self._linger(way, now)
+            self._settle(way, now)
 
         def failed(why: Why, now: float) -> None:
             for pipe in way.pipes:
@@ -146,8 +149,13 @@ class DirectorySources:
             return
         pipe.bind(stream)
 
-    def _linger(self, way: _Way, now: float) -> None:
-        if not way.pipes and way.circuit is not None:
+    def _settle(self, way: _Way, now: float) -> None:
+        """Nobody may need its circuit any more."""
+        if way.pipes:
+            return
+        if way.node.identity in self._resting:
+            self._end(way, now)
+        elif way.circuit is not None:
             way.timer = self._outbox.call_at(now + LINGER, lambda now: self._end(way, now))
 
     def _stands(self, way: _Way) -> bool:

@@ -307,6 +307,14 @@ class World:
                 return self
         raise AssertionError("something goes round without a pause")
 
+    def until(self, condition):
+        """Let time pass until it holds."""
+        for _ in range(STEPS):
+            if condition():
+                return self
+            assert self.step(float("inf")), "nothing happens any more"
+        raise AssertionError("something goes round without a pause")
+
     def step(self, end):
         """Do one thing that is due by then; returns whether there was one."""
         self._perform()
