@@ -223,3 +223,17 @@ def test_nobody_hears_of_one_that_was_cancelled(steps):
     assert scene.world.timers == [] and scene.world.circuits == []
     scene.world.run(TIME_LIMIT)
     assert len(scene.results) == heard
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_an_answer_that_is_changed_anywhere(seed):
+    """It is refused, or what it says is taken for what it is: nothing else ever happens."""
+    rng = random.Random(seed)
+    encoding = rng.choice(list(ENCODINGS))
+    framing = rng.choice(["length", "close", "chunked"])
+    [answer, *end] = response(ENCODINGS[encoding](BODY), version="1.1", encoding=encoding, framing=framing)
+    for _ in range(rng.randrange(1, 4)):
+        at = rng.randrange(len(answer))
+        answer = answer[:at] + rng.choice([b"", rng.randbytes(1), rng.randbytes(20)]) + answer[at + rng.randrange(3) :]
+    result = Scene([answer, *end], cut=rng.choice([whole, anywhere])).run()
+    assert isinstance(result, (bytes, RemoteError))
