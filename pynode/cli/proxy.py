@@ -21,7 +21,7 @@ from convergence.pipes.socks import Ask
 from convergence.rdv.way import Connection
 from convergence.wire.address import address_of
 from pynode.app import App
-from pynode.cli.common import with_node
+from pynode.cli.common import data_folder, locked, settings, with_node
 from pynode.cli.local import Visitors, listening, warn_of_strangers
 from pynode.cli.output import CliError, Output
 from pynode.config import Address
@@ -49,7 +49,11 @@ async def proxy(arguments: argparse.Namespace, output: Output, stop: asyncio.Eve
             await stop.wait()
         return 0
 
-    return await with_node(arguments, "proxy", stop, work)
+    if not arguments.tor:
+        return await with_node(arguments, "proxy", stop, work)
+    data = data_folder(arguments, settings(arguments), "tor")
+    with locked(data / "lock", f"Another proxy uses {data}: stop it, or choose another folder with --data."):
+        return await with_node(arguments, "proxy", stop, work, data)
 
 
 class _Door:
@@ -74,7 +78,7 @@ class _Door:
     def _circuit(self, pipe: Pending) -> int | None:
         """The number of the circuit that carries a pipe."""
         circuit = pipe.circuit if isinstance(pipe, ExitPipe | Connection) else None
-        return None if circuit is None else self._app.node.pool.number(circuit)
+        return None if circuit is None else self._app.node.circuit_number(circuit)
 
 
 def _user(ask: Ask) -> str:

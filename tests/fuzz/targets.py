@@ -16,6 +16,7 @@ from convergence.crypto import ntor_v3
 from convergence.crypto.rsa import RsaKey
 from convergence.effects import DescriptionKind
 from convergence.errors import CryptoError, LocalError, ParseError
+from convergence.path import guardrecord
 from convergence.pipes import coding, http
 from convergence.pipes.door import Handshake
 from convergence.pipes.framing import framing
@@ -201,6 +202,7 @@ def _directory() -> dict[str, Target]:
             _text(lambda text: exitpolicy.Rule.parse("accept", text)),
             (b"10.0.0.0/8:80-90", b"[2001:db8::]/32:*", b"10.0.0.0/255.0.0.0:80"),
         ),
+        "guardrecord.decode_guards": Target(guardrecord.decode_guards, (guardrecord.encode_guards(*_guards()),)),
         "microdescriptor.Microdescriptor": Target(
             microdescriptor.Microdescriptor.parse, tuple(netdoc.split(vector("microdescriptors"), "onion-key", 9)[-2:])
         ),
@@ -219,6 +221,12 @@ def _directory() -> dict[str, Target]:
         ),
         "rsa.RsaKey": Target(RsaKey.parse, (rsa_secret("fuzz").der,)),
     }
+
+
+def _guards() -> tuple[list[guardrecord.Guard], list[guardrecord.Guard]]:
+    sample = [guardrecord.Guard(bytes([number]) * 20, 1_800_000_000) for number in range(3)]
+    sample[1].confirmed = sample[2].unlisted = 1_800_000_001
+    return sample, sample[1:2]
 
 
 def _certificates(data: bytes) -> Any:

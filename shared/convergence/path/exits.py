@@ -37,7 +37,7 @@ ANSWER_LIMIT = 15.0  # seconds an exit has to connect; then another is tried
 TRY_ELSEWHERE = frozenset(
     (
         *(EndReason.EXITPOLICY, EndReason.DESTROY, EndReason.TIMEOUT, EndReason.NOROUTE),
-        *(EndReason.HIBERNATING, EndReason.RESOURCELIMIT),
+        *(EndReason.HIBERNATING, EndReason.RESOURCELIMIT, EndReason.MISC),
     )
 )
 """Refusals that another exit might not give. The others are about the host itself."""
@@ -47,8 +47,10 @@ class ExitCircuits(Shape):
     """Where circuits come from (pool.py)."""
 
     def exit_circuit(
-        self, on_ready: Ready, on_failed: Failed, now: float, *, avoid: Collection[bytes] = ()
+        self, host: str, port: int, on_ready: Ready, on_failed: Failed, now: float, *, avoid: Collection[bytes] = ()
     ) -> None: ...
+
+    def serves(self, circuit: ClientCircuit, host: str, port: int) -> bool: ...
 
 
 class State(Enum):
@@ -84,10 +86,11 @@ class ExitPipe(Pending):
         on_retry: called with `now` when another exit is tried.
     """
 
-    def __init__(self, owner: ExitConnections, outbox: Outbox, target: str, key: Hashable, now: float) -> None:
+    def __init__(self, owner: ExitConnections, outbox: Outbox, host: str, port: int, key: Hashable, now: float) -> None:
+        self.target = Begin.to(format_target(host, port)).target
         super().__init__(outbox, partial(owner.refused, self), partial(owner.over, self), now)
         self.on_retry: Callable[[float], None] = lambda now: None
-        self.target = target
+        self.host, self.port = host, port
         self.key = key
         self.shared: _Shared | None = None  # the circuit it is on, or waits for
         self.refused_by: list[bytes] = []  # identities of exits
@@ -182,8 +185,7 @@ class ExitConnections:
         """
         if is_reserved(host.lower()):
             raise LocalError("names of this kind lead nowhere from an exit")
-        target = Begin.to(format_target(host, port)).target
-        pipe = ExitPipe(self, self._outbox, target, isolation, now)
+        pipe = ExitPipe(self, self._outbox, host, port, isolation, now)
         self._place(pipe, now)
         return pipe
 
@@ -225,17 +227,22 @@ class ExitConnections:
         """Give it a place on a circuit of its key that stands or is on its way; ask for one more if there is none."""
         steady = self._outbox.steady(now)
         fresh = [shared for shared in self._shared if shared.key == pipe.key and shared.fresh(steady)]
-        shared = next((shared for shared in fresh if shared.suits(pipe)), None)
+        shared = next((shared for shared in fresh if shared.suits(pipe) and self._serves(shared, pipe)), None)
         if shared is not None:
             self._enter(pipe, shared, now)
         elif self._may_ask(pipe.key, fresh, now):
             shared = self._add(pipe.key, now)
             self._enter(pipe, shared, now)
-            self._circuits.exit_circuit(
-                partial(self._stands, shared), partial(self._failed, shared), now, avoid=pipe.refused_by
-            )
+            stands, failed = partial(self._stands, shared), partial(self._failed, shared)
+            self._circuits.exit_circuit(pipe.host, pipe.port, stands, failed, now, avoid=pipe.refused_by)
         else:
             self._give_up(pipe, EndReason.RESOURCELIMIT, now)
+
+    def _serves(self, shared: _Shared, pipe: ExitPipe) -> bool:
+        """Whether its exit may connect to where the pipe leads. While it is on its way, only to the same port."""
+        if shared.circuit is None:
+            return all(other.port == pipe.port for other in shared.pipes)
+        return self._circuits.serves(shared.circuit, pipe.host, pipe.port)
 
     def _may_ask(self, key: Hashable, fresh: Collection[_Shared], now: float) -> bool:
         """Whether the key may have one more circuit; an idle one gives way to it."""

@@ -18,6 +18,7 @@ from typing import Any
 from convergence.errors import CryptoError, RemoteError
 from convergence.events import DirectoryRefused
 from convergence.netdir.consensus import ConsensusDirectory
+from convergence.netdir.tor import TorView
 from convergence.outbox import Outbox, Timer
 from convergence.path.select import fraction
 from convergence.pipes.http import Headers
@@ -101,7 +102,7 @@ class TorDirectory:
         on_changed: Callable[[float], None],
     ) -> None:
         self.documents = ConsensusDirectory(authorities)
-        self.microdescriptors: dict[bytes, bytes] = {}  # by digest, as they came; those of the consensus in use
+        self.view: TorView | None = None  # of the consensus in use, with the microdescriptors that are here
         self._outbox = outbox
         self._rng = rng
         self._sources = sources
@@ -148,9 +149,7 @@ class TorDirectory:
 
     def missing(self) -> list[bytes]:
         """Digests of the microdescriptors that are not here."""
-        consensus = self.consensus
-        relays = () if consensus is None else consensus.relays
-        return [relay.digest for relay in relays if relay.digest not in self.microdescriptors]
+        return [] if self.view is None else self.view.missing()
 
     def moved(self, now: float) -> None:
         """This machine is on another network, or slept: what failed may work now."""
@@ -220,7 +219,8 @@ class TorDirectory:
             found = find_microdescriptors(data, batch)
             if found:
                 self._pauses[Want.MICRODESCRIPTORS].reset()
-                self.microdescriptors |= found
+                assert self.view is not None
+                self.view.add(found)
                 self._keep_chunk(found)
                 self._on_changed(now)
             if len(found) < len(batch):
@@ -290,8 +290,7 @@ class TorDirectory:
         """Use it from now on. Raises RemoteError unless it is signed, timely and news."""
         if not self.documents.update(consensus, now):
             raise RemoteError("the consensus in use once more, though it is time for another")
-        wanted = {relay.digest for relay in consensus.relays}
-        self.microdescriptors = {key: raw for key, raw in self.microdescriptors.items() if key in wanted}
+        self.view = TorView(consensus) if self.view is None else self.view.renewed(consensus)
         self._store([(b"consensus", consensus.data), *self._spent_chunks()])
         self._plan(consensus)
         self._on_changed(now)
@@ -318,7 +317,8 @@ class TorDirectory:
 
     def _spent_chunks(self) -> list[tuple[bytes, bytes | None]]:
         """Those of which nothing is needed any more, to be deleted."""
-        spent = [name for name, digests in self._chunks.items() if digests.isdisjoint(self.microdescriptors)]
+        needed = {} if self.view is None else self.view.microdescriptors
+        spent = [name for name, digests in self._chunks.items() if digests.isdisjoint(needed)]
         for name in spent:
             del self._chunks[name]
         return [(name, None) for name in spent]
@@ -339,7 +339,8 @@ class TorDirectory:
         def chunks(keys: Any, now: float) -> None:
             self._unread = keys if isinstance(keys, list) else []
             self._reading = False
-            self._on_changed(now)
+            if self._running and self.view is not None:
+                self._on_changed(now)
             self._work(now)
 
         self._reading = True
@@ -352,6 +353,7 @@ class TorDirectory:
     def _recall_consensus(self, data: bytes, now: float) -> None:
         consensus = self.documents.read(data)
         if self.documents.update(consensus, now):
+            self.view = TorView(consensus)
             self._plan(consensus)
 
     def _read_chunk(self) -> None:
@@ -363,7 +365,7 @@ class TorDirectory:
             self._chunks[name] = frozenset()
             if isinstance(value, bytes):
                 _recall(lambda: self._recall_chunk(name, value))
-            if not self._unread:
+            if self._running and not self._unread:
                 self._on_changed(now)
             self._work(now)
 
@@ -372,7 +374,8 @@ class TorDirectory:
 
     def _recall_chunk(self, name: bytes, data: bytes) -> None:
         found = find_microdescriptors(data, set(self.missing()))
-        self.microdescriptors |= found
+        if self.view is not None:
+            self.view.add(found)
         self._chunks[name] = frozenset(found)
 
 

@@ -69,10 +69,12 @@ class DirectorySources:
 
     def connect(self, now: float) -> DirectoryPipe | None:
         """A stream to some directory. It opens later, or fails. None: there is none to ask."""
+        steady = self._outbox.steady(now)
+        self._resting = {source: until for source, until in self._resting.items() if until > steady}
         directories = self._candidates(now)
         if not directories:
             return None
-        node = self._choose(directories, now)
+        node = self._choose(directories)
         pipe = DirectoryPipe(self, self._outbox, node.identity, now)
         way = self._ways.get(node.identity)
         if way is None:
@@ -94,6 +96,9 @@ class DirectorySources:
         """What it sent holds."""
         self._resting.pop(source, None)
 
+    def rests(self, source: bytes) -> bool:
+        return source in self._resting
+
     def stop(self, now: float) -> None:
         """End all circuits."""
         for way in list(self._ways.values()):
@@ -108,10 +113,8 @@ class DirectorySources:
 
     # -- inside
 
-    def _choose(self, directories: Sequence[RelayTarget], now: float) -> RelayTarget:
+    def _choose(self, directories: Sequence[RelayTarget]) -> RelayTarget:
         """When all rest, it is the one that has rested longest."""
-        steady = self._outbox.steady(now)
-        self._resting = {source: until for source, until in self._resting.items() if until > steady}
         fresh = [node for node in directories if node.identity not in self._resting]
         if not fresh:
             return min(directories, key=lambda node: self._resting[node.identity])

@@ -28,7 +28,7 @@ def test_it_bootstraps_and_starts_again_from_what_it_kept(tor_network: TorNetwor
             assert consensus is not None
             listed = {relay.identity.hex().upper() for relay in consensus.relays}
             assert listed == {process.fingerprint for process in (*tor_network.servers, *tor_network.relays)}
-            for raw in client.network.directory.microdescriptors.values():
+            for raw in client.network.directory.view.microdescriptors.values():
                 assert Microdescriptor.parse(raw).ed25519 is not None
             assert refused(client) == []
         async with TorClient(tor_network.authorities, kept) as again:

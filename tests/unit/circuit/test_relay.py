@@ -139,6 +139,7 @@ def test_created_fast_from_the_next_hop_answers_no_create2(net, client):
     net.deliver(one, link, cell(circ_id, Command.CREATED_FAST, bytes(40)))
     assert circuit.gone == [DestroyReason.PROTOCOL] and circuit.hops_built == 1
     assert two.circuits[0].closed and one.circuits[0].closed
+    assert client.events == [], "the origin was told so; it did not find out by itself"
 
 
 @pytest.mark.parametrize("size", [MAX_REPLY + 1, 507])

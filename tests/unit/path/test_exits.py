@@ -311,7 +311,7 @@ def test_with_one_exit_only_that_one_is_asked_again(scene):
 
 
 @pytest.mark.parametrize(
-    "reason", [EndReason.RESOLVEFAILED, EndReason.CONNECTREFUSED, EndReason.CONNRESET, EndReason.DONE, EndReason.MISC]
+    "reason", [EndReason.RESOLVEFAILED, EndReason.CONNECTREFUSED, EndReason.CONNRESET, EndReason.DONE]
 )
 def test_what_another_exit_would_not_mend_is_told_at_once(scene, reason):
     scene.answers["a.example"] = reason
@@ -469,13 +469,13 @@ def test_a_link_that_is_full_refuses_like_an_exit(scene):
 def test_a_circuit_that_closes_as_it_is_handed_over_costs_nothing_but_another(scene):
     build = scene.pool.exit_circuit
 
-    def exit_circuit(on_ready, *arguments, **options):
+    def exit_circuit(host, port, on_ready, *arguments, **options):
         def ready(circuit, now):
             scene.pool.exit_circuit = build
             circuit.destroy(0, now)
             on_ready(circuit, now)
 
-        build(ready, *arguments, **options)
+        build(host, port, ready, *arguments, **options)
 
     scene.pool.exit_circuit = exit_circuit
     first, user = scene.start("first.example")

@@ -39,7 +39,7 @@ def test_bootstrap():
     documents = Documents()
     world, _ = bootstrapped(documents)
     assert world.client.consensus.data == documents.consensus
-    assert world.client.microdescriptors == documents.micro and world.changes > 1
+    assert world.known == documents.micro and world.changes > 1
     assert kinds(world) == ["consensus", "certificates", *["microdescriptors"] * 3]
 
 
@@ -135,13 +135,13 @@ def test_a_diff_is_asked_for_and_only_new_microdescriptors():
     world, served = bootstrapped()
     first = world.client.consensus
     served.documents = served.documents.later(relays=210)
-    known = set(world.client.microdescriptors)
+    known = set(world.known)
     world.run(4 * HOUR)
     assert world.complete and world.client.consensus.data == served.documents.consensus
     consensus, batch = world.requests[-2:]
     assert consensus.headers["x-or-diff-from-consensus"] == first.diff_base
     assert set(batch.digests) == set(served.documents.micro) - known and len(batch.digests) == 10
-    assert set(world.client.microdescriptors) == set(served.documents.micro)
+    assert set(world.known) == set(served.documents.micro)
 
 
 def test_a_day_of_consensuses():
@@ -152,7 +152,7 @@ def test_a_day_of_consensuses():
         served.documents.micro |= earlier.micro
         world.run(3 * HOUR)
         assert world.client.documents.live(world.now) and world.complete
-        assert set(world.client.microdescriptors) == {relay.digest for relay in world.client.consensus.relays}
+        assert set(world.known) == {relay.digest for relay in world.client.consensus.relays}
     assert kinds(world).count("consensus") == 8 and world.refused == []
     kept = [name for _, name in world.storage if name.startswith(CHUNK)]
     assert len(kept) == 3, "what is needed no more is deleted"

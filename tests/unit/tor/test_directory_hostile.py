@@ -134,7 +134,7 @@ def test_the_truth_comes_from_another_directory(kind, answer, reason):
     world.candidates = world.directories
     world.run(10 * TIME_LIMIT)
     assert world.complete and world.client.consensus.data == HONEST.consensus
-    assert world.client.microdescriptors == HONEST.micro
+    assert world.known == HONEST.micro
     named = [event for _, event in world.refused if event.source == liar.target.identity.hex()]
     assert any(event.document == kind and reason in event.reason for event in named)
     assert sum(asked.kind == kind for asked in liar.requests) <= PARALLEL, "it rests"
@@ -149,7 +149,7 @@ def test_when_all_lie_it_is_tried_seldom(kind, answer, reason):
     assert not world.complete or kind == "microdescriptors"
     assert any(reason in given for given in world.reasons)
     ours = [asked for asked in world.requests if asked.kind == kind]
-    assert len(ours) <= PER_HOUR * (PARALLEL if kind == "microdescriptors" else 1) + len(world.client.microdescriptors)
+    assert len(ours) <= PER_HOUR * (PARALLEL if kind == "microdescriptors" else 1) + len(world.known)
     assert len(world.requests) - len(ours) <= 2 * PER_HOUR
     for directory in world.directories:
         directory.answer = HONEST

@@ -126,6 +126,6 @@ def test_stopping_at_any_moment_leaves_nothing(dialled):
         client.network.stop(client.now)
         client.run(60)  # dials end in their own time
         dials = len(client.dials)
-        assert client.network.pool.snapshot() == [] and not client.open
+        assert client.network.circuits.snapshot() == [] and not client.open
         client.run(HOUR)
         assert len(client.dials) == dials and client.outbox.deadline() is None

@@ -365,6 +365,11 @@ class World:
         return self.client.documents.usable(self.now) and not self.client.missing()
 
     @property
+    def known(self):
+        """Its microdescriptors, by digest."""
+        return {} if self.client.view is None else self.client.view.microdescriptors
+
+    @property
     def reasons(self):
         return [event.reason for _, event in self.refused]
 
