@@ -1,7 +1,7 @@
-"""Cells that make and end a circuit: CREATE2, CREATED2, DESTROY, and the older CREATE_FAST and CREATED_FAST (tor-spec
-"CREATE and CREATED cells").
+"""Cells that make and end a circuit: CREATE2, CREATED2, DESTROY (tor-spec "CREATE and CREATED cells").
 
-Does: parse and encode their payloads. Bytes after the last field of a payload are padding and ignored.
+Does: parse and encode their payloads; those of the older CREATE_FAST and CREATED_FAST have no fields. Bytes after the
+last field of a payload are padding and ignored.
 Does not: know what a handshake contains.
 """
 
@@ -69,11 +69,6 @@ class Created2:
 
 FAST_LEN = 20
 """Bytes of key material in CREATE_FAST and CREATED_FAST, and of the derivative key data in the latter."""
-
-
-def created_fast(payload: Buffer) -> bytes:
-    """The payload of a CREATED_FAST as that of a CREATED2: Y | KH, 40 bytes."""
-    return Created2(bytes(payload[: 2 * FAST_LEN])).encode()
 
 
 @dataclass(frozen=True, slots=True)
