@@ -12,10 +12,13 @@ import re
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from convergence.errors import ConvergenceError
+from convergence.wire.exitpolicy import Rule
 from pynode.exit import DEFAULT_PORTS, ExitPolicy
 from pynode.origins import origin
 
@@ -24,6 +27,8 @@ LEVELS = ("debug", "info", "warning", "error")
 MAX_URL = 512
 MAX_NAME = 64
 MAX_HOST = 253
+MAX_CONTACT = 256
+MAX_RATE = 1 << 40
 MAX_STUN = 4
 """STUN servers. Browsers warn of slow discovery where there are more."""
 
@@ -42,6 +47,21 @@ class Address:
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Authority:
+    """A directory authority of a Tor network.
+
+    Args:
+        address: where it takes links, "192.0.2.1:9001".
+        fingerprint: SHA-1 of its RSA identity as a relay, 20 bytes.
+        v3_identity: SHA-1 of the key by which it signs, 20 bytes.
+    """
+
+    address: str
+    fingerprint: bytes
+    v3_identity: bytes
 
 
 def default_data_dir(environ: Mapping[str, str] = os.environ) -> Path:
@@ -164,6 +184,43 @@ def _stun(value: Any) -> tuple[str, ...]:
     raise ValueError(f'a list of at most {MAX_STUN} STUN servers such as "stun:stun.example:3478"')
 
 
+def _nickname(value: Any) -> str:
+    if isinstance(value, str) and re.fullmatch("[A-Za-z0-9]{1,19}", value):
+        return value
+    raise ValueError("1 to 19 letters and digits")
+
+
+def _contact(value: Any) -> str:
+    if isinstance(value, str) and len(value) <= MAX_CONTACT and value.isascii() and value.isprintable():
+        return value
+    raise ValueError(f"at most {MAX_CONTACT} printable characters of ASCII")
+
+
+def _ipv4(value: Any) -> str:
+    try:
+        return str(IPv4Address(value if isinstance(value, str) else ""))
+    except ValueError:
+        raise ValueError('an IPv4 address such as "192.0.2.1"') from None
+
+
+def _authorities(value: Any) -> tuple[Authority, ...]:
+    pattern = r"([0-9.]{7,15}:[0-9]{1,5}) ([0-9A-Fa-f]{40}) ([0-9A-Fa-f]{40})"
+    found = [re.fullmatch(pattern, one if isinstance(one, str) else "") for one in value] if value else [None]
+    if not isinstance(value, list) or not all(found):
+        raise ValueError('a list of "ADDRESS:ORPORT FINGERPRINT V3IDENT", one for each directory authority')
+    return tuple(Authority(one[1], bytes.fromhex(one[2]), bytes.fromhex(one[3])) for one in found if one)
+
+
+def _rules(value: Any) -> tuple[Rule, ...]:
+    allowed = 'a list of rules such as "accept *:443" and "reject 192.0.2.0/24:*"'
+    if not isinstance(value, list) or not all(isinstance(rule, str) for rule in value):
+        raise ValueError(allowed)
+    try:
+        return tuple(Rule.parse(*rule.split(maxsplit=1)) for rule in value)
+    except (ConvergenceError, TypeError):
+        raise ValueError(allowed) from None
+
+
 def is_host_name(text: str) -> bool:
     """Whether a Host header may say this (without a port). IPv6 addresses stand without brackets."""
     return 0 < len(text) <= MAX_HOST and all(c.isascii() and (c.isalnum() or c in "-_.:") for c in text)
@@ -238,6 +295,30 @@ class Rtc:
 
 
 @dataclass(frozen=True, slots=True)
+class Tor:
+    listen: Address | None = _setting(
+        None, check_listen, '"0.0.0.0:9001"', "the ORPort; where it is set, `convergence relay` is a relay of Tor"
+    )
+    address: str | None = _setting(None, _ipv4, '"192.0.2.1"', "where others reach `listen`, if that names none")
+    nickname: str = _setting("Unnamed", _nickname, '"Convergence"', "as people call this relay")
+    contact: str = _setting("", _contact, '"operator@node.example"', "whom people write to about it; it is published")
+    authorities: tuple[Authority, ...] = _setting(
+        (),
+        _authorities,
+        f'["192.0.2.2:9001 {"0" * 40} {"0" * 40}"]',
+        "of the network: address and ORPort, fingerprint, v3 identity",
+    )
+    policy: tuple[Rule, ...] = _setting(
+        (), _rules, '["accept *:80", "accept *:443"]', "what it connects to as an exit; IPv4; nothing else is"
+    )
+    private: bool = _setting(
+        False, _flag, "false", "connect to private addresses too, of relays and as an exit; for test networks"
+    )
+    rate: int | None = _setting(None, _whole(1024, MAX_RATE), "12500000", "bytes a second that it relays")
+    burst: int | None = _setting(None, _whole(1024, MAX_RATE), "25000000", "bytes that it relays at once after a pause")
+
+
+@dataclass(frozen=True, slots=True)
 class Log:
     level: str = _setting("info", _choice(*LEVELS), '"info"', "debug, info, warning or error")
     json: bool = _setting(False, _flag, "false", "one JSON object a line")
@@ -262,6 +343,7 @@ class Config:
     circuits: Circuits = field(default_factory=Circuits)
     limits: Limits = field(default_factory=Limits)
     rtc: Rtc = field(default_factory=Rtc)
+    tor: Tor = field(default_factory=Tor)
     log: Log = field(default_factory=Log)
     site: Site = field(default_factory=Site)
 
@@ -272,6 +354,7 @@ _SECTIONS: dict[str, type[Any]] = {
     "circuits": Circuits,
     "limits": Limits,
     "rtc": Rtc,
+    "tor": Tor,
     "log": Log,
     "site": Site,
 }
@@ -329,6 +412,11 @@ def _check_together(config: Config, wrong: Callable[[str, str | None, str], Conf
     if node.roles and node.listen is None and not config.rtc.enabled:
         message = f"without WebRTC, a node with roles needs node.listen: {_allowed(check_listen)}"
         raise wrong("node", "roles", message)
+    tor = config.tor
+    if tor.listen is not None and not tor.authorities:
+        raise wrong("tor", "listen", f"a relay of Tor needs tor.authorities: {_allowed(_authorities)}")
+    if tor.burst is not None and (tor.rate is None or tor.burst < tor.rate):
+        raise wrong("tor", "burst", "tor.burst must not be less than tor.rate")
 
 
 def write_example() -> str:

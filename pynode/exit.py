@@ -1,6 +1,7 @@
 """What an exit lets its users reach.
 
-Does: judge a host, an address and a port; name the reasons why an exit's channel ends.
+Does: judge a host, an address and a port, by an allow-list or by the rules that a relay of the Tor network publishes;
+name the reasons why an exit's channel ends.
 Does not: look names up or connect; a name is judged by the address it resolved to, and that very address is dialled.
 """
 
@@ -10,7 +11,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
+
+from convergence.wire.exitpolicy import ExitPolicy as TorRules
+from convergence.wire.exitpolicy import Rule
 
 Address: TypeAlias = IPv4Address | IPv6Address
 Network: TypeAlias = IPv4Network | IPv6Network
@@ -146,6 +150,18 @@ class _Rule:
         return self.network is not None and address.version == self.network.version and address in self.network
 
 
+class Policy(Protocol):
+    """What an exit's transport asks."""
+
+    def may_permit(self, host: str, port: int | None) -> bool:
+        """Whether it can be useful to look `host` up (port None: for any port)."""
+        ...
+
+    def permits(self, host: str, address: str, port: int | None) -> bool:
+        """Whether `address`, which `host` resolved to, may be reached on `port` (None: on any port)."""
+        ...
+
+
 class ExitPolicy:
     """An allow-list. What no entry allows is refused; reserved addresses (private, loopback, link-local, multicast
     and the like) are refused unless an entry names them as an address or a reserved network.
@@ -196,3 +212,32 @@ def _port(value: int | str, entry: str) -> int:
     if isinstance(value, bool) or not str(value).isascii() or not str(value).isdigit() or not 0 < int(value) < 65536:
         raise ValueError(f'"{entry}" has no port between 1 and 65535')
     return int(value)
+
+
+PRIVATE = ("0.0.0.0/8", "169.254.0.0/16", "127.0.0.0/8", "192.168.0.0/16", "10.0.0.0/8", "172.16.0.0/12")
+"""What relays of the Tor network publish that they refuse. Authorities leave just these out of a policy's summary."""
+
+
+class TorPolicy:
+    """The rules of an exit of the Tor network, IPv4 only.
+
+    Args:
+        rules: the first that fits decides; what none fits is refused.
+        private: whether addresses that are not on the internet may be reached, too.
+    """
+
+    def __init__(self, rules: Iterable[Rule], private: bool = False) -> None:
+        local = [] if private else [Rule.parse("reject", f"{network}:*") for network in PRIVATE]
+        own = tuple(rules)
+        accepts = any(rule.accept for rule in own)
+        self.published = TorRules.of([*(local if accepts else []), *own, Rule.parse("reject", "*:*")])
+        self._private = private
+
+    def may_permit(self, host: str, port: int | None) -> bool:
+        return any(rule.accept and (port is None or rule.low <= port <= rule.high) for rule in self.published.rules)
+
+    def permits(self, host: str, address: str, port: int | None) -> bool:
+        plain = plain_address(address)
+        if not isinstance(plain, IPv4Address) or not (self._private or is_public(plain)):
+            return False
+        return port is None or self.published.allows(plain, port)

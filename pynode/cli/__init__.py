@@ -11,9 +11,9 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from importlib import metadata
 from typing import Any, NoReturn
 
+from pynode import version
 from pynode.cli.arguments import (
     host_name,
     identity,
@@ -83,7 +83,7 @@ def parser() -> Parser:
         description="Share files, fetch pages, carry any protocol, through onion circuits of a Convergence network.",
         epilog="`convergence COMMAND --help` tells more. $CONVERGENCE_SITE names the site where --site is left out.",
     )
-    top.add_argument("--version", action="version", version=f"convergence {_version()}")
+    top.add_argument("--version", action="version", version=f"convergence {version()}")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=Parser)
     _add_up(commands)
     _add_share(commands)
@@ -469,10 +469,3 @@ def _add_completion(commands: Any) -> None:
         ("In ~/.zshrc, after compinit:", 'eval "$(convergence completion zsh)"'),
         ("In ~/.config/fish/config.fish:", "convergence completion fish | source"),
     )
-
-
-def _version() -> str:
-    try:
-        return metadata.version("convergence")
-    except metadata.PackageNotFoundError:
-        return "(not installed)"

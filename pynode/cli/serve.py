@@ -13,7 +13,17 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from convergence.events import Announced, Event, Nodes, Registered, Trouble
+from convergence.events import (
+    Announced,
+    DescriptorRefused,
+    DescriptorTaken,
+    Event,
+    Nodes,
+    ProtocolsLacking,
+    Registered,
+    Trouble,
+    as_json,
+)
 from convergence.wire.target import Role
 from pynode.app import App, FacilitatorApp, Network, Plan, page_folder
 from pynode.cli.common import data_folder, locked, set_up_logs, settings, stun_servers, unless
@@ -76,6 +86,8 @@ async def relay(arguments: argparse.Namespace, output: Output, stop: asyncio.Eve
     """The command. Returns its exit code."""
     config = settings(arguments)
     set_up_logs(arguments, config, arguments.name or config.node.name, "warning" if arguments.parent_pipe else None)
+    if config.tor.listen is not None:
+        return await _tor_relay(data_folder(arguments, config, "tor-relay"), config, output, stop)
     network = await unless(stop, _network(arguments, config))
     if network is None:
         return 0
@@ -98,6 +110,29 @@ async def relay(arguments: argparse.Namespace, output: Output, stop: asyncio.Eve
         finally:
             if reader is not None:
                 reader.cancel()
+            await app.stop()
+    output.say("Stopped.")
+    return 0
+
+
+async def _tor_relay(data: Path, config: Config, output: Output, stop: asyncio.Event) -> int:
+    from pynode.torrelay import TorRelayApp  # few nodes need it, and it loads X.509
+
+    assert config.tor.listen is not None
+    with locked(data / "lock", TAKEN.format(data)):
+
+        def tell(event: Event) -> None:
+            log_event(event)
+            if isinstance(event, DescriptorTaken | DescriptorRefused | ProtocolsLacking):
+                output.record(event.kind, **as_json(event))
+
+        app = TorRelayApp(data, config.tor.listen, config.tor, config.limits, tell)
+        await app.start()
+        try:
+            output.record("listening", port=app.port, fingerprint=app.fingerprint)
+            output.say(f"A relay of Tor listens on port {app.port}: {app.fingerprint}. Stop with Ctrl-C.")
+            await stop.wait()
+        finally:
             await app.stop()
     output.say("Stopped.")
     return 0

@@ -1,6 +1,7 @@
 """Look-ups of host names, shared out among those who cause them.
 
-Does: tell the addresses of a host; refuse whoever has its part of the threads, and leave the others theirs.
+Does: tell the addresses of a host, and the name of an address; refuse whoever has its part of the threads, and leave
+the others theirs.
 Does not: judge an address.
 """
 
@@ -8,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from convergence.limits import below_its_part, most_in_parts
 
+T = TypeVar("T")
 Found: TypeAlias = list[tuple[Any, ...]]
 """What `socket.getaddrinfo` returns."""
 
@@ -35,7 +37,7 @@ class LookUps:
     def __init__(self, name: str, at_once: int) -> None:
         self._at_once = at_once
         self._threads = ThreadPoolExecutor(most_in_parts(at_once), name)
-        self._under_way: dict[Future[Found], Hashable] = {}  # and whose
+        self._under_way: dict[Future[Any], Hashable] = {}  # and whose
 
     async def find(self, host: str, port: int, source: Hashable) -> Found:
         """The addresses of a host; a numeric one needs no thread.
@@ -49,6 +51,14 @@ class LookUps:
             return look_up(flags=socket.AI_NUMERICHOST)
         except socket.gaierror:
             pass
+        return await self._in_thread(look_up, source)
+
+    async def name(self, address: str, source: Hashable) -> str:
+        """The host name of an IP address. Raises OSError as `find` does."""
+        host, _ = await self._in_thread(partial(socket.getnameinfo, (address, 0), socket.NI_NAMEREQD), source)
+        return host
+
+    async def _in_thread(self, look_up: Callable[[], T], source: Hashable) -> T:
         self._under_way = {thread: whose for thread, whose in self._under_way.items() if not thread.done()}
         sources = self._under_way.values()
         if len(sources) >= self._at_once and not below_its_part(sources, source, self._at_once):

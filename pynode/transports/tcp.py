@@ -10,12 +10,13 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-from collections.abc import Callable, Hashable, Sequence
-from typing import cast
+from collections.abc import Callable, Coroutine, Hashable, Sequence
+from typing import Any, TypeVar, cast
 
 from convergence.circuit.exit import MAX_EXIT_STREAMS
 from convergence.effects import Failure, Protocol
-from pynode.exit import CloseReason, ExitPolicy
+from convergence.wire.relay import reverse_address
+from pynode.exit import CloseReason, Policy, is_public, plain_address
 from pynode.transports import CLOSE_TIMEOUT, LOW_WATER, Channels, until_gone
 from pynode.transports.lookups import LookUps, TooManyLookUpsError
 from pynode.transports.unsent import Unsent
@@ -39,15 +40,18 @@ CONNECT_TIMEOUT = 20.0
 CHUNK = 65536
 """Most bytes handed to the driver at once."""
 
+T = TypeVar("T")
+
 log = logging.getLogger("pynode.tcp")
 
 
 class _Refused(Exception):
     """Not connected, for `reason`."""
 
-    def __init__(self, reason: CloseReason) -> None:
+    def __init__(self, reason: CloseReason, address: str = "") -> None:
         super().__init__(reason)
         self.reason = reason
+        self.address = address
 
 
 class _Stream(asyncio.Protocol):
@@ -110,11 +114,11 @@ class _Stream(asyncio.Protocol):
         if self.channel is not None:
             self.owner.channels.drained(self.channel)
 
-    def report(self, reason: CloseReason) -> None:
+    def report(self, reason: CloseReason, address: str = "") -> None:
         """Tell the core, once."""
         channel, self.channel = self.channel, None
         if channel is not None:
-            self.owner._closed(channel, reason)
+            self.owner._closed(channel, f"{reason} {address}" if address else str(reason))
 
 
 class TcpTransport:
@@ -129,7 +133,7 @@ class TcpTransport:
 
     channels: Channels
 
-    def __init__(self, policy: ExitPolicy, max_channels: int = MAX_CHANNELS, unsent: Unsent | None = None) -> None:
+    def __init__(self, policy: Policy, max_channels: int = MAX_CHANNELS, unsent: Unsent | None = None) -> None:
         self.unsent = unsent or Unsent()
         self._policy = policy
         self._max_channels = min(max_channels, MAX_CHANNELS)
@@ -202,11 +206,16 @@ class TcpTransport:
     # -- ports.Resolver
 
     def resolve(self, host: str, reply: Callable[[list[str] | Failure], None], source: Hashable = None) -> None:
-        """Addresses of a host that the policy allows on some port. A Failure is "policy", "refused" or "not-found"."""
+        """Addresses of a host, or the name of an address, that the policy allows on some port. A Failure is "policy",
+        "refused" or "not-found"."""
+        reverse = reverse_address(host)
 
         async def answer() -> None:
             try:
-                addresses = await self._lookup(host, None, source)
+                if reverse is None:
+                    addresses = await self._lookup(host, None, source)
+                else:
+                    addresses = [await self._name(reverse, source)]
             except _Refused as refusal:
                 kind = {CloseReason.POLICY: "policy", CloseReason.LIMIT: "refused"}.get(refusal.reason, "not-found")
                 reply(Failure(kind, f"cannot look the name up: {refusal.reason}"))
@@ -241,7 +250,7 @@ class TcpTransport:
             async with asyncio.timeout(CONNECT_TIMEOUT):
                 await self._connect_any(stream, await self._lookup(host, port, source), port)
         except _Refused as refusal:
-            stream.report(refusal.reason)
+            stream.report(refusal.reason, refusal.address)
         except TimeoutError:
             stream.report(CloseReason.TIMEOUT)
 
@@ -262,22 +271,32 @@ class TcpTransport:
         """Allowed addresses of a host, at most MAX_ADDRESSES, in the system's order of preference."""
         if not self._policy.may_permit(host, port):
             raise _Refused(CloseReason.POLICY)
+        found = await self._found(self._look_ups.find(host, port or 0, source))
+        addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
+        allowed = [address for address in addresses if self._policy.permits(host, address, port)]
+        if not allowed:
+            # An address of this exit's own network is nobody's business.
+            public = (address for address in addresses if (plain := plain_address(address)) and is_public(plain))
+            raise _Refused(CloseReason.POLICY, next(public, "")) if addresses else _Refused(CloseReason.RESOLVE)
+        return allowed[:MAX_ADDRESSES]
+
+    async def _name(self, address: str, source: Hashable) -> str:
+        if not self._policy.permits(address, address, None):
+            raise _Refused(CloseReason.POLICY)
+        return await self._found(self._look_ups.name(address, source))
+
+    async def _found(self, look_up: Coroutine[Any, Any, T]) -> T:
         try:
             async with asyncio.timeout(RESOLVE_TIMEOUT):
-                found = await self._look_ups.find(host, port or 0, source)
+                return await look_up
         except TooManyLookUpsError:
             raise _Refused(CloseReason.LIMIT) from None
         except (OSError, UnicodeError):
             raise _Refused(CloseReason.RESOLVE) from None
-        addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
-        allowed = [address for address in addresses if self._policy.permits(host, address, port)]
-        if not allowed:
-            raise _Refused(CloseReason.POLICY if addresses else CloseReason.RESOLVE)
-        return allowed[:MAX_ADDRESSES]
 
-    def _closed(self, channel: int, reason: CloseReason) -> None:
+    def _closed(self, channel: int, reason: str) -> None:
         self._streams.pop(channel, None)
-        self.channels.closed(channel, str(reason))
+        self.channels.closed(channel, reason)
 
     def _gone(self, stream: _Stream) -> None:
         self._live.discard(stream)

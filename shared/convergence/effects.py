@@ -90,7 +90,8 @@ class Pause:
 
 @dataclass(frozen=True, slots=True)
 class Resolve:
-    """Look a host name up under the exit policy. `done` brings a list of IP address strings or an error."""
+    """Look a host name up under the exit policy. `done` brings a list of IP address strings or an error; a list of host
+    names for what wire.relay.reverse_address knows."""
 
     request: int
     host: str

@@ -104,6 +104,31 @@ class DirectoryRefused(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class DescriptorTaken(Event):
+    """A directory authority of the Tor network (its identity, hex) took this relay's descriptor."""
+
+    kind = "descriptor-taken"
+    authority: str
+
+
+@dataclass(frozen=True, slots=True)
+class DescriptorRefused(Event):
+    """It did not take it; it is asked again. `reason` is for developers, in part in the authority's own words."""
+
+    kind = "descriptor-refused"
+    authority: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ProtocolsLacking(Event):
+    """The authorities require these subprotocols of relays, as "HSDir=2", and this one does not speak them."""
+
+    kind = "protocols-lacking"
+    protocols: str
+
+
+@dataclass(frozen=True, slots=True)
 class LinkClosed(Event):
     """`reason` is for developers."""
 

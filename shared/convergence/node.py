@@ -44,7 +44,7 @@ from convergence.services import Services
 from convergence.tor.network import TorConfig, TorNetwork
 from convergence.transfers import Transfers
 from convergence.wire.address import Address, TcpAddress
-from convergence.wire.relay import PEER_HOST, RDV_SUFFIX, AnswerType, Begin, RelayCommand
+from convergence.wire.relay import DIRECTORY, PEER_HOST, RDV_SUFFIX, AnswerType, Begin, RelayCommand
 from convergence.wire.target import Role
 
 SLEPT = 60.0  # seconds; a machine that slept this long has no link left: its neighbours have closed them
@@ -382,7 +382,8 @@ class Node:
         elif Role.EXIT in self.announcement.roles and begin.port:
             self._exit.begin(circuit, stream_id, begin, now)
         else:
-            circuit.endpoint.refuse(stream_id, EndReason.EXITPOLICY)
+            reason = EndReason.NOTDIRECTORY if begin is DIRECTORY else EndReason.EXITPOLICY
+            circuit.endpoint.refuse(stream_id, reason)
 
     def resolve(self, circuit: RelayCircuit, stream_id: int, host: str, now: float) -> None:
         if Role.EXIT in self.announcement.roles:

@@ -26,7 +26,9 @@ from convergence.outbox import Outbox
 from convergence.pipes.duplex import Duplex
 from convergence.rdv.point import RdvPoint
 from convergence.wire.cells import CELL_LEN, PAYLOAD_LEN
+from convergence.wire.create import Create2
 from convergence.wire.descriptor import Descriptor, Transport, TransportKind
+from convergence.wire.linkspec import LinkSpecifier, ed25519_identity
 from convergence.wire.relay import RDV_SUFFIX, Begin
 from convergence.wire.target import Role
 from pynode.crypto import CPythonCrypto, SystemRng
@@ -201,11 +203,17 @@ class LabNode:
         urls = (node.url for node in self._lab.nodes if node._keys and node.identity == identity)
         return next((LinkAddress(Protocol.LINK, url) for url in urls), None)
 
-    def reach(self, source: Link, identity: bytes, reply: Callable[[Link | None, float], None], now: float) -> None:
+    def reach(
+        self,
+        source: Link,
+        specifiers: Sequence[LinkSpecifier],
+        reply: Callable[[Link | None, float], None],
+        now: float,
+    ) -> None:
         """relay.Extender."""
-        self.neighbours.reach(identity, reply, now)
+        self.neighbours.reach(ed25519_identity(specifiers), reply, now)
 
-    def _on_create(self, link: Link, circ_id: int, payload: bytes, now: float) -> None:
+    def _on_create(self, link: Link, circ_id: int, create: Create2, now: float) -> None:
         keys = self._keys
         assert keys is not None
         self.circuits.append(
@@ -215,7 +223,7 @@ class LabNode:
                 RNG,
                 link,
                 circ_id,
-                payload,
+                create,
                 keys=keys.onion,
                 services=self,
                 reach=self,

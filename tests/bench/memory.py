@@ -49,7 +49,7 @@ def grow(circuits: int, extended: bool) -> tuple[int, int]:
     """Resident bytes of this process before and after."""
     lab = Lab()
     origin, relay, beyond = lab.node("origin", keys=False), lab.node("relay"), lab.node("beyond")
-    beyond.neighbours._on_create = lambda link, circ_id, payload, now: link.send_one(
+    beyond.neighbours._on_create = lambda link, circ_id, create, now: link.send_one(
         circ_id, Command.CREATED2, Created2(RNG.random(ntor.REPLY_LEN)).encode()
     )
     links: list[Link] = []

@@ -119,8 +119,8 @@ class Links:
             on_closed=lambda link, reason, now: self.closed.append(reason),
         )
 
-    def _create(self, link: Link, circ_id: int, payload: bytes, now: float) -> None:
-        create, ntor_keys = Create2.parse(payload), [(self.keys.ntor_public, self.keys.ntor_secret)]
+    def _create(self, link: Link, circ_id: int, create: Create2, now: float) -> None:
+        ntor_keys = [(self.keys.ntor_public, self.keys.ntor_secret)]
         reply, _ = ntor.server_reply(
             CRYPTO, RNG.random(32), self.fingerprint, ntor_keys, create.handshake_data, KEY_MATERIAL_LEN
         )

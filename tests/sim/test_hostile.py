@@ -17,6 +17,7 @@ from convergence.rdv.blind import POINTS, blinded_names, points_of
 from convergence.rdv.point import RdvPoint
 from convergence.wire.cells import CELL_LEN, PAYLOAD_LEN, Command, encode_cell
 from convergence.wire.create import Destroy
+from convergence.wire.linkspec import ed25519_identity
 from convergence.wire.ordb import PIECE_SIZE, ShareLink
 from tests.sim.people import (
     RELAY,
@@ -286,12 +287,12 @@ def test_entries_of_one_file_that_refuse_every_point_harm_no_other_file(monkeypa
     refused = set()
     for own, relay in relays_of(world).items():
 
-        def reach(source, identity, *rest, own=own, reach=relay.node.relaying.reach):
+        def reach(source, specifiers, *rest, own=own, reach=relay.node.relaying.reach):
             for entries in hostile.values():
                 if own in entries:
-                    refused.add(identity)
+                    refused.add(ed25519_identity(specifiers))
                     raise RemoteError("no", reason=DestroyReason.RESOURCELIMIT)
-            reach(source, identity, *rest)
+            reach(source, specifiers, *rest)
 
         relay.node.relaying.reach = reach
     links = []

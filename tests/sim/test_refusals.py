@@ -7,6 +7,7 @@ import pytest
 from convergence.errors import DestroyReason, RemoteError
 from convergence.events import CircuitBuilt
 from convergence.path.pool import POOL_SIZE
+from convergence.wire.linkspec import ed25519_identity
 from tests.sim.people import network, relays_of
 
 COLLUDERS = 3
@@ -21,16 +22,16 @@ def refuse_strangers(world, ends):
         node = host.node
         reach, create = node.relaying.reach, node.relaying.create
 
-        def choosy_reach(source, identity, *rest, reach=reach):
-            if identity in honest:
+        def choosy_reach(source, specifiers, *rest, reach=reach):
+            if ed25519_identity(specifiers) in honest:
                 raise RemoteError("no", reason=DestroyReason.RESOURCELIMIT)
-            reach(source, identity, *rest)
+            reach(source, specifiers, *rest)
 
-        def choosy_create(link, circ_id, payload, now, create=create, host=host):
+        def choosy_create(link, circ_id, onionskin, now, create=create, host=host):
             other = host.pipes[link.channel].peer.host  # colluders know by address who calls
             if other.keys is not None and other.keys.identity in honest:
                 raise RemoteError("no", reason=DestroyReason.RESOURCELIMIT)
-            create(link, circ_id, payload, now)
+            create(link, circ_id, onionskin, now)
 
         if "extend" in ends:
             node.relaying.reach = choosy_reach

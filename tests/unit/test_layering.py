@@ -16,7 +16,7 @@ CORE = Path(__file__).parents[2] / "shared" / "convergence"
 
 # A module imports from its own room and those before it.
 ROOMS = (
-    *("errors", "codes", "events", "effects", "outbox", "limits", "states", "ports"),
+    *("errors", "codes", "events", "effects", "outbox", "limits", "states", "ports", "channels"),
     *("wire", "crypto", "pipes", "link", "circuit", "netdir", "path", "tor", "rdv", "ordb"),
     *(
         "introduction",
@@ -26,7 +26,6 @@ ROOMS = (
         "services",
         "fetch",
         "announcement",
-        "channels",
         "node",
         "driver",
     ),

@@ -15,12 +15,14 @@ from convergence.crypto.onion import Layer
 from convergence.errors import DestroyReason, EndReason, ParseError, RemoteError, Scope, StreamError
 from convergence.link.meter import Meter
 from convergence.outbox import Outbox
-from convergence.wire.relay import Begin, End, RelayCommand, RelayFormat, Resolve, Resolved, Sendme
+from convergence.wire.relay import DIRECTORY, Begin, End, RelayCommand, RelayFormat, Resolve, Resolved, Sendme
 
 MAX_STREAMS = 1024  # open at once on one circuit
 MAX_HALF_CLOSED = 2 * MAX_STREAMS  # streams we ended, whose late cells are dropped; cells for others end the circuit
 FAIR_RUN = 50  # DATA cells that one stream sends before the next one's turn
 INCOMING_ID_BIT = 0x8000  # set in stream ids that the relay side chooses (RDV point to provider), clear in the origin's
+
+REFUSED_TTL = 60  # seconds that an origin may keep the address that it is told with EXITPOLICY
 
 _DATA = int(RelayCommand.DATA)  # compared for every cell: an IntEnum member takes several times as long
 
@@ -138,10 +140,11 @@ class Endpoint:
         self.send_message(RelayCommand.CONNECTED, stream_id)
         return end
 
-    def refuse(self, stream_id: int, reason: int) -> None:
-        """Answer an incoming BEGIN with END. Nothing happens if it has been withdrawn meanwhile."""
+    def refuse(self, stream_id: int, reason: int, address: str | None = None) -> None:
+        """Answer an incoming BEGIN with END; with EXITPOLICY it may tell the IP address that a name led to. Nothing
+        happens if it has been withdrawn meanwhile."""
         if self._drop(stream_id) is not None:
-            self.send_message(RelayCommand.END, stream_id, bytes([reason]))
+            self.send_message(RelayCommand.END, stream_id, End(reason, address, REFUSED_TTL).encode())
             self.forget(stream_id)
 
     # -- sending
@@ -266,8 +269,8 @@ class Endpoint:
             if self.on_message is None:
                 raise RemoteError(f"relay command {command} was not expected here")
             self.on_message(command, payload, now)
-        elif command == RelayCommand.BEGIN:
-            self._begin(stream_id, payload, now)
+        elif command == RelayCommand.BEGIN or (command == RelayCommand.BEGIN_DIR and self._id_bit):
+            self._begin(stream_id, command, payload, now)
         elif command == RelayCommand.RESOLVE and self.on_resolve is not None:
             self.on_resolve(stream_id, Resolve.parse(payload).host, now)
         elif stream_id in self._resolving and command in (RelayCommand.RESOLVED, RelayCommand.END):
@@ -276,14 +279,15 @@ class Endpoint:
         else:
             self._stream_message(command, stream_id, payload, now)
 
-    def _begin(self, stream_id: int, payload: bytes, now: float) -> None:
+    def _begin(self, stream_id: int, command: int, payload: bytes, now: float) -> None:
         if self.on_begin is None:
             raise RemoteError("BEGIN was not expected here")
-        if stream_id in self.entries or bool(stream_id & INCOMING_ID_BIT) == bool(self._id_bit):
+        # Tor's clients take any id, so a relay, which avoids those in use, does not insist on the origin's half.
+        if stream_id in self.entries or not (stream_id | self._id_bit) & INCOMING_ID_BIT:
             raise RemoteError("BEGIN with a stream id that is not free")
         self._half_closed.pop(stream_id, None)
         try:
-            begin = Begin.parse(payload)
+            begin = Begin.parse(payload) if command == RelayCommand.BEGIN else DIRECTORY
         except ParseError:
             self.send_message(RelayCommand.END, stream_id, bytes([EndReason.TORPROTOCOL]))
             return

@@ -15,12 +15,12 @@ from typing import Any
 from convergence.circuit.relay import RelayCircuit
 from convergence.circuit.streams import Stream
 from convergence.effects import CloseLink, Failure, Pause, Protocol, Send
-from convergence.errors import EndReason
+from convergence.errors import EndReason, ParseError
 from convergence.limits import gives_way
 from convergence.link.meter import Meter
 from convergence.outbox import Outbox
 from convergence.pipes.duplex import Handler, Pipe, join
-from convergence.wire.relay import Answer, AnswerType, Begin, Connected, RelayCommand, Resolved
+from convergence.wire.relay import Answer, AnswerType, Begin, Connected, RelayCommand, Resolved, reverse_address
 
 MAX_EXIT_STREAMS = 768  # at once, unless the shell bears fewer; when they are taken, whoever has most gives way
 MAX_CIRCUIT_STREAMS = 64  # on one circuit; else one user could take all
@@ -41,7 +41,8 @@ REASONS: dict[str, EndReason] = {
     "unreachable": EndReason.NOROUTE,
     "limit": EndReason.RESOURCELIMIT,
 }
-"""What the shell says of a closed TCP channel -> what the origin is told. Anything else is MISC."""
+"""What the shell says of a closed TCP channel -> what the origin is told. Anything else is MISC. Behind "policy" stands
+the address on the internet that is not allowed, where a name led to one."""
 
 
 class ExitService:
@@ -74,7 +75,7 @@ class ExitService:
             return
         channel = self._outbox.connect(Protocol.TCP, begin.target, source)
         stream = circuit.endpoint.accept_stream(stream_id)
-        self._streams[channel] = TcpPipe(self, self._outbox, channel, stream, source)
+        self._streams[channel] = TcpPipe(self, self._outbox, channel, stream, source, circuit)
         self.used(channel, now)
         if not self._looking:
             self._looking = True
@@ -89,7 +90,12 @@ class ExitService:
                 kind = AnswerType.ERROR_PERMANENT if isinstance(result, Failure) else AnswerType.ERROR_TRANSIENT
                 refuse_resolve(circuit, stream_id, kind)
                 return
-            answers = tuple(Answer.of(address, RESOLVE_TTL) for address in result[:MAX_ANSWERS])
+            make = Answer.of if reverse_address(host) is None else Answer.named
+            try:
+                answers = tuple(make(item, RESOLVE_TTL) for item in result[:MAX_ANSWERS])
+            except ParseError:  # name servers tell what they like
+                refuse_resolve(circuit, stream_id, AnswerType.ERROR_PERMANENT)
+                return
             circuit.endpoint.send_message(RelayCommand.RESOLVED, stream_id, Resolved(answers).encode())
 
         look_up = _LookUp(circuit, stream_id, self._source_of(circuit.link.channel))
@@ -119,8 +125,15 @@ class ExitService:
 
     def closed(self, channel: int, reason: str, now: float) -> None:
         stream = self._streams.get(channel)
-        if stream is not None:  # it keeps its place until all that came has gone out
-            stream.channel_closed(REASONS.get(reason, EndReason.MISC), now)
+        if stream is None:
+            return
+        word, _, address = reason.partition(" ")
+        if word == "policy" and address:
+            del self._streams[channel]
+            stream.circuit.endpoint.refuse(stream.stream.id, EndReason.EXITPOLICY, address)
+            return
+        # It keeps its place until all that came has gone out.
+        stream.channel_closed(REASONS.get(reason, EndReason.MISC), now)
 
     def congested(self, channel: int, congested: bool, now: float) -> None:
         stream = self._streams.get(channel)
@@ -193,8 +206,17 @@ class TcpPipe(Pipe):
 
     handler: Handler | None
 
-    def __init__(self, service: ExitService, outbox: Outbox, channel: int, stream: Stream, source: Hashable) -> None:
+    def __init__(
+        self,
+        service: ExitService,
+        outbox: Outbox,
+        channel: int,
+        stream: Stream,
+        source: Hashable,
+        circuit: RelayCircuit,
+    ) -> None:
         self.source = source
+        self.circuit = circuit
         self.stream = stream
         self.closed = False
         self.congested = False

@@ -142,7 +142,14 @@ def answer_handshake(crypto: Crypto, rng: Rng, keys: OnionKeys, create: Create2)
         return reply, Hop(HopKeys.from_material(crypto, material))
     if create.handshake_type == HandshakeType.NTOR_V3:
         return _answer_ntor_v3(crypto, rng, keys, create.handshake_data)
+    if create.handshake_type == HandshakeType.FAST:
+        return _answer_fast(crypto, rng.random(FAST_LEN), create.handshake_data)
     raise RemoteError(f"handshake type {create.handshake_type} is not offered")
+
+
+def _answer_fast(crypto: Crypto, secret: bytes, onionskin: bytes) -> tuple[bytes, Hop]:
+    material = kdf_tor(onionskin + secret, FAST_LEN + KEY_MATERIAL_LEN)
+    return secret + material[:FAST_LEN], Hop(HopKeys.from_material(crypto, material[FAST_LEN:]))
 
 
 def _answer_ntor_v3(crypto: Crypto, rng: Rng, keys: OnionKeys, onionskin: bytes) -> tuple[bytes, Hop]:

@@ -21,8 +21,8 @@ from convergence.outbox import Outbox
 from convergence.ports import Crypto, Rng
 from convergence.states import TIMEOUT, StateMachine, Table
 from convergence.wire.cells import PAYLOAD_LEN, Command
-from convergence.wire.create import Create2, Created2
-from convergence.wire.linkspec import ed25519_identity
+from convergence.wire.create import Create2, Created2, HandshakeType
+from convergence.wire.linkspec import LinkSpecifier
 from convergence.wire.relay import (
     MAX_DATA,
     MAX_RELAY_EARLY,
@@ -84,11 +84,17 @@ class Services(Shape):
 
 
 class Extender(Shape):
-    """Where the next hop's link comes from."""
+    """Who may be the next hop, and where its link comes from."""
 
-    def reach(self, source: Link, identity: bytes, reply: Callable[[Link | None, float], None], now: float) -> None:
-        """An open link to the node, dialled if need be, for a circuit that came from `source`; None when there is no
-        way."""
+    def reach(
+        self,
+        source: Link,
+        specifiers: Sequence[LinkSpecifier],
+        reply: Callable[[Link | None, float], None],
+        now: float,
+    ) -> None:
+        """An open link to the node that these name, dialled if need be, for a circuit that came from `source`; None
+        when there is no way. Raises RemoteError when they name nobody whom a circuit may go on to."""
         ...
 
 
@@ -143,14 +149,14 @@ class RelayCircuit:
         rng: Rng,
         link: Link,
         circ_id: int,
-        payload: bytes,
+        create: Create2,
         *,
         keys: OnionKeys,
         services: Services,
         reach: Extender,
         streams: Meter | None = None,
     ) -> RelayCircuit:
-        """Answer a CREATE2 with CREATED2.
+        """Answer a CREATE2 with CREATED2, or a CREATE_FAST with CREATED_FAST.
 
         Args:
             keys: ours.
@@ -158,10 +164,13 @@ class RelayCircuit:
         Raises:
             RemoteError: the onionskin is not one for us.
         """
-        reply, agreed = answer_handshake(crypto, rng, keys, Create2.parse(payload))
+        reply, agreed = answer_handshake(crypto, rng, keys, create)
         circuit = cls(outbox, rng, link, circ_id, agreed, services, reach, streams)
         link.adopt(circ_id, circuit)
-        link.send_one(circ_id, Command.CREATED2, Created2(reply).encode())
+        if create.handshake_type == HandshakeType.FAST:
+            link.send_one(circ_id, Command.CREATED_FAST, reply)
+        else:
+            link.send_one(circ_id, Command.CREATED2, Created2(reply).encode())
         return circuit
 
     @property
@@ -288,12 +297,9 @@ class RelayCircuit:
             raise RemoteError("EXTEND2 outside RELAY_EARLY")
         if self._next is not None:
             raise RemoteError("EXTEND2 on a circuit that was extended")
-        identity = ed25519_identity(request.specifiers)
-        if identity == self._link.peer:
-            raise RemoteError("EXTEND2 back to the previous hop")
         create = Create2(request.handshake_type, request.handshake_data).encode()
         self._next = _NextHop(self, self._outbox, create, now)
-        self._reach.reach(self._link, identity, self._next.reached, now)
+        self._reach.reach(self._link, request.specifiers, self._next.reached, now)
 
     def extended(self, reply: bytes) -> None:
         self._transmit([self._pack(RelayCommand.EXTENDED2, 0, Extended2(reply).encode())])

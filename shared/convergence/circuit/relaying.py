@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 from typing import Protocol as Shape
@@ -19,10 +19,13 @@ from convergence.crypto.keys import NodeKeys
 from convergence.errors import DestroyReason, EndReason, LocalError, RemoteError
 from convergence.link.link import Link
 from convergence.link.meter import Meter
+from convergence.link.neighbours import LinkAddress
 from convergence.link.throttle import Throttle
 from convergence.outbox import Outbox
 from convergence.ports import Crypto, Rng
 from convergence.wire.cells import CELL_LEN
+from convergence.wire.create import Create2
+from convergence.wire.linkspec import LinkSpecifier, ed25519_identity
 from convergence.wire.relay import PEER_HOST, Begin
 
 MAX_RELAYED = 32_768  # circuits of others, 6 KB each
@@ -41,6 +44,7 @@ class RelayLimits:
             counts twice.
         volume: bytes of cells sent since the node's start, after which it pauses; None for no limit.
         rate: bytes/s sent to all links together; None for no limit.
+        burst: bytes that may be sent at once after a pause; None for what comes in a second.
 
     Raises LocalError for a number that is too small to relay anything.
     """
@@ -49,6 +53,7 @@ class RelayLimits:
     streams: int = MAX_RELAYED_STREAMS
     volume: int | None = None
     rate: int | None = None
+    burst: int | None = None
 
     def __post_init__(self) -> None:
         for name, number, least in (
@@ -79,8 +84,23 @@ class Neighbourhood(Shape):
     links: dict[int, Link]
 
     def reach(
-        self, identity: bytes, reply: Callable[[Link | None, float], None], now: float, source: Hashable
+        self,
+        identity: bytes,
+        reply: Callable[[Link | None, float], None],
+        now: float,
+        source: Hashable,
+        address: LinkAddress | None,
     ) -> None: ...
+
+
+NextHop = Callable[[Sequence[LinkSpecifier]], tuple[bytes, LinkAddress | None]]
+"""Whom an EXTEND2 names: their identity, and their address where EXTEND2 tells it. Raises RemoteError for nobody whom
+circuits may go on to."""
+
+
+def known_node(specifiers: Sequence[LinkSpecifier]) -> tuple[bytes, None]:
+    """On this network nodes are reached as their descriptors say."""
+    return ed25519_identity(specifiers), None
 
 
 class Relaying:
@@ -94,8 +114,10 @@ class Relaying:
         offers: what is served within the limits.
         limits: as for `set_limits`.
         source_of: whom limits that all links share count a link's channel under.
+        next_hop: whom circuits may go on to.
 
     Attributes:
+        keys: ours, for handshakes from now on.
         circuits: those open now, with the link that each came from.
         throttle: for our links.
         neighbours: to be set before the first CREATE2.
@@ -114,16 +136,18 @@ class Relaying:
         *,
         limits: RelayLimits | None,
         source_of: Callable[[int], Hashable] = lambda channel: channel,
+        next_hop: NextHop = known_node,
     ) -> None:
+        self.keys = keys
         self.circuits: dict[RelayCircuit, Link] = {}
-        self.throttle = Throttle(outbox, None if limits is None else limits.rate)
+        self.throttle = Throttle(outbox, limits.rate, limits.burst) if limits else Throttle(outbox)
         self.on_spent: Callable[[float], None] = lambda now: None
         self._outbox = outbox
         self._crypto = crypto
         self._rng = rng
-        self._keys = keys
         self._offers = offers
         self._source_of = source_of
+        self._next_hop = next_hop
         self._of_link: Counter[Link] = Counter()
         self._reaching: Counter[Link] = Counter()
         self._pipes: set[RelayCircuit] = set()  # circuits on which only pipes were opened
@@ -141,7 +165,8 @@ class Relaying:
         """What is allowed from now on. What is open beyond it stays; but with None, or a volume that has been relayed,
         all circuits are destroyed with HIBERNATING, except those for pipes."""
         self._limit(limits)
-        self.throttle.set_rate(None if limits is None else limits.rate, now)
+        rate, burst = (limits.rate, limits.burst) if limits else (None, None)
+        self.throttle.set_rate(rate, now, burst)
         if self.paused:
             self._end_all(now)
 
@@ -158,7 +183,7 @@ class Relaying:
             "limits": None if self._limits is None else asdict(self._limits),
         }
 
-    def create(self, link: Link, circ_id: int, payload: bytes, now: float) -> None:
+    def create(self, link: Link, circ_id: int, create: Create2, now: float) -> None:
         """A CREATE2 from a neighbour. Raises RemoteError to refuse it."""
         limits = None if self._spent else self._limits
         most = MAX_PAUSED if limits is None else limits.circuits
@@ -172,8 +197,8 @@ class Relaying:
             self._rng,
             link,
             circ_id,
-            payload,
-            keys=self._keys.onion,
+            create,
+            keys=self.keys.onion,
             services=self,
             reach=self,
             streams=streams,
@@ -185,10 +210,19 @@ class Relaying:
 
     # -- relay.Extender
 
-    def reach(self, source: Link, identity: bytes, reply: Callable[[Link | None, float], None], now: float) -> None:
-        """For an EXTEND2. Raises RemoteError when paused. A link whose circuits wait for MAX_REACHING gets no more:
-        it must not use up our dials on nodes that do not exist."""
+    def reach(
+        self,
+        source: Link,
+        specifiers: Sequence[LinkSpecifier],
+        reply: Callable[[Link | None, float], None],
+        now: float,
+    ) -> None:
+        """For an EXTEND2. Raises RemoteError also when paused. A link whose circuits wait for MAX_REACHING gets no
+        more: it must not use up our dials on nodes that do not exist."""
         self._check()
+        identity, address = self._next_hop(specifiers)
+        if identity in source.names:
+            raise RemoteError("EXTEND2 back to the previous hop")
         if self._reaching[source] >= MAX_REACHING:
             reply(None, now)
             return
@@ -200,7 +234,7 @@ class Relaying:
             reply(link, now)
 
         self._reaching[source] += 1
-        self.neighbours.reach(identity, reached, now, self._source_of(source.channel))
+        self.neighbours.reach(identity, reached, now, self._source_of(source.channel), address)
 
     # -- relay.Services
 

@@ -7,6 +7,7 @@ Does not: store them, or certify them (certificates.py).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from hashlib import sha1
 
 from convergence.ports import Crypto, Rng, RsaIdentity
 from convergence.wire.target import node_id_of
@@ -21,7 +22,7 @@ class OnionKeys:
 
     Args:
         identity: its Ed25519 identity (32 bytes), which ntor-v3 names it by.
-        node_id: its NODEID (20 bytes), for ntor.
+        node_id: its NODEID (20 bytes), for ntor: on the Tor network the fingerprint of its RSA identity.
         ntor: (public, secret), 32 bytes each: the current key first, then the one before while clients may use it.
     """
 
@@ -99,4 +100,5 @@ class NodeKeys:
     def onion(self) -> OnionKeys:
         current = (self.ntor_public, self.ntor_secret)
         keys = (current,) if self.previous is None else (current, self.previous)
-        return OnionKeys(self.identity, node_id_of(self.identity), keys)
+        node_id = node_id_of(self.identity) if self.rsa is None else sha1(self.rsa.public).digest()
+        return OnionKeys(self.identity, node_id, keys)

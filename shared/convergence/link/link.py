@@ -36,7 +36,7 @@ from convergence.wire.cells import (
     is_variable,
     payloads,
 )
-from convergence.wire.create import Create2, Destroy
+from convergence.wire.create import Create2, Destroy, create_fast
 from convergence.wire.padding import PaddingNegotiate
 
 MAX_CIRCUITS = 16384  # on one link; a CREATE2 beyond is answered with DESTROY
@@ -127,8 +127,8 @@ _CREATE_OLD = (Command.CREATE, Command.CREATE_FAST)
 _HANDSHAKE_ONLY = (Command.VERSIONS, Command.CERTS, Command.AUTH_CHALLENGE, Command.AUTHENTICATE)
 _REFUSALS = 0  # the circuit id under which DESTROYs wait for circuits that were never created
 
-CreateHook = Callable[["Link", int, bytes, float], None]
-"""on_create(link, circ_id, payload without its padding, now) for a CREATE2; raises RemoteError to refuse."""
+CreateHook = Callable[["Link", int, Create2, float], None]
+"""on_create(link, circ_id, create, now) for a CREATE2, or a CREATE_FAST; raises RemoteError to refuse."""
 
 
 class Link:
@@ -177,7 +177,7 @@ class Link:
         self._machine = StateMachine(LINK, outbox, self._timed_out, now)
         self._partial = b""
         self._skip = 0  # bytes still to come of a variable cell that is ignored
-        self._creates: dict[int, bytes] = {}  # CREATE2s that wait, by circuit id, without their padding
+        self._creates: dict[int, Create2] = {}  # those that wait, by circuit id
         self._onionskins = onionskins or Onionskins(outbox)
         self._asked = TokenBucket(outbox, ASKED, ASKED_BURST)
         self._pause: Timer | None = None  # set while we read nothing of a link that asks for too much
@@ -206,6 +206,11 @@ class Link:
     def peer(self) -> bytes | None:
         """The identity that the neighbour claims; proven only if handshake.authenticated."""
         return self.handshake.peer
+
+    @property
+    def names(self) -> list[bytes]:
+        """All by which the neighbour is reached: its identity, and on the Tor network its RSA fingerprint, too."""
+        return [name for name in (self.handshake.peer, self.handshake.peer_rsa) if name is not None]
 
     # -- circuits
 
@@ -435,8 +440,8 @@ class Link:
         """A cell that begins a circuit. Any other is dropped: it was under way when its circuit closed, as in `_relay`,
         or it is padding, or its command is not known (tor-spec "Cell Packet format")."""
         try:
-            if command == _CREATE2:
-                self._create(circ_id, payload, now)
+            if command == _CREATE2 or (command == Command.CREATE_FAST and self._tls):
+                self._create(circ_id, command, payload, now)
             elif command == _DESTROY:
                 self._creates.pop(circ_id, None)
             elif command == Command.NETINFO:
@@ -449,9 +454,14 @@ class Link:
             self._refuse(circ_id, error)
 
     @property
+    def _tls(self) -> bool:
+        """Whether it is a link of the Tor network. Only there CREATE_FAST is answered: TLS protects its keys."""
+        return isinstance(self.handshake.binding, TlsBinding)
+
+    @property
     def _padded(self) -> bool:
         """Whether the link's protocol has padding. Other transports than Tor's have none."""
-        return isinstance(self.handshake.binding, TlsBinding) and self.handshake.version >= PADDED_VERSION
+        return self._tls and self.handshake.version >= PADDED_VERSION
 
     def _pad(self, now: float) -> None:
         """Pad from now on, if the initiator is a client."""
@@ -491,7 +501,7 @@ class Link:
 
     # -- CREATE2
 
-    def _create(self, circ_id: int, payload: bytes, now: float) -> None:
+    def _create(self, circ_id: int, command: int, payload: bytes, now: float) -> None:
         if bool(circ_id & INITIATOR_ID_BIT) == bool(self._id_bit) or not circ_id & 0x7FFFFFFF:
             raise LinkError("CREATE2 with a circuit id of our half")
         self._asked.left -= 1
@@ -502,7 +512,7 @@ class Link:
         full = len(self._creates) >= MAX_CREATES or len(self.circuits) + len(self._creates) >= MAX_CIRCUITS
         if full:
             raise RemoteError("too many circuits", reason=DestroyReason.RESOURCELIMIT)
-        self._creates[circ_id] = Create2.parse(payload).encode()
+        self._creates[circ_id] = Create2.parse(payload) if command == _CREATE2 else create_fast(payload)
         self._onionskins.wait(self, now)
 
     @property
@@ -513,10 +523,10 @@ class Link:
     def answer_create(self, now: float) -> None:
         """Answer the CREATE2 that has waited longest."""
         circ_id = next(iter(self._creates))
-        payload = self._creates.pop(circ_id)
+        create = self._creates.pop(circ_id)
         assert self._on_create is not None
         try:
-            self._on_create(self, circ_id, payload, now)
+            self._on_create(self, circ_id, create, now)
         except LinkError as error:
             self.close(str(error), now)
         except RemoteError as error:

@@ -88,6 +88,7 @@ class _Way:
     """The way to one node: all callers that want a link to it wait here. Limits count it for `source`."""
 
     identity: bytes
+    address: LinkAddress | None  # as the caller knew it
     source: Hashable
     waiting: list[LinkReply]
     machine: StateMachine[WayState]
@@ -108,6 +109,7 @@ class Neighbours:
         on_unknown: called with `now` when a link to a node is wanted that we cannot reach. A fresh node list would
             help; call `nodes_changed` when there is one.
         throttle: holds back what all links send for others.
+        addresses: our own IP addresses, which we tell on links of the Tor network.
 
     Attributes:
         on_open, on_closed: called with (link, now) for every link that opened, and for every one that is gone.
@@ -126,6 +128,7 @@ class Neighbours:
         introduce: Callable[[bytes, Hashable, float], int | None] = lambda identity, source, now: None,
         on_unknown: Callable[[float], None] = lambda now: None,
         throttle: Throttle | None = None,
+        addresses: tuple[str, ...] = (),
     ) -> None:
         self.links: dict[int, Link] = {}
         self.on_open: LinkHook = lambda link, now: None
@@ -140,9 +143,10 @@ class Neighbours:
         self._on_create = on_create
         self._on_unknown = on_unknown
         self._throttle = throttle
+        self._addresses = addresses
         self._onionskins = Onionskins(outbox)
         self._queued = Meter(MAX_QUEUED_ALL, self._relieve)
-        self._ways: dict[bytes, _Way] = {}  # the oldest first
+        self._ways: dict[tuple[bytes, LinkAddress | None], _Way] = {}  # the oldest first
         self._unopened: dict[int, _Way] = {}  # by the channel that is to open
         self._reusable: dict[bytes, Link] = {}  # links that may serve to reach an identity
         self._idle_since: dict[int, float] = {}
@@ -151,23 +155,34 @@ class Neighbours:
         self._closed_in = 0
         self._closed_out = 0
 
-    def reach(self, identity: bytes, reply: LinkReply, now: float, source: Hashable = None) -> None:
+    def reach(
+        self,
+        identity: bytes,
+        reply: LinkReply,
+        now: float,
+        source: Hashable = None,
+        address: LinkAddress | None = None,
+    ) -> None:
         """An open link to the node, dialled if need be. None is the answer when there is no way to it, or when `source`
-        wants more than its part of MAX_WAYS. The answer comes within the deadlines of `WAY`."""
+        wants more than its part of MAX_WAYS. The answer comes within the deadlines of `WAY`.
+
+        Args:
+            address: where `source` says that it is. A wrong address holds up nobody who names another one.
+        """
         link = self._reusable.get(identity)
         if link is not None and link.open:
-            reply(link, now)
+            reply(link if _proves(link, address) else None, now)
             return
-        way = self._ways.get(identity)
+        way = self._ways.get((identity, address))
         if way is not None:
             way.waiting.append(reply)
             self._share(way, source)
             return
-        if identity == self._keys.identity or not self._make_way(source, now):
+        if identity in (self._keys.identity, self._keys.onion.node_id) or not self._make_way(source, now):
             reply(None, now)
             return
-        machine = StateMachine(WAY, self._outbox, lambda state, now: self._timed_out(identity, now), now)
-        way = self._ways[identity] = _Way(identity, source, [reply], machine)
+        machine = StateMachine(WAY, self._outbox, lambda state, now: self._timed_out((identity, address), now), now)
+        way = self._ways[identity, address] = _Way(identity, address, source, [reply], machine)
         if not self._dial(way, now):
             self._on_unknown(now)
 
@@ -198,7 +213,7 @@ class Neighbours:
 
     def _dial(self, way: _Way, now: float) -> bool:
         """Whether there is a way that may lead there."""
-        address = self._address(way.identity, now)
+        address = way.address or self._address(way.identity, now)
         channel = None
         if address is not None:
             channel = self._outbox.connect(address.protocol, address.address, way.source)
@@ -212,12 +227,12 @@ class Neighbours:
         self._unopened[channel] = way
         return True
 
-    def _timed_out(self, identity: bytes, now: float) -> None:
-        self._end(self._ways[identity], None, "no answer", now)
+    def _timed_out(self, way: tuple[bytes, LinkAddress | None], now: float) -> None:
+        self._end(self._ways[way], None, "no answer", now)
 
     def _end(self, way: _Way, link: Link | None, reason: str, now: float) -> None:
         """Answer all who wait. A channel that is still to open is not waited for any more."""
-        del self._ways[way.identity]
+        del self._ways[way.identity, way.address]
         if not way.machine.final:
             way.machine.move(_FAILED if link is None else _REACHED, now)
         if self._unopened.pop(way.channel, None) is not None:
@@ -249,6 +264,7 @@ class Neighbours:
             binding=binding,
             expected=None if expected is not None and len(expected) == FINGERPRINT_LEN else expected,
             expected_rsa=None if way is None else way.rsa,
+            addresses=self._addresses,
         )
         self.links[channel] = Link(
             self._outbox,
@@ -259,7 +275,7 @@ class Neighbours:
             initiator=initiator,
             on_create=self._on_create,
             on_open=self._link_open,
-            on_closed=lambda link, reason, now: self._link_closed(link, expected, reason, now),
+            on_closed=lambda link, reason, now: self._link_closed(link, way, reason, now),
             meter=self._queued,
             onionskins=self._onionskins,
             throttle=self._throttle,
@@ -336,23 +352,21 @@ class Neighbours:
     def _link_open(self, link: Link, now: float) -> None:
         if link.peer is not None and (link.initiator or link.handshake.authenticated):
             # An unproven incoming link must not attract circuits that were meant for another node.
-            for name in _names(link):
+            for name in link.names:
                 self._reusable[name] = link
-                way = self._ways.get(name)
-                if way is not None:
+                for way in [way for way in self._ways.values() if way.identity == name and _proves(link, way.address)]:
                     self._end(way, link, "another link to this node opened", now)
         self.on_open(link, now)
 
-    def _link_closed(self, link: Link, expected: bytes | None, reason: str, now: float) -> None:
+    def _link_closed(self, link: Link, way: _Way | None, reason: str, now: float) -> None:
         if self.links.pop(link.channel, None) is not None:
             self._closed_in += link.bytes_in
             self._closed_out += link.bytes_out
         self._idle_since.pop(link.channel, None)
-        for name in _names(link):
+        for name in link.names:
             if self._reusable.get(name) is link:
                 del self._reusable[name]
-        way = None if expected is None else self._ways.get(expected)
-        if way is not None and way.channel == link.channel:  # not a new try that began because this link is gone
+        if way is not None and not way.machine.final:
             self._end(way, None, reason, now)
         self._outbox.emit(LinkClosed(link.channel, reason))
         self.on_closed(link, now)
@@ -372,6 +386,6 @@ class Neighbours:
                 link.close("idle", now)
 
 
-def _names(link: Link) -> list[bytes]:
-    """What the neighbour is reached by."""
-    return [name for name in (link.peer, link.handshake.peer_rsa) if name is not None]
+def _proves(link: Link, address: LinkAddress | None) -> bool:
+    """Whether the neighbour has the RSA identity that it is said to have at this address."""
+    return address is None or address.rsa in (None, link.handshake.peer_rsa)

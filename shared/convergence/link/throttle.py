@@ -32,17 +32,20 @@ class Throttle:
 
     Args:
         rate: bytes/s; None for no limit.
+        burst: bytes that may be saved up; None for what comes in BURST seconds.
     """
 
-    def __init__(self, outbox: Outbox, rate: int | None = None) -> None:
+    def __init__(self, outbox: Outbox, rate: int | None = None, burst: int | None = None) -> None:
         self.rate = rate
+        self._burst = burst
         self._outbox = outbox
         self._bucket = self._bucket_of(rate)
         self._waiting: dict[Waiting, None] = {}  # in turn order: the first is next
         self._timer: Timer | None = None
 
-    def set_rate(self, rate: int | None, now: float) -> None:
+    def set_rate(self, rate: int | None, now: float, burst: int | None = None) -> None:
         """Change the rate. Saved tokens beyond the new burst are lost; links that wait try again."""
+        self._burst = burst
         before, self._bucket = self._bucket, self._bucket_of(rate)
         if before is not None and self._bucket is not None:
             before.refill(now)
@@ -77,7 +80,7 @@ class Throttle:
         self._waiting.pop(link, None)
 
     def _bucket_of(self, rate: int | None) -> TokenBucket | None:
-        return None if rate is None else TokenBucket(self._outbox, rate, max(rate * BURST, MIN_BURST))
+        return None if rate is None else TokenBucket(self._outbox, rate, max(self._burst or rate * BURST, MIN_BURST))
 
     def _wait(self, now: float) -> None:
         if self._timer is None and self._bucket is not None and self.rate is not None:

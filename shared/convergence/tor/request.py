@@ -1,4 +1,5 @@
-"""One document asked of a directory (dir-spec "Client behaviour"): an HTTP GET over a stream to its directory.
+"""One document asked of a directory, or handed to it (dir-spec "Client behaviour", "Uploading server descriptors"): an
+HTTP request over a stream to its directory.
 
 Does: ask, gather the answer within a limit, decompress it, end in time.
 Does not: choose directories or open streams (sources.py), or read documents (directory.py).
@@ -16,6 +17,7 @@ from convergence.wire.compressed import decompress, offered
 
 TIME_LIMIT = 60.0  # seconds that a directory has for everything
 HOST = "directory"  # nobody reads it, but HTTP/1.1 wants one
+MAX_REASON = 100  # characters of a directory's own words for why it refuses
 
 
 Done = Callable[["bytes | RemoteError", float], None]
@@ -31,13 +33,23 @@ class DocumentRequest:
         headers: besides those that all requests have.
         limit: most bytes of the document, and of what it is compressed to.
         done: called once.
+        upload: what is handed over, by a POST.
     """
 
     def __init__(
-        self, outbox: Outbox, pipe: Duplex, path: str, headers: http.Headers, limit: int, done: Done, now: float
+        self,
+        outbox: Outbox,
+        pipe: Duplex,
+        path: str,
+        headers: http.Headers,
+        limit: int,
+        done: Done,
+        now: float,
+        upload: bytes | None = None,
     ) -> None:
         self._path = path
         self._headers = (("Host", HOST), ("Accept-Encoding", ", ".join(offered())), *headers)
+        self._upload = upload
         self._limit = limit
         self._done: Done | None = done
         self._encoding = ""
@@ -56,7 +68,12 @@ class DocumentRequest:
     # -- the handler of the HTTP parser
 
     def opened(self, now: float) -> None:
-        self._http.near.write(http.Request(self._headers, "GET", self._path), now)
+        if self._upload is None:
+            self._http.near.write(http.Request(self._headers, "GET", self._path), now)
+        else:
+            length = ("Content-Length", str(len(self._upload)))
+            self._http.near.write(http.Request((*self._headers, length), "POST", self._path), now)
+            self._http.near.write(self._upload, now)
         self._http.near.write(http.EndOfMessage(), now)
 
     def data(self, data: http.Part, now: float) -> None:
@@ -89,7 +106,8 @@ class DocumentRequest:
         self._answered = True
         self._encoding = (response.get("content-encoding") or "identity").lower()
         if response.status != 200:
-            self._finish(RemoteError(f"the directory answered {response.status}"), now)
+            answer = f"{response.status} {response.reason}".strip()[:MAX_REASON]
+            self._finish(RemoteError(f"the directory answered {answer}"), now)
         elif self._encoding not in offered():
             self._finish(ParseError("an encoding that was not offered"), now)
 

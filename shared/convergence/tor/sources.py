@@ -74,7 +74,10 @@ class DirectorySources:
         directories = self._candidates(now)
         if not directories:
             return None
-        node = self._choose(directories)
+        return self.connect_to(self._choose(directories), now)
+
+    def connect_to(self, node: RelayTarget, now: float) -> DirectoryPipe:
+        """A stream to this directory."""
         pipe = DirectoryPipe(self, self._outbox, node.identity, now)
         way = self._ways.get(node.identity)
         if way is None:

@@ -1,6 +1,7 @@
 """Link specifiers: how EXTEND2 names the next node (tor-spec, "EXTEND and EXTENDED cells").
 
-Does: parse and encode lists of specifiers, and find the one that names a node: its Ed25519 identity (type 3).
+Does: parse and encode lists of specifiers, and find those that name a node: its Ed25519 identity (type 3); on the Tor
+network also its RSA fingerprint (type 2) and its address (types 0 and 1).
 Does not: look a node up.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
+from ipaddress import ip_address
 
 from convergence.errors import LocalError, ParseError
 from convergence.wire.reader import Reader
@@ -71,7 +73,26 @@ def ed25519_specifier(identity: bytes) -> LinkSpecifier:
 
 def ed25519_identity(specifiers: Iterable[LinkSpecifier]) -> bytes:
     """The 32-byte identity that is named. Raises ParseError if none is."""
+    return _first(specifiers, SpecifierType.ED25519_ID)
+
+
+def rsa_fingerprint(specifiers: Iterable[LinkSpecifier]) -> bytes:
+    """The 20-byte fingerprint that is named. Raises ParseError if none is."""
+    return _first(specifiers, SpecifierType.LEGACY_ID)
+
+
+def or_address(specifiers: Iterable[LinkSpecifier]) -> tuple[str, int]:
+    """IP address and port at which the node takes links: the first IPv4 one, or else the first IPv6 one. Raises
+    ParseError if there is none, or port 0."""
+    data = _first(sorted(specifiers, key=lambda item: item.kind), SpecifierType.TLS_IPV4, SpecifierType.TLS_IPV6)
+    port = int.from_bytes(data[-2:], "big")
+    if not port:
+        raise ParseError("a link specifier with port 0")
+    return str(ip_address(data[:-2])), port
+
+
+def _first(specifiers: Iterable[LinkSpecifier], *kinds: SpecifierType) -> bytes:
     for specifier in specifiers:
-        if specifier.kind == SpecifierType.ED25519_ID:
+        if specifier.kind in kinds:
             return specifier.data
-    raise ParseError("no Ed25519 identity among the link specifiers")
+    raise ParseError(f"no {kinds[0].name} among the link specifiers")

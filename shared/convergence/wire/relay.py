@@ -11,7 +11,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
-from ipaddress import IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from convergence.errors import DestroyReason, EndReason, LocalError, ParseError
 from convergence.ports import Buffer
@@ -36,6 +36,8 @@ MAX_HOST = 255
 RDV_SUFFIX = ".rdv"
 PEER_HOST = "peer.node"
 """A stream to this host (port 0) ends in the node itself and carries the records of facilitator.py."""
+IPV4_NOT_OKAY = 2
+"""Of the flags of BEGIN."""
 TTL_UNKNOWN = 0xFFFFFFFF
 """Stands for a missing time to live (tor-spec, "Closing streams")."""
 SENDME_DIGEST_LEN = 20
@@ -223,6 +225,10 @@ class Begin:
         return cls(*parse_target(address.decode("latin-1")), flags)
 
 
+DIRECTORY = Begin("", 0)
+"""Stands for a BEGIN_DIR: a stream to the relay's own directory. No BEGIN reads as this."""
+
+
 @dataclass(frozen=True, slots=True)
 class Connected:
     """A stream is open. The address is None where there is none (.rdv)."""
@@ -385,6 +391,21 @@ class Resolve:
         return cls(host)
 
 
+def reverse_address(host: str) -> str | None:
+    """The IP address that a RESOLVE of such a name asks the host name of: 7.2.0.192.in-addr.arpa, or 32 digits and
+    ip6.arpa (RFC 1035 section 3.5, RFC 3596 section 2.5). None for any other name."""
+    labels = host.split(".")
+    digits = labels[-3::-1]
+    try:
+        if labels[-2:] == ["in-addr", "arpa"]:
+            return str(IPv4Address(".".join(digits)))
+        if labels[-2:] == ["ip6", "arpa"] and len(digits) == 32 and all(len(digit) == 1 for digit in digits):
+            return str(IPv6Address(int("".join(digits), 16)))
+    except ValueError:
+        pass
+    return None
+
+
 class AnswerType(IntEnum):
     """Kinds of answer in RESOLVED."""
 
@@ -412,6 +433,13 @@ class Answer:
         """The answer that tells an IP address."""
         parsed = ip_address(address)
         return cls(parsed.version, parsed.packed, ttl)
+
+    @classmethod
+    def named(cls, host: str, ttl: int) -> Answer:
+        """The answer that tells a host name. Raises ParseError for what is none."""
+        if len(host) > MAX_HOST or not _HOST.fullmatch(host):
+            raise ParseError("an address whose host name is none")
+        return cls(AnswerType.HOSTNAME, host.encode("ascii"), ttl)
 
     @property
     def address(self) -> str | None:

@@ -129,7 +129,7 @@ class Tor(Server):
         circuit: str = controller.new_circuit(relays, await_build=True)
 
         def attach(event: StreamEvent) -> None:
-            if event.status == StreamStatus.NEW and event.circ_id is None:
+            if event.status in (StreamStatus.NEW, StreamStatus.NEWRESOLVE) and event.circ_id is None:
                 controller.attach_stream(event.id, circuit)
 
         controller.add_event_listener(attach, EventType.STREAM)

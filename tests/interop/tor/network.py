@@ -125,7 +125,7 @@ class TorNetwork:
         began = time.monotonic()
         names = [f"authority{number}" for number in range(1, authorities + 1)]
         with ThreadPoolExecutor() as pool:
-            self.authorities = list(pool.map(self._make_authority, names, [self._address() for _ in names]))
+            self.authorities = list(pool.map(self._make_authority, names, [self.address() for _ in names]))
         # On a busy machine all takes longer: what the keys took tells by how much. More, and a vote would come before.
         head_start = min(INTERVAL - 2 * STEP - 1, max(HEAD_START, math.ceil(time.monotonic() - began)))
         self._common = self._folder / "common"
@@ -151,7 +151,7 @@ class TorNetwork:
 
     def add_relay(self, *options: str) -> Relay:
         """One more, with these lines in its torrc. It may take INTERVAL and the steps of a vote until it is listed."""
-        address = self._address()
+        address = self.address()
         return self._run(f"relay{address.split('.')[1]}", [*RELAY, *options], address)
 
     def listed(self, *fingerprints: str) -> None:
@@ -198,7 +198,7 @@ class TorNetwork:
         for process in self.processes:
             process.stop()
 
-    def _address(self) -> str:
+    def address(self) -> str:
         return f"127.{next(self._numbers)}.0.1"
 
     def _run(self, name: str, options: Sequence[str], address: str, or_port: int = 0) -> Relay:

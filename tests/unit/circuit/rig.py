@@ -25,6 +25,7 @@ from convergence.outbox import Outbox
 from convergence.ports import DtlsBinding
 from convergence.wire.cells import Command, encode_cell
 from convergence.wire.descriptor import Descriptor
+from convergence.wire.linkspec import ed25519_identity
 from convergence.wire.relay import RelayCommand, pack_message
 from convergence.wire.target import Protocols, Role
 from pynode.crypto import CPythonCrypto
@@ -168,7 +169,7 @@ class Machine:
         )
         return link
 
-    def reach(self, identity, reply, now, source=None):
+    def reach(self, identity, reply, now, source=None, address=None):
         """As Neighbours do: links come at once, over links of the rig that stand, or are made and opened first."""
         target = self.net.by_identity.get(identity)
         if target is None or target is self or self.refuse_reach:
@@ -180,7 +181,13 @@ class Machine:
         else:
             self.net.when_open.setdefault(link, []).append(reply)
 
-    def _create(self, link, circ_id, payload, now):
+    def _reach(self, source, specifiers, *arguments):
+        identity = ed25519_identity(specifiers)
+        if identity == source.peer:
+            raise RemoteError("EXTEND2 back to the previous hop")
+        self.reach(identity, *arguments)
+
+    def _create(self, link, circ_id, create, now):
         keys = self.keys
         self.circuits.append(
             RelayCircuit.accept(
@@ -189,10 +196,10 @@ class Machine:
                 self.rng,
                 link,
                 circ_id,
-                payload,
+                create,
                 keys=keys.onion,
                 services=self.services,
-                reach=SimpleNamespace(reach=lambda source, *arguments: self.reach(*arguments)),
+                reach=SimpleNamespace(reach=self._reach),
             )
         )
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from convergence.circuit.endpoint import REFUSED_TTL
 from convergence.circuit.exit import (
     IDLE_LIMIT,
     LOOK_INTERVAL,
@@ -16,8 +17,8 @@ from convergence.circuit.flow import STREAM_WINDOW
 from convergence.circuit.streams import MAX_OPTIMISTIC, SEND_BUFFER_HIGH
 from convergence.effects import CloseLink, Connect, Failure, Pause, Protocol, Resolve, Send
 from convergence.errors import DestroyReason, EndReason
-from convergence.wire.relay import MAX_DATA, AnswerType
-from tests.unit.circuit.rig import Net, say_data
+from convergence.wire.relay import MAX_DATA, AnswerType, End
+from tests.unit.circuit.rig import Net, endpoint_of, say_data
 
 
 class Site:
@@ -84,6 +85,20 @@ def test_every_end_of_a_channel_has_a_reason(site, reason):
     assert handler.received == b"tail"
     assert handler.reason == REASONS.get(reason, EndReason.MISC)
     assert site.circuit.built
+
+
+@pytest.mark.parametrize("address", ["192.0.2.7", "2001:db8::7"])
+def test_an_origin_is_told_which_address_is_not_allowed(site, address):
+    told = []
+    endpoint = endpoint_of(site.circuit)
+    hear = endpoint._stream_message
+    endpoint._stream_message = lambda *message: told.append(End.parse(message[2])) or hear(*message)
+    _, handler = site.net.open(site.circuit)
+    [connect] = site.asked(Connect)
+    site.service.closed(connect.channel, f"policy {address}", site.net.now)
+    site.net.pump()
+    assert told == [End(EndReason.EXITPOLICY, address, REFUSED_TTL)] and handler.reason == EndReason.EXITPOLICY
+    assert not site.service._streams and not endpoint_of(site.exit.circuits[0]).entries
 
 
 def test_what_comes_for_a_channel_that_closed_is_dropped(site):
@@ -311,9 +326,9 @@ def test_a_clock_that_jumps_ends_no_stream(site):
 # -- RESOLVE
 
 
-def resolve(site, result):
+def resolve(site, result, host="host.example"):
     answers = []
-    site.circuit.resolve("host.example", lambda resolved, now: answers.append(resolved))
+    site.circuit.resolve(host, lambda resolved, now: answers.append(resolved))
     site.net.pump()
     site.exit.outbox.done(site.asked(Resolve)[-1].request, result, site.net.now)
     site.net.pump()
@@ -324,6 +339,17 @@ def resolve(site, result):
 def test_addresses_are_answered(site):
     answers = resolve(site, ["192.0.2.7", "2001:db8::1"])
     assert [answer.address for answer in answers] == ["192.0.2.7", "2001:db8::1"]
+
+
+def test_the_name_of_an_address_is_answered(site):
+    [answer] = resolve(site, ["host.example"], "7.2.0.192.in-addr.arpa")
+    assert (answer.kind, answer.value) == (AnswerType.HOSTNAME, b"host.example")
+
+
+@pytest.mark.parametrize("name", ["", "no name", "n\xe4me", "a" * 256, "192.0.2.7\0"])
+def test_a_name_that_is_none_is_not_passed_on(site, name):
+    [answer] = resolve(site, [name], "7.2.0.192.in-addr.arpa")
+    assert answer.kind == AnswerType.ERROR_PERMANENT
 
 
 def test_no_more_answers_than_fit(site):

@@ -1,6 +1,7 @@
 """What circuit handshakes agree on: ntor or ntor-v3, fixed windows or congestion control."""
 
 from dataclasses import replace
+from hashlib import sha1
 
 import pytest
 
@@ -9,11 +10,15 @@ from convergence.circuit.flow import FixedWindows
 from convergence.circuit.hop import MOST_APART, OFFERED, SENDME_INC, answer_handshake, begin_handshake
 from convergence.crypto import ntor_v3
 from convergence.crypto.keys import NodeKeys
-from convergence.errors import RemoteError
+from convergence.errors import DestroyReason, RemoteError
+from convergence.link.link import INITIATOR_ID_BIT
+from convergence.ports import TlsBinding
+from convergence.wire.cells import Command, encode_cell
 from convergence.wire.create import Create2, HandshakeType
 from convergence.wire.extensions import Capability, CircuitRequest, CircuitResponse
 from convergence.wire.relay import MAX_DATA
 from convergence.wire.target import Protocols
+from pynode.torkeys import RsaSecret
 from tests.unit.circuit.rig import CRYPTO, Net, SeededRng, endpoint_of
 
 RNG = SeededRng("hop")
@@ -186,13 +191,64 @@ def test_who_changes_the_request_on_its_way_ends_the_circuit(hops, changed):
     path = net.relays(hops)
     honest = path[-1]._create
 
-    def create(link, circ_id, payload, now):
-        assert int.from_bytes(payload[:2], "big") == HandshakeType.NTOR_V3
+    def create(link, circ_id, create, now):
+        assert create.handshake_type == HandshakeType.NTOR_V3
         if changed is not None:
-            payload = payload[:changed] + bytes([payload[changed] ^ 1]) + payload[changed + 1 :]
-        honest(link, circ_id, payload, now)
+            payload = create.encode()
+            create = Create2.parse(payload[:changed] + bytes([payload[changed] ^ 1]) + payload[changed + 1 :])
+        honest(link, circ_id, create, now)
 
     path[-1]._create = create
     circuit = net.build(client, path)
     assert circuit.built is (changed is None)
     assert len(circuit.gone) == (changed is not None)
+
+
+# -- CREATE_FAST (tor-spec "CREATE_FAST/CREATED_FAST cells")
+
+
+TLS = TlsBinding(b"certificate", lambda context: bytes(32))
+
+
+def fast_circuit():
+    """A client, a relay of which it has no onion key, and a circuit from one to the other over TLS."""
+    net = Net()
+    client, relay = net.add("client", relays=False), net.add("relay")
+    relay.keys = replace(relay.keys, rsa=RsaSecret.generate())
+    net._between[client, relay] = net.connect(client, relay, binding=TLS, expected=relay.keys.identity)[0]
+    return net, relay, net.build(client, [relay], targets=[replace(relay.target, ntor_key=b"")])
+
+
+def test_create_fast_is_answered_on_tls():
+    net, relay, circuit = fast_circuit()
+    assert circuit.built
+    stream, handler = net.open(circuit)
+    [(far, heard)] = relay.services.streams
+    stream.write(b"question", net.now)
+    far.write(b"answer", net.now)
+    net.pump()
+    assert (heard.received, handler.received) == (b"question", b"answer")
+
+
+def test_create_fast_is_refused_on_a_transport_that_protects_no_keys():
+    net = Net()
+    client, relay = net.add("client", relays=False), net.add("relay")
+    link = net.other_side(client, net.link_between(client, relay))
+    net.pump()
+    sent = []
+    net.tap = lambda sender, receiver, data: sent.append(data) or data
+    net.deliver(relay, link, encode_cell(INITIATOR_ID_BIT | 1, Command.CREATE_FAST, bytes(20)))
+    assert sent == [encode_cell(INITIATOR_ID_BIT | 1, Command.DESTROY, bytes([DestroyReason.PROTOCOL]))]
+    assert not relay.circuits and link.open
+
+
+def test_no_create2_leads_to_create_fast():
+    """Whoever extends a circuit could else have a relay use keys that the one before it knows."""
+    for kind in range(0x10000):
+        assert Create2.parse(kind.to_bytes(2, "big") + b"\0\0").handshake_type != HandshakeType.FAST
+
+
+def test_a_relay_of_the_tor_network_is_named_by_its_rsa_identity_in_ntor():
+    keys = NodeKeys.generate(CRYPTO, SeededRng("tor"))
+    rsa = RsaSecret.generate()
+    assert replace(keys, rsa=rsa).onion.node_id == sha1(rsa.public).digest() != keys.onion.node_id

@@ -115,7 +115,7 @@ def test_a_link_that_waits_for_many_next_hops_gets_no_more_and_others_do():
     """One link must not use up all dials of a node on nodes that do not exist."""
     scene = Scene()
     waiting = []
-    scene.reach = lambda identity, reply, now, source: waiting.append(reply)
+    scene.reach = lambda identity, reply, now, source, address: waiting.append(reply)
     modest = scene.net.add("modest", relays=False)
     gone = [scene.build(scene.relay, scene.last).gone for _ in range(MAX_REACHING + 3)]
     assert len(waiting) == MAX_REACHING
@@ -135,7 +135,7 @@ def test_a_link_that_waits_for_many_next_hops_gets_no_more_and_others_do():
 
 def test_a_next_hop_is_reached_on_behalf_of_whoever_is_behind_the_link(scene):
     reached = []
-    scene.reach = lambda identity, reply, now, source: reached.append((identity, source))
+    scene.reach = lambda identity, reply, now, source, address: reached.append((identity, source))
     scene.build(scene.relay, scene.last)
     [link] = scene.relay.links.values()
     assert reached == [(scene.last.keys.identity, ("source", link.channel))]

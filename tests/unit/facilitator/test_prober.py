@@ -172,7 +172,7 @@ def test_a_copied_certificate_proves_nothing(rig):
     """It answers the link handshake as the node, which needs no key over a WebSocket; CREATE2 it cannot answer."""
     keys = node_keys(1)
     thief = Door(keys)
-    thief.relaying._keys = node_keys(2)
+    thief.relaying.keys = node_keys(2)
     rig.doors[AT_ONE] = thief
     rig.node(2, 1)
     rig.pass_time(FAILURE_TOLD)

@@ -61,9 +61,9 @@ class Party:
     def identity(self):
         return self.keys.identity
 
-    def reach(self, identity, source=None, answers=None):
+    def reach(self, identity, source=None, answers=None, address=None):
         answers = self.answers if answers is None else answers
-        self.neighbours.reach(identity, lambda link, now: answers.append(link), self.now, source)
+        self.neighbours.reach(identity, lambda link, now: answers.append(link), self.now, source, address)
 
     def poll(self, kind):
         return [effect for effect in self.outbox.poll(self.now) if isinstance(effect, kind)]
@@ -691,3 +691,37 @@ def test_opened_and_closed_links_are_told(pair):
     link = dial(a, b)
     link.close("enough", START)
     assert told == [("open", b.identity), ("closed", b.identity)]
+
+
+# -- addresses that the caller knows
+
+
+def at(host, rsa=None):
+    return LinkAddress(Protocol.TLS, f"{host}:9001", rsa)
+
+
+def test_a_node_is_dialled_where_the_caller_says(pair):
+    a, b = pair
+    a.reach(b.identity, address=at("192.0.2.1"))
+    [dial] = a.poll(Connect)
+    assert (dial.protocol, dial.address) == (Protocol.TLS, "192.0.2.1:9001")
+    join(a, dial.channel, b, 2)
+    assert [link.peer for link in a.answers] == [b.identity]
+    a.reach(b.identity, address=at("192.0.2.2"))
+    assert a.answers[1] is a.answers[0] and a.dialled() == []
+
+
+def test_a_wrong_address_holds_up_nobody_who_names_another(pair):
+    a, b = pair
+    a.reach(b.identity, "liar", address=at("192.0.2.66"))
+    a.reach(b.identity, "honest", address=at("192.0.2.1"))
+    _, right = a.dialled()
+    join(a, right, b, 2)
+    assert [link.peer for link in a.answers] == [b.identity] * 2, "both wait for the same node"
+
+
+def test_a_link_does_not_serve_who_names_another_rsa_identity(pair):
+    a, b = pair
+    link = dial(a, b)
+    a.reach(b.identity, address=at("192.0.2.1", bytes(20)))
+    assert a.answers == [link, None] and a.dialled() == []

@@ -28,8 +28,8 @@ class Relay:
         ]
 
     def creator(self, index):
-        def create(link, circ_id, payload, now):
-            assert payload == CREATE, "without its padding"
+        def create(link, circ_id, create, now):
+            assert create.encode() == CREATE, "without its padding"
             self.done.append((index, circ_id & ~INITIATOR_ID_BIT))
             link.send_one(circ_id, Command.CREATED2, b"")
 

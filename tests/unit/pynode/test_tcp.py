@@ -306,6 +306,42 @@ def test_close_while_dialling(run: Any, resolver: Resolver) -> None:
     run(test)
 
 
+def test_an_address_on_the_internet_that_is_not_allowed_is_told(run: Any, resolver: Resolver) -> None:
+    resolver.answers = [["10.0.0.1", "1.0.0.1"]]
+
+    async def test() -> None:
+        transport = TcpTransport(ExitPolicy((80,), ["1.1.1.1"]))
+        assert await failure(transport, "name.example:80") == "policy 1.0.0.1"
+        assert await failure(transport, "10.0.0.1:80") == "policy"
+
+    run(test)
+
+
+def test_the_name_of_an_address_is_looked_up(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def name(address: tuple[str, int], flags: int) -> tuple[str, str]:
+        asked.append(address[0])
+        if address[0] == "1.0.0.1":
+            raise socket.gaierror(socket.EAI_NONAME, "none")
+        return "one.example", "0"
+
+    monkeypatch.setattr(socket, "getnameinfo", name)
+
+    async def test() -> None:
+        transport = TcpTransport(ExitPolicy())
+        toy: Toy = attach(transport, resolver=transport)
+        for request, host in enumerate(["1.1.1.1", "1.0.0.1", "10.0.0.1"]):
+            toy.ask(Resolve(request, ".".join((*host.split(".")[::-1], "in-addr.arpa"))))
+            await toy.until(lambda: len(toy.of("done")) == request + 1)  # noqa: B023
+        named, unnamed, private = (entry[2] for entry in toy.of("done"))
+        assert named == ["one.example"]
+        assert (unnamed.kind, private.kind) == ("not-found", "policy")
+        assert asked == ["1.1.1.1", "1.0.0.1"]
+
+    run(test)
+
+
 def test_resolve(run: Any, monkeypatch: pytest.MonkeyPatch, resolver: Resolver) -> None:
     resolver.answers = [
         ["1.1.1.1", "10.0.0.1", "1.0.0.1", "1.1.1.1"],

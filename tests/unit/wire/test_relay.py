@@ -32,6 +32,7 @@ from convergence.wire.relay import (
     pack_header,
     pack_message,
     parse_target,
+    reverse_address,
     unpack_message,
 )
 
@@ -340,3 +341,22 @@ def test_malformed_resolved(body):
 def test_resolved_has_to_fit_one_message():
     with pytest.raises(LocalError):
         Resolved((Answer.of("::1", 1),) * 23).encode()
+
+
+@pytest.mark.parametrize(
+    ("name", "address"),
+    [
+        ("7.2.0.192.in-addr.arpa", "192.0.2.7"),
+        ("1." + "0." * 23 + "8.b.d.0.1.0.0.2.ip6.arpa", "2001:db8::1"),
+        ("host.example", None),
+        ("2.0.192.in-addr.arpa", None),
+        ("1.7.2.0.192.in-addr.arpa", None),
+        ("256.2.0.192.in-addr.arpa", None),
+        ("in-addr.arpa", None),
+        ("8.b.d.0.1.0.0.2.ip6.arpa", None),
+        ("x." + "0." * 31 + "ip6.arpa", None),
+        ("10." + "0." * 31 + "ip6.arpa", None),
+    ],
+)
+def test_names_of_addresses(name, address):
+    assert reverse_address(name) == address

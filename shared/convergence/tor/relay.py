@@ -1,0 +1,294 @@
+"""A relay of the Tor network, and an exit if its policy allows anything: a machine of its own.
+
+Does: wire links, circuits of others, exit streams, the network's documents and the relay's own descriptor; say whom
+circuits may go on to, and what the relay says about itself.
+Does not: hold protocol logic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from convergence.channels import Channels, Owner
+from convergence.circuit.exit import MAX_EXIT_STREAMS, ExitService, refuse_resolve
+from convergence.circuit.relay import RelayCircuit
+from convergence.circuit.relaying import Relaying, RelayLimits
+from convergence.crypto.keys import NodeKeys
+from convergence.crypto.routersign import RsaSecret
+from convergence.effects import DescriptionKind, Effect, Protocol
+from convergence.errors import EndReason, LocalError, RemoteError
+from convergence.events import ProtocolsLacking
+from convergence.link.neighbours import LinkAddress, Neighbours
+from convergence.netdir.tor import SCHEME
+from convergence.outbox import Outbox
+from convergence.path.place import Failed, Ready
+from convergence.path.pool import CircuitPool
+from convergence.path.select import Reach
+from convergence.ports import Binding, Crypto, Rng
+from convergence.tor.directory import TorDirectory
+from convergence.tor.network import TorConfig
+from convergence.tor.publishing import Publisher
+from convergence.tor.sources import DirectorySources
+from convergence.wire.descriptor import Descriptor
+from convergence.wire.exitpolicy import ExitPolicy, Rule
+from convergence.wire.linkspec import LinkSpecifier, SpecifierType, ed25519_identity, or_address, rsa_fingerprint
+from convergence.wire.protovers import Protocols
+from convergence.wire.relay import DIRECTORY, IPV4_NOT_OKAY, AnswerType, Begin, format_target
+from convergence.wire.routerdesc import RouterDescriptor
+from convergence.wire.target import RelayTarget, Role
+
+OFFERED = Protocols.parse("Cons=2 Desc=2 FlowCtrl=1-2 Link=4-5 LinkAuth=3 Microdesc=2 Relay=2-4")
+"""What we speak as a relay (tor-spec "Subprotocol versioning")."""
+NO_EXIT = ExitPolicy((Rule(False, None, 1, 65535),))
+UNLIMITED = 1 << 30  # bytes/s that a descriptor says where nothing limits them, as C Tor's
+MEASURE = 10.0  # seconds over which the observed bandwidth is taken (dir-spec 2.1.1, "bandwidth")
+NEWS = 2  # it is published anew when it is so many times what was published
+SLEPT = 60.0  # seconds; a machine that slept this long has no link left
+
+
+@dataclass(frozen=True, slots=True)
+class RelayConfig:
+    """What a relay is.
+
+    Args:
+        network: whose authorities it asks, and tells of itself.
+        nickname: 1-19 letters and digits.
+        address: its IPv4 address, where others reach it at or_port.
+        policy: what it connects to, as it is published. The shell keeps to it.
+        exit_streams: at once; no more than the shell can hold.
+        limits: on what it relays.
+        contact, platform: for people.
+    """
+
+    network: TorConfig
+    nickname: str
+    address: str
+    or_port: int
+    policy: ExitPolicy = NO_EXIT
+    exit_streams: int = MAX_EXIT_STREAMS
+    limits: RelayLimits = RelayLimits()
+    contact: str = ""
+    platform: str = "Convergence"
+
+    @property
+    def exit(self) -> bool:
+        """Whether it connects to anything."""
+        return any(rule.accept for rule in self.policy.rules)
+
+
+class TorRelay:
+    """A driver.Machine.
+
+    Args:
+        keys: with an RSA identity.
+        onion: an RSA onion key.
+        source_of: whom limits count a link's channel under.
+    """
+
+    def __init__(
+        self,
+        config: RelayConfig,
+        crypto: Crypto,
+        rng: Rng,
+        *,
+        keys: NodeKeys,
+        onion: RsaSecret,
+        source_of: Callable[[int], Hashable] = lambda channel: channel,
+    ) -> None:
+        if keys.rsa is None:
+            raise LocalError("a relay of the Tor network has an RSA identity")
+        self.config = config
+        self.outbox = Outbox()
+        self._first = {item.fingerprint: item for item in config.network.directories}
+        self._started = 0.0
+        self._observed = self._published = 0  # bytes/s
+        self._carried = (0, 0)  # bytes in and out when they were last looked at
+        self._told = False
+        self.relaying = Relaying(
+            self.outbox, crypto, rng, keys, self, limits=config.limits, source_of=source_of, next_hop=named_relay
+        )
+        self.neighbours = self.relaying.neighbours = Neighbours(
+            self.outbox,
+            crypto,
+            rng,
+            keys,
+            self._address,
+            self.relaying.create,
+            throttle=self.relaying.throttle,
+            addresses=(config.address,),
+        )
+        self.relaying.on_spent = self._publish
+        self._pool = CircuitPool(
+            self.outbox,
+            crypto,
+            rng,
+            self.neighbours,
+            self,
+            own=keys.identity,
+            origin=Reach(schemes=(SCHEME,)),
+            size=0,
+        )
+        sources = DirectorySources(self.outbox, rng, self, lambda now: [item.target for item in self._first.values()])
+        self.directory = TorDirectory(self.outbox, rng, config.network.authorities, sources, self._changed)
+        self.publisher = Publisher(
+            self.outbox, crypto, sources, config.network.directories, keys, onion, self._describe
+        )
+        self._exit = ExitService(self.outbox, source_of=source_of, streams=config.exit_streams)
+        self._channels = Channels(self._owners())
+
+    # -- commands
+
+    def start(self, now: float) -> None:
+        """Learn of the network, and be known to it."""
+        self._started = now
+        self.directory.start(now)
+        self._publish(now)
+        self.outbox.call_at(now + MEASURE, self._measure)
+
+    def stop(self, now: float) -> None:
+        """Links are closed, and circuits end with them."""
+        self.publisher.stop(now)
+        self.directory.stop(now)
+        self.neighbours.close_all(now)
+        self._pool.stop(now)
+
+    def renew(self, keys: NodeKeys, now: float) -> None:
+        """Another ntor key from now on. Circuits that stand go on."""
+        self.relaying.keys = self.publisher.keys = keys
+        self._publish(now)
+
+    def woke(self, by: float, now: float) -> None:
+        self.outbox.shift(by)
+        if by >= SLEPT:
+            self.neighbours.close_all(now, "this machine slept")
+        self.directory.moved(now)
+        self._publish(now)
+
+    # -- driver.Machine
+
+    def link_opened(self, channel: int, now: float, *, protocol: Protocol, binding: Binding | None) -> None:
+        self._channels.opened(channel, protocol, binding, now)
+
+    def link_described(self, channel: int, kind: DescriptionKind, sdp: str, now: float) -> None:
+        """Nothing here is described."""
+
+    def link_data(self, channel: int, data: bytes, now: float) -> None:
+        self._channels.data(channel, data, now)
+
+    def link_closed(self, channel: int, now: float, reason: str) -> None:
+        self._channels.closed(channel, reason, now)
+
+    def link_congested(self, channel: int, congested: bool, now: float) -> None:
+        self._channels.congested(channel, congested, now)
+
+    def done(self, request: int, result: Any, now: float) -> None:
+        self.outbox.done(request, result, now)
+
+    def timer(self, now: float) -> None:
+        self.outbox.run_timers(now)
+
+    def poll(self, now: float) -> list[Effect]:
+        effects = self.outbox.poll(now)
+        self._channels.note(effects)
+        return effects
+
+    def deadline(self) -> float | None:
+        return self.outbox.deadline()
+
+    # -- relaying.Offers
+
+    def begin(self, circuit: RelayCircuit, stream_id: int, begin: Begin, now: float) -> None:
+        if begin is DIRECTORY:
+            circuit.endpoint.refuse(stream_id, EndReason.NOTDIRECTORY)
+        elif self.config.exit and begin.port and not begin.flags & IPV4_NOT_OKAY:
+            self._exit.begin(circuit, stream_id, begin, now)
+        else:
+            circuit.endpoint.refuse(stream_id, EndReason.EXITPOLICY)
+
+    def resolve(self, circuit: RelayCircuit, stream_id: int, host: str, now: float) -> None:
+        if self.config.exit:
+            self._exit.resolve(circuit, stream_id, host, now)
+        else:
+            refuse_resolve(circuit, stream_id, AnswerType.ERROR_PERMANENT)
+
+    def message(self, circuit: RelayCircuit, command: int, payload: bytes, now: float) -> None:
+        raise RemoteError(f"relay command {command} is not offered")
+
+    def circuit_closed(self, circuit: RelayCircuit, now: float) -> None:
+        """Nothing is kept of a circuit."""
+
+    # -- what the parts ask
+
+    def nodes(self, role: Role, now: float) -> list[Descriptor]:
+        return []
+
+    def directory_circuit(self, directory: RelayTarget, on_ready: Ready, on_failed: Failed, now: float) -> None:
+        self._pool.peer_circuit(directory, on_ready, on_failed, now, direct=True)
+
+    def _address(self, identity: bytes, now: float) -> LinkAddress | None:
+        """Only directories are dialled without an EXTEND2 that tells the address."""
+        first = self._first.get(identity)
+        return None if first is None else LinkAddress(Protocol.TLS, first.address, first.fingerprint)
+
+    def _owners(self) -> dict[Protocol, Owner]:
+        links, tcp = self.neighbours, self._exit
+        return {
+            Protocol.TLS: Owner(links.opened, links.data, links.closed, links.congested),
+            Protocol.TCP: Owner(
+                lambda channel, binding, now: tcp.opened(channel, now), tcp.data, tcp.closed, tcp.congested
+            ),
+        }
+
+    # -- what it says about itself
+
+    def _publish(self, now: float) -> None:
+        self._published = self._observed
+        self.publisher.publish(now)
+
+    def _describe(self, published: int) -> RouterDescriptor:
+        config = self.config
+        rate = config.limits.rate or UNLIMITED
+        burst = config.limits.burst or rate
+        return RouterDescriptor(
+            nickname=config.nickname,
+            address=config.address,
+            or_port=config.or_port,
+            published=published,
+            bandwidth=(rate, burst, self._observed),
+            protocols=OFFERED,
+            policy=config.policy,
+            platform=config.platform,
+            contact=config.contact,
+            uptime=max(int(published - self._started), 0),
+            hibernating=self.relaying.paused,
+        )
+
+    def _measure(self, now: float) -> None:
+        """The most that it carried both ways over MEASURE seconds."""
+        before, self._carried = self._carried, (self.neighbours.bytes_in, self.neighbours.bytes_out)
+        carried = min(after - then for after, then in zip(self._carried, before, strict=True))
+        self._observed = max(self._observed, int(carried / MEASURE))
+        if self._observed > NEWS * self._published:
+            self._publish(now)
+        self.outbox.call_at(now + MEASURE, self._measure)
+
+    def _changed(self, now: float) -> None:
+        consensus = self.directory.consensus
+        if consensus is None or self._told:
+            return
+        self._told = True
+        lacking = consensus.required_relay.beyond(OFFERED)
+        if lacking.masks:
+            self.outbox.emit(ProtocolsLacking(str(lacking)))
+
+
+def named_relay(specifiers: Sequence[LinkSpecifier]) -> tuple[bytes, LinkAddress]:
+    """Whom an EXTEND2 names on the Tor network: a relay that nobody here has to know, by its identities and an address
+    (tor-spec "EXTEND and EXTENDED cells"). Clients leave the Ed25519 identity out where the consensus parameter
+    ExtendByEd25519ID is not 1. Raises ParseError."""
+    fingerprint = rsa_fingerprint(specifiers)
+    named = any(item.kind == SpecifierType.ED25519_ID for item in specifiers)
+    identity = ed25519_identity(specifiers) if named else fingerprint
+    return identity, LinkAddress(Protocol.TLS, format_target(*or_address(specifiers)), fingerprint)

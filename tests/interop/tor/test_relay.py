@@ -1,0 +1,153 @@
+"""Our relays in a network of Debian's `tor`: the authorities list them, and tor clients go through them, wherever they
+stand on a path."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import urllib.request
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from stem import Flag
+from stem.control import EventType, Listener
+from stem.descriptor import parse_file
+from stem.descriptor.extrainfo_descriptor import RelayExtraInfoDescriptor
+from stem.descriptor.server_descriptor import RelayDescriptor
+
+from tests.e2e.processes import PATIENCE, Command
+from tests.interop.programs import free_port
+from tests.interop.tor.daemon import Tor
+from tests.interop.tor.network import TorNetwork
+from tests.interop.tor.test_network import REQUIRED_OF_RELAYS, consensus, fetched, protocols, written
+from tests.interop.website import Website
+from tests.namespace import program
+
+OPEN = ["accept *:*"]
+LACKING = "HSDir=2 HSIntro=4-5 HSRend=2"
+"""What the authorities require of relays, and ours do not do: they serve no onion services."""
+
+
+class Relay:
+    """One of ours, in a process of its own."""
+
+    def __init__(self, network: TorNetwork, folder: Path, nickname: str, policy: list[str]) -> None:
+        self.network = network
+        self.nickname = nickname
+        self.address = network.address()
+        self.or_port = free_port(self.address)
+        self.policy = policy
+        self._folder = folder / nickname
+        self._folder.mkdir()
+        self.start()
+
+    def start(self) -> None:
+        authorities = [
+            f"{one.address}:{one.or_port} {one.fingerprint} {one.v3ident}" for one in self.network.authorities
+        ]
+        settings = self._folder / "settings.toml"
+        settings.write_text(
+            f'[node]\ndata = "{self._folder}/data"\n[tor]\nlisten = "{self.address}:{self.or_port}"\n'
+            f'nickname = "{self.nickname}"\nauthorities = {authorities}\npolicy = {self.policy}\nprivate = true\n'
+        )
+        self.command = Command("relay", "--config", settings, "-v")
+        self.fingerprint: str = self.command.until("listening")["fingerprint"]
+
+    def published(self) -> None:
+        """Wait until all authorities have taken its descriptor."""
+        for _ in self.network.authorities:
+            self.command.until("descriptor-taken")
+
+    def document(self, kind: str) -> bytes:
+        """Its "server" descriptor or "extra" information, as an authority has it."""
+        authority = self.network.authorities[0]
+        address = f"http://{authority.address}:{authority.dir_port}/tor/{kind}/fp/{self.fingerprint}"
+        with urllib.request.urlopen(address, timeout=PATIENCE) as answer:
+            document: bytes = answer.read()
+            return document
+
+
+@pytest.fixture(scope="module")
+def ours(tor_network: TorNetwork, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Relay]]:
+    """Three that are listed and known to all; the last one is an exit."""
+    folder = tmp_path_factory.mktemp("ours")
+    with contextlib.ExitStack() as stack:
+        relays = []
+        for number, policy in enumerate([[], [], OPEN], 1):
+            relays.append(Relay(tor_network, folder, f"ours{number}", policy))
+            stack.callback(relays[-1].command.stop)
+        names = [relay.fingerprint for relay in relays]
+        tor_network.listed(*names)
+        for other in tor_network.relays:  # an exit serves no circuit that comes from a relay it has not heard of
+            other.wait(EventType.NEWCONSENSUS, lambda other=other: set(names) <= other.running(), "news")
+        yield relays
+
+
+def test_our_relays_are_listed_as_running_and_valid_and_by_policy_as_exits(
+    tor_network: TorNetwork, ours: list[Relay]
+) -> None:
+    entries = consensus(tor_network).routers
+    for relay in ours:
+        entry = entries[relay.fingerprint]
+        assert (entry.nickname, entry.address, entry.or_port) == (relay.nickname, relay.address, relay.or_port)
+        assert {Flag.RUNNING, Flag.VALID, Flag.FAST} <= set(entry.flags)
+        assert (Flag.EXIT in entry.flags) == (relay.policy == OPEN)
+        assert protocols(entry.protocols) >= written(REQUIRED_OF_RELAYS) - written(LACKING) - written("DirCache=2")
+
+
+PLACES = {
+    "guard": [0, None, -1],
+    "middle": [None, 0, -1],
+    "exit": [None, None, 2],
+    "all": [0, 1, 2],
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_tor_client_fetches_through_our_relay(
+    tor_network: TorNetwork, tor_client: Tor, ours: list[Relay], website: Website, place: str
+) -> None:
+    theirs = iter(relay.fingerprint for relay in tor_network.relays)
+    ends = {0: ours[0].fingerprint, 1: ours[1].fingerprint, 2: ours[2].fingerprint}
+    ends[-1] = tor_network.relays[-1].fingerprint
+    path = [next(theirs) if which is None else ends[which] for which in PLACES[place]]
+    with tor_client.through(*path):
+        assert fetched(tor_client, website) == path
+
+
+def test_stem_reads_what_our_relays_say_about_themselves(ours: list[Relay]) -> None:
+    for relay in ours:
+        raw = relay.document("server")
+        [descriptor] = parse_file(BytesIO(raw), "server-descriptor 1.0", validate=True)
+        assert isinstance(descriptor, RelayDescriptor)
+        assert (descriptor.nickname, descriptor.fingerprint) == (relay.nickname, relay.fingerprint)
+        assert descriptor.exit_policy.is_exiting_allowed() == (relay.policy == OPEN)
+        [extra] = parse_file(BytesIO(relay.document("extra")), "extra-info 1.0", validate=True)
+        assert isinstance(extra, RelayExtraInfoDescriptor)
+        assert (extra.fingerprint, extra.digest()) == (relay.fingerprint, descriptor.extra_info_digest)
+
+
+def test_our_exit_looks_names_up_both_ways(tor_network: TorNetwork, tor_client: Tor, ours: list[Relay]) -> None:
+    def asked(*arguments: str) -> str:
+        command = [program("tor-resolve"), "-p", str(tor_client.port(Listener.SOCKS)), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+        return done.stdout.strip() or done.stderr
+
+    with tor_client.through(*(relay.fingerprint for relay in (*tor_network.relays[:2], ours[2]))):
+        assert asked("ip6-localhost.localdomain") == "nothing"
+        assert asked("-x", "127.0.0.1") == "localhost"
+
+
+def test_our_relays_say_what_is_required_of_them_and_missing(ours: list[Relay]) -> None:
+    lacking: dict[str, Any] = ours[0].command.until("protocols-lacking")
+    assert written(lacking["protocols"]) == written(LACKING)
+
+
+def test_tor_has_nothing_against_our_relays(tor_network: TorNetwork, ours: list[Relay]) -> None:
+    """Comes last."""
+    assert tor_network.notices() == []
+    for relay in ours:
+        assert not [line for line in relay.command.log if " a bug" in line]
