@@ -250,7 +250,7 @@ def test_what_is_relayed_both_ways_is_counted_and_stays_counted(scene):
 
 
 def test_the_snapshot_tells_the_limits(scene):
-    assert scene.shown["limits"] == {"circuits": 32768, "streams": 8192, "volume": None, "rate": None}
+    assert scene.shown["limits"] == {"circuits": 32768, "streams": 8192, "volume": None, "rate": None, "burst": None}
     assert scene.shown["paused"] is False
     scene.set_limits(None)
     assert scene.shown["limits"] is None and scene.shown["paused"] is True
