@@ -91,6 +91,7 @@ class TorDirectory:
     """Args:
     authorities: their v3 identities (20 bytes each).
     on_changed: called with `now` when there is another consensus, or there are more microdescriptors.
+    mirror: whether others get the documents from here, so that there has to be a new consensus sooner.
     """
 
     def __init__(
@@ -100,6 +101,7 @@ class TorDirectory:
         authorities: Collection[bytes],
         sources: DirectorySources,
         on_changed: Callable[[float], None],
+        mirror: bool = False,
     ) -> None:
         self.documents = ConsensusDirectory(authorities)
         self.view: TorView | None = None  # of the consensus in use, with the microdescriptors that are here
@@ -107,6 +109,8 @@ class TorDirectory:
         self._rng = rng
         self._sources = sources
         self._on_changed = on_changed
+        self._mirror = mirror
+        self._before: TorView | None = None  # of a mirror: others still have that consensus, and ask for what it names
         self._authorities = sorted(identity.hex().upper() for identity in authorities)
         self._requests: dict[DocumentRequest, Want] = {}
         self._asked: set[bytes] = set()  # digests of microdescriptors that are on their way
@@ -146,6 +150,16 @@ class TorDirectory:
     @property
     def consensus(self) -> Consensus | None:
         return self.documents.consensus
+
+    @property
+    def certificates(self) -> bytes:
+        """Those of the authorities, one after the other, as they came."""
+        return self.documents.certificates
+
+    def microdescriptor(self, digest: bytes) -> bytes:
+        """The one of this digest, as it came, or nothing; a mirror's may be of the consensus before."""
+        views = [view for view in (self.view, self._before) if view is not None]
+        return next((raw for view in views if (raw := view.microdescriptors.get(digest))), b"")
 
     def missing(self) -> list[bytes]:
         """Digests of the microdescriptors that are not here."""
@@ -290,17 +304,21 @@ class TorDirectory:
         """Use it from now on. Raises RemoteError unless it is signed, timely and news."""
         if not self.documents.update(consensus, now):
             raise RemoteError("the consensus in use once more, though it is time for another")
+        self._before = self.view if self._mirror else None
         self.view = TorView(consensus) if self.view is None else self.view.renewed(consensus)
         self._store([(b"consensus", consensus.data), *self._spent_chunks()])
         self._plan(consensus)
         self._on_changed(now)
 
     def _plan(self, consensus: Consensus) -> None:
-        """Ask for the next one at a random time before this one ends (dir-spec 5.1): all clients at once would be too
-        many for the directories."""
-        left = consensus.valid_until - consensus.fresh_until
-        first, last = consensus.fresh_until + left * 3 / 4, consensus.fresh_until + left * 15 / 16
-        self._refresh_at = first + (last - first) * fraction(self._rng)
+        """Ask for the next one at a random time before this one ends (dir-spec 5.1), or a mirror soon after it is fresh
+        no more (4.2): all at once would be too many for the directories."""
+        if self._mirror:
+            first, last = 0.0, (consensus.fresh_until - consensus.valid_after) / 2
+        else:
+            left = consensus.valid_until - consensus.fresh_until
+            first, last = left * 3 / 4, left * 15 / 16
+        self._refresh_at = consensus.fresh_until + first + (last - first) * fraction(self._rng)
         self._pauses[Want.CONSENSUS].reset()
 
     # -- what is kept

@@ -1,6 +1,7 @@
 """A relay of the Tor network, and an exit if its policy allows anything: a machine of its own.
 
-Does: wire links, circuits of others, exit streams, the network's documents and the relay's own descriptor; say whom
+Does: wire links, circuits of others, exit streams, the network's documents, for itself and for those who ask, and the
+relay's own descriptor; say whom
 circuits may go on to, and what the relay says about itself.
 Does not: hold protocol logic.
 """
@@ -27,6 +28,7 @@ from convergence.path.place import Failed, Ready
 from convergence.path.pool import CircuitPool
 from convergence.path.select import Reach
 from convergence.ports import Binding, Crypto, Rng
+from convergence.tor.cache import DirectoryCache
 from convergence.tor.directory import TorDirectory
 from convergence.tor.network import TorConfig
 from convergence.tor.publishing import Publisher
@@ -39,7 +41,7 @@ from convergence.wire.relay import DIRECTORY, IPV4_NOT_OKAY, AnswerType, Begin, 
 from convergence.wire.routerdesc import RouterDescriptor
 from convergence.wire.target import RelayTarget, Role
 
-OFFERED = Protocols.parse("Cons=2 Desc=2 FlowCtrl=1-2 Link=4-5 LinkAuth=3 Microdesc=2 Relay=2-4")
+OFFERED = Protocols.parse("Cons=2 Desc=2 DirCache=2 FlowCtrl=1-2 Link=4-5 LinkAuth=3 Microdesc=2 Relay=2-4")
 """What we speak as a relay (tor-spec "Subprotocol versioning")."""
 NO_EXIT = ExitPolicy((Rule(False, None, 1, 65535),))
 UNLIMITED = 1 << 30  # bytes/s that a descriptor says where nothing limits them, as C Tor's
@@ -131,10 +133,11 @@ class TorRelay:
             size=0,
         )
         sources = DirectorySources(self.outbox, rng, self, lambda now: [item.target for item in self._first.values()])
-        self.directory = TorDirectory(self.outbox, rng, config.network.authorities, sources, self._changed)
+        self.directory = TorDirectory(self.outbox, rng, config.network.authorities, sources, self._changed, mirror=True)
         self.publisher = Publisher(
             self.outbox, crypto, sources, config.network.directories, keys, onion, self._describe
         )
+        self._cache = DirectoryCache(self.outbox, self.directory, lambda: self.publisher.descriptor, source_of)
         self._exit = ExitService(self.outbox, source_of=source_of, streams=config.exit_streams)
         self._channels = Channels(self._owners())
 
@@ -201,7 +204,7 @@ class TorRelay:
 
     def begin(self, circuit: RelayCircuit, stream_id: int, begin: Begin, now: float) -> None:
         if begin is DIRECTORY:
-            circuit.endpoint.refuse(stream_id, EndReason.NOTDIRECTORY)
+            self._cache.begin(circuit, stream_id, now)
         elif self.config.exit and begin.port and not begin.flags & IPV4_NOT_OKAY:
             self._exit.begin(circuit, stream_id, begin, now)
         else:
@@ -263,6 +266,7 @@ class TorRelay:
             contact=config.contact,
             uptime=max(int(published - self._started), 0),
             hibernating=self.relaying.paused,
+            tunnelled_dir_server=True,
         )
 
     def _measure(self, now: float) -> None:
