@@ -14,15 +14,16 @@ import os
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
 from convergence.crypto.keys import SECRET_LEN, NodeKeys
 from convergence.driver import Driver
 from convergence.errors import LocalError
-from convergence.events import Announced, Event, Nodes, NodesWanted, Trouble
+from convergence.events import Announced, Event, Nodes, NodesWanted, TorDirectoryChanged, Trouble
 from convergence.facilitator.service import BUCKET, FacilitatorService
 from convergence.node import Node, NodeConfig
+from convergence.tor.network import TorConfig
 from convergence.wire.target import Role
 from pynode.config import Address, Circuits, Limits
 from pynode.crypto import CPythonCrypto, SystemRng
@@ -42,6 +43,9 @@ from pynode.transports.rtc import RtcTransport
 from pynode.transports.tcp import TcpTransport
 from pynode.transports.unsent import Unsent
 from pynode.transports.websocket import FACILITATOR_PATH, WebSocketTransport
+
+if TYPE_CHECKING:
+    from pynode.transports.tls import TlsTransport
 
 STOP_TIMEOUT = 3.0
 """Seconds that links get to close in good order; then they are cut."""
@@ -73,12 +77,14 @@ class Network:
         identity: the facilitator's, 32 bytes; None believes the first list that comes.
         site: address of the site that serves the page, for share links; may be empty.
         nodes: gives descriptors where there is no facilitator.
+        tor: the Tor network through which the web is reached; None: through exits of this network.
     """
 
     facilitator: str
     identity: bytes | None = None
     site: str = ""
     nodes: NodeSource | None = None
+    tor: TorConfig | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +177,7 @@ class App:
             None, limits.connections, origins, unsent, limits.connections_from_one, not is_private(_hosts(plan))
         )
         rtc = RtcTransport(plan.stun) if plan.stun is not None else None
-        self._transport = transport = NetTransport(websocket, tcp, rtc)
+        self._transport = transport = NetTransport(websocket, tcp, rtc, _tls(plan, unsent))
         if plan.listen is not None:
             self.port = await bound(plan.listen, transport.websocket.listen(plan.listen.host, plan.listen.port))
             self.url = plan.url or f"ws://{Address(plan.public or plan.listen.host, self.port)}/"
@@ -188,6 +194,7 @@ class App:
                 exit_hops=plan.circuits.exit_hops,
                 introducer=plan.circuits.introducer,
                 circuits=0,  # commands ask for what they need
+                tor=plan.network.tor,
             )
         except LocalError as error:
             raise AppError(str(error)) from None
@@ -224,7 +231,7 @@ class App:
 
     @property
     def has_joined(self) -> bool:
-        """Whether a list of nodes has come."""
+        """Whether a list of nodes has come, or with `tor` its directory."""
         return self._joined.is_set()
 
     async def joined(self, timeout: float) -> None:
@@ -235,9 +242,13 @@ class App:
             raise NotJoinedError(self.trouble) from None
 
     def _event(self, event: Event) -> None:
-        if isinstance(event, Nodes) and event.count:
+        if self.plan.network.tor is not None:
+            joined = isinstance(event, TorDirectoryChanged) and event.ready
+        else:
+            joined = isinstance(event, Nodes) and event.count > 0
+        if joined:
             self._joined.set()
-        elif isinstance(event, Trouble):
+        if isinstance(event, Trouble):
             self.trouble = event
         elif isinstance(event, NodesWanted) and self._giving is not None:
             asyncio.get_running_loop().call_soon(self._give)
@@ -384,6 +395,15 @@ def _node_keys(crypto: CPythonCrypto, rng: SystemRng, plan: Plan) -> NodeKeys | 
     return NodeKeys.from_secrets(
         crypto, identity_seed=keys.identity, signing_seed=rng.random(SECRET_LEN), ntor_secret=keys.ntor
     )
+
+
+def _tls(plan: Plan, unsent: Unsent) -> TlsTransport | None:
+    """For links of the Tor network; nodes without it do not load its OpenSSL."""
+    if plan.network.tor is None:
+        return None
+    from pynode.transports.tls import TlsTransport
+
+    return TlsTransport(unsent=unsent)
 
 
 def _hosts(plan: Plan) -> list[str]:

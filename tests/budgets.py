@@ -17,7 +17,7 @@ BUDGETS = {
     "tests/e2e": 400,
     "tests/interop": 220,
     "tests/unit/test_build.py": 110,
-    "tests/sim": 230,
+    "tests/sim": 270,
     "tests/unit/pynode": 140,
     "tests/ports": 70,
     "tests/fuzz": 35,

@@ -1,9 +1,9 @@
 /**
  * Python for the browser: `node web/precompile.mjs FOLDER`; build.py calls it.
  *
- * Does: make FOLDER/app.zip smaller by leaving out comments and docstrings; write FOLDER/python_stdlib.zip, Pyodide's
- * own library with bytecode in place of those modules that the node loads, and without what no page can use. Pyodide
- * does both, so that bytecode and interpreter fit.
+ * Does: make FOLDER/app.zip smaller by leaving out comments, docstrings and functions' annotations; write
+ * FOLDER/python_stdlib.zip, Pyodide's own library with bytecode in place of those modules that the node loads, and
+ * without what no page can use. Pyodide does both, so that bytecode and interpreter fit.
  * Does not: depend on the machine (names, hash seed and zlib are Pyodide's, too), or move a line: tracebacks stay true.
  */
 
@@ -37,23 +37,33 @@ import zipfile
 
 
 def lean(source):
-    """Without comments and docstrings: empty lines and '"-"' stand for them, so that all else stays in its place."""
+    """Without comments, docstrings and what functions say of their types. Empty lines and '"-"' stand for them, so that
+    all else stays in its line."""
     lines = source.decode().split("\\n")
     for token in tokenize.generate_tokens(io.StringIO(source.decode()).readline):
         if token.type == tokenize.COMMENT:
             row, column = token.start
             lines[row - 1] = lines[row - 1][:column].rstrip()
     lines = [line.encode() for line in lines]
+    cuts = []  # row, its columns from and to, what stands there instead
+
+    def cut(row, begin, annotation):
+        if annotation.end_lineno == row:  # else it stays
+            cuts.append((row - 1, begin, annotation.end_col_offset, b""))
+
     for node in ast.walk(ast.parse(b"\\n".join(lines))):
         match node:
             case ast.Expr(value=ast.Constant(value=str())):
                 first, last = node.lineno - 1, node.end_lineno - 1
-                rest = lines[last][node.end_col_offset :]
-                lines[first] = lines[first][: node.col_offset] + b'"-"' + (rest if first == last else b"")
-                for row in range(first + 1, last + 1):
-                    lines[row] = b""
-                if first != last:
-                    assert not rest.strip()
+                for row in range(first, last + 1):
+                    end = node.end_col_offset if row == last else len(lines[row])
+                    cuts.append((row, node.col_offset, end, b'"-"') if row == first else (row, 0, end, b""))
+            case ast.arg(annotation=ast.expr() as kind):
+                cut(node.lineno, node.col_offset + len(node.arg.encode()), kind)
+            case ast.FunctionDef(returns=ast.expr() as kind) | ast.AsyncFunctionDef(returns=ast.expr() as kind):
+                cut(kind.lineno, lines[kind.lineno - 1].rindex(b" ->", 0, kind.col_offset), kind)
+    for row, begin, end, instead in sorted(cuts, reverse=True):
+        lines[row] = lines[row][:begin] + instead + lines[row][end:]
     return b"\\n".join(lines)
 
 

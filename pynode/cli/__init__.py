@@ -309,6 +309,13 @@ def _add_proxy(commands: Any) -> None:
         "--listen", type=listen_address, default=DEFAULT_PROXY, metavar="HOST:PORT", help=f"({DEFAULT_PROXY})"
     )
     one.add_argument("--pac", metavar="FILE", help="write a file that tells browsers to use it")
+    one.add_argument("--tor", action="store_true", help="reach the web through the Tor network")
+    one.add_argument(
+        "--tor-network",
+        metavar="FILE",
+        help="its DirAuthority and FallbackDir lines, as in a torrc (the public network)",
+    )
+    one.add_argument("--data", metavar="DIR", help="with --tor: where guards and the directory are kept")
     _add_wait(one)
     _add_network(one)
     one.examples = (

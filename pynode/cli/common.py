@@ -25,6 +25,8 @@ from pynode.config import Config, ConfigError, load
 
 JOIN_TIMEOUT = 30.0
 """Seconds until a list of nodes must have come."""
+TOR_TIMEOUT = 120.0
+"""The same for the directory of the Tor network: at the first start about 8 MB."""
 
 T = TypeVar("T")
 
@@ -60,10 +62,13 @@ def set_up_logs(arguments: argparse.Namespace, config: Config, node: str, quiet:
 
 async def joined(app: App) -> bool:
     """Wait for the first list of nodes. Raises CliError when none comes within JOIN_TIMEOUT; else it is True."""
+    tor = app.plan.network.tor is not None
     try:
-        await app.joined(JOIN_TIMEOUT)
+        await app.joined(TOR_TIMEOUT if tor else JOIN_TIMEOUT)
     except NotJoinedError as error:
         silent = "The facilitator sends no list of nodes: try again later."
+        if tor:
+            silent = "No directory of the Tor network gave what is needed: is this machine online, and its clock right?"
         if (source := app.plan.network.nodes) is not None:
             silent = f"There is no node in {source}: it should hold what `convergence relay --descriptor` writes."
         raise CliError(words(error.trouble.why) if error.trouble else silent) from None
@@ -71,16 +76,20 @@ async def joined(app: App) -> bool:
 
 
 async def with_node(
-    arguments: argparse.Namespace, name: str, stop: asyncio.Event, work: Callable[[App], Awaitable[int]]
+    arguments: argparse.Namespace,
+    name: str,
+    stop: asyncio.Event,
+    work: Callable[[App], Awaitable[int]],
+    data: Path | None = None,
 ) -> int:
     """Join the network, do the work, leave. Returns the work's exit code; 130 when stopped before it begins. `name`:
-    marks log lines. Raises CliError, AppError."""
+    marks log lines; `data`: where the node keeps what it is to remember. Raises CliError, AppError."""
     config = settings(arguments)
     set_up_logs(arguments, config, name, "error")
     network = await unless(stop, network_of(arguments))
     if network is None:
         return 130
-    app = App(Plan(network, stun=stun_servers(arguments, config), circuits=config.circuits), logs.log_event)
+    app = App(Plan(network, data, stun=stun_servers(arguments, config), circuits=config.circuits), logs.log_event)
     await app.start()
     try:
         return 130 if await unless(stop, joined(app)) is None else await work(app)

@@ -1,7 +1,7 @@
 """`convergence proxy`: one port of this machine that speaks SOCKS 5, 4a and HTTP CONNECT.
 
-Does: join what programs ask for to services (NAME.hash.conv, KEY.key.conv) and, through exits, to the web; keep users
-apart on circuits of their own; write a PAC file for browsers.
+Does: join what programs ask for to services (NAME.hash.conv, KEY.key.conv) and, through exits, to the web; have exits
+look names up; keep users apart on circuits of their own; write a PAC file for browsers.
 Does not: look names up here, or serve pages; what a web page could send is refused (pipes/door.py).
 """
 
@@ -13,15 +13,15 @@ import os
 import stat
 from pathlib import Path
 
-from convergence.path.exits import ExitPipe
+from convergence.path.exits import ExitPipe, LookUp
 from convergence.pipes.door import FrontDoor
 from convergence.pipes.duplex import Duplex
 from convergence.pipes.pending import Pending
-from convergence.pipes.socks import Ask
+from convergence.pipes.socks import Ask, Command
 from convergence.rdv.way import Connection
 from convergence.wire.address import address_of
 from pynode.app import App
-from pynode.cli.common import with_node
+from pynode.cli.common import data_folder, locked, settings, with_node
 from pynode.cli.local import Visitors, listening, warn_of_strangers
 from pynode.cli.output import CliError, Output
 from pynode.config import Address
@@ -49,7 +49,11 @@ async def proxy(arguments: argparse.Namespace, output: Output, stop: asyncio.Eve
             await stop.wait()
         return 0
 
-    return await with_node(arguments, "proxy", stop, work)
+    if not arguments.tor:
+        return await with_node(arguments, "proxy", stop, work)
+    data = data_folder(arguments, settings(arguments), "tor")
+    with locked(data / "lock", f"Another proxy uses {data}: stop it, or choose another folder with --data."):
+        return await with_node(arguments, "proxy", stop, work, data)
 
 
 class _Door:
@@ -60,21 +64,33 @@ class _Door:
 
     def came(self, local: SocketPipe) -> None:
         """A program connected."""
-        self._app.call(lambda now: FrontDoor(self._app.node.outbox, local, self._connect, now))
+        self._app.call(lambda now: FrontDoor(self._app.node.outbox, local, self._connect, self._resolve, now))
         local.start()
 
     def _connect(self, ask: Ask, now: float) -> Duplex:
         """From within the core. Raises LocalError."""
         address = address_of(ask.host, ask.port)
-        pipe = self._app.node.connect(address, now, patience=self._patience, isolation=ask.isolation)
-        if self._output.as_json:
-            pipe.on_open = lambda: self._output.record("stream", user=_user(ask), circuit=self._circuit(pipe))
+        node = self._app.node
+        # A program that speaks before it has its answer wants to be quick (Tor, socks-extensions.txt, section 5).
+        pipe = node.connect(address, now, patience=self._patience, isolation=ask.isolation, optimistic=True)
+        self._record("stream", ask, pipe)
         return pipe
+
+    def _resolve(self, ask: Ask, now: float) -> LookUp:
+        """Likewise."""
+        reverse = ask.command is Command.RESOLVE_PTR
+        look_up = self._app.node.exits.resolve(ask.host, ask.isolation, now, reverse=reverse)
+        self._record("resolve", ask, look_up)
+        return look_up
+
+    def _record(self, event: str, ask: Ask, pipe: Pending) -> None:
+        if self._output.as_json:
+            pipe.on_open = lambda: self._output.record(event, user=_user(ask), circuit=self._circuit(pipe))
 
     def _circuit(self, pipe: Pending) -> int | None:
         """The number of the circuit that carries a pipe."""
         circuit = pipe.circuit if isinstance(pipe, ExitPipe | Connection) else None
-        return None if circuit is None else self._app.node.pool.number(circuit)
+        return None if circuit is None else self._app.node.circuit_number(circuit)
 
 
 def _user(ask: Ask) -> str:

@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin, urlsplit
@@ -17,11 +18,13 @@ from urllib.parse import urljoin, urlsplit
 import aiohttp
 
 from convergence.errors import ParseError
+from convergence.tor.network import TorConfig
 from convergence.wire.descriptor import check_ws_url
 from pynode.app import Network
 from pynode.cli.output import CliError, shown
 from pynode.config import MAX_STUN, check_stun
 from pynode.nodes import NodeFiles
+from pynode.tornetwork import PUBLIC, TorNetworkError, read_network
 from pynode.transports.dialling import network_reason
 
 DEFAULT_SITE = "http://127.0.0.1:8000/"
@@ -52,10 +55,23 @@ def site_address(text: str) -> str:
 
 
 async def network_of(arguments: argparse.Namespace) -> Network:
-    """The network that --nodes or --site, or the default, leads to. Raises CliError."""
+    """The network that --nodes or --site, or the default, leads to. With --tor there need be none besides Tor's.
+    Raises CliError."""
+    tor = _tor_of(arguments)
     if arguments.nodes is not None:
-        return Network("", nodes=NodeFiles(Path(arguments.nodes)))
-    return await find_network(chosen_site(arguments.site))
+        return Network("", nodes=NodeFiles(Path(arguments.nodes)), tor=tor)
+    if tor is not None and arguments.site is None:
+        return Network("", tor=tor)
+    return replace(await find_network(chosen_site(arguments.site)), tor=tor)
+
+
+def _tor_of(arguments: argparse.Namespace) -> TorConfig | None:
+    if not getattr(arguments, "tor", False):
+        return None
+    try:
+        return read_network(Path(arguments.tor_network) if arguments.tor_network else PUBLIC)
+    except TorNetworkError as error:
+        raise CliError(f"{error}.", 2) from None
 
 
 async def find_network(site: str) -> Network:

@@ -100,6 +100,14 @@ WORDS: dict[Code, str] = {
     PathWhy.NO_EXIT: "No exit is known that could fetch this: the network needs a node with the role exit.",
     PathWhy.ENTRY_SILENT: "No circuit could be built: the first relay of the path could not be reached.",
     PathWhy.RELAY_SILENT: "No circuit could be built: a relay of the path did not answer.",
+    PathWhy.NO_CONSENSUS: "No circuit could be built: there is no list of Tor's relays that is still valid.",
+    PathWhy.FEW_DESCRIPTORS: (
+        "No circuit could be built: too few of Tor's relays are known. They allow {known} % of all paths,"
+        " {needed} % are needed."
+    ),
+    PathWhy.NO_GUARD_DESCRIPTOR: (
+        "No circuit could be built: the keys of the relay that circuits begin with are not known yet."
+    ),
     FacilitatorWhy.LOST: "The connection to the facilitator was lost{detail}.",
     FacilitatorWhy.UNREACHABLE: "The facilitator cannot be reached{detail}.",
     FacilitatorWhy.SILENT: "The facilitator does not answer.",

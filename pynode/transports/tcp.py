@@ -17,7 +17,7 @@ from convergence.circuit.exit import MAX_EXIT_STREAMS
 from convergence.effects import Failure, Protocol
 from convergence.wire.relay import reverse_address
 from pynode.exit import CloseReason, Policy, is_public, plain_address
-from pynode.transports import CLOSE_TIMEOUT, HIGH_WATER, LOW_WATER, Channels, until_gone
+from pynode.transports import CLOSE_TIMEOUT, LOW_WATER, Channels, until_gone
 from pynode.transports.lookups import LookUps, TooManyLookUpsError
 from pynode.transports.unsent import Unsent
 
@@ -69,7 +69,8 @@ class _Stream(asyncio.Protocol):
         if self.channel is None:  # closed while it was being dialled
             tcp.abort()
             return
-        tcp.set_write_buffer_limits(HIGH_WATER, LOW_WATER)
+        high = self.owner.unsent.high_water
+        tcp.set_write_buffer_limits(high, min(LOW_WATER, high // 4))
         if self.paused:  # uvloop starts to read once this method returns, even if it was paused
             asyncio.get_running_loop().call_soon(self.hold)
         self.owner.channels.opened(self.channel, Protocol.TCP, None)

@@ -114,6 +114,9 @@ class PathWhy(Code):
     NO_EXIT = "no-exit"
     ENTRY_SILENT = "entry-silent"
     RELAY_SILENT = "relay-silent"
+    NO_CONSENSUS = "no-consensus"
+    FEW_DESCRIPTORS = "few-descriptors"  # needed, known: percent of all paths
+    NO_GUARD_DESCRIPTOR = "no-guard-descriptor"
 
 
 class FacilitatorWhy(Code):

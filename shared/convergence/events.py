@@ -73,6 +73,21 @@ class Nodes(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class TorDirectoryChanged(Event):
+    """More is known of the Tor network.
+
+    Args:
+        relays: in the consensus; known: those of them whose descriptors are here.
+        ready: whether circuits can be built.
+    """
+
+    kind = "tor-directory"
+    relays: int
+    known: int
+    ready: bool
+
+
+@dataclass(frozen=True, slots=True)
 class DirectoryRefused(Event):
     """A directory of the Tor network sent something that does not hold, or nothing; another one is asked.
 

@@ -45,6 +45,7 @@ _WHY: dict[int, FetchWhy] = {
     EndReason.DESTROY: FetchWhy.PATH_BROKE,
     EndReason.RESOURCELIMIT: FetchWhy.BUSY,
     EndReason.HIBERNATING: FetchWhy.BUSY,
+    EndReason.MISC: FetchWhy.EXIT_FAILED,
 }
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from convergence.announcement import Announcement
 from convergence.channels import Channels, Owner
-from convergence.circuit.client import MAX_HOPS
+from convergence.circuit.client import MAX_HOPS, ClientCircuit
 from convergence.circuit.exit import MAX_EXIT_STREAMS, ExitService, refuse_resolve
 from convergence.circuit.relay import RelayCircuit
 from convergence.circuit.relaying import Relaying, RelayLimits
@@ -41,6 +41,7 @@ from convergence.ports import Binding, Crypto, Rng
 from convergence.rdv.connector import PATIENCE
 from convergence.rdv.point import RdvPoint
 from convergence.services import Services
+from convergence.tor.network import TorConfig, TorNetwork
 from convergence.transfers import Transfers
 from convergence.wire.address import Address, TcpAddress
 from convergence.wire.relay import DIRECTORY, PEER_HOST, RDV_SUFFIX, AnswerType, Begin, RelayCommand
@@ -68,6 +69,7 @@ class NodeConfig:
         hops: of circuits to rendezvous points and of ready ones, 1 to 5; exit_hops: of circuits to exits.
         circuits: how many are kept ready; 0 for a node with no traffic of its own.
         sources: streams that a transfer draws from at once.
+        tor: the Tor network whose exits lead to the web; None: our own exits do.
     """
 
     facilitator: str
@@ -84,6 +86,7 @@ class NodeConfig:
     exit_hops: int = 3
     circuits: int = POOL_SIZE
     sources: int = 3
+    tor: TorConfig | None = None
 
     def __post_init__(self) -> None:
         for name, hops in (("hops", self.hops), ("exit_hops", self.exit_hops)):
@@ -198,7 +201,10 @@ class Node:
         )
         self.transfers = Transfers(self.outbox, crypto, rng, self.pool, sources=config.sources)
         self.services = Services(self.outbox, crypto, rng, self.pool)
-        self.exits = ExitConnections(self.pool, self.outbox)
+        self.tor: TorNetwork | None = None
+        if config.tor is not None:
+            self.tor = TorNetwork(self.outbox, crypto, rng, self.neighbours, config.tor)
+        self.exits = ExitConnections(self.pool if self.tor is None else self.tor.circuits, self.outbox)
         self.fetches = Fetches(self.exits, self.outbox, tls)
         self._exit = ExitService(self.outbox, source_of=source_of, streams=config.exit_streams)
         self._point = RdvPoint(self.outbox)
@@ -211,6 +217,8 @@ class Node:
         transfers of earlier runs go on."""
         self._started = now
         self._discovery.start(now)
+        if self.tor is not None:
+            self.tor.start(now)
 
         def remembered(now: float) -> None:
             if self.directory.nodes(Role(0), now):
@@ -227,6 +235,8 @@ class Node:
         self.pool.build_no_more()
         self._peers.stop(now)
         self._discovery.stop(now)
+        if self.tor is not None:
+            self.tor.stop(now)
         self._rtc.stop(now)
         self.transfers.leave()
         # Circuits end with their links: if we ended them, each point would see all of ours end at one moment.
@@ -248,6 +258,8 @@ class Node:
         restores WebRTC connections."""
         self._discovery.moved(now)
         self.neighbours.moved(now)
+        if self.tor is not None:
+            self.tor.moved(now)
 
     def woke(self, by: float, now: float) -> None:
         """The clock jumped, or this machine slept: lists, names and dates are judged anew."""
@@ -280,17 +292,30 @@ class Node:
         self.pool.set_hops(hops, now)
 
     def connect(
-        self, address: Address, now: float, *, patience: float = PATIENCE, isolation: Hashable = None
+        self,
+        address: Address,
+        now: float,
+        *,
+        patience: float = PATIENCE,
+        isolation: Hashable = None,
+        optimistic: bool = False,
     ) -> Pending:
         """A pipe to an address: set its handler before the next input. Raises Problem at a limit.
 
         Args:
             patience: seconds in which it is no final answer that nobody offers a service.
             isolation: connections share circuits only where this is equal.
+            optimistic: whether an exit gets what is written before it has connected (path/exits.py says at what price).
+                What goes to a service always waits: nothing is sealed before both ends have shaken hands.
         """
         if isinstance(address, TcpAddress):
-            return self.exits.connect(address.host, address.port, isolation, now)
+            return self.exits.connect(address.host, address.port, isolation, now, optimistic=optimistic)
         return self.services.connect(address, now, patience, isolation)
+
+    def circuit_number(self, circuit: ClientCircuit) -> int | None:
+        """That of a circuit of ours, as `snapshot` has it; None once it is gone."""
+        number = self.pool.number(circuit)
+        return self.tor.circuits.number(circuit) if number is None and self.tor is not None else number
 
     def fetch(self, url: str, sink: Callable[[bytes], None], now: float) -> int:
         """GET an http or https address through an exit; returns the number that its Events carry. Raises LocalError."""
@@ -306,7 +331,7 @@ class Node:
             "ready_after": None if self._ready_at is None or self._started is None else self._ready_at - self._started,
             "facilitator": self._discovery.connected,
             "nodes": len(self.directory.nodes(Role(0), now)),
-            "circuits": self.pool.snapshot(),
+            "circuits": [*self.pool.snapshot(), *([] if self.tor is None else self.tor.circuits.snapshot())],
             "links": self.neighbours.snapshot(),
             "introductions": self._rtc.snapshot(),
             "bytes_in": self.neighbours.bytes_in,
@@ -432,6 +457,8 @@ class Node:
 
     def _address(self, identity: bytes, now: float) -> LinkAddress | None:
         node = self.directory.get(identity, now)
+        if node is None and self.tor is not None:
+            return self.tor.address(identity, now)
         if node is None or node.ws_url is None or not self._reach.dials(node.target):
             return None
         return LinkAddress(Protocol.LINK, node.ws_url)

@@ -1,4 +1,5 @@
-"""Tor's directory in the core: a consensus of 9,000 relays read and believed, microdescriptors found and read.
+"""Tor's directory in the core: a consensus of 9,000 relays read and believed, microdescriptors found and read, paths
+chosen.
 
 The documents are made here and have the size of today's. Only CPU time counts.
 """
@@ -11,13 +12,19 @@ from functools import partial
 from hashlib import sha256
 
 from convergence.netdir.consensus import ConsensusDirectory
+from convergence.outbox import Outbox
+from convergence.path.guards import Guards
+from convergence.path.torpath import TorPaths, Wanted
 from convergence.wire.consensus import Consensus
 from convergence.wire.microdescriptor import Microdescriptor, find_microdescriptors
 from tests.bench.lab import Figure, best
+from tests.unit.circuit.rig import SeededRng
 from tests.unit.netdir.authorities import NOW, Authority, consensus, relays, vector
+from tests.unit.path.tornetwork import usual
 
 AUTHORITIES = 9
 ANSWER = 92  # microdescriptors that tor asks for at once
+PATHS = 100
 
 
 def run(tiny: bool = False) -> list[Figure]:
@@ -45,6 +52,17 @@ def run(tiny: bool = False) -> list[Figure]:
         for part in parts:
             Microdescriptor.parse(part)
 
+    view = usual(count).view()
+    paths = TorPaths(SeededRng("bench"), Guards(Outbox(), SeededRng("bench"), "tor"))
+
+    def first_path() -> None:
+        paths.update(view, NOW)
+        paths.exit_path([Wanted(443)], NOW).use.over(NOW)
+
+    def next_path() -> None:
+        for _ in range(PATHS):
+            paths.exit_path([Wanted(443)], NOW).use.over(NOW)
+
     def figure(name: str, work: Callable[[], object], note: str = "") -> Figure:
         return Figure(name, best(name, rounds, partial(_rate, work)) ** -1 * 1000, "ms", note=note)
 
@@ -53,6 +71,8 @@ def run(tiny: bool = False) -> list[Figure]:
         figure("its signatures and certificates checked", believe, f"{AUTHORITIES} authorities, RSA of 1024 bits"),
         figure(f"{count} microdescriptors found by digest", find_all),
         figure("the same, all of them read", read_all),
+        figure("first path to an exit after a new consensus", first_path),
+        figure(f"{PATHS} more", next_path),
     ]
 
 

@@ -94,7 +94,7 @@ class _Answer:
     payload = b""
     cells = 0
 
-    def created(self, payload: bytes, now: float) -> None:
+    def created(self, payload: bytes, fast: bool, now: float) -> None:
         self.payload = payload
 
     def relay(self, run: bytes, early: bool, now: float) -> None:

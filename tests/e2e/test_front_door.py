@@ -101,7 +101,7 @@ class Proxy:
 
     async def listen(self) -> str:
         def make():
-            return Tcp(lambda local: FrontDoor(self._outbox, local, self.open, now()))
+            return Tcp(lambda local: FrontDoor(self._outbox, local, self.open, self.open, now()))
 
         self.server = await asyncio.get_running_loop().create_server(make, "127.0.0.1", 0)
         return f"127.0.0.1:{self.server.sockets[0].getsockname()[1]}"
@@ -259,7 +259,7 @@ def test_curl_through_circuits_with_users_apart(tmp_path: Path) -> None:
             def open(ask, now):
                 return app.node.connect(address_of(ask.host, ask.port), now, isolation=ask.isolation)
 
-            app.call(lambda now: FrontDoor(app.node.outbox, local, open, now))
+            app.call(lambda now: FrontDoor(app.node.outbox, local, open, open, now))
             local.start()
 
         server = await asyncio.get_running_loop().create_server(lambda: SocketPipe(app.driver, came), "127.0.0.1", 0)

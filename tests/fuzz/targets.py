@@ -16,6 +16,7 @@ from convergence.crypto import ntor_v3
 from convergence.crypto.rsa import RsaKey
 from convergence.effects import DescriptionKind
 from convergence.errors import CryptoError, LocalError, ParseError
+from convergence.path import guardrecord
 from convergence.pipes import coding, http
 from convergence.pipes.door import Handshake
 from convergence.pipes.framing import framing
@@ -95,7 +96,7 @@ def _greet(data: bytes) -> None:
                 said += handshake.receive(piece)
         heard.append((handshake.ask, handshake.flaw, said))
         if handshake.ask is not None:
-            assert handshake.granted() and all(handshake.refused(code) for code in range(16))
+            assert handshake.granted("host.example") and all(handshake.refused(code) for code in range(16))
     assert heard[0] == heard[1]
     if handshake.flaw is not None:
         raise Refused(handshake.flaw)
@@ -201,6 +202,7 @@ def _directory() -> dict[str, Target]:
             _text(lambda text: exitpolicy.Rule.parse("accept", text)),
             (b"10.0.0.0/8:80-90", b"[2001:db8::]/32:*", b"10.0.0.0/255.0.0.0:80"),
         ),
+        "guardrecord.decode_guards": Target(guardrecord.decode_guards, (guardrecord.encode_guards(*_guards()),)),
         "microdescriptor.Microdescriptor": Target(
             microdescriptor.Microdescriptor.parse, tuple(netdoc.split(vector("microdescriptors"), "onion-key", 9)[-2:])
         ),
@@ -219,6 +221,12 @@ def _directory() -> dict[str, Target]:
         ),
         "rsa.RsaKey": Target(RsaKey.parse, (rsa_secret("fuzz").der,)),
     }
+
+
+def _guards() -> tuple[list[guardrecord.Guard], list[guardrecord.Guard]]:
+    sample = [guardrecord.Guard(bytes([number]) * 20, 1_800_000_000) for number in range(3)]
+    sample[1].confirmed = sample[2].unlisted = 1_800_000_001
+    return sample, sample[1:2]
 
 
 def _certificates(data: bytes) -> Any:
@@ -269,6 +277,9 @@ _GREETINGS = (
     b"\4\1\0\x50\1\2\3\4\0",
     b"\5\2\0\2\1\2me\3you\5\1\0\3\x0chost.example\0\x50",
     b"\5\1\0\5\1\0\1\1\2\3\4\1\xbb",
+    b"\4\xf0\0\0\0\0\0\1\0host.example\0",
+    b"\5\1\0\5\xf0\0\3\x0chost.example\0\0",
+    b"\5\1\0\5\xf1\0\1\1\2\3\4\0\0",
     b"\5\1\0\5\1\0\4" + bytes(15) + b"\1\1\xbb",
     b"CONNECT host.example:80 HTTP/1.1\r\nHost: host.example\r\nProxy-Authorization: Basic YTpi\r\n\r\n",
     b"CONNECT [::1]:80 HTTP/1.0\r\nContent-Length: 0\r\nTor-Stream-Isolation: 7\r\n\r\n",

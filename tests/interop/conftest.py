@@ -12,6 +12,7 @@ import pytest
 from tests.e2e.processes import Network
 from tests.interop.ways import OPEN_PORT, ZONE, Way, direct, through
 from tests.interop.website import Website
+from tests.namespace import ADDRESS
 
 
 @pytest.fixture(scope="package")
@@ -29,7 +30,8 @@ def network(website: Website, tmp_path_factory: pytest.TempPathFactory) -> Itera
     page.mkdir()
     (page / "index.html").write_text("<title>Convergence</title>")  # nothing here opens the page
     ports = (website.http, website.https, OPEN_PORT)
-    network = Network(folder, page, exit_allow=[f"127.0.0.1:{port}" for port in ports])
+    allowed = [*(f"127.0.0.1:{port}" for port in ports), f"{ADDRESS}:{OPEN_PORT}"]
+    network = Network(folder, page, exit_allow=allowed)
     yield network
     network.close()
 

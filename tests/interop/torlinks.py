@@ -195,7 +195,7 @@ class Circuit:
 
     # -- link.CircuitHandler
 
-    def created(self, payload: bytes, now: float) -> None:
+    def created(self, payload: bytes, fast: bool, now: float) -> None:
         self.answers.append(Created2.parse(payload).handshake_data)
 
     def relay(self, run: bytes, early: bool, now: float) -> None:

@@ -2,7 +2,9 @@
 
 Every node is the product's `Node` with the product's `Driver` and real cryptography; only time, randomness (seeded),
 sockets and storage are simulated. Channels are reliable and ordered, as WebSockets and our data channels are: loss
-shows as a delay (a retransmission) or as a channel that breaks. An RTC channel opens when both ends were given each
+shows as a delay (a retransmission) or as a channel that breaks. Without a `Line` between two hosts whatever is sent
+arrives after a short random time; a Line carries so many bytes a second, and tells a sender that is ahead of it to
+stop, as the transports of a real shell do. An RTC channel opens when both ends were given each
 other's description with its true fingerprint, as DTLS demands, and no NAT is between them. Names in the event heap
 make runs with one seed identical. An exception in any handler of any node leaves `World.run` and so fails the test.
 """
@@ -14,7 +16,9 @@ import heapq
 import itertools
 import random
 import zlib
+from collections import deque
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from convergence.crypto.keys import NodeKeys
@@ -26,6 +30,7 @@ from convergence.node import Node, NodeConfig
 from convergence.wire.sdp import Candidate, CandidateType, Description, Setup
 from convergence.wire.target import Role
 from pynode.crypto import CPythonCrypto
+from pynode.transports import HIGH_WATER, LOW_WATER
 
 START = 1_790_000_000.0  # Unix seconds
 RTC_TIMEOUT = 15.0  # seconds until an end of an RTC channel gives up
@@ -76,8 +81,27 @@ class MemoryStorage:
         host.world.later(0.0, lambda: reply(result) if host.alive and host.life == life else None)
 
 
+@dataclass(frozen=True, slots=True)
+class Line:
+    """What lies between two hosts.
+
+    Args:
+        delay: seconds, each way.
+        rate: bytes/s of each channel, each way.
+    """
+
+    delay: float
+    rate: float
+
+
 class Pipe:
-    """One side of a channel."""
+    """One side of a channel.
+
+    Attributes:
+        busy_until: when the last of what was sent arrives.
+        free: when all that was sent is on the line.
+        held: bytes, and what happens to them, of all that arrived while the host does not read.
+    """
 
     def __init__(self, host: Host, channel: int) -> None:
         self.host = host
@@ -85,6 +109,18 @@ class Pipe:
         self.peer: Pipe | None = None
         self.open = True
         self.busy_until = 0.0
+        self.line: Line | None = None
+        self.free = 0.0
+        self.congested = False
+        self.paused = False
+        self.held: deque[tuple[int, Callable[[], None]]] = deque()
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that wait for the line, or at a far end that does not read."""
+        if self.line is None or self.peer is None:
+            return 0
+        return int(max(self.free - self.host.world.now, 0.0) * self.line.rate) + sum(size for size, _ in self.peer.held)
 
 
 class PeerConnection:
@@ -211,9 +247,14 @@ class Host:
 
     def send(self, channel: int, buffers: Sequence[bytes]) -> bool:
         pipe = self.pipes.get(channel)
-        if pipe is not None and pipe.peer is not None:
-            self.world.carry(pipe, b"".join(buffers))
-        return True
+        if pipe is None or pipe.peer is None:
+            return True
+        for buffer in [b"".join(buffers)] if pipe.line is None else buffers:
+            self.world.carry(pipe, buffer)
+        if not pipe.congested and pipe.unsent > HIGH_WATER:
+            pipe.congested = True
+            self.world.drain(pipe)
+        return not pipe.congested
 
     def close(self, channel: int, reason: str) -> None:
         self.connections.pop(channel, None)
@@ -221,7 +262,12 @@ class Host:
         if pipe is not None:
             self.world.hang_up(pipe, reason)
 
-    def pause(self, channel: int, paused: bool) -> None: ...
+    def pause(self, channel: int, paused: bool) -> None:
+        pipe = self.pipes.get(channel)
+        if pipe is None or pipe.line is None or pipe.paused == paused:
+            return
+        pipe.paused = paused
+        self.world.later(0.0, lambda: self.world.release(pipe))
 
     def event(self, event: Event) -> None:
         self.events.append(event)
@@ -237,6 +283,7 @@ class World:
         start: the virtual clock's first reading, Unix seconds.
         loss: chance that a delivery takes RETRANSMIT seconds more; breaks: that its channel breaks.
         record: keep every byte each host receives.
+        line: between any two hosts, where `lines` has no other by their names.
     """
 
     RETRANSMIT = 0.2
@@ -249,6 +296,7 @@ class World:
         loss: float = 0.0,
         breaks: float = 0.0,
         record: bool = False,
+        line: Line | None = None,
     ) -> None:
         self.now = start
         self.seed = seed
@@ -262,6 +310,8 @@ class World:
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
         self._addresses: dict[str, Host] = {}
+        self.line = line
+        self.lines: dict[frozenset[str], Line] = {}
         self.apart: set[frozenset[str]] = set()  # names of two hosts that no RTC connection can join
 
     # -- building
@@ -375,7 +425,7 @@ class World:
             return
         other = Pipe(target, target.driver.accept())
         target.pipes[other.channel] = other
-        pipe.peer, other.peer = other, pipe
+        self._connect(pipe, other)
         pipe.host.seen.add(target.name)
         target.seen.add(pipe.host.name)
         target.driver.opened(other.channel, protocol)
@@ -398,7 +448,7 @@ class World:
             one.open = two.open = False
             return
         pipes = [Pipe(end.host, end.channel) for end in (one, two)]
-        pipes[0].peer, pipes[1].peer = pipes[1], pipes[0]
+        self._connect(*pipes)
         for pipe, other in zip(pipes, reversed(pipes), strict=True):
             pipe.host.pipes[pipe.channel] = pipe
             pipe.host.seen.add(other.host.name)
@@ -419,7 +469,11 @@ class World:
 
             self.later(0.0, noticed)
             return
-        arrival = pipe.busy_until = max(self.now + self.latency(), pipe.busy_until)
+        if pipe.line is None:
+            arrival = pipe.busy_until = max(self.now + self.latency(), pipe.busy_until)
+        else:
+            pipe.free = max(pipe.free, self.now) + len(data) / pipe.line.rate
+            arrival = pipe.busy_until = pipe.free + pipe.line.delay
 
         def deliver() -> None:
             if peer.open and peer.host.alive and not peer.host.hung:
@@ -429,7 +483,35 @@ class World:
                     peer.host.received += data
                 peer.host.driver.received(peer.channel, data)
 
-        self.at(arrival, deliver)
+        self.at(arrival, lambda: self._arrive(peer, len(data), deliver))
+
+    def drain(self, pipe: Pipe) -> None:
+        """Tell the host when its congested pipe is that no more."""
+        if not pipe.open or not pipe.host.alive or not pipe.congested:
+            return
+        assert pipe.line is not None and pipe.peer is not None
+        if pipe.unsent <= LOW_WATER:
+            pipe.congested = False
+            pipe.host.driver.drained(pipe.channel)
+        elif not pipe.peer.paused:  # else `release` looks again
+            self.at(max(pipe.free - LOW_WATER / pipe.line.rate, self.now + 1e-6), lambda: self.drain(pipe))
+
+    def release(self, pipe: Pipe) -> None:
+        """The host reads again what was held."""
+        while pipe.held and not pipe.paused:
+            pipe.held.popleft()[1]()
+        if pipe.peer is not None and not pipe.paused:
+            self.drain(pipe.peer)
+
+    def _arrive(self, pipe: Pipe, size: int, call: Callable[[], None]) -> None:
+        if pipe.paused or pipe.held:
+            pipe.held.append((size, call))
+        else:
+            call()
+
+    def _connect(self, one: Pipe, two: Pipe) -> None:
+        one.peer, two.peer = two, one
+        one.line = two.line = self.lines.get(frozenset((one.host.name, two.host.name)), self.line)
 
     def hang_up(self, pipe: Pipe, reason: str) -> None:
         pipe.open = False
@@ -443,7 +525,8 @@ class World:
                 peer.host.pipes.pop(peer.channel, None)
                 peer.host.driver.closed(peer.channel, reason)
 
-        self.at(max(self.now + self.latency(), pipe.busy_until), closed)
+        arrival = max(self.now + (self.latency() if pipe.line is None else pipe.line.delay), pipe.busy_until)
+        self.at(arrival, lambda: self._arrive(peer, 0, closed))
 
 
 def _knows(end: PeerConnection, other: PeerConnection) -> bool:

@@ -33,7 +33,10 @@ class Web:
         self.tls = None
         self.body = bytearray()
 
-    def exit_circuit(self, on_ready, on_failed, now, *, avoid=()):
+    def serves(self, circuit, host, port):
+        return True
+
+    def exit_circuit(self, host, port, on_ready, on_failed, now, *, avoid=()):
         """Stands for the pool."""
         if self.no_exit:
             on_failed(Why(PathWhy.NO_EXIT), now)
@@ -316,7 +319,7 @@ def test_other_exits_are_tried_and_then_a_person_is_told(web, reason):
     assert web.failed() and len(web.circuits) == ATTEMPTS and web.quiet()
 
 
-@pytest.mark.parametrize("reason", ["refused", "resolve", "reset", "something"])
+@pytest.mark.parametrize("reason", ["refused", "resolve", "reset"])
 def test_what_another_exit_would_not_mend_is_told_at_once(web, reason):
     web.fetch()
     web.service.closed(web.channel, reason, web.net.now)
@@ -395,7 +398,7 @@ def test_cancel_closes_everything_and_is_told_once(web):
 
 def test_a_circuit_that_comes_after_cancel_is_closed(web):
     ready = []
-    web.exit_circuit = lambda on_ready, on_failed, now, *, avoid: ready.append(on_ready)
+    web.exit_circuit = lambda host, port, on_ready, on_failed, now, *, avoid: ready.append(on_ready)
     fetch = web.fetch()
     fetch.cancel(web.net.now)
     circuit = web.net.build(web.client, [web.entry, web.exit])

@@ -1,6 +1,6 @@
 """TLS for the page: BoringSSL, compiled to WebAssembly.
 
-Does: get its sources and a compiler as the lists in web/tls/ pin them, and compile them with web/tls/engine.cc. Equal
+Does: get its sources and a compiler as the lists in web/tls/ pin them, and compile them with what is beside. Equal
 sources give equal bytes on every machine.
 Does not: compile again until something of these changes: it takes minutes.
 """
@@ -10,10 +10,12 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shutil
 import sys
 import tarfile
 from base64 import b64decode
 from concurrent.futures import ThreadPoolExecutor
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from web.bundling.inventory import Component, python_components
@@ -21,21 +23,28 @@ from web.bundling.setup import digest_of, stamped
 from web.bundling.steps import ROOT, run, step
 
 COMPILER, SOURCE = "web/tls/compiler.txt", "web/tls/source.txt"
-ENGINE = "web/tls/engine.cc"
+ENGINE, VECTORS = "web/tls/engine.cc", "web/tls/emmintrin.h"
 WORK = ROOT / "build" / "tls"
 TOOLS = WORK / "tools"
 CARRIER = "grpcio"
 """The Python package whose source archive carries BoringSSL. Nothing else of it is used."""
 CARRIED = "third_party/boringssl-with-bazel/"
 
-# What a connection needs no part of; crypto/fipsmodule is one source, which includes the others there.
-LEFT_OUT = ("test", "fipsmodule", "cms", "hrss", "pkcs7", "slhdsa", "trust_token", "blake2")
+# Folders and files that a client needs no part of: the linker would drop them, and it fails where it lacks one.
+# crypto/fipsmodule is one source, which includes the others there.
+LEFT_OUT = (
+    *("test", "*_test.cc", "fipsmodule", "cms", "hrss", "pkcs7", "slhdsa", "trust_token", "blake2"),
+    *("aes", "base64", "dh", "pem", "pkcs8", "rc4", "xwing"),
+    *("by_*", "cpu_*", "d1_[lp]*", "dtls_m*", "e_aes*", "e_rc*", "handoff.cc", "handshake_server.cc"),
+    *("hash_to_curve.cc", "p_dh.cc", "p_hkdf.cc", "p_xwing.cc", "poly1305_*", "scrypt.cc", "spake25519.cc"),
+    *("ssl_asn1.cc", "ssl_file.cc"),
+)
 INCLUDING = "crypto/fipsmodule/bcm.cc"
-TARGET = ("-target", "wasm32-wasi", "-Oz")
+TARGET = ("-target", "wasm32-wasi", "-Oz", "-msimd128")
 COMPILE = (
     *("-std=c++17", "-fno-exceptions", "-fno-rtti", "-fno-sanitize=all", "-ffunction-sections", "-fdata-sections"),
     *("-fvisibility=hidden", "-Iinclude", "-I.", "-DNDEBUG", "-DBORINGSSL_IMPLEMENTATION", "-DOPENSSL_SMALL"),
-    *("-DOPENSSL_NO_ASM", "-DOPENSSL_NO_SOCK", "-DOPENSSL_NO_FILESYSTEM"),
+    *("-DOPENSSL_NO_ASM", "-DOPENSSL_NO_SOCK", "-DOPENSSL_NO_FILESYSTEM", "-DOPENSSL_SSE2"),
     "-DOPENSSL_NO_THREADS_CORRUPT_MEMORY_AND_LEAK_SECRETS_IF_THREADED",  # the module runs in one thread
 )
 LINK = ("-mexec-model=reactor", "-Wl,--gc-sections", "-Wl,--strip-all", "-Wl,-z,stack-size=262144")
@@ -46,7 +55,7 @@ AGAIN = "If the network is down, run this command again when it is back."
 def engine() -> bytes:
     """The module (tls.wasm). Raises BuildError."""
     wasm, stamp = WORK / "tls.wasm", WORK / "of"
-    of = digest_of([COMPILER, SOURCE, ENGINE, "web/bundling/tls.py"])  # as it is when the work begins
+    of = digest_of([COMPILER, SOURCE, ENGINE, VECTORS, "web/bundling/tls.py"])  # as it is when the work begins
 
     def made() -> str:
         return f"{of} {hashlib.sha256(wasm.read_bytes() if wasm.is_file() else b'').hexdigest()}"
@@ -101,20 +110,21 @@ def compile_with(source: Path, wasm: Path) -> None:
     """Compile in the sources' own folder: their names, which errors carry, are then the same on every machine."""
     found = [*source.glob("ssl/*.cc"), *source.glob("crypto/**/*.cc"), *source.glob("gen/crypto/err_data.cc")]
     names = sorted(path.relative_to(source).as_posix() for path in found)
-    names = [name for name in names if not name.endswith("_test.cc") and not set(LEFT_OUT) & set(name.split("/"))]
-    (source / "engine.cc").write_bytes((ROOT / ENGINE).read_bytes())
+    names = [name for name in names if not any(fnmatchcase(part, out) for part in name.split("/") for out in LEFT_OUT)]
+    for own in (ENGINE, VECTORS):
+        shutil.copy(ROOT / own, source)
     environment = {**os.environ, **{f"ZIG_{kind}_CACHE_DIR": str(WORK / "cache") for kind in ("LOCAL", "GLOBAL")}}
 
-    def compiler(log: str, *arguments: str | Path) -> None:
-        command = [TOOLS / "bin" / "python", "-m", "ziglang", "c++", *TARGET, *arguments]
+    def compiler(language: str, log: str, *arguments: str | Path) -> None:
+        command = [TOOLS / "bin" / "python", "-m", "ziglang", language, *TARGET, *arguments]
         run(command, "The sources that are pinned do not compile.", f"tls-{log}", cwd=source, env=environment)
 
     def compiled(name: str) -> Path:
         result = source / f"{name}.o"
-        compiler("compile/" + name.replace("/", "-"), *COMPILE, "-c", name, "-o", result)
+        compiler("c++", "compile/" + name.replace("/", "-"), *COMPILE, "-c", name, "-o", result)
         return result
 
     step("Compiling the page's TLS, which takes minutes")
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         objects = list(pool.map(compiled, ["engine.cc", INCLUDING, *names]))
-    compiler("link", *LINK, *objects, "-o", wasm)
+    compiler("cc", "link", *LINK, *objects, "-o", wasm)

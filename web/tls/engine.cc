@@ -14,6 +14,7 @@
 #include <openssl/x509.h>
 #include <stdlib.h>
 #include <string.h>
+#include <algorithm>
 
 #define EXPORT(name) extern "C" __attribute__((export_name(#name)))
 
@@ -107,6 +108,15 @@ int verify(X509_STORE_CTX *store, void *) {
 }
 
 }  // namespace
+
+// All that BoringSSL needs linked of the C++ library, whose names these are: compiling that library takes half a minute.
+void operator delete(void *, size_t) noexcept { abort(); }  // BoringSSL frees by itself
+void std::__libcpp_verbose_abort(const char *, ...) noexcept { abort(); }
+template <class Less, class Iterator> void std::__sort(Iterator first, Iterator last, Less) {
+  std::make_heap(first, last);
+  std::sort_heap(first, last);
+}
+template void std::__sort<std::__less<uint16_t> &>(uint16_t *, uint16_t *, std::__less<uint16_t> &);
 
 EXPORT(buffer) uint8_t *tls_buffer() { return io; }
 EXPORT(allocate) void *tls_allocate(size_t size) { return OPENSSL_malloc(size); }

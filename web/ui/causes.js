@@ -59,6 +59,10 @@ export const CAUSES = {
   "no-exit": "No exit is known that could fetch this: the network needs a node with the role exit.",
   "entry-silent": noCircuit("the first relay of the path could not be reached."),
   "relay-silent": noCircuit("a relay of the path did not answer."),
+  "no-consensus": noCircuit("there is no list of Tor's relays that is still valid."),
+  "few-descriptors": ({ known, needed }) =>
+    noCircuit(`too few of Tor's relays are known. They allow ${known} % of all paths, ${needed} % are needed.`),
+  "no-guard-descriptor": noCircuit("the keys of the relay that circuits begin with are not known yet."),
   "facilitator-lost": ({ detail }) => `The connection to the facilitator was lost${because(detail)}.`,
   "facilitator-unreachable": ({ detail }) => `The facilitator cannot be reached${because(detail)}.`,
   "facilitator-silent": "The facilitator does not answer.",

@@ -198,12 +198,23 @@ function createTimer(tick) {
   };
 }
 
+const PART = 1 << 20; // bytes that become one Blob: each costs a message to another process, however small it is
+
 /** Gathers what an exit fetched; the browser keeps Blobs on disk when they grow. */
 function createBody() {
   const parts = [];
+  let loose = [];
+  let size = 0;
   return {
-    add: (view) => parts.push(new Blob([view])),
-    blob: () => new Blob(parts, { type: "application/octet-stream" }),
+    add(view) {
+      loose.push(view);
+      size += view.length;
+      if (size < PART) return;
+      parts.push(new Blob(loose));
+      loose = [];
+      size = 0;
+    },
+    blob: () => new Blob([...parts, ...loose], { type: "application/octet-stream" }),
   };
 }
 

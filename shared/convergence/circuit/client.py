@@ -1,7 +1,8 @@
 """A circuit at its origin: builds it hop by hop, wraps and unwraps all layers.
 
-Does: CREATE2 and EXTEND2 with ntor, RELAY_EARLY for extending and for the first cells after that, tell which hop a cell
-came from, close on any cell that cannot be placed. It knows its path and never what it is for.
+Does: CREATE2 and EXTEND2 with ntor, CREATE_FAST to a directory, RELAY_EARLY for extending and for the first cells after
+that, tell which hop a cell came from, close on any cell that cannot be placed. It knows its path and never what it is
+for.
 Does not: choose nodes, time out, retry (path/), or relay for others (relay.py).
 """
 
@@ -22,7 +23,7 @@ from convergence.pipes.duplex import Handler
 from convergence.ports import Crypto, Rng
 from convergence.states import TIMEOUT, StateMachine, Table
 from convergence.wire.cells import PAYLOAD_LEN, Command
-from convergence.wire.create import Create2, Created2, HandshakeType
+from convergence.wire.create import FAST_LEN, Create2, Created2, HandshakeType
 from convergence.wire.relay import (
     MAX_RELAY_EARLY,
     Begin,
@@ -198,11 +199,14 @@ class ClientCircuit:
         if self._endpoint is not None:
             self._endpoint.settle(now)
 
-    def created(self, payload: bytes, now: float) -> None:
-        """CREATED2 from the first hop."""
+    def created(self, payload: bytes, fast: bool, now: float) -> None:
+        """CREATED2 or CREATED_FAST from the first hop."""
         if self._hops:
             raise RemoteError("CREATED2 twice")
-        self._finish_handshake(Created2.parse(payload).handshake_data, now)
+        assert self._handshake is not None
+        if fast != (self._handshake.kind == HandshakeType.FAST):
+            raise RemoteError("CREATED_FAST in answer to CREATE2, or the reverse")
+        self._finish_handshake(payload[: 2 * FAST_LEN] if fast else Created2.parse(payload).handshake_data, now)
 
     def create(self, payload: bytes, now: float) -> None:
         raise RemoteError("CREATE2 on a circuit of ours")

@@ -28,6 +28,9 @@ XOFF_LIMIT = 500
 """Unread cells of a stream after which its sender is told to stop (xoff_client, xoff_exit)..."""
 XOFF_HIGHEST = 4 * XOFF_LIMIT
 """...and at most, where a sender far away filled the reader's buffer again only after it had run dry."""
+XOFF_COST = XOFF_LIMIT // 2
+"""Cells that we must have sent for each XOFF that comes. Whoever sends XOFFs got XOFF_LIMIT cells for each, but some of
+them may have been under way when we got the one before. So cells count that were sent before it."""
 MAX_UNREAD = 2 * CWND_MAX
 """Cells that may wait at the streams of one circuit beyond their limits, for readers that stopped: 16 MiB. A stream
 that gets one more is ended."""
@@ -47,7 +50,7 @@ class Parameters:
     sendme_inc: int = 31
     cwnd_init: int = 4 * OUTBUF_CELLS
     cwnd_min: int = 4 * 31
-    cwnd_inc: int = 31
+    cwnd_inc: int = 4 * 31  # less than from alpha to beta; with C tor's 31 a far stream takes minutes to recover
     cwnd_inc_pct_ss: int = 50  # percent of what a SENDME acknowledges, in slow start
     cwnd_full_gap: int = 4  # in units of sendme_inc
     cwnd_full_minpct: int = 25  # percent
@@ -181,7 +184,7 @@ class Vegas:
 class XonXoff:
     """A StreamFlow: no window, but a sign to stop."""
 
-    __slots__ = ("room", "_circuit", "_unread", "_limit", "_peak", "_since_xoff")
+    __slots__ = ("room", "_circuit", "_unread", "_limit", "_peak", "_came", "_earned")
 
     def __init__(self, circuit: Vegas) -> None:
         self.room = UNLIMITED
@@ -189,24 +192,28 @@ class XonXoff:
         self._unread = 0  # cells that came and were not consumed
         self._limit = XOFF_LIMIT
         self._peak = 0  # the most that were unread since our XOFF, while it is out
-        self._since_xoff = 0  # cells that we have sent since their last one
+        self._came = 0  # cells since our last XON
+        self._earned = 0  # cells that we have sent and that no XOFF was for; CWND_MAX at most
 
     @property
     def late(self) -> int:
         return CWND_MAX
 
     def sent(self, cells: int) -> None:
-        self._since_xoff += cells
+        self._earned = min(self._earned + cells, CWND_MAX)
 
     def received(self) -> Sequence[Message]:
         self._unread += 1
+        self._came += 1
         if self._unread <= self._limit:
             return ()
         self._circuit.overshoot += 1
         if self._circuit.overshoot > MAX_UNREAD:
             raise StreamError("DATA in spite of XOFF", EndReason.RESOURCELIMIT)
-        stopped, self._peak = self._peak > 0, max(self._peak, self._unread)
-        return () if stopped else (_XOFF,)
+        stopped = self._peak > 0
+        if stopped or self._came >= XOFF_LIMIT:
+            self._peak = max(self._peak, self._unread)
+        return (_XOFF,) if self._peak and not stopped else ()
 
     def consumed(self, cells: int) -> Sequence[Message]:
         before = self._over
@@ -216,7 +223,7 @@ class XonXoff:
             # What comes after this XON is a round trip away. The farther the sender is, the more came after our XOFF,
             # and the more has to be here so that the reader does not wait.
             self._limit = min(max(self._peak // 2, XOFF_LIMIT), XOFF_HIGHEST)
-            self._peak = 0
+            self._peak = self._came = 0
         self._circuit.overshoot += self._over - before
         return (_XON,) if due else ()
 
@@ -226,9 +233,9 @@ class XonXoff:
             self.room = UNLIMITED
         elif command == RelayCommand.XOFF:
             Xoff.parse(payload)
-            if self._since_xoff < XOFF_LIMIT // 2:
+            if self._earned < XOFF_COST:
                 raise StreamError("XOFF that was not due")
-            self._since_xoff = 0
+            self._earned -= XOFF_COST
             self.room = 0
         else:
             raise RemoteError(f"relay command {command} was not expected on a stream")

@@ -33,7 +33,7 @@ MessageHook = Callable[[int, bytes, float], None]
 ResolveHook = Callable[[int, str, float], None]
 """on_resolve(stream_id, host, now): answer with `resolved`, now or later."""
 ResolvedReply = Callable[[Resolved | None, float], None]
-"""reply(answers, now); None when the circuit ended first."""
+"""reply(answers, now); None when the far end answered with END, or the circuit ended first."""
 
 
 class Endpoint:
@@ -124,8 +124,9 @@ class Endpoint:
         return self.entries.get(stream_id)
 
     def accept_stream(self, stream_id: int) -> Stream:
-        """Take a pending BEGIN; CONNECTED goes out when the stream's `accept` is called."""
+        """Take a pending BEGIN; CONNECTED goes out when the stream's `accept` is called; DATA waits for that."""
         stream = self._new_stream(stream_id)
+        stream.holds = True
         self._keep(stream_id, stream)
         return stream
 
@@ -272,8 +273,8 @@ class Endpoint:
             self._begin(stream_id, command, payload, now)
         elif command == RelayCommand.RESOLVE and self.on_resolve is not None:
             self.on_resolve(stream_id, Resolve.parse(payload).host, now)
-        elif command == RelayCommand.RESOLVED and stream_id in self._resolving:
-            answers = Resolved.parse(payload)
+        elif stream_id in self._resolving and command in (RelayCommand.RESOLVED, RelayCommand.END):
+            answers = Resolved.parse(payload) if command == RelayCommand.RESOLVED else None
             self._resolving.pop(stream_id)(answers, now)
         else:
             self._stream_message(command, stream_id, payload, now)

@@ -7,6 +7,7 @@ Does not: resolve, connect, or judge addresses: the shell does, under its exit p
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ from convergence.circuit.streams import Stream
 from convergence.effects import CloseLink, Failure, Pause, Protocol, Send
 from convergence.errors import EndReason, ParseError
 from convergence.limits import gives_way
+from convergence.link.meter import Meter
 from convergence.outbox import Outbox
 from convergence.pipes.duplex import Handler, Pipe, join
 from convergence.wire.relay import Answer, AnswerType, Begin, Connected, RelayCommand, Resolved, reverse_address
@@ -24,6 +26,7 @@ MAX_EXIT_STREAMS = 768  # at once, unless the shell bears fewer; when they are t
 MAX_CIRCUIT_STREAMS = 64  # on one circuit; else one user could take all
 IDLE_LIMIT = 300.0  # seconds without a byte either way, after which a stream ends
 LOOK_INTERVAL = 10.0  # seconds between two looks for idle streams
+MAX_WAITING = 64 << 20  # bytes that servers leave unread on all streams; beyond, whoever has most loses a stream
 MAX_RESOLVES = 1024  # look-ups under way; for one more, whoever has most is told to try again
 RESOLVE_TTL = 60  # seconds that an origin may keep an answer; coarse, so that it tells nothing of our cache
 MAX_ANSWERS = 8
@@ -61,6 +64,7 @@ class ExitService:
         self._source_of = source_of
         self._most = streams
         self._streams: dict[int, TcpPipe] = {}  # the one that has been idle longest first
+        self._waiting = Meter(MAX_WAITING)
         self._look_ups: dict[_LookUp, None] = {}  # the oldest first
         self._looking = False
 
@@ -140,7 +144,26 @@ class ExitService:
         """The stream has ended, or is about to: close the channel."""
         stream = self._streams.pop(channel, None)
         if stream is not None and not stream.closed:
+            self.read(stream)
             self._outbox.emit(CloseLink(channel))
+
+    def unread(self, stream: TcpPipe, size: int, now: float) -> None:
+        """So many bytes more wait for a server that does not read. The source that has most waiting may lose the stream
+        that has most: this bounds what all origins together can leave here, whether or not they heed XOFF."""
+        stream.waiting += size
+        self._waiting.add(size)
+        while self._waiting.used > self._waiting.limit:
+            waiting: Counter[Hashable] = Counter()
+            for other in self._streams.values():
+                waiting[other.source] += other.waiting
+            crowded = max(waiting, key=lambda source: waiting[source])
+            of_it = (other for other in self._streams.values() if other.source == crowded)
+            max(of_it, key=lambda other: other.waiting).cut(EndReason.RESOURCELIMIT, now)
+
+    def read(self, stream: TcpPipe) -> None:
+        """Nothing waits for this stream's server any more."""
+        self._waiting.remove(stream.waiting)
+        stream.waiting = 0
 
     def used(self, channel: int, now: float) -> None:
         """Bytes passed, either way."""
@@ -197,6 +220,7 @@ class TcpPipe(Pipe):
         self.stream = stream
         self.closed = False
         self.congested = False
+        self.waiting = 0  # bytes written since the channel is congested
         self.used = 0.0  # when bytes passed last, in steady time
         self._service = service
         self._outbox = outbox
@@ -215,6 +239,8 @@ class TcpPipe(Pipe):
     def write(self, data: bytes, now: float) -> None:
         self._service.used(self._channel, now)
         self._outbox.emit(Send(self._channel, [data]))
+        if self.congested:
+            self._service.unread(self, len(data), now)
 
     def end(self, now: float, code: int = EndReason.DONE) -> None:
         self._service.forget(self._channel)
@@ -236,12 +262,16 @@ class TcpPipe(Pipe):
 
     def hold(self, congested: bool, now: float) -> None:
         self.congested = congested
-        if not congested and self.handler is not None:
+        if congested:
+            return
+        self._service.read(self)
+        if self.handler is not None:
             self.handler.drained(now)
 
     def channel_closed(self, reason: EndReason, now: float) -> None:
         """What came of the channel still goes out, whatever closed it."""
         self.closed = True
+        self._service.read(self)
         self.stream.end(now, reason)
 
     def _pause(self, paused: bool) -> None:

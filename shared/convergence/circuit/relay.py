@@ -221,7 +221,7 @@ class RelayCircuit:
         self._pass_on(run[start:], early)
         self.endpoint.settle(now)
 
-    def created(self, payload: bytes, now: float) -> None:
+    def created(self, payload: bytes, fast: bool, now: float) -> None:
         raise RemoteError("CREATED2 from the side of the origin")
 
     def create(self, payload: bytes, now: float) -> None:
@@ -378,9 +378,11 @@ class _NextHop:
             raise RemoteError("RELAY before CREATED2")
         self._circuit.pass_back(run, now)
 
-    def created(self, payload: bytes, now: float) -> None:
+    def created(self, payload: bytes, fast: bool, now: float) -> None:
         if self.open:
             raise RemoteError("CREATED2 twice")
+        if fast:
+            raise RemoteError("CREATED_FAST in answer to CREATE2")
         reply = Created2.parse(payload).handshake_data
         if len(reply) > MAX_REPLY:
             raise RemoteError("CREATED2 holds more than EXTENDED2 can carry")

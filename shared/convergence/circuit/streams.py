@@ -22,6 +22,7 @@ from convergence.wire.relay import RelayCommand, RelayFormat
 
 SEND_BUFFER_HIGH = 1 << 18  # bytes, about a stream window; above it a stream is congested: stop producing
 SEND_BUFFER_LOW = 1 << 16  # bytes; below it the handler is told to go on
+MAX_OPTIMISTIC = 1 << 14  # bytes that go out before CONNECTED: a request, or a ClientHello
 
 
 class StreamOwner(Shape):
@@ -68,12 +69,19 @@ class Entry(Shape):
 
 
 class Stream(Pipe):
-    """A stream whose bytes are used here: a Duplex. Tor's END ends both ways, so `end` does too, once all is sent."""
+    """A stream whose bytes are used here: a Duplex. Tor's END ends both ways, so `end` does too, once all is sent.
+
+    Attributes:
+        optimistic: bytes that may still go out before CONNECTED comes (tor-spec 6.2, "optimistic data").
+        holds: whether DATA that comes before `accept` waits for it; else it breaks a rule.
+    """
 
     def __init__(self, owner: StreamOwner, stream_id: int, flow: StreamFlow, format: RelayFormat) -> None:
         self.id = stream_id
         self.handler: Handler | None = None
         self.flow = flow
+        self.optimistic = 0
+        self.holds = False
         self._owner = owner
         self._format = format
         self._open = False
@@ -104,7 +112,7 @@ class Stream(Pipe):
         self._queue.append(data)
         self._queued += len(data)
         self._was_congested = self._was_congested or self.congested
-        if self._open:
+        if self._open or self.optimistic:
             self._owner.wake(self)
 
     def end(self, now: float, code: int = EndReason.DONE) -> None:
@@ -143,10 +151,14 @@ class Stream(Pipe):
 
     @property
     def ready(self) -> bool:
-        return self._queued > 0 and self.flow.room > 0 and self._open and not self._closed
+        may_send = self._open or self.optimistic > 0
+        return self._queued > 0 and self.flow.room > 0 and may_send and not self._closed
 
     def take(self, limit: int) -> list[bytes]:
         wanted = min(limit, self.flow.room) * self._format.max_data
+        if not self._open:
+            wanted = min(wanted, self.optimistic)
+            self.optimistic -= min(wanted, self._queued)
         parts = []
         while self._queue and wanted > 0:
             part = self._queue.popleft()
@@ -163,7 +175,7 @@ class Stream(Pipe):
         return cells
 
     def settle(self, now: float) -> None:
-        if self._inbox and not self._closed:
+        if self._inbox and self._open and not self._closed:
             data, cells = b"".join(self._inbox), len(self._inbox)
             self._inbox.clear()
             if self.handler is not None:
@@ -179,7 +191,7 @@ class Stream(Pipe):
                 self.handler.drained(now)
 
     def on_data(self, cell: bytes, length: int) -> None:
-        if not self._open:
+        if not self._open and not self.holds:
             raise StreamError("DATA before CONNECTED")
         if length:
             start = self._format.header_len
@@ -215,6 +227,8 @@ class Stream(Pipe):
         self._open = True
         if self.handler is not None:
             self.handler.opened(now)
+        if self._inbox:
+            self.settle(now)
         if self.ready:
             self._owner.wake(self)
 

@@ -36,7 +36,7 @@ from convergence.wire.cells import (
     is_variable,
     payloads,
 )
-from convergence.wire.create import Create2, Destroy, create_fast, created_fast
+from convergence.wire.create import Create2, Destroy, create_fast
 from convergence.wire.padding import PaddingNegotiate
 
 MAX_CIRCUITS = 16384  # on one link; a CREATE2 beyond is answered with DESTROY
@@ -63,7 +63,9 @@ class CircuitHandler(Shape):
 
     def create(self, payload: bytes, now: float) -> None: ...
 
-    def created(self, payload: bytes, now: float) -> None: ...
+    def created(self, payload: bytes, fast: bool, now: float) -> None:
+        """CREATED2 came, or CREATED_FAST."""
+        ...
 
     def destroyed(self, reason: int, now: float) -> None:
         """DESTROY came or the link is gone; the id is free again."""
@@ -421,9 +423,9 @@ class Link:
         try:
             if command == _CREATED2:
                 self._answered(circ_id)
-                handler.created(payload, now)
+                handler.created(payload, False, now)
             elif command == Command.CREATED_FAST:
-                handler.created(created_fast(payload), now)
+                handler.created(payload, True, now)
             elif command == _DESTROY:
                 self._forget(circ_id)
                 handler.destroyed(Destroy.parse(payload).reason, now)

@@ -33,8 +33,7 @@ class _SigningKey:
     """A signing key that its authority vouched for."""
 
     key: RsaKey
-    published: int
-    expires: int
+    certificate: KeyCertificate
 
 
 class ConsensusDirectory:
@@ -103,14 +102,19 @@ class ConsensusDirectory:
             try:
                 if name[0] not in self._authorities or name not in asked:
                     raise CryptoError("a key certificate that was not asked for")
-                self._keys[name] = _SigningKey(check_certificate(cert, now), cert.published, cert.expires)
+                self._keys[name] = _SigningKey(check_certificate(cert, now), cert)
             except RemoteError as error:
                 refused.append(str(error))
         for identity in self._authorities:
-            keys = sorted((key.published, name) for name, key in self._keys.items() if name[0] == identity)
+            keys = sorted((key.certificate.published, name) for name, key in self._keys.items() if name[0] == identity)
             for _, name in keys[:-MAX_SIGNING_KEYS]:
                 del self._keys[name]
         return refused
+
+    @property
+    def certificates(self) -> bytes:
+        """Those that were taken over, to be kept."""
+        return b"".join(key.certificate.data for key in self._keys.values())
 
     def update(self, consensus: Consensus, now: float) -> bool:
         """Take over a consensus. Returns whether it is news; the one in use is none.
@@ -160,7 +164,7 @@ class ConsensusDirectory:
 
     def _signing_key(self, name: CertificateName, now: float) -> _SigningKey | None:
         key = self._keys.get(name)
-        return key if key and now < key.expires else None
+        return key if key and now < key.certificate.expires else None
 
 
 def check_certificate(cert: KeyCertificate, now: float) -> RsaKey:

@@ -1,10 +1,10 @@
-"""Connections through exits: streams to host:port that share circuits with their own kind only.
+"""Connections and look-ups through exits, which share circuits with their own kind only.
 
-Does: keep some circuits to exits for each isolation key, open streams on them, try other exits while none has opened a
-stream, renew circuits before they tell too much, end those that nobody uses.
+Does: keep some circuits to exits for each isolation key, open streams to host:port and ask for names on them, try other
+exits while none has opened a stream or answered, renew circuits before they tell too much, end those that nobody uses.
 Does not: build circuits (pool.py), resolve names (the exit does), or know where keys come from.
 
-Two connections share a circuit only if their keys are equal: an exit learns that what comes through one circuit belongs
+Two of them share a circuit only if their keys are equal: an exit learns that what comes through one circuit belongs
 together. A circuit never passes from one key to another.
 """
 
@@ -16,15 +16,17 @@ from functools import partial
 from typing import Protocol as Shape
 
 from convergence.circuit.client import ClientCircuit
-from convergence.circuit.streams import Stream
+from convergence.circuit.streams import MAX_OPTIMISTIC
 from convergence.errors import DestroyReason, EndReason, LocalError, StreamError, Why
 from convergence.limits import PerMinute
 from convergence.outbox import Outbox, Timer
 from convergence.path.place import Failed, Ready
+from convergence.pipes.duplex import Duplex, Handler, Pipe
 from convergence.pipes.pending import Pending
 from convergence.states import TIMEOUT, StateMachine, Table
 from convergence.wire.address import is_reserved
-from convergence.wire.relay import Begin, format_target
+from convergence.wire.relay import AnswerType, Begin, Resolve, Resolved, format_target
+from convergence.wire.target import Protocols
 
 MAX_DIRTINESS = 600.0  # seconds after its first use in which a circuit takes new streams (Tor's MaxCircuitDirtiness)
 LINGER = 30.0  # seconds a circuit without streams is kept: a program's next request often comes soon
@@ -34,10 +36,11 @@ MAX_CIRCUITS = 128  # of all keys, and so keys; for one more, the one that has b
 CIRCUITS_PER_MINUTE = 12  # of one key: a page that names hosts which hang makes us try many exits
 EXITS_TRIED = 3  # for one connection
 ANSWER_LIMIT = 15.0  # seconds an exit has to connect; then another is tried
+LOOK_UP_PORT = 443  # names are looked up by exits that connect to it: it is where programs mostly go next
 TRY_ELSEWHERE = frozenset(
     (
         *(EndReason.EXITPOLICY, EndReason.DESTROY, EndReason.TIMEOUT, EndReason.NOROUTE),
-        *(EndReason.HIBERNATING, EndReason.RESOURCELIMIT),
+        *(EndReason.HIBERNATING, EndReason.RESOURCELIMIT, EndReason.MISC),
     )
 )
 """Refusals that another exit might not give. The others are about the host itself."""
@@ -47,8 +50,10 @@ class ExitCircuits(Shape):
     """Where circuits come from (pool.py)."""
 
     def exit_circuit(
-        self, on_ready: Ready, on_failed: Failed, now: float, *, avoid: Collection[bytes] = ()
+        self, host: str, port: int, on_ready: Ready, on_failed: Failed, now: float, *, avoid: Collection[bytes] = ()
     ) -> None: ...
+
+    def serves(self, circuit: ClientCircuit, host: str, port: int) -> bool: ...
 
 
 class State(Enum):
@@ -80,19 +85,34 @@ SHARED = Table(
 class ExitPipe(Pending):
     """A pipe to host:port. Tor's END ends both ways, so `end` does too, once all is sent.
 
+    Args:
+        optimistic: whether what is written goes out before an exit has connected.
+
     Attributes:
         on_retry: called with `now` when another exit is tried.
     """
 
-    def __init__(self, owner: ExitConnections, outbox: Outbox, target: str, key: Hashable, now: float) -> None:
+    def __init__(
+        self,
+        owner: ExitConnections,
+        outbox: Outbox,
+        host: str,
+        port: int,
+        key: Hashable,
+        now: float,
+        *,
+        optimistic: bool = False,
+    ) -> None:
+        self.target = Begin.to(format_target(host, port)).target
         super().__init__(outbox, partial(owner.refused, self), partial(owner.over, self), now)
         self.on_retry: Callable[[float], None] = lambda now: None
-        self.target = target
+        self.host, self.port = host, port
         self.key = key
         self.shared: _Shared | None = None  # the circuit it is on, or waits for
         self.refused_by: list[bytes] = []  # identities of exits
         self.tries = EXITS_TRIED
         self._outbox = outbox
+        self._optimistic = optimistic
         self._answer: Timer | None = None
 
     @property
@@ -101,18 +121,28 @@ class ExitPipe(Pending):
         return None if self.shared is None else self.shared.circuit
 
     def open_on(self, circuit: ClientCircuit, now: float) -> None:
-        """BEGIN on this circuit."""
+        """Ask the exit of this circuit."""
         try:
-            stream = circuit.open_stream(self.target, self, now)
+            carrier = self._ask(circuit, now)
         except (LocalError, StreamError):  # it closed just now
             self.aborted(EndReason.DESTROY, now)
             return
-        self.bind(stream)
-        if stream.closed:  # BEGIN was one cell too many for a full link
+        if carrier.closed:  # what we asked was one cell too many for a full link
             self.aborted(EndReason.DESTROY, now)
         else:
-            silent = partial(self._silent, stream, self._outbox.steady(now))
+            silent = partial(self._silent, carrier, self._outbox.steady(now))
             self._answer = self._outbox.call_at(now + ANSWER_LIMIT, silent)
+
+    def _ask(self, circuit: ClientCircuit, now: float) -> Duplex:
+        """BEGIN. Binds what carries this pipe once it opens."""
+        stream = circuit.open_stream(self.target, self, now)
+        self.bind(stream)
+        # tor-spec 6.2 has exits say by their version whether they take DATA before CONNECTED. All that know congestion
+        # control do, in both networks.
+        if self._optimistic and Protocols.CONGESTION_CONTROL in circuit.path[-1].protocols:
+            stream.optimistic = MAX_OPTIMISTIC
+            self.send_ahead(now)
+        return stream
 
     def opened(self, now: float) -> None:
         self._answered(now)
@@ -131,12 +161,80 @@ class ExitPipe(Pending):
         if self.shared is not None:
             self.shared.answered = self._outbox.steady(now)
 
-    def _silent(self, stream: Stream, asked: float, now: float) -> None:
+    def _silent(self, carrier: Duplex, asked: float, now: float) -> None:
         """Blame the circuit only if it has answered nobody since: the host may be what hangs."""
         assert self.shared is not None
         self.shared.hangs = self.shared.answered <= asked
-        stream.abort(EndReason.TIMEOUT, now)
+        carrier.abort(EndReason.TIMEOUT, now)
         super().aborted(EndReason.TIMEOUT, now)
+
+
+class LookUp(ExitPipe):
+    """A look-up, as a pipe that carries nothing: it opens once an exit has found something.
+
+    Attributes:
+        found: an address, IPv4 if there is one; or the name of an address.
+    """
+
+    def __init__(
+        self, owner: ExitConnections, outbox: Outbox, question: Resolve, reverse: bool, key: Hashable, now: float
+    ) -> None:
+        super().__init__(owner, outbox, question.host, LOOK_UP_PORT, key, now)
+        self.found = ""
+        self.reverse = reverse
+
+    def _ask(self, circuit: ClientCircuit, now: float) -> Duplex:
+        """RESOLVE."""
+        question = _Question(self)
+        circuit.resolve(self.host, question.answered)
+        self.bind(question)
+        question.handler = self
+        return question
+
+
+class _Question(Pipe):
+    """The carrier of a LookUp: RESOLVE at one exit."""
+
+    congested = False
+
+    def __init__(self, look_up: LookUp) -> None:
+        self.handler: Handler | None = None
+        self.closed = False
+        self._look_up = look_up
+
+    def write(self, data: bytes, now: float) -> None:
+        """Goes nowhere."""
+
+    def end(self, now: float, code: int = EndReason.DONE) -> None:
+        self.abort(code, now)
+
+    def abort(self, code: int, now: float) -> None:
+        self.closed = True
+        self.handler = None
+
+    def consumed(self, size: int, now: float) -> None:
+        raise LocalError("a look-up hands nothing up")
+
+    def answered(self, answers: Resolved | None, now: float) -> None:
+        if self.handler is None:  # it was given up; or the circuit closed within the call that asks
+            self.closed = True
+            return
+        self._look_up.found, code = _read(answers, self._look_up.reverse)
+        if self._look_up.found:
+            self.handler.opened(now)
+        else:
+            self.handler.aborted(code, now)
+
+
+def _read(answers: Resolved | None, reverse: bool) -> tuple[str, EndReason]:
+    """What was found; else nothing, and why."""
+    if answers is None:
+        return "", EndReason.DESTROY
+    if any(item.kind == AnswerType.ERROR_TRANSIENT for item in answers.answers):
+        return "", EndReason.TIMEOUT  # of the exit's own question: another exit may hear more
+    best_first = sorted(answers.answers, key=lambda item: item.kind)  # IPv4 is 4, IPv6 is 6
+    found = (item.name if reverse else item.address for item in best_first)
+    return next(filter(None, found), ""), EndReason.RESOLVEFAILED
 
 
 class _Shared:
@@ -163,7 +261,7 @@ class _Shared:
 
 
 class ExitConnections:
-    """All connections of a node through exits."""
+    """All connections and look-ups of a node through exits."""
 
     def __init__(self, circuits: ExitCircuits, outbox: Outbox) -> None:
         self._circuits = circuits
@@ -171,21 +269,30 @@ class ExitConnections:
         self._asked = PerMinute(outbox, CIRCUITS_PER_MINUTE)
         self._shared: dict[_Shared, None] = {}  # of those that are idle, the one that has been so longest first
 
-    def connect(self, host: str, port: int, isolation: Hashable, now: float) -> ExitPipe:
+    def connect(self, host: str, port: int, isolation: Hashable, now: float, *, optimistic: bool = False) -> ExitPipe:
         """A pipe to host:port through an exit. Its handler hears nothing before this returns.
 
         Args:
             host: a name, which the exit looks up, or an address.
             isolation: connections whose keys are equal may share circuits.
+            optimistic: whether up to MAX_OPTIMISTIC bytes of what is written go to an exit before it has connected.
+                Each exit that is tried sees them, and the host hears them twice if one that it heard them from breaks.
 
         Raises LocalError for what no BEGIN can say, and for names that no exit is to hear.
         """
-        if is_reserved(host.lower()):
-            raise LocalError("names of this kind lead nowhere from an exit")
-        target = Begin.to(format_target(host, port)).target
-        pipe = ExitPipe(self, self._outbox, target, isolation, now)
+        _check(host)
+        pipe = ExitPipe(self, self._outbox, host, port, isolation, now, optimistic=optimistic)
         self._place(pipe, now)
         return pipe
+
+    def resolve(self, host: str, isolation: Hashable, now: float, *, reverse: bool = False) -> LookUp:
+        """Have an exit look a name up, or with `reverse` the name of an IP address; as `connect`. Nothing is kept for
+        the next one who asks."""
+        _check(host)
+        question = Resolve.reverse(host) if reverse else Resolve.to(host)
+        look_up = LookUp(self, self._outbox, question, reverse, isolation, now)
+        self._place(look_up, now)
+        return look_up
 
     def drop(self, isolation: Hashable, now: float) -> None:
         """End all of a key."""
@@ -225,17 +332,22 @@ class ExitConnections:
         """Give it a place on a circuit of its key that stands or is on its way; ask for one more if there is none."""
         steady = self._outbox.steady(now)
         fresh = [shared for shared in self._shared if shared.key == pipe.key and shared.fresh(steady)]
-        shared = next((shared for shared in fresh if shared.suits(pipe)), None)
+        shared = next((shared for shared in fresh if shared.suits(pipe) and self._serves(shared, pipe)), None)
         if shared is not None:
             self._enter(pipe, shared, now)
         elif self._may_ask(pipe.key, fresh, now):
             shared = self._add(pipe.key, now)
             self._enter(pipe, shared, now)
-            self._circuits.exit_circuit(
-                partial(self._stands, shared), partial(self._failed, shared), now, avoid=pipe.refused_by
-            )
+            stands, failed = partial(self._stands, shared), partial(self._failed, shared)
+            self._circuits.exit_circuit(pipe.host, pipe.port, stands, failed, now, avoid=pipe.refused_by)
         else:
             self._give_up(pipe, EndReason.RESOURCELIMIT, now)
+
+    def _serves(self, shared: _Shared, pipe: ExitPipe) -> bool:
+        """Whether its exit may connect to where the pipe leads. While it is on its way, only to the same port."""
+        if shared.circuit is None:
+            return all(other.port == pipe.port for other in shared.pipes)
+        return self._circuits.serves(shared.circuit, pipe.host, pipe.port)
 
     def _may_ask(self, key: Hashable, fresh: Collection[_Shared], now: float) -> bool:
         """Whether the key may have one more circuit; an idle one gives way to it."""
@@ -315,3 +427,8 @@ class ExitConnections:
             shared.machine.move(_GONE, now)
         if shared.circuit is not None:
             shared.circuit.destroy(DestroyReason.FINISHED, now)
+
+
+def _check(host: str) -> None:
+    if is_reserved(host.lower()):
+        raise LocalError("names of this kind lead nowhere from an exit")

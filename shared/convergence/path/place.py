@@ -21,6 +21,7 @@ from convergence.wire.target import RelayTarget
 LINK_TIMEOUT = 30.0  # seconds that the link to a first hop has to open, an introduction counted
 HOP_TIMEOUT = 6.0  # seconds a hop has to answer; then another path is tried at once
 INTRODUCED_HOP_TIMEOUT = 12.0  # the same for one that the hop before it may have to be introduced to first
+HELD_TIMEOUT = 30.0  # seconds that one waits to be allowed; then another path is tried
 ATTEMPTS = 4  # paths tried for one request
 
 Ready: TypeAlias = Callable[[ClientCircuit, float], None]
@@ -35,6 +36,7 @@ class Stage(Enum):
     LINKING = auto()  # for the first hop
     BUILDING = auto()
     INTRODUCING = auto()  # building, and the next hop may have to be introduced
+    HELD = auto()  # all hops stand, and whoever chose the path has not allowed its use yet
     READY = auto()
     PROBING = auto()  # ready, and waiting for an answer
     USED = auto()
@@ -44,6 +46,7 @@ class Stage(Enum):
 _BUILDING = {
     "hop": Stage.BUILDING,
     "introduced hop": Stage.INTRODUCING,
+    "held": Stage.HELD,
     "kept": Stage.READY,
     "taken": Stage.USED,
     "closed": Stage.GONE,
@@ -56,7 +59,9 @@ PLACE = Table(
         Stage.LINKING: {"hop": Stage.BUILDING, "closed": Stage.GONE, TIMEOUT: Stage.GONE},
         Stage.BUILDING: _BUILDING,
         Stage.INTRODUCING: _BUILDING,
+        Stage.HELD: {"kept": Stage.READY, "taken": Stage.USED, "closed": Stage.GONE, TIMEOUT: Stage.GONE},
         Stage.READY: {
+            "taken": Stage.USED,
             "probe": Stage.PROBING,
             "hop": Stage.BUILDING,
             "introduced hop": Stage.INTRODUCING,
@@ -69,6 +74,7 @@ PLACE = Table(
         Stage.LINKING: LINK_TIMEOUT,
         Stage.BUILDING: HOP_TIMEOUT,
         Stage.INTRODUCING: INTRODUCED_HOP_TIMEOUT,
+        Stage.HELD: HELD_TIMEOUT,
         Stage.PROBING: HOP_TIMEOUT,
     },
     standing={

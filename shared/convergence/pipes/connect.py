@@ -27,6 +27,7 @@ _OF_PAGES = re.compile(rb"origin|referer|cookie|sec-.*|access-control-.*")  # a 
 _ONCE = frozenset((b"host", b"proxy-authorization", b"content-length", b"transfer-encoding"))
 _ISOLATION = (b"x-tor-stream-isolation", b"tor-stream-isolation")  # Tor, http-connect.md
 
+_GRANTED = b"HTTP/1.1 200 Connection established\r\n\r\n"
 _STATUS = {
     400: "Bad Request",
     403: "Forbidden",
@@ -42,7 +43,7 @@ _STATUS = {
 
 def read_connect(caller: Caller) -> Reading[Ask]:
     """A request, its first byte included."""
-    caller.granted, caller.refused = b"HTTP/1.1 200 Connection established\r\n\r\n", _refused
+    caller.granted, caller.refused = lambda found: _GRANTED, _refused
     line = yield from _line(caller, MAX_HEAD)
     left = MAX_HEAD - len(line) - 2
     request = _REQUEST_LINE.fullmatch(line)

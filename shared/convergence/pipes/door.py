@@ -1,23 +1,35 @@
 """The front door of the local proxy: SOCKS 4, 4a, 5 and HTTP CONNECT on one port, told apart by the first byte.
 
-Does: read what a program asks for, open a pipe to there, answer in the program's own dialect once that pipe has opened
-or failed, and join the two; give each program a deadline.
-Does not: listen, or choose what carries the pipe.
+Does: read what a program asks for, open a pipe to there or have it looked up, answer in the program's own dialect once
+that is done or has failed, and join the two pipes; give each program a deadline.
+Does not: listen, look up, or choose what carries the pipe.
 
-What a program sends early waits in the pipe that is still opening, or, once that is congested, with the program.
+What a program sends early goes into the pipe that is still opening; once that is congested, it waits with the program.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from enum import Enum, auto
+from typing import Protocol as Shape
 
 from convergence.codes import Limit
 from convergence.errors import EndReason, LocalError, Problem, StreamError
 from convergence.outbox import Outbox
 from convergence.pipes.connect import read_connect
 from convergence.pipes.duplex import Duplex, Onward, tie
-from convergence.pipes.socks import SOCKS4, SOCKS5, Ask, Caller, Flaw, Reading, Refused, read_socks4, read_socks5
+from convergence.pipes.socks import (
+    SOCKS4,
+    SOCKS5,
+    Ask,
+    Caller,
+    Command,
+    Flaw,
+    Reading,
+    Refused,
+    read_socks4,
+    read_socks5,
+)
 from convergence.states import TIMEOUT, StateMachine, Table
 
 HANDSHAKE_LIMIT = 30.0  # seconds a program has to say where it wants to go
@@ -55,9 +67,9 @@ class Handshake:
         said, caller.said = bytes(caller.said), bytearray()
         return said
 
-    def granted(self) -> bytes:
-        """The answer once the far end has opened."""
-        return self._caller.granted
+    def granted(self, found: str = "") -> bytes:
+        """The answer once the far end has opened, or to a look-up."""
+        return self._caller.granted(found)
 
     def refused(self, why: Flaw | int) -> bytes:
         """The answer to a request with this flaw, or for a far end that did not open: an EndReason, or another number
@@ -83,19 +95,19 @@ class State(Enum):
     """Of one program's connection."""
 
     GREETING = auto()
-    OPENING = auto()  # the far end
-    LEAVING = auto()  # refused; it may still read why
+    OPENING = auto()  # the far end; or a look-up is under way
+    LEAVING = auto()  # all is said; it may still read that
     PASSING = auto()
     OVER = auto()
 
 
-_ASKED, _REFUSED, _OPENED, _GONE = "asked", "refused", "opened", "gone"
+_ASKED, _TOLD, _OPENED, _GONE = "asked", "told all", "opened", "gone"
 DOOR = Table(
     "front door",
     State.GREETING,
     {
-        State.GREETING: {_ASKED: State.OPENING, _REFUSED: State.LEAVING, _GONE: State.OVER, TIMEOUT: State.LEAVING},
-        State.OPENING: {_OPENED: State.PASSING, _REFUSED: State.LEAVING, _GONE: State.OVER, TIMEOUT: State.LEAVING},
+        State.GREETING: {_ASKED: State.OPENING, _TOLD: State.LEAVING, _GONE: State.OVER, TIMEOUT: State.LEAVING},
+        State.OPENING: {_OPENED: State.PASSING, _TOLD: State.LEAVING, _GONE: State.OVER, TIMEOUT: State.LEAVING},
         State.LEAVING: {_GONE: State.OVER, TIMEOUT: State.OVER},
     },
     deadlines={State.GREETING: HANDSHAKE_LIMIT, State.OPENING: ANSWER_LIMIT, State.LEAVING: LEAVE_LIMIT},
@@ -106,6 +118,16 @@ Open = Callable[[Ask, float], Duplex]
 reason, Problem at a limit, another LocalError if there can be no such place."""
 
 
+class LookUp(Duplex, Shape):
+    """A pipe that carries nothing: it opens once something is found."""
+
+    found: str
+
+
+Resolve = Callable[[Ask, float], LookUp]
+"""resolve(ask, now): the same for a look-up of a name or, for RESOLVE_PTR, of an address."""
+
+
 class FrontDoor:
     """The handler of a program's connection, until that is joined to where the program wants to go.
 
@@ -113,11 +135,12 @@ class FrontDoor:
         local: the program's connection, open already.
     """
 
-    def __init__(self, outbox: Outbox, local: Duplex, open: Open, now: float) -> None:
+    def __init__(self, outbox: Outbox, local: Duplex, open: Open, resolve: Resolve, now: float) -> None:
         self._local = local
         self._open = open
+        self._resolve = resolve
         self._handshake = Handshake()
-        self._far: Duplex | None = None
+        self._far: Duplex | None = None  # or a look-up
         self._inward: Onward[bytes] | None = None  # takes what the program says to the far end
         self._machine = StateMachine(DOOR, outbox, self._timed_out, now)
         local.handler = self
@@ -141,7 +164,7 @@ class FrontDoor:
     def ended(self, now: float) -> None:
         if self._inward is not None:
             self._inward.ended(now)
-        else:
+        elif self._machine.state is not State.OPENING:  # else it waits for what it asked to be looked up
             self._machine.move(_GONE, now)
             self._local.end(now)
 
@@ -162,8 +185,8 @@ class FrontDoor:
 
     def refused(self, why: Flaw | int, now: float) -> None:
         """It has not, and never will."""
-        self._machine.move(_REFUSED, now)
-        self._leave(why, now)
+        self._machine.move(_TOLD, now)
+        self._leave(self._handshake.refused(why), now)
 
     # -- inside
 
@@ -174,7 +197,7 @@ class FrontDoor:
             self._local.write(said, now)
         self._local.consumed(len(data) - len(shake.rest), now)
         if shake.flaw is not None:
-            self._machine.move(_REFUSED, now)
+            self._machine.move(_TOLD, now)
             self._local.end(now)
         elif shake.ask is not None:
             self._machine.move(_ASKED, now)
@@ -183,25 +206,46 @@ class FrontDoor:
     def _ask(self, ask: Ask, now: float) -> None:
         rest = self._handshake.rest
         try:
-            far = self._open(ask, now)
+            if ask.command is Command.CONNECT:
+                self._connect(ask, now)
+            else:
+                self._look_up(ask, now)
         except LocalError as error:
             full = isinstance(error, Problem) and isinstance(error.why.code, Limit)
             flaw = Flaw.SERVICE if ask.service else Flaw.NAME
             self.refused(EndReason.RESOURCELIMIT if full else flaw, now)
         except StreamError as refusal:
             self.refused(refusal.reason, now)
-        else:
-            self._far, self._inward = far, Onward(self._local, far)
-            tie(self._inward, Onward(far, self._local))
-            self._local.handler, far.handler = self, _Opening(self)
         if rest:
             self.data(rest, now)
 
-    def _leave(self, why: Flaw | int, now: float) -> None:
+    def _connect(self, ask: Ask, now: float) -> None:
+        far = self._open(ask, now)
+        self._far, self._inward = far, Onward(self._local, far)
+        tie(self._inward, Onward(far, self._local))
+        self._local.handler, far.handler = self, _Opening(self.granted, self.refused)
+
+    def _look_up(self, ask: Ask, now: float) -> None:
+        if ask.known:
+            self._found(ask.host, now)
+            return
+        look_up = self._far = self._resolve(ask, now)
+
+        def opened(now: float) -> None:
+            self._found(look_up.found, now)
+            look_up.abort(EndReason.DONE, now)
+
+        look_up.handler = _Opening(opened, self.refused)
+
+    def _found(self, found: str, now: float) -> None:
+        self._machine.move(_TOLD, now)
+        self._leave(self._handshake.granted(found), now)
+
+    def _leave(self, answer: bytes, now: float) -> None:
         inward, self._inward, self._far = self._inward, None, None
         if inward is not None:
             inward.settle(now)
-        self._local.write(self._handshake.refused(why), now)
+        self._local.write(answer, now)
         self._local.end(now)
 
     def _timed_out(self, state: State, now: float) -> None:
@@ -210,17 +254,19 @@ class FrontDoor:
             return
         if self._far is not None:
             self._far.abort(EndReason.TIMEOUT, now)
-        self._leave(Flaw.LATE if state is State.GREETING else EndReason.TIMEOUT, now)
+        why = Flaw.LATE if state is State.GREETING else EndReason.TIMEOUT
+        self._leave(self._handshake.refused(why), now)
 
 
 class _Opening:
     """The handler of the far end until it opens."""
 
-    def __init__(self, door: FrontDoor) -> None:
-        self._door = door
+    def __init__(self, opened: Callable[[float], None], refused: Callable[[int, float], None]) -> None:
+        self._opened = opened
+        self._refused = refused
 
     def opened(self, now: float) -> None:
-        self._door.granted(now)
+        self._opened(now)
 
     def data(self, data: bytes, now: float) -> None:
         raise LocalError("data before the pipe opened")
@@ -229,7 +275,7 @@ class _Opening:
         """Nothing to do: what waits, waits until it opens."""
 
     def ended(self, now: float) -> None:
-        self._door.refused(EndReason.DONE, now)
+        self._refused(EndReason.DONE, now)
 
     def aborted(self, code: int, now: float) -> None:
-        self._door.refused(code, now)
+        self._refused(code, now)

@@ -3,7 +3,8 @@
 Does: take the user's first bytes while carriers are tried one after the other; pass everything through once one opened.
 Does not: look for carriers. Whoever does is told of each that was refused, and binds another or gives up.
 
-Nothing of the user's goes out before a carrier has opened, so that one which fails costs nothing but time.
+Nothing of the user's goes out before a carrier has opened, so that one which fails costs nothing but time; unless its
+owner says that this user wants to be quicker (`send_ahead`).
 """
 
 from __future__ import annotations
@@ -62,6 +63,7 @@ class Pending(Pipe):
         self._on_over = on_over
         self._carrier: Duplex | None = None
         self._early: list[bytes] = []
+        self._ahead = False  # the carrier got what is in `_early` too
         self._ending = False
 
     @property
@@ -77,6 +79,13 @@ class Pending(Pipe):
         """Try this carrier, whose handler is this pipe."""
         assert self.searching
         self._carrier = carrier
+
+    def send_ahead(self, now: float) -> None:
+        """What is written goes to the carrier before that has opened. A copy is kept for the next one."""
+        assert self._carrier is not None
+        self._ahead = True
+        for data in self._early:
+            self._carrier.write(data, now)
 
     def fail(self, code: int, now: float) -> None:
         """It cannot be carried: its user hears this code."""
@@ -102,6 +111,8 @@ class Pending(Pipe):
             self._carrier.write(data, now)
         elif not self._machine.final:
             self._early.append(data)
+            if self._ahead and self._carrier is not None:
+                self._carrier.write(data, now)
 
     def end(self, now: float, code: int = EndReason.DONE) -> None:
         if code != EndReason.DONE:
@@ -128,7 +139,7 @@ class Pending(Pipe):
         self._machine.move("open", now)
         self.on_open()
         early, self._early = self._early, []
-        for data in early:
+        for data in () if self._ahead else early:
             self._carrier.write(data, now)
         if self.handler is not None:
             self.handler.opened(now)
@@ -152,7 +163,7 @@ class Pending(Pipe):
             self._tell_and_settle(self.handler.ended, now)
 
     def aborted(self, code: int, now: float) -> None:
-        self._carrier = None
+        self._carrier, self._ahead = None, False
         if self._machine.state is Phase.CONNECTING:
             self._on_refused(code, now)
         else:

@@ -1,7 +1,7 @@
 """What a program on this machine says to a proxy in SOCKS 4, 4a and 5: where it wants to go, and for whom.
 
-Does: read requests that are cut anywhere (RFC 1928, RFC 1929, SOCKS 4 and 4a), judge names, write the answers; hold
-what all dialects of our proxy have in common.
+Does: read requests that are cut anywhere (RFC 1928, RFC 1929, SOCKS 4 and 4a; RESOLVE and RESOLVE_PTR of Tor's
+socks-extensions), judge names, write the answers; hold what all dialects of our proxy have in common.
 Does not: resolve names (the far end does), connect, keep time, or tell the dialects apart (door.py).
 
 As in Tor, user name and password are no secret to check: requests that give different ones share no circuit
@@ -13,8 +13,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
-from enum import Enum
-from ipaddress import IPv4Address, IPv6Address
+from enum import Enum, IntEnum
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import NamedTuple, TypeAlias, TypeVar
 
 from convergence.errors import EndReason, ParseError
@@ -24,16 +24,16 @@ from convergence.wire.relay import parse_target
 T = TypeVar("T")
 
 MAX_FIELD = 255  # bytes of a name, a user name or a password: what SOCKS 5 can say, and the other dialects no more
-TOR_FORMAT = b"<torS0X>"  # of a user name: parameters follow (Tor, socks-extensions.md), of which we know format 0
+TOR_FORMAT = b"<torS0X>"  # of a user name: parameters follow (Tor, proposal 351), of which we know format 0
 
 SOCKS4, SOCKS5 = 4, 5  # the first byte of a request
-_CONNECT = 1
 _NO_AUTH, _USER_PASS, _NO_METHOD = 0, 2, 0xFF
 _AUTH_VERSION, _AUTH_GOOD, _AUTH_BAD = 1, 0, 1
 _IPV4, _NAME, _IPV6 = 1, 3, 4
 _REQUEST4 = struct.Struct(">BH4s")  # command, port, address
-_GRANTED4, _REFUSED4 = b"\0\x5a" + bytes(6), b"\0\x5b" + bytes(6)
-_BOUND = bytes((0, _IPV4)) + bytes(6)  # reserved byte, and the address that a reply tells: we tell none
+_GRANTED4, _REFUSED4 = b"\0\x5a", b"\0\x5b" + bytes(6)
+_NO_ADDRESS = "0.0.0.0"  # what a reply tells of a connection: where it leads is the exit's to know, as in Tor
+_ANY_PORT = 1  # of what is only looked up
 
 
 class Dialect(Enum):
@@ -42,6 +42,15 @@ class Dialect(Enum):
     SOCKS4 = "socks4"
     SOCKS5 = "socks5"
     HTTP = "http"
+
+
+class Command(IntEnum):
+    """What a program wants. The look-ups are Tor's (socks-extensions.txt, section 2); HTTP has none, SOCKS 4 only the
+    first."""
+
+    CONNECT = 1
+    RESOLVE = 0xF0
+    RESOLVE_PTR = 0xF1
 
 
 class Reply(NamedTuple):
@@ -57,7 +66,7 @@ class Flaw(Enum):
 
     GARBLED = Reply(1, 400, "This is no request that this proxy understands.")
     LONG = Reply(1, 431, "The request is too long.")
-    COMMAND = Reply(7, 501, "This proxy connects; it neither listens nor carries datagrams.")
+    COMMAND = Reply(7, 501, "This proxy connects and looks names up; it neither listens nor carries datagrams.")
     METHOD = Reply(1, 405, "This is a proxy for CONNECT only. Set it as SOCKS5 or HTTPS proxy; it serves no pages.")
     PAGE = Reply(1, 403, "A web page seems to have sent this request.")
     HOST = Reply(1, 400, "The Host header names another host than the request.")
@@ -108,11 +117,12 @@ Isolation: TypeAlias = tuple[str | bytes, ...]
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """Where a program wants to go.
+    """Where a program wants to go, or what is to be looked up for it.
 
     Args:
-        host: a name, never looked up here, or an address; lower case, IPv6 without brackets. It may be a capability.
-        port: 1-65535.
+        host: a name, never looked up here, or an address; lower case, IPv6 without brackets. For CONNECT it may be a
+            capability; for RESOLVE_PTR it is an address.
+        port: 1-65535; says nothing of a look-up.
         isolation: what has to be equal for two streams to share a circuit; may hold passwords.
     """
 
@@ -120,12 +130,16 @@ class Ask:
     port: int
     isolation: Isolation = field(repr=False)
     dialect: Dialect
+    command: Command = Command.CONNECT
 
     @classmethod
-    def of(cls, dialect: Dialect, name: bytes, port: int, *isolation: bytes) -> Ask:
+    def of(cls, dialect: Dialect, name: bytes, port: int, *isolation: bytes, command: Command = Command.CONNECT) -> Ask:
         """Judge a name, or an address as text. Raises Refused."""
         text = name.decode("latin-1")
-        if _is_service(text.lower()) and text.isascii() and text.isprintable() and port:
+        connects = command is Command.CONNECT
+        if not connects:
+            port = _ANY_PORT
+        if connects and _is_service(text.lower()) and text.isascii() and text.isprintable() and port:
             host = text.lower()  # services have texts for names, with spaces too
         else:
             try:
@@ -134,7 +148,12 @@ class Ask:
                 raise Refused(Flaw.NAME) from None
             if is_reserved(host):
                 raise Refused(Flaw.RESERVED)
-        return cls(host, port, (dialect.value, *isolation), dialect)
+        return cls(host, port, (dialect.value, *isolation), dialect, command)
+
+    @property
+    def known(self) -> bool:
+        """Whether it asks for the address of an address."""
+        return self.command is Command.RESOLVE and _address(self.host) is not None
 
     @property
     def service(self) -> bool:
@@ -150,6 +169,13 @@ def _is_service(host: str) -> bool:
     return host.rstrip(".").endswith((HASH_SUFFIX, KEY_SUFFIX))
 
 
+def _address(text: str) -> IPv4Address | IPv6Address | None:
+    try:
+        return ip_address(text)
+    except ValueError:
+        return None
+
+
 Reading: TypeAlias = Generator[None, None, T]
 """Yields whenever more input is needed; returns what was read; raises Refused."""
 
@@ -160,13 +186,14 @@ class Caller:
     Attributes:
         waiting: input.
         said: answers within the handshake, to be sent.
-        granted, refused: the last answer, as the dialect has it; nothing, where it has none yet.
+        granted, refused: the last answer, as the dialect has it; nothing, where it has none yet. `granted` is given
+            what a look-up found, else "".
     """
 
     def __init__(self) -> None:
         self.waiting = bytearray()
         self.said = bytearray()
-        self.granted = b""
+        self.granted: Callable[[str], bytes] = lambda found: b""
         self.refused: Callable[[Reply], bytes] = lambda reply: b""
 
     def take(self, size: int) -> Reading[bytes]:
@@ -189,23 +216,22 @@ class Caller:
 
 def read_socks4(caller: Caller) -> Reading[Ask]:
     """SOCKS 4 and 4a, after the first byte."""
-    caller.granted, caller.refused = _GRANTED4, lambda reply: _REFUSED4
-    command, port, address = _REQUEST4.unpack((yield from caller.take(_REQUEST4.size)))
+    caller.granted, caller.refused = _answer4, lambda reply: _REFUSED4
+    number, port, address = _REQUEST4.unpack((yield from caller.take(_REQUEST4.size)))
     user = yield from caller.until(b"\0", MAX_FIELD)
     if address[:3] == bytes(3) and address[3]:  # 4a: 0.0.0.x stands for a name
         name = yield from caller.until(b"\0", MAX_FIELD)
     else:
         name = str(IPv4Address(address)).encode()
-    if command != _CONNECT:
-        raise Refused(Flaw.COMMAND)
-    return Ask.of(Dialect.SOCKS4, name, port, user)
+    command = _command(number, Command.CONNECT, Command.RESOLVE)
+    return Ask.of(Dialect.SOCKS4, name, port, user, command=command)
 
 
 def read_socks5(caller: Caller) -> Reading[Ask]:
     """SOCKS 5, after the first byte."""
     isolation = yield from _log_in(caller)
-    caller.granted, caller.refused = _answer5(0), lambda reply: _answer5(reply.socks5)
-    version, command, reserved, kind = yield from caller.take(4)
+    caller.granted, caller.refused = lambda found: _answer5(0, found), lambda reply: _answer5(reply.socks5)
+    version, number, reserved, kind = yield from caller.take(4)
     if version != SOCKS5 or reserved:
         raise Refused(Flaw.GARBLED)
     if kind == _NAME:
@@ -217,9 +243,16 @@ def read_socks5(caller: Caller) -> Reading[Ask]:
     else:
         raise Refused(Flaw.KIND)
     port = int.from_bytes((yield from caller.take(2)), "big")
-    if command != _CONNECT:
+    command = _command(number, *Command)
+    if command is Command.RESOLVE_PTR and kind == _NAME:
+        raise Refused(Flaw.KIND)
+    return Ask.of(Dialect.SOCKS5, name, port, *isolation, command=command)
+
+
+def _command(number: int, *known: Command) -> Command:
+    if number not in known:
         raise Refused(Flaw.COMMAND)
-    return Ask.of(Dialect.SOCKS5, name, port, *isolation)
+    return Command(number)
 
 
 def _log_in(caller: Caller) -> Reading[tuple[bytes, ...]]:
@@ -249,5 +282,16 @@ def _field(caller: Caller) -> Reading[bytes]:
     return (yield from caller.take(size))
 
 
-def _answer5(reply: int) -> bytes:
-    return bytes((SOCKS5, reply)) + _BOUND
+def _answer4(found: str) -> bytes:
+    """An IPv6 address cannot be told."""
+    address = _address(found or _NO_ADDRESS)
+    return _GRANTED4 + bytes(2) + address.packed if isinstance(address, IPv4Address) else _REFUSED4
+
+
+def _answer5(reply: int, found: str = "") -> bytes:
+    address = _address(found or _NO_ADDRESS)
+    if address is None:
+        told = bytes((_NAME, len(found))) + found.encode("ascii")
+    else:
+        told = bytes((_IPV4 if address.version == 4 else _IPV6,)) + address.packed
+    return bytes((SOCKS5, reply, 0)) + told + bytes(2)

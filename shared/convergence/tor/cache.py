@@ -107,11 +107,10 @@ class DirectoryCache:
         return b"" if _date(request.get("if-modified-since")) >= consensus.valid_after else consensus.data
 
     def _microdescriptors(self, names: str) -> bytes | None:
-        held = self._directory.microdescriptors
         found = []
         for name in names.split("-")[:BATCH]:
             try:
-                found.append(held.get(parse_base64(name, "a request", 32), b""))
+                found.append(self._directory.microdescriptor(parse_base64(name, "a request", 32)))
             except ParseError:
                 return None
         return b"".join(found) or None

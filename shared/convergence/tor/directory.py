@@ -9,32 +9,34 @@ everything else by digest.
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from enum import Enum
+from hashlib import sha256
 from typing import Any
 
-from convergence.errors import RemoteError
+from convergence.errors import CryptoError, RemoteError
 from convergence.events import DirectoryRefused
 from convergence.netdir.consensus import ConsensusDirectory
+from convergence.netdir.tor import TorView
 from convergence.outbox import Outbox, Timer
 from convergence.path.select import fraction
 from convergence.pipes.http import Headers
 from convergence.ports import Rng
-from convergence.tor.request import DocumentRequest, Outcome
+from convergence.tor.request import DocumentRequest
 from convergence.tor.sources import DirectorySources
 from convergence.wire.authority import parse_certificates
 from convergence.wire.consensus import MAX_CONSENSUS, Consensus
 from convergence.wire.microdescriptor import MAX_MICRODESCRIPTOR, find_microdescriptors
 
 BUCKET = "tor-directory"
-CHUNK = "micro/"  # begins the names of microdescriptors that are kept together
+CHUNK = b"micro/"  # begins the names of microdescriptors that are kept together
 BATCH = 92  # microdescriptors in one request (dir-spec 4.4)
 PARALLEL = 3  # requests for microdescriptors at once
 MAX_CERTIFICATES = 1 << 20  # bytes
+CERTIFICATE_REQUESTS = 3  # directories that are asked for the certificates of one consensus
 RETRY_FIRST = 1.0  # seconds until what failed is tried again, doubled up to...
 RETRY_MAX = 300.0
-REFRESH_PARTS = 60  # of the time between two consensuses: so much lies between two requests for one at least
-MAX_KEPT_CERTIFICATES = 1 << 18  # bytes
 
 
 class Want(Enum):
@@ -43,6 +45,46 @@ class Want(Enum):
     CONSENSUS = "consensus"
     CERTIFICATES = "certificates"
     MICRODESCRIPTORS = "microdescriptors"
+
+
+class _Pause:
+    """How long nothing is asked, longer after each failure. Calls `work` when it is over."""
+
+    def __init__(self, outbox: Outbox, work: Callable[[float], None]) -> None:
+        self._outbox = outbox
+        self._work = work
+        self._timer: Timer | None = None
+        self._retry = RETRY_FIRST
+
+    @property
+    def over(self) -> bool:
+        return self._timer is None or not self._timer.pending
+
+    def failed(self, now: float) -> None:
+        self.until(now + self._retry)
+        self._retry = min(2 * self._retry, RETRY_MAX)
+
+    def until(self, when: float) -> None:
+        self.end()
+        self._timer = self._outbox.call_at(when, self._work)
+
+    def end(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def reset(self) -> None:
+        """Something went well."""
+        self.end()
+        self._retry = RETRY_FIRST
+
+
+@dataclass(slots=True)
+class _Unchecked:
+    """A consensus whose certificates are missing."""
+
+    consensus: Consensus
+    source: bytes
+    requests: int = CERTIFICATE_REQUESTS  # that may still be made
 
 
 class TorDirectory:
@@ -56,43 +98,53 @@ class TorDirectory:
         self,
         outbox: Outbox,
         rng: Rng,
-        authorities: Iterable[bytes],
+        authorities: Collection[bytes],
         sources: DirectorySources,
         on_changed: Callable[[float], None],
         mirror: bool = False,
     ) -> None:
         self.documents = ConsensusDirectory(authorities)
-        self.microdescriptors: dict[bytes, bytes] = {}  # by digest, as they came; those of the consensus in use
+        self.view: TorView | None = None  # of the consensus in use, with the microdescriptors that are here
         self._outbox = outbox
         self._rng = rng
         self._sources = sources
         self._on_changed = on_changed
         self._mirror = mirror
-        self._authorities = [identity.hex().upper() for identity in authorities]
+        self._before: TorView | None = None  # of a mirror: others still have that consensus, and ask for what it names
+        self._authorities = sorted(identity.hex().upper() for identity in authorities)
         self._requests: dict[DocumentRequest, Want] = {}
         self._asked: set[bytes] = set()  # digests of microdescriptors that are on their way
-        self._unchecked: Consensus | None = None  # its certificates are missing
-        self._certificates = b""  # as they are kept
-        self._chunks: dict[str, frozenset[bytes]] = {}  # name of what is kept -> digests of the microdescriptors in it
-        self._numbers = 0
-        self._retry = RETRY_FIRST
-        self._timer: Timer | None = None
-        self._refresh_at = 0.0  # Unix seconds
+        self._unchecked: _Unchecked | None = None
+        self._refresh_at = 0.0  # Unix seconds: when to ask for the next consensus
+        consensus = _Pause(outbox, self._work)
+        self._pauses = {
+            Want.CONSENSUS: consensus,
+            Want.CERTIFICATES: consensus,
+            Want.MICRODESCRIPTORS: _Pause(outbox, self._work),
+        }
+        self._chunks: dict[bytes, frozenset[bytes]] = {}  # name of what is kept -> microdescriptors in it (digests)
+        self._unread: list[bytes] = []  # names of what an earlier run kept
+        self._reading = False
         self._running = False
+        # Documents have dates, so this wait alone does not go on as if the clock had not jumped.
+        outbox.on_shift(lambda by: None if consensus.over else consensus.until(self._refresh_at))
 
     # -- for the network
 
     def start(self, now: float) -> None:
         """Read what an earlier run kept, then ask for what is missing."""
         self._running = True
-        self._load(now)
+        self._load()
 
     def stop(self, now: float) -> None:
         self._running = False
-        self._wait(None)
+        for pause in self._pauses.values():
+            pause.reset()
         requests, self._requests = self._requests, {}
         for request in requests:
             request.cancel(now)
+        self._asked.clear()
+        self._unchecked = None
         self._sources.stop(now)
 
     @property
@@ -102,37 +154,41 @@ class TorDirectory:
     @property
     def certificates(self) -> bytes:
         """Those of the authorities, one after the other, as they came."""
-        return self._certificates
+        return self.documents.certificates
+
+    def microdescriptor(self, digest: bytes) -> bytes:
+        """The one of this digest, as it came, or nothing; a mirror's may be of the consensus before."""
+        views = [view for view in (self.view, self._before) if view is not None]
+        return next((raw for view in views if (raw := view.microdescriptors.get(digest))), b"")
 
     def missing(self) -> list[bytes]:
         """Digests of the microdescriptors that are not here."""
-        consensus = self.consensus
-        relays = () if consensus is None else consensus.relays
-        return [relay.digest for relay in relays if relay.digest not in self.microdescriptors]
+        return [] if self.view is None else self.view.missing()
 
     def moved(self, now: float) -> None:
         """This machine is on another network, or slept: what failed may work now."""
-        self._retry = RETRY_FIRST
-        if self._running:
-            self._work(now)
+        for pause in self._pauses.values():
+            pause.reset()
+        self._work(now)
 
     # -- what is needed
 
     def _work(self, now: float) -> None:
         """Ask for what is missing and not on its way."""
-        self._wait(None)
-        if not self._running:
+        if not self._running or self._reading:
             return
-        busy = set(self._requests.values())
-        if self._unchecked is not None:
-            if Want.CERTIFICATES not in busy:
+        busy, pause = set(self._requests.values()), self._pauses[Want.CONSENSUS]
+        if pause.over and not busy & {Want.CONSENSUS, Want.CERTIFICATES}:
+            if self._unchecked is not None:
                 self._ask_certificates(self._unchecked, now)
-        elif now >= self._refresh_at and Want.CONSENSUS not in busy:
-            self._ask_consensus(now)
-        if self.documents.usable(now):
+            elif now >= self._refresh_at:
+                self._ask_consensus(now)
+            else:
+                pause.until(self._refresh_at)
+        if self._unread and self.documents.usable(now):
+            self._read_chunk()
+        elif self.documents.usable(now):
             self._ask_microdescriptors(now)
-        if not self._requests:
-            self._wait(self._refresh_at)
 
     def _ask_consensus(self, now: float) -> None:
         names = "+".join(name[:6] for name in self._authorities)
@@ -141,44 +197,55 @@ class TorDirectory:
         path = f"/tor/status-vote/current/consensus-microdesc/{names}"
         self._ask(Want.CONSENSUS, path, diff, MAX_CONSENSUS, self._consensus_came, now)
 
-    def _ask_certificates(self, consensus: Consensus, now: float) -> None:
-        names = self.documents.missing(consensus, now)
+    def _ask_certificates(self, unchecked: _Unchecked, now: float) -> None:
+        names = self.documents.missing(unchecked.consensus, now)
         path = "/tor/keys/fp-sk/" + "+".join(f"{one.hex().upper()}-{two.hex().upper()}" for one, two in names)
+        unchecked.requests -= 1
 
         def came(data: bytes, source: bytes, now: float) -> None:
-            for refusal in self.documents.add_certificates(data, names, now):
-                self._refused(Want.CERTIFICATES, source, refusal)
-            if len(self.documents.missing(consensus, now)) == len(names):
-                raise RemoteError("none of the certificates that were asked for")
-            self._certificates = (self._certificates + data)[-MAX_KEPT_CERTIFICATES:]
-            self._store([("certificates", self._certificates)])
-            self._judge(consensus, now)
+            refusals = self.documents.add_certificates(data, names, now)
+            if len(self.documents.missing(unchecked.consensus, now)) == len(names):
+                raise RemoteError("; ".join(["none of the certificates that were asked for", *refusals[:1]]))
+            self._store([(b"certificates", self.documents.certificates)])
+            self._unchecked = None
+            try:
+                self._take(unchecked.consensus, now)
+            except RemoteError as error:
+                self._refuse(Want.CONSENSUS, unchecked.source, error, now)
 
-        self._ask(Want.CERTIFICATES, path, (), MAX_CERTIFICATES, came, now)
+        def over(now: float) -> None:
+            if unchecked.requests == 0 and self._unchecked is unchecked:
+                self._unchecked = None
+                error = RemoteError("nobody has the certificates of those who signed the consensus")
+                self._refuse(Want.CONSENSUS, unchecked.source, error, now)
+
+        self._ask(Want.CERTIFICATES, path, (), MAX_CERTIFICATES, came, now, over)
 
     def _ask_microdescriptors(self, now: float) -> None:
         wanted = [digest for digest in self.missing() if digest not in self._asked]
-        while wanted and sum(want is Want.MICRODESCRIPTORS for want in self._requests.values()) < PARALLEL:
+        pause = self._pauses[Want.MICRODESCRIPTORS]
+        while wanted and pause.over and list(self._requests.values()).count(Want.MICRODESCRIPTORS) < PARALLEL:
             batch, wanted = wanted[:BATCH], wanted[BATCH:]
-            names = "-".join(b64encode(digest).decode().rstrip("=") for digest in batch)
-            if not self._ask_batch(frozenset(batch), f"/tor/micro/d/{names}", now):
-                return
+            self._ask_batch(frozenset(batch), now)
 
-    def _ask_batch(self, batch: frozenset[bytes], path: str, now: float) -> bool:
+    def _ask_batch(self, batch: frozenset[bytes], now: float) -> None:
         def came(data: bytes, source: bytes, now: float) -> None:
             found = find_microdescriptors(data, batch)
-            if not found:
-                raise RemoteError("none of the microdescriptors that were asked for")
-            self.microdescriptors |= found
-            self._keep_chunk(found)
-            self._on_changed(now)
+            if found:
+                self._pauses[Want.MICRODESCRIPTORS].reset()
+                assert self.view is not None
+                self.view.add(found)
+                self._keep_chunk(found)
+                self._on_changed(now)
+            if len(found) < len(batch):
+                raise RemoteError(f"{len(batch) - len(found)} of {len(batch)} microdescriptors are missing")
 
         def over(now: float) -> None:
             self._asked -= batch
 
         self._asked |= batch
-        limit = BATCH * MAX_MICRODESCRIPTOR
-        return self._ask(Want.MICRODESCRIPTORS, path, (), limit, came, now, over)
+        path = "/tor/micro/d/" + "-".join(b64encode(digest).decode().rstrip("=") for digest in sorted(batch))
+        self._ask(Want.MICRODESCRIPTORS, path, (), len(batch) * MAX_MICRODESCRIPTOR, came, now, over)
 
     # -- asking
 
@@ -191,147 +258,147 @@ class TorDirectory:
         came: Callable[[bytes, bytes, float], None],
         now: float,
         over: Callable[[float], None] = lambda now: None,
-    ) -> bool:
-        """Whether somebody could be asked. `came(document, source, now)` raises RemoteError to refuse it."""
+    ) -> None:
+        """`came(document, source, now)` raises RemoteError to refuse it; `over(now)` is called at last, come or not."""
         pipe = self._sources.connect(now)
         if pipe is None:
+            self._pauses[want].failed(now)
             over(now)
-            self._fail(now)
-            return False
+            return
         source = pipe.source
 
-        def done(result: bytes | Outcome | RemoteError, now: float) -> None:
+        def done(result: bytes | RemoteError, now: float) -> None:
             del self._requests[request]
-            over(now)
             try:
                 if isinstance(result, RemoteError):
                     raise result
-                if isinstance(result, bytes):
-                    came(result, source, now)
+                came(result, source, now)
+                self._sources.worked(source)
             except RemoteError as error:
-                self._refused(want, source, str(error))
-                result = error
-            if isinstance(result, bytes) or result is Outcome.NOT_MODIFIED:
-                self._retry = RETRY_FIRST
-                self._work(now)
-            else:
-                self._sources.rest(source, now)
-                self._fail(now)
+                self._refuse(want, source, error, now)
+            over(now)
+            self._work(now)
 
         request = DocumentRequest(self._outbox, pipe, path, headers, limit, done, now)
         self._requests[request] = want
-        return True
 
-    def _refused(self, want: Want, source: bytes, reason: str) -> None:
-        self._outbox.emit(DirectoryRefused(want.value, source.hex(), reason))
-
-    def _fail(self, now: float) -> None:
-        self._wait(now + self._retry)
-        self._retry = min(2 * self._retry, RETRY_MAX)
-
-    def _wait(self, until: float | None) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = None if until is None else self._outbox.call_at(until, self._work)
+    def _refuse(self, want: Want, source: bytes, error: RemoteError, now: float) -> None:
+        """Ask another one, after a pause."""
+        self._outbox.emit(DirectoryRefused(want.value, source.hex(), str(error)))
+        self._sources.rest(source, now)
+        if self._running:
+            self._pauses[want].failed(now)
 
     # -- a consensus
 
     def _consensus_came(self, data: bytes, source: bytes, now: float) -> None:
-        self._judge(self.documents.read(data), now)
+        consensus = self.documents.read(data)
+        try:
+            self._take(consensus, now)
+        except CryptoError:
+            if not self.documents.missing(consensus, now):
+                raise
+            self._unchecked = _Unchecked(consensus, source)
 
-    def _judge(self, consensus: Consensus, now: float) -> None:
-        """Take it over, unless certificates are missing: then it waits for them."""
-        if self._unchecked is None and self.documents.missing(consensus, now):
-            self._unchecked = consensus
-            return
-        self._unchecked = None
-        before = self.consensus if self._mirror else None
-        if self.documents.update(consensus, now):
-            wanted = {relay.digest for relay in consensus.relays}
-            if before is not None:  # others still have that one, and ask for what it names
-                wanted |= {relay.digest for relay in before.relays}
-            self.microdescriptors = {key: raw for key, raw in self.microdescriptors.items() if key in wanted}
-            self._store([("consensus", consensus.data), *self._spent_chunks()])
-            self._plan(consensus, now)
-            self._on_changed(now)
-        else:
-            self._plan(consensus, now)
+    def _take(self, consensus: Consensus, now: float) -> None:
+        """Use it from now on. Raises RemoteError unless it is signed, timely and news."""
+        if not self.documents.update(consensus, now):
+            raise RemoteError("the consensus in use once more, though it is time for another")
+        self._before = self.view if self._mirror else None
+        self.view = TorView(consensus) if self.view is None else self.view.renewed(consensus)
+        self._store([(b"consensus", consensus.data), *self._spent_chunks()])
+        self._plan(consensus)
+        self._on_changed(now)
 
-    def _plan(self, consensus: Consensus, now: float) -> None:
+    def _plan(self, consensus: Consensus) -> None:
         """Ask for the next one at a random time before this one ends (dir-spec 5.1), or a mirror soon after it is fresh
         no more (4.2): all at once would be too many for the directories."""
-        interval = consensus.fresh_until - consensus.valid_after
-        left = interval / 2 if self._mirror else consensus.valid_until - consensus.fresh_until
-        first, last = (0.0, left) if self._mirror else (left * 3 / 4, left * 15 / 16)
-        first, last = consensus.fresh_until + first, consensus.fresh_until + last
-        soonest = now + interval / REFRESH_PARTS
-        self._refresh_at = max(first + (last - first) * fraction(self._rng), soonest)
+        if self._mirror:
+            first, last = 0.0, (consensus.fresh_until - consensus.valid_after) / 2
+        else:
+            left = consensus.valid_until - consensus.fresh_until
+            first, last = left * 3 / 4, left * 15 / 16
+        self._refresh_at = consensus.fresh_until + first + (last - first) * fraction(self._rng)
+        self._pauses[Want.CONSENSUS].reset()
 
     # -- what is kept
 
-    def _store(self, items: list[tuple[str, bytes | None]]) -> None:
+    def _store(self, items: list[tuple[bytes, bytes | None]]) -> None:
         """What cannot be kept is asked for again by the next run."""
-        self._outbox.store([(BUCKET, name.encode(), data) for name, data in items], lambda result, now: None)
+        self._outbox.store([(BUCKET, name, data) for name, data in items], lambda result, now: None)
 
-    def _keep_chunk(self, found: Mapping[bytes, bytes]) -> None:
-        self._numbers += 1
-        name = f"{CHUNK}{self._numbers:08}"
+    def _keep_chunk(self, found: dict[bytes, bytes]) -> None:
+        data = b"".join(found.values())
+        name = CHUNK + sha256(data).hexdigest().encode()
         self._chunks[name] = frozenset(found)
-        self._store([(name, b"".join(found.values()))])
+        self._store([(name, data)])
 
-    def _spent_chunks(self) -> list[tuple[str, bytes | None]]:
+    def _spent_chunks(self) -> list[tuple[bytes, bytes | None]]:
         """Those of which nothing is needed any more, to be deleted."""
-        spent = [name for name, digests in self._chunks.items() if digests.isdisjoint(self.microdescriptors)]
+        needed = {} if self.view is None else self.view.microdescriptors
+        spent = [name for name, digests in self._chunks.items() if digests.isdisjoint(needed)]
         for name in spent:
             del self._chunks[name]
         return [(name, None) for name in spent]
 
-    def _load(self, now: float) -> None:
+    def _load(self) -> None:
         """All that was kept is checked like what comes from a directory. Other programs could have changed it."""
 
         def certificates(value: Any, now: float) -> None:
             if isinstance(value, bytes):
-                self._recalled(lambda: self._recall_certificates(value, now))
+                _recall(lambda: self._recall_certificates(value, now))
             self._outbox.load(BUCKET, b"consensus", consensus)
 
         def consensus(value: Any, now: float) -> None:
             if isinstance(value, bytes):
-                self._recalled(lambda: self._judge(self.documents.read(value), now))
-                self._unchecked = None
-            self._outbox.scan(BUCKET, CHUNK.encode(), chunks)
+                _recall(lambda: self._recall_consensus(value, now))
+            self._outbox.scan(BUCKET, CHUNK, chunks)
 
         def chunks(keys: Any, now: float) -> None:
-            self._load_chunks([key.decode("ascii", "replace") for key in keys] if isinstance(keys, list) else [], now)
+            self._unread = keys if isinstance(keys, list) else []
+            self._reading = False
+            if self._running and self.view is not None:
+                self._on_changed(now)
+            self._work(now)
 
+        self._reading = True
         self._outbox.load(BUCKET, b"certificates", certificates)
-
-    def _recalled(self, recall: Callable[[], None]) -> None:
-        try:
-            recall()
-        except RemoteError:
-            pass  # it has expired, or another version wrote it: a directory is asked
 
     def _recall_certificates(self, data: bytes, now: float) -> None:
         names = [(cert.identity, cert.signing_digest) for cert in parse_certificates(data)]
         self.documents.add_certificates(data, names, now)
-        self._certificates = data
 
-    def _load_chunks(self, names: list[str], now: float) -> None:
-        if not names or self.consensus is None:
-            self._on_changed(now)
-            self._work(now)
-            return
-        name, rest = names[0], names[1:]
+    def _recall_consensus(self, data: bytes, now: float) -> None:
+        consensus = self.documents.read(data)
+        if self.documents.update(consensus, now):
+            self.view = TorView(consensus)
+            self._plan(consensus)
+
+    def _read_chunk(self) -> None:
+        """Microdescriptors that an earlier run kept, one chunk after the other, once it is known which are needed."""
+        name = self._unread.pop()
 
         def loaded(value: Any, now: float) -> None:
+            self._reading = False
+            self._chunks[name] = frozenset()
             if isinstance(value, bytes):
-                self._recalled(lambda: self._recall_chunk(name, value))
-            self._load_chunks(rest, now)
+                _recall(lambda: self._recall_chunk(name, value))
+            if self._running and not self._unread:
+                self._on_changed(now)
+            self._work(now)
 
-        self._outbox.load(BUCKET, name.encode(), loaded)
+        self._reading = True
+        self._outbox.load(BUCKET, name, loaded)
 
-    def _recall_chunk(self, name: str, data: bytes) -> None:
+    def _recall_chunk(self, name: bytes, data: bytes) -> None:
         found = find_microdescriptors(data, set(self.missing()))
-        self.microdescriptors |= found
+        if self.view is not None:
+            self.view.add(found)
         self._chunks[name] = frozenset(found)
-        self._numbers = max(self._numbers, int(name.removeprefix(CHUNK) or 0) if name[len(CHUNK) :].isdecimal() else 0)
+
+
+def _recall(recall: Callable[[], None]) -> None:
+    try:
+        recall()
+    except RemoteError:
+        pass  # it has expired, or another version wrote it: a directory is asked

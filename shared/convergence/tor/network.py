@@ -6,24 +6,27 @@ Does not: hold protocol logic.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 
 from convergence.effects import Protocol
 from convergence.errors import LocalError
+from convergence.events import TorDirectoryChanged
 from convergence.link.neighbours import LinkAddress, Neighbours
+from convergence.netdir.tor import SCHEME, TorView
 from convergence.outbox import Outbox
+from convergence.path.guards import Guards, GuardUse
 from convergence.path.place import Failed, Ready
-from convergence.path.pool import CircuitPool
-from convergence.path.select import Reach
+from convergence.path.torpath import TorPath, TorPaths, Wanted
 from convergence.ports import Crypto, Rng
+from convergence.tor.circuits import TorCircuits
 from convergence.tor.directory import TorDirectory
 from convergence.tor.sources import DirectorySources
-from convergence.wire.descriptor import Descriptor
 from convergence.wire.linkspec import LinkSpecifier, SpecifierType
 from convergence.wire.target import Protocols, RelayTarget, Role
 
-TLS = "tls"
+MAX_ENTRIES = 128  # addresses of entries that are remembered; those that were chosen longest ago are forgotten first
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +45,7 @@ class DirectoryAddress:
     def target(self) -> RelayTarget:
         specifiers = (LinkSpecifier(SpecifierType.LEGACY_ID, self.fingerprint),)
         return RelayTarget(
-            self.fingerprint, specifiers, self.fingerprint, b"", Protocols(0), Role(0), frozenset((TLS,)), False
+            self.fingerprint, specifiers, self.fingerprint, b"", Protocols(0), Role(0), frozenset((SCHEME,)), False
         )
 
 
@@ -53,20 +56,26 @@ class TorConfig:
     Args:
         authorities: v3 identities (20 bytes each) of its directory authorities.
         directories: whom to ask first.
+        distinct_subnets: whether relays of one subnet are kept apart. Off for a network on one machine only.
     """
 
     authorities: tuple[bytes, ...]
     directories: tuple[DirectoryAddress, ...]
+    distinct_subnets: bool = True
 
     def __post_init__(self) -> None:
         if not self.directories:
             raise LocalError("a Tor network needs directories to begin with")
 
+    @property
+    def name(self) -> str:
+        """Names the network in the store."""
+        return sha256(b"".join(sorted(self.authorities))).hexdigest()
+
 
 class TorNetwork:
     """Args:
     neighbours: our links, which ask `address` where relays are.
-    on_changed: called with `now` when more is known of the network.
     """
 
     def __init__(
@@ -76,41 +85,95 @@ class TorNetwork:
         rng: Rng,
         neighbours: Neighbours,
         config: TorConfig,
-        on_changed: Callable[[float], None] = lambda now: None,
+        *,
+        on_full: Callable[[float], None] = lambda now: None,
     ) -> None:
+        self._outbox = outbox
         self._config = config
         self._first = {item.fingerprint: item for item in config.directories}
-        self._on_changed = on_changed
-        self.pool = CircuitPool(
-            outbox, crypto, rng, neighbours, self, origin=Reach(schemes=(TLS,)), hops=3, exit_hops=3, size=0
-        )
-        sources = DirectorySources(outbox, rng, self, self._directories)
-        self.directory = TorDirectory(outbox, rng, config.authorities, sources, self._changed)
+        self._addresses: dict[bytes, LinkAddress] = {}  # of entries that were chosen lately
+        self._uses: dict[bytes, GuardUse] = {}  # of guards that are to be asked for documents
+        self._guards = Guards(outbox, rng, config.name)
+        self._paths = TorPaths(rng, self._guards, distinct_subnets=config.distinct_subnets)
+        self.circuits = TorCircuits(outbox, crypto, rng, neighbours, self, on_full=on_full)
+        self._sources = DirectorySources(outbox, rng, self, self._directories)
+        self.directory = TorDirectory(outbox, rng, config.authorities, self._sources, self._changed)
+        self._view: TorView | None = None
+        self._ready = False
 
     def start(self, now: float) -> None:
-        self.directory.start(now)
+        self.circuits.start(now)
+        self._guards.restore(now, self.directory.start)
 
     def stop(self, now: float) -> None:
         self.directory.stop(now)
-        self.pool.stop(now)
+        self.circuits.stop(now)
+
+    def moved(self, now: float) -> None:
+        """This machine is on another network, or slept."""
+        self.directory.moved(now)
 
     def address(self, identity: bytes, now: float) -> LinkAddress | None:
         """Where a relay takes links; `identity` as in RelayTarget."""
         first = self._first.get(identity)
         if first is not None:
             return LinkAddress(Protocol.TLS, first.address, first.fingerprint)
-        return None
+        return self._addresses.get(identity)
+
+    @property
+    def ready(self) -> bool:
+        """Whether circuits can be built."""
+        return self._ready
 
     # -- what the parts ask
 
-    def nodes(self, role: Role, now: float) -> list[Descriptor]:
-        return []
+    def exit_path(self, wanted: Collection[Wanted], now: float, *, avoid: Collection[bytes] = ()) -> TorPath:
+        """For the circuits: a path, whose entry we can reach from now on."""
+        path = self._paths.exit_path(wanted, now, avoid=avoid)
+        self._enter(path)
+        return path
 
     def directory_circuit(self, directory: RelayTarget, on_ready: Ready, on_failed: Failed, now: float) -> None:
-        self.pool.peer_circuit(directory, on_ready, on_failed, now, direct=True)
+        use = self._uses.pop(directory.identity, None)
+        self.circuits.directory_circuit(directory, use, on_ready, on_failed, now)
 
     def _directories(self, now: float) -> Sequence[RelayTarget]:
-        return [item.target for item in self._config.directories]
+        """A guard of ours, so that few learn that we are there; before we have any, the first ones."""
+        try:
+            path = self._paths.directory_guard(now)
+        except LocalError:
+            return [item.target for item in self._config.directories]
+        [target] = path.targets
+        if self._sources.rests(target.identity):
+            path.use.over(now)
+            return [item.target for item in self._config.directories]
+        self._enter(path)
+        replaced = self._uses.pop(target.identity, None)
+        if replaced is not None:
+            replaced.over(now)
+        self._uses[target.identity] = path.use
+        return [target]
+
+    def _enter(self, path: TorPath) -> None:
+        entry = path.relays[0]
+        status = entry.status
+        address = LinkAddress(Protocol.TLS, f"{status.address}:{status.or_port}", status.identity)
+        self._addresses.pop(entry.target.identity, None)
+        self._addresses[entry.target.identity] = address
+        if len(self._addresses) > MAX_ENTRIES:
+            del self._addresses[next(iter(self._addresses))]
 
     def _changed(self, now: float) -> None:
-        self._on_changed(now)
+        view = self.directory.view
+        assert view is not None
+        if view is not self._view:
+            self._view = view
+            self._paths.update(view, now)
+        try:
+            self._paths.check(now)
+        except LocalError:
+            self._ready = False
+        else:
+            self._ready = True
+            self.circuits.nodes_changed(now)
+        self._outbox.emit(TorDirectoryChanged(len(view.relays), view.known, self._ready))

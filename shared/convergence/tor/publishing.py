@@ -18,7 +18,7 @@ from convergence.events import DescriptorRefused, DescriptorTaken
 from convergence.outbox import Outbox, Timer
 from convergence.ports import Crypto
 from convergence.tor.network import DirectoryAddress
-from convergence.tor.request import DocumentRequest, Outcome
+from convergence.tor.request import DocumentRequest
 from convergence.tor.sources import DirectorySources
 from convergence.wire.routerdesc import ExtraInfo, RouterDescriptor
 
@@ -119,7 +119,7 @@ class _Upload:
             self._outbox, pipe, "/tor/", (), MAX_ANSWER, self._done, now, upload=self._documents
         )
 
-    def _done(self, result: bytes | Outcome | RemoteError, now: float) -> None:
+    def _done(self, result: bytes | RemoteError, now: float) -> None:
         self._request = None
         authority = self._authority.fingerprint.hex()
         if isinstance(result, bytes):

@@ -22,6 +22,7 @@ from convergence.effects import DescriptionKind, Effect, Protocol
 from convergence.errors import EndReason, LocalError, RemoteError
 from convergence.events import ProtocolsLacking
 from convergence.link.neighbours import LinkAddress, Neighbours
+from convergence.netdir.tor import SCHEME
 from convergence.outbox import Outbox
 from convergence.path.place import Failed, Ready
 from convergence.path.pool import CircuitPool
@@ -30,7 +31,7 @@ from convergence.ports import Binding, Crypto, Rng
 from convergence.tor.accounting import Accounting, Allowance
 from convergence.tor.cache import DirectoryCache
 from convergence.tor.directory import TorDirectory
-from convergence.tor.network import TLS, TorConfig
+from convergence.tor.network import TorConfig
 from convergence.tor.publishing import Publisher
 from convergence.tor.sources import DirectorySources
 from convergence.wire.descriptor import Descriptor
@@ -131,7 +132,7 @@ class TorRelay:
             self.neighbours,
             self,
             own=keys.identity,
-            origin=Reach(schemes=(TLS,)),
+            origin=Reach(schemes=(SCHEME,)),
             size=0,
         )
         sources = DirectorySources(self.outbox, rng, self, lambda now: [item.target for item in self._first.values()])

@@ -8,7 +8,6 @@ Does not: choose directories or open streams (sources.py), or read documents (di
 from __future__ import annotations
 
 from collections.abc import Callable
-from enum import Enum
 
 from convergence.errors import EndReason, ParseError, RemoteError
 from convergence.outbox import Outbox, Timer
@@ -21,15 +20,8 @@ HOST = "directory"  # nobody reads it, but HTTP/1.1 wants one
 MAX_REASON = 100  # characters of a directory's own words for why it refuses
 
 
-class Outcome(Enum):
-    """How it ended without a document."""
-
-    NOT_MODIFIED = "not modified"
-    UNREACHABLE = "unreachable"  # there is no way to a directory now
-
-
-Done = Callable[["bytes | Outcome | RemoteError", float], None]
-"""done(document, outcome or what the directory did wrong, now)."""
+Done = Callable[["bytes | RemoteError", float], None]
+"""done(document or why there is none, now)."""
 
 
 class DocumentRequest:
@@ -60,7 +52,8 @@ class DocumentRequest:
         self._upload = upload
         self._limit = limit
         self._done: Done | None = done
-        self._response: http.Response | None = None
+        self._encoding = ""
+        self._answered = False
         self._body = bytearray()
         self._timer: Timer = outbox.call_at(now + TIME_LIMIT, self._timed_out)
         self._http = http.client()
@@ -86,7 +79,8 @@ class DocumentRequest:
     def data(self, data: http.Part, now: float) -> None:
         self._http.near.consumed(len(data), now)
         if isinstance(data, http.Response):
-            self._response = data
+            if data.status >= 200:
+                self._head(data, now)
         elif isinstance(data, bytes):
             self._body += data
             if len(self._body) > self._limit:
@@ -101,36 +95,34 @@ class DocumentRequest:
         self._finish(ParseError("the directory ended without an answer"), now)
 
     def aborted(self, code: int, now: float) -> None:
-        if self._http.failure is not None or self._response is not None:
+        if self._http.failure is not None or self._answered:
             self._finish(ParseError("the directory's answer is no HTTP, or incomplete"), now)
         else:
-            self._finish(Outcome.UNREACHABLE, now)
+            self._finish(RemoteError(f"there is no stream to the directory: {code}"), now)
 
     # -- inside
 
-    def _complete(self, now: float) -> None:
-        response = self._response
-        assert response is not None
-        if response.status == 304:
-            self._finish(Outcome.NOT_MODIFIED, now)
-        elif response.status != 200:
+    def _head(self, response: http.Response, now: float) -> None:
+        self._answered = True
+        self._encoding = (response.get("content-encoding") or "identity").lower()
+        if response.status != 200:
             answer = f"{response.status} {response.reason}".strip()[:MAX_REASON]
             self._finish(RemoteError(f"the directory answered {answer}"), now)
+        elif self._encoding not in offered():
+            self._finish(ParseError("an encoding that was not offered"), now)
+
+    def _complete(self, now: float) -> None:
+        try:
+            document = decompress(self._encoding, bytes(self._body), self._limit)
+        except ParseError as error:
+            self._finish(error, now)
         else:
-            encoding = (response.get("content-encoding") or "identity").lower()
-            try:
-                if encoding not in offered():
-                    raise ParseError("an encoding that was not offered")
-                document = decompress(encoding, bytes(self._body), self._limit)
-            except ParseError as error:
-                self._finish(error, now)
-            else:
-                self._finish(document, now)
+            self._finish(document, now)
 
     def _timed_out(self, now: float) -> None:
         self._finish(RemoteError("the directory took too long"), now)
 
-    def _finish(self, result: bytes | Outcome | RemoteError, now: float) -> None:
+    def _finish(self, result: bytes | RemoteError, now: float) -> None:
         done, self._done = self._done, None
         self._close(now)
         if done is not None:

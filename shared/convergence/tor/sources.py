@@ -41,10 +41,11 @@ class DirectoryPipe(Pending):
 class _Way:
     """A circuit to one directory, standing or on its way."""
 
-    def __init__(self) -> None:
+    def __init__(self, node: RelayTarget) -> None:
+        self.node = node
         self.circuit: ClientCircuit | None = None
         self.pipes: list[DirectoryPipe] = []
-        self.timer: Timer | None = None  # ends it when nothing was asked for a while
+        self.timer: Timer | None = None  # builds it, or ends it when nothing was asked for a while
 
 
 class DirectorySources:
@@ -68,75 +69,85 @@ class DirectorySources:
 
     def connect(self, now: float) -> DirectoryPipe | None:
         """A stream to some directory. It opens later, or fails. None: there is none to ask."""
-        directories = self._candidates(now)
         steady = self._outbox.steady(now)
         self._resting = {source: until for source, until in self._resting.items() if until > steady}
-        fresh = [node for node in directories if node.identity not in self._resting] or directories
-        standing = [node for node in fresh if self._has_place(node)]
-        if not fresh:
+        directories = self._candidates(now)
+        if not directories:
             return None
-        return self.connect_to(choose(self._rng, standing or fresh), now)
+        return self.connect_to(self._choose(directories), now)
 
     def connect_to(self, node: RelayTarget, now: float) -> DirectoryPipe:
         """A stream to this directory."""
         pipe = DirectoryPipe(self, self._outbox, node.identity, now)
         way = self._ways.get(node.identity)
         if way is None:
-            way = self._ways[node.identity] = _Way()
-            way.pipes.append(pipe)
-            self._build(way, node, now)
-        else:
-            way.pipes.append(pipe)
-            if way.circuit is not None:
-                self._open(way.circuit, pipe, now)
+            way = self._ways[node.identity] = _Way(node)
+            # Later, so that nobody hears of an end before this has returned.
+            way.timer = self._outbox.call_at(now, lambda now: self._build(way, now))
+        way.pipes.append(pipe)
+        if way.circuit is not None:
+            self._open(way, way.circuit, pipe, now)
         return pipe
 
     def rest(self, source: bytes, now: float) -> None:
         """It failed, or what it sent was refused: ask others for a while."""
         self._resting[source] = self._outbox.steady(now) + REST
+        if source in self._ways:
+            self._settle(self._ways[source], now)
+
+    def worked(self, source: bytes) -> None:
+        """What it sent holds."""
+        self._resting.pop(source, None)
+
+    def rests(self, source: bytes) -> bool:
+        return source in self._resting
 
     def stop(self, now: float) -> None:
         """End all circuits."""
-        for source in list(self._ways):
-            self._end(source, now)
+        for way in list(self._ways.values()):
+            self._end(way, now)
 
     def over(self, pipe: DirectoryPipe, now: float) -> None:
         """A pipe is over."""
         way = self._ways.get(pipe.source)
-        if way is None or pipe not in way.pipes:
-            return
-        way.pipes.remove(pipe)
-        if not way.pipes and way.circuit is not None:
-            way.timer = self._outbox.call_at(now + LINGER, lambda now: self._end(pipe.source, now))
+        if way is not None and pipe in way.pipes:
+            way.pipes.remove(pipe)
+            self._settle(way, now)
 
     # -- inside
+
+    def _choose(self, directories: Sequence[RelayTarget]) -> RelayTarget:
+        """When all rest, it is the one that has rested longest."""
+        fresh = [node for node in directories if node.identity not in self._resting]
+        if not fresh:
+            return min(directories, key=lambda node: self._resting[node.identity])
+        return choose(self._rng, [node for node in fresh if self._has_place(node)] or fresh)
 
     def _has_place(self, node: RelayTarget) -> bool:
         way = self._ways.get(node.identity)
         return way is not None and len(way.pipes) < STREAMS
 
-    def _build(self, way: _Way, node: RelayTarget, now: float) -> None:
+    def _build(self, way: _Way, now: float) -> None:
         def ready(circuit: ClientCircuit, now: float) -> None:
-            if self._ways.get(node.identity) is not way:
+            if not self._stands(way):
                 circuit.destroy(DestroyReason.FINISHED, now)
                 return
             way.circuit = circuit
-            circuit.on_closed = lambda reason, now: self._end(node.identity, now)
+            circuit.on_closed = lambda reason, now: self._end(way, now)
             for pipe in list(way.pipes):
-                self._open(circuit, pipe, now)
+                self._open(way, circuit, pipe, now)
+            self._settle(way, now)
 
         def failed(why: Why, now: float) -> None:
             for pipe in way.pipes:
                 pipe.why = why
-            self._end(node.identity, now)
+            self._end(way, now)
 
-        # Later, so that nobody hears of an end before `connect` has returned.
-        self._outbox.call_at(now, lambda now: self._circuits.directory_circuit(node, ready, failed, now))
+        self._circuits.directory_circuit(way.node, ready, failed, now)
 
-    def _open(self, circuit: ClientCircuit, pipe: DirectoryPipe, now: float) -> None:
-        if way := self._ways.get(pipe.source):
-            if way.timer is not None:
-                way.timer.cancel()
+    def _open(self, way: _Way, circuit: ClientCircuit, pipe: DirectoryPipe, now: float) -> None:
+        if way.timer is not None:
+            way.timer.cancel()
         try:
             stream = circuit.open_directory(pipe, now)
         except (LocalError, StreamError):
@@ -144,13 +155,25 @@ class DirectorySources:
             return
         pipe.bind(stream)
 
-    def _end(self, source: bytes, now: float) -> None:
-        way = self._ways.pop(source, None)
-        if way is None:
+    def _settle(self, way: _Way, now: float) -> None:
+        """Nobody may need its circuit any more."""
+        if way.pipes:
             return
+        if way.node.identity in self._resting:
+            self._end(way, now)
+        elif way.circuit is not None:
+            way.timer = self._outbox.call_at(now + LINGER, lambda now: self._end(way, now))
+
+    def _stands(self, way: _Way) -> bool:
+        return self._ways.get(way.node.identity) is way
+
+    def _end(self, way: _Way, now: float) -> None:
+        if not self._stands(way):
+            return
+        del self._ways[way.node.identity]
         if way.timer is not None:
             way.timer.cancel()
         if way.circuit is not None:
             way.circuit.destroy(DestroyReason.FINISHED, now)
-        for pipe in way.pipes:
+        for pipe in list(way.pipes):
             pipe.fail(EndReason.DESTROY, now)

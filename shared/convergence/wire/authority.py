@@ -6,7 +6,7 @@ Does not: check signatures or dates, or know who is an authority (netdir/consens
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha1
 
 from convergence.errors import ParseError
@@ -29,6 +29,7 @@ class KeyCertificate:
         published, expires: Unix seconds.
         crosscert: by the signing key, of the SHA-1 of the identity key.
         signed_digest, signature: SHA-1 of the signed part, and the identity key's signature of it.
+        data: all of it, as it came.
     """
 
     identity_key: bytes
@@ -38,6 +39,7 @@ class KeyCertificate:
     crosscert: bytes
     signed_digest: bytes
     signature: bytes
+    data: bytes = field(repr=False)
 
     @property
     def identity(self) -> bytes:
@@ -65,6 +67,7 @@ class KeyCertificate:
             crosscert=crosscert.data,
             signed_digest=sha1(document.through_line(end)).digest(),
             signature=end.data,
+            data=bytes(data),
         )
         if parse_hex(document.one("fingerprint").words(1)[0], "a key certificate") != found.identity:
             raise ParseError("a key certificate names another authority than its key")

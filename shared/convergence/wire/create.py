@@ -1,7 +1,7 @@
-"""Cells that make and end a circuit: CREATE2, CREATED2, DESTROY, and the older CREATE_FAST and CREATED_FAST (tor-spec
-"CREATE and CREATED cells").
+"""Cells that make and end a circuit: CREATE2, CREATED2, DESTROY (tor-spec "CREATE and CREATED cells").
 
-Does: parse and encode their payloads. Bytes after the last field of a payload are padding and ignored.
+Does: parse and encode their payloads; those of the older CREATE_FAST and CREATED_FAST have no fields. Bytes after the
+last field of a payload are padding and ignored.
 Does not: know what a handshake contains.
 """
 
@@ -74,11 +74,6 @@ FAST_LEN = 20
 def create_fast(payload: Buffer) -> Create2:
     """A CREATE_FAST, X (20 bytes), as a CREATE2. No CREATE2 that comes has this type, so no EXTEND2 leads to one."""
     return Create2(HandshakeType.FAST, bytes(payload[:FAST_LEN]))
-
-
-def created_fast(payload: Buffer) -> bytes:
-    """The payload of a CREATED_FAST as that of a CREATED2: Y | KH, 40 bytes."""
-    return Created2(bytes(payload[: 2 * FAST_LEN])).encode()
 
 
 @dataclass(frozen=True, slots=True)

@@ -149,7 +149,7 @@ def parse_target(target: str) -> tuple[str, int]:
         host = host[1:-1]
         if "%" in host or _parse_address(host, 6) is None:
             raise ParseError("the target is no IPv6 address")
-    elif len(host) > MAX_HOST or not _HOST.fullmatch(host):
+    elif not _is_host(host):
         raise ParseError("the target is no host name")
     host = host.lower()
     if port > 65535 or (port == 0 and host != PEER_HOST and not host.endswith(RDV_SUFFIX)):
@@ -160,6 +160,11 @@ def parse_target(target: str) -> tuple[str, int]:
 def format_target(host: str, port: int) -> str:
     """host:port, with brackets around an IPv6 address: what `parse_target` takes."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _is_host(text: str) -> bool:
+    """Whether it can be a host name, or is an IPv4 address."""
+    return len(text) <= MAX_HOST and _HOST.fullmatch(text) is not None
 
 
 def _parse_address(text: str, version: int) -> bytes | None:
@@ -358,6 +363,21 @@ class Resolve:
 
     host: str
 
+    @classmethod
+    def to(cls, host: str) -> Resolve:
+        """Raises LocalError for what is no host name."""
+        if not _is_host(host):
+            raise LocalError("RESOLVE asks for host names only")
+        return cls(host.lower())
+
+    @classmethod
+    def reverse(cls, address: str) -> Resolve:
+        """For the name of an address (tor-spec 6.4; in ip6.arpa, as Tor's relays know it). Raises LocalError."""
+        try:
+            return cls(ip_address(address).reverse_pointer)
+        except ValueError:
+            raise LocalError("only an IP address is looked up for its name") from None
+
     def encode(self) -> bytes:
         return self.host.encode("ascii") + b"\0"
 
@@ -366,7 +386,7 @@ class Resolve:
         """The name ends at the first NUL; one must be there. What follows is ignored."""
         name, nul, _ = bytes(data).partition(b"\0")
         host = name.decode("latin-1").lower()
-        if not nul or len(host) > MAX_HOST or not _HOST.fullmatch(host):
+        if not nul or not _is_host(host):
             raise ParseError("RESOLVE holds no host name")
         return cls(host)
 
@@ -425,6 +445,13 @@ class Answer:
     def address(self) -> str | None:
         """The IP address, for answers that are one."""
         return str(ip_address(self.value)) if self.kind in ANSWER_LENGTHS else None
+
+    @property
+    def name(self) -> str | None:
+        """The host name (lower case), for answers that are one: neither an address nor any other text."""
+        text = self.value.decode("latin-1")
+        good = self.kind == AnswerType.HOSTNAME and _is_host(text) and _parse_address(text, 4) is None
+        return text.lower() if good else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,11 +38,11 @@ class RelayTarget:
         identity: Ed25519 public key (32 bytes); names it. Of a directory that is known by its RSA key only, the
             fingerprint of that key (20 bytes).
         specifiers: how EXTEND2 names it.
-        node_id: ntor's NODEID (20 bytes).
+        node_id: ntor's NODEID (20 bytes). On the Tor network it is the digest of the relay's RSA key.
         ntor_key: X25519 public key (32 bytes) for circuit handshakes; empty for such a directory.
         protocols: what it speaks.
         roles: what it offers.
-        schemes: of the addresses at which others open links to it ("ws", "wss"); none: it has no address.
+        schemes: of the addresses at which others open links to it ("ws", "wss", Tor's "tls"); none: it has no address.
         rtc: whether it speaks WebRTC, by which nodes without an address are reached.
     """
 

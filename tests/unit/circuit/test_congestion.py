@@ -11,6 +11,7 @@ from convergence.circuit.congestion import (
     CWND_MAX,
     MAX_UNREAD,
     UNLIMITED,
+    XOFF_COST,
     XOFF_HIGHEST,
     XOFF_LIMIT,
     Parameters,
@@ -245,8 +246,9 @@ def test_a_far_sender_is_told_to_go_on_before_the_reader_runs_dry():
     flow = Vegas().stream()
     assert come(flow, 3000) == [XOFF]
     assert flow.consumed(1500) == (XON,)
+    assert come(flow, XOFF_LIMIT - 1) == [], "a sender counts what it sent for each XOFF"
     assert come(flow, 1) == [XOFF], "the limit rose to half of what came, not beyond its highest"
-    assert flow.consumed(1501) == (XON,)
+    assert flow.consumed(1500 + XOFF_LIMIT) == (XON,)
     assert come(flow, XOFF_LIMIT) == []
     for _ in range(20):
         come(flow, CWND_MAX // 2)
@@ -261,6 +263,25 @@ def test_a_stream_that_was_stopped_has_no_room_until_xon():
     assert flow.room == 0
     flow.control(RelayCommand.XON, b"\0\0\0\x10\0")  # a rate, which is advice
     assert flow.room == UNLIMITED
+
+
+def test_a_reader_in_fits_and_starts_sends_no_more_xoffs_than_the_cells_that_came_allow():
+    """Cells may still come that were under way when our XOFF arrived: the far end has sent nothing since."""
+    near, far = Vegas().stream(), Vegas().stream()
+    near.sent(8 * XOFF_LIMIT)
+    for _ in range(7):
+        for message in [*come(far, XOFF_LIMIT + 1), *far.consumed(XOFF_LIMIT + 1)]:
+            near.control(*message)
+    assert near.room == UNLIMITED
+
+
+def test_what_was_sent_long_ago_pays_for_a_bounded_number_of_xoffs():
+    flow = Vegas().stream()
+    flow.sent(100 * CWND_MAX)
+    for _ in range(CWND_MAX // XOFF_COST):
+        flow.control(*XOFF)
+    with pytest.raises(StreamError, match="not due"):
+        flow.control(*XOFF)
 
 
 def test_xoff_before_much_was_sent_is_refused():

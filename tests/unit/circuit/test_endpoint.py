@@ -390,6 +390,19 @@ def test_a_malformed_answer_closes_and_who_waits_is_told(net, circuit, last):
     assert answers == [None] and circuit.gone == [DestroyReason.PROTOCOL]
 
 
+def test_an_end_in_place_of_an_answer_is_told_once(net, circuit, last):
+    answers = []
+    circuit.resolve("host.example", lambda resolved, now: answers.append(resolved))
+    net.pump()
+    [(stream_id, _)] = last.services.resolves
+    say(last.circuits[0], RelayCommand.END, stream_id, bytes([EndReason.EXITPOLICY]))
+    net.pump()
+    assert answers == [None] and circuit.built
+    say(last.circuits[0], RelayCommand.END, stream_id, bytes([EndReason.EXITPOLICY]))
+    net.pump()
+    assert answers == [None] and circuit.gone == [DestroyReason.PROTOCOL]
+
+
 # -- the link below
 
 

@@ -9,15 +9,16 @@ from convergence.circuit.exit import (
     MAX_ANSWERS,
     MAX_CIRCUIT_STREAMS,
     MAX_RESOLVES,
+    MAX_WAITING,
     REASONS,
     ExitService,
 )
 from convergence.circuit.flow import STREAM_WINDOW
-from convergence.circuit.streams import SEND_BUFFER_HIGH
+from convergence.circuit.streams import MAX_OPTIMISTIC, SEND_BUFFER_HIGH
 from convergence.effects import CloseLink, Connect, Failure, Pause, Protocol, Resolve, Send
 from convergence.errors import DestroyReason, EndReason
 from convergence.wire.relay import MAX_DATA, AnswerType, End
-from tests.unit.circuit.rig import Net, endpoint_of
+from tests.unit.circuit.rig import Net, endpoint_of, say_data
 
 
 class Site:
@@ -117,6 +118,49 @@ def test_what_comes_for_a_channel_that_closed_is_dropped(site):
     assert len(handler.received) == size and handler.reason == EndReason.DONE
 
 
+def optimistic(site, data):
+    """A stream whose origin does not wait for CONNECTED, its handler, and the channel, which does not stand yet."""
+    stream, handler = site.net.open(site.circuit)
+    stream.optimistic = MAX_OPTIMISTIC
+    stream.write(data, site.net.now)
+    site.net.pump()
+    return stream, handler, site.asked(Connect)[-1].channel
+
+
+def test_optimistic_data_goes_out_first_once_the_channel_stands(site):
+    stream, handler, channel = optimistic(site, b"GET ")
+    assert site.written() == b"" and handler.calls == []
+    site.service.opened(channel, site.net.now)
+    site.net.pump()
+    assert site.written() == b"GET " and handler.calls == ["opened"]
+    stream.write(b"/", site.net.now)
+    site.net.pump()
+    assert site.written() == b"GET /"
+
+
+def test_optimistic_data_is_dropped_with_a_channel_that_never_opens(site):
+    _, handler, channel = optimistic(site, bytes(MAX_OPTIMISTIC))
+    site.service.closed(channel, "refused", site.net.now)
+    site.net.pump()
+    assert handler.reason == EndReason.CONNECTREFUSED and site.asked(Send) == [] and site.circuit.built
+
+
+def test_an_origin_that_goes_away_meanwhile_closes_the_channel(site):
+    stream, _, channel = optimistic(site, b"GET /")
+    stream.abort(EndReason.DONE, site.net.now)
+    site.net.pump()
+    assert site.asked(CloseLink) == [CloseLink(channel)] and site.asked(Send) == []
+
+
+def test_no_more_than_a_window_waits_for_a_channel(site):
+    stream, _, channel = optimistic(site, b"")
+    for _ in range(STREAM_WINDOW + 1):
+        say_data(site.circuit, stream.id, bytes(MAX_DATA))
+    site.net.pump()
+    assert site.circuit.closed and site.asked(Send) == []
+    assert site.asked(CloseLink) == [CloseLink(channel)]
+
+
 def test_a_channel_that_never_opens_ends_the_stream(site):
     _, handler = site.net.open(site.circuit)
     site.service.closed(site.asked(Connect)[0].channel, "refused", site.net.now)
@@ -177,6 +221,31 @@ def test_a_slow_site_stops_the_origin(site):
     site.service.congested(channel, False, site.net.now)
     site.net.pump()
     assert len(site.written()) == 1_000_000
+
+
+def test_what_waits_for_deaf_servers_is_bounded_and_whoever_has_most_loses_a_stream(site):
+    """Origins that heed nothing, and servers that read nothing."""
+    modest = site.net.build(site.net.add("modest", relays=False), [site.exit])
+    crowd = [site.open() for _ in range(3)]
+    few = site.net.open(modest)
+    crowd.append((*few, site.asked(Connect)[-1].channel))
+    site.service.opened(crowd[-1][2], site.net.now)
+    pipes = [site.service._streams[channel] for _, _, channel in crowd]
+    for _, _, channel in crowd:
+        site.service.congested(channel, True, site.net.now)
+    for pipe, waits in zip(pipes, (4, 5, 3, 6), strict=True):
+        pipe.write(bytes(MAX_WAITING * waits // 20), site.net.now)
+    pipes[0].write(bytes(MAX_WAITING // 20), site.net.now)
+    assert site.service._waiting.used <= MAX_WAITING
+    pipes[0].write(bytes(MAX_WAITING // 10), site.net.now)
+    site.net.pump()
+    assert [handler.reason for _, handler, _ in crowd] == [EndReason.RESOURCELIMIT, None, None, None]
+    assert site.asked(CloseLink) == [CloseLink(crowd[0][2])]
+    site.service.congested(crowd[1][2], False, site.net.now)
+    site.service.closed(crowd[2][2], "reset", site.net.now)
+    few[0].abort(EndReason.DONE, site.net.now)
+    site.net.pump()
+    assert site.service._waiting.used == 0
 
 
 def test_exit_streams_are_limited():

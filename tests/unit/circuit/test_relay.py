@@ -129,6 +129,19 @@ def test_relay_cells_from_the_next_hop_before_its_created2(net, client):
     assert circuit.gone == [DestroyReason.PROTOCOL] and two.circuits[0].closed
 
 
+def test_created_fast_from_the_next_hop_answers_no_create2(net, client):
+    one, two = net.relays(2)
+    link = net.link_between(one, two)
+    net.pump()
+    net.hold(one, link)
+    circuit = net.build(client, [one, two])
+    [circ_id] = link.circuits
+    net.deliver(one, link, cell(circ_id, Command.CREATED_FAST, bytes(40)))
+    assert circuit.gone == [DestroyReason.PROTOCOL] and circuit.hops_built == 1
+    assert two.circuits[0].closed and one.circuits[0].closed
+    assert client.events == [], "the origin was told so; it did not find out by itself"
+
+
 @pytest.mark.parametrize("size", [MAX_REPLY + 1, 507])
 def test_a_created2_too_long_to_pass_on_truncates(net, client, size):
     """CREATED2 can hold more than EXTENDED2: a hostile next hop must not make a relay fail."""

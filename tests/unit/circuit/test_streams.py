@@ -3,7 +3,7 @@
 import pytest
 
 from convergence.circuit.flow import STREAM_INCREMENT, STREAM_WINDOW, StreamWindows
-from convergence.circuit.streams import SEND_BUFFER_HIGH, SEND_BUFFER_LOW, SpliceEnd, Stream
+from convergence.circuit.streams import MAX_OPTIMISTIC, SEND_BUFFER_HIGH, SEND_BUFFER_LOW, SpliceEnd, Stream
 from convergence.errors import EndReason, LocalError, RemoteError, StreamError
 from convergence.link.meter import Meter
 from convergence.wire.relay import MAX_DATA, V0, RelayCommand, pack_message, unpack_message
@@ -77,6 +77,41 @@ def test_bytes_wait_until_the_begin_is_accepted(owner):
     stream.accept(NOW)
     assert stream.ready and owner.woken and stream.handler.calls == ["opened"]
     assert data_of(stream.take(10)) == [b"early"]
+
+
+def test_optimistic_bytes_go_out_before_connected_up_to_a_limit_and_none_twice(owner):
+    stream = Stream(owner, 7, StreamWindows(), V0)
+    stream.handler = Recorder()
+    stream.optimistic = MAX_OPTIMISTIC
+    data = bytes(index % 251 for index in range(MAX_OPTIMISTIC + 1000))
+    stream.write(data[:100], NOW)
+    stream.write(data[100:], NOW)
+    assert stream.ready and owner.woken and not stream.handler.calls
+    early = b"".join(data_of(stream.take(10) + stream.take(1000)))
+    assert early == data[:MAX_OPTIMISTIC] and not stream.ready and stream.take(1000) == []
+    stream.on_connected(b"", NOW)
+    assert early + b"".join(data_of(stream.take(1000))) == data
+
+
+def test_data_before_accept_waits_for_it(owner):
+    stream = Stream(owner, 9, StreamWindows(), V0)
+    handler = stream.handler = Recorder(stream)
+    stream.holds = True
+    give(stream, 2)
+    stream.settle(NOW)
+    assert handler.calls == [] and not handler.received
+    stream.accept(NOW)
+    assert handler.calls == ["opened"] and handler.received == b"xx"
+    assert owner.messages == [(RelayCommand.CONNECTED, 9, b"")]
+
+
+def test_data_before_accept_is_dropped_with_its_stream(owner):
+    stream = Stream(owner, 9, StreamWindows(), V0)
+    handler = stream.handler = Recorder(stream)
+    stream.holds = True
+    give(stream, 2)
+    stream.on_end(EndReason.DONE, NOW)
+    assert handler.calls == ["ended"] and not handler.received
 
 
 def test_cells_are_filled_before_the_next_is_begun(stream):

@@ -49,8 +49,8 @@ class Circuit:
     def create(self, payload, now):
         self._told("create")
 
-    def created(self, payload, now):
-        self._told("created")
+    def created(self, payload, fast, now):
+        self._told("created_fast" if fast else "created")
 
     def destroyed(self, reason, now):
         self.calls.append(("destroyed", reason))

@@ -1,5 +1,8 @@
 """All links of a node: dialled once, reused only where it is safe, closed when idle, answered once."""
 
+from dataclasses import replace
+from hashlib import sha1
+
 import pytest
 
 from convergence.crypto.keys import NodeKeys
@@ -19,11 +22,13 @@ from convergence.link.neighbours import (
     Neighbours,
 )
 from convergence.outbox import Outbox
-from convergence.ports import DtlsBinding
+from convergence.ports import DtlsBinding, TlsBinding
 from convergence.wire.cells import CELL_LEN, PAYLOAD_LEN, Command
+from pynode.torkeys import RsaSecret
 from tests.unit.circuit.rig import CRYPTO, START, SeededRng
 
 BINDING = DtlsBinding(b"binding")
+TLS = TlsBinding(b"certificate", lambda context: bytes(32))
 
 
 class Party:
@@ -193,6 +198,89 @@ def test_a_failed_dial_is_answered_once(pair, how):
     a.neighbours.closed(channel, "late", START)
     a.tick(10 * DIAL_TIMEOUT)
     assert a.answers == [None, None] and not a.neighbours.links
+
+
+@pytest.fixture
+def tor():
+    """A client, and a relay of the Tor network that takes links on TLS."""
+    relay = Party("relay")
+    relay.keys = relay.neighbours._keys = replace(relay.keys, rsa=RsaSecret.generate())
+    client = Party("client")
+    fingerprint = sha1(relay.keys.rsa.public).digest()
+    client.addresses[fingerprint] = LinkAddress(Protocol.TLS, "192.0.2.1:9001", fingerprint)
+    client.addresses[relay.identity] = LinkAddress(Protocol.TLS, "192.0.2.1:9001", fingerprint)
+    return client, relay, fingerprint
+
+
+def connect(client, relay, channel_b=2):
+    [asked] = client.poll(Connect)
+    assert (asked.protocol, asked.address) == (Protocol.TLS, "192.0.2.1:9001")
+    join(client, asked.channel, relay, channel_b, TLS)
+
+
+@pytest.mark.parametrize("first", ["fingerprint", "identity"])
+def test_a_relay_of_the_tor_network_is_reached_by_either_of_its_names(tor, first):
+    client, relay, fingerprint = tor
+    names = [fingerprint, relay.identity] if first == "fingerprint" else [relay.identity, fingerprint]
+    client.reach(names[0])
+    connect(client, relay)
+    [link] = client.answers
+    assert link.open and link.handshake.authenticated
+    assert (link.peer, link.handshake.peer_rsa) == (relay.identity, fingerprint)
+    for name in names:
+        client.reach(name)
+    assert client.answers == [link] * 3 and client.dialled() == []
+
+
+def test_one_link_answers_those_who_wait_for_either_name(tor):
+    client, relay, fingerprint = tor
+    client.reach(fingerprint)
+    client.reach(relay.identity)
+    channels = client.dialled()
+    assert len(channels) == 2
+    join(client, channels[1], relay, 2, TLS)
+    assert len(client.answers) == 2 and client.answers[0] is client.answers[1] is not None
+    client.tick(DIAL_TIMEOUT + 1)
+    assert len(client.answers) == 2
+
+
+@pytest.mark.parametrize("reached_by", ["fingerprint", "identity"])
+@pytest.mark.parametrize("wrong", ["rsa", "ed25519", "both"])
+def test_a_relay_has_to_prove_the_names_by_which_it_was_dialled(tor, wrong, reached_by):
+    client, relay, fingerprint = tor
+    impostor = Party("impostor")
+    keys = impostor.keys if wrong in ("ed25519", "both") else relay.keys
+    impostor.neighbours._keys = replace(keys, rsa=relay.keys.rsa if wrong == "ed25519" else RsaSecret.generate())
+    client.reach(fingerprint if reached_by == "fingerprint" else relay.identity)
+    connect(client, impostor)
+    if wrong == "ed25519" and reached_by == "fingerprint":  # the RSA key vouches for it, and nothing else is known
+        assert client.answers[0].peer == impostor.neighbours._keys.identity
+    else:
+        assert client.answers == [None] and not client.neighbours.links
+
+
+def test_a_relay_whose_link_is_gone_is_dialled_again_by_either_name(tor):
+    client, relay, fingerprint = tor
+    client.reach(fingerprint)
+    connect(client, relay)
+    [link] = client.answers
+    link.close("over", START)
+    client.poll(object)
+    for channel_b, name in ((4, relay.identity), (6, fingerprint)):
+        client.reach(name)
+        connect(client, relay, channel_b)
+        assert client.answers[-1] is not link and client.answers[-1].open
+        client.answers[-1].close("over", START)
+        client.poll(object)
+
+
+def test_a_link_without_tls_proves_no_rsa_identity(tor):
+    client, relay, fingerprint = tor
+    client.addresses[fingerprint] = LinkAddress(Protocol.LINK, "ws://relay/", fingerprint)
+    client.reach(fingerprint)
+    [channel] = client.dialled()
+    join(client, channel, relay, 2)
+    assert client.answers == [None] and not client.neighbours.links
 
 
 def test_a_node_can_be_dialled_again_after_a_failure(pair):

@@ -11,7 +11,7 @@ import pytest
 
 from convergence.errors import DestroyReason, EndReason
 from convergence.outbox import Outbox
-from convergence.path import pool as module
+from convergence.path import building as module
 from convergence.path.pool import POOL_SIZE, CircuitPool
 from convergence.wire.descriptor import Descriptor, Transport
 from convergence.wire.target import Role

@@ -1,9 +1,12 @@
 """Connections through exits: who shares a circuit with whom and how long, and what a refusal costs."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from convergence.circuit.streams import MAX_OPTIMISTIC
 from convergence.codes import PathWhy
 from convergence.errors import EndReason, LocalError, Why
 from convergence.path import exits as exits_module
@@ -19,7 +22,8 @@ from convergence.path.exits import (
     ExitConnections,
 )
 from convergence.pipes.pending import CONNECT_LIMIT
-from convergence.wire.target import Role
+from convergence.wire.relay import Answer, AnswerType, RelayCommand, Resolved
+from convergence.wire.target import Protocols, Role
 from tests.unit.circuit.rig import Recorder
 from tests.unit.path.test_pool import Scene as PoolScene
 
@@ -35,8 +39,10 @@ class Scene(PoolScene):
         self.answers = {}  # host -> EndReason or HELD
         self.begun = []  # (host, relay circuit), in order
         self.streams = {}  # host -> (stream, recorder) at the exit, the latest one
+        self.resolved = {}  # host -> answers of RESOLVED, or an EndReason, or HELD
         for machine in self.relays:
             machine.services.on_begin = self.begin
+            machine.services.resolve = self.resolve
 
     def begin(self, circuit, stream_id, begin):
         self.begun.append((begin.host, circuit))
@@ -49,11 +55,27 @@ class Scene(PoolScene):
         elif answer is not HELD:
             circuit.endpoint.refuse(stream_id, answer)
 
-    def start(self, host="a.example", key="key", port=80):
+    def resolve(self, circuit, stream_id, host, now):
+        self.begun.append((host, circuit))
+        answer = self.resolved[host]
+        if isinstance(answer, EndReason):
+            circuit.endpoint.send_message(RelayCommand.END, stream_id, bytes([answer]))
+        elif answer is not HELD:
+            circuit.endpoint.send_message(RelayCommand.RESOLVED, stream_id, Resolved(answer).encode())
+
+    def start(self, host="a.example", key="key", port=80, **options):
         """A connection and its user; nothing has been carried yet."""
-        pipe = self.exits.connect(host, port, key, self.net.now)
+        pipe = self.exits.connect(host, port, key, self.net.now, **options)
         pipe.handler = Recorder(pipe)
         return pipe, pipe.handler
+
+    def look_up(self, host="a.example", answer=(), key="key", reverse=False):
+        """Ask exits which answer this."""
+        pipe = self.exits.resolve(host, key, self.net.now, reverse=reverse)
+        user = pipe.handler = Recorder()
+        self.resolved.setdefault(pipe.host, answer)
+        self.net.tick(0)
+        return pipe, user
 
     def connect(self, host="a.example", key="key"):
         pipe, user = self.start(host, key)
@@ -149,7 +171,7 @@ def test_connections_that_come_together_wait_for_one_circuit(scene):
 
 ACTIONS = st.lists(
     st.tuples(
-        st.sampled_from(["connect", "start", "end", "refuse", "hang", "break", "drop", "wait", "wait long"]),
+        st.sampled_from(["connect", "start", "look up", "end", "refuse", "hang", "break", "drop", "wait", "wait long"]),
         st.integers(0, 3),
     ),
     max_size=40,
@@ -165,6 +187,8 @@ def test_no_circuit_ever_serves_two_keys(actions):
         scene.answers[host] = {"refuse": EndReason.EXITPOLICY, "hang": HELD}.get(action)
         if action in ("connect", "refuse", "hang", "start"):
             pipes.append(scene.start(host, key)[0])
+        elif action == "look up":
+            pipes.append(scene.look_up(host, (V4,), key)[0])
         elif action == "end" and pipes:
             pipes.pop(key % len(pipes)).abort(EndReason.DONE, scene.net.now)
         elif action == "break" and scene.circuits:
@@ -311,7 +335,7 @@ def test_with_one_exit_only_that_one_is_asked_again(scene):
 
 
 @pytest.mark.parametrize(
-    "reason", [EndReason.RESOLVEFAILED, EndReason.CONNECTREFUSED, EndReason.CONNRESET, EndReason.DONE, EndReason.MISC]
+    "reason", [EndReason.RESOLVEFAILED, EndReason.CONNECTREFUSED, EndReason.CONNRESET, EndReason.DONE]
 )
 def test_what_another_exit_would_not_mend_is_told_at_once(scene, reason):
     scene.answers["a.example"] = reason
@@ -469,13 +493,13 @@ def test_a_link_that_is_full_refuses_like_an_exit(scene):
 def test_a_circuit_that_closes_as_it_is_handed_over_costs_nothing_but_another(scene):
     build = scene.pool.exit_circuit
 
-    def exit_circuit(on_ready, *arguments, **options):
+    def exit_circuit(host, port, on_ready, *arguments, **options):
         def ready(circuit, now):
             scene.pool.exit_circuit = build
             circuit.destroy(0, now)
             on_ready(circuit, now)
 
-        build(ready, *arguments, **options)
+        build(host, port, ready, *arguments, **options)
 
     scene.pool.exit_circuit = exit_circuit
     first, user = scene.start("first.example")
@@ -485,3 +509,207 @@ def test_a_circuit_that_closes_as_it_is_handed_over_costs_nothing_but_another(sc
     scene.net.pump()
     assert user.calls[0] == third.calls[0] == "opened" and other.calls == []
     assert [host for host, _ in scene.begun] == ["first.example", "third.example"]
+
+
+# -- optimistic data
+
+
+class Hasty(Scene):
+    """Its exits take DATA before CONNECTED, and its users send some."""
+
+    def __init__(self):
+        super().__init__()
+        known = [self.describe(machine) for machine in self.relays]
+        self.directory.known = [replace(node, protocols=Protocols.CONGESTION_CONTROL) for node in known]
+
+    def begin(self, circuit, stream_id, begin):
+        """A test answers."""
+        stream = circuit.endpoint.accept_stream(stream_id)
+        stream.handler = Recorder(stream)
+        self.streams[begin.host] = stream, stream.handler
+
+
+@pytest.fixture
+def hasty():
+    return Hasty()
+
+
+def test_early_bytes_go_out_behind_begin(hasty):
+    pipe, user = hasty.start(optimistic=True)
+    pipe.write(b"a", hasty.net.now)
+    hasty.net.pump()
+    pipe.write(b"b", hasty.net.now)
+    hasty.net.pump()
+    stream, far = hasty.streams["a.example"]
+    assert b"".join(stream._inbox) == b"ab" and user.calls == []
+    stream.accept(hasty.net.now)
+    hasty.net.pump()
+    pipe.write(b"c", hasty.net.now)
+    hasty.net.pump()
+    assert far.received == b"abc" and user.calls == ["opened", "drained"]
+
+
+def test_where_one_exit_refuses_another_gets_the_same_bytes(hasty):
+    pipe, user = hasty.start(optimistic=True)
+    pipe.write(b"early", hasty.net.now)
+    hasty.net.pump()
+    first, far = hasty.streams["a.example"]
+    first.end(hasty.net.now, EndReason.EXITPOLICY)
+    hasty.net.pump()
+    second, other = hasty.streams["a.example"]
+    assert second is not first and far.received == b""
+    second.accept(hasty.net.now)
+    hasty.net.pump()
+    assert other.received == b"early" and user.calls == ["opened", "drained"]
+
+
+def test_no_more_than_a_limit_goes_out_before_an_exit_has_connected(hasty):
+    pipe, _ = hasty.start(optimistic=True)
+    data = bytes(index % 251 for index in range(3 * MAX_OPTIMISTIC))
+    pipe.write(data, hasty.net.now)
+    hasty.net.pump()
+    stream, far = hasty.streams["a.example"]
+    assert sum(map(len, stream._inbox)) == MAX_OPTIMISTIC
+    stream.accept(hasty.net.now)
+    hasty.net.pump()
+    assert far.received == data
+
+
+def test_nothing_goes_out_early_unasked(hasty):
+    pipe, _ = hasty.start()
+    pipe.write(b"early", hasty.net.now)
+    hasty.net.pump()
+    assert not hasty.streams["a.example"][0]._inbox
+
+
+def test_exits_that_may_not_take_it_get_nothing_early(hasty):
+    hasty.directory.known = [hasty.describe(machine) for machine in hasty.relays]
+    pipe, _ = hasty.start(optimistic=True)
+    pipe.write(b"early", hasty.net.now)
+    hasty.net.pump()
+    assert not hasty.streams["a.example"][0]._inbox
+
+
+# -- look-ups
+
+V4, V6 = Answer.of("192.0.2.7", 60), Answer.of("2001:db8::1", 60)
+NAME = Answer(AnswerType.HOSTNAME, b"Host.Example", 60)
+LATER, NEVER = (Answer(kind, b"why", 60) for kind in (AnswerType.ERROR_TRANSIENT, AnswerType.ERROR_PERMANENT))
+
+
+@pytest.mark.parametrize(
+    ("answers", "found"), [((V4,), "192.0.2.7"), ((V6, V4), "192.0.2.7"), ((NAME, V6), "2001:db8::1")]
+)
+def test_a_name_is_looked_up_by_the_exit(scene, answers, found):
+    look_up, user = scene.look_up(answer=answers)
+    assert user.calls == ["opened", "drained"] and look_up.found == found
+    look_up.abort(EndReason.DONE, scene.net.now)
+    assert user.calls == ["opened", "drained"]
+    scene.net.tick(LINGER)
+    assert scene.quiet()
+
+
+@pytest.mark.parametrize(
+    ("address", "asked"),
+    [
+        ("192.0.2.7", "7.2.0.192.in-addr.arpa"),
+        ("2001:DB8::1", "1." + "0." * 23 + "8.b.d.0.1.0.0.2.ip6.arpa"),
+    ],
+)
+def test_the_name_of_an_address_is_looked_up(scene, address, asked):
+    look_up, _ = scene.look_up(address, (V4, NAME), reverse=True)
+    assert scene.begun[0][0] == asked and look_up.found == "host.example"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [b"", b"a b", b"a\nb", b"a\0b", b"\x1b[2J", b"\xff", b"192.0.2.7", b"::1", b"-a", b"<b>", b"a/b"],
+)
+def test_what_is_no_name_is_no_answer(scene, name):
+    look_up, user = scene.look_up("192.0.2.7", (Answer(AnswerType.HOSTNAME, name, 60),), reverse=True)
+    assert look_up.found == "" and user.reason == EndReason.RESOLVEFAILED
+
+
+@pytest.mark.parametrize("answers", [(NEVER,), (), (NAME,), (Answer(0x7F, b"?", 60),)])
+def test_a_name_that_is_not_found_is_told_at_once(scene, answers):
+    _, user = scene.look_up(answer=answers)
+    assert user.reason == EndReason.RESOLVEFAILED and len(scene.begun) == 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"), [((LATER,), EndReason.TIMEOUT), (EndReason.EXITPOLICY, EndReason.DESTROY)]
+)
+def test_another_exit_may_know_more(scene, answer, reason):
+    _, user = scene.look_up(answer=answer)
+    assert user.reason == reason and len({circuit for _, circuit in scene.begun}) == EXITS_TRIED
+
+
+def test_an_exit_that_does_not_answer_a_look_up_is_left(scene):
+    look_up, user = scene.look_up(answer=HELD)
+    scene.resolved["a.example"] = (V4,)
+    scene.net.tick(ANSWER_LIMIT)
+    assert look_up.found == "192.0.2.7" and user.calls[0] == "opened" and len(scene.circuits) == 2
+
+
+def test_a_look_up_carries_nothing(scene):
+    look_up, user = scene.look_up(answer=(V4,))
+    look_up.write(b"nothing", scene.net.now)
+    with pytest.raises(LocalError):
+        look_up.consumed(1, scene.net.now)
+    look_up.end(scene.net.now)
+    scene.net.pump()
+    assert look_up.closed and user.calls == ["opened", "drained"] and not scene.begun[0][1].closed
+    assert not scene.begun[0][1].endpoint.entries
+
+
+def test_an_answer_that_comes_late_is_nobodys(scene):
+    look_up, user = scene.look_up(answer=HELD)
+    look_up.abort(EndReason.DONE, scene.net.now)
+    (_, circuit), *_ = scene.begun
+    circuit.endpoint.send_message(RelayCommand.RESOLVED, 1, Resolved((V4,)).encode())
+    scene.net.pump()
+    assert user.calls == [] and look_up.found == "" and not circuit.closed
+
+
+def test_a_circuit_that_breaks_is_replaced_for_a_look_up(scene):
+    look_up, user = scene.look_up(answer=HELD)
+    scene.resolved["a.example"] = (V4,)
+    scene.circuits[0].destroy(0, scene.net.now)
+    scene.net.pump()
+    assert look_up.found == "192.0.2.7" and user.calls[0] == "opened"
+
+
+def test_a_full_link_refuses_a_look_up_like_an_exit(scene):
+    scene.connect("first.example")
+    circuit = next(iter(scene.exits._shared)).circuit
+    send = circuit._link.send
+
+    def overflow(*arguments):
+        circuit._link.send = send
+        circuit.destroyed(0, scene.net.now)
+
+    circuit._link.send = overflow
+    look_up, _ = scene.look_up(answer=(V4,))
+    assert look_up.found == "192.0.2.7"
+
+
+def test_look_ups_share_circuits_as_connections_do_and_keep_nothing(scene):
+    for host, key in (("a", "a"), ("b", "b"), ("a", "a")):
+        scene.look_up(host, (V4,), key)[0].abort(EndReason.DONE, scene.net.now)
+    scene.connect("c", "a")
+    circuits = [circuit for _, circuit in scene.begun]
+    assert circuits[0] is circuits[2] is circuits[3] and circuits[1] is not circuits[0]
+
+
+@pytest.mark.parametrize("name", ["key.conv", "x.hash.conv", "x.onion", "peer.node", "", "a b", "::1", "a:1"])
+def test_no_exit_is_asked_for_what_is_no_name_of_the_dns(scene, name):
+    with pytest.raises(LocalError):
+        scene.exits.resolve(name, "key", scene.net.now)
+    assert scene.quiet()
+
+
+@pytest.mark.parametrize("address", ["a.example", "", "1.2.3", "fe80::1%eth0x" * 30])
+def test_only_addresses_have_names(scene, address):
+    with pytest.raises(LocalError):
+        scene.exits.resolve(address, "key", scene.net.now, reverse=True)
+    assert scene.quiet()

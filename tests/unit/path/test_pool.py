@@ -8,17 +8,10 @@ from convergence.circuit.relaying import Relaying
 from convergence.codes import PathWhy
 from convergence.errors import DestroyReason, EndReason, LocalError, RemoteError, Why
 from convergence.events import Trouble
+from convergence.path.building import MAX_YOUNG, RENEW_AFTER, RETRY_FIRST, RETRY_MAX
 from convergence.path.entries import ENTRIES, user_of
 from convergence.path.place import ATTEMPTS, HOP_TIMEOUT, INTRODUCED_HOP_TIMEOUT, LINK_TIMEOUT
-from convergence.path.pool import (
-    MAX_YOUNG,
-    POOL_SIZE,
-    PROBE_EVERY,
-    RENEW_AFTER,
-    RETRY_FIRST,
-    RETRY_MAX,
-    CircuitPool,
-)
+from convergence.path.pool import POOL_SIZE, PROBE_EVERY, CircuitPool
 from convergence.path.reputation import BACK_OFF_MAX
 from convergence.path.select import Reach, entry_side
 from convergence.wire.descriptor import Descriptor, Transport
@@ -118,6 +111,8 @@ class Scene:
     def exit(self):
         self.do(
             self.pool.exit_circuit,
+            "host.example",
+            80,
             lambda circuit, now: self.got.append(circuit),
             lambda why, now: self.trouble.append(why),
         )

@@ -15,6 +15,8 @@ from tests.unit.pipes.memory import NOW, End, User
 
 ASK = b"\4\1\0\x50\0\0\0\1me\0host.example\0"
 GRANTED, REFUSED = b"\0\x5a" + bytes(6), b"\0\x5b" + bytes(6)
+RESOLVE = b"\4\xf0\0\0\0\0\0\1\0%s\0"
+FOUND = b"\0\x5a\0\0\xc0\0\2\7"
 WINDOW, HIGH = 100, 50  # bytes
 
 
@@ -36,7 +38,7 @@ class Scene:
         program, local = pipe()
         self.program = User(program)
         self.local = local
-        self.door = FrontDoor(self.outbox, local, self.open, NOW)
+        self.door = FrontDoor(self.outbox, local, self.open, self.open, NOW)  # what looks up is a pipe too
 
     def open(self, ask, now):
         self.asks.append(ask)
@@ -51,6 +53,13 @@ class Scene:
 
     def say(self, data):
         self.program.end.write(data, NOW)
+
+    def find(self, found):
+        """The look-up ends with this."""
+        carrier, _ = pipe()
+        self.far.found = found
+        self.far.bind(carrier)
+        self.far.opened(NOW)
 
     def answer(self):
         """The far end opens; returns its user."""
@@ -231,3 +240,58 @@ def test_a_program_that_ends_and_then_breaks_off_harms_nobody(scene):
     assert scene.state is State.OVER and not scene.local.closed
     scene.program.end.abort(EndReason.CONNRESET, NOW)
     assert scene.local.closed and scene.outbox.deadline() is None
+
+
+# -- look-ups
+
+
+def test_what_is_looked_up_is_answered_and_that_is_all(scene):
+    scene.say(RESOLVE % b"host.example" + b"early")
+    (ask,) = scene.asks
+    assert ask.host == "host.example" and scene.program.heard == b""
+    scene.say(b"more")
+    scene.find("192.0.2.7")
+    assert scene.program.heard == FOUND and scene.program.calls == ["ended"] and scene.local.unused == 0
+    assert scene.far.closed and scene.state is State.LEAVING
+    scene.program.end.end(NOW)
+    assert scene.state is State.OVER and scene.outbox.deadline() is None
+
+
+def test_the_address_of_an_address_is_answered_at_once(scene):
+    scene.say(RESOLVE % b"192.0.2.7")
+    assert scene.program.heard == FOUND and scene.program.calls == ["ended"] and not scene.asks
+
+
+def test_a_look_up_that_fails_is_told(scene):
+    scene.say(RESOLVE % b"host.example")
+    scene.far.fail(EndReason.RESOLVEFAILED, NOW)
+    assert scene.program.heard == REFUSED and scene.program.calls == ["ended"] and scene.state is State.LEAVING
+
+
+def test_a_look_up_has_a_deadline(scene):
+    scene.say(RESOLVE % b"host.example")
+    scene.outbox.run_timers(NOW + ANSWER_LIMIT)
+    assert scene.program.heard == REFUSED and scene.far.closed
+
+
+def test_a_program_that_ends_behind_its_question_still_gets_its_answer(scene):
+    scene.say(RESOLVE % b"host.example")
+    scene.program.end.end(NOW)
+    assert scene.state is State.OPENING
+    scene.find("192.0.2.7")
+    assert scene.program.heard == FOUND
+    scene.outbox.run_timers(NOW + LEAVE_LIMIT)
+    assert scene.state is State.OVER and scene.outbox.deadline() is None
+
+
+def test_a_program_that_goes_away_gives_its_look_up_up(scene):
+    scene.say(RESOLVE % b"host.example")
+    scene.program.end.abort(EndReason.CONNRESET, NOW)
+    assert scene.far.closed and scene.state is State.OVER and scene.outbox.deadline() is None
+
+
+@pytest.mark.parametrize("why", [LocalError("no such name"), StreamError("full", EndReason.RESOURCELIMIT)])
+def test_a_look_up_that_cannot_be_made_is_refused(scene, why):
+    scene.refuses = why
+    scene.say(RESOLVE % b"host.example")
+    assert scene.program.heard == REFUSED and scene.state is State.LEAVING

@@ -81,6 +81,37 @@ def test_what_was_written_early_goes_out_once_a_carrier_opens_and_in_order():
     assert rig.user.heard == ["opened"]
 
 
+def test_what_is_sent_ahead_is_kept_for_the_next_carrier():
+    rig = Rig()
+    bad, good = Carrier(), Carrier()
+    rig.pipe.write(b"a", NOW)
+    rig.pipe.bind(bad)
+    rig.pipe.send_ahead(NOW)
+    rig.pipe.write(b"b", NOW)
+    assert bad.calls == [("write", b"a"), ("write", b"b")] and rig.pipe.congested
+    rig.pipe.aborted(EndReason.EXITPOLICY, NOW)
+    rig.pipe.write(b"c", NOW)
+    rig.pipe.bind(good)
+    rig.pipe.send_ahead(NOW)
+    rig.pipe.opened(NOW)
+    rig.pipe.write(b"d", NOW)
+    assert good.calls == [("write", data) for data in (b"a", b"b", b"c", b"d")]
+
+
+def test_a_carrier_after_one_that_was_sent_ahead_to_may_have_to_wait():
+    rig = Rig()
+    bad, good = Carrier(), Carrier()
+    rig.pipe.bind(bad)
+    rig.pipe.send_ahead(NOW)
+    rig.pipe.write(b"a", NOW)
+    rig.pipe.aborted(EndReason.EXITPOLICY, NOW)
+    rig.pipe.bind(good)
+    rig.pipe.write(b"b", NOW)
+    assert good.calls == []
+    rig.pipe.opened(NOW)
+    assert good.calls == [("write", b"a"), ("write", b"b")]
+
+
 def test_an_open_pipe_passes_everything_both_ways():
     rig = Rig()
     carrier = Carrier()

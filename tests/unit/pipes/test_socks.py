@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from convergence.errors import EndReason
 from convergence.pipes.connect import MAX_HEAD
 from convergence.pipes.door import Handshake
-from convergence.pipes.socks import MAX_FIELD, REPLIES, SERVICE_REPLIES, Ask, Dialect, Flaw
+from convergence.pipes.socks import MAX_FIELD, REPLIES, SERVICE_REPLIES, Ask, Command, Dialect, Flaw
 
 NO_ADDRESS = b"\0\1" + bytes(6)
 GRANTED = {
@@ -40,6 +40,10 @@ def asked(data: bytes) -> Ask:
 
 def socks5(host: bytes, port: int = 80) -> bytes:
     return b"\5\1\0\5\1\0\3" + bytes((len(host),)) + host + port.to_bytes(2, "big")
+
+
+def look_up(command: int, host: bytes) -> bytes:
+    return b"\5\1\0\5" + bytes((command, 0, 3, len(host))) + host + b"\0\0"
 
 
 def connect(target: str, *headers: str, host: str | None = None, version: str = "1.1") -> bytes:
@@ -93,6 +97,26 @@ EXAMPLES: dict[str, tuple[bytes, bytes, Ask]] = {
         b"\x05\x02\x00\x02\x01\x09<torS0X>0\x01x\x05\x01\x00\x03\x01a\x00\x50",
         b"\x05\x02\x01\x00",
         Ask("a", 80, ("socks5", b"<torS0X>0", b"x"), Dialect.SOCKS5),
+    ),
+    "Tor: SOCKS 4a RESOLVE": (
+        b"\x04\xf0\x01\x01\x00\x00\x00\x02me\x00torproject.org\x00",
+        b"",
+        Ask("torproject.org", 1, ("socks4", b"me"), Dialect.SOCKS4, Command.RESOLVE),
+    ),
+    "Tor: SOCKS 5 RESOLVE": (
+        b"\x05\x01\x00\x05\xf0\x00\x03\x0etorproject.org\x01\x02",
+        b"\x05\x00",
+        Ask("torproject.org", 1, ("socks5",), Dialect.SOCKS5, Command.RESOLVE),
+    ),
+    "Tor: SOCKS 5 RESOLVE_PTR": (
+        b"\x05\x01\x00\x05\xf1\x00\x01\x02\x02\x02\x05\x01\x03",
+        b"\x05\x00",
+        Ask("2.2.2.5", 1, ("socks5",), Dialect.SOCKS5, Command.RESOLVE_PTR),
+    ),
+    "SOCKS 5 RESOLVE_PTR, IPv6, port 0": (
+        b"\x05\x01\x00\x05\xf1\x00\x04" + bytes.fromhex("20010db8000000000000000000000001") + b"\0\0",
+        b"\x05\x00",
+        Ask("2001:db8::1", 1, ("socks5",), Dialect.SOCKS5, Command.RESOLVE_PTR),
     ),
     "RFC 9110": (
         b"CONNECT server.example.com:80 HTTP/1.1\r\nHost: server.example.com\r\n\r\n",
@@ -156,6 +180,9 @@ def test_whoever_says_who_he_is_shares_with_nobody_else() -> None:
         log_in(b"a", b"b"),
         log_in(b"ab", b""),
         log_in(b"", b"ab"),
+        log_in(b"<torS0X>0", b""),
+        log_in(b"<torS0X>0", b"ab"),
+        log_in(b"<torS0X>0", b"ab\0"),
         b"\4\1\0\x50\1\1\1\1\0",
         b"\4\1\0\x50\1\1\1\1ab\0",
         connect("a:80"),
@@ -172,11 +199,9 @@ def test_whoever_says_who_he_is_shares_with_nobody_else() -> None:
 
 REFUSED: dict[str, tuple[bytes, Flaw, bytes]] = {
     "Tor: SOCKS 4 BIND": (b"\x04\x02\x11\x11\x02\x02\x02\x02\x00", Flaw.COMMAND, b"\0\x5b" + bytes(6)),
-    "Tor: SOCKS 4a RESOLVE": (
-        b"\x04\xf0\x01\x01\x00\x00\x00\x02me\x00torproject.org\x00",
-        Flaw.COMMAND,
-        b"\0\x5b" + bytes(6),
-    ),
+    "SOCKS 4 RESOLVE_PTR": (b"\x04\xf1\x00\x00\x02\x02\x02\x02\x00", Flaw.COMMAND, b"\0\x5b" + bytes(6)),
+    "Tor: SOCKS 5 RESOLVE_PTR of a name": (look_up(0xF1, b"torproject.org"), Flaw.KIND, b"\5\0\5\x08" + NO_ADDRESS),
+    "Tor: CONNECT_DIR of old": (look_up(0xF2, b"a"), Flaw.COMMAND, b"\5\0\5\7" + NO_ADDRESS),
     "Tor: SOCKS 5 BIND": (
         b"\x05\x02\x00\x01\x05\x02\x00\x01\x02\x02\x02\x01\x01\x01",
         Flaw.COMMAND,
@@ -192,6 +217,7 @@ REFUSED: dict[str, tuple[bytes, Flaw, bytes]] = {
     "no method": (b"\5\0", Flaw.METHODS, b"\5\xff"),
     "log-in of a later version": (b"\5\1\2\2", Flaw.GARBLED, b"\5\2"),
     "Tor: isolation in a format to come": (b"\5\1\2\1\x09<torS0X>1\0", Flaw.ISOLATION, b"\5\2\1\1"),
+    "Tor: isolation by an object": (b"\5\1\2\1\x0a<torS0X>0a\0", Flaw.ISOLATION, b"\5\2\1\1"),
     "Tor: isolation without a format": (b"\5\1\2\1\x08<torS0X>\0", Flaw.ISOLATION, b"\5\2\1\1"),
     "SOCKS 4 within SOCKS 5": (b"\5\1\0\4\1\0\1", Flaw.GARBLED, b"\5\0\5\1" + NO_ADDRESS),
     "reserved byte": (b"\5\1\0\5\1\1\1", Flaw.GARBLED, b"\5\0\5\1" + NO_ADDRESS),
@@ -366,7 +392,43 @@ def test_a_head_has_a_longest_length() -> None:
     assert refused(connect("a.example:443", *["a:"] * (MAX_HEAD // 4)))[0] is Flaw.LONG
 
 
+@pytest.mark.parametrize("name", ["x.onion", "a.exit", "peer.node", "chat.hash.conv", f"{'a' * 52}.key.conv"])
+def test_no_exit_is_asked_for_names_that_are_none_of_the_dns(name: str) -> None:
+    """The name of a private service is the capability to reach it."""
+    assert shake(look_up(0xF0, name.encode()))[0].flaw is Flaw.RESERVED
+    assert shake(b"\4\xf0\0\0\0\0\0\1\0" + name.encode() + b"\0")[0].flaw is Flaw.RESERVED
+
+
+@pytest.mark.parametrize("name", [b"", b"a b", b"it's.hash.conv", b"a\n", b"\xc3\xbc.example"])
+def test_what_is_no_name_is_not_looked_up(name: bytes) -> None:
+    assert shake(look_up(0xF0, name))[0].flaw is Flaw.NAME
+
+
+@pytest.mark.parametrize(
+    ("name", "known"), [(b"192.0.2.1", True), (b"2001:DB8::1", True), (b"a.example", False), (b"1.2.3", False)]
+)
+def test_only_addresses_are_their_own_answer(name: bytes, known: bool) -> None:
+    assert asked(look_up(0xF0, name)).known is known
+    assert not asked(socks5(name)).known
+    assert not asked(b"\5\1\0\5\xf1\0\1\1\1\1\1\0\0").known
+
+
 # -- answers
+
+
+@pytest.mark.parametrize(
+    ("found", "socks4", "socks5"),
+    [
+        ("192.0.2.7", b"\0\x5a\0\0\xc0\0\2\7", b"\5\0\0\1\xc0\0\2\7\0\0"),
+        ("2001:db8::1", b"\0\x5b" + bytes(6), b"\5\0\0\4" + bytes.fromhex("20010db8") + bytes(11) + b"\1\0\0"),
+        ("host.example", b"\0\x5b" + bytes(6), b"\5\0\0\3\x0chost.example\0\0"),
+    ],
+)
+def test_what_was_found_stands_where_addresses_are_told(found: str, socks4: bytes, socks5: bytes) -> None:
+    """IPv6 addresses and names have no place in SOCKS 4."""
+    assert shake(b"\4\xf0\0\0\0\0\0\1\0a\0")[0].granted(found) == socks4
+    assert shake(look_up(0xF0, b"a"))[0].granted(found) == socks5
+
 
 ASKS = {
     Dialect.SOCKS4: b"\4\1\0\x50\0\0\0\1\0%s\0",

@@ -286,6 +286,24 @@ def test_resolve_ends_at_the_first_nul_and_is_lower_case():
     assert Resolve.parse(b"Host\0junk\0") == Resolve("host")
 
 
+def test_resolve_asks_for_host_names_only():
+    assert Resolve.to("Host.Example") == Resolve("host.example")
+    for text in ("", "a b", "::1", "a:1", "x" * 256):
+        with pytest.raises(LocalError):
+            Resolve.to(text)
+
+
+def test_reverse_names():
+    """RFC 1035, section 3.5; RFC 3596, section 2.5, with its example."""
+    assert Resolve.reverse("10.2.0.52") == Resolve("52.0.2.10.in-addr.arpa")
+    assert Resolve.reverse("4321:0:1:2:3:4:567:89ab") == Resolve(
+        "b.a.9.8.7.6.5.0.4.0.0.0.3.0.0.0.2.0.0.0.1.0.0.0.0.0.0.0.1.2.3.4.ip6.arpa"
+    )
+    for text in ("", "a.example", "1.2.3"):
+        with pytest.raises(LocalError):
+            Resolve.reverse(text)
+
+
 @pytest.mark.parametrize("body, answers", VECTORS["resolved (by hand)"])
 def test_resolved_vectors(body, answers):
     both_ways(Resolved(tuple(Answer(kind, hexed(value), ttl) for kind, value, ttl in answers)), hexed(body))
@@ -295,6 +313,14 @@ def test_answers_tell_addresses():
     assert Answer.of("127.0.0.1", 60) == Answer(AnswerType.IPV4, hexed("7f000001"), 60)
     assert Answer.of("::1", 60).address == "::1"
     assert Answer(AnswerType.HOSTNAME, b"host", 60).address is None
+
+
+def test_answers_tell_names():
+    assert Answer(AnswerType.HOSTNAME, b"Host.Example", 60).name == "host.example"
+    assert Answer(AnswerType.HOSTNAME, b"a" * 255, 60).name == "a" * 255
+    assert Answer.of("127.0.0.1", 60).name is None
+    for text in (b"", b"a b", b"a\n", b"a\0", b"\xff", b"127.0.0.1", b"::1", b"a" * 256):
+        assert Answer(AnswerType.HOSTNAME, text, 60).name is None
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,254 @@
+"""The relays of the Tor network as a client sees them: what a consensus says, and their microdescriptors.
+
+Does: hold the microdescriptors that a consensus names, tell which are missing, and make one record of each relay that
+is asked for. Nothing is parsed before: there are thousands of relays, and a client uses few.
+Does not: believe a consensus (consensus.py), fetch anything, or choose relays (path/torpath.py).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from ipaddress import IPv4Address
+from typing import NamedTuple
+
+from convergence.errors import ParseError
+from convergence.wire.consensus import Consensus, RelayStatus
+from convergence.wire.exitpolicy import REJECT_ALL, Address, PortPolicy
+from convergence.wire.linkspec import LinkSpecifier, SpecifierType
+from convergence.wire.microdescriptor import Microdescriptor
+from convergence.wire.netdoc import OrAddress
+from convergence.wire.target import Protocols, RelayTarget, Role
+
+SCHEME = "tls"
+"""How links to relays of Tor are opened."""
+SUBNET_BITS = {4: 16, 6: 32}
+"""Two relays whose addresses begin with the same bits, by IP version, count as one operator's (path-spec 2.2)."""
+
+_POLICY = re.compile(rb"^p ([^\n]*)$", re.MULTILINE)
+_POLICY6 = re.compile(rb"^p6 ([^\n]*)$", re.MULTILINE)
+
+
+class ExitPolicies(NamedTuple):
+    """The ports that a relay connects to, for IPv4 and IPv6. There are few that differ, so relays share them."""
+
+    policy: PortPolicy
+    policy6: PortPolicy
+
+    @classmethod
+    def of(cls, raw: bytes) -> ExitPolicies:
+        """Those of a microdescriptor, of which nothing else is read: who looks for an exit asks thousands. None allows
+        anything if it cannot be read."""
+        return cls(*(_policy(raw, line) for line in (_POLICY, _POLICY6)))
+
+    def allows(self, address: Address | None, port: int) -> bool:
+        """Whether the relay would most likely connect there. None stands for a host name: the exit looks that up, and
+        has to connect over IPv4 at least."""
+        return (self.policy6 if address is not None and address.version == 6 else self.policy).allows(address, port)
+
+    @property
+    def refuse_all(self) -> bool:
+        return self.policy.refuses_all and self.policy6.refuses_all
+
+
+NO_EXIT = ExitPolicies(REJECT_ALL, REJECT_ALL)
+
+
+@dataclass(frozen=True, eq=False)
+class TorRelay:
+    """One relay that a client can use.
+
+    Args:
+        target: how circuits are extended to it. Its node_id is the digest of its RSA key, by which the consensus names
+            it, and it has the role of an exit if it connects to some port.
+        exit: what it connects to.
+        names: what others call it in their families, its nickname among that.
+        family: the names of those that it says are of its family.
+        family_ids: the keys of the families that it has certificates of.
+        subnets: of its addresses, (IP version, leading bits).
+    """
+
+    status: RelayStatus
+    target: RelayTarget
+    exit: ExitPolicies = field(repr=False)
+    names: frozenset[str] = field(repr=False)
+    family: frozenset[str] = field(repr=False)
+    family_ids: frozenset[str] = field(repr=False)
+    subnets: frozenset[tuple[int, int]] = field(repr=False)
+
+    @classmethod
+    def of(cls, status: RelayStatus, raw: bytes, exit: ExitPolicies) -> TorRelay | None:
+        """None: nothing can be sent through it, since its microdescriptor is unreadable or lacks an Ed25519 identity.
+        That costs itself only."""
+        try:
+            document = Microdescriptor.parse(raw)
+        except ParseError:
+            return None
+        if document.ed25519 is None:
+            return None
+        address6 = status.ipv6 or document.ipv6
+        address4 = IPv4Address(status.address), status.or_port
+        return cls(
+            status,
+            _target(status, document, document.ed25519, exit, address4, address6),
+            exit,
+            frozenset(("$" + status.identity.hex().upper(), status.nickname.lower())),
+            document.family,
+            document.family_ids,
+            frozenset(_subnet(address[0]) for address in (address4, address6) if address is not None),
+        )
+
+    def allows(self, address: Address | None, port: int) -> bool:
+        """Whether it would most likely connect there; see `ExitPolicies`."""
+        return self.exit.allows(address, port)
+
+    def is_family(self, other: TorRelay) -> bool:
+        """Whether they say so both, or are certified to be of the same family (proposal 321). What only one of them
+        says counts for nothing: it could keep all others away from each other."""
+        mutual = not self.family.isdisjoint(other.names) and not other.family.isdisjoint(self.names)
+        return mutual or not self.family_ids.isdisjoint(other.family_ids)
+
+    def shares_subnet(self, other: TorRelay) -> bool:
+        return not self.subnets.isdisjoint(other.subnets)
+
+    def is_same(self, other: TorRelay) -> bool:
+        """Whether they have an identity in common."""
+        return self.status.identity == other.status.identity or self.target.identity == other.target.identity
+
+
+class TorView:
+    """The relays of one consensus.
+
+    Args:
+        consensus: of the flavor "microdesc", verified.
+    """
+
+    def __init__(self, consensus: Consensus) -> None:
+        self.consensus = consensus
+        self._raw: dict[bytes, bytes] = {}  # by digest; only what the consensus names, so MAX_RELAYS at most
+        self._read: dict[bytes, TorRelay | None] = {}  # by RSA identity
+        self._exits: dict[bytes, ExitPolicies] = {}  # by RSA identity
+
+    @cached_property
+    def relays(self) -> tuple[RelayStatus, ...]:
+        """Those that may be used at all, whether their microdescriptors are known or not."""
+        return tuple(relay for relay in self.consensus.relays if _is_usable(relay))
+
+    @cached_property
+    def by_digest(self) -> Mapping[bytes, RelayStatus]:
+        """The same, by the digests of their microdescriptors."""
+        return {relay.digest: relay for relay in self.relays}
+
+    @property
+    def known(self) -> int:
+        """How many microdescriptors there are."""
+        return len(self._raw)
+
+    def knows(self, status: RelayStatus) -> bool:
+        return status.digest in self._raw
+
+    def missing(self) -> list[bytes]:
+        """The digests of the microdescriptors to ask for, in the order of the consensus."""
+        return [digest for digest in self.by_digest if digest not in self._raw]
+
+    def add(self, microdescriptors: Mapping[bytes, bytes]) -> None:
+        """Take over those that are missing, by their digests (`find_microdescriptors` checked these)."""
+        self._raw |= {digest: raw for digest, raw in microdescriptors.items() if digest in self.by_digest}
+
+    def relay(self, status: RelayStatus) -> TorRelay | None:
+        """The record of a relay; None while its microdescriptor is missing, or if that cannot be used."""
+        if status.identity not in self._read:
+            raw = self._raw.get(status.digest)
+            if raw is None:
+                return None
+            self._read[status.identity] = TorRelay.of(status, raw, self.exit(status))
+        return self._read[status.identity]
+
+    def exit(self, status: RelayStatus) -> ExitPolicies:
+        """What a relay connects to: nothing while that is not known, or if it has the flag BadExit."""
+        raw = self._raw.get(status.digest)
+        if raw is None or "BadExit" in status.flags:
+            return NO_EXIT
+        if status.identity not in self._exits:
+            self._exits[status.identity] = ExitPolicies.of(raw)
+        return self._exits[status.identity]
+
+    def get(self, identity: bytes) -> RelayStatus | None:
+        """The usable relay of this RSA identity (20 bytes)."""
+        status = self.consensus.by_identity.get(identity)
+        return status if status is not None and _is_usable(status) else None
+
+    def renewed(self, consensus: Consensus) -> TorView:
+        """The view of a newer consensus, with the microdescriptors that it still names."""
+        view = TorView(consensus)
+        view.add(self._raw)
+        return view
+
+    @property
+    def microdescriptors(self) -> Mapping[bytes, bytes]:
+        """What is known, by digest: to be stored."""
+        return self._raw
+
+
+def _is_usable(status: RelayStatus) -> bool:
+    """Without NoEdConsensus, most authorities agree on its Ed25519 identity (dir-spec 3.4.1)."""
+    flags = status.flags
+    return "Running" in flags and "Valid" in flags and "NoEdConsensus" not in flags and status.or_port > 0
+
+
+@lru_cache(maxsize=1024)
+def _read_policy(text: str) -> PortPolicy:
+    try:
+        return PortPolicy.parse(text)
+    except ParseError:
+        return REJECT_ALL
+
+
+def _policy(raw: bytes, line: re.Pattern[bytes]) -> PortPolicy:
+    found = line.search(raw)
+    return REJECT_ALL if found is None else _read_policy(found[1].decode("ascii", "replace"))
+
+
+def _target(
+    status: RelayStatus,
+    document: Microdescriptor,
+    identity: bytes,
+    exit: ExitPolicies,
+    address4: OrAddress,
+    address6: OrAddress | None,
+) -> RelayTarget:
+    # The order is that of all clients (tor-spec "EXTEND and EXTENDED cells").
+    specifiers = [
+        LinkSpecifier(SpecifierType.TLS_IPV4, _encode_address(address4)),
+        LinkSpecifier(SpecifierType.LEGACY_ID, status.identity),
+        LinkSpecifier(SpecifierType.ED25519_ID, identity),
+    ]
+    if address6 is not None:
+        specifiers.append(LinkSpecifier(SpecifierType.TLS_IPV6, _encode_address(address6)))
+    protocols, roles = Protocols(0), Role.RELAY
+    if status.protocols.supports("Relay", 4):
+        protocols |= Protocols.NTOR_V3
+    if status.protocols.supports("FlowCtrl", 2):
+        protocols |= Protocols.CONGESTION_CONTROL
+    if not exit.refuse_all:
+        roles |= Role.EXIT
+    return RelayTarget(
+        identity,
+        tuple(specifiers),
+        status.identity,
+        document.ntor_key,
+        protocols,
+        roles,
+        frozenset((SCHEME,)),
+        rtc=False,
+    )
+
+
+def _encode_address(address: OrAddress) -> bytes:
+    return address[0].packed + address[1].to_bytes(2, "big")
+
+
+def _subnet(address: Address) -> tuple[int, int]:
+    return address.version, int(address) >> address.max_prefixlen - SUBNET_BITS[address.version]

@@ -1,0 +1,235 @@
+"""Paths through the Tor network (path-spec 2.2).
+
+Does: choose an exit by what is to be reached, a guard, and relays between, each by its bandwidth; keep apart what may
+be of one operator: relays of one family, of one subnet, or with an identity in common. Refuse to choose while a
+directory may still be choosing for us.
+Does not: build circuits, or know which guards work (guards.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from convergence.circuit.client import MAX_HOPS
+from convergence.codes import PathWhy
+from convergence.errors import LocalError, Problem
+from convergence.netdir.consensus import TOLERANCE
+from convergence.netdir.tor import TorRelay, TorView
+from convergence.path.guards import Guards, GuardUse
+from convergence.path.weights import Lottery, Position, Suits, path_fraction
+from convergence.ports import Rng
+from convergence.wire.consensus import RelayStatus
+from convergence.wire.exitpolicy import Address
+from convergence.wire.target import RelayTarget
+
+MIN_HOPS = 2
+LONG_LIVED = frozenset((21, 22, 706, 1863, 5050, 5190, 5222, 5223, 6667, 6697, 8300))
+"""Ports whose connections last: only Stable relays carry them (path-spec 2.2)."""
+LAST_TRIED = 8
+"""Last relays that are tried for one path, if no guard or no relay between suits the first one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is to be reached through an exit.
+
+    Args:
+        address: None: a host name, which the exit looks up.
+    """
+
+    port: int
+    address: Address | None = None
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class TorPath:
+    """A path, entry first, and the use of its guard, which has to hear how the circuit goes."""
+
+    relays: tuple[TorRelay, ...]
+    use: GuardUse
+
+    @property
+    def targets(self) -> tuple[RelayTarget, ...]:
+        return tuple(relay.target for relay in self.relays)
+
+
+@dataclass(frozen=True, slots=True)
+class _Search:
+    """What is asked of one path."""
+
+    view: TorView
+    hops: int
+    stable: bool
+    avoid: Collection[bytes]
+
+    def __post_init__(self) -> None:
+        if not MIN_HOPS <= self.hops <= MAX_HOPS:
+            raise LocalError(f"a circuit has {MIN_HOPS} to {MAX_HOPS} hops, not {self.hops}")
+
+    def relay(self, status: RelayStatus) -> TorRelay | None:
+        """One that may stand anywhere but at the beginning."""
+        return None if self.stable and "Stable" not in status.flags else self.view.relay(status)
+
+    def served(self, status: RelayStatus, wanted: frozenset[Wanted]) -> frozenset[Wanted]:
+        """What a relay would connect to of all that is wanted."""
+        exit = self.view.exit(status)
+        return frozenset(item for item in wanted if exit.allows(item.address, item.port))
+
+
+class TorPaths:
+    """Chooses paths.
+
+    Args:
+        distinct_subnets: whether relays of one subnet are kept apart. Off for a network on one machine only.
+    """
+
+    def __init__(self, rng: Rng, guards: Guards, *, distinct_subnets: bool = True) -> None:
+        self.guards = guards
+        self._rng = rng
+        self._distinct_subnets = distinct_subnets
+        self._view: TorView | None = None
+        self._lotteries: dict[Position, Lottery] = {}
+        self._fraction = 0.0
+        self._counted = -1  # microdescriptors, when the fraction was computed
+
+    def update(self, view: TorView, now: float) -> None:
+        """Use this consensus from now on. Microdescriptors may be added to it later."""
+        self._view = view
+        self._lotteries = {}
+        self._counted = -1
+        self.guards.update(view, now)
+
+    def check(self, now: float) -> TorView:
+        """Raises Problem (PathWhy) as long as paths are not to be chosen: there is no consensus that still counts, or
+        too few microdescriptors are known, or that of the guard to use is not."""
+        view = self._view
+        if view is None or now >= view.consensus.valid_until + TOLERANCE:
+            raise Problem(PathWhy.NO_CONSENSUS)
+        if view.known != self._counted:
+            self._counted, self._fraction = view.known, path_fraction(view)
+        needed = view.consensus.param("min_paths_for_circs_pct", 60, 25, 95)
+        if self._fraction < needed / 100:
+            raise Problem(PathWhy.FEW_DESCRIPTORS, needed=needed, known=int(100 * self._fraction))
+        if not all(map(view.knows, self.guards.needed(now))):
+            raise Problem(PathWhy.NO_GUARD_DESCRIPTOR)
+        return view
+
+    def exit_path(
+        self, wanted: Collection[Wanted], now: float, *, hops: int = 3, avoid: Collection[bytes] = ()
+    ) -> TorPath:
+        """A path to an exit that most likely serves the most of what is wanted.
+
+        Args:
+            wanted: one thing at least.
+            hops: 2 to 5.
+            avoid: Ed25519 identities of relays to take only if there are no others. They do not count for the guard.
+
+        Raises Problem (PathWhy).
+        """
+        search = _Search(self.check(now), hops, any(item.port in LONG_LIVED for item in wanted), avoid)
+        served = self._most_served(search, frozenset(wanted))
+        return self._path_to_any(search, lambda status: search.served(status, served) == served, Position.EXIT, now)
+
+    def internal_path(
+        self,
+        now: float,
+        *,
+        hops: int = 3,
+        last: TorRelay | None = None,
+        stable: bool = False,
+        avoid: Collection[bytes] = (),
+    ) -> TorPath:
+        """A path that leads out nowhere, to any relay or to `last`. Arguments as for `exit_path`; `stable`: only relays
+        that rarely go down. Raises Problem (PathWhy)."""
+        search = _Search(self.check(now), hops, stable, avoid)
+        if last is not None:
+            return self._path_to(search, last, now)
+        return self._path_to_any(search, lambda status: True, Position.MIDDLE, now)
+
+    def directory_guard(self, now: float) -> TorPath:
+        """A path of one hop, to a guard that is to be asked for documents: no microdescriptor has to be known for it
+        but its own. Raises Problem (PathWhy)."""
+        view = self._view
+        if view is None:
+            raise Problem(PathWhy.NO_CONSENSUS)
+        use = self.guards.select(lambda status: view.relay(status) is not None, now, directory=True)
+        relay = view.relay(use.status)
+        assert relay is not None
+        return TorPath((relay,), use)
+
+    # -- inside
+
+    def _most_served(self, search: _Search, wanted: frozenset[Wanted]) -> frozenset[Wanted]:
+        """Of all that is wanted, the most that any exit serves. Raises Problem if none serves any of it."""
+        if not wanted:
+            raise LocalError("there is nothing that an exit would be for")
+        if self._draw(search, Position.EXIT, lambda status: search.served(status, wanted) == wanted, ()) is not None:
+            return wanted
+        most: frozenset[Wanted] = frozenset()
+        for status in self._lottery(search.view, Position.EXIT).relays:
+            served = search.served(status, wanted)
+            if len(served) > len(most) and search.relay(status) is not None:
+                most = served
+        if not most:
+            raise Problem(PathWhy.NO_EXIT)
+        return most
+
+    def _path_to_any(self, search: _Search, suits: Suits, position: Position, now: float) -> TorPath:
+        problem = Problem(PathWhy.NO_EXIT if position is Position.EXIT else PathWhy.NO_PATH)
+        tried: list[RelayStatus] = []
+        while len(tried) < LAST_TRIED:
+            last = self._draw(search, position, lambda status: suits(status) and status not in tried, ())
+            if last is None:
+                break
+            try:
+                return self._path_to(search, last, now)
+            except Problem as error:
+                problem = error
+                tried.append(last.status)
+        raise problem
+
+    def _path_to(self, search: _Search, last: TorRelay, now: float) -> TorPath:
+        """The guard is chosen after the last relay, and those between come at the end."""
+
+        def suits_guard(status: RelayStatus) -> bool:
+            relay = search.view.relay(status)
+            return relay is not None and self._apart(relay, (last,))
+
+        use = self.guards.select(suits_guard, now)
+        entry = search.view.relay(use.status)
+        assert entry is not None
+        path = [entry, last]
+        for _ in range(search.hops - 2):
+            middle = self._draw(search, Position.MIDDLE, lambda status: True, path)
+            if middle is None:
+                use.over(now)
+                raise Problem(PathWhy.NO_PATH)
+            path.insert(-1, middle)
+        return TorPath(tuple(path), use)
+
+    def _draw(self, search: _Search, position: Position, suits: Suits, others: Collection[TorRelay]) -> TorRelay | None:
+        """One that suits and may be on a path with others; of those to avoid only if there is nobody else."""
+
+        def fits(status: RelayStatus, avoid: Collection[bytes]) -> bool:
+            relay = search.relay(status) if suits(status) else None
+            return relay is not None and relay.target.identity not in avoid and self._apart(relay, others)
+
+        lottery = self._lottery(search.view, position)
+        status = lottery.draw(self._rng, lambda status: fits(status, search.avoid))
+        if status is None and search.avoid:
+            status = lottery.draw(self._rng, lambda status: fits(status, ()))
+        return None if status is None else search.view.relay(status)
+
+    def _lottery(self, view: TorView, position: Position) -> Lottery:
+        if position not in self._lotteries:
+            fast = [status for status in view.relays if "Fast" in status.flags]
+            self._lotteries[position] = Lottery(view.consensus, fast, position)
+        return self._lotteries[position]
+
+    def _apart(self, relay: TorRelay, others: Collection[TorRelay]) -> bool:
+        """Whether nothing hints that one operator has it and one of the others."""
+        return not any(
+            relay.is_same(other) or relay.is_family(other) or (self._distinct_subnets and relay.shares_subnet(other))
+            for other in others
+        )
