@@ -50,21 +50,6 @@ class Address:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-@dataclass(frozen=True, slots=True)
-class Authority:
-    """A directory authority of a Tor network.
-
-    Args:
-        address: where it takes links, "192.0.2.1:9001".
-        fingerprint: SHA-1 of its RSA identity as a relay, 20 bytes.
-        v3_identity: SHA-1 of the key by which it signs, 20 bytes.
-    """
-
-    address: str
-    fingerprint: bytes
-    v3_identity: bytes
-
-
 def default_data_dir(environ: Mapping[str, str] = os.environ) -> Path:
     """$XDG_DATA_HOME/convergence, or ~/.local/share/convergence."""
     base = environ.get("XDG_DATA_HOME", "")
@@ -136,7 +121,7 @@ def check_identity(value: Any) -> bytes:
 
 def _folder(value: Any) -> Path:
     if not isinstance(value, str) or not value or "\0" in value:
-        raise ValueError("a folder's path in quotes")
+        raise ValueError("a path in quotes")
     return Path(value).expanduser()
 
 
@@ -209,14 +194,6 @@ def _is_ipv4(text: str) -> bool:
         return bool(_ipv4(text))
     except ValueError:
         return False
-
-
-def _authorities(value: Any) -> tuple[Authority, ...]:
-    pattern = r"([0-9.]{7,15}:[0-9]{1,5}) ([0-9A-Fa-f]{40}) ([0-9A-Fa-f]{40})"
-    found = [re.fullmatch(pattern, one if isinstance(one, str) else "") for one in value] if value else [None]
-    if not isinstance(value, list) or not all(found):
-        raise ValueError('a list of "ADDRESS:ORPORT FINGERPRINT V3IDENT", one for each directory authority')
-    return tuple(Authority(one[1], bytes.fromhex(one[2]), bytes.fromhex(one[3])) for one in found if one)
 
 
 def _rules(value: Any) -> tuple[Rule, ...]:
@@ -310,11 +287,8 @@ class Tor:
     address: str | None = _setting(None, _ipv4, '"192.0.2.1"', "where others reach `listen`, if that names none")
     nickname: str = _setting("Unnamed", _nickname, '"Convergence"', "as people call this relay")
     contact: str = _setting("", _contact, '"operator@node.example"', "whom people write to about it; it is published")
-    authorities: tuple[Authority, ...] = _setting(
-        (),
-        _authorities,
-        f'["192.0.2.2:9001 {"0" * 40} {"0" * 40}"]',
-        "of the network: address and ORPort, fingerprint, v3 identity",
+    network: Path | None = _setting(
+        None, _folder, '"network.txt"', "DirAuthority and FallbackDir lines; without it, the public network"
     )
     policy: tuple[Rule, ...] = _setting(
         (), _rules, '["accept *:80", "accept *:443"]', "what it connects to as an exit; IPv4; nothing else is"
@@ -328,6 +302,9 @@ class Tor:
         None, _whole(1 << 20, 1 << 60), "1000000000000", "bytes that it relays in each period; then it hibernates"
     )
     accounting_days: int = _setting(30, _whole(1, 366), "30", "the period, days")
+    metrics: Address | None = _setting(
+        None, check_listen, '"127.0.0.1:9035"', "where Prometheus reads figures, for all who reach it; nothing of users"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -425,8 +402,6 @@ def _check_together(config: Config, wrong: Callable[[str, str | None, str], Conf
         message = f"without WebRTC, a node with roles needs node.listen: {_allowed(check_listen)}"
         raise wrong("node", "roles", message)
     tor = config.tor
-    if tor.listen is not None and not tor.authorities:
-        raise wrong("tor", "listen", f"a relay of Tor needs tor.authorities: {_allowed(_authorities)}")
     if (
         tor.listen is not None
         and tor.address is None

@@ -34,6 +34,7 @@ def read_network(path: Path) -> TorConfig:
         raise TorNetworkError(f"{path} cannot be read: {error.strerror}") from None
     authorities: list[bytes] = []
     directories: list[DirectoryAddress] = []
+    fallbacks: list[DirectoryAddress] = []
     distinct = True
     for number, line in enumerate(lines, 1):
         words = line.partition("#")[0].split()
@@ -46,7 +47,7 @@ def read_network(path: Path) -> TorConfig:
                 authorities.append(authority)
                 directories.append(directory)
             elif keyword.lower() == "fallbackdir":
-                directories.append(_fallback(words))
+                fallbacks.append(_fallback(words))
             elif keyword.lower() == "enforcedistinctsubnets" and words in (["0"], ["1"]):
                 distinct = words == ["1"]
             else:
@@ -56,7 +57,7 @@ def read_network(path: Path) -> TorConfig:
     try:
         if not authorities:
             raise LocalError("there is no DirAuthority in it")
-        return TorConfig(tuple(authorities), tuple(directories), distinct)
+        return TorConfig(tuple(authorities), (*directories, *fallbacks), distinct)
     except LocalError as error:
         raise TorNetworkError(f"{path}: {error}") from None
 

@@ -20,7 +20,6 @@ from convergence.crypto.routersign import RsaSecret as Signer
 from convergence.driver import Driver
 from convergence.events import Event
 from convergence.tor.accounting import Allowance
-from convergence.tor.network import DirectoryAddress, TorConfig
 from convergence.tor.relay import RelayConfig, TorRelay
 from pynode import version
 from pynode.app import STOP_TIMEOUT, AppError, bound
@@ -36,8 +35,10 @@ from pynode.keyfile import (
 )
 from pynode.logs import Bugs, log_event
 from pynode.loop import AsyncioClock, AsyncioTimer
+from pynode.metrics import Metrics
 from pynode.storage import DiskStorage, StorageError
 from pynode.torkeys import RsaSecret
+from pynode.tornetwork import PUBLIC, TorNetworkError, read_network
 from pynode.transports.mux import NetTransport
 from pynode.transports.tcp import TcpTransport
 from pynode.transports.tls import TlsTransport
@@ -78,6 +79,7 @@ class TorRelayApp:
         self._storage: DiskStorage | None = None
         self._transport: NetTransport | None = None
         self._renewal: asyncio.TimerHandle | None = None
+        self._metrics: Metrics | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -96,13 +98,14 @@ class TorRelayApp:
     async def _start(self) -> None:
         settings, limits = self._settings, self._limits
         try:
+            network = read_network(settings.network or PUBLIC)
             self._onion = load_onion_keys(self._data / "onion.json", self._rng, time.time())
             self._keys = self._node_keys(
                 load_or_create_identity(self._data / "identity.json", self._rng),
                 load_or_create_rsa(self._data / "rsa.pem"),
             )
             self._storage = DiskStorage(self._data)
-        except (KeyFileError, StorageError) as error:
+        except (KeyFileError, StorageError, TorNetworkError) as error:
             raise AppError(f"{error}.") from None
         unsent = Unsent()
         policy = TorPolicy(settings.policy, settings.private)
@@ -113,10 +116,7 @@ class TorRelayApp:
         onion = RsaSecret.generate()
         # No await from here to `attach`: nothing can come in before there is a driver to tell.
         config = RelayConfig(
-            TorConfig(
-                tuple(one.v3_identity for one in settings.authorities),
-                tuple(DirectoryAddress(one.address, one.fingerprint) for one in settings.authorities),
-            ),
+            network,
             settings.nickname,
             settings.address or self._listen.host,
             self.port,
@@ -151,6 +151,9 @@ class TorRelayApp:
         timer.tick = self.driver.tick
         self.driver.run(self.relay.start)
         self._look()
+        if settings.metrics is not None:
+            self._metrics = Metrics(lambda: self.relay.figures(clock.now()))
+            await bound(settings.metrics, self._metrics.listen(settings.metrics))
 
     async def stop(self) -> None:
         """Leave the network. This takes at most about STOP_TIMEOUT."""
@@ -161,6 +164,8 @@ class TorRelayApp:
     async def _release(self) -> None:
         if self._renewal is not None:
             self._renewal.cancel()
+        if self._metrics is not None:
+            await self._metrics.close()
         if self._transport is not None:
             await self._transport.shutdown(STOP_TIMEOUT)
         if self._storage is not None:

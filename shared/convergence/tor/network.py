@@ -55,7 +55,7 @@ class TorConfig:
 
     Args:
         authorities: v3 identities (20 bytes each) of its directory authorities.
-        directories: whom to ask first.
+        directories: whom to ask first: the authorities, in the same order, then others.
         distinct_subnets: whether relays of one subnet are kept apart. Off for a network on one machine only.
     """
 
@@ -66,6 +66,11 @@ class TorConfig:
     def __post_init__(self) -> None:
         if not self.directories:
             raise LocalError("a Tor network needs directories to begin with")
+
+    @property
+    def authority_directories(self) -> tuple[DirectoryAddress, ...]:
+        """The authorities, whom relays tell of themselves."""
+        return self.directories[: len(self.authorities)]
 
     @property
     def name(self) -> str:

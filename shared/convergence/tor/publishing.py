@@ -125,7 +125,6 @@ class _Upload:
         if isinstance(result, bytes):
             self._outbox.emit(DescriptorTaken(authority))
             return
-        reason = result.value if isinstance(result, Outcome) else str(result)
-        self._outbox.emit(DescriptorRefused(authority, reason))
+        self._outbox.emit(DescriptorRefused(authority, str(result)))
         self._timer = self._outbox.call_at(now + self._retry, self._send)
         self._retry = min(2 * self._retry, RETRY_MAX)

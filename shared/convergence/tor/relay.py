@@ -138,7 +138,7 @@ class TorRelay:
         sources = DirectorySources(self.outbox, rng, self, lambda now: [item.target for item in self._first.values()])
         self.directory = TorDirectory(self.outbox, rng, config.network.authorities, sources, self._changed, mirror=True)
         self.publisher = Publisher(
-            self.outbox, crypto, sources, config.network.directories, keys, onion, self._describe
+            self.outbox, crypto, sources, config.network.authority_directories, keys, onion, self._describe
         )
         self._cache = DirectoryCache(self.outbox, self.directory, lambda: self.publisher.descriptor, source_of)
         self._exit = ExitService(self.outbox, source_of=source_of, streams=config.exit_streams)
@@ -172,6 +172,23 @@ class TorRelay:
             self.neighbours.close_all(now, "this machine slept")
         self.directory.moved(now)
         self._publish(now)
+
+    def figures(self, now: float) -> dict[str, float]:
+        """Numbers for whoever runs the relay, of all users together."""
+        relayed = self.relaying.snapshot()
+        consensus = self.directory.consensus
+        return {
+            "links": len(self.neighbours.links),
+            "link_received_bytes_total": self.neighbours.bytes_in,
+            "link_sent_bytes_total": self.neighbours.bytes_out,
+            "circuits": relayed["circuits"],
+            "circuits_total": relayed["circuits_total"],
+            "streams": relayed["streams"],
+            "relayed_bytes_total": relayed["bytes"],
+            "hibernating": self.relaying.paused,
+            "uptime_seconds": now - self._started,
+            "consensus_valid_until_seconds": 0 if consensus is None else consensus.valid_until,
+        }
 
     # -- driver.Machine
 

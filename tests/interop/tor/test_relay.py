@@ -46,13 +46,12 @@ class Relay:
         self.start()
 
     def start(self) -> None:
-        authorities = [
-            f"{one.address}:{one.or_port} {one.fingerprint} {one.v3ident}" for one in self.network.authorities
-        ]
+        network = self._folder / "network.txt"
+        network.write_text("".join(f"{authority.line}\n" for authority in self.network.authorities))
         settings = self._folder / "settings.toml"
         settings.write_text(
             f'[node]\ndata = "{self._folder}/data"\n[tor]\nlisten = "{self.address}:{self.or_port}"\n'
-            f'nickname = "{self.nickname}"\nauthorities = {authorities}\npolicy = {self.policy}\nprivate = true\n'
+            f'nickname = "{self.nickname}"\nnetwork = "{network}"\npolicy = {self.policy}\nprivate = true\n'
         )
         self.command = Command("relay", "--config", settings, "-v")
         self.fingerprint: str = self.command.until("listening")["fingerprint"]

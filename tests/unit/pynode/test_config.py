@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pynode.cli import parser
 from pynode.cli.manual import subparsers
 from pynode.cli.serve import exit_policy
-from pynode.config import Address, Authority, Config, ConfigError, default_data_dir, load, parse, write_example
+from pynode.config import Address, Config, ConfigError, default_data_dir, load, parse, write_example
 
 FULL = """
 [node]
@@ -69,14 +69,15 @@ def test_every_setting(tmp_path: Path) -> None:
     assert config.circuits.hops == 1 and config.log.json and config.site.files == Path("dist")
 
 
-TOR = "[tor]\nlisten = '{}'\nauthorities = ['192.0.2.2:9002 " + "0a" * 20 + " " + "0B" * 20 + "']"
+TOR = "[tor]\nlisten = '{}'"
 
 
 def test_a_relay_of_tor() -> None:
-    tor = parse(TOR.format("192.0.2.1:9001") + "\npolicy = ['accept *:80', 'reject 192.0.2.0/24:1-99']").tor
-    assert tor.listen == Address("192.0.2.1", 9001)
-    assert tor.authorities == (Authority("192.0.2.2:9002", b"\x0a" * 20, b"\x0b" * 20),)
-    assert [str(rule) for rule in tor.policy] == ["accept *:80", "reject 192.0.2.0/24:1-99"]
+    tor = parse(
+        TOR.format("192.0.2.1:9001") + "\nnetwork = 'net.txt'\npolicy = ['accept *:80', 'reject 192.0.2.0/24:1']"
+    ).tor
+    assert tor.listen == Address("192.0.2.1", 9001) and tor.network == Path("net.txt")
+    assert [str(rule) for rule in tor.policy] == ["accept *:80", "reject 192.0.2.0/24:1"]
     assert parse(TOR.format("0.0.0.0:9001") + "\naddress = '192.0.2.1'").tor.address == "192.0.2.1"
 
 
@@ -101,7 +102,6 @@ def test_a_relay_of_tor() -> None:
             "settings, line 2: without WebRTC, a node with roles needs node.listen",
         ),
         ("[rtc]\nenabled = 1", "line 2: rtc.enabled must be true or false"),
-        ("[tor]\nlisten = '192.0.2.1:9001'", "settings, line 2: a relay of Tor needs tor.authorities: a list of"),
         (
             TOR.format("0.0.0.0:9001"),
             "settings, line 2: with this tor.listen, others need to know tor.address: an IPv4",
@@ -110,9 +110,6 @@ def test_a_relay_of_tor() -> None:
         ("[tor]\naddress = '::1'", 'tor.address must be an IPv4 address such as "192.0.2.1"'),
         ("[tor]\nnickname = 'my relay'", "tor.nickname must be 1 to 19 letters and digits"),
         ("[tor]\ncontact = '\u00e4'", "tor.contact must be at most 256 printable"),
-        ("[tor]\nauthorities = ['192.0.2.1:9001 abc def']", "tor.authorities must be a list of"),
-        ("[tor]\nauthorities = []", "tor.authorities must be a list of"),
-        ("[tor]\nauthorities = 'x'", "tor.authorities must be a list of"),
         ("[tor]\npolicy = ['accept']", "tor.policy must be a list of rules such as"),
         ("[tor]\npolicy = ['accept *:80 443']", "tor.policy must be a list of rules such as"),
         ("[tor]\npolicy = 'accept *:80'", "tor.policy must be a list of rules such as"),
@@ -139,7 +136,7 @@ def test_a_relay_of_tor() -> None:
         ("[node]\nfacilitator_identity = 'abc'", "must be 64 hexadecimal digits"),
         ("[node]\nname = ''", "node.name must be a text of 1 to 64"),
         ('[node]\nname = "a\\nb"', "node.name must be a text"),
-        ("[node]\ndata = ''", "node.data must be a folder's path"),
+        ("[node]\ndata = ''", "node.data must be a path in quotes"),
         ("[exit]\nports = [0]", "exit.ports must be a list of ports"),
         ("[exit]\nports = ['80']", "exit.ports must be a list of ports"),
         ("[exit]\nhosts = [80]", "exit.hosts must be a list of hosts"),

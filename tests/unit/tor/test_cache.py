@@ -12,7 +12,7 @@ from convergence.errors import RemoteError
 from convergence.pipes import http
 from convergence.tor import cache as module
 from convergence.tor.cache import MICRODESC, TIME_LIMIT, DirectoryCache
-from convergence.tor.request import DocumentRequest, Outcome
+from convergence.tor.request import DocumentRequest
 from convergence.wire.authority import parse_certificates
 from convergence.wire.consensus import Consensus
 from tests.unit.circuit.rig import Net
@@ -38,7 +38,7 @@ class Scene:
         self.directory = SimpleNamespace(
             consensus=CONSENSUS,
             documents=SimpleNamespace(usable=lambda now: True),
-            microdescriptors={sha256(raw).digest(): raw for raw in MICRO},
+            microdescriptor=lambda digest: {sha256(raw).digest(): raw for raw in MICRO}.get(digest, b""),
             certificates=CERTIFICATES,
         )
         self.source_of = lambda channel: channel
@@ -85,7 +85,7 @@ def test_the_consensus_is_told_and_only_what_is_newer(scene):
     for path in (MICRODESC, f"{MICRODESC}/{'+'.join(signers)}", f"{MICRODESC}/{signers[0]}.z"):
         assert scene.ask(path) == CONSENSUS.data
     assert scene.ask(MICRODESC, ("X-Or-Diff-From-Consensus", "0" * 64)) == CONSENSUS.data
-    assert scene.ask(MICRODESC, ("If-Modified-Since", "Fri, 01 Jan 2100 00:00:00 GMT")) is Outcome.NOT_MODIFIED
+    assert scene.answer(MICRODESC, ("if-modified-since", "Fri, 01 Jan 2100 00:00:00 GMT")) == (304, None, b"")
     assert scene.ask(MICRODESC, ("If-Modified-Since", "no date")) == CONSENSUS.data
     assert not scene.cache._answers
 

@@ -123,7 +123,7 @@ def test_what_an_authority_refuses_is_told_with_its_reason_and_tried_again(scene
     refusals = scene.told()
     assert sorted(refusals, key=lambda event: event.authority) == [
         DescriptorRefused(AUTHORITIES[0].fingerprint.hex(), "the directory answered 400 Missing TAP key"),
-        DescriptorRefused(AUTHORITIES[1].fingerprint.hex(), "unreachable"),
+        DescriptorRefused(AUTHORITIES[1].fingerprint.hex(), "there is no stream to the directory: 5"),
     ]
     scene.answers = dict.fromkeys(scene.answers, (200, ""))
     scene.tick(RETRY_FIRST)
