@@ -22,6 +22,7 @@ from convergence.pipes.door import Handshake
 from convergence.pipes.framing import framing
 from convergence.pipes.socks import Refused
 from convergence.pipes.stage import Stage
+from convergence.tor.relay import named_relay
 from convergence.wire import (
     address,
     authority,
@@ -389,6 +390,10 @@ TARGETS: dict[str, Target] = {
         handshake.Netinfo.parse, (handshake.Netinfo(9, "127.0.0.1", ("::1", "10.0.0.1", None)).encode(),)
     ),
     "handshake.Versions": Target(handshake.Versions.parse, (handshake.Versions().encode(),)),
+    "tor.relay.named_relay": Target(
+        lambda data: named_relay(linkspec.read_specifiers(Reader(data, "specifiers"))),
+        (linkspec.encode_specifiers((*_SPECIFIERS, linkspec.LinkSpecifier(2, bytes(20)))),),
+    ),
     "linkspec.read_specifiers": Target(
         lambda data: linkspec.ed25519_identity(linkspec.read_specifiers(Reader(data, "specifiers"))),
         (linkspec.encode_specifiers(_SPECIFIERS),),

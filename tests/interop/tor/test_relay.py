@@ -56,6 +56,9 @@ class Relay:
         self.command = Command("relay", "--config", settings, "-v")
         self.fingerprint: str = self.command.until("listening")["fingerprint"]
 
+    def stop(self) -> None:
+        self.command.stop()
+
     def published(self) -> None:
         """Wait until all authorities have taken its descriptor."""
         for _ in self.network.authorities:
@@ -78,7 +81,7 @@ def ours(tor_network: TorNetwork, tmp_path_factory: pytest.TempPathFactory) -> I
         relays = []
         for number, policy in enumerate([[], [], OPEN], 1):
             relays.append(Relay(tor_network, folder, f"ours{number}", policy))
-            stack.callback(relays[-1].command.stop)
+            stack.callback(relays[-1].stop)
         names = [relay.fingerprint for relay in relays]
         tor_network.listed(*names)
         for other in tor_network.relays:  # an exit serves no circuit that comes from a relay it has not heard of
@@ -155,6 +158,20 @@ def test_a_tor_client_learns_all_of_the_network_from_our_relay(
 def test_our_relays_say_what_is_required_of_them_and_missing(ours: list[Relay]) -> None:
     lacking: dict[str, Any] = ours[0].command.until("protocols-lacking")
     assert written(lacking["protocols"]) == written(LACKING)
+
+
+def test_a_relay_that_starts_again_is_the_same_relay(
+    tor_network: TorNetwork, tor_client: Tor, ours: list[Relay], website: Website
+) -> None:
+    relay = ours[1]
+    before = relay.fingerprint
+    relay.stop()
+    relay.start()
+    assert relay.fingerprint == before
+    relay.published()
+    path = [tor_network.relays[0].fingerprint, relay.fingerprint, tor_network.relays[-1].fingerprint]
+    with tor_client.through(*path):
+        assert fetched(tor_client, website) == path
 
 
 def test_tor_has_nothing_against_our_relays(tor_network: TorNetwork, ours: list[Relay]) -> None:
