@@ -47,7 +47,8 @@ OFFERED = Protocols.parse("Cons=2 Desc=2 DirCache=2 FlowCtrl=1-2 Link=4-5 LinkAu
 NO_EXIT = ExitPolicy((Rule(False, None, 1, 65535),))
 UNLIMITED = 1 << 30  # bytes/s that a descriptor says where nothing limits them, as C Tor's
 MEASURE = 10.0  # seconds over which the observed bandwidth is taken (dir-spec 2.1.1, "bandwidth")
-NEWS = 2  # it is published anew when it is so many times what was published
+NEWS = 2  # it is published anew when it is so many times what was published...
+NEWS_PAUSE = 1200.0  # ...and so many seconds have passed since
 SLEPT = 60.0  # seconds; a machine that slept this long has no link left
 
 
@@ -109,10 +110,11 @@ class TorRelay:
         self._first = {item.fingerprint: item for item in config.network.directories}
         self._started = 0.0
         self._observed = self._published = 0  # bytes/s
+        self._published_at = 0.0
         self._carried = (0, 0)  # bytes in and out when they were last looked at
         self._told = False
         self.relaying = Relaying(
-            self.outbox, crypto, rng, keys, self, limits=config.limits, source_of=source_of, next_hop=named_relay
+            self.outbox, crypto, rng, keys, self, limits=config.limits, source_of=source_of, next_hop=self._next_hop
         )
         self.neighbours = self.relaying.neighbours = Neighbours(
             self.outbox,
@@ -254,6 +256,15 @@ class TorRelay:
     def directory_circuit(self, directory: RelayTarget, on_ready: Ready, on_failed: Failed, now: float) -> None:
         self._pool.peer_circuit(directory, on_ready, on_failed, now, direct=True)
 
+    def _next_hop(self, specifiers: Sequence[LinkSpecifier]) -> tuple[bytes, LinkAddress]:
+        """Whom an EXTEND2 names. The consensus fills in an Ed25519 identity that a client leaves out, so that whoever
+        has broken an RSA key of 1024 bits cannot answer for the relay."""
+        identity, address = named_relay(specifiers)
+        view = self.directory.view
+        status = None if view is None else view.get(identity)
+        known = None if view is None or status is None else view.relay(status)
+        return identity if known is None else known.target.identity, address
+
     def _address(self, identity: bytes, now: float) -> LinkAddress | None:
         """Only directories are dialled without an EXTEND2 that tells the address."""
         first = self._first.get(identity)
@@ -276,7 +287,7 @@ class TorRelay:
         self._publish(now)
 
     def _publish(self, now: float) -> None:
-        self._published = self._observed
+        self._published, self._published_at = self._observed, now
         self.publisher.publish(now)
 
     def _describe(self, published: int) -> RouterDescriptor:
@@ -303,7 +314,7 @@ class TorRelay:
         before, self._carried = self._carried, (self.neighbours.bytes_in, self.neighbours.bytes_out)
         carried = min(after - then for after, then in zip(self._carried, before, strict=True))
         self._observed = max(self._observed, int(carried / MEASURE))
-        if self._observed > NEWS * self._published:
+        if self._observed > NEWS * self._published and now >= self._published_at + NEWS_PAUSE:
             self._publish(now)
         self.outbox.call_at(now + MEASURE, self._measure)
 

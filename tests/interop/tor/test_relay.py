@@ -150,7 +150,7 @@ def test_a_tor_client_learns_all_of_the_network_from_our_relay(
     """As its bridge: the relay's descriptor, consensus, certificates and microdescriptors come from nowhere else."""
     relay = ours[0]
     bridge = f"Bridge {relay.address}:{relay.or_port} {relay.fingerprint}"
-    with tor_network.client("UseBridges 1", bridge, "__DisablePredictedCircuits 0") as client:
+    with tor_network.client("UseBridges 1", bridge, "ConfluxEnabled 0", "__DisablePredictedCircuits 0") as client:
         path = fetched(client, website)
         assert path[0] == relay.fingerprint
 

@@ -182,10 +182,7 @@ class Machine:
             self.net.when_open.setdefault(link, []).append(reply)
 
     def _reach(self, source, specifiers, *arguments):
-        identity = ed25519_identity(specifiers)
-        if identity == source.peer:
-            raise RemoteError("EXTEND2 back to the previous hop")
-        self.reach(identity, *arguments)
+        self.reach(ed25519_identity(specifiers), *arguments)
 
     def _create(self, link, circ_id, create, now):
         keys = self.keys

@@ -5,7 +5,6 @@ from dataclasses import replace
 import pytest
 
 from convergence.circuit.relay import BUSY, CREATE_TIMEOUT, MAX_REPLY, ORPHAN_LIMIT, REACH_TIMEOUT, RelayCircuit
-from convergence.crypto import ntor
 from convergence.crypto.keys import NodeKeys
 from convergence.errors import DestroyReason, EndReason
 from convergence.link.handshake import HANDSHAKE_TIMEOUT
@@ -275,20 +274,6 @@ def test_an_answer_of_a_link_that_comes_too_late_is_ignored(net, client):
     replies[0](link, net.now)
     net.pump()
     assert not link.circuits and not two.circuits
-
-
-@pytest.mark.parametrize("proven", [True, False])
-def test_extend2_back_to_the_previous_hop_is_refused_only_if_that_hop_proved_who_it_is(net, client, proven):
-    """Over a WebSocket link it did not (docs/threat-model.md)."""
-    one, two = net.relays(2)
-    if proven:
-        net.prove(one, two)
-    circuit = net.build(client, [one, two])
-    _, onionskin = ntor.client_start(CRYPTO, bytes(range(32)), one.keys.onion.node_id, one.keys.ntor_public)
-    say_early(circuit, RelayCommand.EXTEND2, extend_to(one, onionskin))
-    net.pump()
-    assert circuit.gone == [DestroyReason.PROTOCOL]  # of the relay, or of the origin for an EXTENDED2 too many
-    assert len(one.circuits) == (1 if proven else 2)
 
 
 def test_a_link_that_never_comes_ends_the_extension(net, client):

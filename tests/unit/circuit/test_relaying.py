@@ -5,7 +5,8 @@ from types import SimpleNamespace
 import pytest
 
 from convergence.circuit.relaying import MAX_PAUSED, MAX_REACHING, Relaying, RelayLimits
-from convergence.errors import DestroyReason, EndReason, LocalError
+from convergence.crypto import ntor
+from convergence.errors import DestroyReason, EndReason, LocalError, RemoteError
 from convergence.rdv.point import RdvPoint
 from convergence.wire.cells import CELL_LEN, Command
 from convergence.wire.create import Create2
@@ -139,6 +140,35 @@ def test_a_next_hop_is_reached_on_behalf_of_whoever_is_behind_the_link(scene):
     scene.build(scene.relay, scene.last)
     [link] = scene.relay.links.values()
     assert reached == [(scene.last.keys.identity, ("source", link.channel))]
+
+
+@pytest.mark.parametrize("proven", [False, True])
+def test_extend2_back_to_the_previous_hop_is_refused_only_if_that_hop_proved_who_it_is(scene, proven):
+    """Over a WebSocket link it did not (docs/threat-model.md)."""
+    before, net = scene.last, scene.net
+    if proven:
+        net.prove(before, scene.relay)
+    circuit = scene.build(before, scene.relay)
+    _, onionskin = ntor.client_start(CRYPTO, bytes(range(32)), before.keys.onion.node_id, before.keys.ntor_public)
+    say_early(circuit, RelayCommand.EXTEND2, extend_to(before, onionskin))
+    net.pump()
+    assert circuit.gone == [DestroyReason.PROTOCOL]  # of the relay, or of the origin for an EXTENDED2 too many
+    assert len(before.circuits) == (1 if proven else 2)
+
+
+def test_whom_circuits_may_go_on_to_is_a_parameter(scene):
+    address, reached = object(), []
+
+    def next_hop(specifiers):
+        if len(reached) == 1:
+            raise RemoteError("nobody here")
+        return bytes(32), address
+
+    scene.relaying._next_hop = next_hop
+    scene.reach = lambda identity, reply, now, source, address: reached.append((identity, address))
+    scene.build(scene.relay, scene.last)
+    assert reached == [(bytes(32), address)]
+    assert scene.build(scene.relay, scene.last).gone == [DestroyReason.PROTOCOL] and len(reached) == 1
 
 
 # -- streams

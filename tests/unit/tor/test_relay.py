@@ -13,7 +13,7 @@ from convergence.errors import EndReason, LocalError, ParseError, RemoteError
 from convergence.link.neighbours import LinkAddress
 from convergence.tor.accounting import LOOK, Allowance
 from convergence.tor.network import DirectoryAddress, TorConfig
-from convergence.tor.relay import MEASURE, NO_EXIT, OFFERED, RelayConfig, TorRelay, named_relay
+from convergence.tor.relay import MEASURE, NEWS_PAUSE, NO_EXIT, OFFERED, RelayConfig, TorRelay, named_relay
 from convergence.wire.cells import CELL_LEN
 from convergence.wire.exitpolicy import ExitPolicy, Rule
 from convergence.wire.linkspec import LinkSpecifier, SpecifierType, ed25519_specifier
@@ -169,9 +169,30 @@ def test_what_it_carried_is_told_when_it_is_news():
     scene.start()
     scene.relay.neighbours._closed_in, scene.relay.neighbours._closed_out = 50_000, 40_000
     scene.pass_time(MEASURE)
-    assert scene.descriptor.bandwidth[2] == 4000, "the lesser of both ways"
-    scene.pass_time(MEASURE)
-    assert scene.descriptor.bandwidth[2] == 4000, "it stays the most that there was"
+    assert scene.descriptor.bandwidth[2] == 0, "it was published only just now"
+    scene.pass_time(NEWS_PAUSE)
+    assert scene.descriptor.bandwidth[2] == 4000, "the lesser of both ways, and the most that there was"
+    scene.relay.neighbours._closed_in, scene.relay.neighbours._closed_out = 120_000, 120_000
+    scene.pass_time(NEWS_PAUSE)
+    assert scene.descriptor.bandwidth[2] == 4000, "that is no news"
+
+
+@pytest.mark.parametrize(
+    ("named", "listed", "reached"),
+    [(False, True, IDENTITY), (False, False, FINGERPRINT), (True, True, bytes(32))],
+    ids=["known", "unknown", "named in full"],
+)
+def test_the_consensus_fills_in_an_identity_that_a_client_leaves_out(named, listed, reached):
+    scene = Scene()
+    scene.relay.directory = SimpleNamespace(
+        view=SimpleNamespace(
+            get=lambda name: "status" if listed and name == FINGERPRINT else None,
+            relay=lambda status: SimpleNamespace(target=SimpleNamespace(identity=IDENTITY)),
+        )
+    )
+    specifiers = (ipv4("192.0.2.7", 443), LEGACY, *((ed25519_specifier(bytes(32)),) if named else ()))
+    identity, address = scene.relay._next_hop(specifiers)
+    assert identity == reached and address.rsa == FINGERPRINT
 
 
 # -- streams
