@@ -13,9 +13,9 @@ from collections.abc import Iterable, Iterator
 # cores. A third of the sum is the length of a run. Lanes take the parts in this order: what mostly waits comes first,
 # small pieces last, so that the lanes end together.
 BUDGETS = {
-    "tests/browser": 2000,
+    "tests/browser": 1900,
     "tests/e2e": 400,
-    "tests/interop": 220,
+    "tests/interop": 280,
     "tests/unit/test_build.py": 110,
     "tests/sim": 270,
     "tests/unit/pynode": 140,
