@@ -91,7 +91,14 @@ COMPRESS = "web/compress.mjs"
 # A facilitator, and the front door of a proxy.
 SERVERS_ONLY = {
     f"convergence/{name}.py"
-    for name in ("facilitator/prober", "facilitator/service", "pipes/connect", "pipes/door", "pipes/socks")
+    for name in (
+        *("facilitator/prober", "facilitator/service", "pipes/connect", "pipes/door", "pipes/socks"),
+        *(f"tor/{name}" for name in ("accounting", "cache", "circuits", "directory", "network", "publishing", "relay")),
+        *("tor/__init__", "tor/request", "tor/sources", "netdir/consensus", "netdir/tor", "crypto/crosscert"),
+        *(f"path/{name}" for name in ("guardrecord", "guards", "predicted", "torpath", "weights")),
+        *(f"wire/{name}" for name in ("authority", "consensus", "consensus_diff", "exitpolicy", "microdescriptor")),
+        *("wire/netdoc", "wire/protovers", "wire/routerdesc", "crypto/routersign"),
+    )
 }
 COMPRESSED_SUFFIXES = {".html", ".css", ".der", ".js", ".mjs", ".json", ".svg", ".ts", ".txt", ".wasm", ".whl", ".zip"}
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from convergence.announcement import Announcement
 from convergence.channels import Channels, Owner
@@ -41,11 +41,13 @@ from convergence.ports import Binding, Crypto, Rng
 from convergence.rdv.connector import PATIENCE
 from convergence.rdv.point import RdvPoint
 from convergence.services import Services
-from convergence.tor.network import TorConfig, TorNetwork
 from convergence.transfers import Transfers
 from convergence.wire.address import Address, TcpAddress
 from convergence.wire.relay import DIRECTORY, PEER_HOST, RDV_SUFFIX, AnswerType, Begin, RelayCommand
 from convergence.wire.target import Role
+
+if TYPE_CHECKING:
+    from convergence.tor.network import TorConfig, TorNetwork
 
 SLEPT = 60.0  # seconds; a machine that slept this long has no link left: its neighbours have closed them
 REFRESH_PAUSE = 10.0  # least seconds between two requests for the node list because a node was unknown
@@ -203,6 +205,8 @@ class Node:
         self.services = Services(self.outbox, crypto, rng, self.pool)
         self.tor: TorNetwork | None = None
         if config.tor is not None:
+            from convergence.tor.network import TorNetwork  # pages do without, and are smaller for it
+
             self.tor = TorNetwork(self.outbox, crypto, rng, self.neighbours, config.tor)
         self.exits = ExitConnections(self.pool if self.tor is None else self.tor.circuits, self.outbox)
         self.fetches = Fetches(self.exits, self.outbox, tls)

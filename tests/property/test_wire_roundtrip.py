@@ -93,8 +93,14 @@ transport = st.one_of(
 )
 dates = st.tuples(st.integers(0, 2**63), st.integers(1, 2**62)).map(lambda pair: (pair[0], pair[0] + pair[1]))
 node_descriptor = st.builds(
-    lambda identity, ntor_key, when, roles, transports, proof: descriptor.Descriptor(
-        identity, ntor_key, *when, descriptor.Role(roles), tuple(transports), proof
+    lambda identity, ntor_key, when, offers, transports, proof: descriptor.Descriptor(
+        identity,
+        ntor_key,
+        *when,
+        descriptor.Role(offers & 0xF),
+        tuple(transports),
+        proof,
+        descriptor.Protocols(offers >> 4),
     ),
     key,
     key,
