@@ -42,6 +42,10 @@ class DirectoryAddress:
     fingerprint: bytes
 
     @property
+    def link_address(self) -> LinkAddress:
+        return LinkAddress(Protocol.TLS, self.address, self.fingerprint)
+
+    @property
     def target(self) -> RelayTarget:
         specifiers = (LinkSpecifier(SpecifierType.LEGACY_ID, self.fingerprint),)
         return RelayTarget(
@@ -71,6 +75,10 @@ class TorConfig:
     def authority_directories(self) -> tuple[DirectoryAddress, ...]:
         """The authorities, whom relays tell of themselves."""
         return self.directories[: len(self.authorities)]
+
+    @property
+    def first_targets(self) -> list[RelayTarget]:
+        return [item.target for item in self.directories]
 
     @property
     def name(self) -> str:
@@ -104,7 +112,6 @@ class TorNetwork:
         self._sources = DirectorySources(outbox, rng, self, self._directories)
         self.directory = TorDirectory(outbox, rng, config.authorities, self._sources, self._changed)
         self._view: TorView | None = None
-        self._ready = False
 
     def start(self, now: float) -> None:
         self.circuits.start(now)
@@ -121,14 +128,7 @@ class TorNetwork:
     def address(self, identity: bytes, now: float) -> LinkAddress | None:
         """Where a relay takes links; `identity` as in RelayTarget."""
         first = self._first.get(identity)
-        if first is not None:
-            return LinkAddress(Protocol.TLS, first.address, first.fingerprint)
-        return self._addresses.get(identity)
-
-    @property
-    def ready(self) -> bool:
-        """Whether circuits can be built."""
-        return self._ready
+        return self._addresses.get(identity) if first is None else first.link_address
 
     # -- what the parts ask
 
@@ -147,11 +147,11 @@ class TorNetwork:
         try:
             path = self._paths.directory_guard(now)
         except LocalError:
-            return [item.target for item in self._config.directories]
+            return self._config.first_targets
         [target] = path.targets
         if self._sources.rests(target.identity):
             path.use.over(now)
-            return [item.target for item in self._config.directories]
+            return self._config.first_targets
         self._enter(path)
         replaced = self._uses.pop(target.identity, None)
         if replaced is not None:
@@ -177,8 +177,8 @@ class TorNetwork:
         try:
             self._paths.check(now)
         except LocalError:
-            self._ready = False
+            ready = False
         else:
-            self._ready = True
+            ready = True
             self.circuits.nodes_changed(now)
-        self._outbox.emit(TorDirectoryChanged(len(view.relays), view.known, self._ready))
+        self._outbox.emit(TorDirectoryChanged(len(view.relays), view.known, ready))

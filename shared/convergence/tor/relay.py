@@ -268,7 +268,7 @@ class TorRelay:
     def _address(self, identity: bytes, now: float) -> LinkAddress | None:
         """Only directories are dialled without an EXTEND2 that tells the address."""
         first = self._first.get(identity)
-        return None if first is None else LinkAddress(Protocol.TLS, first.address, first.fingerprint)
+        return None if first is None else first.link_address
 
     def _owners(self) -> dict[Protocol, Owner]:
         links, tcp = self.neighbours, self._exit
