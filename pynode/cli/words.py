@@ -157,6 +157,7 @@ WORDS: dict[Code, str] = {
     TlsWhy.REFUSED: "The site refused the encrypted connection.",
     TlsWhy.GARBAGE: "What came is not TLS, or was altered on its way.",
     TlsWhy.TRUNCATED: "The connection was cut: what came may be incomplete. Try again.",
+    TlsWhy.CUT: "The site cut the connection before TLS began: check whether it speaks https at this port.",
     TlsWhy.SILENT: "The site did not answer in time.",
     TlsWhy.NO_HOST: "There can be no certificate for this name.",
     TlsWhy.UNAVAILABLE: "This program's part for encrypted pages could not be loaded: try again.",

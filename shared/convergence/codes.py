@@ -193,6 +193,7 @@ class TlsWhy(Code):
     REFUSED = "tls-refused"
     GARBAGE = "tls-garbage"
     TRUNCATED = "tls-truncated"
+    CUT = "tls-cut"
     SILENT = "tls-silent"
     NO_HOST = "tls-no-host"
     UNAVAILABLE = "tls-unavailable"

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from urllib.parse import urljoin, urlsplit
 
-from convergence.codes import FetchStage, FetchWhy, Limit, UrlFlaw
+from convergence.codes import FetchStage, FetchWhy, Limit, TlsWhy, UrlFlaw
 from convergence.errors import EndReason, LocalError, Problem, Why
 from convergence.events import FetchDone, FetchFailed, FetchProgress, FetchResponse, FetchStatus
 from convergence.outbox import Outbox, Timer
@@ -224,6 +224,8 @@ class Fetch:
             self._fail(FetchWhy.INCOMPLETE if cut else FetchWhy.NOT_HTTP, now)
         elif self._pipe is not None and self._pipe.why is not None:
             self._failed(self._pipe.why, now)
+        elif self._tls is not None and not self._asked and code == EndReason.CONNRESET:
+            self._fail(TlsWhy.CUT, now)
         elif self._asked and self.size == 0 and self._attempts > 0 and code in TRY_ELSEWHERE:
             self._drop_circuit(now)
             self.start(now)
@@ -298,7 +300,7 @@ class Fetch:
 
     # -- the end
 
-    def _fail(self, code: FetchWhy, now: float) -> None:
+    def _fail(self, code: FetchWhy | TlsWhy, now: float) -> None:
         self._failed(Why(code), now)
 
     def _failed(self, why: Why, now: float) -> None:

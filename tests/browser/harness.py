@@ -60,9 +60,14 @@ UNTIL = """async ([argument, seconds]) => {
         look();
     });
 }"""
-LOST = ("Firefox can\u2019t establish a connection", "The connection to ws://")
-"""How Firefox tells the console of a WebSocket to nobody, a facilitator that a test killed, and of one that a page
-leaves behind."""
+LOST = (
+    "Firefox can\u2019t establish a connection",
+    "The connection to ws://",
+    "ICE failed",
+    "WebRTC: ICE failed",
+)
+"""How Firefox tells the console of a WebSocket to nobody, a facilitator that a test killed, of one that a page leaves
+behind, and of a WebRTC connection whose other end went away before it stood."""
 STANDING = "state.ready && state.circuits.filter((circuit) => circuit.state === 'ready').length >= 5"
 FETCHED = "state.fetches.find((item) => item.url === argument && ['done', 'failed'].includes(item.stage))"
 TRANSFER = "state.transfers.find((item) => item.id === argument"

@@ -76,7 +76,7 @@ def test_ten_mib_of_https_arrive_whole(browser: Peer, website: Website) -> None:
     ("address", "words"),
     [
         ("https://localhost:{https}/", "another"),  # a name that the certificate does not have
-        ("https://127.0.0.1:{http}/", "TLS"),  # which speaks http
+        ("https://127.0.0.1:{http}/", "TLS"),  # which speaks http: it may cut the connection before its answer is read
         ("https://127.0.0.1:{https}/to?address=http://127.0.0.1:{http}/word/open", "from https to http"),
     ],
 )

@@ -526,6 +526,15 @@ def test_a_site_that_speaks_no_tls_fails(web, tmp_path):
     assert web.failed() == TlsWhy.GARBAGE and web.quiet()
 
 
+def test_a_site_that_cuts_the_connection_before_tls_stands_is_told_as_one_that_may_speak_none(web, tmp_path):
+    SecureSite(web, tmp_path)
+    web.fetch("https://host.example/")
+    web.opened()
+    web.service.closed(web.channel, "reset", web.net.now)
+    web.net.pump()
+    assert web.failed() == TlsWhy.CUT and web.quiet()
+
+
 def test_a_site_that_never_shakes_hands_has_a_deadline(web, tmp_path):
     SecureSite(web, tmp_path)
     web.fetch("https://host.example/")

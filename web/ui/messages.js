@@ -80,6 +80,7 @@ export const WORDS = {
   "tls-refused": "The site refused the encrypted connection.",
   "tls-garbage": "What came is not TLS, or was altered on its way.",
   "tls-truncated": "The connection was cut: what came may be incomplete. Try again.",
+  "tls-cut": "The site cut the connection before TLS began: check whether it speaks https at this port.",
   "tls-silent": "The site did not answer in time.",
   "tls-no-host": "There can be no certificate for this name.",
   "tls-unavailable": "This program's part for encrypted pages could not be loaded: try again.",
