@@ -14,6 +14,7 @@ import hashlib
 import html
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -88,18 +89,27 @@ LOADER, BOOKMARK, BOOKMARK_OFFER = (f"web/bookmarklet/{name}" for name in ("load
 # The standard licence texts, for packages that come without one: a JSON document each, named by SPDX identifier.
 LICENCE_TEXTS = NODE_MODULES / "spdx-license-list" / "licenses"
 COMPRESS = "web/compress.mjs"
-# A facilitator, and the front door of a proxy.
-SERVERS_ONLY = {
-    f"convergence/{name}.py"
-    for name in (
-        *("facilitator/prober", "facilitator/service", "pipes/connect", "pipes/door", "pipes/socks"),
-        *(f"tor/{name}" for name in ("accounting", "cache", "circuits", "directory", "network", "publishing", "relay")),
-        *("tor/__init__", "tor/request", "tor/sources", "netdir/consensus", "netdir/tor", "crypto/crosscert"),
-        *(f"path/{name}" for name in ("guardrecord", "guards", "predicted", "torpath", "weights")),
-        *(f"wire/{name}" for name in ("authority", "consensus", "consensus_diff", "exitpolicy", "microdescriptor")),
-        *("wire/netdoc", "wire/protovers", "wire/routerdesc", "crypto/routersign"),
-    )
-}
+def modules(**rooms: str) -> set[str]:
+    """Files of the core: for each room, the names of its modules."""
+    return {f"convergence/{room}/{name}.py" for room, names in rooms.items() for name in names.split()}
+
+
+# A facilitator, the front door of a proxy, a relay of the Tor network.
+SERVERS_ONLY = modules(
+    facilitator="prober service",
+    pipes="connect door socks",
+    tor="accounting cache publishing relay",
+    wire="routerdesc",
+    crypto="crosscert routersign",
+)
+# A client of the Tor network: a page loads it when it is switched on there.
+TOR = modules(
+    tor="__init__ circuits directory network request sources",
+    netdir="consensus tor",
+    path="guardrecord guards predicted torpath weights",
+    wire="authority consensus consensus_diff exitpolicy microdescriptor netdoc protovers",
+)
+TOR_NETWORK = "pynode/tor-public.txt"
 COMPRESSED_SUFFIXES = {".html", ".css", ".der", ".js", ".mjs", ".json", ".svg", ".ts", ".txt", ".wasm", ".whl", ".zip"}
 
 USAGE = """usage: python3 build.py COMMAND [arguments]
@@ -182,32 +192,44 @@ def site_packages() -> Path:
     return next(VENV.glob("lib/python3*/site-packages"))
 
 
-def python_sources() -> dict[str, bytes]:
-    """The browser's Python: its shell, the core without what only servers do, and the packages that it imports."""
+def python_sources() -> dict[str, dict[str, bytes]]:
+    """The browser's Python, by archive. app.zip: its shell, the core without what only servers do, and the packages
+    that it imports; tor.zip: what else a client of the Tor network is."""
     folders = {"": ROOT / "web" / "worker", "convergence/": ROOT / PACKAGES["convergence"]}
     folders |= {f"{name}/": site_packages() / name for name in BUNDLED_PYTHON}
-    return {name: data for name, data in files_below(folders, {".py"}).items() if name not in SERVERS_ONLY}
+    sources = {name: data for name, data in files_below(folders, {".py"}).items() if name not in SERVERS_ONLY}
+    return {
+        "app.zip": {name: data for name, data in sources.items() if name not in TOR},
+        "tor.zip": {name: data for name, data in sources.items() if name in TOR},
+    }
 
 
-def precompiled(sources: Mapping[str, bytes]) -> dict[str, bytes]:
-    """app.zip, and Python's library with bytecode for what the node needs of it: see web/precompile.mjs.
+def tor_network() -> bytes:
+    """tor.json: the Tor network that pages use, by its authorities' v3 identities."""
+    found = re.findall(r"^DirAuthority .*\bv3ident=([0-9A-F]{40})\b", (ROOT / TOR_NETWORK).read_text(), re.MULTILINE)
+    return canonical_json({"authorities": found})
+
+
+def precompiled(sources: Mapping[str, Mapping[str, bytes]]) -> dict[str, bytes]:
+    """The archives, and Python's library with bytecode for what the node needs of it: see web/precompile.mjs.
 
     Kept under build/ until a source or Pyodide changes: it takes seconds.
     """
-    archive, stamp = zip_bytes(sources), BYTECODE / "of"
+    archives, stamp = {name: zip_bytes(files) for name, files in sources.items()}, BYTECODE / "of"
 
     def made() -> str:
-        of = hashlib.sha256(archive).hexdigest()
-        return digest_of([PRECOMPILE, "package-lock.json"], of, digest_of_trees([BYTECODE], [stamp.name]))
+        of = [hashlib.sha256(archive).hexdigest() for archive in archives.values()]
+        return digest_of([PRECOMPILE, "package-lock.json"], *of, digest_of_trees([BYTECODE], [stamp.name]))
 
     if not stamped(stamp, made()):
         BYTECODE.mkdir(parents=True, exist_ok=True)
         stamp.unlink(missing_ok=True)
-        (BYTECODE / "app.zip").write_bytes(archive)
+        for name, archive in archives.items():
+            (BYTECODE / name).write_bytes(archive)
         hint = f"Install Node.js {NODE_NEEDED} or later; if it is there, see the lines above."
         run(["node", PRECOMPILE, BYTECODE], hint, "precompile", "Compiling the browser's Python")
         stamp.write_text(made())
-    names = {"app.zip": "app.zip", "pyodide/python_stdlib.zip": "python_stdlib.zip"}
+    names = {name: name for name in archives} | {"pyodide/python_stdlib.zip": "python_stdlib.zip"}
     return {name: (BYTECODE / result).read_bytes() for name, result in names.items()}
 
 
@@ -255,6 +277,7 @@ def bundle() -> dict[str, bytes]:
     files["tls/tls.wasm"] = tls.engine()
     files["tls/roots.der"] = tls.roots((site_packages() / "certifi" / "cacert.pem").read_text(encoding="utf-8"))
     files["tls/revoked.bin"] = revoked.packed()
+    files["tor.json"] = tor_network()
     # Pyodide's own index with no package in it: Pyodide then cannot ask another origin for anything.
     info = json.loads((NODE_MODULES / "pyodide" / "pyodide-lock.json").read_bytes())["info"]
     files["pyodide/pyodide-lock.json"] = canonical_json({"info": info, "packages": {}})
@@ -264,7 +287,7 @@ def bundle() -> dict[str, bytes]:
     parts = components({*packages, "pyodide"}, info["python"])
     files["LICENSES.txt"] = licences(parts)
     files["sbom.json"] = canonical_json(inventory.bill_of_materials(project(), parts))
-    if missing := [name for name in ESSENTIAL if name not in files and name not in sources]:
+    if missing := [name for name in ESSENTIAL if name not in files and name not in sources["app.zip"]]:
         raise BuildError(f"dist/ would lack {', '.join(missing)}: put back the sources in web/.")
     files["index.html"] = with_integrity(files["index.html"].decode(), files).encode()
     return files | precompiled(sources)

@@ -11,6 +11,7 @@ import { createBridge } from "./bridge/rtc.js";
 import { assets } from "./code/assets.js";
 import { Refused } from "./code/manifest.js";
 import { accept, ask, pin, settle } from "./code/pin.js";
+import { createChoices } from "./ui/choices.js";
 import { drawCircuits } from "./ui/circuits.js";
 import { codeCard } from "./ui/code.js";
 import { byId } from "./ui/dom.js";
@@ -21,6 +22,7 @@ import { relayControls } from "./ui/relay.js";
 import { shareCard } from "./ui/share.js";
 import { notice, showStatus } from "./ui/status.js";
 import { joinNode } from "./ui/tabs.js";
+import { torControls } from "./ui/tor.js";
 import { bytes, sentence } from "./ui/words.js";
 
 const RUNS = 75; // percent of the start at which the node takes commands
@@ -53,6 +55,7 @@ const EMPTY = {
   bytes: { sent: 0, received: 0, relayed: 0 },
   relay: { on: false, why: "starting", reachable: false, circuits: 0, circuitsTotal: 0, streams: 0, bytes: 0 },
   settings: null,
+  tor: { stage: "off", percent: 0, relays: 0, why: null },
   shares: [],
   transfers: [],
   fetches: [],
@@ -80,7 +83,7 @@ let bridge = null; // to WebRTC, for the node's worker
 
 /**
  * Starts the node's worker.
- * @param {object} settings What it may do for others; see ui/relay.js.
+ * @param {object} settings What the person chose; see ui/choices.js.
  */
 function startWorker(settings) {
   const worker = new Worker(runnable("worker/worker.js"), { type: "module", name: "convergence-node" });
@@ -171,7 +174,9 @@ function start() {
     showStatus(state, role, Boolean(files));
     circuits.update(state.circuits);
     links.update(state.links);
+    choices.update(state);
     relay.update(state, role);
+    tor.update(state);
     if (runs()) for (const line of document.querySelectorAll(".wait")) line.hidden = true;
     if ((state.ready || state.failed) && !settled) {
       settled = true;
@@ -195,7 +200,7 @@ function start() {
         show();
       },
     }),
-    startWorker: () => startWorker(relay.message()),
+    startWorker: () => startWorker(choices.message()),
     stopWorker,
     onState: (next) => {
       if (refused) return;
@@ -207,7 +212,8 @@ function start() {
       show();
     },
   });
-  const relay = relayControls(command);
+  const choices = createChoices(command);
+  const [relay, tor] = [relayControls(choices), torControls(choices)];
   // A card's commands. One that is given before the node runs waits for it, and the card says so.
   const patient = (card) => (name, args) => {
     byId(`${card}-wait`).hidden = runs();

@@ -1,8 +1,8 @@
 /**
  * Python for the browser: `node web/precompile.mjs FOLDER`; build.py calls it.
  *
- * Does: make FOLDER/app.zip smaller by leaving out comments, docstrings and functions' annotations; write
- * FOLDER/python_stdlib.zip, Pyodide's own library with bytecode in place of those modules that the node loads, and
+ * Does: make FOLDER/app.zip and FOLDER/tor.zip smaller by leaving out comments, docstrings and functions' annotations;
+ * write FOLDER/python_stdlib.zip, Pyodide's own library with bytecode in place of those modules that the node loads, and
  * without what no page can use. Pyodide does both, so that bytecode and interpreter fit.
  * Does not: depend on the machine (names, hash seed and zlib are Pyodide's, too), or move a line: tracebacks stay true.
  */
@@ -18,7 +18,8 @@ process.on("uncaughtException", (error) => {
 
 const [folder] = process.argv.slice(2);
 const pyodide = await loadPyodide({ env: { HOME: "/home/pyodide", PYTHONHASHSEED: "0" } });
-pyodide.FS.writeFile("/app.zip", await readFile(join(folder, "app.zip"))); // its place in the worker, too
+const archives = ["app.zip", "tor.zip"]; // each at the place that it has in the worker, too
+for (const name of archives) pyodide.FS.writeFile(`/${name}`, await readFile(join(folder, name)));
 const library = pyodide.runPython(`
 import sys
 
@@ -104,8 +105,9 @@ def standard(name, data):
 
 
 rewrite("/app.zip", program)
+rewrite("/tor.zip", program)
 rewrite(library, standard)
 library
 `);
-await writeFile(join(folder, "app.zip"), pyodide.FS.readFile("/app.zip"));
+for (const name of archives) await writeFile(join(folder, name), pyodide.FS.readFile(`/${name}`));
 await writeFile(join(folder, "python_stdlib.zip"), pyodide.FS.readFile(library));

@@ -46,6 +46,7 @@ SETTINGS = {
     "relay": True,
     "rdv": True,
     "metered": False,
+    "tor": False,
     "circuits": 1024,
     "streams": 1024,
     "upload": 20,

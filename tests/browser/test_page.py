@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -418,6 +419,63 @@ def test_where_browsers_are_no_relays_only_the_own_circuits_can_be_set(open_page
     page.get_by_test_id("set-hops").press("Enter")
     [command] = said(page)
     assert command["args"]["settings"] == SETTINGS | {"hops": 4}
+
+
+@pytest.mark.parametrize(
+    "state, note, error",
+    [
+        ({"stage": "off"}, "Off", ""),
+        ({"stage": "code"}, "Loading the program's part for it", ""),
+        ({"stage": "list", "percent": 40, "relays": 9000}, "Loading the list of Tor relays: 40 %", ""),
+        ({"stage": "ready", "percent": 100, "relays": 9000}, "In use for what begins now; 9000 relays known", ""),
+        ({"stage": "failed", "why": {"code": "tor-code", "detail": "404"}}, "Not in use", "could not be loaded: 404."),
+        (
+            {"stage": "entry", "why": {"code": "no-tor-entry"}},
+            "Looking for a node that leads there",
+            "No node here leads into the Tor network",
+        ),
+        (
+            {"stage": "list", "why": {"code": "tor-refused", "document": "consensus", "detail": "it has expired"}},
+            "Loading the list of Tor relays: 0 %",
+            "gave a list of relays that cannot be right: it has expired. It is not used.",
+        ),
+    ],
+)
+def test_how_far_the_way_into_tor_is_is_said(
+    open_page: Callable[..., Page], state: dict[str, Any], note: str, error: str
+) -> None:
+    page = open_page(**READY, tor={"percent": 0, "relays": 0, "why": None} | state)
+    expect(page.get_by_test_id("tor-note")).to_have_text(note)
+    expect(page.get_by_test_id("tor-error")).to_contain_text(error)
+    expect(page.get_by_test_id("tor-progress")).to_be_visible(visible="Loading the list" in note)
+
+
+def test_tor_is_off_until_it_is_switched_on_and_stays_on_over_visits(open_page: Callable[..., Page]) -> None:
+    page = open_page(**READY, settings=SETTINGS)
+    switch = page.get_by_test_id("tor-switch")
+    expect(switch).not_to_be_checked()
+    switch.click()
+    expect(switch).to_be_checked()
+    [command] = said(page)
+    assert command == {"name": "settings", "args": {"settings": SETTINGS | {"tor": True}, "onMetered": False}}
+    page.reload()
+    expect(page.get_by_test_id("tor-switch")).to_be_checked()
+    assert started(page)["settings"] == SETTINGS | {"tor": True}
+
+
+def test_relays_of_tor_are_drawn_by_their_names(open_page: Callable[..., Page]) -> None:
+    def hop(nickname: str) -> dict[str, Any]:
+        return {"identity": "ab" * 32, "nickname": nickname, "roles": [], "built": True}
+
+    circuit = {"id": 9, "state": "ready", "purpose": "exit", "hops": [hop(""), hop("seele"), hop("ALongNameOfARelay")]}
+    page = open_page(**READY | {"circuits": [circuit]})
+    picture = page.get_by_test_id("circuits").locator("svg")
+    expect(picture).to_have_attribute(
+        "aria-label", re.compile("Circuit 1, fetching: you, node abab, Tor relay seele, Tor relay ALongNameOfARelay")
+    )
+    expect(picture.locator("rect")).to_have_count(2)
+    expect(picture).to_contain_text("ALongNam…")
+    expect(page.get_by_text("Tor relay", exact=True)).to_be_visible()
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ import pytest
 
 from pynode.headers import BOOKMARK_POLICY, HEADERS, TYPES
 from pynode.published.manifest import Manifest
+from pynode.tornetwork import read_network
 from web.bundling import inventory, setup, steps, tls
 from web.bundling.page import with_policy
 
@@ -210,14 +211,32 @@ def without_words(source: bytes) -> str:
 
 
 def test_the_browsers_python_is_the_sources_without_comments_docstrings_and_types(dist: dict[str, bytes]) -> None:
-    archive = zipfile.ZipFile(io.BytesIO(dist["app.zip"]))
     sources = build.python_sources()
-    assert {"node_host.py", "convergence/node.py", "h11/__init__.py"} <= set(sources)
-    assert sorted(sources) == archive.namelist()
-    for name, source in sources.items():
-        assert without_words(archive.read(name)) == without_words(source), name
-    assert b"def flush(self, now):\n" in archive.read("convergence/outbox.py")
-    assert len(dist["app.zip"]) < 0.8 * sum(map(len, sources.values()))
+    assert {"node_host.py", "convergence/node.py", "h11/__init__.py"} <= set(sources["app.zip"])
+    assert {"convergence/tor/network.py", "convergence/netdir/tor.py"} <= set(sources["tor.zip"])
+    for name, modules in sources.items():
+        archive = zipfile.ZipFile(io.BytesIO(dist[name]))
+        assert sorted(modules) == archive.namelist()
+        for module, source in modules.items():
+            assert without_words(archive.read(module)) == without_words(source), module
+        assert len(dist[name]) < 0.8 * sum(map(len, modules.values()))
+    assert b"def flush(self, now):\n" in zipfile.ZipFile(io.BytesIO(dist["app.zip"])).read("convergence/outbox.py")
+
+
+def test_the_page_uses_the_public_tor_network_by_the_authorities_that_the_command_knows(dist: dict[str, bytes]) -> None:
+    known = [authority.hex().upper() for authority in read_network(ROOT / build.TOR_NETWORK).authorities]
+    assert json.loads(dist["tor.json"]) == {"authorities": known} and len(known) == 9
+
+
+@pytest.mark.parametrize("module", ["convergence.node", "convergence.tor.network"])
+def test_the_browsers_python_is_complete(tmp_path: Path, module: str) -> None:
+    """The node needs app.zip alone; a client of the Tor network needs tor.zip besides."""
+    sources = build.python_sources()
+    more = sources["tor.zip"] if "tor" in module else {}
+    (tmp_path / "all.zip").write_bytes(build.zip_bytes(sources["app.zip"] | more))
+    program = f"import sys; sys.path.insert(0, 'all.zip'); import {module}; print({module}.__file__)"
+    done = subprocess.run([sys.executable, "-S", "-I", "-c", program], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout.startswith("all.zip/"), done.stderr
 
 
 def test_the_library_is_the_published_one_but_for_bytecode_of_what_is_loaded(dist: dict[str, bytes]) -> None:

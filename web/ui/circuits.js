@@ -2,11 +2,11 @@
  * Does: draw the node's circuits hop by hop, from "You" on the left, and say the same in words for screen readers.
  * Does not: ask the node anything; it draws a state.
  *
- * A circuit: `{id, state: "building"|"ready"|"in use", purpose: "ready"|"rendezvous"|"exit",
- * hops: [{identity: hex, roles: string[], built: boolean}]}`.
+ * A circuit: `{id, state: "building"|"ready"|"in use", purpose: "ready"|"rendezvous"|"exit"|"directory",
+ * hops: [{identity: hex, nickname: string, roles: string[], built: boolean}]}`. Relays of Tor have nicknames.
  */
 
-import { drawing, svg } from "./dom.js";
+import { byId, drawing, svg } from "./dom.js";
 
 const ROWS = 5; // circuits that the node keeps ready; a place is drawn for each before it stands
 const ROWS_MOST = 12; // drawn at most; the others are counted
@@ -16,17 +16,27 @@ const TOP = 34;
 const LEAST_WIDTH = 260; // px
 const NARROW = 400; // px: below it the right-hand words go
 const LAST_HOP = { rendezvous: "rdv", exit: "exit" }; // purpose -> class of the last hop
-const WORDS = { rendezvous: "meeting", exit: "fetching" };
+const WORDS = { rendezvous: "meeting", exit: "fetching", directory: "list" };
+const LABEL = 9; // characters of a nickname
 
 /** Whether a circuit can carry something. */
 export const stands = (circuit) => circuit.state !== "building";
 
 const wordOf = (circuit) => (stands(circuit) ? (WORDS[circuit.purpose] ?? "ready") : "building");
 
+const nameOf = (hop) => hop.nickname || hop.identity.slice(0, 4);
+
+const labelOf = (hop) => {
+  const name = nameOf(hop);
+  return name.length > LABEL ? `${name.slice(0, LABEL - 1)}…` : name;
+};
+
+const isTor = (circuit) => circuit.hops.some((hop) => hop.nickname);
+
 function describe(circuits) {
   const open = circuits.filter(stands);
   const lines = open.map((circuit, number) => {
-    const hops = circuit.hops.map((hop) => `node ${hop.identity.slice(0, 4)}`);
+    const hops = circuit.hops.map((hop) => `${hop.nickname ? "Tor relay" : "node"} ${nameOf(hop)}`);
     return `Circuit ${number + 1}, ${wordOf(circuit)}: you, ${hops.join(", ")}.`;
   });
   return `${open.length} of ${Math.max(ROWS, circuits.length)} circuits stand. ${lines.join(" ")}`;
@@ -37,7 +47,13 @@ function describe(circuits) {
  * @returns {{update: (circuits: object[]) => void}}
  */
 export function drawCircuits(host) {
-  return { update: drawing(host, LEAST_WIDTH, picture) };
+  const draw = drawing(host, LEAST_WIDTH, picture);
+  return {
+    update(circuits) {
+      byId("legend-tor").hidden = !circuits.some(isTor);
+      draw(circuits);
+    },
+  };
 }
 
 function picture(circuits, width) {
@@ -72,8 +88,13 @@ function picture(circuits, width) {
       const last = place === hops.length - 1;
       const role = last && state === "open" ? (LAST_HOP[circuit.purpose] ?? "") : "";
       const own = !hop ? "empty" : hop.built || state === "open" ? "open" : "building";
-      root.append(svg("circle", { class: `hop ${own} ${role}`, cx: x, cy: y, r: last ? 7.5 : 6 }));
-      if (hop) root.append(svg("text", { x, y: y + 22, "text-anchor": "middle" }, hop.identity.slice(0, 4)));
+      const size = last ? 7.5 : 6;
+      if (hop?.nickname)
+        root.append(
+          svg("rect", { class: `hop ${own} ${role}`, x: x - size, y: y - size, width: 2 * size, height: 2 * size }),
+        );
+      else root.append(svg("circle", { class: `hop ${own} ${role}`, cx: x, cy: y, r: size }));
+      if (hop) root.append(svg("text", { x, y: y + 22, "text-anchor": "middle" }, labelOf(hop)));
     });
     if (words && circuit) root.append(svg("text", { class: "word", x: right + 18, y: y + 4.5 }, wordOf(circuit)));
   };

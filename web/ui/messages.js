@@ -8,6 +8,12 @@
 import { because, CAUSES } from "./causes.js";
 import { bytes } from "./words.js";
 
+const TOR_DOCUMENTS = {
+  consensus: "a list of relays",
+  certificates: "keys of Tor's authorities",
+  microdescriptors: "descriptions of relays",
+};
+
 /** @type {Record<string, string | ((values: object) => string)>} */
 export const WORDS = {
   ...CAUSES,
@@ -105,6 +111,11 @@ export const WORDS = {
     `This browser could not store the file${because(detail)}. Free disk space, then choose it again.`,
   "file-incomplete": ({ detail }) => `The file cannot be put together${because(detail)}.`,
   "file-not-here": "This file is no longer in this browser. Open its link again.",
+  "tor-code": ({ detail }) =>
+    `This program's part for Tor could not be loaded${because(detail)}. Switch it off and on to try again.`,
+  "tor-refused": ({ document, detail }) =>
+    `A node that leads into Tor gave ${TOR_DOCUMENTS[document] ?? "something"} that cannot be right${because(detail)}. ` +
+    "It is not used. Another node is asked, or this one again later.",
   "body-not-here": "What was fetched is no longer here. Fetch it again.",
 };
 

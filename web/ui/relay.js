@@ -7,7 +7,7 @@
  */
 
 import { byId, setText } from "./dom.js";
-import { checked, isMetered, keepSettings, loadSettings, RANGES, watchMetered } from "./settings.js";
+import { RANGES, watchMetered } from "./settings.js";
 import { bytes, count, sentence } from "./words.js";
 
 const FLAGS = ["rdv", "metered"];
@@ -22,19 +22,15 @@ const STOPPED = {
 };
 
 /**
- * @param {(name: string, args?: object) => Promise<any>} command
- * @returns {{message: () => object, update: (state: object, role: "leader"|"guest"|null) => void}} `message`: what the
- *   worker needs to know from its start.
+ * @param {ReturnType<import("./choices.js").createChoices>} choices
+ * @returns {{update: (state: object, role: "leader"|"guest"|null) => void}}
  */
-export function relayControls(command) {
+export function relayControls(choices) {
   const toggle = byId("relay-switch");
   const error = byId("relay-error");
-  let settings = loadSettings();
-  let unanswered = 0; // changes of ours that the node may not show yet
+  let settings = null;
   let role = null;
-  let last = null;
 
-  const message = () => ({ settings, onMetered: isMetered() });
   const show = () => {
     toggle.setAttribute("aria-checked", String(settings.relay && !toggle.disabled));
     for (const name of FLAGS) byId(`set-${name}`).checked = settings[name];
@@ -44,22 +40,11 @@ export function relayControls(command) {
     }
     setText(byId("set-rate"), `${bytes((settings.upload * settings.share * 1e6) / 800)}/s at most`);
   };
-  const tell = async () => {
+  const settle = (told) => {
     setText(error, "");
-    unanswered += 1;
-    try {
-      await command("settings", message());
-    } catch (failure) {
-      setText(error, sentence(failure.message));
-    }
-    unanswered -= 1;
+    told.catch((failure) => setText(error, sentence(failure.message)));
   };
-  const change = (part) => {
-    settings = checked({ ...settings, ...part }, settings);
-    keepSettings(settings);
-    show();
-    tell();
-  };
+  const change = (part) => settle(choices.change(part));
 
   toggle.addEventListener("click", () => change({ relay: !settings.relay }));
   for (const name of FLAGS)
@@ -73,21 +58,18 @@ export function relayControls(command) {
     });
   }
   byId("limits").addEventListener("submit", (event) => event.preventDefault());
-  watchMetered(() => role === "leader" && tell());
-  show();
+  watchMetered(() => role === "leader" && settle(choices.tell()));
+  choices.watch((next) => {
+    settings = next;
+    show();
+  });
 
   return {
-    message,
-    update(state, next) {
+    update({ relay }, next) {
       role = next;
-      const { relay } = state;
       const barred = relay.why === "site" || relay.why === "browser";
       toggle.disabled = byId("limits-relay").disabled = barred;
-      if (state !== last && state.settings && !unanswered) {
-        settings = checked(state.settings); // another tab may have changed them
-        show();
-      }
-      last = state;
+      show();
       byId("relay-dot").dataset.state = relay.on && relay.reachable ? "on" : "off";
       setText(byId("relay-note"), relayNote(relay));
       setText(byId("relay-stage"), STOPPED[relay.why] ?? "Working for others");

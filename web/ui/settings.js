@@ -1,12 +1,12 @@
 /**
- * Does: keep what the person lets this browser's node do for others, one object for all tabs, in localStorage; notice a
+ * Does: keep what the person lets this browser's node do, one object for all tabs, in localStorage; notice a
  * metered connection.
  * Does not: show it, or tell the node.
  *
- * Settings: `{relay, rdv, metered: boolean, circuits, streams, upload, share, volume, hops: number}`: work for others
- * at all; be a meeting point; relay also on metered connections; circuits and streams of others at once; what the
- * connection can upload (Mbit/s) and the percentage of it for others; MiB to relay a visit (0: no limit); hops of the
- * own circuits.
+ * Settings: `{relay, rdv, metered, tor: boolean, circuits, streams, upload, share, volume, hops: number}`: work for
+ * others at all; be a meeting point; relay also on metered connections; use the Tor network; circuits and streams of
+ * others at once; what the connection can upload (Mbit/s) and the percentage of it for others; MiB to relay a visit (0:
+ * no limit); hops of the own circuits.
  */
 
 const KEY = "convergence-settings";
@@ -15,6 +15,7 @@ export const DEFAULTS = Object.freeze({
   relay: true,
   rdv: true,
   metered: false,
+  tor: false,
   circuits: 1024,
   streams: 1024,
   upload: 20,

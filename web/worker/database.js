@@ -4,8 +4,8 @@
  */
 
 const NAME = "convergence";
-const VERSION = 2;
-const BUCKETS = ["piece", "file", "transfer", "node", "entry", "known"];
+const VERSION = 3;
+const BUCKETS = ["piece", "file", "transfer", "node", "entry", "known", "tor-directory"];
 const READ_TOGETHER = 16; // pieces of 256 KiB that are in memory at once while a file is put together
 
 const ANSWER_WITHIN = 60_000; // ms that one request may take

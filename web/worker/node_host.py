@@ -25,6 +25,7 @@ from reasons import FileWhy, HostWhy
 from settings import Settings
 from storage import IndexedDbStorage
 from tls import BrowserTls
+from tor import Tor
 from transport import BrowserClock, BrowserTransport, WorkerTimer
 
 from convergence.circuit.relaying import RelayLimits
@@ -32,6 +33,7 @@ from convergence.crypto.keys import NodeKeys
 from convergence.driver import Driver
 from convergence.errors import LocalError, Problem, Why
 from convergence.events import (
+    DirectoryRefused,
     Event,
     FetchDone,
     FetchFailed,
@@ -101,6 +103,7 @@ class NodeHost:
         self._fetches: dict[int, dict[str, Any]] = {}
         self._bodies: dict[int, Any] = {}
         self._transfers = self._node.transfers
+        self._tor = Tor(self._node, self._run, shell.load, self._changed)
         self._links = LinkViews()
         self._trouble: tuple[dict[str, Any] | None, float] = (None, 0.0)
         self._sharing: dict[str, asyncio.Future[str]] = {}  # by root: what the page waits for
@@ -111,6 +114,7 @@ class NodeHost:
 
     async def start(self) -> None:
         self._run(lambda now: self._node.start(now, restore=shell.restore))
+        self._tor.use(self._settings.tor)
         asyncio.get_running_loop().call_later(IDLE_INTERVAL, self._look)
         self._changed()
 
@@ -188,6 +192,7 @@ class NodeHost:
             self._node.set_hops(settings.hops, now)
 
         self._run(apply)
+        self._tor.use(settings.tor)
 
     @property
     def _roles(self) -> Role:
@@ -269,6 +274,8 @@ class NodeHost:
                     waiting.set_exception(Problem(why.code, **why.values))
                 else:
                     self._show_trouble(why)
+            case DirectoryRefused():
+                self._tor.note(event)
             case ServiceStands(service_id, points):
                 self._pipes.standing(service_id, points)
             case Rtc(peer, "failed", why):

@@ -19,11 +19,12 @@ import links
 import page_pipes
 import settings
 import storage
+import tor
 
 import convergence.driver
 import convergence.node
 
-__all__ = ["asyncio", "convergence", "files", "json", "links", "page_pipes", "settings", "storage", "time", "urllib"]
+__all__ = ["asyncio", "convergence", "files", "json", "links", "page_pipes", "settings", "storage", "time", "tor", "urllib"]
 
 TOUCH_JAVASCRIPT = ("crypto", "node_host", "tls", "transport")
 

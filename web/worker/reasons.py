@@ -24,3 +24,10 @@ class HostWhy(Code):
     """What is wrong with the node itself."""
 
     DEFECT = "defect"  # name: of an exception's type
+
+
+class TorWhy(Code):
+    """What is wrong with the way into the Tor network, besides what the core says (PathWhy)."""
+
+    NO_CODE = "tor-code"  # detail
+    REFUSED = "tor-refused"  # document; detail: for developers

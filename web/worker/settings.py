@@ -1,4 +1,4 @@
-"""What the person at this browser lets the node do for others.
+"""What the person at this browser lets the node do for others, and wants of it.
 
 Does: turn the page's settings (checked by web/ui/settings.js) into the core's roles and limits; say why none is done.
 Does not: keep them, or notice a metered connection: the page does.
@@ -22,6 +22,7 @@ class Settings:
     relay: bool
     rdv: bool
     metered: bool  # relay also on metered connections
+    tor: bool  # what the person fetches goes through the Tor network
     circuits: int
     streams: int
     upload: float  # Mbit/s that the connection has

@@ -72,6 +72,7 @@ async function start() {
     restore,
   } = await told;
   const asset = assets(site, files);
+  const load = (name) => fetchedBytes(asset(name));
   const [{ pyodide, snapshot }, network, primitives, database] = await Promise.all([
     loadPython(asset, site, root).then((loaded) => {
       phase(60, "Python runs; loading the node");
@@ -95,7 +96,8 @@ async function start() {
     pipes: createPagePipes(relayed),
     timer: createTimer(relayed.tick),
     body: () => createBody(),
-    tls: createTls((name) => fetchedBytes(asset(name))),
+    tls: createTls(load),
+    load,
     site,
     opened: performance.timeOrigin,
   });

@@ -33,7 +33,7 @@ TWO_STARTS = """
 
 
 def test_a_start_from_a_snapshot_compiles_nothing_of_the_program() -> None:
-    archive = b64encode(build.zip_bytes(build.python_sources())).decode()
+    archive = b64encode(build.zip_bytes(build.python_sources()["app.zip"])).decode()
     modules = {"pyodide": "../node_modules/pyodide/pyodide.mjs", "primitives": "worker/crypto.js"}
     said = javascript(TWO_STARTS, archive, timeout=300, **modules)
     assert said == {"compiled": [], "started": "function"}
