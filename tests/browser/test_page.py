@@ -474,7 +474,7 @@ def test_relays_of_tor_are_drawn_by_their_names(open_page: Callable[..., Page]) 
         "aria-label", re.compile("Circuit 1, fetching: you, node abab, Tor relay seele, Tor relay ALongNameOfARelay")
     )
     expect(picture.locator("rect")).to_have_count(2)
-    expect(picture).to_contain_text("ALongNam…")
+    expect(picture).to_contain_text("ALongNa…")
     expect(page.get_by_text("Tor relay", exact=True)).to_be_visible()
 
 

@@ -17,7 +17,7 @@ const LEAST_WIDTH = 260; // px
 const NARROW = 400; // px: below it the right-hand words go
 const LAST_HOP = { rendezvous: "rdv", exit: "exit" }; // purpose -> class of the last hop
 const WORDS = { rendezvous: "meeting", exit: "fetching", directory: "list" };
-const LABEL = 9; // characters of a nickname
+const LABEL = 8; // characters of a nickname
 
 /** Whether a circuit can carry something. */
 export const stands = (circuit) => circuit.state !== "building";

@@ -44,6 +44,7 @@ from convergence.events import (
     Rtc,
     ServiceStands,
     ShareFailed,
+    TorDirectoryChanged,
     Trouble,
     as_json,
 )
@@ -51,6 +52,7 @@ from convergence.node import Node, NodeConfig
 from convergence.wire.target import Role
 
 MAX_CONNECTIONS = 64  # WebRTC connections that the page makes: as in bridge/rtc.js
+GOES_OUT = frozenset(("share", "get", "retry", "fetch", "connect", "serve"))  # through Tor where that is switched on
 STATE_INTERVAL = 0.2  # seconds between two states while things change
 IDLE_INTERVAL = 1.0  # seconds between looks at the node's counters
 STORED_WITHIN = 30.0  # seconds; a record that is not stored by then will not be
@@ -113,8 +115,13 @@ class NodeHost:
         self._next_post = 0.0
 
     async def start(self) -> None:
-        self._run(lambda now: self._node.start(now, restore=shell.restore))
         self._tor.use(self._settings.tor)
+        restore = shell.restore
+        try:
+            await self._tor.settled()
+        except Problem:
+            restore = False  # what earlier runs began is not to go another way
+        self._run(lambda now: self._node.start(now, restore=restore))
         asyncio.get_running_loop().call_later(IDLE_INTERVAL, self._look)
         self._changed()
 
@@ -123,6 +130,8 @@ class NodeHost:
     async def command(self, name: str, args: Any) -> Any:
         """Carry out a command; returns what the page's promise gets, as a JavaScript object."""
         try:
+            if name in GOES_OUT:
+                await self._tor.settled()
             value = await self._COMMANDS[name](self, args)
             reply = {"ok": True, "value": value}
         except Problem as problem:
@@ -274,7 +283,7 @@ class NodeHost:
                     waiting.set_exception(Problem(why.code, **why.values))
                 else:
                     self._show_trouble(why)
-            case DirectoryRefused():
+            case DirectoryRefused() | TorDirectoryChanged():
                 self._tor.note(event)
             case ServiceStands(service_id, points):
                 self._pipes.standing(service_id, points)
@@ -346,6 +355,7 @@ class NodeHost:
             "circuits": circuits,
             "links": links,
             "relay": self._relay_view(snapshot["relay"], reachable),
+            "tor": self._tor.view(snapshot["tor"]),
             "settings": self._settings.view(),
             "bytes": {
                 "sent": snapshot["bytes_out"],

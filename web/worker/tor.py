@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from reasons import TorWhy
 
-from convergence.errors import Why
-from convergence.events import DirectoryRefused, as_json
+from convergence.codes import PathWhy
+from convergence.errors import Problem, Why
+from convergence.events import DirectoryRefused, TorDirectoryChanged, as_json
 from convergence.node import Node
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ MODULES = (
     *("wire.consensus_diff", "netdir.consensus", "netdir.tor", "path.torpath", "tor.request", "tor.directory"),
     "tor.network",
 )
+
+LISTED = 10  # percent of the work until there is a consensus; the rest are descriptors of relays
 
 Load = Callable[[str], Awaitable[Any]]
 
@@ -49,10 +52,10 @@ class Tor:
         self._config: TorConfig | None = None  # once the code is there
         self._wanted = False
         self._loading: asyncio.Future[None] | None = None
-        self._why: dict[str, Any] | None = None
+        self._why: Why | None = None
 
     def use(self, wanted: bool) -> None:
-        """From now on, or no more."""
+        """From now on, or no more; see `settled`."""
         if wanted == self._wanted:
             return
         self._wanted, self._why = wanted, None
@@ -61,16 +64,42 @@ class Tor:
         elif self._loading is None:
             self._loading = asyncio.ensure_future(self._begin())
 
-    def note(self, event: DirectoryRefused) -> None:
-        """A directory was refused; another one is asked."""
-        self._why = as_json(Why(TorWhy.REFUSED, {"document": event.document, "detail": event.reason}))
+    async def settled(self) -> None:
+        """Wait until the node does what is wanted. Raises Problem if it cannot: then nothing may go out another way."""
+        if self._loading is not None:
+            await self._loading
+        if self._wanted and self._config is None and self._why is not None:
+            raise Problem(self._why.code, **self._why.values)
+
+    def note(self, event: DirectoryRefused | TorDirectoryChanged) -> None:
+        """A directory was refused, so that another one is asked; or more is known."""
+        refused = isinstance(event, DirectoryRefused)
+        self._why = Why(TorWhy.REFUSED, {"document": event.document, "detail": event.reason}) if refused else None
+
+    def view(self, tor: dict[str, Any] | None) -> dict[str, Any]:
+        """What the page shows; see web/ui/tor.js. `tor`: of the node's snapshot."""
+        relays, known = (tor["relays"], tor["known"]) if tor else (0, 0)
+        why = self._why
+        if not self._wanted:
+            stage, why = "off", None
+        elif tor is None:
+            stage = "code" if self._loading is not None else "failed"
+        elif tor["ready"]:
+            stage, why = "ready", None
+        elif not tor["entry"]:
+            stage, why = "entry", Why(PathWhy.NO_TOR_ENTRY)
+        else:
+            stage = "list"
+        percent = LISTED + (100 - LISTED) * known // relays if relays else 0
+        return {"stage": stage, "percent": percent, "relays": relays, "why": why and as_json(why)}
 
     async def _begin(self) -> None:
         try:
-            self._config = await load_client(self._load)
+            if self._wanted:
+                self._config = await load_client(self._load)
         except Exception as error:  # of JavaScript, or of a damaged file: without this part the node goes on
             words = str(error).strip().splitlines() or [type(error).__name__]
-            self._why = as_json(Why(TorWhy.NO_CODE, {"detail": words[-1]}))
+            self._why = Why(TorWhy.NO_CODE, {"detail": words[-1]})
         else:
             self._apply()
         self._loading = None
