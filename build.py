@@ -89,6 +89,8 @@ LOADER, BOOKMARK, BOOKMARK_OFFER = (f"web/bookmarklet/{name}" for name in ("load
 # The standard licence texts, for packages that come without one: a JSON document each, named by SPDX identifier.
 LICENCE_TEXTS = NODE_MODULES / "spdx-license-list" / "licenses"
 COMPRESS = "web/compress.mjs"
+
+
 def modules(**rooms: str) -> set[str]:
     """Files of the core: for each room, the names of its modules."""
     return {f"convergence/{room}/{name}.py" for room, names in rooms.items() for name in names.split()}
@@ -98,13 +100,13 @@ def modules(**rooms: str) -> set[str]:
 SERVERS_ONLY = modules(
     facilitator="prober service",
     pipes="connect door socks",
-    tor="accounting cache publishing relay",
+    tor="accounting cache entry publishing relay",
     wire="routerdesc",
     crypto="crosscert routersign",
 )
 # A client of the Tor network: a page loads it when it is switched on there.
 TOR = modules(
-    tor="__init__ circuits directory network request sources",
+    tor="__init__ circuits directory entrance network request sources",
     netdir="consensus tor",
     path="guardrecord guards predicted torpath weights",
     wire="authority consensus consensus_diff exitpolicy microdescriptor netdoc protovers",

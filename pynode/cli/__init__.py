@@ -315,6 +315,11 @@ def _add_proxy(commands: Any) -> None:
         metavar="FILE",
         help="its DirAuthority and FallbackDir lines, as in a torrc (the public network)",
     )
+    one.add_argument(
+        "--entry-node",
+        action="store_true",
+        help="with --tor: enter the Tor network through a node of the site's network, not through a guard",
+    )
     one.add_argument("--data", metavar="DIR", help="with --tor: where guards and the directory are kept")
     _add_wait(one)
     _add_network(one)

@@ -62,8 +62,8 @@ export const CAUSES = {
   "no-consensus": noCircuit("there is no list of Tor's relays that is still valid."),
   "few-descriptors": ({ known, needed }) =>
     noCircuit(`too few of Tor's relays are known. They allow ${known} % of all paths, ${needed} % are needed.`),
-  "no-tor-entry": "No node here leads into the Tor network. This goes on by itself as soon as there is one.",
   "no-guard-descriptor": noCircuit("the keys of the relay that circuits begin with are not known yet."),
+  "no-tor-entry": "No node of this network leads into the Tor network: try again later, or use another site.",
   "facilitator-lost": ({ detail }) => `The connection to the facilitator was lost${because(detail)}.`,
   "facilitator-unreachable": ({ detail }) => `The facilitator cannot be reached${because(detail)}.`,
   "facilitator-silent": "The facilitator does not answer.",

@@ -29,6 +29,7 @@ from tor import Tor
 from transport import BrowserClock, BrowserTransport, WorkerTimer
 
 from convergence.circuit.relaying import RelayLimits
+from convergence.codes import PathWhy
 from convergence.crypto.keys import NodeKeys
 from convergence.driver import Driver
 from convergence.errors import LocalError, Problem, Why
@@ -275,7 +276,7 @@ class NodeHost:
             case Ready():
                 self._seconds = (time.time() * 1000 - shell.opened) / 1000
                 asyncio.get_running_loop().call_soon(self._post)  # this one is waited for
-            case Trouble(why, retrying):
+            case Trouble(why, retrying) if why.code is not PathWhy.NO_TOR_ENTRY:  # which stands beside its switch
                 self._show_trouble(why, retrying)
             case ShareFailed(root, why):
                 waiting = self._sharing.get(root)
@@ -355,7 +356,7 @@ class NodeHost:
             "circuits": circuits,
             "links": links,
             "relay": self._relay_view(snapshot["relay"], reachable),
-            "tor": self._tor.view(snapshot["tor"]),
+            "tor": self._tor.view(snapshot["tor"], snapshot["nodes"]),
             "settings": self._settings.view(),
             "bytes": {
                 "sent": snapshot["bytes_out"],

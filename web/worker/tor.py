@@ -76,8 +76,8 @@ class Tor:
         refused = isinstance(event, DirectoryRefused)
         self._why = Why(TorWhy.REFUSED, {"document": event.document, "detail": event.reason}) if refused else None
 
-    def view(self, tor: dict[str, Any] | None) -> dict[str, Any]:
-        """What the page shows; see web/ui/tor.js. `tor`: of the node's snapshot."""
+    def view(self, tor: dict[str, Any] | None, nodes: int) -> dict[str, Any]:
+        """What the page shows; see web/ui/tor.js. `tor` and `nodes`: of the node's snapshot."""
         relays, known = (tor["relays"], tor["known"]) if tor else (0, 0)
         why = self._why
         if not self._wanted:
@@ -87,7 +87,7 @@ class Tor:
         elif tor["ready"]:
             stage, why = "ready", None
         elif not tor["entry"]:
-            stage, why = "entry", Why(PathWhy.NO_TOR_ENTRY)
+            stage, why = "entry", Why(PathWhy.NO_TOR_ENTRY) if nodes else None  # before, there was nobody to look at
         else:
             stage = "list"
         percent = LISTED + (100 - LISTED) * known // relays if relays else 0

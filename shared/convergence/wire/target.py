@@ -21,6 +21,7 @@ class Role(IntFlag):
     RELAY = 1
     RDV = 2
     EXIT = 4
+    TOR = 8  # extends circuits to relays of the Tor network
 
 
 class Protocols(IntFlag):
@@ -44,6 +45,7 @@ class RelayTarget:
         roles: what it offers.
         schemes: of the addresses at which others open links to it ("ws", "wss", Tor's "tls"); none: it has no address.
         rtc: whether it speaks WebRTC, by which nodes without an address are reached.
+        nickname: what people call it; it proves nothing. Empty for nodes of this network.
     """
 
     identity: bytes
@@ -54,6 +56,7 @@ class RelayTarget:
     roles: Role
     schemes: frozenset[str]
     rtc: bool
+    nickname: str = ""
 
     @property
     def has_address(self) -> bool:
