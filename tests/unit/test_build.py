@@ -367,7 +367,7 @@ def test_a_second_build_compiles_nothing_that_is_intact_and_a_missing_node_is_na
     assert build.precompiled(sources) == first
     for _ in range(2):  # what failed leaves nothing that the next run takes for done
         with pytest.raises(build.BuildError, match="Install Node.js"):
-            build.precompiled({**sources, "new.py": b"pass\n"})
+            build.precompiled({**sources, "app.zip": {**sources["app.zip"], "new.py": b"pass\n"}})
     monkeypatch.undo()
     monkeypatch.setattr(build, "BYTECODE", tmp_path)
     assert build.precompiled(sources) == first
