@@ -1,0 +1,79 @@
+"""From a page through a node of Convergence into the Tor network: relays, exits and authorities of the real `tor`.
+
+The proposal's configurations 4 and 5: a web server behind a Tor exit, and a file of another browser's behind Tor relays
+and a rendezvous point.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, expect
+
+from tests.browser.harness import START, Peer
+from tests.browser.secure import secure_page
+from tests.e2e.processes import MIB, Network
+from tests.interop.tor.network import TorNetwork
+from tests.interop.website import Website
+
+
+@pytest.fixture(scope="module")
+def website(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Website]:
+    website = Website(tmp_path_factory.mktemp("website"), "host.example")
+    yield website
+    website.close()
+
+
+@pytest.fixture(scope="module")
+def tor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TorNetwork]:
+    network = TorNetwork()
+    yield network
+    network.close()
+
+
+@pytest.fixture(scope="module")
+def page(tor: TorNetwork, website: Website, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A page that believes these authorities."""
+    folder = tmp_path_factory.mktemp("page") / "dist"
+    return secure_page(website.authority, folder, tor=[authority.v3ident for authority in tor.authorities])
+
+
+@pytest.fixture(scope="module")
+def network(tor: TorNetwork, page: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Network]:
+    """All of its relays lead into the Tor network."""
+    folder = tmp_path_factory.mktemp("network")
+    lines, settings = folder / "tor.txt", folder / "settings.toml"
+    lines.write_text("".join(f"{authority.line}\n" for authority in tor.authorities))
+    settings.write_text(f'[tor]\nentry = true\nnetwork = "{lines}"\nprivate = true\n')
+    network = Network(folder, page, relays=4, options=["--config", settings])
+    for relay in network.relays:
+        relay.command.until("tor-directory", lambda record: record["ready"])
+    yield network
+    network.close()
+
+
+def through_tor(peer: Peer) -> Peer:
+    """Switch Tor on, and wait until it is in use."""
+    peer.page.get_by_test_id("tor-switch").click()
+    peer.until("state.tor.stage === 'ready'", seconds=START)
+    return peer
+
+
+@pytest.fixture(scope="module", params=["chromium", "firefox"])
+def browser(request: pytest.FixtureRequest, network: Network, lasting_peer: Callable[..., Peer]) -> Peer:
+    peer = lasting_peer(request.getfixturevalue(request.param), network.site).open().ready()
+    return through_tor(peer)
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_page_of_the_web_comes_through_relays_and_an_exit_of_tor(
+    browser: Peer, tor: TorNetwork, website: Website, scheme: str
+) -> None:
+    done = browser.fetched(f"{scheme}://127.0.0.1:{website.port(scheme)}/large")
+    assert (done["stage"], done["size"]) == ("done", 10 * MIB), done
+    known = {relay.name for relay in (*tor.relays, *tor.servers)}
+    path = browser.until("state.circuits.map((item) => item.hops).find((hops) => hops.length === 3 && hops[1].nickname)")
+    assert not path[0]["nickname"] and {hop["nickname"] for hop in path[1:]} <= known
+    assert tor.notices() == []
