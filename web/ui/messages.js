@@ -113,6 +113,7 @@ export const WORDS = {
   "file-not-here": "This file is no longer in this browser. Open its link again.",
   "tor-code": ({ detail }) =>
     `This program's part for Tor could not be loaded${because(detail)}. Switch it off and on to try again.`,
+  "tor-not-yet": "The list of Tor relays is not complete yet. Try again when “Through the Tor network” is in use.",
   "tor-refused": ({ document, detail }) =>
     `A node that leads into Tor gave ${TOR_DOCUMENTS[document] ?? "something"} that cannot be right${because(detail)}. ` +
     "It is not used. Another node is asked, or this one again later.",

@@ -187,6 +187,7 @@ class NodeHost:
         return {"blob": await self._files.assemble(file.info.root, file.info.size), "name": file.info.name}
 
     async def _fetch(self, args: Any) -> dict[str, Any]:
+        self._tor.check()
         body = shell.body()
         number = self._run(lambda now: self._node.fetch(args.url, lambda data: body.add(to_js(data)), now))
         self._bodies[number] = body

@@ -30,4 +30,5 @@ class TorWhy(Code):
     """What is wrong with the way into the Tor network, besides what the core says (PathWhy)."""
 
     NO_CODE = "tor-code"  # detail
+    NOT_YET = "tor-not-yet"
     REFUSED = "tor-refused"  # document; detail: for developers

@@ -71,6 +71,11 @@ class Tor:
         if self._wanted and self._config is None and self._why is not None:
             raise Problem(self._why.code, **self._why.values)
 
+    def check(self) -> None:
+        """Raises Problem while nothing can be reached through it yet."""
+        if self._wanted and not (self._node.tor is not None and self._node.tor.snapshot()["ready"]):
+            raise Problem(TorWhy.NOT_YET)
+
     def note(self, event: DirectoryRefused | TorDirectoryChanged) -> None:
         """A directory was refused, so that another one is asked; or more is known."""
         refused = isinstance(event, DirectoryRefused)
