@@ -148,6 +148,10 @@ class TorView:
         """The same, by the digests of their microdescriptors."""
         return {relay.digest: relay for relay in self.relays}
 
+    @cached_property
+    def _missing(self) -> dict[bytes, None]:
+        return {digest: None for digest in self.by_digest if digest not in self._raw}
+
     @property
     def known(self) -> int:
         """How many microdescriptors there are."""
@@ -158,11 +162,14 @@ class TorView:
 
     def missing(self) -> list[bytes]:
         """The digests of the microdescriptors to ask for, in the order of the consensus."""
-        return [digest for digest in self.by_digest if digest not in self._raw]
+        return list(self._missing)
 
     def add(self, microdescriptors: Mapping[bytes, bytes]) -> None:
         """Take over those that are missing, by their digests (`find_microdescriptors` checked these)."""
-        self._raw |= {digest: raw for digest, raw in microdescriptors.items() if digest in self.by_digest}
+        for digest, raw in microdescriptors.items():
+            if digest in self.by_digest:
+                self._raw[digest] = raw
+                self._missing.pop(digest, None)
 
     def relay(self, status: RelayStatus) -> TorRelay | None:
         """The record of a relay; None while its microdescriptor is missing, or if that cannot be used."""

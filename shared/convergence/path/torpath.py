@@ -29,6 +29,10 @@ LONG_LIVED = frozenset((21, 22, 706, 1863, 5050, 5190, 5222, 5223, 6667, 6697, 8
 LAST_TRIED = 8
 """Last relays that are tried for one path, if no guard or no relay between suits the first one."""
 
+COUNTED_AGAIN = 32
+"""How many times, at most, the paths that known relays allow are counted anew while a directory sends descriptors:
+counting looks at all relays. In between it may be a little too low."""
+
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
@@ -116,7 +120,8 @@ class TorPaths:
         view = self._view
         if view is None or now >= view.consensus.valid_until + TOLERANCE:
             raise Problem(PathWhy.NO_CONSENSUS)
-        if view.known != self._counted:
+        news = view.known - self._counted
+        if self._counted < 0 or news * COUNTED_AGAIN >= len(view.relays) or (news and not view.missing()):
             self._counted, self._fraction = view.known, path_fraction(view)
         needed = view.consensus.param("min_paths_for_circs_pct", 60, 25, 95)
         if self._fraction < needed / 100:
