@@ -12,7 +12,7 @@ import errno
 import logging
 import os
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
@@ -29,7 +29,7 @@ from pynode.config import Address, Circuits, Limits
 from pynode.crypto import CPythonCrypto, SystemRng
 from pynode.exit import ExitPolicy
 from pynode.facilitator import FacilitatorTransport
-from pynode.keyfile import KeyFileError, load_or_create_keys
+from pynode.keyfile import KeyFileError, load_or_create_keys, load_or_create_rsa
 from pynode.logs import Bugs, log_event
 from pynode.loop import AsyncioClock, AsyncioTimer
 from pynode.nodes import READ_EVERY, NodeSource, write_descriptor
@@ -51,6 +51,7 @@ STOP_TIMEOUT = 3.0
 """Seconds that links get to close in good order; then they are cut."""
 
 KEY_FILE = "keys.json"
+RSA_FILE = "rsa.pem"
 T = TypeVar("T")
 
 log = logging.getLogger("pynode.app")
@@ -96,6 +97,8 @@ class Plan:
         roles: what it does for others; a node with roles needs `listen` or `stun`.
         listen: where links are accepted; None accepts links over WebRTC only.
         url: what others dial; None makes it from `public`, or the host in `listen`, and the bound port.
+        tls: where links of relays of the Tor network are accepted; None for nowhere.
+        tls_address: the IPv4 address that they dial; None: the host in `tls`.
         policy: what an exit may reach.
         origins: whose pages may open links, besides those of the network's site (or, where that is not known, of the
             facilitator's host); "*" for all.
@@ -110,6 +113,8 @@ class Plan:
     listen: Address | None = None
     url: str | None = None
     public: str | None = None
+    tls: Address | None = None
+    tls_address: str | None = None
     policy: ExitPolicy | None = None
     origins: tuple[str, ...] = ()
     stun: tuple[str, ...] | None = None
@@ -133,6 +138,7 @@ class App:
         self.plan = plan
         self.port: int | None = None
         self.url: str | None = None
+        self.tls: str | None = None
         self.trouble: Trouble | None = None
         self._on_event = on_event
         self._storage: DiskStorage | None = None
@@ -178,6 +184,9 @@ class App:
         )
         rtc = RtcTransport(plan.stun) if plan.stun is not None else None
         self._transport = transport = NetTransport(websocket, tcp, rtc, _tls(plan, unsent))
+        if plan.tls is not None and transport.tls is not None:
+            port = await bound(plan.tls, transport.tls.bind(plan.tls.host, plan.tls.port))
+            self.tls = f"{plan.tls_address or plan.tls.host}:{port}"
         if plan.listen is not None:
             self.port = await bound(plan.listen, transport.websocket.listen(plan.listen.host, plan.listen.port))
             self.url = plan.url or f"ws://{Address(plan.public or plan.listen.host, self.port)}/"
@@ -189,6 +198,7 @@ class App:
                 roles=plan.roles,
                 exit_streams=0 if tcp is None else tcp.max_streams,
                 urls=(self.url,) if self.url else (),
+                tls=self.tls,
                 rtc=rtc is not None,
                 hops=plan.circuits.hops,
                 exit_hops=plan.circuits.exit_hops,
@@ -200,12 +210,14 @@ class App:
             raise AppError(str(error)) from None
         clock = AsyncioClock()
         timer = AsyncioTimer(clock)
-        self.node = Node(config, crypto, rng, keys=self._keys, source_of=websocket.source, tls=CPythonTls(plan.roots))
+        self.node = Node(config, crypto, rng, keys=self._keys, source_of=transport.source, tls=CPythonTls(plan.roots))
         self.driver = Driver(
             self.node, transport, clock, timer, storage=self._storage, resolver=tcp, on_event=self._event, on_bug=Bugs()
         )
         transport.attach(self.driver)
         timer.tick = self.driver.tick
+        if transport.tls is not None:
+            transport.tls.accept()
         self.driver.run(self.node.start)
         self._give()
 
@@ -390,20 +402,22 @@ def _node_keys(crypto: CPythonCrypto, rng: SystemRng, plan: Plan) -> NodeKeys | 
         raise AppError("a node that works for others needs a data folder for its keys")
     try:
         keys = load_or_create_keys(plan.data / KEY_FILE, rng)
+        rsa = load_or_create_rsa(plan.data / RSA_FILE) if plan.tls is not None else None
     except KeyFileError as error:
         raise AppError(f"{error}.") from None
-    return NodeKeys.from_secrets(
+    own = NodeKeys.from_secrets(
         crypto, identity_seed=keys.identity, signing_seed=rng.random(SECRET_LEN), ntor_secret=keys.ntor
     )
+    return replace(own, rsa=rsa)
 
 
 def _tls(plan: Plan, unsent: Unsent) -> TlsTransport | None:
     """For links of the Tor network; nodes without it do not load its OpenSSL."""
-    if plan.network.tor is None:
+    if plan.network.tor is None and plan.tls is None:
         return None
     from pynode.transports.tls import TlsTransport
 
-    return TlsTransport(unsent=unsent)
+    return TlsTransport(plan.limits.connections, unsent, plan.limits.connections_from_one)
 
 
 def _hosts(plan: Plan) -> list[str]:

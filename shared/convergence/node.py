@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, replace
+from hashlib import sha1
 from typing import TYPE_CHECKING, Any
 
 from convergence.announcement import Announcement
@@ -43,6 +44,7 @@ from convergence.rdv.point import RdvPoint
 from convergence.services import Services
 from convergence.transfers import Transfers
 from convergence.wire.address import Address, TcpAddress
+from convergence.wire.descriptor import Transport
 from convergence.wire.relay import DIRECTORY, PEER_HOST, RDV_SUFFIX, AnswerType, Begin, RelayCommand
 from convergence.wire.target import Role
 
@@ -62,6 +64,7 @@ class NodeConfig:
         facilitator_identity: its Ed25519 identity (32 bytes); None trusts the first list.
         roles: what it does for others; a node without roles is an origin only.
         urls: WebSocket URLs where others reach it. With any role, a node needs one or rtc.
+        tls: IPv4:port where relays of the Tor network reach it; its keys then need an RSA identity.
         rtc: whether it makes and takes WebRTC links, over which nodes without an address are reached.
         connections: how many WebRTC connections the shell can hold at once.
         secure: whether it dials wss:// addresses only, as a page that came over https must.
@@ -78,6 +81,7 @@ class NodeConfig:
     facilitator_identity: bytes | None = None
     roles: Role = Role(0)
     urls: tuple[str, ...] = ()
+    tls: str | None = None
     rtc: bool = False
     connections: int = MAX_SESSIONS
     secure: bool = False
@@ -134,14 +138,16 @@ class Node:
         self._memory = NodeMemory(self.outbox, rng, self.directory, config.facilitator)
         self.switchboard = Switchboard(self.outbox)
         self._reach = Reach(config.rtc, ("wss",) if config.secure else ("ws", "wss"))
+        # Our network names a node by its Ed25519 identity, also in handshakes that come through the Tor network.
         self.relaying = Relaying(
-            self.outbox, crypto, rng, self._keys, self, limits=config.relay_limits, source_of=source_of
+            self.outbox, crypto, rng, replace(self._keys, rsa=None), self, limits=config.relay_limits, source_of=source_of
         )
         self.announcement = Announcement(
             crypto,
             self._keys,
             config.roles,
             urls=config.urls,
+            tls=self._tls_transport(),
             introducers=(lambda now: self._peers.introducers(now)) if config.rtc else None,
             paused=lambda: self.relaying.paused,
         )
@@ -155,6 +161,7 @@ class Node:
             introduce=self._introduce,
             on_unknown=self._on_unknown,
             throttle=self.relaying.throttle,
+            addresses=() if config.tls is None else (config.tls.partition(":")[0],),
         )
         self.relaying.neighbours = self.neighbours
         self.relaying.on_spent = self._republish
@@ -423,6 +430,13 @@ class Node:
             on_trouble=lambda trouble, now: self.outbox.emit(trouble),
             on_delivered=self._rtc_delivered,
         )
+
+    def _tls_transport(self) -> Transport | None:
+        if self.config.tls is None:
+            return None
+        if self._keys.rsa is None:
+            raise LocalError("a node that takes TLS links has an RSA identity")
+        return Transport.tls(self.config.tls, sha1(self._keys.rsa.public).digest())
 
     def _owners(self) -> dict[Protocol, Owner]:
         """Who deals with the channels of each protocol."""
