@@ -79,6 +79,7 @@ class Network:
         site: address of the site that serves the page, for share links; may be empty.
         nodes: gives descriptors where there is no facilitator.
         tor: the Tor network through which the web is reached; None: through exits of this network.
+        tor_points: whether rendezvous points, so files and services, are reached through it too.
     """
 
     facilitator: str
@@ -86,6 +87,7 @@ class Network:
     site: str = ""
     nodes: NodeSource | None = None
     tor: TorConfig | None = None
+    tor_points: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +145,11 @@ class App:
         self._on_event = on_event
         self._storage: DiskStorage | None = None
         self._transport: NetTransport | None = None
+        self._awaited: set[type[Event]] = set()
+        if plan.network.tor is not None:
+            self._awaited.add(TorDirectoryChanged)
+        if plan.network.tor is None or plan.network.tor_points:
+            self._awaited.add(Nodes)
         self._joined = asyncio.Event()
         self._giving: asyncio.TimerHandle | None = None
 
@@ -205,6 +212,7 @@ class App:
                 introducer=plan.circuits.introducer,
                 circuits=0,  # commands ask for what they need
                 tor=plan.network.tor,
+                tor_points=plan.network.tor_points,
             )
         except LocalError as error:
             raise AppError(str(error)) from None
@@ -243,7 +251,7 @@ class App:
 
     @property
     def has_joined(self) -> bool:
-        """Whether a list of nodes has come, or with `tor` its directory."""
+        """Whether a list of nodes has come, or with `tor` its directory; with `tor_points` both."""
         return self._joined.is_set()
 
     async def joined(self, timeout: float) -> None:
@@ -254,11 +262,11 @@ class App:
             raise NotJoinedError(self.trouble) from None
 
     def _event(self, event: Event) -> None:
-        if self.plan.network.tor is not None:
-            joined = isinstance(event, TorDirectoryChanged) and event.ready
-        else:
-            joined = isinstance(event, Nodes) and event.count > 0
-        if joined:
+        if isinstance(event, Nodes) and event.count:
+            self._awaited.discard(Nodes)
+        elif isinstance(event, TorDirectoryChanged) and event.ready:
+            self._awaited.discard(TorDirectoryChanged)
+        if not self._awaited:
             self._joined.set()
         if isinstance(event, Trouble):
             self.trouble = event

@@ -74,6 +74,12 @@ def _tor_of(arguments: argparse.Namespace) -> TorConfig | None:
         raise CliError(f"{error}.", 2) from None
 
 
+async def network_of_files(arguments: argparse.Namespace, site: str) -> Network:
+    """The network that a site belongs to; with --tor, files are reached through the Tor network. Raises CliError."""
+    tor = _tor_of(arguments)
+    return replace(await find_network(site), tor=tor, tor_points=tor is not None)
+
+
 async def find_network(site: str) -> Network:
     """The network that a site belongs to. Raises CliError."""
     return _network(site, await _get_json(site, "network.json"))

@@ -20,8 +20,9 @@ from convergence.circuit.relaying import Relaying, RelayLimits
 from convergence.crypto.keys import NodeKeys
 from convergence.discovery import Discovery, GivenNodes
 from convergence.effects import CloseLink, DescriptionKind, Effect, Protocol
-from convergence.errors import EndReason, LocalError, RemoteError
-from convergence.events import Nodes, Ready, Registered
+from convergence.codes import PathWhy
+from convergence.errors import EndReason, LocalError, RemoteError, Why
+from convergence.events import Nodes, Ready, Registered, Trouble
 from convergence.facilitator.client import FacilitatorClient
 from convergence.fetch import Fetches
 from convergence.introduction.links import MAX_SESSIONS, RtcLinks
@@ -39,6 +40,7 @@ from convergence.path.select import MIN_HOPS, Reach
 from convergence.pipes.pending import Pending
 from convergence.pipes.tls import TlsFactory
 from convergence.ports import Binding, Crypto, Rng
+from convergence.rdv.circuits import CircuitSource
 from convergence.rdv.connector import PATIENCE
 from convergence.rdv.point import RdvPoint
 from convergence.services import Services
@@ -75,6 +77,7 @@ class NodeConfig:
         circuits: how many are kept ready; 0 for a node with no traffic of its own.
         sources: streams that a transfer draws from at once.
         tor: the Tor network whose exits lead to the web; None: our own exits do.
+        tor_points: whether circuits to rendezvous points go through it too, so all files and services.
     """
 
     facilitator: str
@@ -93,6 +96,7 @@ class NodeConfig:
     circuits: int = POOL_SIZE
     sources: int = 3
     tor: TorConfig | None = None
+    tor_points: bool = False
 
     def __post_init__(self) -> None:
         for name, hops in (("hops", self.hops), ("exit_hops", self.exit_hops)):
@@ -208,13 +212,15 @@ class Node:
             routes=self._routes,
             places=config.connections,
         )
-        self.transfers = Transfers(self.outbox, crypto, rng, self.pool, sources=config.sources)
-        self.services = Services(self.outbox, crypto, rng, self.pool)
         self.tor: TorNetwork | None = None
         if config.tor is not None:
             from convergence.tor.network import TorNetwork  # pages do without, and are smaller for it
 
-            self.tor = TorNetwork(self.outbox, crypto, rng, self.neighbours, config.tor)
+            self.tor = TorNetwork(
+                self.outbox, crypto, rng, self.neighbours, config.tor, on_ready=lambda now: self._set_points(now)
+            )
+        self.transfers = Transfers(self.outbox, crypto, rng, self._rendezvous, sources=config.sources)
+        self.services = Services(self.outbox, crypto, rng, self._rendezvous)
         self.exits = ExitConnections(self.pool if self.tor is None else self.tor.circuits, self.outbox)
         self.fetches = Fetches(self.exits, self.outbox, tls)
         self._exit = ExitService(self.outbox, source_of=source_of, streams=config.exit_streams)
@@ -510,6 +516,29 @@ class Node:
         self.outbox.emit(Nodes(len(nodes)))
         self._memory.changed(now)
         self.neighbours.nodes_changed(now)
+        self._set_points(now)
+        self.pool.nodes_changed(now)
+
+    @property
+    def _tor_leads_to_points(self) -> TorNetwork | None:
+        return self.tor if self.config.tor_points else None
+
+    @property
+    def _rendezvous(self) -> CircuitSource:
+        """Who builds circuits to rendezvous points."""
+        tor = self._tor_leads_to_points
+        return self.pool if tor is None else tor.circuits
+
+    def _set_points(self, now: float) -> None:
+        """Tell files and services which nodes may be their rendezvous points: through the Tor network, once it leads
+        anywhere, those that take links of its relays."""
+        nodes = [node.target for node in self.directory.nodes(Role(0), now)]
+        tor = self._tor_leads_to_points
+        if tor is not None:
+            if not tor.ready or not nodes:
+                return
+            nodes = [node for node in nodes if node.tor_specifiers]
+            if not any(node.roles & Role.RDV for node in nodes):
+                self.outbox.emit(Trouble(Why(PathWhy.NO_TOR_POINT), retrying=True))
         self.transfers.set_nodes(nodes, now)
         self.services.set_nodes(nodes, now)
-        self.pool.nodes_changed(now)

@@ -89,6 +89,7 @@ class TorConfig:
 class TorNetwork:
     """Args:
     neighbours: our links, which ask `address` where relays are.
+    on_ready: called with `now` when circuits can be built, and could not before.
     """
 
     def __init__(
@@ -100,7 +101,10 @@ class TorNetwork:
         config: TorConfig,
         *,
         on_full: Callable[[float], None] = lambda now: None,
+        on_ready: Callable[[float], None] = lambda now: None,
     ) -> None:
+        self.ready = False
+        self._on_ready = on_ready
         self._outbox = outbox
         self._config = config
         self._first = {item.fingerprint: item for item in config.directories}
@@ -135,6 +139,12 @@ class TorNetwork:
     def exit_path(self, wanted: Collection[Wanted], now: float, *, avoid: Collection[bytes] = ()) -> TorPath:
         """For the circuits: a path, whose entry we can reach from now on."""
         path = self._paths.exit_path(wanted, now, avoid=avoid)
+        self._enter(path)
+        return path
+
+    def point_path(self, point: RelayTarget, now: float, *, avoid: Collection[bytes] = ()) -> TorPath:
+        """Likewise, to a node of our own network, which the path does not hold."""
+        path = self._paths.internal_path(now, avoid=avoid, beyond=point.behind_tor)
         self._enter(path)
         return path
 
@@ -174,11 +184,14 @@ class TorNetwork:
         if view is not self._view:
             self._view = view
             self._paths.update(view, now)
+        before = self.ready
         try:
             self._paths.check(now)
         except LocalError:
-            ready = False
+            self.ready = False
         else:
-            ready = True
+            self.ready = True
             self.circuits.nodes_changed(now)
-        self._outbox.emit(TorDirectoryChanged(len(view.relays), view.known, ready))
+        self._outbox.emit(TorDirectoryChanged(len(view.relays), view.known, self.ready))
+        if self.ready and not before:
+            self._on_ready(now)

@@ -1,0 +1,65 @@
+"""Files of our network through relays of Debian's `tor`, to and from a rendezvous point of ours: from command to
+command. The point learns no address of theirs, and no relay complains of us."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.processes import MIB, Command, running, sha256, write_file
+from tests.interop.tor.network import TorNetwork
+
+SIZE = 16 * MIB
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Of a network whose nodes take links of relays of Tor."""
+    folder = tmp_path_factory.mktemp("nodes")
+    settings = folder / "settings.toml"
+    settings.write_text('[node]\ntls = "127.0.0.1:0"\n')
+    page = folder / "dist"
+    page.mkdir()
+    (page / "index.html").write_text("<title>Convergence</title>")
+    options = ("--port", "0", "--data", folder / "data", "--dist", page, "--no-rtc", "--config", settings)
+    with running("up", *options, "--relays", "4") as up:
+        yield up.until("ready")["site"]
+
+
+@pytest.fixture(scope="module")
+def lines(tor_network: TorNetwork, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file that names the Tor network."""
+    file = tmp_path_factory.mktemp("network") / "network.txt"
+    file.write_text("".join(f"{authority.line}\n" for authority in tor_network.authorities))
+    return file
+
+
+@contextlib.contextmanager
+def shared(site: str, file: Path, *options: str | Path) -> Iterator[tuple[Command, str]]:
+    """A command that shares a file, and the link."""
+    data = file.parent / "sender"
+    with running("share", file, "--site", site, "--data", data, "--no-rtc", *options) as command:
+        yield command, command.until("shared")["link"]
+
+
+@contextlib.contextmanager
+def got(site: str, link: str, folder: Path, *options: str | Path) -> Iterator[Command]:
+    with running("get", link, "-o", folder, "--data", folder / "data", "--no-rtc", *options) as command:
+        yield command
+
+
+@pytest.mark.parametrize("ends", ["both", "sender", "receiver"])
+def test_a_file_through_relays_of_tor(
+    tor_network: TorNetwork, site: str, lines: Path, tmp_path: Path, ends: str
+) -> None:
+    tor = ("--tor", "--tor-network", lines)
+    digest = write_file(tmp_path / "file.bin", SIZE)
+    with shared(site, tmp_path / "file.bin", *(tor if ends != "receiver" else ())) as (_, link):
+        with got(site, link, tmp_path / "out", *(tor if ends != "sender" else ())) as command:
+            done: dict[str, Any] = command.until("done")
+    assert done["fetched"] == SIZE and sha256(done["path"]) == digest
+    assert tor_network.notices() == []
