@@ -10,10 +10,17 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.processes import MIB, Command, running, sha256, write_file
+from tests.e2e.processes import MIB, Command, Network, running, sha256, write_file
 from tests.interop.tor.network import TorNetwork
 
 SIZE = 16 * MIB
+RELAYS = 3
+"""Of Tor, on a path from either end: a guard and two others."""
+
+
+def carried(network: TorNetwork) -> dict[str, int]:
+    """Bytes that each of its relays has read, by name."""
+    return {process.name: process.carried for process in (*network.servers, *network.relays)}
 
 
 @pytest.fixture(scope="module")
@@ -58,8 +65,40 @@ def test_a_file_through_relays_of_tor(
 ) -> None:
     tor = ("--tor", "--tor-network", lines)
     digest = write_file(tmp_path / "file.bin", SIZE)
+    before = carried(tor_network)
     with shared(site, tmp_path / "file.bin", *(tor if ends != "receiver" else ())) as (_, link):
         with got(site, link, tmp_path / "out", *(tor if ends != "sender" else ())) as command:
             done: dict[str, Any] = command.until("done")
     assert done["fetched"] == SIZE and sha256(done["path"]) == digest
+    whole = sum(carried(tor_network).values()) - sum(before.values())
+    relays = 2 * RELAYS if ends == "both" else RELAYS
+    assert relays * SIZE < whole < (relays + 1) * SIZE, "three relays of Tor stand before each end"
     assert tor_network.notices() == []
+
+
+def test_a_transfer_goes_on_when_a_relay_of_tor_dies(
+    tor_network: TorNetwork, site: str, lines: Path, tmp_path: Path
+) -> None:
+    tor = ("--tor", "--tor-network", lines)
+    digest = write_file(tmp_path / "file.bin", 3 * SIZE)
+    with shared(site, tmp_path / "file.bin", *tor) as (_, link), got(site, link, tmp_path / "out", *tor) as command:
+        before = carried(tor_network)
+        command.until("progress", lambda record: record["have"] >= SIZE // 4)
+        after = carried(tor_network)
+        busiest = max(tor_network.relays, key=lambda relay: after[relay.name] - before[relay.name])
+        assert after[busiest.name] - before[busiest.name] > MIB, "it carries the file"
+        with tor_network.without(busiest):
+            done = command.until("done")
+    last = max(record["have"] for record in command.records if record["event"] == "progress")
+    assert last == done["fetched"] == 3 * SIZE and sha256(done["path"]) == digest
+    assert tor_network.notices() == []
+
+
+def test_without_a_point_that_takes_links_of_tor_the_person_is_told(
+    network: Network, lines: Path, tmp_path: Path
+) -> None:
+    write_file(tmp_path / "file.bin", 1000)
+    options = ("--site", network.site, "--data", tmp_path, "--no-rtc", "--tor", "--tor-network", lines)
+    with running("share", tmp_path / "file.bin", *options) as command:
+        told = command.until("trouble")
+    assert told["code"] == "no-tor-point" and "rendezvous point" in told["message"]
