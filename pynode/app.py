@@ -79,7 +79,7 @@ class Network:
         site: address of the site that serves the page, for share links; may be empty.
         nodes: gives descriptors where there is no facilitator.
         tor: the Tor network through which the web is reached; None: through exits of this network.
-        tor_points: whether rendezvous points, so files and services, are reached through it too.
+        tor_points: whether rendezvous points, so files and services, are reached through it too, if there is one.
     """
 
     facilitator: str
@@ -95,6 +95,7 @@ class Plan:
     """The configuration of a node.
 
     Args:
+        entry: the Tor network that this node leads into; private: with relays at private addresses too.
         data: folder of its keys and data; None for a node that keeps nothing (then without roles).
         roles: what it does for others; a node with roles needs `listen` or `stun`.
         listen: where links are accepted; None accepts links over WebRTC only.
@@ -124,6 +125,8 @@ class Plan:
     circuits: Circuits = Circuits()
     limits: Limits = Limits()
     roots: str | None = None
+    entry: TorConfig | None = None
+    private: bool = False
 
 
 class App:
@@ -213,6 +216,7 @@ class App:
                 circuits=0,  # commands ask for what they need
                 tor=plan.network.tor,
                 tor_points=plan.network.tor_points,
+                entry=plan.entry,
             )
         except LocalError as error:
             raise AppError(str(error)) from None
@@ -421,11 +425,14 @@ def _node_keys(crypto: CPythonCrypto, rng: SystemRng, plan: Plan) -> NodeKeys | 
 
 def _tls(plan: Plan, unsent: Unsent) -> TlsTransport | None:
     """For links of the Tor network; nodes without it do not load its OpenSSL."""
-    if plan.network.tor is None and plan.tls is None:
+    if plan.network.tor is None and plan.entry is None and plan.tls is None:
         return None
     from pynode.transports.tls import TlsTransport
 
-    return TlsTransport(plan.limits.connections, unsent, plan.limits.connections_from_one)
+    limits = plan.limits
+    return TlsTransport(
+        limits.connections, unsent, limits.connections_from_one, plan.entry is not None and not plan.private
+    )
 
 
 def _hosts(plan: Plan) -> list[str]:

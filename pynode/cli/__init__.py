@@ -306,6 +306,11 @@ def _add_tor(one: Parser, what: str) -> None:
         metavar="FILE",
         help="its DirAuthority and FallbackDir lines, as in a torrc (the public network)",
     )
+    one.add_argument(
+        "--entry-node",
+        action="store_true",
+        help="with --tor: enter the Tor network through a node of the site's network, not through a guard",
+    )
 
 
 def _add_proxy(commands: Any) -> None:

@@ -60,7 +60,7 @@ async def network_of(arguments: argparse.Namespace) -> Network:
     tor = _tor_of(arguments)
     if arguments.nodes is not None:
         return Network("", nodes=NodeFiles(Path(arguments.nodes)), tor=tor)
-    if tor is not None and arguments.site is None:
+    if tor is not None and tor.directories and arguments.site is None:
         return Network("", tor=tor)
     return replace(await find_network(chosen_site(arguments.site)), tor=tor)
 
@@ -68,8 +68,14 @@ async def network_of(arguments: argparse.Namespace) -> Network:
 def _tor_of(arguments: argparse.Namespace) -> TorConfig | None:
     if not getattr(arguments, "tor", False):
         return None
+    tor = tor_network(arguments.tor_network)
+    return replace(tor, directories=()) if arguments.entry_node else tor
+
+
+def tor_network(file: str | Path | None) -> TorConfig:
+    """The Tor network of a file; None: the public one. Raises CliError."""
     try:
-        return read_network(Path(arguments.tor_network) if arguments.tor_network else PUBLIC)
+        return read_network(Path(file) if file else PUBLIC)
     except TorNetworkError as error:
         raise CliError(f"{error}.", 2) from None
 
@@ -77,7 +83,7 @@ def _tor_of(arguments: argparse.Namespace) -> TorConfig | None:
 async def network_of_files(arguments: argparse.Namespace, site: str) -> Network:
     """The network that a site belongs to; with --tor, files are reached through the Tor network. Raises CliError."""
     tor = _tor_of(arguments)
-    return replace(await find_network(site), tor=tor, tor_points=tor is not None)
+    return replace(await find_network(site), tor=tor, tor_points=True)
 
 
 async def find_network(site: str) -> Network:

@@ -111,6 +111,9 @@ WORDS: dict[Code, str] = {
     PathWhy.NO_TOR_POINT: (
         "No rendezvous point of this network can be reached through the Tor network: one is needed with node.tls set."
     ),
+    PathWhy.NO_TOR_ENTRY: (
+        "No node of this network leads into the Tor network: try again later, or run one (a relay with tor.entry)."
+    ),
     FacilitatorWhy.LOST: "The connection to the facilitator was lost{detail}.",
     FacilitatorWhy.UNREACHABLE: "The facilitator cannot be reached{detail}.",
     FacilitatorWhy.SILENT: "The facilitator does not answer.",

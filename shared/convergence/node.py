@@ -17,10 +17,10 @@ from convergence.circuit.client import MAX_HOPS, ClientCircuit
 from convergence.circuit.exit import MAX_EXIT_STREAMS, ExitService, refuse_resolve
 from convergence.circuit.relay import RelayCircuit
 from convergence.circuit.relaying import Relaying, RelayLimits
+from convergence.codes import PathWhy
 from convergence.crypto.keys import NodeKeys
 from convergence.discovery import Discovery, GivenNodes
 from convergence.effects import CloseLink, DescriptionKind, Effect, Protocol
-from convergence.codes import PathWhy
 from convergence.errors import EndReason, LocalError, RemoteError, Why
 from convergence.events import Nodes, Ready, Registered, Trouble
 from convergence.facilitator.client import FacilitatorClient
@@ -48,9 +48,10 @@ from convergence.transfers import Transfers
 from convergence.wire.address import Address, TcpAddress
 from convergence.wire.descriptor import Transport
 from convergence.wire.relay import DIRECTORY, PEER_HOST, RDV_SUFFIX, AnswerType, Begin, RelayCommand
-from convergence.wire.target import Role
+from convergence.wire.target import RelayTarget, Role
 
 if TYPE_CHECKING:
+    from convergence.tor.entry import TorEntry
     from convergence.tor.network import TorConfig, TorNetwork
 
 SLEPT = 60.0  # seconds; a machine that slept this long has no link left: its neighbours have closed them
@@ -78,6 +79,7 @@ class NodeConfig:
         sources: streams that a transfer draws from at once.
         tor: the Tor network whose exits lead to the web; None: our own exits do.
         tor_points: whether circuits to rendezvous points go through it too, so all files and services.
+        entry: the Tor network that this node leads into; needed for Role.TOR.
     """
 
     facilitator: str
@@ -97,6 +99,7 @@ class NodeConfig:
     sources: int = 3
     tor: TorConfig | None = None
     tor_points: bool = False
+    entry: TorConfig | None = None
 
     def __post_init__(self) -> None:
         for name, hops in (("hops", self.hops), ("exit_hops", self.exit_hops)):
@@ -104,6 +107,8 @@ class NodeConfig:
                 raise LocalError(f"{name} is {hops}: it has to be {MIN_HOPS} to {MAX_HOPS}")
         if self.roles and not self.urls and not self.rtc:
             raise LocalError("a node that works for others needs an address, or rtc, for them to reach it")
+        if Role.TOR in self.roles and self.entry is None:
+            raise LocalError("a node that leads into the Tor network needs to know that network")
 
     @property
     def relay_limits(self) -> RelayLimits | None:
@@ -144,7 +149,13 @@ class Node:
         self._reach = Reach(config.rtc, ("wss",) if config.secure else ("ws", "wss"))
         # Our network names a node by its Ed25519 identity, also in handshakes that come through the Tor network.
         self.relaying = Relaying(
-            self.outbox, crypto, rng, replace(self._keys, rsa=None), self, limits=config.relay_limits, source_of=source_of
+            self.outbox,
+            crypto,
+            rng,
+            replace(self._keys, rsa=None),
+            self,
+            limits=config.relay_limits,
+            source_of=source_of,
         )
         self.announcement = Announcement(
             crypto,
@@ -212,13 +223,9 @@ class Node:
             routes=self._routes,
             places=config.connections,
         )
-        self.tor: TorNetwork | None = None
-        if config.tor is not None:
-            from convergence.tor.network import TorNetwork  # pages do without, and are smaller for it
-
-            self.tor = TorNetwork(
-                self.outbox, crypto, rng, self.neighbours, config.tor, on_ready=lambda now: self._set_points(now)
-            )
+        self._restored = False
+        self.tor: TorNetwork | None = None if config.tor is None else self._new_tor(config.tor)
+        self._entry = None if config.entry is None else self._new_entry(config.entry, source_of)
         self.transfers = Transfers(self.outbox, crypto, rng, self._rendezvous, sources=config.sources)
         self.services = Services(self.outbox, crypto, rng, self._rendezvous)
         self.exits = ExitConnections(self.pool if self.tor is None else self.tor.circuits, self.outbox)
@@ -234,8 +241,8 @@ class Node:
         transfers of earlier runs go on."""
         self._started = now
         self._discovery.start(now)
-        if self.tor is not None:
-            self.tor.start(now)
+        if self._entry is not None:
+            self._entry.start(now)
 
         def remembered(now: float) -> None:
             if self.directory.nodes(Role(0), now):
@@ -243,7 +250,13 @@ class Node:
             if restore:
                 self.transfers.restore(now)
 
-        self.pool.entries.restore(now, lambda now: self._memory.restore(now, remembered))
+        def restored(now: float) -> None:
+            self._restored = True
+            if self.tor is not None:
+                self.tor.start(now)
+            self._memory.restore(now, remembered)
+
+        self.pool.entries.restore(now, restored)
 
     def stop(self, now: float) -> None:
         """Leave the network: streams end, circuits and links are closed."""
@@ -254,6 +267,8 @@ class Node:
         self._discovery.stop(now)
         if self.tor is not None:
             self.tor.stop(now)
+        if self._entry is not None:
+            self._entry.stop(now)
         self._rtc.stop(now)
         self.transfers.leave()
         # Circuits end with their links: if we ended them, each point would see all of ours end at one moment.
@@ -275,8 +290,7 @@ class Node:
         restores WebRTC connections."""
         self._discovery.moved(now)
         self.neighbours.moved(now)
-        if self.tor is not None:
-            self.tor.moved(now)
+        self._tor_moved(now)
 
     def woke(self, by: float, now: float) -> None:
         """The clock jumped, or this machine slept: lists, names and dates are judged anew."""
@@ -286,6 +300,7 @@ class Node:
         if by >= SLEPT:
             self.neighbours.close_all(now, "this machine slept")
         self._discovery.moved(now)
+        self._tor_moved(now)
         self._peers.republish(now)  # neighbours refuse or have forgotten what bears another date
         self.transfers.woke(by, now)
         self.services.woke(by, now)
@@ -307,6 +322,28 @@ class Node:
         """New circuits have so many hops; ready ones of another length are replaced. Raises LocalError."""
         self.config = replace(self.config, hops=hops)
         self.pool.set_hops(hops, now)
+
+    def use_tor(self, config: TorConfig | None, now: float, *, points: bool = False) -> None:
+        """Reach the web through this Tor network from now on, and with `points` rendezvous points too; None: as our own
+        network does. Fetches are cancelled, and connections that have not opened fail. Those that are open go on,
+        except that Tor's circuits end with it. If rendezvous points are reached otherwise than before, connections to
+        services end; shares and transfers go on over new circuits."""
+        self.fetches.stop(now)
+        self.exits.stop(now)
+        before, old = self._rendezvous, self.tor
+        self.config = replace(self.config, tor=config, tor_points=points)
+        self.tor = None if config is None else self._new_tor(config)
+        self.exits = self.fetches.exits = ExitConnections(
+            self.pool if self.tor is None else self.tor.circuits, self.outbox
+        )
+        if self._rendezvous is not before:
+            self.transfers.use(self._rendezvous, now)
+            self.services.use(self._rendezvous, now)
+            self._set_points(now)
+        if old is not None:
+            old.stop(now)
+        if self.tor is not None and self._restored:
+            self.tor.start(now)
 
     def connect(
         self,
@@ -354,6 +391,7 @@ class Node:
             "bytes_in": self.neighbours.bytes_in,
             "bytes_out": self.neighbours.bytes_out,
             "relay": self.relaying.snapshot(),
+            "tor": None if self.tor is None else self.tor.snapshot(),
             **self.transfers.snapshot(),
             **self.services.snapshot(),
         }
@@ -396,6 +434,8 @@ class Node:
             self._peers.accept(circuit, stream_id, begin, now)
         elif begin.host.endswith(RDV_SUFFIX) and Role.RDV in self.announcement.roles:
             self._point.begin(circuit, stream_id, begin, now)
+        elif begin is DIRECTORY and self._entry is not None:
+            self._entry.cache.begin(circuit, stream_id, now)
         elif Role.EXIT in self.announcement.roles and begin.port:
             self._exit.begin(circuit, stream_id, begin, now)
         else:
@@ -444,6 +484,37 @@ class Node:
             raise LocalError("a node that takes TLS links has an RSA identity")
         return Transport.tls(self.config.tls, sha1(self._keys.rsa.public).digest())
 
+    # Pages that do without Tor do not load its modules.
+
+    def _new_tor(self, config: TorConfig) -> TorNetwork:
+        from convergence.tor.network import TorNetwork
+
+        return TorNetwork(
+            self.outbox,
+            self._crypto,
+            self._rng,
+            self.neighbours,
+            config,
+            entries=self.pool.entries,
+            nodes=self._tor_entries,
+            on_ready=self._set_points,
+        )
+
+    def _new_entry(self, config: TorConfig, source_of: Callable[[int], Hashable]) -> TorEntry:
+        from convergence.tor.entry import TorEntry
+
+        entry = TorEntry(
+            self.outbox,
+            self._crypto,
+            self._rng,
+            self.neighbours,
+            config,
+            source_of,
+            lambda now: self._entry_changed(now),
+        )
+        self.relaying.next_hop = entry.next_hop
+        return entry
+
     def _owners(self) -> dict[Protocol, Owner]:
         """Who deals with the channels of each protocol."""
         neighbours, rtc, tcp, facilitator = self.neighbours, self._rtc, self._exit, self._discovery
@@ -481,9 +552,10 @@ class Node:
 
     def _address(self, identity: bytes, now: float) -> LinkAddress | None:
         node = self.directory.get(identity, now)
-        if node is None and self.tor is not None:
-            return self.tor.address(identity, now)
-        if node is None or node.ws_url is None or not self._reach.dials(node.target):
+        if node is None:
+            found = None if self.tor is None else self.tor.address(identity, now)
+            return found if found is not None or self._entry is None else self._entry.address(identity)
+        if node.ws_url is None or not self._reach.dials(node.target):
             return None
         return LinkAddress(Protocol.LINK, node.ws_url)
 
@@ -518,6 +590,8 @@ class Node:
         self.neighbours.nodes_changed(now)
         self._set_points(now)
         self.pool.nodes_changed(now)
+        if self.tor is not None:
+            self.tor.nodes_changed(now)
 
     @property
     def _tor_leads_to_points(self) -> TorNetwork | None:
@@ -542,3 +616,19 @@ class Node:
                 self.outbox.emit(Trouble(Why(PathWhy.NO_TOR_POINT), retrying=True))
         self.transfers.set_nodes(nodes, now)
         self.services.set_nodes(nodes, now)
+
+    def _tor_entries(self, now: float) -> list[RelayTarget]:
+        """Nodes that lead into the Tor network and that we can open links to."""
+        known = [node.target for node in self.directory.nodes(Role.TOR | Role.RELAY, now)]
+        return [node for node in known if node.identity != self._keys.identity and self._reach.reaches(node)]
+
+    def _entry_changed(self, now: float) -> None:
+        """Whether others get into the Tor network through us."""
+        assert self._entry is not None
+        self.announcement.withheld = Role(0) if self._entry.ready else Role.TOR
+        self._republish(now)
+
+    def _tor_moved(self, now: float) -> None:
+        for part in (self.tor, self._entry):
+            if part is not None:
+                part.moved(now)

@@ -14,7 +14,9 @@ from functools import cached_property, lru_cache
 from ipaddress import IPv4Address, ip_address
 from typing import NamedTuple
 
+from convergence.effects import Protocol
 from convergence.errors import ParseError
+from convergence.link.neighbours import LinkAddress
 from convergence.wire.consensus import Consensus, RelayStatus
 from convergence.wire.exitpolicy import REJECT_ALL, Address, PortPolicy
 from convergence.wire.linkspec import LinkSpecifier, SpecifierType, tor_specifiers
@@ -99,6 +101,11 @@ class TorRelay:
             document.family_ids,
             frozenset(_subnet(address[0]) for address in (address4, address6) if address is not None),
         )
+
+    @property
+    def link_address(self) -> LinkAddress:
+        """Where it takes links, as the consensus has it."""
+        return LinkAddress(Protocol.TLS, f"{self.status.address}:{self.status.or_port}", self.status.identity)
 
     def allows(self, address: Address | None, port: int) -> bool:
         """Whether it would most likely connect there; see `ExitPolicies`."""
@@ -247,6 +254,7 @@ def _target(
         roles,
         frozenset((SCHEME,)),
         rtc=False,
+        nickname=status.nickname,
     )
 
 

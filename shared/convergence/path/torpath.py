@@ -2,7 +2,7 @@
 
 Does: choose an exit by what is to be reached, a guard, and relays between, each by its bandwidth; keep apart what may
 be of one operator: relays of one family, of one subnet, or with an identity in common. Refuse to choose while a
-directory may still be choosing for us.
+directory may still be choosing for us. Where a node that is none of these relays comes first, do without a guard.
 Does not: build circuits, or know which guards work (guards.py).
 """
 
@@ -44,14 +44,22 @@ class Wanted:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class TorPath:
-    """A path, entry first, and the use of its guard, which has to hear how the circuit goes."""
+    """A path.
+
+    Args:
+        relays: those of the Tor network, the first one leading.
+        use: of its guard, which has to hear how the circuit goes.
+        entry: the node before them, in place of a guard.
+    """
 
     relays: tuple[TorRelay, ...]
-    use: GuardUse
+    use: GuardUse | None
+    entry: RelayTarget | None = None
 
     @property
     def targets(self) -> tuple[RelayTarget, ...]:
-        return tuple(relay.target for relay in self.relays)
+        before = () if self.entry is None else (self.entry,)
+        return (*before, *(relay.target for relay in self.relays))
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +90,11 @@ class TorPaths:
     """Chooses paths.
 
     Args:
+        guards: None: paths have none, and begin behind a node that leads into the network.
         distinct_subnets: whether relays of one subnet are kept apart. Off for a network on one machine only.
     """
 
-    def __init__(self, rng: Rng, guards: Guards, *, distinct_subnets: bool = True) -> None:
+    def __init__(self, rng: Rng, guards: Guards | None, *, distinct_subnets: bool = True) -> None:
         self.guards = guards
         self._rng = rng
         self._distinct_subnets = distinct_subnets
@@ -99,7 +108,8 @@ class TorPaths:
         self._view = view
         self._lotteries = {}
         self._counted = -1
-        self.guards.update(view, now)
+        if self.guards is not None:
+            self.guards.update(view, now)
 
     def check(self, now: float) -> TorView:
         """Raises Problem (PathWhy) as long as paths are not to be chosen: there is no consensus that still counts, or
@@ -112,9 +122,22 @@ class TorPaths:
         needed = view.consensus.param("min_paths_for_circs_pct", 60, 25, 95)
         if self._fraction < needed / 100:
             raise Problem(PathWhy.FEW_DESCRIPTORS, needed=needed, known=int(100 * self._fraction))
-        if not all(map(view.knows, self.guards.needed(now))):
+        if self.guards is not None and not all(map(view.knows, self.guards.needed(now))):
             raise Problem(PathWhy.NO_GUARD_DESCRIPTOR)
         return view
+
+    @property
+    def identities(self) -> Collection[bytes]:
+        """RSA identities of all relays."""
+        return () if self._view is None else self._view.consensus.by_identity.keys()
+
+    def ready(self, now: float) -> bool:
+        """Whether paths may be chosen."""
+        try:
+            self.check(now)
+        except Problem:
+            return False
+        return True
 
     def exit_path(
         self, wanted: Collection[Wanted], now: float, *, hops: int = 3, avoid: Collection[bytes] = ()
@@ -123,7 +146,7 @@ class TorPaths:
 
         Args:
             wanted: one thing at least.
-            hops: 2 to 5.
+            hops: 2 to 5, of the Tor network.
             avoid: Ed25519 identities of relays to take only if there are no others. They do not count for the guard.
 
         Raises Problem (PathWhy).
@@ -159,7 +182,7 @@ class TorPaths:
         """A path of one hop, to a guard that is to be asked for documents: no microdescriptor has to be known for it
         but its own. Raises Problem (PathWhy)."""
         view = self._view
-        if view is None:
+        if view is None or self.guards is None:
             raise Problem(PathWhy.NO_CONSENSUS)
         use = self.guards.select(lambda status: view.relay(status) is not None, now, directory=True)
         relay = view.relay(use.status)
@@ -204,14 +227,17 @@ class TorPaths:
             relay = search.view.relay(status)
             return relay is not None and self._apart(search, relay, (last,))
 
-        use = self.guards.select(suits_guard, now)
-        entry = search.view.relay(use.status)
-        assert entry is not None
-        path = [entry, last]
-        for _ in range(search.hops - 2):
+        path, use = [last], None
+        if self.guards is not None:
+            use = self.guards.select(suits_guard, now)
+            entry = search.view.relay(use.status)
+            assert entry is not None
+            path = [entry, last]
+        while len(path) < search.hops:
             middle = self._draw(search, Position.MIDDLE, lambda status: True, path)
             if middle is None:
-                use.over(now)
+                if use is not None:
+                    use.over(now)
                 raise Problem(PathWhy.NO_PATH)
             path.insert(-1, middle)
         return TorPath(tuple(path), use)

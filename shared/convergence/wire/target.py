@@ -21,6 +21,7 @@ class Role(IntFlag):
     RELAY = 1
     RDV = 2
     EXIT = 4
+    TOR = 8  # extends circuits to relays of the Tor network
 
 
 class Protocols(IntFlag):
@@ -45,6 +46,7 @@ class RelayTarget:
         schemes: of the addresses at which others open links to it ("ws", "wss", Tor's "tls"); none: it has no address.
         rtc: whether it speaks WebRTC, by which nodes without an address are reached.
         tor_specifiers: of a node of ours that takes links from relays of the Tor network: how EXTEND2 names it to them.
+        nickname: what people call it; it proves nothing. Empty for nodes of this network.
     """
 
     identity: bytes
@@ -56,6 +58,7 @@ class RelayTarget:
     schemes: frozenset[str]
     rtc: bool
     tor_specifiers: tuple[LinkSpecifier, ...] = ()
+    nickname: str = ""
 
     @property
     def has_address(self) -> bool:

@@ -48,7 +48,9 @@ def test_over_other_circuits_a_file_stands_again_and_nothing_goes_on_over_those_
     rig.service.use(other, rig.world.now)
     assert visitor.served and rig.standing[-1] == (0, 0)
     rig.world.advance(LINGER + 1)
-    assert visitor.near.over and all(circuit.closed for circuit in before.circuits) and not other.built, "nobody said where they lead"
+    assert visitor.near.over and all(circuit.closed for circuit in before.circuits) and not other.built, (
+        "nobody said where they lead"
+    )
     rig.service.set_nodes(rig.nodes[:2], rig.world.now)
     rig.world.advance(START_SPREAD + 1)
     assert rig.standing[-1] == (2, 2) and len(other.circuits) == 2
