@@ -1,5 +1,5 @@
-"""Files of our network through relays of Debian's `tor`, to and from a rendezvous point of ours: from command to
-command. The point learns no address of theirs, and no relay complains of us."""
+"""Files through relays of Debian's `tor`: command -> a node of ours, or a guard -> relays of tor -> a rendezvous point of
+ours <- ... <- another command. No relay of tor complains of us."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from tests.interop.tor.network import TorNetwork
 
 SIZE = 16 * MIB
 RELAYS = 3
-"""Of Tor, on a path from either end: a guard and two others."""
+"""Of Tor, on a path: two behind a guard, or behind a node of ours in its place."""
+GUARD, ENTRY = ["--tor"], ["--tor", "--entry-node"]
 
 
 def carried(network: TorNetwork) -> dict[str, int]:
@@ -24,11 +25,11 @@ def carried(network: TorNetwork) -> dict[str, int]:
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Of a network whose nodes take links of relays of Tor."""
+def site(tmp_path_factory: pytest.TempPathFactory, lines: Path) -> Iterator[str]:
+    """Of a network whose nodes lead into the Tor network, and take links of its relays."""
     folder = tmp_path_factory.mktemp("nodes")
     settings = folder / "settings.toml"
-    settings.write_text('[node]\ntls = "127.0.0.1:0"\n')
+    settings.write_text(f'[node]\ntls = "127.0.0.1:0"\n[tor]\nentry = true\nnetwork = "{lines}"\nprivate = true\n')
     page = folder / "dist"
     page.mkdir()
     (page / "index.html").write_text("<title>Convergence</title>")
@@ -59,27 +60,36 @@ def got(site: str, link: str, folder: Path, *options: str | Path) -> Iterator[Co
         yield command
 
 
-@pytest.mark.parametrize("ends", ["both", "sender", "receiver"])
+WAYS = {
+    "from node to node": (ENTRY, ENTRY),
+    "from node to guard": (ENTRY, GUARD),
+    "from guard to a direct end": (GUARD, []),
+    "from a direct end to node": ([], ENTRY),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
 def test_a_file_through_relays_of_tor(
-    tor_network: TorNetwork, site: str, lines: Path, tmp_path: Path, ends: str
+    tor_network: TorNetwork, site: str, lines: Path, tmp_path: Path, way: str
 ) -> None:
-    tor = ("--tor", "--tor-network", lines)
+    ends = WAYS[way]
+    sender, receiver = ([*end, "--tor-network", lines] for end in ends)
     digest = write_file(tmp_path / "file.bin", SIZE)
     before = carried(tor_network)
-    with shared(site, tmp_path / "file.bin", *(tor if ends != "receiver" else ())) as (_, link):
-        with got(site, link, tmp_path / "out", *(tor if ends != "sender" else ())) as command:
+    with shared(site, tmp_path / "file.bin", *sender) as (_, link):
+        with got(site, link, tmp_path / "out", *receiver) as command:
             done: dict[str, Any] = command.until("done")
     assert done["fetched"] == SIZE and sha256(done["path"]) == digest
     whole = sum(carried(tor_network).values()) - sum(before.values())
-    relays = 2 * RELAYS if ends == "both" else RELAYS
-    assert relays * SIZE < whole < (relays + 1) * SIZE, "three relays of Tor stand before each end"
+    relays = sum(RELAYS if end is GUARD else RELAYS - 1 if end else 0 for end in ends)
+    assert relays * SIZE < whole < (relays + 1) * SIZE, "so many relays of Tor stand before the two ends"
     assert tor_network.notices() == []
 
 
 def test_a_transfer_goes_on_when_a_relay_of_tor_dies(
     tor_network: TorNetwork, site: str, lines: Path, tmp_path: Path
 ) -> None:
-    tor = ("--tor", "--tor-network", lines)
+    tor = (*ENTRY, "--tor-network", lines)
     digest = write_file(tmp_path / "file.bin", 3 * SIZE)
     with shared(site, tmp_path / "file.bin", *tor) as (_, link), got(site, link, tmp_path / "out", *tor) as command:
         before = carried(tor_network)
