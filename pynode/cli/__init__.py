@@ -181,6 +181,7 @@ def _add_share(commands: Any) -> None:
     )
     one.add_argument("files", nargs="+", metavar="FILE")
     _add_site(one)
+    _add_tor(one, "serve them")
     one.add_argument("--data", metavar="DIR", help="where links are kept")
 
 
@@ -199,6 +200,7 @@ def _add_get(commands: Any) -> None:
         "--wait", type=seconds, default=600, help="give up after so many seconds without a byte (600; 0: never)"
     )
     one.add_argument("--site", metavar="URL", help="use this site in place of the link's")
+    _add_tor(one, "fetch it")
     one.add_argument("--data", metavar="DIR", help="where unfinished files are kept")
 
 
@@ -297,6 +299,20 @@ def _add_forward(commands: Any) -> None:
     )
 
 
+def _add_tor(one: Parser, what: str) -> None:
+    one.add_argument("--tor", action="store_true", help=f"{what} through the Tor network")
+    one.add_argument(
+        "--tor-network",
+        metavar="FILE",
+        help="its DirAuthority and FallbackDir lines, as in a torrc (the public network)",
+    )
+    one.add_argument(
+        "--entry-node",
+        action="store_true",
+        help="with --tor: enter the Tor network through a node of the site's network, not through a guard",
+    )
+
+
 def _add_proxy(commands: Any) -> None:
     one = _command(
         commands,
@@ -309,17 +325,7 @@ def _add_proxy(commands: Any) -> None:
         "--listen", type=listen_address, default=DEFAULT_PROXY, metavar="HOST:PORT", help=f"({DEFAULT_PROXY})"
     )
     one.add_argument("--pac", metavar="FILE", help="write a file that tells browsers to use it")
-    one.add_argument("--tor", action="store_true", help="reach the web through the Tor network")
-    one.add_argument(
-        "--tor-network",
-        metavar="FILE",
-        help="its DirAuthority and FallbackDir lines, as in a torrc (the public network)",
-    )
-    one.add_argument(
-        "--entry-node",
-        action="store_true",
-        help="with --tor: enter the Tor network through a node of the site's network, not through a guard",
-    )
+    _add_tor(one, "reach the web")
     one.add_argument("--data", metavar="DIR", help="with --tor: where guards and the directory are kept")
     _add_wait(one)
     _add_network(one)

@@ -35,7 +35,7 @@ from convergence.wire.ordb import FileInfo, ShareLink
 from pynode.app import App, Plan
 from pynode.cli.common import data_folder, locked, set_up_logs, settings, stun_servers, unless
 from pynode.cli.output import CliError, Output, Rate, bar, shown, size_words, time_words
-from pynode.cli.sites import chosen_site, find_network, site_address
+from pynode.cli.sites import chosen_site, network_of_files, site_address
 from pynode.cli.words import error_words, trouble_words, words
 from pynode.logs import log_event
 from pynode.names import safe_name
@@ -79,7 +79,8 @@ async def get(arguments: argparse.Namespace, output: Output, stop: asyncio.Event
     link = ShareLink.parse(arguments.link)
     downloads = data_folder(arguments, config, "downloads")
     lock = downloads / f"{public_id(link.hash_name)}.lock"
-    network = await unless(stop, find_network(site_address(arguments.site) if arguments.site else chosen_site(site)))
+    site = site_address(arguments.site) if arguments.site else chosen_site(site)
+    network = await unless(stop, network_of_files(arguments, site))
     if network is None:
         return 130
     with locked(lock, "Another command here is fetching this link: wait for it to end."):

@@ -25,7 +25,7 @@ from convergence.wire.ordb import PIECE_SIZE, FileInfo
 from pynode.app import App, Plan
 from pynode.cli.common import data_folder, joined, set_up_logs, settings, stun_servers, unless
 from pynode.cli.output import CliError, Output, Rate, bar, shown, size_words
-from pynode.cli.sites import chosen_site, find_network
+from pynode.cli.sites import chosen_site, network_of_files
 from pynode.cli.words import error_words, trouble_words, words
 from pynode.logs import log_event
 from pynode.storage import StorageError
@@ -66,7 +66,7 @@ async def share(arguments: argparse.Namespace, output: Output, stop: asyncio.Eve
     set_up_logs(arguments, config, "share", "error")
     paths = check_files(arguments.files)
     site = chosen_site(arguments.site)
-    network = await unless(stop, find_network(site))
+    network = await unless(stop, network_of_files(arguments, site))
     if network is None:
         return 130
     command = _Command(output, site)

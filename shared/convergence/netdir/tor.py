@@ -8,10 +8,10 @@ Does not: believe a consensus (consensus.py), fetch anything, or choose relays (
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, ip_address
 from typing import NamedTuple
 
 from convergence.effects import Protocol
@@ -19,7 +19,7 @@ from convergence.errors import ParseError
 from convergence.link.neighbours import LinkAddress
 from convergence.wire.consensus import Consensus, RelayStatus
 from convergence.wire.exitpolicy import REJECT_ALL, Address, PortPolicy
-from convergence.wire.linkspec import LinkSpecifier, SpecifierType
+from convergence.wire.linkspec import LinkSpecifier, SpecifierType, tor_specifiers
 from convergence.wire.microdescriptor import Microdescriptor
 from convergence.wire.netdoc import OrAddress
 from convergence.wire.target import Protocols, RelayTarget, Role
@@ -123,6 +123,15 @@ class TorRelay:
     def is_same(self, other: TorRelay) -> bool:
         """Whether they have an identity in common."""
         return self.status.identity == other.status.identity or self.target.identity == other.target.identity
+
+    def is_named(self, specifiers: Iterable[LinkSpecifier]) -> bool:
+        """Whether one of these is of an identity or an address of its own."""
+        return not set(self.target.specifiers).isdisjoint(specifiers)
+
+    def is_in_subnet(self, specifiers: Iterable[LinkSpecifier]) -> bool:
+        """Whether one of these is of an address in a subnet of its own."""
+        kinds = (SpecifierType.TLS_IPV4, SpecifierType.TLS_IPV6)
+        return any(_subnet(ip_address(item.data[:-2])) in self.subnets for item in specifiers if item.kind in kinds)
 
 
 class TorView:
@@ -230,17 +239,12 @@ def _target(
     document: Microdescriptor,
     identity: bytes,
     exit: ExitPolicies,
-    address4: OrAddress,
+    address4: tuple[IPv4Address, int],
     address6: OrAddress | None,
 ) -> RelayTarget:
-    # The order is that of all clients (tor-spec "EXTEND and EXTENDED cells").
-    specifiers = [
-        LinkSpecifier(SpecifierType.TLS_IPV4, _encode_address(address4)),
-        LinkSpecifier(SpecifierType.LEGACY_ID, status.identity),
-        LinkSpecifier(SpecifierType.ED25519_ID, identity),
-    ]
+    specifiers = [*tor_specifiers(*address4, status.identity, identity)]
     if address6 is not None:
-        specifiers.append(LinkSpecifier(SpecifierType.TLS_IPV6, _encode_address(address6)))
+        specifiers.append(LinkSpecifier(SpecifierType.TLS_IPV6, address6[0].packed + address6[1].to_bytes(2, "big")))
     protocols, roles = Protocols(0), Role.RELAY
     if status.protocols.supports("Relay", 4):
         protocols |= Protocols.NTOR_V3
@@ -259,10 +263,6 @@ def _target(
         rtc=False,
         nickname=status.nickname,
     )
-
-
-def _encode_address(address: OrAddress) -> bytes:
-    return address[0].packed + address[1].to_bytes(2, "big")
 
 
 def _subnet(address: Address) -> tuple[int, int]:

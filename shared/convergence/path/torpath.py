@@ -74,6 +74,7 @@ class _Search:
     hops: int
     stable: bool
     avoid: Collection[bytes]
+    beyond: RelayTarget | None = None
 
     def __post_init__(self) -> None:
         if not MIN_HOPS <= self.hops <= MAX_HOPS:
@@ -167,10 +168,17 @@ class TorPaths:
         last: TorRelay | None = None,
         stable: bool = False,
         avoid: Collection[bytes] = (),
+        beyond: RelayTarget | None = None,
     ) -> TorPath:
-        """A path that leads out nowhere, to any relay or to `last`. Arguments as for `exit_path`; `stable`: only relays
-        that rarely go down. Raises Problem (PathWhy)."""
-        search = _Search(self.check(now), hops, stable, avoid)
+        """A path that leads out nowhere, to any relay or to `last`.
+
+        Args:
+            stable: only relays that rarely go down.
+            beyond: where the circuit goes on to, a node that no consensus lists: no relay is in a subnet of its own.
+
+        The others are as for `exit_path`. Raises Problem (PathWhy).
+        """
+        search = _Search(self.check(now), hops, stable, avoid, beyond)
         if last is not None:
             return self._path_to(search, last, now)
         return self._path_to_any(search, lambda status: True, Position.MIDDLE, now)
@@ -222,7 +230,7 @@ class TorPaths:
 
         def suits_guard(status: RelayStatus) -> bool:
             relay = search.view.relay(status)
-            return relay is not None and self._apart(relay, (last,))
+            return relay is not None and self._apart(search, relay, (last,))
 
         path, use = [last], None
         if self.guards is not None:
@@ -244,7 +252,7 @@ class TorPaths:
 
         def fits(status: RelayStatus, avoid: Collection[bytes]) -> bool:
             relay = search.relay(status) if suits(status) else None
-            return relay is not None and relay.target.identity not in avoid and self._apart(relay, others)
+            return relay is not None and relay.target.identity not in avoid and self._apart(search, relay, others)
 
         lottery = self._lottery(search.view, position)
         status = lottery.draw(self._rng, lambda status: fits(status, search.avoid))
@@ -258,8 +266,11 @@ class TorPaths:
             self._lotteries[position] = Lottery(view.consensus, fast, position)
         return self._lotteries[position]
 
-    def _apart(self, relay: TorRelay, others: Collection[TorRelay]) -> bool:
-        """Whether nothing hints that one operator has it and one of the others."""
+    def _apart(self, search: _Search, relay: TorRelay, others: Collection[TorRelay]) -> bool:
+        """Whether nothing hints that one operator has it and one of the others, or the node beyond them."""
+        beyond = () if search.beyond is None else search.beyond.specifiers
+        if relay.is_named(beyond) or (self._distinct_subnets and relay.is_in_subnet(beyond)):
+            return False
         return not any(
             relay.is_same(other) or relay.is_family(other) or (self._distinct_subnets and relay.shares_subnet(other))
             for other in others

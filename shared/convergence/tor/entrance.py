@@ -29,6 +29,7 @@ from convergence.wire.target import RelayTarget
 if TYPE_CHECKING:
     from convergence.tor.network import TorConfig
 
+RELAYS = 2  # of Tor, behind a node of ours
 MAX_ENTRIES = 128  # addresses of entries that are remembered; those that were chosen longest ago are forgotten first
 
 Rests = Callable[[bytes, float], bool]
@@ -62,6 +63,12 @@ class ByGuards:
     def exit_path(self, wanted: Collection[Wanted], now: float, *, avoid: Collection[bytes] = ()) -> TorPath:
         """A path, whose entry we can reach from now on."""
         path = self.paths.exit_path(wanted, now, avoid=avoid)
+        self._enter(path)
+        return path
+
+    def point_path(self, point: RelayTarget, now: float, *, avoid: Collection[bytes] = ()) -> TorPath:
+        """Likewise, to a rendezvous point of our own network, which comes behind the path."""
+        path = self.paths.internal_path(now, avoid=avoid, beyond=point.behind_tor)
         self._enter(path)
         return path
 
@@ -144,15 +151,16 @@ class ByNodes:
 
     def exit_path(self, wanted: Collection[Wanted], now: float, *, avoid: Collection[bytes] = ()) -> TorPath:
         """A path behind our entry."""
-        path = self.paths.exit_path(wanted, now, hops=2, avoid=avoid)
-        entry = self._entry(now)
-        if entry is None:
-            raise Problem(PathWhy.NO_TOR_ENTRY)
-        return TorPath(path.relays, None, entry)
+        return self._enter(self.paths.exit_path(wanted, now, hops=RELAYS, avoid=avoid), self._nodes(now), now)
+
+    def point_path(self, point: RelayTarget, now: float, *, avoid: Collection[bytes] = ()) -> TorPath:
+        """Likewise, to a rendezvous point of our own network, which comes behind the path and is not the entry."""
+        path = self.paths.internal_path(now, hops=RELAYS, avoid=avoid, beyond=point.behind_tor)
+        return self._enter(path, [node for node in self._nodes(now) if node.identity != point.identity], now)
 
     def directories(self, now: float) -> Sequence[RelayTarget]:
         """The entry knows anyway that we are there, so nobody else is asked."""
-        entry = self._entry(now)
+        entry = self._entry(self._nodes(now), now)
         if entry is None and not self.lacking:
             self._outbox.emit(Trouble(Problem(PathWhy.NO_TOR_ENTRY).why, retrying=True))
         self.lacking = entry is None
@@ -180,8 +188,13 @@ class ByNodes:
         """Whether what could not be asked for may be now."""
         return self.lacking and bool(self._nodes(now))
 
-    def _entry(self, now: float) -> RelayTarget | None:
-        side = self._nodes(now)
+    def _enter(self, path: TorPath, side: Sequence[RelayTarget], now: float) -> TorPath:
+        entry = self._entry(side, now)
+        if entry is None:
+            raise Problem(PathWhy.NO_TOR_ENTRY)
+        return TorPath(path.relays, None, entry)
+
+    def _entry(self, side: Sequence[RelayTarget], now: float) -> RelayTarget | None:
         if not side:
             return None
         identities = {node.identity for node in side}
