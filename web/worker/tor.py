@@ -111,7 +111,7 @@ class Tor:
         self._changed()
 
     def _apply(self) -> None:
-        self._run(lambda now: self._node.use_tor(self._config if self._wanted else None, now))
+        self._run(lambda now: self._node.use_tor(self._config if self._wanted else None, now, points=True))
         self._changed()
 
 
