@@ -6,7 +6,7 @@ and a rendezvous point.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,7 @@ from playwright.sync_api import Browser, expect
 from convergence.wire.ordb import PIECE_SIZE
 from tests.browser.harness import START, Peer
 from tests.browser.secure import secure_page
-from tests.e2e.processes import MIB, Network, sha256, write_file
+from tests.e2e.processes import MIB, PROGRAM, Network, Relay, sha256, write_file
 from tests.interop.tor.network import TorNetwork
 from tests.interop.website import Website
 
@@ -31,6 +31,8 @@ KEPT = """() => new Promise((resolve) => {
     };
 })"""
 """Gives how many pieces of files a browser keeps."""
+TO_TOR = "state.circuits.filter((item) => item.hops.some((hop) => hop.nickname))"
+ENTRIES = f"{TO_TOR}.map((item) => item.hops[0].identity)"
 
 
 @pytest.fixture(scope="module")
@@ -55,18 +57,28 @@ def page(tor: TorNetwork, website: Website, tmp_path_factory: pytest.TempPathFac
 
 
 @pytest.fixture(scope="module")
-def network(tor: TorNetwork, page: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Network]:
-    """All of its relays lead into the Tor network, and take links of relays there."""
-    folder = tmp_path_factory.mktemp("network")
+def settings(tor: TorNetwork, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of a relay that leads into the Tor network and takes links of relays there."""
+    folder = tmp_path_factory.mktemp("settings")
     lines, settings = folder / "tor.txt", folder / "settings.toml"
     lines.write_text("".join(f"{authority.line}\n" for authority in tor.authorities))
-    tor_settings = f'[tor]\nentry = true\nnetwork = "{lines}"\nprivate = true\n'
-    settings.write_text(f'[node]\ntls = "127.0.0.1:0"\n{tor_settings}')
-    network = Network(folder, page, relays=4, options=["--config", settings])
-    for relay in network.relays:
-        relay.command.until("tor-directory", lambda record: record["ready"])
+    entry = f'[tor]\nentry = true\nnetwork = "{lines}"\nprivate = true\n'
+    settings.write_text(f'[node]\ntls = "127.0.0.1:0"\n{entry}')
+    return settings
+
+
+@pytest.fixture(scope="module")
+def network(settings: Path, page: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Network]:
+    """All of its relays have these settings. Its exits may not reach the web site."""
+    network = Network(tmp_path_factory.mktemp("network"), page, relays=4, options=["--config", settings])
+    lead_into_tor(network.relays)
     yield network
     network.close()
+
+
+def lead_into_tor(relays: Iterable[Relay]) -> None:
+    for relay in relays:
+        relay.command.until("tor-directory", lambda record: record["ready"])
 
 
 def read_by(network: TorNetwork) -> int:
@@ -75,40 +87,41 @@ def read_by(network: TorNetwork) -> int:
 
 
 def through_tor(peer: Peer) -> Peer:
-    """Switch Tor on, and wait until it is in use."""
-    peer.page.get_by_test_id("tor-switch").click()
+    """Switch Tor on, unless it is, and wait until it is in use."""
+    switch = peer.page.get_by_test_id("tor-switch")
+    if not switch.is_checked():
+        switch.click()
     peer.until("state.tor.stage === 'ready'", seconds=START)
     return peer
 
 
-@pytest.fixture(scope="module", params=["chromium", "firefox"])
-def browser(request: pytest.FixtureRequest, network: Network, lasting_peer: Callable[..., Peer]) -> Peer:
-    peer = lasting_peer(request.getfixturevalue(request.param), network.site).open().ready()
-    return through_tor(peer)
+@pytest.fixture(scope="module")
+def browsers(
+    network: Network, chromium: Browser, firefox: Browser, lasting_peer: Callable[..., Peer]
+) -> dict[str, Peer]:
+    """One of each kind, with Tor switched on."""
+    peers = [lasting_peer(browser, network.site).open() for browser in (chromium, firefox)]
+    return {peer.name: through_tor(peer.ready()) for peer in peers}
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
+@pytest.mark.parametrize("kind", ["chromium", "firefox"])
 def test_a_page_of_the_web_comes_through_relays_and_an_exit_of_tor(
-    browser: Peer, tor: TorNetwork, website: Website, scheme: str
+    browsers: dict[str, Peer], tor: TorNetwork, website: Website, kind: str, scheme: str
 ) -> None:
-    done = browser.fetched(f"{scheme}://127.0.0.1:{website.port(scheme)}/large")
+    done = browsers[kind].fetched(f"{scheme}://127.0.0.1:{website.port(scheme)}/large")
     assert (done["stage"], done["size"]) == ("done", 10 * MIB), done
     known = {relay.name for relay in (*tor.relays, *tor.servers)}
-    path = browser.until("state.circuits.map((item) => item.hops).find((hops) => hops.length === 3 && hops[1].nickname)")
+    path = browsers[kind].until(f"{TO_TOR}[0]?.hops")
     assert not path[0]["nickname"] and {hop["nickname"] for hop in path[1:]} <= known
     assert tor.notices() == []
 
 
 def test_a_file_goes_from_browser_to_browser_through_relays_of_tor_and_a_point_of_ours(
-    network: Network,
-    tor: TorNetwork,
-    chromium: Browser,
-    firefox: Browser,
-    peer: Callable[..., Peer],
-    tmp_path: Path,
+    browsers: dict[str, Peer], tor: TorNetwork, tmp_path: Path
 ) -> None:
     digest = write_file(tmp_path / "file.bin", SIZE)
-    sender, receiver = (through_tor(peer(kind, network.site).open().ready()) for kind in (chromium, firefox))
+    sender, receiver = browsers["chromium"], browsers["firefox"]
     before = read_by(tor)
     link = sender.share(tmp_path / "file.bin")
     receiver.get(link)
@@ -117,3 +130,54 @@ def test_a_file_goes_from_browser_to_browser_through_relays_of_tor_and_a_point_o
     assert sha256(receiver.save(link)) == digest
     assert receiver.page.evaluate(KEPT) == SIZE // PIECE_SIZE, "it lies in IndexedDB"
     assert tor.notices() == []
+
+
+def test_tor_stays_on_over_a_visit_and_what_is_fetched_when_it_is_off_goes_another_way(
+    browsers: dict[str, Peer], website: Website
+) -> None:
+    browser = browsers["chromium"]
+    browser.page.reload()
+    switch = browser.page.get_by_test_id("tor-switch")
+    expect(switch).to_be_checked()
+    through_tor(browser)
+    address = f"http://127.0.0.1:{website.http}/word/"
+    assert browser.fetched(f"{address}one")["stage"] == "done"
+    switch.click()
+    browser.until(f"state.tor.stage === 'off' && !{TO_TOR}.length")
+    done = browser.fetched(f"{address}two")
+    assert done["why"]["code"] == "fetch-policy", "our own exits may not reach it"
+
+
+def test_an_entry_that_lies_about_the_consensus_is_told_of_and_not_used(
+    settings: Path,
+    page: Path,
+    website: Website,
+    chromium: Browser,
+    peer: Callable[..., Peer],
+    tmp_path: Path,
+) -> None:
+    def program(name: str) -> Sequence[str | Path]:
+        return [Path(__file__).parent / "lying_entry.py"] if name == "relay-1" else PROGRAM
+
+    network = Network(tmp_path, page, relays=3, program=program, options=["--config", settings])
+    try:
+        lead_into_tor(network.relays)
+        liar, *others = network.relays
+        for relay in others:
+            relay.kill()
+        one = peer(chromium, network.site).open()
+        one.page.get_by_test_id("tor-switch").click()
+        one.until("state.tor.why?.code === 'tor-refused' && state.tor.why.document === 'consensus'")
+        expect(one.page.get_by_test_id("tor-error")).to_contain_text("signed by 0 of 3 authorities, 2 are needed")
+        address = f"http://127.0.0.1:{website.http}/word/one"
+        one.page.get_by_test_id("fetch-input").fill(address)
+        one.page.get_by_test_id("fetch-button").click()
+        expect(one.page.get_by_test_id("fetch-error")).to_contain_text("The list of Tor relays is not complete yet.")
+        network.mend()
+        one.until("state.tor.stage === 'ready'", seconds=START)
+        expect(one.page.get_by_test_id("tor-error")).to_be_empty()
+        assert one.fetched(address)["stage"] == "done"
+        entries = one.until(ENTRIES)
+        assert entries and liar.identity not in entries
+    finally:
+        network.close()

@@ -24,7 +24,19 @@ import tor
 import convergence.driver
 import convergence.node
 
-__all__ = ["asyncio", "convergence", "files", "json", "links", "page_pipes", "settings", "storage", "time", "tor", "urllib"]
+__all__ = [
+    "asyncio",
+    "convergence",
+    "files",
+    "json",
+    "links",
+    "page_pipes",
+    "settings",
+    "storage",
+    "time",
+    "tor",
+    "urllib",
+]
 
 TOUCH_JAVASCRIPT = ("crypto", "node_host", "tls", "transport")
 
