@@ -70,6 +70,7 @@ class _Search:
     hops: int
     stable: bool
     avoid: Collection[bytes]
+    entry: RelayTarget | None = None
 
     def __post_init__(self) -> None:
         if not MIN_HOPS <= self.hops <= MAX_HOPS:
@@ -139,7 +140,13 @@ class TorPaths:
         return True
 
     def exit_path(
-        self, wanted: Collection[Wanted], now: float, *, hops: int = 3, avoid: Collection[bytes] = ()
+        self,
+        wanted: Collection[Wanted],
+        now: float,
+        *,
+        hops: int = 3,
+        avoid: Collection[bytes] = (),
+        entry: RelayTarget | None = None,
     ) -> TorPath:
         """A path to an exit that most likely serves the most of what is wanted.
 
@@ -147,10 +154,11 @@ class TorPaths:
             wanted: one thing at least.
             hops: 2 to 5, of the Tor network.
             avoid: Ed25519 identities of relays to take only if there are no others. They do not count for the guard.
+            entry: the node before them, where there is no guard.
 
         Raises Problem (PathWhy).
         """
-        search = _Search(self.check(now), hops, any(item.port in LONG_LIVED for item in wanted), avoid)
+        search = _Search(self.check(now), hops, any(item.port in LONG_LIVED for item in wanted), avoid, entry)
         served = self._most_served(search, frozenset(wanted))
         return self._path_to_any(search, lambda status: search.served(status, served) == served, Position.EXIT, now)
 
@@ -232,14 +240,16 @@ class TorPaths:
                     use.over(now)
                 raise Problem(PathWhy.NO_PATH)
             path.insert(-1, middle)
-        return TorPath(tuple(path), use)
+        return TorPath(tuple(path), use, search.entry)
 
     def _draw(self, search: _Search, position: Position, suits: Suits, others: Collection[TorRelay]) -> TorRelay | None:
         """One that suits and may be on a path with others; of those to avoid only if there is nobody else."""
 
         def fits(status: RelayStatus, avoid: Collection[bytes]) -> bool:
             relay = search.relay(status) if suits(status) else None
-            return relay is not None and relay.target.identity not in avoid and self._apart(relay, others)
+            if relay is None or relay.target.identity in avoid:
+                return False
+            return self._apart(relay, others, search.entry)
 
         lottery = self._lottery(search.view, position)
         status = lottery.draw(self._rng, lambda status: fits(status, search.avoid))
@@ -253,8 +263,10 @@ class TorPaths:
             self._lotteries[position] = Lottery(view.consensus, fast, position)
         return self._lotteries[position]
 
-    def _apart(self, relay: TorRelay, others: Collection[TorRelay]) -> bool:
-        """Whether nothing hints that one operator has it and one of the others."""
+    def _apart(self, relay: TorRelay, others: Collection[TorRelay], entry: RelayTarget | None = None) -> bool:
+        """Whether nothing hints that one operator has it and one of the others, or an entry that is none of them."""
+        if self._distinct_subnets and entry is not None and not relay.target.subnets.isdisjoint(entry.subnets):
+            return False
         return not any(
             relay.is_same(other) or relay.is_family(other) or (self._distinct_subnets and relay.shares_subnet(other))
             for other in others

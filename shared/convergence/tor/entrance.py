@@ -95,6 +95,10 @@ class ByGuards:
         """Whether what could not be asked for may be now."""
         return False
 
+    def known(self, now: float) -> int | None:
+        """How many nodes of ours lead there; None where that does not matter."""
+        return None
+
     def _enter(self, path: TorPath) -> None:
         entry = path.relays[0]
         self._addresses.pop(entry.target.identity, None)
@@ -137,11 +141,10 @@ class ByNodes:
 
     def exit_path(self, wanted: Collection[Wanted], now: float, *, avoid: Collection[bytes] = ()) -> TorPath:
         """A path behind our entry."""
-        path = self.paths.exit_path(wanted, now, hops=2, avoid=avoid)
         entry = self._entry(now)
         if entry is None:
             raise Problem(PathWhy.NO_TOR_ENTRY)
-        return TorPath(path.relays, None, entry)
+        return self.paths.exit_path(wanted, now, hops=2, avoid=avoid, entry=entry)
 
     def directories(self, now: float) -> Sequence[RelayTarget]:
         """The entry knows anyway that we are there, so nobody else is asked."""
@@ -172,6 +175,10 @@ class ByNodes:
     def nodes_changed(self, now: float) -> bool:
         """Whether what could not be asked for may be now."""
         return self._lacking and bool(self._nodes(now))
+
+    def known(self, now: float) -> int | None:
+        """How many nodes of ours lead there."""
+        return len(self._nodes(now))
 
     def _entry(self, now: float) -> RelayTarget | None:
         side = self._nodes(now)
