@@ -21,6 +21,7 @@ from convergence.events import (
     Nodes,
     ProtocolsLacking,
     Registered,
+    TorDirectoryChanged,
     Trouble,
     as_json,
 )
@@ -159,6 +160,8 @@ class _Relay:
                 self._output.record("registered")
             case Nodes(count):
                 self._output.record("nodes", count=count)
+            case TorDirectoryChanged():
+                self._output.record(event.kind, **as_json(event))
             case Trouble(why):  # people read the log
                 self._output.record("trouble", code=why.code, message=trouble_words(event))
 

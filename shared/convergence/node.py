@@ -391,7 +391,7 @@ class Node:
             "bytes_in": self.neighbours.bytes_in,
             "bytes_out": self.neighbours.bytes_out,
             "relay": self.relaying.snapshot(),
-            "tor": None if self.tor is None else self.tor.snapshot(),
+            "tor": None if self.tor is None else self.tor.snapshot(now),
             **self.transfers.snapshot(),
             **self.services.snapshot(),
         }

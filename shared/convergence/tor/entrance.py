@@ -64,7 +64,7 @@ class ByGuards:
 
     def point_path(self, point: RelayTarget, now: float, *, avoid: Collection[bytes] = ()) -> TorPath:
         """Likewise, to a rendezvous point of our own network, which comes behind the path."""
-        path = self.paths.internal_path(now, avoid=avoid, beyond=point.behind_tor)
+        path = self.paths.internal_path(now, avoid=avoid, beyond=point)
         self._enter(path)
         return path
 
@@ -101,6 +101,10 @@ class ByGuards:
     def nodes_changed(self, now: float) -> bool:
         """Whether what could not be asked for may be now."""
         return False
+
+    def known(self, now: float) -> int | None:
+        """How many nodes of ours lead there; None where that does not matter."""
+        return None
 
     def _enter(self, path: TorPath) -> None:
         entry = path.relays[0]
@@ -144,20 +148,24 @@ class ByNodes:
 
     def exit_path(self, wanted: Collection[Wanted], now: float, *, avoid: Collection[bytes] = ()) -> TorPath:
         """A path behind our entry."""
-        return self._enter(self.paths.exit_path(wanted, now, hops=RELAYS, avoid=avoid), self._nodes(now), now)
+        entry = self._entry(self._nodes(now), now)
+        return self.paths.exit_path(wanted, now, hops=RELAYS, avoid=avoid, entry=entry)
 
     def point_path(self, point: RelayTarget, now: float, *, avoid: Collection[bytes] = ()) -> TorPath:
         """Likewise, to a rendezvous point of our own network, which comes behind the path and is not the entry."""
-        path = self.paths.internal_path(now, hops=RELAYS, avoid=avoid, beyond=point.behind_tor)
-        return self._enter(path, [node for node in self._nodes(now) if node.identity != point.identity], now)
+        entry = self._entry([node for node in self._nodes(now) if node.identity != point.identity], now)
+        return self.paths.internal_path(now, hops=RELAYS, avoid=avoid, entry=entry, beyond=point)
 
     def directories(self, now: float) -> Sequence[RelayTarget]:
         """The entry knows anyway that we are there, so nobody else is asked."""
-        entry = self._entry(self._nodes(now), now)
-        if entry is None and not self._lacking:
-            self._outbox.emit(Trouble(Problem(PathWhy.NO_TOR_ENTRY).why, retrying=True))
-        self._lacking = entry is None
-        return [] if entry is None else [entry]
+        try:
+            found = [self._entry(self._nodes(now), now)]
+        except Problem as problem:
+            found = []
+            if not self._lacking:
+                self._outbox.emit(Trouble(problem.why, retrying=True))
+        self._lacking = not found
+        return found
 
     def directory_use(self, directory: RelayTarget) -> GuardUse | None:
         return None
@@ -181,15 +189,14 @@ class ByNodes:
         """Whether what could not be asked for may be now."""
         return self._lacking and bool(self._nodes(now))
 
-    def _enter(self, path: TorPath, side: Sequence[RelayTarget], now: float) -> TorPath:
-        entry = self._entry(side, now)
-        if entry is None:
-            raise Problem(PathWhy.NO_TOR_ENTRY)
-        return TorPath(path.relays, None, entry)
+    def known(self, now: float) -> int | None:
+        """How many nodes of ours lead there."""
+        return len(self._nodes(now))
 
-    def _entry(self, side: Sequence[RelayTarget], now: float) -> RelayTarget | None:
+    def _entry(self, side: Sequence[RelayTarget], now: float) -> RelayTarget:
+        """Raises Problem if there is none."""
         if not side:
-            return None
+            raise Problem(PathWhy.NO_TOR_ENTRY)
         identities = {node.identity for node in side}
         avoided = {*self._reputation.avoided({*identities, *self.paths.identities}, now)}
         avoided |= {identity for identity in identities if self._rests(identity, now)}

@@ -15,7 +15,7 @@ from convergence.path.torpath import LONG_LIVED, TorPaths, Wanted
 from convergence.wire.consensus import Consensus
 from convergence.wire.linkspec import tor_specifiers
 from convergence.wire.microdescriptor import find_microdescriptors
-from convergence.wire.target import Protocols, RelayTarget, Role
+from convergence.wire.target import Protocols, RelayTarget, Role, subnet_of
 from tests.unit.circuit.rig import SeededRng
 from tests.unit.netdir.authorities import HOUR, NOW, vector
 from tests.unit.path.test_weights import assert_shares
@@ -262,7 +262,10 @@ def test_a_giant_relay_takes_one_place_of_a_path(distinct_subnets):
 def point(address="192.0.2.7", port=9443, fingerprint=b"p" * 20, identity=b"P" * 32):
     """A node of our own network, as relays of Tor are told of it."""
     specifiers = tor_specifiers(ip_address(address), port, fingerprint, identity)
-    return RelayTarget(identity, specifiers, bytes(20), bytes(32), Protocols(0), Role.RDV, frozenset(), False)
+    subnets = frozenset((subnet_of(ip_address(address)),))
+    return RelayTarget(
+        identity, specifiers, bytes(20), bytes(32), Protocols(0), Role.RDV, frozenset(), False, subnets=subnets
+    )
 
 
 def test_a_path_to_a_node_beyond_the_network_avoids_its_subnet():
