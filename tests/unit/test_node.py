@@ -22,7 +22,7 @@ from convergence.wire.rdv import Advert, AdvertOp, DbInfo
 from convergence.wire.relay import AnswerType, Begin, RelayCommand
 from convergence.wire.target import Role
 from pynode.torkeys import RsaSecret
-from tests.sim.people import arrived, content, get, network, settle, share_and_stand, transfer
+from tests.sim.people import arrived, connect, content, get, network, serve_and_stand, settle, share_and_stand, transfer
 from tests.sim.world import SeededRng
 from tests.unit.circuit.rig import CRYPTO, START, Recorder
 
@@ -413,3 +413,21 @@ def test_that_no_rendezvous_point_can_be_reached_through_tor_is_told_once(world)
         host.driver.run(host.node.refresh)
         world.run(5)
     assert [item["why"]["code"] for item in events(host, "trouble")].count(PathWhy.NO_TOR_POINT) == 1
+
+
+def test_a_service_that_is_to_go_through_tor_goes_no_other_way(world):
+    owner, visitor = world.add("owner", circuits=0), world.add("visitor", circuits=0)
+    came = serve_and_stand(world, owner, "hash:name")
+    talker = connect(visitor, "hash:name")
+    assert world.run(30, lambda: came)
+    for host in (owner, visitor):
+        use_tor(host, TOR)
+    assert world.run(5, lambda: not rendezvous(owner) and not rendezvous(visitor) and talker.code is not None)
+    again = connect(visitor, "hash:name")
+    world.run(60)
+    assert not rendezvous(owner) and not rendezvous(visitor) and len(came) == 1 and again.code is not None
+    use_tor(owner, None)
+    use_tor(visitor, None)
+    assert world.run(60, lambda: owner.node.services.snapshot()["services"][0]["points"])
+    connect(visitor, "hash:name")
+    assert world.run(30, lambda: len(came) == 2)
