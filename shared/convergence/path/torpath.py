@@ -132,11 +132,6 @@ class TorPaths:
             raise Problem(PathWhy.NO_GUARD_DESCRIPTOR)
         return view
 
-    @property
-    def identities(self) -> Collection[bytes]:
-        """RSA identities of all relays."""
-        return () if self._view is None else self._view.consensus.by_identity.keys()
-
     def ready(self, now: float) -> bool:
         """Whether paths may be chosen."""
         try:

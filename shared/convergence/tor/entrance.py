@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 RELAYS = 2  # of Tor, behind a node of ours
 MAX_ENTRIES = 128  # addresses of entries that are remembered; those that were chosen longest ago are forgotten first
+REFUSED = 3  # different relays in a row; an entry that extends to none of them has failed, and ATTEMPTS leave one more
 
 Rests = Callable[[bytes, float], bool]
 """(identity, now) -> whether it failed as a directory, or lied, and is not to be asked."""
@@ -141,6 +142,7 @@ class ByNodes:
         self._reputation = Reputation(outbox)
         self._user = sha256(b"convergence:tor-entries" + config.name.encode()).digest()
         self._lacking = False
+        self._refusing: tuple[bytes, set[bytes]] = (b"", set())  # an entry, and relays that it did not extend to
 
     def start(self, now: float, then: Callable[[float], None]) -> None:
         """The entries were restored before."""
@@ -175,14 +177,17 @@ class ByNodes:
         return None
 
     def hop_ended(self, path: Sequence[RelayTarget], hop: int, stood: bool, now: float) -> None:
-        """The entry answers for its link and its handshake. Whether it or the next relay refused shows in what it does
-        with others."""
+        """The entry answers for its link and its handshake. If an extension fails, the next relay may be to blame, but
+        not many in a row."""
         entry = path[0].identity
-        if hop == 1:
-            self._reputation.extended(entry, path[1].node_id, stood, now)
-        elif hop == 0 and stood:
+        if hop == 1 and (stood or self._refusing[0] != entry):
+            self._refusing = entry, set()
+        if hop == 1 and stood:
             self._reputation.worked(entry)
-        elif hop == 0:
+        elif hop == 1:
+            self._refusing[1].add(path[1].node_id)
+        if not stood and (hop == 0 or len(self._refusing[1]) >= REFUSED):
+            self._refusing = b"", set()
             self._reputation.failed(entry, now)
 
     def nodes_changed(self, now: float) -> bool:
@@ -198,7 +203,7 @@ class ByNodes:
         if not side:
             raise Problem(PathWhy.NO_TOR_ENTRY)
         identities = {node.identity for node in side}
-        avoided = {*self._reputation.avoided({*identities, *self.paths.identities}, now)}
+        avoided = {*self._reputation.avoided(identities, now)}
         avoided |= {identity for identity in identities if self._rests(identity, now)}
         found = self._entries.choose(self._user, side, identities, avoided)
         return found[0] if found[0].identity not in avoided else choose(self._rng, found)
