@@ -60,8 +60,9 @@ async def network_of(arguments: argparse.Namespace) -> Network:
     tor = None
     if getattr(arguments, "tor", False):
         tor = tor_network(arguments.tor_network)
-        if arguments.entry_node:
-            tor = replace(tor, directories=())
+        tor = replace(tor, directories=()) if arguments.entry_node else tor
+    elif getattr(arguments, "entry_node", False):
+        raise CliError("--entry-node goes with --tor.", 2)
     if arguments.nodes is not None:
         return Network("", nodes=NodeFiles(Path(arguments.nodes)), tor=tor)
     if tor is not None and tor.directories and arguments.site is None:

@@ -14,7 +14,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from convergence.codes import PathWhy
-from convergence.errors import LocalError, Problem
+from convergence.errors import LocalError, Problem, Why
 from convergence.events import Trouble
 from convergence.link.neighbours import LinkAddress
 from convergence.outbox import Outbox
@@ -134,7 +134,9 @@ class ByNodes:
         self._nodes = nodes
         self._reputation = Reputation(outbox)
         self._user = sha256(b"convergence:tor-entries" + config.name.encode()).digest()
-        self._lacking = False
+        self._lacking = self._told = (
+            False  # whether an entry was wanted in vain; whether people know that there is none
+        )
         self._refusing: tuple[bytes, set[bytes]] = (b"", set())  # an entry, and relays that it did not extend to
 
     def start(self, now: float, then: Callable[[float], None]) -> None:
@@ -151,8 +153,6 @@ class ByNodes:
     def directories(self, now: float) -> Sequence[RelayTarget]:
         """The entry knows anyway that we are there, so nobody else is asked."""
         entry = self._entry(now)
-        if entry is None and not self._lacking:
-            self._outbox.emit(Trouble(Problem(PathWhy.NO_TOR_ENTRY).why, retrying=True))
         self._lacking = entry is None
         return [] if entry is None else [entry]
 
@@ -178,8 +178,12 @@ class ByNodes:
             self._reputation.failed(entry, now)
 
     def nodes_changed(self, now: float) -> bool:
-        """Whether what could not be asked for may be now."""
-        return self._lacking and bool(self._nodes(now))
+        """Whether what could not be asked for may be now. Tells if nobody leads there."""
+        found = bool(self._nodes(now))
+        if not found and not self._told:
+            self._outbox.emit(Trouble(Why(PathWhy.NO_TOR_ENTRY), retrying=True))
+        self._told = not found
+        return self._lacking and found
 
     def known(self, now: float) -> int | None:
         """How many nodes of ours lead there."""
