@@ -346,6 +346,8 @@ class Node:
             old.stop(now)
         if self.tor is not None and self._restored:
             self.tor.start(now)
+            if self.directory.nodes(Role(0), now):
+                self.tor.nodes_changed(now)
 
     def connect(
         self,

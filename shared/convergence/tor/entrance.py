@@ -14,7 +14,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from convergence.codes import PathWhy
-from convergence.errors import LocalError, Problem
+from convergence.errors import LocalError, Problem, Why
 from convergence.events import Trouble
 from convergence.link.neighbours import LinkAddress
 from convergence.outbox import Outbox
@@ -141,7 +141,9 @@ class ByNodes:
         self._nodes = nodes
         self._reputation = Reputation(outbox)
         self._user = sha256(b"convergence:tor-entries" + config.name.encode()).digest()
-        self._lacking = False
+        self._lacking = self._told = (
+            False  # whether an entry was wanted in vain; whether people know that there is none
+        )
         self._refusing: tuple[bytes, set[bytes]] = (b"", set())  # an entry, and relays that it did not extend to
 
     def start(self, now: float, then: Callable[[float], None]) -> None:
@@ -162,10 +164,8 @@ class ByNodes:
         """The entry knows anyway that we are there, so nobody else is asked."""
         try:
             found = [self._entry(self._nodes(now), now)]
-        except Problem as problem:
+        except Problem:
             found = []
-            if not self._lacking:
-                self._outbox.emit(Trouble(problem.why, retrying=True))
         self._lacking = not found
         return found
 
@@ -191,8 +191,12 @@ class ByNodes:
             self._reputation.failed(entry, now)
 
     def nodes_changed(self, now: float) -> bool:
-        """Whether what could not be asked for may be now."""
-        return self._lacking and bool(self._nodes(now))
+        """Whether what could not be asked for may be now. Tells if nobody leads there."""
+        found = bool(self._nodes(now))
+        if not found and not self._told:
+            self._outbox.emit(Trouble(Why(PathWhy.NO_TOR_ENTRY), retrying=True))
+        self._told = not found
+        return self._lacking and found
 
     def known(self, now: float) -> int | None:
         """How many nodes of ours lead there."""
