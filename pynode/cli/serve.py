@@ -64,7 +64,7 @@ def relay_plan(arguments: argparse.Namespace, config: Config, network: Network) 
         roles |= Role.EXIT
     entry = tor_network(config.tor.network) if config.tor.entry else None
     if entry is not None:
-        roles |= Role.TOR
+        roles |= Role.TOR | Role.RELAY
     return Plan(
         network,
         data_folder(arguments, config) if arguments.data else config.node.data / "relay",

@@ -67,6 +67,8 @@ async def network_of(arguments: argparse.Namespace) -> Network:
 
 def _tor_of(arguments: argparse.Namespace) -> TorConfig | None:
     if not getattr(arguments, "tor", False):
+        if getattr(arguments, "entry_node", False):
+            raise CliError("--entry-node goes with --tor.", 2)
         return None
     tor = tor_network(arguments.tor_network)
     return replace(tor, directories=()) if arguments.entry_node else tor

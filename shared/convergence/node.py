@@ -224,6 +224,7 @@ class Node:
             places=config.connections,
         )
         self._restored = False
+        self._has_points = True  # as far as is known
         self.tor: TorNetwork | None = None if config.tor is None else self._new_tor(config.tor)
         self._entry = None if config.entry is None else self._new_entry(config.entry, source_of)
         self.transfers = Transfers(self.outbox, crypto, rng, self._rendezvous, sources=config.sources)
@@ -337,6 +338,7 @@ class Node:
             self.pool if self.tor is None else self.tor.circuits, self.outbox
         )
         if self._rendezvous is not before:
+            self._has_points = True
             self.transfers.use(self._rendezvous, now)
             self.services.use(self._rendezvous, now)
             self._set_points(now)
@@ -344,6 +346,8 @@ class Node:
             old.stop(now)
         if self.tor is not None and self._restored:
             self.tor.start(now)
+            if self.directory.nodes(Role(0), now):
+                self.tor.nodes_changed(now)
 
     def connect(
         self,
@@ -391,7 +395,7 @@ class Node:
             "bytes_in": self.neighbours.bytes_in,
             "bytes_out": self.neighbours.bytes_out,
             "relay": self.relaying.snapshot(),
-            "tor": None if self.tor is None else self.tor.snapshot(),
+            "tor": None if self.tor is None else self.tor.snapshot(now),
             **self.transfers.snapshot(),
             **self.services.snapshot(),
         }
@@ -612,7 +616,8 @@ class Node:
             if not tor.ready or not nodes:
                 return
             nodes = [node for node in nodes if node.tor_specifiers]
-            if not any(node.roles & Role.RDV for node in nodes):
+            before, self._has_points = self._has_points, any(node.roles & Role.RDV for node in nodes)
+            if before and not self._has_points:
                 self.outbox.emit(Trouble(Why(PathWhy.NO_TOR_POINT), retrying=True))
         self.transfers.set_nodes(nodes, now)
         self.services.set_nodes(nodes, now)

@@ -73,7 +73,7 @@ class Tor:
 
     def check(self) -> None:
         """Raises Problem while nothing can be reached through it yet."""
-        if self._wanted and not (self._node.tor is not None and self._node.tor.snapshot()["ready"]):
+        if self._wanted and not (self._node.tor is not None and self._node.tor.ready):
             raise Problem(TorWhy.NOT_YET)
 
     def note(self, event: DirectoryRefused | TorDirectoryChanged) -> None:
@@ -91,7 +91,7 @@ class Tor:
             stage = "code" if self._loading is not None else "failed"
         elif tor["ready"]:
             stage, why = "ready", None
-        elif not tor["entry"]:
+        elif not tor["entries"]:
             stage, why = "entry", Why(PathWhy.NO_TOR_ENTRY) if nodes else None  # before, there was nobody to look at
         else:
             stage = "list"

@@ -8,10 +8,10 @@ Does not: believe a consensus (consensus.py), fetch anything, or choose relays (
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
-from ipaddress import IPv4Address, ip_address
+from ipaddress import IPv4Address
 from typing import NamedTuple
 
 from convergence.effects import Protocol
@@ -22,12 +22,10 @@ from convergence.wire.exitpolicy import REJECT_ALL, Address, PortPolicy
 from convergence.wire.linkspec import LinkSpecifier, SpecifierType, tor_specifiers
 from convergence.wire.microdescriptor import Microdescriptor
 from convergence.wire.netdoc import OrAddress
-from convergence.wire.target import Protocols, RelayTarget, Role
+from convergence.wire.target import Protocols, RelayTarget, Role, subnet_of
 
 SCHEME = "tls"
 """How links to relays of Tor are opened."""
-SUBNET_BITS = {4: 16, 6: 32}
-"""Two relays whose addresses begin with the same bits, by IP version, count as one operator's (path-spec 2.2)."""
 
 _POLICY = re.compile(rb"^p ([^\n]*)$", re.MULTILINE)
 _POLICY6 = re.compile(rb"^p6 ([^\n]*)$", re.MULTILINE)
@@ -69,7 +67,6 @@ class TorRelay:
         names: what others call it in their families, its nickname among that.
         family: the names of those that it says are of its family.
         family_ids: the keys of the families that it has certificates of.
-        subnets: of its addresses, (IP version, leading bits).
     """
 
     status: RelayStatus
@@ -78,7 +75,6 @@ class TorRelay:
     names: frozenset[str] = field(repr=False)
     family: frozenset[str] = field(repr=False)
     family_ids: frozenset[str] = field(repr=False)
-    subnets: frozenset[tuple[int, int]] = field(repr=False)
 
     @classmethod
     def of(cls, status: RelayStatus, raw: bytes, exit: ExitPolicies) -> TorRelay | None:
@@ -99,7 +95,6 @@ class TorRelay:
             frozenset(("$" + status.identity.hex().upper(), status.nickname.lower())),
             document.family,
             document.family_ids,
-            frozenset(_subnet(address[0]) for address in (address4, address6) if address is not None),
         )
 
     @property
@@ -118,20 +113,15 @@ class TorRelay:
         return mutual or not self.family_ids.isdisjoint(other.family_ids)
 
     def shares_subnet(self, other: TorRelay) -> bool:
-        return not self.subnets.isdisjoint(other.subnets)
+        return not self.target.subnets.isdisjoint(other.target.subnets)
 
     def is_same(self, other: TorRelay) -> bool:
         """Whether they have an identity in common."""
         return self.status.identity == other.status.identity or self.target.identity == other.target.identity
 
-    def is_named(self, specifiers: Iterable[LinkSpecifier]) -> bool:
-        """Whether one of these is of an identity or an address of its own."""
-        return not set(self.target.specifiers).isdisjoint(specifiers)
-
-    def is_in_subnet(self, specifiers: Iterable[LinkSpecifier]) -> bool:
-        """Whether one of these is of an address in a subnet of its own."""
-        kinds = (SpecifierType.TLS_IPV4, SpecifierType.TLS_IPV6)
-        return any(_subnet(ip_address(item.data[:-2])) in self.subnets for item in specifiers if item.kind in kinds)
+    def is_named(self, node: RelayTarget) -> bool:
+        """Whether a node that no consensus lists has an identity or an address in common with it."""
+        return not {*node.specifiers, *node.tor_specifiers}.isdisjoint(self.target.specifiers)
 
 
 class TorView:
@@ -262,8 +252,5 @@ def _target(
         frozenset((SCHEME,)),
         rtc=False,
         nickname=status.nickname,
+        subnets=frozenset(subnet_of(address[0]) for address in (address4, address6) if address is not None),
     )
-
-
-def _subnet(address: Address) -> tuple[int, int]:
-    return address.version, int(address) >> address.max_prefixlen - SUBNET_BITS[address.version]

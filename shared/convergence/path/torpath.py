@@ -74,7 +74,13 @@ class _Search:
     hops: int
     stable: bool
     avoid: Collection[bytes]
+    entry: RelayTarget | None = None
     beyond: RelayTarget | None = None
+
+    @property
+    def ends(self) -> list[RelayTarget]:
+        """The nodes of the circuit that no consensus lists."""
+        return [node for node in (self.entry, self.beyond) if node is not None]
 
     def __post_init__(self) -> None:
         if not MIN_HOPS <= self.hops <= MAX_HOPS:
@@ -131,11 +137,6 @@ class TorPaths:
             raise Problem(PathWhy.NO_GUARD_DESCRIPTOR)
         return view
 
-    @property
-    def identities(self) -> Collection[bytes]:
-        """RSA identities of all relays."""
-        return () if self._view is None else self._view.consensus.by_identity.keys()
-
     def ready(self, now: float) -> bool:
         """Whether paths may be chosen."""
         try:
@@ -145,7 +146,13 @@ class TorPaths:
         return True
 
     def exit_path(
-        self, wanted: Collection[Wanted], now: float, *, hops: int = 3, avoid: Collection[bytes] = ()
+        self,
+        wanted: Collection[Wanted],
+        now: float,
+        *,
+        hops: int = 3,
+        avoid: Collection[bytes] = (),
+        entry: RelayTarget | None = None,
     ) -> TorPath:
         """A path to an exit that most likely serves the most of what is wanted.
 
@@ -153,10 +160,11 @@ class TorPaths:
             wanted: one thing at least.
             hops: 2 to 5, of the Tor network.
             avoid: Ed25519 identities of relays to take only if there are no others. They do not count for the guard.
+            entry: the node before them, where there is no guard.
 
         Raises Problem (PathWhy).
         """
-        search = _Search(self.check(now), hops, any(item.port in LONG_LIVED for item in wanted), avoid)
+        search = _Search(self.check(now), hops, any(item.port in LONG_LIVED for item in wanted), avoid, entry)
         served = self._most_served(search, frozenset(wanted))
         return self._path_to_any(search, lambda status: search.served(status, served) == served, Position.EXIT, now)
 
@@ -168,17 +176,18 @@ class TorPaths:
         last: TorRelay | None = None,
         stable: bool = False,
         avoid: Collection[bytes] = (),
+        entry: RelayTarget | None = None,
         beyond: RelayTarget | None = None,
     ) -> TorPath:
         """A path that leads out nowhere, to any relay or to `last`.
 
         Args:
             stable: only relays that rarely go down.
-            beyond: where the circuit goes on to, a node that no consensus lists: no relay is in a subnet of its own.
+            beyond: where the circuit goes on to, a node that no consensus lists.
 
         The others are as for `exit_path`. Raises Problem (PathWhy).
         """
-        search = _Search(self.check(now), hops, stable, avoid, beyond)
+        search = _Search(self.check(now), hops, stable, avoid, entry, beyond)
         if last is not None:
             return self._path_to(search, last, now)
         return self._path_to_any(search, lambda status: True, Position.MIDDLE, now)
@@ -230,7 +239,7 @@ class TorPaths:
 
         def suits_guard(status: RelayStatus) -> bool:
             relay = search.view.relay(status)
-            return relay is not None and self._apart(search, relay, (last,))
+            return relay is not None and self._apart(relay, (last,), search.ends)
 
         path, use = [last], None
         if self.guards is not None:
@@ -245,14 +254,14 @@ class TorPaths:
                     use.over(now)
                 raise Problem(PathWhy.NO_PATH)
             path.insert(-1, middle)
-        return TorPath(tuple(path), use)
+        return TorPath(tuple(path), use, search.entry)
 
     def _draw(self, search: _Search, position: Position, suits: Suits, others: Collection[TorRelay]) -> TorRelay | None:
         """One that suits and may be on a path with others; of those to avoid only if there is nobody else."""
 
         def fits(status: RelayStatus, avoid: Collection[bytes]) -> bool:
             relay = search.relay(status) if suits(status) else None
-            return relay is not None and relay.target.identity not in avoid and self._apart(search, relay, others)
+            return relay is not None and relay.target.identity not in avoid and self._apart(relay, others, search.ends)
 
         lottery = self._lottery(search.view, position)
         status = lottery.draw(self._rng, lambda status: fits(status, search.avoid))
@@ -266,12 +275,17 @@ class TorPaths:
             self._lotteries[position] = Lottery(view.consensus, fast, position)
         return self._lotteries[position]
 
-    def _apart(self, search: _Search, relay: TorRelay, others: Collection[TorRelay]) -> bool:
-        """Whether nothing hints that one operator has it and one of the others, or the node beyond them."""
-        beyond = () if search.beyond is None else search.beyond.specifiers
-        if relay.is_named(beyond) or (self._distinct_subnets and relay.is_in_subnet(beyond)):
-            return False
-        return not any(
-            relay.is_same(other) or relay.is_family(other) or (self._distinct_subnets and relay.shares_subnet(other))
-            for other in others
+    def _apart(self, relay: TorRelay, others: Collection[TorRelay], ends: Collection[RelayTarget]) -> bool:
+        """Whether nothing hints that one operator has it and one of the others, or a node before or behind them that no
+        consensus lists."""
+        near = self._distinct_subnets and any(not relay.target.subnets.isdisjoint(end.subnets) for end in ends)
+        return (
+            not near
+            and not any(map(relay.is_named, ends))
+            and not any(
+                relay.is_same(other)
+                or relay.is_family(other)
+                or (self._distinct_subnets and relay.shares_subnet(other))
+                for other in others
+            )
         )

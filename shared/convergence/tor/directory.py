@@ -282,8 +282,8 @@ class TorDirectory:
             try:
                 if isinstance(result, RemoteError):
                     raise result
+                self._sources.worked(source)  # first: what came may be a certificate that shows an earlier lie of its
                 came(result, source, now)
-                self._sources.worked(source)
             except RemoteError as error:
                 self._refuse(want, source, error, now)
             over(now)

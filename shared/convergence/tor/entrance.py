@@ -14,7 +14,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from convergence.codes import PathWhy
-from convergence.errors import LocalError, Problem
+from convergence.errors import LocalError, Problem, Why
 from convergence.events import Trouble
 from convergence.link.neighbours import LinkAddress
 from convergence.outbox import Outbox
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 RELAYS = 2  # of Tor, behind a node of ours
 MAX_ENTRIES = 128  # addresses of entries that are remembered; those that were chosen longest ago are forgotten first
+REFUSED = 3  # different relays in a row; an entry that extends to none of them has failed, and ATTEMPTS leave one more
 
 Rests = Callable[[bytes, float], bool]
 """(identity, now) -> whether it failed as a directory, or lied, and is not to be asked."""
@@ -41,13 +42,9 @@ class ByGuards:
 
     Args:
         rests: of directories.
-
-    Attributes:
-        lacking: whether nobody is known who leads there: never, since the configuration names some.
     """
 
     def __init__(self, outbox: Outbox, rng: Rng, config: TorConfig, rests: Rests) -> None:
-        self.lacking = False
         self._rests = rests
         self._first_targets = config.first_targets
         self._first = {item.fingerprint: item for item in config.directories}
@@ -68,7 +65,7 @@ class ByGuards:
 
     def point_path(self, point: RelayTarget, now: float, *, avoid: Collection[bytes] = ()) -> TorPath:
         """Likewise, to a rendezvous point of our own network, which comes behind the path."""
-        path = self.paths.internal_path(now, avoid=avoid, beyond=point.behind_tor)
+        path = self.paths.internal_path(now, avoid=avoid, beyond=point)
         self._enter(path)
         return path
 
@@ -106,6 +103,10 @@ class ByGuards:
         """Whether what could not be asked for may be now."""
         return False
 
+    def known(self, now: float) -> int | None:
+        """How many nodes of ours lead there; None where that does not matter."""
+        return None
+
     def _enter(self, path: TorPath) -> None:
         entry = path.relays[0]
         self._addresses.pop(entry.target.identity, None)
@@ -121,9 +122,6 @@ class ByNodes:
         rests: of directories. Whoever lies there gets no circuits either.
         entries: which one was taken, over restarts.
         nodes: gives, as of now, all whom we can open links to.
-
-    Attributes:
-        lacking: whether nobody was known who leads there when documents were last to be asked for.
     """
 
     def __init__(
@@ -143,7 +141,10 @@ class ByNodes:
         self._nodes = nodes
         self._reputation = Reputation(outbox)
         self._user = sha256(b"convergence:tor-entries" + config.name.encode()).digest()
-        self.lacking = False
+        self._lacking = self._told = (
+            False  # whether an entry was wanted in vain; whether people know that there is none
+        )
+        self._refusing: tuple[bytes, set[bytes]] = (b"", set())  # an entry, and relays that it did not extend to
 
     def start(self, now: float, then: Callable[[float], None]) -> None:
         """The entries were restored before."""
@@ -151,20 +152,22 @@ class ByNodes:
 
     def exit_path(self, wanted: Collection[Wanted], now: float, *, avoid: Collection[bytes] = ()) -> TorPath:
         """A path behind our entry."""
-        return self._enter(self.paths.exit_path(wanted, now, hops=RELAYS, avoid=avoid), self._nodes(now), now)
+        entry = self._entry(self._nodes(now), now)
+        return self.paths.exit_path(wanted, now, hops=RELAYS, avoid=avoid, entry=entry)
 
     def point_path(self, point: RelayTarget, now: float, *, avoid: Collection[bytes] = ()) -> TorPath:
         """Likewise, to a rendezvous point of our own network, which comes behind the path and is not the entry."""
-        path = self.paths.internal_path(now, hops=RELAYS, avoid=avoid, beyond=point.behind_tor)
-        return self._enter(path, [node for node in self._nodes(now) if node.identity != point.identity], now)
+        entry = self._entry([node for node in self._nodes(now) if node.identity != point.identity], now)
+        return self.paths.internal_path(now, hops=RELAYS, avoid=avoid, entry=entry, beyond=point)
 
     def directories(self, now: float) -> Sequence[RelayTarget]:
         """The entry knows anyway that we are there, so nobody else is asked."""
-        entry = self._entry(self._nodes(now), now)
-        if entry is None and not self.lacking:
-            self._outbox.emit(Trouble(Problem(PathWhy.NO_TOR_ENTRY).why, retrying=True))
-        self.lacking = entry is None
-        return [] if entry is None else [entry]
+        try:
+            found = [self._entry(self._nodes(now), now)]
+        except Problem:
+            found = []
+        self._lacking = not found
+        return found
 
     def directory_use(self, directory: RelayTarget) -> GuardUse | None:
         return None
@@ -174,31 +177,37 @@ class ByNodes:
         return None
 
     def hop_ended(self, path: Sequence[RelayTarget], hop: int, stood: bool, now: float) -> None:
-        """The entry answers for its link and its handshake. Whether it or the next relay refused shows in what it does
-        with others."""
+        """The entry answers for its link and its handshake. If an extension fails, the next relay may be to blame, but
+        not many in a row."""
         entry = path[0].identity
-        if hop == 1:
-            self._reputation.extended(entry, path[1].node_id, stood, now)
-        elif hop == 0 and stood:
+        if hop == 1 and (stood or self._refusing[0] != entry):
+            self._refusing = entry, set()
+        if hop == 1 and stood:
             self._reputation.worked(entry)
-        elif hop == 0:
+        elif hop == 1:
+            self._refusing[1].add(path[1].node_id)
+        if not stood and (hop == 0 or len(self._refusing[1]) >= REFUSED):
+            self._refusing = b"", set()
             self._reputation.failed(entry, now)
 
     def nodes_changed(self, now: float) -> bool:
-        """Whether what could not be asked for may be now."""
-        return self.lacking and bool(self._nodes(now))
+        """Whether what could not be asked for may be now. Tells if nobody leads there."""
+        found = bool(self._nodes(now))
+        if not found and not self._told:
+            self._outbox.emit(Trouble(Why(PathWhy.NO_TOR_ENTRY), retrying=True))
+        self._told = not found
+        return self._lacking and found
 
-    def _enter(self, path: TorPath, side: Sequence[RelayTarget], now: float) -> TorPath:
-        entry = self._entry(side, now)
-        if entry is None:
-            raise Problem(PathWhy.NO_TOR_ENTRY)
-        return TorPath(path.relays, None, entry)
+    def known(self, now: float) -> int | None:
+        """How many nodes of ours lead there."""
+        return len(self._nodes(now))
 
-    def _entry(self, side: Sequence[RelayTarget], now: float) -> RelayTarget | None:
+    def _entry(self, side: Sequence[RelayTarget], now: float) -> RelayTarget:
+        """Raises Problem if there is none."""
         if not side:
-            return None
+            raise Problem(PathWhy.NO_TOR_ENTRY)
         identities = {node.identity for node in side}
-        avoided = {*self._reputation.avoided({*identities, *self.paths.identities}, now)}
+        avoided = {*self._reputation.avoided(identities, now)}
         avoided |= {identity for identity in identities if self._rests(identity, now)}
         found = self._entries.choose(self._user, side, identities, avoided)
         return found[0] if found[0].identity not in avoided else choose(self._rng, found)

@@ -151,12 +151,12 @@ class TorNetwork:
         """Where a relay takes links; `identity` as in RelayTarget."""
         return self._entrance.address(identity)
 
-    def snapshot(self) -> dict[str, Any]:
+    def snapshot(self, now: float) -> dict[str, Any]:
         """JSON-able, for people: relays in the consensus (0: there is none yet), how many of them are known, whether
-        circuits can be built, and whether somebody is known who leads there."""
+        circuits can be built, and how many nodes of our own network lead there (None: none is needed)."""
         view = self._view
         relays, known = (0, 0) if view is None else (len(view.relays), view.known)
-        return {"relays": relays, "known": known, "ready": self.ready, "entry": not self._entrance.lacking}
+        return {"relays": relays, "known": known, "ready": self.ready, "entries": self._entrance.known(now)}
 
     # -- what the parts ask
 

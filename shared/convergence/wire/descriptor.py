@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from functools import cached_property
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from convergence.errors import LocalError, ParseError
 from convergence.ports import Buffer
 from convergence.wire.certs import SIGNATURE_LEN, Sign, Verify
 from convergence.wire.linkspec import LinkSpecifier, ed25519_specifier, tor_specifiers
 from convergence.wire.reader import Reader, utf8
-from convergence.wire.target import Protocols, RelayTarget, Role, node_id_of
+from convergence.wire.target import Protocols, RelayTarget, Role, Subnet, node_id_of, subnet_of
 
 KEY_LEN = 32
 VERSION = 1
@@ -32,7 +33,7 @@ MAX_DESCRIPTOR = 1 + 2 * KEY_LEN + 8 + 8 + 1 + 1 + MAX_TRANSPORTS * (3 + MAX_ADD
 """1,179 bytes; one with a single transport takes about 190."""
 
 _WS_URL = re.compile(
-    r"wss?://(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[(?P<ipv6>[0-9A-Fa-f:.]+)\])"
+    r"wss?://(?:(?P<host>[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?)|\[(?P<ipv6>[0-9A-Fa-f:.]+)\])"
     r"(?::(?P<port>[1-9][0-9]{0,4}))?(?:/[A-Za-z0-9._~/%-]*)?",
     re.ASCII,
 )
@@ -175,7 +176,21 @@ class Descriptor:
             frozenset() if self.ws_url is None else frozenset((self.ws_url.partition(":")[0],)),
             self.rtc,
             self._tor_specifiers,
+            subnets=self._subnets,
         )
+
+    @property
+    def _subnets(self) -> frozenset[Subnet]:
+        """Of its addresses, but for those that are names."""
+        found = None if self.ws_url is None else _WS_URL.fullmatch(self.ws_url)
+        tls = self._first(TransportKind.TLS)
+        hosts = [] if found is None else [found["host"] or found["ipv6"]]
+        hosts += [] if tls is None else [str(parse_tls_address(tls)[0])]
+        known = set()
+        for host in hosts:
+            with suppress(ValueError):
+                known.add(subnet_of(ip_address(host)))
+        return frozenset(known)
 
     @property
     def _tor_specifiers(self) -> tuple[LinkSpecifier, ...]:

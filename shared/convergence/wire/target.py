@@ -9,10 +9,16 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from enum import IntFlag
 from hashlib import sha256
+from ipaddress import IPv4Address, IPv6Address
 
 from convergence.wire.linkspec import LinkSpecifier
 
 NODE_ID_LEN = 20
+SUBNET_BITS = {4: 16, 6: 32}
+"""Two relays whose addresses begin with the same bits, by IP version, count as one operator's (path-spec 2.2)."""
+
+Subnet = tuple[int, int]
+"""IP version, and the leading bits."""
 
 
 class Role(IntFlag):
@@ -47,6 +53,7 @@ class RelayTarget:
         rtc: whether it speaks WebRTC, by which nodes without an address are reached.
         tor_specifiers: of a node of ours that takes links from relays of the Tor network: how EXTEND2 names it to them.
         nickname: what people call it; it proves nothing. Empty for nodes of this network.
+        subnets: of its addresses, as far as these are known.
     """
 
     identity: bytes
@@ -59,6 +66,7 @@ class RelayTarget:
     rtc: bool
     tor_specifiers: tuple[LinkSpecifier, ...] = ()
     nickname: str = ""
+    subnets: frozenset[Subnet] = frozenset()
 
     @property
     def has_address(self) -> bool:
@@ -68,6 +76,10 @@ class RelayTarget:
     def behind_tor(self) -> RelayTarget:
         """The same node, as a relay of the Tor network is told of it. Only with `tor_specifiers`."""
         return replace(self, specifiers=self.tor_specifiers)
+
+
+def subnet_of(address: IPv4Address | IPv6Address) -> Subnet:
+    return address.version, int(address) >> address.max_prefixlen - SUBNET_BITS[address.version]
 
 
 def node_id_of(identity: bytes) -> bytes:

@@ -1,5 +1,5 @@
-"""Files through relays of Debian's `tor`: command -> a node of ours, or a guard -> relays of tor -> a rendezvous point of
-ours <- ... <- another command. No relay of tor complains of us."""
+"""Files through relays of Debian's `tor`: command -> a node of ours, or a guard -> relays of tor -> a rendezvous point
+of ours <- ... <- another command. No relay of tor complains of us."""
 
 from __future__ import annotations
 
