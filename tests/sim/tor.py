@@ -13,7 +13,6 @@ from types import SimpleNamespace
 from typing import Any
 
 from convergence.crypto.keys import NodeKeys
-from convergence.crypto.routersign import RsaSecret as Signer
 from convergence.facilitator.client import REFRESH
 from convergence.tor.network import DirectoryAddress, TorConfig
 from convergence.tor.relay import RelayConfig, TorRelay
@@ -22,7 +21,7 @@ from convergence.wire.target import Role
 from pynode.torkeys import RsaSecret
 from tests.sim.people import RELAY
 from tests.sim.world import Host, SeededRng, World
-from tests.unit.netdir.authorities import NOW, Authority, consensus
+from tests.unit.netdir.authorities import NOW, Authority, consensus, rsa_secret
 from tests.unit.path.tornetwork import BOTH, EXIT, GUARD, MIDDLE, WEIGHTS, Made
 
 AUTHORITIES = [Authority(number) for number in range(3)]
@@ -58,7 +57,6 @@ class TorWorld:
             tuple(authority.identity for authority in AUTHORITIES), (DirectoryAddress("192.0.2.1:9001", bytes(20)),)
         )
         self.hosts: dict[bytes, Host] = {}  # Tor's relays, by Ed25519 identity
-        self._secrets: dict[int, Any] = {}
         *self.made, self.unlisted = [
             self._make(number, flags, policy) for number, (flags, policy) in enumerate((*KINDS, KINDS[1]), 1)
         ]
@@ -104,13 +102,12 @@ class TorWorld:
         keys = relay.machine.keys
         policy = ExitPolicy(tuple(Rule.parse(*rule) for rule in [("accept", "*:80"), ("reject", "*:*")]))
         config = RelayConfig(self.config, relay.nickname, relay.address, 9001)
-        onion = RsaSecret.generate()
         machine = TorRelay(
             replace(config, policy=policy) if relay.policy else config,
             self.world.crypto,
             SeededRng(f"{self.world.seed}-{relay.nickname}"),
             keys=keys,
-            onion=Signer(onion.public, onion.sign),
+            onion=rsa_secret("onion"),
         )
         host = self.world.place(relay.nickname, machine, f"{relay.address}:9001")
         host.storage.items |= self.documents
