@@ -89,10 +89,10 @@ class Tor:
             stage, why = "off", None
         elif tor is None:
             stage = "code" if self._loading is not None else "failed"
-        elif tor["ready"]:
-            stage, why = "ready", None
         elif not tor["entries"]:
             stage, why = "entry", Why(PathWhy.NO_TOR_ENTRY) if nodes else None  # before, there was nobody to look at
+        elif tor["ready"]:
+            stage, why = "ready", None
         else:
             stage = "list"
         percent = LISTED + (100 - LISTED) * known // relays if relays else 0
