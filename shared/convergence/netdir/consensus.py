@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from convergence.crypto.rsa import RsaKey
 from convergence.errors import ClockError, CryptoError, LocalError, RemoteError
 from convergence.wire.authority import KeyCertificate, parse_certificates
-from convergence.wire.consensus import Consensus, Flavor
+from convergence.wire.consensus import Consensus, Flavor, Reading, whole
 from convergence.wire.consensus_diff import apply_diff, is_diff
 
 MAX_CLOCK_SKEW = 600
@@ -79,11 +79,15 @@ class ConsensusDirectory:
 
         Raises ParseError; RemoteError for a diff that was not asked for.
         """
-        if not is_diff(data):
-            return Consensus.parse(data)
-        if self._consensus is None:
-            raise RemoteError("a consensus diff, but there is no consensus")
-        return Consensus.parse(apply_diff(self._consensus, data))
+        return whole(self.reading(data))
+
+    def reading(self, data: bytes) -> Reading:
+        """`read`, portion by portion."""
+        if is_diff(data):
+            if self._consensus is None:
+                raise RemoteError("a consensus diff, but there is no consensus")
+            data = apply_diff(self._consensus, data)
+        return (yield from Consensus.reading(data))
 
     def missing(self, consensus: Consensus, now: float) -> list[CertificateName]:
         """The certificates to ask for, to check this consensus."""

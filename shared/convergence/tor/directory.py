@@ -125,6 +125,7 @@ class TorDirectory:
         self._chunks: dict[bytes, frozenset[bytes]] = {}  # name of what is kept -> microdescriptors in it (digests)
         self._unread: list[bytes] = []  # names of what an earlier run kept
         self._reading = False
+        self._portion: Timer | None = None  # reads the next portion of a consensus
         self._running = False
         # Documents have dates, so this wait alone does not go on as if the clock had not jumped.
         self._forget = outbox.on_shift(lambda by: None if consensus.over else consensus.until(self._refresh_at))
@@ -138,6 +139,8 @@ class TorDirectory:
 
     def stop(self, now: float) -> None:
         self._running = False
+        if self._portion is not None:
+            self._portion.cancel()
         for pause in self._pauses.values():
             pause.reset()
         requests, self._requests = self._requests, {}
@@ -188,7 +191,7 @@ class TorDirectory:
         if not self._running or self._reading:
             return
         busy, pause = set(self._requests.values()), self._pauses[Want.CONSENSUS]
-        if pause.over and not busy & {Want.CONSENSUS, Want.CERTIFICATES}:
+        if pause.over and self._portion is None and not busy & {Want.CONSENSUS, Want.CERTIFICATES}:
             if self._unchecked is not None:
                 self._ask_certificates(self._unchecked, now)
             elif now >= self._refresh_at:
@@ -302,7 +305,36 @@ class TorDirectory:
     # -- a consensus
 
     def _consensus_came(self, data: bytes, source: bytes, now: float) -> None:
-        consensus = self.documents.read(data)
+        def read(consensus: Consensus | RemoteError, now: float) -> None:
+            try:
+                self._judge(consensus, source, now)
+            except RemoteError as error:
+                self._refuse(Want.CONSENSUS, source, error, now)
+            self._work(now)
+
+        self._read(data, read, now)
+
+    def _read(self, data: bytes, done: Callable[[Consensus | RemoteError, float], None], now: float) -> None:
+        """Read a consensus, portion by portion, so that other input comes between."""
+        portions = self.documents.reading(data)
+
+        def go_on(now: float) -> None:
+            self._portion = None
+            try:
+                next(portions)
+            except StopIteration as end:
+                done(end.value, now)
+            except RemoteError as error:
+                done(error, now)
+            else:
+                self._portion = self._outbox.call_at(now, go_on)
+
+        self._portion = self._outbox.call_at(now, go_on)
+
+    def _judge(self, consensus: Consensus | RemoteError, source: bytes, now: float) -> None:
+        """Raises RemoteError."""
+        if isinstance(consensus, RemoteError):
+            raise consensus
         try:
             self._take(consensus, now)
         except CryptoError:
@@ -361,7 +393,13 @@ class TorDirectory:
 
         def consensus(value: Any, now: float) -> None:
             if isinstance(value, bytes):
-                _recall(lambda: self._recall_consensus(value, now))
+                self._read(value, read, now)
+            else:
+                self._outbox.scan(BUCKET, CHUNK, chunks)
+
+        def read(consensus: Consensus | RemoteError, now: float) -> None:
+            if isinstance(consensus, Consensus):
+                _recall(lambda: self._recall_consensus(consensus, now))
             self._outbox.scan(BUCKET, CHUNK, chunks)
 
         def chunks(keys: Any, now: float) -> None:
@@ -378,8 +416,7 @@ class TorDirectory:
         names = [(cert.identity, cert.signing_digest) for cert in parse_certificates(data)]
         self.documents.add_certificates(data, names, now)
 
-    def _recall_consensus(self, data: bytes, now: float) -> None:
-        consensus = self.documents.read(data)
+    def _recall_consensus(self, consensus: Consensus, now: float) -> None:
         if self.documents.update(consensus, now):
             self.view = TorView(consensus)
             self._plan(consensus)

@@ -12,12 +12,12 @@ from __future__ import annotations
 import re
 from binascii import Error as Base64Error
 from binascii import a2b_base64
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
 from hashlib import sha1, sha3_256, sha256
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias, cast
 
 from convergence.errors import ParseError
 from convergence.wire.netdoc import (
@@ -43,6 +43,8 @@ MAX_SIGNATURES = 64
 MAX_HEADER = 1 << 17
 """Bytes before the first relay, and after the last."""
 MAX_BANDWIDTH = (1 << 32) - 1
+PORTION = 500
+"""Relays that are read at once: a browser takes a second for all of them, and has other things to do."""
 
 _SIGNATURE_START = b"\ndirectory-signature "
 _FOOTER_START = b"\ndirectory-footer\n"
@@ -156,6 +158,11 @@ class Consensus:
     @classmethod
     def parse(cls, data: bytes) -> Consensus:
         """Raises ParseError, which says what is wrong."""
+        return whole(cls.reading(data))
+
+    @classmethod
+    def reading(cls, data: bytes) -> Reading:
+        """`parse`, portion by portion."""
         if len(data) > MAX_CONSENSUS or data.count(b"\n") > MAX_LINES:
             raise ParseError(f"a consensus of more than {MAX_CONSENSUS} bytes or {MAX_LINES} lines")
         signatures_at = data.find(_SIGNATURE_START) + 1
@@ -173,7 +180,7 @@ class Consensus:
         if not valid_after < fresh_until < valid_until:
             raise ParseError("a consensus whose dates are out of order")
         params = header.optional("params")
-        relays, skipped = _relays(data[relays_at:footer_at], flavor)
+        relays, skipped = yield from _relays(data[relays_at:footer_at], flavor)
         footer = Document(data[footer_at:signatures_at], "consensus", MAX_HEADER)
         weights = footer.optional("bandwidth-weights")
         return cls(
@@ -216,6 +223,19 @@ class Consensus:
         return min(max(self.params.get(name, default), least), most)
 
 
+Reading: TypeAlias = Generator[None, None, Consensus]
+"""A consensus that is being read: each step reads some more, the last one returns it."""
+
+
+def whole(reading: Reading) -> Consensus:
+    """Take all steps at once."""
+    while True:
+        try:
+            next(reading)
+        except StopIteration as end:
+            return cast(Consensus, end.value)
+
+
 def _flavor(version: Item) -> Flavor:
     words = version.args
     if words[:1] != ["3"]:
@@ -252,8 +272,8 @@ def _signatures(document: Document) -> tuple[DirectorySignature, ...]:
 # -- relays: there are thousands, so they are read line by line, and what many have in common is read once
 
 
-def _relays(section: bytes, flavor: Flavor) -> tuple[tuple[RelayStatus, ...], int]:
-    """All that can be read, and how many others there are."""
+def _relays(section: bytes, flavor: Flavor) -> Generator[None, None, tuple[tuple[RelayStatus, ...], int]]:
+    """All that can be read, and how many others there are; a portion with each step."""
     entries = ("\n" + utf8(section, "consensus")).split("\nr ")[1:]
     if len(entries) > MAX_RELAYS:
         raise ParseError(f"a consensus with more than {MAX_RELAYS} relays")
@@ -261,7 +281,9 @@ def _relays(section: bytes, flavor: Flavor) -> tuple[tuple[RelayStatus, ...], in
     protocols: dict[str, Protocols] = {}
     found: list[RelayStatus] = []
     last = b""
-    for entry in entries:
+    for number, entry in enumerate(entries, 1):
+        if number % PORTION == 0:
+            yield
         try:
             relay = _relay(entry, flavor, flags, protocols)
         except ParseError:

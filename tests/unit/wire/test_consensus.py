@@ -173,6 +173,18 @@ def test_all_is_bounded(monkeypatch):
         parse()
 
 
+def test_a_large_consensus_can_be_read_in_portions():
+    made = consensus([Authority(0)], relays=relays(3 * module.PORTION + 1))
+    reading, steps = Consensus.reading(made), 0
+    while True:
+        try:
+            next(reading)
+        except StopIteration as end:
+            assert steps == 3 and end.value == Consensus.parse(made)
+            return
+        steps += 1
+
+
 def test_a_consensus_of_today_s_size_is_read_within_a_second():
     made = consensus([Authority(0)], relays=relays(9000))
     began = time.process_time()
