@@ -13,6 +13,7 @@ GIVEN = {
     "relay": True,
     "rdv": True,
     "metered": False,
+    "tor": False,
     "circuits": 10,
     "streams": 20,
     "upload": 8,
