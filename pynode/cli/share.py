@@ -19,11 +19,11 @@ from itertools import starmap
 from pathlib import Path
 
 from convergence.errors import LocalError
-from convergence.events import Event, ShareFailed, ShareProgress, ShareStands, Trouble
+from convergence.events import Event, ShareFailed, ShareProgress, ShareStands, TorDirectoryChanged, Trouble
 from convergence.ordb.index import FileBuilder
 from convergence.wire.ordb import PIECE_SIZE, FileInfo
 from pynode.app import App, Plan
-from pynode.cli.common import data_folder, joined, set_up_logs, settings, stun_servers, unless
+from pynode.cli.common import data_folder, joined, set_up_logs, settings, stun_servers, tell_directory, unless
 from pynode.cli.output import CliError, Output, Rate, bar, shown, size_words
 from pynode.cli.sites import chosen_site, network_of_files
 from pynode.cli.words import error_words, trouble_words, words
@@ -160,6 +160,8 @@ class _Command:
             case ShareStands(share_id, points, wanted):
                 # The first points may stand before the share's own answer has come.
                 asyncio.get_running_loop().call_soon(self._on_standing, share_id, points, wanted)
+            case TorDirectoryChanged():
+                tell_directory(self._output, event)
             case ShareProgress(share_id, sent) if share_id in self._shared:
                 shared = self._shared[share_id]
                 shared.sent = sent
