@@ -20,6 +20,7 @@ TARGET_OURS = 150.0  # kB
 TARGET_ALL = 7.0  # MB
 PACKING = 300.0  # seconds for brotli at its best quality, and for the bundler
 UNUSED = (".whl", ".d.ts", "sbom.json", "LICENSES.txt")
+TOR = ("tor.zip", "tor.json")
 PAGE = ("index.html", "open.html", "style.css", "icon.svg", "manifest.json")
 
 
@@ -32,6 +33,7 @@ def run(tiny: bool = False) -> list[Figure]:
     sizes = {name: sent(build.DIST / name) for name in (*listed, "manifest.json")}
     pyodide = sum(size for name, size in sizes.items() if name.startswith("pyodide/"))
     unused = sum(size for name, size in sizes.items() if name.endswith(UNUSED))
+    tor = sum(sizes[name] for name in TOR)
     everything = sum(sizes.values())
     scripts, _ = build.bundle_scripts(build.SCRIPTS, "--minify", "--format=esm", "--packages=external")
     javascript = sum(packed(data) for data in scripts.values())
@@ -46,7 +48,8 @@ def run(tiny: bool = False) -> list[Figure]:
         Figure("  of it JavaScript", javascript / 1e3, "kB"),
         Figure("  of it Python", python / 1e3, "kB"),
         Figure("  of it HTML, CSS, the manifest", page / 1e3, "kB"),
-        Figure("libraries", (everything - pyodide - unused - ours) / 1e3, "kB", note="libsodium, noble, h11, words"),
+        Figure("libraries", (everything - pyodide - unused - ours - tor) / 1e3, "kB", note="libsodium, noble, h11, words"),
+        Figure("the client of the Tor network", tor / 1e3, "kB", note="which a page runs once it is switched on"),
         Figure("Pyodide with the library's bytecode", pyodide / 1e6, "MB"),
         Figure("wheel, licences, bill of materials", unused / 1e3, "kB", note="which no page runs"),
         Figure("all files", everything / 1e6, "MB", TARGET_ALL, at_most=True),

@@ -150,6 +150,28 @@ def test_tor_stays_on_over_a_visit_and_what_is_fetched_when_it_is_off_goes_anoth
     assert done["why"]["code"] == "fetch-policy", "our own exits may not reach it"
 
 
+def test_where_the_code_for_tor_does_not_load_nothing_goes_out_another_way(
+    network: Network, website: Website, chromium: Browser, peer: Callable[..., Peer]
+) -> None:
+    one = peer(chromium, network.site, service_workers="block")
+    one.context.route("**/tor.zip", lambda route: route.abort())
+    one.open().ready()
+    one.page.get_by_test_id("tor-switch").click()
+    one.until("state.tor.stage === 'failed' && state.tor.why.code === 'tor-code'")
+    error = one.page.get_by_test_id("tor-error")
+    expect(error).to_contain_text("could not be loaded")
+    address = f"http://127.0.0.1:{website.http}/word/one"
+    one.page.get_by_test_id("fetch-input").fill(address)
+    one.page.get_by_test_id("fetch-button").click()
+    expect(one.page.get_by_test_id("fetch-error")).to_contain_text("could not be loaded")
+    assert not one.state["fetches"]
+    one.context.unroute("**/tor.zip")
+    one.page.get_by_test_id("tor-switch").click()
+    one.until("state.tor.stage === 'off'")
+    through_tor(one)
+    assert one.fetched(address)["stage"] == "done"
+
+
 def test_an_entry_that_lies_about_the_consensus_is_told_of_and_not_used(
     settings: Path,
     page: Path,
