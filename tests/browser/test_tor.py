@@ -13,6 +13,7 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from convergence.wire.ordb import PIECE_SIZE
+from tests.browser.alone import UNKEPT
 from tests.browser.harness import START, Peer
 from tests.browser.secure import secure_page
 from tests.e2e.processes import MIB, PROGRAM, Network, Relay, sha256, write_file
@@ -153,7 +154,8 @@ def test_tor_stays_on_over_a_visit_and_what_is_fetched_when_it_is_off_goes_anoth
 def test_where_the_code_for_tor_does_not_load_nothing_goes_out_another_way(
     network: Network, website: Website, chromium: Browser, peer: Callable[..., Peer]
 ) -> None:
-    one = peer(chromium, network.site, service_workers="block")
+    one = peer(chromium, network.site)
+    one.context.add_init_script(UNKEPT)
     one.context.route("**/tor.zip", lambda route: route.abort())
     one.open().ready()
     one.page.get_by_test_id("tor-switch").click()
