@@ -134,6 +134,18 @@ def locked(path: Path, taken: str) -> Iterator[None]:
         os.close(handle)
 
 
+@contextmanager
+def tor_folder(arguments: argparse.Namespace) -> Iterator[Path | None]:
+    """With --tor the folder for guards, entries and the directory, which is ours while the body runs; else None.
+    Raises CliError."""
+    if not arguments.tor:
+        yield None
+        return
+    data = data_folder(arguments, settings(arguments), "tor")
+    with locked(data / "lock", f"Another command uses {data}: stop it, or choose another folder with --data."):
+        yield data
+
+
 async def unless(stop: asyncio.Event, what: Awaitable[T]) -> T | None:
     """The result of `what`. When `stop` is set first, `what` is cancelled and the result is None."""
     task = asyncio.ensure_future(what)

@@ -71,6 +71,18 @@ def test_10_mib_from_the_web(tor_network: TorNetwork, proxy: Proxy, website: Web
     assert tor_network.notices() == []
 
 
+def test_pages_are_fetched_by_one_command_after_the_other(
+    entered: Network, lines: Path, website: Website, tmp_path: Path
+) -> None:
+    options = ("--tor", "--tor-network", lines, "--entry-node", "--site", entered.site, "--data", tmp_path)
+    for number in range(2):
+        file = tmp_path / f"page{number}"
+        url = f"https://127.0.0.1:{website.https}/large"
+        with running("fetch", *options, "--ca", website.authority, "-o", file, url) as command:
+            code, last = command.end()
+        assert (code, last["event"]) == (0, "done") and file.read_bytes() == LARGE
+
+
 # -- what an origin may ask of its entry
 
 
