@@ -48,7 +48,7 @@ def run(tiny: bool = False) -> list[Figure]:
         Figure("  of it JavaScript", javascript / 1e3, "kB"),
         Figure("  of it Python", python / 1e3, "kB"),
         Figure("  of it HTML, CSS, the manifest", page / 1e3, "kB"),
-        Figure("libraries", (everything - pyodide - unused - ours - tor) / 1e3, "kB", note="libsodium, noble, h11, words"),
+        Figure("libraries", (everything - pyodide - unused - tor - ours) / 1e3, "kB", note="noble, sodium, h11, words"),
         Figure("the client of the Tor network", tor / 1e3, "kB", note="which a page runs once it is switched on"),
         Figure("Pyodide with the library's bytecode", pyodide / 1e6, "MB"),
         Figure("wheel, licences, bill of materials", unused / 1e3, "kB", note="which no page runs"),
