@@ -83,7 +83,7 @@ def test_everything_is_reached_by_keyboard_in_reading_order(open_page: Callable[
     page = open_page(**READY, transfers=[transfer(state="done", have=1048576)])
     page.get_by_test_id("save").wait_for()
     reached = []
-    for _ in range(10):
+    for _ in range(11):
         page.keyboard.press("Tab")
         reached.append(page.evaluate("document.activeElement.dataset.testid ?? document.activeElement.className"))
     assert reached == [
@@ -95,6 +95,7 @@ def test_everything_is_reached_by_keyboard_in_reading_order(open_page: Callable[
         "forget",
         "relay-switch",
         "limits",
+        "tor-switch",
         "fetch-input",
         "fetch-button",
     ]
@@ -432,7 +433,7 @@ def test_where_browsers_are_no_relays_only_the_own_circuits_can_be_set(open_page
         (
             {"stage": "entry", "why": {"code": "no-tor-entry"}},
             "Looking for a node that leads there",
-            "No node here leads into the Tor network",
+            "No node of this network leads into the Tor network",
         ),
         (
             {"stage": "list", "why": {"code": "tor-refused", "document": "consensus", "detail": "it has expired"}},
