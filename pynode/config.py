@@ -296,6 +296,9 @@ class Tor:
     private: bool = _setting(
         False, _flag, "false", "connect to private addresses too, of relays and as an exit; for test networks"
     )
+    assume_reachable: bool = _setting(
+        False, _flag, "false", "tell of itself without a test whether others reach it; for test networks"
+    )
     rate: int | None = _setting(None, _whole(1024, MAX_RATE), "12500000", "bytes a second that it relays")
     burst: int | None = _setting(None, _whole(1024, MAX_RATE), "25000000", "bytes that it relays at once after a pause")
     accounting: int | None = _setting(

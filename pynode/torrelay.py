@@ -124,6 +124,7 @@ class TorRelayApp:
             tcp.max_streams,
             RelayLimits(rate=settings.rate, burst=settings.burst),
             Allowance(settings.accounting, settings.accounting_days * DAY) if settings.accounting else None,
+            settings.assume_reachable,
             settings.contact,
             f"Convergence {version()}",
         )

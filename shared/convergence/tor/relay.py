@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import Any
 
 from convergence.channels import Channels, Owner
@@ -33,6 +34,7 @@ from convergence.tor.cache import DirectoryCache
 from convergence.tor.directory import TorDirectory
 from convergence.tor.network import TorConfig
 from convergence.tor.publishing import Publisher
+from convergence.tor.selftest import SelfTest
 from convergence.tor.sources import DirectorySources
 from convergence.wire.descriptor import Descriptor
 from convergence.wire.exitpolicy import ExitPolicy, Rule
@@ -40,6 +42,7 @@ from convergence.wire.linkspec import LinkSpecifier, SpecifierType, ed25519_iden
 from convergence.wire.protovers import Protocols
 from convergence.wire.relay import DIRECTORY, IPV4_NOT_OKAY, AnswerType, Begin, format_target
 from convergence.wire.routerdesc import RouterDescriptor
+from convergence.wire.target import Protocols as TargetProtocols
 from convergence.wire.target import RelayTarget, Role
 
 OFFERED = Protocols.parse("Cons=2 Desc=2 DirCache=2 FlowCtrl=1-2 Link=4-5 LinkAuth=3 Microdesc=2 Relay=2-4")
@@ -64,6 +67,7 @@ class RelayConfig:
         exit_streams: at once; no more than the shell can hold.
         limits: on what it relays.
         accounting: on what it relays in each period; then it hibernates until the next one.
+        assume_reachable: whether it tells of itself before it has seen that others reach it.
         contact, platform: for people.
     """
 
@@ -75,6 +79,7 @@ class RelayConfig:
     exit_streams: int = MAX_EXIT_STREAMS
     limits: RelayLimits = RelayLimits()
     accounting: Allowance | None = None
+    assume_reachable: bool = False
     contact: str = ""
     platform: str = "Convergence"
 
@@ -142,6 +147,16 @@ class TorRelay:
         self.publisher = Publisher(
             self.outbox, crypto, sources, config.network.authority_directories, keys, onion, self._describe
         )
+        self._test = SelfTest(
+            self.outbox,
+            crypto,
+            rng,
+            self.neighbours,
+            lambda: self.target,
+            lambda: self.directory.view,
+            f"{config.address}:{config.or_port}",
+            self._publish,
+        )
         self._cache = DirectoryCache(self.outbox, self.directory, lambda: self.publisher.descriptor, source_of)
         self._exit = ExitService(self.outbox, source_of=source_of, streams=config.exit_streams)
         self._channels = Channels(self._owners())
@@ -151,12 +166,14 @@ class TorRelay:
     def start(self, now: float) -> None:
         """Learn of the network, and be known to it."""
         self._started = now
+        self._test.start(now)
         self.directory.start(now)
         self._accounting.start(now, self._publish)
         self.outbox.call_at(now + MEASURE, self._measure)
 
     def stop(self, now: float) -> None:
         """Links are closed, and circuits end with them."""
+        self._test.stop(now)
         self.publisher.stop(now)
         self._accounting.stop(now)
         self.directory.stop(now)
@@ -175,6 +192,28 @@ class TorRelay:
         self.directory.moved(now)
         self._publish(now)
 
+    @property
+    def target(self) -> RelayTarget:
+        """How others extend circuits to us."""
+        keys = self.relaying.keys
+        node_id = keys.onion.node_id
+        address = ip_address(self.config.address).packed + self.config.or_port.to_bytes(2, "big")
+        specifiers = (
+            LinkSpecifier(SpecifierType.TLS_IPV4, address),
+            LinkSpecifier(SpecifierType.LEGACY_ID, node_id),
+            LinkSpecifier(SpecifierType.ED25519_ID, keys.identity),
+        )
+        return RelayTarget(
+            keys.identity,
+            specifiers,
+            node_id,
+            keys.ntor_public,
+            TargetProtocols.NTOR_V3,
+            Role.RELAY,
+            frozenset((SCHEME,)),
+            rtc=False,
+        )
+
     def figures(self, now: float) -> dict[str, float]:
         """Numbers for whoever runs the relay, of all users together."""
         relayed = self.relaying.snapshot()
@@ -188,6 +227,7 @@ class TorRelay:
             "streams": relayed["streams"],
             "relayed_bytes_total": relayed["bytes"],
             "hibernating": self.relaying.paused,
+            "reached": self._test.reached,
             "uptime_seconds": now - self._started,
             "consensus_valid_until_seconds": 0 if consensus is None else consensus.valid_until,
         }
@@ -266,9 +306,9 @@ class TorRelay:
         return identity if known is None else known.target.identity, address
 
     def _address(self, identity: bytes, now: float) -> LinkAddress | None:
-        """Only directories are dialled without an EXTEND2 that tells the address."""
+        """Directories, and the relay that a test begins at: all others are told of by an EXTEND2."""
         first = self._first.get(identity)
-        return None if first is None else first.link_address
+        return self._test.link_address(identity) if first is None else first.link_address
 
     def _owners(self) -> dict[Protocol, Owner]:
         links, tcp = self.neighbours, self._exit
@@ -287,6 +327,9 @@ class TorRelay:
         self._publish(now)
 
     def _publish(self, now: float) -> None:
+        """Not before others reach us: clients would choose a relay that is none."""
+        if not self._test.reached and not self.config.assume_reachable:
+            return
         self._published, self._published_at = self._observed, now
         self.publisher.publish(now)
 
@@ -314,11 +357,13 @@ class TorRelay:
         before, self._carried = self._carried, (self.neighbours.bytes_in, self.neighbours.bytes_out)
         carried = min(after - then for after, then in zip(self._carried, before, strict=True))
         self._observed = max(self._observed, int(carried / MEASURE))
-        if self._observed > NEWS * self._published and now >= self._published_at + NEWS_PAUSE:
+        first = not self._published
+        if self._observed > NEWS * self._published and (first or now >= self._published_at + NEWS_PAUSE):
             self._publish(now)
         self.outbox.call_at(now + MEASURE, self._measure)
 
     def _changed(self, now: float) -> None:
+        self._test.nodes_changed(now)
         consensus = self.directory.consensus
         if consensus is None or self._told:
             return

@@ -64,6 +64,11 @@ class Relay:
         for _ in self.network.authorities:
             self.command.until("descriptor-taken")
 
+    def told(self, event: str) -> dict[str, Any]:
+        """The first record of that kind, which may have come already."""
+        before = (record for record in self.command.records if record["event"] == event)
+        return next(before, None) or self.command.until(event)
+
     def document(self, kind: str) -> bytes:
         """Its "server" descriptor or "extra" information, as an authority has it."""
         authority = self.network.authorities[0]
@@ -121,6 +126,24 @@ def test_a_tor_client_fetches_through_our_relay(
         assert fetched(tor_client, website) == path
 
 
+def test_our_relays_were_reached_by_others_before_they_published(ours: list[Relay]) -> None:
+    for relay in ours:
+        assert relay.told("or-port-reached")["address"] == f"{relay.address}:{relay.or_port}"
+        relay.told("descriptor-taken")
+        events = [record["event"] for record in relay.command.records]
+        assert events.index("or-port-reached") < events.index("descriptor-taken")
+
+
+def test_our_relays_measure_what_they_carry_from_the_start(tor_network: TorNetwork, ours: list[Relay]) -> None:
+    """Padding of their own, around the circuit that came back."""
+    for relay in ours[:2]:
+        for _ in range(2 * len(tor_network.authorities) - 1):  # again, since there is something to tell
+            relay.command.until("descriptor-taken")
+        [descriptor] = parse_file(BytesIO(relay.document("server")), "server-descriptor 1.0")
+        assert isinstance(descriptor, RelayDescriptor)
+        assert descriptor.observed_bandwidth > 10_000
+
+
 def test_stem_reads_what_our_relays_say_about_themselves(ours: list[Relay]) -> None:
     for relay in ours:
         raw = relay.document("server")
@@ -156,7 +179,7 @@ def test_a_tor_client_learns_all_of_the_network_from_our_relay(
 
 
 def test_our_relays_say_what_is_required_of_them_and_missing(ours: list[Relay]) -> None:
-    lacking: dict[str, Any] = ours[0].command.until("protocols-lacking")
+    lacking = ours[0].told("protocols-lacking")
     assert written(lacking["protocols"]) == written(LACKING)
 
 

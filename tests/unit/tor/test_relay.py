@@ -80,6 +80,7 @@ class Scene:
     """A relay, and a circuit of somebody's that it holds."""
 
     def __init__(self, **config):
+        config = {"assume_reachable": True, **config}
         self.now = START
         self.keys = replace(NodeKeys.generate(CRYPTO, SeededRng("relay")), rsa=RsaSecret.generate())
         self.relay = TorRelay(
@@ -168,13 +169,37 @@ def test_what_it_carried_is_told_when_it_is_news():
     scene = Scene()
     scene.start()
     scene.relay.neighbours._closed_in, scene.relay.neighbours._closed_out = 50_000, 40_000
+    assert scene.descriptor.bandwidth[2] == 0
     scene.pass_time(MEASURE)
-    assert scene.descriptor.bandwidth[2] == 0, "it was published only just now"
-    scene.pass_time(NEWS_PAUSE)
     assert scene.descriptor.bandwidth[2] == 4000, "the lesser of both ways, and the most that there was"
-    scene.relay.neighbours._closed_in, scene.relay.neighbours._closed_out = 120_000, 120_000
+    scene.relay.neighbours._closed_in, scene.relay.neighbours._closed_out = 120_000, 110_000
     scene.pass_time(NEWS_PAUSE)
     assert scene.descriptor.bandwidth[2] == 4000, "that is no news"
+    scene.relay.neighbours._closed_in, scene.relay.neighbours._closed_out = 420_000, 410_000
+    scene.pass_time(MEASURE)
+    assert scene.descriptor.bandwidth[2] == 30_000
+    scene.relay.neighbours._closed_in, scene.relay.neighbours._closed_out = 1_420_000, 1_410_000
+    scene.pass_time(MEASURE)
+    assert scene.descriptor.bandwidth[2] == 30_000, "it was published only just now"
+    scene.pass_time(NEWS_PAUSE)
+    assert scene.descriptor.bandwidth[2] == 100_000
+
+
+def test_nothing_is_told_before_others_reach_it():
+    scene = Scene(assume_reachable=False)
+    scene.start()
+    scene.relay.renew(scene.keys, scene.now)
+    assert not scene.relay.publisher.descriptor and not scene.relay.figures(scene.now)["reached"]
+    scene.relay._test.reached = True
+    scene.relay._publish(scene.now)
+    assert scene.descriptor.nickname == "ours"
+
+
+def test_it_names_itself_as_others_name_it():
+    relay = Scene().relay
+    identity, address = named_relay(relay.target.specifiers)
+    assert (identity, address.address) == (relay.relaying.keys.identity, "192.0.2.7:9001")
+    assert address.rsa == relay.target.node_id == relay.relaying.keys.onion.node_id
 
 
 @pytest.mark.parametrize(
