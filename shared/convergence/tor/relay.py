@@ -37,10 +37,11 @@ from convergence.tor.publishing import Publisher
 from convergence.tor.selftest import SelfTest
 from convergence.tor.sources import DirectorySources
 from convergence.wire.descriptor import Descriptor
-from convergence.wire.exitpolicy import ExitPolicy, Rule
+from convergence.wire.exitpolicy import REJECT_ALL, ExitPolicy, PortPolicy, Rule
 from convergence.wire.linkspec import LinkSpecifier, SpecifierType, ed25519_identity, or_address, rsa_fingerprint
+from convergence.wire.netdoc import OrAddress
 from convergence.wire.protovers import Protocols
-from convergence.wire.relay import DIRECTORY, IPV4_NOT_OKAY, AnswerType, Begin, format_target
+from convergence.wire.relay import DIRECTORY, AnswerType, Begin, format_target
 from convergence.wire.routerdesc import RouterDescriptor
 from convergence.wire.target import Protocols as TargetProtocols
 from convergence.wire.target import RelayTarget, Role
@@ -63,7 +64,8 @@ class RelayConfig:
         network: whose authorities it asks, and tells of itself.
         nickname: 1-19 letters and digits.
         address: its IPv4 address, where others reach it at or_port.
-        policy: what it connects to, as it is published. The shell keeps to it.
+        address6: its IPv6 address and port, where others reach it, too.
+        policy, policy6: what it connects to, as it is published. The shell keeps to it.
         exit_streams: at once; no more than the shell can hold.
         limits: on what it relays.
         accounting: on what it relays in each period; then it hibernates until the next one.
@@ -75,7 +77,9 @@ class RelayConfig:
     nickname: str
     address: str
     or_port: int
+    address6: OrAddress | None = None
     policy: ExitPolicy = NO_EXIT
+    policy6: PortPolicy = REJECT_ALL
     exit_streams: int = MAX_EXIT_STREAMS
     limits: RelayLimits = RelayLimits()
     accounting: Allowance | None = None
@@ -129,7 +133,7 @@ class TorRelay:
             self._address,
             self.relaying.create,
             throttle=self.relaying.throttle,
-            addresses=(config.address,),
+            addresses=(config.address, *([str(config.address6[0])] if config.address6 else [])),
         )
         self._accounting = Accounting(self.outbox, config.accounting, lambda: self.relaying.carried, self._hibernate)
         self._pool = CircuitPool(
@@ -271,8 +275,8 @@ class TorRelay:
         elif not circuit.link.handshake.authenticated:
             # The client is next to us: who served it would be a proxy of one hop, which knows both ends.
             circuit.endpoint.refuse(stream_id, EndReason.TORPROTOCOL)
-        elif self.config.exit and begin.port and not begin.flags & IPV4_NOT_OKAY:
-            self._exit.begin(circuit, stream_id, begin, now)
+        elif self.config.exit and begin.port:
+            self._exit.begin(circuit, stream_id, begin, now, begin.versions)
         else:
             circuit.endpoint.refuse(stream_id, EndReason.EXITPOLICY)
 
@@ -345,6 +349,8 @@ class TorRelay:
             bandwidth=(rate, burst, self._observed),
             protocols=OFFERED,
             policy=config.policy,
+            policy6=config.policy6,
+            addresses=(config.address6,) if config.address6 else (),
             platform=config.platform,
             contact=config.contact,
             uptime=max(int(published - self._started), 0),

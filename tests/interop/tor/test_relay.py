@@ -21,6 +21,7 @@ from stem.descriptor.server_descriptor import RelayDescriptor
 
 from tests.e2e.processes import PATIENCE, Command
 from tests.interop.programs import free_port
+from tests.interop.test_curl import curl
 from tests.interop.tor.daemon import Tor
 from tests.interop.tor.network import TorNetwork
 from tests.interop.tor.test_network import REQUIRED_OF_RELAYS, consensus, fetched, protocols, written
@@ -40,6 +41,7 @@ class Relay:
         self.nickname = nickname
         self.address = network.address()
         self.or_port = free_port(self.address)
+        self.or_port6 = free_port("::1")
         self.policy = policy
         self._folder = folder / nickname
         self._folder.mkdir()
@@ -51,7 +53,8 @@ class Relay:
         settings = self._folder / "settings.toml"
         settings.write_text(
             f'[node]\ndata = "{self._folder}/data"\n[tor]\nlisten = "{self.address}:{self.or_port}"\n'
-            f'nickname = "{self.nickname}"\nnetwork = "{network}"\npolicy = {self.policy}\nprivate = true\n'
+            f'listen6 = "[::1]:{self.or_port6}"\nnickname = "{self.nickname}"\nnetwork = "{network}"\n'
+            f"policy = {self.policy}\nipv6_exit = true\nprivate = true\n"
         )
         self.command = Command("relay", "--config", settings, "-v")
         self.fingerprint: str = self.command.until("listening")["fingerprint"]
@@ -150,10 +153,22 @@ def test_stem_reads_what_our_relays_say_about_themselves(ours: list[Relay]) -> N
         [descriptor] = parse_file(BytesIO(raw), "server-descriptor 1.0", validate=True)
         assert isinstance(descriptor, RelayDescriptor)
         assert (descriptor.nickname, descriptor.fingerprint) == (relay.nickname, relay.fingerprint)
+        assert descriptor.or_addresses == [("::1", relay.or_port6, True)]
         assert descriptor.exit_policy.is_exiting_allowed() == (relay.policy == OPEN)
         [extra] = parse_file(BytesIO(relay.document("extra")), "extra-info 1.0", validate=True)
         assert isinstance(extra, RelayExtraInfoDescriptor)
         assert (extra.fingerprint, extra.digest()) == (relay.fingerprint, descriptor.extra_info_digest)
+
+
+def test_our_exit_connects_over_ipv6(
+    tor_network: TorNetwork, tor_client: Tor, ours: list[Relay], website: Website
+) -> None:
+    last = ours[2].fingerprint
+    assert "\np6 accept 1-65535\n" in tor_client.controller.get_info(f"md/id/{last}")
+    with tor_client.through(*(relay.fingerprint for relay in tor_network.relays[:2]), last):
+        proxy = f"127.0.0.1:{tor_client.port(Listener.SOCKS)}"
+        done = curl("--socks5-hostname", proxy, f"http://[::1]:{website.http6}/word/six")
+        assert (done.returncode, done.stdout) == (0, b"six"), done.stderr
 
 
 def test_our_exit_looks_names_up_both_ways(tor_network: TorNetwork, tor_client: Tor, ours: list[Relay]) -> None:
@@ -170,9 +185,10 @@ def test_our_exit_looks_names_up_both_ways(tor_network: TorNetwork, tor_client: 
 def test_a_tor_client_learns_all_of_the_network_from_our_relay(
     tor_network: TorNetwork, ours: list[Relay], website: Website
 ) -> None:
-    """As its bridge: the relay's descriptor, consensus, certificates and microdescriptors come from nowhere else."""
+    """As its bridge, over IPv6: the relay's descriptor, consensus, certificates and microdescriptors come from nowhere
+    else."""
     relay = ours[0]
-    bridge = f"Bridge {relay.address}:{relay.or_port} {relay.fingerprint}"
+    bridge = f"Bridge [::1]:{relay.or_port6} {relay.fingerprint}"
     with tor_network.client("UseBridges 1", bridge, "ConfluxEnabled 0", "__DisablePredictedCircuits 0") as client:
         path = fetched(client, website)
         assert path[0] == relay.fingerprint

@@ -2,6 +2,7 @@
 
 import socket
 from dataclasses import replace
+from ipaddress import IPv6Address
 from types import SimpleNamespace
 
 import pytest
@@ -15,9 +16,9 @@ from convergence.tor.accounting import LOOK, Allowance
 from convergence.tor.network import DirectoryAddress, TorConfig
 from convergence.tor.relay import MEASURE, NEWS_PAUSE, NO_EXIT, OFFERED, RelayConfig, TorRelay, named_relay
 from convergence.wire.cells import CELL_LEN
-from convergence.wire.exitpolicy import ExitPolicy, Rule
+from convergence.wire.exitpolicy import ExitPolicy, PortPolicy, Rule
 from convergence.wire.linkspec import LinkSpecifier, SpecifierType, ed25519_specifier
-from convergence.wire.relay import IPV4_NOT_OKAY, Begin, RelayCommand
+from convergence.wire.relay import IPV4_NOT_OKAY, IPV6_OKAY, IPV6_PREFERRED, Begin, RelayCommand
 from convergence.wire.routerdesc import RouterDescriptor
 from pynode.torkeys import RsaSecret
 from tests.unit.circuit.rig import CRYPTO, START, SeededRng
@@ -229,14 +230,31 @@ def test_who_is_no_exit_connects_to_nothing():
     assert scene.refused == [EndReason.EXITPOLICY] and scene.poll(Connect) == []
 
 
-def test_an_exit_connects_but_not_for_who_wants_ipv6():
+@pytest.mark.parametrize(
+    ("host", "flags", "address"),
+    [
+        ("host.example", 0, "host.example:80/4"),
+        ("host.example", IPV6_OKAY, "host.example:80/46"),
+        ("host.example", IPV6_OKAY | IPV6_PREFERRED, "host.example:80/64"),
+        ("host.example", IPV6_OKAY | IPV4_NOT_OKAY, "host.example:80/6"),
+        ("host.example", IPV4_NOT_OKAY, "host.example:80/"),
+        ("2001:db8::1", 0, "[2001:db8::1]:80"),
+        ("192.0.2.1", IPV6_OKAY | IPV4_NOT_OKAY, "192.0.2.1:80"),
+    ],
+)
+def test_an_exit_connects_over_the_versions_of_ip_that_are_okay(host, flags, address):
     scene = Scene(policy=OPEN)
-    scene.relay.begin(scene.circuit, 1, Begin("host.example", 80, IPV4_NOT_OKAY), scene.now)
-    assert scene.refused == [EndReason.EXITPOLICY]
     scene.circuit.endpoint.accept_stream = lambda stream_id: SimpleNamespace(near=None, far=None, handler=None)
-    scene.relay.begin(scene.circuit, 3, Begin("host.example", 80), scene.now)
+    scene.relay.begin(scene.circuit, 3, Begin(host, 80, flags), scene.now)
     [dial] = scene.poll(Connect)
-    assert (dial.protocol, dial.address) == (Protocol.TCP, "host.example:80")
+    assert (dial.protocol, dial.address) == (Protocol.TCP, address)
+
+
+def test_it_tells_of_its_address_and_policy_for_ipv6():
+    address = IPv6Address("2001:db8::7"), 9006
+    scene = Scene(address6=address, policy6=PortPolicy.parse("accept 80"))
+    scene.start()
+    assert scene.descriptor.addresses == (address,) and str(scene.descriptor.policy6) == "accept 80"
 
 
 def test_nobody_is_served_who_is_next_to_the_exit():
