@@ -21,7 +21,9 @@ LARGE = b"0123456789abcdef" * 65_536 * 10
 
 
 class Website:
-    """Serves at the ports `http` and `https` of 127.0.0.1, and `http6` of ::1. The certificate is for `host`, which may be a wildcard, and 127.0.0.1.
+    """Serves at the ports `http` and `https` of 127.0.0.1, and `http6` of ::1.
+
+    The certificate is for `host`, which may be a wildcard, and 127.0.0.1.
 
     Attributes:
         authority: file of the authority's certificate.
