@@ -183,15 +183,19 @@ def test_our_exit_looks_names_up_both_ways(tor_network: TorNetwork, tor_client: 
 
 
 def test_a_tor_client_learns_all_of_the_network_from_our_relay(
-    tor_network: TorNetwork, ours: list[Relay], website: Website
+    tor_network: TorNetwork, ours: list[Relay], website: Website, tmp_path: Path
 ) -> None:
     """As its bridge, over IPv6: the relay's descriptor, consensus, certificates and microdescriptors come from nowhere
     else."""
     relay = ours[0]
     bridge = f"Bridge [::1]:{relay.or_port6} {relay.fingerprint}"
-    with tor_network.client("UseBridges 1", bridge, "ConfluxEnabled 0", "__DisablePredictedCircuits 0") as client:
+    log = tmp_path / "log"
+    options = ("UseBridges 1", bridge, "ConfluxEnabled 0", "__DisablePredictedCircuits 0", f"Log [dir]info file {log}")
+    with tor_network.client(*options) as client:
         path = fetched(client, website)
         assert path[0] == relay.fingerprint
+        client.wait(EventType.NEWCONSENSUS, lambda: "Applied consensus diff" in log.read_text(), "consensus by a diff")
+        assert "Could not apply consensus diff" not in log.read_text()
 
 
 def test_our_relays_say_what_is_required_of_them_and_missing(ours: list[Relay]) -> None:
