@@ -32,6 +32,7 @@ from convergence.ports import Binding, Crypto, Rng
 from convergence.tor.accounting import Accounting, Allowance
 from convergence.tor.cache import DirectoryCache
 from convergence.tor.directory import TorDirectory
+from convergence.tor.history import History
 from convergence.tor.network import TorConfig
 from convergence.tor.publishing import Publisher
 from convergence.tor.selftest import SelfTest
@@ -120,6 +121,7 @@ class TorRelay:
         self._started = 0.0
         self._observed = self._published = 0  # bytes/s
         self._published_at = 0.0
+        self._history = History()
         self._carried = (0, 0)  # bytes in and out when they were last looked at
         self._told = False
         self.relaying = Relaying(
@@ -149,7 +151,14 @@ class TorRelay:
         sources = DirectorySources(self.outbox, rng, self, lambda now: [item.target for item in self._first.values()])
         self.directory = TorDirectory(self.outbox, rng, config.network.authorities, sources, self._changed, mirror=True)
         self.publisher = Publisher(
-            self.outbox, crypto, sources, config.network.authority_directories, keys, onion, self._describe
+            self.outbox,
+            crypto,
+            sources,
+            config.network.authority_directories,
+            keys,
+            onion,
+            self._describe,
+            lambda: self._history.lines,
         )
         self._test = SelfTest(
             self.outbox,
@@ -361,6 +370,7 @@ class TorRelay:
     def _measure(self, now: float) -> None:
         """The most that it carried both ways over MEASURE seconds."""
         before, self._carried = self._carried, (self.neighbours.bytes_in, self.neighbours.bytes_out)
+        self._history.look(*self._carried, now)
         carried = min(after - then for after, then in zip(self._carried, before, strict=True))
         self._observed = max(self._observed, int(carried / MEASURE))
         first = not self._published

@@ -19,7 +19,7 @@ from convergence.wire.cells import CELL_LEN
 from convergence.wire.exitpolicy import ExitPolicy, PortPolicy, Rule
 from convergence.wire.linkspec import LinkSpecifier, SpecifierType, ed25519_specifier
 from convergence.wire.relay import IPV4_NOT_OKAY, IPV6_OKAY, IPV6_PREFERRED, Begin, RelayCommand
-from convergence.wire.routerdesc import RouterDescriptor
+from convergence.wire.routerdesc import ExtraInfo, RouterDescriptor
 from pynode.torkeys import RsaSecret
 from tests.unit.circuit.rig import CRYPTO, START, SeededRng
 from tests.unit.netdir.authorities import rsa_secret
@@ -184,6 +184,18 @@ def test_what_it_carried_is_told_when_it_is_news():
     assert scene.descriptor.bandwidth[2] == 30_000, "it was published only just now"
     scene.pass_time(NEWS_PAUSE)
     assert scene.descriptor.bandwidth[2] == 100_000
+
+
+def test_what_it_carried_on_whole_days_is_told_in_its_extra_info():
+    scene = Scene()
+    scene.start()
+    scene.pass_time(MEASURE)
+    scene.relay.neighbours._closed_in, scene.relay.neighbours._closed_out = 5000, 6000
+    scene.pass_time(86400)
+    documents = scene.relay.publisher._sign(scene.relay._describe(int(scene.now)), scene.now)
+    info = ExtraInfo.parse(documents.removeprefix(scene.relay.publisher.descriptor))
+    kinds = {keyword: rest.split()[-1] for keyword, rest in info.lines}
+    assert kinds == {"write-history": "5120", "read-history": "4096"}
 
 
 def test_nothing_is_told_before_others_reach_it():
