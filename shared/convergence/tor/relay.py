@@ -135,6 +135,7 @@ class TorRelay:
             self._address,
             self.relaying.create,
             throttle=self.relaying.throttle,
+            ed25519_of=self._ed25519_of,
             addresses=(config.address, *([str(config.address6[0])] if config.address6 else [])),
         )
         self._accounting = Accounting(self.outbox, config.accounting, lambda: self.relaying.carried, self._hibernate)
@@ -313,10 +314,14 @@ class TorRelay:
         """Whom an EXTEND2 names. The consensus fills in an Ed25519 identity that a client leaves out, so that whoever
         has broken an RSA key of 1024 bits cannot answer for the relay."""
         identity, address = named_relay(specifiers)
+        return self._ed25519_of(identity) or identity, address
+
+    def _ed25519_of(self, fingerprint: bytes) -> bytes | None:
+        """By the consensus."""
         view = self.directory.view
-        status = None if view is None else view.get(identity)
+        status = None if view is None else view.get(fingerprint)
         known = None if view is None or status is None else view.relay(status)
-        return identity if known is None else known.target.identity, address
+        return None if known is None else known.target.identity
 
     def _address(self, identity: bytes, now: float) -> LinkAddress | None:
         """Directories, and the relay that a test begins at: all others are told of by an EXTEND2."""
