@@ -134,9 +134,7 @@ class Node:
         self._memory = NodeMemory(self.outbox, rng, self.directory, config.facilitator)
         self.switchboard = Switchboard(self.outbox)
         self._reach = Reach(config.rtc, ("wss",) if config.secure else ("ws", "wss"))
-        self.relaying = Relaying(
-            self.outbox, crypto, rng, self._keys, self, limits=config.relay_limits, source_of=source_of
-        )
+        self.relaying = Relaying(self.outbox, crypto, rng, self._keys, self, limits=config.relay_limits)
         self.announcement = Announcement(
             crypto,
             self._keys,
@@ -155,6 +153,7 @@ class Node:
             introduce=self._introduce,
             on_unknown=self._on_unknown,
             throttle=self.relaying.throttle,
+            source_of=source_of,
         )
         self.relaying.neighbours = self.neighbours
         self.relaying.on_spent = self._republish

@@ -109,6 +109,7 @@ class Neighbours:
         on_unknown: called with `now` when a link to a node is wanted that we cannot reach. A fresh node list would
             help; call `nodes_changed` when there is one.
         throttle: holds back what all links send for others.
+        source_of: whom limits count a channel under.
         ed25519_of: the identity of the relay of the Tor network with this RSA fingerprint; None for one that nobody
             knows. Whoever has broken its RSA key, of 1024 bits, proves the fingerprint with another identity.
         addresses: our own IP addresses, which we tell on links of the Tor network.
@@ -130,6 +131,7 @@ class Neighbours:
         introduce: Callable[[bytes, Hashable, float], int | None] = lambda identity, source, now: None,
         on_unknown: Callable[[float], None] = lambda now: None,
         throttle: Throttle | None = None,
+        source_of: Callable[[int], Hashable] = lambda channel: channel,
         addresses: tuple[str, ...] = (),
         ed25519_of: Callable[[bytes], bytes | None] = lambda fingerprint: None,
     ) -> None:
@@ -146,6 +148,7 @@ class Neighbours:
         self._on_create = on_create
         self._on_unknown = on_unknown
         self._throttle = throttle
+        self._source_of = source_of
         self._addresses = addresses
         self._ed25519_of = ed25519_of
         self._onionskins = Onionskins(outbox)
@@ -283,6 +286,7 @@ class Neighbours:
             meter=self._queued,
             onionskins=self._onionskins,
             throttle=self._throttle,
+            source=self._source_of(channel),
         )
         if not self._sweeping:
             self._sweeping = True

@@ -124,9 +124,7 @@ class TorRelay:
         self._history = History()
         self._carried = (0, 0)  # bytes in and out when they were last looked at
         self._told = False
-        self.relaying = Relaying(
-            self.outbox, crypto, rng, keys, self, limits=config.limits, source_of=source_of, next_hop=self._next_hop
-        )
+        self.relaying = Relaying(self.outbox, crypto, rng, keys, self, limits=config.limits, next_hop=self._next_hop)
         self.neighbours = self.relaying.neighbours = Neighbours(
             self.outbox,
             crypto,
@@ -135,6 +133,7 @@ class TorRelay:
             self._address,
             self.relaying.create,
             throttle=self.relaying.throttle,
+            source_of=source_of,
             ed25519_of=self._ed25519_of,
             addresses=(config.address, *([str(config.address6[0])] if config.address6 else [])),
         )
