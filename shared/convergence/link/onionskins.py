@@ -5,8 +5,9 @@ for.
 Does not: hold the cells (each link holds its own) or answer them (circuit/relay.py).
 
 No cell costs a relay more than a handshake: 0.2 to 0.3 ms, while forwarding a cell takes 1 us. So a link that sends
-nothing but CREATE2 must not get a relay's whole processor, nor may many links from one address. The core has no clock of its own: it counts handshakes
-against the time of its inputs, and leaves the rest to a timer. In between, the shell reads and writes.
+nothing but CREATE2 must not get a relay's whole processor, nor may many links from one address. The core has no clock
+of its own: it counts handshakes against the time of its inputs, and leaves the rest to a timer. In between, the shell
+reads and writes.
 """
 
 from __future__ import annotations
