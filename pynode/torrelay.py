@@ -17,7 +17,6 @@ from pathlib import Path
 
 from convergence.circuit.relaying import RelayLimits
 from convergence.crypto.keys import SECRET_LEN, NodeKeys
-from convergence.crypto.routersign import RsaSecret as Signer
 from convergence.driver import Driver
 from convergence.events import Event
 from convergence.tor.accounting import Allowance
@@ -118,7 +117,6 @@ class TorRelayApp:
         if settings.listen6 is not None:
             port6 = await bound(settings.listen6, tls.listen(settings.listen6.host, settings.listen6.port))
             address6 = IPv6Address(settings.address6 or settings.listen6.host), port6
-        onion = RsaSecret.generate()
         # No await from here to `attach`: nothing can come in before there is a driver to tell.
         config = RelayConfig(
             network,
@@ -140,7 +138,7 @@ class TorRelayApp:
             self._crypto,
             self._rng,
             keys=self._keys,
-            onion=Signer(onion.public, onion.sign),
+            onion=RsaSecret.generate(),
             source_of=tls.source,
         )
         clock = AsyncioClock()
