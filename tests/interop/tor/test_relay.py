@@ -104,7 +104,7 @@ def test_our_relays_are_listed_as_running_and_valid_and_by_policy_as_exits(
     for relay in ours:
         entry = entries[relay.fingerprint]
         assert (entry.nickname, entry.address, entry.or_port) == (relay.nickname, relay.address, relay.or_port)
-        assert {Flag.RUNNING, Flag.VALID, Flag.FAST} <= set(entry.flags)
+        assert {Flag.RUNNING, Flag.VALID} <= set(entry.flags)
         assert (Flag.EXIT in entry.flags) == (relay.policy == OPEN)
         assert protocols(entry.protocols) >= written(REQUIRED_OF_RELAYS) - written(LACKING)
 
@@ -145,6 +145,14 @@ def test_our_relays_measure_what_they_carry_from_the_start(tor_network: TorNetwo
         [descriptor] = parse_file(BytesIO(relay.document("server")), "server-descriptor 1.0")
         assert isinstance(descriptor, RelayDescriptor)
         assert descriptor.observed_bandwidth > 10_000
+    server, names = tor_network.servers[0], {relay.fingerprint for relay in ours}
+
+    def fast() -> bool:
+        return names <= {
+            entry.fingerprint for entry in server.controller.get_network_statuses() if Flag.FAST in entry.flags
+        }
+
+    server.wait(EventType.NEWCONSENSUS, fast, "consensus in which ours are Fast")
 
 
 def test_stem_reads_what_our_relays_say_about_themselves(ours: list[Relay]) -> None:
