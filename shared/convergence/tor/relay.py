@@ -342,9 +342,16 @@ class TorRelay:
         self.relaying.set_limits(None if over else self.config.limits, now)
         self._publish(now)
 
+    @property
+    def _assumes_reachable(self) -> bool:
+        """The authorities can say so, too: where relays could not find out (param-spec "assume-reachable")."""
+        consensus = self.directory.consensus
+        told = consensus is not None and bool(consensus.param("assume-reachable", 0, 0, 1))
+        return self.config.assume_reachable or told
+
     def _publish(self, now: float) -> None:
         """Not before others reach us: clients would choose a relay that is none."""
-        if not self._test.reached and not self.config.assume_reachable:
+        if not self._test.reached and not self._assumes_reachable:
             return
         self._published, self._published_at = self._observed, now
         self.publisher.publish(now)
@@ -387,6 +394,8 @@ class TorRelay:
         if consensus is None or self._told:
             return
         self._told = True
+        if not self.publisher.descriptor:
+            self._publish(now)
         lacking = consensus.required_relay.beyond(OFFERED)
         if lacking.masks:
             self.outbox.emit(ProtocolsLacking(str(lacking)))

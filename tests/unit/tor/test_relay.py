@@ -23,6 +23,7 @@ from convergence.wire.routerdesc import ExtraInfo, RouterDescriptor
 from pynode.torkeys import RsaSecret
 from tests.unit.circuit.rig import CRYPTO, START, SeededRng
 from tests.unit.netdir.authorities import rsa_secret
+from tests.unit.path.tornetwork import Made, TorNetwork
 
 IDENTITY, FINGERPRINT = bytes([1]) * 32, bytes([2]) * 20
 LEGACY = LinkSpecifier(SpecifierType.LEGACY_ID, FINGERPRINT)
@@ -208,6 +209,16 @@ def test_nothing_is_told_before_others_reach_it():
     assert scene.descriptor.nickname == "ours"
 
 
+@pytest.mark.parametrize("assumed", [0, 1])
+def test_the_authorities_can_have_relays_tell_of_themselves_untested(assumed):
+    scene = Scene(assume_reachable=False)
+    scene.start()
+    network = TorNetwork([Made(1)], params=f"assume-reachable={assumed}", valid_after=int(START))
+    scene.relay.directory = SimpleNamespace(view=network.view(), consensus=network.consensus())
+    scene.relay._changed(scene.now)
+    assert bool(scene.relay.publisher.descriptor) == assumed
+
+
 def test_it_names_itself_as_others_name_it():
     relay = Scene().relay
     identity, address = named_relay(relay.target.specifiers)
@@ -280,7 +291,7 @@ def test_nobody_is_served_who_is_next_to_the_exit():
     assert [command for command, *_ in answers] == [RelayCommand.RESOLVED] and scene.poll(Resolve) == []
 
 
-@pytest.mark.parametrize("command", [RelayCommand.DB_INFO, 32, 35, 39])
+@pytest.mark.parametrize("command", [RelayCommand.DB_INFO, 32, 35, 39, 41])
 def test_what_belongs_to_other_services_ends_the_circuit(command):
     with pytest.raises(RemoteError):
         Scene().relay.message(None, command, b"", START)
