@@ -24,19 +24,16 @@ from convergence.events import ProtocolsLacking
 from convergence.link.neighbours import LinkAddress, Neighbours
 from convergence.netdir.tor import SCHEME
 from convergence.outbox import Outbox
-from convergence.path.place import Failed, Ready
-from convergence.path.pool import CircuitPool
-from convergence.path.select import Reach
 from convergence.ports import Binding, Crypto, Rng, RsaKeyPair
 from convergence.tor.accounting import Accounting, Allowance
 from convergence.tor.cache import DirectoryCache
+from convergence.tor.circuits import DirectoryCircuits
 from convergence.tor.directory import TorDirectory
 from convergence.tor.history import History
 from convergence.tor.network import TorConfig
 from convergence.tor.publishing import Publisher
 from convergence.tor.selftest import SelfTest
 from convergence.tor.sources import DirectorySources
-from convergence.wire.descriptor import Descriptor
 from convergence.wire.exitpolicy import REJECT_ALL, ExitPolicy, PortPolicy, Rule
 from convergence.wire.linkspec import LinkSpecifier, SpecifierType, ed25519_identity, or_address, rsa_fingerprint
 from convergence.wire.netdoc import OrAddress
@@ -137,17 +134,8 @@ class TorRelay:
             addresses=(config.address, *([str(config.address6[0])] if config.address6 else [])),
         )
         self._accounting = Accounting(self.outbox, config.accounting, lambda: self.relaying.carried, self._hibernate)
-        self._pool = CircuitPool(
-            self.outbox,
-            crypto,
-            rng,
-            self.neighbours,
-            self,
-            own=keys.identity,
-            origin=Reach(schemes=(SCHEME,)),
-            size=0,
-        )
-        sources = DirectorySources(self.outbox, rng, self, lambda now: [item.target for item in self._first.values()])
+        self._circuits = DirectoryCircuits(self.outbox, crypto, rng, self.neighbours)
+        sources = DirectorySources(self.outbox, rng, self._circuits, lambda now: config.network.first_targets)
         self.directory = TorDirectory(self.outbox, rng, config.network.authorities, sources, self._changed, mirror=True)
         self.publisher = Publisher(
             self.outbox,
@@ -190,7 +178,7 @@ class TorRelay:
         self._accounting.stop(now)
         self.directory.stop(now)
         self.neighbours.close_all(now)
-        self._pool.stop(now)
+        self._circuits.stop(now)
 
     def renew(self, keys: NodeKeys, now: float) -> None:
         """Another ntor key from now on. Circuits that stand go on."""
@@ -302,12 +290,6 @@ class TorRelay:
 
     # -- what the parts ask
 
-    def nodes(self, role: Role, now: float) -> list[Descriptor]:
-        return []
-
-    def directory_circuit(self, directory: RelayTarget, on_ready: Ready, on_failed: Failed, now: float) -> None:
-        self._pool.peer_circuit(directory, on_ready, on_failed, now, direct=True)
-
     def _next_hop(self, specifiers: Sequence[LinkSpecifier]) -> tuple[bytes, LinkAddress]:
         """Whom an EXTEND2 names. The consensus fills in an Ed25519 identity that a client leaves out, so that whoever
         has broken an RSA key of 1024 bits cannot answer for the relay."""
@@ -316,10 +298,8 @@ class TorRelay:
 
     def _ed25519_of(self, fingerprint: bytes) -> bytes | None:
         """By the consensus."""
-        view = self.directory.view
-        status = None if view is None else view.get(fingerprint)
-        known = None if view is None or status is None else view.relay(status)
-        return None if known is None else known.target.identity
+        relay = self.directory.relay(fingerprint)
+        return None if relay is None else relay.target.identity
 
     def _address(self, identity: bytes, now: float) -> LinkAddress | None:
         """Directories, and the relay that a test begins at: all others are told of by an EXTEND2."""

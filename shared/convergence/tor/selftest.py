@@ -14,7 +14,6 @@ from collections.abc import Callable
 
 from convergence.circuit.client import ClientCircuit
 from convergence.codes import PathWhy
-from convergence.effects import Protocol
 from convergence.errors import DestroyReason, Problem, Why
 from convergence.events import OrPortReached, OrPortUnreached
 from convergence.link.neighbours import LinkAddress, Neighbours
@@ -84,10 +83,7 @@ class SelfTest(CircuitBuilding):
     def link_address(self, identity: bytes) -> LinkAddress | None:
         """Where the first relay of the path takes links."""
         first = self._first
-        if first is None or first.target.identity != identity:
-            return None
-        status = first.status
-        return LinkAddress(Protocol.TLS, f"{status.address}:{status.or_port}", status.identity)
+        return first.link_address if first is not None and first.target.identity == identity else None
 
     # -- what building asks
 

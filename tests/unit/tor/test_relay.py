@@ -233,12 +233,8 @@ def test_it_names_itself_as_others_name_it():
 )
 def test_the_consensus_fills_in_an_identity_that_a_client_leaves_out(named, listed, reached):
     scene = Scene()
-    scene.relay.directory = SimpleNamespace(
-        view=SimpleNamespace(
-            get=lambda name: "status" if listed and name == FINGERPRINT else None,
-            relay=lambda status: SimpleNamespace(target=SimpleNamespace(identity=IDENTITY)),
-        )
-    )
+    known = SimpleNamespace(target=SimpleNamespace(identity=IDENTITY))
+    scene.relay.directory = SimpleNamespace(relay=lambda name: known if listed and name == FINGERPRINT else None)
     specifiers = (ipv4("192.0.2.7", 443), LEGACY, *((ed25519_specifier(bytes(32)),) if named else ()))
     identity, address = scene.relay._next_hop(specifiers)
     assert identity == reached and address.rsa == FINGERPRINT
