@@ -214,6 +214,7 @@ def test_the_browsers_python_is_the_sources_without_comments_docstrings_and_type
     sources = build.python_sources()
     assert {"node_host.py", "convergence/node.py", "h11/__init__.py"} <= set(sources["app.zip"])
     assert {"convergence/tor/network.py", "convergence/netdir/tor.py"} <= set(sources["tor.zip"])
+    assert not [name for name in sources["app.zip"] if name.startswith("convergence/tor/")]
     for name, modules in sources.items():
         archive = zipfile.ZipFile(io.BytesIO(dist[name]))
         assert sorted(modules) == archive.namelist()
