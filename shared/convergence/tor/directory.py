@@ -167,6 +167,7 @@ class TorDirectory:
 
     def moved(self, now: float) -> None:
         """This machine is on another network, or slept: what failed may work now."""
+        self._sources.moved()
         for pause in self._pauses.values():
             pause.reset()
         self._work(now)

@@ -99,6 +99,10 @@ class DirectorySources:
         """What it sent holds."""
         self._resting.pop(source, None)
 
+    def moved(self) -> None:
+        """This machine is on another network, or slept: those that failed may be reached now."""
+        self._resting.clear()
+
     def rests(self, source: bytes) -> bool:
         return source in self._resting
 

@@ -3,6 +3,7 @@
 import pytest
 
 from convergence.codes import PathWhy
+from convergence.path.guardrecord import Reachable
 from convergence.path.guards import Guards
 from convergence.path.place import Stage
 from convergence.path.torpath import TorPaths
@@ -28,6 +29,7 @@ class Scene:
         paths.update(TorNetwork(self.made, valid_after=int(START)).view(), START)
         self.unreachable = set()
         self.dialled = []
+        self.held = None  # if it is a list, links are made only when what is in it is called
         self.pool = TorCircuits(self.client.outbox, CRYPTO, self.client.rng, self, paths, size=size)
         self.got, self.trouble = [], []
 
@@ -36,6 +38,8 @@ class Scene:
         self.dialled.append(identity)
         if identity in self.unreachable:
             reply(None, now)
+        elif self.held is not None:
+            self.held.append(lambda: self.client.reach(identity, reply, self.net.now))
         else:
             self.client.reach(identity, reply, now)
 
@@ -125,6 +129,27 @@ def test_when_the_line_comes_back_the_first_guard_serves_before_any_other():
     entries = [place.path[0].identity for place in scene.pool._ready]
     assert entries == [first] * 2
     assert not any(place.machine.state is Stage.HELD for place in scene.pool._places.values())
+
+
+def test_a_circuit_that_waits_for_better_guards_is_replaced_by_one_through_them(scene):
+    """Its request would else wait as long as the circuit."""
+    for other in list(scene.primary):  # each is confirmed, so that no other becomes primary
+        scene.unreachable = {*scene.primary} - {other}
+        scene.exit()
+        scene.net.tick(1)
+    primary, confirmed = list(scene.primary), len(scene.got)
+    scene.unreachable = set(primary)
+    scene.held = []
+    scene.exit()
+    assert len(scene.got) == confirmed and scene.held, "one that is not primary is being reached"
+    for guard in scene.guards.primary:
+        guard.reachable = Reachable.MAYBE  # as after a while
+    scene.unreachable, held, scene.held = set(), scene.held, None
+    for reach in held:
+        reach()
+    scene.net.pump()
+    scene.net.tick(0)
+    assert len(scene.got) == confirmed + 1 and scene.got[-1].path[0].identity == primary[0]
 
 
 def test_no_path_is_told_in_words():
