@@ -42,8 +42,8 @@ class Crypto(Shape):
         ...
 
     def x25519_public(self, secret: bytes, /) -> bytes:
-        """Public key (32 bytes) of a secret key (any 32 bytes; clamped as RFC 7748 says). Raises CryptoError for another
-        length."""
+        """Public key (32 bytes) of a secret key (any 32 bytes; clamped as RFC 7748 says). Raises CryptoError for a key
+        of another length."""
         ...
 
     def x25519(self, secret: bytes, public: bytes, /) -> bytes:
