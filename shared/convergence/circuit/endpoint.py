@@ -86,12 +86,12 @@ class Endpoint:
 
     # -- opening
 
-    def open_stream(self, target: str) -> Stream:
-        """BEGIN to "host:port" or "<hash>.rdv:0".
+    def open_stream(self, target: str, flags: int = 0) -> Stream:
+        """BEGIN to "host:port" or "<hash>.rdv:0"; flags as in Begin.
 
         Raises LocalError for another target, StreamError when MAX_STREAMS are open.
         """
-        begin = Begin.to(target).encode()
+        begin = Begin.to(target, flags).encode()
         stream = self._new_stream(self._free_id())
         self._keep(stream.id, stream)
         self.send_message(RelayCommand.BEGIN, stream.id, begin)

@@ -25,6 +25,7 @@ from convergence.path.predicted import FIRST_PORT, PredictedPorts
 from convergence.path.torpath import TorPath, Wanted
 from convergence.ports import Crypto, Rng
 from convergence.wire.exitpolicy import Address
+from convergence.wire.relay import IPV6_OKAY
 from convergence.wire.target import RelayTarget
 
 SIZE = 3  # circuits kept ready
@@ -97,8 +98,13 @@ class TorCircuits(CircuitBuilding):
 
     def serves(self, circuit: ClientCircuit, host: str, port: int) -> bool:
         """Whether the exit of this circuit most likely connects there."""
-        place = next((place for place in self._places.values() if place.circuit is circuit), None)
-        return place is not None and _of(place).relays[-1].allows(_address(host), port)
+        exit = self._exit(circuit)
+        return exit is not None and exit.allows(_address(host), port)
+
+    def begin_flags(self, circuit: ClientCircuit, port: int) -> int:
+        """A host that has IPv6 addresses only is reached too, where the exit connects to such."""
+        exit = self._exit(circuit)
+        return IPV6_OKAY if exit is not None and exit.exit.policy6.allows(None, port) else 0
 
     def directory_circuit(
         self, directory: RelayTarget, use: GuardUse | None, on_ready: Ready, on_failed: Failed, now: float
@@ -142,6 +148,11 @@ class TorCircuits(CircuitBuilding):
             use.over(now)
 
     # -- inside
+
+    def _exit(self, circuit: ClientCircuit) -> TorRelay | None:
+        """The last hop of a circuit of ours."""
+        place = next((place for place in self._places.values() if place.circuit is circuit), None)
+        return None if place is None else _of(place).relays[-1]
 
     def _exit_path(self, request: TorRequest, wanted: Wanted, now: float) -> tuple[RelayTarget, ...]:
         path = self._paths.exit_path([wanted], now, avoid=request.avoided)

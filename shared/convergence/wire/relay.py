@@ -36,6 +36,7 @@ MAX_HOST = 255
 RDV_SUFFIX = ".rdv"
 PEER_HOST = "peer.node"
 """A stream to this host (port 0) ends in the node itself and carries the records of facilitator.py."""
+IPV6_OKAY = 1
 IPV4_NOT_OKAY = 2
 """Of the flags of BEGIN."""
 TTL_UNKNOWN = 0xFFFFFFFF

@@ -3,11 +3,13 @@
 import pytest
 
 from convergence.codes import PathWhy
+from convergence.path.exits import ExitConnections
 from convergence.path.guardrecord import Reachable
 from convergence.path.guards import Guards
 from convergence.path.place import Stage
 from convergence.path.torpath import TorPaths
 from convergence.tor.circuits import TorCircuits
+from convergence.wire.relay import IPV6_OKAY, Begin
 from tests.unit.circuit.rig import CRYPTO, START, Net
 from tests.unit.path.tornetwork import EXIT, GUARD, MIDDLE, Made, TorNetwork
 
@@ -15,13 +17,13 @@ from tests.unit.path.tornetwork import EXIT, GUARD, MIDDLE, Made, TorNetwork
 class Scene:
     """A client of a network of guards, middle relays and exits; `unreachable` ones cannot be dialled."""
 
-    def __init__(self, guards=8, middles=4, exits=4, size=0):
+    def __init__(self, guards=8, middles=4, exits=4, size=0, policy6=""):
         self.net = Net("tor paths")
         self.client = self.net.add("client", relays=False)
         kinds = [(GUARD, "")] * guards + [(MIDDLE, "")] * middles + [(EXIT, "accept 443")] * exits
         machines = self.net.relays(len(kinds))
         self.made = [
-            Made(number, flags, 1000, policy, machine=machine)
+            Made(number, flags, 1000, policy, policy6=policy6, machine=machine)
             for number, ((flags, policy), machine) in enumerate(zip(kinds, machines, strict=True), 1)
         ]
         self.guards = Guards(self.client.outbox, self.client.rng, "tor")
@@ -150,6 +152,17 @@ def test_a_circuit_that_waits_for_better_guards_is_replaced_by_one_through_them(
     scene.net.pump()
     scene.net.tick(0)
     assert len(scene.got) == confirmed + 1 and scene.got[-1].path[0].identity == primary[0]
+
+
+@pytest.mark.parametrize(("policy6", "flags"), [("", 0), ("accept 443", IPV6_OKAY), ("accept 80", 0)])
+def test_an_exit_is_told_that_ipv6_is_welcome_where_it_connects_to_it(policy6, flags):
+    scene = Scene(policy6=policy6)
+    connections, said = ExitConnections(scene.pool, scene.client.outbox), []
+    for exit in scene.made[-4:]:
+        exit.machine.services.begin = lambda circuit, stream_id, begin, now: said.append(begin)
+    connections.connect("host.example", 443, "key", scene.net.now)
+    scene.net.pump()
+    assert said == [Begin("host.example", 443, flags)]
 
 
 def test_no_path_is_told_in_words():
