@@ -16,6 +16,7 @@ from convergence.events import TorDirectoryChanged
 from convergence.link.neighbours import LinkAddress, Neighbours
 from convergence.netdir.tor import SCHEME, TorView
 from convergence.outbox import Outbox
+from convergence.path.buildtimes import BuildTimeParams
 from convergence.path.guards import Guards, GuardUse
 from convergence.path.place import Failed, Ready
 from convergence.path.torpath import TorPath, TorPaths, Wanted
@@ -114,7 +115,7 @@ class TorNetwork:
         self._view: TorView | None = None
 
     def start(self, now: float) -> None:
-        self.circuits.start(now)
+        self.circuits.start(now, self._config.name)
         self._guards.restore(now, self.directory.start)
 
     def stop(self, now: float) -> None:
@@ -174,6 +175,7 @@ class TorNetwork:
         if view is not self._view:
             self._view = view
             self._paths.update(view, now)
+            self.circuits.times.update(BuildTimeParams.of(view.consensus))
         try:
             self._paths.check(now)
         except LocalError:

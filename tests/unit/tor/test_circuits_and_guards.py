@@ -3,12 +3,14 @@
 import pytest
 
 from convergence.codes import PathWhy
+from convergence.effects import Load, Store
+from convergence.path.buildtimes import BuildTimes
 from convergence.path.exits import ExitConnections
 from convergence.path.guardrecord import Reachable
 from convergence.path.guards import Guards
-from convergence.path.place import Stage
+from convergence.path.place import ATTEMPTS, HOP_TIMEOUT, Stage
 from convergence.path.torpath import TorPaths
-from convergence.tor.circuits import TorCircuits
+from convergence.tor.circuits import BUCKET, STORE_EVERY, TorCircuits
 from convergence.wire.relay import IPV6_OKAY, Begin
 from tests.unit.circuit.rig import CRYPTO, START, Net
 from tests.unit.path.tornetwork import EXIT, GUARD, MIDDLE, Made, TorNetwork
@@ -152,6 +154,82 @@ def test_a_circuit_that_waits_for_better_guards_is_replaced_by_one_through_them(
     scene.net.pump()
     scene.net.tick(0)
     assert len(scene.got) == confirmed + 1 and scene.got[-1].path[0].identity == primary[0]
+
+
+@pytest.fixture
+def hurried():
+    """It has learned that circuits stand within half a second. One middle relay hangs, and others do not."""
+    scene = Scene(middles=8)
+    for _ in range(200):
+        scene.pool.times.built(0.5)
+    slow = next(made for made in scene.made if made.flags == MIDDLE)
+    slow.machine._create = lambda *args: None
+    return scene, slow
+
+
+def started(scene, slow):
+    """Ask until a path goes over the one that hangs."""
+    while not any(slow.machine.target.identity == place.path[1].identity for place in scene.pool._places.values()):
+        for circuit in scene.got:
+            circuit.destroy(0, scene.net.now)
+        scene.got.clear()
+        scene.exit()
+    assert not scene.got
+
+
+def test_a_circuit_that_takes_longer_than_most_is_replaced_at_once(hurried):
+    scene, slow = hurried
+    started(scene, slow)
+    scene.net.tick(0.51)
+    assert len(scene.got) == 1 and slow.machine.target.identity not in [hop.identity for hop in scene.got[0].path]
+    assert len(scene.pool._places) == 2, "it is built on, to learn how long that takes"
+    scene.net.tick(HOP_TIMEOUT)
+    assert len(scene.pool._places) == 1 and len(scene.got) == 1 and not scene.trouble
+    assert scene.guards.primary[0].reachable is Reachable.YES
+
+
+def test_a_circuit_that_stands_late_is_measured_and_not_used(hurried):
+    scene, slow = hurried
+    held = []
+    slow.machine._create = lambda *arguments: held.append(arguments)
+    started(scene, slow)
+    scene.net.tick(2)
+    [used] = scene.got
+    type(slow.machine)._create(slow.machine, *held[0])
+    scene.net.pump()
+    assert scene.got == [used] and len(scene.pool._places) == 1
+    assert scene.pool.times.encode().endswith((2000).to_bytes(2, "big"))
+
+
+def test_the_last_path_of_a_request_may_be_slow(hurried):
+    scene, _ = hurried
+    for made in scene.made:
+        if made.ed25519 != scene.primary[0]:
+            made.machine._create = lambda *args: None
+    scene.exit()
+    for _ in range(ATTEMPTS - 1):
+        scene.net.tick(0.51)
+    assert len(scene.pool._places) == ATTEMPTS
+    scene.net.tick(1)
+    assert not scene.trouble
+    scene.net.tick(HOP_TIMEOUT)
+    assert len(scene.trouble) == 1 and not scene.pool._places
+
+
+def test_what_was_learned_is_kept(scene):
+    scene.pool.start(scene.net.now, "tor")
+    for _ in range(STORE_EVERY):
+        scene.exit()
+    [stored] = [effect for effect in scene.client.effects if isinstance(effect, Store) and effect.items[0][0] == BUCKET]
+    assert stored.items == [(BUCKET, b"tor", scene.pool.times.encode())]
+    [load] = [effect for effect in scene.client.effects if isinstance(effect, Load) and effect.bucket == BUCKET]
+    for value in (b"junk!", bytes([1, 2]) * 200):
+        scene.pool.times = BuildTimes()
+        scene.pool.start(scene.net.now, "tor")
+        scene.net.pump()
+        load = [effect for effect in scene.client.effects if isinstance(effect, Load) and effect.bucket == BUCKET][-1]
+        scene.client.outbox.done(load.request, value, scene.net.now)
+        assert (scene.pool.times.timeout(3) is None) == (value == b"junk!")
 
 
 @pytest.mark.parametrize(("policy6", "flags"), [("", 0), ("accept 443", IPV6_OKAY), ("accept 80", 0)])
