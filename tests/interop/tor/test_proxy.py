@@ -26,12 +26,12 @@ STUCK = 2.0
 
 
 @contextlib.contextmanager
-def proxied(network: TorNetwork, folder: Path) -> Iterator[Proxy]:
+def proxied(network: TorNetwork, folder: Path, *more: str) -> Iterator[Proxy]:
     """A proxy that keeps what it knows in this folder."""
     folder.mkdir(exist_ok=True)
     lines = folder / "network.txt"
     lines.write_text("".join(f"{authority.line}\n" for authority in network.authorities))
-    options = ("--tor", "--tor-network", lines, "--data", folder / "data")
+    options = ("--tor", "--tor-network", lines, "--data", folder / "data", *more)
     with running("proxy", "--listen", "127.0.0.1:0", *options) as command:
         yield Proxy(command, command.until("listening")["port"])
 
@@ -104,6 +104,23 @@ def test_two_users_have_circuits_of_their_own(proxy: Proxy, website: Website) ->
         assert done.stdout == LARGE
     circuits = proxy.circuits("ann", "ben", streams=3)
     assert len(circuits["ann"]) == len(circuits["ben"]) == 1 and circuits["ann"] != circuits["ben"]
+
+
+@pytest.mark.parametrize("kept_apart", ["host", "port"])
+def test_by_choice_hosts_and_ports_have_circuits_of_their_own(
+    tor_network: TorNetwork, website: Website, tmp_path: Path, kept_apart: str
+) -> None:
+    with proxied(tor_network, tmp_path, f"--isolate-{kept_apart}") as proxy:
+
+        def carrier(host: str, scheme: str) -> set[int]:
+            asked = f"{scheme}://{host}:{website.port(scheme)}/word/hello"
+            assert curl(*through(proxy, "socks5"), "--insecure", asked).stdout == b"hello"
+            return proxy.circuits("", streams=1)[""]
+
+        first = carrier("127.0.0.1", "http")
+        assert carrier("127.0.0.1", "http") == first
+        assert (carrier("web.example", "http") != first) == (kept_apart == "host")
+        assert (carrier("127.0.0.1", "https") != first) == (kept_apart == "port")
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
