@@ -16,7 +16,6 @@ from pathlib import Path
 
 from convergence.circuit.relaying import RelayLimits
 from convergence.crypto.keys import SECRET_LEN, NodeKeys
-from convergence.crypto.routersign import RsaSecret as Signer
 from convergence.driver import Driver
 from convergence.events import Event
 from convergence.tor.accounting import Allowance
@@ -113,7 +112,6 @@ class TorRelayApp:
         tls = TlsTransport(limits.connections, unsent, limits.connections_from_one, not settings.private)
         self._transport = transport = NetTransport(WebSocketTransport(unsent=unsent), tcp, tls=tls)
         self.port = await bound(self._listen, tls.listen(self._listen.host, self._listen.port))
-        onion = RsaSecret.generate()
         # No await from here to `attach`: nothing can come in before there is a driver to tell.
         config = RelayConfig(
             network,
@@ -132,7 +130,7 @@ class TorRelayApp:
             self._crypto,
             self._rng,
             keys=self._keys,
-            onion=Signer(onion.public, onion.sign),
+            onion=RsaSecret.generate(),
             source_of=tls.source,
         )
         clock = AsyncioClock()

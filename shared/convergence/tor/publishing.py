@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from convergence.crypto.keys import NodeKeys
-from convergence.crypto.routersign import RsaSecret, sign_descriptor, sign_extra_info
+from convergence.crypto.routersign import sign_descriptor, sign_extra_info
 from convergence.errors import RemoteError
 from convergence.events import DescriptorRefused, DescriptorTaken
 from convergence.outbox import Outbox, Timer
-from convergence.ports import Crypto
+from convergence.ports import Crypto, RsaKeyPair
 from convergence.tor.network import DirectoryAddress
 from convergence.tor.request import DocumentRequest
 from convergence.tor.sources import DirectorySources
@@ -46,7 +46,7 @@ class Publisher:
         sources: DirectorySources,
         authorities: Iterable[DirectoryAddress],
         keys: NodeKeys,
-        onion: RsaSecret,
+        onion: RsaKeyPair,
         describe: Callable[[int], RouterDescriptor],
     ) -> None:
         self.keys = keys
@@ -78,7 +78,7 @@ class Publisher:
 
     def _sign(self, descriptor: RouterDescriptor, now: float) -> bytes:
         assert self.keys.rsa is not None
-        rsa = RsaSecret(self.keys.rsa.public, self.keys.rsa.sign)
+        rsa = self.keys.rsa
         expires = now + LIFETIME
         info = ExtraInfo(descriptor.nickname, descriptor.rsa_identity, descriptor.published)
         extra = sign_extra_info(self._crypto, self.keys, rsa, info, expires)

@@ -17,7 +17,6 @@ from convergence.circuit.exit import MAX_EXIT_STREAMS, ExitService, refuse_resol
 from convergence.circuit.relay import RelayCircuit
 from convergence.circuit.relaying import Relaying, RelayLimits
 from convergence.crypto.keys import NodeKeys
-from convergence.crypto.routersign import RsaSecret
 from convergence.effects import DescriptionKind, Effect, Protocol
 from convergence.errors import EndReason, LocalError, RemoteError
 from convergence.events import ProtocolsLacking
@@ -27,7 +26,7 @@ from convergence.outbox import Outbox
 from convergence.path.place import Failed, Ready
 from convergence.path.pool import CircuitPool
 from convergence.path.select import Reach
-from convergence.ports import Binding, Crypto, Rng
+from convergence.ports import Binding, Crypto, Rng, RsaKeyPair
 from convergence.tor.accounting import Accounting, Allowance
 from convergence.tor.cache import DirectoryCache
 from convergence.tor.directory import TorDirectory
@@ -100,7 +99,7 @@ class TorRelay:
         rng: Rng,
         *,
         keys: NodeKeys,
-        onion: RsaSecret,
+        onion: RsaKeyPair,
         source_of: Callable[[int], Hashable] = lambda channel: channel,
     ) -> None:
         if keys.rsa is None:
