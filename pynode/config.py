@@ -281,6 +281,9 @@ class Rtc:
 
 @dataclass(frozen=True, slots=True)
 class Tor:
+    entry: bool = _setting(
+        False, _flag, "true", "a relay of Convergence (also of `convergence up`) leads into the Tor network"
+    )
     listen: Address | None = _setting(
         None, check_listen, '"0.0.0.0:9001"', "the ORPort; where it is set, `convergence relay` is a relay of Tor"
     )

@@ -21,6 +21,7 @@ from convergence.events import (
     Nodes,
     ProtocolsLacking,
     Registered,
+    TorDirectoryChanged,
     Trouble,
     as_json,
 )
@@ -28,7 +29,7 @@ from convergence.wire.target import Role
 from pynode.app import App, FacilitatorApp, Network, Plan, page_folder
 from pynode.cli.common import data_folder, locked, set_up_logs, settings, stun_servers, unless
 from pynode.cli.output import CliError, Output, shown
-from pynode.cli.sites import network_of
+from pynode.cli.sites import network_of, tor_network
 from pynode.cli.words import trouble_words
 from pynode.config import ANYWHERE, Address, Config, Exit
 from pynode.exit import ExitPolicy
@@ -61,6 +62,9 @@ def relay_plan(arguments: argparse.Namespace, config: Config, network: Network) 
         roles |= ROLES[name]
     if arguments.exit or arguments.exit_allow:
         roles |= Role.EXIT
+    entry = tor_network(config.tor.network) if config.tor.entry else None
+    if entry is not None:
+        roles |= Role.TOR | Role.RELAY
     return Plan(
         network,
         data_folder(arguments, config) if arguments.data else config.node.data / "relay",
@@ -73,6 +77,8 @@ def relay_plan(arguments: argparse.Namespace, config: Config, network: Network) 
         stun=stun,
         descriptor=None if arguments.descriptor is None else Path(arguments.descriptor),
         limits=config.limits,
+        entry=entry,
+        private=config.tor.private,
     )
 
 
@@ -86,6 +92,8 @@ async def relay(arguments: argparse.Namespace, output: Output, stop: asyncio.Eve
     config = settings(arguments)
     set_up_logs(arguments, config, arguments.name or config.node.name, "warning" if arguments.parent_pipe else None)
     if config.tor.listen is not None:
+        if config.tor.entry:
+            raise CliError("A process is a relay of one network: set tor.entry or tor.listen, not both.", 2)
         return await _tor_relay(data_folder(arguments, config, "tor-relay"), config, output, stop)
     network = await unless(stop, _network(arguments, config))
     if network is None:
@@ -150,6 +158,8 @@ class _Relay:
                 self._output.record("registered")
             case Nodes(count):
                 self._output.record("nodes", count=count)
+            case TorDirectoryChanged():
+                self._output.record(event.kind, **as_json(event))
             case Trouble(why):  # people read the log
                 self._output.record("trouble", code=why.code, message=trouble_words(event))
 

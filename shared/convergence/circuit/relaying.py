@@ -114,10 +114,10 @@ class Relaying:
         offers: what is served within the limits.
         limits: as for `set_limits`.
         source_of: whom limits that all links share count a link's channel under.
-        next_hop: whom circuits may go on to.
 
     Attributes:
         keys: ours, for handshakes from now on.
+        next_hop: whom circuits may go on to.
         circuits: those open now, with the link that each came from.
         throttle: for our links.
         neighbours: to be set before the first CREATE2.
@@ -147,7 +147,7 @@ class Relaying:
         self._rng = rng
         self._offers = offers
         self._source_of = source_of
-        self._next_hop = next_hop
+        self.next_hop = next_hop
         self._of_link: Counter[Link] = Counter()
         self._reaching: Counter[Link] = Counter()
         self._pipes: set[RelayCircuit] = set()  # circuits on which only pipes were opened
@@ -225,7 +225,7 @@ class Relaying:
         """For an EXTEND2. Raises RemoteError also when paused. A link whose circuits wait for MAX_REACHING gets no
         more: it must not use up our dials on nodes that do not exist."""
         self._check()
-        identity, address = self._next_hop(specifiers)
+        identity, address = self.next_hop(specifiers)
         if identity in source.names:
             raise RemoteError("EXTEND2 back to the previous hop")
         if self._reaching[source] >= MAX_REACHING:

@@ -19,7 +19,7 @@ from typing import Any
 from convergence.errors import CryptoError, RemoteError
 from convergence.events import DirectoryRefused
 from convergence.netdir.consensus import ConsensusDirectory
-from convergence.netdir.tor import TorView
+from convergence.netdir.tor import TorRelay, TorView
 from convergence.outbox import Outbox, Timer
 from convergence.path.select import fraction
 from convergence.pipes.http import Headers
@@ -130,7 +130,7 @@ class TorDirectory:
         self._reading = False
         self._running = False
         # Documents have dates, so this wait alone does not go on as if the clock had not jumped.
-        outbox.on_shift(lambda by: None if consensus.over else consensus.until(self._refresh_at))
+        self._forget = outbox.on_shift(lambda by: None if consensus.over else consensus.until(self._refresh_at))
 
     # -- for the network
 
@@ -149,6 +149,7 @@ class TorDirectory:
         self._asked.clear()
         self._unchecked = None
         self._sources.stop(now)
+        self._forget()
 
     @property
     def consensus(self) -> Consensus | None:
@@ -163,6 +164,15 @@ class TorDirectory:
         """The one of this digest, as it came, or nothing; a mirror's may be of the consensus before."""
         views = [view for view in (self.view, self._before) if view is not None]
         return next((raw for view in views if (raw := view.microdescriptors.get(digest))), b"")
+
+    def relay(self, fingerprint: bytes) -> TorRelay | None:
+        """The usable relay of this RSA identity; a mirror's may be of the consensus before, which others still have."""
+        for view in (self.view, self._before):
+            status = None if view is None else view.get(fingerprint)
+            relay = None if view is None or status is None else view.relay(status)
+            if relay is not None:
+                return relay
+        return None
 
     def missing(self) -> list[bytes]:
         """Digests of the microdescriptors that are not here."""
@@ -282,8 +292,8 @@ class TorDirectory:
             try:
                 if isinstance(result, RemoteError):
                     raise result
+                self._sources.worked(source)  # first: what came may be a certificate that shows an earlier lie of its
                 came(result, source, now)
-                self._sources.worked(source)
             except RemoteError as error:
                 self._refuse(want, source, error, now)
             over(now)

@@ -103,8 +103,8 @@ class DirectorySources:
         """This machine is on another network, or slept: those that failed may be reached now."""
         self._resting.clear()
 
-    def rests(self, source: bytes) -> bool:
-        return source in self._resting
+    def rests(self, source: bytes, now: float) -> bool:
+        return self._resting.get(source, 0.0) > self._outbox.steady(now)
 
     def stop(self, now: float) -> None:
         """End all circuits."""

@@ -164,7 +164,7 @@ def test_whom_circuits_may_go_on_to_is_a_parameter(scene):
             raise RemoteError("nobody here")
         return bytes(32), address
 
-    scene.relaying._next_hop = next_hop
+    scene.relaying.next_hop = next_hop
     scene.reach = lambda identity, reply, now, source, address: reached.append((identity, address))
     scene.build(scene.relay, scene.last)
     assert reached == [(bytes(32), address)]

@@ -212,9 +212,7 @@ def test_after_a_move_no_directory_rests():
     for directory in world.directories:
         world.sources.rest(directory.target.identity, world.now)
     world.client.moved(world.now)
-    assert world.directories and not any(
-        world.sources.rests(directory.target.identity) for directory in world.directories
-    )
+    assert not any(world.sources.rests(directory.target.identity, world.now) for directory in world.directories)
 
 
 def test_a_move_while_what_was_kept_is_read_asks_nothing():
