@@ -24,7 +24,7 @@ from pynode import version
 from pynode.app import STOP_TIMEOUT, AppError, bound
 from pynode.config import Address, Limits, Tor
 from pynode.crypto import CPythonCrypto, SystemRng
-from pynode.exit import TorPolicy
+from pynode.exit import Everything, TorPolicy
 from pynode.keyfile import (
     KeyFileError,
     OnionSecrets,
@@ -45,6 +45,8 @@ from pynode.transports.unsent import Unsent
 from pynode.transports.websocket import WebSocketTransport
 
 DAY = 86400
+DIRECTORY_CHANNELS = 32
+"""To directory ports, at once."""
 LOOK_EVERY = 3600.0
 """Seconds between two looks whether the onion key is due."""
 
@@ -110,7 +112,12 @@ class TorRelayApp:
         policy = TorPolicy(settings.policy, settings.private)
         tcp = TcpTransport(policy, limits.exit_channels, unsent)
         tls = TlsTransport(limits.connections, unsent, limits.connections_from_one, not settings.private)
-        self._transport = transport = NetTransport(WebSocketTransport(unsent=unsent), tcp, tls=tls)
+        self._transport = transport = NetTransport(
+            WebSocketTransport(unsent=unsent),
+            tcp,
+            tls=tls,
+            directory=TcpTransport(Everything(), DIRECTORY_CHANNELS, unsent),
+        )
         self.port = await bound(self._listen, tls.listen(self._listen.host, self._listen.port))
         # No await from here to `attach`: nothing can come in before there is a driver to tell.
         config = RelayConfig(

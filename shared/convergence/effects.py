@@ -24,6 +24,7 @@ class Protocol(Enum):
     TLS = "tls"  # the same over TLS, as between relays of the Tor network; address is "host:port"
     RTC = "rtc"  # the same in a WebRTC data channel; address is OFFERER or ANSWERER, `Describe` brings it about
     FACILITATOR = "facilitator"  # length-prefixed facilitator records; address is a WebSocket URL
+    DIRECTORY = "directory"  # HTTP to a port that the configuration of a Tor network names; address is "host:port"
     TCP = "tcp"  # an exit stream's raw bytes; address is "host:port", the shell applies the exit policy
 
 

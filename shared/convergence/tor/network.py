@@ -36,10 +36,12 @@ class DirectoryAddress:
     Args:
         address: host:port of its ORPort.
         fingerprint: SHA-1 of its RSA identity, 20 bytes.
+        dir_address: host:port of its directory port; "" without one.
     """
 
     address: str
     fingerprint: bytes
+    dir_address: str = ""
 
     @property
     def link_address(self) -> LinkAddress:

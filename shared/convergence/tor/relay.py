@@ -30,6 +30,7 @@ from convergence.ports import Binding, Crypto, Rng, RsaKeyPair
 from convergence.tor.accounting import Accounting, Allowance
 from convergence.tor.cache import DirectoryCache
 from convergence.tor.directory import TorDirectory
+from convergence.tor.dirports import DirectoryPorts
 from convergence.tor.network import TorConfig
 from convergence.tor.publishing import Publisher
 from convergence.tor.sources import DirectorySources
@@ -136,7 +137,11 @@ class TorRelay:
             origin=Reach(schemes=(SCHEME,)),
             size=0,
         )
-        sources = DirectorySources(self.outbox, rng, self, lambda now: [item.target for item in self._first.values()])
+        ports = {item.fingerprint: item.dir_address for item in config.network.directories if item.dir_address}
+        self._ports = DirectoryPorts(self.outbox, ports)
+        sources = DirectorySources(
+            self.outbox, rng, self, lambda now: [item.target for item in self._first.values()], self._ports
+        )
         self.directory = TorDirectory(self.outbox, rng, config.network.authorities, sources, self._changed, mirror=True)
         self.publisher = Publisher(
             self.outbox, crypto, sources, config.network.authority_directories, keys, onion, self._describe
@@ -273,6 +278,7 @@ class TorRelay:
         links, tcp = self.neighbours, self._exit
         return {
             Protocol.TLS: Owner(links.opened, links.data, links.closed, links.congested),
+            Protocol.DIRECTORY: self._ports.owner,
             Protocol.TCP: Owner(
                 lambda channel, binding, now: tcp.opened(channel, now), tcp.data, tcp.closed, tcp.congested
             ),

@@ -1,7 +1,7 @@
 """Directories that can be asked, and the streams to them.
 
 Does: choose one at random among those that do not rest, keep a circuit to each for the next request, let one rest that
-failed or lied.
+failed or lied. A relay asks one to which no circuit can be built at its directory port, if it has one.
 Does not: ask (request.py), or judge answers (directory.py).
 """
 
@@ -17,6 +17,7 @@ from convergence.path.place import Failed, Ready
 from convergence.path.select import choose
 from convergence.pipes.pending import Pending
 from convergence.ports import Rng
+from convergence.tor.dirports import DirectoryPorts
 from convergence.wire.target import RelayTarget
 
 REST = 600.0  # seconds for which a directory that failed is not asked, as long as there are others
@@ -51,6 +52,7 @@ class _Way:
 class DirectorySources:
     """Args:
     candidates: all directories that may be asked now.
+    ports: for relays only.
     """
 
     def __init__(
@@ -59,7 +61,9 @@ class DirectorySources:
         rng: Rng,
         circuits: Circuits,
         candidates: Callable[[float], Sequence[RelayTarget]],
+        ports: DirectoryPorts | None = None,
     ) -> None:
+        self._ports = ports
         self._outbox = outbox
         self._rng = rng
         self._circuits = circuits
@@ -143,8 +147,10 @@ class DirectorySources:
             self._settle(way, now)
 
         def failed(why: Why, now: float) -> None:
-            for pipe in way.pipes:
+            for pipe in list(way.pipes):
                 pipe.why = why
+                if self._ports is not None and self._ports.carry(way.node.identity, pipe):
+                    way.pipes.remove(pipe)
             self._end(way, now)
 
         self._circuits.directory_circuit(way.node, ready, failed, now)
