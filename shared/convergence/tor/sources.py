@@ -8,6 +8,7 @@ Does not: ask (request.py), or judge answers (directory.py).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 from typing import Protocol as Shape
 
 from convergence.circuit.client import ClientCircuit
@@ -17,8 +18,10 @@ from convergence.path.place import Failed, Ready
 from convergence.path.select import choose
 from convergence.pipes.pending import Pending
 from convergence.ports import Rng
-from convergence.tor.dirports import DirectoryPorts
 from convergence.wire.target import RelayTarget
+
+if TYPE_CHECKING:  # clients, and so pages, have none
+    from convergence.tor.dirports import DirectoryPorts
 
 REST = 600.0  # seconds for which a directory that failed is not asked, as long as there are others
 LINGER = 30.0  # seconds that a circuit without streams is kept
