@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
 from typing import Any
@@ -59,7 +59,6 @@ from pynode.crypto import CPythonCrypto
 from pynode.torkeys import RsaSecret
 from tests.unit.netdir.authorities import Authority, rsa_secret, vector
 from tests.unit.netdir.authorities import consensus as make_consensus
-from tests.unit.netdir.authorities import relay as make_relay
 from tests.unit.netdir.authorities import relays as make_relays
 from tests.unit.path.tornetwork import EXIT, Made
 
@@ -235,18 +234,23 @@ def _directory() -> dict[str, Target]:
 def _found(data: bytes) -> dict[bytes, bytes]:
     parts = netdoc.split(data, "onion-key", microdescriptor.MAX_MICRODESCRIPTORS)
     asked = {sha256(part).digest() for part in parts}
-    if microdescriptor.find_microdescriptors(data, asked).keys() != asked or not asked:
+    found = microdescriptor.find_microdescriptors(data, asked)
+    if not found:
         raise ParseError("none")
-    return microdescriptor.find_microdescriptors(data, asked)
+    assert found.keys() == asked
+    return found
+
+
+_ONE_RELAY = consensus.Consensus.parse(make_consensus([Authority(0)], relays=make_relays(1)))
 
 
 def _viewed(data: bytes) -> TorRelay:
     """What a client makes of a relay whose microdescriptor this is: relays write most of it themselves."""
-    line = f"m {netdoc.unpadded(sha256(data).digest())}\n"
-    made = make_consensus([Authority(0)], relays=[make_relay(bytes(20)).replace(f"m {'A' * 43}\n", line)])
-    view = TorView(consensus.Consensus.parse(made))
-    view.add({sha256(data).digest(): data})
-    [status] = view.relays
+    digest = sha256(data).digest()
+    [status] = _ONE_RELAY.relays
+    status = status._replace(digest=digest)
+    view = TorView(replace(_ONE_RELAY, relays=(status,)))
+    view.add({digest: data})
     view.exit(status).allows(None, 80)
     found = view.relay(status)
     if found is None:
