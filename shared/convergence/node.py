@@ -139,9 +139,7 @@ class Node:
         self._memory = NodeMemory(self.outbox, rng, self.directory, config.facilitator)
         self.switchboard = Switchboard(self.outbox)
         self._reach = Reach(config.rtc, ("wss",) if config.secure else ("ws", "wss"))
-        self.relaying = Relaying(
-            self.outbox, crypto, rng, self._keys, self, limits=config.relay_limits, source_of=source_of
-        )
+        self.relaying = Relaying(self.outbox, crypto, rng, self._keys, self, limits=config.relay_limits)
         self.announcement = Announcement(
             crypto,
             self._keys,
@@ -160,6 +158,8 @@ class Node:
             introduce=self._introduce,
             on_unknown=self._on_unknown,
             throttle=self.relaying.throttle,
+            source_of=source_of,
+            ed25519_of=self._ed25519_of,
         )
         self.relaying.neighbours = self.neighbours
         self.relaying.on_spent = self._republish
@@ -563,6 +563,14 @@ class Node:
         self.pool.nodes_changed(now)
         if self.tor is not None:
             self.tor.nodes_changed(now)
+
+    def _ed25519_of(self, fingerprint: bytes) -> bytes | None:
+        """Of a relay of the Tor network, by the consensus."""
+        for part in (self.tor, self._entry):
+            relay = None if part is None else part.directory.relay(fingerprint)
+            if relay is not None:
+                return relay.target.identity
+        return None
 
     def _tor_entries(self, now: float) -> list[RelayTarget]:
         """Nodes that lead into the Tor network and that we can open links to."""
