@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import select
-import socket
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser
 
-from tests.e2e.processes import PATIENCE, running
+from tests.e2e.processes import running
 from tests.interop.programs import free_port
 from tests.interop.test_chromium import context
 from tests.interop.test_curl import DIALECTS, PROXY_REFUSED, curl, through
 from tests.interop.tor.network import TorNetwork
+from tests.interop.tor.upload import UPLOAD, upload_to_a_server_that_waits
 from tests.interop.ways import Proxy
 from tests.interop.website import LARGE, Website
-
-UPLOAD = LARGE * 6
-STUCK = 2.0
-"""Seconds without room for more, after which all on the way is full."""
 
 
 @contextlib.contextmanager
@@ -72,29 +66,8 @@ def test_chromium_opens_a_page_by_the_name_that_the_exit_looks_up(
 
 def test_an_upload_waits_for_a_server_that_does_not_read(tor_network: TorNetwork, proxy: Proxy) -> None:
     """The exit stops it by XOFF, and has it go on by XON."""
-    stuck, heard = threading.Event(), 0
-    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(("127.0.0.1", proxy.port)) as user:
-        user.sendall(b"\5\1\0" + b"\5\1\0\1\x7f\0\0\1" + server.getsockname()[1].to_bytes(2, "big"))
-        serving = server.accept()[0]
-
-        def send() -> None:
-            left = memoryview(UPLOAD)
-            while left:
-                if not select.select([], [user], [], STUCK)[1]:
-                    stuck.set()
-                left = left[user.send(left[: 1 << 16]) :]
-            stuck.set()
-            user.shutdown(socket.SHUT_WR)
-
-        sender = threading.Thread(target=send)
-        sender.start()
-        stuck.wait(PATIENCE)
-        with serving:
-            while part := serving.recv(1 << 20):
-                assert UPLOAD[heard : heard + len(part)] == part
-                heard += len(part)
-        sender.join()
-    assert heard == len(UPLOAD) and tor_network.notices() == []
+    assert upload_to_a_server_that_waits(proxy.port) == len(UPLOAD)
+    assert tor_network.notices() == []
 
 
 def test_two_users_have_circuits_of_their_own(proxy: Proxy, website: Website) -> None:

@@ -26,6 +26,7 @@ from tests.interop.test_curl import curl
 from tests.interop.tor.daemon import Tor
 from tests.interop.tor.network import TorNetwork
 from tests.interop.tor.test_network import REQUIRED_OF_RELAYS, consensus, fetched, protocols, written
+from tests.interop.tor.upload import UPLOAD, upload_to_a_server_that_waits
 from tests.interop.website import Website
 from tests.namespace import program
 
@@ -136,6 +137,14 @@ def test_a_tor_client_fetches_through_our_relay(
     path = [next(theirs) if which is None else ends[which] for which in PLACES[place]]
     with tor_client.through(*path):
         assert fetched(tor_client, website) == path
+
+
+def test_our_exit_stops_a_tor_client_by_xoff_and_lets_it_go_on(
+    tor_network: TorNetwork, tor_client: Tor, ours: list[Relay]
+) -> None:
+    path = [tor_network.relays[0].fingerprint, tor_network.relays[1].fingerprint, ours[2].fingerprint]
+    with tor_client.through(*path):
+        assert upload_to_a_server_that_waits(tor_client.port(Listener.SOCKS)) == len(UPLOAD)
 
 
 def test_a_relay_that_reaches_no_orport_of_an_authority_uses_the_directory_ports(
