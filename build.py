@@ -100,7 +100,7 @@ def modules(**rooms: str) -> set[str]:
 SERVERS_ONLY = modules(
     facilitator="prober service",
     pipes="connect door socks",
-    tor="accounting cache entry history publishing relay selftest",
+    tor="accounting cache dirports entry history publishing relay selftest",
     wire="routerdesc",
     crypto="crosscert routersign",
 )
