@@ -75,6 +75,7 @@ class Endpoint:
         self._transmit = transmit
         self._congested = congested
         self._streams = streams or Meter(MAX_STREAMS)
+        self._originates = originates
         self._id_bit = 0 if originates else INCOMING_ID_BIT
         self._last_id = 0
         self._ready: dict[Entry, None] = {}
@@ -191,7 +192,7 @@ class Endpoint:
                 self._late_data(stream_id)
                 return
             try:
-                for message in entry.flow.received():
+                for message in entry.flow.received(length):
                     self.send_message(message[0], stream_id, message[1])
                 entry.on_data(cell, length)
             except StreamError as error:
@@ -239,10 +240,10 @@ class Endpoint:
     # -- inside
 
     def _new_stream(self, stream_id: int) -> Stream:
-        return Stream(self, stream_id, self._flow.stream(), self._format)
+        return Stream(self, stream_id, self._flow.stream(self._originates), self._format)
 
     def _new_splice_end(self, stream_id: int, on_closed: Callable[[SpliceEnd], None], meter: Meter) -> SpliceEnd:
-        return SpliceEnd(self, stream_id, self._flow.stream(), self._format, on_closed, meter)
+        return SpliceEnd(self, stream_id, self._flow.stream(self._originates), self._format, on_closed, meter)
 
     def _keep(self, stream_id: int, entry: Entry) -> None:
         if stream_id not in self.entries and not self._closed:
