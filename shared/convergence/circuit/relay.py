@@ -116,7 +116,6 @@ class RelayCircuit:
             outbox,
             last.format,
             last.new_flow(),
-            last.keys.forward,
             self._transmit,
             lambda: link.congested,
             originates=False,
@@ -199,10 +198,7 @@ class RelayCircuit:
         run = self._forward.crypt(run)
         self._early_cell = early
         if self._next is None:  # the last hop: what is not for us ends the circuit
-            for cell in self._forward.accept_all(run):
-                self.endpoint.message(cell, now)
-                if self._closed:
-                    return
+            self.endpoint.receive(*self._forward.accept_all(run), now)
             self.endpoint.settle(now)
             return
         candidates = recognized_candidates(run)
@@ -215,7 +211,7 @@ class RelayCircuit:
             if self._forward.accepts(cell):
                 self._pass_on(run[start : index * PAYLOAD_LEN], early)
                 start = (index + 1) * PAYLOAD_LEN
-                self.endpoint.message(cell, now)
+                self.endpoint.receive((cell,), (self._forward.digest,), now)
                 if self._closed:
                     return
         self._pass_on(run[start:], early)
