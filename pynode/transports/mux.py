@@ -93,8 +93,8 @@ class NetTransport:
             await self.tls.shutdown(timeout)
         await self.websocket.shutdown(timeout)
 
-    def _carrier(self, channel: int) -> TcpTransport | RtcTransport | TlsTransport | WebSocketTransport:
-        for transport in (self.tcp, self.rtc, self.tls):
+    def _carrier(self, channel: int) -> TlsTransport | TcpTransport | RtcTransport | WebSocketTransport:
+        for transport in (self.tls, self.tcp, self.rtc):
             if transport is not None and channel in transport:
                 return transport
         return self.websocket
