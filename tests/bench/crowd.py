@@ -1,42 +1,50 @@
 """Many clients of one relay of a Tor network, in this process: a relay sees as many links, circuits and streams.
 
-Does: open links with the core's own handshake, circuits of one hop on them (CREATE_FAST), and on each circuit a stream
-that asks the relay's directory for its descriptor; keep all of them open until the end.
-Does not: go further than this relay, or judge: whatever ends early is counted.
+Does: open links with the core's own handshake, circuits over them, and on each circuit a stream to a web server; keep
+all links and circuits open until the end.
+Does not: choose relays, or judge: whatever ends early is counted.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, TypeVar
 
 from convergence.circuit.client import ClientCircuit
 from convergence.effects import Protocol
 from convergence.link.link import Link
 from convergence.pipes.duplex import Duplex
-from convergence.wire.target import Protocols, RelayTarget, Role
+from convergence.wire.target import RelayTarget
+from tests.interop.tor.client import TorClient
+from tests.interop.tor.network import Authority
 from tests.interop.torlinks import CRYPTO, RNG, Links
 
-REQUEST = b"GET /tor/server/authority HTTP/1.0\r\n\r\n"
+T = TypeVar("T")
+
 LINKS_AT_ONCE = 100
 """Handshakes of TLS under way: with all of them, those that wait their turn would be late."""
 
+CREATES_AT_ONCE = 16
+"""Circuits of a link that wait for their handshakes."""
+
 
 class Crowd(Links):
-    """Clients of the relay at `address` (host:port) with this RSA fingerprint.
+    """Clients.
+
+    Args:
+        address: host:port of the first relay of the path.
 
     Attributes:
-        built: circuits that stand; answered: streams that got a whole answer; lost: circuits that ended.
+        built: circuits that stand; answered: streams that got an answer; lost: circuits and streams that ended early.
     """
 
-    def __init__(self, address: str, fingerprint: str) -> None:
-        digest = bytes.fromhex(fingerprint)
-        super().__init__(rsa=False, expected_rsa=digest)
+    def __init__(self, address: str, path: Sequence[RelayTarget]) -> None:
+        super().__init__(rsa=False, expected=path[0].identity, expected_rsa=path[0].node_id)
         self.built: list[ClientCircuit] = []
         self.answered = self.lost = 0
         self._address = address
-        self._hop = RelayTarget(digest, (), digest, b"", Protocols(0), Role(0), frozenset({"tls"}), False)
+        self._path = path
 
     async def links_open(self, count: int) -> None:
         while len(self.opened) < count:
@@ -47,18 +55,15 @@ class Crowd(Links):
             assert not self.closed, self.closed[0]
 
     async def circuits_open(self, each: int) -> None:
-        """So many on each link."""
-        wanted = len(self.built) + each * len(self.opened)
-        for link in self.opened:
-            for _ in range(each):
-                self.driver.run(lambda now, link=link: self._create_on(link, now))
-        await self.until(lambda: len(self.built) + self.lost == wanted)
-        assert not self.lost, f"{self.lost} circuits were refused"
+        """So many on each link. No relay lets very many wait for their handshakes."""
+        for _ in range(each // CREATES_AT_ONCE):
+            await self._circuits_open(CREATES_AT_ONCE)
+        await self._circuits_open(each % CREATES_AT_ONCE)
 
-    async def ask(self) -> None:
-        """On a stream of each circuit, all at once."""
+    async def ask(self, port: int) -> None:
+        """Ask the web server at this port of loopback, on a stream of each circuit, all at once."""
         for circuit in self.built:
-            self.driver.run(lambda now, circuit=circuit: self._ask(circuit, now))
+            self.driver.run(lambda now, circuit=circuit: self._ask(circuit, port, now))
         await self.until(lambda: self.answered + self.lost == len(self.built))
         assert not self.lost, f"{self.lost} clients got no answer"
 
@@ -67,11 +72,19 @@ class Crowd(Links):
 
     # -- inside
 
+    async def _circuits_open(self, each: int) -> None:
+        wanted = len(self.built) + each * len(self.opened)
+        for link in self.opened:
+            for _ in range(each):
+                self.driver.run(lambda now, link=link: self._create_on(link, now))
+        await self.until(lambda: len(self.built) + self.lost == wanted)
+        assert not self.lost, f"{self.lost} circuits were refused"
+
     def _call(self) -> None:
         self._outbox.connect(Protocol.TLS, self._address)
 
     def _create_on(self, link: Link, now: float) -> None:
-        ClientCircuit(self._outbox, CRYPTO, RNG, link, [self._hop], self._built, self._gone, now)
+        ClientCircuit(self._outbox, CRYPTO, RNG, link, self._path, self._built, self._gone, now)
 
     def _built(self, circuit: ClientCircuit, now: float) -> None:
         self.built.append(circuit)
@@ -79,13 +92,13 @@ class Crowd(Links):
     def _gone(self, circuit: ClientCircuit, reason: int, now: float) -> None:
         self.lost += 1
 
-    def _ask(self, circuit: ClientCircuit, now: float) -> None:
+    def _ask(self, circuit: ClientCircuit, port: int, now: float) -> None:
         answer = _Answer(self)
-        answer.pipe = circuit.open_directory(answer, now)
-        answer.pipe.write(REQUEST, now)
+        answer.pipe = circuit.open_stream(f"127.0.0.1:{port}", answer, now)
+        answer.pipe.write(b"GET /word/crowd HTTP/1.0\r\n\r\n", now)
 
-    def told(self, whole: bool) -> None:
-        if whole:
+    def told(self, answered: bool) -> None:
+        if answered:
             self.answered += 1
         else:
             self.lost += 1
@@ -114,14 +127,29 @@ class _Answer:
         self._owner.told(False)
 
 
-def crowded(address: str, fingerprint: str, act: Callable[[Crowd], Any]) -> Any:
-    """What `act`, a coroutine function, makes of a crowd that ends with it."""
+def crowded(address: str, path: Sequence[RelayTarget], act: Callable[[Crowd], Coroutine[Any, Any, T]]) -> T:
+    """What `act` makes of a crowd that ends with it."""
 
-    async def run() -> Any:
-        crowd = Crowd(address, fingerprint)
+    async def run() -> T:
+        crowd = Crowd(address, path)
         try:
             return await act(crowd)
         finally:
             await crowd.close()
 
     return asyncio.run(run())
+
+
+def targets(authorities: list[Authority], fingerprints: Sequence[str]) -> list[RelayTarget]:
+    """What the consensus and microdescriptors say of these relays."""
+
+    async def read() -> list[RelayTarget]:
+        async with TorClient(authorities, {}) as client:
+            await client.until(lambda: client.complete)
+            view = client.network.directory.view
+            assert view is not None
+            found = {status.identity: status for status in view.relays}
+            relays = [view.relay(found[bytes.fromhex(fingerprint)]) for fingerprint in fingerprints]
+            return [relay.target for relay in relays if relay is not None]
+
+    return asyncio.run(read())

@@ -21,11 +21,12 @@ from pathlib import Path
 from stem.control import EventType, Listener
 
 from tests.bench.cli import cpu
-from tests.bench.crowd import Crowd, crowded
+from tests.bench.crowd import Crowd, crowded, targets
 from tests.bench.lab import Figure
 from tests.bench.supervise import step
 from tests.e2e.processes import running
 from tests.interop.test_curl import curl
+from tests.interop.tor.network import Relay as TorsRelay
 from tests.interop.tor.network import TorNetwork
 from tests.interop.tor.test_relay import OPEN, Relay
 from tests.interop.website import LARGE, Website
@@ -107,7 +108,7 @@ def run(tiny: bool = False, quick: bool = False) -> list[Figure]:
         step("relays of ours", LISTED)
         relays = stack.enter_context(relays_of_ours(network, folder))
         figures += below_tors_client(network, relays, website, rounds, pieces)
-        figures += many_clients(network, relays, tiny)
+        figures += many_clients(network, relays, website, tiny)
         return figures
 
 
@@ -174,22 +175,24 @@ def below_tors_client(
     ]
 
 
-def many_clients(network: TorNetwork, relays: list[Relay], tiny: bool) -> list[Figure]:
-    """Memory idle and with many circuits; many clients at once. Ours carried more than tor's before."""
+def many_clients(network: TorNetwork, relays: list[Relay], website: Website, tiny: bool) -> list[Figure]:
+    """Memory idle and with many circuits; many clients at once that go on to an exit. Ours carried more before."""
     circuits, crowd, links = (20, 5, 2) if tiny else (CIRCUITS, CROWD, LINKS)
-    relay, tors = relays[1], network.relays[2]
-    sides = {
-        "ours": (f"{relay.address}:{relay.or_port}", relay.fingerprint, relay.command.pid),
-        "tor": (f"{tors.address}:{tors.or_port}", tors.fingerprint, tors.process.pid),
-    }
+    pids = {"ours": relays[1].command.pid, "tor": network.relays[2].process.pid}
+    both: list[Relay | TorsRelay] = [relays[1], network.relays[2]]
+    step("what the consensus says of them", START)
+    *firsts, exit_ = targets(network.authorities, [relay.fingerprint for relay in (*both, network.relays[-1])])
+    sides = [
+        (kind, f"{relay.address}:{relay.or_port}", first) for kind, relay, first in zip(pids, both, firsts, strict=True)
+    ]
     idle, full, served = {}, {}, {}
-    for kind, (address, fingerprint, pid) in sides.items():
+    for kind, address, first in sides:
         step(f"{circuits:,} circuits, {kind}", CROWDS)
-        idle[kind] = resident(pid) / 1e6
-        full[kind] = crowded(address, fingerprint, partial(hold, pid, links, circuits // links))
-    for kind, (address, fingerprint, pid) in sides.items():
+        idle[kind] = resident(pids[kind]) / 1e6
+        full[kind] = crowded(address, [first], partial(hold, pids[kind], links, circuits // links))
+    for kind, address, first in sides:
         step(f"{crowd:,} clients, {kind}", CROWDS)
-        served[kind] = crowded(address, fingerprint, partial(serve, pid, crowd))
+        served[kind] = crowded(address, [first, exit_], partial(serve, pids[kind], crowd, website.http))
     what = f"{crowd:,} clients at once"
     return [
         *pair("memory of a relay", "MB", [idle["ours"]], [idle["tor"]], MEMORY, "tor's", at_most=True),
@@ -206,12 +209,12 @@ async def hold(pid: int, links: int, each: int, crowd: Crowd) -> float:
     return resident(pid) / 1e6
 
 
-async def serve(pid: int, clients: int, crowd: Crowd) -> tuple[float, float]:
+async def serve(pid: int, clients: int, port: int, crowd: Crowd) -> tuple[float, float]:
     """Seconds, and CPU seconds of the relay, until each client with a link and a circuit of its own has its answer."""
     spent, begun = cpu(pid), time.perf_counter()
     await crowd.links_open(clients)
     await crowd.circuits_open(1)
-    await crowd.ask()
+    await crowd.ask(port)
     return time.perf_counter() - begun, cpu(pid) - spent
 
 
