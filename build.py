@@ -93,7 +93,20 @@ SERVERS_ONLY = {
     f"convergence/{name}.py"
     for name in (
         *("facilitator/prober", "facilitator/service", "pipes/connect", "pipes/door", "pipes/socks"),
-        *(f"tor/{name}" for name in ("accounting", "cache", "circuits", "directory", "network", "publishing", "relay")),
+        *(
+            f"tor/{name}"
+            for name in (
+                "accounting",
+                "cache",
+                "circuits",
+                "directory",
+                "entrance",
+                "entry",
+                "network",
+                "publishing",
+                "relay",
+            )
+        ),
         *("tor/__init__", "tor/request", "tor/sources", "netdir/consensus", "netdir/tor", "crypto/crosscert"),
         *(f"path/{name}" for name in ("guardrecord", "guards", "predicted", "torpath", "weights")),
         *(f"wire/{name}" for name in ("authority", "consensus", "consensus_diff", "exitpolicy", "microdescriptor")),

@@ -92,6 +92,7 @@ class Plan:
     """The configuration of a node.
 
     Args:
+        entry: the Tor network that this node leads into; private: with relays at private addresses too.
         data: folder of its keys and data; None for a node that keeps nothing (then without roles).
         roles: what it does for others; a node with roles needs `listen` or `stun`.
         listen: where links are accepted; None accepts links over WebRTC only.
@@ -117,6 +118,8 @@ class Plan:
     circuits: Circuits = Circuits()
     limits: Limits = Limits()
     roots: str | None = None
+    entry: TorConfig | None = None
+    private: bool = False
 
 
 class App:
@@ -195,6 +198,7 @@ class App:
                 introducer=plan.circuits.introducer,
                 circuits=0,  # commands ask for what they need
                 tor=plan.network.tor,
+                entry=plan.entry,
             )
         except LocalError as error:
             raise AppError(str(error)) from None
@@ -399,11 +403,11 @@ def _node_keys(crypto: CPythonCrypto, rng: SystemRng, plan: Plan) -> NodeKeys | 
 
 def _tls(plan: Plan, unsent: Unsent) -> TlsTransport | None:
     """For links of the Tor network; nodes without it do not load its OpenSSL."""
-    if plan.network.tor is None:
+    if plan.network.tor is None and plan.entry is None:
         return None
     from pynode.transports.tls import TlsTransport
 
-    return TlsTransport(unsent=unsent)
+    return TlsTransport(unsent=unsent, public_only=plan.entry is not None and not plan.private)
 
 
 def _hosts(plan: Plan) -> list[str]:

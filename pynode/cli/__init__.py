@@ -213,7 +213,23 @@ def _add_fetch(commands: Any) -> None:
     one.add_argument("url", metavar="URL", help="https:// unless it says otherwise")
     one.add_argument("-o", "--output", metavar="FILE", help="write the body to a new file")
     one.add_argument("--ca", metavar="FILE", help="trust the certificates in FILE (PEM), in place of Mozilla's roots")
+    _add_tor(one)
     _add_network(one)
+
+
+def _add_tor(one: Parser) -> None:
+    one.add_argument("--tor", action="store_true", help="reach the web through the Tor network")
+    one.add_argument(
+        "--tor-network",
+        metavar="FILE",
+        help="its DirAuthority and FallbackDir lines, as in a torrc (the public network)",
+    )
+    one.add_argument(
+        "--entry-node",
+        action="store_true",
+        help="with --tor: enter the Tor network through a node of the site's network, not through a guard",
+    )
+    one.add_argument("--data", metavar="DIR", help="with --tor: where guards, entries and the directory are kept")
 
 
 _ADDRESS = "hash:NAME (a public service), the address of a private one, or tcp://HOST:PORT (through an exit)"
@@ -309,13 +325,7 @@ def _add_proxy(commands: Any) -> None:
         "--listen", type=listen_address, default=DEFAULT_PROXY, metavar="HOST:PORT", help=f"({DEFAULT_PROXY})"
     )
     one.add_argument("--pac", metavar="FILE", help="write a file that tells browsers to use it")
-    one.add_argument("--tor", action="store_true", help="reach the web through the Tor network")
-    one.add_argument(
-        "--tor-network",
-        metavar="FILE",
-        help="its DirAuthority and FallbackDir lines, as in a torrc (the public network)",
-    )
-    one.add_argument("--data", metavar="DIR", help="with --tor: where guards and the directory are kept")
+    _add_tor(one)
     _add_wait(one)
     _add_network(one)
     one.examples = (

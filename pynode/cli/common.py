@@ -61,10 +61,16 @@ def set_up_logs(arguments: argparse.Namespace, config: Config, node: str, quiet:
 
 
 async def joined(app: App) -> bool:
-    """Wait for the first list of nodes. Raises CliError when none comes within JOIN_TIMEOUT; else it is True."""
+    """Wait for the first list of nodes, or with Tor for its directory. Raises CliError when that does not come in time;
+    else it is True."""
     tor = app.plan.network.tor is not None
     try:
-        await app.joined(TOR_TIMEOUT if tor else JOIN_TIMEOUT)
+        try:
+            await app.joined(JOIN_TIMEOUT)
+        except NotJoinedError:
+            if not tor or app.call(app.node.snapshot)["tor"]["entries"] == 0:
+                raise
+            await app.joined(TOR_TIMEOUT - JOIN_TIMEOUT)
     except NotJoinedError as error:
         silent = "The facilitator sends no list of nodes: try again later."
         if tor:
@@ -118,6 +124,18 @@ def locked(path: Path, taken: str) -> Iterator[None]:
         raise CliError(taken) from None
     finally:
         os.close(handle)
+
+
+@contextmanager
+def tor_folder(arguments: argparse.Namespace) -> Iterator[Path | None]:
+    """With --tor the folder for guards, entries and the directory, which is ours while the body runs; else None.
+    Raises CliError."""
+    if not arguments.tor:
+        yield None
+        return
+    data = data_folder(arguments, settings(arguments), "tor")
+    with locked(data / "lock", f"Another command uses {data}: stop it, or choose another folder with --data."):
+        yield data
 
 
 async def unless(stop: asyncio.Event, what: Awaitable[T]) -> T | None:

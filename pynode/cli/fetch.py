@@ -22,7 +22,7 @@ from convergence.errors import LocalError
 from convergence.events import Event, FetchDone, FetchFailed, FetchProgress, FetchResponse, FetchStatus
 from convergence.fetch import Target
 from pynode.app import App, Plan
-from pynode.cli.common import joined, set_up_logs, settings, stun_servers, unless
+from pynode.cli.common import joined, set_up_logs, settings, stun_servers, tor_folder, unless
 from pynode.cli.output import NO_READER, CliError, Output, discard, shown, size_words
 from pynode.cli.sites import network_of
 from pynode.cli.words import error_words, words
@@ -47,10 +47,10 @@ async def _fetch(arguments: argparse.Namespace, output: Output, stop: asyncio.Ev
     network = await unless(stop, network_of(arguments))
     if network is None:
         return 130
-    with _sink(arguments.output, output.as_json) as sink:
+    with tor_folder(arguments) as data, _sink(arguments.output, output.as_json) as sink:
         command = _Command(output, sink, arguments.ca)
         stun, roots = stun_servers(arguments, config), _roots(arguments.ca)
-        app = App(Plan(network, stun=stun, circuits=config.circuits, roots=roots), command.event)
+        app = App(Plan(network, data, stun=stun, circuits=config.circuits, roots=roots), command.event)
         await app.start()
         try:
             if await unless(stop, joined(app)) is None:

@@ -21,7 +21,7 @@ from convergence.pipes.socks import Ask, Command
 from convergence.rdv.way import Connection
 from convergence.wire.address import address_of
 from pynode.app import App
-from pynode.cli.common import data_folder, locked, settings, with_node
+from pynode.cli.common import tor_folder, with_node
 from pynode.cli.local import Visitors, listening, warn_of_strangers
 from pynode.cli.output import CliError, Output
 from pynode.config import Address
@@ -49,10 +49,7 @@ async def proxy(arguments: argparse.Namespace, output: Output, stop: asyncio.Eve
             await stop.wait()
         return 0
 
-    if not arguments.tor:
-        return await with_node(arguments, "proxy", stop, work)
-    data = data_folder(arguments, settings(arguments), "tor")
-    with locked(data / "lock", f"Another proxy uses {data}: stop it, or choose another folder with --data."):
+    with tor_folder(arguments) as data:
         return await with_node(arguments, "proxy", stop, work, data)
 
 

@@ -19,8 +19,11 @@ from convergence.events import (
     DescriptorTaken,
     Event,
     Nodes,
+    OrPortReached,
+    OrPortUnreached,
     ProtocolsLacking,
     Registered,
+    TorDirectoryChanged,
     Trouble,
     as_json,
 )
@@ -28,13 +31,15 @@ from convergence.wire.target import Role
 from pynode.app import App, FacilitatorApp, Network, Plan, page_folder
 from pynode.cli.common import data_folder, locked, set_up_logs, settings, stun_servers, unless
 from pynode.cli.output import CliError, Output, shown
-from pynode.cli.sites import network_of
+from pynode.cli.sites import network_of, tor_network
 from pynode.cli.words import trouble_words
 from pynode.config import ANYWHERE, Address, Config, Exit
 from pynode.exit import ExitPolicy
 from pynode.logs import log_event
 
 ROLES = {"relay": Role.RELAY, "rdv": Role.RDV, "exit": Role.EXIT}
+RECORDED = DescriptorTaken | DescriptorRefused | OrPortReached | OrPortUnreached | ProtocolsLacking
+"""Events of a relay of Tor that programs are told."""
 TAKEN = "Another node uses the data folder {}: stop it, or give this one a folder of its own with --data."
 
 
@@ -61,6 +66,9 @@ def relay_plan(arguments: argparse.Namespace, config: Config, network: Network) 
         roles |= ROLES[name]
     if arguments.exit or arguments.exit_allow:
         roles |= Role.EXIT
+    entry = tor_network(config.tor.network) if config.tor.entry else None
+    if entry is not None:
+        roles |= Role.TOR | Role.RELAY
     return Plan(
         network,
         data_folder(arguments, config) if arguments.data else config.node.data / "relay",
@@ -73,6 +81,8 @@ def relay_plan(arguments: argparse.Namespace, config: Config, network: Network) 
         stun=stun,
         descriptor=None if arguments.descriptor is None else Path(arguments.descriptor),
         limits=config.limits,
+        entry=entry,
+        private=config.tor.private,
     )
 
 
@@ -86,6 +96,8 @@ async def relay(arguments: argparse.Namespace, output: Output, stop: asyncio.Eve
     config = settings(arguments)
     set_up_logs(arguments, config, arguments.name or config.node.name, "warning" if arguments.parent_pipe else None)
     if config.tor.listen is not None:
+        if config.tor.entry:
+            raise CliError("A process is a relay of one network: set tor.entry or tor.listen, not both.", 2)
         return await _tor_relay(data_folder(arguments, config, "tor-relay"), config, output, stop)
     network = await unless(stop, _network(arguments, config))
     if network is None:
@@ -122,8 +134,16 @@ async def _tor_relay(data: Path, config: Config, output: Output, stop: asyncio.E
 
         def tell(event: Event) -> None:
             log_event(event)
-            if isinstance(event, DescriptorTaken | DescriptorRefused | ProtocolsLacking):
+            if isinstance(event, RECORDED):
                 output.record(event.kind, **as_json(event))
+            match event:
+                case OrPortReached(address):
+                    output.say(f"Other relays reach this one at {address}: the authorities are told of it.")
+                case OrPortUnreached(address, minutes):
+                    output.say(
+                        f"In {minutes} minutes no other relay has reached this one at {address}: check the firewall, "
+                        "and `address` in the settings. The authorities are told nothing of it until then."
+                    )
 
         app = TorRelayApp(data, config.tor.listen, config.tor, config.limits, tell)
         await app.start()
@@ -150,6 +170,8 @@ class _Relay:
                 self._output.record("registered")
             case Nodes(count):
                 self._output.record("nodes", count=count)
+            case TorDirectoryChanged():
+                self._output.record(event.kind, **as_json(event))
             case Trouble(why):  # people read the log
                 self._output.record("trouble", code=why.code, message=trouble_words(event))
 

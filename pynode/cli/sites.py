@@ -57,19 +57,23 @@ def site_address(text: str) -> str:
 async def network_of(arguments: argparse.Namespace) -> Network:
     """The network that --nodes or --site, or the default, leads to. With --tor there need be none besides Tor's.
     Raises CliError."""
-    tor = _tor_of(arguments)
+    tor = None
+    if getattr(arguments, "tor", False):
+        tor = tor_network(arguments.tor_network)
+        tor = replace(tor, directories=()) if arguments.entry_node else tor
+    elif getattr(arguments, "entry_node", False):
+        raise CliError("--entry-node goes with --tor.", 2)
     if arguments.nodes is not None:
         return Network("", nodes=NodeFiles(Path(arguments.nodes)), tor=tor)
-    if tor is not None and arguments.site is None:
+    if tor is not None and tor.directories and arguments.site is None:
         return Network("", tor=tor)
     return replace(await find_network(chosen_site(arguments.site)), tor=tor)
 
 
-def _tor_of(arguments: argparse.Namespace) -> TorConfig | None:
-    if not getattr(arguments, "tor", False):
-        return None
+def tor_network(file: str | Path | None) -> TorConfig:
+    """The Tor network of a file; None: the public one. Raises CliError."""
     try:
-        return read_network(Path(arguments.tor_network) if arguments.tor_network else PUBLIC)
+        return read_network(Path(file) if file else PUBLIC)
     except TorNetworkError as error:
         raise CliError(f"{error}.", 2) from None
 

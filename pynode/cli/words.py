@@ -108,6 +108,9 @@ WORDS: dict[Code, str] = {
     PathWhy.NO_GUARD_DESCRIPTOR: (
         "No circuit could be built: the keys of the relay that circuits begin with are not known yet."
     ),
+    PathWhy.NO_TOR_ENTRY: (
+        "No node of this network leads into the Tor network: try again later, or run one (a relay with tor.entry)."
+    ),
     FacilitatorWhy.LOST: "The connection to the facilitator was lost{detail}.",
     FacilitatorWhy.UNREACHABLE: "The facilitator cannot be reached{detail}.",
     FacilitatorWhy.SILENT: "The facilitator does not answer.",

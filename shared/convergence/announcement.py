@@ -25,6 +25,7 @@ class Announcement:
 
     Attributes:
         offered: the roles in which we work while we do not pause.
+        withheld: those of them for which we lack something.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class Announcement:
         paused: Callable[[], bool] = lambda: False,
     ) -> None:
         self.offered = offered
+        self.withheld = Role.TOR  # until this node can lead there
         self._crypto = crypto
         self._keys = keys
         self._urls = tuple(urls)
@@ -48,7 +50,7 @@ class Announcement:
     @property
     def roles(self) -> Role:
         """Those in which we work now."""
-        return Role(0) if self._paused() else self.offered
+        return Role(0) if self._paused() else self.offered & ~self.withheld
 
     def woke(self, now: float) -> None:
         """The clock jumped: what was published far ahead of it was taken by nobody and counts no more."""

@@ -324,10 +324,14 @@ def _length(response: http.Response) -> int | None:
 
 
 class Fetches:
-    """All fetches of a node, MAX_FETCHES at once."""
+    """All fetches of a node, MAX_FETCHES at once.
+
+    Attributes:
+        exits: for those that are started from now on.
+    """
 
     def __init__(self, exits: ExitConnections, outbox: Outbox, tls: TlsFactory | None = None) -> None:
-        self._exits = exits
+        self.exits = exits
         self._outbox = outbox
         self._tls = tls
         self._fetches: dict[int, Fetch] = {}
@@ -339,7 +343,7 @@ class Fetches:
         if len(self._fetches) >= MAX_FETCHES:
             raise Problem(Limit.FETCHES, most=MAX_FETCHES)
         self._numbers += 1
-        fetch = Fetch(self._numbers, url, self._exits, self._outbox, self._tls, sink)
+        fetch = Fetch(self._numbers, url, self.exits, self._outbox, self._tls, sink)
         self._fetches[fetch.number] = fetch
         fetch.start(now)
         return fetch.number

@@ -44,9 +44,10 @@ from convergence.services import Services
 from convergence.transfers import Transfers
 from convergence.wire.address import Address, TcpAddress
 from convergence.wire.relay import DIRECTORY, PEER_HOST, RDV_SUFFIX, AnswerType, Begin, RelayCommand
-from convergence.wire.target import Role
+from convergence.wire.target import RelayTarget, Role
 
 if TYPE_CHECKING:
+    from convergence.tor.entry import TorEntry
     from convergence.tor.network import TorConfig, TorNetwork
 
 SLEPT = 60.0  # seconds; a machine that slept this long has no link left: its neighbours have closed them
@@ -72,6 +73,7 @@ class NodeConfig:
         circuits: how many are kept ready; 0 for a node with no traffic of its own.
         sources: streams that a transfer draws from at once.
         tor: the Tor network whose exits lead to the web; None: our own exits do.
+        entry: the Tor network that this node leads into; needed for Role.TOR.
     """
 
     facilitator: str
@@ -89,6 +91,7 @@ class NodeConfig:
     circuits: int = POOL_SIZE
     sources: int = 3
     tor: TorConfig | None = None
+    entry: TorConfig | None = None
 
     def __post_init__(self) -> None:
         for name, hops in (("hops", self.hops), ("exit_hops", self.exit_hops)):
@@ -96,6 +99,8 @@ class NodeConfig:
                 raise LocalError(f"{name} is {hops}: it has to be {MIN_HOPS} to {MAX_HOPS}")
         if self.roles and not self.urls and not self.rtc:
             raise LocalError("a node that works for others needs an address, or rtc, for them to reach it")
+        if Role.TOR in self.roles and self.entry is None:
+            raise LocalError("a node that leads into the Tor network needs to know that network")
 
     @property
     def relay_limits(self) -> RelayLimits | None:
@@ -134,9 +139,7 @@ class Node:
         self._memory = NodeMemory(self.outbox, rng, self.directory, config.facilitator)
         self.switchboard = Switchboard(self.outbox)
         self._reach = Reach(config.rtc, ("wss",) if config.secure else ("ws", "wss"))
-        self.relaying = Relaying(
-            self.outbox, crypto, rng, self._keys, self, limits=config.relay_limits, source_of=source_of
-        )
+        self.relaying = Relaying(self.outbox, crypto, rng, self._keys, self, limits=config.relay_limits)
         self.announcement = Announcement(
             crypto,
             self._keys,
@@ -155,6 +158,8 @@ class Node:
             introduce=self._introduce,
             on_unknown=self._on_unknown,
             throttle=self.relaying.throttle,
+            source_of=source_of,
+            ed25519_of=self._ed25519_of,
         )
         self.relaying.neighbours = self.neighbours
         self.relaying.on_spent = self._republish
@@ -203,11 +208,9 @@ class Node:
         )
         self.transfers = Transfers(self.outbox, crypto, rng, self.pool, sources=config.sources)
         self.services = Services(self.outbox, crypto, rng, self.pool)
-        self.tor: TorNetwork | None = None
-        if config.tor is not None:
-            from convergence.tor.network import TorNetwork  # pages do without, and are smaller for it
-
-            self.tor = TorNetwork(self.outbox, crypto, rng, self.neighbours, config.tor)
+        self._restored = False
+        self.tor: TorNetwork | None = None if config.tor is None else self._new_tor(config.tor)
+        self._entry = None if config.entry is None else self._new_entry(config.entry, source_of)
         self.exits = ExitConnections(self.pool if self.tor is None else self.tor.circuits, self.outbox)
         self.fetches = Fetches(self.exits, self.outbox, tls)
         self._exit = ExitService(self.outbox, source_of=source_of, streams=config.exit_streams)
@@ -221,8 +224,8 @@ class Node:
         transfers of earlier runs go on."""
         self._started = now
         self._discovery.start(now)
-        if self.tor is not None:
-            self.tor.start(now)
+        if self._entry is not None:
+            self._entry.start(now)
 
         def remembered(now: float) -> None:
             if self.directory.nodes(Role(0), now):
@@ -230,7 +233,13 @@ class Node:
             if restore:
                 self.transfers.restore(now)
 
-        self.pool.entries.restore(now, lambda now: self._memory.restore(now, remembered))
+        def restored(now: float) -> None:
+            self._restored = True
+            if self.tor is not None:
+                self.tor.start(now)
+            self._memory.restore(now, remembered)
+
+        self.pool.entries.restore(now, restored)
 
     def stop(self, now: float) -> None:
         """Leave the network: streams end, circuits and links are closed."""
@@ -241,6 +250,8 @@ class Node:
         self._discovery.stop(now)
         if self.tor is not None:
             self.tor.stop(now)
+        if self._entry is not None:
+            self._entry.stop(now)
         self._rtc.stop(now)
         self.transfers.leave()
         # Circuits end with their links: if we ended them, each point would see all of ours end at one moment.
@@ -262,8 +273,7 @@ class Node:
         restores WebRTC connections."""
         self._discovery.moved(now)
         self.neighbours.moved(now)
-        if self.tor is not None:
-            self.tor.moved(now)
+        self._tor_moved(now)
 
     def woke(self, by: float, now: float) -> None:
         """The clock jumped, or this machine slept: lists, names and dates are judged anew."""
@@ -273,6 +283,7 @@ class Node:
         if by >= SLEPT:
             self.neighbours.close_all(now, "this machine slept")
         self._discovery.moved(now)
+        self._tor_moved(now)
         self._peers.republish(now)  # neighbours refuse or have forgotten what bears another date
         self.transfers.woke(by, now)
         self.services.woke(by, now)
@@ -294,6 +305,23 @@ class Node:
         """New circuits have so many hops; ready ones of another length are replaced. Raises LocalError."""
         self.config = replace(self.config, hops=hops)
         self.pool.set_hops(hops, now)
+
+    def use_tor(self, config: TorConfig | None, now: float) -> None:
+        """Reach the web through this Tor network from now on; None: through our own exits. Fetches are cancelled, and
+        connections that have not opened fail. Those that are open go on, except that Tor's circuits end with it."""
+        self.fetches.stop(now)
+        self.exits.stop(now)
+        if self.tor is not None:
+            self.tor.stop(now)
+        self.config = replace(self.config, tor=config)
+        self.tor = None if config is None else self._new_tor(config)
+        self.exits = self.fetches.exits = ExitConnections(
+            self.pool if self.tor is None else self.tor.circuits, self.outbox
+        )
+        if self.tor is not None and self._restored:
+            self.tor.start(now)
+            if self.directory.nodes(Role(0), now):
+                self.tor.nodes_changed(now)
 
     def connect(
         self,
@@ -341,6 +369,7 @@ class Node:
             "bytes_in": self.neighbours.bytes_in,
             "bytes_out": self.neighbours.bytes_out,
             "relay": self.relaying.snapshot(),
+            "tor": None if self.tor is None else self.tor.snapshot(now),
             **self.transfers.snapshot(),
             **self.services.snapshot(),
         }
@@ -383,6 +412,8 @@ class Node:
             self._peers.accept(circuit, stream_id, begin, now)
         elif begin.host.endswith(RDV_SUFFIX) and Role.RDV in self.announcement.roles:
             self._point.begin(circuit, stream_id, begin, now)
+        elif begin is DIRECTORY and self._entry is not None:
+            self._entry.cache.begin(circuit, stream_id, now)
         elif Role.EXIT in self.announcement.roles and begin.port:
             self._exit.begin(circuit, stream_id, begin, now)
         else:
@@ -424,6 +455,36 @@ class Node:
             on_delivered=self._rtc_delivered,
         )
 
+    # Pages that do without Tor do not load its modules.
+
+    def _new_tor(self, config: TorConfig) -> TorNetwork:
+        from convergence.tor.network import TorNetwork
+
+        return TorNetwork(
+            self.outbox,
+            self._crypto,
+            self._rng,
+            self.neighbours,
+            config,
+            entries=self.pool.entries,
+            nodes=self._tor_entries,
+        )
+
+    def _new_entry(self, config: TorConfig, source_of: Callable[[int], Hashable]) -> TorEntry:
+        from convergence.tor.entry import TorEntry
+
+        entry = TorEntry(
+            self.outbox,
+            self._crypto,
+            self._rng,
+            self.neighbours,
+            config,
+            source_of,
+            lambda now: self._entry_changed(now),
+        )
+        self.relaying.next_hop = entry.next_hop
+        return entry
+
     def _owners(self) -> dict[Protocol, Owner]:
         """Who deals with the channels of each protocol."""
         neighbours, rtc, tcp, facilitator = self.neighbours, self._rtc, self._exit, self._discovery
@@ -461,9 +522,10 @@ class Node:
 
     def _address(self, identity: bytes, now: float) -> LinkAddress | None:
         node = self.directory.get(identity, now)
-        if node is None and self.tor is not None:
-            return self.tor.address(identity, now)
-        if node is None or node.ws_url is None or not self._reach.dials(node.target):
+        if node is None:
+            found = None if self.tor is None else self.tor.address(identity, now)
+            return found if found is not None or self._entry is None else self._entry.address(identity)
+        if node.ws_url is None or not self._reach.dials(node.target):
             return None
         return LinkAddress(Protocol.LINK, node.ws_url)
 
@@ -499,3 +561,29 @@ class Node:
         self.transfers.set_nodes(nodes, now)
         self.services.set_nodes(nodes, now)
         self.pool.nodes_changed(now)
+        if self.tor is not None:
+            self.tor.nodes_changed(now)
+
+    def _ed25519_of(self, fingerprint: bytes) -> bytes | None:
+        """Of a relay of the Tor network, by the consensus."""
+        for part in (self.tor, self._entry):
+            relay = None if part is None else part.directory.relay(fingerprint)
+            if relay is not None:
+                return relay.target.identity
+        return None
+
+    def _tor_entries(self, now: float) -> list[RelayTarget]:
+        """Nodes that lead into the Tor network and that we can open links to."""
+        known = [node.target for node in self.directory.nodes(Role.TOR | Role.RELAY, now)]
+        return [node for node in known if node.identity != self._keys.identity and self._reach.reaches(node)]
+
+    def _entry_changed(self, now: float) -> None:
+        """Whether others get into the Tor network through us."""
+        assert self._entry is not None
+        self.announcement.withheld = Role(0) if self._entry.ready else Role.TOR
+        self._republish(now)
+
+    def _tor_moved(self, now: float) -> None:
+        for part in (self.tor, self._entry):
+            if part is not None:
+                part.moved(now)

@@ -67,7 +67,7 @@ class Outbox:
         self._timer_order = count()
         self._crowded = FEW_TIMERS  # timers, at which those that were cancelled are taken out
         self._to_flush: dict[Flushable, None] = {}
-        self._shifted: list[Callable[[float], None]] = []
+        self._shifted: dict[int, Callable[[float], None]] = {}
 
     def emit(self, effect: Effect) -> None:
         self._effects.append(effect)
@@ -100,15 +100,18 @@ class Outbox:
         heappush(self._timers, (when, next(self._timer_order), timer))
         return timer
 
-    def on_shift(self, call: Callable[[float], None]) -> None:
-        """`call(by)` when the clock jumped: for times that are kept to be compared with `now`."""
-        self._shifted.append(call)
+    def on_shift(self, call: Callable[[float], None]) -> Callable[[], object]:
+        """`call(by)` when the clock jumped: for times that are kept to be compared with `now`. Call what this returns
+        to hear no more of it."""
+        number = next(self._requests)
+        self._shifted[number] = call
+        return lambda: self._shifted.pop(number, None)
 
     def shift(self, by: float) -> None:
         """The clock jumped: all timers go on as if it had not, neither all at once nor hours late."""
         self.shifted += by
         self._timers = [(when + by, order, timer) for when, order, timer in self._timers]
-        for call in self._shifted:
+        for call in list(self._shifted.values()):
             call(by)
 
     def steady(self, now: float) -> float:

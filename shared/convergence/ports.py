@@ -68,17 +68,21 @@ class Rng(Shape):
     def random(self, size: int, /) -> bytes: ...
 
 
-class RsaIdentity(Shape):
-    """The RSA-1024 key that also names a relay on the Tor network (tor-spec "Keys and names")."""
+class RsaKeyPair(Shape):
+    """An RSA-1024 key of a relay on the Tor network."""
 
     @property
     def public(self) -> bytes:
-        """RSAPublicKey of PKCS #1, DER. Its SHA-1 is the relay's fingerprint."""
+        """RSAPublicKey of PKCS #1, DER."""
         ...
 
     def sign(self, digest: bytes, /) -> bytes:
         """PKCS #1 v1.5 signature, 128 bytes, of a bare digest: Tor puts no DigestInfo around it."""
         ...
+
+
+class RsaIdentity(RsaKeyPair, Shape):
+    """The one that names it (tor-spec "Keys and names"): the SHA-1 of `public` is its fingerprint."""
 
     def certificate(self, now: float, /) -> bytes:
         """A self-signed X.509 certificate of this key, DER, that is valid at `now` and for some days more."""

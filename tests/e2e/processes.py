@@ -182,6 +182,7 @@ class Network:
         public: another name of the site.
         rtc: whether relays, and pages from this site, make WebRTC links; for tests marked rtc only.
         stun: URLs of STUN servers for those.
+        options: of `convergence relay`, for all relays.
     """
 
     def __init__(
@@ -196,6 +197,7 @@ class Network:
         public: str | None = None,
         rtc: bool = False,
         stun: Sequence[str] = (),
+        options: Sequence[str | Path] = (),
     ) -> None:
         self._folder = folder
         self._page = page
@@ -208,10 +210,10 @@ class Network:
         self.relays: list[Relay] = []
         for number in range(1, relays + 1):
             name = f"relay-{number}"
-            options: list[str | Path] = ["--site", self.site, "--data", folder / name, *self._rtc]
+            own: list[str | Path] = ["--site", self.site, "--data", folder / name, *self._rtc, *options]
             if number > relays - 2:
-                options += ["--exit", *(option for host in exit_allow for option in ("--exit-allow", host))]
-            self.relays.append(Relay(name, host, options, program(name)))
+                own += ["--exit", *(option for host in exit_allow for option in ("--exit-allow", host))]
+            self.relays.append(Relay(name, host, own, program(name)))
         for relay in self.relays:
             relay.start()
         for relay in self.relays:

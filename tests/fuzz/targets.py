@@ -220,7 +220,7 @@ def _directory() -> dict[str, Target]:
         "routerdesc.RouterDescriptor": Target(
             routerdesc.RouterDescriptor.parse, tuple(netdoc.split(vector("descriptors"), "router", 9)[-2:])
         ),
-        "rsa.RsaKey": Target(RsaKey.parse, (rsa_secret("fuzz").der,)),
+        "rsa.RsaKey": Target(RsaKey.parse, (rsa_secret("fuzz").public,)),
     }
 
 

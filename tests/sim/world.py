@@ -27,6 +27,7 @@ from convergence.effects import OFFERER, DescriptionKind, Failure, Protocol
 from convergence.events import Event
 from convergence.facilitator.service import FacilitatorService
 from convergence.node import Node, NodeConfig
+from convergence.ports import TlsBinding
 from convergence.wire.sdp import Candidate, CandidateType, Description, Setup
 from convergence.wire.target import Role
 from pynode.crypto import CPythonCrypto
@@ -210,6 +211,8 @@ class Host:
         if protocol is Protocol.RTC:
             self._offer(channel, address == OFFERER)
             return
+        if protocol is Protocol.TCP:
+            address = address.partition("/")[0]  # over whichever version of IP
         pipe = self.pipes[channel] = Pipe(self, channel)
         self.world.later(self.world.latency(), lambda: self.world.dial(pipe, protocol, address))
 
@@ -347,9 +350,9 @@ class World:
         self._run_on(host, node)
         host.driver.run(lambda now: node.start(now, restore=restore))
 
-    def place(self, name: str, machine: Machine) -> Host:
+    def place(self, name: str, machine: Machine, address: str | None = None) -> Host:
         """A host that runs any other machine."""
-        host = self._host(name, f"ws://{name}/")
+        host = self._host(name, address or f"ws://{name}/")
         self._run_on(host, machine)
         return host
 
@@ -428,8 +431,15 @@ class World:
         self._connect(pipe, other)
         pipe.host.seen.add(target.name)
         target.seen.add(pipe.host.name)
-        target.driver.opened(other.channel, protocol)
-        pipe.host.driver.opened(pipe.channel, protocol)
+        binding = self._tls(pipe) if protocol is Protocol.TLS else None
+        target.driver.opened(other.channel, protocol, binding)
+        pipe.host.driver.opened(pipe.channel, protocol, binding)
+
+    @staticmethod
+    def _tls(pipe: Pipe) -> TlsBinding:
+        """What both ends have in common."""
+        name = f"{pipe.host.name}-{pipe.host.life}-{pipe.channel}".encode()
+        return TlsBinding(b"certificate of " + name, lambda context: hashlib.sha256(name + context).digest())
 
     def meet(self, end: PeerConnection) -> None:
         """Open the channel between this end and the one that its remote description names, if both may."""

@@ -37,3 +37,10 @@ def test_who_works_for_nobody_says_nothing_unless_others_think_that_it_does():
 def test_of_two_of_one_second_the_later_counts():
     announcement = Announcement(CRYPTO, KEYS, Role.RELAY, urls=[URL])
     assert announcement.describe(START).published < announcement.describe(START).published
+
+
+def test_the_way_to_the_tor_network_is_announced_only_while_there_is_one():
+    announcement = Announcement(CRYPTO, KEYS, Role.RELAY | Role.TOR, urls=[URL])
+    assert announcement.describe(START).roles == Role.RELAY
+    announcement.withheld = Role(0)
+    assert announcement.describe(START).roles == Role.RELAY | Role.TOR

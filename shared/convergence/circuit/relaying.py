@@ -39,9 +39,9 @@ class RelayLimits:
     """How much a node does for others.
 
     Args:
-        circuits: open at once; a link that has less than its share of them may still add to it.
-        streams: open at this node at once, shared like the circuits; a stream that a rendezvous point joins to another
-            counts twice.
+        circuits: open at once; for one more, whoever has most gives one up.
+        streams: open at this node at once; a source that has less than its share of them may still add to it. A stream
+            that a rendezvous point joins to another counts twice.
         volume: bytes of cells sent since the node's start, after which it pauses; None for no limit.
         rate: bytes/s sent to all links together; None for no limit.
         burst: bytes that may be sent at once after a pause; None for what comes in a second.
@@ -113,11 +113,10 @@ class Relaying:
         keys: ours.
         offers: what is served within the limits.
         limits: as for `set_limits`.
-        source_of: whom limits that all links share count a link's channel under.
-        next_hop: whom circuits may go on to.
 
     Attributes:
         keys: ours, for handshakes from now on.
+        next_hop: whom circuits may go on to.
         circuits: those open now, with the link that each came from.
         throttle: for our links.
         neighbours: to be set before the first CREATE2.
@@ -135,7 +134,6 @@ class Relaying:
         offers: Offers,
         *,
         limits: RelayLimits | None,
-        source_of: Callable[[int], Hashable] = lambda channel: channel,
         next_hop: NextHop = known_node,
     ) -> None:
         self.keys = keys
@@ -146,12 +144,11 @@ class Relaying:
         self._crypto = crypto
         self._rng = rng
         self._offers = offers
-        self._source_of = source_of
-        self._next_hop = next_hop
-        self._of_link: Counter[Link] = Counter()
+        self.next_hop = next_hop
+        self._of: dict[Hashable, dict[RelayCircuit, None]] = {}  # by source, the oldest first
         self._reaching: Counter[Link] = Counter()
         self._pipes: set[RelayCircuit] = set()  # circuits on which only pipes were opened
-        self._streams: dict[Link, Meter] = {}  # these only count: `begin` refuses
+        self._streams: dict[Hashable, Meter] = {}  # by source; these only count: `begin` refuses
         self._taken = 0
         self._cells = 0
         self._limit(limits)
@@ -192,10 +189,10 @@ class Relaying:
         """A CREATE2 from a neighbour. Raises RemoteError to refuse it."""
         limits = None if self._spent else self._limits
         most = MAX_PAUSED if limits is None else limits.circuits
-        if len(self.circuits) >= most and self._of_link[link] >= self._share(most):
+        if len(self.circuits) >= most and not self._make_way(link.source, now):
             reason = DestroyReason.HIBERNATING if limits is None else DestroyReason.RESOURCELIMIT
             raise RemoteError("this node relays enough", reason=reason)
-        streams = self._streams.get(link) or Meter(MAX_RELAYED_STREAMS)
+        streams = self._streams.get(link.source) or Meter(MAX_RELAYED_STREAMS)
         circuit = RelayCircuit.accept(
             self._outbox,
             self._crypto,
@@ -210,8 +207,8 @@ class Relaying:
         )
         self._taken += 1
         self.circuits[circuit] = link
-        self._of_link[link] += 1
-        self._streams[link] = streams
+        self._of.setdefault(link.source, {})[circuit] = None
+        self._streams[link.source] = streams
 
     # -- relay.Extender
 
@@ -225,7 +222,7 @@ class Relaying:
         """For an EXTEND2. Raises RemoteError also when paused. A link whose circuits wait for MAX_REACHING gets no
         more: it must not use up our dials on nodes that do not exist."""
         self._check()
-        identity, address = self._next_hop(specifiers)
+        identity, address = self.next_hop(specifiers)
         if identity in source.names:
             raise RemoteError("EXTEND2 back to the previous hop")
         if self._reaching[source] >= MAX_REACHING:
@@ -239,7 +236,7 @@ class Relaying:
             reply(link, now)
 
         self._reaching[source] += 1
-        self.neighbours.reach(identity, reached, now, self._source_of(source.channel), address)
+        self.neighbours.reach(identity, reached, now, source.source, address)
 
     # -- relay.Services
 
@@ -252,7 +249,7 @@ class Relaying:
         self._serve(circuit)
         most = MAX_RELAYED_STREAMS if self._limits is None else self._limits.streams
         # Both counts include this stream.
-        if self._streams[circuit.link].used > self._share(most) and self._open_streams > most:
+        if self._open_streams > most and self._streams[circuit.link.source].used > self._share(most):
             circuit.endpoint.refuse(stream_id, EndReason.RESOURCELIMIT)
             return
         self._offers.begin(circuit, stream_id, begin, now)
@@ -273,9 +270,10 @@ class Relaying:
     def circuit_closed(self, circuit: RelayCircuit, now: float) -> None:
         link = self.circuits.pop(circuit, None)
         if link is not None:
-            self._of_link[link] -= 1
-            if not self._of_link[link]:
-                del self._of_link[link], self._streams[link]
+            of_it = self._of[link.source]
+            del of_it[circuit]
+            if not of_it:
+                del self._of[link.source], self._streams[link.source]
         self._pipes.discard(circuit)
         self._offers.circuit_closed(circuit, now)
 
@@ -285,9 +283,17 @@ class Relaying:
     def _open_streams(self) -> int:
         return sum(streams.used for streams in self._streams.values())
 
+    def _make_way(self, source: Hashable, now: float) -> bool:
+        """Whether `source` gets a circuit when all are taken: the oldest one of the source that has most ends."""
+        crowded = max(self._of, key=lambda source: len(self._of[source]))
+        if len(self._of.get(source, ())) + 1 >= len(self._of[crowded]):
+            return False
+        next(iter(self._of[crowded])).destroy(DestroyReason.RESOURCELIMIT, now)
+        return True
+
     def _share(self, most: int) -> int:
-        """What a link may have of `most` even when others have taken all."""
-        return max(most // max(len(self.neighbours.links), 1), 1)
+        """What a source may have of `most` even when others have taken all."""
+        return max(most // max(len({link.source for link in self.neighbours.links.values()}), 1), 1)
 
     def _limit(self, limits: RelayLimits | None) -> None:
         self._limits = limits

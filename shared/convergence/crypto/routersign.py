@@ -1,20 +1,20 @@
 """Signatures of server descriptors and extra-info documents (dir-spec 2.1; cert-spec; proposal 321).
 
 Does: certify a relay's keys for each other, sign its documents, and check those of others.
-Does not: publish them, or hold the RSA identity: it signs through a callback.
+Does not: publish them, or hold an RSA key: it signs through a port.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from hashlib import sha1, sha256
 from typing import TypeVar
 
 from convergence.crypto.crosscert import ed25519_of, sign_with_ntor
 from convergence.crypto.keys import NodeKeys
-from convergence.crypto.rsa import RawSign, RsaKey
+from convergence.crypto.rsa import RsaKey
 from convergence.errors import CryptoError, LocalError, ParseError
-from convergence.ports import Crypto
+from convergence.ports import Crypto, RsaKeyPair
 from convergence.wire.certs import SECONDS_PER_HOUR, CertType, Ed25519Cert
 from convergence.wire.netdoc import SIGNATURE, encode_object, unpadded
 from convergence.wire.routerdesc import ED25519_PREFIX, ExtraInfo, RouterDescriptor, Signatures
@@ -25,26 +25,13 @@ RSA_BITS = 1024
 T = TypeVar("T", RouterDescriptor, ExtraInfo)
 
 
-@dataclass(frozen=True)
-class RsaSecret:
-    """A relay's RSA identity, or its old onion key.
-
-    Args:
-        der: the public key.
-        sign: signs a digest with the secret one.
-    """
-
-    der: bytes
-    sign: RawSign = field(repr=False)
-
-
 def sign_descriptor(
     crypto: Crypto,
     keys: NodeKeys,
-    rsa: RsaSecret,
+    rsa: RsaKeyPair,
     descriptor: RouterDescriptor,
     expires: float,
-    onion: RsaSecret | None = None,
+    onion: RsaKeyPair | None = None,
 ) -> bytes:
     """The signed document of a relay with these keys.
 
@@ -62,19 +49,19 @@ def sign_descriptor(
     full = replace(
         descriptor,
         identity_cert=_identity_cert(crypto, keys, expires),
-        rsa_key=rsa.der,
+        rsa_key=rsa.public,
         ntor_key=keys.ntor_public,
         ntor_cert=replace(crosscert, signature=signature),
         ntor_sign=sign_bit,
-        onion_key=onion.der if onion else None,
-        onion_crosscert=onion.sign(sha1(rsa.der).digest() + keys.identity) if onion else None,
+        onion_key=onion.public if onion else None,
+        onion_crosscert=onion.sign(sha1(rsa.public).digest() + keys.identity) if onion else None,
     )
     return _sign(crypto, keys, rsa, full)
 
 
-def sign_extra_info(crypto: Crypto, keys: NodeKeys, rsa: RsaSecret, info: ExtraInfo, expires: float) -> bytes:
+def sign_extra_info(crypto: Crypto, keys: NodeKeys, rsa: RsaKeyPair, info: ExtraInfo, expires: float) -> bytes:
     """The same for an extra-info document; the descriptor then has the `digests` of what this returns, parsed."""
-    rsa_identity = sha1(rsa.der).digest()
+    rsa_identity = sha1(rsa.public).digest()
     return _sign(
         crypto, keys, rsa, replace(info, rsa_identity=rsa_identity, identity_cert=_identity_cert(crypto, keys, expires))
     )
@@ -138,7 +125,7 @@ def _identity_cert(crypto: Crypto, keys: NodeKeys, expires: float) -> Ed25519Cer
     )
 
 
-def _sign(crypto: Crypto, keys: NodeKeys, rsa: RsaSecret, document: RouterDescriptor | ExtraInfo) -> bytes:
+def _sign(crypto: Crypto, keys: NodeKeys, rsa: RsaKeyPair, document: RouterDescriptor | ExtraInfo) -> bytes:
     data = document.body() + b"router-sig-ed25519 "
     signature = crypto.ed25519_sign(keys.signing_seed, sha256(ED25519_PREFIX + data).digest())
     data += f"{unpadded(signature)}\nrouter-signature\n".encode()

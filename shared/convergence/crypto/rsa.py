@@ -1,21 +1,19 @@
 """RSA public keys and signature checks as Tor's directory has them (dir-spec 1.3, tor-spec 0.3).
 
 Does: read keys (PKCS#1 DER), name them, check signatures. All of it is public, so `pow` will do.
-Does not: sign, or hold a secret key: who publishes descriptors gives a `RawSign`.
+Does not: sign: `ports.RsaKeyPair` does.
 
 A signature is PKCS#1 v1.5 with a bare digest in it: no DigestInfo says which hash it is of.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha1
-from typing import TypeAlias
 
 from convergence.errors import CryptoError, ParseError
-from convergence.wire.reader import Reader
+from convergence.wire.der import SEQUENCE, Der
 
 MIN_BITS = 1024
 """Relays' identities have that many, authorities' keys more."""
@@ -23,10 +21,6 @@ MAX_BITS = 4096
 EXPONENT = 65537
 """The only one that Tor accepts."""
 _MIN_PADDING = 8
-_SEQUENCE, _INTEGER = 0x30, 0x02
-
-RawSign: TypeAlias = Callable[[bytes], bytes]
-"""digest -> its signature by an RSA key, PKCS#1 v1.5 without DigestInfo."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +37,10 @@ class RsaKey:
         Raises:
             ParseError: it is none in DER, or of a size or exponent that Tor does not use.
         """
-        outer = Reader(der, "RSA key")
-        body = Reader(_element(outer, _SEQUENCE), "RSA key")
+        outer = Der(der, "RSA key")
+        body = Der(outer.content(SEQUENCE), "RSA key")
         outer.finish()
-        modulus, exponent = _unsigned(body), _unsigned(body)
+        modulus, exponent = body.natural(), body.natural()
         body.finish()
         size = modulus.bit_length()
         if not MIN_BITS <= size <= MAX_BITS or bits not in (None, size):
@@ -78,25 +72,3 @@ class RsaKey:
             return self.recover(signature) == digest
         except CryptoError:
             return False
-
-
-def _element(reader: Reader, tag: int) -> bytes:
-    """The contents of the next element, whose length is encoded as DER demands."""
-    if reader.unsigned(1) != tag:
-        raise ParseError("an RSA key that is no RSAPublicKey")
-    size = reader.unsigned(1)
-    if size >= 0x80:
-        count = size & 0x7F
-        if not 1 <= count <= 2:
-            raise ParseError("an RSA key with a length that cannot be")
-        size = reader.unsigned(count)
-        if size < (0x80 if count == 1 else 0x100):
-            raise ParseError("an RSA key with a length that is not minimal")
-    return reader.take(size)
-
-
-def _unsigned(reader: Reader) -> int:
-    data = _element(reader, _INTEGER)
-    if not data or data[0] >= 0x80 or (data[0] == 0 and (len(data) == 1 or data[1] < 0x80)):
-        raise ParseError("an RSA key with a number that is not positive or not minimal")
-    return int.from_bytes(data, "big")

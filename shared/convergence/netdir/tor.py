@@ -14,18 +14,18 @@ from functools import cached_property, lru_cache
 from ipaddress import IPv4Address
 from typing import NamedTuple
 
+from convergence.effects import Protocol
 from convergence.errors import ParseError
+from convergence.link.neighbours import LinkAddress
 from convergence.wire.consensus import Consensus, RelayStatus
 from convergence.wire.exitpolicy import REJECT_ALL, Address, PortPolicy
 from convergence.wire.linkspec import LinkSpecifier, SpecifierType
 from convergence.wire.microdescriptor import Microdescriptor
 from convergence.wire.netdoc import OrAddress
-from convergence.wire.target import Protocols, RelayTarget, Role
+from convergence.wire.target import Protocols, RelayTarget, Role, subnet_of
 
 SCHEME = "tls"
 """How links to relays of Tor are opened."""
-SUBNET_BITS = {4: 16, 6: 32}
-"""Two relays whose addresses begin with the same bits, by IP version, count as one operator's (path-spec 2.2)."""
 
 _POLICY = re.compile(rb"^p ([^\n]*)$", re.MULTILINE)
 _POLICY6 = re.compile(rb"^p6 ([^\n]*)$", re.MULTILINE)
@@ -67,7 +67,6 @@ class TorRelay:
         names: what others call it in their families, its nickname among that.
         family: the names of those that it says are of its family.
         family_ids: the keys of the families that it has certificates of.
-        subnets: of its addresses, (IP version, leading bits).
     """
 
     status: RelayStatus
@@ -76,7 +75,6 @@ class TorRelay:
     names: frozenset[str] = field(repr=False)
     family: frozenset[str] = field(repr=False)
     family_ids: frozenset[str] = field(repr=False)
-    subnets: frozenset[tuple[int, int]] = field(repr=False)
 
     @classmethod
     def of(cls, status: RelayStatus, raw: bytes, exit: ExitPolicies) -> TorRelay | None:
@@ -97,8 +95,12 @@ class TorRelay:
             frozenset(("$" + status.identity.hex().upper(), status.nickname.lower())),
             document.family,
             document.family_ids,
-            frozenset(_subnet(address[0]) for address in (address4, address6) if address is not None),
         )
+
+    @property
+    def link_address(self) -> LinkAddress:
+        """Where it takes links, as the consensus has it."""
+        return LinkAddress(Protocol.TLS, f"{self.status.address}:{self.status.or_port}", self.status.identity)
 
     def allows(self, address: Address | None, port: int) -> bool:
         """Whether it would most likely connect there; see `ExitPolicies`."""
@@ -111,7 +113,7 @@ class TorRelay:
         return mutual or not self.family_ids.isdisjoint(other.family_ids)
 
     def shares_subnet(self, other: TorRelay) -> bool:
-        return not self.subnets.isdisjoint(other.subnets)
+        return not self.target.subnets.isdisjoint(other.target.subnets)
 
     def is_same(self, other: TorRelay) -> bool:
         """Whether they have an identity in common."""
@@ -243,12 +245,10 @@ def _target(
         roles,
         frozenset((SCHEME,)),
         rtc=False,
+        nickname=status.nickname,
+        subnets=frozenset(subnet_of(address[0]) for address in (address4, address6) if address is not None),
     )
 
 
 def _encode_address(address: OrAddress) -> bytes:
     return address[0].packed + address[1].to_bytes(2, "big")
-
-
-def _subnet(address: Address) -> tuple[int, int]:
-    return address.version, int(address) >> address.max_prefixlen - SUBNET_BITS[address.version]

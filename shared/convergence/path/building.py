@@ -140,7 +140,7 @@ class CircuitBuilding:
         return next((place.number for place in self._places.values() if place.circuit is circuit), None)
 
     def snapshot(self) -> list[dict[str, Any]]:
-        """Every circuit of ours: number, state, purpose, hops (identity in hex, roles, built)."""
+        """Every circuit of ours: number, state, purpose, hops (identity in hex, nickname, roles, built)."""
         return [
             {
                 "id": place.number,
@@ -149,6 +149,7 @@ class CircuitBuilding:
                 "hops": [
                     {
                         "identity": node.identity.hex(),
+                        "nickname": node.nickname,
                         "roles": [role.name.lower() for role in Role if role in node.roles and role.name],
                         "built": index < place.hops_built,
                     }

@@ -2,7 +2,7 @@
 
 Does: choose an exit by what is to be reached, a guard, and relays between, each by its bandwidth; keep apart what may
 be of one operator: relays of one family, of one subnet, or with an identity in common. Refuse to choose while a
-directory may still be choosing for us.
+directory may still be choosing for us. Where a node that is none of these relays comes first, do without a guard.
 Does not: build circuits, or know which guards work (guards.py).
 """
 
@@ -44,14 +44,22 @@ class Wanted:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class TorPath:
-    """A path, entry first, and the use of its guard, which has to hear how the circuit goes."""
+    """A path.
+
+    Args:
+        relays: those of the Tor network, the first one leading.
+        use: of its guard, which has to hear how the circuit goes.
+        entry: the node before them, in place of a guard.
+    """
 
     relays: tuple[TorRelay, ...]
-    use: GuardUse
+    use: GuardUse | None
+    entry: RelayTarget | None = None
 
     @property
     def targets(self) -> tuple[RelayTarget, ...]:
-        return tuple(relay.target for relay in self.relays)
+        before = () if self.entry is None else (self.entry,)
+        return (*before, *(relay.target for relay in self.relays))
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +70,7 @@ class _Search:
     hops: int
     stable: bool
     avoid: Collection[bytes]
+    entry: RelayTarget | None = None
 
     def __post_init__(self) -> None:
         if not MIN_HOPS <= self.hops <= MAX_HOPS:
@@ -81,10 +90,11 @@ class TorPaths:
     """Chooses paths.
 
     Args:
+        guards: None: paths have none, and begin behind a node that leads into the network.
         distinct_subnets: whether relays of one subnet are kept apart. Off for a network on one machine only.
     """
 
-    def __init__(self, rng: Rng, guards: Guards, *, distinct_subnets: bool = True) -> None:
+    def __init__(self, rng: Rng, guards: Guards | None, *, distinct_subnets: bool = True) -> None:
         self.guards = guards
         self._rng = rng
         self._distinct_subnets = distinct_subnets
@@ -98,7 +108,8 @@ class TorPaths:
         self._view = view
         self._lotteries = {}
         self._counted = -1
-        self.guards.update(view, now)
+        if self.guards is not None:
+            self.guards.update(view, now)
 
     def check(self, now: float) -> TorView:
         """Raises Problem (PathWhy) as long as paths are not to be chosen: there is no consensus that still counts, or
@@ -111,23 +122,38 @@ class TorPaths:
         needed = view.consensus.param("min_paths_for_circs_pct", 60, 25, 95)
         if self._fraction < needed / 100:
             raise Problem(PathWhy.FEW_DESCRIPTORS, needed=needed, known=int(100 * self._fraction))
-        if not all(map(view.knows, self.guards.needed(now))):
+        if self.guards is not None and not all(map(view.knows, self.guards.needed(now))):
             raise Problem(PathWhy.NO_GUARD_DESCRIPTOR)
         return view
 
+    def ready(self, now: float) -> bool:
+        """Whether paths may be chosen."""
+        try:
+            self.check(now)
+        except Problem:
+            return False
+        return True
+
     def exit_path(
-        self, wanted: Collection[Wanted], now: float, *, hops: int = 3, avoid: Collection[bytes] = ()
+        self,
+        wanted: Collection[Wanted],
+        now: float,
+        *,
+        hops: int = 3,
+        avoid: Collection[bytes] = (),
+        entry: RelayTarget | None = None,
     ) -> TorPath:
         """A path to an exit that most likely serves the most of what is wanted.
 
         Args:
             wanted: one thing at least.
-            hops: 2 to 5.
+            hops: 2 to 5, of the Tor network.
             avoid: Ed25519 identities of relays to take only if there are no others. They do not count for the guard.
+            entry: the node before them, where there is no guard.
 
         Raises Problem (PathWhy).
         """
-        search = _Search(self.check(now), hops, any(item.port in LONG_LIVED for item in wanted), avoid)
+        search = _Search(self.check(now), hops, any(item.port in LONG_LIVED for item in wanted), avoid, entry)
         served = self._most_served(search, frozenset(wanted))
         return self._path_to_any(search, lambda status: search.served(status, served) == served, Position.EXIT, now)
 
@@ -151,7 +177,7 @@ class TorPaths:
         """A path of one hop, to a guard that is to be asked for documents: no microdescriptor has to be known for it
         but its own. Raises Problem (PathWhy)."""
         view = self._view
-        if view is None:
+        if view is None or self.guards is None:
             raise Problem(PathWhy.NO_CONSENSUS)
         use = self.guards.select(lambda status: view.relay(status) is not None, now, directory=True)
         relay = view.relay(use.status)
@@ -196,24 +222,29 @@ class TorPaths:
             relay = search.view.relay(status)
             return relay is not None and self._apart(relay, (last,))
 
-        use = self.guards.select(suits_guard, now)
-        entry = search.view.relay(use.status)
-        assert entry is not None
-        path = [entry, last]
-        for _ in range(search.hops - 2):
+        path, use = [last], None
+        if self.guards is not None:
+            use = self.guards.select(suits_guard, now)
+            entry = search.view.relay(use.status)
+            assert entry is not None
+            path = [entry, last]
+        while len(path) < search.hops:
             middle = self._draw(search, Position.MIDDLE, lambda status: True, path)
             if middle is None:
-                use.over(now)
+                if use is not None:
+                    use.over(now)
                 raise Problem(PathWhy.NO_PATH)
             path.insert(-1, middle)
-        return TorPath(tuple(path), use)
+        return TorPath(tuple(path), use, search.entry)
 
     def _draw(self, search: _Search, position: Position, suits: Suits, others: Collection[TorRelay]) -> TorRelay | None:
         """One that suits and may be on a path with others; of those to avoid only if there is nobody else."""
 
         def fits(status: RelayStatus, avoid: Collection[bytes]) -> bool:
             relay = search.relay(status) if suits(status) else None
-            return relay is not None and relay.target.identity not in avoid and self._apart(relay, others)
+            if relay is None or relay.target.identity in avoid:
+                return False
+            return self._apart(relay, others, search.entry)
 
         lottery = self._lottery(search.view, position)
         status = lottery.draw(self._rng, lambda status: fits(status, search.avoid))
@@ -227,8 +258,10 @@ class TorPaths:
             self._lotteries[position] = Lottery(view.consensus, fast, position)
         return self._lotteries[position]
 
-    def _apart(self, relay: TorRelay, others: Collection[TorRelay]) -> bool:
-        """Whether nothing hints that one operator has it and one of the others."""
+    def _apart(self, relay: TorRelay, others: Collection[TorRelay], entry: RelayTarget | None = None) -> bool:
+        """Whether nothing hints that one operator has it and one of the others, or an entry that is none of them."""
+        if self._distinct_subnets and entry is not None and not relay.target.subnets.isdisjoint(entry.subnets):
+            return False
         return not any(
             relay.is_same(other) or relay.is_family(other) or (self._distinct_subnets and relay.shares_subnet(other))
             for other in others

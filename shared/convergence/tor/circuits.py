@@ -7,7 +7,7 @@ Does not: build them (path/building.py), or know what goes through.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from ipaddress import ip_address
@@ -35,7 +35,7 @@ class TorRequest(Request):
     """A request, and the path on which it is served now.
 
     Args:
-        relays: of that path, entry first; none for a circuit to a directory.
+        relays: of that path, those of the Tor network; none for a circuit to a directory.
         use: of its guard.
     """
 
@@ -47,6 +47,22 @@ class Paths(Shape):
     """Who chooses paths."""
 
     def exit_path(self, wanted: Collection[Wanted], now: float, *, avoid: Collection[bytes] = ()) -> TorPath: ...
+
+    def hop_ended(self, path: Sequence[RelayTarget], hop: int, stood: bool, now: float) -> None:
+        """The hop of this number (0, 1, ...) came to stand, or did not."""
+
+
+class DirectoryCircuits(CircuitBuilding):
+    """Circuits of one hop, to directories only."""
+
+    def __init__(self, outbox: Outbox, crypto: Crypto, rng: Rng, neighbours: Neighbours) -> None:
+        super().__init__(outbox, crypto, rng, neighbours, size=0)
+
+    def directory_circuit(self, directory: RelayTarget, on_ready: Ready, on_failed: Failed, now: float) -> None:
+        self._serve(Request(lambda now: (directory,), "directory", on_ready, on_failed, attempts=1), now)
+
+    def _blame(self, place: Place, hop: int, now: float) -> None:
+        """Whoever asked takes another directory."""
 
 
 class TorCircuits(CircuitBuilding):
@@ -135,6 +151,10 @@ class TorCircuits(CircuitBuilding):
             request.use.failed(now)
         elif hop > 0:
             request.avoid(*place.path[max(hop - 1, 1) : hop + 1])
+        self._paths.hop_ended(place.path, hop, False, now)
+
+    def _hop_stands(self, place: Place, hop: int, now: float) -> None:
+        self._paths.hop_ended(place.path, hop, True, now)
 
     def _gone(self, place: Place, now: float) -> None:
         use = _of(place).use

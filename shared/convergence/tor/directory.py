@@ -18,7 +18,7 @@ from typing import Any
 from convergence.errors import CryptoError, RemoteError
 from convergence.events import DirectoryRefused
 from convergence.netdir.consensus import ConsensusDirectory
-from convergence.netdir.tor import TorView
+from convergence.netdir.tor import TorRelay, TorView
 from convergence.outbox import Outbox, Timer
 from convergence.path.select import fraction
 from convergence.pipes.http import Headers
@@ -32,6 +32,7 @@ from convergence.wire.microdescriptor import MAX_MICRODESCRIPTOR, find_microdesc
 BUCKET = "tor-directory"
 CHUNK = b"micro/"  # begins the names of microdescriptors that are kept together
 BATCH = 92  # microdescriptors in one request (dir-spec 4.4)
+MAX_EARLIER = 3  # consensuses, the latest, that a mirror keeps: clients ask anew before theirs is three hours old
 PARALLEL = 3  # requests for microdescriptors at once
 MAX_CERTIFICATES = 1 << 20  # bytes
 CERTIFICATE_REQUESTS = 3  # directories that are asked for the certificates of one consensus
@@ -110,6 +111,7 @@ class TorDirectory:
         self._sources = sources
         self._on_changed = on_changed
         self._mirror = mirror
+        self.earlier: dict[str, bytes] = {}  # of a mirror: consensuses that others may have, by their `diff_base`
         self._before: TorView | None = None  # of a mirror: others still have that consensus, and ask for what it names
         self._authorities = sorted(identity.hex().upper() for identity in authorities)
         self._requests: dict[DocumentRequest, Want] = {}
@@ -127,7 +129,7 @@ class TorDirectory:
         self._reading = False
         self._running = False
         # Documents have dates, so this wait alone does not go on as if the clock had not jumped.
-        outbox.on_shift(lambda by: None if consensus.over else consensus.until(self._refresh_at))
+        self._forget = outbox.on_shift(lambda by: None if consensus.over else consensus.until(self._refresh_at))
 
     # -- for the network
 
@@ -146,6 +148,7 @@ class TorDirectory:
         self._asked.clear()
         self._unchecked = None
         self._sources.stop(now)
+        self._forget()
 
     @property
     def consensus(self) -> Consensus | None:
@@ -160,6 +163,15 @@ class TorDirectory:
         """The one of this digest, as it came, or nothing; a mirror's may be of the consensus before."""
         views = [view for view in (self.view, self._before) if view is not None]
         return next((raw for view in views if (raw := view.microdescriptors.get(digest))), b"")
+
+    def relay(self, fingerprint: bytes) -> TorRelay | None:
+        """The usable relay of this RSA identity; a mirror's may be of the consensus before, which others still have."""
+        for view in (self.view, self._before):
+            status = None if view is None else view.get(fingerprint)
+            relay = None if view is None or status is None else view.relay(status)
+            if relay is not None:
+                return relay
+        return None
 
     def missing(self) -> list[bytes]:
         """Digests of the microdescriptors that are not here."""
@@ -272,8 +284,8 @@ class TorDirectory:
             try:
                 if isinstance(result, RemoteError):
                     raise result
+                self._sources.worked(source)  # first: what came may be a certificate that shows an earlier lie of its
                 came(result, source, now)
-                self._sources.worked(source)
             except RemoteError as error:
                 self._refuse(want, source, error, now)
             over(now)
@@ -302,9 +314,14 @@ class TorDirectory:
 
     def _take(self, consensus: Consensus, now: float) -> None:
         """Use it from now on. Raises RemoteError unless it is signed, timely and news."""
+        before = self.consensus
         if not self.documents.update(consensus, now):
             raise RemoteError("the consensus in use once more, though it is time for another")
-        self._before = self.view if self._mirror else None
+        if self._mirror and before is not None:
+            self._before = self.view
+            self.earlier[before.diff_base] = before.data
+            if len(self.earlier) > MAX_EARLIER:
+                del self.earlier[next(iter(self.earlier))]
         self.view = TorView(consensus) if self.view is None else self.view.renewed(consensus)
         self._store([(b"consensus", consensus.data), *self._spent_chunks()])
         self._plan(consensus)

@@ -1,14 +1,15 @@
 """A client of the Tor network: its directory, its circuits, and streams through its exits.
 
-Does: wire the parts, know where relays take links.
+Does: wire the parts, say for people how far the directory is.
 Does not: hold protocol logic.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from typing import Any
 
 from convergence.effects import Protocol
 from convergence.errors import LocalError
@@ -16,17 +17,15 @@ from convergence.events import TorDirectoryChanged
 from convergence.link.neighbours import LinkAddress, Neighbours
 from convergence.netdir.tor import SCHEME, TorView
 from convergence.outbox import Outbox
-from convergence.path.guards import Guards, GuardUse
+from convergence.path.entries import StickyEntries
 from convergence.path.place import Failed, Ready
-from convergence.path.torpath import TorPath, TorPaths, Wanted
 from convergence.ports import Crypto, Rng
 from convergence.tor.circuits import TorCircuits
 from convergence.tor.directory import TorDirectory
+from convergence.tor.entrance import ByGuards, ByNodes
 from convergence.tor.sources import DirectorySources
 from convergence.wire.linkspec import LinkSpecifier, SpecifierType
 from convergence.wire.target import Protocols, RelayTarget, Role
-
-MAX_ENTRIES = 128  # addresses of entries that are remembered; those that were chosen longest ago are forgotten first
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,17 +58,18 @@ class TorConfig:
 
     Args:
         authorities: v3 identities (20 bytes each) of its directory authorities.
-        directories: whom to ask first: the authorities, in the same order, then others.
+        directories: whom to ask first: the authorities, in the same order, then others. With none, nodes of our own
+            network lead into it.
         distinct_subnets: whether relays of one subnet are kept apart. Off for a network on one machine only.
     """
 
     authorities: tuple[bytes, ...]
-    directories: tuple[DirectoryAddress, ...]
+    directories: tuple[DirectoryAddress, ...] = ()
     distinct_subnets: bool = True
 
     def __post_init__(self) -> None:
-        if not self.directories:
-            raise LocalError("a Tor network needs directories to begin with")
+        if not self.authorities or len(set(self.authorities)) != len(self.authorities):
+            raise LocalError("a Tor network has authorities, each of which is named once")
 
     @property
     def authority_directories(self) -> tuple[DirectoryAddress, ...]:
@@ -89,6 +89,9 @@ class TorConfig:
 class TorNetwork:
     """Args:
     neighbours: our links, which ask `address` where relays are.
+    entries: with `nodes`, which of them was taken, over restarts; restored before `start`.
+    nodes: gives, as of now, the nodes of our own network that lead into this one and that we can open links to. They
+        are used where the configuration names no directories.
     """
 
     def __init__(
@@ -99,23 +102,32 @@ class TorNetwork:
         neighbours: Neighbours,
         config: TorConfig,
         *,
+        entries: StickyEntries | None = None,
+        nodes: Callable[[float], Sequence[RelayTarget]] = lambda now: (),
         on_full: Callable[[float], None] = lambda now: None,
     ) -> None:
+        self.config = config
         self._outbox = outbox
-        self._config = config
-        self._first = {item.fingerprint: item for item in config.directories}
-        self._addresses: dict[bytes, LinkAddress] = {}  # of entries that were chosen lately
-        self._uses: dict[bytes, GuardUse] = {}  # of guards that are to be asked for documents
-        self._guards = Guards(outbox, rng, config.name)
-        self._paths = TorPaths(rng, self._guards, distinct_subnets=config.distinct_subnets)
-        self.circuits = TorCircuits(outbox, crypto, rng, neighbours, self, on_full=on_full)
-        self._sources = DirectorySources(outbox, rng, self, self._directories)
+
+        def rests(identity: bytes, now: float) -> bool:
+            return self._sources.rests(identity, now)
+
+        self._entrance: ByGuards | ByNodes
+        if config.directories:
+            self._entrance = ByGuards(outbox, rng, config, rests)
+        else:
+            kept = StickyEntries(outbox, rng) if entries is None else entries
+            self._entrance = ByNodes(outbox, rng, config, rests, kept, nodes)
+        self._paths = self._entrance.paths
+        self.circuits = TorCircuits(outbox, crypto, rng, neighbours, self._entrance, on_full=on_full)
+        self._sources = DirectorySources(outbox, rng, self, self._entrance.directories)
         self.directory = TorDirectory(outbox, rng, config.authorities, self._sources, self._changed)
         self._view: TorView | None = None
+        self._ready = False
 
     def start(self, now: float) -> None:
         self.circuits.start(now)
-        self._guards.restore(now, self.directory.start)
+        self._entrance.start(now, self.directory.start)
 
     def stop(self, now: float) -> None:
         self.directory.stop(now)
@@ -125,48 +137,29 @@ class TorNetwork:
         """This machine is on another network, or slept."""
         self.directory.moved(now)
 
+    def nodes_changed(self, now: float) -> None:
+        """Other nodes of our own network are known."""
+        if self._entrance.nodes_changed(now):
+            self.directory.moved(now)
+            if self._ready:
+                self.circuits.nodes_changed(now)
+
     def address(self, identity: bytes, now: float) -> LinkAddress | None:
         """Where a relay takes links; `identity` as in RelayTarget."""
-        first = self._first.get(identity)
-        return self._addresses.get(identity) if first is None else first.link_address
+        return self._entrance.address(identity)
+
+    def snapshot(self, now: float) -> dict[str, Any]:
+        """JSON-able, for people: relays in the consensus (0: there is none yet), how many of them are known, whether
+        circuits can be built, and how many nodes of our own network lead there (None: none is needed)."""
+        view = self._view
+        relays, known = (0, 0) if view is None else (len(view.relays), view.known)
+        return {"relays": relays, "known": known, "ready": self._ready, "entries": self._entrance.known(now)}
 
     # -- what the parts ask
 
-    def exit_path(self, wanted: Collection[Wanted], now: float, *, avoid: Collection[bytes] = ()) -> TorPath:
-        """For the circuits: a path, whose entry we can reach from now on."""
-        path = self._paths.exit_path(wanted, now, avoid=avoid)
-        self._enter(path)
-        return path
-
     def directory_circuit(self, directory: RelayTarget, on_ready: Ready, on_failed: Failed, now: float) -> None:
-        use = self._uses.pop(directory.identity, None)
+        use = self._entrance.directory_use(directory)
         self.circuits.directory_circuit(directory, use, on_ready, on_failed, now)
-
-    def _directories(self, now: float) -> Sequence[RelayTarget]:
-        """A guard of ours, so that few learn that we are there; before we have any, the first ones."""
-        try:
-            path = self._paths.directory_guard(now)
-        except LocalError:
-            return self._config.first_targets
-        [target] = path.targets
-        if self._sources.rests(target.identity):
-            path.use.over(now)
-            return self._config.first_targets
-        self._enter(path)
-        replaced = self._uses.pop(target.identity, None)
-        if replaced is not None:
-            replaced.over(now)
-        self._uses[target.identity] = path.use
-        return [target]
-
-    def _enter(self, path: TorPath) -> None:
-        entry = path.relays[0]
-        status = entry.status
-        address = LinkAddress(Protocol.TLS, f"{status.address}:{status.or_port}", status.identity)
-        self._addresses.pop(entry.target.identity, None)
-        self._addresses[entry.target.identity] = address
-        if len(self._addresses) > MAX_ENTRIES:
-            del self._addresses[next(iter(self._addresses))]
 
     def _changed(self, now: float) -> None:
         view = self.directory.view
@@ -174,11 +167,7 @@ class TorNetwork:
         if view is not self._view:
             self._view = view
             self._paths.update(view, now)
-        try:
-            self._paths.check(now)
-        except LocalError:
-            ready = False
-        else:
-            ready = True
+        self._ready = self._paths.ready(now)
+        if self._ready:
             self.circuits.nodes_changed(now)
-        self._outbox.emit(TorDirectoryChanged(len(view.relays), view.known, ready))
+        self._outbox.emit(TorDirectoryChanged(len(view.relays), view.known, self._ready))

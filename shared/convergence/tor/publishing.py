@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from convergence.crypto.keys import NodeKeys
-from convergence.crypto.routersign import RsaSecret, sign_descriptor, sign_extra_info
+from convergence.crypto.routersign import sign_descriptor, sign_extra_info
 from convergence.errors import RemoteError
 from convergence.events import DescriptorRefused, DescriptorTaken
 from convergence.outbox import Outbox, Timer
-from convergence.ports import Crypto
+from convergence.ports import Crypto, RsaKeyPair
 from convergence.tor.network import DirectoryAddress
 from convergence.tor.request import DocumentRequest
 from convergence.tor.sources import DirectorySources
@@ -34,6 +34,7 @@ class Publisher:
     keys: ours, with an RSA identity.
     onion: an RSA onion key, which authorities still ask for, and nobody uses.
     describe: what the descriptor says now, but for keys.
+    statistics: lines of the extra-info document, keyword and arguments.
 
     Attributes:
         descriptor: as it was signed last; empty before.
@@ -46,8 +47,9 @@ class Publisher:
         sources: DirectorySources,
         authorities: Iterable[DirectoryAddress],
         keys: NodeKeys,
-        onion: RsaSecret,
+        onion: RsaKeyPair,
         describe: Callable[[int], RouterDescriptor],
+        statistics: Callable[[], tuple[tuple[str, str], ...]] = tuple,
     ) -> None:
         self.keys = keys
         self.descriptor = b""
@@ -55,6 +57,7 @@ class Publisher:
         self._crypto = crypto
         self._onion = onion
         self._describe = describe
+        self._statistics = statistics
         self._uploads = [_Upload(outbox, sources, authority) for authority in authorities]
         self._published = 0
         self._timer: Timer | None = None
@@ -78,9 +81,9 @@ class Publisher:
 
     def _sign(self, descriptor: RouterDescriptor, now: float) -> bytes:
         assert self.keys.rsa is not None
-        rsa = RsaSecret(self.keys.rsa.public, self.keys.rsa.sign)
+        rsa = self.keys.rsa
         expires = now + LIFETIME
-        info = ExtraInfo(descriptor.nickname, descriptor.rsa_identity, descriptor.published)
+        info = ExtraInfo(descriptor.nickname, descriptor.rsa_identity, descriptor.published, self._statistics())
         extra = sign_extra_info(self._crypto, self.keys, rsa, info, expires)
         full = replace(descriptor, extra_info=ExtraInfo.parse(extra).digests)
         self.descriptor = sign_descriptor(self._crypto, self.keys, rsa, full, expires, self._onion)

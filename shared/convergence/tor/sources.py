@@ -99,8 +99,8 @@ class DirectorySources:
         """What it sent holds."""
         self._resting.pop(source, None)
 
-    def rests(self, source: bytes) -> bool:
-        return source in self._resting
+    def rests(self, source: bytes, now: float) -> bool:
+        return self._resting.get(source, 0.0) > self._outbox.steady(now)
 
     def stop(self, now: float) -> None:
         """End all circuits."""

@@ -11,14 +11,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from functools import cached_property
-from ipaddress import IPv6Address
+from ipaddress import IPv6Address, ip_address
 
 from convergence.errors import LocalError, ParseError
 from convergence.ports import Buffer
 from convergence.wire.certs import SIGNATURE_LEN, Sign, Verify
 from convergence.wire.linkspec import ed25519_specifier
 from convergence.wire.reader import Reader, utf8
-from convergence.wire.target import Protocols, RelayTarget, Role, node_id_of
+from convergence.wire.target import Protocols, RelayTarget, Role, Subnet, node_id_of, subnet_of
 
 KEY_LEN = 32
 VERSION = 1
@@ -32,7 +32,7 @@ MAX_DESCRIPTOR = 1 + 2 * KEY_LEN + 8 + 8 + 1 + 1 + MAX_TRANSPORTS * (3 + MAX_ADD
 """1,179 bytes; one with a single transport takes about 190."""
 
 _WS_URL = re.compile(
-    r"wss?://(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[(?P<ipv6>[0-9A-Fa-f:.]+)\])"
+    r"wss?://(?:(?P<host>[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?)|\[(?P<ipv6>[0-9A-Fa-f:.]+)\])"
     r"(?::(?P<port>[1-9][0-9]{0,4}))?(?:/[A-Za-z0-9._~/%-]*)?",
     re.ASCII,
 )
@@ -156,6 +156,7 @@ class Descriptor:
             self.roles,
             frozenset() if self.ws_url is None else frozenset((self.ws_url.partition(":")[0],)),
             self.rtc,
+            subnets=frozenset() if self.ws_url is None else _subnets(self.ws_url),
         )
 
     @cached_property
@@ -189,3 +190,12 @@ def _read_transport(reader: Reader) -> Transport:
     elif kind == TransportKind.RTC and not _RTC_ADDRESS.fullmatch(address):
         raise ParseError("a transport's address is no list of introducers")
     return Transport(kind, address)
+
+
+def _subnets(url: str) -> frozenset[Subnet]:
+    """None where the host is a name."""
+    found = _WS_URL.fullmatch(url)
+    try:
+        return frozenset() if found is None else frozenset((subnet_of(ip_address(found["host"] or found["ipv6"])),))
+    except ValueError:
+        return frozenset()

@@ -9,10 +9,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntFlag
 from hashlib import sha256
+from ipaddress import IPv4Address, IPv6Address
 
 from convergence.wire.linkspec import LinkSpecifier
 
 NODE_ID_LEN = 20
+SUBNET_BITS = {4: 16, 6: 32}
+"""Two relays whose addresses begin with the same bits, by IP version, count as one operator's (path-spec 2.2)."""
+
+Subnet = tuple[int, int]
+"""IP version, and the leading bits."""
 
 
 class Role(IntFlag):
@@ -21,6 +27,7 @@ class Role(IntFlag):
     RELAY = 1
     RDV = 2
     EXIT = 4
+    TOR = 8  # extends circuits to relays of the Tor network
 
 
 class Protocols(IntFlag):
@@ -44,6 +51,8 @@ class RelayTarget:
         roles: what it offers.
         schemes: of the addresses at which others open links to it ("ws", "wss", Tor's "tls"); none: it has no address.
         rtc: whether it speaks WebRTC, by which nodes without an address are reached.
+        nickname: what people call it; it proves nothing. Empty for nodes of this network.
+        subnets: of its addresses, as far as these are known.
     """
 
     identity: bytes
@@ -54,10 +63,16 @@ class RelayTarget:
     roles: Role
     schemes: frozenset[str]
     rtc: bool
+    nickname: str = ""
+    subnets: frozenset[Subnet] = frozenset()
 
     @property
     def has_address(self) -> bool:
         return bool(self.schemes)
+
+
+def subnet_of(address: IPv4Address | IPv6Address) -> Subnet:
+    return address.version, int(address) >> address.max_prefixlen - SUBNET_BITS[address.version]
 
 
 def node_id_of(identity: bytes) -> bytes:

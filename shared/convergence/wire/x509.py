@@ -1,6 +1,6 @@
-"""X.509 certificates of RSA keys (RFC 5280), as far as links read them, and the DER that they are made of.
+"""X.509 certificates of RSA keys (RFC 5280), as far as links read them.
 
-Does: find the key, the dates and what is signed; refuse what is no DER, or another kind of key or signature.
+Does: find the key, the dates and what is signed; refuse another kind of key or signature.
 Does not: look at names and extensions, verify, or encode. Only a relay's self-signed RSA identity is read by it.
 """
 
@@ -11,9 +11,9 @@ from datetime import UTC, datetime
 
 from convergence.errors import ParseError
 from convergence.ports import Buffer
-from convergence.wire.reader import Reader
+from convergence.wire.der import INTEGER, SEQUENCE, Der
 
-INTEGER, BIT_STRING, SEQUENCE, UTC_TIME, GENERALIZED_TIME = 0x02, 0x03, 0x30, 0x17, 0x18
+UTC_TIME, GENERALIZED_TIME = 0x17, 0x18
 VERSION = 0xA0
 """The tag of the certificate's version, which is there in all but version 1."""
 RSA_SHA256 = bytes.fromhex("300d06092a864886f70d01010b0500")
@@ -21,44 +21,6 @@ RSA_SHA256 = bytes.fromhex("300d06092a864886f70d01010b0500")
 RSA_KEY = bytes.fromhex("300d06092a864886f70d0101010500")
 """AlgorithmIdentifier rsaEncryption (RFC 3279)."""
 _YEAR_DIGITS = {UTC_TIME: 2, GENERALIZED_TIME: 4}
-
-
-class Der(Reader):
-    """Reads DER elements in order; of each, only the shortest form of its length is taken, up to 65,535 bytes."""
-
-    def element(self) -> tuple[int, bytes, bytes]:
-        """The next one: its tag, its content, and all of it."""
-        tag, size = self.unsigned(1), self.unsigned(1)
-        head = bytes([tag, size])
-        if size >= 0x80:
-            more = size & 0x7F
-            if more not in (1, 2):
-                raise ParseError("DER with a length that is too long")
-            size = self.unsigned(more)
-            if size < (0x80, 0x100)[more - 1]:
-                raise ParseError("DER with a length that could be shorter")
-            head += size.to_bytes(more, "big")
-        content = self.take(size)
-        return tag, content, head + content
-
-    def content(self, tag: int) -> bytes:
-        """The content of the next element, which has this tag."""
-        found, content, _ = self.element()
-        if found != tag:
-            raise ParseError(f"DER element {found:#x} in place of {tag:#x}")
-        return content
-
-    def expect(self, whole: bytes) -> None:
-        """Read one known element."""
-        if self.element()[2] != whole:
-            raise ParseError("DER element of an unknown algorithm")
-
-    def bits(self) -> bytes:
-        """A BIT STRING of whole bytes."""
-        content = self.content(BIT_STRING)
-        if not content or content[0] != 0:
-            raise ParseError("DER bit string that is not whole bytes")
-        return content[1:]
 
 
 @dataclass(frozen=True, slots=True)

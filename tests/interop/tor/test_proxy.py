@@ -84,4 +84,4 @@ def test_one_folder_serves_one_proxy(tor_network: TorNetwork, tmp_path: Path) ->
         options = ("--tor", "--tor-network", tmp_path / "network.txt", "--data", tmp_path / "data")
         with running("proxy", "--listen", "127.0.0.1:0", *options) as second:
             code, last = second.end()
-    assert code == 1 and "Another proxy" in last["message"]
+    assert code == 1 and "Another command" in last["message"]

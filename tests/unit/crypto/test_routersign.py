@@ -68,13 +68,13 @@ def test_descriptors_and_extra_infos_of_tor():
 
 def test_our_documents_hold():
     extra = ExtraInfo.parse(sign_extra_info(CRYPTO, KEYS, RSA, ExtraInfo("convergence", b"", NOW), EXPIRES))
-    check_extra_info(CRYPTO, extra, RsaKey.parse(RSA.der), NOW)
+    check_extra_info(CRYPTO, extra, RsaKey.parse(RSA.public), NOW)
     family = certify_family(CRYPTO, FAMILY, KEYS.identity, EXPIRES)
     data = signed(ONION, extra_info=extra.digests, family_certs=(family,), policy6=PortPolicy.parse("accept 443"))
     found = RouterDescriptor.parse(data)
     check_descriptor(CRYPTO, found, NOW)
-    assert (found.identity, found.ntor_key, found.rsa_key) == (KEYS.identity, KEYS.ntor_public, RSA.der)
-    assert found.extra_info == extra.digests and found.onion_key == ONION.der
+    assert (found.identity, found.ntor_key, found.rsa_key) == (KEYS.identity, KEYS.ntor_public, RSA.public)
+    assert found.extra_info == extra.digests and found.onion_key == ONION.public
     assert found.body() == data[: data.index(b"router-sig-ed25519")]
     check(signed())
 
@@ -92,7 +92,7 @@ def test_nothing_in_a_document_can_be_changed():
     extra = sign_extra_info(CRYPTO, KEYS, RSA, ExtraInfo("convergence", b"", NOW, (("x-statistic", "1"),)), EXPIRES)
     for old, new in ((b"x-statistic 1", b"x-statistic 2"), (b"convergence", b"another")):
         with pytest.raises(CryptoError):
-            check_extra_info(CRYPTO, ExtraInfo.parse(extra.replace(old, new)), RsaKey.parse(RSA.der), NOW)
+            check_extra_info(CRYPTO, ExtraInfo.parse(extra.replace(old, new)), RsaKey.parse(RSA.public), NOW)
 
 
 def test_both_signatures_count():
@@ -146,7 +146,7 @@ def test_nobody_can_take_the_identity_of_another():
         check(sign_descriptor(CRYPTO, thief, RSA, description(), EXPIRES))
     extra = sign_extra_info(CRYPTO, thief, RSA, ExtraInfo("convergence", b"", NOW), EXPIRES)
     with pytest.raises(CryptoError, match="certificate's signature"):
-        check_extra_info(CRYPTO, ExtraInfo.parse(extra), RsaKey.parse(RSA.der), NOW)
+        check_extra_info(CRYPTO, ExtraInfo.parse(extra), RsaKey.parse(RSA.public), NOW)
 
 
 def test_an_onion_key_may_sign_more_than_the_specification_says():
@@ -159,7 +159,7 @@ def test_an_onion_key_may_sign_more_than_the_specification_says():
 def test_an_extra_info_is_of_the_relay_that_it_names():
     extra = ExtraInfo.parse(sign_extra_info(CRYPTO, KEYS, RSA, ExtraInfo("convergence", b"", NOW), EXPIRES))
     with pytest.raises(CryptoError, match="another relay"):
-        check_extra_info(CRYPTO, extra, RsaKey.parse(ONION.der), NOW)
+        check_extra_info(CRYPTO, extra, RsaKey.parse(ONION.public), NOW)
 
 
 def test_what_would_not_parse_is_not_signed():
@@ -168,4 +168,3 @@ def test_what_would_not_parse_is_not_signed():
             signed(**changes)
     with pytest.raises(LocalError, match="line"):
         signed(contact="someone\nrouter-signature")
-    assert "sign" not in repr(RSA)

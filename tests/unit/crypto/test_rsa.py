@@ -12,7 +12,7 @@ from tests.unit.netdir.authorities import rsa_numbers, rsa_secret, vector
 
 DIGEST = bytes(range(32))
 SECRET = rsa_secret("rsa")
-KEY = RsaKey.parse(SECRET.der)
+KEY = RsaKey.parse(SECRET.public)
 SIZE = 128
 
 
@@ -102,17 +102,17 @@ def test_a_number_above_the_modulus_is_refused():
     ("der", "why"),
     [
         (b"", "cut short"),
-        (SECRET.der[:-1], "cut short"),
-        (SECRET.der + b"\0", "trailing"),
-        (b"\x31" + SECRET.der[1:], "no RSAPublicKey"),
+        (SECRET.public[:-1], "cut short"),
+        (SECRET.public + b"\0", "trailing"),
+        (b"\x31" + SECRET.public[1:], "in place of"),
         (element(0x30, number(KEY.modulus)), "cut short"),
         (element(0x30, number(KEY.modulus) + number(65537) + number(1)), "trailing"),
         (element(0x30, element(2, b"\0" + number(KEY.modulus)[3:]) + number(65537)), "not minimal"),
         (element(0x30, element(2, b"") + number(65537)), "not positive"),
         (element(0x30, element(2, b"\x80" + bytes(127)) + number(65537)), "not positive"),
-        (b"\x30\x84\0\0\0\x89" + SECRET.der[3:], "cannot be"),
-        (b"\x30\x80" + SECRET.der[3:], "cannot be"),
-        (b"\x30\x82\0\x89" + SECRET.der[3:], "not minimal"),
+        (b"\x30\x84\0\0\0\x89" + SECRET.public[3:], "too long"),
+        (b"\x30\x80" + SECRET.public[3:], "too long"),
+        (b"\x30\x82\0\x89" + SECRET.public[3:], "shorter"),
         (key_of(exponent=3), "exponent"),
         (key_of(exponent=1 << 4000 | 1), "cannot be|exponent"),
         (key_of(modulus=KEY.modulus - 1), "cannot be"),
@@ -127,4 +127,4 @@ def test_what_is_no_key_that_tor_uses_is_refused(der, why):
 
 def test_the_size_may_be_asked_for():
     with pytest.raises(ParseError, match="1024 bits"):
-        RsaKey.parse(SECRET.der, 2048)
+        RsaKey.parse(SECRET.public, 2048)

@@ -9,7 +9,6 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from convergence.crypto.routersign import RsaSecret
 from convergence.wire.netdoc import RSA_KEY, encode_item, encode_object, format_date, unpadded
 
 VECTORS = Path(__file__).parents[2] / "vectors" / "tor"
@@ -20,6 +19,14 @@ PROTOCOLS = "Cons=2 Desc=2 FlowCtrl=1-2 Link=4-5 Microdesc=2 Relay=2-6"
 
 def vector(name):
     return (VECTORS / name).read_bytes()
+
+
+@dataclass(frozen=True)
+class RsaSecret:
+    """A ports.RsaKeyPair of any size."""
+
+    public: bytes
+    sign: object
 
 
 @cache
@@ -57,25 +64,25 @@ class Authority:
 
     @property
     def identity(self):
-        return sha1(self.identity_key.der).digest()
+        return sha1(self.identity_key.public).digest()
 
     @property
     def name(self):
         """What its certificate is asked for by."""
-        return self.identity, sha1(self.signing_key.der).digest()
+        return self.identity, sha1(self.signing_key.public).digest()
 
     def certificate(self, published=NOW - HOUR, expires=NOW + 1000 * HOUR, **other):
         """Its key certificate. `other` puts something else in the place of a part."""
         identity_key = other.get("identity_key", self.identity_key)
-        crosscert = other.get("crosscert", self.signing_key).sign(sha1(identity_key.der).digest())
+        crosscert = other.get("crosscert", self.signing_key).sign(sha1(identity_key.public).digest())
         body = "".join(
             [
                 encode_item("dir-key-certificate-version", 3),
-                encode_item("fingerprint", other.get("fingerprint", sha1(identity_key.der).hexdigest().upper())),
+                encode_item("fingerprint", other.get("fingerprint", sha1(identity_key.public).hexdigest().upper())),
                 encode_item("dir-key-published", format_date(published)),
                 encode_item("dir-key-expires", format_date(expires)),
-                encode_item("dir-identity-key", label=RSA_KEY, data=identity_key.der),
-                encode_item("dir-signing-key", label=RSA_KEY, data=self.signing_key.der),
+                encode_item("dir-identity-key", label=RSA_KEY, data=identity_key.public),
+                encode_item("dir-signing-key", label=RSA_KEY, data=self.signing_key.public),
                 encode_item("dir-key-crosscert", label="ID SIGNATURE", data=crosscert),
                 "dir-key-certification\n",
             ]

@@ -810,7 +810,7 @@ def test_the_snapshot_tells_hops_and_holds_no_objects(scene):
     scene.exit()
     in_use = next(item for item in scene.pool.snapshot() if item["state"] == "in use")
     assert in_use["purpose"] == "exit"
-    assert [set(hop) for hop in in_use["hops"]] == [{"identity", "roles", "built"}] * 3
+    assert [set(hop) for hop in in_use["hops"]] == [{"identity", "nickname", "roles", "built"}] * 3
     assert all(hop["built"] is True and hop["roles"] == ["relay", "rdv", "exit"] for hop in in_use["hops"])
 
 

@@ -14,6 +14,7 @@ from convergence.path.guards import Guards, Stage
 from convergence.path.torpath import LONG_LIVED, TorPaths, Wanted
 from convergence.wire.consensus import Consensus
 from convergence.wire.microdescriptor import find_microdescriptors
+from convergence.wire.target import Protocols, RelayTarget, Role, subnet_of
 from tests.unit.circuit.rig import SeededRng
 from tests.unit.netdir.authorities import HOUR, NOW, vector
 from tests.unit.path.test_weights import assert_shares
@@ -331,3 +332,45 @@ def test_documents_are_asked_of_primary_guards():
     path = paths_of(network).directory_guard(NOW)
     assert [relay.status.identity for relay in path.relays] == primary[1:2], "it is all that is known"
     assert path.use.stage is Stage.BUILDING
+
+
+# -- behind a node that is none of these relays
+
+
+def entry_at(*subnets):
+    none = Protocols(0)
+    return RelayTarget(
+        bytes(32), (), bytes(20), bytes(32), none, Role.TOR, frozenset(), False, subnets=frozenset(subnets)
+    )
+
+
+def test_behind_an_entry_of_another_network_no_relay_has_to_be_a_guard():
+    paths = TorPaths(SeededRng("entry"), None)
+    assert not paths.ready(NOW)
+    paths.update(usual().view(), NOW)
+    assert paths.ready(NOW) and not paths.ready(NOW + 3 * HOUR + TOLERANCE)
+    entry, flags = entry_at(), Counter()
+    for _ in range(200):
+        path = paths.exit_path(WEB, NOW, hops=2, entry=entry)
+        assert path.targets == (entry, *(relay.target for relay in path.relays)) and len(path.relays) == 2
+        assert path.use is None and path.relays[-1].allows(None, 443)
+        assert_apart(path)
+        flags["Guard" in path.relays[0].status.flags] += 1
+    assert flags[False] > flags[True] > 0
+    assert refused(paths.directory_guard, NOW).code == PathWhy.NO_CONSENSUS
+
+
+def test_too_few_descriptors_are_too_few_behind_an_entry_too():
+    paths = TorPaths(SeededRng("entry"), None)
+    paths.update(usual(known=range(1, 30)).view(), NOW)
+    assert refused(paths.exit_path, WEB, NOW, hops=2, entry=entry_at()).code == PathWhy.FEW_DESCRIPTORS
+
+
+def test_no_relay_is_in_the_subnet_of_the_entry():
+    network = TorNetwork([Made(1, GUARD), Made(2, GUARD), Made(3, EXIT, policy="accept 443")])
+    near = subnet_of(ip_address("10.1.200.7"))
+    for distinct, expected in ((True, {"relay2"}), (False, {"relay1", "relay2"})):
+        paths = TorPaths(SeededRng("entry"), None, distinct_subnets=distinct)
+        paths.update(network.view(), NOW)
+        found = {names(paths.exit_path(WEB, NOW, hops=2, entry=entry_at(near)))[0] for _ in range(50)}
+        assert found == expected

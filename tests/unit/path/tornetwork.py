@@ -32,7 +32,7 @@ class Made:
     nickname: str = ""
     protocols: str = PROTOCOLS
     keys: bool = True  # whether it has an Ed25519 identity
-    machine: object = None  # of the rig, whose keys it has
+    machine: object = None  # with its keys: a Machine of the rig, or another with `target` and `keys`
 
     def __post_init__(self):
         self.identity = self.number.to_bytes(2, "big") * 10 if self.machine is None else self.machine.target.node_id

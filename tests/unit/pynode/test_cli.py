@@ -31,7 +31,7 @@ from pynode.cli.output import CliError, Output, Rate, bar, sentence, shown, size
 from pynode.cli.proxy import PAC_HEAD, _write_pac
 from pynode.cli.serve import _network, _Relay, relay_plan
 from pynode.cli.share import check_files, hash_file
-from pynode.cli.sites import DEFAULT_SITE, chosen_site, find_network, find_status, site_address
+from pynode.cli.sites import DEFAULT_SITE, chosen_site, find_network, find_status, network_of, site_address
 from pynode.config import Address, Config
 from pynode.config import parse as parse_config
 
@@ -280,6 +280,30 @@ def test_a_relay_is_what_options_and_settings_say() -> None:
         "https://site.example",
         "*",
     )
+
+
+def test_a_relay_leads_into_the_tor_network_that_its_settings_name(tmp_path: Path) -> None:
+    assert plan("").entry is None and not plan("").roles & Role.TOR
+    public = plan("", parse_config('[node]\nroles = ["rdv"]\n[tor]\nentry = true\n'))
+    assert public.roles == Role.RELAY | Role.RDV | Role.TOR and len(public.entry.authorities) == 9
+    config = parse_config(f'[tor]\nentry = true\nprivate = true\nnetwork = "{tmp_path}/none"\n')
+    with pytest.raises(CliError, match="cannot be read"):
+        plan("", config)
+    (tmp_path / "none").write_text(f"DirAuthority a orport=1 v3ident={'0' * 40} 127.0.0.1:2 {'1' * 40}\n")
+    assert plan("", config).private and plan("", config).entry.authorities == (bytes(20),)
+
+
+def test_the_tor_network_is_entered_by_a_guard_or_by_a_node_of_a_site() -> None:
+    def network(line: str) -> Any:
+        return asyncio.run(network_of(parser().parse_args(["proxy", *line.split()])))
+
+    assert network("--tor").tor.directories and network("--tor").facilitator == ""
+    assert network("--tor --nodes x --entry-node").tor.directories == ()
+    assert network("--nodes x").tor is None
+    with pytest.raises(CliError, match="does not answer"):
+        network("--tor --entry-node --site http://127.0.0.1:1/")
+    with pytest.raises(CliError, match="--tor"):
+        network("--nodes x --entry-node")
 
 
 def test_a_relay_without_an_address_is_reached_over_webrtc() -> None:

@@ -84,6 +84,8 @@ class Scene:
         self.paths.append(Path((self.relays[0], suit[0], exits[0]), Use(self.waits)))
         return self.paths[-1]
 
+    def hop_ended(self, path, hop, stood, now): ...
+
     def start(self):
         self.circuits.start(self.net.now)
         self.circuits.fill(self.net.now)

@@ -11,6 +11,10 @@ from tests.unit.circuit.rig import CRYPTO, START, Net
 from tests.unit.path.tornetwork import EXIT, GUARD, MIDDLE, Made, TorNetwork
 
 
+class Paths(TorPaths):
+    def hop_ended(self, path, hop, stood, now): ...
+
+
 class Scene:
     """A client of a network of guards, middle relays and exits; `unreachable` ones cannot be dialled."""
 
@@ -24,7 +28,7 @@ class Scene:
             for number, ((flags, policy), machine) in enumerate(zip(kinds, machines, strict=True), 1)
         ]
         self.guards = Guards(self.client.outbox, self.client.rng, "tor")
-        paths = TorPaths(self.client.rng, self.guards)
+        paths = Paths(self.client.rng, self.guards)
         paths.update(TorNetwork(self.made, valid_after=int(START)).view(), START)
         self.unreachable = set()
         self.dialled = []

@@ -89,9 +89,11 @@ def says_garbage(client, channel):
 KINDS = [refuses, hangs, says_nothing, says_garbage]
 
 
-def test_a_network_without_directories_is_none():
+def test_a_network_without_authorities_is_none():
     with pytest.raises(LocalError):
-        TorConfig(CONFIG.authorities, ())
+        TorConfig((), ADDRESSES)
+    with pytest.raises(LocalError):
+        TorConfig((CONFIG.authorities[0], CONFIG.authorities[0]))
 
 
 def test_directories_are_dialled_on_tls_at_their_addresses():

@@ -11,7 +11,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from convergence.errors import ParseError
-from convergence.wire.x509 import X509, Der
+from convergence.wire.der import Der
+from convergence.wire.x509 import X509
 
 KEY = rsa.generate_private_key(65537, 1024)
 NAME = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "www.example.net")])

@@ -1,0 +1,200 @@
+"""The ways into the Tor network: by guards of its own, or through a node of ours that leads there.
+
+Does: say where paths begin, where their first relays take links, and who is asked for documents.
+Does not: believe anybody: documents are checked the same (directory.py), whoever they come from.
+
+A node of ours stands where a guard stands. So it is kept over restarts like one, another is taken only while it fails,
+and the rest of the path is two relays of Tor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from hashlib import sha256
+from typing import TYPE_CHECKING
+
+from convergence.codes import PathWhy
+from convergence.errors import LocalError, Problem, Why
+from convergence.events import Trouble
+from convergence.link.neighbours import LinkAddress
+from convergence.outbox import Outbox
+from convergence.path.entries import StickyEntries
+from convergence.path.guards import Guards, GuardUse
+from convergence.path.reputation import Reputation
+from convergence.path.select import choose
+from convergence.path.torpath import TorPath, TorPaths, Wanted
+from convergence.ports import Rng
+from convergence.wire.target import RelayTarget
+
+if TYPE_CHECKING:
+    from convergence.tor.network import TorConfig
+
+MAX_ENTRIES = 128  # addresses of entries that are remembered; those that were chosen longest ago are forgotten first
+REFUSED = 3  # different relays in a row; an entry that extends to none of them has failed, and ATTEMPTS leave one more
+
+Rests = Callable[[bytes, float], bool]
+"""(identity, now) -> whether it failed as a directory, or lied, and is not to be asked."""
+
+
+class ByGuards:
+    """Guards of the Tor network (path/guards.py).
+
+    Args:
+        rests: of directories.
+    """
+
+    def __init__(self, outbox: Outbox, rng: Rng, config: TorConfig, rests: Rests) -> None:
+        self._rests = rests
+        self._first_targets = config.first_targets
+        self._first = {item.fingerprint: item for item in config.directories}
+        self._addresses: dict[bytes, LinkAddress] = {}  # of entries that were chosen lately
+        self._uses: dict[bytes, GuardUse] = {}  # of guards that are to be asked for documents
+        self._guards = Guards(outbox, rng, config.name)
+        self.paths = TorPaths(rng, self._guards, distinct_subnets=config.distinct_subnets)
+
+    def start(self, now: float, then: Callable[[float], None]) -> None:
+        """Read what earlier runs kept; then(now) follows."""
+        self._guards.restore(now, then)
+
+    def exit_path(self, wanted: Collection[Wanted], now: float, *, avoid: Collection[bytes] = ()) -> TorPath:
+        """A path, whose entry we can reach from now on."""
+        path = self.paths.exit_path(wanted, now, avoid=avoid)
+        self._enter(path)
+        return path
+
+    def directories(self, now: float) -> Sequence[RelayTarget]:
+        """A guard of ours, so that few learn that we are there; before we have any, the first ones."""
+        try:
+            path = self.paths.directory_guard(now)
+        except LocalError:
+            return self._first_targets
+        assert path.use is not None
+        [target] = path.targets
+        if self._rests(target.identity, now):
+            path.use.over(now)
+            return self._first_targets
+        self._enter(path)
+        replaced = self._uses.pop(target.identity, None)
+        if replaced is not None:
+            replaced.over(now)
+        self._uses[target.identity] = path.use
+        return [target]
+
+    def directory_use(self, directory: RelayTarget) -> GuardUse | None:
+        """For one circuit to a directory that `directories` gave."""
+        return self._uses.pop(directory.identity, None)
+
+    def address(self, identity: bytes) -> LinkAddress | None:
+        """Where a relay takes links; `identity` as in RelayTarget."""
+        first = self._first.get(identity)
+        return self._addresses.get(identity) if first is None else first.link_address
+
+    def hop_ended(self, path: Sequence[RelayTarget], hop: int, stood: bool, now: float) -> None:
+        """The uses of guards tell."""
+
+    def nodes_changed(self, now: float) -> bool:
+        """Whether what could not be asked for may be now."""
+        return False
+
+    def known(self, now: float) -> int | None:
+        """How many nodes of ours lead there; None where that does not matter."""
+        return None
+
+    def _enter(self, path: TorPath) -> None:
+        entry = path.relays[0]
+        self._addresses.pop(entry.target.identity, None)
+        self._addresses[entry.target.identity] = entry.link_address
+        if len(self._addresses) > MAX_ENTRIES:
+            del self._addresses[next(iter(self._addresses))]
+
+
+class ByNodes:
+    """One node of our own network that extends circuits to relays of Tor.
+
+    Args:
+        rests: of directories. Whoever lies there gets no circuits either.
+        entries: which one was taken, over restarts.
+        nodes: gives, as of now, all whom we can open links to.
+    """
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        rng: Rng,
+        config: TorConfig,
+        rests: Rests,
+        entries: StickyEntries,
+        nodes: Callable[[float], Sequence[RelayTarget]],
+    ) -> None:
+        self.paths = TorPaths(rng, None, distinct_subnets=config.distinct_subnets)
+        self._outbox = outbox
+        self._rng = rng
+        self._rests = rests
+        self._entries = entries
+        self._nodes = nodes
+        self._reputation = Reputation(outbox)
+        self._user = sha256(b"convergence:tor-entries" + config.name.encode()).digest()
+        self._lacking = self._told = (
+            False  # whether an entry was wanted in vain; whether people know that there is none
+        )
+        self._refusing: tuple[bytes, set[bytes]] = (b"", set())  # an entry, and relays that it did not extend to
+
+    def start(self, now: float, then: Callable[[float], None]) -> None:
+        """The entries were restored before."""
+        then(now)
+
+    def exit_path(self, wanted: Collection[Wanted], now: float, *, avoid: Collection[bytes] = ()) -> TorPath:
+        """A path behind our entry."""
+        entry = self._entry(now)
+        if entry is None:
+            raise Problem(PathWhy.NO_TOR_ENTRY)
+        return self.paths.exit_path(wanted, now, hops=2, avoid=avoid, entry=entry)
+
+    def directories(self, now: float) -> Sequence[RelayTarget]:
+        """The entry knows anyway that we are there, so nobody else is asked."""
+        entry = self._entry(now)
+        self._lacking = entry is None
+        return [] if entry is None else [entry]
+
+    def directory_use(self, directory: RelayTarget) -> GuardUse | None:
+        return None
+
+    def address(self, identity: bytes) -> LinkAddress | None:
+        """Our own network knows where its nodes are."""
+        return None
+
+    def hop_ended(self, path: Sequence[RelayTarget], hop: int, stood: bool, now: float) -> None:
+        """The entry answers for its link and its handshake. If an extension fails, the next relay may be to blame, but
+        not many in a row."""
+        entry = path[0].identity
+        if hop == 1 and (stood or self._refusing[0] != entry):
+            self._refusing = entry, set()
+        if hop == 1 and stood:
+            self._reputation.worked(entry)
+        elif hop == 1:
+            self._refusing[1].add(path[1].node_id)
+        if not stood and (hop == 0 or len(self._refusing[1]) >= REFUSED):
+            self._refusing = b"", set()
+            self._reputation.failed(entry, now)
+
+    def nodes_changed(self, now: float) -> bool:
+        """Whether what could not be asked for may be now. Tells if nobody leads there."""
+        found = bool(self._nodes(now))
+        if not found and not self._told:
+            self._outbox.emit(Trouble(Why(PathWhy.NO_TOR_ENTRY), retrying=True))
+        self._told = not found
+        return self._lacking and found
+
+    def known(self, now: float) -> int | None:
+        """How many nodes of ours lead there."""
+        return len(self._nodes(now))
+
+    def _entry(self, now: float) -> RelayTarget | None:
+        side = self._nodes(now)
+        if not side:
+            return None
+        identities = {node.identity for node in side}
+        avoided = {*self._reputation.avoided(identities, now)}
+        avoided |= {identity for identity in identities if self._rests(identity, now)}
+        found = self._entries.choose(self._user, side, identities, avoided)
+        return found[0] if found[0].identity not in avoided else choose(self._rng, found)
