@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 from convergence.circuit.client import ClientCircuit
@@ -51,7 +52,7 @@ class Crowd(Links):
             wanted = min(len(self.opened) + LINKS_AT_ONCE, count)
             for _ in range(wanted - len(self.opened)):
                 self.driver.run(lambda now: self._call())
-            await self.until(lambda wanted=wanted: len(self.opened) == wanted or self.closed)
+            await self.until(partial(self._opened_or_failed, wanted))
             assert not self.closed, self.closed[0]
 
     async def circuits_open(self, each: int) -> None:
@@ -63,7 +64,7 @@ class Crowd(Links):
     async def ask(self, port: int) -> None:
         """Ask the web server at this port of loopback, on a stream of each circuit, all at once."""
         for circuit in self.built:
-            self.driver.run(lambda now, circuit=circuit: self._ask(circuit, port, now))
+            self.driver.run(partial(self._ask, circuit, port))
         await self.until(lambda: self.answered + self.lost == len(self.built))
         assert not self.lost, f"{self.lost} clients got no answer"
 
@@ -76,9 +77,12 @@ class Crowd(Links):
         wanted = len(self.built) + each * len(self.opened)
         for link in self.opened:
             for _ in range(each):
-                self.driver.run(lambda now, link=link: self._create_on(link, now))
+                self.driver.run(partial(self._create_on, link))
         await self.until(lambda: len(self.built) + self.lost == wanted)
         assert not self.lost, f"{self.lost} circuits were refused"
+
+    def _opened_or_failed(self, links: int) -> bool:
+        return len(self.opened) == links or bool(self.closed)
 
     def _call(self) -> None:
         self._outbox.connect(Protocol.TLS, self._address)

@@ -141,8 +141,12 @@ def relays_of_ours(network: TorNetwork, folder: Path) -> Iterator[list[Relay]]:
         names = {relay.fingerprint for relay in relays}
         network.listed(*names)
         for other in network.relays:
-            other.wait(EventType.NEWCONSENSUS, lambda other=other: names <= other.running(), "news")
+            other.wait(EventType.NEWCONSENSUS, partial(knows, other, names), "news")
         yield relays
+
+
+def knows(relay: TorsRelay, others: set[str]) -> bool:
+    return others <= relay.running()
 
 
 def below_tors_client(
