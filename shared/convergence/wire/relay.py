@@ -117,10 +117,10 @@ def unpack_message(body: Buffer) -> tuple[int, int, bytes]:
 
 def unpack_data(bodies: Sequence[bytes]) -> list[bytes]:
     """What these bodies carry, each in its turn. Raises ParseError."""
-    lengths = [body[LENGTH_OFFSET:RELAY_HEADER_LEN] for body in bodies]
-    if lengths.count(_FULL) == len(lengths):
-        return [body[RELAY_HEADER_LEN:] for body in bodies]
-    return [unpack_message(body)[2] for body in bodies]
+    return [
+        body[RELAY_HEADER_LEN:] if body[LENGTH_OFFSET:RELAY_HEADER_LEN] == _FULL else unpack_message(body)[2]
+        for body in bodies
+    ]
 
 
 @dataclass(frozen=True, slots=True)
