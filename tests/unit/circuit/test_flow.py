@@ -88,6 +88,15 @@ def test_a_sendme_is_due_for_every_hundredth_cell_that_comes():
     assert [*flow.received(99)] == [] and [*flow.received(201)] == [0, 100, 200]
 
 
+def test_it_does_not_matter_in_how_many_parts_cells_come():
+    whole, parts = FixedWindows(), FixedWindows()
+    due, before = [], 0
+    for cells in (1, 98, 1, 150, 0, 250, 7, 93):
+        due += [before + index for index in parts.received(cells)]
+        before += cells
+    assert due == [*whole.received(before)] == [99, 199, 299, 399, 499, 599]
+
+
 def test_cells_beyond_a_streams_window_are_refused():
     flow = StreamWindows()
     for _ in range(STREAM_WINDOW):
