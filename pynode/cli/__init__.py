@@ -181,7 +181,7 @@ def _add_share(commands: Any) -> None:
     )
     one.add_argument("files", nargs="+", metavar="FILE")
     _add_site(one)
-    one.add_argument("--data", metavar="DIR", help="where links are kept")
+    _add_tor(one, "serve them", "where links are kept")
 
 
 def _add_get(commands: Any) -> None:
@@ -199,7 +199,7 @@ def _add_get(commands: Any) -> None:
         "--wait", type=seconds, default=600, help="give up after so many seconds without a byte (600; 0: never)"
     )
     one.add_argument("--site", metavar="URL", help="use this site in place of the link's")
-    one.add_argument("--data", metavar="DIR", help="where unfinished files are kept")
+    _add_tor(one, "fetch it", "where unfinished files are kept")
 
 
 def _add_fetch(commands: Any) -> None:
@@ -217,8 +217,10 @@ def _add_fetch(commands: Any) -> None:
     _add_network(one)
 
 
-def _add_tor(one: Parser) -> None:
-    one.add_argument("--tor", action="store_true", help="reach the web through the Tor network")
+def _add_tor(
+    one: Parser, what: str = "reach the web", data: str = "with --tor: where guards, entries and the directory are kept"
+) -> None:
+    one.add_argument("--tor", action="store_true", help=f"{what} through the Tor network")
     one.add_argument(
         "--tor-network",
         metavar="FILE",
@@ -229,7 +231,7 @@ def _add_tor(one: Parser) -> None:
         action="store_true",
         help="with --tor: enter the Tor network through a node of the site's network, not through a guard",
     )
-    one.add_argument("--data", metavar="DIR", help="with --tor: where guards, entries and the directory are kept")
+    one.add_argument("--data", metavar="DIR", help=data)
 
 
 _ADDRESS = "hash:NAME (a public service), the address of a private one, or tcp://HOST:PORT (through an exit)"

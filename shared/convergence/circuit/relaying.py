@@ -24,7 +24,7 @@ from convergence.link.throttle import Throttle
 from convergence.outbox import Outbox
 from convergence.ports import Crypto, Rng
 from convergence.wire.cells import CELL_LEN
-from convergence.wire.create import Create2
+from convergence.wire.create import Create2, HandshakeType
 from convergence.wire.linkspec import LinkSpecifier, ed25519_identity
 from convergence.wire.relay import PEER_HOST, Begin
 
@@ -113,6 +113,7 @@ class Relaying:
         keys: ours.
         offers: what is served within the limits.
         limits: as for `set_limits`.
+        fast: whether CREATE_FAST is answered, as relays of the Tor network do.
 
     Attributes:
         keys: ours, for handshakes from now on.
@@ -135,6 +136,7 @@ class Relaying:
         *,
         limits: RelayLimits | None,
         next_hop: NextHop = known_node,
+        fast: bool = False,
     ) -> None:
         self.keys = keys
         self.circuits: dict[RelayCircuit, Link] = {}
@@ -145,6 +147,7 @@ class Relaying:
         self._rng = rng
         self._offers = offers
         self.next_hop = next_hop
+        self._fast = fast
         self._of: dict[Hashable, dict[RelayCircuit, None]] = {}  # by source, the oldest first
         self._reaching: Counter[Link] = Counter()
         self._pipes: set[RelayCircuit] = set()  # circuits on which only pipes were opened
@@ -186,7 +189,9 @@ class Relaying:
         }
 
     def create(self, link: Link, circ_id: int, create: Create2, now: float) -> None:
-        """A CREATE2 from a neighbour. Raises RemoteError to refuse it."""
+        """A CREATE2 from a neighbour, or a CREATE_FAST. Raises RemoteError to refuse it."""
+        if create.handshake_type == HandshakeType.FAST and not self._fast:
+            raise RemoteError("CREATE_FAST, where onion keys are known")
         limits = None if self._spent else self._limits
         most = MAX_PAUSED if limits is None else limits.circuits
         if len(self.circuits) >= most and not self._make_way(link.source, now):

@@ -120,7 +120,9 @@ class TorRelay:
         self._history = History()
         self._carried = (0, 0)  # bytes in and out when they were last looked at
         self._told = False
-        self.relaying = Relaying(self.outbox, crypto, rng, keys, self, limits=config.limits, next_hop=self._next_hop)
+        self.relaying = Relaying(
+            self.outbox, crypto, rng, keys, self, limits=config.limits, next_hop=self._next_hop, fast=True
+        )
         self.neighbours = self.relaying.neighbours = Neighbours(
             self.outbox,
             crypto,
