@@ -117,12 +117,12 @@ class RelayCircuit:
             last.format,
             last.new_flow(),
             self._transmit,
-            lambda: link.congested,
+            self._link_congested,
             originates=False,
             streams=streams,
         )
-        self.endpoint.on_begin = lambda stream_id, begin, now: services.begin(self, stream_id, begin, now)
-        self.endpoint.on_resolve = lambda stream_id, host, now: services.resolve(self, stream_id, host, now)
+        self.endpoint.on_begin = self._begin  # methods: functions made here would cost each circuit half a kilobyte
+        self.endpoint.on_resolve = self._resolve
         self.endpoint.on_message = self._message
         self._outbox = outbox
         self._rng = rng
@@ -275,7 +275,16 @@ class RelayCircuit:
         self._link.send(self._id, Command.RELAY, self._backward.crypt(run))
         return digests
 
-    # -- extending
+    def _link_congested(self) -> bool:
+        return self._link.congested
+
+    # -- what the far end asks
+
+    def _begin(self, stream_id: int, begin: Begin, now: float) -> None:
+        self._services.begin(self, stream_id, begin, now)
+
+    def _resolve(self, stream_id: int, host: str, now: float) -> None:
+        self._services.resolve(self, stream_id, host, now)
 
     def _message(self, command: int, payload: bytes, now: float) -> None:
         if command == RelayCommand.EXTEND2:
@@ -287,6 +296,8 @@ class RelayCircuit:
             self._send_truncated(DestroyReason.REQUESTED)
         else:
             self._services.message(self, command, payload, now)
+
+    # -- extending
 
     def _extend(self, request: Extend2, now: float) -> None:
         if not self._early_cell:
