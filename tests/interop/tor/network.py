@@ -61,7 +61,7 @@ AUTHORITY = (
     "AuthDirMaxServersPerAddr 0",
 )
 RELAY = ("SocksPort 0", "ExitRelay 0")
-EXIT = ("ExitRelay 1", "ExitPolicyRejectPrivate 0", "ExitPolicy accept *:*", "ServerDNSDetectHijacking 0")
+EXIT = ("ExitRelay 1", "ExitPolicyRejectPrivate 0", "IPv6Exit 1", "ExitPolicy accept *:*", "ServerDNSDetectHijacking 0")
 
 
 @dataclass(frozen=True)
