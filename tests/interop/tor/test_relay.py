@@ -103,7 +103,7 @@ def ours(tor_network: TorNetwork, tmp_path_factory: pytest.TempPathFactory) -> I
         names = [relay.fingerprint for relay in relays]
         tor_network.listed(*names)
         for other in tor_network.relays:  # an exit serves no circuit that comes from a relay it has not heard of
-            other.wait(EventType.NEWCONSENSUS, lambda other=other: set(names) <= other.running(), "news")
+            other.wait(EventType.NEWCONSENSUS, lambda other=other: set(names) <= other.flagged(Flag.RUNNING), "news")
         yield relays
 
 
@@ -179,13 +179,7 @@ def test_our_relays_measure_what_they_carry_from_the_start(tor_network: TorNetwo
         assert isinstance(descriptor, RelayDescriptor)
         assert descriptor.observed_bandwidth > 10_000
     server, names = tor_network.servers[0], {relay.fingerprint for relay in ours}
-
-    def fast() -> bool:
-        return names <= {
-            entry.fingerprint for entry in server.controller.get_network_statuses() if Flag.FAST in entry.flags
-        }
-
-    server.wait(EventType.NEWCONSENSUS, fast, "consensus in which ours are Fast")
+    server.wait(EventType.NEWCONSENSUS, lambda: names <= server.flagged(Flag.FAST), "consensus in which ours are Fast")
 
 
 def test_stem_reads_what_our_relays_say_about_themselves(ours: list[Relay]) -> None:
