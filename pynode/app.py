@@ -28,13 +28,11 @@ from convergence.wire.target import Role
 from pynode.config import Address, Circuits, Limits
 from pynode.crypto import CPythonCrypto, SystemRng
 from pynode.exit import ExitPolicy
-from pynode.facilitator import FacilitatorTransport
 from pynode.keyfile import KeyFileError, load_or_create_keys, load_or_create_rsa
 from pynode.logs import Bugs, log_event
 from pynode.loop import AsyncioClock, AsyncioTimer
 from pynode.nodes import READ_EVERY, NodeSource, write_descriptor
 from pynode.origins import Origins, is_address
-from pynode.site import FacilitatorSockets, Site, make_app
 from pynode.storage import DiskStorage, StorageError
 from pynode.tls import CPythonTls
 from pynode.transports.dialling import is_private
@@ -45,6 +43,8 @@ from pynode.transports.unsent import Unsent
 from pynode.transports.websocket import FACILITATOR_PATH, WebSocketTransport
 
 if TYPE_CHECKING:
+    from pynode.facilitator import FacilitatorTransport
+    from pynode.site import Site
     from pynode.transports.tls import TlsTransport
 
 STOP_TIMEOUT = 3.0
@@ -352,6 +352,10 @@ class FacilitatorApp:
             raise
 
     async def _start(self) -> None:
+        # They load a web server, 17 MB that no other node needs.
+        from pynode.facilitator import FacilitatorTransport
+        from pynode.site import FacilitatorSockets, Site, make_app
+
         rng = SystemRng()
         try:
             seed = load_or_create_keys(self._data / KEY_FILE, rng).identity

@@ -14,6 +14,7 @@ from dataclasses import replace
 from hashlib import sha1
 from ipaddress import IPv6Address
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from convergence.circuit.relaying import RelayLimits
 from convergence.crypto.keys import SECRET_LEN, NodeKeys
@@ -35,7 +36,6 @@ from pynode.keyfile import (
 )
 from pynode.logs import Bugs, log_event
 from pynode.loop import AsyncioClock, AsyncioTimer
-from pynode.metrics import Metrics
 from pynode.storage import DiskStorage, StorageError
 from pynode.torkeys import RsaSecret
 from pynode.tornetwork import PUBLIC, TorNetworkError, read_network
@@ -44,6 +44,9 @@ from pynode.transports.tcp import TcpTransport
 from pynode.transports.tls import TlsTransport
 from pynode.transports.unsent import Unsent
 from pynode.transports.websocket import WebSocketTransport
+
+if TYPE_CHECKING:
+    from pynode.metrics import Metrics
 
 DAY = 86400
 DIRECTORY_CHANNELS = 32
@@ -165,6 +168,8 @@ class TorRelayApp:
         self.driver.run(self.relay.start)
         self._look()
         if settings.metrics is not None:
+            from pynode.metrics import Metrics  # it loads a web server: 17 MB
+
             self._metrics = Metrics(lambda: self.relay.figures(clock.now()))
             await bound(settings.metrics, self._metrics.listen(settings.metrics))
 

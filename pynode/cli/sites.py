@@ -15,8 +15,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
-import aiohttp
-
 from convergence.errors import ParseError
 from convergence.tor.network import TorConfig
 from convergence.wire.descriptor import check_ws_url
@@ -135,6 +133,8 @@ async def find_status(site: str) -> dict[str, Any]:
 
 
 async def _get_json(site: str, name: str) -> dict[str, Any]:
+    import aiohttp  # 17 MB, which a relay of the Tor network does without
+
     address = urljoin(site, name)
     timeout = aiohttp.ClientTimeout(total=TIMEOUT)
     try:

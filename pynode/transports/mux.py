@@ -111,7 +111,7 @@ class NetTransport:
         await self.websocket.shutdown(timeout)
 
     def _carrier(self, channel: int) -> TcpTransport | RtcTransport | TlsTransport | WebSocketTransport:
-        for transport in (self.tcp, self.rtc, self.tls, self.directory):
+        for transport in (self.tls, self.tcp, self.rtc, self.directory):
             if transport is not None and channel in transport:
                 return transport
         return self.websocket

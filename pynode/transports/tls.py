@@ -31,7 +31,7 @@ from pynode.listening import MAX_FROM_ONE, Listener, counted_as
 from pynode.torkeys import link_key, random_host
 from pynode.transports import CLOSE_TIMEOUT, Channels, until_gone
 from pynode.transports.dialling import Dialler, network_reason
-from pynode.transports.slices import READ_SLICE
+from pynode.transports.records import Records
 from pynode.transports.tls_connection import TlsConnection
 from pynode.transports.unsent import Unsent
 
@@ -91,8 +91,7 @@ class TlsTransport:
         handshake_timeout: float = HANDSHAKE_TIMEOUT,
     ) -> None:
         self.unsent = unsent or Unsent()
-        # All connections read into this one: what was read is decrypted before anything else is.
-        self.read_buffer = memoryview(bytearray(READ_SLICE))
+        self.records = Records()  # of all connections: what was read is decrypted before anything else is
         self.handshake_timeout = handshake_timeout
         self._max_connections = max_connections
         self._from_one = from_one

@@ -19,20 +19,12 @@ from convergence.ports import TlsBinding
 from convergence.wire.handshake import EXPORTER_LABEL, HASH_LEN
 from pynode.exit import plain_address
 from pynode.transports import LOW_WATER
+from pynode.transports.records import PORTION
 from pynode.transports.slices import Slices
 from pynode.transports.unsent import REASON
 
 if TYPE_CHECKING:
     from pynode.transports.tls import TlsTransport
-
-RECORD = 1 << 14
-"""Bytes of plain text in one record, at most: what the library gives at once."""
-
-PORTION = 1 << 16
-"""Bytes that are given to the library at once. It keeps memory for what it was ever given."""
-
-OVERHEAD = 1 << 12
-"""Bytes that TLS adds to a portion at most, and room for what it says of its own."""
 
 SILENCE, PROBES, PROBE_PAUSE = 30, 2, 10
 """Seconds of silence after which the kernel asks whether the peer is there, how often, and seconds between."""
@@ -76,16 +68,18 @@ class TlsConnection(asyncio.BufferedProtocol):
         self._shake()
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        return self.owner.read_buffer
+        return self.owner.records.incoming
 
     def buffer_updated(self, nbytes: int) -> None:
         try:
             for start in range(0, nbytes, PORTION):
-                self._tls.bio_write(self.owner.read_buffer[start : min(start + PORTION, nbytes)])
+                size = min(PORTION, nbytes - start)
                 if not self.open:
+                    self._tls.bio_write(self.owner.records.incoming[start : start + size])
                     self._shake()
+                    size = 0
                 if self.open:
-                    self._decrypt()
+                    self._decrypt(start, size)
             self._deliver()
         except (SSL.Error, ValueError):  # ValueError: a certificate that is none
             self.fail("TLS failed")
@@ -121,10 +115,11 @@ class TlsConnection(asyncio.BufferedProtocol):
 
     def send(self, data: bytes) -> None:
         """Encrypt and write."""
+        assert self.transport is not None
+        portions, records = memoryview(data), self.owner.records
         try:
             for start in range(0, len(data), PORTION):
-                self._tls.send(data[start : start + PORTION])
-                self._flush(PORTION)
+                self.transport.write(records.seal(self._tls, portions[start : start + PORTION]))
         except SSL.Error:
             self.fail("TLS failed")
 
@@ -185,14 +180,15 @@ class TlsConnection(asyncio.BufferedProtocol):
     def _export(self, context: bytes) -> bytes:
         return self._tls.export_keying_material(EXPORTER_LABEL, HASH_LEN, context)
 
-    def _decrypt(self) -> None:
+    def _decrypt(self, start: int, size: int) -> None:
         """Keep all that can be read."""
-        try:
-            while True:
-                self._read.append(self._tls.recv(RECORD))
-        except SSL.WantReadError:
-            self._flush()  # the library may have something to say: an answer to a change of keys
-        except SSL.ZeroReturnError:
+        data, more = self.owner.records.open(self._tls, start, size)
+        if data:
+            self._read.append(data)
+        self._flush()  # the library may have something to say: an answer to a change of keys
+        if not more:
+            with suppress(SSL.ZeroReturnError):
+                self._tls.recv(1)
             self._ended = True
 
     def _deliver(self) -> None:
@@ -204,18 +200,11 @@ class TlsConnection(asyncio.BufferedProtocol):
             self.report("closed by the peer")
             self.end()
 
-    def _flush(self, size: int = 0) -> None:
-        """Write what the library wants to send, which is about `size` bytes."""
+    def _flush(self) -> None:
+        """Write what the library wants to send."""
         assert self.transport is not None
-        room = size + OVERHEAD
-        try:
-            while True:
-                data = self._tls.bio_read(room)
-                self.transport.write(data)
-                if len(data) < room:
-                    return
-        except SSL.WantReadError:
-            return
+        if said := self.owner.records.waiting(self._tls):
+            self.transport.write(said)
 
 
 def tune(connection: socket.socket) -> None:

@@ -131,7 +131,7 @@ class Driver:
         self._on_event = on_event or (lambda event: None)
         self._on_bug = on_bug or self._keep
         self._bug: Exception | None = None
-        self._inputs: deque[Callable[[float], None]] = deque()
+        self._inputs: deque[tuple[Callable[[float], None], int | None]] = deque()  # and the channels they came on
         self._running = False
         self._now: float | None = None  # as the machine was told last
         self._wall = self._elapsed = 0.0  # the clock's readings then
@@ -193,16 +193,7 @@ class Driver:
 
     def _input(self, call: Callable[[float], None], channel: int | None = None) -> None:
         """Queue an input, of a channel that is closed when it fails, and pump unless that is under way."""
-
-        def guarded(now: float) -> None:
-            try:
-                call(now)
-            except Exception as error:
-                self._on_bug(error)
-                if channel is not None:
-                    self._close(channel, now)
-
-        self._inputs.append(guarded)
+        self._inputs.append((call, channel))
         if not self._running:
             self._pump()
 
@@ -212,7 +203,14 @@ class Driver:
             busy, faults = True, 0
             while busy:
                 while self._inputs:
-                    self._inputs.popleft()(self._time())
+                    call, channel = self._inputs.popleft()
+                    now = self._time()
+                    try:
+                        call(now)
+                    except Exception as error:
+                        self._on_bug(error)
+                        if channel is not None:
+                            self._close(channel, now)
                 effects = self._poll()
                 for effect in effects or ():
                     self._attempt(effect)
@@ -243,7 +241,7 @@ class Driver:
             self._on_bug(error)
             match effect:
                 case Connect(channel) | Send(channel) | Describe(channel) | Pause(channel):
-                    self._inputs.append(lambda now: self._close(channel, now))
+                    self._inputs.append((lambda now: self._close(channel, now), None))
                 case Store(request) | Load(request) | Scan(request) | Resolve(request):
                     self._reply(request)(Failure("io", BROKEN))
 
@@ -298,7 +296,7 @@ class Driver:
         match effect:
             case Send(channel, buffers):
                 if not self._transport.send(channel, buffers):
-                    self._inputs.append(lambda now: self.machine.link_congested(channel, True, now))
+                    self._inputs.append((lambda now: self.machine.link_congested(channel, True, now), None))
             case Connect(channel, protocol, address, source):
                 self._transport.connect(channel, protocol, address, source)
             case Describe(channel, kind, sdp):

@@ -33,12 +33,13 @@ BENCHES = {
     "pipes": "Pipes of the command over 2+2 hops on loopback, beside ssh and plain TCP",
     "distance": "A pipe over 2+2 hops at several distances, beside fixed windows",
     "https": "https in the page through an exit, beside the browser's own",
-    "tor": "A client of the Tor network, beside tor's own",
+    "tor": "Our client and relays in a Tor network, beside tor's own",
     "browser": "Browser to browser over 2+2 hops, and from opening the page to five circuits",
     "rtc": "WebRTC: browsers that relay for each other, beside a bare data channel",
     "size": "Bytes over the wire of a first visit, with brotli",
 }
 IN_NAMESPACE = ("rtc",)
+QUICK = ("tor",)
 DEFAULT_JSON = ROOT / "dist" / "bench.json"
 
 
@@ -48,6 +49,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHES)}; default: all")
     parser.add_argument("--list", action="store_true", help="say what each bench measures, and end")
     parser.add_argument("--tiny", action="store_true", help="sizes that only show that the benches work")
+    parser.add_argument("--quick", action="store_true", help="fewer rounds where a bench is long (tor)")
     parser.add_argument("--json", type=Path, default=DEFAULT_JSON, metavar="FILE", help="where the figures go")
     parser.add_argument("--steps", action="store_true", help="print each step when it begins")
     # Whoever starts us holds the other end of our standard input: we end when they do.
@@ -83,11 +85,12 @@ def row(figure: Any) -> str:
     return f"  {figure.name:<46} {amount(figure.value):>12} {figure.unit:<12} {target:<24} {figure.note}".rstrip()
 
 
-def measured(name: str, tiny: bool) -> Any:
+def measured(name: str, tiny: bool, quick: bool) -> Any:
     """The figures of a bench. Runs in the bench's own process."""
     if name in IN_NAMESPACE and (why := importlib.import_module("tests.namespace").enter()):
         raise OSError(f"no network namespace can be made here ({why})")
-    return importlib.import_module(f"tests.bench.{name}").run(tiny=tiny)
+    more = {"quick": quick} if name in QUICK else {}
+    return importlib.import_module(f"tests.bench.{name}").run(tiny=tiny, **more)
 
 
 def report(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -103,7 +106,9 @@ def report(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
         if arguments.steps:
             print(f"  {steps[-1][0]:6.1f} s  {step}", flush=True)
 
-    figures = supervised(partial(measured, name, arguments.tiny), begin, parent_pipe=arguments.parent_pipe)
+    figures = supervised(
+        partial(measured, name, arguments.tiny, arguments.quick), begin, parent_pipe=arguments.parent_pipe
+    )
     for figure in figures:
         print(row(figure), flush=True)
     return {

@@ -199,7 +199,8 @@ class Circuit:
         self.answers.append(Created2.parse(payload).handshake_data)
 
     def relay(self, run: bytes, early: bool, now: float) -> None:
-        for cell in self._keys.backward.accept_all(self._keys.backward.crypt(run)):
+        cells, _ = self._keys.backward.accept_all(self._keys.backward.crypt(run))
+        for cell in cells:
             command, _, data = unpack_message(cell)
             if command == RelayCommand.EXTENDED2:
                 self.answers.append(Extended2.parse(data).handshake_data)

@@ -238,11 +238,12 @@ class ClientCircuit:
         handshake, self._handshake = self._handshake, None
         last = handshake.finish(reply)
         self._hops.append(last)
+        if self._endpoint is not None:
+            self._endpoint.supersede()
         endpoint = Endpoint(
             self._outbox,
             last.format,
             last.new_flow(),
-            last.keys.backward,
             self._transmit,
             self._link_congested,
             originates=True,
@@ -308,14 +309,8 @@ class ClientCircuit:
                     return  # the one message that a middle hop may send closes the circuit
             depth += 1
         layer = self._hops[last].keys.backward
-        endpoint = self._endpoint
-        assert endpoint is not None
-        for cell in layer.accept_all(layer.crypt(run)):
-            if endpoint is not self._endpoint:
-                raise RemoteError("cells after EXTENDED2 from a hop that is no longer the last")
-            endpoint.message(cell, now)
-            if self.closed:
-                return
+        assert self._endpoint is not None
+        self._endpoint.receive(*layer.accept_all(layer.crypt(run)), now)
 
     def _from_middle(self, cell: bytes, now: float) -> None:
         command, _, data = unpack_message(cell)

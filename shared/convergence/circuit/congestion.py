@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from convergence.circuit.flow import Message, StreamFlow, Tags
+from convergence.circuit.flow import Every, Message, StreamFlow, Tags
 from convergence.errors import DestroyReason, EndReason, RemoteError, StreamError
 from convergence.wire.relay import MAX_DATA, RelayCommand
 from convergence.wire.xon import Xoff, Xon
@@ -81,7 +81,7 @@ class Vegas:
 
     __slots__ = (
         *("cwnd", "inflight", "rtt", "rtt_min", "overshoot", "_params", "_tags", "_slow_start", "_full"),
-        *("_until_update", "_until_full", "_until_sendme"),
+        *("_until_update", "_until_full", "_due"),
     )
 
     def __init__(self, params: Parameters = Parameters()) -> None:
@@ -96,7 +96,7 @@ class Vegas:
         self._full = False
         self._until_update = 0  # SENDMEs until the window may change
         self._until_full = 0  # SENDMEs until `_full` is judged anew
-        self._until_sendme = params.sendme_inc  # DATA cells
+        self._due = Every(params.sendme_inc)
 
     # -- CircuitFlow
 
@@ -113,12 +113,8 @@ class Vegas:
             self._update(blocked)
         self.inflight -= self._params.sendme_inc
 
-    def received(self) -> bool:
-        self._until_sendme -= 1
-        if self._until_sendme:
-            return False
-        self._until_sendme = self._params.sendme_inc
-        return True
+    def received(self, cells: int) -> range:
+        return self._due.of(cells)
 
     def stream(self, originates: bool) -> StreamFlow:
         return XonXoff(self, originates)
@@ -215,12 +211,13 @@ class XonXoff:
         self._for_xoff = min(self._for_xoff + size, MAX_EARNED)
         self._for_xon = min(self._for_xon + size, MAX_EARNED)
 
-    def received(self, size: int) -> Sequence[Message]:
-        self._unread += 1
+    def received(self, cells: int, size: int) -> Sequence[Message]:
+        before = self._over
+        self._unread += cells
         self._came += size
         if self._unread <= self._limit:
             return ()
-        self._circuit.overshoot += 1
+        self._circuit.overshoot += self._over - before
         if self._circuit.overshoot > MAX_UNREAD:
             raise StreamError("DATA in spite of XOFF", EndReason.RESOURCELIMIT)
         stopped = self._peak > 0

@@ -8,10 +8,10 @@ Does not: encrypt, route, extend, or know which end it is. Client and relay circ
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import groupby
 
 from convergence.circuit.flow import CircuitFlow
 from convergence.circuit.streams import Entry, SpliceEnd, Stream
-from convergence.crypto.onion import Layer
 from convergence.errors import DestroyReason, EndReason, ParseError, RemoteError, Scope, StreamError
 from convergence.link.meter import Meter
 from convergence.outbox import Outbox
@@ -44,7 +44,6 @@ class Endpoint:
         outbox: the node's.
         format: of relay messages.
         flow: of the circuit.
-        inward: the layer whose running digest our SENDMEs quote.
         transmit: sends relay messages (509 bytes each, digest zero) to the other end; returns the running digest after
             each of them.
         congested: whether the link cannot take more now.
@@ -57,7 +56,6 @@ class Endpoint:
         outbox: Outbox,
         format: RelayFormat,
         flow: CircuitFlow,
-        inward: Layer,
         transmit: Callable[[list[bytes]], Sequence[bytes]],
         congested: Callable[[], bool],
         *,
@@ -70,9 +68,7 @@ class Endpoint:
         self.entries: dict[int, Entry] = {}
         self._outbox = outbox
         self._format = format
-        self._unpack = format.unpack
         self._flow = flow
-        self._inward = inward
         self._transmit = transmit
         self._congested = congested
         self._streams = streams or Meter(MAX_STREAMS)
@@ -85,6 +81,7 @@ class Endpoint:
         self._half_closed: dict[int, tuple[int, int]] = {}
         self._resolving: dict[int, ResolvedReply] = {}
         self._closed = False
+        self._superseded = False
 
     # -- opening
 
@@ -179,31 +176,22 @@ class Endpoint:
 
     # -- receiving
 
-    def message(self, cell: bytes, now: float) -> None:
-        """One recognised cell (509 bytes). Raises RemoteError when the circuit has to be closed for it."""
-        if self._closed:
-            return
-        command, _, stream_id, _, length = self._unpack(cell)
-        if length > self._format.max_data:
-            raise RemoteError("relay message longer than its cell")
-        if command == _DATA:
-            if self._flow.received():
-                self.send_message(RelayCommand.SENDME, 0, Sendme(1, self._inward.digest).encode())
-            entry = self.entries.get(stream_id)
-            if entry is None:
-                self._late_data(stream_id)
-                return
-            try:
-                for message in entry.flow.received(length):
-                    self.send_message(message[0], stream_id, message[1])
-                entry.on_data(cell, length)
-            except StreamError as error:
-                self._break(stream_id, entry, error, now)
-                return
-            self._touched[entry] = None
-            return
-        start = self._format.header_len
-        self._other(command, stream_id, cell[start : start + length], now)
+    def receive(self, cells: Sequence[bytes], digests: Sequence[bytes], now: float) -> None:
+        """Recognised cells (509 bytes), and the running digest after each. Raises RemoteError or ParseError when the
+        circuit has to be closed for them."""
+        at = 0
+        for _, group in groupby(cells, self._format.head):
+            run = list(group)
+            if self._format.unpack(run[0])[0] == _DATA:
+                self._data(run, digests[at : at + len(run)], now)
+            else:
+                for cell in run:
+                    self._other(cell, now)
+            at += len(run)
+
+    def supersede(self) -> None:
+        """A hop beyond this one stands: whatever comes from here now breaks a rule."""
+        self._superseded = True
 
     def settle(self, now: float) -> None:
         """The run of cells is over: streams hand on what they gathered."""
@@ -259,7 +247,36 @@ class Endpoint:
             self._streams.remove(1)
         return entry
 
-    def _other(self, command: int, stream_id: int, payload: bytes, now: float) -> None:
+    def _listens(self) -> bool:
+        if self._superseded:
+            raise RemoteError("cells after EXTENDED2 from a hop that is no longer the last")
+        return not self._closed
+
+    def _data(self, cells: Sequence[bytes], digests: Sequence[bytes], now: float) -> None:
+        """DATA cells of one stream."""
+        if not self._listens():
+            return
+        stream_id = self._format.unpack(cells[0])[1]
+        parts = self._format.unpack_data(cells)
+        for index in self._flow.received(len(cells)):
+            self.send_message(RelayCommand.SENDME, 0, Sendme(1, digests[index]).encode())
+        entry = self.entries.get(stream_id)
+        if entry is None:
+            self._late_data(stream_id, len(cells))
+            return
+        try:
+            for command, payload in entry.flow.received(len(cells), sum(map(len, parts))):
+                self.send_message(command, stream_id, payload)
+            entry.on_data(cells, parts)
+        except StreamError as error:
+            self._break(stream_id, entry, error, now)
+        else:
+            self._touched[entry] = None
+
+    def _other(self, cell: bytes, now: float) -> None:
+        if not self._listens():
+            return
+        command, stream_id, payload = self._format.unpack(cell)
         if command == RelayCommand.SENDME and stream_id == 0:
             sendme = Sendme.parse(payload)
             if sendme.version != 1:
@@ -332,11 +349,11 @@ class Endpoint:
         self._ready.pop(entry, None)
         entry.on_end(error.reason, now)
 
-    def _late_data(self, stream_id: int) -> None:
-        cells, messages = self._half_closed.get(stream_id, (0, 0))
-        if cells == 0:
+    def _late_data(self, stream_id: int, cells: int) -> None:
+        allowance, messages = self._half_closed.get(stream_id, (0, 0))
+        if allowance < cells:
             raise RemoteError("DATA for an unknown stream", Scope.CIRCUIT, DestroyReason.PROTOCOL)
-        self._half_closed[stream_id] = cells - 1, messages
+        self._half_closed[stream_id] = allowance - cells, messages
 
     def _free_id(self) -> int:
         if len(self.entries) + len(self._resolving) >= MAX_STREAMS:

@@ -41,8 +41,8 @@ class StreamFlow(Shape):
         """So many DATA cells went out, with `size` bytes of data."""
         ...
 
-    def received(self, size: int) -> Sequence[Message]:
-        """One DATA cell came, with `size` bytes of data. Raises RemoteError or StreamError when it was one too many."""
+    def received(self, cells: int, size: int) -> Sequence[Message]:
+        """So many DATA cells came, with `size` bytes of data. Raises RemoteError or StreamError for too many."""
         ...
 
     def consumed(self, cells: int) -> Sequence[Message]:
@@ -79,8 +79,8 @@ class CircuitFlow(Shape):
         """
         ...
 
-    def received(self) -> bool:
-        """One DATA cell came; returns whether a SENDME is due that quotes it."""
+    def received(self, cells: int) -> range:
+        """So many DATA cells came; returns those of them (0, 1, ...) that a SENDME is due for, which quotes them."""
         ...
 
     def stream(self, originates: bool) -> StreamFlow:
@@ -88,22 +88,35 @@ class CircuitFlow(Shape):
         ...
 
 
-class Tags:
-    """What coming SENDMEs have to quote: one DATA cell in every `increment` that were sent."""
+class Every:
+    """Counts cells, and picks one in every `increment`."""
 
-    __slots__ = ("_increment", "_until", "_tags")
+    __slots__ = ("_increment", "_until")
 
     def __init__(self, increment: int) -> None:
         self._increment = increment
         self._until = increment
+
+    def of(self, cells: int) -> range:
+        """Which of the next cells (0, 1, ...) are picked."""
+        picked = range(self._until - 1, cells, self._increment)
+        self._until += len(picked) * self._increment - cells
+        return picked
+
+
+class Tags:
+    """What coming SENDMEs have to quote: one DATA cell in every `increment` that were sent."""
+
+    __slots__ = ("_quoted", "_tags")
+
+    def __init__(self, increment: int) -> None:
+        self._quoted = Every(increment)
         # Digest, and when it went out; at most a window / increment. A deque would be quicker, but takes ten times as
         # much memory while it is empty, as it is on most circuits.
         self._tags: list[tuple[bytes, float]] = []
 
     def sent(self, digests: Sequence[bytes], now: float) -> None:
-        quoted = digests[self._until - 1 :: self._increment]
-        self._tags += [(digest, now) for digest in quoted]
-        self._until += len(quoted) * self._increment - len(digests)
+        self._tags += [(digests[index], now) for index in self._quoted.of(len(digests))]
 
     def take(self, digest: bytes) -> float:
         """When the cell went out. Raises RemoteError unless it is the one that is to be quoted next."""
@@ -118,12 +131,12 @@ class Tags:
 class FixedWindows:
     """CIRCUIT_WINDOW cells in flight, however far the other end is."""
 
-    __slots__ = ("burst", "_tags", "_until_sendme")
+    __slots__ = ("burst", "_tags", "_due")
 
     def __init__(self) -> None:
         self.burst = CIRCUIT_WINDOW
         self._tags = Tags(CIRCUIT_INCREMENT)
-        self._until_sendme = CIRCUIT_INCREMENT
+        self._due = Every(CIRCUIT_INCREMENT)
 
     def sent(self, digests: Sequence[bytes], now: float) -> None:
         self.burst -= len(digests)
@@ -133,12 +146,8 @@ class FixedWindows:
         self._tags.take(digest)
         self.burst += CIRCUIT_INCREMENT
 
-    def received(self) -> bool:
-        self._until_sendme -= 1
-        if self._until_sendme:
-            return False
-        self._until_sendme = CIRCUIT_INCREMENT
-        return True
+    def received(self, cells: int) -> range:
+        return self._due.of(cells)
 
     def stream(self, originates: bool) -> StreamFlow:
         return StreamWindows()
@@ -157,10 +166,10 @@ class StreamWindows:
     def sent(self, cells: int, size: int) -> None:
         self.room -= cells
 
-    def received(self, size: int) -> Sequence[Message]:
-        if self.late == 0:
+    def received(self, cells: int, size: int) -> Sequence[Message]:
+        if self.late < cells:
             raise RemoteError("DATA beyond the window", reason=DestroyReason.PROTOCOL)
-        self.late -= 1
+        self.late -= cells
         return ()
 
     def consumed(self, cells: int) -> Sequence[Message]:

@@ -116,14 +116,13 @@ class RelayCircuit:
             outbox,
             last.format,
             last.new_flow(),
-            last.keys.forward,
             self._transmit,
-            lambda: link.congested,
+            self._link_congested,
             originates=False,
             streams=streams,
         )
-        self.endpoint.on_begin = lambda stream_id, begin, now: services.begin(self, stream_id, begin, now)
-        self.endpoint.on_resolve = lambda stream_id, host, now: services.resolve(self, stream_id, host, now)
+        self.endpoint.on_begin = self._begin  # methods: functions made here would cost each circuit half a kilobyte
+        self.endpoint.on_resolve = self._resolve
         self.endpoint.on_message = self._message
         self._outbox = outbox
         self._rng = rng
@@ -199,10 +198,7 @@ class RelayCircuit:
         run = self._forward.crypt(run)
         self._early_cell = early
         if self._next is None:  # the last hop: what is not for us ends the circuit
-            for cell in self._forward.accept_all(run):
-                self.endpoint.message(cell, now)
-                if self._closed:
-                    return
+            self.endpoint.receive(*self._forward.accept_all(run), now)
             self.endpoint.settle(now)
             return
         candidates = recognized_candidates(run)
@@ -215,7 +211,7 @@ class RelayCircuit:
             if self._forward.accepts(cell):
                 self._pass_on(run[start : index * PAYLOAD_LEN], early)
                 start = (index + 1) * PAYLOAD_LEN
-                self.endpoint.message(cell, now)
+                self.endpoint.receive((cell,), (self._forward.digest,), now)
                 if self._closed:
                     return
         self._pass_on(run[start:], early)
@@ -279,7 +275,16 @@ class RelayCircuit:
         self._link.send(self._id, Command.RELAY, self._backward.crypt(run))
         return digests
 
-    # -- extending
+    def _link_congested(self) -> bool:
+        return self._link.congested
+
+    # -- what the far end asks
+
+    def _begin(self, stream_id: int, begin: Begin, now: float) -> None:
+        self._services.begin(self, stream_id, begin, now)
+
+    def _resolve(self, stream_id: int, host: str, now: float) -> None:
+        self._services.resolve(self, stream_id, host, now)
 
     def _message(self, command: int, payload: bytes, now: float) -> None:
         if command == RelayCommand.EXTEND2:
@@ -291,6 +296,8 @@ class RelayCircuit:
             self._send_truncated(DestroyReason.REQUESTED)
         else:
             self._services.message(self, command, payload, now)
+
+    # -- extending
 
     def _extend(self, request: Extend2, now: float) -> None:
         if not self._early_cell:

@@ -10,7 +10,7 @@ What the endpoint keeps under a stream id is an `Entry`: either a `Stream`, whos
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol as Shape
 
 from convergence.circuit.flow import Message, StreamFlow
@@ -57,7 +57,9 @@ class Entry(Shape):
         """Called after each run: cells are out, or input has been read."""
         ...
 
-    def on_data(self, cell: bytes, length: int) -> None: ...
+    def on_data(self, cells: Sequence[bytes], parts: Sequence[bytes]) -> None:
+        """DATA cells came, one at least; `parts`: what each carries."""
+        ...
 
     def on_connected(self, payload: bytes, now: float) -> None: ...
 
@@ -190,14 +192,12 @@ class Stream(Pipe):
             if self.handler is not None:
                 self.handler.drained(now)
 
-    def on_data(self, cell: bytes, length: int) -> None:
+    def on_data(self, cells: Sequence[bytes], parts: Sequence[bytes]) -> None:
         if not self._open and not self.holds:
             raise StreamError("DATA before CONNECTED")
-        if length:
-            start = self._format.header_len
-            self._inbox.append(cell[start : start + length])
-        else:
-            self._credit(1)
+        self._inbox += filter(None, parts)
+        if empty := parts.count(b""):
+            self._credit(empty)
 
     def on_connected(self, payload: bytes, now: float) -> None:
         if self._open:
@@ -292,12 +292,13 @@ class SpliceEnd:
             raise LocalError("two formats of relay messages cannot be spliced")
         self.peer, peer.peer = peer, self
 
-    def push(self, cell: bytes) -> None:
-        """A DATA cell of the peer; only stream id and digest change, the length and the bytes stay."""
+    def push(self, cells: Sequence[bytes]) -> None:
+        """DATA cells of the peer; only stream id and digest change, the length and the bytes stay."""
         if not self._pending:
             self._owner.wake(self)
-        self._pending.append(self._prefix + cell[len(self._prefix) :])
-        self._meter.add(1)  # which may abort this very end
+        prefix, start = self._prefix, len(self._prefix)
+        self._pending += [prefix + cell[start:] for cell in cells]
+        self._meter.add(len(cells))  # which may abort this very end
 
     @property
     def waiting(self) -> int:
@@ -349,9 +350,9 @@ class SpliceEnd:
         if self._end_reason is not None and not self._pending and not self._closed:
             self._close(self._end_reason)
 
-    def on_data(self, cell: bytes, length: int) -> None:
+    def on_data(self, cells: Sequence[bytes], parts: Sequence[bytes]) -> None:
         if self.peer is not None:
-            self.peer.push(cell)
+            self.peer.push(cells)
         elif self._end_reason is None:
             raise StreamError("DATA before CONNECTED")
         # Otherwise the other side has ended, END waits here behind pending cells, and nobody is left to read this.

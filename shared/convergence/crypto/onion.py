@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from convergence.errors import CryptoError
@@ -98,14 +98,14 @@ class Layer:
         self.digest = digest
         return True
 
-    def accept_all(self, run: bytes) -> Iterator[bytes]:
-        """The payloads of a decrypted run. Each must be for this hop; `digest` moves on with each.
+    def accept_all(self, run: bytes) -> tuple[tuple[bytes, ...], list[bytes]]:
+        """The payloads of a decrypted run, each of which must be for this hop, and the running digest after each.
 
         For the last hop only: a cell that does not fit ends the circuit, so the hash needs no copy to go back to, and
-        a run is compared as a whole. The yielded payloads have zeros in their digest fields.
+        a run is compared as a whole. The payloads have zeros in their digest fields.
 
         Raises:
-            CryptoError: a cell is not for this hop. Nothing has been yielded; do not use the layer again.
+            CryptoError: a cell is not for this hop; do not use the layer again.
         """
         blank = bytearray(run)
         _put_digests(blank, bytes(len(run) // PAYLOAD_LEN * DIGEST_LEN))
@@ -115,8 +115,8 @@ class Layer:
         found = _stripes(run, _DIGEST.start, PAYLOAD_LEN, 4)
         if not hmac.compare_digest(expected, found) or any(_stripes(run, _RECOGNIZED.start, PAYLOAD_LEN, 2)):
             raise CryptoError("a cell that no hop's digest fits")
-        for cell, self.digest in zip(cells, digests, strict=True):
-            yield cell
+        self.digest = digests[-1]
+        return cells, digests
 
     def _hash_all(self, cells: Sequence[bytes]) -> list[bytes]:
         """The running digest after each of these payloads, whose digest fields are zero."""

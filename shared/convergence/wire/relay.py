@@ -1,17 +1,18 @@
 """Relay messages: what a RELAY cell carries once its onion layers are off (tor-spec, "Relay cells").
 
 Does: the 11-byte header and every message's body, parsed once into a record and encoded back.
-Does not: encrypt, digest, or keep state. Circuit code parses the header in line with `RELAY_HEADER`.
+Does not: encrypt, digest, or keep state.
 """
 
 from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from ipaddress import IPv4Address, IPv6Address, ip_address
+from operator import itemgetter
 
 from convergence.errors import DestroyReason, EndReason, LocalError, ParseError
 from convergence.ports import Buffer
@@ -44,6 +45,7 @@ SENDME_DIGEST_LEN = 20
 MAX_RELAY_EARLY = 8
 """RELAY_EARLY cells on a circuit; a relay closes a circuit with more (tor-spec, "Handling relay early cells")."""
 
+_FULL = MAX_DATA.to_bytes(RELAY_HEADER_LEN - LENGTH_OFFSET, "big")
 _HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_.])?", re.ASCII)
 _PORT = re.compile(r"0|[1-9][0-9]{0,4}", re.ASCII)
 
@@ -113,25 +115,37 @@ def unpack_message(body: Buffer) -> tuple[int, int, bytes]:
     return command, stream_id, bytes(body[RELAY_HEADER_LEN : RELAY_HEADER_LEN + length])
 
 
+def unpack_data(bodies: Sequence[bytes]) -> list[bytes]:
+    """What these bodies carry, each in its turn. Raises ParseError."""
+    return [
+        body[RELAY_HEADER_LEN:] if body[LENGTH_OFFSET:RELAY_HEADER_LEN] == _FULL else unpack_message(body)[2]
+        for body in bodies
+    ]
+
+
 @dataclass(frozen=True, slots=True)
 class RelayFormat:
     """How relay messages lie in cells; a circuit handshake agrees on one.
 
     Args:
-        unpack: body -> (command, recognized, stream id, digest, length).
-        header_len: bytes before the data.
+        head: what the bodies of one command and stream have in common.
+        unpack: body -> (command, stream id, data). Raises ParseError.
+        unpack_data: bodies -> the data of each. Raises ParseError.
         max_data: bytes of data that one body holds at most.
     """
 
-    unpack: Callable[[bytes], tuple[int, int, int, bytes, int]]
-    header_len: int
+    head: Callable[[bytes], bytes]
+    unpack: Callable[[bytes], tuple[int, int, bytes]]
+    unpack_data: Callable[[Sequence[bytes]], list[bytes]]
     max_data: int
     pack: Callable[[int, int, Buffer], bytes]
     pack_data: Callable[[int, bytes], list[bytes]]
     data_prefix: Callable[[int], bytes]
 
 
-V0 = RelayFormat(RELAY_HEADER.unpack_from, RELAY_HEADER_LEN, MAX_DATA, pack_message, pack_data, data_prefix)
+V0 = RelayFormat(
+    itemgetter(slice(DIGEST_OFFSET)), unpack_message, unpack_data, MAX_DATA, pack_message, pack_data, data_prefix
+)
 """What all handshakes agree on so far (tor-spec "Relay cells")."""
 
 

@@ -391,7 +391,7 @@ def test_a_relay_message_longer_than_its_cell_closes(net, client):
     raw[0], raw[9:11] = RelayCommand.DROP, (499).to_bytes(2, "big")
     path[0].circuits[0]._transmit([bytes(raw)])
     net.pump()
-    assert broken(client) == ["relay message longer than its cell"]
+    assert broken(client) == ["relay message claims 499 bytes, 498 fit"]
 
 
 # -- the life of a circuit

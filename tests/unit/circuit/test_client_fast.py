@@ -74,7 +74,7 @@ def test_both_ends_have_the_same_keys():
     scene.net.pump()
     [data] = scene.sent
     assert data[4] == Command.RELAY
-    [begin] = keys.forward.accept_all(keys.forward.crypt(data[5:]))
+    [begin], _ = keys.forward.accept_all(keys.forward.crypt(data[5:]))
     command, stream_id, body = unpack_message(begin)
     assert (command, body) == (RelayCommand.BEGIN_DIR, b"") and stream_id != 0
     for command, body in ((RelayCommand.CONNECTED, b""), (RelayCommand.DATA, b"HTTP/1.0 200 OK\r\n")):

@@ -96,7 +96,7 @@ class Sender:
 
     def come(self, cells):
         for _ in range(cells):
-            if self.far.received():
+            if self.far.received(1):
                 self.path.at(self.path.now + self.path.rtt / 2, self.acknowledged, tag(self, self.arrived))
             self.arrived += 1
 
@@ -217,7 +217,7 @@ def test_both_kinds_acknowledge_and_quote_alike():
     """A FixedWindows at 100 and a Vegas at 31 cells for each SENDME differ in the number only."""
     for near, far, increment in ((FixedWindows(), FixedWindows(), 100), (Vegas(), Vegas(), INC)):
         near.sent([tag(near, number) for number in range(increment)], 0.0)
-        due = [number for number in range(increment) if far.received()]
+        due = [*far.received(increment)]
         assert due == [increment - 1]
         near.acknowledge(tag(near, increment - 1), False, 0.1)
 
@@ -226,7 +226,7 @@ def test_both_kinds_acknowledge_and_quote_alike():
 
 
 def come(flow, cells, size=MAX_DATA):
-    return [message for _ in range(cells) for message in flow.received(size)]
+    return [message for _ in range(cells) for message in flow.received(1, size)]
 
 
 def origin():

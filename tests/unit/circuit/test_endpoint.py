@@ -450,7 +450,7 @@ def test_a_closed_endpoint_takes_and_gives_nothing(net, circuit, last):
     circuit.destroy(DestroyReason.FINISHED, net.now)
     endpoint.close(net.now)
     endpoint.send_message(RelayCommand.DROP, 0)
-    endpoint.message(bytes([RelayCommand.BEGIN]) + bytes(508), net.now)
+    endpoint.receive([bytes([RelayCommand.BEGIN]) + bytes(508)], [bytes(20)], net.now)
     stream.write(b"late", net.now)
     net.pump()
     assert handler.calls == ["opened", "aborted"] and not endpoint.entries

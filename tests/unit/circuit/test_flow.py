@@ -85,22 +85,31 @@ def test_a_sendme_with_a_wrong_digest_is_refused(wrong):
 
 def test_a_sendme_is_due_for_every_hundredth_cell_that_comes():
     flow = FixedWindows()
-    assert [number for number in range(1, 301) if flow.received()] == [100, 200, 300]
+    assert [*flow.received(99)] == [] and [*flow.received(201)] == [0, 100, 200]
+
+
+def test_it_does_not_matter_in_how_many_parts_cells_come():
+    whole, parts = FixedWindows(), FixedWindows()
+    due, before = [], 0
+    for cells in (1, 98, 1, 150, 0, 250, 7, 93):
+        due += [before + index for index in parts.received(cells)]
+        before += cells
+    assert due == [*whole.received(before)] == [99, 199, 299, 399, 499, 599]
 
 
 def test_cells_beyond_a_streams_window_are_refused():
     flow = StreamWindows()
     for _ in range(STREAM_WINDOW):
-        assert not flow.received(1)
+        assert not flow.received(1, 1)
     with pytest.raises(RemoteError, match="beyond the window") as error:
-        flow.received(1)
+        flow.received(1, 1)
     assert error.value.scope is Scope.CIRCUIT
 
 
 def test_credit_is_given_back_by_increments():
     flow = StreamWindows()
     for _ in range(120):
-        flow.received(1)
+        flow.received(1, 1)
     assert [*flow.consumed(49)] == []
     assert [*flow.consumed(1)] == [SENDME]
     assert [*flow.consumed(70)] == [SENDME]

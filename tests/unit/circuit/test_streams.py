@@ -52,8 +52,8 @@ def data_cell(data, stream_id=9):
 
 def give(entry, count, data=b"x"):
     for _ in range(count):
-        assert not entry.flow.received(len(data))
-        entry.on_data(data_cell(data), len(data))
+        assert not entry.flow.received(1, len(data))
+        entry.on_data([data_cell(data)], [data])
 
 
 # -- Stream
@@ -231,7 +231,7 @@ def test_a_reader_that_consumes_nothing_gets_one_window(stream, owner):
     stream.settle(NOW)
     assert owner.messages == [] and len(stream.handler.received) == STREAM_WINDOW
     with pytest.raises(RemoteError, match="beyond the window"):
-        stream.flow.received(1)
+        stream.flow.received(1, 1)
     stream.consumed(STREAM_WINDOW, NOW)
     assert len(owner.messages) == STREAM_WINDOW // STREAM_INCREMENT
     stream.consumed(0, NOW)
@@ -392,7 +392,7 @@ def test_connected_twice_and_data_before_it_are_errors(owner, stream):
     with pytest.raises(StreamError, match="twice"):
         stream.on_connected(b"", NOW)
     with pytest.raises(StreamError, match="before CONNECTED"):
-        Stream(owner, 8, StreamWindows(), V0).on_data(data_cell(b"x"), 1)
+        Stream(owner, 8, StreamWindows(), V0).on_data([data_cell(b"x")], [b"x"])
 
 
 def test_a_stream_without_a_handler_only_counts(owner):
@@ -561,7 +561,7 @@ def test_an_end_that_is_not_joined_accepts_only_the_answer(owner):
     end.on_connected_hook = lambda now: events.append("connected")
     end.on_refused = lambda reason, now: events.append(reason)
     with pytest.raises(StreamError):
-        end.on_data(data_cell(b"x"), 1)
+        end.on_data([data_cell(b"x")], [b"x"])
     with pytest.raises(StreamError):
         end.on_control(RelayCommand.SENDME, b"")
     end.on_connected(b"", NOW)

@@ -33,6 +33,7 @@ from convergence.wire.relay import (
     pack_message,
     parse_target,
     reverse_address,
+    unpack_data,
     unpack_message,
 )
 
@@ -73,6 +74,18 @@ def test_padding_is_ignored():
 
 def test_a_message_holds_498_bytes():
     assert unpack_message(pack_message(2, 1, bytes(MAX_DATA)))[2] == bytes(498)
+
+
+def test_data_of_many_bodies_is_that_of_each():
+    parts = [bytes([1]) * MAX_DATA, b"", b"x", bytes(MAX_DATA)]
+    assert unpack_data([pack_message(2, 1, part) for part in parts]) == parts
+
+
+def test_one_of_many_bodies_that_claims_more_than_it_holds_is_refused():
+    wrong = bytearray(pack_message(2, 1, b"x"))
+    wrong[LENGTH_OFFSET:RELAY_HEADER_LEN] = (MAX_DATA + 1).to_bytes(2, "big")
+    with pytest.raises(ParseError):
+        unpack_data([pack_message(2, 1, b"x"), bytes(wrong)])
     with pytest.raises(LocalError):
         pack_message(2, 1, bytes(MAX_DATA + 1))
     with pytest.raises(LocalError):
