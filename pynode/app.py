@@ -12,7 +12,7 @@ import errno
 import logging
 import os
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
@@ -29,7 +29,7 @@ from pynode.config import Address, Circuits, Limits
 from pynode.crypto import CPythonCrypto, SystemRng
 from pynode.exit import ExitPolicy
 from pynode.facilitator import FacilitatorTransport
-from pynode.keyfile import KeyFileError, load_or_create_keys
+from pynode.keyfile import KeyFileError, load_or_create_keys, load_or_create_rsa
 from pynode.logs import Bugs, log_event
 from pynode.loop import AsyncioClock, AsyncioTimer
 from pynode.nodes import READ_EVERY, NodeSource, write_descriptor
@@ -51,6 +51,7 @@ STOP_TIMEOUT = 3.0
 """Seconds that links get to close in good order; then they are cut."""
 
 KEY_FILE = "keys.json"
+RSA_FILE = "rsa.pem"
 T = TypeVar("T")
 
 log = logging.getLogger("pynode.app")
@@ -78,6 +79,7 @@ class Network:
         site: address of the site that serves the page, for share links; may be empty.
         nodes: gives descriptors where there is no facilitator.
         tor: the Tor network through which the web is reached; None: through exits of this network.
+        tor_points: whether rendezvous points, so files and services, are reached through it too, if there is one.
     """
 
     facilitator: str
@@ -85,6 +87,7 @@ class Network:
     site: str = ""
     nodes: NodeSource | None = None
     tor: TorConfig | None = None
+    tor_points: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +100,8 @@ class Plan:
         roles: what it does for others; a node with roles needs `listen` or `stun`.
         listen: where links are accepted; None accepts links over WebRTC only.
         url: what others dial; None makes it from `public`, or the host in `listen`, and the bound port.
+        tls: where links of relays of the Tor network are accepted; None for nowhere.
+        tls_address: the IPv4 address that they dial; None: the host in `tls`.
         policy: what an exit may reach.
         origins: whose pages may open links, besides those of the network's site (or, where that is not known, of the
             facilitator's host); "*" for all.
@@ -111,6 +116,8 @@ class Plan:
     listen: Address | None = None
     url: str | None = None
     public: str | None = None
+    tls: Address | None = None
+    tls_address: str | None = None
     policy: ExitPolicy | None = None
     origins: tuple[str, ...] = ()
     stun: tuple[str, ...] | None = None
@@ -136,10 +143,16 @@ class App:
         self.plan = plan
         self.port: int | None = None
         self.url: str | None = None
+        self.tls: str | None = None
         self.trouble: Trouble | None = None
         self._on_event = on_event
         self._storage: DiskStorage | None = None
         self._transport: NetTransport | None = None
+        self._awaited: set[type[Event]] = set()
+        if plan.network.tor is not None:
+            self._awaited.add(TorDirectoryChanged)
+        if plan.network.tor is None or plan.network.tor_points:
+            self._awaited.add(Nodes)
         self._joined = asyncio.Event()
         self._giving: asyncio.TimerHandle | None = None
 
@@ -181,6 +194,9 @@ class App:
         )
         rtc = RtcTransport(plan.stun) if plan.stun is not None else None
         self._transport = transport = NetTransport(websocket, tcp, rtc, _tls(plan, unsent))
+        if plan.tls is not None and transport.tls is not None:
+            port = await bound(plan.tls, transport.tls.bind(plan.tls.host, plan.tls.port))
+            self.tls = f"{plan.tls_address or plan.tls.host}:{port}"
         if plan.listen is not None:
             self.port = await bound(plan.listen, transport.websocket.listen(plan.listen.host, plan.listen.port))
             self.url = plan.url or f"ws://{Address(plan.public or plan.listen.host, self.port)}/"
@@ -192,24 +208,28 @@ class App:
                 roles=plan.roles,
                 exit_streams=0 if tcp is None else tcp.max_streams,
                 urls=(self.url,) if self.url else (),
+                tls=self.tls,
                 rtc=rtc is not None,
                 hops=plan.circuits.hops,
                 exit_hops=plan.circuits.exit_hops,
                 introducer=plan.circuits.introducer,
                 circuits=0,  # commands ask for what they need
                 tor=plan.network.tor,
+                tor_points=plan.network.tor_points,
                 entry=plan.entry,
             )
         except LocalError as error:
             raise AppError(str(error)) from None
         clock = AsyncioClock()
         timer = AsyncioTimer(clock)
-        self.node = Node(config, crypto, rng, keys=self._keys, source_of=websocket.source, tls=CPythonTls(plan.roots))
+        self.node = Node(config, crypto, rng, keys=self._keys, source_of=transport.source, tls=CPythonTls(plan.roots))
         self.driver = Driver(
             self.node, transport, clock, timer, storage=self._storage, resolver=tcp, on_event=self._event, on_bug=Bugs()
         )
         transport.attach(self.driver)
         timer.tick = self.driver.tick
+        if transport.tls is not None:
+            transport.tls.accept()
         self.driver.run(self.node.start)
         self._give()
 
@@ -235,7 +255,7 @@ class App:
 
     @property
     def has_joined(self) -> bool:
-        """Whether a list of nodes has come, or with `tor` its directory."""
+        """Whether a list of nodes has come, or with `tor` its directory; with `tor_points` both."""
         return self._joined.is_set()
 
     async def joined(self, timeout: float) -> None:
@@ -246,11 +266,11 @@ class App:
             raise NotJoinedError(self.trouble) from None
 
     def _event(self, event: Event) -> None:
-        if self.plan.network.tor is not None:
-            joined = isinstance(event, TorDirectoryChanged) and event.ready
-        else:
-            joined = isinstance(event, Nodes) and event.count > 0
-        if joined:
+        if isinstance(event, Nodes) and event.count:
+            self._awaited.discard(Nodes)
+        elif isinstance(event, TorDirectoryChanged) and event.ready:
+            self._awaited.discard(TorDirectoryChanged)
+        if not self._awaited:
             self._joined.set()
         if isinstance(event, Trouble):
             self.trouble = event
@@ -394,20 +414,25 @@ def _node_keys(crypto: CPythonCrypto, rng: SystemRng, plan: Plan) -> NodeKeys | 
         raise AppError("a node that works for others needs a data folder for its keys")
     try:
         keys = load_or_create_keys(plan.data / KEY_FILE, rng)
+        rsa = load_or_create_rsa(plan.data / RSA_FILE) if plan.tls is not None else None
     except KeyFileError as error:
         raise AppError(f"{error}.") from None
-    return NodeKeys.from_secrets(
+    own = NodeKeys.from_secrets(
         crypto, identity_seed=keys.identity, signing_seed=rng.random(SECRET_LEN), ntor_secret=keys.ntor
     )
+    return replace(own, rsa=rsa)
 
 
 def _tls(plan: Plan, unsent: Unsent) -> TlsTransport | None:
     """For links of the Tor network; nodes without it do not load its OpenSSL."""
-    if plan.network.tor is None and plan.entry is None:
+    if plan.network.tor is None and plan.entry is None and plan.tls is None:
         return None
     from pynode.transports.tls import TlsTransport
 
-    return TlsTransport(unsent=unsent, public_only=plan.entry is not None and not plan.private)
+    limits = plan.limits
+    return TlsTransport(
+        limits.connections, unsent, limits.connections_from_one, plan.entry is not None and not plan.private
+    )
 
 
 def _hosts(plan: Plan) -> list[str]:

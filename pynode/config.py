@@ -227,6 +227,12 @@ class Node:
     roles: tuple[str, ...] = _setting((), _roles, '["relay", "rdv"]', "what it does for others; [] for nothing")
     listen: Address | None = _setting(None, check_listen, '"0.0.0.0:9001"', "where links are accepted")
     url: str | None = _setting(None, check_url, '"wss://node.example/"', "what others dial to reach `listen`")
+    tls: Address | None = _setting(
+        None, check_listen, '"0.0.0.0:9443"', "where relays of Tor open links to it, for files that come through Tor"
+    )
+    tls_address: str | None = _setting(
+        None, _ipv4, '"192.0.2.1"', "where they reach `tls`, if that names no IPv4 address of its own"
+    )
     data: Path = _setting(default_data_dir, _folder, '"~/.local/share/convergence"', "keys, pieces and database")
     facilitator: str | None = _setting(
         None, check_url, '"wss://site.example/facilitator"', "where nodes find each other"
@@ -404,15 +410,18 @@ def _check_together(config: Config, wrong: Callable[[str, str | None, str], Conf
     if node.roles and node.listen is None and not config.rtc.enabled:
         message = f"without WebRTC, a node with roles needs node.listen: {_allowed(check_listen)}"
         raise wrong("node", "roles", message)
+    if _lacks_address(node.tls, node.tls_address):
+        raise wrong("node", "tls", "with this node.tls, others need to know node.tls_address: " + _allowed(_ipv4))
     tor = config.tor
-    if (
-        tor.listen is not None
-        and tor.address is None
-        and (tor.listen.host in ANYWHERE or not _is_ipv4(tor.listen.host))
-    ):
+    if _lacks_address(tor.listen, tor.address):
         raise wrong("tor", "listen", "with this tor.listen, others need to know tor.address: " + _allowed(_ipv4))
     if tor.burst is not None and (tor.rate is None or tor.burst < tor.rate):
         raise wrong("tor", "burst", "tor.burst must not be less than tor.rate")
+
+
+def _lacks_address(listen: Address | None, address: str | None) -> bool:
+    """Whether others cannot tell the IPv4 address of this port."""
+    return listen is not None and address is None and (listen.host in ANYWHERE or not _is_ipv4(listen.host))
 
 
 def write_example() -> str:

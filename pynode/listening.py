@@ -143,7 +143,13 @@ class Listener:
         self._handing_over: set[asyncio.Task[Any]] = set()
 
     async def start(self, host: str, port: int) -> int:
-        """Listen on every address of `host`, all of them if it is empty.
+        """`bind` and `accept`."""
+        bound = await self.bind(host, port)
+        self.accept()
+        return bound
+
+    async def bind(self, host: str, port: int) -> int:
+        """Listen on every address of `host`, all of them if it is empty. Connections wait until `accept`.
 
         Returns:
             The port that was bound, for callers that asked for port 0.
@@ -160,8 +166,11 @@ class Listener:
         except BaseException:
             self.close()
             raise
-        self._read(True)
         return port
+
+    def accept(self) -> None:
+        """Accept connections from now on."""
+        self._read(True)
 
     def close(self) -> None:
         """Accept no more."""

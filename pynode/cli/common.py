@@ -16,9 +16,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+from convergence.events import TorDirectoryChanged
 from pynode import logs
 from pynode.app import App, NotJoinedError, Plan
-from pynode.cli.output import CliError
+from pynode.cli.output import CliError, Output
 from pynode.cli.sites import network_of
 from pynode.cli.words import words
 from pynode.config import Config, ConfigError, load
@@ -79,6 +80,13 @@ async def joined(app: App) -> bool:
             silent = f"There is no node in {source}: it should hold what `convergence relay --descriptor` writes."
         raise CliError(words(error.trouble.why) if error.trouble else silent) from None
     return True
+
+
+def tell_directory(output: Output, event: TorDirectoryChanged) -> None:
+    """How far the directory of the Tor network is."""
+    if not event.ready and event.relays:
+        line = f"Loading the list of Tor's relays: {100 * event.known // event.relays} %"
+        output.progress(line, stage="tor-directory", known=event.known, relays=event.relays)
 
 
 async def with_node(

@@ -22,6 +22,7 @@ from convergence.events import (
     ShareProgress,
     ShareStands,
     SourceDropped,
+    TorDirectoryChanged,
     TransferDone,
     TransferFailed,
     TransferInfo,
@@ -33,9 +34,9 @@ from convergence.events import (
 from convergence.transfers import public_id
 from convergence.wire.ordb import FileInfo, ShareLink
 from pynode.app import App, Plan
-from pynode.cli.common import data_folder, locked, set_up_logs, settings, stun_servers, unless
+from pynode.cli.common import data_folder, joined, locked, set_up_logs, settings, stun_servers, tell_directory, unless
 from pynode.cli.output import CliError, Output, Rate, bar, shown, size_words, time_words
-from pynode.cli.sites import chosen_site, find_network, site_address
+from pynode.cli.sites import chosen_site, network_of_files, site_address
 from pynode.cli.words import error_words, trouble_words, words
 from pynode.logs import log_event
 from pynode.names import safe_name
@@ -79,7 +80,8 @@ async def get(arguments: argparse.Namespace, output: Output, stop: asyncio.Event
     link = ShareLink.parse(arguments.link)
     downloads = data_folder(arguments, config, "downloads")
     lock = downloads / f"{public_id(link.hash_name)}.lock"
-    network = await unless(stop, find_network(site_address(arguments.site) if arguments.site else chosen_site(site)))
+    site = site_address(arguments.site) if arguments.site else chosen_site(site)
+    network = await unless(stop, network_of_files(arguments, site))
     if network is None:
         return 130
     with locked(lock, "Another command here is fetching this link: wait for it to end."):
@@ -111,6 +113,9 @@ class _Download:
     async def run(self, app: App, stop: asyncio.Event) -> int:
         self._app = app
         started = time.monotonic()
+        if app.plan.network.tor is not None and await unless(stop, joined(app)) is None:
+            return 130
+        self._last_byte = time.monotonic()
         try:
             self._id = app.call(lambda now: app.node.transfers.get(self._arguments.link, now))
         except LocalError as error:
@@ -211,6 +216,8 @@ class _Download:
                 self._status(why, trouble_words(event))
             case ShareStands(share_id, points, wanted):
                 self._output.record("points", id=share_id, standing=points, wanted=wanted)
+            case TorDirectoryChanged():
+                tell_directory(self._output, event)
             case ShareProgress(share_id, sent):
                 self._output.progress(f"{size_words(sent)} sent", stage="send", id=share_id, sent=sent)
             case SourceDropped(_, code):

@@ -72,6 +72,8 @@ def relay_plan(arguments: argparse.Namespace, config: Config, network: Network) 
         listen=listen,
         url=url,
         public=arguments.public,
+        tls=config.node.tls,
+        tls_address=config.node.tls_address,
         policy=exit_policy(config.exit, arguments.exit_allow),
         origins=(*config.node.origins, *arguments.origin),
         stun=stun,
@@ -107,7 +109,7 @@ async def relay(arguments: argparse.Namespace, output: Output, stop: asyncio.Eve
         reader = None
         try:
             assert app.identity is not None
-            output.record("listening", port=app.port, url=app.url, identity=app.identity.hex())
+            output.record("listening", port=app.port, url=app.url, tls=app.tls, identity=app.identity.hex())
             reached = f"Listening at {app.url}" if app.url else "Reached over WebRTC only (no --listen)"
             known = f"registering with {network.facilitator}" if network.facilitator else f"told of by {told_by(plan)}"
             output.say(f"{reached}; {known}. Stop with Ctrl-C.")

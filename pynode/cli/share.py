@@ -19,13 +19,13 @@ from itertools import starmap
 from pathlib import Path
 
 from convergence.errors import LocalError
-from convergence.events import Event, ShareFailed, ShareProgress, ShareStands, Trouble
+from convergence.events import Event, ShareFailed, ShareProgress, ShareStands, TorDirectoryChanged, Trouble
 from convergence.ordb.index import FileBuilder
 from convergence.wire.ordb import PIECE_SIZE, FileInfo
 from pynode.app import App, Plan
-from pynode.cli.common import data_folder, joined, set_up_logs, settings, stun_servers, unless
+from pynode.cli.common import data_folder, joined, set_up_logs, settings, stun_servers, tell_directory, unless
 from pynode.cli.output import CliError, Output, Rate, bar, shown, size_words
-from pynode.cli.sites import chosen_site, find_network
+from pynode.cli.sites import chosen_site, network_of_files
 from pynode.cli.words import error_words, trouble_words, words
 from pynode.logs import log_event
 from pynode.storage import StorageError
@@ -66,7 +66,7 @@ async def share(arguments: argparse.Namespace, output: Output, stop: asyncio.Eve
     set_up_logs(arguments, config, "share", "error")
     paths = check_files(arguments.files)
     site = chosen_site(arguments.site)
-    network = await unless(stop, find_network(site))
+    network = await unless(stop, network_of_files(arguments, site))
     if network is None:
         return 130
     command = _Command(output, site)
@@ -160,6 +160,8 @@ class _Command:
             case ShareStands(share_id, points, wanted):
                 # The first points may stand before the share's own answer has come.
                 asyncio.get_running_loop().call_soon(self._on_standing, share_id, points, wanted)
+            case TorDirectoryChanged():
+                tell_directory(self._output, event)
             case ShareProgress(share_id, sent) if share_id in self._shared:
                 shared = self._shared[share_id]
                 shared.sent = sent

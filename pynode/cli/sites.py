@@ -57,17 +57,21 @@ def site_address(text: str) -> str:
 async def network_of(arguments: argparse.Namespace) -> Network:
     """The network that --nodes or --site, or the default, leads to. With --tor there need be none besides Tor's.
     Raises CliError."""
-    tor = None
-    if getattr(arguments, "tor", False):
-        tor = tor_network(arguments.tor_network)
-        tor = replace(tor, directories=()) if arguments.entry_node else tor
-    elif getattr(arguments, "entry_node", False):
-        raise CliError("--entry-node goes with --tor.", 2)
+    tor = _tor_of(arguments)
     if arguments.nodes is not None:
         return Network("", nodes=NodeFiles(Path(arguments.nodes)), tor=tor)
     if tor is not None and tor.directories and arguments.site is None:
         return Network("", tor=tor)
     return replace(await find_network(chosen_site(arguments.site)), tor=tor)
+
+
+def _tor_of(arguments: argparse.Namespace) -> TorConfig | None:
+    if not getattr(arguments, "tor", False):
+        if getattr(arguments, "entry_node", False):
+            raise CliError("--entry-node goes with --tor.", 2)
+        return None
+    tor = tor_network(arguments.tor_network)
+    return replace(tor, directories=()) if arguments.entry_node else tor
 
 
 def tor_network(file: str | Path | None) -> TorConfig:
@@ -76,6 +80,12 @@ def tor_network(file: str | Path | None) -> TorConfig:
         return read_network(Path(file) if file else PUBLIC)
     except TorNetworkError as error:
         raise CliError(f"{error}.", 2) from None
+
+
+async def network_of_files(arguments: argparse.Namespace, site: str) -> Network:
+    """The network that a site belongs to; with --tor, files are reached through the Tor network. Raises CliError."""
+    tor = _tor_of(arguments)
+    return replace(await find_network(site), tor=tor, tor_points=True)
 
 
 async def find_network(site: str) -> Network:

@@ -108,6 +108,10 @@ WORDS: dict[Code, str] = {
     PathWhy.NO_GUARD_DESCRIPTOR: (
         "No circuit could be built: the keys of the relay that circuits begin with are not known yet."
     ),
+    PathWhy.NO_TOR_POINT: (
+        "No rendezvous point of this network can be reached through the Tor network: one has to take TLS links (a relay"
+        " with node.tls)."
+    ),
     PathWhy.NO_TOR_ENTRY: (
         "No node of this network leads into the Tor network: try again later, or run one (a relay with tor.entry)."
     ),

@@ -83,6 +83,12 @@ class NetTransport:
     def pause(self, channel: int, paused: bool) -> None:
         self._carrier(channel).pause(channel, paused)
 
+    def source(self, channel: int) -> Hashable:
+        """Whom limits count this channel under."""
+        if self.tls is not None and channel in self.tls:
+            return self.tls.source(channel)
+        return self.websocket.source(channel)
+
     async def shutdown(self, timeout: float = CLOSE_TIMEOUT) -> None:
         """Close everything, one transport after the other, each in `timeout` seconds at most."""
         if self.tcp is not None:

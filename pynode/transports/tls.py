@@ -143,7 +143,13 @@ class TlsTransport:
     # -- for the application
 
     async def listen(self, host: str, port: int) -> int:
-        """Accept links.
+        """`bind` and `accept`."""
+        bound = await self.bind(host, port)
+        self.accept()
+        return bound
+
+    async def bind(self, host: str, port: int) -> int:
+        """Listen for links, which wait until `accept`.
 
         Returns:
             The port that was bound, for callers that asked for port 0.
@@ -155,9 +161,14 @@ class TlsTransport:
             self._key = await asyncio.to_thread(_new_key)
             self._renewal = asyncio.get_running_loop().create_task(self._renew())
         listener = Listener(self._accepted, self._from_one, aiofastnet.connect_accepted_socket)
-        bound = await listener.start(host, port)
+        bound = await listener.bind(host, port)
         self._listeners.append(listener)
         return bound
+
+    def accept(self) -> None:
+        """Accept links from now on."""
+        for listener in self._listeners:
+            listener.accept()
 
     async def shutdown(self, timeout: float = CLOSE_TIMEOUT) -> None:
         """Take no more connections, close all there are, wait for them at most `timeout` seconds."""

@@ -20,6 +20,7 @@ from convergence.wire.target import Protocols, Role
 class Announcement:
     """Args:
     urls: WebSocket URLs where others reach us.
+    tls: where relays of the Tor network reach us, if anywhere.
     introducers: gives, as of now, who passes signals on to us; None where the node speaks no WebRTC.
     paused: whether we work for nobody now.
 
@@ -35,6 +36,7 @@ class Announcement:
         offered: Role,
         *,
         urls: Sequence[str] = (),
+        tls: Transport | None = None,
         introducers: Callable[[float], Sequence[bytes]] | None = None,
         paused: Callable[[], bool] = lambda: False,
     ) -> None:
@@ -43,6 +45,7 @@ class Announcement:
         self._crypto = crypto
         self._keys = keys
         self._urls = tuple(urls)
+        self._tls = tls
         self._introducers = introducers
         self._paused = paused
         self._published = 0
@@ -66,6 +69,8 @@ class Announcement:
         transports = [Transport(TransportKind.WS, url) for url in self._urls]
         if self._introducers is not None:
             transports.append(Transport.rtc(self._introducers(now)))
+        if self._tls is not None:
+            transports.append(self._tls)
         keys = self._keys
         published = self._published = max(int(now), self._published + 1)
         expires = published + (LIFETIME if self._urls else RTC_LIFETIME)

@@ -117,6 +117,7 @@ class PathWhy(Code):
     NO_CONSENSUS = "no-consensus"
     FEW_DESCRIPTORS = "few-descriptors"  # needed, known: percent of all paths
     NO_GUARD_DESCRIPTOR = "no-guard-descriptor"
+    NO_TOR_POINT = "no-tor-point"
     NO_TOR_ENTRY = "no-tor-entry"
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, replace
+from hashlib import sha1
 from typing import TYPE_CHECKING, Any
 
 from convergence.announcement import Announcement
@@ -16,11 +17,12 @@ from convergence.circuit.client import MAX_HOPS, ClientCircuit
 from convergence.circuit.exit import MAX_EXIT_STREAMS, ExitService, refuse_resolve
 from convergence.circuit.relay import RelayCircuit
 from convergence.circuit.relaying import Relaying, RelayLimits
+from convergence.codes import PathWhy
 from convergence.crypto.keys import NodeKeys
 from convergence.discovery import Discovery, GivenNodes
 from convergence.effects import CloseLink, DescriptionKind, Effect, Protocol
-from convergence.errors import EndReason, LocalError, RemoteError
-from convergence.events import Nodes, Ready, Registered
+from convergence.errors import EndReason, LocalError, RemoteError, Why
+from convergence.events import Nodes, Ready, Registered, Trouble
 from convergence.facilitator.client import FacilitatorClient
 from convergence.fetch import Fetches
 from convergence.introduction.links import MAX_SESSIONS, RtcLinks
@@ -38,11 +40,13 @@ from convergence.path.select import MIN_HOPS, Reach
 from convergence.pipes.pending import Pending
 from convergence.pipes.tls import TlsFactory
 from convergence.ports import Binding, Crypto, Rng
+from convergence.rdv.circuits import CircuitSource
 from convergence.rdv.connector import PATIENCE
 from convergence.rdv.point import RdvPoint
 from convergence.services import Services
 from convergence.transfers import Transfers
 from convergence.wire.address import Address, TcpAddress
+from convergence.wire.descriptor import Transport
 from convergence.wire.relay import DIRECTORY, PEER_HOST, RDV_SUFFIX, AnswerType, Begin, RelayCommand
 from convergence.wire.target import RelayTarget, Role
 
@@ -63,6 +67,7 @@ class NodeConfig:
         facilitator_identity: its Ed25519 identity (32 bytes); None trusts the first list.
         roles: what it does for others; a node without roles is an origin only.
         urls: WebSocket URLs where others reach it. With any role, a node needs one or rtc.
+        tls: IPv4:port where relays of the Tor network reach it; its keys then need an RSA identity.
         rtc: whether it makes and takes WebRTC links, over which nodes without an address are reached.
         connections: how many WebRTC connections the shell can hold at once.
         secure: whether it dials wss:// addresses only, as a page that came over https must.
@@ -73,6 +78,7 @@ class NodeConfig:
         circuits: how many are kept ready; 0 for a node with no traffic of its own.
         sources: streams that a transfer draws from at once.
         tor: the Tor network whose exits lead to the web; None: our own exits do.
+        tor_points: whether circuits to rendezvous points go through it too, so all files and services.
         entry: the Tor network that this node leads into; needed for Role.TOR.
     """
 
@@ -80,6 +86,7 @@ class NodeConfig:
     facilitator_identity: bytes | None = None
     roles: Role = Role(0)
     urls: tuple[str, ...] = ()
+    tls: str | None = None
     rtc: bool = False
     connections: int = MAX_SESSIONS
     secure: bool = False
@@ -91,6 +98,7 @@ class NodeConfig:
     circuits: int = POOL_SIZE
     sources: int = 3
     tor: TorConfig | None = None
+    tor_points: bool = False
     entry: TorConfig | None = None
 
     def __post_init__(self) -> None:
@@ -139,14 +147,22 @@ class Node:
         self._memory = NodeMemory(self.outbox, rng, self.directory, config.facilitator)
         self.switchboard = Switchboard(self.outbox)
         self._reach = Reach(config.rtc, ("wss",) if config.secure else ("ws", "wss"))
+        # Our network names a node by its Ed25519 identity, also in handshakes that come through the Tor network.
         self.relaying = Relaying(
-            self.outbox, crypto, rng, self._keys, self, limits=config.relay_limits, source_of=source_of
+            self.outbox,
+            crypto,
+            rng,
+            replace(self._keys, rsa=None),
+            self,
+            limits=config.relay_limits,
+            source_of=source_of,
         )
         self.announcement = Announcement(
             crypto,
             self._keys,
             config.roles,
             urls=config.urls,
+            tls=self._tls_transport(),
             introducers=(lambda now: self._peers.introducers(now)) if config.rtc else None,
             paused=lambda: self.relaying.paused,
         )
@@ -160,6 +176,7 @@ class Node:
             introduce=self._introduce,
             on_unknown=self._on_unknown,
             throttle=self.relaying.throttle,
+            addresses=() if config.tls is None else (config.tls.partition(":")[0],),
         )
         self.relaying.neighbours = self.neighbours
         self.relaying.on_spent = self._republish
@@ -206,11 +223,12 @@ class Node:
             routes=self._routes,
             places=config.connections,
         )
-        self.transfers = Transfers(self.outbox, crypto, rng, self.pool, sources=config.sources)
-        self.services = Services(self.outbox, crypto, rng, self.pool)
         self._restored = False
+        self._has_points = True  # as far as is known
         self.tor: TorNetwork | None = None if config.tor is None else self._new_tor(config.tor)
         self._entry = None if config.entry is None else self._new_entry(config.entry, source_of)
+        self.transfers = Transfers(self.outbox, crypto, rng, self._rendezvous, sources=config.sources)
+        self.services = Services(self.outbox, crypto, rng, self._rendezvous)
         self.exits = ExitConnections(self.pool if self.tor is None else self.tor.circuits, self.outbox)
         self.fetches = Fetches(self.exits, self.outbox, tls)
         self._exit = ExitService(self.outbox, source_of=source_of, streams=config.exit_streams)
@@ -306,18 +324,26 @@ class Node:
         self.config = replace(self.config, hops=hops)
         self.pool.set_hops(hops, now)
 
-    def use_tor(self, config: TorConfig | None, now: float) -> None:
-        """Reach the web through this Tor network from now on; None: through our own exits. Fetches are cancelled, and
-        connections that have not opened fail. Those that are open go on, except that Tor's circuits end with it."""
+    def use_tor(self, config: TorConfig | None, now: float, *, points: bool = False) -> None:
+        """Reach the web through this Tor network from now on, and with `points` rendezvous points too; None: as our own
+        network does. Fetches are cancelled, and connections that have not opened fail. Those that are open go on,
+        except that Tor's circuits end with it. If rendezvous points are reached otherwise than before, connections to
+        services end; shares and transfers go on over new circuits."""
         self.fetches.stop(now)
         self.exits.stop(now)
-        if self.tor is not None:
-            self.tor.stop(now)
-        self.config = replace(self.config, tor=config)
+        before, old = self._rendezvous, self.tor
+        self.config = replace(self.config, tor=config, tor_points=points)
         self.tor = None if config is None else self._new_tor(config)
         self.exits = self.fetches.exits = ExitConnections(
             self.pool if self.tor is None else self.tor.circuits, self.outbox
         )
+        if self._rendezvous is not before:
+            self._has_points = True
+            self.transfers.use(self._rendezvous, now)
+            self.services.use(self._rendezvous, now)
+            self._set_points(now)
+        if old is not None:
+            old.stop(now)
         if self.tor is not None and self._restored:
             self.tor.start(now)
             if self.directory.nodes(Role(0), now):
@@ -455,6 +481,13 @@ class Node:
             on_delivered=self._rtc_delivered,
         )
 
+    def _tls_transport(self) -> Transport | None:
+        if self.config.tls is None:
+            return None
+        if self._keys.rsa is None:
+            raise LocalError("a node that takes TLS links has an RSA identity")
+        return Transport.tls(self.config.tls, sha1(self._keys.rsa.public).digest())
+
     # Pages that do without Tor do not load its modules.
 
     def _new_tor(self, config: TorConfig) -> TorNetwork:
@@ -468,6 +501,7 @@ class Node:
             config,
             entries=self.pool.entries,
             nodes=self._tor_entries,
+            on_ready=self._set_points,
         )
 
     def _new_entry(self, config: TorConfig, source_of: Callable[[int], Hashable]) -> TorEntry:
@@ -558,11 +592,35 @@ class Node:
         self.outbox.emit(Nodes(len(nodes)))
         self._memory.changed(now)
         self.neighbours.nodes_changed(now)
-        self.transfers.set_nodes(nodes, now)
-        self.services.set_nodes(nodes, now)
+        self._set_points(now)
         self.pool.nodes_changed(now)
         if self.tor is not None:
             self.tor.nodes_changed(now)
+
+    @property
+    def _tor_leads_to_points(self) -> TorNetwork | None:
+        return self.tor if self.config.tor_points else None
+
+    @property
+    def _rendezvous(self) -> CircuitSource:
+        """Who builds circuits to rendezvous points."""
+        tor = self._tor_leads_to_points
+        return self.pool if tor is None else tor.circuits
+
+    def _set_points(self, now: float) -> None:
+        """Tell files and services which nodes may be their rendezvous points: through the Tor network, once it leads
+        anywhere, those that take links of its relays."""
+        nodes = [node.target for node in self.directory.nodes(Role(0), now)]
+        tor = self._tor_leads_to_points
+        if tor is not None:
+            if not tor.ready or not nodes:
+                return
+            nodes = [node for node in nodes if node.tor_specifiers]
+            before, self._has_points = self._has_points, any(node.roles & Role.RDV for node in nodes)
+            if before and not self._has_points:
+                self.outbox.emit(Trouble(Why(PathWhy.NO_TOR_POINT), retrying=True))
+        self.transfers.set_nodes(nodes, now)
+        self.services.set_nodes(nodes, now)
 
     def _tor_entries(self, now: float) -> list[RelayTarget]:
         """Nodes that lead into the Tor network and that we can open links to."""

@@ -142,6 +142,13 @@ class Services:
         for connector in list(self._connectors.values()):
             connector.set_nodes(nodes, now)
 
+    def use(self, circuits: CircuitSource, now: float) -> None:
+        """Other circuits from now on, once there are nodes. Connections over those before end."""
+        self._circuits = circuits
+        self._nodes = ()
+        self._rdv.use(circuits, now)
+        self._disconnect(now)
+
     def woke(self, by: float, now: float) -> None:
         """The clock jumped."""
         self._rdv.woke(by, now)
@@ -152,9 +159,7 @@ class Services:
         """End everything."""
         self._rdv.stop(now)
         self._services.clear()
-        for connector in list(self._connectors.values()):
-            connector.stop(now)
-        self._connectors.clear()
+        self._disconnect(now)
 
     def snapshot(self) -> dict[str, Any]:
         """JSON-able state, without addresses."""
@@ -171,6 +176,11 @@ class Services:
             ],
             "connections": sum(connector.connections for connector in self._connectors.values()),
         }
+
+    def _disconnect(self, now: float) -> None:
+        for connector in list(self._connectors.values()):
+            connector.stop(now)
+        self._connectors.clear()
 
     def _make_way(self, isolation: Hashable, now: float) -> None:
         """If there are as many as may be, one gives way: the one that nobody has used for longest; else, of the key

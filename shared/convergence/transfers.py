@@ -148,6 +148,16 @@ class Transfers:
             if transfer.client is not None:
                 transfer.client.set_nodes(nodes, now)
 
+    def use(self, circuits: CircuitSource, now: float) -> None:
+        """Other circuits from now on: what goes through those before ends, and goes on once there are nodes."""
+        self._circuits = circuits
+        self._nodes = ()
+        self._service.use(circuits, now)
+        for transfer_id, transfer in self.transfers.items():
+            if transfer.client is not None:
+                self._stop_client(transfer, now)
+                self._need_source(transfer_id, now)
+
     def woke(self, by: float, now: float) -> None:
         """The clock jumped: files may have other names at their points, and what failed may work now."""
         self._service.woke(by, now)
@@ -356,16 +366,6 @@ class Transfers:
                 self._outbox.emit(TransferInfo(transfer_id, info.name, info.media_type, size))
             self._outbox.emit(TransferProgress(transfer_id, have, size))
 
-        def need(now: float) -> None:
-            transfer = self.transfers.get(transfer_id)
-            if transfer is None:
-                return
-            if transfer.client is None:
-                transfer.client = self._client(transfer, transfer_id)
-                transfer.client.start(self._nodes, now)
-            else:
-                transfer.client.wake(now)
-
         def done(file: SharedFile, now: float) -> None:
             transfer = self.transfers[transfer_id]
             self._stop_client(transfer, now)
@@ -382,13 +382,23 @@ class Transfers:
             now,
             wanted_sources=self._sources,
             on_progress=progress,
-            on_need_source=need,
+            on_need_source=lambda now: self._need_source(transfer_id, now),
             on_done=done,
             on_paused=paused,
             on_queued=lambda now: self._tell_status(transfer_id),
             on_failed=lambda code, now: self._failed(transfer_id, code, now),
             on_dropped=lambda code, now: self._outbox.emit(SourceDropped(transfer_id, code)),
         )
+
+    def _need_source(self, transfer_id: str, now: float) -> None:
+        transfer = self.transfers.get(transfer_id)
+        if transfer is None:
+            return
+        if transfer.client is None:
+            transfer.client = self._client(transfer, transfer_id)
+            transfer.client.start(self._nodes, now)
+        else:
+            transfer.client.wake(now)
 
     def _client(self, transfer: Transfer, transfer_id: str) -> RdvClient:
         download = transfer.download

@@ -269,7 +269,8 @@ _REQUESTS = (
 
 def _descriptor() -> bytes:
     ws = descriptor.Transport(descriptor.TransportKind.WS, "wss://host.example:443/node")
-    transports = (ws, descriptor.Transport.rtc((KEY, KEY)))
+    tls = descriptor.Transport.tls("192.0.2.7:9443", KEY[:20])
+    transports = (ws, descriptor.Transport.rtc((KEY, KEY)), tls)
     return descriptor.Descriptor(KEY, KEY, 1, 2, descriptor.Role(7), transports, SIGNATURE).encode()
 
 
@@ -379,6 +380,9 @@ TARGETS: dict[str, Target] = {
     ),
     "facilitator.Signal": Target(facilitator.Signal.parse, (facilitator.Signal(9, KEY, KEY).encode(),)),
     "facilitator.Unreachable": Target(facilitator.Unreachable.parse, (facilitator.Unreachable(9, 1).encode(),)),
+    "descriptor.parse_tls_address": Target(
+        _text(descriptor.parse_tls_address), (b"0123456789abcdef0123456789abcdef01234567@192.0.2.7:9443",)
+    ),
     "descriptor.check_ws_url": Target(
         _text(descriptor.check_ws_url), (b"wss://host.example:443/a%20b", b"ws://[::1]:80")
     ),

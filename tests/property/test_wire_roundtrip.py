@@ -89,7 +89,13 @@ ws_url = st.builds(
 transport = st.one_of(
     st.builds(descriptor.Transport, st.just(1), ws_url),
     st.builds(descriptor.Transport.rtc, st.lists(key, max_size=3)),
-    st.builds(descriptor.Transport, st.integers(3, 255), text.filter(lambda value: len(value.encode()) <= 255)),
+    st.builds(
+        lambda host, number, fingerprint: descriptor.Transport.tls(f"{host}:{number}", fingerprint),
+        ipv4,
+        port.filter(bool),
+        st.binary(min_size=20, max_size=20),
+    ),
+    st.builds(descriptor.Transport, st.integers(4, 255), text.filter(lambda value: len(value.encode()) <= 255)),
 )
 dates = st.tuples(st.integers(0, 2**63), st.integers(1, 2**62)).map(lambda pair: (pair[0], pair[0] + pair[1]))
 node_descriptor = st.builds(

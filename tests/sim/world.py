@@ -18,7 +18,7 @@ import random
 import zlib
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from convergence.crypto.keys import NodeKeys
@@ -31,6 +31,7 @@ from convergence.ports import TlsBinding
 from convergence.wire.sdp import Candidate, CandidateType, Description, Setup
 from convergence.wire.target import Role
 from pynode.crypto import CPythonCrypto
+from pynode.torkeys import RsaSecret
 from pynode.transports import HIGH_WATER, LOW_WATER
 
 START = 1_790_000_000.0  # Unix seconds
@@ -335,6 +336,10 @@ class World:
         host.skew = skew
         rng = SeededRng(f"{self.seed}-{name}")
         host.keys = NodeKeys.generate(self.crypto, rng) if roles else None
+        if "tls" in config:
+            assert host.keys is not None
+            host.keys = replace(host.keys, rsa=RsaSecret.generate())
+            self._addresses[config["tls"]] = host
         if browser:
             config["rtc"] = True
         urls = (url,) if roles and not browser else ()

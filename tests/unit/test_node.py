@@ -1,6 +1,8 @@
 """The composition root: configuration, dispatch by channel, what each role serves, start and stop."""
 
 import json
+from dataclasses import replace
+from hashlib import sha1
 from types import SimpleNamespace
 
 import pytest
@@ -14,10 +16,13 @@ from convergence.facilitator.client import RTC_LIFETIME
 from convergence.fetch import MAX_FETCHES
 from convergence.node import Node, NodeConfig
 from convergence.path.pool import POOL_SIZE
+from convergence.tor.network import TorConfig
+from convergence.wire.linkspec import or_address, rsa_fingerprint
 from convergence.wire.rdv import Advert, AdvertOp, DbInfo
 from convergence.wire.relay import AnswerType, Begin, RelayCommand
 from convergence.wire.target import Role
-from tests.sim.people import network
+from pynode.torkeys import RsaSecret
+from tests.sim.people import arrived, connect, content, get, network, serve_and_stand, settle, share_and_stand, transfer
 from tests.sim.world import SeededRng
 from tests.unit.circuit.rig import CRYPTO, START, Recorder
 
@@ -76,6 +81,18 @@ def test_rtc_makes_up_for_an_address():
     node = Node(NodeConfig("ws://facilitator/", roles=Role.RELAY, rtc=True), CRYPTO, SeededRng("rtc"))
     descriptor = node.announcement.describe(START)
     assert descriptor.rtc and descriptor.ws_url is None and descriptor.expires - descriptor.published == RTC_LIFETIME
+
+
+def test_relays_of_tor_reach_a_node_that_says_so_by_an_rsa_identity():
+    keys = replace(NodeKeys.generate(CRYPTO, SeededRng("tls")), rsa=RsaSecret.generate())
+    config = NodeConfig("ws://facilitator/", roles=Role.RDV, urls=(URL,), tls="192.0.2.7:9443")
+    node = Node(config, CRYPTO, SeededRng("node"), keys=keys)
+    target = node.announcement.describe(START).target
+    assert or_address(target.tor_specifiers) == ("192.0.2.7", 9443)
+    assert rsa_fingerprint(target.tor_specifiers) == sha1(keys.rsa.public).digest()
+    assert node.relaying.keys.onion.node_id == target.node_id, "handshakes of our own network name it as before"
+    with pytest.raises(LocalError, match="RSA"):
+        Node(config, CRYPTO, SeededRng("node"), keys=replace(keys, rsa=None))
 
 
 @pytest.mark.parametrize("secure", [False, True])
@@ -343,3 +360,74 @@ def test_relays_keep_no_circuits_of_clients_that_left(world):
     world.run(30)
     relays = [other.node.relaying for other in world.hosts.values() if other.name.startswith("r")]
     assert all(relay.snapshot()["circuits"] == 0 for relay in relays)
+
+
+# -- rendezvous points through the Tor network
+
+
+TOR = TorConfig((bytes(20),))
+
+
+def use_tor(host, config, points=True):
+    host.driver.run(lambda now: host.node.use_tor(config, now, points=points))
+
+
+def rendezvous(host):
+    """Of a node's circuits of our own network, those to rendezvous points."""
+    return [item for item in host.node.pool.snapshot() if item["purpose"] == "rendezvous"]
+
+
+def test_files_that_are_to_go_through_tor_go_no_other_way(world):
+    """Here nobody leads there, so they wait. They go on when they may take our own way again."""
+    giver, taker = world.add("giver", circuits=0), world.add("taker", circuits=0)
+    data = content(1, 3_000_000)
+    link = share_and_stand(world, giver, data)
+    transfer_id = get(taker, link)
+    assert world.run(60, lambda: transfer(taker, transfer_id).download.have_bytes)
+    for host in (giver, taker):
+        use_tor(host, TOR)
+    assert world.run(5, lambda: not rendezvous(giver) and not rendezvous(taker))
+    have = transfer(taker, transfer_id).download.have_bytes
+    world.run(60)
+    assert not rendezvous(giver) and not rendezvous(taker)
+    assert 0 < transfer(taker, transfer_id).download.have_bytes == have < len(data)
+    for host in (giver, taker):
+        use_tor(host, None)
+    assert settle(world, taker, transfer_id) == "done" and arrived(taker, transfer_id) == data
+
+
+def test_files_keep_their_way_when_only_the_web_is_reached_through_tor(world):
+    giver = world.add("giver", circuits=0)
+    share_and_stand(world, giver, content(1, 1000))
+    before = [item["id"] for item in rendezvous(giver)]
+    use_tor(giver, TOR, points=False)
+    world.run(10)
+    assert [item["id"] for item in rendezvous(giver)] == before != []
+
+
+def test_that_no_rendezvous_point_can_be_reached_through_tor_is_told_once(world):
+    host = joined(world, circuits=0)
+    use_tor(host, TOR)
+    host.node.tor.ready = True  # as if it had the documents
+    for _ in range(3):
+        host.driver.run(host.node.refresh)
+        world.run(5)
+    assert [item["why"]["code"] for item in events(host, "trouble")].count(PathWhy.NO_TOR_POINT) == 1
+
+
+def test_a_service_that_is_to_go_through_tor_goes_no_other_way(world):
+    owner, visitor = world.add("owner", circuits=0), world.add("visitor", circuits=0)
+    came = serve_and_stand(world, owner, "hash:name")
+    talker = connect(visitor, "hash:name")
+    assert world.run(30, lambda: came)
+    for host in (owner, visitor):
+        use_tor(host, TOR)
+    assert world.run(5, lambda: not rendezvous(owner) and not rendezvous(visitor) and talker.code is not None)
+    again = connect(visitor, "hash:name")
+    world.run(60)
+    assert not rendezvous(owner) and not rendezvous(visitor) and len(came) == 1 and again.code is not None
+    use_tor(owner, None)
+    use_tor(visitor, None)
+    assert world.run(60, lambda: owner.node.services.snapshot()["services"][0]["points"])
+    connect(visitor, "hash:name")
+    assert world.run(30, lambda: len(came) == 2)

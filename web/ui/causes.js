@@ -64,6 +64,8 @@ export const CAUSES = {
     noCircuit(`too few of Tor's relays are known. They allow ${known} % of all paths, ${needed} % are needed.`),
   "no-guard-descriptor": noCircuit("the keys of the relay that circuits begin with are not known yet."),
   "no-tor-entry": "No node of this network leads into the Tor network: try again later, or name another site.",
+  "no-tor-point":
+    "No rendezvous point of this network can be reached through the Tor network: one has to take TLS links.",
   "facilitator-lost": ({ detail }) => `The connection to the facilitator was lost${because(detail)}.`,
   "facilitator-unreachable": ({ detail }) => `The facilitator cannot be reached${because(detail)}.`,
   "facilitator-silent": "The facilitator does not answer.",

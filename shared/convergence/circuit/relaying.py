@@ -24,7 +24,7 @@ from convergence.link.throttle import Throttle
 from convergence.outbox import Outbox
 from convergence.ports import Crypto, Rng
 from convergence.wire.cells import CELL_LEN
-from convergence.wire.create import Create2
+from convergence.wire.create import Create2, HandshakeType
 from convergence.wire.linkspec import LinkSpecifier, ed25519_identity
 from convergence.wire.relay import PEER_HOST, Begin
 
@@ -114,6 +114,7 @@ class Relaying:
         offers: what is served within the limits.
         limits: as for `set_limits`.
         source_of: whom limits that all links share count a link's channel under.
+        fast: whether CREATE_FAST is answered, as relays of the Tor network do.
 
     Attributes:
         keys: ours, for handshakes from now on.
@@ -137,6 +138,7 @@ class Relaying:
         limits: RelayLimits | None,
         source_of: Callable[[int], Hashable] = lambda channel: channel,
         next_hop: NextHop = known_node,
+        fast: bool = False,
     ) -> None:
         self.keys = keys
         self.circuits: dict[RelayCircuit, Link] = {}
@@ -148,6 +150,7 @@ class Relaying:
         self._offers = offers
         self._source_of = source_of
         self.next_hop = next_hop
+        self._fast = fast
         self._of_link: Counter[Link] = Counter()
         self._reaching: Counter[Link] = Counter()
         self._pipes: set[RelayCircuit] = set()  # circuits on which only pipes were opened
@@ -189,7 +192,9 @@ class Relaying:
         }
 
     def create(self, link: Link, circ_id: int, create: Create2, now: float) -> None:
-        """A CREATE2 from a neighbour. Raises RemoteError to refuse it."""
+        """A CREATE2 from a neighbour, or a CREATE_FAST. Raises RemoteError to refuse it."""
+        if create.handshake_type == HandshakeType.FAST and not self._fast:
+            raise RemoteError("CREATE_FAST, where onion keys are known")
         limits = None if self._spent else self._limits
         most = MAX_PAUSED if limits is None else limits.circuits
         if len(self.circuits) >= most and self._of_link[link] >= self._share(most):

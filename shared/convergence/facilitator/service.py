@@ -550,8 +550,8 @@ def _roles(node: Descriptor) -> tuple[str, ...]:
 
 
 def _transports(node: Descriptor) -> tuple[str, ...]:
-    known = [item for item in node.transports if item.kind in tuple(TransportKind)]
-    return tuple(item.address if item.kind == TransportKind.WS else "rtc" for item in known)
+    known = [(TransportKind(item.kind), item.address) for item in node.transports if item.kind in tuple(TransportKind)]
+    return tuple(address if kind == TransportKind.WS else kind.name.lower() for kind, address in known)
 
 
 def _same_place(one: Descriptor, other: Descriptor) -> bool:

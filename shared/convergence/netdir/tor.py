@@ -19,7 +19,7 @@ from convergence.errors import ParseError
 from convergence.link.neighbours import LinkAddress
 from convergence.wire.consensus import Consensus, RelayStatus
 from convergence.wire.exitpolicy import REJECT_ALL, Address, PortPolicy
-from convergence.wire.linkspec import LinkSpecifier, SpecifierType
+from convergence.wire.linkspec import LinkSpecifier, SpecifierType, tor_specifiers
 from convergence.wire.microdescriptor import Microdescriptor
 from convergence.wire.netdoc import OrAddress
 from convergence.wire.target import Protocols, RelayTarget, Role, subnet_of
@@ -118,6 +118,10 @@ class TorRelay:
     def is_same(self, other: TorRelay) -> bool:
         """Whether they have an identity in common."""
         return self.status.identity == other.status.identity or self.target.identity == other.target.identity
+
+    def is_named(self, node: RelayTarget) -> bool:
+        """Whether a node that no consensus lists has an identity or an address in common with it."""
+        return not {*node.specifiers, *node.tor_specifiers}.isdisjoint(self.target.specifiers)
 
 
 class TorView:
@@ -218,17 +222,12 @@ def _target(
     document: Microdescriptor,
     identity: bytes,
     exit: ExitPolicies,
-    address4: OrAddress,
+    address4: tuple[IPv4Address, int],
     address6: OrAddress | None,
 ) -> RelayTarget:
-    # The order is that of all clients (tor-spec "EXTEND and EXTENDED cells").
-    specifiers = [
-        LinkSpecifier(SpecifierType.TLS_IPV4, _encode_address(address4)),
-        LinkSpecifier(SpecifierType.LEGACY_ID, status.identity),
-        LinkSpecifier(SpecifierType.ED25519_ID, identity),
-    ]
+    specifiers = [*tor_specifiers(*address4, status.identity, identity)]
     if address6 is not None:
-        specifiers.append(LinkSpecifier(SpecifierType.TLS_IPV6, _encode_address(address6)))
+        specifiers.append(LinkSpecifier(SpecifierType.TLS_IPV6, address6[0].packed + address6[1].to_bytes(2, "big")))
     protocols, roles = Protocols(0), Role.RELAY
     if status.protocols.supports("Relay", 4):
         protocols |= Protocols.NTOR_V3
@@ -248,7 +247,3 @@ def _target(
         nickname=status.nickname,
         subnets=frozenset(subnet_of(address[0]) for address in (address4, address6) if address is not None),
     )
-
-
-def _encode_address(address: OrAddress) -> bytes:
-    return address[0].packed + address[1].to_bytes(2, "big")

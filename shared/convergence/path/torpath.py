@@ -71,6 +71,12 @@ class _Search:
     stable: bool
     avoid: Collection[bytes]
     entry: RelayTarget | None = None
+    beyond: RelayTarget | None = None
+
+    @property
+    def ends(self) -> list[RelayTarget]:
+        """The nodes of the circuit that no consensus lists."""
+        return [node for node in (self.entry, self.beyond) if node is not None]
 
     def __post_init__(self) -> None:
         if not MIN_HOPS <= self.hops <= MAX_HOPS:
@@ -165,10 +171,18 @@ class TorPaths:
         last: TorRelay | None = None,
         stable: bool = False,
         avoid: Collection[bytes] = (),
+        entry: RelayTarget | None = None,
+        beyond: RelayTarget | None = None,
     ) -> TorPath:
-        """A path that leads out nowhere, to any relay or to `last`. Arguments as for `exit_path`; `stable`: only relays
-        that rarely go down. Raises Problem (PathWhy)."""
-        search = _Search(self.check(now), hops, stable, avoid)
+        """A path that leads out nowhere, to any relay or to `last`.
+
+        Args:
+            stable: only relays that rarely go down.
+            beyond: where the circuit goes on to, a node that no consensus lists.
+
+        The others are as for `exit_path`. Raises Problem (PathWhy).
+        """
+        search = _Search(self.check(now), hops, stable, avoid, entry, beyond)
         if last is not None:
             return self._path_to(search, last, now)
         return self._path_to_any(search, lambda status: True, Position.MIDDLE, now)
@@ -220,7 +234,7 @@ class TorPaths:
 
         def suits_guard(status: RelayStatus) -> bool:
             relay = search.view.relay(status)
-            return relay is not None and self._apart(relay, (last,))
+            return relay is not None and self._apart(relay, (last,), search.ends)
 
         path, use = [last], None
         if self.guards is not None:
@@ -242,9 +256,7 @@ class TorPaths:
 
         def fits(status: RelayStatus, avoid: Collection[bytes]) -> bool:
             relay = search.relay(status) if suits(status) else None
-            if relay is None or relay.target.identity in avoid:
-                return False
-            return self._apart(relay, others, search.entry)
+            return relay is not None and relay.target.identity not in avoid and self._apart(relay, others, search.ends)
 
         lottery = self._lottery(search.view, position)
         status = lottery.draw(self._rng, lambda status: fits(status, search.avoid))
@@ -258,11 +270,17 @@ class TorPaths:
             self._lotteries[position] = Lottery(view.consensus, fast, position)
         return self._lotteries[position]
 
-    def _apart(self, relay: TorRelay, others: Collection[TorRelay], entry: RelayTarget | None = None) -> bool:
-        """Whether nothing hints that one operator has it and one of the others, or an entry that is none of them."""
-        if self._distinct_subnets and entry is not None and not relay.target.subnets.isdisjoint(entry.subnets):
-            return False
-        return not any(
-            relay.is_same(other) or relay.is_family(other) or (self._distinct_subnets and relay.shares_subnet(other))
-            for other in others
+    def _apart(self, relay: TorRelay, others: Collection[TorRelay], ends: Collection[RelayTarget]) -> bool:
+        """Whether nothing hints that one operator has it and one of the others, or a node before or behind them that no
+        consensus lists."""
+        near = self._distinct_subnets and any(not relay.target.subnets.isdisjoint(end.subnets) for end in ends)
+        return (
+            not near
+            and not any(map(relay.is_named, ends))
+            and not any(
+                relay.is_same(other)
+                or relay.is_family(other)
+                or (self._distinct_subnets and relay.shares_subnet(other))
+                for other in others
+            )
         )

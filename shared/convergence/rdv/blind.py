@@ -13,6 +13,8 @@ from math import floor
 from typing import Protocol as Shape
 from typing import TypeVar
 
+from convergence.wire.target import RelayTarget
+
 DAY = 86400  # seconds
 OVERLAP = 3600  # seconds around midnight (UTC) in which two days' names are in use: clocks differ
 POINTS = 3  # k: points that a file is advertised at
@@ -80,15 +82,16 @@ def points_of(hash_name: bytes, candidates: Iterable[NamedT], count: int = POINT
     return ring_of(hash_name, candidates)[:count]
 
 
-def walk(ring: Sequence[NamedT], answers: Callable[[NamedT], bool | None], wanted: int) -> list[NamedT]:
+def walk(ring: Sequence[RelayTarget], answers: Callable[[RelayTarget], bool | None], wanted: int) -> list[RelayTarget]:
     """The points that one end of a rendezvous works with: the first `wanted` of the ring that answer, and the silent
-    ones before them, which may answer again. Each end walks the ring by itself; they meet at points that both reach.
+    ones before them, which may answer again. If relays of Tor reach none of these, the first that they do reach is one
+    more: an end behind them goes there. Each end walks the ring by itself; they meet at points that both reach.
 
     Args:
         answers: whether a point answers; None while that is not known.
         wanted: how many are to answer.
     """
-    chosen: list[NamedT] = []
+    chosen: list[RelayTarget] = []
     standing = unknown = silent = 0
     for point in ring[:MAX_WALK]:
         # The more points were silent, the more are tried at once.
@@ -99,4 +102,10 @@ def walk(ring: Sequence[NamedT], answers: Callable[[NamedT], bool | None], wante
         standing += answer is True
         unknown += answer is None
         silent += answer is False
+
+    def reached(point: RelayTarget) -> bool:
+        return bool(point.tor_specifiers) and answers(point) is not False
+
+    if not any(map(reached, chosen)):
+        chosen += [point for point in ring[:MAX_WALK] if reached(point)][:1]
     return chosen

@@ -194,6 +194,17 @@ class RdvService:
                 self._begin(offer, now)
             self.place(offer, now)
 
+    def use(self, circuits: CircuitSource, now: float) -> None:
+        """Other circuits from now on: those that stand end. The next list of nodes says where they may lead."""
+        self.circuits = circuits
+        self._points = []
+        for offer in self._offers.values():
+            for post in [*offer.posts.values(), *offer.retired]:
+                post.close(now)
+            offer.posts.clear()
+            offer.ring, offer.begins = [], None
+            self.changed(offer, now)
+
     def woke(self, by: float, now: float) -> None:
         """The clock jumped: other names may be in use, and what failed may work now."""
         self._began += by

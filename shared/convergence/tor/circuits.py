@@ -48,6 +48,8 @@ class Paths(Shape):
 
     def exit_path(self, wanted: Collection[Wanted], now: float, *, avoid: Collection[bytes] = ()) -> TorPath: ...
 
+    def point_path(self, point: RelayTarget, now: float, *, avoid: Collection[bytes] = ()) -> TorPath: ...
+
     def hop_ended(self, path: Sequence[RelayTarget], hop: int, stood: bool, now: float) -> None:
         """The hop of this number (0, 1, ...) came to stand, or did not."""
 
@@ -115,6 +117,23 @@ class TorCircuits(CircuitBuilding):
         """Whether the exit of this circuit most likely connects there."""
         place = next((place for place in self._places.values() if place.circuit is circuit), None)
         return place is not None and _of(place).relays[-1].allows(_address(host), port)
+
+    def rdv_circuit(
+        self, point: RelayTarget, hash_name: bytes, provider: bool, on_ready: Ready, on_failed: Failed, now: float
+    ) -> None:
+        """A circuit of its own to a rendezvous point of our network, which takes links of relays of Tor. Guards are the
+        same for all names: these do not count."""
+
+        def make_path(now: float) -> tuple[RelayTarget, ...]:
+            path = self._paths.point_path(point, now, avoid=request.avoided)
+            request.relays, request.use = path.relays, path.use
+            return (*path.targets, point.behind_tor)
+
+        request = TorRequest(make_path, "rendezvous", on_ready, on_failed)
+        self._serve(request, now)
+
+    def forget(self, hash_name: bytes, provider: bool) -> None:
+        """Nothing is kept of a name."""
 
     def directory_circuit(
         self, directory: RelayTarget, use: GuardUse | None, on_ready: Ready, on_failed: Failed, now: float

@@ -29,6 +29,7 @@ from convergence.wire.target import RelayTarget
 if TYPE_CHECKING:
     from convergence.tor.network import TorConfig
 
+RELAYS = 2  # of Tor, behind a node of ours
 MAX_ENTRIES = 128  # addresses of entries that are remembered; those that were chosen longest ago are forgotten first
 REFUSED = 3  # different relays in a row; an entry that extends to none of them has failed, and ATTEMPTS leave one more
 
@@ -59,6 +60,12 @@ class ByGuards:
     def exit_path(self, wanted: Collection[Wanted], now: float, *, avoid: Collection[bytes] = ()) -> TorPath:
         """A path, whose entry we can reach from now on."""
         path = self.paths.exit_path(wanted, now, avoid=avoid)
+        self._enter(path)
+        return path
+
+    def point_path(self, point: RelayTarget, now: float, *, avoid: Collection[bytes] = ()) -> TorPath:
+        """Likewise, to a rendezvous point of our own network, which comes behind the path."""
+        path = self.paths.internal_path(now, avoid=avoid, beyond=point)
         self._enter(path)
         return path
 
@@ -145,16 +152,22 @@ class ByNodes:
 
     def exit_path(self, wanted: Collection[Wanted], now: float, *, avoid: Collection[bytes] = ()) -> TorPath:
         """A path behind our entry."""
-        entry = self._entry(now)
-        if entry is None:
-            raise Problem(PathWhy.NO_TOR_ENTRY)
-        return self.paths.exit_path(wanted, now, hops=2, avoid=avoid, entry=entry)
+        entry = self._entry(self._nodes(now), now)
+        return self.paths.exit_path(wanted, now, hops=RELAYS, avoid=avoid, entry=entry)
+
+    def point_path(self, point: RelayTarget, now: float, *, avoid: Collection[bytes] = ()) -> TorPath:
+        """Likewise, to a rendezvous point of our own network, which comes behind the path and is not the entry."""
+        entry = self._entry([node for node in self._nodes(now) if node.identity != point.identity], now)
+        return self.paths.internal_path(now, hops=RELAYS, avoid=avoid, entry=entry, beyond=point)
 
     def directories(self, now: float) -> Sequence[RelayTarget]:
         """The entry knows anyway that we are there, so nobody else is asked."""
-        entry = self._entry(now)
-        self._lacking = entry is None
-        return [] if entry is None else [entry]
+        try:
+            found = [self._entry(self._nodes(now), now)]
+        except Problem:
+            found = []
+        self._lacking = not found
+        return found
 
     def directory_use(self, directory: RelayTarget) -> GuardUse | None:
         return None
@@ -189,10 +202,10 @@ class ByNodes:
         """How many nodes of ours lead there."""
         return len(self._nodes(now))
 
-    def _entry(self, now: float) -> RelayTarget | None:
-        side = self._nodes(now)
+    def _entry(self, side: Sequence[RelayTarget], now: float) -> RelayTarget:
+        """Raises Problem if there is none."""
         if not side:
-            return None
+            raise Problem(PathWhy.NO_TOR_ENTRY)
         identities = {node.identity for node in side}
         avoided = {*self._reputation.avoided(identities, now)}
         avoided |= {identity for identity in identities if self._rests(identity, now)}

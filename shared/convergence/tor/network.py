@@ -92,6 +92,7 @@ class TorNetwork:
     entries: with `nodes`, which of them was taken, over restarts; restored before `start`.
     nodes: gives, as of now, the nodes of our own network that lead into this one and that we can open links to. They
         are used where the configuration names no directories.
+    on_ready: called with `now` when circuits can be built, and could not before.
     """
 
     def __init__(
@@ -105,8 +106,11 @@ class TorNetwork:
         entries: StickyEntries | None = None,
         nodes: Callable[[float], Sequence[RelayTarget]] = lambda now: (),
         on_full: Callable[[float], None] = lambda now: None,
+        on_ready: Callable[[float], None] = lambda now: None,
     ) -> None:
         self.config = config
+        self.ready = False
+        self._on_ready = on_ready
         self._outbox = outbox
 
         def rests(identity: bytes, now: float) -> bool:
@@ -123,7 +127,6 @@ class TorNetwork:
         self._sources = DirectorySources(outbox, rng, self, self._entrance.directories)
         self.directory = TorDirectory(outbox, rng, config.authorities, self._sources, self._changed)
         self._view: TorView | None = None
-        self._ready = False
 
     def start(self, now: float) -> None:
         self.circuits.start(now)
@@ -141,7 +144,7 @@ class TorNetwork:
         """Other nodes of our own network are known."""
         if self._entrance.nodes_changed(now):
             self.directory.moved(now)
-            if self._ready:
+            if self.ready:
                 self.circuits.nodes_changed(now)
 
     def address(self, identity: bytes, now: float) -> LinkAddress | None:
@@ -153,7 +156,7 @@ class TorNetwork:
         circuits can be built, and how many nodes of our own network lead there (None: none is needed)."""
         view = self._view
         relays, known = (0, 0) if view is None else (len(view.relays), view.known)
-        return {"relays": relays, "known": known, "ready": self._ready, "entries": self._entrance.known(now)}
+        return {"relays": relays, "known": known, "ready": self.ready, "entries": self._entrance.known(now)}
 
     # -- what the parts ask
 
@@ -167,7 +170,9 @@ class TorNetwork:
         if view is not self._view:
             self._view = view
             self._paths.update(view, now)
-        self._ready = self._paths.ready(now)
-        if self._ready:
+        before, self.ready = self.ready, self._paths.ready(now)
+        if self.ready:
             self.circuits.nodes_changed(now)
-        self._outbox.emit(TorDirectoryChanged(len(view.relays), view.known, self._ready))
+        self._outbox.emit(TorDirectoryChanged(len(view.relays), view.known, self.ready))
+        if self.ready and not before:
+            self._on_ready(now)

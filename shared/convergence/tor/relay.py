@@ -113,7 +113,15 @@ class TorRelay:
         self._carried = (0, 0)  # bytes in and out when they were last looked at
         self._told = False
         self.relaying = Relaying(
-            self.outbox, crypto, rng, keys, self, limits=config.limits, source_of=source_of, next_hop=self._next_hop
+            self.outbox,
+            crypto,
+            rng,
+            keys,
+            self,
+            limits=config.limits,
+            source_of=source_of,
+            next_hop=self._next_hop,
+            fast=True,
         )
         self.neighbours = self.relaying.neighbours = Neighbours(
             self.outbox,

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from functools import cached_property
-from ipaddress import IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from convergence.errors import LocalError, ParseError
 from convergence.ports import Buffer
 from convergence.wire.certs import SIGNATURE_LEN, Sign, Verify
-from convergence.wire.linkspec import ed25519_specifier
+from convergence.wire.linkspec import LinkSpecifier, ed25519_specifier, tor_specifiers
 from convergence.wire.reader import Reader, utf8
 from convergence.wire.target import Protocols, RelayTarget, Role, Subnet, node_id_of, subnet_of
 
@@ -36,6 +37,7 @@ _WS_URL = re.compile(
     r"(?::(?P<port>[1-9][0-9]{0,4}))?(?:/[A-Za-z0-9._~/%-]*)?",
     re.ASCII,
 )
+_TLS_ADDRESS = re.compile(r"(?P<rsa>[0-9a-f]{40})@(?P<host>[0-9.]{7,15}):(?P<port>[1-9][0-9]{0,4})", re.ASCII)
 _RTC_ADDRESS = re.compile(rf"(?:[0-9a-f]{{64}}(?:,[0-9a-f]{{64}}){{0,{MAX_INTRODUCERS - 1}}})?", re.ASCII)
 
 
@@ -44,6 +46,7 @@ class TransportKind(IntEnum):
 
     WS = 1  # address: a ws:// or wss:// URL
     RTC = 2  # WebRTC, after an introduction; address: up to 3 introducers' identities in hex, comma-separated
+    TLS = 3  # as relays of the Tor network are; address: the fingerprint of its RSA identity in hex, "@", IPv4:port
 
 
 def check_ws_url(url: str) -> None:
@@ -58,6 +61,17 @@ def check_ws_url(url: str) -> None:
             raise ParseError("a transport's address holds no IPv6 address") from None
 
 
+def parse_tls_address(text: str) -> tuple[IPv4Address, int, bytes]:
+    """Address, port and RSA fingerprint (20 bytes) of a TLS transport. Raises ParseError."""
+    match = _TLS_ADDRESS.fullmatch(text)
+    try:
+        if match is not None and int(match["port"]) < 65536:
+            return IPv4Address(match["host"]), int(match["port"]), bytes.fromhex(match["rsa"])
+    except ValueError:
+        pass
+    raise ParseError("a transport's address is no RSA fingerprint with IPv4 address and port")
+
+
 @dataclass(frozen=True, slots=True)
 class Transport:
     """One way to reach a node: kind (0-255) and address, at most 255 bytes of UTF-8."""
@@ -69,6 +83,11 @@ class Transport:
     def rtc(cls, introducers: Iterable[bytes] = ()) -> Transport:
         """WebRTC, introduced by these nodes (at most 3 identities)."""
         return cls(TransportKind.RTC, ",".join(identity.hex() for identity in introducers))
+
+    @classmethod
+    def tls(cls, address: str, fingerprint: bytes) -> Transport:
+        """Links of relays of the Tor network: IPv4:port, and the fingerprint (20 bytes) of its RSA identity."""
+        return cls(TransportKind.TLS, f"{fingerprint.hex()}@{address}")
 
     def encode(self) -> bytes:
         address = self.address.encode()
@@ -156,8 +175,27 @@ class Descriptor:
             self.roles,
             frozenset() if self.ws_url is None else frozenset((self.ws_url.partition(":")[0],)),
             self.rtc,
-            subnets=frozenset() if self.ws_url is None else _subnets(self.ws_url),
+            self._tor_specifiers,
+            subnets=self._subnets,
         )
+
+    @property
+    def _subnets(self) -> frozenset[Subnet]:
+        """Of its addresses, but for those that are names."""
+        found = None if self.ws_url is None else _WS_URL.fullmatch(self.ws_url)
+        tls = self._first(TransportKind.TLS)
+        hosts = [] if found is None else [found["host"] or found["ipv6"]]
+        hosts += [] if tls is None else [str(parse_tls_address(tls)[0])]
+        known = set()
+        for host in hosts:
+            with suppress(ValueError):
+                known.add(subnet_of(ip_address(host)))
+        return frozenset(known)
+
+    @property
+    def _tor_specifiers(self) -> tuple[LinkSpecifier, ...]:
+        address = self._first(TransportKind.TLS)
+        return () if address is None else tor_specifiers(*parse_tls_address(address), self.identity)
 
     @cached_property
     def ws_url(self) -> str | None:
@@ -189,13 +227,6 @@ def _read_transport(reader: Reader) -> Transport:
         check_ws_url(address)
     elif kind == TransportKind.RTC and not _RTC_ADDRESS.fullmatch(address):
         raise ParseError("a transport's address is no list of introducers")
+    elif kind == TransportKind.TLS:
+        parse_tls_address(address)
     return Transport(kind, address)
-
-
-def _subnets(url: str) -> frozenset[Subnet]:
-    """None where the host is a name."""
-    found = _WS_URL.fullmatch(url)
-    try:
-        return frozenset() if found is None else frozenset((subnet_of(ip_address(found["host"] or found["ipv6"])),))
-    except ValueError:
-        return frozenset()

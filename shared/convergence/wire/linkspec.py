@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
-from ipaddress import ip_address
+from ipaddress import IPv4Address, ip_address
 
 from convergence.errors import LocalError, ParseError
 from convergence.wire.reader import Reader
@@ -64,6 +64,16 @@ def encode_specifiers(specifiers: Iterable[LinkSpecifier]) -> bytes:
     if len(items) > 255 or any(len(item.data) > 255 for item in items):
         raise LocalError("too many link specifiers, or one too long")
     return bytes([len(items)]) + b"".join(bytes([item.kind, len(item.data)]) + item.data for item in items)
+
+
+def tor_specifiers(address: IPv4Address, port: int, fingerprint: bytes, identity: bytes) -> tuple[LinkSpecifier, ...]:
+    """Those that name a relay to relays of the Tor network, in the order of all clients (tor-spec "EXTEND and EXTENDED
+    cells")."""
+    return (
+        LinkSpecifier(SpecifierType.TLS_IPV4, address.packed + port.to_bytes(2, "big")),
+        LinkSpecifier(SpecifierType.LEGACY_ID, fingerprint),
+        ed25519_specifier(identity),
+    )
 
 
 def ed25519_specifier(identity: bytes) -> LinkSpecifier:

@@ -6,7 +6,7 @@ Does not: say where that is from: a descriptor of ours makes a target (descripto
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntFlag
 from hashlib import sha256
 from ipaddress import IPv4Address, IPv6Address
@@ -51,6 +51,7 @@ class RelayTarget:
         roles: what it offers.
         schemes: of the addresses at which others open links to it ("ws", "wss", Tor's "tls"); none: it has no address.
         rtc: whether it speaks WebRTC, by which nodes without an address are reached.
+        tor_specifiers: of a node of ours that takes links from relays of the Tor network: how EXTEND2 names it to them.
         nickname: what people call it; it proves nothing. Empty for nodes of this network.
         subnets: of its addresses, as far as these are known.
     """
@@ -63,12 +64,18 @@ class RelayTarget:
     roles: Role
     schemes: frozenset[str]
     rtc: bool
+    tor_specifiers: tuple[LinkSpecifier, ...] = ()
     nickname: str = ""
     subnets: frozenset[Subnet] = frozenset()
 
     @property
     def has_address(self) -> bool:
         return bool(self.schemes)
+
+    @property
+    def behind_tor(self) -> RelayTarget:
+        """The same node, as a relay of the Tor network is told of it. Only with `tor_specifiers`."""
+        return replace(self, specifiers=self.tor_specifiers)
 
 
 def subnet_of(address: IPv4Address | IPv6Address) -> Subnet:

@@ -89,6 +89,11 @@ class Tor(Server):
         ((_, port),) = self.controller.get_listeners(kind)
         return int(port)
 
+    @property
+    def carried(self) -> int:
+        """Bytes that it has read since its start."""
+        return int(self.controller.get_info("traffic/read"))
+
     def running(self) -> set[str]:
         """Fingerprints of the relays that are Running in the consensus that it has; none while it has none."""
         with contextlib.suppress(DescriptorUnavailable):

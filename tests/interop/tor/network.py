@@ -95,6 +95,7 @@ class Relay(Tor):
     def __init__(self, folder: Path, common: Path, options: Sequence[str], address: str, or_port: int = 0) -> None:
         self.address = address
         self.or_port = or_port or free_port(address)
+        self.options = options
         super().__init__(folder, common, [*options, *reachable(address, self.or_port)])
 
 
@@ -159,6 +160,19 @@ class TorNetwork:
         authority = self.servers[0]
         wanted = set(fingerprints)
         authority.wait(EventType.NEWCONSENSUS, lambda: wanted <= authority.running(), f"consensus with {wanted}")
+
+    @contextlib.contextmanager
+    def without(self, relay: Relay) -> Iterator[None]:
+        """Kill one of `relays`. It comes back afterwards, with the same keys and address."""
+        relay.stop()
+        try:
+            yield
+        finally:
+            again = Relay(relay.folder, self._common, relay.options, relay.address, relay.or_port)
+            for known in (self.relays, self.processes):
+                known[known.index(relay)] = again
+            again.until("Bootstrapped 0%")
+            again.has_directory()
 
     @contextlib.contextmanager
     def client(self, *options: str) -> Iterator[Tor]:

@@ -9,7 +9,7 @@ from convergence.crypto import ntor
 from convergence.errors import DestroyReason, EndReason, LocalError, RemoteError
 from convergence.rdv.point import RdvPoint
 from convergence.wire.cells import CELL_LEN, Command
-from convergence.wire.create import Create2
+from convergence.wire.create import Create2, HandshakeType
 from convergence.wire.rdv import Advert, AdvertOp, DbInfo, format_rdv_target
 from convergence.wire.relay import MAX_DATA, PEER_HOST, Begin, RelayCommand
 from tests.unit.circuit.rig import CRYPTO, Net, Recorder, cell, say, say_early
@@ -75,6 +75,12 @@ def test_a_neighbour_that_opens_more_circuits_than_allowed_is_refused_one_by_one
     circuits[0].destroy(DestroyReason.FINISHED, scene.net.now)
     scene.net.pump()
     assert scene.build().built
+
+
+def test_create_fast_is_answered_by_relays_of_the_tor_network_only(scene):
+    """Who knows a node of ours knows its onion key too."""
+    with pytest.raises(RemoteError, match="CREATE_FAST"):
+        scene.relaying.create(None, 1, Create2(HandshakeType.FAST, bytes(20)), scene.net.now)
 
 
 def test_a_full_node_takes_circuits_from_links_that_have_less_than_their_share():

@@ -627,9 +627,9 @@ def test_health_is_plain_data(rig):
     rig.open(2)
     rig.register(2, describe(1, rig.now - 5))
     other = describe(2, rig.now)
-    other = replace(other, transports=(*other.transports, Transport(9, "x"))).sign(
-        lambda message: CRYPTO.ed25519_sign(bytes([2]) * 32, message)
-    )
+    other = replace(
+        other, transports=(*other.transports, Transport.tls("192.0.2.7:1", bytes(20)), Transport(9, "x"))
+    ).sign(lambda message: CRYPTO.ed25519_sign(bytes([2]) * 32, message))
     rig.open(4)
     rig.register(4, other)
     rig.close(4)
@@ -641,7 +641,7 @@ def test_health_is_plain_data(rig):
     assert first["identity"] == describe(1, 0).identity.hex()[:16]
     assert (first["roles"], first["age"], first["expires_in"]) == (["relay", "rdv"], 6, 3594)
     assert first["connected"] and not by_url["ws://10.0.0.2:9001/"]["connected"]
-    assert by_url["ws://10.0.0.2:9001/"]["transports"] == ["ws://10.0.0.2:9001/"]
+    assert by_url["ws://10.0.0.2:9001/"]["transports"] == ["ws://10.0.0.2:9001/", "tls"]
 
 
 # Storage

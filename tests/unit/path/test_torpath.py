@@ -13,6 +13,7 @@ from convergence.outbox import Outbox
 from convergence.path.guards import Guards, Stage
 from convergence.path.torpath import LONG_LIVED, TorPaths, Wanted
 from convergence.wire.consensus import Consensus
+from convergence.wire.linkspec import tor_specifiers
 from convergence.wire.microdescriptor import find_microdescriptors
 from convergence.wire.target import Protocols, RelayTarget, Role, subnet_of
 from tests.unit.circuit.rig import SeededRng
@@ -256,6 +257,49 @@ def test_a_giant_relay_takes_one_place_of_a_path(distinct_subnets):
         path = paths.exit_path(WEB, NOW)
         assert len(set(names(path))) == 3
         assert names(path).count("relay99") == 1
+
+
+def point(address="192.0.2.7", port=9443, fingerprint=b"p" * 20, identity=b"P" * 32):
+    """A node of our own network, as relays of Tor are told of it."""
+    specifiers = tor_specifiers(ip_address(address), port, fingerprint, identity)
+    subnets = frozenset((subnet_of(ip_address(address)),))
+    return RelayTarget(
+        identity, specifiers, bytes(20), bytes(32), Protocols(0), Role.RDV, frozenset(), False, subnets=subnets
+    )
+
+
+def test_a_path_to_a_node_beyond_the_network_avoids_its_subnet():
+    """As that of any other relay: who has both would see where a circuit comes from and what for."""
+    relays = [Made(number, GUARD) for number in range(1, 30)] + [Made(number, MIDDLE) for number in range(30, 40)]
+    relays.append(Made(99, MIDDLE, (1 << 32) - 1, address="192.0.100.1"))
+    for _ in range(20):
+        assert "relay99" in names(paths_of(TorNetwork(relays)).internal_path(NOW))
+        assert "relay99" not in names(paths_of(TorNetwork(relays)).internal_path(NOW, beyond=point()))
+    paths = paths_of(TorNetwork(relays), distinct_subnets=False)
+    assert "relay99" in names(paths.internal_path(NOW, beyond=point()))
+
+
+@pytest.mark.parametrize("same", ["address", "fingerprint", "identity"])
+def test_a_node_beyond_the_network_is_no_relay_of_the_path(same):
+    """Whatever the rules of subnets are."""
+    relays = [Made(number, GUARD) for number in range(1, 30)] + [Made(number, MIDDLE) for number in range(30, 40)]
+    both = Made(99, MIDDLE, (1 << 32) - 1, address="192.0.100.1")
+    relays.append(both)
+    beyond = {
+        "address": point(both.address, 9001),
+        "fingerprint": point(fingerprint=both.identity),
+        "identity": point(identity=both.ed25519),
+    }[same]
+    paths = paths_of(TorNetwork(relays), distinct_subnets=False)
+    for _ in range(20):
+        assert "relay99" not in names(paths.internal_path(NOW, beyond=beyond))
+
+
+def test_the_guard_is_not_in_the_subnet_of_a_node_beyond_the_network():
+    relays = [Made(number, GUARD) for number in range(1, 30)] + [Made(number, MIDDLE) for number in range(30, 40)]
+    first = paths_of(TorNetwork(relays)).internal_path(NOW).relays[0]
+    path = paths_of(TorNetwork(relays)).internal_path(NOW, beyond=point(first.status.address, 1))
+    assert not path.relays[0].shares_subnet(first) and path.use.primary
 
 
 # -- when no path is chosen

@@ -17,6 +17,7 @@ import pytest
 from convergence.codes import FacilitatorWhy
 from convergence.effects import Connect, Event
 from convergence.events import as_json
+from convergence.wire.linkspec import or_address, rsa_fingerprint
 from convergence.wire.relay import Begin
 from convergence.wire.target import Role
 from pynode.app import App, AppError, FacilitatorApp, Network, NotJoinedError, Plan, page_folder
@@ -58,6 +59,30 @@ class Heard:
                     return event
             self._news.clear()
             await self._news.wait()
+
+
+def test_where_relays_of_tor_reach_a_relay_is_told_and_its_identity_there_is_kept(tmp_path: Path) -> None:
+    told = []
+
+    async def scenario() -> None:
+        facilitator = FacilitatorApp(tmp_path / "facilitator", ANY)
+        await facilitator.start()
+        for address, shown in ((None, "127.0.0.1"), ("192.0.2.7", "192.0.2.7")):
+            relay = App(Plan(facilitator.network, tmp_path / "relay", RELAY, ANY, tls=ANY, tls_address=address))
+            await relay.start()
+            assert relay.tls is not None
+            said = relay.node.announcement.describe(time.time())
+            assert said is not None
+            specifiers = said.target.tor_specifiers
+            host, port = or_address(specifiers)
+            assert relay.tls == f"{host}:{port}" and host == shown
+            told.append(rsa_fingerprint(specifiers))
+            socket.create_connection(("127.0.0.1", port)).close()
+            await relay.stop()
+        await facilitator.stop()
+
+    go(scenario)
+    assert told[0] == told[1]
 
 
 def test_a_relay_registers_and_a_client_learns_of_it(tmp_path: Path) -> None:

@@ -72,6 +72,12 @@ def test_every_setting(tmp_path: Path) -> None:
 TOR = "[tor]\nlisten = '{}'"
 
 
+def test_a_node_that_relays_of_tor_reach() -> None:
+    node = parse("[node]\ntls = '192.0.2.1:9443'").node
+    assert (node.tls, node.tls_address) == (Address("192.0.2.1", 9443), None)
+    assert parse("[node]\ntls = '0.0.0.0:1'\ntls_address = '192.0.2.1'").node.tls_address == "192.0.2.1"
+
+
 def test_a_relay_of_tor() -> None:
     tor = parse(
         TOR.format("192.0.2.1:9001") + "\nnetwork = 'net.txt'\npolicy = ['accept *:80', 'reject 192.0.2.0/24:1']"
@@ -107,6 +113,9 @@ def test_a_relay_of_tor() -> None:
             "settings, line 2: with this tor.listen, others need to know tor.address: an IPv4",
         ),
         (TOR.format("relay.example:9001"), "settings, line 2: with this tor.listen, others need to know tor.address"),
+        ("[node]\ntls = '0.0.0.0:1'", "settings, line 2: with this node.tls, others need to know node.tls_address: an"),
+        ("[node]\ntls = '[::1]:1'", "settings, line 2: with this node.tls, others need to know node.tls_address: an"),
+        ("[node]\ntls_address = 'node.example'", "node.tls_address must be an IPv4 address"),
         ("[tor]\naddress = '::1'", 'tor.address must be an IPv4 address such as "192.0.2.1"'),
         ("[tor]\nnickname = 'my relay'", "tor.nickname must be 1 to 19 letters and digits"),
         ("[tor]\ncontact = '\u00e4'", "tor.contact must be at most 256 printable"),

@@ -6,6 +6,7 @@ import pytest
 from convergence.codes import TransferWhy
 from convergence.errors import EndReason, LocalError, StreamError
 from convergence.rdv.blind import DAY, OVERLAP, blinded
+from convergence.rdv.circuits import LINGER
 from convergence.rdv.keys import SessionKeys
 from convergence.rdv.service import (
     FILES,
@@ -19,7 +20,7 @@ from convergence.rdv.session import FIRST_TIMEOUT, Session
 from convergence.wire.ordb import Done, Info, Queued, Request
 from convergence.wire.rdv import format_rdv_target, parse_rdv_target
 from tests.unit.ordb.memory import CRYPTO, Script
-from tests.unit.rdv.network import NODES, FakeCircuit, Rig
+from tests.unit.rdv.network import NODES, FakeCircuit, Network, Rig
 
 KEYS = SessionKeys.of_file(bytes(32))
 
@@ -37,6 +38,33 @@ def test_one_file_stands_at_once_and_several_each_at_a_time_of_their_own() -> No
         begun += [rig.world.now] * (len(built) // 3 - len(begun) - 1)
         assert rig.world.now - start <= 8 * START_SPREAD + 1
     assert len(set(begun)) >= 6 and begun[-1] - start > START_SPREAD
+
+
+def test_over_other_circuits_a_file_stands_again_and_nothing_goes_on_over_those_before() -> None:
+    rig = Rig()
+    rig.share()
+    visitor = Visitor(rig, *first(rig))
+    before, other = rig.network, Network(rig.world)
+    rig.service.use(other, rig.world.now)
+    assert visitor.served and rig.standing[-1] == (0, 0)
+    rig.world.advance(LINGER + 1)
+    assert visitor.near.over and all(circuit.closed for circuit in before.circuits) and not other.built, (
+        "nobody said where they lead"
+    )
+    rig.service.set_nodes(rig.nodes[:2], rig.world.now)
+    rig.world.advance(START_SPREAD + 1)
+    assert rig.standing[-1] == (2, 2) and len(other.circuits) == 2
+    assert not Visitor(rig, *offered(rig, other)[0]).refused
+
+
+def test_what_was_on_its_way_to_a_point_is_not_used_after_a_change_of_circuits() -> None:
+    rig = Rig()
+    rig.service.set_nodes(rig.nodes, rig.world.now)
+    rig.service.offer(rig.file.hash_name, KEYS, rig.sender.serve, rig.world.now)
+    assert rig.network.built and not rig.network.circuits
+    rig.service.use(Network(rig.world), rig.world.now)
+    rig.world.advance(1)
+    assert rig.network.circuits and all(circuit.closed for circuit in rig.network.circuits)
 
 
 def test_a_share_has_limits() -> None:
@@ -342,11 +370,11 @@ def test_unsharing_ends_the_streams_at_points_that_have_left_the_list_too() -> N
     assert circuit.closed
 
 
-def offered(rig: Rig) -> list[tuple[FakeCircuit, str]]:
+def offered(rig: Rig, network: Network | None = None) -> list[tuple[FakeCircuit, str]]:
     """Every circuit of the node with the target that it answers."""
     return [
         (circuit, format_rdv_target(name))
-        for point in rig.network.points.values()
+        for point in (network or rig.network).points.values()
         for name, circuits in point.adverts.items()
         for circuit in circuits
     ]

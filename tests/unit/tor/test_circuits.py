@@ -1,6 +1,7 @@
 """Circuits of a client of Tor: exits that serve, some ahead, guards that hear how it went."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from ipaddress import IPv4Address
 
 import pytest
 
@@ -10,6 +11,7 @@ from convergence.path.guards import Stage
 from convergence.path.place import ATTEMPTS, HELD_TIMEOUT, HOP_TIMEOUT
 from convergence.path.predicted import KEPT
 from convergence.tor.circuits import SIZE, TorCircuits
+from convergence.wire.linkspec import or_address, tor_specifiers
 from convergence.wire.target import RelayTarget
 from tests.unit.circuit.rig import CRYPTO, Net
 
@@ -84,6 +86,11 @@ class Scene:
         self.paths.append(Path((self.relays[0], suit[0], exits[0]), Use(self.waits)))
         return self.paths[-1]
 
+    def point_path(self, point, now, *, avoid=()):
+        suit = sorted(self.relays[1:5], key=lambda relay: relay.target.identity in avoid)
+        self.paths.append(Path((self.relays[0], *suit[:2]), Use(self.waits)))
+        return self.paths[-1]
+
     def hop_ended(self, path, hop, stood, now): ...
 
     def start(self):
@@ -95,6 +102,20 @@ class Scene:
         self.circuits.exit_circuit(
             host,
             port,
+            lambda circuit, now: self.got.append(circuit),
+            lambda why, now: self.trouble.append(why),
+            self.net.now,
+        )
+        self.net.pump()
+
+    def ask_point(self):
+        """For a circuit to the last machine, which is a node of ours."""
+        own = self.machines[5].target
+        specifiers = tor_specifiers(IPv4Address("192.0.2.7"), 9443, bytes(20), own.identity)
+        self.circuits.rdv_circuit(
+            replace(own, tor_specifiers=specifiers),
+            bytes(32),
+            True,
             lambda circuit, now: self.got.append(circuit),
             lambda why, now: self.trouble.append(why),
             self.net.now,
@@ -209,6 +230,26 @@ def test_a_circuit_that_may_not_be_used_in_time_is_replaced(end):
         scene.net.pump()
     assert len(scene.got) == 1 and scene.got[0].built and len(scene.paths) == 2
     assert scene.paths[0].use.stage is Stage.GONE
+
+
+def test_a_circuit_to_a_rendezvous_point_ends_at_a_node_that_is_named_as_relays_of_tor_are(scene):
+    scene.ask_point()
+    *relays, point = scene.got[0].path
+    assert [hop.identity for hop in relays] == [relay.target.identity for relay in scene.relays[:3]]
+    assert point.identity == scene.machines[5].target.identity and scene.got[0].built
+    assert or_address(point.specifiers) == ("192.0.2.7", 9443)
+    assert scene.uses == [["worked"]]
+    assert [item["purpose"] for item in scene.circuits.snapshot()] == ["rendezvous"]
+
+
+def test_a_rendezvous_point_that_does_not_answer_is_tried_over_other_relays(scene):
+    scene.deaf(5)
+    scene.ask_point()
+    for _ in range(ATTEMPTS):
+        scene.net.tick(HOP_TIMEOUT + 0.1)
+    assert scene.uses == [["over"]] * ATTEMPTS
+    assert [why.code for why in scene.trouble] == [PathWhy.RELAY_SILENT]
+    assert len({path.relays[2].target.identity for path in scene.paths}) > 1
 
 
 def test_a_circuit_to_a_directory_has_one_hop(scene):

@@ -34,6 +34,7 @@ from convergence.wire.facilitator import (
     encode_record,
     register_statement,
 )
+from convergence.wire.linkspec import ed25519_identity, ed25519_specifier, or_address, rsa_fingerprint
 from convergence.wire.target import Protocols, Role
 from pynode.crypto import CPythonCrypto
 
@@ -112,6 +113,54 @@ def test_a_node_without_webrtc():
 def test_other_lists_of_introducers(address):
     with pytest.raises(LocalError):
         replace(DESCRIPTOR, transports=(Transport(TransportKind.RTC, address),)).sign(sign)
+
+
+TLS = Transport.tls("192.0.2.7:9443", bytes(range(20)))
+
+
+def test_where_relays_of_tor_reach_a_node():
+    parsed = Descriptor.parse(replace(DESCRIPTOR, transports=(WS, TLS)).sign(sign).encode())
+    assert parsed.transports[1].address == "000102030405060708090a0b0c0d0e0f10111213@192.0.2.7:9443"
+    own, theirs = parsed.target, parsed.target.behind_tor
+    assert own.specifiers == (ed25519_specifier(IDENTITY),) and own.schemes == {"ws"}
+    assert or_address(theirs.specifiers) == ("192.0.2.7", 9443)
+    assert rsa_fingerprint(theirs.specifiers) == bytes(range(20))
+    assert ed25519_identity(theirs.specifiers) == IDENTITY
+    assert replace(theirs, specifiers=own.specifiers) == own, "it is the same node by the same keys"
+
+
+def test_a_node_that_relays_of_tor_do_not_reach():
+    assert DESCRIPTOR.target.tor_specifiers == ()
+    only = replace(DESCRIPTOR, transports=(TLS,)).sign(sign).target
+    assert not only.has_address, "no node of ours dials it there"
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "",
+        "192.0.2.7:9443",
+        "@192.0.2.7:9443",
+        "AB" * 20 + "@192.0.2.7:9443",
+        "ab" * 19 + "@192.0.2.7:9443",
+        "ab" * 21 + "@192.0.2.7:9443",
+        "ab" * 20 + "@192.0.2.7",
+        "ab" * 20 + "@192.0.2.7:0",
+        "ab" * 20 + "@192.0.2.7:09443",
+        "ab" * 20 + "@192.0.2.7:65536",
+        "ab" * 20 + "@192.0.2.256:1",
+        "ab" * 20 + "@192.0.02.7:1",
+        "ab" * 20 + "@192.0.2:1",
+        "ab" * 20 + "@[2001:db8::1]:1",
+        "ab" * 20 + "@host.example:1",
+        "ab" * 20 + "@192.0.2.7:1\n",
+        " " + "ab" * 20 + "@192.0.2.7:1",
+        "tls://" + "ab" * 20 + "@192.0.2.7:1",
+    ],
+)
+def test_other_addresses_for_relays_of_tor(address):
+    with pytest.raises(LocalError):
+        replace(DESCRIPTOR, transports=(Transport(TransportKind.TLS, address),)).sign(sign)
 
 
 def test_largest_descriptor_parses():
