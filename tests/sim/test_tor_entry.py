@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from convergence.circuit.client import ClientCircuit
+from convergence.circuit.relaying import RelayLimits
 from convergence.codes import PathWhy
 from convergence.errors import DestroyReason, RemoteError, Why
 from convergence.events import DirectoryRefused, TorDirectoryChanged, Trouble
@@ -362,6 +363,19 @@ def test_only_a_node_that_has_a_consensus_says_that_it_leads_into_the_tor_networ
     new = scene.world.hosts["new"].keys
     assert new is not None and listed[new.identity] == Role.RELAY
     assert with_role == {host.keys.identity for host in scene.entries if host.keys is not None}
+
+
+def test_a_node_that_gives_the_role_up_while_it_runs_leads_nowhere_and_hands_nothing_out() -> None:
+    scene = Scene(entries=1)
+    alice = scene.origin()
+    assert scene.ready(alice) and scene.fetches(alice)
+    [entry] = scene.entries
+    entry.driver.run(lambda now: entry.node.relay(RelayLimits(), Role.RELAY, now))
+    assert scene.extend(alice, entry, target_of(scene, scene.made[1])) == Why(PathWhy.RELAY_SILENT)
+    bob = scene.origin("bob")
+    assert not scene.ready(bob)
+    entry.driver.run(lambda now: entry.node.relay(RelayLimits(), Role.RELAY | Role.TOR, now))
+    assert scene.ready(bob, 2 * REFRESH) and scene.fetches(bob)
 
 
 # -- on and off

@@ -15,7 +15,7 @@ from typing import Any
 from convergence.crypto.keys import NodeKeys
 from convergence.effects import CloseLink, Protocol
 from convergence.events import LinkClosed
-from convergence.limits import gives_way
+from convergence.limits import below_its_part, gives_way
 from convergence.link.handshake import HANDSHAKE_TIMEOUT, Handshake
 from convergence.link.link import MAX_QUEUED_ALL, CreateHook, Link
 from convergence.link.meter import Meter
@@ -26,6 +26,7 @@ from convergence.ports import Binding, Crypto, DtlsBinding, Rng
 from convergence.states import TIMEOUT, StateMachine, Table
 
 MAX_LINKS = 4096  # incoming ones beyond are closed at once
+MAX_DIALLED = 2048  # links that others had us dial; beyond them only sources below their equal part get more
 DIAL_TIMEOUT = 20.0  # seconds that a dialled address has to answer
 INTRODUCE_TIMEOUT = 30.0  # the same for an introduction; the introducing side gives up sooner
 IDLE_TIMEOUT = 180.0  # seconds without circuits until a dialled link is closed
@@ -149,6 +150,7 @@ class Neighbours:
         self._ways: dict[tuple[bytes, LinkAddress | None], _Way] = {}  # the oldest first
         self._unopened: dict[int, _Way] = {}  # by the channel that is to open
         self._reusable: dict[bytes, Link] = {}  # links that may serve to reach an identity
+        self._dialled: dict[int, Hashable] = {}  # channels of links that we dialled, and for whom
         self._idle_since: dict[int, float] = {}
         outbox.on_shift(lambda by: self._idle_since.clear())
         self._sweeping = False
@@ -193,9 +195,14 @@ class Neighbours:
 
     def _make_way(self, source: Hashable, now: float) -> bool:
         """Whether `source` may add a way; we always may. When others have all that they may have, the oldest one of the
-        source that has most may end."""
+        source that has most may end. Links, which carry circuits of many, are not taken from anybody."""
+        if source is None:
+            return True
+        dialled = [whose for whose in self._dialled.values() if whose is not None]
+        if len(dialled) >= MAX_DIALLED and not below_its_part(dialled, source, MAX_DIALLED):
+            return False
         others = [way for way in self._ways.values() if way.source is not None]
-        if source is None or len(others) < MAX_WAYS:
+        if len(others) < MAX_WAYS:
             return True
         crowded = gives_way(others, source)
         if crowded is not None:
@@ -248,7 +255,7 @@ class Neighbours:
         way = self._unopened.pop(channel, None)
         initiator = way is not None and peer is None
         expected = peer if way is None else way.identity
-        if not initiator and len(self.links) >= MAX_LINKS:
+        if not initiator and len(self.links) - len(self._dialled) >= MAX_LINKS:
             self._outbox.emit(CloseLink(channel, "this node accepts no more links"))
             self.on_refused(channel, now)
             if way is not None:
@@ -256,6 +263,8 @@ class Neighbours:
             return
         if way is not None:
             way.machine.move(_OPENED, now)
+            if initiator:
+                self._dialled[channel] = way.source
         handshake = Handshake(
             self._crypto,
             self._rng,
@@ -363,6 +372,7 @@ class Neighbours:
             self._closed_in += link.bytes_in
             self._closed_out += link.bytes_out
         self._idle_since.pop(link.channel, None)
+        self._dialled.pop(link.channel, None)
         for name in link.names:
             if self._reusable.get(name) is link:
                 del self._reusable[name]
