@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
 RELAYS = 2  # of Tor, behind a node of ours
 MAX_ENTRIES = 128  # addresses of entries that are remembered; those that were chosen longest ago are forgotten first
-REFUSED = 3  # different relays in a row; an entry that extends to none of them is left, and ATTEMPTS leave one more
+REFUSED = 3  # relays; an entry that does not extend to so many, and to fewer others, is left; ATTEMPTS leave one more
+REMEMBERED = 32  # relays that entries were to extend to, the latest
 LEFT = 3600.0  # seconds for which it is left: one that extends to its friends only would soon win by coming back
 
 Rests = Callable[[bytes, float], bool]
@@ -144,7 +145,7 @@ class ByNodes:
         self._lacking = False  # whether an entry was wanted in vain
         self._told = False  # whether people know that there is none
         self._left: dict[bytes, float] = {}  # entries that refused: identity -> until when, in steady time
-        self._refusing: tuple[bytes, set[bytes]] = (b"", set())  # an entry, and relays that it did not extend to
+        self._extended: dict[tuple[bytes, bytes], bool] = {}  # (entry, relay) -> whether it did; the latest last
 
     def start(self, now: float, then: Callable[[float], None]) -> None:
         """The entries were restored before."""
@@ -178,19 +179,24 @@ class ByNodes:
 
     def hop_ended(self, path: Sequence[RelayTarget], hop: int, stood: bool, now: float) -> None:
         """The entry answers for its link and its handshake. If an extension fails, the next relay may be to blame, but
-        not many in a row."""
+        not most of them. That it extends to some again and again does not help it: they may be its friends."""
         entry = path[0].identity
-        if hop == 1 and (stood or self._refusing[0] != entry):
-            self._refusing = entry, set()
-        if hop == 1 and stood:
-            self._reputation.worked(entry)
-        elif hop == 1:
-            self._refusing[1].add(path[1].node_id)
-        if not stood and hop == 0:
+        if hop == 0 and not stood:
             self._reputation.failed(entry, now)
-        if len(self._refusing[1]) >= REFUSED:
+        if hop != 1:
+            return
+        if stood:
+            self._reputation.worked(entry)
+        extended = self._extended
+        extended.pop((entry, path[1].identity), None)
+        extended[entry, path[1].identity] = stood
+        if len(extended) > REMEMBERED:
+            del extended[next(iter(extended))]
+        results = [stood for (before, _), stood in extended.items() if before == entry]
+        refused = results.count(False)
+        if refused >= REFUSED and 2 * refused > len(results):
             self._left[entry] = self._outbox.steady(now) + LEFT
-            self._refusing = b"", set()
+            self._extended = {pair: stood for pair, stood in extended.items() if pair[0] != entry}
 
     def nodes_changed(self, now: float) -> bool:
         """Whether what could not be asked for may be now. Tells if nobody leads there."""
