@@ -12,7 +12,7 @@ import re
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -189,6 +189,18 @@ def _ipv4(value: Any) -> str:
         raise ValueError('an IPv4 address such as "192.0.2.1"') from None
 
 
+def _ipv6(value: Any) -> str:
+    try:
+        return str(IPv6Address(value if isinstance(value, str) and "%" not in value else ""))
+    except ValueError:
+        raise ValueError('an IPv6 address such as "2001:db8::1"') from None
+
+
+def _listen6(value: Any) -> Address:
+    address = check_listen(value)
+    return Address(_ipv6(address.host), address.port)
+
+
 def _is_ipv4(text: str) -> bool:
     try:
         return bool(_ipv4(text))
@@ -294,16 +306,22 @@ class Tor:
         None, check_listen, '"0.0.0.0:9001"', "the ORPort; where it is set, `convergence relay` is a relay of Tor"
     )
     address: str | None = _setting(None, _ipv4, '"192.0.2.1"', "where others reach `listen`, if that names none")
+    listen6: Address | None = _setting(None, _listen6, '"[::]:9001"', "the same over IPv6, besides")
+    address6: str | None = _setting(None, _ipv6, '"2001:db8::1"', "where others reach `listen6`, if that names none")
     nickname: str = _setting("Unnamed", _nickname, '"Convergence"', "as people call this relay")
     contact: str = _setting("", _contact, '"operator@node.example"', "whom people write to about it; it is published")
     network: Path | None = _setting(
         None, _folder, '"network.txt"', "DirAuthority and FallbackDir lines; without it, the public network"
     )
     policy: tuple[Rule, ...] = _setting(
-        (), _rules, '["accept *:80", "accept *:443"]', "what it connects to as an exit; IPv4; nothing else is"
+        (), _rules, '["accept *:80", "accept *:443"]', "what it connects to as an exit, and to nothing else"
     )
+    ipv6_exit: bool = _setting(False, _flag, "true", "connect to IPv6 addresses too, as an exit")
     private: bool = _setting(
         False, _flag, "false", "connect to private addresses too, of relays and as an exit; for test networks"
+    )
+    assume_reachable: bool = _setting(
+        False, _flag, "false", "tell of itself without a test whether others reach it; for test networks"
     )
     rate: int | None = _setting(None, _whole(1024, MAX_RATE), "12500000", "bytes a second that it relays")
     burst: int | None = _setting(None, _whole(1024, MAX_RATE), "25000000", "bytes that it relays at once after a pause")
@@ -415,6 +433,8 @@ def _check_together(config: Config, wrong: Callable[[str, str | None, str], Conf
     tor = config.tor
     if _lacks_address(tor.listen, tor.address):
         raise wrong("tor", "listen", "with this tor.listen, others need to know tor.address: " + _allowed(_ipv4))
+    if tor.listen6 is not None and tor.address6 is None and tor.listen6.host in ANYWHERE:
+        raise wrong("tor", "listen6", "with this tor.listen6, others need to know tor.address6: " + _allowed(_ipv6))
     if tor.burst is not None and (tor.rate is None or tor.burst < tor.rate):
         raise wrong("tor", "burst", "tor.burst must not be less than tor.rate")
 

@@ -13,8 +13,8 @@ from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Protocol, TypeAlias
 
+from convergence.wire.exitpolicy import REJECT_ALL, Rule
 from convergence.wire.exitpolicy import ExitPolicy as TorRules
-from convergence.wire.exitpolicy import Rule
 
 Address: TypeAlias = IPv4Address | IPv6Address
 Network: TypeAlias = IPv4Network | IPv6Network
@@ -219,25 +219,33 @@ PRIVATE = ("0.0.0.0/8", "169.254.0.0/16", "127.0.0.0/8", "192.168.0.0/16", "10.0
 
 
 class TorPolicy:
-    """The rules of an exit of the Tor network, IPv4 only.
+    """The rules of an exit of the Tor network.
 
     Args:
         rules: the first that fits decides; what none fits is refused.
         private: whether addresses that are not on the internet may be reached, too.
+        ipv6: whether IPv6 addresses may.
     """
 
-    def __init__(self, rules: Iterable[Rule], private: bool = False) -> None:
+    def __init__(self, rules: Iterable[Rule], private: bool = False, ipv6: bool = False) -> None:
         local = [] if private else [Rule.parse("reject", f"{network}:*") for network in PRIVATE]
         own = tuple(rules)
         accepts = any(rule.accept for rule in own)
-        self.published = TorRules.of([*(local if accepts else []), *own, Rule.parse("reject", "*:*")])
+        last = Rule.parse("reject", "*:*")
+        self._rules = TorRules.of([*own, last])
+        four = (rule for rule in own if not isinstance(rule.network, IPv6Network))
+        self.published = TorRules.of([*(local if accepts else []), *four, last])
+        self.published6 = self._rules.summary6() if ipv6 else REJECT_ALL
         self._private = private
+        self._ipv6 = ipv6
 
     def may_permit(self, host: str, port: int | None) -> bool:
-        return any(rule.accept and (port is None or rule.low <= port <= rule.high) for rule in self.published.rules)
+        return any(rule.accept and (port is None or rule.low <= port <= rule.high) for rule in self._rules.rules)
 
     def permits(self, host: str, address: str, port: int | None) -> bool:
         plain = plain_address(address)
-        if not isinstance(plain, IPv4Address) or not (self._private or is_public(plain)):
+        if plain is None or not (self._private or is_public(plain)):
             return False
+        if isinstance(plain, IPv6Address):
+            return self._ipv6 and (port is None or self._rules.allows(plain, port))
         return port is None or self.published.allows(plain, port)

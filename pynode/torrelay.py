@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from hashlib import sha1
+from ipaddress import IPv6Address
 from pathlib import Path
 
 from convergence.circuit.relaying import RelayLimits
@@ -107,21 +108,28 @@ class TorRelayApp:
         except (KeyFileError, StorageError, TorNetworkError) as error:
             raise AppError(f"{error}.") from None
         unsent = Unsent()
-        policy = TorPolicy(settings.policy, settings.private)
+        policy = TorPolicy(settings.policy, settings.private, settings.ipv6_exit)
         tcp = TcpTransport(policy, limits.exit_channels, unsent)
         tls = TlsTransport(limits.connections, unsent, limits.connections_from_one, not settings.private)
         self._transport = transport = NetTransport(WebSocketTransport(unsent=unsent), tcp, tls=tls)
         self.port = await bound(self._listen, tls.listen(self._listen.host, self._listen.port))
+        address6 = None
+        if settings.listen6 is not None:
+            port6 = await bound(settings.listen6, tls.listen(settings.listen6.host, settings.listen6.port))
+            address6 = IPv6Address(settings.address6 or settings.listen6.host), port6
         # No await from here to `attach`: nothing can come in before there is a driver to tell.
         config = RelayConfig(
             network,
             settings.nickname,
             settings.address or self._listen.host,
             self.port,
+            address6,
             policy.published,
+            policy.published6,
             tcp.max_streams,
             RelayLimits(rate=settings.rate, burst=settings.burst),
             Allowance(settings.accounting, settings.accounting_days * DAY) if settings.accounting else None,
+            settings.assume_reachable,
             settings.contact,
             f"Convergence {version()}",
         )

@@ -181,8 +181,7 @@ def _add_share(commands: Any) -> None:
     )
     one.add_argument("files", nargs="+", metavar="FILE")
     _add_site(one)
-    _add_tor(one, "serve them")
-    one.add_argument("--data", metavar="DIR", help="where links are kept")
+    _add_tor(one, "serve them", "where links are kept")
 
 
 def _add_get(commands: Any) -> None:
@@ -200,8 +199,7 @@ def _add_get(commands: Any) -> None:
         "--wait", type=seconds, default=600, help="give up after so many seconds without a byte (600; 0: never)"
     )
     one.add_argument("--site", metavar="URL", help="use this site in place of the link's")
-    _add_tor(one, "fetch it")
-    one.add_argument("--data", metavar="DIR", help="where unfinished files are kept")
+    _add_tor(one, "fetch it", "where unfinished files are kept")
 
 
 def _add_fetch(commands: Any) -> None:
@@ -215,12 +213,13 @@ def _add_fetch(commands: Any) -> None:
     one.add_argument("url", metavar="URL", help="https:// unless it says otherwise")
     one.add_argument("-o", "--output", metavar="FILE", help="write the body to a new file")
     one.add_argument("--ca", metavar="FILE", help="trust the certificates in FILE (PEM), in place of Mozilla's roots")
-    _add_tor(one, "reach the web")
-    one.add_argument("--data", metavar="DIR", help="with --tor: where guards, entries and the directory are kept")
+    _add_tor(one)
     _add_network(one)
 
 
-def _add_tor(one: Parser, what: str) -> None:
+def _add_tor(
+    one: Parser, what: str = "reach the web", data: str = "with --tor: where guards, entries and the directory are kept"
+) -> None:
     one.add_argument("--tor", action="store_true", help=f"{what} through the Tor network")
     one.add_argument(
         "--tor-network",
@@ -232,6 +231,7 @@ def _add_tor(one: Parser, what: str) -> None:
         action="store_true",
         help="with --tor: enter the Tor network through a node of the site's network, not through a guard",
     )
+    one.add_argument("--data", metavar="DIR", help=data)
 
 
 _ADDRESS = "hash:NAME (a public service), the address of a private one, or tcp://HOST:PORT (through an exit)"
@@ -327,8 +327,7 @@ def _add_proxy(commands: Any) -> None:
         "--listen", type=listen_address, default=DEFAULT_PROXY, metavar="HOST:PORT", help=f"({DEFAULT_PROXY})"
     )
     one.add_argument("--pac", metavar="FILE", help="write a file that tells browsers to use it")
-    _add_tor(one, "reach the web")
-    one.add_argument("--data", metavar="DIR", help="with --tor: where guards, entries and the directory are kept")
+    _add_tor(one)
     _add_wait(one)
     _add_network(one)
     one.examples = (

@@ -19,6 +19,8 @@ from convergence.events import (
     DescriptorTaken,
     Event,
     Nodes,
+    OrPortReached,
+    OrPortUnreached,
     ProtocolsLacking,
     Registered,
     TorDirectoryChanged,
@@ -36,6 +38,8 @@ from pynode.exit import ExitPolicy
 from pynode.logs import log_event
 
 ROLES = {"relay": Role.RELAY, "rdv": Role.RDV, "exit": Role.EXIT}
+RECORDED = DescriptorTaken | DescriptorRefused | OrPortReached | OrPortUnreached | ProtocolsLacking
+"""Events of a relay of Tor that programs are told."""
 TAKEN = "Another node uses the data folder {}: stop it, or give this one a folder of its own with --data."
 
 
@@ -132,8 +136,16 @@ async def _tor_relay(data: Path, config: Config, output: Output, stop: asyncio.E
 
         def tell(event: Event) -> None:
             log_event(event)
-            if isinstance(event, DescriptorTaken | DescriptorRefused | ProtocolsLacking):
+            if isinstance(event, RECORDED):
                 output.record(event.kind, **as_json(event))
+            match event:
+                case OrPortReached(address):
+                    output.say(f"Other relays reach this one at {address}: the authorities are told of it.")
+                case OrPortUnreached(address, minutes):
+                    output.say(
+                        f"In {minutes} minutes no other relay has reached this one at {address}: check the firewall, "
+                        "and `address` in the settings. The authorities are told nothing of it until then."
+                    )
 
         app = TorRelayApp(data, config.tor.listen, config.tor, config.limits, tell)
         await app.start()

@@ -153,7 +153,8 @@ class TcpTransport:
     # -- ports.Transport
 
     def connect(self, channel: int, protocol: Protocol, address: str, source: Hashable = None) -> None:
-        """Connect to "host:port" ("[v6]:port"), if the policy allows."""
+        """Connect to "host:port" ("[v6]:port"), if the policy allows. "/64" behind it says over which versions of IP,
+        the preferred one first; without it, the system prefers."""
         stream = _Stream(self, channel)
         if len(self._streams) + len(self._closing) >= self._max_channels:
             stream.report(CloseReason.LIMIT)
@@ -246,9 +247,11 @@ class TcpTransport:
 
     async def _dial(self, stream: _Stream, address: str, source: Hashable) -> None:
         try:
-            host, port = _split(address)
+            target, slash, versions = address.partition("/")
+            host, port = _split(target)
             async with asyncio.timeout(CONNECT_TIMEOUT):
-                await self._connect_any(stream, await self._lookup(host, port, source), port)
+                addresses = await self._lookup(host, port, source, versions if slash else None)
+                await self._connect_any(stream, addresses, port)
         except _Refused as refusal:
             stream.report(refusal.reason, refusal.address)
         except TimeoutError:
@@ -267,13 +270,15 @@ class TcpTransport:
                 reason = _dial_reason(error)
         raise _Refused(reason)
 
-    async def _lookup(self, host: str, port: int | None, source: Hashable) -> list[str]:
-        """Allowed addresses of a host, at most MAX_ADDRESSES, in the system's order of preference."""
+    async def _lookup(self, host: str, port: int | None, source: Hashable, versions: str | None = None) -> list[str]:
+        """Allowed addresses of a host, at most MAX_ADDRESSES, by version of IP, then in the system's order."""
         if not self._policy.may_permit(host, port):
             raise _Refused(CloseReason.POLICY)
         found = await self._found(self._look_ups.find(host, port or 0, source))
         addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
         allowed = [address for address in addresses if self._policy.permits(host, address, port)]
+        if versions is not None:
+            allowed = [address for digit in versions for address in allowed if (":" in address) == (digit == "6")]
         if not allowed:
             # An address of this exit's own network is nobody's business.
             public = (address for address in addresses if (plain := plain_address(address)) and is_public(plain))

@@ -43,6 +43,8 @@ class DescriptionKind(IntEnum):
 class Connect:
     """Open a channel. Answered by `link_opened` or by `link_closed` with a reason.
 
+    The address of a TCP channel is host:port. "/64" behind it says over which versions of IP, the preferred one first.
+
     On an RTC channel the OFFERER's shell answers at once with `link_described(OFFER)`, the ANSWERER's with
     `link_described(ANSWER)` once it was given the offer; both with CANDIDATES for those that are found later.
     """

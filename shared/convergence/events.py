@@ -104,6 +104,23 @@ class DirectoryRefused(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class OrPortReached(Event):
+    """Other relays of the Tor network reach this one, at the address that it is going to tell of."""
+
+    kind = "or-port-reached"
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class OrPortUnreached(Event):
+    """They do not, since so many minutes. The authorities hear nothing of this relay until they do."""
+
+    kind = "or-port-unreached"
+    address: str
+    minutes: int
+
+
+@dataclass(frozen=True, slots=True)
 class DescriptorTaken(Event):
     """A directory authority of the Tor network (its identity, hex) took this relay's descriptor."""
 

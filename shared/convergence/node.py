@@ -148,15 +148,8 @@ class Node:
         self.switchboard = Switchboard(self.outbox)
         self._reach = Reach(config.rtc, ("wss",) if config.secure else ("ws", "wss"))
         # Our network names a node by its Ed25519 identity, also in handshakes that come through the Tor network.
-        self.relaying = Relaying(
-            self.outbox,
-            crypto,
-            rng,
-            replace(self._keys, rsa=None),
-            self,
-            limits=config.relay_limits,
-            source_of=source_of,
-        )
+        keys = replace(self._keys, rsa=None)
+        self.relaying = Relaying(self.outbox, crypto, rng, keys, self, limits=config.relay_limits)
         self.announcement = Announcement(
             crypto,
             self._keys,
@@ -177,6 +170,8 @@ class Node:
             on_unknown=self._on_unknown,
             throttle=self.relaying.throttle,
             addresses=() if config.tls is None else (config.tls.partition(":")[0],),
+            source_of=source_of,
+            ed25519_of=self._ed25519_of,
         )
         self.relaying.neighbours = self.neighbours
         self.relaying.on_spent = self._republish
@@ -624,6 +619,14 @@ class Node:
                 self.outbox.emit(Trouble(Why(PathWhy.NO_TOR_POINT), retrying=True))
         self.transfers.set_nodes(nodes, now)
         self.services.set_nodes(nodes, now)
+
+    def _ed25519_of(self, fingerprint: bytes) -> bytes | None:
+        """Of a relay of the Tor network, by the consensus."""
+        for part in (self.tor, self._entry):
+            relay = None if part is None else part.directory.relay(fingerprint)
+            if relay is not None:
+                return relay.target.identity
+        return None
 
     def _tor_entries(self, now: float) -> list[RelayTarget]:
         """Nodes that lead into the Tor network and that we can open links to."""

@@ -35,7 +35,7 @@ SAMPLING = 0.02
 
 def free_port(address: str = "127.0.0.1") -> int:
     """One for a program that cannot ask the system itself. No other test is in this network namespace."""
-    with socket.socket() as asking:
+    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as asking:
         asking.bind((address, 0))
         port: int = asking.getsockname()[1]
     return port

@@ -13,6 +13,7 @@ import pytest
 from convergence.crypto import ntor
 from convergence.crypto.onion import KEY_MATERIAL_LEN
 from convergence.link.link import Link
+from convergence.wire.cells import CELL_LEN
 from convergence.wire.create import Create2, HandshakeType
 from convergence.wire.linkspec import LinkSpecifier, SpecifierType, ed25519_specifier
 from convergence.wire.relay import Extend2
@@ -118,19 +119,30 @@ def test_tor_proves_itself_when_it_extends_a_circuit_to_us(relay: Relay) -> None
     assert complaints(relay.server) == []
 
 
-def test_a_tor_client_takes_us_for_its_bridge(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("wish", "padded"),
+    [("ConnectionPadding 1", True), ("ConnectionPadding 0", False), ("ReducedConnectionPadding 1", False)],
+)
+def test_a_tor_client_takes_us_for_its_bridge(tmp_path: Path, wish: str, padded: bool) -> None:
+    """And says how we are to pad the link."""
+
     async def test() -> None:
         async with links() as ours:
             port = await ours.transport.listen("127.0.0.1", 0)
             bridge = f"Bridge 127.0.0.1:{port} {ours.fingerprint.hex()}"
             folder = tmp_path / "client"
-            with running_tor(folder, "UseBridges 1", bridge, "SocksPort auto") as client:
+            with running_tor(folder, "UseBridges 1", bridge, "SocksPort auto", wish) as client:
                 await ours.until(lambda: ours.opened)
                 shaken = ours.opened[0].handshake
                 assert shaken.peer is None and not shaken.authenticated and shaken.version == 5
                 name = ours.fingerprint.hex().upper()
                 await asyncio.to_thread(client.until, "Got good NETINFO cell on OR connection (open)")
                 assert any(f"RSA_ID={name}" in line for line in client.log)
+                padding = ours.opened[0]._padding
+                await ours.until(lambda: padding is not None and padding.pads == padded)
+                if padded:
+                    sent = ours.opened[0].bytes_out
+                    await ours.until(lambda: ours.opened[0].bytes_out >= sent + CELL_LEN)
                 assert ours.opened[0].open and complaints(client) == []
 
     asyncio.run(test())

@@ -21,7 +21,9 @@ LARGE = b"0123456789abcdef" * 65_536 * 10
 
 
 class Website:
-    """Serves at the ports `http` and `https`. The certificate is for `host`, which may be a wildcard, and 127.0.0.1.
+    """Serves at the ports `http` and `https` of 127.0.0.1, and `http6` of ::1.
+
+    The certificate is for `host`, which may be a wildcard, and 127.0.0.1.
 
     Attributes:
         authority: file of the authority's certificate.
@@ -31,7 +33,7 @@ class Website:
     def __init__(self, folder: Path, host: str) -> None:
         authority = Authority(folder)
         self.authority = authority.file
-        self.http = self.https = self.connections = 0
+        self.http = self.https = self.http6 = self.connections = 0
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._context.load_cert_chain(*authority.certificate(host, "127.0.0.1"))
         self._loop = asyncio.new_event_loop()
@@ -72,10 +74,10 @@ class Website:
         assert runner.server is not None
         serve = self._counting(runner.server)
         servers = [
-            await self._loop.create_server(serve, "127.0.0.1", 0, ssl=context, backlog=1024)
-            for context in (None, self._context)
+            await self._loop.create_server(serve, host, 0, ssl=context, backlog=1024)
+            for host, context in (("127.0.0.1", None), ("127.0.0.1", self._context), ("::1", None))
         ]
-        self.http, self.https = (server.sockets[0].getsockname()[1] for server in servers)
+        self.http, self.https, self.http6 = (server.sockets[0].getsockname()[1] for server in servers)
         return runner
 
     def _counting(self, serve: Callable[[], asyncio.Protocol]) -> Callable[[], asyncio.Protocol]:

@@ -13,7 +13,7 @@ from convergence.path.weights import Lottery, Position, path_fraction
 from convergence.wire.target import Role
 from tests.unit.circuit.rig import SeededRng
 from tests.unit.netdir.authorities import NOW
-from tests.unit.path.test_torpath import paths_of
+from tests.unit.path.test_torpath import paths_of, point
 from tests.unit.path.tornetwork import Made, TorNetwork
 
 FLAGS = ("BadExit", "Exit", "Fast", "Guard", "NoEdConsensus", "Running", "Stable", "V2Dir", "Valid")
@@ -99,6 +99,24 @@ def test_no_path_breaks_a_rule(network, wanted, hops, seed):
         if not stable or "Stable" in relay.status.flags
     )
     assert served == most > 0
+
+
+@settings(max_examples=60, deadline=None)
+@given(networks(), st.integers(0, 20), st.integers(1, SPAN), st.integers(2, 4), st.integers(0, 1 << 32))
+def test_no_relay_is_beside_itself_on_a_path_to_a_node_beyond(network, subnet, number, hops, seed):
+    """Which says that it has an address near one of theirs, or an identity of theirs."""
+    named = Made(number)
+    beyond = point(f"198.{subnet}.{number}.1", 9001, named.identity, named.ed25519)
+    paths = paths_of(network.view(), seed)
+    for _ in range(4):
+        try:
+            path = paths.internal_path(NOW, hops=hops, beyond=beyond)
+        except Problem as problem:
+            assert problem.why.code in PathWhy
+            continue
+        for relay in path.relays:
+            assert relay.target.subnets.isdisjoint(beyond.subnets)
+            assert relay.status.identity != named.identity and relay.target.identity != named.ed25519
 
 
 @settings(max_examples=60, deadline=None)

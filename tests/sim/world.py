@@ -212,6 +212,8 @@ class Host:
         if protocol is Protocol.RTC:
             self._offer(channel, address == OFFERER)
             return
+        if protocol is Protocol.TCP:
+            address = address.partition("/")[0]  # over whichever version of IP
         pipe = self.pipes[channel] = Pipe(self, channel)
         self.world.later(self.world.latency(), lambda: self.world.dial(pipe, protocol, address))
 

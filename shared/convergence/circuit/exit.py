@@ -68,12 +68,16 @@ class ExitService:
         self._look_ups: dict[_LookUp, None] = {}  # the oldest first
         self._looking = False
 
-    def begin(self, circuit: RelayCircuit, stream_id: int, begin: Begin, now: float) -> None:
+    def begin(
+        self, circuit: RelayCircuit, stream_id: int, begin: Begin, now: float, versions: str | None = None
+    ) -> None:
+        """`versions`: those of IP that may be used, as in Begin; None for any."""
         source = self._source_of(circuit.link.channel)
         if len(circuit.endpoint.entries) > MAX_CIRCUIT_STREAMS or not self._make_way(source, now):
             circuit.endpoint.refuse(stream_id, EndReason.RESOURCELIMIT)
             return
-        channel = self._outbox.connect(Protocol.TCP, begin.target, source)
+        target = begin.target if versions is None else f"{begin.target}/{versions}"
+        channel = self._outbox.connect(Protocol.TCP, target, source)
         stream = circuit.endpoint.accept_stream(stream_id)
         self._streams[channel] = TcpPipe(self, self._outbox, channel, stream, source, circuit)
         self.used(channel, now)

@@ -39,9 +39,9 @@ class RelayLimits:
     """How much a node does for others.
 
     Args:
-        circuits: open at once; a link that has less than its share of them may still add to it.
-        streams: open at this node at once, shared like the circuits; a stream that a rendezvous point joins to another
-            counts twice.
+        circuits: open at once; for one more, whoever has most gives one up.
+        streams: open at this node at once; a source that has less than its share of them may still add to it. A stream
+            that a rendezvous point joins to another counts twice.
         volume: bytes of cells sent since the node's start, after which it pauses; None for no limit.
         rate: bytes/s sent to all links together; None for no limit.
         burst: bytes that may be sent at once after a pause; None for what comes in a second.
@@ -113,7 +113,6 @@ class Relaying:
         keys: ours.
         offers: what is served within the limits.
         limits: as for `set_limits`.
-        source_of: whom limits that all links share count a link's channel under.
         fast: whether CREATE_FAST is answered, as relays of the Tor network do.
 
     Attributes:
@@ -136,7 +135,6 @@ class Relaying:
         offers: Offers,
         *,
         limits: RelayLimits | None,
-        source_of: Callable[[int], Hashable] = lambda channel: channel,
         next_hop: NextHop = known_node,
         fast: bool = False,
     ) -> None:
@@ -148,13 +146,12 @@ class Relaying:
         self._crypto = crypto
         self._rng = rng
         self._offers = offers
-        self._source_of = source_of
         self.next_hop = next_hop
         self._fast = fast
-        self._of_link: Counter[Link] = Counter()
+        self._of: dict[Hashable, dict[RelayCircuit, None]] = {}  # by source, the oldest first
         self._reaching: Counter[Link] = Counter()
         self._pipes: set[RelayCircuit] = set()  # circuits on which only pipes were opened
-        self._streams: dict[Link, Meter] = {}  # these only count: `begin` refuses
+        self._streams: dict[Hashable, Meter] = {}  # by source; these only count: `begin` refuses
         self._taken = 0
         self._cells = 0
         self._limit(limits)
@@ -197,10 +194,10 @@ class Relaying:
             raise RemoteError("CREATE_FAST, where onion keys are known")
         limits = None if self._spent else self._limits
         most = MAX_PAUSED if limits is None else limits.circuits
-        if len(self.circuits) >= most and self._of_link[link] >= self._share(most):
+        if len(self.circuits) >= most and not self._make_way(link.source, now):
             reason = DestroyReason.HIBERNATING if limits is None else DestroyReason.RESOURCELIMIT
             raise RemoteError("this node relays enough", reason=reason)
-        streams = self._streams.get(link) or Meter(MAX_RELAYED_STREAMS)
+        streams = self._streams.get(link.source) or Meter(MAX_RELAYED_STREAMS)
         circuit = RelayCircuit.accept(
             self._outbox,
             self._crypto,
@@ -215,8 +212,8 @@ class Relaying:
         )
         self._taken += 1
         self.circuits[circuit] = link
-        self._of_link[link] += 1
-        self._streams[link] = streams
+        self._of.setdefault(link.source, {})[circuit] = None
+        self._streams[link.source] = streams
 
     # -- relay.Extender
 
@@ -244,7 +241,7 @@ class Relaying:
             reply(link, now)
 
         self._reaching[source] += 1
-        self.neighbours.reach(identity, reached, now, self._source_of(source.channel), address)
+        self.neighbours.reach(identity, reached, now, source.source, address)
 
     # -- relay.Services
 
@@ -257,7 +254,7 @@ class Relaying:
         self._serve(circuit)
         most = MAX_RELAYED_STREAMS if self._limits is None else self._limits.streams
         # Both counts include this stream.
-        if self._streams[circuit.link].used > self._share(most) and self._open_streams > most:
+        if self._open_streams > most and self._streams[circuit.link.source].used > self._share(most):
             circuit.endpoint.refuse(stream_id, EndReason.RESOURCELIMIT)
             return
         self._offers.begin(circuit, stream_id, begin, now)
@@ -278,9 +275,10 @@ class Relaying:
     def circuit_closed(self, circuit: RelayCircuit, now: float) -> None:
         link = self.circuits.pop(circuit, None)
         if link is not None:
-            self._of_link[link] -= 1
-            if not self._of_link[link]:
-                del self._of_link[link], self._streams[link]
+            of_it = self._of[link.source]
+            del of_it[circuit]
+            if not of_it:
+                del self._of[link.source], self._streams[link.source]
         self._pipes.discard(circuit)
         self._offers.circuit_closed(circuit, now)
 
@@ -290,9 +288,17 @@ class Relaying:
     def _open_streams(self) -> int:
         return sum(streams.used for streams in self._streams.values())
 
+    def _make_way(self, source: Hashable, now: float) -> bool:
+        """Whether `source` gets a circuit when all are taken: the oldest one of the source that has most ends."""
+        crowded = max(self._of, key=lambda source: len(self._of[source]))
+        if len(self._of.get(source, ())) + 1 >= len(self._of[crowded]):
+            return False
+        next(iter(self._of[crowded])).destroy(DestroyReason.RESOURCELIMIT, now)
+        return True
+
     def _share(self, most: int) -> int:
-        """What a link may have of `most` even when others have taken all."""
-        return max(most // max(len(self.neighbours.links), 1), 1)
+        """What a source may have of `most` even when others have taken all."""
+        return max(most // max(len({link.source for link in self.neighbours.links.values()}), 1), 1)
 
     def _limit(self, limits: RelayLimits | None) -> None:
         self._limits = limits

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from enum import Enum, auto
 from typing import Protocol as Shape
 
@@ -143,6 +143,7 @@ class Link:
         meter: counts the bytes queued on all links of the node.
         onionskins: gives the links of the node their turns to have a CREATE2 answered.
         throttle: limits what all links send on circuits of others; our own circuits do not wait for it.
+        source: whom limits count it under; None for itself.
     """
 
     def __init__(
@@ -160,8 +161,10 @@ class Link:
         meter: Meter | None = None,
         onionskins: Onionskins | None = None,
         throttle: Throttle | None = None,
+        source: Hashable = None,
     ) -> None:
         self.channel = channel
+        self.source = channel if source is None else source
         self.handshake = handshake
         self.initiator = initiator
         self.congested = False

@@ -110,6 +110,9 @@ class Neighbours:
         on_unknown: called with `now` when a link to a node is wanted that we cannot reach. A fresh node list would
             help; call `nodes_changed` when there is one.
         throttle: holds back what all links send for others.
+        source_of: whom limits count a channel under.
+        ed25519_of: the identity of the relay of the Tor network with this RSA fingerprint; None for one that nobody
+            knows. Whoever has broken its RSA key, of 1024 bits, proves the fingerprint with another identity.
         addresses: our own IP addresses, which we tell on links of the Tor network.
 
     Attributes:
@@ -129,7 +132,9 @@ class Neighbours:
         introduce: Callable[[bytes, Hashable, float], int | None] = lambda identity, source, now: None,
         on_unknown: Callable[[float], None] = lambda now: None,
         throttle: Throttle | None = None,
+        source_of: Callable[[int], Hashable] = lambda channel: channel,
         addresses: tuple[str, ...] = (),
+        ed25519_of: Callable[[bytes], bytes | None] = lambda fingerprint: None,
     ) -> None:
         self.links: dict[int, Link] = {}
         self.on_open: LinkHook = lambda link, now: None
@@ -144,7 +149,9 @@ class Neighbours:
         self._on_create = on_create
         self._on_unknown = on_unknown
         self._throttle = throttle
+        self._source_of = source_of
         self._addresses = addresses
+        self._ed25519_of = ed25519_of
         self._onionskins = Onionskins(outbox)
         self._queued = Meter(MAX_QUEUED_ALL, self._relieve)
         self._ways: dict[tuple[bytes, LinkAddress | None], _Way] = {}  # the oldest first
@@ -172,7 +179,7 @@ class Neighbours:
             address: where `source` says that it is. A wrong address holds up nobody who names another one.
         """
         link = self._reusable.get(identity)
-        if link is not None and link.open:
+        if link is not None and link.open and not self._is_another(link, identity):
             reply(link if _proves(link, address) else None, now)
             return
         way = self._ways.get((identity, address))
@@ -271,7 +278,7 @@ class Neighbours:
             initiator=initiator,
             keys=self._keys,
             binding=binding,
-            expected=None if expected is not None and len(expected) == FINGERPRINT_LEN else expected,
+            expected=self._ed25519_of(expected) if expected and len(expected) == FINGERPRINT_LEN else expected,
             expected_rsa=None if way is None else way.rsa,
             addresses=self._addresses,
         )
@@ -288,6 +295,7 @@ class Neighbours:
             meter=self._queued,
             onionskins=self._onionskins,
             throttle=self._throttle,
+            source=self._source_of(channel),
         )
         if not self._sweeping:
             self._sweeping = True
@@ -362,10 +370,16 @@ class Neighbours:
         if link.peer is not None and (link.initiator or link.handshake.authenticated):
             # An unproven incoming link must not attract circuits that were meant for another node.
             for name in link.names:
+                if self._is_another(link, name):
+                    continue
                 self._reusable[name] = link
                 for way in [way for way in self._ways.values() if way.identity == name and _proves(link, way.address)]:
                     self._end(way, link, "another link to this node opened", now)
         self.on_open(link, now)
+
+    def _is_another(self, link: Link, name: bytes) -> bool:
+        """Whether the neighbour proves this RSA fingerprint, but with another identity than it is known to have."""
+        return len(name) == FINGERPRINT_LEN and self._ed25519_of(name) not in (None, link.peer)
 
     def _link_closed(self, link: Link, way: _Way | None, reason: str, now: float) -> None:
         if self.links.pop(link.channel, None) is not None:

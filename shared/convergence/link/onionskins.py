@@ -1,15 +1,18 @@
 """CREATE2s that wait for their handshake, on all links of a node: served in turn, within a share of the processor.
 
-Does: give links their turns, count handshakes over time, count what each link asks for.
+Does: give sources their turns, and the links of a source theirs; count handshakes over time, count what each link asks
+for.
 Does not: hold the cells (each link holds its own) or answer them (circuit/relay.py).
 
 No cell costs a relay more than a handshake: 0.2 to 0.3 ms, while forwarding a cell takes 1 us. So a link that sends
-nothing but CREATE2 must not get a relay's whole processor. The core has no clock of its own: it counts handshakes
-against the time of its inputs, and leaves the rest to a timer. In between, the shell reads and writes.
+nothing but CREATE2 must not get a relay's whole processor, nor may many links from one address. The core has no clock
+of its own: it counts handshakes against the time of its inputs, and leaves the rest to a timer. In between, the shell
+reads and writes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Protocol as Shape
 
 from convergence.limits import TokenBucket
@@ -25,7 +28,13 @@ PAUSED = 8  # links that ask for more than this and are read at that rate; if th
 
 
 class Asking(Shape):
-    """A link, as the queue sees it."""
+    """A link, as the queue sees it.
+
+    Attributes:
+        source: whom limits count it under.
+    """
+
+    source: Hashable
 
     @property
     def wants_turn(self) -> bool:
@@ -48,19 +57,22 @@ class Onionskins:
         self._outbox = outbox
         self._budget = TokenBucket(outbox, HANDSHAKES, burst)
         self._paused: set[Asking] = set()
-        self._links: dict[Asking, None] = {}  # in turn order: the first is next
+        self._links: dict[Hashable, dict[Asking, None]] = {}  # by source, in turn order: the first is next
         self._timer: Timer | None = None
 
     def wait(self, link: Asking, now: float) -> None:
         """The link wants a turn. It gets one now, if no other link waits and the budget allows."""
-        self._links.setdefault(link)
+        self._links.setdefault(link.source, {}).setdefault(link)
         if self._timer is None:
             self._serve(now)
 
     def forget(self, link: Asking) -> None:
         """The link is closed."""
-        self._links.pop(link, None)
         self._paused.discard(link)
+        if link.source in self._links:
+            self._links[link.source].pop(link, None)
+            if not self._links[link.source]:
+                del self._links[link.source]
 
     def pause(self, link: Asking, debt: float) -> float:
         """The link asked for `debt` seconds' worth of handshakes too much. Returns for how many seconds it is not read.
@@ -76,12 +88,16 @@ class Onionskins:
         self._timer = None
         self._budget.refill(now)
         while self._links and self._budget.left >= 1:
-            link = next(iter(self._links))
-            del self._links[link]
+            source = next(iter(self._links))
+            links = self._links.pop(source)
+            link = next(iter(links))
+            del links[link]
+            if links:
+                self._links[source] = links
             if link.wants_turn:
                 self._budget.left -= 1
                 link.answer_create(now)
                 if link.wants_turn:
-                    self._links[link] = None
+                    self._links.setdefault(source, {})[link] = None
         if self._links:
             self._timer = self._outbox.call_at(now + WAKE, self._serve)

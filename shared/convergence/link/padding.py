@@ -37,6 +37,11 @@ class Padding:
         self.sent(now)
         self._wait(now)
 
+    @property
+    def pads(self) -> bool:
+        """Whether the other side wants it."""
+        return self._timer is not None
+
     def sent(self, now: float) -> None:
         """Cells were handed to the transport. Cheap: the timer looks again when it fires."""
         self._silent_since = self._outbox.steady(now)

@@ -1,14 +1,12 @@
 """A relay's own directory: the network's documents that it holds, for those who ask by BEGIN_DIR (dir-spec 4.1, 5).
 
-Does: answer HTTP requests for the consensus, certificates, microdescriptors and the relay's own descriptor, with
-deflate where the client takes it; limit how many are answered at once, and share that out.
-Does not: fetch documents (directory.py), make diffs of consensuses (who asks for one gets the whole), or keep a log of
-who asks.
+Does: answer HTTP requests for the consensus, or for a diff to it, for certificates, microdescriptors and the relay's
+own descriptor, compressed as the client takes it; limit how many are answered at once, and share that out.
+Does not: fetch documents (directory.py), or keep a log of who asks.
 """
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Hashable
 from email.utils import parsedate_to_datetime
 
@@ -20,6 +18,9 @@ from convergence.outbox import Outbox, Timer
 from convergence.pipes import http
 from convergence.tor.directory import BATCH, TorDirectory
 from convergence.wire.authority import START, KeyCertificate
+from convergence.wire.compressed import chosen, compress
+from convergence.wire.consensus import Consensus
+from convergence.wire.consensus_diff import make_diff
 from convergence.wire.netdoc import parse_base64, split
 
 MAX_ANSWERS = 512  # at once; for one more, whoever has most gives one up
@@ -27,7 +28,7 @@ MAX_OF_SOURCE = 64  # of one source; each answer that is not read holds some 280
 TIME_LIMIT = 600.0  # seconds that a client has to ask and to take its answer
 MAX_CERTIFICATES = 64
 MAX_NAMES = 64  # of authorities, in a request for a consensus
-DEFLATE = "deflate"
+MAX_BASES = 8  # consensuses of which one client may ask for a diff
 MICRODESC, MICRO, KEYS = "/tor/status-vote/current/consensus-microdesc", "/tor/micro/d/", "/tor/keys/"
 
 
@@ -50,7 +51,9 @@ class DirectoryCache:
         self._descriptor = descriptor
         self._source_of = source_of
         self._answers: dict[_Answer, None] = {}  # the oldest first
-        self._packed: tuple[bytes, bytes] = (b"", b"")  # the consensus, and the same compressed
+        self._consensus: Consensus | None = None
+        self._diffs: dict[str, bytes] = {}  # to that, by what they begin at
+        self._packed: dict[tuple[str, str], bytes] = {}  # that and its diffs, by where they begin, and encoding
 
     def begin(self, circuit: RelayCircuit, stream_id: int, now: float) -> None:
         """A BEGIN_DIR."""
@@ -75,35 +78,43 @@ class DirectoryCache:
     def answer(self, request: http.Request, now: float) -> tuple[http.Response, bytes]:
         """The answer to a request, and its body."""
         target = request.target.removesuffix(".z")
-        found = self._find(request, target, now) if request.method == "GET" else None
+        accepted = (request.get("accept-encoding") or "").replace(" ", "").split(",")
+        encoding = chosen([*accepted, "deflate"] if target != request.target else accepted)
+        found = self._find(request, target, encoding, now) if request.method == "GET" else None
         if found == b"":
             return http.Response((), 304, "Not modified"), b""
         if found is None:
             return http.Response((("Content-Length", "0"),), 404, "Not found"), b""
-        headers: http.Headers = (("Content-Type", "text/plain"),)
-        offered = (request.get("accept-encoding") or "").replace(" ", "").split(",")
-        if target != request.target or DEFLATE in offered:
-            headers = (*headers, ("Content-Encoding", DEFLATE))
-            found = self._pack(found)
-        return http.Response((*headers, ("Content-Length", str(len(found)))), 200, "OK"), found
+        headers: http.Headers = (("Content-Type", "text/plain"), ("Content-Length", str(len(found))))
+        if encoding != "identity":
+            headers = (*headers, ("Content-Encoding", encoding))
+        return http.Response(headers, 200, "OK"), found
 
     # -- documents
 
-    def _find(self, request: http.Request, target: str, now: float) -> bytes | None:
-        """None where there is nothing; empty for a consensus that the client has."""
+    def _find(self, request: http.Request, target: str, encoding: str, now: float) -> bytes | None:
+        """The document in this encoding. None where there is nothing; empty for a consensus that the client has."""
+        found: bytes | None = None
         if target == MICRODESC or target.startswith(f"{MICRODESC}/"):
-            return self._consensus(request, target.removeprefix(MICRODESC).removeprefix("/"), now)
+            return self._status(request, target.removeprefix(MICRODESC).removeprefix("/"), encoding, now)
         if target.startswith(MICRO):
-            return self._microdescriptors(target.removeprefix(MICRO))
-        if target.startswith(KEYS):
-            return self._certificates(target.removeprefix(KEYS))
-        return self._descriptor() or None if target == "/tor/server/authority" else None
+            found = self._microdescriptors(target.removeprefix(MICRO))
+        elif target.startswith(KEYS):
+            found = self._certificates(target.removeprefix(KEYS))
+        elif target == "/tor/server/authority":
+            found = self._descriptor() or None
+        return None if found is None else compress(encoding, found)
 
-    def _consensus(self, request: http.Request, wanted: str, now: float) -> bytes | None:
-        """The consensus, if more than half of the authorities that the client trusts have signed it."""
+    def _status(self, request: http.Request, wanted: str, encoding: str, now: float) -> bytes | None:
+        """The consensus, or a diff from one that the client has, if more than half of the authorities that the client
+        trusts have signed it. It may name those that it has in the path, too (dir-spec 4.5.2)."""
         consensus = self._directory.consensus
         if consensus is None or not self._directory.documents.usable(now):
             return None
+        bases = (request.get("x-or-diff-from-consensus") or "").upper().replace(" ", "").split(",")
+        if wanted.startswith("diff/"):
+            base, _, wanted = wanted.removeprefix("diff/").partition("/")
+            bases = [base.upper()]
         names = {name.lower() for name in wanted.split("+", MAX_NAMES) if name}
         if len(names) > MAX_NAMES:
             return None
@@ -111,7 +122,10 @@ class DirectoryCache:
         signed = sum(any(signer.startswith(name) for signer in signers) for name in names)
         if names and 2 * signed <= len(names):
             return None
-        return b"" if _date(request.get("if-modified-since")) >= consensus.valid_after else consensus.data
+        if _date(request.get("if-modified-since")) >= consensus.valid_after:
+            return b""
+        base = next((base for base in bases[:MAX_BASES] if base in self._directory.earlier), "")
+        return self._pack(consensus, base, encoding)
 
     def _microdescriptors(self, names: str) -> bytes | None:
         found = []
@@ -134,14 +148,15 @@ class DirectoryCache:
                 found[f"{identity}-{signing}"] = raw
         return b"".join(found.values()) or None
 
-    def _pack(self, document: bytes) -> bytes:
-        """Compressed; a consensus, which many ask for, only once."""
-        consensus = self._directory.consensus
-        if consensus is None or document is not consensus.data:
-            return zlib.compress(document)
-        if self._packed[0] is not document:
-            self._packed = document, zlib.compress(document)
-        return self._packed[1]
+    def _pack(self, consensus: Consensus, base: str, encoding: str) -> bytes:
+        """The consensus, or the diff from one before. Many ask for it: each is made and compressed once."""
+        if self._consensus is not consensus:
+            self._consensus, self._diffs, self._packed = consensus, {"": consensus.data}, {}
+        if base not in self._diffs:
+            self._diffs[base] = make_diff(self._directory.earlier[base], base, consensus.data)
+        if (base, encoding) not in self._packed:
+            self._packed[base, encoding] = compress(encoding, self._diffs[base])
+        return self._packed[base, encoding]
 
 
 class _Answer:

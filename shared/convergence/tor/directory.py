@@ -32,6 +32,7 @@ from convergence.wire.microdescriptor import MAX_MICRODESCRIPTOR, find_microdesc
 BUCKET = "tor-directory"
 CHUNK = b"micro/"  # begins the names of microdescriptors that are kept together
 BATCH = 92  # microdescriptors in one request (dir-spec 4.4)
+MAX_EARLIER = 3  # consensuses, the latest, that a mirror keeps: clients ask anew before theirs is three hours old
 PARALLEL = 3  # requests for microdescriptors at once
 MAX_CERTIFICATES = 1 << 20  # bytes
 CERTIFICATE_REQUESTS = 3  # directories that are asked for the certificates of one consensus
@@ -110,6 +111,7 @@ class TorDirectory:
         self._sources = sources
         self._on_changed = on_changed
         self._mirror = mirror
+        self.earlier: dict[str, bytes] = {}  # of a mirror: consensuses that others may have, by their `diff_base`
         self._before: TorView | None = None  # of a mirror: others still have that consensus, and ask for what it names
         self._authorities = sorted(identity.hex().upper() for identity in authorities)
         self._requests: dict[DocumentRequest, Want] = {}
@@ -312,9 +314,14 @@ class TorDirectory:
 
     def _take(self, consensus: Consensus, now: float) -> None:
         """Use it from now on. Raises RemoteError unless it is signed, timely and news."""
+        before = self.consensus
         if not self.documents.update(consensus, now):
             raise RemoteError("the consensus in use once more, though it is time for another")
-        self._before = self.view if self._mirror else None
+        if self._mirror and before is not None:
+            self._before = self.view
+            self.earlier[before.diff_base] = before.data
+            if len(self.earlier) > MAX_EARLIER:
+                del self.earlier[next(iter(self.earlier))]
         self.view = TorView(consensus) if self.view is None else self.view.renewed(consensus)
         self._store([(b"consensus", consensus.data), *self._spent_chunks()])
         self._plan(consensus)

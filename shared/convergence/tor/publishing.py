@@ -34,6 +34,7 @@ class Publisher:
     keys: ours, with an RSA identity.
     onion: an RSA onion key, which authorities still ask for, and nobody uses.
     describe: what the descriptor says now, but for keys.
+    statistics: lines of the extra-info document, keyword and arguments.
 
     Attributes:
         descriptor: as it was signed last; empty before.
@@ -48,6 +49,7 @@ class Publisher:
         keys: NodeKeys,
         onion: RsaKeyPair,
         describe: Callable[[int], RouterDescriptor],
+        statistics: Callable[[], tuple[tuple[str, str], ...]] = tuple,
     ) -> None:
         self.keys = keys
         self.descriptor = b""
@@ -55,6 +57,7 @@ class Publisher:
         self._crypto = crypto
         self._onion = onion
         self._describe = describe
+        self._statistics = statistics
         self._uploads = [_Upload(outbox, sources, authority) for authority in authorities]
         self._published = 0
         self._timer: Timer | None = None
@@ -80,7 +83,7 @@ class Publisher:
         assert self.keys.rsa is not None
         rsa = self.keys.rsa
         expires = now + LIFETIME
-        info = ExtraInfo(descriptor.nickname, descriptor.rsa_identity, descriptor.published)
+        info = ExtraInfo(descriptor.nickname, descriptor.rsa_identity, descriptor.published, self._statistics())
         extra = sign_extra_info(self._crypto, self.keys, rsa, info, expires)
         full = replace(descriptor, extra_info=ExtraInfo.parse(extra).digests)
         self.descriptor = sign_descriptor(self._crypto, self.keys, rsa, full, expires, self._onion)

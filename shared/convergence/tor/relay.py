@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import Any
 
 from convergence.channels import Channels, Owner
@@ -23,22 +24,23 @@ from convergence.events import ProtocolsLacking
 from convergence.link.neighbours import LinkAddress, Neighbours
 from convergence.netdir.tor import SCHEME
 from convergence.outbox import Outbox
-from convergence.path.place import Failed, Ready
-from convergence.path.pool import CircuitPool
-from convergence.path.select import Reach
 from convergence.ports import Binding, Crypto, Rng, RsaKeyPair
 from convergence.tor.accounting import Accounting, Allowance
 from convergence.tor.cache import DirectoryCache
+from convergence.tor.circuits import DirectoryCircuits
 from convergence.tor.directory import TorDirectory
+from convergence.tor.history import History
 from convergence.tor.network import TorConfig
 from convergence.tor.publishing import Publisher
+from convergence.tor.selftest import SelfTest
 from convergence.tor.sources import DirectorySources
-from convergence.wire.descriptor import Descriptor
-from convergence.wire.exitpolicy import ExitPolicy, Rule
+from convergence.wire.exitpolicy import REJECT_ALL, ExitPolicy, PortPolicy, Rule
 from convergence.wire.linkspec import LinkSpecifier, SpecifierType, ed25519_identity, or_address, rsa_fingerprint
+from convergence.wire.netdoc import OrAddress
 from convergence.wire.protovers import Protocols
-from convergence.wire.relay import DIRECTORY, IPV4_NOT_OKAY, AnswerType, Begin, format_target
+from convergence.wire.relay import DIRECTORY, AnswerType, Begin, format_target
 from convergence.wire.routerdesc import RouterDescriptor
+from convergence.wire.target import Protocols as TargetProtocols
 from convergence.wire.target import RelayTarget, Role
 
 OFFERED = Protocols.parse("Cons=2 Desc=2 DirCache=2 FlowCtrl=1-2 Link=4-5 LinkAuth=3 Microdesc=2 Relay=2-4")
@@ -59,10 +61,12 @@ class RelayConfig:
         network: whose authorities it asks, and tells of itself.
         nickname: 1-19 letters and digits.
         address: its IPv4 address, where others reach it at or_port.
-        policy: what it connects to, as it is published. The shell keeps to it.
+        address6: its IPv6 address and port, where others reach it, too.
+        policy, policy6: what it connects to, as it is published. The shell keeps to it.
         exit_streams: at once; no more than the shell can hold.
         limits: on what it relays.
         accounting: on what it relays in each period; then it hibernates until the next one.
+        assume_reachable: whether it tells of itself before it has seen that others reach it.
         contact, platform: for people.
     """
 
@@ -70,10 +74,13 @@ class RelayConfig:
     nickname: str
     address: str
     or_port: int
+    address6: OrAddress | None = None
     policy: ExitPolicy = NO_EXIT
+    policy6: PortPolicy = REJECT_ALL
     exit_streams: int = MAX_EXIT_STREAMS
     limits: RelayLimits = RelayLimits()
     accounting: Allowance | None = None
+    assume_reachable: bool = False
     contact: str = ""
     platform: str = "Convergence"
 
@@ -110,18 +117,11 @@ class TorRelay:
         self._started = 0.0
         self._observed = self._published = 0  # bytes/s
         self._published_at = 0.0
+        self._history = History()
         self._carried = (0, 0)  # bytes in and out when they were last looked at
         self._told = False
         self.relaying = Relaying(
-            self.outbox,
-            crypto,
-            rng,
-            keys,
-            self,
-            limits=config.limits,
-            source_of=source_of,
-            next_hop=self._next_hop,
-            fast=True,
+            self.outbox, crypto, rng, keys, self, limits=config.limits, next_hop=self._next_hop, fast=True
         )
         self.neighbours = self.relaying.neighbours = Neighbours(
             self.outbox,
@@ -131,23 +131,33 @@ class TorRelay:
             self._address,
             self.relaying.create,
             throttle=self.relaying.throttle,
-            addresses=(config.address,),
+            source_of=source_of,
+            ed25519_of=self._ed25519_of,
+            addresses=(config.address, *([str(config.address6[0])] if config.address6 else [])),
         )
         self._accounting = Accounting(self.outbox, config.accounting, lambda: self.relaying.carried, self._hibernate)
-        self._pool = CircuitPool(
+        self._circuits = DirectoryCircuits(self.outbox, crypto, rng, self.neighbours)
+        sources = DirectorySources(self.outbox, rng, self._circuits, lambda now: config.network.first_targets)
+        self.directory = TorDirectory(self.outbox, rng, config.network.authorities, sources, self._changed, mirror=True)
+        self.publisher = Publisher(
+            self.outbox,
+            crypto,
+            sources,
+            config.network.authority_directories,
+            keys,
+            onion,
+            self._describe,
+            lambda: self._history.lines,
+        )
+        self._test = SelfTest(
             self.outbox,
             crypto,
             rng,
             self.neighbours,
-            self,
-            own=keys.identity,
-            origin=Reach(schemes=(SCHEME,)),
-            size=0,
-        )
-        sources = DirectorySources(self.outbox, rng, self, lambda now: [item.target for item in self._first.values()])
-        self.directory = TorDirectory(self.outbox, rng, config.network.authorities, sources, self._changed, mirror=True)
-        self.publisher = Publisher(
-            self.outbox, crypto, sources, config.network.authority_directories, keys, onion, self._describe
+            lambda: self.target,
+            lambda: self.directory.view,
+            f"{config.address}:{config.or_port}",
+            self._publish,
         )
         self._cache = DirectoryCache(self.outbox, self.directory, lambda: self.publisher.descriptor, source_of)
         self._exit = ExitService(self.outbox, source_of=source_of, streams=config.exit_streams)
@@ -158,17 +168,19 @@ class TorRelay:
     def start(self, now: float) -> None:
         """Learn of the network, and be known to it."""
         self._started = now
+        self._test.start(now)
         self.directory.start(now)
         self._accounting.start(now, self._publish)
         self.outbox.call_at(now + MEASURE, self._measure)
 
     def stop(self, now: float) -> None:
         """Links are closed, and circuits end with them."""
+        self._test.stop(now)
         self.publisher.stop(now)
         self._accounting.stop(now)
         self.directory.stop(now)
         self.neighbours.close_all(now)
-        self._pool.stop(now)
+        self._circuits.stop(now)
 
     def renew(self, keys: NodeKeys, now: float) -> None:
         """Another ntor key from now on. Circuits that stand go on."""
@@ -181,6 +193,28 @@ class TorRelay:
             self.neighbours.close_all(now, "this machine slept")
         self.directory.moved(now)
         self._publish(now)
+
+    @property
+    def target(self) -> RelayTarget:
+        """How others extend circuits to us."""
+        keys = self.relaying.keys
+        node_id = keys.onion.node_id
+        address = ip_address(self.config.address).packed + self.config.or_port.to_bytes(2, "big")
+        specifiers = (
+            LinkSpecifier(SpecifierType.TLS_IPV4, address),
+            LinkSpecifier(SpecifierType.LEGACY_ID, node_id),
+            LinkSpecifier(SpecifierType.ED25519_ID, keys.identity),
+        )
+        return RelayTarget(
+            keys.identity,
+            specifiers,
+            node_id,
+            keys.ntor_public,
+            TargetProtocols.NTOR_V3,
+            Role.RELAY,
+            frozenset((SCHEME,)),
+            rtc=False,
+        )
 
     def figures(self, now: float) -> dict[str, float]:
         """Numbers for whoever runs the relay, of all users together."""
@@ -195,6 +229,7 @@ class TorRelay:
             "streams": relayed["streams"],
             "relayed_bytes_total": relayed["bytes"],
             "hibernating": self.relaying.paused,
+            "reached": self._test.reached,
             "uptime_seconds": now - self._started,
             "consensus_valid_until_seconds": 0 if consensus is None else consensus.valid_until,
         }
@@ -238,8 +273,8 @@ class TorRelay:
         elif not circuit.link.handshake.authenticated:
             # The client is next to us: who served it would be a proxy of one hop, which knows both ends.
             circuit.endpoint.refuse(stream_id, EndReason.TORPROTOCOL)
-        elif self.config.exit and begin.port and not begin.flags & IPV4_NOT_OKAY:
-            self._exit.begin(circuit, stream_id, begin, now)
+        elif self.config.exit and begin.port:
+            self._exit.begin(circuit, stream_id, begin, now, begin.versions)
         else:
             circuit.endpoint.refuse(stream_id, EndReason.EXITPOLICY)
 
@@ -257,25 +292,21 @@ class TorRelay:
 
     # -- what the parts ask
 
-    def nodes(self, role: Role, now: float) -> list[Descriptor]:
-        return []
-
-    def directory_circuit(self, directory: RelayTarget, on_ready: Ready, on_failed: Failed, now: float) -> None:
-        self._pool.peer_circuit(directory, on_ready, on_failed, now, direct=True)
-
     def _next_hop(self, specifiers: Sequence[LinkSpecifier]) -> tuple[bytes, LinkAddress]:
         """Whom an EXTEND2 names. The consensus fills in an Ed25519 identity that a client leaves out, so that whoever
         has broken an RSA key of 1024 bits cannot answer for the relay."""
         identity, address = named_relay(specifiers)
-        view = self.directory.view
-        status = None if view is None else view.get(identity)
-        known = None if view is None or status is None else view.relay(status)
-        return identity if known is None else known.target.identity, address
+        return self._ed25519_of(identity) or identity, address
+
+    def _ed25519_of(self, fingerprint: bytes) -> bytes | None:
+        """By the consensus."""
+        relay = self.directory.relay(fingerprint)
+        return None if relay is None else relay.target.identity
 
     def _address(self, identity: bytes, now: float) -> LinkAddress | None:
-        """Only directories are dialled without an EXTEND2 that tells the address."""
+        """Directories, and the relay that a test begins at: all others are told of by an EXTEND2."""
         first = self._first.get(identity)
-        return None if first is None else first.link_address
+        return self._test.link_address(identity) if first is None else first.link_address
 
     def _owners(self) -> dict[Protocol, Owner]:
         links, tcp = self.neighbours, self._exit
@@ -293,7 +324,17 @@ class TorRelay:
         self.relaying.set_limits(None if over else self.config.limits, now)
         self._publish(now)
 
+    @property
+    def _assumes_reachable(self) -> bool:
+        """The authorities can say so, too: where relays could not find out (param-spec "assume-reachable")."""
+        consensus = self.directory.consensus
+        told = consensus is not None and bool(consensus.param("assume-reachable", 0, 0, 1))
+        return self.config.assume_reachable or told
+
     def _publish(self, now: float) -> None:
+        """Not before others reach us: clients would choose a relay that is none."""
+        if not self._test.reached and not self._assumes_reachable:
+            return
         self._published, self._published_at = self._observed, now
         self.publisher.publish(now)
 
@@ -309,6 +350,8 @@ class TorRelay:
             bandwidth=(rate, burst, self._observed),
             protocols=OFFERED,
             policy=config.policy,
+            policy6=config.policy6,
+            addresses=(config.address6,) if config.address6 else (),
             platform=config.platform,
             contact=config.contact,
             uptime=max(int(published - self._started), 0),
@@ -319,17 +362,22 @@ class TorRelay:
     def _measure(self, now: float) -> None:
         """The most that it carried both ways over MEASURE seconds."""
         before, self._carried = self._carried, (self.neighbours.bytes_in, self.neighbours.bytes_out)
+        self._history.look(*self._carried, now)
         carried = min(after - then for after, then in zip(self._carried, before, strict=True))
         self._observed = max(self._observed, int(carried / MEASURE))
-        if self._observed > NEWS * self._published and now >= self._published_at + NEWS_PAUSE:
+        first = not self._published
+        if self._observed > NEWS * self._published and (first or now >= self._published_at + NEWS_PAUSE):
             self._publish(now)
         self.outbox.call_at(now + MEASURE, self._measure)
 
     def _changed(self, now: float) -> None:
+        self._test.nodes_changed(now)
         consensus = self.directory.consensus
         if consensus is None or self._told:
             return
         self._told = True
+        if not self.publisher.descriptor:
+            self._publish(now)
         lacking = consensus.required_relay.beyond(OFFERED)
         if lacking.masks:
             self.outbox.emit(ProtocolsLacking(str(lacking)))

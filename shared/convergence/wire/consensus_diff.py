@@ -1,6 +1,6 @@
 """Consensus diffs (dir-spec 4.5 and appendix E): what changed since a consensus that the client has.
 
-Does: apply one, if it is for this consensus and gives what it promises.
+Does: apply one, if it is for this consensus and gives what it promises; make one.
 Does not: trust the result: it is a consensus like one that was fetched whole.
 
 A diff is applied from the end of the document to its start, as the specification demands, so that the work is one pass
@@ -10,6 +10,8 @@ over both, whatever the diff says.
 from __future__ import annotations
 
 import re
+from binascii import Error as BinasciiError
+from binascii import a2b_base64
 from hashlib import sha3_256
 
 from convergence.errors import ParseError
@@ -23,6 +25,7 @@ MAX_COMMANDS = 1 << 16
 START = b"network-status-diff-version"
 
 _COMMAND = re.compile(rb"([0-9]{1,8})(?:,([0-9]{1,8}|\$))?([acd])")
+_SIGNATURE = b"directory-signature "
 _SHA3 = 32
 
 
@@ -52,6 +55,91 @@ def apply_diff(base: Consensus, diff: bytes) -> bytes:
     if sha3_256(result).digest() != after:
         raise ParseError("a consensus diff that does not give what it promises")
     return result
+
+
+def make_diff(before: bytes, base: str, after: bytes) -> bytes:
+    """The diff from one consensus, which is called `base`, to another.
+
+    Relays are listed by identity, so that both lists are walked once, side by side: the work is that of reading them,
+    whatever they hold. It finds no line again that moved elsewhere.
+    """
+    old, new = before.split(b"\n")[:-1], after.split(b"\n")[:-1]
+    # Others have the same consensus with other signatures: they all go, however many there are.
+    signed = next((at for at, line in enumerate(old) if line.startswith(_SIGNATURE)), len(old))
+    script = [b"%d,$d" % (signed + 1)] if signed < len(old) else []
+    del old[signed:]
+    for first, last, lines in reversed(_changes(old, new)):
+        where = b"%d" % (first + 1) if last - first < 2 else b"%d,%d" % (first + 1, last)
+        if first == last:
+            script += [b"%da" % first, *lines, b"."]
+        elif lines:
+            script += [where + b"c", *lines, b"."]
+        else:
+            script.append(where + b"d")
+    head = [START + b" 1", b"hash %s %s" % (base.encode(), sha3_256(after).hexdigest().upper().encode())]
+    return b"".join(line + b"\n" for line in head + script)
+
+
+Change = tuple[int, int, list[bytes]]
+"""The lines from the first number up to the second, counted from 0, become these."""
+
+
+def _changes(old: list[bytes], new: list[bytes]) -> list[Change]:
+    """In the order of the document; none touches another."""
+    found: list[Change] = []
+
+    def change(first: int, last: int, lines: list[bytes]) -> None:
+        if found and found[-1][1] == first:
+            before = found.pop()
+            first, lines = before[0], before[2] + lines
+        found.append((first, last, lines))
+
+    ours, theirs = _parts(old), _parts(new)
+    at = 0
+    for key, begin, end in theirs:
+        while at < len(ours) and ours[at][0] < key:
+            change(ours[at][1], ours[at][2], [])
+            at += 1
+        if at == len(ours) or ours[at][0] != key:
+            place = ours[at][1] if at < len(ours) else len(old)
+            change(place, place, new[begin:end])
+            continue
+        first, last = ours[at][1:]
+        at += 1
+        if old[first:last] == new[begin:end]:
+            continue
+        if last - first == end - begin:  # most often a relay whose bandwidth is another
+            for offset in range(last - first):
+                if old[first + offset] != new[begin + offset]:
+                    change(first + offset, first + offset + 1, [new[begin + offset]])
+        else:
+            change(first, last, new[begin:end])
+    for _, first, last in ours[at:]:
+        change(first, last, [])
+    return found
+
+
+def _parts(lines: list[bytes]) -> list[tuple[tuple[int, bytes], int, int]]:
+    """Head, relays and foot: what each is called, so that names rise, and its lines from the first up to the last."""
+    marks: list[tuple[tuple[int, bytes], int]] = [((0, b""), 0)]
+    for at, line in enumerate(lines):
+        if line.startswith(b"r "):
+            marks.append(((1, _identity(line)), at))
+        elif line == b"directory-footer":
+            marks.append(((2, b""), at))
+    return [
+        (key, at, following)
+        for (key, at), following in zip(marks, [*(at for _, at in marks[1:]), len(lines)], strict=True)
+    ]
+
+
+def _identity(line: bytes) -> bytes:
+    """That of the relay whose entry begins with this line; the line itself if it names none."""
+    words = line.split(b" ", 3)
+    try:
+        return a2b_base64(words[2] + b"=")
+    except (IndexError, BinasciiError):
+        return line
 
 
 def _edit(document: list[bytes], commands: list[bytes]) -> list[bytes]:

@@ -10,6 +10,7 @@ from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from itertools import pairwise
 
 from convergence.errors import ParseError
 from convergence.wire.netdoc import blank_separated, parse_integer
@@ -19,6 +20,7 @@ MAX_SUMMARY = 1000
 """Characters of a summary, with its first word."""
 MAX_RULES = 2048
 
+ANYWHERE6 = IPv6Network("::/0")
 Network = IPv4Network | IPv6Network
 Address = IPv4Address | IPv6Address
 
@@ -126,6 +128,24 @@ class ExitPolicy:
             ):
                 return rule.accept
         return True
+
+    def summary6(self) -> PortPolicy:
+        """The ports that are allowed to most addresses of IPv6: what single networks may not reach does not show."""
+        rules = [rule for rule in self.rules if rule.network in (None, ANYWHERE6)]
+        cuts = sorted({1, MAX_PORT + 1, *(max(rule.low, 1) for rule in rules), *(rule.high + 1 for rule in rules)})
+        allowed: list[tuple[int, int]] = []
+        refused: list[tuple[int, int]] = []
+        for low, after in pairwise(cuts):
+            accept = next((rule.accept for rule in rules if rule.low <= low <= rule.high), True)
+            ranges = allowed if accept else refused
+            if ranges and ranges[-1][1] == low - 1:
+                ranges[-1] = ranges[-1][0], after - 1
+            else:
+                ranges.append((low, after - 1))
+        summaries = [
+            PortPolicy(accept, tuple(ranges)) for accept, ranges in ((True, allowed), (False, refused)) if ranges
+        ]
+        return min(summaries, key=lambda summary: len(str(summary)))
 
 
 def _port_range(text: str, least: int) -> tuple[int, int]:

@@ -36,7 +36,7 @@ MAX_HOST = 255
 RDV_SUFFIX = ".rdv"
 PEER_HOST = "peer.node"
 """A stream to this host (port 0) ends in the node itself and carries the records of facilitator.py."""
-IPV4_NOT_OKAY = 2
+IPV6_OKAY, IPV4_NOT_OKAY, IPV6_PREFERRED = 1, 2, 4  # flags of BEGIN
 """Of the flags of BEGIN."""
 TTL_UNKNOWN = 0xFFFFFFFF
 """Stands for a missing time to live (tor-spec, "Closing streams")."""
@@ -190,7 +190,7 @@ class Begin:
     Args:
         host: name or address, an IPv6 address without brackets.
         port: 1-65535; 0 with `<blinded hash>.rdv` and PEER_HOST.
-        flags: 1 = IPv6 okay, 2 = IPv4 not okay, 4 = IPv6 preferred; others are ignored by relays.
+        flags: IPV6_OKAY and so on; others are ignored by relays.
     """
 
     host: str
@@ -209,6 +209,16 @@ class Begin:
     def target(self) -> str:
         """host:port, with brackets around an IPv6 address."""
         return format_target(self.host, self.port)
+
+    @property
+    def versions(self) -> str | None:
+        """Those of IP over which a host name may be reached, as digits, the preferred one first. None for an address,
+        which says itself of which version it is: C Tor heeds no flags then."""
+        if ":" in self.host or _parse_address(self.host, 4) is not None:
+            return None
+        four = "" if self.flags & IPV4_NOT_OKAY else "4"
+        six = "6" if self.flags & IPV6_OKAY else ""
+        return six + four if self.flags & IPV6_PREFERRED else four + six
 
     def encode(self) -> bytes:
         data = self.target.encode("ascii") + b"\0"

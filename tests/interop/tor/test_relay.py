@@ -21,6 +21,7 @@ from stem.descriptor.server_descriptor import RelayDescriptor
 
 from tests.e2e.processes import PATIENCE, Command
 from tests.interop.programs import free_port
+from tests.interop.test_curl import curl
 from tests.interop.tor.daemon import Tor
 from tests.interop.tor.network import TorNetwork
 from tests.interop.tor.test_network import REQUIRED_OF_RELAYS, consensus, fetched, protocols, written
@@ -40,6 +41,7 @@ class Relay:
         self.nickname = nickname
         self.address = network.address()
         self.or_port = free_port(self.address)
+        self.or_port6 = free_port("::1")
         self.policy = policy
         self._folder = folder / nickname
         self._folder.mkdir()
@@ -51,7 +53,8 @@ class Relay:
         settings = self._folder / "settings.toml"
         settings.write_text(
             f'[node]\ndata = "{self._folder}/data"\n[tor]\nlisten = "{self.address}:{self.or_port}"\n'
-            f'nickname = "{self.nickname}"\nnetwork = "{network}"\npolicy = {self.policy}\nprivate = true\n'
+            f'listen6 = "[::1]:{self.or_port6}"\nnickname = "{self.nickname}"\nnetwork = "{network}"\n'
+            f"policy = {self.policy}\nipv6_exit = true\nprivate = true\n"
         )
         self.command = Command("relay", "--config", settings, "-v")
         self.fingerprint: str = self.command.until("listening")["fingerprint"]
@@ -63,6 +66,11 @@ class Relay:
         """Wait until all authorities have taken its descriptor."""
         for _ in self.network.authorities:
             self.command.until("descriptor-taken")
+
+    def told(self, event: str) -> dict[str, Any]:
+        """The first record of that kind, which may have come already."""
+        before = (record for record in self.command.records if record["event"] == event)
+        return next(before, None) or self.command.until(event)
 
     def document(self, kind: str) -> bytes:
         """Its "server" descriptor or "extra" information, as an authority has it."""
@@ -96,7 +104,7 @@ def test_our_relays_are_listed_as_running_and_valid_and_by_policy_as_exits(
     for relay in ours:
         entry = entries[relay.fingerprint]
         assert (entry.nickname, entry.address, entry.or_port) == (relay.nickname, relay.address, relay.or_port)
-        assert {Flag.RUNNING, Flag.VALID, Flag.FAST} <= set(entry.flags)
+        assert {Flag.RUNNING, Flag.VALID} <= set(entry.flags)
         assert (Flag.EXIT in entry.flags) == (relay.policy == OPEN)
         assert protocols(entry.protocols) >= written(REQUIRED_OF_RELAYS) - written(LACKING)
 
@@ -121,16 +129,54 @@ def test_a_tor_client_fetches_through_our_relay(
         assert fetched(tor_client, website) == path
 
 
+def test_our_relays_were_reached_by_others_before_they_published(ours: list[Relay]) -> None:
+    for relay in ours:
+        assert relay.told("or-port-reached")["address"] == f"{relay.address}:{relay.or_port}"
+        relay.told("descriptor-taken")
+        events = [record["event"] for record in relay.command.records]
+        assert events.index("or-port-reached") < events.index("descriptor-taken")
+
+
+def test_our_relays_measure_what_they_carry_from_the_start(tor_network: TorNetwork, ours: list[Relay]) -> None:
+    """Padding of their own, around the circuit that came back."""
+    for relay in ours[:2]:
+        for _ in range(2 * len(tor_network.authorities) - 1):  # again, since there is something to tell
+            relay.command.until("descriptor-taken")
+        [descriptor] = parse_file(BytesIO(relay.document("server")), "server-descriptor 1.0")
+        assert isinstance(descriptor, RelayDescriptor)
+        assert descriptor.observed_bandwidth > 10_000
+    server, names = tor_network.servers[0], {relay.fingerprint for relay in ours}
+
+    def fast() -> bool:
+        return names <= {
+            entry.fingerprint for entry in server.controller.get_network_statuses() if Flag.FAST in entry.flags
+        }
+
+    server.wait(EventType.NEWCONSENSUS, fast, "consensus in which ours are Fast")
+
+
 def test_stem_reads_what_our_relays_say_about_themselves(ours: list[Relay]) -> None:
     for relay in ours:
         raw = relay.document("server")
         [descriptor] = parse_file(BytesIO(raw), "server-descriptor 1.0", validate=True)
         assert isinstance(descriptor, RelayDescriptor)
         assert (descriptor.nickname, descriptor.fingerprint) == (relay.nickname, relay.fingerprint)
+        assert descriptor.or_addresses == [("::1", relay.or_port6, True)]
         assert descriptor.exit_policy.is_exiting_allowed() == (relay.policy == OPEN)
         [extra] = parse_file(BytesIO(relay.document("extra")), "extra-info 1.0", validate=True)
         assert isinstance(extra, RelayExtraInfoDescriptor)
         assert (extra.fingerprint, extra.digest()) == (relay.fingerprint, descriptor.extra_info_digest)
+
+
+def test_our_exit_connects_over_ipv6(
+    tor_network: TorNetwork, tor_client: Tor, ours: list[Relay], website: Website
+) -> None:
+    last = ours[2].fingerprint
+    assert "\np6 accept 1-65535\n" in tor_client.controller.get_info(f"md/id/{last}")
+    with tor_client.through(*(relay.fingerprint for relay in tor_network.relays[:2]), last):
+        proxy = f"127.0.0.1:{tor_client.port(Listener.SOCKS)}"
+        done = curl("--socks5-hostname", proxy, f"http://[::1]:{website.http6}/word/six")
+        assert (done.returncode, done.stdout) == (0, b"six"), done.stderr
 
 
 def test_our_exit_looks_names_up_both_ways(tor_network: TorNetwork, tor_client: Tor, ours: list[Relay]) -> None:
@@ -145,18 +191,23 @@ def test_our_exit_looks_names_up_both_ways(tor_network: TorNetwork, tor_client: 
 
 
 def test_a_tor_client_learns_all_of_the_network_from_our_relay(
-    tor_network: TorNetwork, ours: list[Relay], website: Website
+    tor_network: TorNetwork, ours: list[Relay], website: Website, tmp_path: Path
 ) -> None:
-    """As its bridge: the relay's descriptor, consensus, certificates and microdescriptors come from nowhere else."""
+    """As its bridge, over IPv6: the relay's descriptor, consensus, certificates and microdescriptors come from nowhere
+    else."""
     relay = ours[0]
-    bridge = f"Bridge {relay.address}:{relay.or_port} {relay.fingerprint}"
-    with tor_network.client("UseBridges 1", bridge, "ConfluxEnabled 0", "__DisablePredictedCircuits 0") as client:
+    bridge = f"Bridge [::1]:{relay.or_port6} {relay.fingerprint}"
+    log = tmp_path / "log"
+    options = ("UseBridges 1", bridge, "ConfluxEnabled 0", "__DisablePredictedCircuits 0", f"Log [dir]info file {log}")
+    with tor_network.client(*options) as client:
         path = fetched(client, website)
         assert path[0] == relay.fingerprint
+        client.wait(EventType.NEWCONSENSUS, lambda: "Applied consensus diff" in log.read_text(), "consensus by a diff")
+        assert "Could not apply consensus diff" not in log.read_text()
 
 
 def test_our_relays_say_what_is_required_of_them_and_missing(ours: list[Relay]) -> None:
-    lacking: dict[str, Any] = ours[0].command.until("protocols-lacking")
+    lacking = ours[0].told("protocols-lacking")
     assert written(lacking["protocols"]) == written(LACKING)
 
 

@@ -33,7 +33,6 @@ class Scene:
             self.relay.keys,
             self.relay.services,
             limits=limits,
-            source_of=lambda channel: ("source", channel),
         )
         self.reach = self.relay.reach
         self.relaying.neighbours = SimpleNamespace(
@@ -83,14 +82,30 @@ def test_create_fast_is_answered_by_relays_of_the_tor_network_only(scene):
         scene.relaying.create(None, 1, Create2(HandshakeType.FAST, bytes(20)), scene.net.now)
 
 
-def test_a_full_node_takes_circuits_from_links_that_have_less_than_their_share():
+def test_at_a_full_node_whoever_has_most_circuits_gives_way():
     scene = Scene(RelayLimits(circuits=4))
     modest = scene.net.add("modest", relays=False)
-    scene.net.link_between(modest, scene.relay)
-    for _ in range(9):
-        scene.build()
+    greedy = [scene.build() for _ in range(9)]
     taken = [scene.build(client=modest).built for _ in range(9)]
     assert taken == [True] * 2 + [False] * 7
+    assert [circuit.gone for circuit in greedy[:4]] == [[DestroyReason.RESOURCELIMIT]] * 2 + [[]] * 2, "the oldest"
+    assert scene.shown["circuits"] == 4
+
+
+def test_many_links_from_one_address_have_no_more_than_one():
+    scene = Scene(RelayLimits(circuits=6, streams=8))
+    clients = [scene.net.add(f"greedy{number}", relays=False) for number in range(3)]
+    for client in clients:
+        scene.net.other_side(client, scene.net.link_between(client, scene.relay)).source = "one address"
+    greedy = [scene.build(client=client) for client in clients for _ in range(3)]
+    assert [circuit.built for circuit in greedy] == [True] * 6 + [False] * 3
+    modest = [scene.build() for _ in range(4)]
+    assert [circuit.built for circuit in modest] == [True] * 3 + [False]
+    for circuit in greedy[3:6]:
+        scene.open(circuit), scene.open(circuit), scene.open(circuit)
+    assert scene.shown["streams"] == 8
+    taken = [scene.open(modest[0])[1].reason is None for _ in range(5)]
+    assert taken == [True] * 4 + [False], "half of the streams, since there are two sources"
 
 
 def test_circuits_that_go_on_over_a_link_are_no_circuits_of_that_neighbour():
@@ -107,14 +122,14 @@ def test_a_create2_that_is_not_for_us_takes_no_place(scene):
     far = scene.net.other_side(scene.client, scene.net.link_between(scene.client, scene.relay))
     scene.net.pump()
     scene.net.deliver(scene.relay, far, cell(0x80000007, Command.CREATE2, Create2(2, bytes(84)).encode()))
-    assert scene.shown["circuits_total"] == 0 and not scene.relaying.circuits and not scene.relaying._of_link
+    assert scene.shown["circuits_total"] == 0 and not scene.relaying.circuits and not scene.relaying._of
 
 
 def test_all_circuits_of_a_link_that_breaks_are_forgotten(scene):
     for _ in range(3):
         scene.build()
     scene.net.break_link(scene.client, scene.net.link_between(scene.client, scene.relay))
-    assert not scene.relaying.circuits and not scene.relaying._of_link
+    assert not scene.relaying.circuits and not scene.relaying._of
     assert len(scene.relay.services.closed) == 3
 
 
@@ -145,7 +160,7 @@ def test_a_next_hop_is_reached_on_behalf_of_whoever_is_behind_the_link(scene):
     scene.reach = lambda identity, reply, now, source, address: reached.append((identity, source))
     scene.build(scene.relay, scene.last)
     [link] = scene.relay.links.values()
-    assert reached == [(scene.last.keys.identity, ("source", link.channel))]
+    assert reached == [(scene.last.keys.identity, link.source)] and link.source == link.channel
 
 
 @pytest.mark.parametrize("proven", [False, True])
@@ -191,7 +206,7 @@ def test_a_stream_too_many_is_refused_and_the_circuit_lives():
     assert scene.open(two)[1].reason is None
 
 
-def test_a_full_node_takes_streams_from_links_that_have_less_than_their_share():
+def test_a_full_node_takes_streams_from_sources_that_have_less_than_their_share():
     scene = Scene(RelayLimits(streams=6))
     modest = scene.net.add("modest", relays=False)
     greedy, other = scene.build(), scene.build(client=modest)

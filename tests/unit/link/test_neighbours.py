@@ -259,6 +259,42 @@ def test_a_relay_has_to_prove_the_names_by_which_it_was_dialled(tor, wrong, reac
         assert client.answers == [None] and not client.neighbours.links
 
 
+@pytest.fixture
+def impostor(tor):
+    """It has broken the relay's RSA key, and has an Ed25519 identity of its own."""
+    client, relay, _ = tor
+    impostor = Party("impostor")
+    impostor.keys = impostor.neighbours._keys = replace(impostor.keys, rsa=relay.keys.rsa)
+    client.known = {}
+    client.neighbours._ed25519_of = lambda name: client.known.get(name)
+    return impostor
+
+
+def test_who_has_broken_an_rsa_key_cannot_answer_for_a_relay_whose_identity_is_known(tor, impostor):
+    client, relay, fingerprint = tor
+    client.known[fingerprint] = relay.identity
+    client.reach(fingerprint)
+    connect(client, impostor)
+    assert client.answers == [None] and not client.neighbours.links
+    client.reach(fingerprint)
+    connect(client, relay, 4)
+    assert client.answers[1].peer == relay.identity
+
+
+@pytest.mark.parametrize("known", ["before", "after"])
+def test_a_link_to_who_has_broken_an_rsa_key_serves_only_those_who_want_him(tor, impostor, known):
+    client, relay, fingerprint = tor
+    if known == "before":
+        client.known[fingerprint] = relay.identity
+    client.reach(impostor.identity, address=client.addresses[fingerprint])
+    connect(client, impostor)
+    assert client.answers[0].handshake.peer_rsa == fingerprint
+    client.known[fingerprint] = relay.identity
+    client.reach(fingerprint)
+    connect(client, relay, 4)
+    assert [link.peer for link in client.answers] == [impostor.identity, relay.identity]
+
+
 def test_a_relay_whose_link_is_gone_is_dialled_again_by_either_name(tor):
     client, relay, fingerprint = tor
     client.reach(fingerprint)

@@ -99,6 +99,21 @@ def test_an_honest_link_has_its_turn_while_others_have_their_queues_full(flooder
     assert ticks <= 1 + (flooders + 1) / (HANDSHAKES * WAKE)
 
 
+def test_many_links_from_one_address_have_the_turns_of_one():
+    relay = Relay(40)
+    for index in range(1, 40):
+        relay.ends[index].link.source = "one address"
+        relay.ask(index, *range(1, 2 * MAX_CREATES))
+    relay.ask(0, *range(1, 31))
+    relay.tick(0.1)
+    assert relay.count(0) >= 20
+    counts = [relay.count(index) for index in range(1, 40)]
+    assert max(counts[1:]) - min(counts[1:]) <= 1 and sum(counts) - relay.count(0) <= BURST + 2
+    for index in range(40):
+        relay.ends[index].link.close("over", relay.now)
+    assert not relay.ends[0].link._onionskins._links
+
+
 def test_links_take_turns():
     relay = Relay(3)
     for index in range(3):

@@ -135,8 +135,28 @@ def test_an_exit_of_the_tor_network_publishes_what_it_keeps_to() -> None:
 
 
 @pytest.mark.parametrize("address", ["2606:4700::1111", "::1", "fe80::1%eth0"])
-def test_ipv6_is_not_among_them(address: str) -> None:
-    assert not TorPolicy(rules("accept *:*"), private=True).permits("host.example", address, 80)
+def test_ipv6_is_reached_only_where_that_is_asked_for(address: str) -> None:
+    policy = TorPolicy(rules("accept *:*"), private=True)
+    assert not policy.permits("host.example", address, 80) and policy.published6.refuses_all
+    wanted = TorPolicy(rules("accept *:*"), private=True, ipv6=True)
+    assert wanted.permits("host.example", address, 80) == ("%" not in address)
+    public = TorPolicy(rules("accept *:*"), ipv6=True)
+    assert public.permits("host.example", address, 80) == address.startswith("2606")
+
+
+def test_rules_of_ipv6_count_and_are_published_as_ports() -> None:
+    texts = ("reject [2606:4700::]/32:*", "accept [2620::]/16:22", "accept 1.1.1.1:25", "reject *:25", "accept *:20-80")
+    policy = TorPolicy(rules(*texts), ipv6=True)
+    assert str(policy.published6) == "accept 20-24,26-80"
+    assert not any("[" in str(rule) for rule in policy.published.rules)
+    for address, port, permitted in (
+        ("2606:4700::1111", 80, False),
+        ("2620:fe::fe", 22, True),
+        ("2a00::1", 25, False),
+        ("2a00::1", 80, True),
+        ("1.1.1.1", 25, True),
+    ):
+        assert policy.permits("host.example", address, port) == permitted
 
 
 def test_an_address_within_another_counts_for_itself() -> None:

@@ -277,6 +277,37 @@ def test_the_next_address_is_tried(run: Any, resolver: Resolver) -> None:
     run(test)
 
 
+@pytest.mark.parametrize(
+    ("versions", "reached"), [("/4", "127.0.0.1"), ("/46", "127.0.0.1"), ("/64", "::1"), ("/6", "::1"), ("", "::1")]
+)
+def test_a_name_is_reached_over_the_version_of_ip_that_is_preferred(
+    run: Any, resolver: Resolver, versions: str, reached: str
+) -> None:
+    resolver.answers = [["::1", "127.0.0.1"]]
+
+    async def test() -> None:
+        server = Server()
+        port = await server.start(reached)
+        transport = TcpTransport(policy(port))
+        toy = attach(transport)
+        toy.connect(1, f"both.example:{port}{versions}", Protocol.TCP)
+        await toy.first("opened")
+        await transport.shutdown(0)
+
+    run(test)
+
+
+def test_a_name_without_an_address_of_an_allowed_version_is_refused(run: Any, resolver: Resolver) -> None:
+    resolver.answers = [["::1"], ["127.0.0.1"]]
+
+    async def test() -> None:
+        transport = TcpTransport(policy(80))
+        assert await failure(transport, "six.example:80/4") == "policy"
+        assert await failure(transport, "four.example:80/") == "policy"
+
+    run(test)
+
+
 def test_a_name_server_that_is_mute(run: Any, monkeypatch: pytest.MonkeyPatch, resolver: Resolver) -> None:
     resolver.answers = [None]
     monkeypatch.setattr(module, "CONNECT_TIMEOUT", 0.05)

@@ -1,6 +1,5 @@
 """The directory of a relay: what it answers, and whom it leaves out when too many ask."""
 
-import zlib
 from base64 import b64encode
 from hashlib import sha256
 from types import SimpleNamespace
@@ -14,7 +13,9 @@ from convergence.tor import cache as module
 from convergence.tor.cache import MAX_NAMES, MAX_OF_SOURCE, MICRODESC, TIME_LIMIT, DirectoryCache
 from convergence.tor.request import DocumentRequest
 from convergence.wire.authority import parse_certificates
+from convergence.wire.compressed import decompress
 from convergence.wire.consensus import Consensus
+from convergence.wire.consensus_diff import apply_diff
 from tests.unit.circuit.rig import Net
 from tests.unit.netdir.authorities import vector
 
@@ -40,6 +41,7 @@ class Scene:
             documents=SimpleNamespace(usable=lambda now: True),
             microdescriptor=lambda digest: {sha256(raw).digest(): raw for raw in MICRO}.get(digest, b""),
             certificates=CERTIFICATES,
+            earlier={},
         )
         self.source_of = lambda channel: channel
         self.cache = DirectoryCache(relay.outbox, self.directory, lambda: OURS, lambda channel: self.source_of(channel))
@@ -84,10 +86,24 @@ def test_the_consensus_is_told_and_only_what_is_newer(scene):
     signers = [signature.identity.hex().upper()[:6] for signature in CONSENSUS.signatures]
     for path in (MICRODESC, f"{MICRODESC}/{'+'.join(signers)}", f"{MICRODESC}/{signers[0]}.z"):
         assert scene.ask(path) == CONSENSUS.data
-    assert scene.ask(MICRODESC, ("X-Or-Diff-From-Consensus", "0" * 64)) == CONSENSUS.data
     assert scene.answer(MICRODESC, ("if-modified-since", "Fri, 01 Jan 2100 00:00:00 GMT")) == (304, None, b"")
     assert scene.ask(MICRODESC, ("If-Modified-Since", "no date")) == CONSENSUS.data
     assert not scene.cache._answers
+
+
+def test_who_has_an_earlier_consensus_gets_a_diff(scene):
+    before = CONSENSUS.diff_base
+    scene.directory.earlier[before] = CONSENSUS.data
+    after = scene.directory.consensus = Consensus.parse(vector("consensus-microdesc-next"))
+    for bases in (before, f"{'0' * 64}, {before.lower()}"):
+        made = scene.ask(MICRODESC, ("X-Or-Diff-From-Consensus", bases))
+        assert len(made) < len(after.data) and apply_diff(CONSENSUS, made) == after.data
+    assert scene.ask(f"{MICRODESC}/diff/{before}/{after.signatures[0].identity.hex()}.z") == made
+    for bases in ("0" * 64, "", after.diff_base, ",".join(["0" * 64] * 8 + [before])):
+        assert scene.ask(MICRODESC, ("X-Or-Diff-From-Consensus", bases)) == after.data
+    names = [("accept-encoding", "deflate"), ("x-or-diff-from-consensus", before)]
+    assert scene.answer(MICRODESC, *names)[2] is scene.answer(MICRODESC, *names)[2], "made once"
+    assert scene.answer(f"{MICRODESC}/diff/{before}/{'0' * 40}")[0] == 404, "nobody whom the client trusts signed it"
 
 
 def test_a_consensus_that_the_client_would_not_trust_is_not_sent(scene):
@@ -122,11 +138,25 @@ def test_certificates_are_told_by_their_names(scene):
     assert scene.answer(f"/tor/keys/fp/{'0' * 40}")[0] == 404
 
 
-def test_clients_that_do_not_take_deflate_get_it_plain(scene):
-    assert scene.answer(MICRODESC) == (200, None, CONSENSUS.data)
-    for target, *headers in ((f"{MICRODESC}.z",), (MICRODESC, ("accept-encoding", "gzip, deflate"))):
-        status, encoding, body = scene.answer(target, *headers)
-        assert (status, encoding, zlib.decompress(body)) == (200, "deflate", CONSENSUS.data)
+@pytest.mark.parametrize(
+    ("target", "accepted", "encoding"),
+    [
+        (MICRODESC, "", None),
+        (MICRODESC, "br, identity", None),
+        (f"{MICRODESC}.z", "", "deflate"),
+        (MICRODESC, "deflate", "deflate"),
+        (MICRODESC, "deflate, gzip", "gzip"),
+        (f"{MICRODESC}.z", "deflate, gzip, x-zstd, x-tor-lzma", "x-zstd"),
+        ("/tor/server/authority", "gzip", "gzip"),
+    ],
+)
+def test_documents_are_compressed_as_the_client_takes_them(scene, target, accepted, encoding):
+    status, used, body = scene.answer(target, ("accept-encoding", accepted))
+    document = CONSENSUS.data if target.startswith(MICRODESC) else OURS
+    assert (status, used, decompress(used or "identity", body, 1 << 20)) == (200, encoding, document)
+
+
+def test_a_consensus_is_compressed_once(scene):
     assert scene.answer(f"{MICRODESC}.z")[2] is scene.answer(f"{MICRODESC}.z")[2], "compressed once"
 
 

@@ -2,6 +2,7 @@
 
 import socket
 from dataclasses import replace
+from ipaddress import IPv6Address
 from types import SimpleNamespace
 
 import pytest
@@ -15,13 +16,14 @@ from convergence.tor.accounting import LOOK, Allowance
 from convergence.tor.network import DirectoryAddress, TorConfig
 from convergence.tor.relay import MEASURE, NEWS_PAUSE, NO_EXIT, OFFERED, RelayConfig, TorRelay, named_relay
 from convergence.wire.cells import CELL_LEN
-from convergence.wire.exitpolicy import ExitPolicy, Rule
+from convergence.wire.exitpolicy import ExitPolicy, PortPolicy, Rule
 from convergence.wire.linkspec import LinkSpecifier, SpecifierType, ed25519_specifier
-from convergence.wire.relay import IPV4_NOT_OKAY, Begin, RelayCommand
-from convergence.wire.routerdesc import RouterDescriptor
+from convergence.wire.relay import IPV4_NOT_OKAY, IPV6_OKAY, IPV6_PREFERRED, Begin, RelayCommand
+from convergence.wire.routerdesc import ExtraInfo, RouterDescriptor
 from pynode.torkeys import RsaSecret
 from tests.unit.circuit.rig import CRYPTO, START, SeededRng
 from tests.unit.netdir.authorities import rsa_secret
+from tests.unit.path.tornetwork import Made, TorNetwork
 
 IDENTITY, FINGERPRINT = bytes([1]) * 32, bytes([2]) * 20
 LEGACY = LinkSpecifier(SpecifierType.LEGACY_ID, FINGERPRINT)
@@ -80,6 +82,7 @@ class Scene:
     """A relay, and a circuit of somebody's that it holds."""
 
     def __init__(self, **config):
+        config = {"assume_reachable": True, **config}
         self.now = START
         self.keys = replace(NodeKeys.generate(CRYPTO, SeededRng("relay")), rsa=RsaSecret.generate())
         self.relay = TorRelay(
@@ -168,13 +171,59 @@ def test_what_it_carried_is_told_when_it_is_news():
     scene = Scene()
     scene.start()
     scene.relay.neighbours._closed_in, scene.relay.neighbours._closed_out = 50_000, 40_000
+    assert scene.descriptor.bandwidth[2] == 0
     scene.pass_time(MEASURE)
-    assert scene.descriptor.bandwidth[2] == 0, "it was published only just now"
-    scene.pass_time(NEWS_PAUSE)
     assert scene.descriptor.bandwidth[2] == 4000, "the lesser of both ways, and the most that there was"
-    scene.relay.neighbours._closed_in, scene.relay.neighbours._closed_out = 120_000, 120_000
+    scene.relay.neighbours._closed_in, scene.relay.neighbours._closed_out = 120_000, 110_000
     scene.pass_time(NEWS_PAUSE)
     assert scene.descriptor.bandwidth[2] == 4000, "that is no news"
+    scene.relay.neighbours._closed_in, scene.relay.neighbours._closed_out = 420_000, 410_000
+    scene.pass_time(MEASURE)
+    assert scene.descriptor.bandwidth[2] == 30_000
+    scene.relay.neighbours._closed_in, scene.relay.neighbours._closed_out = 1_420_000, 1_410_000
+    scene.pass_time(MEASURE)
+    assert scene.descriptor.bandwidth[2] == 30_000, "it was published only just now"
+    scene.pass_time(NEWS_PAUSE)
+    assert scene.descriptor.bandwidth[2] == 100_000
+
+
+def test_what_it_carried_on_whole_days_is_told_in_its_extra_info():
+    scene = Scene()
+    scene.start()
+    scene.pass_time(MEASURE)
+    scene.relay.neighbours._closed_in, scene.relay.neighbours._closed_out = 5000, 6000
+    scene.pass_time(86400)
+    documents = scene.relay.publisher._sign(scene.relay._describe(int(scene.now)), scene.now)
+    info = ExtraInfo.parse(documents.removeprefix(scene.relay.publisher.descriptor))
+    kinds = {keyword: rest.split()[-1] for keyword, rest in info.lines}
+    assert kinds == {"write-history": "5120", "read-history": "4096"}
+
+
+def test_nothing_is_told_before_others_reach_it():
+    scene = Scene(assume_reachable=False)
+    scene.start()
+    scene.relay.renew(scene.keys, scene.now)
+    assert not scene.relay.publisher.descriptor and not scene.relay.figures(scene.now)["reached"]
+    scene.relay._test.reached = True
+    scene.relay._publish(scene.now)
+    assert scene.descriptor.nickname == "ours"
+
+
+@pytest.mark.parametrize("assumed", [0, 1])
+def test_the_authorities_can_have_relays_tell_of_themselves_untested(assumed):
+    scene = Scene(assume_reachable=False)
+    scene.start()
+    network = TorNetwork([Made(1)], params=f"assume-reachable={assumed}", valid_after=int(START))
+    scene.relay.directory = SimpleNamespace(view=network.view(), consensus=network.consensus())
+    scene.relay._changed(scene.now)
+    assert bool(scene.relay.publisher.descriptor) == assumed
+
+
+def test_it_names_itself_as_others_name_it():
+    relay = Scene().relay
+    identity, address = named_relay(relay.target.specifiers)
+    assert (identity, address.address) == (relay.relaying.keys.identity, "192.0.2.7:9001")
+    assert address.rsa == relay.target.node_id == relay.relaying.keys.onion.node_id
 
 
 @pytest.mark.parametrize(
@@ -184,12 +233,8 @@ def test_what_it_carried_is_told_when_it_is_news():
 )
 def test_the_consensus_fills_in_an_identity_that_a_client_leaves_out(named, listed, reached):
     scene = Scene()
-    scene.relay.directory = SimpleNamespace(
-        view=SimpleNamespace(
-            get=lambda name: "status" if listed and name == FINGERPRINT else None,
-            relay=lambda status: SimpleNamespace(target=SimpleNamespace(identity=IDENTITY)),
-        )
-    )
+    known = SimpleNamespace(target=SimpleNamespace(identity=IDENTITY))
+    scene.relay.directory = SimpleNamespace(relay=lambda name: known if listed and name == FINGERPRINT else None)
     specifiers = (ipv4("192.0.2.7", 443), LEGACY, *((ed25519_specifier(bytes(32)),) if named else ()))
     identity, address = scene.relay._next_hop(specifiers)
     assert identity == reached and address.rsa == FINGERPRINT
@@ -204,14 +249,31 @@ def test_who_is_no_exit_connects_to_nothing():
     assert scene.refused == [EndReason.EXITPOLICY] and scene.poll(Connect) == []
 
 
-def test_an_exit_connects_but_not_for_who_wants_ipv6():
+@pytest.mark.parametrize(
+    ("host", "flags", "address"),
+    [
+        ("host.example", 0, "host.example:80/4"),
+        ("host.example", IPV6_OKAY, "host.example:80/46"),
+        ("host.example", IPV6_OKAY | IPV6_PREFERRED, "host.example:80/64"),
+        ("host.example", IPV6_OKAY | IPV4_NOT_OKAY, "host.example:80/6"),
+        ("host.example", IPV4_NOT_OKAY, "host.example:80/"),
+        ("2001:db8::1", 0, "[2001:db8::1]:80"),
+        ("192.0.2.1", IPV6_OKAY | IPV4_NOT_OKAY, "192.0.2.1:80"),
+    ],
+)
+def test_an_exit_connects_over_the_versions_of_ip_that_are_okay(host, flags, address):
     scene = Scene(policy=OPEN)
-    scene.relay.begin(scene.circuit, 1, Begin("host.example", 80, IPV4_NOT_OKAY), scene.now)
-    assert scene.refused == [EndReason.EXITPOLICY]
     scene.circuit.endpoint.accept_stream = lambda stream_id: SimpleNamespace(near=None, far=None, handler=None)
-    scene.relay.begin(scene.circuit, 3, Begin("host.example", 80), scene.now)
+    scene.relay.begin(scene.circuit, 3, Begin(host, 80, flags), scene.now)
     [dial] = scene.poll(Connect)
-    assert (dial.protocol, dial.address) == (Protocol.TCP, "host.example:80")
+    assert (dial.protocol, dial.address) == (Protocol.TCP, address)
+
+
+def test_it_tells_of_its_address_and_policy_for_ipv6():
+    address = IPv6Address("2001:db8::7"), 9006
+    scene = Scene(address6=address, policy6=PortPolicy.parse("accept 80"))
+    scene.start()
+    assert scene.descriptor.addresses == (address,) and str(scene.descriptor.policy6) == "accept 80"
 
 
 def test_nobody_is_served_who_is_next_to_the_exit():
@@ -225,7 +287,7 @@ def test_nobody_is_served_who_is_next_to_the_exit():
     assert [command for command, *_ in answers] == [RelayCommand.RESOLVED] and scene.poll(Resolve) == []
 
 
-@pytest.mark.parametrize("command", [RelayCommand.DB_INFO, 32, 35, 39])
+@pytest.mark.parametrize("command", [RelayCommand.DB_INFO, 32, 35, 39, 41])
 def test_what_belongs_to_other_services_ends_the_circuit(command):
     with pytest.raises(RemoteError):
         Scene().relay.message(None, command, b"", START)

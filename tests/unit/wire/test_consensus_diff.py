@@ -3,13 +3,14 @@
 import random
 import time
 from hashlib import sha3_256
+from types import SimpleNamespace
 
 import pytest
 
 from convergence.errors import ParseError
 from convergence.wire import consensus_diff as module
 from convergence.wire.consensus import Consensus
-from convergence.wire.consensus_diff import apply_diff, is_diff
+from convergence.wire.consensus_diff import apply_diff, is_diff, make_diff
 from tests.unit.netdir.authorities import Authority, consensus, relays, vector
 
 BASE = Consensus.parse(consensus([Authority(0)], relays=relays(3)))
@@ -30,6 +31,42 @@ def test_a_diff_of_tor():
     base = Consensus.parse(vector("consensus-microdesc"))
     assert is_diff(vector("consensus-diff")) and not is_diff(base.data)
     assert apply_diff(base, vector("consensus-diff")) == vector("consensus-microdesc-next")
+
+
+def test_a_diff_of_ours_between_two_of_tor():
+    base, after = Consensus.parse(vector("consensus-microdesc")), vector("consensus-microdesc-next")
+    made = make_diff(base.data, base.diff_base, after)
+    assert apply_diff(base, made) == after and len(made) < 1.2 * len(vector("consensus-diff"))
+
+
+def test_a_diff_is_for_a_consensus_with_whatever_signatures():
+    few, many = (consensus([Authority(at) for at in range(count)], relays=relays(3)) for count in (1, 3))
+    base = Consensus.parse(few)
+    assert base.diff_base == Consensus.parse(many).diff_base
+    made = make_diff(many, base.diff_base, many.replace(b"Bandwidth=", b"Bandwidth=1"))
+    assert apply_diff(base, made) == many.replace(b"Bandwidth=", b"Bandwidth=1")
+
+
+def test_a_diff_of_ours_leads_from_any_consensus_to_any_other():
+    rng = random.Random("made")
+    entries = [f"r name{rng.randrange(9)} {'A' * 25}{number:02d} 2038\nm x\nw 1\n".encode() for number in range(20)]
+    foot = [b"directory-footer\n", b"bandwidth-weights\n", b"directory-signature a\n", b"directory-signature b\n"]
+
+    def some():
+        """Relays that stand in order or not, and lines of them that are others or missing."""
+        chosen = rng.sample(entries, rng.randrange(20))
+        if rng.random() < 0.8:
+            chosen.sort(key=lambda entry: entry.split()[2])
+        changed = [
+            rng.choice((entry, entry, entry.replace(b"w 1", b"w 2"), entry.replace(b"m x\n", b""))) for entry in chosen
+        ]
+        head = [b"network-status-version 3\n", *rng.sample([b"known-flags\n", b"params\n", b"shared\n"], 2)]
+        return b"".join([*head, *changed, *rng.sample(foot, rng.randrange(5))]) + b"r\n" * rng.randrange(2)
+
+    for _ in range(300):
+        before, after = some(), some()
+        base = SimpleNamespace(data=before, diff_base="A" * 64)
+        assert apply_diff(base, make_diff(before, "A" * 64, after)) == after
 
 
 @pytest.mark.parametrize(

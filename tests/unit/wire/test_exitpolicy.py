@@ -111,6 +111,23 @@ def test_what_is_no_rule_is_refused(line):
         Rule.parse(*line.split(" "))
 
 
+@pytest.mark.parametrize(
+    ("lines", "summary"),
+    [
+        (["reject *:*"], "reject 1-65535"),
+        (["accept *:*"], "accept 1-65535"),
+        (["accept *:80", "accept *:81-90", "reject *:*"], "accept 80-90"),
+        (["reject *:25", "reject *:0-3", "accept *:*"], "reject 1-3,25"),
+        (["accept 10.0.0.0/8:22", "reject [2001:db8::]/32:*", "accept [::]/0:80", "reject *:*"], "accept 80"),
+        (["reject *:79", "accept *:70-90", "reject *:*"], "accept 70-78,80-90"),
+        ([], "accept 1-65535"),
+    ],
+)
+def test_rules_are_summed_up_for_ipv6(lines, summary):
+    found = policy(*lines).summary6()
+    assert str(found) == summary and PortPolicy.parse(summary) == found
+
+
 def test_the_number_of_rules_is_bounded():
     with pytest.raises(ParseError, match="rules"):
         policy(*["accept *:80"] * (exitpolicy.MAX_RULES + 1))
