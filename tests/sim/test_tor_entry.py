@@ -198,12 +198,13 @@ def test_an_entry_that_extends_to_its_friends_only_wins_few_circuits(monkeypatch
 
     liar.node.relaying.next_hop = next_hop
     circuits: dict[int, list[str]] = {}
+    fetched = 0
     for number in range(60):
-        assert scene.fetches(alice, f"user {number}")
+        fetched += scene.fetches(alice, f"user {number}")
         circuits |= scene.in_use(alice)
         scene.world.run(20)
-    assert len(circuits) >= 58
-    assert sum(path[:2] == [liar.name, friend.nickname] for path in circuits.values()) <= 6, "of an honest one 7 to 13"
+    assert fetched >= 58 and len(circuits) >= 55
+    assert sum(path[:2] == [liar.name, friend.nickname] for path in circuits.values()) <= 6, "of an honest one 7 to 15"
 
 
 def test_an_origin_without_an_entry_says_so_and_waits_for_one() -> None:

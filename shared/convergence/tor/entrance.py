@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 RELAYS = 2  # of Tor, behind a node of ours
 MAX_ENTRIES = 128  # addresses of entries that are remembered; those that were chosen longest ago are forgotten first
-REFUSED = 3  # relays; an entry that does not extend to so many, and to fewer others, is left; ATTEMPTS leave one more
-REMEMBERED = 32  # relays that entries were to extend to, the latest
+LATEST = 6  # different relays that entries were to extend to
+REFUSED = 3  # of them; an entry that did not extend to so many is left, and ATTEMPTS leave one more
 LEFT = 3600.0  # seconds for which it is left: one that extends to its friends only would soon win by coming back
 
 Rests = Callable[[bytes, float], bool]
@@ -179,7 +179,7 @@ class ByNodes:
 
     def hop_ended(self, path: Sequence[RelayTarget], hop: int, stood: bool, now: float) -> None:
         """The entry answers for its link and its handshake. If an extension fails, the next relay may be to blame, but
-        not most of them. That it extends to some again and again does not help it: they may be its friends."""
+        not half of the latest ones. It does not help it to extend to some again and again: they may be its friends."""
         entry = path[0].identity
         if hop == 0 and not stood:
             self._reputation.failed(entry, now)
@@ -190,11 +190,9 @@ class ByNodes:
         extended = self._extended
         extended.pop((entry, path[1].identity), None)
         extended[entry, path[1].identity] = stood
-        if len(extended) > REMEMBERED:
+        if len(extended) > LATEST:
             del extended[next(iter(extended))]
-        results = [stood for (before, _), stood in extended.items() if before == entry]
-        refused = results.count(False)
-        if refused >= REFUSED and 2 * refused > len(results):
+        if sum(before == entry and not stood for (before, _), stood in extended.items()) >= REFUSED:
             self._left[entry] = self._outbox.steady(now) + LEFT
             self._extended = {pair: stood for pair, stood in extended.items() if pair[0] != entry}
 
