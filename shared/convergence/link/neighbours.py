@@ -22,7 +22,7 @@ from convergence.link.meter import Meter
 from convergence.link.onionskins import Onionskins
 from convergence.link.throttle import Throttle
 from convergence.outbox import Outbox
-from convergence.ports import Binding, Crypto, DtlsBinding, Rng
+from convergence.ports import Binding, Crypto, DtlsBinding, Rng, TlsBinding
 from convergence.states import TIMEOUT, StateMachine, Table
 
 MAX_LINKS = 4096  # incoming ones beyond are closed at once
@@ -176,10 +176,12 @@ class Neighbours:
         wants more than its part of MAX_WAYS. The answer comes within the deadlines of `WAY`.
 
         Args:
-            address: where `source` says that it is. A wrong address holds up nobody who names another one.
+            address: where `source` says that it is. A wrong address holds up nobody who names another one. Without
+                any, nobody but ourselves is led over TLS: who extends circuits to nodes of our own network must not
+                find out which relays of Tor have links to us.
         """
         link = self._reusable.get(identity)
-        if link is not None and link.open and not self._is_another(link, identity):
+        if link is not None and link.open and _leads(link, source, address) and not self._is_another(link, identity):
             reply(link if _proves(link, address) else None, now)
             return
         way = self._ways.get((identity, address))
@@ -228,6 +230,8 @@ class Neighbours:
     def _dial(self, way: _Way, now: float) -> bool:
         """Whether there is a way that may lead there."""
         address = way.address or self._address(way.identity, now)
+        if address is not None and address.protocol is Protocol.TLS and way.source is not None and way.address is None:
+            address = None
         channel = None
         if address is not None:
             channel = self._outbox.connect(address.protocol, address.address, way.source)
@@ -373,7 +377,8 @@ class Neighbours:
                 if self._is_another(link, name):
                     continue
                 self._reusable[name] = link
-                for way in [way for way in self._ways.values() if way.identity == name and _proves(link, way.address)]:
+                ways = [way for way in self._ways.values() if way.identity == name and _proves(link, way.address)]
+                for way in [way for way in ways if _leads(link, way.source, way.address)]:
                     self._end(way, link, "another link to this node opened", now)
         self.on_open(link, now)
 
@@ -408,6 +413,11 @@ class Neighbours:
                 self._idle_since.pop(channel, None)
             elif now - self._idle_since.setdefault(channel, now) >= timeout:
                 link.close("idle", now)
+
+
+def _leads(link: Link, source: Hashable, address: LinkAddress | None) -> bool:
+    """Whether it may serve to reach a node for `source`, who named this address."""
+    return source is None or address is not None or not isinstance(link.handshake.binding, TlsBinding)
 
 
 def _proves(link: Link, address: LinkAddress | None) -> bool:

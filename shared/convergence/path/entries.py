@@ -87,8 +87,8 @@ class StickyEntries:
         return [nodes[identity] for identity in usable] or list(side)
 
     def first(self, user: bytes, side: Sequence[RelayTarget], avoided: Sequence[bytes]) -> RelayTarget:
-        """The one entry to use now: of those kept, the one chosen earliest that works. Whoever takes our line down again
-        and again makes us use PRIMARY of them in all.
+        """The one entry to use now: of those kept, the one chosen earliest that works. Whoever takes our line down
+        again and again makes us use PRIMARY of them in all.
 
         Args:
             side: the nodes that may be it, one at least.
