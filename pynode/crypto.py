@@ -20,7 +20,7 @@ from nacl.exceptions import BadSignatureError
 from nacl.exceptions import RuntimeError as SodiumRuntimeError
 
 from convergence.errors import CryptoError
-from convergence.ports import Buffer
+from convergence.ports import Buffer, check_x25519
 
 _PUBLIC_LEN = 32
 _SIGNATURE_LEN = 64
@@ -44,9 +44,11 @@ class CPythonCrypto:
         return _CtrStream(key)
 
     def x25519_public(self, secret: bytes, /) -> bytes:
+        check_x25519(secret)
         return sodium.crypto_scalarmult_base(secret)
 
     def x25519(self, secret: bytes, public: bytes, /) -> bytes:
+        check_x25519(secret, public)
         try:
             return sodium.crypto_scalarmult(secret, public)
         except SodiumRuntimeError:

@@ -162,6 +162,16 @@ class Policy(Protocol):
         ...
 
 
+class Everything:
+    """A Policy that refuses nothing: for channels to what the configuration names."""
+
+    def may_permit(self, host: str, port: int | None) -> bool:
+        return True
+
+    def permits(self, host: str, address: str, port: int | None) -> bool:
+        return True
+
+
 class ExitPolicy:
     """An allow-list. What no entry allows is refused; reserved addresses (private, loopback, link-local, multicast
     and the like) are refused unless an entry names them as an address or a reserved network.

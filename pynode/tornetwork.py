@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -69,7 +70,11 @@ def _authority(words: list[str]) -> tuple[bytes, DirectoryAddress]:
     if not plain or "v3ident" not in flags:
         raise ValueError("a DirAuthority needs v3ident=HEX and ADDRESS:DIRPORT")
     fingerprint = "".join(words[words.index(plain[0]) + 1 :])
-    return _digest(flags["v3ident"]), _directory(plain[0].rpartition(":")[0], flags, fingerprint)
+    address, _, dir_port = plain[0].rpartition(":")
+    directory = _directory(address, flags, fingerprint)
+    if dir_port.isdecimal() and 0 < int(dir_port) < 65536:
+        directory = replace(directory, dir_address=f"{address}:{int(dir_port)}")
+    return _digest(flags["v3ident"]), directory
 
 
 def _fallback(words: list[str]) -> DirectoryAddress:

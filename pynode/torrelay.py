@@ -25,7 +25,7 @@ from pynode import version
 from pynode.app import STOP_TIMEOUT, AppError, bound
 from pynode.config import Address, Limits, Tor
 from pynode.crypto import CPythonCrypto, SystemRng
-from pynode.exit import TorPolicy
+from pynode.exit import Everything, TorPolicy
 from pynode.keyfile import (
     KeyFileError,
     OnionSecrets,
@@ -46,6 +46,8 @@ from pynode.transports.unsent import Unsent
 from pynode.transports.websocket import WebSocketTransport
 
 DAY = 86400
+DIRECTORY_CHANNELS = 32
+"""To directory ports, at once."""
 LOOK_EVERY = 3600.0
 """Seconds between two looks whether the onion key is due."""
 
@@ -111,7 +113,12 @@ class TorRelayApp:
         policy = TorPolicy(settings.policy, settings.private, settings.ipv6_exit)
         tcp = TcpTransport(policy, limits.exit_channels, unsent)
         tls = TlsTransport(limits.connections, unsent, limits.connections_from_one, not settings.private)
-        self._transport = transport = NetTransport(WebSocketTransport(unsent=unsent), tcp, tls=tls)
+        self._transport = transport = NetTransport(
+            WebSocketTransport(unsent=unsent),
+            tcp,
+            tls=tls,
+            directory=TcpTransport(Everything(), DIRECTORY_CHANNELS, unsent),
+        )
         self.port = await bound(self._listen, tls.listen(self._listen.host, self._listen.port))
         address6 = None
         if settings.listen6 is not None:

@@ -327,6 +327,8 @@ def _add_proxy(commands: Any) -> None:
         "--listen", type=listen_address, default=DEFAULT_PROXY, metavar="HOST:PORT", help=f"({DEFAULT_PROXY})"
     )
     one.add_argument("--pac", metavar="FILE", help="write a file that tells browsers to use it")
+    one.add_argument("--isolate-host", action="store_true", help="requests for different hosts share no circuit")
+    one.add_argument("--isolate-port", action="store_true", help="requests for different ports share no circuit")
     _add_tor(one)
     _add_wait(one)
     _add_network(one)

@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import os
 import stat
+from collections.abc import Hashable
 from pathlib import Path
 
 from convergence.path.exits import ExitPipe, LookUp
@@ -35,7 +36,7 @@ async def proxy(arguments: argparse.Namespace, output: Output, stop: asyncio.Eve
     """The command. Returns its exit code."""
 
     async def work(app: App) -> int:
-        door = _Door(app, output, arguments.wait)
+        door = _Door(app, output, arguments)
         async with listening(arguments.listen, Visitors(app, output, door.came).pipe) as server:
             address = Address(arguments.listen.host, server.sockets[0].getsockname()[1])
             if arguments.pac is not None:
@@ -54,10 +55,12 @@ async def proxy(arguments: argparse.Namespace, output: Output, stop: asyncio.Eve
 
 
 class _Door:
-    def __init__(self, app: App, output: Output, patience: float) -> None:
+    def __init__(self, app: App, output: Output, arguments: argparse.Namespace) -> None:
         self._app = app
         self._output = output
-        self._patience = patience
+        self._patience = arguments.wait
+        self._by_host = arguments.isolate_host
+        self._by_port = arguments.isolate_port
 
     def came(self, local: SocketPipe) -> None:
         """A program connected."""
@@ -69,16 +72,20 @@ class _Door:
         address = address_of(ask.host, ask.port)
         node = self._app.node
         # A program that speaks before it has its answer wants to be quick (Tor, socks-extensions.txt, section 5).
-        pipe = node.connect(address, now, patience=self._patience, isolation=ask.isolation, optimistic=True)
+        pipe = node.connect(address, now, patience=self._patience, isolation=self._isolation(ask), optimistic=True)
         self._record("stream", ask, pipe)
         return pipe
 
     def _resolve(self, ask: Ask, now: float) -> LookUp:
         """Likewise."""
         reverse = ask.command is Command.RESOLVE_PTR
-        look_up = self._app.node.exits.resolve(ask.host, ask.isolation, now, reverse=reverse)
+        look_up = self._app.node.exits.resolve(ask.host, self._isolation(ask), now, reverse=reverse)
         self._record("resolve", ask, look_up)
         return look_up
+
+    def _isolation(self, ask: Ask) -> Hashable:
+        """Requests share circuits only where this is equal. A look-up has no port."""
+        return ask.isolation, self._by_host and ask.host.lower().rstrip("."), self._by_port and ask.port
 
     def _record(self, event: str, ask: Ask, pipe: Pending) -> None:
         if self._output.as_json:

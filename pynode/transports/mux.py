@@ -28,6 +28,7 @@ class NetTransport:
         tcp: for exit streams; None on nodes that are no exits.
         rtc: for links without an address; None where WebRTC is switched off.
         tls: for links of the Tor network; None on nodes that have none.
+        directory: for directory ports; None on nodes that ask none.
     """
 
     def __init__(
@@ -36,11 +37,13 @@ class NetTransport:
         tcp: TcpTransport | None = None,
         rtc: RtcTransport | None = None,
         tls: TlsTransport | None = None,
+        directory: TcpTransport | None = None,
     ) -> None:
         self.websocket = websocket
         self.tcp = tcp
         self.rtc = rtc
         self.tls = tls
+        self.directory = directory
 
     def attach(self, channels: Channels) -> None:
         """Report to this driver."""
@@ -52,6 +55,8 @@ class NetTransport:
             self.rtc.channels = channels
         if self.tls is not None:
             self.tls.channels = channels
+        if self.directory is not None:
+            self.directory.channels = channels
 
     def connect(self, channel: int, protocol: Protocol, address: str, source: Hashable = None) -> None:
         match protocol:
@@ -67,6 +72,10 @@ class NetTransport:
                 self.tls.connect(channel, protocol, address, source)
             case Protocol.TLS:
                 self._channels.closed(channel, "TLS links are switched off")
+            case Protocol.DIRECTORY if self.directory is not None:
+                self.directory.connect(channel, protocol, address, source)
+            case Protocol.DIRECTORY:
+                self._channels.closed(channel, str(CloseReason.POLICY))
             case _:
                 self.websocket.connect(channel, protocol, address, source)
 
@@ -97,10 +106,12 @@ class NetTransport:
             await self.rtc.shutdown(timeout)
         if self.tls is not None:
             await self.tls.shutdown(timeout)
+        if self.directory is not None:
+            await self.directory.shutdown(timeout)
         await self.websocket.shutdown(timeout)
 
     def _carrier(self, channel: int) -> TcpTransport | RtcTransport | TlsTransport | WebSocketTransport:
-        for transport in (self.tcp, self.rtc, self.tls):
+        for transport in (self.tcp, self.rtc, self.tls, self.directory):
             if transport is not None and channel in transport:
                 return transport
         return self.websocket

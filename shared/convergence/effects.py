@@ -24,6 +24,7 @@ class Protocol(Enum):
     TLS = "tls"  # the same over TLS, as between relays of the Tor network; address is "host:port"
     RTC = "rtc"  # the same in a WebRTC data channel; address is OFFERER or ANSWERER, `Describe` brings it about
     FACILITATOR = "facilitator"  # length-prefixed facilitator records; address is a WebSocket URL
+    DIRECTORY = "directory"  # HTTP to a port that the configuration of a Tor network names; address is "host:port"
     TCP = "tcp"  # an exit stream's raw bytes; address is "host:port", the shell applies the exit policy
 
 
@@ -107,7 +108,7 @@ class Store:
     Buckets: "piece" (key: 32-byte root + 4-byte index), "file" (key: root + hash_name), "transfer" (key: hash_name),
     "node" (facilitator: key: identity), "entry" (key: keyed hash of hash_name and side, path/entries.py), "known" (key:
     address of the facilitator, netdir/memory.py), "guard" (key: name of the network, path/guards.py), "tor-directory"
-    (key: name of a document, tor/directory.py).
+    (key: name of a document, tor/directory.py), "build-times" (key: name of the network, tor/circuits.py).
     """
 
     request: int

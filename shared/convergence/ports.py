@@ -2,7 +2,7 @@
 
 Does: give the shapes. `Crypto` and `Rng` are synchronous and called by the core; `Transport`, `Storage`, `Resolver`,
 `Clock` and `Timer` are called by the driver, never block, and answer later through the driver's callbacks. A `Binding`
-comes with a channel that is tied to its transport's own cryptography.
+comes with a channel that is tied to its transport's own cryptography. Check what backends of `Crypto` have to refuse.
 Does not: know any platform.
 """
 
@@ -14,6 +14,7 @@ from hashlib import sha256
 from typing import Protocol as Shape
 
 from convergence.effects import DescriptionKind, Failure, Protocol
+from convergence.errors import CryptoError
 
 Buffer = bytes | bytearray | memoryview
 
@@ -26,6 +27,13 @@ class CtrStream(Shape):
         ...
 
 
+def check_x25519(*keys: bytes) -> None:
+    """For backends, whose libraries do not all check: libsodium would read memory behind a short key. Raises
+    CryptoError."""
+    if any(len(key) != 32 for key in keys):
+        raise CryptoError("an X25519 key has 32 bytes")
+
+
 class Crypto(Shape):
     """The primitives that the standard library lacks. Hashes, HMAC and HKDF come from hashlib and hmac."""
 
@@ -34,11 +42,13 @@ class Crypto(Shape):
         ...
 
     def x25519_public(self, secret: bytes, /) -> bytes:
-        """Public key (32 bytes) of a secret key (any 32 bytes; clamped as RFC 7748 says)."""
+        """Public key (32 bytes) of a secret key (any 32 bytes; clamped as RFC 7748 says). Raises CryptoError for a key
+        of another length."""
         ...
 
     def x25519(self, secret: bytes, public: bytes, /) -> bytes:
-        """Shared secret, 32 bytes. Raises CryptoError if it is all zero (a low-order public key)."""
+        """Shared secret, 32 bytes. Raises CryptoError if it is all zero (a low-order public key), and for keys that do
+        not have 32 bytes."""
         ...
 
     def ed25519_public(self, seed: bytes, /) -> bytes:

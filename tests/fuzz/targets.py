@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from hashlib import sha256
 from typing import Any
 
 from convergence.crypto import ntor_v3
 from convergence.crypto.rsa import RsaKey
 from convergence.effects import DescriptionKind
 from convergence.errors import CryptoError, LocalError, ParseError
+from convergence.netdir.tor import TorRelay, TorView
 from convergence.path import guardrecord
+from convergence.path.buildtimes import BuildTimes
 from convergence.pipes import coding, http
 from convergence.pipes.door import Handshake
 from convergence.pipes.framing import framing
@@ -57,6 +60,7 @@ from pynode.torkeys import RsaSecret
 from tests.unit.netdir.authorities import Authority, rsa_secret, vector
 from tests.unit.netdir.authorities import consensus as make_consensus
 from tests.unit.netdir.authorities import relays as make_relays
+from tests.unit.path.tornetwork import EXIT, Made
 
 KEY = bytes(range(32))
 SIGNATURE = bytes(64)
@@ -197,6 +201,7 @@ def _directory() -> dict[str, Target]:
         "consensus.Consensus": Target(
             consensus.Consensus.parse, (make_consensus([Authority(0)], relays=make_relays(2)), vector("consensus-ns"))
         ),
+        "buildtimes.BuildTimes": Target(BuildTimes().restore, (b"\1\2" * 200,)),
         "consensus_diff.apply_diff": Target(partial(consensus_diff.apply_diff, base), (vector("consensus-diff"),)),
         "exitpolicy.PortPolicy": Target(_text(exitpolicy.PortPolicy.parse), (b"accept 80,443,8000-8010",)),
         "exitpolicy.Rule": Target(
@@ -207,6 +212,8 @@ def _directory() -> dict[str, Target]:
         "microdescriptor.Microdescriptor": Target(
             microdescriptor.Microdescriptor.parse, tuple(netdoc.split(vector("microdescriptors"), "onion-key", 9)[-2:])
         ),
+        "microdescriptor.find_microdescriptors": Target(_found, (vector("microdescriptors"),)),
+        "netdir.TorView.relay": Target(_viewed, (Made(1, EXIT, 1, "accept 80", policy6="accept 22").microdescriptor,)),
         "netdoc.Document": Target(
             lambda data: netdoc.Document(data, "document", 1 << 16),
             (b"one a b\n\ntwo\n-----BEGIN A-----\nAAEC\n-----END A-----\n",),
@@ -222,6 +229,34 @@ def _directory() -> dict[str, Target]:
         ),
         "rsa.RsaKey": Target(RsaKey.parse, (rsa_secret("fuzz").public,)),
     }
+
+
+def _found(data: bytes) -> dict[bytes, bytes]:
+    parts = netdoc.split(data, "onion-key", microdescriptor.MAX_MICRODESCRIPTORS)
+    asked = {sha256(part).digest() for part in parts}
+    found = microdescriptor.find_microdescriptors(data, asked)
+    if not found:
+        raise ParseError("none")
+    assert found.keys() == asked
+    return found
+
+
+_ONE_RELAY = consensus.Consensus.parse(make_consensus([Authority(0)], relays=make_relays(1)))
+
+
+def _viewed(data: bytes) -> TorRelay:
+    """What a client makes of a relay whose microdescriptor this is: relays write most of it themselves."""
+    digest = sha256(data).digest()
+    [status] = _ONE_RELAY.relays
+    status = status._replace(digest=digest)
+    view = TorView(replace(_ONE_RELAY, relays=(status,)))
+    view.add({digest: data})
+    view.exit(status).allows(None, 80)
+    found = view.relay(status)
+    if found is None:
+        raise ParseError("no relay that can be used")
+    assert found.is_family(found) in (True, False) and found.shares_subnet(found)
+    return found
 
 
 def _guards() -> tuple[list[guardrecord.Guard], list[guardrecord.Guard]]:

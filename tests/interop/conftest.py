@@ -1,4 +1,4 @@
-"""What the tests with real programs share: a web site, and the ways that lie between programs.
+"""What the tests with real programs share: a web site, a browser, and the ways that lie between programs.
 
 They live as long as a lane's stay in this folder.
 """
@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from playwright.sync_api import Browser, sync_playwright
 
+from tests.browser.harness import launched
 from tests.e2e.processes import Network
 from tests.interop.ways import OPEN_PORT, ZONE, Way, direct, through
 from tests.interop.website import Website
@@ -41,3 +43,10 @@ def way(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     """Each test runs once for each way: with --long the control, and always the real one."""
     folder = tmp_path_factory.mktemp("services")
     return direct(folder) if request.param == "direct" else through(request.getfixturevalue("network"), folder)
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    folder = tmp_path_factory.mktemp("downloads")
+    with sync_playwright() as playwright, launched(playwright, "chromium-headless-shell", folder) as browser:
+        yield browser

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
-from playwright.sync_api import Browser, BrowserContext, sync_playwright
+from playwright.sync_api import Browser, BrowserContext
 
-from tests.browser.harness import launched
 from tests.interop.ways import Proxy, Way
 from tests.interop.website import Website
 
@@ -36,13 +33,6 @@ ECHO = """async ([address, messages, size]) => {
 """Says so many messages to an echo, then one of `size` bytes, then good-bye. Gives what came back of the large one and
 how the far side closed."""
 LARGE = 1 << 20
-
-
-@pytest.fixture(scope="module")
-def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    folder = tmp_path_factory.mktemp("downloads")
-    with sync_playwright() as playwright, launched(playwright, "chromium-headless-shell", folder) as browser:
-        yield browser
 
 
 def context(browser: Browser, proxy: Proxy, dialect: str) -> BrowserContext:

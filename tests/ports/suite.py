@@ -67,6 +67,14 @@ def x25519_refuses_low_order_points(crypto: Crypto) -> None:
         assert refused(crypto.x25519, bytes(range(32)), unhex(point)), point
 
 
+def x25519_refuses_keys_of_another_length(crypto: Crypto) -> None:
+    secret, public = bytes(range(32)), crypto.x25519_public(bytes(range(1, 33)))
+    for wrong in (b"", public[:31], public + b"\0"):
+        assert refused(crypto.x25519, secret, wrong), len(wrong)
+        assert refused(crypto.x25519, wrong, public), len(wrong)
+        assert refused(crypto.x25519_public, wrong), len(wrong)
+
+
 def ed25519_vectors(crypto: Crypto) -> None:
     for case in vectors("ed25519")["sign"]:
         seed, message = unhex(case["seed"]), unhex(case["message"])
@@ -251,6 +259,7 @@ CHECKS: tuple[Callable[[Crypto], None], ...] = (
     x25519_vectors,
     x25519_iterated,
     x25519_refuses_low_order_points,
+    x25519_refuses_keys_of_another_length,
     ed25519_vectors,
     ed25519_refuses_forgeries,
     ed25519_refuses_malleable_signatures,

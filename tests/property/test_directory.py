@@ -1,23 +1,35 @@
 """Tor's directory documents: what is written comes back, and policies decide as their definition says."""
 
+import gzip
+import lzma
 import string
+import zlib
 from base64 import b64encode
 from dataclasses import replace
+from difflib import SequenceMatcher
+from hashlib import sha3_256
 from ipaddress import ip_network
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from convergence.crypto.keys import NodeKeys
 from convergence.crypto.routersign import certify_family, check_descriptor, sign_descriptor, sign_extra_info
+from convergence.errors import ParseError
+from convergence.wire.authority import parse_certificates
+from convergence.wire.compressed import decompress
 from convergence.wire.consensus import Consensus
+from convergence.wire.consensus_diff import apply_diff
 from convergence.wire.exitpolicy import ExitPolicy, PortPolicy, Rule
+from convergence.wire.microdescriptor import Microdescriptor, find_microdescriptors
 from convergence.wire.netdoc import Document, encode_item, format_address, format_date, join, parse_address, parse_date
 from convergence.wire.protovers import Protocols
 from convergence.wire.routerdesc import ExtraInfo, RouterDescriptor
 from pynode.crypto import CPythonCrypto
 from tests.unit.circuit.rig import SeededRng
 from tests.unit.netdir.authorities import HOUR, NOW, Authority, consensus, relay, rsa_secret
+from tests.unit.path.tornetwork import Made
 
 CRYPTO = CPythonCrypto()
 KEYS = NodeKeys.generate(CRYPTO, SeededRng("directory"))
@@ -188,3 +200,87 @@ def test_consensuses(known):
     found = Consensus.parse(data)
     assert {item.identity: (item.digest, item.flags, item.bandwidth) for item in found.relays} == known
     assert found.data == data and b64encode(found.signatures[0].signature)[:64] in data
+
+
+def ed_script(before, after):
+    """The commands that make one list of lines of another, from the end to the start (dir-spec 4.5.1)."""
+    commands = []
+    for what, low, high, from_, to in reversed(SequenceMatcher(None, before, after, False).get_opcodes()):
+        lines = f"{low + 1},{high}" if high > low + 1 else f"{high}"
+        if what == "delete":
+            commands.append(f"{lines}d")
+        elif what != "equal":
+            commands += [f"{lines}{'a' if what == 'insert' else 'c'}", *after[from_:to], "."]
+    return commands
+
+
+identities = st.sets(st.binary(min_size=20, max_size=20), max_size=8)
+
+
+@settings(deadline=None, max_examples=30)
+@given(identities, identities, st.booleans())
+def test_diffs_give_what_they_were_made_from(before, after, others_sign):
+    signers = [Authority(int(others_sign))]
+    base = Consensus.parse(consensus([Authority(0)], relays=map(relay, sorted(before))))
+    target = consensus(signers, relays=map(relay, sorted(after)), valid_after=NOW + HOUR)
+    script = ed_script(base.data.decode().splitlines(), target.decode().splitlines())
+    digests = f"hash {base.diff_base} {sha3_256(target).hexdigest()}"
+    diff = "\n".join(["network-status-diff-version 1", digests, *script, ""]).encode()
+    assert apply_diff(base, diff) == target
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.integers(1, 99), unique=True, max_size=6), st.data())
+def test_of_microdescriptors_only_those_that_were_asked_for_are_found(numbers, data):
+    made = {relay.digest: relay.microdescriptor for relay in (Made(number, "Running") for number in numbers)}
+    asked = data.draw(st.sets(st.sampled_from(sorted(made)) if made else st.nothing()))
+    sent = data.draw(st.permutations(sorted(made.values())))
+    assert find_microdescriptors(b"".join(sent), asked) == {digest: made[digest] for digest in asked}
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    st.integers(1, 99),
+    st.lists(st.one_of(nickname, st.just("$" + "A" * 40)), max_size=4),
+    port_policies(),
+    port_policies(),
+)
+def test_microdescriptors(number, family, policy, policy6):
+    made = Made(number, "Running", family=family, policy=str(policy), policy6=str(policy6))
+    found = Microdescriptor.parse(made.microdescriptor)
+    assert (found.digest, found.ntor_key, found.ed25519) == (made.digest, made.ntor_key, made.ed25519)
+    assert found.family == {name if name.startswith("$") else name.lower() for name in family}
+    assert (found.policy, found.policy6) == (policy, policy6)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 1 << 32), st.integers(0, 1 << 32)), max_size=4))
+def test_certificates(wanted):
+    made = [Authority(number).certificate(published, expires) for number, published, expires in wanted]
+    found = parse_certificates(b"".join(made))
+    assert [(one.identity, one.published, one.expires) for one in found] == [
+        (Authority(number).identity, published, expires) for number, published, expires in wanted
+    ]
+    assert [one.data for one in found] == made
+
+
+PACKED = {
+    "deflate": zlib.compress,
+    "gzip": gzip.compress,
+    "x-tor-lzma": lambda data: lzma.compress(data, lzma.FORMAT_ALONE),
+}
+
+
+@pytest.mark.parametrize("encoding", PACKED)
+@settings(deadline=None, max_examples=50)
+@given(data=st.binary(max_size=5000), times=st.integers(1, 20), missing=st.integers(1, 10))
+def test_compressed_answers(encoding, data, times, missing):
+    plain = data * times
+    packed = PACKED[encoding](plain)
+    assert decompress(encoding, packed, max(len(plain), len(packed))) == plain
+    for wrong in (packed[:-missing], packed + bytes(missing)):
+        with pytest.raises(ParseError):
+            decompress(encoding, wrong, max(len(plain), len(packed)) + missing)
+    if plain:
+        with pytest.raises(ParseError):
+            decompress(encoding, packed, len(plain) - 1)

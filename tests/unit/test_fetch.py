@@ -36,6 +36,9 @@ class Web:
     def serves(self, circuit, host, port):
         return True
 
+    def begin_flags(self, circuit, port):
+        return 0
+
     def exit_circuit(self, host, port, on_ready, on_failed, now, *, avoid=()):
         """Stands for the pool."""
         if self.no_exit:

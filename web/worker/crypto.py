@@ -13,7 +13,7 @@ import convergence_platform as js_crypto
 from pyodide.ffi import create_proxy, to_js
 
 from convergence.errors import CryptoError
-from convergence.ports import Buffer
+from convergence.ports import Buffer, check_x25519
 
 _BLOCK = 16
 _CHUNK = 128 * 1024  # bytes a crossing: more than a message's 64 KiB of cells
@@ -59,9 +59,11 @@ class BrowserCrypto:
         return _CtrStream(key)
 
     def x25519_public(self, secret: bytes, /) -> bytes:
+        check_x25519(secret)
         return js_crypto.x25519Public(to_js(secret)).to_bytes()
 
     def x25519(self, secret: bytes, public: bytes, /) -> bytes:
+        check_x25519(secret, public)
         shared = js_crypto.x25519(to_js(secret), to_js(public))
         if shared is None:
             raise CryptoError("X25519 public key of low order")

@@ -142,12 +142,12 @@ class ClientCircuit:
     def hops_built(self) -> int:
         return len(self._hops)
 
-    def open_stream(self, target: str, handler: Handler | None, now: float) -> Stream:
+    def open_stream(self, target: str, handler: Handler | None, now: float, flags: int = 0) -> Stream:
         """BEGIN to "host:port" or "<hash>.rdv:0" at the last hop. `handler`: None for a stream that a pipe is
-        to be joined to. Raises LocalError when it is not built."""
+        to be joined to. `flags`: as in Begin. Raises LocalError when it is not built."""
         if not self.built or self._endpoint is None:
             raise LocalError("this circuit is not open")
-        stream = self._endpoint.open_stream(target)
+        stream = self._endpoint.open_stream(target, flags)
         stream.handler = handler
         return stream
 

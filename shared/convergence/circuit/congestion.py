@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from convergence.circuit.flow import Message, StreamFlow, Tags
-from convergence.errors import EndReason, RemoteError, StreamError
-from convergence.wire.relay import RelayCommand
+from convergence.errors import DestroyReason, EndReason, RemoteError, StreamError
+from convergence.wire.relay import MAX_DATA, RelayCommand
 from convergence.wire.xon import Xoff, Xon
 
 OUTBUF_CELLS = 127
@@ -28,9 +28,15 @@ XOFF_LIMIT = 500
 """Unread cells of a stream after which its sender is told to stop (xoff_client, xoff_exit)..."""
 XOFF_HIGHEST = 4 * XOFF_LIMIT
 """...and at most, where a sender far away filled the reader's buffer again only after it had run dry."""
-XOFF_COST = XOFF_LIMIT // 2
-"""Cells that we must have sent for each XOFF that comes. Whoever sends XOFFs got XOFF_LIMIT cells for each, but some of
-them may have been under way when we got the one before. So cells count that were sent before it."""
+XOFF_BYTES = XOFF_LIMIT * MAX_DATA
+"""Bytes that must have come for each XOFF that we send: tor's clients count them. The cells of one who writes little at
+a time hold little, so more of them are unread before he is stopped."""
+XOFF_COST = XOFF_BYTES // 2
+"""Bytes that an origin must have sent for each XOFF that comes, and for each XON that tells nothing but a new rate. The
+far end got about XOFF_BYTES for each, but some of them may have been under way when it sent the one before, and its
+consensus may have other numbers (xoff_exit, xon_rate). Arti demands as much."""
+MAX_EARNED = CWND_MAX * MAX_DATA
+"""Of the bytes that were sent, so many pay for XOFFs to come."""
 MAX_UNREAD = 2 * CWND_MAX
 """Cells that may wait at the streams of one circuit beyond their limits, for readers that stopped: 16 MiB. A stream
 that gets one more is ended."""
@@ -114,8 +120,8 @@ class Vegas:
         self._until_sendme = self._params.sendme_inc
         return True
 
-    def stream(self) -> StreamFlow:
-        return XonXoff(self)
+    def stream(self, originates: bool) -> StreamFlow:
+        return XonXoff(self, originates)
 
     # -- inside
 
@@ -182,36 +188,43 @@ class Vegas:
 
 
 class XonXoff:
-    """A StreamFlow: no window, but a sign to stop."""
+    """A StreamFlow: no window, but a sign to stop.
 
-    __slots__ = ("room", "_circuit", "_unread", "_limit", "_peak", "_came", "_earned")
+    An origin closes a circuit whose XOFFs and XONs come too early or too often: they would mark it for whoever watches
+    it elsewhere (proposal 324 section 4.1.4).
+    """
 
-    def __init__(self, circuit: Vegas) -> None:
+    __slots__ = ("room", "_circuit", "_originates", "_unread", "_limit", "_peak", "_came", "_for_xoff", "_for_xon")
+
+    def __init__(self, circuit: Vegas, originates: bool) -> None:
         self.room = UNLIMITED
         self._circuit = circuit
+        self._originates = originates
         self._unread = 0  # cells that came and were not consumed
         self._limit = XOFF_LIMIT
         self._peak = 0  # the most that were unread since our XOFF, while it is out
-        self._came = 0  # cells since our last XON
-        self._earned = 0  # cells that we have sent and that no XOFF was for; CWND_MAX at most
+        self._came = 0  # bytes since our last XON
+        self._for_xoff = 0  # bytes that we have sent and that no XOFF was for; MAX_EARNED at most
+        self._for_xon = 0  # the same for XONs without an XOFF
 
     @property
     def late(self) -> int:
         return CWND_MAX
 
-    def sent(self, cells: int) -> None:
-        self._earned = min(self._earned + cells, CWND_MAX)
+    def sent(self, cells: int, size: int) -> None:
+        self._for_xoff = min(self._for_xoff + size, MAX_EARNED)
+        self._for_xon = min(self._for_xon + size, MAX_EARNED)
 
-    def received(self) -> Sequence[Message]:
+    def received(self, size: int) -> Sequence[Message]:
         self._unread += 1
-        self._came += 1
+        self._came += size
         if self._unread <= self._limit:
             return ()
         self._circuit.overshoot += 1
         if self._circuit.overshoot > MAX_UNREAD:
             raise StreamError("DATA in spite of XOFF", EndReason.RESOURCELIMIT)
         stopped = self._peak > 0
-        if stopped or self._came >= XOFF_LIMIT:
+        if stopped or self._came >= XOFF_BYTES:
             self._peak = max(self._peak, self._unread)
         return (_XOFF,) if self._peak and not stopped else ()
 
@@ -230,12 +243,12 @@ class XonXoff:
     def control(self, command: int, payload: bytes) -> None:
         if command == RelayCommand.XON:
             Xon.parse(payload)
+            if self.room:
+                self._for_xon = self._paid(self._for_xon, "XON")
             self.room = UNLIMITED
         elif command == RelayCommand.XOFF:
             Xoff.parse(payload)
-            if self._earned < XOFF_COST:
-                raise StreamError("XOFF that was not due")
-            self._earned -= XOFF_COST
+            self._for_xoff = self._paid(self._for_xoff if self.room else 0, "XOFF")
             self.room = 0
         else:
             raise RemoteError(f"relay command {command} was not expected on a stream")
@@ -247,3 +260,9 @@ class XonXoff:
     @property
     def _over(self) -> int:
         return max(self._unread - self._limit, 0)
+
+    def _paid(self, earned: int, what: str) -> int:
+        """What is left of the bytes we have sent after this message."""
+        if self._originates and earned < XOFF_COST:
+            raise RemoteError(f"{what} that was not due", reason=DestroyReason.PROTOCOL)
+        return max(earned - XOFF_COST, 0)

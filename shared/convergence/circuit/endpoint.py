@@ -19,6 +19,7 @@ from convergence.wire.relay import DIRECTORY, Begin, End, RelayCommand, RelayFor
 
 MAX_STREAMS = 1024  # open at once on one circuit
 MAX_HALF_CLOSED = 2 * MAX_STREAMS  # streams we ended, whose late cells are dropped; cells for others end the circuit
+MAX_LATE_MESSAGES = 100  # that are no DATA and still come to a stream we ended; honest ones are 66 at most (XOFF, XON)
 FAIR_RUN = 50  # DATA cells that one stream sends before the next one's turn
 INCOMING_ID_BIT = 0x8000  # set in stream ids that the relay side chooses (RDV point to provider), clear in the origin's
 
@@ -75,22 +76,24 @@ class Endpoint:
         self._transmit = transmit
         self._congested = congested
         self._streams = streams or Meter(MAX_STREAMS)
+        self._originates = originates
         self._id_bit = 0 if originates else INCOMING_ID_BIT
         self._last_id = 0
         self._ready: dict[Entry, None] = {}
         self._touched: dict[Entry, None] = {}
-        self._half_closed: dict[int, int] = {}  # stream id -> DATA cells that may still come
+        # stream id -> DATA cells that may still come, and messages of other kinds
+        self._half_closed: dict[int, tuple[int, int]] = {}
         self._resolving: dict[int, ResolvedReply] = {}
         self._closed = False
 
     # -- opening
 
-    def open_stream(self, target: str) -> Stream:
-        """BEGIN to "host:port" or "<hash>.rdv:0".
+    def open_stream(self, target: str, flags: int = 0) -> Stream:
+        """BEGIN to "host:port" or "<hash>.rdv:0"; flags as in Begin.
 
         Raises LocalError for another target, StreamError when MAX_STREAMS are open.
         """
-        begin = Begin.to(target).encode()
+        begin = Begin.to(target, flags).encode()
         stream = self._new_stream(self._free_id())
         self._keep(stream.id, stream)
         self.send_message(RelayCommand.BEGIN, stream.id, begin)
@@ -191,7 +194,7 @@ class Endpoint:
                 self._late_data(stream_id)
                 return
             try:
-                for message in entry.flow.received():
+                for message in entry.flow.received(length):
                     self.send_message(message[0], stream_id, message[1])
                 entry.on_data(cell, length)
             except StreamError as error:
@@ -234,15 +237,15 @@ class Endpoint:
         allowance = entry.flow.late if entry is not None else 0
         if len(self._half_closed) >= MAX_HALF_CLOSED:
             del self._half_closed[next(iter(self._half_closed))]
-        self._half_closed[stream_id] = allowance
+        self._half_closed[stream_id] = allowance, MAX_LATE_MESSAGES
 
     # -- inside
 
     def _new_stream(self, stream_id: int) -> Stream:
-        return Stream(self, stream_id, self._flow.stream(), self._format)
+        return Stream(self, stream_id, self._flow.stream(self._originates), self._format)
 
     def _new_splice_end(self, stream_id: int, on_closed: Callable[[SpliceEnd], None], meter: Meter) -> SpliceEnd:
-        return SpliceEnd(self, stream_id, self._flow.stream(), self._format, on_closed, meter)
+        return SpliceEnd(self, stream_id, self._flow.stream(self._originates), self._format, on_closed, meter)
 
     def _keep(self, stream_id: int, entry: Entry) -> None:
         if stream_id not in self.entries and not self._closed:
@@ -301,10 +304,13 @@ class Endpoint:
     def _stream_message(self, command: int, stream_id: int, payload: bytes, now: float) -> None:
         entry = self.entries.get(stream_id)
         if entry is None:
-            if stream_id not in self._half_closed:
+            cells, messages = self._half_closed.get(stream_id, (0, 0))
+            if messages == 0:
                 raise RemoteError("relay message for an unknown stream")
             if command == RelayCommand.END:
                 del self._half_closed[stream_id]
+            else:
+                self._half_closed[stream_id] = cells, messages - 1
             return
         try:
             if command == RelayCommand.END:
@@ -327,10 +333,10 @@ class Endpoint:
         entry.on_end(error.reason, now)
 
     def _late_data(self, stream_id: int) -> None:
-        allowance = self._half_closed.get(stream_id, 0)
-        if allowance == 0:
+        cells, messages = self._half_closed.get(stream_id, (0, 0))
+        if cells == 0:
             raise RemoteError("DATA for an unknown stream", Scope.CIRCUIT, DestroyReason.PROTOCOL)
-        self._half_closed[stream_id] = allowance - 1
+        self._half_closed[stream_id] = cells - 1, messages
 
     def _free_id(self) -> int:
         if len(self.entries) + len(self._resolving) >= MAX_STREAMS:

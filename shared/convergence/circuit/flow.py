@@ -37,10 +37,12 @@ class StreamFlow(Shape):
     @property
     def late(self) -> int: ...
 
-    def sent(self, cells: int) -> None: ...
+    def sent(self, cells: int, size: int) -> None:
+        """So many DATA cells went out, with `size` bytes of data."""
+        ...
 
-    def received(self) -> Sequence[Message]:
-        """One DATA cell came. Raises RemoteError or StreamError when it was one too many."""
+    def received(self, size: int) -> Sequence[Message]:
+        """One DATA cell came, with `size` bytes of data. Raises RemoteError or StreamError when it was one too many."""
         ...
 
     def consumed(self, cells: int) -> Sequence[Message]:
@@ -48,8 +50,8 @@ class StreamFlow(Shape):
         ...
 
     def control(self, command: int, payload: bytes) -> None:
-        """Another message came on the stream: the far end's side of this. Raises StreamError when it is not due,
-        RemoteError for a command that is none of flow control."""
+        """Another message came on the stream: the far end's side of this. Raises StreamError or RemoteError when it is
+        not due, RemoteError for a command that is none of flow control."""
         ...
 
     def ended(self) -> None:
@@ -81,8 +83,8 @@ class CircuitFlow(Shape):
         """One DATA cell came; returns whether a SENDME is due that quotes it."""
         ...
 
-    def stream(self) -> StreamFlow:
-        """For a new stream."""
+    def stream(self, originates: bool) -> StreamFlow:
+        """For a new stream, at the origin of the circuit or at its other end."""
         ...
 
 
@@ -138,7 +140,7 @@ class FixedWindows:
         self._until_sendme = CIRCUIT_INCREMENT
         return True
 
-    def stream(self) -> StreamFlow:
+    def stream(self, originates: bool) -> StreamFlow:
         return StreamWindows()
 
 
@@ -152,10 +154,10 @@ class StreamWindows:
         self.late = STREAM_WINDOW  # what the far end may send
         self._unacknowledged = 0
 
-    def sent(self, cells: int) -> None:
+    def sent(self, cells: int, size: int) -> None:
         self.room -= cells
 
-    def received(self) -> Sequence[Message]:
+    def received(self, size: int) -> Sequence[Message]:
         if self.late == 0:
             raise RemoteError("DATA beyond the window", reason=DestroyReason.PROTOCOL)
         self.late -= 1

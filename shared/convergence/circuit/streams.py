@@ -171,7 +171,7 @@ class Stream(Pipe):
         body = b"".join(parts)
         self._queued -= len(body)
         cells = self._format.pack_data(self.id, body)
-        self.flow.sent(len(cells))
+        self.flow.sent(len(cells), len(body))
         return cells
 
     def settle(self, now: float) -> None:
@@ -336,7 +336,7 @@ class SpliceEnd:
         pending = self._pending
         cells = [pending.popleft() for _ in range(min(limit, self.flow.room, len(pending)))]
         self._meter.remove(len(cells))
-        self.flow.sent(len(cells))
+        self.flow.sent(len(cells), len(cells) * self.format.max_data)  # at most; only origins judge by it
         if self.peer is not None:
             self.peer.credit(len(cells))
         return cells

@@ -55,6 +55,10 @@ class ExitCircuits(Shape):
 
     def serves(self, circuit: ClientCircuit, host: str, port: int) -> bool: ...
 
+    def begin_flags(self, circuit: ClientCircuit, port: int) -> int:
+        """What BEGIN tells the exit besides: see Begin."""
+        ...
+
 
 class State(Enum):
     """Of one shared circuit."""
@@ -112,6 +116,7 @@ class ExitPipe(Pending):
         self.refused_by: list[bytes] = []  # identities of exits
         self.tries = EXITS_TRIED
         self._outbox = outbox
+        self._flags = owner.begin_flags
         self._optimistic = optimistic
         self._answer: Timer | None = None
 
@@ -135,7 +140,7 @@ class ExitPipe(Pending):
 
     def _ask(self, circuit: ClientCircuit, now: float) -> Duplex:
         """BEGIN. Binds what carries this pipe once it opens."""
-        stream = circuit.open_stream(self.target, self, now)
+        stream = circuit.open_stream(self.target, self, now, self._flags(circuit, self.port))
         self.bind(stream)
         # tor-spec 6.2 has exits say by their version whether they take DATA before CONNECTED. All that know congestion
         # control do, in both networks.
@@ -264,6 +269,7 @@ class ExitConnections:
     """All connections and look-ups of a node through exits."""
 
     def __init__(self, circuits: ExitCircuits, outbox: Outbox) -> None:
+        self.begin_flags = circuits.begin_flags
         self._circuits = circuits
         self._outbox = outbox
         self._asked = PerMinute(outbox, CIRCUITS_PER_MINUTE)

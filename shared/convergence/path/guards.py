@@ -9,7 +9,7 @@ So the sample is bounded, and what fails is kept and tried again. A guard is sai
 answer from itself. What goes wrong behind it says nothing of it.
 
 A circuit through a guard that is not primary may be built, but it waits: it is used only when all better guards have
-failed too. `USE` is the table of this.
+failed too, and given up when one of them has worked or nobody is trying it. `USE` is the table of this.
 """
 
 from __future__ import annotations
@@ -68,7 +68,8 @@ class GuardUse:
         status: the guard.
         primary: whether the circuit may be used as soon as it stands.
         on_usable: called with `now` when it may be, from within `worked` or later.
-        on_over: called with `now` when it has waited for so long that it is not to be used any more.
+        on_over: called with `now` when it has waited and is not to be used any more: for too long, or because there are
+            better ones.
     """
 
     def __init__(
@@ -218,9 +219,12 @@ class Guards:
                     primary.reachable = Reachable.MAYBE
         if use.primary:
             self._complete(use, now)
+            self._look_later(now)
         else:
             use.machine.move(_WAITS, now)
-            self._update_waiting(now)
+            if self._better(use, now) is None:
+                self._complete(use, now)
+            self._look_later(now)
 
     def failed(self, use: GuardUse, now: float) -> None:
         """A guard that has worked since this use began is not to blame."""
@@ -232,10 +236,13 @@ class Guards:
         use.guard.pending = any(
             other.guard is use.guard and other.stage is Stage.BUILDING and not other.primary for other in self._uses
         )
-        if any(other.stage is Stage.WAITING for other in self._uses):
-            self._outbox.call_at(now, self._update_waiting)
+        self._look_later(now)
 
     # -- inside
+
+    def _look_later(self, now: float) -> None:
+        if any(use.stage is Stage.WAITING for use in self._uses):
+            self._outbox.call_at(now, self._update_waiting)
 
     def _listed(self, guard: Guard) -> RelayStatus | None:
         """Its entry in the consensus, if it is a guard there."""
@@ -304,15 +311,26 @@ class Guards:
         use.on_usable(now)
 
     def _update_waiting(self, now: float) -> None:
-        """Let circuits be used that waited for better guards in vain (guard-spec 4.9)."""
-        steady = self._outbox.steady(now)
+        """Let circuits be used that waited for better guards in vain (guard-spec 4.9), and give up those for which
+        better guards work, or are not even tried: whoever needs a circuit begins it with one of these then."""
         for use in sorted(self._uses, key=self._rank):
-            # It may have become primary itself, as it worked before others did.
-            better = self.primary[: self.primary.index(use.guard)] if use.guard in self.primary else self.primary
-            if use.stage is not Stage.WAITING or any(self._usable(guard, use.suits) for guard in better):
+            if use.stage is not Stage.WAITING:
                 continue
-            if not any(self._blocks(other, use, steady) for other in self._uses):
+            better = self._better(use, now)
+            if better is None:
                 self._complete(use, now)
+            elif Stage.BUILDING not in better:
+                use.over(now)
+                use.on_over(now)
+
+    def _better(self, use: GuardUse, now: float) -> set[Stage] | None:
+        """How far the uses of better guards are, none perhaps; or that there is no better guard."""
+        steady = self._outbox.steady(now)
+        # It may have become primary itself, as it worked before others did.
+        primary = self.primary[: self.primary.index(use.guard)] if use.guard in self.primary else self.primary
+        usable = [guard for guard in primary if self._usable(guard, use.suits)]
+        found = {other.stage for other in self._uses if other.guard in usable or self._blocks(other, use, steady)}
+        return found if found or usable else None
 
     def _blocks(self, better: GuardUse, use: GuardUse, steady: float) -> bool:
         slow = better.stage is Stage.BUILDING and steady - better.started >= self._params.connect_timeout

@@ -120,8 +120,9 @@ class Place:
     request: Request
     machine: StateMachine[Stage] = field(init=False)
     circuit: ClientCircuit | None = None
+    started: float = 0.0  # when its first hop was asked, in steady time
     ready_since: float = 0.0
-    timers: list[Timer] = field(default_factory=list)  # the next probe, the renewal
+    timers: list[Timer] = field(default_factory=list)  # until it is late, or the next probe and the renewal
 
     @property
     def hops_built(self) -> int:

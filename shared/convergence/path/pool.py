@@ -158,6 +158,10 @@ class CircuitPool(CircuitBuilding):
         """Whether the exit of this circuit may connect there."""
         return True
 
+    def begin_flags(self, circuit: ClientCircuit, port: int) -> int:
+        """Exits of our own network need none."""
+        return 0
+
     def set_hops(self, hops: int, now: float) -> None:
         """Circuits have so many from now on; ready ones of another length are replaced."""
         self.hops = hops

@@ -22,6 +22,8 @@ from convergence.wire.consensus import Consensus, RelayStatus
 
 DRAWS = 48
 """Relays drawn before all are asked whether they suit: asking may mean parsing a microdescriptor."""
+BWWEIGHTSCALE = 10_000
+"""A weight of 1, unless the consensus says otherwise."""
 Suits = Callable[[RelayStatus], bool]
 
 
@@ -97,7 +99,8 @@ def _weights(consensus: Consensus, position: Position) -> dict[tuple[bool, bool]
     names = {(True, False): "g", (False, False): "m", (True, True): "d"}
     if position is not Position.GUARD:
         names[False, True] = "e"
-    found = {kind: consensus.weights.get(f"W{position.value}{name}", -1) for kind, name in names.items()}
+    scale = consensus.param("bwweightscale", BWWEIGHTSCALE, 1, (1 << 31) - 1)
+    found = {kind: min(consensus.weights.get(f"W{position.value}{name}", -1), scale) for kind, name in names.items()}
     if min(found.values()) < 0:
         return {(guard, exit): 1 for guard in (False, True) for exit in (False, True)}
     return {(False, True): 0} | found

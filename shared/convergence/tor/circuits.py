@@ -1,33 +1,40 @@
 """The circuits of a client in the Tor network: which relays they go through.
 
 Does: have paths chosen by policy, bandwidth and guards (path/torpath.py), keep some circuits ready for the ports that
-will be wanted, tell guards how their circuits went, build circuits of one hop to directories.
+will be wanted, tell guards how their circuits went, replace those that take longer to build than most
+(path/buildtimes.py), build circuits of one hop to directories.
 Does not: build them (path/building.py), or know what goes through.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from ipaddress import ip_address
+from typing import Any
 from typing import Protocol as Shape
 
 from convergence.circuit.client import ClientCircuit
-from convergence.errors import DestroyReason
+from convergence.errors import DestroyReason, ParseError
 from convergence.link.neighbours import Neighbours
 from convergence.netdir.tor import TorRelay
 from convergence.outbox import Outbox
 from convergence.path.building import CircuitBuilding
+from convergence.path.buildtimes import BuildTimes
 from convergence.path.guards import GuardUse, Stage
 from convergence.path.place import Failed, Place, Ready, Request
 from convergence.path.predicted import FIRST_PORT, PredictedPorts
 from convergence.path.torpath import TorPath, Wanted
 from convergence.ports import Crypto, Rng
 from convergence.wire.exitpolicy import Address
+from convergence.wire.relay import IPV6_OKAY
 from convergence.wire.target import RelayTarget
 
 SIZE = 3  # circuits kept ready
+BUCKET = "build-times"
+STORE_EVERY = 10  # circuits whose build times are kept at once
 
 
 @dataclass(eq=False)
@@ -37,10 +44,12 @@ class TorRequest(Request):
     Args:
         relays: of that path, those of the Tor network; none for a circuit to a directory.
         use: of its guard.
+        late: its circuit is built on only to learn how long that takes.
     """
 
     relays: tuple[TorRelay, ...] = ()
     use: GuardUse | None = None
+    late: bool = False
 
 
 class Paths(Shape):
@@ -82,11 +91,23 @@ class TorCircuits(CircuitBuilding):
         on_full: Callable[[float], None] = lambda now: None,
     ) -> None:
         super().__init__(outbox, crypto, rng, neighbours, size=size, on_full=on_full)
+        self.times = BuildTimes()
         self._paths = paths
         self._predicted: PredictedPorts | None = None  # until `start`
+        self._name = b""
+        self._unstored = 0
 
-    def start(self, now: float) -> None:
+    def start(self, now: float, network: str = "") -> None:
+        """`network`: its name in the store."""
         self._predicted = PredictedPorts(self._outbox, now)
+        self._name = network.encode()
+
+        def loaded(value: Any, now: float) -> None:
+            if isinstance(value, bytes):
+                with suppress(ParseError):
+                    self.times.restore(value)
+
+        self._outbox.load(BUCKET, self._name, loaded)
 
     # -- for those who need circuits
 
@@ -115,8 +136,13 @@ class TorCircuits(CircuitBuilding):
 
     def serves(self, circuit: ClientCircuit, host: str, port: int) -> bool:
         """Whether the exit of this circuit most likely connects there."""
-        place = next((place for place in self._places.values() if place.circuit is circuit), None)
-        return place is not None and _of(place).relays[-1].allows(_address(host), port)
+        exit = self._exit(circuit)
+        return exit is not None and exit.allows(_address(host), port)
+
+    def begin_flags(self, circuit: ClientCircuit, port: int) -> int:
+        """A host that has IPv6 addresses only is reached too, where the exit connects to such."""
+        exit = self._exit(circuit)
+        return IPV6_OKAY if exit is not None and exit.exit.policy6.allows(None, port) else 0
 
     def rdv_circuit(
         self, point: RelayTarget, hash_name: bytes, provider: bool, on_ready: Ready, on_failed: Failed, now: float
@@ -151,8 +177,26 @@ class TorCircuits(CircuitBuilding):
         request = TorRequest(lambda now: self._predicted_path(request, now), "ready", None, self._fill_failed)
         return request
 
+    def _await_hop(self, place: Place, now: float) -> None:
+        super()._await_hop(place, now)
+        if place.hops_built or not _of(place).relays:
+            return
+        place.started = self._outbox.steady(now)
+        timeout = self.times.timeout(len(place.path))
+        if timeout is not None:
+            place.timers.append(self._outbox.call_at(now + timeout, partial(self._is_late, place)))
+
     def _all_stand(self, place: Place, now: float) -> None:
-        use = _of(place).use
+        request = _of(place)
+        self._stop_timers(place)
+        self._measured(place, now)
+        use = request.use
+        if request.late:
+            if use is not None:
+                use.worked(now)
+            place.machine.move("held", now)
+            self._close(place, DestroyReason.FINISHED, now)
+            return
         if use is None:
             self._hand_over(place, now)
             return
@@ -182,6 +226,38 @@ class TorCircuits(CircuitBuilding):
 
     # -- inside
 
+    def _is_late(self, place: Place, now: float) -> None:
+        """Build another in its place. This one tells how long it takes, or which hop does not come to stand. On its
+        last path a request waits longer: rather slow than not at all."""
+        request = _of(place)
+        if place.hops_built:
+            self.times.outcome(late=True)
+        if not request.attempts:
+            return
+        place.request = replace(request, attempts=0, late=True, on_ready=_ignore, on_failed=_ignore)
+        if place.hops_built:
+            request.avoid(place.path[place.hops_built])
+        self._serve(request, now)
+
+    def _measured(self, place: Place, now: float) -> None:
+        request = _of(place)
+        if not request.relays or len(place.path) != 3:
+            return
+        took = self._outbox.steady(now) - place.started
+        timeout = self.times.timeout(3)
+        if timeout is None or took <= timeout:
+            self.times.outcome(late=False)
+        self.times.built(took)
+        self._unstored += 1
+        if self._unstored >= STORE_EVERY:
+            self._unstored = 0
+            self._outbox.store([(BUCKET, self._name, self.times.encode())], _ignore)
+
+    def _exit(self, circuit: ClientCircuit) -> TorRelay | None:
+        """The last hop of a circuit of ours."""
+        place = next((place for place in self._places.values() if place.circuit is circuit), None)
+        return None if place is None else _of(place).relays[-1]
+
     def _exit_path(self, request: TorRequest, wanted: Wanted, now: float) -> tuple[RelayTarget, ...]:
         path = self._paths.exit_path([wanted], now, avoid=request.avoided)
         request.relays, request.use = path.relays, path.use
@@ -196,6 +272,10 @@ class TorCircuits(CircuitBuilding):
             return []
         waiting = [_of(place).relays[-1] for place in self._places.values() if place.request.on_ready is None]
         return self._predicted.lacking([partial(relay.allows, None) for relay in waiting], now)
+
+
+def _ignore(result: Any, now: float) -> None:
+    """Nobody waits for it."""
 
 
 def _of(place: Place) -> TorRequest:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from base64 import b64encode
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from email.utils import formatdate
 from enum import Enum
 from hashlib import sha256
 from typing import Any
@@ -23,7 +24,7 @@ from convergence.outbox import Outbox, Timer
 from convergence.path.select import fraction
 from convergence.pipes.http import Headers
 from convergence.ports import Rng
-from convergence.tor.request import DocumentRequest
+from convergence.tor.request import IF_MODIFIED_SINCE, DocumentRequest, NotModified
 from convergence.tor.sources import DirectorySources
 from convergence.wire.authority import parse_certificates
 from convergence.wire.consensus import MAX_CONSENSUS, Consensus
@@ -36,6 +37,8 @@ MAX_EARLIER = 3  # consensuses, the latest, that a mirror keeps: clients ask ane
 PARALLEL = 3  # requests for microdescriptors at once
 MAX_CERTIFICATES = 1 << 20  # bytes
 CERTIFICATE_REQUESTS = 3  # directories that are asked for the certificates of one consensus
+MODIFIED_SINCE = 180.0
+"""A consensus that is not so many seconds newer than ours is not sent again. C Tor's clients say the same."""
 RETRY_FIRST = 1.0  # seconds until what failed is tried again, doubled up to...
 RETRY_MAX = 300.0
 
@@ -179,6 +182,7 @@ class TorDirectory:
 
     def moved(self, now: float) -> None:
         """This machine is on another network, or slept: what failed may work now."""
+        self._sources.moved()
         for pause in self._pauses.values():
             pause.reset()
         self._work(now)
@@ -205,9 +209,15 @@ class TorDirectory:
     def _ask_consensus(self, now: float) -> None:
         names = "+".join(name[:6] for name in self._authorities)
         current = self.consensus
-        diff: Headers = () if current is None else (("X-Or-Diff-From-Consensus", current.diff_base),)
+        headers: Headers = ()
+        if current is not None:
+            since = current.valid_after + min(MODIFIED_SINCE, (current.fresh_until - current.valid_after) / 2)
+            headers = (
+                ("X-Or-Diff-From-Consensus", current.diff_base),
+                (IF_MODIFIED_SINCE, formatdate(since, usegmt=True)),
+            )
         path = f"/tor/status-vote/current/consensus-microdesc/{names}"
-        self._ask(Want.CONSENSUS, path, diff, MAX_CONSENSUS, self._consensus_came, now)
+        self._ask(Want.CONSENSUS, path, headers, MAX_CONSENSUS, self._consensus_came, now)
 
     def _ask_certificates(self, unchecked: _Unchecked, now: float) -> None:
         names = self.documents.missing(unchecked.consensus, now)
@@ -296,7 +306,8 @@ class TorDirectory:
 
     def _refuse(self, want: Want, source: bytes, error: RemoteError, now: float) -> None:
         """Ask another one, after a pause."""
-        self._outbox.emit(DirectoryRefused(want.value, source.hex(), str(error)))
+        if not isinstance(error, NotModified):
+            self._outbox.emit(DirectoryRefused(want.value, source.hex(), str(error)))
         self._sources.rest(source, now)
         if self._running:
             self._pauses[want].failed(now)

@@ -17,6 +17,7 @@ from convergence.events import TorDirectoryChanged
 from convergence.link.neighbours import LinkAddress, Neighbours
 from convergence.netdir.tor import SCHEME, TorView
 from convergence.outbox import Outbox
+from convergence.path.buildtimes import BuildTimeParams
 from convergence.path.entries import StickyEntries
 from convergence.path.place import Failed, Ready
 from convergence.ports import Crypto, Rng
@@ -35,10 +36,12 @@ class DirectoryAddress:
     Args:
         address: host:port of its ORPort.
         fingerprint: SHA-1 of its RSA identity, 20 bytes.
+        dir_address: host:port of its directory port; "" without one.
     """
 
     address: str
     fingerprint: bytes
+    dir_address: str = ""
 
     @property
     def link_address(self) -> LinkAddress:
@@ -129,7 +132,7 @@ class TorNetwork:
         self._view: TorView | None = None
 
     def start(self, now: float) -> None:
-        self.circuits.start(now)
+        self.circuits.start(now, self.config.name)
         self._entrance.start(now, self.directory.start)
 
     def stop(self, now: float) -> None:
@@ -170,6 +173,7 @@ class TorNetwork:
         if view is not self._view:
             self._view = view
             self._paths.update(view, now)
+            self.circuits.times.update(BuildTimeParams.of(view.consensus))
         before, self.ready = self.ready, self._paths.ready(now)
         if self.ready:
             self.circuits.nodes_changed(now)

@@ -29,6 +29,7 @@ from convergence.tor.accounting import Accounting, Allowance
 from convergence.tor.cache import DirectoryCache
 from convergence.tor.circuits import DirectoryCircuits
 from convergence.tor.directory import TorDirectory
+from convergence.tor.dirports import DirectoryPorts
 from convergence.tor.history import History
 from convergence.tor.network import TorConfig
 from convergence.tor.publishing import Publisher
@@ -137,7 +138,11 @@ class TorRelay:
         )
         self._accounting = Accounting(self.outbox, config.accounting, lambda: self.relaying.carried, self._hibernate)
         self._circuits = DirectoryCircuits(self.outbox, crypto, rng, self.neighbours)
-        sources = DirectorySources(self.outbox, rng, self._circuits, lambda now: config.network.first_targets)
+        ports = {item.fingerprint: item.dir_address for item in config.network.directories if item.dir_address}
+        self._ports = DirectoryPorts(self.outbox, ports)
+        sources = DirectorySources(
+            self.outbox, rng, self._circuits, lambda now: config.network.first_targets, self._ports
+        )
         self.directory = TorDirectory(self.outbox, rng, config.network.authorities, sources, self._changed, mirror=True)
         self.publisher = Publisher(
             self.outbox,
@@ -312,6 +317,7 @@ class TorRelay:
         links, tcp = self.neighbours, self._exit
         return {
             Protocol.TLS: Owner(links.opened, links.data, links.closed, links.congested),
+            Protocol.DIRECTORY: self._ports.owner,
             Protocol.TCP: Owner(
                 lambda channel, binding, now: tcp.opened(channel, now), tcp.data, tcp.closed, tcp.congested
             ),

@@ -17,11 +17,16 @@ from convergence.wire.compressed import decompress, offered
 
 TIME_LIMIT = 60.0  # seconds that a directory has for everything
 HOST = "directory"  # nobody reads it, but HTTP/1.1 wants one
+IF_MODIFIED_SINCE = "If-Modified-Since"
 MAX_REASON = 100  # characters of a directory's own words for why it refuses
 
 
 Done = Callable[["bytes | RemoteError", float], None]
 """done(document or why there is none, now)."""
+
+
+class NotModified(RemoteError):
+    """The directory has nothing newer than what we said we have."""
 
 
 class DocumentRequest:
@@ -105,7 +110,9 @@ class DocumentRequest:
     def _head(self, response: http.Response, now: float) -> None:
         self._answered = True
         self._encoding = (response.get("content-encoding") or "identity").lower()
-        if response.status != 200:
+        if response.status == 304 and any(name == IF_MODIFIED_SINCE for name, _ in self._headers):
+            self._finish(NotModified("the directory has nothing newer"), now)
+        elif response.status != 200:
             answer = f"{response.status} {response.reason}".strip()[:MAX_REASON]
             self._finish(RemoteError(f"the directory answered {answer}"), now)
         elif self._encoding not in offered():

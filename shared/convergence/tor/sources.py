@@ -1,13 +1,14 @@
 """Directories that can be asked, and the streams to them.
 
 Does: choose one at random among those that do not rest, keep a circuit to each for the next request, let one rest that
-failed or lied.
+failed or lied. A relay asks one to which no circuit can be built at its directory port, if it has one.
 Does not: ask (request.py), or judge answers (directory.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 from typing import Protocol as Shape
 
 from convergence.circuit.client import ClientCircuit
@@ -18,6 +19,9 @@ from convergence.path.select import choose
 from convergence.pipes.pending import Pending
 from convergence.ports import Rng
 from convergence.wire.target import RelayTarget
+
+if TYPE_CHECKING:  # clients, and so pages, have none
+    from convergence.tor.dirports import DirectoryPorts
 
 REST = 600.0  # seconds for which a directory that failed is not asked, as long as there are others
 LINGER = 30.0  # seconds that a circuit without streams is kept
@@ -51,6 +55,7 @@ class _Way:
 class DirectorySources:
     """Args:
     candidates: all directories that may be asked now.
+    ports: for relays only.
     """
 
     def __init__(
@@ -59,7 +64,9 @@ class DirectorySources:
         rng: Rng,
         circuits: Circuits,
         candidates: Callable[[float], Sequence[RelayTarget]],
+        ports: DirectoryPorts | None = None,
     ) -> None:
+        self._ports = ports
         self._outbox = outbox
         self._rng = rng
         self._circuits = circuits
@@ -98,6 +105,10 @@ class DirectorySources:
     def worked(self, source: bytes) -> None:
         """What it sent holds."""
         self._resting.pop(source, None)
+
+    def moved(self) -> None:
+        """This machine is on another network, or slept: those that failed may be reached now."""
+        self._resting.clear()
 
     def rests(self, source: bytes, now: float) -> bool:
         return self._resting.get(source, 0.0) > self._outbox.steady(now)
@@ -139,8 +150,10 @@ class DirectorySources:
             self._settle(way, now)
 
         def failed(why: Why, now: float) -> None:
-            for pipe in way.pipes:
+            for pipe in list(way.pipes):
                 pipe.why = why
+                if self._ports is not None and self._ports.carry(way.node.identity, pipe):
+                    way.pipes.remove(pipe)
             self._end(way, now)
 
         self._circuits.directory_circuit(way.node, ready, failed, now)

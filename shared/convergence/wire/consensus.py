@@ -4,6 +4,9 @@ Does: parse them, in the flavors "microdesc" and "ns"; give the digests that are
 asked for.
 Does not: check signatures or dates (netdir/consensus.py): everything here may be invented until that is done.
 
+What most authorities sign is not refused for one bad value: a parameter, a weight, a protocol list, a random value or a
+relay that cannot be read is left out.
+
 Only what stands before the first signature is signed, and only that is read, but for the signatures.
 """
 
@@ -127,7 +130,7 @@ class Consensus:
         signed_size: how many bytes of it are signed.
         valid_after, fresh_until, valid_until: Unix seconds, ascending.
         required_relay, required_client, recommended_relay, recommended_client: subprotocols of all relays and clients.
-        shared_random: the previous value and the current one, 32 bytes each; None where missing.
+        shared_random: the previous value and the current one, 32 bytes each; None where missing or malformed.
         relays: in the order of their identities.
         skipped: how many relays could not be read. They cost themselves only: what the authorities signed counts.
         weights: "Wgg"..., to be divided by the parameter "bwweightscale".
@@ -228,12 +231,18 @@ def _flavor(version: Item) -> Flavor:
 
 def _protocols(header: Document, keyword: str) -> Protocols:
     item = header.optional(keyword)
-    return Protocols.parse(item.rest if item else "")
+    try:
+        return Protocols.parse(item.rest if item else "")
+    except ParseError:
+        return Protocols({})
 
 
 def _random(header: Document, which: str) -> bytes | None:
     item = header.optional(f"shared-rand-{which}-value")
-    return None if item is None else parse_base64(item.words(2)[1], "a shared random value", 32)
+    try:
+        return None if item is None else parse_base64(item.words(2)[1], "a shared random value", 32)
+    except ParseError:
+        return None
 
 
 def _signatures(document: Document) -> tuple[DirectorySignature, ...]:

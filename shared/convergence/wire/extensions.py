@@ -1,9 +1,9 @@
 """What client and relay tell each other within the ntor-v3 handshake (tor-spec, "Sending extensions in the circuit
 extension handshake"): congestion control (proposal 324 section 10.3) and subprotocols (proposal 346).
 
-Does: parse and encode both messages: N_EXTENSIONS, then type, length and body of each. A relay ignores the types that
-it does not know. The rest is stricter than tor-spec, which takes the first of several and ignores the others: a known
-type that comes twice is refused, and a client refuses every answer to what it did not ask.
+Does: parse and encode both messages: N_EXTENSIONS, then type, length and body of each. Types that it does not know are
+ignored, and so are all of one type but the first, as tor-spec says. A client refuses an answer to what it did not ask,
+since otherwise a relay could switch something on or off.
 Does not: decide what to ask for, or what to grant.
 """
 
@@ -62,11 +62,8 @@ class CircuitRequest:
 
     @classmethod
     def parse(cls, data: Buffer) -> CircuitRequest:
-        """Raises ParseError for trailing bytes, a known type with a wrong body, or twice."""
-        fields: dict[int, bytes] = {}
-        for kind, body in _read(data, "circuit request"):
-            if kind in (ExtensionType.CC_FIELD_REQUEST, ExtensionType.SUBPROTO):
-                _add(fields, kind, body)
+        """Raises ParseError for trailing bytes, or a known type with a wrong body."""
+        fields = _read(data, "circuit request")
         if fields.get(ExtensionType.CC_FIELD_REQUEST):
             raise ParseError("congestion control request with a body")
         capabilities = _read_capabilities(fields.get(ExtensionType.SUBPROTO, b""))
@@ -94,17 +91,12 @@ class CircuitResponse:
 
     @classmethod
     def parse(cls, data: Buffer, request: CircuitRequest) -> CircuitResponse:
-        """The answer to `request`. Raises ParseError for what it did not ask, trailing bytes, a wrong body, or a type
-        that comes twice."""
-        asked = {ExtensionType.CC_FIELD_RESPONSE} if request.congestion_control else set()
-        fields: dict[int, bytes] = {}
-        for kind, body in _read(data, "circuit response"):
-            if kind not in asked:
-                raise ParseError(f"extension of type {kind} answers what was not asked")
-            _add(fields, kind, body)
-        if not fields:
+        """The answer to `request`. Raises ParseError for what it did not ask, trailing bytes, or a wrong body."""
+        body = _read(data, "circuit response").get(ExtensionType.CC_FIELD_RESPONSE)
+        if body is None:
             return cls()
-        body = fields[ExtensionType.CC_FIELD_RESPONSE]
+        if not request.congestion_control:
+            raise ParseError("congestion control was not asked for")
         # SENDMEs after every zeroth cell mean nothing.
         if len(body) != 1 or not body[0]:
             raise ParseError("congestion control response without a sendme_inc")
@@ -116,18 +108,14 @@ def _encode(fields: Mapping[int, bytes]) -> bytes:
     return bytes([len(fields)]) + b"".join(bytes([kind, len(body)]) + body for kind, body in fields.items())
 
 
-def _read(data: Buffer, what: str) -> list[tuple[int, bytes]]:
-    """Type and body of each extension, at most 255."""
+def _read(data: Buffer, what: str) -> dict[int, bytes]:
+    """Body of the first extension of each type; there are at most 255 extensions."""
     reader = Reader(data, what)
-    fields = [(reader.unsigned(1), reader.take(reader.unsigned(1))) for _ in range(reader.unsigned(1))]
+    fields: dict[int, bytes] = {}
+    for _ in range(reader.unsigned(1)):
+        fields.setdefault(reader.unsigned(1), reader.take(reader.unsigned(1)))
     reader.finish()
     return fields
-
-
-def _add(fields: dict[int, bytes], kind: int, body: bytes) -> None:
-    if kind in fields:
-        raise ParseError(f"extension of type {kind} comes twice")
-    fields[kind] = body
 
 
 def _read_capabilities(body: bytes) -> frozenset[Capability]:

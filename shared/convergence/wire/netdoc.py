@@ -13,6 +13,7 @@ from binascii import Error as Base64Error
 from binascii import a2b_base64
 from calendar import timegm
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from ipaddress import IPv4Address, IPv6Address, ip_address
@@ -94,13 +95,13 @@ class Item:
         return words
 
     def numbers(self) -> dict[str, int]:
-        """`name=number` for each argument, 32-bit, no name twice (dir-spec 3.4.1, "params")."""
+        """`name=number` for each argument (dir-spec 3.4.1, "params"). One that is malformed or has more than 32 bits is
+        left out, so that its default holds (path-spec 2.2); of several with one name the first counts."""
         found: dict[str, int] = {}
         for word in self.entries():
             name, _, value = word.partition("=")
-            if name in found:
-                raise ParseError(f'"{self.keyword}" names a value twice')
-            found[name] = parse_integer(value, self.keyword, -(1 << 31), (1 << 31) - 1)
+            with suppress(ParseError):
+                found.setdefault(name, parse_integer(value, self.keyword, -(1 << 31), (1 << 31) - 1))
         return found
 
 

@@ -14,7 +14,7 @@ from tests.interop.tor.network import TorNetwork
 @pytest.fixture(scope="package")
 def names(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NameServer]:
     """What the exits know."""
-    hosts = {"web.example": ["127.0.0.1"], "host.example": ["8.7.6.5", "2a00::1"]}
+    hosts = {"web.example": ["127.0.0.1"], "host.example": ["8.7.6.5", "2a00::1"], "six.example": ["::1"]}
     server = NameServer(tmp_path_factory.mktemp("names"), hosts)
     yield server
     server.close()

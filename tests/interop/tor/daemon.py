@@ -94,12 +94,11 @@ class Tor(Server):
         """Bytes that it has read since its start."""
         return int(self.controller.get_info("traffic/read"))
 
-    def running(self) -> set[str]:
-        """Fingerprints of the relays that are Running in the consensus that it has; none while it has none."""
+    def flagged(self, *flags: Flag) -> set[str]:
+        """Fingerprints of the relays with these flags in the consensus that it has; none while it has none."""
         with contextlib.suppress(DescriptorUnavailable):
-            return {
-                entry.fingerprint for entry in self.controller.get_network_statuses() if Flag.RUNNING in entry.flags
-            }
+            statuses = self.controller.get_network_statuses()
+            return {entry.fingerprint for entry in statuses if set(flags) <= set(entry.flags)}
         return set()
 
     def wait(self, event: EventType, holds: Callable[[], bool], what: str) -> None:

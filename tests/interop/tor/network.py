@@ -21,6 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from stem import Flag
 from stem.control import EventType
 
 from tests.e2e.processes import PATIENCE
@@ -61,7 +62,7 @@ AUTHORITY = (
     "AuthDirMaxServersPerAddr 0",
 )
 RELAY = ("SocksPort 0", "ExitRelay 0")
-EXIT = ("ExitRelay 1", "ExitPolicyRejectPrivate 0", "ExitPolicy accept *:*", "ServerDNSDetectHijacking 0")
+EXIT = ("ExitRelay 1", "ExitPolicyRejectPrivate 0", "IPv6Exit 1", "ExitPolicy accept *:*", "ServerDNSDetectHijacking 0")
 
 
 @dataclass(frozen=True)
@@ -147,7 +148,11 @@ class TorNetwork:
         self.listed(*everybody)
         for server in (*self.servers, *self.relays):
             # Exits open no streams for relays that they do not know.
-            server.wait(EventType.NEWCONSENSUS, lambda server=server: everybody <= server.running(), "consensus of all")
+            server.wait(
+                EventType.NEWCONSENSUS,
+                lambda server=server: everybody <= server.flagged(Flag.RUNNING),
+                "consensus of all",
+            )
             server.has_directory()  # a client that asks one without would wait for long
 
     def add_relay(self, *options: str) -> Relay:
@@ -159,7 +164,9 @@ class TorNetwork:
         """Wait until a consensus says that the relays with these fingerprints are running: they may be anybody's."""
         authority = self.servers[0]
         wanted = set(fingerprints)
-        authority.wait(EventType.NEWCONSENSUS, lambda: wanted <= authority.running(), f"consensus with {wanted}")
+        authority.wait(
+            EventType.NEWCONSENSUS, lambda: wanted <= authority.flagged(Flag.RUNNING), f"consensus with {wanted}"
+        )
 
     @contextlib.contextmanager
     def without(self, relay: Relay) -> Iterator[None]:

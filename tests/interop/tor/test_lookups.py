@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import socket
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
@@ -36,6 +38,33 @@ def test_curl_names_a_host_that_the_exit_looks_up(proxy: Proxy, website: Website
     done = curl("--socks5-hostname", f"127.0.0.1:{proxy.port}", f"http://web.example:{website.http}/word/hello")
     assert (done.returncode, done.stdout) == (0, b"hello"), done.stderr
     assert "web.example" in names.asked
+
+
+class SixServer(HTTPServer):
+    address_family = socket.AF_INET6
+
+
+class Hello(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"six")
+
+
+@pytest.mark.parametrize("host", ["[::1]", "six.example"])
+@pytest.mark.parametrize("option", ["--socks5-hostname", "--proxy"])
+def test_hosts_that_have_ipv6_addresses_only_are_reached(proxy: Proxy, host: str, option: str) -> None:
+    with SixServer(("::1", 0), Hello) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            tunnel = ("--proxytunnel",) if option == "--proxy" else ()
+            address = f"http://{host}:{server.server_port}/"
+            done = curl(option, f"127.0.0.1:{proxy.port}", *tunnel, address)
+        finally:
+            server.shutdown()
+            thread.join()
+    assert (done.returncode, done.stdout) == (0, b"six"), done.stderr
 
 
 @pytest.mark.parametrize("version", ["-4", "-5"])

@@ -97,11 +97,13 @@ def test_a_client_goes_over_the_relays_that_it_is_told(
 
 
 def test_all_relays_are_listed_with_the_flags_that_they_are_to_have(tor_network: TorNetwork) -> None:
-    entries = consensus(tor_network).routers
+    server, everybody = tor_network.servers[0], {relay.fingerprint for relay in tor_network.relays}
+    flags = Flag.RUNNING, Flag.VALID, Flag.FAST, Flag.GUARD, Flag.HSDIR, Flag.V2DIR
+    server.wait(EventType.NEWCONSENSUS, lambda: everybody <= server.flagged(*flags), "consensus with all flags")
+    entries = {entry.fingerprint: entry for entry in server.controller.get_network_statuses()}
     for relay in tor_network.relays:
         entry = entries[relay.fingerprint]
         assert (entry.nickname, entry.address, entry.or_port) == (relay.name, relay.address, relay.or_port)
-        assert {Flag.RUNNING, Flag.VALID, Flag.FAST, Flag.GUARD, Flag.HSDIR, Flag.V2DIR} <= set(entry.flags)
         assert (Flag.EXIT in entry.flags) == (relay in tor_network.relays[-2:])
 
 

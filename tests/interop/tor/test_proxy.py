@@ -7,22 +7,25 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import Browser
 
 from tests.e2e.processes import running
 from tests.interop.programs import free_port
+from tests.interop.test_chromium import context
 from tests.interop.test_curl import DIALECTS, PROXY_REFUSED, curl, through
 from tests.interop.tor.network import TorNetwork
+from tests.interop.tor.upload import UPLOAD, upload_to_a_server_that_waits
 from tests.interop.ways import Proxy
 from tests.interop.website import LARGE, Website
 
 
 @contextlib.contextmanager
-def proxied(network: TorNetwork, folder: Path) -> Iterator[Proxy]:
+def proxied(network: TorNetwork, folder: Path, *more: str) -> Iterator[Proxy]:
     """A proxy that keeps what it knows in this folder."""
     folder.mkdir(exist_ok=True)
     lines = folder / "network.txt"
     lines.write_text("".join(f"{authority.line}\n" for authority in network.authorities))
-    options = ("--tor", "--tor-network", lines, "--data", folder / "data")
+    options = ("--tor", "--tor-network", lines, "--data", folder / "data", *more)
     with running("proxy", "--listen", "127.0.0.1:0", *options) as command:
         yield Proxy(command, command.until("listening")["port"])
 
@@ -45,6 +48,28 @@ def test_10_mib_from_the_web(
     assert tor_network.notices() == []
 
 
+@pytest.mark.parametrize(("dialect", "scheme"), [("socks5", "http"), ("socks5", "https"), ("http", "https")])
+def test_chromium_opens_a_page_by_the_name_that_the_exit_looks_up(
+    tor_network: TorNetwork,
+    proxy: Proxy,
+    website: Website,
+    chromium: Browser,
+    dialect: str,
+    scheme: str,
+) -> None:
+    with context(chromium, proxy, dialect) as profile:
+        page = profile.new_page()
+        page.goto(f"{scheme}://web.example:{website.port(scheme)}/")
+        assert page.title() == "a page"
+    assert tor_network.notices() == []
+
+
+def test_an_upload_waits_for_a_server_that_does_not_read(tor_network: TorNetwork, proxy: Proxy) -> None:
+    """The exit stops it by XOFF, and has it go on by XON."""
+    assert upload_to_a_server_that_waits(proxy.port) == len(UPLOAD)
+    assert tor_network.notices() == []
+
+
 def test_two_users_have_circuits_of_their_own(proxy: Proxy, website: Website) -> None:
     address = f"http://127.0.0.1:{website.http}/large"
     for user in ("ann", "ben", "ann"):
@@ -52,6 +77,23 @@ def test_two_users_have_circuits_of_their_own(proxy: Proxy, website: Website) ->
         assert done.stdout == LARGE
     circuits = proxy.circuits("ann", "ben", streams=3)
     assert len(circuits["ann"]) == len(circuits["ben"]) == 1 and circuits["ann"] != circuits["ben"]
+
+
+@pytest.mark.parametrize("kept_apart", ["host", "port"])
+def test_by_choice_hosts_and_ports_have_circuits_of_their_own(
+    tor_network: TorNetwork, website: Website, tmp_path: Path, kept_apart: str
+) -> None:
+    with proxied(tor_network, tmp_path, f"--isolate-{kept_apart}") as proxy:
+
+        def carrier(host: str, scheme: str) -> set[int]:
+            asked = f"{scheme}://{host}:{website.port(scheme)}/word/hello"
+            assert curl(*through(proxy, "socks5"), "--insecure", asked).stdout == b"hello"
+            return proxy.circuits("", streams=1)[""]
+
+        first = carrier("127.0.0.1", "http")
+        assert carrier("127.0.0.1", "http") == first
+        assert (carrier("web.example", "http") != first) == (kept_apart == "host")
+        assert (carrier("127.0.0.1", "https") != first) == (kept_apart == "port")
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)

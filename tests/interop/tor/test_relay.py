@@ -4,10 +4,11 @@ stand on a path."""
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 import subprocess
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from tests.interop.test_curl import curl
 from tests.interop.tor.daemon import Tor
 from tests.interop.tor.network import TorNetwork
 from tests.interop.tor.test_network import REQUIRED_OF_RELAYS, consensus, fetched, protocols, written
+from tests.interop.tor.upload import UPLOAD, upload_to_a_server_that_waits
 from tests.interop.website import Website
 from tests.namespace import program
 
@@ -36,8 +38,16 @@ LACKING = "HSDir=2 HSIntro=4-5 HSRend=2"
 class Relay:
     """One of ours, in a process of its own."""
 
-    def __init__(self, network: TorNetwork, folder: Path, nickname: str, policy: list[str]) -> None:
+    def __init__(
+        self,
+        network: TorNetwork,
+        folder: Path,
+        nickname: str,
+        policy: list[str],
+        lines: Sequence[str] = (),
+    ) -> None:
         self.network = network
+        self.lines = lines or [authority.line for authority in network.authorities]
         self.nickname = nickname
         self.address = network.address()
         self.or_port = free_port(self.address)
@@ -49,7 +59,7 @@ class Relay:
 
     def start(self) -> None:
         network = self._folder / "network.txt"
-        network.write_text("".join(f"{authority.line}\n" for authority in self.network.authorities))
+        network.write_text("".join(f"{line}\n" for line in self.lines))
         settings = self._folder / "settings.toml"
         settings.write_text(
             f'[node]\ndata = "{self._folder}/data"\n[tor]\nlisten = "{self.address}:{self.or_port}"\n'
@@ -93,7 +103,7 @@ def ours(tor_network: TorNetwork, tmp_path_factory: pytest.TempPathFactory) -> I
         names = [relay.fingerprint for relay in relays]
         tor_network.listed(*names)
         for other in tor_network.relays:  # an exit serves no circuit that comes from a relay it has not heard of
-            other.wait(EventType.NEWCONSENSUS, lambda other=other: set(names) <= other.running(), "news")
+            other.wait(EventType.NEWCONSENSUS, lambda other=other: set(names) <= other.flagged(Flag.RUNNING), "news")
         yield relays
 
 
@@ -129,6 +139,29 @@ def test_a_tor_client_fetches_through_our_relay(
         assert fetched(tor_client, website) == path
 
 
+def test_our_exit_stops_a_tor_client_by_xoff_and_lets_it_go_on(
+    tor_network: TorNetwork, tor_client: Tor, ours: list[Relay]
+) -> None:
+    path = [tor_network.relays[0].fingerprint, tor_network.relays[1].fingerprint, ours[2].fingerprint]
+    with tor_client.through(*path):
+        assert upload_to_a_server_that_waits(tor_client.port(Listener.SOCKS)) == len(UPLOAD)
+
+
+def test_a_relay_that_reaches_no_orport_of_an_authority_uses_the_directory_ports(
+    tor_network: TorNetwork, tmp_path: Path
+) -> None:
+    """It gets the consensus, and is known to all authorities."""
+    lines = [authority.line for authority in tor_network.authorities]
+    nowhere = [re.sub(r"orport=\d+", f"orport={free_port(one.address)}", one.line) for one in tor_network.authorities]
+    assert lines != nowhere
+    relay = Relay(tor_network, tmp_path, "oursdir", [], nowhere)
+    try:
+        relay.published()
+        assert b"\nmaster-key-ed25519 " in relay.document("server")
+    finally:
+        relay.stop()
+
+
 def test_our_relays_were_reached_by_others_before_they_published(ours: list[Relay]) -> None:
     for relay in ours:
         assert relay.told("or-port-reached")["address"] == f"{relay.address}:{relay.or_port}"
@@ -146,13 +179,7 @@ def test_our_relays_measure_what_they_carry_from_the_start(tor_network: TorNetwo
         assert isinstance(descriptor, RelayDescriptor)
         assert descriptor.observed_bandwidth > 10_000
     server, names = tor_network.servers[0], {relay.fingerprint for relay in ours}
-
-    def fast() -> bool:
-        return names <= {
-            entry.fingerprint for entry in server.controller.get_network_statuses() if Flag.FAST in entry.flags
-        }
-
-    server.wait(EventType.NEWCONSENSUS, fast, "consensus in which ours are Fast")
+    server.wait(EventType.NEWCONSENSUS, lambda: names <= server.flagged(Flag.FAST), "consensus in which ours are Fast")
 
 
 def test_stem_reads_what_our_relays_say_about_themselves(ours: list[Relay]) -> None:

@@ -9,8 +9,10 @@ import pytest
 from convergence.circuit.congestion import (
     CLOCK_JUMP,
     CWND_MAX,
+    MAX_EARNED,
     MAX_UNREAD,
     UNLIMITED,
+    XOFF_BYTES,
     XOFF_COST,
     XOFF_HIGHEST,
     XOFF_LIMIT,
@@ -18,8 +20,8 @@ from convergence.circuit.congestion import (
     Vegas,
 )
 from convergence.circuit.flow import STREAM_WINDOW, FixedWindows
-from convergence.errors import EndReason, ParseError, RemoteError, StreamError
-from convergence.wire.relay import RelayCommand
+from convergence.errors import DestroyReason, EndReason, ParseError, RemoteError, Scope, StreamError
+from convergence.wire.relay import MAX_DATA, RelayCommand
 
 INC = Parameters().sendme_inc
 XOFF = (RelayCommand.XOFF, b"\0")
@@ -223,18 +225,22 @@ def test_both_kinds_acknowledge_and_quote_alike():
 # -- XON and XOFF
 
 
-def come(flow, cells):
-    return [message for _ in range(cells) for message in flow.received()]
+def come(flow, cells, size=MAX_DATA):
+    return [message for _ in range(cells) for message in flow.received(size)]
+
+
+def origin():
+    return Vegas().stream(True)
 
 
 def test_a_reader_that_reads_stops_nobody():
-    flow = Vegas().stream()
+    flow = origin()
     for _ in range(100):
         assert come(flow, XOFF_LIMIT) == [] and flow.consumed(XOFF_LIMIT) == ()
 
 
 def test_xoff_goes_out_once_and_xon_when_half_is_read():
-    flow = Vegas().stream()
+    flow = origin()
     assert come(flow, XOFF_LIMIT) == []
     assert come(flow, 300) == [XOFF]
     assert flow.consumed(399) == ()
@@ -243,7 +249,7 @@ def test_xoff_goes_out_once_and_xon_when_half_is_read():
 
 
 def test_a_far_sender_is_told_to_go_on_before_the_reader_runs_dry():
-    flow = Vegas().stream()
+    flow = origin()
     assert come(flow, 3000) == [XOFF]
     assert flow.consumed(1500) == (XON,)
     assert come(flow, XOFF_LIMIT - 1) == [], "a sender counts what it sent for each XOFF"
@@ -257,8 +263,8 @@ def test_a_far_sender_is_told_to_go_on_before_the_reader_runs_dry():
 
 
 def test_a_stream_that_was_stopped_has_no_room_until_xon():
-    flow = Vegas().stream()
-    flow.sent(XOFF_LIMIT)
+    flow = origin()
+    flow.sent(XOFF_LIMIT, XOFF_BYTES)
     flow.control(*XOFF)
     assert flow.room == 0
     flow.control(RelayCommand.XON, b"\0\0\0\x10\0")  # a rate, which is advice
@@ -267,8 +273,8 @@ def test_a_stream_that_was_stopped_has_no_room_until_xon():
 
 def test_a_reader_in_fits_and_starts_sends_no_more_xoffs_than_the_cells_that_came_allow():
     """Cells may still come that were under way when our XOFF arrived: the far end has sent nothing since."""
-    near, far = Vegas().stream(), Vegas().stream()
-    near.sent(8 * XOFF_LIMIT)
+    near, far = origin(), Vegas().stream(False)
+    near.sent(8 * XOFF_LIMIT, 8 * XOFF_BYTES)
     for _ in range(7):
         for message in [*come(far, XOFF_LIMIT + 1), *far.consumed(XOFF_LIMIT + 1)]:
             near.control(*message)
@@ -276,40 +282,83 @@ def test_a_reader_in_fits_and_starts_sends_no_more_xoffs_than_the_cells_that_cam
 
 
 def test_what_was_sent_long_ago_pays_for_a_bounded_number_of_xoffs():
-    flow = Vegas().stream()
-    flow.sent(100 * CWND_MAX)
-    for _ in range(CWND_MAX // XOFF_COST):
+    flow = origin()
+    flow.sent(100 * CWND_MAX, 100 * MAX_EARNED)
+    for _ in range(MAX_EARNED // XOFF_COST):
         flow.control(*XOFF)
-    with pytest.raises(StreamError, match="not due"):
+        flow.control(*XON)
+    with pytest.raises(RemoteError, match="not due"):
         flow.control(*XOFF)
 
 
-def test_xoff_before_much_was_sent_is_refused():
-    """It could mark the circuit for somebody who watches it (proposal 324 section 4.1.4)."""
-    flow = Vegas().stream()
-    flow.sent(10)
-    with pytest.raises(StreamError, match="not due"):
+@pytest.mark.parametrize("message", [XOFF, XON])
+@pytest.mark.parametrize("size", [0, 1, XOFF_COST - 1])
+def test_one_that_comes_before_much_was_sent_closes_the_circuit(message, size):
+    """It could mark the circuit for somebody who watches it (proposal 324 section 4.1.4). Cells do not count."""
+    flow = origin()
+    flow.sent(XOFF_LIMIT, size)
+    with pytest.raises(RemoteError, match="not due") as error:
+        flow.control(*message)
+    assert error.value.scope is Scope.CIRCUIT and error.value.reason == DestroyReason.PROTOCOL
+    flow = origin()
+    flow.sent(1, XOFF_COST)
+    flow.control(*message)
+
+
+def test_rates_alone_come_no_more_often_than_what_was_sent_allows():
+    flow = origin()
+    flow.sent(XOFF_LIMIT, XOFF_BYTES)
+    flow.control(*XOFF)
+    flow.control(*XON)  # it ends the stop, so it is not counted
+    flow.control(*XON)
+    flow.control(*XON)
+    with pytest.raises(RemoteError, match="XON that was not due"):
+        flow.control(*XON)
+
+
+def test_a_second_xoff_without_xon_closes_the_circuit():
+    flow = origin()
+    flow.sent(10 * XOFF_LIMIT, 10 * XOFF_BYTES)
+    flow.control(*XOFF)
+    with pytest.raises(RemoteError, match="XOFF that was not due"):
         flow.control(*XOFF)
+
+
+def test_the_far_end_of_a_circuit_does_not_mind_when_its_origin_stops_it():
+    """Only origins have something to hide, and a consensus may let clients stop exits sooner (cc_xoff_client)."""
+    flow = Vegas().stream(False)
+    for message in (XON, XOFF, XOFF):
+        flow.control(*message)
+    assert flow.room == 0
+    flow.control(*XON)
+    assert flow.room == UNLIMITED
+
+
+def test_small_cells_stop_their_sender_only_when_as_many_bytes_have_come_as_tor_allows_for():
+    flow = origin()
+    cells = XOFF_BYTES // 10
+    assert come(flow, cells - 1, 10) == []
+    assert come(flow, 1, XOFF_BYTES - 10 * (cells - 1)) == [XOFF]
 
 
 @pytest.mark.parametrize("command", [RelayCommand.XOFF, RelayCommand.XON])
 @pytest.mark.parametrize("payload", [b"", b"\1\0\0\0\0"])
 def test_a_malformed_one_is_refused(command, payload):
-    flow = Vegas().stream()
-    flow.sent(XOFF_LIMIT)
+    flow = origin()
+    flow.sent(XOFF_LIMIT, XOFF_BYTES)
     with pytest.raises(ParseError):
         flow.control(command, payload)
 
 
 def test_windows_of_a_stream_are_no_part_of_it():
     with pytest.raises(RemoteError, match="not expected"):
-        Vegas().stream().control(RelayCommand.SENDME, b"")
+        origin().control(RelayCommand.SENDME, b"")
 
 
 def test_who_sends_on_in_spite_of_xoff_loses_the_stream():
     """However many streams: what waits for readers that stopped is bounded for the circuit."""
     circuit = Vegas()
-    streams = [circuit.stream() for _ in range(3)]
+    streams = [circuit.stream(False) for _ in range(3)]
     for stream in streams[:2]:
         come(stream, XOFF_LIMIT + MAX_UNREAD // 2)
     with pytest.raises(StreamError, match="in spite of XOFF") as error:
@@ -318,7 +367,7 @@ def test_who_sends_on_in_spite_of_xoff_loses_the_stream():
     streams[0].ended()
     streams[2].ended()
     assert circuit.overshoot == MAX_UNREAD // 2
-    fresh = circuit.stream()
+    fresh = circuit.stream(False)
     come(fresh, XOFF_LIMIT + MAX_UNREAD // 2)
     streams[1].consumed(XOFF_LIMIT + MAX_UNREAD // 2)
     fresh.ended()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from convergence.circuit.endpoint import FAIR_RUN, MAX_HALF_CLOSED, MAX_STREAMS
+from convergence.circuit.endpoint import FAIR_RUN, MAX_HALF_CLOSED, MAX_LATE_MESSAGES, MAX_STREAMS
 from convergence.circuit.flow import CIRCUIT_INCREMENT, CIRCUIT_WINDOW, STREAM_WINDOW
 from convergence.circuit.streams import SEND_BUFFER_HIGH
 from convergence.errors import DestroyReason, EndReason, StreamError
@@ -313,6 +313,21 @@ def test_no_more_than_a_window_to_an_ended_stream_is_tolerated(net, circuit, las
     net.pump()
     assert circuit.built
     say(last.circuits[0], RelayCommand.DATA, stream.id, b"x")
+    net.pump()
+    assert circuit.gone == [DestroyReason.PROTOCOL]
+
+
+def test_an_ended_stream_takes_a_bounded_number_of_other_messages(net, circuit, last):
+    """They could mark the circuit for somebody who watches it."""
+    stream, _ = net.open(circuit)
+    last.circuits[0].endpoint._stream_message = lambda *args: None  # ignores END
+    stream.end(net.now)
+    net.pump()
+    for _ in range(MAX_LATE_MESSAGES):
+        say(last.circuits[0], RelayCommand.SENDME, stream.id, b"")
+    net.pump()
+    assert circuit.built
+    say(last.circuits[0], RelayCommand.SENDME, stream.id, b"")
     net.pump()
     assert circuit.gone == [DestroyReason.PROTOCOL]
 

@@ -91,16 +91,16 @@ def test_a_sendme_is_due_for_every_hundredth_cell_that_comes():
 def test_cells_beyond_a_streams_window_are_refused():
     flow = StreamWindows()
     for _ in range(STREAM_WINDOW):
-        assert not flow.received()
+        assert not flow.received(1)
     with pytest.raises(RemoteError, match="beyond the window") as error:
-        flow.received()
+        flow.received(1)
     assert error.value.scope is Scope.CIRCUIT
 
 
 def test_credit_is_given_back_by_increments():
     flow = StreamWindows()
     for _ in range(120):
-        flow.received()
+        flow.received(1)
     assert [*flow.consumed(49)] == []
     assert [*flow.consumed(1)] == [SENDME]
     assert [*flow.consumed(70)] == [SENDME]
@@ -110,7 +110,7 @@ def test_credit_is_given_back_by_increments():
 
 def test_a_streams_sendme_makes_room():
     flow = StreamWindows()
-    flow.sent(STREAM_WINDOW)
+    flow.sent(STREAM_WINDOW, STREAM_WINDOW)
     assert flow.room == 0
     flow.control(*SENDME)
     assert flow.room == STREAM_INCREMENT
@@ -118,7 +118,7 @@ def test_a_streams_sendme_makes_room():
 
 def test_a_streams_sendme_that_is_not_due_ends_the_stream_only():
     flow = StreamWindows()
-    flow.sent(STREAM_INCREMENT - 1)
+    flow.sent(STREAM_INCREMENT - 1, 1)
     with pytest.raises(StreamError, match="not due"):
         flow.control(*SENDME)
 

@@ -101,7 +101,7 @@ def test_an_answer_to_what_was_not_asked_is_refused(monkeypatch):
         shake(begin_handshake(CRYPTO, RNG, target(Protocols.NTOR_V3)))
 
 
-@pytest.mark.parametrize("message", [b"", b"\1", b"\1\2\1\x1f\0", b"\2\2\1\x1f\2\1\x1f", b"\1\2\0"])
+@pytest.mark.parametrize("message", [b"", b"\1", b"\1\2\1\x1f\0", b"\1\2\0"])
 def test_a_malformed_answer_is_refused(monkeypatch, message):
     answering(monkeypatch, message)
     with pytest.raises(RemoteError):

@@ -52,7 +52,7 @@ def data_cell(data, stream_id=9):
 
 def give(entry, count, data=b"x"):
     for _ in range(count):
-        assert not entry.flow.received()
+        assert not entry.flow.received(len(data))
         entry.on_data(data_cell(data), len(data))
 
 
@@ -231,7 +231,7 @@ def test_a_reader_that_consumes_nothing_gets_one_window(stream, owner):
     stream.settle(NOW)
     assert owner.messages == [] and len(stream.handler.received) == STREAM_WINDOW
     with pytest.raises(RemoteError, match="beyond the window"):
-        stream.flow.received()
+        stream.flow.received(1)
     stream.consumed(STREAM_WINDOW, NOW)
     assert len(owner.messages) == STREAM_WINDOW // STREAM_INCREMENT
     stream.consumed(0, NOW)

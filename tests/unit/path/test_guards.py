@@ -428,10 +428,31 @@ def test_when_the_line_was_down_the_primary_guards_are_tried_before_another_serv
     assert use.stage is Stage.WAITING and not use.usable
     again = confirmed.select()
     assert again.status.identity == primary[0]
+    confirmed.later(1)
+    assert use.stage is Stage.WAITING, "one of them is being tried"
     again.worked(confirmed.now)
+    confirmed.later(0)
     assert again.usable and not use.usable
-    confirmed.later(IDLE_TIMEOUT)
     assert use.timed_out == [confirmed.now] and use.stage is Stage.GONE
+
+
+def test_nobody_waits_for_guards_that_nobody_tries(confirmed):
+    use = confirmed.select()
+    confirmed.later(601)
+    use.worked(confirmed.now)
+    assert use.stage is Stage.WAITING
+    confirmed.later(0)
+    assert use.timed_out == [confirmed.now] and use.stage is Stage.GONE
+
+
+def test_nobody_waits_for_ever_for_a_guard_that_hangs(confirmed):
+    use = confirmed.select()
+    confirmed.later(601)
+    confirmed.select()
+    use.worked(confirmed.now)
+    began = confirmed.now
+    confirmed.later(IDLE_TIMEOUT)
+    assert use.timed_out == [began + IDLE_TIMEOUT] and use.stage is Stage.GONE
 
 
 def test_and_it_serves_when_they_fail_again(confirmed):

@@ -50,6 +50,11 @@ def test_the_weights_of_the_consensus_count(position, shares):
     assert_shares(counts, dict(enumerate(shares, 1)))
 
 
+def test_a_weight_is_one_at_most():
+    weights = "Wmd=9999999 Wme=1000 Wmg=10000 Wmm=5000"
+    assert_shares(drawn(four(weights=weights), Position.MIDDLE), {1: 10, 2: 1, 3: 10, 4: 5})
+
+
 def test_bandwidth_counts():
     network = TorNetwork([Made(number, MIDDLE, 100 * number) for number in range(1, 11)])
     assert_shares(drawn(network, Position.MIDDLE), {number: number for number in range(1, 11)})

@@ -46,12 +46,13 @@ class Recorder:
 
 
 def test_each_protocol_has_its_transport() -> None:
-    websocket, tcp, rtc, tls = Recorder(), Recorder(), Recorder(), Recorder()
+    websocket, tcp, rtc, tls, directory = Recorder(), Recorder(), Recorder(), Recorder(), Recorder()
     net = NetTransport(
         cast(WebSocketTransport, websocket),
         cast(TcpTransport, tcp),
         cast(RtcTransport, rtc),
         cast(TlsTransport, tls),
+        cast(TcpTransport, directory),
     )
     channels = cast(Channels, Recorder())
     net.attach(channels)
@@ -62,6 +63,7 @@ def test_each_protocol_has_its_transport() -> None:
             (tcp, Protocol.TCP),
             (rtc, Protocol.RTC),
             (tls, Protocol.TLS),
+            (directory, Protocol.DIRECTORY),
         ]
     ):
         assert transport.channels is channels
@@ -88,8 +90,10 @@ def test_what_a_node_does_not_carry_is_closed() -> None:
     net.connect(3, Protocol.RTC, OFFERER)
     net.describe(3, DescriptionKind.OFFER, "")
     net.connect(5, Protocol.TLS, "x:1")
+    net.connect(7, Protocol.DIRECTORY, "x:1")
     assert driver.log == [
         ("closed", 1, str(CloseReason.POLICY)),
         ("closed", 3, "WebRTC is switched off"),
         ("closed", 5, "TLS links are switched off"),
+        ("closed", 7, str(CloseReason.POLICY)),
     ]

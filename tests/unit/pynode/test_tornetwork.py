@@ -29,7 +29,13 @@ def test_lines_of_a_torrc_are_read(tmp_path):
         ("128.31.0.39:9201", "1a25"),
         ("64.65.62.122:443", "4f06"),
     ]
+    assert [item.dir_address for item in config.directories] == ["128.31.0.39:9231", ""]
     assert not config.distinct_subnets
+
+
+def test_an_authority_may_have_no_directory_port(tmp_path):
+    [directory] = read(tmp_path, AUTHORITY.replace(":9231", ":0")).directories
+    assert directory.dir_address == ""
 
 
 def test_a_fingerprint_may_come_in_groups(tmp_path):

@@ -207,6 +207,14 @@ def test_after_sleep_it_is_tried_at_once():
     assert world.run(1).complete and len(world.refused) == asked
 
 
+def test_after_a_move_no_directory_rests():
+    world, _ = bootstrapped()
+    for directory in world.directories:
+        world.sources.rest(directory.target.identity, world.now)
+    world.client.moved(world.now)
+    assert not any(world.sources.rests(directory.target.identity, world.now) for directory in world.directories)
+
+
 def test_a_move_while_what_was_kept_is_read_asks_nothing():
     world, _ = bootstrapped()
     again = World(Documents(), storage=world.storage).start()

@@ -2,17 +2,19 @@
 and nothing goes round without a pause."""
 
 import random
+from email.utils import parsedate_to_datetime
 
 import pytest
 
 from convergence.errors import EndReason
 from convergence.tor.directory import CERTIFICATE_REQUESTS, PARALLEL, RETRY_MAX
 from convergence.tor.request import TIME_LIMIT
-from convergence.wire.consensus import MAX_CONSENSUS
+from convergence.wire.consensus import MAX_CONSENSUS, Consensus
 from tests.unit.netdir.authorities import HOUR, NOW, Authority, consensus, consensus_body, rsa_secret
 from tests.unit.tor.world import DESTROY, END, FIVE, Documents, World, certificates, error, response
 
 HONEST = Documents()
+HONEST_CONSENSUS = Consensus.parse(HONEST.consensus)
 OLD = Documents(valid_after=NOW - HOUR)
 FORGER = rsa_secret("forger")
 STRANGERS = [Authority(number) for number in range(10, 15)]
@@ -169,7 +171,7 @@ def test_a_liar_that_keeps_a_newer_consensus_back():
     assert "once more" in world.reasons[0] and len(world.refused) == 1
 
 
-@pytest.mark.parametrize("answer", [HONEST, OLD, lambda asked: error(304)])
+@pytest.mark.parametrize("answer", [HONEST, OLD])
 def test_when_nobody_has_a_newer_consensus_it_is_asked_for_seldom(answer):
     world = World(HONEST, HONEST).start().run(10)
     for directory in world.directories:
@@ -177,7 +179,35 @@ def test_when_nobody_has_a_newer_consensus_it_is_asked_for_seldom(answer):
     asked = len(world.requests)
     world.run(10 * HOUR)
     assert world.complete and len(world.requests) - asked <= 10 * HOUR / RETRY_MAX + 10
-    assert "once more" in world.reasons[0] or "not newer" in world.reasons[0] or "304" in world.reasons[0]
+    assert "once more" in world.reasons[0] or "not newer" in world.reasons[0]
+
+
+def unmodified(asked):
+    """No newer consensus than HONEST has."""
+    since = parsedate_to_datetime(asked.headers["if-modified-since"]).timestamp()
+    assert HONEST_CONSENSUS.valid_after < since < HONEST_CONSENSUS.fresh_until
+    return error(304)
+
+
+def test_that_a_directory_has_nothing_newer_is_no_fault_and_others_are_asked():
+    later = HONEST.later()
+    world = World(HONEST, HONEST).start().run(10)
+    world.directories[0].answer, world.directories[1].answer = unmodified, later
+    world.candidates = world.directories[:1]
+    world.until(lambda: len(world.asked("consensus")) == 2)
+    world.candidates = world.directories
+    world.run(10)
+    assert world.client.consensus.data == later.consensus
+    assert world.refused == []
+
+
+def test_while_all_have_nothing_newer_they_are_asked_seldom():
+    world = World(HONEST, HONEST).start().run(10)
+    for directory in world.directories:
+        directory.answer = unmodified
+    asked = len(world.requests)
+    world.run(10 * HOUR)
+    assert world.refused == [] and 2 < len(world.requests) - asked <= 10 * HOUR / RETRY_MAX + 10
 
 
 def test_an_older_consensus_does_not_replace_a_newer_one():

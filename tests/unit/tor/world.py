@@ -341,21 +341,24 @@ class World:
 
     def _perform(self):
         for effect in self.outbox.poll(self.now):
-            if isinstance(effect, Store):
-                for bucket, key, value in effect.items:
-                    if value is None:
-                        self.storage.pop((bucket, key), None)
-                    else:
-                        self.storage[bucket, key] = value
-                self._replies.append((effect.request, None))
-            elif isinstance(effect, Load):
-                self._replies.append((effect.request, self.storage.get((effect.bucket, effect.key))))
-            elif isinstance(effect, Scan):
-                found = sorted(key for bucket, key in self.storage if bucket == effect.bucket)
-                self._replies.append((effect.request, [key for key in found if key.startswith(effect.prefix)]))
-            else:
-                assert isinstance(effect, DirectoryRefused), effect
-                self.refused.append((self.now, effect))
+            self.perform(effect)
+
+    def perform(self, effect):
+        if isinstance(effect, Store):
+            for bucket, key, value in effect.items:
+                if value is None:
+                    self.storage.pop((bucket, key), None)
+                else:
+                    self.storage[bucket, key] = value
+            self._replies.append((effect.request, None))
+        elif isinstance(effect, Load):
+            self._replies.append((effect.request, self.storage.get((effect.bucket, effect.key))))
+        elif isinstance(effect, Scan):
+            found = sorted(key for bucket, key in self.storage if bucket == effect.bucket)
+            self._replies.append((effect.request, [key for key in found if key.startswith(effect.prefix)]))
+        else:
+            assert isinstance(effect, DirectoryRefused), effect
+            self.refused.append((self.now, effect))
 
     # -- what there is
 
