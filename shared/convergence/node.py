@@ -310,6 +310,8 @@ class Node:
         before = self.announcement.roles
         self.config = replace(self.config, roles=roles, limits=limits)
         self.announcement.offered = roles
+        if self._entry is not None:
+            self._entry.offered = Role.TOR in roles
         self.relaying.set_limits(self.config.relay_limits, now)
         if self.announcement.roles != before:
             self._republish(now)
@@ -433,7 +435,7 @@ class Node:
             self._peers.accept(circuit, stream_id, begin, now)
         elif begin.host.endswith(RDV_SUFFIX) and Role.RDV in self.announcement.roles:
             self._point.begin(circuit, stream_id, begin, now)
-        elif begin is DIRECTORY and self._entry is not None:
+        elif begin is DIRECTORY and self._entry is not None and self._entry.offered:
             self._entry.cache.begin(circuit, stream_id, now)
         elif Role.EXIT in self.announcement.roles and begin.port:
             self._exit.begin(circuit, stream_id, begin, now)
@@ -511,6 +513,7 @@ class Node:
             source_of,
             lambda now: self._entry_changed(now),
         )
+        entry.offered = Role.TOR in self.config.roles
         self.relaying.next_hop = entry.next_hop
         return entry
 

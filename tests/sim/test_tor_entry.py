@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import pytest
 
 from convergence.circuit.client import ClientCircuit
+from convergence.circuit.relaying import RelayLimits
 from convergence.codes import PathWhy
 from convergence.errors import DestroyReason, RemoteError, Why
 from convergence.events import DirectoryRefused, TorDirectoryChanged, Trouble
 from convergence.facilitator.client import REFRESH
+from convergence.link.neighbours import LinkAddress
+from convergence.path.entries import PRIMARY
 from convergence.pipes import http
 from convergence.tor.circuits import TorRequest
 from convergence.wire.address import TcpAddress
 from convergence.wire.linkspec import LinkSpecifier, SpecifierType
 from convergence.wire.target import RelayTarget, Role
+from tests.sim import tor
 from tests.sim.people import Talker
 from tests.sim.test_exits import Site
 from tests.sim.tor import AUTHORITIES, OTHERS, TorWorld, documents
@@ -53,16 +57,20 @@ class Scene(TorWorld):
         """Whether what the origin says to the web site comes back."""
         return self.echoes(self.connect(origin, key))
 
-    def path(self, origin: Host) -> list[str]:
-        """Names of the hosts that a circuit in use goes through."""
-        [hops] = [
-            item["hops"]
-            for item in origin.node.tor.circuits.snapshot()
-            if (item["state"], item["purpose"]) == ("in use", "exit")
-        ]
+    def in_use(self, origin: Host) -> dict[int, list[str]]:
+        """Names of the hosts that each circuit in use goes through, by its number."""
         names = {host.keys.identity.hex(): host.name for host in self.world.hosts.values() if host.keys is not None}
         names |= {identity.hex(): host.name for identity, host in self.hosts.items()}
-        return [names[hop["identity"]] for hop in hops]
+        return {
+            item["id"]: [names[hop["identity"]] for hop in item["hops"]]
+            for item in origin.node.tor.circuits.snapshot()
+            if (item["state"], item["purpose"]) == ("in use", "exit")
+        }
+
+    def path(self, origin: Host) -> list[str]:
+        """Names of the hosts that the circuit in use goes through."""
+        [names] = self.in_use(origin).values()
+        return names
 
     def entry_of(self, origin: Host) -> Host:
         """The one through which its circuits go."""
@@ -153,6 +161,50 @@ def test_an_entry_that_extends_to_nobody_is_left(scene: Scene) -> None:
     results = [scene.fetches(alice, f"user {number}") for number in range(8)]
     assert all(results), "the same request goes on through another"
     assert len(scene.used_entries(alice)) == 2
+
+
+def test_whoever_takes_our_line_down_again_and_again_makes_us_use_few_entries() -> None:
+    scene = Scene(entries=8)
+    alice = scene.origin()
+    assert scene.ready(alice) and scene.fetches(alice)
+    used, dial = [scene.entry_of(alice)], alice.connect
+    for outage in range(6):
+        alice.connect = lambda *args: None  # type: ignore[method-assign]
+        alice.driver.run(lambda now: alice.node.neighbours.close_all(now, "no line"))
+        scene.world.run(120)
+        alice.connect = dial  # type: ignore[method-assign]
+        alice.driver.run(alice.node.moved)
+        assert scene.fetches(alice, f"after {outage}")
+        used += [host for host in scene.entries if host.keys and host.keys.identity in scene.used_entries(alice)]
+    assert len(set(used)) <= PRIMARY
+    scene.world.run(2 * 3600)
+    assert scene.fetches(alice, "later") and scene.path(alice)[0] == used[0].name
+
+
+def test_an_entry_that_extends_to_its_friends_only_wins_few_circuits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would be next to a relay of its own far more often than chance has it, if it came back soon."""
+    monkeypatch.setattr(tor, "KINDS", (*tor.KINDS, *tor.KINDS[1:2] * 6))
+    scene = Scene(entries=8)
+    alice = scene.origin()
+    assert scene.ready(alice) and scene.fetches(alice)
+    liar, friend = scene.entry_of(alice), scene.made[1]
+    honest = liar.node._entry.next_hop
+
+    def next_hop(specifiers: Sequence[LinkSpecifier]) -> tuple[bytes, LinkAddress | None]:
+        found = honest(specifiers)
+        if found[0] != friend.ed25519:
+            raise RemoteError("to friends only")
+        return found  # type: ignore[no-any-return]
+
+    liar.node.relaying.next_hop = next_hop
+    circuits: dict[int, list[str]] = {}
+    fetched = 0
+    for number in range(60):
+        fetched += scene.fetches(alice, f"user {number}")
+        circuits |= scene.in_use(alice)
+        scene.world.run(20)
+    assert fetched >= 58 and len(circuits) >= 55
+    assert sum(path[:2] == [liar.name, friend.nickname] for path in circuits.values()) <= 6, "of an honest one 7 to 15"
 
 
 def test_an_origin_without_an_entry_says_so_and_waits_for_one() -> None:
@@ -312,6 +364,19 @@ def test_only_a_node_that_has_a_consensus_says_that_it_leads_into_the_tor_networ
     new = scene.world.hosts["new"].keys
     assert new is not None and listed[new.identity] == Role.RELAY
     assert with_role == {host.keys.identity for host in scene.entries if host.keys is not None}
+
+
+def test_a_node_that_gives_the_role_up_while_it_runs_leads_nowhere_and_hands_nothing_out() -> None:
+    scene = Scene(entries=1)
+    alice = scene.origin()
+    assert scene.ready(alice) and scene.fetches(alice)
+    [entry] = scene.entries
+    entry.driver.run(lambda now: entry.node.relay(RelayLimits(), Role.RELAY, now))
+    assert scene.extend(alice, entry, target_of(scene, scene.made[1])) == Why(PathWhy.RELAY_SILENT)
+    bob = scene.origin("bob")
+    assert not scene.ready(bob)
+    entry.driver.run(lambda now: entry.node.relay(RelayLimits(), Role.RELAY | Role.TOR, now))
+    assert scene.ready(bob, 2 * REFRESH) and scene.fetches(bob)
 
 
 # -- on and off

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
-from convergence.errors import RemoteError
-from convergence.link.neighbours import LinkAddress
-from convergence.wire.linkspec import LinkSpecifier
+from convergence.codes import PathWhy
+from convergence.errors import RemoteError, Why
+from convergence.link.neighbours import LOOKUP_TIMEOUT, LinkAddress
+from convergence.path.place import Request
+from convergence.wire.linkspec import LinkSpecifier, ed25519_specifier
 from convergence.wire.ordb import ShareLink
 from convergence.wire.target import Role
 from tests.sim.people import RELAY, arrived, content, get, settle, share_and_stand, standing, transfer
@@ -151,3 +154,37 @@ def test_a_relay_of_tor_that_extends_to_no_point_hides_no_file() -> None:
     alice, bob = scene.behind_tor("alice"), scene.behind_tor("bob")
     for number in range(3):
         assert scene.carries(alice, bob, number)
+
+
+def test_nobody_learns_by_extending_which_relays_of_tor_have_links_to_a_point() -> None:
+    """It would tell from which relays those come who use the point just now."""
+    scene = Scene(points=1)
+    alice, mallory = scene.behind_tor("alice"), scene.origin("mallory")
+    assert scene.ready(mallory)
+    share_and_stand(scene.world, alice, content(1, SIZE))
+    [point] = scene.points
+    linked = {link.peer for link in point.node.neighbours.links.values()} & {made.ed25519 for made in scene.made}
+    assert linked
+    for made in scene.made:
+        results: list[object] = []
+        assert point.keys is not None
+        first = mallory.node.directory.get(point.keys.identity, scene.world.now).target
+        target = replace(
+            first,
+            identity=made.ed25519,
+            node_id=made.identity,
+            ntor_key=made.ntor_key,
+            specifiers=(ed25519_specifier(made.ed25519),),
+        )
+        request = Request(
+            lambda now, path=(first, target): path,  # type: ignore[misc]
+            "test",
+            lambda circuit, now, results=results: results.append(circuit),  # type: ignore[misc]
+            lambda why, now, results=results: results.append((why, now)),  # type: ignore[misc]
+            attempts=1,
+        )
+        began = scene.world.now
+        mallory.driver.run(lambda now, request=request: mallory.node.pool._serve(request, now))
+        assert scene.world.run(60, lambda results=results: bool(results))
+        [(why, ended)] = results  # type: ignore[misc]
+        assert why == Why(PathWhy.RELAY_SILENT) and ended - began > LOOKUP_TIMEOUT, "as for a node that nobody knows"

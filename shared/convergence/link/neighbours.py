@@ -15,17 +15,18 @@ from typing import Any
 from convergence.crypto.keys import NodeKeys
 from convergence.effects import CloseLink, Protocol
 from convergence.events import LinkClosed
-from convergence.limits import gives_way
+from convergence.limits import below_its_part, gives_way
 from convergence.link.handshake import HANDSHAKE_TIMEOUT, Handshake
 from convergence.link.link import MAX_QUEUED_ALL, CreateHook, Link
 from convergence.link.meter import Meter
 from convergence.link.onionskins import Onionskins
 from convergence.link.throttle import Throttle
 from convergence.outbox import Outbox
-from convergence.ports import Binding, Crypto, DtlsBinding, Rng
+from convergence.ports import Binding, Crypto, DtlsBinding, Rng, TlsBinding
 from convergence.states import TIMEOUT, StateMachine, Table
 
 MAX_LINKS = 4096  # incoming ones beyond are closed at once
+MAX_DIALLED = 2048  # links that others had us dial; beyond them only sources below their equal part get more
 DIAL_TIMEOUT = 20.0  # seconds that a dialled address has to answer
 INTRODUCE_TIMEOUT = 30.0  # the same for an introduction; the introducing side gives up sooner
 IDLE_TIMEOUT = 180.0  # seconds without circuits until a dialled link is closed
@@ -156,6 +157,7 @@ class Neighbours:
         self._ways: dict[tuple[bytes, LinkAddress | None], _Way] = {}  # the oldest first
         self._unopened: dict[int, _Way] = {}  # by the channel that is to open
         self._reusable: dict[bytes, Link] = {}  # links that may serve to reach an identity
+        self._dialled: dict[int, Hashable] = {}  # channels of links that we dialled, and for whom
         self._idle_since: dict[int, float] = {}
         outbox.on_shift(lambda by: self._idle_since.clear())
         self._sweeping = False
@@ -174,10 +176,12 @@ class Neighbours:
         wants more than its part of MAX_WAYS. The answer comes within the deadlines of `WAY`.
 
         Args:
-            address: where `source` says that it is. A wrong address holds up nobody who names another one.
+            address: where `source` says that it is. A wrong address holds up nobody who names another one. Without
+                any, nobody but ourselves is led over TLS: who extends circuits to nodes of our own network must not
+                find out which relays of Tor have links to us.
         """
         link = self._reusable.get(identity)
-        if link is not None and link.open and not self._is_another(link, identity):
+        if link is not None and link.open and _leads(link, source, address) and not self._is_another(link, identity):
             reply(link if _proves(link, address) else None, now)
             return
         way = self._ways.get((identity, address))
@@ -200,9 +204,14 @@ class Neighbours:
 
     def _make_way(self, source: Hashable, now: float) -> bool:
         """Whether `source` may add a way; we always may. When others have all that they may have, the oldest one of the
-        source that has most may end."""
+        source that has most may end. Links, which carry circuits of many, are not taken from anybody."""
+        if source is None:
+            return True
+        dialled = [whose for whose in self._dialled.values() if whose is not None]
+        if len(dialled) >= MAX_DIALLED and not below_its_part(dialled, source, MAX_DIALLED):
+            return False
         others = [way for way in self._ways.values() if way.source is not None]
-        if source is None or len(others) < MAX_WAYS:
+        if len(others) < MAX_WAYS:
             return True
         crowded = gives_way(others, source)
         if crowded is not None:
@@ -221,6 +230,8 @@ class Neighbours:
     def _dial(self, way: _Way, now: float) -> bool:
         """Whether there is a way that may lead there."""
         address = way.address or self._address(way.identity, now)
+        if address is not None and address.protocol is Protocol.TLS and way.source is not None and way.address is None:
+            address = None
         channel = None
         if address is not None:
             channel = self._outbox.connect(address.protocol, address.address, way.source)
@@ -255,7 +266,7 @@ class Neighbours:
         way = self._unopened.pop(channel, None)
         initiator = way is not None and peer is None
         expected = peer if way is None else way.identity
-        if not initiator and len(self.links) >= MAX_LINKS:
+        if not initiator and len(self.links) - len(self._dialled) >= MAX_LINKS:
             self._outbox.emit(CloseLink(channel, "this node accepts no more links"))
             self.on_refused(channel, now)
             if way is not None:
@@ -263,6 +274,8 @@ class Neighbours:
             return
         if way is not None:
             way.machine.move(_OPENED, now)
+            if initiator:
+                self._dialled[channel] = way.source
         handshake = Handshake(
             self._crypto,
             self._rng,
@@ -364,7 +377,8 @@ class Neighbours:
                 if self._is_another(link, name):
                     continue
                 self._reusable[name] = link
-                for way in [way for way in self._ways.values() if way.identity == name and _proves(link, way.address)]:
+                ways = [way for way in self._ways.values() if way.identity == name and _proves(link, way.address)]
+                for way in [way for way in ways if _leads(link, way.source, way.address)]:
                     self._end(way, link, "another link to this node opened", now)
         self.on_open(link, now)
 
@@ -377,6 +391,7 @@ class Neighbours:
             self._closed_in += link.bytes_in
             self._closed_out += link.bytes_out
         self._idle_since.pop(link.channel, None)
+        self._dialled.pop(link.channel, None)
         for name in link.names:
             if self._reusable.get(name) is link:
                 del self._reusable[name]
@@ -398,6 +413,11 @@ class Neighbours:
                 self._idle_since.pop(channel, None)
             elif now - self._idle_since.setdefault(channel, now) >= timeout:
                 link.close("idle", now)
+
+
+def _leads(link: Link, source: Hashable, address: LinkAddress | None) -> bool:
+    """Whether it may serve to reach a node for `source`, who named this address."""
+    return source is None or address is not None or not isinstance(link.handshake.binding, TlsBinding)
 
 
 def _proves(link: Link, address: LinkAddress | None) -> bool:

@@ -1,6 +1,7 @@
 """Sticky entries: the few first relays that all circuits of one file and side use, kept over restarts.
 
-Does: choose them, keep them for as long as they work, store them and forget them with the file.
+Does: choose them, keep them for as long as they work, store them and forget them with the file. Choose the one entry
+into the Tor network, as guards are: out of a few that never change while they are listed.
 Does not: decide who may be one (select.py), or who fails (reputation.py).
 
 An attacker that breaks our circuits again and again must not make us take new entries until one of them is his.
@@ -23,6 +24,7 @@ from convergence.wire.target import RelayTarget
 BUCKET = "entry"
 ENTRIES = 2  # first hops that the circuits of one file and side use, while these work
 MAX_KEPT = 2 * ENTRIES  # identities kept for one file and side: those that failed may come back
+PRIMARY = 3  # entries into the Tor network; while so many are listed, no further one is taken, though none works
 MAX_USERS = 1024  # files and sides whose entries are remembered; the one used longest ago is forgotten first
 
 
@@ -81,14 +83,40 @@ class StickyEntries:
             if usable:
                 kept = (*usable, *(identity for identity in kept if identity not in usable))[:MAX_KEPT]
                 self._outbox.store([(BUCKET, user, b"".join(kept))], _ignore)
-        self._kept[user] = kept
-        if len(self._kept) > MAX_USERS:
-            self.forget(next(iter(self._kept)))
+        self._keep(user, kept)
         return [nodes[identity] for identity in usable] or list(side)
+
+    def first(self, user: bytes, side: Sequence[RelayTarget], avoided: Sequence[bytes]) -> RelayTarget:
+        """The one entry to use now: of those kept, the one chosen earliest that works. Whoever takes our line down
+        again and again makes us use PRIMARY of them in all.
+
+        Args:
+            side: the nodes that may be it, one at least.
+            avoided: identities that fail, those first that should be tried again first.
+        """
+        kept = self._kept.pop(user, ())
+        nodes = {node.identity: node for node in side}
+        listed = [identity for identity in kept if identity in nodes]
+        found = next((identity for identity in listed if identity not in avoided), None)
+        new = [identity for identity in nodes if identity not in kept and identity not in avoided]
+        if found is None and len(listed) < PRIMARY and new:
+            [found] = sample(self._rng, new, 1)
+            kept = (*kept, found)
+            if len(kept) > MAX_KEPT:
+                gone = next(identity for identity in kept if identity not in nodes)
+                kept = tuple(identity for identity in kept if identity != gone)
+            self._outbox.store([(BUCKET, user, b"".join(kept))], _ignore)
+        self._keep(user, kept)
+        return nodes[found or next(identity for identity in avoided if identity in (listed or nodes))]
 
     def forget(self, user: bytes) -> None:
         if self._kept.pop(user, None) is not None:
             self._outbox.store([(BUCKET, user, None)], _ignore)
+
+    def _keep(self, user: bytes, kept: tuple[bytes, ...]) -> None:
+        self._kept[user] = kept
+        if len(self._kept) > MAX_USERS:
+            self.forget(next(iter(self._kept)))
 
 
 def _ignore(result: Any, now: float) -> None:

@@ -24,8 +24,10 @@ from convergence.wire.consensus_diff import make_diff
 from convergence.wire.netdoc import parse_base64, split
 
 MAX_ANSWERS = 512  # at once; for one more, whoever has most gives one up
+MAX_OF_SOURCE = 64  # of one source; each answer that is not read holds some 280 KB
 TIME_LIMIT = 600.0  # seconds that a client has to ask and to take its answer
 MAX_CERTIFICATES = 64
+MAX_NAMES = 64  # of authorities, in a request for a consensus
 MAX_BASES = 8  # consensuses of which one client may ask for a diff
 MICRODESC, MICRO, KEYS = "/tor/status-vote/current/consensus-microdesc", "/tor/micro/d/", "/tor/keys/"
 
@@ -56,6 +58,9 @@ class DirectoryCache:
     def begin(self, circuit: RelayCircuit, stream_id: int, now: float) -> None:
         """A BEGIN_DIR."""
         source = self._source_of(circuit.link.channel)
+        if sum(answer.source == source for answer in self._answers) >= MAX_OF_SOURCE:
+            circuit.endpoint.refuse(stream_id, EndReason.RESOURCELIMIT)
+            return
         if len(self._answers) >= MAX_ANSWERS:
             crowded = gives_way(self._answers, source)
             if crowded is None:
@@ -110,7 +115,9 @@ class DirectoryCache:
         if wanted.startswith("diff/"):
             base, _, wanted = wanted.removeprefix("diff/").partition("/")
             bases = [base.upper()]
-        names = {name.lower() for name in wanted.split("+") if name}
+        names = {name.lower() for name in wanted.split("+", MAX_NAMES) if name}
+        if len(names) > MAX_NAMES:
+            return None
         signers = {item.identity.hex() for item in consensus.signatures}
         signed = sum(any(signer.startswith(name) for signer in signers) for name in names)
         if names and 2 * signed <= len(names):

@@ -3,8 +3,8 @@
 Does: say where paths begin, where their first relays take links, and who is asked for documents.
 Does not: believe anybody: documents are checked the same (directory.py), whoever they come from.
 
-A node of ours stands where a guard stands. So it is kept over restarts like one, another is taken only while it fails,
-and the rest of the path is two relays of Tor.
+A node of ours stands where a guard stands. So it is kept over restarts like one, others are taken only while it fails,
+and few in all; and the rest of the path is two relays of Tor.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from convergence.outbox import Outbox
 from convergence.path.entries import StickyEntries
 from convergence.path.guards import Guards, GuardUse
 from convergence.path.reputation import Reputation
-from convergence.path.select import choose
 from convergence.path.torpath import TorPath, TorPaths, Wanted
 from convergence.ports import Rng
 from convergence.wire.target import RelayTarget
@@ -31,7 +30,9 @@ if TYPE_CHECKING:
 
 RELAYS = 2  # of Tor, behind a node of ours
 MAX_ENTRIES = 128  # addresses of entries that are remembered; those that were chosen longest ago are forgotten first
-REFUSED = 3  # different relays in a row; an entry that extends to none of them has failed, and ATTEMPTS leave one more
+LATEST = 6  # different relays that entries were to extend to
+REFUSED = 3  # of them; an entry that did not extend to so many is left, and ATTEMPTS leave one more
+LEFT = 3600.0  # seconds for which it is left: one that extends to its friends only would soon win by coming back
 
 Rests = Callable[[bytes, float], bool]
 """(identity, now) -> whether it failed as a directory, or lied, and is not to be asked."""
@@ -141,10 +142,10 @@ class ByNodes:
         self._nodes = nodes
         self._reputation = Reputation(outbox)
         self._user = sha256(b"convergence:tor-entries" + config.name.encode()).digest()
-        self._lacking = self._told = (
-            False  # whether an entry was wanted in vain; whether people know that there is none
-        )
-        self._refusing: tuple[bytes, set[bytes]] = (b"", set())  # an entry, and relays that it did not extend to
+        self._lacking = False  # whether an entry was wanted in vain
+        self._told = False  # whether people know that there is none
+        self._left: dict[bytes, float] = {}  # entries that refused: identity -> until when, in steady time
+        self._extended: dict[tuple[bytes, bytes], bool] = {}  # (entry, relay) -> whether it did; the latest last
 
     def start(self, now: float, then: Callable[[float], None]) -> None:
         """The entries were restored before."""
@@ -178,17 +179,22 @@ class ByNodes:
 
     def hop_ended(self, path: Sequence[RelayTarget], hop: int, stood: bool, now: float) -> None:
         """The entry answers for its link and its handshake. If an extension fails, the next relay may be to blame, but
-        not many in a row."""
+        not half of the latest ones. It does not help it to extend to some again and again: they may be its friends."""
         entry = path[0].identity
-        if hop == 1 and (stood or self._refusing[0] != entry):
-            self._refusing = entry, set()
-        if hop == 1 and stood:
-            self._reputation.worked(entry)
-        elif hop == 1:
-            self._refusing[1].add(path[1].node_id)
-        if not stood and (hop == 0 or len(self._refusing[1]) >= REFUSED):
-            self._refusing = b"", set()
+        if hop == 0 and not stood:
             self._reputation.failed(entry, now)
+        if hop != 1:
+            return
+        if stood:
+            self._reputation.worked(entry)
+        extended = self._extended
+        extended.pop((entry, path[1].identity), None)
+        extended[entry, path[1].identity] = stood
+        if len(extended) > LATEST:
+            del extended[next(iter(extended))]
+        if sum(before == entry and not stood for (before, _), stood in extended.items()) >= REFUSED:
+            self._left[entry] = self._outbox.steady(now) + LEFT
+            self._extended = {pair: stood for pair, stood in extended.items() if pair[0] != entry}
 
     def nodes_changed(self, now: float) -> bool:
         """Whether what could not be asked for may be now. Tells if nobody leads there."""
@@ -207,7 +213,8 @@ class ByNodes:
         if not side:
             raise Problem(PathWhy.NO_TOR_ENTRY)
         identities = {node.identity for node in side}
-        avoided = {*self._reputation.avoided(identities, now)}
-        avoided |= {identity for identity in identities if self._rests(identity, now)}
-        found = self._entries.choose(self._user, side, identities, avoided)
-        return found[0] if found[0].identity not in avoided else choose(self._rng, found)
+        steady = self._outbox.steady(now)
+        self._left = {identity: until for identity, until in self._left.items() if until > steady}
+        resting = {identity for identity in identities if self._rests(identity, now)}
+        avoided = [*self._reputation.avoided(identities, now), *sorted(resting), *self._left]
+        return self._entries.first(self._user, side, avoided)

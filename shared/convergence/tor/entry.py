@@ -34,6 +34,7 @@ class TorEntry:
 
     Attributes:
         ready: whether paths can be chosen by what is here: a consensus that counts, and enough descriptors.
+        offered: whether this node leads there at all. If not, it goes on keeping the documents.
         cache: answers BEGIN_DIR.
     """
 
@@ -50,6 +51,7 @@ class TorEntry:
         if not config.directories:
             raise LocalError("an entry to the Tor network needs directories to begin with")
         self.ready = False
+        self.offered = True
         self._outbox = outbox
         self._config = config
         self._on_changed = on_changed
@@ -87,7 +89,7 @@ class TorEntry:
         RemoteError."""
         if not any(item.kind == SpecifierType.LEGACY_ID for item in specifiers):
             return known_node(specifiers)
-        relay = self.directory.relay(rsa_fingerprint(specifiers)) if self.ready else None
+        relay = self.directory.relay(rsa_fingerprint(specifiers)) if self.ready and self.offered else None
         if relay is None:
             raise RemoteError("EXTEND2 to a relay that is not in the consensus", reason=DestroyReason.CONNECTFAILED)
         identity = relay.target.identity

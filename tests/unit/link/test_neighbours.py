@@ -488,6 +488,35 @@ def test_the_source_that_has_most_gives_its_oldest_way_up_for_another(pair):
     assert greedy == [None] and a.answers == []
 
 
+def open_links(party, number, source):
+    """To so many more nodes, each of which answered when it was dialled."""
+    answers, begun = [], len(party.addresses)
+    for index in range(begun, begun + number):
+        identity = index.to_bytes(32, "big")
+        party.addresses[identity] = f"ws://{index}/"
+        party.reach(identity, source, answers)
+        for channel in party.dialled():
+            party.neighbours.opened(channel, None, START)
+            way = party.neighbours._ways[identity, None]
+            party.neighbours._end(way, party.neighbours.links[channel], "", START)
+    return [link is not None for link in answers]
+
+
+def test_no_source_can_have_us_keep_links_without_end_or_shut_out_others(monkeypatch):
+    monkeypatch.setattr("convergence.link.neighbours.MAX_DIALLED", 20)
+    monkeypatch.setattr("convergence.link.neighbours.MAX_LINKS", 20)
+    a = Party("a")
+    assert open_links(a, 25, "greedy") == [True] * 20 + [False] * 5
+    assert open_links(a, 12, "modest") == [True] * 10 + [False] * 2
+    assert open_links(a, 5, None) == [True] * 5, "our own do not count"
+    for channel in range(1000, 1020):
+        a.neighbours.opened(channel, None, START)
+    assert a.poll(CloseLink) == [], "whoever comes to us finds as many places as before"
+    for link in list(a.neighbours.links.values())[:15]:
+        link.close("idle", START)
+    assert open_links(a, 1, "greedy") == [True]
+
+
 def test_a_way_tells_the_shell_for_whom_it_is(pair):
     a, b = pair
     a.reach(b.identity, "source")

@@ -4,7 +4,7 @@ import pytest
 
 from convergence.effects import Failure, Load, Scan, Store
 from convergence.outbox import Outbox
-from convergence.path.entries import BUCKET, ENTRIES, MAX_USERS, StickyEntries, user_of
+from convergence.path.entries import BUCKET, ENTRIES, MAX_KEPT, MAX_USERS, PRIMARY, StickyEntries, user_of
 from convergence.wire.descriptor import Descriptor, Transport
 from convergence.wire.target import Role
 from tests.unit.circuit.rig import SeededRng
@@ -132,3 +132,46 @@ def test_memory_of_users_is_bounded(disk):
     disk.serve(outbox)
     assert len(disk.items) == MAX_USERS
     assert (BUCKET, user_of(bytes(32), True)) not in disk.items
+
+
+# -- the one entry into the Tor network
+
+
+def test_the_first_entry_comes_back_when_it_works_again(disk):
+    entries = start(disk)[0]
+    first = entries.first(USER, NODES, [])
+    assert all(entries.first(USER, NODES, []) is first for _ in range(9))
+    assert entries.first(USER, NODES, [first.identity]) is not first
+    assert entries.first(USER, NODES, []) is first
+
+
+def test_however_often_entries_fail_few_are_used_also_over_restarts(disk):
+    used = {}
+    for number in range(5):
+        entries, outbox = start(disk, f"run {number}")[:2]
+        failed = []
+        for _ in range(10):
+            entry = entries.first(USER, NODES, failed)
+            used[entry.identity] = None
+            failed = [*(identity for identity in failed if identity != entry.identity), entry.identity]
+        disk.serve(outbox)
+        assert entries.first(USER, NODES, []).identity == next(iter(used))
+    assert len(used) == PRIMARY
+
+
+def test_while_all_of_them_fail_the_one_that_may_work_first_is_tried(disk):
+    entries = start(disk)[0]
+    failed = []
+    for _ in range(PRIMARY):
+        failed.append(entries.first(USER, NODES, failed).identity)
+    assert entries.first(USER, NODES, failed[1:] + failed[:1]).identity == failed[1]
+    everybody = [node.identity for node in NODES]
+    assert start(Disk())[0].first(USER, NODES, everybody) is NODES[0]
+
+
+def test_entries_that_are_gone_are_replaced_and_their_memory_is_bounded(disk):
+    entries, outbox = start(disk)[:2]
+    for at in range(len(NODES)):
+        assert entries.first(USER, NODES[at : at + 1], []) is NODES[at]
+    disk.serve(outbox)
+    assert len(disk.items[BUCKET, USER]) == 32 * MAX_KEPT

@@ -10,7 +10,7 @@ from convergence.circuit.endpoint import DIRECTORY
 from convergence.errors import RemoteError
 from convergence.pipes import http
 from convergence.tor import cache as module
-from convergence.tor.cache import MICRODESC, TIME_LIMIT, DirectoryCache
+from convergence.tor.cache import MAX_NAMES, MAX_OF_SOURCE, MICRODESC, TIME_LIMIT, DirectoryCache
 from convergence.tor.request import DocumentRequest
 from convergence.wire.authority import parse_certificates
 from convergence.wire.compressed import decompress
@@ -113,6 +113,11 @@ def test_a_consensus_that_the_client_would_not_trust_is_not_sent(scene):
     assert scene.answer(MICRODESC)[0] == 404
 
 
+def test_a_long_list_of_authorities_costs_us_nothing(scene):
+    names = "+".join(f"{number:04x}" for number in range(MAX_NAMES + 1))
+    assert isinstance(scene.ask(f"{MICRODESC}/{names}"), RemoteError)
+
+
 def test_microdescriptors_are_told_by_digest(scene):
     names = [micro_name(raw) for raw in MICRO]
     assert scene.ask(f"/tor/micro/d/{'-'.join(names)}") == b"".join(MICRO)
@@ -189,3 +194,13 @@ def test_who_asks_nothing_is_cut_off_and_who_asks_much_gives_way(scene, monkeypa
     assert [stream.closed for stream in streams] == [True, False, False, False, True]
     scene.net.tick(TIME_LIMIT)
     assert all(stream.closed for stream in streams) and not scene.cache._answers
+
+
+def test_one_source_has_few_answers_at_once_and_gets_more_as_it_takes_them(scene):
+    scene.source_of = lambda channel: "greedy"
+    streams = [scene.circuit.open_directory(None, scene.net.now) for _ in range(MAX_OF_SOURCE + 3)]
+    scene.net.pump()
+    assert [stream.closed for stream in streams] == [False] * MAX_OF_SOURCE + [True] * 3
+    streams[0].end(scene.net.now)
+    scene.net.pump()
+    assert scene.ask("/tor/server/authority") == OURS

@@ -133,6 +133,13 @@ def test_circuits_go_on_to_the_address_of_the_consensus(scene, named):
     assert (address.protocol, address.address, address.rsa) == (Protocol.TLS, f"{made.address}:9001", made.identity)
 
 
+def test_a_node_that_offers_it_no_more_leads_nowhere(scene):
+    scene.entry.offered = False
+    with pytest.raises(RemoteError):
+        scene.entry.next_hop(specifiers(MADE[1]))
+    assert scene.entry.ready, "it keeps the documents"
+
+
 def test_nobody_else_is_reached(scene):
     stranger = Made(99)
     for named, reason in ((stranger, DestroyReason.CONNECTFAILED), (MADE[1], DestroyReason.OR_IDENTITY)):
