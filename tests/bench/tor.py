@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from stem import Flag
 from stem.control import EventType, Listener
 
 from tests.bench.cli import TICK, cpu
@@ -146,7 +147,7 @@ def relays_of_ours(network: TorNetwork, folder: Path) -> Iterator[list[Relay]]:
 
 
 def knows(relay: TorsRelay, others: set[str]) -> bool:
-    return others <= relay.running()
+    return others <= relay.flagged(Flag.RUNNING)
 
 
 def below_tors_client(

@@ -408,7 +408,7 @@ def play(seed):
     assert not board._live and len(board._ports) == 1, "its own is left"
     assert not rtc._sessions and not rtc._by_name
     assert not neighbours.links and not neighbours._ways and not neighbours._unopened
-    assert not node.relaying.circuits and not node.relaying._of_link and not node.relaying._pipes
+    assert not node.relaying.circuits and not node.relaying._of and not node.relaying._pipes
     assert not list(node._peers._pipes)
     assert node.outbox.deadline() is None, "a timer stays for ever"
     return hostile.kinds | ({"a session"} if rtc._seen._seen else set())

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from hashlib import sha256
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from convergence.codes import PathWhy
 from convergence.errors import LocalError, Problem, Why
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 RELAYS = 2  # of Tor, behind a node of ours
 MAX_ENTRIES = 128  # addresses of entries that are remembered; those that were chosen longest ago are forgotten first
 LATEST = 6  # different relays that entries were to extend to
+UNDER_WAY = 5.0  # seconds in which "extended" after "not extended" is the answer to something asked before
 REFUSED = 3  # of them; an entry that did not extend to so many is left, and ATTEMPTS leave one more
 LEFT = 3600.0  # seconds for which it is left: one that extends to its friends only would soon win by coming back
 
@@ -116,6 +117,17 @@ class ByGuards:
             del self._addresses[next(iter(self._addresses))]
 
 
+class _Extended(NamedTuple):
+    """Whether an entry extended to a relay.
+
+    Args:
+        at: when that was known, in steady time.
+    """
+
+    stood: bool
+    at: float
+
+
 class ByNodes:
     """One node of our own network that extends circuits to relays of Tor.
 
@@ -145,7 +157,7 @@ class ByNodes:
         self._lacking = False  # whether an entry was wanted in vain
         self._told = False  # whether people know that there is none
         self._left: dict[bytes, float] = {}  # entries that refused: identity -> until when, in steady time
-        self._extended: dict[tuple[bytes, bytes], bool] = {}  # (entry, relay) -> whether it did; the latest last
+        self._extended: dict[tuple[bytes, bytes], _Extended] = {}  # (entry, relay) -> whether it did; the latest last
 
     def start(self, now: float, then: Callable[[float], None]) -> None:
         """The entries were restored before."""
@@ -187,14 +199,17 @@ class ByNodes:
             return
         if stood:
             self._reputation.worked(entry)
-        extended = self._extended
-        extended.pop((entry, path[1].identity), None)
-        extended[entry, path[1].identity] = stood
+        extended, pair, steady = self._extended, (entry, path[1].identity), self._outbox.steady(now)
+        before = extended.pop(pair, None)
+        if stood and before is not None and not before.stood and steady < before.at + UNDER_WAY:
+            extended[pair] = before
+            return
+        extended[pair] = _Extended(stood, steady)
         if len(extended) > LATEST:
             del extended[next(iter(extended))]
-        if sum(before == entry and not stood for (before, _), stood in extended.items()) >= REFUSED:
-            self._left[entry] = self._outbox.steady(now) + LEFT
-            self._extended = {pair: stood for pair, stood in extended.items() if pair[0] != entry}
+        if sum(pair[0] == entry and not last.stood for pair, last in extended.items()) >= REFUSED:
+            self._left[entry] = steady + LEFT
+            self._extended = {pair: last for pair, last in extended.items() if pair[0] != entry}
 
     def nodes_changed(self, now: float) -> bool:
         """Whether what could not be asked for may be now. Tells if nobody leads there."""

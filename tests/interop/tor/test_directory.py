@@ -41,8 +41,10 @@ def test_it_bootstraps_and_starts_again_from_what_it_kept(tor_network: TorNetwor
 
 def test_it_follows_by_diffs(tor_network: TorNetwork, monkeypatch: pytest.MonkeyPatch) -> None:
     diffs = []
-    read = ConsensusDirectory.read
-    monkeypatch.setattr(ConsensusDirectory, "read", lambda self, data: diffs.append(is_diff(data)) or read(self, data))
+    reading = ConsensusDirectory.reading
+    monkeypatch.setattr(
+        ConsensusDirectory, "reading", lambda self, data: diffs.append(is_diff(data)) or reading(self, data)
+    )
 
     async def test() -> None:
         async with TorClient(tor_network.authorities, {}) as client:
