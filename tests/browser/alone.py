@@ -107,10 +107,18 @@ def started(page: Page) -> dict[str, Any]:
 
 def _heard(page: Page) -> dict[str, Any]:
     heard: dict[str, Any] = page.evaluate(
-        """() => new Promise((resolve) => {
+        """() => new Promise((resolve, reject) => {
             const control = new BroadcastChannel("test-control");
-            control.onmessage = ({ data }) => data.said && resolve(data);
-            control.postMessage({ ask: true });
+            const ask = () => control.postMessage({ ask: true });
+            const asking = setInterval(ask, 100); // a page that was just opened may have no worker yet
+            const late = setTimeout(() => reject(new Error("no worker was started")), 30000);
+            control.onmessage = ({ data }) => {
+                if (!data.start) return;
+                clearInterval(asking);
+                clearTimeout(late);
+                resolve(data);
+            };
+            ask();
         })"""
     )
     return heard

@@ -460,6 +460,7 @@ def test_tor_is_off_until_it_is_switched_on_and_stays_on_over_visits(open_page: 
     [command] = said(page)
     assert command == {"name": "settings", "args": {"settings": SETTINGS | {"tor": True}, "onMetered": False}}
     page.reload()
+    expect(page.get_by_test_id("status")).not_to_have_text("Starting, 0 %")
     expect(page.get_by_test_id("tor-switch")).to_be_checked()
     assert started(page)["settings"] == SETTINGS | {"tor": True}
 
