@@ -102,20 +102,25 @@ class TorPaths:
     Args:
         guards: None: paths have none, and begin behind a node that leads into the network.
         distinct_subnets: whether relays of one subnet are kept apart. Off for a network on one machine only.
+
+    Attributes:
+        view: of the consensus in use.
     """
 
     def __init__(self, rng: Rng, guards: Guards | None, *, distinct_subnets: bool = True) -> None:
         self.guards = guards
         self._rng = rng
         self._distinct_subnets = distinct_subnets
-        self._view: TorView | None = None
+        self.view: TorView | None = None
         self._lotteries: dict[Position, Lottery] = {}
         self._fraction = 0.0
         self._counted = -1  # microdescriptors, when the fraction was computed
 
     def update(self, view: TorView, now: float) -> None:
         """Use this consensus from now on. Microdescriptors may be added to it later."""
-        self._view = view
+        if view is self.view:
+            return
+        self.view = view
         self._lotteries = {}
         self._counted = -1
         if self.guards is not None:
@@ -124,7 +129,7 @@ class TorPaths:
     def check(self, now: float) -> TorView:
         """Raises Problem (PathWhy) as long as paths are not to be chosen: there is no consensus that still counts, or
         too few microdescriptors are known, or that of the guard to use is not."""
-        view = self._view
+        view = self.view
         if view is None or now >= view.consensus.valid_until + TOLERANCE:
             raise Problem(PathWhy.NO_CONSENSUS)
         news = view.known - self._counted
@@ -195,7 +200,7 @@ class TorPaths:
     def directory_guard(self, now: float) -> TorPath:
         """A path of one hop, to a guard that is to be asked for documents: no microdescriptor has to be known for it
         but its own. Raises Problem (PathWhy)."""
-        view = self._view
+        view = self.view
         if view is None or self.guards is None:
             raise Problem(PathWhy.NO_CONSENSUS)
         use = self.guards.select(lambda status: view.relay(status) is not None, now, directory=True)

@@ -48,8 +48,7 @@ class ByGuards:
 
     def __init__(self, outbox: Outbox, rng: Rng, config: TorConfig, rests: Rests) -> None:
         self._rests = rests
-        self._first_targets = config.first_targets
-        self._first = {item.fingerprint: item for item in config.directories}
+        self._config = config
         self._addresses: dict[bytes, LinkAddress] = {}  # of entries that were chosen lately
         self._uses: dict[bytes, GuardUse] = {}  # of guards that are to be asked for documents
         self._guards = Guards(outbox, rng, config.name)
@@ -76,12 +75,12 @@ class ByGuards:
         try:
             path = self.paths.directory_guard(now)
         except LocalError:
-            return self._first_targets
+            return self._config.first_targets
         assert path.use is not None
         [target] = path.targets
         if self._rests(target.identity, now):
             path.use.over(now)
-            return self._first_targets
+            return self._config.first_targets
         self._enter(path)
         replaced = self._uses.pop(target.identity, None)
         if replaced is not None:
@@ -95,8 +94,7 @@ class ByGuards:
 
     def address(self, identity: bytes) -> LinkAddress | None:
         """Where a relay takes links; `identity` as in RelayTarget."""
-        first = self._first.get(identity)
-        return self._addresses.get(identity) if first is None else first.link_address
+        return self._config.link_address(identity) or self._addresses.get(identity)
 
     def hop_ended(self, path: Sequence[RelayTarget], hop: int, stood: bool, now: float) -> None:
         """The uses of guards tell."""

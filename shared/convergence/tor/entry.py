@@ -14,7 +14,6 @@ from convergence.errors import DestroyReason, LocalError, RemoteError
 from convergence.events import TorDirectoryChanged
 from convergence.link.neighbours import LinkAddress, Neighbours
 from convergence.netdir.consensus import TOLERANCE
-from convergence.netdir.tor import TorView
 from convergence.outbox import Outbox, Timer
 from convergence.path.torpath import TorPaths
 from convergence.ports import Crypto, Rng
@@ -61,7 +60,6 @@ class TorEntry:
         self.cache = DirectoryCache(outbox, self.directory, lambda: b"", source_of)
         self._circuits = circuits
         self._paths = TorPaths(rng, None, distinct_subnets=config.distinct_subnets)
-        self._view: TorView | None = None
         self._expiry: Timer | None = None
 
     def start(self, now: float) -> None:
@@ -80,8 +78,7 @@ class TorEntry:
 
     def address(self, identity: bytes) -> LinkAddress | None:
         """Where a directory takes links. All other relays are dialled for circuits only, as `next_hop` says."""
-        found = (item.link_address for item in self._config.directories if item.fingerprint == identity)
-        return next(found, None)
+        return self._config.link_address(identity)
 
     def next_hop(self, specifiers: Sequence[LinkSpecifier]) -> tuple[bytes, LinkAddress | None]:
         """Whom an EXTEND2 names: a relay of the Tor network by its RSA identity, which our own nodes have none of. Who
@@ -104,9 +101,7 @@ class TorEntry:
         view = self.directory.view
         if view is None:
             return
-        if view is not self._view:
-            self._view = view
-            self._paths.update(view, now)
+        self._paths.update(view, now)
         if self._expiry is not None:
             self._expiry.cancel()
         end = view.consensus.valid_until + TOLERANCE

@@ -15,7 +15,7 @@ from convergence.effects import Protocol
 from convergence.errors import LocalError
 from convergence.events import TorDirectoryChanged
 from convergence.link.neighbours import LinkAddress, Neighbours
-from convergence.netdir.tor import SCHEME, TorView
+from convergence.netdir.tor import SCHEME
 from convergence.outbox import Outbox
 from convergence.path.buildtimes import BuildTimeParams
 from convergence.path.entries import StickyEntries
@@ -83,6 +83,10 @@ class TorConfig:
     def first_targets(self) -> list[RelayTarget]:
         return [item.target for item in self.directories]
 
+    def link_address(self, fingerprint: bytes) -> LinkAddress | None:
+        """Where the directory of this RSA identity takes links; None if that is none of the first ones."""
+        return next((item.link_address for item in self.directories if item.fingerprint == fingerprint), None)
+
     @property
     def name(self) -> str:
         """Names the network in the store."""
@@ -129,7 +133,6 @@ class TorNetwork:
         self.circuits = TorCircuits(outbox, crypto, rng, neighbours, self._entrance, on_full=on_full)
         self._sources = DirectorySources(outbox, rng, self, self._entrance.directories)
         self.directory = TorDirectory(outbox, rng, config.authorities, self._sources, self._changed)
-        self._view: TorView | None = None
 
     def start(self, now: float) -> None:
         self.circuits.start(now, self.config.name)
@@ -157,7 +160,7 @@ class TorNetwork:
     def snapshot(self, now: float) -> dict[str, Any]:
         """JSON-able, for people: relays in the consensus (0: there is none yet), how many of them are known, whether
         circuits can be built, and how many nodes of our own network lead there (None: none is needed)."""
-        view = self._view
+        view = self._paths.view
         relays, known = (0, 0) if view is None else (len(view.relays), view.known)
         return {"relays": relays, "known": known, "ready": self.ready, "entries": self._entrance.known(now)}
 
@@ -170,10 +173,8 @@ class TorNetwork:
     def _changed(self, now: float) -> None:
         view = self.directory.view
         assert view is not None
-        if view is not self._view:
-            self._view = view
-            self._paths.update(view, now)
-            self.circuits.times.update(BuildTimeParams.of(view.consensus))
+        self._paths.update(view, now)
+        self.circuits.times.update(BuildTimeParams.of(view.consensus))
         before, self.ready = self.ready, self._paths.ready(now)
         if self.ready:
             self.circuits.nodes_changed(now)

@@ -114,7 +114,6 @@ class TorRelay:
             raise LocalError("a relay of the Tor network has an RSA identity")
         self.config = config
         self.outbox = Outbox()
-        self._first = {item.fingerprint: item for item in config.network.directories}
         self._started = 0.0
         self._observed = self._published = 0  # bytes/s
         self._published_at = 0.0
@@ -310,8 +309,7 @@ class TorRelay:
 
     def _address(self, identity: bytes, now: float) -> LinkAddress | None:
         """Directories, and the relay that a test begins at: all others are told of by an EXTEND2."""
-        first = self._first.get(identity)
-        return self._test.link_address(identity) if first is None else first.link_address
+        return self.config.network.link_address(identity) or self._test.link_address(identity)
 
     def _owners(self) -> dict[Protocol, Owner]:
         links, tcp = self.neighbours, self._exit

@@ -336,7 +336,7 @@ def test_paths_are_chosen_once_enough_microdescriptors_have_come():
     paths = paths_of(network)
     assert refused(paths.internal_path, NOW).code is PathWhy.FEW_DESCRIPTORS
     network.known = None
-    paths._view.add(network.microdescriptors())
+    paths.view.add(network.microdescriptors())
     assert paths.internal_path(NOW)
 
 
@@ -348,7 +348,7 @@ def test_the_guard_to_use_has_to_be_known():
     network.known = [relay.number for relay in network.relays if relay is not guard]
     paths = paths_of(network)
     assert refused(paths.internal_path, NOW).code is PathWhy.NO_GUARD_DESCRIPTOR
-    paths._view.add({guard.digest: guard.microdescriptor})
+    paths.view.add({guard.digest: guard.microdescriptor})
     assert paths.internal_path(NOW).relays[0].status.identity == first
 
 
