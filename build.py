@@ -108,7 +108,7 @@ SERVERS_ONLY = modules(
 TOR = modules(
     tor="__init__ circuits directory entrance network request sources",
     netdir="consensus tor",
-    path="guardrecord guards predicted torpath weights",
+    path="buildtimes guardrecord guards predicted torpath weights",
     wire="authority consensus consensus_diff exitpolicy microdescriptor netdoc protovers",
 )
 TOR_NETWORK = "pynode/tor-public.txt"
