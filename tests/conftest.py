@@ -19,6 +19,7 @@ from tests.e2e import processes
 settings.register_profile("convergence", deadline=None, derandomize=True, database=None)
 settings.load_profile("convergence")
 
+LONG = 800  # s that a test marked long may take
 _IMPOSSIBLE = pytest.StashKey[str | None]()
 
 
@@ -38,6 +39,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if not config.getoption("--long"):
         config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("long")])
         items[:] = [item for item in items if not item.get_closest_marker("long")]
+    for item in items:
+        if item.get_closest_marker("long") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(LONG))
     items.sort(key=lambda item: budgets.rank(item.nodeid))
     if why := config.stash[_IMPOSSIBLE]:
         for item in items:
