@@ -98,10 +98,10 @@ def modules(**rooms: str) -> set[str]:
 
 # A facilitator, the front door of a proxy, a relay of the Tor network.
 SERVERS_ONLY = modules(
-    facilitator="prober service",
+    facilitator="exchange prober questions reaching registry service shared sharing",
     pipes="connect door socks",
     tor="accounting cache dirports entry history publishing relay selftest",
-    wire="routerdesc",
+    wire="routerdesc sharing",
     crypto="crosscert routersign",
 )
 # A client of the Tor network: a page loads it when it is switched on there.

@@ -1,4 +1,4 @@
-"""A node, or a facilitator with its site, as a part of this process: all ports put together.
+"""A node as a part of this process: all ports put together.
 
 Does: build storage, keys, transports, driver and machine in the right order; start and stop them; turn each failure
 into a sentence for people.
@@ -11,7 +11,7 @@ import asyncio
 import errno
 import logging
 import os
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -21,7 +21,6 @@ from convergence.crypto.keys import SECRET_LEN, NodeKeys
 from convergence.driver import Driver
 from convergence.errors import LocalError
 from convergence.events import Announced, Event, Nodes, NodesWanted, TorDirectoryChanged, Trouble
-from convergence.facilitator.service import BUCKET, FacilitatorService
 from convergence.node import Node, NodeConfig
 from convergence.tor.network import TorConfig
 from convergence.wire.target import Role
@@ -32,7 +31,7 @@ from pynode.keyfile import KeyFileError, load_or_create_keys, load_or_create_rsa
 from pynode.logs import Bugs, log_event
 from pynode.loop import AsyncioClock, AsyncioTimer
 from pynode.nodes import READ_EVERY, NodeSource, write_descriptor
-from pynode.origins import Origins, is_address
+from pynode.origins import Origins
 from pynode.storage import DiskStorage, StorageError
 from pynode.tls import CPythonTls
 from pynode.transports.dialling import is_private
@@ -40,11 +39,9 @@ from pynode.transports.mux import NetTransport
 from pynode.transports.rtc import RtcTransport
 from pynode.transports.tcp import TcpTransport
 from pynode.transports.unsent import Unsent
-from pynode.transports.websocket import FACILITATOR_PATH, WebSocketTransport
+from pynode.transports.websocket import WebSocketTransport
 
 if TYPE_CHECKING:
-    from pynode.facilitator import FacilitatorTransport
-    from pynode.site import Site
     from pynode.transports.tls import TlsTransport
 
 STOP_TIMEOUT = 3.0
@@ -179,7 +176,7 @@ class App:
         plan, crypto, rng = self.plan, CPythonCrypto(), SystemRng()
         self._keys = _node_keys(crypto, rng, plan)
         if plan.data is not None:
-            self._storage = _open_storage(plan.data)
+            self._storage = open_storage(plan.data)
         tcp, unsent = None, Unsent()
         if Role.EXIT in plan.roles:
             tcp = TcpTransport(plan.policy or ExitPolicy(), plan.limits.exit_channels, unsent)
@@ -295,116 +292,6 @@ class App:
             self.driver.run(lambda now: self.node.know(nodes, now))
 
 
-class FacilitatorApp:
-    """A facilitator and, on the same port, the site.
-
-    Args:
-        data: folder of its identity and of the nodes it knows.
-        files: what a build wrote; None serves no page.
-        name: what the site calls itself.
-        hosts: names that the site answers to, besides its address and this machine's own.
-        origins: those of other sites whose pages may use this facilitator and read this site; "*" for all.
-        stun: servers that the page uses for WebRTC links; None when it makes no such links.
-    """
-
-    def __init__(
-        self,
-        data: Path,
-        listen: Address,
-        *,
-        files: Path | None = None,
-        name: str = "Convergence",
-        hosts: Iterable[str] = (),
-        origins: Iterable[str] = (),
-        stun: Sequence[str] | None = None,
-        on_event: Callable[[Event], None] = log_event,
-    ) -> None:
-        self.port = 0
-        self._data = data
-        self._listen = listen
-        self._files = files
-        self._name = name
-        self._hosts = frozenset(hosts if is_address(listen.host) else (listen.host, *hosts))
-        self._origins = Origins(origins)
-        self._stun = stun
-        self._on_event = on_event
-        self._storage: DiskStorage | None = None
-        self._site: Site | None = None
-        self._transport: FacilitatorTransport | None = None
-
-    @property
-    def address(self) -> Address:
-        """Where it listens."""
-        return Address(self._listen.host, self.port)
-
-    @property
-    def network(self) -> Network:
-        """What a node on this machine needs to join."""
-        address = self.address
-        return Network(f"ws://{address}{FACILITATOR_PATH}", self.service.identity, f"http://{address}/")
-
-    async def start(self) -> None:
-        """Raises AppError."""
-        try:
-            await self._start()
-        except BaseException:
-            await self.stop()
-            raise
-
-    async def _start(self) -> None:
-        # They load a web server, 17 MB that no other node needs.
-        from pynode.facilitator import FacilitatorTransport
-        from pynode.site import FacilitatorSockets, Site, make_app
-
-        rng = SystemRng()
-        try:
-            seed = load_or_create_keys(self._data / KEY_FILE, rng).identity
-        except KeyFileError as error:
-            raise AppError(f"{error}.") from None
-        self._storage = _open_storage(self._data)
-        clock = AsyncioClock()
-        timer = AsyncioTimer(clock)
-        sockets = FacilitatorSockets(self._origins)
-        links = WebSocketTransport(public_only=not is_private((self._listen.host, *self._hosts)))
-        self._transport = transport = FacilitatorTransport(sockets, links)
-        self.service = FacilitatorService(CPythonCrypto(), rng, seed, source=transport.source)
-        driver = Driver(
-            self.service, transport, clock, timer, storage=self._storage, on_event=self._on_event, on_bug=Bugs()
-        )
-        transport.attach(driver)
-        timer.tick = driver.tick
-        driver.run(self.service.start)
-        try:
-            app = make_app(
-                files=self._files,
-                name=self._name,
-                identity=self.service.identity,
-                sockets=sockets,
-                health=lambda: self.service.health(clock.now()),
-                stun=self._stun,
-                names=self._hosts,
-                origins=self._origins,
-            )
-        except FileNotFoundError as error:
-            raise AppError(f"{error}.") from None
-        self._site = Site(app, sockets)
-        self.port = await bound(self._listen, self._site.start(self._listen.host, self._listen.port))
-
-    def forget(self, identities: Iterable[bytes]) -> None:
-        """Remove nodes that ended for good from the list that outlives this process."""
-        if self._storage is not None:
-            self._storage.store([(BUCKET, identity, None) for identity in identities], lambda result: None)
-
-    async def stop(self) -> None:
-        """Stop, in bounded time."""
-        if self._site is not None:
-            await self._site.close()
-        if self._transport is not None:
-            await self._transport.shutdown()
-        if self._storage is not None:
-            await self._storage.close()
-
-
 def page_folder(package: Path = Path(__file__).parent) -> Path | None:
     """What a build wrote: dist/ beside the package's folder (a source tree) or in it; None when there is none."""
     candidates = (package.parent / "dist", package / "dist")
@@ -447,7 +334,7 @@ def _hosts(plan: Plan) -> list[str]:
     return [own, *((urlsplit(url).hostname or "") for url in urls)]
 
 
-def _open_storage(folder: Path) -> DiskStorage:
+def open_storage(folder: Path) -> DiskStorage:
     try:
         return DiskStorage(folder)
     except StorageError as error:

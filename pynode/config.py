@@ -21,6 +21,7 @@ from convergence.errors import ConvergenceError
 from convergence.wire.exitpolicy import Rule
 from pynode.exit import DEFAULT_PORTS, ExitPolicy
 from pynode.origins import origin
+from pynode.redis_address import RedisAddress, parse_redis
 
 ROLES = ("relay", "rdv", "exit")
 ANYWHERE = ("0.0.0.0", "::", "")
@@ -218,6 +219,10 @@ def _rules(value: Any) -> tuple[Rule, ...]:
         raise ValueError(allowed) from None
 
 
+def _store(value: Any) -> RedisAddress:
+    return parse_redis(value if isinstance(value, str) else "")
+
+
 def is_host_name(text: str) -> bool:
     """Whether a Host header may say this (without a port). IPv6 addresses stand without brackets."""
     return 0 < len(text) <= MAX_HOST and all(c.isascii() and (c.isalnum() or c in "-_.:") for c in text)
@@ -351,6 +356,13 @@ class Site:
 
 
 @dataclass(frozen=True, slots=True)
+class Facilitator:
+    store: RedisAddress | None = _setting(
+        None, _store, '"redis://127.0.0.1:6379/0"', "shared with the other facilitators of the same name, in Redis"
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """All settings, one attribute a section."""
 
@@ -362,6 +374,7 @@ class Config:
     tor: Tor = field(default_factory=Tor)
     log: Log = field(default_factory=Log)
     site: Site = field(default_factory=Site)
+    facilitator: Facilitator = field(default_factory=Facilitator)
 
 
 _SECTIONS: dict[str, type[Any]] = {
@@ -373,6 +386,7 @@ _SECTIONS: dict[str, type[Any]] = {
     "tor": Tor,
     "log": Log,
     "site": Site,
+    "facilitator": Facilitator,
 }
 
 

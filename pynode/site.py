@@ -374,10 +374,14 @@ class Site:
             timer.cancel()
         return await handler(request)
 
-    async def close(self) -> None:
-        """Stop listening, close every connection, in bounded time."""
+    def end_listening(self) -> None:
+        """Take no more connections."""
         if self._listener is not None:
             self._listener.close()
+
+    async def close(self) -> None:
+        """Stop listening, close every connection, in bounded time."""
+        self.end_listening()
         for timer in self._awaited.values():
             timer.cancel()
         self._awaited.clear()

@@ -28,13 +28,14 @@ from convergence.events import (
     as_json,
 )
 from convergence.wire.target import Role
-from pynode.app import App, FacilitatorApp, Network, Plan, page_folder
+from pynode.app import App, Network, Plan, page_folder
 from pynode.cli.common import data_folder, locked, set_up_logs, settings, stun_servers, unless
 from pynode.cli.output import CliError, Output, shown
 from pynode.cli.sites import network_of, tor_network
 from pynode.cli.words import trouble_words
 from pynode.config import ANYWHERE, Address, Config, Exit
 from pynode.exit import ExitPolicy
+from pynode.facilitator_app import FacilitatorApp
 from pynode.logs import log_event
 
 ROLES = {"relay": Role.RELAY, "rdv": Role.RDV, "exit": Role.EXIT}
@@ -228,6 +229,7 @@ async def facilitator(arguments: argparse.Namespace, output: Output, stop: async
             hosts=(*config.site.hosts, *([arguments.public] if arguments.public else [])),
             origins=config.node.origins,
             stun=stun_servers(arguments, config),
+            store=config.facilitator.store,
         )
         await app.start()
         try:

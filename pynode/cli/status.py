@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import time
 from typing import Any
 
 from pynode.cli.common import unless
@@ -23,15 +24,42 @@ async def status(arguments: argparse.Namespace, output: Output, stop: asyncio.Ev
         return 130
     nodes = [node for node in answer["nodes"] if isinstance(node, dict)]
     connected = [node for node in nodes if node.get("connected") is True]
+    facilitators = [one for one in answer.get("facilitators") or [] if isinstance(one, dict)]
+    store = answer.get("store") if isinstance(answer.get("store"), dict) else None
     if output.as_json:
-        output.record("status", site=site, facilitator=answer.get("facilitator"), nodes=nodes)
+        more = {"facilitators": facilitators, "store": store} if store is not None else {}
+        output.record("status", site=site, facilitator=answer.get("facilitator"), nodes=nodes, **more)
     else:
         output.result(f"{shown(site)}: {len(connected)} of {len(nodes)} known nodes are connected.")
         if nodes:
             heading = [["node", "state", "roles", "address", "registered", "valid for"]]
             for line in table(heading + [_row(node) for node in nodes]).split("\n"):
                 output.result(line)
+        if store is not None:
+            _show_facilitators(output, facilitators, store)
     return 0 if connected else 1
+
+
+def _show_facilitators(output: Output, facilitators: list[dict[str, Any]], store: dict[str, Any]) -> None:
+    """Those that share a store, the one that answered first."""
+    state, trouble = shown(str(store.get("state", "?")), 16), shown(str(store.get("trouble") or ""))
+    words = {"shared": "works", "away": "cannot be reached", "ailing": "takes nothing", "reading": "is being read"}
+    output.result("")
+    output.result(f"Their store {words.get(state, state)}{f': {trouble}' if trouble else ''}.")
+    rows = [["facilitator", "nodes", "channels", "runs for", "version"]]
+    for one in facilitators:
+        since = one.get("since")
+        running = _time(int(time.time()) - since) if isinstance(since, int) else "?"
+        values = [
+            one.get("name", "?"),
+            one.get("nodes", "?"),
+            one.get("channels", "?"),
+            running,
+            one.get("version", "?"),
+        ]
+        rows.append([shown(str(value), 64) for value in values])
+    for line in table(rows).split("\n"):
+        output.result(line)
 
 
 def _row(node: dict[str, Any]) -> list[str]:

@@ -15,12 +15,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pynode.app import AppError, FacilitatorApp
+from pynode.app import AppError
 from pynode.cli.children import Relay, Relays
 from pynode.cli.common import data_folder, locked, set_up_logs, settings, stun_servers, unless
 from pynode.cli.output import CliError, Output, table
 from pynode.cli.serve import exit_policy, site_files
 from pynode.config import ANYWHERE, Address, Config
+from pynode.facilitator_app import FacilitatorApp
 
 MIN_RELAYS = 3
 """Two hops and a third node for the entries of the other side."""

@@ -22,6 +22,7 @@ from typing import Protocol as Shape
 from convergence.effects import (
     CloseLink,
     Connect,
+    Consult,
     Describe,
     DescriptionKind,
     Effect,
@@ -35,7 +36,7 @@ from convergence.effects import (
     Store,
 )
 from convergence.events import Event
-from convergence.ports import Binding, Clock, Resolver, Storage, Timer, Transport
+from convergence.ports import Binding, Clock, Resolver, SharedStore, Storage, Timer, Transport
 
 JUMP = 2.0
 """Seconds by which the clock must differ from the time that passed to count as set. What NTP corrects bit by bit does
@@ -106,6 +107,7 @@ class Driver:
         machine: a Node or a FacilitatorService.
         transport, clock, timer: the platform's ports.
         storage, resolver: likewise; the defaults refuse.
+        shared: likewise, for one of several facilitators.
         on_event: called with every Event, outside the machine.
         on_bug: called with what the machine or a port raised.
     """
@@ -119,6 +121,7 @@ class Driver:
         *,
         storage: Storage | None = None,
         resolver: Resolver | None = None,
+        shared: SharedStore | None = None,
         on_event: Callable[[Event], None] | None = None,
         on_bug: Callable[[Exception], None] | None = None,
     ) -> None:
@@ -128,6 +131,7 @@ class Driver:
         self._timer = timer
         self._storage: Storage = storage or NoStorage()
         self._resolver: Resolver = resolver or NoResolver()
+        self._shared = shared
         self._on_event = on_event or (lambda event: None)
         self._on_bug = on_bug or self._keep
         self._bug: Exception | None = None
@@ -242,7 +246,7 @@ class Driver:
             match effect:
                 case Connect(channel) | Send(channel) | Describe(channel) | Pause(channel):
                     self._inputs.append((lambda now: self._close(channel, now), None))
-                case Store(request) | Load(request) | Scan(request) | Resolve(request):
+                case Store(request) | Load(request) | Scan(request) | Resolve(request) | Consult(request):
                     self._reply(request)(Failure("io", BROKEN))
 
     def _close(self, channel: int, now: float) -> None:
@@ -313,6 +317,9 @@ class Driver:
                 self._storage.scan(bucket, prefix, self._reply(request))
             case Resolve(request, host, source):
                 self._resolver.resolve(host, self._reply(request), source)
+            case Consult(request, question):
+                assert self._shared is not None  # or the machine would not ask
+                self._shared.consult(question, self._reply(request))
             case Event():
                 self._on_event(effect)
 

@@ -134,11 +134,19 @@ class Scan:
 
 
 @dataclass(frozen=True, slots=True)
+class Consult:
+    """Ask the store that facilitators share (facilitator/questions.py). `done` brings the answer or an error."""
+
+    request: int
+    question: object
+
+
+@dataclass(frozen=True, slots=True)
 class Failure:
     """What `done` brings in place of a result when the shell could not do as asked.
 
     Args:
-        kind: "quota", "io", "policy", "not-found" or "refused".
+        kind: "quota", "io", "policy", "not-found", "refused" or "full".
         message: the shell's own words for people, without secrets.
     """
 
@@ -146,4 +154,4 @@ class Failure:
     message: str
 
 
-Effect: TypeAlias = Connect | Describe | Send | CloseLink | Pause | Resolve | Store | Load | Scan | Event
+Effect: TypeAlias = Connect | Describe | Send | CloseLink | Pause | Resolve | Store | Load | Scan | Consult | Event

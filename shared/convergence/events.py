@@ -387,6 +387,31 @@ class StorageTrouble(Event):
     detail: str
 
 
+@dataclass(frozen=True, slots=True)
+class StorageWorks(Event):
+    """There is no such trouble any more."""
+
+    kind = "storage-works"
+
+
+@dataclass(frozen=True, slots=True)
+class FacilitatorFound(Event):
+    """Another one on the same store. `name`: 8 hex digits of its process."""
+
+    kind = "facilitator-found"
+    name: str
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class FacilitatorLost(Event):
+    """`reason`: "silent" or "leaves"."""
+
+    kind = "facilitator-lost"
+    name: str
+    reason: str
+
+
 def as_json(value: Event | Why) -> dict[str, Any]:
     """The fields as JSON-able values, without the kind; a Why is {"code": ..., its values}."""
     if isinstance(value, Why):

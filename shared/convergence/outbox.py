@@ -12,7 +12,7 @@ from itertools import count
 from typing import Any, TypeAlias
 from typing import Protocol as Shape
 
-from convergence.effects import Connect, Effect, Failure, Load, Protocol, Resolve, Scan, Store
+from convergence.effects import Connect, Consult, Effect, Failure, Load, Protocol, Resolve, Scan, Store
 
 FEW_TIMERS = 64
 """Timers that are kept without a look at which of them were cancelled."""
@@ -89,6 +89,9 @@ class Outbox:
 
     def resolve(self, host: str, reply: Reply, source: Hashable = None) -> None:
         self._effects.append(Resolve(self._expect(reply), host, source))
+
+    def consult(self, question: object, reply: Reply) -> None:
+        self._effects.append(Consult(self._expect(reply), question))
 
     def call_at(self, when: float, call: Callable[[float], None]) -> Timer:
         """Call `call(now)` once `when` (Unix seconds) has come."""

@@ -1,8 +1,9 @@
 """What a platform supplies.
 
 Does: give the shapes. `Crypto` and `Rng` are synchronous and called by the core; `Transport`, `Storage`, `Resolver`,
-`Clock` and `Timer` are called by the driver, never block, and answer later through the driver's callbacks. A `Binding`
-comes with a channel that is tied to its transport's own cryptography. Check what backends of `Crypto` have to refuse.
+`SharedStore`, `Clock` and `Timer` are called by the driver, never block, and answer later through the driver's
+callbacks. A `Binding` comes with a channel that is tied to its transport's own cryptography. Check what backends of
+`Crypto` have to refuse.
 Does not: know any platform.
 """
 
@@ -182,6 +183,14 @@ class Resolver(Shape):
     """Name look-ups of an exit, under its policy."""
 
     def resolve(self, host: str, reply: Callable[[list[str] | Failure], None], source: Hashable, /) -> None: ...
+
+
+class SharedStore(Shape):
+    """What several facilitators have in common. It reports through FacilitatorService: joined, parted, told."""
+
+    def consult(self, question: object, reply: Callable[[object], None], /) -> None:
+        """Answer a question of facilitator/questions.py, once."""
+        ...
 
 
 class Clock(Shape):

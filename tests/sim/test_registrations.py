@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from convergence.facilitator.prober import FAILURE_TOLD
-from convergence.facilitator.service import RECHECK
+from convergence.facilitator.reaching import RECHECK
 from convergence.node import Node, NodeConfig
 from convergence.wire.target import Role
 from tests.sim.people import RELAY, arrived, content, get, network, relays_of, settle, share_and_stand

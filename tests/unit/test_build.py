@@ -726,7 +726,7 @@ def test_what_cannot_be_installed_is_named(
     install(tmp_path, "apt-get")
     monkeypatch.setattr(setup.os, "geteuid", lambda: 1000)
     wanted = "chromium chromium-headless-shell firefox-esr iproute2 iptables coturn minisign faketime "
-    wanted += "openssh-server postgresql curl git nginx-light caddy openssl tor torsocks zsh fish mandoc groff man-db"
+    wanted += "openssh-server postgresql redis-server curl git nginx-light caddy openssl tor torsocks zsh fish mandoc groff man-db"
     with pytest.raises(build.BuildError, match=f"apt-get install {wanted}"):
         setup.ensure_test_programs()
     assert apt == []
@@ -736,7 +736,7 @@ def test_only_what_the_tests_lack_is_installed(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, apt: list[list[str]]
 ) -> None:
     install(tmp_path, "apt-get", "chromium", "chromium-headless-shell", "firefox-esr", "turnserver", "minisign")
-    install(tmp_path, "faketime", "curl", "git", "nginx", "caddy", "openssl", "tor", "torsocks")
+    install(tmp_path, "redis-server", "faketime", "curl", "git", "nginx", "caddy", "openssl", "tor", "torsocks")
     install(tmp_path, "zsh", "fish", "mandoc", "groff", "man")
     install(tmp_path / "system", "ip", "sshd", "initdb")  # which are not in PATH
     monkeypatch.setattr(setup.os, "geteuid", lambda: 0)

@@ -33,7 +33,8 @@ BUNDLED_PYTHON = ("h11",)
 # What tests and benches run beside Python: Debian's package and a program in it, which may be one that only root has in
 # PATH. iproute2 to coturn are for networks of the tests' own, with NATs and a STUN server; minisign signs releases.
 # openssh-server to git are the real programs of tests/interop: what brings `sshd` and `initdb` brings their clients.
-# nginx, caddy and openssl serve https; tor and torsocks are the network of tests/interop/tor.
+# Facilitators share a redis-server. nginx, caddy and openssl serve https; tor and torsocks are the network of
+# tests/interop/tor.
 # zsh to man-db load the completion and read the manual pages of the command.
 TEST_PROGRAMS = {
     "chromium": "chromium",
@@ -46,6 +47,7 @@ TEST_PROGRAMS = {
     "faketime": "faketime",
     "openssh-server": "sshd",
     "postgresql": "initdb",
+    "redis-server": "redis-server",
     "curl": "curl",
     "git": "git",
     "nginx-light": "nginx",

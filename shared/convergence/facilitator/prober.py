@@ -2,7 +2,7 @@
 
 Does: dial, do the link handshake, and one circuit handshake with the keys of its descriptor; all within limits for each
 source, each host, each address and in all.
-Does not: decide what follows from it (service.py), or open sockets.
+Does not: decide what follows from it (reaching.py), or open sockets.
 
 A WebSocket has no binding, so that CERTS can be copied from another link: the proof is ntor (CREATE2, CREATED2), which
 only the owner of the descriptor's key can answer.
@@ -15,15 +15,17 @@ it was that failed.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from enum import Enum, auto
+from functools import partial
 from urllib.parse import urlsplit
 
 from convergence.circuit.client import ClientCircuit
 from convergence.crypto.keys import NodeKeys
 from convergence.effects import CloseLink, Protocol
 from convergence.errors import DestroyReason, LocalError
-from convergence.limits import Once, PerMinute
+from convergence.facilitator.questions import Counter as Limit
+from convergence.limits import MINUTE, Once, PerMinute
 from convergence.link.handshake import Handshake
 from convergence.link.link import Link
 from convergence.outbox import Outbox, Timer
@@ -79,6 +81,13 @@ PROBE = Table(
 
 Verdict = Callable[[Descriptor, bool, float], None]
 """Called with what was probed, whether it answered as itself, and `now`."""
+Spend = Callable[[Sequence[Limit], Callable[[bool, float], None], float], None]
+"""Asks whether all facilitators together may do this once more; answers by the callback."""
+
+
+def _alone(limits: Sequence[Limit], then: Callable[[bool, float], None], now: float) -> None:
+    """The only facilitator has kept its own limits, so it may."""
+    then(True, now)
 
 
 class Prober:
@@ -87,17 +96,22 @@ class Prober:
     Args:
         keys: a link's initiator has some; over a WebSocket they are not shown.
         verdict: called once for each probe that began.
+        spend: the limits of several facilitators.
     """
 
-    def __init__(self, outbox: Outbox, crypto: Crypto, rng: Rng, keys: NodeKeys, verdict: Verdict) -> None:
+    def __init__(
+        self, outbox: Outbox, crypto: Crypto, rng: Rng, keys: NodeKeys, verdict: Verdict, spend: Spend = _alone
+    ) -> None:
         self._outbox = outbox
         self._crypto = crypto
         self._rng = rng
         self._keys = keys
         self._verdict = verdict
+        self._spend = spend
         self._waiting: dict[str, deque[tuple[Descriptor, bool]]] = {}  # by source, those whose turn is next first
         self._running: dict[int, _Probe] = {}  # by channel
-        self._under_way: Counter[str] = Counter()  # of them, by source
+        self._asking = 0  # probes that may begin if the others' limits allow
+        self._under_way: Counter[str] = Counter()  # of both, by source
         self._by_source = PerMinute(outbox, PROBES_PER_SOURCE)
         self._by_host = PerMinute(outbox, DIALS_PER_HOST)
         self._addresses = Once(outbox, ADDRESS_PAUSE, MAX_ADDRESSES)
@@ -139,7 +153,7 @@ class Prober:
     def _start(self, sources: Iterable[str], now: float) -> None:
         """Begin what may begin of these sources, one of each in turn."""
         turns = deque(sources)
-        while turns and len(self._running) < MAX_PROBES:
+        while turns and len(self._running) + self._asking < MAX_PROBES:
             source = turns.popleft()
             if self._start_one(source, now):
                 turns.append(source)
@@ -161,25 +175,42 @@ class Prober:
             if self._may(node, source, now, known):
                 if not waiting:
                     del self._waiting[source]
-                probe = _Probe(self._outbox, self._crypto, self._rng, self._keys, node, source, self._over, now)
-                self._running[probe.channel] = probe
                 self._under_way[source] += 1
+                self._asking += 1
+                self._spend(
+                    () if known else self._limits(node, source),
+                    partial(self._asked, node, source),
+                    now,
+                )
                 return True
             waiting.append((node, known))
         return False
+
+    def _asked(self, node: Descriptor, source: str, allowed: bool, now: float) -> None:
+        self._asking -= 1
+        if allowed:
+            probe = _Probe(self._outbox, self._crypto, self._rng, self._keys, node, source, self._over, now)
+            self._running[probe.channel] = probe
+        else:
+            self._under_way -= Counter([source])
+            self.probe(node, source, now)  # not before ADDRESS_PAUSE
+
+    def _limits(self, node: Descriptor, source: str) -> Sequence[Limit]:
+        """Those of `_may`, which all facilitators count together."""
+        host, port = _address(node)
+        limits = [Limit(f"address {host} {port}", 1, ADDRESS_PAUSE), Limit(f"host {host}", DIALS_PER_HOST, MINUTE)]
+        return limits + ([Limit(f"source {source}", PROBES_PER_SOURCE, MINUTE)] if source else [])
 
     def _may(self, node: Descriptor, source: str, now: float, known: bool) -> bool:
         """Whether this address may be dialled now; it is counted then."""
         if known:
             return True
-        assert node.ws_url is not None
-        parts = urlsplit(node.ws_url)
-        address = (parts.hostname, parts.port or (443 if parts.scheme == "wss" else 80))
+        address = host, _ = _address(node)
         if self._addresses.seen(address, now):
             return False
-        if not self._by_host.allows(parts.hostname, now) or (source and not self._by_source.spend(source, now)):
+        if not self._by_host.allows(host, now) or (source and not self._by_source.spend(source, now)):
             return False
-        self._by_host.spend(parts.hostname, now)
+        self._by_host.spend(host, now)
         return self._addresses.first(address, now)
 
     def _over(self, probe: _Probe, now: float) -> None:
@@ -192,6 +223,12 @@ class Prober:
             self._outbox.call_at(told, lambda now: self._verdict(probe.node, False, now))
         if len(self._running) < MAX_PROBES // 2:  # beyond, those who are slow would pass their places to each other
             self._start((probe.source,), now)
+
+
+def _address(node: Descriptor) -> tuple[str | None, int]:
+    assert node.ws_url is not None
+    parts = urlsplit(node.ws_url)
+    return parts.hostname, parts.port or (443 if parts.scheme == "wss" else 80)
 
 
 class _Probe:

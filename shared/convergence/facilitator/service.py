@@ -1,44 +1,45 @@
-"""The facilitator: keeps signed descriptors, serves the signed list of nodes, passes sealed signals on.
+"""The facilitator: channels on which nodes register, ask for the list of nodes, and pass sealed signals on.
 
-Does: registrations (checked, bounded for each source, rate-limited, stored), the list, introductions, a health summary.
-A `driver.Machine`.
-Does not: HTTP; read, store or log signals (introduction/signalling.py forgets them after a minute); dial (prober.py).
+Does: registrations (checked, rate-limited), the list, introductions, a health summary; one of several facilitators, if
+they share a store. A `driver.Machine`.
+Does not: HTTP; keep nodes (registry.py, shared.py) or look for them (reaching.py); read, store or log signals
+(introduction/signalling.py forgets them after a minute).
 
 A registration holds a proof for this very channel, so nobody can register a key that he does not have. A node with an
-address gets signals from its registration on. It is listed, with the time, once it was found at its address, until it
-is not found there again. For a node without an address, the channel is the only proof.
+address gets signals from its registration on. It is listed, with the time, once it was found at its address. For a node
+without an address, the channel is the only proof.
 
-A node stays listed until its descriptor expires, and at most `GRACE` seconds after the last channel that registered it
-was closed. One loaded from storage is listed until it expires, for its node may not have come back yet. A node without
-roles (one that pauses) is registered, so that signals reach it, and not listed.
+Several facilitators behind one name have one identity: to nodes they are one, which may go from one to another at any
+moment.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+import math
+from collections import deque
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Any
 
-from convergence.crypto.keys import NodeKeys
-from convergence.effects import CloseLink, DescriptionKind, Effect, Failure, Protocol, Send
+from convergence.effects import CloseLink, DescriptionKind, Effect, Protocol, Send
 from convergence.errors import ParseError
-from convergence.events import NodeLost, NodeRegistered, Refused, StorageTrouble
-from convergence.facilitator.prober import Prober
+from convergence.events import Refused
+from convergence.facilitator.exchange import Exchange
+from convergence.facilitator.reaching import Reaching
+from convergence.facilitator.registry import Node, Refusal, Registry
+from convergence.facilitator.shared import SharedRegistry
+from convergence.facilitator.sharing import Sharing
 from convergence.introduction.signalling import Switchboard
 from convergence.limits import TokenBucket
-from convergence.outbox import Outbox, Timer
+from convergence.outbox import Outbox
 from convergence.ports import Binding, Crypto, Rng
 from convergence.states import TIMEOUT, StateMachine, Table
-from convergence.wire.descriptor import Descriptor, TransportKind
+from convergence.wire.descriptor import Descriptor
 from convergence.wire.facilitator import (
-    MAX_LISTED,
     NONCE_LEN,
     ErrorCode,
     ErrorRecord,
     Hello,
-    NodeList,
     Reached,
     RecordCutter,
     RecordType,
@@ -49,36 +50,17 @@ from convergence.wire.facilitator import (
     encode_record,
     register_statement,
 )
-from convergence.wire.target import Role
 
-BUCKET = "node"
-MAX_REGISTERED = MAX_LISTED
-MAX_REGISTERED_EACH = 256
-"""Nodes of one source that are registered at once. Where all are, the newest of the source that has most makes room."""
-RECHECK = 600.0
-"""Seconds until a node that was found at its address is looked for again..."""
-RECHECK_SOON = 60.0
-"""...and one that was not; twice as long each further time, up to RECHECK."""
-MISSES = 2
-"""Times in a row that a listed node is not found until it leaves the list."""
 MAX_CHANNELS = 8192
-"""Open channels. Each holds at most one incomplete record (2 KB)."""
+"""Open channels. Each holds at most one incomplete record (2 KB), and those that wait for a registration (40 KB)."""
 MAX_LIFETIME = 6 * 3600
 """Seconds from `published` to `expires` that a descriptor may claim."""
 MAX_CLOCK_SKEW = 600
 """Seconds a node's clock may be ahead of ours."""
-GRACE = 30.0
-"""Seconds a node stays listed after its channel was closed."""
 FIRST_RECORD_TIMEOUT = 30.0
 """Seconds a new channel has to bring one whole record."""
 IDLE_TIMEOUT = 300.0
 """Seconds without a whole record after which a channel is closed. Clients ask for the list every minute."""
-SWEEP_INTERVAL = 10.0
-"""Seconds between looks for expired nodes."""
-LIST_INTERVAL = 60.0
-"""Seconds a signed list is served as it is while no node changes."""
-LIST_LIFETIME = 3 * 3600
-"""Seconds from a list's `published` to its `expires`."""
 RECORDS_BURST = 20.0
 """REGISTER and LIST records, and REPLYs to nothing, that a channel may send at once..."""
 RECORDS_PER_SECOND = 0.5
@@ -87,17 +69,12 @@ SIGNALS_BURST = 40.0
 """SIGNAL records that a channel may send at once..."""
 SIGNALS_PER_SECOND = 1.0
 """...likewise. One too many is answered by UNREACHABLE."""
+LEAVING = 5.0
+"""Seconds over which a facilitator that stops sends its nodes elsewhere, so that they do not come there as one."""
+LEAVING_STEP = 0.1
 
 ACCEPTED = (RecordType.REGISTER, RecordType.LIST, RecordType.SIGNAL, RecordType.REPLY)
-
-
-class _Refused(Exception):
-    """A record that gets an ERROR. The channel goes on unless `fatal`."""
-
-    def __init__(self, code: ErrorCode, text: str, fatal: bool = False) -> None:
-        super().__init__(text)
-        self.code = code
-        self.fatal = fatal
+ELSEWHERE = "this facilitator stops: another one is there"
 
 
 class State(Enum):
@@ -130,6 +107,8 @@ class _Channel:
         self.hello = hello
         self.machine = StateMachine(CHANNEL, outbox, idle, now)
         self.congested = False
+        self.listed = False  # whether it got the list
+        self.waiting: deque[tuple[RecordType, bytes]] | None = None  # requests behind a registration
         self.identity: bytes | None = None  # the one node it may register
         self.records = TokenBucket(outbox, RECORDS_PER_SECOND, RECORDS_BURST)
         self.signals = TokenBucket(outbox, SIGNALS_PER_SECOND, SIGNALS_BURST)
@@ -149,38 +128,18 @@ class _Channel:
         self._outbox.emit(Send(self.number, (encode_record(kind, body),)))
 
 
-@dataclass(slots=True)
-class _Node:
-    descriptor: Descriptor
-    raw: bytes
-    seen: float
-    source: str  # of the channel that registered it first
-    reached: int = 0  # Unix seconds
-    misses: int = 0  # since then
-    check: Timer | None = None
-    channels: set[int] = field(default_factory=set)
-    grace: Timer | None = None
-
-    @property
-    def dialled(self) -> bool:
-        """Whether it has to be found at its address to be listed."""
-        return self.descriptor.ws_url is not None
-
-    @property
-    def listed(self) -> bool:
-        return bool(self.descriptor.roles) and (self.reached > 0 or not self.dialled)
-
-
 class FacilitatorService:
     """One facilitator.
 
     Args:
         crypto: signs and verifies.
         rng: nonces.
-        seed: Ed25519 seed (32 bytes) of the facilitator's identity.
+        seed: Ed25519 seed (32 bytes) of the facilitator's identity; that of all behind one name.
         source: channel -> where it comes from, for limits: all channels of one network have one name. "" where that
             cannot be told: no limit for each source holds then.
         outbox: effects and timers; one of its own by default.
+        shared: whether it shares a store with others. The shell then says `joined`, `parted` and `told`.
+        version: of this program, for people.
 
     Call `start(now)` once, then drive it as a `driver.Machine`.
     """
@@ -193,36 +152,51 @@ class FacilitatorService:
         outbox: Outbox | None = None,
         *,
         source: Callable[[int], str] = lambda channel: "",
+        shared: bool = False,
+        version: str = "",
     ) -> None:
         self.identity = crypto.ed25519_public(seed)
+        self.sharing: Sharing | None = None
         self._crypto = crypto
         self._rng = rng
-        self._seed = seed
-        self._outbox = outbox or Outbox()
+        self._outbox = outbox = outbox or Outbox()
         self._source = source
-        self._switchboard = Switchboard(self._outbox)
-        self._prober = Prober(self._outbox, crypto, rng, NodeKeys.generate(crypto, rng), self._probed)
+        self._version = version
         self._channels: dict[int, _Channel] = {}
-        self._nodes: dict[bytes, _Node] = {}
-        self._list = b""
-        self._list_signed: float | None = None
-        self._storage_failed = False
+        self._leaving: Callable[[float], object] | None = None
+        if shared:
+            self.sharing = Sharing(outbox, crypto, rng, seed, version, self._own)
+            self._reaching = Reaching(outbox, crypto, rng, self._known, self.sharing.spend)
+            registry = SharedRegistry(
+                outbox, crypto, seed, self.sharing, on_loaded=self._reaching.loaded, on_dropped=self._dropped
+            )
+            exchange = Exchange(outbox, self.sharing, registry.holder)
+            self._switchboard = exchange.switchboard
+            self.sharing.nodes, self.sharing.signals = registry, exchange
+            self._registry: Registry = registry
+        else:
+            self._reaching = Reaching(outbox, crypto, rng, self._known)
+            self._registry = Registry(outbox, crypto, seed, on_loaded=self._reaching.loaded, on_dropped=self._dropped)
+            self._switchboard = Switchboard(outbox)
+        self._reaching.registry = self._registry
+        self._prober = self._reaching.prober
 
     # Machine
 
     def start(self, now: float) -> None:
-        """Load the nodes that were registered before a restart, and begin to sweep."""
-        self._outbox.scan(BUCKET, b"", self._scanned)
-        self._outbox.call_at(now + SWEEP_INTERVAL, self._sweep)
+        self._registry.start(now)
+        if self.sharing is not None:
+            self.sharing.start(now)
 
     def link_opened(self, channel: int, now: float, *, protocol: Protocol, binding: Binding | None = None) -> None:
         if self._prober.knows(channel):
             self._prober.opened(channel, now)
         elif protocol is not Protocol.FACILITATOR:
             self._outbox.emit(CloseLink(channel, "not a facilitator channel"))
-        elif len(self._channels) >= MAX_CHANNELS:
-            self._send_error(channel, ErrorCode.BUSY, "too many open channels")
-            self._outbox.emit(CloseLink(channel, "too many open channels"))
+        elif self._leaving is not None or len(self._channels) >= MAX_CHANNELS:
+            reason = ELSEWHERE if self._leaving is not None else "too many open channels"
+            self._send_error(channel, ErrorCode.BUSY, reason)
+            self._outbox.emit(CloseLink(channel, reason))
         else:
             hello = Hello(self.identity, self._rng.random(NONCE_LEN))
             state = self._channels[channel] = _Channel(
@@ -251,14 +225,10 @@ class FacilitatorService:
             return  # it was closed by us; what was on its way is of no interest
         try:
             for kind, body in state.cutter.feed(data):
-                try:
-                    self._record(state, kind, body, now)
-                except _Refused as refused:
-                    self._refuse(channel, refused, now)
-                    if refused.fatal:
-                        return
+                if not self._attempt(self._record, state, kind, body, now):
+                    return
         except ParseError as error:
-            self._refuse(channel, _Refused(ErrorCode.BAD_RECORD, str(error), fatal=True), now)
+            self._refuse(channel, Refusal(ErrorCode.BAD_RECORD, str(error), fatal=True), now)
 
     def link_closed(self, channel: int, now: float, reason: str) -> None:
         if self._prober.knows(channel):
@@ -284,58 +254,68 @@ class FacilitatorService:
     # For the shell
 
     def signed_list(self, now: float) -> bytes:
-        """The encoded NodeList, signed again when nodes changed and every LIST_INTERVAL seconds."""
-        if self._list_signed is None or not 0 <= now - self._list_signed < LIST_INTERVAL:
-            listed = [node for node in self._nodes.values() if node.listed and node.descriptor.expires > now]
-            nodes = NodeList(
-                int(now),
-                int(now) + LIST_LIFETIME,
-                tuple(node.raw for node in listed),
-                self.identity,
-                reached=tuple(node.reached for node in listed),
-            )
-            self._list = nodes.sign(lambda message: self._crypto.ed25519_sign(self._seed, message)).encode()
-            self._list_signed = now
-        return self._list
+        """The encoded NodeList."""
+        return self._registry.signed_list(now)
+
+    def leave(self, gone: Callable[[float], object], now: float) -> None:
+        """This facilitator stops in order: it sends its channels elsewhere, one after the other, and then calls `gone`.
+        Its nodes stay listed. The only facilitator has nowhere to send them."""
+        if self.sharing is None:
+            gone(now)
+        else:
+            self._leaving = gone
+            left = list(self._channels)
+            self._leave_on(left, max(1, math.ceil(len(left) * LEAVING_STEP / LEAVING)), now)
 
     def health(self, now: float) -> dict[str, Any]:
         """JSON-able: who the facilitator is, how many channels are open, and each node in order of identity."""
-        return {
+        health = {
             "facilitator": self.identity.hex(),
+            "version": self._version,
             "channels": len(self._channels),
-            "nodes": [self._summary(identity, now) for identity in sorted(self._nodes)],
+            "nodes": self._registry.health(now),
         }
-
-    def _summary(self, identity: bytes, now: float) -> dict[str, Any]:
-        node = self._nodes[identity]
-        return {
-            "identity": identity.hex()[:16],
-            "roles": [*_roles(node.descriptor)],
-            "transports": [*_transports(node.descriptor)],
-            "age": max(0, int(now - node.descriptor.published)),
-            "expires_in": int(node.descriptor.expires - now),
-            "last_seen": max(0, int(now - node.seen)),
-            "connected": bool(node.channels),
-            "reached": max(0, int(now - node.reached)) if node.reached else None,
-        }
+        return health if self.sharing is None else health | self.sharing.health()
 
     # Records
 
+    def _attempt(
+        self,
+        act: Callable[[_Channel, RecordType, bytes, float], None],
+        channel: _Channel,
+        kind: RecordType,
+        body: bytes,
+        now: float,
+    ) -> bool:
+        """Whether the channel goes on afterwards. Raises ParseError."""
+        try:
+            act(channel, kind, body, now)
+        except Refusal as refusal:
+            self._refuse(channel.number, refusal, now)
+        return channel.number in self._channels
+
     def _record(self, channel: _Channel, kind: RecordType, body: bytes, now: float) -> None:
-        """Raises ParseError or _Refused."""
+        """Raises ParseError or Refusal."""
         channel.machine.move("record", now)
         if kind is RecordType.SIGNAL:
             self._signal(channel, body, now)
         elif kind is RecordType.REPLY and self._switchboard.reply(channel, body, now):
             pass
         elif not channel.records.take(now):
-            raise _Refused(ErrorCode.RATE_LIMIT, "too many records", fatal=True)
-        elif kind is RecordType.REGISTER:
+            raise Refusal(ErrorCode.RATE_LIMIT, "too many records", fatal=True)
+        elif channel.waiting is not None:  # answers keep the order of their requests
+            channel.waiting.append((kind, body))
+        else:
+            self._request(channel, kind, body, now)
+
+    def _request(self, channel: _Channel, kind: RecordType, body: bytes, now: float) -> None:
+        if kind is RecordType.REGISTER:
             self._register(channel, body, now)
         elif channel.congested:
-            raise _Refused(ErrorCode.BUSY, "read what was sent before asking for more")
+            raise Refusal(ErrorCode.BUSY, "read what was sent before asking for more")
         else:
-            channel.answer(RecordType.NODES, self.signed_list(now))
+            anew, channel.listed = self.sharing is not None and not channel.listed, True
+            channel.answer(RecordType.NODES, self._registry.signed_list(now, anew=anew))
 
     def _signal(self, channel: _Channel, body: bytes, now: float) -> None:
         if channel.signals.take(now):
@@ -349,111 +329,63 @@ class FacilitatorService:
             record = Register.parse(body)
             descriptor = Descriptor.parse(record.descriptor)
         except ParseError as error:
-            raise _Refused(ErrorCode.BAD_RECORD, str(error)) from None
+            raise Refusal(ErrorCode.BAD_RECORD, str(error)) from None
         if channel.identity not in (None, descriptor.identity):
-            raise _Refused(ErrorCode.OTHER_NODE, "a channel registers one node")
+            raise Refusal(ErrorCode.OTHER_NODE, "a channel registers one node")
         if descriptor.published > now + MAX_CLOCK_SKEW or descriptor.expires <= now:
-            raise _Refused(ErrorCode.BAD_DATES, "the descriptor is not valid now: check the clock")
+            raise Refusal(ErrorCode.BAD_DATES, "the descriptor is not valid now: check the clock")
         if descriptor.expires - descriptor.published > MAX_LIFETIME:
-            raise _Refused(ErrorCode.BAD_DATES, f"a descriptor is valid for {MAX_LIFETIME} seconds at most")
+            raise Refusal(ErrorCode.BAD_DATES, f"a descriptor is valid for {MAX_LIFETIME} seconds at most")
         statement = register_statement(channel.hello)
         if not self._crypto.ed25519_verify(descriptor.identity, record.proof, statement):
-            raise _Refused(ErrorCode.BAD_SIGNATURE, "the proof does not hold on this channel", fatal=True)
-        node = self._nodes.get(descriptor.identity)
-        if node is None or node.raw != record.descriptor:
-            node = self._replace(node, descriptor, record.descriptor, self._source(channel.number), now)
-        self._attach(channel, node, now)
+            raise Refusal(ErrorCode.BAD_SIGNATURE, "the proof does not hold on this channel", fatal=True)
+        channel.waiting = deque()
+        try:
+            self._registry.register(
+                descriptor,
+                record.descriptor,
+                self._source(channel.number),
+                lambda result, now: self._admitted(channel, result, now),
+                now,
+            )
+        except Refusal:
+            channel.waiting = None
+            raise
+
+    def _admitted(self, channel: _Channel, result: Node | Refusal, now: float) -> None:
+        """The registry has decided: answer, and go on with what the channel asked meanwhile."""
+        waiting, channel.waiting = channel.waiting, None
+        if channel.number not in self._channels:  # it was closed meanwhile
+            if isinstance(result, Node):
+                self._registry.detach(result, channel.number, now)
+            return
+        if isinstance(result, Refusal):
+            self._refuse(channel.number, result, now)
+        else:
+            self._attach(channel, result, now)
+        while waiting and channel.waiting is None and channel.number in self._channels:
+            self._attempt(self._request, channel, *waiting.popleft(), now)
+        if waiting and channel.waiting is not None:
+            channel.waiting.extend(waiting)
+
+    def _attach(self, channel: _Channel, node: Node, now: float) -> None:
+        channel.identity = node.identity
+        self._switchboard.register(channel.identity, channel)
+        self._registry.attach(node, channel.number, now)
         channel.answer(RecordType.REGISTERED)
         if node.dialled and node.descriptor.roles:
             if node.reached:
                 channel.answer(RecordType.REACHED, Reached(node.reached).encode())
             else:
-                self._check(node, now)
+                self._reaching.check(node, now)
 
-    def _replace(self, node: _Node | None, descriptor: Descriptor, raw: bytes, source: str, now: float) -> _Node:
-        if node is not None and descriptor.published <= node.descriptor.published:
-            raise _Refused(ErrorCode.STALE, "a newer descriptor of this node is registered")
-        if not descriptor.verify(self._crypto.ed25519_verify):
-            raise _Refused(ErrorCode.BAD_SIGNATURE, "the descriptor's signature does not hold", fatal=True)
-        if node is None:
-            self._make_room(source, now)
-            node = self._nodes[descriptor.identity] = _Node(descriptor, raw, now, source)
-            if not node.dialled:
-                self._outbox.emit(_registered(descriptor))
-        else:
-            before = node.descriptor
-            node.descriptor, node.raw = descriptor, raw
-            if not _same_place(before, descriptor):
-                node.reached = node.misses = 0
-        self._changed(node)
-        return node
-
-    def _changed(self, node: _Node) -> None:
-        """The list has to be signed anew. What was not found at its address is not kept."""
-        self._list_signed = None
-        if node.reached or not node.dialled:
-            self._outbox.store([(BUCKET, node.descriptor.identity, node.raw)], self._stored)
-
-    def _make_room(self, source: str, now: float) -> None:
-        """Make room for one more node of this source, or raise _Refused. In a full list, the source that has most loses
-        its newest node."""
-        counts = Counter(node.source for node in self._nodes.values())
-        if source and counts[source] >= MAX_REGISTERED_EACH:
-            raise _Refused(ErrorCode.FULL, f"{MAX_REGISTERED_EACH} nodes of your network are registered")
-        if len(self._nodes) >= MAX_REGISTERED:
-            crowded, most = counts.most_common(1)[0]
-            if counts[source] + 1 >= most:
-                raise _Refused(ErrorCode.FULL, f"{MAX_REGISTERED} nodes are registered")
-            spare = next(key for key in reversed(self._nodes) if self._nodes[key].source == crowded)
-            self._drop(spare, "crowded out", now)
-
-    # Reaching nodes
-
-    def _check(self, node: _Node, now: float) -> None:
-        """Look whether the node is at its address, now and again."""
-        self._check_later(node, RECHECK, now)  # unless a verdict comes sooner
-        if node.dialled and node.descriptor.roles:  # one that pauses takes no circuits
-            self._prober.probe(node.descriptor, node.source, now, known=node.reached > 0)
-
-    def _check_later(self, node: _Node, pause: float, now: float) -> None:
-        if node.check is not None:
-            node.check.cancel()
-        node.check = self._outbox.call_at(now + pause, lambda now: self._check(node, now))
-
-    def _probed(self, probed: Descriptor, found: bool, now: float) -> None:
-        node = self._nodes.get(probed.identity)
-        if node is None or not _same_place(node.descriptor, probed):
-            return
-        before = node.listed
-        node.misses = 0 if found else node.misses + 1
-        if found:
-            node.reached = int(now)
-        elif node.misses >= MISSES:
-            node.reached = 0
-        self._check_later(node, RECHECK if found else min(RECHECK_SOON * 2 ** (node.misses - 1), RECHECK), now)
-        if found and not before:
-            self._changed(node)
-            self._outbox.emit(_registered(node.descriptor))
-        elif before and not node.listed:
-            self._list_signed = None
-            self._outbox.store([(BUCKET, probed.identity, None)], self._stored)
-            self._outbox.emit(NodeLost(probed.identity.hex()[:16], "unreachable"))
-        if node.listed != before or not node.reached:
-            for number in node.channels:
-                self._channels[number].send(RecordType.REACHED, Reached(node.reached).encode(), now)
-
-    def _attach(self, channel: _Channel, node: _Node, now: float) -> None:
-        channel.identity = node.descriptor.identity
-        self._switchboard.register(channel.identity, channel)
-        node.channels.add(channel.number)
-        node.seen = now
-        if node.grace is not None:
-            node.grace.cancel()
-            node.grace = None
+    def _known(self, node: Node, now: float) -> None:
+        for number in node.channels:
+            self._channels[number].send(RecordType.REACHED, Reached(node.reached).encode(), now)
 
     # Ends
 
-    def _refuse(self, channel: int, refused: _Refused, now: float) -> None:
+    def _refuse(self, channel: int, refused: Refusal, now: float) -> None:
         self._send_error(channel, refused.code, str(refused))
         self._outbox.emit(Refused(refused.code.name.lower().replace("_", "-"), str(refused)))
         if refused.fatal:
@@ -470,94 +402,47 @@ class FacilitatorService:
         if not state.machine.final:
             state.machine.move("close", now)
         self._switchboard.unregister(state, now)
-        node = self._nodes.get(state.identity) if state.identity is not None else None
-        if node is None:
-            return
-        node.channels.discard(channel)
-        if not node.channels:
-            identity = node.descriptor.identity
-            node.grace = self._outbox.call_at(now + GRACE, lambda later: self._drop(identity, "disconnected", later))
+        node = self._registry.nodes.get(state.identity) if state.identity is not None else None
+        if node is not None:
+            self._registry.detach(node, channel, now)
 
-    def _drop(self, identity: bytes, why: str, now: float) -> None:
-        node = self._nodes.pop(identity)
-        for timer in (node.grace, node.check):
-            if timer is not None:
-                timer.cancel()
+    def _dropped(self, node: Node, now: float) -> None:
         for channel in node.channels:
             self._channels[channel].identity = None
             self._switchboard.unregister(self._channels[channel], now)
-        self._list_signed = None
-        self._outbox.store([(BUCKET, identity, None)], self._stored)
-        self._outbox.emit(NodeLost(identity.hex()[:16], why))
-
-    def _sweep(self, now: float) -> None:
-        for identity in [key for key, node in self._nodes.items() if node.descriptor.expires <= now]:
-            self._drop(identity, "expired", now)
-        self._outbox.call_at(now + SWEEP_INTERVAL, self._sweep)
+        node.channels.clear()
 
     def _send_error(self, channel: int, code: ErrorCode, text: str) -> None:
         record = encode_record(RecordType.ERROR, ErrorRecord(code, text).encode())
         self._outbox.emit(Send(channel, (record,)))
 
-    # Storage
+    # Several facilitators
 
-    def _stored(self, result: None | Failure, now: float) -> None:
-        """Without storage the service goes on: nodes come back by themselves. It is told once."""
-        if isinstance(result, Failure) and not self._storage_failed:
-            self._outbox.emit(StorageTrouble(result.kind, result.message))
-        self._storage_failed = isinstance(result, Failure)
+    def joined(self, now: float) -> None:
+        """The shared store can be reached."""
+        assert self.sharing is not None
+        self.sharing.joined(now)
 
-    def _scanned(self, result: list[bytes] | Failure, now: float) -> None:
-        if isinstance(result, Failure):
-            self._stored(result, now)
-            return
-        for key in result:
-            self._load(key)
+    def parted(self, reason: str, now: float) -> None:
+        """The shared store cannot be reached."""
+        assert self.sharing is not None
+        self.sharing.parted(reason, now)
 
-    def _load(self, key: bytes) -> None:
-        def loaded(result: bytes | None | Failure, now: float) -> None:
-            if isinstance(result, Failure):
-                self._stored(result, now)
-            elif result is not None and not self._restore(key, result, now):
-                self._outbox.store([(BUCKET, key, None)], self._stored)
+    def told(self, data: bytes, now: float) -> None:
+        """As `questions.Tell` says."""
+        assert self.sharing is not None
+        self.sharing.told(data, now)
 
-        self._outbox.load(BUCKET, key, loaded)
+    def _own(self) -> tuple[int, int]:
+        return len(self._channels), sum(bool(node.channels) for node in self._registry.nodes.values())
 
-    def _restore(self, key: bytes, raw: bytes, now: float) -> bool:
-        """Whether the stored item is of use. A node that has registered again in the meantime keeps what is newer."""
-        try:
-            descriptor = Descriptor.parse(raw)
-        except ParseError:
-            return key in self._nodes
-        node = self._nodes.get(key)
-        if node is not None:
-            if _same_place(node.descriptor, descriptor) and not node.reached:
-                node.reached, self._list_signed = descriptor.published, None
-            return True
-        valid = descriptor.identity == key and descriptor.expires > now and len(self._nodes) < MAX_REGISTERED
-        if not valid or not descriptor.verify(self._crypto.ed25519_verify):
-            return False
-        node = self._nodes[key] = _Node(descriptor, raw, now, "")
-        self._list_signed = None
-        if node.dialled:
-            node.reached = descriptor.published  # it was found once, or it would not be stored
-            self._check(node, now)
-        return True
-
-
-def _roles(node: Descriptor) -> tuple[str, ...]:
-    return tuple(role.name.lower() for role in Role if role.name and role in node.roles)
-
-
-def _transports(node: Descriptor) -> tuple[str, ...]:
-    known = [(TransportKind(item.kind), item.address) for item in node.transports if item.kind in tuple(TransportKind)]
-    return tuple(address if kind == TransportKind.WS else kind.name.lower() for kind, address in known)
-
-
-def _same_place(one: Descriptor, other: Descriptor) -> bool:
-    """Whether what was found of the one holds for the other."""
-    return (one.ws_url, one.ntor_key) == (other.ws_url, other.ntor_key)
-
-
-def _registered(descriptor: Descriptor) -> NodeRegistered:
-    return NodeRegistered(descriptor.identity.hex()[:16], _roles(descriptor), _transports(descriptor))
+    def _leave_on(self, left: list[int], part: int, now: float) -> None:
+        for channel in left[:part]:
+            if channel in self._channels:
+                self._close(channel, ELSEWHERE, now)
+        if left[part:]:
+            self._outbox.call_at(now + LEAVING_STEP, lambda now: self._leave_on(left[part:], part, now))
+        else:
+            assert self.sharing is not None and self._leaving is not None
+            self.sharing.leave(now)
+            self._leaving(now)

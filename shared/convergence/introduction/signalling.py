@@ -197,12 +197,21 @@ class Switchboard:
     """The introducing side, for all pipes of a node or facilitator. It keeps who asked whom for TAG_LIFETIME, and tells
     nobody.
 
+    Args:
+        elsewhere: a pipe of another introducer that this asker's signals for an identity go to, if no pipe here leads
+            to it. What comes back on it goes to `reply` and `refused`.
+
     Whoever owns a pipe calls `unregister` when it is gone, registered or not. `signal` and `reply` take the body of a
     record of that name; they raise ParseError.
     """
 
-    def __init__(self, outbox: Outbox) -> None:
+    def __init__(
+        self,
+        outbox: Outbox,
+        elsewhere: Callable[[bytes, Pipe, float], Pipe | None] = lambda identity, asker, now: None,
+    ) -> None:
         self._outbox = outbox
+        self._elsewhere = elsewhere
         self._ports: dict[Pipe, _Port] = {}
         self._registered: dict[bytes, dict[_Port, None]] = {}  # the newest last
         self._live = 0
@@ -231,6 +240,8 @@ class Switchboard:
         asker = self._port(pipe)
         ports = self._registered.get(signal.to)
         target = next(reversed(ports)) if ports else None
+        if target is None and (onward := self._elsewhere(signal.to, pipe, now)) is not None:
+            target = self._port(onward)
         if target is None:
             self._refuse(asker, signal.tag, UnreachableReason.UNKNOWN, now)
         elif self._busy(asker, target):
@@ -255,6 +266,18 @@ class Switchboard:
             introduction.asker.send(RecordType.REPLY, answer.encode(), now)
             return True
         return False
+
+    def refused(self, pipe: Pipe, body: bytes, now: float) -> None:
+        """An UNREACHABLE came from the introducer that this pipe leads to. As `reply`."""
+        unreachable = Unreachable.parse(body)
+        port = self._ports.get(pipe)
+        introduction = port.delivered.get(unreachable.tag) if port is not None else None
+        if introduction is not None and not introduction.answers:
+            introduction.answers = MAX_REPLIES
+            reason = (
+                UnreachableReason.BUSY if unreachable.reason == UnreachableReason.BUSY else UnreachableReason.UNKNOWN
+            )
+            self._refuse(introduction.asker, introduction.asker_tag, reason, now)
 
     def _port(self, pipe: Pipe) -> _Port:
         port = self._ports.get(pipe)
@@ -282,7 +305,7 @@ class Switchboard:
         sources = (introduction.asker.source for introduction in target.delivered.values())
         return below_its_part(sources, asker.source, MAX_PER_TARGET)
 
-    def _refuse(self, asker: _Port, tag: int, reason: UnreachableReason, now: float) -> None:
+    def _refuse(self, asker: _Port, tag: int, reason: int, now: float) -> None:
         asker.send(RecordType.UNREACHABLE, Unreachable(tag, reason).encode(), now)
 
     def _expire(self, introduction: _Introduction, tag: int) -> None:

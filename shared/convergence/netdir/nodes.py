@@ -40,6 +40,9 @@ HINT_LIFETIME = 7 * 24 * 3600
 nodes; servers keep their keys."""
 MAX_RECALLED = 1024
 """Nodes that are kept from one run to the next."""
+LIST_SKEW = 60
+"""Seconds that a list may be older than the one in use without being a fault: another facilitator of the same identity
+signed it, by its own clock. It is not taken over."""
 LIST_DELAY = 30
 """Seconds that a descriptor may be older than a list that lacks it: it may have been on its way to the facilitator."""
 
@@ -89,7 +92,7 @@ class NodeDirectory:
 
     def update(self, data: Buffer, now: float) -> Change:
         """Take over a signed list. One that was published before the list in use is refused, so that nobody can bring
-        back nodes that left.
+        back nodes that left; within LIST_SKEW it only changes nothing.
 
         A descriptor that does not parse or verify, or has expired, is skipped: it costs its node only. One that was
         verified in the list before is not verified again.
@@ -105,8 +108,10 @@ class NodeDirectory:
             raise ClockError("the node list comes from the future", now - nodes.published)
         if nodes.expires <= now:
             raise ClockError("the node list has expired", now - nodes.published)
-        if nodes.published < self._published:
+        if nodes.published < self._published - LIST_SKEW:
             raise RemoteError("the node list is older than the one in use")
+        if nodes.published < self._published:
+            return Change(frozenset(), frozenset(), frozenset(), 0)
         return self._take_over(nodes, now)
 
     def hear(self, raw: Buffer, now: float) -> bool:

@@ -3,7 +3,7 @@
 import pytest
 
 from convergence.effects import CloseLink, Connect, Protocol
-from convergence.facilitator import service as module
+from convergence.facilitator import registry
 from convergence.facilitator.prober import (
     ADDRESS_PAUSE,
     DIALS_PER_HOST,
@@ -16,7 +16,8 @@ from convergence.facilitator.prober import (
     STEP_TIMEOUT,
     Prober,
 )
-from convergence.facilitator.service import MAX_REGISTERED_EACH, MISSES, RECHECK, RECHECK_SOON
+from convergence.facilitator.reaching import MISSES, RECHECK, RECHECK_SOON
+from convergence.facilitator.registry import MAX_REGISTERED_EACH
 from convergence.outbox import Outbox
 from convergence.wire.descriptor import Descriptor, Transport
 from convergence.wire.facilitator import ErrorCode, NodeList
@@ -195,8 +196,8 @@ def test_a_slow_answer_frees_its_place(rig):
 
 
 def test_nodes_of_one_source_are_bounded_and_leave_room_for_others(monkeypatch):
-    monkeypatch.setattr(module, "MAX_REGISTERED_EACH", 3)
-    monkeypatch.setattr(module, "MAX_REGISTERED", 4)
+    monkeypatch.setattr(registry, "MAX_REGISTERED_EACH", 3)
+    monkeypatch.setattr(registry, "MAX_REGISTERED", 4)
     rig = Rig(source=lambda channel: "greedy" if channel < 8 else "other" if channel < 20 else "")
     for number in (1, 2, 3):
         rig.node(2 * number, number)

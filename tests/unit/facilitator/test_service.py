@@ -5,19 +5,18 @@ import pytest
 
 from convergence.effects import CloseLink, Connect, Failure, Load, Protocol, Scan, Send, Store
 from convergence.events import Event, StorageTrouble, as_json
+from convergence.facilitator import registry
 from convergence.facilitator import service as module
+from convergence.facilitator.registry import GRACE, LIST_INTERVAL, SWEEP_INTERVAL
 from convergence.facilitator.service import (
     FIRST_RECORD_TIMEOUT,
-    GRACE,
     IDLE_TIMEOUT,
-    LIST_INTERVAL,
     MAX_CLOCK_SKEW,
     MAX_LIFETIME,
     RECORDS_BURST,
     RECORDS_PER_SECOND,
     SIGNALS_BURST,
     SIGNALS_PER_SECOND,
-    SWEEP_INTERVAL,
     FacilitatorService,
 )
 from convergence.introduction.signalling import MAX_INTRODUCTIONS_PER_MINUTE, MAX_PER_PAIR, TAG_LIFETIME
@@ -342,7 +341,7 @@ def test_a_channel_registers_one_node(rig):
 
 
 def test_registered_nodes_are_bounded(rig, monkeypatch):
-    monkeypatch.setattr(module, "MAX_REGISTERED", 2)
+    monkeypatch.setattr(registry, "MAX_REGISTERED", 2)
     for number in (1, 2, 3):
         rig.open(2 * number)
         answer = rig.register(2 * number, describe(number, rig.now))
@@ -684,7 +683,7 @@ def test_stored_items_of_no_use_are_deleted(monkeypatch):
     world.settle()
     assert storage.items == {("node", good.identity): good.encode()}
     assert len(world.service.health(START)["nodes"]) == 1
-    monkeypatch.setattr(module, "MAX_REGISTERED", 0)
+    monkeypatch.setattr(registry, "MAX_REGISTERED", 0)
     world.restart_service()
     assert world.service.health(START)["nodes"] == []
 

@@ -15,9 +15,10 @@ from pathlib import Path
 
 from convergence.events import Event, Nodes, Registered
 from convergence.wire.target import Role
-from pynode.app import App, FacilitatorApp, Plan
+from pynode.app import App, Plan
 from pynode.config import Address
 from pynode.exit import ExitPolicy
+from pynode.facilitator_app import FacilitatorApp
 from pynode.nodes import to_text
 
 ANY = Address("127.0.0.1", 0)

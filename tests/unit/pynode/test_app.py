@@ -20,8 +20,9 @@ from convergence.events import as_json
 from convergence.wire.linkspec import or_address, rsa_fingerprint
 from convergence.wire.relay import Begin
 from convergence.wire.target import Role
-from pynode.app import App, AppError, FacilitatorApp, Network, NotJoinedError, Plan, page_folder
+from pynode.app import App, AppError, Network, NotJoinedError, Plan, page_folder
 from pynode.config import Address, Circuits, Limits
+from pynode.facilitator_app import FacilitatorApp
 from pynode.loop import run
 from pynode.storage import DiskStorage
 from pynode.transports.websocket import WebSocketTransport

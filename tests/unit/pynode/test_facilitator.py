@@ -5,9 +5,9 @@ import asyncio
 import pytest
 
 from convergence.effects import Protocol
-from pynode.app import FacilitatorApp
 from pynode.config import Address
 from pynode.facilitator import FacilitatorTransport, network_of
+from pynode.facilitator_app import FacilitatorApp
 from pynode.site import FacilitatorSockets
 from pynode.transports.websocket import WebSocketTransport
 

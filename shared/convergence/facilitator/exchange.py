@@ -1,0 +1,155 @@
+"""Signals between nodes whose channels are at different facilitators.
+
+Does: chain the switchboards of two facilitators (introduction/signalling.py), so that both hold their limits: the
+asker's own where its channel is, those of the target, which count by source, where that one's is.
+Does not: keep or read signals, or pass any on a second time.
+
+    asker -- SIGNAL --> its facilitator == Forward ==> the target's facilitator -- DELIVER --> target
+    asker <-- REPLY, UNREACHABLE -- its facilitator <== Back == the target's facilitator <-- REPLY -- target
+
+For the first facilitator, the second one is a pipe that leads to the target, one for each asker; for the second one,
+the first is a pipe that an asker is on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from typing import Protocol, cast
+
+from convergence.effects import Failure
+from convergence.errors import ParseError
+from convergence.facilitator.sharing import Sharing
+from convergence.introduction.signalling import TAG_LIFETIME, Pipe, Switchboard
+from convergence.outbox import Outbox, Timer
+from convergence.wire.facilitator import Delivery, RecordType, Signal, Unreachable, UnreachableReason
+from convergence.wire.sharing import NOBODY, Back, Forward
+
+LIFETIME = TAG_LIFETIME + 1
+"""Seconds after its last signal that a pipe between two nodes is kept."""
+MAX_PIPES = 16_384
+"""Pipes between two nodes, as there are introductions."""
+
+
+class Channel(Pipe, Protocol):
+    """What an asker here is on."""
+
+    number: int
+
+
+class _Onward:
+    """From one asker here to one node there: a pipe that a node is on."""
+
+    def __init__(self, exchange: Exchange, asker: Channel, to: bytes, holder: bytes) -> None:
+        self._exchange = exchange
+        self._asker = asker
+        self._to = to
+        self.holder = holder
+
+    @property
+    def source(self) -> Hashable:
+        return self
+
+    def send(self, kind: RecordType, body: bytes, now: float) -> None:
+        """Only DELIVER comes this way."""
+        delivery = Delivery.parse(body)
+        source = self._asker.source if isinstance(self._asker.source, str) else ""
+        forward = Forward(
+            self._asker.number, self._to, delivery.tag, self._exchange.source_name(source), delivery.sealed
+        )
+        self._exchange.send_on(self, forward, now)
+
+
+class _Back:
+    """From a node here to one asker there: a pipe that an asker is on."""
+
+    def __init__(self, sharing: Sharing, holder: bytes, asker: int, to: bytes, source: Hashable) -> None:
+        self._sharing = sharing
+        self.holder = holder
+        self._asker = asker
+        self._to = to
+        self._source = source
+
+    @property
+    def source(self) -> Hashable:
+        return self._source or self
+
+    def send(self, kind: RecordType, body: bytes, now: float) -> None:
+        """REPLY and UNREACHABLE come this way."""
+        self._sharing.tell(self.holder, Back(self._asker, self._to, kind, body), lambda result, now: None, now)
+
+
+class Exchange:
+    """All of them.
+
+    Args:
+        holder: the other facilitator that has the channel of a node, if one has.
+    """
+
+    def __init__(self, outbox: Outbox, sharing: Sharing, holder: Callable[[bytes], bytes | None]) -> None:
+        self.switchboard = Switchboard(outbox, self._elsewhere)
+        self._outbox = outbox
+        self._sharing = sharing
+        self._holder = holder
+        self._pipes: dict[tuple[object, ...], tuple[_Onward | _Back, Timer]] = {}
+
+    def source_name(self, source: str) -> bytes:
+        return bytes.fromhex(self._sharing.hidden(source)) or NOBODY
+
+    def _elsewhere(self, to: bytes, asker: Pipe, now: float) -> Pipe | None:
+        holder = self._holder(to)
+        if holder is None or isinstance(asker, _Back) or len(self._pipes) >= MAX_PIPES:
+            return None
+        channel = cast(Channel, asker)  # as all other pipes of this switchboard are
+        return self._pipe((holder, channel.number, to, "on"), lambda: _Onward(self, channel, to, holder), now)
+
+    def send_on(self, pipe: _Onward, forward: Forward, now: float) -> None:
+        def sent(result: int | None | Failure, now: float) -> None:
+            if isinstance(result, Failure) or result == 0:  # it does not work now, or nobody listens there any more
+                reason = UnreachableReason.BUSY if isinstance(result, Failure) else UnreachableReason.UNKNOWN
+                self.switchboard.refused(pipe, Unreachable(forward.tag, reason).encode(), now)
+
+        self._sharing.tell(pipe.holder, forward, sent, now)
+
+    def forwarded(self, sender: bytes, forward: Forward, now: float) -> None:
+        source = forward.source.hex() if forward.source != NOBODY else ""
+        if len(self._pipes) >= MAX_PIPES:
+            refusal = Unreachable(forward.tag, UnreachableReason.BUSY).encode()
+            back = Back(forward.asker, forward.to, RecordType.UNREACHABLE, refusal)
+            self._sharing.tell(sender, back, lambda result, now: None, now)
+            return
+        pipe = self._pipe(
+            (sender, forward.asker, forward.to, "back"),
+            lambda: _Back(self._sharing, sender, forward.asker, forward.to, source),
+            now,
+        )
+        self.switchboard.signal(pipe, Signal(forward.tag, forward.to, forward.sealed).encode(), now)
+
+    def answered(self, sender: bytes, back: Back, now: float) -> None:
+        known = self._pipes.get((sender, back.asker, back.to, "on"))
+        if known is None:
+            return
+        try:
+            if back.kind == RecordType.REPLY:
+                self.switchboard.reply(known[0], back.body, now)
+            elif back.kind == RecordType.UNREACHABLE:
+                self.switchboard.refused(known[0], back.body, now)
+        except ParseError:
+            pass  # of another release
+
+    def gone(self, facilitator: bytes, now: float) -> None:
+        for key, (pipe, _) in list(self._pipes.items()):
+            if pipe.holder == facilitator:
+                self._close(key, now)
+
+    def _pipe(self, key: tuple[object, ...], make: Callable[[], _Onward | _Back], now: float) -> _Onward | _Back:
+        known = self._pipes.get(key)
+        if known is not None:
+            known[1].cancel()
+        pipe = known[0] if known is not None else make()
+        self._pipes[key] = (pipe, self._outbox.call_at(now + LIFETIME, lambda now: self._close(key, now)))
+        return pipe
+
+    def _close(self, key: tuple[object, ...], now: float) -> None:
+        pipe, timer = self._pipes.pop(key)
+        timer.cancel()
+        self.switchboard.unregister(pipe, now)

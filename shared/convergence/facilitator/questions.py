@@ -1,0 +1,137 @@
+"""What facilitators ask of the store that they share: the port between the core and a store such as Redis.
+
+Does: name the questions, and what answers each; the shell gets them in `effects.Consult`. An answer is a Failure where
+the store could not do as asked: of kind "full" where it takes no more, "io" otherwise.
+Does not: know the store, or what the bytes in it mean: all but a few fields are sealed (sharing.py).
+
+Each question is carried out whole or not at all, in the order in which they were asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+
+
+class Written(Enum):
+    """What became of a Put."""
+
+    OK = "ok"
+    STALE = "stale"  # a newer descriptor of this node is there, or another of the same second
+    HELD = "held"  # another facilitator has the node's channel now
+    CROWDED = "crowded"  # its source has `most_each` nodes already
+    FULL = "full"  # there are `most` nodes already
+
+
+@dataclass(frozen=True, slots=True)
+class Put:
+    """Write a node's record and tell `body` to all. Answered by the value of a Written.
+
+    Args:
+        identity: the node's, 32 bytes.
+        published: of its descriptor, Unix seconds. An older one is refused.
+        digest: tells descriptors of one second apart; hexadecimal.
+        source: what the limit for each counts by; "" for no such limit.
+        holder: the facilitator that has the node's channel; "" for none.
+        only_from: write only if this one holds the node now ("": nobody); None: in any case.
+    """
+
+    identity: bytes
+    published: int
+    digest: str
+    source: str
+    holder: str
+    most: int
+    most_each: int
+    body: bytes = field(repr=False)
+    only_from: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """Delete a node's record, unless one that was published later than `published` is there, or (with `only_from`, as
+    in Put) another facilitator holds it; tell `body` to all if it was deleted. Answered by whether it was. `source`: as
+    it was put."""
+
+    identity: bytes
+    published: int
+    source: str
+    body: bytes = field(repr=False)
+    only_from: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ReadAll:
+    """Answered by the bodies of all records."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tell:
+    """Pass `body` to one facilitator, or to all ("" for `to`). Answered by how many listened; None if the store cannot
+    tell. The shell hands what it is told to FacilitatorService.told, also what this one told to all."""
+
+    to: str
+    body: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """Tell `body` to all, and write something: answered by None when the store takes what is written."""
+
+    body: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Counter:
+    """At most `limit` events of this name in any `window` seconds."""
+
+    name: str
+    limit: int
+    window: float
+
+
+@dataclass(frozen=True, slots=True)
+class Spend:
+    """Count one event on each of these, if all allow it. Answered by whether they did."""
+
+    counters: Sequence[Counter]
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """Set a value of a group that has none of this name yet; the group lasts `lifetime` seconds from then at least.
+    Answered by the value that counts: that of the first to offer. So facilitators commit, reveal, and agree."""
+
+    group: str
+    name: str
+    value: bytes
+    lifetime: float
+
+
+@dataclass(frozen=True, slots=True)
+class Values:
+    """Answered by a dict of all values of a group, by name (bytes)."""
+
+    group: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rank:
+    """Add these keys to a sorted set; it lasts `lifetime` seconds from then at least. Answered by how many were new."""
+
+    group: str
+    keys: Sequence[bytes]
+    lifetime: float
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """Answered by up to `count` keys of a sorted set, in order of their bytes, from `start` on (itself among them)."""
+
+    group: str
+    start: bytes
+    count: int
+
+
+Question = Put | Drop | ReadAll | Tell | Beat | Spend | Offer | Values | Rank | Ranked

@@ -1,0 +1,352 @@
+"""The nodes that a facilitator knows, and the list of them that it signs.
+
+Does: admit nodes within limits, keep them for as long as they count, also in storage; sign the list. Where several
+facilitators share a store, shared.py does more.
+Does not: carry channels, check proofs (service.py), or dial (reaching.py).
+
+A node stays listed until its descriptor expires, and at most `GRACE` seconds after the last channel that registered it
+was closed. One loaded from storage is listed until it expires, for its node may not have come back yet. A node without
+roles (one that pauses) is registered, so that signals reach it, and not listed.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from convergence.effects import Failure
+from convergence.errors import ParseError
+from convergence.events import NodeLost, NodeRegistered, StorageTrouble
+from convergence.outbox import Outbox, Timer
+from convergence.ports import Crypto
+from convergence.wire.descriptor import Descriptor, TransportKind
+from convergence.wire.facilitator import MAX_LISTED, ErrorCode, NodeList
+from convergence.wire.sharing import NOBODY
+from convergence.wire.target import Role
+
+BUCKET = "node"
+MAX_REGISTERED = MAX_LISTED
+MAX_REGISTERED_EACH = 256
+"""Nodes of one source that are registered at once. Where all are, the newest of the source that has most makes room."""
+GRACE = 30.0
+"""Seconds a node stays listed after its channel was closed."""
+SWEEP_INTERVAL = 10.0
+"""Seconds between looks for expired nodes."""
+LIST_INTERVAL = 60.0
+"""Seconds a signed list is served as it is while no node changes."""
+LIST_LIFETIME = 3 * 3600
+"""Seconds from a list's `published` to its `expires`."""
+
+
+class Refusal(Exception):
+    """A record that gets an ERROR. The channel goes on unless `fatal`."""
+
+    def __init__(self, code: ErrorCode, text: str, fatal: bool = False) -> None:
+        super().__init__(text)
+        self.code = code
+        self.fatal = fatal
+
+
+@dataclass(slots=True)
+class Node:
+    descriptor: Descriptor
+    raw: bytes
+    seen: float
+    source: str  # of the channel that registered it first, as the registry names it
+    first: int  # Unix seconds: when that was
+    reached: int = 0  # Unix seconds
+    misses: int = 0  # since then
+    check: Timer | None = None
+    channels: set[int] = field(default_factory=set)
+    grace: Timer | None = None
+    holder: bytes = NOBODY  # of several facilitators, the one that has its newest channel
+    saved: bool = True  # whether the store that they share has it as it is
+
+    @property
+    def identity(self) -> bytes:
+        return self.descriptor.identity
+
+    @property
+    def dialled(self) -> bool:
+        """Whether it has to be found at its address to be listed."""
+        return self.descriptor.ws_url is not None
+
+    @property
+    def listed(self) -> bool:
+        return bool(self.descriptor.roles) and (self.reached > 0 or not self.dialled)
+
+    def same_place(self, other: Descriptor) -> bool:
+        """Whether what was found of the one holds for the other."""
+        return (self.descriptor.ws_url, self.descriptor.ntor_key) == (other.ws_url, other.ntor_key)
+
+
+Admitted = Callable[[Node | Refusal, float], None]
+
+
+class Registry:
+    """All nodes of the only facilitator.
+
+    Args:
+        seed: Ed25519 seed of the facilitator's identity, 32 bytes.
+        on_loaded: called with a node that has an address and did not register here: it has to be looked for, at once
+            or (False) some time later.
+        on_dropped: called with a node that is no longer registered.
+    """
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        crypto: Crypto,
+        seed: bytes,
+        *,
+        on_loaded: Callable[[Node, bool, float], None],
+        on_dropped: Callable[[Node, float], None],
+    ) -> None:
+        self.nodes: dict[bytes, Node] = {}
+        self._identity = crypto.ed25519_public(seed)
+        self._outbox = outbox
+        self._crypto = crypto
+        self._seed = seed
+        self._on_loaded = on_loaded
+        self._on_dropped = on_dropped
+        self._list = b""
+        self._list_signed: float | None = None
+        self._storage_failed = False
+
+    def start(self, now: float) -> None:
+        """Load the nodes that were registered before a restart, and begin to sweep."""
+        self._load(now)
+        self._outbox.call_at(now + SWEEP_INTERVAL, self._sweep)
+
+    # Who is there
+
+    def connected(self, node: Node) -> bool:
+        """Whether a channel leads to it."""
+        return bool(node.channels)
+
+    def ours(self, node: Node) -> bool:
+        """Whether it is this facilitator that looks for the node at its address."""
+        return True
+
+    def signed_list(self, now: float, *, anew: bool = False) -> bytes:
+        """The encoded NodeList, signed again when nodes changed and every LIST_INTERVAL seconds; with `anew` in this
+        very second, for a node that may have the list of another facilitator."""
+        age = None if self._list_signed is None else now - self._list_signed
+        if age is None or not 0 <= age < LIST_INTERVAL or (anew and int(now) != int(now - age)):
+            listed = [node for node in self.nodes.values() if node.listed and node.descriptor.expires > now]
+            nodes = NodeList(
+                int(now),
+                int(now) + LIST_LIFETIME,
+                tuple(node.raw for node in listed),
+                self._identity,
+                reached=tuple(node.reached for node in listed),
+            )
+            self._list = nodes.sign(lambda message: self._crypto.ed25519_sign(self._seed, message)).encode()
+            self._list_signed = now
+        return self._list
+
+    def health(self, now: float) -> list[dict[str, Any]]:
+        """JSON-able: each node in order of identity."""
+        return [self._summary(self.nodes[identity], now) for identity in sorted(self.nodes)]
+
+    def _summary(self, node: Node, now: float) -> dict[str, Any]:
+        return {
+            "identity": node.identity.hex()[:16],
+            "roles": [*_roles(node.descriptor)],
+            "transports": [*_transports(node.descriptor)],
+            "age": max(0, int(now - node.descriptor.published)),
+            "expires_in": int(node.descriptor.expires - now),
+            "last_seen": max(0, int(now - node.seen)),
+            "connected": self.connected(node),
+            "reached": max(0, int(now - node.reached)) if node.reached else None,
+        }
+
+    # Nodes that register here
+
+    def register(self, descriptor: Descriptor, raw: bytes, source: str, then: Admitted, now: float) -> None:
+        """Admit a node that has proved itself on a channel of ours, or what it says anew. Raises Refusal at once;
+        `then` gets the node, or a Refusal, perhaps seconds later. Whoever gets the node calls `attach` or `detach`."""
+        node = self.nodes.get(descriptor.identity)
+        if node is None or node.raw != raw:
+            if node is not None and descriptor.published <= node.descriptor.published:
+                raise stale()
+            if not descriptor.verify(self._crypto.ed25519_verify):
+                raise Refusal(ErrorCode.BAD_SIGNATURE, "the descriptor's signature does not hold", fatal=True)
+        if node is None:
+            source = self._source(source)
+            self._make_room(source, now)
+            node = Node(descriptor, raw, now, source, int(now))
+        elif node.raw != raw:
+            reached = node.reached if node.same_place(descriptor) else 0
+            node = Node(descriptor, raw, now, node.source, node.first, reached)
+        self._confirm(node, then, now)
+
+    def _source(self, source: str) -> str:
+        return source
+
+    def _confirm(self, node: Node, then: Admitted, now: float) -> None:
+        then(self._admit(node, now), now)
+
+    def _admit(self, admitted: Node, now: float) -> Node:
+        """It is registered: from now on it counts."""
+        node = self.nodes.get(admitted.identity)
+        if node is None:
+            node = self.nodes[admitted.identity] = admitted
+            self._list_signed = None
+            if not node.dialled:
+                self._tell(node)
+            self._keep(node, now)
+        elif node.raw != admitted.raw:
+            if not node.same_place(admitted.descriptor):
+                node.reached = node.misses = 0
+            node.descriptor, node.raw = admitted.descriptor, admitted.raw
+            self._list_signed = None
+            self._keep(node, now)
+        return node
+
+    def attach(self, node: Node, channel: int, now: float) -> None:
+        """The node registered on this channel of ours."""
+        node.channels.add(channel)
+        node.seen = now
+        self._end_grace(node)
+
+    def detach(self, node: Node, channel: int, now: float) -> None:
+        """That channel is closed, or was before the node was admitted."""
+        node.channels.discard(channel)
+        if not node.channels:
+            self._begin_grace(node, now)
+
+    def found(self, node: Node, reached: int, now: float) -> None:
+        """The node was looked for at its address: `reached` says when it was found; 0: it is not there."""
+        before, node.reached = node.listed, reached
+        if node.listed == before:
+            return
+        self._list_signed = None
+        self._keep(node, now)
+        if before:
+            self._outbox.emit(NodeLost(node.identity.hex()[:16], "unreachable"))
+        else:
+            self._tell(node)
+
+    def drop(self, node: Node, why: str, now: float) -> None:
+        """It no longer counts."""
+        self._forget(node, why, now)
+        self._outbox.store([(BUCKET, node.identity, None)], self._stored)
+
+    def _forget(self, node: Node, why: str, now: float) -> None:
+        del self.nodes[node.identity]
+        for timer in (node.grace, node.check):
+            if timer is not None:
+                timer.cancel()
+        self._list_signed = None
+        self._on_dropped(node, now)
+        self._outbox.emit(NodeLost(node.identity.hex()[:16], why))
+
+    def _begin_grace(self, node: Node, now: float) -> None:
+        if node.grace is None:
+            node.grace = self._outbox.call_at(now + GRACE, lambda now: self.drop(node, "disconnected", now))
+
+    def _end_grace(self, node: Node) -> None:
+        if node.grace is not None:
+            node.grace.cancel()
+            node.grace = None
+
+    def _make_room(self, source: str, now: float) -> None:
+        """Make room for one more node of this source, or raise Refusal. In a full list, the source that has most loses
+        its newest node."""
+        counts = Counter(node.source for node in self.nodes.values())
+        if source and counts[source] >= MAX_REGISTERED_EACH:
+            raise crowded()
+        if len(self.nodes) >= MAX_REGISTERED:
+            most_of, most = counts.most_common(1)[0]
+            if counts[source] + 1 >= most:
+                raise full()
+            spare = next(key for key in reversed(self.nodes) if self.nodes[key].source == most_of)
+            self.drop(self.nodes[spare], "crowded out", now)
+
+    def _tell(self, node: Node) -> None:
+        roles, transports = _roles(node.descriptor), _transports(node.descriptor)
+        self._outbox.emit(NodeRegistered(node.identity.hex()[:16], roles, transports))
+
+    def _sweep(self, now: float) -> None:
+        for node in [node for node in self.nodes.values() if node.descriptor.expires <= now]:
+            self.drop(node, "expired", now)
+        self._outbox.call_at(now + SWEEP_INTERVAL, self._sweep)
+
+    # Storage
+
+    def _keep(self, node: Node, now: float) -> None:
+        """What is not found at its address is not kept."""
+        if node.reached or not node.dialled:
+            self._outbox.store([(BUCKET, node.identity, node.raw)], self._stored)
+        elif node.misses:
+            self._outbox.store([(BUCKET, node.identity, None)], self._stored)
+
+    def _stored(self, result: None | Failure, now: float) -> None:
+        """Without storage the service goes on: nodes come back by themselves. It is told once."""
+        if isinstance(result, Failure) and not self._storage_failed:
+            self._outbox.emit(StorageTrouble(result.kind, result.message))
+        self._storage_failed = isinstance(result, Failure)
+
+    def _load(self, now: float) -> None:
+        self._outbox.scan(BUCKET, b"", self._scanned)
+
+    def _scanned(self, result: list[bytes] | Failure, now: float) -> None:
+        if isinstance(result, Failure):
+            self._stored(result, now)
+            return
+        for key in result:
+            self._load_one(key)
+
+    def _load_one(self, key: bytes) -> None:
+        def loaded(result: bytes | None | Failure, now: float) -> None:
+            if isinstance(result, Failure):
+                self._stored(result, now)
+            elif result is not None and not self._restore(key, result, now):
+                self._outbox.store([(BUCKET, key, None)], self._stored)
+
+        self._outbox.load(BUCKET, key, loaded)
+
+    def _restore(self, key: bytes, raw: bytes, now: float) -> bool:
+        """Whether the stored item is of use. A node that has registered again in the meantime keeps what is newer."""
+        try:
+            descriptor = Descriptor.parse(raw)
+        except ParseError:
+            return key in self.nodes
+        node = self.nodes.get(key)
+        if node is not None:
+            if node.same_place(descriptor) and not node.reached:
+                node.reached, self._list_signed = descriptor.published, None
+            return True
+        valid = descriptor.identity == key and descriptor.expires > now and len(self.nodes) < MAX_REGISTERED
+        if not valid or not descriptor.verify(self._crypto.ed25519_verify):
+            return False
+        node = self.nodes[key] = Node(descriptor, raw, now, "", descriptor.published)
+        self._list_signed = None
+        if node.dialled:
+            node.reached = descriptor.published  # it was found once, or it would not be stored
+            self._on_loaded(node, True, now)
+        return True
+
+
+def stale() -> Refusal:
+    return Refusal(ErrorCode.STALE, "a newer descriptor of this node is registered")
+
+
+def crowded() -> Refusal:
+    return Refusal(ErrorCode.FULL, f"{MAX_REGISTERED_EACH} nodes of your network are registered")
+
+
+def full() -> Refusal:
+    return Refusal(ErrorCode.FULL, f"{MAX_REGISTERED} nodes are registered")
+
+
+def _roles(node: Descriptor) -> tuple[str, ...]:
+    return tuple(role.name.lower() for role in Role if role.name and role in node.roles)
+
+
+def _transports(node: Descriptor) -> tuple[str, ...]:
+    known = [(TransportKind(item.kind), item.address) for item in node.transports if item.kind in tuple(TransportKind)]
+    return tuple(address if kind == TransportKind.WS else kind.name.lower() for kind, address in known)

@@ -1,0 +1,273 @@
+"""The nodes of one of several facilitators, which share a store.
+
+Does: what registry.py does, for nodes that registered at any of them; know whose channel leads to a node; write down
+what is new here, take over what is new elsewhere.
+Does not: know the store, or how it is (sharing.py).
+
+Every facilitator has all nodes in memory and answers from there. A node counts here once the store has it: whoever is
+killed then loses nothing. The store also decides what two facilitators could decide differently: limits over all of
+them, the newest descriptor, who has the newest channel. Where it does not answer, each goes by what it knows, tells the
+others what it can, and writes the rest down later.
+
+`GRACE` begins when the newest channel of a node is closed, at whichever facilitator, or when that facilitator is gone.
+One that nobody here has heard of may have died long ago, or begun just now: its nodes are listed until they expire.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from hashlib import sha256
+from typing import Any
+
+from convergence.effects import Failure
+from convergence.errors import ParseError
+from convergence.facilitator import registry
+from convergence.facilitator.questions import Put, Written
+from convergence.facilitator.registry import Admitted, Node, Registry
+from convergence.facilitator.sharing import Sharing
+from convergence.outbox import Outbox
+from convergence.ports import Crypto
+from convergence.wire.descriptor import Descriptor
+from convergence.wire.sharing import NOBODY, Dropped, NodeRecord
+
+
+class SharedRegistry(Registry):
+    """As Registry. `Sharing` tells it of the others."""
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        crypto: Crypto,
+        seed: bytes,
+        sharing: Sharing,
+        *,
+        on_loaded: Callable[[Node, bool, float], None],
+        on_dropped: Callable[[Node, float], None],
+    ) -> None:
+        super().__init__(outbox, crypto, seed, on_loaded=on_loaded, on_dropped=on_dropped)
+        self._sharing = sharing
+
+    def _load(self, now: float) -> None:
+        """All are read when the store is there."""
+
+    # Who is there
+
+    def connected(self, node: Node) -> bool:
+        return bool(node.channels) or self._sharing.there(node.holder)
+
+    def holder(self, identity: bytes) -> bytes | None:
+        """The other facilitator that has this node's channel, if one does."""
+        node = self.nodes.get(identity)
+        return None if node is None or node.holder in (NOBODY, self._sharing.name) else node.holder
+
+    def ours(self, node: Node) -> bool:
+        """The one with its channel does or, where there is none, one that all agree on."""
+        if self.connected(node):
+            return node.holder == self._sharing.name
+        names = (self._sharing.name, *self._sharing.peers)
+        return min(names, key=lambda name: sha256(name + node.identity).digest()) == self._sharing.name
+
+    def _summary(self, node: Node, now: float) -> dict[str, Any]:
+        holder = node.holder.hex()[:8] if node.holder != NOBODY else None
+        return {**super()._summary(node, now), "facilitator": holder}
+
+    # Nodes that register here
+
+    def _source(self, source: str) -> str:
+        return self._sharing.hidden(source)
+
+    def _confirm(self, node: Node, then: Admitted, now: float) -> None:
+        known = self.nodes.get(node.identity)
+        if node is known and node.holder == self._sharing.name:
+            then(node, now)  # it says the same again
+            return
+
+        def written(result: Written | Failure, now: float) -> None:
+            known = self.nodes.get(node.identity)
+            newer = known is not None and known.descriptor.published > node.descriptor.published
+            if newer or result is Written.STALE:
+                then(registry.stale(), now)
+            elif result is Written.CROWDED:
+                then(registry.crowded(), now)
+            elif result is Written.FULL:
+                then(registry.full(), now)
+            else:
+                admitted = self._admit(node, now)
+                admitted.holder, admitted.saved = self._sharing.name, result is Written.OK
+                self._tell_unsaved(admitted, now)
+                then(admitted, now)
+
+        if self._sharing.works:
+            self._put(node, self._sharing.name, None, written, now)
+        else:
+            written(Failure("io", "the store does not work"), now)
+
+    def detach(self, node: Node, channel: int, now: float) -> None:
+        node.channels.discard(channel)
+        if node.channels or self.nodes.get(node.identity) is not node:
+            return
+        if node.holder == self._sharing.name:
+            node.holder = NOBODY
+            self._write(node, self._sharing.name, now)
+        if not self.connected(node):
+            self._begin_grace(node, now)
+
+    def found(self, node: Node, reached: int, now: float) -> None:
+        before = node.reached
+        super().found(node, reached, now)
+        if reached != before:
+            self._write(node, node.holder, now)
+
+    def drop(self, node: Node, why: str, now: float) -> None:
+        """Also elsewhere; but whoever has its channel meanwhile keeps one that was disconnected here."""
+        self._forget(node, why, now)
+        only_from = _text(node.holder) if why == "disconnected" else None
+        self._sharing.drop(Dropped(node.identity, node.descriptor.published), node.source, only_from, now)
+
+    def _keep(self, node: Node, now: float) -> None:
+        """The store has it already."""
+
+    # What the others tell
+
+    def read(self, records: Sequence[NodeRecord], now: float) -> None:
+        """A node that the store lacks may have left meanwhile; or the store has lost it, and whoever has its channel
+        writes it down again within GRACE."""
+        there = {identity for record in records if (identity := self._merge(record, now)) is not None}
+        for node in list(self.nodes.values()):
+            if node.identity not in there:
+                node.saved = False
+                if not node.channels:
+                    self._begin_grace(node, now)
+        self.works(now)
+
+    def recorded(self, record: NodeRecord, now: float) -> None:
+        self._merge(record, now)
+
+    def works(self, now: float) -> None:
+        for node in list(self.nodes.values()):
+            if not node.saved and node.channels:
+                self._claim(node, now)
+
+    def dropped(self, identity: bytes, published: int, now: float) -> None:
+        """If its channel is ours, it has to be written down anew."""
+        node = self.nodes.get(identity)
+        if node is None or node.descriptor.published > published:
+            return
+        if node.channels and node.descriptor.expires > now:
+            self._claim(node, now)
+        else:
+            self._forget(node, "dropped elsewhere", now)
+
+    def came(self, facilitator: bytes, now: float) -> None:
+        for node in self.nodes.values():
+            if node.holder == facilitator:
+                self._end_grace(node)
+
+    def gone(self, facilitator: bytes, now: float) -> None:
+        for node in list(self.nodes.values()):
+            if node.holder == facilitator:
+                if node.channels:
+                    self._claim(node, now)
+                else:
+                    self._begin_grace(node, now)
+
+    def _merge(self, record: NodeRecord, now: float) -> bytes | None:
+        """Take over what another facilitator says of a node, or what the store has kept: it is sealed by one of us, who
+        checked its signature. Returns the node's identity if it counts."""
+        try:
+            descriptor = Descriptor.parse(record.descriptor)
+        except ParseError:
+            return None
+        node = self.nodes.get(descriptor.identity)
+        source = record.source.hex() if record.source != NOBODY else ""
+        if node is None:
+            if descriptor.expires <= now:
+                self._sharing.drop(Dropped(descriptor.identity, descriptor.published), source, None, now)
+                return None
+            if len(self.nodes) >= 2 * registry.MAX_REGISTERED:
+                return None
+            node = self.nodes[descriptor.identity] = Node(descriptor, record.descriptor, now, source, record.first)
+            if node.dialled:
+                self._on_loaded(node, False, now)
+        elif descriptor.published < node.descriptor.published:
+            return None
+        self._take_over(node, descriptor, record, now)
+        return descriptor.identity
+
+    def _take_over(self, node: Node, descriptor: Descriptor, record: NodeRecord, now: float) -> None:
+        before = node.listed
+        node.descriptor, node.raw, node.seen, node.saved = descriptor, record.descriptor, now, True
+        node.first = min(node.first, record.first)
+        if not node.channels or record.holder != self._sharing.name:  # of what is ours, we know more
+            node.reached, node.misses, node.holder = record.reached, 0, record.holder
+        if node.listed and not before:
+            self._tell(node)
+        self._list_signed = None
+        if node.channels and not self._sharing.there(node.holder):
+            self._claim(node, now)  # the newest channel is closed, and ours stands
+        elif node.holder == NOBODY:
+            self._begin_grace(node, now)
+        else:
+            self._end_grace(node)
+
+    # What is written down
+
+    def _claim(self, node: Node, now: float) -> None:
+        """Its channel is ours."""
+        node.holder = self._sharing.name
+        self._write(node, None, now)
+
+    def _write(self, node: Node, only_from: bytes | None, now: float) -> None:
+        """The store is to have it as it is now; `only_from` as in Put."""
+
+        def written(result: Written | Failure, now: float) -> None:
+            if self.nodes.get(node.identity) is not node:
+                return
+            node.saved = not isinstance(result, Failure)
+            if result in (Written.CROWDED, Written.FULL):
+                self._forget(node, "crowded out", now)
+            self._tell_unsaved(node, now)
+
+        if self._sharing.works:
+            self._put(node, node.holder, only_from, written, now)
+        else:
+            node.saved = False
+            self._tell_unsaved(node, now)
+
+    def _put(
+        self,
+        node: Node,
+        holder: bytes,
+        only_from: bytes | None,
+        then: Callable[[Written | Failure, float], None],
+        now: float,
+    ) -> None:
+        def question(body: bytes) -> Put:
+            return Put(
+                identity=node.identity,
+                published=node.descriptor.published,
+                digest=sha256(node.raw).hexdigest()[:16],
+                source=node.source,
+                holder=_text(holder),
+                most=registry.MAX_REGISTERED,
+                most_each=registry.MAX_REGISTERED_EACH,
+                body=body,
+                only_from=None if only_from is None else _text(only_from),
+            )
+
+        self._sharing.put(_record(node, holder), question, then, now)
+
+    def _tell_unsaved(self, node: Node, now: float) -> None:
+        """What the store does not keep now, it may still pass on."""
+        if not node.saved:
+            self._sharing.tell_all(_record(node, node.holder), now)
+
+
+def _record(node: Node, holder: bytes) -> NodeRecord:
+    source = bytes.fromhex(node.source) if node.source else NOBODY
+    return NodeRecord(holder, node.reached, node.first, source, node.raw)
+
+
+def _text(holder: bytes) -> str:
+    """A holder as a Put names it."""
+    return "" if holder == NOBODY else holder.hex()
