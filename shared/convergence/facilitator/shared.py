@@ -107,10 +107,7 @@ class SharedRegistry(Registry):
         if node.channels or self.nodes.get(node.identity) is not node:
             return
         if node.holder == self._sharing.name:
-            node.holder = NOBODY
-            self._write(node, self._sharing.name, now)
-        if not self.connected(node):
-            self._begin_grace(node, now)
+            self._release(node, now)
 
     def found(self, node: Node, reached: int, now: float) -> None:
         before = node.reached
@@ -205,6 +202,8 @@ class SharedRegistry(Registry):
         self._list_signed = None
         if node.channels and not self._sharing.there(node.holder):
             self._claim(node, now)  # the newest channel is closed, and ours stands
+        elif not node.channels and node.holder == self._sharing.name:
+            self._release(node, now)  # the store did not hear that its channel closed
         elif node.holder == NOBODY:
             self._begin_grace(node, now)
         else:
@@ -216,6 +215,12 @@ class SharedRegistry(Registry):
         """Its channel is ours."""
         node.holder = self._sharing.name
         self._write(node, None, now)
+
+    def _release(self, node: Node, now: float) -> None:
+        """Its channel was ours, and is closed."""
+        node.holder = NOBODY
+        self._write(node, self._sharing.name, now)
+        self._begin_grace(node, now)
 
     def _write(self, node: Node, only_from: bytes | None, now: float) -> None:
         """The store is to have it as it is now; `only_from` as in Put."""

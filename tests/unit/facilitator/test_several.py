@@ -1,0 +1,475 @@
+"""Several facilitators behind one name: to their nodes they are one."""
+
+from itertools import pairwise
+
+import pytest
+
+from convergence.codes import RtcWhy
+from convergence.facilitator import registry, sharing
+from convergence.facilitator.prober import ADDRESS_PAUSE
+from convergence.facilitator.registry import GRACE, SWEEP_INTERVAL
+from convergence.facilitator.service import LEAVING
+from convergence.facilitator.sharing import BEAT, QUESTION_TIMEOUT, SILENT, Seal
+from convergence.introduction.signalling import MAX_PER_PAIR
+from convergence.wire.descriptor import Transport
+from convergence.wire.facilitator import ErrorCode, NodeList, RecordType
+from convergence.wire.sharing import Beat, encode_shared
+from convergence.wire.target import Role
+from tests.unit.facilitator.several import Several, directory
+from tests.unit.facilitator.test_service import LIST
+from tests.unit.facilitator.world import CRYPTO, SEED, describe, node_keys
+
+RTC = (Transport.rtc(),)
+
+
+def identity(number):
+    return node_keys(number).identity
+
+
+@pytest.fixture
+def world():
+    return Several()
+
+
+class Asker:
+    """What one node's signals brought."""
+
+    def __init__(self, machine):
+        self.machine = machine
+        self.answers, self.refusals = [], []
+
+    def signal(self, number, sealed=b"offer"):
+        self.machine.port.driver.run(
+            lambda now: self.machine.client.carrier.signal(
+                identity(number),
+                sealed,
+                lambda sealed, now: self.answers.append(sealed),
+                lambda why, now: self.refusals.append(why.code),
+                now,
+            )
+        )
+
+
+# One list
+
+
+def test_a_node_of_one_facilitator_is_listed_by_all(world):
+    world.node(1, at=0)
+    world.node(2, at=1)
+    assert world.listed(0) == world.listed(1) == {identity(1), identity(2)}
+    lists = [NodeList.parse(service.signed_list(world.time)) for service in world.services]
+    assert {one.facilitator for one in lists} == {CRYPTO.ed25519_public(SEED)}
+    assert all(all(one.reached) for one in lists)
+    for number in (0, 1):
+        nodes = world.services[number].health(world.time)["nodes"]
+        assert [node["connected"] for node in nodes] == [True, True]
+
+
+def test_a_node_takes_the_list_of_another_facilitator(world):
+    """Each list that a channel brings first is of that very second, and a clock that is behind is no fault."""
+    machine = world.node(1, at=0)
+    world.services[1].signed_list(world.time)
+    world.run(20)
+    world.services[0].signed_list(world.time)
+    world.kill_service(0)
+    world.run(5)
+    assert machine.client.connected and machine.directory.published >= world.time - 5
+    assert {why.why.code for why in machine.troubles} == {"facilitator-lost"}
+
+
+def test_a_list_that_is_a_little_older_changes_nothing(world):
+    world.node(1, at=0)
+    old = world.services[0].signed_list(world.time)
+    world.node(2, at=0)
+    world.run(3)
+    new = world.services[0].signed_list(world.time)
+    assert len(directory((new, old), world.time).nodes(Role.RELAY, world.time)) == 2
+
+
+def test_an_older_descriptor_is_refused_wherever_a_newer_one_is(world):
+    world.node(1, at=0)
+    world.run(1)
+    channel = world.channel(1)
+    channel.register(describe(1, world.time - 10))
+    world.settle()
+    assert channel.answers == [ErrorCode.STALE]
+
+
+def test_two_descriptors_of_one_second_are_never_both_taken(world):
+    channels = [world.channel(number) for number in (0, 1)]
+    said = [describe(1, world.time, transports=RTC), describe(1, world.time, roles=Role.RDV, transports=RTC)]
+    for channel, descriptor in zip(channels, said, strict=True):
+        channel.register(descriptor)
+    world.settle()
+    assert sorted(str(channel.answers[0]) for channel in channels) == sorted(
+        [str(RecordType.REGISTERED), str(ErrorCode.STALE)]
+    )
+    assert world.services[0].signed_list(world.time)[:-96] == world.services[1].signed_list(world.time)[:-96]
+
+
+# Limits
+
+
+def test_a_source_gets_no_more_places_by_asking_two(world, monkeypatch):
+    monkeypatch.setattr(registry, "MAX_REGISTERED_EACH", 2)
+    world.source = "192.0.2.0/24"
+    channels = [world.channel(number % 2) for number in range(4)]
+    for number, channel in enumerate(channels, 1):
+        channel.register(describe(number, world.time, transports=RTC))  # at once, before any hears of another
+    world.settle()
+    answers = [channel.answers[0] for channel in channels]
+    assert (answers.count(RecordType.REGISTERED), answers.count(ErrorCode.FULL)) == (2, 2)
+    assert len(world.listed(0)) == len(world.listed(1)) == 2
+
+
+def test_all_together_register_as_many_nodes_as_one_would(world, monkeypatch):
+    monkeypatch.setattr(registry, "MAX_REGISTERED", 3)
+    channels = [world.channel(number % 2) for number in range(4)]
+    for number, channel in enumerate(channels, 1):
+        channel.register(describe(number, world.time, transports=RTC))
+    world.settle()
+    assert [channel.answers[0] for channel in channels].count(ErrorCode.FULL) == 1
+
+
+def test_an_address_is_dialled_once_whoever_is_asked(world):
+    url = "ws://10.0.0.9:9001/"
+    dials = []
+    connect = Several.connect
+    world.connect = lambda *arguments: (dials.append(arguments[3]), connect(world, *arguments))
+    for number in (0, 1):
+        channel = world.channel(number)
+        channel.register(describe(number + 1, world.time, transports=(Transport(1, url),)))
+    world.settle()
+    world.run(ADDRESS_PAUSE / 2)
+    assert dials.count(url) == 1
+    world.run(2 * ADDRESS_PAUSE)
+    assert dials.count(url) >= 2
+
+
+def test_signals_to_one_node_are_limited_as_at_one_facilitator(world):
+    target = world.node(1, at=1)
+    asker = Asker(world.node(2, at=0))
+    for _ in range(MAX_PER_PAIR + 3):
+        asker.signal(1)
+    world.settle()
+    assert len(target.delivered) == MAX_PER_PAIR
+    assert asker.refusals == [RtcWhy.BUSY] * 3
+
+
+# Signals
+
+
+def test_a_signal_reaches_a_node_of_another_facilitator_and_is_answered(world):
+    target = world.node(1, at=1)
+    asker = Asker(world.node(2, at=0))
+    asker.signal(1, b"offer")
+    world.settle()
+    [(sealed, reply)] = target.delivered
+    assert sealed == b"offer"
+    for answer in (b"answer", b"candidates"):
+        target.port.driver.run(lambda now, answer=answer: reply(answer, now))
+    world.settle()
+    assert asker.answers == [b"answer", b"candidates"]
+    asker.signal(1, b"more")
+    world.settle()
+    assert [sealed for sealed, _ in target.delivered] == [b"offer", b"more"]
+
+
+def test_who_asks_for_a_node_that_is_not_there_hears_so(world):
+    target = world.node(1, at=1)
+    asker = Asker(world.node(2, at=0))
+    asker.signal(9)
+    world.kill(target.port)
+    asker.signal(1)
+    world.settle()
+    assert asker.refusals == [RtcWhy.UNKNOWN_NODE] * 2
+
+
+def test_a_signal_to_a_facilitator_that_just_died_is_answered(world):
+    world.node(1, at=1)
+    asker = Asker(world.node(2, at=0))
+    world.reachable = False
+    world.kill_service(1)
+    asker.signal(1)
+    world.settle()
+    assert asker.refusals == [RtcWhy.UNKNOWN_NODE]
+
+
+def test_an_asker_whose_signal_was_passed_on_hears_when_the_other_facilitator_dies(world):
+    world.node(1, at=1)
+    asker = Asker(world.node(2, at=0))
+    asker.signal(1)
+    world.settle()
+    world.reachable = False
+    world.kill_service(1)
+    world.run(SILENT + 2 * BEAT)
+    assert asker.refusals == [RtcWhy.UNKNOWN_NODE]
+
+
+def test_the_newest_channel_gets_the_signals_and_the_other_takes_over(world):
+    channels = []
+    for at in (0, 1):
+        channels.append(world.channel(at))
+        channels[at].register(describe(1, world.time, transports=RTC))
+        world.settle()
+    asker = Asker(world.node(2, at=0))
+    asker.signal(1)
+    world.settle()
+    assert [channel.answers.count(RecordType.DELIVER) for channel in channels] == [1, 0]  # its own facilitator's first
+    third = Asker(world.node(3, at=1))
+    third.signal(1)
+    channels[1].close()
+    world.settle()
+    world.run(2 * GRACE)
+    third.signal(1)
+    world.settle()
+    assert [channel.answers.count(RecordType.DELIVER) for channel in channels] == [2, 1]
+    assert identity(1) in world.listed(1)
+
+
+# Ends
+
+
+def test_nodes_of_a_facilitator_that_is_killed_come_back_to_another_and_stay_listed(world):
+    machines = [world.node(number, at=number % 2) for number in (1, 2, 3, 4)]
+    everyone = {identity(number) for number in (1, 2, 3, 4)}
+    world.kill_service(0)
+    for _ in range(60):
+        world.run(1)
+        assert world.listed(1) == everyone
+    assert all(machine.client.connected for machine in machines)
+    assert "node-lost" not in world.kinds_of(1)
+
+
+def test_nodes_that_do_not_come_back_leave_the_list_after_the_grace(world):
+    world.node(1, at=0)
+    world.node(2, at=1)
+    world.reachable = False
+    world.kill_service(0)
+    world.run(SILENT + GRACE - 1)
+    assert world.listed(1) == {identity(1), identity(2)}
+    world.run(2 * BEAT + 2)
+    assert world.listed(1) == {identity(2)}
+    assert list(world.store.nodes) == [identity(2)]
+    assert "facilitator-lost" in world.kinds_of(1)
+
+
+def test_a_facilitator_that_stood_still_gets_its_nodes_back(world):
+    """The others hold it for dead and drop its nodes; their channels stand, so they are registered again."""
+    world.node(1, at=0)
+    link = world.store.links[world.services[0].sharing.name.hex()]
+    port = link.port
+    world.ports.remove(port)
+    world.run(SILENT + GRACE + 5)
+    assert world.listed(1) == set()
+    world.ports.append(port)
+    port.driver.tick()
+    world.run(2 * BEAT)
+    link.run(link.service.joined)  # its connection to the store was lost
+    world.settle()
+    assert world.listed(0) == world.listed(1) == {identity(1)}
+
+
+def test_a_facilitator_that_starts_knows_all(world):
+    world.node(1, at=0)
+    world.start_one()
+    world.settle()
+    assert world.listed(2) == {identity(1)}
+    world.run(2 * GRACE)
+    assert world.listed(2) == {identity(1)}
+
+
+def test_all_are_killed_and_one_starts(world):
+    world.node(1, at=0)
+    world.node(2, at=1)
+    world.reachable = False
+    world.kill_service(0)
+    world.kill_service(1)
+    world.start_one()
+    world.run(2 * GRACE)
+    assert world.listed(2) == {identity(1), identity(2)}  # they may not have come back yet
+    world.run(3600 + SWEEP_INTERVAL)
+    assert world.listed(2) == set() and world.store.nodes == {}
+
+
+def test_one_that_stops_in_order_sends_its_nodes_elsewhere_in_turn(world):
+    machines = [world.node(number, at=0) for number in range(1, 6)]
+    everyone = {identity(number) for number in range(1, 6)}
+    gone, connected, began = [], [5], world.time
+    world.service_ports[0].driver.run(lambda now: world.services[0].leave(gone.append, now))
+    leaving, world.prefer = world.services[0], dict.fromkeys(world.prefer, 1)
+    while not gone:
+        world.run(0.05)
+        connected.append(leaving.health(world.time)["channels"])
+        assert world.listed(1) == everyone
+    assert set(connected) == set(range(6)) and all(one >= other for one, other in pairwise(connected))
+    assert gone[0] - began <= LEAVING
+    assert "facilitator-lost" in world.kinds_of(1)
+    assert world.channel(0).answers == [ErrorCode.BUSY]
+    world.run(60)
+    assert all(machine.client.connected for machine in machines) and world.listed(1) == everyone
+    assert "node-lost" not in world.kinds_of(1)
+
+
+# The store
+
+
+def test_a_node_counts_once_the_store_has_it(world):
+    """Or whoever is killed just then would have promised what nobody knows."""
+    world.store.fault = "silent"
+    channel = world.channel(0)
+    channel.register(describe(1, world.time, transports=RTC))
+    channel.send(LIST)
+    world.settle()
+    assert channel.answers == [] and world.listed(0) == set()
+    world.store.back()
+    world.settle()
+    assert channel.answers == [RecordType.REGISTERED, RecordType.NODES]  # in the order of what was asked
+    assert world.listed(0) == world.listed(1) == {identity(1)}
+
+
+def test_a_channel_that_closes_before_the_store_answers_leaves_no_node_behind(world):
+    world.store.fault = "silent"
+    channel = world.channel(0)
+    channel.register(describe(1, world.time, transports=RTC))
+    channel.close()
+    world.settle()
+    world.store.back()
+    world.settle()
+    world.run(GRACE + 1)
+    assert world.listed(0) == world.listed(1) == set() and world.store.nodes == {}
+
+
+@pytest.mark.parametrize("fault", ["silent", "full", "away"])
+def test_without_the_store_each_goes_on_with_what_it_knows_and_says_so(world, fault):
+    world.node(1, at=0)
+    if fault == "away":
+        world.store.lost()
+    else:
+        world.store.fault = fault
+    world.run(2 * BEAT + QUESTION_TIMEOUT)
+    assert world.kinds_of(0).count("storage-trouble") == 1
+    assert world.services[0].health(world.time)["store"]["trouble"]
+    world.node(2, at=1)
+    world.run(QUESTION_TIMEOUT)
+    assert world.listed(1) == {identity(1), identity(2)}
+    assert (identity(2) in world.listed(0)) is (fault == "full")  # a full store still passes on what is told
+    world.store.back()
+    world.run(3 * BEAT)
+    assert world.listed(0) == world.listed(1) == {identity(1), identity(2)}
+    assert set(world.store.nodes) == {identity(1), identity(2)}
+    assert world.kinds_of(0).count("storage-works") == 1
+    assert world.services[0].health(world.time)["store"] == {"state": "shared", "trouble": ""}
+    world.run(3 * GRACE)
+    assert world.listed(0) == world.listed(1) == {identity(1), identity(2)}
+
+
+def test_a_signal_that_cannot_be_passed_on_is_refused_at_once(world):
+    world.node(1, at=1)
+    asker = Asker(world.node(2, at=0))
+    world.store.lost()
+    asker.signal(1)
+    world.settle()
+    assert asker.refusals == [RtcWhy.BUSY]
+
+
+def test_a_store_that_lost_everything_is_filled_again(world):
+    for number in (1, 2, 3):
+        world.node(number, at=number % 2)
+    world.store.lost()
+    world.store.clear()
+    world.run(30)
+    assert world.listed(0) == world.listed(1)
+    world.store.back()
+    world.settle()
+    assert world.listed(0) == world.listed(1) == set(world.store.nodes) == {identity(number) for number in (1, 2, 3)}
+    world.run(3 * GRACE)
+    assert len(world.listed(0)) == len(world.store.nodes) == 3
+
+
+def test_a_node_that_left_while_the_store_was_away_leaves_every_list(world):
+    machine = world.node(1, at=1)
+    world.store.lost()
+    world.kill(machine.port)
+    world.run(GRACE + 1)
+    assert world.listed(1) == set() and world.listed(0) == {identity(1)}
+    world.store.back()
+    world.run(GRACE + SILENT)
+    assert world.listed(0) == world.listed(1) == set() and world.store.nodes == {}
+
+
+def test_a_facilitator_that_starts_without_the_store_serves_and_joins_later(world):
+    world.store.lost()
+    world.start_one()
+    world.node(1, at=2)
+    assert world.listed(2) == {identity(1)}
+    world.store.back()
+    world.settle()
+    assert world.listed(0) == {identity(1)}
+
+
+# What is in the store
+
+
+def test_whoever_reads_the_store_learns_neither_sources_nor_who_signals_whom(world):
+    world.source = "192.0.2.0/24"
+    target = world.node(1, at=1)
+    asker = Asker(world.node(2, at=0))
+    asker.signal(1, b"an offer that is sealed")
+    world.settle()
+    assert target.delivered
+    everything = b"".join(world.store.seen) + repr((world.store.marks, dict(world.store.sources))).encode()
+    for secret in (b"192.0.2", b"an offer", identity(1), describe(1, world.time).encode()[:20]):
+        assert secret not in b"".join(world.store.seen)
+    assert b"192.0.2" not in everything and SEED not in everything
+
+
+@pytest.mark.parametrize("forge", ["junk", "another seed", "replayed", "changed", "another version"])
+def test_what_none_of_us_says_now_is_ignored(world, forge):
+    world.node(1, at=0)
+    service = world.services[1]
+    [old, *_] = [body for body in world.store.seen if body.startswith(world.services[0].sharing.name)]
+    said = encode_shared(Beat(1, 1, 0, "9.9", leaves=True))
+    body = {
+        "junk": b"x" * 100,
+        "another seed": Seal(CRYPTO, b"g" * 32, b"n" * 16).close(said),
+        "replayed": old,
+        "changed": old[:-1] + bytes([old[-1] ^ 1]),
+        "another version": Seal(CRYPTO, SEED, b"n" * 16).close(b"\x63" + said[1:]),
+    }[forge]
+    before = (world.listed(1), service.health(world.time), list(world.told[1]))
+    world.service_ports[1].driver.run(lambda now: service.told(body, now))
+    world.settle()
+    assert (world.listed(1), service.health(world.time), list(world.told[1])) == before
+
+
+def test_facilitators_are_bounded(world, monkeypatch):
+    monkeypatch.setattr(sharing, "MAX_FACILITATORS", 1)
+    world.start_one()
+    world.run(2 * BEAT)
+    assert len(world.services[0].sharing.peers) == 1
+
+
+def test_every_facilitator_shows_all(world):
+    world.node(1, at=0)
+    world.run(2 * BEAT)
+    for number in (0, 1):
+        health = world.services[number].health(world.time)
+        own = world.services[number].sharing.name.hex()[:8]
+        assert [one["name"] for one in health["facilitators"]][0] == own
+        assert sorted((one["nodes"], one["channels"], one["version"]) for one in health["facilitators"]) == [
+            (0, 0, "1.0"),
+            (1, 1, "1.0"),
+        ]
+        assert health["nodes"][0]["facilitator"] == world.services[0].sharing.name.hex()[:8]
+
+
+def test_a_channel_that_asks_while_it_registers_is_bounded_by_its_records(world):
+    world.store.fault = "silent"
+    channel = world.channel(0)
+    channel.register(describe(1, world.time, transports=RTC))
+    channel.send(LIST * 30)
+    world.settle()
+    assert channel.answers == [ErrorCode.RATE_LIMIT] and channel.ended
+    world.store.back()
+    world.settle()
