@@ -1,0 +1,382 @@
+"""What a real redis-server answers to each question, and what the store of the unit tests answers: the same."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from convergence.effects import Failure
+from convergence.facilitator.questions import (
+    Beat,
+    Counter,
+    Drop,
+    Offer,
+    Put,
+    Rank,
+    Ranked,
+    ReadAll,
+    Spend,
+    Tell,
+    Values,
+)
+from pynode.redis_address import RedisAddress, parse_redis
+from pynode.redis_store import RedisStore
+from tests.interop.programs import Authority, free_port
+from tests.interop.redis.server import RedisServer
+from tests.unit.facilitator.several import Store
+
+ME, OTHER = "a" * 32, "b" * 32
+NODE, SECOND, THIRD = b"\0" + b"n" * 31, b"\xff" * 32, b"t" * 32
+PATIENCE = 30.0
+
+
+class Facilitator:
+    """What RedisStore knows of one: a service and its driver. Keeps what it was told."""
+
+    def __init__(self, address: RedisAddress, name: str = ME, identity: bytes = b"i" * 32) -> None:
+        self.identity = identity
+        self.sharing = SimpleNamespace(name=bytes.fromhex(name))
+        self.heard: list[bytes] = []
+        self.reasons: list[str] = []
+        self.news = asyncio.Event()
+        self.has_joined = False
+        self.store = RedisStore(address, self)  # type: ignore[arg-type]
+        self.store.start(self)  # type: ignore[arg-type]
+
+    def run(self, command: Callable[[float], None]) -> None:
+        command(time.time())
+        self.news.set()
+
+    def joined(self, now: float) -> None:
+        self.has_joined = True
+
+    def parted(self, reason: str, now: float) -> None:
+        self.has_joined = False
+        self.reasons.append(reason)
+
+    def told(self, data: bytes, now: float) -> None:
+        self.heard.append(data)
+
+    async def until(self, holds: Callable[[], object]) -> None:
+        async with asyncio.timeout(PATIENCE):
+            while not holds():
+                self.news.clear()
+                await self.news.wait()
+
+    async def ask(self, question: object) -> Any:
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self.store.consult(question, answer.set_result)
+        return await asyncio.wait_for(answer, PATIENCE)
+
+
+def go(
+    test: Callable[..., Awaitable[None]], address: str | RedisAddress, *names: str, identity: bytes = b"i" * 32
+) -> None:
+    """Run a test with facilitators of these names that have joined."""
+
+    async def main() -> None:
+        where = parse_redis(address) if isinstance(address, str) else address
+        ours = [Facilitator(where, name, identity) for name in names or (ME,)]
+        try:
+            for one in ours:
+                await one.until(lambda one=one: one.has_joined)
+            await test(*ours)
+        finally:
+            for one in ours:
+                await one.store.close()
+
+    asyncio.run(main())
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    with RedisServer(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture
+def empty(server: RedisServer) -> RedisServer:
+    server.command("FLUSHALL")
+    return server
+
+
+def put(
+    identity: bytes = NODE,
+    published: int = 10,
+    digest: str = "d1",
+    source: str = "",
+    holder: str = ME,
+    only_from: str | None = None,
+    *,
+    most: int = 3,
+) -> Put:
+    body = identity + published.to_bytes(4, "big") + digest.encode() + holder.encode()
+    return Put(identity, published, digest, source, holder, most, 2, body, only_from)
+
+
+def drop(identity: bytes = NODE, published: int = 10, source: str = "", only_from: str | None = None) -> Drop:
+    return Drop(identity, published, source, b"drop " + identity, only_from)
+
+
+puts = st.builds(
+    put,
+    st.sampled_from([NODE, SECOND, THIRD, b"4" * 32]),
+    st.sampled_from([9, 10, 11]),
+    st.sampled_from(["d1", "d2"]),
+    st.just(""),
+    st.sampled_from(["", ME, OTHER]),
+    st.sampled_from([None, None, "", ME]),
+)
+sourced = st.builds(
+    put,
+    st.sampled_from([bytes([number]) * 32 for number in range(4)]),
+    source=st.sampled_from(["aa"]),
+    most=st.just(100),
+)
+drops = st.builds(
+    drop,
+    st.sampled_from([NODE, SECOND, THIRD]),
+    st.sampled_from([9, 10, 11]),
+    only_from=st.sampled_from([None, "", ME, OTHER]),
+)
+sourced_drops = st.builds(drop, st.sampled_from([bytes([number]) * 32 for number in range(4)]), source=st.just("aa"))
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.one_of(puts, sourced, drops, sourced_drops), max_size=25))
+def test_records_are_as_in_the_unit_tests(server: RedisServer, questions: list[Put | Drop]) -> None:
+    server.command("FLUSHALL")
+    model = Store(SimpleNamespace(later=lambda call: None))
+
+    async def scenario(ours: Facilitator) -> None:
+        for question in questions:
+            assert await ours.ask(question) == model.answer(ME, question)
+        assert sorted(await ours.ask(ReadAll())) == sorted(model.answer(ME, ReadAll()))
+        await ours.ask(Tell("", b"the end"))
+        await ours.until(lambda: b"the end" in ours.heard)
+        assert ours.heard[:-1] == model.seen
+
+    go(scenario, server.address)
+
+
+def test_what_is_told_reaches_whom_it_is_for(empty: RedisServer) -> None:
+    async def scenario(ours: Facilitator, other: Facilitator) -> None:
+        assert await ours.ask(Tell(OTHER, b"to one")) == 1
+        assert await ours.ask(Tell("c" * 32, b"to nobody")) == 0
+        assert await ours.ask(Tell("", b"to all")) == 2
+        assert await ours.ask(Beat(b"beat")) is None
+        await other.until(lambda: len(other.heard) == 3)
+        await ours.until(lambda: len(ours.heard) == 2)
+        assert other.heard == [b"to one", b"to all", b"beat"] and ours.heard == [b"to all", b"beat"]
+
+    go(scenario, empty.address, ME, OTHER)
+
+
+def test_limits_count_over_all_and_come_back_with_time(empty: RedisServer) -> None:
+    one, two = Counter("1", 3, 0.3), Counter("2", 5, 60)
+
+    async def scenario(ours: Facilitator, other: Facilitator) -> None:
+        answers = await asyncio.gather(*(who.ask(Spend([one, two])) for who in (ours, other) * 4))
+        assert answers.count(True) == 3
+        await asyncio.sleep(0.35)  # the window of the real clock
+        assert [await ours.ask(Spend([one, two])) for _ in range(3)] == [True, True, False]  # the second one is spent
+        assert await other.ask(Spend([one]))
+
+    go(scenario, empty.address, ME, OTHER)
+    assert 0 < empty.command("PTTL", "{convergence}:spent:2") <= 60_000
+
+
+def test_the_first_value_that_is_offered_counts_for_all(empty: RedisServer) -> None:
+    async def scenario(ours: Facilitator, other: Facilitator) -> None:
+        assert await ours.ask(Offer("day 1", "commit:a", b"mine", 60)) == b"mine"
+        assert await other.ask(Offer("day 1", "commit:a", b"theirs", 60)) == b"mine"
+        assert await other.ask(Offer("day 1", "commit:b", b"\0\xff", 60)) == b"\0\xff"
+        assert await ours.ask(Values("day 1")) == {"commit:a": b"mine", "commit:b": b"\0\xff"}
+        assert await ours.ask(Values("day 2")) == {}
+        await ours.ask(Offer("brief", "name", b"value", 0.05))
+        await asyncio.sleep(0.1)
+        assert await ours.ask(Values("brief")) == {}
+
+    go(scenario, empty.address, ME, OTHER)
+
+
+def test_keys_are_kept_in_order(empty: RedisServer) -> None:
+    keys = [bytes([number]) * 32 for number in (255, 0, 7, 128)]
+
+    async def scenario(ours: Facilitator) -> None:
+        assert await ours.ask(Rank("value", keys, 60)) == 4
+        assert await ours.ask(Rank("value", keys[:1], 60)) == 0
+        assert await ours.ask(Ranked("value", b"", 10)) == sorted(keys)
+        assert await ours.ask(Ranked("value", sorted(keys)[1], 2)) == sorted(keys)[1:3]
+
+    go(scenario, empty.address)
+
+
+def test_a_store_of_another_identity_is_not_touched(empty: RedisServer) -> None:
+    async def first(ours: Facilitator) -> None:
+        await ours.ask(put())
+
+    go(first, empty.address)
+
+    async def second() -> None:
+        other = Facilitator(parse_redis(empty.address), identity=b"j" * 32)
+        await other.until(lambda: other.reasons)
+        assert "another identity" in other.reasons[0] and not other.has_joined
+        assert isinstance(await other.ask(drop()), Failure)
+        await other.store.close()
+
+    asyncio.run(second())
+    go(first, f"{empty.address}?prefix=second", identity=b"j" * 32)  # a network of its own in the same store
+    assert empty.command("HLEN", "{convergence}:nodes") == 1 == empty.command("HLEN", "{second}:nodes")
+
+
+def test_a_full_store_says_so_and_takes_what_makes_room(empty: RedisServer) -> None:
+    async def scenario(ours: Facilitator) -> None:
+        assert await ours.ask(put(source="aa")) == "ok"
+        empty.command("CONFIG", "SET", "maxmemory", "1")
+        try:
+            for question in (put(SECOND), Beat(b"beat"), Offer("g", "n", b"v", 60)):
+                answer = await ours.ask(question)
+                assert isinstance(answer, Failure) and answer.kind == "full"
+            await ours.until(lambda: b"beat" in ours.heard)
+            assert await ours.ask(Tell("", b"still told")) == 1
+            assert await ours.ask(Spend([Counter("1", 3, 60)])) is True  # limits hold all the same
+            assert len(await ours.ask(ReadAll())) == 1
+            assert await ours.ask(drop(source="aa")) is True
+        finally:
+            empty.command("CONFIG", "SET", "maxmemory", "0")
+        assert await ours.ask(put(source="aa")) == "ok"
+
+    go(scenario, empty.address)
+
+
+def test_a_server_that_is_killed_and_comes_back_is_found_again(tmp_path: Path) -> None:
+    with RedisServer(tmp_path) as server:
+
+        async def scenario(ours: Facilitator) -> None:
+            await ours.ask(put())
+            await asyncio.to_thread(server.kill)
+            await ours.until(lambda: not ours.has_joined)
+            assert isinstance(await ours.ask(put()), Failure)
+            await asyncio.to_thread(server.start)
+            await ours.until(lambda: ours.has_joined)
+            assert await ours.ask(ReadAll()) == []
+            assert await ours.ask(put()) == "ok"  # its scripts are there
+
+        go(scenario, server.address)
+
+
+def test_a_server_that_hangs_is_given_up(empty: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pynode.redis_store.COMMAND_TIMEOUT", 0.3)
+
+    async def scenario(ours: Facilitator) -> None:
+        empty.command("CLIENT", "PAUSE", "1200", "ALL")
+        answer = await ours.ask(put())
+        assert isinstance(answer, Failure) and answer.kind == "io"
+        await ours.until(lambda: ours.reasons)
+        assert "does not answer" in ours.reasons[0]
+        await ours.until(lambda: ours.has_joined)
+        assert await ours.ask(put()) == "ok"
+
+    go(scenario, empty.address)
+
+
+# Where it is
+
+
+def test_over_tls_with_a_password(tmp_path: Path) -> None:
+    authority, port = Authority(tmp_path), free_port()
+    chain, secret = authority.certificate("127.0.0.1")
+    options = ("--tls-port", str(port), "--tls-cert-file", chain, "--tls-key-file", secret, "--tls-auth-clients", "no")
+    with RedisServer(tmp_path / "redis", *options, "--tls-ca-cert-file", authority.file) as server:
+        server.command("ACL", "SETUSER", "me", "on", ">se:cret", "~*", "&*", "+@all")
+        server.command("ACL", "SETUSER", "default", "off")
+
+        async def scenario(ours: Facilitator) -> None:
+            assert await ours.ask(put()) == "ok"
+
+        go(scenario, f"rediss://me:se%3Acret@127.0.0.1:{port}/1?ca={authority.file}")
+
+        async def refused() -> None:
+            for address in (
+                f"rediss://me:wrong@127.0.0.1:{port}?ca={authority.file}",
+                f"rediss://me:se%3Acret@127.0.0.1:{port}",  # nobody whom this system trusts has signed it
+            ):
+                ours = Facilitator(parse_redis(address))
+                await ours.until(lambda ours=ours: ours.reasons)
+                assert not ours.has_joined and "wrong" not in ours.reasons[0] and "cret" not in ours.reasons[0]
+                await ours.store.close()
+
+        asyncio.run(refused())
+
+
+def test_through_sentinels_which_name_another_server(tmp_path: Path) -> None:
+    first, second, watch = free_port(), free_port(), free_port()
+    config = tmp_path / "sentinel.conf"
+    config.write_text(f"sentinel monitor ours 127.0.0.1 {first} 1\n")
+    config.chmod(0o600)
+    copy = ("--replicaof", f"127.0.0.1 {first}", "--repl-diskless-sync-delay", "0")
+    with (
+        RedisServer(tmp_path / "first", "--repl-diskless-sync-delay", "0", port=first) as old,
+        RedisServer(tmp_path / "second", *copy, port=second, ready="MASTER <-> REPLICA sync: Finished") as new,
+        Sentinel(config, watch) as sentinel,
+    ):
+
+        async def scenario(ours: Facilitator) -> None:
+            assert await ours.ask(put()) == "ok"
+            await asyncio.to_thread(sentinel.fail_over, old, new)
+            await ours.until(lambda: ours.reasons)
+            await ours.until(lambda: ours.has_joined)
+            assert await ours.ask(put(SECOND)) == "ok"
+            assert new.command("HLEN", "{convergence}:nodes") == 2
+
+        go(scenario, f"redis+sentinel://127.0.0.1:{watch}/ours")
+
+
+def test_in_a_cluster(tmp_path: Path) -> None:
+    port = free_port()
+    options = ("--cluster-enabled", "yes", "--cluster-port", str(free_port()))
+    with RedisServer(tmp_path, *options, port=port) as server:
+        server.command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+
+        async def scenario(ours: Facilitator, other: Facilitator) -> None:
+            assert await ours.ask(put(source="aa")) == "ok"
+            assert await other.ask(put(published=9)) == "stale"
+            assert await ours.ask(Spend([Counter("1", 1, 60), Counter("2", 1, 60)]))
+            assert await ours.ask(Offer("group", "name", b"value", 60)) == b"value"
+            assert await ours.ask(Rank("group", [NODE], 60)) == 1
+            assert await ours.ask(Tell(OTHER, b"to one")) is None
+            await other.until(lambda: b"to one" in other.heard)
+            assert await ours.ask(drop(source="aa"))
+
+        go(scenario, f"redis+cluster://127.0.0.1:{port}", ME, OTHER)
+
+
+class Sentinel(RedisServer):
+    def __init__(self, config: Path, port: int) -> None:
+        self.config = config
+        super().__init__(config.parent, port=port, ready="Sentinel ID is")
+
+    def start(self) -> None:
+        self.start_as(self.config, "--sentinel", "--port", str(self.port), "--bind", "127.0.0.1")
+
+    def fail_over(self, old: RedisServer, new: RedisServer) -> None:
+        """What Sentinels do when a server is gone: the copy becomes the one to write to."""
+        new.command("REPLICAOF", "NO", "ONE")
+        self.sentinel("SENTINEL", "REMOVE", "ours")
+        self.sentinel("SENTINEL", "MONITOR", "ours", "127.0.0.1", str(new.port), "1")
+        old.kill()
+
+    def sentinel(self, *words: str) -> None:
+        import redis
+
+        with redis.Redis(port=self.port) as client:
+            client.execute_command(*words)  # type: ignore[no-untyped-call]
