@@ -362,7 +362,7 @@ class NodeRegistered(Event):
 
 @dataclass(frozen=True, slots=True)
 class NodeLost(Event):
-    """`reason`: "disconnected", "expired", "unreachable" or "crowded out"."""
+    """`reason`: "disconnected", "expired", "unreachable", "crowded out" or "dropped elsewhere"."""
 
     kind = "node-lost"
     identity: str
@@ -396,10 +396,10 @@ class StorageWorks(Event):
 
 @dataclass(frozen=True, slots=True)
 class FacilitatorFound(Event):
-    """Another one on the same store. `name`: 8 hex digits of its process."""
+    """Another one on the same store. `facilitator`: 8 hex digits that name its process."""
 
     kind = "facilitator-found"
-    name: str
+    facilitator: str
     version: str
 
 
@@ -408,7 +408,7 @@ class FacilitatorLost(Event):
     """`reason`: "silent" or "leaves"."""
 
     kind = "facilitator-lost"
-    name: str
+    facilitator: str
     reason: str
 
 
