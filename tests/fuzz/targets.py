@@ -50,6 +50,7 @@ from convergence.wire import (
     relay,
     routerdesc,
     sdp,
+    sharing,
     signals,
     x509,
     xon,
@@ -479,6 +480,21 @@ TARGETS: dict[str, Target] = {
     "sdp.Candidates.from_lines": Target(_text(sdp.Candidates.from_lines), (_CANDIDATES.to_lines().encode(),)),
     "sdp.Description": Target(sdp.Description.parse, (_DESCRIPTION.encode(),)),
     "sdp.Description.from_sdp": Target(_text(sdp.Description.from_sdp), tuple(text.encode() for text in _SDP)),
+    "sharing.parse_shared": Target(
+        sharing.parse_shared,
+        tuple(
+            map(
+                sharing.encode_shared,
+                (
+                    sharing.NodeRecord(KEY[:16], 9, 8, KEY[:16], _descriptor()),
+                    sharing.Dropped(KEY, 9),
+                    sharing.Beat(9, 8, 7, "1.0"),
+                    sharing.Forward(9, KEY, 8, KEY[:16], KEY),
+                    sharing.Back(9, KEY, 9, KEY),
+                ),
+            )
+        ),
+    ),
     "signals.Introduction": Target(signals.Introduction.parse, tuple(item.encode() for item in _INTRODUCTIONS)),
     "x509.X509": Target(x509.X509.parse, (_IDENTITY.certificate(1.8e9),)),
     "xon.Xoff": Target(xon.Xoff.parse, (xon.Xoff().encode(),)),

@@ -23,6 +23,7 @@ from convergence.wire import (
     rdv,
     relay,
     sdp,
+    sharing,
     signals,
     xon,
 )
@@ -167,7 +168,16 @@ circuit_request = st.builds(
     st.booleans(),
     st.frozensets(st.builds(extensions.Capability, u8, u8), max_size=extensions.MAX_CAPABILITIES),
 )
+name = st.binary(min_size=sharing.NAME_LEN, max_size=sharing.NAME_LEN)
+shared = st.one_of(
+    st.builds(sharing.NodeRecord, name, u64, u64, name, st.binary(max_size=descriptor.MAX_DESCRIPTOR)),
+    st.builds(sharing.Dropped, key, u64),
+    st.builds(sharing.Beat, u32, u32, u64, st.text(st.characters(codec="ascii"), max_size=64), st.booleans()),
+    st.builds(sharing.Forward, u64, key, u32, name, sealed),
+    st.builds(sharing.Back, u64, key, u8, st.binary(max_size=300)),
+)
 record = st.one_of(
+    shared,
     st.builds(create.Create2, u16, st.binary(max_size=505)),
     st.builds(create.Created2, st.binary(max_size=507)),
     st.builds(create.Destroy, u8),
@@ -230,6 +240,11 @@ def test_records_come_back(item):
     data = item.encode()
     assert type(item).parse(data) == item
     assert type(item).parse(memoryview(data)) == item
+
+
+@given(shared)
+def test_shared_items_come_back(item):
+    assert sharing.parse_shared(memoryview(sharing.encode_shared(item))) == item
 
 
 @given(circuit_request, st.none() | st.integers(1, 255))

@@ -194,17 +194,21 @@ class Registry:
         node = self.nodes.get(admitted.identity)
         if node is None:
             node = self.nodes[admitted.identity] = admitted
-            self._list_signed = None
             if not node.dialled:
                 self._tell(node)
+            self._changed(node, now)
             self._keep(node, now)
         elif node.raw != admitted.raw:
             if not node.same_place(admitted.descriptor):
                 node.reached = node.misses = 0
             node.descriptor, node.raw = admitted.descriptor, admitted.raw
-            self._list_signed = None
+            self._changed(node, now)
             self._keep(node, now)
         return node
+
+    def _changed(self, node: Node, now: float) -> None:
+        """It is listed or not, or says something else than before. So the list has to be signed anew."""
+        self._list_signed = None
 
     def attach(self, node: Node, channel: int, now: float) -> None:
         """The node registered on this channel of ours."""
@@ -223,7 +227,7 @@ class Registry:
         before, node.reached = node.listed, reached
         if node.listed == before:
             return
-        self._list_signed = None
+        self._changed(node, now)
         self._keep(node, now)
         if before:
             self._outbox.emit(NodeLost(node.identity.hex()[:16], "unreachable"))
@@ -240,7 +244,7 @@ class Registry:
         for timer in (node.grace, node.check):
             if timer is not None:
                 timer.cancel()
-        self._list_signed = None
+        self._changed(node, now)
         self._on_dropped(node, now)
         self._outbox.emit(NodeLost(node.identity.hex()[:16], why))
 
@@ -318,16 +322,17 @@ class Registry:
         node = self.nodes.get(key)
         if node is not None:
             if node.same_place(descriptor) and not node.reached:
-                node.reached, self._list_signed = descriptor.published, None
+                node.reached = descriptor.published
+                self._changed(node, now)
             return True
         valid = descriptor.identity == key and descriptor.expires > now and len(self.nodes) < MAX_REGISTERED
         if not valid or not descriptor.verify(self._crypto.ed25519_verify):
             return False
         node = self.nodes[key] = Node(descriptor, raw, now, "", descriptor.published)
-        self._list_signed = None
         if node.dialled:
             node.reached = descriptor.published  # it was found once, or it would not be stored
             self._on_loaded(node, True, now)
+        self._changed(node, now)
         return True
 
 

@@ -177,6 +177,7 @@ class SharedRegistry(Registry):
             return None
         node = self.nodes.get(descriptor.identity)
         source = record.source.hex() if record.source != NOBODY else ""
+        new = node is None
         if node is None:
             if descriptor.expires <= now:
                 self._sharing.drop(Dropped(descriptor.identity, descriptor.published), source, None, now)
@@ -188,18 +189,19 @@ class SharedRegistry(Registry):
                 self._on_loaded(node, False, now)
         elif descriptor.published < node.descriptor.published:
             return None
-        self._take_over(node, descriptor, record, now)
+        self._take_over(node, descriptor, record, new, now)
         return descriptor.identity
 
-    def _take_over(self, node: Node, descriptor: Descriptor, record: NodeRecord, now: float) -> None:
-        before = node.listed
+    def _take_over(self, node: Node, descriptor: Descriptor, record: NodeRecord, new: bool, now: float) -> None:
+        before, said = node.listed, node.raw
         node.descriptor, node.raw, node.seen, node.saved = descriptor, record.descriptor, now, True
         node.first = min(node.first, record.first)
         if not node.channels or record.holder != self._sharing.name:  # of what is ours, we know more
             node.reached, node.misses, node.holder = record.reached, 0, record.holder
-        if node.listed and not before:
+        if node.listed and (new or not before):
             self._tell(node)
-        self._list_signed = None
+        if new or (node.listed, node.raw) != (before, said):
+            self._changed(node, now)
         if node.channels and not self._sharing.there(node.holder):
             self._claim(node, now)  # the newest channel is closed, and ours stands
         elif not node.channels and node.holder == self._sharing.name:

@@ -219,7 +219,7 @@ class Sharing:
         for peer in self.peers.values():
             peer.heard = self._outbox.steady(now)  # nobody's beats were heard meanwhile
         self._read = False
-        self._ask(ReadAll(), self._all_read, now)
+        self.ask(ReadAll(), self._all_read, now)
 
     def parted(self, reason: str, now: float) -> None:
         """The store cannot be reached."""
@@ -275,20 +275,20 @@ class Sharing:
         def answered(result: Any, now: float) -> None:
             then(result if isinstance(result, Failure) else Written(result), now)
 
-        self._ask(put(self._seal.close(encode_shared(record))), answered, now)
+        self.ask(put(self._seal.close(encode_shared(record))), answered, now)
 
     def drop(self, dropped: Dropped, source: str, only_from: str | None, now: float) -> None:
         """Also where the store is full: that helps."""
         if self.connected:
             body = self._seal.close(encode_shared(dropped))
             drop = Drop(dropped.identity, dropped.published, source, body, only_from)
-            self._ask(drop, lambda result, now: None, now)
+            self.ask(drop, lambda result, now: None, now)
 
     def tell(self, to: bytes, item: Shared, then: Callable[[Any, float], None], now: float) -> None:
         """Tell one facilitator, or all (NOBODY). `then` gets how many listened, None if that is unknown, or a
         Failure."""
         name = "" if to == NOBODY else to.hex()
-        self._ask(Tell(name, self._seal.close(encode_shared(item))), then, now)
+        self.ask(Tell(name, self._seal.close(encode_shared(item))), then, now)
 
     def tell_all(self, item: Shared, now: float) -> None:
         """If that can be done."""
@@ -302,9 +302,9 @@ class Sharing:
             then(True, now)
             return
         hidden = [Counter(self.hidden(counter.name), counter.limit, counter.window) for counter in counters]
-        self._ask(Spend(hidden), lambda result, now: then(isinstance(result, Failure) or bool(result), now), now)
+        self.ask(Spend(hidden), lambda result, now: then(isinstance(result, Failure) or bool(result), now), now)
 
-    def _ask(self, question: Question, then: Callable[[Any, float], None], now: float) -> None:
+    def ask(self, question: Question, then: Callable[[Any, float], None], now: float) -> None:
         """`then` is called once, within QUESTION_TIMEOUT, never before this returns."""
         if self._under_way >= MAX_QUESTIONS:
             failure = Failure("io", "too many questions wait for an answer")
@@ -358,7 +358,7 @@ class Sharing:
         self._outbox.call_at(now + BEAT, self._next_beat)
         if self.connected:
             body = self._seal.close(encode_shared(self._own_beat()))
-            self._ask(questions.Beat(body), self._beaten, now)
+            self.ask(questions.Beat(body), self._beaten, now)
             silent = self._outbox.steady(now) - SILENT
             for name in [name for name, peer in self.peers.items() if peer.heard < silent]:
                 self._lost(name, "silent", now)
@@ -375,7 +375,7 @@ class Sharing:
             self._tell_works()
         else:
             self._machine.move("read", now)
-            self._ask(ReadAll(), self._all_read, now)
+            self.ask(ReadAll(), self._all_read, now)
 
     def _lost(self, name: bytes, reason: str, now: float) -> None:
         del self.peers[name]

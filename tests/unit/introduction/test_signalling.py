@@ -538,3 +538,43 @@ def test_a_message_only_goes_to_the_node_it_is_for_and_answers_only_to_who_asked
         assert all(record.sealed[1] == whom for kind, record in pipe.sent if kind is RecordType.DELIVER)
     for who, asker in enumerate(askers):
         assert all(record.tag // 100 == who for _, record in asker.sent)
+
+
+# Another introducer
+
+
+def test_signals_for_who_is_not_here_go_to_another_introducer(clock):
+    asker, onward = Records(), Records()
+    board = Switchboard(clock.outbox, lambda to, pipe, now: onward if (to, pipe) == (BOB, asker) else None)
+    board.signal(asker, Signal(7, BOB, b"offer").encode(), clock.now)
+    [(kind, delivery)] = onward.take()
+    assert (kind, delivery.sealed) == (RecordType.DELIVER, b"offer")
+    board.reply(onward, Delivery(delivery.tag, b"answer").encode(), clock.now)
+    assert asker.take() == [(RecordType.REPLY, Delivery(7, b"answer"))]
+    board.signal(asker, Signal(8, CAROL, b"offer").encode(), clock.now)
+    assert asker.take() == [(RecordType.UNREACHABLE, Unreachable(8, UNKNOWN))]
+    board.register(BOB, bob := Records())
+    board.signal(asker, Signal(9, BOB, b"offer").encode(), clock.now)
+    assert (len(bob.take()), onward.take()) == (1, [])
+
+
+@pytest.mark.parametrize("reason", [UNKNOWN, BUSY])
+def test_what_another_introducer_refuses_is_refused_once(clock, reason):
+    asker, onward = Records(), Records()
+    board = Switchboard(clock.outbox, lambda to, pipe, now: onward)
+    board.signal(asker, Signal(7, BOB, b"offer").encode(), clock.now)
+    [(_, delivery)] = onward.take()
+    for tag in (delivery.tag + 2, delivery.tag, delivery.tag):
+        board.refused(onward, Unreachable(tag, reason).encode(), clock.now)
+    board.refused(asker, Unreachable(7, reason).encode(), clock.now)
+    board.reply(onward, Delivery(delivery.tag, b"late").encode(), clock.now)
+    assert asker.take() == [(RecordType.UNREACHABLE, Unreachable(7, reason))]
+
+
+def test_limits_hold_for_signals_to_another_introducer(clock):
+    asker, onward = Records(), Records()
+    board = Switchboard(clock.outbox, lambda to, pipe, now: onward)
+    for tag in range(MAX_PER_PAIR + 1):
+        board.signal(asker, Signal(tag, BOB, b"offer").encode(), clock.now)
+    assert len(onward.take()) == MAX_PER_PAIR
+    assert asker.take() == [(RecordType.UNREACHABLE, Unreachable(MAX_PER_PAIR, BUSY))]

@@ -9,6 +9,7 @@ from convergence.netdir.nodes import (
     HEARSAY_SKEW,
     LIST_DELAY,
     LIST_FRESH,
+    LIST_SKEW,
     MAX_CLOCK_SKEW,
     MAX_LIFETIME,
     NodeDirectory,
@@ -109,7 +110,7 @@ def test_a_refused_list_leaves_the_one_in_use(crypto):
     item = node(crypto, 1)
     good = node_list(crypto, [item])
     directory.update(good, NOW)
-    older = node_list(crypto, [], published=int(NOW) - 1)
+    older = node_list(crypto, [], published=int(NOW) - LIST_SKEW - 1)
     expired = node_list(crypto, [], expires=int(NOW) + 1)
     future = node_list(crypto, [], published=int(NOW) + MAX_CLOCK_SKEW + 1)
     for data, now, error in (
@@ -122,6 +123,17 @@ def test_a_refused_list_leaves_the_one_in_use(crypto):
         with pytest.raises(error):
             directory.update(data, now)
     assert directory.nodes(Role.RELAY, NOW) == [item]
+
+
+def test_a_list_that_is_a_little_older_changes_nothing(crypto):
+    """Another facilitator of the same identity signed it, whose clock is behind. It brings no node back."""
+    directory = NodeDirectory(crypto)
+    item = node(crypto, 1)
+    directory.update(node_list(crypto, [item]), NOW)
+    older = node_list(crypto, [node(crypto, 2)], published=int(NOW) - LIST_SKEW)
+    assert not directory.update(older, NOW)
+    assert directory.published == int(NOW) and directory.get(item.identity) == item
+    assert len(directory.nodes(Role.RELAY, NOW)) == 1
 
 
 def test_unusable_descriptors_cost_their_node_only(crypto):

@@ -1,0 +1,46 @@
+import pytest
+
+from convergence.errors import LocalError, ParseError
+from convergence.wire.descriptor import MAX_DESCRIPTOR
+from convergence.wire.facilitator import MAX_SEALED
+from convergence.wire.sharing import (
+    NOBODY,
+    VERSION,
+    Back,
+    Beat,
+    Dropped,
+    Forward,
+    NodeRecord,
+    SharedType,
+    encode_shared,
+    parse_shared,
+)
+
+KEY = b"k" * 32
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        bytes([VERSION]),
+        bytes([VERSION + 1, SharedType.DROPPED]) + Dropped(KEY, 9).encode(),
+        bytes([VERSION, 99]) + Dropped(KEY, 9).encode(),
+        encode_shared(Dropped(KEY, 9))[:-1],
+        encode_shared(Dropped(KEY, 9)) + b"x",
+        encode_shared(Beat(1, 1, 1, "")) + b"v" * 65,
+        encode_shared(Beat(1, 1, 1, "")) + b"\xff",
+        encode_shared(NodeRecord(NOBODY, 1, 1, NOBODY, b"")) + bytes(MAX_DESCRIPTOR + 1),
+        encode_shared(Forward(1, KEY, 1, NOBODY, b"")) + bytes(MAX_SEALED + 1),
+        encode_shared(Back(1, KEY, 1, b"")) + bytes(MAX_SEALED + 5),
+    ],
+)
+def test_what_is_of_another_form_or_too_long_is_refused(data):
+    with pytest.raises(ParseError):
+        parse_shared(data)
+
+
+def test_nothing_too_long_is_made():
+    with pytest.raises(LocalError):
+        encode_shared(Forward(1, KEY, 1, NOBODY, bytes(MAX_SEALED + 1)))
+    assert parse_shared(encode_shared(Beat(1, 1, 1, "v" * 99))) == Beat(1, 1, 1, "v" * 64)
