@@ -55,6 +55,7 @@ COMMAND_TIMEOUT = 5.0
 QUIET = 15.0
 """Seconds without a word on our channels, where our own beats come too, until the connection counts as lost."""
 RETRY_FIRST, RETRY_MAX = 0.2, 5.0
+"""Seconds until it is connected to again: twice as long each time, unless it was there for as long as the longest."""
 MAX_BATCH = 256
 """Questions in one round trip."""
 MAX_QUEUED = 2048
@@ -171,11 +172,12 @@ class RedisStore:
     # -- connections
 
     async def _run(self) -> None:
-        pause = RETRY_FIRST
+        pause, clock = RETRY_FIRST, asyncio.get_running_loop().time
         while True:
+            served = float("inf")
             try:
                 async with asyncio.timeout(None) as limit:
-                    limit.reschedule(asyncio.get_running_loop().time() + 2 * CONNECT_TIMEOUT + COMMAND_TIMEOUT)
+                    limit.reschedule(clock() + 2 * CONNECT_TIMEOUT + COMMAND_TIMEOUT)
                     client = await self._connect()
                     try:
                         await self._prepare(client)
@@ -184,7 +186,7 @@ class RedisStore:
                             for _ in range(2):
                                 await listening.get_message(timeout=COMMAND_TIMEOUT)
                             limit.reschedule(None)
-                            pause = RETRY_FIRST
+                            served = clock()
                             await self._serve(client, listening)
                     finally:
                         self._connected = False
@@ -192,6 +194,8 @@ class RedisStore:
                         await client.aclose()
             except (exceptions.RedisError, _LostError, OSError, TimeoutError) as error:
                 self._tell_parted(error)
+            if clock() - served > RETRY_MAX:
+                pause = RETRY_FIRST
             await asyncio.sleep(pause)
             pause = min(2 * pause, RETRY_MAX)
 

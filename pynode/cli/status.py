@@ -42,10 +42,10 @@ async def status(arguments: argparse.Namespace, output: Output, stop: asyncio.Ev
 
 def _show_facilitators(output: Output, facilitators: list[dict[str, Any]], store: dict[str, Any]) -> None:
     """Those that share a store, the one that answered first."""
-    state, trouble = shown(str(store.get("state", "?")), 16), shown(str(store.get("trouble") or ""))
-    words = {"shared": "works", "away": "cannot be reached", "ailing": "takes nothing", "reading": "is being read"}
+    state, trouble = (shown(str(store.get(name) or ""), 16) for name in ("state", "trouble"))
+    words = {"slow": "is too slow", "full": "is full", "io": "cannot be reached"}
     output.result("")
-    output.result(f"Their store {words.get(state, state)}{f': {trouble}' if trouble else ''}.")
+    output.result(f"Their store {words.get(trouble, trouble) if trouble else 'works' if state == 'shared' else state}.")
     rows = [["facilitator", "nodes", "channels", "runs for", "version"]]
     for one in facilitators:
         since = one.get("since")

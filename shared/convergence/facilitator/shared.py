@@ -116,8 +116,12 @@ class SharedRegistry(Registry):
             self._write(node, node.holder, now)
 
     def drop(self, node: Node, why: str, now: float) -> None:
-        """Also elsewhere; but whoever has its channel meanwhile keeps one that was disconnected here."""
+        """Also elsewhere; but whoever has its channel meanwhile keeps one that was disconnected here, and says himself
+        when it expires: our clock may be wrong."""
+        ours = self.ours(node)
         self._forget(node, why, now)
+        if why == "expired" and not ours:
+            return
         only_from = _text(node.holder) if why == "disconnected" else None
         self._sharing.drop(Dropped(node.identity, node.descriptor.published), node.source, only_from, now)
 
@@ -180,7 +184,8 @@ class SharedRegistry(Registry):
         new = node is None
         if node is None:
             if descriptor.expires <= now:
-                self._sharing.drop(Dropped(descriptor.identity, descriptor.published), source, None, now)
+                if not self._sharing.there(record.holder):
+                    self._sharing.drop(Dropped(descriptor.identity, descriptor.published), source, None, now)
                 return None
             if len(self.nodes) >= 2 * registry.MAX_REGISTERED:
                 return None

@@ -165,7 +165,7 @@ class Sharing:
     ) -> None:
         self.name = rng.random(NAME_LEN)
         self.peers: dict[bytes, Peer] = {}
-        self.trouble = ""
+        self.trouble = ""  # kind of the last Failure, while there is trouble
         self._outbox = outbox
         self._seal = Seal(crypto, seed, self.name)
         self._version = version
@@ -387,7 +387,7 @@ class Sharing:
         """Once, until it works again."""
         if not self.trouble:
             self._outbox.emit(StorageTrouble(kind, detail))
-        self.trouble = detail
+        self.trouble = kind
 
     def _tell_works(self) -> None:
         if self.trouble:
@@ -395,7 +395,7 @@ class Sharing:
             self._outbox.emit(StorageWorks())
 
     def health(self) -> dict[str, Any]:
-        """JSON-able: the store's state, and every facilitator, this one first."""
+        """JSON-able, for everybody: the store's state, and every facilitator, this one first."""
         own = self._own_beat()
         beats = [(self.name, own), *((name, peer.beat) for name, peer in sorted(self.peers.items()))]
         return {

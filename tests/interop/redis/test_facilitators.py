@@ -6,6 +6,8 @@ import asyncio
 import json
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -30,11 +32,12 @@ from convergence.wire.facilitator import (
     encode_record,
     register_statement,
 )
+from pynode import version
 from pynode.app import App, Network, Plan
 from pynode.facilitator_app import FacilitatorApp
 from pynode.loop import run
 from pynode.redis_address import parse_redis
-from tests.e2e.processes import Command
+from tests.e2e.processes import ENVIRONMENT, PROGRAM, Command
 from tests.interop.redis.server import RedisServer
 from tests.unit.facilitator.test_service import SENT
 from tests.unit.facilitator.world import CRYPTO, describe, node_keys, node_seed
@@ -337,6 +340,17 @@ def test_facilitators_are_killed_and_upgraded_and_their_nodes_stay(server: Redis
             shown = await asyncio.to_thread(Command, "status", "--site", f"http://127.0.0.1:{again.port}/")
             _, record = await asyncio.to_thread(shown.end)
             assert {item["name"] for item in record["facilitators"]} >= {two_name} and len(record["nodes"]) == 6
+
+            words = await asyncio.to_thread(
+                subprocess.run,
+                [sys.executable, *PROGRAM, "status", "--site", f"http://127.0.0.1:{again.port}/"],
+                env=ENVIRONMENT,
+                capture_output=True,
+                text=True,
+                timeout=PATIENCE,
+            )
+            assert "6 of 6 known nodes" in words.stdout and "Their store works." in words.stdout, words
+            assert words.stdout.count(version()) == 2
 
             two.process.send_signal(signal.SIGINT)  # it is upgraded: its nodes go elsewhere in turn
             await until(again.port, lambda answer: held_by(answer) == {answer["facilitators"][0]["name"]})

@@ -443,6 +443,20 @@ def test_what_none_of_us_says_now_is_ignored(world, forge):
     assert (world.listed(1), service.health(world.time), list(world.told[1])) == before
 
 
+def test_a_facilitator_with_a_wrong_clock_takes_no_nodes_of_others(world):
+    world.node(1, at=0)
+    world.run(2 * BEAT)
+    world.service_ports[1].driver.run(lambda now: world.services[1].timer(now + 7200))
+    world.settle()
+    assert world.listed(0) == {identity(1)} == set(world.store.nodes)
+
+
+def test_nothing_that_everybody_may_read_tells_where_the_store_is(world):
+    world.store.lost()
+    health = world.services[0].health(world.time)
+    assert health["store"] == {"state": "away", "trouble": "io"} and "refused" not in str(health)
+
+
 def test_facilitators_are_bounded(world, monkeypatch):
     monkeypatch.setattr(sharing, "MAX_FACILITATORS", 1)
     world.start_one()
