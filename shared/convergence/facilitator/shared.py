@@ -180,15 +180,11 @@ class SharedRegistry(Registry):
         except ParseError:
             return None
         node = self.nodes.get(descriptor.identity)
-        source = record.source.hex() if record.source != NOBODY else ""
         new = node is None
         if node is None:
-            if descriptor.expires <= now:
-                if not self._sharing.there(record.holder):
-                    self._sharing.drop(Dropped(descriptor.identity, descriptor.published), source, None, now)
-                return None
             if len(self.nodes) >= 2 * registry.MAX_REGISTERED:
                 return None
+            source = record.source.hex() if record.source != NOBODY else ""
             node = self.nodes[descriptor.identity] = Node(descriptor, record.descriptor, now, source, record.first)
             if node.dialled:
                 self._on_loaded(node, False, now)

@@ -6,6 +6,7 @@ import re
 from collections import defaultdict
 from functools import partial
 
+from convergence.driver import Driver
 from convergence.effects import Failure, Protocol
 from convergence.facilitator.questions import (
     Beat,
@@ -24,7 +25,7 @@ from convergence.netdir.nodes import NodeDirectory
 from convergence.wire.descriptor import Descriptor
 from convergence.wire.facilitator import ErrorCode, ErrorRecord, NodeList, RecordCutter, RecordType, encode_record
 from tests.unit.facilitator.test_service import SENT
-from tests.unit.facilitator.world import CRYPTO, SEED, World, node_keys, registration
+from tests.unit.facilitator.world import CRYPTO, SEED, Port, World, node_keys, registration
 
 MARK = re.compile("([0-9]+):([0-9a-f]+):([0-9a-f]*)")
 
@@ -143,18 +144,27 @@ class Link:
         self.store = store
         self.service = service
         self.port = None
+        self.cut = False  # the store cannot be reached from here
 
     def run(self, command):
         if self.port in self.store.world.ports:
             self.port.driver.run(command)
 
     def told(self, body):
-        if self.store.fault != "away":
+        if self.store.fault != "away" and not self.cut:
             self.run(lambda now: self.service.told(body, now))
+
+    def cut_off(self):
+        self.cut = True
+        self.run(lambda now: self.service.parted("connection refused", now))
+
+    def connected(self):
+        self.cut = False
+        self.run(self.service.joined)
 
     def consult(self, question, reply):
         def ask():
-            if self.store.fault == "away":
+            if self.store.fault == "away" or self.cut:
                 reply(Failure("io", "connection refused"))
             elif self.store.fault == "silent":
                 self.store.late.append(ask)
@@ -202,6 +212,23 @@ class Channel:
         self.world.later(lambda: self._target.peers.pop(self._number) and self._target.driver.closed(self._number, ""))
 
 
+class Skewed(Port):
+    """Transport, timer and clock of a driver whose clock is wrong."""
+
+    def __init__(self, world, skew):
+        super().__init__(world)
+        self.skew = skew
+
+    def now(self):
+        return self.world.now() + self.skew
+
+    def elapsed(self):
+        return self.world.elapsed()
+
+    def arm(self, deadline):
+        self.deadline = None if deadline is None else deadline - self.skew
+
+
 class Several(World):
     """`count` facilitators. Nodes connect where `prefer` says, or to any that lives.
 
@@ -224,13 +251,15 @@ class Several(World):
             self.start_one()
         self.settle()
 
-    def start_one(self):
+    def start_one(self, skew=0.0):
         service = FacilitatorService(
             CRYPTO, self.rng, SEED, shared=True, version="1.0", source=lambda channel: self.source
         )
         link = Link(self.store, service)
         events = []
-        link.port = self.add(service, shared=link, on_event=events.append)
+        link.port = port = Skewed(self, skew)
+        port.driver = Driver(service, port, port, port, shared=link, on_event=events.append)
+        self.ports.append(port)
         self.store.links[service.sharing.name.hex()] = link
         self.services.append(service)
         self.service_ports.append(link.port)
@@ -262,6 +291,9 @@ class Several(World):
 
     def channel(self, at):
         return Channel(self, at)
+
+    def link(self, number):
+        return self.store.links[self.services[number].sharing.name.hex()]
 
     def listed(self, number):
         nodes = NodeList.parse(self.services[number].signed_list(self.time))

@@ -220,11 +220,11 @@ def test_the_newest_channel_gets_the_signals_and_the_other_takes_over(world):
     third.signal(1)
     channels[1].close()
     world.settle()
-    world.run(2 * GRACE)
     third.signal(1)
     world.settle()
     assert [channel.answers.count(RecordType.DELIVER) for channel in channels] == [2, 1]
-    assert identity(1) in world.listed(1)
+    world.run(2 * GRACE)
+    assert identity(1) in world.listed(1) and "node-lost" not in world.kinds_of(1)
 
 
 # Ends
@@ -254,20 +254,22 @@ def test_nodes_that_do_not_come_back_leave_the_list_after_the_grace(world):
     assert "facilitator-lost" in world.kinds_of(1)
 
 
-def test_a_facilitator_that_stood_still_gets_its_nodes_back(world):
-    """The others hold it for dead and drop its nodes; their channels stand, so they are registered again."""
+@pytest.mark.parametrize("seconds", [SILENT + GRACE / 2, SILENT + GRACE + 5])
+def test_a_facilitator_that_stood_still_gets_its_nodes_back(world, seconds):
+    """The others hold it for dead and, later, drop its nodes; their channels stand, so they are registered again."""
     world.node(1, at=0)
-    link = world.store.links[world.services[0].sharing.name.hex()]
-    port = link.port
+    link, port = world.link(0), world.service_ports[0]
     world.ports.remove(port)
-    world.run(SILENT + GRACE + 5)
-    assert world.listed(1) == set()
+    world.run(seconds)
+    dropped = seconds > SILENT + GRACE
+    assert world.listed(1) == (set() if dropped else {identity(1)})
     world.ports.append(port)
     port.driver.tick()
-    world.run(2 * BEAT)
-    link.run(link.service.joined)  # its connection to the store was lost
-    world.settle()
+    if dropped:
+        link.connected()  # its connection to the store was lost
+    world.run(2 * GRACE)
     assert world.listed(0) == world.listed(1) == {identity(1)}
+    assert world.kinds_of(1).count("node-lost") == dropped
 
 
 def test_a_facilitator_that_starts_knows_all(world):
@@ -385,6 +387,7 @@ def test_a_store_that_lost_everything_is_filled_again(world):
     assert world.listed(0) == world.listed(1) == set(world.store.nodes) == {identity(number) for number in (1, 2, 3)}
     world.run(3 * GRACE)
     assert len(world.listed(0)) == len(world.store.nodes) == 3
+    assert not {"node-lost", "facilitator-lost"} & {*world.kinds_of(0), *world.kinds_of(1)}
 
 
 def test_a_node_that_left_while_the_store_was_away_leaves_every_list(world):
@@ -396,6 +399,17 @@ def test_a_node_that_left_while_the_store_was_away_leaves_every_list(world):
     world.store.back()
     world.run(GRACE + SILENT)
     assert world.listed(0) == world.listed(1) == set() and world.store.nodes == {}
+
+
+def test_a_node_that_left_while_one_facilitator_was_cut_off_leaves_its_list(world):
+    machine = world.node(1, at=1)
+    world.link(0).cut_off()
+    world.kill(machine.port)
+    world.run(GRACE + 1)
+    assert world.store.nodes == {} and world.listed(0) == {identity(1)}
+    world.link(0).connected()
+    world.run(GRACE + 1)
+    assert world.listed(0) == set()
 
 
 def test_a_facilitator_that_starts_without_the_store_serves_and_joins_later(world):
@@ -419,9 +433,10 @@ def test_whoever_reads_the_store_learns_neither_sources_nor_who_signals_whom(wor
     world.settle()
     assert target.delivered
     everything = b"".join(world.store.seen) + repr((world.store.marks, dict(world.store.sources))).encode()
-    for secret in (b"192.0.2", b"an offer", identity(1), describe(1, world.time).encode()[:20]):
+    for secret in (b"an offer", identity(1), describe(1, world.time).encode()[:20]):
         assert secret not in b"".join(world.store.seen)
-    assert b"192.0.2" not in everything and SEED not in everything
+    for secret in (b"192.0.2", SEED):
+        assert secret not in everything and secret.hex().encode() not in everything
 
 
 @pytest.mark.parametrize("forge", ["junk", "another seed", "replayed", "changed", "another version"])
@@ -445,10 +460,14 @@ def test_what_none_of_us_says_now_is_ignored(world, forge):
 
 def test_a_facilitator_with_a_wrong_clock_takes_no_nodes_of_others(world):
     world.node(1, at=0)
-    world.run(2 * BEAT)
-    world.service_ports[1].driver.run(lambda now: world.services[1].timer(now + 7200))
-    world.settle()
-    assert world.listed(0) == {identity(1)} == set(world.store.nodes)
+    world.start_one(skew=7200)
+    world.run(60)
+    assert world.listed(0) == world.listed(1) == {identity(1)} == set(world.store.nodes)
+    assert "node-lost" not in world.kinds_of(1)
+    world.start_one(skew=1000)  # for which it expires while it is known
+    world.run(2700)
+    assert world.listed(0) == world.listed(1) == {identity(1)} == set(world.store.nodes)
+    assert "node-lost" not in world.kinds_of(1)
 
 
 def test_nothing_that_everybody_may_read_tells_where_the_store_is(world):
