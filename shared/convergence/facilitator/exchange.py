@@ -97,7 +97,7 @@ class Exchange:
 
     def _elsewhere(self, to: bytes, asker: Pipe, now: float) -> Pipe | None:
         holder = self._holder(to)
-        if holder is None or isinstance(asker, _Back) or len(self._pipes) >= MAX_PIPES:
+        if holder is None or isinstance(asker, _Back):
             return None
         channel = cast(Channel, asker)  # as all other pipes of this switchboard are
         return self._pipe((holder, channel.number, to, "on"), lambda: _Onward(self, channel, to, holder), now)
@@ -112,17 +112,17 @@ class Exchange:
 
     def forwarded(self, sender: bytes, forward: Forward, now: float) -> None:
         source = forward.source.hex() if forward.source != NOBODY else ""
-        if len(self._pipes) >= MAX_PIPES:
-            refusal = Unreachable(forward.tag, UnreachableReason.BUSY).encode()
-            back = Back(forward.asker, forward.to, RecordType.UNREACHABLE, refusal)
-            self._sharing.tell(sender, back, lambda result, now: None, now)
-            return
         pipe = self._pipe(
             (sender, forward.asker, forward.to, "back"),
             lambda: _Back(self._sharing, sender, forward.asker, forward.to, source),
             now,
         )
-        self.switchboard.signal(pipe, Signal(forward.tag, forward.to, forward.sealed).encode(), now)
+        if pipe is not None:
+            self.switchboard.signal(pipe, Signal(forward.tag, forward.to, forward.sealed).encode(), now)
+            return
+        refusal = Unreachable(forward.tag, UnreachableReason.BUSY).encode()
+        back = Back(forward.asker, forward.to, RecordType.UNREACHABLE, refusal)
+        self._sharing.tell(sender, back, lambda result, now: None, now)
 
     def answered(self, sender: bytes, back: Back, now: float) -> None:
         known = self._pipes.get((sender, back.asker, back.to, "on"))
@@ -141,11 +141,14 @@ class Exchange:
             if pipe.holder == facilitator:
                 self._close(key, now)
 
-    def _pipe(self, key: tuple[object, ...], make: Callable[[], _Onward | _Back], now: float) -> _Onward | _Back:
+    def _pipe(self, key: tuple[object, ...], make: Callable[[], _Onward | _Back], now: float) -> _Onward | _Back | None:
+        """The pipe of this key; None if that were one too many."""
         known = self._pipes.get(key)
+        if known is None and len(self._pipes) >= MAX_PIPES:
+            return None
+        pipe = make() if known is None else known[0]
         if known is not None:
             known[1].cancel()
-        pipe = known[0] if known is not None else make()
         self._pipes[key] = (pipe, self._outbox.call_at(now + LIFETIME, lambda now: self._close(key, now)))
         return pipe
 

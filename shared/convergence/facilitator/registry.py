@@ -241,9 +241,9 @@ class Registry:
 
     def _forget(self, node: Node, why: str, now: float) -> None:
         del self.nodes[node.identity]
-        for timer in (node.grace, node.check):
-            if timer is not None:
-                timer.cancel()
+        self._end_grace(node)
+        if node.check is not None:
+            node.check.cancel()
         self._changed(node, now)
         self._on_dropped(node, now)
         self._outbox.emit(NodeLost(node.identity.hex()[:16], why))

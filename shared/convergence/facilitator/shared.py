@@ -15,6 +15,7 @@ One that nobody here has heard of may have died long ago, or begun just now: its
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from hashlib import sha256
 from typing import Any
@@ -29,6 +30,9 @@ from convergence.outbox import Outbox
 from convergence.ports import Crypto
 from convergence.wire.descriptor import Descriptor
 from convergence.wire.sharing import NOBODY, Dropped, NodeRecord
+
+SAVED_AT_ONCE = 64
+"""Nodes that are written down at once when the store works again; the others wait for those."""
 
 
 class SharedRegistry(Registry):
@@ -46,6 +50,7 @@ class SharedRegistry(Registry):
     ) -> None:
         super().__init__(outbox, crypto, seed, on_loaded=on_loaded, on_dropped=on_dropped)
         self._sharing = sharing
+        self._unsaved: deque[bytes] = deque()  # of which the store is to have the next ones
 
     def _load(self, now: float) -> None:
         """All are read when the store is there."""
@@ -145,9 +150,9 @@ class SharedRegistry(Registry):
         self._merge(record, now)
 
     def works(self, now: float) -> None:
-        for node in list(self.nodes.values()):
-            if not node.saved and node.channels:
-                self._claim(node, now)
+        self._unsaved = deque(identity for identity, node in self.nodes.items() if not node.saved)
+        for _ in range(SAVED_AT_ONCE):
+            self._save_next(now)
 
     def dropped(self, identity: bytes, published: int, now: float) -> None:
         """If its channel is ours, it has to be written down anew."""
@@ -219,22 +224,33 @@ class SharedRegistry(Registry):
         node.holder = self._sharing.name
         self._write(node, None, now)
 
+    def _save_next(self, now: float) -> None:
+        while self._unsaved:
+            node = self.nodes.get(self._unsaved.popleft())
+            if node is not None and node.channels and not node.saved:
+                node.holder = self._sharing.name
+                self._write(node, None, now, self._save_next)
+                return
+
     def _release(self, node: Node, now: float) -> None:
         """Its channel was ours, and is closed."""
         node.holder = NOBODY
         self._write(node, self._sharing.name, now)
         self._begin_grace(node, now)
 
-    def _write(self, node: Node, only_from: bytes | None, now: float) -> None:
-        """The store is to have it as it is now; `only_from` as in Put."""
+    def _write(
+        self, node: Node, only_from: bytes | None, now: float, then: Callable[[float], None] = lambda now: None
+    ) -> None:
+        """The store is to have it as it is now; `only_from` as in Put; `then` if it did not fail."""
 
         def written(result: Written | Failure, now: float) -> None:
-            if self.nodes.get(node.identity) is not node:
-                return
-            node.saved = not isinstance(result, Failure)
-            if result in (Written.CROWDED, Written.FULL):
-                self._forget(node, "crowded out", now)
-            self._tell_unsaved(node, now)
+            if self.nodes.get(node.identity) is node:
+                node.saved = not isinstance(result, Failure)
+                if result in (Written.CROWDED, Written.FULL):
+                    self._forget(node, "crowded out", now)
+                self._tell_unsaved(node, now)
+            if not isinstance(result, Failure):
+                then(now)
 
         if self._sharing.works:
             self._put(node, node.holder, only_from, written, now)

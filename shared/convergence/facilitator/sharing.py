@@ -306,11 +306,6 @@ class Sharing:
 
     def ask(self, question: Question, then: Callable[[Any, float], None], now: float) -> None:
         """`then` is called once, within QUESTION_TIMEOUT, never before this returns."""
-        if self._under_way >= MAX_QUESTIONS:
-            failure = Failure("io", "too many questions wait for an answer")
-            self._outbox.call_at(now, lambda now: then(failure, now))
-            return
-        self._under_way += 1
         waiting = True
 
         def end(result: Any, now: float) -> None:
@@ -328,8 +323,12 @@ class Sharing:
 
         limit = READ_TIMEOUT if isinstance(question, ReadAll) else QUESTION_TIMEOUT
         slow = Failure("slow", f"no answer in {limit:.0f} seconds")
+        if self._under_way >= MAX_QUESTIONS:
+            limit, slow = 0.0, Failure("slow", "too many questions wait for an answer")
+        else:
+            self._under_way += 1
+            self._outbox.consult(question, answered)
         timer = self._outbox.call_at(now + limit, lambda now: end(slow, now))
-        self._outbox.consult(question, answered)
 
     # How the store is
 

@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 
 from convergence.codes import RtcWhy
-from convergence.facilitator import registry, sharing
+from convergence.facilitator import exchange, registry, shared, sharing
 from convergence.facilitator.prober import ADDRESS_PAUSE
 from convergence.facilitator.registry import GRACE, SWEEP_INTERVAL
 from convergence.facilitator.service import LEAVING
@@ -495,6 +495,55 @@ def test_every_facilitator_shows_all(world):
             (1, 1, "1.0"),
         ]
         assert health["nodes"][0]["facilitator"] == world.services[0].sharing.name.hex()[:8]
+
+
+def test_a_node_that_is_dropped_while_it_registers_again_counts_as_any_other(world):
+    channels = [world.channel(0), world.channel(0)]
+    channels[0].register(describe(1, world.time, transports=RTC))
+    world.settle()
+    channels[0].close()
+    world.run(GRACE - 1)
+    world.link(0).cut_off()
+    world.link(0).connected()
+    world.store.fault = "silent"
+    channels[1].register(describe(1, world.time, transports=RTC))
+    world.run(2)  # it is dropped meanwhile
+    world.store.back()
+    world.settle()
+    assert world.listed(0) == {identity(1)}
+    channels[1].close()
+    world.run(GRACE + 1)
+    assert world.listed(0) == world.listed(1) == set()
+
+
+def test_questions_are_bounded(world, monkeypatch):
+    monkeypatch.setattr(sharing, "MAX_QUESTIONS", 3)
+    monkeypatch.setattr(shared, "SAVED_AT_ONCE", 2)
+    world.store.fault = "silent"
+    channels = [world.channel(0) for _ in range(5)]
+    for number, channel in enumerate(channels, 1):
+        channel.register(describe(number, world.time, transports=RTC))
+    world.run(0.1)
+    assert [channel.answers for channel in channels].count([RecordType.REGISTERED]) == 2  # by what is known here
+    world.store.back()
+    world.run(3 * BEAT)
+    assert len(world.store.nodes) == len(world.listed(1)) == 5
+    assert world.kinds_of(0).count("storage-trouble") == 1
+
+
+def test_pipes_between_facilitators_are_bounded_and_forgotten(world, monkeypatch):
+    monkeypatch.setattr(exchange, "MAX_PIPES", 1)
+    targets = [world.node(number, at=1) for number in (1, 2)]
+    asker = Asker(world.node(3, at=0))
+    for number in (1, 2, 1):
+        asker.signal(number)
+    world.settle()
+    assert [len(target.delivered) for target in targets] == [2, 0]
+    assert asker.refusals == [RtcWhy.UNKNOWN_NODE]
+    world.run(exchange.LIFETIME)
+    asker.signal(2)
+    world.settle()
+    assert len(targets[1].delivered) == 1
 
 
 def test_a_channel_that_asks_while_it_registers_is_bounded_by_its_records(world):
