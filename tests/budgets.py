@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 BUDGETS = {
     "tests/browser": 1740,
     "tests/e2e": 410,
-    "tests/interop": 430,
+    "tests/interop": 460,
     "tests/unit/test_build.py": 60,
     "tests/sim": 270,
     "tests/unit/pynode": 140,
