@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import random
 import shutil
 import signal
 import subprocess
@@ -115,7 +117,8 @@ class Node:
     async def next(self) -> tuple[RecordType, bytes]:
         while not self._records:
             message = await asyncio.wait_for(self._ws.receive(), PATIENCE)
-            assert message.type is aiohttp.WSMsgType.BINARY, message
+            if message.type is not aiohttp.WSMsgType.BINARY:
+                raise ConnectionError
             self._records += self._cutter.feed(message.data)
         return self._records.pop(0)
 
@@ -136,6 +139,42 @@ async def node(number: int, at: FacilitatorApp) -> AsyncIterator[Node]:
         one = Node(number, ws)
         await one.register()
         yield one
+
+
+class Talker:
+    """A node that signals others again and again, checks what they answer, and comes back when its channel ends."""
+
+    def __init__(self, number: int, port: int, others: list[Talker]) -> None:
+        self.number = number
+        self.answers = 0
+        self._port = port
+        self._others = others
+
+    async def talk(self) -> None:
+        async with aiohttp.ClientSession() as session:
+            while True:
+                with contextlib.suppress(ConnectionError, aiohttp.ClientError):
+                    async with session.ws_connect(f"http://localhost:{self._port}/facilitator") as ws:
+                        node = Node(self.number, ws)
+                        await node.register()
+                        while True:
+                            await self._ask(node)
+                await asyncio.sleep(random.uniform(0.5, 1.5))
+
+    async def _ask(self, node: Node) -> None:
+        to, tag = node_keys(random.choice(self._others).number).identity, random.getrandbits(32)
+        await node.say(RecordType.SIGNAL, Signal(tag, to, b"who are you?").encode())
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(random.uniform(0.3, 0.7)):
+                while True:
+                    kind, body = await node.next()
+                    if kind is RecordType.DELIVER:
+                        await node.say(RecordType.REPLY, Delivery(Delivery.parse(body).tag, node.identity).encode())
+                    elif kind is RecordType.REPLY and Delivery.parse(body).tag == tag:
+                        assert Delivery.parse(body).sealed == to
+                        self.answers += 1
+                    else:
+                        assert kind is not RecordType.ERROR, body
 
 
 def test_two_facilitators_are_one_to_their_nodes(server: RedisServer, tmp_path: Path) -> None:
@@ -304,6 +343,11 @@ def held_by(answer: dict[str, Any]) -> set[str]:
     return {node["facilitator"] if node["connected"] else None for node in answer["nodes"]}
 
 
+def found(answer: dict[str, Any]) -> int:
+    """How many nodes were found at an address."""
+    return sum(node["reached"] is not None for node in answer["nodes"])
+
+
 def test_facilitators_are_killed_and_upgraded_and_their_nodes_stay(server: RedisServer, tmp_path: Path) -> None:
     settings = tmp_path / "settings.toml"
     settings.write_text(f'[site]\nhosts = ["localhost"]\n[facilitator]\nstore = "{server.address}"\n')
@@ -322,24 +366,33 @@ def test_facilitators_are_killed_and_upgraded_and_their_nodes_stay(server: Redis
             relays = [App(Plan(network, tmp_path / f"relay-{number}", RELAY, ANY)) for number in range(6)]
             for relay in relays:
                 await relay.start()
+            talkers: list[Talker] = []
+            talkers += [Talker(number, door.port, talkers) for number in range(1, 9)]
+            load = [asyncio.ensure_future(talker.talk()) for talker in talkers]
+            everyone = len(relays) + len(talkers)
             for port in door.ports:
-                await until(port, lambda answer: len(answer["nodes"]) == 6 and len(held_by(answer)) == 2)
+                await until(port, lambda answer: len(answer["nodes"]) == everyone and len(held_by(answer)) == 2)
+                await until(port, lambda answer: found(answer) == len(relays))
 
             one.process.kill()
             killed = time.monotonic()
             own = two_name = (await status(two.port))["facilitators"][0]["name"]
             while held_by(answer := await status(two.port)) != {own}:
-                assert all(node["reached"] is not None for node in answer["nodes"]) and len(answer["nodes"]) == 6
+                assert len(answer["nodes"]) == everyone
+                assert found(answer) == len(relays)
                 await asyncio.sleep(0.05)
             assert time.monotonic() - killed < 20
+            before = sum(talker.answers for talker in talkers)
 
             again = await asyncio.to_thread(Process, tmp_path, "one", settings)
             processes.append(again)
             door.ports[door.ports.index(one.port)] = again.port
-            await until(again.port, lambda answer: len(answer["nodes"]) == 6 and len(answer["facilitators"]) == 2)
+            await until(
+                again.port, lambda answer: len(answer["nodes"]) == everyone and len(answer["facilitators"]) == 2
+            )
             shown = await asyncio.to_thread(Command, "status", "--site", f"http://127.0.0.1:{again.port}/")
             _, record = await asyncio.to_thread(shown.end)
-            assert {item["name"] for item in record["facilitators"]} >= {two_name} and len(record["nodes"]) == 6
+            assert {item["name"] for item in record["facilitators"]} >= {two_name} and len(record["nodes"]) == everyone
 
             words = await asyncio.to_thread(
                 subprocess.run,
@@ -349,18 +402,25 @@ def test_facilitators_are_killed_and_upgraded_and_their_nodes_stay(server: Redis
                 text=True,
                 timeout=PATIENCE,
             )
-            assert "6 of 6 known nodes" in words.stdout and "Their store works." in words.stdout, words
+            assert f"{everyone} of {everyone} known nodes" in words.stdout and "Their store works." in words.stdout, (
+                words
+            )
             assert words.stdout.count(version()) == 2
 
             two.process.send_signal(signal.SIGINT)  # it is upgraded: its nodes go elsewhere in turn
             await until(again.port, lambda answer: held_by(answer) == {answer["facilitators"][0]["name"]})
-            assert len((await status(again.port))["nodes"]) == 6
+            assert len((await status(again.port))["nodes"]) == everyone
             assert await asyncio.to_thread(two.process.wait, PATIENCE) == 0
 
             client = App(Plan(network))
             await client.start()
             await client.joined(10)
-            assert client.call(client.node.snapshot)["nodes"] == 6
+            assert client.call(client.node.snapshot)["nodes"] == everyone
+            assert not any(task.done() for task in load)  # no answer was wrong
+            assert sum(talker.answers for talker in talkers) > before
+            for task in load:
+                task.cancel()
+            await asyncio.gather(*load, return_exceptions=True)
             for app in (client, *relays):
                 await app.stop()
             door.close()
