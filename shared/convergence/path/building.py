@@ -15,6 +15,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from convergence.chance import fraction
 from convergence.circuit.client import ClientCircuit
 from convergence.codes import PathWhy
 from convergence.errors import DestroyReason, LocalError, Problem, Why
@@ -23,7 +24,6 @@ from convergence.link.link import Link
 from convergence.link.neighbours import Neighbours
 from convergence.outbox import Outbox, Timer
 from convergence.path.place import PLACE, STATES, Place, Request, Stage
-from convergence.path.select import fraction
 from convergence.ports import Crypto, Rng
 from convergence.states import StateMachine
 from convergence.wire.target import RelayTarget, Role

@@ -14,9 +14,9 @@ from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any
 
+from convergence.chance import sample
 from convergence.effects import Failure
 from convergence.outbox import Outbox
-from convergence.path.select import sample
 from convergence.ports import Rng
 from convergence.wire.descriptor import KEY_LEN
 from convergence.wire.target import RelayTarget

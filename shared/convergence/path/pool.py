@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection
 from functools import partial
 from typing import Protocol as Shape
 
+from convergence.chance import choose, fraction, sample
 from convergence.circuit.client import ClientCircuit
 from convergence.codes import PathWhy
 from convergence.errors import DestroyReason, LocalError, Problem
@@ -23,7 +24,7 @@ from convergence.path.building import CircuitBuilding
 from convergence.path.entries import StickyEntries, user_of
 from convergence.path.place import Failed, Place, Probe, Ready, Request, Stage
 from convergence.path.reputation import Reputation
-from convergence.path.select import Reach, choose, choose_path, entries_to, entry_side, fraction, sample
+from convergence.path.select import Reach, choose_path, entries_to, entry_side
 from convergence.ports import Crypto, Rng
 from convergence.wire.descriptor import Descriptor
 from convergence.wire.relay import RDV_SUFFIX

@@ -14,6 +14,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
+from convergence.chance import random_below
 from convergence.circuit.client import MAX_HOPS
 from convergence.codes import PathWhy
 from convergence.errors import LocalError, Problem
@@ -28,36 +29,6 @@ MIN_SIDE = 3
 """Entries that each side of a file keeps, where there are that many: one may be the point, one the end itself."""
 SIDE_BORDER = b"\x80"
 """Hashes below it put a node on the providers' side: half of all."""
-
-
-def random_below(rng: Rng, bound: int) -> int:
-    """Uniform in 0..bound-1. Draws again rather than fold the range, which would favour low numbers."""
-    if bound < 1:
-        raise LocalError("there is nothing to choose from")
-    bits = (bound - 1).bit_length()
-    size = -(-bits // 8)
-    while True:
-        number = int.from_bytes(rng.random(size), "big") >> (8 * size - bits)
-        if number < bound:
-            return number
-
-
-def fraction(rng: Rng) -> float:
-    """Uniform in 0 to 1 (exclusive), in steps of 2**-16: for times that nobody should foretell."""
-    return random_below(rng, 1 << 16) / (1 << 16)
-
-
-def choose(rng: Rng, items: Sequence[T]) -> T:
-    """One of them, each as likely. Raises LocalError if there is none."""
-    return items[random_below(rng, len(items))]
-
-
-def sample(rng: Rng, items: Sequence[T], count: int) -> list[T]:
-    """`count` different ones in random order. Raises LocalError if there are fewer."""
-    if count > len(items):
-        raise LocalError(f"{count} are needed, there are {len(items)}")
-    rest = list(items)
-    return [rest.pop(random_below(rng, len(rest))) for _ in range(count)]
 
 
 @dataclass(frozen=True, slots=True)

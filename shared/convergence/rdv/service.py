@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol as Shape
 
+from convergence.chance import fraction, random_below
 from convergence.circuit.client import ClientCircuit
 from convergence.circuit.streams import Stream
 from convergence.codes import Limit, PathWhy
 from convergence.errors import DestroyReason, EndReason, ParseError, Problem, StreamError, Why
 from convergence.outbox import Outbox, Timer
-from convergence.path.select import fraction, random_below
 from convergence.pipes.duplex import Duplex, Handler
 from convergence.ports import Crypto, Rng
 from convergence.rdv.blind import OVERLAP, POINTS, blinded_names, next_change, ring_of, walk

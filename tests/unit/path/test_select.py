@@ -6,19 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from convergence.chance import choose, fraction, random_below, sample
 from convergence.errors import LocalError
-from convergence.path.select import (
-    MIN_SIDE,
-    Reach,
-    can_carry,
-    choose,
-    choose_path,
-    entries_to,
-    entry_side,
-    fraction,
-    random_below,
-    sample,
-)
+from convergence.path.select import MIN_SIDE, Reach, can_carry, choose_path, entries_to, entry_side
 from convergence.wire.descriptor import Descriptor, Transport
 from convergence.wire.target import Role
 
