@@ -31,6 +31,7 @@ from convergence.introduction.signalling import Reply, Switchboard
 from convergence.introduction.ways import Route
 from convergence.link.link import Link
 from convergence.link.neighbours import LinkAddress, Neighbours
+from convergence.netdir.listview import ListView
 from convergence.netdir.memory import NodeMemory
 from convergence.netdir.nodes import NodeDirectory
 from convergence.outbox import Outbox
@@ -144,6 +145,7 @@ class Node:
         self._ready_at: float | None = None
         self._refresh_after = 0.0
         self.directory = NodeDirectory(crypto, config.facilitator_identity)
+        self._view = ListView(self.directory, rng)
         self._memory = NodeMemory(self.outbox, rng, self.directory, config.facilitator)
         self.switchboard = Switchboard(self.outbox)
         self._reach = Reach(config.rtc, ("wss",) if config.secure else ("ws", "wss"))
@@ -184,7 +186,7 @@ class Node:
             crypto,
             rng,
             self.neighbours,
-            self.directory,
+            self._view,
             own=self._keys.identity,
             origin=self._reach,
             hops=config.hops,

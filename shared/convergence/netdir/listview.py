@@ -42,8 +42,7 @@ class ListView:
         """Each as likely. The first steps of a Fisher-Yates shuffle, in place: whatever order the index had before,
         each choice is as likely as any other, and nobody else is looked at."""
         members = self._of(kind, now)
-        count = min(count, len(members))
-        for at in range(count):
+        for at in range(count if count < len(members) else 0):
             other = at + random_below(self._rng, len(members) - at)
             members[at], members[other] = members[other], members[at]
         then(members[:count], now)

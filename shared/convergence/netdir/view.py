@@ -73,8 +73,8 @@ class View(Shape, Generic[NodeT]):
         ...
 
     def sample(self, kind: Class, count: int, now: float, then: Found[Sequence[NodeT]]) -> None:
-        """Up to `count` different nodes of a class, in random order, each of them as likely as its network wants; all
-        of them, if there are no more."""
+        """Up to `count` different nodes of a class, in any order, each of them as likely as its network wants; all of
+        them, if there are no more."""
         ...
 
     def closest(self, kind: Class, name: bytes, count: int, now: float, then: Found[Sequence[Sequence[NodeT]]]) -> None:

@@ -64,6 +64,10 @@ class StickyEntries:
 
         self._outbox.scan(BUCKET, b"", listed)
 
+    def kept(self, user: bytes) -> tuple[bytes, ...]:
+        """The identities of those that were chosen so far; MAX_KEPT."""
+        return self._kept.get(user, ())
+
     def choose(
         self, user: bytes, side: Sequence[RelayTarget], leading: Collection[bytes], avoided: Collection[bytes]
     ) -> list[RelayTarget]:

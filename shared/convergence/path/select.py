@@ -18,6 +18,7 @@ from convergence.chance import random_below
 from convergence.circuit.client import MAX_HOPS
 from convergence.codes import PathWhy
 from convergence.errors import LocalError, Problem
+from convergence.netdir.view import Class
 from convergence.ports import Rng
 from convergence.wire.target import RelayTarget, Role
 
@@ -51,11 +52,6 @@ class Reach:
 
     def reaches(self, node: RelayTarget) -> bool:
         return (self.rtc and node.rtc) or self.dials(node)
-
-
-def can_carry(node: RelayTarget) -> bool:
-    """Whether a node can be any hop but the last: it relays, and others can open a link to it."""
-    return bool(node.roles.value & Role.RELAY.value) and (node.has_address or node.rtc)
 
 
 def choose_path(
@@ -188,7 +184,7 @@ def _carriers(
     nodes: Iterable[RelayTarget], exclude: Collection[bytes], last: RelayTarget | None
 ) -> dict[bytes, RelayTarget]:
     banned = set(exclude) if last is None else {*exclude, last.identity}
-    return {node.identity: node for node in nodes if can_carry(node) and node.identity not in banned}
+    return {node.identity: node for node in nodes if Class.RELAYS.holds(node) and node.identity not in banned}
 
 
 def _check_hops(hops: int) -> None:
@@ -207,7 +203,9 @@ def _missing(known: Sequence[RelayTarget], kinds: Iterable[_Kind], needed: int, 
     return Problem(PathWhy.NO_PATH)
 
 
-def entry_side(nodes: Iterable[RelayTarget], hash_name: bytes, provider: bool, point: bytes) -> list[RelayTarget]:
+def entry_side(
+    nodes: Iterable[RelayTarget], hash_name: bytes, provider: bool, point: bytes, *, whole: bool = True
+) -> list[RelayTarget]:
     """The nodes that may be entries of circuits for this file, on one of its two sides.
 
     Providers and clients of a file draw their entries from different sides, so that no node is the neighbour of both.
@@ -220,10 +218,11 @@ def entry_side(nodes: Iterable[RelayTarget], hash_name: bytes, provider: bool, p
         provider: which side: True for whoever serves the file, False for whoever fetches it.
         point: identity of the RDV point of the circuit. It is left out after the sides are set: they are the same for
             all points of a file.
+        whole: whether `nodes` are all that there are. Of a part the border stays where it is: others see another part.
     """
-    ranked = {_rank(node, hash_name, b"convergence:side"): node for node in nodes if can_carry(node)}
+    ranked = {_rank(node, hash_name, b"convergence:side"): node for node in nodes if Class.RELAYS.holds(node)}
     order = sorted(ranked)
-    least = min(MIN_SIDE, len(order) // 2)
+    least = min(MIN_SIDE, len(order) // 2) if whole else 0
     border = min(max(bisect_left(order, SIDE_BORDER), least), len(order) - least)
     if least == 1:  # whoever has a side for itself must not be the point, if there is one that cannot be
         order.sort(key=lambda rank: ranked[rank].roles.value & Role.RDV.value)
