@@ -175,7 +175,7 @@ class RdvClient:
         if self.stopped:
             return
         self.stopped = True
-        self._ring.use(None, now)
+        self._ring.stop(now)
         if self._timer is not None:
             self._timer.cancel()
         for route in self._routes.values():

@@ -124,7 +124,7 @@ class Connector:
         if self.stopped:
             return
         self.stopped = True
-        self._ring.use(None, now)
+        self._ring.stop(now)
         for timer in (self._timer, self._idle_timer):
             if timer is not None:
                 timer.cancel()

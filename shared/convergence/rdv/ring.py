@@ -32,25 +32,27 @@ class RingState(Enum):
     UNUSED = auto()
     ASKING = auto()
     KNOWN = auto()
+    OVER = auto()
 
 
 RING = Table(
     "ring of a name",
     RingState.UNUSED,
     {
-        RingState.UNUSED: {"ask": RingState.ASKING},
+        RingState.UNUSED: {"ask": RingState.ASKING, "stop": RingState.OVER},
         RingState.ASKING: {
             "ask": RingState.ASKING,
             "answered": RingState.KNOWN,
             "leave": RingState.UNUSED,
+            "stop": RingState.OVER,
             TIMEOUT: RingState.ASKING,
         },
-        RingState.KNOWN: {"ask": RingState.ASKING, "leave": RingState.UNUSED},
+        RingState.KNOWN: {"ask": RingState.ASKING, "leave": RingState.UNUSED, "stop": RingState.OVER},
     },
     deadlines={RingState.ASKING: ASK_LIMIT},
     standing={
         RingState.UNUSED: "the node says where rendezvous points are (Node._set_points)",
-        RingState.KNOWN: "other nodes are known, or more of the ring is wanted, or its user stops",
+        RingState.KNOWN: "other nodes are known, or more of the ring is wanted, or its user stops (`Ring.stop`)",
     },
 )
 
@@ -84,6 +86,12 @@ class Ring:
             self._ask(now)
         elif self._machine.state is not RingState.UNUSED:
             self._machine.move("leave", now)
+
+    def stop(self, now: float) -> None:
+        """Nobody wants it any more."""
+        self._kind, self._rings, self._tor = None, [], []
+        if not self._machine.final:
+            self._machine.move("stop", now)
 
     def choose(self, answers: Answers, wanted: int, now: float) -> list[RelayTarget]:
         """The points to work with, as far as is known: see `walk`."""

@@ -187,7 +187,7 @@ class RdvService:
         """Withdraw an offer, and end the streams that it is served on."""
         offer = self._offers.pop(hash_name, None)
         if offer is not None:
-            offer.ring.use(None, now)
+            offer.ring.stop(now)
             for post in [*offer.posts.values(), *offer.retired]:
                 post.close(now)
 
