@@ -32,6 +32,7 @@ from convergence.introduction.ways import Route
 from convergence.link.link import Link
 from convergence.link.neighbours import LinkAddress, Neighbours
 from convergence.netdir.listview import ListView
+from convergence.netdir.lookup import Lookup
 from convergence.netdir.memory import NodeMemory
 from convergence.netdir.nodes import NodeDirectory
 from convergence.netdir.view import Class
@@ -50,7 +51,7 @@ from convergence.transfers import Transfers
 from convergence.wire.address import Address, TcpAddress
 from convergence.wire.descriptor import Transport
 from convergence.wire.relay import DIRECTORY, PEER_HOST, RDV_SUFFIX, AnswerType, Begin, RelayCommand
-from convergence.wire.target import RelayTarget, Role
+from convergence.wire.target import Role
 
 if TYPE_CHECKING:
     from convergence.tor.entry import TorEntry
@@ -147,6 +148,7 @@ class Node:
         self._refresh_after = 0.0
         self.directory = NodeDirectory(crypto, config.facilitator_identity)
         self._view = ListView(self.directory, rng)
+        self._lookup = Lookup(self.outbox, self._view, self._found)
         self._memory = NodeMemory(self.outbox, rng, self.directory, config.facilitator)
         self.switchboard = Switchboard(self.outbox)
         self._reach = Reach(config.rtc, ("wss",) if config.secure else ("ws", "wss"))
@@ -201,6 +203,8 @@ class Node:
             rng,
             self._keys,
             self.directory,
+            self._view,
+            self._lookup,
             self.neighbours,
             self.pool,
             self.switchboard,
@@ -216,7 +220,7 @@ class Node:
             crypto,
             rng,
             self._keys,
-            self.directory.get,
+            self._lookup.get,
             self.neighbours,
             routes=self._routes,
             places=config.connections,
@@ -500,7 +504,8 @@ class Node:
             self.neighbours,
             config,
             entries=self.pool.entries,
-            nodes=self._tor_entries,
+            view=self._view,
+            suits=lambda node: node.identity != self._keys.identity and self._reach.reaches(node),
             on_ready=self._set_points,
         )
 
@@ -556,7 +561,7 @@ class Node:
         self._peers.republish(now)
 
     def _address(self, identity: bytes, now: float) -> LinkAddress | None:
-        node = self.directory.get(identity, now)
+        node = self._lookup.get(identity, now)
         if node is None:
             found = None if self.tor is None else self.tor.address(identity, now)
             return found if found is not None or self._entry is None else self._entry.address(identity)
@@ -587,6 +592,11 @@ class Node:
         if self._ready_at is None and self._started is not None:
             self._ready_at = now
             self.outbox.emit(Ready(round(now - self._started, 3)))
+
+    def _found(self, now: float) -> None:
+        """A node is known that was asked for."""
+        self.neighbours.nodes_changed(now)
+        self._peers.nodes_changed(now)
 
     def _on_nodes(self, now: float) -> None:
         self.outbox.emit(Nodes(self._view.count(Class.ALL, now)))
@@ -628,11 +638,6 @@ class Node:
             if relay is not None:
                 return relay.target.identity
         return None
-
-    def _tor_entries(self, now: float) -> list[RelayTarget]:
-        """Nodes that lead into the Tor network and that we can open links to."""
-        known = [node.target for node in self.directory.nodes(Role.TOR | Role.RELAY, now)]
-        return [node for node in known if node.identity != self._keys.identity and self._reach.reaches(node)]
 
     def _entry_changed(self, now: float) -> None:
         """Whether others get into the Tor network through us."""
