@@ -35,7 +35,7 @@ from convergence.netdir.listview import ListView
 from convergence.netdir.lookup import Lookup
 from convergence.netdir.memory import NodeMemory
 from convergence.netdir.nodes import NodeDirectory
-from convergence.netdir.view import Class
+from convergence.netdir.view import Class, View
 from convergence.outbox import Outbox
 from convergence.path.exits import ExitConnections
 from convergence.path.pool import POOL_SIZE, CircuitPool
@@ -49,7 +49,7 @@ from convergence.rdv.point import RdvPoint
 from convergence.services import Services
 from convergence.transfers import Transfers
 from convergence.wire.address import Address, TcpAddress
-from convergence.wire.descriptor import Transport
+from convergence.wire.descriptor import Descriptor, Transport
 from convergence.wire.relay import DIRECTORY, PEER_HOST, RDV_SUFFIX, AnswerType, Begin, RelayCommand
 from convergence.wire.target import Role
 
@@ -147,7 +147,7 @@ class Node:
         self._ready_at: float | None = None
         self._refresh_after = 0.0
         self.directory = NodeDirectory(crypto, config.facilitator_identity)
-        self._view = ListView(self.directory, rng)
+        self._view = self._new_view()
         self._lookup = Lookup(self.outbox, self._view, self._found)
         self._memory = NodeMemory(self.outbox, rng, self.directory, config.facilitator)
         self.switchboard = Switchboard(self.outbox)
@@ -484,6 +484,10 @@ class Node:
             on_trouble=lambda trouble, now: self.outbox.emit(trouble),
             on_delivered=self._rtc_delivered,
         )
+
+    def _new_view(self) -> View[Descriptor]:
+        """Who is asked which nodes there are; when answers may have changed, `_on_nodes` is called."""
+        return ListView(self.directory, self._rng)
 
     def _tls_transport(self) -> Transport | None:
         if self.config.tls is None:
