@@ -239,13 +239,17 @@ class CircuitBuilding:
             on_ready(place.circuit, now)
 
     def _take(self, place: Place, request: Request, now: float) -> None:
-        """A ready one serves this request as it is."""
-        assert place.circuit is not None and request.on_ready is not None
-        self._ready.remove(place)
-        self._stop_timers(place)
+        """One that is ready serves this request as it is, or one that is on its way to become so once it stands."""
         place.request = request
-        place.machine.move("taken", now)
-        request.on_ready(place.circuit, now)
+        if place in self._ready:
+            assert place.circuit is not None and request.on_ready is not None
+            self._ready.remove(place)
+            self._stop_timers(place)
+            place.machine.move("taken", now)
+            request.on_ready(place.circuit, now)
+        else:
+            request.attempts -= 1
+            self._filling -= 1
         self.fill(now)
 
     # -- ending

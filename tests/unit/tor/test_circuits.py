@@ -150,6 +150,27 @@ def test_a_ready_one_is_taken_and_replaced(scene):
     assert not scene.circuits.serves(scene.got[0], "host.example", 25)
 
 
+def test_one_that_is_on_its_way_is_taken_and_replaced(scene):
+    scene.circuits.start(scene.net.now)
+    scene.circuits.fill(scene.net.now)
+    first = scene.paths[0]
+    scene.ask()
+    assert [hop.identity for hop in scene.got[0].path] == [hop.identity for hop in first.targets]
+    assert scene.circuits.ready == 2 and len(scene.paths) == 3 and scene.uses == [["worked"]] * 3
+    assert sorted(item["purpose"] for item in scene.circuits.snapshot()) == ["exit", "ready", "ready"]
+
+
+def test_one_that_is_taken_on_its_way_and_comes_to_nothing_is_replaced_over_another_path(scene):
+    scene.deaf(2)  # the exit of the first paths
+    scene.circuits.start(scene.net.now)
+    scene.circuits.fill(scene.net.now)
+    scene.ask()
+    assert not scene.got
+    scene.net.tick(HOP_TIMEOUT + 0.1)
+    assert scene.got[0].built and scene.got[0].path[-1].identity != scene.machines[2].target.identity
+    assert scene.circuits.ready == 2 and not scene.trouble
+
+
 def test_what_no_ready_one_serves_gets_a_circuit_to_another_exit(scene):
     scene.relays[5].ports = (22,)
     scene.start()
