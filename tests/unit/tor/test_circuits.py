@@ -7,6 +7,7 @@ import pytest
 
 from convergence.codes import PathWhy
 from convergence.errors import Problem
+from convergence.path.building import REPLACED_AFTER
 from convergence.path.guards import Stage
 from convergence.path.place import ATTEMPTS, HELD_TIMEOUT, HOP_TIMEOUT
 from convergence.path.predicted import KEPT
@@ -144,7 +145,9 @@ def test_two_circuits_are_ready_for_the_web(scene):
 def test_a_ready_one_is_taken_and_replaced(scene):
     scene.start()
     scene.ask()
-    assert len(scene.got) == 1 and scene.got[0].built and scene.circuits.ready == 2
+    assert len(scene.got) == 1 and scene.got[0].built and scene.circuits.ready == 1
+    scene.net.tick(REPLACED_AFTER)
+    assert scene.circuits.ready == 2
     assert [item["purpose"] for item in scene.circuits.snapshot()].count("exit") == 1
     assert scene.circuits.serves(scene.got[0], "host.example", 443)
     assert not scene.circuits.serves(scene.got[0], "host.example", 25)
@@ -156,6 +159,7 @@ def test_one_that_is_on_its_way_is_taken_and_replaced(scene):
     first = scene.paths[0]
     scene.ask()
     assert [hop.identity for hop in scene.got[0].path] == [hop.identity for hop in first.targets]
+    scene.net.tick(REPLACED_AFTER)
     assert scene.circuits.ready == 2 and len(scene.paths) == 3 and scene.uses == [["worked"]] * 3
     assert sorted(item["purpose"] for item in scene.circuits.snapshot()) == ["exit", "ready", "ready"]
 
@@ -166,6 +170,7 @@ def test_one_that_is_taken_on_its_way_and_comes_to_nothing_is_replaced_over_anot
     scene.circuits.fill(scene.net.now)
     scene.ask()
     assert not scene.got
+    scene.net.tick(REPLACED_AFTER)
     scene.net.tick(HOP_TIMEOUT + 0.1)
     assert scene.got[0].built and scene.got[0].path[-1].identity != scene.machines[2].target.identity
     assert scene.circuits.ready == 2 and not scene.trouble
