@@ -99,14 +99,15 @@ class Scene:
         self.circuits.fill(self.net.now)
         self.net.pump()
 
-    def ask(self, port=443, host="host.example"):
-        self.circuits.exit_circuit(
-            host,
-            port,
-            lambda circuit, now: self.got.append(circuit),
-            lambda why, now: self.trouble.append(why),
-            self.net.now,
-        )
+    def ask(self, port=443, host="host.example", times=1):
+        for _ in range(times):
+            self.circuits.exit_circuit(
+                host,
+                port,
+                lambda circuit, now: self.got.append(circuit),
+                lambda why, now: self.trouble.append(why),
+                self.net.now,
+            )
         self.net.pump()
 
     def ask_point(self):
@@ -162,6 +163,15 @@ def test_one_that_is_on_its_way_is_taken_and_replaced(scene):
     scene.net.tick(REPLACED_AFTER)
     assert scene.circuits.ready == 2 and len(scene.paths) == 3 and scene.uses == [["worked"]] * 3
     assert sorted(item["purpose"] for item in scene.circuits.snapshot()) == ["exit", "ready", "ready"]
+
+
+def test_nobody_shares_one_that_is_on_its_way(scene):
+    scene.circuits.start(scene.net.now)
+    scene.circuits.fill(scene.net.now)
+    scene.ask(times=3)
+    assert len(set(map(id, scene.got))) == 3 and scene.circuits.ready == 0
+    scene.net.tick(REPLACED_AFTER)
+    assert scene.circuits.ready == 2 and len(scene.paths) == 5
 
 
 def test_one_that_is_taken_on_its_way_and_comes_to_nothing_is_replaced_over_another_path(scene):
