@@ -19,12 +19,12 @@ from convergence.errors import DestroyReason, EndReason, LocalError, StreamError
 from convergence.outbox import Outbox, Timer
 from convergence.pipes.duplex import Duplex, Handler
 from convergence.ports import Crypto, Rng
-from convergence.rdv.blind import MAX_AHEAD, POINTS, blinded_names, ring_of, walk
+from convergence.rdv.blind import MAX_AHEAD, POINTS, ring_of, walk
 from convergence.rdv.circuits import LINGER, Backoff, CircuitSource
-from convergence.rdv.keys import SessionKeys
+from convergence.rdv.keys import Subject
 from convergence.rdv.session import Session
 from convergence.states import TIMEOUT, StateMachine, Table
-from convergence.wire.rdv import format_rdv_target
+from convergence.wire.rdv import Name, format_rdv_target
 from convergence.wire.target import RelayTarget, Role
 
 BACKOFF_FIRST = 0.5  # seconds
@@ -44,7 +44,7 @@ class Phase(Enum):
 
     IDLE = "idle"
     BUILDING = "building"  # a circuit
-    OPENING = "opening"  # a session: BEGIN for today's name and, near midnight, then the other day's
+    OPENING = "opening"  # a session: BEGIN for one name after the other
     OPEN = "open"
     STOPPED = "stopped"
 
@@ -81,8 +81,7 @@ class RdvClient:
     """Finds sessions for one link.
 
     Args:
-        hash_name: the link's, 32 bytes.
-        keys: of its sessions.
+        subject: what the link names.
         attach: called as attach(session) for a handler, once for each attempt; most attempts never open.
         needed: how many more open sessions would help now.
         progress: a number that grows as the transfer does; 0 while nothing ever came.
@@ -92,8 +91,7 @@ class RdvClient:
 
     def __init__(
         self,
-        hash_name: bytes,
-        keys: SessionKeys,
+        subject: Subject,
         circuits: CircuitSource,
         outbox: Outbox,
         crypto: Crypto,
@@ -105,8 +103,7 @@ class RdvClient:
         on_status: Callable[[TransferWhy, float], None],
         on_give_up: Callable[[TransferWhy, float], None],
     ) -> None:
-        self.hash_name = hash_name
-        self.keys = keys
+        self.subject = subject
         self.circuits = circuits
         self.outbox = outbox
         self.crypto = crypto
@@ -135,7 +132,7 @@ class RdvClient:
 
     def set_nodes(self, nodes: Sequence[RelayTarget], now: float) -> None:
         """The node list changed: choose the points anew. Sessions that stand go on."""
-        self._ring = ring_of(self.hash_name, [node for node in nodes if node.roles & Role.RDV])
+        self._ring = ring_of(self.subject.hash_name, [node for node in nodes if node.roles & Role.RDV])
         self.wake(now)
 
     def woke(self, by: float, now: float) -> None:
@@ -176,6 +173,11 @@ class RdvClient:
         for route in self._routes.values():
             route.stop(now)
         self._routes.clear()
+
+    @property
+    def at_owner(self) -> bool:
+        """Whether the owner serves us, or is being asked to."""
+        return any(route.at_owner for route in self._routes.values())
 
     @property
     def _open(self) -> bool:
@@ -278,7 +280,10 @@ class _Route:
         self._bans = 0  # senders in a row that were dropped for what they sent
         self._circuit: ClientCircuit | None = None
         self._session: Session | None = None
-        self._names: list[bytes] = []
+        self._name: Name | None = None  # asked for, or open
+        self._names: list[Name] = []  # still to ask for
+        self._others_first = False  # the owner did not answer last time
+        self._met_busy = self._met_wrong = False  # under a name of this attempt
         self._progress = 0  # the client's, when the attempt began
         self._attempt = 0  # numbers attempts, to know late answers to old ones
 
@@ -296,6 +301,10 @@ class _Route:
         return self._machine.state in (Phase.BUILDING, Phase.OPENING)
 
     @property
+    def at_owner(self) -> bool:
+        return self._session is not None and self._name is not None and self._name.owned
+
+    @property
     def failed(self) -> bool:
         """Whether the last attempt failed."""
         return self._backoff.failures > 0
@@ -309,7 +318,12 @@ class _Route:
         self._attempt += 1
         attempt = self._attempt
         self._progress = self._client.progress()
-        self._names = blinded_names(self._client.hash_name, self._point.identity, now)
+        client = self._client
+        self._names = client.subject.names(client.crypto, self._point.identity, now)
+        if self._others_first or client.at_owner:
+            self._names.sort(key=lambda name: name.owned)
+            self._others_first = False
+        self._met_busy = self._met_wrong = False
         if self._circuit is not None and not self._circuit.closed:
             self._ask(now)
             return
@@ -330,7 +344,7 @@ class _Route:
                 self._fail(now)
 
         self._machine.move("build", now)
-        self._client.circuits.rdv_circuit(self._point, self._client.hash_name, False, ready, failed, now)
+        self._client.circuits.rdv_circuit(self._point, self._client.subject.hash_name, False, ready, failed, now)
 
     def stop(self, now: float) -> None:
         """End session and circuit; a message that was just sent still goes out."""
@@ -347,13 +361,13 @@ class _Route:
         assert circuit is not None
         client = self._client
         self._machine.move("ask", now)
-        name = self._names.pop(0)
+        name = self._name = self._names.pop(0)
         session: Session = Session(
             client.crypto,
             client.rng,
             client.outbox,
-            client.keys,
-            name,
+            client.subject.keys(name),
+            name.blinded,
             now=now,
             initiator=True,
             attach=client.attach,
@@ -387,14 +401,21 @@ class _Route:
             self._machine.move("fail", now)
             self._client.wake(now)
             return
-        self.found_busy = not local and reason == EndReason.RESOURCELIMIT
-        self.knows_nobody = not opened and reason == EndReason.RESOLVEFAILED
-        if self.knows_nobody and self._names and self._circuit is not None and not self._circuit.closed:
+        nobody = not opened and reason == EndReason.RESOLVEFAILED
+        busy = not local and reason == EndReason.RESOURCELIMIT
+        wrong = reason == EndReason.TORPROTOCOL and (local or not opened)
+        self._met_busy |= busy
+        self._met_wrong |= wrong
+        answered = not opened and (nobody or busy or wrong)
+        if answered and self._names and self._circuit is not None and not self._circuit.closed:
             self._ask(now)
             return
-        if reason == EndReason.TORPROTOCOL and (local or not opened):
+        self._others_first = not opened and bool(self._names) and self._name is not None and self._name.owned
+        self.found_busy = self._met_busy
+        self.knows_nobody = nobody and not self._met_busy and not self._met_wrong
+        if self._met_wrong:
             self.misled = True
-            self._bans += local
+            self._bans += local and wrong
         elif self.knows_nobody:
             self.misled = False
         if not opened and reason == EndReason.TIMEOUT:  # the circuit may be at fault: take another

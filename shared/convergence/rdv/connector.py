@@ -19,7 +19,7 @@ from convergence.ports import Crypto, Rng
 from convergence.rdv.blind import POINTS, ring_of, walk
 from convergence.rdv.circuits import CircuitSource
 from convergence.rdv.client import MAX_POINTS
-from convergence.rdv.keys import SessionKeys
+from convergence.rdv.keys import Subject
 from convergence.rdv.way import Attempt, Connection, Way
 from convergence.wire.target import RelayTarget, Role
 
@@ -44,14 +44,13 @@ class Connector:
     """All connections to one service.
 
     Args:
-        hash_name: of the service, 32 bytes.
+        subject: the service.
         on_idle: (now), once, when it has stopped because nobody needs it, or others need its place more.
     """
 
     def __init__(
         self,
-        hash_name: bytes,
-        keys: SessionKeys,
+        subject: Subject,
         circuits: CircuitSource,
         outbox: Outbox,
         crypto: Crypto,
@@ -59,8 +58,7 @@ class Connector:
         *,
         on_idle: Callable[[float], None],
     ) -> None:
-        self.hash_name = hash_name
-        self.keys = keys
+        self.subject = subject
         self.circuits = circuits
         self.outbox = outbox
         self.crypto = crypto
@@ -107,7 +105,7 @@ class Connector:
 
     def set_nodes(self, nodes: Sequence[RelayTarget], now: float) -> None:
         """The node list changed: choose the points anew. Connections that stand go on."""
-        self._ring = ring_of(self.hash_name, [node for node in nodes if node.roles & Role.RDV])
+        self._ring = ring_of(self.subject.hash_name, [node for node in nodes if node.roles & Role.RDV])
         self.serve(now)
 
     def woke(self, now: float) -> None:

@@ -8,13 +8,13 @@ from typing import Any
 from convergence.codes import PathWhy, TransferWhy
 from convergence.errors import DestroyReason, EndReason, LocalError, StreamError, Why
 from convergence.ordb.download import Phase
-from convergence.rdv.blind import points_of
+from convergence.rdv.blind import check_advert, points_of
 from convergence.rdv.client import RdvClient
-from convergence.rdv.keys import SessionKeys
+from convergence.rdv.keys import Subject
 from convergence.rdv.service import FILES, RdvService
 from convergence.wire.descriptor import Descriptor
 from convergence.wire.ordb import PIECE_SIZE, Info, Piece, Request
-from convergence.wire.rdv import AdvertOp, DbInfo, parse_rdv_target
+from convergence.wire.rdv import DbInfo, Name, parse_rdv_target
 from convergence.wire.relay import RelayCommand
 from convergence.wire.target import RelayTarget, Role
 from tests.unit.ordb.memory import (
@@ -43,6 +43,7 @@ class FakeCircuit:
 
     def __init__(self, network: Network, point: FakePoint, provider: bool) -> None:
         self.network, self.point, self.provider = network, point, provider
+        self.binding = network.world.rng.random(20)
         self.on_begin: Any = None
         self.on_closed: Any = None
         self.closed = False
@@ -65,8 +66,10 @@ class FakeCircuit:
         assert command == RelayCommand.DB_INFO
         if not self.closed and not self.point.dead:
             for advert in DbInfo.parse(payload).adverts:
-                circuits = self.point.adverts.setdefault(advert.blinded, [])
-                if advert.op == AdvertOp.ADD:
+                circuits = self.point.adverts.setdefault(advert.name, [])
+                if advert.adds:
+                    if advert.name.owned and not self.point.lies:
+                        check_advert(CRYPTO, advert, self.binding, self.network.world.now)
                     circuits.append(self)
                 else:
                     circuits.remove(self)
@@ -90,9 +93,10 @@ class FakePoint:
 
     def __init__(self, network: Network, identity: bytes) -> None:
         self.network, self.identity = network, identity
-        self.adverts: dict[bytes, list[FakeCircuit]] = {}
+        self.adverts: dict[Name, list[FakeCircuit]] = {}
         self.dead = False
         self.silent = False
+        self.lies = False  # checks no proofs
 
     def begin(self, asker: FakeCircuit, target: str, near: MemoryStream, middle: MemoryStream, now: float) -> None:
         if near.over or near.handler is None or self.silent:
@@ -131,12 +135,17 @@ class Network:
         self.node = world.node()  # its outbox times the network's own doings
         self.points: dict[bytes, FakePoint] = {}
         self.circuits: list[FakeCircuit] = []
-        self.begun: list[tuple[bytes, bytes, float]] = []
+        self.begun: list[tuple[bytes, Name, float]] = []
         self.built: list[tuple[bytes, bool]] = []
         self.refused: set[bytes] = set()  # hash_names whose entries extend to no point
         self.choices = 0
         self.delay = 0.1
         self.open: dict[MemoryStream, FakeCircuit] = {}
+
+    @property
+    def attempts(self) -> int:
+        """Queries of clients, each of which asks for the owner's name first."""
+        return sum(name.owned for _, name, _ in self.begun)
 
     def soon(self, call: Callable[[float], None]) -> None:
         self.node.outbox.call_at(self.world.now + 0.05, call)
@@ -194,8 +203,7 @@ class Getter:
         self.statuses: list[TransferWhy] = []
         self.gave_up: list[TransferWhy] = []
         self.client = RdvClient(
-            rig.file.hash_name,
-            SessionKeys.of_file(rig.file.key),
+            Subject.file(rig.file.hash_name, rig.file.key),
             rig.network,
             node.outbox,
             CRYPTO,
@@ -236,12 +244,16 @@ class Rig:
             on_standing=lambda name, standing, points, now: self.standing.append((standing, points)),
         )
 
-    def share(self, service: RdvService | None = None, serve: Any = None) -> RdvService:
+    @property
+    def subject(self) -> Subject:
+        """As its owner has it."""
+        return Subject.file(self.file.hash_name, self.file.key, self.file.secret)
+
+    def share(self, service: RdvService | None = None, serve: Any = None, owner: bool = True) -> RdvService:
         service = service or self.service
         service.set_nodes(self.nodes, self.world.now)
-        service.offer(
-            self.file.hash_name, SessionKeys.of_file(self.file.key), serve or self.sender.serve, self.world.now
-        )
+        subject = self.subject if owner else Subject.file(self.file.hash_name, self.file.key)
+        service.offer(subject, serve or self.sender.serve, self.world.now)
         self.world.advance(1)
         return service
 

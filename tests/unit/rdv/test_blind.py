@@ -7,7 +7,7 @@ from ipaddress import IPv4Address
 from hypothesis import given
 from hypothesis import strategies as st
 
-from convergence.rdv.blind import DAY, OVERLAP, blinded, blinded_names, days_in_use, next_change, points_of, walk
+from convergence.rdv.blind import DAY, OVERLAP, common_name, common_names, days_in_use, next_change, points_of, walk
 from convergence.wire.linkspec import tor_specifiers
 from convergence.wire.target import Protocols, RelayTarget, Role
 
@@ -24,12 +24,15 @@ POINTS = [Point(sha256(bytes([i])).digest()) for i in range(20)]
 
 def test_blinding_is_the_hmac_of_the_design() -> None:
     message = b"convergence:rdv" + b"i" * 32 + (20000).to_bytes(4, "big")
-    assert blinded(NAME, b"i" * 32, 20000) == hmac_new(NAME, message, sha256).digest()
+    assert common_name(NAME, b"i" * 32, 20000).blinded == hmac_new(NAME, message, sha256).digest()
 
 
 def test_names_differ_by_point_day_and_file() -> None:
     names = {
-        blinded(name, point, day) for name in (NAME, b"m" * 32) for point in (b"i" * 32, b"j" * 32) for day in (1, 2)
+        common_name(name, point, day)
+        for name in (NAME, b"m" * 32)
+        for point in (b"i" * 32, b"j" * 32)
+        for day in (1, 2)
     }
     assert len(names) == 8
 
@@ -104,7 +107,7 @@ def test_one_that_does_not_answer_counts_for_nothing_there() -> None:
 
 
 def test_names_in_use_have_todays_first() -> None:
-    assert blinded_names(NAME, b"i" * 32, 20000 * DAY) == [
-        blinded(NAME, b"i" * 32, 20000),
-        blinded(NAME, b"i" * 32, 19999),
+    assert common_names(NAME, b"i" * 32, 20000 * DAY) == [
+        common_name(NAME, b"i" * 32, 20000),
+        common_name(NAME, b"i" * 32, 19999),
     ]

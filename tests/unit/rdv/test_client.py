@@ -8,13 +8,13 @@ from convergence.effects import Failure
 from convergence.errors import EndReason
 from convergence.ordb.download import Phase
 from convergence.rdv import client as client_module
-from convergence.rdv.blind import DAY, blinded, ring_of
+from convergence.rdv.blind import DAY, owners_name, ring_of
 from convergence.rdv.client import BACKOFF_LIMIT, MAX_ATTEMPTS, MAX_POINTS, REACH_LIMIT, WAIT_LIMIT
 from convergence.rdv.service import STABLE_AFTER
 from convergence.rdv.session import OPEN_TIMEOUT
 from convergence.wire.descriptor import Descriptor
 from convergence.wire.ordb import PIECE_SIZE
-from tests.unit.ordb.memory import Script
+from tests.unit.ordb.memory import CRYPTO, Script
 from tests.unit.rdv.network import NODES, Getter, Rig, bad_server, target
 
 # -- both ends
@@ -38,7 +38,7 @@ def test_points_see_blinded_names_only() -> None:
     rig.get()
     rig.world.advance(10)
     names = {name for point in rig.points for name in point.adverts}
-    assert len(names) == 3 and rig.file.hash_name not in names
+    assert len(names) == 3 and rig.file.hash_name not in {name.blinded for name in names}
     assert {name for _, name, _ in rig.network.begun} == names
 
 
@@ -75,12 +75,12 @@ def test_the_other_days_name_is_asked_for_near_midnight() -> None:
     rig.share()
     yesterday = 19_999
     for point in rig.points:  # a provider whose clock is an hour slow
-        del point.adverts[blinded(rig.file.hash_name, point.identity, 20_000)]
+        del point.adverts[owners_name(CRYPTO, rig.file.hash_name, point.identity, 20_000)]
     rig.get()
     rig.world.advance(10)
     rig.check_done()
     assert {name for _, name, _ in rig.network.begun} >= {
-        blinded(rig.file.hash_name, rig.points[0].identity, yesterday)
+        owners_name(CRYPTO, rig.file.hash_name, rig.points[0].identity, yesterday)
     }
 
 
@@ -93,10 +93,10 @@ def test_nobody_shares_it_yet() -> None:
     getter = rig.get()
     rig.world.advance(20)
     assert getter.statuses == [TransferWhy.LOOKING, TransferWhy.NOBODY]
-    asked = len(rig.network.begun)
+    asked = rig.network.attempts
     rig.world.advance(1000)
     assert getter.gave_up == [] and len(rig.network.built) == MAX_POINTS
-    assert 3 * 1000 / BACKOFF_LIMIT < len(rig.network.begun) - asked < 3 * 1000 / BACKOFF_LIMIT * 3
+    assert 3 * 1000 / BACKOFF_LIMIT < rig.network.attempts - asked < 3 * 1000 / BACKOFF_LIMIT * 3
     getter.client.stop(rig.world.now)
     rig.world.advance(10)
     assert all(circuit.closed for circuit in rig.network.circuits) and getter.client.outbox.deadline() is None
@@ -292,7 +292,7 @@ def test_the_sharing_page_is_closed_and_opened_again_much_later() -> None:
     rig.world.advance(3600)
     assert getter.statuses[-1] == TransferWhy.SENDER_AWAY
     assert getter.gave_up == []
-    attempts = len(rig.network.begun)
+    attempts = rig.network.attempts
     assert attempts < 3 * 3600 / 10
     rig.share(rig.new_service(rig.node))
     rig.world.advance(60)
@@ -321,7 +321,7 @@ def test_waiting_ends_after_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     rig.service.stop(rig.world.now)
     rig.world.advance(3600 + 60)
     assert getter.gave_up == [TransferWhy.WAITED_LONG]
-    assert len(rig.network.begun) <= MAX_ATTEMPTS * 3600 / WAIT_LIMIT
+    assert rig.network.attempts <= MAX_ATTEMPTS * 3600 / WAIT_LIMIT
     rig.world.advance(10)
     assert getter.client.outbox.deadline() is None
 
