@@ -111,6 +111,7 @@ class RdvClient:
         self.attach = attach
         self.progress = progress
         self.stopped = False
+        self.others_first = False  # the owner said nothing when he was asked last
         self._needed = needed
         self._on_status = on_status
         self._on_give_up = on_give_up
@@ -282,7 +283,6 @@ class _Route:
         self._session: Session | None = None
         self._name: Name | None = None  # asked for, or open
         self._names: list[Name] = []  # still to ask for
-        self._others_first = False  # the owner did not answer last time
         self._met_busy = self._met_wrong = False  # under a name of this attempt
         self._progress = 0  # the client's, when the attempt began
         self._attempt = 0  # numbers attempts, to know late answers to old ones
@@ -318,14 +318,8 @@ class _Route:
         self._attempt += 1
         attempt = self._attempt
         self._progress = self._client.progress()
-        client = self._client
-        self._names = client.subject.names(client.crypto, self._point.identity, now)
-        if self._others_first or client.at_owner:
-            self._names.sort(key=lambda name: name.owned)
-            self._others_first = False
-        self._met_busy = self._met_wrong = False
         if self._circuit is not None and not self._circuit.closed:
-            self._ask(now)
+            self._ask_first(now)
             return
 
         def ready(circuit: ClientCircuit, now: float) -> None:
@@ -333,7 +327,7 @@ class _Route:
                 self.answers = True
                 self._circuit = circuit
                 circuit.on_closed = lambda reason, now: self._lost(circuit)
-                self._ask(now)
+                self._ask_first(now)
             else:
                 circuit.destroy(DestroyReason.FINISHED, now)
 
@@ -355,6 +349,14 @@ class _Route:
         if session is not None:
             session.abort(EndReason.DONE, now)
         self._leave(DestroyReason.FINISHED, LINGER, now)
+
+    def _ask_first(self, now: float) -> None:
+        client = self._client
+        self._met_busy = self._met_wrong = False
+        self._names = client.subject.names(client.crypto, self._point.identity, now)
+        if client.others_first or client.at_owner:
+            self._names.sort(key=lambda name: name.owned)
+        self._ask(now)
 
     def _ask(self, now: float) -> None:
         circuit = self._circuit
@@ -410,7 +412,8 @@ class _Route:
         if answered and self._names and self._circuit is not None and not self._circuit.closed:
             self._ask(now)
             return
-        self._others_first = not opened and bool(self._names) and self._name is not None and self._name.owned
+        if not opened:
+            self._client.others_first = bool(self._names) and self._name is not None and self._name.owned
         self.found_busy = self._met_busy
         self.knows_nobody = nobody and not self._met_busy and not self._met_wrong
         if self._met_wrong:
