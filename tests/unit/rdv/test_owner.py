@@ -8,11 +8,13 @@ import pytest
 from convergence.codes import TransferWhy
 from convergence.errors import EndReason, StreamError
 from convergence.ordb.index import PIECE_SIZE
+from convergence.rdv.blind import day_of
+from convergence.rdv.keys import SessionKeys, Subject
 from convergence.rdv.service import RdvService
 from convergence.rdv.session import ANSWER_TIMEOUT
-from convergence.wire.rdv import Name, format_rdv_target
+from convergence.wire.rdv import Advert, Proof
 from tests.unit.ordb.memory import Sender
-from tests.unit.rdv.network import FakeCircuit, Rig, bad_server
+from tests.unit.rdv.network import NODES, FakeCircuit, Rig, bad_server
 
 
 class Others:
@@ -145,30 +147,36 @@ def test_others_serve_while_the_owner_hangs() -> None:
     assert len(other.sender.sent) == 10
 
 
-class Lies(dict[Name, list[FakeCircuit]]):
-    """Adverts of a point that gives whomever it has to who asks for the owner."""
+class Pretender(Subject):
+    """Who has the link and, with points that check nothing, takes the owner's place."""
 
-    def get(self, name: Name, default: Any = None) -> Any:
-        return super().get(name) or [circuit for circuits in self.values() for circuit in circuits]
+    def adverts(self, crypto: Any, point: bytes, binding: bytes, now: float) -> list[Advert]:
+        return [Advert.add(name, Proof(day_of(now), bytes(64))) for name in self.names(crypto, point, now)]
 
 
-def test_a_point_that_gives_somebody_else_for_the_owner_is_found_out() -> None:
-    """Though that one holds the link: the handshake under the owner's name is with the owner's key."""
+@pytest.mark.parametrize(
+    "keys",
+    [
+        lambda file: SessionKeys.of_file(file.key),
+        lambda file: SessionKeys.of_owner(file.key, b"g" * 32),
+        lambda file: SessionKeys.of_owner(file.key, file.hash_name),  # takes the public key for his secret
+    ],
+)
+def test_whom_a_lying_point_gives_for_the_owner_is_found_out(keys: Any) -> None:
     rig = Rig()
+    for node in NODES:
+        rig.network.point(node.identity).lies = True
+    met: list[Any] = []
+    liar = rig.new_service(rig.world.node())
+    liar.set_nodes(rig.nodes, rig.world.now)
+    subject = Pretender(rig.file.hash_name, rig.file.hash_name, keys(rig.file), None)
+    liar.offer(subject, bad_server(rig, met), rig.world.now)
     other = Others(rig)
-    for point in rig.points:
-        point.adverts = Lies(point.adverts)
-    for circuit in rig.network.circuits:
-        circuit.on_begin = under(circuit.on_begin, next(name for name in circuit.point.adverts))
-    rig.get(wanted=1)
+    getter = rig.get(wanted=1)
     rig.world.advance(60)
     rig.check_done()
-    assert asked(rig) == [True, False] and len(other.sender.uploads) == 2
-
-
-def under(begin: Any, name: Name) -> Any:
-    """The provider is asked for what it advertises."""
-    return lambda target, stream, now: begin(format_rdv_target(name), stream, now)
+    assert asked(rig) == [True, False] and len(other.sender.sent) == 10
+    assert met and not any(script.is_open for script in met) and not getter.receiver.dropped
 
 
 def test_links_older_than_owners_are_found() -> None:
