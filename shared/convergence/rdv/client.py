@@ -111,7 +111,7 @@ class RdvClient:
         self.attach = attach
         self.progress = progress
         self.stopped = False
-        self.others_first = False  # the owner said nothing when he was asked last
+        self.others_first = False  # the owner was asked last, in vain
         self._needed = needed
         self._on_status = on_status
         self._on_give_up = on_give_up
@@ -271,19 +271,22 @@ class _Route:
     def __init__(self, client: RdvClient, point: RelayTarget, limit: float, now: float) -> None:
         self.retry_at = 0.0
         self.answers: bool | None = None  # whether a circuit to the point could be built; None before it is known
-        self.knows_nobody = False  # what the point said when it was asked last
-        self.found_busy = False  # what the last attempt found
-        self.misled = False  # somebody there had another key, or sent something else than the link's file
+        self.owned: bool | None = None  # whether it asks for the owner's names now; None before it has asked
         self._client = client
         self._point = point
         self._machine = StateMachine(TABLE, client.outbox, self._timed_out, now)
         self._backoff = Backoff(client.rng, BACKOFF_FIRST, limit)
         self._bans = 0  # senders in a row that were dropped for what they sent
-        self._circuit: ClientCircuit | None = None
+        # One for the owner's names and one for common ones, as `owned`: a point that was asked for both on one circuit
+        # could tell that they belong together.
+        self._circuits: dict[bool, ClientCircuit] = {}
         self._session: Session | None = None
-        self._name: Name | None = None  # asked for, or open
         self._names: list[Name] = []  # still to ask for
-        self._met_busy = self._met_wrong = False  # under a name of this attempt
+        self._kinds: set[bool] = set()  # of names that there are, as `owned`; and those under which ...
+        self._nobody: set[bool] = set()  # ... the point knew nobody when it was asked last
+        self._found_busy: set[bool] = set()  # ... somebody was busy then
+        self._misled: set[bool] = set()  # ... somebody had another key, or sent something else than the link's file
+        self._turn = False  # the last attempt brought nothing
         self._progress = 0  # the client's, when the attempt began
         self._attempt = 0  # numbers attempts, to know late answers to old ones
 
@@ -302,7 +305,19 @@ class _Route:
 
     @property
     def at_owner(self) -> bool:
-        return self._session is not None and self._name is not None and self._name.owned
+        return bool(self.owned) and (self.busy or self.open)
+
+    @property
+    def knows_nobody(self) -> bool:
+        return bool(self._kinds) and self._nobody == self._kinds
+
+    @property
+    def found_busy(self) -> bool:
+        return bool(self._found_busy)
+
+    @property
+    def misled(self) -> bool:
+        return bool(self._misled)
 
     @property
     def failed(self) -> bool:
@@ -318,16 +333,17 @@ class _Route:
         self._attempt += 1
         attempt = self._attempt
         self._progress = self._client.progress()
-        if self._circuit is not None and not self._circuit.closed:
-            self._ask_first(now)
+        owned = self.owned = self._choose_names(now)
+        if self._circuit is not None:
+            self._ask(now)
             return
 
         def ready(circuit: ClientCircuit, now: float) -> None:
             if attempt == self._attempt:
                 self.answers = True
-                self._circuit = circuit
+                self._circuits[owned] = circuit
                 circuit.on_closed = lambda reason, now: self._lost(circuit)
-                self._ask_first(now)
+                self._ask(now)
             else:
                 circuit.destroy(DestroyReason.FINISHED, now)
 
@@ -348,22 +364,35 @@ class _Route:
         session, self._session = self._session, None
         if session is not None:
             session.abort(EndReason.DONE, now)
-        self._leave(DestroyReason.FINISHED, LINGER, now)
+        for owned in list(self._circuits):
+            self._leave(owned, DestroyReason.FINISHED, LINGER, now)
 
-    def _ask_first(self, now: float) -> None:
+    @property
+    def _circuit(self) -> ClientCircuit | None:
+        circuit = self._circuits.get(bool(self.owned))
+        return None if circuit is None or circuit.closed else circuit
+
+    def _choose_names(self, now: float) -> bool:
+        """The owner is asked for first, others when that is in vain, and so on in turn."""
         client = self._client
-        self._met_busy = self._met_wrong = False
-        self._names = client.subject.names(client.crypto, self._point.identity, now)
-        if client.others_first or client.at_owner:
-            self._names.sort(key=lambda name: name.owned)
-        self._ask(now)
+        names = client.subject.names(client.crypto, self._point.identity, now)
+        self._kinds = {name.owned for name in names}
+        if self.owned is None:
+            owned = not (client.others_first or client.at_owner)
+        else:
+            owned = self.owned != self._turn
+        if owned not in self._kinds:
+            owned = not owned
+        self._turn = False
+        self._names = [name for name in names if name.owned is owned]
+        return owned
 
     def _ask(self, now: float) -> None:
         circuit = self._circuit
         assert circuit is not None
         client = self._client
         self._machine.move("ask", now)
-        name = self._name = self._names.pop(0)
+        name = self._names.pop(0)
         session: Session = Session(
             client.crypto,
             client.rng,
@@ -380,13 +409,15 @@ class _Route:
         try:
             session.bind(circuit.open_stream(format_rdv_target(name), session, now))
         except (LocalError, StreamError):  # it closed just now, or has all the streams it can have
-            self._session = self._circuit = None
+            self._session = None
+            self._circuits.pop(bool(self.owned), None)
             session.abort(EndReason.INTERNAL, now)
             self._fail(now)
 
     def _opened(self, now: float) -> None:
         self._machine.move("open", now)
-        self.knows_nobody = self.found_busy = False
+        self._nobody.clear()
+        self._found_busy.clear()
         self._client.route_opened(now)
 
     def _over(self, session: Session, reason: int, local: bool, now: float) -> None:
@@ -395,7 +426,7 @@ class _Route:
         if session is not self._session:
             return
         self._session = None
-        opened = self.open
+        opened, owned = self.open, bool(self.owned)
         if self._client.progress() > self._progress:
             self._backoff.reset()
             self._bans = 0
@@ -404,25 +435,21 @@ class _Route:
             self._client.wake(now)
             return
         nobody = not opened and reason == EndReason.RESOLVEFAILED
-        busy = not local and reason == EndReason.RESOURCELIMIT
-        wrong = reason == EndReason.TORPROTOCOL and (local or not opened)
-        self._met_busy |= busy
-        self._met_wrong |= wrong
-        answered = not opened and (nobody or busy or wrong)
-        if answered and self._names and self._circuit is not None and not self._circuit.closed:
+        if nobody and self._names and self._circuit is not None:
             self._ask(now)
             return
-        if not opened:
-            self._client.others_first = bool(self._names) and self._name is not None and self._name.owned
-        self.found_busy = self._met_busy
-        self.knows_nobody = nobody and not self._met_busy and not self._met_wrong
-        if self._met_wrong:
-            self.misled = True
-            self._bans += local and wrong
-        elif self.knows_nobody:
-            self.misled = False
+        if not opened or local or self._client.progress() == self._progress:
+            self._turn = True
+            self._client.others_first = owned
+        _mark(self._nobody, owned, nobody)
+        _mark(self._found_busy, owned, not local and reason == EndReason.RESOURCELIMIT)
+        if reason == EndReason.TORPROTOCOL and (local or not opened):
+            self._misled.add(owned)
+            self._bans += local
+        elif nobody:
+            self._misled.discard(owned)
         if not opened and reason == EndReason.TIMEOUT:  # the circuit may be at fault: take another
-            self._leave(DestroyReason.TIMEOUT, 0.0, now)
+            self._leave(self.owned, DestroyReason.TIMEOUT, 0.0, now)
         self._fail(now, at_once=local and reason == EndReason.TORPROTOCOL and self._bans == 1)
 
     def _fail(self, now: float, at_once: bool = False) -> None:
@@ -437,13 +464,13 @@ class _Route:
         session, self._session = self._session, None
         if session is not None:
             session.abort(EndReason.TIMEOUT, now)
-        self._leave(DestroyReason.TIMEOUT, 0.0, now)
+        self._leave(self.owned, DestroyReason.TIMEOUT, 0.0, now)
         self.retry_at = now + self._backoff.next()
         self._client.route_failed(now)
 
-    def _leave(self, reason: DestroyReason, after: float, now: float) -> None:
-        """Give up the circuit, at once or some seconds later."""
-        circuit, self._circuit = self._circuit, None
+    def _leave(self, owned: bool | None, reason: DestroyReason, after: float, now: float) -> None:
+        """Give up a circuit, at once or some seconds later."""
+        circuit = self._circuits.pop(bool(owned), None)
         if circuit is None:
             return
         circuit.on_closed = None
@@ -454,5 +481,8 @@ class _Route:
 
     def _lost(self, circuit: ClientCircuit) -> None:
         """The circuit closed; its stream is told separately."""
-        if self._circuit is circuit:
-            self._circuit = None
+        self._circuits = {owned: other for owned, other in self._circuits.items() if other is not circuit}
+
+
+def _mark(kinds: set[bool], owned: bool, found: bool) -> None:
+    (kinds.add if found else kinds.discard)(owned)

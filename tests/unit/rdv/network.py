@@ -142,11 +142,6 @@ class Network:
         self.delay = 0.1
         self.open: dict[MemoryStream, FakeCircuit] = {}
 
-    @property
-    def attempts(self) -> int:
-        """Queries of clients, each of which asks for the owner's name first."""
-        return sum(name.owned for _, name, _ in self.begun)
-
     def soon(self, call: Callable[[float], None]) -> None:
         self.node.outbox.call_at(self.world.now + 0.05, call)
 

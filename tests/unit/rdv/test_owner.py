@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 
 from convergence.codes import TransferWhy
-from convergence.errors import EndReason, StreamError
+from convergence.errors import DestroyReason, EndReason, StreamError
 from convergence.ordb.index import PIECE_SIZE
 from convergence.rdv.blind import day_of
 from convergence.rdv.keys import SessionKeys, Subject
 from convergence.rdv.service import RdvService
 from convergence.rdv.session import ANSWER_TIMEOUT
-from convergence.wire.rdv import Advert, Proof
+from convergence.wire.rdv import Advert, Proof, parse_rdv_target
 from tests.unit.ordb.memory import Sender
 from tests.unit.rdv.network import NODES, FakeCircuit, Rig, bad_server
 
@@ -69,13 +69,31 @@ def test_further_streams_are_asked_of_others_first() -> None:
 
 
 def test_where_there_are_no_others_all_streams_lead_to_the_owner() -> None:
-    rig = Rig(40 * PIECE_SIZE)
-    rig.share()
+    rig = Rig()
+    rig.share(serve=lambda stream: Mute())
     rig.get(wanted=3)
-    rig.world.advance(1)
-    rig.world.advance(20)
-    rig.check_done()
-    assert len(rig.sender.uploads) == 3
+    rig.world.advance(10)
+    assert rig.service.sessions == 3
+
+
+def test_no_circuit_is_asked_for_both_kinds_of_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its point could tell that they belong together."""
+    rig = Rig()
+    kinds: dict[FakeCircuit, set[bool]] = {}
+    original = FakeCircuit.open_stream
+
+    def noted(circuit: FakeCircuit, target: str, *rest: Any) -> Any:
+        kinds.setdefault(circuit, set()).add(parse_rdv_target(target).owned)
+        return original(circuit, target, *rest)
+
+    monkeypatch.setattr(FakeCircuit, "open_stream", noted)
+    rig.get()
+    rig.world.advance(600)
+    assert {True, False} == set().union(*kinds.values()) and all(len(asked) == 1 for asked in kinds.values())
+    for circuit in list(kinds)[::2]:
+        circuit.destroy(DestroyReason.DESTROYED, rig.world.now)
+    rig.world.advance(600)
+    assert len(kinds) > 12 and all(len(asked) == 1 for asked in kinds.values())
 
 
 def test_others_serve_what_the_owner_has_left() -> None:
