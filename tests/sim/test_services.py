@@ -15,7 +15,7 @@ from convergence.rdv.connector import IDLE_LIMIT, PATIENCE, SECOND_AFTER
 from convergence.rdv.keys import Subject
 from convergence.rdv.session import ANSWER_TIMEOUT
 from convergence.services import private_address
-from convergence.wire.address import parse_address
+from convergence.wire.address import PrivateAddress, parse_address
 from convergence.wire.rdv import Advert, Proof
 from convergence.wire.relay import MAX_DATA
 from tests.sim.people import Talker, assert_drained, connect, network, serve, serve_and_stand
@@ -119,6 +119,13 @@ def test_who_has_the_link_of_a_private_service_cannot_pretend_to_be_its_owner(
     world.run(PATIENCE + 40)
     assert talker.pipe.why.code is why and not talker.open
     assert not any(visitor.open or visitor.heard for visitor in came)
+
+
+def test_an_address_that_nobody_can_own_is_refused() -> None:
+    world, _, client = started()
+    with pytest.raises(Problem) as refused:
+        connect(client, str(PrivateAddress(bytes(32))))
+    assert refused.value.why.code is AddressFlaw.NO_KEY
 
 
 def test_what_nobody_offers_fails_in_bounded_time_and_what_comes_meanwhile_is_found() -> None:
