@@ -5,7 +5,8 @@ Does not: choose blinding factors, or know what is signed.
 
 X25519 and Ed25519 are one curve in two forms. An X25519 key lacks one bit, the sign of the other form's x coordinate:
 as in XEdDSA, a key without it stands for the form with sign bit 0, and whoever signs takes the secret of that one.
-Multiples of points are what the platform's X25519 computes, in constant time.
+Multiples of points are what the platform's X25519 computes, in constant time. Sums and products of secret numbers are
+Python's, whose time depends on them a little: it is some microseconds of work a few times a day.
 """
 
 from __future__ import annotations

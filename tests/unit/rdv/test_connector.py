@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from convergence.codes import ConnectWhy, Limit
-from convergence.errors import DestroyReason, EndReason, Problem, RemoteError
+from convergence.errors import DestroyReason, EndReason, Problem
 from convergence.pipes.pending import CONNECT_LIMIT
 from convergence.rdv import connector as module
 from convergence.rdv.blind import common_names, day_of, points_of
@@ -302,12 +302,6 @@ def test_points_that_only_lie_are_recognised() -> None:
     caller = rig.connect()
     rig.world.advance(60)
     assert caller.why is ConnectWhy.MISLED and not caller.open
-
-
-def test_honest_points_have_nobody_but_the_owner_under_his_name() -> None:
-    rig = Rig(subject=KNOWN)
-    with pytest.raises(RemoteError):
-        rig.serve(Pretender(KNOWN.hash_name, KNOWN.owner, KNOWN.owned, None))
 
 
 def test_a_connection_that_is_given_up_while_it_opens_leaves_nothing() -> None:
