@@ -14,11 +14,12 @@ from random import Random
 import pytest
 from playwright.sync_api import Browser
 
-from convergence.rdv.blind import days_in_use, owners_name, points_of
+from convergence.rdv.blind import days_in_use, owners_name
 from convergence.wire.ordb import ShareLink
 from pynode.crypto import CPythonCrypto
 from tests.browser.harness import Peer
 from tests.e2e.processes import MIB, Command, Network, Relay, running, sha256
+from tests.views import points_of
 
 CRYPTO = CPythonCrypto()
 MARKER = b"7Qv-the-marker-that-nobody-on-the-way-may-see-9Zk"

@@ -2,10 +2,11 @@
 
 from typing import Any
 
+from convergence.netdir.view import Class
 from convergence.rdv.keys import Subject
 from convergence.rdv.service import FILES, RdvService
 from convergence.wire.ordb import PIECE_SIZE, ShareLink
-from tests.sim.people import RELAY, arrived, content, get, network, relays_of, settle, share_and_stand
+from tests.sim.people import arrived, content, get, network, relays_of, settle, share_and_stand
 from tests.sim.world import Host, SeededRng, World
 
 DATA = content("owner", 6 * PIECE_SIZE + 5)
@@ -33,10 +34,11 @@ def crowd(world: World, stranger: Host, subject: Subject) -> None:
     """As many nodes as the stranger likes: each has circuits of its own."""
     node = stranger.node
     for number in range(CROWD):
-        service = RdvService(node.pool, node.outbox, world.crypto, SeededRng(f"{stranger.name}-{number}"), FILES)
+        rng = SeededRng(f"{stranger.name}-{number}")
+        service = RdvService(node.pool, node._view, node.outbox, world.crypto, rng, FILES)
 
         def begin(now: float, service: RdvService = service) -> None:
-            service.set_nodes([listed.target for listed in node.directory.nodes(RELAY, now)], now)
+            service.set_points(Class.POINTS, now)
             service.offer(subject, Liar, now)
 
         stranger.driver.run(begin)

@@ -186,7 +186,7 @@ def test_whom_a_lying_point_gives_for_the_owner_is_found_out(keys: Any) -> None:
         rig.network.point(node.identity).lies = True
     met: list[Any] = []
     liar = rig.new_service(rig.world.node())
-    liar.set_nodes(rig.nodes, rig.world.now)
+    rig.know(rig.nodes, liar)
     subject = Pretender(rig.file.hash_name, rig.file.hash_name, keys(rig.file), None)
     liar.offer(subject, bad_server(rig, met), rig.world.now)
     other = Others(rig)
