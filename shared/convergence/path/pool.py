@@ -14,13 +14,13 @@ from collections.abc import Callable, Collection
 from functools import partial
 from typing import Protocol as Shape
 
-from convergence.circuit.client import ClientCircuit
 from convergence.codes import PathWhy
 from convergence.errors import DestroyReason, LocalError, Problem
 from convergence.link.neighbours import Neighbours
 from convergence.outbox import Outbox
 from convergence.path.building import CircuitBuilding
 from convergence.path.entries import StickyEntries, user_of
+from convergence.path.exits import ExitCircuit
 from convergence.path.place import Failed, Place, Probe, Ready, Request, Stage
 from convergence.path.reputation import Reputation
 from convergence.path.select import Reach, choose, choose_path, entries_to, entry_side, fraction, sample
@@ -154,11 +154,11 @@ class CircuitPool(CircuitBuilding):
         )
         self._serve(request, now)
 
-    def serves(self, circuit: ClientCircuit, host: str, port: int) -> bool:
+    def serves(self, circuit: ExitCircuit, host: str, port: int) -> bool:
         """Whether the exit of this circuit may connect there."""
         return True
 
-    def begin_flags(self, circuit: ClientCircuit, port: int) -> int:
+    def begin_flags(self, circuit: ExitCircuit, port: int) -> int:
         """Exits of our own network need none."""
         return 0
 

@@ -23,11 +23,13 @@ from convergence.netdir.tor import TorRelay
 from convergence.outbox import Outbox
 from convergence.path.building import CircuitBuilding
 from convergence.path.buildtimes import BuildTimes
+from convergence.path.exits import ExitCircuit, ExitReady
 from convergence.path.guards import GuardUse, Stage
 from convergence.path.place import Failed, Place, Ready, Request
 from convergence.path.predicted import FIRST_PORT, PredictedPorts
-from convergence.path.torpath import TorPath, Wanted
+from convergence.path.torpath import LONG_LIVED, TorPath, Wanted
 from convergence.ports import Crypto, Rng
+from convergence.tor.sets import SetCircuit, Sets
 from convergence.wire.exitpolicy import Address
 from convergence.wire.relay import IPV6_OKAY
 from convergence.wire.target import RelayTarget
@@ -63,6 +65,14 @@ class Paths(Shape):
         """The hop of this number (0, 1, ...) came to stand, or did not."""
 
 
+class LegPaths(Shape):
+    """Who chooses paths for conflux sets, as `Paths` does for circuits."""
+
+    def leg_path(
+        self, wanted: Collection[Wanted], legs: Collection[TorPath], now: float, *, avoid: Collection[bytes] = ()
+    ) -> TorPath: ...
+
+
 class DirectoryCircuits(CircuitBuilding):
     """Circuits of one hop, to directories only."""
 
@@ -77,7 +87,11 @@ class DirectoryCircuits(CircuitBuilding):
 
 
 class TorCircuits(CircuitBuilding):
-    """Circuits of three hops to exits, and of one hop to directories."""
+    """Circuits of three hops to exits, and of one hop to directories.
+
+    Args:
+        legs: None: no conflux sets are made.
+    """
 
     def __init__(
         self,
@@ -86,6 +100,7 @@ class TorCircuits(CircuitBuilding):
         rng: Rng,
         neighbours: Neighbours,
         paths: Paths,
+        legs: LegPaths | None = None,
         *,
         size: int = SIZE,
         on_full: Callable[[float], None] = lambda now: None,
@@ -93,6 +108,7 @@ class TorCircuits(CircuitBuilding):
         super().__init__(outbox, crypto, rng, neighbours, size=size, on_full=on_full)
         self.times = BuildTimes()
         self._paths = paths
+        self.sets = None if legs is None else Sets(outbox, rng, legs, self, self._expected)
         self._predicted: PredictedPorts | None = None  # until `start`
         self._name = b""
         self._unstored = 0
@@ -109,16 +125,35 @@ class TorCircuits(CircuitBuilding):
 
         self._outbox.load(BUCKET, self._name, loaded)
 
+    def fill(self, now: float) -> None:
+        super().fill(now)
+        if self.sets is not None and not self._filling:  # single circuits first: they are there sooner
+            self.sets.fill(now)
+
+    def stop(self, now: float) -> None:
+        if self.sets is not None:
+            self.sets.stop(now)
+        super().stop(now)
+
     # -- for those who need circuits
 
     def exit_circuit(
-        self, host: str, port: int, on_ready: Ready, on_failed: Failed, now: float, *, avoid: Collection[bytes] = ()
+        self, host: str, port: int, on_ready: ExitReady, on_failed: Failed, now: float, *, avoid: Collection[bytes] = ()
     ) -> None:
-        """A circuit of its own to an exit that most likely connects there: a ready one if one suits. `avoid`:
-        identities of exits to take only if there are no others."""
+        """A circuit of its own to an exit that most likely connects there: a ready one if one suits, best a conflux
+        set. `avoid`: identities of exits to take only if there are no others."""
         if self._predicted is not None:
             self._predicted.used(port, now)
         wanted = Wanted(port, _address(host))
+
+        def suits(exit: TorRelay) -> bool:
+            return exit.allows(wanted.address, port) and exit.target.identity not in avoid
+
+        linked = self.sets.take(suits, port in LONG_LIVED, now) if self.sets is not None else None
+        if linked is not None:
+            on_ready(linked, now)
+            self.fill(now)
+            return
         request = TorRequest(
             lambda now: self._exit_path(request, wanted, now),
             "exit",
@@ -128,21 +163,27 @@ class TorCircuits(CircuitBuilding):
         )
         for place in self._ready:
             ready = _of(place)
-            if ready.relays[-1].allows(wanted.address, port) and place.path[-1].identity not in avoid:
+            if suits(ready.relays[-1]):
                 request.relays, request.use = ready.relays, ready.use
                 self._take(place, request, now)
                 return
         self._serve(request, now)
 
-    def serves(self, circuit: ClientCircuit, host: str, port: int) -> bool:
+    def serves(self, circuit: ExitCircuit, host: str, port: int) -> bool:
         """Whether the exit of this circuit most likely connects there."""
         exit = self._exit(circuit)
         return exit is not None and exit.allows(_address(host), port)
 
-    def begin_flags(self, circuit: ClientCircuit, port: int) -> int:
+    def begin_flags(self, circuit: ExitCircuit, port: int) -> int:
         """A host that has IPv6 addresses only is reached too, where the exit connects to such."""
         exit = self._exit(circuit)
         return IPV6_OKAY if exit is not None and exit.exit.policy6.allows(None, port) else 0
+
+    def number(self, circuit: object) -> int | None:
+        """Of a set, that of its first leg which is left."""
+        if not isinstance(circuit, SetCircuit):
+            return super().number(circuit)
+        return next(filter(None, map(super().number, circuit.circuits)), None)
 
     def rdv_circuit(
         self, point: RelayTarget, hash_name: bytes, provider: bool, on_ready: Ready, on_failed: Failed, now: float
@@ -167,6 +208,24 @@ class TorCircuits(CircuitBuilding):
         """A circuit of one hop. `use`: the directory is one of our guards."""
         request = TorRequest(lambda now: (directory,), "directory", on_ready, on_failed, attempts=1, use=use)
         self._serve(request, now)
+
+    # -- what sets ask
+
+    def build_leg(
+        self, make_path: Callable[[float], TorPath], on_ready: Ready, on_failed: Callable[[float], None], now: float
+    ) -> None:
+        def make(now: float) -> tuple[RelayTarget, ...]:
+            path = make_path(now)
+            request.relays, request.use = path.relays, path.use
+            return path.targets
+
+        request = TorRequest(make, "leg", on_ready, lambda why, now: on_failed(now))
+        self._serve(request, now)
+
+    def lend(self, circuits: Collection[ClientCircuit]) -> None:
+        for place in self._places.values():
+            if place.circuit in circuits:
+                place.request.purpose = "exit"
 
     # -- what building asks
 
@@ -253,8 +312,10 @@ class TorCircuits(CircuitBuilding):
             self._unstored = 0
             self._outbox.store([(BUCKET, self._name, self.times.encode())], _ignore)
 
-    def _exit(self, circuit: ClientCircuit) -> TorRelay | None:
+    def _exit(self, circuit: ExitCircuit) -> TorRelay | None:
         """The last hop of a circuit of ours."""
+        if isinstance(circuit, SetCircuit):
+            return circuit.exit
         place = next((place for place in self._places.values() if place.circuit is circuit), None)
         return None if place is None else _of(place).relays[-1]
 
@@ -265,6 +326,10 @@ class TorCircuits(CircuitBuilding):
 
     def _predicted_path(self, request: TorRequest, now: float) -> tuple[RelayTarget, ...]:
         return self._exit_path(request, Wanted((self._lacking(now) or [FIRST_PORT])[0]), now)
+
+    def _expected(self, now: float) -> list[int]:
+        """The ports that will be wanted."""
+        return [] if self._predicted is None else self._predicted.expected(now)
 
     def _lacking(self, now: float) -> list[int]:
         """The ports for which another circuit should be ready."""

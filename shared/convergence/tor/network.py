@@ -24,6 +24,7 @@ from convergence.ports import Crypto, Rng
 from convergence.tor.circuits import TorCircuits
 from convergence.tor.directory import TorDirectory
 from convergence.tor.entrance import ByGuards, ByNodes
+from convergence.tor.sets import ConfluxParams
 from convergence.tor.sources import DirectorySources
 from convergence.wire.linkspec import LinkSpecifier, SpecifierType
 from convergence.wire.target import Protocols, RelayTarget, Role
@@ -124,13 +125,14 @@ class TorNetwork:
             return self._sources.rests(identity, now)
 
         self._entrance: ByGuards | ByNodes
+        legs: ByGuards | None = None
         if config.directories:
-            self._entrance = ByGuards(outbox, rng, config, rests)
-        else:
+            self._entrance = legs = ByGuards(outbox, rng, config, rests)
+        else:  # all legs of a conflux set would begin with the same node
             kept = StickyEntries(outbox, rng) if entries is None else entries
             self._entrance = ByNodes(outbox, rng, config, rests, kept, nodes)
         self._paths = self._entrance.paths
-        self.circuits = TorCircuits(outbox, crypto, rng, neighbours, self._entrance, on_full=on_full)
+        self.circuits = TorCircuits(outbox, crypto, rng, neighbours, self._entrance, legs, on_full=on_full)
         self._sources = DirectorySources(outbox, rng, self, self._entrance.directories)
         self.directory = TorDirectory(outbox, rng, config.authorities, self._sources, self._changed)
 
@@ -175,6 +177,8 @@ class TorNetwork:
         assert view is not None
         self._paths.update(view, now)
         self.circuits.times.update(BuildTimeParams.of(view.consensus))
+        if self.circuits.sets is not None:
+            self.circuits.sets.params = ConfluxParams.of(view.consensus)
         before, self.ready = self.ready, self._paths.ready(now)
         if self.ready:
             self.circuits.nodes_changed(now)
