@@ -16,6 +16,7 @@ from convergence.crypto.keys import NodeKeys
 from convergence.facilitator.client import REFRESH
 from convergence.tor.network import DirectoryAddress, TorConfig
 from convergence.tor.relay import OFFERED, RelayConfig, TorRelay
+from convergence.tor.sets import Sets
 from convergence.wire.exitpolicy import ExitPolicy, Rule
 from convergence.wire.target import Role
 from pynode.torkeys import RsaSecret
@@ -54,7 +55,9 @@ class TorWorld:
     def __init__(self, seed: str, *, entries: int = 3, relays: int = 3) -> None:
         self.world = World(seed, start=float(NOW + 60))
         self.config = TorConfig(
-            tuple(authority.identity for authority in AUTHORITIES), (DirectoryAddress("192.0.2.1:9001", bytes(20)),)
+            tuple(authority.identity for authority in AUTHORITIES),
+            (DirectoryAddress("192.0.2.1:9001", bytes(20)),),
+            sets=Sets,
         )
         self.hosts: dict[bytes, Host] = {}  # Tor's relays, by Ed25519 identity
         *self.made, self.unlisted = [

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from ipaddress import ip_address
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from typing import Protocol as Shape
 
 from convergence.circuit.client import ClientCircuit
@@ -29,10 +29,12 @@ from convergence.path.place import Failed, Place, Ready, Request
 from convergence.path.predicted import FIRST_PORT, PredictedPorts
 from convergence.path.torpath import LONG_LIVED, TorPath, Wanted
 from convergence.ports import Crypto, Rng
-from convergence.tor.sets import SetCircuit, Sets
 from convergence.wire.exitpolicy import Address
 from convergence.wire.relay import IPV6_OKAY
 from convergence.wire.target import RelayTarget
+
+if TYPE_CHECKING:
+    from convergence.tor.sets import SetCircuit, Sets
 
 SIZE = 3  # circuits kept ready
 BUCKET = "build-times"
@@ -90,7 +92,9 @@ class TorCircuits(CircuitBuilding):
     """Circuits of three hops to exits, and of one hop to directories.
 
     Args:
-        legs: None: no conflux sets are made.
+        sets: makes the conflux sets; None: there are none. A page has only one way in, which all legs would share, and
+            does not load their code.
+        legs: their paths; None likewise.
     """
 
     def __init__(
@@ -101,6 +105,7 @@ class TorCircuits(CircuitBuilding):
         neighbours: Neighbours,
         paths: Paths,
         legs: LegPaths | None = None,
+        sets: type[Sets] | None = None,
         *,
         size: int = SIZE,
         on_full: Callable[[float], None] = lambda now: None,
@@ -108,7 +113,7 @@ class TorCircuits(CircuitBuilding):
         super().__init__(outbox, crypto, rng, neighbours, size=size, on_full=on_full)
         self.times = BuildTimes()
         self._paths = paths
-        self.sets = None if legs is None else Sets(outbox, rng, legs, self, self._expected)
+        self.sets = None if legs is None or sets is None else sets(outbox, rng, legs, self, self._expected)
         self._predicted: PredictedPorts | None = None  # until `start`
         self._name = b""
         self._unstored = 0
@@ -181,9 +186,10 @@ class TorCircuits(CircuitBuilding):
 
     def number(self, circuit: object) -> int | None:
         """Of a set, that of its first leg which is left."""
-        if not isinstance(circuit, SetCircuit):
+        linked = self._set(circuit)
+        if linked is None:
             return super().number(circuit)
-        return next(filter(None, map(super().number, circuit.circuits)), None)
+        return next(filter(None, map(super().number, linked.circuits)), None)
 
     def rdv_circuit(
         self, point: RelayTarget, hash_name: bytes, provider: bool, on_ready: Ready, on_failed: Failed, now: float
@@ -312,10 +318,15 @@ class TorCircuits(CircuitBuilding):
             self._unstored = 0
             self._outbox.store([(BUCKET, self._name, self.times.encode())], _ignore)
 
+    def _set(self, circuit: object) -> SetCircuit | None:
+        """What this circuit is a set of, if it is one."""
+        return None if self.sets is None else self.sets.find(circuit)
+
     def _exit(self, circuit: ExitCircuit) -> TorRelay | None:
         """The last hop of a circuit of ours."""
-        if isinstance(circuit, SetCircuit):
-            return circuit.exit
+        linked = self._set(circuit)
+        if linked is not None:
+            return linked.exit
         place = next((place for place in self._places.values() if place.circuit is circuit), None)
         return None if place is None else _of(place).relays[-1]
 

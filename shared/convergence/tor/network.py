@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from convergence.effects import Protocol
 from convergence.errors import LocalError
@@ -24,10 +24,12 @@ from convergence.ports import Crypto, Rng
 from convergence.tor.circuits import TorCircuits
 from convergence.tor.directory import TorDirectory
 from convergence.tor.entrance import ByGuards, ByNodes
-from convergence.tor.sets import ConfluxParams
 from convergence.tor.sources import DirectorySources
 from convergence.wire.linkspec import LinkSpecifier, SpecifierType
 from convergence.wire.target import Protocols, RelayTarget, Role
+
+if TYPE_CHECKING:
+    from convergence.tor.sets import Sets
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +67,13 @@ class TorConfig:
         directories: whom to ask first: the authorities, in the same order, then others. With none, nodes of our own
             network lead into it.
         distinct_subnets: whether relays of one subnet are kept apart. Off for a network on one machine only.
+        sets: makes the conflux sets of a client that has guards (sets.py); None: it has none.
     """
 
     authorities: tuple[bytes, ...]
     directories: tuple[DirectoryAddress, ...] = ()
     distinct_subnets: bool = True
+    sets: type[Sets] | None = None
 
     def __post_init__(self) -> None:
         if not self.authorities or len(set(self.authorities)) != len(self.authorities):
@@ -132,7 +136,7 @@ class TorNetwork:
             kept = StickyEntries(outbox, rng) if entries is None else entries
             self._entrance = ByNodes(outbox, rng, config, rests, kept, nodes)
         self._paths = self._entrance.paths
-        self.circuits = TorCircuits(outbox, crypto, rng, neighbours, self._entrance, legs, on_full=on_full)
+        self.circuits = TorCircuits(outbox, crypto, rng, neighbours, self._entrance, legs, config.sets, on_full=on_full)
         self._sources = DirectorySources(outbox, rng, self, self._entrance.directories)
         self.directory = TorDirectory(outbox, rng, config.authorities, self._sources, self._changed)
 
@@ -178,7 +182,7 @@ class TorNetwork:
         self._paths.update(view, now)
         self.circuits.times.update(BuildTimeParams.of(view.consensus))
         if self.circuits.sets is not None:
-            self.circuits.sets.params = ConfluxParams.of(view.consensus)
+            self.circuits.sets.update(view.consensus)
         before, self.ready = self.ready, self._paths.ready(now)
         if self.ready:
             self.circuits.nodes_changed(now)

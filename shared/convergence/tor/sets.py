@@ -254,6 +254,13 @@ class Sets:
         self._retry_timer: Timer | None = None
         self._stopped = False
 
+    def update(self, consensus: Consensus) -> None:
+        self.params = ConfluxParams.of(consensus)
+
+    def find(self, circuit: object) -> SetCircuit | None:
+        """What was handed out as this circuit, if it is a set."""
+        return circuit if isinstance(circuit, SetCircuit) else None
+
     def fill(self, now: float) -> None:
         """Bring the sets that stand ready up to their number; goes on by itself then."""
         while not self._stopped and self._retry_timer is None and self._lacks and self._expected(now):

@@ -11,6 +11,7 @@ from convergence.path.guards import Guards
 from convergence.path.place import ATTEMPTS, HOP_TIMEOUT, Stage
 from convergence.path.torpath import TorPaths
 from convergence.tor.circuits import BUCKET, STORE_EVERY, TorCircuits
+from convergence.tor.sets import Sets
 from convergence.wire.relay import IPV6_OKAY, Begin
 from tests.unit.circuit.rig import CRYPTO, START, Net
 from tests.unit.netdir.authorities import PROTOCOLS
@@ -41,7 +42,7 @@ class Scene:
         self.dialled = []
         self.held = None  # if it is a list, links are made only when what is in it is called
         self.pool = TorCircuits(
-            self.client.outbox, CRYPTO, self.client.rng, self, paths, paths if legs else None, size=size
+            self.client.outbox, CRYPTO, self.client.rng, self, paths, paths, Sets if legs else None, size=size
         )
         self.got, self.trouble = [], []
 
