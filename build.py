@@ -96,7 +96,8 @@ def modules(**rooms: str) -> set[str]:
     return {f"convergence/{room}/{name}.py" for room, names in rooms.items() for name in names.split()}
 
 
-# A facilitator, the front door of a proxy, a relay of the Tor network; conflux, whose legs share no way in: a page has one.
+# A facilitator, the front door of a proxy, a relay of the Tor network; conflux, whose legs share no way in (a page has
+# one).
 SERVERS_ONLY = modules(
     facilitator="prober service",
     circuit="conflux linking",
