@@ -132,7 +132,7 @@ class Leg:
                 self._numbered(run, now)
             else:
                 for cell in run:
-                    self._own(*self.carrier.format.unpack(cell), now)
+                    self._own(cell, now)
             at += len(run)
 
     def settle(self, now: float) -> None:
@@ -157,11 +157,14 @@ class Leg:
         self.last_received += len(run)
         self._set.came(first, run, now)
 
-    def _own(self, command: int, stream_id: int, payload: bytes, now: float) -> None:
+    def _own(self, cell: bytes, now: float) -> None:
         """A message of this circuit's, which has no number."""
-        if stream_id:
+        command, stream_id, payload = self.carrier.format.unpack(cell)
+        if command == RelayCommand.BEGIN_DIR and self.linked:
+            self._set.endpoint.receive((cell,), (), now)  # C tor gives it no number, but all that is said of its stream
+        elif stream_id:
             raise RemoteError(f"relay command {command} was not expected on a stream of a set")
-        if command == RelayCommand.SENDME:
+        elif command == RelayCommand.SENDME:
             self._acknowledged(Sendme.parse(payload), now)
         elif command == RelayCommand.CONFLUX_SWITCH and self.linked and not self._switched:
             # One follows another only where nothing but the pattern is to be told to somebody (section 4.2.1).

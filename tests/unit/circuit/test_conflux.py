@@ -176,6 +176,18 @@ def test_the_end_of_a_stream_does_not_overtake_its_data(scene):
     assert handler.received == data and handler.reason == EndReason.DONE
 
 
+def test_a_directory_may_be_asked_over_a_set_as_clients_of_tors_might(scene):
+    stream = scene.linked.endpoint._new_stream(5)
+    scene.linked.endpoint._keep(5, stream)
+    handler = stream.handler = Recorder(stream)
+    scene.legs[1].carrier.transmit([pack_message(RelayCommand.BEGIN_DIR, 5, b"")])
+    scene.net.pump()
+    data = scene.ask_far(scene.exit.services.streams[-1][0], 40 * MAX_DATA)
+    assert handler.received == data
+    scene.say_far(0, pack_message(RelayCommand.BEGIN_DIR, 7, b""))  # nobody asks a client
+    assert scene.circuits[0].closed
+
+
 def test_a_look_up_goes_over_a_set(scene):
     scene.linked.endpoint.resolve("host.example", lambda answers, now: None)
     scene.net.pump()
