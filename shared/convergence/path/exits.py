@@ -77,6 +77,10 @@ class ExitCircuits(Shape):
 
     def serves(self, circuit: ExitCircuit, host: str, port: int) -> bool: ...
 
+    def better(self, circuit: ExitCircuit, host: str, port: int) -> bool:
+        """Whether one that serves it better stands ready: new streams are to take that."""
+        ...
+
     def begin_flags(self, circuit: ExitCircuit, port: int) -> int:
         """What BEGIN tells the exit besides: see Begin."""
         ...
@@ -360,14 +364,17 @@ class ExitConnections:
         """Give it a place on a circuit of its key that stands or is on its way; ask for one more if there is none."""
         steady = self._outbox.steady(now)
         fresh = [shared for shared in self._shared if shared.key == pipe.key and shared.fresh(steady)]
-        shared = next((shared for shared in fresh if shared.suits(pipe) and self._serves(shared, pipe)), None)
-        if shared is not None:
-            self._enter(pipe, shared, now)
+        suiting = [shared for shared in fresh if shared.suits(pipe) and self._serves(shared, pipe)]
+        best = next((shared for shared in suiting if not self._better(shared, pipe)), None)
+        if best is not None:
+            self._enter(pipe, best, now)
         elif self._may_ask(pipe.key, fresh, now):
             shared = self._add(pipe.key, now)
             self._enter(pipe, shared, now)
             stands, failed = partial(self._stands, shared), partial(self._failed, shared)
             self._circuits.exit_circuit(pipe.host, pipe.port, stands, failed, now, avoid=pipe.refused_by)
+        elif suiting:
+            self._enter(pipe, suiting[0], now)
         else:
             self._give_up(pipe, EndReason.RESOURCELIMIT, now)
 
@@ -376,6 +383,10 @@ class ExitConnections:
         if shared.circuit is None:
             return all(other.port == pipe.port for other in shared.pipes)
         return self._circuits.serves(shared.circuit, pipe.host, pipe.port)
+
+    def _better(self, shared: _Shared, pipe: ExitPipe) -> bool:
+        circuit = shared.circuit
+        return circuit is not None and not pipe.refused_by and self._circuits.better(circuit, pipe.host, pipe.port)
 
     def _may_ask(self, key: Hashable, fresh: Collection[_Shared], now: float) -> bool:
         """Whether the key may have one more circuit; an idle one gives way to it."""

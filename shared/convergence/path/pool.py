@@ -158,6 +158,10 @@ class CircuitPool(CircuitBuilding):
         """Whether the exit of this circuit may connect there."""
         return True
 
+    def better(self, circuit: ExitCircuit, host: str, port: int) -> bool:
+        """They are all of one kind."""
+        return False
+
     def begin_flags(self, circuit: ExitCircuit, port: int) -> int:
         """Exits of our own network need none."""
         return 0

@@ -179,6 +179,13 @@ class TorCircuits(CircuitBuilding):
         exit = self._exit(circuit)
         return exit is not None and exit.allows(_address(host), port)
 
+    def better(self, circuit: ExitCircuit, host: str, port: int) -> bool:
+        """A conflux set is better than a circuit."""
+        if self.sets is None or self._set(circuit) is not None:
+            return False
+        address = _address(host)
+        return self.sets.offered(lambda exit: exit.allows(address, port), port in LONG_LIVED) is not None
+
     def begin_flags(self, circuit: ExitCircuit, port: int) -> int:
         """A host that has IPv6 addresses only is reached too, where the exit connects to such."""
         exit = self._exit(circuit)

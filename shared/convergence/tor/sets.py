@@ -267,15 +267,20 @@ class Sets:
             self._start(now)
 
     def take(self, suits: Callable[[TorRelay], bool], stable: bool, now: float) -> SetCircuit | None:
+        """A set that `offered` tells of, to be used from now on."""
+        linked = self.offered(suits, stable)
+        if linked is not None:
+            linked.machine.move(_TAKEN, now)
+            self._legs.lend(linked.circuits)
+        return linked
+
+    def offered(self, suits: Callable[[TorRelay], bool], stable: bool) -> SetCircuit | None:
         """A ready set whose exit suits; `stable`: over relays that rarely go down only."""
         for linked in self._sets:
             exit = linked.exit
-            if linked.machine.state is not Stage.READY or exit is None or not suits(exit):
-                continue
-            if not stable or linked.stable:
-                linked.machine.move(_TAKEN, now)
-                self._legs.lend(linked.circuits)
-                return linked
+            if linked.machine.state is Stage.READY and exit is not None and suits(exit):
+                if not stable or linked.stable:
+                    return linked
         return None
 
     def stop(self, now: float) -> None:

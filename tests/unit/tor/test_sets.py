@@ -7,6 +7,7 @@ import pytest
 from convergence.circuit.conflux import LINK_TIMEOUT
 from convergence.errors import DestroyReason, EndReason, LocalError, RemoteError
 from convergence.path.building import RENEW_AFTER, RETRY_FIRST
+from convergence.path.exits import ExitConnections
 from convergence.path.place import HOP_TIMEOUT
 from convergence.path.predicted import KEPT
 from convergence.tor.sets import MAX_READY, SET, SET_TIMEOUT, ConfluxParams, SetCircuit, Stage
@@ -130,6 +131,35 @@ def test_without_a_ready_set_a_single_circuit_serves(scene):
     scene.exit()
     scene.exit()
     assert isinstance(scene.got[0], SetCircuit) and not isinstance(scene.got[1], SetCircuit)
+
+
+def test_new_connections_leave_a_single_circuit_once_a_set_is_ready():
+    """The first connections of a client come before its first set. What is on the circuit stays there."""
+    scene = Scene()
+    exits = ExitConnections(scene.pool, scene.client.outbox)
+
+    def connect(key="user"):
+        pipe = exits.connect("host.example", 443, key, scene.net.now)
+        pipe.handler = Recorder(pipe)
+        scene.net.pump()
+        return pipe
+
+    scene.pool.sets.params = ConfluxParams()
+    first, second = connect(), connect()
+    assert first.circuit is second.circuit and not isinstance(first.circuit, SetCircuit)
+    scene.pool.sets.params = ConfluxParams(2)
+    scene.fill()
+    third, fourth = connect(), connect()
+    assert isinstance(third.circuit, SetCircuit) and third.circuit is fourth.circuit, "one set for one user"
+    assert connect("other").circuit is not third.circuit
+    assert first.circuit is second.circuit and first.circuit.built
+    for pipe in (third, fourth):
+        pipe.handler = Recorder(pipe)
+    third.circuit.destroy(DestroyReason.FINISHED, scene.net.now)
+    scene.pool.sets.params = ConfluxParams()
+    for linked in scene.ready:
+        linked.destroy(DestroyReason.FINISHED, scene.net.now)
+    assert connect().circuit is first.circuit
 
 
 def test_an_exit_that_refused_or_does_not_serve_is_not_taken(scene):
