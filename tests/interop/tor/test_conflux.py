@@ -1,23 +1,12 @@
-"""Conflux with the real tor, both ways: our client over its exits, its client over ours."""
+"""Conflux over exits of the real tor. Its client over ours: see test_relay.py."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from queue import Queue
-
-import pytest
-from stem import StreamStatus
-from stem.control import EventType
-from stem.response.events import StreamEvent
 
 from convergence.tor.sets import SetCircuit, Stage
-from tests.e2e.processes import PATIENCE
 from tests.interop.tor.client import TorClient
-from tests.interop.tor.daemon import Tor
 from tests.interop.tor.network import TorNetwork
-from tests.interop.tor.test_network import fetch
-from tests.interop.tor.test_relay import OPEN, Relay
 from tests.interop.website import LARGE, Website
 
 
@@ -79,40 +68,3 @@ def test_our_client_downloads_over_both_legs_of_a_set(tor_network: TorNetwork, w
 
 def fail(why: object, now: float) -> None:
     raise AssertionError(why)
-
-
-@pytest.fixture(scope="module")
-def our_exit(tor_network: TorNetwork, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Relay]:
-    relay = Relay(tor_network, tmp_path_factory.mktemp("exit"), "oursexit", OPEN)
-    try:
-        tor_network.listed(relay.fingerprint)
-        for other in tor_network.relays:  # an exit serves no circuit that comes from a relay it has not heard of
-            other.wait(EventType.NEWCONSENSUS, lambda other=other: other.knows(relay.fingerprint), "news")
-        yield relay
-    finally:
-        relay.stop()
-
-
-def sets(client: Tor, exit_: str) -> list[str]:
-    """Numbers of the circuits of this client that are legs of sets to this relay."""
-    lines = client.controller.get_info("circuit-status").splitlines()
-    return [line.split()[0] for line in lines if "PURPOSE=CONFLUX_LINKED" in line and f"${exit_}" in line]
-
-
-def test_a_client_of_tors_downloads_over_a_set_to_our_exit(
-    tor_network: TorNetwork, our_exit: Relay, website: Website
-) -> None:
-    last = our_exit.fingerprint
-    options = (f"ExitNodes {last}", "StrictNodes 1", "__DisablePredictedCircuits 0")
-    with tor_network.client(*options) as client:
-        client.wait(EventType.BW, lambda: len(sets(client, last)) >= 2, "conflux set to our exit")
-        opened: Queue[StreamEvent] = Queue()
-        client.controller.add_event_listener(opened.put, EventType.STREAM)
-        for _ in range(3):
-            done = fetch(client, website)
-            assert (done.returncode, done.stderr) == (0, b"") and done.stdout == LARGE
-            while (event := opened.get(timeout=PATIENCE)).status != StreamStatus.SUCCEEDED:
-                pass
-            assert event.circ_id in sets(client, last)
-        client.controller.remove_event_listener(opened.put)
-    assert tor_network.notices() == []
