@@ -48,7 +48,7 @@ class Linking:
         if not linked.agrees(link):
             raise RemoteError("LINK to a set that does not stand where it says")
         leg = circuit.join(linked, now)
-        own.circuits[leg] = circuit
+        own.circuits = {other: own.circuits.get(other, circuit) for other in linked.legs}  # none of those that are gone
         self._sets[link.nonce] = own
         linked.wish = link.wish
         # What has to wait here is what we are short of: so clients are to keep to one leg, as C tor's exits wish.

@@ -470,6 +470,20 @@ def test_a_client_that_links_a_thousand_legs_has_eight():
     assert not scene.sets
 
 
+def test_legs_that_come_and_go_leave_nothing():
+    scene = Scene(legs=1, link=False)
+    scene.link(scene.circuits[0])
+    for _ in range(3 * MAX_LEGS):
+        circuit = scene.net.build(scene.client, [scene.exit])
+        circuit._endpoint.on_message = lambda *answer: None
+        say(circuit, RelayCommand.CONFLUX_LINK, payload=Link(NONCE).encode())
+        scene.net.pump()
+        circuit.destroy(DestroyReason.FINISHED, scene.net.now)
+        scene.net.pump()
+    [own] = scene.exit.services.linking._sets.values()
+    assert len(own.linked.legs) == 1 and len(own.circuits) <= 2
+
+
 def test_what_waits_at_a_relay_is_bounded_and_the_fullest_set_of_the_fullest_source_goes(monkeypatch):
     monkeypatch.setattr("convergence.circuit.linking.MAX_WAITING", 50)
     net = Net("crowd")
