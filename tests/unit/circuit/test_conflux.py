@@ -279,7 +279,7 @@ def test_a_gap_that_went_with_its_leg_ends_the_set(scene):
     """We have sent nothing on that leg, and others have brought higher numbers."""
     _, handler, far, _ = scene.open()
     scene.hold(1)
-    scene.ask_far(far, 900 * MAX_DATA)
+    scene.ask_far(far, 1300 * MAX_DATA)
     assert scene.linked.waiting and scene.legs[1].last_sent == 0
     scene.legs[1].close(scene.net.now)
     assert handler.reason == EndReason.DESTROY and scene.linked.closed and not scene.linked.waiting
