@@ -213,7 +213,7 @@ def test_a_leg_that_lags_by_more_than_a_switch_can_tell_is_left(scene):
     for leg in scene.far.legs:
         if leg is not used:
             leg.last_sent -= MAX_GAP + 1
-    data = scene.ask_far(far, 400 * MAX_DATA)
+    data = scene.ask_far(far, 1200 * MAX_DATA)
     assert handler.received == data and scene.far._current is used
 
 
