@@ -14,6 +14,7 @@ from enum import Enum, auto
 from functools import partial
 from typing import Protocol as Shape
 
+from convergence.chance import fraction
 from convergence.circuit.client import ClientCircuit
 from convergence.circuit.conflux import MAX_LEGS, Leg, LinkedSet
 from convergence.circuit.endpoint import ResolvedReply
@@ -24,7 +25,6 @@ from convergence.netdir.tor import TorRelay
 from convergence.outbox import Outbox, Timer
 from convergence.path.building import RENEW_AFTER, RETRY_FIRST, RETRY_MAX
 from convergence.path.place import Ready
-from convergence.path.select import fraction
 from convergence.path.torpath import LINKING, TorPath, Wanted
 from convergence.path.weights import is_exit
 from convergence.pipes.duplex import Handler
