@@ -410,8 +410,8 @@ def test_a_circuit_that_carries_streams_becomes_no_leg():
 
 def test_a_circuit_that_goes_on_becomes_no_leg():
     scene = Scene(link=False)
-    circuit = scene.net.build(scene.client, [scene.guards[0], scene.exit])
     scene.guards[0].services = Exit(scene.guards[0].outbox)
+    circuit = scene.net.build(scene.client, [scene.guards[0], scene.exit])
     circuit._hops.pop()  # what it says now is for the guard
     deaf(circuit)
     circuit._transmit([pack_message(RelayCommand.CONFLUX_LINK, 0, Link(NONCE).encode())])
