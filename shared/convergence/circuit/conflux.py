@@ -121,12 +121,12 @@ class Leg:
         at = 0
         for _, group in groupby(cells, self.carrier.format.head):
             run = list(group)
-            command, _, payload = self.carrier.format.unpack(run[0])
+            command = self.carrier.format.unpack(run[0])[0]
             if self.machine.final:
                 return
             if command == _DATA:
-                for index in self.flow.received(len(run)):
-                    self.say(RelayCommand.SENDME, Sendme(1, digests[at + index]).encode())
+                if due := self.flow.received(len(run)):
+                    self._acknowledge([digests[at + index] for index in due])
                 self._numbered(run, now)
             elif command in NUMBERED:
                 self._numbered(run, now)
@@ -148,6 +148,11 @@ class Leg:
             self._set.lost(self, now)
 
     # -- inside
+
+    def _acknowledge(self, digests: Sequence[bytes]) -> None:
+        """As an Endpoint does."""
+        pack = self.carrier.format.pack
+        self.carrier.transmit([pack(RelayCommand.SENDME, 0, Sendme(1, digest).encode()) for digest in digests])
 
     def _numbered(self, run: list[bytes], now: float) -> None:
         if not self.linked:

@@ -129,6 +129,7 @@ class RelayCircuit:
         self.endpoint.on_resolve = self.resolve
         self.endpoint.on_message = self._message
         self._receiver: Endpoint | Leg = self.endpoint
+        self.binding = last.binding  # as in Hop
         self._outbox = outbox
         self._rng = rng
         self._services = services

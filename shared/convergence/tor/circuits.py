@@ -21,7 +21,7 @@ from convergence.errors import DestroyReason, ParseError
 from convergence.link.neighbours import Neighbours
 from convergence.netdir.tor import TorRelay
 from convergence.outbox import Outbox
-from convergence.path.building import CircuitBuilding
+from convergence.path.building import REPLACED_AFTER, CircuitBuilding
 from convergence.path.buildtimes import BuildTimes
 from convergence.path.exits import ExitCircuit, ExitReady
 from convergence.path.guards import GuardUse, Stage
@@ -145,8 +145,9 @@ class TorCircuits(CircuitBuilding):
     def exit_circuit(
         self, host: str, port: int, on_ready: ExitReady, on_failed: Failed, now: float, *, avoid: Collection[bytes] = ()
     ) -> None:
-        """A circuit of its own to an exit that most likely connects there: a ready one if one suits, best a conflux
-        set. `avoid`: identities of exits to take only if there are no others."""
+        """A circuit of its own to an exit that most likely connects there: if one suits, a conflux set that is ready,
+        or a circuit that is, or one that is on its way to become ready. `avoid`: identities of exits to take only if
+        there are no others."""
         if self._predicted is not None:
             self._predicted.used(port, now)
         wanted = Wanted(port, _address(host))
@@ -157,7 +158,7 @@ class TorCircuits(CircuitBuilding):
         linked = self.sets.take(suits, port in LONG_LIVED, now) if self.sets is not None else None
         if linked is not None:
             on_ready(linked, now)
-            self.fill(now)
+            self._outbox.call_at(now + REPLACED_AFTER, self.fill)
             return
         request = TorRequest(
             at_once(lambda now: self._exit_path(request, wanted, now)),
@@ -166,10 +167,10 @@ class TorCircuits(CircuitBuilding):
             on_failed,
             avoided=dict.fromkeys(avoid),
         )
-        for place in self._ready:
-            ready = _of(place)
-            if suits(ready.relays[-1]):
-                request.relays, request.use = ready.relays, ready.use
+        for place in (*self._ready, *self._places.values()):
+            kept = _of(place)
+            if kept.on_ready is None and suits(kept.relays[-1]):
+                request.relays, request.use = kept.relays, kept.use
                 self._take(place, request, now)
                 return
         self._serve(request, now)
