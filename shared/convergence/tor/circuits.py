@@ -21,7 +21,7 @@ from convergence.errors import DestroyReason, ParseError
 from convergence.link.neighbours import Neighbours
 from convergence.netdir.tor import TorRelay
 from convergence.outbox import Outbox
-from convergence.path.building import REPLACED_AFTER, CircuitBuilding
+from convergence.path.building import CircuitBuilding
 from convergence.path.buildtimes import BuildTimes
 from convergence.path.exits import ExitCircuit, ExitReady
 from convergence.path.guards import GuardUse, Stage
@@ -158,7 +158,6 @@ class TorCircuits(CircuitBuilding):
         linked = self.sets.take(suits, port in LONG_LIVED, now) if self.sets is not None else None
         if linked is not None:
             on_ready(linked, now)
-            self._outbox.call_at(now + REPLACED_AFTER, self.fill)
             return
         request = TorRequest(
             at_once(lambda now: self._exit_path(request, wanted, now)),

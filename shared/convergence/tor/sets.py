@@ -36,6 +36,7 @@ from convergence.wire.relay import RelayCommand, Truncated
 from convergence.wire.target import RelayTarget
 
 SET_TIMEOUT = 60.0  # seconds until all legs are linked, paths that fail counted
+REFILL_AFTER = 1.0  # seconds: who asks for one set after the other shall not wait for the building of the next ones
 MAX_READY = 6  # sets kept ready, whatever a consensus says
 AVOIDED = 8  # exits that did not link; they are taken only if there are no others
 
@@ -251,7 +252,7 @@ class Sets:
         self._sets: dict[SetCircuit, None] = {}  # the oldest first
         self._avoided: dict[bytes, None] = {}  # identities of exits
         self._retry = RETRY_FIRST
-        self._retry_timer: Timer | None = None
+        self._timer: Timer | None = None
         self._stopped = False
 
     def update(self, consensus: Consensus) -> None:
@@ -263,7 +264,7 @@ class Sets:
 
     def fill(self, now: float) -> None:
         """Bring the sets that stand ready up to their number; goes on by itself then."""
-        while not self._stopped and self._retry_timer is None and self._lacks and self._expected(now):
+        while not self._stopped and self._timer is None and self._lacks and self._expected(now):
             self._start(now)
 
     def take(self, suits: Callable[[TorRelay], bool], stable: bool, now: float) -> SetCircuit | None:
@@ -272,6 +273,7 @@ class Sets:
         if linked is not None:
             linked.machine.move(_TAKEN, now)
             self._legs.lend(linked.circuits)
+            self._fill_later(REFILL_AFTER, now)
         return linked
 
     def offered(self, suits: Callable[[TorRelay], bool], stable: bool) -> SetCircuit | None:
@@ -285,8 +287,8 @@ class Sets:
 
     def stop(self, now: float) -> None:
         self._stopped = True
-        if self._retry_timer is not None:
-            self._retry_timer.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
         for linked in list(self._sets):
             linked.destroy(DestroyReason.FINISHED, now)
 
@@ -308,7 +310,8 @@ class Sets:
             if len(self._avoided) > AVOIDED:
                 del self._avoided[next(iter(self._avoided))]
         if stage is not Stage.USED and not self._stopped:
-            self._fill_later(now)
+            self._fill_later(self._retry, now)
+            self._retry = min(2 * self._retry, RETRY_MAX)
         self.fill(now)
 
     # -- inside
@@ -347,13 +350,13 @@ class Sets:
         if linked.machine.state is Stage.READY:
             linked.destroy(DestroyReason.FINISHED, now)
 
-    def _fill_later(self, now: float) -> None:
-        if self._retry_timer is not None:
+    def _fill_later(self, seconds: float, now: float) -> None:
+        """And not before."""
+        if self._timer is not None:
             return
 
         def again(now: float) -> None:
-            self._retry_timer = None
+            self._timer = None
             self.fill(now)
 
-        self._retry_timer = self._outbox.call_at(now + self._retry, again)
-        self._retry = min(2 * self._retry, RETRY_MAX)
+        self._timer = self._outbox.call_at(now + seconds, again)

@@ -6,11 +6,11 @@ import pytest
 
 from convergence.circuit.conflux import LINK_TIMEOUT
 from convergence.errors import DestroyReason, EndReason, LocalError, RemoteError
-from convergence.path.building import RENEW_AFTER, REPLACED_AFTER, RETRY_FIRST
+from convergence.path.building import RENEW_AFTER, RETRY_FIRST
 from convergence.path.exits import ExitConnections
 from convergence.path.place import HOP_TIMEOUT
 from convergence.path.predicted import KEPT
-from convergence.tor.sets import MAX_READY, SET, SET_TIMEOUT, ConfluxParams, SetCircuit, Stage
+from convergence.tor.sets import MAX_READY, REFILL_AFTER, SET, SET_TIMEOUT, ConfluxParams, SetCircuit, Stage
 from convergence.wire.conflux import Link, Wish
 from convergence.wire.relay import MAX_DATA, RelayCommand, Truncated, pack_message
 from tests.unit.circuit.rig import Recorder
@@ -93,7 +93,7 @@ def test_a_set_is_handed_out_and_another_one_is_made(scene):
     [linked] = scene.ready
     scene.exit()
     assert scene.got == [linked] and linked.built and linked.path[-1].identity == linked.exit.target.identity
-    scene.net.tick(REPLACED_AFTER)
+    scene.net.tick(REFILL_AFTER)
     assert len(scene.ready) == 1 and scene.ready != [linked]
     assert scene.pool.serves(linked, "host.example", 443) and not scene.pool.serves(linked, "host.example", 25)
     assert scene.pool.begin_flags(linked, 443) == 0
@@ -370,6 +370,6 @@ def test_no_more_sets_at_once_than_the_consensus_says():
     scene.fill()
     for _ in range(4):
         scene.exit()
-        scene.net.tick(REPLACED_AFTER)
+        scene.net.tick(REFILL_AFTER)
     assert len(scene.all) == 3 and sum(isinstance(circuit, SetCircuit) for circuit in scene.got) == 3
     assert SET.final(Stage.GONE)
