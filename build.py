@@ -96,12 +96,14 @@ def modules(**rooms: str) -> set[str]:
     return {f"convergence/{room}/{name}.py" for room, names in rooms.items() for name in names.split()}
 
 
-# A facilitator, the front door of a proxy, a relay of the Tor network.
+# A facilitator, the front door of a proxy, a relay of the Tor network; conflux, whose legs share no way in (a page has
+# one).
 SERVERS_ONLY = modules(
     facilitator="exchange prober questions reaching registry service shared sharing",
+    circuit="conflux linking",
     pipes="connect door socks",
-    tor="accounting cache dirports entry history publishing relay selftest",
-    wire="routerdesc sharing",
+    tor="accounting cache dirports entry history publishing relay selftest sets",
+    wire="conflux routerdesc sharing",
     crypto="crosscert routersign",
 )
 # A client of the Tor network: a page loads it when it is switched on there.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from convergence.announcement import Announcement
 from convergence.channels import Channels, Owner
-from convergence.circuit.client import MAX_HOPS, ClientCircuit
+from convergence.circuit.client import MAX_HOPS
 from convergence.circuit.exit import MAX_EXIT_STREAMS, ExitService, refuse_resolve
 from convergence.circuit.relay import RelayCircuit
 from convergence.circuit.relaying import Relaying, RelayLimits
@@ -37,7 +37,7 @@ from convergence.netdir.memory import NodeMemory
 from convergence.netdir.nodes import NodeDirectory
 from convergence.netdir.view import Class, View
 from convergence.outbox import Outbox
-from convergence.path.exits import ExitConnections
+from convergence.path.exits import ExitCircuit, ExitConnections
 from convergence.path.pool import POOL_SIZE, CircuitPool
 from convergence.path.select import MIN_HOPS, Reach
 from convergence.pipes.pending import Pending
@@ -374,7 +374,7 @@ class Node:
             return self.exits.connect(address.host, address.port, isolation, now, optimistic=optimistic)
         return self.services.connect(address, now, patience, isolation)
 
-    def circuit_number(self, circuit: ClientCircuit) -> int | None:
+    def circuit_number(self, circuit: ExitCircuit) -> int | None:
         """That of a circuit of ours, as `snapshot` has it; None once it is gone."""
         number = self.pool.number(circuit)
         return self.tor.circuits.number(circuit) if number is None and self.tor is not None else number

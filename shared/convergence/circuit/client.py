@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from enum import Enum, auto
+from typing import TYPE_CHECKING
 
 from convergence.circuit.endpoint import Endpoint, ResolvedReply
 from convergence.circuit.hop import ClientHandshake, Hop, begin_handshake
@@ -34,6 +35,9 @@ from convergence.wire.relay import (
     unpack_message,
 )
 from convergence.wire.target import RelayTarget
+
+if TYPE_CHECKING:
+    from convergence.circuit.conflux import Leg, LinkedSet
 
 MAX_HOPS = 5
 HOP_TIMEOUT = 60.0  # seconds that a hop may take; the builder gives up sooner (path/pool.py)
@@ -110,6 +114,7 @@ class ClientCircuit:
         self._early_data = rng.random(1)[0] % (MAX_RELAY_EARLY - EARLY_KEPT)
         self._handshake: ClientHandshake | None = None
         self._endpoint: Endpoint | None = None
+        self._leg: Leg | None = None  # stands in place of the endpoint, once this circuit is part of a set
         self.id = link.attach(self)
         self._machine = StateMachine(CIRCUIT, outbox, self._timed_out, now)
         handshake = self._start_handshake(self.path[0])
@@ -186,6 +191,14 @@ class ClientCircuit:
         self._machine.move(_EXTEND, now)
         self._extend_next()
 
+    def join(self, linked: LinkedSet, now: float) -> Leg:
+        """Become a leg of a set, which carries all streams from now on. Raises LocalError when it is not built, and
+        RemoteError if it cannot be a leg."""
+        if not self.built or self._endpoint is None or self._leg is not None:
+            raise LocalError("this circuit cannot join a set now")
+        self._leg = linked.add(self._endpoint.hand_over(), self.destroy, now)
+        return self._leg
+
     def destroy(self, reason: int, now: float) -> None:
         """Close the circuit; every stream on it ends."""
         if not self.closed:
@@ -201,8 +214,9 @@ class ClientCircuit:
         if not self._hops:
             raise RemoteError("RELAY before CREATED2")
         self._unwrap(run, 0, now)
-        if self._endpoint is not None:
-            self._endpoint.settle(now)
+        receiver = self._leg or self._endpoint
+        if receiver is not None:
+            receiver.settle(now)
 
     def created(self, payload: bytes, fast: bool, now: float) -> None:
         """CREATED2 or CREATED_FAST from the first hop."""
@@ -228,8 +242,9 @@ class ClientCircuit:
         self.destroy(DestroyReason.PROTOCOL, now)
 
     def drained(self, now: float) -> None:
-        if self._endpoint is not None:
-            self._endpoint.resume()
+        receiver = self._leg or self._endpoint
+        if receiver is not None:
+            receiver.resume()
 
     # -- building
 
@@ -314,8 +329,9 @@ class ClientCircuit:
                     return  # the one message that a middle hop may send closes the circuit
             depth += 1
         layer = self._hops[last].keys.backward
-        assert self._endpoint is not None
-        self._endpoint.receive(*layer.accept_all(layer.crypt(run)), now)
+        receiver = self._leg or self._endpoint
+        assert receiver is not None
+        receiver.receive(*layer.accept_all(layer.crypt(run)), now)
 
     def _from_middle(self, cell: bytes, now: float) -> None:
         command, _, data = unpack_message(cell)
@@ -370,8 +386,9 @@ class ClientCircuit:
         self._gone(reason, now)
 
     def _gone(self, reason: int, now: float) -> None:
-        if self._endpoint is not None:
-            self._endpoint.close(now)
+        receiver = self._leg or self._endpoint
+        if receiver is not None:
+            receiver.close(now)
         self.on_gone(self, reason, now)
         if self.on_closed is not None:
             self.on_closed(reason, now)

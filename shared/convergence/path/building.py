@@ -136,7 +136,7 @@ class CircuitBuilding:
     def ready(self) -> int:
         return len(self._ready)
 
-    def number(self, circuit: ClientCircuit) -> int | None:
+    def number(self, circuit: object) -> int | None:
         """That of a circuit of ours, as `snapshot` has it; None once it is gone."""
         return next((place.number for place in self._places.values() if place.circuit is circuit), None)
 

@@ -15,7 +15,6 @@ from contextlib import suppress
 from functools import partial
 
 from convergence.chance import choose, fraction, sample
-from convergence.circuit.client import ClientCircuit
 from convergence.codes import PathWhy
 from convergence.errors import DestroyReason, LocalError, Problem
 from convergence.link.neighbours import Neighbours
@@ -24,6 +23,7 @@ from convergence.outbox import Outbox
 from convergence.path.building import CircuitBuilding
 from convergence.path.candidates import NOBODY, Candidates, find
 from convergence.path.entries import StickyEntries, user_of
+from convergence.path.exits import ExitCircuit
 from convergence.path.place import Chosen, Extension, Failed, Place, Probe, Ready, Request, Stage, at_once
 from convergence.path.reputation import Reputation
 from convergence.path.select import Reach, choose_path, entries_to, entry_side
@@ -161,11 +161,15 @@ class CircuitPool(CircuitBuilding):
         """A circuit of its own that ends at this node; `direct`: it is also the first."""
         self._serve(self._request("introduction", on_ready, on_failed, hops=int(direct), last=node), now)
 
-    def serves(self, circuit: ClientCircuit, host: str, port: int) -> bool:
+    def serves(self, circuit: ExitCircuit, host: str, port: int) -> bool:
         """Whether the exit of this circuit may connect there."""
         return True
 
-    def begin_flags(self, circuit: ClientCircuit, port: int) -> int:
+    def better(self, circuit: ExitCircuit, host: str, port: int) -> bool:
+        """They are all of one kind."""
+        return False
+
+    def begin_flags(self, circuit: ExitCircuit, port: int) -> int:
         """Exits of our own network need none."""
         return 0
 

@@ -68,6 +68,10 @@ class RelayCommand(IntEnum):
     BEGIN_DIR = 13
     EXTEND2 = 14
     EXTENDED2 = 15
+    CONFLUX_LINK = 19
+    CONFLUX_LINKED = 20
+    CONFLUX_LINKED_ACK = 21
+    CONFLUX_SWITCH = 22
     XOFF = 43
     XON = 44
     DB_INFO = 80
