@@ -42,6 +42,7 @@ from convergence.pipes.tls import TlsFactory
 from convergence.ports import Binding, Crypto, Rng
 from convergence.rdv.circuits import CircuitSource
 from convergence.rdv.connector import PATIENCE
+from convergence.rdv.own import OwnPoint
 from convergence.rdv.point import RdvPoint
 from convergence.services import Services
 from convergence.transfers import Transfers
@@ -77,6 +78,8 @@ class NodeConfig:
         hops: of circuits to rendezvous points and of ready ones, 1 to 5; exit_hops: of circuits to exits.
         circuits: how many are kept ready; 0 for a node with no traffic of its own.
         sources: streams that a transfer draws from at once.
+        direct: whether it serves what it offers to whoever's circuit ends at it. Who asks can tell then that this node
+            has it.
         tor: the Tor network whose exits lead to the web; None: our own exits do.
         tor_points: whether circuits to rendezvous points go through it too, so all files and services.
         entry: the Tor network that this node leads into; needed for Role.TOR.
@@ -97,6 +100,7 @@ class NodeConfig:
     exit_hops: int = 3
     circuits: int = POOL_SIZE
     sources: int = 3
+    direct: bool = False
     tor: TorConfig | None = None
     tor_points: bool = False
     entry: TorConfig | None = None
@@ -187,6 +191,7 @@ class Node:
             self.directory,
             own=self._keys.identity,
             origin=self._reach,
+            vouch=self.directory.vouch,
             hops=config.hops,
             exit_hops=config.exit_hops,
             size=config.circuits,
@@ -222,12 +227,13 @@ class Node:
         self._has_points = True  # as far as is known
         self.tor: TorNetwork | None = None if config.tor is None else self._new_tor(config.tor)
         self._entry = None if config.entry is None else self._new_entry(config.entry, source_of)
-        self.transfers = Transfers(self.outbox, crypto, rng, self._rendezvous, sources=config.sources)
-        self.services = Services(self.outbox, crypto, rng, self._rendezvous)
+        own = OwnPoint(self._keys.identity) if config.direct else None
+        self._point = RdvPoint(self.outbox, own)
+        self.transfers = Transfers(self.outbox, crypto, rng, self._rendezvous, sources=config.sources, own=own)
+        self.services = Services(self.outbox, crypto, rng, self._rendezvous, own)
         self.exits = ExitConnections(self.pool if self.tor is None else self.tor.circuits, self.outbox)
         self.fetches = Fetches(self.exits, self.outbox, tls)
         self._exit = ExitService(self.outbox, source_of=source_of, streams=config.exit_streams)
-        self._point = RdvPoint(self.outbox)
         self._channels = Channels(self._owners())
 
     # -- commands
@@ -320,6 +326,15 @@ class Node:
         """New circuits have so many hops; ready ones of another length are replaced. Raises LocalError."""
         self.config = replace(self.config, hops=hops)
         self.pool.set_hops(hops, now)
+
+    def serve_directly(self, direct: bool, now: float) -> None:
+        """Whether what it offers is served to whoever's circuit ends here, from now on."""
+        if direct == self.config.direct:
+            return
+        self.config = replace(self.config, direct=direct)
+        own = self._point.own = OwnPoint(self._keys.identity) if direct else None
+        self.transfers.use_own(own, now)
+        self.services.use_own(own, now)
 
     def use_tor(self, config: TorConfig | None, now: float, *, points: bool = False) -> None:
         """Reach the web through this Tor network from now on, and with `points` rendezvous points too; None: as our own

@@ -41,6 +41,7 @@ from convergence.ports import Crypto, Rng
 from convergence.rdv.circuits import CircuitSource
 from convergence.rdv.client import RdvClient
 from convergence.rdv.keys import SessionKeys
+from convergence.rdv.own import OwnPoint
 from convergence.rdv.service import FILES, RdvService, Served
 from convergence.wire.address import PrivateAddress
 from convergence.wire.ordb import FileInfo, ShareLink
@@ -121,9 +122,19 @@ class Transfers:
     Args:
         circuits: builds circuits to rendezvous points.
         sources: how many streams a transfer draws from at once.
+        own: as in RdvService.
     """
 
-    def __init__(self, outbox: Outbox, crypto: Crypto, rng: Rng, circuits: CircuitSource, *, sources: int = 3) -> None:
+    def __init__(
+        self,
+        outbox: Outbox,
+        crypto: Crypto,
+        rng: Rng,
+        circuits: CircuitSource,
+        *,
+        sources: int = 3,
+        own: OwnPoint | None = None,
+    ) -> None:
         self.shares: dict[str, Share] = {}
         self.transfers: dict[str, Transfer] = {}
         self._outbox = outbox
@@ -133,7 +144,7 @@ class Transfers:
         self._sources = sources
         self._nodes: Sequence[RelayTarget] = ()
         self._leaving = False
-        self._service = RdvService(circuits, outbox, crypto, rng, FILES, on_standing=self._on_standing)
+        self._service = RdvService(circuits, outbox, crypto, rng, FILES, own=own, on_standing=self._on_standing)
 
     def restore(self, now: float) -> None:
         """Share again what was shared, and go on with what was being fetched."""
@@ -157,6 +168,10 @@ class Transfers:
             if transfer.client is not None:
                 self._stop_client(transfer, now)
                 self._need_source(transfer_id, now)
+
+    def use_own(self, own: OwnPoint | None, now: float) -> None:
+        """As in RdvService."""
+        self._service.use_own(own, now)
 
     def woke(self, by: float, now: float) -> None:
         """The clock jumped: files may have other names at their points, and what failed may work now."""

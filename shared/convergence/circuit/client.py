@@ -138,6 +138,11 @@ class ClientCircuit:
         return self._endpoint is not None and bool(self._endpoint.entries)
 
     @property
+    def idle(self) -> bool:
+        """Whether it stands and nothing is under way on it, so that it can be extended."""
+        return self.built and not self.in_use
+
+    @property
     def hops_built(self) -> int:
         return len(self._hops)
 
@@ -171,7 +176,7 @@ class ClientCircuit:
 
     def extend(self, node: RelayTarget, on_built: Callable[[ClientCircuit, float], None], now: float) -> None:
         """Add a hop to a built circuit that carries no stream. Raises LocalError for any other circuit."""
-        if not self.built or self._endpoint is None or self._endpoint.entries:
+        if not self.idle:
             raise LocalError("this circuit cannot be extended now")
         _check_path((*self.path, node))
         _check_keys((*self.path, node), self._link)

@@ -11,12 +11,13 @@ so far: a relay that refuses all but its own kind gains nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from functools import partial
 from typing import Protocol as Shape
 
-from convergence.circuit.client import ClientCircuit
+from convergence.circuit.client import MAX_HOPS, ClientCircuit
 from convergence.codes import PathWhy
-from convergence.errors import DestroyReason, LocalError, Problem
+from convergence.errors import DestroyReason, LocalError, Problem, Why
 from convergence.link.neighbours import Neighbours
 from convergence.outbox import Outbox
 from convergence.path.building import CircuitBuilding
@@ -49,6 +50,7 @@ class CircuitPool(CircuitBuilding):
     """Args:
     own: our identity if we are a relay, never part of our own paths.
     origin: what we can open links to.
+    vouch: gives the node of an encoded descriptor that somebody showed us, if it may be used.
     hops: of ready circuits and those to rendezvous points; exit_hops: of those to exits.
     size: how many are kept ready; on_full: called whenever that many are.
     """
@@ -63,6 +65,7 @@ class CircuitPool(CircuitBuilding):
         *,
         own: bytes | None = None,
         origin: Reach = DIALS_ALL,
+        vouch: Callable[[bytes, float], Descriptor | None] = lambda descriptor, now: None,
         hops: int = 2,
         exit_hops: int = 3,
         size: int = POOL_SIZE,
@@ -76,6 +79,7 @@ class CircuitPool(CircuitBuilding):
         self._reputation = Reputation(outbox)
         self._exclude: Collection[bytes] = () if own is None else (own,)
         self._origin = origin
+        self._vouch = vouch
 
     # -- for those who need circuits
 
@@ -102,6 +106,27 @@ class CircuitPool(CircuitBuilding):
 
         request = Request(make_path, "rendezvous", on_ready, on_failed, told=True)
         self._serve(request, now)
+
+    def may_extend(self, circuit: ClientCircuit) -> bool:
+        """Not one of one hop: its point would be beside us, and chose the next one."""
+        return 1 < len(circuit.path) < MAX_HOPS
+
+    def extend(
+        self, circuit: ClientCircuit, point: RelayTarget, on_ready: Ready, on_failed: Failed, now: float
+    ) -> None:
+        """The relay before did not choose the point, and is not judged by how this goes; nor is the point."""
+        place = self._place(circuit)
+        if place is None or not self.may_extend(circuit) or not circuit.idle:
+            on_failed(Why(PathWhy.NO_PATH), now)
+        elif point.identity in self._exclude or not _extends(place.path, point):
+            on_failed(Why(PathWhy.NO_PATH), now)
+        else:
+            request = replace(place.request, on_ready=on_ready, on_failed=on_failed, told=True, attempts=0)
+            self._extend(place, point, request, now)
+
+    def look_up(self, descriptor: bytes, now: float, then: Callable[[RelayTarget | None, float], None]) -> None:
+        node = self._vouch(descriptor, now)
+        then(None if node is None else node.target, now)
 
     def forget(self, hash_name: bytes, provider: bool) -> None:
         """Keep nothing of which entries this side of this file used."""
@@ -140,6 +165,7 @@ class CircuitPool(CircuitBuilding):
                 last = choose_exit(partial(_extends, place.path), now)
             except LocalError:
                 continue
+            self._ready.remove(place)
             self._extend(place, last, request, now)
             return
         self._serve(request, now)

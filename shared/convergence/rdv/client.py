@@ -22,6 +22,7 @@ from convergence.ports import Crypto, Rng
 from convergence.rdv.blind import MAX_AHEAD, POINTS, blinded_names, ring_of, walk
 from convergence.rdv.circuits import LINGER, Backoff, CircuitSource
 from convergence.rdv.keys import SessionKeys
+from convergence.rdv.referral import Referrals
 from convergence.rdv.session import Session
 from convergence.states import TIMEOUT, StateMachine, Table
 from convergence.wire.rdv import format_rdv_target
@@ -32,6 +33,7 @@ BACKOFF_LIMIT = 30.0  # seconds
 FAR_LIMIT = 120.0  # the same for points beyond the first POINTS that answer: a sender is rarely only there
 BUILD_LIMIT = 180.0  # seconds; the builder of circuits answers much sooner
 OPENING_LIMIT = 60.0  # seconds; a session's own deadlines end it sooner (rdv/session.py)
+REFER_LIMIT = 60.0  # seconds; three look-ups and an extension, which the builder ends sooner
 GIVE_UP_ROUNDS = 4  # failures at every misleading point, until a transfer that never began is given up
 REACH_LIMIT = 20.0  # seconds without an answer from any point, until people are told
 MAX_POINTS = 2 * POINTS  # points that are asked, of those that answer
@@ -45,6 +47,7 @@ class Phase(Enum):
     IDLE = "idle"
     BUILDING = "building"  # a circuit
     OPENING = "opening"  # a session: BEGIN for today's name and, near midnight, then the other day's
+    REFERRED = "referred"  # to another point: it is looked up, and the circuit extended
     OPEN = "open"
     STOPPED = "stopped"
 
@@ -62,14 +65,21 @@ TABLE = Table(
         },
         Phase.OPENING: {
             "ask": Phase.OPENING,
+            "refer": Phase.REFERRED,
             "open": Phase.OPEN,
+            "fail": Phase.IDLE,
+            "stop": Phase.STOPPED,
+            TIMEOUT: Phase.IDLE,
+        },
+        Phase.REFERRED: {
+            "ask": Phase.OPENING,
             "fail": Phase.IDLE,
             "stop": Phase.STOPPED,
             TIMEOUT: Phase.IDLE,
         },
         Phase.OPEN: {"fail": Phase.IDLE, "stop": Phase.STOPPED},
     },
-    deadlines={Phase.BUILDING: BUILD_LIMIT, Phase.OPENING: OPENING_LIMIT},
+    deadlines={Phase.BUILDING: BUILD_LIMIT, Phase.OPENING: OPENING_LIMIT, Phase.REFERRED: REFER_LIMIT},
     standing={
         Phase.IDLE: "RdvClient.wake opens one, when another session is wanted and the back-off is over",
         Phase.OPEN: "either end of the session closes it (ordb/download.py, ordb/upload.py)",
@@ -112,6 +122,7 @@ class RdvClient:
         self.crypto = crypto
         self.rng = rng
         self.attach = attach
+        self.referrals = Referrals(circuits, outbox)
         self.progress = progress
         self.stopped = False
         self._needed = needed
@@ -293,7 +304,7 @@ class _Route:
     @property
     def busy(self) -> bool:
         """Whether an attempt is under way."""
-        return self._machine.state in (Phase.BUILDING, Phase.OPENING)
+        return self._machine.state in (Phase.BUILDING, Phase.OPENING, Phase.REFERRED)
 
     @property
     def failed(self) -> bool:
@@ -309,9 +320,8 @@ class _Route:
         self._attempt += 1
         attempt = self._attempt
         self._progress = self._client.progress()
-        self._names = blinded_names(self._client.hash_name, self._point.identity, now)
         if self._circuit is not None and not self._circuit.closed:
-            self._ask(now)
+            self._ask_all(self._circuit, now)
             return
 
         def ready(circuit: ClientCircuit, now: float) -> None:
@@ -319,7 +329,7 @@ class _Route:
                 self.answers = True
                 self._circuit = circuit
                 circuit.on_closed = lambda reason, now: self._lost(circuit)
-                self._ask(now)
+                self._ask_all(circuit, now)
             else:
                 circuit.destroy(DestroyReason.FINISHED, now)
 
@@ -342,6 +352,11 @@ class _Route:
             session.abort(EndReason.DONE, now)
         self._leave(DestroyReason.FINISHED, LINGER, now)
 
+    def _ask_all(self, circuit: ClientCircuit, now: float) -> None:
+        """Ask at the circuit's last hop under one name after the other."""
+        self._names = blinded_names(self._client.hash_name, circuit.path[-1].identity, now)
+        self._ask(now)
+
     def _ask(self, now: float) -> None:
         circuit = self._circuit
         assert circuit is not None
@@ -362,7 +377,8 @@ class _Route:
         )
         self._session = session
         try:
-            session.bind(circuit.open_stream(format_rdv_target(name), session, now))
+            flags = 0 if self._names else client.referrals.flags(circuit, now)
+            session.bind(circuit.open_stream(format_rdv_target(name), session, now, flags))
         except (LocalError, StreamError):  # it closed just now, or has all the streams it can have
             self._session = self._circuit = None
             session.abort(EndReason.INTERNAL, now)
@@ -370,6 +386,8 @@ class _Route:
 
     def _opened(self, now: float) -> None:
         self._machine.move("open", now)
+        if self._circuit is not None:
+            self._client.referrals.found(self._circuit)
         self.knows_nobody = self.found_busy = False
         self._client.route_opened(now)
 
@@ -389,9 +407,13 @@ class _Route:
             return
         self.found_busy = not local and reason == EndReason.RESOURCELIMIT
         self.knows_nobody = not opened and reason == EndReason.RESOLVEFAILED
-        if self.knows_nobody and self._names and self._circuit is not None and not self._circuit.closed:
-            self._ask(now)
-            return
+        if self.knows_nobody and self._circuit is not None and not self._circuit.closed:
+            if self._names:
+                self._ask(now)
+                return
+            if self._client.referrals.any(self._circuit):
+                self._follow(self._circuit, now)
+                return
         if reason == EndReason.TORPROTOCOL and (local or not opened):
             self.misled = True
             self._bans += local
@@ -401,9 +423,26 @@ class _Route:
             self._leave(DestroyReason.TIMEOUT, 0.0, now)
         self._fail(now, at_once=local and reason == EndReason.TORPROTOCOL and self._bans == 1)
 
+    def _follow(self, circuit: ClientCircuit, now: float) -> None:
+        """Ask at a point that this one named."""
+        attempt = self._attempt
+
+        def ready(now: float) -> None:
+            if attempt == self._attempt:
+                self._ask_all(circuit, now)
+
+        def failed(now: float) -> None:
+            if attempt == self._attempt:
+                self._fail(now)
+
+        self._machine.move("refer", now)
+        self._client.referrals.follow(circuit, ready, failed, now)
+
     def _fail(self, now: float, at_once: bool = False) -> None:
         self._attempt += 1
         self._machine.move("fail", now)
+        if self._circuit is not None and self._circuit.path[-1].identity != self._point.identity and self.knows_nobody:
+            self._leave(DestroyReason.FINISHED, 0.0, now)  # it led on, and to nobody: begin at our point again
         self.retry_at = now if at_once else now + self._backoff.next()
         self._client.route_failed(now)
 

@@ -8,6 +8,7 @@ Does not: store anything, know names, parties or what is relayed.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from convergence.circuit.relay import RelayCircuit
@@ -15,8 +16,9 @@ from convergence.circuit.streams import Entry, SpliceEnd
 from convergence.errors import DestroyReason, EndReason, ParseError, RemoteError, StreamError
 from convergence.link.meter import Meter
 from convergence.outbox import Outbox
+from convergence.rdv.own import OwnPoint
 from convergence.wire.rdv import Advert, AdvertOp, DbInfo, format_rdv_target, parse_rdv_target
-from convergence.wire.relay import Begin
+from convergence.wire.relay import REFERRALS_OKAY, Begin, RelayCommand
 
 NB_DB = 5  # providers tried for one query
 MAX_ADVERTS_PER_CIRCUIT = 4  # a provider's circuit serves one file, with two blinded names around midnight
@@ -48,6 +50,7 @@ class _Query:
     stream_id: int
     place: Entry  # what its endpoint keeps for the query; the client may withdraw it and reuse the id
     blinded: bytes
+    refer: bool  # whether other points are to be named where nobody is there
     tried: set[RelayCircuit] = field(default_factory=set)
     busy: bool = False  # one of them refused because it is busy
 
@@ -57,9 +60,16 @@ class _Query:
 
 
 class RdvPoint:
-    """All adverts and splices of one point."""
+    """All adverts and splices of one point.
 
-    def __init__(self, outbox: Outbox) -> None:
+    Attributes:
+        own: what this node serves itself, if it does.
+        others: encoded descriptors of the points that it names where it knows nobody (rdv/referral.py).
+    """
+
+    def __init__(self, outbox: Outbox, own: OwnPoint | None = None) -> None:
+        self.own = own
+        self.others: Sequence[bytes] = ()
         self._outbox = outbox
         self._files: dict[bytes, dict[RelayCircuit, Provider]] = {}
         self._by_circuit: dict[RelayCircuit, set[bytes]] = {}
@@ -88,8 +98,15 @@ class RdvPoint:
         except ParseError:
             circuit.endpoint.refuse(stream_id, EndReason.TORPROTOCOL)
             return
+        reason: int = EndReason.RESOLVEFAILED
+        if self.own is not None:
+            refusal = self.own.begin(circuit, stream_id, blinded, begin, now)
+            if refusal is None:
+                return
+            reason = refusal
         place = circuit.endpoint.entries[stream_id]
-        self._try_next(_Query(circuit, stream_id, place, blinded), EndReason.RESOLVEFAILED, now)
+        query = _Query(circuit, stream_id, place, blinded, bool(begin.flags & REFERRALS_OKAY))
+        self._try_next(query, reason, now)
 
     def circuit_closed(self, circuit: RelayCircuit) -> None:
         for blinded in list(self._by_circuit.get(circuit, ())):
@@ -107,6 +124,9 @@ class RdvPoint:
             return
         offers = self._untried(query)
         if not offers:
+            if query.refer and not query.busy:
+                for descriptor in self.others:
+                    endpoint.send_message(RelayCommand.DB_INFO, 0, descriptor)
             endpoint.refuse(query.stream_id, EndReason.RESOURCELIMIT if query.busy else reason)
             return
         given = self._given.setdefault(query.circuit, {})
