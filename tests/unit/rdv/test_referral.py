@@ -174,10 +174,12 @@ def test_a_point_whose_referrals_lead_nowhere_is_asked_for_no_more_for_a_while(k
         type(point).begin(point, *rest)
 
     point.begin = begin  # type: ignore[method-assign]
-    seeker.look(REVISIT_AFTER / 2)
+    seeker.look(50)
+    for _ in range(10):
+        seeker.go_on(50)
     assert len(seeker.network.looked_up) == MAX_MISSES
-    seeker.rig.world.advance(REVISIT_AFTER / 2)
-    seeker.go_on(60)
+    for _ in range(10):
+        seeker.go_on(50)
     assert MAX_MISSES < len(seeker.network.looked_up) <= 2 * MAX_MISSES
 
 
