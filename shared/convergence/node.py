@@ -44,6 +44,7 @@ from convergence.rdv.circuits import CircuitSource
 from convergence.rdv.connector import PATIENCE
 from convergence.rdv.own import OwnPoint
 from convergence.rdv.point import RdvPoint
+from convergence.rdv.referral import named_by
 from convergence.services import Services
 from convergence.transfers import Transfers
 from convergence.wire.address import Address, TcpAddress
@@ -623,6 +624,7 @@ class Node:
     def _set_points(self, now: float) -> None:
         """Tell files and services which nodes may be their rendezvous points: through the Tor network, once it leads
         anywhere, those that take links of its relays."""
+        self._point.others = named_by(self._keys.identity, self.directory.nodes(Role.RDV, now))
         nodes = [node.target for node in self.directory.nodes(Role(0), now)]
         tor = self._tor_leads_to_points
         if tor is not None:

@@ -12,19 +12,43 @@ else the point could tell by whose referrals are followed which requests are of 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from hmac import digest
 
 from convergence.circuit.client import ClientCircuit
 from convergence.errors import RemoteError
 from convergence.outbox import Outbox
 from convergence.rdv.circuits import CircuitSource
-from convergence.wire.relay import REFERRALS_OKAY
+from convergence.wire.descriptor import Descriptor
+from convergence.wire.relay import MAX_DATA, REFERRALS_OKAY
 from convergence.wire.target import RelayTarget, Role
 
-REFERRALS = 3  # points that one point names in an answer
+REFERRALS = 3  # points that one point names in an answer...
+BEFORE = 2  # ...of which so many stand before it on the ring
 MAX_VISITED = 32  # points of one request that are remembered; it goes on to no more in...
+VALUE = bytes(32)
 REVISIT_AFTER = 600.0  # ...so many seconds, after which all is forgotten
 MAX_MISSES = 2 * REFERRALS  # of one point's referrals that led nowhere; then it is asked for none
+
+
+def place_of(value: bytes, identity: bytes) -> bytes:
+    return digest(value, b"convergence:ring:node" + identity, "sha256")
+
+
+def named_by(own: bytes, points: Sequence[Descriptor]) -> list[bytes]:
+    """What a point names: the encoded descriptors of those beside it on the ring. Whoever looks for a name asks the
+    points behind its place; the first one that he does not know stands before one that he knows.
+
+    Args:
+        own: the point's identity.
+        points: all that it knows.
+    """
+    ring = sorted((place_of(VALUE, node.identity), node.encode()) for node in points if node.identity != own)
+    around = bisect_left(ring, (place_of(VALUE, own), b""))
+    ring = ring[around:] + ring[:around]
+    order = [*ring[:-BEFORE][: REFERRALS - BEFORE], *ring[-BEFORE:]]
+    return [descriptor for _, descriptor in order if len(descriptor) <= MAX_DATA]
 
 
 class Told:
