@@ -11,16 +11,38 @@ Nodes 3 to 6 are points, the others relays: each takes the next free place of it
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from convergence.facilitator.service import LIST_LIFETIME, FacilitatorService
+from convergence.path.select import entry_side
 from convergence.wire.facilitator import NodeList, RecordType
-from convergence.wire.target import Role
+from convergence.wire.target import Protocols, RelayTarget, Role
 
 PLACES = {True: (3, 4, 5, 6), False: (2, 7, 8, 9, 1)}
 """By whether a node is a point."""
 KNOWN = {place: {place - 1, place, place + 1} for place in range(2, 9)} | {1: {1, 2, 3}, 9: {6, 7, 8, 9}}
 """Whom the node at each place is told of: 1 and 9 also of their points, since they build circuits there."""
+
+
+def suits(identities: Mapping[int, bytes], name: bytes) -> bool:
+    """Whether 2 may be the entry of 1 for this hash_name, and 7 or 8 that of 9: which side of a name a relay is on is
+    chance, and here there is no other.
+
+    Args:
+        identities: by place.
+    """
+
+    def side(place: int, provider: bool, point: int) -> set[bytes]:
+        known = [(identities[other], Role.RDV if other in PLACES[True] else Role(0)) for other in KNOWN[place]]
+        nodes = [
+            RelayTarget(identity, (), b"", b"", Protocols(0), Role.RELAY | role, frozenset(), True)
+            for identity, role in known
+        ]
+        return {node.identity for node in entry_side(nodes, name, provider, identities[point])}
+
+    asking, serving = side(1, False, 3), side(9, True, 6)
+    return identities[2] in asking and not serving.isdisjoint({identities[7], identities[8]})
 
 
 class ChainFacilitator(FacilitatorService):
