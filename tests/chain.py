@@ -67,6 +67,10 @@ class ChainFacilitator(FacilitatorService):
             free = [place for place in PLACES[bool(descriptor.roles & Role.RDV)] if place not in self.places.values()]
             self.places[descriptor.identity] = free[0]
             self._came[descriptor.identity] = int(now)
+            self.placed(descriptor.identity, free[0])
+
+    def placed(self, identity: bytes, place: int) -> None:
+        """Somebody came. For whoever inherits this."""
 
     def _record(self, channel: Any, kind: RecordType, body: bytes, now: float) -> None:
         if kind is RecordType.LIST:

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import sys
 
 from pynode import app
 from pynode.cli import main
 from tests.chain import ChainFacilitator
 
+
+class TellingFacilitator(ChainFacilitator):
+    """Reports who is where."""
+
+    def placed(self, identity: bytes, place: int) -> None:
+        print(json.dumps({"event": "placed", "identity": identity.hex(), "place": place}), flush=True)
+
+
 if __name__ == "__main__":
-    app.FacilitatorService = ChainFacilitator  # type: ignore[misc]
+    app.FacilitatorService = TellingFacilitator  # type: ignore[misc]
     sys.exit(main(sys.argv[1:]))

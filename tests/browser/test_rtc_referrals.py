@@ -15,7 +15,7 @@ from convergence.wire.ordb import ShareLink
 from tests.browser.harness import Peer
 from tests.browser.swarm import MEET, POINT, RELAY, Swarm, carried, relayed
 from tests.browser.test_rtc_network import built, only_rtc
-from tests.chain import KNOWN, PLACES, suits
+from tests.chain import KNOWN, suits
 from tests.e2e.processes import MIB, ROOT, sha256, write_file
 
 pytestmark = pytest.mark.rtc
@@ -24,7 +24,7 @@ FACILITATOR = (ROOT / "tests" / "browser" / "chain_facilitator.py",)
 TRIES = 16
 """Shares until chance puts the relays of one on the right sides: see tests/chain.py."""
 LISTED = "state.shares.find((item) => item.name === argument && item.link)?.link"
-READY = "state.ready && state.nodes === argument"
+READY = "state.nodes === argument && state.circuits.some((circuit) => circuit.state === 'ready')"
 
 
 class Row:
@@ -35,19 +35,20 @@ class Row:
         self.net = net
         self.peers: dict[int, Peer] = {}
         point = {**POINT, "hops": 1, "direct": True}
-        self._open(PLACES[True], [net.add(browser, point) for browser in (firefox, chromium, chromium, chromium)])
-        self._open((2, 7, 8), [net.add(chromium, {**RELAY, "hops": 1}) for _ in range(3)])
-        self._open((9,), [net.add(chromium, {**RELAY, "hops": 3})])
-        self._open((1,), [net.add(chromium, {**RELAY, "hops": 2})])
+        self._open([net.add(browser, point) for browser in (firefox, chromium, chromium, chromium)])
+        self._open([net.add(chromium, {**RELAY, "hops": 1}) for _ in range(3)])
+        self._open([net.add(chromium, {**RELAY, "hops": 3})])
+        self._open([net.add(chromium, {**RELAY, "hops": 2})])
         self.identities = {place: bytes.fromhex(peer.state["identity"]) for place, peer in self.peers.items()}
         for place, peer in self.peers.items():
             peer.until(READY, len(KNOWN[place]), seconds=MEET)
 
-    def _open(self, places: tuple[int, ...], peers: list[Peer]) -> None:
-        """They get places in the order in which they register."""
-        names = {peer.until("state.identity")[:16]: peer for peer in peers}
-        for place in places:
-            self.peers[place] = names[self.net.network.facilitator.until("node-registered")["identity"]]
+    def _open(self, peers: list[Peer]) -> None:
+        """Wait until these have their places."""
+        names = {peer.until("state.identity"): peer for peer in peers}
+        for _ in peers:
+            placed = self.net.network.facilitator.until("placed")
+            self.peers[placed["place"]] = names[placed["identity"]]
 
     def share(self, place: int, folder: Path, size: int) -> tuple[str, str]:
         """The link of a file that is shared there, and its digest."""
