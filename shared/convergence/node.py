@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from hashlib import sha1
 from typing import TYPE_CHECKING, Any
 
@@ -31,8 +32,11 @@ from convergence.introduction.signalling import Reply, Switchboard
 from convergence.introduction.ways import Route
 from convergence.link.link import Link
 from convergence.link.neighbours import LinkAddress, Neighbours
+from convergence.netdir.listview import ListView
+from convergence.netdir.lookup import Lookup, look_up_shown
 from convergence.netdir.memory import NodeMemory
 from convergence.netdir.nodes import NodeDirectory
+from convergence.netdir.view import Class, View
 from convergence.outbox import Outbox
 from convergence.path.exits import ExitConnections
 from convergence.path.pool import POOL_SIZE, CircuitPool
@@ -44,13 +48,13 @@ from convergence.rdv.circuits import CircuitSource
 from convergence.rdv.connector import PATIENCE
 from convergence.rdv.own import OwnPoint
 from convergence.rdv.point import RdvPoint
-from convergence.rdv.referral import named_by
+from convergence.rdv.referral import around
 from convergence.services import Services
 from convergence.transfers import Transfers
 from convergence.wire.address import Address, TcpAddress
-from convergence.wire.descriptor import Transport
+from convergence.wire.descriptor import Descriptor, Transport
 from convergence.wire.relay import DIRECTORY, PEER_HOST, RDV_SUFFIX, AnswerType, Begin, RelayCommand
-from convergence.wire.target import RelayTarget, Role
+from convergence.wire.target import Role
 
 if TYPE_CHECKING:
     from convergence.tor.entry import TorEntry
@@ -149,6 +153,8 @@ class Node:
         self._ready_at: float | None = None
         self._refresh_after = 0.0
         self.directory = NodeDirectory(crypto, config.facilitator_identity)
+        self._view = self._new_view()
+        self._lookup = Lookup(self.outbox, self._view, self._found)
         self._memory = NodeMemory(self.outbox, rng, self.directory, config.facilitator)
         self.switchboard = Switchboard(self.outbox)
         self._reach = Reach(config.rtc, ("wss",) if config.secure else ("ws", "wss"))
@@ -189,10 +195,10 @@ class Node:
             crypto,
             rng,
             self.neighbours,
-            self.directory,
+            self._view,
             own=self._keys.identity,
             origin=self._reach,
-            vouch=self.directory.vouch,
+            look_up=partial(look_up_shown, self._view, self.directory),
             hops=config.hops,
             exit_hops=config.exit_hops,
             size=config.circuits,
@@ -204,6 +210,8 @@ class Node:
             rng,
             self._keys,
             self.directory,
+            self._view,
+            self._lookup,
             self.neighbours,
             self.pool,
             self.switchboard,
@@ -219,7 +227,7 @@ class Node:
             crypto,
             rng,
             self._keys,
-            self.directory.get,
+            self._lookup.get,
             self.neighbours,
             routes=self._routes,
             places=config.connections,
@@ -230,8 +238,10 @@ class Node:
         self._entry = None if config.entry is None else self._new_entry(config.entry, source_of)
         own = OwnPoint(self._keys.identity) if config.direct else None
         self._point = RdvPoint(self.outbox, own)
-        self.transfers = Transfers(self.outbox, crypto, rng, self._rendezvous, sources=config.sources, own=own)
-        self.services = Services(self.outbox, crypto, rng, self._rendezvous, own)
+        self.transfers = Transfers(
+            self.outbox, crypto, rng, self._rendezvous, self._view, sources=config.sources, own=own
+        )
+        self.services = Services(self.outbox, crypto, rng, self._rendezvous, self._view, own)
         self.exits = ExitConnections(self.pool if self.tor is None else self.tor.circuits, self.outbox)
         self.fetches = Fetches(self.exits, self.outbox, tls)
         self._exit = ExitService(self.outbox, source_of=source_of, streams=config.exit_streams)
@@ -248,7 +258,7 @@ class Node:
             self._entry.start(now)
 
         def remembered(now: float) -> None:
-            if self.directory.nodes(Role(0), now):
+            if self._view.count(Class.ALL, now):
                 self._on_nodes(now)
             if restore:
                 self.transfers.restore(now)
@@ -359,7 +369,7 @@ class Node:
             old.stop(now)
         if self.tor is not None and self._restored:
             self.tor.start(now)
-            if self.directory.nodes(Role(0), now):
+            if self._view.count(Class.ALL, now):
                 self.tor.nodes_changed(now)
 
     def connect(
@@ -401,7 +411,7 @@ class Node:
             "ready": self.pool.ready >= self.config.circuits,
             "ready_after": None if self._ready_at is None or self._started is None else self._ready_at - self._started,
             "facilitator": self._discovery.connected,
-            "nodes": len(self.directory.nodes(Role(0), now)),
+            "nodes": self._view.count(Class.ALL, now),
             "circuits": [*self.pool.snapshot(), *([] if self.tor is None else self.tor.circuits.snapshot())],
             "links": self.neighbours.snapshot(),
             "introductions": self._rtc.snapshot(),
@@ -494,6 +504,10 @@ class Node:
             on_delivered=self._rtc_delivered,
         )
 
+    def _new_view(self) -> View[Descriptor]:
+        """Who is asked which nodes there are; when answers may have changed, `_on_nodes` is called."""
+        return ListView(self.directory, self._rng)
+
     def _tls_transport(self) -> Transport | None:
         if self.config.tls is None:
             return None
@@ -513,7 +527,8 @@ class Node:
             self.neighbours,
             config,
             entries=self.pool.entries,
-            nodes=self._tor_entries,
+            view=self._view,
+            suits=lambda node: node.identity != self._keys.identity and self._reach.reaches(node),
             on_ready=self._set_points,
         )
 
@@ -569,7 +584,7 @@ class Node:
         self._peers.republish(now)
 
     def _address(self, identity: bytes, now: float) -> LinkAddress | None:
-        node = self.directory.get(identity, now)
+        node = self._lookup.get(identity, now)
         if node is None:
             found = None if self.tor is None else self.tor.address(identity, now)
             return found if found is not None or self._entry is None else self._entry.address(identity)
@@ -601,9 +616,13 @@ class Node:
             self._ready_at = now
             self.outbox.emit(Ready(round(now - self._started, 3)))
 
+    def _found(self, now: float) -> None:
+        """A node is known that was asked for."""
+        self.neighbours.nodes_changed(now)
+        self._peers.nodes_changed(now)
+
     def _on_nodes(self, now: float) -> None:
-        nodes = [node.target for node in self.directory.nodes(Role(0), now)]
-        self.outbox.emit(Nodes(len(nodes)))
+        self.outbox.emit(Nodes(self._view.count(Class.ALL, now)))
         self._memory.changed(now)
         self.neighbours.nodes_changed(now)
         self._set_points(now)
@@ -622,20 +641,22 @@ class Node:
         return self.pool if tor is None else tor.circuits
 
     def _set_points(self, now: float) -> None:
-        """Tell files and services which nodes may be their rendezvous points: through the Tor network, once it leads
-        anywhere, those that take links of its relays."""
-        self._point.others = named_by(self._keys.identity, self.directory.nodes(Role.RDV, now))
-        nodes = [node.target for node in self.directory.nodes(Role(0), now)]
+        """Tell files and services where their rendezvous points are: through the Tor network, once it leads anywhere,
+        only those that take links of its relays."""
+        around(self._view, self._keys.identity, now, self._name_others)
         tor = self._tor_leads_to_points
+        points = Class.POINTS if tor is None else Class.TOR_POINTS
         if tor is not None:
-            if not tor.ready or not nodes:
+            if not tor.ready or not self._view.count(Class.ALL, now):
                 return
-            nodes = [node for node in nodes if node.tor_specifiers]
-            before, self._has_points = self._has_points, any(node.roles & Role.RDV for node in nodes)
+            before, self._has_points = self._has_points, self._view.count(points, now) > 0
             if before and not self._has_points:
                 self.outbox.emit(Trouble(Why(PathWhy.NO_TOR_POINT), retrying=True))
-        self.transfers.set_nodes(nodes, now)
-        self.services.set_nodes(nodes, now)
+        self.transfers.set_points(points, now)
+        self.services.set_points(points, now)
+
+    def _name_others(self, descriptors: list[bytes], now: float) -> None:
+        self._point.others = descriptors
 
     def _ed25519_of(self, fingerprint: bytes) -> bytes | None:
         """Of a relay of the Tor network, by the consensus."""
@@ -644,11 +665,6 @@ class Node:
             if relay is not None:
                 return relay.target.identity
         return None
-
-    def _tor_entries(self, now: float) -> list[RelayTarget]:
-        """Nodes that lead into the Tor network and that we can open links to."""
-        known = [node.target for node in self.directory.nodes(Role.TOR | Role.RELAY, now)]
-        return [node for node in known if node.identity != self._keys.identity and self._reach.reaches(node)]
 
     def _entry_changed(self, now: float) -> None:
         """Whether others get into the Tor network through us."""

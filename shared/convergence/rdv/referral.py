@@ -12,12 +12,13 @@ else the point could tell by whose referrals are followed which requests are of 
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from hmac import digest
+from functools import partial
+from itertools import chain
 
 from convergence.circuit.client import ClientCircuit
 from convergence.errors import RemoteError
+from convergence.netdir.view import Class, Found, View, place_of
 from convergence.outbox import Outbox
 from convergence.rdv.circuits import CircuitSource
 from convergence.wire.descriptor import Descriptor
@@ -25,42 +26,49 @@ from convergence.wire.relay import MAX_DATA, REFERRALS_OKAY
 from convergence.wire.target import RelayTarget, Role
 
 REFERRALS = 3  # points that one point names in an answer...
-BEFORE = 2  # ...of which so many stand before it on the ring
+BEFORE = 2  # ...of which about so many stand before it on the ring
 MAX_VISITED = 32  # points of one request that are remembered; it goes on to no more in...
-VALUE = bytes(32)
 REVISIT_AFTER = 600.0  # ...so many seconds, after which all is forgotten
 MAX_MISSES = 2 * REFERRALS  # of one point's referrals that led nowhere; then it is asked for none
 
 
-def place_of(value: bytes, identity: bytes) -> bytes:
-    return digest(value, b"convergence:ring:node" + identity, "sha256")
-
-
-def named_by(own: bytes, points: Sequence[Descriptor]) -> list[bytes]:
-    """What a point names: the encoded descriptors of those beside it on the ring. Whoever looks for a name asks the
-    points behind its place; the first one that he does not know stands before one that he knows.
+def around(view: View[Descriptor], own: bytes, now: float, then: Found[list[bytes]]) -> None:
+    """What a point names: the encoded descriptors of some that stand beside it on the ring, BEFORE of them before it
+    on average. Whoever looks for a name asks the points behind its place; where he finds nobody, he may not know those
+    between.
 
     Args:
         own: the point's identity.
-        points: all that it knows.
     """
-    ring = sorted((place_of(VALUE, node.identity), node.encode()) for node in points if node.identity != own)
-    around = bisect_left(ring, (place_of(VALUE, own), b""))
-    ring = ring[around:] + ring[:around]
-    order = [*ring[:-BEFORE][: REFERRALS - BEFORE], *ring[-BEFORE:]]
-    return [descriptor for _, descriptor in order if len(descriptor) <= MAX_DATA]
+    back = (BEFORE << 256) // max(view.count(Class.POINTS, now), BEFORE + 1)
+
+    def start(value: bytes, identity: bytes) -> bytes:
+        place = int.from_bytes(place_of(value, identity), "big")
+        return ((place - back) % (1 << 256)).to_bytes(32, "big")
+
+    def found(rings: Sequence[Sequence[Descriptor]], now: float) -> None:
+        named = [node.encode() for node in chain(*rings[:1]) if node.identity != own]
+        then([descriptor for descriptor in named if len(descriptor) <= MAX_DATA][:REFERRALS], now)
+
+    view.closest(Class.POINTS, own, REFERRALS + 1, now, found, start)
 
 
 class Told:
-    """What the last hop of a circuit named: the circuit's `on_info`."""
+    """What the last hop of a circuit named: the circuit's `on_info`.
 
-    def __init__(self) -> None:
+    Args:
+        flooded: called when it names more than it may.
+    """
+
+    def __init__(self, flooded: Callable[[], None]) -> None:
+        self._flooded = flooded
         self.due = 0  # that it may still name
         self.descriptors: dict[bytes, None] = {}  # encoded, REFERRALS at most
 
     def __call__(self, descriptor: bytes) -> None:
         self.due -= 1
         if self.due < 0:
+            self._flooded()
             raise RemoteError("a referral that was not asked for")
         if len(self.descriptors) < REFERRALS:
             self.descriptors[descriptor] = None
@@ -86,7 +94,7 @@ class Referrals:
             return 0
         told = circuit.on_info
         if not isinstance(told, Told):
-            told = circuit.on_info = Told()
+            told = circuit.on_info = Told(partial(self._miss, point, MAX_MISSES))
         told.due += REFERRALS
         return REFERRALS_OKAY
 
@@ -137,8 +145,8 @@ class Referrals:
         if before is not None:
             self._misses.pop(before.identity, None)
 
-    def _miss(self, point: bytes) -> None:
-        self._misses[point] = self._misses.get(point, 0) + 1
+    def _miss(self, point: bytes, count: int = 1) -> None:
+        self._misses[point] = self._misses.get(point, 0) + count
 
     def _forget(self, now: float) -> None:
         steady = self._outbox.steady(now)

@@ -8,6 +8,8 @@ from types import SimpleNamespace
 from convergence.circuit.client import ClientCircuit
 from convergence.introduction.peers import Peers
 from convergence.introduction.signalling import Switchboard
+from convergence.netdir.listview import ListView
+from convergence.netdir.lookup import Lookup
 from convergence.netdir.nodes import NodeDirectory
 from convergence.wire.target import Role
 from tests.unit.circuit.rig import CRYPTO, Machine, Net
@@ -52,7 +54,7 @@ class Paths:
 class PeerNode(Machine):
     """A node of which only the peers are real."""
 
-    def __init__(self, net, name, *, roles=Role.RELAY):
+    def __init__(self, net, name, *, roles=Role.RELAY, view=ListView):
         super().__init__(net, name)
         self.roles = roles
         self.published = net.now
@@ -62,6 +64,7 @@ class PeerNode(Machine):
         self.by_facilitator = None
         self.addresses = set()  # identities of nodes that it can dial
         self.directory = NodeDirectory(CRYPTO)
+        self.view = view(self.directory, self.rng)
         self.switchboard = Switchboard(self.outbox)
         self.pool = Paths(self)
         self.peers = Peers(
@@ -70,6 +73,8 @@ class PeerNode(Machine):
             self.rng,
             self.keys,
             self.directory,
+            self.view,
+            Lookup(self.outbox, self.view, lambda now: self.peers.nodes_changed(now)),
             SimpleNamespace(links=self.links),
             self.pool,
             self.switchboard,
