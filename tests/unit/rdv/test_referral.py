@@ -8,17 +8,70 @@ import pytest
 
 from convergence.circuit.client import MAX_HOPS
 from convergence.codes import ConnectWhy, TransferWhy
+from convergence.netdir.listview import VALUE, ListView
+from convergence.netdir.view import place_of
 from convergence.rdv.blind import blinded
 from convergence.rdv.client import REFER_LIMIT
-from convergence.rdv.referral import MAX_MISSES, MAX_VISITED, REFERRALS, REVISIT_AFTER
-from convergence.wire.descriptor import Descriptor
+from convergence.rdv.referral import MAX_MISSES, MAX_VISITED, REFERRALS, REVISIT_AFTER, around
+from convergence.wire.descriptor import Descriptor, Transport
 from convergence.wire.target import RelayTarget, Role
 from tests.unit.rdv import test_connector as connecting
 from tests.unit.rdv.network import ENTRY, NODES, Network
 from tests.unit.rdv.network import Rig as FileRig
 from tests.views import given_view
 
+
+class GivenNodes:
+    version = 0
+
+    def __init__(self, known: list[Descriptor]) -> None:
+        self.known = known
+
+    def stands_until(self, now: float) -> float:
+        return float("inf")
+
+    def nodes(self, role: int, now: float) -> list[Descriptor]:
+        return self.known
+
+
 ONE, TWO, THREE, FOUR, FIVE, SIX = NODES[:6]
+
+
+def named(own: bytes, nodes: list[Descriptor]) -> list[bytes]:
+    """Identities, in the order in which the point names them."""
+    told: list[list[bytes]] = []
+    around(ListView(GivenNodes(nodes), None), own, 0.0, lambda named, now: told.append(named))  # type: ignore[arg-type]
+    return [Descriptor.parse(raw).identity for raw in told[0]]
+
+
+def signed(number: int, *transports: Transport) -> Descriptor:
+    identity = number.to_bytes(32, "big")
+    return Descriptor(identity, bytes(32), 0, 1, Role.RDV, transports, bytes(64))
+
+
+def test_a_point_names_some_that_stand_beside_it_on_the_ring() -> None:
+    nodes = [signed(number) for number in range(200)]
+    order = sorted(nodes, key=lambda node: place_of(VALUE, node.identity))
+    before = 0
+    for at, node in enumerate(order):
+        found = named(node.identity, nodes)
+        near = [(order + order)[at + 200 + step if step < 0 else at + step].identity for step in range(-12, 4)]
+        assert len(found) == REFERRALS and node.identity not in found and set(found) <= set(near)
+        before += sum(identity in near[:12] for identity in found)
+    assert 200 <= before <= 500, "two of three stand before it, more or less"
+
+
+def test_in_a_small_network_a_point_names_all_others() -> None:
+    nodes = [signed(number) for number in range(4)]
+    for node in nodes:
+        assert {*named(node.identity, nodes)} == {other.identity for other in nodes} - {node.identity}
+    assert named(nodes[0].identity, nodes[:1]) == named(nodes[0].identity, []) == []
+
+
+def test_what_does_not_fit_a_cell_is_not_named() -> None:
+    long = [signed(number, *[Transport(1, f"ws://{'x' * 200}/")] * 2) for number in range(3)]
+    assert len(long[0].encode()) > 498
+    assert named(bytes([9]) * 32, [*long, signed(7)]) == [signed(7).identity]
 
 
 class Seeker:
