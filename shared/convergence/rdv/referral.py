@@ -85,12 +85,13 @@ class Referrals:
         self._misses: dict[bytes, int] = {}  # by identity; of points that were asked
 
     def flags(self, circuit: ClientCircuit, now: float) -> int:
-        """Of a query to the last hop: whether it may name other points. To be called once for each query."""
+        """Of a query to the last hop: whether it may name other points. To be called once for each query. A circuit
+        that can go on to none asks too: how long it is, the point must not be told."""
         point = circuit.path[-1].identity
         self._forget(now)
         if len(self._visited) < MAX_VISITED:
             self._visited.add(point)
-        if not self._circuits.may_extend(circuit) or self._misses.get(point, 0) >= MAX_MISSES:
+        if self._misses.get(point, 0) >= MAX_MISSES:
             return 0
         told = circuit.on_info
         if not isinstance(told, Told):
@@ -99,8 +100,9 @@ class Referrals:
         return REFERRALS_OKAY
 
     def any(self, circuit: ClientCircuit) -> bool:
-        """Whether the last hop of an idle circuit named other points."""
-        return isinstance(circuit.on_info, Told) and bool(circuit.on_info.descriptors) and circuit.idle
+        """Whether an idle circuit can go on to points that its last hop named."""
+        named = isinstance(circuit.on_info, Told) and bool(circuit.on_info.descriptors)
+        return named and circuit.idle and self._circuits.may_extend(circuit)
 
     def follow(
         self,

@@ -314,3 +314,16 @@ def test_several_connections_at_once_all_get_there() -> None:
     callers = [seeker.services.connect() for _ in range(40)] if seeker.services else []
     seeker.rig.world.advance(12)
     assert all(caller.open for caller in callers)
+
+
+def test_how_long_a_circuit_is_does_not_show_in_its_query(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    seeker = Seeker(kind, [ONE], [TWO])
+    seeker.refer(ONE, TWO)
+    flags = []
+    for may in (True, False):
+        monkeypatch.setattr(Network, "may_extend", lambda *_, may=may: may)
+        before = len(seeker.network.circuits)
+        seeker.look(5)
+        flags += [list(circuit.flags.values())[0] for circuit in seeker.network.circuits[before:][:1]]
+        seeker.network.kill_circuits(provider=False)
+    assert len(flags) == 2 and flags[0] == flags[1] != 0 and seeker.went() == [[1, 2]]
