@@ -237,7 +237,7 @@ class Node:
         self.tor: TorNetwork | None = None if config.tor is None else self._new_tor(config.tor)
         self._entry = None if config.entry is None else self._new_entry(config.entry, source_of)
         own = OwnPoint(self._keys.identity) if config.direct else None
-        self._point = RdvPoint(self.outbox, own)
+        self._point = RdvPoint(self.outbox, crypto, own)
         self.transfers = Transfers(
             self.outbox, crypto, rng, self._rendezvous, self._view, sources=config.sources, own=own
         )
@@ -477,7 +477,7 @@ class Node:
 
     def message(self, circuit: RelayCircuit, command: int, payload: bytes, now: float) -> None:
         if command == RelayCommand.DB_INFO and Role.RDV in self.announcement.roles:
-            self._point.message(circuit, payload)
+            self._point.message(circuit, payload, now)
         else:
             raise RemoteError(f"relay command {command} is not offered")
 

@@ -8,14 +8,13 @@ import pytest
 
 from convergence.codes import ConnectWhy
 from convergence.netdir.nodes import LIST_FRESH
-from convergence.rdv.blind import blinded as blinded_name
-from convergence.rdv.blind import day_of
+from convergence.rdv.blind import common_names
 from convergence.rdv.point import RdvPoint
 from convergence.rdv.referral import MAX_MISSES
 from convergence.wire.address import parse_address
 from convergence.wire.descriptor import Descriptor, Transport
 from convergence.wire.ordb import PIECE_SIZE, ShareLink
-from convergence.wire.rdv import parse_rdv_target
+from convergence.wire.rdv import Name, parse_rdv_target
 from convergence.wire.target import Role
 from tests.chain import KNOWN, PLACES, ChainFacilitator, suits
 from tests.sim.people import RELAY, Talker, arrived, connect, content, get, serve, settle, share
@@ -84,7 +83,7 @@ def test_what_one_does_not_know_and_only_nine_has_is_reached_through_all_nine() 
     started = row.world.now
     name = row.name()
     serve(row.hosts[9], name, echo=True)
-    assert row.world.run(60, lambda: bool(row.hosts[6].node._point._files))
+    assert row.world.run(60, lambda: bool(row.hosts[6].node._point._adverts.names))
     talker = connect(row.hosts[1], name)
     talk(row.world, talker, b"hello")
     assert row.circuits(1) == [[2, 3, 4, 5, 6]]
@@ -115,7 +114,7 @@ def test_files_come_that_way_too() -> None:
         share(nine, data, links.append, name=f"{number}.bin")
     row.world.run(5)
     link = next(link for link in links if row.suits(ShareLink.parse(link).hash_name))
-    assert row.world.run(90, lambda: len(row.hosts[6].node._point._files) >= len(links) // 2)
+    assert row.world.run(90, lambda: len(row.hosts[6].node._point._adverts.names) >= len(links) // 2)
     row.world.run(30)
     number = get(row.hosts[1], link)
     assert row.world.run(60, lambda: row.circuits(1) == [[2, 3, 4, 5, 6]])
@@ -156,7 +155,7 @@ def test_a_point_that_lies_costs_some_tries_and_stays_the_point_that_it_is(lie: 
     row = Row("lies")
     name = row.name()
     serve(row.hosts[9], name, echo=True)
-    assert row.world.run(60, lambda: bool(row.hosts[6].node._point._files))
+    assert row.world.run(60, lambda: bool(row.hosts[6].node._point._adverts.names))
     one, point = row.hosts[1], row.hosts[3].node._point
     lies = LIES[lie](row)
     point.__class__ = type("Liar", (RdvPoint,), {"others": property(lambda self: lies, lambda self, value: None)})
@@ -175,7 +174,7 @@ def test_a_point_that_lies_costs_some_tries_and_stays_the_point_that_it_is(lie: 
     assert len(extended) <= MAX_MISSES and row.knows(1) is known, "nobody was added to what it knows"
     point.__class__ = RdvPoint
     serve(row.hosts[4], other := row.name_but(name), echo=True)
-    assert row.world.run(60, lambda: bool(point._files))
+    assert row.world.run(60, lambda: bool(point._adverts.names))
     talk(row.world, connect(one, other), b"still a point")
 
 
@@ -183,7 +182,7 @@ def test_no_point_hears_a_name_that_it_could_know_from_elsewhere(monkeypatch: py
     """All points write down what they are asked for, and by which link: names are of this point, this day and nothing
     else, and only the first of them is beside the asker's entry."""
     row = Row("log")
-    heard: dict[int, set[bytes]] = {}
+    heard: dict[int, set[Name]] = {}
     places = {id(host.node._point): place for place, host in row.hosts.items()}
     begin = RdvPoint.begin
 
@@ -194,11 +193,11 @@ def test_no_point_hears_a_name_that_it_could_know_from_elsewhere(monkeypatch: py
     monkeypatch.setattr(RdvPoint, "begin", logging)
     name = row.name()
     serve(row.hosts[9], name, echo=True)
-    assert row.world.run(60, lambda: bool(row.hosts[6].node._point._files))
+    assert row.world.run(60, lambda: bool(row.hosts[6].node._point._adverts.names))
     talk(row.world, connect(row.hosts[1], name), b"hello")
-    hash_name, day = parse_address(name).hash_name, day_of(row.world.now)
-    own = {place: blinded_name(hash_name, row.identity(place), day) for place in (3, 4, 5, 6)}
+    hash_name = parse_address(name).hash_name
+    own = {place: common_names(hash_name, row.identity(place), row.world.now)[0] for place in (3, 4, 5, 6)}
     assert len(set(own.values())) == 4
     for place, told in own.items():
-        others = {name for other, name in own.items() if other != place} | {hash_name}
+        others = {name for other, name in own.items() if other != place} | {Name(hash_name)}
         assert told in heard[place] and not others & heard[place]

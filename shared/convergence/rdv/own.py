@@ -12,9 +12,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from convergence.circuit.endpoint import AcceptHook
+from convergence.circuit.hop import BINDING_LEN
 from convergence.circuit.relay import RelayCircuit
 from convergence.errors import EndReason
-from convergence.wire.rdv import AdvertOp, DbInfo
+from convergence.wire.rdv import DbInfo, Name
 from convergence.wire.relay import Begin
 from convergence.wire.target import Protocols, RelayTarget, Role
 
@@ -22,7 +23,10 @@ from convergence.wire.target import Protocols, RelayTarget, Role
 class OwnCircuit:
     """What an offer's post has in place of a circuit to a point. It ends when the offer does."""
 
-    def __init__(self, offers: dict[bytes, OwnCircuit]) -> None:
+    binding = bytes(BINDING_LEN)
+    """Proofs bind to it, and nobody checks them."""
+
+    def __init__(self, offers: dict[Name, OwnCircuit]) -> None:
         self.on_begin: AcceptHook | None = None
         self.on_closed: Callable[[int, float], None] | None = None
         self._offers = offers
@@ -30,10 +34,10 @@ class OwnCircuit:
     def send_message(self, command: int, payload: bytes) -> None:
         """Adverts."""
         for advert in DbInfo.parse(payload).adverts:
-            if advert.op == AdvertOp.ADD:
-                self._offers[advert.blinded] = self
+            if advert.adds:
+                self._offers[advert.name] = self
             else:
-                self._offers.pop(advert.blinded, None)
+                self._offers.pop(advert.name, None)
 
     def destroy(self, reason: int, now: float) -> None:
         """Its adverts were withdrawn before."""
@@ -48,14 +52,14 @@ class OwnPoint:
 
     def __init__(self, identity: bytes) -> None:
         self.target = RelayTarget(identity, (), b"", b"", Protocols(0), Role.RDV, frozenset(), False)
-        self._offers: dict[bytes, OwnCircuit] = {}  # by blinded name; as many as the posts here advertise
+        self._offers: dict[Name, OwnCircuit] = {}  # as many as the posts here advertise
 
     def circuit(self) -> OwnCircuit:
         return OwnCircuit(self._offers)
 
-    def begin(self, circuit: RelayCircuit, stream_id: int, blinded: bytes, begin: Begin, now: float) -> int | None:
+    def begin(self, circuit: RelayCircuit, stream_id: int, name: Name, begin: Begin, now: float) -> int | None:
         """Serve a query. Else returns why not (EndReason), and the query still waits for an answer."""
-        offer = self._offers.get(blinded)
+        offer = self._offers.get(name)
         if offer is None or offer.on_begin is None:
             return EndReason.RESOLVEFAILED
         return circuit.endpoint.offer(stream_id, begin, offer.on_begin, now)

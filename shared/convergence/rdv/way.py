@@ -17,14 +17,14 @@ from convergence.outbox import Outbox, Timer
 from convergence.pipes.pending import Pending
 from convergence.pipes.pending import Phase as PendingPhase
 from convergence.ports import Crypto, Rng
-from convergence.rdv.blind import blinded_names
+from convergence.rdv.blind import days_in_use
 from convergence.rdv.circuits import LINGER, Backoff, CircuitSource
 from convergence.rdv.client import BACKOFF_FIRST, BACKOFF_LIMIT, BUILD_LIMIT, REFER_LIMIT
-from convergence.rdv.keys import SessionKeys
+from convergence.rdv.keys import Subject
 from convergence.rdv.referral import Referrals
 from convergence.rdv.session import Session
 from convergence.states import TIMEOUT, StateMachine, Table
-from convergence.wire.rdv import format_rdv_target
+from convergence.wire.rdv import Name, format_rdv_target
 from convergence.wire.target import RelayTarget
 
 MAX_OPENING = 32  # sessions on one circuit that have not opened: a service keeps places for few that prove nothing
@@ -79,8 +79,7 @@ TABLE = Table(
 class Owner(Shape):
     """The connector, as its connections and ways see it."""
 
-    hash_name: bytes
-    keys: SessionKeys
+    subject: Subject
     circuits: CircuitSource
     referrals: Referrals
     outbox: Outbox
@@ -157,7 +156,7 @@ class Attempt:
         self.connection = connection
         self.way = way
         self.circuit = circuit
-        self.names: list[bytes] = []
+        self.names: list[Name] = []
         self.began = now
 
     def opened(self, now: float) -> None:
@@ -189,6 +188,7 @@ class Way:
         self._circuit: ClientCircuit | None = None
         self._opening: dict[Attempt, None] = {}  # MAX_OPENING
         self._open: dict[Connection, ClientCircuit] = {}  # MAX_OPEN
+        self._names: tuple[object, list[Name]] | None = None  # of these days, at this point
         self._misled = 0  # times in a row that somebody answered who is not the owner
         self._attempt = 0  # numbers requests for a circuit, to know late answers to old ones
 
@@ -248,7 +248,7 @@ class Way:
             connector.serve(now)
 
         self._machine.move("build", now)
-        connector.circuits.rdv_circuit(self._point, connector.hash_name, False, ready, failed, now)
+        connector.circuits.rdv_circuit(self._point, connector.subject.hash_name, False, ready, failed, now)
 
     def take(self, connection: Connection, now: float) -> None:
         """Try this connection here."""
@@ -260,7 +260,10 @@ class Way:
 
     def _ask_all(self, attempt: Attempt, now: float) -> None:
         """Ask at the circuit's last hop under one name after the other."""
-        attempt.names = blinded_names(self.connector.hash_name, attempt.circuit.path[-1].identity, now)
+        point, days = attempt.circuit.path[-1].identity, days_in_use(now)
+        if self._names is None or self._names[0] != (point, days):
+            self._names = (point, days), self.connector.subject.names(self.connector.crypto, point, now)
+        attempt.names = list(self._names[1])
         self._ask(attempt, now)
 
     def _ask(self, attempt: Attempt, now: float) -> None:
@@ -270,8 +273,8 @@ class Way:
             connector.crypto,
             connector.rng,
             connector.outbox,
-            connector.keys,
-            name,
+            connector.subject.keys(name),
+            name.blinded,
             now=now,
             initiator=True,
             attach=lambda session: attempt,

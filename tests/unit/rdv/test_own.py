@@ -7,21 +7,22 @@ from typing import Any
 import pytest
 
 from convergence.errors import EndReason, StreamError
+from convergence.rdv.keys import Subject
 from convergence.rdv.own import OwnCircuit, OwnPoint
 from convergence.rdv.service import FILES, START_SPREAD
-from convergence.wire.rdv import Advert, AdvertOp, DbInfo, format_rdv_target
+from convergence.wire.rdv import Advert, DbInfo, Name, format_rdv_target
 from convergence.wire.relay import REFERRALS_OKAY, RelayCommand
 from tests.unit.circuit.rig import Recorder
 from tests.unit.rdv.network import NODES, Rig
 from tests.unit.rdv.test_point import NAME, Place
 
-OTHER = bytes(32)
+OTHER = Name(bytes(32))
 
 
 class Offer:
     """Something that the point's own node offers."""
 
-    def __init__(self, place: Place, name: bytes = NAME) -> None:
+    def __init__(self, place: Place, name: Name = NAME) -> None:
         if place.point.own is None:
             place.point.own = OwnPoint(place.machine.keys.identity)
         self.circuit: OwnCircuit = place.point.own.circuit()
@@ -29,10 +30,10 @@ class Offer:
         self.name = name
         self.asked: list[Recorder] = []
         self.refusal: EndReason | None = None
-        self.tell(AdvertOp.ADD)
+        self.tell(Advert.add(name))
 
-    def tell(self, op: AdvertOp) -> None:
-        self.circuit.send_message(RelayCommand.DB_INFO, DbInfo((Advert(self.name, op),)).encode())
+    def tell(self, advert: Advert) -> None:
+        self.circuit.send_message(RelayCommand.DB_INFO, DbInfo((advert,)).encode())
 
     def _begin(self, target: str, stream: Any, now: float) -> Recorder:
         assert target == format_rdv_target(self.name)
@@ -87,7 +88,7 @@ def test_a_busy_node_says_so_and_refers_to_nobody(place: Place) -> None:
 
 def test_what_is_withdrawn_is_not_found_any_more(place: Place) -> None:
     offer = Offer(place)
-    offer.tell(AdvertOp.REMOVE)
+    offer.tell(Advert.remove(NAME))
     _, handler = place.query()
     assert handler.reason == EndReason.RESOLVEFAILED and not offer.asked
 
@@ -147,7 +148,8 @@ def test_each_of_many_files_comes_at_a_time_of_its_own_here_too() -> None:
     own = rig.service.own = OwnPoint(NODES[0].identity)
     rig.share()
     for number in range(8):
-        rig.service.offer(bytes([number]) * 32, rig.service._offers[rig.file.hash_name].keys, rig.sender.serve, 0.0)
+        subject = Subject.file(bytes([number]) * 32, rig.file.key)
+        rig.service.offer(subject, rig.sender.serve, rig.world.now)
     rig.world.advance(9 * START_SPREAD)
     assert names(own) == 9
 
