@@ -54,6 +54,7 @@ class ListView:
         count: int,
         now: float,
         then: Found[Sequence[Sequence[Descriptor]]],
+        *,
         place: Place = place_of_name,
     ) -> None:
         """There is one value only, so one sequence."""

@@ -107,6 +107,7 @@ class View(Shape, Generic[NodeT]):
         count: int,
         now: float,
         then: Found[Sequence[Sequence[NodeT]]],
+        *,
         place: Place = place_of_name,
     ) -> None:
         """The first `count` nodes of a class from the place of a hash_name on, in the order of the ring (`place_of`):

@@ -50,7 +50,7 @@ def around(view: View[Descriptor], own: bytes, now: float, then: Found[list[byte
         named = [node.encode() for node in chain(*rings[:1]) if node.identity != own]
         then([descriptor for descriptor in named if len(descriptor) <= MAX_DATA][:REFERRALS], now)
 
-    view.closest(Class.POINTS, own, REFERRALS + 1, now, found, start)
+    view.closest(Class.POINTS, own, REFERRALS + 1, now, found, place=start)
 
 
 class Told:
