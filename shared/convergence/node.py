@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from hashlib import sha1
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,7 @@ from convergence.introduction.ways import Route
 from convergence.link.link import Link
 from convergence.link.neighbours import LinkAddress, Neighbours
 from convergence.netdir.listview import ListView
-from convergence.netdir.lookup import Lookup
+from convergence.netdir.lookup import Lookup, look_up_shown
 from convergence.netdir.memory import NodeMemory
 from convergence.netdir.nodes import NodeDirectory
 from convergence.netdir.view import Class, View
@@ -45,7 +46,9 @@ from convergence.pipes.tls import TlsFactory
 from convergence.ports import Binding, Crypto, Rng
 from convergence.rdv.circuits import CircuitSource
 from convergence.rdv.connector import PATIENCE
+from convergence.rdv.own import OwnPoint
 from convergence.rdv.point import RdvPoint
+from convergence.rdv.referral import around
 from convergence.services import Services
 from convergence.transfers import Transfers
 from convergence.wire.address import Address, TcpAddress
@@ -80,6 +83,8 @@ class NodeConfig:
         hops: of circuits to rendezvous points and of ready ones, 1 to 5; exit_hops: of circuits to exits.
         circuits: how many are kept ready; 0 for a node with no traffic of its own.
         sources: streams that a transfer draws from at once.
+        direct: whether it serves what it offers to whoever's circuit ends at it. Who asks can tell then that this node
+            has it.
         tor: the Tor network whose exits lead to the web; None: our own exits do.
         tor_points: whether circuits to rendezvous points go through it too, so all files and services.
         entry: the Tor network that this node leads into; needed for Role.TOR.
@@ -100,6 +105,7 @@ class NodeConfig:
     exit_hops: int = 3
     circuits: int = POOL_SIZE
     sources: int = 3
+    direct: bool = False
     tor: TorConfig | None = None
     tor_points: bool = False
     entry: TorConfig | None = None
@@ -192,6 +198,7 @@ class Node:
             self._view,
             own=self._keys.identity,
             origin=self._reach,
+            look_up=partial(look_up_shown, self._view, self.directory),
             hops=config.hops,
             exit_hops=config.exit_hops,
             size=config.circuits,
@@ -229,12 +236,15 @@ class Node:
         self._has_points = True  # as far as is known
         self.tor: TorNetwork | None = None if config.tor is None else self._new_tor(config.tor)
         self._entry = None if config.entry is None else self._new_entry(config.entry, source_of)
-        self.transfers = Transfers(self.outbox, crypto, rng, self._rendezvous, self._view, sources=config.sources)
-        self.services = Services(self.outbox, crypto, rng, self._rendezvous, self._view)
+        own = OwnPoint(self._keys.identity) if config.direct else None
+        self._point = RdvPoint(self.outbox, crypto, own)
+        self.transfers = Transfers(
+            self.outbox, crypto, rng, self._rendezvous, self._view, sources=config.sources, own=own
+        )
+        self.services = Services(self.outbox, crypto, rng, self._rendezvous, self._view, own)
         self.exits = ExitConnections(self.pool if self.tor is None else self.tor.circuits, self.outbox)
         self.fetches = Fetches(self.exits, self.outbox, tls)
         self._exit = ExitService(self.outbox, source_of=source_of, streams=config.exit_streams)
-        self._point = RdvPoint(self.outbox, crypto)
         self._channels = Channels(self._owners())
 
     # -- commands
@@ -327,6 +337,15 @@ class Node:
         """New circuits have so many hops; ready ones of another length are replaced. Raises LocalError."""
         self.config = replace(self.config, hops=hops)
         self.pool.set_hops(hops, now)
+
+    def serve_directly(self, direct: bool, now: float) -> None:
+        """Whether what it offers is served to whoever's circuit ends here, from now on."""
+        if direct == self.config.direct:
+            return
+        self.config = replace(self.config, direct=direct)
+        own = self._point.own = OwnPoint(self._keys.identity) if direct else None
+        self.transfers.use_own(own, now)
+        self.services.use_own(own, now)
 
     def use_tor(self, config: TorConfig | None, now: float, *, points: bool = False) -> None:
         """Reach the web through this Tor network from now on, and with `points` rendezvous points too; None: as our own
@@ -624,6 +643,7 @@ class Node:
     def _set_points(self, now: float) -> None:
         """Tell files and services where their rendezvous points are: through the Tor network, once it leads anywhere,
         only those that take links of its relays."""
+        around(self._view, self._keys.identity, now, self._name_others)
         tor = self._tor_leads_to_points
         points = Class.POINTS if tor is None else Class.TOR_POINTS
         if tor is not None:
@@ -634,6 +654,9 @@ class Node:
                 self.outbox.emit(Trouble(Why(PathWhy.NO_TOR_POINT), retrying=True))
         self.transfers.set_points(points, now)
         self.services.set_points(points, now)
+
+    def _name_others(self, descriptors: list[bytes], now: float) -> None:
+        self._point.others = descriptors
 
     def _ed25519_of(self, fingerprint: bytes) -> bytes | None:
         """Of a relay of the Tor network, by the consensus."""

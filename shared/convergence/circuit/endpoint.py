@@ -16,6 +16,7 @@ from convergence.circuit.streams import Entry, SpliceEnd, Stream
 from convergence.errors import DestroyReason, EndReason, ParseError, RemoteError, Scope, StreamError
 from convergence.link.meter import Meter
 from convergence.outbox import Outbox
+from convergence.pipes.duplex import Handler
 from convergence.wire.relay import DIRECTORY, Begin, End, RelayCommand, RelayFormat, Resolve, Resolved, Sendme
 
 MAX_STREAMS = 1024  # open at once on one circuit
@@ -28,6 +29,9 @@ REFUSED_TTL = 60  # seconds that an origin may keep the address that it is told 
 
 _DATA = int(RelayCommand.DATA)  # compared for every cell: an IntEnum member takes several times as long
 
+AcceptHook = Callable[[str, Stream, float], Handler | None]
+"""on_begin(target, stream, now): returns a handler to accept, or None to refuse; raises StreamError to refuse with a
+reason."""
 BeginHook = Callable[[int, Begin, float], None]
 """on_begin(stream_id, begin, now): answer with accept/refuse/splice of the endpoint, now or later."""
 MessageHook = Callable[[int, bytes, float], None]
@@ -140,6 +144,20 @@ class Endpoint:
         stream.holds = True
         self._keep(stream_id, stream)
         return stream
+
+    def offer(self, stream_id: int, begin: Begin, accept: AcceptHook, now: float) -> int | None:
+        """Take a pending BEGIN if `accept` gives a handler for it. Else returns why not; the BEGIN still waits for an
+        answer then."""
+        stream = self.accept_stream(stream_id)
+        try:
+            handler = accept(begin.target, stream, now)
+        except StreamError as refusal:
+            return refusal.reason
+        if handler is None:
+            return EndReason.RESOLVEFAILED
+        stream.handler = handler
+        stream.accept(now)
+        return None
 
     def accept_splice(
         self, stream_id: int, peer: SpliceEnd, on_closed: Callable[[SpliceEnd], None], meter: Meter

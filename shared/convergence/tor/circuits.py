@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 from typing import Protocol as Shape
 
 from convergence.circuit.client import ClientCircuit
-from convergence.errors import DestroyReason, ParseError
+from convergence.codes import PathWhy
+from convergence.errors import DestroyReason, ParseError, Why
 from convergence.link.neighbours import Neighbours
 from convergence.netdir.tor import TorRelay
 from convergence.outbox import Outbox
@@ -211,6 +212,18 @@ class TorCircuits(CircuitBuilding):
 
         request = TorRequest(at_once(make_path), "rendezvous", on_ready, on_failed)
         self._serve(request, now)
+
+    def may_extend(self, circuit: ClientCircuit) -> bool:
+        """Paths through Tor end at the points that we chose."""
+        return False
+
+    def extend(
+        self, circuit: ClientCircuit, point: RelayTarget, on_ready: Ready, on_failed: Failed, now: float
+    ) -> None:
+        on_failed(Why(PathWhy.NO_PATH), now)
+
+    def look_up(self, descriptor: bytes, now: float, then: Callable[[RelayTarget | None, float], None]) -> None:
+        then(None, now)
 
     def forget(self, hash_name: bytes, provider: bool) -> None:
         """Nothing is kept of a name."""
