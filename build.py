@@ -98,10 +98,11 @@ def modules(**rooms: str) -> set[str]:
 
 # A facilitator, the front door of a proxy, a relay of the Tor network.
 SERVERS_ONLY = modules(
-    facilitator="prober service",
+    facilitator="ages prober service",
+    netdir="draw epochs",
     pipes="connect door socks",
     tor="accounting cache dirports entry history publishing relay selftest",
-    wire="routerdesc",
+    wire="routerdesc sharedrandom",
     crypto="crosscert routersign",
 )
 # A client of the Tor network: a page loads it when it is switched on there.

@@ -73,6 +73,12 @@ class MerkleTree:
             level[:] = b"".join(hashes)
         return tree
 
+    def copy(self) -> MerkleTree:
+        """One that does not change with this one."""
+        tree = MerkleTree(0)
+        tree.count, tree._levels = self.count, [bytearray(level) for level in self._levels]
+        return tree
+
     @property
     def root(self) -> bytes:
         """32 bytes; SHA-256 of nothing for a tree without leaves."""
