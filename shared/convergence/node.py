@@ -17,7 +17,7 @@ from convergence.circuit.client import MAX_HOPS, ClientCircuit
 from convergence.circuit.exit import MAX_EXIT_STREAMS, ExitService, refuse_resolve
 from convergence.circuit.relay import RelayCircuit
 from convergence.circuit.relaying import Relaying, RelayLimits
-from convergence.codes import PathWhy
+from convergence.codes import FacilitatorWhy, PathWhy
 from convergence.crypto.keys import NodeKeys
 from convergence.discovery import Discovery, GivenNodes
 from convergence.effects import CloseLink, DescriptionKind, Effect, Protocol
@@ -31,6 +31,7 @@ from convergence.introduction.signalling import Reply, Switchboard
 from convergence.introduction.ways import Route
 from convergence.link.link import Link
 from convergence.link.neighbours import LinkAddress, Neighbours
+from convergence.netdir.headers import Contradiction, Headers
 from convergence.netdir.memory import NodeMemory
 from convergence.netdir.nodes import NodeDirectory
 from convergence.outbox import Outbox
@@ -144,6 +145,7 @@ class Node:
         self._ready_at: float | None = None
         self._refresh_after = 0.0
         self.directory = NodeDirectory(crypto, config.facilitator_identity)
+        self.headers = Headers(crypto, lambda: self.directory.facilitator, self._on_contradiction)
         self._memory = NodeMemory(self.outbox, rng, self.directory, config.facilitator)
         self.switchboard = Switchboard(self.outbox)
         self._reach = Reach(config.rtc, ("wss",) if config.secure else ("ws", "wss"))
@@ -198,6 +200,7 @@ class Node:
             rng,
             self._keys,
             self.directory,
+            self.headers,
             self.neighbours,
             self.pool,
             self.switchboard,
@@ -579,6 +582,10 @@ class Node:
         if now >= self._refresh_after:
             self._refresh_after = now + REFRESH_PAUSE
             self._discovery.refresh(now)
+
+    def _on_contradiction(self, found: Contradiction, now: float) -> None:
+        proof = {"first": found.first.encode().hex(), "second": found.second.encode().hex()}
+        self.outbox.emit(Trouble(Why(FacilitatorWhy.CONTRADICTS, proof)))
 
     def _on_full(self, now: float) -> None:
         if self._ready_at is None and self._started is not None:

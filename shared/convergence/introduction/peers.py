@@ -22,6 +22,7 @@ from convergence.introduction.signalling import Carrier, Delivered, Reply, Signa
 from convergence.introduction.ways import Route, Ways
 from convergence.link.link import Link
 from convergence.link.neighbours import Neighbours
+from convergence.netdir.headers import Headers
 from convergence.netdir.nodes import NodeDirectory
 from convergence.outbox import Outbox
 from convergence.path.pool import CircuitPool
@@ -70,6 +71,7 @@ class Peers:
         rng: Rng,
         keys: NodeKeys,
         directory: NodeDirectory,
+        headers: Headers,
         neighbours: Neighbours,
         pool: CircuitPool,
         switchboard: Switchboard,
@@ -96,7 +98,7 @@ class Peers:
             neighbours,
             lambda peer, now: PeerPipe(outbox, crypto, rng, keys, directory, switchboard, self, peer, now),
         )
-        self._gossip = Gossip(outbox, rng, directory, self._pipes, on_nodes)
+        self._gossip = Gossip(outbox, rng, directory, headers, self._pipes, on_nodes)
         self._introducers = Introducers(outbox, directory, self._pipes, on_introducers)
         self._ways = Ways(outbox, rng, keys.identity, directory, self._pipes, pool, dials, facilitator)
         switchboard.register(keys.identity, _Own(outbox, switchboard, on_delivered))
@@ -168,6 +170,12 @@ class Peers:
 
     def heard(self, descriptors: Sequence[bytes], now: float) -> None:
         self._gossip.heard(descriptors, now)
+
+    def headers(self, now: float) -> Sequence[bytes]:
+        return self._gossip.headers()
+
+    def heard_header(self, raw: bytes, now: float) -> None:
+        self._gossip.heard_header(raw, now)
 
     def answered(self, pipe: PeerPipe, now: float) -> None:
         self._gossip.answered(now)

@@ -6,7 +6,7 @@ Does not: build circuits, choose peers (pipes.py), or introduce (signalling.py).
 
     opener -- [HELLO, if it may be registered] --> accepting end -- HELLO --> opener
     opener -- REGISTER --> accepting end, which then knows the opener and may register too: -- REGISTER --> opener
-    both, at any time: SIGNAL, DELIVER, REPLY, UNREACHABLE, ASK, DESCRIPTORS
+    both, at any time: SIGNAL, DELIVER, REPLY, UNREACHABLE, ASK, HEADER, DESCRIPTORS
 
 An opener that says no HELLO stays anonymous. A proof holds for the identity and nonce in the HELLO of its reader. A
 node signs one only for a reader that has proved its identity, so a proof meant for one node is useless with another.
@@ -62,13 +62,15 @@ MAX_ANSWER = 1 << 20
 """Bytes of descriptors in one answer, over all its records..."""
 MAX_ANSWER_ITEMS = 4096
 """...and how many of them."""
+MAX_ANSWER_HEADERS = 3
+"""Epoch headers in one answer: the newest, and two that contradict each other."""
 
 ASKING = (RecordType.HELLO, RecordType.REPLY, RecordType.UNREACHABLE)
 """Records that may come to an end that only asks for introductions."""
 PEERING = (
     *ASKING,
     *(RecordType.REGISTER, RecordType.REGISTERED, RecordType.SIGNAL, RecordType.DELIVER),
-    *(RecordType.ASK, RecordType.DESCRIPTORS),
+    *(RecordType.ASK, RecordType.HEADER, RecordType.DESCRIPTORS),
 )
 
 
@@ -238,6 +240,14 @@ class Peering(Shape):
         """Encoded descriptors that nobody has checked."""
         ...
 
+    def headers(self, now: float) -> Sequence[bytes]:
+        """Encoded epoch headers that we know, at most MAX_ANSWER_HEADERS."""
+        ...
+
+    def heard_header(self, raw: bytes, now: float) -> None:
+        """An encoded epoch header that nobody has checked. Raises ParseError."""
+        ...
+
     def answered(self, pipe: PeerPipe, now: float) -> None:
         """The answer to ASK is complete."""
         ...
@@ -298,7 +308,7 @@ class PeerPipe(RecordPipe):
         self._asked = float("-inf")
         self._answering: StateMachine[Request] | None = None  # our ASK
         self._registering: StateMachine[Request] | None = None  # our REGISTERs
-        self._items = self._bytes = 0  # received of the answer to our ASK so far
+        self._items = self._bytes = self._headers = 0  # received of the answer to our ASK so far
         self._answer: Iterator[bytes] | None = None  # the rest of our own answer
         self._reading: StateMachine[Request] | None = None  # the deadline for the other end to read our answer
 
@@ -332,7 +342,7 @@ class PeerPipe(RecordPipe):
     def ask(self, since: int, now: float) -> None:
         """Ask for descriptors published at `since` (Unix seconds) or later: `heard` follows."""
         self._asked = self._outbox.steady(now)
-        self._items = self._bytes = 0
+        self._items = self._bytes = self._headers = 0
         self._answering = self._await("no answer to ASK", now)
         self.send(RecordType.ASK, Ask(since).encode(), now)
 
@@ -387,6 +397,8 @@ class PeerPipe(RecordPipe):
                 self._on_deliver(body, now)
             case RecordType.ASK:
                 self._on_ask(Ask.parse(body), now)
+            case RecordType.HEADER:
+                self._on_header(body, now)
             case _:
                 self._on_descriptors(Descriptors.parse(body), now)
 
@@ -448,6 +460,8 @@ class PeerPipe(RecordPipe):
         if steady < self._may_ask or self._answer is not None:
             raise RemoteError("ASK too soon after the one before")
         self._may_ask = steady + ASK_INTERVAL
+        for header in self._owner.headers(now):
+            self.send(RecordType.HEADER, header, now)
         self._answer = _bodies(self._directory.newer(ask.since, now))
         self._reading = self._await("the answer to ASK is not read", now)
         self._go_on(now)
@@ -460,6 +474,12 @@ class PeerPipe(RecordPipe):
                 self._answer = None
                 _end(self._reading, now)
             self.send(RecordType.DESCRIPTORS, body or b"", now)
+
+    def _on_header(self, body: bytes, now: float) -> None:
+        self._headers += 1
+        if self._answering is None or self._headers > MAX_ANSWER_HEADERS:
+            raise RemoteError("HEADER that was not asked for")
+        self._owner.heard_header(body, now)
 
     def _on_descriptors(self, descriptors: Descriptors, now: float) -> None:
         if self._answering is None:

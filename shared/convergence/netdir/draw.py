@@ -13,7 +13,7 @@ A facilitator's number is not fresh, but derived from its seed. So it survives a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 from enum import Enum, auto
 from hashlib import sha3_256, sha256
 
@@ -111,7 +111,6 @@ class Drawing:
     Args:
         day: on which the value is in use; the draw runs through the day before.
         facilitators: identities of all that may take part.
-        then: called with the draw and `now` when it is over.
         kept: what was known of this draw before a restart.
     """
 
@@ -121,7 +120,6 @@ class Drawing:
         crypto: Crypto,
         day: int,
         facilitators: Collection[bytes],
-        then: Callable[[Draw, float], None],
         kept: Draw = NOTHING,
     ) -> None:
         self.day = day
@@ -140,7 +138,6 @@ class Drawing:
                 if number is not None:
                     self._parts[commit.facilitator].move("reveal", self._begin)
                     self._numbers[commit.facilitator] = number
-        self._end = outbox.call_at(self._begin + DAY, lambda now: then(self.draw, now))
 
     def commit(self, commit: Commit, now: float) -> None:
         """Somebody published a commitment. Raises RemoteError if it does not count."""
@@ -164,7 +161,7 @@ class Drawing:
         """Somebody published the number of a facilitator; anybody may, since only that one knew it. Raises RemoteError
         if it does not count."""
         commit, part = self._commits.get(facilitator), self._parts.get(facilitator)
-        if commit is None or part is None or now < self._begin + COMMIT_PHASE:
+        if commit is None or part is None or not self._begin + COMMIT_PHASE <= now < self._begin + DAY:
             raise RemoteError("a number that is not awaited")
         if commitment_of(facilitator, self.day, number) != commit.commitment:
             raise CryptoError("a number that was not committed to")
@@ -180,8 +177,5 @@ class Drawing:
 
     @property
     def draw(self) -> Draw:
-        """All that counts so far."""
+        """All that counts so far. After the midnight at which the draw ends, nothing changes any more."""
         return Draw(tuple((commit, self._numbers.get(key)) for key, commit in sorted(self._commits.items())))
-
-    def stop(self) -> None:
-        self._end.cancel()

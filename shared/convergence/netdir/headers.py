@@ -9,6 +9,7 @@ networks to different people, or changes its word. The header in use stays in us
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from convergence.errors import ClockError, CryptoError, RemoteError
@@ -49,18 +50,31 @@ def contradict(one: EpochHeader, other: EpochHeader) -> bool:
 
 class Headers:
     """Args:
-    facilitator: the identity that we trust.
+    facilitator: gives the identity that we trust, once there is one.
+    on_contradiction: called once, with `now`.
     """
 
-    def __init__(self, crypto: Crypto, facilitator: bytes) -> None:
+    def __init__(
+        self,
+        crypto: Crypto,
+        facilitator: Callable[[], bytes | None],
+        on_contradiction: Callable[[Contradiction, float], None] = lambda contradiction, now: None,
+    ) -> None:
         self._crypto = crypto
         self._facilitator = facilitator
+        self._on_contradiction = on_contradiction
         self._kept: dict[int, EpochHeader] = {}  # by epoch
         self._yesterday: EpochHeader | None = None  # the last one of an earlier day
         self.newest: EpochHeader | None = None
         """The one in use."""
         self.contradiction: Contradiction | None = None
         """The first that was found."""
+
+    def to_tell(self) -> list[bytes]:
+        """What others should hear: the newest header, and a contradiction, if there is one."""
+        found = self.contradiction
+        headers = [self.newest] if found is None else [found.first, found.second, self.newest]
+        return [header.encode() for header in headers if header is not None]
 
     def at(self, epoch: int) -> EpochHeader | None:
         """The header of an epoch, if it is one of the latest."""
@@ -79,6 +93,7 @@ class Headers:
         for other in (*self._kept.values(), *([self._yesterday] if self._yesterday else [])):
             if self.contradiction is None and contradict(other, header):
                 self.contradiction = Contradiction(other, header)
+                self._on_contradiction(self.contradiction, now)
         if self.newest is not None and header.epoch <= self.newest.epoch - KEPT:
             raise RemoteError("the header is older than those in use")
         if header.epoch not in self._kept:
@@ -86,7 +101,7 @@ class Headers:
         return header is self.newest
 
     def _check(self, header: EpochHeader, now: float) -> None:
-        if header.signer != self._facilitator:
+        if header.signer != self._facilitator():
             raise CryptoError("the header is signed by another facilitator")
         if not header.verify(self._crypto.ed25519_verify):
             raise CryptoError("the header's signature does not hold")

@@ -31,6 +31,7 @@ MAX_DEPTH = 16
 MAX_IN_BUCKET = 256
 """Nodes in one bucket; usual are 64 to 128."""
 REFERENCE_LEN = 8
+REQUEST_LEN = 4 + 1 + 4 + 4
 MAX_HEADER = 1 + 4 + 8 + 8 + 2 * (HASH_LEN + 8) + HASH_LEN + 1 + MAX_RINGS * (6 + HASH_LEN) + KEY_LEN + SIGNATURE_LEN
 """838 bytes; one with nine rings takes 572."""
 MAX_BUCKET = 4 + 1 + 4 + 1 + MAX_DEPTH * HASH_LEN + MAX_IN_BUCKET * (2 + MAX_DESCRIPTOR + 8)

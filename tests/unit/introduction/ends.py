@@ -87,6 +87,7 @@ class End:
         self.offers = descriptor_of(self.keys) if offers else None
         self.calls = []
         self.news = []
+        self.told, self.headers_heard = [], []  # headers
         self.messages = []  # (sealed, reply)
         self.why = None
         self.stream = MemoryStream()
@@ -116,6 +117,12 @@ class End:
         self.news += descriptors
         for raw in descriptors:
             self.directory.hear(raw, now)
+
+    def headers(self, now):
+        return self.told
+
+    def heard_header(self, raw, now):
+        self.headers_heard.append(raw)
 
     def answered(self, pipe, now):
         self.calls.append("answered")

@@ -8,10 +8,12 @@ from types import SimpleNamespace
 from convergence.circuit.client import ClientCircuit
 from convergence.introduction.peers import Peers
 from convergence.introduction.signalling import Switchboard
+from convergence.netdir.headers import Headers
 from convergence.netdir.nodes import NodeDirectory
 from convergence.wire.target import Role
 from tests.unit.circuit.rig import CRYPTO, Machine, Net
 from tests.unit.introduction.ends import descriptor_of
+from tests.unit.netdir.buckets import FACILITATOR
 
 
 class Paths:
@@ -62,6 +64,8 @@ class PeerNode(Machine):
         self.by_facilitator = None
         self.addresses = set()  # identities of nodes that it can dial
         self.directory = NodeDirectory(CRYPTO)
+        self.contradictions = []
+        self.headers = Headers(CRYPTO, lambda: FACILITATOR, lambda found, now: self.contradictions.append(found))
         self.switchboard = Switchboard(self.outbox)
         self.pool = Paths(self)
         self.peers = Peers(
@@ -70,6 +74,7 @@ class PeerNode(Machine):
             self.rng,
             self.keys,
             self.directory,
+            self.headers,
             SimpleNamespace(links=self.links),
             self.pool,
             self.switchboard,

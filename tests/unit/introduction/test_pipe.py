@@ -13,6 +13,7 @@ from convergence.introduction.pipe import (
     ASK_INTERVAL,
     ASK_PAUSE,
     GREETING_TIMEOUT,
+    MAX_ANSWER_HEADERS,
     MAX_ANSWER_ITEMS,
     MAX_BEHIND,
     MAX_REGISTRATIONS,
@@ -256,6 +257,7 @@ def test_registrations_are_limited():
         (RecordType.REGISTERED, b""),
         (RecordType.DELIVER, Delivery(2, b"sealed").encode()),
         (RecordType.DESCRIPTORS, b""),
+        (RecordType.HEADER, b""),
         (RecordType.LIST, b""),
         (RecordType.NODES, b""),
     ],
@@ -433,6 +435,23 @@ def test_an_answer_of_too_many_bytes_ends_the_pipe():
         opener.get(RecordType.DESCRIPTORS, Descriptors((bytes(1100),) * 29).encode())
     assert opener.stream.reason == PROTOCOL
     assert len(opener.news) < 1000
+
+
+def test_an_answer_brings_the_headers_that_are_known():
+    opener, acceptor = joined()
+    acceptor.told = [b"one", b"other"]
+    opener.pipe.ask(0, opener.now)
+    carry(opener, acceptor)
+    assert opener.headers_heard == [b"one", b"other"]
+
+
+def test_an_answer_of_too_many_headers_ends_the_pipe():
+    opener = asked()
+    for _ in range(MAX_ANSWER_HEADERS):
+        opener.get(RecordType.HEADER, b"header")
+    assert opener.why is None
+    opener.get(RecordType.HEADER, b"header")
+    assert opener.stream.reason == PROTOCOL
 
 
 def test_descriptors_after_the_end_of_an_answer_end_the_pipe():

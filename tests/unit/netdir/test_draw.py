@@ -38,12 +38,9 @@ class Rig:
 
     def __init__(self, names="abc", kept=None):
         self.outbox = Outbox()
-        self.over = []
         more = {} if kept is None else {"kept": kept}
         identities = [NAMES[name] for name in names]
-        self.drawing = Drawing(
-            self.outbox, CRYPTO, TODAY, identities, lambda draw, now: self.over.append((draw, now)), **more
-        )
+        self.drawing = Drawing(self.outbox, CRYPTO, TODAY, identities, **more)
 
     def commit(self, *names, now=BEGIN + 60.0):
         self.at(now)
@@ -60,8 +57,7 @@ class Rig:
 
     def end(self):
         self.at(float(BEGIN + DAY))
-        [(draw, _)] = self.over
-        return draw
+        return self.drawing.draw
 
 
 def revealed(draw):
@@ -233,11 +229,14 @@ def test_a_draw_goes_on_after_a_restart(now):
     assert revealed(again.end()) == set("ab")
 
 
-def test_a_draw_that_is_stopped_tells_nothing():
+def test_a_number_that_comes_after_midnight_changes_nothing():
     rig = Rig()
-    rig.drawing.stop()
-    rig.at(float(BEGIN + DAY))
-    assert rig.over == []
+    rig.commit("a", "b")
+    rig.reveal("a")
+    draw = rig.end()
+    with pytest.raises(RemoteError):
+        rig.reveal("b", now=float(BEGIN + DAY))
+    assert rig.drawing.draw == draw
 
 
 def test_a_number_is_of_one_facilitator_and_one_day():

@@ -22,7 +22,7 @@ def header_at(time=NOW, *, seed=SEED, lifetime=3 * HOUR, epoch=None, value=VALUE
 
 @pytest.fixture
 def headers():
-    return Headers(CRYPTO, FACILITATOR)
+    return Headers(CRYPTO, lambda: FACILITATOR)
 
 
 def test_the_newest_header_is_in_use_and_some_before_it_are_kept(headers):
@@ -91,7 +91,7 @@ def test_a_contradiction_is_found_whatever_comes_first_and_proves_itself(headers
     for first, second in ((ONE, later), (later, ONE)):
         if first.expires <= now or second.expires <= now:
             continue
-        headers = Headers(CRYPTO, FACILITATOR)
+        headers = Headers(CRYPTO, lambda: FACILITATOR)
         headers.take(first.encode(), now)
         headers.take(second.encode(), now)
         found = headers.contradiction
@@ -104,7 +104,7 @@ def test_the_value_of_a_day_is_the_one_before_on_the_next(headers):
     headers.take(ONE.encode(), NOW)
     headers.take(LIES["another value of the day before"].encode(), NOW + DAY)
     assert headers.contradiction is not None
-    honest = Headers(CRYPTO, FACILITATOR)
+    honest = Headers(CRYPTO, lambda: FACILITATOR)
     honest.take(ONE.encode(), NOW)
     honest.take(header_at(NOW + DAY, value=OTHER, before=VALUE).encode(), NOW + DAY)
     honest.take(header_at(NOW + EPOCH + DAY, value=OTHER, before=VALUE).encode(), NOW + DAY)
