@@ -98,7 +98,7 @@ def modules(**rooms: str) -> set[str]:
 
 # A facilitator, the front door of a proxy, a relay of the Tor network.
 SERVERS_ONLY = modules(
-    facilitator="ages prober service",
+    facilitator="ages prober publisher service",
     netdir="draw epochs",
     pipes="connect door socks",
     tor="accounting cache dirports entry history publishing relay selftest",

@@ -473,6 +473,7 @@ class Node:
             self._rng,
             self._keys,
             self.directory,
+            self.headers,
             address,
             describe=describe,
             on_nodes=self._on_nodes,

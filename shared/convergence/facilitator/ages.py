@@ -9,6 +9,7 @@ than he may have at once, to choose among them when the value is known.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
 
@@ -28,23 +29,23 @@ class _Age:
 class Ages:
     """Args:
     each: nodes of one source that are remembered. Sources that cannot be told apart ("") have no such limit.
+    on_forgotten: called with an identity that is forgotten, and since when it counted.
     """
 
-    def __init__(self, each: int) -> None:
+    def __init__(self, each: int, on_forgotten: Callable[[bytes, int], None] = lambda identity, since: None) -> None:
         self._each = each
+        self._on_forgotten = on_forgotten
         self._ages: dict[bytes, _Age] = {}
         self._gone: dict[bytes, None] = {}  # who left first, first
         self._of: dict[str, dict[bytes, None]] = {}  # by source; likewise
 
-    def came(self, identity: bytes, source: str, now: float, since: int | None = None) -> int:
-        """A node is here. Returns since when it counts (Unix seconds): `since` if the caller knows that."""
+    def came(self, identity: bytes, source: str, now: float) -> int:
+        """A node is here, perhaps for long. Returns since when it counts (Unix seconds)."""
         self._expire(now)
         age = self._ages.get(identity)
         if age is None:
             age = _Age(int(now), source)
-        if since is not None:
-            age.since = since
-        self._forget(identity)
+        self._take(identity)
         if source and len(self._of.get(source, ())) >= self._each:
             first = next((key for key in self._of[source] if key in self._gone), None)
             if first is not None:
@@ -52,13 +53,23 @@ class Ages:
         self._keep(identity, _Age(age.since, source))
         return age.since
 
+    def remember(self, identity: bytes, since: int, now: float) -> int | None:
+        """It was here before a restart. If it is here again, returns since when it counted until now."""
+        age = self._ages.get(identity)
+        if age is not None:
+            before, age.since = age.since, since
+            return before
+        self._keep(identity, _Age(since, ""))
+        self.left(identity, now)
+        return None
+
     def left(self, identity: bytes, now: float) -> None:
         """It is gone."""
         self._expire(now)
         age = self._ages.get(identity)
         if age is None or identity in self._gone:
             return
-        self._forget(identity)
+        self._take(identity)
         self._keep(identity, _Age(age.since, age.source, now + ABSENCE))
         self._gone[identity] = None
         if len(self._gone) > MAX_GONE:
@@ -68,15 +79,24 @@ class Ages:
         self._ages[identity] = age
         self._of.setdefault(age.source, {})[identity] = None
 
+    def knows(self, identity: bytes) -> bool:
+        return identity in self._ages
+
     def _forget(self, identity: bytes) -> None:
+        age = self._take(identity)
+        if age is not None:
+            self._on_forgotten(identity, age.since)
+
+    def _take(self, identity: bytes) -> _Age | None:
         age = self._ages.pop(identity, None)
         if age is None:
-            return
+            return None
         self._gone.pop(identity, None)
         same = self._of[age.source]
         del same[identity]
         if not same:
             del self._of[age.source]
+        return age
 
     def _expire(self, now: float) -> None:
         while self._gone:

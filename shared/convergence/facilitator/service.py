@@ -26,11 +26,13 @@ from convergence.effects import CloseLink, DescriptionKind, Effect, Failure, Pro
 from convergence.errors import ParseError
 from convergence.events import NodeLost, NodeRegistered, Refused, StorageTrouble
 from convergence.facilitator.prober import Prober
+from convergence.facilitator.publisher import Publisher
 from convergence.introduction.signalling import Switchboard
 from convergence.limits import TokenBucket
 from convergence.outbox import Outbox, Timer
 from convergence.ports import Binding, Crypto, Rng
 from convergence.states import TIMEOUT, StateMachine, Table
+from convergence.wire.buckets import BucketRequest
 from convergence.wire.descriptor import Descriptor, TransportKind
 from convergence.wire.facilitator import (
     MAX_LISTED,
@@ -88,7 +90,14 @@ SIGNALS_BURST = 40.0
 SIGNALS_PER_SECOND = 1.0
 """...likewise. One too many is answered by UNREACHABLE."""
 
-ACCEPTED = (RecordType.REGISTER, RecordType.LIST, RecordType.SIGNAL, RecordType.REPLY)
+FETCHES_BURST = 64.0
+"""FETCH records that a channel may send at once..."""
+FETCHES_PER_SECOND = 1.0
+"""...likewise."""
+LIST_UP_TO = 1024
+"""Nodes that are told in a list; more are told by header and buckets."""
+
+ACCEPTED = (RecordType.REGISTER, RecordType.LIST, RecordType.SIGNAL, RecordType.REPLY, RecordType.FETCH)
 
 
 class _Refused(Exception):
@@ -133,6 +142,7 @@ class _Channel:
         self.identity: bytes | None = None  # the one node it may register
         self.records = TokenBucket(outbox, RECORDS_PER_SECOND, RECORDS_BURST)
         self.signals = TokenBucket(outbox, SIGNALS_PER_SECOND, SIGNALS_BURST)
+        self.fetches = TokenBucket(outbox, FETCHES_PER_SECOND, FETCHES_BURST)
         self.cutter = RecordCutter(ACCEPTED)
         self._outbox = outbox
 
@@ -180,6 +190,7 @@ class FacilitatorService:
         seed: Ed25519 seed (32 bytes) of the facilitator's identity.
         source: channel -> where it comes from, for limits: all channels of one network have one name. "" where that
             cannot be told: no limit for each source holds then.
+        list_up_to: nodes that are told in a list; more are told by header and buckets.
         outbox: effects and timers; one of its own by default.
 
     Call `start(now)` once, then drive it as a `driver.Machine`.
@@ -193,6 +204,7 @@ class FacilitatorService:
         outbox: Outbox | None = None,
         *,
         source: Callable[[int], str] = lambda channel: "",
+        list_up_to: int = LIST_UP_TO,
     ) -> None:
         self.identity = crypto.ed25519_public(seed)
         self._crypto = crypto
@@ -202,6 +214,9 @@ class FacilitatorService:
         self._source = source
         self._switchboard = Switchboard(self._outbox)
         self._prober = Prober(self._outbox, crypto, rng, NodeKeys.generate(crypto, rng), self._probed)
+        self._publisher = Publisher(
+            self._outbox, crypto, seed, self._stored, each=MAX_REGISTERED_EACH, list_up_to=list_up_to
+        )
         self._channels: dict[int, _Channel] = {}
         self._nodes: dict[bytes, _Node] = {}
         self._list = b""
@@ -213,6 +228,7 @@ class FacilitatorService:
     def start(self, now: float) -> None:
         """Load the nodes that were registered before a restart, and begin to sweep."""
         self._outbox.scan(BUCKET, b"", self._scanned)
+        self._publisher.start(now)
         self._outbox.call_at(now + SWEEP_INTERVAL, self._sweep)
 
     def link_opened(self, channel: int, now: float, *, protocol: Protocol, binding: Binding | None = None) -> None:
@@ -328,12 +344,17 @@ class FacilitatorService:
             self._signal(channel, body, now)
         elif kind is RecordType.REPLY and self._switchboard.reply(channel, body, now):
             pass
-        elif not channel.records.take(now):
+        elif not (channel.fetches if kind is RecordType.FETCH else channel.records).take(now):
             raise _Refused(ErrorCode.RATE_LIMIT, "too many records", fatal=True)
         elif kind is RecordType.REGISTER:
             self._register(channel, body, now)
         elif channel.congested:
             raise _Refused(ErrorCode.BUSY, "read what was sent before asking for more")
+        elif kind is RecordType.FETCH:
+            bucket = self._publisher.answer(BucketRequest.parse(body))
+            channel.answer(RecordType.BUCKET, b"" if bucket is None else bucket.encode())
+        elif self._publisher.header is not None:
+            channel.answer(RecordType.HEADER, self._publisher.header.encode())
         else:
             channel.answer(RecordType.NODES, self.signed_list(now))
 
@@ -385,12 +406,16 @@ class FacilitatorService:
             node.descriptor, node.raw = descriptor, raw
             if not _same_place(before, descriptor):
                 node.reached = node.misses = 0
-        self._changed(node)
+        self._changed(node, now)
         return node
 
-    def _changed(self, node: _Node) -> None:
+    def _changed(self, node: _Node, now: float) -> None:
         """The list has to be signed anew. What was not found at its address is not kept."""
         self._list_signed = None
+        if node.listed:
+            self._publisher.put(node.descriptor, node.raw, node.source, now)
+        else:
+            self._publisher.drop(node.descriptor.identity, now)
         if node.reached or not node.dialled:
             self._outbox.store([(BUCKET, node.descriptor.identity, node.raw)], self._stored)
 
@@ -432,10 +457,11 @@ class FacilitatorService:
             node.reached = 0
         self._check_later(node, RECHECK if found else min(RECHECK_SOON * 2 ** (node.misses - 1), RECHECK), now)
         if found and not before:
-            self._changed(node)
+            self._changed(node, now)
             self._outbox.emit(_registered(node.descriptor))
         elif before and not node.listed:
             self._list_signed = None
+            self._publisher.drop(probed.identity, now)
             self._outbox.store([(BUCKET, probed.identity, None)], self._stored)
             self._outbox.emit(NodeLost(probed.identity.hex()[:16], "unreachable"))
         if node.listed != before or not node.reached:
@@ -487,6 +513,7 @@ class FacilitatorService:
             self._channels[channel].identity = None
             self._switchboard.unregister(self._channels[channel], now)
         self._list_signed = None
+        self._publisher.drop(identity, now)
         self._outbox.store([(BUCKET, identity, None)], self._stored)
         self._outbox.emit(NodeLost(identity.hex()[:16], why))
 
@@ -533,6 +560,8 @@ class FacilitatorService:
         if node is not None:
             if _same_place(node.descriptor, descriptor) and not node.reached:
                 node.reached, self._list_signed = descriptor.published, None
+                if node.listed:
+                    self._publisher.put(node.descriptor, node.raw, node.source, now)
             return True
         valid = descriptor.identity == key and descriptor.expires > now and len(self._nodes) < MAX_REGISTERED
         if not valid or not descriptor.verify(self._crypto.ed25519_verify):
@@ -542,6 +571,8 @@ class FacilitatorService:
         if node.dialled:
             node.reached = descriptor.published  # it was found once, or it would not be stored
             self._check(node, now)
+        if node.listed:
+            self._publisher.put(descriptor, raw, node.source, now)
         return True
 
 

@@ -201,6 +201,12 @@ class Epochs:
         self._nodes[node.identity] = node, entry
         self._place(node, entry)
 
+    def older(self, identity: bytes, since: int) -> None:
+        """If the node is listed: it came earlier than was known."""
+        if identity in self._nodes:
+            node, entry = self._nodes[identity]
+            self.put(node, entry.descriptor, since)
+
     def drop(self, identity: bytes) -> None:
         """A node is no longer listed."""
         if self._nodes.pop(identity, None) is not None:

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
 
-from convergence.errors import ClockError, CryptoError, ParseError, RemoteError
+from convergence.errors import ClockError, CryptoError, LocalError, ParseError, RemoteError
 from convergence.ports import Buffer, Crypto
 from convergence.wire.descriptor import Descriptor
 from convergence.wire.facilitator import NodeList
@@ -81,6 +81,12 @@ class NodeDirectory:
     def facilitator(self) -> bytes | None:
         """The pinned identity."""
         return self._facilitator
+
+    def pin(self, facilitator: bytes) -> None:
+        """Take lists of this one only. Raises LocalError if another one is pinned."""
+        if self._facilitator not in (None, facilitator):
+            raise LocalError("another facilitator is pinned")
+        self._facilitator = facilitator
 
     @property
     def published(self) -> int:

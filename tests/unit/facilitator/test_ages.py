@@ -29,11 +29,15 @@ def test_who_is_here_is_not_forgotten():
     assert ages.came(b"node", "net", NOW + 200 * ABSENCE) == NOW
 
 
-def test_what_was_stored_counts():
+def test_what_was_stored_counts_whoever_comes_first():
     ages = Ages(10)
-    assert ages.came(b"node", "", NOW, since=5) == 5
-    ages.left(b"node", NOW)
-    assert ages.came(b"node", "", NOW + 1) == 5
+    assert ages.remember(b"node", 5, NOW) is None
+    assert ages.came(b"node", "net", NOW + ABSENCE - 1) == 5
+    assert ages.came(b"early", "net", NOW) == NOW
+    assert ages.remember(b"early", 6, NOW) == NOW
+    assert ages.came(b"early", "net", NOW) == 6
+    ages.remember(b"late", 7, NOW)
+    assert ages.came(b"late", "net", NOW + 2 * ABSENCE) > 7
 
 
 def test_nobody_lets_more_nodes_grow_old_than_he_may_have_at_once():
