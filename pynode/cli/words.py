@@ -96,6 +96,7 @@ WORDS: dict[Code, str] = {
         "No circuit could be built: no path leads through the relays that are known."
         " One is needed that has an address and speaks WebRTC too."
     ),
+    PathWhy.NODES_SILENT: "No circuit could be built: nobody told in time which nodes there are.",
     PathWhy.NOT_DIRECT: "No circuit could be built: the node cannot be reached directly.",
     PathWhy.NO_EXIT: "No exit is known that could fetch this: the network needs a node with the role exit.",
     PathWhy.ENTRY_SILENT: "No circuit could be built: the first relay of the path could not be reached.",

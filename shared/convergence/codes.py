@@ -110,6 +110,7 @@ class PathWhy(Code):
     OUT_OF_REACH = "out-of-reach"  # known; schemes: "ws wss"; rtc: bool
     NO_ENTRY = "no-entry"
     NO_PATH = "no-path"
+    NODES_SILENT = "nodes-silent"  # nobody told in time which nodes there are
     NOT_DIRECT = "not-direct"
     NO_EXIT = "no-exit"
     ENTRY_SILENT = "entry-silent"

@@ -32,8 +32,10 @@ from convergence.introduction.ways import Route
 from convergence.link.link import Link
 from convergence.link.neighbours import LinkAddress, Neighbours
 from convergence.netdir.headers import Contradiction, Headers
+from convergence.netdir.listview import ListView
 from convergence.netdir.memory import NodeMemory
 from convergence.netdir.nodes import NodeDirectory
+from convergence.netdir.view import Class
 from convergence.outbox import Outbox
 from convergence.path.exits import ExitConnections
 from convergence.path.pool import POOL_SIZE, CircuitPool
@@ -146,6 +148,7 @@ class Node:
         self._refresh_after = 0.0
         self.directory = NodeDirectory(crypto, config.facilitator_identity)
         self.headers = Headers(crypto, lambda: self.directory.facilitator, self._on_contradiction)
+        self._view = ListView(self.directory, rng)
         self._memory = NodeMemory(self.outbox, rng, self.directory, config.facilitator)
         self.switchboard = Switchboard(self.outbox)
         self._reach = Reach(config.rtc, ("wss",) if config.secure else ("ws", "wss"))
@@ -186,7 +189,7 @@ class Node:
             crypto,
             rng,
             self.neighbours,
-            self.directory,
+            self._view,
             own=self._keys.identity,
             origin=self._reach,
             hops=config.hops,
@@ -225,8 +228,8 @@ class Node:
         self._has_points = True  # as far as is known
         self.tor: TorNetwork | None = None if config.tor is None else self._new_tor(config.tor)
         self._entry = None if config.entry is None else self._new_entry(config.entry, source_of)
-        self.transfers = Transfers(self.outbox, crypto, rng, self._rendezvous, sources=config.sources)
-        self.services = Services(self.outbox, crypto, rng, self._rendezvous)
+        self.transfers = Transfers(self.outbox, crypto, rng, self._rendezvous, self._view, sources=config.sources)
+        self.services = Services(self.outbox, crypto, rng, self._rendezvous, self._view)
         self.exits = ExitConnections(self.pool if self.tor is None else self.tor.circuits, self.outbox)
         self.fetches = Fetches(self.exits, self.outbox, tls)
         self._exit = ExitService(self.outbox, source_of=source_of, streams=config.exit_streams)
@@ -244,7 +247,7 @@ class Node:
             self._entry.start(now)
 
         def remembered(now: float) -> None:
-            if self.directory.nodes(Role(0), now):
+            if self._view.count(Class.ALL, now):
                 self._on_nodes(now)
             if restore:
                 self.transfers.restore(now)
@@ -346,7 +349,7 @@ class Node:
             old.stop(now)
         if self.tor is not None and self._restored:
             self.tor.start(now)
-            if self.directory.nodes(Role(0), now):
+            if self._view.count(Class.ALL, now):
                 self.tor.nodes_changed(now)
 
     def connect(
@@ -388,7 +391,7 @@ class Node:
             "ready": self.pool.ready >= self.config.circuits,
             "ready_after": None if self._ready_at is None or self._started is None else self._ready_at - self._started,
             "facilitator": self._discovery.connected,
-            "nodes": len(self.directory.nodes(Role(0), now)),
+            "nodes": self._view.count(Class.ALL, now),
             "circuits": [*self.pool.snapshot(), *([] if self.tor is None else self.tor.circuits.snapshot())],
             "links": self.neighbours.snapshot(),
             "introductions": self._rtc.snapshot(),
@@ -594,8 +597,7 @@ class Node:
             self.outbox.emit(Ready(round(now - self._started, 3)))
 
     def _on_nodes(self, now: float) -> None:
-        nodes = [node.target for node in self.directory.nodes(Role(0), now)]
-        self.outbox.emit(Nodes(len(nodes)))
+        self.outbox.emit(Nodes(self._view.count(Class.ALL, now)))
         self._memory.changed(now)
         self.neighbours.nodes_changed(now)
         self._set_points(now)
@@ -614,19 +616,18 @@ class Node:
         return self.pool if tor is None else tor.circuits
 
     def _set_points(self, now: float) -> None:
-        """Tell files and services which nodes may be their rendezvous points: through the Tor network, once it leads
-        anywhere, those that take links of its relays."""
-        nodes = [node.target for node in self.directory.nodes(Role(0), now)]
+        """Tell files and services where their rendezvous points are: through the Tor network, once it leads anywhere,
+        only those that take links of its relays."""
         tor = self._tor_leads_to_points
+        points = Class.POINTS if tor is None else Class.TOR_POINTS
         if tor is not None:
-            if not tor.ready or not nodes:
+            if not tor.ready or not self._view.count(Class.ALL, now):
                 return
-            nodes = [node for node in nodes if node.tor_specifiers]
-            before, self._has_points = self._has_points, any(node.roles & Role.RDV for node in nodes)
+            before, self._has_points = self._has_points, self._view.count(points, now) > 0
             if before and not self._has_points:
                 self.outbox.emit(Trouble(Why(PathWhy.NO_TOR_POINT), retrying=True))
-        self.transfers.set_nodes(nodes, now)
-        self.services.set_nodes(nodes, now)
+        self.transfers.set_points(points, now)
+        self.services.set_points(points, now)
 
     def _ed25519_of(self, fingerprint: bytes) -> bytes | None:
         """Of a relay of the Tor network, by the consensus."""

@@ -15,6 +15,7 @@ from convergence.codes import AddressFlaw, Limit
 from convergence.errors import Problem, Why
 from convergence.events import ServiceStands
 from convergence.limits import gives_way
+from convergence.netdir.view import Class, Known, View
 from convergence.outbox import Outbox
 from convergence.pipes.duplex import Duplex, Handler
 from convergence.ports import Crypto, Rng
@@ -24,7 +25,6 @@ from convergence.rdv.keys import SessionKeys
 from convergence.rdv.service import SERVICES, RdvService
 from convergence.rdv.way import Connection
 from convergence.wire.address import PrivateAddress, ServiceAddress
-from convergence.wire.target import RelayTarget
 
 MAX_CONNECTORS = 256  # services that this node is connected to at once, three circuits each
 MAX_OF_KEY = 192  # of them for one isolation key: a page that names very many services shuts out no others
@@ -80,15 +80,16 @@ class Services:
         circuits: builds circuits to rendezvous points.
     """
 
-    def __init__(self, outbox: Outbox, crypto: Crypto, rng: Rng, circuits: CircuitSource) -> None:
+    def __init__(self, outbox: Outbox, crypto: Crypto, rng: Rng, circuits: CircuitSource, view: View[Known]) -> None:
         self._outbox = outbox
         self._crypto = crypto
         self._rng = rng
         self._circuits = circuits
-        self._nodes: Sequence[RelayTarget] = ()
+        self._points: Class | None = None
         self._services: dict[str, Service] = {}
         self._connectors: dict[tuple[bytes, Hashable], Connector] = {}  # by hash_name and isolation; MAX_CONNECTORS
-        self._rdv = RdvService(circuits, outbox, crypto, rng, SERVICES, on_standing=self._on_standing)
+        self._view = view
+        self._rdv = RdvService(circuits, view, outbox, crypto, rng, SERVICES, on_standing=self._on_standing)
 
     def serve(self, address: ServiceAddress, accept: Accept, now: float, *, secret: bytes | None = None) -> str:
         """Offer a service until `unserve`; returns its id.
@@ -132,20 +133,20 @@ class Services:
         if connector is None:
             self._make_way(isolation, now)
             connector = self._connectors[key] = self._connector(address, isolation)
-            connector.set_nodes(self._nodes, now)
+            connector.set_points(self._points, now)
         return connector.connect(now, patience)
 
-    def set_nodes(self, nodes: Sequence[RelayTarget], now: float) -> None:
-        """The node list changed."""
-        self._nodes = nodes
-        self._rdv.set_nodes(nodes, now)
+    def set_points(self, points: Class | None, now: float) -> None:
+        """Rendezvous points are nodes of this class (None: there are none yet), and other nodes may be known."""
+        self._points = points
+        self._rdv.set_points(points, now)
         for connector in list(self._connectors.values()):
-            connector.set_nodes(nodes, now)
+            connector.set_points(points, now)
 
     def use(self, circuits: CircuitSource, now: float) -> None:
-        """Other circuits from now on, once there are nodes. Connections over those before end."""
+        """Other circuits from now on, once there are points. Connections over those before end."""
         self._circuits = circuits
-        self._nodes = ()
+        self._points = None
         self._rdv.use(circuits, now)
         self._disconnect(now)
 
@@ -209,7 +210,9 @@ class Services:
             keys = SessionKeys.of_private(address.key)
         else:
             keys = SessionKeys.of_public(hash_name)
-        return Connector(hash_name, keys, self._circuits, self._outbox, self._crypto, self._rng, on_idle=idle)
+        return Connector(
+            hash_name, keys, self._circuits, self._view, self._outbox, self._crypto, self._rng, on_idle=idle
+        )
 
     def _on_standing(self, hash_name: bytes, standing: int, wanted: int, now: float) -> None:
         service = self._services.get(public_id(hash_name))

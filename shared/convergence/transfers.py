@@ -33,6 +33,7 @@ from convergence.events import (
     Trouble,
     as_json,
 )
+from convergence.netdir.view import Class, Known, View
 from convergence.ordb.download import Download, Phase
 from convergence.ordb.index import SharedFile, file_key, piece_key
 from convergence.ordb.upload import Upload
@@ -45,7 +46,6 @@ from convergence.rdv.keys import SessionKeys
 from convergence.rdv.service import FILES, RdvService, Served
 from convergence.wire.address import PrivateAddress
 from convergence.wire.ordb import FileInfo, ShareLink
-from convergence.wire.target import RelayTarget
 
 MAX_TRANSFERS = 64  # under way at once
 SECRET_LEN = 32
@@ -124,7 +124,16 @@ class Transfers:
         sources: how many streams a transfer draws from at once.
     """
 
-    def __init__(self, outbox: Outbox, crypto: Crypto, rng: Rng, circuits: CircuitSource, *, sources: int = 3) -> None:
+    def __init__(
+        self,
+        outbox: Outbox,
+        crypto: Crypto,
+        rng: Rng,
+        circuits: CircuitSource,
+        view: View[Known],
+        *,
+        sources: int = 3,
+    ) -> None:
         self.shares: dict[str, Share] = {}
         self.transfers: dict[str, Transfer] = {}
         self._outbox = outbox
@@ -132,27 +141,28 @@ class Transfers:
         self._rng = rng
         self._circuits = circuits
         self._sources = sources
-        self._nodes: Sequence[RelayTarget] = ()
+        self._points: Class | None = None
         self._leaving = False
-        self._service = RdvService(circuits, outbox, crypto, rng, FILES, on_standing=self._on_standing)
+        self._view = view
+        self._service = RdvService(circuits, view, outbox, crypto, rng, FILES, on_standing=self._on_standing)
 
     def restore(self, now: float) -> None:
         """Share again what was shared, and go on with what was being fetched."""
         self._outbox.scan("file", b"", lambda keys, now: self._restore("file", keys, self._share, now))
         self._outbox.scan("transfer", b"", lambda keys, now: self._restore("transfer", keys, self._resume, now))
 
-    def set_nodes(self, nodes: Sequence[RelayTarget], now: float) -> None:
-        """The node list changed."""
-        self._nodes = nodes
-        self._service.set_nodes(nodes, now)
+    def set_points(self, points: Class | None, now: float) -> None:
+        """Rendezvous points are nodes of this class (None: there are none yet), and other nodes may be known."""
+        self._points = points
+        self._service.set_points(points, now)
         for transfer in list(self.transfers.values()):
             if transfer.client is not None:
-                transfer.client.set_nodes(nodes, now)
+                transfer.client.set_points(points, now)
 
     def use(self, circuits: CircuitSource, now: float) -> None:
-        """Other circuits from now on: what goes through those before ends, and goes on once there are nodes."""
+        """Other circuits from now on: what goes through those before ends, and goes on once there are points."""
         self._circuits = circuits
-        self._nodes = ()
+        self._points = None
         self._service.use(circuits, now)
         for transfer_id, transfer in self.transfers.items():
             if transfer.client is not None:
@@ -397,7 +407,7 @@ class Transfers:
             return
         if transfer.client is None:
             transfer.client = self._client(transfer, transfer_id)
-            transfer.client.start(self._nodes, now)
+            transfer.client.start(self._points, now)
         else:
             transfer.client.wake(now)
 
@@ -412,6 +422,7 @@ class Transfers:
             transfer.link.hash_name,
             SessionKeys.of_file(transfer.link.key),
             self._circuits,
+            self._view,
             self._outbox,
             self._crypto,
             self._rng,

@@ -14,10 +14,11 @@ from random import Random
 import pytest
 from playwright.sync_api import Browser
 
-from convergence.rdv.blind import blinded, days_in_use, points_of
+from convergence.rdv.blind import blinded, days_in_use
 from convergence.wire.ordb import ShareLink
 from tests.browser.harness import Peer
 from tests.e2e.processes import MIB, Command, Network, Relay, running, sha256
+from tests.views import points_of
 
 MARKER = b"7Qv-the-marker-that-nobody-on-the-way-may-see-9Zk"
 SIZE = 16 * MIB

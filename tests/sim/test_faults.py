@@ -9,7 +9,8 @@ from convergence.facilitator.client import REFRESH
 from convergence.ordb.download import MAX_BATCH
 from convergence.path.place import HOP_TIMEOUT
 from convergence.path.pool import POOL_SIZE, PROBE_EVERY
-from convergence.rdv.blind import DAY, POINTS, day_of, points_of
+from convergence.rdv.blind import DAY, day_of
+from convergence.rdv.ring import POINTS
 from convergence.wire.ordb import PIECE_SIZE, ShareLink
 from convergence.wire.target import Role
 from tests.sim.people import (
@@ -26,6 +27,7 @@ from tests.sim.people import (
     transfer,
 )
 from tests.sim.world import START, World
+from tests.views import points_of
 
 DATA = content("fault", 9 * PIECE_SIZE + 1000)
 

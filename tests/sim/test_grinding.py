@@ -11,8 +11,9 @@ from bisect import bisect_left, insort
 import pytest
 
 from convergence.netdir.epochs import Epochs
-from convergence.netdir.rings import BEFORE, check_bucket, place_of, place_of_name
-from convergence.rdv.blind import POINTS
+from convergence.netdir.rings import BEFORE, check_bucket
+from convergence.netdir.view import place_of, place_of_name
+from convergence.rdv.ring import POINTS
 from convergence.wire.buckets import BucketRequest, RingKind, SharedValue
 from tests.unit.netdir.buckets import DAY, FACILITATOR, NOW, node_of, sign
 

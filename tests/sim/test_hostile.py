@@ -13,8 +13,9 @@ from convergence.link.handshake import HANDSHAKE_TIMEOUT, Handshake
 from convergence.node import Node
 from convergence.outbox import Outbox
 from convergence.path.entries import StickyEntries
-from convergence.rdv.blind import POINTS, blinded_names, points_of
+from convergence.rdv.blind import blinded_names
 from convergence.rdv.point import RdvPoint
+from convergence.rdv.ring import POINTS
 from convergence.wire.cells import CELL_LEN, PAYLOAD_LEN, Command, encode_cell
 from convergence.wire.create import Destroy
 from convergence.wire.linkspec import ed25519_identity
@@ -32,6 +33,7 @@ from tests.sim.people import (
     transfer,
 )
 from tests.sim.world import SeededRng
+from tests.views import points_of
 
 DATA = content("hostile", 4 * PIECE_SIZE + 77)
 

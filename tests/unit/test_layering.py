@@ -16,7 +16,7 @@ CORE = Path(__file__).parents[2] / "shared" / "convergence"
 
 # A module imports from its own room and those before it.
 ROOMS = (
-    *("errors", "codes", "events", "effects", "outbox", "limits", "states", "ports", "channels"),
+    *("errors", "codes", "events", "effects", "outbox", "limits", "states", "ports", "chance", "channels"),
     *("wire", "crypto", "pipes", "link", "circuit", "netdir", "path", "tor", "rdv", "ordb"),
     *(
         "introduction",

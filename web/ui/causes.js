@@ -55,6 +55,7 @@ export const CAUSES = {
   "no-path": noCircuit(
     "no path leads through the relays that are known. One is needed that has an address and speaks WebRTC too.",
   ),
+  "nodes-silent": noCircuit("nobody told in time which nodes there are."),
   "not-direct": noCircuit("the node cannot be reached directly."),
   "no-exit": "No exit is known that could fetch this: the network needs a node with the role exit.",
   "entry-silent": noCircuit("the first relay of the path could not be reached."),

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from enum import Enum, auto
 
+from convergence.chance import fraction
 from convergence.codes import FacilitatorWhy
 from convergence.crypto.keys import NodeKeys
 from convergence.discovery import RENEW_MIN, Discovery
@@ -23,7 +24,6 @@ from convergence.introduction.signalling import Carrier, Delivered, Signals
 from convergence.netdir.headers import Headers
 from convergence.netdir.nodes import NodeDirectory
 from convergence.outbox import Outbox, Timer
-from convergence.path.select import fraction
 from convergence.ports import Crypto, Rng
 from convergence.states import TIMEOUT, StateMachine, Table
 from convergence.wire.buckets import BucketRequest, EpochHeader

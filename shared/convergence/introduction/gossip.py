@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from convergence.chance import choose, fraction
 from convergence.errors import ParseError, RemoteError
 from convergence.introduction.pipe import PeerPipe
 from convergence.introduction.pipes import Pipes
 from convergence.netdir.headers import Headers
 from convergence.netdir.nodes import NodeDirectory
 from convergence.outbox import Outbox, Timer
-from convergence.path.select import choose, fraction
 from convergence.ports import Rng
 
 GOSSIP_INTERVAL = 60.0

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import TypeAlias
 
+from convergence.chance import choose, sample
 from convergence.introduction.asker import CircuitCarrier
 from convergence.introduction.pipes import Pipes, relay_of
 from convergence.introduction.signalling import Carrier
@@ -17,7 +18,6 @@ from convergence.limits import SharedPerMinute
 from convergence.netdir.nodes import NodeDirectory
 from convergence.outbox import Outbox
 from convergence.path.pool import CircuitPool
-from convergence.path.select import choose, sample
 from convergence.ports import Rng
 from convergence.wire.descriptor import Descriptor
 from convergence.wire.target import Role

@@ -18,7 +18,8 @@ from typing import NamedTuple
 from convergence.crypto.merkle import MerkleTree
 from convergence.errors import LocalError
 from convergence.netdir.headers import EPOCH
-from convergence.netdir.rings import AGED, BEFORE, index_of, leaf_of, place_of
+from convergence.netdir.rings import AGED, BEFORE, CLASSES, index_of, leaf_of
+from convergence.netdir.view import place_of
 from convergence.wire.buckets import (
     MAX_DEPTH,
     MAX_IN_BUCKET,
@@ -32,7 +33,6 @@ from convergence.wire.buckets import (
 )
 from convergence.wire.certs import Sign
 from convergence.wire.descriptor import Descriptor
-from convergence.wire.target import Role
 
 HEADER_LIFETIME = 3 * 3600
 """Seconds from a header's `published` to its `expires`, as for lists."""
@@ -51,18 +51,9 @@ def epoch_of(now: float) -> int:
 def kinds_of(node: Descriptor, since: int, value: SharedValue, before: SharedValue) -> set[RingKind]:
     """The rings that a node is in."""
     target = node.target
-    kinds = {RingKind.ALL} if node.roles else set()
-    if Role.RELAY in node.roles and (node.ws_url is not None or node.rtc):
-        kinds |= {RingKind.RELAYS} if node.ws_url is None else {RingKind.RELAYS, RingKind.DIALLED}
-        if Role.TOR in node.roles:
-            kinds.add(RingKind.TOR)
-    if Role.EXIT in node.roles:
-        kinds.add(RingKind.EXITS)
-    if Role.RDV in node.roles:
-        kinds |= {kind for kind in AGED if since < (before if kind in BEFORE else value).fixed}
-        if not target.tor_specifiers:
-            kinds -= {RingKind.TOR_POINTS, RingKind.TOR_POINTS_BEFORE}
-    return kinds
+    kinds = {kind for kind, members in CLASSES.items() if members.holds(target)}
+    young = {kind for kind in AGED if since >= (before if kind in BEFORE else value).fixed}
+    return kinds - young
 
 
 class _Member(NamedTuple):

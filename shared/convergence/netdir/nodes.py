@@ -76,6 +76,7 @@ class NodeDirectory:
         self._reached: dict[bytes, int] = {}
         self._heard: dict[bytes, Descriptor] = {}  # only those that count; newer than the listed ones of the same nodes
         self._nodes: dict[bytes, Descriptor] | None = {}  # all, in order of identity; None: to be made again
+        self.version = 0  # grows whenever other nodes may be usable than before, but for the time that passes
 
     @property
     def facilitator(self) -> bytes | None:
@@ -126,7 +127,7 @@ class NodeDirectory:
         if not self._is_news(node, now) or not node.verify(self._crypto.ed25519_verify):
             return False
         self._heard[node.identity] = node
-        self._nodes = None
+        self._forget()
         return True
 
     def recall(self, descriptors: Iterable[bytes], now: float) -> bool:
@@ -145,7 +146,7 @@ class NodeDirectory:
                     continue
                 self._recalled[node.identity] = node
                 self._heard.pop(node.identity, None)
-                self._nodes = None
+                self._forget()
                 news = True
         return news
 
@@ -174,8 +175,14 @@ class NodeDirectory:
         """All usable nodes that have roles, and every bit of `role`, in order of identity: the valid ones, and while
         these are few, servers that were recalled and were valid lately. While the list is fresh, only nodes on it: with
         a facilitator we do not depend on peers, which may make up any number of nodes."""
-        wanted = role.value  # numbers: arithmetic on flags takes microseconds a node, and this runs for every path
+        wanted = role.value  # numbers: arithmetic on flags takes microseconds a node
         return [node for node in self._usable(now) if node.roles.value & wanted == wanted]
+
+    def stands_until(self, now: float) -> float:
+        """When `nodes` gives other nodes than at `now`, if nothing is heard until then (Unix seconds)."""
+        ends = [node.expires for node in self._all().values()]
+        hints = [end + HINT_LIFETIME for end in ends if end <= now]
+        return min((end for end in (*ends, *hints, self._published + LIST_FRESH) if end > now), default=float("inf"))
 
     def _usable(self, now: float) -> list[Descriptor]:
         known = self._all()
@@ -211,7 +218,7 @@ class NodeDirectory:
         self._listed = found
         self._recalled = {}
         self._heard = {key: node for key, node in self._heard.items() if self._counts(node, now)}
-        self._nodes = None
+        self._forget()
         after = self._all()
         return Change(
             added=frozenset(after.keys() - before.keys()),
@@ -232,6 +239,10 @@ class NodeDirectory:
         if self._nodes is None:
             self._nodes = dict(sorted((self._recalled | self._listed | self._heard).items()))
         return self._nodes
+
+    def _forget(self) -> None:
+        self._nodes = None
+        self.version += 1
 
     def _counts(self, node: Descriptor, now: float) -> bool:
         """Whether a heard descriptor is valid and tells more than the list does."""
@@ -258,7 +269,7 @@ class NodeDirectory:
         if len(self._heard) >= MAX_HEARD:
             for key in [key for key, node in self._heard.items() if node.expires <= now]:
                 del self._heard[key]
-                self._nodes = None
+                self._forget()
         return len(self._heard) < MAX_HEARD or len(self._heard.keys() - self._listed.keys()) < MAX_HEARD
 
 

@@ -1,6 +1,6 @@
 """Rings of nodes, as whoever uses them sees them: where a name's place is, and whether a bucket is what was signed.
 
-Does: give places; check a bucket against a header; fill in what the asker had of it.
+Does: say which bucket holds a place; check a bucket against a header; fill in what the asker had of it.
 Does not: fetch or keep buckets, or build them (epochs.py).
 """
 
@@ -9,12 +9,24 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from convergence.crypto.kdf import hmac_sha256
 from convergence.crypto.merkle import leaf_hash, verify_leaf
 from convergence.errors import CryptoError, ParseError, RemoteError
+from convergence.netdir.view import Class, place_of
 from convergence.wire.buckets import Bucket, Entry, EpochHeader, RingKind
 from convergence.wire.descriptor import Descriptor
 
+CLASSES = {
+    RingKind.ALL: Class.ALL,
+    RingKind.RELAYS: Class.RELAYS,
+    RingKind.DIALLED: Class.DIALLED,
+    RingKind.EXITS: Class.EXITS,
+    RingKind.TOR: Class.TOR,
+    RingKind.POINTS: Class.POINTS,
+    RingKind.TOR_POINTS: Class.TOR_POINTS,
+    RingKind.POINTS_BEFORE: Class.POINTS,
+    RingKind.TOR_POINTS_BEFORE: Class.TOR_POINTS,
+}
+"""What the nodes of a ring are."""
 BEFORE = (RingKind.POINTS_BEFORE, RingKind.TOR_POINTS_BEFORE)
 """Rings in the order of the value before."""
 AGED = (RingKind.POINTS, RingKind.TOR_POINTS, *BEFORE)
@@ -23,16 +35,6 @@ AGED = (RingKind.POINTS, RingKind.TOR_POINTS, *BEFORE)
 
 class BadBucket(RemoteError):
     """A facilitator signed what it must not: whoever passed it on is not to blame."""
-
-
-def place_of(value: bytes, identity: bytes) -> bytes:
-    """Where a node stands on the ring (32 bytes): HMAC-SHA256(value, "convergence:ring:node" | identity)."""
-    return hmac_sha256(value, b"convergence:ring:node" + identity)
-
-
-def place_of_name(value: bytes, name: bytes) -> bytes:
-    """Where a hash_name stands (32 bytes): HMAC-SHA256(value, "convergence:ring:name" | hash_name)."""
-    return hmac_sha256(value, b"convergence:ring:name" + name)
 
 
 def index_of(place: bytes, depth: int) -> int:

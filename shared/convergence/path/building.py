@@ -5,7 +5,7 @@ to one user only (isolation); list all of them for people.
 Does not: choose relays, or judge them: whoever inherits this does, for a network (pool.py, tor/circuits.py). Nor does
 it know what goes through a circuit.
 
-Every circuit has a *place* in the pool, from the wait for a link to its end; `PLACE` says what ends each state. When a
+Every circuit has a *place* in the pool, from the choice of a path to its end; `PLACE` says what ends each state. When a
 hop does not come to stand, the whole path is given up, and the request is served over another one.
 """
 
@@ -15,6 +15,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from convergence.chance import fraction
 from convergence.circuit.client import ClientCircuit
 from convergence.codes import PathWhy
 from convergence.errors import DestroyReason, LocalError, Problem, Why
@@ -22,8 +23,7 @@ from convergence.events import CircuitBuilt, CircuitClosed, CircuitsReady, Troub
 from convergence.link.link import Link
 from convergence.link.neighbours import Neighbours
 from convergence.outbox import Outbox, Timer
-from convergence.path.place import PLACE, STATES, Place, Request, Stage
-from convergence.path.select import fraction
+from convergence.path.place import PLACE, STATES, Extension, Place, Request, Stage
 from convergence.ports import Crypto, Rng
 from convergence.states import StateMachine
 from convergence.wire.target import RelayTarget, Role
@@ -90,7 +90,7 @@ class CircuitBuilding:
         self._hand_over(place, now)
 
     def _gone(self, place: Place, now: float) -> None:
-        """The place is given up, whether its circuit ever stood or not."""
+        """A place that has a path is given up, whether its circuit ever stood or not."""
 
     def _died_young(self, place: Place, now: float) -> None:
         """A ready one was closed by the far side soon after it had come to stand."""
@@ -157,6 +157,7 @@ class CircuitBuilding:
                 ],
             }
             for place in self._places.values()
+            if place.path
         ]
 
     # -- building
@@ -167,15 +168,25 @@ class CircuitBuilding:
             self._given_up(request, now)
             return
         request.attempts -= 1
-        try:
-            path = request.make_path(now)
-        except LocalError as error:
-            request.on_failed(error.why if isinstance(error, Problem) else Why(PathWhy.NO_PATH), now)
-            return
         self._numbers += 1
-        place = self._places[self._numbers] = Place(self._numbers, path, request)
+        place = self._places[self._numbers] = Place(self._numbers, request)
         place.machine = StateMachine(PLACE, self._outbox, lambda stage, now: self._timed_out(place, stage, now), now)
-        self._neighbours.reach(path[0].identity, lambda link, now: self._linked(place, link, now), now)
+        request.make_path(now, partial(self._chosen, place))
+
+    def _chosen(self, place: Place, answer: tuple[RelayTarget, ...] | Extension | LocalError, now: float) -> None:
+        if place.machine.state is not Stage.CHOOSING:
+            return  # too late
+        request = place.request
+        if isinstance(answer, tuple):
+            place.path = answer
+            place.machine.move("chosen", now)
+            self._neighbours.reach(answer[0].identity, lambda link, now: self._linked(place, link, now), now)
+            return
+        self._drop(place, now)
+        if isinstance(answer, Extension):
+            self._extend(answer.place, answer.last, request, now)
+        else:
+            request.on_failed(answer.why if isinstance(answer, Problem) else Why(PathWhy.NO_PATH), now)
 
     def _linked(self, place: Place, link: Link | None, now: float) -> None:
         if place.machine.state is not Stage.LINKING:
@@ -274,6 +285,9 @@ class CircuitBuilding:
             self._not_built(place, now)
             return
         self._drop(place, now)
+        if stage is Stage.CHOOSING:
+            place.request.on_failed(Why(PathWhy.NODES_SILENT), now)
+            return
         if stage is Stage.HELD:
             self._serve(place.request, now)
             return
@@ -286,7 +300,8 @@ class CircuitBuilding:
             place.machine.move("closed", now)
         self._stop_timers(place)
         del self._places[place.number]
-        self._gone(place, now)
+        if place.path:
+            self._gone(place, now)
 
     def _not_built(self, place: Place, now: float) -> None:
         request = place.request

@@ -14,9 +14,9 @@ from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any
 
+from convergence.chance import sample
 from convergence.effects import Failure
 from convergence.outbox import Outbox
-from convergence.path.select import sample
 from convergence.ports import Rng
 from convergence.wire.descriptor import KEY_LEN
 from convergence.wire.target import RelayTarget
@@ -63,6 +63,10 @@ class StickyEntries:
                 self._outbox.load(BUCKET, user, partial(loaded, user=user))
 
         self._outbox.scan(BUCKET, b"", listed)
+
+    def kept(self, user: bytes) -> tuple[bytes, ...]:
+        """The identities of those that were chosen so far; MAX_KEPT."""
+        return self._kept.get(user, ())
 
     def choose(
         self, user: bytes, side: Sequence[RelayTarget], leading: Collection[bytes], avoided: Collection[bytes]

@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
+from convergence.chance import random_below
 from convergence.errors import ParseError
-from convergence.path.select import random_below
 from convergence.ports import Rng
 from convergence.wire.consensus import Consensus
 from convergence.wire.reader import Reader

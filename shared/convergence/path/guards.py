@@ -18,12 +18,12 @@ from collections.abc import Callable
 from enum import Enum, auto
 from typing import Any
 
+from convergence.chance import choose, fraction
 from convergence.codes import PathWhy
 from convergence.errors import ParseError, Problem
 from convergence.netdir.tor import TorView
 from convergence.outbox import Outbox
 from convergence.path.guardrecord import Guard, GuardParams, Reachable, decode_guards, encode_guards
-from convergence.path.select import choose, fraction
 from convergence.path.weights import Lottery, Position, Suits, is_guard
 from convergence.ports import Rng
 from convergence.states import TIMEOUT, StateMachine, Table

@@ -13,11 +13,12 @@ from typing import TypeAlias
 
 from convergence.circuit.client import ClientCircuit
 from convergence.codes import PathWhy
-from convergence.errors import EndReason, Why
+from convergence.errors import EndReason, LocalError, Why
 from convergence.outbox import Timer
 from convergence.states import TIMEOUT, StateMachine, Table
 from convergence.wire.target import RelayTarget
 
+CHOOSE_TIMEOUT = 20.0  # seconds that it may take to find out which nodes there are
 LINK_TIMEOUT = 30.0  # seconds that the link to a first hop has to open, an introduction counted
 HOP_TIMEOUT = 6.0  # seconds a hop has to answer; then another path is tried at once
 INTRODUCED_HOP_TIMEOUT = 12.0  # the same for one that the hop before it may have to be introduced to first
@@ -27,12 +28,30 @@ ATTEMPTS = 4  # paths tried for one request
 Ready: TypeAlias = Callable[[ClientCircuit, float], None]
 Failed: TypeAlias = Callable[[Why, float], None]
 """Called with a PathWhy and `now`."""
-PathMaker: TypeAlias = Callable[[float], tuple[RelayTarget, ...]]
+Chosen: TypeAlias = Callable[["tuple[RelayTarget, ...] | Extension | LocalError", float], None]
+"""Takes a path, or a ready circuit that is to become one, or why there is none; and `now`."""
+PathMaker: TypeAlias = Callable[[float, Chosen], None]
+"""Called as make_path(now, then); `then` is called at once, later or never."""
+
+
+def at_once(choose: Callable[[float], tuple[RelayTarget, ...]]) -> PathMaker:
+    """Makes paths by a function that returns one, or raises LocalError."""
+
+    def make_path(now: float, then: Chosen) -> None:
+        try:
+            path = choose(now)
+        except LocalError as error:
+            then(error, now)
+        else:
+            then(path, now)
+
+    return make_path
 
 
 class Stage(Enum):
     """Of a place in the pool."""
 
+    CHOOSING = auto()  # a path
     LINKING = auto()  # for the first hop
     BUILDING = auto()
     INTRODUCING = auto()  # building, and the next hop may have to be introduced
@@ -54,8 +73,9 @@ _BUILDING = {
 }
 PLACE = Table(
     "place in the pool",
-    Stage.LINKING,
+    Stage.CHOOSING,
     {
+        Stage.CHOOSING: {"chosen": Stage.LINKING, "closed": Stage.GONE, TIMEOUT: Stage.GONE},
         Stage.LINKING: {"hop": Stage.BUILDING, "closed": Stage.GONE, TIMEOUT: Stage.GONE},
         Stage.BUILDING: _BUILDING,
         Stage.INTRODUCING: _BUILDING,
@@ -71,6 +91,7 @@ PLACE = Table(
         Stage.USED: {"closed": Stage.GONE},
     },
     deadlines={
+        Stage.CHOOSING: CHOOSE_TIMEOUT,
         Stage.LINKING: LINK_TIMEOUT,
         Stage.BUILDING: HOP_TIMEOUT,
         Stage.INTRODUCING: INTRODUCED_HOP_TIMEOUT,
@@ -113,11 +134,11 @@ class Request:
 
 @dataclass(eq=False)
 class Place:
-    """One circuit of ours, from the wait for its link on."""
+    """One circuit of ours, from the choice of its path on."""
 
     number: int
-    path: tuple[RelayTarget, ...]
     request: Request
+    path: tuple[RelayTarget, ...] = ()
     machine: StateMachine[Stage] = field(init=False)
     circuit: ClientCircuit | None = None
     started: float = 0.0  # when its first hop was asked, in steady time
@@ -132,6 +153,14 @@ class Place:
     def unlinked(self) -> bool:
         """Whether there is no link of ours to the first hop: none came about, or it died."""
         return self.circuit is None or self.circuit.unlinked
+
+
+@dataclass(frozen=True, slots=True)
+class Extension:
+    """A ready circuit serves, once it is extended by one hop."""
+
+    place: Place
+    last: RelayTarget
 
 
 class Probe:

@@ -10,27 +10,30 @@ so far: a relay that refuses all but its own kind gains nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from functools import partial
-from typing import Protocol as Shape
 
+from convergence.chance import choose, fraction, sample
 from convergence.circuit.client import ClientCircuit
 from convergence.codes import PathWhy
 from convergence.errors import DestroyReason, LocalError, Problem
 from convergence.link.neighbours import Neighbours
+from convergence.netdir.view import Class, Known, View
 from convergence.outbox import Outbox
 from convergence.path.building import CircuitBuilding
+from convergence.path.candidates import CANDIDATES, NOBODY, Candidates, find
 from convergence.path.entries import StickyEntries, user_of
-from convergence.path.place import Failed, Place, Probe, Ready, Request, Stage
+from convergence.path.place import Chosen, Extension, Failed, Place, Probe, Ready, Request, Stage, at_once
 from convergence.path.reputation import Reputation
-from convergence.path.select import Reach, choose, choose_path, entries_to, entry_side, fraction, sample
+from convergence.path.select import Reach, choose_path, entries_to, entry_side
 from convergence.ports import Crypto, Rng
-from convergence.wire.descriptor import Descriptor
 from convergence.wire.relay import RDV_SUFFIX
-from convergence.wire.target import RelayTarget, Role
+from convergence.wire.target import RelayTarget
 
 POOL_SIZE = 5  # circuits kept ready
 PROBE_EVERY = 15.0  # seconds, give or take a third, between two looks whether a ready circuit still answers
+PROVEN = 16  # relays that refused nothing, looked for by name after a refusal
 DIALS_ALL = Reach()  # what a server without rtc can open links to
 
 
@@ -39,14 +42,9 @@ def _extends(path: tuple[RelayTarget, ...], node: RelayTarget) -> bool:
     return all(node.identity != hop.identity for hop in path) and Reach.of(path[-1]).reaches(node)
 
 
-class Directory(Shape):
-    """Which nodes there are."""
-
-    def nodes(self, role: Role, now: float) -> list[Descriptor]: ...
-
-
 class CircuitPool(CircuitBuilding):
     """Args:
+    view: says which nodes there are.
     own: our identity if we are a relay, never part of our own paths.
     origin: what we can open links to.
     hops: of ready circuits and those to rendezvous points; exit_hops: of those to exits.
@@ -59,7 +57,7 @@ class CircuitPool(CircuitBuilding):
         crypto: Crypto,
         rng: Rng,
         neighbours: Neighbours,
-        directory: Directory,
+        view: View[Known],
         *,
         own: bytes | None = None,
         origin: Reach = DIALS_ALL,
@@ -72,7 +70,7 @@ class CircuitPool(CircuitBuilding):
         self.hops = hops
         self.exit_hops = exit_hops
         self.entries = StickyEntries(outbox, rng)
-        self._directory = directory
+        self._view = view
         self._reputation = Reputation(outbox)
         self._exclude: Collection[bytes] = () if own is None else (own,)
         self._origin = origin
@@ -90,15 +88,25 @@ class CircuitPool(CircuitBuilding):
     ) -> None:
         """A circuit of its own to a rendezvous point, entered on the side of providers or of clients of this name."""
 
-        def make_path(now: float) -> tuple[RelayTarget, ...]:
-            nodes = self._nodes(now)
-            side = entry_side(nodes, hash_name, provider, point.identity)
-            if self.hops > 1:
-                leading = entries_to(nodes, self.hops, point, origin=self._origin, exclude=self._exclude)
-                useful = {node.identity for node in leading}
-                avoided = self._avoided(now)
-                side = self.entries.choose(user_of(hash_name, provider), side, useful, avoided)
-            return self._path(request, self.hops, now, point, side)
+        user = user_of(hash_name, provider)
+
+        def make_path(now: float, then: Chosen) -> None:
+            kept = self.entries.kept(user)
+            self._find(request, path_from, now, then, sample(self._rng, kept, len(kept)))
+
+        def path_from(found: Candidates, now: float) -> tuple[RelayTarget, ...]:
+            if self.hops == 1:
+                return self._path(request, found, 1, now, point)
+            avoided = self._avoided(found, now)
+            fair = list(found.known.values())
+            for nodes in (fair, [*fair, *found.dialled]):
+                side = entry_side(nodes, hash_name, provider, point.identity, whole=found.whole)
+                first = entries_to(nodes, self.hops, point, origin=self._origin, exclude=self._exclude)
+                leading = {node.identity for node in first}.difference(avoided)
+                if not leading.isdisjoint(node.identity for node in side):
+                    break
+            entries = self.entries.choose(user, side, leading, avoided)
+            return self._path(request, found, self.hops, now, point, entries)
 
         request = Request(make_path, "rendezvous", on_ready, on_failed, told=True)
         self._serve(request, now)
@@ -114,45 +122,48 @@ class CircuitPool(CircuitBuilding):
         nothing of what they connect to, so `host` and `port` do not count. `avoid`: identities of exits to take only if
         there are no others."""
 
-        def choose_exit(suits: Callable[[RelayTarget], bool], now: float) -> RelayTarget:
-            known = [node.target for node in self._directory.nodes(Role.EXIT, now)]
-            exits = [node for node in known if node.identity not in self._exclude and suits(node)]
-            if not exits:
-                raise Problem(PathWhy.NO_EXIT)
-            avoided = {*self._avoided(now), *request.avoided}
-            return choose(self._rng, [node for node in exits if node.identity not in avoided] or exits)
+        tried = False  # to extend a ready one
 
-        def make_path(now: float) -> tuple[RelayTarget, ...]:
-            last = choose_exit(lambda node: True, now)
+        def make_path(now: float, then: Chosen) -> None:
+            def known(exits: Sequence[Known], now: float) -> None:
+                self._find(request, partial(path_from, [node.target for node in exits]), now, then)
+
+            self._view.sample(Class.EXITS, CANDIDATES, now, known)
+
+        def path_from(known: list[RelayTarget], found: Candidates, now: float) -> tuple[RelayTarget, ...] | Extension:
+            nonlocal tried
+            avoided = {*self._avoided(found, now), *request.avoided}
+
+            def choose_exit(suits: Callable[[RelayTarget], bool]) -> RelayTarget:
+                exits = [node for node in known if node.identity not in self._exclude and suits(node)]
+                if not exits:
+                    raise Problem(PathWhy.NO_EXIT)
+                return choose(self._rng, [node for node in exits if node.identity not in avoided] or exits)
+
+            ready = () if tried else self._ready
+            tried = True
+            for place in ready:
+                if len(place.path) != self.exit_hops - 1 or place.machine.state is not Stage.READY:
+                    continue  # it is being probed
+                with suppress(LocalError):
+                    return Extension(place, choose_exit(partial(_extends, place.path)))
+            last = choose_exit(lambda node: True)
             try:
-                return self._path(request, self.exit_hops, now, last)
+                return self._path(request, found, self.exit_hops, now, last)
             except LocalError:
                 if last.has_address:
                     raise
                 # No path leads there, perhaps because it has no address: one leads to an exit that has, if to any.
-                return self._path(request, self.exit_hops, now, choose_exit(lambda node: node.has_address, now))
+                return self._path(request, found, self.exit_hops, now, choose_exit(lambda node: node.has_address))
 
         request = Request(make_path, "exit", on_ready, on_failed, avoided=dict.fromkeys(avoid))
-        for place in self._ready:
-            if len(place.path) != self.exit_hops - 1 or place.machine.state is not Stage.READY:
-                continue  # it is being probed
-            try:
-                last = choose_exit(partial(_extends, place.path), now)
-            except LocalError:
-                continue
-            self._extend(place, last, request, now)
-            return
         self._serve(request, now)
 
     def peer_circuit(
         self, node: RelayTarget, on_ready: Ready, on_failed: Failed, now: float, *, direct: bool = False
     ) -> None:
         """A circuit of its own that ends at this node; `direct`: it is also the first."""
-        hops = 1 if direct else self.hops
-        request = Request(
-            lambda now: self._path(request, hops, now, node), "introduction", on_ready, on_failed, told=True
-        )
-        self._serve(request, now)
+        self._serve(self._request("introduction", on_ready, on_failed, hops=int(direct), last=node), now)
 
     def serves(self, circuit: ClientCircuit, host: str, port: int) -> bool:
         """Whether the exit of this circuit may connect there."""
@@ -171,49 +182,103 @@ class CircuitPool(CircuitBuilding):
 
     # -- choosing
 
-    def _avoided(self, now: float) -> list[bytes]:
-        return self._reputation.avoided([node.identity for node in self._nodes(now)], now)
+    def _request(
+        self,
+        purpose: str,
+        on_ready: Ready | None,
+        on_failed: Failed,
+        *,
+        hops: int = 0,
+        last: RelayTarget | None = None,
+        entries: Sequence[RelayTarget] | None = None,
+    ) -> Request:
+        """For a circuit along any path of so many hops (0: as many as ready ones have), to `last` if that is given:
+        then somebody else chose it."""
 
-    def _nodes(self, now: float) -> list[RelayTarget]:
-        return [node.target for node in self._directory.nodes(Role(0), now)]
+        def make_path(now: float, then: Chosen) -> None:
+            self._find(request, path_from, now, then)
+
+        def path_from(found: Candidates, now: float) -> tuple[RelayTarget, ...]:
+            return self._path(request, found, hops or self.hops, now, last, entries)
+
+        request = Request(make_path, purpose, on_ready, on_failed, told=last is not None)
+        if hops == 1:
+            request.make_path = at_once(partial(path_from, NOBODY))
+        return request
+
+    def _find(
+        self,
+        request: Request,
+        choose: Callable[[Candidates, float], tuple[RelayTarget, ...] | Extension],
+        now: float,
+        then: Chosen,
+        names: Sequence[bytes] = (),
+    ) -> None:
+        """Have a path chosen out of candidates, as soon as there are some; nodes of these names among them."""
+
+        def found(candidates: Candidates, now: float) -> None:
+            try:
+                answer = choose(candidates, now)
+            except LocalError as error:
+                then(error, now)
+            else:
+                then(answer, now)
+
+        proven = sorted(self._reputation.proven(now)) if request.refused else []
+        proven = sample(self._rng, proven, min(PROVEN, len(proven)))
+        find(self._view, [*names, *proven, *self._reputation.questioned(now)], now, found)
+
+    def _avoided(self, found: Candidates, now: float) -> list[bytes]:
+        return self._reputation.avoided(found.known, now, found.count)
 
     def _path(
         self,
         request: Request,
+        found: Candidates,
         hops: int,
         now: float,
         last: RelayTarget | None = None,
-        entries: list[RelayTarget] | None = None,
+        entries: Sequence[RelayTarget] | None = None,
     ) -> tuple[RelayTarget, ...]:
-        nodes = self._nodes(now)
-        avoided = {identity: None for identity in self._avoided(now)}
+        """Candidates that were not drawn fairly are the first of those to avoid: a path has no more of them than it
+        needs."""
+        fair = {node.identity: node for node in found.relays}
+        avoided = dict.fromkeys(self._avoided(found, now))
+        others: list[bytes] = []
         if request.refused:
             proven = self._reputation.proven(now)
-            others = [node.identity for node in nodes if node.identity not in proven and node.identity not in avoided]
-            avoided = dict.fromkeys(sample(self._rng, others, len(others))) | avoided
-        for identity in request.avoided:
-            avoided.pop(identity, None)
+            fair |= {identity: node for identity, node in found.known.items() if identity in proven}
+        dialled = sample(self._rng, found.dialled, len(found.dialled))
+        spare = {node.identity: node for node in (*(entries or ()), *dialled) if node.identity not in fair}
+        if request.refused:
+            others = [identity for identity in (*fair, *spare) if identity not in proven and identity not in avoided]
+            others = sample(self._rng, others, len(others))
+        avoid: dict[bytes, None] = {}
+        for identity in (*spare, *others, *avoided, *request.avoided):
+            avoid.pop(identity, None)
+            avoid[identity] = None
         return choose_path(
             self._rng,
-            nodes,
+            [*fair.values(), *spare.values()],
             hops,
             origin=self._origin,
             last=last,
             exclude=self._exclude,
             entries=entries,
-            avoid=[*avoided, *request.avoided],
+            avoid=list(avoid),
         )
 
     def _check(self, entry: RelayTarget, now: float) -> None:
         """See whether an entry extends to a relay of our choice. It failed to extend to a node that somebody else
         chose, and that node may be to blame. But we have to find a sticky entry that extends to nobody."""
-        request = Request(
-            lambda now: self._path(request, 2, now, entries=[entry]),
+        request = self._request(
             "check",
             lambda circuit, now: circuit.destroy(DestroyReason.FINISHED, now),
             lambda why, now: None,
-            attempts=1,
+            hops=2,
+            entries=[entry],
         )
+        request.attempts = 1
         self._serve(request, now)
 
     def _extended(self, place: Place, hop: int, stood: bool, now: float) -> None:
@@ -224,8 +289,7 @@ class CircuitPool(CircuitBuilding):
     # -- what building asks
 
     def _ready_request(self) -> Request:
-        request = Request(lambda now: self._path(request, self.hops, now), "ready", None, self._fill_failed)
-        return request
+        return self._request("ready", None, self._fill_failed)
 
     def _blame(self, place: Place, hop: int, now: float) -> None:
         """Blame the first hop only for what it proves itself: no link, one that dies, a bad answer to CREATE2, or no

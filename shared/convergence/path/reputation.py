@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection
 from functools import lru_cache
+from itertools import chain
 from math import comb
 
 from convergence.outbox import Outbox
@@ -85,15 +86,24 @@ class Reputation:
         if len(self._extensions) > MAX_EXTENSIONS:
             self._forget_oldest()
 
-    def avoided(self, known: Collection[bytes], now: float) -> list[bytes]:
+    def questioned(self, now: float) -> list[bytes]:
+        """Identities of relays that may be taken for ones that refuse, and of their partners: on which of these are
+        still listed it hangs whether they are. Mostly there are none."""
+        self._forget_old(self._outbox.steady(now))
+        places = self._suspects()
+        return list(dict.fromkeys(chain.from_iterable((relay, *self._partners[relay, end]) for relay, end in places)))
+
+    def avoided(self, known: Collection[bytes], now: float, relays: int = 0) -> list[bytes]:
         """Identities to avoid now, the one whose time is up first leading, those that refuse last.
 
         Args:
-            known: identities of the nodes that are listed. What relays did that are not does not count.
+            known: identities of nodes that are listed, all that are `questioned` among them. What relays did that are
+                not does not count.
+            relays: how many there are, if that is more.
         """
         steady = self._outbox.steady(now)
         self._forget_old(steady)
-        refusing = self._refusing({*known})
+        refusing = self._refusing({*known}, max(relays, len(known)))
         until = {identity: _until(*failed) for identity, failed in self._failed.items() if identity not in refusing}
         failing = sorted((key for key in until if until[key] > steady), key=lambda key: (until[key], key))
         return [*failing, *sorted(refusing)]
@@ -106,11 +116,14 @@ class Reputation:
         doubted = {relay for (relay, _), partners in places.items() if 2 * sum(partners.values()) <= len(partners)}
         return {relay for relay, _ in places} - doubted
 
-    def _refusing(self, known: set[bytes]) -> set[bytes]:
+    def _suspects(self) -> list[Place]:
+        places = self._partners
+        return [place for place in places if list(places[place].values()).count(False) >= REFUSED_PARTNERS]
+
+    def _refusing(self, known: set[bytes], relays: int) -> set[bytes]:
         """Those that refuse too many partners for an honest relay. Partners that work with nobody may be down, and do
         not count, unless the relay itself works with nobody either."""
-        places = self._partners
-        suspects = [place for place in places if list(places[place].values()).count(False) >= REFUSED_PARTNERS]
+        places, suspects = self._partners, self._suspects()
         if not suspects:
             return set()
         working = known & {relay for (relay, _), partners in places.items() if any(partners.values())}
@@ -121,7 +134,7 @@ class Reputation:
             results = [stood for partner, stood in places[place].items() if partner in counted]
             failed = results.count(False)
             if relay in known and failed >= max(REFUSED_PARTNERS, len(results) / 2):
-                if by_chance(failed, len(results), len(known) - 1) < MISJUDGED:
+                if by_chance(failed, len(results), relays - 1) < MISJUDGED:
                     found.add(relay)
         return found
 

@@ -14,9 +14,11 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
+from convergence.chance import random_below
 from convergence.circuit.client import MAX_HOPS
 from convergence.codes import PathWhy
 from convergence.errors import LocalError, Problem
+from convergence.netdir.view import Class
 from convergence.ports import Rng
 from convergence.wire.target import RelayTarget, Role
 
@@ -28,36 +30,6 @@ MIN_SIDE = 3
 """Entries that each side of a file keeps, where there are that many: one may be the point, one the end itself."""
 SIDE_BORDER = b"\x80"
 """Hashes below it put a node on the providers' side: half of all."""
-
-
-def random_below(rng: Rng, bound: int) -> int:
-    """Uniform in 0..bound-1. Draws again rather than fold the range, which would favour low numbers."""
-    if bound < 1:
-        raise LocalError("there is nothing to choose from")
-    bits = (bound - 1).bit_length()
-    size = -(-bits // 8)
-    while True:
-        number = int.from_bytes(rng.random(size), "big") >> (8 * size - bits)
-        if number < bound:
-            return number
-
-
-def fraction(rng: Rng) -> float:
-    """Uniform in 0 to 1 (exclusive), in steps of 2**-16: for times that nobody should foretell."""
-    return random_below(rng, 1 << 16) / (1 << 16)
-
-
-def choose(rng: Rng, items: Sequence[T]) -> T:
-    """One of them, each as likely. Raises LocalError if there is none."""
-    return items[random_below(rng, len(items))]
-
-
-def sample(rng: Rng, items: Sequence[T], count: int) -> list[T]:
-    """`count` different ones in random order. Raises LocalError if there are fewer."""
-    if count > len(items):
-        raise LocalError(f"{count} are needed, there are {len(items)}")
-    rest = list(items)
-    return [rest.pop(random_below(rng, len(rest))) for _ in range(count)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +52,6 @@ class Reach:
 
     def reaches(self, node: RelayTarget) -> bool:
         return (self.rtc and node.rtc) or self.dials(node)
-
-
-def can_carry(node: RelayTarget) -> bool:
-    """Whether a node can be any hop but the last: it relays, and others can open a link to it."""
-    return bool(node.roles.value & Role.RELAY.value) and (node.has_address or node.rtc)
 
 
 def choose_path(
@@ -217,7 +184,7 @@ def _carriers(
     nodes: Iterable[RelayTarget], exclude: Collection[bytes], last: RelayTarget | None
 ) -> dict[bytes, RelayTarget]:
     banned = set(exclude) if last is None else {*exclude, last.identity}
-    return {node.identity: node for node in nodes if can_carry(node) and node.identity not in banned}
+    return {node.identity: node for node in nodes if Class.RELAYS.holds(node) and node.identity not in banned}
 
 
 def _check_hops(hops: int) -> None:
@@ -236,7 +203,9 @@ def _missing(known: Sequence[RelayTarget], kinds: Iterable[_Kind], needed: int, 
     return Problem(PathWhy.NO_PATH)
 
 
-def entry_side(nodes: Iterable[RelayTarget], hash_name: bytes, provider: bool, point: bytes) -> list[RelayTarget]:
+def entry_side(
+    nodes: Iterable[RelayTarget], hash_name: bytes, provider: bool, point: bytes, *, whole: bool = True
+) -> list[RelayTarget]:
     """The nodes that may be entries of circuits for this file, on one of its two sides.
 
     Providers and clients of a file draw their entries from different sides, so that no node is the neighbour of both.
@@ -249,10 +218,11 @@ def entry_side(nodes: Iterable[RelayTarget], hash_name: bytes, provider: bool, p
         provider: which side: True for whoever serves the file, False for whoever fetches it.
         point: identity of the RDV point of the circuit. It is left out after the sides are set: they are the same for
             all points of a file.
+        whole: whether `nodes` are all that there are. Of a part the border stays where it is: others see another part.
     """
-    ranked = {_rank(node, hash_name, b"convergence:side"): node for node in nodes if can_carry(node)}
+    ranked = {_rank(node, hash_name, b"convergence:side"): node for node in nodes if Class.RELAYS.holds(node)}
     order = sorted(ranked)
-    least = min(MIN_SIDE, len(order) // 2)
+    least = min(MIN_SIDE, len(order) // 2) if whole else 0
     border = min(max(bisect_left(order, SIDE_BORDER), least), len(order) - least)
     if least == 1:  # whoever has a side for itself must not be the point, if there is one that cannot be
         order.sort(key=lambda rank: ranked[rank].roles.value & Role.RDV.value)

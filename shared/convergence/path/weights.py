@@ -15,8 +15,8 @@ from enum import Enum
 from itertools import accumulate
 from math import prod
 
+from convergence.chance import random_below
 from convergence.netdir.tor import TorView
-from convergence.path.select import random_below
 from convergence.ports import Rng
 from convergence.wire.consensus import Consensus, RelayStatus
 

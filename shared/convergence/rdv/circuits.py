@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol as Shape
 
+from convergence.chance import fraction
 from convergence.circuit.client import ClientCircuit
 from convergence.errors import Why
-from convergence.path.select import fraction
 from convergence.ports import Rng
 from convergence.wire.target import RelayTarget
 

@@ -10,22 +10,24 @@ every point leads only to senders with another key or content, and after WAIT_LI
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from enum import Enum
 
 from convergence.circuit.client import ClientCircuit
 from convergence.codes import PathWhy, TransferWhy
 from convergence.errors import DestroyReason, EndReason, LocalError, StreamError, Why
+from convergence.netdir.view import Class, Known, View
 from convergence.outbox import Outbox, Timer
 from convergence.pipes.duplex import Duplex, Handler
 from convergence.ports import Crypto, Rng
-from convergence.rdv.blind import MAX_AHEAD, POINTS, blinded_names, ring_of, walk
+from convergence.rdv.blind import blinded_names
 from convergence.rdv.circuits import LINGER, Backoff, CircuitSource
 from convergence.rdv.keys import SessionKeys
+from convergence.rdv.ring import MAX_AHEAD, POINTS, Ring
 from convergence.rdv.session import Session
 from convergence.states import TIMEOUT, StateMachine, Table
 from convergence.wire.rdv import format_rdv_target
-from convergence.wire.target import RelayTarget, Role
+from convergence.wire.target import RelayTarget
 
 BACKOFF_FIRST = 0.5  # seconds
 BACKOFF_LIMIT = 30.0  # seconds
@@ -95,6 +97,7 @@ class RdvClient:
         hash_name: bytes,
         keys: SessionKeys,
         circuits: CircuitSource,
+        view: View[Known],
         outbox: Outbox,
         crypto: Crypto,
         rng: Rng,
@@ -117,7 +120,7 @@ class RdvClient:
         self._needed = needed
         self._on_status = on_status
         self._on_give_up = on_give_up
-        self._ring: list[RelayTarget] = []
+        self._ring = Ring(view, outbox, hash_name, self.wake)
         self._wanted = POINTS  # points that are to answer: more when the first ones know nobody, up to MAX_POINTS
         self._routes: dict[bytes, _Route] = {}  # by the point's identity; MAX_WALK, and old ones that are open
         self._attempts = 0
@@ -127,15 +130,16 @@ class RdvClient:
         self._status: TransferWhy | None = None
         self._timer: Timer | None = None
 
-    def start(self, nodes: Sequence[RelayTarget], now: float) -> None:
-        """Begin to look; `nodes` is the node list."""
+    def start(self, points: Class | None, now: float) -> None:
+        """Begin to look; `points` as in `set_points`."""
         self._best, self._best_at, self._began = self.progress(), now, now
         self._say(TransferWhy.LOOKING, now)
-        self.set_nodes(nodes, now)
+        self.set_points(points, now)
 
-    def set_nodes(self, nodes: Sequence[RelayTarget], now: float) -> None:
-        """The node list changed: choose the points anew. Sessions that stand go on."""
-        self._ring = ring_of(self.hash_name, [node for node in nodes if node.roles & Role.RDV])
+    def set_points(self, points: Class | None, now: float) -> None:
+        """Points are nodes of this class (None: there are none yet), and other nodes may be known than before: choose
+        them anew. Sessions that stand go on."""
+        self._ring.use(points, now)
         self.wake(now)
 
     def woke(self, by: float, now: float) -> None:
@@ -171,6 +175,7 @@ class RdvClient:
         if self.stopped:
             return
         self.stopped = True
+        self._ring.stop(now)
         if self._timer is not None:
             self._timer.cancel()
         for route in self._routes.values():
@@ -192,7 +197,7 @@ class RdvClient:
         asked = [route for route in routes.values() if route.answers]
         if len(asked) >= self._wanted and not self._open and all(route.knows_nobody for route in asked):
             self._wanted = min(self._wanted + 1, MAX_POINTS)
-        chosen = {point.identity: point for point in walk(self._ring, answers, self._wanted)}
+        chosen = {point.identity: point for point in self._ring.choose(answers, self._wanted, now)}
         for identity, route in list(routes.items()):
             if identity not in chosen and not route.open:
                 routes.pop(identity).stop(now)

@@ -10,18 +10,19 @@ for another.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from convergence.codes import ConnectWhy, Limit
 from convergence.errors import Code, EndReason, Problem, Why
+from convergence.netdir.view import Class, Known, View
 from convergence.outbox import Outbox, Timer
 from convergence.ports import Crypto, Rng
-from convergence.rdv.blind import POINTS, ring_of, walk
 from convergence.rdv.circuits import CircuitSource
 from convergence.rdv.client import MAX_POINTS
 from convergence.rdv.keys import SessionKeys
+from convergence.rdv.ring import POINTS, Ring
 from convergence.rdv.way import Attempt, Connection, Way
-from convergence.wire.target import RelayTarget, Role
+from convergence.wire.target import RelayTarget
 
 MAX_CONNECTIONS = 2048  # of one service, those that wait included
 PATIENCE = 10.0  # seconds in which a refusal is not final: the service may be starting, or moving
@@ -53,6 +54,7 @@ class Connector:
         hash_name: bytes,
         keys: SessionKeys,
         circuits: CircuitSource,
+        view: View[Known],
         outbox: Outbox,
         crypto: Crypto,
         rng: Rng,
@@ -69,7 +71,7 @@ class Connector:
         self.trouble: Why | None = None  # why no circuit to any point could be built
         self.idle_since = 0.0  # when its last connection ended, in steady time
         self._on_idle = on_idle
-        self._ring: list[RelayTarget] = []
+        self._ring = Ring(view, outbox, hash_name, self.serve)
         self._wanted = POINTS  # points that are to answer: more when the first ones know nobody, up to MAX_POINTS
         self._ways: dict[bytes, Way] = {}  # by the point's identity
         self._connections: dict[Connection, None] = {}  # MAX_CONNECTIONS
@@ -105,9 +107,10 @@ class Connector:
         """Whether any connection stands."""
         return any(connection.open for connection in self._connections)
 
-    def set_nodes(self, nodes: Sequence[RelayTarget], now: float) -> None:
-        """The node list changed: choose the points anew. Connections that stand go on."""
-        self._ring = ring_of(self.hash_name, [node for node in nodes if node.roles & Role.RDV])
+    def set_points(self, points: Class | None, now: float) -> None:
+        """Points are nodes of this class (None: there are none yet), and other nodes may be known than before: choose
+        them anew. Connections that stand go on."""
+        self._ring.use(points, now)
         self.serve(now)
 
     def woke(self, now: float) -> None:
@@ -121,6 +124,7 @@ class Connector:
         if self.stopped:
             return
         self.stopped = True
+        self._ring.stop(now)
         for timer in (self._timer, self._idle_timer):
             if timer is not None:
                 timer.cancel()
@@ -186,7 +190,7 @@ class Connector:
         asked = [way for way in ways.values() if way.answers]
         if len(asked) >= self._wanted and all(way.refusal is ConnectWhy.NOBODY for way in asked):
             self._wanted = min(self._wanted + 1, MAX_POINTS)
-        chosen = {point.identity: point for point in walk(self._ring, answers, self._wanted)}
+        chosen = {point.identity: point for point in self._ring.choose(answers, self._wanted, now)}
         for identity, way in list(ways.items()):
             if identity not in chosen and not way.load:
                 ways.pop(identity).stop(now)

@@ -10,27 +10,29 @@ A circuit carries one offer only, so that a point cannot tell that two offers ha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol as Shape
 
+from convergence.chance import fraction, random_below
 from convergence.circuit.client import ClientCircuit
 from convergence.circuit.streams import Stream
 from convergence.codes import Limit, PathWhy
 from convergence.errors import DestroyReason, EndReason, ParseError, Problem, StreamError, Why
+from convergence.netdir.view import Class, Known, View
 from convergence.outbox import Outbox, Timer
-from convergence.path.select import fraction, random_below
 from convergence.pipes.duplex import Duplex, Handler
 from convergence.ports import Crypto, Rng
-from convergence.rdv.blind import OVERLAP, POINTS, blinded_names, next_change, ring_of, walk
+from convergence.rdv.blind import OVERLAP, blinded_names, next_change
 from convergence.rdv.circuits import LINGER, Backoff, CircuitSource
 from convergence.rdv.keys import SessionKeys
+from convergence.rdv.ring import POINTS, Ring
 from convergence.rdv.session import Session
 from convergence.states import TIMEOUT, StateMachine, Table
 from convergence.wire.rdv import Advert, AdvertOp, DbInfo, parse_rdv_target
 from convergence.wire.relay import RelayCommand
-from convergence.wire.target import RelayTarget, Role
+from convergence.wire.target import RelayTarget
 
 BACKOFF_FIRST = 0.5  # seconds
 BACKOFF_LIMIT = 60.0  # seconds
@@ -113,7 +115,7 @@ TABLE = Table(
     },
     deadlines={Phase.BUILDING: BUILD_LIMIT, Phase.RESTING: 2 * SILENT_FOR},
     standing={
-        Phase.STANDING: "its circuit ends, the list of nodes moves it, or whoever serves stops",
+        Phase.STANDING: "its circuit ends, other nodes are known that are nearer, or whoever serves stops",
         Phase.CLOSING: "its last session ends, or MAX_RETIRED posts are closing that have more",
     },
 )
@@ -124,7 +126,7 @@ class _Offer:
     hash_name: bytes
     keys: SessionKeys
     serve: Callable[[Duplex], Served]
-    ring: list[RelayTarget] = field(default_factory=list)
+    ring: Ring
     begins: float | None = None  # when it is advertised first; None until there are points
     posts: dict[bytes, _Post] = field(default_factory=dict)  # by the point's identity; MAX_WALK
     retired: dict[_Post, None] = field(default_factory=dict)  # those whose last sessions go on; MAX_RETIRED
@@ -141,6 +143,7 @@ class RdvService:
     def __init__(
         self,
         circuits: CircuitSource,
+        view: View[Known],
         outbox: Outbox,
         crypto: Crypto,
         rng: Rng,
@@ -155,7 +158,8 @@ class RdvService:
         self.limits = limits
         self.sessions = 0  # served or in a queue: limits.all
         self._on_standing = on_standing
-        self._points: list[RelayTarget] = []
+        self._view = view
+        self._points: Class | None = None
         self._offers: dict[bytes, _Offer] = {}
         self._began = float("-inf")  # when the last offer got its time to begin
 
@@ -174,35 +178,37 @@ class RdvService:
             return
         if len(self._offers) >= MAX_OFFERS:
             raise Problem(self.limits.code, most=MAX_OFFERS)
-        offer = self._offers[hash_name] = _Offer(hash_name, keys, serve, ring_of(hash_name, self._points))
-        if offer.ring:
-            self._begin(offer, now)
+        ring = Ring(self._view, self.outbox, hash_name, lambda now: self._ring_known(offer, now))
+        offer = self._offers[hash_name] = _Offer(hash_name, keys, serve, ring)
+        ring.use(self._points, now)
+        self._ring_known(offer, now)
 
     def withdraw(self, hash_name: bytes, now: float) -> None:
         """Withdraw an offer, and end the streams that it is served on."""
         offer = self._offers.pop(hash_name, None)
         if offer is not None:
+            offer.ring.stop(now)
             for post in [*offer.posts.values(), *offer.retired]:
                 post.close(now)
 
-    def set_nodes(self, nodes: Sequence[RelayTarget], now: float) -> None:
-        """The node list changed: choose the points anew. Streams that stand go on."""
-        self._points = [node for node in nodes if node.roles & Role.RDV]
+    def set_points(self, points: Class | None, now: float) -> None:
+        """Points are nodes of this class (None: there are none yet), and other nodes may be known than before: choose
+        them anew. Streams that stand go on."""
+        self._points = points
         for offer in list(self._offers.values()):
-            offer.ring = ring_of(offer.hash_name, self._points)
-            if offer.begins is None and offer.ring:
-                self._begin(offer, now)
-            self.place(offer, now)
+            offer.ring.use(points, now)
+            self._ring_known(offer, now)
 
     def use(self, circuits: CircuitSource, now: float) -> None:
-        """Other circuits from now on: those that stand end. The next list of nodes says where they may lead."""
+        """Other circuits from now on: those that stand end. `set_points` says next where they may lead."""
         self.circuits = circuits
-        self._points = []
+        self._points = None
         for offer in self._offers.values():
             for post in [*offer.posts.values(), *offer.retired]:
                 post.close(now)
             offer.posts.clear()
-            offer.ring, offer.begins = [], None
+            offer.ring.use(None, now)
+            offer.begins = None
             self.changed(offer, now)
 
     def woke(self, by: float, now: float) -> None:
@@ -243,6 +249,12 @@ class RdvService:
         posts = (post for offer in self._offers.values() for post in [*offer.posts.values(), *offer.retired])
         return max(posts, key=lambda post: post.guests)
 
+    def _ring_known(self, offer: _Offer, now: float) -> None:
+        if offer.begins is None and len(offer.ring):
+            self._begin(offer, now)
+        else:
+            self.place(offer, now)
+
     def _begin(self, offer: _Offer, now: float) -> None:
         """Start a single offer at once, but each of several at a random time: a point could tell that what comes
         together belong to one node."""
@@ -263,13 +275,12 @@ class RdvService:
         def answers(point: RelayTarget) -> bool | None:
             return offer.posts[point.identity].answers if point.identity in offer.posts else None
 
-        chosen = {point.identity: point for point in walk(offer.ring, answers, POINTS)}
-        listed = {point.identity for point in offer.ring}
+        chosen = {point.identity: point for point in offer.ring.choose(answers, POINTS, now)}
         answering = [offer.posts[name] for name in chosen if name in offer.posts and offer.posts[name].answers]
         settled = all(post.settled(now) for post in answering)
         for identity, post in list(offer.posts.items()):
             # One that stood in for a silent point stays until the point has answered for a while.
-            if identity not in chosen and (settled or not post.standing or identity not in listed):
+            if identity not in chosen and (settled or not post.standing):
                 del offer.posts[identity]
                 offer.retired[post] = None
                 post.retire(now)

@@ -24,7 +24,7 @@ from convergence.outbox import Outbox
 from convergence.path.building import CircuitBuilding
 from convergence.path.buildtimes import BuildTimes
 from convergence.path.guards import GuardUse, Stage
-from convergence.path.place import Failed, Place, Ready, Request
+from convergence.path.place import Failed, Place, Ready, Request, at_once
 from convergence.path.predicted import FIRST_PORT, PredictedPorts
 from convergence.path.torpath import TorPath, Wanted
 from convergence.ports import Crypto, Rng
@@ -70,7 +70,7 @@ class DirectoryCircuits(CircuitBuilding):
         super().__init__(outbox, crypto, rng, neighbours, size=0)
 
     def directory_circuit(self, directory: RelayTarget, on_ready: Ready, on_failed: Failed, now: float) -> None:
-        self._serve(Request(lambda now: (directory,), "directory", on_ready, on_failed, attempts=1), now)
+        self._serve(Request(at_once(lambda now: (directory,)), "directory", on_ready, on_failed, attempts=1), now)
 
     def _blame(self, place: Place, hop: int, now: float) -> None:
         """Whoever asked takes another directory."""
@@ -120,7 +120,7 @@ class TorCircuits(CircuitBuilding):
             self._predicted.used(port, now)
         wanted = Wanted(port, _address(host))
         request = TorRequest(
-            lambda now: self._exit_path(request, wanted, now),
+            at_once(lambda now: self._exit_path(request, wanted, now)),
             "exit",
             on_ready,
             on_failed,
@@ -155,7 +155,7 @@ class TorCircuits(CircuitBuilding):
             request.relays, request.use = path.relays, path.use
             return (*path.targets, point.behind_tor)
 
-        request = TorRequest(make_path, "rendezvous", on_ready, on_failed)
+        request = TorRequest(at_once(make_path), "rendezvous", on_ready, on_failed)
         self._serve(request, now)
 
     def forget(self, hash_name: bytes, provider: bool) -> None:
@@ -165,7 +165,7 @@ class TorCircuits(CircuitBuilding):
         self, directory: RelayTarget, use: GuardUse | None, on_ready: Ready, on_failed: Failed, now: float
     ) -> None:
         """A circuit of one hop. `use`: the directory is one of our guards."""
-        request = TorRequest(lambda now: (directory,), "directory", on_ready, on_failed, attempts=1, use=use)
+        request = TorRequest(at_once(lambda now: (directory,)), "directory", on_ready, on_failed, attempts=1, use=use)
         self._serve(request, now)
 
     # -- what building asks
@@ -174,7 +174,7 @@ class TorCircuits(CircuitBuilding):
         return super()._lacks(now) and bool(self._lacking(now))
 
     def _ready_request(self) -> Request:
-        request = TorRequest(lambda now: self._predicted_path(request, now), "ready", None, self._fill_failed)
+        request = TorRequest(at_once(lambda now: self._predicted_path(request, now)), "ready", None, self._fill_failed)
         return request
 
     def _await_hop(self, place: Place, now: float) -> None:
@@ -270,7 +270,9 @@ class TorCircuits(CircuitBuilding):
         """The ports for which another circuit should be ready."""
         if self._predicted is None:
             return []
-        waiting = [_of(place).relays[-1] for place in self._places.values() if place.request.on_ready is None]
+        waiting = [
+            _of(place).relays[-1] for place in self._places.values() if place.path and place.request.on_ready is None
+        ]
         return self._predicted.lacking([partial(relay.allows, None) for relay in waiting], now)
 
 

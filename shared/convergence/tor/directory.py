@@ -16,12 +16,12 @@ from enum import Enum
 from hashlib import sha256
 from typing import Any
 
+from convergence.chance import fraction
 from convergence.errors import CryptoError, RemoteError
 from convergence.events import DirectoryRefused
 from convergence.netdir.consensus import ConsensusDirectory
 from convergence.netdir.tor import TorRelay, TorView
 from convergence.outbox import Outbox, Timer
-from convergence.path.select import fraction
 from convergence.pipes.http import Headers
 from convergence.ports import Rng
 from convergence.tor.request import IF_MODIFIED_SINCE, DocumentRequest, NotModified

@@ -20,7 +20,7 @@ from convergence.link.neighbours import LinkAddress, Neighbours
 from convergence.netdir.tor import TorRelay, TorView
 from convergence.outbox import Outbox, Timer
 from convergence.path.building import CircuitBuilding
-from convergence.path.place import Place, Request
+from convergence.path.place import Place, Request, at_once
 from convergence.path.weights import Lottery, Position
 from convergence.ports import Crypto, Rng
 from convergence.wire.relay import RelayCommand
@@ -94,7 +94,7 @@ class SelfTest(CircuitBuilding):
 
     def _try(self, now: float) -> None:
         self._trying = True
-        self._serve(Request(self._make_path, "self-test", self._stands, self._failed), now)
+        self._serve(Request(at_once(self._make_path), "self-test", self._stands, self._failed), now)
 
     def _make_path(self, now: float) -> tuple[RelayTarget, ...]:
         view = self._view()

@@ -11,11 +11,11 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 from typing import Protocol as Shape
 
+from convergence.chance import choose
 from convergence.circuit.client import ClientCircuit
 from convergence.errors import DestroyReason, EndReason, LocalError, StreamError, Why
 from convergence.outbox import Outbox, Timer
 from convergence.path.place import Failed, Ready
-from convergence.path.select import choose
 from convergence.pipes.pending import Pending
 from convergence.ports import Rng
 from convergence.wire.target import RelayTarget

@@ -8,7 +8,8 @@ import pytest
 from convergence.errors import CryptoError, LocalError, RemoteError
 from convergence.netdir import rings
 from convergence.netdir.epochs import FEW, MANY, RingBuilder
-from convergence.netdir.rings import BadBucket, check_bucket, index_of, place_of
+from convergence.netdir.rings import BadBucket, check_bucket, index_of
+from convergence.netdir.view import place_of
 from convergence.wire.buckets import MAX_IN_BUCKET, Bucket, Entry, RingKind, SharedValue
 from convergence.wire.target import Role
 from tests.unit.netdir.buckets import (

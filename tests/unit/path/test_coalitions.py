@@ -5,7 +5,6 @@ The pool is the real one. Its circuits are rules, without links and cells, so th
 
 import random
 import statistics
-from types import SimpleNamespace
 
 import pytest
 
@@ -15,6 +14,7 @@ from convergence.path import building as module
 from convergence.path.pool import POOL_SIZE, CircuitPool
 from convergence.wire.descriptor import Descriptor, Transport
 from convergence.wire.target import Role
+from tests.views import given_view
 
 SEEDS = 20
 
@@ -75,11 +75,12 @@ class Network:
         self.refuses = refuses
         self.now = 1.8e9
         self.outbox = Outbox()
-        self.pool = CircuitPool(self.outbox, None, Dice(seed), self, self)
+        rng = Dice(seed)
+        self.pool = CircuitPool(self.outbox, None, rng, self, given_view(self.known, rng)[1])
         self.pool.fill(self.now)
 
-    def nodes(self, role, now):
-        return [SimpleNamespace(target=node) for node in self.known]
+    def avoided(self):
+        return self.pool._reputation.avoided([node.identity for node in self.known], self.now)
 
     def reach(self, identity, reply, now):
         reply(lambda before, after: not self.refuses(before, after, self.hostile), now)
@@ -116,7 +117,7 @@ def framed(seed, relays, hostile, pause, count):
     )
     for _ in range(40):
         network.run(pause)
-        avoided = network.pool._avoided(network.now)
+        avoided = network.avoided()
         if avoided:
             assert avoided == [target], "those who refuse one relay only are not found"
             return True
@@ -156,7 +157,7 @@ def captured(seed, relays, hostile, way, circuits):
         network.run(1)
         paths += [place.path for place in network.pool._ready]
         network.replace(POOL_SIZE)
-    wronged = set(network.pool._avoided(network.now)) - network.hostile
+    wronged = set(network.avoided()) - network.hostile
     held = [network.hostile >= {node.identity for node in path} for path in paths]
     return sum(held) / len(held), len(wronged) / (relays - hostile)
 

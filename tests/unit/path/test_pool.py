@@ -1,7 +1,5 @@
 """The pool of circuits: five ready, replaced at once when dead or slow, renewed, one user each, retries bounded."""
 
-from types import SimpleNamespace
-
 import pytest
 
 from convergence.circuit.relaying import Relaying
@@ -17,18 +15,11 @@ from convergence.path.select import Reach, entry_side
 from convergence.wire.descriptor import Descriptor, Transport
 from convergence.wire.target import Role
 from tests.unit.circuit.rig import CRYPTO, Net
+from tests.views import given_view
 
 
 def refuse(circuit, stream_id, begin):
     circuit.endpoint.refuse(stream_id, EndReason.RESOLVEFAILED)
-
-
-class Directory:
-    def __init__(self):
-        self.known = []
-
-    def nodes(self, role, now):
-        return [SimpleNamespace(target=node) for node in self.known if node.roles & role == role]
 
 
 class Scene:
@@ -38,7 +29,7 @@ class Scene:
         self.net = Net("pool")
         self.client = self.net.add("client", relays=False)
         self.relays = self.net.relays(relays)
-        self.directory = Directory()
+        self.directory, self.view = given_view([], self.client.rng)
         for machine in self.relays:  # as nodes do with a query for what nobody has
             machine.services.on_begin = lambda circuit, stream_id, begin: circuit.endpoint.refuse(
                 stream_id, EndReason.MISC
@@ -53,7 +44,7 @@ class Scene:
             CRYPTO,
             self.client.rng,
             self,
-            self.directory,
+            self.view,
             on_full=self.full.append,
             **options,
         )
@@ -120,6 +111,9 @@ class Scene:
     def deaf(self, machine):
         """From now on a relay that reads nothing: the links stand, circuits through it hang."""
         machine._create = lambda *args: None
+
+    def avoided(self):
+        return self.pool._reputation.avoided([node.identity for node in self.directory.known], self.net.now)
 
     @property
     def states(self):
@@ -304,7 +298,7 @@ def test_a_node_that_is_paused_is_avoided_and_not_the_one_it_would_not_extend_to
     for _ in range(20):
         scene.do(lambda now: scene.ready_circuits()[0].destroy(DestroyReason.FINISHED, now))
     assert scene.pool.ready == POOL_SIZE
-    assert scene.pool._avoided(scene.net.now) == [paused.keys.identity]
+    assert scene.avoided() == [paused.keys.identity]
 
 
 @pytest.mark.parametrize("hops", [1, 3])
@@ -371,7 +365,7 @@ def test_a_hop_that_has_to_be_introduced_has_more_time(kinds, timeout):
     assert len(scene.dialled) == 1 and not entry.circuits[0].closed
     scene.net.tick(1)
     assert entry.circuits[0].closed and len(scene.dialled) == 2
-    assert scene.pool._avoided(scene.net.now) == []
+    assert scene.avoided() == []
 
 
 def test_of_a_hop_that_could_not_be_introduced_there_is_only_the_word_of_another():
@@ -385,11 +379,11 @@ def test_of_a_hop_that_could_not_be_introduced_there_is_only_the_word_of_another
         )
     scene.rdv(scene.directory.known[0])
     point = scene.relays[0].keys.identity
-    assert scene.trouble and point in entry_of and scene.pool._avoided(scene.net.now) == []
+    assert scene.trouble and point in entry_of and scene.avoided() == []
     scene.unreachable = {scene.relays[1].keys.identity}
     for _ in range(4):
         scene.rdv(scene.directory.known[0])
-    assert scene.relays[1].keys.identity in scene.pool._avoided(scene.net.now)
+    assert scene.relays[1].keys.identity in scene.avoided()
 
 
 def test_a_ready_circuit_is_extended_to_an_exit_that_its_end_reaches():
@@ -436,7 +430,7 @@ def test_a_point_exposes_no_other_entries_by_refusing(scene, reason):
     for _ in range(30):
         scene.rdv(scene.directory.known[0], name, provider=True)
     assert not scene.got and len(set(scene.dialled)) == ENTRIES
-    assert scene.pool._avoided(scene.net.now) == []
+    assert scene.avoided() == []
 
 
 def with_entries_in_use():
@@ -457,7 +451,7 @@ def test_entries_that_extend_to_nobody_are_replaced():
     for _ in range(12):
         scene.rdv(point, name, provider=True)
     assert scene.got and not {circuit.path[0].identity for circuit in scene.got} & useless
-    assert set(scene.pool._avoided(scene.net.now)) == useless
+    assert set(scene.avoided()) == useless
 
 
 @pytest.mark.parametrize("reason", [reason for reason in DestroyReason if reason])
@@ -467,7 +461,7 @@ def test_a_first_hop_that_refuses_is_to_blame_for_that(scene, reason):
     for _ in range(20):
         scene.peer(scene.directory.known[1])
     assert entry.keys.identity in scene.dialled and len(scene.got) == 20
-    assert scene.pool._avoided(scene.net.now) == [entry.keys.identity]
+    assert scene.avoided() == [entry.keys.identity]
 
 
 def test_a_request_goes_round_a_relay_that_is_dead_and_accuses_nobody():
@@ -481,7 +475,7 @@ def test_a_request_goes_round_a_relay_that_is_dead_and_accuses_nobody():
         scene.fill()
         assert scene.pool.ready == 1 and scene.net.now == before
         scene.do(lambda now: scene.ready_circuits()[0].destroy(DestroyReason.FINISHED, now))
-    assert set(scene.pool._avoided(scene.net.now)) <= {dead.keys.identity}
+    assert set(scene.avoided()) <= {dead.keys.identity}
 
 
 @pytest.mark.parametrize("reason", [reason for reason in DestroyReason if reason])
@@ -494,7 +488,7 @@ def test_a_relay_that_refuses_most_others_is_avoided_whatever_reason_it_names(re
         scene.do(lambda now: scene.ready_circuits()[0].destroy(DestroyReason.FINISHED, now))
         scene.net.tick(RETRY_MAX)
         scene.pool._reputation.worked(refuser.keys.identity)  # what it refuses to us directly is another matter
-    assert scene.pool._avoided(scene.net.now) == [refuser.keys.identity]
+    assert scene.avoided() == [refuser.keys.identity]
 
 
 def break_links(scene):
@@ -526,7 +520,7 @@ def test_links_of_ours_that_die_while_circuits_are_built_count_against_no_extens
         del machine.reach
     break_links(scene)
     scene.net.tick(BACK_OFF_MAX)
-    assert scene.pool.ready == POOL_SIZE and scene.pool._avoided(scene.net.now) == []
+    assert scene.pool.ready == POOL_SIZE and scene.avoided() == []
 
 
 def test_an_entry_that_ends_its_link_whenever_it_is_to_extend_is_replaced():
@@ -602,7 +596,7 @@ def test_own_node_is_never_part_of_a_path():
     scene = Scene(relays=4)
     own = scene.directory.known[0].identity
     scene.pool = CircuitPool(
-        scene.client.outbox, CRYPTO, scene.client.rng, scene, scene.directory, own=own, on_full=scene.full.append
+        scene.client.outbox, CRYPTO, scene.client.rng, scene, scene.view, own=own, on_full=scene.full.append
     )
     scene.fill()
     assert all(node.identity != own for circuit in scene.ready_circuits() for node in circuit.path)

@@ -6,19 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from convergence.chance import choose, fraction, random_below, sample
 from convergence.errors import LocalError
-from convergence.path.select import (
-    MIN_SIDE,
-    Reach,
-    can_carry,
-    choose,
-    choose_path,
-    entries_to,
-    entry_side,
-    fraction,
-    random_below,
-    sample,
-)
+from convergence.netdir.view import Class
+from convergence.path.select import MIN_SIDE, Reach, choose_path, entries_to, entry_side
 from convergence.wire.descriptor import Descriptor, Transport
 from convergence.wire.target import Role
 
@@ -191,7 +182,6 @@ def test_links_are_by_an_address_that_can_be_dialled_or_by_rtc_on_both_sides():
     page = Reach(rtc=True, schemes=("wss",))
     assert not page.reaches(server) and page.reaches(browser) and page.reaches(hybrid)
     assert not page.dials(hybrid) and page.dials(node(4, scheme="wss")) and SERVER.dials(node(4, scheme="wss"))
-    assert can_carry(browser) and not can_carry(node(5, Role.RDV, url=False, rtc=True))
 
 
 def reaches(nodes, origin):
@@ -241,7 +231,7 @@ def test_there_is_a_path_wherever_there_can_be_one_and_it_spares_whom_it_can(kin
     avoid = data.draw(
         st.lists(st.sampled_from([item.identity for item in nodes]), unique=True) if nodes else st.just([])
     )
-    relays = [item for item in nodes if can_carry(item) and item != last]
+    relays = [item for item in nodes if Class.RELAYS.holds(item) and item != last]
     every = [
         (*path, last) if last is not None else path
         for path in permutations(relays, hops if last is None else hops - 1)

@@ -7,8 +7,8 @@ from typing import Any
 
 from convergence.codes import PathWhy, TransferWhy
 from convergence.errors import DestroyReason, EndReason, LocalError, StreamError, Why
+from convergence.netdir.view import Class
 from convergence.ordb.download import Phase
-from convergence.rdv.blind import points_of
 from convergence.rdv.client import RdvClient
 from convergence.rdv.keys import SessionKeys
 from convergence.rdv.service import FILES, RdvService
@@ -29,6 +29,7 @@ from tests.unit.ordb.memory import (
     link_of,
     put_file,
 )
+from tests.views import given_view, points_of
 
 
 def target(number: int, roles: Role = Role.RELAY | Role.RDV) -> RelayTarget:
@@ -197,6 +198,7 @@ class Getter:
             rig.file.hash_name,
             SessionKeys.of_file(rig.file.key),
             rig.network,
+            rig.view,
             node.outbox,
             CRYPTO,
             rig.world.rng,
@@ -207,7 +209,8 @@ class Getter:
             on_give_up=self._give_up,
         )
         self.download._on_need_source = self.client.wake
-        self.client.start(rig.nodes, rig.world.now)
+        rig.directory.known = rig.nodes
+        self.client.start(Class.POINTS, rig.world.now)
 
     def _give_up(self, why: TransferWhy, now: float) -> None:
         self.gave_up.append(why)
@@ -219,6 +222,7 @@ class Rig:
         self.world = World(seed, smallest_cut=1000)
         self.network = Network(self.world)
         self.nodes = list(NODES)
+        self.directory, self.view = given_view(self.nodes, self.world.rng)
         self.data = content(size)
         self.node = self.world.node()
         self.file = put_file(self.node, self.data)
@@ -229,6 +233,7 @@ class Rig:
     def new_service(self, node: Node) -> RdvService:
         return RdvService(
             self.network,
+            self.view,
             node.outbox,
             CRYPTO,
             self.world.rng,
@@ -238,12 +243,18 @@ class Rig:
 
     def share(self, service: RdvService | None = None, serve: Any = None) -> RdvService:
         service = service or self.service
-        service.set_nodes(self.nodes, self.world.now)
+        self.know(self.nodes, service)
         service.offer(
             self.file.hash_name, SessionKeys.of_file(self.file.key), serve or self.sender.serve, self.world.now
         )
         self.world.advance(1)
         return service
+
+    def know(self, nodes: list[RelayTarget], *parts: Any) -> None:
+        """From now on there are these nodes, and these parts of nodes hear so."""
+        self.directory.known = nodes
+        for part in parts:
+            part.set_points(Class.POINTS, self.world.now)
 
     def get(self, wanted: int = 3) -> Getter:
         self.getter = Getter(self, self.world.node(), wanted)

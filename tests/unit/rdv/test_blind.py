@@ -1,25 +1,12 @@
-from collections.abc import Callable
-from dataclasses import dataclass, replace
 from hashlib import sha256
 from hmac import new as hmac_new
-from ipaddress import IPv4Address
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from convergence.rdv.blind import DAY, OVERLAP, blinded, blinded_names, days_in_use, next_change, points_of, walk
-from convergence.wire.linkspec import tor_specifiers
-from convergence.wire.target import Protocols, RelayTarget, Role
+from convergence.rdv.blind import DAY, OVERLAP, blinded, blinded_names, days_in_use, next_change
 
 NAME = b"n" * 32
-
-
-@dataclass(frozen=True)
-class Point:
-    identity: bytes
-
-
-POINTS = [Point(sha256(bytes([i])).digest()) for i in range(20)]
 
 
 def test_blinding_is_the_hmac_of_the_design() -> None:
@@ -56,51 +43,6 @@ def test_the_set_of_days_stays_the_same_until_next_change_and_then_differs(now: 
     assert set(days_in_use(change)) != set(days_in_use(now))
     if change - now > 2:
         assert set(days_in_use(change - 1)) == set(days_in_use(now))
-
-
-def test_both_ends_find_the_same_points_whatever_the_order_of_their_lists() -> None:
-    chosen = points_of(NAME, POINTS)
-    assert len(chosen) == 3
-    assert points_of(NAME, reversed(POINTS)) == chosen
-    assert points_of(NAME, [p for p in POINTS if p != chosen[1]])[:2] == [chosen[0], chosen[2]]
-    assert len({tuple(p.identity for p in points_of(bytes([i]) * 32, POINTS)) for i in range(20)}) > 10
-
-
-def test_few_points_are_all_used() -> None:
-    assert len(points_of(NAME, POINTS[:2])) == 2
-    assert list(points_of(NAME, [])) == []
-
-
-def ring_with(*reached: int) -> list[RelayTarget]:
-    """Ten points, those of these places with an address for relays of Tor."""
-    none = RelayTarget(b"", (), bytes(20), bytes(32), Protocols(0), Role.RDV, frozenset(), False)
-    specifiers = tor_specifiers(IPv4Address("192.0.2.7"), 9443, bytes(20), bytes(32))
-    return [
-        replace(none, identity=bytes([place]) * 32, tor_specifiers=specifiers if place in reached else ())
-        for place in range(10)
-    ]
-
-
-def places(chosen: list[RelayTarget]) -> list[int]:
-    return [point.identity[0] for point in chosen]
-
-
-def test_where_some_points_take_links_of_relays_of_tor_each_end_works_with_one_of_them() -> None:
-    """So that it meets ends behind Tor, who see no others."""
-    assert places(walk(ring_with(5, 7), lambda point: None, 3)) == [0, 1, 2, 5]
-    assert places(walk(ring_with(1, 7), lambda point: None, 3)) == [0, 1, 2]
-    assert places(walk(ring_with(), lambda point: None, 3)) == [0, 1, 2]
-    only = [point for point in ring_with(5, 7) if point.tor_specifiers]
-    assert places(walk(only, lambda point: None, 3)) == [5, 7]
-
-
-def test_one_that_does_not_answer_counts_for_nothing_there() -> None:
-    def silent(*numbers: int) -> Callable[[RelayTarget], bool | None]:
-        return lambda point: point.identity[0] not in numbers
-
-    assert places(walk(ring_with(5, 7), silent(5), 3)) == [0, 1, 2, 7]
-    assert places(walk(ring_with(1, 7), silent(1), 3)) == [0, 1, 2, 3, 7]
-    assert places(walk(ring_with(5, 7), silent(5, 7), 3)) == [0, 1, 2]
 
 
 def test_names_in_use_have_todays_first() -> None:

@@ -8,7 +8,7 @@ from convergence.effects import Failure
 from convergence.errors import EndReason
 from convergence.ordb.download import Phase
 from convergence.rdv import client as client_module
-from convergence.rdv.blind import DAY, blinded, ring_of
+from convergence.rdv.blind import DAY, blinded
 from convergence.rdv.client import BACKOFF_LIMIT, MAX_ATTEMPTS, MAX_POINTS, REACH_LIMIT, WAIT_LIMIT
 from convergence.rdv.service import STABLE_AFTER
 from convergence.rdv.session import OPEN_TIMEOUT
@@ -16,6 +16,7 @@ from convergence.wire.descriptor import Descriptor
 from convergence.wire.ordb import PIECE_SIZE
 from tests.unit.ordb.memory import Script
 from tests.unit.rdv.network import NODES, Getter, Rig, bad_server, target
+from tests.views import points_of
 
 # -- both ends
 
@@ -171,7 +172,7 @@ def test_points_that_do_not_answer_are_passed_over_by_both_ends(fakes: int, seco
     rig.get()
     rig.world.advance(seconds)
     rig.check_done()
-    living = [point for point in ring_of(rig.file.hash_name, rig.nodes) if point.identity[0] <= 5]
+    living = [point for point in points_of(rig.file.hash_name, rig.nodes, len(rig.nodes)) if point.identity[0] <= 5]
     rig.world.advance(STABLE_AFTER)
     assert {circuit.point.identity for circuit in rig.network.circuits if circuit.provider and not circuit.closed} == {
         point.identity for point in living[:3]
@@ -215,7 +216,7 @@ def test_nodes_that_become_known_later_are_used() -> None:
     rig.world.advance(5)
     rig.nodes = nodes
     rig.share()
-    getter.client.set_nodes(nodes, rig.world.now)
+    rig.know(nodes, getter.client)
     rig.world.advance(10)
     rig.check_done()
 
@@ -276,8 +277,8 @@ def test_a_new_point_takes_the_place_of_one_that_left_the_list() -> None:
     gone = rig.points[0]
     rig.network.kill(gone)
     rig.nodes = [node for node in rig.nodes if node.identity != gone.identity]
-    rig.service.set_nodes(rig.nodes, rig.world.now)
-    getter.client.set_nodes(rig.nodes, rig.world.now)
+    rig.know(rig.nodes, rig.service)
+    rig.know(rig.nodes, getter.client)
     rig.world.advance(30)
     rig.check_done()
     assert rig.service.standing(rig.file.hash_name) == (3, 3)
@@ -404,7 +405,7 @@ def test_one_that_wants_nothing_for_days_is_told_of_nodes_all_the_same() -> None
     wanted = getter.client._needed
     getter.client._needed = lambda: 0  # as while its storage is full
     rig.world.advance(WAIT_LIMIT + 60)
-    getter.client.set_nodes(rig.nodes, rig.world.now)
+    rig.know(rig.nodes, getter.client)
     getter.client._needed = wanted
     rig.share()
     getter.client.wake(rig.world.now)

@@ -10,9 +10,10 @@ import pytest
 
 from convergence.codes import ConnectWhy, Limit
 from convergence.errors import DestroyReason, EndReason, Problem
+from convergence.netdir.view import Class
 from convergence.pipes.pending import CONNECT_LIMIT
 from convergence.rdv import connector as module
-from convergence.rdv.blind import blinded_names, points_of
+from convergence.rdv.blind import blinded_names
 from convergence.rdv.connector import IDLE_LIMIT, PATIENCE, SECOND_AFTER, Connector
 from convergence.rdv.keys import SessionKeys
 from convergence.rdv.service import SERVICES, RdvService
@@ -23,6 +24,7 @@ from convergence.wire.relay import RelayCommand
 from convergence.wire.target import Role
 from tests.unit.ordb.memory import CRYPTO, World
 from tests.unit.rdv.network import NODES, FakeCircuit, Network, target
+from tests.views import given_view, points_of
 
 HASH_NAME = b"s" * 32
 KEYS = SessionKeys.of_public(HASH_NAME)
@@ -101,17 +103,25 @@ class Rig:
         self.world = World(1, smallest_cut=1000)
         self.network = Network(self.world)
         self.nodes = list(nodes)
+        self.directory, self.view = given_view(self.nodes, self.world.rng)
         self.idle: list[float] = []
         self.client = self.world.node()
         self.connector = Connector(
-            HASH_NAME, keys, self.network, self.client.outbox, CRYPTO, self.world.rng, on_idle=self.idle.append
+            HASH_NAME,
+            keys,
+            self.network,
+            self.view,
+            self.client.outbox,
+            CRYPTO,
+            self.world.rng,
+            on_idle=self.idle.append,
         )
-        self.connector.set_nodes(self.nodes, self.world.now)
+        self.connector.set_points(Class.POINTS, self.world.now)
         self.services: list[RdvService] = []
 
     def serve(self, keys: SessionKeys = KEYS) -> RdvService:
-        service = RdvService(self.network, self.world.node().outbox, CRYPTO, self.world.rng, SERVICES)
-        service.set_nodes(self.nodes, self.world.now)
+        service = RdvService(self.network, self.view, self.world.node().outbox, CRYPTO, self.world.rng, SERVICES)
+        service.set_points(Class.POINTS, self.world.now)
         service.offer(HASH_NAME, keys, Echo, self.world.now)
         self.services.append(service)
         self.world.advance(1)
@@ -242,7 +252,7 @@ def test_a_provider_that_accepts_and_hangs_delays_and_does_not_prevent() -> None
 
 def test_points_that_do_not_answer_are_passed_over() -> None:
     rig = Rig()
-    for node in module.ring_of(HASH_NAME, NODES)[:2]:
+    for node in points_of(HASH_NAME, NODES[:6])[:2]:
         rig.network.point(node.identity).dead = True
     rig.serve()
     caller = rig.connect()
@@ -364,8 +374,9 @@ def test_posts_whose_last_sessions_go_on_are_limited_and_the_least_used_one_ends
     service = rig.serve()
     callers = []
     for number, count in ((1, 3), (2, 1), (3, 2), (4, 1)):
-        rig.connector.set_nodes([target(number)], rig.world.now)
-        service.set_nodes([target(number)], rig.world.now)
+        rig.directory.known = [target(number)]
+        rig.connector.set_points(Class.POINTS, rig.world.now)
+        service.set_points(Class.POINTS, rig.world.now)
         rig.world.advance(5)
         callers.append([rig.connect() for _ in range(count)])
         rig.world.advance(5)

@@ -51,7 +51,7 @@ def test_over_other_circuits_a_file_stands_again_and_nothing_goes_on_over_those_
     assert visitor.near.over and all(circuit.closed for circuit in before.circuits) and not other.built, (
         "nobody said where they lead"
     )
-    rig.service.set_nodes(rig.nodes[:2], rig.world.now)
+    rig.know(rig.nodes[:2], rig.service)
     rig.world.advance(START_SPREAD + 1)
     assert rig.standing[-1] == (2, 2) and len(other.circuits) == 2
     assert not Visitor(rig, *offered(rig, other)[0]).refused
@@ -59,7 +59,7 @@ def test_over_other_circuits_a_file_stands_again_and_nothing_goes_on_over_those_
 
 def test_what_was_on_its_way_to_a_point_is_not_used_after_a_change_of_circuits() -> None:
     rig = Rig()
-    rig.service.set_nodes(rig.nodes, rig.world.now)
+    rig.know(rig.nodes, rig.service)
     rig.service.offer(rig.file.hash_name, KEYS, rig.sender.serve, rig.world.now)
     assert rig.network.built and not rig.network.circuits
     rig.service.use(Network(rig.world), rig.world.now)
@@ -299,7 +299,7 @@ def test_entries_of_one_file_that_refuse_every_point_change_nothing_for_the_othe
     rig = Rig()
     victim = bytes(32)
     rig.network.refused = {victim}
-    rig.service.set_nodes(rig.nodes, rig.world.now)
+    rig.know(rig.nodes, rig.service)
     rig.service.offer(victim, KEYS, rig.sender.serve, rig.world.now)
     rig.world.advance(60)
     assert rig.service.standing(victim) == (0, 3)
@@ -320,7 +320,7 @@ def test_every_file_has_circuits_of_its_own() -> None:
 
 def test_a_circuit_that_comes_after_unsharing_is_destroyed() -> None:
     rig = Rig()
-    rig.service.set_nodes(rig.nodes, rig.world.now)
+    rig.know(rig.nodes, rig.service)
     rig.service.offer(rig.file.hash_name, SessionKeys.of_file(rig.file.key), rig.sender.serve, rig.world.now)
     rig.service.withdraw(rig.file.hash_name, rig.world.now)
     rig.world.advance(10)
@@ -347,7 +347,7 @@ def test_a_point_that_left_the_list_is_left_once_its_last_stream_is_over() -> No
     circuit = next(circuit for circuit in rig.network.circuits if circuit.provider)
     (name,) = [name for name, circuits in circuit.point.adverts.items() if circuits]
     visitor = Visitor(rig, circuit, format_rdv_target(name))
-    rig.service.set_nodes([node for node in rig.nodes if node.identity != circuit.point.identity], rig.world.now)
+    rig.know([node for node in rig.nodes if node.identity != circuit.point.identity], rig.service)
     rig.world.advance(60)
     assert not any(circuit.point.adverts.values()) and not circuit.closed
     visitor.near.cut_off(EndReason.DONE)
@@ -361,7 +361,7 @@ def test_unsharing_ends_the_streams_at_points_that_have_left_the_list_too() -> N
     rig.share()
     circuit, target = first(rig)
     visitor = Visitor(rig, circuit, target)
-    rig.service.set_nodes([node for node in rig.nodes if node.identity != circuit.point.identity], rig.world.now)
+    rig.know([node for node in rig.nodes if node.identity != circuit.point.identity], rig.service)
     rig.world.advance(60)
     rig.service.withdraw(rig.file.hash_name, rig.world.now)
     rig.world.run()
