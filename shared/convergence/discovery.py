@@ -17,6 +17,7 @@ from convergence.events import Announced, NodesWanted
 from convergence.introduction.signalling import Carrier
 from convergence.netdir.nodes import NodeDirectory
 from convergence.outbox import Outbox, Timer
+from convergence.wire.buckets import BucketRequest
 from convergence.wire.descriptor import Descriptor
 
 RENEW_MIN = 5.0  # seconds between two descriptors of ours at least, however soon one expires
@@ -61,6 +62,10 @@ class Discovery(Shape):
     def moved(self, now: float) -> None:
         """This machine is on another network, or slept: channels are dead."""
         ...
+
+    def fetch(self, request: BucketRequest, then: Callable[[bytes, float], None], now: float) -> None:
+        """Ask whoever finds nodes for a bucket: then(it, or nothing, now) follows."""
+        then(b"", now)
 
     def check(self, now: float) -> None:
         """This machine may be cut off: see whether the channel still answers."""

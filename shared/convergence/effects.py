@@ -109,7 +109,7 @@ class Store:
     "node" (facilitator: key: identity), "entry" (key: keyed hash of hash_name and side, path/entries.py), "known" (key:
     address of the facilitator, netdir/memory.py), "guard" (key: name of the network, path/guards.py), "tor-directory"
     (key: name of a document, tor/directory.py), "build-times" (key: name of the network, tor/circuits.py),
-    "epochs" and "age" (facilitator/publisher.py).
+    "epochs" and "age" (facilitator/publisher.py), "buckets" (key: address of the facilitator, netdir/bucketview.py).
     """
 
     request: int

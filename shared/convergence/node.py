@@ -26,15 +26,19 @@ from convergence.events import Nodes, Ready, Registered, Trouble
 from convergence.facilitator.client import FacilitatorClient
 from convergence.fetch import Fetches
 from convergence.introduction.links import MAX_SESSIONS, RtcLinks
+from convergence.introduction.lookups import Lookups
 from convergence.introduction.peers import Peers
 from convergence.introduction.signalling import Reply, Switchboard
 from convergence.introduction.ways import Route
 from convergence.link.link import Link
 from convergence.link.neighbours import LinkAddress, Neighbours
+from convergence.netdir.buckets import Buckets
+from convergence.netdir.bucketview import BucketView
 from convergence.netdir.headers import Contradiction, Headers
 from convergence.netdir.listview import ListView
 from convergence.netdir.memory import NodeMemory
 from convergence.netdir.nodes import NodeDirectory
+from convergence.netdir.rings import BadBucket
 from convergence.netdir.view import Class
 from convergence.outbox import Outbox
 from convergence.path.exits import ExitConnections
@@ -49,7 +53,7 @@ from convergence.rdv.point import RdvPoint
 from convergence.services import Services
 from convergence.transfers import Transfers
 from convergence.wire.address import Address, TcpAddress
-from convergence.wire.descriptor import Transport
+from convergence.wire.descriptor import Descriptor, Transport
 from convergence.wire.relay import DIRECTORY, PEER_HOST, RDV_SUFFIX, AnswerType, Begin, RelayCommand
 from convergence.wire.target import RelayTarget, Role
 
@@ -147,8 +151,25 @@ class Node:
         self._ready_at: float | None = None
         self._refresh_after = 0.0
         self.directory = NodeDirectory(crypto, config.facilitator_identity)
-        self.headers = Headers(crypto, lambda: self.directory.facilitator, self._on_contradiction)
-        self._view = ListView(self.directory, rng)
+        self.headers = Headers(
+            crypto,
+            lambda: self.directory.facilitator,
+            lambda now: self._view.header_changed(now),
+            self._on_contradiction,
+        )
+        self._buckets = Buckets(self.outbox, self.headers, lambda *request: self._lookups.fetch(*request), self._on_bad)
+        self._view = BucketView(
+            self.outbox,
+            crypto,
+            rng,
+            self.headers,
+            self._buckets,
+            self.directory,
+            ListView(self.directory, rng),
+            config.facilitator,
+            self._on_nodes,
+            lambda: self._lookups.underway > 0,
+        )
         self._memory = NodeMemory(self.outbox, rng, self.directory, config.facilitator)
         self.switchboard = Switchboard(self.outbox)
         self._reach = Reach(config.rtc, ("wss",) if config.secure else ("ws", "wss"))
@@ -211,8 +232,20 @@ class Node:
             dials=lambda node: self._reach.dials(node.target),
             facilitator=lambda: self._discovery.carrier,
             on_delivered=self._rtc_delivered,
+            on_wanted=lambda *wanted: self._lookups.serve(*wanted),
             on_nodes=self._on_nodes,
             on_introducers=self._republish,
+        )
+        self._lookups = Lookups(
+            self.outbox,
+            rng,
+            self._keys.identity,
+            self.headers,
+            self._buckets,
+            self._view,
+            self.pool,
+            self._discovery,
+            lambda: self._peers.pipes,
         )
         self._rtc = RtcLinks(
             self.outbox,
@@ -256,6 +289,7 @@ class Node:
             self._restored = True
             if self.tor is not None:
                 self.tor.start(now)
+            self._view.restore(now)
             self._memory.restore(now, remembered)
 
         self.pool.entries.restore(now, restored)
@@ -582,10 +616,19 @@ class Node:
         self._rtc.link_closed(link.channel, now)
         self._peers.link_closed(link, now)
 
-    def _on_unknown(self, now: float) -> None:
-        if now >= self._refresh_after:
+    def _on_unknown(self, identity: bytes, now: float) -> None:
+        def found(node: Descriptor | None, now: float) -> None:
+            if node is not None:
+                self.neighbours.nodes_changed(now)
+
+        if self._view.large:
+            self._view.get(identity, now, found)
+        elif now >= self._refresh_after:
             self._refresh_after = now + REFRESH_PAUSE
             self._discovery.refresh(now)
+
+    def _on_bad(self, error: BadBucket, now: float) -> None:
+        self.outbox.emit(Trouble(Why(FacilitatorWhy.UNUSABLE, {"detail": str(error)}), retrying=True))
 
     def _on_contradiction(self, found: Contradiction, now: float) -> None:
         proof = {"first": found.first.encode().hex(), "second": found.second.encode().hex()}

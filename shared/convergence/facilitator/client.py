@@ -119,7 +119,6 @@ class FacilitatorClient(Discovery):
         address: WebSocket URL of the facilitator.
         describe: gives the node's signed descriptor as of now, or None while it has nothing to offer.
         on_nodes: called with `now` when the directory's nodes changed.
-        on_header: called with `now` when there is a newer header.
         on_registered: called with `now` when a registration was accepted, and the node found at its address if it has
             one.
         on_trouble: called with an event for people, and `now`.
@@ -141,7 +140,6 @@ class FacilitatorClient(Discovery):
         *,
         describe: Callable[[float], Descriptor | None] = lambda now: None,
         on_nodes: Callable[[float], None] = lambda now: None,
-        on_header: Callable[[float], None] = lambda now: None,
         on_registered: Callable[[float], None] = lambda now: None,
         on_trouble: Callable[[Trouble, float], None] = lambda trouble, now: None,
         on_delivered: Delivered = lambda sealed, reply, source, now: None,
@@ -155,7 +153,6 @@ class FacilitatorClient(Discovery):
         self._address = address
         self._describe = describe
         self._on_nodes = on_nodes
-        self._on_header = on_header
         self._on_registered = on_registered
         self._on_trouble = on_trouble
         self._on_delivered = on_delivered
@@ -395,10 +392,8 @@ class FacilitatorClient(Discovery):
                 raise CryptoError("the header's signature does not hold")
             self._directory.pin(header.signer)
             self.register(now)
-        news = self._headers.take(body, now)
         self._call_at("refresh", now + REFRESH, self.refresh)
-        if news:
-            self._on_header(now)
+        self._headers.take(body, now)
 
     def _registered(self, now: float) -> None:
         done, self._registering = self._registering, None

@@ -51,6 +51,7 @@ def contradict(one: EpochHeader, other: EpochHeader) -> bool:
 class Headers:
     """Args:
     facilitator: gives the identity that we trust, once there is one.
+    on_news: called with `now` when there is a newer header.
     on_contradiction: called once, with `now`.
     """
 
@@ -58,10 +59,12 @@ class Headers:
         self,
         crypto: Crypto,
         facilitator: Callable[[], bytes | None],
+        on_news: Callable[[float], None] = lambda now: None,
         on_contradiction: Callable[[Contradiction, float], None] = lambda contradiction, now: None,
     ) -> None:
         self._crypto = crypto
         self._facilitator = facilitator
+        self._on_news = on_news
         self._on_contradiction = on_contradiction
         self._kept: dict[int, EpochHeader] = {}  # by epoch
         self._yesterday: EpochHeader | None = None  # the last one of an earlier day
@@ -98,7 +101,18 @@ class Headers:
             raise RemoteError("the header is older than those in use")
         if header.epoch not in self._kept:
             self._keep(header)
+        if header is self.newest:
+            self._on_news(now)
         return header is self.newest
+
+    def recall(self, data: Buffer, now: float) -> None:
+        """Take over a header that an earlier run kept, out of date or not, unless there is a newer one. Where nobody is
+        pinned, whoever signed it is trusted as before. Raises RemoteError."""
+        header = EpochHeader.parse(data)
+        if self._facilitator() not in (None, header.signer) or not header.verify(self._crypto.ed25519_verify):
+            raise CryptoError("the header is not our facilitator's")
+        if header.published <= now + MAX_CLOCK_SKEW and header.epoch not in self._kept:
+            self._keep(header)
 
     def _check(self, header: EpochHeader, now: float) -> None:
         if header.signer != self._facilitator():

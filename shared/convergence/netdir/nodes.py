@@ -40,6 +40,8 @@ HINT_LIFETIME = 7 * 24 * 3600
 nodes; servers keep their keys."""
 MAX_RECALLED = 1024
 """Nodes that are kept from one run to the next."""
+MAX_LEARNT = 4096
+"""Nodes that are known of a network without a list; beyond, those that were learnt first are forgotten."""
 LIST_DELAY = 30
 """Seconds that a descriptor may be older than a list that lacks it: it may have been on its way to the facilitator."""
 
@@ -149,6 +151,22 @@ class NodeDirectory:
                 self._forget()
                 news = True
         return news
+
+    def learn(self, node: Descriptor, now: float) -> None:
+        """A node that the facilitator lists elsewhere than in a list, and that signed this descriptor itself."""
+        known = self._all().get(node.identity)
+        if known is not None and known.published > node.published:
+            return
+        if len(self._listed) >= MAX_LEARNT:
+            self._listed = {key: other for key, other in self._listed.items() if other.expires > now}
+            for identity in list(self._listed)[: max(0, len(self._listed) - MAX_LEARNT + 1)]:
+                del self._listed[identity]
+        self._listed.pop(node.identity, None)
+        self._listed[node.identity] = node
+        self._recalled.pop(node.identity, None)
+        if self._nodes is not None:
+            self._nodes[node.identity] = node
+        self.version += 1
 
     def kept(self, now: float) -> list[bytes]:
         """The encoded descriptors of all nodes that a later run may try."""

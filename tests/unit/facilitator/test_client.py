@@ -338,7 +338,7 @@ class Hostile:
         self.outbox = Outbox()
         self.troubles = []
         self.directory = directory or NodeDirectory(CRYPTO)
-        self.headers = Headers(CRYPTO, lambda: self.directory.facilitator)
+        self.headers = Headers(CRYPTO, lambda: self.directory.facilitator, self._on_header)
         self.told = 0  # of headers
         self.client = FacilitatorClient(
             self.outbox,
@@ -348,7 +348,6 @@ class Hostile:
             self.directory,
             self.headers,
             ADDRESS,
-            on_header=self._on_header,
             on_trouble=lambda message, now: self.troubles.append(message),
             **arguments,
         )

@@ -88,6 +88,7 @@ class End:
         self.calls = []
         self.news = []
         self.told, self.headers_heard = [], []  # headers
+        self.requests = []  # for buckets, with what takes the answer
         self.messages = []  # (sealed, reply)
         self.why = None
         self.stream = MemoryStream()
@@ -123,6 +124,9 @@ class End:
 
     def heard_header(self, raw, now):
         self.headers_heard.append(raw)
+
+    def wanted(self, pipe, request, give, now):
+        self.requests.append((request, give))
 
     def answered(self, pipe, now):
         self.calls.append("answered")

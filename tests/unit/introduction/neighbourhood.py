@@ -65,7 +65,9 @@ class PeerNode(Machine):
         self.addresses = set()  # identities of nodes that it can dial
         self.directory = NodeDirectory(CRYPTO)
         self.contradictions = []
-        self.headers = Headers(CRYPTO, lambda: FACILITATOR, lambda found, now: self.contradictions.append(found))
+        self.headers = Headers(
+            CRYPTO, lambda: FACILITATOR, on_contradiction=lambda found, now: self.contradictions.append(found)
+        )
         self.switchboard = Switchboard(self.outbox)
         self.pool = Paths(self)
         self.peers = Peers(
