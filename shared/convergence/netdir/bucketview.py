@@ -271,10 +271,9 @@ class BucketView:
                 members, rest = members[at:], list(members[:at])
             take(members, now)
             walked += 1
-            if len(nodes) >= count or walked == MAX_WALKED:
-                then(nodes, now)
-            elif walked == 1 << depth:
+            if walked == 1 << depth:
                 take(rest, now)
+            if len(nodes) >= count or walked in (1 << depth, MAX_WALKED):
                 then(nodes, now)
             else:
                 ask(now)
