@@ -25,8 +25,8 @@ from convergence.errors import EndReason, LocalError, RemoteError, Why
 from convergence.events import Nodes, Ready, Registered, Trouble
 from convergence.facilitator.client import FacilitatorClient
 from convergence.fetch import Fetches
+from convergence.introduction.fetching import BucketFetches
 from convergence.introduction.links import MAX_SESSIONS, RtcLinks
-from convergence.introduction.lookups import Lookups
 from convergence.introduction.peers import Peers
 from convergence.introduction.signalling import Reply, Switchboard
 from convergence.introduction.ways import Route
@@ -36,6 +36,7 @@ from convergence.netdir.buckets import Buckets
 from convergence.netdir.bucketview import BucketView
 from convergence.netdir.headers import Contradiction, Headers
 from convergence.netdir.listview import ListView
+from convergence.netdir.lookup import Lookup
 from convergence.netdir.memory import NodeMemory
 from convergence.netdir.nodes import NodeDirectory
 from convergence.netdir.rings import BadBucket
@@ -53,9 +54,9 @@ from convergence.rdv.point import RdvPoint
 from convergence.services import Services
 from convergence.transfers import Transfers
 from convergence.wire.address import Address, TcpAddress
-from convergence.wire.descriptor import Descriptor, Transport
+from convergence.wire.descriptor import Transport
 from convergence.wire.relay import DIRECTORY, PEER_HOST, RDV_SUFFIX, AnswerType, Begin, RelayCommand
-from convergence.wire.target import RelayTarget, Role
+from convergence.wire.target import Role
 
 if TYPE_CHECKING:
     from convergence.tor.entry import TorEntry
@@ -157,7 +158,9 @@ class Node:
             lambda now: self._view.header_changed(now),
             self._on_contradiction,
         )
-        self._buckets = Buckets(self.outbox, self.headers, lambda *request: self._lookups.fetch(*request), self._on_bad)
+        self._buckets = Buckets(
+            self.outbox, self.headers, lambda *request: self._fetching.fetch(*request), self._on_bad
+        )
         self._view = BucketView(
             self.outbox,
             crypto,
@@ -168,8 +171,9 @@ class Node:
             ListView(self.directory, rng),
             config.facilitator,
             self._on_nodes,
-            lambda: self._lookups.underway > 0,
+            lambda: self._fetching.underway > 0,
         )
+        self._lookup = Lookup(self.outbox, self._view, self._found)
         self._memory = NodeMemory(self.outbox, rng, self.directory, config.facilitator)
         self.switchboard = Switchboard(self.outbox)
         self._reach = Reach(config.rtc, ("wss",) if config.secure else ("ws", "wss"))
@@ -225,6 +229,8 @@ class Node:
             self._keys,
             self.directory,
             self.headers,
+            self._view,
+            self._lookup,
             self.neighbours,
             self.pool,
             self.switchboard,
@@ -232,11 +238,11 @@ class Node:
             dials=lambda node: self._reach.dials(node.target),
             facilitator=lambda: self._discovery.carrier,
             on_delivered=self._rtc_delivered,
-            on_wanted=lambda *wanted: self._lookups.serve(*wanted),
+            on_wanted=lambda *wanted: self._fetching.serve(*wanted),
             on_nodes=self._on_nodes,
             on_introducers=self._republish,
         )
-        self._lookups = Lookups(
+        self._fetching = BucketFetches(
             self.outbox,
             rng,
             self._keys.identity,
@@ -252,7 +258,7 @@ class Node:
             crypto,
             rng,
             self._keys,
-            self.directory.get,
+            self._lookup.get,
             self.neighbours,
             routes=self._routes,
             places=config.connections,
@@ -538,7 +544,8 @@ class Node:
             self.neighbours,
             config,
             entries=self.pool.entries,
-            nodes=self._tor_entries,
+            view=self._view,
+            suits=lambda node: node.identity != self._keys.identity and self._reach.reaches(node),
             on_ready=self._set_points,
         )
 
@@ -594,10 +601,13 @@ class Node:
         self._peers.republish(now)
 
     def _address(self, identity: bytes, now: float) -> LinkAddress | None:
-        node = self.directory.get(identity, now)
+        found = None if self.tor is None else self.tor.address(identity, now)
+        if found is None and self._entry is not None:
+            found = self._entry.address(identity)
+        # Relays of Tor are not looked for among our own nodes; one that is both is dialled as ours.
+        node = (self._lookup if found is None else self.directory).get(identity, now)
         if node is None:
-            found = None if self.tor is None else self.tor.address(identity, now)
-            return found if found is not None or self._entry is None else self._entry.address(identity)
+            return found
         if node.ws_url is None or not self._reach.dials(node.target):
             return None
         return LinkAddress(Protocol.LINK, node.ws_url)
@@ -616,14 +626,8 @@ class Node:
         self._rtc.link_closed(link.channel, now)
         self._peers.link_closed(link, now)
 
-    def _on_unknown(self, identity: bytes, now: float) -> None:
-        def found(node: Descriptor | None, now: float) -> None:
-            if node is not None:
-                self.neighbours.nodes_changed(now)
-
-        if self._view.large:
-            self._view.get(identity, now, found)
-        elif now >= self._refresh_after:
+    def _on_unknown(self, now: float) -> None:
+        if now >= self._refresh_after:
             self._refresh_after = now + REFRESH_PAUSE
             self._discovery.refresh(now)
 
@@ -638,6 +642,11 @@ class Node:
         if self._ready_at is None and self._started is not None:
             self._ready_at = now
             self.outbox.emit(Ready(round(now - self._started, 3)))
+
+    def _found(self, now: float) -> None:
+        """A node is known that was asked for."""
+        self.neighbours.nodes_changed(now)
+        self._peers.nodes_changed(now)
 
     def _on_nodes(self, now: float) -> None:
         self.outbox.emit(Nodes(self._view.count(Class.ALL, now)))
@@ -679,11 +688,6 @@ class Node:
             if relay is not None:
                 return relay.target.identity
         return None
-
-    def _tor_entries(self, now: float) -> list[RelayTarget]:
-        """Nodes that lead into the Tor network and that we can open links to."""
-        known = [node.target for node in self.directory.nodes(Role.TOR | Role.RELAY, now)]
-        return [node for node in known if node.identity != self._keys.identity and self._reach.reaches(node)]
 
     def _entry_changed(self, now: float) -> None:
         """Whether others get into the Tor network through us."""

@@ -213,10 +213,13 @@ class PathRecord:
             def recorded(request: Any, now: float) -> None:
                 make_path = request.make_path
 
-                def made(now: float) -> tuple[Descriptor, ...]:
-                    path: tuple[Descriptor, ...] = make_path(now)
-                    self.files.setdefault(hash_name, []).append(Attempt(origin, provider, path))
-                    return path
+                def made(now: float, then: Any) -> None:
+                    def chosen(path: Any, now: float) -> None:
+                        if isinstance(path, tuple):
+                            self.files.setdefault(hash_name, []).append(Attempt(origin, provider, path))
+                        then(path, now)
+
+                    make_path(now, chosen)
 
                 request.make_path = made
                 serve(request, now)

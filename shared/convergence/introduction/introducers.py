@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from convergence.introduction.pipes import Pipes, relay_of
-from convergence.netdir.nodes import NodeDirectory
+from convergence.netdir.lookup import Lookup
 from convergence.outbox import Outbox, Timer
 from convergence.wire.descriptor import MAX_INTRODUCERS
 
@@ -25,11 +25,9 @@ class Introducers:
         on_change: called with `now` when `best` gives other nodes than before.
     """
 
-    def __init__(
-        self, outbox: Outbox, directory: NodeDirectory, pipes: Pipes, on_change: Callable[[float], None]
-    ) -> None:
+    def __init__(self, outbox: Outbox, lookup: Lookup, pipes: Pipes, on_change: Callable[[float], None]) -> None:
         self._outbox = outbox
-        self._directory = directory
+        self._lookup = lookup
         self._pipes = pipes
         self._on_change = on_change
         self._told: frozenset[bytes] = frozenset()
@@ -42,7 +40,7 @@ class Introducers:
         since: dict[bytes, float] = {}
         for pipe in self._pipes:
             peer = pipe.peer
-            if pipe.registered_since is not None and peer is not None and relay_of(self._directory, peer, now):
+            if pipe.registered_since is not None and peer is not None and relay_of(self._lookup, peer, now):
                 since[peer] = min(pipe.registered_since, since.get(peer, pipe.registered_since))
         return tuple(sorted(since, key=lambda identity: since[identity])[:MAX_INTRODUCERS])
 

@@ -23,7 +23,9 @@ from convergence.introduction.ways import Route, Ways
 from convergence.link.link import Link
 from convergence.link.neighbours import Neighbours
 from convergence.netdir.headers import Headers
+from convergence.netdir.lookup import Lookup
 from convergence.netdir.nodes import NodeDirectory
+from convergence.netdir.view import View
 from convergence.outbox import Outbox
 from convergence.path.pool import CircuitPool
 from convergence.ports import Crypto, Rng
@@ -61,6 +63,8 @@ class Peers:
 
     Args:
         keys: ours.
+        directory: takes what is heard, and gives it to others.
+        view, lookup: which nodes there are, and what is known of those with a name.
         describe: gives our signed descriptor as of now, or None while we have nothing to offer.
         dials: whether a link to a node needs no introduction.
         facilitator: gives the way to be introduced by the facilitator, while there is one.
@@ -78,6 +82,8 @@ class Peers:
         keys: NodeKeys,
         directory: NodeDirectory,
         headers: Headers,
+        view: View[Descriptor],
+        lookup: Lookup,
         neighbours: Neighbours,
         pool: CircuitPool,
         switchboard: Switchboard,
@@ -102,16 +108,21 @@ class Peers:
             outbox,
             crypto,
             rng,
-            directory,
+            lookup,
             neighbours,
             lambda peer, now: PeerPipe(outbox, crypto, rng, keys, directory, switchboard, self, peer, now),
         )
         self._gossip = Gossip(outbox, rng, directory, headers, self._pipes, on_nodes)
-        self._introducers = Introducers(outbox, directory, self._pipes, on_introducers)
-        self._ways = Ways(outbox, rng, keys.identity, directory, self._pipes, pool, dials, facilitator)
+        self._introducers = Introducers(outbox, lookup, self._pipes, on_introducers)
+        self._ways = Ways(outbox, rng, keys.identity, view, lookup, self._pipes, pool, dials, facilitator)
         switchboard.register(keys.identity, _Own(outbox, switchboard, on_delivered))
 
     # -- for the node
+
+    def nodes_changed(self, now: float) -> None:
+        """Other nodes are known: links to them may carry pipes."""
+        if not self._stopped:
+            self._pipes.fill(now)
 
     def link_opened(self, link: Link, now: float) -> None:
         """There is a new link: it may carry a pipe."""

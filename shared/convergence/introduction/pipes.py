@@ -17,7 +17,7 @@ from convergence.errors import DestroyReason, EndReason, LocalError, StreamError
 from convergence.introduction.pipe import PEER_TARGET, PeerPipe
 from convergence.link.link import Link
 from convergence.link.neighbours import Neighbours
-from convergence.netdir.nodes import NodeDirectory
+from convergence.netdir.lookup import Lookup
 from convergence.outbox import Outbox
 from convergence.ports import Crypto, Rng
 from convergence.wire.descriptor import Descriptor
@@ -37,9 +37,9 @@ ALONE_LIMIT = 600.0
 """Seconds that a pipe beyond MIN_PIPES may be the only thing on its link."""
 
 
-def relay_of(directory: NodeDirectory, identity: bytes, now: float) -> Descriptor | None:
+def relay_of(lookup: Lookup, identity: bytes, now: float) -> Descriptor | None:
     """What is known of a node that relays."""
-    node = directory.get(identity, now)
+    node = lookup.get(identity, now)
     return node if node is not None and node.roles & Role.RELAY else None
 
 
@@ -66,14 +66,14 @@ class Pipes:
         outbox: Outbox,
         crypto: Crypto,
         rng: Rng,
-        directory: NodeDirectory,
+        lookup: Lookup,
         neighbours: Neighbours,
         new_pipe: Callable[[bytes | None, float], PeerPipe],
     ) -> None:
         self._outbox = outbox
         self._crypto = crypto
         self._rng = rng
-        self._directory = directory
+        self._lookup = lookup
         self._neighbours = neighbours
         self._new_pipe = new_pipe
         self._opened: dict[bytes, _Opened] = {}  # by the neighbour's identity
@@ -111,7 +111,7 @@ class Pipes:
         if peer is None or not link.initiator or not link.open:
             return
         enough = len(self._opened) >= (MAX_PIPES if link.circuits else MIN_PIPES)
-        node = relay_of(self._directory, peer, now)
+        node = relay_of(self._lookup, peer, now)
         if enough or node is None or peer in self._opened or now < self._retry.get(peer, now):
             return
         pipe = self._new_pipe(peer, now)

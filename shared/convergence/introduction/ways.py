@@ -15,15 +15,17 @@ from convergence.introduction.asker import CircuitCarrier
 from convergence.introduction.pipes import Pipes, relay_of
 from convergence.introduction.signalling import Carrier
 from convergence.limits import SharedPerMinute
-from convergence.netdir.nodes import NodeDirectory
+from convergence.netdir.lookup import Lookup
+from convergence.netdir.view import Class, View
 from convergence.outbox import Outbox
 from convergence.path.pool import CircuitPool
 from convergence.ports import Rng
 from convergence.wire.descriptor import Descriptor
-from convergence.wire.target import Role
 
 OTHER_CARRIERS = 3
 """Pipes asked for an introduction although nothing says that they lead to the node."""
+DIALLED = 32
+"""Relays with an address of which one may be asked last."""
 CIRCUITS_PER_MINUTE = 12
 """Circuits to introducers; beyond, for each source its equal part of them. Each relay of such a circuit may need an
 introduction to the next one. Without a limit, a few descriptors of absent nodes that name each other would keep a whole
@@ -58,6 +60,7 @@ class Ways:
 
     Args:
         own: our identity.
+        view, lookup: which nodes there are, and what is known of those with a name.
         pipes: those that there are.
         pool: builds circuits to introducers.
         dials: whether a link to a node needs no introduction.
@@ -69,7 +72,8 @@ class Ways:
         outbox: Outbox,
         rng: Rng,
         own: bytes,
-        directory: NodeDirectory,
+        view: View[Descriptor],
+        lookup: Lookup,
         pipes: Pipes,
         pool: CircuitPool,
         dials: Callable[[Descriptor], bool],
@@ -78,7 +82,8 @@ class Ways:
         self._outbox = outbox
         self._rng = rng
         self._own = own
-        self._directory = directory
+        self._view = view
+        self._lookup = lookup
         self._pipes = pipes
         self._pool = pool
         self._dials = dials
@@ -90,8 +95,12 @@ class Ways:
         the node, through a few others, through circuits. The facilitator comes last, because it need not learn what a
         peer can do; only a node without a pipe asks it at once. A node that has lost all its links can still ask an
         introducer whose address it can dial."""
-        node = self._directory.get(target, now)
+        node = self._lookup.get(target, now)
         introducers = () if node is None else node.introducers
+        dialled: list[Descriptor] = []
+        self._view.sample(Class.DIALLED, DIALLED, now, lambda nodes, now: dialled.extend(nodes))
+        for identity in introducers:  # so that they are known by the time they are asked
+            self._lookup.get(identity, now)
         first = () if named is None else (named,)
         tried = {self._own}  # by a pipe
         facilitator = _once(lambda now: self._facilitator())
@@ -104,7 +113,7 @@ class Ways:
                 self._others(tried),
                 self._circuits_to((item for item in introducers if item not in (target, named)), tried, source),
             ),
-            (facilitator, _once(lambda now: self._dialled(introducers, tried, target, source, now))),
+            (facilitator, _once(lambda now: self._dialled(dialled, introducers, tried, target, source, now))),
         )
 
     def _pipes_to(self, identities: Iterable[bytes], tried: set[bytes]) -> Finder:
@@ -137,25 +146,35 @@ class Ways:
         return find
 
     def _circuits_to(self, identities: Iterable[bytes], tried: set[bytes], source: Hashable) -> Finder:
-        left = deque(dict.fromkeys(identities))
+        """Those of which nothing is known yet are left for the next time."""
+        left = list(dict.fromkeys(identities))
 
         def find(now: float) -> Carrier | None:
-            while left:
-                identity = left.popleft()
-                node = None if identity in tried else relay_of(self._directory, identity, now)
-                if node is not None and self._circuits.spend(source, now):
+            for identity in list(left):
+                node = relay_of(self._lookup, identity, now)
+                if node is not None or identity in tried:
+                    left.remove(identity)
+                if node is not None and identity not in tried and self._circuits.spend(source, now):
                     return CircuitCarrier(self._outbox, self._pool, node.target)
             return None
 
         return find
 
     def _dialled(
-        self, introducers: Iterable[bytes], tried: set[bytes], target: bytes, source: Hashable, now: float
+        self,
+        known: Iterable[Descriptor],
+        introducers: Iterable[bytes],
+        tried: set[bytes],
+        target: bytes,
+        source: Hashable,
+        now: float,
     ) -> Carrier | None:
-        """An introducer whose address can be dialled, or else any such relay."""
-        relays = [node for node in self._directory.nodes(Role.RELAY, now) if self._dials(node)]
-        others = [node for node in relays if node.identity not in tried | {target}]
-        able = [node for node in others if node.identity in introducers] or others
+        """An introducer whose address can be dialled, or else any such relay of those that are known."""
+
+        def suit(nodes: Iterable[Descriptor | None]) -> list[Descriptor]:
+            return [node for node in nodes if node and self._dials(node) and node.identity not in tried | {target}]
+
+        able = suit(relay_of(self._lookup, identity, now) for identity in introducers) or suit(known)
         if able and self._circuits.spend(source, now):
             return CircuitCarrier(self._outbox, self._pool, choose(self._rng, able).target, direct=True)
         return None

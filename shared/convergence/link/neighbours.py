@@ -107,8 +107,8 @@ class Neighbours:
         introduce: (identity, source, now) -> the RTC channel on which a node without such an address was asked for a
             link, None when it cannot be asked. The introducing side reports through `opened` and `closed`.
         on_create: for CREATE2 from neighbours; None where we relay for nobody.
-        on_unknown: called with an identity and `now` when a link to this node is wanted and we cannot reach it. News of
-            it would help; call `nodes_changed` when there is any.
+        on_unknown: called with `now` when a link to a node is wanted that we cannot reach. A fresh node list would
+            help; call `nodes_changed` when there is one.
         throttle: holds back what all links send for others.
         source_of: whom limits count a channel under.
         ed25519_of: the identity of the relay of the Tor network with this RSA fingerprint; None for one that nobody
@@ -130,7 +130,7 @@ class Neighbours:
         on_create: CreateHook | None,
         *,
         introduce: Callable[[bytes, Hashable, float], int | None] = lambda identity, source, now: None,
-        on_unknown: Callable[[bytes, float], None] = lambda identity, now: None,
+        on_unknown: Callable[[float], None] = lambda now: None,
         throttle: Throttle | None = None,
         source_of: Callable[[int], Hashable] = lambda channel: channel,
         addresses: tuple[str, ...] = (),
@@ -195,7 +195,7 @@ class Neighbours:
         machine = StateMachine(WAY, self._outbox, lambda state, now: self._timed_out((identity, address), now), now)
         way = self._ways[identity, address] = _Way(identity, address, source, [reply], machine)
         if not self._dial(way, now):
-            self._on_unknown(identity, now)
+            self._on_unknown(now)
 
     def nodes_changed(self, now: float) -> None:
         """There is a new node list: dial the nodes that were looked for and are in it."""

@@ -2,7 +2,7 @@
 
 Does: fetch those that are asked for, once for all who ask; try again elsewhere; keep some, and ask only for what is new
 in them; give them to others.
-Does not: carry requests (introduction/lookups.py), choose buckets (bucketview.py), or believe headers (headers.py).
+Does not: carry requests (introduction/fetching.py), choose buckets (bucketview.py), or believe headers (headers.py).
 
 A bucket of the epoch in use or of the one before answers at once. An older one answers only if no newer one can be had:
 the facilitator may be gone.

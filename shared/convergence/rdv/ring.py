@@ -45,7 +45,7 @@ RING = Table(
             "answered": RingState.KNOWN,
             "leave": RingState.UNUSED,
             "stop": RingState.OVER,
-            TIMEOUT: RingState.ASKING,
+            TIMEOUT: RingState.KNOWN,  # so far; and then it asks again
         },
         RingState.KNOWN: {"ask": RingState.ASKING, "leave": RingState.UNUSED, "stop": RingState.OVER},
     },

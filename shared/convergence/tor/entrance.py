@@ -10,13 +10,15 @@ and few in all; and the rest of the path is two relays of Tor.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from hashlib import sha256
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from convergence.codes import PathWhy
 from convergence.errors import LocalError, Problem, Why
 from convergence.events import Trouble
 from convergence.link.neighbours import LinkAddress
+from convergence.netdir.view import Class, Known, View, together
 from convergence.outbox import Outbox
 from convergence.path.entries import StickyEntries
 from convergence.path.guards import Guards, GuardUse
@@ -28,6 +30,8 @@ from convergence.wire.target import RelayTarget
 if TYPE_CHECKING:
     from convergence.tor.network import TorConfig
 
+KNOWN = 32  # nodes that lead there of which one is chosen
+ASK_AGAIN = 10.0  # seconds until a View that did not answer is asked again
 RELAYS = 2  # of Tor, behind a node of ours
 MAX_ENTRIES = 128  # addresses of entries that are remembered; those that were chosen longest ago are forgotten first
 LATEST = 6  # different relays that entries were to extend to
@@ -99,9 +103,8 @@ class ByGuards:
     def hop_ended(self, path: Sequence[RelayTarget], hop: int, stood: bool, now: float) -> None:
         """The uses of guards tell."""
 
-    def nodes_changed(self, now: float) -> bool:
-        """Whether what could not be asked for may be now."""
-        return False
+    def nodes_changed(self, now: float) -> None:
+        """Nodes of our own network do not matter."""
 
     def known(self, now: float) -> int | None:
         """How many nodes of ours lead there; None where that does not matter."""
@@ -132,7 +135,9 @@ class ByNodes:
     Args:
         rests: of directories. Whoever lies there gets no circuits either.
         entries: which one was taken, over restarts.
-        nodes: gives, as of now, all whom we can open links to.
+        view: says which nodes there are.
+        suits: whether we can open links to a node.
+        on_found: called with `now` when there is an entry, after one was wanted in vain.
     """
 
     def __init__(
@@ -142,14 +147,20 @@ class ByNodes:
         config: TorConfig,
         rests: Rests,
         entries: StickyEntries,
-        nodes: Callable[[float], Sequence[RelayTarget]],
+        view: View[Known],
+        suits: Callable[[RelayTarget], bool],
+        on_found: Callable[[float], None],
     ) -> None:
         self.paths = TorPaths(rng, None, distinct_subnets=config.distinct_subnets)
         self._outbox = outbox
         self._rng = rng
         self._rests = rests
         self._entries = entries
-        self._nodes = nodes
+        self._view = view
+        self._suits = suits
+        self._on_found = on_found
+        self._nodes: list[RelayTarget] = []  # as the View told last; KNOWN, and those that were chosen before
+        self._asked = float("-inf")  # when the View was last asked and did not answer yet, in steady time
         self._reputation = Reputation(outbox)
         self._user = sha256(b"convergence:tor-entries" + config.name.encode()).digest()
         self._lacking = False  # whether an entry was wanted in vain
@@ -163,18 +174,18 @@ class ByNodes:
 
     def exit_path(self, wanted: Collection[Wanted], now: float, *, avoid: Collection[bytes] = ()) -> TorPath:
         """A path behind our entry."""
-        entry = self._entry(self._nodes(now), now)
+        entry = self._entry(self._now_known(now), now)
         return self.paths.exit_path(wanted, now, hops=RELAYS, avoid=avoid, entry=entry)
 
     def point_path(self, point: RelayTarget, now: float, *, avoid: Collection[bytes] = ()) -> TorPath:
         """Likewise, to a rendezvous point of our own network, which comes behind the path and is not the entry."""
-        entry = self._entry([node for node in self._nodes(now) if node.identity != point.identity], now)
+        entry = self._entry([node for node in self._now_known(now) if node.identity != point.identity], now)
         return self.paths.internal_path(now, hops=RELAYS, avoid=avoid, entry=entry, beyond=point)
 
     def directories(self, now: float) -> Sequence[RelayTarget]:
         """The entry knows anyway that we are there, so nobody else is asked."""
         try:
-            found = [self._entry(self._nodes(now), now)]
+            found = [self._entry(self._now_known(now), now)]
         except Problem:
             found = []
         self._lacking = not found
@@ -209,17 +220,48 @@ class ByNodes:
             self._left[entry] = steady + LEFT
             self._extended = {pair: last for pair, last in extended.items() if pair[0] != entry}
 
-    def nodes_changed(self, now: float) -> bool:
-        """Whether what could not be asked for may be now. Tells if nobody leads there."""
-        found = bool(self._nodes(now))
-        if not found and not self._told:
-            self._outbox.emit(Trouble(Why(PathWhy.NO_TOR_ENTRY), retrying=True))
-        self._told = not found
-        return self._lacking and found
+    def nodes_changed(self, now: float) -> None:
+        """Other nodes are known. Tells if nobody leads there."""
+
+        def asked(now: float) -> None:
+            found = bool(self._nodes)
+            if not found and not self._told:
+                self._outbox.emit(Trouble(Why(PathWhy.NO_TOR_ENTRY), retrying=True))
+            self._told = not found
+            if self._lacking and found:
+                self._on_found(now)
+
+        self._ask(now, asked)
 
     def known(self, now: float) -> int | None:
-        """How many nodes of ours lead there."""
-        return len(self._nodes(now))
+        """How many nodes of ours lead there, up to KNOWN that are looked at."""
+        return len(self._now_known(now))
+
+    def _now_known(self, now: float) -> list[RelayTarget]:
+        """Those that there are: what the View answers at once counts already."""
+        if self._outbox.steady(now) >= self._asked + ASK_AGAIN:
+            self._ask(now, lambda now: None)
+        return self._nodes
+
+    def _ask(self, now: float, then: Callable[[float], None]) -> None:
+        kept = self._entries.kept(self._user)
+
+        def answered(answers: list[Any], now: float) -> None:
+            self._asked = float("-inf")
+            drawn, *named = answers
+            known = {node.target.identity: node.target for node in (*named, *drawn) if node is not None}
+            self._nodes = [node for node in known.values() if Class.TOR.holds(node) and self._suits(node)]
+            then(now)
+
+        self._asked = self._outbox.steady(now)
+        together(
+            [
+                partial(self._view.sample, Class.TOR, KNOWN, now),
+                *(partial(self._view.get, identity, now) for identity in kept),
+            ],
+            answered,
+            now,
+        )
 
     def _entry(self, side: Sequence[RelayTarget], now: float) -> RelayTarget:
         """Raises Problem if there is none."""

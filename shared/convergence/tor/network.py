@@ -6,7 +6,7 @@ Does not: hold protocol logic.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
@@ -16,6 +16,7 @@ from convergence.errors import LocalError
 from convergence.events import TorDirectoryChanged
 from convergence.link.neighbours import LinkAddress, Neighbours
 from convergence.netdir.tor import SCHEME
+from convergence.netdir.view import Known, View
 from convergence.outbox import Outbox
 from convergence.path.buildtimes import BuildTimeParams
 from convergence.path.entries import StickyEntries
@@ -96,9 +97,10 @@ class TorConfig:
 class TorNetwork:
     """Args:
     neighbours: our links, which ask `address` where relays are.
-    entries: with `nodes`, which of them was taken, over restarts; restored before `start`.
-    nodes: gives, as of now, the nodes of our own network that lead into this one and that we can open links to. They
-        are used where the configuration names no directories.
+    view: says which nodes of our own network lead into this one. They are used where the configuration names no
+        directories.
+    suits: whether we can open links to such a node.
+    entries: which of them was taken, over restarts; restored before `start`.
     on_ready: called with `now` when circuits can be built, and could not before.
     """
 
@@ -111,7 +113,8 @@ class TorNetwork:
         config: TorConfig,
         *,
         entries: StickyEntries | None = None,
-        nodes: Callable[[float], Sequence[RelayTarget]] = lambda now: (),
+        view: View[Known] | None = None,
+        suits: Callable[[RelayTarget], bool] = lambda node: True,
         on_full: Callable[[float], None] = lambda now: None,
         on_ready: Callable[[float], None] = lambda now: None,
     ) -> None:
@@ -124,11 +127,11 @@ class TorNetwork:
             return self._sources.rests(identity, now)
 
         self._entrance: ByGuards | ByNodes
-        if config.directories:
+        if config.directories or view is None:
             self._entrance = ByGuards(outbox, rng, config, rests)
         else:
             kept = StickyEntries(outbox, rng) if entries is None else entries
-            self._entrance = ByNodes(outbox, rng, config, rests, kept, nodes)
+            self._entrance = ByNodes(outbox, rng, config, rests, kept, view, suits, self._found)
         self._paths = self._entrance.paths
         self.circuits = TorCircuits(outbox, crypto, rng, neighbours, self._entrance, on_full=on_full)
         self._sources = DirectorySources(outbox, rng, self, self._entrance.directories)
@@ -148,10 +151,7 @@ class TorNetwork:
 
     def nodes_changed(self, now: float) -> None:
         """Other nodes of our own network are known."""
-        if self._entrance.nodes_changed(now):
-            self.directory.moved(now)
-            if self.ready:
-                self.circuits.nodes_changed(now)
+        self._entrance.nodes_changed(now)
 
     def address(self, identity: bytes, now: float) -> LinkAddress | None:
         """Where a relay takes links; `identity` as in RelayTarget."""
@@ -169,6 +169,12 @@ class TorNetwork:
     def directory_circuit(self, directory: RelayTarget, on_ready: Ready, on_failed: Failed, now: float) -> None:
         use = self._entrance.directory_use(directory)
         self.circuits.directory_circuit(directory, use, on_ready, on_failed, now)
+
+    def _found(self, now: float) -> None:
+        """There is a node of ours that leads there, after there was none."""
+        self.directory.moved(now)
+        if self.ready:
+            self.circuits.nodes_changed(now)
 
     def _changed(self, now: float) -> None:
         view = self.directory.view

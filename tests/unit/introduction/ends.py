@@ -17,14 +17,14 @@ from tests.unit.circuit.rig import CRYPTO, START, SeededRng
 HOUR = 3600
 
 
-def descriptor_of(keys, *, published=START, lifetime=HOUR, roles=Role.RELAY | Role.RDV, introducers=()):
+def descriptor_of(keys, *, published=START, lifetime=HOUR, roles=Role.RELAY | Role.RDV, introducers=(), url=None):
     unsigned = Descriptor(
         keys.identity,
         keys.ntor_public,
         int(published),
         int(published + lifetime),
         roles,
-        (Transport.rtc(introducers),),
+        (Transport.rtc(introducers),) if url is None else (Transport.rtc(introducers), Transport(1, url)),
     )
     return unsigned.sign(lambda message: CRYPTO.ed25519_sign(keys.identity_seed, message))
 

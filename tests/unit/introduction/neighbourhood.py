@@ -9,6 +9,8 @@ from convergence.circuit.client import ClientCircuit
 from convergence.introduction.peers import Peers
 from convergence.introduction.signalling import Switchboard
 from convergence.netdir.headers import Headers
+from convergence.netdir.listview import ListView
+from convergence.netdir.lookup import Lookup
 from convergence.netdir.nodes import NodeDirectory
 from convergence.wire.target import Role
 from tests.unit.circuit.rig import CRYPTO, Machine, Net
@@ -54,7 +56,7 @@ class Paths:
 class PeerNode(Machine):
     """A node of which only the peers are real."""
 
-    def __init__(self, net, name, *, roles=Role.RELAY):
+    def __init__(self, net, name, *, roles=Role.RELAY, view=ListView):
         super().__init__(net, name)
         self.roles = roles
         self.published = net.now
@@ -68,6 +70,7 @@ class PeerNode(Machine):
         self.headers = Headers(
             CRYPTO, lambda: FACILITATOR, on_contradiction=lambda found, now: self.contradictions.append(found)
         )
+        self.view = view(self.directory, self.rng)
         self.switchboard = Switchboard(self.outbox)
         self.pool = Paths(self)
         self.peers = Peers(
@@ -77,6 +80,8 @@ class PeerNode(Machine):
             self.keys,
             self.directory,
             self.headers,
+            self.view,
+            Lookup(self.outbox, self.view, lambda now: self.peers.nodes_changed(now)),
             SimpleNamespace(links=self.links),
             self.pool,
             self.switchboard,

@@ -454,7 +454,7 @@ def test_an_introducer_is_asked_through_a_circuit_and_does_not_learn_by_whom(net
 
 def test_whoever_has_lost_all_links_asks_a_relay_that_it_can_dial(net, far):
     a, relay, introducer, target = far
-    a.knows(relay)
+    assert a.directory.hear(descriptor_of(relay.keys, url="ws://relay/").encode(), net.now)
     a.addresses = {relay.identity, target.identity}
     *_, carrier = a.carriers(target.identity)
     asked = Asked(carrier, target)

@@ -34,7 +34,7 @@ TLS = TlsBinding(b"certificate", lambda context: bytes(32))
 class Party:
     """One node's Neighbours; `effects` are what it asked for since the last look."""
 
-    def __init__(self, name, addresses=None, *, on_create=None, on_unknown=lambda identity, now: None):
+    def __init__(self, name, addresses=None, *, on_create=None, on_unknown=lambda now: None):
         self.outbox = Outbox()
         self.now = START
         rng = SeededRng(name)
@@ -435,7 +435,7 @@ def test_congestion_is_told_to_the_link(pair):
 def test_an_unknown_node_is_dialled_when_a_fresh_list_has_it(pair):
     _, b = pair
     asked = []
-    a = Party("c", on_unknown=lambda identity, now: asked.append(now))
+    a = Party("c", on_unknown=asked.append)
     a.reach(b.identity)
     a.reach(b.identity)
     assert asked == [START] and a.dialled() == []
@@ -451,7 +451,7 @@ def test_an_unknown_node_is_dialled_when_a_fresh_list_has_it(pair):
 
 
 def test_a_node_that_does_not_turn_up_is_given_up_once():
-    a = Party("c", on_unknown=lambda identity, now: None)
+    a = Party("c", on_unknown=lambda now: None)
     a.reach(bytes(32))
     a.tick(LOOKUP_TIMEOUT - 0.1)
     assert a.answers == []
@@ -470,7 +470,7 @@ def silent_nodes(party, number):
 
 
 def test_a_source_that_wants_too_many_nodes_at_once_is_refused():
-    a = Party("c", on_unknown=lambda identity, now: None)
+    a = Party("c", on_unknown=lambda now: None)
     for number in range(MAX_WAYS + 10):
         a.reach(number.to_bytes(32, "big"), "source")
     assert a.answers == [None] * 10

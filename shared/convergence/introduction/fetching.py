@@ -42,7 +42,7 @@ class Facilitator(Shape):
     def fetch(self, request: BucketRequest, then: Then, now: float) -> None: ...
 
 
-class Lookups:
+class BucketFetches:
     """Args:
     own: our identity, of no use as the relay that is asked.
     pipes: those to neighbours.
