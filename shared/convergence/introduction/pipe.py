@@ -537,6 +537,10 @@ class PeerPipe(RecordPipe):
                 header, bucket = self._giving.popleft()
                 if header:
                     self.send(RecordType.HEADER, header, now)
+                behind = self._behind + len(bucket) if self.congested else 0
+                if behind > MAX_BEHIND:  # an answer that is left out would shift all that follow
+                    self.close("buckets are asked for and not read", now, EndReason.TIMEOUT)
+                    return
                 self.send(RecordType.BUCKET, bucket, now)
 
         self._owner.wanted(self, request, give, now)

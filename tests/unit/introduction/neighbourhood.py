@@ -64,6 +64,7 @@ class PeerNode(Machine):
         self.nodes_changed = 0
         self.messages = []  # (sealed, reply, source)
         self.by_facilitator = None
+        self.on_wanted = lambda request, source, give, now: give(b"", b"", now)
         self.addresses = set()  # identities of nodes that it can dial
         self.directory = NodeDirectory(CRYPTO)
         self.contradictions = []
@@ -88,6 +89,7 @@ class PeerNode(Machine):
             describe=self.describe,
             dials=lambda node: node.identity in self.addresses,
             facilitator=lambda: self.by_facilitator,
+            on_wanted=lambda *wanted: self.on_wanted(*wanted),
             on_delivered=lambda sealed, reply, source, now: self.messages.append((sealed, reply, source)),
             on_nodes=self.on_nodes,
             on_introducers=lambda now: self.told.append(self.introducers),
