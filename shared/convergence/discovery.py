@@ -28,6 +28,8 @@ class Discovery(Shape):
     Protocol.FACILITATOR, whose number is `channel`; what happens to it comes through `opened`, `data` and `closed`."""
 
     channel: int | None
+    listed_since: float | None
+    """Since when all others are told of this node, on the steady clock, as whoever tells them says."""
 
     @property
     def connected(self) -> bool:
@@ -92,6 +94,7 @@ class GivenNodes(Discovery):
     """
 
     channel = None
+    listed_since = None
     carrier = None
     connected = True
 

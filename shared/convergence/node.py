@@ -12,6 +12,7 @@ from hashlib import sha1
 from typing import TYPE_CHECKING, Any
 
 from convergence.announcement import Announcement
+from convergence.chance import fraction
 from convergence.channels import Channels, Owner
 from convergence.circuit.client import MAX_HOPS, ClientCircuit
 from convergence.circuit.exit import MAX_EXIT_STREAMS, ExitService, refuse_resolve
@@ -34,7 +35,7 @@ from convergence.link.link import Link
 from convergence.link.neighbours import LinkAddress, Neighbours
 from convergence.netdir.buckets import Buckets
 from convergence.netdir.bucketview import BucketView
-from convergence.netdir.headers import Contradiction, Headers
+from convergence.netdir.headers import EPOCH, Contradiction, Headers
 from convergence.netdir.listview import ListView
 from convergence.netdir.lookup import Lookup
 from convergence.netdir.memory import NodeMemory
@@ -63,6 +64,8 @@ if TYPE_CHECKING:
     from convergence.tor.network import TorConfig, TorNetwork
 
 SLEPT = 60.0  # seconds; a machine that slept this long has no link left: its neighbours have closed them
+TOLD_WITHIN = 3 * EPOCH  # seconds until a listed node is in all buckets that are in use
+LOOK_EVERY = 3600.0  # seconds, give or take half, between two looks whether this node is where others look for it
 REFRESH_PAUSE = 10.0  # least seconds between two requests for the node list because a node was unknown
 
 
@@ -150,12 +153,12 @@ class Node:
         self._keys = keys or NodeKeys.generate(crypto, rng)
         self._started: float | None = None
         self._ready_at: float | None = None
-        self._refresh_after = 0.0
+        self._refresh_after = self._look_after = 0.0
         self.directory = NodeDirectory(crypto, config.facilitator_identity)
         self.headers = Headers(
             crypto,
             lambda: self.directory.facilitator,
-            lambda now: self._view.header_changed(now),
+            self._on_header,
             self._on_contradiction,
         )
         self._buckets = Buckets(
@@ -338,6 +341,7 @@ class Node:
         """The clock jumped, or this machine slept: lists, names and dates are judged anew."""
         self.outbox.shift(by)
         self._refresh_after = min(self._refresh_after, now)
+        self._look_after = min(self._look_after, now)
         self.announcement.woke(now)
         if by >= SLEPT:
             self.neighbours.close_all(now, "this machine slept")
@@ -630,6 +634,19 @@ class Node:
         if now >= self._refresh_after:
             self._refresh_after = now + REFRESH_PAUSE
             self._discovery.refresh(now)
+
+    def _on_header(self, now: float) -> None:
+        self._view.header_changed(now)
+        since = self._discovery.listed_since
+        if since is None or now < self._look_after or self.outbox.steady(now) < since + TOLD_WITHIN:
+            return
+        self._look_after = now + LOOK_EVERY * (0.5 + fraction(self._rng))
+
+        def looked(listed: bool, now: float) -> None:
+            if not listed and self._discovery.listed_since == since:
+                self.outbox.emit(Trouble(Why(FacilitatorWhy.LEAVES_OUT)))
+
+        self._view.lists(self._keys.identity, now, looked)
 
     def _on_bad(self, error: BadBucket, now: float) -> None:
         self.outbox.emit(Trouble(Why(FacilitatorWhy.UNUSABLE, {"detail": str(error)}), retrying=True))

@@ -33,7 +33,8 @@ def large(monkeypatch: Any, seed: str, relays: int, *, start: float = START, sma
     if small:
         monkeypatch.setattr(epochs, "MANY", 16)
         monkeypatch.setattr(epochs, "FEW", 6)
-    world = World(seed, start=start - start % EPOCH - 30)
+    early = 30 if small else 1200  # the facilitator does not get round to all in its first ten minutes
+    world = World(seed, start=start - start % EPOCH - early)
     host = world._host("facilitator", "ws://facilitator/")
     day, secret = int(world.now // DAY), SeededRng(f"{seed}-facilitator").random(32)
     fixed = (day - 1) * DAY + COMMIT_PHASE
@@ -54,7 +55,7 @@ def large(monkeypatch: Any, seed: str, relays: int, *, start: float = START, sma
     world.facilitator(list_up_to=10)
     for name in names:
         world.add(name, ROLES, circuits=0)
-    world.run(30 + 65)
+    world.run(early + 65)
     for host in everybody(world):
         assert host.node._view.large and host.node._view.count(Class.RELAYS, world.now) == relays
     return world
@@ -173,6 +174,28 @@ def test_a_facilitator_that_shows_two_networks_is_found_out(monkeypatch: Any) ->
     victim.node.headers.take(false.encode(), victim.now())
     alice = world.add("alice", circuits=3)
     assert world.run(3600, lambda: any(is_contradiction(event) for event in alice.events))
+
+
+def test_a_node_that_the_facilitator_leaves_out_finds_out_and_no_other_node_is_told(monkeypatch: Any) -> None:
+    world = large(monkeypatch, "left out", 14)
+    victim = everybody(world)[0]
+    publisher = world.hosts["facilitator"].node._publisher
+    put = publisher._epochs.put
+
+    def left_out(node: Any, raw: bytes, since: int) -> None:
+        if node.identity != victim.keys.identity:
+            put(node, raw, since)
+
+    publisher._epochs.put = left_out
+    publisher._epochs.drop(victim.keys.identity)
+    world.run(5 * EPOCH)
+
+    def told(host: Host) -> int:
+        codes = [event.why.code for event in host.events if isinstance(event, Trouble)]
+        return codes.count(FacilitatorWhy.LEAVES_OUT)
+
+    assert told(victim) == 1
+    assert not any(told(host) for host in everybody(world)[1:])
 
 
 def is_contradiction(event: Any) -> bool:

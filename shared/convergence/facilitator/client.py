@@ -157,6 +157,7 @@ class FacilitatorClient(Discovery):
         self._on_trouble = on_trouble
         self._on_delivered = on_delivered
         self.channel: int | None = None
+        self.listed_since: float | None = None
         self._machine: StateMachine[State] | None = None  # of that channel
         self._open_since: float | None = None
         self._attempts = 0
@@ -298,7 +299,7 @@ class FacilitatorClient(Discovery):
         self._waiting.clear()
         self._registering = None
         self._register_again = False
-        self._found = None
+        self._found = self.listed_since = None
         self._signals.closed(now)
         while self._fetching:
             self._fetching.popleft()(b"", now)
@@ -404,14 +405,23 @@ class FacilitatorClient(Discovery):
         else:
             self._call_at("register", now + max((done.expires - now) / 2, RENEW_MIN), self.register)
         if self._found or not done.roles or done.ws_url is None:
-            self._on_registered(now)
+            self._listed(bool(done.roles), now)
+
+    def _listed(self, listed: bool, now: float) -> None:
+        if not listed:
+            self.listed_since = None
+        elif self.listed_since is None:
+            self.listed_since = self._outbox.steady(now)
+        self._on_registered(now)
 
     def _reached(self, reached: Reached, now: float) -> None:
         """Whether this node was found at its address, where it has one."""
         before, self._found = self._found, reached.when > 0
         if self._found and not before:
-            self._on_registered(now)
-        elif not self._found and before is not False:
+            self._listed(True, now)
+        elif not self._found:
+            self.listed_since = None
+        if not self._found and before is not False:
             self._on_trouble(Trouble(Why(FacilitatorWhy.NOT_REACHED)), now)
 
     def _refused(self, asked: RecordType, error: ErrorRecord, now: float) -> None:

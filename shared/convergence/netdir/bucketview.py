@@ -154,6 +154,21 @@ class BucketView:
 
     # -- for the node
 
+    def lists(self, identity: bytes, now: float, then: Found[bool]) -> None:
+        """Whether the node is in the bucket where it belongs. Asked through a circuit, so that who asks is shown what
+        everybody is shown. No answer if the bucket cannot be had, or where there is a list."""
+        header = self._headers.newest
+        order = None if header is None else order_of(header, RingKind.ALL)
+        if not self.large or order is None:
+            return
+        value, depth = order
+
+        def found(members: Members | None, now: float) -> None:
+            if members is not None:
+                then(any(member.node.identity == identity for member in members), now)
+
+        self._buckets.want(RingKind.ALL, index_of(place_of(value, identity), depth), "ourselves", now, found)
+
     def header_changed(self, now: float) -> None:
         """There is a newer header: fetch what is new in the buckets that samples are drawn from."""
         header = self._headers.newest
