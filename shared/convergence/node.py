@@ -174,7 +174,6 @@ class Node:
             ListView(self.directory, rng),
             config.facilitator,
             self._on_nodes,
-            lambda: self._fetching.underway > 0,
         )
         self._lookup = Lookup(self.outbox, self._view, self._found)
         self._memory = NodeMemory(self.outbox, rng, self.directory, config.facilitator)
@@ -637,6 +636,8 @@ class Node:
 
     def _on_header(self, now: float) -> None:
         self._view.header_changed(now)
+        if Role.RDV in self.announcement.roles:
+            self._view.hold(self._keys.identity, now)
         since = self._discovery.listed_since
         if since is None or now < self._look_after or self.outbox.steady(now) < since + TOLD_WITHIN:
             return

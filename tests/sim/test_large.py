@@ -161,7 +161,7 @@ def test_relays_that_lie_about_buckets_stop_nobody(monkeypatch: Any, lie: str) -
 
 
 def test_a_facilitator_that_shows_two_networks_is_found_out(monkeypatch: Any) -> None:
-    world = large(monkeypatch, "two", 40)
+    world = large(monkeypatch, "two", 14)
     service, victim = world.hosts["facilitator"].node, everybody(world)[0]
     publisher = service._publisher
     honest = publisher._header

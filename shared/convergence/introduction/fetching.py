@@ -1,8 +1,11 @@
 """Requests for buckets: ours, and those of others.
 
 Does: carry what tells nothing to the facilitator, or to a neighbour while that is gone; carry what would tell something
-through a circuit to any relay, another one for each purpose; give others what is here, or fetch it for them.
+through a circuit of its own to a relay, first to one that stands in the bucket, then to any; give others what is here,
+or fetch it for them.
 Does not: choose buckets (netdir/bucketview.py), or check and keep them (netdir/buckets.py).
+
+A rendezvous point has the buckets that it is in itself (`BucketView.hold`). So names are found without the facilitator.
 """
 
 from __future__ import annotations
@@ -16,16 +19,17 @@ from convergence.errors import RemoteError
 from convergence.introduction.asker import CircuitCarrier, Circuits
 from convergence.introduction.pipe import Give, PeerPipe
 from convergence.limits import SharedPerMinute
-from convergence.netdir.buckets import Buckets, Members
+from convergence.netdir.buckets import Buckets, Members, order_of
 from convergence.netdir.headers import Headers
-from convergence.netdir.view import Class, Known, View
+from convergence.netdir.rings import index_of
+from convergence.netdir.view import Class, Known, View, place_of
 from convergence.outbox import Outbox
 from convergence.ports import Rng
 from convergence.wire.buckets import BucketRequest
 
 MAX_WAYS = 32
 """Purposes that have a circuit of their own; what was used longest ago is forgotten."""
-RELAYS = 8
+RELAYS = 256
 """Relays drawn, of which one is asked."""
 FOR_OTHERS = 60
 """Buckets fetched for others in a minute; beyond, for each source its equal part of them."""
@@ -71,52 +75,56 @@ class BucketFetches:
         self._pipes = pipes
         self._ways: dict[Hashable, CircuitCarrier] = {}  # what was used longest ago first
         self._for_others = SharedPerMinute(outbox, FOR_OTHERS)
-        self.underway = 0
-        """Requests through circuits that are not answered: what these circuits need must not wait for such a one."""
 
     def fetch(self, request: BucketRequest, key: Hashable, attempt: int, then: Then, now: float) -> None:
         """A `netdir.buckets.Fetch`."""
         if key is None:
             self._ask_directly(request, attempt, then, now)
             return
-        self.underway += 1
-
-        def answered(raw: bytes, now: float) -> None:
-            self.underway -= 1
-            then(raw, now)
-
         way = self._ways.pop(key, None)
         if way is not None and attempt == 1:
             self._ways[key] = way
-            way.fetch(request, answered, now)
+            way.fetch(request, then, now)
         else:
-            self._view.sample(
-                Class.RELAYS, RELAYS, now, lambda nodes, now: self._ask(nodes, key, request, answered, now)
-            )
 
-    def serve(self, request: BucketRequest, source: Hashable, give: Give, now: float) -> None:
-        """Somebody else wants a bucket: give(header, bucket, now) follows. It is fetched if it is not here."""
+            def found(nodes: Sequence[Known], now: float) -> None:
+                self._ask(nodes, key, request, attempt, then, now)
+
+            self._view.sample(Class.RELAYS, RELAYS, now, found)
+
+    def serve(self, request: BucketRequest, source: PeerPipe, give: Give, now: float) -> None:
+        """Somebody else wants a bucket: give(header, bucket, now) follows. It is fetched if it is not here; but one
+        neighbour does not ask the next one for another one, and so on through the network."""
 
         def fetched(members: Members | None, now: float) -> None:
             bucket = self._buckets.ours(request)
             header = None if bucket is None or bucket.epoch == request.epoch else self._headers.at(bucket.epoch)
             give(b"" if header is None else header.encode(), b"" if bucket is None else bucket.encode(), now)
 
-        if self._buckets.ours(request) is None and self._for_others.spend(source, now):
+        may = self._facilitator.connected or source.peer is None
+        if may and self._buckets.ours(request) is None and self._for_others.spend(source, now):
             self._buckets.refresh(request.kind, request.index, now, fetched)
         else:
             fetched(None, now)
 
-    def _ask(self, nodes: Sequence[Known], key: Hashable, request: BucketRequest, then: Then, now: float) -> None:
+    def _ask(
+        self, nodes: Sequence[Known], key: Hashable, request: BucketRequest, attempt: int, then: Then, now: float
+    ) -> None:
         others = [node.target for node in nodes if node.target.identity != self._own]
         if not others:
             then(b"", now)
             return
-        relay = choose(self._rng, others)
+        inside = [node for node in others if attempt == 1 and self._stands_in(node.identity, request)]
+        relay = choose(self._rng, inside or others)
         way = self._ways[key] = CircuitCarrier(self._outbox, self._circuits, relay, on_header=self._heard)
         if len(self._ways) > MAX_WAYS:
             del self._ways[next(iter(self._ways))]
         way.fetch(request, then, now)
+
+    def _stands_in(self, identity: bytes, request: BucketRequest) -> bool:
+        header = self._headers.newest
+        order = None if header is None else order_of(header, request.kind)
+        return order is not None and index_of(place_of(order[0], identity), order[1]) == request.index
 
     def _ask_directly(self, request: BucketRequest, attempt: int, then: Then, now: float) -> None:
         ready = [pipe for pipe in self._pipes() if pipe.ready and not pipe.congested]

@@ -38,7 +38,7 @@ SWEEP = 10.0
 """Seconds between looks at what is there."""
 
 
-def _nothing(request: BucketRequest, source: Hashable, give: Give, now: float) -> None:
+def _nothing(request: BucketRequest, pipe: PeerPipe, give: Give, now: float) -> None:
     give(b"", b"", now)
 
 
@@ -69,7 +69,7 @@ class Peers:
         dials: whether a link to a node needs no introduction.
         facilitator: gives the way to be introduced by the facilitator, while there is one.
         on_delivered: called for a message to us.
-        on_wanted: called with a request for a bucket, its source, what takes the answer, and `now`.
+        on_wanted: called with a request for a bucket, the pipe that it came on, what takes the answer, and `now`.
         on_nodes: called with `now` when the directory's nodes changed.
         on_introducers: called with `now` when `introducers()` gives other nodes than before.
     """
@@ -92,7 +92,7 @@ class Peers:
         dials: Callable[[Descriptor], bool] = lambda node: False,
         facilitator: Callable[[], Carrier | None] = lambda: None,
         on_delivered: Delivered,
-        on_wanted: Callable[[BucketRequest, Hashable, Give, float], None] = _nothing,
+        on_wanted: Callable[[BucketRequest, PeerPipe, Give, float], None] = _nothing,
         on_nodes: Callable[[float], None] = lambda now: None,
         on_introducers: Callable[[float], None] = lambda now: None,
     ) -> None:

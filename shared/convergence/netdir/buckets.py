@@ -98,7 +98,9 @@ class Buckets:
         self._on_bad = on_bad
         self._kept: dict[tuple[int, int], Kept] = {}  # by kind and index; what was used longest ago first
         self._size = 0
-        self._fetching: dict[tuple[int, int], _Fetch] = {}
+        # By kind, index and whether it is asked for openly: who fetches for others must not wait for what it has asked
+        # others for, who may wait for us.
+        self._fetching: dict[tuple[int, int, bool], _Fetch] = {}
         self.version = 0  # grows with every bucket that comes
 
     def __iter__(self) -> Iterator[Kept]:
@@ -115,25 +117,24 @@ class Buckets:
         if kept is not None and kept.bucket.epoch >= header.epoch - 1:
             then(kept.members, now)
             return
-        fetch = self._fetching.get((kind, index))
+        fetch = self._fetching.get((kind, index, key is None))
         if fetch is not None:
             fetch.waiting.append(then)
         elif len(self._fetching) >= MAX_FETCHES:
             then(None if kept is None else kept.members, now)
         else:
-            self._fetching[kind, index] = fetch = _Fetch(key, [then])
-            self._ask(kind, index, fetch, now)
+            self._begin(kind, index, key, now, then)
 
     def refresh(self, kind: int, index: int, now: float, then: Wanted) -> None:
         """As `want`, but with no key; and one that is here of the epoch before is fetched anew."""
         header = self._headers.newest
         order = None if header is None else order_of(header, kind)
         kept = None if order is None else self._of(kind, index, order)
-        if header is None or kept is None or kept.bucket.epoch == header.epoch or (kind, index) in self._fetching:
+        known = kept is None or header is None or kept.bucket.epoch == header.epoch
+        if known or (kind, index, True) in self._fetching:
             self.want(kind, index, None, now, then)
         else:
-            self._fetching[kind, index] = fetch = _Fetch(None, [then])
-            self._ask(kind, index, fetch, now)
+            self._begin(kind, index, None, now, then)
 
     def ours(self, request: BucketRequest) -> Bucket | None:
         """What can be given to others who ask: the bucket in the epoch that they want, or in a later one."""
@@ -143,6 +144,10 @@ class Buckets:
     def restore(self, raw: bytes) -> None:
         """Keep a bucket of an earlier run, if it is under a header that is here. Raises RemoteError."""
         self._take(Bucket.parse(raw))
+
+    def _begin(self, kind: int, index: int, key: Hashable, now: float, then: Wanted) -> None:
+        self._fetching[kind, index, key is None] = fetch = _Fetch(key, [then])
+        self._ask(kind, index, fetch, now)
 
     def _of(self, kind: int, index: int, order: tuple[bytes, int]) -> Kept | None:
         kept = self._kept.get((kind, index))
@@ -219,7 +224,7 @@ class Buckets:
 
     def _over(self, kind: int, index: int, fetch: _Fetch, now: float) -> None:
         """Answer all who wait: with what is here, whatever its age."""
-        del self._fetching[kind, index]
+        del self._fetching[kind, index, fetch.key is None]
         header = self._headers.newest
         order = None if header is None else order_of(header, kind)
         kept = None if order is None else self._of(kind, index, order)

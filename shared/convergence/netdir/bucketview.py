@@ -9,8 +9,10 @@ restarts: who saw us draw anew each time could tell us by what we know, and host
 With the value of the day other nodes come to stand there. Any node is as likely to be in them as any other; how likely
 it then is drawn differs by a few percent, since some buckets have more nodes than others.
 
-Nobody but the facilitator, or a neighbour, learns which buckets are sampled, and these say nothing. A bucket that holds
-the place of a name, or a node that is looked for, is fetched through a circuit.
+The facilitator, or a neighbour, learns which buckets are sampled, and these say nothing. A bucket that holds the place
+of a name is fetched through a circuit. One that holds a node which a relay is told to extend to is not: each relay of
+that circuit might have to look for the next one in turn. So whoever is asked learns of about a hundred nodes that
+somebody wants a circuit to one of them.
 """
 
 from __future__ import annotations
@@ -65,7 +67,6 @@ class BucketView:
         directory: told of each node that is answered, so that others find its address.
         otherwise: the View of the list.
         network: names the network in the store.
-        busy: whether nodes must not be looked up, because a circuit for look-ups is being built.
         on_change: called with `now` when other nodes are known.
     """
 
@@ -80,7 +81,6 @@ class BucketView:
         otherwise: View[Descriptor],
         network: str,
         on_change: Callable[[float], None],
-        busy: Callable[[], bool] = lambda: False,
     ) -> None:
         self._outbox = outbox
         self._crypto = crypto
@@ -91,7 +91,6 @@ class BucketView:
         self._otherwise = otherwise
         self._network = network.encode()
         self._on_change = on_change
-        self._busy = busy
         self._positions: dict[Class, list[int]] = {}  # of the sampled buckets: 32 bits, parts of the range of places
         self._pools: dict[Class, tuple[int, list[Member]]] = {}  # what is drawn from, as of a version of the buckets
         self._false: set[bytes] = set()  # signatures of descriptors that their nodes did not make
@@ -141,7 +140,7 @@ class BucketView:
         header = self._headers.newest
         known = self._directory.get(identity, now)
         order = None if header is None else order_of(header, RingKind.ALL)
-        if known is not None or not self.large or order is None or self._busy():
+        if known is not None or not self.large or order is None:
             then(known, now)
             return
         value, depth = order
@@ -150,9 +149,21 @@ class BucketView:
             member = next((item for item in members or () if item.node.identity == identity), None)
             then(None if member is None else self._checked(member, now), now)
 
-        self._buckets.want(RingKind.ALL, index_of(place_of(value, identity), depth), "nodes", now, found)
+        self._buckets.want(RingKind.ALL, index_of(place_of(value, identity), depth), None, now, found)
 
     # -- for the node
+
+    def hold(self, identity: bytes, now: float) -> None:
+        """Have the buckets in which this node, a rendezvous point, is itself: others will ask it for them."""
+        header = self._headers.newest
+        if not self.large or header is None:
+            return
+        for kind in (*KINDS[Class.POINTS], *KINDS[Class.TOR_POINTS]):
+            order = order_of(header, kind)
+            if order is not None:
+                value, depth = order
+                index = index_of(place_of(value, identity), depth)
+                self._buckets.refresh(kind, index, now, lambda members, now: None)
 
     def lists(self, identity: bytes, now: float, then: Found[bool]) -> None:
         """Whether the node is in the bucket where it belongs. Asked through a circuit, so that who asks is shown what

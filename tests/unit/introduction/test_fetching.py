@@ -9,12 +9,13 @@ from convergence.introduction.asker import KEEP, CircuitCarrier
 from convergence.introduction.fetching import FOR_OTHERS, BucketFetches
 from convergence.netdir.buckets import Buckets
 from convergence.netdir.headers import Headers
-from convergence.netdir.view import Class
+from convergence.netdir.rings import index_of
+from convergence.netdir.view import Class, place_of
 from convergence.outbox import Outbox
 from convergence.wire.buckets import Bucket, BucketRequest, EpochHeader, RingKind
 from tests.unit.circuit.rig import START, SeededRng
 from tests.unit.introduction.neighbourhood import Neighbourhood
-from tests.unit.netdir.buckets import CRYPTO, FACILITATOR, Made
+from tests.unit.netdir.buckets import CRYPTO, FACILITATOR, VALUE, Made, identity_of
 from tests.unit.netdir.test_headers import header_at
 
 REQUEST = BucketRequest(1, 2, 3)
@@ -33,6 +34,13 @@ class Fake:
     def fetch(self, request, then, now):
         self.log.append(self.name)
         then(self.name.encode(), now)
+
+
+class One:
+    """A pipe that somebody asks on."""
+
+    def __init__(self, peer):
+        self.peer = peer
 
 
 class Rig:
@@ -87,8 +95,9 @@ class Rig:
         self.headers.take(header.encode(), self.made.now)
         return header
 
-    def serve(self, request, source="source"):
+    def serve(self, request, source=None):
         got = []
+        source = source or SimpleNamespace(peer=None)
         self.fetches.serve(request, source, lambda header, bucket, now: got.append((header, bucket)), self.made.now)
         [(header, bucket)] = got
         return header and EpochHeader.parse(header), bucket and Bucket.parse(bucket)
@@ -112,12 +121,12 @@ def test_what_tells_nothing_is_asked_of_the_facilitator_and_of_a_neighbour_if_th
 
 def test_what_would_tell_something_goes_through_a_circuit_of_its_own(rig):
     one, other = rig.fetch("one"), rig.fetch("other")
-    assert set(rig.log) <= set(NAMES) and rig.fetches.underway == 2
+    assert set(rig.log) <= set(NAMES)
     again = rig.fetch("one")
     assert rig.log[2] == rig.log[0]  # the same circuit, for the same purpose
     for then in rig.waiting:
         then(b"bucket", START)
-    assert one == other == again == [b"bucket"] and rig.fetches.underway == 0
+    assert one == other == again == [b"bucket"]
     assert "facilitator" not in rig.log and "neighbour" not in rig.log
 
 
@@ -127,9 +136,28 @@ def test_another_relay_is_asked_if_one_failed(rig):
     assert set(rig.log) == set(NAMES)
 
 
+def test_who_stands_in_the_bucket_is_asked_first(rig):
+    header = rig.sign()
+    depth = header.ring(RingKind.POINTS).depth
+    rig.relays = [SimpleNamespace(target=SimpleNamespace(identity=identity_of(number))) for number in range(20)]
+    for index in range(1 << depth):
+        request = BucketRequest(header.epoch, RingKind.POINTS, index)
+        rig.fetches.fetch(request, f"name {index}", 1, lambda body, now: None, START)
+        assert index_of(place_of(VALUE.value, rig.log[-1]), depth) == index
+
+
+def test_a_request_does_not_run_from_neighbour_to_neighbour(rig):
+    header = rig.sign()
+    wanted = BucketRequest(header.epoch, RingKind.ALL, 1)
+    rig.facilitator.connected = False
+    assert rig.serve(wanted, One(b"neighbour")) == (b"", b"") and rig.log == []
+    assert rig.serve(wanted, One(None))[1] and rig.log == ["fetched"]  # of somebody through a circuit
+    assert rig.serve(wanted, One(b"neighbour"))[1]  # now it is here
+
+
 def test_we_do_not_ask_ourselves(rig):
     rig.relays = [SimpleNamespace(target=SimpleNamespace(identity="own"))]
-    assert rig.fetch("one") == [b""] and rig.fetches.underway == 0
+    assert rig.fetch("one") == [b""]
 
 
 def test_only_so_many_circuits_are_remembered(rig, monkeypatch):
@@ -160,11 +188,12 @@ def test_whoever_is_behind_gets_the_newer_header_too(rig):
 
 def test_strangers_cannot_have_us_fetch_without_end(rig):
     header = rig.sign()
+    one, another = One(None), One(None)
     for number in range(3 * FOR_OTHERS):
-        rig.serve(BucketRequest(header.epoch, RingKind.ALL, number % 4), source="one")
+        rig.serve(BucketRequest(header.epoch, RingKind.ALL, number % 4), one)
         rig.buckets._kept.clear()
     assert len(rig.log) == FOR_OTHERS
-    assert rig.serve(BucketRequest(header.epoch, RingKind.ALL, 0), source="another")[1]
+    assert rig.serve(BucketRequest(header.epoch, RingKind.ALL, 0), another)[1]
 
 
 # Through real circuits

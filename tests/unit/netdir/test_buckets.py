@@ -74,6 +74,18 @@ def test_who_asks_while_it_is_fetched_waits_for_the_same_answer():
     assert one == other != [None] and len(one) == 1
 
 
+def test_what_is_fetched_openly_does_not_wait_for_what_goes_through_a_circuit():
+    """Else two nodes that ask each other for the same bucket wait for each other."""
+    rig = Rig(auto=False)
+    private, again, other = rig.want(key="key"), rig.want(), rig.want(key="other key")
+    assert [key for _, key, *_ in rig.asked] == ["key", None]
+    rig.answer()
+    assert len(again) == 1 and private == other == []
+    *_, then = rig.asked[0]
+    then(rig.made.bucket(RingKind.ALL, 0).encode(), rig.now)
+    assert private == other == again
+
+
 def test_a_bucket_of_the_epoch_before_does_and_an_older_one_is_fetched_by_what_is_new():
     rig = Rig()
     first = rig.want()

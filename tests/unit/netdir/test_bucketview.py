@@ -60,7 +60,6 @@ class Rig:
         self.asked = []  # (kind, index, key)
         self.down = False
         self.changes = []
-        self.busy = False
         self.store = {} if store is None else store
         self.buckets = Buckets(self.outbox, self.headers, self._fetch)
         self.view = BucketView(
@@ -73,7 +72,6 @@ class Rig:
             List(),
             "network",
             self.changes.append,
-            lambda: self.busy,
         )
         if take and made is None:
             self.sign()
@@ -297,19 +295,35 @@ def test_points_that_are_here_are_given_though_nobody_answers_any_more():
 def test_a_node_is_found_by_its_identity():
     rig = Rig()
     assert rig.ask("get", NODES[5].identity) == [NODES[5]]
-    assert rig.asked == [(RingKind.ALL, rig.asked[0][1], "nodes")]
+    assert rig.asked == [(RingKind.ALL, rig.asked[0][1], None)]
     assert rig.ask("get", NODES[5].identity) == [NODES[5]] and len(rig.asked) == 1
     assert rig.ask("get", bytes(32)) == [None]
 
 
-def test_no_node_is_looked_up_for_a_look_up():
+def test_a_point_has_the_buckets_that_it_is_in():
     rig = Rig()
-    rig.busy = True
-    assert rig.ask("get", NODES[5].identity) == [None] and not rig.asked
-    rig.busy = False
-    [node] = rig.ask("get", NODES[5].identity)
-    rig.busy = True
-    assert rig.ask("get", node.identity) == [node]
+    rig.view.hold(NODES[5].identity, rig.now)
+    assert rig.asked and {key for *_, key in rig.asked} == {None}
+    held = {kept.bucket.kind: kept.members for kept in rig.buckets}
+    for kind in (RingKind.POINTS, RingKind.POINTS_BEFORE):
+        assert NODES[5].identity in {member.node.identity for member in held[kind]}
+    asked = len(rig.asked)
+    rig.view.hold(NODES[5].identity, rig.now)
+    assert len(rig.asked) == asked
+    small = Rig(take=False)
+    small.view.hold(NODES[5].identity, small.now)
+    assert small.asked == []
+
+
+def test_a_node_looks_for_itself_where_others_look_and_not_openly():
+    rig = Rig()
+    assert rig.ask("lists", NODES[5].identity) == [True] and rig.ask("lists", bytes(32)) == [False]
+    assert {key for *_, key in rig.asked} == {"ourselves"}
+    rig.down = True
+    rig.sign()
+    rig.sign(SharedValue(b"w" * 32, VALUE.fixed), VALUE)
+    assert rig.ask("lists", NODES[5].identity) == []
+    assert Rig(take=False).ask("lists", NODES[5].identity) == []
 
 
 # The next run
