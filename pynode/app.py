@@ -214,6 +214,7 @@ class App:
                 exit_hops=plan.circuits.exit_hops,
                 introducer=plan.circuits.introducer,
                 circuits=0,  # commands ask for what they need
+                limits=plan.limits.relayed,
                 tor=plan.network.tor,
                 tor_points=plan.network.tor_points,
                 entry=plan.entry,

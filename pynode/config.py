@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from convergence.circuit.relaying import RelayLimits
 from convergence.errors import ConvergenceError
 from convergence.wire.exitpolicy import Rule
 from pynode.exit import DEFAULT_PORTS, ExitPolicy
@@ -282,6 +283,13 @@ class Limits:
         512, _whole(1, 1_000_000), "512", "of them from one address; this machine's own is not limited"
     )
     exit_channels: int = _setting(1024, _whole(0, 100_000), "1024", "exit connections at a time; above 1024 it is 1024")
+    rate: int | None = _setting(None, _whole(1024, MAX_RATE), "12500000", "bytes a second that it relays")
+    burst: int | None = _setting(None, _whole(1024, MAX_RATE), "25000000", "bytes that it relays at once after a pause")
+
+    @property
+    def relayed(self) -> RelayLimits:
+        """On what the node relays."""
+        return RelayLimits(rate=self.rate, burst=self.burst)
 
 
 @dataclass(frozen=True, slots=True)
@@ -323,8 +331,6 @@ class Tor:
     assume_reachable: bool = _setting(
         False, _flag, "false", "tell of itself without a test whether others reach it; for test networks"
     )
-    rate: int | None = _setting(None, _whole(1024, MAX_RATE), "12500000", "bytes a second that it relays")
-    burst: int | None = _setting(None, _whole(1024, MAX_RATE), "25000000", "bytes that it relays at once after a pause")
     accounting: int | None = _setting(
         None, _whole(1 << 20, 1 << 60), "1000000000000", "bytes that it relays in each period; then it hibernates"
     )
@@ -435,8 +441,9 @@ def _check_together(config: Config, wrong: Callable[[str, str | None, str], Conf
         raise wrong("tor", "listen", "with this tor.listen, others need to know tor.address: " + _allowed(_ipv4))
     if tor.listen6 is not None and tor.address6 is None and tor.listen6.host in ANYWHERE:
         raise wrong("tor", "listen6", "with this tor.listen6, others need to know tor.address6: " + _allowed(_ipv6))
-    if tor.burst is not None and (tor.rate is None or tor.burst < tor.rate):
-        raise wrong("tor", "burst", "tor.burst must not be less than tor.rate")
+    limits = config.limits
+    if limits.burst is not None and (limits.rate is None or limits.burst < limits.rate):
+        raise wrong("limits", "burst", "limits.burst must not be less than limits.rate")
 
 
 def _lacks_address(listen: Address | None, address: str | None) -> bool:

@@ -16,7 +16,6 @@ from ipaddress import IPv6Address
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from convergence.circuit.relaying import RelayLimits
 from convergence.crypto.keys import SECRET_LEN, NodeKeys
 from convergence.driver import Driver
 from convergence.events import Event
@@ -137,7 +136,7 @@ class TorRelayApp:
             policy.published,
             policy.published6,
             tcp.max_streams,
-            RelayLimits(rate=settings.rate, burst=settings.burst),
+            limits.relayed,
             Allowance(settings.accounting, settings.accounting_days * DAY) if settings.accounting else None,
             settings.assume_reachable,
             settings.contact,

@@ -41,7 +41,7 @@ from convergence.netdir.lookup import Lookup
 from convergence.netdir.memory import NodeMemory
 from convergence.netdir.nodes import NodeDirectory
 from convergence.netdir.rings import BadBucket
-from convergence.netdir.view import Class
+from convergence.netdir.view import Class, View
 from convergence.outbox import Outbox
 from convergence.path.exits import ExitConnections
 from convergence.path.pool import POOL_SIZE, CircuitPool
@@ -55,7 +55,7 @@ from convergence.rdv.point import RdvPoint
 from convergence.services import Services
 from convergence.transfers import Transfers
 from convergence.wire.address import Address, TcpAddress
-from convergence.wire.descriptor import Transport
+from convergence.wire.descriptor import Descriptor, Transport
 from convergence.wire.relay import DIRECTORY, PEER_HOST, RDV_SUFFIX, AnswerType, Begin, RelayCommand
 from convergence.wire.target import Role
 
@@ -171,7 +171,7 @@ class Node:
             self.headers,
             self._buckets,
             self.directory,
-            ListView(self.directory, rng),
+            self._new_view(),
             config.facilitator,
             self._on_nodes,
         )
@@ -527,6 +527,11 @@ class Node:
             on_trouble=lambda trouble, now: self.outbox.emit(trouble),
             on_delivered=self._rtc_delivered,
         )
+
+    def _new_view(self) -> View[Descriptor]:
+        """Who is asked which nodes there are, while there is a list of them; when answers may have changed, `_on_nodes`
+        is called."""
+        return ListView(self.directory, self._rng)
 
     def _tls_transport(self) -> Transport | None:
         if self.config.tls is None:

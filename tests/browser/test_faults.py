@@ -14,11 +14,14 @@ from tests.browser.harness import Peer
 from tests.e2e.processes import MIB, Network, running, sha256, write_file
 
 SIZE = 32 * MIB
+RATE = 4 * MIB  # bytes/s that a relay relays: so a transfer lasts long enough to be met on its way
 
 
 @pytest.fixture(scope="module")
 def processes(tmp_path_factory: pytest.TempPathFactory, dist: Path) -> Iterator[Network]:
-    network = Network(tmp_path_factory.mktemp("network"), dist)
+    slow = tmp_path_factory.mktemp("settings") / "slow.toml"
+    slow.write_text(f"[limits]\nrate = {RATE}\n")
+    network = Network(tmp_path_factory.mktemp("network"), dist, options=("--config", slow))
     yield network
     network.close()
 

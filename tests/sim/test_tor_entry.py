@@ -15,6 +15,7 @@ from convergence.events import DirectoryRefused, TorDirectoryChanged, Trouble
 from convergence.facilitator.client import REFRESH
 from convergence.link.neighbours import LinkAddress
 from convergence.path.entries import PRIMARY
+from convergence.path.place import at_once
 from convergence.pipes import http
 from convergence.tor.circuits import TorRequest
 from convergence.wire.address import TcpAddress
@@ -84,7 +85,7 @@ class Scene(TorWorld):
         assert entry.keys is not None
         first = node.directory.get(entry.keys.identity, self.world.now).target
         request = TorRequest(
-            lambda now: (first, target),
+            at_once(lambda now: (first, target)),
             "test",
             lambda circuit, now: results.append(circuit),
             lambda why, now: results.append(why),

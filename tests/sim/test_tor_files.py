@@ -10,7 +10,7 @@ import pytest
 from convergence.codes import PathWhy
 from convergence.errors import RemoteError, Why
 from convergence.link.neighbours import LOOKUP_TIMEOUT, LinkAddress
-from convergence.path.place import Request
+from convergence.path.place import Request, at_once
 from convergence.wire.linkspec import LinkSpecifier, ed25519_specifier
 from convergence.wire.ordb import ShareLink
 from convergence.wire.target import Role
@@ -177,7 +177,7 @@ def test_nobody_learns_by_extending_which_relays_of_tor_have_links_to_a_point() 
             specifiers=(ed25519_specifier(made.ed25519),),
         )
         request = Request(
-            lambda now, path=(first, target): path,  # type: ignore[misc]
+            at_once(lambda now, path=(first, target): path),  # type: ignore[misc]
             "test",
             lambda circuit, now, results=results: results.append(circuit),  # type: ignore[misc]
             lambda why, now, results=results: results.append((why, now)),  # type: ignore[misc]

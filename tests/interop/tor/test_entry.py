@@ -12,7 +12,7 @@ import pytest
 
 from convergence.circuit.client import ClientCircuit
 from convergence.errors import Why
-from convergence.path.place import Request
+from convergence.path.place import Request, at_once
 from convergence.wire.linkspec import LinkSpecifier, SpecifierType
 from convergence.wire.target import RelayTarget, Role
 from pynode.app import App, Plan
@@ -113,7 +113,7 @@ class Origin:
         def failed(why: Why, now: float) -> None:
             ended.set_result(False)
 
-        request = Request(path, "test", stands, failed, attempts=1)
+        request = Request(at_once(path), "test", stands, failed, attempts=1)
         self._app.call(lambda now: node.pool._serve(request, now))
         result: bool = await asyncio.wait_for(ended, PATIENCE)
         return result

@@ -282,6 +282,18 @@ def test_an_exit_has_no_more_streams_than_the_settings_leave_it(tmp_path: Path) 
     go(scenario)
 
 
+def test_a_relay_has_the_rate_of_its_settings(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        local, limits = Address("127.0.0.1", 0), Limits(rate=1 << 20, burst=1 << 21)
+        app = App(Plan(Network("ws://127.0.0.1:9/facilitator"), tmp_path, Role.RELAY, local, limits=limits))
+        await app.start()
+        relayed = app.node.config.relay_limits
+        assert relayed is not None and (relayed.rate, relayed.burst) == (1 << 20, 1 << 21)
+        await app.stop()
+
+    go(scenario)
+
+
 def test_links_of_one_address_are_one_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(WebSocketTransport, "source", lambda self, channel: f"address of {channel}")
     endpoint = SimpleNamespace(entries={}, accept_stream=lambda stream_id: SimpleNamespace(end=lambda *a, **k: None))
