@@ -98,10 +98,11 @@ def modules(**rooms: str) -> set[str]:
 
 # A facilitator, the front door of a proxy, a relay of the Tor network.
 SERVERS_ONLY = modules(
-    facilitator="exchange prober questions reaching registry service shared sharing",
+    facilitator="ages exchange prober publisher questions reaching registry service shared sharing",
+    netdir="draw epochs",
     pipes="connect door socks",
     tor="accounting cache dirports entry history publishing relay selftest",
-    wire="routerdesc sharing",
+    wire="routerdesc sharedrandom sharing",
     crypto="crosscert routersign",
 )
 # A client of the Tor network: a page loads it when it is switched on there.
