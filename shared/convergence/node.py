@@ -641,8 +641,7 @@ class Node:
 
     def _on_header(self, now: float) -> None:
         self._view.header_changed(now)
-        if Role.RDV in self.announcement.roles:
-            self._view.hold(self._keys.identity, now)
+        self._view.hold(self._keys.identity, self.announcement.roles, now)
         since = self._discovery.listed_since
         if since is None or now < self._look_after or self.outbox.steady(now) < since + TOLD_WITHIN:
             return
