@@ -20,7 +20,6 @@ from convergence.wire.handshake import EXPORTER_LABEL, HASH_LEN
 from pynode.exit import plain_address
 from pynode.transports import LOW_WATER
 from pynode.transports.records import PORTION
-from pynode.transports.slices import Slices
 from pynode.transports.unsent import REASON
 
 if TYPE_CHECKING:
@@ -50,7 +49,6 @@ class TlsConnection(asyncio.BufferedProtocol):
         self.transport: asyncio.Transport | None = None
         self._tls = tls
         self._certificate = certificate
-        self._slices: Slices | None = None
         self._late: asyncio.TimerHandle | None = None
         self._read: list[bytes] = []
         self._ended = False
@@ -62,7 +60,6 @@ class TlsConnection(asyncio.BufferedProtocol):
         tune(tcp.get_extra_info("socket"))
         high = self.owner.unsent.high_water
         tcp.set_write_buffer_limits(high, min(LOW_WATER, high // 4))
-        self._slices = Slices(tcp)
         self._late = asyncio.get_running_loop().call_later(self.owner.handshake_timeout, self.fail, "timed out")
         self.owner.made(self)
         self._shake()
@@ -110,8 +107,9 @@ class TlsConnection(asyncio.BufferedProtocol):
         self.fail(REASON)
 
     def pause(self, paused: bool) -> None:
-        if self._slices is not None:
-            self._slices.pause(paused)
+        """Stop or start to read, as the core wants it."""
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.pause_reading() if paused else self.transport.resume_reading()
 
     def send(self, data: bytes) -> None:
         """Encrypt and write."""

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Hashable
+from functools import partial
 from typing import Any
 from typing import Protocol as Shape
 
@@ -151,22 +152,20 @@ class Driver:
 
     def opened(self, channel: int, protocol: Protocol, binding: Binding | None = None) -> None:
         """A channel is open: one that was asked for, or one from `accept`."""
-        self._input(
-            lambda now: self.machine.link_opened(channel, now, protocol=protocol, binding=binding), channel=channel
-        )
+        self._input(partial(self.machine.link_opened, channel, protocol=protocol, binding=binding), channel)
 
     def described(self, channel: int, kind: DescriptionKind, sdp: str) -> None:
         """What our side of an RTC channel has to tell the other one."""
-        self._input(lambda now: self.machine.link_described(channel, kind, sdp, now), channel=channel)
+        self._input(partial(self.machine.link_described, channel, kind, sdp), channel)
 
     def received(self, channel: int, data: bytes) -> None:
-        self._input(lambda now: self.machine.link_data(channel, data, now), channel=channel)
+        self._input(partial(self.machine.link_data, channel, data), channel)
 
     def closed(self, channel: int, reason: str) -> None:
         self._input(lambda now: self.machine.link_closed(channel, now, reason))
 
     def drained(self, channel: int) -> None:
-        self._input(lambda now: self.machine.link_congested(channel, False, now), channel=channel)
+        self._input(partial(self.machine.link_congested, channel, False), channel)
 
     def tick(self) -> None:
         """The timer fired."""
@@ -217,7 +216,10 @@ class Driver:
                             self._close(channel, now)
                 effects = self._poll()
                 for effect in effects or ():
-                    self._attempt(effect)
+                    try:
+                        self._perform(effect)
+                    except Exception as error:
+                        self._failed(effect, error)
                 faults = faults + 1 if effects is None else 0
                 busy = bool(self._inputs or effects) or 0 < faults < MAX_FAULTS
         finally:
@@ -237,17 +239,14 @@ class Driver:
             self._on_bug(error)
             return None
 
-    def _attempt(self, effect: Effect) -> None:
-        """Perform an effect, or let it alone fail."""
-        try:
-            self._perform(effect)
-        except Exception as error:
-            self._on_bug(error)
-            match effect:
-                case Connect(channel) | Send(channel) | Describe(channel) | Pause(channel):
-                    self._inputs.append((lambda now: self._close(channel, now), None))
-                case Store(request) | Load(request) | Scan(request) | Resolve(request) | Consult(request):
-                    self._reply(request)(Failure("io", BROKEN))
+    def _failed(self, effect: Effect, error: Exception) -> None:
+        """This effect could not be performed: it alone fails."""
+        self._on_bug(error)
+        match effect:
+            case Connect(channel) | Send(channel) | Describe(channel) | Pause(channel):
+                self._inputs.append((partial(self._close, channel), None))
+            case Store(request) | Load(request) | Scan(request) | Resolve(request) | Consult(request):
+                self._reply(request)(Failure("io", BROKEN))
 
     def _close(self, channel: int, now: float) -> None:
         """End a channel whose state cannot be trusted."""
@@ -300,7 +299,7 @@ class Driver:
         match effect:
             case Send(channel, buffers):
                 if not self._transport.send(channel, buffers):
-                    self._inputs.append((lambda now: self.machine.link_congested(channel, True, now), None))
+                    self._inputs.append((partial(self.machine.link_congested, channel, True), None))
             case Connect(channel, protocol, address, source):
                 self._transport.connect(channel, protocol, address, source)
             case Describe(channel, kind, sdp):

@@ -45,8 +45,8 @@ def gives_way(places: Collection[H], source: Hashable) -> H | None:
 
 def below_its_part(sources: Iterable[Hashable], source: Hashable, limit: int) -> bool:
     """Whether `source` has less than its equal part of `limit`, for what nobody can give up. `sources` names the holder
-    of each that is taken. If whoever is below its part may go beyond `limit`, nobody shuts out others, and there are
-    `most_in_parts(limit)` at most."""
+    of each that is taken, or counts what each holds. If whoever is below its part may go beyond `limit`, nobody shuts
+    out others, and there are `most_in_parts(limit)` at most."""
     counts = Counter(sources)
     return counts[source] < limit // len(counts.keys() | {source})
 

@@ -274,7 +274,7 @@ class Node:
         self.exits = ExitConnections(self.pool if self.tor is None else self.tor.circuits, self.outbox)
         self.fetches = Fetches(self.exits, self.outbox, tls)
         self._exit = ExitService(self.outbox, source_of=source_of, streams=config.exit_streams)
-        self._point = RdvPoint(self.outbox)
+        self._point = RdvPoint(self.outbox, crypto)
         self._channels = Channels(self._owners())
 
     # -- commands
@@ -500,7 +500,7 @@ class Node:
 
     def message(self, circuit: RelayCircuit, command: int, payload: bytes, now: float) -> None:
         if command == RelayCommand.DB_INFO and Role.RDV in self.announcement.roles:
-            self._point.message(circuit, payload)
+            self._point.message(circuit, payload, now)
         else:
             raise RemoteError(f"relay command {command} is not offered")
 
@@ -641,8 +641,7 @@ class Node:
 
     def _on_header(self, now: float) -> None:
         self._view.header_changed(now)
-        if Role.RDV in self.announcement.roles:
-            self._view.hold(self._keys.identity, now)
+        self._view.hold(self._keys.identity, self.announcement.roles, now)
         since = self._discovery.listed_since
         if since is None or now < self._look_after or self.outbox.steady(now) < since + TOLD_WITHIN:
             return

@@ -21,7 +21,7 @@ from convergence.pipes.duplex import Duplex, Handler
 from convergence.ports import Crypto, Rng
 from convergence.rdv.circuits import CircuitSource
 from convergence.rdv.connector import PATIENCE, Connector
-from convergence.rdv.keys import SessionKeys
+from convergence.rdv.keys import Subject
 from convergence.rdv.service import SERVICES, RdvService
 from convergence.rdv.way import Connection
 from convergence.wire.address import PrivateAddress, ServiceAddress
@@ -51,6 +51,12 @@ class Service:
     served: int = 0  # connections so far
     points: int = 0
     points_wanted: int = 0
+
+
+def _subject(address: ServiceAddress, secret: bytes | None = None) -> Subject:
+    if isinstance(address, PrivateAddress):
+        return Subject.private(address.hash_name, address.key, secret)
+    return Subject.public(address.hash_name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,14 +108,11 @@ class Services:
         if isinstance(address, PrivateAddress):
             if secret is None or private_address(self._crypto, secret) != address:
                 raise Problem(AddressFlaw.NO_SECRET)
-            keys = SessionKeys.of_private(address.key, secret)
-        else:
-            keys = SessionKeys.of_public(address.hash_name)
         service_id = public_id(address.hash_name)
         if service_id in self._services:
             raise Problem(AddressFlaw.SERVED)
         service = Service(address.hash_name)
-        self._rdv.offer(address.hash_name, keys, lambda pipe: _Client(pipe, accept, service), now)
+        self._rdv.offer(_subject(address, secret), lambda pipe: _Client(pipe, accept, service), now)
         self._services[service_id] = service
         return service_id
 
@@ -123,7 +126,8 @@ class Services:
     def connect(
         self, address: ServiceAddress, now: float, patience: float = PATIENCE, isolation: Hashable = None
     ) -> Connection:
-        """A pipe to a service: set its handler before the next input. Raises Problem at a limit.
+        """A pipe to a service: set its handler before the next input. Raises Problem at a limit, and for an address
+        that nobody can own.
 
         Args:
             isolation: connections share circuits only where this is equal.
@@ -131,6 +135,8 @@ class Services:
         key = (address.hash_name, isolation)
         connector = self._connectors.get(key)
         if connector is None:
+            if not _subject(address).names(self._crypto, bytes(32), now):
+                raise Problem(AddressFlaw.NO_KEY)
             self._make_way(isolation, now)
             connector = self._connectors[key] = self._connector(address, isolation)
             connector.set_points(self._points, now)
@@ -206,12 +212,8 @@ class Services:
             if not any(other == hash_name for other, _ in self._connectors):
                 self._circuits.forget(hash_name, False)
 
-        if isinstance(address, PrivateAddress):
-            keys = SessionKeys.of_private(address.key)
-        else:
-            keys = SessionKeys.of_public(hash_name)
         return Connector(
-            hash_name, keys, self._circuits, self._view, self._outbox, self._crypto, self._rng, on_idle=idle
+            _subject(address), self._circuits, self._view, self._outbox, self._crypto, self._rng, on_idle=idle
         )
 
     def _on_standing(self, hash_name: bytes, standing: int, wanted: int, now: float) -> None:

@@ -42,7 +42,7 @@ from convergence.pipes.duplex import Duplex
 from convergence.ports import Crypto, Rng
 from convergence.rdv.circuits import CircuitSource
 from convergence.rdv.client import RdvClient
-from convergence.rdv.keys import SessionKeys
+from convergence.rdv.keys import Subject
 from convergence.rdv.service import FILES, RdvService, Served
 from convergence.wire.address import PrivateAddress
 from convergence.wire.ordb import FileInfo, ShareLink
@@ -198,8 +198,9 @@ class Transfers:
 
         def find(keys: Sequence[bytes], now: float) -> None:
             if not keys:
-                name, salt = self._rng.random(SECRET_LEN), self._rng.random(SECRET_LEN)
-                self._keep(SharedFile.share(info, leaves, name, salt), on_shared, now)
+                secret, salt = self._rng.random(SECRET_LEN), self._rng.random(SECRET_LEN)
+                name = self._crypto.x25519_public(secret)
+                self._keep(SharedFile.share(info, leaves, name, salt, secret), on_shared, now)
                 return
 
             def loaded(result: Any, now: float) -> None:
@@ -222,7 +223,11 @@ class Transfers:
         file = transfer.download.file
         if transfer.state is not State.DONE or file is None:
             raise Problem(Gone.FILE)
-        self._keep(file, on_shared, now)
+        share_id = public_id(file.hash_name)
+        if share_id in self.shares:  # our own, perhaps: the record of its owner stays
+            on_shared(share_id, now)
+        else:
+            self._keep(file, on_shared, now)
 
     def unshare(self, share_id: str, now: float) -> None:
         """Stop offering a file. Its pieces are deleted unless a transfer or another share of ours needs them."""
@@ -338,7 +343,7 @@ class Transfers:
             return Upload(stream, file, tree, self._outbox, on_progress=progress)
 
         try:
-            self._service.offer(file.hash_name, SessionKeys.of_file(file.key), serve, now)
+            self._service.offer(Subject.file(file.hash_name, file.key, file.secret), serve, now)
         except Problem as problem:
             del self.shares[share_id]
             self._outbox.emit(ShareFailed(file.info.root.hex(), problem.why))
@@ -419,8 +424,7 @@ class Transfers:
             self._tell_status(transfer_id)
 
         return RdvClient(
-            transfer.link.hash_name,
-            SessionKeys.of_file(transfer.link.key),
+            Subject.file(transfer.link.hash_name, transfer.link.key),
             self._circuits,
             self._view,
             self._outbox,

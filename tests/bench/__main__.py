@@ -28,6 +28,7 @@ BENCHES = {
     "client": "Client, core only, three layers",
     "splice": "Rendezvous point, core only",
     "directory": "Tor's directory documents, core only",
+    "wakeup": "One wake-up of a middle relay of the Tor network, with warm caches and with cold ones",
     "memory": "Memory of a relay with idle circuits",
     "cli": "Command line to command line, 2+2 hops on loopback",
     "pipes": "Pipes of the command over 2+2 hops on loopback, beside ssh and plain TCP",

@@ -121,7 +121,7 @@ class LabNode:
         self.url = f"ws://{name}/"
         self._lab = lab
         self._keys = NodeKeys.generate(CRYPTO, RNG)
-        self._point = RdvPoint(self.outbox)
+        self._point = RdvPoint(self.outbox, CRYPTO)
         self.neighbours = Neighbours(
             self.outbox, CRYPTO, RNG, self._keys, self._address, self._on_create if keys else None
         )
@@ -190,7 +190,7 @@ class LabNode:
         raise RemoteError("no exit")
 
     def message(self, circuit: RelayCircuit, command: int, payload: bytes, now: float) -> None:
-        self._point.message(circuit, payload)
+        self._point.message(circuit, payload, now)
 
     def sent(self, cells: int) -> None: ...
 

@@ -38,6 +38,8 @@ TRANSFER = 240.0
 ROUNDS = 5
 PIECES = 10  # of 10 MiB in one transfer
 QUICK = 2  # rounds, for who wants to know soon
+ASKS = 4  # short answers a round
+PAUSE = 0.3  # seconds before each, in which what the last one has left behind is over: circuits are ready, links rest
 SPEED, CPU, FIRST = 1.0, 1.2, 1.0  # of tor's
 MIDDLE, THREE, MEMORY = 0.5, 3.0, 1.0
 LISTED = 240.0
@@ -97,14 +99,18 @@ def run(tiny: bool = False, quick: bool = False) -> list[Figure]:
             for client in (ours, theirs, single):
                 client.transfer(website, number, pieces)
         step("short answers, in turn", TRANSFER)
-        for number in range(2 * rounds):
-            for client in (ours, theirs):
+        for number in range(1 if tiny else ASKS * rounds):
+            for client in (ours, theirs, single):
+                time.sleep(PAUSE)
                 client.ask(website, number)
         figures = [
             *pair("100 MB over three relays", "MB/s", ours.rates, theirs.rates, SPEED, "tor's client"),
             *pair("the same, tor's on one circuit", "MB/s", ours.rates, single.rates, SPEED, "tor's client")[1:],
             *pair("CPU of the client", "s/100 MB", ours.spent, theirs.spent, CPU, "tor's client", at_most=True),
             *pair("first byte on a fresh circuit", "ms", ours.first, theirs.first, FIRST, "tor's client", at_most=True),
+            *pair(
+                "first byte, tor's on one circuit", "ms", ours.first, single.first, FIRST, "tor's client", at_most=True
+            )[1:],
         ]
         step("relays of ours", LISTED)
         relays = stack.enter_context(relays_of_ours(network, folder))

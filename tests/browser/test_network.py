@@ -14,12 +14,14 @@ from random import Random
 import pytest
 from playwright.sync_api import Browser
 
-from convergence.rdv.blind import blinded, days_in_use
+from convergence.rdv.blind import days_in_use, owners_name
 from convergence.wire.ordb import ShareLink
+from pynode.crypto import CPythonCrypto
 from tests.browser.harness import Peer
 from tests.e2e.processes import MIB, Command, Network, Relay, running, sha256
 from tests.views import points_of
 
+CRYPTO = CPythonCrypto()
 MARKER = b"7Qv-the-marker-that-nobody-on-the-way-may-see-9Zk"
 SIZE = 16 * MIB
 READ_TOGETHER = 1 << 26
@@ -113,7 +115,7 @@ def check_recordings(recordings: Recordings, network: Network, link: str, name: 
     parsed = ShareLink.parse(link)
     points = points_of(parsed.hash_name, [Point(relay) for relay in network.relays])
     known = {
-        f"name at {point.relay.name}": blinded(parsed.hash_name, point.identity, day)
+        f"name at {point.relay.name}": owners_name(CRYPTO, parsed.hash_name, point.identity, day).blinded
         for point in points
         for day in days_in_use(time.time())[:1]
     }

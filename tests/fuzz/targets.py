@@ -342,6 +342,7 @@ _HEADER = buckets.EpochHeader(1, 2, 3, _VALUE, _VALUE, KEY, (buckets.Ring(1, 2, 
 _BUCKET = buckets.Bucket(1, 1, 2, (KEY, KEY), (buckets.Entry(_descriptor(), 5), KEY[:8], buckets.Entry(b"other", 6)))
 _COMMIT = sharedrandom.Commit(1, KEY, KEY, SIGNATURE)
 _LINK = ordb.ShareLink(KEY, KEY)
+_OWNED = rdv.Name(KEY, owned=True)
 _CRYPTO = CPythonCrypto()
 _NTOR_KEY = (_CRYPTO.x25519_public(KEY), KEY)
 _CAPABILITIES = frozenset((extensions.Capability(2, 5), extensions.Capability(2, 6)))
@@ -464,9 +465,12 @@ TARGETS: dict[str, Target] = {
     ),
     "rdv.DbInfo": Target(
         rdv.DbInfo.parse,
-        (rdv.DbInfo((rdv.Advert(KEY, rdv.AdvertOp.ADD), rdv.Advert(KEY, rdv.AdvertOp.REMOVE))).encode(),),
+        (
+            rdv.DbInfo((rdv.Advert(KEY, rdv.AdvertOp.ADD), rdv.Advert(KEY, rdv.AdvertOp.REMOVE))).encode(),
+            rdv.DbInfo((rdv.Advert.add(_OWNED, rdv.Proof(20_000, bytes(64))), rdv.Advert.remove(_OWNED))).encode(),
+        ),
     ),
-    "rdv.parse_rdv_target": Target(_text(rdv.parse_rdv_target), (rdv.format_rdv_target(KEY).encode(),)),
+    "rdv.parse_rdv_target": Target(_text(rdv.parse_rdv_target), (rdv.format_rdv_target(_OWNED).encode(),)),
     "relay.Begin": Target(
         relay.Begin.parse, (relay.Begin("host.example", 80, 5).encode(), relay.Begin("2001:db8::1", 22).encode())
     ),

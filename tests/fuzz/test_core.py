@@ -18,7 +18,7 @@ from convergence.rdv.point import RdvPoint
 from convergence.wire.cells import CELL_LEN, PAYLOAD_LEN, Command, encode_cell
 from convergence.wire.create import Create2, Created2
 from convergence.wire.linkspec import ed25519_specifier
-from convergence.wire.rdv import Advert, AdvertOp, DbInfo, format_rdv_target
+from convergence.wire.rdv import Advert, DbInfo, Name, Proof, format_rdv_target
 from convergence.wire.relay import (
     Answer,
     Begin,
@@ -41,7 +41,12 @@ from tests.unit.circuit.rig import CRYPTO, START, Net, Recorder, SeededRng, endp
 from tests.unit.link.test_handshake import BINDING, DIALLER, RELAY, initiator, responder, run
 
 ROUNDS = 400
-NAME = bytes(range(32))
+NAME = Name(bytes(range(32)))
+OWNED = Name(NAME.blinded, owned=True)
+ADVERTS = (
+    (Advert.add(NAME), Advert.remove(NAME)),
+    (Advert.add(OWNED, Proof(20_000, bytes(64))), Advert.remove(OWNED)),
+)
 
 
 # -- the handshake
@@ -143,9 +148,9 @@ def messages(rng, streams):
         RelayCommand.DROP: [b"noise"],
         RelayCommand.RESOLVE: [ResolveMessage("host.example").encode()],
         RelayCommand.RESOLVED: [Resolved((Answer.of("192.0.2.1", 9),)).encode()],
-        RelayCommand.EXTEND2: [Extend2((ed25519_specifier(NAME),), 2, bytes(84)).encode()],
+        RelayCommand.EXTEND2: [Extend2((ed25519_specifier(NAME.blinded),), 2, bytes(84)).encode()],
         RelayCommand.EXTENDED2: [Extended2(bytes(64)).encode()],
-        RelayCommand.DB_INFO: [DbInfo((Advert(NAME, AdvertOp.ADD), Advert(NAME, AdvertOp.REMOVE))).encode()],
+        RelayCommand.DB_INFO: [DbInfo(adverts).encode() for adverts in ADVERTS],
         RelayCommand.BEGIN_DIR: [b""],
         99: [b"?"],
     }
@@ -164,7 +169,7 @@ class Relay:
     """What a node does at the last hop: an exit and a rendezvous point at once."""
 
     def __init__(self, machine):
-        self.exit, self.point = ExitService(machine.outbox), RdvPoint(machine.outbox)
+        self.exit, self.point = ExitService(machine.outbox), RdvPoint(machine.outbox, CRYPTO)
         machine.services = self
 
     def begin(self, circuit, stream_id, begin, now):
@@ -177,7 +182,7 @@ class Relay:
         self.exit.resolve(circuit, stream_id, host, now)
 
     def message(self, circuit, command, payload, now):
-        self.point.message(circuit, payload)
+        self.point.message(circuit, payload, now)
 
     def sent(self, cells):
         pass
@@ -211,7 +216,7 @@ def test_a_relay_outlives_any_relay_messages(seed):
         relay = Relay(path[-1])
         provider = net.build(other, [path[1]])
         provider.on_begin = lambda target, stream, now: Recorder(stream)
-        provider.send_message(RelayCommand.DB_INFO, DbInfo((Advert(NAME, AdvertOp.ADD),)).encode())
+        provider.send_message(RelayCommand.DB_INFO, DbInfo((Advert.add(NAME),)).encode())
         circuit = net.build(client, path)
         for target in ("host.example:80", format_rdv_target(NAME)):
             handler = Recorder()
@@ -233,11 +238,11 @@ def test_a_relay_outlives_any_relay_messages(seed):
         circuit.destroy(0, net.now)
         net.pump()
         assert provider.built, "what one circuit does is no matter to another"
-        assert [offer.nb for offer in relay.point._files[NAME].values()] == [0]
+        assert [offer.nb for offer in relay.point._adverts.of(NAME)] == [0]
         provider.destroy(0, net.now)
         net.pump()
         answer_all(net, path[-1], relay, rng)
-        assert not relay.point._files and not relay.point._by_circuit and not relay.exit._look_ups
+        assert not relay.point._adverts.names and not relay.point._adverts.providers and not relay.exit._look_ups
     assert closed
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from convergence.rdv.blind import POINTS
+from convergence.rdv.ring import POINTS
 from tests.e2e.processes import PATIENCE
 from tests.interop.ways import Proxy, Service, Way
 from tests.interop.website import LARGE, Website

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from convergence.crypto import noise, ntor, ntor_v3
+from convergence.crypto import blinding, noise, ntor, ntor_v3
 from convergence.errors import CryptoError
 from convergence.ports import Buffer, Crypto
 
@@ -112,6 +112,34 @@ def ed25519_refuses_wrong_lengths(crypto: Crypto) -> None:
         assert crypto.ed25519_verify((public * 3)[:length], signature, message) is False
     for length in (0, 32, 63, 65, 128):
         assert crypto.ed25519_verify(public, (signature * 3)[:length], message) is False
+
+
+def without_sign(key: bytes) -> bytes:
+    return key[:31] + bytes((key[31] & 127,))
+
+
+def blinding_vectors(crypto: Crypto) -> None:
+    for case in vectors("blinding")["cases"]:
+        secret, public, factor = (unhex(case[name]) for name in ("secret", "x25519", "factor"))
+        key, blinded, scalar = (unhex(case[name]) for name in ("ed25519", "blinded", "blinded_secret"))
+        assert crypto.x25519_public(secret) == public
+        assert blinding.ed25519_of(public, key[31] >> 7) == key
+        assert blinding.blinded_key(crypto, public, factor) == without_sign(blinded)
+        assert blinding.blinded_scalar(secret, factor).to_bytes(32, "little") == scalar
+
+
+def blinded_keys_sign(crypto: Crypto) -> None:
+    cases = vectors("blinding")["cases"]
+    for case, other in zip(cases, cases[3:] + cases[:3], strict=True):
+        secret, public, factor = (unhex(case[name]) for name in ("secret", "x25519", "factor"))
+        key = blinding.blinded_key(crypto, public, factor)
+        signature = blinding.sign_blinded(crypto, secret, factor, b"message")
+        assert crypto.ed25519_verify(key, signature, b"message")
+        assert not crypto.ed25519_verify(key, signature, b"another")
+        for forger in ((unhex(other["secret"]), factor), (secret, unhex(other["factor"]))):
+            assert not crypto.ed25519_verify(key, blinding.sign_blinded(crypto, *forger, b"message"), b"message")
+    for point in vectors("x25519")["low_order"]:
+        assert refused(blinding.blinded_key, crypto, unhex(point), bytes(range(32))), point
 
 
 def chacha20poly1305_vectors(crypto: Crypto) -> None:
@@ -265,6 +293,8 @@ CHECKS: tuple[Callable[[Crypto], None], ...] = (
     ed25519_refuses_malleable_signatures,
     ed25519_gives_the_same_verdict_everywhere,
     ed25519_refuses_wrong_lengths,
+    blinding_vectors,
+    blinded_keys_sign,
     chacha20poly1305_vectors,
     chacha20poly1305_refuses_forgeries,
     chacha20poly1305_takes_any_buffer_and_size,

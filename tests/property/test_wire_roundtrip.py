@@ -238,7 +238,13 @@ record = st.one_of(
     st.builds(handshake.Netinfo, u32, st.none() | address, st.lists(st.none() | address, max_size=9).map(tuple)),
     st.builds(
         rdv.DbInfo,
-        st.lists(st.builds(rdv.Advert, key, st.sampled_from(rdv.AdvertOp)), min_size=1, max_size=15).map(tuple),
+        st.lists(
+            st.builds(rdv.Advert.add, st.builds(rdv.Name, key))
+            | st.builds(rdv.Advert.remove, st.builds(rdv.Name, key, st.booleans()))
+            | st.builds(rdv.Advert.add, st.builds(rdv.Name, key, st.just(True)), st.builds(rdv.Proof, u32, signature)),
+            min_size=1,
+            max_size=4,
+        ).map(tuple),
     ),
     node_descriptor,
     st.builds(
@@ -301,9 +307,9 @@ def test_relay_messages_come_back(command, stream_id, data):
     assert relay.unpack_message(relay.pack_message(command, stream_id, data)) == (command, stream_id, data)
 
 
-@given(key)
-def test_rdv_targets_come_back(blinded):
-    assert rdv.parse_rdv_target(rdv.format_rdv_target(blinded)) == blinded
+@given(st.builds(rdv.Name, key, st.booleans()))
+def test_rdv_targets_come_back(name):
+    assert rdv.parse_rdv_target(rdv.format_rdv_target(name)) == name
 
 
 @given(description, st.sampled_from([DescriptionKind.OFFER, DescriptionKind.ANSWER]))

@@ -248,7 +248,7 @@ def assert_drained(world: World) -> None:
         assert all(len(link.circuits) <= 2 for link in links), host.name
         assert node.relaying.snapshot()["circuits"] == 0, host.name
         assert not node.pool._places and not node.pool._ready, host.name
-        assert not (node._point._adverts or node._point._files or node._point._by_circuit), host.name
+        assert not (node._point._adverts or node._point._adverts.names or node._point._adverts.providers), host.name
         neighbours = node.neighbours
         assert not (neighbours._ways or neighbours._unopened)
         assert len(neighbours._reusable) <= len(links) and set(neighbours._idle_since) <= set(neighbours.links)

@@ -13,7 +13,7 @@ from convergence.link.handshake import HANDSHAKE_TIMEOUT, Handshake
 from convergence.node import Node
 from convergence.outbox import Outbox
 from convergence.path.entries import StickyEntries
-from convergence.rdv.blind import blinded_names
+from convergence.rdv.blind import owners_names
 from convergence.rdv.point import RdvPoint
 from convergence.rdv.ring import POINTS
 from convergence.wire.cells import CELL_LEN, PAYLOAD_LEN, Command, encode_cell
@@ -252,7 +252,7 @@ def test_points_that_deny_everything(scene, monkeypatch, denying):
     """One honest point of three is enough."""
     world, _, bob, link, _ = scene
     original = RdvPoint.begin
-    points = [host.node._point for host in relays_of(world).values() if host.node._point._files]
+    points = [host.node._point for host in relays_of(world).values() if host.node._point._adverts]
     assert len(points) == POINTS
 
     def begin(self, circuit, stream_id, begin, now):
@@ -307,8 +307,8 @@ def test_entries_of_one_file_that_refuse_every_point_harm_no_other_file(monkeypa
     share(alice, content("other", 1000), links.append)
     world.run(6)
     name = ShareLink.parse(links[1]).hash_name
-    names = {own: blinded_names(name, own, world.now)[0] for own in relays_of(world)}
-    at = {own for own, relay in relays_of(world).items() if names[own] in relay.node._point._files}
+    names = {own: owners_names(world.crypto, name, own, world.now)[0] for own in relays_of(world)}
+    at = {own for own, relay in relays_of(world).items() if names[own] in relay.node._point._adverts.names}
     assert at == {node.identity for node in points_of(name, alice.node.directory.nodes(RELAY, world.now))}
     assert settle(world, bob, get(bob, links[1])) == "done" and world.now - begun < 10
 

@@ -90,8 +90,8 @@ def test_a_point_cannot_tell_that_two_files_are_of_one_provider():
     names = {ShareLink.parse(link).hash_name for link in links}
     advertised = []
     for relay in relays_of(world).values():
-        point = relay.node._point
-        assert all(len(offers) == 1 for offers in point._by_circuit.values())
-        advertised += point._files
+        adverts = relay.node._point._adverts
+        assert all(len(provider.names) == 1 for provider in adverts.providers.values())
+        advertised += [name.blinded for name in adverts.names]
     assert len(advertised) == len(set(advertised)) == 12
     assert not names & set(advertised)

@@ -10,11 +10,13 @@ from convergence.circuit.flow import STREAM_WINDOW
 from convergence.circuit.streams import SEND_BUFFER_HIGH
 from convergence.codes import AddressFlaw, ConnectWhy, Limit
 from convergence.errors import EndReason, Problem
+from convergence.rdv.blind import day_of
 from convergence.rdv.connector import IDLE_LIMIT, PATIENCE, SECOND_AFTER
-from convergence.rdv.keys import SessionKeys
+from convergence.rdv.keys import Subject
 from convergence.rdv.session import ANSWER_TIMEOUT
 from convergence.services import private_address
-from convergence.wire.address import parse_address
+from convergence.wire.address import PrivateAddress, parse_address
+from convergence.wire.rdv import Advert, Proof
 from convergence.wire.relay import MAX_DATA
 from tests.sim.people import Talker, assert_drained, connect, network, serve, serve_and_stand
 from tests.sim.world import Host, World
@@ -95,23 +97,35 @@ def test_a_private_service_is_reached_by_its_link_only_and_by_nobody_else_served
     assert stranger.pipe.why.code is ConnectWhy.NOBODY and not stranger.open
 
 
-def test_who_has_the_link_of_a_private_service_cannot_pretend_to_be_its_owner(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("lie", "why"), [(False, ConnectWhy.NOBODY), (True, ConnectWhy.MISLED)])
+def test_who_has_the_link_of_a_private_service_cannot_pretend_to_be_its_owner(
+    monkeypatch: pytest.MonkeyPatch, lie: bool, why: ConnectWhy
+) -> None:
+    """Points do not take his adverts; and if they did, nobody would take him for the owner."""
     world, liar, client = started()
     address = parse_address(str(private_address(world.crypto, SECRET)))
 
-    def guessed(key: bytes, secret: bytes | None = None) -> SessionKeys:
-        return SessionKeys(psk=original(key).psk, prologue=original(key).prologue, static=b"g" * 32)
+    def pretended(subject: Subject, crypto: Any, point: bytes, binding: bytes, now: float) -> list[Advert]:
+        return [Advert.add(name, Proof(day_of(now), bytes(64))) for name in subject.names(crypto, point, now)]
 
-    original = SessionKeys.of_private
     monkeypatch.setattr("convergence.services.private_address", lambda crypto, secret: address)
-    monkeypatch.setattr(SessionKeys, "of_private", guessed)
-    came = serve_and_stand(world, liar, str(address), secret=b"g" * 32, echo=True)
-    monkeypatch.undo()
+    monkeypatch.setattr(Subject, "adverts", pretended)
+    if lie:
+        monkeypatch.setattr("convergence.rdv.adverts.check_advert", lambda *_: None)
+    came = serve(liar, str(address), secret=b"g" * 32, echo=True)
+    world.run(30)
     talker = connect(client, str(address))
     talker.say(b"a secret for the owner")
     world.run(PATIENCE + 40)
-    assert talker.pipe.why.code is ConnectWhy.MISLED and talker.code == EndReason.TORPROTOCOL and not talker.open
+    assert talker.pipe.why.code is why and not talker.open
     assert not any(visitor.open or visitor.heard for visitor in came)
+
+
+def test_an_address_that_nobody_can_own_is_refused() -> None:
+    world, _, client = started()
+    with pytest.raises(Problem) as refused:
+        connect(client, str(PrivateAddress(bytes(32))))
+    assert refused.value.why.code is AddressFlaw.NO_KEY
 
 
 def test_what_nobody_offers_fails_in_bounded_time_and_what_comes_meanwhile_is_found() -> None:

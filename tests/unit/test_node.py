@@ -216,11 +216,11 @@ def test_adverts_are_for_points_only(world):
     host.driver.run(lambda now: circuit.send_message(RelayCommand.DB_INFO, payload))
     world.run(2)
     point = node_of(world, circuit)
-    assert circuit.built and point._point._adverts == 1
+    assert circuit.built and len(point._point._adverts) == 1
     circuit.destroy(DestroyReason.FINISHED, world.now)
     host.driver.run(lambda now: None)
     world.run(2)
-    assert point._point._adverts == 0
+    assert not point._point._adverts
 
 
 def test_adverts_to_a_node_that_is_no_point_close_the_circuit():

@@ -1,6 +1,7 @@
 """What a node shares and fetches: from command to events, what is stored, what comes back after a restart."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -8,9 +9,21 @@ from convergence.codes import StorageWhy, TransferWhy
 from convergence.effects import Failure
 from convergence.errors import LocalError
 from convergence.events import as_json
+from convergence.ordb.index import file_key
 from convergence.transfers import MAX_TRANSFERS, public_id
 from convergence.wire.ordb import ShareLink
-from tests.sim.people import arrived, content, get, network, settle, share, share_and_stand, standing, transfer
+from tests.sim.people import (
+    arrived,
+    content,
+    get,
+    network,
+    relays_of,
+    settle,
+    share,
+    share_and_stand,
+    standing,
+    transfer,
+)
 
 SIZE = 600_000
 
@@ -217,6 +230,51 @@ def test_what_arrived_can_be_served_on(world, giver, taker):
     third = world.add("third", circuits=0)
     third_id = get(third, link)
     assert settle(world, third, third_id) == "done" and arrived(third, third_id) == data
+
+
+def owned(world):
+    """For each advert of a name at any point, whether it is the owner's."""
+    return sorted(name.owned for relay in relays_of(world).values() for name in relay.node._point._adverts.names)
+
+
+def test_who_made_the_link_has_the_owners_place_and_who_serves_it_on_has_not(world, giver, taker):
+    link = share_and_stand(world, giver, content(14, SIZE))
+    assert owned(world) == [True] * 3
+    settle(world, taker, transfer_id := get(taker, link))
+    do(taker, taker.node.transfers.share_received, transfer_id, lambda share_id, now: None)
+    assert world.run(60, lambda: standing(taker))
+    world.run(1)
+    assert owned(world) == [False] * 3 + [True] * 3
+    secrets = [giver.node.transfers.shares[share_id(giver)].file.secret, None]
+    assert secrets[0] is not None and taker.node.transfers.shares[share_id(taker)].file.secret is None
+    assert not any(secrets[0] in value for value in taker.storage.items.values())
+
+
+def test_an_owner_who_fetches_his_own_file_stays_its_owner(world, giver):
+    link = share_and_stand(world, giver, content(15, SIZE))
+    settle(world, giver, transfer_id := get(giver, link))
+    told = []
+    do(giver, giver.node.transfers.share_received, transfer_id, lambda share_id, now: told.append(share_id))
+    assert told == [share_id(giver)]
+    world.restart(giver)
+    assert world.run(60, lambda: standing(giver))
+    world.run(1)
+    assert giver.node.transfers.link(share_id(giver)) == link and owned(world) == [True] * 3
+
+
+def test_files_that_were_shared_before_there_were_owners_are_found_by_their_links(world, giver, taker):
+    data = content(16, SIZE)
+    share_and_stand(world, giver, data)
+    file = giver.node.transfers.shares[share_id(giver)].file
+    del giver.storage.items["file", file_key(file.info.root, file.hash_name)]
+    old = replace(file, hash_name=b"r" * 32, secret=None)
+    giver.storage.items["file", file_key(old.info.root, old.hash_name)] = old.encode()
+    world.restart(giver)
+    assert world.run(60, lambda: standing(giver))
+    world.run(1)
+    assert owned(world) == [False] * 3
+    transfer_id = get(taker, ShareLink(old.hash_name, old.key).format())
+    assert settle(world, taker, transfer_id) == "done" and arrived(taker, transfer_id) == data
 
 
 # -- after a restart

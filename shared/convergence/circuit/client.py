@@ -142,6 +142,11 @@ class ClientCircuit:
     def hops_built(self) -> int:
         return len(self._hops)
 
+    @property
+    def binding(self) -> bytes:
+        """KH of its last hop, as in Hop."""
+        return self._hops[-1].binding
+
     def open_stream(self, target: str, handler: Handler | None, now: float, flags: int = 0) -> Stream:
         """BEGIN to "host:port" or "<hash>.rdv:0" at the last hop. `handler`: None for a stream that a pipe is
         to be joined to. `flags`: as in Begin. Raises LocalError when it is not built."""

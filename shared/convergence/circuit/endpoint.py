@@ -258,8 +258,8 @@ class Endpoint:
             return
         stream_id = self._format.unpack(cells[0])[1]
         parts = self._format.unpack_data(cells)
-        for index in self._flow.received(len(cells)):
-            self.send_message(RelayCommand.SENDME, 0, Sendme(1, digests[index]).encode())
+        if due := self._flow.received(len(cells)):
+            self._acknowledge([digests[index] for index in due])
         entry = self.entries.get(stream_id)
         if entry is None:
             self._late_data(stream_id, len(cells))
@@ -272,6 +272,10 @@ class Endpoint:
             self._break(stream_id, entry, error, now)
         else:
             self._touched[entry] = None
+
+    def _acknowledge(self, digests: Sequence[bytes]) -> None:
+        """A SENDME for each of the cells that left these digests, all in one run."""
+        self._transmit([self._format.pack(RelayCommand.SENDME, 0, Sendme(1, digest).encode()) for digest in digests])
 
     def _other(self, cell: bytes, now: float) -> None:
         if not self._listens():

@@ -31,6 +31,9 @@ OFFERED = Protocols.NTOR_V3 | Protocols.CONGESTION_CONTROL
 SENDME_INC = Parameters().sendme_inc
 MOST_APART = 2
 """By this factor a relay's sendme_inc may differ from ours (proposal 324 section 10.5)."""
+BINDING_LEN = 20
+"""Bytes of a handshake's key material after those of relay crypto: KH (tor-spec "Setting circuit keys")."""
+_MATERIAL_LEN = KEY_MATERIAL_LEN + BINDING_LEN
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +42,21 @@ class Hop:
 
     Args:
         keys: relay crypto.
+        binding: KH, 20 bytes: both ends know it, and no other circuit has the same.
         new_flow: makes the flow control of one end.
         format: of relay messages.
     """
 
     keys: HopKeys
+    binding: bytes
     new_flow: Callable[[], CircuitFlow] = FixedWindows
     format: RelayFormat = V0
+
+    @classmethod
+    def of(cls, crypto: Crypto, material: bytes, new_flow: Callable[[], CircuitFlow] = FixedWindows) -> Hop:
+        """Of _MATERIAL_LEN bytes of a handshake's key material."""
+        keys = HopKeys.from_material(crypto, material[:KEY_MATERIAL_LEN])
+        return cls(keys, material[KEY_MATERIAL_LEN:], new_flow)
 
 
 class ClientHandshake(Shape):
@@ -77,10 +88,10 @@ class FastClient:
     def finish(self, reply: bytes) -> Hop:
         if len(reply) != 2 * FAST_LEN:
             raise CryptoError("CREATED_FAST of a wrong length")
-        material = kdf_tor(self.onionskin + reply[:FAST_LEN], FAST_LEN + KEY_MATERIAL_LEN)
+        material = kdf_tor(self.onionskin + reply[:FAST_LEN], FAST_LEN + _MATERIAL_LEN)
         if not compare_digest(material[:FAST_LEN], reply[FAST_LEN:]):
             raise CryptoError("CREATED_FAST does not prove that it knows the keys")
-        return Hop(HopKeys.from_material(self._crypto, material[FAST_LEN:]))
+        return Hop.of(self._crypto, material[FAST_LEN:])
 
 
 class NtorClient:
@@ -93,8 +104,8 @@ class NtorClient:
         self._state, self.onionskin = ntor.client_start(crypto, rng.random(32), target.node_id, target.ntor_key)
 
     def finish(self, reply: bytes) -> Hop:
-        material = ntor.client_finish(self._crypto, self._state, reply, KEY_MATERIAL_LEN)
-        return Hop(HopKeys.from_material(self._crypto, material))
+        material = ntor.client_finish(self._crypto, self._state, reply, _MATERIAL_LEN)
+        return Hop.of(self._crypto, material)
 
 
 class NtorV3Client:
@@ -110,14 +121,13 @@ class NtorV3Client:
         )
 
     def finish(self, reply: bytes) -> Hop:
-        answer, material = ntor_v3.client_finish(self._crypto, self._state, reply, KEY_MATERIAL_LEN)
-        keys = HopKeys.from_material(self._crypto, material)
+        answer, material = ntor_v3.client_finish(self._crypto, self._state, reply, _MATERIAL_LEN)
         increment = CircuitResponse.parse(answer, self._request).sendme_inc
         if increment is None:
-            return Hop(keys)
+            return Hop.of(self._crypto, material)
         if not SENDME_INC <= increment * MOST_APART <= SENDME_INC * MOST_APART**2:
             raise RemoteError(f"a relay that acknowledges every {increment} cells")
-        return Hop(keys, congestion_control(increment))
+        return Hop.of(self._crypto, material, congestion_control(increment))
 
 
 def congestion_control(sendme_inc: int) -> Callable[[], CircuitFlow]:
@@ -137,9 +147,9 @@ def answer_handshake(crypto: Crypto, rng: Rng, keys: OnionKeys, create: Create2)
     """As a relay: the reply and the hop. Raises RemoteError when the onionskin is not one for us."""
     if create.handshake_type == HandshakeType.NTOR:
         reply, material = ntor.server_reply(
-            crypto, rng.random(32), keys.node_id, keys.ntor, create.handshake_data, KEY_MATERIAL_LEN
+            crypto, rng.random(32), keys.node_id, keys.ntor, create.handshake_data, _MATERIAL_LEN
         )
-        return reply, Hop(HopKeys.from_material(crypto, material))
+        return reply, Hop.of(crypto, material)
     if create.handshake_type == HandshakeType.NTOR_V3:
         return _answer_ntor_v3(crypto, rng, keys, create.handshake_data)
     if create.handshake_type == HandshakeType.FAST:
@@ -148,8 +158,8 @@ def answer_handshake(crypto: Crypto, rng: Rng, keys: OnionKeys, create: Create2)
 
 
 def _answer_fast(crypto: Crypto, secret: bytes, onionskin: bytes) -> tuple[bytes, Hop]:
-    material = kdf_tor(onionskin + secret, FAST_LEN + KEY_MATERIAL_LEN)
-    return secret + material[:FAST_LEN], Hop(HopKeys.from_material(crypto, material[FAST_LEN:]))
+    material = kdf_tor(onionskin + secret, FAST_LEN + _MATERIAL_LEN)
+    return secret + material[:FAST_LEN], Hop.of(crypto, material[FAST_LEN:])
 
 
 def _answer_ntor_v3(crypto: Crypto, rng: Rng, keys: OnionKeys, onionskin: bytes) -> tuple[bytes, Hop]:
@@ -166,6 +176,6 @@ def _answer_ntor_v3(crypto: Crypto, rng: Rng, keys: OnionKeys, onionskin: bytes)
         return CircuitResponse(SENDME_INC).encode()
 
     reply, material = ntor_v3.server_reply(
-        crypto, rng.random(32), keys.identity, keys.ntor, onionskin, KEY_MATERIAL_LEN, grant
+        crypto, rng.random(32), keys.identity, keys.ntor, onionskin, _MATERIAL_LEN, grant
     )
-    return reply, Hop(HopKeys.from_material(crypto, material), new_flow)
+    return reply, Hop.of(crypto, material, new_flow)

@@ -124,6 +124,7 @@ class RelayCircuit:
         self.endpoint.on_begin = self._begin  # methods: functions made here would cost each circuit half a kilobyte
         self.endpoint.on_resolve = self._resolve
         self.endpoint.on_message = self._message
+        self.binding = last.binding  # as in Hop
         self._outbox = outbox
         self._rng = rng
         self._services = services

@@ -10,7 +10,8 @@ from dataclasses import replace
 from hashlib import sha1, sha256
 from typing import TypeVar
 
-from convergence.crypto.crosscert import ed25519_of, sign_with_ntor
+from convergence.crypto.blinding import ed25519_of
+from convergence.crypto.crosscert import sign_with_ntor
 from convergence.crypto.keys import NodeKeys
 from convergence.crypto.rsa import RsaKey
 from convergence.errors import CryptoError, LocalError, ParseError

@@ -81,14 +81,21 @@ class BucketFetches:
         if key is None:
             self._ask_directly(request, attempt, then, now)
             return
-        way = self._ways.pop(key, None)
+        purpose = key, request.kind, request.index
+
+        def answered(raw: bytes, now: float) -> None:
+            if not raw:
+                self._ways.pop(purpose, None)
+            then(raw, now)
+
+        way = self._ways.pop(purpose, None)
         if way is not None and attempt == 1:
-            self._ways[key] = way
-            way.fetch(request, then, now)
+            self._ways[purpose] = way
+            way.fetch(request, answered, now)
         else:
 
             def found(nodes: Sequence[Known], now: float) -> None:
-                self._ask(nodes, key, request, attempt, then, now)
+                self._ask(nodes, purpose, request, attempt, answered, now)
 
             self._view.sample(Class.RELAYS, RELAYS, now, found)
 
@@ -108,7 +115,7 @@ class BucketFetches:
             fetched(None, now)
 
     def _ask(
-        self, nodes: Sequence[Known], key: Hashable, request: BucketRequest, attempt: int, then: Then, now: float
+        self, nodes: Sequence[Known], purpose: Hashable, request: BucketRequest, attempt: int, then: Then, now: float
     ) -> None:
         others = [node.target for node in nodes if node.target.identity != self._own]
         if not others:
@@ -116,7 +123,7 @@ class BucketFetches:
             return
         inside = [node for node in others if attempt == 1 and self._stands_in(node.identity, request)]
         relay = choose(self._rng, inside or others)
-        way = self._ways[key] = CircuitCarrier(self._outbox, self._circuits, relay, on_header=self._heard)
+        way = self._ways[purpose] = CircuitCarrier(self._outbox, self._circuits, relay, on_header=self._heard)
         if len(self._ways) > MAX_WAYS:
             del self._ways[next(iter(self._ways))]
         way.fetch(request, then, now)

@@ -287,7 +287,8 @@ class Link:
             elif self._partial:
                 data = self._partial + data
             self._cut(data, now)
-            self._pace(now)
+            if self._asked.left < 0:
+                self._pace(now)
         except RemoteError as error:
             self.close(str(error), now)
 
@@ -379,11 +380,13 @@ class Link:
         """Whole fixed cells. RELAY cells are gathered by circuit; any other cell comes after those before it."""
         head = data[:HEADER_LEN]
         count = len(data) // CELL_LEN
-        if head[4] == _RELAY and all(
-            data[at::CELL_LEN].count(head[at]) == count for at in range(HEADER_LEN)
-        ):  # the usual batch: one busy circuit
-            self._relay(head, payloads(data, count), now)
-            return
+        for at in range(HEADER_LEN):
+            if data[at::CELL_LEN].count(head[at]) != count:
+                break
+        else:
+            if head[4] == _RELAY:  # the usual batch: one busy circuit
+                self._relay(head, payloads(data, count), now)
+                return
         runs: dict[bytes, list[bytes]] = {}
         for header, payload in cut(data, count):
             gathered = runs.get(header)
@@ -410,7 +413,7 @@ class Link:
         if handler is None:
             return  # cells that were under way when the circuit closed (tor-spec "Tearing down circuits")
         try:
-            handler.relay(run, command == Command.RELAY_EARLY, now)
+            handler.relay(run, command == _RELAY_EARLY, now)
         except RemoteError as error:
             self._circuit_error(handler, error, now)
 
@@ -507,6 +510,7 @@ class Link:
     def _create(self, circ_id: int, command: int, payload: bytes, now: float) -> None:
         if bool(circ_id & INITIATOR_ID_BIT) == bool(self._id_bit) or not circ_id & 0x7FFFFFFF:
             raise LinkError("CREATE2 with a circuit id of our half")
+        self._asked.refill(now)
         self._asked.left -= 1
         if self._on_create is None:
             raise RemoteError("this node relays for nobody", reason=DestroyReason.HIBERNATING)

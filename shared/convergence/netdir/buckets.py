@@ -17,7 +17,7 @@ from typing import TypeAlias
 
 from convergence.errors import CryptoError, ParseError, RemoteError
 from convergence.netdir.headers import Headers
-from convergence.netdir.rings import BEFORE, BadBucket, Member, check_bucket
+from convergence.netdir.rings import BEFORE, BadBucket, Member, check_bucket, index_of
 from convergence.outbox import Outbox
 from convergence.states import TIMEOUT, StateMachine, Table
 from convergence.wire.buckets import Bucket, BucketRequest, Entry, EpochHeader
@@ -140,6 +140,16 @@ class Buckets:
         """What can be given to others who ask: the bucket in the epoch that they want, or in a later one."""
         kept = self._kept.get((request.kind, request.index))
         return None if kept is None or kept.bucket.epoch < request.epoch else kept.bucket
+
+    def here(self, kind: int, place: bytes, value: bytes) -> Members:
+        """The nodes of the bucket that holds a place, of any epoch, where the order of this ring is that of this value;
+        none if it is not here."""
+        header = self._headers.newest
+        order = None if header is None else order_of(header, kind)
+        if order is None or order[0] != value:
+            return ()
+        kept = self._of(kind, index_of(place, order[1]), order)
+        return () if kept is None else kept.members
 
     def restore(self, raw: bytes) -> None:
         """Keep a bucket of an earlier run, if it is under a header that is here. Raises RemoteError."""

@@ -35,6 +35,7 @@ from convergence.ports import Crypto, Rng
 from convergence.wire.buckets import DAY, EpochHeader, RingKind
 from convergence.wire.descriptor import Descriptor
 from convergence.wire.reader import Reader
+from convergence.wire.target import Role
 
 STORE = "buckets"
 SAMPLED = 4
@@ -144,19 +145,31 @@ class BucketView:
             then(known, now)
             return
         value, depth = order
+        place = place_of(value, identity)
 
         def found(members: Members | None, now: float) -> None:
-            member = next((item for item in members or () if item.node.identity == identity), None)
+            member = next((item for item in members or () if item.place == place), None)
             then(None if member is None else self._checked(member, now), now)
 
-        self._buckets.want(RingKind.ALL, index_of(place_of(value, identity), depth), None, now, found)
+        # A node stands at the same place of all rings in this order: one of its buckets may be here.
+        for kind in (RingKind.RELAYS, RingKind.DIALLED, RingKind.POINTS, RingKind.EXITS):
+            members = self._buckets.here(kind, place, value)
+            if any(item.place == place for item in members):
+                found(members, now)
+                return
+        self._buckets.want(RingKind.ALL, index_of(place, depth), None, now, found)
 
     # -- for the node
 
-    def hold(self, identity: bytes, now: float) -> None:
-        """Have the buckets in which this node, a rendezvous point, is itself: others will ask it for them."""
+    def hold(self, identity: bytes, roles: Role, now: float) -> None:
+        """Have what others will want of this node. A relay knows some relays, to extend to them; a rendezvous point has
+        the buckets in which it is itself."""
         header = self._headers.newest
         if not self.large or header is None:
+            return
+        if Role.RELAY in roles:
+            self.sample(Class.RELAYS, 1, now, lambda nodes, now: None)
+        if Role.RDV not in roles:
             return
         for kind in (*KINDS[Class.POINTS], *KINDS[Class.TOR_POINTS]):
             order = order_of(header, kind)

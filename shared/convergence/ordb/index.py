@@ -14,8 +14,8 @@ from convergence.crypto.merkle import MerkleTree, leaf_hash
 from convergence.errors import LocalError, ParseError, Problem
 from convergence.wire.ordb import HASH_LEN, MAX_PIECES, PIECE_SIZE, FileInfo, commitment
 
-_RECORD_VERSION = 1
 _RECORD = struct.Struct(">B32s32s32sH")  # version, hash_name, key, salt, length of the FileInfo
+_OTHERS, _OWNERS = 1, 2  # versions: an owner's record has his secret before the FileInfo
 _COUNT = struct.Struct(">I")
 
 
@@ -71,7 +71,9 @@ class FileBuilder:
 class SharedFile:
     """What a node keeps of a file it serves (bucket "file", `file_key`) or fetches (bucket "transfer", key hash_name).
 
-    `leaves` are the joined leaf hashes; a record of an unfinished transfer has none.
+    Args:
+        leaves: the joined leaf hashes; a record of an unfinished transfer has none.
+        secret: of its owner, who made the link: the X25519 secret, 32 bytes, whose public key is the hash_name.
     """
 
     hash_name: bytes
@@ -79,11 +81,14 @@ class SharedFile:
     salt: bytes
     info: FileInfo
     leaves: bytes = b""
+    secret: bytes | None = None
 
     @classmethod
-    def share(cls, info: FileInfo, leaves: bytes, hash_name: bytes, salt: bytes) -> SharedFile:
-        """The record of a file to be shared; hash_name and salt are 32 fresh random bytes each."""
-        return cls(hash_name, commitment(salt, info.encode()), salt, info, leaves)
+    def share(
+        cls, info: FileInfo, leaves: bytes, hash_name: bytes, salt: bytes, secret: bytes | None = None
+    ) -> SharedFile:
+        """The record of a file to be shared; salt and secret are 32 fresh random bytes each."""
+        return cls(hash_name, commitment(salt, info.encode()), salt, info, leaves, secret)
 
     def __repr__(self) -> str:
         return f"SharedFile(size={self.info.size}, complete={self.complete})"
@@ -95,7 +100,8 @@ class SharedFile:
 
     def encode(self) -> bytes:
         info = self.info.encode()
-        head = _RECORD.pack(_RECORD_VERSION, self.hash_name, self.key, self.salt, len(info))
+        version = _OTHERS if self.secret is None else _OWNERS
+        head = _RECORD.pack(version, self.hash_name, self.key, self.salt, len(info)) + (self.secret or b"")
         return b"".join((head, info, _COUNT.pack(len(self.leaves) // HASH_LEN), self.leaves))
 
     @classmethod
@@ -104,14 +110,16 @@ class SharedFile:
         if len(data) < _RECORD.size:
             raise ParseError("file record: too short")
         version, hash_name, key, salt, info_length = _RECORD.unpack_from(data)
-        if version != _RECORD_VERSION:
+        if version not in (_OTHERS, _OWNERS):
             raise ParseError(f"file record: version {version} is not known")
-        at = _RECORD.size + info_length
+        start = _RECORD.size + (HASH_LEN if version == _OWNERS else 0)
+        at = start + info_length
         if len(data) < at + _COUNT.size:
             raise ParseError("file record: too short")
-        info = FileInfo.parse(data[_RECORD.size : at])
+        secret = data[_RECORD.size : start] or None
+        info = FileInfo.parse(data[start:at])
         (count,) = _COUNT.unpack_from(data, at)
         leaves = data[at + _COUNT.size :]
         if count > MAX_PIECES or count not in (0, info.pieces) or len(leaves) != count * HASH_LEN:
             raise ParseError("file record: wrong number of leaves")
-        return cls(hash_name, key, salt, info, leaves)
+        return cls(hash_name, key, salt, info, leaves, secret)

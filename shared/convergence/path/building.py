@@ -29,6 +29,7 @@ from convergence.states import StateMachine
 from convergence.wire.target import RelayTarget, Role
 
 RENEW_AFTER = 600.0  # seconds a ready circuit is kept, and up to half as much again so that they do not go together
+REPLACED_AFTER = 0.1  # seconds: what is asked for on a circuit that was taken goes ahead of building the next one
 RETRY_FIRST = 0.5  # seconds between attempts to fill the pool, doubled up to RETRY_MAX while they fail
 RETRY_MAX = 30.0
 YOUNG = 5.0  # seconds; a ready circuit that closes sooner may be a relay's game
@@ -250,14 +251,18 @@ class CircuitBuilding:
             on_ready(place.circuit, now)
 
     def _take(self, place: Place, request: Request, now: float) -> None:
-        """A ready one serves this request as it is."""
-        assert place.circuit is not None and request.on_ready is not None
-        self._ready.remove(place)
-        self._stop_timers(place)
+        """One that is ready serves this request as it is, or one that is on its way to become so once it stands."""
         place.request = request
-        place.machine.move("taken", now)
-        request.on_ready(place.circuit, now)
-        self.fill(now)
+        if place in self._ready:
+            assert place.circuit is not None and request.on_ready is not None
+            self._ready.remove(place)
+            self._stop_timers(place)
+            place.machine.move("taken", now)
+            request.on_ready(place.circuit, now)
+        else:
+            request.attempts -= 1
+            self._filling -= 1
+        self._outbox.call_at(now + REPLACED_AFTER, self.fill)
 
     # -- ending
 

@@ -20,13 +20,12 @@ from convergence.netdir.view import Class, Known, View
 from convergence.outbox import Outbox, Timer
 from convergence.pipes.duplex import Duplex, Handler
 from convergence.ports import Crypto, Rng
-from convergence.rdv.blind import blinded_names
 from convergence.rdv.circuits import LINGER, Backoff, CircuitSource
-from convergence.rdv.keys import SessionKeys
+from convergence.rdv.keys import Subject
 from convergence.rdv.ring import MAX_AHEAD, POINTS, Ring
 from convergence.rdv.session import Session
 from convergence.states import TIMEOUT, StateMachine, Table
-from convergence.wire.rdv import format_rdv_target
+from convergence.wire.rdv import Name, format_rdv_target
 from convergence.wire.target import RelayTarget
 
 BACKOFF_FIRST = 0.5  # seconds
@@ -46,7 +45,7 @@ class Phase(Enum):
 
     IDLE = "idle"
     BUILDING = "building"  # a circuit
-    OPENING = "opening"  # a session: BEGIN for today's name and, near midnight, then the other day's
+    OPENING = "opening"  # a session: BEGIN for one name after the other
     OPEN = "open"
     STOPPED = "stopped"
 
@@ -83,8 +82,7 @@ class RdvClient:
     """Finds sessions for one link.
 
     Args:
-        hash_name: the link's, 32 bytes.
-        keys: of its sessions.
+        subject: what the link names.
         attach: called as attach(session) for a handler, once for each attempt; most attempts never open.
         needed: how many more open sessions would help now.
         progress: a number that grows as the transfer does; 0 while nothing ever came.
@@ -94,8 +92,7 @@ class RdvClient:
 
     def __init__(
         self,
-        hash_name: bytes,
-        keys: SessionKeys,
+        subject: Subject,
         circuits: CircuitSource,
         view: View[Known],
         outbox: Outbox,
@@ -108,8 +105,7 @@ class RdvClient:
         on_status: Callable[[TransferWhy, float], None],
         on_give_up: Callable[[TransferWhy, float], None],
     ) -> None:
-        self.hash_name = hash_name
-        self.keys = keys
+        self.subject = subject
         self.circuits = circuits
         self.outbox = outbox
         self.crypto = crypto
@@ -117,10 +113,11 @@ class RdvClient:
         self.attach = attach
         self.progress = progress
         self.stopped = False
+        self.others_first = False  # the owner was asked last, in vain
         self._needed = needed
         self._on_status = on_status
         self._on_give_up = on_give_up
-        self._ring = Ring(view, outbox, hash_name, self.wake)
+        self._ring = Ring(view, outbox, subject.hash_name, self.wake)
         self._wanted = POINTS  # points that are to answer: more when the first ones know nobody, up to MAX_POINTS
         self._routes: dict[bytes, _Route] = {}  # by the point's identity; MAX_WALK, and old ones that are open
         self._attempts = 0
@@ -181,6 +178,11 @@ class RdvClient:
         for route in self._routes.values():
             route.stop(now)
         self._routes.clear()
+
+    @property
+    def at_owner(self) -> bool:
+        """Whether the owner serves us, or is being asked to."""
+        return any(route.at_owner for route in self._routes.values())
 
     @property
     def _open(self) -> bool:
@@ -273,17 +275,22 @@ class _Route:
     def __init__(self, client: RdvClient, point: RelayTarget, limit: float, now: float) -> None:
         self.retry_at = 0.0
         self.answers: bool | None = None  # whether a circuit to the point could be built; None before it is known
-        self.knows_nobody = False  # what the point said when it was asked last
-        self.found_busy = False  # what the last attempt found
-        self.misled = False  # somebody there had another key, or sent something else than the link's file
+        self.owned: bool | None = None  # whether it asks for the owner's names now; None before it has asked
         self._client = client
         self._point = point
         self._machine = StateMachine(TABLE, client.outbox, self._timed_out, now)
         self._backoff = Backoff(client.rng, BACKOFF_FIRST, limit)
         self._bans = 0  # senders in a row that were dropped for what they sent
-        self._circuit: ClientCircuit | None = None
+        # One for the owner's names and one for common ones, as `owned`: a point that was asked for both on one circuit
+        # could tell that they belong together.
+        self._circuits: dict[bool, ClientCircuit] = {}
         self._session: Session | None = None
-        self._names: list[bytes] = []
+        self._names: list[Name] = []  # still to ask for
+        self._kinds: set[bool] = set()  # of names that there are, as `owned`; and those under which ...
+        self._nobody: set[bool] = set()  # ... the point knew nobody when it was asked last
+        self._found_busy: set[bool] = set()  # ... somebody was busy then
+        self._misled: set[bool] = set()  # ... somebody had another key, or sent something else than the link's file
+        self._turn = False  # the last attempt brought nothing
         self._progress = 0  # the client's, when the attempt began
         self._attempt = 0  # numbers attempts, to know late answers to old ones
 
@@ -301,6 +308,22 @@ class _Route:
         return self._machine.state in (Phase.BUILDING, Phase.OPENING)
 
     @property
+    def at_owner(self) -> bool:
+        return bool(self.owned) and (self.busy or self.open)
+
+    @property
+    def knows_nobody(self) -> bool:
+        return bool(self._kinds) and self._nobody == self._kinds
+
+    @property
+    def found_busy(self) -> bool:
+        return bool(self._found_busy)
+
+    @property
+    def misled(self) -> bool:
+        return bool(self._misled)
+
+    @property
     def failed(self) -> bool:
         """Whether the last attempt failed."""
         return self._backoff.failures > 0
@@ -314,15 +337,15 @@ class _Route:
         self._attempt += 1
         attempt = self._attempt
         self._progress = self._client.progress()
-        self._names = blinded_names(self._client.hash_name, self._point.identity, now)
-        if self._circuit is not None and not self._circuit.closed:
+        owned = self.owned = self._choose_names(now)
+        if self._circuit is not None:
             self._ask(now)
             return
 
         def ready(circuit: ClientCircuit, now: float) -> None:
             if attempt == self._attempt:
                 self.answers = True
-                self._circuit = circuit
+                self._circuits[owned] = circuit
                 circuit.on_closed = lambda reason, now: self._lost(circuit)
                 self._ask(now)
             else:
@@ -335,7 +358,7 @@ class _Route:
                 self._fail(now)
 
         self._machine.move("build", now)
-        self._client.circuits.rdv_circuit(self._point, self._client.hash_name, False, ready, failed, now)
+        self._client.circuits.rdv_circuit(self._point, self._client.subject.hash_name, False, ready, failed, now)
 
     def stop(self, now: float) -> None:
         """End session and circuit; a message that was just sent still goes out."""
@@ -345,7 +368,28 @@ class _Route:
         session, self._session = self._session, None
         if session is not None:
             session.abort(EndReason.DONE, now)
-        self._leave(DestroyReason.FINISHED, LINGER, now)
+        for owned in list(self._circuits):
+            self._leave(owned, DestroyReason.FINISHED, LINGER, now)
+
+    @property
+    def _circuit(self) -> ClientCircuit | None:
+        circuit = self._circuits.get(bool(self.owned))
+        return None if circuit is None or circuit.closed else circuit
+
+    def _choose_names(self, now: float) -> bool:
+        """The owner is asked for first, others when that is in vain, and so on in turn."""
+        client = self._client
+        names = client.subject.names(client.crypto, self._point.identity, now)
+        self._kinds = {name.owned for name in names}
+        if self.owned is None:
+            owned = not (client.others_first or client.at_owner)
+        else:
+            owned = self.owned != self._turn
+        if owned not in self._kinds:
+            owned = not owned
+        self._turn = False
+        self._names = [name for name in names if name.owned is owned]
+        return owned
 
     def _ask(self, now: float) -> None:
         circuit = self._circuit
@@ -357,8 +401,8 @@ class _Route:
             client.crypto,
             client.rng,
             client.outbox,
-            client.keys,
-            name,
+            client.subject.keys(name),
+            name.blinded,
             now=now,
             initiator=True,
             attach=client.attach,
@@ -369,13 +413,15 @@ class _Route:
         try:
             session.bind(circuit.open_stream(format_rdv_target(name), session, now))
         except (LocalError, StreamError):  # it closed just now, or has all the streams it can have
-            self._session = self._circuit = None
+            self._session = None
+            self._circuits.pop(bool(self.owned), None)
             session.abort(EndReason.INTERNAL, now)
             self._fail(now)
 
     def _opened(self, now: float) -> None:
         self._machine.move("open", now)
-        self.knows_nobody = self.found_busy = False
+        self._nobody.clear()
+        self._found_busy.clear()
         self._client.route_opened(now)
 
     def _over(self, session: Session, reason: int, local: bool, now: float) -> None:
@@ -384,7 +430,7 @@ class _Route:
         if session is not self._session:
             return
         self._session = None
-        opened = self.open
+        opened, owned = self.open, bool(self.owned)
         if self._client.progress() > self._progress:
             self._backoff.reset()
             self._bans = 0
@@ -392,18 +438,22 @@ class _Route:
             self._machine.move("fail", now)
             self._client.wake(now)
             return
-        self.found_busy = not local and reason == EndReason.RESOURCELIMIT
-        self.knows_nobody = not opened and reason == EndReason.RESOLVEFAILED
-        if self.knows_nobody and self._names and self._circuit is not None and not self._circuit.closed:
+        nobody = not opened and reason == EndReason.RESOLVEFAILED
+        if nobody and self._names and self._circuit is not None:
             self._ask(now)
             return
+        if not opened or local or self._client.progress() == self._progress:
+            self._turn = True
+            self._client.others_first = owned
+        _mark(self._nobody, owned, nobody)
+        _mark(self._found_busy, owned, not local and reason == EndReason.RESOURCELIMIT)
         if reason == EndReason.TORPROTOCOL and (local or not opened):
-            self.misled = True
+            self._misled.add(owned)
             self._bans += local
-        elif self.knows_nobody:
-            self.misled = False
+        elif nobody:
+            self._misled.discard(owned)
         if not opened and reason == EndReason.TIMEOUT:  # the circuit may be at fault: take another
-            self._leave(DestroyReason.TIMEOUT, 0.0, now)
+            self._leave(self.owned, DestroyReason.TIMEOUT, 0.0, now)
         self._fail(now, at_once=local and reason == EndReason.TORPROTOCOL and self._bans == 1)
 
     def _fail(self, now: float, at_once: bool = False) -> None:
@@ -418,13 +468,13 @@ class _Route:
         session, self._session = self._session, None
         if session is not None:
             session.abort(EndReason.TIMEOUT, now)
-        self._leave(DestroyReason.TIMEOUT, 0.0, now)
+        self._leave(self.owned, DestroyReason.TIMEOUT, 0.0, now)
         self.retry_at = now + self._backoff.next()
         self._client.route_failed(now)
 
-    def _leave(self, reason: DestroyReason, after: float, now: float) -> None:
-        """Give up the circuit, at once or some seconds later."""
-        circuit, self._circuit = self._circuit, None
+    def _leave(self, owned: bool | None, reason: DestroyReason, after: float, now: float) -> None:
+        """Give up a circuit, at once or some seconds later."""
+        circuit = self._circuits.pop(bool(owned), None)
         if circuit is None:
             return
         circuit.on_closed = None
@@ -435,5 +485,8 @@ class _Route:
 
     def _lost(self, circuit: ClientCircuit) -> None:
         """The circuit closed; its stream is told separately."""
-        if self._circuit is circuit:
-            self._circuit = None
+        self._circuits = {owned: other for owned, other in self._circuits.items() if other is not circuit}
+
+
+def _mark(kinds: set[bool], owned: bool, found: bool) -> None:
+    (kinds.add if found else kinds.discard)(owned)

@@ -19,7 +19,7 @@ from convergence.outbox import Outbox, Timer
 from convergence.ports import Crypto, Rng
 from convergence.rdv.circuits import CircuitSource
 from convergence.rdv.client import MAX_POINTS
-from convergence.rdv.keys import SessionKeys
+from convergence.rdv.keys import Subject
 from convergence.rdv.ring import POINTS, Ring
 from convergence.rdv.way import Attempt, Connection, Way
 from convergence.wire.target import RelayTarget
@@ -45,14 +45,13 @@ class Connector:
     """All connections to one service.
 
     Args:
-        hash_name: of the service, 32 bytes.
+        subject: the service.
         on_idle: (now), once, when it has stopped because nobody needs it, or others need its place more.
     """
 
     def __init__(
         self,
-        hash_name: bytes,
-        keys: SessionKeys,
+        subject: Subject,
         circuits: CircuitSource,
         view: View[Known],
         outbox: Outbox,
@@ -61,8 +60,7 @@ class Connector:
         *,
         on_idle: Callable[[float], None],
     ) -> None:
-        self.hash_name = hash_name
-        self.keys = keys
+        self.subject = subject
         self.circuits = circuits
         self.outbox = outbox
         self.crypto = crypto
@@ -71,7 +69,7 @@ class Connector:
         self.trouble: Why | None = None  # why no circuit to any point could be built
         self.idle_since = 0.0  # when its last connection ended, in steady time
         self._on_idle = on_idle
-        self._ring = Ring(view, outbox, hash_name, self.serve)
+        self._ring = Ring(view, outbox, subject.hash_name, self.serve)
         self._wanted = POINTS  # points that are to answer: more when the first ones know nobody, up to MAX_POINTS
         self._ways: dict[bytes, Way] = {}  # by the point's identity
         self._connections: dict[Connection, None] = {}  # MAX_CONNECTIONS

@@ -10,7 +10,7 @@ A circuit carries one offer only, so that a point cannot tell that two offers ha
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol as Shape
@@ -24,13 +24,13 @@ from convergence.netdir.view import Class, Known, View
 from convergence.outbox import Outbox, Timer
 from convergence.pipes.duplex import Duplex, Handler
 from convergence.ports import Crypto, Rng
-from convergence.rdv.blind import OVERLAP, blinded_names, next_change
+from convergence.rdv.blind import OVERLAP, next_change
 from convergence.rdv.circuits import LINGER, Backoff, CircuitSource
-from convergence.rdv.keys import SessionKeys
+from convergence.rdv.keys import Subject
 from convergence.rdv.ring import POINTS, Ring
 from convergence.rdv.session import Session
 from convergence.states import TIMEOUT, StateMachine, Table
-from convergence.wire.rdv import Advert, AdvertOp, DbInfo, parse_rdv_target
+from convergence.wire.rdv import Advert, DbInfo, Name, parse_rdv_target
 from convergence.wire.relay import RelayCommand
 from convergence.wire.target import RelayTarget
 
@@ -123,8 +123,7 @@ TABLE = Table(
 
 @dataclass(slots=True, repr=False)
 class _Offer:
-    hash_name: bytes
-    keys: SessionKeys
+    subject: Subject
     serve: Callable[[Duplex], Served]
     ring: Ring
     begins: float | None = None  # when it is advertised first; None until there are points
@@ -163,23 +162,18 @@ class RdvService:
         self._offers: dict[bytes, _Offer] = {}
         self._began = float("-inf")  # when the last offer got its time to begin
 
-    def offer(
-        self,
-        hash_name: bytes,
-        keys: SessionKeys,
-        serve: Callable[[Duplex], Served],
-        now: float,
-    ) -> None:
+    def offer(self, subject: Subject, serve: Callable[[Duplex], Served], now: float) -> None:
         """Offer something until `withdraw`. Offering the same hash_name again changes nothing.
 
         Raises Problem past MAX_OFFERS.
         """
+        hash_name = subject.hash_name
         if hash_name in self._offers:
             return
         if len(self._offers) >= MAX_OFFERS:
             raise Problem(self.limits.code, most=MAX_OFFERS)
         ring = Ring(self._view, self.outbox, hash_name, lambda now: self._ring_known(offer, now))
-        offer = self._offers[hash_name] = _Offer(hash_name, keys, serve, ring)
+        offer = self._offers[hash_name] = _Offer(subject, serve, ring)
         ring.use(self._points, now)
         self._ring_known(offer, now)
 
@@ -240,8 +234,8 @@ class RdvService:
 
     def changed(self, offer: _Offer, now: float) -> None:
         """A post came up or went down."""
-        if self._offers.get(offer.hash_name) is offer:
-            self._on_standing(offer.hash_name, *self.standing(offer.hash_name), now)
+        if self._offers.get(offer.subject.hash_name) is offer:
+            self._on_standing(offer.subject.hash_name, *self.standing(offer.subject.hash_name), now)
             self.outbox.call_at(now, lambda now: self.place(offer, now))
 
     def most_crowded(self) -> _Post:
@@ -269,7 +263,7 @@ class RdvService:
 
     def place(self, offer: _Offer, now: float) -> None:
         """Keep posts at the first points that answer."""
-        if self._offers.get(offer.hash_name) is not offer or offer.begins is None or now < offer.begins:
+        if self._offers.get(offer.subject.hash_name) is not offer or offer.begins is None or now < offer.begins:
             return
 
         def answers(point: RelayTarget) -> bool | None:
@@ -334,7 +328,7 @@ class _Post:
         self._attempt = 0
         self._circuit: ClientCircuit | None = None
         self._since = 0.0  # when its circuit was built, in steady time
-        self._advertised: list[bytes] = []
+        self._advertised: list[Name] = []
         self._shaking: dict[Session, None] = {}  # limits.shaking
         self._seen: dict[bytes, None] = {}  # ephemeral keys of clients that hold the key; MAX_SEEN
         self._served: dict[Session, _Guest] = {}  # limits.served
@@ -408,7 +402,7 @@ class _Post:
             if attempt == self._attempt:
                 self._failed(why, now)
 
-        self._service.circuits.rdv_circuit(self.point, self._offer.hash_name, True, ready, failed, now)
+        self._service.circuits.rdv_circuit(self.point, self._offer.subject.hash_name, True, ready, failed, now)
 
     def _ready(self, circuit: ClientCircuit, now: float) -> None:
         self._machine.move("built", now)
@@ -476,12 +470,15 @@ class _Post:
     def _on_day(self, now: float) -> None:
         """Advertise the names in use now, and again some time after they change. If all circuits of a node changed
         names at one moment by its clock, a point could tell which circuits belong to one node."""
-        self._advertise(blinded_names(self._offer.hash_name, self.point.identity, now))
+        circuit, service = self._circuit, self._service
+        if circuit is not None:
+            self._advertise(self._offer.subject.adverts(service.crypto, self.point.identity, circuit.binding, now))
         self._call_at(next_change(now) + self._day_delay, self._on_day)
 
-    def _advertise(self, names: list[bytes]) -> None:
-        adverts = [Advert(name, AdvertOp.ADD) for name in names if name not in self._advertised]
-        adverts += [Advert(name, AdvertOp.REMOVE) for name in self._advertised if name not in names]
+    def _advertise(self, wanted: Sequence[Advert]) -> None:
+        names = [advert.name for advert in wanted]
+        adverts = [advert for advert in wanted if advert.name not in self._advertised]
+        adverts += [Advert.remove(name) for name in self._advertised if name not in names]
         self._advertised = names
         if adverts and self._circuit is not None:
             self._circuit.send_message(RelayCommand.DB_INFO, DbInfo(tuple(adverts)).encode())
@@ -505,8 +502,8 @@ class _Post:
             service.crypto,
             service.rng,
             service.outbox,
-            self._offer.keys,
-            name,
+            self._offer.subject.keys(name),
+            name.blinded,
             now=now,
             initiator=False,
             attach=lambda stream: _Guest(self, stream, self._offer.serve),

@@ -17,13 +17,13 @@ from convergence.outbox import Outbox, Timer
 from convergence.pipes.pending import Pending
 from convergence.pipes.pending import Phase as PendingPhase
 from convergence.ports import Crypto, Rng
-from convergence.rdv.blind import blinded_names
+from convergence.rdv.blind import days_in_use
 from convergence.rdv.circuits import LINGER, Backoff, CircuitSource
 from convergence.rdv.client import BACKOFF_FIRST, BACKOFF_LIMIT, BUILD_LIMIT
-from convergence.rdv.keys import SessionKeys
+from convergence.rdv.keys import Subject
 from convergence.rdv.session import Session
 from convergence.states import TIMEOUT, StateMachine, Table
-from convergence.wire.rdv import format_rdv_target
+from convergence.wire.rdv import Name, format_rdv_target
 from convergence.wire.target import RelayTarget
 
 MAX_OPENING = 32  # sessions on one circuit that have not opened: a service keeps places for few that prove nothing
@@ -70,8 +70,7 @@ TABLE = Table(
 class Owner(Shape):
     """The connector, as its connections and ways see it."""
 
-    hash_name: bytes
-    keys: SessionKeys
+    subject: Subject
     circuits: CircuitSource
     outbox: Outbox
     crypto: Crypto
@@ -143,9 +142,7 @@ class Attempt:
 
     session: Session
 
-    def __init__(
-        self, connection: Connection, way: Way, circuit: ClientCircuit, names: list[bytes], now: float
-    ) -> None:
+    def __init__(self, connection: Connection, way: Way, circuit: ClientCircuit, names: list[Name], now: float) -> None:
         self.connection = connection
         self.way = way
         self.circuit = circuit
@@ -181,6 +178,7 @@ class Way:
         self._circuit: ClientCircuit | None = None
         self._opening: dict[Attempt, None] = {}  # MAX_OPENING
         self._open: dict[Connection, ClientCircuit] = {}  # MAX_OPEN
+        self._names: tuple[tuple[int, ...], list[Name]] | None = None  # of these days
         self._misled = 0  # times in a row that somebody answered who is not the owner
         self._attempt = 0  # numbers requests for a circuit, to know late answers to old ones
 
@@ -239,13 +237,15 @@ class Way:
             connector.serve(now)
 
         self._machine.move("build", now)
-        connector.circuits.rdv_circuit(self._point, connector.hash_name, False, ready, failed, now)
+        connector.circuits.rdv_circuit(self._point, connector.subject.hash_name, False, ready, failed, now)
 
     def take(self, connection: Connection, now: float) -> None:
         """Try this connection here."""
         assert self._circuit is not None
-        names = blinded_names(self.connector.hash_name, self._point.identity, now)
-        attempt = Attempt(connection, self, self._circuit, names, now)
+        days = days_in_use(now)
+        if self._names is None or self._names[0] != days:
+            self._names = days, self.connector.subject.names(self.connector.crypto, self._point.identity, now)
+        attempt = Attempt(connection, self, self._circuit, list(self._names[1]), now)
         connection.attempts.append(attempt)
         self._opening[attempt] = None
         self._ask(attempt, now)
@@ -257,8 +257,8 @@ class Way:
             connector.crypto,
             connector.rng,
             connector.outbox,
-            connector.keys,
-            name,
+            connector.subject.keys(name),
+            name.blinded,
             now=now,
             initiator=True,
             attach=lambda session: attempt,

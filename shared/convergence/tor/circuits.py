@@ -114,8 +114,8 @@ class TorCircuits(CircuitBuilding):
     def exit_circuit(
         self, host: str, port: int, on_ready: Ready, on_failed: Failed, now: float, *, avoid: Collection[bytes] = ()
     ) -> None:
-        """A circuit of its own to an exit that most likely connects there: a ready one if one suits. `avoid`:
-        identities of exits to take only if there are no others."""
+        """A circuit of its own to an exit that most likely connects there: if one suits, a ready one, or one that is
+        on its way to become ready. `avoid`: identities of exits to take only if there are no others."""
         if self._predicted is not None:
             self._predicted.used(port, now)
         wanted = Wanted(port, _address(host))
@@ -126,10 +126,11 @@ class TorCircuits(CircuitBuilding):
             on_failed,
             avoided=dict.fromkeys(avoid),
         )
-        for place in self._ready:
-            ready = _of(place)
-            if ready.relays[-1].allows(wanted.address, port) and place.path[-1].identity not in avoid:
-                request.relays, request.use = ready.relays, ready.use
+        for place in (*self._ready, *self._places.values()):
+            kept = _of(place)
+            suits = kept.on_ready is None and kept.relays[-1].allows(wanted.address, port)
+            if suits and place.path[-1].identity not in avoid:
+                request.relays, request.use = kept.relays, kept.use
                 self._take(place, request, now)
                 return
         self._serve(request, now)

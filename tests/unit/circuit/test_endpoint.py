@@ -7,7 +7,7 @@ from convergence.circuit.flow import CIRCUIT_INCREMENT, CIRCUIT_WINDOW, STREAM_W
 from convergence.circuit.streams import SEND_BUFFER_HIGH
 from convergence.errors import DestroyReason, EndReason, StreamError
 from convergence.pipes.duplex import join
-from convergence.wire.relay import MAX_DATA, Answer, Begin, RelayCommand, Resolved, Sendme
+from convergence.wire.relay import MAX_DATA, Answer, Begin, RelayCommand, Resolved, Sendme, unpack_message
 from tests.unit.circuit.rig import Net, Recorder, endpoint_of, say, say_data
 
 
@@ -89,14 +89,15 @@ def test_a_flood_of_begins_is_bounded(net, circuit, last):
 def test_a_circuit_sendme_comes_every_hundred_cells(net, circuit, last):
     stream, _ = net.open(circuit)
     sendmes = []
-    original = far_end(last).send_message
+    original = endpoint_of(circuit)._other
 
-    def listen(command, stream_id, payload=b""):
+    def listen(cell, now):
+        command, stream_id, payload = unpack_message(cell)
         if command == RelayCommand.SENDME and stream_id == 0:
             sendmes.append(Sendme.parse(payload))
-        original(command, stream_id, payload)
+        original(cell, now)
 
-    far_end(last).send_message = listen
+    endpoint_of(circuit)._other = listen
     stream.write(bytes(MAX_DATA * 350), net.now)
     net.pump()
     assert len(sendmes) == 3 and all(sendme.version == 1 for sendme in sendmes)
@@ -106,7 +107,7 @@ def test_a_circuit_sendme_comes_every_hundred_cells(net, circuit, last):
 def test_without_sendmes_a_sender_stops_at_its_window(net, circuit, last):
     net.open(circuit)
     handlers = [net.open(circuit)[1] for _ in range(3)]
-    endpoint_of(circuit).send_message = lambda *args: None  # acknowledges nothing
+    endpoint_of(circuit)._acknowledge = lambda digests: None
     for stream, _ in last.services.streams:
         stream.write(bytes(MAX_DATA * 1000), net.now)
     net.pump()
@@ -120,10 +121,9 @@ def test_without_sendmes_a_sender_stops_at_its_window(net, circuit, last):
 )
 def test_a_circuit_sendme_without_the_right_digest_closes(net, circuit, last, payload):
     stream, handler = net.open(circuit)
-    far_end(last).send_message = lambda *args: None
+    far_end(last)._acknowledge = lambda digests: None
     stream.write(bytes(MAX_DATA * CIRCUIT_INCREMENT), net.now)
     net.pump()
-    del far_end(last).send_message
     say(last.circuits[0], RelayCommand.SENDME, 0, payload)
     net.pump()
     assert circuit.gone == [DestroyReason.PROTOCOL] and handler.reason == EndReason.DESTROY

@@ -7,7 +7,7 @@ import pytest
 
 from convergence.circuit.congestion import Vegas
 from convergence.circuit.flow import FixedWindows
-from convergence.circuit.hop import MOST_APART, OFFERED, SENDME_INC, answer_handshake, begin_handshake
+from convergence.circuit.hop import BINDING_LEN, MOST_APART, OFFERED, SENDME_INC, answer_handshake, begin_handshake
 from convergence.crypto import ntor_v3
 from convergence.crypto.keys import NodeKeys
 from convergence.errors import DestroyReason, RemoteError
@@ -56,6 +56,16 @@ def test_the_best_that_a_relay_offers_is_agreed_on(protocols, kind, flow):
     assert near.keys.forward.crypt(bytes(9)) == far.keys.forward.crypt(bytes(9))
     assert near.keys.backward.crypt(bytes(9)) == far.keys.backward.crypt(bytes(9))
     assert near.format is far.format
+    assert near.binding == far.binding and len(near.binding) == BINDING_LEN
+
+
+@pytest.mark.parametrize("protocols", [Protocols(0), OFFERED])
+def test_no_two_circuits_are_bound_alike_even_if_one_end_repeats_itself(protocols):
+    """A relay that gets an onionskin a second time still has a secret of its own to add."""
+    client = begin_handshake(CRYPTO, RNG, target(protocols))
+    create = Create2(client.kind, client.onionskin)
+    bindings = {answer_handshake(CRYPTO, RNG, KEYS.onion, create)[1].binding for _ in range(2)}
+    assert len(bindings) == 2
 
 
 def test_each_end_has_flow_control_of_its_own():

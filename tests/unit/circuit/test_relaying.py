@@ -10,13 +10,13 @@ from convergence.errors import DestroyReason, EndReason, LocalError, RemoteError
 from convergence.rdv.point import RdvPoint
 from convergence.wire.cells import CELL_LEN, Command
 from convergence.wire.create import Create2, HandshakeType
-from convergence.wire.rdv import Advert, AdvertOp, DbInfo, format_rdv_target
+from convergence.wire.rdv import Advert, DbInfo, Name, format_rdv_target
 from convergence.wire.relay import MAX_DATA, PEER_HOST, Begin, RelayCommand
 from tests.unit.circuit.rig import CRYPTO, Net, Recorder, cell, say, say_early
 from tests.unit.circuit.test_relay import extend_to
 
 PIPE = f"{PEER_HOST}:0"
-NAME = bytes(range(32))
+NAME = Name(bytes(range(32)))
 
 
 class Scene:
@@ -247,9 +247,9 @@ def test_a_pipe_is_opened_where_no_other_stream_may_be():
 
 def splice(scene):
     """A stream that the relay, as a rendezvous point, joins to a provider's."""
-    point = RdvPoint(scene.relay.outbox)
+    point = RdvPoint(scene.relay.outbox, CRYPTO)
     scene.relay.services.on_begin = lambda *begin: point.begin(*begin, scene.net.now)
-    scene.relay.services.message = lambda circuit, command, payload, now: point.message(circuit, payload)
+    scene.relay.services.message = lambda circuit, command, payload, now: point.message(circuit, payload, now)
     provided = Recorder()
     provider = scene.build(client=scene.net.add("provider", relays=False))
 
@@ -258,7 +258,7 @@ def splice(scene):
         return provided
 
     provider.on_begin = accept
-    provider.send_message(RelayCommand.DB_INFO, DbInfo((Advert(NAME, AdvertOp.ADD),)).encode())
+    provider.send_message(RelayCommand.DB_INFO, DbInfo((Advert.add(NAME),)).encode())
     scene.net.pump()
     stream, _ = scene.open(scene.build(), format_rdv_target(NAME))
     return stream, provided
@@ -392,7 +392,7 @@ def test_a_pause_ends_all_circuits_of_others(scene):
         lambda circuit, last: say(circuit, RelayCommand.BEGIN, 5, Begin("host.example", 80).encode()),
         lambda circuit, last: say(circuit, RelayCommand.BEGIN, 5, Begin(f"{'0' * 64}.rdv", 0).encode()),
         lambda circuit, last: say(circuit, RelayCommand.RESOLVE, 5, b"host.example\0"),
-        lambda circuit, last: say(circuit, RelayCommand.DB_INFO, 0, DbInfo((Advert(NAME, AdvertOp.ADD),)).encode()),
+        lambda circuit, last: say(circuit, RelayCommand.DB_INFO, 0, DbInfo((Advert.add(NAME),)).encode()),
         lambda circuit, last: say_early(circuit, RelayCommand.EXTEND2, extend_to(last)),
     ],
 )

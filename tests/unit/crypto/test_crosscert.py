@@ -2,14 +2,11 @@
 
 import random
 
-import pytest
-
-from convergence.crypto.crosscert import ed25519_of, sign_with_ntor
-from convergence.errors import CryptoError
+from convergence.crypto.blinding import ed25519_of
+from convergence.crypto.crosscert import sign_with_ntor
 from pynode.crypto import CPythonCrypto
 
 CRYPTO = CPythonCrypto()
-P = 2**255 - 19
 
 
 def test_a_secret_signs_as_the_ed25519_form_of_its_public_key():
@@ -30,17 +27,3 @@ def test_a_secret_signs_as_the_ed25519_form_of_its_public_key():
 def test_nonces_of_two_messages_differ():
     points = {sign_with_ntor(CRYPTO, bytes(range(32)), bytes([number]))[1][:32] for number in range(20)}
     assert len(points) == 20
-
-
-def test_the_base_points_are_one():
-    """RFC 7748, section 4.1: u = 9 is y = 4/5."""
-    y = 4 * pow(5, -1, P) % P
-    assert ed25519_of((9).to_bytes(32, "little"), 0) == y.to_bytes(32, "little")
-
-
-@pytest.mark.parametrize(
-    ("key", "sign"), [((P - 1).to_bytes(32, "little"), 0), (bytes(31), 0), (bytes(33), 0), (bytes(32), 2)]
-)
-def test_what_has_no_ed25519_form_is_refused(key, sign):
-    with pytest.raises(CryptoError):
-        ed25519_of(key, sign)

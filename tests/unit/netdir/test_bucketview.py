@@ -302,17 +302,31 @@ def test_a_node_is_found_by_its_identity():
 
 def test_a_point_has_the_buckets_that_it_is_in():
     rig = Rig()
-    rig.view.hold(NODES[5].identity, rig.now)
+    rig.view.hold(NODES[5].identity, Role.RDV, rig.now)
     assert rig.asked and {key for *_, key in rig.asked} == {None}
     held = {kept.bucket.kind: kept.members for kept in rig.buckets}
     for kind in (RingKind.POINTS, RingKind.POINTS_BEFORE):
         assert NODES[5].identity in {member.node.identity for member in held[kind]}
     asked = len(rig.asked)
-    rig.view.hold(NODES[5].identity, rig.now)
+    rig.view.hold(NODES[5].identity, Role.RDV, rig.now)
     assert len(rig.asked) == asked
     small = Rig(take=False)
-    small.view.hold(NODES[5].identity, small.now)
+    small.view.hold(NODES[5].identity, ROLES, small.now)
     assert small.asked == []
+
+
+def test_a_relay_knows_some_relays_and_finds_them_in_whatever_bucket_is_here():
+    rig = Rig()
+    rig.view.hold(NODES[5].identity, Role.RELAY, rig.now)
+    asked = len(rig.asked)
+    assert asked == SAMPLED
+    known = [member.node for kept in rig.buckets for member in kept.members]
+    for node in known:
+        assert rig.ask("get", node.identity) == [node]
+    assert len(rig.asked) == asked
+    rig.sign()
+    rig.wait(2)
+    assert len(rig.asked) == asked + SAMPLED  # what is new
 
 
 def test_a_node_looks_for_itself_where_others_look_and_not_openly():

@@ -281,7 +281,8 @@ def put_file(node: Node, data: bytes, name: str = "file.bin", *, stored: set[int
     for index, piece in enumerate(pieces):
         if stored is None or index in stored:
             node.stored["piece", piece_key(info.root, index)] = piece
-    return SharedFile.share(info, leaves, sha256(b"name" + name.encode()).digest(), b"\5" * 32)
+    secret = sha256(b"name" + name.encode()).digest()
+    return SharedFile.share(info, leaves, CRYPTO.x25519_public(secret), b"\5" * 32, secret)
 
 
 def link_of(file: SharedFile) -> ShareLink:

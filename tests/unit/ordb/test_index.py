@@ -39,20 +39,24 @@ def test_builder_refuses_short_pieces_before_the_last_one() -> None:
             FileBuilder().add(wrong)
 
 
-def record(size: int = 3 * PIECE_SIZE, leaves: bytes = b"") -> SharedFile:
-    return SharedFile.share(FileInfo(b"r" * 32, size, "näme", "text/plain"), leaves, b"h" * 32, b"s" * 32)
+def record(size: int = 3 * PIECE_SIZE, leaves: bytes = b"", secret: bytes | None = None) -> SharedFile:
+    return SharedFile.share(FileInfo(b"r" * 32, size, "näme", "text/plain"), leaves, b"h" * 32, b"s" * 32, secret)
 
 
 def test_record_survives_storage() -> None:
-    for file in (record(), record(leaves=b"l" * 96), record(size=0)):
+    owned = record(leaves=b"l" * 96, secret=b"o" * 32)
+    for file in (record(), record(leaves=b"l" * 96), record(size=0), owned):
         assert SharedFile.parse(file.encode()) == file
+    assert SharedFile.parse(owned.encode()).secret == b"o" * 32 and record().secret is None
+    assert record().encode()[0] == 1, "as before files had owners"
     assert not record().complete
     assert record(leaves=b"l" * 96).complete
     assert record(size=0).complete
 
 
 def test_record_shows_no_secret() -> None:
-    assert "näme" not in repr(record()) and "hhh" not in repr(record())
+    shown = repr(record(secret=b"o" * 32))
+    assert not any(secret in shown for secret in ("näme", "hhh", "ooo"))
 
 
 @given(st.binary(max_size=300))
@@ -66,6 +70,7 @@ def test_any_bytes_parse_or_raise_parse_error(data: bytes) -> None:
 
 def test_damaged_records_are_refused() -> None:
     good = record(leaves=b"l" * 96).encode()
-    for bad in (b"", good[:-1], good + b"x", b"\2" + good[1:], good[:120], good[:-100]):
+    owned = record(leaves=b"l" * 96, secret=b"o" * 32).encode()
+    for bad in (b"", good[:-1], good + b"x", b"\2" + good[1:], b"\3" + good[1:], good[:120], good[:-100], owned[:120]):
         with pytest.raises(ParseError):
             SharedFile.parse(bad)

@@ -19,6 +19,7 @@ from convergence.effects import Protocol
 from convergence.ports import TlsBinding
 from pynode.transports import HIGH_WATER
 from pynode.transports import tls as module
+from pynode.transports.slices import READ_SLICE
 from pynode.transports.tls import OFFERED, TlsTransport
 from tests.unit.pynode.toy import Toy, attach
 
@@ -206,6 +207,27 @@ def test_what_was_read_comes_as_one_batch(run: Any) -> None:
         both.server.pause(2, False)
         await both.server.until(lambda: len(both.server.received.get(2, b"")) >= len(MESSAGE))
         assert len(both.server.messages) <= 2
+        await end(both.transport, both.listener)
+
+    run(test)
+
+
+def test_connections_that_send_much_take_turns(run: Any) -> None:
+    async def test() -> None:
+        both = await pair()
+        both.client.connect(3, f"127.0.0.1:{both.listener._listeners[0].sockets[0].getsockname()[1]}", Protocol.TLS)
+        await both.server.until(lambda: len(both.server.of("opened")) == 2)
+        for channel in (2, 4):
+            both.server.pause(channel, True)
+        for channel in (1, 3):
+            both.client.send(channel, *[MESSAGE] * 64)
+        for channel in (2, 4):
+            both.server.pause(channel, False)
+        received = both.server.received
+        await both.server.until(lambda: min(len(received.get(channel, b"")) for channel in (2, 4)) == 64 * len(MESSAGE))
+        order = [channel for _, channel in both.server.of("data")]
+        assert sum(before != after for before, after in zip(order, order[1:], strict=False)) >= 3, order
+        assert max(map(len, both.server.messages)) <= READ_SLICE
         await end(both.transport, both.listener)
 
     run(test)

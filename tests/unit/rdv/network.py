@@ -9,12 +9,13 @@ from convergence.codes import PathWhy, TransferWhy
 from convergence.errors import DestroyReason, EndReason, LocalError, StreamError, Why
 from convergence.netdir.view import Class
 from convergence.ordb.download import Phase
+from convergence.rdv.blind import check_advert
 from convergence.rdv.client import RdvClient
-from convergence.rdv.keys import SessionKeys
+from convergence.rdv.keys import Subject
 from convergence.rdv.service import FILES, RdvService
 from convergence.wire.descriptor import Descriptor
 from convergence.wire.ordb import PIECE_SIZE, Info, Piece, Request
-from convergence.wire.rdv import AdvertOp, DbInfo, parse_rdv_target
+from convergence.wire.rdv import DbInfo, Name, parse_rdv_target
 from convergence.wire.relay import RelayCommand
 from convergence.wire.target import RelayTarget, Role
 from tests.unit.ordb.memory import (
@@ -44,6 +45,7 @@ class FakeCircuit:
 
     def __init__(self, network: Network, point: FakePoint, provider: bool) -> None:
         self.network, self.point, self.provider = network, point, provider
+        self.binding = network.world.rng.random(20)
         self.on_begin: Any = None
         self.on_closed: Any = None
         self.closed = False
@@ -66,8 +68,10 @@ class FakeCircuit:
         assert command == RelayCommand.DB_INFO
         if not self.closed and not self.point.dead:
             for advert in DbInfo.parse(payload).adverts:
-                circuits = self.point.adverts.setdefault(advert.blinded, [])
-                if advert.op == AdvertOp.ADD:
+                circuits = self.point.adverts.setdefault(advert.name, [])
+                if advert.adds:
+                    if advert.name.owned and not self.point.lies:
+                        check_advert(CRYPTO, advert, self.binding, self.network.world.now)
                     circuits.append(self)
                 else:
                     circuits.remove(self)
@@ -91,9 +95,10 @@ class FakePoint:
 
     def __init__(self, network: Network, identity: bytes) -> None:
         self.network, self.identity = network, identity
-        self.adverts: dict[bytes, list[FakeCircuit]] = {}
+        self.adverts: dict[Name, list[FakeCircuit]] = {}
         self.dead = False
         self.silent = False
+        self.lies = False  # checks no proofs
 
     def begin(self, asker: FakeCircuit, target: str, near: MemoryStream, middle: MemoryStream, now: float) -> None:
         if near.over or near.handler is None or self.silent:
@@ -132,7 +137,7 @@ class Network:
         self.node = world.node()  # its outbox times the network's own doings
         self.points: dict[bytes, FakePoint] = {}
         self.circuits: list[FakeCircuit] = []
-        self.begun: list[tuple[bytes, bytes, float]] = []
+        self.begun: list[tuple[bytes, Name, float]] = []
         self.built: list[tuple[bytes, bool]] = []
         self.refused: set[bytes] = set()  # hash_names whose entries extend to no point
         self.choices = 0
@@ -195,8 +200,7 @@ class Getter:
         self.statuses: list[TransferWhy] = []
         self.gave_up: list[TransferWhy] = []
         self.client = RdvClient(
-            rig.file.hash_name,
-            SessionKeys.of_file(rig.file.key),
+            Subject.file(rig.file.hash_name, rig.file.key),
             rig.network,
             rig.view,
             node.outbox,
@@ -241,12 +245,16 @@ class Rig:
             on_standing=lambda name, standing, points, now: self.standing.append((standing, points)),
         )
 
-    def share(self, service: RdvService | None = None, serve: Any = None) -> RdvService:
+    @property
+    def subject(self) -> Subject:
+        """As its owner has it."""
+        return Subject.file(self.file.hash_name, self.file.key, self.file.secret)
+
+    def share(self, service: RdvService | None = None, serve: Any = None, owner: bool = True) -> RdvService:
         service = service or self.service
         self.know(self.nodes, service)
-        service.offer(
-            self.file.hash_name, SessionKeys.of_file(self.file.key), serve or self.sender.serve, self.world.now
-        )
+        subject = self.subject if owner else Subject.file(self.file.hash_name, self.file.key)
+        service.offer(subject, serve or self.sender.serve, self.world.now)
         self.world.advance(1)
         return service
 

@@ -8,13 +8,13 @@ from convergence.effects import Failure
 from convergence.errors import EndReason
 from convergence.ordb.download import Phase
 from convergence.rdv import client as client_module
-from convergence.rdv.blind import DAY, blinded
+from convergence.rdv.blind import DAY, owners_name
 from convergence.rdv.client import BACKOFF_LIMIT, MAX_ATTEMPTS, MAX_POINTS, REACH_LIMIT, WAIT_LIMIT
 from convergence.rdv.service import STABLE_AFTER
 from convergence.rdv.session import OPEN_TIMEOUT
 from convergence.wire.descriptor import Descriptor
 from convergence.wire.ordb import PIECE_SIZE
-from tests.unit.ordb.memory import Script
+from tests.unit.ordb.memory import CRYPTO, Script
 from tests.unit.rdv.network import NODES, Getter, Rig, bad_server, target
 from tests.views import points_of
 
@@ -39,8 +39,9 @@ def test_points_see_blinded_names_only() -> None:
     rig.get()
     rig.world.advance(10)
     names = {name for point in rig.points for name in point.adverts}
-    assert len(names) == 3 and rig.file.hash_name not in names
-    assert {name for _, name, _ in rig.network.begun} == names
+    begun = {name for _, name, _ in rig.network.begun}
+    assert len(names) == 3 and len(names & begun) == 1
+    assert rig.file.hash_name not in {name.blinded for name in begun}
 
 
 def test_circuits_end_when_the_transfer_is_over() -> None:
@@ -76,12 +77,12 @@ def test_the_other_days_name_is_asked_for_near_midnight() -> None:
     rig.share()
     yesterday = 19_999
     for point in rig.points:  # a provider whose clock is an hour slow
-        del point.adverts[blinded(rig.file.hash_name, point.identity, 20_000)]
+        del point.adverts[owners_name(CRYPTO, rig.file.hash_name, point.identity, 20_000)]
     rig.get()
     rig.world.advance(10)
     rig.check_done()
     assert {name for _, name, _ in rig.network.begun} >= {
-        blinded(rig.file.hash_name, rig.points[0].identity, yesterday)
+        owners_name(CRYPTO, rig.file.hash_name, rig.points[0].identity, yesterday)
     }
 
 
@@ -96,7 +97,9 @@ def test_nobody_shares_it_yet() -> None:
     assert getter.statuses == [TransferWhy.LOOKING, TransferWhy.NOBODY]
     asked = len(rig.network.begun)
     rig.world.advance(1000)
-    assert getter.gave_up == [] and len(rig.network.built) == MAX_POINTS
+    assert getter.gave_up == [] and len(rig.network.built) == 2 * MAX_POINTS, (
+        "for the owner's names, and for common ones"
+    )
     assert 3 * 1000 / BACKOFF_LIMIT < len(rig.network.begun) - asked < 3 * 1000 / BACKOFF_LIMIT * 3
     getter.client.stop(rig.world.now)
     rig.world.advance(10)

@@ -13,13 +13,13 @@ from convergence.errors import DestroyReason, EndReason, Problem
 from convergence.netdir.view import Class
 from convergence.pipes.pending import CONNECT_LIMIT
 from convergence.rdv import connector as module
-from convergence.rdv.blind import blinded_names
+from convergence.rdv.blind import common_names, day_of
 from convergence.rdv.connector import IDLE_LIMIT, PATIENCE, SECOND_AFTER, Connector
-from convergence.rdv.keys import SessionKeys
+from convergence.rdv.keys import Subject
 from convergence.rdv.service import SERVICES, RdvService
 from convergence.rdv.session import ANSWER_TIMEOUT, OPEN_TIMEOUT, Session
 from convergence.rdv.way import MAX_OPENING, Connection
-from convergence.wire.rdv import Advert, AdvertOp, DbInfo
+from convergence.wire.rdv import Advert, DbInfo, Proof
 from convergence.wire.relay import RelayCommand
 from convergence.wire.target import Role
 from tests.unit.ordb.memory import CRYPTO, World
@@ -27,7 +27,7 @@ from tests.unit.rdv.network import NODES, FakeCircuit, Network, target
 from tests.views import given_view, points_of
 
 HASH_NAME = b"s" * 32
-KEYS = SessionKeys.of_public(HASH_NAME)
+PUBLIC = Subject.public(HASH_NAME)
 
 
 class Echo:
@@ -99,7 +99,7 @@ class Caller:
 
 
 class Rig:
-    def __init__(self, nodes: Any = NODES, keys: SessionKeys = KEYS) -> None:
+    def __init__(self, nodes: Any = NODES, subject: Subject = PUBLIC) -> None:
         self.world = World(1, smallest_cut=1000)
         self.network = Network(self.world)
         self.nodes = list(nodes)
@@ -107,22 +107,15 @@ class Rig:
         self.idle: list[float] = []
         self.client = self.world.node()
         self.connector = Connector(
-            HASH_NAME,
-            keys,
-            self.network,
-            self.view,
-            self.client.outbox,
-            CRYPTO,
-            self.world.rng,
-            on_idle=self.idle.append,
+            subject, self.network, self.view, self.client.outbox, CRYPTO, self.world.rng, on_idle=self.idle.append
         )
         self.connector.set_points(Class.POINTS, self.world.now)
         self.services: list[RdvService] = []
 
-    def serve(self, keys: SessionKeys = KEYS) -> RdvService:
+    def serve(self, subject: Subject = PUBLIC) -> RdvService:
         service = RdvService(self.network, self.view, self.world.node().outbox, CRYPTO, self.world.rng, SERVICES)
         service.set_points(Class.POINTS, self.world.now)
-        service.offer(HASH_NAME, keys, Echo, self.world.now)
+        service.offer(subject, Echo, self.world.now)
         self.services.append(service)
         self.world.advance(1)
         return service
@@ -133,8 +126,8 @@ class Rig:
 
             def ready(circuit: FakeCircuit, now: float, identity: bytes = node.identity) -> None:
                 circuit.on_begin = lambda target, stream, now: Mute()
-                names = blinded_names(HASH_NAME, identity, now)
-                adverts = tuple(Advert(name, AdvertOp.ADD) for name in names)
+                names = common_names(HASH_NAME, identity, now)
+                adverts = tuple(Advert.add(name) for name in names)
                 circuit.send_message(RelayCommand.DB_INFO, DbInfo(adverts).encode())
 
             self.network.rdv_circuit(node, HASH_NAME, True, ready, None, self.world.now)
@@ -278,21 +271,37 @@ def test_nobody_is_said_when_patience_is_over_and_not_before() -> None:
     assert patient.why is ConnectWhy.NOBODY and patient.code == EndReason.RESOLVEFAILED
 
 
-def test_a_liar_among_the_providers_delays_and_does_not_prevent() -> None:
-    secret = b"o" * 32
-    keys = SessionKeys.of_private(CRYPTO.x25519_public(secret))
-    rig = Rig(keys=keys)
-    rig.serve(keys)  # who has the link only
-    rig.serve(SessionKeys.of_private(keys.static or b"", secret))
+SECRET = b"o" * 32
+PRIVATE = Subject.private(HASH_NAME, CRYPTO.x25519_public(SECRET), SECRET)
+KNOWN = Subject.private(HASH_NAME, CRYPTO.x25519_public(SECRET))  # as those have it who have the address
+
+
+class Pretender(Subject):
+    """Who has only the address and advertises the owner's name all the same."""
+
+    def adverts(self, crypto: Any, point: bytes, binding: bytes, now: float) -> list[Advert]:
+        return [Advert.add(name, Proof(day_of(now), bytes(64))) for name in self.names(crypto, point, now)]
+
+
+def pretend(rig: Rig) -> None:
+    """Points that check nothing are needed for that."""
+    for node in NODES:
+        rig.network.point(node.identity).lies = True
+    rig.serve(Pretender(KNOWN.hash_name, KNOWN.owner, KNOWN.owned, None))
+
+
+def test_points_that_lie_about_who_the_owner_is_delay_and_do_not_prevent() -> None:
+    rig = Rig(subject=KNOWN)
+    pretend(rig)
+    rig.serve(PRIVATE)
     callers = [rig.connect() for _ in range(10)]
     rig.world.advance(60)
     assert all(caller.open for caller in callers)
 
 
-def test_liars_alone_are_recognised() -> None:
-    keys = SessionKeys.of_private(CRYPTO.x25519_public(b"o" * 32))
-    rig = Rig(keys=keys)
-    rig.serve(keys)
+def test_points_that_only_lie_are_recognised() -> None:
+    rig = Rig(subject=KNOWN)
+    pretend(rig)
     caller = rig.connect()
     rig.world.advance(60)
     assert caller.why is ConnectWhy.MISLED and not caller.open

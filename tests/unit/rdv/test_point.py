@@ -7,17 +7,18 @@ import pytest
 from convergence.circuit.flow import STREAM_WINDOW
 from convergence.errors import DestroyReason, EndReason
 from convergence.link import link as link_module
-from convergence.rdv import point as point_module
-from convergence.rdv.point import ANSWER_LIMIT, MAX_ADVERTS_PER_CIRCUIT, MAX_PROVIDERS, NB_DB, REST, RdvPoint
-from convergence.wire.rdv import MAX_ADVERTS, Advert, AdvertOp, DbInfo, format_rdv_target
+from convergence.rdv import adverts as adverts_module
+from convergence.rdv.adverts import MAX_OF_CIRCUIT, MAX_PROVIDERS
+from convergence.rdv.point import ANSWER_LIMIT, NB_DB, REST, RdvPoint
+from convergence.wire.rdv import MAX_ADVERTS, Advert, AdvertOp, DbInfo, Name, format_rdv_target
 from convergence.wire.relay import MAX_DATA, RelayCommand
-from tests.unit.circuit.rig import Net, Recorder, endpoint_of, say
+from tests.unit.circuit.rig import CRYPTO, Net, Recorder, endpoint_of, say
 
-NAME = bytes(range(32))
+NAME = Name(bytes(range(32)))
 
 
 def advert(name=NAME, op=AdvertOp.ADD):
-    return Advert(name, op)
+    return Advert(name.blinded, op)
 
 
 class Place:
@@ -26,10 +27,10 @@ class Place:
     def __init__(self, seed="place"):
         self.net = Net(seed)
         self.machine = self.net.add("point")
-        self.point = RdvPoint(self.machine.outbox)
+        self.point = RdvPoint(self.machine.outbox, CRYPTO)
         services = self.machine.services
         services.on_begin = lambda *begin: self.point.begin(*begin, self.net.now)
-        services.message = lambda circuit, command, payload, now: self.point.message(circuit, payload)
+        services.message = lambda circuit, command, payload, now: self.point.message(circuit, payload, now)
         self._told = services.circuit_closed
         services.circuit_closed = self._closed
         self.people = 0
@@ -38,15 +39,18 @@ class Place:
         self._told(circuit, now)
         self.point.circuit_closed(circuit)
 
-    def circuit(self):
+    def circuit(self, beside=None):
+        """`beside`: a circuit whose entry it shares, and so the link to the point."""
         self.people += 1
         person = self.net.add(f"person{self.people}", relays=False)
-        entry = self.net.add(f"entry{self.people}")
-        return self.net.build(person, [entry, self.machine])
+        entry = self.net.add(f"entry{self.people}") if beside is None else beside.entry
+        circuit = self.net.build(person, [entry, self.machine])
+        circuit.entry = entry
+        return circuit
 
-    def provider(self, name=NAME, accept=True):
+    def provider(self, name=NAME, accept=True, beside=None):
         """A circuit that advertises `name`; its `asked` holds (stream, recorder) of each query."""
-        circuit = self.circuit()
+        circuit = self.circuit(beside)
         circuit.asked = []
         circuit.refusals = 0
 
@@ -70,20 +74,19 @@ class Place:
         return self.net.open(circuit or self.circuit(), format_rdv_target(name))
 
     def offers(self, name=NAME):
-        return list(self.point._files.get(name, {}).values())
+        return list(self.point._adverts.of(name))
 
     def load(self):
-        return sorted(offer.nb for offers in self.point._files.values() for offer in offers.values())
+        return sorted(offer.nb for offers in self.point._adverts.names.values() for offer in offers.values())
 
     def consistent(self):
         """The registry's own books agree."""
-        point = self.point
-        pairs = {(circuit, name) for name, offers in point._files.items() for circuit in offers}
-        assert pairs == {(circuit, name) for circuit, names in point._by_circuit.items() for name in names}
-        assert point._adverts == len(pairs)
-        assert all(offers for offers in point._files.values())
-        assert all(names for names in point._by_circuit.values())
-        assert not any(circuit.closed for circuit in point._by_circuit)
+        adverts = self.point._adverts
+        pairs = {(circuit, name) for name, offers in adverts.names.items() for circuit in offers}
+        assert pairs == {(circuit, name) for circuit, offer in adverts.providers.items() for name in offer.names}
+        assert len(adverts) == len(pairs)
+        assert all(offers for offers in adverts.names.values())
+        assert not any(circuit.closed for circuit in adverts.providers)
 
 
 @pytest.fixture
@@ -246,7 +249,7 @@ def test_who_withdraws_and_comes_again_is_no_stranger(place):
     for circuit in (bad, good):
         circuit.destroy(DestroyReason.FINISHED, place.net.now)
     place.net.pump()
-    assert not place.point._providers
+    assert not place.point._adverts.providers
 
 
 def test_what_is_remembered_of_an_asker_is_bounded_and_goes_with_his_circuit(place, monkeypatch):
@@ -401,7 +404,7 @@ def test_the_point_forgets_a_dead_provider(place):
     provider = place.provider()
     provider.destroy(DestroyReason.FINISHED, place.net.now)
     place.net.pump()
-    assert place.offers() == [] and place.point._adverts == 0
+    assert place.offers() == [] and len(place.point._adverts) == 0
     assert place.query()[1].reason == EndReason.RESOLVEFAILED
 
 
@@ -434,9 +437,9 @@ def test_connected_from_a_provider_for_nothing_ends_that_stream(place):
 def test_an_advert_counts_once_and_can_be_withdrawn(place):
     provider = place.provider()
     place.advertise(provider, advert(), advert())
-    assert len(place.offers()) == 1 and place.point._adverts == 1
+    assert len(place.offers()) == 1 and len(place.point._adverts) == 1
     place.advertise(provider, advert(op=AdvertOp.REMOVE), advert(op=AdvertOp.REMOVE))
-    assert place.offers() == [] and place.point._adverts == 0
+    assert place.offers() == [] and len(place.point._adverts) == 0
     place.consistent()
 
 
@@ -460,7 +463,7 @@ def test_nobody_withdraws_for_another(place):
 
 
 def names(count, first=0):
-    return [number.to_bytes(32, "big") for number in range(first, first + count)]
+    return [Name(number.to_bytes(32, "big")) for number in range(first, first + count)]
 
 
 def advertise_many(place, circuit, count):
@@ -472,32 +475,41 @@ def advertise_many(place, circuit, count):
 
 def test_adverts_of_a_circuit_are_limited(place):
     circuit = place.circuit()
-    advertise_many(place, circuit, MAX_ADVERTS_PER_CIRCUIT)
-    assert circuit.built and place.point._adverts == MAX_ADVERTS_PER_CIRCUIT
-    place.advertise(circuit, advert(b"\xff" * 32))
+    advertise_many(place, circuit, MAX_OF_CIRCUIT)
+    assert circuit.built and len(place.point._adverts) == MAX_OF_CIRCUIT
+    place.advertise(circuit, advert(Name(b"\xff" * 32)))
     assert circuit.gone == [DestroyReason.RESOURCELIMIT]
     place.consistent()
-    assert place.point._adverts == 0
+    assert len(place.point._adverts) == 0
 
 
-def test_adverts_of_a_point_are_limited(place, monkeypatch):
-    monkeypatch.setattr(point_module, "MAX_ADVERTS", 3)
-    one, two = place.circuit(), place.circuit()
-    advertise_many(place, one, 3)
-    place.advertise(two, advert(b"\xff" * 32))
-    assert one.built and two.gone == [DestroyReason.RESOURCELIMIT]
+def test_adverts_of_a_point_are_limited_and_each_link_has_its_part(place, monkeypatch):
+    monkeypatch.setattr(adverts_module, "MAX_ADVERTS", 4)
+    one = place.circuit()
+    advertise_many(place, one, 4)
+    two, three = place.circuit(), place.circuit()
+    place.advertise(two, advert(Name(b"\xfe" * 32)))
+    place.advertise(two, advert(Name(b"\xff" * 32)))
+    place.advertise(three, advert(Name(b"\xff" * 32)))
+    assert one.built and two.built and three.built, "two have two of four, and a third one less than its part"
+    again = place.circuit(two)
+    place.advertise(again, advert(Name(b"\xfd" * 32)))
+    assert again.gone == [DestroyReason.RESOURCELIMIT]
     place.consistent()
 
 
 def test_providers_of_a_name_are_limited_and_nothing_stays_of_those_beyond(place, monkeypatch):
     assert MAX_PROVIDERS > 2
-    monkeypatch.setattr(point_module, "MAX_PROVIDERS", 2)
-    providers = [place.provider() for _ in range(4)]
+    monkeypatch.setattr(adverts_module, "MAX_PROVIDERS", 2)
+    first = place.provider()
+    providers = [first, *(place.provider(beside=first) for _ in range(3))]
     assert len(place.offers()) == 2 and all(provider.built for provider in providers)
-    for provider in providers:
+    other = place.provider()
+    assert len(place.offers()) == 2 + 1, "from another link"
+    for provider in [*providers, other]:
         provider.destroy(DestroyReason.FINISHED, place.net.now)
     place.net.pump()
-    assert place.point._by_circuit == {} and place.point._files == {}
+    assert place.point._adverts.providers == {} and place.point._adverts.names == {}
 
 
 @pytest.mark.parametrize("payload", [b"", b"x", advert().encode() + b"x", bytes(33) + b"\3"])
@@ -505,7 +517,7 @@ def test_malformed_adverts_close_their_circuit(place, payload):
     circuit = place.circuit()
     circuit.send_message(RelayCommand.DB_INFO, payload)
     place.net.pump()
-    assert circuit.gone and place.point._adverts == 0
+    assert circuit.gone and len(place.point._adverts) == 0
 
 
 # -- any order of things
@@ -580,7 +592,7 @@ def test_after_any_schedule_the_counts_are_those_of_what_runs(seed):
     for circuit in circuits:
         circuit.destroy(DestroyReason.FINISHED, place.net.now)
     place.net.pump()
-    assert not place.point._files and not place.point._by_circuit and place.point._adverts == 0
+    assert not place.point._adverts.names and not place.point._adverts.providers and len(place.point._adverts) == 0
     assert place.point._waiting.used == 0
     assert all(not link.circuits for machine in place.net.machines for link in machine.links.values())
 
@@ -591,7 +603,7 @@ def test_a_point_that_holds_too_much_ends_the_stream_where_most_wait(place):
     place.point._waiting.limit = 3 * STREAM_WINDOW // 2
     pairs = []
     for number in range(3):
-        name = bytes([number]) * 32
+        name = Name(bytes([number]) * 32)
         provider, client = place.provider(name), place.circuit()
         place.net.congest(place.machine, reader_link(place, client))
         place.query(client, name)

@@ -5,9 +5,9 @@ import pytest
 
 from convergence.codes import TransferWhy
 from convergence.errors import EndReason, LocalError, StreamError
-from convergence.rdv.blind import DAY, OVERLAP, blinded
+from convergence.rdv.blind import DAY, OVERLAP, owners_name
 from convergence.rdv.circuits import LINGER
-from convergence.rdv.keys import SessionKeys
+from convergence.rdv.keys import Subject
 from convergence.rdv.service import (
     FILES,
     MAX_OFFERS,
@@ -18,11 +18,9 @@ from convergence.rdv.service import (
 )
 from convergence.rdv.session import FIRST_TIMEOUT, Session
 from convergence.wire.ordb import Done, Info, Queued, Request
-from convergence.wire.rdv import format_rdv_target, parse_rdv_target
+from convergence.wire.rdv import Name, format_rdv_target, parse_rdv_target
 from tests.unit.ordb.memory import CRYPTO, Script
 from tests.unit.rdv.network import NODES, FakeCircuit, Network, Rig
-
-KEYS = SessionKeys.of_file(bytes(32))
 
 
 def test_one_file_stands_at_once_and_several_each_at_a_time_of_their_own() -> None:
@@ -31,7 +29,7 @@ def test_one_file_stands_at_once_and_several_each_at_a_time_of_their_own() -> No
     built, start = rig.network.built, rig.world.now
     assert len(built) == 3
     for number in range(8):
-        rig.service.offer(bytes([number]) * 32, KEYS, rig.sender.serve, start)
+        rig.service.offer(Subject.public(bytes([number]) * 32), rig.sender.serve, start)
     begun: list[float] = []
     while len(begun) < 8:
         rig.world.advance(0.1)
@@ -60,7 +58,7 @@ def test_over_other_circuits_a_file_stands_again_and_nothing_goes_on_over_those_
 def test_what_was_on_its_way_to_a_point_is_not_used_after_a_change_of_circuits() -> None:
     rig = Rig()
     rig.know(rig.nodes, rig.service)
-    rig.service.offer(rig.file.hash_name, KEYS, rig.sender.serve, rig.world.now)
+    rig.service.offer(rig.subject, rig.sender.serve, rig.world.now)
     assert rig.network.built and not rig.network.circuits
     rig.service.use(Network(rig.world), rig.world.now)
     rig.world.advance(1)
@@ -70,10 +68,10 @@ def test_what_was_on_its_way_to_a_point_is_not_used_after_a_change_of_circuits()
 def test_a_share_has_limits() -> None:
     rig = Rig()
     for number in range(MAX_OFFERS):
-        rig.service.offer(number.to_bytes(32, "big"), KEYS, rig.sender.serve, rig.world.now)
-    rig.service.offer(bytes(32), KEYS, rig.sender.serve, rig.world.now)
+        rig.service.offer(Subject.public(number.to_bytes(32, "big")), rig.sender.serve, rig.world.now)
+    rig.service.offer(Subject.public(bytes(32)), rig.sender.serve, rig.world.now)
     with pytest.raises(LocalError):
-        rig.service.offer(b"x" * 32, KEYS, rig.sender.serve, rig.world.now)
+        rig.service.offer(Subject.public(b"x" * 32), rig.sender.serve, rig.world.now)
 
 
 class Visitor:
@@ -95,8 +93,10 @@ class Visitor:
 
         name = parse_rdv_target(target)
         now, outbox = rig.world.now, rig.world.node().outbox
-        keys = SessionKeys.of_file(rig.file.key)
-        self.session = Session(CRYPTO, rig.world.rng, outbox, keys, name, now=now, initiator=True, attach=attach)
+        keys = Subject.file(rig.file.hash_name, rig.file.key).keys(name)
+        self.session = Session(
+            CRYPTO, rig.world.rng, outbox, keys, name.blinded, now=now, initiator=True, attach=attach
+        )
         self.session.bind(self.near)
         middle.handler, self.near.handler = handler, self.session
         handler.opened(now)
@@ -127,7 +127,7 @@ def test_streams_for_other_names_are_refused() -> None:
     rig.share()
     circuit, _ = first(rig)
     stream = rig.world.pair()[0]
-    for target in ("example.com:80", "nonsense", format_rdv_target(bytes(32)), ""):
+    for target in ("example.com:80", "nonsense", format_rdv_target(Name(bytes(32))), ""):
         assert circuit.on_begin(target, stream, rig.world.now) is None
 
 
@@ -300,7 +300,7 @@ def test_entries_of_one_file_that_refuse_every_point_change_nothing_for_the_othe
     victim = bytes(32)
     rig.network.refused = {victim}
     rig.know(rig.nodes, rig.service)
-    rig.service.offer(victim, KEYS, rig.sender.serve, rig.world.now)
+    rig.service.offer(Subject.public(victim), rig.sender.serve, rig.world.now)
     rig.world.advance(60)
     assert rig.service.standing(victim) == (0, 3)
     rig.share()
@@ -312,7 +312,7 @@ def test_every_file_has_circuits_of_its_own() -> None:
     rig = Rig()
     rig.share()
     other = b"o" * 32
-    rig.service.offer(other, KEYS, rig.sender.serve, rig.world.now)
+    rig.service.offer(Subject.public(other), rig.sender.serve, rig.world.now)
     rig.world.advance(1)
     for circuit in rig.network.circuits:
         assert sum(circuit in circuits for circuits in circuit.point.adverts.values()) == 1
@@ -321,7 +321,7 @@ def test_every_file_has_circuits_of_its_own() -> None:
 def test_a_circuit_that_comes_after_unsharing_is_destroyed() -> None:
     rig = Rig()
     rig.know(rig.nodes, rig.service)
-    rig.service.offer(rig.file.hash_name, SessionKeys.of_file(rig.file.key), rig.sender.serve, rig.world.now)
+    rig.service.offer(rig.subject, rig.sender.serve, rig.world.now)
     rig.service.withdraw(rig.file.hash_name, rig.world.now)
     rig.world.advance(10)
     assert rig.network.circuits and all(circuit.closed for circuit in rig.network.circuits)
@@ -335,7 +335,7 @@ def test_adverts_follow_the_days() -> None:
     rig.world.advance(DAY)
     for point in rig.points:
         names = {name for name, circuits in point.adverts.items() if circuits}
-        assert names == {blinded(rig.file.hash_name, point.identity, today + 1)}
+        assert names == {owners_name(CRYPTO, rig.file.hash_name, point.identity, today + 1)}
     rig.get()
     rig.world.advance(10)
     rig.check_done()
@@ -383,7 +383,7 @@ def offered(rig: Rig, network: Network | None = None) -> list[tuple[FakeCircuit,
 def test_how_busy_one_file_is_cannot_be_told_at_another() -> None:
     rig = Rig()
     rig.share()
-    rig.service.offer(b"o" * 32, KEYS, rig.sender.serve, rig.world.now)
+    rig.service.offer(Subject.public(b"o" * 32), rig.sender.serve, rig.world.now)
     rig.world.advance(START_SPREAD + 1)
     busy, *others = offered(rig)
     for _ in range(FILES.served + FILES.queue):
@@ -397,7 +397,7 @@ def test_the_circuits_of_a_node_do_not_change_their_day_at_one_moment(monkeypatc
     rig = Rig()
     rig.share()
     for number in range(8):
-        rig.service.offer(bytes([number]) * 32, KEYS, rig.sender.serve, rig.world.now)
+        rig.service.offer(Subject.public(bytes([number]) * 32), rig.sender.serve, rig.world.now)
     rig.world.advance(8 * START_SPREAD + 1)
     told: list[tuple[float, FakeCircuit]] = []
     send = FakeCircuit.send_message
@@ -433,7 +433,7 @@ def test_the_circuits_of_a_node_do_not_change_their_day_at_one_moment_when_it_wa
 def test_a_file_that_is_to_begin_begins_though_the_clock_jumps(by: float) -> None:
     rig = Rig()
     rig.share()
-    rig.service.offer(b"o" * 32, KEYS, rig.sender.serve, rig.world.now)
+    rig.service.offer(Subject.public(b"o" * 32), rig.sender.serve, rig.world.now)
     rig.world.now += by
     rig.node.outbox.shift(by)
     rig.service.woke(by, rig.world.now)

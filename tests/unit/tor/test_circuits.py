@@ -7,6 +7,7 @@ import pytest
 
 from convergence.codes import PathWhy
 from convergence.errors import Problem
+from convergence.path.building import REPLACED_AFTER
 from convergence.path.guards import Stage
 from convergence.path.place import ATTEMPTS, HELD_TIMEOUT, HOP_TIMEOUT
 from convergence.path.predicted import KEPT
@@ -98,14 +99,15 @@ class Scene:
         self.circuits.fill(self.net.now)
         self.net.pump()
 
-    def ask(self, port=443, host="host.example"):
-        self.circuits.exit_circuit(
-            host,
-            port,
-            lambda circuit, now: self.got.append(circuit),
-            lambda why, now: self.trouble.append(why),
-            self.net.now,
-        )
+    def ask(self, port=443, host="host.example", times=1):
+        for _ in range(times):
+            self.circuits.exit_circuit(
+                host,
+                port,
+                lambda circuit, now: self.got.append(circuit),
+                lambda why, now: self.trouble.append(why),
+                self.net.now,
+            )
         self.net.pump()
 
     def ask_point(self):
@@ -144,10 +146,44 @@ def test_two_circuits_are_ready_for_the_web(scene):
 def test_a_ready_one_is_taken_and_replaced(scene):
     scene.start()
     scene.ask()
-    assert len(scene.got) == 1 and scene.got[0].built and scene.circuits.ready == 2
+    assert len(scene.got) == 1 and scene.got[0].built and scene.circuits.ready == 1
+    scene.net.tick(REPLACED_AFTER)
+    assert scene.circuits.ready == 2
     assert [item["purpose"] for item in scene.circuits.snapshot()].count("exit") == 1
     assert scene.circuits.serves(scene.got[0], "host.example", 443)
     assert not scene.circuits.serves(scene.got[0], "host.example", 25)
+
+
+def test_one_that_is_on_its_way_is_taken_and_replaced(scene):
+    scene.circuits.start(scene.net.now)
+    scene.circuits.fill(scene.net.now)
+    first = scene.paths[0]
+    scene.ask()
+    assert [hop.identity for hop in scene.got[0].path] == [hop.identity for hop in first.targets]
+    scene.net.tick(REPLACED_AFTER)
+    assert scene.circuits.ready == 2 and len(scene.paths) == 3 and scene.uses == [["worked"]] * 3
+    assert sorted(item["purpose"] for item in scene.circuits.snapshot()) == ["exit", "ready", "ready"]
+
+
+def test_nobody_shares_one_that_is_on_its_way(scene):
+    scene.circuits.start(scene.net.now)
+    scene.circuits.fill(scene.net.now)
+    scene.ask(times=3)
+    assert len(set(map(id, scene.got))) == 3 and scene.circuits.ready == 0
+    scene.net.tick(REPLACED_AFTER)
+    assert scene.circuits.ready == 2 and len(scene.paths) == 5
+
+
+def test_one_that_is_taken_on_its_way_and_comes_to_nothing_is_replaced_over_another_path(scene):
+    scene.deaf(2)  # the exit of the first paths
+    scene.circuits.start(scene.net.now)
+    scene.circuits.fill(scene.net.now)
+    scene.ask()
+    assert not scene.got
+    scene.net.tick(REPLACED_AFTER)
+    scene.net.tick(HOP_TIMEOUT + 0.1)
+    assert scene.got[0].built and scene.got[0].path[-1].identity != scene.machines[2].target.identity
+    assert scene.circuits.ready == 2 and not scene.trouble
 
 
 def test_what_no_ready_one_serves_gets_a_circuit_to_another_exit(scene):

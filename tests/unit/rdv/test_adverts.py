@@ -1,0 +1,197 @@
+"""Who gets a place at a point: the owner, whatever others do; others, each link its part."""
+
+from dataclasses import dataclass, replace
+from random import Random
+
+import pytest
+
+from convergence.errors import DestroyReason, RemoteError
+from convergence.rdv.adverts import MAX_MACHINES, MAX_PROOFS, MAX_PROVIDERS, Adverts
+from convergence.rdv.blind import DAY, common_name, owners_advert, owners_name
+from convergence.wire.rdv import Advert, DbInfo, Name, Proof
+from tests.unit.ordb.memory import CRYPTO
+
+TODAY = 20_000
+NOW = TODAY * DAY + DAY / 2
+POINT = b"p" * 32
+SECRET = b"o" * 32
+OWNER = CRYPTO.x25519_public(SECRET)
+PLACE = owners_name(CRYPTO, OWNER, POINT, TODAY)
+
+
+@dataclass(eq=False)
+class Circuit:
+    """What the register asks of a circuit."""
+
+    link: object
+    binding: bytes
+
+
+class Point:
+    def __init__(self):
+        self.rng = Random(1)
+        self.adverts = Adverts(CRYPTO)
+
+    def circuit(self, link=None):
+        return Circuit(link or object(), self.rng.randbytes(20))
+
+    def say(self, circuit, *adverts, now=NOW):
+        self.adverts.carry_out(circuit, DbInfo(adverts).encode(), now)
+
+    def own(self, circuit=None, day=TODAY):
+        circuit = circuit or self.circuit()
+        self.say(circuit, owners_advert(CRYPTO, SECRET, POINT, day, circuit.binding), now=NOW + (day - TODAY) * DAY)
+        return circuit
+
+    def at(self, name=PLACE):
+        return [provider.circuit for provider in self.adverts.of(name)]
+
+
+@pytest.fixture
+def point():
+    return Point()
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_10_000_adverts_of_somebody_with_the_link_take_nothing_from_the_owner(point, first):
+    """From 500 places, under every name that the link yields, with the proofs that he can make."""
+    owner = point.own() if first else None
+    common = common_name(OWNER, POINT, TODAY)
+    links = [object() for _ in range(500)]
+    for number in range(2_500):
+        circuit = point.circuit(links[number % 500])
+        for advert in (Advert.add(common), Advert.add(Name(PLACE.blinded))):
+            point.say(circuit, advert)
+        forged = point.rng.randbytes(64) if number % 50 else bytes(64)
+        for day in (TODAY, TODAY + number % 4 - 1):
+            with pytest.raises(RemoteError):
+                point.say(circuit, Advert.add(PLACE, Proof(day, forged)))
+    owner = owner or point.own()
+    assert point.at() == [owner]
+    assert MAX_PROVIDERS <= len(point.at(common)) < 2_500, "his own place is bounded too"
+
+
+def test_an_advert_is_good_on_its_circuit_only(point):
+    """Whoever sees it, the point or who takes it over, can play it again nowhere."""
+    circuit, other = point.circuit(), point.circuit()
+    advert = owners_advert(CRYPTO, SECRET, POINT, TODAY, circuit.binding)
+    with pytest.raises(RemoteError):
+        point.say(other, advert)
+    assert point.at() == []
+    point.say(circuit, advert)
+    assert point.at() == [circuit]
+
+
+def test_an_advert_of_one_point_is_of_no_use_at_another(point):
+    circuit = point.circuit()
+    elsewhere = owners_advert(CRYPTO, SECRET, b"q" * 32, TODAY, circuit.binding)
+    with pytest.raises(RemoteError):
+        point.say(circuit, replace(elsewhere, blinded=PLACE.blinded))
+    point.say(circuit, elsewhere)
+    assert point.at() == [], "it is another name there, which nobody asks this point for"
+
+
+@pytest.mark.parametrize("days", [-2, 2, 400])
+def test_an_advert_of_another_day_is_refused(point, days):
+    circuit = point.circuit()
+    late = owners_advert(CRYPTO, SECRET, POINT, TODAY + days, circuit.binding)
+    today = owners_advert(CRYPTO, SECRET, POINT, TODAY, circuit.binding)
+    assert late.proof is not None and today.proof is not None
+    for advert in (late, replace(late, proof=Proof(TODAY, late.proof.signature)), replace(today, proof=late.proof)):
+        with pytest.raises(RemoteError):
+            point.say(circuit, advert)
+    assert point.at() == [] and point.at(late.name) == []
+
+
+@pytest.mark.parametrize("days", [-1, 0, 1])
+def test_clocks_may_differ_by_hours(point, days):
+    circuit = point.circuit()
+    point.say(circuit, owners_advert(CRYPTO, SECRET, POINT, TODAY + days, circuit.binding))
+    assert point.at(owners_name(CRYPTO, OWNER, POINT, TODAY + days)) == [circuit]
+
+
+def test_every_byte_of_an_advert_counts(point):
+    circuit = point.circuit()
+    good = owners_advert(CRYPTO, SECRET, POINT, TODAY, circuit.binding).encode()
+    for at in [*range(0, 32, 5), *range(33, len(good))]:
+        bad = bytearray(good)
+        bad[at] ^= 1
+        with pytest.raises(RemoteError):
+            point.adverts.carry_out(point.circuit(circuit.link), bytes(bad), NOW)
+        with pytest.raises(RemoteError):
+            point.adverts.carry_out(Circuit(circuit.link, circuit.binding), bytes(bad), NOW)
+    assert len(point.adverts) == 0
+    point.adverts.carry_out(circuit, good, NOW)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "0000000000000000000000000000000000000000000000000000000000000000",
+        "0100000000000000000000000000000000000000000000000000000000000000",
+        "ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+        "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05",
+        "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a",
+        "edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",  # not canonical: 0
+        "eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",  # not canonical: 1
+    ],
+)
+def test_keys_for_which_anybody_can_sign_are_refused(point, key):
+    """For a key of low order, R = key or the neutral point and S = 0 fulfil the equation for many messages."""
+    name = Name(bytes.fromhex(key), owned=True)
+    neutral = b"\1" + bytes(31)
+    for start in (name.blinded, neutral):
+        for number in range(8):
+            circuit = Circuit(object(), bytes([number]) * 20)
+            with pytest.raises(RemoteError):
+                point.say(circuit, Advert.add(name, Proof(TODAY, start + bytes(32))))
+
+
+def test_an_owner_has_several_machines_and_the_latest_are_kept(point):
+    circuits = [point.own() for _ in range(MAX_MACHINES + 3)]
+    assert point.at() == circuits[3:]
+    assert len(point.adverts) == MAX_MACHINES
+    point.own(circuits[0])
+    assert point.at() == [*circuits[4:], circuits[0]]
+
+
+def test_only_who_advertised_withdraws(point):
+    owner, other = point.own(), point.own()
+    point.say(other, Advert.remove(Name(PLACE.blinded)))
+    point.say(point.circuit(), Advert.remove(PLACE))
+    assert point.at() == [owner, other]
+    point.say(owner, Advert.remove(PLACE))
+    assert point.at() == [other]
+    point.adverts.closed(other)
+    assert len(point.adverts) == 0 and not point.adverts.names
+
+
+def test_checks_of_proofs_are_limited(point):
+    circuit = point.circuit()
+    advert = owners_advert(CRYPTO, SECRET, POINT, TODAY, circuit.binding)
+    for _ in range(MAX_PROOFS):
+        point.say(circuit, advert, advert)  # a second time says nothing, and is not checked
+        point.say(circuit, Advert.remove(PLACE))
+    with pytest.raises(RemoteError) as error:
+        point.say(circuit, advert)
+    assert error.value.reason == DestroyReason.RESOURCELIMIT
+
+
+def test_a_circuit_lives_through_many_days(point):
+    circuit = point.circuit()
+    for day in range(TODAY, TODAY + MAX_PROOFS):
+        point.own(circuit, day)
+        if day > TODAY:
+            point.say(circuit, Advert.remove(owners_name(CRYPTO, OWNER, POINT, day - 1)))
+    assert len(point.adverts) == 1
+
+
+def test_who_crowds_out_others_under_the_common_name_needs_as_many_links_as_they(point):
+    common, crowd = common_name(OWNER, POINT, TODAY), object()
+    for _ in range(2 * MAX_PROVIDERS):
+        point.say(point.circuit(crowd), Advert.add(common))
+    assert len(point.at(common)) == MAX_PROVIDERS
+    honest = [point.circuit() for _ in range(20)]
+    for circuit in honest:
+        point.say(circuit, Advert.add(common))
+    assert set(honest) <= set(point.at(common))
