@@ -252,9 +252,9 @@ class Registry:
         self._on_dropped(node, now)
         self._outbox.emit(NodeLost(node.identity.hex()[:16], why))
 
-    def _begin_grace(self, node: Node, now: float) -> None:
+    def _begin_grace(self, node: Node, now: float, seconds: float = GRACE) -> None:
         if node.grace is None:
-            node.grace = self._outbox.call_at(now + GRACE, lambda now: self.drop(node, "disconnected", now))
+            node.grace = self._outbox.call_at(now + seconds, lambda now: self.drop(node, "disconnected", now))
 
     def _end_grace(self, node: Node) -> None:
         if node.grace is not None:

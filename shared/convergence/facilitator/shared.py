@@ -10,7 +10,7 @@ them, the newest descriptor, who has the newest channel. Where it does not answe
 others what it can, and writes the rest down later.
 
 `GRACE` begins when the newest channel of a node is closed, at whichever facilitator, or when that facilitator is gone.
-One that nobody here has heard of may have died long ago, or begun just now: its nodes are listed until they expire.
+If nothing was heard of that one since this one began, all may have been away: nodes have `RETURN` to come back.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ from convergence.ports import Crypto
 from convergence.wire.descriptor import Descriptor
 from convergence.wire.sharing import NOBODY, Dropped, NodeRecord
 
+RETURN = 300.0
+"""Seconds in which nodes come back after no facilitator was there. They try every 3 minutes at least."""
 SAVED_AT_ONCE = 64
 """Nodes that are written down at once when the store works again; the others wait for those."""
 
@@ -122,12 +124,13 @@ class SharedRegistry(Registry):
 
     def drop(self, node: Node, why: str, now: float) -> None:
         """Also elsewhere; but whoever has its channel meanwhile keeps one that was disconnected here, and says himself
-        when it expires: our clock may be wrong."""
+        when it expires: our clock may be wrong. Where it is not known what the store has, it is deleted in any case:
+        whoever has its channel writes it down again."""
         ours = self.ours(node)
         self._forget(node, why, now)
         if why == "expired" and not ours:
             return
-        only_from = _text(node.holder) if why == "disconnected" else None
+        only_from = _text(node.holder) if why == "disconnected" and node.saved else None
         self._sharing.drop(Dropped(node.identity, node.descriptor.published), node.source, only_from, now)
 
     def _keep(self, node: Node, now: float) -> None:
@@ -144,15 +147,12 @@ class SharedRegistry(Registry):
                 node.saved = False
                 if not node.channels:
                     self._begin_grace(node, now)
-        self.works(now)
-
-    def recorded(self, record: NodeRecord, now: float) -> None:
-        self._merge(record, now)
-
-    def works(self, now: float) -> None:
         self._unsaved = deque(identity for identity, node in self.nodes.items() if not node.saved)
         for _ in range(SAVED_AT_ONCE):
             self._save_next(now)
+
+    def recorded(self, record: NodeRecord, now: float) -> None:
+        self._merge(record, now)
 
     def dropped(self, identity: bytes, published: int, now: float) -> None:
         """If its channel is ours, it has to be written down anew."""
@@ -166,7 +166,7 @@ class SharedRegistry(Registry):
 
     def came(self, facilitator: bytes, now: float) -> None:
         for node in self.nodes.values():
-            if node.holder == facilitator:
+            if node.holder == facilitator and node.saved:  # else it left while that one was not heard
                 self._end_grace(node)
 
     def gone(self, facilitator: bytes, now: float) -> None:
@@ -214,8 +214,10 @@ class SharedRegistry(Registry):
             self._release(node, now)  # the store did not hear that its channel closed
         elif node.holder == NOBODY:
             self._begin_grace(node, now)
-        else:
+        elif self._sharing.there(node.holder):
             self._end_grace(node)
+        else:
+            self._begin_grace(node, now, RETURN)
 
     # What is written down
 

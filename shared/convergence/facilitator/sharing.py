@@ -72,7 +72,7 @@ STORE = Table(
         State.AWAY: {"join": State.READING, "leave": State.LEFT},
         State.READING: {"work": State.SHARED, "fail": State.AILING, TIMEOUT: State.AILING, **_PART},
         State.SHARED: {"fail": State.AILING, **_PART},
-        State.AILING: {"work": State.SHARED, "read": State.READING, **_PART},
+        State.AILING: {"read": State.READING, **_PART},
     },
     deadlines={State.READING: READ_TIMEOUT},
     standing={
@@ -123,9 +123,6 @@ class Nodes(Protocol):
 
     def dropped(self, identity: bytes, published: int, now: float) -> None: ...
 
-    def works(self, now: float) -> None:
-        """The store takes again what it did not."""
-
     def came(self, facilitator: bytes, now: float) -> None: ...
 
     def gone(self, facilitator: bytes, now: float) -> None: ...
@@ -173,7 +170,6 @@ class Sharing:
         self._since = 0
         self._machine: StateMachine[State] | None = None
         self._under_way = 0
-        self._read = False  # whether it was, since it can be reached
 
     @property
     def state(self) -> State:
@@ -218,7 +214,6 @@ class Sharing:
         self._machine.move("join", now)
         for peer in self.peers.values():
             peer.heard = self._outbox.steady(now)  # nobody's beats were heard meanwhile
-        self._read = False
         self.ask(ReadAll(), self._all_read, now)
 
     def parted(self, reason: str, now: float) -> None:
@@ -344,7 +339,6 @@ class Sharing:
             if isinstance(item, NodeRecord):
                 records.append(item)
         self._machine.move("work", now)
-        self._read = True
         self.nodes.read(records, now)
         self._tell_works()
 
@@ -366,13 +360,8 @@ class Sharing:
         return Beat(*self._own(), self._since, self._version, leaves)
 
     def _beaten(self, result: None | Failure, now: float) -> None:
-        if isinstance(result, Failure) or self._machine is None or self.state is not State.AILING:
-            return
-        if self._read:
-            self._machine.move("work", now)
-            self.nodes.works(now)
-            self._tell_works()
-        else:
+        """The store takes again what is written: read what it has after all that it may have taken or not."""
+        if not isinstance(result, Failure) and self._machine is not None and self.state is State.AILING:
             self._machine.move("read", now)
             self.ask(ReadAll(), self._all_read, now)
 

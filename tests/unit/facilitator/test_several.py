@@ -1,5 +1,6 @@
 """Several facilitators behind one name: to their nodes they are one."""
 
+import random
 from itertools import pairwise
 
 import pytest
@@ -7,8 +8,9 @@ import pytest
 from convergence.codes import RtcWhy
 from convergence.facilitator import exchange, registry, shared, sharing
 from convergence.facilitator.prober import ADDRESS_PAUSE
-from convergence.facilitator.registry import GRACE, SWEEP_INTERVAL
+from convergence.facilitator.registry import GRACE
 from convergence.facilitator.service import LEAVING
+from convergence.facilitator.shared import RETURN
 from convergence.facilitator.sharing import BEAT, QUESTION_TIMEOUT, SILENT, Seal
 from convergence.introduction.signalling import MAX_PER_PAIR
 from convergence.netdir.headers import EPOCH
@@ -301,9 +303,9 @@ def test_all_are_killed_and_one_starts(world):
     world.kill_service(0)
     world.kill_service(1)
     world.start_one()
-    world.run(2 * GRACE)
+    world.run(RETURN - 1)
     assert world.listed(2) == {identity(1), identity(2)}  # they may not have come back yet
-    world.run(3600 + SWEEP_INTERVAL)
+    world.run(2)
     assert world.listed(2) == set() and world.store.nodes == {}
 
 
@@ -568,3 +570,51 @@ def test_a_channel_that_asks_while_it_registers_is_bounded_by_its_records(world)
     assert channel.answers == [ErrorCode.RATE_LIMIT] and channel.ended
     world.store.back()
     world.settle()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_whatever_happens_all_lists_are_right_in_the_end(seed):
+    """Facilitators die and start, lose the store, which forgets, fills up and hangs; nodes come and go."""
+    chance = random.Random(seed)
+    world = Several(3)
+    machines = {}
+    for _ in range(40):
+        alive = [number for number, service in enumerate(world.services) if service is not None]
+        match chance.randrange(9):
+            case 0 | 1 if len(machines) < 9:
+                number = chance.choice([number for number in range(1, 10) if number not in machines])
+                machines[number] = world.node(number, at=chance.choice(alive))
+            case 2 if machines:
+                world.kill(machines.pop(chance.choice(list(machines))).port)
+            case 3 if len(alive) > 1:
+                world.kill_service(chance.choice(alive))
+            case 4 if len(alive) < 4:
+                world.start_one()
+            case 5:
+                world.link(chance.choice(alive)).cut_off()
+            case 6:
+                world.link(chance.choice(alive)).connected()
+            case 7:
+                world.store.fault = chance.choice([None, "full", "silent"])
+                if world.store.fault is None:
+                    world.store.back()
+            case 8 if chance.random() < 0.3:
+                world.store.lost()
+                world.store.clear()
+                world.store.back()
+        world.run(chance.choice([0, 0.5, 3, 15, 40]))
+    world.store.fault = None
+    world.store.back()
+    alive = [number for number, service in enumerate(world.services) if service is not None]
+    for number in alive:
+        if world.link(number).cut:
+            world.link(number).connected()
+    world.run(2 * RETURN)
+    everyone = {identity(number) for number in machines}
+    assert [world.listed(number) for number in alive] == [everyone] * len(alive)
+    assert set(world.store.nodes) == everyone
+    assert all(machine.client.connected for machine in machines.values())
+    for number in alive:
+        health = world.services[number].health(world.time)
+        assert all(node["connected"] and node["reached"] is not None for node in health["nodes"])
+        assert len(health["facilitators"]) == len(alive) and health["store"] == {"state": "shared", "trouble": ""}
