@@ -54,7 +54,8 @@ from convergence.wire.facilitator import (
 from convergence.wire.target import Role
 
 BUCKET = "node"
-MAX_REGISTERED = MAX_LISTED
+MAX_REGISTERED = 16_384
+"""A list holds MAX_LISTED of them, those that came first; header and buckets tell of all."""
 MAX_REGISTERED_EACH = 256
 """Nodes of one source that are registered at once. Where all are, the newest of the source that has most makes room."""
 RECHECK = 600.0
@@ -303,6 +304,7 @@ class FacilitatorService:
         """The encoded NodeList, signed again when nodes changed and every LIST_INTERVAL seconds."""
         if self._list_signed is None or not 0 <= now - self._list_signed < LIST_INTERVAL:
             listed = [node for node in self._nodes.values() if node.listed and node.descriptor.expires > now]
+            del listed[MAX_LISTED:]
             nodes = NodeList(
                 int(now),
                 int(now) + LIST_LIFETIME,
