@@ -269,9 +269,9 @@ def test_packed_twins_hold_the_very_files(dist: dict[str, bytes]) -> None:
 
 
 def test_all_files_take_little_more_than_7_mb_of_the_wire(dist: dict[str, bytes]) -> None:
-    """The target is 7: it was met before the wheel had a client and a relay of the Tor network, and what only the wheel
-    has: conflux (9 kB). The client for pages, tor.zip, takes 28 kB; signed buckets take 11 kB in pages, and 18 kB once more in
-    the wheel."""
+    """The target is 7: it was met before the wheel had a client and a relay of the Tor network, and what only the
+    wheel has: conflux (9 kB). The client for pages, tor.zip, takes 28 kB; signed buckets take 11 kB in pages, and
+    18 kB once more in the wheel."""
     listed = json.loads(dist["manifest.json"])["files"]
     assert sum(len(dist.get(f"{name}.br", dist[name])) for name in (*listed, "manifest.json")) < 7_140_000
 
