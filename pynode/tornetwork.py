@@ -15,6 +15,7 @@ from pathlib import Path
 
 from convergence.errors import LocalError
 from convergence.tor.network import DirectoryAddress, TorConfig
+from convergence.tor.sets import Sets
 
 PUBLIC = Path(__file__).with_name("tor-public.txt")
 MAX_FILE = 1 << 20  # bytes
@@ -58,7 +59,7 @@ def read_network(path: Path) -> TorConfig:
     try:
         if not authorities:
             raise LocalError("there is no DirAuthority in it")
-        return TorConfig(tuple(authorities), (*directories, *fallbacks), distinct)
+        return TorConfig(tuple(authorities), (*directories, *fallbacks), distinct, Sets)
     except LocalError as error:
         raise TorNetworkError(f"{path}: {error}") from None
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from hashlib import sha1
 from typing import TYPE_CHECKING, Any
 
 from convergence.announcement import Announcement
 from convergence.chance import fraction
 from convergence.channels import Channels, Owner
-from convergence.circuit.client import MAX_HOPS, ClientCircuit
+from convergence.circuit.client import MAX_HOPS
 from convergence.circuit.exit import MAX_EXIT_STREAMS, ExitService, refuse_resolve
 from convergence.circuit.relay import RelayCircuit
 from convergence.circuit.relaying import Relaying, RelayLimits
@@ -37,13 +38,13 @@ from convergence.netdir.buckets import Buckets
 from convergence.netdir.bucketview import BucketView
 from convergence.netdir.headers import EPOCH, Contradiction, Headers
 from convergence.netdir.listview import ListView
-from convergence.netdir.lookup import Lookup
+from convergence.netdir.lookup import Lookup, look_up_shown
 from convergence.netdir.memory import NodeMemory
 from convergence.netdir.nodes import NodeDirectory
 from convergence.netdir.rings import BadBucket
 from convergence.netdir.view import Class, View
 from convergence.outbox import Outbox
-from convergence.path.exits import ExitConnections
+from convergence.path.exits import ExitCircuit, ExitConnections
 from convergence.path.pool import POOL_SIZE, CircuitPool
 from convergence.path.select import MIN_HOPS, Reach
 from convergence.pipes.pending import Pending
@@ -51,7 +52,9 @@ from convergence.pipes.tls import TlsFactory
 from convergence.ports import Binding, Crypto, Rng
 from convergence.rdv.circuits import CircuitSource
 from convergence.rdv.connector import PATIENCE
+from convergence.rdv.own import OwnPoint
 from convergence.rdv.point import RdvPoint
+from convergence.rdv.referral import around
 from convergence.services import Services
 from convergence.transfers import Transfers
 from convergence.wire.address import Address, TcpAddress
@@ -88,6 +91,8 @@ class NodeConfig:
         hops: of circuits to rendezvous points and of ready ones, 1 to 5; exit_hops: of circuits to exits.
         circuits: how many are kept ready; 0 for a node with no traffic of its own.
         sources: streams that a transfer draws from at once.
+        direct: whether it serves what it offers to whoever's circuit ends at it. Who asks can tell then that this node
+            has it.
         tor: the Tor network whose exits lead to the web; None: our own exits do.
         tor_points: whether circuits to rendezvous points go through it too, so all files and services.
         entry: the Tor network that this node leads into; needed for Role.TOR.
@@ -108,6 +113,7 @@ class NodeConfig:
     exit_hops: int = 3
     circuits: int = POOL_SIZE
     sources: int = 3
+    direct: bool = False
     tor: TorConfig | None = None
     tor_points: bool = False
     entry: TorConfig | None = None
@@ -219,6 +225,7 @@ class Node:
             self._view,
             own=self._keys.identity,
             origin=self._reach,
+            look_up=partial(look_up_shown, self._view, self.directory),
             hops=config.hops,
             exit_hops=config.exit_hops,
             size=config.circuits,
@@ -269,12 +276,15 @@ class Node:
         self._has_points = True  # as far as is known
         self.tor: TorNetwork | None = None if config.tor is None else self._new_tor(config.tor)
         self._entry = None if config.entry is None else self._new_entry(config.entry, source_of)
-        self.transfers = Transfers(self.outbox, crypto, rng, self._rendezvous, self._view, sources=config.sources)
-        self.services = Services(self.outbox, crypto, rng, self._rendezvous, self._view)
+        own = OwnPoint(self._keys.identity) if config.direct else None
+        self._point = RdvPoint(self.outbox, crypto, own)
+        self.transfers = Transfers(
+            self.outbox, crypto, rng, self._rendezvous, self._view, sources=config.sources, own=own
+        )
+        self.services = Services(self.outbox, crypto, rng, self._rendezvous, self._view, own)
         self.exits = ExitConnections(self.pool if self.tor is None else self.tor.circuits, self.outbox)
         self.fetches = Fetches(self.exits, self.outbox, tls)
         self._exit = ExitService(self.outbox, source_of=source_of, streams=config.exit_streams)
-        self._point = RdvPoint(self.outbox, crypto)
         self._channels = Channels(self._owners())
 
     # -- commands
@@ -370,6 +380,15 @@ class Node:
         self.config = replace(self.config, hops=hops)
         self.pool.set_hops(hops, now)
 
+    def serve_directly(self, direct: bool, now: float) -> None:
+        """Whether what it offers is served to whoever's circuit ends here, from now on."""
+        if direct == self.config.direct:
+            return
+        self.config = replace(self.config, direct=direct)
+        own = self._point.own = OwnPoint(self._keys.identity) if direct else None
+        self.transfers.use_own(own, now)
+        self.services.use_own(own, now)
+
     def use_tor(self, config: TorConfig | None, now: float, *, points: bool = False) -> None:
         """Reach the web through this Tor network from now on, and with `points` rendezvous points too; None: as our own
         network does. Fetches are cancelled, and connections that have not opened fail. Those that are open go on,
@@ -416,7 +435,7 @@ class Node:
             return self.exits.connect(address.host, address.port, isolation, now, optimistic=optimistic)
         return self.services.connect(address, now, patience, isolation)
 
-    def circuit_number(self, circuit: ClientCircuit) -> int | None:
+    def circuit_number(self, circuit: ExitCircuit) -> int | None:
         """That of a circuit of ours, as `snapshot` has it; None once it is gone."""
         number = self.pool.number(circuit)
         return self.tor.circuits.number(circuit) if number is None and self.tor is not None else number
@@ -692,6 +711,7 @@ class Node:
     def _set_points(self, now: float) -> None:
         """Tell files and services where their rendezvous points are: through the Tor network, once it leads anywhere,
         only those that take links of its relays."""
+        around(self._view, self._keys.identity, now, self._name_others)
         tor = self._tor_leads_to_points
         points = Class.POINTS if tor is None else Class.TOR_POINTS
         if tor is not None:
@@ -702,6 +722,9 @@ class Node:
                 self.outbox.emit(Trouble(Why(PathWhy.NO_TOR_POINT), retrying=True))
         self.transfers.set_points(points, now)
         self.services.set_points(points, now)
+
+    def _name_others(self, descriptors: list[bytes], now: float) -> None:
+        self._point.others = descriptors
 
     def _ed25519_of(self, fingerprint: bytes) -> bytes | None:
         """Of a relay of the Tor network, by the consensus."""

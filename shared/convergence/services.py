@@ -22,6 +22,7 @@ from convergence.ports import Crypto, Rng
 from convergence.rdv.circuits import CircuitSource
 from convergence.rdv.connector import PATIENCE, Connector
 from convergence.rdv.keys import Subject
+from convergence.rdv.own import OwnPoint
 from convergence.rdv.service import SERVICES, RdvService
 from convergence.rdv.way import Connection
 from convergence.wire.address import PrivateAddress, ServiceAddress
@@ -84,9 +85,18 @@ class Services:
 
     Args:
         circuits: builds circuits to rendezvous points.
+        own: as in RdvService.
     """
 
-    def __init__(self, outbox: Outbox, crypto: Crypto, rng: Rng, circuits: CircuitSource, view: View[Known]) -> None:
+    def __init__(
+        self,
+        outbox: Outbox,
+        crypto: Crypto,
+        rng: Rng,
+        circuits: CircuitSource,
+        view: View[Known],
+        own: OwnPoint | None = None,
+    ) -> None:
         self._outbox = outbox
         self._crypto = crypto
         self._rng = rng
@@ -95,7 +105,7 @@ class Services:
         self._services: dict[str, Service] = {}
         self._connectors: dict[tuple[bytes, Hashable], Connector] = {}  # by hash_name and isolation; MAX_CONNECTORS
         self._view = view
-        self._rdv = RdvService(circuits, view, outbox, crypto, rng, SERVICES, on_standing=self._on_standing)
+        self._rdv = RdvService(circuits, view, outbox, crypto, rng, SERVICES, own=own, on_standing=self._on_standing)
 
     def serve(self, address: ServiceAddress, accept: Accept, now: float, *, secret: bytes | None = None) -> str:
         """Offer a service until `unserve`; returns its id.
@@ -155,6 +165,10 @@ class Services:
         self._points = None
         self._rdv.use(circuits, now)
         self._disconnect(now)
+
+    def use_own(self, own: OwnPoint | None, now: float) -> None:
+        """As in RdvService."""
+        self._rdv.use_own(own, now)
 
     def woke(self, by: float, now: float) -> None:
         """The clock jumped."""

@@ -43,6 +43,7 @@ from convergence.ports import Crypto, Rng
 from convergence.rdv.circuits import CircuitSource
 from convergence.rdv.client import RdvClient
 from convergence.rdv.keys import Subject
+from convergence.rdv.own import OwnPoint
 from convergence.rdv.service import FILES, RdvService, Served
 from convergence.wire.address import PrivateAddress
 from convergence.wire.ordb import FileInfo, ShareLink
@@ -122,6 +123,7 @@ class Transfers:
     Args:
         circuits: builds circuits to rendezvous points.
         sources: how many streams a transfer draws from at once.
+        own: as in RdvService.
     """
 
     def __init__(
@@ -133,6 +135,7 @@ class Transfers:
         view: View[Known],
         *,
         sources: int = 3,
+        own: OwnPoint | None = None,
     ) -> None:
         self.shares: dict[str, Share] = {}
         self.transfers: dict[str, Transfer] = {}
@@ -144,7 +147,7 @@ class Transfers:
         self._points: Class | None = None
         self._leaving = False
         self._view = view
-        self._service = RdvService(circuits, view, outbox, crypto, rng, FILES, on_standing=self._on_standing)
+        self._service = RdvService(circuits, view, outbox, crypto, rng, FILES, own=own, on_standing=self._on_standing)
 
     def restore(self, now: float) -> None:
         """Share again what was shared, and go on with what was being fetched."""
@@ -168,6 +171,10 @@ class Transfers:
             if transfer.client is not None:
                 self._stop_client(transfer, now)
                 self._need_source(transfer_id, now)
+
+    def use_own(self, own: OwnPoint | None, now: float) -> None:
+        """As in RdvService."""
+        self._service.use_own(own, now)
 
     def woke(self, by: float, now: float) -> None:
         """The clock jumped: files may have other names at their points, and what failed may work now."""

@@ -94,6 +94,10 @@ def run(tiny: bool = False, quick: bool = False) -> list[Figure]:
         stack.callback(network.close)
         step("clients", START)
         ours, theirs, single = stack.enter_context(clients(network, folder))
+        step("the first answers, which wait for documents", TRANSFER)
+        for client in (ours, theirs, single):
+            client.ask(website, -1)
+            client.first.clear()
         step("transfers, in turn", TRANSFER * rounds)
         for number in range(rounds):
             for client in (ours, theirs, single):
@@ -121,7 +125,7 @@ def run(tiny: bool = False, quick: bool = False) -> list[Figure]:
 
 @contextlib.contextmanager
 def clients(network: TorNetwork, folder: Path) -> Iterator[tuple[Client, Client, Client]]:
-    """Ours, tor's, and tor's without Conflux, which carries a transfer on two circuits at once."""
+    """Ours, tor's, and tor's without conflux, by which a transfer is carried on two circuits at once."""
     lines = folder / "network.txt"
     lines.write_text("".join(f"{authority.line}\n" for authority in network.authorities))
     options = ("--tor", "--tor-network", lines, "--data", folder / "data")

@@ -45,6 +45,7 @@ READY = {"ready": True, "seconds": 2.9, "phase": {"percent": 100, "text": "Ready
 SETTINGS = {
     "relay": True,
     "rdv": True,
+    "direct": False,
     "metered": False,
     "tor": False,
     "circuits": 1024,

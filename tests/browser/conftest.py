@@ -104,8 +104,8 @@ def swarm(tmp_path: Path, dist: Path, peer: Callable[..., Peer]) -> Iterator[Cal
     """Makes networks of so many relays on servers, to which a test adds browsers. For tests marked rtc."""
     networks: list[Network] = []
 
-    def swarm(relays: int = 0) -> Swarm:
-        networks.append(Network(tmp_path / f"network-{len(networks)}", dist, relays=relays, rtc=True))
+    def swarm(relays: int = 0, **options: Any) -> Swarm:
+        networks.append(Network(tmp_path / f"network-{len(networks)}", dist, relays=relays, rtc=True, **options))
         return Swarm(networks[-1], peer)
 
     yield swarm

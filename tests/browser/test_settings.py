@@ -76,7 +76,9 @@ def test_settings_reach_the_node_and_are_there_at_the_next_visit(
     for name, value in (("volume", "1"), ("circuits", "5"), ("upload", "2.5"), ("share", "400"), ("hops", "3")):
         put(one.page, name, value)
     one.page.get_by_test_id("set-rdv").uncheck()
-    wanted = {"volume": 1, "circuits": 5, "upload": 2.5, "share": 100, "hops": 3, "rdv": False, "relay": True}
+    one.page.get_by_test_id("set-direct").check()
+    wanted = {"volume": 1, "circuits": 5, "upload": 2.5, "share": 100, "hops": 3}
+    wanted |= {"rdv": False, "direct": True, "relay": True}
     one.until("Object.entries(argument).every(([name, value]) => state.settings?.[name] === value)", wanted)
     one.until("state.circuits.length >= 5 && state.circuits.every((circuit) => circuit.hops.length === 3)")
     one.page.reload()

@@ -177,7 +177,7 @@ class Network:
     Args:
         page: what a build wrote.
         exit_allow: HOST:PORT that the last two relays, the exits, may reach although it is private.
-        program: from a relay's name, what Python runs as that relay.
+        program: from a relay's name, what Python runs as that relay; facilitating: what it runs as the facilitator.
         host: the address at which all of them listen.
         public: another name of the site.
         rtc: whether relays, and pages from this site, make WebRTC links; for tests marked rtc only.
@@ -193,6 +193,7 @@ class Network:
         relays: int = 5,
         exit_allow: Sequence[str] = (),
         program: Callable[[str], Sequence[str | Path]] = lambda name: PROGRAM,
+        facilitating: Sequence[str | Path] = PROGRAM,
         host: str = "127.0.0.1",
         public: str | None = None,
         rtc: bool = False,
@@ -202,6 +203,7 @@ class Network:
         self._folder = folder
         self._page = page
         self._host = host
+        self._facilitating = facilitating
         self._rtc = [part for server in stun for part in ("--stun", server)] if rtc else ["--no-rtc"]
         self._public = ["--public", public] if public else []
         self._port = 0
@@ -226,7 +228,7 @@ class Network:
         data = self._folder / "facilitator"
         options: list[str | Path] = ["--listen", listen, "--data", data, "--dist", self._page]
         options += [*self._public, *self._rtc]
-        self.facilitator = Command("facilitator", *options)
+        self.facilitator = Command("facilitator", *options, program=self._facilitating)
         ready = self.facilitator.until("ready")
         self.site: str = ready["site"]
         self._port = int(self.site.rstrip("/").rpartition(":")[2])

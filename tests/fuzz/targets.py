@@ -33,6 +33,7 @@ from convergence.wire import (
     cells,
     certs,
     compressed,
+    conflux,
     consensus,
     consensus_diff,
     create,
@@ -433,6 +434,10 @@ TARGETS: dict[str, Target] = {
         _text(descriptor.check_ws_url), (b"wss://host.example:443/a%20b", b"ws://[::1]:80")
     ),
     "door.Handshake": Target(_greet, _GREETINGS),
+    "conflux.Link": Target(
+        conflux.Link.parse, (conflux.Link(bytes(32), 7, 1 << 40, conflux.Wish.HIGH_THROUGHPUT).encode(),)
+    ),
+    "conflux.Switch": Target(conflux.Switch.parse, (conflux.Switch(21).encode(),)),
     "handshake.AuthChallenge": Target(handshake.AuthChallenge.parse, (handshake.AuthChallenge(KEY, (1, 3)).encode(),)),
     "handshake.Authenticate": Target(handshake.Authenticate.parse, (_AUTHENTICATE.encode(),)),
     "handshake.Certs": Target(handshake.Certs.parse, (handshake.Certs(((4, _CERT.encode()), (5, b""))).encode(),)),

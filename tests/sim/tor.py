@@ -15,7 +15,8 @@ from typing import Any
 from convergence.crypto.keys import NodeKeys
 from convergence.facilitator.client import REFRESH
 from convergence.tor.network import DirectoryAddress, TorConfig
-from convergence.tor.relay import RelayConfig, TorRelay
+from convergence.tor.relay import OFFERED, RelayConfig, TorRelay
+from convergence.tor.sets import Sets
 from convergence.wire.exitpolicy import ExitPolicy, Rule
 from convergence.wire.target import Role
 from pynode.torkeys import RsaSecret
@@ -54,7 +55,9 @@ class TorWorld:
     def __init__(self, seed: str, *, entries: int = 3, relays: int = 3) -> None:
         self.world = World(seed, start=float(NOW + 60))
         self.config = TorConfig(
-            tuple(authority.identity for authority in AUTHORITIES), (DirectoryAddress("192.0.2.1:9001", bytes(20)),)
+            tuple(authority.identity for authority in AUTHORITIES),
+            (DirectoryAddress("192.0.2.1:9001", bytes(20)),),
+            sets=Sets,
         )
         self.hosts: dict[bytes, Host] = {}  # Tor's relays, by Ed25519 identity
         *self.made, self.unlisted = [
@@ -81,6 +84,13 @@ class TorWorld:
         """Somebody who reaches the web through the Tor network, behind an entry."""
         return self.world.add(name, circuits=0, tor=replace(self.config, directories=()), **config)
 
+    def client(self, name: str = "alice") -> Host:
+        """Somebody who goes there by guards, and has the documents from an earlier run."""
+        host = self.world.add(name, circuits=0, tor=self.config)
+        host.storage.items |= self.documents
+        self.world.restart(host)
+        return host
+
     def ready(self, origin: Host, seconds: float = 300) -> bool:
         """Let the origin learn of the network."""
         return self.world.run(seconds, lambda: origin.node.tor.snapshot(self.world.now)["ready"])
@@ -95,7 +105,7 @@ class TorWorld:
         keys = replace(NodeKeys.generate(self.world.crypto, rng), rsa=RsaSecret.generate())
         machine = SimpleNamespace(keys=keys, target=SimpleNamespace(node_id=keys.onion.node_id))
         bandwidth = random.Random(number).randrange(500, 1500)
-        return Made(number, flags, bandwidth, policy, nickname=f"tor{number}", machine=machine)
+        return Made(number, flags, bandwidth, policy, nickname=f"tor{number}", machine=machine, protocols=str(OFFERED))
 
     def _place(self, relay: Made) -> None:
         assert isinstance(relay.machine, SimpleNamespace)

@@ -33,6 +33,9 @@ class Web:
         self.tls = None
         self.body = bytearray()
 
+    def better(self, circuit, host, port):
+        return False
+
     def serves(self, circuit, host, port):
         return True
 

@@ -80,6 +80,7 @@ class NodeHost:
             secure=shell.site.startswith("https:"),
             limits=self._limits,
             hops=self._settings.hops,
+            direct=self._settings.direct,
         )
         crypto, rng = BrowserCrypto(), BrowserRng()
         keys = NodeKeys.generate(crypto, rng)
@@ -201,6 +202,7 @@ class NodeHost:
         def apply(now: float) -> None:
             self._node.relay(self._limits, self._roles, now)
             self._node.set_hops(settings.hops, now)
+            self._node.serve_directly(settings.direct, now)
 
         self._run(apply)
         self._tor.use(settings.tor)

@@ -21,6 +21,7 @@ class Settings:
 
     relay: bool
     rdv: bool
+    direct: bool  # serve what is shared to whoever's circuit ends here
     metered: bool  # relay also on metered connections
     tor: bool  # what the person fetches goes through the Tor network
     circuits: int

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from enum import Enum, auto
+from typing import TYPE_CHECKING
 
-from convergence.circuit.endpoint import Endpoint, ResolvedReply
+from convergence.circuit.endpoint import AcceptHook, Endpoint, ResolvedReply
 from convergence.circuit.hop import ClientHandshake, Hop, begin_handshake
 from convergence.circuit.streams import Stream
 from convergence.crypto.onion import recognized_candidates
-from convergence.errors import DestroyReason, EndReason, LocalError, RemoteError, StreamError
+from convergence.errors import DestroyReason, EndReason, LocalError, RemoteError
 from convergence.events import CircuitBroken
 from convergence.link.link import Link
 from convergence.outbox import Outbox
@@ -35,13 +36,15 @@ from convergence.wire.relay import (
 )
 from convergence.wire.target import RelayTarget
 
+if TYPE_CHECKING:
+    from convergence.circuit.conflux import Leg, LinkedSet
+
 MAX_HOPS = 5
 HOP_TIMEOUT = 60.0  # seconds that a hop may take; the builder gives up sooner (path/pool.py)
-EARLY_KEPT = 1  # RELAY_EARLY cells kept for an extension after the circuit has been in use
+MAX_EARLY_DATA = MAX_RELAY_EARLY - (MAX_HOPS - 1)  # RELAY_EARLY cells beside those for extensions to MAX_HOPS
 
-AcceptHook = Callable[[str, Stream, float], Handler | None]
-"""on_begin(target, stream, now) for a BEGIN that arrives at the origin: returns a handler to accept, or None to refuse;
-raises StreamError to refuse with a reason."""
+InfoHook = Callable[[bytes], None]
+"""on_info(payload) for a DB_INFO from the last hop. Raises RemoteError for one that was not asked for."""
 
 
 class CircuitState(Enum):
@@ -77,7 +80,7 @@ class ClientCircuit:
 
     Attributes:
         on_hop: called with `now` once a hop stands, for all but the last; for its builder.
-        on_begin, on_closed: hooks of its user; on_closed(reason, now) is called once, after `on_gone`.
+        on_begin, on_info, on_closed: hooks of its user; on_closed(reason, now) is called once, after `on_gone`.
     """
 
     def __init__(
@@ -96,6 +99,7 @@ class ClientCircuit:
         self.path: tuple[RelayTarget, ...] = tuple(path)
         self.on_hop: Callable[[float], None] = lambda now: None
         self.on_begin: AcceptHook | None = None
+        self.on_info: InfoHook | None = None
         self.on_closed: Callable[[int, float], None] | None = None
         self.on_gone = on_gone
         self._on_built: Callable[[ClientCircuit, float], None] | None = on_built
@@ -104,12 +108,12 @@ class ClientCircuit:
         self._rng = rng
         self._link = link
         self._hops: list[Hop] = []
-        self._early_left = MAX_RELAY_EARLY
         # DATA goes in RELAY_EARLY too, in a random number of cells. Each hop sees one less than the hop before. A relay
         # that counts must not learn the circuit's length, its own position, or whether its neighbour is the origin.
-        self._early_data = rng.random(1)[0] % (MAX_RELAY_EARLY - EARLY_KEPT)
+        self._early_data = rng.random(1)[0] % (MAX_EARLY_DATA + 1)
         self._handshake: ClientHandshake | None = None
         self._endpoint: Endpoint | None = None
+        self._leg: Leg | None = None  # stands in place of the endpoint, once this circuit is part of a set
         self.id = link.attach(self)
         self._machine = StateMachine(CIRCUIT, outbox, self._timed_out, now)
         handshake = self._start_handshake(self.path[0])
@@ -137,6 +141,11 @@ class ClientCircuit:
     def in_use(self) -> bool:
         """Whether a stream is open on it."""
         return self._endpoint is not None and bool(self._endpoint.entries)
+
+    @property
+    def idle(self) -> bool:
+        """Whether it stands and nothing is under way on it, so that it can be extended."""
+        return self.built and not self.in_use
 
     @property
     def hops_built(self) -> int:
@@ -177,7 +186,7 @@ class ClientCircuit:
 
     def extend(self, node: RelayTarget, on_built: Callable[[ClientCircuit, float], None], now: float) -> None:
         """Add a hop to a built circuit that carries no stream. Raises LocalError for any other circuit."""
-        if not self.built or self._endpoint is None or self._endpoint.entries or not self._early_left:
+        if not self.idle:
             raise LocalError("this circuit cannot be extended now")
         _check_path((*self.path, node))
         _check_keys((*self.path, node), self._link)
@@ -185,6 +194,14 @@ class ClientCircuit:
         self._on_built = on_built
         self._machine.move(_EXTEND, now)
         self._extend_next()
+
+    def join(self, linked: LinkedSet, now: float) -> Leg:
+        """Become a leg of a set, which carries all streams from now on. Raises LocalError when it is not built, and
+        RemoteError if it cannot be a leg."""
+        if not self.built or self._endpoint is None or self._leg is not None:
+            raise LocalError("this circuit cannot join a set now")
+        self._leg = linked.add(self._endpoint.hand_over(), self.destroy, now)
+        return self._leg
 
     def destroy(self, reason: int, now: float) -> None:
         """Close the circuit; every stream on it ends."""
@@ -201,8 +218,9 @@ class ClientCircuit:
         if not self._hops:
             raise RemoteError("RELAY before CREATED2")
         self._unwrap(run, 0, now)
-        if self._endpoint is not None:
-            self._endpoint.settle(now)
+        receiver = self._leg or self._endpoint
+        if receiver is not None:
+            receiver.settle(now)
 
     def created(self, payload: bytes, fast: bool, now: float) -> None:
         """CREATED2 or CREATED_FAST from the first hop."""
@@ -228,8 +246,9 @@ class ClientCircuit:
         self.destroy(DestroyReason.PROTOCOL, now)
 
     def drained(self, now: float) -> None:
-        if self._endpoint is not None:
-            self._endpoint.resume()
+        receiver = self._leg or self._endpoint
+        if receiver is not None:
+            receiver.resume()
 
     # -- building
 
@@ -270,7 +289,6 @@ class ClientCircuit:
         node = self.path[len(self._hops)]
         handshake = self._start_handshake(node)
         message = Extend2(node.specifiers, handshake.kind, handshake.onionskin).encode()
-        self._early_left -= 1
         run, _ = self._wrap([self._hops[-1].format.pack(RelayCommand.EXTEND2, 0, message)])
         self._link.send(self.id, Command.RELAY_EARLY, run)
 
@@ -289,9 +307,8 @@ class ClientCircuit:
         if self.closed:
             return ()
         run, digests = self._wrap(cells)
-        early = min(self._early_data, self._early_left - EARLY_KEPT, len(cells)) if len(self._hops) > 1 else 0
+        early = min(self._early_data, len(cells)) if len(self._hops) > 1 else 0
         if early > 0:
-            self._early_left -= early
             self._early_data -= early
             self._link.send(self.id, Command.RELAY_EARLY, run[: early * PAYLOAD_LEN])
             run = run[early * PAYLOAD_LEN :]
@@ -314,8 +331,9 @@ class ClientCircuit:
                     return  # the one message that a middle hop may send closes the circuit
             depth += 1
         layer = self._hops[last].keys.backward
-        assert self._endpoint is not None
-        self._endpoint.receive(*layer.accept_all(layer.crypt(run)), now)
+        receiver = self._leg or self._endpoint
+        assert receiver is not None
+        receiver.receive(*layer.accept_all(layer.crypt(run)), now)
 
     def _from_middle(self, cell: bytes, now: float) -> None:
         command, _, data = unpack_message(cell)
@@ -332,6 +350,8 @@ class ClientCircuit:
             self._finish_handshake(Extended2.parse(payload).handshake_data, now)
         elif command == RelayCommand.TRUNCATED:
             self._truncated(payload, now)
+        elif command == RelayCommand.DB_INFO and self.on_info is not None:
+            self.on_info(payload)
         else:
             raise RemoteError(f"relay command {command} was not expected at an origin")
 
@@ -345,17 +365,9 @@ class ClientCircuit:
         if self.on_begin is None or not self.built:
             endpoint.refuse(stream_id, EndReason.NOTDIRECTORY)
             return
-        stream = endpoint.accept_stream(stream_id)
-        try:
-            handler = self.on_begin(begin.target, stream, now)
-        except StreamError as refusal:
-            endpoint.refuse(stream_id, refusal.reason)
-            return
-        if handler is None:
-            endpoint.refuse(stream_id, EndReason.RESOLVEFAILED)
-            return
-        stream.handler = handler
-        stream.accept(now)
+        refusal = endpoint.offer(stream_id, begin, self.on_begin, now)
+        if refusal is not None:
+            endpoint.refuse(stream_id, refusal)
 
     # -- closing
 
@@ -370,8 +382,9 @@ class ClientCircuit:
         self._gone(reason, now)
 
     def _gone(self, reason: int, now: float) -> None:
-        if self._endpoint is not None:
-            self._endpoint.close(now)
+        receiver = self._leg or self._endpoint
+        if receiver is not None:
+            receiver.close(now)
         self.on_gone(self, reason, now)
         if self.on_closed is not None:
             self.on_closed(reason, now)

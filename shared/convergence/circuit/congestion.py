@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol as Shape
 
 from convergence.circuit.flow import Every, Message, StreamFlow, Tags
 from convergence.errors import DestroyReason, EndReason, RemoteError, StreamError
@@ -71,6 +72,20 @@ class Parameters:
     delta: int = 5 * OUTBUF_CELLS
 
 
+class Unread(Shape):
+    """What all streams of a circuit have in common.
+
+    Attributes:
+        overshoot: cells that wait at them beyond their limits.
+        late: DATA cells that may still come on one that we have ended.
+    """
+
+    overshoot: int
+
+    @property
+    def late(self) -> int: ...
+
+
 class Vegas:
     """A CircuitFlow.
 
@@ -83,6 +98,8 @@ class Vegas:
         *("cwnd", "inflight", "rtt", "rtt_min", "overshoot", "_params", "_tags", "_slow_start", "_full"),
         *("_until_update", "_until_full", "_due"),
     )
+
+    late = CWND_MAX
 
     def __init__(self, params: Parameters = Parameters()) -> None:
         self.cwnd = params.cwnd_init
@@ -97,6 +114,11 @@ class Vegas:
         self._until_update = 0  # SENDMEs until the window may change
         self._until_full = 0  # SENDMEs until `_full` is judged anew
         self._due = Every(params.sendme_inc)
+
+    @property
+    def unacknowledged(self) -> bool:
+        """Whether so much is under way that a SENDME is to come."""
+        return self.inflight >= self._params.sendme_inc
 
     # -- CircuitFlow
 
@@ -192,7 +214,7 @@ class XonXoff:
 
     __slots__ = ("room", "_circuit", "_originates", "_unread", "_limit", "_peak", "_came", "_for_xoff", "_for_xon")
 
-    def __init__(self, circuit: Vegas, originates: bool) -> None:
+    def __init__(self, circuit: Unread, originates: bool) -> None:
         self.room = UNLIMITED
         self._circuit = circuit
         self._originates = originates
@@ -205,7 +227,7 @@ class XonXoff:
 
     @property
     def late(self) -> int:
-        return CWND_MAX
+        return self._circuit.late
 
     def sent(self, cells: int, size: int) -> None:
         self._for_xoff = min(self._for_xoff + size, MAX_EARNED)

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import groupby
+from typing import NamedTuple
 
 from convergence.circuit.flow import CircuitFlow
 from convergence.circuit.streams import Entry, SpliceEnd, Stream
 from convergence.errors import DestroyReason, EndReason, ParseError, RemoteError, Scope, StreamError
 from convergence.link.meter import Meter
 from convergence.outbox import Outbox
+from convergence.pipes.duplex import Handler
 from convergence.wire.relay import DIRECTORY, Begin, End, RelayCommand, RelayFormat, Resolve, Resolved, Sendme
 
 MAX_STREAMS = 1024  # open at once on one circuit
@@ -27,6 +29,9 @@ REFUSED_TTL = 60  # seconds that an origin may keep the address that it is told 
 
 _DATA = int(RelayCommand.DATA)  # compared for every cell: an IntEnum member takes several times as long
 
+AcceptHook = Callable[[str, Stream, float], Handler | None]
+"""on_begin(target, stream, now): returns a handler to accept, or None to refuse; raises StreamError to refuse with a
+reason."""
 BeginHook = Callable[[int, Begin, float], None]
 """on_begin(stream_id, begin, now): answer with accept/refuse/splice of the endpoint, now or later."""
 MessageHook = Callable[[int, bytes, float], None]
@@ -35,6 +40,16 @@ ResolveHook = Callable[[int, str, float], None]
 """on_resolve(stream_id, host, now): answer with `resolved`, now or later."""
 ResolvedReply = Callable[[Resolved | None, float], None]
 """reply(answers, now); None when the far end answered with END, or the circuit ended first."""
+
+
+class Carrier(NamedTuple):
+    """One end of a circuit, as a set of them sends on it. The fields are as for Endpoint."""
+
+    format: RelayFormat
+    flow: CircuitFlow
+    transmit: Callable[[list[bytes]], Sequence[bytes]]
+    congested: Callable[[], bool]
+    streams: Meter
 
 
 class Endpoint:
@@ -130,6 +145,20 @@ class Endpoint:
         self._keep(stream_id, stream)
         return stream
 
+    def offer(self, stream_id: int, begin: Begin, accept: AcceptHook, now: float) -> int | None:
+        """Take a pending BEGIN if `accept` gives a handler for it. Else returns why not; the BEGIN still waits for an
+        answer then."""
+        stream = self.accept_stream(stream_id)
+        try:
+            handler = accept(begin.target, stream, now)
+        except StreamError as refusal:
+            return refusal.reason
+        if handler is None:
+            return EndReason.RESOLVEFAILED
+        stream.handler = handler
+        stream.accept(now)
+        return None
+
     def accept_splice(
         self, stream_id: int, peer: SpliceEnd, on_closed: Callable[[SpliceEnd], None], meter: Meter
     ) -> SpliceEnd:
@@ -190,8 +219,21 @@ class Endpoint:
             at += len(run)
 
     def supersede(self) -> None:
-        """A hop beyond this one stands: whatever comes from here now breaks a rule."""
+        """Something else stands in its place, as a hop beyond this one: whatever comes here now breaks a rule."""
         self._superseded = True
+
+    def hand_over(self) -> Carrier:
+        """Give the circuit up to a set of circuits. Raises RemoteError if it carries streams."""
+        if self.entries or self._resolving:
+            raise RemoteError("a circuit with streams cannot become a leg of a set")
+        self.supersede()
+        return Carrier(self._format, self._flow, self._transmit, self._congested, self._streams)
+
+    def count_on(self, streams: Meter) -> None:
+        """From now on what is open here counts there."""
+        self._streams.remove(len(self.entries))
+        self._streams = streams
+        self._streams.add(len(self.entries))
 
     def settle(self, now: float) -> None:
         """The run of cells is over: streams hand on what they gathered."""
@@ -249,7 +291,7 @@ class Endpoint:
 
     def _listens(self) -> bool:
         if self._superseded:
-            raise RemoteError("cells after EXTENDED2 from a hop that is no longer the last")
+            raise RemoteError("cells for an end of the circuit that is no longer in use")
         return not self._closed
 
     def _data(self, cells: Sequence[bytes], digests: Sequence[bytes], now: float) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from enum import Enum, auto
+from typing import TYPE_CHECKING
 from typing import Protocol as Shape
 
 from convergence.circuit.endpoint import Endpoint
@@ -32,6 +33,9 @@ from convergence.wire.relay import (
     RelayCommand,
     Truncated,
 )
+
+if TYPE_CHECKING:
+    from convergence.circuit.conflux import Leg, LinkedSet
 
 REACH_TIMEOUT = 60.0  # seconds that a link to the next node may take; link/neighbours.py answers sooner
 CREATE_TIMEOUT = 30.0  # seconds that the next node has to answer CREATE2
@@ -121,9 +125,10 @@ class RelayCircuit:
             originates=False,
             streams=streams,
         )
-        self.endpoint.on_begin = self._begin  # methods: functions made here would cost each circuit half a kilobyte
-        self.endpoint.on_resolve = self._resolve
+        self.endpoint.on_begin = self.begin  # methods: functions made here would cost each circuit half a kilobyte
+        self.endpoint.on_resolve = self.resolve
         self.endpoint.on_message = self._message
+        self._receiver: Endpoint | Leg = self.endpoint
         self.binding = last.binding  # as in Hop
         self._outbox = outbox
         self._rng = rng
@@ -187,6 +192,14 @@ class RelayCircuit:
         """Whether it neither goes on to another node nor waits for one."""
         return self._next is None
 
+    def join(self, linked: LinkedSet, now: float) -> Leg:
+        """Become a leg of a set, whose endpoint is that of all its circuits. Raises RemoteError if it cannot be one."""
+        if not self.ends_here or self._receiver is not self.endpoint:
+            raise RemoteError("a circuit that is extended or linked cannot become a leg")
+        self._receiver = leg = linked.add(self.endpoint.hand_over(), self.destroy, now)
+        self.endpoint = linked.endpoint
+        return leg
+
     # -- for the link towards the origin
 
     def relay(self, run: bytes, early: bool, now: float) -> None:
@@ -199,7 +212,7 @@ class RelayCircuit:
         run = self._forward.crypt(run)
         self._early_cell = early
         if self._next is None:  # the last hop: what is not for us ends the circuit
-            self.endpoint.receive(*self._forward.accept_all(run), now)
+            self._receiver.receive(*self._forward.accept_all(run), now)
             self.endpoint.settle(now)
             return
         candidates = recognized_candidates(run)
@@ -281,10 +294,10 @@ class RelayCircuit:
 
     # -- what the far end asks
 
-    def _begin(self, stream_id: int, begin: Begin, now: float) -> None:
+    def begin(self, stream_id: int, begin: Begin, now: float) -> None:
         self._services.begin(self, stream_id, begin, now)
 
-    def _resolve(self, stream_id: int, host: str, now: float) -> None:
+    def resolve(self, stream_id: int, host: str, now: float) -> None:
         self._services.resolve(self, stream_id, host, now)
 
     def _message(self, command: int, payload: bytes, now: float) -> None:
@@ -332,7 +345,7 @@ class RelayCircuit:
         if self._next is not None:
             self._next.destroy(now)
             self._next = None
-        self.endpoint.close(now)
+        self._receiver.close(now)
         self._services.circuit_closed(self, now)
 
 

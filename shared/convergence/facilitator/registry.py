@@ -27,7 +27,8 @@ from convergence.wire.sharing import NOBODY
 from convergence.wire.target import Role
 
 BUCKET = "node"
-MAX_REGISTERED = MAX_LISTED
+MAX_REGISTERED = 16_384
+"""A list holds MAX_LISTED of them, those that came first; header and buckets tell of all."""
 MAX_REGISTERED_EACH = 256
 """Nodes of one source that are registered at once. Where all are, the newest of the source that has most makes room."""
 GRACE = 30.0
@@ -139,6 +140,8 @@ class Registry:
         age = None if self._list_signed is None else now - self._list_signed
         if age is None or not 0 <= age < LIST_INTERVAL or (anew and int(now) != int(now - age)):
             listed = [node for node in self.nodes.values() if node.listed and node.descriptor.expires > now]
+            if len(listed) > MAX_LISTED:
+                listed = sorted(listed, key=lambda node: (node.first, node.identity))[:MAX_LISTED]
             nodes = NodeList(
                 int(now),
                 int(now) + LIST_LIFETIME,

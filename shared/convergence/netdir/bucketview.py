@@ -29,7 +29,7 @@ from convergence.netdir.buckets import Buckets, Members, Wanted, order_of
 from convergence.netdir.headers import Headers
 from convergence.netdir.nodes import HINT_LIFETIME, NodeDirectory
 from convergence.netdir.rings import Member, index_of
-from convergence.netdir.view import Class, Found, View, place_of, place_of_name, together
+from convergence.netdir.view import Class, Found, Place, View, place_of, place_of_name, together
 from convergence.outbox import Outbox, Timer
 from convergence.ports import Crypto, Rng
 from convergence.wire.buckets import DAY, EpochHeader, RingKind
@@ -127,15 +127,22 @@ class BucketView:
         together([partial(self._want, ring, index, None, now) for index in self._sampled(kind, header)], found, now)
 
     def closest(
-        self, kind: Class, name: bytes, count: int, now: float, then: Found[Sequence[Sequence[Descriptor]]]
+        self,
+        kind: Class,
+        name: bytes,
+        count: int,
+        now: float,
+        then: Found[Sequence[Sequence[Descriptor]]],
+        *,
+        place: Place = place_of_name,
     ) -> None:
         """Never answered if a bucket cannot be had: half a ring would lead to other points than others use."""
         header = self._headers.newest
         if not self.large or header is None:
-            self._otherwise.closest(kind, name, count, now, then)
+            self._otherwise.closest(kind, name, count, now, then, place=place)
             return
         kinds = KINDS[kind] if header.published % DAY < OVERLAP else KINDS[kind][:1]
-        together([partial(self._walk, header, ring, name, count, now) for ring in kinds], then, now)
+        together([partial(self._walk, header, ring, name, place, count, now) for ring in kinds], then, now)
 
     def get(self, identity: bytes, now: float, then: Found[Descriptor | None]) -> None:
         header = self._headers.newest
@@ -283,7 +290,14 @@ class BucketView:
     # -- rings
 
     def _walk(
-        self, header: EpochHeader, ring: RingKind, name: bytes, count: int, now: float, then: Found[list[Descriptor]]
+        self,
+        header: EpochHeader,
+        ring: RingKind,
+        name: bytes,
+        place_in: Place,
+        count: int,
+        now: float,
+        then: Found[list[Descriptor]],
     ) -> None:
         """The first `count` nodes from the place of the name on, bucket by bucket, round the end if need be."""
         order = order_of(header, ring)
@@ -291,7 +305,7 @@ class BucketView:
             then([], now)
             return
         value, depth = order
-        place = place_of_name(value, name)
+        place = place_in(value, name)
         first = index_of(place, depth)
         nodes: list[Descriptor] = []
         rest: list[Member] = []  # of the first bucket, what stands before the place

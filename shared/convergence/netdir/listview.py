@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from convergence.chance import random_below
 from convergence.netdir.nodes import NodeDirectory
-from convergence.netdir.view import Class, Found, place_of, place_of_name
+from convergence.netdir.view import Class, Found, Place, place_of, place_of_name
 from convergence.ports import Rng
 from convergence.wire.descriptor import Descriptor
 from convergence.wire.target import Role
@@ -48,11 +48,18 @@ class ListView:
         then(members[:count], now)
 
     def closest(
-        self, kind: Class, name: bytes, count: int, now: float, then: Found[Sequence[Sequence[Descriptor]]]
+        self,
+        kind: Class,
+        name: bytes,
+        count: int,
+        now: float,
+        then: Found[Sequence[Sequence[Descriptor]]],
+        *,
+        place: Place = place_of_name,
     ) -> None:
         """There is one value only, so one sequence."""
         places, nodes = self._ring(kind, now)
-        first = bisect_left(places, place_of_name(VALUE, name))
+        first = bisect_left(places, place(VALUE, name))
         found = nodes[first : first + count]
         then([found + nodes[: min(count - len(found), first)]], now)
 

@@ -8,15 +8,36 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from convergence.netdir.view import View
+from convergence.errors import ParseError
+from convergence.netdir.nodes import NodeDirectory
+from convergence.netdir.view import Found, View
 from convergence.outbox import Outbox
 from convergence.wire.descriptor import Descriptor
+from convergence.wire.target import RelayTarget
 
 MAX_KNOWN = (
     1024  # nodes remembered that the View did not tell of at once; the one wanted longest ago is forgotten first
 )
 MAX_ASKED = 256  # nodes asked for and not answered yet; beyond, nobody waits for the oldest any more
 ASK_AGAIN = 60.0  # seconds after which what is remembered is asked for anew
+
+
+def look_up_shown(
+    view: View[Descriptor], directory: NodeDirectory, descriptor: bytes, now: float, then: Found[RelayTarget | None]
+) -> None:
+    """The node of a descriptor that another node showed us: as the View knows it, or else as it says, if it could be
+    news (`NodeDirectory.vouch`). None: it may not be used. Nothing of it is kept."""
+
+    def found(node: Descriptor | None, now: float) -> None:
+        node = node or directory.vouch(descriptor, now)
+        then(None if node is None else node.target, now)
+
+    try:
+        identity = Descriptor.parse(descriptor).identity
+    except ParseError:
+        then(None, now)
+    else:
+        view.get(identity, now, found)
 
 
 class Lookup:

@@ -137,6 +137,19 @@ class NodeDirectory:
         self._forget()
         return True
 
+    def vouch(self, raw: Buffer, now: float) -> Descriptor | None:
+        """The node of an encoded descriptor that somebody showed us: as we know it, if we do; else as it says, if it
+        could be news of a new node. Nothing of it is kept."""
+        try:
+            node = Descriptor.parse(raw)
+        except ParseError:
+            return None
+        known = self.get(node.identity, now)
+        if known is not None:
+            return known
+        may_be = bool(node.roles) and _is_brief(node, now) and self._counts(node, now)
+        return node if may_be and node.verify(self._crypto.ed25519_verify) else None
+
     def recall(self, descriptors: Iterable[bytes], now: float) -> bool:
         """Take over encoded descriptors that were `kept`, or that the program knows, valid or not, unless there is a
         fresh list. The newest of a node counts. Returns whether any was news."""
@@ -285,8 +298,7 @@ class NodeDirectory:
 
     def _may_enter(self, node: Descriptor, now: float) -> bool:
         """Whether a node that is told of for the first time, and not by the list, is taken."""
-        brief = node.published <= now + HEARSAY_SKEW and node.expires - node.published <= HEARSAY_LIFETIME
-        return bool(node.roles) and brief and self._has_room(now)
+        return bool(node.roles) and _is_brief(node, now) and self._has_room(now)
 
     def _has_room(self, now: float) -> bool:
         if len(self._heard) >= MAX_HEARD:
@@ -294,6 +306,11 @@ class NodeDirectory:
                 del self._heard[key]
                 self._forget()
         return len(self._heard) < MAX_HEARD or len(self._heard.keys() - self._listed.keys()) < MAX_HEARD
+
+
+def _is_brief(node: Descriptor, now: float) -> bool:
+    """Whether the dates of a descriptor are such that it is taken from peers."""
+    return node.published <= now + HEARSAY_SKEW and node.expires - node.published <= HEARSAY_LIFETIME
 
 
 def _may_come_back(node: Descriptor, now: float) -> bool:

@@ -240,6 +240,8 @@ def _target(
         protocols |= Protocols.NTOR_V3
     if status.protocols.supports("FlowCtrl", 2):
         protocols |= Protocols.CONGESTION_CONTROL
+    if status.protocols.supports("Conflux", 1):
+        protocols |= Protocols.CONFLUX
     if not exit.refuse_all:
         roles |= Role.EXIT
     return RelayTarget(

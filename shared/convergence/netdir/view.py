@@ -65,30 +65,6 @@ Found: TypeAlias = Callable[[ItemT, float], None]
 """Takes an answer, and `now`."""
 
 
-class View(Shape, Generic[NodeT]):
-    """The nodes of a network that are usable now."""
-
-    def count(self, kind: Class, now: float) -> int:
-        """How many of this class there are, as far as is known. This answer comes at once."""
-        ...
-
-    def sample(self, kind: Class, count: int, now: float, then: Found[Sequence[NodeT]]) -> None:
-        """Up to `count` different nodes of a class, in any order, each of them as likely as its network wants; all of
-        them, if there are no more."""
-        ...
-
-    def closest(self, kind: Class, name: bytes, count: int, now: float, then: Found[Sequence[Sequence[NodeT]]]) -> None:
-        """The first `count` nodes of a class from the place of a hash_name on, in the order of the ring (`place_of`):
-        one sequence for each value of the ring that counts now, the present one's first. Around a change there are two.
-
-        Fewer than `count` in one sequence: these are all."""
-        ...
-
-    def get(self, identity: bytes, now: float, then: Found[NodeT | None]) -> None:
-        """The node of this identity; None if it is unknown or not usable."""
-        ...
-
-
 # The ring: one order of all nodes, for all names.
 
 
@@ -106,6 +82,47 @@ def place_of_name(value: bytes, name: bytes) -> bytes:
     next nodes on the ring, round its end if need be. The label differs, so that nobody stands there by having the name
     as his identity."""
     return digest(value, b"convergence:ring:name" + name, "sha256")
+
+
+Place: TypeAlias = Callable[[bytes, bytes], bytes]
+"""A place on the ring, from its value and a name: `place_of_name` for a hash_name, `place_of` for an identity."""
+
+
+class View(Shape, Generic[NodeT]):
+    """The nodes of a network that are usable now."""
+
+    def count(self, kind: Class, now: float) -> int:
+        """How many of this class there are, as far as is known. This answer comes at once."""
+        ...
+
+    def sample(self, kind: Class, count: int, now: float, then: Found[Sequence[NodeT]]) -> None:
+        """Up to `count` different nodes of a class, in any order, each of them as likely as its network wants; all of
+        them, if there are no more."""
+        ...
+
+    def closest(
+        self,
+        kind: Class,
+        name: bytes,
+        count: int,
+        now: float,
+        then: Found[Sequence[Sequence[NodeT]]],
+        *,
+        place: Place = place_of_name,
+    ) -> None:
+        """The first `count` nodes of a class from the place of a hash_name on, in the order of the ring (`place_of`):
+        one sequence for each value of the ring that counts now, the present one's first. Around a change there are two.
+
+        Fewer than `count` in one sequence: these are all.
+
+        Args:
+            place: gives the place, from a value of the ring and `name`.
+        """
+        ...
+
+    def get(self, identity: bytes, now: float, then: Found[NodeT | None]) -> None:
+        """The node of this identity; None if it is unknown or not usable."""
+        ...
 
 
 # Several questions at once.

@@ -136,9 +136,10 @@ class CircuitBuilding:
     def ready(self) -> int:
         return len(self._ready)
 
-    def number(self, circuit: ClientCircuit) -> int | None:
+    def number(self, circuit: object) -> int | None:
         """That of a circuit of ours, as `snapshot` has it; None once it is gone."""
-        return next((place.number for place in self._places.values() if place.circuit is circuit), None)
+        place = self._place(circuit)
+        return None if place is None else place.number
 
     def snapshot(self) -> list[dict[str, Any]]:
         """Every circuit of ours: number, state, purpose, hops (identity in hex, nickname, roles, built)."""
@@ -163,6 +164,9 @@ class CircuitBuilding:
 
     # -- building
 
+    def _place(self, circuit: object) -> Place | None:
+        return next((place for place in self._places.values() if place.circuit is circuit), None)
+
     def _serve(self, request: Request, now: float) -> None:
         if self._stopped or request.attempts == 0:
             request.on_failed(request.trouble, now)
@@ -185,6 +189,7 @@ class CircuitBuilding:
             return
         self._drop(place, now)
         if isinstance(answer, Extension):
+            self._ready.remove(answer.place)
             self._extend(answer.place, answer.last, request, now)
         else:
             request.on_failed(answer.why if isinstance(answer, Problem) else Why(PathWhy.NO_PATH), now)
@@ -226,7 +231,6 @@ class CircuitBuilding:
 
     def _extend(self, place: Place, last: RelayTarget, request: Request, now: float) -> None:
         assert place.circuit is not None
-        self._ready.remove(place)
         place.request = request
         place.path = (*place.path, last)
         self._stop_timers(place)

@@ -10,23 +10,24 @@ together. A circuit never passes from one key to another.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable
+from collections.abc import Callable, Collection, Hashable, Sequence
 from enum import Enum, auto
 from functools import partial
 from typing import Protocol as Shape
+from typing import TypeAlias
 
-from convergence.circuit.client import ClientCircuit
-from convergence.circuit.streams import MAX_OPTIMISTIC
+from convergence.circuit.endpoint import ResolvedReply
+from convergence.circuit.streams import MAX_OPTIMISTIC, Stream
 from convergence.errors import DestroyReason, EndReason, LocalError, StreamError, Why
 from convergence.limits import PerMinute
 from convergence.outbox import Outbox, Timer
-from convergence.path.place import Failed, Ready
+from convergence.path.place import Failed
 from convergence.pipes.duplex import Duplex, Handler, Pipe
 from convergence.pipes.pending import Pending
 from convergence.states import TIMEOUT, StateMachine, Table
 from convergence.wire.address import is_reserved
 from convergence.wire.relay import AnswerType, Begin, Resolve, Resolved, format_target
-from convergence.wire.target import Protocols
+from convergence.wire.target import Protocols, RelayTarget
 
 MAX_DIRTINESS = 600.0  # seconds after its first use in which a circuit takes new streams (Tor's MaxCircuitDirtiness)
 LINGER = 30.0  # seconds a circuit without streams is kept: a program's next request often comes soon
@@ -46,16 +47,41 @@ TRY_ELSEWHERE = frozenset(
 """Refusals that another exit might not give. The others are about the host itself."""
 
 
+class ExitCircuit(Shape):
+    """What is used of a circuit to an exit. ClientCircuit says what each of these is."""
+
+    on_closed: Callable[[int, float], None] | None
+
+    @property
+    def path(self) -> Sequence[RelayTarget]: ...
+
+    @property
+    def built(self) -> bool: ...
+
+    def open_stream(self, target: str, handler: Handler | None, now: float, flags: int = 0) -> Stream: ...
+
+    def resolve(self, host: str, reply: ResolvedReply) -> None: ...
+
+    def destroy(self, reason: int, now: float) -> None: ...
+
+
+ExitReady: TypeAlias = Callable[[ExitCircuit, float], None]
+
+
 class ExitCircuits(Shape):
     """Where circuits come from (pool.py)."""
 
     def exit_circuit(
-        self, host: str, port: int, on_ready: Ready, on_failed: Failed, now: float, *, avoid: Collection[bytes] = ()
+        self, host: str, port: int, on_ready: ExitReady, on_failed: Failed, now: float, *, avoid: Collection[bytes] = ()
     ) -> None: ...
 
-    def serves(self, circuit: ClientCircuit, host: str, port: int) -> bool: ...
+    def serves(self, circuit: ExitCircuit, host: str, port: int) -> bool: ...
 
-    def begin_flags(self, circuit: ClientCircuit, port: int) -> int:
+    def better(self, circuit: ExitCircuit, host: str, port: int) -> bool:
+        """Whether one that serves it better stands ready: new streams are to take that."""
+        ...
+
+    def begin_flags(self, circuit: ExitCircuit, port: int) -> int:
         """What BEGIN tells the exit besides: see Begin."""
         ...
 
@@ -121,11 +147,11 @@ class ExitPipe(Pending):
         self._answer: Timer | None = None
 
     @property
-    def circuit(self) -> ClientCircuit | None:
+    def circuit(self) -> ExitCircuit | None:
         """What carries it, if anything does."""
         return None if self.shared is None else self.shared.circuit
 
-    def open_on(self, circuit: ClientCircuit, now: float) -> None:
+    def open_on(self, circuit: ExitCircuit, now: float) -> None:
         """Ask the exit of this circuit."""
         try:
             carrier = self._ask(circuit, now)
@@ -138,7 +164,7 @@ class ExitPipe(Pending):
             silent = partial(self._silent, carrier, self._outbox.steady(now))
             self._answer = self._outbox.call_at(now + ANSWER_LIMIT, silent)
 
-    def _ask(self, circuit: ClientCircuit, now: float) -> Duplex:
+    def _ask(self, circuit: ExitCircuit, now: float) -> Duplex:
         """BEGIN. Binds what carries this pipe once it opens."""
         stream = circuit.open_stream(self.target, self, now, self._flags(circuit, self.port))
         self.bind(stream)
@@ -188,7 +214,7 @@ class LookUp(ExitPipe):
         self.found = ""
         self.reverse = reverse
 
-    def _ask(self, circuit: ClientCircuit, now: float) -> Duplex:
+    def _ask(self, circuit: ExitCircuit, now: float) -> Duplex:
         """RESOLVE."""
         question = _Question(self)
         circuit.resolve(self.host, question.answered)
@@ -248,7 +274,7 @@ class _Shared:
     def __init__(self, key: Hashable, machine: StateMachine[State]) -> None:
         self.key = key
         self.machine = machine
-        self.circuit: ClientCircuit | None = None
+        self.circuit: ExitCircuit | None = None
         self.pipes: dict[ExitPipe, None] = {}
         self.first_used: float | None = None  # in steady time
         self.answered = float("-inf")  # when its exit last answered a BEGIN, in steady time
@@ -338,14 +364,17 @@ class ExitConnections:
         """Give it a place on a circuit of its key that stands or is on its way; ask for one more if there is none."""
         steady = self._outbox.steady(now)
         fresh = [shared for shared in self._shared if shared.key == pipe.key and shared.fresh(steady)]
-        shared = next((shared for shared in fresh if shared.suits(pipe) and self._serves(shared, pipe)), None)
-        if shared is not None:
-            self._enter(pipe, shared, now)
+        suiting = [shared for shared in fresh if shared.suits(pipe) and self._serves(shared, pipe)]
+        best = next((shared for shared in suiting if not self._better(shared, pipe)), None)
+        if best is not None:
+            self._enter(pipe, best, now)
         elif self._may_ask(pipe.key, fresh, now):
             shared = self._add(pipe.key, now)
             self._enter(pipe, shared, now)
             stands, failed = partial(self._stands, shared), partial(self._failed, shared)
             self._circuits.exit_circuit(pipe.host, pipe.port, stands, failed, now, avoid=pipe.refused_by)
+        elif suiting:
+            self._enter(pipe, suiting[0], now)
         else:
             self._give_up(pipe, EndReason.RESOURCELIMIT, now)
 
@@ -354,6 +383,10 @@ class ExitConnections:
         if shared.circuit is None:
             return all(other.port == pipe.port for other in shared.pipes)
         return self._circuits.serves(shared.circuit, pipe.host, pipe.port)
+
+    def _better(self, shared: _Shared, pipe: ExitPipe) -> bool:
+        circuit = shared.circuit
+        return circuit is not None and not pipe.refused_by and self._circuits.better(circuit, pipe.host, pipe.port)
 
     def _may_ask(self, key: Hashable, fresh: Collection[_Shared], now: float) -> bool:
         """Whether the key may have one more circuit; an idle one gives way to it."""
@@ -403,7 +436,7 @@ class ExitConnections:
         else:
             self._close(shared, now)
 
-    def _stands(self, shared: _Shared, circuit: ClientCircuit, now: float) -> None:
+    def _stands(self, shared: _Shared, circuit: ExitCircuit, now: float) -> None:
         if shared.machine.final:  # dropped meanwhile
             circuit.destroy(DestroyReason.FINISHED, now)
             return

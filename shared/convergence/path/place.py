@@ -88,7 +88,7 @@ PLACE = Table(
             "closed": Stage.GONE,
         },
         Stage.PROBING: {"answered": Stage.READY, "closed": Stage.GONE, TIMEOUT: Stage.GONE},
-        Stage.USED: {"closed": Stage.GONE},
+        Stage.USED: {"hop": Stage.BUILDING, "introduced hop": Stage.INTRODUCING, "closed": Stage.GONE},
     },
     deadlines={
         Stage.CHOOSING: CHOOSE_TIMEOUT,
@@ -100,7 +100,7 @@ PLACE = Table(
     },
     standing={
         Stage.READY: "pool.py probes it every PROBE_EVERY, and closes it after RENEW_AFTER",
-        Stage.USED: "its user closes it, or one of its relays does",
+        Stage.USED: "its user extends or closes it, or one of its relays closes it",
     },
 )
 STATES = {Stage.READY: "ready", Stage.PROBING: "ready", Stage.USED: "in use"}  # for people; all others are "building"

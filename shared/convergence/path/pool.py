@@ -12,18 +12,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 
 from convergence.chance import choose, fraction, sample
-from convergence.circuit.client import ClientCircuit
+from convergence.circuit.client import MAX_HOPS, ClientCircuit
 from convergence.codes import PathWhy
-from convergence.errors import DestroyReason, LocalError, Problem
+from convergence.errors import DestroyReason, LocalError, Problem, Why
 from convergence.link.neighbours import Neighbours
-from convergence.netdir.view import Class, Known, View
+from convergence.netdir.view import Class, Found, Known, View
 from convergence.outbox import Outbox
 from convergence.path.building import CircuitBuilding
 from convergence.path.candidates import NOBODY, Candidates, find
 from convergence.path.entries import StickyEntries, user_of
+from convergence.path.exits import ExitCircuit
 from convergence.path.place import Chosen, Extension, Failed, Place, Probe, Ready, Request, Stage, at_once
 from convergence.path.reputation import Reputation
 from convergence.path.select import Reach, choose_path, entries_to, entry_side
@@ -34,6 +36,7 @@ from convergence.wire.target import RelayTarget
 POOL_SIZE = 5  # circuits kept ready
 PROBE_EVERY = 15.0  # seconds, give or take a third, between two looks whether a ready circuit still answers
 PROVEN = 16  # relays that refused nothing, looked for by name after a refusal
+LookUp = Callable[[bytes, float, Found[RelayTarget | None]], None]
 DIALS_ALL = Reach()  # what a server without rtc can open links to
 
 
@@ -47,6 +50,7 @@ class CircuitPool(CircuitBuilding):
     view: says which nodes there are.
     own: our identity if we are a relay, never part of our own paths.
     origin: what we can open links to.
+    look_up: as in rdv/circuits.py.
     hops: of ready circuits and those to rendezvous points; exit_hops: of those to exits.
     size: how many are kept ready; on_full: called whenever that many are.
     """
@@ -61,6 +65,7 @@ class CircuitPool(CircuitBuilding):
         *,
         own: bytes | None = None,
         origin: Reach = DIALS_ALL,
+        look_up: LookUp = lambda descriptor, now, then: then(None, now),
         hops: int = 2,
         exit_hops: int = 3,
         size: int = POOL_SIZE,
@@ -74,6 +79,7 @@ class CircuitPool(CircuitBuilding):
         self._reputation = Reputation(outbox)
         self._exclude: Collection[bytes] = () if own is None else (own,)
         self._origin = origin
+        self.look_up = look_up
 
     # -- for those who need circuits
 
@@ -110,6 +116,23 @@ class CircuitPool(CircuitBuilding):
 
         request = Request(make_path, "rendezvous", on_ready, on_failed, told=True)
         self._serve(request, now)
+
+    def may_extend(self, circuit: ClientCircuit) -> bool:
+        """Not one of one hop: its point would be beside us, and chose the next one."""
+        return 1 < len(circuit.path) < MAX_HOPS
+
+    def extend(
+        self, circuit: ClientCircuit, point: RelayTarget, on_ready: Ready, on_failed: Failed, now: float
+    ) -> None:
+        """The relay before did not choose the point, and is not judged by how this goes; nor is the point."""
+        place = self._place(circuit)
+        if place is None or not self.may_extend(circuit) or not circuit.idle:
+            on_failed(Why(PathWhy.NO_PATH), now)
+        elif point.identity in self._exclude or not _extends(place.path, point):
+            on_failed(Why(PathWhy.NO_PATH), now)
+        else:
+            request = replace(place.request, on_ready=on_ready, on_failed=on_failed, told=True, attempts=0)
+            self._extend(place, point, request, now)
 
     def forget(self, hash_name: bytes, provider: bool) -> None:
         """Keep nothing of which entries this side of this file used."""
@@ -161,11 +184,15 @@ class CircuitPool(CircuitBuilding):
         """A circuit of its own that ends at this node; `direct`: it is also the first."""
         self._serve(self._request("introduction", on_ready, on_failed, hops=int(direct), last=node), now)
 
-    def serves(self, circuit: ClientCircuit, host: str, port: int) -> bool:
+    def serves(self, circuit: ExitCircuit, host: str, port: int) -> bool:
         """Whether the exit of this circuit may connect there."""
         return True
 
-    def begin_flags(self, circuit: ClientCircuit, port: int) -> int:
+    def better(self, circuit: ExitCircuit, host: str, port: int) -> bool:
+        """They are all of one kind."""
+        return False
+
+    def begin_flags(self, circuit: ExitCircuit, port: int) -> int:
         """Exits of our own network need none."""
         return 0
 

@@ -50,9 +50,12 @@ class PredictedPorts:
         stand or are on their way, and were used for nothing yet."""
         if len(ready) >= MAX_CLEAN:
             return []
+        return [port for port in self.expected(now) if sum(serves(port) for serves in ready) < CIRCUITS]
+
+    def expected(self, now: float) -> list[int]:
+        """The ports that are expected again, ascending."""
         oldest = self._outbox.steady(now) - KEPT
-        expected = sorted(port for port, when in self._used.items() if when > oldest)
-        return [port for port in expected if sum(serves(port) for serves in ready) < CIRCUITS]
+        return sorted(port for port, when in self._used.items() if when > oldest)
 
     def lacks_internal(self, internal: int, ready: int, now: float) -> bool:
         """Whether another internal circuit should be built, with so many of `ready` ones internal."""

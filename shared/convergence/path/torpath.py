@@ -21,11 +21,15 @@ from convergence.path.weights import Lottery, Position, Suits, path_fraction
 from convergence.ports import Rng
 from convergence.wire.consensus import RelayStatus
 from convergence.wire.exitpolicy import Address
+from convergence.wire.protovers import Protocols
 from convergence.wire.target import RelayTarget
 
 MIN_HOPS = 2
+LEG_HOPS = 3
 LONG_LIVED = frozenset((21, 22, 706, 1863, 5050, 5190, 5222, 5223, 6667, 6697, 8300))
 """Ports whose connections last: only Stable relays carry them (path-spec 2.2)."""
+LINKING = Protocols.parse("Conflux=1 FlowCtrl=2 Relay=4")
+"""What an exit speaks that ends a conflux set: congestion control comes about by ntor-v3 only."""
 LAST_TRIED = 8
 """Last relays that are tried for one path, if no guard or no relay between suits the first one."""
 
@@ -76,6 +80,8 @@ class _Search:
     avoid: Collection[bytes]
     entry: RelayTarget | None = None
     beyond: RelayTarget | None = None
+    leg: bool = False  # of a conflux set
+    taken: Collection[TorRelay] = ()  # relays of its other legs
 
     @property
     def ends(self) -> list[RelayTarget]:
@@ -90,8 +96,14 @@ class _Search:
         """One that may stand anywhere but at the beginning."""
         return None if self.stable and "Stable" not in status.flags else self.view.relay(status)
 
+    def is_free(self, relay: TorRelay) -> bool:
+        """Whether no other leg goes through it."""
+        return not any(map(relay.is_same, self.taken))
+
     def served(self, status: RelayStatus, wanted: frozenset[Wanted]) -> frozenset[Wanted]:
         """What a relay would connect to of all that is wanted."""
+        if self.leg and not status.protocols.covers(LINKING):
+            return frozenset()
         exit = self.view.exit(status)
         return frozenset(item for item in wanted if exit.allows(item.address, item.port))
 
@@ -173,6 +185,19 @@ class TorPaths:
         served = self._most_served(search, frozenset(wanted))
         return self._path_to_any(search, lambda status: search.served(status, served) == served, Position.EXIT, now)
 
+    def leg_path(
+        self, wanted: Collection[Wanted], legs: Collection[TorPath], now: float, *, avoid: Collection[bytes] = ()
+    ) -> TorPath:
+        """A path for one more leg of a conflux set (proposal 329 section 2.2): to the exit of the other `legs`, through
+        no relay of theirs; if there are none yet, to an exit that links. The rest is as for `exit_path`."""
+        taken = [relay for leg in legs for relay in leg.relays[:-1]]
+        stable = any(item.port in LONG_LIVED for item in wanted)
+        search = _Search(self.check(now), LEG_HOPS, stable, avoid, leg=True, taken=taken)
+        for leg in legs:
+            return self._path_to(search, leg.relays[-1], now)
+        served = self._most_served(search, frozenset(wanted))
+        return self._path_to_any(search, lambda status: search.served(status, served) == served, Position.EXIT, now)
+
     def internal_path(
         self,
         now: float,
@@ -244,7 +269,7 @@ class TorPaths:
 
         def suits_guard(status: RelayStatus) -> bool:
             relay = search.view.relay(status)
-            return relay is not None and self._apart(relay, (last,), search.ends)
+            return relay is not None and search.is_free(relay) and self._apart(relay, (last,), search.ends)
 
         path, use = [last], None
         if self.guards is not None:
@@ -266,7 +291,9 @@ class TorPaths:
 
         def fits(status: RelayStatus, avoid: Collection[bytes]) -> bool:
             relay = search.relay(status) if suits(status) else None
-            return relay is not None and relay.target.identity not in avoid and self._apart(relay, others, search.ends)
+            if relay is None or relay.target.identity in avoid or not search.is_free(relay):
+                return False
+            return self._apart(relay, others, search.ends)
 
         lottery = self._lottery(search.view, position)
         status = lottery.draw(self._rng, lambda status: fits(status, search.avoid))

@@ -37,6 +37,30 @@ class CircuitSource(Shape):
         """
         ...
 
+    def may_extend(self, circuit: ClientCircuit) -> bool:
+        """Whether a circuit of `rdv_circuit` may go on to a point that its last hop names."""
+        ...
+
+    def extend(
+        self,
+        circuit: ClientCircuit,
+        point: RelayTarget,
+        on_ready: Callable[[ClientCircuit, float], None],
+        on_failed: Callable[[Why, float], None],
+        now: float,
+    ) -> None:
+        """Add a hop to such a circuit, which carries no stream.
+
+        Exactly one of on_ready and on_failed follows, as for `rdv_circuit`, perhaps at once. After on_failed the
+        circuit is gone, unless it cannot lead there at all: then it stays as it was.
+        """
+        ...
+
+    def look_up(self, descriptor: bytes, now: float, then: Callable[[RelayTarget | None, float], None]) -> None:
+        """The node of an encoded descriptor that another node showed us, or None if it may not be used. Nothing of it
+        is kept. The answer may come at once, later or never."""
+        ...
+
     def forget(self, hash_name: bytes, provider: bool) -> None:
         """This side of this file is no longer used: forget which entries it used."""
         ...

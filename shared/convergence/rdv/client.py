@@ -22,6 +22,7 @@ from convergence.pipes.duplex import Duplex, Handler
 from convergence.ports import Crypto, Rng
 from convergence.rdv.circuits import LINGER, Backoff, CircuitSource
 from convergence.rdv.keys import Subject
+from convergence.rdv.referral import Referrals
 from convergence.rdv.ring import MAX_AHEAD, POINTS, Ring
 from convergence.rdv.session import Session
 from convergence.states import TIMEOUT, StateMachine, Table
@@ -33,6 +34,7 @@ BACKOFF_LIMIT = 30.0  # seconds
 FAR_LIMIT = 120.0  # the same for points beyond the first POINTS that answer: a sender is rarely only there
 BUILD_LIMIT = 180.0  # seconds; the builder of circuits answers much sooner
 OPENING_LIMIT = 60.0  # seconds; a session's own deadlines end it sooner (rdv/session.py)
+REFER_LIMIT = 60.0  # seconds; three look-ups and an extension, which the builder ends sooner
 GIVE_UP_ROUNDS = 4  # failures at every misleading point, until a transfer that never began is given up
 REACH_LIMIT = 20.0  # seconds without an answer from any point, until people are told
 MAX_POINTS = 2 * POINTS  # points that are asked, of those that answer
@@ -46,6 +48,7 @@ class Phase(Enum):
     IDLE = "idle"
     BUILDING = "building"  # a circuit
     OPENING = "opening"  # a session: BEGIN for one name after the other
+    REFERRED = "referred"  # to another point: it is looked up, and the circuit extended
     OPEN = "open"
     STOPPED = "stopped"
 
@@ -63,14 +66,21 @@ TABLE = Table(
         },
         Phase.OPENING: {
             "ask": Phase.OPENING,
+            "refer": Phase.REFERRED,
             "open": Phase.OPEN,
+            "fail": Phase.IDLE,
+            "stop": Phase.STOPPED,
+            TIMEOUT: Phase.IDLE,
+        },
+        Phase.REFERRED: {
+            "ask": Phase.OPENING,
             "fail": Phase.IDLE,
             "stop": Phase.STOPPED,
             TIMEOUT: Phase.IDLE,
         },
         Phase.OPEN: {"fail": Phase.IDLE, "stop": Phase.STOPPED},
     },
-    deadlines={Phase.BUILDING: BUILD_LIMIT, Phase.OPENING: OPENING_LIMIT},
+    deadlines={Phase.BUILDING: BUILD_LIMIT, Phase.OPENING: OPENING_LIMIT, Phase.REFERRED: REFER_LIMIT},
     standing={
         Phase.IDLE: "RdvClient.wake opens one, when another session is wanted and the back-off is over",
         Phase.OPEN: "either end of the session closes it (ordb/download.py, ordb/upload.py)",
@@ -111,6 +121,7 @@ class RdvClient:
         self.crypto = crypto
         self.rng = rng
         self.attach = attach
+        self.referrals = {owned: Referrals(circuits, outbox) for owned in (True, False)}
         self.progress = progress
         self.stopped = False
         self.others_first = False  # the owner was asked last, in vain
@@ -305,7 +316,7 @@ class _Route:
     @property
     def busy(self) -> bool:
         """Whether an attempt is under way."""
-        return self._machine.state in (Phase.BUILDING, Phase.OPENING)
+        return self._machine.state in (Phase.BUILDING, Phase.OPENING, Phase.REFERRED)
 
     @property
     def at_owner(self) -> bool:
@@ -339,7 +350,7 @@ class _Route:
         self._progress = self._client.progress()
         owned = self.owned = self._choose_names(now)
         if self._circuit is not None:
-            self._ask(now)
+            self._ask_all(self._circuit, now)
             return
 
         def ready(circuit: ClientCircuit, now: float) -> None:
@@ -347,7 +358,7 @@ class _Route:
                 self.answers = True
                 self._circuits[owned] = circuit
                 circuit.on_closed = lambda reason, now: self._lost(circuit)
-                self._ask(now)
+                self._ask_all(circuit, now)
             else:
                 circuit.destroy(DestroyReason.FINISHED, now)
 
@@ -372,6 +383,10 @@ class _Route:
             self._leave(owned, DestroyReason.FINISHED, LINGER, now)
 
     @property
+    def _referrals(self) -> Referrals:
+        return self._client.referrals[bool(self.owned)]
+
+    @property
     def _circuit(self) -> ClientCircuit | None:
         circuit = self._circuits.get(bool(self.owned))
         return None if circuit is None or circuit.closed else circuit
@@ -388,8 +403,13 @@ class _Route:
         if owned not in self._kinds:
             owned = not owned
         self._turn = False
-        self._names = [name for name in names if name.owned is owned]
         return owned
+
+    def _ask_all(self, circuit: ClientCircuit, now: float) -> None:
+        """Ask at the circuit's last hop under one name after the other."""
+        names = self._client.subject.names(self._client.crypto, circuit.path[-1].identity, now)
+        self._names = [name for name in names if name.owned is self.owned]
+        self._ask(now)
 
     def _ask(self, now: float) -> None:
         circuit = self._circuit
@@ -411,7 +431,8 @@ class _Route:
         )
         self._session = session
         try:
-            session.bind(circuit.open_stream(format_rdv_target(name), session, now))
+            flags = 0 if self._names else self._referrals.flags(circuit, now)
+            session.bind(circuit.open_stream(format_rdv_target(name), session, now, flags))
         except (LocalError, StreamError):  # it closed just now, or has all the streams it can have
             self._session = None
             self._circuits.pop(bool(self.owned), None)
@@ -422,6 +443,8 @@ class _Route:
         self._machine.move("open", now)
         self._nobody.clear()
         self._found_busy.clear()
+        if self._circuit is not None:
+            self._referrals.found(self._circuit)
         self._client.route_opened(now)
 
     def _over(self, session: Session, reason: int, local: bool, now: float) -> None:
@@ -439,12 +462,15 @@ class _Route:
             self._client.wake(now)
             return
         nobody = not opened and reason == EndReason.RESOLVEFAILED
-        if nobody and self._names and self._circuit is not None:
-            self._ask(now)
-            return
+        if nobody and self._circuit is not None:
+            if self._names:
+                self._ask(now)
+                return
+            if self._referrals.any(self._circuit):
+                self._follow(self._circuit, now)
+                return
         if not opened or local or self._client.progress() == self._progress:
-            self._turn = True
-            self._client.others_first = owned
+            self._was_in_vain()
         _mark(self._nobody, owned, nobody)
         _mark(self._found_busy, owned, not local and reason == EndReason.RESOURCELIMIT)
         if reason == EndReason.TORPROTOCOL and (local or not opened):
@@ -456,9 +482,35 @@ class _Route:
             self._leave(self.owned, DestroyReason.TIMEOUT, 0.0, now)
         self._fail(now, at_once=local and reason == EndReason.TORPROTOCOL and self._bans == 1)
 
+    def _follow(self, circuit: ClientCircuit, now: float) -> None:
+        """Ask at a point that this one named."""
+        attempt = self._attempt
+
+        def ready(now: float) -> None:
+            if attempt == self._attempt:
+                self._ask_all(circuit, now)
+
+        def failed(now: float) -> None:
+            if attempt == self._attempt:
+                self._was_in_vain()
+                _mark(self._nobody, bool(self.owned), True)
+                _mark(self._found_busy, bool(self.owned), False)
+                self._fail(now)
+
+        self._machine.move("refer", now)
+        self._referrals.follow(circuit, ready, failed, now)
+
+    def _was_in_vain(self) -> None:
+        """The attempt brought nothing."""
+        self._turn = True
+        self._client.others_first = bool(self.owned)
+
     def _fail(self, now: float, at_once: bool = False) -> None:
         self._attempt += 1
         self._machine.move("fail", now)
+        circuit, nobody = self._circuit, bool(self.owned) in self._nobody
+        if circuit is not None and nobody and circuit.path[-1].identity != self._point.identity:
+            self._leave(self.owned, DestroyReason.FINISHED, 0.0, now)  # to nobody: begin at our point again
         self.retry_at = now if at_once else now + self._backoff.next()
         self._client.route_failed(now)
 

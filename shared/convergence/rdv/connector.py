@@ -20,6 +20,7 @@ from convergence.ports import Crypto, Rng
 from convergence.rdv.circuits import CircuitSource
 from convergence.rdv.client import MAX_POINTS
 from convergence.rdv.keys import Subject
+from convergence.rdv.referral import Referrals
 from convergence.rdv.ring import POINTS, Ring
 from convergence.rdv.way import Attempt, Connection, Way
 from convergence.wire.target import RelayTarget
@@ -65,6 +66,7 @@ class Connector:
         self.outbox = outbox
         self.crypto = crypto
         self.rng = rng
+        self.referrals = Referrals(circuits, outbox)
         self.stopped = False
         self.trouble: Why | None = None  # why no circuit to any point could be built
         self.idle_since = 0.0  # when its last connection ended, in steady time

@@ -8,6 +8,7 @@ Does not: store anything, know names, parties or what is relayed, or keep advert
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from convergence.circuit.relay import RelayCircuit
@@ -17,8 +18,9 @@ from convergence.link.meter import Meter
 from convergence.outbox import Outbox
 from convergence.ports import Crypto
 from convergence.rdv.adverts import Adverts, Provider
+from convergence.rdv.own import OwnPoint
 from convergence.wire.rdv import Name, format_rdv_target, parse_rdv_target
-from convergence.wire.relay import Begin
+from convergence.wire.relay import REFERRALS_OKAY, Begin, RelayCommand
 
 NB_DB = 5  # providers tried for one query
 MAX_WAITING = 1 << 17  # DATA cells (64 MiB) that wait at all splices; beyond, the stream with the most is ended
@@ -35,6 +37,7 @@ class _Query:
     stream_id: int
     place: Entry  # what its endpoint keeps for the query; the client may withdraw it and reuse the id
     name: Name
+    refer: bool  # whether other points are to be named where nobody is there
     tried: set[RelayCircuit] = field(default_factory=set)
     busy: bool = False  # one of them refused because it is busy
 
@@ -44,9 +47,16 @@ class _Query:
 
 
 class RdvPoint:
-    """All adverts and splices of one point."""
+    """All adverts and splices of one point.
 
-    def __init__(self, outbox: Outbox, crypto: Crypto) -> None:
+    Attributes:
+        own: what this node serves itself, if it does.
+        others: encoded descriptors of the points that it names where it knows nobody (rdv/referral.py).
+    """
+
+    def __init__(self, outbox: Outbox, crypto: Crypto, own: OwnPoint | None = None) -> None:
+        self.own = own
+        self.others: Sequence[bytes] = ()
         self._outbox = outbox
         self._adverts = Adverts(crypto)
         self._choices = 0
@@ -67,8 +77,15 @@ class RdvPoint:
         except ParseError:
             circuit.endpoint.refuse(stream_id, EndReason.TORPROTOCOL)
             return
+        reason: int = EndReason.RESOLVEFAILED
+        if self.own is not None:
+            refusal = self.own.begin(circuit, stream_id, name, begin, now)
+            if refusal is None:
+                return
+            reason = refusal
         place = circuit.endpoint.entries[stream_id]
-        self._try_next(_Query(circuit, stream_id, place, name), EndReason.RESOLVEFAILED, now)
+        query = _Query(circuit, stream_id, place, name, bool(begin.flags & REFERRALS_OKAY))
+        self._try_next(query, reason, now)
 
     def circuit_closed(self, circuit: RelayCircuit) -> None:
         self._adverts.closed(circuit)
@@ -83,6 +100,9 @@ class RdvPoint:
             return
         offers = self._untried(query)
         if not offers:
+            if query.refer and not query.busy:
+                for descriptor in self.others:
+                    endpoint.send_message(RelayCommand.DB_INFO, 0, descriptor)
             endpoint.refuse(query.stream_id, EndReason.RESOURCELIMIT if query.busy else reason)
             return
         given = self._given.setdefault(query.circuit, {})

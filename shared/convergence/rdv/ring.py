@@ -60,9 +60,13 @@ RING = Table(
 class Ring:
     """Args:
     on_change: called with `now` when the View has answered late. What it answers at once is known when `use` returns.
+
+    Attributes:
+        but: identity of a node that is not to be chosen.
     """
 
     def __init__(self, view: View[Known], outbox: Outbox, name: bytes, on_change: Callable[[float], None]) -> None:
+        self.but: bytes | None = None
         self._view = view
         self._name = name
         self._on_change = on_change
@@ -76,6 +80,11 @@ class Ring:
     def __len__(self) -> int:
         """How many places are known."""
         return max(map(len, self._rings), default=0)
+
+    @property
+    def usable(self) -> int:
+        """How many of these may be chosen."""
+        return max((sum(point.identity != self.but for point in ring) for ring in self._rings), default=0)
 
     def use(self, kind: Class | None, now: float) -> None:
         """Points are of this class; ask which there are now. None: there are none."""
@@ -96,7 +105,11 @@ class Ring:
     def choose(self, answers: Answers, wanted: int, now: float) -> list[RelayTarget]:
         """The points to work with, as far as is known: see `walk`."""
         while True:
-            chosen, ended = walk(self._rings, self._tor, answers, wanted)
+            rings, tor = (
+                [[point for point in ring if point.identity != self.but] for ring in rings]
+                for rings in (self._rings, self._tor)
+            )
+            chosen, ended = walk(rings, tor, answers, wanted)
             more = ended and len(self) >= self._count < MAX_WALK
             if not more or self._machine.state is not RingState.KNOWN:
                 return chosen

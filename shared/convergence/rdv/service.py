@@ -27,6 +27,7 @@ from convergence.ports import Crypto, Rng
 from convergence.rdv.blind import OVERLAP, next_change
 from convergence.rdv.circuits import LINGER, Backoff, CircuitSource
 from convergence.rdv.keys import Subject
+from convergence.rdv.own import OwnCircuit, OwnPoint
 from convergence.rdv.ring import POINTS, Ring
 from convergence.rdv.session import Session
 from convergence.states import TIMEOUT, StateMachine, Table
@@ -45,6 +46,7 @@ MAX_RETIRED = 32  # posts of an offer whose last sessions go on, a circuit each;
 MAX_SEEN = 4096  # clients of a post whose handshakes are remembered, the latest: a point may play them again
 START_SPREAD = 5.0  # seconds; what is offered sooner after another waits at random, up to so long for each that waits
 WAKE_SPREAD = 5.0  # seconds after a clock jump within which a node's posts go on, each at a random time
+OWN = b""  # names the post of an offer at this node itself
 DAY_CHANGE_SPREAD = OVERLAP / 2  # the same for their change to another day's names
 
 
@@ -127,7 +129,7 @@ class _Offer:
     serve: Callable[[Duplex], Served]
     ring: Ring
     begins: float | None = None  # when it is advertised first; None until there are points
-    posts: dict[bytes, _Post] = field(default_factory=dict)  # by the point's identity; MAX_WALK
+    posts: dict[bytes, _Post] = field(default_factory=dict)  # by the point's identity, or OWN; MAX_WALK
     retired: dict[_Post, None] = field(default_factory=dict)  # those whose last sessions go on; MAX_RETIRED
 
 
@@ -136,6 +138,7 @@ class RdvService:
 
     Args:
         limits: on its clients.
+        own: stands for this node itself, where it serves whoever's circuit ends here.
         on_standing: (hash_name, points that it is advertised at, points wanted, now), on each change.
     """
 
@@ -148,6 +151,7 @@ class RdvService:
         rng: Rng,
         limits: Limits,
         *,
+        own: OwnPoint | None = None,
         on_standing: Callable[[bytes, int, int, float], None] = lambda *_: None,
     ) -> None:
         self.circuits = circuits
@@ -155,6 +159,7 @@ class RdvService:
         self.crypto = crypto
         self.rng = rng
         self.limits = limits
+        self.own = own
         self.sessions = 0  # served or in a queue: limits.all
         self._on_standing = on_standing
         self._view = view
@@ -205,6 +210,12 @@ class RdvService:
             offer.begins = None
             self.changed(offer, now)
 
+    def use_own(self, own: OwnPoint | None, now: float) -> None:
+        """Serve here, or no longer."""
+        self.own = own
+        for offer in list(self._offers.values()):
+            self.place(offer, now)
+
     def woke(self, by: float, now: float) -> None:
         """The clock jumped: other names may be in use, and what failed may work now."""
         self._began += by
@@ -219,8 +230,8 @@ class RdvService:
         offer = self._offers.get(hash_name)
         if offer is None:
             return 0, 0
-        wanted = min(POINTS, len(offer.ring))
-        return min(sum(post.standing for post in offer.posts.values()), wanted), wanted
+        wanted = min(POINTS, offer.ring.usable)
+        return min(sum(post.standing for post in offer.posts.values() if post.own is None), wanted), wanted
 
     def clients(self, hash_name: bytes) -> int:
         """Those of an offer that hold its key, at all points."""
@@ -269,22 +280,25 @@ class RdvService:
         def answers(point: RelayTarget) -> bool | None:
             return offer.posts[point.identity].answers if point.identity in offer.posts else None
 
+        # To ourselves no circuit is built where none is needed.
+        offer.ring.but = None if self.own is None else self.own.target.identity
         chosen = {point.identity: point for point in offer.ring.choose(answers, POINTS, now)}
+        if self.own is not None:
+            chosen[OWN] = self.own.target
         answering = [offer.posts[name] for name in chosen if name in offer.posts and offer.posts[name].answers]
         settled = all(post.settled(now) for post in answering)
         for identity, post in list(offer.posts.items()):
             # One that stood in for a silent point stays until the point has answered for a while.
-            if identity not in chosen and (settled or not post.standing):
+            if identity not in chosen and (settled or not post.standing or identity == OWN):
                 del offer.posts[identity]
                 offer.retired[post] = None
                 post.retire(now)
         while len(offer.retired) > MAX_RETIRED:
             min(offer.retired, key=lambda post: post.guests).close(now, EndReason.RESOURCELIMIT)
-        new = [_Post(self, offer, point, now) for identity, point in chosen.items() if identity not in offer.posts]
-        for post in new:
-            offer.posts[post.point.identity] = post
-        for post in new:
-            post.build(now)
+        new = [name for name in chosen if name not in offer.posts]
+        offer.posts |= {name: _Post(self, offer, chosen[name], now) for name in new}
+        for name in new:
+            offer.posts[name].build(now)
 
 
 class _Guest:
@@ -322,11 +336,12 @@ class _Post:
         self.point = point
         # Whether the point answers; None before it is known. No other offer learns of it: its entries may lie.
         self.answers: bool | None = None
+        self.own = service.own if service.own is not None and point is service.own.target else None
         self._service = service
         self._offer = offer
         self._machine = StateMachine(TABLE, service.outbox, self._timed_out, now)
         self._attempt = 0
-        self._circuit: ClientCircuit | None = None
+        self._circuit: ClientCircuit | OwnCircuit | None = None
         self._since = 0.0  # when its circuit was built, in steady time
         self._advertised: list[Name] = []
         self._shaking: dict[Session, None] = {}  # limits.shaking
@@ -392,7 +407,7 @@ class _Post:
         self._attempt += 1
         attempt = self._attempt
 
-        def ready(circuit: ClientCircuit, now: float) -> None:
+        def ready(circuit: ClientCircuit | OwnCircuit, now: float) -> None:
             if attempt == self._attempt:
                 self._ready(circuit, now)
             else:
@@ -402,9 +417,12 @@ class _Post:
             if attempt == self._attempt:
                 self._failed(why, now)
 
-        self._service.circuits.rdv_circuit(self.point, self._offer.subject.hash_name, True, ready, failed, now)
+        if self.own is not None:
+            ready(self.own.circuit(), now)
+        else:
+            self._service.circuits.rdv_circuit(self.point, self._offer.subject.hash_name, True, ready, failed, now)
 
-    def _ready(self, circuit: ClientCircuit, now: float) -> None:
+    def _ready(self, circuit: ClientCircuit | OwnCircuit, now: float) -> None:
         self._machine.move("built", now)
         self.answers = True
         self._circuit = circuit

@@ -19,8 +19,9 @@ from convergence.pipes.pending import Phase as PendingPhase
 from convergence.ports import Crypto, Rng
 from convergence.rdv.blind import days_in_use
 from convergence.rdv.circuits import LINGER, Backoff, CircuitSource
-from convergence.rdv.client import BACKOFF_FIRST, BACKOFF_LIMIT, BUILD_LIMIT
+from convergence.rdv.client import BACKOFF_FIRST, BACKOFF_LIMIT, BUILD_LIMIT, REFER_LIMIT
 from convergence.rdv.keys import Subject
+from convergence.rdv.referral import Referrals
 from convergence.rdv.session import Session
 from convergence.states import TIMEOUT, StateMachine, Table
 from convergence.wire.rdv import Name, format_rdv_target
@@ -43,6 +44,7 @@ class Phase(Enum):
     IDLE = "idle"
     BUILDING = "building"  # a circuit
     STANDING = "standing"
+    REFERRED = "referred"  # to another point: it is looked up, and the circuit extended
     STOPPED = "stopped"
 
 
@@ -57,9 +59,16 @@ TABLE = Table(
             "stop": Phase.STOPPED,
             TIMEOUT: Phase.IDLE,
         },
-        Phase.STANDING: {"lost": Phase.IDLE, "stop": Phase.STOPPED},
+        Phase.STANDING: {"refer": Phase.REFERRED, "lost": Phase.IDLE, "stop": Phase.STOPPED},
+        Phase.REFERRED: {
+            "built": Phase.STANDING,
+            "fail": Phase.IDLE,
+            "lost": Phase.IDLE,
+            "stop": Phase.STOPPED,
+            TIMEOUT: Phase.IDLE,
+        },
     },
-    deadlines={Phase.BUILDING: BUILD_LIMIT},
+    deadlines={Phase.BUILDING: BUILD_LIMIT, Phase.REFERRED: REFER_LIMIT},
     standing={
         Phase.IDLE: "Connector.serve builds a circuit when a connection waits and the back-off is over",
         Phase.STANDING: "its circuit closes, or nothing connects for IDLE_LIMIT",
@@ -72,6 +81,7 @@ class Owner(Shape):
 
     subject: Subject
     circuits: CircuitSource
+    referrals: Referrals
     outbox: Outbox
     crypto: Crypto
     rng: Rng
@@ -137,16 +147,16 @@ class Attempt:
 
     Attributes:
         circuit: may have been given up for new ones meanwhile.
-        names: still to ask for.
+        names: still to ask for at the circuit's last hop.
     """
 
     session: Session
 
-    def __init__(self, connection: Connection, way: Way, circuit: ClientCircuit, names: list[Name], now: float) -> None:
+    def __init__(self, connection: Connection, way: Way, circuit: ClientCircuit, now: float) -> None:
         self.connection = connection
         self.way = way
         self.circuit = circuit
-        self.names = names
+        self.names: list[Name] = []
         self.began = now
 
     def opened(self, now: float) -> None:
@@ -178,7 +188,7 @@ class Way:
         self._circuit: ClientCircuit | None = None
         self._opening: dict[Attempt, None] = {}  # MAX_OPENING
         self._open: dict[Connection, ClientCircuit] = {}  # MAX_OPEN
-        self._names: tuple[tuple[int, ...], list[Name]] | None = None  # of these days
+        self._names: tuple[object, list[Name]] | None = None  # of these days, at this point
         self._misled = 0  # times in a row that somebody answered who is not the owner
         self._attempt = 0  # numbers requests for a circuit, to know late answers to old ones
 
@@ -188,7 +198,8 @@ class Way:
 
     @property
     def building(self) -> bool:
-        return self._machine.state is Phase.BUILDING
+        """Whether a circuit is being built, or extended."""
+        return self._machine.state in (Phase.BUILDING, Phase.REFERRED)
 
     @property
     def load(self) -> int:
@@ -242,12 +253,17 @@ class Way:
     def take(self, connection: Connection, now: float) -> None:
         """Try this connection here."""
         assert self._circuit is not None
-        days = days_in_use(now)
-        if self._names is None or self._names[0] != days:
-            self._names = days, self.connector.subject.names(self.connector.crypto, self._point.identity, now)
-        attempt = Attempt(connection, self, self._circuit, list(self._names[1]), now)
+        attempt = Attempt(connection, self, self._circuit, now)
         connection.attempts.append(attempt)
         self._opening[attempt] = None
+        self._ask_all(attempt, now)
+
+    def _ask_all(self, attempt: Attempt, now: float) -> None:
+        """Ask at the circuit's last hop under one name after the other."""
+        point, days = attempt.circuit.path[-1].identity, days_in_use(now)
+        if self._names is None or self._names[0] != (point, days):
+            self._names = (point, days), self.connector.subject.names(self.connector.crypto, point, now)
+        attempt.names = list(self._names[1])
         self._ask(attempt, now)
 
     def _ask(self, attempt: Attempt, now: float) -> None:
@@ -264,7 +280,8 @@ class Way:
             attach=lambda session: attempt,
         )
         try:
-            stream = attempt.circuit.open_stream(format_rdv_target(name), session, now)
+            flags = 0 if attempt.names else connector.referrals.flags(attempt.circuit, now)
+            stream = attempt.circuit.open_stream(format_rdv_target(name), session, now, flags)
         except (LocalError, StreamError):  # it closed just now, or has all the streams it can have
             session.abort(EndReason.INTERNAL, now)
             attempt.aborted(EndReason.DESTROY, now)
@@ -277,6 +294,7 @@ class Way:
         """One of its connections opened."""
         del self._opening[attempt]
         self._open[attempt.connection] = attempt.circuit
+        self.connector.referrals.found(attempt.circuit)
         self.refusal = None
         self._misled = 0
         self._backoff.reset()
@@ -285,6 +303,10 @@ class Way:
         """It failed. Returns whether it is tried under another name at once."""
         if code == EndReason.RESOLVEFAILED and attempt.names and not attempt.circuit.closed:
             self._ask(attempt, now)
+            return True
+        standing = attempt.circuit is self._circuit and self._machine.state is Phase.STANDING
+        if code == EndReason.RESOLVEFAILED and standing and self.connector.referrals.any(attempt.circuit):
+            self._follow(attempt, now)
             return True
         del self._opening[attempt]
         self.refusal = _REFUSALS.get(code)
@@ -296,11 +318,35 @@ class Way:
             return False
         if code == EndReason.TIMEOUT and attempt.circuit is self._circuit:  # it may be at fault: take another
             self._retire(now)
+        elif code == EndReason.RESOLVEFAILED and attempt.circuit is self._circuit and self._led_on:
+            self._retire(now)  # to nobody: begin at our point again
         else:
             self._leave(attempt.circuit, now)
         if self._misled != 1:  # the point gives us another provider at once
             self._rest(now)
         return False
+
+    def _follow(self, attempt: Attempt, now: float) -> None:
+        """Ask at a point that this one named, on behalf of one connection; others may follow there."""
+        circuit = attempt.circuit
+
+        def over(now: float) -> None:
+            if circuit is self._circuit and self._machine.state is Phase.REFERRED:
+                self._machine.move("built", now)
+
+        def ready(now: float) -> None:
+            over(now)
+            if attempt in self._opening:
+                self._ask_all(attempt, now)
+            self.connector.serve(now)
+
+        def failed(now: float) -> None:
+            over(now)
+            if attempt in self._opening:
+                self.connector.refused(attempt, EndReason.RESOLVEFAILED, now)
+
+        self._machine.move("refer", now)
+        self.connector.referrals.follow(circuit, ready, failed, now)
 
     def circuit_of(self, connection: Connection) -> ClientCircuit | None:
         return self._open.get(connection)
@@ -325,6 +371,11 @@ class Way:
             self._give_up(circuit, DestroyReason.FINISHED, LINGER, now)
 
     # -- inside
+
+    @property
+    def _led_on(self) -> bool:
+        """Whether the circuit has left our point behind."""
+        return self._circuit is not None and self._circuit.path[-1].identity != self._point.identity
 
     def _leave(self, circuit: ClientCircuit, now: float) -> None:
         """One of its connections is gone. A circuit that takes no new ones ends with its last."""
@@ -360,7 +411,12 @@ class Way:
             self.connector.outbox.call_at(now, self.connector.serve)
 
     def _timed_out(self, phase: Phase, now: float) -> None:
-        """The builder of circuits said nothing."""
+        """The builder of circuits said nothing, or whoever looks nodes up."""
         self._attempt += 1
         self._rest(now)
+        circuit, self._circuit = self._circuit, None
+        if circuit is not None:
+            self._give_up(circuit, DestroyReason.TIMEOUT, 0.0, now)
+            for attempt in [attempt for attempt in self._opening if attempt.circuit is circuit]:
+                self.connector.refused(attempt, EndReason.TIMEOUT, now)
         self.connector.serve(now)

@@ -13,24 +13,29 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from ipaddress import ip_address
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from typing import Protocol as Shape
 
 from convergence.circuit.client import ClientCircuit
-from convergence.errors import DestroyReason, ParseError
+from convergence.codes import PathWhy
+from convergence.errors import DestroyReason, ParseError, Why
 from convergence.link.neighbours import Neighbours
 from convergence.netdir.tor import TorRelay
 from convergence.outbox import Outbox
 from convergence.path.building import CircuitBuilding
 from convergence.path.buildtimes import BuildTimes
+from convergence.path.exits import ExitCircuit, ExitReady
 from convergence.path.guards import GuardUse, Stage
 from convergence.path.place import Failed, Place, Ready, Request, at_once
 from convergence.path.predicted import FIRST_PORT, PredictedPorts
-from convergence.path.torpath import TorPath, Wanted
+from convergence.path.torpath import LONG_LIVED, TorPath, Wanted
 from convergence.ports import Crypto, Rng
 from convergence.wire.exitpolicy import Address
 from convergence.wire.relay import IPV6_OKAY
 from convergence.wire.target import RelayTarget
+
+if TYPE_CHECKING:
+    from convergence.tor.sets import SetCircuit, Sets
 
 SIZE = 3  # circuits kept ready
 BUCKET = "build-times"
@@ -63,6 +68,14 @@ class Paths(Shape):
         """The hop of this number (0, 1, ...) came to stand, or did not."""
 
 
+class LegPaths(Shape):
+    """Who chooses paths for conflux sets, as `Paths` does for circuits."""
+
+    def leg_path(
+        self, wanted: Collection[Wanted], legs: Collection[TorPath], now: float, *, avoid: Collection[bytes] = ()
+    ) -> TorPath: ...
+
+
 class DirectoryCircuits(CircuitBuilding):
     """Circuits of one hop, to directories only."""
 
@@ -77,7 +90,13 @@ class DirectoryCircuits(CircuitBuilding):
 
 
 class TorCircuits(CircuitBuilding):
-    """Circuits of three hops to exits, and of one hop to directories."""
+    """Circuits of three hops to exits, and of one hop to directories.
+
+    Args:
+        sets: makes the conflux sets; None: there are none. A page has only one way in, which all legs would share, and
+            does not load their code.
+        legs: their paths; None likewise.
+    """
 
     def __init__(
         self,
@@ -86,6 +105,8 @@ class TorCircuits(CircuitBuilding):
         rng: Rng,
         neighbours: Neighbours,
         paths: Paths,
+        legs: LegPaths | None = None,
+        sets: type[Sets] | None = None,
         *,
         size: int = SIZE,
         on_full: Callable[[float], None] = lambda now: None,
@@ -93,6 +114,7 @@ class TorCircuits(CircuitBuilding):
         super().__init__(outbox, crypto, rng, neighbours, size=size, on_full=on_full)
         self.times = BuildTimes()
         self._paths = paths
+        self.sets = None if legs is None or sets is None else sets(outbox, rng, legs, self, self._expected)
         self._predicted: PredictedPorts | None = None  # until `start`
         self._name = b""
         self._unstored = 0
@@ -109,16 +131,35 @@ class TorCircuits(CircuitBuilding):
 
         self._outbox.load(BUCKET, self._name, loaded)
 
+    def fill(self, now: float) -> None:
+        super().fill(now)
+        if self.sets is not None and not self._filling:  # single circuits first: they are there sooner
+            self.sets.fill(now)
+
+    def stop(self, now: float) -> None:
+        if self.sets is not None:
+            self.sets.stop(now)
+        super().stop(now)
+
     # -- for those who need circuits
 
     def exit_circuit(
-        self, host: str, port: int, on_ready: Ready, on_failed: Failed, now: float, *, avoid: Collection[bytes] = ()
+        self, host: str, port: int, on_ready: ExitReady, on_failed: Failed, now: float, *, avoid: Collection[bytes] = ()
     ) -> None:
-        """A circuit of its own to an exit that most likely connects there: if one suits, a ready one, or one that is
-        on its way to become ready. `avoid`: identities of exits to take only if there are no others."""
+        """A circuit of its own to an exit that most likely connects there: if one suits, a conflux set that is ready,
+        or a circuit that is, or one that is on its way to become ready. `avoid`: identities of exits to take only if
+        there are no others."""
         if self._predicted is not None:
             self._predicted.used(port, now)
         wanted = Wanted(port, _address(host))
+
+        def suits(exit: TorRelay) -> bool:
+            return exit.allows(wanted.address, port) and exit.target.identity not in avoid
+
+        linked = self.sets.take(suits, port in LONG_LIVED, now) if self.sets is not None else None
+        if linked is not None:
+            on_ready(linked, now)
+            return
         request = TorRequest(
             at_once(lambda now: self._exit_path(request, wanted, now)),
             "exit",
@@ -128,22 +169,35 @@ class TorCircuits(CircuitBuilding):
         )
         for place in (*self._ready, *self._places.values()):
             kept = _of(place)
-            suits = kept.on_ready is None and kept.relays[-1].allows(wanted.address, port)
-            if suits and place.path[-1].identity not in avoid:
+            if kept.on_ready is None and suits(kept.relays[-1]):
                 request.relays, request.use = kept.relays, kept.use
                 self._take(place, request, now)
                 return
         self._serve(request, now)
 
-    def serves(self, circuit: ClientCircuit, host: str, port: int) -> bool:
+    def serves(self, circuit: ExitCircuit, host: str, port: int) -> bool:
         """Whether the exit of this circuit most likely connects there."""
         exit = self._exit(circuit)
         return exit is not None and exit.allows(_address(host), port)
 
-    def begin_flags(self, circuit: ClientCircuit, port: int) -> int:
+    def better(self, circuit: ExitCircuit, host: str, port: int) -> bool:
+        """A conflux set is better than a circuit."""
+        if self.sets is None or self._set(circuit) is not None:
+            return False
+        address = _address(host)
+        return self.sets.offered(lambda exit: exit.allows(address, port), port in LONG_LIVED) is not None
+
+    def begin_flags(self, circuit: ExitCircuit, port: int) -> int:
         """A host that has IPv6 addresses only is reached too, where the exit connects to such."""
         exit = self._exit(circuit)
         return IPV6_OKAY if exit is not None and exit.exit.policy6.allows(None, port) else 0
+
+    def number(self, circuit: object) -> int | None:
+        """Of a set, that of its first leg which is left."""
+        linked = self._set(circuit)
+        if linked is None:
+            return super().number(circuit)
+        return next(filter(None, map(super().number, linked.circuits)), None)
 
     def rdv_circuit(
         self, point: RelayTarget, hash_name: bytes, provider: bool, on_ready: Ready, on_failed: Failed, now: float
@@ -159,6 +213,18 @@ class TorCircuits(CircuitBuilding):
         request = TorRequest(at_once(make_path), "rendezvous", on_ready, on_failed)
         self._serve(request, now)
 
+    def may_extend(self, circuit: ClientCircuit) -> bool:
+        """Paths through Tor end at the points that we chose."""
+        return False
+
+    def extend(
+        self, circuit: ClientCircuit, point: RelayTarget, on_ready: Ready, on_failed: Failed, now: float
+    ) -> None:
+        on_failed(Why(PathWhy.NO_PATH), now)
+
+    def look_up(self, descriptor: bytes, now: float, then: Callable[[RelayTarget | None, float], None]) -> None:
+        then(None, now)
+
     def forget(self, hash_name: bytes, provider: bool) -> None:
         """Nothing is kept of a name."""
 
@@ -168,6 +234,24 @@ class TorCircuits(CircuitBuilding):
         """A circuit of one hop. `use`: the directory is one of our guards."""
         request = TorRequest(at_once(lambda now: (directory,)), "directory", on_ready, on_failed, attempts=1, use=use)
         self._serve(request, now)
+
+    # -- what sets ask
+
+    def build_leg(
+        self, make_path: Callable[[float], TorPath], on_ready: Ready, on_failed: Callable[[float], None], now: float
+    ) -> None:
+        def make(now: float) -> tuple[RelayTarget, ...]:
+            path = make_path(now)
+            request.relays, request.use = path.relays, path.use
+            return path.targets
+
+        request = TorRequest(at_once(make), "leg", on_ready, lambda why, now: on_failed(now))
+        self._serve(request, now)
+
+    def lend(self, circuits: Collection[ClientCircuit]) -> None:
+        for place in self._places.values():
+            if place.circuit in circuits:
+                place.request.purpose = "exit"
 
     # -- what building asks
 
@@ -254,8 +338,15 @@ class TorCircuits(CircuitBuilding):
             self._unstored = 0
             self._outbox.store([(BUCKET, self._name, self.times.encode())], _ignore)
 
-    def _exit(self, circuit: ClientCircuit) -> TorRelay | None:
+    def _set(self, circuit: object) -> SetCircuit | None:
+        """What this circuit is a set of, if it is one."""
+        return None if self.sets is None else self.sets.find(circuit)
+
+    def _exit(self, circuit: ExitCircuit) -> TorRelay | None:
         """The last hop of a circuit of ours."""
+        linked = self._set(circuit)
+        if linked is not None:
+            return linked.exit
         place = next((place for place in self._places.values() if place.circuit is circuit), None)
         return None if place is None else _of(place).relays[-1]
 
@@ -266,6 +357,10 @@ class TorCircuits(CircuitBuilding):
 
     def _predicted_path(self, request: TorRequest, now: float) -> tuple[RelayTarget, ...]:
         return self._exit_path(request, Wanted((self._lacking(now) or [FIRST_PORT])[0]), now)
+
+    def _expected(self, now: float) -> list[int]:
+        """The ports that will be wanted."""
+        return [] if self._predicted is None else self._predicted.expected(now)
 
     def _lacking(self, now: float) -> list[int]:
         """The ports for which another circuit should be ready."""

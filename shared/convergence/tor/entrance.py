@@ -68,6 +68,14 @@ class ByGuards:
         self._enter(path)
         return path
 
+    def leg_path(
+        self, wanted: Collection[Wanted], legs: Collection[TorPath], now: float, *, avoid: Collection[bytes] = ()
+    ) -> TorPath:
+        """Likewise, for a leg of a conflux set."""
+        path = self.paths.leg_path(wanted, legs, now, avoid=avoid)
+        self._enter(path)
+        return path
+
     def point_path(self, point: RelayTarget, now: float, *, avoid: Collection[bytes] = ()) -> TorPath:
         """Likewise, to a rendezvous point of our own network, which comes behind the path."""
         path = self.paths.internal_path(now, avoid=avoid, beyond=point)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from convergence.effects import Protocol
 from convergence.errors import LocalError
@@ -28,6 +28,9 @@ from convergence.tor.entrance import ByGuards, ByNodes
 from convergence.tor.sources import DirectorySources
 from convergence.wire.linkspec import LinkSpecifier, SpecifierType
 from convergence.wire.target import Protocols, RelayTarget, Role
+
+if TYPE_CHECKING:
+    from convergence.tor.sets import Sets
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +68,13 @@ class TorConfig:
         directories: whom to ask first: the authorities, in the same order, then others. With none, nodes of our own
             network lead into it.
         distinct_subnets: whether relays of one subnet are kept apart. Off for a network on one machine only.
+        sets: makes the conflux sets of a client that has guards (sets.py); None: it has none.
     """
 
     authorities: tuple[bytes, ...]
     directories: tuple[DirectoryAddress, ...] = ()
     distinct_subnets: bool = True
+    sets: type[Sets] | None = None
 
     def __post_init__(self) -> None:
         if not self.authorities or len(set(self.authorities)) != len(self.authorities):
@@ -127,13 +132,14 @@ class TorNetwork:
             return self._sources.rests(identity, now)
 
         self._entrance: ByGuards | ByNodes
+        legs: ByGuards | None = None
         if config.directories or view is None:
-            self._entrance = ByGuards(outbox, rng, config, rests)
-        else:
+            self._entrance = legs = ByGuards(outbox, rng, config, rests)
+        else:  # all legs of a conflux set would begin with the same node
             kept = StickyEntries(outbox, rng) if entries is None else entries
             self._entrance = ByNodes(outbox, rng, config, rests, kept, view, suits, self._found)
         self._paths = self._entrance.paths
-        self.circuits = TorCircuits(outbox, crypto, rng, neighbours, self._entrance, on_full=on_full)
+        self.circuits = TorCircuits(outbox, crypto, rng, neighbours, self._entrance, legs, config.sets, on_full=on_full)
         self._sources = DirectorySources(outbox, rng, self, self._entrance.directories)
         self.directory = TorDirectory(outbox, rng, config.authorities, self._sources, self._changed)
 
@@ -181,6 +187,8 @@ class TorNetwork:
         assert view is not None
         self._paths.update(view, now)
         self.circuits.times.update(BuildTimeParams.of(view.consensus))
+        if self.circuits.sets is not None:
+            self.circuits.sets.update(view.consensus)
         before, self.ready = self.ready, self._paths.ready(now)
         if self.ready:
             self.circuits.nodes_changed(now)

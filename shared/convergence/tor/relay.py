@@ -15,6 +15,7 @@ from typing import Any
 
 from convergence.channels import Channels, Owner
 from convergence.circuit.exit import MAX_EXIT_STREAMS, ExitService, refuse_resolve
+from convergence.circuit.linking import Linking
 from convergence.circuit.relay import RelayCircuit
 from convergence.circuit.relaying import Relaying, RelayLimits
 from convergence.crypto.keys import NodeKeys
@@ -44,7 +45,7 @@ from convergence.wire.routerdesc import RouterDescriptor
 from convergence.wire.target import Protocols as TargetProtocols
 from convergence.wire.target import RelayTarget, Role
 
-OFFERED = Protocols.parse("Cons=2 Desc=2 DirCache=2 FlowCtrl=1-2 Link=4-5 LinkAuth=3 Microdesc=2 Relay=2-4")
+OFFERED = Protocols.parse("Conflux=1 Cons=2 Desc=2 DirCache=2 FlowCtrl=1-2 Link=4-5 LinkAuth=3 Microdesc=2 Relay=2-4")
 """What we speak as a relay (tor-spec "Subprotocol versioning")."""
 NO_EXIT = ExitPolicy((Rule(False, None, 1, 65535),))
 UNLIMITED = 1 << 30  # bytes/s that a descriptor says where nothing limits them, as C Tor's
@@ -165,6 +166,7 @@ class TorRelay:
         )
         self._cache = DirectoryCache(self.outbox, self.directory, lambda: self.publisher.descriptor, source_of)
         self._exit = ExitService(self.outbox, source_of=source_of, streams=config.exit_streams)
+        self._linking = Linking(self.outbox)
         self._channels = Channels(self._owners())
 
     # -- commands
@@ -231,6 +233,8 @@ class TorRelay:
             "circuits": relayed["circuits"],
             "circuits_total": relayed["circuits_total"],
             "streams": relayed["streams"],
+            "conflux_sets": len(self._linking),
+            "conflux_legs_total": self._linking.linked,
             "relayed_bytes_total": relayed["bytes"],
             "hibernating": self.relaying.paused,
             "reached": self._test.reached,
@@ -289,7 +293,12 @@ class TorRelay:
             refuse_resolve(circuit, stream_id, AnswerType.ERROR_PERMANENT)
 
     def message(self, circuit: RelayCircuit, command: int, payload: bytes, now: float) -> None:
-        raise RemoteError(f"relay command {command} is not offered")
+        """LINK. As for streams, nobody is served who is next to us."""
+        consensus = self.directory.consensus
+        enabled = consensus is None or consensus.param("cfx_enabled", 1, 0, 1)
+        if not enabled or not circuit.link.handshake.authenticated:
+            raise RemoteError(f"relay command {command} is not offered")
+        self._linking.message(circuit, command, payload, now)
 
     def circuit_closed(self, circuit: RelayCircuit, now: float) -> None:
         """Nothing is kept of a circuit."""

@@ -37,8 +37,10 @@ MAX_HOST = 255
 RDV_SUFFIX = ".rdv"
 PEER_HOST = "peer.node"
 """A stream to this host (port 0) ends in the node itself and carries the records of facilitator.py."""
-IPV6_OKAY, IPV4_NOT_OKAY, IPV6_PREFERRED = 1, 2, 4  # flags of BEGIN
-"""Of the flags of BEGIN."""
+IPV6_OKAY, IPV4_NOT_OKAY, IPV6_PREFERRED = 1, 2, 4
+"""Flags of BEGIN."""
+REFERRALS_OKAY = 8
+"""Flag of BEGIN to a `.rdv` name: if nobody is there, the point may name other points."""
 TTL_UNKNOWN = 0xFFFFFFFF
 """Stands for a missing time to live (tor-spec, "Closing streams")."""
 SENDME_DIGEST_LEN = 20
@@ -68,6 +70,10 @@ class RelayCommand(IntEnum):
     BEGIN_DIR = 13
     EXTEND2 = 14
     EXTENDED2 = 15
+    CONFLUX_LINK = 19
+    CONFLUX_LINKED = 20
+    CONFLUX_LINKED_ACK = 21
+    CONFLUX_SWITCH = 22
     XOFF = 43
     XON = 44
     DB_INFO = 80
@@ -204,7 +210,7 @@ class Begin:
     Args:
         host: name or address, an IPv6 address without brackets.
         port: 1-65535; 0 with `<blinded hash>.rdv` and PEER_HOST.
-        flags: IPV6_OKAY and so on; others are ignored by relays.
+        flags: IPV6_OKAY and so on; others are ignored.
     """
 
     host: str

@@ -35,6 +35,7 @@ class Protocols(IntFlag):
 
     NTOR_V3 = 1  # Relay=4: the handshake
     CONGESTION_CONTROL = 2  # FlowCtrl=2, agreed on by ntor-v3
+    CONFLUX = 4  # Conflux=1
 
 
 @dataclass(frozen=True, slots=True)

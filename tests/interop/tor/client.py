@@ -14,6 +14,7 @@ from convergence.link.neighbours import Neighbours
 from convergence.outbox import Outbox
 from convergence.ports import Binding
 from convergence.tor.network import DirectoryAddress, TorConfig, TorNetwork
+from convergence.tor.sets import Sets
 from pynode.crypto import CPythonCrypto, SystemRng
 from pynode.loop import AsyncioClock, AsyncioTimer
 from pynode.transports.tls import TlsTransport
@@ -66,6 +67,7 @@ class TorClient:
                 DirectoryAddress(f"{authority.address}:{authority.or_port}", bytes.fromhex(authority.fingerprint))
                 for authority in authorities
             ),
+            sets=Sets,
         )
         self.network = TorNetwork(self._outbox, crypto, rng, self.neighbours, config)
         clock = AsyncioClock()

@@ -76,7 +76,8 @@ def test_two_users_have_circuits_of_their_own(proxy: Proxy, website: Website) ->
         done = curl("--proxy", f"socks5h://{user}:x@127.0.0.1:{proxy.port}", address)
         assert done.stdout == LARGE
     circuits = proxy.circuits("ann", "ben", streams=3)
-    assert len(circuits["ann"]) == len(circuits["ben"]) == 1 and circuits["ann"] != circuits["ben"]
+    assert circuits["ben"] and circuits["ann"].isdisjoint(circuits["ben"])
+    assert len(circuits["ann"]) <= 2  # a conflux set may have taken the place of a circuit
 
 
 @pytest.mark.parametrize("kept_apart", ["host", "port"])
@@ -90,10 +91,13 @@ def test_by_choice_hosts_and_ports_have_circuits_of_their_own(
             assert curl(*through(proxy, "socks5"), "--insecure", asked).stdout == b"hello"
             return proxy.circuits("", streams=1)[""]
 
-        first = carrier("127.0.0.1", "http")
-        assert carrier("127.0.0.1", "http") == first
-        assert (carrier("web.example", "http") != first) == (kept_apart == "host")
-        assert (carrier("127.0.0.1", "https") != first) == (kept_apart == "port")
+        def shared(host: str, scheme: str) -> bool:
+            """With http to 127.0.0.1. Between two requests a conflux set may have taken the place of a circuit."""
+            return any(carrier("127.0.0.1", "http") == carrier(host, scheme) for _ in range(3))
+
+        assert shared("127.0.0.1", "http")
+        assert shared("web.example", "http") == (kept_apart != "host")
+        assert shared("127.0.0.1", "https") == (kept_apart != "port")
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)

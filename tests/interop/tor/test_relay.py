@@ -11,23 +11,25 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
+from queue import Queue
 from typing import Any
 
 import pytest
-from stem import Flag
+from stem import Flag, StreamStatus
 from stem.control import EventType, Listener
 from stem.descriptor import parse_file
 from stem.descriptor.extrainfo_descriptor import RelayExtraInfoDescriptor
 from stem.descriptor.server_descriptor import RelayDescriptor
+from stem.response.events import StreamEvent
 
 from tests.e2e.processes import PATIENCE, Command
 from tests.interop.programs import free_port
 from tests.interop.test_curl import curl
 from tests.interop.tor.daemon import Tor
 from tests.interop.tor.network import TorNetwork
-from tests.interop.tor.test_network import REQUIRED_OF_RELAYS, consensus, fetched, protocols, written
+from tests.interop.tor.test_network import REQUIRED_OF_RELAYS, consensus, fetch, fetched, protocols, written
 from tests.interop.tor.upload import UPLOAD, upload_to_a_server_that_waits
-from tests.interop.website import Website
+from tests.interop.website import LARGE, Website
 from tests.namespace import program
 
 OPEN = ["accept *:*"]
@@ -137,6 +139,29 @@ def test_a_tor_client_fetches_through_our_relay(
     path = [next(theirs) if which is None else ends[which] for which in PLACES[place]]
     with tor_client.through(*path):
         assert fetched(tor_client, website) == path
+
+
+def sets(client: Tor, exit_: str) -> list[str]:
+    """Numbers of the circuits of this client that are legs of conflux sets to this relay."""
+    lines = client.controller.get_info("circuit-status").splitlines()
+    return [line.split()[0] for line in lines if "PURPOSE=CONFLUX_LINKED" in line and f"${exit_}" in line]
+
+
+def test_a_tor_client_downloads_over_a_conflux_set_to_our_exit(
+    tor_network: TorNetwork, ours: list[Relay], website: Website
+) -> None:
+    last = ours[2].fingerprint
+    with tor_network.client(f"ExitNodes {last}", "StrictNodes 1", "__DisablePredictedCircuits 0") as client:
+        client.wait(EventType.BW, lambda: len(sets(client, last)) >= 2, "conflux set to our exit")
+        opened: Queue[StreamEvent] = Queue()
+        client.controller.add_event_listener(opened.put, EventType.STREAM)
+        for _ in range(3):
+            done = fetch(client, website)
+            assert (done.returncode, done.stderr) == (0, b"") and done.stdout == LARGE
+            while (event := opened.get(timeout=PATIENCE)).status != StreamStatus.SUCCEEDED:
+                pass
+            assert event.circ_id in sets(client, last)
+        client.controller.remove_event_listener(opened.put)
 
 
 def test_our_exit_stops_a_tor_client_by_xoff_and_lets_it_go_on(

@@ -317,10 +317,10 @@ class Net:
             self.pump()
         return circuit
 
-    def open(self, circuit, target="host.example:80", handler=None):
+    def open(self, circuit, target="host.example:80", handler=None, flags=0):
         """A stream; returns it and its handler, a Recorder that knows the stream."""
         handler = handler or Recorder()
-        stream = handler.pipe = circuit.open_stream(target, handler, self.now)
+        stream = handler.pipe = circuit.open_stream(target, handler, self.now, flags)
         self.pump()
         return stream, handler
 

@@ -7,7 +7,8 @@ from convergence.netdir.draw import COMMIT_PHASE
 from convergence.netdir.headers import EPOCH
 from convergence.netdir.rings import check_bucket
 from convergence.wire.buckets import DAY, Bucket, BucketRequest, RingKind, SharedValue
-from convergence.wire.facilitator import ErrorCode, RecordType, encode_record
+from convergence.wire.descriptor import Descriptor
+from convergence.wire.facilitator import ErrorCode, NodeList, RecordType, encode_record
 from convergence.wire.target import Role
 from tests.unit.facilitator.test_service import Rig
 from tests.unit.facilitator.world import CRYPTO, START, MemoryStorage, World, node_seed
@@ -72,6 +73,19 @@ def test_a_facilitator_that_restarts_goes_on_with_its_headers(large):
     newest = large.machines[0].headers.newest
     assert newest.epoch > before.epoch and newest.ring(RingKind.POINTS).count == 4
     assert all(machine.headers.contradiction is None for machine in large.machines)
+
+
+def test_a_list_holds_those_that_came_first_of_more_than_it_may(monkeypatch):
+    monkeypatch.setattr("convergence.facilitator.registry.MAX_LISTED", 2)
+    world = World()
+    for number in range(1, 6):
+        world.client(number)
+        world.run(5)
+    assert len(world.service.health(world.time)["nodes"]) == 5
+    known = NodeList.parse(world.service.signed_list(world.time)).descriptors
+    assert [Descriptor.parse(raw).identity for raw in known] == [
+        CRYPTO.ed25519_public(node_seed(number)) for number in (1, 2)
+    ]
 
 
 def test_buckets_that_there_are_not_are_answered_by_nothing_and_requests_are_limited(monkeypatch):

@@ -41,7 +41,7 @@ class List:
     def sample(self, kind, count, now, then):
         then(["list"], now)
 
-    def closest(self, kind, name, count, now, then):
+    def closest(self, kind, name, count, now, then, *, place=None):
         then([["list"]], now)
 
 
@@ -232,6 +232,18 @@ def test_the_points_of_a_name_are_the_next_ones_whatever_buckets_they_are_in(cou
             node.identity for node in ring_of(NODES, VALUE.value, name)[:count]
         ][: len(found)]
         assert len(found) == min(count, 600)
+
+
+def test_the_neighbours_of_a_point_are_those_behind_its_own_place():
+    rig = Rig()
+    got = []
+    identity = NODES[5].identity
+    rig.view.closest(Class.POINTS, identity, 4, rig.now, lambda rings, now: got.append(rings), place=place_of)
+    start = int.from_bytes(place_of(VALUE.value, identity), "big")
+    behind = sorted(
+        NODES, key=lambda node: (int.from_bytes(place_of(VALUE.value, node.identity), "big") - start) % (1 << 256)
+    )
+    assert got == [[behind[:4]]] and behind[0] == NODES[5]
 
 
 def test_points_are_asked_for_under_the_name_alone():

@@ -365,3 +365,49 @@ def test_what_one_gives_another_takes(crypto):
         hear(one, node(crypto, number, roles=Role(0x81)))
     assert all(two.hear(raw, NOW) for raw in one.newer(0, NOW))
     assert two.nodes(Role.RELAY, NOW) == one.nodes(Role.RELAY, NOW)
+
+
+# -- descriptors that somebody showed us
+
+
+def test_a_descriptor_is_vouched_for_if_it_could_be_news_and_nothing_of_it_is_kept(crypto):
+    directory = NodeDirectory(crypto)
+    directory.update(node_list(crypto, [node(crypto, 1)]), NOW)
+    shown = node(crypto, 2)
+    assert directory.vouch(shown.encode(), NOW) == shown
+    assert directory.get(shown.identity) is None and len(directory.nodes(Role(0), NOW)) == 1
+    for _ in range(3000):
+        assert directory.vouch(shown.encode(), NOW) == shown
+    assert not directory._heard
+
+
+def test_a_known_node_is_as_we_know_it_whatever_is_shown(crypto):
+    directory = NodeDirectory(crypto)
+    listed = node(crypto, 1)
+    directory.update(node_list(crypto, [listed]), NOW)
+    for shown in (replace(listed, ntor_key=b"x" * 32), node(crypto, 1, published=int(NOW) - 50)):
+        assert directory.vouch(shown.encode(), NOW) == listed
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"published": int(NOW) - LIST_DELAY - 1},  # the list would have it
+        {"published": int(NOW) + HEARSAY_SKEW + 1, "expires": int(NOW) + HEARSAY_SKEW + 60},
+        {"expires": int(NOW) + HEARSAY_LIFETIME},
+        {"published": int(NOW) - 20, "expires": int(NOW) - 1},
+        {"roles": Role(0)},
+    ],
+)
+def test_what_cannot_be_news_is_not_vouched_for(crypto, wrong):
+    directory = NodeDirectory(crypto)
+    directory.update(node_list(crypto, [node(crypto, 1)]), NOW)
+    assert directory.vouch(node(crypto, 2).encode(), NOW) is not None
+    assert directory.vouch(node(crypto, 2, **wrong).encode(), NOW) is None
+
+
+def test_forged_descriptors_are_not_vouched_for(crypto):
+    directory = NodeDirectory(crypto)
+    raw = node(crypto, 2).encode()
+    for forged in (b"", b"\x01" * 200, raw[:-1], raw + b"\0", raw[:-1] + bytes([raw[-1] ^ 1]), b"\x02" + raw[1:]):
+        assert directory.vouch(forged, NOW) is None

@@ -1,11 +1,13 @@
 """The questions about nodes, and a whole list that answers them."""
 
 from collections import Counter
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
 from convergence.netdir.listview import VALUE, ListView
+from convergence.netdir.lookup import look_up_shown
 from convergence.netdir.nodes import HINT_LIFETIME, LIST_FRESH, NodeDirectory
 from convergence.netdir.view import Class, place_of, place_of_name, together
 from convergence.wire.target import Role
@@ -186,3 +188,35 @@ def test_answers_to_several_questions_come_together_when_the_last_one_has_come()
     assert got == [(["first", "second", "third"], 3.0)]
     together([], lambda *all: got.append(all), 5.0)
     assert got[1:] == [([], 5.0)]
+
+
+def test_a_node_can_be_where_a_ring_begins():
+    view = view_of(50)
+    order = sorted((place_of(VALUE, number.to_bytes(32, "big")), number) for number in range(50))
+    numbers = [number for _, number in order]
+    for at, number in enumerate(numbers):
+        [ring] = asked(
+            lambda then, number=number: view.closest(
+                Class.POINTS, number.to_bytes(32, "big"), 4, NOW, then, place=place_of
+            )
+        )
+        assert [int.from_bytes(node.identity, "big") for node in ring] == (numbers + numbers)[at : at + 4]
+
+
+# -- descriptors that somebody showed us
+
+
+def test_what_is_shown_counts_as_the_view_knows_it_or_as_news():
+    crypto = CountingCrypto()
+    directory = NodeDirectory(crypto)
+    listed, shown = node(crypto, 1), node(crypto, 2)
+    directory.update(node_list(crypto, [listed]), NOW)
+    view = ListView(directory, HashRng(0))
+
+    def found(raw):
+        return asked(lambda then: look_up_shown(view, directory, raw, NOW, then))
+
+    assert found(shown.encode()) == shown.target
+    assert found(replace(listed, ntor_key=b"x" * 32).encode()) == listed.target
+    assert found(shown.encode()[:-1] + b"\0") is None and found(b"") is None
+    assert directory.get(shown.identity) is None, "nothing is kept"

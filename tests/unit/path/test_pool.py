@@ -1,5 +1,7 @@
 """The pool of circuits: five ready, replaced at once when dead or slow, renewed, one user each, retries bounded."""
 
+from dataclasses import replace
+
 import pytest
 
 from convergence.circuit.relaying import Relaying
@@ -671,6 +673,71 @@ def test_an_exit_circuit_extends_a_ready_one_and_the_pool_is_filled_up(scene):
     assert circuit in ready and len(circuit.path) == 3 and circuit.built
     assert scene.pool.ready == POOL_SIZE and circuit not in scene.ready_circuits()
     assert scene.built() == POOL_SIZE + 2
+
+
+def go_on(scene, circuit, node):
+    """Extend a circuit in use, as an asker does that was referred."""
+    scene.do(
+        scene.pool.extend,
+        circuit,
+        node,
+        lambda circuit, now: scene.got.append(circuit),
+        lambda why, now: scene.trouble.append(why),
+    )
+
+
+def test_a_circuit_in_use_goes_on_to_other_points_up_to_the_longest_path():
+    scene = Scene(relays=8)
+    scene.rdv(scene.directory.known[0])
+    [circuit] = scene.got
+    on_path = {node.identity for node in circuit.path}
+    others = [node for node in scene.directory.known if node.identity not in on_path]
+    for count, node in enumerate(others[:3], 3):
+        go_on(scene, circuit, node)
+        assert circuit.built and len(circuit.path) == count and circuit.path[-1] == node
+    assert scene.got == [circuit] * 4 and not scene.trouble
+    go_on(scene, circuit, others[3])
+    assert [why.code for why in scene.trouble] == [PathWhy.NO_PATH] and circuit.built and len(circuit.path) == 5
+
+
+@pytest.mark.parametrize("what", ["one hop", "itself", "the entry", "us", "in use", "out of reach"])
+def test_what_cannot_go_on_stays_as_it_is(what):
+    scene = Scene(relays=5, hops=1 if what == "one hop" else 2, own=None)
+    point, other = scene.directory.known[:2]
+    scene.rdv(point)
+    [circuit] = scene.got
+    node = {"itself": point, "the entry": circuit.path[0]}.get(what) or next(
+        other for other in scene.directory.known if other not in circuit.path
+    )
+    if what == "us":
+        scene.pool._exclude = (node.identity,)
+    if what == "out of reach":  # a browser, from a server that speaks no rtc
+        node = replace(node, schemes=frozenset(), rtc=True)
+    if what == "in use":
+        scene.net.by_identity[point.identity].services.on_begin = lambda *args: None
+        circuit.open_stream("x.example:80", None, scene.net.now)
+    go_on(scene, circuit, node)
+    assert [why.code for why in scene.trouble] == [PathWhy.NO_PATH] and circuit.built
+
+
+def test_a_referral_to_a_dead_node_costs_the_circuit_and_blames_nobody():
+    """Neither the point, nor whoever is named, nor the entry: the one chose, of the other we have no proof."""
+    scene = Scene(relays=4, size=0)
+    scene.rdv(scene.directory.known[0])
+    [circuit] = scene.got
+    dead = next(node for node in scene.directory.known if node not in circuit.path)
+    scene.deaf(scene.net.by_identity[dead.identity])
+    go_on(scene, circuit, dead)
+    scene.net.tick(INTRODUCED_HOP_TIMEOUT)
+    assert [why.code for why in scene.trouble] == [PathWhy.RELAY_SILENT] and circuit.closed
+    reputation = scene.pool._reputation
+    assert not reputation._failed and not reputation._extensions
+
+
+def test_no_node_is_found_where_nobody_looks_any_up(scene):
+    found = []
+    scene.pool.look_up(b"descriptor", scene.net.now, lambda node, now: found.append(node))
+    assert found == [None]
 
 
 def test_a_ready_circuit_that_is_being_probed_is_not_extended(scene):

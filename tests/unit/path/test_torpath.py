@@ -192,6 +192,70 @@ def test_an_internal_path_may_end_anywhere_or_where_it_is_told():
 # -- who must not meet on a path
 
 
+# -- legs of a conflux set
+
+
+def linking(count=60, **options):
+    """Every second exit links."""
+    network = usual(count, **options)
+    for relay in network.relays:
+        if relay.flags == EXIT and relay.number % 2:
+            relay.protocols = f"Conflux=1 {relay.protocols}"
+    return network
+
+
+def test_legs_lead_to_one_exit_that_links_and_share_nothing_else():
+    paths = paths_of(linking())
+    for _ in range(50):
+        legs = []
+        for _ in range(3):
+            legs.append(paths.leg_path(WEB, legs, NOW))
+            assert len(legs[-1].relays) == 3 and legs[-1].relays[0].status is legs[-1].use.status
+            assert_apart(legs[-1])
+        assert legs[0].relays[-1] is legs[1].relays[-1] is legs[2].relays[-1]
+        assert legs[0].relays[-1].status.protocols.supports("Conflux", 1)
+        others = [relay.status.identity for leg in legs for relay in leg.relays[:-1]]
+        assert len(set(others)) == len(others) == 6
+
+
+def test_an_exit_that_links_serves_most_of_what_is_wanted_of_those_that_do():
+    network = linking()
+    for relay in network.relays:
+        if relay.flags == EXIT:
+            relay.policy = "accept 443" if "Conflux" in relay.protocols else "accept 80,443"
+    path = paths_of(network).leg_path([Wanted(80), Wanted(443)], [], NOW)
+    assert path.relays[-1].allows(None, 443) and not path.relays[-1].allows(None, 80)
+
+
+def test_exits_that_did_not_link_are_taken_only_if_there_are_no_others():
+    network = linking()
+    exits = [relay for relay in network.relays if "Conflux" in relay.protocols]
+    paths = paths_of(network)
+    last = exits.pop()
+    found = paths.leg_path(WEB, [], NOW, avoid=[relay.ed25519 for relay in exits]).relays[-1]
+    assert found.status.identity == last.identity
+    paths.leg_path(WEB, [], NOW, avoid=[relay.ed25519 for relay in (*exits, last)])
+
+
+def test_where_no_exit_links_or_no_guard_is_left_there_is_no_leg():
+    assert refused(paths_of(usual()).leg_path, WEB, [], NOW).code == PathWhy.NO_EXIT
+    network = TorNetwork(
+        [Made(1, GUARD), Made(2, MIDDLE), Made(3, EXIT, 1000, "accept 443", protocols="Conflux=1 FlowCtrl=2 Relay=4")]
+    )
+    paths = paths_of(network)
+    first = paths.leg_path(WEB, [], NOW)
+    assert refused(paths.leg_path, WEB, [first], NOW).code == PathWhy.NO_ENTRY
+
+
+@pytest.mark.parametrize("protocols", ["Conflux=1 Relay=4", "Conflux=1 FlowCtrl=2 Relay=2-3"])
+def test_an_exit_without_congestion_control_links_nothing(protocols):
+    network = linking()
+    for relay in network.relays:
+        if "Conflux" in relay.protocols:
+            relay.protocols = protocols
+    assert refused(paths_of(network).leg_path, WEB, [], NOW).code == PathWhy.NO_EXIT
+
+
 def test_the_guard_is_no_relative_of_the_exit():
     """The first primary guard is not, then the next one enters, and may be used at once."""
     relays = [Made(number, GUARD) for number in range(1, 30)] + [Made(number, MIDDLE) for number in range(30, 40)]

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from convergence.circuit.client import MAX_HOPS
 from convergence.codes import PathWhy, TransferWhy
-from convergence.errors import DestroyReason, EndReason, LocalError, StreamError, Why
+from convergence.errors import DestroyReason, EndReason, LocalError, RemoteError, StreamError, Why
 from convergence.netdir.view import Class
 from convergence.ordb.download import Phase
 from convergence.rdv.blind import check_advert
@@ -16,7 +17,7 @@ from convergence.rdv.service import FILES, RdvService
 from convergence.wire.descriptor import Descriptor
 from convergence.wire.ordb import PIECE_SIZE, Info, Piece, Request
 from convergence.wire.rdv import DbInfo, Name, parse_rdv_target
-from convergence.wire.relay import RelayCommand
+from convergence.wire.relay import REFERRALS_OKAY, RelayCommand
 from convergence.wire.target import RelayTarget, Role
 from tests.unit.ordb.memory import (
     CRYPTO,
@@ -38,6 +39,11 @@ def target(number: int, roles: Role = Role.RELAY | Role.RDV) -> RelayTarget:
 
 
 NODES = [target(number) for number in range(1, 7)] + [target(9, Role.RELAY)]
+ENTRY = target(255, Role.RELAY)
+
+
+def target_of(identity: bytes) -> RelayTarget:
+    return target(identity[0])
 
 
 class FakeCircuit:
@@ -45,21 +51,29 @@ class FakeCircuit:
 
     def __init__(self, network: Network, point: FakePoint, provider: bool) -> None:
         self.network, self.point, self.provider = network, point, provider
+        self.path = (ENTRY, target_of(point.identity))
         self.binding = network.world.rng.random(20)
         self.on_begin: Any = None
         self.on_closed: Any = None
+        self.on_info: Any = None
+        self.flags: dict[MemoryStream, int] = {}
         self.closed = False
         self.streams: list[MemoryStream] = []
         self.nb = 0
         self.chosen = 0
         self.given: dict[FakeCircuit, int] = {}
 
-    def open_stream(self, target: str, handler: Any, now: float) -> MemoryStream:
+    @property
+    def idle(self) -> bool:
+        return not self.closed and all(stream.over for stream in self.streams)
+
+    def open_stream(self, target: str, handler: Any, now: float, flags: int = 0) -> MemoryStream:
         if self.closed:
             raise LocalError("this circuit is not open")
         self.network.begun.append((self.point.identity, parse_rdv_target(target), now))
         near, middle = self.network.world.pair()
         near.handler = handler
+        self.flags[near] = flags
         self.streams.append(near)
         self.network.soon(lambda now: self.point.begin(self, target, near, middle, now))
         return near
@@ -96,6 +110,7 @@ class FakePoint:
     def __init__(self, network: Network, identity: bytes) -> None:
         self.network, self.identity = network, identity
         self.adverts: dict[Name, list[FakeCircuit]] = {}
+        self.others: list[bytes] = []  # whom it names where it knows nobody: identities stand for descriptors
         self.dead = False
         self.silent = False
         self.lies = False  # checks no proofs
@@ -126,6 +141,13 @@ class FakePoint:
                 handler.opened(now)
                 near.handler.opened(now)
                 return
+        if asker.flags[near] & REFERRALS_OKAY and reason == EndReason.RESOLVEFAILED:
+            try:
+                for other in self.others:
+                    asker.on_info(other)
+            except RemoteError as error:
+                asker.destroy(error.reason, now)
+                return
         middle.abort(reason, now)
 
 
@@ -139,6 +161,9 @@ class Network:
         self.circuits: list[FakeCircuit] = []
         self.begun: list[tuple[bytes, Name, float]] = []
         self.built: list[tuple[bytes, bool]] = []
+        self.extended: list[tuple[bytes, ...]] = []  # identities of paths, whether they came to stand or not
+        self.looked_up: list[bytes] = []
+        self.known: dict[bytes, RelayTarget] = {node.identity: node for node in NODES}  # what look-ups find
         self.refused: set[bytes] = set()  # hash_names whose entries extend to no point
         self.choices = 0
         self.delay = 0.1
@@ -174,6 +199,31 @@ class Network:
                 on_ready(self.circuits[-1], now)
 
         self.node.outbox.call_at(now + self.delay, ready)
+
+    def may_extend(self, circuit: Any) -> bool:
+        return len(circuit.path) < MAX_HOPS
+
+    def extend(self, circuit: Any, point: RelayTarget, on_ready: Any, on_failed: Any, now: float) -> None:
+        assert circuit.idle
+        if point in circuit.path:
+            on_failed(Why(PathWhy.NO_PATH), now)
+            return
+        self.extended.append(tuple(node.identity for node in (*circuit.path, point)))
+
+        def ready(now: float) -> None:
+            there = self.point(point.identity)
+            if there.dead:
+                circuit.destroy(DestroyReason.CONNECTFAILED, now)
+                on_failed(Why(PathWhy.RELAY_SILENT), now)
+            elif not circuit.closed:
+                circuit.path, circuit.point = (*circuit.path, point), there
+                on_ready(circuit, now)
+
+        self.node.outbox.call_at(now + self.delay, ready)
+
+    def look_up(self, descriptor: bytes, now: float, then: Any) -> None:
+        self.looked_up.append(descriptor)
+        then(self.known.get(descriptor), now)
 
     def forget(self, hash_name: bytes, provider: bool) -> None:
         """There are no entries here."""

@@ -217,8 +217,8 @@ def test_a_begin_that_closes_its_circuit_is_tried_elsewhere_at_once(monkeypatch:
     rig.world.advance(5)
     original = FakeCircuit.open_stream
 
-    def overflowing(circuit: FakeCircuit, target: str, handler: Any, now: float) -> Any:
-        stream = original(circuit, target, None, now)
+    def overflowing(circuit: FakeCircuit, target: str, handler: Any, now: float, flags: int = 0) -> Any:
+        stream = original(circuit, target, None, now, flags)
         circuit.destroy(DestroyReason.CHANNEL_CLOSED, now)
         stream.handler = handler
         return stream

@@ -5,13 +5,13 @@ import random
 import pytest
 
 from convergence.circuit.flow import STREAM_WINDOW
-from convergence.errors import DestroyReason, EndReason
+from convergence.errors import DestroyReason, EndReason, StreamError
 from convergence.link import link as link_module
 from convergence.rdv import adverts as adverts_module
 from convergence.rdv.adverts import MAX_OF_CIRCUIT, MAX_PROVIDERS
 from convergence.rdv.point import ANSWER_LIMIT, NB_DB, REST, RdvPoint
 from convergence.wire.rdv import MAX_ADVERTS, Advert, AdvertOp, DbInfo, Name, format_rdv_target
-from convergence.wire.relay import MAX_DATA, RelayCommand
+from convergence.wire.relay import MAX_DATA, REFERRALS_OKAY, RelayCommand
 from tests.unit.circuit.rig import CRYPTO, Net, Recorder, endpoint_of, say
 
 NAME = Name(bytes(range(32)))
@@ -70,8 +70,8 @@ class Place:
         circuit.send_message(RelayCommand.DB_INFO, DbInfo(adverts).encode())
         self.net.pump()
 
-    def query(self, circuit=None, name=NAME):
-        return self.net.open(circuit or self.circuit(), format_rdv_target(name))
+    def query(self, circuit=None, name=NAME, flags=0):
+        return self.net.open(circuit or self.circuit(), format_rdv_target(name), flags=flags)
 
     def offers(self, name=NAME):
         return list(self.point._adverts.of(name))
@@ -662,3 +662,58 @@ def test_a_client_that_leaves_many_streams_does_not_cost_the_provider_its_circui
     place.net.pump()
     place.net.hold(entry, link, False)
     assert provider.built and place.load() == [0]
+
+
+# -- referrals
+
+
+def told_by(place, circuit):
+    told = []
+    circuit.on_info = told.append
+    place.point.others = (b"one", b"two")
+    return told
+
+
+def test_where_nobody_is_there_other_points_are_named_to_whoever_wants_that(place):
+    circuit = place.circuit()
+    told = told_by(place, circuit)
+    _, handler = place.query(circuit)
+    assert handler.reason == EndReason.RESOLVEFAILED and told == []
+    _, handler = place.query(circuit, flags=REFERRALS_OKAY)
+    assert handler.reason == EndReason.RESOLVEFAILED and told == [b"one", b"two"]
+    assert circuit.built
+
+
+def test_no_other_points_are_named_where_somebody_serves_or_is_busy(place):
+    circuit = place.circuit()
+    told = told_by(place, circuit)
+    busy = place.provider()
+
+    def refuse(target, stream, now):
+        raise StreamError("busy", EndReason.RESOURCELIMIT)
+
+    serve, busy.on_begin = busy.on_begin, refuse
+    _, handler = place.query(circuit, flags=REFERRALS_OKAY)
+    assert handler.reason == EndReason.RESOURCELIMIT
+    busy.on_begin = serve
+    _, handler = place.query(circuit, flags=REFERRALS_OKAY)
+    assert handler.calls == ["opened"] and not told
+
+
+def test_they_are_named_where_all_who_advertise_have_gone_or_refuse(place):
+    circuit = place.circuit()
+    told = told_by(place, circuit)
+    place.provider(accept=False)
+    _, handler = place.query(circuit, flags=REFERRALS_OKAY)
+    assert handler.reason == EndReason.RESOLVEFAILED and told == [b"one", b"two"]
+
+
+def test_every_asker_hears_the_same(place):
+    """Whatever name he asks for, and however often: what a point names says nothing about whom it knows."""
+    heard = set()
+    for number in range(3):
+        circuit = place.circuit()
+        told = told_by(place, circuit)
+        place.query(circuit, name=Name(bytes([number]) * 32), flags=REFERRALS_OKAY)
+        heard.add(tuple(told))
+    assert heard == {(b"one", b"two")}

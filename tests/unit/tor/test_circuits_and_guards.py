@@ -11,8 +11,10 @@ from convergence.path.guards import Guards
 from convergence.path.place import ATTEMPTS, HOP_TIMEOUT, Stage
 from convergence.path.torpath import TorPaths
 from convergence.tor.circuits import BUCKET, STORE_EVERY, TorCircuits
+from convergence.tor.sets import Sets
 from convergence.wire.relay import IPV6_OKAY, Begin
 from tests.unit.circuit.rig import CRYPTO, START, Net
+from tests.unit.netdir.authorities import PROTOCOLS
 from tests.unit.path.tornetwork import EXIT, GUARD, MIDDLE, Made, TorNetwork
 
 
@@ -23,22 +25,25 @@ class Paths(TorPaths):
 class Scene:
     """A client of a network of guards, middle relays and exits; `unreachable` ones cannot be dialled."""
 
-    def __init__(self, guards=8, middles=4, exits=4, size=0, policy6=""):
+    def __init__(self, guards=8, middles=4, exits=4, size=0, policy6="", protocols=PROTOCOLS, legs=False):
         self.net = Net("tor paths")
         self.client = self.net.add("client", relays=False)
         kinds = [(GUARD, "")] * guards + [(MIDDLE, "")] * middles + [(EXIT, "accept 443")] * exits
         machines = self.net.relays(len(kinds))
         self.made = [
-            Made(number, flags, 1000, policy, policy6=policy6, machine=machine)
+            Made(number, flags, 1000, policy, policy6=policy6, machine=machine, protocols=protocols)
             for number, ((flags, policy), machine) in enumerate(zip(kinds, machines, strict=True), 1)
         ]
         self.guards = Guards(self.client.outbox, self.client.rng, "tor")
         paths = Paths(self.client.rng, self.guards)
-        paths.update(TorNetwork(self.made, valid_after=int(START)).view(), START)
+        self.view = TorNetwork(self.made, valid_after=int(START)).view()
+        paths.update(self.view, START)
         self.unreachable = set()
         self.dialled = []
         self.held = None  # if it is a list, links are made only when what is in it is called
-        self.pool = TorCircuits(self.client.outbox, CRYPTO, self.client.rng, self, paths, size=size)
+        self.pool = TorCircuits(
+            self.client.outbox, CRYPTO, self.client.rng, self, paths, paths, Sets if legs else None, size=size
+        )
         self.got, self.trouble = [], []
 
     def reach(self, identity, reply, now):
@@ -51,10 +56,10 @@ class Scene:
         else:
             self.client.reach(identity, reply, now)
 
-    def exit(self):
+    def exit(self, port=443):
         self.pool.exit_circuit(
             "host.example",
-            443,
+            port,
             lambda circuit, now: self.got.append(circuit),
             lambda why, now: self.trouble.append(why),
             self.net.now,

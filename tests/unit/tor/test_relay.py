@@ -7,18 +7,22 @@ from types import SimpleNamespace
 
 import pytest
 
+from convergence.circuit.congestion import Vegas
+from convergence.circuit.endpoint import Carrier
 from convergence.circuit.relaying import RelayLimits
 from convergence.crypto.keys import NodeKeys
 from convergence.effects import Connect, Load, Protocol, Resolve
 from convergence.errors import EndReason, LocalError, ParseError, RemoteError
+from convergence.link.meter import Meter
 from convergence.link.neighbours import LinkAddress
 from convergence.tor.accounting import LOOK, Allowance
 from convergence.tor.network import DirectoryAddress, TorConfig
 from convergence.tor.relay import MEASURE, NEWS_PAUSE, NO_EXIT, OFFERED, RelayConfig, TorRelay, named_relay
 from convergence.wire.cells import CELL_LEN
+from convergence.wire.conflux import Link
 from convergence.wire.exitpolicy import ExitPolicy, PortPolicy, Rule
 from convergence.wire.linkspec import LinkSpecifier, SpecifierType, ed25519_specifier
-from convergence.wire.relay import IPV4_NOT_OKAY, IPV6_OKAY, IPV6_PREFERRED, Begin, RelayCommand
+from convergence.wire.relay import IPV4_NOT_OKAY, IPV6_OKAY, IPV6_PREFERRED, V0, Begin, RelayCommand
 from convergence.wire.routerdesc import ExtraInfo, RouterDescriptor
 from pynode.torkeys import RsaSecret
 from tests.unit.circuit.rig import CRYPTO, START, SeededRng
@@ -287,10 +291,33 @@ def test_nobody_is_served_who_is_next_to_the_exit():
     assert [command for command, *_ in answers] == [RelayCommand.RESOLVED] and scene.poll(Resolve) == []
 
 
-@pytest.mark.parametrize("command", [RelayCommand.DB_INFO, 32, 35, 39, 41])
+@pytest.mark.parametrize("command", [RelayCommand.DB_INFO, RelayCommand.CONFLUX_LINKED_ACK, 32, 35, 39, 41])
 def test_what_belongs_to_other_services_ends_the_circuit(command):
+    scene = Scene()
     with pytest.raises(RemoteError):
-        Scene().relay.message(None, command, b"", START)
+        scene.relay.message(scene.circuit, command, b"", START)
+
+
+def test_a_circuit_becomes_a_leg_of_a_set_unless_its_origin_is_next_to_us_or_the_consensus_forbids_it():
+    scene, joined = Scene(), []
+    flow = Vegas()
+    carrier = Carrier(V0, flow, lambda cells: joined.append(cells) or [bytes(20)], lambda: False, Meter(1))
+    scene.circuit.join = lambda linked, now: linked.add(carrier, None, now)
+    scene.circuit.link.source = "somebody"
+    said = scene.circuit, RelayCommand.CONFLUX_LINK, Link(bytes(32)).encode(), START
+    scene.circuit.link.handshake.authenticated = False
+    with pytest.raises(RemoteError):
+        scene.relay.message(*said)
+    scene.circuit.link.handshake.authenticated = True
+    scene.relay.directory = SimpleNamespace(consensus=TorNetwork([Made(1)], params="cfx_enabled=0").consensus())
+    with pytest.raises(RemoteError):
+        scene.relay.message(*said)
+    assert not joined
+    scene.relay.directory.consensus = TorNetwork([Made(1)]).consensus()
+    scene.relay.message(*said)
+    assert len(joined) == 1 and OFFERED.supports("Conflux", 1)
+    figures = scene.relay.figures(START)
+    assert (figures["conflux_sets"], figures["conflux_legs_total"]) == (1, 0)
 
 
 def test_a_relay_that_has_carried_all_that_it_may_hibernates_until_the_next_period():

@@ -12,6 +12,7 @@ from web.worker.settings import Settings
 GIVEN = {
     "relay": True,
     "rdv": True,
+    "direct": False,
     "metered": False,
     "tor": False,
     "circuits": 10,
