@@ -99,11 +99,12 @@ def modules(**rooms: str) -> set[str]:
 # A facilitator, the front door of a proxy, a relay of the Tor network; conflux, whose legs share no way in (a page has
 # one).
 SERVERS_ONLY = modules(
-    facilitator="exchange prober questions reaching registry service shared sharing",
+    facilitator="ages exchange prober publisher questions reaching registry service shared sharing",
     circuit="conflux linking",
+    netdir="draw epochs",
     pipes="connect door socks",
     tor="accounting cache dirports entry history publishing relay selftest sets",
-    wire="conflux routerdesc sharing",
+    wire="conflux routerdesc sharedrandom sharing",
     crypto="crosscert routersign",
 )
 # A client of the Tor network: a page loads it when it is switched on there.

@@ -125,6 +125,10 @@ WORDS: dict[Code, str] = {
         "The facilitator cannot reach this node at its address, so that others are not told of it:"
         " check --url and the firewall."
     ),
+    FacilitatorWhy.LEAVES_OUT: ("The facilitator says that it lists this node, and shows others a network without it."),
+    FacilitatorWhy.CONTRADICTS: (
+        "The facilitator contradicts itself: it has shown others another network, or somebody has its key."
+    ),
     FacilitatorWhy.CLOCK: "This machine's clock is {clock} the network's. Set it, and the node goes on by itself.",
     StorageWhy.SHARE: "The file cannot be shared{detail}.",
     StorageWhy.RESTORE: "What was kept from earlier cannot be read{detail}.",

@@ -131,6 +131,8 @@ class FacilitatorWhy(Code):
     UNUSABLE = "facilitator-unusable"  # detail
     REFUSES = "facilitator-refuses"  # detail
     NOT_REACHED = "facilitator-not-reached"
+    LEAVES_OUT = "facilitator-leaves-out"
+    CONTRADICTS = "facilitator-contradicts"  # first, second: the proof, two headers in hex
     CLOCK = "facilitator-clock"  # ahead: seconds by which this machine's clock is ahead of it; below zero: behind
 
 

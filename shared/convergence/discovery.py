@@ -17,6 +17,7 @@ from convergence.events import Announced, NodesWanted
 from convergence.introduction.signalling import Carrier
 from convergence.netdir.nodes import NodeDirectory
 from convergence.outbox import Outbox, Timer
+from convergence.wire.buckets import BucketRequest
 from convergence.wire.descriptor import Descriptor
 
 RENEW_MIN = 5.0  # seconds between two descriptors of ours at least, however soon one expires
@@ -27,6 +28,8 @@ class Discovery(Shape):
     Protocol.FACILITATOR, whose number is `channel`; what happens to it comes through `opened`, `data` and `closed`."""
 
     channel: int | None
+    listed_since: float | None
+    """Since when all others are told of this node, on the steady clock, as whoever tells them says."""
 
     @property
     def connected(self) -> bool:
@@ -62,6 +65,10 @@ class Discovery(Shape):
         """This machine is on another network, or slept: channels are dead."""
         ...
 
+    def fetch(self, request: BucketRequest, then: Callable[[bytes, float], None], now: float) -> None:
+        """Ask whoever finds nodes for a bucket: then(it, or nothing, now) follows."""
+        then(b"", now)
+
     def check(self, now: float) -> None:
         """This machine may be cut off: see whether the channel still answers."""
         return None
@@ -87,6 +94,7 @@ class GivenNodes(Discovery):
     """
 
     channel = None
+    listed_since = None
     carrier = None
     connected = True
 

@@ -108,7 +108,8 @@ class Store:
     Buckets: "piece" (key: 32-byte root + 4-byte index), "file" (key: root + hash_name), "transfer" (key: hash_name),
     "node" (facilitator: key: identity), "entry" (key: keyed hash of hash_name and side, path/entries.py), "known" (key:
     address of the facilitator, netdir/memory.py), "guard" (key: name of the network, path/guards.py), "tor-directory"
-    (key: name of a document, tor/directory.py), "build-times" (key: name of the network, tor/circuits.py).
+    (key: name of a document, tor/directory.py), "build-times" (key: name of the network, tor/circuits.py),
+    "epochs" and "age" (facilitator/publisher.py), "buckets" (key: address of the facilitator, netdir/bucketview.py).
     """
 
     request: int

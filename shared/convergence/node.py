@@ -13,12 +13,13 @@ from hashlib import sha1
 from typing import TYPE_CHECKING, Any
 
 from convergence.announcement import Announcement
+from convergence.chance import fraction
 from convergence.channels import Channels, Owner
 from convergence.circuit.client import MAX_HOPS
 from convergence.circuit.exit import MAX_EXIT_STREAMS, ExitService, refuse_resolve
 from convergence.circuit.relay import RelayCircuit
 from convergence.circuit.relaying import Relaying, RelayLimits
-from convergence.codes import PathWhy
+from convergence.codes import FacilitatorWhy, PathWhy
 from convergence.crypto.keys import NodeKeys
 from convergence.discovery import Discovery, GivenNodes
 from convergence.effects import CloseLink, DescriptionKind, Effect, Protocol
@@ -26,16 +27,21 @@ from convergence.errors import EndReason, LocalError, RemoteError, Why
 from convergence.events import Nodes, Ready, Registered, Trouble
 from convergence.facilitator.client import FacilitatorClient
 from convergence.fetch import Fetches
+from convergence.introduction.fetching import BucketFetches
 from convergence.introduction.links import MAX_SESSIONS, RtcLinks
 from convergence.introduction.peers import Peers
 from convergence.introduction.signalling import Reply, Switchboard
 from convergence.introduction.ways import Route
 from convergence.link.link import Link
 from convergence.link.neighbours import LinkAddress, Neighbours
+from convergence.netdir.buckets import Buckets
+from convergence.netdir.bucketview import BucketView
+from convergence.netdir.headers import EPOCH, Contradiction, Headers
 from convergence.netdir.listview import ListView
 from convergence.netdir.lookup import Lookup, look_up_shown
 from convergence.netdir.memory import NodeMemory
 from convergence.netdir.nodes import NodeDirectory
+from convergence.netdir.rings import BadBucket
 from convergence.netdir.view import Class, View
 from convergence.outbox import Outbox
 from convergence.path.exits import ExitCircuit, ExitConnections
@@ -61,6 +67,8 @@ if TYPE_CHECKING:
     from convergence.tor.network import TorConfig, TorNetwork
 
 SLEPT = 60.0  # seconds; a machine that slept this long has no link left: its neighbours have closed them
+TOLD_WITHIN = 3 * EPOCH  # seconds until a listed node is in all buckets that are in use
+LOOK_EVERY = 3600.0  # seconds, give or take half, between two looks whether this node is where others look for it
 REFRESH_PAUSE = 10.0  # least seconds between two requests for the node list because a node was unknown
 
 
@@ -151,9 +159,28 @@ class Node:
         self._keys = keys or NodeKeys.generate(crypto, rng)
         self._started: float | None = None
         self._ready_at: float | None = None
-        self._refresh_after = 0.0
+        self._refresh_after = self._look_after = 0.0
         self.directory = NodeDirectory(crypto, config.facilitator_identity)
-        self._view = self._new_view()
+        self.headers = Headers(
+            crypto,
+            lambda: self.directory.facilitator,
+            self._on_header,
+            self._on_contradiction,
+        )
+        self._buckets = Buckets(
+            self.outbox, self.headers, lambda *request: self._fetching.fetch(*request), self._on_bad
+        )
+        self._view = BucketView(
+            self.outbox,
+            crypto,
+            rng,
+            self.headers,
+            self._buckets,
+            self.directory,
+            self._new_view(),
+            config.facilitator,
+            self._on_nodes,
+        )
         self._lookup = Lookup(self.outbox, self._view, self._found)
         self._memory = NodeMemory(self.outbox, rng, self.directory, config.facilitator)
         self.switchboard = Switchboard(self.outbox)
@@ -210,6 +237,7 @@ class Node:
             rng,
             self._keys,
             self.directory,
+            self.headers,
             self._view,
             self._lookup,
             self.neighbours,
@@ -219,8 +247,20 @@ class Node:
             dials=lambda node: self._reach.dials(node.target),
             facilitator=lambda: self._discovery.carrier,
             on_delivered=self._rtc_delivered,
+            on_wanted=lambda *wanted: self._fetching.serve(*wanted),
             on_nodes=self._on_nodes,
             on_introducers=self._republish,
+        )
+        self._fetching = BucketFetches(
+            self.outbox,
+            rng,
+            self._keys.identity,
+            self.headers,
+            self._buckets,
+            self._view,
+            self.pool,
+            self._discovery,
+            lambda: self._peers.pipes,
         )
         self._rtc = RtcLinks(
             self.outbox,
@@ -267,6 +307,7 @@ class Node:
             self._restored = True
             if self.tor is not None:
                 self.tor.start(now)
+            self._view.restore(now)
             self._memory.restore(now, remembered)
 
         self.pool.entries.restore(now, restored)
@@ -309,6 +350,7 @@ class Node:
         """The clock jumped, or this machine slept: lists, names and dates are judged anew."""
         self.outbox.shift(by)
         self._refresh_after = min(self._refresh_after, now)
+        self._look_after = min(self._look_after, now)
         self.announcement.woke(now)
         if by >= SLEPT:
             self.neighbours.close_all(now, "this machine slept")
@@ -496,6 +538,7 @@ class Node:
             self._rng,
             self._keys,
             self.directory,
+            self.headers,
             address,
             describe=describe,
             on_nodes=self._on_nodes,
@@ -505,7 +548,8 @@ class Node:
         )
 
     def _new_view(self) -> View[Descriptor]:
-        """Who is asked which nodes there are; when answers may have changed, `_on_nodes` is called."""
+        """Who is asked which nodes there are, while there is a list of them; when answers may have changed, `_on_nodes`
+        is called."""
         return ListView(self.directory, self._rng)
 
     def _tls_transport(self) -> Transport | None:
@@ -584,10 +628,13 @@ class Node:
         self._peers.republish(now)
 
     def _address(self, identity: bytes, now: float) -> LinkAddress | None:
-        node = self._lookup.get(identity, now)
+        found = None if self.tor is None else self.tor.address(identity, now)
+        if found is None and self._entry is not None:
+            found = self._entry.address(identity)
+        # Relays of Tor are not looked for among our own nodes; one that is both is dialled as ours.
+        node = (self._lookup if found is None else self.directory).get(identity, now)
         if node is None:
-            found = None if self.tor is None else self.tor.address(identity, now)
-            return found if found is not None or self._entry is None else self._entry.address(identity)
+            return found
         if node.ws_url is None or not self._reach.dials(node.target):
             return None
         return LinkAddress(Protocol.LINK, node.ws_url)
@@ -610,6 +657,27 @@ class Node:
         if now >= self._refresh_after:
             self._refresh_after = now + REFRESH_PAUSE
             self._discovery.refresh(now)
+
+    def _on_header(self, now: float) -> None:
+        self._view.header_changed(now)
+        self._view.hold(self._keys.identity, self.announcement.roles, now)
+        since = self._discovery.listed_since
+        if since is None or now < self._look_after or self.outbox.steady(now) < since + TOLD_WITHIN:
+            return
+        self._look_after = now + LOOK_EVERY * (0.5 + fraction(self._rng))
+
+        def looked(listed: bool, now: float) -> None:
+            if not listed and self._discovery.listed_since == since:
+                self.outbox.emit(Trouble(Why(FacilitatorWhy.LEAVES_OUT)))
+
+        self._view.lists(self._keys.identity, now, looked)
+
+    def _on_bad(self, error: BadBucket, now: float) -> None:
+        self.outbox.emit(Trouble(Why(FacilitatorWhy.UNUSABLE, {"detail": str(error)}), retrying=True))
+
+    def _on_contradiction(self, found: Contradiction, now: float) -> None:
+        proof = {"first": found.first.encode().hex(), "second": found.second.encode().hex()}
+        self.outbox.emit(Trouble(Why(FacilitatorWhy.CONTRADICTS, proof)))
 
     def _on_full(self, now: float) -> None:
         if self._ready_at is None and self._started is not None:

@@ -16,6 +16,7 @@ from hashlib import sha256
 from typing import Any
 
 from convergence.codes import Gone, Limit, LinkFlaw, StorageWhy, TransferWhy
+from convergence.crypto.merkle import MerkleTree
 from convergence.effects import Failure
 from convergence.errors import ParseError, Problem, Why
 from convergence.events import (
@@ -34,7 +35,7 @@ from convergence.events import (
 )
 from convergence.netdir.view import Class, Known, View
 from convergence.ordb.download import Download, Phase
-from convergence.ordb.index import MerkleTree, SharedFile, file_key, piece_key
+from convergence.ordb.index import SharedFile, file_key, piece_key
 from convergence.ordb.upload import Upload
 from convergence.outbox import Outbox
 from convergence.pipes.duplex import Duplex

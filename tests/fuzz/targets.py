@@ -29,6 +29,7 @@ from convergence.tor.relay import named_relay
 from convergence.wire import (
     address,
     authority,
+    buckets,
     cells,
     certs,
     compressed,
@@ -51,6 +52,7 @@ from convergence.wire import (
     relay,
     routerdesc,
     sdp,
+    sharedrandom,
     sharing,
     signals,
     x509,
@@ -336,6 +338,10 @@ _MESSAGES = (
     ordb.Have(((0, 2), (5, 1))),
     ordb.Done(),
 )
+_VALUE = buckets.SharedValue(KEY, 5)
+_HEADER = buckets.EpochHeader(1, 2, 3, _VALUE, _VALUE, KEY, (buckets.Ring(1, 2, 3, KEY),), KEY, SIGNATURE)
+_BUCKET = buckets.Bucket(1, 1, 2, (KEY, KEY), (buckets.Entry(_descriptor(), 5), KEY[:8], buckets.Entry(b"other", 6)))
+_COMMIT = sharedrandom.Commit(1, KEY, KEY, SIGNATURE)
 _LINK = ordb.ShareLink(KEY, KEY)
 _OWNED = rdv.Name(KEY, owned=True)
 _CRYPTO = CPythonCrypto()
@@ -387,6 +393,9 @@ TARGETS: dict[str, Target] = {
         _text(lambda text: address.address_of(text, 80)),
         (b"example.org", b"chat.hash.conv", address.PrivateAddress(KEY).host.encode(), b"xn--caf-dma.hash.conv"),
     ),
+    "buckets.Bucket": Target(buckets.Bucket.parse, (_BUCKET.encode(),)),
+    "buckets.BucketRequest": Target(buckets.BucketRequest.parse, (buckets.BucketRequest(1, 2, 3, 4).encode(),)),
+    "buckets.EpochHeader": Target(buckets.EpochHeader.parse, (_HEADER.encode(),)),
     "certs.CrossCert": Target(certs.CrossCert.parse, (certs.CrossCert(KEY, 9, bytes(128)).encode(),)),
     "certs.Ed25519Cert": Target(certs.Ed25519Cert.parse, (_CERT.encode(),)),
     "create.Create2": Target(create.Create2.parse, (create.Create2(2, bytes(84)).encode(),)),
@@ -489,6 +498,8 @@ TARGETS: dict[str, Target] = {
     "sdp.Candidates.from_lines": Target(_text(sdp.Candidates.from_lines), (_CANDIDATES.to_lines().encode(),)),
     "sdp.Description": Target(sdp.Description.parse, (_DESCRIPTION.encode(),)),
     "sdp.Description.from_sdp": Target(_text(sdp.Description.from_sdp), tuple(text.encode() for text in _SDP)),
+    "sharedrandom.Commit": Target(sharedrandom.Commit.parse, (_COMMIT.encode(),)),
+    "sharedrandom.Draw": Target(sharedrandom.Draw.parse, (sharedrandom.Draw(((_COMMIT, KEY),)).encode(),)),
     "sharing.parse_shared": Target(
         sharing.parse_shared,
         tuple(

@@ -9,6 +9,7 @@ from convergence.effects import CloseLink, Protocol
 from convergence.errors import ParseError, Problem
 from convergence.facilitator.client import FacilitatorClient
 from convergence.facilitator.service import FacilitatorService
+from convergence.netdir.headers import Headers
 from convergence.netdir.nodes import NodeDirectory
 from convergence.outbox import Outbox
 from convergence.wire.facilitator import RecordType, encode_record
@@ -115,7 +116,9 @@ def test_the_facilitator_outlives_any_bytes():
 def test_the_client_outlives_any_bytes():
     outbox, crypto, rng = Outbox(), CPythonCrypto(), SeededRng("client")
     keys = NodeKeys.generate(crypto, rng)
-    client = FacilitatorClient(outbox, crypto, rng, keys, NodeDirectory(crypto), "ws://host/")
+    directory = NodeDirectory(crypto)
+    headers = Headers(crypto, lambda: directory.facilitator)
+    client = FacilitatorClient(outbox, crypto, rng, keys, directory, headers, "ws://host/")
     now = 1.0
     for data in record_inputs("client"):
         client.start(now)

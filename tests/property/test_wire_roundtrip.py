@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from convergence.effects import DescriptionKind
 from convergence.errors import ParseError
 from convergence.wire import (
+    buckets,
     cells,
     certs,
     create,
@@ -23,6 +24,7 @@ from convergence.wire import (
     rdv,
     relay,
     sdp,
+    sharedrandom,
     sharing,
     signals,
     xon,
@@ -176,8 +178,39 @@ shared = st.one_of(
     st.builds(sharing.Forward, u64, key, u32, name, sealed),
     st.builds(sharing.Back, u64, key, u8, st.binary(max_size=300)),
 )
+shared_value = st.builds(buckets.SharedValue, key, u64)
+header = st.builds(
+    lambda epoch, when, values, committed, rings, signer, proof: buckets.EpochHeader(
+        epoch, *when, *values, committed, tuple(sorted(rings, key=lambda ring: ring.kind)), signer, proof
+    ),
+    u32,
+    dates,
+    st.tuples(shared_value, shared_value),
+    key,
+    st.lists(
+        st.builds(buckets.Ring, u8, st.integers(0, buckets.MAX_DEPTH), st.integers(0, buckets.MAX_IN_BUCKET), key),
+        max_size=9,
+        unique_by=lambda ring: ring.kind,
+    ),
+    key,
+    signature,
+)
+entry = st.builds(buckets.Entry, st.binary(min_size=1, max_size=200), u64)
+bucket = st.builds(
+    lambda numbers, proof, items: buckets.Bucket(*numbers, tuple(proof), tuple(items)),
+    st.tuples(u32, u8, u32),
+    st.lists(key, max_size=buckets.MAX_DEPTH),
+    st.lists(st.one_of(entry, st.binary(min_size=8, max_size=8)), max_size=20),
+)
+commit = st.builds(sharedrandom.Commit, st.just(7), key, key, signature)
+drawn = st.lists(
+    st.tuples(commit, st.none() | key),
+    max_size=sharedrandom.MAX_FACILITATORS,
+    unique_by=lambda part: part[0].facilitator,
+).map(lambda parts: sharedrandom.Draw(tuple(sorted(parts, key=lambda part: part[0].facilitator))))
 record = st.one_of(
     shared,
+    *(header, bucket, commit, drawn, st.builds(buckets.BucketRequest, u32, u8, u32, u32)),
     st.builds(create.Create2, u16, st.binary(max_size=505)),
     st.builds(create.Created2, st.binary(max_size=507)),
     st.builds(create.Destroy, u8),

@@ -320,11 +320,11 @@ class World:
 
     # -- building
 
-    def facilitator(self) -> FacilitatorService:
+    def facilitator(self, **settings: Any) -> FacilitatorService:
         """The facilitator joins, or comes back with its key and storage."""
         host = self.hosts.get("facilitator") or self._host("facilitator", "ws://facilitator/")
         rng = SeededRng(f"{self.seed}-facilitator")
-        service = FacilitatorService(self.crypto, rng, rng.random(32))
+        service = FacilitatorService(self.crypto, rng, rng.random(32), **settings)
         self._run_on(host, service)
         host.driver.run(service.start)
         return service

@@ -72,6 +72,9 @@ export const CAUSES = {
   "facilitator-unusable": ({ detail }) => `The facilitator's answer cannot be used${because(detail)}.`,
   "facilitator-refuses": ({ detail }) => `The facilitator refuses${because(detail)}.`,
   "facilitator-not-reached": "The facilitator cannot reach this node at its address, so others are not told of it.",
+  "facilitator-leaves-out": "The facilitator says that it lists this node, and shows others a network without it.",
+  "facilitator-contradicts":
+    "The facilitator contradicts itself: it has shown others another network, or somebody has its key.",
   "facilitator-clock": ({ ahead }) => `This device's clock is ${difference(ahead)} the network's. Set it.`,
   "connect-nobody": "Nobody offers this service now: check the address, or try again when its owner is online.",
   "connect-busy": "The service takes no more connections now: try again later.",

@@ -16,10 +16,11 @@ from pyodide.ffi import JsException, to_js
 from reasons import FileWhy
 from storage import IndexedDbStorage
 
+from convergence.crypto.merkle import leaf_hash
 from convergence.effects import Failure
 from convergence.errors import Problem, Why
 from convergence.events import as_json
-from convergence.ordb.index import PIECE_SIZE, FileBuilder, leaf_hash, piece_key
+from convergence.ordb.index import PIECE_SIZE, FileBuilder, piece_key
 from convergence.wire.ordb import MAX_TYPE, FileInfo, fit_name
 
 STORED_TOGETHER = 4  # pieces in one transaction

@@ -21,10 +21,12 @@ from convergence.effects import CloseLink, Protocol, Send
 from convergence.errors import ClockError, CryptoError, RemoteError, Why
 from convergence.events import Trouble
 from convergence.introduction.signalling import Carrier, Delivered, Signals
+from convergence.netdir.headers import Headers
 from convergence.netdir.nodes import NodeDirectory
 from convergence.outbox import Outbox, Timer
 from convergence.ports import Crypto, Rng
 from convergence.states import TIMEOUT, StateMachine, Table
+from convergence.wire.buckets import BucketRequest, EpochHeader
 from convergence.wire.descriptor import Descriptor
 from convergence.wire.facilitator import (
     ErrorRecord,
@@ -55,6 +57,8 @@ FEW_RELAYS = 3
 """While fewer are known, pauses stay at REFRESH_FIRST."""
 REGISTER_RETRY = 60.0
 """Seconds until a refused registration is tried again."""
+MAX_FETCHES = 16
+"""Buckets that are waited for at once."""
 LIFETIME = 3600
 """Seconds a node's descriptor should be valid: renewed at half of it."""
 RTC_LIFETIME = 900
@@ -62,9 +66,13 @@ RTC_LIFETIME = 900
 
 ACCEPTED = (
     *(RecordType.HELLO, RecordType.REGISTERED, RecordType.REACHED, RecordType.NODES, RecordType.ERROR),
-    *(RecordType.DELIVER, RecordType.REPLY, RecordType.UNREACHABLE),
+    *(RecordType.DELIVER, RecordType.REPLY, RecordType.UNREACHABLE, RecordType.HEADER, RecordType.BUCKET),
 )
-ANSWERS = {RecordType.LIST: RecordType.NODES, RecordType.REGISTER: RecordType.REGISTERED}
+ANSWERS = {
+    RecordType.LIST: (RecordType.NODES, RecordType.HEADER),
+    RecordType.REGISTER: (RecordType.REGISTERED,),
+    RecordType.FETCH: (RecordType.BUCKET,),
+}
 
 
 class State(Enum):
@@ -107,6 +115,7 @@ class FacilitatorClient(Discovery):
         crypto, keys: prove to the facilitator that the node is here.
         rng: jitter.
         directory: kept fresh. Only the facilitator that it pins, if any, is dealt with.
+        headers: likewise, where the network is too large for a list.
         address: WebSocket URL of the facilitator.
         describe: gives the node's signed descriptor as of now, or None while it has nothing to offer.
         on_nodes: called with `now` when the directory's nodes changed.
@@ -126,6 +135,7 @@ class FacilitatorClient(Discovery):
         rng: Rng,
         keys: NodeKeys,
         directory: NodeDirectory,
+        headers: Headers,
         address: str,
         *,
         describe: Callable[[float], Descriptor | None] = lambda now: None,
@@ -139,6 +149,7 @@ class FacilitatorClient(Discovery):
         self._rng = rng
         self._keys = keys
         self._directory = directory
+        self._headers = headers
         self._address = address
         self._describe = describe
         self._on_nodes = on_nodes
@@ -146,6 +157,7 @@ class FacilitatorClient(Discovery):
         self._on_trouble = on_trouble
         self._on_delivered = on_delivered
         self.channel: int | None = None
+        self.listed_since: float | None = None
         self._machine: StateMachine[State] | None = None  # of that channel
         self._open_since: float | None = None
         self._attempts = 0
@@ -154,6 +166,7 @@ class FacilitatorClient(Discovery):
         self._signals = Signals(outbox, self._send)
         self._refresh_pause = REFRESH_FIRST
         self._waiting: deque[RecordType] = deque()  # requests in the order of their answers
+        self._fetching: deque[Callable[[bytes, float], None]] = deque()  # who waits for buckets, in that order
         self._registering: Descriptor | None = None
         self._register_again = False
         self._found: bool | None = None  # at our address; None: not known
@@ -200,6 +213,14 @@ class FacilitatorClient(Discovery):
         if self.connected and RecordType.LIST not in self._waiting:
             self._cancel("refresh")
             self._request(RecordType.LIST, b"", now)
+
+    def fetch(self, request: BucketRequest, then: Callable[[bytes, float], None], now: float) -> None:
+        """Ask for a bucket: then(it, or nothing, now) follows. The facilitator learns which one is wanted."""
+        if not self.connected or self._hello is None or len(self._fetching) >= MAX_FETCHES:
+            then(b"", now)
+            return
+        self._fetching.append(then)
+        self._request(RecordType.FETCH, request.encode(), now)
 
     def know(self, descriptors: Iterable[bytes], now: float) -> None:
         """The program knows nodes. They count until the first list comes, and after it while there is none."""
@@ -278,8 +299,10 @@ class FacilitatorClient(Discovery):
         self._waiting.clear()
         self._registering = None
         self._register_again = False
-        self._found = None
+        self._found = self.listed_since = None
         self._signals.closed(now)
+        while self._fetching:
+            self._fetching.popleft()(b"", now)
 
     def _pause(self) -> float:
         """Doubles with every attempt; half to one and a half times that, so that nodes do not come back as one."""
@@ -339,10 +362,14 @@ class FacilitatorClient(Discovery):
                 self._machine.move("ask", now)
         if kind is RecordType.ERROR:
             self._refused(asked, ErrorRecord.parse(body), now)
-        elif kind is not ANSWERS[asked]:
+        elif kind not in ANSWERS[asked]:
             raise RemoteError("an answer to something else than what was asked")
         elif kind is RecordType.NODES:
             self._nodes(body, now)
+        elif kind is RecordType.HEADER:
+            self._header(body, now)
+        elif kind is RecordType.BUCKET:
+            self._fetching.popleft()(body, now)
         else:
             self._registered(now)
 
@@ -358,6 +385,17 @@ class FacilitatorClient(Discovery):
         if change:
             self._on_nodes(now)
 
+    def _header(self, body: bytes, now: float) -> None:
+        """The network is too large for a list. As with a list, the first one pins its signer."""
+        header = EpochHeader.parse(body)
+        if self._directory.facilitator is None and self._hello is not None:
+            if header.signer != self._hello.identity or not header.verify(self._crypto.ed25519_verify):
+                raise CryptoError("the header's signature does not hold")
+            self._directory.pin(header.signer)
+            self.register(now)
+        self._call_at("refresh", now + REFRESH, self.refresh)
+        self._headers.take(body, now)
+
     def _registered(self, now: float) -> None:
         done, self._registering = self._registering, None
         assert done is not None
@@ -367,14 +405,23 @@ class FacilitatorClient(Discovery):
         else:
             self._call_at("register", now + max((done.expires - now) / 2, RENEW_MIN), self.register)
         if self._found or not done.roles or done.ws_url is None:
-            self._on_registered(now)
+            self._listed(bool(done.roles), now)
+
+    def _listed(self, listed: bool, now: float) -> None:
+        if not listed:
+            self.listed_since = None
+        elif self.listed_since is None:
+            self.listed_since = self._outbox.steady(now)
+        self._on_registered(now)
 
     def _reached(self, reached: Reached, now: float) -> None:
         """Whether this node was found at its address, where it has one."""
         before, self._found = self._found, reached.when > 0
         if self._found and not before:
-            self._on_registered(now)
-        elif not self._found and before is not False:
+            self._listed(True, now)
+        elif not self._found:
+            self.listed_since = None
+        if not self._found and before is not False:
             self._on_trouble(Trouble(Why(FacilitatorWhy.NOT_REACHED)), now)
 
     def _refused(self, asked: RecordType, error: ErrorRecord, now: float) -> None:
@@ -382,6 +429,9 @@ class FacilitatorClient(Discovery):
             self._registering = None
             self._register_again = False
             self._call_at("register", now + REGISTER_RETRY, self.register)
+        elif asked is RecordType.FETCH:
+            self._fetching.popleft()(b"", now)
+            return
         else:
             self._call_at("refresh", now + REGISTER_RETRY, self.refresh)
         self._tell_refusal(error, now)

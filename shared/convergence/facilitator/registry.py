@@ -27,7 +27,8 @@ from convergence.wire.sharing import NOBODY
 from convergence.wire.target import Role
 
 BUCKET = "node"
-MAX_REGISTERED = MAX_LISTED
+MAX_REGISTERED = 16_384
+"""A list holds MAX_LISTED of them, those that came first; header and buckets tell of all."""
 MAX_REGISTERED_EACH = 256
 """Nodes of one source that are registered at once. Where all are, the newest of the source that has most makes room."""
 GRACE = 30.0
@@ -92,6 +93,7 @@ class Registry:
         seed: Ed25519 seed of the facilitator's identity, 32 bytes.
         on_loaded: called with a node that has an address and did not register here: it has to be looked for, at once
             or (False) some time later.
+        on_changed: called with a node that says something new, or is listed now or no longer.
         on_dropped: called with a node that is no longer registered.
     """
 
@@ -102,6 +104,7 @@ class Registry:
         seed: bytes,
         *,
         on_loaded: Callable[[Node, bool, float], None],
+        on_changed: Callable[[Node, float], None] = lambda node, now: None,
         on_dropped: Callable[[Node, float], None],
     ) -> None:
         self.nodes: dict[bytes, Node] = {}
@@ -110,6 +113,7 @@ class Registry:
         self._crypto = crypto
         self._seed = seed
         self._on_loaded = on_loaded
+        self._on_changed = on_changed
         self._on_dropped = on_dropped
         self._list = b""
         self._list_signed: float | None = None
@@ -136,6 +140,8 @@ class Registry:
         age = None if self._list_signed is None else now - self._list_signed
         if age is None or not 0 <= age < LIST_INTERVAL or (anew and int(now) != int(now - age)):
             listed = [node for node in self.nodes.values() if node.listed and node.descriptor.expires > now]
+            if len(listed) > MAX_LISTED:
+                listed = sorted(listed, key=lambda node: (node.first, node.identity))[:MAX_LISTED]
             nodes = NodeList(
                 int(now),
                 int(now) + LIST_LIFETIME,
@@ -209,6 +215,7 @@ class Registry:
     def _changed(self, node: Node, now: float) -> None:
         """It is listed or not, or says something else than before. So the list has to be signed anew."""
         self._list_signed = None
+        self._on_changed(node, now)
 
     def attach(self, node: Node, channel: int, now: float) -> None:
         """The node registered on this channel of ours."""
@@ -237,7 +244,7 @@ class Registry:
     def drop(self, node: Node, why: str, now: float) -> None:
         """It no longer counts."""
         self._forget(node, why, now)
-        self._outbox.store([(BUCKET, node.identity, None)], self._stored)
+        self._outbox.store([(BUCKET, node.identity, None)], self.stored)
 
     def _forget(self, node: Node, why: str, now: float) -> None:
         del self.nodes[node.identity]
@@ -284,11 +291,11 @@ class Registry:
     def _keep(self, node: Node, now: float) -> None:
         """What is not found at its address is not kept."""
         if node.reached or not node.dialled:
-            self._outbox.store([(BUCKET, node.identity, node.raw)], self._stored)
+            self._outbox.store([(BUCKET, node.identity, node.raw)], self.stored)
         elif node.misses:
-            self._outbox.store([(BUCKET, node.identity, None)], self._stored)
+            self._outbox.store([(BUCKET, node.identity, None)], self.stored)
 
-    def _stored(self, result: None | Failure, now: float) -> None:
+    def stored(self, result: None | Failure, now: float) -> None:
         """Without storage the service goes on: nodes come back by themselves. It is told once."""
         if isinstance(result, Failure) and not self._storage_failed:
             self._outbox.emit(StorageTrouble(result.kind, result.message))
@@ -299,7 +306,7 @@ class Registry:
 
     def _scanned(self, result: list[bytes] | Failure, now: float) -> None:
         if isinstance(result, Failure):
-            self._stored(result, now)
+            self.stored(result, now)
             return
         for key in result:
             self._load_one(key)
@@ -307,9 +314,9 @@ class Registry:
     def _load_one(self, key: bytes) -> None:
         def loaded(result: bytes | None | Failure, now: float) -> None:
             if isinstance(result, Failure):
-                self._stored(result, now)
+                self.stored(result, now)
             elif result is not None and not self._restore(key, result, now):
-                self._outbox.store([(BUCKET, key, None)], self._stored)
+                self._outbox.store([(BUCKET, key, None)], self.stored)
 
         self._outbox.load(BUCKET, key, loaded)
 

@@ -25,8 +25,9 @@ from convergence.effects import CloseLink, DescriptionKind, Effect, Protocol, Se
 from convergence.errors import ParseError
 from convergence.events import Refused
 from convergence.facilitator.exchange import Exchange
+from convergence.facilitator.publisher import Publisher
 from convergence.facilitator.reaching import Reaching
-from convergence.facilitator.registry import Node, Refusal, Registry
+from convergence.facilitator.registry import MAX_REGISTERED_EACH, Node, Refusal, Registry
 from convergence.facilitator.shared import SharedRegistry
 from convergence.facilitator.sharing import Sharing
 from convergence.introduction.signalling import Switchboard
@@ -34,6 +35,7 @@ from convergence.limits import TokenBucket
 from convergence.outbox import Outbox
 from convergence.ports import Binding, Crypto, Rng
 from convergence.states import TIMEOUT, StateMachine, Table
+from convergence.wire.buckets import BucketRequest
 from convergence.wire.descriptor import Descriptor
 from convergence.wire.facilitator import (
     NONCE_LEN,
@@ -69,11 +71,17 @@ SIGNALS_BURST = 40.0
 """SIGNAL records that a channel may send at once..."""
 SIGNALS_PER_SECOND = 1.0
 """...likewise. One too many is answered by UNREACHABLE."""
+FETCHES_BURST = 64.0
+"""FETCH records that a channel may send at once..."""
+FETCHES_PER_SECOND = 1.0
+"""...likewise."""
+LIST_UP_TO = 1024
+"""Nodes that the only facilitator tells in a list; more are told by header and buckets."""
 LEAVING = 5.0
 """Seconds over which a facilitator that stops sends its nodes elsewhere, so that they do not come there as one."""
 LEAVING_STEP = 0.1
 
-ACCEPTED = (RecordType.REGISTER, RecordType.LIST, RecordType.SIGNAL, RecordType.REPLY)
+ACCEPTED = (RecordType.REGISTER, RecordType.LIST, RecordType.SIGNAL, RecordType.REPLY, RecordType.FETCH)
 ELSEWHERE = "this facilitator stops: another one is there"
 
 
@@ -112,6 +120,7 @@ class _Channel:
         self.identity: bytes | None = None  # the one node it may register
         self.records = TokenBucket(outbox, RECORDS_PER_SECOND, RECORDS_BURST)
         self.signals = TokenBucket(outbox, SIGNALS_PER_SECOND, SIGNALS_BURST)
+        self.fetches = TokenBucket(outbox, FETCHES_PER_SECOND, FETCHES_BURST)
         self.cutter = RecordCutter(ACCEPTED)
         self._outbox = outbox
 
@@ -137,6 +146,7 @@ class FacilitatorService:
         seed: Ed25519 seed (32 bytes) of the facilitator's identity; that of all behind one name.
         source: channel -> where it comes from, for limits: all channels of one network have one name. "" where that
             cannot be told: no limit for each source holds then.
+        list_up_to: nodes that are told in a list; more are told by header and buckets.
         outbox: effects and timers; one of its own by default.
         shared: whether it shares a store with others. The shell then says `joined`, `parted` and `told`.
         version: of this program, for people.
@@ -152,6 +162,7 @@ class FacilitatorService:
         outbox: Outbox | None = None,
         *,
         source: Callable[[int], str] = lambda channel: "",
+        list_up_to: int = LIST_UP_TO,
         shared: bool = False,
         version: str = "",
     ) -> None:
@@ -164,6 +175,7 @@ class FacilitatorService:
         self._version = version
         self._channels: dict[int, _Channel] = {}
         self._leaving: Callable[[float], object] | None = None
+        self._publisher: Publisher | None = None  # several would have to sign the same headers: they serve lists
         if shared:
             self.sharing = Sharing(outbox, crypto, rng, seed, version, self._own)
             self._reaching = Reaching(outbox, crypto, rng, self._known, self.sharing.spend)
@@ -176,7 +188,17 @@ class FacilitatorService:
             self._registry: Registry = registry
         else:
             self._reaching = Reaching(outbox, crypto, rng, self._known)
-            self._registry = Registry(outbox, crypto, seed, on_loaded=self._reaching.loaded, on_dropped=self._dropped)
+            self._registry = Registry(
+                outbox,
+                crypto,
+                seed,
+                on_loaded=self._reaching.loaded,
+                on_changed=self._publish,
+                on_dropped=self._dropped,
+            )
+            self._publisher = Publisher(
+                outbox, crypto, seed, self._registry.stored, each=MAX_REGISTERED_EACH, list_up_to=list_up_to
+            )
             self._switchboard = Switchboard(outbox)
         self._reaching.registry = self._registry
         self._prober = self._reaching.prober
@@ -185,6 +207,8 @@ class FacilitatorService:
 
     def start(self, now: float) -> None:
         self._registry.start(now)
+        if self._publisher is not None:
+            self._publisher.start(now)
         if self.sharing is not None:
             self.sharing.start(now)
 
@@ -301,7 +325,7 @@ class FacilitatorService:
             self._signal(channel, body, now)
         elif kind is RecordType.REPLY and self._switchboard.reply(channel, body, now):
             pass
-        elif not channel.records.take(now):
+        elif not (channel.fetches if kind is RecordType.FETCH else channel.records).take(now):
             raise Refusal(ErrorCode.RATE_LIMIT, "too many records", fatal=True)
         elif channel.waiting is not None:  # answers keep the order of their requests
             channel.waiting.append((kind, body))
@@ -313,6 +337,11 @@ class FacilitatorService:
             self._register(channel, body, now)
         elif channel.congested:
             raise Refusal(ErrorCode.BUSY, "read what was sent before asking for more")
+        elif kind is RecordType.FETCH:
+            bucket = None if self._publisher is None else self._publisher.answer(BucketRequest.parse(body))
+            channel.answer(RecordType.BUCKET, b"" if bucket is None else bucket.encode())
+        elif self._publisher is not None and self._publisher.header is not None:
+            channel.answer(RecordType.HEADER, self._publisher.header.encode())
         else:
             anew, channel.listed = self.sharing is not None and not channel.listed, True
             channel.answer(RecordType.NODES, self._registry.signed_list(now, anew=anew))
@@ -378,6 +407,13 @@ class FacilitatorService:
                 channel.answer(RecordType.REACHED, Reached(node.reached).encode())
             else:
                 self._reaching.check(node, now)
+
+    def _publish(self, node: Node, now: float) -> None:
+        assert self._publisher is not None
+        if node.listed and self._registry.nodes.get(node.identity) is node:
+            self._publisher.put(node.descriptor, node.raw, node.source, now)
+        else:
+            self._publisher.drop(node.identity, now)
 
     def _known(self, node: Node, now: float) -> None:
         for number in node.channels:

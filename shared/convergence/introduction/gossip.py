@@ -1,7 +1,9 @@
 """What the network looks like, as neighbours tell each other.
 
-Does: ask now and then for descriptors published lately, take what comes into the directory, tell the node of news.
-Does not: verify descriptors (netdir/nodes.py), answer those who ask (pipe.py), or keep pipes (pipes.py).
+Does: ask now and then for descriptors published lately, take what comes into the directory, tell the node of news. Pass
+on the facilitator's headers, so that it cannot show different ones to different nodes without being found out.
+Does not: verify descriptors (netdir/nodes.py) or headers (netdir/headers.py), answer those who ask (pipe.py), or keep
+pipes (pipes.py).
 """
 
 from __future__ import annotations
@@ -9,8 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from convergence.chance import choose, fraction
+from convergence.errors import ParseError, RemoteError
 from convergence.introduction.pipe import PeerPipe
 from convergence.introduction.pipes import Pipes
+from convergence.netdir.headers import Headers
 from convergence.netdir.nodes import NodeDirectory
 from convergence.outbox import Outbox, Timer
 from convergence.ports import Rng
@@ -28,16 +32,24 @@ class Gossip:
     """Asks and hears.
 
     Args:
+        headers: of the facilitator.
         pipes: those that there are.
         on_nodes: called with `now` when the directory's nodes changed.
     """
 
     def __init__(
-        self, outbox: Outbox, rng: Rng, directory: NodeDirectory, pipes: Pipes, on_nodes: Callable[[float], None]
+        self,
+        outbox: Outbox,
+        rng: Rng,
+        directory: NodeDirectory,
+        headers: Headers,
+        pipes: Pipes,
+        on_nodes: Callable[[float], None],
     ) -> None:
         self._outbox = outbox
         self._rng = rng
         self._directory = directory
+        self._headers = headers
         self._pipes = pipes
         self._on_nodes = on_nodes
         self._heard_at = 0.0  # when an answer to ASK was last complete
@@ -70,6 +82,20 @@ class Gossip:
         news = any([self._directory.hear(raw, now) for raw in descriptors])
         if news and (self._news is None or not self._news.pending):
             self._news = self._outbox.call_at(now + NEWS_PAUSE, self._on_nodes)
+
+    def headers(self) -> list[bytes]:
+        """What belongs to our answer to ASK."""
+        return self._headers.to_tell()
+
+    def heard_header(self, raw: bytes, now: float) -> None:
+        """A header that nobody has checked. Raises ParseError. One that is out of date, or of a facilitator that others
+        trust, is no fault of who passed it on."""
+        try:
+            self._headers.take(raw, now)
+        except ParseError:
+            raise
+        except RemoteError:
+            return
 
     def answered(self, now: float) -> None:
         """An answer to ASK is complete."""

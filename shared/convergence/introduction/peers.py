@@ -8,7 +8,7 @@ Does not: know records (pipe.py), pass signals on (signalling.py), or make links
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 
 from convergence.circuit.relay import RelayCircuit
 from convergence.crypto.keys import NodeKeys
@@ -16,24 +16,30 @@ from convergence.errors import EndReason
 from convergence.events import PipeClosed
 from convergence.introduction.gossip import Gossip
 from convergence.introduction.introducers import Introducers
-from convergence.introduction.pipe import PeerPipe
+from convergence.introduction.pipe import Give, PeerPipe
 from convergence.introduction.pipes import Pipes
 from convergence.introduction.signalling import Carrier, Delivered, Reply, Signals, Switchboard
 from convergence.introduction.ways import Route, Ways
 from convergence.link.link import Link
 from convergence.link.neighbours import Neighbours
+from convergence.netdir.headers import Headers
 from convergence.netdir.lookup import Lookup
 from convergence.netdir.nodes import NodeDirectory
 from convergence.netdir.view import View
 from convergence.outbox import Outbox
 from convergence.path.pool import CircuitPool
 from convergence.ports import Crypto, Rng
+from convergence.wire.buckets import BucketRequest
 from convergence.wire.descriptor import Descriptor
 from convergence.wire.facilitator import RecordType
 from convergence.wire.relay import Begin
 
 SWEEP = 10.0
 """Seconds between looks at what is there."""
+
+
+def _nothing(request: BucketRequest, pipe: PeerPipe, give: Give, now: float) -> None:
+    give(b"", b"", now)
 
 
 class _Own:
@@ -63,6 +69,7 @@ class Peers:
         dials: whether a link to a node needs no introduction.
         facilitator: gives the way to be introduced by the facilitator, while there is one.
         on_delivered: called for a message to us.
+        on_wanted: called with a request for a bucket, the pipe that it came on, what takes the answer, and `now`.
         on_nodes: called with `now` when the directory's nodes changed.
         on_introducers: called with `now` when `introducers()` gives other nodes than before.
     """
@@ -74,6 +81,7 @@ class Peers:
         rng: Rng,
         keys: NodeKeys,
         directory: NodeDirectory,
+        headers: Headers,
         view: View[Descriptor],
         lookup: Lookup,
         neighbours: Neighbours,
@@ -84,6 +92,7 @@ class Peers:
         dials: Callable[[Descriptor], bool] = lambda node: False,
         facilitator: Callable[[], Carrier | None] = lambda: None,
         on_delivered: Delivered,
+        on_wanted: Callable[[BucketRequest, PeerPipe, Give, float], None] = _nothing,
         on_nodes: Callable[[float], None] = lambda now: None,
         on_introducers: Callable[[float], None] = lambda now: None,
     ) -> None:
@@ -91,6 +100,7 @@ class Peers:
         self._neighbours = neighbours
         self._describe = describe
         self._on_delivered = on_delivered
+        self._on_wanted = on_wanted
         self._descriptor: Descriptor | None = None  # what we register
         self._watching = False
         self._stopped = False
@@ -102,7 +112,7 @@ class Peers:
             neighbours,
             lambda peer, now: PeerPipe(outbox, crypto, rng, keys, directory, switchboard, self, peer, now),
         )
-        self._gossip = Gossip(outbox, rng, directory, self._pipes, on_nodes)
+        self._gossip = Gossip(outbox, rng, directory, headers, self._pipes, on_nodes)
         self._introducers = Introducers(outbox, lookup, self._pipes, on_introducers)
         self._ways = Ways(outbox, rng, keys.identity, view, lookup, self._pipes, pool, dials, facilitator)
         switchboard.register(keys.identity, _Own(outbox, switchboard, on_delivered))
@@ -150,6 +160,11 @@ class Peers:
         """Identities of up to 3 neighbours that pass signals on to us, the best first."""
         return self._introducers.best(now)
 
+    @property
+    def pipes(self) -> Iterable[PeerPipe]:
+        """Those that we opened."""
+        return self._pipes.opened.values()
+
     def route(self, target: bytes, named: bytes | None, now: float, source: Hashable = None) -> Route:
         """The ways to ask for an introduction to `target` for `source`; `named`: the introducer to ask first."""
         return self._ways.to(target, named, source, now)
@@ -179,6 +194,15 @@ class Peers:
 
     def heard(self, descriptors: Sequence[bytes], now: float) -> None:
         self._gossip.heard(descriptors, now)
+
+    def headers(self, now: float) -> Sequence[bytes]:
+        return self._gossip.headers()
+
+    def heard_header(self, raw: bytes, now: float) -> None:
+        self._gossip.heard_header(raw, now)
+
+    def wanted(self, pipe: PeerPipe, request: BucketRequest, give: Give, now: float) -> None:
+        self._on_wanted(request, pipe, give, now)
 
     def answered(self, pipe: PeerPipe, now: float) -> None:
         self._gossip.answered(now)

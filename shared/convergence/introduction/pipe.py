@@ -6,7 +6,8 @@ Does not: build circuits, choose peers (pipes.py), or introduce (signalling.py).
 
     opener -- [HELLO, if it may be registered] --> accepting end -- HELLO --> opener
     opener -- REGISTER --> accepting end, which then knows the opener and may register too: -- REGISTER --> opener
-    both, at any time: SIGNAL, DELIVER, REPLY, UNREACHABLE, ASK, DESCRIPTORS
+    both, at any time: SIGNAL, DELIVER, REPLY, UNREACHABLE, ASK, HEADER, DESCRIPTORS, FETCH
+    opener -- FETCH --> accepting end -- [HEADER,] BUCKET --> opener
 
 An opener that says no HELLO stays anonymous. A proof holds for the identity and nonce in the HELLO of its reader. A
 node signs one only for a reader that has proved its identity, so a proof meant for one node is useless with another.
@@ -14,18 +15,22 @@ node signs one only for a reader that has proved its identity, so a proof meant 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Sequence
 from enum import Enum, auto
 from typing import Protocol as Shape
+from typing import TypeAlias
 
 from convergence.circuit.streams import Stream
 from convergence.crypto.keys import NodeKeys
 from convergence.errors import CryptoError, EndReason, RemoteError
 from convergence.introduction.signalling import Reply, Signals, Switchboard
+from convergence.limits import TokenBucket
 from convergence.netdir.nodes import MAX_CLOCK_SKEW, NodeDirectory
 from convergence.outbox import Outbox
 from convergence.ports import Crypto, Rng
 from convergence.states import TIMEOUT, StateMachine, Table
+from convergence.wire.buckets import BucketRequest
 from convergence.wire.descriptor import Descriptor
 from convergence.wire.facilitator import (
     MAX_DESCRIPTORS,
@@ -62,14 +67,23 @@ MAX_ANSWER = 1 << 20
 """Bytes of descriptors in one answer, over all its records..."""
 MAX_ANSWER_ITEMS = 4096
 """...and how many of them."""
+FETCHES_BURST = 16.0
+"""FETCH records on one pipe at once..."""
+FETCHES_PER_SECOND = 0.5
+"""...and how fast that allowance comes back."""
+MAX_FETCHING = 16
+"""Buckets that one end waits for."""
+MAX_ANSWER_HEADERS = 3
+"""Epoch headers in one answer: the newest, and two that contradict each other."""
 
-ASKING = (RecordType.HELLO, RecordType.REPLY, RecordType.UNREACHABLE)
-"""Records that may come to an end that only asks for introductions."""
+ASKING = (RecordType.HELLO, RecordType.REPLY, RecordType.UNREACHABLE, RecordType.HEADER, RecordType.BUCKET)
+"""Records that may come to an end that only asks: for introductions, for buckets."""
 PEERING = (
-    *ASKING,
+    *(RecordType.HELLO, RecordType.REPLY, RecordType.UNREACHABLE, RecordType.HEADER),
     *(RecordType.REGISTER, RecordType.REGISTERED, RecordType.SIGNAL, RecordType.DELIVER),
-    *(RecordType.ASK, RecordType.DESCRIPTORS),
+    *(RecordType.ASK, RecordType.DESCRIPTORS, RecordType.FETCH),
 )
+"""Records that may come to any other end; also BUCKET, if we opened the pipe."""
 
 
 class State(Enum):
@@ -144,6 +158,15 @@ class RecordPipe:
         self._cutter = RecordCutter(accepts)
         self._stream: Stream | None = None
         self._behind = 0
+        self._fetching: deque[Callable[[bytes, float], None]] = deque()  # who waits for buckets, in that order
+
+    def fetch(self, request: BucketRequest, then: Callable[[bytes, float], None], now: float) -> None:
+        """Ask the other end for a bucket: then(it, or nothing, now) follows."""
+        if self.closed or len(self._fetching) >= MAX_FETCHING:
+            then(b"", now)
+            return
+        self._fetching.append(then)
+        self.send(RecordType.FETCH, request.encode(), now)
 
     def bind(self, stream: Stream) -> None:
         """The stream below; its handler is this pipe."""
@@ -176,6 +199,8 @@ class RecordPipe:
         elif stream is not None:
             stream.abort(reason, now)
         self.signals.closed(now)
+        while self._fetching:
+            self._fetching.popleft()(b"", now)
         self._over(why, now)
 
     # -- Handler
@@ -205,6 +230,11 @@ class RecordPipe:
     def aborted(self, code: int, now: float) -> None:
         self.ended(now)
 
+    def _on_bucket(self, body: bytes, now: float) -> None:
+        if not self._fetching:
+            raise RemoteError("BUCKET that was not asked for")
+        self._fetching.popleft()(body, now)
+
     # -- for the two kinds of pipe
 
     def _record(self, kind: RecordType, body: bytes, now: float) -> None:
@@ -213,6 +243,9 @@ class RecordPipe:
 
     def _over(self, why: str, now: float) -> None:
         """The pipe is closed, whoever closed it."""
+
+
+Give: TypeAlias = Callable[[bytes, bytes, float], None]
 
 
 class Peering(Shape):
@@ -236,6 +269,19 @@ class Peering(Shape):
 
     def heard(self, descriptors: Sequence[bytes], now: float) -> None:
         """Encoded descriptors that nobody has checked."""
+        ...
+
+    def headers(self, now: float) -> Sequence[bytes]:
+        """Encoded epoch headers that we know, at most MAX_ANSWER_HEADERS."""
+        ...
+
+    def heard_header(self, raw: bytes, now: float) -> None:
+        """An encoded epoch header that nobody has checked. Raises ParseError."""
+        ...
+
+    def wanted(self, pipe: PeerPipe, request: BucketRequest, give: Give, now: float) -> None:
+        """The other end wants a bucket: give(header, bucket, now) is to follow, both encoded; empty without one, or
+        where the header is of the epoch that was asked for."""
         ...
 
     def answered(self, pipe: PeerPipe, now: float) -> None:
@@ -273,7 +319,7 @@ class PeerPipe(RecordPipe):
         peer: bytes | None,
         now: float,
     ) -> None:
-        super().__init__(outbox, PEERING)
+        super().__init__(outbox, PEERING if peer is None else (*PEERING, RecordType.BUCKET))
         self.peer = peer
         self.registered_since: float | None = None
         self.answered_at = 0.0
@@ -285,6 +331,7 @@ class PeerPipe(RecordPipe):
         self._switchboard = switchboard
         self._owner = owner
         self._opener = peer is not None
+        self._fetches = TokenBucket(outbox, FETCHES_PER_SECOND, FETCHES_BURST)
         self._machine = StateMachine(PIPE, outbox, self._timed_out, now)
         if not self._opener:
             self._machine.move("accept", now)
@@ -299,6 +346,8 @@ class PeerPipe(RecordPipe):
         self._answering: StateMachine[Request] | None = None  # our ASK
         self._registering: StateMachine[Request] | None = None  # our REGISTERs
         self._items = self._bytes = 0  # received of the answer to our ASK so far
+        self._headers_due = 0  # that may come
+        self._giving: deque[list[bytes]] = deque()  # answers to FETCHes, in their order; empty while they are sought
         self._answer: Iterator[bytes] | None = None  # the rest of our own answer
         self._reading: StateMachine[Request] | None = None  # the deadline for the other end to read our answer
 
@@ -333,8 +382,13 @@ class PeerPipe(RecordPipe):
         """Ask for descriptors published at `since` (Unix seconds) or later: `heard` follows."""
         self._asked = self._outbox.steady(now)
         self._items = self._bytes = 0
+        self._headers_due = MAX_ANSWER_HEADERS
         self._answering = self._await("no answer to ASK", now)
         self.send(RecordType.ASK, Ask(since).encode(), now)
+
+    def fetch(self, request: BucketRequest, then: Callable[[bytes, float], None], now: float) -> None:
+        self._headers_due = min(self._headers_due + 1, MAX_FETCHING)
+        super().fetch(request, then, now)
 
     # -- Handler
 
@@ -387,6 +441,14 @@ class PeerPipe(RecordPipe):
                 self._on_deliver(body, now)
             case RecordType.ASK:
                 self._on_ask(Ask.parse(body), now)
+            case RecordType.HEADER:
+                self._on_header(body, now)
+            case RecordType.FETCH:
+                if not self._fetches.take(now):
+                    raise RemoteError("too many requests for buckets")
+                self._on_fetch(BucketRequest.parse(body), now)
+            case RecordType.BUCKET:
+                self._on_bucket(body, now)
             case _:
                 self._on_descriptors(Descriptors.parse(body), now)
 
@@ -448,6 +510,8 @@ class PeerPipe(RecordPipe):
         if steady < self._may_ask or self._answer is not None:
             raise RemoteError("ASK too soon after the one before")
         self._may_ask = steady + ASK_INTERVAL
+        for header in self._owner.headers(now):
+            self.send(RecordType.HEADER, header, now)
         self._answer = _bodies(self._directory.newer(ask.since, now))
         self._reading = self._await("the answer to ASK is not read", now)
         self._go_on(now)
@@ -460,6 +524,32 @@ class PeerPipe(RecordPipe):
                 self._answer = None
                 _end(self._reading, now)
             self.send(RecordType.DESCRIPTORS, body or b"", now)
+
+    def _on_fetch(self, request: BucketRequest, now: float) -> None:
+        if len(self._giving) >= MAX_FETCHING:
+            raise RemoteError("too many requests for buckets")
+        slot: list[bytes] = []
+        self._giving.append(slot)
+
+        def give(header: bytes, bucket: bytes, now: float) -> None:
+            slot[:] = (header, bucket)
+            while self._giving and self._giving[0]:
+                header, bucket = self._giving.popleft()
+                if header:
+                    self.send(RecordType.HEADER, header, now)
+                behind = self._behind + len(bucket) if self.congested else 0
+                if behind > MAX_BEHIND:  # an answer that is left out would shift all that follow
+                    self.close("buckets are asked for and not read", now, EndReason.TIMEOUT)
+                    return
+                self.send(RecordType.BUCKET, bucket, now)
+
+        self._owner.wanted(self, request, give, now)
+
+    def _on_header(self, body: bytes, now: float) -> None:
+        if not self._headers_due:
+            raise RemoteError("HEADER that was not asked for")
+        self._headers_due -= 1
+        self._owner.heard_header(body, now)
 
     def _on_descriptors(self, descriptors: Descriptors, now: float) -> None:
         if self._answering is None:

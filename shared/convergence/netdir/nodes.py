@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
 
-from convergence.errors import ClockError, CryptoError, ParseError, RemoteError
+from convergence.errors import ClockError, CryptoError, LocalError, ParseError, RemoteError
 from convergence.ports import Buffer, Crypto
 from convergence.wire.descriptor import Descriptor
 from convergence.wire.facilitator import NodeList
@@ -43,6 +43,8 @@ MAX_RECALLED = 1024
 LIST_SKEW = 60
 """Seconds that a list may be older than the one in use without being a fault: another facilitator of the same identity
 signed it, by its own clock. It is not taken over."""
+MAX_LEARNT = 4096
+"""Nodes that are known of a network without a list; beyond, those that were learnt first are forgotten."""
 LIST_DELAY = 30
 """Seconds that a descriptor may be older than a list that lacks it: it may have been on its way to the facilitator."""
 
@@ -85,6 +87,12 @@ class NodeDirectory:
     def facilitator(self) -> bytes | None:
         """The pinned identity."""
         return self._facilitator
+
+    def pin(self, facilitator: bytes) -> None:
+        """Take lists of this one only. Raises LocalError if another one is pinned."""
+        if self._facilitator not in (None, facilitator):
+            raise LocalError("another facilitator is pinned")
+        self._facilitator = facilitator
 
     @property
     def published(self) -> int:
@@ -161,6 +169,22 @@ class NodeDirectory:
                 self._forget()
                 news = True
         return news
+
+    def learn(self, node: Descriptor, now: float) -> None:
+        """A node that the facilitator lists elsewhere than in a list, and that signed this descriptor itself."""
+        known = self._all().get(node.identity)
+        if known is not None and known.published > node.published:
+            return
+        if len(self._listed) >= MAX_LEARNT:
+            self._listed = {key: other for key, other in self._listed.items() if other.expires > now}
+            for identity in list(self._listed)[: max(0, len(self._listed) - MAX_LEARNT + 1)]:
+                del self._listed[identity]
+        self._listed.pop(node.identity, None)
+        self._listed[node.identity] = node
+        self._recalled.pop(node.identity, None)
+        if self._nodes is not None:
+            self._nodes[node.identity] = node
+        self.version += 1
 
     def kept(self, now: float) -> list[bytes]:
         """The encoded descriptors of all nodes that a later run may try."""

@@ -20,10 +20,11 @@ from enum import Enum
 from typing import Any
 
 from convergence.codes import Dropped, TransferWhy
+from convergence.crypto.merkle import EMPTY_ROOT, MerkleTree, leaf_hash, verify_leaf
 from convergence.effects import Failure
 from convergence.errors import EndReason, ParseError
-from convergence.ordb.index import EMPTY_ROOT, MerkleTree, SharedFile, leaf_hash, piece_key, piece_length
-from convergence.ordb.pieces import PieceSet, verify_leaf
+from convergence.ordb.index import SharedFile, piece_key, piece_length
+from convergence.ordb.pieces import PieceSet
 from convergence.ordb.source import Source
 from convergence.outbox import Outbox, Timer
 from convergence.pipes.duplex import Duplex

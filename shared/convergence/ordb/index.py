@@ -1,25 +1,18 @@
-"""What a file is on the network: pieces, their Merkle tree, and the record a node keeps of a file it can serve.
+"""What a file is on the network: pieces, and the record a node keeps of a file it can serve.
 
-Does: hash pieces into a tree (RFC 6962 shape), give proofs, commit to a FileInfo, encode the stored record.
-Does not: verify what a peer sent (pieces.py), read or write storage, know streams.
-
-The tree is kept as levels of joined 32-byte hashes, level 0 holds the leaves. Each level pairs the hashes of the
-one below; an odd last hash moves up as it is, which gives RFC 6962's shape (largest power of two on the left).
+Does: hash pieces into a tree (crypto/merkle.py), commit to a FileInfo, encode the stored record.
+Does not: verify what a peer sent, read or write storage, know streams.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 
 from convergence.codes import FileFlaw
+from convergence.crypto.merkle import MerkleTree, leaf_hash
 from convergence.errors import LocalError, ParseError, Problem
 from convergence.wire.ordb import HASH_LEN, MAX_PIECES, PIECE_SIZE, FileInfo, commitment
-
-EMPTY_ROOT = sha256(b"").digest()
-UNKNOWN = bytes(HASH_LEN)  # marks an unknown hash in a level; no input hashes to it
 
 _RECORD = struct.Struct(">B32s32s32sH")  # version, hash_name, key, salt, length of the FileInfo
 _OTHERS, _OWNERS = 1, 2  # versions: an owner's record has his secret before the FileInfo
@@ -39,93 +32,6 @@ def piece_key(root: bytes, index: int) -> bytes:
 def file_key(root: bytes, hash_name: bytes) -> bytes:
     """Key of a shared file's record in the bucket "file": the same content may be shared under several links."""
     return root + hash_name
-
-
-def leaf_hash(piece: bytes) -> bytes:
-    """RFC 6962 leaf: SHA-256(0x00 | piece). The piece is not copied."""
-    digest = sha256(b"\0")
-    digest.update(piece)
-    return digest.digest()
-
-
-def node_hash(left: bytes, right: bytes) -> bytes:
-    """RFC 6962 node: SHA-256(0x01 | left | right)."""
-    return sha256(b"\1" + left + right).digest()
-
-
-class MerkleTree:
-    """A tree of `count` leaves, whole or with gaps.
-
-    A peer that has only some pieces knows each one's leaf and the proof that came with it. That is enough to prove
-    these pieces to others.
-    """
-
-    def __init__(self, count: int) -> None:
-        self.count = count
-        self._levels = [bytearray(HASH_LEN * count)]
-        while count > 1:
-            count = (count + 1) // 2
-            self._levels.append(bytearray(HASH_LEN * count))
-
-    @classmethod
-    def of(cls, leaves: bytes) -> MerkleTree:
-        """The whole tree over joined leaf hashes."""
-        tree = cls(len(leaves) // HASH_LEN)
-        tree._levels[0][:] = leaves
-        for below, level in zip(tree._levels, tree._levels[1:], strict=False):
-            hashes = [
-                sha256(b"\1" + below[at : at + 64]).digest() if at + 64 <= len(below) else bytes(below[at:])
-                for at in range(0, len(below), 64)
-            ]
-            level[:] = b"".join(hashes)
-        return tree
-
-    @property
-    def root(self) -> bytes:
-        """32 bytes; SHA-256 of nothing for a tree without leaves."""
-        return bytes(self._levels[-1]) or EMPTY_ROOT
-
-    @property
-    def leaves(self) -> bytes:
-        """The joined leaf hashes, UNKNOWN in the gaps."""
-        return bytes(self._levels[0])
-
-    def leaf(self, index: int) -> bytes | None:
-        return self._get(0, index)
-
-    def proof(self, index: int) -> list[bytes] | None:
-        """The hashes beside the path from leaf to root, leaf's neighbour first; None if one is not known."""
-        path = []
-        for level in range(len(self._levels) - 1):
-            sibling = index ^ 1
-            if sibling * HASH_LEN < len(self._levels[level]):
-                known = self._get(level, sibling)
-                if known is None:
-                    return None
-                path.append(known)
-            index >>= 1
-        return path
-
-    def learn(self, index: int, leaf: bytes, proof: Sequence[bytes]) -> None:
-        """Keep the hashes of a proof that was verified."""
-        beside = iter(proof)
-        known: bytes = leaf
-        for level, hashes in enumerate(self._levels):
-            at = index * HASH_LEN
-            hashes[at : at + HASH_LEN] = known
-            sibling = (index ^ 1) * HASH_LEN
-            if level == len(self._levels) - 1:
-                return
-            if sibling < len(hashes):
-                other = next(beside)
-                hashes[sibling : sibling + HASH_LEN] = other
-                known = node_hash(other, known) if index & 1 else node_hash(known, other)
-            index >>= 1
-
-    def _get(self, level: int, index: int) -> bytes | None:
-        at = index * HASH_LEN
-        known = bytes(self._levels[level][at : at + HASH_LEN])
-        return None if known == UNKNOWN else known
 
 
 class FileBuilder:

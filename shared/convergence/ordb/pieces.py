@@ -1,38 +1,15 @@
-"""Checks pieces against the root, and keeps track of which are there.
+"""Which pieces of a file are there.
 
-Does: verify a piece with its proof; keep a set of pieces as a bitmap.
-Does not: fetch, store, or choose pieces.
+Does: keep a set of pieces as a bitmap.
+Does not: verify pieces (crypto/merkle.py), fetch, store, or choose them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from convergence.errors import LocalError
-from convergence.ordb.index import leaf_hash, node_hash
 from convergence.wire.ordb import HASH_LEN
-
-
-def verify(root: bytes, count: int, index: int, piece: bytes, proof: Sequence[bytes]) -> bool:
-    """Whether `piece` is number `index` of the `count` pieces under `root`."""
-    return verify_leaf(root, count, index, leaf_hash(piece), proof)
-
-
-def verify_leaf(root: bytes, count: int, index: int, leaf: bytes, proof: Sequence[bytes]) -> bool:
-    """Like `verify`, for a leaf hash that is known already (RFC 9162 section 2.1.3.2)."""
-    if not 0 <= index < count:
-        return False
-    known, last, used = leaf, count - 1, 0
-    while last:
-        if index ^ 1 <= last:  # there is a neighbour; an odd last hash moves up alone
-            if used == len(proof):
-                return False
-            other = proof[used]
-            used += 1
-            known = node_hash(other, known) if index & 1 else node_hash(known, other)
-        index >>= 1
-        last >>= 1
-    return used == len(proof) and known == root
 
 
 class PieceSet:

@@ -13,8 +13,9 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Any
 
+from convergence.crypto.merkle import MerkleTree
 from convergence.errors import EndReason, ParseError
-from convergence.ordb.index import MerkleTree, SharedFile, piece_key, piece_length
+from convergence.ordb.index import SharedFile, piece_key, piece_length
 from convergence.ordb.pieces import PieceSet
 from convergence.outbox import Outbox
 from convergence.pipes.duplex import Duplex

@@ -12,6 +12,7 @@ from enum import IntEnum
 
 from convergence.errors import LocalError, ParseError
 from convergence.ports import Buffer
+from convergence.wire.buckets import MAX_BUCKET, MAX_HEADER, REQUEST_LEN
 from convergence.wire.certs import SIGNATURE_LEN, Sign, Verify
 from convergence.wire.descriptor import KEY_LEN, MAX_DESCRIPTOR
 from convergence.wire.reader import Cutter, Reader, utf8
@@ -105,7 +106,7 @@ def _read_descriptor(reader: Reader) -> bytes:
 
 
 class RecordType(IntEnum):
-    """Types of record, on facilitator channels (1-10, 13) and on pipes between peers (all but 3, 4 and 13)."""
+    """Types of record, on facilitator channels (all but 11 and 12) and on pipes between peers (all but 3, 4 and 13)."""
 
     REGISTER = 1  # Register
     REGISTERED = 2  # empty
@@ -120,6 +121,9 @@ class RecordType(IntEnum):
     ASK = 11  # Ask
     DESCRIPTORS = 12  # Descriptors; an empty one ends the answer
     REACHED = 13  # Reached, facilitator to node: after a registration, and when it changes
+    HEADER = 14  # EpochHeader: the answer to LIST in a large network; comes with the answer to ASK
+    FETCH = 15  # BucketRequest
+    BUCKET = 16  # Bucket, the answer to FETCH; empty if it cannot be had
 
 
 RECORD_LIMITS: dict[int, int] = {
@@ -136,6 +140,9 @@ RECORD_LIMITS: dict[int, int] = {
     RecordType.ASK: 8,
     RecordType.DESCRIPTORS: MAX_DESCRIPTORS,
     RecordType.REACHED: 8,
+    RecordType.HEADER: MAX_HEADER,
+    RecordType.FETCH: REQUEST_LEN,
+    RecordType.BUCKET: MAX_BUCKET,
 }
 RECORD_HEADER_LEN = 5
 

@@ -253,7 +253,7 @@ class Several(World):
 
     def start_one(self, skew=0.0):
         service = FacilitatorService(
-            CRYPTO, self.rng, SEED, shared=True, version="1.0", source=lambda channel: self.source
+            CRYPTO, self.rng, SEED, shared=True, version="1.0", list_up_to=0, source=lambda channel: self.source
         )
         link = Link(self.store, service)
         events = []

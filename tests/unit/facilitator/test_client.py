@@ -12,6 +12,7 @@ from convergence.facilitator.client import (
     CONNECT_TIMEOUT,
     FEW_RELAYS,
     LIFETIME,
+    MAX_FETCHES,
     REFRESH,
     REFRESH_FIRST,
     REGISTER_RETRY,
@@ -20,8 +21,11 @@ from convergence.facilitator.client import (
     STABLE_AFTER,
     FacilitatorClient,
 )
+from convergence.facilitator.service import ACCEPTED
+from convergence.netdir.headers import EPOCH, Headers
 from convergence.netdir.nodes import NodeDirectory
 from convergence.outbox import Outbox
+from convergence.wire.buckets import BucketRequest
 from convergence.wire.descriptor import Descriptor
 from convergence.wire.facilitator import (
     Delivery,
@@ -38,6 +42,7 @@ from convergence.wire.facilitator import (
 )
 from convergence.wire.target import Role
 from tests.unit.facilitator.world import ADDRESS, CRYPTO, SEED, START, HashRng, World, describe, node_keys
+from tests.unit.netdir.test_headers import header_at
 
 
 def trouble(code, detail=""):
@@ -333,18 +338,24 @@ class Hostile:
         self.outbox = Outbox()
         self.troubles = []
         self.directory = directory or NodeDirectory(CRYPTO)
+        self.headers = Headers(CRYPTO, lambda: self.directory.facilitator, self._on_header)
+        self.told = 0  # of headers
         self.client = FacilitatorClient(
             self.outbox,
             CRYPTO,
             HashRng(),
             node_keys(1),
             self.directory,
+            self.headers,
             ADDRESS,
             on_trouble=lambda message, now: self.troubles.append(message),
             **arguments,
         )
         self.client.start(self.now)
         assert self.outbox.poll(self.now) == [Connect(1, Protocol.FACILITATOR, ADDRESS)]
+
+    def _on_header(self, now):
+        self.told += 1
 
     def open(self, hello=True):
         self.client.opened(self.client.channel, self.now)
@@ -357,7 +368,7 @@ class Hostile:
         return [kind for kind, _ in self.records()]
 
     def records(self):
-        cutter = RecordCutter((RecordType.REGISTER, RecordType.LIST, RecordType.SIGNAL, RecordType.REPLY))
+        cutter = RecordCutter(ACCEPTED)
         effects = self.outbox.poll(self.now)
         return cutter.feed(b"".join(b"".join(effect.buffers) for effect in effects if isinstance(effect, Send)))
 
@@ -400,6 +411,90 @@ def test_whatever_comes_the_channel_closes_and_another_try_follows(data):
     peer = Hostile()
     assert peer.open() == [RecordType.LIST]
     peer.receive(data)
+    closed(peer)
+
+
+# Large networks
+
+
+def header(published=START, **changes):
+    return encode_record(RecordType.HEADER, header_at(published, **changes).encode())
+
+
+def test_a_header_in_place_of_a_list_pins_its_signer_as_a_list_does():
+    peer = Hostile(describe=lambda now: describe(1, now))
+    peer.open()
+    peer.receive(header())
+    assert peer.directory.facilitator == IDENTITY and peer.headers.newest is not None and peer.told == 1
+    assert peer.sent() == [RecordType.REGISTER]
+    peer.receive(encode_record(RecordType.REGISTERED))
+    peer.pass_time(REFRESH)
+    assert peer.sent() == [RecordType.LIST]
+    peer.receive(header())
+    assert peer.told == 1  # the same
+    peer.pass_time(REFRESH)
+    peer.receive(nodes(int(START)))  # the network is small again
+    assert peer.client.connected and peer.directory.published == START
+
+
+@pytest.mark.parametrize(
+    ("first", "data"),
+    [
+        (b"", header(seed=b"e" * 32)),
+        (b"", header()[:-1] + b"\0"),
+        (nodes(), header(seed=b"e" * 32)),
+        (header(), header(START - 10 * EPOCH)),
+        (b"", encode_record(RecordType.HEADER, b"junk")),
+    ],
+    ids=["somebody's", "forged", "of another than the pinned", "old", "none"],
+)
+def test_a_header_that_cannot_be_used_closes_the_channel(first, data):
+    peer = Hostile()
+    peer.open()
+    if first:
+        peer.receive(first)
+        peer.pass_time(REFRESH)
+    newest = peer.headers.newest
+    peer.outbox.poll(peer.now)
+    peer.receive(data)
+    closed(peer)
+    assert peer.headers.newest is newest
+    assert peer.directory.facilitator == (IDENTITY if first else None)
+
+
+def test_a_header_of_another_time_tells_by_how_much_the_clocks_differ():
+    peer = Hostile()
+    peer.open()
+    peer.receive(header(START + 10_000))
+    closed(peer, FacilitatorWhy.CLOCK)
+
+
+def test_buckets_are_fetched_in_order_and_nobody_waits_for_ever():
+    peer, got = Hostile(), []
+
+    def fetch(number):
+        peer.client.fetch(BucketRequest(1, 1, number), lambda body, now: got.append((number, body)), peer.now)
+
+    fetch(0)
+    assert got == [(0, b"")]  # not connected
+    peer.open()
+    peer.receive(header())
+    fetch(1)
+    fetch(2)
+    assert peer.sent() == [RecordType.FETCH] * 2
+    peer.receive(encode_record(RecordType.BUCKET, b"one") + error("no more"))
+    assert got[1:] == [(1, b"one"), (2, b"")] and not peer.troubles
+    for number in range(MAX_FETCHES + 1):
+        fetch(number)
+    assert got[3:] == [(MAX_FETCHES, b"")]
+    peer.client.stop(peer.now)
+    assert len(got) == MAX_FETCHES + 4
+
+
+def test_buckets_that_were_not_asked_for_close_the_channel():
+    peer = Hostile()
+    peer.open()
+    peer.receive(header() + encode_record(RecordType.BUCKET, b"one"))
     closed(peer)
 
 

@@ -11,6 +11,7 @@ from convergence.effects import Failure, Protocol
 from convergence.facilitator.client import LIFETIME, FacilitatorClient
 from convergence.facilitator.service import FacilitatorService
 from convergence.link.neighbours import Neighbours
+from convergence.netdir.headers import Headers
 from convergence.netdir.nodes import NodeDirectory
 from convergence.outbox import Outbox
 from convergence.wire.descriptor import Descriptor, Transport
@@ -130,6 +131,7 @@ class Machine:
     def __init__(self, world, number, facilitator, with_descriptor, callbacks=None):
         self.outbox = Outbox()
         self.directory = NodeDirectory(CRYPTO, facilitator)
+        self.headers = Headers(CRYPTO, lambda: self.directory.facilitator)
         self.troubles = []
         self.updates = 0
         self.registrations = 0
@@ -141,6 +143,7 @@ class Machine:
             HashRng(),
             node_keys(number),
             self.directory,
+            self.headers,
             ADDRESS,
             describe=(lambda now: describe(number, now, roles=self.roles)) if with_descriptor else (lambda now: None),
             **{
@@ -228,7 +231,8 @@ class Port:
 
 
 class World:
-    def __init__(self, storage=None):
+    def __init__(self, storage=None, **settings):
+        self.settings = settings
         self.time = START
         self.set = 0.0  # by how much the clock was set
         self.ports = []
@@ -261,7 +265,7 @@ class World:
         return port
 
     def start_service(self):
-        self.service = FacilitatorService(CRYPTO, self.rng, SEED)
+        self.service = FacilitatorService(CRYPTO, self.rng, SEED, **self.settings)
         self.service_port = self.add(self.service, storage=self.storage, on_event=self.events.append)
         self.service_port.driver.run(self.service.start)
 

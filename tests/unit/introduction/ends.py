@@ -87,6 +87,8 @@ class End:
         self.offers = descriptor_of(self.keys) if offers else None
         self.calls = []
         self.news = []
+        self.told, self.headers_heard = [], []  # headers
+        self.requests = []  # for buckets, with what takes the answer
         self.messages = []  # (sealed, reply)
         self.why = None
         self.stream = MemoryStream()
@@ -116,6 +118,15 @@ class End:
         self.news += descriptors
         for raw in descriptors:
             self.directory.hear(raw, now)
+
+    def headers(self, now):
+        return self.told
+
+    def heard_header(self, raw, now):
+        self.headers_heard.append(raw)
+
+    def wanted(self, pipe, request, give, now):
+        self.requests.append((request, give))
 
     def answered(self, pipe, now):
         self.calls.append("answered")

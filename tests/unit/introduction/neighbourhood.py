@@ -8,12 +8,14 @@ from types import SimpleNamespace
 from convergence.circuit.client import ClientCircuit
 from convergence.introduction.peers import Peers
 from convergence.introduction.signalling import Switchboard
+from convergence.netdir.headers import Headers
 from convergence.netdir.listview import ListView
 from convergence.netdir.lookup import Lookup
 from convergence.netdir.nodes import NodeDirectory
 from convergence.wire.target import Role
 from tests.unit.circuit.rig import CRYPTO, Machine, Net
 from tests.unit.introduction.ends import descriptor_of
+from tests.unit.netdir.buckets import FACILITATOR
 
 
 class Paths:
@@ -62,8 +64,13 @@ class PeerNode(Machine):
         self.nodes_changed = 0
         self.messages = []  # (sealed, reply, source)
         self.by_facilitator = None
+        self.on_wanted = lambda request, source, give, now: give(b"", b"", now)
         self.addresses = set()  # identities of nodes that it can dial
         self.directory = NodeDirectory(CRYPTO)
+        self.contradictions = []
+        self.headers = Headers(
+            CRYPTO, lambda: FACILITATOR, on_contradiction=lambda found, now: self.contradictions.append(found)
+        )
         self.view = view(self.directory, self.rng)
         self.switchboard = Switchboard(self.outbox)
         self.pool = Paths(self)
@@ -73,6 +80,7 @@ class PeerNode(Machine):
             self.rng,
             self.keys,
             self.directory,
+            self.headers,
             self.view,
             Lookup(self.outbox, self.view, lambda now: self.peers.nodes_changed(now)),
             SimpleNamespace(links=self.links),
@@ -81,6 +89,7 @@ class PeerNode(Machine):
             describe=self.describe,
             dials=lambda node: node.identity in self.addresses,
             facilitator=lambda: self.by_facilitator,
+            on_wanted=lambda *wanted: self.on_wanted(*wanted),
             on_delivered=lambda sealed, reply, source, now: self.messages.append((sealed, reply, source)),
             on_nodes=self.on_nodes,
             on_introducers=lambda now: self.told.append(self.introducers),

@@ -14,11 +14,13 @@ from convergence.introduction.pipe import PEER_TARGET, SETUP_TIMEOUT
 from convergence.introduction.pipes import ALONE_LIMIT, MAX_PIPES, MIN_PIPES, RETRY_AFTER
 from convergence.introduction.signalling import MAX_PER_PAIR
 from convergence.introduction.ways import CIRCUITS_PER_MINUTE
+from convergence.netdir.headers import EPOCH, contradict
 from convergence.wire.facilitator import Ask, Delivery, Hello, RecordCutter, RecordType, Signal, encode_record
 from convergence.wire.target import Role
 from tests.unit.circuit.rig import START
 from tests.unit.introduction.ends import HOUR, PEERING, descriptor_of
 from tests.unit.introduction.neighbourhood import Neighbourhood
+from tests.unit.netdir.test_headers import header_at
 
 NOTHING = Role(0)
 
@@ -632,6 +634,43 @@ def test_who_answers_nothing_does_not_keep_us_from_asking_others_for_all(net):
     net.wait(GOSSIP_OVERLAP + 60)
     net.link(a, b)
     assert a.directory.get(far.identity) is not None
+
+
+# -- headers
+
+
+def test_a_facilitator_that_signs_two_headers_for_one_epoch_is_found_out_and_all_are_told(net):
+    """It shows one network to `a` and another one to `d`."""
+    a, b, c, d = net.nodes(*"abcd")
+    a.headers.take(header_at(START).encode(), START)
+    d.headers.take(header_at(START + 1).encode(), START + 1)
+    for first, second in ((a, b), (b, c), (c, d)):
+        net.link(first, second)
+    net.wait(10 * GOSSIP_INTERVAL)
+    for node in (a, b, c, d):
+        [found] = node.contradictions
+        assert contradict(found.first, found.second)
+
+
+def test_headers_of_an_honest_facilitator_spread_and_nobody_is_told_anything(net):
+    a, b, c = net.nodes(*"abc")
+    newest = header_at(START)
+    a.headers.take(newest.encode(), START)
+    b.headers.take(header_at(START - EPOCH).encode(), START)
+    net.link(a, b)
+    net.link(c, b)
+    net.wait(4 * GOSSIP_INTERVAL)
+    assert a.headers.newest == b.headers.newest == c.headers.newest == newest
+    assert not (a.contradictions or b.contradictions or c.contradictions)
+
+
+def test_a_header_that_is_out_of_date_or_forged_costs_nobody_a_pipe(net):
+    a, b = net.nodes("a", "b")
+    false = [header_at(START - 4 * 3600), header_at(START, seed=b"e" * 32), header_at(START - 60, seed=b"e" * 32)]
+    b.headers.to_tell = lambda: [header.encode() for header in false]
+    net.link(a, b)
+    net.wait(1)
+    assert a.pipe(b).ready and a.headers.newest is None and not a.contradictions
 
 
 # -- hostile neighbours

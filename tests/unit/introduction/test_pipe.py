@@ -12,13 +12,17 @@ from convergence.introduction.pipe import (
     ANSWER_TIMEOUT,
     ASK_INTERVAL,
     ASK_PAUSE,
+    FETCHES_BURST,
     GREETING_TIMEOUT,
+    MAX_ANSWER_HEADERS,
     MAX_ANSWER_ITEMS,
     MAX_BEHIND,
+    MAX_FETCHING,
     MAX_REGISTRATIONS,
     PEERING,
     REGISTRATION_WINDOW,
 )
+from convergence.wire.buckets import BucketRequest
 from convergence.wire.facilitator import (
     MAX_DESCRIPTORS,
     MAX_SEALED,
@@ -256,6 +260,7 @@ def test_registrations_are_limited():
         (RecordType.REGISTERED, b""),
         (RecordType.DELIVER, Delivery(2, b"sealed").encode()),
         (RecordType.DESCRIPTORS, b""),
+        (RecordType.HEADER, b""),
         (RecordType.LIST, b""),
         (RecordType.NODES, b""),
     ],
@@ -435,12 +440,104 @@ def test_an_answer_of_too_many_bytes_ends_the_pipe():
     assert len(opener.news) < 1000
 
 
+def test_an_answer_brings_the_headers_that_are_known():
+    opener, acceptor = joined()
+    acceptor.told = [b"one", b"other"]
+    opener.pipe.ask(0, opener.now)
+    carry(opener, acceptor)
+    assert opener.headers_heard == [b"one", b"other"]
+
+
+def test_an_answer_of_too_many_headers_ends_the_pipe():
+    opener = asked()
+    for _ in range(MAX_ANSWER_HEADERS):
+        opener.get(RecordType.HEADER, b"header")
+    assert opener.why is None
+    opener.get(RecordType.HEADER, b"header")
+    assert opener.stream.reason == PROTOCOL
+
+
 def test_descriptors_after_the_end_of_an_answer_end_the_pipe():
     opener = asked()
     opener.get(RecordType.DESCRIPTORS, b"")
     assert opener.why is None
     opener.get(RecordType.DESCRIPTORS, b"")
     assert opener.stream.reason == PROTOCOL
+
+
+# -- buckets
+
+REQUEST = BucketRequest(1, 2, 3)
+
+
+def fetch(end, *numbers):
+    got = []
+    for number in numbers:
+        end.pipe.fetch(
+            replace(REQUEST, index=number), lambda body, now, number=number: got.append((number, body)), START
+        )
+    return got
+
+
+def test_buckets_come_in_the_order_of_the_requests_whenever_they_are_found():
+    opener, acceptor = joined()
+    got = fetch(opener, 1, 2, 3)
+    carry(opener, acceptor)
+    (first, give_first), (_, give_second), (_, give_third) = acceptor.requests
+    assert first == replace(REQUEST, index=1)
+    give_second(b"", b"two", START)
+    give_third(b"newer header", b"three", START)
+    carry(opener, acceptor)
+    assert got == []
+    give_first(b"", b"", START)
+    carry(opener, acceptor)
+    assert got == [(1, b""), (2, b"two"), (3, b"three")] and opener.headers_heard == [b"newer header"]
+
+
+def test_a_neighbour_that_opened_the_pipe_is_not_asked_and_may_not_send_any():
+    """It would hold a bucket for each of a thousand pipes."""
+    _, acceptor = joined()
+    acceptor.get(RecordType.BUCKET, b"bucket")
+    assert acceptor.stream.reason == PROTOCOL
+
+
+@pytest.mark.parametrize("kind", [RecordType.BUCKET, RecordType.HEADER])
+def test_what_was_not_asked_for_ends_the_pipe(kind):
+    opener, _ = joined()
+    opener.get(kind, b"x")
+    assert opener.stream.reason == PROTOCOL
+
+
+def test_one_header_comes_with_one_bucket():
+    opener, _ = joined()
+    fetch(opener, 1)
+    opener.get(RecordType.HEADER, b"header")
+    assert opener.why is None
+    opener.get(RecordType.HEADER, b"header")
+    assert opener.stream.reason == PROTOCOL
+
+
+def test_requests_for_buckets_are_limited():
+    opener, acceptor = joined()
+    assert fetch(opener, *range(MAX_FETCHING + 1)) == [(MAX_FETCHING, b"")]
+    for _ in range(int(FETCHES_BURST)):
+        acceptor.get(RecordType.FETCH, REQUEST.encode())
+    assert acceptor.why is None
+    acceptor.get(RecordType.FETCH, REQUEST.encode())
+    assert acceptor.stream.reason == PROTOCOL
+
+
+def test_who_does_not_read_buckets_loses_the_pipe_and_who_waits_is_told():
+    opener, acceptor = joined()
+    got = fetch(opener, 1, 2)
+    carry(opener, acceptor)
+    acceptor.stream.congested = True
+    for _, give in acceptor.requests:
+        give(b"", bytes(MAX_BEHIND // 2 + 1), START)
+    assert acceptor.stream.reason == EndReason.TIMEOUT
+    opener.pipe.close("gone", START)
+    assert got == [(1, b""), (2, b"")]
+    assert fetch(opener, 3) == [(3, b"")]
 
 
 # -- back-pressure and the end

@@ -15,11 +15,12 @@ from typing import Any
 from convergence.circuit.flow import STREAM_WINDOW
 from convergence.circuit.streams import SEND_BUFFER_HIGH
 from convergence.codes import Dropped, TransferWhy
+from convergence.crypto.merkle import MerkleTree
 from convergence.effects import Failure, Load, Scan, Store
 from convergence.errors import EndReason, LocalError
 from convergence.events import Event
 from convergence.ordb.download import Download
-from convergence.ordb.index import FileBuilder, MerkleTree, SharedFile, piece_key
+from convergence.ordb.index import FileBuilder, SharedFile, piece_key
 from convergence.ordb.pieces import PieceSet
 from convergence.ordb.upload import Upload
 from convergence.outbox import Outbox

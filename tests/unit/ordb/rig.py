@@ -3,11 +3,12 @@
 from collections.abc import Callable
 from typing import Any
 
+from convergence.crypto.merkle import MerkleTree
 from convergence.ordb.download import (
     Download,
     Phase,
 )
-from convergence.ordb.index import MerkleTree, SharedFile
+from convergence.ordb.index import SharedFile
 from convergence.wire.ordb import (
     PIECE_SIZE,
     Info,

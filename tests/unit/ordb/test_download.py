@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from convergence.codes import Dropped, TransferWhy
+from convergence.crypto.merkle import MerkleTree, leaf_hash
 from convergence.effects import Failure
 from convergence.errors import EndReason
 from convergence.ordb.download import (
@@ -19,7 +20,7 @@ from convergence.ordb.download import (
     WATCH_INTERVAL,
     Phase,
 )
-from convergence.ordb.index import MerkleTree, SharedFile, file_key, leaf_hash, piece_key
+from convergence.ordb.index import SharedFile, file_key, piece_key
 from convergence.ordb.pieces import PieceSet
 from convergence.ordb.source import MAX_REFUSALS, MAX_REQUESTS
 from convergence.wire.ordb import (

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from convergence.codes import Dropped, TransferWhy
+from convergence.crypto.merkle import EMPTY_ROOT
 from convergence.errors import EndReason
 from convergence.ordb.download import PIECE_PATIENCE, QUEUE_PATIENCE
-from convergence.ordb.index import EMPTY_ROOT, SharedFile
+from convergence.ordb.index import SharedFile
 from convergence.wire.ordb import (
     PIECE_SIZE,
     Done,

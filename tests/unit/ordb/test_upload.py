@@ -2,10 +2,11 @@ from typing import Any
 
 import pytest
 
+from convergence.crypto.merkle import leaf_hash, verify_leaf
 from convergence.effects import Failure
 from convergence.errors import EndReason
 from convergence.ordb.index import piece_key
-from convergence.ordb.pieces import PieceSet, verify
+from convergence.ordb.pieces import PieceSet
 from convergence.ordb.upload import IDLE_TIMEOUT, MAX_QUEUED_REQUESTS, QUEUE_LIMIT
 from convergence.pipes.duplex import Handler
 from convergence.wire.ordb import PIECE_SIZE, Done, Have, Info, Piece, Refuse, RefuseReason, Request
@@ -88,7 +89,7 @@ def test_requests_are_answered_in_order_with_proofs() -> None:
     assert [message.index for message in rig.heard] == [3, 0, 2]
     for piece in rig.heard:
         assert piece.data == rig.data[piece.index * PIECE_SIZE : (piece.index + 1) * PIECE_SIZE]
-        assert verify(rig.file.info.root, 4, piece.index, piece.data, piece.proof)
+        assert verify_leaf(rig.file.info.root, 4, piece.index, leaf_hash(piece.data), piece.proof)
     assert rig.sender.sent == [5, 5 + PIECE_SIZE, 5 + 2 * PIECE_SIZE]
 
 

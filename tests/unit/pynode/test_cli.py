@@ -17,9 +17,9 @@ import pytest
 from aiohttp import web
 
 from convergence.codes import FacilitatorWhy, FetchStage
+from convergence.crypto.merkle import EMPTY_ROOT
 from convergence.errors import LocalError, Why
 from convergence.events import FetchStatus, Trouble
-from convergence.ordb.index import EMPTY_ROOT
 from convergence.wire.ordb import PIECE_SIZE
 from convergence.wire.target import Role
 from pynode.app import Network

@@ -1,0 +1,106 @@
+"""Since when a facilitator knows its nodes: they are rendezvous points only if they are older than the day's value.
+
+Does: remember those that are here, and for a while those that are gone, so that a restart makes nobody young.
+Does not: store anything, or refuse nodes.
+
+Whoever is remembered counts for the source that it came from as if it were there. So nobody lets more nodes grow old
+than he may have at once, to choose among them when the value is known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import inf
+
+ABSENCE = 3600.0
+"""Seconds that a node may be gone and keep its age."""
+MAX_GONE = 16_384
+"""Nodes that are gone and remembered: 3 MB."""
+
+
+@dataclass(slots=True)
+class _Age:
+    since: int
+    source: str
+    until: float = inf  # when it is forgotten; never while it is here
+
+
+class Ages:
+    """Args:
+    each: nodes of one source that are remembered. Sources that cannot be told apart ("") have no such limit.
+    on_forgotten: called with an identity that is forgotten, and since when it counted.
+    """
+
+    def __init__(self, each: int, on_forgotten: Callable[[bytes, int], None] = lambda identity, since: None) -> None:
+        self._each = each
+        self._on_forgotten = on_forgotten
+        self._ages: dict[bytes, _Age] = {}
+        self._gone: dict[bytes, None] = {}  # who left first, first
+        self._of: dict[str, dict[bytes, None]] = {}  # by source; likewise
+
+    def came(self, identity: bytes, source: str, now: float) -> int:
+        """A node is here, perhaps for long. Returns since when it counts (Unix seconds)."""
+        self._expire(now)
+        age = self._ages.get(identity)
+        if age is None:
+            age = _Age(int(now), source)
+        self._take(identity)
+        if source and len(self._of.get(source, ())) >= self._each:
+            first = next((key for key in self._of[source] if key in self._gone), None)
+            if first is not None:
+                self._forget(first)
+        self._keep(identity, _Age(age.since, source))
+        return age.since
+
+    def remember(self, identity: bytes, since: int, now: float) -> int | None:
+        """It was here before a restart. If it is here again, returns since when it counted until now."""
+        age = self._ages.get(identity)
+        if age is not None:
+            before, age.since = age.since, since
+            return before
+        self._keep(identity, _Age(since, ""))
+        self.left(identity, now)
+        return None
+
+    def left(self, identity: bytes, now: float) -> None:
+        """It is gone."""
+        self._expire(now)
+        age = self._ages.get(identity)
+        if age is None or identity in self._gone:
+            return
+        self._take(identity)
+        self._keep(identity, _Age(age.since, age.source, now + ABSENCE))
+        self._gone[identity] = None
+        if len(self._gone) > MAX_GONE:
+            self._forget(next(iter(self._gone)))
+
+    def _keep(self, identity: bytes, age: _Age) -> None:
+        self._ages[identity] = age
+        self._of.setdefault(age.source, {})[identity] = None
+
+    def knows(self, identity: bytes) -> bool:
+        return identity in self._ages
+
+    def _forget(self, identity: bytes) -> None:
+        age = self._take(identity)
+        if age is not None:
+            self._on_forgotten(identity, age.since)
+
+    def _take(self, identity: bytes) -> _Age | None:
+        age = self._ages.pop(identity, None)
+        if age is None:
+            return None
+        self._gone.pop(identity, None)
+        same = self._of[age.source]
+        del same[identity]
+        if not same:
+            del self._of[age.source]
+        return age
+
+    def _expire(self, now: float) -> None:
+        while self._gone:
+            first = next(iter(self._gone))
+            if self._ages[first].until > now:
+                return
+            self._forget(first)

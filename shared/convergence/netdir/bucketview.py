@@ -1,0 +1,396 @@
+"""The View of a network that is too large for a list: of each class a few buckets, and others for a name or a node.
+
+Does: draw candidates from the same few buckets for as long as they are there; find a name's points, and nodes by name,
+in the buckets that hold their places; keep what it knows for the next run.
+Does not: fetch or check buckets (buckets.py). While the facilitator has a list, the View of the list answers.
+
+A sample is drawn from SAMPLED buckets, about 400 nodes. Which ones these are is chosen at random once, and kept over
+restarts: who saw us draw anew each time could tell us by what we know, and hostile buckets would all come up one day.
+With the value of the day other nodes come to stand there. Any node is as likely to be in them as any other; how likely
+it then is drawn differs by a few percent, since some buckets have more nodes than others.
+
+The facilitator, or a neighbour, learns which buckets are sampled, and these say nothing. A bucket that holds the place
+of a name is fetched through a circuit. One that holds a node which a relay is told to extend to is not: each relay of
+that circuit might have to look for the next one in turn. So whoever is asked learns of about a hundred nodes that
+somebody wants a circuit to one of them.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Hashable, Sequence
+from functools import partial
+from itertools import islice
+from typing import Any
+
+from convergence.chance import random_below
+from convergence.errors import ParseError, RemoteError
+from convergence.netdir.buckets import Buckets, Members, Wanted, order_of
+from convergence.netdir.headers import Headers
+from convergence.netdir.nodes import HINT_LIFETIME, NodeDirectory
+from convergence.netdir.rings import Member, index_of
+from convergence.netdir.view import Class, Found, Place, View, place_of, place_of_name, together
+from convergence.outbox import Outbox, Timer
+from convergence.ports import Crypto, Rng
+from convergence.wire.buckets import DAY, EpochHeader, RingKind
+from convergence.wire.descriptor import Descriptor
+from convergence.wire.reader import Reader
+from convergence.wire.target import Role
+
+STORE = "buckets"
+SAMPLED = 4
+"""Buckets of a class that samples are drawn from."""
+OVERLAP = 3600
+"""Seconds from midnight in which points in the order of the value before count too."""
+MAX_WALKED = 8
+"""Buckets looked at for the points of one name."""
+PAUSE = 60.0
+"""Seconds at least between two writes to the store."""
+NEWS_PAUSE = 1.0
+"""Seconds in which news is gathered before the node is told."""
+POSITION_LEN = 4
+KINDS = {
+    Class.ALL: (RingKind.ALL,),
+    Class.RELAYS: (RingKind.RELAYS,),
+    Class.DIALLED: (RingKind.DIALLED,),
+    Class.EXITS: (RingKind.EXITS,),
+    Class.TOR: (RingKind.TOR,),
+    Class.POINTS: (RingKind.POINTS, RingKind.POINTS_BEFORE),
+    Class.TOR_POINTS: (RingKind.TOR_POINTS, RingKind.TOR_POINTS_BEFORE),
+}
+"""The ring of a class, and the one in the order of the value before, where there is one."""
+
+
+class BucketView:
+    """A View.
+
+    Args:
+        directory: told of each node that is answered, so that others find its address.
+        otherwise: the View of the list.
+        network: names the network in the store.
+        on_change: called with `now` when other nodes are known.
+    """
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        crypto: Crypto,
+        rng: Rng,
+        headers: Headers,
+        buckets: Buckets,
+        directory: NodeDirectory,
+        otherwise: View[Descriptor],
+        network: str,
+        on_change: Callable[[float], None],
+    ) -> None:
+        self._outbox = outbox
+        self._crypto = crypto
+        self._rng = rng
+        self._headers = headers
+        self._buckets = buckets
+        self._directory = directory
+        self._otherwise = otherwise
+        self._network = network.encode()
+        self._on_change = on_change
+        self._positions: dict[Class, list[int]] = {}  # of the sampled buckets: 32 bits, parts of the range of places
+        self._pools: dict[Class, tuple[int, list[Member]]] = {}  # what is drawn from, as of a version of the buckets
+        self._false: set[bytes] = set()  # signatures of descriptors that their nodes did not make
+        self._news: Timer | None = None
+        self._writing: Timer | None = None
+        self._after = 0.0  # when the next write may be
+
+    @property
+    def large(self) -> bool:
+        """Whether the network is known by header and buckets: what the facilitator said last counts."""
+        header = self._headers.newest
+        return header is not None and header.published >= self._directory.published
+
+    # -- View
+
+    def count(self, kind: Class, now: float) -> int:
+        header = self._headers.newest
+        if not self.large or header is None:
+            return self._otherwise.count(kind, now)
+        ring = header.ring(KINDS[kind][0])
+        return 0 if ring is None else ring.count
+
+    def sample(self, kind: Class, count: int, now: float, then: Found[Sequence[Descriptor]]) -> None:
+        header = self._headers.newest
+        if not self.large or header is None:
+            self._otherwise.sample(kind, count, now, then)
+            return
+
+        def found(answers: list[Any], now: float) -> None:
+            then(self._draw(kind, [members for members in answers if members is not None], count, now), now)
+
+        ring = KINDS[kind][0]
+        together([partial(self._want, ring, index, None, now) for index in self._sampled(kind, header)], found, now)
+
+    def closest(
+        self,
+        kind: Class,
+        name: bytes,
+        count: int,
+        now: float,
+        then: Found[Sequence[Sequence[Descriptor]]],
+        *,
+        place: Place = place_of_name,
+    ) -> None:
+        """Never answered if a bucket cannot be had: half a ring would lead to other points than others use."""
+        header = self._headers.newest
+        if not self.large or header is None:
+            self._otherwise.closest(kind, name, count, now, then, place=place)
+            return
+        kinds = KINDS[kind] if header.published % DAY < OVERLAP else KINDS[kind][:1]
+        together([partial(self._walk, header, ring, name, place, count, now) for ring in kinds], then, now)
+
+    def get(self, identity: bytes, now: float, then: Found[Descriptor | None]) -> None:
+        header = self._headers.newest
+        known = self._directory.get(identity, now)
+        order = None if header is None else order_of(header, RingKind.ALL)
+        if known is not None or not self.large or order is None:
+            then(known, now)
+            return
+        value, depth = order
+        place = place_of(value, identity)
+
+        def found(members: Members | None, now: float) -> None:
+            member = next((item for item in members or () if item.place == place), None)
+            then(None if member is None else self._checked(member, now), now)
+
+        # A node stands at the same place of all rings in this order: one of its buckets may be here.
+        for kind in (RingKind.RELAYS, RingKind.DIALLED, RingKind.POINTS, RingKind.EXITS):
+            members = self._buckets.here(kind, place, value)
+            if any(item.place == place for item in members):
+                found(members, now)
+                return
+        self._buckets.want(RingKind.ALL, index_of(place, depth), None, now, found)
+
+    # -- for the node
+
+    def hold(self, identity: bytes, roles: Role, now: float) -> None:
+        """Have what others will want of this node. A relay knows some relays, to extend to them; a rendezvous point has
+        the buckets in which it is itself."""
+        header = self._headers.newest
+        if not self.large or header is None:
+            return
+        if Role.RELAY in roles:
+            self.sample(Class.RELAYS, 1, now, lambda nodes, now: None)
+        if Role.RDV not in roles:
+            return
+        for kind in (*KINDS[Class.POINTS], *KINDS[Class.TOR_POINTS]):
+            order = order_of(header, kind)
+            if order is not None:
+                value, depth = order
+                index = index_of(place_of(value, identity), depth)
+                self._buckets.refresh(kind, index, now, lambda members, now: None)
+
+    def lists(self, identity: bytes, now: float, then: Found[bool]) -> None:
+        """Whether the node is in the bucket where it belongs. Asked through a circuit, so that who asks is shown what
+        everybody is shown. No answer if the bucket cannot be had, or where there is a list."""
+        header = self._headers.newest
+        order = None if header is None else order_of(header, RingKind.ALL)
+        if not self.large or order is None:
+            return
+        value, depth = order
+
+        def found(members: Members | None, now: float) -> None:
+            if members is not None:
+                then(any(member.node.identity == identity for member in members), now)
+
+        self._buckets.want(RingKind.ALL, index_of(place_of(value, identity), depth), "ourselves", now, found)
+
+    def header_changed(self, now: float) -> None:
+        """There is a newer header: fetch what is new in the buckets that samples are drawn from."""
+        header = self._headers.newest
+        if not self.large or header is None:
+            return
+        for kind in self._positions:
+            for index in self._sampled(kind, header):
+                self._buckets.refresh(KINDS[kind][0], index, now, self._changed)
+        self._changed(None, now)
+
+    def restore(self, now: float) -> None:
+        """Read what an earlier run kept."""
+
+        def loaded(value: Any, now: float) -> None:
+            if not isinstance(value, bytes):
+                return
+            try:
+                self._read(value, now)
+            except RemoteError:
+                return  # another version wrote it, or another facilitator is pinned
+            self._changed(None, now)
+
+        self._outbox.load(STORE, self._network, loaded)
+
+    # -- samples
+
+    def _sampled(self, kind: Class, header: EpochHeader) -> list[int]:
+        ring = header.ring(KINDS[kind][0])
+        if ring is None or not ring.count:
+            return []
+        positions = self._positions.get(kind)
+        if positions is None:
+            positions = [int.from_bytes(self._rng.random(POSITION_LEN), "big") for _ in range(SAMPLED)]
+            self._positions[kind] = positions
+        # Two positions may be in one bucket: then the next one is taken.
+        chosen: dict[int, None] = {}
+        for position in positions[: 1 << ring.depth]:
+            index = position >> (32 - ring.depth)
+            while index in chosen:
+                index = (index + 1) % (1 << ring.depth)
+            chosen[index] = None
+        return list(chosen)
+
+    def _want(self, ring: int, index: int, key: Hashable, now: float, then: Wanted) -> None:
+        before = self._buckets.version
+
+        def answered(members: Members | None, now: float) -> None:
+            if self._buckets.version != before:
+                self._write_later(now)
+            then(members, now)
+
+        self._buckets.want(ring, index, key, now, answered)
+
+    def _draw(self, kind: Class, found: list[Members], count: int, now: float) -> list[Descriptor]:
+        """The first steps of a Fisher-Yates shuffle, in place: each choice is as likely as any other."""
+        version, members = self._pools.get(kind, (-1, []))
+        if version != self._buckets.version:
+            members = [member for bucket in found for member in bucket]
+            self._pools[kind] = self._buckets.version, members
+        able = [member for member in members if member.node.expires > now]
+        if not able:  # the facilitator is gone, and we slept or were off
+            able = [member for member in members if member.node.ws_url and member.node.expires + HINT_LIFETIME > now]
+        drawn: list[Descriptor] = []
+        for at in range(len(able)):
+            if len(drawn) == count:
+                break
+            other = at + random_below(self._rng, len(able) - at)
+            able[at], able[other] = able[other], able[at]
+            node = self._checked(able[at], now, hint=True)
+            if node is not None:
+                drawn.append(node)
+        return drawn
+
+    def _checked(self, member: Member, now: float, *, hint: bool = False) -> Descriptor | None:
+        """The node, if it is usable and made its descriptor itself: the facilitator must not speak for it."""
+        node = member.node
+        if self._directory.get(node.identity) == node:
+            return node if hint or node.expires > now else None
+        if node.signature in self._false or (node.expires <= now and not hint):
+            return None
+        if not node.verify(self._crypto.ed25519_verify):
+            if len(self._false) < 1024:
+                self._false.add(node.signature)
+            return None
+        self._directory.learn(node, now)
+        return node
+
+    # -- rings
+
+    def _walk(
+        self,
+        header: EpochHeader,
+        ring: RingKind,
+        name: bytes,
+        place_in: Place,
+        count: int,
+        now: float,
+        then: Found[list[Descriptor]],
+    ) -> None:
+        """The first `count` nodes from the place of the name on, bucket by bucket, round the end if need be."""
+        order = order_of(header, ring)
+        if order is None:
+            then([], now)
+            return
+        value, depth = order
+        place = place_in(value, name)
+        first = index_of(place, depth)
+        nodes: list[Descriptor] = []
+        rest: list[Member] = []  # of the first bucket, what stands before the place
+        walked = 0
+
+        def take(members: Sequence[Member], now: float) -> None:
+            able = (self._checked(member, now) for member in members if member.node.expires > now)
+            nodes.extend(islice((node for node in able if node is not None), count - len(nodes)))
+
+        def found(members: Members | None, now: float) -> None:
+            nonlocal walked, rest
+            if members is None:
+                return
+            if not walked:
+                at = bisect_left([member.place for member in members], place)
+                members, rest = members[at:], list(members[:at])
+            take(members, now)
+            walked += 1
+            if walked == 1 << depth:
+                take(rest, now)
+            if len(nodes) >= count or walked in (1 << depth, MAX_WALKED):
+                then(nodes, now)
+            else:
+                ask(now)
+
+        def ask(now: float) -> None:
+            self._want(ring, (first + walked) % (1 << depth), name, now, found)
+
+        ask(now)
+
+    # -- news
+
+    def _changed(self, members: Members | None, now: float) -> None:
+        self._write_later(now)
+        if self._news is None or not self._news.pending:
+            self._news = self._outbox.call_at(now + NEWS_PAUSE, self._on_change)
+
+    # -- store
+
+    def _write_later(self, now: float) -> None:
+        if self._writing is None or not self._writing.pending:
+            self._writing = self._outbox.call_at(max(now, min(self._after, now + PAUSE)), self._write)
+
+    def _write(self, now: float) -> None:
+        """The newest header, where samples are drawn, and the buckets there. Names' buckets are not kept: they would
+        tell whoever reads the store what is shared here."""
+        header = self._headers.newest
+        self._after = now + PAUSE
+        if header is None:
+            return
+        sampled = {(KINDS[kind][0], index) for kind in self._positions for index in self._sampled(kind, header)}
+        parts = [header.encode()]
+        parts += [bytes([KINDS[kind][0]]) + _encode(positions) for kind, positions in self._positions.items()]
+        kept = [kept.bucket for kept in self._buckets if (kept.bucket.kind, kept.bucket.index) in sampled]
+        headers = {bucket.epoch: self._headers.at(bucket.epoch) for bucket in kept}
+        older = [item.encode() for item in headers.values() if item is not None and item != header]
+        sections = [parts[:1] + older, parts[1:], [bucket.encode() for bucket in kept]]
+        value = b"".join(
+            len(section).to_bytes(2, "big") + b"".join(len(part).to_bytes(4, "big") + part for part in section)
+            for section in sections
+        )
+        self._outbox.store([(STORE, self._network, value)], lambda result, now: None)
+
+    def _read(self, value: bytes, now: float) -> None:
+        reader = Reader(value, "stored buckets")
+        headers, positions, buckets = (_section(reader) for _ in range(3))
+        reader.finish()
+        for header in headers:
+            self._headers.recall(header, now)
+        classes = {rings[0]: kind for kind, rings in KINDS.items()}
+        for item in positions:
+            part = Reader(item, "stored positions")
+            try:
+                kind = classes[RingKind(part.unsigned(1))]
+            except (KeyError, ValueError):
+                raise ParseError("positions in a ring that there is not") from None
+            self._positions[kind] = [part.unsigned(POSITION_LEN) for _ in range(SAMPLED)]
+            part.finish()
+        for bucket in buckets:
+            self._buckets.restore(bucket)
+
+
+def _encode(positions: list[int]) -> bytes:
+    return b"".join(position.to_bytes(POSITION_LEN, "big") for position in positions)
+
+
+def _section(reader: Reader) -> list[bytes]:
+    return [reader.take(reader.unsigned(4)) for _ in range(reader.unsigned(2))]

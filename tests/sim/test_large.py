@@ -1,0 +1,202 @@
+"""Networks that are too large for a list: everybody knows them by header and buckets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from convergence.codes import FacilitatorWhy
+from convergence.crypto.keys import NodeKeys
+from convergence.events import Trouble
+from convergence.netdir import epochs
+from convergence.netdir.draw import COMMIT_PHASE
+from convergence.netdir.headers import EPOCH
+from convergence.netdir.view import Class
+from convergence.wire.buckets import DAY, BucketRequest, EpochHeader, Ring, RingKind, SharedValue
+from convergence.wire.ordb import PIECE_SIZE
+from convergence.wire.target import Role
+from tests.sim.people import arrived, content, get, settle, share_and_stand, standing
+from tests.sim.world import START, Host, SeededRng, World
+
+ROLES = Role.RELAY | Role.RDV
+DATA = content("large", 2 * PIECE_SIZE + 5)
+EVENING = START - START % DAY + DAY - EPOCH
+"""Ten minutes before a midnight."""
+
+
+def large(monkeypatch: Any, seed: str, relays: int, *, start: float = START, small: bool = True) -> World:
+    """A network in its second epoch. All relays are older than the values. With `small`, buckets have 6 to 16 nodes, so
+    that few relays make many of them."""
+    monkeypatch.setattr("convergence.facilitator.publisher.MIN_POINTS", 10)
+    if small:
+        monkeypatch.setattr(epochs, "MANY", 16)
+        monkeypatch.setattr(epochs, "FEW", 6)
+    early = 30 if small else 1200  # the facilitator does not get round to all in its first ten minutes
+    world = World(seed, start=start - start % EPOCH - early)
+    host = world._host("facilitator", "ws://facilitator/")
+    day, secret = int(world.now // DAY), SeededRng(f"{seed}-facilitator").random(32)
+    fixed = (day - 1) * DAY + COMMIT_PHASE
+    value, before = SharedValue(b"v" * 32, fixed), SharedValue(b"b" * 32, fixed - DAY)
+    names = [f"relay{number}" for number in range(relays)]
+    for name in names:
+        identity = NodeKeys.generate(world.crypto, SeededRng(f"{seed}-{name}")).identity
+        host.storage.items["age", identity + (fixed - 2 * DAY).to_bytes(8, "big")] = b""
+    # A header of before: the facilitator goes on with it, so nobody has to begin with a list.
+    rings = tuple(Ring(kind, 0, 200, bytes(32)) for kind in (RingKind.ALL, RingKind.POINTS))
+    published = int(world.now) - EPOCH
+    header = EpochHeader(
+        *(published // EPOCH, published, published + 9999),
+        *(value, before, bytes(32), rings, world.crypto.ed25519_public(secret)),
+    ).sign(lambda message: world.crypto.ed25519_sign(secret, message))
+    host.storage.items["epochs", b"header"] = header.encode()
+    host.storage.items["epochs", b"draw"] = day.to_bytes(4, "big") + value.encode() + before.encode()
+    world.facilitator(list_up_to=10)
+    for name in names:
+        world.add(name, ROLES, circuits=0)
+    world.run(early + 65)
+    for host in everybody(world):
+        assert host.node._view.large and host.node._view.count(Class.RELAYS, world.now) == relays
+    return world
+
+
+def everybody(world: World) -> list[Host]:
+    return [host for host in world.hosts.values() if host.name != "facilitator"]
+
+
+def assert_arrives(world: World, host: Host, link: str) -> None:
+    transfer_id = get(host, link)
+    assert settle(world, host, transfer_id) == "done"
+    assert arrived(host, transfer_id) == DATA
+
+
+def epoch_of(host: Host) -> int:
+    return int(host.node.headers.newest.epoch)
+
+
+@pytest.mark.parametrize("relays", [40, pytest.param(300, marks=pytest.mark.long)])
+def test_transfers_work_and_both_ends_may_be_an_epoch_apart(monkeypatch: Any, relays: int) -> None:
+    world = large(monkeypatch, "apart", relays, small=relays < 100)
+    alice, bob = world.add("alice", circuits=0), world.add("bob", circuits=2)
+    world.run(10)
+    link = share_and_stand(world, alice, DATA)
+    assert_arrives(world, bob, link)
+    take = bob.node.headers.take
+    bob.node.headers.take = lambda data, now: take(data, now) if EpochHeader.parse(data).epoch <= last else False
+    last = epoch_of(bob)
+    world.run(EPOCH)
+    assert epoch_of(alice) == epoch_of(bob) + 1
+    assert_arrives(world, bob, share_and_stand(world, alice, DATA))
+
+
+def test_transfers_work_over_the_midnight_at_which_all_points_change(monkeypatch: Any) -> None:
+    world = large(monkeypatch, "midnight", 40, start=EVENING)
+    alice, bob = world.add("alice", circuits=0), world.add("bob", circuits=0)
+    world.run(10)
+    link = share_and_stand(world, alice, DATA)
+    before = alice.node.headers.newest.value
+    for _ in range(4):
+        assert_arrives(world, bob, link)
+        world.run(250)
+    assert alice.node.headers.newest.before == before
+    assert all(host.node.headers.contradiction is None for host in everybody(world))
+
+
+def test_the_facilitator_does_not_learn_what_an_end_looks_for(monkeypatch: Any) -> None:
+    world = large(monkeypatch, "secret", 40)
+    asked: list[tuple[str, int]] = []
+    service = world.hosts["facilitator"].node
+    answer = service._publisher.answer
+
+    def recorded(request: BucketRequest) -> Any:
+        asked.append((service.asking, request.kind))
+        return answer(request)
+
+    data = service.link_data
+
+    def noted(channel: int, raw: bytes, now: float) -> None:
+        service.asking = world.hosts["facilitator"].pipes[channel].peer.host.name
+        data(channel, raw, now)
+
+    service._publisher.answer, service.link_data = recorded, noted
+    alice, bob = world.add("alice", circuits=0), world.add("bob", circuits=0)
+    world.run(10)
+    assert_arrives(world, bob, share_and_stand(world, alice, DATA))
+    assert asked and {kind for who, kind in asked if who in ("alice", "bob")} <= {RingKind.RELAYS, RingKind.DIALLED}
+    for host in (alice, bob):
+        assert RingKind.POINTS in {kept.bucket.kind for kept in host.node._buckets}
+
+
+def test_without_the_facilitator_transfers_go_on_also_after_a_restart(monkeypatch: Any) -> None:
+    world = large(monkeypatch, "alone", 40)
+    alice, bob = world.add("alice", circuits=0), world.add("bob", circuits=0)
+    world.run(10)
+    link = share_and_stand(world, alice, DATA)
+    assert_arrives(world, bob, link)
+    world.run(120)
+    world.kill(world.hosts["facilitator"])
+    assert_arrives(world, bob, share_and_stand(world, alice, DATA))
+    for host in (alice, bob):
+        world.restart(host)
+    assert world.run(300, lambda: standing(alice))
+    assert alice.node._view.large
+    assert_arrives(world, bob, link)
+
+
+@pytest.mark.parametrize("lie", ["garbage", "silence"])
+def test_relays_that_lie_about_buckets_stop_nobody(monkeypatch: Any, lie: str) -> None:
+    """A third of them."""
+    world = large(monkeypatch, "liars", 40)
+
+    def false(request: BucketRequest, source: Any, give: Any, now: float) -> None:
+        if lie == "garbage":
+            give(b"", b"garbage", now)
+
+    for host in everybody(world)[::3]:
+        host.node._fetching.serve = false
+    alice, bob = world.add("alice", circuits=0), world.add("bob", circuits=0)
+    world.run(10)
+    for _ in range(2):
+        assert_arrives(world, bob, share_and_stand(world, alice, DATA))
+
+
+def test_a_facilitator_that_shows_two_networks_is_found_out(monkeypatch: Any) -> None:
+    world = large(monkeypatch, "two", 14)
+    service, victim = world.hosts["facilitator"].node, everybody(world)[0]
+    publisher = service._publisher
+    honest = publisher._header
+    false = EpochHeader(
+        *(honest.epoch, honest.published, honest.expires, honest.value, honest.before),
+        *(honest.committed, honest.rings[:1], honest.signer),
+    ).sign(publisher._sign)
+    victim.node.headers._kept.clear()
+    victim.node.headers.newest = None
+    victim.node.headers.take(false.encode(), victim.now())
+    alice = world.add("alice", circuits=3)
+    assert world.run(3600, lambda: any(is_contradiction(event) for event in alice.events))
+
+
+def test_a_node_that_the_facilitator_leaves_out_finds_out_and_no_other_node_is_told(monkeypatch: Any) -> None:
+    world = large(monkeypatch, "left out", 14)
+    victim = everybody(world)[0]
+    publisher = world.hosts["facilitator"].node._publisher
+    put = publisher._epochs.put
+
+    def left_out(node: Any, raw: bytes, since: int) -> None:
+        if node.identity != victim.keys.identity:
+            put(node, raw, since)
+
+    publisher._epochs.put = left_out
+    publisher._epochs.drop(victim.keys.identity)
+    world.run(5 * EPOCH)
+
+    def told(host: Host) -> int:
+        codes = [event.why.code for event in host.events if isinstance(event, Trouble)]
+        return codes.count(FacilitatorWhy.LEAVES_OUT)
+
+    assert told(victim) == 1
+    assert not any(told(host) for host in everybody(world)[1:])
+
+
+def is_contradiction(event: Any) -> bool:
+    return isinstance(event, Trouble) and event.why.code is FacilitatorWhy.CONTRADICTS

@@ -1,0 +1,74 @@
+"""Since when a facilitator knows its nodes."""
+
+from convergence.facilitator import ages as module
+from convergence.facilitator.ages import ABSENCE, Ages
+
+NOW = 1_800_000_000.0
+
+
+def keys(prefix, count):
+    return [f"{prefix}{number}".encode() for number in range(count)]
+
+
+def test_a_node_keeps_its_age_over_a_short_absence():
+    ages = Ages(10)
+    assert ages.came(b"node", "net", NOW) == NOW
+    assert ages.came(b"node", "net", NOW + 50) == NOW
+    ages.left(b"node", NOW + 100)
+    ages.left(b"node", NOW + 200)
+    assert ages.came(b"node", "other net", NOW + 99 + ABSENCE) == NOW
+    ages.left(b"node", NOW + 2 * ABSENCE)
+    assert ages.came(b"node", "net", NOW + 3 * ABSENCE) == NOW + 3 * ABSENCE
+    ages.left(b"nobody", NOW)
+
+
+def test_who_is_here_is_not_forgotten():
+    ages = Ages(10)
+    ages.came(b"node", "net", NOW)
+    ages.came(b"other", "net", NOW + 100 * ABSENCE)
+    assert ages.came(b"node", "net", NOW + 200 * ABSENCE) == NOW
+
+
+def test_what_was_stored_counts_whoever_comes_first():
+    ages = Ages(10)
+    assert ages.remember(b"node", 5, NOW) is None
+    assert ages.came(b"node", "net", NOW + ABSENCE - 1) == 5
+    assert ages.came(b"early", "net", NOW) == NOW
+    assert ages.remember(b"early", 6, NOW) == NOW
+    assert ages.came(b"early", "net", NOW) == 6
+    ages.remember(b"late", 7, NOW)
+    assert ages.came(b"late", "net", NOW + 2 * ABSENCE) > 7
+
+
+def test_nobody_lets_more_nodes_grow_old_than_he_may_have_at_once():
+    """One network registers nodes one after the other, to come back with those that suit once the value is known."""
+    ages = Ages(10)
+    ages.came(b"honest", "elsewhere", NOW)
+    ages.left(b"honest", NOW)
+    for key in keys("made", 1000):
+        ages.came(key, "net", NOW)
+        ages.left(key, NOW + 1)
+    later = NOW + ABSENCE / 2
+    latest_first = keys("made", 1000)[::-1]
+    assert [key for key in latest_first if ages.came(key, "net", later) == NOW] == latest_first[:10]
+    assert ages.came(b"honest", "elsewhere", later) == NOW
+
+
+def test_who_is_here_leaves_less_room_for_the_absent():
+    ages = Ages(10)
+    for key in keys("gone", 5):
+        ages.came(key, "net", NOW)
+        ages.left(key, NOW)
+    for key in keys("here", 8):
+        ages.came(key, "net", NOW + 1)
+    latest_first = keys("gone", 5)[::-1]
+    assert [key for key in latest_first if ages.came(key, "net", NOW + 2) == NOW] == latest_first[:2]
+
+
+def test_sources_that_cannot_be_told_apart_share_the_limit_of_all_only(monkeypatch):
+    monkeypatch.setattr(module, "MAX_GONE", 50)
+    ages = Ages(10)
+    for key in keys("node", 100):
+        ages.came(key, "", NOW)
+        ages.left(key, NOW)
+    assert [ages.came(key, "", NOW + 1) == NOW for key in keys("node", 100)] == [False] * 50 + [True] * 50

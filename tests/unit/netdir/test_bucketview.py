@@ -1,0 +1,417 @@
+"""The View of a large network: samples, rings and look-ups out of few buckets."""
+
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+
+from convergence.effects import Load, Store
+from convergence.netdir.buckets import Buckets
+from convergence.netdir.bucketview import OVERLAP, PAUSE, SAMPLED, BucketView
+from convergence.netdir.headers import EPOCH, Headers
+from convergence.netdir.nodes import HINT_LIFETIME, NodeDirectory
+from convergence.netdir.view import Class, place_of, place_of_name
+from convergence.outbox import Outbox
+from convergence.wire.buckets import DAY, RingKind, SharedValue
+from convergence.wire.descriptor import Descriptor, Transport
+from convergence.wire.target import Role
+from tests.unit.circuit.rig import SeededRng
+from tests.unit.netdir.buckets import BEFORE, CRYPTO, FACILITATOR, NOW, VALUE, Made
+
+ROLES = Role.RELAY | Role.RDV
+
+
+def signed(number, *, lifetime=30 * 3600, roles=ROLES):
+    """A descriptor that its node signed."""
+    seed = number.to_bytes(32, "big")
+    transports = (Transport(1, f"ws://192.0.2.{number % 250}:9000/"),)
+    unsigned = Descriptor(CRYPTO.ed25519_public(seed), b"k" * 32, int(NOW), int(NOW) + lifetime, roles, transports)
+    return unsigned.sign(lambda message: CRYPTO.ed25519_sign(seed, message))
+
+
+NODES = [signed(number) for number in range(600)]
+
+
+class List:
+    """The View of a list."""
+
+    def count(self, kind, now):
+        return 7
+
+    def sample(self, kind, count, now, then):
+        then(["list"], now)
+
+    def closest(self, kind, name, count, now, then, *, place=None):
+        then([["list"]], now)
+
+
+class Rig:
+    """One node, and a facilitator (shared by nodes of one test) that answers at once."""
+
+    def __init__(self, nodes=NODES, *, made=None, store=None, seed="node", take=True):
+        self.made = made or Made()
+        if made is None:
+            for node in nodes:
+                self.made.put(node)
+            self.made.now = float(NOW // DAY * DAY + 2 * OVERLAP)
+        self.outbox = Outbox()
+        self.directory = NodeDirectory(CRYPTO, FACILITATOR)
+        self.headers = Headers(CRYPTO, lambda: self.directory.facilitator, lambda now: self.view.header_changed(now))
+        self.asked = []  # (kind, index, key)
+        self.down = False
+        self.changes = []
+        self.store = {} if store is None else store
+        self.buckets = Buckets(self.outbox, self.headers, self._fetch)
+        self.view = BucketView(
+            self.outbox,
+            CRYPTO,
+            SeededRng(seed),
+            self.headers,
+            self.buckets,
+            self.directory,
+            List(),
+            "network",
+            self.changes.append,
+        )
+        if take and made is None:
+            self.sign()
+
+    @property
+    def now(self):
+        return self.made.now
+
+    def sign(self, value=VALUE, before=BEFORE, *, take=True):
+        header = self.made.sign(value, before)
+        if take:
+            self.headers.take(header.encode(), self.now)
+        return header
+
+    def _fetch(self, request, key, attempt, then, now):
+        self.asked.append((request.kind, request.index, key))
+        bucket = None if self.down else self.made.epochs.answer(request)
+        then(b"" if bucket is None else bucket.encode(), now)
+
+    def ask(self, question, *arguments):
+        got = []
+        getattr(self.view, question)(*arguments, self.now, lambda answer, now: got.append(answer))
+        return got
+
+    def sample(self, count=10, kind=Class.RELAYS):
+        [nodes] = self.ask("sample", kind, count)
+        return nodes
+
+    def closest(self, name=b"n" * 32, count=3, kind=Class.POINTS):
+        [rings] = self.ask("closest", kind, name, count)
+        return rings
+
+    def wait(self, seconds):
+        self.made.now += seconds
+        self.outbox.run_timers(self.now)
+        self.serve()
+
+    def serve(self):
+        for effect in self.outbox.poll(self.now):
+            match effect:
+                case Store():
+                    self.store.update({(bucket, key): value for bucket, key, value in effect.items})
+                    self.outbox.done(effect.request, None, self.now)
+                case Load():
+                    self.outbox.done(effect.request, self.store.get((effect.bucket, effect.key)), self.now)
+
+
+def ring_of(nodes, value, name):
+    """The nodes from the place of a name on, worked out from all of them."""
+    start = int.from_bytes(place_of_name(value, name), "big")
+    place = lambda node: (int.from_bytes(place_of(value, node.identity), "big") - start) % (1 << 256)  # noqa: E731
+    return sorted(nodes, key=place)
+
+
+# What counts
+
+
+def test_while_there_is_a_list_it_answers_and_a_header_takes_over():
+    rig = Rig(take=False)
+    assert rig.view.count(Class.ALL, NOW) == 7 and rig.sample() == ["list"] and rig.closest() == [["list"]]
+    rig.sign()
+    assert rig.view.count(Class.ALL, NOW) == 600 and len(rig.sample()) == 10
+    rig.directory._published = rig.now + 1  # the facilitator gave a list: the network is small again
+    assert rig.view.count(Class.ALL, NOW) == 7 and rig.sample() == ["list"]
+    rig.sign()
+    assert rig.view.count(Class.ALL, NOW) == 600
+
+
+# Samples
+
+
+def test_samples_come_from_few_buckets_that_are_asked_for_openly():
+    rig = Rig()
+    seen = {node.identity for _ in range(50) for node in rig.sample(128)}
+    assert len(rig.asked) == SAMPLED and {key for *_, key in rig.asked} == {None}
+    assert {kind for kind, *_ in rig.asked} == {RingKind.RELAYS}
+    assert len({index for _, index, _ in rig.asked}) == SAMPLED
+    assert SAMPLED * 50 < len(seen) < 600
+    assert len({node.identity for node in rig.sample(128)}) == 128
+
+
+def test_each_node_of_these_buckets_comes_up_equally_often():
+    rig = Rig(NODES[:200])
+    drawn = Counter(node.identity for _ in range(400) for node in rig.sample(20))
+    assert len(drawn) == 200 and 15 < min(drawn.values()) and max(drawn.values()) < 75  # 40 each, on average
+
+
+def test_each_node_is_in_the_buckets_of_some_node_as_likely_as_any_other():
+    made = Rig().made
+    counts = Counter()
+    for number in range(30):
+        rig = Rig(made=made, seed=f"node {number}")
+        rig.headers.take(made.epochs.header.encode(), rig.now)
+        counts.update({node.identity for node in rig.sample(600)})
+    assert len(counts) == 600 and min(counts.values()) > 4  # of 30, in half of the buckets
+
+
+def test_a_small_ring_is_sampled_whole_and_an_empty_one_gives_nobody():
+    rig = Rig([*NODES[:5], signed(1000, roles=Role.EXIT)])
+    assert len(rig.sample(100)) == 5
+    assert [node.roles for node in rig.sample(100, Class.EXITS)] == [Role.EXIT]
+    assert rig.sample(100, Class.TOR) == [] and rig.view.count(Class.TOR, rig.now) == 0
+
+
+def test_a_new_epoch_is_told_once_what_is_new_is_here():
+    rig = Rig()
+    first = rig.sample(128)
+    asked = len(rig.asked)
+    for node in first[:5]:
+        rig.made.epochs.drop(node.identity)
+    rig.sign()
+    assert len(rig.asked) == asked + SAMPLED
+    rig.wait(2)
+    assert len(rig.changes) == 1
+    gone = {node.identity for node in first[:5]}
+    assert not gone & {node.identity for _ in range(20) for node in rig.sample(128)}
+
+
+def test_a_descriptor_that_its_node_did_not_sign_is_not_used():
+    """The facilitator must not give a node other keys than its own."""
+    false = replace(NODES[0], ntor_key=b"x" * 32)
+    rig = Rig([false, *NODES[1:10]])
+    assert len(rig.sample(100)) == 9
+    assert rig.ask("get", false.identity) == [None]
+    assert all(false.identity != node.identity for node in rig.closest(count=100)[0])
+    assert rig.directory.get(false.identity) is None
+
+
+def test_whoever_expired_is_not_drawn_unless_there_is_nobody_else():
+    rig = Rig([signed(number, lifetime=10_000) for number in range(20)])
+    assert len(rig.sample(100)) == 20
+    rig.made.now = NOW + 10_000
+    assert len(rig.sample(100)) == 20  # the facilitator is gone: servers may still be there
+    assert rig.closest() == [[]]
+    rig.made.now += HINT_LIFETIME
+    assert rig.sample(100) == []
+    mixed = Rig([*NODES[:3], *(signed(number, lifetime=10_000) for number in range(100, 120))])
+    mixed.made.now = NOW + 10_000
+    assert {node.identity for node in mixed.sample(100)} == {node.identity for node in NODES[:3]}
+
+
+def test_what_is_drawn_can_be_found_by_others():
+    rig = Rig()
+    for node in rig.sample(50):
+        assert rig.directory.get(node.identity, rig.now) == node
+
+
+# Rings
+
+
+@pytest.mark.parametrize("count", [3, 12, 128, 1000])
+def test_the_points_of_a_name_are_the_next_ones_whatever_buckets_they_are_in(count):
+    rig = Rig()
+    for number in range(20):
+        name = bytes([number]) * 32
+        [found] = rig.closest(name, count)
+        assert [node.identity for node in found] == [
+            node.identity for node in ring_of(NODES, VALUE.value, name)[:count]
+        ][: len(found)]
+        assert len(found) == min(count, 600)
+
+
+def test_the_neighbours_of_a_point_are_those_behind_its_own_place():
+    rig = Rig()
+    got = []
+    identity = NODES[5].identity
+    rig.view.closest(Class.POINTS, identity, 4, rig.now, lambda rings, now: got.append(rings), place=place_of)
+    start = int.from_bytes(place_of(VALUE.value, identity), "big")
+    behind = sorted(
+        NODES, key=lambda node: (int.from_bytes(place_of(VALUE.value, node.identity), "big") - start) % (1 << 256)
+    )
+    assert got == [[behind[:4]]] and behind[0] == NODES[5]
+
+
+def test_points_are_asked_for_under_the_name_alone():
+    rig = Rig()
+    rig.closest(b"a" * 32)
+    rig.closest(b"b" * 32)
+    assert {key for *_, key in rig.asked} <= {b"a" * 32, b"b" * 32} and rig.asked
+    assert {kind for kind, *_ in rig.asked} == {RingKind.POINTS}
+
+
+def test_around_midnight_the_points_of_both_values_count():
+    rig = Rig(take=False)
+    rig.made.now = float(NOW // DAY * DAY) - EPOCH  # the next epoch begins at midnight
+    rig.sign()
+    now, before = rig.closest()
+    assert [node.identity for node in before] == [node.identity for node in ring_of(NODES, BEFORE.value, b"n" * 32)[:3]]
+    assert [node.identity for node in now] == [node.identity for node in ring_of(NODES, VALUE.value, b"n" * 32)[:3]]
+    rig.made.now += OVERLAP
+    rig.sign()
+    assert len(rig.closest()) == 1
+
+
+def test_two_nodes_one_epoch_apart_meet_at_the_same_points():
+    """Also over the midnight at which the value changes, and though nodes came and went."""
+    one, names = Rig(take=False), [bytes([number]) * 32 for number in range(30)]
+    one.made.now = float(NOW // DAY * DAY) + DAY - 2 * EPOCH
+    other = Rig(made=one.made, seed="other")
+    one.sign()
+    other.headers.take(one.made.epochs.header.encode(), one.now)
+    for number in range(30):
+        one.made.epochs.drop(NODES[number].identity)
+    later = SharedValue(b"w" * 32, VALUE.fixed + DAY)
+    one.sign(later, VALUE)  # at midnight
+    assert one.now % DAY == 0 and one.headers.newest.epoch == other.headers.newest.epoch + 1
+    for name in names:
+        first = {node.identity for ring in one.closest(name) for node in ring}
+        second = {node.identity for ring in other.closest(name) for node in ring}
+        assert first & second
+
+
+def test_half_a_ring_is_no_answer():
+    rig = Rig()
+    rig.down = True
+    assert rig.ask("closest", Class.POINTS, b"n" * 32, 3) == []
+    rig.down = False
+    assert len(rig.closest()[0]) == 3
+
+
+def test_points_that_are_here_are_given_though_nobody_answers_any_more():
+    rig = Rig()
+    first = rig.closest()
+    rig.down = True
+    rig.sign()
+    rig.sign()
+    assert rig.closest() == first
+
+
+# Nodes by name
+
+
+def test_a_node_is_found_by_its_identity():
+    rig = Rig()
+    assert rig.ask("get", NODES[5].identity) == [NODES[5]]
+    assert rig.asked == [(RingKind.ALL, rig.asked[0][1], None)]
+    assert rig.ask("get", NODES[5].identity) == [NODES[5]] and len(rig.asked) == 1
+    assert rig.ask("get", bytes(32)) == [None]
+
+
+def test_a_point_has_the_buckets_that_it_is_in():
+    rig = Rig()
+    rig.view.hold(NODES[5].identity, Role.RDV, rig.now)
+    assert rig.asked and {key for *_, key in rig.asked} == {None}
+    held = {kept.bucket.kind: kept.members for kept in rig.buckets}
+    for kind in (RingKind.POINTS, RingKind.POINTS_BEFORE):
+        assert NODES[5].identity in {member.node.identity for member in held[kind]}
+    asked = len(rig.asked)
+    rig.view.hold(NODES[5].identity, Role.RDV, rig.now)
+    assert len(rig.asked) == asked
+    small = Rig(take=False)
+    small.view.hold(NODES[5].identity, ROLES, small.now)
+    assert small.asked == []
+
+
+def test_a_relay_knows_some_relays_and_finds_them_in_whatever_bucket_is_here():
+    rig = Rig()
+    rig.view.hold(NODES[5].identity, Role.RELAY, rig.now)
+    asked = len(rig.asked)
+    assert asked == SAMPLED
+    known = [member.node for kept in rig.buckets for member in kept.members]
+    for node in known:
+        assert rig.ask("get", node.identity) == [node]
+    assert len(rig.asked) == asked
+    rig.sign()
+    rig.wait(2)
+    assert len(rig.asked) == asked + SAMPLED  # what is new
+
+
+def test_a_node_looks_for_itself_where_others_look_and_not_openly():
+    rig = Rig()
+    assert rig.ask("lists", NODES[5].identity) == [True] and rig.ask("lists", bytes(32)) == [False]
+    assert {key for *_, key in rig.asked} == {"ourselves"}
+    rig.down = True
+    rig.sign()
+    rig.sign(SharedValue(b"w" * 32, VALUE.fixed), VALUE)
+    assert rig.ask("lists", NODES[5].identity) == []
+    assert Rig(take=False).ask("lists", NODES[5].identity) == []
+
+
+# The next run
+
+
+def test_a_later_run_draws_from_the_same_buckets_and_needs_nobody_for_it():
+    rig = Rig()
+    seen = {node.identity for _ in range(50) for node in rig.sample(128)}
+    rig.closest()
+    rig.wait(PAUSE)
+    assert ("buckets", b"network") in rig.store
+    again = Rig(made=rig.made, store=rig.store, seed="another run")
+    again.down = True
+    again.view.restore(again.now)
+    again.serve()
+    again.wait(2)
+    assert again.changes and again.view.count(Class.RELAYS, again.now) == 600
+    assert {node.identity for _ in range(50) for node in again.sample(128)} == seen and not again.asked
+    assert b"n" * 32 not in rig.store["buckets", b"network"]
+    assert again.ask("closest", Class.POINTS, b"n" * 32, 3) == []  # what is shared here is not stored
+
+
+def test_positions_stay_when_nodes_move_over_night():
+    rig = Rig()
+    rig.sample()
+    rig.wait(PAUSE)
+    again = Rig(made=rig.made, store=rig.store, seed="another run")
+    again.view.restore(again.now)
+    again.serve()
+    for node in (rig, again):
+        node.asked.clear()
+    rig.sign(SharedValue(b"w" * 32, VALUE.fixed), VALUE)
+    again.headers.take(rig.made.epochs.header.encode(), again.now)
+    assert again.asked == rig.asked != []
+
+
+@pytest.mark.parametrize("value", [b"", b"junk", bytes(6), b"\0\1\0\0\0\1x\0\0\0\0"])
+def test_what_cannot_be_read_of_an_earlier_run_is_left(value):
+    rig = Rig(store={("buckets", b"network"): value}, take=False)
+    rig.view.restore(rig.now)
+    rig.serve()
+    assert not rig.view.large
+    rig.sign()
+    assert len(rig.sample()) == 10
+
+
+def test_what_another_facilitator_signed_is_not_taken_over():
+    rig = Rig()
+    rig.sample()
+    rig.wait(PAUSE)
+    other = Rig(made=rig.made, store=rig.store)
+    other.directory._facilitator = b"o" * 32
+    other.view.restore(other.now)
+    other.serve()
+    assert not other.view.large and sum(1 for _ in other.buckets) == 0
+
+
+def test_nothing_is_written_more_often_than_it_may(monkeypatch):
+    rig = Rig()
+    writes = []
+    monkeypatch.setattr(rig.outbox, "store", lambda items, reply: writes.append(rig.now))
+    for _ in range(300):
+        rig.view._changed(None, rig.now)
+        rig.wait(1)
+    assert 3 <= len(writes) <= 6

@@ -1,0 +1,267 @@
+"""Buckets as a facilitator makes them and a client checks them."""
+
+import hashlib
+from itertools import count, islice
+
+import pytest
+
+from convergence.errors import CryptoError, LocalError, RemoteError
+from convergence.netdir import rings
+from convergence.netdir.epochs import FEW, MANY, RingBuilder
+from convergence.netdir.rings import BadBucket, check_bucket, index_of
+from convergence.netdir.view import place_of
+from convergence.wire.buckets import MAX_IN_BUCKET, Bucket, Entry, RingKind, SharedValue
+from convergence.wire.target import Role
+from tests.unit.netdir.buckets import (
+    BEFORE,
+    CRYPTO,
+    OLD,
+    VALUE,
+    Made,
+    identity_of,
+    known,
+    node_of,
+)
+
+
+def everybody(made, kind):
+    """The nodes of all buckets of a ring, each bucket checked."""
+    header = made.epochs.header
+    ring = header.ring(kind)
+    buckets = [made.bucket(kind, index) for index in range(1 << ring.depth)]
+    return [member for bucket in buckets for member in check_bucket(header, Bucket.parse(bucket.encode()), {})]
+
+
+def test_all_buckets_together_are_all_nodes_in_the_order_of_the_ring():
+    made = Made(1000)
+    header = made.sign()
+    assert header.verify(CRYPTO.ed25519_verify)
+    for kind in RingKind:
+        members = everybody(made, kind)
+        assert header.ring(kind).count == len(members) == 1000
+        assert {member.node.identity for member in members} == {identity_of(number) for number in range(1000)}
+        value = BEFORE if kind in rings.BEFORE else VALUE
+        places = [member.place for member in members]
+        assert places == sorted(places) == sorted(place_of(value.value, identity_of(i)) for i in range(1000))
+
+
+def test_a_bucket_has_about_a_hundred_nodes_and_is_found_by_the_place():
+    made = Made(3000)
+    header = made.sign()
+    ring = header.ring(RingKind.ALL)
+    sizes = [len(made.bucket(RingKind.ALL, index).items) for index in range(1 << ring.depth)]
+    assert all(FEW // 2 < size < 2 * MANY for size in sizes) and sum(sizes) == 3000
+    for number in range(100):
+        place = place_of(VALUE.value, identity_of(number))
+        found = check_bucket(header, made.bucket(RingKind.ALL, index_of(place, ring.depth)), {})
+        assert place in [member.place for member in found]
+
+
+def test_a_ring_holds_the_nodes_of_its_kind():
+    made = Made()
+    for name, roles in (("relay", Role.RELAY), ("point", Role.RDV), ("exit", Role.EXIT), ("none", Role(0))):
+        made.put(node_of(name, roles))
+    made.put(node_of("tor", Role.TOR | Role.RELAY))
+    header = made.sign()
+    counts = {RingKind(ring.kind).name: ring.count for ring in header.rings}
+    assert counts == {
+        **{"ALL": 4, "RELAYS": 2, "DIALLED": 2, "EXITS": 1, "TOR": 1},
+        **{"POINTS": 1, "TOR_POINTS": 1, "POINTS_BEFORE": 1, "TOR_POINTS_BEFORE": 1},
+    }
+
+
+def test_who_comes_after_the_value_could_be_known_is_in_all_rings_but_those_of_points():
+    made = Made()
+    made.put(node_of("old"), BEFORE.fixed - 1)
+    made.put(node_of("older than this value"), VALUE.fixed - 1)
+    made.put(node_of("young"), VALUE.fixed)
+    header = made.sign()
+    counts = {RingKind(ring.kind).name: ring.count for ring in header.rings}
+    assert counts == {
+        **{"ALL": 3, "RELAYS": 3, "DIALLED": 3, "EXITS": 3, "TOR": 3},
+        **{"POINTS": 2, "TOR_POINTS": 2, "POINTS_BEFORE": 1, "TOR_POINTS_BEFORE": 1},
+    }
+    header = made.sign(SharedValue(b"w" * 32, VALUE.fixed + 1), VALUE)
+    assert (header.ring(RingKind.POINTS).count, header.ring(RingKind.POINTS_BEFORE).count) == (3, 2)
+
+
+def test_a_node_that_leaves_or_changes_its_roles_leaves_its_rings():
+    made = Made(10)
+    made.epochs.drop(identity_of(3))
+    made.epochs.drop(identity_of("nobody"))
+    made.put(node_of(4, Role.EXIT))
+    header = made.sign()
+    assert identity_of(3) not in {member.node.identity for member in everybody(made, RingKind.ALL)}
+    assert (header.ring(RingKind.ALL).count, header.ring(RingKind.RELAYS).count) == (9, 8)
+
+
+def test_a_registration_touches_one_bucket_and_the_path_above_it(monkeypatch):
+    hashed = []
+    monkeypatch.setattr("convergence.crypto.merkle.sha256", lambda data=b"": hashed.append(1) or hashlib.sha256(data))
+    costs = []
+    for size in (1000, 16_000):
+        builder = RingBuilder()
+        for number in range(size):
+            builder.put(identity_of(number), Entry(b"descriptor", 1))
+        builder.sign_off(RingKind.ALL, 1, VALUE.value)
+        hashed.clear()
+        builder.put(identity_of("another"), Entry(b"descriptor", 1))
+        assert not hashed
+        builder.sign_off(RingKind.ALL, 2, VALUE.value)
+        costs.append(len(hashed))
+    assert costs == [1 + 3, 1 + 7]  # a leaf, and log2 of the number of buckets
+
+
+def test_a_ring_that_shrinks_gets_fewer_buckets_again():
+    made = Made(1000)
+    assert made.sign().ring(RingKind.ALL).depth == 3
+    for number in range(900):
+        made.epochs.drop(identity_of(number))
+    header = made.sign()
+    assert header.ring(RingKind.ALL).depth == 1
+    assert len(everybody(made, RingKind.ALL)) == 100
+
+
+def test_of_too_many_nodes_for_one_bucket_the_oldest_stay():
+    """Whoever makes keys for one bucket crowds out what came as late as they did."""
+    made = Made(MANY)
+    names = (("ground", number) for number in count())
+    ground = islice((name for name in names if place_of(VALUE.value, identity_of(name))[0] < 16), 400)
+    for age, name in enumerate(ground):
+        made.put(node_of(name), OLD + 1 + age)
+    header = made.sign()
+    found = {member.node.identity for member in everybody(made, RingKind.ALL)}
+    assert header.ring(RingKind.ALL).count == len(found) < MANY + MAX_IN_BUCKET
+    assert {identity_of(number) for number in range(MANY)} <= found
+
+
+# Deltas
+
+
+def test_who_has_a_bucket_of_an_earlier_epoch_gets_what_is_new():
+    made = Made(100)
+    first = made.sign().epoch
+    whole = made.bucket(RingKind.ALL, 0)
+    made.put(node_of(7, version=1))
+    made.put(node_of("new"))
+    made.epochs.drop(identity_of(8))
+    header = made.sign()
+    delta = made.bucket(RingKind.ALL, 0, have=first)
+    assert sum(isinstance(item, Entry) for item in delta.items) == 2
+    assert len(delta.encode()) < len(whole.encode()) / 10
+    assert check_bucket(header, delta, known(whole)) == check_bucket(header, made.bucket(RingKind.ALL, 0), {})
+
+
+def test_an_order_that_changed_makes_no_deltas():
+    made = Made(100)
+    first = made.sign().epoch
+    header = made.sign(SharedValue(b"w" * 32, VALUE.fixed), VALUE)
+    whole = made.bucket(RingKind.ALL, 0, have=first)
+    assert all(isinstance(item, Entry) for item in whole.items)
+    assert len(check_bucket(header, whole, {})) == 100
+
+
+def test_an_answer_does_not_believe_what_the_asker_says_to_have():
+    made = Made(10)
+    header = made.sign()
+    for have in (header.epoch, header.epoch + 1, 1):
+        assert all(isinstance(item, Entry) for item in made.bucket(RingKind.ALL, 0, have=have).items)
+
+
+def test_buckets_of_the_epoch_before_are_served_too_and_as_they_were():
+    made = Made(100)
+    first = made.sign()
+    before = made.bucket(RingKind.ALL, 0)
+    made.epochs.drop(identity_of(0))
+    made.sign()
+    assert made.bucket(RingKind.ALL, 0, epoch=first.epoch) == before
+    assert len(check_bucket(first, before, {})) == 100
+    made.sign()
+    assert made.bucket(RingKind.ALL, 0, epoch=first.epoch) is None
+    assert made.bucket(RingKind.ALL, 1) is None and made.bucket(99, 0) is None
+
+
+def test_no_second_header_of_an_epoch_is_signed():
+    made = Made(1)
+    made.sign()
+    for now in (made.now + 1, made.now - 600):
+        with pytest.raises(LocalError):
+            made.epochs.sign(VALUE, BEFORE, None, now)
+
+
+# Lies
+
+
+def test_a_bucket_that_is_not_the_signed_one_is_refused():
+    made = Made(300)
+    header = made.sign()
+    bucket = made.bucket(RingKind.ALL, 1)
+    other = made.bucket(RingKind.ALL, 2)
+    fake = Entry(node_of("fake").encode(), OLD)
+    for items, index, proof in (
+        (bucket.items[1:], 1, bucket.proof),  # a node is left out
+        ((*bucket.items, fake), 1, bucket.proof),
+        ((fake, *bucket.items[1:]), 1, bucket.proof),
+        (bucket.items[::-1], 1, bucket.proof),
+        ((Entry(bucket.items[0].descriptor, 1), *bucket.items[1:]), 1, bucket.proof),  # older than it is
+        (bucket.items, 1, bucket.proof[:-1]),
+        (bucket.items, 1, other.proof),
+        (bucket.items, 2, bucket.proof),
+        (bucket.items, 5, bucket.proof),
+    ):
+        with pytest.raises(CryptoError):
+            check_bucket(header, Bucket(header.epoch, RingKind.ALL, index, proof, items), {})
+    with pytest.raises(CryptoError):
+        check_bucket(header, Bucket(header.epoch, RingKind.POINTS_BEFORE, 1, bucket.proof, bucket.items), {})
+
+
+def test_a_bucket_of_another_epoch_or_ring_or_with_strange_references_is_refused():
+    made = Made(300)
+    header = made.sign()
+    bucket = made.bucket(RingKind.ALL, 1)
+    for wrong in (
+        Bucket(header.epoch - 1, RingKind.ALL, 1, bucket.proof, bucket.items),
+        Bucket(header.epoch, 77, 1, bucket.proof, bucket.items),
+        Bucket(header.epoch, RingKind.ALL, 1, bucket.proof, (b"unknown!", *bucket.items[1:])),
+    ):
+        with pytest.raises(RemoteError):
+            check_bucket(header, wrong, known(bucket))
+    swapped = {bucket.items[0].reference: bucket.items[1]}
+    with pytest.raises(CryptoError):
+        check_bucket(header, Bucket(header.epoch, RingKind.ALL, 1, bucket.proof, (bucket.items[0].reference,)), swapped)
+
+
+@pytest.mark.parametrize("lie", ["young", "order", "twice", "elsewhere"])
+def test_a_facilitator_that_signs_what_is_no_bucket_is_found_out(lie, monkeypatch):
+    made = Made(300)
+    if lie == "young":
+        monkeypatch.setattr("convergence.netdir.epochs.AGED", ())
+        monkeypatch.setattr("convergence.netdir.epochs.kinds_of", lambda *args: set(RingKind))
+        made.put(node_of("young"), VALUE.fixed)
+    else:
+        real = RingBuilder._bucket
+
+        def false(builder, index, epoch):
+            members = list(real(builder, index, epoch))
+            match lie:
+                case "order":
+                    return members[::-1]
+                case "twice":
+                    return members[:1] + members
+                case _:
+                    return list(real(builder, index ^ 1, epoch))
+
+        monkeypatch.setattr(RingBuilder, "_bucket", false)
+    header = made.sign()
+    depth = header.ring(RingKind.POINTS).depth
+    index = index_of(place_of(VALUE.value, identity_of("young")), depth)
+    with pytest.raises(BadBucket):
+        check_bucket(header, made.bucket(RingKind.POINTS, index), {})
+
+
+def test_a_descriptor_that_cannot_be_read_costs_its_node_only():
+    made = Made(5)
+    node = node_of("later version")
+    made.epochs.put(node, b"\2" + node.encode()[1:], OLD)
+    header = made.sign()
+    assert len(check_bucket(header, made.bucket(RingKind.ALL, 0), {})) == 5
