@@ -42,7 +42,7 @@ def test_the_relays_of_a_network_of_tor():
         target = relay.target
         assert target.node_id == relay.status.identity
         assert ed25519_identity(target.specifiers) == target.identity
-        assert target.protocols == Protocols.NTOR_V3 | Protocols.CONGESTION_CONTROL
+        assert target.protocols == Protocols.NTOR_V3 | Protocols.CONGESTION_CONTROL | Protocols.CONFLUX
         assert target.schemes == {"tls"} and target.has_address and not target.rtc
         assert target.specifiers[0].data == bytes([127, 0, 0, 1]) + relay.status.or_port.to_bytes(2, "big")
     exits = {name for name, relay in relays.items() if Role.EXIT in relay.target.roles}
