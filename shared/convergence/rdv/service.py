@@ -5,7 +5,8 @@ streams with encrypted sessions, give clients that hold the key a place, or one 
 pass over points that do not answer.
 Does not: know what is served: each offer brings a `serve` that makes the handler of a session.
 
-A circuit carries one offer only, so that a point cannot tell that two offers have one provider.
+A circuit carries one offer only, so that a point cannot tell that two offers have one provider: unless the owner
+allows it, for very many offers (group.py).
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from convergence.pipes.duplex import Duplex, Handler
 from convergence.ports import Crypto, Rng
 from convergence.rdv.blind import OVERLAP, next_change
 from convergence.rdv.circuits import LINGER, Backoff, CircuitSource
+from convergence.rdv.group import Groups, SharedCircuit
 from convergence.rdv.keys import Subject
 from convergence.rdv.own import OwnCircuit, OwnPoint
 from convergence.rdv.ring import POINTS, Ring
@@ -41,6 +43,7 @@ BUILD_LIMIT = 180.0  # seconds; the builder of circuits answers much sooner
 SILENT_FOR = 600.0  # seconds until a point that did not answer is tried again, plus up to as many at random
 STABLE_AFTER = 30.0  # seconds that a circuit must stand for its failures to be forgotten
 MAX_OFFERS = 256  # three circuits each
+MAX_GROUPED = 1 << 14  # offers that share circuits; a point takes as many on one (rdv/adverts.py)
 QUEUE_INTERVAL = 10.0  # seconds between two looks at the queue: waiting clients hear their place, idle ones give way
 MAX_RETIRED = 32  # posts of an offer whose last sessions go on, a circuit each; of more, the least used one ends
 MAX_SEEN = 4096  # clients of a post whose handshakes are remembered, the latest: a point may play them again
@@ -60,7 +63,7 @@ class Limits:
         shaking: that have not proved the key there; beyond, one by lot makes way for the next. They have no limit over
             all offers, for the same reason. 8 seconds each.
         all: that hold a key, over all offers, against running out of memory.
-        code: what to say of more than MAX_OFFERS.
+        code: what to say of more than MAX_OFFERS, or MAX_GROUPED.
         quiet: seconds without a byte either way, after which a client gives way to a newcomer who finds all places of
             the offer at the point taken. While there is room a client may be quiet for ever: where it is gone, its
             first relay finds that their link broke.
@@ -139,6 +142,7 @@ class RdvService:
     Args:
         limits: on its clients.
         own: stands for this node itself, where it serves whoever's circuit ends here.
+        group: lets all offers share circuits, under this name (rdv/group.py); None: each has its own.
         on_standing: (hash_name, points that it is advertised at, points wanted, now), on each change.
     """
 
@@ -152,6 +156,7 @@ class RdvService:
         limits: Limits,
         *,
         own: OwnPoint | None = None,
+        group: bytes | None = None,
         on_standing: Callable[[bytes, int, int, float], None] = lambda *_: None,
     ) -> None:
         self.circuits = circuits
@@ -160,6 +165,7 @@ class RdvService:
         self.rng = rng
         self.limits = limits
         self.own = own
+        self.groups = None if group is None else Groups(circuits, group, outbox)
         self.sessions = 0  # served or in a queue: limits.all
         self._on_standing = on_standing
         self._view = view
@@ -170,13 +176,14 @@ class RdvService:
     def offer(self, subject: Subject, serve: Callable[[Duplex], Served], now: float) -> None:
         """Offer something until `withdraw`. Offering the same hash_name again changes nothing.
 
-        Raises Problem past MAX_OFFERS.
+        Raises Problem past MAX_OFFERS, or MAX_GROUPED.
         """
         hash_name = subject.hash_name
         if hash_name in self._offers:
             return
-        if len(self._offers) >= MAX_OFFERS:
-            raise Problem(self.limits.code, most=MAX_OFFERS)
+        most = MAX_OFFERS if self.groups is None else MAX_GROUPED
+        if len(self._offers) >= most:
+            raise Problem(self.limits.code, most=most)
         ring = Ring(self._view, self.outbox, hash_name, lambda now: self._ring_known(offer, now))
         offer = self._offers[hash_name] = _Offer(subject, serve, ring)
         ring.use(self._points, now)
@@ -201,6 +208,8 @@ class RdvService:
     def use(self, circuits: CircuitSource, now: float) -> None:
         """Other circuits from now on: those that stand end. `set_points` says next where they may lead."""
         self.circuits = circuits
+        if self.groups is not None:
+            self.groups = Groups(circuits, self.groups.name, self.outbox)
         self._points = None
         for offer in self._offers.values():
             for post in [*offer.posts.values(), *offer.retired]:
@@ -231,7 +240,7 @@ class RdvService:
         if offer is None:
             return 0, 0
         wanted = min(POINTS, offer.ring.usable)
-        return min(sum(post.standing for post in offer.posts.values() if post.own is None), wanted), wanted
+        return min(sum(post.advertised for post in offer.posts.values() if post.own is None), wanted), wanted
 
     def clients(self, hash_name: bytes) -> int:
         """Those of an offer that hold its key, at all points."""
@@ -262,9 +271,11 @@ class RdvService:
 
     def _begin(self, offer: _Offer, now: float) -> None:
         """Start a single offer at once, but each of several at a random time: a point could tell that what comes
-        together belong to one node."""
-        waiting = sum(other.begins is not None and other.begins > now for other in self._offers.values())
-        alone = not waiting and now - self._began >= START_SPREAD
+        together belong to one node. Of those that share circuits it knows."""
+        waiting = 0
+        if self.groups is None:
+            waiting = sum(other.begins is not None and other.begins > now for other in self._offers.values())
+        alone = self.groups is not None or not waiting and now - self._began >= START_SPREAD
         offer.begins = now if alone else now + START_SPREAD * (waiting + 1) * fraction(self.rng)
         self._began = max(self._began, now)
         if alone:
@@ -341,7 +352,7 @@ class _Post:
         self._offer = offer
         self._machine = StateMachine(TABLE, service.outbox, self._timed_out, now)
         self._attempt = 0
-        self._circuit: ClientCircuit | OwnCircuit | None = None
+        self._circuit: ClientCircuit | SharedCircuit | OwnCircuit | None = None
         self._since = 0.0  # when its circuit was built, in steady time
         self._advertised: list[Name] = []
         self._shaking: dict[Session, None] = {}  # limits.shaking
@@ -356,6 +367,11 @@ class _Post:
     @property
     def standing(self) -> bool:
         return self._machine.state is Phase.STANDING
+
+    @property
+    def advertised(self) -> bool:
+        """Whether clients can find it."""
+        return bool(self._advertised)
 
     @property
     def guests(self) -> int:
@@ -373,7 +389,7 @@ class _Post:
         self._backoff.reset()
         soon = now + WAKE_SPREAD * fraction(self._service.rng)
         if self.standing:
-            self._call_at(soon, self._on_day)
+            self._call_at(soon, self._renew)
         elif self._machine.state is Phase.RESTING:
             self._rest(soon, now)
 
@@ -407,7 +423,7 @@ class _Post:
         self._attempt += 1
         attempt = self._attempt
 
-        def ready(circuit: ClientCircuit | OwnCircuit, now: float) -> None:
+        def ready(circuit: ClientCircuit | SharedCircuit | OwnCircuit, now: float) -> None:
             if attempt == self._attempt:
                 self._ready(circuit, now)
             else:
@@ -417,12 +433,15 @@ class _Post:
             if attempt == self._attempt:
                 self._failed(why, now)
 
+        service = self._service
         if self.own is not None:
             ready(self.own.circuit(), now)
+        elif service.groups is not None:
+            service.groups.join(self.point, ready, failed, now)
         else:
-            self._service.circuits.rdv_circuit(self.point, self._offer.subject.hash_name, True, ready, failed, now)
+            service.circuits.rdv_circuit(self.point, self._offer.subject.hash_name, True, ready, failed, now)
 
-    def _ready(self, circuit: ClientCircuit | OwnCircuit, now: float) -> None:
+    def _ready(self, circuit: ClientCircuit | SharedCircuit | OwnCircuit, now: float) -> None:
         self._machine.move("built", now)
         self.answers = True
         self._circuit = circuit
@@ -430,8 +449,7 @@ class _Post:
         circuit.on_begin = self._on_begin
         circuit.on_closed = self._on_closed
         self._advertised = []
-        self._on_day(now)
-        self._service.changed(self._offer, now)
+        self._renew(now)
         self._service.outbox.call_at(now + STABLE_AFTER, lambda now: self._service.place(self._offer, now))
 
     def _failed(self, why: Why, now: float) -> None:
@@ -485,13 +503,24 @@ class _Post:
 
     # -- adverts
 
-    def _on_day(self, now: float) -> None:
-        """Advertise the names in use now, and again some time after they change. If all circuits of a node changed
-        names at one moment by its clock, a point could tell which circuits belong to one node."""
-        circuit, service = self._circuit, self._service
+    def _renew(self, now: float) -> None:
+        """Advertise the names in use now: at once, or where offers share circuits when it is this one's turn."""
+        groups = self._service.groups
+        turn = now if groups is None or self.own is not None else groups.turn(now)
+        if turn > now:
+            self._call_at(turn, self._in_turn)
+        else:
+            self._in_turn(now)
+
+    def _in_turn(self, now: float) -> None:
+        """And again some time after they change. If all circuits of a node changed names at one moment by its clock, a
+        point could tell which circuits belong to one node."""
+        circuit, service, point, new = self._circuit, self._service, self.point.identity, not self._advertised
         if circuit is not None:
-            self._advertise(self._offer.subject.adverts(service.crypto, self.point.identity, circuit.binding, now))
-        self._call_at(next_change(now) + self._day_delay, self._on_day)
+            self._advertise(self._offer.subject.adverts(service.crypto, point, circuit.binding, now))
+        self._call_at(next_change(now, point) + self._day_delay, self._renew)
+        if new:
+            service.changed(self._offer, now)
 
     def _advertise(self, wanted: Sequence[Advert]) -> None:
         names = [advert.name for advert in wanted]
