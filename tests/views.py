@@ -75,8 +75,10 @@ class SlowView:
     def sample(self, kind: Class, most: int, now: float, then: Any) -> None:
         self.held.append(lambda now: self.view.sample(kind, self._cut(most), now, then))
 
-    def closest(self, kind: Class, name: bytes, most: int, now: float, then: Any, place: Place = place_of_name) -> None:
-        self.held.append(lambda now: self.view.closest(kind, name, self._cut(most), now, then, place))
+    def closest(
+        self, kind: Class, name: bytes, most: int, now: float, then: Any, *, place: Place = place_of_name
+    ) -> None:
+        self.held.append(lambda now: self.view.closest(kind, name, self._cut(most), now, then, place=place))
 
     def get(self, identity: bytes, now: float, then: Any) -> None:
         self.held.append(lambda now: self.view.get(identity, now, then))

@@ -106,6 +106,20 @@ def test_what_three_has_itself_it_serves_without_another_node() -> None:
     assert row.circuits(1) == [[2, 3]]
 
 
+def test_a_node_that_was_not_told_to_serve_itself_is_not_found_out_by_asking_it() -> None:
+    """Whoever has the name can ask each node under its own blinded name."""
+    row = Row("hidden")
+    name = row.name()
+    serve(row.hosts[3], name, echo=True)
+    assert row.world.run(60, lambda: bool(row.hosts[4].node._point._adverts.names)), "4 is its point"
+    for place in (4, 5, 6):
+        row.hosts[3].node._point.others = ()
+        row.world.kill(row.hosts[place])
+    stranger = connect(row.hosts[1], name, patience=5)
+    assert row.world.run(60, lambda: stranger.code is not None) and not stranger.open
+    assert stranger.pipe.why.code is ConnectWhy.NOBODY
+
+
 def test_files_come_that_way_too() -> None:
     row = Row("files")
     nine, links = row.hosts[9], list[str]()

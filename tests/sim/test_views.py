@@ -34,9 +34,9 @@ class LateView:
 
     @staticmethod
     def late(node, question, delay):
-        def ask(*arguments):
+        def ask(*arguments, **options):
             *asked, now, then = arguments
-            node.outbox.call_at(now + delay, lambda now: question(*asked, now, then))
+            node.outbox.call_at(now + delay, lambda now: question(*asked, now, then, **options))
 
         return ask
 

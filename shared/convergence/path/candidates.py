@@ -33,12 +33,14 @@ class Candidates:
     dialled: drawn among those that have an address, and not among `relays`.
     named: those of the nodes asked for by name that there are.
     count: how many relays there are.
+    ends: nodes of the class that was asked for as ends of the path.
     """
 
     relays: Sequence[RelayTarget]
     dialled: Sequence[RelayTarget]
     named: Sequence[RelayTarget]
     count: int
+    ends: Sequence[RelayTarget] = ()
 
     @property
     def whole(self) -> bool:
@@ -54,27 +56,31 @@ class Candidates:
 NOBODY = Candidates((), (), (), 0)
 
 
-def find(view: View[Known], names: Iterable[bytes], now: float, then: Found[Candidates]) -> None:
+def find(
+    view: View[Known], names: Iterable[bytes], now: float, then: Found[Candidates], *, end: Class | None = None
+) -> None:
     """then(candidates, now) follows as soon as all that is asked has been answered.
 
     Args:
         names: identities of nodes to look for besides.
+        end: the class of nodes that the path is to end at, if that matters.
     """
 
     def found(answers: list[Any], now: float) -> None:
-        relays, dialled, *rest = answers
+        relays, dialled, ends, *rest = answers
         count = view.count(Class.RELAYS, now)
         drawn = {node.target.identity: node.target for node in relays}
         spare = [node.target for node in dialled if node.target.identity not in drawn]
         named = [node.target for node in rest if node is not None]
         if len(drawn) >= count:  # all relays: who is not among them is none, whatever is said of him
             named = [node for node in named if node.identity in drawn or not Class.RELAYS.holds(node)]
-        then(Candidates(list(drawn.values()), spare, named, count), now)
+        then(Candidates(list(drawn.values()), spare, named, count, [node.target for node in ends]), now)
 
     together(
         [
             partial(view.sample, Class.RELAYS, CANDIDATES, now),
             partial(view.sample, Class.DIALLED, DIALLED, now),
+            partial(view.sample, end, CANDIDATES, now) if end else lambda then: then((), now),
             *(partial(view.get, identity, now) for identity in dict.fromkeys(names)),
         ],
         found,

@@ -23,7 +23,7 @@ from convergence.link.neighbours import Neighbours
 from convergence.netdir.view import Class, Found, Known, View
 from convergence.outbox import Outbox
 from convergence.path.building import CircuitBuilding
-from convergence.path.candidates import CANDIDATES, NOBODY, Candidates, find
+from convergence.path.candidates import NOBODY, Candidates, find
 from convergence.path.entries import StickyEntries, user_of
 from convergence.path.place import Chosen, Extension, Failed, Place, Probe, Ready, Request, Stage, at_once
 from convergence.path.reputation import Reputation
@@ -92,7 +92,6 @@ class CircuitPool(CircuitBuilding):
         now: float,
     ) -> None:
         """A circuit of its own to a rendezvous point, entered on the side of providers or of clients of this name."""
-
         user = user_of(hash_name, provider)
 
         def make_path(now: float, then: Chosen) -> None:
@@ -103,7 +102,8 @@ class CircuitPool(CircuitBuilding):
             if self.hops == 1:
                 return self._path(request, found, 1, now, point)
             avoided = self._avoided(found, now)
-            fair = list(found.known.values())
+            kept = self.entries.kept(user)
+            fair = [*found.relays, *(node for node in found.named if node.identity in kept)]
             for nodes in (fair, [*fair, *found.dialled]):
                 side = entry_side(nodes, hash_name, provider, point.identity, whole=found.whole)
                 first = entries_to(nodes, self.hops, point, origin=self._origin, exclude=self._exclude)
@@ -143,21 +143,17 @@ class CircuitPool(CircuitBuilding):
         """A circuit of its own to an exit: a ready one is extended when one is at hand. Exits of this network say
         nothing of what they connect to, so `host` and `port` do not count. `avoid`: identities of exits to take only if
         there are no others."""
-
         tried = False  # to extend a ready one
 
         def make_path(now: float, then: Chosen) -> None:
-            def known(exits: Sequence[Known], now: float) -> None:
-                self._find(request, partial(path_from, [node.target for node in exits]), now, then)
+            self._find(request, path_from, now, then, end=Class.EXITS)
 
-            self._view.sample(Class.EXITS, CANDIDATES, now, known)
-
-        def path_from(known: list[RelayTarget], found: Candidates, now: float) -> tuple[RelayTarget, ...] | Extension:
+        def path_from(found: Candidates, now: float) -> tuple[RelayTarget, ...] | Extension:
             nonlocal tried
             avoided = {*self._avoided(found, now), *request.avoided}
 
             def choose_exit(suits: Callable[[RelayTarget], bool]) -> RelayTarget:
-                exits = [node for node in known if node.identity not in self._exclude and suits(node)]
+                exits = [node for node in found.ends if node.identity not in self._exclude and suits(node)]
                 if not exits:
                     raise Problem(PathWhy.NO_EXIT)
                 return choose(self._rng, [node for node in exits if node.identity not in avoided] or exits)
@@ -235,6 +231,7 @@ class CircuitPool(CircuitBuilding):
         now: float,
         then: Chosen,
         names: Sequence[bytes] = (),
+        end: Class | None = None,
     ) -> None:
         """Have a path chosen out of candidates, as soon as there are some; nodes of these names among them."""
 
@@ -248,7 +245,7 @@ class CircuitPool(CircuitBuilding):
 
         proven = sorted(self._reputation.proven(now)) if request.refused else []
         proven = sample(self._rng, proven, min(PROVEN, len(proven)))
-        find(self._view, [*names, *proven, *self._reputation.questioned(now)], now, found)
+        find(self._view, [*names, *proven, *self._reputation.questioned(now)], now, found, end=end)
 
     def _avoided(self, found: Candidates, now: float) -> list[bytes]:
         return self._reputation.avoided(found.known, now, found.count)

@@ -341,3 +341,15 @@ def test_sides_depend_on_the_name_and_not_on_the_order():
     others = [entry_side(NODES, bytes([n]) * 32, True, bytes(32)) for n in range(5)]
     assert any(set(other) != set(side) for other in others)
     assert node(60, Role.RDV) not in entry_side([node(60, Role.RDV)], NAME, False, bytes(32))
+
+
+def test_who_sees_a_part_of_a_network_leaves_the_border_where_everybody_has_it():
+    everywhere = {
+        provider: {item.identity for item in entry_side([node(n) for n in range(1, 61)], NAME, provider, bytes(32))}
+        for provider in (True, False)
+    }
+    for start in range(1, 58):
+        part = [node(number) for number in range(start, start + 3)]
+        for provider, side in everywhere.items():
+            seen = entry_side(part, NAME, provider, bytes(32), whole=False)
+            assert {item.identity for item in seen} == side & {item.identity for item in part}
