@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import Enum
+from hashlib import sha256
 from typing import TypeAlias
 
 from convergence.circuit.client import ClientCircuit
@@ -59,13 +60,14 @@ class Groups:
     """All groups of a node's offers of one kind.
 
     Args:
-        name: stands for the hash_name of all of them where entries are chosen: 32 bytes that nobody else knows.
+        kind: what they are.
     """
 
-    def __init__(self, circuits: CircuitSource, name: bytes, outbox: Outbox) -> None:
+    def __init__(self, circuits: CircuitSource, kind: bytes, outbox: Outbox) -> None:
         self.circuits = circuits
-        self.name = name
         self.outbox = outbox
+        # In place of a hash_name where entries are chosen. Always the same, so that they are kept over restarts.
+        self.name = sha256(b"convergence:group:" + kind).digest()
         self._groups: dict[bytes, _Group] = {}  # by the point's identity
         self._next_turn = float("-inf")  # in steady time
 

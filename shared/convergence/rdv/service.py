@@ -142,7 +142,7 @@ class RdvService:
     Args:
         limits: on its clients.
         own: stands for this node itself, where it serves whoever's circuit ends here.
-        group: lets all offers share circuits, under this name (rdv/group.py); None: each has its own.
+        group: whether all offers share circuits (rdv/group.py): points see then that they are of one node.
         on_standing: (hash_name, points that it is advertised at, points wanted, now), on each change.
     """
 
@@ -156,7 +156,7 @@ class RdvService:
         limits: Limits,
         *,
         own: OwnPoint | None = None,
-        group: bytes | None = None,
+        group: bool = False,
         on_standing: Callable[[bytes, int, int, float], None] = lambda *_: None,
     ) -> None:
         self.circuits = circuits
@@ -165,7 +165,7 @@ class RdvService:
         self.rng = rng
         self.limits = limits
         self.own = own
-        self.groups = None if group is None else Groups(circuits, group, outbox)
+        self.groups = self._new_groups() if group else None
         self.sessions = 0  # served or in a queue: limits.all
         self._on_standing = on_standing
         self._view = view
@@ -209,7 +209,7 @@ class RdvService:
         """Other circuits from now on: those that stand end. `set_points` says next where they may lead."""
         self.circuits = circuits
         if self.groups is not None:
-            self.groups = Groups(circuits, self.groups.name, self.outbox)
+            self.groups = self._new_groups()
         self._points = None
         for offer in self._offers.values():
             for post in [*offer.posts.values(), *offer.retired]:
@@ -262,6 +262,9 @@ class RdvService:
         """The post with most clients, of those there are."""
         posts = (post for offer in self._offers.values() for post in [*offer.posts.values(), *offer.retired])
         return max(posts, key=lambda post: post.guests)
+
+    def _new_groups(self) -> Groups:
+        return Groups(self.circuits, self.limits.code.encode(), self.outbox)
 
     def _ring_known(self, offer: _Offer, now: float) -> None:
         if offer.begins is None and len(offer.ring):
