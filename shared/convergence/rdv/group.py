@@ -31,6 +31,7 @@ TURNS = 32.0
 """Turns a second of a node, in each of which one offer is advertised at one point. A turn is up to two signatures here,
 and as many checks at the point, which allows more (rdv/adverts.py): 10,000 names at three points take 16 minutes."""
 BUILD_LIMIT = 150.0  # seconds; the builder of circuits answers much sooner, and posts wait for longer
+PAUSE = 10.0  # seconds until a circuit that could not be built is tried again
 
 Ready: TypeAlias = Callable[["SharedCircuit", float], None]
 Failed: TypeAlias = Callable[[Why, float], None]
@@ -41,6 +42,7 @@ class Phase(Enum):
 
     BUILDING = "building"
     STANDING = "standing"
+    FAILED = "failed"  # whoever asks hears so at once: thousands of offers make no more attempts than one
     CLOSED = "closed"
 
 
@@ -48,10 +50,11 @@ TABLE = Table(
     "group of offers",
     Phase.BUILDING,
     {
-        Phase.BUILDING: {"built": Phase.STANDING, "close": Phase.CLOSED, TIMEOUT: Phase.CLOSED},
+        Phase.BUILDING: {"built": Phase.STANDING, "fail": Phase.FAILED, TIMEOUT: Phase.FAILED},
         Phase.STANDING: {"close": Phase.CLOSED},
+        Phase.FAILED: {TIMEOUT: Phase.CLOSED},
     },
-    deadlines={Phase.BUILDING: BUILD_LIMIT},
+    deadlines={Phase.BUILDING: BUILD_LIMIT, Phase.FAILED: PAUSE},
     standing={Phase.STANDING: "its circuit ends, or the last offer leaves"},
 )
 
@@ -72,7 +75,7 @@ class Groups:
         self._next_turn = float("-inf")  # in steady time
 
     def __len__(self) -> int:
-        """How many circuits there are, or are being built."""
+        """At how many points there is a circuit, or it is being built, or failed lately."""
         return len(self._groups)
 
     def join(self, point: RelayTarget, on_ready: Ready, on_failed: Failed, now: float) -> None:
@@ -82,10 +85,12 @@ class Groups:
             group = self._groups[point.identity] = _Group(self, point, now)
             group.waiting.append((on_ready, on_failed))
             self.circuits.rdv_circuit(point, self.name, True, group.ready, group.failed, now)
-        elif group.circuit is None:
-            group.waiting.append((on_ready, on_failed))
-        else:
+        elif group.circuit is not None:
             on_ready(SharedCircuit(group, group.circuit), now)
+        elif group.failure is not None:
+            on_failed(group.failure, now)
+        else:
+            group.waiting.append((on_ready, on_failed))
 
     def turn(self, now: float) -> float:
         """When an offer that asks now may be advertised at one point: one after the other."""
@@ -104,6 +109,7 @@ class _Group:
     def __init__(self, groups: Groups, point: RelayTarget, now: float) -> None:
         self.point = point
         self.circuit: ClientCircuit | None = None
+        self.failure: Why | None = None  # why there is none
         self.waiting: list[tuple[Ready, Failed]] = []  # for the circuit
         self.parts: dict[SharedCircuit, None] = {}
         self.names: dict[Name, SharedCircuit] = {}
@@ -111,7 +117,7 @@ class _Group:
         self._machine = StateMachine(TABLE, groups.outbox, self._timed_out, now)
 
     def ready(self, circuit: ClientCircuit, now: float) -> None:
-        if self._machine.final:
+        if self._machine.state is not Phase.BUILDING:
             circuit.destroy(DestroyReason.FINISHED, now)
             return
         self._machine.move("built", now)
@@ -123,8 +129,8 @@ class _Group:
                 on_ready(part, now)
 
     def failed(self, why: Why, now: float) -> None:
-        if not self._machine.final:
-            self._machine.move("close", now)
+        if self._machine.state is Phase.BUILDING:
+            self._machine.move("fail", now)
             self._fail(why, now)
 
     def leave(self, part: SharedCircuit, now: float) -> None:
@@ -158,11 +164,13 @@ class _Group:
         self.names.clear()
 
     def _timed_out(self, phase: Phase, now: float) -> None:
-        """The builder of circuits said nothing."""
-        self._fail(Why(PathWhy.NO_PATH), now)
+        if phase is Phase.FAILED:
+            self._groups.forget(self)
+        else:  # the builder of circuits said nothing
+            self._fail(Why(PathWhy.NO_PATH), now)
 
     def _fail(self, why: Why, now: float) -> None:
-        self._groups.forget(self)
+        self.failure = why
         waiting, self.waiting = self.waiting, []
         for _, on_failed in waiting:
             on_failed(why, now)
