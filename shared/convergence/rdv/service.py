@@ -49,6 +49,7 @@ MAX_RETIRED = 32  # posts of an offer whose last sessions go on, a circuit each;
 MAX_SEEN = 4096  # clients of a post whose handshakes are remembered, the latest: a point may play them again
 START_SPREAD = 5.0  # seconds; what is offered sooner after another waits at random, up to so long for each that waits
 WAKE_SPREAD = 5.0  # seconds after a clock jump within which a node's posts go on, each at a random time
+AT_ONCE = 256  # offers whose points are chosen in one go: some 20 ms
 OWN = b""  # names the post of an offer at this node itself
 DAY_CHANGE_SPREAD = OVERLAP / 2  # the same for their change to another day's names
 
@@ -171,6 +172,7 @@ class RdvService:
         self._view = view
         self._points: Class | None = None
         self._offers: dict[bytes, _Offer] = {}
+        self._to_choose: list[_Offer] = []  # whose points are to be chosen anew
         self._began = float("-inf")  # when the last offer got its time to begin
 
     def offer(self, subject: Subject, serve: Callable[[Duplex], Served], now: float) -> None:
@@ -201,9 +203,18 @@ class RdvService:
         """Points are nodes of this class (None: there are none yet), and other nodes may be known than before: choose
         them anew. Streams that stand go on."""
         self._points = points
-        for offer in list(self._offers.values()):
-            offer.ring.use(points, now)
-            self._ring_known(offer, now)
+        self._to_choose = list(self._offers.values())
+        self._choose(now)
+
+    def _choose(self, now: float) -> None:
+        """Choose points for a part of the offers; others have their turn before the rest."""
+        offers, self._to_choose = self._to_choose[:AT_ONCE], self._to_choose[AT_ONCE:]
+        for offer in offers:
+            if self._offers.get(offer.subject.hash_name) is offer:
+                offer.ring.use(self._points, now)
+                self._ring_known(offer, now)
+        if self._to_choose:
+            self.outbox.call_at(now, self._choose)
 
     def use(self, circuits: CircuitSource, now: float) -> None:
         """Other circuits from now on: those that stand end. `set_points` says next where they may lead."""

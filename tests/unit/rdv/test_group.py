@@ -225,10 +225,9 @@ def test_a_builder_that_never_answers_is_not_waited_for() -> None:
 def test_no_offer_withdraws_what_another_advertises_or_speaks_once_it_has_left() -> None:
     rig, mute = Rig(), Mute()
     groups = Groups(mute, b"files", rig.node.outbox)  # type: ignore[arg-type]
-    (one, other), _ = (
-        joined(rig, groups)[0],
-        mute.asked[0][0](FakeCircuit(rig.network, rig.network.point(POINTS[0].identity), True), rig.world.now),
-    )
+    ready, _ = joined(rig, groups)
+    mute.asked[0][0](FakeCircuit(rig.network, rig.network.point(POINTS[0].identity), True), rig.world.now)
+    one, other = ready
     name = Name(b"n" * 32)
     adverts = rig.network.point(POINTS[0].identity).adverts
 
