@@ -183,7 +183,7 @@ def _add_share(commands: Any) -> None:
     one.add_argument(
         "--group",
         action="store_true",
-        help="let them share circuits, for thousands of files: rendezvous points can tell then that they are of one node",
+        help="let them share circuits, for thousands of files: rendezvous points can tell then that one node has them",
     )
     _add_site(one)
     _add_tor(one, "serve them", "where links are kept")
