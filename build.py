@@ -100,6 +100,7 @@ def modules(**rooms: str) -> set[str]:
 SERVERS_ONLY = modules(
     facilitator="prober service",
     pipes="connect door socks",
+    rdv="group",
     tor="accounting cache dirports entry history publishing relay selftest",
     wire="routerdesc",
     crypto="crosscert routersign",

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import TYPE_CHECKING
 from typing import Protocol as Shape
 
 from convergence.chance import fraction, random_below
@@ -27,7 +28,6 @@ from convergence.pipes.duplex import Duplex, Handler
 from convergence.ports import Crypto, Rng
 from convergence.rdv.blind import OVERLAP, next_change
 from convergence.rdv.circuits import LINGER, Backoff, CircuitSource
-from convergence.rdv.group import Groups, SharedCircuit
 from convergence.rdv.keys import Subject
 from convergence.rdv.own import OwnCircuit, OwnPoint
 from convergence.rdv.ring import POINTS, Ring
@@ -36,6 +36,9 @@ from convergence.states import TIMEOUT, StateMachine, Table
 from convergence.wire.rdv import Advert, DbInfo, Name, parse_rdv_target
 from convergence.wire.relay import RelayCommand
 from convergence.wire.target import RelayTarget
+
+if TYPE_CHECKING:
+    from convergence.rdv.group import Groups, SharedCircuit
 
 BACKOFF_FIRST = 0.5  # seconds
 BACKOFF_LIMIT = 60.0  # seconds
@@ -275,6 +278,8 @@ class RdvService:
         return max(posts, key=lambda post: post.guests)
 
     def _new_groups(self) -> Groups:
+        from convergence.rdv.group import Groups  # pages do without
+
         return Groups(self.circuits, self.limits.code.encode(), self.outbox)
 
     def _ring_known(self, offer: _Offer, now: float) -> None:
