@@ -84,6 +84,8 @@ class NodeConfig:
         sources: streams that a transfer draws from at once.
         direct: whether it serves what it offers to whoever's circuit ends at it. Who asks can tell then that this node
             has it.
+        group: whether all files that it offers share circuits, and all services: for thousands of them. Points see then
+            that these are of one node.
         tor: the Tor network whose exits lead to the web; None: our own exits do.
         tor_points: whether circuits to rendezvous points go through it too, so all files and services.
         entry: the Tor network that this node leads into; needed for Role.TOR.
@@ -105,6 +107,7 @@ class NodeConfig:
     circuits: int = POOL_SIZE
     sources: int = 3
     direct: bool = False
+    group: bool = False
     tor: TorConfig | None = None
     tor_points: bool = False
     entry: TorConfig | None = None
@@ -261,9 +264,16 @@ class Node:
         own = OwnPoint(self._keys.identity) if config.direct else None
         self._point = RdvPoint(self.outbox, crypto, own)
         self.transfers = Transfers(
-            self.outbox, crypto, rng, self._rendezvous, self.view, sources=config.sources, own=own
+            self.outbox,
+            crypto,
+            rng,
+            self._rendezvous,
+            self.view,
+            sources=config.sources,
+            own=own,
+            group=config.group,
         )
-        self.services = Services(self.outbox, crypto, rng, self._rendezvous, self.view, own)
+        self.services = Services(self.outbox, crypto, rng, self._rendezvous, self.view, own, config.group)
         self.exits = ExitConnections(self.pool if self.tor is None else self.tor.circuits, self.outbox)
         self.fetches = Fetches(self.exits, self.outbox, tls)
         self._exit = ExitService(self.outbox, source_of=source_of, streams=config.exit_streams)
