@@ -8,7 +8,7 @@ import pytest
 from convergence.errors import DestroyReason, RemoteError
 from convergence.outbox import Outbox
 from convergence.rdv.adverts import MAX_MACHINES, MAX_PROOFS, MAX_PROVIDERS, PROOFS_BURST, PROOFS_RATE, Adverts
-from convergence.rdv.blind import DAY, common_name, owners_advert, owners_name
+from convergence.rdv.blind import DAY, OVERLAP, common_name, day_begins, days_in_use, owners_advert, owners_name
 from convergence.wire.rdv import Advert, DbInfo, Name, Proof
 from tests.unit.ordb.memory import CRYPTO
 
@@ -106,6 +106,15 @@ def test_an_advert_of_another_day_is_refused(point, days):
         with pytest.raises(RemoteError):
             point.say(circuit, advert)
     assert point.at() == [] and point.at(late.name) == []
+
+
+def test_a_point_whose_day_begins_late_takes_the_day_before_past_midnight(point):
+    late = next(i for i in (n.to_bytes(32, "big") for n in range(1000)) if day_begins(i) > DAY - OVERLAP / 2)
+    midnight, circuit = TODAY * DAY, point.circuit()
+    days = days_in_use(midnight, late)
+    assert days == (TODAY - 1, TODAY - 2)
+    point.say(circuit, *(owners_advert(CRYPTO, SECRET, late, day, circuit.binding) for day in days), now=midnight)
+    assert len(point.adverts) == 2
 
 
 @pytest.mark.parametrize("days", [-1, 0, 1])
