@@ -199,10 +199,11 @@ class TlsConnection(asyncio.BufferedProtocol):
             self.end()
 
     def _flush(self) -> None:
-        """Write what the library wants to send."""
+        """Write what the library wants to send. A peer may ask for new keys as often as it likes, and read none."""
         assert self.transport is not None
         if said := self.owner.records.waiting(self._tls):
             self.transport.write(said)
+            self.owner.unsent.note(self)
 
 
 def tune(connection: socket.socket) -> None:

@@ -7,12 +7,16 @@ import os
 import socket
 import ssl
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from hashlib import sha256
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import uvloop
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 from OpenSSL import SSL
 
 from convergence.effects import Protocol
@@ -21,6 +25,7 @@ from pynode.transports import HIGH_WATER
 from pynode.transports import tls as module
 from pynode.transports.slices import READ_SLICE
 from pynode.transports.tls import OFFERED, TlsTransport
+from pynode.transports.unsent import Unsent
 from tests.unit.pynode.toy import Toy, attach
 
 MESSAGE = bytes(range(256)) * 254 + bytes(254)
@@ -372,6 +377,74 @@ def test_a_peer_that_reads_nothing_is_ended_when_too_much_waits(run: Any) -> Non
             await asyncio.sleep(0)
         assert both.client.of("closed") == [("closed", 1, "too much waits to be sent")]
         await end(both.transport, both.listener)
+
+    run(test)
+
+
+class NewKeys:
+    """A peer that asks for new keys of TLS 1.3 all the time, which the library answers each time (RFC 8446 4.6.3), and
+    reads nothing."""
+
+    def __init__(self) -> None:
+        self._secret = b""
+        context = SSL.Context(SSL.TLS_METHOD)
+        context.set_tls13_ciphersuites(b"TLS_AES_128_GCM_SHA256")
+        context.set_keylog_callback(self._learned)
+        self._tls = SSL.Connection(context, None)
+        self._tls.set_connect_state()
+        self.socket = socket.socket()
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+
+    async def connect(self, port: int) -> None:
+        loop = asyncio.get_running_loop()
+        self.socket.setblocking(False)
+        await loop.sock_connect(self.socket, ("127.0.0.1", port))
+        done = False
+        while not done:
+            with suppress(SSL.WantReadError):
+                self._tls.do_handshake()
+                done = True
+            with suppress(SSL.WantReadError):
+                await loop.sock_sendall(self.socket, self._tls.bio_read(1 << 16))
+            if not done:
+                self._tls.bio_write(await loop.sock_recv(self.socket, 1 << 16))
+
+    def update(self) -> bytes:
+        """The next KeyUpdate, update_requested: the first record under its key (5.2, 7.2)."""
+        body, head = b"\x18\0\0\x01\x01\x16", b"\x17\x03\x03\0\x16"
+        key, nonce = self._derive("key", 16), self._derive("iv", 12)
+        self._secret = self._derive("traffic upd", 32)
+        return head + AESGCM(key).encrypt(nonce, body, head)
+
+    def _derive(self, label: str, size: int) -> bytes:
+        """HKDF-Expand-Label (7.1)."""
+        name = b"tls13 " + label.encode()
+        info = size.to_bytes(2, "big") + bytes([len(name)]) + name + b"\0"
+        return HKDFExpand(SHA256(), size, info).derive(self._secret)
+
+    def _learned(self, connection: SSL.Connection, line: bytes) -> None:
+        name, _, secret = line.split()
+        if name == b"CLIENT_TRAFFIC_SECRET_0":
+            self._secret = bytes.fromhex(secret.decode())
+
+
+def test_a_peer_that_asks_for_keys_and_reads_nothing_is_ended_when_too_much_waits(run: Any) -> None:
+    async def test() -> None:
+        server = await listening(unsent=Unsent(each=1 << 14))
+        server.transport._listeners[0].sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+        peer = NewKeys()
+        with peer.socket:
+            await peer.connect(server.port)
+            await server.toy.first("opened")
+            for _ in range(100):
+                with suppress(ConnectionError):
+                    updates = b"".join(peer.update() for _ in range(50))
+                    await asyncio.get_running_loop().sock_sendall(peer.socket, updates)
+                await asyncio.sleep(0)
+                if server.toy.of("closed"):
+                    break
+        assert server.toy.of("closed") == [("closed", 2, "too much waits to be sent")]
+        await end(server.transport)
 
     run(test)
 
