@@ -103,6 +103,7 @@ SERVERS_ONLY = modules(
     circuit="conflux linking",
     netdir="draw epochs",
     pipes="connect door socks",
+    rdv="group",
     tor="accounting cache dirports entry history publishing relay selftest sets",
     wire="conflux routerdesc sharedrandom sharing",
     crypto="crosscert routersign",

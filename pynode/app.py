@@ -210,6 +210,7 @@ class App:
                 hops=plan.circuits.hops,
                 exit_hops=plan.circuits.exit_hops,
                 introducer=plan.circuits.introducer,
+                group=plan.circuits.group,
                 circuits=0,  # commands ask for what they need
                 limits=plan.limits.relayed,
                 tor=plan.network.tor,

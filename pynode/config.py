@@ -279,6 +279,9 @@ class Circuits:
     hops: int = _setting(2, _whole(1, 5), "2", "between peers")
     exit_hops: int = _setting(3, _whole(1, 5), "3", "towards exits")
     introducer: bytes | None = _setting(None, check_identity, '"' + "0" * 64 + '"', "asked first for introductions")
+    group: bool = _setting(
+        False, _flag, "true", "all files or services share circuits: points see that they are of one node"
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,6 +63,7 @@ def join(
     stun: Sequence[str] = (),
     hops: int = 2,
     exit_hops: int = 3,
+    group: bool = False,
 ) -> Node:
     """A node of this network, for `async with`.
 
@@ -73,8 +74,10 @@ def join(
         timeout: seconds until nodes must be known.
         rtc: whether it makes WebRTC links, through which nodes without an address are reached; `stun`: servers for it.
         hops: of circuits to services, 1 to 5; exit_hops: of those to exits.
+        group: whether the services that it serves share circuits: for thousands of them. Points see then that these
+            are of one node.
     """
-    return Node(site, _source(nodes), timeout, tuple(stun) if rtc else None, Circuits(hops, exit_hops))
+    return Node(site, _source(nodes), timeout, tuple(stun) if rtc else None, Circuits(hops, exit_hops, group=group))
 
 
 def _source(nodes: NodeSource | Iterable[str] | Path | None) -> NodeSource | None:

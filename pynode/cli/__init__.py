@@ -180,6 +180,11 @@ def _add_share(commands: Any) -> None:
         "Files are read where they lie; the same file gets the same link again.",
     )
     one.add_argument("files", nargs="+", metavar="FILE")
+    one.add_argument(
+        "--group",
+        action="store_true",
+        help="let them share circuits, for thousands of files: rendezvous points can tell then that one node has them",
+    )
     _add_site(one)
     _add_tor(one, "serve them", "where links are kept")
 

@@ -162,4 +162,5 @@ async def _share(
         raise CliError(f"{archive} cannot be written: {sentence(error.strerror or str(error))}") from None
     output.say(f"Root hash {manifest.root}: whoever gets the link needs it too, from somebody they trust.")
     output.record("packed", root=manifest.root)
-    return await share.share(argparse.Namespace(**{**vars(arguments), "files": [str(archive)]}), output, stop)
+    shared = argparse.Namespace(**{**vars(arguments), "files": [str(archive)], "group": False})
+    return await share.share(shared, output, stop)

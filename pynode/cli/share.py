@@ -14,13 +14,14 @@ import os
 import stat
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import starmap
 from pathlib import Path
 
 from convergence.errors import LocalError
 from convergence.events import Event, ShareFailed, ShareProgress, ShareStands, TorDirectoryChanged, Trouble
 from convergence.ordb.index import FileBuilder
+from convergence.rdv.service import MAX_GROUPED, MAX_OFFERS
 from convergence.wire.ordb import PIECE_SIZE, FileInfo
 from pynode.app import App, Plan
 from pynode.cli.common import data_folder, joined, set_up_logs, settings, stun_servers, tell_directory, unless
@@ -31,11 +32,14 @@ from pynode.logs import log_event
 from pynode.storage import StorageError
 
 TELL_EVERY = 16 * PIECE_SIZE
-MAX_FILES = 256  # as many as the core shares at a time
+GROUPED = (
+    "The files share circuits: rendezvous points can tell that those which they know of are shared by one node. They "
+    "learn neither which files these are nor your address."
+)
 
 
-def check_files(names: list[str]) -> list[Path]:
-    """The files, each once. Raises CliError for a path that is no file."""
+def check_files(names: list[str], group: bool = False) -> list[Path]:
+    """The files, each once. Raises CliError for a path that is no file, and if they are too many."""
     paths = list(dict.fromkeys(Path(name).absolute() for name in names))
     for path in paths:
         try:
@@ -46,8 +50,10 @@ def check_files(names: list[str]) -> list[Path]:
             raise CliError(f"{shown(str(path))} is a folder: pack it (zip, tar) and share the archive.", 2)
         if not stat.S_ISREG(mode):
             raise CliError(f"{shown(str(path))} is no file that can be read twice: copy it into one.", 2)
-    if len(paths) > MAX_FILES:
-        raise CliError(f"{MAX_FILES} files can be shared at a time: pack some of them into an archive.", 2)
+    most = MAX_GROUPED if group else MAX_OFFERS
+    if len(paths) > most:
+        more = "" if group else f", or use --group for up to {MAX_GROUPED}"
+        raise CliError(f"{most} files can be shared at a time: pack some of them into an archive{more}.", 2)
     return paths
 
 
@@ -64,14 +70,17 @@ async def share(arguments: argparse.Namespace, output: Output, stop: asyncio.Eve
     """The command. Returns its exit code."""
     config = settings(arguments)
     set_up_logs(arguments, config, "share", "error")
-    paths = check_files(arguments.files)
+    circuits = replace(config.circuits, group=config.circuits.group or arguments.group)
+    paths = check_files(arguments.files, circuits.group)
     site = chosen_site(arguments.site)
     network = await unless(stop, network_of_files(arguments, site))
     if network is None:
         return 130
     command = _Command(output, site)
     stun = stun_servers(arguments, config)
-    plan = Plan(network, data_folder(arguments, config, "shares"), stun=stun, circuits=config.circuits)
+    plan = Plan(network, data_folder(arguments, config, "shares"), stun=stun, circuits=circuits)
+    if circuits.group:
+        output.say(GROUPED)
     app = App(plan, command.event)
     await app.start()
     try:

@@ -13,13 +13,12 @@ from hashlib import sha1
 from typing import TYPE_CHECKING, Any
 
 from convergence.announcement import Announcement
-from convergence.chance import fraction
 from convergence.channels import Channels, Owner
 from convergence.circuit.client import MAX_HOPS
 from convergence.circuit.exit import MAX_EXIT_STREAMS, ExitService, refuse_resolve
 from convergence.circuit.relay import RelayCircuit
 from convergence.circuit.relaying import Relaying, RelayLimits
-from convergence.codes import FacilitatorWhy, PathWhy
+from convergence.codes import PathWhy
 from convergence.crypto.keys import NodeKeys
 from convergence.discovery import Discovery, GivenNodes
 from convergence.effects import CloseLink, DescriptionKind, Effect, Protocol
@@ -34,15 +33,9 @@ from convergence.introduction.signalling import Reply, Switchboard
 from convergence.introduction.ways import Route
 from convergence.link.link import Link
 from convergence.link.neighbours import LinkAddress, Neighbours
-from convergence.netdir.buckets import Buckets
-from convergence.netdir.bucketview import BucketView
-from convergence.netdir.headers import EPOCH, Contradiction, Headers
-from convergence.netdir.listview import ListView
-from convergence.netdir.lookup import Lookup, look_up_shown
-from convergence.netdir.memory import NodeMemory
-from convergence.netdir.nodes import NodeDirectory
-from convergence.netdir.rings import BadBucket
-from convergence.netdir.view import Class, View
+from convergence.netdir.knowledge import Knowledge
+from convergence.netdir.lookup import look_up_shown
+from convergence.netdir.view import Class
 from convergence.outbox import Outbox
 from convergence.path.exits import ExitCircuit, ExitConnections
 from convergence.path.pool import POOL_SIZE, CircuitPool
@@ -58,7 +51,7 @@ from convergence.rdv.referral import around
 from convergence.services import Services
 from convergence.transfers import Transfers
 from convergence.wire.address import Address, TcpAddress
-from convergence.wire.descriptor import Descriptor, Transport
+from convergence.wire.descriptor import Transport
 from convergence.wire.relay import DIRECTORY, PEER_HOST, RDV_SUFFIX, AnswerType, Begin, RelayCommand
 from convergence.wire.target import Role
 
@@ -67,8 +60,6 @@ if TYPE_CHECKING:
     from convergence.tor.network import TorConfig, TorNetwork
 
 SLEPT = 60.0  # seconds; a machine that slept this long has no link left: its neighbours have closed them
-TOLD_WITHIN = 3 * EPOCH  # seconds until a listed node is in all buckets that are in use
-LOOK_EVERY = 3600.0  # seconds, give or take half, between two looks whether this node is where others look for it
 REFRESH_PAUSE = 10.0  # least seconds between two requests for the node list because a node was unknown
 
 
@@ -93,6 +84,8 @@ class NodeConfig:
         sources: streams that a transfer draws from at once.
         direct: whether it serves what it offers to whoever's circuit ends at it. Who asks can tell then that this node
             has it.
+        group: whether all files that it offers share circuits, and all services: for thousands of them. Points see then
+            that these are of one node.
         tor: the Tor network whose exits lead to the web; None: our own exits do.
         tor_points: whether circuits to rendezvous points go through it too, so all files and services.
         entry: the Tor network that this node leads into; needed for Role.TOR.
@@ -114,6 +107,7 @@ class NodeConfig:
     circuits: int = POOL_SIZE
     sources: int = 3
     direct: bool = False
+    group: bool = False
     tor: TorConfig | None = None
     tor_points: bool = False
     entry: TorConfig | None = None
@@ -159,30 +153,21 @@ class Node:
         self._keys = keys or NodeKeys.generate(crypto, rng)
         self._started: float | None = None
         self._ready_at: float | None = None
-        self._refresh_after = self._look_after = 0.0
-        self.directory = NodeDirectory(crypto, config.facilitator_identity)
-        self.headers = Headers(
-            crypto,
-            lambda: self.directory.facilitator,
-            self._on_header,
-            self._on_contradiction,
-        )
-        self._buckets = Buckets(
-            self.outbox, self.headers, lambda *request: self._fetching.fetch(*request), self._on_bad
-        )
-        self._view = BucketView(
+        self._refresh_after = 0.0
+        self.knowledge = Knowledge(
             self.outbox,
             crypto,
             rng,
-            self.headers,
-            self._buckets,
-            self.directory,
-            self._new_view(),
+            self._keys.identity,
             config.facilitator,
-            self._on_nodes,
+            config.facilitator_identity,
+            fetch=lambda *request: self._fetching.fetch(*request),
+            on_change=self._on_nodes,
+            on_found=self._found,
+            offers=lambda: self.announcement.roles,
+            listed_since=lambda: self._discovery.listed_since,
         )
-        self._lookup = Lookup(self.outbox, self._view, self._found)
-        self._memory = NodeMemory(self.outbox, rng, self.directory, config.facilitator)
+        self.directory, self.view = self.knowledge.directory, self.knowledge.view
         self.switchboard = Switchboard(self.outbox)
         self._reach = Reach(config.rtc, ("wss",) if config.secure else ("ws", "wss"))
         # Our network names a node by its Ed25519 identity, also in handshakes that come through the Tor network.
@@ -222,10 +207,10 @@ class Node:
             crypto,
             rng,
             self.neighbours,
-            self._view,
+            self.view,
             own=self._keys.identity,
             origin=self._reach,
-            look_up=partial(look_up_shown, self._view, self.directory),
+            look_up=partial(look_up_shown, self.view, self.directory),
             hops=config.hops,
             exit_hops=config.exit_hops,
             size=config.circuits,
@@ -237,9 +222,9 @@ class Node:
             rng,
             self._keys,
             self.directory,
-            self.headers,
-            self._view,
-            self._lookup,
+            self.knowledge.headers,
+            self.view,
+            self.knowledge.lookup,
             self.neighbours,
             self.pool,
             self.switchboard,
@@ -255,9 +240,9 @@ class Node:
             self.outbox,
             rng,
             self._keys.identity,
-            self.headers,
-            self._buckets,
-            self._view,
+            self.knowledge.headers,
+            self.knowledge.buckets,
+            self.view,
             self.pool,
             self._discovery,
             lambda: self._peers.pipes,
@@ -267,7 +252,7 @@ class Node:
             crypto,
             rng,
             self._keys,
-            self._lookup.get,
+            self.knowledge.lookup.get,
             self.neighbours,
             routes=self._routes,
             places=config.connections,
@@ -279,9 +264,16 @@ class Node:
         own = OwnPoint(self._keys.identity) if config.direct else None
         self._point = RdvPoint(self.outbox, crypto, own)
         self.transfers = Transfers(
-            self.outbox, crypto, rng, self._rendezvous, self._view, sources=config.sources, own=own
+            self.outbox,
+            crypto,
+            rng,
+            self._rendezvous,
+            self.view,
+            sources=config.sources,
+            own=own,
+            group=config.group,
         )
-        self.services = Services(self.outbox, crypto, rng, self._rendezvous, self._view, own)
+        self.services = Services(self.outbox, crypto, rng, self._rendezvous, self.view, own, config.group)
         self.exits = ExitConnections(self.pool if self.tor is None else self.tor.circuits, self.outbox)
         self.fetches = Fetches(self.exits, self.outbox, tls)
         self._exit = ExitService(self.outbox, source_of=source_of, streams=config.exit_streams)
@@ -298,7 +290,7 @@ class Node:
             self._entry.start(now)
 
         def remembered(now: float) -> None:
-            if self._view.count(Class.ALL, now):
+            if self.view.count(Class.ALL, now):
                 self._on_nodes(now)
             if restore:
                 self.transfers.restore(now)
@@ -307,8 +299,7 @@ class Node:
             self._restored = True
             if self.tor is not None:
                 self.tor.start(now)
-            self._view.restore(now)
-            self._memory.restore(now, remembered)
+            self.knowledge.restore(now, remembered)
 
         self.pool.entries.restore(now, restored)
 
@@ -350,7 +341,7 @@ class Node:
         """The clock jumped, or this machine slept: lists, names and dates are judged anew."""
         self.outbox.shift(by)
         self._refresh_after = min(self._refresh_after, now)
-        self._look_after = min(self._look_after, now)
+        self.knowledge.woke(now)
         self.announcement.woke(now)
         if by >= SLEPT:
             self.neighbours.close_all(now, "this machine slept")
@@ -411,7 +402,7 @@ class Node:
             old.stop(now)
         if self.tor is not None and self._restored:
             self.tor.start(now)
-            if self._view.count(Class.ALL, now):
+            if self.view.count(Class.ALL, now):
                 self.tor.nodes_changed(now)
 
     def connect(
@@ -453,7 +444,7 @@ class Node:
             "ready": self.pool.ready >= self.config.circuits,
             "ready_after": None if self._ready_at is None or self._started is None else self._ready_at - self._started,
             "facilitator": self._discovery.connected,
-            "nodes": self._view.count(Class.ALL, now),
+            "nodes": self.view.count(Class.ALL, now),
             "circuits": [*self.pool.snapshot(), *([] if self.tor is None else self.tor.circuits.snapshot())],
             "links": self.neighbours.snapshot(),
             "introductions": self._rtc.snapshot(),
@@ -538,7 +529,7 @@ class Node:
             self._rng,
             self._keys,
             self.directory,
-            self.headers,
+            self.knowledge.headers,
             address,
             describe=describe,
             on_nodes=self._on_nodes,
@@ -546,11 +537,6 @@ class Node:
             on_trouble=lambda trouble, now: self.outbox.emit(trouble),
             on_delivered=self._rtc_delivered,
         )
-
-    def _new_view(self) -> View[Descriptor]:
-        """Who is asked which nodes there are, while there is a list of them; when answers may have changed, `_on_nodes`
-        is called."""
-        return ListView(self.directory, self._rng)
 
     def _tls_transport(self) -> Transport | None:
         if self.config.tls is None:
@@ -571,7 +557,7 @@ class Node:
             self.neighbours,
             config,
             entries=self.pool.entries,
-            view=self._view,
+            view=self.view,
             suits=lambda node: node.identity != self._keys.identity and self._reach.reaches(node),
             on_ready=self._set_points,
         )
@@ -632,7 +618,7 @@ class Node:
         if found is None and self._entry is not None:
             found = self._entry.address(identity)
         # Relays of Tor are not looked for among our own nodes; one that is both is dialled as ours.
-        node = (self._lookup if found is None else self.directory).get(identity, now)
+        node = (self.knowledge.lookup if found is None else self.directory).get(identity, now)
         if node is None:
             return found
         if node.ws_url is None or not self._reach.dials(node.target):
@@ -658,27 +644,6 @@ class Node:
             self._refresh_after = now + REFRESH_PAUSE
             self._discovery.refresh(now)
 
-    def _on_header(self, now: float) -> None:
-        self._view.header_changed(now)
-        self._view.hold(self._keys.identity, self.announcement.roles, now)
-        since = self._discovery.listed_since
-        if since is None or now < self._look_after or self.outbox.steady(now) < since + TOLD_WITHIN:
-            return
-        self._look_after = now + LOOK_EVERY * (0.5 + fraction(self._rng))
-
-        def looked(listed: bool, now: float) -> None:
-            if not listed and self._discovery.listed_since == since:
-                self.outbox.emit(Trouble(Why(FacilitatorWhy.LEAVES_OUT)))
-
-        self._view.lists(self._keys.identity, now, looked)
-
-    def _on_bad(self, error: BadBucket, now: float) -> None:
-        self.outbox.emit(Trouble(Why(FacilitatorWhy.UNUSABLE, {"detail": str(error)}), retrying=True))
-
-    def _on_contradiction(self, found: Contradiction, now: float) -> None:
-        proof = {"first": found.first.encode().hex(), "second": found.second.encode().hex()}
-        self.outbox.emit(Trouble(Why(FacilitatorWhy.CONTRADICTS, proof)))
-
     def _on_full(self, now: float) -> None:
         if self._ready_at is None and self._started is not None:
             self._ready_at = now
@@ -690,8 +655,8 @@ class Node:
         self._peers.nodes_changed(now)
 
     def _on_nodes(self, now: float) -> None:
-        self.outbox.emit(Nodes(self._view.count(Class.ALL, now)))
-        self._memory.changed(now)
+        self.outbox.emit(Nodes(self.view.count(Class.ALL, now)))
+        self.knowledge.changed(now)
         self.neighbours.nodes_changed(now)
         self._set_points(now)
         self.pool.nodes_changed(now)
@@ -711,13 +676,13 @@ class Node:
     def _set_points(self, now: float) -> None:
         """Tell files and services where their rendezvous points are: through the Tor network, once it leads anywhere,
         only those that take links of its relays."""
-        around(self._view, self._keys.identity, now, self._name_others)
+        around(self.view, self._keys.identity, now, self._name_others)
         tor = self._tor_leads_to_points
         points = Class.POINTS if tor is None else Class.TOR_POINTS
         if tor is not None:
-            if not tor.ready or not self._view.count(Class.ALL, now):
+            if not tor.ready or not self.view.count(Class.ALL, now):
                 return
-            before, self._has_points = self._has_points, self._view.count(points, now) > 0
+            before, self._has_points = self._has_points, self.view.count(points, now) > 0
             if before and not self._has_points:
                 self.outbox.emit(Trouble(Why(PathWhy.NO_TOR_POINT), retrying=True))
         self.transfers.set_points(points, now)

@@ -85,7 +85,7 @@ class Services:
 
     Args:
         circuits: builds circuits to rendezvous points.
-        own: as in RdvService.
+        own, group: as in RdvService.
     """
 
     def __init__(
@@ -96,6 +96,7 @@ class Services:
         circuits: CircuitSource,
         view: View[Known],
         own: OwnPoint | None = None,
+        group: bool = False,
     ) -> None:
         self._outbox = outbox
         self._crypto = crypto
@@ -105,7 +106,9 @@ class Services:
         self._services: dict[str, Service] = {}
         self._connectors: dict[tuple[bytes, Hashable], Connector] = {}  # by hash_name and isolation; MAX_CONNECTORS
         self._view = view
-        self._rdv = RdvService(circuits, view, outbox, crypto, rng, SERVICES, own=own, on_standing=self._on_standing)
+        self._rdv = RdvService(
+            circuits, view, outbox, crypto, rng, SERVICES, own=own, group=group, on_standing=self._on_standing
+        )
 
     def serve(self, address: ServiceAddress, accept: Accept, now: float, *, secret: bytes | None = None) -> str:
         """Offer a service until `unserve`; returns its id.

@@ -123,7 +123,7 @@ class Transfers:
     Args:
         circuits: builds circuits to rendezvous points.
         sources: how many streams a transfer draws from at once.
-        own: as in RdvService.
+        own, group: as in RdvService.
     """
 
     def __init__(
@@ -136,6 +136,7 @@ class Transfers:
         *,
         sources: int = 3,
         own: OwnPoint | None = None,
+        group: bool = False,
     ) -> None:
         self.shares: dict[str, Share] = {}
         self.transfers: dict[str, Transfer] = {}
@@ -147,7 +148,9 @@ class Transfers:
         self._points: Class | None = None
         self._leaving = False
         self._view = view
-        self._service = RdvService(circuits, view, outbox, crypto, rng, FILES, own=own, on_standing=self._on_standing)
+        self._service = RdvService(
+            circuits, view, outbox, crypto, rng, FILES, own=own, group=group, on_standing=self._on_standing
+        )
 
     def restore(self, now: float) -> None:
         """Share again what was shared, and go on with what was being fetched."""

@@ -117,7 +117,7 @@ def check_recordings(recordings: Recordings, network: Network, link: str, name: 
     known = {
         f"name at {point.relay.name}": owners_name(CRYPTO, parsed.hash_name, point.identity, day).blinded
         for point in points
-        for day in days_in_use(time.time())[:1]
+        for day in days_in_use(time.time(), point.identity)[:1]
     }
     secrets = {"marker": MARKER, "file name": name.encode()}
     secrets |= spellings("hash_name", parsed.hash_name) | spellings("key", parsed.key)

@@ -5,11 +5,10 @@ import pytest
 from convergence.codes import Dropped, TransferWhy
 from convergence.effects import Failure
 from convergence.events import SourceDropped
-from convergence.facilitator.client import REFRESH
 from convergence.ordb.download import MAX_BATCH
 from convergence.path.place import HOP_TIMEOUT
 from convergence.path.pool import POOL_SIZE, PROBE_EVERY
-from convergence.rdv.blind import DAY, day_of
+from convergence.rdv.blind import DAY, day_begins, day_of
 from convergence.rdv.ring import POINTS
 from convergence.wire.ordb import PIECE_SIZE, ShareLink
 from convergence.wire.target import Role
@@ -26,7 +25,7 @@ from tests.sim.people import (
     standing,
     transfer,
 )
-from tests.sim.world import START, World
+from tests.sim.world import World
 from tests.views import points_of
 
 DATA = content("fault", 9 * PIECE_SIZE + 1000)
@@ -240,34 +239,46 @@ def test_facilitator_comes_back_from_its_storage(pair):
     assert all(item["connected"] for item in facilitator.node.health(world.now)["nodes"])
 
 
-def test_transfers_around_midnight():
-    midnight = (START // DAY + 1) * DAY
-    world = network("midnight", 8, start=midnight - 6 * 3600)
+def change_of_day(world, link, after):
+    """The first change of day at a point of this file, at least `after` seconds from now: when, and the point."""
+    points = points_of(ShareLink.parse(link).hash_name, [host.keys for host in relays_of(world).values()])
+    changes = [(day_of(world.now + after, point.identity) + 1, point.identity) for point in points]
+    return min((day * DAY + day_begins(identity), identity) for day, identity in changes)
+
+
+def test_transfers_around_a_change_of_day():
+    world = network("midnight", 8)
     alice = world.add("alice", circuits=0)
     world.run(5)
     link = share_and_stand(world, alice, DATA)
+    change, identity = change_of_day(world, link, 6 * 3600)
     hosts = []
     for offset in (-5 * 3600, -3600 - 1, -3600 + 1, -300, -0.5, 300, 3600 - 1, 3600 + 60, 5 * 3600):
-        world.run(midnight + offset - 5 - world.now)
+        world.run(change + offset - 5 - world.now)
         host = world.add(f"bob{len(hosts)}", circuits=0)
-        world.run(midnight + offset - world.now)
+        world.run(change + offset - world.now)
         hosts.append((host, get(host, link)))
         world.run(30)
     for host, transfer_id in hosts:
         assert_complete(world, host, transfer_id)
-    assert all(len(node.node._point._adverts) <= 1 for node in relays_of(world).values())  # yesterday's are withdrawn
+    assert len(relays_of(world)[identity].node._point._adverts) == 1, "yesterday's is withdrawn"
 
 
 @pytest.mark.parametrize("skew", [-590.0, 1500.0])  # a list from more than 600 s in the future is refused
-def test_a_clock_that_is_wrong_near_midnight(skew):
-    """Names of both days are in use for an hour around midnight, so that clocks may differ."""
-    midnight = (START // DAY + 1) * DAY
-    world = network("clocks", 8, start=midnight - (skew > 0) * 1000 + (skew < 0) * 100 - REFRESH - 10)
+def test_a_clock_that_is_wrong_near_the_change(skew):
+    """Names of both days are in use for an hour around a change, so that clocks may differ."""
+    world = network("clocks", 8)
     alice = world.add("alice", circuits=0)
-    bob = world.add("bob", circuits=0, skew=skew)
     world.run(5)
     link = share_and_stand(world, alice, DATA)
-    assert day_of(bob.now()) != day_of(alice.now())
+    change, identity = change_of_day(world, link, 2 * 3600)
+    for host in relays_of(world).values():
+        if host.keys.identity != identity:
+            host.node._point.begin = lambda circuit, stream_id, *_: circuit.endpoint.refuse(stream_id, 2)
+    world.run(change + (100 if skew < 0 else -1000) - world.now)
+    bob = world.add("bob", circuits=0, skew=skew)
+    world.run(5)
+    assert day_of(bob.now(), identity) != day_of(alice.now(), identity)
     assert_complete(world, bob, get(bob, link))
 
 

@@ -56,7 +56,7 @@ def large(monkeypatch: Any, seed: str, relays: int, *, start: float = START, sma
         world.add(name, ROLES, circuits=0)
     world.run(early + 65)
     for host in everybody(world):
-        assert host.node._view.large and host.node._view.count(Class.RELAYS, world.now) == relays
+        assert host.node.view.large and host.node.view.count(Class.RELAYS, world.now) == relays
     return world
 
 
@@ -71,7 +71,7 @@ def assert_arrives(world: World, host: Host, link: str) -> None:
 
 
 def epoch_of(host: Host) -> int:
-    return int(host.node.headers.newest.epoch)
+    return int(host.node.knowledge.headers.newest.epoch)
 
 
 @pytest.mark.parametrize("relays", [40, pytest.param(300, marks=pytest.mark.long)])
@@ -81,8 +81,10 @@ def test_transfers_work_and_both_ends_may_be_an_epoch_apart(monkeypatch: Any, re
     world.run(10)
     link = share_and_stand(world, alice, DATA)
     assert_arrives(world, bob, link)
-    take = bob.node.headers.take
-    bob.node.headers.take = lambda data, now: take(data, now) if EpochHeader.parse(data).epoch <= last else False
+    take = bob.node.knowledge.headers.take
+    bob.node.knowledge.headers.take = lambda data, now: (
+        take(data, now) if EpochHeader.parse(data).epoch <= last else False
+    )
     last = epoch_of(bob)
     world.run(EPOCH)
     assert epoch_of(alice) == epoch_of(bob) + 1
@@ -94,12 +96,12 @@ def test_transfers_work_over_the_midnight_at_which_all_points_change(monkeypatch
     alice, bob = world.add("alice", circuits=0), world.add("bob", circuits=0)
     world.run(10)
     link = share_and_stand(world, alice, DATA)
-    before = alice.node.headers.newest.value
+    before = alice.node.knowledge.headers.newest.value
     for _ in range(4):
         assert_arrives(world, bob, link)
         world.run(250)
-    assert alice.node.headers.newest.before == before
-    assert all(host.node.headers.contradiction is None for host in everybody(world))
+    assert alice.node.knowledge.headers.newest.before == before
+    assert all(host.node.knowledge.headers.contradiction is None for host in everybody(world))
 
 
 def test_the_facilitator_does_not_learn_what_an_end_looks_for(monkeypatch: Any) -> None:
@@ -124,7 +126,7 @@ def test_the_facilitator_does_not_learn_what_an_end_looks_for(monkeypatch: Any) 
     assert_arrives(world, bob, share_and_stand(world, alice, DATA))
     assert asked and {kind for who, kind in asked if who in ("alice", "bob")} <= {RingKind.RELAYS, RingKind.DIALLED}
     for host in (alice, bob):
-        assert RingKind.POINTS in {kept.bucket.kind for kept in host.node._buckets}
+        assert RingKind.POINTS in {kept.bucket.kind for kept in host.node.knowledge.buckets}
 
 
 def test_without_the_facilitator_transfers_go_on_also_after_a_restart(monkeypatch: Any) -> None:
@@ -139,7 +141,7 @@ def test_without_the_facilitator_transfers_go_on_also_after_a_restart(monkeypatc
     for host in (alice, bob):
         world.restart(host)
     assert world.run(300, lambda: standing(alice))
-    assert alice.node._view.large
+    assert alice.node.view.large
     assert_arrives(world, bob, link)
 
 
@@ -169,9 +171,9 @@ def test_a_facilitator_that_shows_two_networks_is_found_out(monkeypatch: Any) ->
         *(honest.epoch, honest.published, honest.expires, honest.value, honest.before),
         *(honest.committed, honest.rings[:1], honest.signer),
     ).sign(publisher._sign)
-    victim.node.headers._kept.clear()
-    victim.node.headers.newest = None
-    victim.node.headers.take(false.encode(), victim.now())
+    victim.node.knowledge.headers._kept.clear()
+    victim.node.knowledge.headers.newest = None
+    victim.node.knowledge.headers.take(false.encode(), victim.now())
     alice = world.add("alice", circuits=3)
     assert world.run(3600, lambda: any(is_contradiction(event) for event in alice.events))
 

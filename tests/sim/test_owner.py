@@ -35,7 +35,7 @@ def crowd(world: World, stranger: Host, subject: Subject) -> None:
     node = stranger.node
     for number in range(CROWD):
         rng = SeededRng(f"{stranger.name}-{number}")
-        service = RdvService(node.pool, node._view, node.outbox, world.crypto, rng, FILES)
+        service = RdvService(node.pool, node.view, node.outbox, world.crypto, rng, FILES)
 
         def begin(now: float, service: RdvService = service) -> None:
             service.set_points(Class.POINTS, now)

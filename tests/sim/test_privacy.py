@@ -5,6 +5,7 @@ from collections import Counter
 
 import pytest
 
+from convergence.rdv.blind import days_in_use
 from convergence.wire.ordb import PIECE_SIZE, ShareLink
 from tests.sim.people import PathRecord, arrived, content, get, network, relays_of, settle, share_and_stand, transfer
 
@@ -82,16 +83,19 @@ def test_entries_are_spread():
 
 
 def test_a_point_cannot_tell_that_two_files_are_of_one_provider():
-    """Each file has circuits of its own, and blinded names that differ from point to point and are no hash_name."""
+    """Each file has circuits of its own, and blinded names that differ from point to point and are no hash_name: one,
+    or two at a point whose day changes."""
     world = network("unlinkable", 8)
     owner = world.add("owner", circuits=0)
     world.run(5)
     links = [share_and_stand(world, owner, content(number, 100)) for number in range(4)]
     names = {ShareLink.parse(link).hash_name for link in links}
-    advertised = []
-    for relay in relays_of(world).values():
+    advertised, circuits = [], 0
+    for identity, relay in relays_of(world).items():
         adverts = relay.node._point._adverts
-        assert all(len(provider.names) == 1 for provider in adverts.providers.values())
+        days = len(days_in_use(world.now, identity))
+        assert all(len(provider.names) == days for provider in adverts.providers.values())
         advertised += [name.blinded for name in adverts.names]
-    assert len(advertised) == len(set(advertised)) == 12
+        circuits += len(adverts.providers)
+    assert len(advertised) == len(set(advertised)) and circuits == 12
     assert not names & set(advertised)

@@ -106,7 +106,7 @@ def test_who_has_the_link_of_a_private_service_cannot_pretend_to_be_its_owner(
     address = parse_address(str(private_address(world.crypto, SECRET)))
 
     def pretended(subject: Subject, crypto: Any, point: bytes, binding: bytes, now: float) -> list[Advert]:
-        return [Advert.add(name, Proof(day_of(now), bytes(64))) for name in subject.names(crypto, point, now)]
+        return [Advert.add(name, Proof(day_of(now, point), bytes(64))) for name in subject.names(crypto, point, now)]
 
     monkeypatch.setattr("convergence.services.private_address", lambda crypto, secret: address)
     monkeypatch.setattr(Subject, "adverts", pretended)

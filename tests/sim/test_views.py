@@ -5,8 +5,8 @@ from collections import Counter
 import pytest
 
 from convergence.errors import DestroyReason
+from convergence.netdir.knowledge import Knowledge
 from convergence.netdir.view import Class
-from convergence.node import Node
 from convergence.path.pool import POOL_SIZE
 from convergence.wire.ordb import ShareLink
 from tests.sim.people import (
@@ -27,16 +27,16 @@ DATA = content("views", 300_000)
 class LateView:
     """Answers what its node asks after some time."""
 
-    def __init__(self, node, delay):
-        self.count = node.view.count
+    def __init__(self, outbox, view, delay):
+        self.count = view.count
         for name in ("sample", "closest", "get"):
-            setattr(self, name, self.late(node, getattr(node.view, name), delay))
+            setattr(self, name, self.late(outbox, getattr(view, name), delay))
 
     @staticmethod
-    def late(node, question, delay):
+    def late(outbox, question, delay):
         def ask(*arguments, **options):
             *asked, now, then = arguments
-            node.outbox.call_at(now + delay, lambda now: question(*asked, now, then, **options))
+            outbox.call_at(now + delay, lambda now: question(*asked, now, then, **options))
 
         return ask
 
@@ -45,11 +45,10 @@ class LateView:
 def all_late(monkeypatch):
     """In what follows all nodes know late."""
 
-    def new_view(node, original=Node._new_view):
-        node.view = original(node)
-        return LateView(node, 0.7)
+    def listed(knowledge, original=Knowledge.listed):
+        return LateView(knowledge._outbox, original(knowledge), 0.7)
 
-    monkeypatch.setattr(Node, "_new_view", new_view)
+    monkeypatch.setattr(Knowledge, "listed", listed)
 
 
 def test_a_network_whose_nodes_know_each_other_late_carries_files_and_leaves_nothing(all_late):
@@ -119,7 +118,7 @@ def test_each_relay_carries_as_many_circuits_as_any_other():
             carried.update(node.identity for node in place.path)
             alice.driver.run(lambda now, place=place: place.circuit.destroy(DestroyReason.FINISHED, now))
         world.run(2)
-    assert alice.node._view.count(Class.RELAYS, world.now) == len(carried) == 12
+    assert alice.node.view.count(Class.RELAYS, world.now) == len(carried) == 12
     mean = sum(carried.values()) / 12
     assert mean > 30 and min(carried.values()) > mean / 2 and max(carried.values()) < 1.6 * mean
 

@@ -13,20 +13,24 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from weakref import WeakKeyDictionary
 
 from convergence.circuit.relay import RelayCircuit
 from convergence.errors import DestroyReason, RemoteError
-from convergence.limits import below_its_part
+from convergence.limits import TokenBucket, below_its_part
 from convergence.link.link import Link
+from convergence.outbox import Outbox
 from convergence.ports import Crypto
 from convergence.rdv.blind import check_advert
 from convergence.wire.rdv import Advert, DbInfo, Name
 
-MAX_OF_CIRCUIT = 4  # a provider's circuit serves one file, with two blinded names around midnight
+MAX_OF_CIRCUIT = 1 << 15  # all names of a node that lets them share circuits (rdv/group.py), each of two days
 MAX_ADVERTS = 1 << 17  # on this point, of owners' names and of common ones; beyond, most close their circuit
 MAX_PROVIDERS = 256  # of one common name; beyond, most are not kept
 MAX_MACHINES = 16  # of one owner's name; of more, the latest are kept: old ones may be gone
-MAX_PROOFS = 16  # checked for one circuit: two weeks of days. Each costs about what a handshake costs
+MAX_PROOFS = 16  # checked for one circuit: two weeks of days of one name. Each costs about what a handshake costs
+PROOFS_RATE = 80.0  # a second, of each link, for circuits with more: a node that has many names makes up to 64
+PROOFS_BURST = 320  # of these at once, if none came before
 
 
 @dataclass(slots=True)
@@ -51,10 +55,13 @@ class Adverts:
         providers: of each circuit.
     """
 
-    def __init__(self, crypto: Crypto) -> None:
+    def __init__(self, outbox: Outbox, crypto: Crypto) -> None:
         self.names: dict[Name, dict[RelayCircuit, Provider]] = {}
         self.providers: dict[RelayCircuit, Provider] = {}
+        self._outbox = outbox
         self._crypto = crypto
+        # What a link has used up is not forgotten with its circuits.
+        self._rates: WeakKeyDictionary[Link, TokenBucket] = WeakKeyDictionary()
         self._numbers = 0  # of providers so far
         self._held: dict[bool, Counter[Link]] = {True: Counter(), False: Counter()}  # adverts of owners, and others
 
@@ -90,7 +97,7 @@ class Adverts:
             return
         held = self._held[name.owned]
         full = held.total() >= MAX_ADVERTS and not below_its_part(held, circuit.link, MAX_ADVERTS)
-        if full or len(provider.names) >= MAX_OF_CIRCUIT or provider.proofs >= MAX_PROOFS:
+        if full or len(provider.names) >= MAX_OF_CIRCUIT or (name.owned and not self._may_prove(provider, now)):
             raise RemoteError("too many adverts", reason=DestroyReason.RESOURCELIMIT)
         if name.owned:
             provider.proofs += 1
@@ -105,6 +112,15 @@ class Adverts:
         provider.names.add(name)
         self.names.setdefault(name, {})[circuit] = provider
         held[circuit.link] += 1
+
+    def _may_prove(self, provider: Provider, now: float) -> bool:
+        """Whether one more proof of this circuit is checked."""
+        if provider.proofs < MAX_PROOFS:
+            return True
+        rate = self._rates.get(provider.circuit.link)
+        if rate is None:
+            rate = self._rates[provider.circuit.link] = TokenBucket(self._outbox, PROOFS_RATE, PROOFS_BURST)
+        return rate.take(now)
 
     def _remove(self, circuit: RelayCircuit, name: Name) -> None:
         provider = self.providers.get(circuit)

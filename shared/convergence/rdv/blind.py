@@ -3,7 +3,11 @@
 Does: blind a hash_name, or the key of an owner, for one point and one day; prove to a point that an advert is the
 owner's, and check that; handle the change of day.
 Does not: talk to points, or choose them (ring.py). A point learns no hash_name and no key. It cannot tell whether two
-blinded names belong to one file, except around midnight, when the names of two days come on one circuit.
+blinded names belong to one file, except around the change, when the names of two days come on one circuit.
+
+The days of a point begin at a time of its own: whoever has names at many points renews them all through the day, at
+each point once, and not all of them at midnight. Were it a time of each name, it would show which names of two days
+belong together.
 """
 
 from __future__ import annotations
@@ -18,11 +22,17 @@ from convergence.ports import Crypto
 from convergence.wire.rdv import Advert, Name, Proof
 
 DAY = 86400  # seconds
-OVERLAP = 3600  # seconds around midnight (UTC) in which two days' names are in use: clocks differ
+OVERLAP = 3600  # seconds before and after a change in which two days' names are in use: clocks differ
 
 
-def day_of(now: float) -> int:
-    return floor(now / DAY)
+def day_begins(identity: bytes) -> int:
+    """When a point's days begin, in seconds after midnight (UTC)."""
+    return int.from_bytes(sha3_256(b"convergence:day" + identity).digest()[:4], "big") * DAY >> 32
+
+
+def day_of(now: float, identity: bytes) -> int:
+    """A point's day: the Unix day on which it began."""
+    return floor((now - day_begins(identity)) / DAY)
 
 
 def common_name(hash_name: bytes, identity: bytes, day: int) -> Name:
@@ -58,7 +68,8 @@ def owners_advert(crypto: Crypto, secret: bytes, identity: bytes, day: int, bind
 def check_advert(crypto: Crypto, advert: Advert, binding: bytes, now: float) -> None:
     """As a point. Raises RemoteError unless it is the owner's, of a day around ours, and made for this circuit."""
     proof = advert.proof
-    if proof is None or abs(proof.day - day_of(now)) > 1:
+    # Ours began today or yesterday.
+    if proof is None or not -2 <= proof.day - floor(now / DAY) <= 1:
         raise RemoteError("an owner's advert of another day")
     if not crypto.ed25519_verify(advert.blinded, proof.signature, _proven(advert.name, proof.day, binding)):
         raise RemoteError("an advert that its owner did not make for this circuit")
@@ -72,36 +83,38 @@ def _proven(name: Name, day: int, binding: bytes) -> bytes:
     return b"convergence:advert:1" + binding + day.to_bytes(4, "big") + name.blinded
 
 
-def days_in_use(now: float) -> tuple[int, ...]:
-    """Today, and within OVERLAP of midnight the neighbouring day too. A provider advertises these days' names; a
-    client asks for them in this order."""
-    today = day_of(now)
-    since_midnight = now - today * DAY
-    if since_midnight < OVERLAP:
-        return today, today - 1
-    if since_midnight >= DAY - OVERLAP:
-        return today, today + 1
-    return (today,)
+def days_in_use(now: float, identity: bytes) -> tuple[int, ...]:
+    """A point's day, and within OVERLAP of its change the neighbouring day too. A provider advertises these days'
+    names; a client asks for them in this order."""
+    day, since = _into_day(now, identity)
+    if since < OVERLAP:
+        return day, day - 1
+    if since >= DAY - OVERLAP:
+        return day, day + 1
+    return (day,)
 
 
-def next_change(now: float) -> float:
+def next_change(now: float, identity: bytes) -> float:
     """When the result of `days_in_use` changes next (Unix seconds)."""
-    midnight = day_of(now) * DAY
-    if now - midnight < OVERLAP:
-        return midnight + OVERLAP
-    if now - midnight < DAY - OVERLAP:
-        return midnight + DAY - OVERLAP
-    return midnight + DAY + OVERLAP
+    _, since = _into_day(now, identity)
+    change = next(at for at in (OVERLAP, DAY - OVERLAP, DAY + OVERLAP) if since < at)
+    return now - since + change
+
+
+def _into_day(now: float, identity: bytes) -> tuple[int, float]:
+    """A point's day, and the seconds since it began."""
+    day = day_of(now, identity)
+    return day, now - day * DAY - day_begins(identity)
 
 
 def common_names(hash_name: bytes, identity: bytes, now: float) -> list[Name]:
     """The names in use now, today's first."""
-    return [common_name(hash_name, identity, day) for day in days_in_use(now)]
+    return [common_name(hash_name, identity, day) for day in days_in_use(now, identity)]
 
 
 def owners_names(crypto: Crypto, owner: bytes, identity: bytes, now: float) -> list[Name]:
     """The same of an owner; none where nobody can own this key, as links may hold any."""
     try:
-        return [owners_name(crypto, owner, identity, day) for day in days_in_use(now)]
+        return [owners_name(crypto, owner, identity, day) for day in days_in_use(now, identity)]
     except CryptoError:
         return []

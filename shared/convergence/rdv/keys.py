@@ -116,7 +116,7 @@ class Subject:
             binding: of the circuit (circuit/hop.py).
         """
         if self.secret is not None:
-            return [owners_advert(crypto, self.secret, point, day, binding) for day in days_in_use(now)]
+            return [owners_advert(crypto, self.secret, point, day, binding) for day in days_in_use(now, point)]
         return [] if self.common is None else [Advert.add(name) for name in common_names(self.hash_name, point, now)]
 
 

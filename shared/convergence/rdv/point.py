@@ -58,7 +58,7 @@ class RdvPoint:
         self.own = own
         self.others: Sequence[bytes] = ()
         self._outbox = outbox
-        self._adverts = Adverts(crypto)
+        self._adverts = Adverts(outbox, crypto)
         self._choices = 0
         # How often an asker's circuit was given each provider. A bad one is always the least busy: who comes back to
         # the point gets another, and need not be believed.

@@ -5,7 +5,8 @@ streams with encrypted sessions, give clients that hold the key a place, or one 
 pass over points that do not answer.
 Does not: know what is served: each offer brings a `serve` that makes the handler of a session.
 
-A circuit carries one offer only, so that a point cannot tell that two offers have one provider.
+A circuit carries one offer only, so that a point cannot tell that two offers have one provider: unless the owner
+allows it, for very many offers (group.py).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import TYPE_CHECKING
 from typing import Protocol as Shape
 
 from convergence.chance import fraction, random_below
@@ -35,17 +37,22 @@ from convergence.wire.rdv import Advert, DbInfo, Name, parse_rdv_target
 from convergence.wire.relay import RelayCommand
 from convergence.wire.target import RelayTarget
 
+if TYPE_CHECKING:
+    from convergence.rdv.group import Groups, SharedCircuit
+
 BACKOFF_FIRST = 0.5  # seconds
 BACKOFF_LIMIT = 60.0  # seconds
 BUILD_LIMIT = 180.0  # seconds; the builder of circuits answers much sooner
 SILENT_FOR = 600.0  # seconds until a point that did not answer is tried again, plus up to as many at random
 STABLE_AFTER = 30.0  # seconds that a circuit must stand for its failures to be forgotten
 MAX_OFFERS = 256  # three circuits each
+MAX_GROUPED = 1 << 14  # offers that share circuits; a point takes as many on one (rdv/adverts.py)
 QUEUE_INTERVAL = 10.0  # seconds between two looks at the queue: waiting clients hear their place, idle ones give way
 MAX_RETIRED = 32  # posts of an offer whose last sessions go on, a circuit each; of more, the least used one ends
 MAX_SEEN = 4096  # clients of a post whose handshakes are remembered, the latest: a point may play them again
 START_SPREAD = 5.0  # seconds; what is offered sooner after another waits at random, up to so long for each that waits
 WAKE_SPREAD = 5.0  # seconds after a clock jump within which a node's posts go on, each at a random time
+AT_ONCE = 256  # offers whose points are chosen in one go: some 20 ms
 OWN = b""  # names the post of an offer at this node itself
 DAY_CHANGE_SPREAD = OVERLAP / 2  # the same for their change to another day's names
 
@@ -60,7 +67,7 @@ class Limits:
         shaking: that have not proved the key there; beyond, one by lot makes way for the next. They have no limit over
             all offers, for the same reason. 8 seconds each.
         all: that hold a key, over all offers, against running out of memory.
-        code: what to say of more than MAX_OFFERS.
+        code: what to say of more than MAX_OFFERS, or MAX_GROUPED.
         quiet: seconds without a byte either way, after which a client gives way to a newcomer who finds all places of
             the offer at the point taken. While there is room a client may be quiet for ever: where it is gone, its
             first relay finds that their link broke.
@@ -139,6 +146,7 @@ class RdvService:
     Args:
         limits: on its clients.
         own: stands for this node itself, where it serves whoever's circuit ends here.
+        group: whether all offers share circuits (rdv/group.py): points see then that they are of one node.
         on_standing: (hash_name, points that it is advertised at, points wanted, now), on each change.
     """
 
@@ -152,6 +160,7 @@ class RdvService:
         limits: Limits,
         *,
         own: OwnPoint | None = None,
+        group: bool = False,
         on_standing: Callable[[bytes, int, int, float], None] = lambda *_: None,
     ) -> None:
         self.circuits = circuits
@@ -160,23 +169,26 @@ class RdvService:
         self.rng = rng
         self.limits = limits
         self.own = own
+        self.groups = self._new_groups() if group else None
         self.sessions = 0  # served or in a queue: limits.all
         self._on_standing = on_standing
         self._view = view
         self._points: Class | None = None
         self._offers: dict[bytes, _Offer] = {}
+        self._to_choose: list[_Offer] = []  # whose points are to be chosen anew
         self._began = float("-inf")  # when the last offer got its time to begin
 
     def offer(self, subject: Subject, serve: Callable[[Duplex], Served], now: float) -> None:
         """Offer something until `withdraw`. Offering the same hash_name again changes nothing.
 
-        Raises Problem past MAX_OFFERS.
+        Raises Problem past MAX_OFFERS, or MAX_GROUPED.
         """
         hash_name = subject.hash_name
         if hash_name in self._offers:
             return
-        if len(self._offers) >= MAX_OFFERS:
-            raise Problem(self.limits.code, most=MAX_OFFERS)
+        most = MAX_OFFERS if self.groups is None else MAX_GROUPED
+        if len(self._offers) >= most:
+            raise Problem(self.limits.code, most=most)
         ring = Ring(self._view, self.outbox, hash_name, lambda now: self._ring_known(offer, now))
         offer = self._offers[hash_name] = _Offer(subject, serve, ring)
         ring.use(self._points, now)
@@ -194,13 +206,24 @@ class RdvService:
         """Points are nodes of this class (None: there are none yet), and other nodes may be known than before: choose
         them anew. Streams that stand go on."""
         self._points = points
-        for offer in list(self._offers.values()):
-            offer.ring.use(points, now)
-            self._ring_known(offer, now)
+        self._to_choose = list(self._offers.values())
+        self._choose(now)
+
+    def _choose(self, now: float) -> None:
+        """Choose points for a part of the offers; others have their turn before the rest."""
+        offers, self._to_choose = self._to_choose[:AT_ONCE], self._to_choose[AT_ONCE:]
+        for offer in offers:
+            if self._offers.get(offer.subject.hash_name) is offer:
+                offer.ring.use(self._points, now)
+                self._ring_known(offer, now)
+        if self._to_choose:
+            self.outbox.call_at(now, self._choose)
 
     def use(self, circuits: CircuitSource, now: float) -> None:
         """Other circuits from now on: those that stand end. `set_points` says next where they may lead."""
         self.circuits = circuits
+        if self.groups is not None:
+            self.groups = self._new_groups()
         self._points = None
         for offer in self._offers.values():
             for post in [*offer.posts.values(), *offer.retired]:
@@ -231,7 +254,7 @@ class RdvService:
         if offer is None:
             return 0, 0
         wanted = min(POINTS, offer.ring.usable)
-        return min(sum(post.standing for post in offer.posts.values() if post.own is None), wanted), wanted
+        return min(sum(post.advertised for post in offer.posts.values() if post.own is None), wanted), wanted
 
     def clients(self, hash_name: bytes) -> int:
         """Those of an offer that hold its key, at all points."""
@@ -254,6 +277,11 @@ class RdvService:
         posts = (post for offer in self._offers.values() for post in [*offer.posts.values(), *offer.retired])
         return max(posts, key=lambda post: post.guests)
 
+    def _new_groups(self) -> Groups:
+        from convergence.rdv.group import Groups  # pages do without
+
+        return Groups(self.circuits, self.limits.code.encode(), self.outbox)
+
     def _ring_known(self, offer: _Offer, now: float) -> None:
         if offer.begins is None and len(offer.ring):
             self._begin(offer, now)
@@ -262,9 +290,11 @@ class RdvService:
 
     def _begin(self, offer: _Offer, now: float) -> None:
         """Start a single offer at once, but each of several at a random time: a point could tell that what comes
-        together belong to one node."""
-        waiting = sum(other.begins is not None and other.begins > now for other in self._offers.values())
-        alone = not waiting and now - self._began >= START_SPREAD
+        together belong to one node. Of those that share circuits it knows."""
+        waiting = 0
+        if self.groups is None:
+            waiting = sum(other.begins is not None and other.begins > now for other in self._offers.values())
+        alone = self.groups is not None or not waiting and now - self._began >= START_SPREAD
         offer.begins = now if alone else now + START_SPREAD * (waiting + 1) * fraction(self.rng)
         self._began = max(self._began, now)
         if alone:
@@ -341,7 +371,7 @@ class _Post:
         self._offer = offer
         self._machine = StateMachine(TABLE, service.outbox, self._timed_out, now)
         self._attempt = 0
-        self._circuit: ClientCircuit | OwnCircuit | None = None
+        self._circuit: ClientCircuit | SharedCircuit | OwnCircuit | None = None
         self._since = 0.0  # when its circuit was built, in steady time
         self._advertised: list[Name] = []
         self._shaking: dict[Session, None] = {}  # limits.shaking
@@ -356,6 +386,11 @@ class _Post:
     @property
     def standing(self) -> bool:
         return self._machine.state is Phase.STANDING
+
+    @property
+    def advertised(self) -> bool:
+        """Whether clients can find it."""
+        return bool(self._advertised)
 
     @property
     def guests(self) -> int:
@@ -373,7 +408,7 @@ class _Post:
         self._backoff.reset()
         soon = now + WAKE_SPREAD * fraction(self._service.rng)
         if self.standing:
-            self._call_at(soon, self._on_day)
+            self._call_at(soon, self._renew)
         elif self._machine.state is Phase.RESTING:
             self._rest(soon, now)
 
@@ -407,7 +442,7 @@ class _Post:
         self._attempt += 1
         attempt = self._attempt
 
-        def ready(circuit: ClientCircuit | OwnCircuit, now: float) -> None:
+        def ready(circuit: ClientCircuit | SharedCircuit | OwnCircuit, now: float) -> None:
             if attempt == self._attempt:
                 self._ready(circuit, now)
             else:
@@ -417,12 +452,15 @@ class _Post:
             if attempt == self._attempt:
                 self._failed(why, now)
 
+        service = self._service
         if self.own is not None:
             ready(self.own.circuit(), now)
+        elif service.groups is not None:
+            service.groups.join(self.point, ready, failed, now)
         else:
-            self._service.circuits.rdv_circuit(self.point, self._offer.subject.hash_name, True, ready, failed, now)
+            service.circuits.rdv_circuit(self.point, self._offer.subject.hash_name, True, ready, failed, now)
 
-    def _ready(self, circuit: ClientCircuit | OwnCircuit, now: float) -> None:
+    def _ready(self, circuit: ClientCircuit | SharedCircuit | OwnCircuit, now: float) -> None:
         self._machine.move("built", now)
         self.answers = True
         self._circuit = circuit
@@ -430,8 +468,7 @@ class _Post:
         circuit.on_begin = self._on_begin
         circuit.on_closed = self._on_closed
         self._advertised = []
-        self._on_day(now)
-        self._service.changed(self._offer, now)
+        self._renew(now)
         self._service.outbox.call_at(now + STABLE_AFTER, lambda now: self._service.place(self._offer, now))
 
     def _failed(self, why: Why, now: float) -> None:
@@ -485,13 +522,24 @@ class _Post:
 
     # -- adverts
 
-    def _on_day(self, now: float) -> None:
-        """Advertise the names in use now, and again some time after they change. If all circuits of a node changed
-        names at one moment by its clock, a point could tell which circuits belong to one node."""
-        circuit, service = self._circuit, self._service
+    def _renew(self, now: float) -> None:
+        """Advertise the names in use now: at once, or where offers share circuits when it is this one's turn."""
+        groups = self._service.groups
+        turn = now if groups is None or self.own is not None else groups.turn(now)
+        if turn > now:
+            self._call_at(turn, self._in_turn)
+        else:
+            self._in_turn(now)
+
+    def _in_turn(self, now: float) -> None:
+        """And again some time after they change. If all circuits of a node changed names at one moment by its clock, a
+        point could tell which circuits belong to one node."""
+        circuit, service, point, new = self._circuit, self._service, self.point.identity, not self._advertised
         if circuit is not None:
-            self._advertise(self._offer.subject.adverts(service.crypto, self.point.identity, circuit.binding, now))
-        self._call_at(next_change(now) + self._day_delay, self._on_day)
+            self._advertise(self._offer.subject.adverts(service.crypto, point, circuit.binding, now))
+        self._call_at(next_change(now, point) + self._day_delay, self._renew)
+        if new:
+            service.changed(self._offer, now)
 
     def _advertise(self, wanted: Sequence[Advert]) -> None:
         names = [advert.name for advert in wanted]

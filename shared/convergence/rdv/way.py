@@ -260,7 +260,8 @@ class Way:
 
     def _ask_all(self, attempt: Attempt, now: float) -> None:
         """Ask at the circuit's last hop under one name after the other."""
-        point, days = attempt.circuit.path[-1].identity, days_in_use(now)
+        point = attempt.circuit.path[-1].identity
+        days = days_in_use(now, point)
         if self._names is None or self._names[0] != (point, days):
             self._names = (point, days), self.connector.subject.names(self.connector.crypto, point, now)
         attempt.names = list(self._names[1])

@@ -462,6 +462,16 @@ def test_a_file_named_twice_is_shared_once(tmp_path: Path) -> None:
     assert check_files([str(path), str(path)]) == [path]
 
 
+def test_more_files_are_shared_where_they_may_share_circuits(tmp_path: Path) -> None:
+    paths = [tmp_path / str(number) for number in range(257)]
+    for path in paths:
+        path.write_bytes(b"x")
+    names = [str(path) for path in paths]
+    with pytest.raises(CliError, match="256 files .* --group for up to 16384"):
+        check_files(names)
+    assert check_files(names, group=True) == paths
+
+
 def test_a_lock_has_one_holder_and_leaves_no_file(tmp_path: Path) -> None:
     path = tmp_path / "folder" / "lock"
     with locked(path, "taken"):

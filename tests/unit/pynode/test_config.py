@@ -30,6 +30,7 @@ hosts = ["*", "127.0.0.1:8080"]
 [circuits]
 hops = 1
 exit_hops = 5
+group = true
 [limits]
 connections = 10
 [rtc]

@@ -6,7 +6,8 @@ from random import Random
 import pytest
 
 from convergence.errors import DestroyReason, RemoteError
-from convergence.rdv.adverts import MAX_MACHINES, MAX_PROOFS, MAX_PROVIDERS, Adverts
+from convergence.outbox import Outbox
+from convergence.rdv.adverts import MAX_MACHINES, MAX_PROOFS, MAX_PROVIDERS, PROOFS_BURST, PROOFS_RATE, Adverts
 from convergence.rdv.blind import DAY, common_name, owners_advert, owners_name
 from convergence.wire.rdv import Advert, DbInfo, Name, Proof
 from tests.unit.ordb.memory import CRYPTO
@@ -17,6 +18,10 @@ POINT = b"p" * 32
 SECRET = b"o" * 32
 OWNER = CRYPTO.x25519_public(SECRET)
 PLACE = owners_name(CRYPTO, OWNER, POINT, TODAY)
+
+
+class Link:
+    """What limits count by."""
 
 
 @dataclass(eq=False)
@@ -30,10 +35,10 @@ class Circuit:
 class Point:
     def __init__(self):
         self.rng = Random(1)
-        self.adverts = Adverts(CRYPTO)
+        self.adverts = Adverts(Outbox(), CRYPTO)
 
     def circuit(self, link=None):
-        return Circuit(link or object(), self.rng.randbytes(20))
+        return Circuit(link or Link(), self.rng.randbytes(20))
 
     def say(self, circuit, *adverts, now=NOW):
         self.adverts.carry_out(circuit, DbInfo(adverts).encode(), now)
@@ -57,7 +62,7 @@ def test_10_000_adverts_of_somebody_with_the_link_take_nothing_from_the_owner(po
     """From 500 places, under every name that the link yields, with the proofs that he can make."""
     owner = point.own() if first else None
     common = common_name(OWNER, POINT, TODAY)
-    links = [object() for _ in range(500)]
+    links = [Link() for _ in range(500)]
     for number in range(2_500):
         circuit = point.circuit(links[number % 500])
         for advert in (Advert.add(common), Advert.add(Name(PLACE.blinded))):
@@ -91,7 +96,7 @@ def test_an_advert_of_one_point_is_of_no_use_at_another(point):
     assert point.at() == [], "it is another name there, which nobody asks this point for"
 
 
-@pytest.mark.parametrize("days", [-2, 2, 400])
+@pytest.mark.parametrize("days", [-3, 2, 400])
 def test_an_advert_of_another_day_is_refused(point, days):
     circuit = point.circuit()
     late = owners_advert(CRYPTO, SECRET, POINT, TODAY + days, circuit.binding)
@@ -142,7 +147,7 @@ def test_keys_for_which_anybody_can_sign_are_refused(point, key):
     neutral = b"\1" + bytes(31)
     for start in (name.blinded, neutral):
         for number in range(8):
-            circuit = Circuit(object(), bytes([number]) * 20)
+            circuit = Circuit(Link(), bytes([number]) * 20)
             with pytest.raises(RemoteError):
                 point.say(circuit, Advert.add(name, Proof(TODAY, start + bytes(32))))
 
@@ -166,15 +171,33 @@ def test_only_who_advertised_withdraws(point):
     assert len(point.adverts) == 0 and not point.adverts.names
 
 
+def prove(point, circuit, count, now=NOW):
+    """Names of so many owners, on one circuit."""
+    for _ in range(count):
+        point.say(circuit, owners_advert(CRYPTO, point.rng.randbytes(32), POINT, TODAY, circuit.binding), now=now)
+
+
 def test_checks_of_proofs_are_limited(point):
-    circuit = point.circuit()
-    advert = owners_advert(CRYPTO, SECRET, POINT, TODAY, circuit.binding)
-    for _ in range(MAX_PROOFS):
-        point.say(circuit, advert, advert)  # a second time says nothing, and is not checked
-        point.say(circuit, Advert.remove(PLACE))
-    with pytest.raises(RemoteError) as error:
-        point.say(circuit, advert)
-    assert error.value.reason == DestroyReason.RESOURCELIMIT
+    """A link's circuits share a rate, whichever of them ask, and new ones too. Beside it each has a few of its own:
+    whoever has few names is not kept out by somebody behind the same relay. Other links have rates of their own."""
+    many, link = point.circuit(), Link()
+    circuit, other = point.circuit(link), point.circuit(link)
+    prove(point, circuit, MAX_PROOFS + PROOFS_BURST)
+    again = owners_advert(CRYPTO, SECRET, POINT, TODAY, many.binding)
+    point.say(many, again, again)  # a second time says nothing, and is not checked
+    assert point.adverts.providers[many].proofs == 1
+    for late in (circuit, other, point.circuit(link)):
+        if late is not circuit:
+            prove(point, late, MAX_PROOFS)
+        with pytest.raises(RemoteError) as error:
+            prove(point, late, 1)
+        assert error.value.reason == DestroyReason.RESOURCELIMIT
+        point.adverts.closed(late)
+    prove(point, many, MAX_PROOFS)
+    later = point.circuit(link)
+    prove(point, later, MAX_PROOFS + int(PROOFS_RATE), now=NOW + 1)
+    with pytest.raises(RemoteError):
+        prove(point, later, 1, now=NOW + 1)
 
 
 def test_a_circuit_lives_through_many_days(point):
@@ -187,7 +210,7 @@ def test_a_circuit_lives_through_many_days(point):
 
 
 def test_who_crowds_out_others_under_the_common_name_needs_as_many_links_as_they(point):
-    common, crowd = common_name(OWNER, POINT, TODAY), object()
+    common, crowd = common_name(OWNER, POINT, TODAY), Link()
     for _ in range(2 * MAX_PROVIDERS):
         point.say(point.circuit(crowd), Advert.add(common))
     assert len(point.at(common)) == MAX_PROVIDERS

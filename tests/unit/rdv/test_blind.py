@@ -1,3 +1,4 @@
+from collections import Counter
 from hashlib import sha256
 from hmac import new as hmac_new
 
@@ -12,6 +13,8 @@ from convergence.rdv.blind import (
     check_advert,
     common_name,
     common_names,
+    day_begins,
+    day_of,
     days_in_use,
     next_change,
     owners_advert,
@@ -19,9 +22,12 @@ from convergence.rdv.blind import (
     owners_names,
 )
 from convergence.rdv.keys import Subject
+from convergence.wire.rdv import Advert, Name, Proof
 from tests.unit.ordb.memory import CRYPTO
 
 NAME = b"n" * 32
+POINT = b"i" * 32
+CHANGE = 20000 * DAY + day_begins(POINT)  # when its day 20000 begins
 
 
 def test_blinding_is_the_hmac_of_the_design() -> None:
@@ -39,35 +45,50 @@ def test_names_differ_by_point_day_and_file() -> None:
     assert len(names) == 8
 
 
-def test_two_days_names_are_in_use_around_midnight() -> None:
-    midnight = 20000 * DAY
-    assert days_in_use(midnight) == (20000, 19999)
-    assert days_in_use(midnight + OVERLAP - 1) == (20000, 19999)
-    assert days_in_use(midnight + OVERLAP) == (20000,)
-    assert days_in_use(midnight - OVERLAP - 1) == (19999,)
-    assert days_in_use(midnight - OVERLAP) == (19999, 20000)
+def test_two_days_names_are_in_use_around_the_change() -> None:
+    assert days_in_use(CHANGE, POINT) == (20000, 19999)
+    assert days_in_use(CHANGE + OVERLAP - 1, POINT) == (20000, 19999)
+    assert days_in_use(CHANGE + OVERLAP, POINT) == (20000,)
+    assert days_in_use(CHANGE - OVERLAP - 1, POINT) == (19999,)
+    assert days_in_use(CHANGE - OVERLAP, POINT) == (19999, 20000)
 
 
-@given(st.floats(0, 1e9), st.floats(-OVERLAP, OVERLAP, exclude_min=True, exclude_max=True))
-def test_clocks_that_differ_by_less_than_the_overlap_meet(now: float, skew: float) -> None:
+def test_the_days_of_points_begin_all_through_the_day() -> None:
+    hours = Counter(day_begins(number.to_bytes(32, "big")) * 24 // DAY for number in range(2400))
+    assert sorted(hours) == list(range(24)) and all(50 < points < 150 for points in hours.values())
+
+
+@given(st.floats(0, 1e9), st.binary(min_size=32, max_size=32))
+def test_a_points_day_began_less_than_a_day_ago(now: float, point: bytes) -> None:
+    now += 2 * DAY
+    assert 0 <= now - day_of(now, point) * DAY - day_begins(point) < DAY
+    for day in days_in_use(now, point):
+        advert = Advert.add(Name(bytes(32), owned=True), Proof(day, bytes(64)))
+        with pytest.raises(RemoteError, match="did not make"):  # not for its day
+            check_advert(CRYPTO, advert, b"k" * 20, now)
+
+
+@given(
+    st.floats(0, 1e9),
+    st.floats(-OVERLAP, OVERLAP, exclude_min=True, exclude_max=True),
+    st.binary(min_size=32, max_size=32),
+)
+def test_clocks_that_differ_by_less_than_the_overlap_meet(now: float, skew: float, point: bytes) -> None:
     now += DAY
-    assert set(days_in_use(now)) & set(days_in_use(now + skew))
+    assert set(days_in_use(now, point)) & set(days_in_use(now + skew, point))
 
 
-@given(st.floats(0, 1e9))
-def test_the_set_of_days_stays_the_same_until_next_change_and_then_differs(now: float) -> None:
-    change = next_change(now)
+@given(st.floats(0, 1e9), st.binary(min_size=32, max_size=32))
+def test_the_set_of_days_stays_the_same_until_next_change_and_then_differs(now: float, point: bytes) -> None:
+    change = next_change(now, point)
     assert change > now
-    assert set(days_in_use(change)) != set(days_in_use(now))
+    assert set(days_in_use(change + 1e-3, point)) != set(days_in_use(now, point))
     if change - now > 2:
-        assert set(days_in_use(change - 1)) == set(days_in_use(now))
+        assert set(days_in_use(change - 1, point)) == set(days_in_use(now, point))
 
 
 def test_names_in_use_have_todays_first() -> None:
-    assert common_names(NAME, b"i" * 32, 20000 * DAY) == [
-        common_name(NAME, b"i" * 32, 20000),
-        common_name(NAME, b"i" * 32, 19999),
-    ]
+    assert common_names(NAME, POINT, CHANGE) == [common_name(NAME, POINT, day) for day in (20000, 19999)]
 
 
 SECRET = b"o" * 32
@@ -95,8 +116,8 @@ def test_owners_names_differ_by_point_day_and_owner_and_have_nothing_of_common_o
 
 
 def test_owners_names_in_use_are_those_of_the_days_in_use() -> None:
-    names = [owners_name(CRYPTO, OWNER, b"i" * 32, day) for day in (20000, 19999)]
-    assert owners_names(CRYPTO, OWNER, b"i" * 32, 20000 * DAY) == names
+    names = [owners_name(CRYPTO, OWNER, POINT, day) for day in (20000, 19999)]
+    assert owners_names(CRYPTO, OWNER, POINT, CHANGE) == names
 
 
 @pytest.mark.parametrize("key", [bytes(32), b"\1" + bytes(31), (2**255 - 20).to_bytes(32, "little")])

@@ -8,14 +8,14 @@ from convergence.effects import Failure
 from convergence.errors import EndReason
 from convergence.ordb.download import Phase
 from convergence.rdv import client as client_module
-from convergence.rdv.blind import DAY, owners_name
+from convergence.rdv.blind import DAY, day_begins, owners_name
 from convergence.rdv.client import BACKOFF_LIMIT, MAX_ATTEMPTS, MAX_POINTS, REACH_LIMIT, WAIT_LIMIT
 from convergence.rdv.service import STABLE_AFTER
 from convergence.rdv.session import OPEN_TIMEOUT
 from convergence.wire.descriptor import Descriptor
 from convergence.wire.ordb import PIECE_SIZE
 from tests.unit.ordb.memory import CRYPTO, Script
-from tests.unit.rdv.network import NODES, Getter, Rig, bad_server, target
+from tests.unit.rdv.network import NODES, Getter, Rig, bad_server, target, target_of
 from tests.views import points_of
 
 # -- both ends
@@ -59,25 +59,29 @@ def test_circuits_end_when_the_transfer_is_over() -> None:
     assert not any(any(point.adverts.values()) for point in rig.points)
 
 
-def test_clocks_on_both_sides_of_midnight_meet() -> None:
+def test_clocks_on_both_sides_of_the_change_meet() -> None:
     for offset in (-1800, -30, 30, 1800):
         rig = Rig(size=1)
-        rig.world.now = 20_000 * DAY + offset
+        point = rig.points[0]
+        rig.nodes = [target_of(point.identity)]
+        rig.world.now = 20_000 * DAY + day_begins(point.identity) + offset
         rig.share()
-        assert all(len(point.adverts) == 2 for point in rig.points)
+        assert len(point.adverts) == 2
         rig.get()
         rig.world.now += 40
         rig.world.advance(10)
         rig.check_done()
 
 
-def test_the_other_days_name_is_asked_for_near_midnight() -> None:
+def test_the_other_days_name_is_asked_for_near_the_change() -> None:
     rig = Rig(size=1)
-    rig.world.now = 20_000 * DAY + 60.0
+    point = rig.points[0]
+    rig.nodes = [target_of(point.identity)]
+    rig.world.now = 20_000 * DAY + day_begins(point.identity) + 60.0
     rig.share()
     yesterday = 19_999
-    for point in rig.points:  # a provider whose clock is an hour slow
-        del point.adverts[owners_name(CRYPTO, rig.file.hash_name, point.identity, 20_000)]
+    # a provider whose clock is an hour slow
+    del point.adverts[owners_name(CRYPTO, rig.file.hash_name, point.identity, 20_000)]
     rig.get()
     rig.world.advance(10)
     rig.check_done()

@@ -280,7 +280,7 @@ class Pretender(Subject):
     """Who has only the address and advertises the owner's name all the same."""
 
     def adverts(self, crypto: Any, point: bytes, binding: bytes, now: float) -> list[Advert]:
-        return [Advert.add(name, Proof(day_of(now), bytes(64))) for name in self.names(crypto, point, now)]
+        return [Advert.add(name, Proof(day_of(now, point), bytes(64))) for name in self.names(crypto, point, now)]
 
 
 def pretend(rig: Rig) -> None:

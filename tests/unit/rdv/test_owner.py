@@ -169,7 +169,7 @@ class Pretender(Subject):
     """Who has the link and, with points that check nothing, takes the owner's place."""
 
     def adverts(self, crypto: Any, point: bytes, binding: bytes, now: float) -> list[Advert]:
-        return [Advert.add(name, Proof(day_of(now), bytes(64))) for name in self.names(crypto, point, now)]
+        return [Advert.add(name, Proof(day_of(now, point), bytes(64))) for name in self.names(crypto, point, now)]
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import pytest
 
 from convergence.codes import TransferWhy
 from convergence.errors import EndReason, LocalError, StreamError
-from convergence.rdv.blind import DAY, OVERLAP, owners_name
+from convergence.rdv.blind import DAY, OVERLAP, day_begins, owners_names
 from convergence.rdv.circuits import LINGER
 from convergence.rdv.keys import Subject
 from convergence.rdv.service import (
@@ -331,11 +331,12 @@ def test_a_circuit_that_comes_after_unsharing_is_destroyed() -> None:
 def test_adverts_follow_the_days() -> None:
     rig = Rig(size=1)
     rig.share()
-    today = int(rig.world.now // DAY)
+    before = {name for point in rig.points for name in point.adverts}
     rig.world.advance(DAY)
     for point in rig.points:
         names = {name for name, circuits in point.adverts.items() if circuits}
-        assert names == {owners_name(CRYPTO, rig.file.hash_name, point.identity, today + 1)}
+        assert names == set(owners_names(CRYPTO, rig.file.hash_name, point.identity, rig.world.now))
+        assert len(names) == 1 and not names & before
     rig.get()
     rig.world.advance(10)
     rig.check_done()
@@ -403,7 +404,7 @@ def test_the_circuits_of_a_node_do_not_change_their_day_at_one_moment(monkeypatc
     send = FakeCircuit.send_message
 
     def send_message(self: FakeCircuit, command: int, payload: bytes) -> None:
-        told.append((rig.world.now % DAY, self))
+        told.append(((rig.world.now - day_begins(self.point.identity)) % DAY, self))
         send(self, command, payload)
 
     monkeypatch.setattr(FakeCircuit, "send_message", send_message)
@@ -415,7 +416,7 @@ def test_the_circuits_of_a_node_do_not_change_their_day_at_one_moment(monkeypatc
 def test_the_circuits_of_a_node_do_not_change_their_day_at_one_moment_when_it_wakes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Asleep over midnight, with circuits that stand."""
+    """Asleep for a day, with circuits that stand."""
     rig = Rig()
     rig.share()
     told: list[float] = []

@@ -1,0 +1,121 @@
+"""All that a node knows of which nodes exist.
+
+Does: own the directory, headers, buckets and their View, look-ups by name, and what is kept for the next run; tell of
+a facilitator that lies, or that shows others a network without this node.
+Does not: fetch lists or buckets (facilitator/client.py, introduction/fetching.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from convergence.chance import fraction
+from convergence.codes import FacilitatorWhy
+from convergence.errors import Why
+from convergence.events import Trouble
+from convergence.netdir.buckets import Buckets, Fetch
+from convergence.netdir.bucketview import BucketView
+from convergence.netdir.headers import EPOCH, Contradiction, Headers
+from convergence.netdir.listview import ListView
+from convergence.netdir.lookup import Lookup
+from convergence.netdir.memory import NodeMemory
+from convergence.netdir.nodes import NodeDirectory
+from convergence.netdir.rings import BadBucket
+from convergence.netdir.view import View
+from convergence.outbox import Outbox
+from convergence.ports import Crypto, Rng
+from convergence.wire.descriptor import Descriptor
+from convergence.wire.target import Role
+
+TOLD_WITHIN = 3 * EPOCH  # seconds until a listed node is in all buckets that are in use
+LOOK_EVERY = 3600.0  # seconds, give or take half, between two looks whether this node is where others look for it
+
+
+class Knowledge:
+    """Args:
+    identity: this node's.
+    network: the facilitator's address, which names the network in the store.
+    facilitator: its Ed25519 identity; None pins the one whose list comes first.
+    fetch: gets buckets.
+    on_change: called with `now` when answers of the View may have changed.
+    on_found: called with `now` when a node that was asked for by name is known.
+    offers: the roles that this node is listed with.
+    listed_since: when the facilitator took this node in (steady time); None if it is not listed.
+    """
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        crypto: Crypto,
+        rng: Rng,
+        identity: bytes,
+        network: str,
+        facilitator: bytes | None,
+        *,
+        fetch: Fetch,
+        on_change: Callable[[float], None],
+        on_found: Callable[[float], None],
+        offers: Callable[[], Role],
+        listed_since: Callable[[], float | None],
+    ) -> None:
+        self._outbox = outbox
+        self._rng = rng
+        self._identity = identity
+        self._offers = offers
+        self._listed_since = listed_since
+        self._look_after = 0.0
+        self.directory = NodeDirectory(crypto, facilitator)
+        self.headers = Headers(crypto, lambda: self.directory.facilitator, self._header, self._contradiction)
+        self.buckets = Buckets(outbox, self.headers, fetch, self._bad)
+        self.view = BucketView(
+            outbox,
+            crypto,
+            rng,
+            self.headers,
+            self.buckets,
+            self.directory,
+            self.listed(),
+            network,
+            on_change,
+        )
+        self.lookup = Lookup(outbox, self.view, on_found)
+        self._memory = NodeMemory(outbox, rng, self.directory, network)
+
+    def listed(self) -> View[Descriptor]:
+        """The View of the list, which answers while there is one."""
+        return ListView(self.directory, self._rng)
+
+    def restore(self, now: float, then: Callable[[float], None]) -> None:
+        """Read what an earlier run kept; then(now) follows, whatever storage answers."""
+        self.view.restore(now)
+        self._memory.restore(now, then)
+
+    def changed(self, now: float) -> None:
+        """Other nodes are known: keep them for the next run."""
+        self._memory.changed(now)
+
+    def woke(self, now: float) -> None:
+        """The clock jumped."""
+        self._look_after = min(self._look_after, now)
+
+    def _header(self, now: float) -> None:
+        """There is a new header. Now and then, look whether others are shown this node."""
+        self.view.header_changed(now)
+        self.view.hold(self._identity, self._offers(), now)
+        since = self._listed_since()
+        if since is None or now < self._look_after or self._outbox.steady(now) < since + TOLD_WITHIN:
+            return
+        self._look_after = now + LOOK_EVERY * (0.5 + fraction(self._rng))
+
+        def looked(listed: bool, now: float) -> None:
+            if not listed and self._listed_since() == since:
+                self._outbox.emit(Trouble(Why(FacilitatorWhy.LEAVES_OUT)))
+
+        self.view.lists(self._identity, now, looked)
+
+    def _bad(self, error: BadBucket, now: float) -> None:
+        self._outbox.emit(Trouble(Why(FacilitatorWhy.UNUSABLE, {"detail": str(error)}), retrying=True))
+
+    def _contradiction(self, found: Contradiction, now: float) -> None:
+        proof = {"first": found.first.encode().hex(), "second": found.second.encode().hex()}
+        self._outbox.emit(Trouble(Why(FacilitatorWhy.CONTRADICTS, proof)))
