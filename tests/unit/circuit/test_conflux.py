@@ -371,7 +371,7 @@ def test_more_than_may_wait_ends_the_set(scene, monkeypatch):
         [pack_message(RelayCommand.SENDME, 0, b"")],
         [pack_message(RelayCommand.SENDME, 0, b"\x01\0\x14" + bytes(20))],
     ],
-    ids=["twice", "far twice", "no gap", "short", "on a stream", "LINK", "LINKED again", "ACK", "EXTENDED2", "SENDME", "not due"],
+    ids=["twice", "far", "no gap", "short", "on a stream", "LINK", "LINKED", "ACK", "EXTENDED2", "SENDME", "not due"],
 )
 def test_what_is_not_due_on_a_leg_closes_it(scene, cells):
     scene.say_far(0, *cells)
