@@ -28,6 +28,11 @@ if TYPE_CHECKING:
 SILENCE, PROBES, PROBE_PAUSE = 30, 2, 10
 """Seconds of silence after which the kernel asks whether the peer is there, how often, and seconds between."""
 
+MAX_ANSWERED = 1 << 12
+"""Bytes that the library may answer on an open connection, to changes of keys (RFC 8446 4.6.3) or to wishes for a new
+handshake: 150 of them. An honest peer makes one in many gigabytes. Each costs us as much as ten cells, and its answer
+waits for a peer that does not read."""
+
 
 class TlsConnection(asyncio.BufferedProtocol):
     """One connection. `channel` is None before it is open and once nothing more is to be reported.
@@ -52,6 +57,7 @@ class TlsConnection(asyncio.BufferedProtocol):
         self._late: asyncio.TimerHandle | None = None
         self._read: list[bytes] = []
         self._ended = False
+        self._answered = 0  # bytes that the library said of its own since it is open
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = tcp = cast(asyncio.Transport, transport)
@@ -179,11 +185,13 @@ class TlsConnection(asyncio.BufferedProtocol):
         return self._tls.export_keying_material(EXPORTER_LABEL, HASH_LEN, context)
 
     def _decrypt(self, start: int, size: int) -> None:
-        """Keep all that can be read."""
+        """Keep all that can be read. Raises SSL.Error."""
         data, more = self.owner.records.open(self._tls, start, size)
         if data:
             self._read.append(data)
-        self._flush()  # the library may have something to say: an answer to a change of keys
+        self._answered += self._flush()
+        if self._answered > MAX_ANSWERED:
+            raise SSL.Error("too many changes of keys")
         if not more:
             with suppress(SSL.ZeroReturnError):
                 self._tls.recv(1)
@@ -198,11 +206,12 @@ class TlsConnection(asyncio.BufferedProtocol):
             self.report("closed by the peer")
             self.end()
 
-    def _flush(self) -> None:
-        """Write what the library wants to send."""
+    def _flush(self) -> int:
+        """Write what the library wants to send. Returns how many bytes that are."""
         assert self.transport is not None
         if said := self.owner.records.waiting(self._tls):
             self.transport.write(said)
+        return len(said)
 
 
 def tune(connection: socket.socket) -> None:

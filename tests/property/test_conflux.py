@@ -89,7 +89,7 @@ def test_a_leg_that_lies_brings_a_beginning_at_most(bursts, order, leg, place, k
     elif kind == 1:
         run[at:at] = run[at : at + 1]
     else:
-        run[at:at] = [pack_message(RelayCommand.CONFLUX_SWITCH, 0, Switch(gap).encode())]
+        run[at:at] = [pack_message(RelayCommand.CONFLUX_SWITCH, 0, gap.to_bytes(4, "big"))]
     deliver(end, cells, order)
     received = bytes(end.handler.received)
     others = {item for number, item in enumerate(whole) if whole.count(item) == 1} - {cell[11] for cell in run}

@@ -290,8 +290,10 @@ class LinkedSet:
         self.legs.remove(leg)
         if not self.legs or self._took_something(leg) or self._lacks_for_ever:
             self.close(DestroyReason.FINISHED, now)
-        elif counted_here:
+            return
+        if counted_here:
             self.endpoint.count_on(self.legs[0].carrier.streams)
+        self.endpoint.resume()  # what waited for room on this leg goes on over the others
 
     # -- CircuitFlow
 

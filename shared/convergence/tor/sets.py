@@ -127,6 +127,7 @@ class SetCircuit:
     Attributes:
         circuits: its legs, as far as they are built; some may be gone.
         paths: of its legs, by number.
+        renewal: when it is renewed, if nobody has taken it by then.
         on_closed: as of ClientCircuit.
     """
 
@@ -134,6 +135,7 @@ class SetCircuit:
         self.circuits: list[ClientCircuit] = []
         self.paths: dict[int, TorPath] = {}
         self.on_closed: Callable[[int, float], None] | None = None
+        self.renewal: Timer | None = None
         self.launches = launches
         self.machine = StateMachine(SET, outbox, self._timed_out, now)
         self.linked = LinkedSet(outbox, originates=True, on_message=self._message, on_closed=self._closed)
@@ -272,6 +274,7 @@ class Sets:
         linked = self.offered(suits, stable)
         if linked is not None:
             linked.machine.move(_TAKEN, now)
+            self._retry = RETRY_FIRST
             self._legs.lend(linked.circuits)
             self._fill_later(REFILL_AFTER, now)
         return linked
@@ -295,14 +298,15 @@ class Sets:
     # -- what sets tell
 
     def stands(self, linked: SetCircuit, now: float) -> None:
-        self._retry = RETRY_FIRST
         age = RENEW_AFTER * (1 + fraction(self._rng) / 2)
-        self._outbox.call_at(now + age, partial(self._renew, linked))
+        linked.renewal = self._outbox.call_at(now + age, partial(self._renew, linked))
         self.fill(now)
 
     def over(self, linked: SetCircuit, stage: Stage, now: float) -> None:
         """It is gone; `stage`: as it was before."""
         self._sets.pop(linked, None)
+        if linked.renewal is not None:
+            linked.renewal.cancel()  # or it would keep sets that die young in memory
         exit = linked.exit
         if stage is Stage.BUILDING and exit is not None:
             self._avoided.pop(exit.target.identity, None)
@@ -348,6 +352,7 @@ class Sets:
 
     def _renew(self, linked: SetCircuit, now: float) -> None:
         if linked.machine.state is Stage.READY:
+            self._retry = RETRY_FIRST
             linked.destroy(DestroyReason.FINISHED, now)
 
     def _fill_later(self, seconds: float, now: float) -> None:

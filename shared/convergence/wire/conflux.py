@@ -75,11 +75,15 @@ class Switch:
     gap: int
 
     def encode(self) -> bytes:
-        """Raises LocalError for a gap above MAX_GAP."""
-        if not 0 <= self.gap <= MAX_GAP:
+        """Raises LocalError for a gap of none, or above MAX_GAP."""
+        if not 0 < self.gap <= MAX_GAP:
             raise LocalError("the gap of a SWITCH has 32 bits")
         return self.gap.to_bytes(4, "big")
 
     @classmethod
     def parse(cls, data: Buffer) -> Switch:
-        return cls(Reader(data, "SWITCH").unsigned(4))
+        """One without a gap tells nothing but its pattern, to whoever watches (section 4.2.1)."""
+        gap = Reader(data, "SWITCH").unsigned(4)
+        if not gap:
+            raise ParseError("SWITCH without a gap")
+        return cls(gap)

@@ -280,6 +280,21 @@ def test_a_leg_that_was_not_used_may_go(scene):
     assert handler.received == data and len(scene.linked.legs) == 1
 
 
+def test_what_waits_for_a_full_leg_goes_on_over_the_other_one_when_that_leg_ends():
+    scene = Scene(delays=(0.3, 0.1))
+    link = scene.net.link_between(scene.client, scene.guards[1])
+    scene.net.congest(scene.client, link)
+    exits = scene.net.link_between(scene.guards[1], scene.exit)
+    scene.net.congest(scene.exit, scene.net.other_side(scene.guards[1], exits))
+    stream, _, _, far_handler = scene.open()
+    data = bytes(5 * MAX_DATA)
+    stream.write(data, scene.net.now)
+    scene.net.pump()
+    assert not far_handler.received, "the exit wishes the shortest leg"
+    scene.net.break_link(scene.client, link)
+    assert far_handler.received == data and len(scene.linked.legs) == 1
+
+
 def test_a_gap_that_went_with_its_leg_ends_the_set(scene):
     """We have sent nothing on that leg, and others have brought higher numbers."""
     _, handler, far, _ = scene.open()
@@ -346,6 +361,7 @@ def test_more_than_may_wait_ends_the_set(scene, monkeypatch):
     [
         [switch(1), switch(1)],
         [switch(MAX_GAP), switch(MAX_GAP)],
+        [pack_message(RelayCommand.CONFLUX_SWITCH, 0, bytes(4))],
         [pack_message(RelayCommand.CONFLUX_SWITCH, 0, b"abc")],
         [pack_message(RelayCommand.CONFLUX_SWITCH, 5, Switch(1).encode())],
         [pack_message(RelayCommand.CONFLUX_LINK, 0, Link(NONCE).encode())],
@@ -355,7 +371,7 @@ def test_more_than_may_wait_ends_the_set(scene, monkeypatch):
         [pack_message(RelayCommand.SENDME, 0, b"")],
         [pack_message(RelayCommand.SENDME, 0, b"\x01\0\x14" + bytes(20))],
     ],
-    ids=["twice", "far twice", "short", "on a stream", "LINK", "LINKED again", "ACK", "EXTENDED2", "SENDME", "not due"],
+    ids=["twice", "far", "no gap", "short", "on a stream", "LINK", "LINKED", "ACK", "EXTENDED2", "SENDME", "not due"],
 )
 def test_what_is_not_due_on_a_leg_closes_it(scene, cells):
     scene.say_far(0, *cells)

@@ -7,12 +7,16 @@ import os
 import socket
 import ssl
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from hashlib import sha256
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import uvloop
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 from OpenSSL import SSL
 
 from convergence.effects import Protocol
@@ -372,6 +376,78 @@ def test_a_peer_that_reads_nothing_is_ended_when_too_much_waits(run: Any) -> Non
             await asyncio.sleep(0)
         assert both.client.of("closed") == [("closed", 1, "too much waits to be sent")]
         await end(both.transport, both.listener)
+
+    run(test)
+
+
+class NewKeys:
+    """A peer that asks for new keys of TLS 1.3 whenever it likes (RFC 8446 4.6.3), and reads nothing."""
+
+    def __init__(self) -> None:
+        context = SSL.Context(SSL.TLS_METHOD)
+        context.set_tls13_ciphersuites(b"TLS_AES_128_GCM_SHA256")
+        context.set_keylog_callback(self._learned)
+        self._secret = b""
+        self._records = 0  # under this secret
+        self._tls = SSL.Connection(context, None)
+        self._tls.set_connect_state()
+        self._socket = socket.socket()
+
+    async def connect(self, port: int) -> None:
+        loop = asyncio.get_running_loop()
+        self._socket.setblocking(False)
+        await loop.sock_connect(self._socket, ("127.0.0.1", port))
+        done = False
+        while not done:
+            with suppress(SSL.WantReadError):
+                self._tls.do_handshake()
+                done = True
+            with suppress(SSL.WantReadError):
+                await loop.sock_sendall(self._socket, self._tls.bio_read(1 << 16))
+            if not done:
+                self._tls.bio_write(await loop.sock_recv(self._socket, 1 << 16))
+
+    async def ask(self, times: int) -> None:
+        """Send as many KeyUpdates with update_requested, and one byte of data after them."""
+        records = b""
+        for _ in range(times):
+            records += self._record(b"\x18\0\0\x01\x01", 22)
+            self._secret, self._records = self._derive("traffic upd", 32), 0
+        await asyncio.get_running_loop().sock_sendall(self._socket, records + self._record(b"!", 23))
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def _record(self, content: bytes, kind: int) -> bytes:
+        """As 5.2 and 5.3 have it."""
+        head = b"\x17\x03\x03" + (len(content) + 17).to_bytes(2, "big")
+        nonce = int.from_bytes(self._derive("iv", 12), "big") ^ self._records
+        self._records += 1
+        return head + AESGCM(self._derive("key", 16)).encrypt(nonce.to_bytes(12, "big"), content + bytes([kind]), head)
+
+    def _derive(self, label: str, size: int) -> bytes:
+        """HKDF-Expand-Label (7.1)."""
+        name = b"tls13 " + label.encode()
+        info = size.to_bytes(2, "big") + bytes([len(name)]) + name + b"\0"
+        return HKDFExpand(SHA256(), size, info).derive(self._secret)
+
+    def _learned(self, connection: SSL.Connection, line: bytes) -> None:
+        name, _, secret = line.split()
+        if name == b"CLIENT_TRAFFIC_SECRET_0":
+            self._secret = bytes.fromhex(secret.decode())
+
+
+def test_keys_may_change_but_not_all_the_time(run: Any) -> None:
+    async def test() -> None:
+        server, peer = await listening(), NewKeys()
+        await peer.connect(server.port)
+        await server.toy.first("opened")
+        await peer.ask(100)
+        await server.toy.until(lambda: server.toy.received.get(2) == b"!")
+        await peer.ask(100)
+        assert await server.toy.first("closed") == ("closed", 2, "TLS failed")
+        peer.close()
+        await end(server.transport)
 
     run(test)
 

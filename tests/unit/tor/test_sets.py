@@ -1,12 +1,14 @@
 """Conflux sets of a client: over relays in memory that link, refuse to, lie or die."""
 
+from gc import collect
 from types import SimpleNamespace
+from weakref import ref
 
 import pytest
 
 from convergence.circuit.conflux import LINK_TIMEOUT
 from convergence.errors import DestroyReason, EndReason, LocalError, RemoteError
-from convergence.path.building import RENEW_AFTER, RETRY_FIRST
+from convergence.path.building import RENEW_AFTER, RETRY_FIRST, RETRY_MAX
 from convergence.path.exits import ExitConnections
 from convergence.path.place import HOP_TIMEOUT
 from convergence.path.predicted import KEPT
@@ -80,7 +82,7 @@ def test_legs_share_their_exit_and_no_other_relay(scene):
         )
         assert len(exits) == 1 and len(guards) == len(middles) == 2 and not guards & middles
         linked.destroy(DestroyReason.FINISHED, scene.net.now)
-        scene.net.tick(RETRY_FIRST)
+        scene.net.tick(RETRY_MAX)
 
 
 def test_guards_of_legs_are_the_first_ones(scene):
@@ -228,6 +230,28 @@ def test_a_ready_set_that_loses_a_leg_is_replaced_but_not_at_once(scene):
     assert linked.machine.final and not scene.all
     scene.net.tick(RETRY_FIRST)
     assert len(scene.ready) == 1
+
+
+def test_sets_that_are_ended_as_soon_as_they_stand_become_rare_and_leave_nothing(scene):
+    """A guard that does so would choose our exits, and have us build for it all day."""
+    seen = []
+    for _ in range(600):
+        for linked in scene.ready:
+            seen.append(ref(linked))
+            linked.circuits[0].destroy(DestroyReason.REQUESTED, scene.net.now)
+        linked = None
+        scene.net.tick(RETRY_FIRST)
+    assert 600 * RETRY_FIRST / RETRY_MAX <= len(seen) < 20
+    scene.fill()
+    collect()
+    assert not any(linked() is not None for linked in seen)
+    scene.net.tick(RETRY_MAX)
+    scene.exit()
+    scene.net.tick(REFILL_AFTER)
+    [linked] = scene.ready
+    linked.destroy(DestroyReason.FINISHED, scene.net.now)
+    scene.net.tick(RETRY_FIRST)
+    assert scene.ready, "one was taken, and all is well again"
 
 
 def test_one_in_use_goes_on_with_the_other_leg(scene):

@@ -35,10 +35,12 @@ def test_another_version_and_an_unknown_wish_are_refused(wrong):
 def test_switch_has_32_bits():
     assert Switch(21).encode() == b"\0\0\0\x15" and Switch.parse(b"\0\0\0\x15" + bytes(494)) == Switch(21)
     assert Switch.parse(Switch(MAX_GAP).encode()).gap == 2**32 - 1
-    with pytest.raises(LocalError):
-        Switch(MAX_GAP + 1).encode()
-    with pytest.raises(ParseError):
-        Switch.parse(b"abc")
+    for gap in (0, MAX_GAP + 1):
+        with pytest.raises(LocalError):
+            Switch(gap).encode()
+    for wrong in (b"abc", bytes(4)):
+        with pytest.raises(ParseError):
+            Switch.parse(wrong)
 
 
 def test_what_belongs_to_streams_is_numbered_and_nothing_else():
