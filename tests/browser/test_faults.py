@@ -14,7 +14,7 @@ from tests.browser.harness import Peer
 from tests.e2e.processes import MIB, Network, running, sha256, write_file
 
 SIZE = 32 * MIB
-RATE = 4 * MIB  # bytes/s that a relay relays: so a transfer lasts long enough to be met on its way
+RATE = 2 * MIB  # bytes/s that a relay relays: so a transfer lasts long enough to be met on its way
 
 
 @pytest.fixture(scope="module")
