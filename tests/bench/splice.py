@@ -6,7 +6,7 @@ Both circuits have two hops and are real, and so is the advert; only the point's
 from __future__ import annotations
 
 from convergence.circuit.streams import Stream
-from convergence.wire.rdv import Advert, AdvertOp, DbInfo, format_rdv_target
+from convergence.wire.rdv import Advert, AdvertOp, DbInfo, Name, format_rdv_target
 from convergence.wire.relay import MAX_DATA, RelayCommand
 from tests.bench.lab import NOW, Figure, Lab, Sink, best
 
@@ -30,7 +30,7 @@ def run(tiny: bool = False) -> list[Figure]:
     sharing.send_message(RelayCommand.DB_INFO, DbInfo((Advert(BLINDED, AdvertOp.ADD),)).encode())
     lab.settle()
     sink = Sink()
-    sink.pipe = lab.circuit(client, second, point).open_stream(format_rdv_target(BLINDED), sink, NOW)
+    sink.pipe = lab.circuit(client, second, point).open_stream(format_rdv_target(Name(BLINDED)), sink, NOW)
     lab.settle()
     chunk = bytes(CHUNK)
 
