@@ -12,10 +12,13 @@ Nodes 3 to 6 are points, the others relays: each takes the next free place of it
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
-from convergence.facilitator.service import LIST_LIFETIME, FacilitatorService
+from convergence.facilitator.registry import LIST_LIFETIME
+from convergence.facilitator.service import FacilitatorService
 from convergence.path.select import entry_side
+from convergence.ports import Crypto, Rng
 from convergence.wire.facilitator import NodeList, RecordType
 from convergence.wire.target import Protocols, RelayTarget, Role
 
@@ -50,8 +53,9 @@ class ChainFacilitator(FacilitatorService):
     places: by identity.
     """
 
-    def __init__(self, *arguments: Any, **named: Any) -> None:
-        super().__init__(*arguments, **named)
+    def __init__(self, crypto: Crypto, rng: Rng, seed: bytes, *arguments: Any, **named: Any) -> None:
+        super().__init__(crypto, rng, seed, *arguments, **named)
+        self._sign = partial(crypto.ed25519_sign, seed)
         self.places: dict[bytes, int] = {}
         self._came: dict[bytes, int] = {}  # when each registered first, Unix seconds
         self._began = 0
@@ -83,13 +87,14 @@ class ChainFacilitator(FacilitatorService):
         """As of when the first of those on it came: whoever comes later is no node that the list left out. Whoever has
         not registered yet is told of nobody, as of the beginning: a later list must be newer."""
         told = KNOWN.get(self.places.get(identity or b"", 0), set())
-        listed = [name for name, place in self.places.items() if place in told and name in self._nodes]
+        nodes = self._registry.nodes
+        listed = [name for name, place in self.places.items() if place in told and name in nodes]
         published = min((self._came[name] for name in listed), default=self._began)
-        nodes = NodeList(
+        narrow = NodeList(
             published,
             published + LIST_LIFETIME,
-            tuple(self._nodes[name].raw for name in listed),
+            tuple(nodes[name].raw for name in listed),
             self.identity,
-            reached=tuple(self._nodes[name].reached for name in listed),
+            reached=tuple(nodes[name].reached for name in listed),
         )
-        return nodes.sign(lambda message: self._crypto.ed25519_sign(self._seed, message)).encode()
+        return narrow.sign(self._sign).encode()

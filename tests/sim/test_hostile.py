@@ -8,7 +8,7 @@ from convergence.circuit.relay import RelayCircuit, _NextHop
 from convergence.codes import TransferWhy
 from convergence.effects import CloseLink, Protocol, Send
 from convergence.errors import DestroyReason, EndReason, RemoteError
-from convergence.facilitator import service
+from convergence.facilitator import reaching
 from convergence.link.handshake import HANDSHAKE_TIMEOUT, Handshake
 from convergence.node import Node
 from convergence.outbox import Outbox
@@ -334,10 +334,10 @@ def found(host):
 # With 20, both ends pass them over. Among 100 to 5 that takes too long: the facilitator, which looks for its nodes
 # every ten minutes, takes them off the list.
 @pytest.mark.parametrize(
-    ("fakes", "people", "patience", "recheck"), [(20, 4, 300, 36_000.0), (100, 2, 1500, service.RECHECK)]
+    ("fakes", "people", "patience", "recheck"), [(20, 4, 300, 36_000.0), (100, 2, 1500, reaching.RECHECK)]
 )
 def test_shares_stand_and_gets_work_among_nodes_that_do_not_exist(monkeypatch, fakes, people, patience, recheck):
-    monkeypatch.setattr(service, "RECHECK", recheck)
+    monkeypatch.setattr(reaching, "RECHECK", recheck)
     world = network("fakes", 5)
     gone = [world.add(f"fake{number}", RELAY, circuits=0) for number in range(fakes)]
     world.run(90)

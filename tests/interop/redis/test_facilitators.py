@@ -116,7 +116,8 @@ class Node:
 
     async def next(self) -> tuple[RecordType, bytes]:
         while not self._records:
-            message = await asyncio.wait_for(self._ws.receive(), PATIENCE)
+            async with asyncio.timeout(PATIENCE):  # not wait_for, which may swallow that its task is cancelled
+                message = await self._ws.receive()
             if message.type is not aiohttp.WSMsgType.BINARY:
                 raise ConnectionError
             self._records += self._cutter.feed(message.data)
