@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 
-from pynode import app
+from pynode import facilitator_app
 from pynode.cli import main
 from tests.chain import ChainFacilitator
 
@@ -18,5 +18,5 @@ class TellingFacilitator(ChainFacilitator):
 
 
 if __name__ == "__main__":
-    app.FacilitatorService = TellingFacilitator  # type: ignore[misc]
+    facilitator_app.FacilitatorService = TellingFacilitator  # type: ignore[misc]
     sys.exit(main(sys.argv[1:]))
