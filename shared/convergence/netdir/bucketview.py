@@ -27,6 +27,7 @@ from convergence.chance import random_below
 from convergence.errors import ParseError, RemoteError
 from convergence.netdir.buckets import Buckets, Members, Wanted, order_of
 from convergence.netdir.headers import Headers
+from convergence.netdir.memory import SeldomWrites
 from convergence.netdir.nodes import HINT_LIFETIME, NodeDirectory
 from convergence.netdir.rings import Member, index_of
 from convergence.netdir.view import Class, Found, Place, View, place_of, place_of_name, together
@@ -44,8 +45,6 @@ OVERLAP = 3600
 """Seconds from midnight in which points in the order of the value before count too."""
 MAX_WALKED = 8
 """Buckets looked at for the points of one name."""
-PAUSE = 60.0
-"""Seconds at least between two writes to the store."""
 NEWS_PAUSE = 1.0
 """Seconds in which news is gathered before the node is told."""
 POSITION_LEN = 4
@@ -96,8 +95,7 @@ class BucketView:
         self._pools: dict[Class, tuple[int, list[Member]]] = {}  # what is drawn from, as of a version of the buckets
         self._false: set[bytes] = set()  # signatures of descriptors that their nodes did not make
         self._news: Timer | None = None
-        self._writing: Timer | None = None
-        self._after = 0.0  # when the next write may be
+        self._writes = SeldomWrites(outbox, self._write)
 
     @property
     def large(self) -> bool:
@@ -248,7 +246,7 @@ class BucketView:
 
         def answered(members: Members | None, now: float) -> None:
             if self._buckets.version != before:
-                self._write_later(now)
+                self._writes.changed(now)
             then(members, now)
 
         self._buckets.want(ring, index, key, now, answered)
@@ -339,21 +337,16 @@ class BucketView:
     # -- news
 
     def _changed(self, members: Members | None, now: float) -> None:
-        self._write_later(now)
+        self._writes.changed(now)
         if self._news is None or not self._news.pending:
             self._news = self._outbox.call_at(now + NEWS_PAUSE, self._on_change)
 
     # -- store
 
-    def _write_later(self, now: float) -> None:
-        if self._writing is None or not self._writing.pending:
-            self._writing = self._outbox.call_at(max(now, min(self._after, now + PAUSE)), self._write)
-
     def _write(self, now: float) -> None:
         """The newest header, where samples are drawn, and the buckets there. Names' buckets are not kept: they would
         tell whoever reads the store what is shared here."""
         header = self._headers.newest
-        self._after = now + PAUSE
         if header is None:
             return
         sampled = {(KINDS[kind][0], index) for kind in self._positions for index in self._sampled(kind, header)}

@@ -11,13 +11,31 @@ from typing import Any
 
 from convergence.errors import ParseError
 from convergence.netdir.nodes import MAX_RECALLED, NodeDirectory
-from convergence.outbox import Outbox
+from convergence.outbox import Outbox, Timer
 from convergence.ports import Rng
 from convergence.wire.facilitator import Descriptors
 
 BUCKET = "known"
 PAUSE = 60.0
 """Seconds at least between two writes."""
+
+
+class SeldomWrites:
+    """Calls write(now) once for all changes of the last PAUSE seconds; at once, if there was none for as long."""
+
+    def __init__(self, outbox: Outbox, write: Callable[[float], None]) -> None:
+        self._outbox = outbox
+        self._write = write
+        self._after = 0.0  # when the next write may be
+        self._timer: Timer | None = None
+
+    def changed(self, now: float) -> None:
+        if self._timer is None or not self._timer.pending:
+            self._timer = self._outbox.call_at(max(now, min(self._after, now + PAUSE)), self._due)
+
+    def _due(self, now: float) -> None:
+        self._after = now + PAUSE
+        self._write(now)
 
 
 class NodeMemory:
@@ -30,8 +48,7 @@ class NodeMemory:
         self._rng = rng
         self._directory = directory
         self._key = network.encode()
-        self._after = 0.0  # when the next write may be
-        self._waiting = False
+        self._writes = SeldomWrites(outbox, self._store)
 
     def restore(self, now: float, then: Callable[[float], None]) -> None:
         """Read what an earlier run kept into the directory; then(now) follows, whatever storage answers."""
@@ -48,13 +65,9 @@ class NodeMemory:
 
     def changed(self, now: float) -> None:
         """The directory's nodes changed."""
-        if not self._waiting:
-            self._waiting = True
-            self._outbox.call_at(max(now, min(self._after, now + PAUSE)), self._store)
+        self._writes.changed(now)
 
     def _store(self, now: float) -> None:
-        self._waiting = False
-        self._after = now + PAUSE
         kept = self._directory.kept(now)
         if len(kept) > MAX_RECALLED:  # at random: a node that floods the list must not fill our memory
             kept = sorted(kept, key=lambda raw: self._rng.random(8))[:MAX_RECALLED]

@@ -7,8 +7,9 @@ import pytest
 
 from convergence.effects import Load, Store
 from convergence.netdir.buckets import Buckets
-from convergence.netdir.bucketview import OVERLAP, PAUSE, SAMPLED, BucketView
+from convergence.netdir.bucketview import OVERLAP, SAMPLED, BucketView
 from convergence.netdir.headers import EPOCH, Headers
+from convergence.netdir.memory import PAUSE
 from convergence.netdir.nodes import HINT_LIFETIME, NodeDirectory
 from convergence.netdir.view import Class, place_of, place_of_name
 from convergence.outbox import Outbox
