@@ -170,14 +170,15 @@ class TorNetwork:
 
     @contextlib.contextmanager
     def without(self, relay: Relay) -> Iterator[None]:
-        """Kill one of `relays`. It comes back afterwards, with the same keys and address."""
+        """Kill one of `servers` or `relays`. It comes back afterwards, with the same keys and address."""
         relay.stop()
         try:
             yield
         finally:
             again = Relay(relay.folder, self._common, relay.options, relay.address, relay.or_port)
-            for known in (self.relays, self.processes):
-                known[known.index(relay)] = again
+            for known in (self.servers, self.relays, self.processes):
+                if relay in known:
+                    known[known.index(relay)] = again
             again.until("Bootstrapped 0%")
             again.has_directory()
 
