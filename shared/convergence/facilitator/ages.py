@@ -9,48 +9,54 @@ than he may have at once, to choose among them when the value is known.
 
 from __future__ import annotations
 
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import inf
 
 ABSENCE = 3600.0
 """Seconds that a node may be gone and keep its age."""
-MAX_GONE = 16_384
-"""Nodes that are gone and remembered: 3 MB."""
+MAX_GONE = 65_536
+"""Nodes that are gone and remembered, unless the facilitator has other limits: 300 bytes each."""
 
 
 @dataclass(slots=True)
 class _Age:
     since: int
     source: str
-    until: float = inf  # when it is forgotten; never while it is here
 
 
 class Ages:
     """Args:
     each: nodes of one source that are remembered. Sources that cannot be told apart ("") have no such limit.
     on_forgotten: called with an identity that is forgotten, and since when it counted.
+    gone: nodes that are gone and remembered.
     """
 
-    def __init__(self, each: int, on_forgotten: Callable[[bytes, int], None] = lambda identity, since: None) -> None:
+    def __init__(
+        self,
+        each: int,
+        on_forgotten: Callable[[bytes, int], None] = lambda identity, since: None,
+        gone: int = MAX_GONE,
+    ) -> None:
         self._each = each
         self._on_forgotten = on_forgotten
+        self._most_gone = gone
         self._ages: dict[bytes, _Age] = {}
-        self._gone: dict[bytes, None] = {}  # who left first, first
-        self._of: dict[str, dict[bytes, None]] = {}  # by source; likewise
+        self._count: Counter[str] = Counter()  # of all, by source
+        # When who is gone is forgotten, in order. A dict would not do: to find its first key it passes by all that
+        # were deleted before it.
+        self._gone: OrderedDict[bytes, float] = OrderedDict()
+        self._gone_of: dict[str, dict[bytes, None]] = {}  # by source; who left first, first
 
     def came(self, identity: bytes, source: str, now: float) -> int:
         """A node is here, perhaps for long. Returns since when it counts (Unix seconds)."""
         self._expire(now)
-        age = self._ages.get(identity)
-        if age is None:
-            age = _Age(int(now), source)
-        self._take(identity)
-        if source and len(self._of.get(source, ())) >= self._each:
-            first = next((key for key in self._of[source] if key in self._gone), None)
-            if first is not None:
-                self._forget(first)
-        self._keep(identity, _Age(age.since, source))
+        age = self._take(identity) or _Age(int(now), source)
+        age.source = source
+        gone = self._gone_of.get(source)
+        if gone and self._count[source] >= self._each:
+            self._forget(next(iter(gone)))
+        self._keep(identity, age)
         return age.since
 
     def remember(self, identity: bytes, since: int, now: float) -> int | None:
@@ -69,18 +75,18 @@ class Ages:
         age = self._ages.get(identity)
         if age is None or identity in self._gone:
             return
-        self._take(identity)
-        self._keep(identity, _Age(age.since, age.source, now + ABSENCE))
-        self._gone[identity] = None
-        if len(self._gone) > MAX_GONE:
+        self._gone[identity] = now + ABSENCE
+        if age.source:
+            self._gone_of.setdefault(age.source, {})[identity] = None
+        if len(self._gone) > self._most_gone:
             self._forget(next(iter(self._gone)))
-
-    def _keep(self, identity: bytes, age: _Age) -> None:
-        self._ages[identity] = age
-        self._of.setdefault(age.source, {})[identity] = None
 
     def knows(self, identity: bytes) -> bool:
         return identity in self._ages
+
+    def _keep(self, identity: bytes, age: _Age) -> None:
+        self._ages[identity] = age
+        self._count[age.source] += 1
 
     def _forget(self, identity: bytes) -> None:
         age = self._take(identity)
@@ -91,16 +97,19 @@ class Ages:
         age = self._ages.pop(identity, None)
         if age is None:
             return None
-        self._gone.pop(identity, None)
-        same = self._of[age.source]
-        del same[identity]
-        if not same:
-            del self._of[age.source]
+        self._count[age.source] -= 1
+        if not self._count[age.source]:
+            del self._count[age.source]
+        if self._gone.pop(identity, None) is not None and age.source:
+            of_source = self._gone_of[age.source]
+            del of_source[identity]
+            if not of_source:
+                del self._gone_of[age.source]
         return age
 
     def _expire(self, now: float) -> None:
         while self._gone:
             first = next(iter(self._gone))
-            if self._ages[first].until > now:
+            if self._gone[first] > now:
                 return
             self._forget(first)

@@ -14,7 +14,7 @@ from hashlib import sha256
 from typing import Any
 
 from convergence.errors import ParseError
-from convergence.facilitator.ages import Ages
+from convergence.facilitator.ages import MAX_GONE, Ages
 from convergence.netdir.draw import COMMIT_PHASE, NOTHING, Drawing, commitment_of, number_of, value_of
 from convergence.netdir.epochs import Epochs, epoch_of
 from convergence.netdir.headers import EPOCH
@@ -41,7 +41,7 @@ class Publisher:
     """Args:
     outbox: the facilitator's.
     seed: Ed25519 seed of its identity, 32 bytes.
-    each: nodes of one source that are remembered while they are gone.
+    each: nodes of one source that are remembered while they are gone; gone: of all sources.
     list_up_to: nodes above which they are told by header and buckets; below half as many, by a list again.
     others: identities of the other facilitators that take part in the draw.
     stored: takes the answers to what is stored.
@@ -55,6 +55,7 @@ class Publisher:
         stored: Reply,
         *,
         each: int,
+        gone: int = MAX_GONE,
         list_up_to: int,
         others: Collection[bytes] = (),
     ) -> None:
@@ -66,7 +67,7 @@ class Publisher:
         self._list_up_to = list_up_to
         self._facilitators = {self._identity, *others}
         self._epochs = Epochs(self._identity, self._sign)
-        self._ages = Ages(each, self._forgotten)
+        self._ages = Ages(each, self._forgotten, gone)
         self._day = 0  # of the value in use; 0 until what was stored is known
         self._value = self._before = SharedValue(bytes(32), 0)
         self._drawing: Drawing | None = None  # of the next day's value

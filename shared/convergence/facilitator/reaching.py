@@ -49,7 +49,7 @@ class Reaching:
     def check(self, node: Node, now: float) -> None:
         """Look whether the node is at its address, now and again."""
         self._check_later(node, RECHECK, now)  # unless a verdict comes sooner
-        if node.dialled and node.descriptor.roles and self.registry.ours(node):  # one that pauses takes no circuits
+        if node.dialled and node.roles and self.registry.ours(node):  # one that pauses takes no circuits
             self.prober.probe(node.descriptor, node.source, now, known=node.reached > 0)
 
     def loaded(self, node: Node, at_once: bool, now: float) -> None:

@@ -27,16 +27,15 @@ from convergence.events import Refused
 from convergence.facilitator.exchange import Exchange
 from convergence.facilitator.publisher import Publisher
 from convergence.facilitator.reaching import Reaching
-from convergence.facilitator.registry import MAX_REGISTERED_EACH, Node, Refusal, Registry
+from convergence.facilitator.registry import Node, Refusal, Registry, RegistryLimits, read
 from convergence.facilitator.shared import SharedRegistry
 from convergence.facilitator.sharing import Sharing
-from convergence.introduction.signalling import Switchboard
+from convergence.introduction.signalling import MAX_TAGS, Switchboard
 from convergence.limits import TokenBucket
 from convergence.outbox import Outbox
 from convergence.ports import Binding, Crypto, Rng
 from convergence.states import TIMEOUT, StateMachine, Table
 from convergence.wire.buckets import BucketRequest
-from convergence.wire.descriptor import Descriptor
 from convergence.wire.facilitator import (
     NONCE_LEN,
     ErrorCode,
@@ -53,8 +52,6 @@ from convergence.wire.facilitator import (
     register_statement,
 )
 
-MAX_CHANNELS = 8192
-"""Open channels. Each holds at most one incomplete record (2 KB), and those that wait for a registration (40 KB)."""
 MAX_LIFETIME = 6 * 3600
 """Seconds from `published` to `expires` that a descriptor may claim."""
 MAX_CLOCK_SKEW = 600
@@ -77,6 +74,8 @@ FETCHES_PER_SECOND = 1.0
 """...likewise."""
 LIST_UP_TO = 1024
 """Nodes that the only facilitator tells in a list; more are told by header and buckets."""
+TAGS_PER_CHANNEL = 16
+"""Unexpired introductions for each channel that there may be: nobody has as many all the time."""
 LEAVING = 5.0
 """Seconds over which a facilitator that stops sends its nodes elsewhere, so that they do not come there as one."""
 LEAVING_STEP = 0.1
@@ -105,28 +104,73 @@ CHANNEL = Table(
 
 
 class _Channel:
-    """One open channel: a pipe of the switchboard."""
+    """One open channel: a pipe of the switchboard. There may be very many: what most do not need is made when it is."""
+
+    __slots__ = (
+        "_fetches",
+        "_on_idle",
+        "_outbox",
+        "_records",
+        "_signals",
+        "congested",
+        "cutter",
+        "hello",
+        "identity",
+        "listed",
+        "machine",
+        "network",
+        "number",
+        "waiting",
+    )
 
     def __init__(
-        self, number: int, source: str, hello: Hello, outbox: Outbox, idle: Callable[[State, float], None], now: float
+        self,
+        number: int,
+        network: str,
+        hello: Hello,
+        outbox: Outbox,
+        on_idle: Callable[[int, str, float], None],
+        now: float,
     ) -> None:
         self.number = number
-        self._source = source
+        self.network = network  # where it comes from
         self.hello = hello
-        self.machine = StateMachine(CHANNEL, outbox, idle, now)
+        self.machine = StateMachine(CHANNEL, outbox, self._idle, now)
         self.congested = False
         self.listed = False  # whether it got the list
         self.waiting: deque[tuple[RecordType, bytes]] | None = None  # requests behind a registration
         self.identity: bytes | None = None  # the one node it may register
-        self.records = TokenBucket(outbox, RECORDS_PER_SECOND, RECORDS_BURST)
-        self.signals = TokenBucket(outbox, SIGNALS_PER_SECOND, SIGNALS_BURST)
-        self.fetches = TokenBucket(outbox, FETCHES_PER_SECOND, FETCHES_BURST)
-        self.cutter = RecordCutter(ACCEPTED)
+        self.cutter: RecordCutter | None = None  # while a record is incomplete
+        self._records: TokenBucket | None = None
+        self._signals: TokenBucket | None = None
+        self._fetches: TokenBucket | None = None
+        self._on_idle = on_idle
         self._outbox = outbox
 
     @property
+    def records(self) -> TokenBucket:
+        if self._records is None:
+            self._records = TokenBucket(self._outbox, RECORDS_PER_SECOND, RECORDS_BURST)
+        return self._records
+
+    @property
+    def signals(self) -> TokenBucket:
+        if self._signals is None:
+            self._signals = TokenBucket(self._outbox, SIGNALS_PER_SECOND, SIGNALS_BURST)
+        return self._signals
+
+    @property
+    def fetches(self) -> TokenBucket:
+        if self._fetches is None:
+            self._fetches = TokenBucket(self._outbox, FETCHES_PER_SECOND, FETCHES_BURST)
+        return self._fetches
+
+    def _idle(self, state: State, now: float) -> None:
+        self._on_idle(self.number, "idle", now)
+
+    @property
     def source(self) -> Hashable:
-        return self._source or self
+        return self.network or self
 
     def send(self, kind: RecordType, body: bytes, now: float) -> None:
         """A signalling record: dropped while the node does not read, for it helps only at once."""
@@ -146,6 +190,7 @@ class FacilitatorService:
         seed: Ed25519 seed (32 bytes) of the facilitator's identity; that of all behind one name.
         source: channel -> where it comes from, for limits: all channels of one network have one name. "" where that
             cannot be told: no limit for each source holds then.
+        limits: of nodes and channels.
         list_up_to: nodes that are told in a list; more are told by header and buckets.
         outbox: effects and timers; one of its own by default.
         shared: whether it shares a store with others. The shell then says `joined`, `parted` and `told`.
@@ -162,6 +207,7 @@ class FacilitatorService:
         outbox: Outbox | None = None,
         *,
         source: Callable[[int], str] = lambda channel: "",
+        limits: RegistryLimits | None = None,
         list_up_to: int = LIST_UP_TO,
         shared: bool = False,
         version: str = "",
@@ -173,6 +219,7 @@ class FacilitatorService:
         self._outbox = outbox = outbox or Outbox()
         self._source = source
         self._version = version
+        self._limits = limits = limits or RegistryLimits()
         self._channels: dict[int, _Channel] = {}
         self._leaving: Callable[[float], object] | None = None
         self._publisher: Publisher | None = None  # several would have to sign the same headers: they serve lists
@@ -180,7 +227,7 @@ class FacilitatorService:
             self.sharing = Sharing(outbox, crypto, rng, seed, version, self._own)
             self._reaching = Reaching(outbox, crypto, rng, self._known, self.sharing.spend)
             registry = SharedRegistry(
-                outbox, crypto, seed, self.sharing, on_loaded=self._reaching.loaded, on_dropped=self._dropped
+                outbox, crypto, seed, limits, self.sharing, on_loaded=self._reaching.loaded, on_dropped=self._dropped
             )
             exchange = Exchange(outbox, self.sharing, registry.holder)
             self._switchboard = exchange.switchboard
@@ -192,14 +239,22 @@ class FacilitatorService:
                 outbox,
                 crypto,
                 seed,
+                limits,
                 on_loaded=self._reaching.loaded,
                 on_changed=self._publish,
                 on_dropped=self._dropped,
             )
             self._publisher = Publisher(
-                outbox, crypto, seed, self._registry.stored, each=MAX_REGISTERED_EACH, list_up_to=list_up_to
+                outbox,
+                crypto,
+                seed,
+                self._registry.stored,
+                each=limits.each,
+                gone=limits.nodes,
+                list_up_to=list_up_to,
             )
             self._switchboard = Switchboard(outbox)
+        self._switchboard.max_tags = max(MAX_TAGS, TAGS_PER_CHANNEL * limits.channels)
         self._reaching.registry = self._registry
         self._prober = self._reaching.prober
 
@@ -217,20 +272,14 @@ class FacilitatorService:
             self._prober.opened(channel, now)
         elif protocol is not Protocol.FACILITATOR:
             self._outbox.emit(CloseLink(channel, "not a facilitator channel"))
-        elif self._leaving is not None or len(self._channels) >= MAX_CHANNELS:
+        elif self._leaving is not None or len(self._channels) >= self._limits.channels:
             reason = ELSEWHERE if self._leaving is not None else "too many open channels"
             self._send_error(channel, ErrorCode.BUSY, reason)
             self._outbox.emit(CloseLink(channel, reason))
         else:
             hello = Hello(self.identity, self._rng.random(NONCE_LEN))
-            state = self._channels[channel] = _Channel(
-                channel,
-                self._source(channel),
-                hello,
-                self._outbox,
-                lambda state, now: self._close(channel, "idle", now),
-                now,
-            )
+            state = _Channel(channel, self._source(channel), hello, self._outbox, self._close, now)
+            self._channels[channel] = state
             state.answer(RecordType.HELLO, hello.encode())
 
     def woke(self, by: float, now: float) -> None:
@@ -248,7 +297,10 @@ class FacilitatorService:
         if state is None:
             return  # it was closed by us; what was on its way is of no interest
         try:
-            for kind, body in state.cutter.feed(data):
+            cutter = state.cutter or RecordCutter(ACCEPTED)
+            records = cutter.feed(data)
+            state.cutter = cutter if cutter.held else None
+            for kind, body in records:
                 if not self._attempt(self._record, state, kind, body, now):
                     return
         except ParseError as error:
@@ -292,12 +344,12 @@ class FacilitatorService:
             self._leave_on(left, max(1, math.ceil(len(left) * LEAVING_STEP / LEAVING)), now)
 
     def health(self, now: float) -> dict[str, Any]:
-        """JSON-able: who the facilitator is, how many channels are open, and each node in order of identity."""
+        """JSON-able: who the facilitator is, how many channels are open, how many nodes there are, and some of them."""
         health = {
             "facilitator": self.identity.hex(),
             "version": self._version,
             "channels": len(self._channels),
-            "nodes": self._registry.health(now),
+            **self._registry.health(now),
         }
         return health if self.sharing is None else health | self.sharing.health()
 
@@ -356,7 +408,7 @@ class FacilitatorService:
     def _register(self, channel: _Channel, body: bytes, now: float) -> None:
         try:
             record = Register.parse(body)
-            descriptor = Descriptor.parse(record.descriptor)
+            descriptor = read(record.descriptor)
         except ParseError as error:
             raise Refusal(ErrorCode.BAD_RECORD, str(error)) from None
         if channel.identity not in (None, descriptor.identity):
@@ -373,7 +425,7 @@ class FacilitatorService:
             self._registry.register(
                 descriptor,
                 record.descriptor,
-                self._source(channel.number),
+                channel.network,
                 lambda result, now: self._admitted(channel, result, now),
                 now,
             )
@@ -402,7 +454,7 @@ class FacilitatorService:
         self._switchboard.register(channel.identity, channel)
         self._registry.attach(node, channel.number, now)
         channel.answer(RecordType.REGISTERED)
-        if node.dialled and node.descriptor.roles:
+        if node.dialled and node.roles:
             if node.reached:
                 channel.answer(RecordType.REACHED, Reached(node.reached).encode())
             else:
@@ -446,7 +498,7 @@ class FacilitatorService:
         for channel in node.channels:
             self._channels[channel].identity = None
             self._switchboard.unregister(self._channels[channel], now)
-        node.channels.clear()
+        node.channels = ()
 
     def _send_error(self, channel: int, code: ErrorCode, text: str) -> None:
         record = encode_record(RecordType.ERROR, ErrorRecord(code, text).encode())
@@ -470,7 +522,7 @@ class FacilitatorService:
         self.sharing.told(data, now)
 
     def _own(self) -> tuple[int, int]:
-        return len(self._channels), sum(bool(node.channels) for node in self._registry.nodes.values())
+        return len(self._channels), self._registry.here
 
     def _leave_on(self, left: list[int], part: int, now: float) -> None:
         for channel in left[:part]:

@@ -24,7 +24,7 @@ from convergence.effects import Failure
 from convergence.errors import ParseError
 from convergence.facilitator import registry
 from convergence.facilitator.questions import Put, Written
-from convergence.facilitator.registry import Admitted, Node, Registry
+from convergence.facilitator.registry import Admitted, Node, Registry, RegistryLimits
 from convergence.facilitator.sharing import Sharing
 from convergence.outbox import Outbox
 from convergence.ports import Crypto
@@ -45,12 +45,13 @@ class SharedRegistry(Registry):
         outbox: Outbox,
         crypto: Crypto,
         seed: bytes,
+        limits: RegistryLimits,
         sharing: Sharing,
         *,
         on_loaded: Callable[[Node, bool, float], None],
         on_dropped: Callable[[Node, float], None],
     ) -> None:
-        super().__init__(outbox, crypto, seed, on_loaded=on_loaded, on_dropped=on_dropped)
+        super().__init__(outbox, crypto, seed, limits, on_loaded=on_loaded, on_dropped=on_dropped)
         self._sharing = sharing
         self._unsaved: deque[bytes] = deque()  # of which the store is to have the next ones
 
@@ -91,13 +92,13 @@ class SharedRegistry(Registry):
 
         def written(result: Written | Failure, now: float) -> None:
             known = self.nodes.get(node.identity)
-            newer = known is not None and known.descriptor.published > node.descriptor.published
+            newer = known is not None and known.published > node.published
             if newer or result is Written.STALE:
                 then(registry.stale(), now)
             elif result is Written.CROWDED:
-                then(registry.crowded(), now)
+                then(registry.crowded(self._limits), now)
             elif result is Written.FULL:
-                then(registry.full(), now)
+                then(registry.full(self._limits), now)
             else:
                 admitted = self._admit(node, now)
                 admitted.holder, admitted.saved = self._sharing.name, result is Written.OK
@@ -110,7 +111,7 @@ class SharedRegistry(Registry):
             written(Failure("io", "the store does not work"), now)
 
     def detach(self, node: Node, channel: int, now: float) -> None:
-        node.channels.discard(channel)
+        self._part(node, channel)
         if node.channels or self.nodes.get(node.identity) is not node:
             return
         if node.holder == self._sharing.name:
@@ -131,7 +132,7 @@ class SharedRegistry(Registry):
         if why == "expired" and not ours:
             return
         only_from = _text(node.holder) if why == "disconnected" and node.saved else None
-        self._sharing.drop(Dropped(node.identity, node.descriptor.published), node.source, only_from, now)
+        self._sharing.drop(Dropped(node.identity, node.published), node.source, only_from, now)
 
     def _keep(self, node: Node, now: float) -> None:
         """The store has it already."""
@@ -157,9 +158,9 @@ class SharedRegistry(Registry):
     def dropped(self, identity: bytes, published: int, now: float) -> None:
         """If its channel is ours, it has to be written down anew."""
         node = self.nodes.get(identity)
-        if node is None or node.descriptor.published > published:
+        if node is None or node.published > published:
             return
-        if node.channels and node.descriptor.expires > now:
+        if node.channels and node.expires > now:
             self._claim(node, now)
         else:
             self._forget(node, "dropped elsewhere", now)
@@ -187,20 +188,21 @@ class SharedRegistry(Registry):
         node = self.nodes.get(descriptor.identity)
         new = node is None
         if node is None:
-            if len(self.nodes) >= 2 * registry.MAX_REGISTERED:
+            if len(self.nodes) >= 2 * self._limits.nodes:
                 return None
             source = record.source.hex() if record.source != NOBODY else ""
-            node = self.nodes[descriptor.identity] = Node(descriptor, record.descriptor, now, source, record.first)
+            node = self._enter(Node.of(descriptor, record.descriptor, now, source, record.first))
             if node.dialled:
                 self._on_loaded(node, False, now)
-        elif descriptor.published < node.descriptor.published:
+        elif descriptor.published < node.published:
             return None
         self._take_over(node, descriptor, record, new, now)
         return descriptor.identity
 
     def _take_over(self, node: Node, descriptor: Descriptor, record: NodeRecord, new: bool, now: float) -> None:
         before, said = node.listed, node.raw
-        node.descriptor, node.raw, node.seen, node.saved = descriptor, record.descriptor, now, True
+        self._renew(node, descriptor, record.descriptor)
+        node.seen, node.saved = now, True
         node.first = min(node.first, record.first)
         if not node.channels or record.holder != self._sharing.name:  # of what is ours, we know more
             node.reached, node.misses, node.holder = record.reached, 0, record.holder
@@ -271,12 +273,12 @@ class SharedRegistry(Registry):
         def question(body: bytes) -> Put:
             return Put(
                 identity=node.identity,
-                published=node.descriptor.published,
+                published=node.published,
                 digest=sha256(node.raw).hexdigest()[:16],
                 source=node.source,
                 holder=_text(holder),
-                most=registry.MAX_REGISTERED,
-                most_each=registry.MAX_REGISTERED_EACH,
+                most=self._limits.nodes,
+                most_each=self._limits.each,
                 body=body,
                 only_from=None if only_from is None else _text(only_from),
             )

@@ -14,6 +14,7 @@ to a SIGNAL (odd tags) or to a DELIVER (even tags). Each class here ignores the 
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
 from itertools import count
@@ -37,7 +38,9 @@ MAX_PER_TARGET = 50
 """...and signals that one node gets from all pipes together. Once it has got these, only sources below their equal part
 of them are passed on: nobody shuts out others, and a node gets 207 at most, from 50 sources that came one by one."""
 MAX_TAGS = 16_384
-"""Unexpired introductions of a switchboard: 11 MB."""
+"""Unexpired introductions of a switchboard, unless its owner allows more: 7 MB."""
+MAX_OF_NODE = 16
+"""Pipes that lead to one node; of more, the oldest get no signals."""
 
 REFUSALS: dict[int, RtcWhy] = {
     UnreachableReason.UNKNOWN: RtcWhy.UNKNOWN_NODE,
@@ -171,22 +174,28 @@ class Signals:
 
 @dataclass(slots=True, eq=False)
 class _Port:
-    """One pipe of a switchboard."""
+    """One pipe of a switchboard. A facilitator has very many, most of which carry nothing."""
 
     pipe: Pipe | None  # None once it is gone
     source: Hashable
     identity: bytes | None = None
-    asked: set[_Introduction] = field(default_factory=set)
-    delivered: dict[int, _Introduction] = field(default_factory=dict)  # by our tag
-    next_tag: Iterator[int] = field(default_factory=lambda: _tags(2))
+    asked: dict[_Introduction, None] | None = None
+    delivered: dict[int, _Introduction] | None = None  # by our tag
+    next_tag: int = 2
 
     def send(self, kind: RecordType, body: bytes, now: float) -> None:
         if self.pipe is not None:
             self.pipe.send(kind, body, now)
 
+    def tag(self) -> int:
+        tag, self.next_tag = self.next_tag, self.next_tag + 2 & 0xFFFFFFFF
+        return tag
+
 
 @dataclass(slots=True, eq=False)
 class _Introduction:
+    since: float  # steady
+    tag: int  # at the target
     asker: _Port
     asker_tag: int
     target: _Port
@@ -203,6 +212,9 @@ class Switchboard:
 
     Whoever owns a pipe calls `unregister` when it is gone, registered or not. `signal` and `reply` take the body of a
     record of that name; they raise ParseError.
+
+    Attributes:
+        max_tags: unexpired introductions.
     """
 
     def __init__(
@@ -210,18 +222,19 @@ class Switchboard:
         outbox: Outbox,
         elsewhere: Callable[[bytes, Pipe, float], Pipe | None] = lambda identity, asker, now: None,
     ) -> None:
+        self.max_tags = MAX_TAGS
         self._outbox = outbox
         self._elsewhere = elsewhere
         self._ports: dict[Pipe, _Port] = {}
-        self._registered: dict[bytes, dict[_Port, None]] = {}  # the newest last
-        self._live = 0
+        self._registered: dict[bytes, tuple[_Port, ...]] = {}  # the newest last
+        self._live: deque[_Introduction] = deque()  # the oldest first
 
     def register(self, identity: bytes, pipe: Pipe) -> None:
         """This pipe leads to the node that has proved this identity. The newest pipe to a node gets its signals."""
         port = self._port(pipe)
         self._unlist(port)
         port.identity = identity
-        self._registered.setdefault(identity, {})[port] = None
+        self._registered[identity] = (*self._registered.get(identity, ())[1 - MAX_OF_NODE :], port)
 
     def unregister(self, pipe: Pipe, now: float) -> None:
         """This pipe is gone. Askers that still wait for a first answer through it get UNREACHABLE."""
@@ -230,7 +243,7 @@ class Switchboard:
             return
         self._unlist(port)
         port.pipe = None
-        for introduction in port.delivered.values():
+        for introduction in (port.delivered or {}).values():
             if not introduction.answers:
                 self._refuse(introduction.asker, introduction.asker_tag, UnreachableReason.UNKNOWN, now)
 
@@ -239,7 +252,7 @@ class Switchboard:
         signal = Signal.parse(body)
         asker = self._port(pipe)
         ports = self._registered.get(signal.to)
-        target = next(reversed(ports)) if ports else None
+        target = ports[-1] if ports else None
         if target is None and (onward := self._elsewhere(signal.to, pipe, now)) is not None:
             target = self._port(onward)
         if target is None:
@@ -247,11 +260,15 @@ class Switchboard:
         elif self._busy(asker, target):
             self._refuse(asker, signal.tag, UnreachableReason.BUSY, now)
         else:
-            introduction, tag = _Introduction(asker, signal.tag, target), next(target.next_tag)
-            asker.asked.add(introduction)
+            tag = target.tag()
+            introduction = _Introduction(self._outbox.steady(now), tag, asker, signal.tag, target)
+            asker.asked = asker.asked or {}
+            asker.asked[introduction] = None
+            target.delivered = target.delivered or {}
             target.delivered[tag] = introduction
-            self._live += 1
-            self._outbox.call_at(now + TAG_LIFETIME, lambda later: self._expire(introduction, tag))
+            if not self._live:
+                self._outbox.call_at(now + TAG_LIFETIME, self._expire)
+            self._live.append(introduction)
             target.send(RecordType.DELIVER, Delivery(tag, signal.sealed).encode(), now)
 
     def reply(self, pipe: Pipe, body: bytes, now: float) -> bool:
@@ -259,7 +276,7 @@ class Switchboard:
         answers nothing that was delivered through this very pipe."""
         delivery = Delivery.parse(body)
         port = self._ports.get(pipe)
-        introduction = port.delivered.get(delivery.tag) if port is not None else None
+        introduction = None if port is None else (port.delivered or {}).get(delivery.tag)
         if introduction is not None and introduction.answers < MAX_REPLIES:
             introduction.answers += 1
             answer = Delivery(introduction.asker_tag, delivery.sealed)
@@ -271,7 +288,7 @@ class Switchboard:
         """An UNREACHABLE came from the introducer that this pipe leads to. As `reply`."""
         unreachable = Unreachable.parse(body)
         port = self._ports.get(pipe)
-        introduction = port.delivered.get(unreachable.tag) if port is not None else None
+        introduction = None if port is None else (port.delivered or {}).get(unreachable.tag)
         if introduction is not None and not introduction.answers:
             introduction.answers = MAX_REPLIES
             reason = (
@@ -287,29 +304,40 @@ class Switchboard:
 
     def _unlist(self, port: _Port) -> None:
         if port.identity is not None:
-            ports = self._registered[port.identity]
-            del ports[port]
-            if not ports:
-                del self._registered[port.identity]
+            ports = tuple(other for other in self._registered.get(port.identity, ()) if other is not port)
+            if ports:
+                self._registered[port.identity] = ports
+            else:
+                self._registered.pop(port.identity, None)
             port.identity = None
 
     def _busy(self, asker: _Port, target: _Port) -> bool:
+        asked, delivered = asker.asked or (), target.delivered or ()
         return (
-            self._live >= MAX_TAGS
-            or len(asker.asked) >= MAX_INTRODUCTIONS_PER_MINUTE
-            or sum(introduction.target is target for introduction in asker.asked) >= MAX_PER_PAIR
-            or (len(target.delivered) >= MAX_PER_TARGET and not self._below_its_part(asker, target))
+            len(self._live) >= self.max_tags
+            or len(asked) >= MAX_INTRODUCTIONS_PER_MINUTE
+            or sum(introduction.target is target for introduction in asked) >= MAX_PER_PAIR
+            or (len(delivered) >= MAX_PER_TARGET and not self._below_its_part(asker, target))
         )
 
     def _below_its_part(self, asker: _Port, target: _Port) -> bool:
-        sources = (introduction.asker.source for introduction in target.delivered.values())
+        sources = (introduction.asker.source for introduction in (target.delivered or {}).values())
         return below_its_part(sources, asker.source, MAX_PER_TARGET)
 
     def _refuse(self, asker: _Port, tag: int, reason: int, now: float) -> None:
         asker.send(RecordType.UNREACHABLE, Unreachable(tag, reason).encode(), now)
 
-    def _expire(self, introduction: _Introduction, tag: int) -> None:
-        """Only time ends an introduction, because the limits count introductions."""
-        self._live -= 1
-        introduction.asker.asked.discard(introduction)
-        introduction.target.delivered.pop(tag, None)
+    def _expire(self, now: float) -> None:
+        """Only time ends introductions, because the limits count them."""
+        ended = self._outbox.steady(now) - TAG_LIFETIME
+        while self._live and self._live[0].since <= ended:
+            introduction = self._live.popleft()
+            asker, target = introduction.asker, introduction.target
+            if asker.asked is not None:
+                asker.asked.pop(introduction, None)
+                asker.asked = asker.asked or None
+            if target.delivered is not None:
+                target.delivered.pop(introduction.tag, None)
+                target.delivered = target.delivered or None
+        if self._live:
+            self._outbox.call_at(now + self._live[0].since - ended, self._expire)
