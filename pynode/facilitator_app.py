@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from convergence.driver import Driver
 from convergence.events import Event
-from convergence.facilitator.registry import BUCKET
+from convergence.facilitator.registry import BUCKET, RegistryLimits
 from convergence.facilitator.service import LEAVING, FacilitatorService
 from pynode import version
 from pynode.app import KEY_FILE, AppError, Network, bound, open_storage
@@ -45,6 +45,7 @@ class FacilitatorApp:
         hosts: names that the site answers to, besides its address and this machine's own.
         origins: those of other sites whose pages may use this facilitator and read this site; "*" for all.
         stun: servers that the page uses for WebRTC links; None when it makes no such links.
+        limits: of nodes and channels.
         store: where it shares its nodes with other facilitators; None: it is the only one, and keeps them in `data`.
     """
 
@@ -58,6 +59,7 @@ class FacilitatorApp:
         hosts: Iterable[str] = (),
         origins: Iterable[str] = (),
         stun: Sequence[str] | None = None,
+        limits: RegistryLimits | None = None,
         store: RedisAddress | None = None,
         on_event: Callable[[Event], None] = log_event,
     ) -> None:
@@ -69,6 +71,7 @@ class FacilitatorApp:
         self._hosts = frozenset(hosts if is_address(listen.host) else (listen.host, *hosts))
         self._origins = Origins(origins)
         self._stun = stun
+        self._limits = limits or RegistryLimits()
         self._store_address = store
         self._on_event = on_event
         self._driver: Driver | None = None
@@ -108,12 +111,18 @@ class FacilitatorApp:
             raise AppError(f"{error}.") from None
         clock = AsyncioClock()
         timer = AsyncioTimer(clock)
-        sockets = FacilitatorSockets(self._origins)
+        sockets = FacilitatorSockets(self._origins, self._limits.channels)
         links = WebSocketTransport(public_only=not is_private((self._listen.host, *self._hosts)))
         self._transport = transport = FacilitatorTransport(sockets, links)
         shared = self._store_address is not None
         self.service = FacilitatorService(
-            CPythonCrypto(), rng, seed, source=transport.source, shared=shared, version=version()
+            CPythonCrypto(),
+            rng,
+            seed,
+            source=transport.source,
+            limits=self._limits,
+            shared=shared,
+            version=version(),
         )
         if self._store_address is None:
             self._storage = open_storage(self._data)

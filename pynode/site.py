@@ -21,6 +21,7 @@ from aiohttp import WSCloseCode, WSMsgType, web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from convergence.effects import DescriptionKind, Protocol
+from convergence.facilitator.registry import MAX_CHANNELS
 from pynode.headers import BOOKMARK_PAGE, BOOKMARK_POLICY, HEADERS, TYPES
 from pynode.listening import MAX_FROM_ONE, Factory, Listener, counted_as
 from pynode.origins import Origins, answers_to, same_site
@@ -29,9 +30,6 @@ from pynode.transports.connection import MAX_MESSAGE
 from pynode.transports.control import PONG_ROOM, ControlFrames
 from pynode.transports.unsent import Unsent
 from pynode.transports.websocket import FACILITATOR_PATH, ORIGIN_TEXT, SEND_CHUNK
-
-MAX_CHANNELS = 4096
-"""Facilitator channels at a time; more are answered 503."""
 
 MAX_CHANNELS_EACH = 256
 """Of them from one address (IPv6: one /64), so that one machine cannot take all the places. A household shares one."""
@@ -63,8 +61,9 @@ class FacilitatorSockets:
 
     channels: Channels
 
-    def __init__(self, origins: Origins | None = None) -> None:
-        """`origins`: whose pages may connect besides the site's own."""
+    def __init__(self, origins: Origins | None = None, max_channels: int = MAX_CHANNELS) -> None:
+        """`origins`: whose pages may connect besides the site's own. More than `max_channels` are answered 503."""
+        self._max_channels = max_channels
         self.unsent = Unsent()
         self._origins = origins or Origins(())
         self._open: dict[int, _Channel] = {}
@@ -113,7 +112,7 @@ class FacilitatorSockets:
         if not self._origins.allow(origin) and not same_site(origin or "", request.headers.get("Host", "")):
             return web.Response(status=403, text=ORIGIN_TEXT)
         neighbour = counted_as(request.remote)
-        if len(self._live) >= MAX_CHANNELS or self._from[neighbour] >= MAX_CHANNELS_EACH:
+        if len(self._live) >= self._max_channels or self._from[neighbour] >= MAX_CHANNELS_EACH:
             return web.Response(status=503, text="No room for another connection.\n")
         try:
             await ws.prepare(request)

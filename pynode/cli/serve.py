@@ -27,6 +27,7 @@ from convergence.events import (
     Trouble,
     as_json,
 )
+from convergence.facilitator.registry import RegistryLimits
 from convergence.wire.target import Role
 from pynode.app import App, Network, Plan, page_folder
 from pynode.cli.common import data_folder, locked, set_up_logs, settings, stun_servers, unless
@@ -229,6 +230,7 @@ async def facilitator(arguments: argparse.Namespace, output: Output, stop: async
             hosts=(*config.site.hosts, *([arguments.public] if arguments.public else [])),
             origins=config.node.origins,
             stun=stun_servers(arguments, config),
+            limits=RegistryLimits(config.facilitator.nodes, channels=config.facilitator.channels),
             store=config.facilitator.store,
         )
         await app.start()

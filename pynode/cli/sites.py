@@ -30,7 +30,7 @@ DEFAULT_SITE = "http://127.0.0.1:8000/"
 
 TIMEOUT = 15.0
 MAX_ANSWER = 8 << 20
-"""/status.json lists up to 4,096 nodes."""
+"""/status.json lists up to 1,024 nodes."""
 
 
 def chosen_site(option: str | None, environ: Mapping[str, str] = os.environ) -> str:

@@ -30,7 +30,11 @@ async def status(arguments: argparse.Namespace, output: Output, stop: asyncio.Ev
         more = {"facilitators": facilitators, "store": store} if store is not None else {}
         output.record("status", site=site, facilitator=answer.get("facilitator"), nodes=nodes, **more)
     else:
-        output.result(f"{shown(site)}: {len(connected)} of {len(nodes)} known nodes are connected.")
+        every = answer.get("registered")
+        known = f"{len(nodes)} known nodes"
+        if isinstance(every, int) and every > len(nodes):
+            known = f"the first {len(nodes)} of {every} known nodes"
+        output.result(f"{shown(site)}: {len(connected)} of {known} are connected.")
         if nodes:
             heading = [["node", "state", "roles", "address", "registered", "valid for"]]
             for line in table(heading + [_row(node) for node in nodes]).split("\n"):

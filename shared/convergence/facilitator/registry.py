@@ -37,7 +37,7 @@ MAX_REGISTERED = 65_536
 """200 MB. A list holds MAX_LISTED of them, those that came first; header and buckets tell of all."""
 MAX_REGISTERED_EACH = 256
 """Nodes of one source that are registered at once. Where all are, the newest of the source that has most makes room."""
-MAX_CHANNELS = 8192
+MAX_CHANNELS = 4096
 """Open channels. Each holds at most one incomplete record (2 KB), and those that wait for a registration (40 KB)."""
 GRACE = 30.0
 """Seconds a node stays listed after its channel was closed."""

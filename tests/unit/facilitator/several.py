@@ -237,7 +237,8 @@ class Several(World):
         source: where all channels come from.
     """
 
-    def __init__(self, count=2):
+    def __init__(self, count=2, limits=None):
+        self.limits = limits
         self.services, self.service_ports, self.told = [], [], []
         self.prefer = {}  # port of a node -> number of a facilitator
         self.count = count
@@ -253,7 +254,14 @@ class Several(World):
 
     def start_one(self, skew=0.0):
         service = FacilitatorService(
-            CRYPTO, self.rng, SEED, shared=True, version="1.0", list_up_to=0, source=lambda channel: self.source
+            CRYPTO,
+            self.rng,
+            SEED,
+            shared=True,
+            version="1.0",
+            limits=self.limits,
+            list_up_to=0,
+            source=lambda channel: self.source,
         )
         link = Link(self.store, service)
         events = []

@@ -1,6 +1,5 @@
 """Since when a facilitator knows its nodes."""
 
-from convergence.facilitator import ages as module
 from convergence.facilitator.ages import ABSENCE, Ages
 
 NOW = 1_800_000_000.0
@@ -65,9 +64,8 @@ def test_who_is_here_leaves_less_room_for_the_absent():
     assert [key for key in latest_first if ages.came(key, "net", NOW + 2) == NOW] == latest_first[:2]
 
 
-def test_sources_that_cannot_be_told_apart_share_the_limit_of_all_only(monkeypatch):
-    monkeypatch.setattr(module, "MAX_GONE", 50)
-    ages = Ages(10)
+def test_sources_that_cannot_be_told_apart_share_the_limit_of_all_only():
+    ages = Ages(10, gone=50)
     for key in keys("node", 100):
         ages.came(key, "", NOW)
         ages.left(key, NOW)

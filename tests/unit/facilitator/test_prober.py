@@ -3,7 +3,6 @@
 import pytest
 
 from convergence.effects import CloseLink, Connect, Protocol
-from convergence.facilitator import registry
 from convergence.facilitator.prober import (
     ADDRESS_PAUSE,
     DIALS_PER_HOST,
@@ -17,7 +16,7 @@ from convergence.facilitator.prober import (
     Prober,
 )
 from convergence.facilitator.reaching import MISSES, RECHECK, RECHECK_SOON
-from convergence.facilitator.registry import MAX_REGISTERED_EACH
+from convergence.facilitator.registry import MAX_REGISTERED_EACH, RegistryLimits
 from convergence.outbox import Outbox
 from convergence.wire.descriptor import Descriptor, Transport
 from convergence.wire.facilitator import ErrorCode, NodeList
@@ -195,10 +194,9 @@ def test_a_slow_answer_frees_its_place(rig):
     assert not rig.service._prober._running
 
 
-def test_nodes_of_one_source_are_bounded_and_leave_room_for_others(monkeypatch):
-    monkeypatch.setattr(registry, "MAX_REGISTERED_EACH", 3)
-    monkeypatch.setattr(registry, "MAX_REGISTERED", 4)
-    rig = Rig(source=lambda channel: "greedy" if channel < 8 else "other" if channel < 20 else "")
+def test_nodes_of_one_source_are_bounded_and_leave_room_for_others():
+    limits = RegistryLimits(nodes=4, each=3)
+    rig = Rig(source=lambda channel: "greedy" if channel < 8 else "other" if channel < 20 else "", limits=limits)
     for number in (1, 2, 3):
         rig.node(2 * number, number)
     assert rig.register(4, describe(2, rig.now)) == REGISTERED, "it is one of them"

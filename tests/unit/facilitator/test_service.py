@@ -5,9 +5,8 @@ import pytest
 
 from convergence.effects import CloseLink, Connect, Failure, Load, Protocol, Scan, Send, Store
 from convergence.events import Event, StorageTrouble, as_json
-from convergence.facilitator import registry
 from convergence.facilitator import service as module
-from convergence.facilitator.registry import GRACE, LIST_INTERVAL, SWEEP_INTERVAL
+from convergence.facilitator.registry import GRACE, LIST_INTERVAL, SWEEP_INTERVAL, RegistryLimits
 from convergence.facilitator.service import (
     FIRST_RECORD_TIMEOUT,
     IDLE_TIMEOUT,
@@ -340,8 +339,8 @@ def test_a_channel_registers_one_node(rig):
     assert len(rig.listed()) == 1
 
 
-def test_registered_nodes_are_bounded(rig, monkeypatch):
-    monkeypatch.setattr(registry, "MAX_REGISTERED", 2)
+def test_registered_nodes_are_bounded():
+    rig = Rig(limits=RegistryLimits(nodes=2))
     for number in (1, 2, 3):
         rig.open(2 * number)
         answer = rig.register(2 * number, describe(number, rig.now))
@@ -596,8 +595,8 @@ def test_the_allowance_comes_back(rig):
     assert [answer == ErrorCode.RATE_LIMIT for answer in answers] == [False, False, True]
 
 
-def test_channels_are_bounded(rig, monkeypatch):
-    monkeypatch.setattr(module, "MAX_CHANNELS", 1)
+def test_channels_are_bounded():
+    rig = Rig(limits=RegistryLimits(channels=1))
     assert rig.open(2) == []
     assert rig.open(4) == [ErrorCode.BUSY]
     assert 4 in rig.closed
@@ -684,7 +683,7 @@ def test_stored_items_of_no_use_are_deleted(monkeypatch):
     kept = {key: value for (kind, key), value in storage.items.items() if kind == "node"}
     assert kept == {good.identity: good.encode()}
     assert len(world.service.health(START)["nodes"]) == 1
-    monkeypatch.setattr(registry, "MAX_REGISTERED", 0)
+    world.settings["limits"] = RegistryLimits(nodes=0)
     world.restart_service()
     assert world.service.health(START)["nodes"] == []
 

@@ -6,9 +6,9 @@ from itertools import pairwise
 import pytest
 
 from convergence.codes import RtcWhy
-from convergence.facilitator import exchange, registry, shared, sharing
+from convergence.facilitator import exchange, shared, sharing
 from convergence.facilitator.prober import ADDRESS_PAUSE
-from convergence.facilitator.registry import GRACE
+from convergence.facilitator.registry import GRACE, RegistryLimits
 from convergence.facilitator.service import LEAVING
 from convergence.facilitator.shared import RETURN
 from convergence.facilitator.sharing import BEAT, QUESTION_TIMEOUT, SILENT, Seal
@@ -125,8 +125,8 @@ def test_several_sign_lists_and_no_headers(world):
 # Limits
 
 
-def test_a_source_gets_no_more_places_by_asking_two(world, monkeypatch):
-    monkeypatch.setattr(registry, "MAX_REGISTERED_EACH", 2)
+def test_a_source_gets_no_more_places_by_asking_two():
+    world = Several(limits=RegistryLimits(each=2))
     world.source = "192.0.2.0/24"
     channels = [world.channel(number % 2) for number in range(4)]
     for number, channel in enumerate(channels, 1):
@@ -137,8 +137,8 @@ def test_a_source_gets_no_more_places_by_asking_two(world, monkeypatch):
     assert len(world.listed(0)) == len(world.listed(1)) == 2
 
 
-def test_all_together_register_as_many_nodes_as_one_would(world, monkeypatch):
-    monkeypatch.setattr(registry, "MAX_REGISTERED", 3)
+def test_all_together_register_as_many_nodes_as_one_would():
+    world = Several(limits=RegistryLimits(nodes=3))
     channels = [world.channel(number % 2) for number in range(4)]
     for number, channel in enumerate(channels, 1):
         channel.register(describe(number, world.time, transports=RTC))

@@ -497,11 +497,10 @@ def test_a_channel_that_is_not_read_holds_no_more_than_the_limit() -> None:
     run(test)
 
 
-def test_a_full_facilitator_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_CHANNELS", 0)
-
+def test_a_full_facilitator_says_so() -> None:
     async def test() -> None:
         server = await serving()
+        server.sockets._max_channels = 0
         client = attach(WebSocketTransport())
         client.connect(1, server.url, Protocol.FACILITATOR)
         assert await client.first("closed") == ("closed", 1, "not a WebSocket server (HTTP 503)")
