@@ -37,10 +37,11 @@ BENCHES = {
     "tor": "Our client and relays in a Tor network, beside tor's own",
     "browser": "Browser to browser over 2+2 hops, and from opening the page to five circuits",
     "rtc": "WebRTC: browsers that relay for each other, beside a bare data channel",
+    "scale": "Networks of a thousand to a million nodes, and introductions over one and two facilitators",
     "size": "Bytes over the wire of a first visit, with brotli",
 }
 IN_NAMESPACE = ("rtc",)
-QUICK = ("tor",)
+QUICK = ("tor", "scale")
 DEFAULT_JSON = ROOT / "dist" / "bench.json"
 
 
@@ -50,7 +51,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHES)}; default: all")
     parser.add_argument("--list", action="store_true", help="say what each bench measures, and end")
     parser.add_argument("--tiny", action="store_true", help="sizes that only show that the benches work")
-    parser.add_argument("--quick", action="store_true", help="fewer rounds where a bench is long (tor)")
+    parser.add_argument("--quick", action="store_true", help="less where a bench is long (tor, scale)")
     parser.add_argument("--json", type=Path, default=DEFAULT_JSON, metavar="FILE", help="where the figures go")
     parser.add_argument("--steps", action="store_true", help="print each step when it begins")
     # Whoever starts us holds the other end of our standard input: we end when they do.

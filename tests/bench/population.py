@@ -1,14 +1,15 @@
-"""A network of many nodes, as a facilitator sees it: each is made from its number, and forgotten again.
+"""A network of many nodes, as its facilitator sees it. Each node is made from its number, and forgotten again.
 
 Does: sign real descriptors and proofs; register nodes on channels of a real FacilitatorService, answer what it asks of
-its storage, and charge to it the CPU time that it takes.
-Does not: open sockets. Nobody dials nodes with an address: all of them are found.
+its storage, and count the CPU time that it takes.
+Does not: open sockets. Nobody dials the nodes with addresses: all of them count as found.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from hashlib import sha256
 from typing import Any
 
@@ -16,7 +17,7 @@ from nacl.signing import SigningKey
 
 from convergence.effects import CloseLink, Load, Protocol, Scan, Send, Store
 from convergence.facilitator.registry import RegistryLimits
-from convergence.facilitator.service import FacilitatorService
+from convergence.facilitator.service import FETCHES_BURST, FacilitatorService
 from convergence.netdir.draw import COMMIT_PHASE
 from convergence.wire.buckets import DAY, SharedValue
 from convergence.wire.descriptor import DESCRIPTOR_PREFIX, Descriptor, Transport, TransportKind
@@ -24,23 +25,22 @@ from convergence.wire.facilitator import Hello, RecordType, Register, encode_rec
 from convergence.wire.target import Role
 from tests.bench.lab import CRYPTO, RNG
 
-EPOCH = 600
-NOON = 20_700 * DAY + DAY // 2
-"""When a network begins: Unix seconds."""
+START = float(20_700 * DAY + DAY // 2)
+"""When a network begins, Unix seconds: at noon, with an epoch."""
 SEED = b"f" * 32
-WITH_ADDRESS = 16
+SERVERS = 16
 """Every 16th node is a server. The others are browsers, which name three introducers."""
 OF_NETWORK = 4
 """Nodes that come from one network."""
+LIFETIME = 6 * 3600
 ROLES = Role.RELAY | Role.RDV
+HEADER_LEN = 5  # of a record
+REST = 150.0
+"""Seconds after which all nodes say something, lest their channels count as idle."""
 
 
 def key_of(number: int) -> SigningKey:
     return SigningKey(sha256(b"node %d" % number).digest())
-
-
-def identity_of(number: int) -> bytes:
-    return bytes(key_of(number).verify_key)
 
 
 def network_of(number: int) -> str:
@@ -50,64 +50,77 @@ def network_of(number: int) -> str:
 
 
 def describe(number: int, now: float, key: SigningKey | None = None) -> bytes:
-    """The encoded descriptor of a node, signed."""
+    """The encoded descriptor of a node, signed. Its ntor key is no key: it tells the number."""
     key = key or key_of(number)
-    if number % WITH_ADDRESS:
-        # Identities of three others would take as long as all else: these look like some.
+    if number % SERVERS:
+        # Real identities would take as long to make as all else: these only look like some.
         way = Transport.rtc(sha256(b"%d of %d" % (at, number)).digest() for at in range(3))
     else:
         way = Transport(TransportKind.WS, f"wss://relay-{number}.example:9001/convergence")
-    node = Descriptor(
-        bytes(key.verify_key), sha256(b"onion %d" % number).digest(), int(now), int(now) + 3600, ROLES, (way,)
-    )
-    body = node.body()
+    ntor_key = number.to_bytes(8, "big") + sha256(b"%d" % number).digest()[8:]
+    dates = int(now), int(now) + LIFETIME
+    body = Descriptor(bytes(key.verify_key), ntor_key, *dates, ROLES, (way,)).body()
     return body + key.sign(DESCRIPTOR_PREFIX + body).signature
 
 
-def aged_values(day: int) -> bytes:
-    """A stored draw in which all who come now are old enough to be rendezvous points."""
-    fixed = (day + 2) * DAY + COMMIT_PHASE
-    values = SharedValue(b"v" * 32, fixed).encode() + SharedValue(b"b" * 32, fixed - 1).encode()
-    return day.to_bytes(4, "big") + values
+def number_of(node: Descriptor) -> int:
+    """The number it was made from."""
+    return int.from_bytes(node.ntor_key[:8], "big")
 
 
-class Network:
+def channel_of(number: int) -> int:
+    return 2 * number + 2
+
+
+class Population:
     """A facilitator and the nodes that are registered at it.
+
+    Args:
+        most: nodes that it takes.
 
     Attributes:
         busy: CPU seconds of the facilitator so far.
         longest: of one call into it.
-        answers: what it sent last, by channel.
+        heard: what it sent, by channel, until somebody takes it.
     """
 
-    def __init__(self, nodes: int) -> None:
-        self.now = float(NOON)
+    def __init__(self, most: int) -> None:
+        self.nodes = 0
+        self.now = START
         self.busy = self.longest = 0.0
-        self.answers: dict[int, bytes] = {}
-        self.closed: list[str] = []
+        self.heard: dict[int, list[bytes]] = {}
+        self._rested = START
+        limits = RegistryLimits(most, channels=most)
         self.service = FacilitatorService(
-            CRYPTO, RNG, SEED, source=self._source, limits=RegistryLimits(max(nodes, 1024), channels=max(nodes, 1024))
+            CRYPTO, RNG, SEED, source=lambda channel: network_of(channel // 2 - 1), limits=limits, list_up_to=64
         )
-        self.service._prober.probe = lambda node, source, now, known=False: self.service._reaching._probed(  # type: ignore
-            node, True, now
-        )
+        self.service._prober.probe = self._probe  # type: ignore[method-assign]
         self.work(self.service.start)
 
     def register(self, numbers: Iterable[int]) -> None:
         """Each on a channel of its own, which stays open."""
         for number in numbers:
-            channel = 2 * number + 2
-            self.work(lambda now, channel=channel: self.service.link_opened(channel, now, protocol=Protocol.FACILITATOR))  # type: ignore
-            hello = Hello.parse(self.answers.pop(channel)[5:])
-            key = key_of(number)
-            proof = key.sign(register_statement(hello)).signature
-            body = Register(proof, describe(number, self.now, key)).encode()
-            self.say(channel, RecordType.REGISTER, body)
-            self.answers.clear()
+            self.nodes += 1
+            channel = channel_of(number)
+            self.work(partial(self.service.link_opened, channel, protocol=Protocol.FACILITATOR))
+            self.renew(number, Hello.parse(self.heard.pop(channel)[0][HEADER_LEN:]))
+            if self.heard.pop(channel)[0][4] != RecordType.REGISTERED:
+                raise AssertionError("a node was refused")
 
-    def say(self, channel: int, kind: RecordType, body: bytes = b"") -> None:
-        record = encode_record(kind, body)
-        self.work(lambda now: self.service.link_data(channel, record, now))
+    def renew(self, number: int, hello: Hello | None = None) -> None:
+        """The node registers, with a descriptor of now."""
+        key = key_of(number)
+        proof = key.sign(register_statement(hello or self.service._channels[channel_of(number)].hello)).signature
+        body = Register(proof, describe(number, self.now, key)).encode()
+        self.say(channel_of(number), encode_record(RecordType.REGISTER, body))
+
+    def allow_fetches(self, channel: int) -> None:
+        """Whoever comes on it has rested."""
+        self.service._channels[channel].fetches.left = FETCHES_BURST
+
+    def say(self, channel: int, data: bytes) -> float:
+        """Something comes on this channel. Returns CPU seconds."""
+        return self.work(lambda now: self.service.link_data(channel, data, now))
 
     def work(self, call: Callable[[float], Any]) -> float:
         """Have the facilitator do something, and what follows. Returns CPU seconds."""
@@ -118,18 +131,12 @@ class Network:
         while effects:
             for effect in effects:
                 if isinstance(effect, Send):
-                    self.answers[effect.channel] = effect.buffers[0]
+                    self.heard.setdefault(effect.channel, []).extend(effect.buffers)
                 elif isinstance(effect, CloseLink):
-                    self.closed.append(effect.reason)
+                    raise AssertionError(f"a channel was closed: {effect.reason}")
             started = time.process_time()
             for effect in effects:
-                if isinstance(effect, Store):
-                    self.service.done(effect.request, None, self.now)
-                elif isinstance(effect, Scan):
-                    self.service.done(effect.request, [], self.now)
-                elif isinstance(effect, Load):
-                    values = aged_values(int(self.now // DAY)) if effect.key == b"draw" else None
-                    self.service.done(effect.request, values, self.now)
+                self._store(effect)
             effects = self.service.poll(self.now)
             spent += time.process_time() - started
         self.busy += spent
@@ -137,11 +144,29 @@ class Network:
         return spent
 
     def until(self, when: float) -> None:
-        """Time passes."""
-        while (deadline := self.service.deadline()) is not None and deadline <= when:
-            self.now = max(self.now, deadline)
-            self.work(self.service.timer)
-        self.now = when
+        """Time passes, and no channel is idle."""
+        while self.now < when:
+            if self.now >= self._rested + REST:
+                self._rested = self.now
+                for state in self.service._channels.values():
+                    state.machine.extend(self.now)
+            then = min(when, self._rested + REST)
+            while (deadline := self.service.deadline()) is not None and deadline <= then:
+                self.now = max(self.now, deadline)
+                self.work(self.service.timer)
+            self.now = then
 
-    def _source(self, channel: int) -> str:
-        return network_of(channel // 2 - 1)
+    def _store(self, effect: object) -> None:
+        """A storage in which all nodes are old enough to be rendezvous points."""
+        if isinstance(effect, Store):
+            self.service.done(effect.request, None, self.now)
+        elif isinstance(effect, Scan):
+            self.service.done(effect.request, [], self.now)
+        elif isinstance(effect, Load):
+            day = int(self.now // DAY)
+            fixed = (day + 2) * DAY + COMMIT_PHASE
+            values = SharedValue(b"v" * 32, fixed).encode() + SharedValue(b"b" * 32, fixed - 1).encode()
+            self.service.done(effect.request, day.to_bytes(4, "big") + values if effect.key == b"draw" else None, self.now)
+
+    def _probe(self, node: Descriptor, source: str, now: float, *, known: bool = False) -> None:
+        self.service._reaching._probed(node, True, now)

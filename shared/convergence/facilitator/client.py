@@ -21,7 +21,7 @@ from convergence.effects import CloseLink, Protocol, Send
 from convergence.errors import ClockError, CryptoError, RemoteError, Why
 from convergence.events import Trouble
 from convergence.introduction.signalling import Carrier, Delivered, Signals
-from convergence.netdir.headers import Headers
+from convergence.netdir.headers import EPOCH, Headers
 from convergence.netdir.nodes import NodeDirectory
 from convergence.outbox import Outbox, Timer
 from convergence.ports import Crypto, Rng
@@ -53,6 +53,8 @@ REFRESH_FIRST = 5.0
 """Seconds from the first list to the second. Each further pause is twice as long, up to REFRESH: a network that is just
 starting grows quickly, and nodes whose lists differ do not find each other's points."""
 REFRESH = 60.0
+REST = 240.0
+"""The same of a large network, unless the next epoch begins sooner: a channel that is silent for 300 is closed."""
 FEW_RELAYS = 3
 """While fewer are known, pauses stay at REFRESH_FIRST."""
 REGISTER_RETRY = 60.0
@@ -393,7 +395,9 @@ class FacilitatorClient(Discovery):
                 raise CryptoError("the header's signature does not hold")
             self._directory.pin(header.signer)
             self.register(now)
-        self._call_at("refresh", now + REFRESH, self.refresh)
+        # The next one is there when its epoch has begun. Not everybody asks in that second.
+        due = (header.epoch + 1) * EPOCH - now + fraction(self._rng) * REFRESH
+        self._call_at("refresh", now + (min(due, REST) if due > 0 else REFRESH), self.refresh)
         self._headers.take(body, now)
 
     def _registered(self, now: float) -> None:

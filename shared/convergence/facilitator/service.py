@@ -80,7 +80,7 @@ LEAVING = 5.0
 """Seconds over which a facilitator that stops sends its nodes elsewhere, so that they do not come there as one."""
 LEAVING_STEP = 0.1
 
-ACCEPTED = (RecordType.REGISTER, RecordType.LIST, RecordType.SIGNAL, RecordType.REPLY, RecordType.FETCH)
+ACCEPTED = frozenset((RecordType.REGISTER, RecordType.LIST, RecordType.SIGNAL, RecordType.REPLY, RecordType.FETCH))
 ELSEWHERE = "this facilitator stops: another one is there"
 
 

@@ -92,6 +92,7 @@ class Seal:
         self._name = name
         self._names = hkdf_sha256(seed, info=b"convergence:shared:names", length=32)
         self._sealed = 0
+        self._keys: dict[bytes, bytes] = {}  # by name
 
     def hidden(self, text: str) -> str:
         """What stands for a text in the store, 32 hexadecimal digits; "" for "". It tells nobody else the text."""
@@ -110,7 +111,13 @@ class Seal:
         return name, int.from_bytes(counter, "big"), plain
 
     def _key(self, name: bytes) -> bytes:
-        return hkdf_sha256(self._seed, info=b"convergence:shared:seal" + name, length=32)
+        key = self._keys.get(name)
+        if key is None:
+            key = hkdf_sha256(self._seed, info=b"convergence:shared:seal" + name, length=32)
+            if len(self._keys) >= MAX_FACILITATORS:
+                self._keys.clear()
+            self._keys[name] = key
+        return key
 
 
 class Nodes(Protocol):

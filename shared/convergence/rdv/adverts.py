@@ -64,9 +64,10 @@ class Adverts:
         self._rates: WeakKeyDictionary[Link, TokenBucket] = WeakKeyDictionary()
         self._numbers = 0  # of providers so far
         self._held: dict[bool, Counter[Link]] = {True: Counter(), False: Counter()}  # adverts of owners, and others
+        self._totals = {True: 0, False: 0}  # of these
 
     def __len__(self) -> int:
-        return sum(held.total() for held in self._held.values())
+        return sum(self._totals.values())
 
     def of(self, name: Name) -> Iterable[Provider]:
         """Who may be asked for it."""
@@ -96,7 +97,7 @@ class Adverts:
         if name in provider.names:
             return
         held = self._held[name.owned]
-        full = held.total() >= MAX_ADVERTS and not below_its_part(held, circuit.link, MAX_ADVERTS)
+        full = self._totals[name.owned] >= MAX_ADVERTS and not below_its_part(held, circuit.link, MAX_ADVERTS)
         if full or len(provider.names) >= MAX_OF_CIRCUIT or (name.owned and not self._may_prove(provider, now)):
             raise RemoteError("too many adverts", reason=DestroyReason.RESOURCELIMIT)
         if name.owned:
@@ -112,6 +113,7 @@ class Adverts:
         provider.names.add(name)
         self.names.setdefault(name, {})[circuit] = provider
         held[circuit.link] += 1
+        self._totals[name.owned] += 1
 
     def _may_prove(self, provider: Provider, now: float) -> bool:
         """Whether one more proof of this circuit is checked."""
@@ -132,5 +134,6 @@ class Adverts:
             del self.names[name]
         held = self._held[name.owned]
         held[circuit.link] -= 1
+        self._totals[name.owned] -= 1
         if not held[circuit.link]:
             del held[circuit.link]

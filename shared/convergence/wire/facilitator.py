@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
+from functools import lru_cache
 
 from convergence.errors import LocalError, ParseError
 from convergence.ports import Buffer
@@ -346,6 +347,11 @@ def encode_record(kind: int, body: bytes = b"") -> bytes:
     return len(body).to_bytes(4, "big") + bytes([kind]) + body
 
 
+@lru_cache
+def _limits_of(kinds: frozenset[RecordType]) -> dict[int, int]:
+    return {int(kind): RECORD_LIMITS[kind] for kind in kinds}
+
+
 class RecordCutter(Cutter[tuple[RecordType, bytes]]):
     """Cuts a channel into (type, body).
 
@@ -355,7 +361,7 @@ class RecordCutter(Cutter[tuple[RecordType, bytes]]):
 
     def __init__(self, accepts: Collection[RecordType]) -> None:
         super().__init__()
-        self._limits = {int(kind): RECORD_LIMITS[kind] for kind in accepts}
+        self._limits = _limits_of(frozenset(accepts))
 
     def _measure(self, buffer: bytearray, position: int) -> tuple[int, bool]:
         if len(buffer) - position < RECORD_HEADER_LEN:

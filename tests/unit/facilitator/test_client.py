@@ -15,6 +15,7 @@ from convergence.facilitator.client import (
     MAX_FETCHES,
     REFRESH,
     REFRESH_FIRST,
+    REST,
     REGISTER_RETRY,
     RETRY_FIRST,
     RETRY_MAX,
@@ -428,11 +429,11 @@ def test_a_header_in_place_of_a_list_pins_its_signer_as_a_list_does():
     assert peer.directory.facilitator == IDENTITY and peer.headers.newest is not None and peer.told == 1
     assert peer.sent() == [RecordType.REGISTER]
     peer.receive(encode_record(RecordType.REGISTERED))
-    peer.pass_time(REFRESH)
+    peer.pass_time(REST)
     assert peer.sent() == [RecordType.LIST]
     peer.receive(header())
     assert peer.told == 1  # the same
-    peer.pass_time(REFRESH)
+    peer.pass_time(REST)
     peer.receive(nodes(int(START)))  # the network is small again
     assert peer.client.connected and peer.directory.published == START
 

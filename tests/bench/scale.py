@@ -1,0 +1,266 @@
+"""Networks of a thousand to a million nodes: what they cost their facilitator, and what they cost one client.
+
+A synthetic population (tests/bench/population.py) on the real FacilitatorService, and one client (newcomer.py) with all
+of the core that depends on how many nodes there are. All in one process without sockets, so CPU time is the core's
+alone. Each size has a process of its own, and memory is what that process grows by.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+from hashlib import sha256
+from math import log
+
+from convergence.netdir.headers import EPOCH
+from convergence.netdir.view import place_of_name
+from convergence.rdv.ring import POINTS
+from convergence.wire.buckets import DAY
+from convergence.wire.facilitator import RecordType, encode_record
+from tests.bench import introductions, names
+from tests.bench.lab import Figure
+from tests.bench.memory import resident
+from tests.bench.newcomer import CIRCUITS, Newcomer
+from tests.bench.population import SERVERS, START, Population, channel_of, number_of
+from tests.bench.supervise import step
+
+SIZES = (1_000, 10_000, 100_000, 1_000_000)
+QUICK = (1_000, 10_000)
+TINY = (150, 300)
+PER_NODE = 0.01  # seconds until a step is late, for each node
+AT_LEAST = 180.0
+EPOCHS = 3  # that a client is watched for
+ROUNDS = 200
+MEMORY = 3072  # bytes a node
+NAMES = 10_000  # of one node
+FLAT = 1.2  # a client's cost in the largest network, in that of the smallest
+START_BYTES = DAY_BYTES = 1e6
+REGISTERING = 230.0  # seconds in which all come
+RENEWALS = (2 * 86_400 / 900, 2 * 86_400 / 3_600)  # a day, of a browser and of a server
+LOOKS = 3 * 144  # for a newer header, a day
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """Seconds are of CPU time.
+
+    Args:
+        memory: bytes a node, once two epochs are signed; unsigned: before.
+        registration, renewal, look: of the facilitator, each.
+        epoch, block: of signing one, and of its longest call.
+        start_bytes, start: of a client until it has paths for CIRCUITS circuits, and knows the points of a name and one
+            node by name.
+        day_bytes, day: of a client that chooses paths in each epoch.
+        paths, sample, closest, get: of a client that has what it needs, each.
+        points: of many names, in all.
+        swept, unordered: look-ups for them, in the order of the ring and as the names come.
+    """
+
+    nodes: int
+    memory: float
+    unsigned: float
+    registration: float
+    renewal: float
+    look: float
+    epoch: float
+    block: float
+    start_bytes: float
+    start: float
+    day_bytes: float
+    day: float
+    paths: float
+    sample: float
+    closest: float
+    get: float
+    points: int
+    swept: int
+    unordered: int
+
+    @property
+    def node_day(self) -> float:
+        """CPU seconds of the facilitator for a node and day."""
+        renewals = (RENEWALS[0] * (SERVERS - 1) + RENEWALS[1]) / SERVERS
+        return renewals * self.renewal + LOOKS * self.look + 144 * self.epoch / self.nodes
+
+
+def run(tiny: bool = False, quick: bool = False) -> list[Figure]:
+    costs = []
+    for nodes in TINY if tiny else QUICK if quick else SIZES:
+        step(f"{nodes:,} nodes", AT_LEAST + PER_NODE * nodes)
+        if tiny:
+            costs.append(measure(nodes))
+        else:
+            with multiprocessing.get_context("spawn").Pool(1) as pool:
+                costs.append(pool.apply(measure, (nodes,)))
+    figures = [figure for each in costs for figure in _figures(each)]
+    return figures + _ratios(costs[0], costs[-1]) + names.run(tiny, quick) + introductions.run(tiny)
+
+
+def measure(nodes: int) -> Costs:
+    network = Population(2 * nodes)
+    network.until(START + EPOCH / 2)
+    before = resident()
+    batch = max(nodes // 230, 1)
+    for first in range(0, nodes, batch):
+        network.register(range(first, min(first + batch, nodes)))
+        network.until(START + EPOCH / 2 + REGISTERING * first / nodes)
+    registration, unsigned = network.busy / nodes, (resident() - before) / nodes
+    epochs = []
+    for number in (1, 2):
+        network.busy = network.longest = 0.0
+        network.until(START + number * EPOCH + EPOCH / 2)
+        epochs.append((network.busy, network.longest))
+    memory = (resident() - before) / nodes
+    some = range(0, nodes, max(nodes // ROUNDS, 1))
+    renewal = _each(network, lambda: [network.renew(number) for number in some]) / len(some)
+    ask = encode_record(RecordType.LIST)
+    look = _each(network, lambda: [network.say(channel_of(number), ask) for number in some]) / len(some)
+    network.heard.clear()
+
+    client = Newcomer(network, nodes)
+    client.start()
+    known = client.closest(sha256(b"name").digest())[0]
+    assert client.get(known.identity) == known
+    start_bytes, start = client.bytes, client.busy
+    paths = _median(client, client.paths)
+    sample = _median(client, client.sample)
+    closest = _median(client, lambda: client.closest(sha256(b"name").digest()))
+    get = _median(client, lambda: client.get(known.identity))
+
+    client.bytes, client.busy = 0, 0.0
+    for number in range(3, 3 + EPOCHS):
+        for kept in client.knowledge.buckets:
+            for member in kept.members:
+                if member.node.ws_url is None or number_of(member.node) % 3 == number % 3:
+                    network.renew(number_of(member.node))
+        network.heard.clear()
+        while network.now < START + number * EPOCH + EPOCH / 2:
+            network.until(network.now + 30)
+            client.until(network.now)
+        client.paths()
+    day_bytes = client.bytes * DAY / EPOCH / EPOCHS + start_bytes  # each midnight all nodes change places
+    day = client.busy * DAY / EPOCH / EPOCHS + start
+    swept, points = _look_ups(network, nodes + 1, in_order=True)
+    unordered, _ = _look_ups(network, nodes + 2, in_order=False)
+    return Costs(
+        nodes,
+        memory,
+        unsigned,
+        registration,
+        renewal,
+        look,
+        min(busy for busy, _ in epochs),
+        max(block for _, block in epochs),
+        start_bytes,
+        start,
+        day_bytes,
+        day,
+        paths,
+        sample,
+        closest,
+        get,
+        points,
+        swept,
+        unordered,
+    )
+
+
+def _each(network: Population, act: Callable[[], object]) -> float:
+    """CPU seconds of the facilitator."""
+    before = network.busy
+    act()
+    return network.busy - before
+
+
+def _median(client: Newcomer, act: Callable[[], object]) -> float:
+    """CPU seconds of the client, of several times."""
+    spent = []
+    for _ in range(ROUNDS // 10):
+        before = client.busy
+        act()
+        spent.append(client.busy - before)
+    return statistics.median(spent)
+
+
+def _look_ups(network: Population, number: int, *, in_order: bool) -> tuple[int, int]:
+    """Buckets that a new client fetches for the points of many names, one after the other; and how many points."""
+    client = Newcomer(network, number)
+    client.start()
+    header = client.knowledge.headers.newest
+    assert header is not None
+    value = header.value.value
+    names = [sha256(b"%d" % number).digest() for number in range(min(NAMES, network.nodes))]
+    if in_order:
+        names.sort(key=lambda name: place_of_name(value, name))
+    client.fetched.clear()
+    points = set()
+    for name in names:
+        network.allow_fetches(client.channel)
+        points.update(point.identity for point in client.closest(name)[:POINTS])
+    return len(client.fetched), len(points)
+
+
+def _figures(costs: Costs) -> list[Figure]:
+    nodes = f"{costs.nodes:,} nodes"
+    whole = costs.memory * costs.nodes
+    names = min(NAMES, costs.nodes)
+    return [
+        Figure(f"{nodes}: registrations", 1 / costs.registration, "1/s", note="one core"),
+        Figure(
+            f"{nodes}: memory of the facilitator",
+            costs.memory,
+            "bytes/node",
+            MEMORY,
+            at_most=True,
+            note=f"{whole / 1e6:,.0f} MB; {costs.unsigned:.0f} a node before an epoch is signed",
+        ),
+        Figure(f"{nodes}: CPU of the facilitator", costs.node_day * 1e3, "ms/node/day", note=_share(costs)),
+        Figure(f"{nodes}: an epoch is signed", costs.epoch, "s"),
+        Figure(f"{nodes}: its longest block, nodes placed anew", costs.block * 1e3, "ms"),
+        Figure(f"{nodes}: bytes of a client's start", costs.start_bytes / 1e3, "kB", START_BYTES / 1e3, True),
+        Figure(f"{nodes}: CPU of it", costs.start * 1e3, "ms"),
+        Figure(f"{nodes}: bytes of a client", costs.day_bytes / 1e3, "kB/day", DAY_BYTES / 1e3, True),
+        Figure(f"{nodes}: CPU of it", costs.day, "s/day"),
+        Figure(f"{nodes}: paths for {CIRCUITS} circuits", costs.paths * 1e3, "ms"),
+        Figure(f"{nodes}: sample / closest / get", costs.sample * 1e6, "us", note=_times(costs)),
+        Figure(f"{nodes}: points of {names:,} names, look-ups", costs.swept, "", note=_look_ups_note(costs)),
+        Figure(f"{nodes}: circuits to them", costs.points, "", note=f"one by one {POINTS * names:,}"),
+    ]
+
+
+def _share(costs: Costs) -> str:
+    renewal, look = costs.renewal * 1e6, costs.look * 1e6
+    return f"{costs.node_day * costs.nodes / DAY:.3f} of a core; {renewal:.0f} us a renewal, {look:.0f} us a header"
+
+
+def _times(costs: Costs) -> str:
+    return f"closest {costs.closest * 1e6:.0f}, get {costs.get * 1e6:.1f} us"
+
+
+def _look_ups_note(costs: Costs) -> str:
+    names = min(NAMES, costs.nodes)
+    return f"in the order of the ring, {costs.swept / names:.3f} of one by one; in another order {costs.unordered:,}"
+
+
+def _ratios(small: Costs, large: Costs) -> list[Figure]:
+    """What grows with the network, and what should not."""
+    between = f"{large.nodes:,} / {small.nodes:,} nodes"
+    flat = {
+        "bytes of a client's start": large.start_bytes / small.start_bytes,
+        "CPU of it": large.start / small.start,
+        "bytes of a client's day": large.day_bytes / small.day_bytes,
+        "paths": large.paths / small.paths,
+        "sample": large.sample / small.sample,
+        "closest": large.closest / small.closest,
+        "get": large.get / small.get,
+    }
+    figures = [Figure(f"{between}: {name}", ratio, "", FLAT, at_most=True) for name, ratio in flat.items()]
+    grows = log(large.nodes) / log(small.nodes)
+    for name, ratio in (
+        ("a registration", large.registration / small.registration),
+        ("a renewal", large.renewal / small.renewal),
+    ):
+        figures.append(Figure(f"{between}: {name}", ratio, "", grows, at_most=True, note="log n"))
+    return figures
