@@ -221,6 +221,7 @@ class FacilitatorService:
         self._version = version
         self._limits = limits = limits or RegistryLimits()
         self._channels: dict[int, _Channel] = {}
+        self._on_idle = self._close  # one for all channels
         self._leaving: Callable[[float], object] | None = None
         self._publisher: Publisher | None = None  # several would have to sign the same headers: they serve lists
         if shared:
@@ -278,7 +279,7 @@ class FacilitatorService:
             self._outbox.emit(CloseLink(channel, reason))
         else:
             hello = Hello(self.identity, self._rng.random(NONCE_LEN))
-            state = _Channel(channel, self._source(channel), hello, self._outbox, self._close, now)
+            state = _Channel(channel, self._source(channel), hello, self._outbox, self._on_idle, now)
             self._channels[channel] = state
             state.answer(RecordType.HELLO, hello.encode())
 

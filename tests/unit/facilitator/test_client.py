@@ -1,5 +1,7 @@
 """Both ends in memory: FacilitatorClient and FacilitatorService through real Drivers, under a virtual clock."""
 
+from itertools import pairwise
+
 import pytest
 
 from convergence.codes import FacilitatorWhy, RtcWhy
@@ -22,7 +24,7 @@ from convergence.facilitator.client import (
     STABLE_AFTER,
     FacilitatorClient,
 )
-from convergence.facilitator.service import ACCEPTED
+from convergence.facilitator.service import ACCEPTED, IDLE_TIMEOUT
 from convergence.netdir.headers import EPOCH, Headers
 from convergence.netdir.nodes import NodeDirectory
 from convergence.outbox import Outbox
@@ -436,6 +438,30 @@ def test_a_header_in_place_of_a_list_pins_its_signer_as_a_list_does():
     peer.pass_time(REST)
     peer.receive(nodes(int(START)))  # the network is small again
     assert peer.client.connected and peer.directory.published == START
+
+
+def test_a_header_is_asked_for_when_there_may_be_a_newer_one_and_before_the_channel_is_idle():
+    peer = Hostile()
+    peer.open()
+    begins = START - START % EPOCH
+    peer.receive(header(begins))
+    asked = []
+    while peer.now < begins + 3 * EPOCH:
+        peer.pass_time(1)
+        if peer.sent() == [RecordType.LIST]:
+            asked.append(peer.now)
+            peer.receive(header(peer.now - peer.now % EPOCH))
+    assert len(asked) <= 3 * 3
+    assert all(later - earlier < IDLE_TIMEOUT for earlier, later in pairwise([START, *asked]))
+    for number in (1, 2):
+        assert 0 <= min(when for when in asked if when >= begins + number * EPOCH) - begins - number * EPOCH <= REFRESH
+    peer.pass_time(1000)  # no answer
+    later = Hostile()
+    later.open()
+    later.receive(header(begins - EPOCH))  # the facilitator is late with the next one
+    later.pass_time(REFRESH)
+    assert later.sent() == [RecordType.LIST]
+
 
 
 @pytest.mark.parametrize(
