@@ -16,7 +16,6 @@ import signal
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 from urllib.request import urlopen

@@ -166,7 +166,9 @@ class Population:
             day = int(self.now // DAY)
             fixed = (day + 2) * DAY + COMMIT_PHASE
             values = SharedValue(b"v" * 32, fixed).encode() + SharedValue(b"b" * 32, fixed - 1).encode()
-            self.service.done(effect.request, day.to_bytes(4, "big") + values if effect.key == b"draw" else None, self.now)
+            self.service.done(
+                effect.request, day.to_bytes(4, "big") + values if effect.key == b"draw" else None, self.now
+            )
 
     def _probe(self, node: Descriptor, source: str, now: float, *, known: bool = False) -> None:
         self.service._reaching._probed(node, True, now)

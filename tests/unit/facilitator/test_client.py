@@ -17,8 +17,8 @@ from convergence.facilitator.client import (
     MAX_FETCHES,
     REFRESH,
     REFRESH_FIRST,
-    REST,
     REGISTER_RETRY,
+    REST,
     RETRY_FIRST,
     RETRY_MAX,
     STABLE_AFTER,
@@ -461,7 +461,6 @@ def test_a_header_is_asked_for_when_there_may_be_a_newer_one_and_before_the_chan
     later.receive(header(begins - EPOCH))  # the facilitator is late with the next one
     later.pass_time(REFRESH)
     assert later.sent() == [RecordType.LIST]
-
 
 
 @pytest.mark.parametrize(

@@ -42,9 +42,7 @@ def identity(number):
 
 
 def describe(number, now, *, lifetime=LIFETIME, roles=Role.RELAY, transports=RTC):
-    return Descriptor(
-        identity(number), bytes(32), int(now), int(now) + lifetime, roles, transports, bytes(64)
-    )
+    return Descriptor(identity(number), bytes(32), int(now), int(now) + lifetime, roles, transports, bytes(64))
 
 
 class Rig:

@@ -5,7 +5,6 @@ import pytest
 
 from convergence.effects import CloseLink, Connect, Failure, Load, Protocol, Scan, Send, Store
 from convergence.events import Event, StorageTrouble, as_json
-from convergence.facilitator import service as module
 from convergence.facilitator.registry import GRACE, LIST_INTERVAL, SWEEP_INTERVAL, RegistryLimits
 from convergence.facilitator.service import (
     FIRST_RECORD_TIMEOUT,
