@@ -149,7 +149,7 @@ class Population:
             if self.now >= self._rested + REST:
                 self._rested = self.now
                 for state in self.service._channels.values():
-                    state.machine.extend(self.now)
+                    state.machine.extend(state.machine._since + REST)  # each at a time of its own
             then = min(when, self._rested + REST)
             while (deadline := self.service.deadline()) is not None and deadline <= then:
                 self.now = max(self.now, deadline)

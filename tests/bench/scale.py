@@ -7,8 +7,10 @@ alone. Each size has a process of its own, and memory is what that process grows
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import statistics
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
@@ -31,13 +33,14 @@ QUICK = (1_000, 10_000)
 TINY = (150, 300)
 PER_NODE = 0.01  # seconds until a step is late, for each node
 AT_LEAST = 180.0
-EPOCHS = 3  # that a client is watched for
+EPOCHS = 2  # that a client is watched for
 ROUNDS = 200
 MEMORY = 3072  # bytes a node
 NAMES = 10_000  # of one node
 FLAT = 1.2  # a client's cost in the largest network, in that of the smallest
 START_BYTES = DAY_BYTES = 1e6
-REGISTERING = 230.0  # seconds in which all come
+REGISTERING = 170.0  # seconds in which all come
+SAMPLE = 1_000
 RENEWALS = (2 * 86_400 / 900, 2 * 86_400 / 3_600)  # a day, of a browser and of a server
 LOOKS = 3 * 144  # for a newer header, a day
 
@@ -50,12 +53,13 @@ class Costs:
         memory: bytes a node, once two epochs are signed; unsigned: before.
         registration, renewal, look: of the facilitator, each.
         epoch, block: of signing one, and of its longest call.
+        collection: of Python's garbage in all memory.
         start_bytes, start: of a client until it has paths for CIRCUITS circuits, and knows the points of a name and one
             node by name.
         day_bytes, day: of a client that chooses paths in each epoch.
         paths, sample, closest, get: of a client that has what it needs, each.
         points: of many names, in all.
-        swept, unordered: look-ups for them, in the order of the ring and as the names come.
+        swept, unordered: look-ups for them in the order of the ring, and for fewer as the names come.
     """
 
     nodes: int
@@ -66,6 +70,7 @@ class Costs:
     look: float
     epoch: float
     block: float
+    collection: float
     start_bytes: float
     start: float
     day_bytes: float
@@ -99,14 +104,20 @@ def run(tiny: bool = False, quick: bool = False) -> list[Figure]:
 
 
 def measure(nodes: int) -> Costs:
+    gc.disable()
     network = Population(2 * nodes)
     network.until(START + EPOCH / 2)
     before = resident()
-    batch = max(nodes // 230, 1)
+    batch = max(nodes // 1000, 1)
     for first in range(0, nodes, batch):
         network.register(range(first, min(first + batch, nodes)))
         network.until(START + EPOCH / 2 + REGISTERING * first / nodes)
     registration, unsigned = network.busy / nodes, (resident() - before) / nodes
+    started = time.process_time()
+    gc.collect()
+    collection = time.process_time() - started
+    gc.freeze()  # the client would pay for the facilitator
+    gc.enable()
     epochs = []
     for number in (1, 2):
         network.busy = network.longest = 0.0
@@ -142,8 +153,8 @@ def measure(nodes: int) -> Costs:
         client.paths()
     day_bytes = client.bytes * DAY / EPOCH / EPOCHS + start_bytes  # each midnight all nodes change places
     day = client.busy * DAY / EPOCH / EPOCHS + start
-    swept, points = _look_ups(network, nodes + 1, in_order=True)
-    unordered, _ = _look_ups(network, nodes + 2, in_order=False)
+    swept, points = _look_ups(network, nodes + 1, min(NAMES, nodes), in_order=True)
+    unordered, _ = _look_ups(network, nodes + 2, min(SAMPLE, nodes), in_order=False)
     return Costs(
         nodes,
         memory,
@@ -153,6 +164,7 @@ def measure(nodes: int) -> Costs:
         look,
         min(busy for busy, _ in epochs),
         max(block for _, block in epochs),
+        collection,
         start_bytes,
         start,
         day_bytes,
@@ -184,14 +196,14 @@ def _median(client: Newcomer, act: Callable[[], object]) -> float:
     return statistics.median(spent)
 
 
-def _look_ups(network: Population, number: int, *, in_order: bool) -> tuple[int, int]:
+def _look_ups(network: Population, number: int, count: int, *, in_order: bool) -> tuple[int, int]:
     """Buckets that a new client fetches for the points of many names, one after the other; and how many points."""
     client = Newcomer(network, number)
     client.start()
     header = client.knowledge.headers.newest
     assert header is not None
     value = header.value.value
-    names = [sha256(b"%d" % number).digest() for number in range(min(NAMES, network.nodes))]
+    names = [sha256(b"%d" % number).digest() for number in range(count)]
     if in_order:
         names.sort(key=lambda name: place_of_name(value, name))
     client.fetched.clear()
@@ -219,6 +231,7 @@ def _figures(costs: Costs) -> list[Figure]:
         Figure(f"{nodes}: CPU of the facilitator", costs.node_day * 1e3, "ms/node/day", note=_share(costs)),
         Figure(f"{nodes}: an epoch is signed", costs.epoch, "s"),
         Figure(f"{nodes}: its longest block, nodes placed anew", costs.block * 1e3, "ms"),
+        Figure(f"{nodes}: a full collection of garbage", costs.collection * 1e3, "ms", note="blocks, now and then"),
         Figure(f"{nodes}: bytes of a client's start", costs.start_bytes / 1e3, "kB", START_BYTES / 1e3, True),
         Figure(f"{nodes}: CPU of it", costs.start * 1e3, "ms"),
         Figure(f"{nodes}: bytes of a client", costs.day_bytes / 1e3, "kB/day", DAY_BYTES / 1e3, True),
@@ -241,7 +254,8 @@ def _times(costs: Costs) -> str:
 
 def _look_ups_note(costs: Costs) -> str:
     names = min(NAMES, costs.nodes)
-    return f"in the order of the ring, {costs.swept / names:.3f} of one by one; in another order {costs.unordered:,}"
+    others = f"{costs.unordered:,} for {min(SAMPLE, names):,}"
+    return f"in the order of the ring: {costs.swept / names:.3f} of one by one; in another order {others}"
 
 
 def _ratios(small: Costs, large: Costs) -> list[Figure]:
