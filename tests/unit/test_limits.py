@@ -1,7 +1,5 @@
 """What strangers may cost: limits hold in every minute, whatever the order of events, and memory is bounded."""
 
-from collections import Counter
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,7 +7,6 @@ from hypothesis import strategies as st
 from convergence import limits
 from convergence.limits import (
     MINUTE,
-    Crowd,
     Once,
     PerMinute,
     SharedPerMinute,
@@ -19,7 +16,6 @@ from convergence.limits import (
     most_in_parts,
 )
 from convergence.outbox import Outbox
-from tests.unit.work import work
 
 
 def test_a_limit_is_per_key():
@@ -159,45 +155,6 @@ def test_in_the_end_all_who_want_places_have_their_equal_part(asked, limit):
         places.append(Place(source))
     counts = [sum(place.source == source for place in places) for source in "abc"]
     assert len(places) == limit and min(counts) >= limit // len({*asked, *"abc"})
-
-
-@given(st.lists(st.tuples(st.booleans(), st.sampled_from("abcd")), max_size=60))
-def test_a_crowd_counts_places_as_they_come_and_go(steps):
-    crowd, places = Crowd(), []
-    for number, (comes, source) in enumerate(steps):
-        mine = [place for place in places if place[0] == source]
-        if comes:
-            places.append((source, number))
-            crowd.add(source, number)
-        elif mine:
-            place = mine[number % len(mine)]
-            places.remove(place)
-            crowd.remove(source, place[1])
-        counts = Counter(source for source, _ in places)
-        for asking in "abcde":
-            assert crowd.count(asking) == counts[asking]
-            place = crowd.gives_way(asking)
-            if counts[asking] + 1 >= max(counts.values(), default=0):
-                assert place is None
-            else:
-                owner = next(owner for owner, number in places if number == place)
-                assert counts[owner] == max(counts.values())
-                assert place == max(number for source, number in places if source == owner)
-
-
-def test_what_a_crowd_does_costs_the_same_however_large_it_is():
-    def taken_away(size):
-        crowd = Crowd()
-        for number in range(size):
-            crowd.add(f"source {number % 10}", number)
-
-        def one_gives_way():
-            place = crowd.gives_way("new")
-            crowd.remove(f"source {place % 10}", place)
-
-        return work(lambda: [one_gives_way() for _ in range(size // 2)]) / size
-
-    assert taken_away(2000) <= 1.1 * taken_away(200)
 
 
 def test_what_nobody_gives_up_is_for_whoever_has_less_than_an_equal_part():

@@ -39,6 +39,8 @@ MAX_PROBES_EACH = 4
 """...and how many of them for one source. Channels whose source is unknown ("") share half of all."""
 MAX_WAITING_EACH = 256
 """Probes of one source that wait. One more is not done: its node comes back with its next registration."""
+LOOKED_AT = 16
+"""Of them, looked at in one turn of their source: where limits hold back many, the next ones have the next turn."""
 MAX_SOURCES = 4096
 """Sources that wait."""
 PROBES_PER_SOURCE = 30
@@ -170,7 +172,7 @@ class Prober:
         waiting = self._waiting.get(source, deque())
         if self._under_way[source] >= (MAX_PROBES_EACH if source else MAX_PROBES // 2):
             return False
-        for _ in range(len(waiting)):
+        for _ in range(min(len(waiting), LOOKED_AT)):
             node, known = waiting.popleft()
             if self._may(node, source, now, known):
                 if not waiting:

@@ -20,8 +20,8 @@ from typing import Any
 from convergence.effects import Failure
 from convergence.errors import ParseError
 from convergence.events import NodeLost, NodeRegistered, StorageTrouble
+from convergence.facilitator.crowd import Crowd
 from convergence.facilitator.expiry import Expiry
-from convergence.limits import Crowd
 from convergence.outbox import Outbox, Timer
 from convergence.ports import Crypto
 from convergence.wire.descriptor import Descriptor, TransportKind
