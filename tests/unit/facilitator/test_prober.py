@@ -8,6 +8,7 @@ from convergence.facilitator.prober import (
     DIALS_PER_HOST,
     FAILURE_TOLD,
     LOOK_AGAIN,
+    LOOKED_AT,
     MAX_PROBES,
     MAX_PROBES_EACH,
     MAX_WAITING_EACH,
@@ -23,6 +24,7 @@ from convergence.wire.facilitator import ErrorCode, NodeList
 from convergence.wire.target import Role
 from tests.unit.facilitator.test_service import LIST, REGISTERED, Rig
 from tests.unit.facilitator.world import CRYPTO, START, Door, HashRng, describe, node_keys
+from tests.unit.work import work
 
 AT_ONE = "ws://10.0.0.1:9001/"
 
@@ -264,6 +266,20 @@ def test_one_source_has_few_dials_under_way_and_others_have_theirs():
     assert len(scan.open) == MAX_PROBES_EACH
     scan.probe(200, "ws://10.2.0.1/", source="honest")
     assert len(scan.open) == MAX_PROBES_EACH + 1
+
+
+def test_a_turn_costs_the_same_however_many_wait_and_all_come_to_theirs():
+    def looked_at(waiting):
+        scan = Scan()
+        for number in range(waiting):
+            scan.probe(number, "ws://10.1.0.1/")  # one address, dialled again and again
+        scan.probe(999, "ws://10.2.0.1/")
+        spent = work(lambda: scan.prober._look_again(scan.now))
+        scan.run(2 * waiting / LOOKED_AT * LOOK_AGAIN)
+        assert "ws://10.2.0.1/" in [address for _, address in scan.dials]
+        return spent
+
+    assert looked_at(MAX_WAITING_EACH - 1) <= 1.1 * looked_at(2 * LOOKED_AT)
 
 
 def test_all_sources_together_have_their_limit():

@@ -7,6 +7,7 @@ from convergence.errors import LocalError, ParseError, Why
 from convergence.introduction import signalling as module
 from convergence.introduction.signalling import (
     MAX_INTRODUCTIONS_PER_MINUTE,
+    MAX_OF_NODE,
     MAX_PER_PAIR,
     MAX_PER_TARGET,
     MAX_REPLIES,
@@ -306,6 +307,35 @@ def test_the_newest_registration_gets_the_signals(bob):
     asker.take()
     bob.signal(asker)
     assert bob.refusals(asker) == [UNKNOWN]
+
+
+def test_a_node_has_so_many_pipes_that_lead_to_it_the_newest_ones(bob):
+    pipes = [bob.target(BOB) for _ in range(MAX_OF_NODE + 5)]
+    asker = Records()
+    for pipe in reversed(pipes[5:]):
+        bob.signal(asker)
+        assert len(pipe.take()) == 1
+        bob.board.unregister(pipe, START)
+    asker.take()
+    bob.signal(asker)
+    assert bob.refusals(asker) == [UNKNOWN]
+    for pipe in pipes[:5]:
+        bob.board.unregister(pipe, START)
+    assert not bob.board._registered
+
+
+def test_introductions_end_in_turn_and_what_ended_makes_room(bob):
+    askers = [Records() for _ in range(3)]
+    for asker in askers:
+        bob.signal(asker)
+        bob.clock.pass_time(TAG_LIFETIME / 3)
+    for left in (2, 1, 0):
+        assert len(bob.board._live) == left
+        bob.clock.pass_time(TAG_LIFETIME / 3)
+    bob.clock.outbox.shift(1000.0)
+    bob.signal(askers[0])
+    bob.clock.pass_time(1000 + TAG_LIFETIME + 1)
+    assert not bob.board._live and not any(port.asked or port.delivered for port in bob.board._ports.values())
 
 
 def test_a_pipe_leads_to_the_node_that_it_last_proved_to_be(bob):
