@@ -368,10 +368,10 @@ class Site:
 @dataclass(frozen=True, slots=True)
 class Facilitator:
     nodes: int = _setting(
-        MAX_REGISTERED, _whole(16, 4_000_000), "65536", "nodes registered at once: 3 kB of memory for each"
+        MAX_REGISTERED, _whole(16, 4_000_000), "65536", "nodes that it knows at once: 3 kB of memory for each"
     )
     channels: int = _setting(
-        MAX_CHANNELS, _whole(1, 1_000_000), "4096", "nodes connected at once: CHANNEL_KB kB of memory for each"
+        MAX_CHANNELS, _whole(1, 60_000), "4096", "nodes connected to it at once: 22 kB of memory for each"
     )
     store: RedisAddress | None = _setting(
         None, _store, '"redis://127.0.0.1:6379/0"', "shared with the other facilitators of the same name, in Redis"

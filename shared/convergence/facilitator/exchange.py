@@ -19,15 +19,13 @@ from typing import Protocol, cast
 from convergence.effects import Failure
 from convergence.errors import ParseError
 from convergence.facilitator.sharing import Sharing
-from convergence.introduction.signalling import TAG_LIFETIME, Pipe, Switchboard
+from convergence.introduction.signalling import MAX_TAGS, TAG_LIFETIME, Pipe, Switchboard
 from convergence.outbox import Outbox, Timer
 from convergence.wire.facilitator import Delivery, RecordType, Signal, Unreachable, UnreachableReason
 from convergence.wire.sharing import NOBODY, Back, Forward
 
 LIFETIME = TAG_LIFETIME + 1
 """Seconds after its last signal that a pipe between two nodes is kept."""
-MAX_PIPES = 16_384
-"""Pipes between two nodes, as there are introductions."""
 
 
 class Channel(Pipe, Protocol):
@@ -83,10 +81,14 @@ class Exchange:
 
     Args:
         holder: the other facilitator that has the channel of a node, if one has.
+
+    Attributes:
+        max_pipes: between two nodes, as there are introductions.
     """
 
     def __init__(self, outbox: Outbox, sharing: Sharing, holder: Callable[[bytes], bytes | None]) -> None:
         self.switchboard = Switchboard(outbox, self._elsewhere)
+        self.max_pipes = MAX_TAGS
         self._outbox = outbox
         self._sharing = sharing
         self._holder = holder
@@ -144,7 +146,7 @@ class Exchange:
     def _pipe(self, key: tuple[object, ...], make: Callable[[], _Onward | _Back], now: float) -> _Onward | _Back | None:
         """The pipe of this key; None if that were one too many."""
         known = self._pipes.get(key)
-        if known is None and len(self._pipes) >= MAX_PIPES:
+        if known is None and len(self._pipes) >= self.max_pipes:
             return None
         pipe = make() if known is None else known[0]
         if known is not None:

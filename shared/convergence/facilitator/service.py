@@ -220,6 +220,7 @@ class FacilitatorService:
         self._source = source
         self._version = version
         self._limits = limits = limits or RegistryLimits()
+        tags = max(MAX_TAGS, TAGS_PER_CHANNEL * limits.channels)
         self._channels: dict[int, _Channel] = {}
         self._on_idle = self._close  # one for all channels
         self._leaving: Callable[[float], object] | None = None
@@ -231,6 +232,7 @@ class FacilitatorService:
                 outbox, crypto, seed, limits, self.sharing, on_loaded=self._reaching.loaded, on_dropped=self._dropped
             )
             exchange = Exchange(outbox, self.sharing, registry.holder)
+            exchange.max_pipes = tags
             self._switchboard = exchange.switchboard
             self.sharing.nodes, self.sharing.signals = registry, exchange
             self._registry: Registry = registry
@@ -255,7 +257,7 @@ class FacilitatorService:
                 list_up_to=list_up_to,
             )
             self._switchboard = Switchboard(outbox)
-        self._switchboard.max_tags = max(MAX_TAGS, TAGS_PER_CHANNEL * limits.channels)
+        self._switchboard.max_tags = tags
         self._reaching.registry = self._registry
         self._prober = self._reaching.prober
 

@@ -546,8 +546,9 @@ def test_questions_are_bounded(world, monkeypatch):
     assert world.kinds_of(0).count("storage-trouble") == 1
 
 
-def test_pipes_between_facilitators_are_bounded_and_forgotten(world, monkeypatch):
-    monkeypatch.setattr(exchange, "MAX_PIPES", 1)
+def test_pipes_between_facilitators_are_bounded_and_forgotten(world):
+    for service in world.services:
+        service.sharing.signals.max_pipes = 1
     targets = [world.node(number, at=1) for number in (1, 2)]
     asker = Asker(world.node(3, at=0))
     for number in (1, 2, 1):
