@@ -22,8 +22,8 @@ from convergence.path.select import Reach, choose_path
 from convergence.rdv.ring import FIRST_ASKED
 from convergence.wire.buckets import BucketRequest
 from convergence.wire.target import Role
-from tests.bench.lab import CRYPTO, RNG
-from tests.bench.population import Population, channel_of
+from tests.bench.lab import RNG
+from tests.bench.population import Population, Unsigned, channel_of
 
 CIRCUITS = 5
 HOPS = 3
@@ -48,10 +48,11 @@ class Newcomer:
         self._network = network
         self._outbox = Outbox()
         self._ours = 0
-        keys = NodeKeys.generate(CRYPTO, RNG)
+        crypto = Unsigned(pays=True)
+        keys = NodeKeys.generate(crypto, RNG)
         self.knowledge = Knowledge(
             self._outbox,
-            CRYPTO,
+            crypto,
             RNG,
             keys.identity,
             "bench",
@@ -63,7 +64,7 @@ class Newcomer:
             listed_since=lambda: None,
         )
         directory, headers = self.knowledge.directory, self.knowledge.headers
-        self._client = FacilitatorClient(self._outbox, CRYPTO, RNG, keys, directory, headers, "wss://facilitator/")
+        self._client = FacilitatorClient(self._outbox, crypto, RNG, keys, directory, headers, "wss://facilitator/")
 
     def start(self) -> None:
         """Join, and choose paths for circuits."""

@@ -19,10 +19,13 @@ from convergence.effects import CloseLink, Load, Protocol, Scan, Send, Store
 from convergence.facilitator.registry import RegistryLimits
 from convergence.facilitator.service import FETCHES_BURST, FacilitatorService
 from convergence.netdir.draw import COMMIT_PHASE
+from convergence.ports import Buffer
 from convergence.wire.buckets import DAY, SharedValue
+from convergence.wire.certs import SIGNATURE_LEN
 from convergence.wire.descriptor import DESCRIPTOR_PREFIX, Descriptor, Transport, TransportKind
 from convergence.wire.facilitator import Hello, RecordType, Register, encode_record, register_statement
 from convergence.wire.target import Role
+from pynode.crypto import CPythonCrypto
 from tests.bench.lab import CRYPTO, RNG
 
 START = float(20_700 * DAY + DAY // 2)
@@ -35,8 +38,29 @@ OF_NETWORK = 4
 LIFETIME = 6 * 3600
 ROLES = Role.RELAY | Role.RDV
 HEADER_LEN = 5  # of a record
+NO_SIGNATURE = bytes(SIGNATURE_LEN)
+_SIGNER, _SIGNATURE = CRYPTO.ed25519_public(SEED), CRYPTO.ed25519_sign(SEED, b"something else")
 REST = 150.0
 """Seconds after which all nodes say something, lest their channels count as idle."""
+
+
+class Unsigned(CPythonCrypto):
+    """Cryptography for which nodes need not sign.
+
+    Args:
+        pays: whether each check of what is not signed takes as long as if it were.
+    """
+
+    def __init__(self, pays: bool = False) -> None:
+        super().__init__()
+        self._pays = pays
+
+    def ed25519_verify(self, public: bytes, signature: bytes, message: Buffer) -> bool:
+        if signature != NO_SIGNATURE:
+            return super().ed25519_verify(public, signature, message)
+        if self._pays:
+            super().ed25519_verify(_SIGNER, _SIGNATURE, bytes(message))
+        return True
 
 
 def key_of(number: int) -> SigningKey:
@@ -49,9 +73,9 @@ def network_of(number: int) -> str:
     return f"{network >> 16 & 255}.{network >> 8 & 255}.{network & 255}.0/24"
 
 
-def describe(number: int, now: float, key: SigningKey | None = None) -> bytes:
-    """The encoded descriptor of a node, signed. Its ntor key is no key: it tells the number."""
-    key = key or key_of(number)
+def describe(number: int, now: float, key: SigningKey | None) -> bytes:
+    """The encoded descriptor of a node, signed if there is a key. Its ntor key is no key: it tells the number."""
+    identity = sha256(b"identity %d" % number).digest() if key is None else bytes(key.verify_key)
     if number % SERVERS:
         # Real identities would take as long to make as all else: these only look like some.
         way = Transport.rtc(sha256(b"%d of %d" % (at, number)).digest() for at in range(3))
@@ -59,8 +83,8 @@ def describe(number: int, now: float, key: SigningKey | None = None) -> bytes:
         way = Transport(TransportKind.WS, f"wss://relay-{number}.example:9001/convergence")
     ntor_key = number.to_bytes(8, "big") + sha256(b"%d" % number).digest()[8:]
     dates = int(now), int(now) + LIFETIME
-    body = Descriptor(bytes(key.verify_key), ntor_key, *dates, ROLES, (way,)).body()
-    return body + key.sign(DESCRIPTOR_PREFIX + body).signature
+    body = Descriptor(identity, ntor_key, *dates, ROLES, (way,)).body()
+    return body + (NO_SIGNATURE if key is None else key.sign(DESCRIPTOR_PREFIX + body).signature)
 
 
 def number_of(node: Descriptor) -> int:
@@ -77,22 +101,26 @@ class Population:
 
     Args:
         most: nodes that it takes.
+        signed_from: number of the first node that has keys. Those before it sign nothing.
 
     Attributes:
+        nodes: how many have registered; signed: of them, with signatures; signed_busy: CPU seconds for these.
         busy: CPU seconds of the facilitator so far.
         longest: of one call into it.
         heard: what it sent, by channel, until somebody takes it.
     """
 
-    def __init__(self, most: int) -> None:
-        self.nodes = 0
+    def __init__(self, most: int, signed_from: int = 0) -> None:
+        self.nodes = self.signed = 0
+        self.signed_busy = 0.0
+        self._signed_from = signed_from
         self.now = START
         self.busy = self.longest = 0.0
         self.heard: dict[int, list[bytes]] = {}
         self._rested = START
         limits = RegistryLimits(most, channels=most)
         self.service = FacilitatorService(
-            CRYPTO, RNG, SEED, source=lambda channel: network_of(channel // 2 - 1), limits=limits, list_up_to=64
+            Unsigned(), RNG, SEED, source=lambda channel: network_of(channel // 2 - 1), limits=limits, list_up_to=64
         )
         self.service._prober.probe = self._probe  # type: ignore[method-assign]
         self.work(self.service.start)
@@ -100,18 +128,24 @@ class Population:
     def register(self, numbers: Iterable[int]) -> None:
         """Each on a channel of its own, which stays open."""
         for number in numbers:
-            self.nodes += 1
-            channel = channel_of(number)
+            channel, before = channel_of(number), self.busy
             self.work(partial(self.service.link_opened, channel, protocol=Protocol.FACILITATOR))
             self.renew(number, Hello.parse(self.heard.pop(channel)[0][HEADER_LEN:]))
             if self.heard.pop(channel)[0][4] != RecordType.REGISTERED:
                 raise AssertionError("a node was refused")
+            self.nodes += 1
+            if number >= self._signed_from:
+                self.signed += 1
+                self.signed_busy += self.busy - before
 
     def renew(self, number: int, hello: Hello | None = None) -> None:
         """The node registers, with a descriptor of now."""
-        key = key_of(number)
-        proof = key.sign(register_statement(hello or self.service._channels[channel_of(number)].hello)).signature
-        body = Register(proof, describe(number, self.now, key)).encode()
+        hello = hello or self.service._channels[channel_of(number)].hello
+        if number >= self._signed_from:
+            key = key_of(number)
+            body = Register(key.sign(register_statement(hello)).signature, describe(number, self.now, key)).encode()
+        else:
+            body = Register(NO_SIGNATURE, describe(number, self.now, None)).encode()
         self.say(channel_of(number), encode_record(RecordType.REGISTER, body))
 
     def allow_fetches(self, channel: int) -> None:
