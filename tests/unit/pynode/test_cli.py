@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import io
 import json
@@ -32,6 +33,7 @@ from pynode.cli.proxy import PAC_HEAD, _write_pac
 from pynode.cli.serve import _network, _Relay, relay_plan
 from pynode.cli.share import check_files, hash_file
 from pynode.cli.sites import DEFAULT_SITE, chosen_site, find_network, find_status, network_of, site_address
+from pynode.cli.status import status
 from pynode.config import Address, Config
 from pynode.config import parse as parse_config
 
@@ -425,6 +427,26 @@ def test_what_is_no_convergence_site(answer: Any) -> None:
         ask({"/network.json": answer}, find_network)
     with pytest.raises(CliError, match="is no Convergence site"):
         ask({"/status.json": answer}, find_status)
+
+
+@pytest.mark.parametrize(
+    ("registered", "said"),
+    [
+        (None, "1 of 2 known nodes are connected."),
+        (2, "1 of 2 known nodes are connected."),
+        (90_000, "1 of the first 2 of 90000 known nodes are connected."),
+        ("many", "1 of 2 known nodes are connected."),
+    ],
+)
+def test_status_tells_how_many_nodes_there_are_of_which_it_shows_some(registered: Any, said: str) -> None:
+    nodes = [{"identity": "ab", "connected": True}, {"identity": "cd", "connected": False}]
+    out = io.StringIO()
+
+    def show(site: str) -> Any:
+        return status(argparse.Namespace(site=site), Output(out=out), asyncio.Event())
+
+    assert ask({"/status.json": {"facilitator": "ef", "nodes": nodes, "registered": registered}}, show) == 0
+    assert out.getvalue().splitlines()[0].endswith(said)
 
 
 # -- files
