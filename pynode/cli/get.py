@@ -32,7 +32,8 @@ from convergence.events import (
     Trouble,
 )
 from convergence.transfers import public_id
-from convergence.wire.ordb import FileInfo, ShareLink
+from convergence.wire.ordb import FileInfo
+from convergence.wire.sharelink import ShareLink
 from pynode.app import App, Plan
 from pynode.cli.common import data_folder, joined, locked, set_up_logs, settings, stun_servers, tell_directory, unless
 from pynode.cli.output import CliError, Output, Rate, bar, shown, size_words, time_words

@@ -14,6 +14,7 @@ class LinkFlaw(Code):
     """What is wrong with a share link. `part`: "first" or "second"."""
 
     NO_LINK = "link-none"
+    SEVERAL = "link-several"
     SCHEME = "link-scheme"
     CUT = "link-cut"
     HALF = "link-half"
