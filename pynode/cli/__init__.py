@@ -197,7 +197,13 @@ def _add_get(commands: Any) -> None:
         "Fetch what a share link names.",
         "A run that was interrupted goes on where it stopped. Files are never overwritten.",
     )
-    one.add_argument("link", metavar="LINK", help="put it in quotes")
+    one.add_argument(
+        "link",
+        metavar="LINK",
+        nargs="?",
+        help="in quotes, or any text that has it; else it is asked for, or read from standard input (-), so that nobody"
+        " sees it in a list of processes",
+    )
     one.add_argument("-o", "--output", metavar="DIR", help="the folder to put the file in (this one)")
     one.add_argument("--share", action="store_true", help="share it on afterwards, until Ctrl-C")
     one.add_argument(

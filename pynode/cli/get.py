@@ -33,8 +33,9 @@ from convergence.events import (
 )
 from convergence.transfers import public_id
 from convergence.wire.ordb import FileInfo
-from convergence.wire.sharelink import ShareLink
+from convergence.wire.sharelink import ShareLink, find_link
 from pynode.app import App, Plan
+from pynode.cli.asking import ask_link
 from pynode.cli.common import data_folder, joined, locked, set_up_logs, settings, stun_servers, tell_directory, unless
 from pynode.cli.output import CliError, Output, Rate, bar, shown, size_words, time_words
 from pynode.cli.sites import chosen_site, network_of_files, site_address
@@ -52,14 +53,13 @@ WAITING = {
 AGAIN = "What has arrived is kept: run the same command again to go on."
 
 
-def site_of(text: str) -> str | None:
-    """The site that a full link names; None for a bare one. Raises CliError when it is no link."""
-    text = text.strip()
+def link_in(text: str) -> tuple[ShareLink, str | None]:
+    """The link in a text, and the site that it names; None for a bare one. Raises CliError when there is none."""
     try:
-        ShareLink.parse(text)
+        found = find_link(text)
     except Problem as problem:
         raise CliError(words(problem.why), 2) from None
-    return site_address(text.partition("#")[0]) if "://" in text else None
+    return found.link, site_address(found.site) if found.site else None
 
 
 async def get(arguments: argparse.Namespace, output: Output, stop: asyncio.Event, most: int | None = None) -> int:
@@ -70,7 +70,10 @@ async def get(arguments: argparse.Namespace, output: Output, stop: asyncio.Event
     """
     config = settings(arguments)
     set_up_logs(arguments, config, "get", "error")
-    site = site_of(arguments.link)
+    text = await ask_link(stop) if arguments.link in (None, "-") else arguments.link
+    if text is None:
+        return 130
+    link, site = link_in(text)
     folder = Path(arguments.output or ".")
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -78,7 +81,6 @@ async def get(arguments: argparse.Namespace, output: Output, stop: asyncio.Event
         raise CliError(f"{folder} cannot be used as a folder ({error.strerror}): choose another with -o.", 2) from None
     if not os.access(folder, os.W_OK):
         raise CliError(f"{folder} cannot be written to: choose another folder with -o.")
-    link = ShareLink.parse(arguments.link)
     downloads = data_folder(arguments, config, "downloads")
     lock = downloads / f"{public_id(link.hash_name)}.lock"
     site = site_address(arguments.site) if arguments.site else chosen_site(site)
@@ -86,7 +88,7 @@ async def get(arguments: argparse.Namespace, output: Output, stop: asyncio.Event
     if network is None:
         return 130
     with locked(lock, "Another command here is fetching this link: wait for it to end."):
-        download = _Download(arguments, output, folder, most)
+        download = _Download(arguments, output, link, folder, most)
         plan = Plan(network, downloads, stun=stun_servers(arguments, config), circuits=config.circuits)
         app = App(plan, download.event)
         await app.start()
@@ -97,9 +99,12 @@ async def get(arguments: argparse.Namespace, output: Output, stop: asyncio.Event
 
 
 class _Download:
-    def __init__(self, arguments: argparse.Namespace, output: Output, folder: Path, most: int | None) -> None:
+    def __init__(
+        self, arguments: argparse.Namespace, output: Output, link: ShareLink, folder: Path, most: int | None
+    ) -> None:
         self._arguments = arguments
         self._output = output
+        self._link = link
         self._folder = folder
         self._most = most
         self._rate = Rate()
@@ -118,7 +123,7 @@ class _Download:
             return 130
         self._last_byte = time.monotonic()
         try:
-            self._id = app.call(lambda now: app.node.transfers.get(self._arguments.link, now))
+            self._id = app.call(lambda now: app.node.transfers.get(self._link.format(), now))
         except LocalError as error:
             raise CliError(error_words(error), 2) from None
         watch = asyncio.ensure_future(self._watch())

@@ -15,7 +15,6 @@ class LinkFlaw(Code):
 
     NO_LINK = "link-none"
     SEVERAL = "link-several"
-    SCHEME = "link-scheme"
     CUT = "link-cut"
     HALF = "link-half"
     SHORT_PART = "link-part-short"  # part

@@ -172,6 +172,33 @@ def test_a_link_in_the_address_is_opened_and_kept_until_its_file_is_complete(
     expect(page).to_have_url(site)
 
 
+@pytest.mark.parametrize("address", [f"%23{LINK}", f"?utm_source=x#{LINK}", f"#{LINK}?fbclid=x", f"#{LINK}%E2%80%8B"])
+def test_a_link_that_was_mangled_on_its_way_is_opened(open_page: Callable[..., Page], address: str) -> None:
+    page = open_page(address)
+    assert said(page) == [{"name": "get", "args": {"link": LINK}}]
+    expect(page.get_by_test_id("get-error")).to_have_text("")
+    assert LINK in page.evaluate("location.hash")
+
+
+def test_a_mail_can_be_pasted(open_page: Callable[..., Page]) -> None:
+    page = open_page()
+    field = page.get_by_test_id("get-input")
+    field.focus()
+    mail = f"> Here it is:\n> http://site.example/#{LINK[:50]}=\n> {LINK[50:]}.\n> Bye"
+    page.evaluate(
+        """text => {
+            const clipboardData = new DataTransfer();
+            clipboardData.setData("text", text);
+            document.activeElement.dispatchEvent(new ClipboardEvent("paste", {clipboardData, cancelable: true}));
+        }""",
+        mail,
+    )
+    expect(field).to_have_value(LINK)
+    field.fill(f"{LINK} and {LINK[::-1]}")
+    page.get_by_test_id("get-button").click()
+    expect(page.get_by_test_id("get-error")).to_contain_text("more than one link")
+
+
 def test_hostile_names_are_shown_as_harmless_text_and_saved_under_a_harmless_name(
     open_page: Callable[..., Page],
 ) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pty
 import select
 import signal
 import socket
@@ -19,7 +20,7 @@ from collections.abc import Iterator
 from functools import partial
 from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from urllib.request import urlopen
 
 import pytest
@@ -130,6 +131,54 @@ def test_a_file_arrives_and_its_link_stays_the_same(network: dict[str, Any], tmp
     assert list((out / "data" / "downloads" / "pieces").iterdir()) == []
     with shared(network, tmp_path / "sender", file) as [again]:
         assert again == link
+
+
+MAIL = """Here is the report:
+
+> {}=
+> {}>
+
+It is long."""
+
+
+def test_a_link_comes_from_a_mail_on_standard_input_or_from_a_terminal(network: dict[str, Any], tmp_path: Path) -> None:
+    file = tmp_path / "report.bin"
+    digest = write_file(file, 1000)
+    with shared(network, tmp_path / "sender", file) as [link]:
+        mail = MAIL.format(link[:70], link[70:])
+        code, done = fetched(mail.encode(), subprocess.PIPE, tmp_path / "by pipe", "-")
+        assert code == 0 and sha256(done["path"]) == digest
+        (tmp_path / "mail").write_text(mail)
+        with open(tmp_path / "mail") as opened:
+            code, done = fetched(None, opened, tmp_path / "from file")
+        assert code == 0 and sha256(done["path"]) == digest
+        ours, theirs = pty.openpty()
+        try:
+            os.write(ours, f"{link[:70]}\n{link[70:]}\n".encode())
+            code, done = fetched(None, theirs, tmp_path / "typed")
+        finally:
+            os.close(ours)
+            os.close(theirs)
+        assert code == 0 and sha256(done["path"]) == digest
+
+
+def fetched(given: bytes | None, source: int | IO[str], folder: Path, *link: str) -> tuple[int, dict[str, Any]]:
+    """Exit code and last record of a `get` that reads its link."""
+    command = [sys.executable, "-m", "pynode", "get", *link, "-o", folder, "--data", folder / "data", "--json"]
+    ended = subprocess.run(
+        command, input=given, stdin=None if given is not None else source, capture_output=True, env=ENVIRONMENT,
+        timeout=PATIENCE, check=False,
+    )  # fmt: skip
+    return ended.returncode, json.loads(ended.stdout.splitlines()[-1])
+
+
+def test_without_a_link_there_is_one_line(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pynode", "get", "-o", tmp_path]
+    ended = subprocess.run(
+        command, input=b"no link", capture_output=True, env=ENVIRONMENT, timeout=PATIENCE, check=False
+    )
+    assert ended.returncode == 2
+    assert ended.stderr.decode().count("\n") == 1 and "link is incomplete" in ended.stderr.decode()
 
 
 def test_a_killed_run_is_gone_on_with(network: dict[str, Any], tmp_path: Path) -> None:

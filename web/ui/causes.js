@@ -26,7 +26,6 @@ const noCircuit = (why) => `No circuit could be built: ${why}`;
 export const CAUSES = {
   "link-none": "There is no link here. Paste the link you were given.",
   "link-several": "There is more than one link here. Take one of them.",
-  "link-scheme": "The link does not begin with http:// or https://.",
   "link-cut": "The link has no part after a # sign: it was cut. Copy the whole link.",
   "link-half": "The link is incomplete: its second half, after a dot, is missing. Copy the whole link.",
   "link-part-short": ({ part }) => `The ${PARTS[part]} part of the link is incomplete. Copy the whole link.`,

@@ -100,26 +100,18 @@ def _found(text: str, match: re.Match[str]) -> Found:
     if around is None:
         return Found(link)
     scheme, place, bare = around["scheme"], around["place"], around["bare"]
-    if not scheme or scheme.lower() in ("http", "https"):
-        return Found(link, f"{scheme}://{place}" if scheme else bare)
-    if around.start():  # the end of a torn "https", perhaps
-        return Found(link)
-    raise Problem(LinkFlaw.SCHEME)
+    if scheme and scheme.lower() not in ("http", "https"):
+        return Found(link)  # it names no site
+    return Found(link, f"{scheme}://{place}" if scheme else bare)
 
 
 def _flaw(text: str) -> Problem:
     """What is wrong with a text that holds no link."""
     if not text:
         return Problem(LinkFlaw.NO_LINK)
-    scheme, colon, rest = text.partition("://")
-    if colon:
-        if scheme.lower() not in ("http", "https"):
-            return Problem(LinkFlaw.SCHEME)
-        _, sharp, fragment = rest.partition("#")
-        if not sharp:
-            return Problem(LinkFlaw.CUT)
-    else:
-        fragment = text.removeprefix("#")
+    fragment = text.rpartition("#")[2]
+    if "://" in text and "#" not in text:
+        return Problem(LinkFlaw.CUT)
     name, dot, key = fragment.partition(".")
     if not dot:
         return Problem(LinkFlaw.HALF)
