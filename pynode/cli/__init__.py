@@ -204,7 +204,9 @@ def _add_get(commands: Any) -> None:
         help="in quotes, or any text that has it; else it is asked for, or read from standard input (-), so that nobody"
         " sees it in a list of processes",
     )
-    one.add_argument("-o", "--output", metavar="DIR", help="the folder to put the file in (this one)")
+    one.add_argument(
+        "-o", "--output", metavar="PATH", help="the folder to put the file in (this one), a new file, or - (to a pipe)"
+    )
     one.add_argument("--share", action="store_true", help="share it on afterwards, until Ctrl-C")
     one.add_argument(
         "--wait", type=seconds, default=600, help="give up after so many seconds without a byte (600; 0: never)"

@@ -18,11 +18,12 @@ from dataclasses import dataclass, field, replace
 from itertools import starmap
 from pathlib import Path
 
-from convergence.errors import LocalError
+from convergence.codes import FileFlaw
+from convergence.errors import LocalError, Problem
 from convergence.events import Event, ShareFailed, ShareProgress, ShareStands, TorDirectoryChanged, Trouble
 from convergence.ordb.index import FileBuilder
 from convergence.rdv.service import MAX_GROUPED, MAX_OFFERS
-from convergence.wire.ordb import PIECE_SIZE, FileInfo
+from convergence.wire.ordb import MAX_SIZE, PIECE_SIZE, FileInfo
 from pynode.app import App, Plan
 from pynode.cli.common import data_folder, joined, set_up_logs, settings, stun_servers, tell_directory, unless
 from pynode.cli.output import CliError, Output, Rate, bar, shown, size_words
@@ -98,12 +99,20 @@ class _Command:
         self._adding: asyncio.Future[str] | None = None
 
     async def run(self, app: App, paths: list[Path], stop: asyncio.Event) -> int:
+        failed = 0
         for path in paths:
-            if await unless(stop, self._add(app, path)) is None:
-                return 130
+            try:
+                if await unless(stop, self._add(app, path)) is None:
+                    return 130
+            except CliError as error:
+                failed += 1
+                if failed == len(paths):
+                    raise
+                self._output.say(str(error))
+                self._output.record("failed", path=shown(str(path), 4096), message=str(error))
         if await unless(stop, self._stand(app)) is None:
             return 130
-        count = "file" if len(paths) == 1 else f"{len(paths)} files"
+        count = "file" if len(self._shared) == 1 else f"{len(self._shared)} files"
         self._output.say(f"Sharing the {count} for as long as this runs. Stop with Ctrl-C.")
         await stop.wait()
         sent = sum(shared.sent for shared in self._shared.values())
@@ -122,6 +131,8 @@ class _Command:
         share_id = await adding
         link = app.node.transfers.link(share_id, self._site)
         self._shared[share_id] = _Shared(info.name, info.size, link)
+        if os.fsencode(path.name) != info.name.encode():
+            self._output.say(f"{shown(path.name)} is shared as {shown(info.name)}: its name is no UTF-8.")
         return True
 
     async def _hash(self, path: Path) -> tuple[FileInfo, bytes]:
@@ -204,6 +215,8 @@ def hash_file(path: Path, tell: Callable[[int], None], cancelled: threading.Even
     """
     builder = FileBuilder()
     with open(path, "rb") as file:
+        if os.fstat(file.fileno()).st_size > MAX_SIZE:
+            raise Problem(FileFlaw.TOO_LARGE, most=MAX_SIZE)
         while piece := file.read(PIECE_SIZE):
             builder.add(piece)
             if builder.size % TELL_EVERY == 0:

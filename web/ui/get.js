@@ -133,13 +133,15 @@ function transferView(first, command) {
     el("div", { class: "item-foot" }, note, el("div", { class: "actions" }, save, retry, cancel, forget)),
   );
   const speed = speedometer();
+  let savedAs = "";
 
   const saveTransfer = async () => {
     save.disabled = true;
     setText(save, "Preparing");
     try {
-      const { blob, name: received } = await command("save", { id: first.id });
-      saveBlob(blob, received);
+      const { blob, name: saved } = await command("save", { id: first.id });
+      saveBlob(blob, saved);
+      savedAs = saved;
     } catch (failure) {
       setText(note, sentence(failure.message));
     } finally {
@@ -163,17 +165,18 @@ function transferView(first, command) {
       forget.hidden = active;
       note.classList.toggle("bad", item.state === "failed" || item.state === "paused");
       note.classList.toggle("good", item.state === "done");
-      setText(note, transferNote(item, speed(item.have)));
+      setText(note, transferNote(item, speed(item.have), savedAs));
       setText(stage, stageWords(item));
     },
   };
 }
 
-function transferNote(item, rate) {
+function transferNote(item, rate, savedAs) {
   const part = item.size ? `${bytes(item.have)} of ${bytes(item.size)}` : "";
   if (item.state === "done") {
     const checked = item.pieces === 1 ? "Its one piece was" : `All ${count(item.pieces, "piece")} were`;
-    return `Complete. ${checked} checked against the link.`;
+    const other = savedAs && savedAs !== item.name ? ` Saved as ${savedAs}: the name could mislead.` : "";
+    return `Complete. ${checked} checked against the link.${other}`;
   }
   if (item.state !== "running") {
     return [words(item.why), item.have ? `${part} is here already.` : ""].join(" ").trim();

@@ -22,6 +22,7 @@ MIN_PIECE_SIZE = 1024
 """A piece size is a power of two from this to PIECE_SIZE. This program shares every file with PIECE_SIZE."""
 MAX_PIECES = 1 << 18
 """Pieces of one file: 64 GiB at the usual piece size. Bounds a tree at 16 MiB: a link's maker chooses its size."""
+MAX_SIZE = MAX_PIECES * PIECE_SIZE
 MAX_NAME = 1024
 """Bytes of UTF-8 in a file's name."""
 MAX_EXTENSION = 32
