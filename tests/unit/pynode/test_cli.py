@@ -236,7 +236,8 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
     [
         ("get abc", "link is incomplete"),
         ("get http://x.example/", "it was cut"),
-        (f"get {BARE} -o /dev/null/there", "cannot be used as a folder"),
+        (f"get {BARE} -o /dev/null/there/", "cannot be used as a folder"),
+        (f"get {BARE} -o /nowhere/there", "/nowhere is no folder"),
         ("share /nowhere/at/all", "No such file"),
         ("share /", "is a folder"),
         ("share /dev/null", "no file that can be read twice"),
