@@ -180,6 +180,7 @@ def _add_share(commands: Any) -> None:
         "Files are read where they lie; the same file gets the same link again.",
     )
     one.add_argument("files", nargs="+", metavar="FILE")
+    one.add_argument("--qr", action="store_true", help="show each link as a QR code, too, for a phone's camera")
     one.add_argument(
         "--group",
         action="store_true",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import io
 import mimetypes
 import os
 import stat
@@ -17,6 +18,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import starmap
 from pathlib import Path
+
+import segno
 
 from convergence.codes import FileFlaw
 from convergence.errors import LocalError, Problem
@@ -77,7 +80,7 @@ async def share(arguments: argparse.Namespace, output: Output, stop: asyncio.Eve
     network = await unless(stop, network_of_files(arguments, site))
     if network is None:
         return 130
-    command = _Command(output, site)
+    command = _Command(output, site, arguments.qr)
     stun = stun_servers(arguments, config)
     plan = Plan(network, data_folder(arguments, config, "shares"), stun=stun, circuits=circuits)
     if circuits.group:
@@ -91,8 +94,9 @@ async def share(arguments: argparse.Namespace, output: Output, stop: asyncio.Eve
 
 
 class _Command:
-    def __init__(self, output: Output, site: str) -> None:
+    def __init__(self, output: Output, site: str, qr: bool) -> None:
         self._output = output
+        self._qr = qr
         self._site = site
         self._shared: dict[str, _Shared] = {}
         self._said: Trouble | None = None
@@ -170,6 +174,8 @@ class _Command:
         await shared.standing.wait()
         self._output.say(f"{shown(shared.name)} ({size_words(shared.size)}) can be fetched with this link:")
         self._output.result(shared.link)
+        if self._qr:
+            self._output.picture(qr_code(shared.link))
         self._output.record("shared", id=share_id, name=shared.name, size=shared.size, link=shared.link)
 
     # -- from the core
@@ -226,3 +232,11 @@ def hash_file(path: Path, tell: Callable[[int], None], cancelled: threading.Even
     # A name that does not decode on this machine gets replacement characters.
     name = os.fsencode(path.name).decode("utf-8", "replace")
     return builder.finish(name, mimetypes.guess_type(name)[0] or "")
+
+
+def qr_code(text: str) -> str:
+    """In half blocks, two rows of the code a line: a full block is light, as on a dark terminal. 51 columns for a link
+    to a short name, and where lines are shorter nobody can read it."""
+    drawn = io.StringIO()
+    segno.make_qr(text, error="l").terminal(drawn, border=2, compact=True)
+    return drawn.getvalue()
