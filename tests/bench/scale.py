@@ -119,7 +119,6 @@ def measure(nodes: int) -> Costs:
     started = time.process_time()
     gc.collect()
     collection = time.process_time() - started
-    gc.freeze()  # the client would pay for the facilitator
     gc.enable()
     epochs = []
     for number in (1, 2):
@@ -127,6 +126,7 @@ def measure(nodes: int) -> Costs:
         network.until(START + number * EPOCH + EPOCH / 2)
         epochs.append((network.busy, network.longest))
     memory = (resident() - before) / nodes
+    gc.disable()  # whoever is at work would pay for all that there is
     some = range(max(nodes - ROUNDS, 0), nodes)
     renewal = _each(network, lambda: [network.renew(number) for number in some]) / len(some)
     ask = encode_record(RecordType.LIST)
