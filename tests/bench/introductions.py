@@ -90,6 +90,7 @@ def measured(what: str, nodes: int, asked: int, at: list[Facilitator], store: in
     async def scenario() -> float:
         crowd = [Node(BROWSER + number + number // 15, at[number % len(at)].port) for number in range(nodes)]
         try:
+            await asyncio.to_thread(_until_known, at, 0)
             for first in range(0, nodes, 50):
                 await asyncio.gather(*(node.join() for node in crowd[first : first + 50]))
             await asyncio.to_thread(_until_known, at, nodes)
@@ -118,12 +119,13 @@ def measured(what: str, nodes: int, asked: int, at: list[Facilitator], store: in
 
 
 def _until_known(at: list[Facilitator], nodes: int) -> None:
-    """All facilitators know each other, and all nodes."""
+    """All facilitators know each other, and so many nodes."""
     for one in at:
         while True:
             with urlopen(f"http://127.0.0.1:{one.port}/status.json", timeout=LIMIT) as answer:
                 status = json.load(answer)
-            if status["registered"] == nodes and len(status.get("facilitators", [None])) == len(at):
+            shared = status.get("store", {"state": "shared"})["state"] == "shared"
+            if shared and status["registered"] == nodes and len(status.get("facilitators", [None])) == len(at):
                 break
             time.sleep(0.1)
 
