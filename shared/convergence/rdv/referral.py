@@ -119,6 +119,7 @@ class Referrals:
 
         def look(now: float) -> None:
             if told and not circuit.closed:
+                self._miss(point)  # until somebody is there
                 self._circuits.look_up(told.pop(0), now, met)
             else:
                 on_failed(now)
@@ -127,13 +128,12 @@ class Referrals:
             if circuit.closed:
                 on_failed(now)
             elif node is not None and node.identity in self._visited:
+                self._miss(point, -1)  # points beside each other name the same ones
                 look(now)
             elif node is None or not node.roles & Role.RDV or len(self._visited) >= MAX_VISITED:
-                self._miss(point)
                 look(now)
             else:
                 self._visited.add(node.identity)
-                self._miss(point)  # until somebody is there
                 self._circuits.extend(
                     circuit, node, lambda circuit, now: on_ready(now), lambda why, now: look(now), now
                 )

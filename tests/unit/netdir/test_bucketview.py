@@ -9,6 +9,7 @@ from convergence.effects import Load, Store
 from convergence.netdir.buckets import Buckets
 from convergence.netdir.bucketview import OVERLAP, SAMPLED, BucketView
 from convergence.netdir.headers import EPOCH, Headers
+from convergence.netdir.lookup import look_up_shown
 from convergence.netdir.memory import PAUSE
 from convergence.netdir.nodes import HINT_LIFETIME, NodeDirectory
 from convergence.netdir.view import Class, place_of, place_of_name
@@ -311,6 +312,14 @@ def test_a_node_is_found_by_its_identity():
     assert rig.asked == [(RingKind.ALL, rig.asked[0][1], None)]
     assert rig.ask("get", NODES[5].identity) == [NODES[5]] and len(rig.asked) == 1
     assert rig.ask("get", bytes(32)) == [None]
+
+
+def test_a_node_that_a_point_named_is_not_looked_for_openly():
+    """The point chose it. Its friend, a neighbour or the facilitator, would see whose look-up follows."""
+    rig, found = Rig(), []
+    look_up_shown(rig.view, rig.directory, NODES[5].encode(), rig.now, lambda node, now: found.append(node))
+    assert found == [NODES[5].target]
+    assert rig.asked and None not in {key for *_, key in rig.asked}
 
 
 def test_a_point_has_the_buckets_that_it_is_in():

@@ -19,7 +19,7 @@ from tests.unit.ordb.memory import CRYPTO
 from tests.unit.rdv import test_connector as connecting
 from tests.unit.rdv.network import ENTRY, NODES, Network
 from tests.unit.rdv.network import Rig as FileRig
-from tests.views import given_view
+from tests.views import given_view, points_of
 
 
 class GivenNodes:
@@ -282,6 +282,30 @@ def test_a_look_up_that_nobody_answers_holds_up_for_a_time_only(kind: str, monke
     assert not seeker.found
     seeker.offer()
     seeker.go_on(REFER_LIMIT)
+    assert seeker.found
+
+
+def test_look_ups_that_nobody_answers_count_against_who_caused_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A point may name nodes that stand where nobody gives an answer."""
+    asked: list[bytes] = []
+    seeker = Seeker("service", [ONE], [SIX])
+    seeker.refer(ONE, TWO)
+    monkeypatch.setattr(Network, "look_up", lambda network, descriptor, now, then: asked.append(descriptor))
+    for _ in range(2 * MAX_MISSES):
+        seeker.look(40)
+    assert len(asked) == MAX_MISSES
+
+
+def test_a_point_that_leads_elsewhere_holds_up_no_other_point(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One source is wanted, so one point is asked after the other; where it names others, the next one is asked too."""
+    seeker = Seeker("file", [ONE, TWO, THREE], [])
+    *others, last = points_of(seeker.subject.hash_name, [ONE, TWO, THREE])
+    seeker._there = [last]
+    seeker.offer()
+    for node in others:
+        seeker.refer(node, FOUR)
+    monkeypatch.setattr(Network, "look_up", lambda *_: None)
+    seeker.look(REFER_LIMIT / 4)
     assert seeker.found
 
 
