@@ -525,11 +525,11 @@ class _Post:
     def _renew(self, now: float) -> None:
         """Advertise the names in use now: at once, or where offers share circuits when it is this one's turn."""
         groups = self._service.groups
-        turn = now if groups is None or self.own is not None else groups.turn(now)
-        if turn > now:
-            self._call_at(turn, self._in_turn)
-        else:
+        if groups is None or self.own is not None:
             self._in_turn(now)
+        else:
+            self._stop_timer()
+            self._timer = groups.turn(self.point, self._in_turn, now)
 
     def _in_turn(self, now: float) -> None:
         """And again some time after they change. If all circuits of a node changed names at one moment by its clock, a
@@ -551,7 +551,7 @@ class _Post:
 
     # -- clients
 
-    def _on_begin(self, target: str, stream: Stream, now: float) -> Handler | None:
+    def _on_begin(self, target: str, stream: Stream, now: float) -> Session | None:
         service = self._service
         try:
             name = parse_rdv_target(target)

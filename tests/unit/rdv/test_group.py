@@ -1,11 +1,12 @@
 """Very many names on one node: one circuit to each point carries them all, where the owner allows that."""
 
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from convergence.errors import DestroyReason, Problem
+from convergence.errors import DestroyReason, EndReason, Problem, StreamError
 from convergence.rdv import service as service_module
 from convergence.rdv.blind import DAY, common_names
 from convergence.rdv.circuits import LINGER
@@ -185,6 +186,87 @@ def test_other_circuits_from_now_on() -> None:
     rig.world.advance(30)
     rig.check_adverts(*names)
     assert all(circuit.closed for circuit in old) and len(rig.open) == len(POINTS)
+
+
+# -- hostile points, and names that very many ask for
+
+
+def breaking(monkeypatch: pytest.MonkeyPatch, identity: bytes, breaks: Callable[[FakeCircuit, DbInfo], bool]) -> None:
+    """This point closes a circuit whenever it likes, by what it is told."""
+    send = FakeCircuit.send_message
+
+    def send_message(self: FakeCircuit, command: int, payload: bytes) -> None:
+        send(self, command, payload)
+        if self.point.identity == identity and breaks(self, DbInfo.parse(payload)):
+            self.network.soon(lambda now: self.destroy(DestroyReason.RESOURCELIMIT, now))
+
+    monkeypatch.setattr(FakeCircuit, "send_message", send_message)
+
+
+def test_a_point_that_closes_its_circuits_takes_nothing_from_other_points(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each time all its names wait for their turns again. They must not be ahead of those of others, and a new circuit
+    at once, for the first name that comes back, would be the next one to break."""
+    monkeypatch.setattr("convergence.rdv.group.TURNS", 2.0)  # as with ten times as many names
+    rig, names = GroupRig(), range(300)
+    hostile = POINTS[0].identity
+    rig.offer(*names)
+    seconds = 3 * len(names) / 2
+    for _ in range(int(seconds / 3)):
+        rig.world.advance(3)
+        for circuit in rig.open:
+            if circuit.point.identity == hostile:
+                circuit.destroy(DestroyReason.FINISHED, rig.world.now)
+    for number in names:
+        honest = sum(node.identity != hostile for node in points_of(name_of(number), POINTS))
+        assert rig.service.standing(name_of(number))[0] >= honest
+    assert rig.network.built.count((hostile, True)) <= seconds / PAUSE + 1
+    new = next(n for n in range(1000, 2000) if all(p.identity != hostile for p in points_of(name_of(n), POINTS)))
+    rig.offer(new)
+    rig.world.advance(10)
+    assert rig.stand(new)
+
+
+def test_a_point_that_allows_less_is_told_more_slowly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others behind the same relay may use up what it allows a link."""
+    rig, names = GroupRig(), range(500)
+    strict, times = POINTS[0].identity, []
+
+    def breaks(circuit: FakeCircuit, info: DbInfo) -> bool:
+        times.append(rig.world.now)
+        return sum(rig.world.now - when < 10 for when in times) > 15
+
+    breaking(monkeypatch, strict, breaks)
+    rig.offer(*names)
+    rig.world.advance(900)
+    assert rig.stand(*names)
+    rig.check_adverts(*names)
+
+
+def test_a_name_that_very_many_ask_for_leaves_room_for_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The streams of a circuit are those of all names on it. Whoever has one link has all the clients that he likes."""
+    monkeypatch.setattr("convergence.rdv.group.MAX_CLIENTS", 20)
+    rig = GroupRig()
+    rig.offer(*range(8))
+    rig.world.advance(5)
+    [circuit, *_] = rig.open
+    crowded, other, *_ = (name for name, held in circuit.point.adverts.items() if held)
+    sessions: list[Any] = []
+
+    def come(name: Name) -> None:
+        near, middle = rig.world.pair()
+        middle.handler = circuit.on_begin(format_rdv_target(name), middle, rig.world.now)
+        sessions.append(middle.handler)
+
+    for _ in range(20):
+        come(crowded)
+    with pytest.raises(StreamError):
+        come(crowded)
+    for _ in range(5):
+        come(other)
+    assert [session.closed for session in sessions] == [False] * 15 + [True] * 5 + [False] * 5
+    sessions[0].expel(EndReason.DONE, rig.world.now)
+    come(crowded)
+    assert not sessions[-1].closed and sum(not session.closed for session in sessions) == 20
 
 
 class Mute:
