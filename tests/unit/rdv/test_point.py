@@ -83,7 +83,8 @@ class Place:
         """The registry's own books agree."""
         adverts = self.point._adverts
         pairs = {(circuit, name) for name, offers in adverts.names.items() for circuit in offers}
-        assert pairs == {(circuit, name) for circuit, offer in adverts.providers.items() for name in offer.names}
+        held = {circuit: offer.names[True] | offer.names[False] for circuit, offer in adverts.providers.items()}
+        assert pairs == {(circuit, name) for circuit, names in held.items() for name in names}
         assert len(adverts) == len(pairs)
         assert all(offers for offers in adverts.names.values())
         assert not any(circuit.closed for circuit in adverts.providers)
@@ -483,18 +484,18 @@ def test_adverts_of_a_circuit_are_limited(place):
     assert len(place.point._adverts) == 0
 
 
-def test_adverts_of_a_point_are_limited_and_each_link_has_its_part(place, monkeypatch):
+def test_adverts_of_a_point_are_limited_and_who_has_most_gives_way(place, monkeypatch):
     monkeypatch.setattr(adverts_module, "MAX_ADVERTS", 4)
-    one = place.circuit()
-    advertise_many(place, one, 4)
-    two, three = place.circuit(), place.circuit()
-    place.advertise(two, advert(Name(b"\xfe" * 32)))
-    place.advertise(two, advert(Name(b"\xff" * 32)))
-    place.advertise(three, advert(Name(b"\xff" * 32)))
-    assert one.built and two.built and three.built, "two have two of four, and a third one less than its part"
-    again = place.circuit(two)
-    place.advertise(again, advert(Name(b"\xfd" * 32)))
-    assert again.gone == [DestroyReason.RESOURCELIMIT]
+    one, two = place.circuit(), place.provider()
+    stream, handler = place.query()
+    advertise_many(place, one, 3)
+    place.advertise(one, advert())
+    assert one.gone == [DestroyReason.RESOURCELIMIT] and two.built
+    one, three = place.circuit(), place.provider()
+    advertise_many(place, one, 2)
+    four = place.provider()
+    assert one.gone == [DestroyReason.RESOURCELIMIT] and two.built and three.built and four.built
+    assert "aborted" not in handler.calls
     place.consistent()
 
 
