@@ -11,8 +11,9 @@ from convergence.rdv import service as service_module
 from convergence.rdv.blind import DAY, common_names
 from convergence.rdv.circuits import LINGER
 from convergence.rdv.group import BUILD_LIMIT, PAUSE, TURNS, Groups
+from convergence.rdv.guests import FILES
 from convergence.rdv.keys import Subject
-from convergence.rdv.service import FILES, MAX_OFFERS, RdvService
+from convergence.rdv.service import MAX_OFFERS, RdvService
 from convergence.wire.rdv import Advert, DbInfo, Name, format_rdv_target
 from convergence.wire.relay import RelayCommand
 from convergence.wire.target import Role

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from convergence.errors import EndReason, StreamError
+from convergence.rdv.guests import FILES
 from convergence.rdv.keys import Subject
 from convergence.rdv.own import OwnCircuit, OwnPoint
-from convergence.rdv.service import FILES, START_SPREAD
+from convergence.rdv.service import START_SPREAD
 from convergence.wire.rdv import Advert, DbInfo, Name, format_rdv_target
 from convergence.wire.relay import REFERRALS_OKAY, RelayCommand
 from tests.unit.circuit.rig import Recorder
@@ -164,4 +165,4 @@ def test_clients_here_have_the_limits_of_any_point() -> None:
         near, middle = rig.world.pair()
         middle.handler = circuit.on_begin(format_rdv_target(name), middle, rig.world.now)
     post = rig.service._offers[rig.file.hash_name].posts[b""]
-    assert len(post._shaking) == FILES.shaking
+    assert len(post.guests._shaking) == FILES.shaking

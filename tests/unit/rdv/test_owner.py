@@ -73,7 +73,7 @@ def test_where_there_are_no_others_all_streams_lead_to_the_owner() -> None:
     rig.share(serve=lambda stream: Mute())
     rig.get(wanted=3)
     rig.world.advance(10)
-    assert rig.service.sessions == 3
+    assert len(rig.service.guests) == 3
 
 
 def test_no_circuit_is_asked_for_both_kinds_of_names(monkeypatch: pytest.MonkeyPatch) -> None:
