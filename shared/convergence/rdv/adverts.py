@@ -131,7 +131,8 @@ class Adverts:
         most = max(of_it, key=lambda other: len(other.names[owned]))
         if crowded == source and len(provider.names[owned]) + 1 >= len(most.names[owned]):
             raise RemoteError("too many adverts", reason=DestroyReason.RESOURCELIMIT)
-        most.circuit.destroy(DestroyReason.RESOURCELIMIT, now)
+        self.closed(most.circuit)
+        self._outbox.call_at(now, lambda now: most.circuit.destroy(DestroyReason.RESOURCELIMIT, now))  # ends others
 
     def _may_prove(self, provider: Provider, now: float) -> bool:
         """Whether one more proof of this circuit is checked."""

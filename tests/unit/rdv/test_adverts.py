@@ -53,13 +53,15 @@ class Circuit:
 class Point:
     def __init__(self):
         self.rng = Random(1)
-        self.adverts = Adverts(Outbox(), CRYPTO)
+        self.outbox = Outbox()
+        self.adverts = Adverts(self.outbox, CRYPTO)
 
     def circuit(self, link=None):
         return Circuit(link or Link(), self.rng.randbytes(20), self.adverts)
 
     def say(self, circuit, *adverts, now=NOW):
         self.adverts.carry_out(circuit, DbInfo(adverts).encode(), now)
+        self.outbox.run_timers(now)
 
     def own(self, circuit=None, day=TODAY):
         circuit = circuit or self.circuit()
@@ -307,15 +309,49 @@ def test_who_fills_a_point_over_all_relays_keeps_nobody_out(point, monkeypatch, 
     assert point.at(name) == honest and len(point.adverts) <= 300
 
 
+def many(point, circuit, count, owned=False):
+    """So many made up names."""
+    for _ in range(count):
+        proof = Proof(TODAY, bytes(64)) if owned else None
+        point.say(circuit, Advert.add(Name(point.rng.randbytes(32), owned), proof))
+    return circuit
+
+
 def test_the_circuit_with_most_names_is_closed_when_all_places_are_taken(point, monkeypatch):
     monkeypatch.setattr(adverts_module, "MAX_ADVERTS", 100)
     link, other = Link(), Link()
-    large, small, elsewhere = point.circuit(link), point.circuit(link), point.circuit(other)
-    for circuit, count in ((large, 50), (small, 20), (elsewhere, 30)):
-        for _ in range(count):
-            point.say(circuit, Advert.add(Name(point.rng.randbytes(32))))
+    large = many(point, point.circuit(link), 50)
+    small, elsewhere = many(point, point.circuit(link), 20), many(point, point.circuit(other), 30)
     with pytest.raises(RemoteError):
-        point.say(large, Advert.add(Name(bytes(32))))
+        many(point, large, 1)
     assert [circuit.closed for circuit in (large, small, elsewhere)] == [None] * 3
-    point.say(elsewhere, Advert.add(Name(bytes(32))))
+    many(point, elsewhere, 1)
     assert large.closed == DestroyReason.RESOURCELIMIT and len(point.adverts) == 51
+    for circuit in (small, elsewhere):
+        point.adverts.closed(circuit)
+    assert len(point.adverts) == 0 and not any(point.adverts._held.values()) and not point.adverts.providers
+
+
+def test_whose_source_has_most_takes_from_his_own(point, monkeypatch):
+    monkeypatch.setattr(adverts_module, "MAX_ADVERTS", 100)
+    link = Link()
+    elsewhere, large = many(point, point.circuit(), 50), many(point, point.circuit(link), 50)
+    many(point, point.circuit(link), 1)
+    assert large.closed and not elsewhere.closed
+
+
+def test_very_many_small_circuits_of_one_source_are_one_crowd(point, monkeypatch):
+    monkeypatch.setattr(adverts_module, "MAX_ADVERTS", 100)
+    link = Link()
+    crowd = [many(point, point.circuit(link), 3) for _ in range(20)]
+    alone = many(point, point.circuit(), 40)
+    many(point, alone, 1)
+    assert sum(circuit.closed is not None for circuit in crowd) == 1 and not alone.closed
+
+
+def test_owners_do_not_share_places_with_others(point, monkeypatch, any_proof):
+    monkeypatch.setattr(adverts_module, "MAX_ADVERTS", 10)
+    kinds = [many(point, point.circuit(), 9, owned) for owned in (True, False)]
+    for circuit, owned in zip(kinds, (True, False), strict=True):
+        many(point, circuit, 1, owned)
+    assert len(point.adverts) == 20 and not any(circuit.closed for circuit in kinds)

@@ -87,6 +87,14 @@ def test_a_busy_node_says_so_and_refers_to_nobody(place: Place) -> None:
     assert handler.reason == EndReason.RESOURCELIMIT and not told
 
 
+def test_what_nobody_serves_any_more_is_not_found(place: Place) -> None:
+    """The sessions of an offer that is withdrawn go on for a while; its adverts are gone first, and its hook then."""
+    offer = Offer(place)
+    offer.circuit.on_begin = None
+    _, handler = place.query()
+    assert handler.reason == EndReason.RESOLVEFAILED
+
+
 def test_what_is_withdrawn_is_not_found_any_more(place: Place) -> None:
     offer = Offer(place)
     offer.tell(Advert.remove(NAME))

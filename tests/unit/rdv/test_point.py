@@ -490,10 +490,11 @@ def test_adverts_of_a_point_are_limited_and_who_has_most_gives_way(place, monkey
     stream, handler = place.query()
     advertise_many(place, one, 3)
     place.advertise(one, advert())
-    assert one.gone == [DestroyReason.RESOURCELIMIT] and two.built
+    assert one.gone == [DestroyReason.RESOURCELIMIT] and two.built, "it would have more than the other"
     one, three = place.circuit(), place.provider()
     advertise_many(place, one, 2)
     four = place.provider()
+    place.net.tick(0)
     assert one.gone == [DestroyReason.RESOURCELIMIT] and two.built and three.built and four.built
     assert "aborted" not in handler.calls
     place.consistent()

@@ -8,16 +8,17 @@ import pytest
 
 from convergence.circuit.client import MAX_HOPS
 from convergence.codes import ConnectWhy, TransferWhy
+from convergence.errors import RemoteError
 from convergence.netdir.listview import VALUE, ListView
 from convergence.netdir.view import place_of
 from convergence.rdv.client import REFER_LIMIT
-from convergence.rdv.referral import MAX_MISSES, MAX_VISITED, REFERRALS, REVISIT_AFTER, around
+from convergence.rdv.referral import MAX_MISSES, MAX_VISITED, REFERRALS, REVISIT_AFTER, Referrals, around
 from convergence.wire.descriptor import Descriptor, Transport
 from convergence.wire.rdv import Name
 from convergence.wire.target import RelayTarget, Role
 from tests.unit.ordb.memory import CRYPTO
 from tests.unit.rdv import test_connector as connecting
-from tests.unit.rdv.network import ENTRY, NODES, Network
+from tests.unit.rdv.network import ENTRY, NODES, FakeCircuit, Network
 from tests.unit.rdv.network import Rig as FileRig
 from tests.views import given_view, points_of
 
@@ -357,3 +358,71 @@ def test_how_long_a_circuit_is_does_not_show_in_its_query(kind: str, monkeypatch
         flags += [list(circuit.flags.values())[0] for circuit in seeker.network.circuits[before:][:1]]
         seeker.network.kill_circuits(provider=False)
     assert len(flags) == 2 and flags[0] == flags[1] != 0 and seeker.went()
+
+
+class Asker:
+    """One request, whose look-ups are answered when `answer` is called."""
+
+    def __init__(self) -> None:
+        self.rig = FileRig(size=1)
+        self.referrals = Referrals(self.rig.network, self.rig.node.outbox)
+        self.looked_up: list[Any] = []
+        self.ready: list[float] = []
+        self.failed: list[float] = []
+        self.rig.network.look_up = lambda *look_up: self.looked_up.append(look_up)  # type: ignore[method-assign]
+
+    def ask(self, node: RelayTarget) -> FakeCircuit:
+        circuit = FakeCircuit(self.rig.network, self.rig.network.point(node.identity), False)
+        self.referrals.flags(circuit, self.rig.world.now)  # type: ignore[arg-type]
+        return circuit
+
+    def follow(self, circuit: FakeCircuit, *told: RelayTarget) -> None:
+        for node in told:
+            circuit.on_info(node.identity)
+        self.referrals.follow(circuit, self.ready.append, self.failed.append, self.rig.world.now)  # type: ignore[arg-type]
+
+    def answer(self) -> None:
+        descriptor, now, then = self.looked_up.pop()
+        then(self.rig.network.known[descriptor], now)
+
+
+def test_nobody_goes_on_to_a_point_that_is_asked_anyway() -> None:
+    asker = Asker()
+    asker.ask(TWO)
+    asker.follow(asker.ask(ONE), TWO)
+    asker.answer()
+    assert asker.failed and not asker.rig.network.extended
+    assert not any(asker.referrals._misses.values()), "points beside each other name each other"
+
+
+def test_a_circuit_that_closes_meanwhile_goes_nowhere() -> None:
+    asker = Asker()
+    circuit = asker.ask(ONE)
+    asker.follow(circuit, TWO, THREE)
+    circuit.destroy(0, 0.0)
+    asker.answer()
+    assert len(asker.failed) == 1 and not asker.looked_up and not asker.rig.network.extended
+    asker.follow(circuit)
+    assert len(asker.failed) == 2
+
+
+def test_points_that_are_remembered_have_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("convergence.rdv.referral.MAX_VISITED", 3)
+    asker = Asker()
+    for own, other in ((ONE, TWO), (THREE, FOUR)):
+        asker.follow(asker.ask(own), other)
+        asker.answer()
+    assert [path[-1] for path in asker.rig.network.extended] == [TWO.identity] and len(asker.failed) == 1
+
+
+def test_however_many_are_named_in_time_so_many_are_kept() -> None:
+    """A point that named fewer than it may, often, may name the rest at once."""
+    asker = Asker()
+    circuit = asker.ask(ONE)
+    for _ in range(10):
+        asker.referrals.flags(circuit, 0.0)  # type: ignore[arg-type]
+    for number in range(11 * REFERRALS):
+        circuit.on_info(bytes([number]))
+    assert list(circuit.on_info.descriptors) == [bytes([number]) for number in range(REFERRALS)]
+    with pytest.raises(RemoteError):
+        circuit.on_info(b"one more")
