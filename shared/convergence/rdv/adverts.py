@@ -47,6 +47,7 @@ class Provider:
     proofs: int = 0  # checked so far
     nb: int = 0
     chosen: int = 0  # when it was last chosen: ties go to the longest wait
+    silences: int = 0  # times in a row that it did not answer
     rests: float = float("-inf")  # until when it comes behind the others, in steady time
 
 

@@ -35,8 +35,8 @@ TURNS = 32.0
 """Turns a second of a node, in each of which one offer is advertised at one point. A turn is up to two signatures here,
 and as many checks at the point, which allows more (rdv/adverts.py): 10,000 names at three points take 16 minutes."""
 MAX_SLOW = 32
-"""A point that closes the circuit while it is told gets every second turn of its own after that, then every fourth, up
-to this: it may have more to check than it allows, and no other point is to wait for it."""
+"""A point that says that it is told too much gets every second turn of its own after that, then every fourth, up to
+this, until it has been told all. The others do not wait for it."""
 BUILD_LIMIT = 150.0  # seconds; the builder of circuits answers much sooner, and posts wait for longer
 PAUSE = 10.0  # seconds until a circuit that could not be built, or was closed while names were told, is tried again
 MAX_CLIENTS = MAX_STREAMS * 3 // 4  # on one circuit; beyond, the name that has most gives way. Some are on their way
@@ -78,7 +78,7 @@ class Groups:
         kind: what they are.
 
     Attributes:
-        slow: of each point that closed a circuit while it was told: it uses one of so many turns of its own.
+        slow: of each point that was told too much: it uses one of so many turns of its own.
     """
 
     def __init__(self, circuits: CircuitSource, kind: bytes, outbox: Outbox) -> None:
@@ -197,9 +197,11 @@ class _Group:
         self.circuit = circuit
         circuit.on_begin, circuit.on_closed = self._begin, self._lost
         waiting, self.waiting = self.waiting, []
-        for part, (on_ready, _) in [(SharedCircuit(self, circuit), calls) for calls in waiting]:
-            if part in self.parts:  # the circuit is not gone meanwhile
-                on_ready(part, now)
+        for part, calls in [(SharedCircuit(self, circuit), calls) for calls in waiting]:
+            if part in self.parts:
+                calls[0](part, now)
+            else:  # the circuit is gone meanwhile
+                self._groups.join(self.point, *calls, now)
 
     def failed(self, why: Why, now: float) -> None:
         if self._machine.state is Phase.BUILDING:
@@ -214,7 +216,7 @@ class _Group:
             self._machine.move("close", now)
             self._groups.slow.pop(self.point.identity, None)
             self._groups.leave(self)
-            self._clear()
+            self.circuit = None
             circuit.on_begin = circuit.on_closed = None
             circuit.destroy(DestroyReason.FINISHED, now)
 
@@ -241,29 +243,21 @@ class _Group:
         client = gives_way(self._clients[::-1], part)
         if client is None:
             raise StreamError("too many clients", EndReason.RESOURCELIMIT)
-        self._clients.remove(client)
         client.session.expel(EndReason.RESOURCELIMIT, now)
 
     def _lost(self, reason: int, now: float) -> None:
         steady, slow = self._groups.outbox.steady(now), self._groups.slow
-        parts = list(self.parts)
+        parts, self.parts, self.circuit = self.parts, {}, None
         if self.has_turns or steady - self._told_at < PAUSE:
-            slow[self.point.identity] = min(2 * slow.get(self.point.identity, 1), MAX_SLOW)
+            if reason == DestroyReason.RESOURCELIMIT:
+                slow[self.point.identity] = min(2 * slow.get(self.point.identity, 1), MAX_SLOW)
             self._machine.move("break", now)
         else:
             self._machine.move("close", now)
             self._groups.leave(self)
-        self._clear()
         for part in parts:
             if part.on_closed is not None:
                 part.on_closed(reason, now)
-
-    def _clear(self) -> None:
-        self.circuit = None
-        self.parts.clear()
-        self.names.clear()
-        self._turns.clear()
-        self._clients.clear()
 
     def _timed_out(self, phase: Phase, now: float) -> None:
         if phase is Phase.BUILDING:  # the builder of circuits said nothing

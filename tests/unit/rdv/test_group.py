@@ -10,7 +10,7 @@ from convergence.errors import DestroyReason, EndReason, Problem, StreamError
 from convergence.rdv import service as service_module
 from convergence.rdv.blind import DAY, common_names
 from convergence.rdv.circuits import LINGER
-from convergence.rdv.group import BUILD_LIMIT, PAUSE, TURNS, Groups
+from convergence.rdv.group import BUILD_LIMIT, MAX_SLOW, PAUSE, TURNS, Groups
 from convergence.rdv.guests import FILES
 from convergence.rdv.keys import Subject
 from convergence.rdv.service import MAX_OFFERS, RdvService
@@ -204,7 +204,10 @@ def breaking(monkeypatch: pytest.MonkeyPatch, identity: bytes, breaks: Callable[
     monkeypatch.setattr(FakeCircuit, "send_message", send_message)
 
 
-def test_a_point_that_closes_its_circuits_takes_nothing_from_other_points(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("reason", [DestroyReason.RESOURCELIMIT, DestroyReason.DESTROYED])
+def test_a_point_that_closes_its_circuits_takes_nothing_from_other_points(
+    monkeypatch: pytest.MonkeyPatch, reason: DestroyReason
+) -> None:
     """Each time all its names wait for their turns again. They must not be ahead of those of others, and a new circuit
     at once, for the first name that comes back, would be the next one to break."""
     monkeypatch.setattr("convergence.rdv.group.TURNS", 2.0)  # as with ten times as many names
@@ -216,15 +219,32 @@ def test_a_point_that_closes_its_circuits_takes_nothing_from_other_points(monkey
         rig.world.advance(3)
         for circuit in rig.open:
             if circuit.point.identity == hostile:
-                circuit.destroy(DestroyReason.FINISHED, rig.world.now)
+                circuit.destroy(reason, rig.world.now)
     for number in names:
         honest = sum(node.identity != hostile for node in points_of(name_of(number), POINTS))
         assert rig.service.standing(name_of(number))[0] >= honest
     assert rig.network.built.count((hostile, True)) <= seconds / PAUSE + 1
+    told_too_much = reason == DestroyReason.RESOURCELIMIT
+    assert rig.service.groups is not None
+    assert rig.service.groups.slow == ({hostile: MAX_SLOW} if told_too_much else {}), "relays come and go"
     new = next(n for n in range(1000, 2000) if all(p.identity != hostile for p in points_of(name_of(n), POINTS)))
     rig.offer(new)
     rig.world.advance(10)
     assert rig.stand(new)
+
+
+def test_a_point_that_closes_the_circuit_at_each_name_costs_few_circuits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names come back one by one, each at a time of its own."""
+    rig, names = GroupRig(), range(300)
+    hostile = POINTS[0].identity
+    breaking(monkeypatch, hostile, lambda circuit, info: True)
+    rig.offer(*names)
+    rig.world.advance(300)
+    assert rig.network.built.count((hostile, True)) <= 300 / PAUSE + 1
+    for number in names:
+        rig.service.withdraw(name_of(number), rig.world.now)
+    rig.world.advance(60)
+    assert rig.service.groups is not None and not rig.service.groups.slow and rig.node.outbox.deadline() is None
 
 
 def test_a_point_that_allows_less_is_told_more_slowly(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -239,7 +259,7 @@ def test_a_point_that_allows_less_is_told_more_slowly(monkeypatch: pytest.Monkey
     breaking(monkeypatch, strict, breaks)
     rig.offer(*names)
     rig.world.advance(900)
-    assert rig.stand(*names)
+    assert rig.stand(*names) and rig.service.groups is not None and not rig.service.groups.slow
     rig.check_adverts(*names)
 
 
@@ -318,6 +338,8 @@ def test_no_offer_withdraws_what_another_advertises_or_speaks_once_it_has_left()
         part.send_message(RelayCommand.DB_INFO, DbInfo((advert,)).encode())
 
     say(one, Advert.add(name))
+    circuit = adverts[name][0]
+    assert circuit.on_begin(format_rdv_target(name), None, rig.world.now) is None, "nobody takes clients yet"
     say(other, Advert.remove(name))
     assert len(adverts[name]) == 1
     one.destroy(DestroyReason.FINISHED, rig.world.now)
@@ -332,3 +354,15 @@ def test_a_point_that_asks_for_what_was_never_advertised_gets_nothing(target: st
     rig.world.advance(5)
     for circuit in rig.open:
         assert circuit.on_begin(target, rig.world.pair()[0], rig.world.now) is None
+
+
+def test_who_waited_for_a_circuit_that_is_gone_at_once_waits_for_the_next_one() -> None:
+    rig, mute = Rig(), Mute()
+    groups = Groups(mute, b"files", rig.node.outbox)  # type: ignore[arg-type]
+    circuit = FakeCircuit(rig.network, rig.network.point(POINTS[0].identity), True)
+    groups.join(POINTS[0], lambda part, now: circuit.destroy(0, now), lambda why, now: None, rig.world.now)
+    ready, failed = joined(rig, groups)
+    mute.asked[0][0](circuit, rig.world.now)
+    assert len(mute.asked) == 2 and ready == failed == []
+    mute.asked[1][0](FakeCircuit(rig.network, circuit.point, True), rig.world.now)
+    assert len(ready) == 2

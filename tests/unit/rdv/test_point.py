@@ -9,7 +9,7 @@ from convergence.errors import DestroyReason, EndReason, StreamError
 from convergence.link import link as link_module
 from convergence.rdv import adverts as adverts_module
 from convergence.rdv.adverts import MAX_OF_CIRCUIT, MAX_PROVIDERS
-from convergence.rdv.point import ANSWER_LIMIT, NB_DB, REST, RdvPoint
+from convergence.rdv.point import ANSWER_LIMIT, MAX_REST, NB_DB, REST, RdvPoint
 from convergence.wire.rdv import MAX_ADVERTS, Advert, AdvertOp, DbInfo, Name, format_rdv_target
 from convergence.wire.relay import MAX_DATA, REFERRALS_OKAY, RelayCommand
 from tests.unit.circuit.rig import CRYPTO, Net, Recorder, endpoint_of, say
@@ -298,6 +298,30 @@ def test_a_provider_that_does_not_answer_is_passed_over_and_rests(place):
     place.query()
     assert [reason for _, recorder in mute.asked if (reason := recorder.reason)] == [EndReason.TIMEOUT]
     assert len(mute.asked) == 2 and place.load() == [1, 4]
+
+
+def test_who_never_answers_rests_ever_longer(place):
+    """An owner's relay may hold his old circuits open, each time that it tells him that they have ended."""
+    mute = [place.provider() for _ in range(4)]
+    held = [(provider.client, link) for provider in mute for link in provider.client.links.values()]
+    for client, link in held:
+        place.net.hold(client, link)
+    good = place.provider()
+    waits = []
+    for _ in range(12):
+        _, handler = place.query()
+        waits.append(0)
+        while not handler.calls:
+            place.net.tick(ANSWER_LIMIT)
+            waits[-1] += 1
+        place.net.tick(REST)
+    assert len(good.asked) == 12 and sum(waits[:4]) > 4 and sum(waits[-4:]) <= 4
+    assert all(provider.silences > 2 for provider in place.offers()[:4])
+    for client, link in held:
+        place.net.hold(client, link, False)
+    place.net.tick(MAX_REST)
+    assert all(place.query()[1].calls == ["opened"] for _ in range(4))
+    assert sum(provider.silences > 0 for provider in place.offers()) == 0
 
 
 def test_a_provider_that_is_alone_may_take_its_time(place):
