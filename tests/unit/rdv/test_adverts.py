@@ -181,6 +181,21 @@ def test_keys_for_which_anybody_can_sign_are_refused(point, key):
                 point.say(circuit, Advert.add(name, Proof(TODAY, start + bytes(32))))
 
 
+def test_a_signature_has_one_form(point):
+    """Whoever sees one cannot make another: S + L stands for the same number as S. Nor is a key with the other sign the
+    owner's."""
+    circuit = point.circuit()
+    advert = owners_advert(CRYPTO, SECRET, POINT, TODAY, circuit.binding)
+    order = 2**252 + 27742317777372353535851937790883648493
+    start, end = advert.proof.signature[:32], int.from_bytes(advert.proof.signature[32:], "little")
+    other = replace(advert, proof=Proof(TODAY, start + (end + order).to_bytes(32, "little")))
+    negative = replace(advert, blinded=PLACE.blinded[:31] + bytes([PLACE.blinded[31] | 128]))
+    for false in (other, negative):
+        with pytest.raises(RemoteError):
+            point.say(circuit, false)
+    assert len(point.adverts) == 0
+
+
 def test_an_owner_has_several_machines_and_the_latest_are_kept(point):
     circuits = [point.own() for _ in range(MAX_MACHINES + 3)]
     assert point.at() == circuits[3:]
