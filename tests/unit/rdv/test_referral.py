@@ -203,6 +203,8 @@ def test_a_dead_node_costs_one_extension_and_the_next_is_tried(kind: str) -> Non
     seeker.network.point(TWO.identity).dead = True
     seeker.look(9)
     assert seeker.found and seeker.went() == [[1, 2]] * seeker.kinds + [[1, 3]]
+    once = [TWO.identity] * seeker.kinds
+    assert seeker.network.looked_up == [*once, TWO.identity, THREE.identity], "for no circuit that is gone"
 
 
 def test_what_no_look_up_finds_costs_no_circuit(kind: str) -> None:
