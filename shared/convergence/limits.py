@@ -47,8 +47,8 @@ def below_its_part(sources: Iterable[Hashable], source: Hashable, limit: int) ->
     """Whether `source` has less than its equal part of `limit`, for what nobody can give up. `sources` names the holder
     of each that is taken, or counts what each holds. If whoever is below its part may go beyond `limit`, nobody shuts
     out others, and there are `most_in_parts(limit)` at most."""
-    counts = Counter(sources)
-    return counts[source] < limit // len(counts.keys() | {source})
+    counts = sources if isinstance(sources, Counter) else Counter(sources)
+    return counts[source] < limit // (len(counts) + (source not in counts))
 
 
 def most_in_parts(limit: int) -> int:

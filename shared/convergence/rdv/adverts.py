@@ -69,6 +69,7 @@ class Adverts:
         self._numbers = 0  # of providers so far
         self._held: dict[bool, Counter[Hashable]] = {True: Counter(), False: Counter()}  # by source
         self._count = {True: 0, False: 0}
+        self._crowds: dict[Name, Counter[Hashable]] = {}  # providers by source, of names that have MAX_PROVIDERS
 
     def __len__(self) -> int:
         return sum(self._count.values())
@@ -112,14 +113,16 @@ class Adverts:
         if name.owned and len(others) >= MAX_MACHINES:
             self._remove(next(iter(others)), name)
         elif not name.owned and len(others) >= MAX_PROVIDERS:
-            sources = (other.source for other in others.values())
-            if not below_its_part(sources, provider.source, MAX_PROVIDERS):
+            if name not in self._crowds:
+                self._crowds[name] = Counter(other.source for other in others.values())
+            if not below_its_part(self._crowds[name], provider.source, MAX_PROVIDERS):
                 return
         if self._count[name.owned] >= MAX_ADVERTS:
             self._make_room(provider, name.owned, now)
         provider.names[name.owned].add(name)
         self.names.setdefault(name, {})[circuit] = provider
-        self._held[name.owned][provider.source] += 1
+        for held in self._counts_of(name):
+            held[provider.source] += 1
         self._count[name.owned] += 1
 
     def _make_room(self, provider: Provider, owned: bool, now: float) -> None:
@@ -151,11 +154,19 @@ class Adverts:
         if provider is None or name not in provider.names[name.owned]:
             return
         provider.names[name.owned].discard(name)
-        del self.names[name][circuit]
-        if not self.names[name]:
-            del self.names[name]
-        held = self._held[name.owned]
-        held[provider.source] -= 1
-        if not held[provider.source]:
-            del held[provider.source]
+        for held in self._counts_of(name):
+            held[provider.source] -= 1
+            if not held[provider.source]:
+                del held[provider.source]
         self._count[name.owned] -= 1
+        others = self.names[name]
+        del others[circuit]
+        if len(others) < MAX_PROVIDERS:
+            self._crowds.pop(name, None)
+        if not others:
+            del self.names[name]
+
+    def _counts_of(self, name: Name) -> list[Counter[Hashable]]:
+        """Those that an advert of this name counts in, by source."""
+        crowd = self._crowds.get(name)
+        return [self._held[name.owned]] if crowd is None else [self._held[name.owned], crowd]

@@ -294,6 +294,19 @@ def test_one_address_with_very_many_links_is_one_of_those_who_crowd(point):
     for circuit in honest:
         point.say(circuit, Advert.add(common))
     assert set(honest) <= set(point.at(common)) and len(point.at(common)) == MAX_PROVIDERS + len(honest)
+    for _ in range(MAX_PROVIDERS):
+        point.say(point.circuit(Link("another address")), Advert.add(common))
+    others = [circuit for circuit in point.at(common) if circuit.link.source == "another address"]
+    assert len(others) == MAX_PROVIDERS // 22
+    for circuit in others:
+        point.adverts.closed(circuit)
+    for circuit in honest[:5]:
+        point.adverts.closed(circuit)
+        point.say(point.circuit(circuit.link), Advert.add(common))
+    assert len(point.at(common)) == MAX_PROVIDERS + len(honest), "who leaves makes room for others"
+    for circuit in point.at(common):
+        point.adverts.closed(circuit)
+    assert not point.adverts._crowds and not point.adverts.names
 
 
 def fill(point, links, names, *, owned=False):

@@ -247,6 +247,19 @@ def test_a_point_that_closes_the_circuit_at_each_name_costs_few_circuits(monkeyp
     assert rig.service.groups is not None and not rig.service.groups.slow and rig.node.outbox.deadline() is None
 
 
+def test_nothing_stays_of_a_point_where_nothing_is_offered_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = GroupRig()
+    for node in POINTS:
+        breaking(monkeypatch, node.identity, lambda circuit, info: True)
+    rig.offer(1)
+    while not (rig.network.circuits and not rig.open):
+        rig.world.advance(0.01)
+    rig.service.withdraw(name_of(1), rig.world.now)
+    assert rig.service.groups is not None and rig.service.groups.slow
+    rig.world.advance(60)
+    assert not rig.service.groups.slow and len(rig.service.groups) == 0 and rig.node.outbox.deadline() is None
+
+
 def test_a_point_that_allows_less_is_told_more_slowly(monkeypatch: pytest.MonkeyPatch) -> None:
     """Others behind the same relay may use up what it allows a link."""
     rig, names = GroupRig(), range(500)
