@@ -105,6 +105,8 @@ def test_a_recorded_handshake_is_nobody(monkeypatch: pytest.MonkeyPatch, remembe
         rig.world.run()
         assert near.over and rig.service.clients(rig.file.hash_name) == 1
     assert Visitor(rig, circuit, target).served, "others are welcome"
+    posts = rig.service._offers[rig.file.hash_name].posts.values()
+    assert [size for post in posts if (size := len(post.guests._seen))] == [min(2, remembered)]
 
 
 def test_those_who_prove_nothing_take_no_place_at_other_points() -> None:
