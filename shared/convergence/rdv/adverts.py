@@ -27,7 +27,7 @@ MAX_OF_CIRCUIT = 1 << 15  # all names of a node that lets them share circuits (r
 MAX_ADVERTS = 1 << 17  # on this point, of owners' names and of common ones
 MAX_PROVIDERS = 256  # of one common name; beyond, most are not kept
 MAX_MACHINES = 16  # of one owner's name; of more, the latest are kept: old ones may be gone
-MAX_PROOFS = 4  # checked for one circuit at once, and as many a day: one name needs two at first, and one a day. ...
+MAX_PROOFS = 4.0  # checked for one circuit at once, and as many a day: one name needs two at first, and one a day. ...
 # ... Each costs a quarter of a handshake, 70 us: so what a new circuit may ask for costs no more than it did itself
 PROOFS_RATE = 80.0  # a second, of each source, for circuits with more: a node that has many names makes up to 64. ...
 PROOFS_SOURCES = 8  # ... So many sources get this at once; more share it
@@ -42,9 +42,8 @@ class Provider:
     circuit: RelayCircuit
     number: int
     source: Hashable
-    since: float  # in steady time
+    proofs: TokenBucket  # that it may still ask for beside its source's rate
     names: dict[bool, set[Name]] = field(default_factory=lambda: {True: set(), False: set()})  # owners', and others
-    proofs: int = 0  # checked so far
     nb: int = 0
     chosen: int = 0  # when it was last chosen: ties go to the longest wait
     silences: int = 0  # times in a row that it did not answer
@@ -98,16 +97,14 @@ class Adverts:
         provider = self.providers.get(circuit)
         if provider is None:
             self._numbers += 1
-            provider = self.providers[circuit] = Provider(
-                circuit, self._numbers, circuit.link.source, self._outbox.steady(now)
-            )
+            proofs = TokenBucket(self._outbox, MAX_PROOFS / DAY, MAX_PROOFS)
+            provider = self.providers[circuit] = Provider(circuit, self._numbers, circuit.link.source, proofs)
         if name in provider.names[name.owned]:
             return
         full = len(provider.names[True]) + len(provider.names[False]) >= MAX_OF_CIRCUIT
         if full or (name.owned and not self._may_prove(provider, now)):
             raise RemoteError("too many adverts", reason=DestroyReason.RESOURCELIMIT)
         if name.owned:
-            provider.proofs += 1
             check_advert(self._crypto, advert, circuit.binding, now)
         others = self.names.get(name, {})
         if name.owned and len(others) >= MAX_MACHINES:
@@ -140,8 +137,7 @@ class Adverts:
 
     def _may_prove(self, provider: Provider, now: float) -> bool:
         """Whether one more proof of this circuit is checked."""
-        days = (self._outbox.steady(now) - provider.since) / DAY
-        if provider.proofs < MAX_PROOFS * (1 + days):
+        if provider.proofs.take(now):
             return True
         rate = self._rates.get(provider.source)
         if rate is None:

@@ -217,9 +217,10 @@ def test_only_who_advertised_withdraws(point):
 
 def prove(point, circuit, count, now=NOW):
     """Names of so many owners, on one circuit; returns how many it got before it was refused."""
+    day = TODAY + int((now - NOW) / DAY)
     for done in range(int(count)):
         try:
-            point.say(circuit, owners_advert(CRYPTO, point.rng.randbytes(32), POINT, TODAY, circuit.binding), now=now)
+            point.say(circuit, owners_advert(CRYPTO, point.rng.randbytes(32), POINT, day, circuit.binding), now=now)
         except RemoteError as error:
             assert error.reason == DestroyReason.RESOURCELIMIT
             return done
@@ -246,7 +247,7 @@ def test_checks_of_proofs_are_limited(point):
     assert prove(point, circuit, 1000) == MAX_PROOFS + PROOFS_BURST
     again = owners_advert(CRYPTO, SECRET, POINT, TODAY, many.binding)
     point.say(many, again, again)  # a second time says nothing, and is not checked
-    assert point.adverts.providers[many].proofs == 1
+    assert point.adverts.providers[many].proofs.left == MAX_PROOFS - 1
     assert prove(point, circuit, 1) == 0
     for late in (other, point.circuit(link), point.circuit(Link(link.source))):
         assert prove(point, late, 1000) == MAX_PROOFS
@@ -273,6 +274,7 @@ def test_a_circuit_lives_through_many_days(point):
         if day > TODAY:
             point.say(circuit, Advert.remove(owners_name(CRYPTO, OWNER, POINT, day - 1)))
     assert len(point.adverts) == 1 and not point.adverts._rates
+    assert prove(point, circuit, 1000, now=NOW + 60 * DAY) <= MAX_PROOFS + PROOFS_BURST, "it did not save any up"
 
 
 def test_who_crowds_out_others_under_the_common_name_needs_as_many_links_as_they(point):
