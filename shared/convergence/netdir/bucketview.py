@@ -12,8 +12,8 @@ it then is drawn differs by a few percent, since some buckets have more nodes th
 The facilitator, or a neighbour, learns which buckets are sampled, and these say nothing. A bucket that holds the place
 of a name is fetched through a circuit. One that holds a node which a relay is told to extend to is not: each relay of
 that circuit might have to look for the next one in turn. So whoever is asked learns of about a hundred nodes that
-somebody wants a circuit to one of them. A node that a rendezvous point names to us is looked for through a circuit:
-the point chose it, and its friend among the neighbours would see whose look-up follows.
+somebody wants a circuit to one of them. For a node that a rendezvous point names to us nobody is asked: the point chose
+it, and could see with a friend whose question follows. Even a circuit would be one more that it has us build.
 """
 
 from __future__ import annotations
@@ -163,7 +163,10 @@ class BucketView:
             if any(item.place == place for item in members):
                 found(members, now)
                 return
-        self._buckets.want(RingKind.ALL, index_of(place, depth), "by name" if quietly else None, now, found)
+        if quietly:
+            then(None, now)
+        else:
+            self._buckets.want(RingKind.ALL, index_of(place, depth), None, now, found)
 
     # -- for the node
 

@@ -26,8 +26,8 @@ def look_up_shown(
     view: View[Descriptor], directory: NodeDirectory, descriptor: bytes, now: float, then: Found[RelayTarget | None]
 ) -> None:
     """The node of a descriptor that another node showed us: as the View knows it, or else as it says, if it could be
-    news (`NodeDirectory.vouch`). None: it may not be used. Nothing of it is kept. Whoever showed it knows what we look
-    for now, so nobody is to see that it is we."""
+    news (`NodeDirectory.vouch`). None: it may not be used. Nothing of it is kept, and nobody is asked: whoever
+    showed it could see, with a friend, whose question follows."""
 
     def found(node: Descriptor | None, now: float) -> None:
         node = node or directory.vouch(descriptor, now)

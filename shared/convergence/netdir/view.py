@@ -124,7 +124,7 @@ class View(Shape, Generic[NodeT]):
         """The node of this identity; None if it is unknown or not usable.
 
         Args:
-            quietly: nobody is to learn that it is we who look for it.
+            quietly: ask nobody for it; it is unknown if it is not here.
         """
         ...
 
