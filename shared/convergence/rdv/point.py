@@ -26,7 +26,7 @@ NB_DB = 5  # providers tried for one query
 MAX_WAITING = 1 << 17  # DATA cells (64 MiB) that wait at all splices; beyond, the stream with the most is ended
 ANSWER_LIMIT = 5.0  # seconds a provider has to answer a query; then another is tried, if there is one
 REST = 60.0  # seconds for which one that did not answer comes behind the others; doubled each time, up to ...
-MAX_REST = 64 * REST  # ... so long: who holds the owner's old circuits open leaves many that never answer
+MAX_REST = 8 * REST  # ... so long: who holds the owner's old circuits open leaves many that never answer
 MAX_GIVEN = 64  # providers that are remembered for one asker
 
 
