@@ -26,7 +26,10 @@ ROUNDS = 5
 FILLING = 180.0
 
 
-class _Link: ...
+class _Link:
+    @property
+    def source(self) -> object:
+        return self
 
 
 @dataclass(eq=False)
