@@ -140,7 +140,7 @@ class Population:
 
     def renew(self, number: int, hello: Hello | None = None) -> None:
         """The node registers, with a descriptor of now."""
-        hello = hello or self.service._channels[channel_of(number)].hello
+        hello = hello or Hello(self.service.identity, self.service._channels[channel_of(number)].nonce)
         if number >= self._signed_from:
             key = key_of(number)
             body = Register(key.sign(register_statement(hello)).signature, describe(number, self.now, key)).encode()

@@ -16,6 +16,7 @@ moment.
 from __future__ import annotations
 
 import math
+import sys
 from collections import deque
 from collections.abc import Callable, Hashable
 from enum import Enum, auto
@@ -114,11 +115,11 @@ class _Channel:
         "_signals",
         "congested",
         "cutter",
-        "hello",
         "identity",
         "listed",
         "machine",
         "network",
+        "nonce",
         "number",
         "waiting",
     )
@@ -127,14 +128,14 @@ class _Channel:
         self,
         number: int,
         network: str,
-        hello: Hello,
+        nonce: bytes,
         outbox: Outbox,
         on_idle: Callable[[int, str, float], None],
         now: float,
     ) -> None:
         self.number = number
         self.network = network  # where it comes from
-        self.hello = hello
+        self.nonce = nonce  # of our HELLO
         self.machine = StateMachine(CHANNEL, outbox, self._idle, now)
         self.congested = False
         self.listed = False  # whether it got the list
@@ -281,7 +282,8 @@ class FacilitatorService:
             self._outbox.emit(CloseLink(channel, reason))
         else:
             hello = Hello(self.identity, self._rng.random(NONCE_LEN))
-            state = _Channel(channel, self._source(channel), hello, self._outbox, self._on_idle, now)
+            network = sys.intern(self._source(channel))  # one text for all of its nodes
+            state = _Channel(channel, network, hello.nonce, self._outbox, self._on_idle, now)
             self._channels[channel] = state
             state.answer(RecordType.HELLO, hello.encode())
 
@@ -420,7 +422,7 @@ class FacilitatorService:
             raise Refusal(ErrorCode.BAD_DATES, "the descriptor is not valid now: check the clock")
         if descriptor.expires - descriptor.published > MAX_LIFETIME:
             raise Refusal(ErrorCode.BAD_DATES, f"a descriptor is valid for {MAX_LIFETIME} seconds at most")
-        statement = register_statement(channel.hello)
+        statement = register_statement(Hello(self.identity, channel.nonce))
         if not self._crypto.ed25519_verify(descriptor.identity, record.proof, statement):
             raise Refusal(ErrorCode.BAD_SIGNATURE, "the proof does not hold on this channel", fatal=True)
         channel.waiting = deque()
