@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from math import log
 
+from convergence.facilitator.registry import NODE_MEMORY
 from convergence.netdir.headers import EPOCH
 from convergence.netdir.view import place_of_name
 from convergence.rdv.ring import POINTS
@@ -36,7 +37,6 @@ PER_NODE = 0.01  # seconds until a step is late, for each node
 AT_LEAST = 180.0
 EPOCHS = 2  # that a client is watched for
 ROUNDS = 200
-MEMORY = 3072  # bytes a node
 NAMES = 10_000  # of one node
 FLAT = 1.2  # a client's cost in the largest network, in that of the smallest
 START_BYTES = DAY_BYTES = 1e6
@@ -227,7 +227,7 @@ def _figures(costs: Costs) -> list[Figure]:
             f"{nodes}: memory of the facilitator",
             costs.memory,
             "bytes/node",
-            MEMORY,
+            NODE_MEMORY,
             at_most=True,
             note=f"{whole / 1e6:,.0f} MB; {costs.unsigned:.0f} a node before an epoch is signed",
         ),
