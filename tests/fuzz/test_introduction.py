@@ -129,7 +129,7 @@ class Shell:
         """All tables are within their limits."""
         node = self.node
         board, rtc, pipes = node.switchboard, node._rtc, node._peers._pipes
-        assert board._live <= MAX_TAGS
+        assert len(board._live) <= MAX_TAGS
         assert len(board._ports) <= len(pipes._accepted) + len(pipes._opened) + 1
         assert len(pipes._accepted) <= MAX_ACCEPTED and len(pipes._opened) <= MAX_PIPES
         assert all(len(pipe.signals._asked) <= MAX_INTRODUCTIONS_PER_MINUTE for pipe in pipes)
