@@ -29,7 +29,7 @@ from tor import Tor
 from transport import BrowserClock, BrowserTransport, WorkerTimer
 
 from convergence.circuit.relaying import RelayLimits
-from convergence.codes import PathWhy
+from convergence.codes import FacilitatorWhy, PathWhy
 from convergence.crypto.keys import NodeKeys
 from convergence.driver import Driver
 from convergence.errors import LocalError, Problem, Why
@@ -58,6 +58,7 @@ STATE_INTERVAL = 0.2  # seconds between two states while things change
 IDLE_INTERVAL = 1.0  # seconds between looks at the node's counters
 STORED_WITHIN = 30.0  # seconds; a record that is not stored by then will not be
 TROUBLE_SHOWN = 20.0  # seconds that a trouble stays on the page unless a new one replaces it
+LASTING = (FacilitatorWhy.CONTRADICTS, FacilitatorWhy.LEAVES_OUT)  # lies stay on it: whoever looks later sees them
 
 
 class NodeHost:
@@ -110,6 +111,7 @@ class NodeHost:
         self._tor = Tor(self._node, self._run, shell.load, self._changed)
         self._links = LinkViews()
         self._trouble: tuple[dict[str, Any] | None, float] = (None, 0.0)
+        self._warnings: dict[str, dict[str, Any]] = {}  # by code
         self._sharing: dict[str, asyncio.Future[str]] = {}  # by root: what the page waits for
         self._seconds: float | None = None
         self._posted = ""
@@ -306,6 +308,9 @@ class NodeHost:
         self._changed()
 
     def _show_trouble(self, why: Why, retrying: bool = False) -> None:
+        if why.code in LASTING:
+            self._warnings[why.code] = {"code": why.code}
+            return
         self._trouble = ({**as_json(why), "retrying": retrying}, self._clock.now() + TROUBLE_SHOWN)
 
     def _update_fetch(self, number: int, **values: Any) -> None:
@@ -354,6 +359,7 @@ class NodeHost:
             "seconds": self._seconds or 0,
             "failed": "",
             "trouble": self._trouble[0] if now < self._trouble[1] else None,
+            "warnings": list(self._warnings.values()),
             "identity": self._identity,
             "nodes": snapshot["nodes"],
             "circuits": circuits,

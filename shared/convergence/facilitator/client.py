@@ -56,6 +56,9 @@ REFRESH_FIRST = 5.0
 """Seconds from the first list to the second. Each further pause is twice as long, up to REFRESH: a network that is just
 starting grows quickly, and nodes whose lists differ do not find each other's points."""
 REFRESH = 60.0
+STALE = 3600.0
+"""Seconds after its publication that a header is an old one, even if none of our neighbours knows a newer one. An
+honest facilitator signs one every ten minutes, or twenty around a restart."""
 FEW_RELAYS = 3
 """While fewer are known, pauses stay at REFRESH_FIRST."""
 REGISTER_RETRY = 60.0
@@ -404,7 +407,13 @@ class FacilitatorClient(Discovery):
             self._directory.pin(header.signer)
             self.register(now)
         self._call_at("refresh", now + REFRESH, self.refresh)
+        newest = self._headers.newest
+        if newest is not None and header.epoch < newest.epoch - 1:  # neighbours, or it itself, told of newer ones
+            self._give_up(FacilitatorWhy.OLD, "", now)
+            return
         self._headers.take(body, now)
+        if now > header.published + STALE:
+            self._on_trouble(Trouble(Why(FacilitatorWhy.OLD), retrying=True), now)
 
     def _registered(self, now: float) -> None:
         done, self._registering = self._registering, None

@@ -407,7 +407,7 @@ class FacilitatorService:
             channel.answer(RecordType.PUZZLE, puzzle.encode())
             return False
         if not self._newcomers.may_check(channel.source, now):
-            raise Refusal(ErrorCode.BUSY, "too many newcomers: try again later")
+            raise Refusal(ErrorCode.BUSY, "too many newcomers come at once")
         if not self._newcomers.check(puzzle, identity, number):
             raise Refusal(ErrorCode.BAD_SIGNATURE, "this does not solve the puzzle of this channel", fatal=True)
         return True
