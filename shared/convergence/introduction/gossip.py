@@ -87,6 +87,10 @@ class Gossip:
         """What belongs to our answer to ASK."""
         return self._headers.to_tell(now)
 
+    def proof(self) -> list[bytes]:
+        """What goes with our ASK."""
+        return self._headers.proof()
+
     def heard_header(self, raw: bytes, now: float) -> None:
         """A header that nobody has checked. Raises ParseError. One that is out of date, or of a facilitator that others
         trust, is no fault of who passed it on."""

@@ -198,6 +198,9 @@ class Peers:
     def headers(self, now: float) -> Sequence[bytes]:
         return self._gossip.headers(now)
 
+    def proof(self, now: float) -> Sequence[bytes]:
+        return self._gossip.proof()
+
     def heard_header(self, raw: bytes, now: float) -> None:
         self._gossip.heard_header(raw, now)
 

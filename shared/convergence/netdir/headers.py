@@ -95,13 +95,16 @@ class Headers:
     def to_tell(self, now: float) -> list[bytes]:
         """What others should hear, at most three: the newest header; a contradiction, if there is one, and while the
         epoch is new, the header before."""
-        found, newest = self.contradiction, self.newest
-        headers = [] if found is None else [found.first, found.second]
-        if newest is not None:
-            early = found is None and now < newest.published + TELL_BEFORE
-            before = self._kept.get(newest.epoch - 1) if early else None
-            headers += [newest] if before is None else [before, newest]
-        return [header.encode() for header in headers]
+        newest, headers = self.newest, self.proof()
+        if newest is None:
+            return headers
+        early = not headers and now < newest.published + TELL_BEFORE
+        before = self._kept.get(newest.epoch - 1) if early else None
+        return [*headers, *([] if before is None else [before.encode()]), newest.encode()]
+
+    def proof(self) -> list[bytes]:
+        """The contradiction, if there is one."""
+        return [header.encode() for header in self._proof]
 
     def at(self, epoch: int) -> EpochHeader | None:
         """The header of an epoch, if it is one of the latest."""
