@@ -138,6 +138,10 @@ class FacilitatorWhy(Code):
     CLOCK = "facilitator-clock"  # ahead: seconds by which this machine's clock is ahead of it; below zero: behind
 
 
+LIES = (FacilitatorWhy.CONTRADICTS, FacilitatorWhy.LEAVES_OUT)
+"""What does not pass by itself: people have to decide whom they trust."""
+
+
 class StorageWhy(Code):
     """What failed in storage. `failure`: kind of the Failure; `detail`: the shell's own words."""
 

@@ -29,7 +29,7 @@ from tor import Tor
 from transport import BrowserClock, BrowserTransport, WorkerTimer
 
 from convergence.circuit.relaying import RelayLimits
-from convergence.codes import FacilitatorWhy, PathWhy
+from convergence.codes import LIES, PathWhy
 from convergence.crypto.keys import NodeKeys
 from convergence.driver import Driver
 from convergence.errors import LocalError, Problem, Why
@@ -58,7 +58,6 @@ STATE_INTERVAL = 0.2  # seconds between two states while things change
 IDLE_INTERVAL = 1.0  # seconds between looks at the node's counters
 STORED_WITHIN = 30.0  # seconds; a record that is not stored by then will not be
 TROUBLE_SHOWN = 20.0  # seconds that a trouble stays on the page unless a new one replaces it
-LASTING = (FacilitatorWhy.CONTRADICTS, FacilitatorWhy.LEAVES_OUT)  # lies stay on it: whoever looks later sees them
 
 
 class NodeHost:
@@ -308,7 +307,7 @@ class NodeHost:
         self._changed()
 
     def _show_trouble(self, why: Why, retrying: bool = False) -> None:
-        if why.code in LASTING:
+        if why.code in LIES:  # stays on the page: whoever looks later sees it
             self._warnings[why.code] = {"code": why.code}
             return
         self._trouble = ({**as_json(why), "retrying": retrying}, self._clock.now() + TROUBLE_SHOWN)

@@ -25,7 +25,7 @@ from convergence.wire.target import Role
 from pynode.app import Network
 from pynode.cli import fetch, main, parser
 from pynode.cli.children import MAX_RESTARTS, Relay, Relays
-from pynode.cli.common import locked, set_up_logs, unless
+from pynode.cli.common import Warner, locked, set_up_logs, unless
 from pynode.cli.get import site_of
 from pynode.cli.output import CliError, Output, Rate, bar, sentence, shown, size_words, table, time_words
 from pynode.cli.proxy import PAC_HEAD, _write_pac
@@ -132,6 +132,16 @@ def test_a_relay_tells_each_trouble_once(capsys: pytest.CaptureFixture[str]) -> 
     _Relay(Output()).event(Trouble(Why(FacilitatorWhy.UNREACHABLE, {"detail": ""})))
     told = capsys.readouterr()
     assert (told.out + told.err).count("facilitator-unreachable") == 1
+
+
+def test_every_command_with_a_node_says_once_that_the_facilitator_lied(capsys: pytest.CaptureFixture[str]) -> None:
+    """Also `pipe`, `forward` and `proxy`, which are quiet otherwise."""
+    set_up_logs(parser().parse_args(["relay"]), Config(), "pipe", "error")
+    warner = Warner(Output())
+    for code in (FacilitatorWhy.UNREACHABLE, FacilitatorWhy.CONTRADICTS, FacilitatorWhy.CONTRADICTS):
+        warner(Trouble(Why(code, {"detail": "", "first": "00", "second": "01"})))
+    told = capsys.readouterr()
+    assert told.out == "" and told.err.count("\n") == 1 and told.err.startswith("The facilitator contradicts itself")
 
 
 def test_tables_line_up() -> None:
