@@ -15,7 +15,8 @@ from convergence.ports import Crypto
 from convergence.wire.facilitator import Puzzle
 
 MEMORY = 1024
-"""KiB of a try: 1.0 ms with libsodium, 5 ms in a page of a computer (docs/benchmarks.md)."""
+"""KiB of a try: 0.5 ms with libsodium, 6 ms in a page, 20 where the processor is a quarter as fast
+(docs/benchmarks.md)."""
 PREFIX = b"convergence:newcomer:1"
 
 

@@ -34,11 +34,12 @@ half are gone after ten."""
 FIRST_EFFORT = 16
 """Tries: less is not worth a round trip."""
 MAX_EFFORT = 1024
-"""Tries: a second of one processor core with libsodium, about a minute of a phone."""
+"""Tries: half a second of one processor core with libsodium, and with the pauses of an honest node (solving.py) 20 s of
+a program, half a minute of a page, 40 s of a phone."""
 LIFETIME = 180
 """Seconds in which an answer counts, whatever the price becomes meanwhile. Whoever needs longer gets another puzzle."""
 CHECKS_A_MINUTE = 12_000
-"""Answers that are checked: a fifth of a processor core."""
+"""Answers that are checked: a tenth of a processor core."""
 
 
 class Newcomers:

@@ -32,7 +32,7 @@ from convergence.facilitator.registry import MAX_REGISTERED_EACH, Node, Refusal,
 from convergence.facilitator.shared import SharedRegistry
 from convergence.facilitator.sharing import Sharing
 from convergence.introduction.signalling import Switchboard
-from convergence.limits import TokenBucket
+from convergence.limits import TokenBucket, gives_way
 from convergence.outbox import Outbox
 from convergence.ports import Binding, Crypto, Rng
 from convergence.states import TIMEOUT, StateMachine, Table
@@ -222,7 +222,7 @@ class FacilitatorService:
             self._prober.opened(channel, now)
         elif protocol is not Protocol.FACILITATOR:
             self._outbox.emit(CloseLink(channel, "not a facilitator channel"))
-        elif self._leaving is not None or len(self._channels) >= MAX_CHANNELS:
+        elif self._leaving is not None or not self._has_room(self._source(channel), now):
             reason = ELSEWHERE if self._leaving is not None else "too many open channels"
             self._send_error(channel, ErrorCode.BUSY, reason)
             self._outbox.emit(CloseLink(channel, reason))
@@ -237,6 +237,16 @@ class FacilitatorService:
                 now,
             )
             state.answer(RecordType.HELLO, hello.encode())
+
+    def _has_room(self, source: Hashable, now: float) -> bool:
+        """Whether there is a place for one more channel. If all are taken, the source that has most loses one: however
+        many come from elsewhere, whoever has few gets in."""
+        if len(self._channels) < MAX_CHANNELS:
+            return True
+        spare = gives_way(self._channels.values(), source)
+        if spare is not None:
+            self._close(spare.number, "too many open channels from your network", now)
+        return spare is not None
 
     def woke(self, by: float, now: float) -> None:
         """The clock jumped: no channel is idle for that."""

@@ -44,9 +44,9 @@ from convergence.wire.target import Role
 STORE = "buckets"
 SAMPLED = 4
 """Buckets of a class that samples are drawn from."""
-SIGMAS = 2
-"""A bucket with more nodes than there are on average, by so many standard deviations, is one that somebody makes keys
-for. Chance alone does it with one of 40."""
+SIGMAS = 1
+"""A bucket with more nodes than there are on average, by so many standard deviations, may be one that somebody makes
+keys for. Chance alone does it with one of six, which costs nothing but that young nodes are drawn a little less."""
 MIN_OLD = 16
 """Nodes that such a bucket has to have that nobody made for it, else all count."""
 OVERLAP = 3600

@@ -8,6 +8,7 @@ import pytest
 from convergence.crypto.puzzle import solves
 from convergence.effects import CloseLink, Protocol, Send
 from convergence.facilitator import newcomers as module
+from convergence.facilitator import service
 from convergence.facilitator.ages import Ages
 from convergence.facilitator.newcomers import FIRST_EFFORT, LIFETIME, MAX_EFFORT, PERIOD, Newcomers
 from convergence.facilitator.service import FacilitatorService
@@ -70,7 +71,8 @@ class Desk:
         self.sources[self.last] = source
         self.service.link_opened(self.last, self.now, protocol=Protocol.FACILITATOR)
         self.collect()
-        [(_, self.hellos[self.last])] = self.said[self.last]
+        [(kind, self.hellos[self.last])] = self.said[self.last]
+        assert kind is RecordType.HELLO
         return self.last
 
     def close(self, channel):
@@ -361,6 +363,20 @@ def test_puzzles_of_channels_that_closed_are_forgotten():
 
 # A flood
 
+
+def test_channels_that_a_crowd_holds_keep_out_nobody(monkeypatch):
+    """100 networks hold all channels, and do nothing on them."""
+    monkeypatch.setattr(service, "MAX_CHANNELS", 400)
+    desk = Desk()
+    home = desk.open("home")
+    for number in range(399):
+        desk.open(f"crowd {number % 100}")
+    for number in range(50):
+        channel = desk.open(f"honest {number}")
+        assert kinds(desk.register(channel, node_of(desk, channel))) in ([RecordType.REGISTERED], [RecordType.PUZZLE])
+    assert len(desk.service._channels) <= 400 and home not in desk.closed
+
+
 PHONE = 20
 """Tries a second."""
 
@@ -368,8 +384,9 @@ PHONE = 20
 @pytest.mark.parametrize(
     ("flood", "sources", "cores"), [(1_500, 150, 20), pytest.param(10_000, 1_000, 100, marks=pytest.mark.long)]
 )
-def test_a_flood_from_many_sources_crowds_out_nobody_and_keeps_out_no_phone(flood, sources, cores):
+def test_a_flood_from_many_sources_crowds_out_nobody_and_keeps_out_no_phone(monkeypatch, flood, sources, cores):
     """Whoever floods makes 1,000 tries a second on each core, so many at once that chance evens out."""
+    monkeypatch.setattr(service, "MAX_CHANNELS", 1 << 20)
     desk, chance = Desk(), random.Random("flood")
     there = {}
     for number in range(100):
