@@ -170,6 +170,15 @@ def test_renewals_and_who_was_here_lately_pay_nothing():
     assert kinds(desk.register(desk.open("new"), node_of(desk, "new"))) == [RecordType.PUZZLE]
 
 
+def test_renewals_make_nothing_dearer():
+    desk = Desk()
+    channels = {number: desk.open(f"home {number}") for number in range(FREE)}
+    for seconds in range(10):
+        for number, channel in channels.items():
+            assert kinds(desk.register(channel, node_of(desk, number, START + seconds))) == [RecordType.REGISTERED]
+    assert desk.newcomers.effort == 0
+
+
 def test_who_is_asked_and_goes_on_without_is_registered_nowhere_and_makes_nothing_dearer():
     desk = Desk()
     desk.crowd("crowd", 10_000 // 20)

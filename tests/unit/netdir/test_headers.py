@@ -188,6 +188,18 @@ def test_a_node_that_slept_for_a_day_compares_what_it_knew():
     assert other.take(false.encode(), NOW + DAY) and other.contradiction is not None
 
 
+def test_yesterdays_value_is_compared_all_day():
+    headers = Headers(CRYPTO, lambda: FACILITATOR)
+    headers.take(header_at().encode(), NOW)
+    value = SharedValue(b"n" * 32, VALUE.fixed + DAY)
+    for number in range(2 * KEPT):
+        now = NOW + DAY + number * EPOCH
+        headers.take(header_at(now, value=value, before=VALUE).encode(), now)
+    with pytest.raises(ClockError):
+        headers.take(header_at(NOW + EPOCH, value=OTHER).encode(), now)
+    assert headers.contradiction is not None
+
+
 def test_a_restart_forgets_no_header_that_was_in_use():
     """A facilitator must not wait for that to change its word."""
     headers = Headers(CRYPTO, lambda: FACILITATOR)
