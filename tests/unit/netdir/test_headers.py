@@ -188,7 +188,7 @@ def test_a_node_that_slept_for_a_day_compares_what_it_knew():
     assert other.take(false.encode(), NOW + DAY) and other.contradiction is not None
 
 
-def test_yesterdays_value_is_compared_all_day():
+def test_what_was_said_yesterday_is_compared_all_day():
     headers = Headers(CRYPTO, lambda: FACILITATOR)
     headers.take(header_at().encode(), NOW)
     value = SharedValue(b"n" * 32, VALUE.fixed + DAY)
@@ -196,7 +196,7 @@ def test_yesterdays_value_is_compared_all_day():
         now = NOW + DAY + number * EPOCH
         headers.take(header_at(now, value=value, before=VALUE).encode(), now)
     with pytest.raises(ClockError):
-        headers.take(header_at(NOW + EPOCH, value=OTHER).encode(), now)
+        headers.take(header_at(NOW + EPOCH, before=ANCIENT).encode(), now)
     assert headers.contradiction is not None
 
 
