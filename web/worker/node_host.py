@@ -29,7 +29,7 @@ from tor import Tor
 from transport import BrowserClock, BrowserTransport, WorkerTimer
 
 from convergence.circuit.relaying import RelayLimits
-from convergence.codes import LIES, PathWhy
+from convergence.codes import LIES, FacilitatorWhy, PathWhy
 from convergence.crypto.keys import NodeKeys
 from convergence.driver import Driver
 from convergence.errors import LocalError, Problem, Why
@@ -42,6 +42,7 @@ from convergence.events import (
     FetchResponse,
     FetchStatus,
     Ready,
+    Registered,
     Rtc,
     ServiceStands,
     ShareFailed,
@@ -282,6 +283,10 @@ class NodeHost:
                 asyncio.get_running_loop().call_soon(self._post)  # this one is waited for
             case Trouble(why, retrying) if why.code is not PathWhy.NO_TOR_ENTRY:  # which stands beside its switch
                 self._show_trouble(why, retrying)
+            case Registered():
+                shown, until = self._trouble
+                if shown is not None and shown["code"] == FacilitatorWhy.NEWCOMERS:
+                    self._trouble = (None, until)
             case ShareFailed(root, why):
                 waiting = self._sharing.get(root)
                 if waiting is not None and not waiting.done():
