@@ -57,8 +57,8 @@ REFRESH_FIRST = 5.0
 starting grows quickly, and nodes whose lists differ do not find each other's points."""
 REFRESH = 60.0
 STALE = 3600.0
-"""Seconds after its publication that a header is an old one, even if none of our neighbours knows a newer one. An
-honest facilitator signs one every ten minutes, or twenty around a restart."""
+"""Seconds for which a facilitator may show the same header, if none of our neighbours knows a newer one. An honest one
+signs one every ten minutes, or twenty around a restart."""
 FEW_RELAYS = 3
 """While fewer are known, pauses stay at REFRESH_FIRST."""
 REGISTER_RETRY = 60.0
@@ -179,6 +179,7 @@ class FacilitatorClient(Discovery):
         self._register_again = False
         self._solver: Solver | None = None  # while many newcomers come
         self._found: bool | None = None  # at our address; None: not known
+        self._shown = 0, 0.0  # the epoch of the latest header, and when it was shown first
         self._timers: dict[str, Timer] = {}
 
     @property
@@ -412,7 +413,10 @@ class FacilitatorClient(Discovery):
             self._give_up(FacilitatorWhy.OLD, "", now)
             return
         self._headers.take(body, now)
-        if now > header.published + STALE:
+        steady = self._outbox.steady(now)
+        if header.epoch != self._shown[0]:
+            self._shown = header.epoch, steady
+        elif steady > self._shown[1] + STALE:
             self._on_trouble(Trouble(Why(FacilitatorWhy.OLD), retrying=True), now)
 
     def _registered(self, now: float) -> None:
@@ -440,7 +444,7 @@ class FacilitatorClient(Discovery):
             self._register_again = False
             descriptor = self._describe(now)
             if number is None or descriptor is None or self._hello is None:
-                self.register(now)
+                self._call_at("register", now + REGISTER_RETRY, self.register)
                 return
             self._registering = descriptor
             record = Solved(number, self._registration(self._hello, descriptor))

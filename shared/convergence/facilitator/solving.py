@@ -17,8 +17,8 @@ from convergence.wire.facilitator import Puzzle
 
 PAUSE = 0.02
 """Seconds between two tries, which take 0.5 ms in a program, 6 in a page, and about 20 in one on a phone."""
-MAX_EFFORT = 1 << 14
-"""Tries that a facilitator may ask for: more than an honest one does, and six minutes at most."""
+MAX_EFFORT = 4096
+"""Tries that a facilitator may ask for: more than an honest one does."""
 MAX_TIME = 600.0
 """Seconds until it is given up, whatever the facilitator says."""
 TOLD_AFTER = 1.0

@@ -36,7 +36,7 @@ from convergence.netdir.rings import Member, index_of, rings_of
 from convergence.netdir.view import Class, Found, Place, View, place_of, place_of_name, together
 from convergence.outbox import Outbox, Timer
 from convergence.ports import Crypto, Rng
-from convergence.wire.buckets import DAY, EpochHeader, RingKind
+from convergence.wire.buckets import DAY, MAX_IN_BUCKET, EpochHeader, RingKind
 from convergence.wire.descriptor import Descriptor
 from convergence.wire.reader import Reader
 from convergence.wire.target import Role
@@ -194,7 +194,7 @@ class BucketView:
     def lists(self, identity: bytes, now: float, then: Found[bool]) -> None:
         """Whether the node is in the bucket where it belongs, and in one where its kind is looked for: another one each
         time. Asked through a circuit, so that who asks is shown what everybody is shown. No answer if a bucket cannot
-        be had, or where there is a list."""
+        be had or is full, so that the youngest had to be left out; or where there is a list."""
         header = self._headers.newest
         if not self.large or header is None:
             return
@@ -207,8 +207,9 @@ class BucketView:
             value, depth = order
 
             def found(members: Members | None, now: float) -> None:
-                if members is not None:
-                    then(next((member for member in members if member.node.identity == identity), None), now)
+                member = next((member for member in members or () if member.node.identity == identity), None)
+                if member is not None or (members is not None and len(members) < MAX_IN_BUCKET):
+                    then(member, now)
 
             self._buckets.want(kind, index_of(place_of(value, identity), depth), "ourselves", now, found)
 

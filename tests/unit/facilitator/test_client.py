@@ -491,6 +491,17 @@ def test_a_facilitator_that_shows_everybody_the_same_old_network_is_told_of():
     assert [trouble.why.code for trouble in peer.troubles] == [FacilitatorWhy.OLD] and peer.client.connected
 
 
+def test_a_wrong_clock_makes_no_header_an_old_one():
+    """Ours is two hours ahead: each header looks old, and each is another one."""
+    peer = Hostile()
+    peer.now += 2 * 3600
+    peer.open()
+    for number in range(90):
+        peer.receive(header(START + number * REFRESH // EPOCH * EPOCH))
+        peer.pass_time(REFRESH)
+    assert not peer.troubles and peer.client.connected
+
+
 def test_a_header_of_another_time_tells_by_how_much_the_clocks_differ():
     peer = Hostile()
     peer.open()

@@ -389,6 +389,17 @@ def test_a_node_that_is_left_out_of_one_ring_only_finds_out(kind):
     assert {answer for _ in range(30) for answer in rig.ask("lists", node.identity)} == {True, False}
 
 
+def test_a_node_that_has_no_room_in_a_full_bucket_does_not_call_the_facilitator_a_liar(monkeypatch):
+    """Somebody made keys for its bucket, and the oldest stay."""
+    monkeypatch.setattr("convergence.netdir.epochs.MAX_IN_BUCKET", 20)
+    monkeypatch.setattr("convergence.netdir.bucketview.MAX_IN_BUCKET", 20)
+    rig = Rig(take=False)
+    young = signed(1000)
+    rig.made.put(young, since=int(NOW))
+    rig.sign()
+    assert rig.ask("lists", young.identity) == []
+
+
 def test_a_node_that_is_too_young_for_a_point_is_not_left_out():
     rig = Rig(take=False)
     young = signed(1000)
