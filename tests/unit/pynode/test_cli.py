@@ -32,6 +32,7 @@ from pynode.cli.proxy import PAC_HEAD, _write_pac
 from pynode.cli.serve import _network, _Relay, relay_plan
 from pynode.cli.share import check_files, hash_file
 from pynode.cli.sites import DEFAULT_SITE, chosen_site, find_network, find_status, network_of, site_address
+from pynode.cli.status import status
 from pynode.config import Address, Config
 from pynode.config import parse as parse_config
 
@@ -447,6 +448,20 @@ def test_what_is_no_convergence_site(answer: Any) -> None:
         ask({"/network.json": answer}, find_network)
     with pytest.raises(CliError, match="is no Convergence site"):
         ask({"/status.json": answer}, find_status)
+
+
+@pytest.mark.parametrize(("effort", "told"), [(0, False), (512, True), ("much", False)])
+def test_status_tells_of_a_flood_of_newcomers(capsys: pytest.CaptureFixture[str], effort: Any, told: bool) -> None:
+    answer = {"facilitator": "ab" * 32, "nodes": [], "effort": effort}
+    arguments = parser().parse_args(["status", "--site", "http://127.0.0.1:1/"])
+
+    async def answered(*asked: Any) -> Any:
+        return answer
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pynode.cli.status.find_status", answered)
+        assert asyncio.run(status(arguments, Output(), asyncio.Event())) == 1
+    assert ("each does about 512 tries" in capsys.readouterr().out) is told
 
 
 # -- files
