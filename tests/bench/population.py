@@ -2,7 +2,7 @@
 
 Does: sign real descriptors and proofs; register nodes on channels of a real FacilitatorService, answer what it asks of
 its storage, and count the CPU time that it takes.
-Does not: open sockets. Nobody dials the nodes with addresses: all of them count as found.
+Does not: open sockets. Nobody dials the nodes with addresses: all of them count as found. Newcomers pay nothing.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ from tests.bench.lab import CRYPTO, RNG
 
 START = float(20_700 * DAY + DAY // 2)
 """When a network begins, Unix seconds: at noon, with an epoch."""
+OLD = int(START) - 10 * DAY
+"""Since when the facilitator knows all nodes: so they may be rendezvous points."""
 SEED = b"f" * 32
 SERVERS = 16
 """Every 16th node is a server. The others are browsers, which name three introducers."""
@@ -123,6 +125,10 @@ class Population:
             Unsigned(), RNG, SEED, source=lambda channel: network_of(channel // 2 - 1), limits=limits, list_up_to=64
         )
         self.service._prober.probe = self._probe  # type: ignore[method-assign]
+        self.service._newcomers.puzzle = lambda channel, now: None  # type: ignore[method-assign]  # nobody pays
+        ages = self.service._publisher._ages  # type: ignore[union-attr]
+        came = ages.came
+        ages.came = lambda *arguments: came(*arguments) and OLD  # type: ignore[method-assign]
         self.work(self.service.start)
 
     def register(self, numbers: Iterable[int]) -> None:
@@ -191,15 +197,15 @@ class Population:
             self.now = then
 
     def _store(self, effect: object) -> None:
-        """A storage in which all nodes are old enough to be rendezvous points."""
+        """A storage that has two values, for which all nodes are old enough."""
         if isinstance(effect, Store):
             self.service.done(effect.request, None, self.now)
         elif isinstance(effect, Scan):
             self.service.done(effect.request, [], self.now)
         elif isinstance(effect, Load):
             day = int(self.now // DAY)
-            fixed = (day + 2) * DAY + COMMIT_PHASE
-            values = SharedValue(b"v" * 32, fixed).encode() + SharedValue(b"b" * 32, fixed - 1).encode()
+            fixed = (day - 1) * DAY + COMMIT_PHASE
+            values = SharedValue(b"v" * 32, fixed).encode() + SharedValue(b"b" * 32, fixed - DAY).encode()
             self.service.done(
                 effect.request, day.to_bytes(4, "big") + values if effect.key == b"draw" else None, self.now
             )
