@@ -40,7 +40,7 @@ from convergence.facilitator.questions import (
     Question,
     Rank,
     Ranked,
-    ReadAll,
+    Read,
     Spend,
     Tell,
     Values,
@@ -58,6 +58,8 @@ RETRY_FIRST, RETRY_MAX = 0.2, 5.0
 """Seconds until it is connected to again: twice as long each time, unless it was there for as long as the longest."""
 MAX_BATCH = 256
 """Questions in one round trip."""
+READ_AT_ONCE = 512
+"""Records, about as many: 400 KB."""
 MAX_QUEUED = 2048
 """Questions that wait. One more is refused at once."""
 
@@ -318,8 +320,8 @@ class RedisStore:
                 only = _only(question.only_from)
                 of = self._of(question.source)
                 self._script(pipe, DROP, of, question.identity, question.published, question.body, only, f"{keys}all")
-            case ReadAll():
-                pipe.hvals(f"{keys}nodes")
+            case Read(after):
+                pipe.hscan(f"{keys}nodes", after, count=READ_AT_ONCE)
             case Tell(to, body):
                 pipe.publish(f"{keys}to:{to}" if to else f"{keys}all", body)
             case Beat(body):
@@ -366,6 +368,9 @@ class RedisStore:
                 return results[0].decode()
             case Drop() | Spend():
                 return bool(results[0])
+            case Read():
+                after, records = results[0]
+                return list(records.values()), after
             case Tell():
                 return None if self._address.kind == "cluster" else results[0]
             case Beat():

@@ -62,8 +62,11 @@ class Drop:
 
 
 @dataclass(frozen=True, slots=True)
-class ReadAll:
-    """Answered by the bodies of all records."""
+class Read:
+    """Answered by bodies of records, and what to go on `after`: 0 when these were the last. A record that is there from
+    the first to the last is among them, perhaps twice; one that is written or dropped meanwhile may be."""
+
+    after: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,4 +137,4 @@ class Ranked:
     count: int
 
 
-Question = Put | Drop | ReadAll | Tell | Beat | Spend | Offer | Values | Rank | Ranked
+Question = Put | Drop | Read | Tell | Beat | Spend | Offer | Values | Rank | Ranked

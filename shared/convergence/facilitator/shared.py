@@ -16,7 +16,7 @@ If nothing was heard of that one since this one began, all may have been away: n
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container
 from hashlib import sha256
 from typing import Any
 
@@ -53,6 +53,7 @@ class SharedRegistry(Registry):
         super().__init__(outbox, crypto, seed, on_loaded=on_loaded, on_dropped=on_dropped)
         self._sharing = sharing
         self._unsaved: deque[bytes] = deque()  # of which the store is to have the next ones
+        self._heard: set[bytes] | None = None  # while all is read: of which something was read, or told since then
 
     def _load(self, now: float) -> None:
         """All are read when the store is there."""
@@ -138,12 +139,19 @@ class SharedRegistry(Registry):
 
     # What the others tell
 
-    def read(self, records: Sequence[NodeRecord], now: float) -> None:
+    def reading(self) -> None:
+        self._heard = set()
+
+    def read(self, record: NodeRecord, now: float) -> None:
+        """What was told since reading began may be newer."""
+        self._merge(record, now, self._heard or ())
+
+    def all_read(self, now: float) -> None:
         """A node that the store lacks may have left meanwhile; or the store has lost it, and whoever has its channel
         writes it down again within GRACE."""
-        there = {identity for record in records if (identity := self._merge(record, now)) is not None}
-        for node in list(self.nodes.values()):
-            if node.identity not in there:
+        heard, self._heard = self._heard or set(), None
+        for node in self.nodes.values():
+            if node.identity not in heard:
                 node.saved = False
                 if not node.channels:
                     self._begin_grace(node, now)
@@ -156,6 +164,8 @@ class SharedRegistry(Registry):
 
     def dropped(self, identity: bytes, published: int, now: float) -> None:
         """If its channel is ours, it has to be written down anew."""
+        if self._heard is not None:
+            self._heard.add(identity)
         node = self.nodes.get(identity)
         if node is None or node.descriptor.published > published:
             return
@@ -177,26 +187,29 @@ class SharedRegistry(Registry):
                 else:
                     self._begin_grace(node, now)
 
-    def _merge(self, record: NodeRecord, now: float) -> bytes | None:
-        """Take over what another facilitator says of a node, or what the store has kept: it is sealed by one of us, who
-        checked its signature. Returns the node's identity if it counts."""
+    def _merge(self, record: NodeRecord, now: float, but: Container[bytes] = ()) -> None:
+        """Take over what another facilitator says of a node, or what the store has kept, unless it is one of `but`: it
+        is sealed by one of us, who checked its signature."""
         try:
             descriptor = Descriptor.parse(record.descriptor)
         except ParseError:
-            return None
+            return
+        if descriptor.identity in but:
+            return
         node = self.nodes.get(descriptor.identity)
         new = node is None
         if node is None:
             if len(self.nodes) >= 2 * registry.MAX_REGISTERED:
-                return None
+                return
             source = record.source.hex() if record.source != NOBODY else ""
             node = self.nodes[descriptor.identity] = Node(descriptor, record.descriptor, now, source, record.first)
             if node.dialled:
                 self._on_loaded(node, False, now)
         elif descriptor.published < node.descriptor.published:
-            return None
+            return
+        if self._heard is not None:
+            self._heard.add(descriptor.identity)
         self._take_over(node, descriptor, record, new, now)
-        return descriptor.identity
 
     def _take_over(self, node: Node, descriptor: Descriptor, record: NodeRecord, new: bool, now: float) -> None:
         before, said = node.listed, node.raw

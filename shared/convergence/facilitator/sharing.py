@@ -9,6 +9,10 @@ decide differently, and carries what they tell each other.
 
 What is left there is encrypted and authenticated with ChaCha20-Poly1305 (RFC 8439). Each process has a random name, and
 a key made of the facilitators' seed and that name by HKDF (RFC 5869), so that a counter is its nonce.
+
+Whoever can write there may say again what a facilitator once said. So each takes only what is numbered higher than all
+that it heard of that one, and believes that somebody lives once his beat names it: its own name did not exist before.
+Until then he is a stranger: his records of nodes count, for as long as those of one who died, and his signals do not.
 """
 
 from __future__ import annotations
@@ -23,7 +27,8 @@ from convergence.effects import Failure
 from convergence.errors import CryptoError, ParseError
 from convergence.events import FacilitatorFound, FacilitatorLost, StorageTrouble, StorageWorks
 from convergence.facilitator import questions
-from convergence.facilitator.questions import Counter, Drop, Put, Question, ReadAll, Spend, Tell, Written
+from convergence.facilitator.questions import Counter, Drop, Put, Question, Read, Spend, Tell, Written
+from convergence.limits import TokenBucket
 from convergence.outbox import Outbox
 from convergence.ports import Crypto, Rng
 from convergence.states import TIMEOUT, StateMachine, Table
@@ -48,10 +53,16 @@ SILENT = 10.0
 QUESTION_TIMEOUT = 2.0
 """Seconds that a question may take; nodes wait for some of them."""
 READ_TIMEOUT = 15.0
-"""Seconds for reading all records."""
+"""Seconds that some hundred records may take which are read."""
 MAX_QUESTIONS = 1024
 """Questions under way. One more fails at once."""
 MAX_FACILITATORS = 64
+MAX_STRANGERS = 1024
+"""Those that were heard and do not live, as far as is known. One more, and the first is forgotten."""
+GREETINGS_BURST = 8.0
+"""Beats that answer strangers at once..."""
+GREETINGS_PER_SECOND = 0.5
+"""...and how fast that allowance comes back. The next beat answers the others."""
 
 
 class State(Enum):
@@ -65,12 +76,19 @@ class State(Enum):
 
 
 _PART = {"part": State.AWAY, "leave": State.LEFT}
+_FAIL = {"fail": State.AILING, **_PART}
 STORE = Table(
     "store of several facilitators",
     State.AWAY,
     {
         State.AWAY: {"join": State.READING, "leave": State.LEFT},
-        State.READING: {"work": State.SHARED, "fail": State.AILING, TIMEOUT: State.AILING, **_PART},
+        State.READING: {
+            "some": State.READING,
+            "work": State.SHARED,
+            "fail": State.AILING,
+            TIMEOUT: State.AILING,
+            **_PART,
+        },
         State.SHARED: {"fail": State.AILING, **_PART},
         State.AILING: {"read": State.READING, **_PART},
     },
@@ -116,8 +134,13 @@ class Seal:
 class Nodes(Protocol):
     """Who is told of nodes that are registered elsewhere."""
 
-    def read(self, records: Sequence[NodeRecord], now: float) -> None:
-        """These are all records in the store."""
+    def reading(self) -> None:
+        """All records in the store follow, one by one..."""
+
+    def read(self, record: NodeRecord, now: float) -> None: ...
+
+    def all_read(self, now: float) -> None:
+        """...until here, or until they are read anew."""
 
     def recorded(self, record: NodeRecord, now: float) -> None: ...
 
@@ -140,7 +163,7 @@ class Signals(Protocol):
 
 @dataclass(slots=True)
 class Peer:
-    """Another facilitator. `heard`: on the steady clock; `last`: number of what it sealed last, for old messages."""
+    """Another facilitator, or a stranger. `heard`: on the steady clock; `last`: number of what it sealed last."""
 
     heard: float
     last: int
@@ -168,8 +191,11 @@ class Sharing:
         self._version = version
         self._own = own
         self._since = 0
+        self._strangers: dict[bytes, Peer] = {}
+        self._greetings = TokenBucket(outbox, GREETINGS_PER_SECOND, GREETINGS_BURST)
         self._machine: StateMachine[State] | None = None
         self._under_way = 0
+        self._readings = 0
 
     @property
     def state(self) -> State:
@@ -178,7 +204,7 @@ class Sharing:
     @property
     def connected(self) -> bool:
         """Whether what is told others arrives, as far as is known."""
-        return self.state in (State.SHARED, State.AILING)
+        return self.state not in (State.AWAY, State.LEFT)
 
     @property
     def works(self) -> bool:
@@ -199,7 +225,7 @@ class Sharing:
 
     def leave(self, now: float) -> None:
         """Say goodbye: the others need not wait for our next beat."""
-        self.tell_all(self._own_beat(leaves=True), now)
+        self.tell_all(self._own_beat(now, leaves=True), now)
         if self._machine is not None:
             self._machine.move("leave", now)
 
@@ -214,7 +240,8 @@ class Sharing:
         self._machine.move("join", now)
         for peer in self.peers.values():
             peer.heard = self._outbox.steady(now)  # nobody's beats were heard meanwhile
-        self.ask(ReadAll(), self._all_read, now)
+        self._read(now)
+        self._greet(now)
 
     def parted(self, reason: str, now: float) -> None:
         """The store cannot be reached."""
@@ -231,12 +258,7 @@ class Sharing:
             return
         if name == self.name:
             return
-        peer = self.peers.get(name)
-        if peer is None:
-            if len(self.peers) >= MAX_FACILITATORS:
-                return
-            peer = self.peers[name] = Peer(0.0, 0)
-            self.nodes.came(name, now)
+        peer = self.peers.get(name) or self._stranger(name)
         if number <= peer.last:
             return
         peer.last, peer.heard = number, self._outbox.steady(now)
@@ -245,16 +267,39 @@ class Sharing:
                 self.nodes.recorded(item, now)
             case Dropped(identity, published):
                 self.nodes.dropped(identity, published, now)
-            case Forward():
-                self.signals.forwarded(name, item, now)
-            case Back():
-                self.signals.answered(name, item, now)
             case Beat():
-                if peer.beat is None:
-                    self._outbox.emit(FacilitatorFound(name.hex()[:8], item.version))
-                peer.beat = item
-                if item.leaves:
-                    self._lost(name, "leaves", now)
+                self._beat(name, peer, item, now)
+            case Forward() if name in self.peers:
+                self.signals.forwarded(name, item, now)
+            case Back() if name in self.peers:
+                self.signals.answered(name, item, now)
+
+    def _stranger(self, name: bytes) -> Peer:
+        if name not in self._strangers:
+            self._estrange(name, Peer(0.0, 0))
+        return self._strangers[name]
+
+    def _estrange(self, name: bytes, peer: Peer) -> None:
+        if len(self._strangers) >= MAX_STRANGERS:
+            del self._strangers[next(iter(self._strangers))]
+        self._strangers[name] = peer
+
+    def _beat(self, name: bytes, peer: Peer, beat: Beat, now: float) -> None:
+        if name not in self.peers:
+            self._greet(now)
+            if self.name not in beat.hears or len(self.peers) >= MAX_FACILITATORS:
+                return
+            self.peers[name] = self._strangers.pop(name)
+            self._outbox.emit(FacilitatorFound(name.hex()[:8], beat.version))
+            self.nodes.came(name, now)
+        peer.beat = beat
+        if beat.leaves:
+            self._lost(name, "leaves", now)
+
+    def _greet(self, now: float) -> None:
+        """So that nobody is a stranger for long: a beat out of turn, in which he finds his name."""
+        if self._greetings.take(now):
+            self.tell_all(self._own_beat(now), now)
 
     # Questions
 
@@ -316,7 +361,7 @@ class Sharing:
             self._under_way -= 1
             end(result, now)
 
-        limit = READ_TIMEOUT if isinstance(question, ReadAll) else QUESTION_TIMEOUT
+        limit = READ_TIMEOUT if isinstance(question, Read) else QUESTION_TIMEOUT
         slow = Failure("slow", f"no answer in {limit:.0f} seconds")
         if self._under_way >= MAX_QUESTIONS:
             limit, slow = 0.0, Failure("slow", "too many questions wait for an answer")
@@ -327,20 +372,33 @@ class Sharing:
 
     # How the store is
 
-    def _all_read(self, result: list[bytes] | Failure, now: float) -> None:
-        if isinstance(result, Failure) or self._machine is None or self.state is not State.READING:
-            return  # a beat that works brings another try
-        records = []
-        for data in result:
-            try:
-                item = parse_shared(self._seal.open(data)[2])
-            except (ParseError, CryptoError):
-                continue
-            if isinstance(item, NodeRecord):
-                records.append(item)
-        self._machine.move("work", now)
-        self.nodes.read(records, now)
-        self._tell_works()
+    def _read(self, now: float) -> None:
+        """Read all records. What is asked meanwhile does not wait for the last of them."""
+        self._readings += 1
+        reading = self._readings
+
+        def some(result: tuple[list[bytes], int] | Failure, now: float) -> None:
+            if isinstance(result, Failure) or self._machine is None or self.state is not State.READING:
+                return  # a beat that works brings another try
+            if reading != self._readings:
+                return  # it has begun
+            bodies, after = result
+            for data in bodies:
+                try:
+                    item = parse_shared(self._seal.open(data)[2])
+                except (ParseError, CryptoError):
+                    continue
+                if isinstance(item, NodeRecord):
+                    self.nodes.read(item, now)
+            self._machine.move("some" if after else "work", now)
+            if after:
+                self.ask(Read(after), some, now)
+            else:
+                self.nodes.all_read(now)
+                self._tell_works()
+
+        self.nodes.reading()
+        self.ask(Read(), some, now)
 
     def _failed(self, failure: Failure, now: float) -> None:
         if self._machine is not None and self._machine.allows("fail"):
@@ -350,23 +408,29 @@ class Sharing:
     def _next_beat(self, now: float) -> None:
         self._outbox.call_at(now + BEAT, self._next_beat)
         if self.connected:
-            body = self._seal.close(encode_shared(self._own_beat()))
+            body = self._seal.close(encode_shared(self._own_beat(now)))
             self.ask(questions.Beat(body), self._beaten, now)
-            silent = self._outbox.steady(now) - SILENT
-            for name in [name for name, peer in self.peers.items() if peer.heard < silent]:
+            heard = self._heard(self.peers, now)
+            for name in [name for name in self.peers if name not in heard]:
                 self._lost(name, "silent", now)
 
-    def _own_beat(self, leaves: bool = False) -> Beat:
-        return Beat(*self._own(), self._since, self._version, leaves)
+    def _heard(self, peers: dict[bytes, Peer], now: float) -> list[bytes]:
+        """Those that are not silent."""
+        silent = self._outbox.steady(now) - SILENT
+        return [name for name, peer in peers.items() if peer.heard >= silent]
+
+    def _own_beat(self, now: float, leaves: bool = False) -> Beat:
+        hears = [*self.peers, *reversed(self._heard(self._strangers, now))][:MAX_FACILITATORS]
+        return Beat(*self._own(), self._since, self._version, leaves, tuple(hears))
 
     def _beaten(self, result: None | Failure, now: float) -> None:
         """The store takes again what is written: read what it has after all that it may have taken or not."""
         if not isinstance(result, Failure) and self._machine is not None and self.state is State.AILING:
             self._machine.move("read", now)
-            self.ask(ReadAll(), self._all_read, now)
+            self._read(now)
 
     def _lost(self, name: bytes, reason: str, now: float) -> None:
-        del self.peers[name]
+        self._estrange(name, self.peers.pop(name))
         self._outbox.emit(FacilitatorLost(name.hex()[:8], reason))
         self.nodes.gone(name, now)
         self.signals.gone(name, now)
@@ -384,7 +448,7 @@ class Sharing:
 
     def health(self) -> dict[str, Any]:
         """JSON-able, for everybody: the store's state, and every facilitator, this one first."""
-        own = self._own_beat()
+        own = Beat(*self._own(), self._since, self._version)
         beats = [(self.name, own), *((name, peer.beat) for name, peer in sorted(self.peers.items()))]
         return {
             "store": {"state": self.state.name.lower(), "trouble": self.trouble},

@@ -22,7 +22,7 @@ from convergence.facilitator.questions import (
     Put,
     Rank,
     Ranked,
-    ReadAll,
+    Read,
     Spend,
     Tell,
     Values,
@@ -159,7 +159,7 @@ def test_records_are_as_in_the_unit_tests(server: RedisServer, questions: list[P
     async def scenario(ours: Facilitator) -> None:
         for question in questions:
             assert await ours.ask(question) == model.answer(ME, question)
-        assert sorted(await ours.ask(ReadAll())) == sorted(model.answer(ME, ReadAll()))
+        assert sorted((await ours.ask(Read()))[0]) == sorted(model.nodes.values())
         await ours.ask(Tell("", b"the end"))
         await ours.until(lambda: b"the end" in ours.heard)
         assert ours.heard[:-1] == model.seen
@@ -220,6 +220,24 @@ def test_keys_are_kept_in_order(empty: RedisServer) -> None:
     go(scenario, empty.address)
 
 
+def test_records_are_read_in_parts_while_others_are_written(empty: RedisServer) -> None:
+    there = [number.to_bytes(32, "big") for number in range(3000)]
+    bodies = {identity: identity + b"x" * 300 for identity in there}
+    empty.command("HSET", "{convergence}:nodes", *(part for item in bodies.items() for part in item))
+
+    async def scenario(ours: Facilitator) -> None:
+        found, parts, after = set(), 0, 0
+        while parts == 0 or after:
+            some, after = await ours.ask(Read(after))
+            found.update(some)
+            parts += 1
+            assert len(some) < 1500
+            assert await ours.ask(put((10_000 + parts).to_bytes(32, "big"), most=10_000)) == "ok"
+        assert parts > 3 and found >= set(bodies.values())
+
+    go(scenario, empty.address)
+
+
 def test_a_store_of_another_identity_is_not_touched(empty: RedisServer) -> None:
     async def first(ours: Facilitator) -> None:
         await ours.ask(put())
@@ -249,7 +267,7 @@ def test_a_full_store_says_so_and_takes_what_makes_room(empty: RedisServer) -> N
             await ours.until(lambda: b"beat" in ours.heard)
             assert await ours.ask(Tell("", b"still told")) == 1
             assert await ours.ask(Spend([Counter("1", 3, 60)])) is True  # limits hold all the same
-            assert len(await ours.ask(ReadAll())) == 1
+            assert len((await ours.ask(Read()))[0]) == 1
             assert await ours.ask(drop(source="aa")) is True
         finally:
             empty.command("CONFIG", "SET", "maxmemory", "0")
@@ -268,7 +286,7 @@ def test_a_server_that_is_killed_and_comes_back_is_found_again(tmp_path: Path) -
             assert isinstance(await ours.ask(put()), Failure)
             await asyncio.to_thread(server.start)
             await ours.until(lambda: ours.has_joined)
-            assert await ours.ask(ReadAll()) == []
+            assert await ours.ask(Read()) == ([], 0)
             assert await ours.ask(put()) == "ok"  # its scripts are there
 
         go(scenario, server.address)

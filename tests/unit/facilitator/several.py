@@ -15,7 +15,7 @@ from convergence.facilitator.questions import (
     Put,
     Rank,
     Ranked,
-    ReadAll,
+    Read,
     Spend,
     Tell,
     Values,
@@ -78,8 +78,9 @@ class Store:
                 return self.put(question)
             case Drop():
                 return self.drop(question)
-            case ReadAll():
-                return list(self.nodes.values())
+            case Read(after):
+                keys = sorted(self.nodes)
+                return [self.nodes[key] for key in keys[after : after + 2]], after + 2 if keys[after + 2 :] else 0
             case Tell(to, body):
                 return self.publish(body, to)
             case Beat(body):

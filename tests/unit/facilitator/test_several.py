@@ -6,8 +6,10 @@ from itertools import pairwise
 import pytest
 
 from convergence.codes import RtcWhy
+from convergence.effects import Failure
 from convergence.facilitator import exchange, registry, shared, sharing
 from convergence.facilitator.prober import ADDRESS_PAUSE
+from convergence.facilitator.questions import Read
 from convergence.facilitator.registry import GRACE
 from convergence.facilitator.service import LEAVING
 from convergence.facilitator.shared import RETURN
@@ -471,6 +473,120 @@ def test_what_none_of_us_says_now_is_ignored(world, forge):
     world.service_ports[1].driver.run(lambda now: service.told(body, now))
     world.settle()
     assert (world.listed(1), service.health(world.time), list(world.told[1])) == before
+
+
+class Recorder:
+    """Somebody who may read and write in the store: says again what a facilitator said."""
+
+    def __init__(self, world):
+        self.world = world
+
+    def again(self, name, at):
+        for body in [body for body in self.world.store.seen if body.startswith(name)]:
+            self.world.service_ports[at].driver.run(lambda now, body=body: self.world.services[at].told(body, now))
+        self.world.settle()
+
+
+def test_what_a_dead_facilitator_said_counts_for_nothing(world):
+    """Else whoever kept it could show a facilitator that is gone, deliver signals again, and bring back nodes."""
+    target = world.node(1, at=0)
+    asker = Asker(world.node(2, at=1))
+    asker.signal(1)
+    world.settle()
+    dead = world.services[1].sharing.name
+    world.reachable = False
+    world.kill(asker.machine.port)
+    world.kill_service(1)
+    world.run(SILENT + GRACE + 5)
+    before = world.listed(0), world.services[0].health(world.time)["facilitators"], len(world.told[0])
+    Recorder(world).again(dead, at=0)
+    assert len(target.delivered) == 1
+    assert (world.listed(0), world.services[0].health(world.time)["facilitators"], len(world.told[0])) == before
+
+
+def test_what_was_said_before_a_facilitator_began_makes_nobody_live(world):
+    """It cannot know what is old. Nodes that it hears of so may come back, as those of any that died."""
+    gone = world.node(1, at=1)
+    asker = Asker(world.node(2, at=1))
+    world.node(3, at=0)
+    asker.signal(3)
+    world.settle()
+    dead = world.services[1].sharing.name
+    for machine in (gone, asker.machine):
+        world.kill(machine.port)
+    world.run(GRACE + 1)
+    world.reachable = False
+    world.kill_service(1)
+    world.start_one()
+    world.run(SILENT + GRACE)
+    channel = world.channel(2)
+    channel.register(describe(3, world.time, transports=RTC))
+    world.settle()
+    seen = len(world.store.seen)
+    Recorder(world).again(dead, at=2)
+    assert channel.answers == [RecordType.REGISTERED]
+    assert [one["name"] for one in world.services[2].health(world.time)["facilitators"]] == [
+        world.services[number].sharing.name.hex()[:8] for number in (2, 0)
+    ]
+    assert world.kinds_of(2).count("facilitator-found") == 1
+    assert len(world.store.seen) - seen < 20  # it is not made to say much
+    world.run(RETURN + 1)
+    assert world.listed(2) == world.listed(0) == {identity(3)}
+
+
+def test_strangers_are_bounded(world, monkeypatch):
+    monkeypatch.setattr(sharing, "MAX_STRANGERS", 3)
+    service = world.services[0]
+    for number in range(1, 9):
+        body = Seal(CRYPTO, SEED, bytes([number]) * 16).close(encode_shared(Beat(1, 1, 0, "1.0")))
+        world.service_ports[0].driver.run(lambda now, body=body: service.told(body, now))
+    assert len(service.sharing._strangers) == 3
+    world.run(SILENT + 2 * BEAT)
+    assert list(service.sharing.peers) == [world.services[1].sharing.name]
+
+
+@pytest.mark.parametrize("news", ["written", "dropped"])
+def test_what_is_told_while_all_is_read_is_newer_than_what_is_read(world, news, monkeypatch):
+    """Answers and what is told come over two connections, in any order."""
+    machine = world.node(1, at=1)
+    held, link = [], world.link(0)
+    link.cut_off()
+    answer = world.store.answer
+
+    def late(name, question):
+        result = answer(name, question)
+        if isinstance(question, Read) and name == world.services[0].sharing.name.hex():
+            held.append(result)
+            return Failure("held", "")
+        return result
+
+    consult = link.consult
+
+    def hold(question, reply):
+        consult(question, lambda result: reply(result) if result != Failure("held", "") else held.append(reply))
+
+    monkeypatch.setattr(world.store, "answer", late)
+    monkeypatch.setattr(link, "consult", hold)
+    if news == "written":
+        world.kill(machine.port)
+        world.run(GRACE + 1)
+    link.connected()
+    world.settle()
+    if news == "written":
+        world.node(1, at=1)
+    else:
+        registry_of_1 = world.services[1]._registry
+        node = registry_of_1.nodes[identity(1)]
+        world.kill(machine.port)
+        world.service_ports[1].driver.run(lambda now: registry_of_1.drop(node, "crowded out", now))
+    world.settle()
+    result, reply = held
+    world.later(lambda: reply(result))
+    world.settle()
+    assert world.listed(0) == world.listed(1) == ({identity(1)} if news == "written" else set())
+    world.run(GRACE + 1)
+    assert world.listed(0) == world.listed(1) == ({identity(1)} if news == "written" else set())
+    assert world.kinds_of(0).count("node-lost") == (news == "dropped")
 
 
 def test_a_facilitator_with_a_wrong_clock_takes_no_nodes_of_others(world):
