@@ -6,7 +6,7 @@ Does not: know what is in it. All keys have one hash tag, so that a Cluster keep
 
     {prefix}:identity        whose facilitators these are, hexadecimal
     {prefix}:nodes           hash: identity of a node -> its sealed record
-    {prefix}:marks           hash: identity of a node -> "published:digest:holder"
+    {prefix}:marks           hash: identity of a node -> "published:digest:holder:SOURCE"
     {prefix}:of:SOURCE       set: identities of the nodes of one source
     {prefix}:spent:NAME      sorted set: times of events that a limit counts
     {prefix}:values:GROUP    hash, {prefix}:ranked:GROUP sorted set: questions.Offer and questions.Rank
@@ -28,6 +28,7 @@ from redis import exceptions
 from redis.asyncio import Redis, RedisCluster, Sentinel
 from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import MasterNotFoundError
 from redis.backoff import NoBackoff
 
 from convergence.driver import Driver
@@ -63,36 +64,45 @@ READ_AT_ONCE = 512
 MAX_QUEUED = 2048
 """Questions that wait. One more is refused at once."""
 
-PUT = """
+MARK = """
 local mark = redis.call('HGET', KEYS[2], ARGV[1])
-if mark then
-  local published, digest, holder = string.match(mark, '^(%d+):(%x+):(%x*)$')
+local published, digest, holder, source = string.match(mark or '', '^(%d+):(%x+):(%x*):(%x*)$')
+"""
+PUT = (
+    MARK
+    + """
+if published then
   local newer = tonumber(published) - tonumber(ARGV[2])
   if newer > 0 or (newer == 0 and digest ~= ARGV[3]) then return 'stale' end
   if ARGV[8] ~= '*' and holder ~= ARGV[8] then return 'held' end
+  if source ~= '' then redis.call('SREM', ARGV[10] .. source, ARGV[1]) end
 else
   if ARGV[8] ~= '*' then return 'held' end
-  if KEYS[3] ~= KEYS[1] and redis.call('SCARD', KEYS[3]) >= tonumber(ARGV[6]) then return 'crowded' end
+  if ARGV[11] ~= '' and redis.call('SCARD', KEYS[3]) >= tonumber(ARGV[6]) then return 'crowded' end
   if redis.call('HLEN', KEYS[1]) >= tonumber(ARGV[5]) then return 'full' end
 end
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[7])
-redis.call('HSET', KEYS[2], ARGV[1], ARGV[2] .. ':' .. ARGV[3] .. ':' .. ARGV[4])
-if KEYS[3] ~= KEYS[1] then redis.call('SADD', KEYS[3], ARGV[1]) end
+redis.call('HSET', KEYS[2], ARGV[1], table.concat({ARGV[2], ARGV[3], ARGV[4], ARGV[11]}, ':'))
+if ARGV[11] ~= '' then redis.call('SADD', KEYS[3], ARGV[1]) end
 redis.call('PUBLISH', ARGV[9], ARGV[7])
 return 'ok'
 """
-DROP = """
-local mark = redis.call('HGET', KEYS[2], ARGV[1])
+)
+DROP = (
+    MARK
+    + """
 if not mark then return 0 end
-local published, digest, holder = string.match(mark, '^(%d+):(%x+):(%x*)$')
-if tonumber(published) > tonumber(ARGV[2]) then return 0 end
-if ARGV[4] ~= '*' and holder ~= ARGV[4] then return 0 end
+if published then
+  if tonumber(published) > tonumber(ARGV[2]) then return 0 end
+  if ARGV[4] ~= '*' and holder ~= ARGV[4] then return 0 end
+  if source ~= '' then redis.call('SREM', ARGV[6] .. source, ARGV[1]) end
+end
 redis.call('HDEL', KEYS[1], ARGV[1])
 redis.call('HDEL', KEYS[2], ARGV[1])
-if KEYS[3] ~= KEYS[1] then redis.call('SREM', KEYS[3], ARGV[1]) end
 redis.call('PUBLISH', ARGV[5], ARGV[3])
 return 1
 """
+)
 SPEND = """
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -112,8 +122,30 @@ redis.call('PEXPIRE', KEYS[1], ARGV[3])
 return redis.call('HGET', KEYS[1], ARGV[1])
 """
 SCRIPTS = (PUT, DROP, SPEND, OFFER)
-LOST = ("READONLY", "MOVED", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "NOSCRIPT", "UNBLOCKED")
-"""How a server begins to say that another one is to be asked, or this one anew."""
+LOST = (
+    exceptions.AskError,
+    exceptions.ClusterDownError,
+    exceptions.NoScriptError,
+    exceptions.ReadOnlyError,
+    exceptions.TryAgainError,
+)
+"""How a server says that another one is to be asked, or this one anew."""
+FULL = "it is full: give it more memory (maxmemory)"
+WORDS: dict[type[BaseException], str] = {
+    exceptions.TimeoutError: "it does not answer",
+    TimeoutError: "it does not answer",
+    exceptions.OutOfMemoryError: FULL,
+    MasterNotFoundError: "none of its Sentinels answers and knows a server of this name",
+    exceptions.ReadOnlyError: "it is a copy, where nothing can be written: name the server itself, or its Sentinels",
+}
+TEXTS = {
+    "command not allowed when used memory": FULL,
+    "Authentication required": "it asks for a password: put user:password@ before its host",
+    "WRONGTYPE": "others keep something under our keys: give this store another prefix (?prefix=NAME)",
+    "unknown command 'SENTINEL'": "it is no Sentinel: the address of a server begins with redis://",
+    "Cluster mode is not enabled": "it is no Cluster: the address of a server begins with redis://",
+    "Hash slot not served": "its Cluster has no server for our keys",
+}
 
 log = logging.getLogger("pynode.redis")
 
@@ -194,7 +226,7 @@ class RedisStore:
                         self._connected = False
                         self._refuse_all()
                         await client.aclose()
-            except (exceptions.RedisError, _LostError, OSError, TimeoutError) as error:
+            except Exception as error:  # its client raises more than it says, and we want the store back in any case
                 self._tell_parted(error)
             if clock() - served > RETRY_MAX:
                 pause = RETRY_FIRST
@@ -216,7 +248,9 @@ class RedisStore:
         if address.tls:
             options |= {"ssl": True} | ({"ssl_ca_certs": address.ca} if address.ca else {})
         if address.kind == "sentinel":
-            sentinels: Any = Sentinel(address.hosts, sentinel_kwargs={"socket_timeout": CONNECT_TIMEOUT}, **options)  # type: ignore[no-untyped-call]
+            each = {key: options[key] for key in ("socket_connect_timeout", "retry", "protocol")}
+            each["socket_timeout"] = CONNECT_TIMEOUT
+            sentinels: Any = Sentinel(address.hosts, sentinel_kwargs=each, **options)  # type: ignore[no-untyped-call]
             master: Redis = sentinels.master_for(address.service, db=address.db)
             return master
         if address.kind == "cluster":
@@ -243,6 +277,8 @@ class RedisStore:
                 "it belongs to facilitators of another identity: give this one their keys.json, or the store another"
                 " prefix"
             )
+        if await _evicts(client):
+            raise _LostError("it deletes what it is to keep when it is full: set its maxmemory-policy to noeviction")
         for script in SCRIPTS:
             self._shas[script] = await client.script_load(script)
 
@@ -296,10 +332,9 @@ class RedisStore:
                 pipe = client.pipeline(transaction=False)
                 counts = [self._command(pipe, question) for question, _ in batch]
                 results = await pipe.execute(raise_on_error=False)
-                answers = []
-                for (question, _), count in zip(batch, counts, strict=True):
+                for number, ((question, _), count) in enumerate(zip(batch, counts, strict=True)):
                     own, results = results[:count], results[count:]
-                    answers.append(self._answer(question, own))
+                    answers[number] = self._answer(question, own)
             finally:
                 for (_, reply), answer in zip(batch, answers, strict=True):
                     reply(answer)
@@ -312,14 +347,15 @@ class RedisStore:
                 self._script(
                     pipe,
                     PUT,
-                    self._of(question.source),
+                    [f"{keys}nodes", f"{keys}marks", f"{keys}of:{question.source}"],
                     *(question.identity, question.published, question.digest, question.holder),
                     *(question.most, question.most_each, question.body, _only(question.only_from), f"{keys}all"),
+                    *(f"{keys}of:", question.source),
                 )
             case Drop():
                 only = _only(question.only_from)
-                of = self._of(question.source)
-                self._script(pipe, DROP, of, question.identity, question.published, question.body, only, f"{keys}all")
+                arguments = question.identity, question.published, question.body, only, f"{keys}all", f"{keys}of:"
+                self._script(pipe, DROP, [f"{keys}nodes", f"{keys}marks"], *arguments)
             case Read(after):
                 pipe.hscan(f"{keys}nodes", after, count=READ_AT_ONCE)
             case Tell(to, body):
@@ -327,7 +363,8 @@ class RedisStore:
             case Beat(body):
                 pipe.publish(f"{keys}all", body)
                 pipe.set(f"{keys}alive:{self._name}", b"", px=int(SILENT * 1000))
-                return 2
+                pipe.get(f"{keys}identity")
+                return 3
             case Spend(counters):
                 names = [f"{keys}spent:{counter.name}" for counter in counters]
                 limits = [part for counter in counters for part in (counter.limit, int(counter.window * 1000))]
@@ -344,25 +381,17 @@ class RedisStore:
                 pipe.zrangebylex(f"{keys}ranked:{group}", b"[" + start, b"+", 0, count)
         return 1
 
-    def _of(self, source: str) -> list[str]:
-        """The keys of a script about a node. Without a source, the third one is the first."""
-        nodes = f"{self._keys}nodes"
-        return [nodes, f"{self._keys}marks", f"{self._keys}of:{source}" if source else nodes]
-
     def _script(self, pipe: Any, script: str, keys: Sequence[str], *arguments: Any) -> None:
         pipe.evalsha(self._shas[script], len(keys), *keys, *arguments)
 
     def _answer(self, question: Question, results: list[Any]) -> Any:
         error = next((result for result in results if isinstance(result, Exception)), None)
         if error is not None:
-            text = str(error)
-            if isinstance(error, exceptions.OutOfMemoryError) or text.startswith(
-                ("OOM", "command not allowed when used")
-            ):
-                return Failure("full", "the store is full: give it more memory (maxmemory)")
-            if not isinstance(error, exceptions.ResponseError) or text.startswith(LOST):
+            if isinstance(error, LOST) or not isinstance(error, exceptions.ResponseError):
                 raise _LostError(_words(error))
-            return Failure("io", _words(error))
+            return Failure("full" if _words(error) == FULL else "io", _words(error))
+        if isinstance(question, Beat) and results[2] != self._service.identity.hex().encode():
+            raise _LostError("somebody has deleted what was there")
         match question:
             case Put():
                 return results[0].decode()
@@ -385,6 +414,16 @@ def _only(holder: str | None) -> str:
 
 
 def _words(error: BaseException) -> str:
-    if isinstance(error, (exceptions.TimeoutError, TimeoutError)):
-        return "it does not answer"
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    """For people, without secrets."""
+    text = " ".join(str(error).split())[:200] or type(error).__name__
+    known = (words for kind, words in WORDS.items() if isinstance(error, kind))
+    return next(known, None) or next((words for part, words in TEXTS.items() if part in text), text)
+
+
+async def _evicts(client: Redis) -> bool:
+    """Whether the server, once full, deletes keys of its choice. Where we may not ask, it is believed not to."""
+    try:
+        memory = await client.info("memory")
+    except exceptions.ResponseError:
+        return False
+    return bool(memory.get("maxmemory")) and str(memory.get("maxmemory_policy")).startswith("allkeys")

@@ -51,12 +51,10 @@ class Put:
 @dataclass(frozen=True, slots=True)
 class Drop:
     """Delete a node's record, unless one that was published later than `published` is there, or (with `only_from`, as
-    in Put) another facilitator holds it; tell `body` to all if it was deleted. Answered by whether it was. `source`: as
-    it was put."""
+    in Put) another facilitator holds it; tell `body` to all if it was deleted. Answered by whether it was."""
 
     identity: bytes
     published: int
-    source: str
     body: bytes = field(repr=False)
     only_from: str | None = None
 

@@ -132,7 +132,7 @@ class SharedRegistry(Registry):
         if why == "expired" and not ours:
             return
         only_from = _text(node.holder) if why == "disconnected" and node.saved else None
-        self._sharing.drop(Dropped(node.identity, node.descriptor.published), node.source, only_from, now)
+        self._sharing.drop(Dropped(node.identity, node.descriptor.published), only_from, now)
 
     def _keep(self, node: Node, now: float) -> None:
         """The store has it already."""

@@ -317,11 +317,11 @@ class Sharing:
 
         self.ask(put(self._seal.close(encode_shared(record))), answered, now)
 
-    def drop(self, dropped: Dropped, source: str, only_from: str | None, now: float) -> None:
+    def drop(self, dropped: Dropped, only_from: str | None, now: float) -> None:
         """Also where the store is full: that helps."""
         if self.connected:
             body = self._seal.close(encode_shared(dropped))
-            drop = Drop(dropped.identity, dropped.published, source, body, only_from)
+            drop = Drop(dropped.identity, dropped.published, body, only_from)
             self.ask(drop, lambda result, now: None, now)
 
     def tell(self, to: bytes, item: Shared, then: Callable[[Any, float], None], now: float) -> None:

@@ -122,8 +122,8 @@ def put(
     return Put(identity, published, digest, source, holder, most, 2, body, only_from)
 
 
-def drop(identity: bytes = NODE, published: int = 10, source: str = "", only_from: str | None = None) -> Drop:
-    return Drop(identity, published, source, b"drop " + identity, only_from)
+def drop(identity: bytes = NODE, published: int = 10, only_from: str | None = None) -> Drop:
+    return Drop(identity, published, b"drop " + identity, only_from)
 
 
 puts = st.builds(
@@ -138,7 +138,7 @@ puts = st.builds(
 sourced = st.builds(
     put,
     st.sampled_from([bytes([number]) * 32 for number in range(4)]),
-    source=st.sampled_from(["aa"]),
+    source=st.sampled_from(["aa", "bb"]),
     most=st.just(100),
 )
 drops = st.builds(
@@ -147,7 +147,7 @@ drops = st.builds(
     st.sampled_from([9, 10, 11]),
     only_from=st.sampled_from([None, "", ME, OTHER]),
 )
-sourced_drops = st.builds(drop, st.sampled_from([bytes([number]) * 32 for number in range(4)]), source=st.just("aa"))
+sourced_drops = st.builds(drop, st.sampled_from([bytes([number]) * 32 for number in range(4)]))
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -268,7 +268,7 @@ def test_a_full_store_says_so_and_takes_what_makes_room(empty: RedisServer) -> N
             assert await ours.ask(Tell("", b"still told")) == 1
             assert await ours.ask(Spend([Counter("1", 3, 60)])) is True  # limits hold all the same
             assert len((await ours.ask(Read()))[0]) == 1
-            assert await ours.ask(drop(source="aa")) is True
+            assert await ours.ask(drop()) is True
         finally:
             empty.command("CONFIG", "SET", "maxmemory", "0")
         assert await ours.ask(put(source="aa")) == "ok"
@@ -290,6 +290,94 @@ def test_a_server_that_is_killed_and_comes_back_is_found_again(tmp_path: Path) -
             assert await ours.ask(put()) == "ok"  # its scripts are there
 
         go(scenario, server.address)
+
+
+@pytest.mark.parametrize("loss", ["emptied", "scripts", "copy"])
+def test_a_server_that_lost_what_we_need_is_joined_anew(tmp_path: Path, loss: str) -> None:
+    """Its connections stand: nothing but its answers tells."""
+    with RedisServer(tmp_path) as server:
+
+        async def scenario(ours: Facilitator) -> None:
+            match loss:
+                case "emptied":
+                    server.command("FLUSHALL")
+                case "scripts":
+                    server.command("SCRIPT", "FLUSH")
+                case "copy":
+                    server.command("REPLICAOF", "127.0.0.1", 1)
+            questions = (put(), Beat(b"beat"), put(SECOND), Beat(b"beat"))
+            answers = await asyncio.gather(*(ours.ask(question) for question in questions))  # none is forgotten
+            assert any(isinstance(answer, Failure) for answer in answers)
+            await ours.until(lambda: ours.reasons)
+            if loss == "copy":
+                assert "copy" in ours.reasons[0]
+                server.command("REPLICAOF", "NO", "ONE")
+            await ours.until(lambda: ours.has_joined)
+            assert [await ours.ask(question) for question in questions] == ["ok", None, "ok", None]
+
+        go(scenario, server.address)
+
+
+def test_what_others_left_under_our_keys_stops_no_node(empty: RedisServer) -> None:
+    empty.command("HSET", "{convergence}:marks", NODE, "who wrote this?")
+    empty.command("HSET", "{convergence}:nodes", NODE, "and this?")
+
+    async def scenario(ours: Facilitator) -> None:
+        assert await ours.ask(put()) == "ok"
+        assert await ours.ask(drop()) is True
+        empty.command("SET", "{convergence}:marks", "a string")
+        answer = await ours.ask(put())
+        assert isinstance(answer, Failure) and "another prefix" in answer.message
+
+    go(scenario, empty.address)
+
+
+def test_a_node_that_comes_from_another_network_counts_there_only(empty: RedisServer) -> None:
+    async def scenario(ours: Facilitator) -> None:
+        for source in ("aa", "bb", "", "aa", "bb"):
+            assert await ours.ask(put(source=source)) == "ok"
+        assert sorted(empty.command("KEYS", "*:of:*")) == [b"{convergence}:of:bb"]
+        await ours.ask(drop())
+
+    go(scenario, empty.address)
+    assert empty.command("KEYS", "*") == [b"{convergence}:identity"]
+
+
+def test_a_store_that_would_delete_what_it_keeps_is_not_used(empty: RedisServer) -> None:
+    async def scenario() -> None:
+        ours = Facilitator(parse_redis(empty.address))
+        await ours.until(lambda: ours.reasons)
+        assert "noeviction" in ours.reasons[0] and not ours.has_joined
+        empty.command("CONFIG", "SET", "maxmemory-policy", "noeviction")
+        await ours.until(lambda: ours.has_joined)
+        await ours.store.close()
+
+    empty.command("CONFIG", "SET", "maxmemory", "100mb", "maxmemory-policy", "allkeys-lru")
+    try:
+        asyncio.run(scenario())
+    finally:
+        empty.command("CONFIG", "SET", "maxmemory", "0", "maxmemory-policy", "noeviction")
+
+
+def test_what_is_wrong_with_an_address_is_said(empty: RedisServer, tmp_path: Path) -> None:
+    port = free_port()
+
+    async def scenario(server: RedisServer) -> None:
+        for address, words in (
+            (f"redis+sentinel://127.0.0.1:{port}/ours", "no Sentinel"),
+            (f"redis+cluster://127.0.0.1:{port}", "no Cluster"),
+            (f"redis://127.0.0.1:{port}", "user:password@"),
+            (f"redis://:guess@127.0.0.1:{port}", "invalid username-password pair"),
+        ):
+            if words == "user:password@":
+                server.command("CONFIG", "SET", "requirepass", "secret")
+            ours = Facilitator(parse_redis(address))
+            await ours.until(lambda ours=ours: ours.reasons)
+            assert words in ours.reasons[0] and "guess" not in ours.reasons[0], ours.reasons
+            await ours.store.close()
+
+    with RedisServer(tmp_path, port=port) as server:
+        asyncio.run(scenario(server))
 
 
 def test_a_server_that_hangs_is_given_up(empty: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -363,8 +451,7 @@ def test_through_sentinels_which_name_another_server(tmp_path: Path) -> None:
 
 def test_in_a_cluster(tmp_path: Path) -> None:
     port = free_port()
-    options = ("--cluster-enabled", "yes", "--cluster-port", str(free_port()))
-    with RedisServer(tmp_path, *options, port=port) as server:
+    with cluster_node(tmp_path, port) as server:
         server.command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
 
         async def scenario(ours: Facilitator, other: Facilitator) -> None:
@@ -375,9 +462,62 @@ def test_in_a_cluster(tmp_path: Path) -> None:
             assert await ours.ask(Rank("group", [NODE], 60)) == 1
             assert await ours.ask(Tell(OTHER, b"to one")) is None
             await other.until(lambda: b"to one" in other.heard)
-            assert await ours.ask(drop(source="aa"))
+            assert await ours.ask(drop())
 
         go(scenario, f"redis+cluster://127.0.0.1:{port}", ME, OTHER)
+
+
+def cluster_node(folder: Path, port: int) -> RedisServer:
+    options = ("--cluster-enabled", "yes", "--cluster-port", str(free_port()))
+    return RedisServer(folder, *options, port=port)
+
+
+def test_a_cluster_that_is_not_there_is_waited_for(tmp_path: Path) -> None:
+    port = free_port()
+
+    async def scenario() -> None:
+        ours = Facilitator(parse_redis(f"redis+cluster://127.0.0.1:{port}"))
+        await ours.until(lambda: ours.reasons)
+        with cluster_node(tmp_path, port) as server:
+            server.command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+            await ours.until(lambda: ours.has_joined)
+            assert await ours.ask(put()) == "ok"
+            await ours.store.close()
+
+    asyncio.run(scenario())
+
+
+def test_keys_that_move_to_another_server_of_a_cluster_are_found_there(tmp_path: Path) -> None:
+    ports = [free_port(), free_port()]
+    with cluster_node(tmp_path / "one", ports[0]) as one, cluster_node(tmp_path / "two", ports[1]) as two:
+        bus = two.command("CONFIG", "GET", "cluster-port")[b"cluster-port"]
+        one.command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+        one.command("CLUSTER", "MEET", "127.0.0.1", ports[1], bus)
+        slot = one.command("CLUSTER", "KEYSLOT", "{convergence}:nodes")
+        names = [server.command("CLUSTER", "MYID").decode() for server in (one, two)]
+
+        async def scenario(ours: Facilitator, other: Facilitator) -> None:
+            assert await ours.ask(put(source="aa")) == "ok"
+            while b"cluster_state:ok" not in two.command("CLUSTER", "INFO"):
+                await asyncio.sleep(0.05)
+            two.command("CLUSTER", "SETSLOT", slot, "IMPORTING", names[0])
+            one.command("CLUSTER", "SETSLOT", slot, "MIGRATING", names[1])
+            keys = one.command("CLUSTER", "GETKEYSINSLOT", slot, 100)
+            one.command("MIGRATE", "127.0.0.1", ports[1], "", 0, 5000, "KEYS", *keys)
+            for server in (two, one):
+                server.command("CLUSTER", "SETSLOT", slot, "NODE", names[1])
+            for one_of_us in (ours, other):
+                await one_of_us.ask(Beat(b"beat"))
+                await one_of_us.until(lambda one_of_us=one_of_us: one_of_us.reasons)
+            for one_of_us in (ours, other):
+                await one_of_us.until(lambda one_of_us=one_of_us: one_of_us.has_joined)
+            assert len((await ours.ask(Read()))[0]) == 1
+            assert await ours.ask(put(SECOND, source="aa")) == "ok"
+            assert await other.ask(put(THIRD, source="aa")) == "crowded"
+            await ours.ask(Tell(OTHER, b"to one"))
+            await other.until(lambda: b"to one" in other.heard)
+
+        go(scenario, f"redis+cluster://127.0.0.1:{ports[0]}", ME, OTHER)
 
 
 class Sentinel(RedisServer):

@@ -116,24 +116,25 @@ class Store:
             if len(self.nodes) >= put.most:
                 return "full"
         else:
-            published, digest, holder = mark
+            published, digest, holder, source = mark
             if published > put.published or (published == put.published and digest != put.digest):
                 return "stale"
             if put.only_from not in (None, holder):
                 return "held"
+            self.sources[source].discard(put.identity)
         self.nodes[put.identity] = put.body
-        self.marks[put.identity] = (put.published, put.digest, put.holder)
+        self.marks[put.identity] = (put.published, put.digest, put.holder, put.source)
         if put.source:
             self.sources[put.source].add(put.identity)
         self.publish(put.body)
         return "ok"
 
     def drop(self, drop):
-        published, _, holder = self.marks.get(drop.identity, (float("inf"), "", ""))
+        published, _, holder, source = self.marks.get(drop.identity, (float("inf"), "", "", ""))
         if published > drop.published or drop.only_from not in (None, holder):
             return False
         del self.nodes[drop.identity], self.marks[drop.identity]
-        self.sources[drop.source].discard(drop.identity)
+        self.sources[source].discard(drop.identity)
         self.publish(drop.body)
         return True
 
