@@ -43,7 +43,7 @@ async def status(arguments: argparse.Namespace, output: Output, stop: asyncio.Ev
 def _show_facilitators(output: Output, facilitators: list[dict[str, Any]], store: dict[str, Any]) -> None:
     """Those that share a store, the one that answered first."""
     state, trouble = (shown(str(store.get(name) or ""), 16) for name in ("state", "trouble"))
-    words = {"slow": "is too slow", "full": "is full", "io": "cannot be reached"}
+    words = {"slow": "is too slow", "full": "is full", "io": "cannot be used: the log of a facilitator says why"}
     output.result("")
     output.result(f"Their store {words.get(trouble, trouble) if trouble else 'works' if state == 'shared' else state}.")
     rows = [["facilitator", "nodes", "channels", "runs for", "version"]]

@@ -31,7 +31,7 @@ MAX_PIPES = 16_384
 
 
 class Channel(Pipe, Protocol):
-    """What an asker here is on."""
+    """What an asker here is on. Its source is named as in the store, so that one source is one everywhere."""
 
     number: int
 
@@ -52,10 +52,8 @@ class _Onward:
     def send(self, kind: RecordType, body: bytes, now: float) -> None:
         """Only DELIVER comes this way."""
         delivery = Delivery.parse(body)
-        source = self._asker.source if isinstance(self._asker.source, str) else ""
-        forward = Forward(
-            self._asker.number, self._to, delivery.tag, self._exchange.source_name(source), delivery.sealed
-        )
+        source = bytes.fromhex(self._asker.source) if isinstance(self._asker.source, str) else NOBODY
+        forward = Forward(self._asker.number, self._to, delivery.tag, source, delivery.sealed)
         self._exchange.send_on(self, forward, now)
 
 
@@ -91,9 +89,6 @@ class Exchange:
         self._sharing = sharing
         self._holder = holder
         self._pipes: dict[tuple[object, ...], tuple[_Onward | _Back, Timer]] = {}
-
-    def source_name(self, source: str) -> bytes:
-        return bytes.fromhex(self._sharing.hidden(source)) or NOBODY
 
     def _elsewhere(self, to: bytes, asker: Pipe, now: float) -> Pipe | None:
         holder = self._holder(to)

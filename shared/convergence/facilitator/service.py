@@ -177,7 +177,8 @@ class FacilitatorService:
         self._leaving: Callable[[float], object] | None = None
         self._publisher: Publisher | None = None  # several would have to sign the same headers: they serve lists
         if shared:
-            self.sharing = Sharing(outbox, crypto, rng, seed, version, self._own)
+            self.sharing = sharing = Sharing(outbox, crypto, rng, seed, version, self._own)
+            self._source = lambda channel: sharing.hidden(source(channel))
             self._reaching = Reaching(outbox, crypto, rng, self._known, self.sharing.spend)
             registry = SharedRegistry(
                 outbox, crypto, seed, self.sharing, on_loaded=self._reaching.loaded, on_dropped=self._dropped

@@ -24,7 +24,7 @@ from convergence.effects import Failure
 from convergence.errors import ParseError
 from convergence.facilitator import registry
 from convergence.facilitator.questions import Put, Written
-from convergence.facilitator.registry import Admitted, Node, Registry
+from convergence.facilitator.registry import Admitted, Node, Refusal, Registry
 from convergence.facilitator.sharing import Sharing
 from convergence.outbox import Outbox
 from convergence.ports import Crypto
@@ -81,9 +81,6 @@ class SharedRegistry(Registry):
 
     # Nodes that register here
 
-    def _source(self, source: str) -> str:
-        return self._sharing.hidden(source)
-
     def _confirm(self, node: Node, then: Admitted, now: float) -> None:
         known = self.nodes.get(node.identity)
         if node is known and node.holder == self._sharing.name:
@@ -100,6 +97,12 @@ class SharedRegistry(Registry):
             elif result is Written.FULL:
                 then(registry.full(), now)
             else:
+                if isinstance(result, Failure) and known is None:
+                    try:
+                        self._make_room(node.source, now)  # others may have come while the store was asked
+                    except Refusal as refusal:
+                        then(refusal, now)
+                        return
                 admitted = self._admit(node, now)
                 admitted.holder, admitted.saved = self._sharing.name, result is Written.OK
                 self._tell_unsaved(admitted, now)

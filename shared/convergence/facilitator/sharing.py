@@ -55,7 +55,11 @@ QUESTION_TIMEOUT = 2.0
 READ_TIMEOUT = 15.0
 """Seconds that some hundred records may take which are read."""
 MAX_QUESTIONS = 1024
-"""Questions under way. One more fails at once."""
+"""Questions under way. One more fails at once..."""
+MAX_TOLD = 512
+"""...and so does what is told beyond this many: whoever sends many signals does not stop what has to be written."""
+MAX_TROUBLES = 8
+"""Reasons that are told until the store works again."""
 MAX_FACILITATORS = 64
 MAX_STRANGERS = 1024
 """Those that were heard and do not live, as far as is known. One more, and the first is forgotten."""
@@ -196,6 +200,7 @@ class Sharing:
         self._machine: StateMachine[State] | None = None
         self._under_way = 0
         self._readings = 0
+        self._troubles: set[str] = set()
 
     @property
     def state(self) -> State:
@@ -353,7 +358,7 @@ class Sharing:
             if waiting:
                 waiting = False
                 timer.cancel()
-                if isinstance(result, Failure):
+                if isinstance(result, Failure) and not crowded:
                     self._failed(result, now)
                 then(result, now)
 
@@ -363,7 +368,8 @@ class Sharing:
 
         limit = READ_TIMEOUT if isinstance(question, Read) else QUESTION_TIMEOUT
         slow = Failure("slow", f"no answer in {limit:.0f} seconds")
-        if self._under_way >= MAX_QUESTIONS:
+        crowded = isinstance(question, Tell) and self._under_way >= MAX_TOLD  # by us: the store may be well
+        if crowded or self._under_way >= MAX_QUESTIONS:
             limit, slow = 0.0, Failure("slow", "too many questions wait for an answer")
         else:
             self._under_way += 1
@@ -436,14 +442,16 @@ class Sharing:
         self.signals.gone(name, now)
 
     def _tell_trouble(self, kind: str, detail: str) -> None:
-        """Once, until it works again."""
-        if not self.trouble:
-            self._outbox.emit(StorageTrouble(kind, detail))
+        """Each reason once, until it works again."""
         self.trouble = kind
+        if detail not in self._troubles and len(self._troubles) < MAX_TROUBLES:
+            self._troubles.add(detail)
+            self._outbox.emit(StorageTrouble(kind, detail))
 
     def _tell_works(self) -> None:
-        if self.trouble:
-            self.trouble = ""
+        self.trouble = ""
+        if self._troubles:
+            self._troubles.clear()
             self._outbox.emit(StorageWorks())
 
     def health(self) -> dict[str, Any]:

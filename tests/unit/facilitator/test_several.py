@@ -14,6 +14,7 @@ from convergence.facilitator.registry import GRACE
 from convergence.facilitator.service import LEAVING
 from convergence.facilitator.shared import RETURN
 from convergence.facilitator.sharing import BEAT, QUESTION_TIMEOUT, SILENT, Seal
+from convergence.introduction import signalling
 from convergence.introduction.signalling import MAX_PER_PAIR
 from convergence.netdir.headers import EPOCH
 from convergence.wire.buckets import BucketRequest
@@ -171,6 +172,66 @@ def test_signals_to_one_node_are_limited_as_at_one_facilitator(world):
     world.settle()
     assert len(target.delivered) == MAX_PER_PAIR
     assert asker.refusals == [RtcWhy.BUSY] * 3
+
+
+def test_a_source_gets_no_more_signals_to_one_node_through_two(world, monkeypatch):
+    monkeypatch.setattr(signalling, "MAX_PER_TARGET", 4)
+    target = world.node(1, at=1)
+    world.source = "192.0.2.0/24"
+    near, far, other = Asker(world.node(2, at=1)), Asker(world.node(3, at=0)), Asker(world.node(4, at=0))
+    for _ in range(5):
+        near.signal(1)
+    world.settle()
+    assert len(target.delivered) == 4 and len(near.refusals) == 1
+    far.signal(1)
+    world.settle()
+    assert len(target.delivered) == 4 and far.refusals == [RtcWhy.BUSY]
+    world.source = "198.51.100.0/24"
+    world.kill(other.machine.port)
+    other = Asker(world.node(5, at=0))
+    other.signal(1)
+    world.settle()
+    assert len(target.delivered) == 5
+
+
+def test_many_signals_do_not_stop_what_is_written(world, monkeypatch):
+    monkeypatch.setattr(sharing, "MAX_TOLD", 3)
+    target = world.node(1, at=1)
+    askers = [Asker(world.node(number, at=0)) for number in (2, 3)]
+    for asker in askers:
+        for _ in range(4):
+            asker.signal(1)
+    world.run(0.1)
+    assert 3 <= len(target.delivered) < 8
+    assert sum(len(asker.refusals) for asker in askers) == 8 - len(target.delivered)
+    assert "storage-trouble" not in world.kinds_of(0)
+    assert world.services[0].health(world.time)["store"] == {"state": "shared", "trouble": ""}
+
+
+def test_no_source_gets_more_places_while_the_store_is_slow(world, monkeypatch):
+    monkeypatch.setattr(registry, "MAX_REGISTERED_EACH", 2)
+    world.source, world.store.fault = "192.0.2.0/24", "silent"
+    channels = [world.channel(0) for _ in range(4)]
+    for number, channel in enumerate(channels, 1):
+        channel.register(describe(number, world.time, transports=RTC))  # all wait for the store
+    world.run(QUESTION_TIMEOUT + 0.1)
+    answers = [channel.answers[0] for channel in channels]
+    assert (answers.count(RecordType.REGISTERED), answers.count(ErrorCode.FULL)) == (2, 2)
+
+
+def test_each_trouble_is_told_once(world):
+    """Who mends one finds the next one in the log."""
+    link = world.link(0)
+    link.cut_off()
+    for reason in ("connection refused", "wrong password", "connection refused", "wrong password"):
+        link.run(lambda now, reason=reason: link.service.parted(reason, now))
+    for number in range(20):
+        link.run(lambda now, number=number: link.service.parted(f"reason {number}", now))
+    link.connected()
+    world.run(1)
+    told = [event.detail for event in world.told[0] if event.kind == "storage-trouble"]
+    assert told[:2] == ["connection refused", "wrong password"] and len(told) == sharing.MAX_TROUBLES
+    assert world.kinds_of(0).count("storage-works") == 1
 
 
 # Signals
