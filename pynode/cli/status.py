@@ -33,7 +33,7 @@ async def status(arguments: argparse.Namespace, output: Output, stop: asyncio.Ev
         output.result(f"{shown(site)}: {len(connected)} of {len(nodes)} known nodes are connected.")
         if nodes:
             heading = [["node", "state", "roles", "address", "registered", "valid for"]]
-            for line in table(heading + [_row(node) for node in nodes]).split("\n"):
+            for line in table(heading + [_row(node) for node in nodes], output.width).split("\n"):
                 output.result(line)
         if store is not None:
             _show_facilitators(output, facilitators, store)
@@ -58,8 +58,11 @@ def _show_facilitators(output: Output, facilitators: list[dict[str, Any]], store
             one.get("version", "?"),
         ]
         rows.append([shown(str(value), 64) for value in values])
-    for line in table(rows).split("\n"):
+    for line in table(rows, output.width).split("\n"):
         output.result(line)
+    differ = max((abs(one["ahead"]) for one in facilitators if isinstance(one.get("ahead"), int)), default=0)
+    if differ:
+        output.result(f"Their clocks differ by {_time(differ)}: set them, or nodes of one are refused by the other.")
 
 
 def _row(node: dict[str, Any]) -> list[str]:

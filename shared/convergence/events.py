@@ -404,6 +404,15 @@ class FacilitatorFound(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class ClockTrouble(Event):
+    """The clock of another one on the same store is `ahead` of ours by so many seconds, or behind."""
+
+    kind = "clock-trouble"
+    facilitator: str
+    ahead: int
+
+
+@dataclass(frozen=True, slots=True)
 class FacilitatorLost(Event):
     """`reason`: "silent" or "leaves"."""
 

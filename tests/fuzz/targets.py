@@ -508,7 +508,7 @@ TARGETS: dict[str, Target] = {
                 (
                     sharing.NodeRecord(KEY[:16], 9, 8, KEY[:16], _descriptor()),
                     sharing.Dropped(KEY, 9),
-                    sharing.Beat(9, 8, 7, "1.0"),
+                    sharing.Beat(9, 8, 7, 6, "1.0", hears=(b"n" * 16,)),
                     sharing.Forward(9, KEY, 8, KEY[:16], KEY),
                     sharing.Back(9, KEY, 9, KEY),
                 ),

@@ -25,7 +25,7 @@ from typing import Any, Protocol
 from convergence.crypto.kdf import hkdf_sha256, hmac_sha256
 from convergence.effects import Failure
 from convergence.errors import CryptoError, ParseError
-from convergence.events import FacilitatorFound, FacilitatorLost, StorageTrouble, StorageWorks
+from convergence.events import ClockTrouble, FacilitatorFound, FacilitatorLost, StorageTrouble, StorageWorks
 from convergence.facilitator import questions
 from convergence.facilitator.questions import Counter, Drop, Put, Question, Read, Spend, Tell, Written
 from convergence.limits import TokenBucket
@@ -61,6 +61,8 @@ MAX_TOLD = 512
 MAX_TROUBLES = 8
 """Reasons that are told until the store works again."""
 MAX_FACILITATORS = 64
+CLOCKS_DIFFER = 30
+"""Seconds between two clocks that are told: nodes refuse a list that is 60 seconds older than the one they have."""
 MAX_STRANGERS = 1024
 """Those that were heard and do not live, as far as is known. One more, and the first is forgotten."""
 GREETINGS_BURST = 8.0
@@ -172,6 +174,7 @@ class Peer:
     heard: float
     last: int
     beat: Beat | None = None
+    ahead: int = 0  # its clock of ours, seconds
 
 
 class Sharing:
@@ -297,6 +300,9 @@ class Sharing:
             self.peers[name] = self._strangers.pop(name)
             self._outbox.emit(FacilitatorFound(name.hex()[:8], beat.version))
             self.nodes.came(name, now)
+        before, peer.ahead = peer.ahead, beat.clock - int(now)
+        if abs(before) <= CLOCKS_DIFFER < abs(peer.ahead):
+            self._outbox.emit(ClockTrouble(name.hex()[:8], peer.ahead))
         peer.beat = beat
         if beat.leaves:
             self._lost(name, "leaves", now)
@@ -427,7 +433,7 @@ class Sharing:
 
     def _own_beat(self, now: float, leaves: bool = False) -> Beat:
         hears = [*self.peers, *reversed(self._heard(self._strangers, now))][:MAX_FACILITATORS]
-        return Beat(*self._own(), self._since, self._version, leaves, tuple(hears))
+        return Beat(*self._own(), int(now), self._since, self._version, leaves, tuple(hears))
 
     def _beaten(self, result: None | Failure, now: float) -> None:
         """The store takes again what is written: read what it has after all that it may have taken or not."""
@@ -456,19 +462,20 @@ class Sharing:
 
     def health(self) -> dict[str, Any]:
         """JSON-able, for everybody: the store's state, and every facilitator, this one first."""
-        own = Beat(*self._own(), self._since, self._version)
-        beats = [(self.name, own), *((name, peer.beat) for name, peer in sorted(self.peers.items()))]
+        own = Peer(0.0, 0, Beat(*self._own(), 0, self._since, self._version))
+        all = {self.name: own} | dict(sorted(self.peers.items()))
         return {
             "store": {"state": self.state.name.lower(), "trouble": self.trouble},
             "facilitators": [
                 {
                     "name": name.hex()[:8],
-                    "channels": beat.channels,
-                    "nodes": beat.nodes,
-                    "since": beat.since,
-                    "version": beat.version,
+                    "channels": peer.beat.channels,
+                    "nodes": peer.beat.nodes,
+                    "since": peer.beat.since,
+                    "version": peer.beat.version,
+                    "ahead": peer.ahead if abs(peer.ahead) > CLOCKS_DIFFER else 0,
                 }
-                for name, beat in beats
-                if beat is not None
+                for name, peer in all.items()
+                if peer.beat is not None
             ],
         }

@@ -88,31 +88,34 @@ class Dropped:
 
 @dataclass(frozen=True, slots=True)
 class Beat:
-    """A facilitator is there: open channels, those of registered nodes, since when (Unix seconds), its release. One
-    that `leaves` says so with its last beat. It `hears` these others, at most 255: names are random, so whoever is
-    named knows that the beat is no older than he is."""
+    """A facilitator is there: open channels, those of registered nodes, its clock and since when (Unix seconds), its
+    release. One that `leaves` says so with its last beat. It `hears` these others, at most 255: names are random, so
+    whoever is named knows that the beat is no older than he is."""
 
     channels: int
     nodes: int
+    clock: int
     since: int
     version: str
     leaves: bool = False
     hears: tuple[bytes, ...] = ()
 
     def encode(self) -> bytes:
-        numbers = self.channels.to_bytes(4, "big") + self.nodes.to_bytes(4, "big") + self.since.to_bytes(8, "big")
+        numbers = self.channels.to_bytes(4, "big") + self.nodes.to_bytes(4, "big")
+        dates = self.clock.to_bytes(8, "big") + self.since.to_bytes(8, "big")
         names = bytes([len(self.hears)]) + b"".join(self.hears)
-        return numbers + bytes([self.leaves]) + names + self.version.encode()[:MAX_VERSION]
+        return numbers + dates + bytes([self.leaves]) + names + self.version.encode()[:MAX_VERSION]
 
     @classmethod
     def parse(cls, data: Buffer) -> Beat:
         reader = Reader(data, "beat")
-        channels, nodes, since, leaves = reader.unsigned(4), reader.unsigned(4), reader.unsigned(8), reader.unsigned(1)
+        channels, nodes, clock, since = (reader.unsigned(size) for size in (4, 4, 8, 8))
+        leaves = reader.unsigned(1)
         hears = tuple(reader.take(NAME_LEN) for _ in range(reader.unsigned(1)))
         version = reader.rest()
         if len(version) > MAX_VERSION or leaves > 1:
             raise ParseError("beat of an unknown form")
-        return cls(channels, nodes, since, utf8(version, "beat"), leaves == 1, hears)
+        return cls(channels, nodes, clock, since, utf8(version, "beat"), leaves == 1, hears)
 
 
 @dataclass(frozen=True, slots=True)

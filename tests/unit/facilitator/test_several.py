@@ -522,7 +522,7 @@ def test_what_none_of_us_says_now_is_ignored(world, forge):
     world.node(1, at=0)
     service = world.services[1]
     [old, *_] = [body for body in world.store.seen if body.startswith(world.services[0].sharing.name)]
-    said = encode_shared(Beat(1, 1, 0, "9.9", leaves=True))
+    said = encode_shared(Beat(1, 1, 0, 0, "9.9", leaves=True))
     body = {
         "junk": b"x" * 100,
         "another seed": Seal(CRYPTO, b"g" * 32, b"n" * 16).close(said),
@@ -599,7 +599,7 @@ def test_strangers_are_bounded(world, monkeypatch):
     monkeypatch.setattr(sharing, "MAX_STRANGERS", 3)
     service = world.services[0]
     for number in range(1, 9):
-        body = Seal(CRYPTO, SEED, bytes([number]) * 16).close(encode_shared(Beat(1, 1, 0, "1.0")))
+        body = Seal(CRYPTO, SEED, bytes([number]) * 16).close(encode_shared(Beat(1, 1, 0, 0, "1.0")))
         world.service_ports[0].driver.run(lambda now, body=body: service.told(body, now))
     assert len(service.sharing._strangers) == 3
     world.run(SILENT + 2 * BEAT)
@@ -660,6 +660,17 @@ def test_a_facilitator_with_a_wrong_clock_takes_no_nodes_of_others(world):
     world.run(2700)
     assert world.listed(0) == world.listed(1) == {identity(1)} == set(world.store.nodes)
     assert "node-lost" not in world.kinds_of(1)
+
+
+def test_clocks_that_differ_are_told_and_shown(world):
+    """A node that goes from one to the other would refuse its list as an old one."""
+    world.start_one(skew=90)
+    world.run(4 * BEAT)
+    told = {event.facilitator: event.ahead for event in world.told[0] if event.kind == "clock-trouble"}
+    assert told == {world.services[2].sharing.name.hex()[:8]: pytest.approx(90, abs=2)}
+    assert world.kinds_of(0).count("clock-trouble") == 1 and world.kinds_of(2).count("clock-trouble") == 2
+    shown = [one["ahead"] for one in world.services[0].health(world.time)["facilitators"]]
+    assert sorted(shown) == [0, 0, pytest.approx(90, abs=2)]
 
 
 def test_nothing_that_everybody_may_read_tells_where_the_store_is(world):

@@ -28,8 +28,8 @@ KEY = b"k" * 32
         bytes([VERSION, 99]) + Dropped(KEY, 9).encode(),
         encode_shared(Dropped(KEY, 9))[:-1],
         encode_shared(Dropped(KEY, 9)) + b"x",
-        encode_shared(Beat(1, 1, 1, "")) + b"v" * 65,
-        encode_shared(Beat(1, 1, 1, "")) + b"\xff",
+        encode_shared(Beat(1, 1, 1, 1, "")) + b"v" * 65,
+        encode_shared(Beat(1, 1, 1, 1, "")) + b"\xff",
         encode_shared(NodeRecord(NOBODY, 1, 1, NOBODY, b"")) + bytes(MAX_DESCRIPTOR + 1),
         encode_shared(Forward(1, KEY, 1, NOBODY, b"")) + bytes(MAX_SEALED + 1),
         encode_shared(Back(1, KEY, 1, b"")) + bytes(MAX_SEALED + 5),
@@ -43,4 +43,6 @@ def test_what_is_of_another_form_or_too_long_is_refused(data):
 def test_nothing_too_long_is_made():
     with pytest.raises(LocalError):
         encode_shared(Forward(1, KEY, 1, NOBODY, bytes(MAX_SEALED + 1)))
-    assert parse_shared(encode_shared(Beat(1, 1, 1, "v" * 99))) == Beat(1, 1, 1, "v" * 64)
+    hears = (KEY[:16], NOBODY)
+    long = Beat(1, 1, 1, 1, "v" * 99, hears=hears)
+    assert parse_shared(encode_shared(long)) == Beat(1, 1, 1, 1, "v" * 64, hears=hears)
