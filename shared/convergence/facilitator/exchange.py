@@ -73,7 +73,7 @@ class _Back:
 
     def send(self, kind: RecordType, body: bytes, now: float) -> None:
         """REPLY and UNREACHABLE come this way."""
-        self._sharing.tell(self.holder, Back(self._asker, self._to, kind, body), lambda result, now: None, now)
+        self._sharing.tell(self.holder, Back(self._asker, self._to, kind, body), now)
 
 
 class Exchange:
@@ -103,7 +103,7 @@ class Exchange:
                 reason = UnreachableReason.BUSY if isinstance(result, Failure) else UnreachableReason.UNKNOWN
                 self.switchboard.refused(pipe, Unreachable(forward.tag, reason).encode(), now)
 
-        self._sharing.tell(pipe.holder, forward, sent, now)
+        self._sharing.tell(pipe.holder, forward, now, sent)
 
     def forwarded(self, sender: bytes, forward: Forward, now: float) -> None:
         source = forward.source.hex() if forward.source != NOBODY else ""
@@ -117,7 +117,7 @@ class Exchange:
             return
         refusal = Unreachable(forward.tag, UnreachableReason.BUSY).encode()
         back = Back(forward.asker, forward.to, RecordType.UNREACHABLE, refusal)
-        self._sharing.tell(sender, back, lambda result, now: None, now)
+        self._sharing.tell(sender, back, now)
 
     def answered(self, sender: bytes, back: Back, now: float) -> None:
         known = self._pipes.get((sender, back.asker, back.to, "on"))

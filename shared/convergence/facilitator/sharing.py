@@ -29,7 +29,7 @@ from convergence.events import ClockTrouble, FacilitatorFound, FacilitatorLost, 
 from convergence.facilitator import questions
 from convergence.facilitator.questions import Counter, Drop, Put, Question, Read, Spend, Tell, Written
 from convergence.limits import TokenBucket
-from convergence.outbox import Outbox
+from convergence.outbox import Outbox, ignore
 from convergence.ports import Crypto, Rng
 from convergence.states import TIMEOUT, StateMachine, Table
 from convergence.wire.reader import Reader
@@ -333,9 +333,9 @@ class Sharing:
         if self.connected:
             body = self._seal.close(encode_shared(dropped))
             drop = Drop(dropped.identity, dropped.published, body, only_from)
-            self.ask(drop, lambda result, now: None, now)
+            self.ask(drop, ignore, now)
 
-    def tell(self, to: bytes, item: Shared, then: Callable[[Any, float], None], now: float) -> None:
+    def tell(self, to: bytes, item: Shared, now: float, then: Callable[[Any, float], None] = ignore) -> None:
         """Tell one facilitator, or all (NOBODY). `then` gets how many listened, None if that is unknown, or a
         Failure."""
         name = "" if to == NOBODY else to.hex()
@@ -344,7 +344,7 @@ class Sharing:
     def tell_all(self, item: Shared, now: float) -> None:
         """If that can be done."""
         if self.connected:
-            self.tell(NOBODY, item, lambda result, now: None, now)
+            self.tell(NOBODY, item, now)
 
     def spend(self, counters: Sequence[Counter], then: Callable[[bool, float], None], now: float) -> None:
         """Whether one more of each is within limits that all facilitators count together; True where the store does not
