@@ -415,7 +415,11 @@ def _only(holder: str | None) -> str:
 
 def _words(error: BaseException) -> str:
     """For people, without secrets."""
-    text = " ".join(str(error).split())[:200] or type(error).__name__
+    if not isinstance(error, (exceptions.RedisError, exceptions.RedisClusterException, _LostError, OSError)):
+        return type(error).__name__  # who knows what it says
+    text = (
+        " ".join(str(error).split()).partition(", with args")[0][:200] or type(error).__name__
+    )  # a password may be one
     known = (words for kind, words in WORDS.items() if isinstance(error, kind))
     return next(known, None) or next((words for part, words in TEXTS.items() if part in text), text)
 

@@ -309,8 +309,8 @@ def test_a_server_that_lost_what_we_need_is_joined_anew(tmp_path: Path, loss: st
             answers = await asyncio.gather(*(ours.ask(question) for question in questions))  # none is forgotten
             assert any(isinstance(answer, Failure) for answer in answers)
             await ours.until(lambda: ours.reasons)
+            assert {"emptied": "deleted", "scripts": "script", "copy": "copy"}[loss] in ours.reasons[0]
             if loss == "copy":
-                assert "copy" in ours.reasons[0]
                 server.command("REPLICAOF", "NO", "ONE")
             await ours.until(lambda: ours.has_joined)
             assert [await ours.ask(question) for question in questions] == ["ok", None, "ok", None]
@@ -378,6 +378,19 @@ def test_what_is_wrong_with_an_address_is_said(empty: RedisServer, tmp_path: Pat
 
     with RedisServer(tmp_path, port=port) as server:
         asyncio.run(scenario(server))
+
+
+def test_no_password_is_repeated_by_a_server_that_does_not_know_the_command(tmp_path: Path) -> None:
+    port = free_port()
+
+    async def scenario() -> None:
+        ours = Facilitator(parse_redis(f"redis://me:secret@127.0.0.1:{port}"))
+        await ours.until(lambda: ours.reasons)
+        assert "unknown command" in ours.reasons[0] and "secret" not in ours.reasons[0]
+        await ours.store.close()
+
+    with RedisServer(tmp_path, "--rename-command", "AUTH", "", port=port):
+        asyncio.run(scenario())
 
 
 def test_a_server_that_hangs_is_given_up(empty: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:

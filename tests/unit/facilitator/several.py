@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
+from copy import deepcopy
 from functools import partial
 
 from convergence.driver import Driver
@@ -49,6 +50,13 @@ class Store:
     def clear(self):
         self.nodes, self.marks, self.sources = {}, {}, defaultdict(set)
         self.spent, self.values, self.ranked = defaultdict(list), defaultdict(dict), defaultdict(set)
+
+    def backup(self, old=None):
+        """All records as they are now; they are as in `old` then."""
+        now = deepcopy((self.nodes, self.marks, self.sources))
+        if old is not None:
+            self.nodes, self.marks, self.sources = deepcopy(old)
+        return now
 
     def lost(self):
         """It cannot be reached, and whoever asks hears so."""

@@ -762,13 +762,15 @@ def test_a_channel_that_asks_while_it_registers_is_bounded_by_its_records(world)
 
 @pytest.mark.parametrize("seed", range(6))
 def test_whatever_happens_all_lists_are_right_in_the_end(seed):
-    """Facilitators die and start, lose the store, which forgets, fills up and hangs; nodes come and go."""
+    """Facilitators die and start, lose the store, which forgets, fills up, hangs, and is restored as it was long ago;
+    nodes come, go, and move."""
     chance = random.Random(seed)
     world = Several(3)
     machines = {}
+    backup = world.store.backup()
     for _ in range(40):
         alive = [number for number, service in enumerate(world.services) if service is not None]
-        match chance.randrange(9):
+        match chance.randrange(12):
             case 0 | 1 if len(machines) < 9:
                 number = chance.choice([number for number in range(1, 10) if number not in machines])
                 machines[number] = world.node(number, at=chance.choice(alive))
@@ -789,6 +791,14 @@ def test_whatever_happens_all_lists_are_right_in_the_end(seed):
             case 8 if chance.random() < 0.3:
                 world.store.lost()
                 world.store.clear()
+                world.store.back()
+            case 9 | 10 if machines:
+                machine = chance.choice(list(machines.values()))
+                world.prefer[machine.port] = chance.choice(alive)
+                machine.port.driver.run(machine.client.moved)
+            case 11:
+                world.store.lost()
+                backup = world.store.backup(backup)
                 world.store.back()
         world.run(chance.choice([0, 0.5, 3, 15, 40]))
     world.store.fault = None

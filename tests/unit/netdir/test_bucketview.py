@@ -411,7 +411,7 @@ def test_what_another_facilitator_signed_is_not_taken_over():
 def test_nothing_is_written_more_often_than_it_may(monkeypatch):
     rig = Rig()
     writes = []
-    monkeypatch.setattr(rig.outbox, "store", lambda items, reply: writes.append(rig.now))
+    monkeypatch.setattr(rig.outbox, "store", lambda items, reply=None: writes.append(rig.now))
     for _ in range(300):
         rig.view._changed(None, rig.now)
         rig.wait(1)
