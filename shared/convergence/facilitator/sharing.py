@@ -77,7 +77,7 @@ class State(Enum):
     AWAY = auto()  # cannot be reached
     READING = auto()
     SHARED = auto()
-    AILING = auto()  # it takes nothing, or is slow
+    AILING = auto()  # it takes nothing, as far as is known, or is slow
     LEFT = auto()  # this facilitator stops
 
 
@@ -87,7 +87,7 @@ STORE = Table(
     "store of several facilitators",
     State.AWAY,
     {
-        State.AWAY: {"join": State.READING, "leave": State.LEFT},
+        State.AWAY: {"join": State.AILING, "leave": State.LEFT},
         State.READING: {
             "some": State.READING,
             "work": State.SHARED,
@@ -248,8 +248,7 @@ class Sharing:
         self._machine.move("join", now)
         for peer in self.peers.values():
             peer.heard = self._outbox.steady(now)  # nobody's beats were heard meanwhile
-        self._read(now)
-        self._greet(now)
+        self._write_beat(now)
 
     def parted(self, reason: str, now: float) -> None:
         """The store cannot be reached."""
@@ -420,11 +419,13 @@ class Sharing:
     def _next_beat(self, now: float) -> None:
         self._outbox.call_at(now + BEAT, self._next_beat)
         if self.connected:
-            body = self._seal.close(encode_shared(self._own_beat(now)))
-            self.ask(questions.Beat(body), self._beaten, now)
+            self._write_beat(now)
             heard = self._heard(self.peers, now)
             for name in [name for name in self.peers if name not in heard]:
                 self._lost(name, "silent", now)
+
+    def _write_beat(self, now: float) -> None:
+        self.ask(questions.Beat(self._seal.close(encode_shared(self._own_beat(now)))), self._beaten, now)
 
     def _heard(self, peers: dict[bytes, Peer], now: float) -> list[bytes]:
         """Those that are not silent."""
@@ -436,7 +437,7 @@ class Sharing:
         return Beat(*self._own(), int(now), self._since, self._version, leaves, tuple(hears))
 
     def _beaten(self, result: None | Failure, now: float) -> None:
-        """The store takes again what is written: read what it has after all that it may have taken or not."""
+        """The store takes what is written: read what it has after all that it may have taken or not."""
         if not isinstance(result, Failure) and self._machine is not None and self.state is State.AILING:
             self._machine.move("read", now)
             self._read(now)

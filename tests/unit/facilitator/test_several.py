@@ -234,6 +234,20 @@ def test_each_trouble_is_told_once(world):
     assert world.kinds_of(0).count("storage-works") == 1
 
 
+def test_a_store_works_once_it_takes_what_is_written(world):
+    """One that is full, or whose disk is, may well be reached and read."""
+    world.store.fault = "full"
+    world.run(2 * BEAT)
+    world.link(0).cut_off()
+    world.link(0).connected()
+    world.run(3 * BEAT)
+    assert "storage-works" not in world.kinds_of(0)
+    assert world.services[0].health(world.time)["store"] == {"state": "ailing", "trouble": "full"}
+    world.store.back()
+    world.run(3 * BEAT)
+    assert world.kinds_of(0).count("storage-works") == 1
+
+
 # Signals
 
 
