@@ -130,6 +130,7 @@ LOST = (
     exceptions.TryAgainError,
 )
 """How a server says that another one is to be asked, or this one anew."""
+LEFT = "the connection ended"
 FULL = "it is full: give it more memory (maxmemory)"
 WORDS: dict[type[BaseException], str] = {
     exceptions.TimeoutError: "it does not answer",
@@ -224,10 +225,11 @@ class RedisStore:
                             await self._serve(client, listening)
                     finally:
                         self._connected = False
-                        self._refuse_all()
                         await client.aclose()
             except Exception as error:  # its client raises more than it says, and we want the store back in any case
                 self._tell_parted(error)
+            finally:
+                self._refuse_all()
             if clock() - served > RETRY_MAX:
                 pause = RETRY_FIRST
             await asyncio.sleep(pause)
@@ -315,7 +317,7 @@ class RedisStore:
         waiting, self._queue = self._queue, deque()
         self._idle.set()
         for _, reply in waiting:
-            reply(Failure("io", "the store is lost"))
+            reply(Failure("io", LEFT))
 
     # -- questions
 
@@ -327,15 +329,20 @@ class RedisStore:
                 self._more.clear()
                 self._idle.set()
                 continue
-            answers: list[Any] = [Failure("io", "the store is lost")] * len(batch)
+            answers: list[Any] = []
+            lost = Failure("io", LEFT)
             try:
                 pipe = client.pipeline(transaction=False)
                 counts = [self._command(pipe, question) for question, _ in batch]
                 results = await pipe.execute(raise_on_error=False)
-                for number, ((question, _), count) in enumerate(zip(batch, counts, strict=True)):
+                for (question, _), count in zip(batch, counts, strict=True):
                     own, results = results[:count], results[count:]
-                    answers[number] = self._answer(question, own)
+                    answers.append(self._answer(question, own))
+            except Exception as error:
+                lost = Failure("io", _words(error))
+                raise
             finally:
+                answers += [lost] * (len(batch) - len(answers))
                 for (_, reply), answer in zip(batch, answers, strict=True):
                     reply(answer)
 

@@ -414,7 +414,8 @@ class Sharing:
     def _failed(self, failure: Failure, now: float) -> None:
         if self._machine is not None and self._machine.allows("fail"):
             self._machine.move("fail", now)
-        self._tell_trouble(failure.kind, failure.message)
+        if self.state is not State.AWAY:  # else it is known why
+            self._tell_trouble(failure.kind, failure.message)
 
     def _next_beat(self, now: float) -> None:
         self._outbox.call_at(now + BEAT, self._next_beat)
