@@ -132,8 +132,14 @@ class FacilitatorWhy(Code):
     REFUSES = "facilitator-refuses"  # detail
     NOT_REACHED = "facilitator-not-reached"
     LEAVES_OUT = "facilitator-leaves-out"
+    OLD = "facilitator-old"
     CONTRADICTS = "facilitator-contradicts"  # first, second: the proof, two headers in hex
+    NEWCOMERS = "facilitator-newcomers"  # percent: how far this node is with what is asked of newcomers
     CLOCK = "facilitator-clock"  # ahead: seconds by which this machine's clock is ahead of it; below zero: behind
+
+
+LIES = (FacilitatorWhy.CONTRADICTS, FacilitatorWhy.LEAVES_OUT)
+"""What does not pass by itself: people have to decide whom they trust."""
 
 
 class StorageWhy(Code):

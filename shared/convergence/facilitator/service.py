@@ -25,13 +25,14 @@ from convergence.effects import CloseLink, DescriptionKind, Effect, Protocol, Se
 from convergence.errors import ParseError
 from convergence.events import Refused
 from convergence.facilitator.exchange import Exchange
+from convergence.facilitator.newcomers import Newcomers
 from convergence.facilitator.publisher import Publisher
 from convergence.facilitator.reaching import Reaching
 from convergence.facilitator.registry import MAX_REGISTERED_EACH, Node, Refusal, Registry
 from convergence.facilitator.shared import SharedRegistry
 from convergence.facilitator.sharing import Sharing
 from convergence.introduction.signalling import Switchboard
-from convergence.limits import TokenBucket
+from convergence.limits import TokenBucket, gives_way
 from convergence.outbox import Outbox
 from convergence.ports import Binding, Crypto, Rng
 from convergence.states import TIMEOUT, StateMachine, Table
@@ -47,6 +48,7 @@ from convergence.wire.facilitator import (
     RecordType,
     Register,
     Signal,
+    Solved,
     Unreachable,
     UnreachableReason,
     encode_record,
@@ -81,7 +83,9 @@ LEAVING = 5.0
 """Seconds over which a facilitator that stops sends its nodes elsewhere, so that they do not come there as one."""
 LEAVING_STEP = 0.1
 
-ACCEPTED = (RecordType.REGISTER, RecordType.LIST, RecordType.SIGNAL, RecordType.REPLY, RecordType.FETCH)
+ACCEPTED = (
+    *(RecordType.REGISTER, RecordType.SOLVED, RecordType.LIST, RecordType.SIGNAL, RecordType.REPLY, RecordType.FETCH),
+)
 ELSEWHERE = "this facilitator stops: another one is there"
 
 
@@ -201,6 +205,7 @@ class FacilitatorService:
                 outbox, crypto, seed, self._registry.stored, each=MAX_REGISTERED_EACH, list_up_to=list_up_to
             )
             self._switchboard = Switchboard(outbox)
+        self._newcomers = Newcomers(outbox, crypto, rng, self.identity, lambda: len(self._registry.nodes))
         self._reaching.registry = self._registry
         self._prober = self._reaching.prober
 
@@ -218,7 +223,7 @@ class FacilitatorService:
             self._prober.opened(channel, now)
         elif protocol is not Protocol.FACILITATOR:
             self._outbox.emit(CloseLink(channel, "not a facilitator channel"))
-        elif self._leaving is not None or len(self._channels) >= MAX_CHANNELS:
+        elif self._leaving is not None or not self._has_room(self._source(channel), now):
             reason = ELSEWHERE if self._leaving is not None else "too many open channels"
             self._send_error(channel, ErrorCode.BUSY, reason)
             self._outbox.emit(CloseLink(channel, reason))
@@ -233,6 +238,16 @@ class FacilitatorService:
                 now,
             )
             state.answer(RecordType.HELLO, hello.encode())
+
+    def _has_room(self, source: Hashable, now: float) -> bool:
+        """Whether there is a place for one more channel. If all are taken, the source that has most loses one: however
+        many come from elsewhere, whoever has few gets in."""
+        if len(self._channels) < MAX_CHANNELS:
+            return True
+        spare = gives_way(self._channels.values(), source)
+        if spare is not None:
+            self._close(spare.number, "too many open channels from your network", now)
+        return spare is not None
 
     def woke(self, by: float, now: float) -> None:
         """The clock jumped: no channel is idle for that."""
@@ -298,6 +313,7 @@ class FacilitatorService:
             "facilitator": self.identity.hex(),
             "version": self._version,
             "channels": len(self._channels),
+            "effort": self._newcomers.effort,
             "nodes": self._registry.health(now),
         }
         return health if self.sharing is None else health | self.sharing.health()
@@ -334,8 +350,8 @@ class FacilitatorService:
             self._request(channel, kind, body, now)
 
     def _request(self, channel: _Channel, kind: RecordType, body: bytes, now: float) -> None:
-        if kind is RecordType.REGISTER:
-            self._register(channel, body, now)
+        if kind in (RecordType.REGISTER, RecordType.SOLVED):
+            self._register(channel, kind, body, now)
         elif channel.congested:
             raise Refusal(ErrorCode.BUSY, "read what was sent before asking for more")
         elif kind is RecordType.FETCH:
@@ -354,9 +370,14 @@ class FacilitatorService:
             refusal = Unreachable(Signal.parse(body).tag, UnreachableReason.BUSY)
             channel.send(RecordType.UNREACHABLE, refusal.encode(), now)
 
-    def _register(self, channel: _Channel, body: bytes, now: float) -> None:
+    def _register(self, channel: _Channel, kind: RecordType, body: bytes, now: float) -> None:
+        number = None
         try:
-            record = Register.parse(body)
+            if kind is RecordType.SOLVED:
+                solved = Solved.parse(body)
+                number, record = solved.number, solved.register
+            else:
+                record = Register.parse(body)
             descriptor = Descriptor.parse(record.descriptor)
         except ParseError as error:
             raise Refusal(ErrorCode.BAD_RECORD, str(error)) from None
@@ -369,6 +390,8 @@ class FacilitatorService:
         statement = register_statement(channel.hello)
         if not self._crypto.ed25519_verify(descriptor.identity, record.proof, statement):
             raise Refusal(ErrorCode.BAD_SIGNATURE, "the proof does not hold on this channel", fatal=True)
+        if not self._knows(descriptor.identity) and not self._pays(channel, descriptor.identity, number, now):
+            return
         channel.waiting = deque()
         try:
             self._registry.register(
@@ -381,6 +404,24 @@ class FacilitatorService:
         except Refusal:
             channel.waiting = None
             raise
+
+    def _knows(self, identity: bytes) -> bool:
+        known = identity in self._registry.nodes
+        return known or (self._publisher is not None and self._publisher.knows(identity))
+
+    def _pays(self, channel: _Channel, identity: bytes, number: int | None, now: float) -> bool:
+        """Whether a newcomer has done what is asked of it; else it is asked. Raises Refusal."""
+        puzzle = self._newcomers.puzzle(channel.number, now)
+        if puzzle is None:
+            return True
+        if number is None:
+            channel.answer(RecordType.PUZZLE, puzzle.encode())
+            return False
+        if not self._newcomers.may_check(channel.source, now):
+            raise Refusal(ErrorCode.BUSY, "too many newcomers come at once")
+        if not self._newcomers.check(puzzle, identity, number):
+            raise Refusal(ErrorCode.BAD_SIGNATURE, "this does not solve the puzzle of this channel", fatal=True)
+        return True
 
     def _admitted(self, channel: _Channel, result: Node | Refusal, now: float) -> None:
         """The registry has decided: answer, and go on with what the channel asked meanwhile."""
@@ -399,6 +440,7 @@ class FacilitatorService:
             channel.waiting.extend(waiting)
 
     def _attach(self, channel: _Channel, node: Node, now: float) -> None:
+        self._newcomers.admitted(channel.number, now)
         channel.identity = node.identity
         self._switchboard.register(channel.identity, channel)
         self._registry.attach(node, channel.number, now)
@@ -438,6 +480,7 @@ class FacilitatorService:
             return
         if not state.machine.final:
             state.machine.move("close", now)
+        self._newcomers.forget(channel)
         self._switchboard.unregister(state, now)
         node = self._registry.nodes.get(state.identity) if state.identity is not None else None
         if node is not None:
