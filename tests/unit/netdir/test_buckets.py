@@ -4,7 +4,7 @@ import pytest
 
 from convergence.netdir import buckets as module
 from convergence.netdir.buckets import ATTEMPTS, FETCH_LIMIT, Buckets
-from convergence.netdir.epochs import RingBuilder
+from convergence.netdir import epochs
 from convergence.netdir.headers import Headers
 from convergence.outbox import Outbox
 from convergence.wire.buckets import Bucket, Entry, RingKind, SharedValue
@@ -181,8 +181,7 @@ def test_a_late_answer_of_a_source_that_was_given_up_counts_for_nothing():
 
 
 def test_what_the_facilitator_must_not_sign_is_told_of_it(monkeypatch):
-    real = RingBuilder._bucket
-    monkeypatch.setattr(RingBuilder, "_bucket", lambda *arguments: list(real(*arguments))[::-1])
+    monkeypatch.setattr(epochs, "_oldest", lambda inside: inside[::-1])
     rig = Rig()
     assert rig.want() == [None]
     assert len(rig.bad) == ATTEMPTS
