@@ -340,8 +340,8 @@ class FacilitatorService:
         elif kind is RecordType.FETCH:
             bucket = None if self._publisher is None else self._publisher.answer(BucketRequest.parse(body))
             channel.answer(RecordType.BUCKET, b"" if bucket is None else bucket.encode())
-        elif self._publisher is not None and self._publisher.header is not None:
-            channel.answer(RecordType.HEADER, self._publisher.header.encode())
+        elif self._publisher is not None and (header := self._publisher.header(now)) is not None:
+            channel.answer(RecordType.HEADER, header.encode())
         else:
             anew, channel.listed = self.sharing is not None and not channel.listed, True
             channel.answer(RecordType.NODES, self._registry.signed_list(now, anew=anew))

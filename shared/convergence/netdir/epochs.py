@@ -46,6 +46,8 @@ KEPT = 2
 """Epochs of which buckets are served."""
 NODES_A_STEP = 1000
 """Nodes that get their places in one step of a cut: 5 ms."""
+LARGE_TREE = 10
+"""log2 of the leaves above which hashing a ring's tree is a step of its own: 2 ms."""
 SLICES_A_STEP = 16
 """Slices that are sorted and hashed in one step: 10 ms."""
 
@@ -132,7 +134,7 @@ class Cut:
         self.nodes = nodes
         self.rings: tuple[Ring, ...] = ()
         self.steps = 0
-        self._epoch = epoch
+        self.epoch = epoch
         self._depths = depths
         slices = max(0, (len(nodes) // FEW).bit_length() - 1)  # no ring has more buckets than that
         depth = min(max(slices, *(depths or {0: 0}).values()), MAX_DEPTH)
@@ -159,7 +161,7 @@ class Cut:
         for number, (identity, node) in enumerate(self.nodes.items(), 1):
             was = known.get(identity)
             if was is None or was.entry != node.entry:
-                was = node._replace(signed=self._epoch)
+                was = node._replace(signed=self.epoch)
             self.nodes[identity] = was
             since, classes = was.entry.since, was.classes
             if since >= self.before.fixed:  # it is too young
@@ -192,7 +194,8 @@ class Cut:
                 self._trees[kind] = tree = MerkleTree.of(bytes(leaf))
                 self._ordered[kind] = self._ordered_since(kind, depth, last)
                 rings.append(Ring(kind, depth, count, tree.root))
-                yield
+                if depth > LARGE_TREE:
+                    yield
         self.rings = tuple(rings)
 
     def _depth_of(self, kind: RingKind, count: int, last: Cut | None) -> int:
@@ -210,7 +213,7 @@ class Cut:
             self._order(kind).value,
             depth,
         )
-        return last._ordered[kind] if last is not None and same else self._epoch
+        return last._ordered[kind] if last is not None and same else self.epoch
 
     def _order(self, kind: RingKind) -> _Order:
         return self._orders[kind in BEFORE]

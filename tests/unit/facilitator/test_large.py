@@ -19,7 +19,7 @@ def aged(*numbers):
     storage, day = MemoryStorage(), int(START // DAY)
     fixed = (day - 1) * DAY + COMMIT_PHASE
     values = SharedValue(b"v" * 32, fixed).encode() + SharedValue(b"b" * 32, fixed - DAY).encode()
-    storage.items["epochs", b"draw"] = day.to_bytes(4, "big") + values
+    storage.items["epochs", b"draw"] = day.to_bytes(4, "big") + values + bytes(2)
     for number in numbers:
         since = (fixed - 2 * DAY).to_bytes(8, "big")
         storage.items["age", CRYPTO.ed25519_public(node_seed(number)) + since] = b""
