@@ -50,7 +50,7 @@ def large(monkeypatch: Any, seed: str, relays: int, *, start: float = START, sma
         *(value, before, bytes(32), rings, world.crypto.ed25519_public(secret)),
     ).sign(lambda message: world.crypto.ed25519_sign(secret, message))
     host.storage.items["epochs", b"header"] = header.encode()
-    host.storage.items["epochs", b"draw"] = day.to_bytes(4, "big") + value.encode() + before.encode()
+    host.storage.items["epochs", b"draw"] = day.to_bytes(4, "big") + value.encode() + before.encode() + bytes(2)
     world.facilitator(list_up_to=10)
     for name in names:
         world.add(name, ROLES, circuits=0)

@@ -91,10 +91,10 @@ class Publisher:
 
     # Nodes
 
-    def put(self, node: Descriptor, raw: bytes, source: str, now: float) -> None:
-        """A node is listed, with this descriptor. It came from `source`."""
+    def put(self, node: Descriptor, raw: bytes, source: str, first: int, now: float) -> None:
+        """A node is listed, with this descriptor. It came from `source`, at `first` (Unix seconds)."""
         known = self._ages.knows(node.identity)
-        since = self._ages.came(node.identity, source, now)
+        since = self._ages.came(node.identity, source, now, first)
         if not known:
             self._keep_age(node.identity, since, b"")
         self._epochs.put(node, raw, since)
@@ -125,7 +125,7 @@ class Publisher:
     def heard(self, draw: Draw, now: float) -> None:
         """What another facilitator says of a draw."""
         if self._draws.hear(draw, now):
-            self._save()
+            self._save(now)
 
     # Epochs
 
@@ -134,8 +134,8 @@ class Publisher:
         epoch = epoch_of(now) + 1
         begins = epoch * EPOCH
         self._outbox.call_at(begins, self._begin)
-        if begins % DAY:  # else its order is known only then
-            self._outbox.call_at(max(now, begins - LEAD), partial(self._prepare, epoch))
+        if begins % DAY and begins - LEAD >= now:  # else its order is known only then, or nodes still come back
+            self._outbox.call_at(begins - LEAD, partial(self._prepare, epoch))
 
     def _prepare(self, epoch: int, now: float) -> None:
         """An epoch begins soon."""
@@ -146,11 +146,14 @@ class Publisher:
         """An epoch begins."""
         self._plan(now)
         self._turn(now)
+        self._lead(now)
+
+    def _lead(self, now: float) -> None:
         self._go(now)
 
     def _turn(self, now: float) -> None:
         if self._draws.turn(now):
-            self._save()
+            self._save(now)
 
     def _go(self, now: float) -> None:
         """A header of this epoch is due: sign it, or make what it is signed over."""
@@ -173,7 +176,11 @@ class Publisher:
             self._outbox.call_at(now + STEP_PAUSE, partial(self._step, cut))
 
     def _made(self, cut: Cut, now: float) -> None:
-        """A cut is done: its epoch has begun, or `_begin` follows."""
+        """A cut is done."""
+        self._ready(cut, now)
+
+    def _ready(self, cut: Cut, now: float) -> None:
+        """A header over this cut may be signed once its epoch has begun: then `_begin` follows."""
         if epoch_of(now) >= cut.epoch:
             self._finish(cut, now)
 
@@ -198,7 +205,7 @@ class Publisher:
 
     # Storage
 
-    def _save(self) -> None:
+    def _save(self, now: float) -> None:
         self._outbox.store([(EPOCHS, DRAW, self._draws.encode())], self._stored)
 
     def _restore_header(self, data: Any, now: float) -> None:
@@ -216,7 +223,7 @@ class Publisher:
 
     def _came_earlier(self, identity: bytes, since: int, now: float) -> None:
         before = self._ages.remember(identity, since, now)
-        if before not in (None, since):  # it came back before this was known
+        if before is not None and since < before:  # it came back before this was known
             self._forgotten(identity, before)
             self._epochs.older(identity, since)
 

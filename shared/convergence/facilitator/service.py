@@ -24,6 +24,7 @@ from typing import Any
 from convergence.effects import CloseLink, DescriptionKind, Effect, Protocol, Send
 from convergence.errors import ParseError
 from convergence.events import Refused
+from convergence.facilitator.decisions import SharedPublisher
 from convergence.facilitator.exchange import Exchange
 from convergence.facilitator.publisher import Publisher
 from convergence.facilitator.reaching import Reaching
@@ -76,7 +77,7 @@ FETCHES_BURST = 64.0
 FETCHES_PER_SECOND = 1.0
 """...likewise."""
 LIST_UP_TO = 1024
-"""Nodes that the only facilitator tells in a list; more are told by header and buckets."""
+"""Nodes that are told in a list; more are told by header and buckets."""
 LEAVING = 5.0
 """Seconds over which a facilitator that stops sends its nodes elsewhere, so that they do not come there as one."""
 LEAVING_STEP = 0.1
@@ -175,17 +176,25 @@ class FacilitatorService:
         self._version = version
         self._channels: dict[int, _Channel] = {}
         self._leaving: Callable[[float], object] | None = None
-        self._publisher: Publisher | None = None  # several would have to sign the same headers: they serve lists
+        limits = {"each": MAX_REGISTERED_EACH, "list_up_to": list_up_to}
         if shared:
             self.sharing = Sharing(outbox, crypto, rng, seed, version, self._own)
             self._reaching = Reaching(outbox, crypto, rng, self._known, self.sharing.spend)
             registry = SharedRegistry(
-                outbox, crypto, seed, self.sharing, on_loaded=self._reaching.loaded, on_dropped=self._dropped
+                outbox,
+                crypto,
+                seed,
+                self.sharing,
+                on_loaded=self._reaching.loaded,
+                on_changed=self._publish,
+                on_dropped=self._dropped,
             )
+            publisher = SharedPublisher(outbox, crypto, rng, seed, self.sharing, **limits)
             exchange = Exchange(outbox, self.sharing, registry.holder)
             self._switchboard = exchange.switchboard
-            self.sharing.nodes, self.sharing.signals = registry, exchange
+            self.sharing.nodes, self.sharing.signals, self.sharing.headers = registry, exchange, publisher
             self._registry: Registry = registry
+            self._publisher: Publisher = publisher
         else:
             self._reaching = Reaching(outbox, crypto, rng, self._known)
             self._registry = Registry(
@@ -196,9 +205,7 @@ class FacilitatorService:
                 on_changed=self._publish,
                 on_dropped=self._dropped,
             )
-            self._publisher = Publisher(
-                outbox, crypto, seed, self._registry.stored, each=MAX_REGISTERED_EACH, list_up_to=list_up_to
-            )
+            self._publisher = Publisher(outbox, crypto, seed, self._registry.stored, **limits)
             self._switchboard = Switchboard(outbox)
         self._reaching.registry = self._registry
         self._prober = self._reaching.prober
@@ -207,8 +214,7 @@ class FacilitatorService:
 
     def start(self, now: float) -> None:
         self._registry.start(now)
-        if self._publisher is not None:
-            self._publisher.start(now)
+        self._publisher.start(now)
         if self.sharing is not None:
             self.sharing.start(now)
 
@@ -338,9 +344,9 @@ class FacilitatorService:
         elif channel.congested:
             raise Refusal(ErrorCode.BUSY, "read what was sent before asking for more")
         elif kind is RecordType.FETCH:
-            bucket = None if self._publisher is None else self._publisher.answer(BucketRequest.parse(body))
+            bucket = self._publisher.answer(BucketRequest.parse(body))
             channel.answer(RecordType.BUCKET, b"" if bucket is None else bucket.encode())
-        elif self._publisher is not None and (header := self._publisher.header(now)) is not None:
+        elif (header := self._publisher.header(now)) is not None:
             channel.answer(RecordType.HEADER, header.encode())
         else:
             anew, channel.listed = self.sharing is not None and not channel.listed, True
@@ -409,9 +415,8 @@ class FacilitatorService:
                 self._reaching.check(node, now)
 
     def _publish(self, node: Node, now: float) -> None:
-        assert self._publisher is not None
         if node.listed and self._registry.nodes.get(node.identity) is node:
-            self._publisher.put(node.descriptor, node.raw, node.source, now)
+            self._publisher.put(node.descriptor, node.raw, node.source, node.first, now)
         else:
             self._publisher.drop(node.identity, now)
 

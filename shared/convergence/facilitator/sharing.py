@@ -16,6 +16,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
+from hashlib import sha256
+from math import inf
 from typing import Any, Protocol
 
 from convergence.crypto.kdf import hkdf_sha256, hmac_sha256
@@ -28,11 +30,14 @@ from convergence.outbox import Outbox
 from convergence.ports import Crypto, Rng
 from convergence.states import TIMEOUT, StateMachine, Table
 from convergence.wire.reader import Reader
+from convergence.wire.sharedrandom import Draw
 from convergence.wire.sharing import (
     NAME_LEN,
     NOBODY,
     Back,
     Beat,
+    Decided,
+    Drawn,
     Dropped,
     Forward,
     NodeRecord,
@@ -138,6 +143,19 @@ class Signals(Protocol):
     def gone(self, facilitator: bytes, now: float) -> None: ...
 
 
+class Headers(Protocol):
+    """Who agrees on headers."""
+
+    def works(self, now: float) -> None:
+        """The store can be asked from now on. It may have lost what it had."""
+
+    def decided(self, epoch: int, now: float) -> None:
+        """Another one says that there is a header of this epoch."""
+
+    def heard(self, draw: Draw, now: float) -> None:
+        """Another one knows this of a draw."""
+
+
 @dataclass(slots=True)
 class Peer:
     """Another facilitator. `heard`: on the steady clock; `last`: number of what it sealed last, for old messages."""
@@ -148,7 +166,7 @@ class Peer:
 
 
 class Sharing:
-    """Set `nodes` and `signals` before `start`.
+    """Set `nodes`, `signals` and `headers` before `start`.
 
     Args:
         own: what this facilitator says of itself: channels, nodes.
@@ -156,6 +174,7 @@ class Sharing:
 
     nodes: Nodes
     signals: Signals
+    headers: Headers
 
     def __init__(
         self, outbox: Outbox, crypto: Crypto, rng: Rng, seed: bytes, version: str, own: Callable[[], tuple[int, int]]
@@ -163,6 +182,7 @@ class Sharing:
         self.name = rng.random(NAME_LEN)
         self.peers: dict[bytes, Peer] = {}
         self.trouble = ""  # kind of the last Failure, while there is trouble
+        self.joined_at = inf  # when the connection to the store was made
         self._outbox = outbox
         self._seal = Seal(crypto, seed, self.name)
         self._version = version
@@ -188,6 +208,22 @@ class Sharing:
     def hidden(self, text: str) -> str:
         return self._seal.hidden(text)
 
+    def seal(self, item: Shared) -> bytes:
+        """As it is left in the store."""
+        return self._seal.close(encode_shared(item))
+
+    def open(self, data: bytes) -> Shared | None:
+        """What one of us has sealed; None if it is something else."""
+        try:
+            return parse_shared(self._seal.open(data)[2])
+        except (ParseError, CryptoError):
+            return None
+
+    @property
+    def rank(self) -> int:
+        """This facilitator's place in an order that all agree on: 0 for the first of those that live."""
+        return sum(sha256(name).digest() < sha256(self.name).digest() for name in self.peers)
+
     def there(self, facilitator: bytes) -> bool:
         """Whether this is a facilitator that lives, as far as is known."""
         return facilitator == self.name or facilitator in self.peers
@@ -212,6 +248,7 @@ class Sharing:
         if self._machine.allows("part"):
             self._machine.move("part", now)
         self._machine.move("join", now)
+        self.joined_at = now
         for peer in self.peers.values():
             peer.heard = self._outbox.steady(now)  # nobody's beats were heard meanwhile
         self.ask(ReadAll(), self._all_read, now)
@@ -249,6 +286,10 @@ class Sharing:
                 self.signals.forwarded(name, item, now)
             case Back():
                 self.signals.answered(name, item, now)
+            case Decided(epoch):
+                self.headers.decided(epoch, now)
+            case Drawn(draw):
+                self.headers.heard(draw, now)
             case Beat():
                 if peer.beat is None:
                     self._outbox.emit(FacilitatorFound(name.hex()[:8], item.version))
@@ -270,12 +311,12 @@ class Sharing:
         def answered(result: Any, now: float) -> None:
             then(result if isinstance(result, Failure) else Written(result), now)
 
-        self.ask(put(self._seal.close(encode_shared(record))), answered, now)
+        self.ask(put(self.seal(record)), answered, now)
 
     def drop(self, dropped: Dropped, source: str, only_from: str | None, now: float) -> None:
         """Also where the store is full: that helps."""
         if self.connected:
-            body = self._seal.close(encode_shared(dropped))
+            body = self.seal(dropped)
             drop = Drop(dropped.identity, dropped.published, source, body, only_from)
             self.ask(drop, lambda result, now: None, now)
 
@@ -283,7 +324,7 @@ class Sharing:
         """Tell one facilitator, or all (NOBODY). `then` gets how many listened, None if that is unknown, or a
         Failure."""
         name = "" if to == NOBODY else to.hex()
-        self.ask(Tell(name, self._seal.close(encode_shared(item))), then, now)
+        self.ask(Tell(name, self.seal(item)), then, now)
 
     def tell_all(self, item: Shared, now: float) -> None:
         """If that can be done."""
@@ -332,15 +373,13 @@ class Sharing:
             return  # a beat that works brings another try
         records = []
         for data in result:
-            try:
-                item = parse_shared(self._seal.open(data)[2])
-            except (ParseError, CryptoError):
-                continue
+            item = self.open(data)
             if isinstance(item, NodeRecord):
                 records.append(item)
         self._machine.move("work", now)
         self.nodes.read(records, now)
         self._tell_works()
+        self.headers.works(now)
 
     def _failed(self, failure: Failure, now: float) -> None:
         if self._machine is not None and self._machine.allows("fail"):
@@ -350,7 +389,7 @@ class Sharing:
     def _next_beat(self, now: float) -> None:
         self._outbox.call_at(now + BEAT, self._next_beat)
         if self.connected:
-            body = self._seal.close(encode_shared(self._own_beat()))
+            body = self.seal(self._own_beat())
             self.ask(questions.Beat(body), self._beaten, now)
             silent = self._outbox.steady(now) - SILENT
             for name in [name for name, peer in self.peers.items() if peer.heard < silent]:

@@ -44,7 +44,7 @@ class Rig:
 
     def register(self, *names, source=SOURCE):
         for name in names:
-            self.publisher.put(node_of(name), node_of(name).encode(), source, self.now)
+            self.publisher.put(node_of(name), node_of(name).encode(), source, int(self.now), self.now)
         self._serve()
 
     def leave(self, *names):
@@ -265,7 +265,7 @@ def test_who_comes_back_before_the_store_has_answered_keeps_its_age():
     rig.now += 60
     rig.outbox = Outbox()
     rig.publisher = Publisher(rig.outbox, CRYPTO, SEED, lambda result, now: None, each=256, list_up_to=10)
-    rig.publisher.put(node_of("early"), node_of("early").encode(), SOURCE, rig.now)
+    rig.publisher.put(node_of("early"), node_of("early").encode(), SOURCE, int(rig.now), rig.now)
     rig.publisher.start(rig.now)
     rig.go(EPOCH)
     assert rig.count(RingKind.POINTS) == 1
