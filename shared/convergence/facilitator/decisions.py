@@ -33,7 +33,7 @@ from convergence.outbox import Outbox
 from convergence.ports import Crypto, Rng
 from convergence.wire.buckets import Entry, EpochHeader
 from convergence.wire.certs import SIGNATURE_LEN
-from convergence.wire.sharing import MAX_IN_PART, NAME_LEN, CutNode, CutPart, Decided, Decision, Drawn
+from convergence.wire.sharing import MAX_IN_PART, NAME_LEN, CutNode, CutPart, Decided, Decision, Drawn, Shared
 
 PATIENCE = 60.0
 """Seconds after which the next facilitator makes the header that is still missing, and after which a proposal that
@@ -95,7 +95,7 @@ class SharedPublisher(Publisher):
         if self._decision is None:
             self._sharing.ask(Latest(), self._answered, now)
         else:
-            self._sharing.ask(Propose(self._number, self._decision[1], None), self._answered, now)
+            self._sharing.ask(Propose(self._number, self._decision[1], None), self._learn, now)
             self._fetch(now)
 
     def decided(self, epoch: int, now: float) -> None:
@@ -177,10 +177,7 @@ class SharedPublisher(Publisher):
         def answered(result: Any, now: float) -> None:
             self._proposing = False
             self._answered(result, now)
-            if result is None:  # the store has lost all: what was decided there meanwhile is not known
-                self._lost = now
-                self.works(now)
-            elif self._number == epoch:
+            if self._number == epoch:
                 self._sharing.tell_all(Decided(epoch), now)
             elif isinstance(result, Failure):
                 self._again(epoch, now)
@@ -193,21 +190,30 @@ class SharedPublisher(Publisher):
     # Decisions
 
     def _answered(self, result: Any, now: float) -> None:
-        """The latest decision: take it over if it is news."""
+        """The latest decision."""
+        header = _header_of(self._opened(result))
+        older = result is None or (header is not None and header.epoch < self._number)
+        if self._decision is not None and older and not isinstance(result, Failure):
+            # The store has lost ours, and perhaps newer ones that others know: make no other one of this epoch.
+            self._lost = now
+            self._sharing.ask(Propose(self._number, self._decision[1], None), self._learn, now)
+        else:
+            self._learn(result, now)
+
+    def _learn(self, result: Any, now: float) -> None:
+        """Take a decision over if it is news."""
         self._asked = self._asked or not isinstance(result, Failure)
-        decision = self._sharing.open(result) if isinstance(result, bytes) else None
-        if not isinstance(decision, Decision):
+        decision = self._opened(result)
+        header = _header_of(decision)
+        if not isinstance(decision, Decision) or header is None or header.epoch <= self._number:
             return
-        try:
-            header = EpochHeader.parse(decision.header + bytes(SIGNATURE_LEN))
-        except ParseError:
-            return
-        if header.epoch <= self._number or header.signer != self._identity:
-            return
-        if self._header is not None and contradict(self._header, header):
-            self._outbox.emit(StorageTrouble("other", "the store has lost what was agreed on: wait, or start anew"))
-            return
-        self._take(decision, header, result, now)
+        if header.signer != self._identity or (self._header is not None and contradict(self._header, header)):
+            self._outbox.emit(StorageTrouble("other", "the store has lost what was agreed on, and began anew"))
+        else:
+            self._take(decision, header, result, now)
+
+    def _opened(self, result: Any) -> Shared | None:
+        return self._sharing.open(result) if isinstance(result, bytes) else None
 
     def _take(self, decision: Decision, header: EpochHeader, sealed: bytes, now: float) -> None:
         try:
@@ -233,7 +239,7 @@ class SharedPublisher(Publisher):
 
         def ask(part: int, now: float) -> None:
             def got(result: Any, now: float) -> None:
-                item = self._sharing.open(result) if isinstance(result, bytes) else None
+                item = self._opened(result)
                 if header is not self._header or not isinstance(item, CutPart):
                     return  # there is a newer one, or the store fails: then `works` follows
                 for node in item.nodes:
@@ -274,6 +280,14 @@ class SharedPublisher(Publisher):
         self._sharing.tell_all(Drawn(self._draws.draw(self._draws.day + 1)), now)
 
     def _keep_age(self, identity: bytes, since: int, value: bytes | None) -> None: ...
+
+
+def _header_of(decision: Shared | None) -> EpochHeader | None:
+    """Not signed. None if there is none."""
+    try:
+        return EpochHeader.parse(decision.header + bytes(SIGNATURE_LEN)) if isinstance(decision, Decision) else None
+    except ParseError:
+        return None
 
 
 def _parts(cut: Cut, gone: Iterator[tuple[bytes, int]]) -> Iterator[tuple[CutNode, ...]]:

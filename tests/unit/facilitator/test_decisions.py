@@ -1,6 +1,7 @@
 """Several facilitators sign one header for each epoch, whatever happens to any of them, and all have its buckets."""
 
 from collections import defaultdict
+from dataclasses import replace
 
 import pytest
 
@@ -17,6 +18,7 @@ from convergence.netdir.rings import check_bucket
 from convergence.wire.buckets import DAY, BucketRequest, EpochHeader, RingKind
 from convergence.wire.descriptor import Transport
 from convergence.wire.sharedrandom import Draw
+from convergence.wire.sharing import Decision
 from tests.unit.facilitator.several import Several
 from tests.unit.facilitator.test_publisher import part_of
 from tests.unit.facilitator.test_service import LIST
@@ -310,6 +312,48 @@ def test_a_store_that_is_emptied_while_it_is_in_use_costs_an_epoch(world):
     assert set(world.epochs()) == {epoch_at(world) - 1}
     world.run(EPOCH)
     assert set(world.epochs()) == {epoch_at(world)}
+
+
+def test_who_finds_that_the_store_has_gone_back_makes_no_header_that_somebody_may_know(world):
+    """The others have signed one; who slept through that and finds an emptied store does not sign another one."""
+    world.run(EPOCH + 1)
+    sleeper = world.maker()
+    world.at_question(sleeper, Propose, lambda question: world.pause(sleeper))
+    world.run(EPOCH + 2 * PATIENCE)
+    for number in world.alive:
+        if number != sleeper:
+            world.kill_service(number)
+    world.store.decision = 0, None
+    world.wake(sleeper)
+    world.run(2 * PATIENCE)
+    assert world.epochs() == [epoch_at(world) - 1]
+    for number in (1, 2, 3):
+        world.register(number, at=sleeper)
+    world.run(EPOCH)
+    assert world.epochs() == [epoch_at(world)]
+
+
+def test_a_store_that_goes_back_while_it_is_in_use_stops_nobody_for_long(world):
+    world.run(EPOCH + 1)
+    old = world.store.decision
+    world.run(EPOCH)
+    world.store.decision = old
+    world.run(2 * EPOCH)
+    assert set(world.epochs()) == {epoch_at(world)}
+
+
+def test_nothing_is_signed_that_contradicts_what_was_signed(world):
+    world.run(EPOCH + 1)
+    header, sharing = world.header(0), world.services[0].sharing
+    other = replace(header, epoch=header.epoch + 1, published=header.published + EPOCH, before=header.value)
+    assert contradict(header, other)
+    decision = Decision(other.body(), True, bytes(16), 0, world.services[0]._publisher._draws.encode())
+    world.store.decision = other.epoch, sharing.seal(decision)
+    world.services[1]._publisher.decided(other.epoch, world.time)
+    world.link(1).run(lambda now: None)
+    world.settle()
+    assert world.header(1) == header and "storage-trouble" in world.kinds_of(1)
+    world.store.clear()
 
 
 @pytest.mark.parametrize("lost", ["all", "one", "garbage", "swapped"])

@@ -111,17 +111,6 @@ def test_two_descriptors_of_one_second_are_never_both_taken(world):
     assert world.services[0].signed_list(world.time)[:-96] == world.services[1].signed_list(world.time)[:-96]
 
 
-def test_several_sign_lists_and_no_headers(world):
-    """Two that sign different headers of one epoch are liars."""
-    world.node(1, at=0)
-    world.run(2 * EPOCH)
-    for at in (0, 1):
-        channel = world.channel(at)
-        channel.send(LIST + encode_record(RecordType.FETCH, BucketRequest(1, 1, 0, 0).encode()))
-        world.settle()
-        assert channel.answers == [RecordType.NODES, RecordType.BUCKET]
-
-
 # Limits
 
 
