@@ -133,6 +133,8 @@ class FacilitatorWhy(Code):
     NOT_REACHED = "facilitator-not-reached"
     LEAVES_OUT = "facilitator-leaves-out"
     CONTRADICTS = "facilitator-contradicts"  # first, second: the proof, two headers in hex
+    FALSE_VALUE = "facilitator-false-value"  # first, second, draw: the proof, two headers and the draw in hex
+    HIDES_DRAW = "facilitator-hides-draw"
     CLOCK = "facilitator-clock"  # ahead: seconds by which this machine's clock is ahead of it; below zero: behind
 
 

@@ -38,6 +38,7 @@ from convergence.wire.facilitator import (
     encode_record,
     register_statement,
 )
+from convergence.wire.sharedrandom import DrawRequest
 from convergence.wire.target import Role
 
 CONNECT_TIMEOUT = 20.0
@@ -67,11 +68,13 @@ RTC_LIFETIME = 900
 ACCEPTED = (
     *(RecordType.HELLO, RecordType.REGISTERED, RecordType.REACHED, RecordType.NODES, RecordType.ERROR),
     *(RecordType.DELIVER, RecordType.REPLY, RecordType.UNREACHABLE, RecordType.HEADER, RecordType.BUCKET),
+    RecordType.DRAWN,
 )
 ANSWERS = {
     RecordType.LIST: (RecordType.NODES, RecordType.HEADER),
     RecordType.REGISTER: (RecordType.REGISTERED,),
     RecordType.FETCH: (RecordType.BUCKET,),
+    RecordType.DRAW: (RecordType.DRAWN,),
 }
 
 
@@ -167,6 +170,7 @@ class FacilitatorClient(Discovery):
         self._refresh_pause = REFRESH_FIRST
         self._waiting: deque[RecordType] = deque()  # requests in the order of their answers
         self._fetching: deque[Callable[[bytes, float], None]] = deque()  # who waits for buckets, in that order
+        self._drawn: Callable[[bytes | None, float], None] | None = None  # who waits for a draw
         self._registering: Descriptor | None = None
         self._register_again = False
         self._found: bool | None = None  # at our address; None: not known
@@ -221,6 +225,13 @@ class FacilitatorClient(Discovery):
             return
         self._fetching.append(then)
         self._request(RecordType.FETCH, request.encode(), now)
+
+    def draw(self, day: int, then: Callable[[bytes | None, float], None], now: float) -> None:
+        if not self.connected or self._hello is None or self._drawn is not None:
+            then(None, now)
+            return
+        self._drawn = then
+        self._request(RecordType.DRAW, DrawRequest(day).encode(), now)
 
     def know(self, descriptors: Iterable[bytes], now: float) -> None:
         """The program knows nodes. They count until the first list comes, and after it while there is none."""
@@ -303,6 +314,12 @@ class FacilitatorClient(Discovery):
         self._signals.closed(now)
         while self._fetching:
             self._fetching.popleft()(b"", now)
+        self._tell_draw(None, now)
+
+    def _tell_draw(self, draw: bytes | None, now: float) -> None:
+        then, self._drawn = self._drawn, None
+        if then is not None:
+            then(draw, now)
 
     def _pause(self) -> float:
         """Doubles with every attempt; half to one and a half times that, so that nodes do not come back as one."""
@@ -370,6 +387,8 @@ class FacilitatorClient(Discovery):
             self._header(body, now)
         elif kind is RecordType.BUCKET:
             self._fetching.popleft()(body, now)
+        elif kind is RecordType.DRAWN:
+            self._tell_draw(body, now)
         else:
             self._registered(now)
 
@@ -431,6 +450,9 @@ class FacilitatorClient(Discovery):
             self._call_at("register", now + REGISTER_RETRY, self.register)
         elif asked is RecordType.FETCH:
             self._fetching.popleft()(b"", now)
+            return
+        elif asked is RecordType.DRAW:
+            self._tell_draw(None, now)
             return
         else:
             self._call_at("refresh", now + REGISTER_RETRY, self.refresh)

@@ -2,7 +2,7 @@
 
 Does: take part in each draw, take what others contribute, go over to what was drawn when a day begins, keep all that
 over restarts, and tell everybody who asks.
-Does not: run a draw (netdir/draw.py), ask others (partners.py), or store anything (publisher.py).
+Does not: run a draw (drawing.py), ask others (partners.py), or store anything (publisher.py).
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from contextlib import suppress
 from hashlib import sha256
 
 from convergence.errors import ParseError, RemoteError
-from convergence.netdir.draw import COMMIT_PHASE, NOTHING, Drawing, commitment_of, number_of, value_of
+from convergence.facilitator.drawing import Drawing
+from convergence.netdir.draw import COMMIT_PHASE, NOTHING, commitment_of, number_of, value_of
 from convergence.outbox import Outbox
 from convergence.ports import Crypto
 from convergence.wire.buckets import DAY, SharedValue
@@ -84,6 +85,11 @@ class Draws:
         if self._drawing is not None and day == self._drawing.day:
             return self._drawing.draw
         return self._drawn if day == self.day else NOTHING
+
+    def heard_from(self, facilitator: bytes, now: float) -> bool:
+        """Whether all is known that this one can say by now of the next draw."""
+        number = next((number for commit, number in self.draw(self.day + 1).parts if commit.facilitator == facilitator), b"")
+        return number is not None if now % DAY >= COMMIT_PHASE else number != b""
 
     def encode(self) -> bytes:
         """day u32 | value | value before | its draw, length u16 before it | draw of the next one."""

@@ -122,6 +122,15 @@ class Publisher:
         """The draw of today's value, or of tomorrow's as far as it is known."""
         return self._draws.draw(day)
 
+    @property
+    def drawing(self) -> int:
+        """The day of the value that is drawn now; 0 while nothing is known."""
+        return self._draws.day + 1 if self._draws.day else 0
+
+    def heard_from(self, facilitator: bytes, now: float) -> bool:
+        """Whether all is known that this one can say by now of that draw."""
+        return self._draws.heard_from(facilitator, now)
+
     def heard(self, draw: Draw, now: float) -> None:
         """What another facilitator says of a draw."""
         if self._draws.hear(draw, now):

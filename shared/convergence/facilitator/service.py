@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from enum import Enum, auto
 from typing import Any
 
@@ -26,6 +26,7 @@ from convergence.errors import ParseError
 from convergence.events import Refused
 from convergence.facilitator.decisions import SharedPublisher
 from convergence.facilitator.exchange import Exchange
+from convergence.facilitator.partners import Partners
 from convergence.facilitator.publisher import Publisher
 from convergence.facilitator.reaching import Reaching
 from convergence.facilitator.registry import MAX_REGISTERED_EACH, Node, Refusal, Registry
@@ -53,6 +54,7 @@ from convergence.wire.facilitator import (
     encode_record,
     register_statement,
 )
+from convergence.wire.sharedrandom import DrawRequest
 
 MAX_CHANNELS = 8192
 """Open channels. Each holds at most one incomplete record (2 KB), and those that wait for a registration (40 KB)."""
@@ -82,7 +84,9 @@ LEAVING = 5.0
 """Seconds over which a facilitator that stops sends its nodes elsewhere, so that they do not come there as one."""
 LEAVING_STEP = 0.1
 
-ACCEPTED = (RecordType.REGISTER, RecordType.LIST, RecordType.SIGNAL, RecordType.REPLY, RecordType.FETCH)
+ACCEPTED = (
+    *(RecordType.REGISTER, RecordType.LIST, RecordType.SIGNAL, RecordType.REPLY, RecordType.FETCH, RecordType.DRAW),
+)
 ELSEWHERE = "this facilitator stops: another one is there"
 
 
@@ -149,6 +153,7 @@ class FacilitatorService:
             cannot be told: no limit for each source holds then.
         list_up_to: nodes that are told in a list; more are told by header and buckets.
         outbox: effects and timers; one of its own by default.
+        others: facilitators of other operators that draw the shared random value with it: identity -> address.
         shared: whether it shares a store with others. The shell then says `joined`, `parted` and `told`.
         version: of this program, for people.
 
@@ -164,6 +169,7 @@ class FacilitatorService:
         *,
         source: Callable[[int], str] = lambda channel: "",
         list_up_to: int = LIST_UP_TO,
+        others: Mapping[bytes, str] | None = None,
         shared: bool = False,
         version: str = "",
     ) -> None:
@@ -176,7 +182,8 @@ class FacilitatorService:
         self._version = version
         self._channels: dict[int, _Channel] = {}
         self._leaving: Callable[[float], object] | None = None
-        limits = {"each": MAX_REGISTERED_EACH, "list_up_to": list_up_to}
+        others = others or {}
+        limits: dict[str, Any] = {"each": MAX_REGISTERED_EACH, "list_up_to": list_up_to, "others": others}
         if shared:
             self.sharing = Sharing(outbox, crypto, rng, seed, version, self._own)
             self._reaching = Reaching(outbox, crypto, rng, self._known, self.sharing.spend)
@@ -207,6 +214,7 @@ class FacilitatorService:
             )
             self._publisher = Publisher(outbox, crypto, seed, self._registry.stored, **limits)
             self._switchboard = Switchboard(outbox)
+        self._partners = Partners(outbox, rng, others, self._publisher)
         self._reaching.registry = self._registry
         self._prober = self._reaching.prober
 
@@ -215,12 +223,15 @@ class FacilitatorService:
     def start(self, now: float) -> None:
         self._registry.start(now)
         self._publisher.start(now)
+        self._partners.start(now)
         if self.sharing is not None:
             self.sharing.start(now)
 
     def link_opened(self, channel: int, now: float, *, protocol: Protocol, binding: Binding | None = None) -> None:
         if self._prober.knows(channel):
             self._prober.opened(channel, now)
+        elif self._partners.knows(channel):
+            self._partners.opened(channel, now)
         elif protocol is not Protocol.FACILITATOR:
             self._outbox.emit(CloseLink(channel, "not a facilitator channel"))
         elif self._leaving is not None or len(self._channels) >= MAX_CHANNELS:
@@ -250,6 +261,7 @@ class FacilitatorService:
         if self._prober.knows(channel):
             self._prober.data(channel, data, now)
             return
+        self._partners.data(channel, data, now)
         state = self._channels.get(channel)
         if state is None:
             return  # it was closed by us; what was on its way is of no interest
@@ -263,6 +275,7 @@ class FacilitatorService:
     def link_closed(self, channel: int, now: float, reason: str) -> None:
         if self._prober.knows(channel):
             self._prober.closed(channel, reason, now)
+        self._partners.closed(channel, now)
         self._forget_channel(channel, now)
 
     def link_congested(self, channel: int, congested: bool, now: float) -> None:
@@ -303,6 +316,7 @@ class FacilitatorService:
             "facilitator": self.identity.hex(),
             "version": self._version,
             "channels": len(self._channels),
+            "draw": self._partners.health(now),
             "nodes": self._registry.health(now),
         }
         return health if self.sharing is None else health | self.sharing.health()
@@ -346,6 +360,8 @@ class FacilitatorService:
         elif kind is RecordType.FETCH:
             bucket = self._publisher.answer(BucketRequest.parse(body))
             channel.answer(RecordType.BUCKET, b"" if bucket is None else bucket.encode())
+        elif kind is RecordType.DRAW:
+            channel.answer(RecordType.DRAWN, self._publisher.draw(DrawRequest.parse(body).day).encode())
         elif (header := self._publisher.header(now)) is not None:
             channel.answer(RecordType.HEADER, header.encode())
         else:

@@ -79,6 +79,11 @@ class Headers:
         headers = [self.newest] if found is None else [found.first, found.second, self.newest]
         return [header.encode() for header in headers if header is not None]
 
+    @property
+    def yesterday(self) -> EpochHeader | None:
+        """The last one of a day before that of the newest."""
+        return self._yesterday
+
     def at(self, epoch: int) -> EpochHeader | None:
         """The header of an epoch, if it is one of the latest."""
         return self._kept.get(epoch)

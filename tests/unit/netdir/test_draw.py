@@ -3,9 +3,9 @@
 import pytest
 
 from convergence.errors import CryptoError, RemoteError
+from convergence.facilitator.drawing import Drawing
 from convergence.netdir.draw import (
     COMMIT_PHASE,
-    Drawing,
     check_draw,
     commitment_of,
     committed_hash,
