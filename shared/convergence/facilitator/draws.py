@@ -88,8 +88,8 @@ class Draws:
 
     def heard_from(self, facilitator: bytes, now: float) -> bool:
         """Whether all is known that this one can say by now of the next draw."""
-        number = next((number for commit, number in self.draw(self.day + 1).parts if commit.facilitator == facilitator), b"")
-        return number is not None if now % DAY >= COMMIT_PHASE else number != b""
+        said = {commit.facilitator: number for commit, number in self.draw(self.day + 1).parts}
+        return said.get(facilitator) is not None if now % DAY >= COMMIT_PHASE else facilitator in said
 
     def encode(self) -> bytes:
         """day u32 | value | value before | its draw, length u16 before it | draw of the next one."""
@@ -120,7 +120,8 @@ class Draws:
         assert drawing is not None
         number = number_of(self._seed, drawing.day)
         commit = Commit(drawing.day, self._identity, commitment_of(self._identity, drawing.day, number))
-        if now % DAY < COMMIT_PHASE:
-            drawing.commit(commit.sign(lambda message: self._crypto.ed25519_sign(self._seed, message)), now)
-        elif any(other.facilitator == self._identity for other, _ in drawing.draw.parts):
-            drawing.reveal(self._identity, number, now)
+        with suppress(RemoteError):  # another one with our key has said something else
+            if now % DAY < COMMIT_PHASE:
+                drawing.commit(commit.sign(lambda message: self._crypto.ed25519_sign(self._seed, message)), now)
+            elif any(other.facilitator == self._identity for other, _ in drawing.draw.parts):
+                drawing.reveal(self._identity, number, now)
