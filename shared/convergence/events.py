@@ -36,8 +36,8 @@ class Trouble(Event):
 
 @dataclass(frozen=True, slots=True)
 class DrawChecked(Event):
-    """The shared random value of a day (days since 1970) comes of what its facilitators had committed to before: so many
-    of them, whose number counts in so many cases. Not `announced`: this node did not hear what they committed to, and
+    """The shared random value of a day (days since 1970) comes of what facilitators had committed to before: so many of
+    them, of which the numbers of so many count. Not `announced`: this node did not hear what they committed to, and
     cannot tell."""
 
     kind = "draw-checked"

@@ -47,9 +47,9 @@ class Ages:
             age = _Age(int(min(first, now)), source)
         self._take(identity)
         if source and len(self._of.get(source, ())) >= self._each:
-            first = next((key for key in self._of[source] if key in self._gone), None)
-            if first is not None:
-                self._forget(first)
+            oldest = next((key for key in self._of[source] if key in self._gone), None)
+            if oldest is not None:
+                self._forget(oldest)
         self._keep(identity, _Age(age.since, source))
         return age.since
 

@@ -10,9 +10,9 @@ other, and one is taken only on top of the one before (`questions.Propose`). Who
 hear of the latest decision, therefore proposes in vain. A decision has all that the next one depends on.
 
 One of them makes a header, the others stand ready: each next one begins `PATIENCE` later, in an order that all agree
-on. It leaves the nodes of its cut in the store before it proposes, so that all can answer for its buckets, also one that
-starts later. Whoever was not connected to the store since `SETTLED` seconds before an epoch makes no proposal for it: a
-store that was restored from a backup may have lost a decision that somebody knows.
+on. It leaves the nodes of its cut in the store before it proposes, so that all can answer for its buckets, also one
+that starts later. Whoever was not connected to the store since `SETTLED` seconds before an epoch makes no proposal for
+it: a store that was restored from a backup may have lost a decision that somebody knows.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 Does: ask each of them, now and then, for what it contributes to the next draw.
 Does not: trust any: what it says proves itself (drawing.py). Who is silent, or lies, does not count, and stops nobody.
 
-Each of them tells everybody who asks what it knows of the draw (the record DRAW), and so does this one. So nobody has to
-be told anything, and each asks the others over a channel of its own, as a node would.
+Each of them tells everybody who asks what it knows of the draw (the record DRAW), and so does this one. So nobody has
+to be told anything, and each asks the others over a channel of its own, as a node would.
 
     this one -- connects --> the other one -- HELLO --> -- DRAW --> the other one -- DRAWN --> closed
 """

@@ -227,7 +227,12 @@ class Cut:
         bit = order.kinds.index(kind)
         slices = order.slices[request.index << each : request.index + 1 << each]
         inside = _oldest(
-            [(node, b"") for part in slices for node, ring in zip(part.nodes, part.rings, strict=True) if ring >> bit & 1]
+            [
+                (node, b"")
+                for part in slices
+                for node, ring in zip(part.nodes, part.rings, strict=True)
+                if ring >> bit & 1
+            ]
         )
         known = request.have if self._ordered[kind] <= request.have < epoch else 0
         items = tuple(node.entry.reference if node.signed <= known else node.entry for node, _ in inside)
@@ -320,4 +325,3 @@ class Epochs:
         """The bucket that is asked for; None if there is none, or none any more."""
         found = next((cut for header, cut in self._served if header.epoch == request.epoch), None)
         return None if found is None else found.bucket(request.epoch, request)
-

@@ -250,15 +250,11 @@ class CutPart:
 
     def encode(self) -> bytes:
         return b"".join(
-            b"".join(
-                (
-                    node.identity,
-                    node.since.to_bytes(8, "big"),
-                    node.classes.to_bytes(2, "big"),
-                    len(node.descriptor).to_bytes(2, "big"),
-                    node.descriptor,
-                )
-            )
+            node.identity
+            + node.since.to_bytes(8, "big")
+            + node.classes.to_bytes(2, "big")
+            + len(node.descriptor).to_bytes(2, "big")
+            + node.descriptor
             for node in self.nodes
         )
 
@@ -266,7 +262,7 @@ class CutPart:
     def parse(cls, data: Buffer) -> CutPart:
         """Does not look into the descriptors."""
         reader = Reader(data, "part of a cut")
-        nodes = []
+        nodes: list[CutNode] = []
         while reader.left:
             identity, since, classes = reader.take(KEY_LEN), reader.unsigned(8), reader.unsigned(2)
             size = reader.unsigned(2)

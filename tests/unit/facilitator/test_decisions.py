@@ -461,4 +461,3 @@ def test_a_question_that_fails_is_asked_again_in_the_same_epoch(world):
     world.store.answer = fails
     world.run(EPOCH + 3 * PATIENCE)
     assert world.epochs() == [epoch_at(world)] and not failing
-

@@ -196,9 +196,7 @@ def other_part():
 def test_one_that_commits_twice_is_left_out():
     """One is asked again though it has said all that it can by now."""
     changed = START + 3600
-    world, liar = with_liar(
-        lambda now: Draw((part_of(SEEDS[1], DAWN) if now < changed else (other_part()[0], None),))
-    )
+    world, liar = with_liar(lambda now: Draw((part_of(SEEDS[1], DAWN) if now < changed else (other_part()[0], None),)))
     until(world, changed)
     assert world.committed() == set(NAMES[:2])
     until(world, changed + 1.5 * PAUSE + 60)
