@@ -15,8 +15,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from enum import Enum, auto
-from itertools import combinations
 from hashlib import sha3_256, sha256
+from itertools import combinations
 
 from convergence.crypto.kdf import hmac_sha256
 from convergence.errors import CryptoError

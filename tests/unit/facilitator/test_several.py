@@ -13,10 +13,8 @@ from convergence.facilitator.service import LEAVING
 from convergence.facilitator.shared import RETURN
 from convergence.facilitator.sharing import BEAT, QUESTION_TIMEOUT, SILENT, Seal
 from convergence.introduction.signalling import MAX_PER_PAIR
-from convergence.netdir.headers import EPOCH
-from convergence.wire.buckets import BucketRequest
 from convergence.wire.descriptor import Transport
-from convergence.wire.facilitator import ErrorCode, NodeList, RecordType, encode_record
+from convergence.wire.facilitator import ErrorCode, NodeList, RecordType
 from convergence.wire.sharing import Beat, encode_shared
 from convergence.wire.target import Role
 from tests.unit.facilitator.several import Several, directory

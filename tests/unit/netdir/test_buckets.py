@@ -3,8 +3,8 @@
 import pytest
 
 from convergence.netdir import buckets as module
-from convergence.netdir.buckets import ATTEMPTS, FETCH_LIMIT, Buckets
 from convergence.netdir import epochs
+from convergence.netdir.buckets import ATTEMPTS, FETCH_LIMIT, Buckets
 from convergence.netdir.headers import Headers
 from convergence.outbox import Outbox
 from convergence.wire.buckets import Bucket, Entry, RingKind, SharedValue

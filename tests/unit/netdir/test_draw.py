@@ -4,11 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from convergence.errors import CryptoError
 from convergence.netdir.draw import (
     COMMIT_PHASE,
     Verdict,
-    check_draw,
     commitment_of,
     committed_hash,
     judge,

@@ -1,13 +1,12 @@
 """Buckets as a facilitator makes them and a client checks them."""
 
-import hashlib
 from itertools import count, islice
 
 import pytest
 
 from convergence.errors import CryptoError, LocalError, RemoteError
-from convergence.netdir import rings
 from convergence.netdir import epochs as module
+from convergence.netdir import rings
 from convergence.netdir.epochs import FEW, MANY, NODES_A_STEP, epoch_of
 from convergence.netdir.rings import BadBucket, check_bucket, index_of
 from convergence.netdir.view import place_of
