@@ -1,7 +1,7 @@
 """Whether the shared random value of a day was drawn as it was announced on the day before.
 
-Does: ask the facilitator for the draw when a day begins, and judge it by what headers said; tell of a lie, of a draw that
-is not shown, and of one that cannot be judged because the announcement was not seen.
+Does: ask the facilitator for the draw when a day begins, and judge it by what headers said; tell of a lie, of a draw
+that is not shown, and of one that cannot be judged because the announcement was not seen.
 Does not: carry the question (facilitator/client.py), or judge itself (draw.py).
 """
 

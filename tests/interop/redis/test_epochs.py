@@ -134,4 +134,4 @@ def test_one_header_of_each_epoch_is_signed(server: RedisServer, tmp_path: Path,
         for facilitator in everyone:
             for epoch, body in facilitator.words("signed"):
                 bodies[epoch].add(body)
-        assert len(bodies) > 2 and all(len(said) == 1 for said in bodies.values())
+        assert len(bodies) >= 2 and all(len(said) == 1 for said in bodies.values())
