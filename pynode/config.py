@@ -384,8 +384,8 @@ class Facilitator:
     draws_with: tuple[tuple[bytes, str], ...] = _setting(
         (),
         _partners,
-        f'["{"0" * 64}@wss://other.example/facilitator"]',
-        "facilitators of others that draw the random value with it",
+        f'["{"0" * 64}@wss://b.example/"]',
+        "who draws too",
     )
 
 
