@@ -31,7 +31,7 @@ from convergence.netdir.epochs import KEPT, Cut, Listed, epoch_of
 from convergence.netdir.headers import EPOCH, contradict
 from convergence.outbox import Outbox
 from convergence.ports import Crypto, Rng
-from convergence.wire.buckets import Entry, EpochHeader
+from convergence.wire.buckets import EpochHeader
 from convergence.wire.certs import SIGNATURE_LEN
 from convergence.wire.sharing import MAX_IN_PART, NAME_LEN, CutNode, CutPart, Decided, Decision, Drawn, Shared
 
@@ -256,12 +256,12 @@ class SharedPublisher(Publisher):
 
     def _gather(self, node: CutNode, nodes: dict[bytes, Listed], now: float) -> None:
         ours = self._epochs.nodes.get(node.identity)
-        if ours is None or ours.entry.since != node.since:
+        if ours is None or ours.since != node.since:
             self._came_earlier(node.identity, node.since, now)
         if node.descriptor:
-            same = ours is not None and ours.entry.descriptor == node.descriptor
-            raw = ours.entry.descriptor if ours is not None and same else node.descriptor  # in memory once
-            nodes[node.identity] = Listed(node.identity, Entry(raw, node.since), node.classes)
+            same = ours is not None and ours.descriptor == node.descriptor
+            raw = ours.descriptor if ours is not None and same else node.descriptor  # in memory once
+            nodes[node.identity] = Listed(node.identity, raw, node.since, node.classes)
 
     def _repeat(self, header: EpochHeader, cut: Cut, now: float) -> None:
         if cut is not self._repeated:
@@ -295,7 +295,7 @@ def _parts(cut: Cut, gone: Iterator[tuple[bytes, int]]) -> Iterator[tuple[CutNod
 
     def nodes() -> Iterator[CutNode]:
         for node in cut.nodes.values():
-            yield CutNode(node.identity, node.entry.since, node.classes, node.entry.descriptor)
+            yield CutNode(node.identity, node.since, node.classes, node.descriptor)
         for identity, since in list(gone):
             yield CutNode(identity, since)
 

@@ -23,6 +23,7 @@ from convergence.netdir.headers import EPOCH
 from convergence.netdir.rings import AGED, BEFORE, CLASSES, index_of
 from convergence.netdir.view import place_of
 from convergence.wire.buckets import (
+    HASH_LEN,
     MAX_DEPTH,
     MAX_IN_BUCKET,
     Bucket,
@@ -66,12 +67,21 @@ _AGED_BEFORE = sum(1 << kind for kind in AGED if kind in BEFORE)
 
 
 class Listed(NamedTuple):
-    """A node of a cut. `signed`: the first epoch since which all cuts have had this very entry."""
+    """A node of a cut: its identity, encoded descriptor, since when it is known, the rings that it is in once it is old
+    enough (bit 1 << kind), and the first epoch since which all cuts have had just that.
+
+    One object a node, with nothing in it that Python's garbage collector would have to visit.
+    """
 
     identity: bytes
-    entry: Entry
+    descriptor: bytes
+    since: int
     classes: int
     signed: int = 0
+
+    @property
+    def entry(self) -> Entry:
+        return Entry(self.descriptor, self.since)
 
 
 class _Slice(NamedTuple):
@@ -89,23 +99,24 @@ class _Order:
         self.kinds = kinds  # their numbers follow each other
         self.depth = depth  # 2^depth slices
         self._alike = [0] * (1 << len(kinds))  # nodes, by the rings that they are in
-        self.placed: list[list[tuple[bytes, int, Listed]]] = [[] for _ in range(1 << depth)]  # until they are slices
+        # Until they are slices: place | rings u8 | identity. Bytes, and no tuples, for the garbage collector's sake.
+        self._placed: list[list[bytes]] = [[] for _ in range(1 << depth)]
         self.slices: list[_Slice] = []
 
-    def place(self, node: Listed, classes: int) -> None:
+    def place(self, identity: bytes, classes: int) -> None:
         rings = classes >> self.kinds[0] & len(self._alike) - 1
         if rings:
-            place = place_of(self.value.value, node.identity)
-            self.placed[index_of(place, self.depth)].append((place, rings, node))
+            place = place_of(self.value.value, identity)
+            self._placed[index_of(place, self.depth)].append(b"%b%c%b" % (place, rings, identity))
             self._alike[rings] += 1
 
     def count(self, bit: int) -> int:
         return sum(count for rings, count in enumerate(self._alike) if rings >> bit & 1)
 
-    def sort(self, index: int) -> _Slice:
-        placed = sorted(self.placed[index])
-        self.placed[index] = []
-        made = _Slice(tuple(node for _, _, node in placed), bytes(rings for _, rings, _ in placed))
+    def sort(self, index: int, nodes: Mapping[bytes, Listed]) -> _Slice:
+        placed = sorted(self._placed[index])
+        self._placed[index] = []
+        made = _Slice(tuple([nodes[key[HASH_LEN + 1 :]] for key in placed]), bytes([key[HASH_LEN] for key in placed]))
         self.slices.append(made)
         return made
 
@@ -160,16 +171,16 @@ class Cut:
         known = {} if last is None else last.nodes
         for number, (identity, node) in enumerate(self.nodes.items(), 1):
             was = known.get(identity)
-            if was is None or was.entry != node.entry:
+            if was is None or was[1:3] != node[1:3]:
                 was = node._replace(signed=self.epoch)
             self.nodes[identity] = was
-            since, classes = was.entry.since, was.classes
+            since, classes = was.since, was.classes
             if since >= self.before.fixed:  # it is too young
                 classes &= ~_AGED_BEFORE
             if since >= self.value.fixed:
                 classes &= ~_AGED
             for order in self._orders:
-                order.place(was, classes)
+                order.place(identity, classes)
             if number % NODES_A_STEP == 0:
                 yield
         rings = []
@@ -179,7 +190,7 @@ class Cut:
             counts = [0 for _ in order.kinds]
             gathered: list[list[tuple[Listed, bytes]]] = [[] for _ in order.kinds]  # of the bucket that is not whole
             for index in range(1 << order.depth):
-                nodes, bits = order.sort(index)
+                nodes, bits = order.sort(index, self.nodes)
                 encoded = [(node, node.entry.encode()) for node in nodes]
                 for bit, depth in enumerate(depths):
                     gathered[bit] += [pair for pair, ring in zip(encoded, bits, strict=True) if ring >> bit & 1]
@@ -243,9 +254,9 @@ def _oldest(inside: list[tuple[Listed, bytes]]) -> list[tuple[Listed, bytes]]:
     """What a bucket holds. If there are too many, somebody makes keys for it: the oldest stay."""
     if len(inside) <= MAX_IN_BUCKET:
         return inside
-    ages = sorted((node.entry.since, node.identity) for node, _ in inside)
+    ages = sorted((node.since, node.identity) for node, _ in inside)
     limit = ages[MAX_IN_BUCKET]
-    return [pair for pair in inside if (pair[0].entry.since, pair[0].identity) < limit]
+    return [pair for pair in inside if (pair[0].since, pair[0].identity) < limit]
 
 
 class Epochs:
@@ -274,13 +285,13 @@ class Epochs:
 
     def put(self, node: Descriptor, raw: bytes, since: int) -> None:
         """A node is listed, with this descriptor. `since`: when it came (Unix seconds)."""
-        self.nodes[node.identity] = Listed(node.identity, Entry(raw, since), classes_of(node))
+        self.nodes[node.identity] = Listed(node.identity, raw, since, classes_of(node))
 
     def older(self, identity: bytes, since: int) -> None:
         """If the node is listed: it came earlier than was known."""
         node = self.nodes.get(identity)
         if node is not None:
-            self.nodes[identity] = node._replace(entry=Entry(node.entry.descriptor, since))
+            self.nodes[identity] = node._replace(since=since)
 
     def drop(self, identity: bytes) -> None:
         """A node is no longer listed."""
