@@ -169,6 +169,8 @@ class SharedPublisher(Publisher):
             return  # `_again` or `_ready` follows
         if not self._may(epoch, now):
             self._cut = None
+            if self._due(now):
+                self._again(epoch, now)
             return
         header = self._epochs.propose(cut, self._draws.committed(now), now)
         left, after = self._left, self._number

@@ -234,8 +234,7 @@ class FacilitatorService:
             self._partners.opened(channel, now)
         elif protocol is not Protocol.FACILITATOR:
             self._outbox.emit(CloseLink(channel, "not a facilitator channel"))
-        elif self._leaving is not None or len(self._channels) >= MAX_CHANNELS:
-            reason = ELSEWHERE if self._leaving is not None else "too many open channels"
+        elif (reason := self._closed_to_new()) is not None:
             self._send_error(channel, ErrorCode.BUSY, reason)
             self._outbox.emit(CloseLink(channel, reason))
         else:
@@ -320,6 +319,14 @@ class FacilitatorService:
             "nodes": self._registry.health(now),
         }
         return health if self.sharing is None else health | self.sharing.health()
+
+    def _closed_to_new(self) -> str | None:
+        """Why no more channels are taken; None if they are."""
+        if self._leaving is not None:
+            return ELSEWHERE
+        if self.sharing is not None and self.sharing.starting:
+            return "this facilitator starts: try again"  # it would tell a network without most of its nodes
+        return "too many open channels" if len(self._channels) >= MAX_CHANNELS else None
 
     # Records
 

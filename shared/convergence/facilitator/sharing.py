@@ -182,6 +182,7 @@ class Sharing:
         self.name = rng.random(NAME_LEN)
         self.peers: dict[bytes, Peer] = {}
         self.trouble = ""  # kind of the last Failure, while there is trouble
+        self.starting = True  # it is not known yet what the store has, nor that it cannot be asked
         self.joined_at = inf  # when the connection to the store was made
         self._outbox = outbox
         self._seal = Seal(crypto, seed, self.name)
@@ -377,6 +378,7 @@ class Sharing:
             if isinstance(item, NodeRecord):
                 records.append(item)
         self._machine.move("work", now)
+        self.starting = False
         self.nodes.read(records, now)
         self._tell_works()
         self.headers.works(now)
@@ -412,6 +414,7 @@ class Sharing:
 
     def _tell_trouble(self, kind: str, detail: str) -> None:
         """Once, until it works again."""
+        self.starting = False
         if not self.trouble:
             self._outbox.emit(StorageTrouble(kind, detail))
         self.trouble = kind

@@ -281,6 +281,8 @@ class Several(World):
         link.port.driver.run(service.start)
         if self.store.fault != "away":
             link.port.driver.run(service.joined)
+        else:
+            link.port.driver.run(lambda now: service.parted("connection refused", now))
 
     def kill_service(self, number):
         """Nobody says goodbye; the store stays."""

@@ -11,15 +11,17 @@ from convergence.facilitator.ages import ABSENCE
 from convergence.facilitator.decisions import LIFETIME, PATIENCE
 from convergence.facilitator.publisher import LEAD
 from convergence.facilitator.questions import Keep, Latest, Propose
+from convergence.facilitator.sharing import QUESTION_TIMEOUT, READ_TIMEOUT
 from convergence.netdir.draw import COMMIT_PHASE
 from convergence.netdir.epochs import HEADER_LIFETIME
 from convergence.netdir.headers import EPOCH, contradict
 from convergence.netdir.rings import check_bucket
 from convergence.wire.buckets import DAY, BucketRequest, EpochHeader, RingKind
 from convergence.wire.descriptor import Transport
+from convergence.wire.facilitator import ErrorCode
 from convergence.wire.sharedrandom import Draw
 from convergence.wire.sharing import Decision
-from tests.unit.facilitator.several import Several
+from tests.unit.facilitator.several import Channel, Several
 from tests.unit.facilitator.test_publisher import part_of
 from tests.unit.facilitator.test_service import LIST
 from tests.unit.facilitator.world import CRYPTO, describe, node_keys
@@ -166,11 +168,29 @@ def test_one_that_starts_later_says_the_same_at_once_and_has_the_buckets(world):
     assert len(world.members(3)) == 3
 
 
+def test_who_has_not_read_the_store_yet_takes_no_nodes(world):
+    """Whoever came would hear of a network without most of its nodes."""
+    world.run(EPOCH + 1)
+    world.store.fault = "silent"
+    world.start_one()
+    world.settle()
+    channel = Channel(world, 3)
+    assert channel.ended and channel.answers == [ErrorCode.BUSY]
+    world.store.back()
+    world.settle()
+    assert not world.channel(3).ended and world.header(3) == world.header(0)
+    world.store.fault = "silent"
+    world.start_one()
+    world.run(QUESTION_TIMEOUT + READ_TIMEOUT)
+    assert not world.channel(4).ended  # better than nothing
+
+
 def test_who_starts_makes_no_header_of_the_epoch_in_which_it_starts():
     world = World(1)
     world.run(EPOCH - 30)
     world.kill_service(0)
     world.start_one()
+    world.settle()
     for number in (1, 2, 3):
         world.register(number, at=1)
     world.run(PATIENCE + 60)
