@@ -108,7 +108,8 @@ return 1
 PROPOSE = """
 local latest = tonumber(redis.call('HGET', KEYS[1], 'number') or '0')
 local number, after = tonumber(ARGV[1]), tonumber(ARGV[3])
-if number > latest and (after < 0 or after == latest) then
+local begun = tonumber(redis.call('TIME')[1]) >= tonumber(ARGV[4])
+if number > latest and (after < 0 or after == latest) and begun then
   redis.call('HSET', KEYS[1], 'number', ARGV[1], 'value', ARGV[2])
 end
 return redis.call('HGET', KEYS[1], 'value')
@@ -334,8 +335,9 @@ class RedisStore:
                 names = [f"{keys}spent:{counter.name}" for counter in counters]
                 limits = [part for counter in counters for part in (counter.limit, int(counter.window * 1000))]
                 self._script(pipe, SPEND, names, os.urandom(8), *limits)
-            case Propose(number, value, after):
-                self._script(pipe, PROPOSE, [f"{keys}decision"], number, value, -1 if after is None else after)
+            case Propose(number, value, after, begins):
+                latest = -1 if after is None else after
+                self._script(pipe, PROPOSE, [f"{keys}decision"], number, value, latest, begins)
             case Latest():
                 pipe.hget(f"{keys}decision", "value")
             case Keep(name, value, lifetime):

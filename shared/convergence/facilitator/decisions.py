@@ -12,7 +12,8 @@ hear of the latest decision, therefore proposes in vain. A decision has all that
 One of them makes a header, the others stand ready: each next one begins `PATIENCE` later, in an order that all agree
 on. It leaves the nodes of its cut in the store before it proposes, so that all can answer for its buckets, also one
 that starts later. Whoever was not connected to the store since `SETTLED` seconds before an epoch makes no proposal for
-it: a store that was restored from a backup may have lost a decision that somebody knows.
+it: a store that was restored from a backup may have lost a decision that somebody knows. A decision for an epoch that
+has not begun on the store's clock is not taken: one facilitator with a wrong clock must not decide for all.
 """
 
 from __future__ import annotations
@@ -183,11 +184,15 @@ class SharedPublisher(Publisher):
                 self._sharing.tell_all(Decided(epoch), now)
             elif isinstance(result, Failure):
                 self._again(epoch, now)
-            elif self._number > after and self._may(epoch, now):
-                self._go(now)  # on top of what was not known
+            elif self._number > after:
+                if self._may(epoch, now):
+                    self._go(now)  # on top of what was not known
+            elif self._lost < now and _header_of(self._opened(result)) is not None:
+                self._outbox.emit(StorageTrouble("other", "the clock of the store is behind ours"))
 
+        proposal = Propose(epoch, self._sharing.seal(decision), after, int(epoch * EPOCH - SETTLED))
         self._proposing = True
-        self._sharing.ask(Propose(epoch, self._sharing.seal(decision), after), answered, now)
+        self._sharing.ask(proposal, answered, now)
 
     # Decisions
 

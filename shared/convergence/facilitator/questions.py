@@ -101,12 +101,14 @@ class Spend:
 @dataclass(frozen=True, slots=True)
 class Propose:
     """Decide on the value for a number, if the latest decision is the one for number `after` (0: there is none); with
-    None for `after`, if it is one for a lower number. Answered by the value of the latest decision, this one or
-    another one; None if there is none. So facilitators agree, each on top of what it knows."""
+    None for `after`, if it is one for a lower number. Not before `begins` (Unix seconds) on the store's clock: that of
+    one facilitator may be wrong. Answered by the value of the latest decision, this one or another one; None if there
+    is none. So facilitators agree, each on top of what it knows."""
 
     number: int
     value: bytes = field(repr=False)
     after: int | None
+    begins: int = 0
 
 
 @dataclass(frozen=True, slots=True)

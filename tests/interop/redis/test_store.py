@@ -194,15 +194,21 @@ def test_limits_count_over_all_and_come_back_with_time(empty: RedisServer) -> No
     assert 0 < empty.command("PTTL", "{convergence}:spent:2") <= 60_000
 
 
-proposals = st.builds(Propose, st.integers(1, 4), st.binary(max_size=3), st.sampled_from([None, 0, 1, 2, 3]))
+proposals = st.builds(
+    Propose,
+    st.integers(1, 4),
+    st.binary(max_size=3),
+    st.sampled_from([None, 0, 1, 2, 3]),
+    st.sampled_from([0, int(time.time()) - 1000, int(time.time()) + 10_000]),
+)
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(proposals, max_size=12))
 def test_decisions_are_as_in_the_unit_tests(server: RedisServer, proposals: list[Propose]) -> None:
-    """One for each number, and each on top of the one before."""
+    """One for each number, and each on top of the one before, when its time has come."""
     server.command("FLUSHALL")
-    model = Store(SimpleNamespace(later=lambda call: None))
+    model = Store(SimpleNamespace(later=lambda call: None, time=time.time()))
 
     async def scenario(ours: Facilitator, other: Facilitator) -> None:
         assert await other.ask(Latest()) is None

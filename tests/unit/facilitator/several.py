@@ -95,10 +95,10 @@ class Store:
                 for spent in times:
                     spent.append(now)
                 return True
-            case Propose(number, value, after):
+            case Propose(number, value, after, begins):
                 if self.fault == "full":
                     return Failure("full", "no memory")
-                if number > self.decision[0] and after in (None, self.decision[0]):
+                if number > self.decision[0] and after in (None, self.decision[0]) and self.world.time >= begins:
                     self.decision = number, value
                     self.decisions.append((number, value))
                 return self.decision[1]
