@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from functools import partial
+from itertools import islice
 from typing import Any
 
 from convergence.effects import Failure
@@ -307,7 +308,7 @@ def _parts(cut: Cut, gone: Iterator[tuple[bytes, int]]) -> Iterator[tuple[CutNod
             yield CutNode(identity, since)
 
     source = nodes()
-    while part := tuple(node for node, _ in zip(source, range(MAX_IN_PART), strict=False)):
+    while part := tuple(islice(source, MAX_IN_PART)):
         yield part
 
 

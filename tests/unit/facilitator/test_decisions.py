@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from convergence.effects import Failure
+from convergence.facilitator import decisions as module
 from convergence.facilitator import publisher
 from convergence.facilitator.ages import ABSENCE
 from convergence.facilitator.decisions import LIFETIME, PATIENCE
@@ -154,7 +155,9 @@ def test_all_say_the_same_header_and_have_its_buckets(world):
         assert sorted(len(item) == 8 for item in items if isinstance(item, bytes)) == [True] * 3 and len(items) == 4
 
 
-def test_one_that_starts_later_says_the_same_at_once_and_has_the_buckets(world):
+@pytest.mark.parametrize("each", [1, 2, 256])
+def test_one_that_starts_later_says_the_same_at_once_and_has_the_buckets(world, monkeypatch, each):
+    monkeypatch.setattr(module, "MAX_IN_PART", each)
     world.run(EPOCH + 300)
     world.start_one()
     world.settle()
