@@ -392,7 +392,8 @@ def test_nothing_is_signed_that_contradicts_what_was_signed(world):
 
 
 @pytest.mark.parametrize("lost", ["all", "one", "garbage", "swapped"])
-def test_nodes_that_the_store_has_lost_cost_the_buckets_of_one_epoch(world, lost):
+def test_nodes_that_the_store_has_lost_cost_the_buckets_of_one_epoch(world, lost, monkeypatch):
+    monkeypatch.setattr(module, "MAX_IN_PART", 1)
     world.run(EPOCH + 1)
     world.start_one()  # before it has asked
     kept = world.store.kept
@@ -405,7 +406,10 @@ def test_nodes_that_the_store_has_lost_cost_the_buckets_of_one_epoch(world, lost
             case _:
                 del kept[name]
     world.settle()
+    world.run(5)
     assert set(world.epochs()) == {epoch_at(world)}
+    assert world.members(3) is None and world.members(0) is not None
+    assert ("storage-trouble" in world.kinds_of(3)) == (lost == "swapped")
     world.run(EPOCH)
     assert all(world.members(number) for number in world.alive)
 
