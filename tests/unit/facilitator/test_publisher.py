@@ -368,6 +368,18 @@ def test_a_cut_that_takes_longer_than_an_epoch_is_signed_for_the_one_in_which_it
     assert all(header.published // EPOCH == header.epoch for header in rig.headers)
 
 
+def test_a_cut_that_takes_until_after_midnight_is_made_anew_in_the_order_of_the_new_value(monkeypatch, slow):
+    rig = Rig()
+    rig.register(*range(60))
+    rig.until(midnight(1) - EPOCH - LEAD - 1)
+    slow()
+    monkeypatch.setattr(module, "STEP_PAUSE", EPOCH / 20)
+    rig.go(EPOCH + LEAD + 3)
+    assert rig.publisher._cut is not None
+    rig.go(3 * EPOCH)
+    assert rig.signed.published > midnight(1) and rig.signed.value.fixed == midnight(0) + COMMIT_PHASE
+
+
 def test_a_header_that_has_expired_is_not_told():
     rig = Rig()
     rig.register(*range(20))
