@@ -16,6 +16,7 @@ from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Collection, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from aiohttp import WSCloseCode, WSMsgType, web
 from aiohttp.http_exceptions import HttpProcessingError
@@ -289,7 +290,9 @@ def make_app(
         network["rtc"] = {"stun": list(stun)}
 
     async def file(request: web.Request) -> web.StreamResponse:
-        path = index.get(request.path)
+        folder, sharp, _ = unquote(request.path).partition("/#")
+        # Some programs write "%23", or "%2523", for "#" in a share link: the page mends its address.
+        path = index.get(f"{folder}/" if sharp else request.path)
         if path is None or not path.is_file():
             raise web.HTTPNotFound(text="There is nothing here.\n")
         return file_response(path)

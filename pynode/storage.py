@@ -286,16 +286,17 @@ class DiskStorage:
         row = self._db.execute("SELECT path, size, mtime_ns, piece_size FROM shared WHERE root = ?", (root,)).fetchone()
         if row is None or piece >= _count(row[1], row[3]):
             return None
-        path, size, mtime_ns, piece_size = row
+        path = Path(os.fsdecode(row[0]))
+        size, mtime_ns, piece_size = row[1:]
         length = min(piece_size, size - piece * piece_size)
         try:
             with open(path, "rb", buffering=0) as file:
                 data = os.pread(file.fileno(), length, piece * piece_size)
                 status = os.fstat(file.fileno())
         except FileNotFoundError:
-            raise StorageError(f"{Path(path).name} is gone from where it was shared") from None
+            raise StorageError(f"{path.name} is gone from where it was shared") from None
         if (status.st_size, status.st_mtime_ns) != (size, mtime_ns) or len(data) != length:
-            raise StorageError(f"{Path(path).name} changed since it was shared")
+            raise StorageError(f"{path.name} changed since it was shared")
         return data
 
     def _scan(self, bucket: str, prefix: bytes) -> list[bytes]:
@@ -332,7 +333,7 @@ class DiskStorage:
             raise StorageError(f"cannot read {path}: {os.strerror(error.errno or 0)}") from error
         if len(root) != ROOT_LEN or status.st_size != size:
             raise StorageError(f"{path.name} changed while it was being read")
-        row = (root, str(path), size, status.st_mtime_ns, piece_size)
+        row = (root, os.fsencode(path), size, status.st_mtime_ns, piece_size)  # a name may be no UTF-8
         self._db.execute("INSERT OR REPLACE INTO shared VALUES (?, ?, ?, ?, ?)", row)
 
     def _forget_shared(self, root: bytes) -> None:
@@ -355,7 +356,7 @@ class DiskStorage:
             elif size and longest:
                 write_whole(target, (self._whole_piece(root, piece) for piece in range(count)))
             elif size:
-                copy(Path(row[0]), target)
+                copy(Path(os.fsdecode(row[0])), target)
             if target.stat().st_size != size:
                 raise StorageError("the stored pieces are damaged: fetch the file again")
             sync_folder(target.parent)

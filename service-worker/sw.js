@@ -36,7 +36,9 @@ self.addEventListener("activate", (event) => event.waitUntil(self.clients.claim(
 self.addEventListener("fetch", (event) => {
   const { method, url, mode } = event.request;
   if (!url.startsWith(scope)) return;
-  const name = new URL(url).pathname.slice(new URL(scope).pathname.length) || "index.html";
+  // Some programs write "%23" for "#" in a share link: the page mends its address.
+  const path = new URL(url).pathname.slice(new URL(scope).pathname.length);
+  const name = path.replace(/^%(?:25)*23.*/, "") || "index.html";
   const shown = mode === "navigate"; // whatever is shown under this address could run here
   if (method !== "GET") {
     if (shown) event.respondWith(text(405, "There is nothing here that takes this.\n"));

@@ -180,6 +180,7 @@ def _add_share(commands: Any) -> None:
         "Files are read where they lie; the same file gets the same link again.",
     )
     one.add_argument("files", nargs="+", metavar="FILE")
+    one.add_argument("--qr", action="store_true", help="show each link as a QR code, too, for a phone's camera")
     one.add_argument(
         "--group",
         action="store_true",
@@ -197,8 +198,16 @@ def _add_get(commands: Any) -> None:
         "Fetch what a share link names.",
         "A run that was interrupted goes on where it stopped. Files are never overwritten.",
     )
-    one.add_argument("link", metavar="LINK", help="put it in quotes")
-    one.add_argument("-o", "--output", metavar="DIR", help="the folder to put the file in (this one)")
+    one.add_argument(
+        "link",
+        metavar="LINK",
+        nargs="?",
+        help="in quotes, or any text that has it; else it is asked for, or read from standard input (-), so that nobody"
+        " sees it in a list of processes",
+    )
+    one.add_argument(
+        "-o", "--output", metavar="PATH", help="the folder to put the file in (this one), a new file, or - (to a pipe)"
+    )
     one.add_argument("--share", action="store_true", help="share it on afterwards, until Ctrl-C")
     one.add_argument(
         "--wait", type=seconds, default=600, help="give up after so many seconds without a byte (600; 0: never)"

@@ -15,7 +15,7 @@ from pynode.cli import parser
 from pynode.cli.manual import gist, subparsers
 from pynode.cli.output import Output
 
-COMPLETE = {"FILE": shtab.FILE, "DIR": shtab.DIRECTORY}
+COMPLETE = {"FILE": shtab.FILE, "PATH": shtab.FILE, "DIR": shtab.DIRECTORY}
 
 
 async def completion(arguments: argparse.Namespace, output: Output, stop: asyncio.Event) -> int:

@@ -11,7 +11,9 @@ import argparse
 import asyncio
 import os
 import shutil
+import sys
 import time
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -32,14 +34,16 @@ from convergence.events import (
     Trouble,
 )
 from convergence.transfers import public_id
-from convergence.wire.ordb import FileInfo, ShareLink
+from convergence.wire.filename import saved_name
+from convergence.wire.ordb import FileInfo
+from convergence.wire.sharelink import ShareLink, find_link
 from pynode.app import App, Plan
+from pynode.cli.asking import ask_link
 from pynode.cli.common import data_folder, joined, locked, set_up_logs, settings, stun_servers, tell_directory, unless
-from pynode.cli.output import CliError, Output, Rate, bar, shown, size_words, time_words
+from pynode.cli.output import CliError, Output, Rate, bar, discard, shown, size_words, time_words
 from pynode.cli.sites import chosen_site, network_of_files, site_address
 from pynode.cli.words import error_words, trouble_words, words
 from pynode.logs import log_event
-from pynode.names import safe_name
 from pynode.storage import StorageError
 
 WAITED = 3
@@ -51,14 +55,59 @@ WAITING = {
 AGAIN = "What has arrived is kept: run the same command again to go on."
 
 
-def site_of(text: str) -> str | None:
-    """The site that a full link names; None for a bare one. Raises CliError when it is no link."""
-    text = text.strip()
+def link_in(text: str) -> tuple[ShareLink, str | None]:
+    """The link in a text, and the site that it names; None for a bare one. Raises CliError when there is none."""
     try:
-        ShareLink.parse(text)
+        found = find_link(text)
     except Problem as problem:
         raise CliError(words(problem.why), 2) from None
-    return site_address(text.partition("#")[0]) if "://" in text else None
+    return found.link, site_address(found.site) if found.site else None
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where the file goes.
+
+    Args:
+        name: in the folder; "" for the sender's.
+        stream: to standard output, in place of all that.
+    """
+
+    folder: Path
+    name: str = ""
+    stream: bool = False
+
+
+def target_of(output: str | None) -> Target:
+    """What -o says, as cp and curl take it: "-", a folder that is there or ends in "/", or a new file. Raises
+    CliError."""
+    if output == "-":
+        return Target(Path(), stream=True)
+    path = Path(output or ".")
+    if path.is_dir() or (output or "").endswith(os.sep):
+        target = Target(path)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CliError(
+                f"{path} cannot be used as a folder ({error.strerror}): choose another with -o.", 2
+            ) from None
+    else:
+        target = Target(path.parent, path.name)
+        if os.path.lexists(path):
+            raise CliError(f"{path} is there already, and nothing is overwritten: choose another name with -o.", 2)
+        if not path.parent.is_dir():
+            raise CliError(f"{path.parent} is no folder: make it first, or choose another with -o.", 2)
+    if not os.access(target.folder, os.W_OK):
+        raise CliError(f"{target.folder} cannot be written to: choose another folder with -o.")
+    return target
+
+
+def _target(arguments: argparse.Namespace) -> Target:
+    target = target_of(arguments.output)
+    if target.stream and (arguments.json or arguments.share):
+        raise CliError("The file cannot go to standard output with --json or --share: name a file or a folder.", 2)
+    return target
 
 
 async def get(arguments: argparse.Namespace, output: Output, stop: asyncio.Event, most: int | None = None) -> int:
@@ -69,15 +118,11 @@ async def get(arguments: argparse.Namespace, output: Output, stop: asyncio.Event
     """
     config = settings(arguments)
     set_up_logs(arguments, config, "get", "error")
-    site = site_of(arguments.link)
-    folder = Path(arguments.output or ".")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CliError(f"{folder} cannot be used as a folder ({error.strerror}): choose another with -o.", 2) from None
-    if not os.access(folder, os.W_OK):
-        raise CliError(f"{folder} cannot be written to: choose another folder with -o.")
-    link = ShareLink.parse(arguments.link)
+    text = await ask_link(stop) if arguments.link in (None, "-") else arguments.link
+    if text is None:
+        return 130
+    link, site = link_in(text)
+    target = _target(arguments)
     downloads = data_folder(arguments, config, "downloads")
     lock = downloads / f"{public_id(link.hash_name)}.lock"
     site = site_address(arguments.site) if arguments.site else chosen_site(site)
@@ -85,7 +130,7 @@ async def get(arguments: argparse.Namespace, output: Output, stop: asyncio.Event
     if network is None:
         return 130
     with locked(lock, "Another command here is fetching this link: wait for it to end."):
-        download = _Download(arguments, output, folder, most)
+        download = _Download(arguments, output, link, target, most)
         plan = Plan(network, downloads, stun=stun_servers(arguments, config), circuits=config.circuits)
         app = App(plan, download.event)
         await app.start()
@@ -96,10 +141,13 @@ async def get(arguments: argparse.Namespace, output: Output, stop: asyncio.Event
 
 
 class _Download:
-    def __init__(self, arguments: argparse.Namespace, output: Output, folder: Path, most: int | None) -> None:
+    def __init__(
+        self, arguments: argparse.Namespace, output: Output, link: ShareLink, target: Target, most: int | None
+    ) -> None:
         self._arguments = arguments
         self._output = output
-        self._folder = folder
+        self._link = link
+        self._target = target
         self._most = most
         self._rate = Rate()
         self._said = ""
@@ -117,7 +165,7 @@ class _Download:
             return 130
         self._last_byte = time.monotonic()
         try:
-            self._id = app.call(lambda now: app.node.transfers.get(self._arguments.link, now))
+            self._id = app.call(lambda now: app.node.transfers.get(self._link.format(), now))
         except LocalError as error:
             raise CliError(error_words(error), 2) from None
         watch = asyncio.ensure_future(self._watch())
@@ -132,15 +180,20 @@ class _Download:
         self._finished.result()
         assert self._info is not None
         seconds = time.monotonic() - started
-        path = await self._save(app, self._info)
-        words = f"Complete and verified: {size_words(self._info.size)}"
+        text = f"Complete and verified: {size_words(self._info.size)}"
         if self._fetched:
-            words += f", {size_words(self._fetched)} of it fetched in {time_words(seconds)}"
-            words += f" ({size_words(self._fetched / max(seconds, 0.001))}/s)"
-        self._output.say(f"{words}.")
-        self._output.result(str(path))
-        data = {"path": str(path), "name": self._info.name, "size": self._info.size, "fetched": self._fetched}
-        self._output.record("done", **data, seconds=round(seconds, 3))
+            text += f", {size_words(self._fetched)} of it fetched in {time_words(seconds)}"
+            text += f" ({size_words(self._fetched / max(seconds, 0.001))}/s)"
+        if self._target.stream:
+            await self._pour(app, self._info)
+            self._output.say(f"{text}.")
+        else:
+            path = await self._save(app, self._info)
+            self._output.say(f"{text}.")
+            self._say_name(self._info.name)
+            self._output.result(str(path))
+            data = {"path": str(path), "name": self._info.name, "size": self._info.size, "fetched": self._fetched}
+            self._output.record("done", **data, seconds=round(seconds, 3))
         if self._arguments.share:
             await self._share(app, stop)
         app.call(lambda now: app.node.transfers.forget(self._id, now))
@@ -148,10 +201,30 @@ class _Download:
         return 0
 
     async def _save(self, app: App, info: FileInfo) -> Path:
+        folder = self._target.folder
         try:
-            return await app.storage.export(info.root, info.size, self._folder / safe_name(info.name))
+            return await app.storage.export(info.root, info.size, folder / (self._target.name or saved_name(info.name)))
         except StorageError as error:
-            raise CliError(f"The file is complete but cannot be put into {self._folder}: {error}. {AGAIN}") from None
+            raise CliError(f"The file is complete but cannot be put into {folder}: {error}. {AGAIN}") from None
+
+    def _say_name(self, name: str) -> None:
+        if not self._target.name and saved_name(name) != name:
+            self._output.say('Characters of its name that could mislead a system or a reader are "_" now.')
+
+    async def _pour(self, app: App, info: FileInfo) -> None:
+        """To standard output. Raises CliError if it is not read to the end."""
+        data = app.plan.data
+        assert data is not None
+        path = await app.storage.export(info.root, info.size, data / f"{self._id}.whole")
+        try:
+            with open(path, "rb") as file:
+                await asyncio.to_thread(shutil.copyfileobj, file, sys.stdout.buffer)
+            sys.stdout.flush()
+        except OSError as error:
+            discard(sys.stdout)
+            raise CliError(f"Standard output took not all of it: {os.strerror(error.errno or 0)}.") from None
+        finally:
+            path.unlink(missing_ok=True)
 
     async def _share(self, app: App, stop: asyncio.Event) -> None:
         ids: list[str] = []
@@ -247,8 +320,9 @@ class _Download:
         data = self._app.plan.data
         assert data is not None
         wanted = {data: missing}
-        if data.stat().st_dev != self._folder.stat().st_dev:
-            wanted[self._folder] = size
+        folder = self._target.folder
+        if not self._target.stream and data.stat().st_dev != folder.stat().st_dev:
+            wanted[folder] = size
         for folder, need in wanted.items():
             free = shutil.disk_usage(folder).free
             if need > free:

@@ -162,5 +162,5 @@ async def _share(
         raise CliError(f"{archive} cannot be written: {sentence(error.strerror or str(error))}") from None
     output.say(f"Root hash {manifest.root}: whoever gets the link needs it too, from somebody they trust.")
     output.record("packed", root=manifest.root)
-    shared = argparse.Namespace(**{**vars(arguments), "files": [str(archive)], "group": False})
+    shared = argparse.Namespace(**{**vars(arguments), "files": [str(archive)], "group": False, "qr": False})
     return await share.share(shared, output, stop)

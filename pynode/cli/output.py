@@ -58,6 +58,12 @@ class Output:
             self._clear()
             _write(self._err, shown(text, 2000) + "\n")
 
+    def picture(self, text: str) -> None:
+        """Lines for people, as they are."""
+        if not self.as_json:
+            self._clear()
+            _write(self._err, text)
+
     def result(self, text: str) -> None:
         """A line of what the command was asked for."""
         if not self.as_json:

@@ -11,11 +11,9 @@ import asyncio
 import contextlib
 import os
 import sys
-import termios
-from collections.abc import Iterator
 from pathlib import Path
 
-from pynode.cli.common import unless
+from pynode.cli.asking import ask_password
 from pynode.cli.mirror import dist_folder
 from pynode.cli.output import CliError, Output, sentence
 from pynode.cli.verify import checked_folder, signed_words, word_lines
@@ -27,8 +25,6 @@ from pynode.published.minisign import SecretKey
 from pynode.published.packed import ENCODINGS
 from pynode.published.release import MAX_RELEASE, Release, Seen, Trust, check, sign
 from pynode.published.words import root_words
-
-MAX_PASSWORD = 1024
 
 
 async def release_sign(arguments: argparse.Namespace, output: Output, stop: asyncio.Event) -> int:
@@ -109,8 +105,8 @@ async def release_keygen(arguments: argparse.Namespace, output: Output, stop: as
             raise CliError(f"{one} is there already: a key is never overwritten, choose another name.")
     password: str | None = ""
     if not arguments.no_password:
-        password = await _ask("Password for the new key: ", output, stop)
-        if password is not None and sys.stdin.isatty() and password != await _ask("Once more: ", output, stop):
+        password = await ask_password("Password for the new key: ", output, stop)
+        if password is not None and sys.stdin.isatty() and password != await ask_password("Once more: ", output, stop):
             raise CliError("The two passwords differ: no key was made.")
         if password == "":
             raise CliError("An empty password protects nothing: choose one, or say --no-password.", 2)
@@ -153,45 +149,8 @@ async def _open_key(path: Path, output: Output, stop: asyncio.Event) -> SecretKe
     text = data.decode("ascii", "replace")
     password: str | None = ""
     if SecretKey.is_hidden(text):
-        password = await _ask(f"Password of {path.name}: ", output, stop)
+        password = await ask_password(f"Password of {path.name}: ", output, stop)
     return None if password is None else SecretKey.parse(text, password)
-
-
-async def _ask(question: str, output: Output, stop: asyncio.Event) -> str | None:
-    """A line that the terminal does not show; else the next line of standard input. None when it was stopped."""
-    if not sys.stdin.isatty():
-        return _line()
-    loop, ready = asyncio.get_running_loop(), asyncio.Event()
-    with _no_echo(sys.stdin.fileno()):
-        sys.stderr.write(question)
-        sys.stderr.flush()
-        loop.add_reader(sys.stdin.fileno(), ready.set)
-        try:
-            answered = await unless(stop, ready.wait())
-        finally:
-            loop.remove_reader(sys.stdin.fileno())
-            output.say("")
-        return _line() if answered else None
-
-
-def _line() -> str:
-    try:
-        line = sys.stdin.readline(MAX_PASSWORD).rstrip("\n")
-        line.encode()
-    except UnicodeError:
-        raise CliError("This password is not UTF-8, which a key's has to be: set the terminal to UTF-8.", 2) from None
-    return line
-
-
-@contextlib.contextmanager
-def _no_echo(terminal: int) -> Iterator[None]:
-    before = termios.tcgetattr(terminal)
-    quiet = [*before[:3], before[3] & ~termios.ECHO, *before[4:]]
-    termios.tcsetattr(terminal, termios.TCSAFLUSH, quiet)
-    try:
-        yield
-    finally:
-        termios.tcsetattr(terminal, termios.TCSAFLUSH, before)
 
 
 def _read(path: Path, limit: int) -> bytes | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import io
 import mimetypes
 import os
 import stat
@@ -18,11 +19,14 @@ from dataclasses import dataclass, field, replace
 from itertools import starmap
 from pathlib import Path
 
-from convergence.errors import LocalError
+import segno
+
+from convergence.codes import FileFlaw
+from convergence.errors import LocalError, Problem
 from convergence.events import Event, ShareFailed, ShareProgress, ShareStands, TorDirectoryChanged, Trouble
 from convergence.ordb.index import FileBuilder
 from convergence.rdv.service import MAX_GROUPED, MAX_OFFERS
-from convergence.wire.ordb import PIECE_SIZE, FileInfo
+from convergence.wire.ordb import MAX_SIZE, PIECE_SIZE, FileInfo
 from pynode.app import App, Plan
 from pynode.cli.common import data_folder, joined, set_up_logs, settings, stun_servers, tell_directory, unless
 from pynode.cli.output import CliError, Output, Rate, bar, shown, size_words
@@ -76,7 +80,7 @@ async def share(arguments: argparse.Namespace, output: Output, stop: asyncio.Eve
     network = await unless(stop, network_of_files(arguments, site))
     if network is None:
         return 130
-    command = _Command(output, site)
+    command = _Command(output, site, arguments.qr)
     stun = stun_servers(arguments, config)
     plan = Plan(network, data_folder(arguments, config, "shares"), stun=stun, circuits=circuits)
     if circuits.group:
@@ -90,20 +94,29 @@ async def share(arguments: argparse.Namespace, output: Output, stop: asyncio.Eve
 
 
 class _Command:
-    def __init__(self, output: Output, site: str) -> None:
+    def __init__(self, output: Output, site: str, qr: bool) -> None:
         self._output = output
+        self._qr = qr
         self._site = site
         self._shared: dict[str, _Shared] = {}
         self._said: Trouble | None = None
         self._adding: asyncio.Future[str] | None = None
 
     async def run(self, app: App, paths: list[Path], stop: asyncio.Event) -> int:
+        failed = 0
         for path in paths:
-            if await unless(stop, self._add(app, path)) is None:
-                return 130
+            try:
+                if await unless(stop, self._add(app, path)) is None:
+                    return 130
+            except CliError as error:
+                failed += 1
+                if failed == len(paths):
+                    raise
+                self._output.say(str(error))
+                self._output.record("failed", path=shown(str(path), 4096), message=str(error))
         if await unless(stop, self._stand(app)) is None:
             return 130
-        count = "file" if len(paths) == 1 else f"{len(paths)} files"
+        count = "file" if len(self._shared) == 1 else f"{len(self._shared)} files"
         self._output.say(f"Sharing the {count} for as long as this runs. Stop with Ctrl-C.")
         await stop.wait()
         sent = sum(shared.sent for shared in self._shared.values())
@@ -122,6 +135,8 @@ class _Command:
         share_id = await adding
         link = app.node.transfers.link(share_id, self._site)
         self._shared[share_id] = _Shared(info.name, info.size, link)
+        if os.fsencode(path.name) != info.name.encode():
+            self._output.say(f"{shown(path.name)} is shared as {shown(info.name)}: its name is no UTF-8.")
         return True
 
     async def _hash(self, path: Path) -> tuple[FileInfo, bytes]:
@@ -159,6 +174,8 @@ class _Command:
         await shared.standing.wait()
         self._output.say(f"{shown(shared.name)} ({size_words(shared.size)}) can be fetched with this link:")
         self._output.result(shared.link)
+        if self._qr:
+            self._output.picture(qr_code(shared.link))
         self._output.record("shared", id=share_id, name=shared.name, size=shared.size, link=shared.link)
 
     # -- from the core
@@ -204,6 +221,8 @@ def hash_file(path: Path, tell: Callable[[int], None], cancelled: threading.Even
     """
     builder = FileBuilder()
     with open(path, "rb") as file:
+        if os.fstat(file.fileno()).st_size > MAX_SIZE:
+            raise Problem(FileFlaw.TOO_LARGE, most=MAX_SIZE)
         while piece := file.read(PIECE_SIZE):
             builder.add(piece)
             if builder.size % TELL_EVERY == 0:
@@ -213,3 +232,11 @@ def hash_file(path: Path, tell: Callable[[int], None], cancelled: threading.Even
     # A name that does not decode on this machine gets replacement characters.
     name = os.fsencode(path.name).decode("utf-8", "replace")
     return builder.finish(name, mimetypes.guess_type(name)[0] or "")
+
+
+def qr_code(text: str) -> str:
+    """In half blocks, two rows of the code a line: a full block is light, as on a dark terminal. 51 columns for a link
+    to a short name, and where lines are shorter nobody can read it."""
+    drawn = io.StringIO()
+    segno.make_qr(text, error="l").terminal(drawn, border=2, compact=True)
+    return drawn.getvalue()

@@ -33,7 +33,7 @@ MAX_DETAIL = 300
 
 WORDS: dict[Code, str] = {
     LinkFlaw.NO_LINK: "There is no link here. Paste the link you were given.",
-    LinkFlaw.SCHEME: "The link does not begin with http:// or https://.",
+    LinkFlaw.SEVERAL: "There is more than one link here. Take one of them.",
     LinkFlaw.CUT: "The link has no part after a # sign: it was cut. Copy the whole link.",
     LinkFlaw.HALF: "The link is incomplete: its second half, after a dot, is missing. Copy the whole link.",
     LinkFlaw.SHORT_PART: "The {part} part of the link is incomplete. Copy the whole link.",

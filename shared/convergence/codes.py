@@ -14,7 +14,7 @@ class LinkFlaw(Code):
     """What is wrong with a share link. `part`: "first" or "second"."""
 
     NO_LINK = "link-none"
-    SCHEME = "link-scheme"
+    SEVERAL = "link-several"
     CUT = "link-cut"
     HALF = "link-half"
     SHORT_PART = "link-part-short"  # part

@@ -46,7 +46,8 @@ from convergence.rdv.keys import Subject
 from convergence.rdv.own import OwnPoint
 from convergence.rdv.service import FILES, RdvService, Served
 from convergence.wire.address import PrivateAddress
-from convergence.wire.ordb import FileInfo, ShareLink
+from convergence.wire.ordb import FileInfo
+from convergence.wire.sharelink import ShareLink
 
 MAX_TRANSFERS = 64  # under way at once
 SECRET_LEN = 32

@@ -58,6 +58,10 @@ SETTINGS = {
 
 
 class Handler(SimpleHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.path = self.path.partition("%23")[0]  # as our sites do
+        super().do_GET()
+
     def end_headers(self) -> None:
         self.send_header("Content-Security-Policy", POLICY)
         self.send_header("Cross-Origin-Opener-Policy", "same-origin")

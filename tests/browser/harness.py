@@ -18,7 +18,7 @@ from typing import Any
 from playwright.sync_api import Browser, BrowserContext, Error, Page, Playwright, expect
 
 from convergence.transfers import public_id
-from convergence.wire.ordb import ShareLink
+from convergence.wire.sharelink import ShareLink
 from pynode.origins import origin
 from tests.browser.returning import Returning
 

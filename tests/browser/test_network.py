@@ -15,7 +15,7 @@ import pytest
 from playwright.sync_api import Browser
 
 from convergence.rdv.blind import days_in_use, owners_name
-from convergence.wire.ordb import ShareLink
+from convergence.wire.sharelink import ShareLink
 from pynode.crypto import CPythonCrypto
 from tests.browser.harness import Peer
 from tests.e2e.processes import MIB, Command, Network, Relay, running, sha256

@@ -130,7 +130,7 @@ def test_server_browser_browser_server(
     with running("share", file, "--site", site, "--data", tmp_path / "sharer") as sharer:
         link = sharer.until("shared")["link"]
         (tmp_path / "getter.toml").write_text("[circuits]\nhops = 3\n")
-        command = ["get", link, "--output", out, "--data", tmp_path / "getter", "--config", tmp_path / "getter.toml"]
+        command = ["get", link, "-o", f"{out}/", "--data", tmp_path / "getter", "--config", tmp_path / "getter.toml"]
         with running(*command) as getter:
             getter.until("progress", lambda record: record["have"] > 0)
             net.kill_facilitator()

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser
 
-from convergence.wire.ordb import ShareLink
+from convergence.wire.sharelink import ShareLink
 from tests.browser.harness import Peer
 from tests.browser.swarm import MEET, POINT, RELAY, Swarm, carried, relayed
 from tests.browser.test_rtc_network import built, only_rtc

@@ -282,6 +282,15 @@ def test_where_the_network_was_is_known_still_when_the_address_has_another_owner
     assert page.evaluate(HEADERS_OF, "network.json")[2] == elsewhere.decode()
 
 
+def test_a_share_link_whose_sharp_was_escaped_brings_the_pinned_page(
+    context: BrowserContext, site: ChangingSite, small: Version
+) -> None:
+    page = first_visit(context, site, small)
+    answer = page.goto(f"{site.address}%23{'a' * 43}.{'b' * 43}")
+    assert answer is not None and answer.status == 200 and answer.from_service_worker
+    assert answer.body() == small.files["index.html"]
+
+
 def test_nothing_of_the_sites_runs_at_an_address_of_the_pinned_version(
     context: BrowserContext, site: ChangingSite, small: Version
 ) -> None:

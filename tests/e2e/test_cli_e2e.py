@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pty
 import select
 import signal
 import socket
@@ -19,12 +20,12 @@ from collections.abc import Iterator
 from functools import partial
 from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from urllib.request import urlopen
 
 import pytest
 
-from convergence.wire.ordb import fit_name
+from convergence.wire.ordb import MAX_SIZE, fit_name
 from tests.e2e.processes import ENVIRONMENT, MIB, PATIENCE, Command, running, sha256, write_file
 
 PAGE = b"<title>a page</title>" + b"x" * 100_000
@@ -132,6 +133,54 @@ def test_a_file_arrives_and_its_link_stays_the_same(network: dict[str, Any], tmp
         assert again == link
 
 
+MAIL = """Here is the report:
+
+> {}=
+> {}>
+
+It is long."""
+
+
+def test_a_link_comes_from_a_mail_on_standard_input_or_from_a_terminal(network: dict[str, Any], tmp_path: Path) -> None:
+    file = tmp_path / "report.bin"
+    digest = write_file(file, 1000)
+    with shared(network, tmp_path / "sender", file) as [link]:
+        mail = MAIL.format(link[:70], link[70:])
+        code, done = fetched(mail.encode(), subprocess.PIPE, tmp_path / "by pipe", "-")
+        assert code == 0 and sha256(done["path"]) == digest
+        (tmp_path / "mail").write_text(mail)
+        with open(tmp_path / "mail") as opened:
+            code, done = fetched(None, opened, tmp_path / "from file")
+        assert code == 0 and sha256(done["path"]) == digest
+        ours, theirs = pty.openpty()
+        try:
+            os.write(ours, f"{link[:70]}\n{link[70:]}\n".encode())
+            code, done = fetched(None, theirs, tmp_path / "typed")
+        finally:
+            os.close(ours)
+            os.close(theirs)
+        assert code == 0 and sha256(done["path"]) == digest
+
+
+def fetched(given: bytes | None, source: int | IO[str], folder: Path, *link: str) -> tuple[int, dict[str, Any]]:
+    """Exit code and last record of a `get` that reads its link."""
+    command = [sys.executable, "-m", "pynode", "get", *link, "-o", f"{folder}/", "--data", folder / "data", "--json"]
+    ended = subprocess.run(
+        command, input=given, stdin=None if given is not None else source, capture_output=True, env=ENVIRONMENT,
+        timeout=PATIENCE, check=False,
+    )  # fmt: skip
+    return ended.returncode, json.loads(ended.stdout.splitlines()[-1])
+
+
+def test_without_a_link_there_is_one_line(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pynode", "get", "-o", tmp_path]
+    ended = subprocess.run(
+        command, input=b"no link", capture_output=True, env=ENVIRONMENT, timeout=PATIENCE, check=False
+    )
+    assert ended.returncode == 2
+    assert ended.stderr.decode().count("\n") == 1 and "link is incomplete" in ended.stderr.decode()
+
+
 def test_a_killed_run_is_gone_on_with(network: dict[str, Any], tmp_path: Path) -> None:
     file = tmp_path / "large.bin"
     size = 48 * MIB
@@ -215,6 +264,39 @@ def test_words_on_the_terminal_hold_no_control_characters(network: dict[str, Any
         done = subprocess.run(command, capture_output=True, env=ENVIRONMENT, timeout=PATIENCE)
     assert done.returncode == 0
     assert all(character.isprintable() or character == "\n" for character in (done.stdout + done.stderr).decode())
+
+
+def test_one_file_that_cannot_be_shared_does_not_end_the_others(network: dict[str, Any], tmp_path: Path) -> None:
+    strange, large = tmp_path / os.fsdecode(b"caf\xe9.txt"), tmp_path / "large"
+    strange.write_bytes(b"strange")
+    with open(large, "wb") as file:
+        file.truncate(MAX_SIZE + 1)  # without a byte on the disk
+    with running("share", large, strange, "--site", network["site"], "--data", tmp_path / "sender") as command:
+        assert "large" in command.until("failed")["message"]
+        shared = command.until("shared")
+        assert shared["name"] == "caf\ufffd.txt"
+        code, done = get(shared["link"], tmp_path).end()
+    assert code == 0 and Path(done["path"]).read_bytes() == b"strange"
+
+
+def test_where_a_file_goes(network: dict[str, Any], tmp_path: Path) -> None:
+    file = tmp_path / "-x.txt"
+    digest = write_file(file, MIB)
+    with shared(network, tmp_path / "sender", file) as [link]:
+        for place, path in (("new.bin", "new.bin"), ("folder/", "folder/_x.txt"), ("folder", "folder/_x (1).txt")):
+            command = Command("get", link, "-o", f"{tmp_path}/{place}", "--data", tmp_path / "data")
+            assert command.end()[0] == 0
+            assert sha256(tmp_path / path) == digest
+        code, error = failing("get", link, "-o", tmp_path / "new.bin", "--data", tmp_path / "data")
+        assert code == 2 and "is there already" in error
+        code, error = failing("get", link, "-o", tmp_path / "none/new.bin", "--data", tmp_path / "data")
+        assert code == 2 and "is no folder" in error
+        line = [sys.executable, "-m", "pynode", "get", link, "-o", "-", "--data", tmp_path / "data"]
+        piped = subprocess.run(line, capture_output=True, env=ENVIRONMENT, timeout=PATIENCE, check=True)
+        assert piped.stdout == file.read_bytes() and b"verified" in piped.stderr
+        with open("/dev/full", "wb") as full:
+            done = subprocess.run(line, stdout=full, stderr=subprocess.PIPE, env=ENVIRONMENT, timeout=PATIENCE)
+        assert done.returncode == 1 and b"Standard output took not all of it" in done.stderr.splitlines()[-1]
 
 
 def test_received_files_can_be_shared_on(network: dict[str, Any], tmp_path: Path) -> None:
@@ -324,7 +406,7 @@ def test_a_get_that_comes_before_its_share_waits_for_it(network: dict[str, Any],
     data = ("--data", tmp_path / "sender")
     with running("share", file, "--site", network["site"], *data) as share:
         link = share.until("shared")["link"]
-    with running("get", link, "-o", tmp_path / "got", "--data", tmp_path / "receiver") as get:
+    with running("get", link, "-o", f"{tmp_path}/got/", "--data", tmp_path / "receiver") as get:
         get.until("status", lambda record: record["code"] == "nobody")
         with running("share", file, "--site", network["site"], *data) as share:
             assert share.until("shared")["link"] == link

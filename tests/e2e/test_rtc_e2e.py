@@ -42,6 +42,6 @@ def test_a_file_goes_through_relays_that_have_no_address(site: str, tmp_path: Pa
     digest = write_file(file, 2 * MIB)
     with running("share", file, "--site", site, "--data", tmp_path / "sender") as sender:
         link = sender.until("shared")["link"]
-        code, done = Command("get", link, "-o", tmp_path / "out", "--data", tmp_path / "receiver").end()
+        code, done = Command("get", link, "-o", f"{tmp_path}/out/", "--data", tmp_path / "receiver").end()
         assert (code, done["event"]) == (0, "done"), done
         assert sha256(done["path"]) == digest

@@ -53,6 +53,7 @@ from convergence.wire import (
     routerdesc,
     sdp,
     sharedrandom,
+    sharelink,
     sharing,
     signals,
     x509,
@@ -342,7 +343,7 @@ _VALUE = buckets.SharedValue(KEY, 5)
 _HEADER = buckets.EpochHeader(1, 2, 3, _VALUE, _VALUE, KEY, (buckets.Ring(1, 2, 3, KEY),), KEY, SIGNATURE)
 _BUCKET = buckets.Bucket(1, 1, 2, (KEY, KEY), (buckets.Entry(_descriptor(), 5), KEY[:8], buckets.Entry(b"other", 6)))
 _COMMIT = sharedrandom.Commit(1, KEY, KEY, SIGNATURE)
-_LINK = ordb.ShareLink(KEY, KEY)
+_LINK = sharelink.ShareLink(KEY, KEY)
 _OWNED = rdv.Name(KEY, owned=True)
 _CRYPTO = CPythonCrypto()
 _NTOR_KEY = (_CRYPTO.x25519_public(KEY), KEY)
@@ -461,9 +462,6 @@ TARGETS: dict[str, Target] = {
     "ordb.MessageCutter": Target(
         _cutter(ordb.MessageCutter), tuple(ordb.encode_message(message) for message in _MESSAGES)
     ),
-    "ordb.ShareLink": Target(
-        _text(ordb.ShareLink.parse), (_LINK.format().encode(), _LINK.format("https://site.example").encode())
-    ),
     "padding.PaddingNegotiate": Target(
         padding.PaddingNegotiate.parse,
         (padding.PaddingNegotiate(padding.PaddingCommand.START, 1500, 9500).encode(),),
@@ -501,6 +499,9 @@ TARGETS: dict[str, Target] = {
     "sharedrandom.Commit": Target(sharedrandom.Commit.parse, (_COMMIT.encode(),)),
     "sharedrandom.DrawRequest": Target(sharedrandom.DrawRequest.parse, (sharedrandom.DrawRequest(7).encode(),)),
     "sharedrandom.Draw": Target(sharedrandom.Draw.parse, (sharedrandom.Draw(((_COMMIT, KEY),)).encode(),)),
+    "sharelink.find_link": Target(
+        _text(sharelink.find_link), (_LINK.format().encode(), _LINK.format("https://site.example").encode())
+    ),
     "sharing.parse_shared": Target(
         sharing.parse_shared,
         tuple(

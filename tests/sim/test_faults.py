@@ -10,7 +10,8 @@ from convergence.path.place import HOP_TIMEOUT
 from convergence.path.pool import POOL_SIZE, PROBE_EVERY
 from convergence.rdv.blind import DAY, day_begins, day_of
 from convergence.rdv.ring import POINTS
-from convergence.wire.ordb import PIECE_SIZE, ShareLink
+from convergence.wire.ordb import PIECE_SIZE
+from convergence.wire.sharelink import ShareLink
 from convergence.wire.target import Role
 from tests.sim.people import (
     RELAY,

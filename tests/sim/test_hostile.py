@@ -19,7 +19,8 @@ from convergence.rdv.ring import POINTS
 from convergence.wire.cells import CELL_LEN, PAYLOAD_LEN, Command, encode_cell
 from convergence.wire.create import Destroy
 from convergence.wire.linkspec import ed25519_identity
-from convergence.wire.ordb import PIECE_SIZE, ShareLink
+from convergence.wire.ordb import PIECE_SIZE
+from convergence.wire.sharelink import ShareLink
 from tests.sim.people import (
     RELAY,
     arrived,

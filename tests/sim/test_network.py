@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from convergence.wire.ordb import PIECE_SIZE, ShareLink
+from convergence.wire.ordb import PIECE_SIZE
+from convergence.wire.sharelink import ShareLink
 from tests.sim.people import (
     RELAY,
     SETTLED,

@@ -5,7 +5,8 @@ from typing import Any
 from convergence.netdir.view import Class
 from convergence.rdv.keys import Subject
 from convergence.rdv.service import FILES, RdvService
-from convergence.wire.ordb import PIECE_SIZE, ShareLink
+from convergence.wire.ordb import PIECE_SIZE
+from convergence.wire.sharelink import ShareLink
 from tests.sim.people import arrived, content, get, network, relays_of, settle, share_and_stand
 from tests.sim.world import Host, SeededRng, World
 

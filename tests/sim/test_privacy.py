@@ -6,7 +6,8 @@ from collections import Counter
 import pytest
 
 from convergence.rdv.blind import days_in_use
-from convergence.wire.ordb import PIECE_SIZE, ShareLink
+from convergence.wire.ordb import PIECE_SIZE
+from convergence.wire.sharelink import ShareLink
 from tests.sim.people import PathRecord, arrived, content, get, network, relays_of, settle, share_and_stand, transfer
 
 MARKER = b"THE-MARKER-IN-THE-FILE-"

@@ -13,8 +13,9 @@ from convergence.rdv.point import RdvPoint
 from convergence.rdv.referral import MAX_MISSES
 from convergence.wire.address import parse_address
 from convergence.wire.descriptor import Descriptor, Transport
-from convergence.wire.ordb import PIECE_SIZE, ShareLink
+from convergence.wire.ordb import PIECE_SIZE
 from convergence.wire.rdv import Name, parse_rdv_target
+from convergence.wire.sharelink import ShareLink
 from convergence.wire.target import Role
 from tests.chain import KNOWN, PLACES, ChainFacilitator, suits
 from tests.sim.people import RELAY, Talker, arrived, connect, content, get, serve, settle, share

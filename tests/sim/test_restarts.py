@@ -2,7 +2,8 @@
 
 from convergence.netdir.nodes import HINT_LIFETIME
 from convergence.path.entries import BUCKET
-from convergence.wire.ordb import PIECE_SIZE, ShareLink
+from convergence.wire.ordb import PIECE_SIZE
+from convergence.wire.sharelink import ShareLink
 from tests.sim.people import (
     PathRecord,
     arrived,

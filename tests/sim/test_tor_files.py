@@ -12,7 +12,7 @@ from convergence.errors import RemoteError, Why
 from convergence.link.neighbours import LOOKUP_TIMEOUT, LinkAddress
 from convergence.path.place import Request, at_once
 from convergence.wire.linkspec import LinkSpecifier, ed25519_specifier
-from convergence.wire.ordb import ShareLink
+from convergence.wire.sharelink import ShareLink
 from convergence.wire.target import Role
 from tests.sim.people import RELAY, arrived, content, get, settle, share_and_stand, standing, transfer
 from tests.sim.test_privacy import describe

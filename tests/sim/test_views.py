@@ -8,7 +8,7 @@ from convergence.errors import DestroyReason
 from convergence.netdir.knowledge import Knowledge
 from convergence.netdir.view import Class
 from convergence.path.pool import POOL_SIZE
-from convergence.wire.ordb import ShareLink
+from convergence.wire.sharelink import ShareLink
 from tests.sim.people import (
     RELAY,
     assert_drained,

@@ -11,7 +11,7 @@ from convergence.errors import LocalError
 from convergence.events import as_json
 from convergence.ordb.index import file_key
 from convergence.transfers import MAX_TRANSFERS, public_id
-from convergence.wire.ordb import ShareLink
+from convergence.wire.sharelink import ShareLink
 from tests.sim.people import (
     arrived,
     content,

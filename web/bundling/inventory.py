@@ -46,6 +46,7 @@ PYTHON_LICENCES = {
     "pynacl": "Apache-2.0",
     "pyopenssl": "Apache-2.0",
     "python-socks": "Apache-2.0",
+    "segno": "BSD-3-Clause",
     "setuptools": "MIT",
     "shtab": "MPL-2.0",
     "typing-extensions": "PSF-2.0",

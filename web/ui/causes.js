@@ -25,7 +25,7 @@ const noCircuit = (why) => `No circuit could be built: ${why}`;
 /** @type {Record<string, string | ((values: object) => string)>} */
 export const CAUSES = {
   "link-none": "There is no link here. Paste the link you were given.",
-  "link-scheme": "The link does not begin with http:// or https://.",
+  "link-several": "There is more than one link here. Take one of them.",
   "link-cut": "The link has no part after a # sign: it was cut. Copy the whole link.",
   "link-half": "The link is incomplete: its second half, after a dot, is missing. Copy the whole link.",
   "link-part-short": ({ part }) => `The ${PARTS[part]} part of the link is incomplete. Copy the whole link.`,

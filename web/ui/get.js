@@ -13,16 +13,18 @@
  */
 
 import { byId, el, keepList, setText } from "./dom.js";
+import { linksIn } from "./find.js";
 import { words } from "./messages.js";
 import { saveBlob } from "./save.js";
 import { bytes, count, sentence, shownName, span } from "./words.js";
 
 const ACTIVE = new Set(["looking", "waiting", "running"]);
 const SPEED_WINDOW_MS = 5000;
-const LINK = /^[\w-]{43}\.[\w-]{43}$/;
+const ESCAPED_SHARP = /%(?:25)*23/;
 const BAD_LINK =
   "This is not a complete share link. Copy all of it and try again: after the # come two groups of 43 letters, " +
   "digits, - or _, with a dot between.";
+const NO_LINK = "Paste the link that you were given into the field first.";
 
 /** @param {(name: string, args?: object) => Promise<any>} command */
 export function getCard(command) {
@@ -38,9 +40,9 @@ export function getCard(command) {
   const get = async (text) => {
     setText(error, "");
     input.removeAttribute("aria-invalid");
-    const link = text.trim().split("#").pop();
-    if (!LINK.test(link)) {
-      fail(text.trim() ? BAD_LINK : "Paste the link that you were given into the field first.");
+    const [link, another] = linksIn(text);
+    if (!link || another) {
+      fail(another ? words({ code: "link-several" }) : text.trim() ? BAD_LINK : NO_LINK);
       return null;
     }
     try {
@@ -55,6 +57,7 @@ export function getCard(command) {
     history.replaceState(null, "", location.pathname + location.search);
   };
   const openFragment = async () => {
+    mendAddress();
     if (location.hash.length < 2) return;
     setText(byId("headline"), "Someone has a file for you.");
     byId("share").before(byId("get")); // a link was opened to get a file: this card and its focus come first
@@ -63,6 +66,13 @@ export function getCard(command) {
     if (opened === null) input.value = location.href;
   };
 
+  // A field of one line would glue broken lines and their quoting marks together.
+  input.addEventListener("paste", (event) => {
+    const [link, another] = linksIn(event.clipboardData.getData("text"));
+    if (!link || another) return;
+    event.preventDefault();
+    input.value = link;
+  });
   byId("get-form").addEventListener("submit", async (event) => {
     event.preventDefault();
     const id = await get(input.value);
@@ -81,6 +91,12 @@ export function getCard(command) {
       if (mine ? mine.state === "done" : seen) forget();
     },
   };
+}
+
+/** Some programs write "%23" for "#": the site then gives this page under the address of a file that it does not have. */
+function mendAddress() {
+  const [folder, fragment] = location.pathname.split(ESCAPED_SHARP);
+  if (fragment !== undefined) history.replaceState(null, "", `${folder}${location.search}#${fragment}`);
 }
 
 function transferView(first, command) {
@@ -117,13 +133,15 @@ function transferView(first, command) {
     el("div", { class: "item-foot" }, note, el("div", { class: "actions" }, save, retry, cancel, forget)),
   );
   const speed = speedometer();
+  let savedAs = "";
 
   const saveTransfer = async () => {
     save.disabled = true;
     setText(save, "Preparing");
     try {
-      const { blob, name: received } = await command("save", { id: first.id });
-      saveBlob(blob, received);
+      const { blob, name: saved } = await command("save", { id: first.id });
+      saveBlob(blob, saved);
+      savedAs = saved;
     } catch (failure) {
       setText(note, sentence(failure.message));
     } finally {
@@ -147,17 +165,18 @@ function transferView(first, command) {
       forget.hidden = active;
       note.classList.toggle("bad", item.state === "failed" || item.state === "paused");
       note.classList.toggle("good", item.state === "done");
-      setText(note, transferNote(item, speed(item.have)));
+      setText(note, transferNote(item, speed(item.have), savedAs));
       setText(stage, stageWords(item));
     },
   };
 }
 
-function transferNote(item, rate) {
+function transferNote(item, rate, savedAs) {
   const part = item.size ? `${bytes(item.have)} of ${bytes(item.size)}` : "";
   if (item.state === "done") {
     const checked = item.pieces === 1 ? "Its one piece was" : `All ${count(item.pieces, "piece")} were`;
-    return `Complete. ${checked} checked against the link.`;
+    const other = savedAs && savedAs !== item.name ? ` Saved as ${savedAs}: the name could mislead.` : "";
+    return `Complete. ${checked} checked against the link.${other}`;
   }
   if (item.state !== "running") {
     return [words(item.why), item.have ? `${part} is here already.` : ""].join(" ").trim();

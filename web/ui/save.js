@@ -1,18 +1,16 @@
 /**
- * Does: hand a Blob to the browser's own download, under a harmless name and type.
+ * Does: hand a Blob to the browser's own download, under a name that the worker made harmless, as bytes.
  * Does not: open, render or run what was received.
  */
 
-import { savedName } from "./words.js";
-
 const KEEP_MS = 60_000; // browsers may read the Blob's address some time after the click
 
-/** @param {Blob} blob @param {string} name As received. */
+/** @param {Blob} blob @param {string} name */
 export function saveBlob(blob, name) {
   const address = URL.createObjectURL(new Blob([blob], { type: "application/octet-stream" }));
   const anchor = document.createElement("a");
   anchor.href = address;
-  anchor.download = savedName(name);
+  anchor.download = name;
   anchor.click();
   setTimeout(() => URL.revokeObjectURL(address), KEEP_MS);
 }

@@ -4,14 +4,12 @@
  */
 
 const UNITS = ["B", "KB", "MB", "GB", "TB"];
-const NAME_LIMIT = 120; // characters of a received name that are shown or used in a download
+const NAME_LIMIT = 120; // characters of a received name that are shown
 const EXTENSION_LIMIT = 16;
 
-// Controls, line separators, zero-width characters and the marks that reorder text ("gpj.exe" shown as "exe.jpg").
+// Controls, line separators, invisible characters but joiners, and marks that reorder text ("gpj.exe" as "exe.jpg").
 const INVISIBLE =
-  /[\p{Cc}\p{Cs}\p{Zl}\p{Zp}\u00ad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]/gu;
-const FORBIDDEN = /[<>:"/\\|?*]/g; // in file names, on one system or another
-const DEVICE = /^(con|prn|aux|nul|com\d|lpt\d)(\.|$)/i;
+  /[\p{Cc}\p{Cs}\p{Zl}\p{Zp}\u00ad\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]/gu;
 
 /** @param {number} size in bytes @returns {string} such as "1.2 MB" (units of 1,000) */
 export function bytes(size) {
@@ -60,17 +58,4 @@ export function shownName(name) {
         .trim(),
     ) || "Unnamed file"
   );
-}
-
-/**
- * A received name, fit for `<a download>`: no path, no reserved character or device name, at most 120 characters.
- * @param {string} name
- */
-export function savedName(name) {
-  const bare = String(name ?? "")
-    .replace(INVISIBLE, "")
-    .replace(FORBIDDEN, "_")
-    .replace(/^[.\s_]+|[.\s]+$/gu, "");
-  const short = shorten(bare);
-  return DEVICE.test(short) ? `_${short}` : short || "file";
 }

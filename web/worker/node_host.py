@@ -50,6 +50,7 @@ from convergence.events import (
     as_json,
 )
 from convergence.node import Node, NodeConfig
+from convergence.wire.filename import saved_name
 from convergence.wire.target import Role
 
 MAX_CONNECTIONS = 64  # WebRTC connections that the page makes: as in bridge/rtc.js
@@ -185,7 +186,7 @@ class NodeHost:
         file = None if transfer is None else transfer.download.file
         if file is None:
             raise Problem(FileWhy.NOT_HERE)
-        return {"blob": await self._files.assemble(file.info.root, file.info.size), "name": file.info.name}
+        return {"blob": await self._files.assemble(file.info.root, file.info.size), "name": saved_name(file.info.name)}
 
     async def _fetch(self, args: Any) -> dict[str, Any]:
         self._tor.check()
@@ -223,7 +224,7 @@ class NodeHost:
     async def _body(self, args: Any) -> dict[str, Any]:
         if args.id not in self._bodies:
             raise Problem(FileWhy.BODY_NOT_HERE)
-        return {"blob": self._bodies[args.id].blob(), "name": _name_of(self._fetches[args.id]["url"])}
+        return {"blob": self._bodies[args.id].blob(), "name": saved_name(_name_of(self._fetches[args.id]["url"]))}
 
     async def _drop_fetch(self, args: Any) -> None:
         self._run(lambda now: self._node.cancel_fetch(args.id, now))

@@ -23,6 +23,7 @@ import tor
 
 import convergence.driver
 import convergence.node
+import convergence.wire.filename
 
 __all__ = [
     "asyncio",

@@ -29,7 +29,8 @@ from convergence.ordb.source import Source
 from convergence.outbox import Outbox, Timer
 from convergence.pipes.duplex import Duplex
 from convergence.states import TIMEOUT, StateMachine, Table
-from convergence.wire.ordb import HASH_LEN, FileInfo, Info, ShareLink
+from convergence.wire.ordb import HASH_LEN, FileInfo, Info
+from convergence.wire.sharelink import ShareLink
 
 MAX_SOURCES = 4
 MAX_PENDING_STORES = 32  # verified pieces that wait for the disk (8 MiB); at this number, requests stop

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from convergence.codes import FileFlaw
 from convergence.crypto.merkle import MerkleTree, leaf_hash
 from convergence.errors import LocalError, ParseError, Problem
-from convergence.wire.ordb import HASH_LEN, MAX_PIECES, PIECE_SIZE, FileInfo, commitment
+from convergence.wire.ordb import HASH_LEN, MAX_PIECES, MAX_SIZE, PIECE_SIZE, FileInfo, commitment
 
 _RECORD = struct.Struct(">B32s32s32sH")  # version, hash_name, key, salt, length of the FileInfo
 _OTHERS, _OWNERS = 1, 2  # versions: an owner's record has his secret before the FileInfo
@@ -57,7 +57,7 @@ class FileBuilder:
         if not 0 < len(piece) <= PIECE_SIZE or self._size % PIECE_SIZE:
             raise LocalError(f"every piece but the last has {PIECE_SIZE} bytes")
         if len(self._leaves) == MAX_PIECES:
-            raise Problem(FileFlaw.TOO_LARGE, most=MAX_PIECES * PIECE_SIZE)
+            raise Problem(FileFlaw.TOO_LARGE, most=MAX_SIZE)
         self._size += len(piece)
         self._leaves.append(leaf_hash(piece))
 

@@ -18,8 +18,8 @@ from hashlib import sha256
 
 from convergence.codes import AddressFlaw
 from convergence.errors import ParseError, Problem
-from convergence.wire.ordb import ShareLink
 from convergence.wire.relay import PEER_HOST, RDV_SUFFIX, format_target, parse_target
+from convergence.wire.sharelink import ShareLink
 
 MAX_NAME = 1024  # bytes of a public service's text in UTF-8
 HASH_LEN = 32

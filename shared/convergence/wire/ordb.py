@@ -1,19 +1,17 @@
-"""File transfer records: what a share link, a file's description and the messages inside the Noise channel look like.
+"""File transfer records: what a file's description and the messages inside the Noise channel look like.
 
-Does: parse and encode them, and bind a description to a link by its commitment.
+Does: parse and encode them, and bind a description to a share link (sharelink.py) by its commitment.
 Does not: hash pieces or check proofs (ordb/pieces.py). Received names and types are hostile: no paths, no HTML.
 """
 
 from __future__ import annotations
 
-import re
-from base64 import urlsafe_b64decode, urlsafe_b64encode
 from dataclasses import dataclass, field
 from enum import IntEnum
 from hashlib import sha256
 from typing import TypeAlias
 
-from convergence.codes import FileFlaw, LinkFlaw
+from convergence.codes import FileFlaw
 from convergence.errors import LocalError, ParseError, Problem
 from convergence.ports import Buffer
 from convergence.wire.reader import Cutter, Reader
@@ -24,6 +22,7 @@ MIN_PIECE_SIZE = 1024
 """A piece size is a power of two from this to PIECE_SIZE. This program shares every file with PIECE_SIZE."""
 MAX_PIECES = 1 << 18
 """Pieces of one file: 64 GiB at the usual piece size. Bounds a tree at 16 MiB: a link's maker chooses its size."""
+MAX_SIZE = MAX_PIECES * PIECE_SIZE
 MAX_NAME = 1024
 """Bytes of UTF-8 in a file's name."""
 MAX_EXTENSION = 32
@@ -117,62 +116,6 @@ class FileInfo:
         if len(media_type) > MAX_TYPE or (media_type and not media_type.isprintable()):
             raise ParseError("a file's type is no media type")
         return cls(root, size, name, media_type, piece_size)
-
-
-_BASE64_OF_32 = re.compile(r"[A-Za-z0-9_-]{43}", re.ASCII)
-
-
-def _decode_part(text: str, which: str) -> bytes:
-    if not _BASE64_OF_32.fullmatch(text):
-        if len(text) < 43:
-            raise Problem(LinkFlaw.SHORT_PART, part=which)
-        raise Problem(LinkFlaw.LONG_PART, part=which)
-    data = urlsafe_b64decode(text + "=")
-    if _encode_part(data) != text:
-        raise Problem(LinkFlaw.ALTERED_PART, part=which)
-    return data
-
-
-def _encode_part(data: bytes) -> str:
-    return urlsafe_b64encode(data).decode("ascii").rstrip("=")
-
-
-@dataclass(frozen=True, slots=True, repr=False)
-class ShareLink:
-    """`<site>/#<hash_name>.<key>`: whoever has it can get the file, so never log it (repr hides it).
-
-    Args:
-        hash_name: 32 bytes, finds providers.
-        key: 32 bytes, the commitment to salt and FileInfo; secures the channel to a provider.
-    """
-
-    hash_name: bytes
-    key: bytes
-
-    def format(self, site: str = "") -> str:
-        """The full link for a site's address, or the bare `<hash_name>.<key>`."""
-        bare = f"{_encode_part(self.hash_name)}.{_encode_part(self.key)}"
-        return f"{site.rstrip('/')}/#{bare}" if site else bare
-
-    @classmethod
-    def parse(cls, text: str) -> ShareLink:
-        """From a full http(s) link, or the part after its "#". Raises Problem (LinkFlaw)."""
-        text = text.strip()
-        if not text:
-            raise Problem(LinkFlaw.NO_LINK)
-        scheme, colon, rest = text.partition("://")
-        if colon:
-            if scheme.lower() not in ("http", "https"):
-                raise Problem(LinkFlaw.SCHEME)
-            _, sharp, fragment = rest.partition("#")
-            if not sharp:
-                raise Problem(LinkFlaw.CUT)
-        else:
-            fragment = text.removeprefix("#")
-        name, dot, key = fragment.partition(".")
-        if not dot:
-            raise Problem(LinkFlaw.HALF)
-        return cls(_decode_part(name, "first"), _decode_part(key, "second"))
 
 
 class MessageType(IntEnum):

@@ -56,7 +56,7 @@ def shared(site: str, file: Path, *options: str | Path) -> Iterator[tuple[Comman
 
 @contextlib.contextmanager
 def got(site: str, link: str, folder: Path, *options: str | Path) -> Iterator[Command]:
-    with running("get", link, "-o", folder, "--data", folder / "data", "--no-rtc", *options) as command:
+    with running("get", link, "-o", f"{folder}/", "--data", folder / "data", "--no-rtc", *options) as command:
         yield command
 
 

@@ -27,8 +27,9 @@ from convergence.outbox import Outbox
 from convergence.pipes.duplex import Duplex, Handler, Pipe
 from convergence.rdv.keys import SessionKeys
 from convergence.rdv.session import Session
-from convergence.wire.ordb import PIECE_SIZE, MessageCutter, Queued, ShareLink, encode_message
+from convergence.wire.ordb import PIECE_SIZE, MessageCutter, Queued, encode_message
 from convergence.wire.relay import MAX_DATA
+from convergence.wire.sharelink import ShareLink
 from pynode.crypto import CPythonCrypto
 
 CRYPTO = CPythonCrypto()

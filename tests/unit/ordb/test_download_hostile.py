@@ -22,10 +22,10 @@ from convergence.wire.ordb import (
     Refuse,
     RefuseReason,
     Request,
-    ShareLink,
     commitment,
     encode_message,
 )
+from convergence.wire.sharelink import ShareLink
 from tests.unit.ordb.memory import Line, Receiver, Script
 from tests.unit.ordb.rig import Rig, serve_honestly
 

@@ -26,7 +26,7 @@ from pynode.app import Network
 from pynode.cli import fetch, main, parser
 from pynode.cli.children import MAX_RESTARTS, Relay, Relays
 from pynode.cli.common import locked, set_up_logs, unless
-from pynode.cli.get import site_of
+from pynode.cli.get import link_in
 from pynode.cli.output import CliError, Output, Rate, bar, sentence, shown, size_words, table, time_words
 from pynode.cli.proxy import PAC_HEAD, _write_pac
 from pynode.cli.serve import _network, _Relay, relay_plan
@@ -209,7 +209,7 @@ def test_closed_standard_streams_end_nothing(closed: str) -> None:
 @pytest.mark.parametrize(
     "line",
     [
-        *("", "foo", "get", "get x --wait -1", "status -v", "status --config x"),
+        *("", "foo", "get x --wait -1", "status -v", "status --config x"),
         *("up --port x", "up --port 70000", "up --public a/b"),
         *("relay --listen 5", "relay --url http://x", "relay --origin x"),
     ],
@@ -236,7 +236,8 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
     [
         ("get abc", "link is incomplete"),
         ("get http://x.example/", "it was cut"),
-        (f"get {BARE} -o /dev/null/there", "cannot be used as a folder"),
+        (f"get {BARE} -o /dev/null/there/", "cannot be used as a folder"),
+        (f"get {BARE} -o /nowhere/there", "/nowhere is no folder"),
         ("share /nowhere/at/all", "No such file"),
         ("share /", "is a folder"),
         ("share /dev/null", "no file that can be read twice"),
@@ -357,14 +358,25 @@ def test_a_site_is_chosen_in_order() -> None:
     assert chosen_site(None, {}) == DEFAULT_SITE
 
 
-def test_the_site_of_a_link() -> None:
-    assert site_of(f"https://site.example/sub/#{BARE}") == "https://site.example/sub/"
-    assert site_of(f"http://[::1]:80/index.html#{BARE}") == "http://[::1]:80/"
-    assert site_of(f"http://index.html/a/myindex.html#{BARE}") == "http://index.html/a/myindex.html/"
-    assert site_of(BARE) is None
-    for text in ("", "x", f"ftp://x/#{BARE}", f"http:///#{BARE}", f"http://x y/#{BARE}", f"http://x/#{BARE}x"):
-        with pytest.raises(CliError):
-            site_of(text)
+@pytest.mark.parametrize(
+    ("text", "site"),
+    [
+        (f"https://site.example/sub/#{BARE}", "https://site.example/sub/"),
+        (f"http://[::1]:80/index.html#{BARE}", "http://[::1]:80/"),
+        (f"http://index.html/a/myindex.html#{BARE}", "http://index.html/a/myindex.html/"),
+        (f"Take <site.example/#{BARE}>.", "http://site.example/"),
+        (BARE, None),
+    ],
+)
+def test_the_site_of_a_link(text: str, site: str | None) -> None:
+    link, named = link_in(text)
+    assert (link.format(), named) == (BARE, site)
+
+
+@pytest.mark.parametrize("text", ["", "x", f"http:///#{BARE}", f"http://x/#{BARE}x"])
+def test_what_is_no_link(text: str) -> None:
+    with pytest.raises(CliError):
+        link_in(text)
 
 
 @pytest.mark.parametrize(

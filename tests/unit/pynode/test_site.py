@@ -228,6 +228,19 @@ def test_no_request_leads_out_of_the_folder(dist: Path, target: str) -> None:
     run(test)
 
 
+@pytest.mark.parametrize("sharp", ["%23", "%2523"])
+def test_a_share_link_whose_sharp_was_escaped_brings_the_page(dist: Path, sharp: str) -> None:
+    async def test() -> None:
+        server = await serving(dist)
+        page = await get(server.port, "/")
+        given = await get(server.port, f"/{sharp}{'a' * 43}.{'b' * 43}")
+        assert given[0] == 200 and given[2] == page[2]
+        assert (await get(server.port, f"/app.mjs{sharp}x"))[0] == 404
+        await server.site.close()
+
+    run(test)
+
+
 def test_a_folder_without_a_page_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="build the site first"):
         make_app(files=tmp_path, name="x", identity=IDENTITY)

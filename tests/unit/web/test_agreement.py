@@ -10,6 +10,9 @@ from base64 import b64encode
 from random import Random
 from typing import Any
 
+from convergence.codes import LinkFlaw
+from convergence.errors import Problem
+from convergence.wire.sharelink import ShareLink, find_link
 from pynode.published.log import Log
 from pynode.published.manifest import Manifest, Refused
 from pynode.published.minisign import SecretKey
@@ -156,3 +159,38 @@ def test_both_say_the_same() -> None:
         assert [each for each in zip(documents, ours, theirs, strict=True) if each[1] != each[2]] == []
         taken = [one for one in ours if one is not None and one[0]]
         assert ours[0] in taken and len(taken) < DOCUMENTS
+
+
+def test_both_find_the_same_links() -> None:
+    random, link = Random(SEED), ShareLink(bytes(range(32)), bytes(range(32, 64))).format("https://site.example")
+    pieces = [
+        *"\n\r\t >|=.#-_a",
+        "\r\n> ",
+        "=\r\n",
+        "%23",
+        "%2523",
+        "%2E",
+        "%E2%80%8B",
+        "\u200b",
+        "\xad",
+        "\u0661",
+        link,
+    ]
+    texts = []
+    for _ in range(1000):
+        text = link
+        for _ in range(random.randrange(4)):
+            at = random.randrange(len(text) + 1)
+            text = text[:at] + random.choice(pieces) + text[at + random.randrange(2) :]
+        texts.append(text)
+    found = javascript("return argument.map((text) => find.linksIn(text));", texts, find="ui/find.js")
+    for text, links in zip(texts, found, strict=True):
+        try:
+            expected = [find_link(text).link.format()]
+        except Problem as problem:
+            if problem.why.code == LinkFlaw.ALTERED_PART:
+                continue  # the page leaves that to the node
+            expected = [link for link in links if problem.why.code == LinkFlaw.SEVERAL]
+            assert (len(expected) > 1) == (problem.why.code == LinkFlaw.SEVERAL), text
+        assert links == expected, text
+    assert len([links for links in found if len(links) == 1]) > 200

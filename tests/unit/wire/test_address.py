@@ -16,7 +16,7 @@ from convergence.wire.address import (
     address_of,
     parse_address,
 )
-from convergence.wire.ordb import ShareLink
+from convergence.wire.sharelink import ShareLink
 
 PRIVATE = PrivateAddress(bytes(range(32)))
 

@@ -3,7 +3,7 @@ from hashlib import sha256
 
 import pytest
 
-from convergence.errors import LocalError, ParseError, Problem
+from convergence.errors import LocalError, ParseError
 from convergence.wire.ordb import (
     MAX_PIECES,
     MAX_PROOF,
@@ -18,7 +18,6 @@ from convergence.wire.ordb import (
     Refuse,
     RefuseReason,
     Request,
-    ShareLink,
     commitment,
     encode_message,
     fit_name,
@@ -26,7 +25,6 @@ from convergence.wire.ordb import (
 
 ROOT = bytes(range(32))
 INFO = FileInfo(ROOT, 300_000, "holiday.jpg", "image/jpeg")
-LINK = ShareLink(bytes(range(32)), bytes(range(32, 64)))
 MESSAGES = [
     Info(b"s" * 32, INFO),
     Request(3),
@@ -109,43 +107,7 @@ def test_names_are_fitted_at_a_character_boundary(name, fitted):
     replace(INFO, name=fit_name(name)).encode()
 
 
-# ShareLink
-
-
-def test_links_come_back():
-    bare = LINK.format()
-    assert len(bare) == 87
-    for text in (bare, "#" + bare, f"  {bare}\n", LINK.format("https://site.example/"), LINK.format("http://[::1]:80")):
-        assert ShareLink.parse(text) == LINK
-    assert LINK.format("https://site.example/") == f"https://site.example/#{bare}"
-    assert ShareLink.parse(f"HTTPS://site.example/path?x=1#{bare}") == LINK
-
-
-@pytest.mark.parametrize(
-    ("text", "hint"),
-    [
-        ("", "link-none"),
-        ("ftp://site/#" + LINK.format(), "link-scheme"),
-        ("https://site/", "link-cut"),
-        ("https://site/#", "link-half"),
-        (LINK.format()[:43], "link-half"),
-        (LINK.format()[:80], "link-part-short part=second"),
-        (LINK.format()[1:], "link-part-short part=first"),
-        (LINK.format() + "A", "link-part-long part=second"),
-        (LINK.format() + ".x", "link-part-long part=second"),
-        (LINK.format()[:-1] + "=", "link-part-long part=second"),
-        (LINK.format()[:-1] + "é", "link-part-long part=second"),
-        (LINK.format()[:-1] + "_", "link-part-altered part=second"),
-    ],
-)
-def test_wrong_links_tell_a_person_what_is_wrong(text, hint):
-    with pytest.raises(Problem, match=f"^{hint}$") as caught:
-        ShareLink.parse(text)
-    assert LINK.format()[:20] not in str(caught.value)
-
-
 def test_secrets_and_data_do_not_show():
-    assert LINK.format()[:43] not in repr(LINK)
     assert "data" not in repr(Piece(0, (), b"data")).replace("convergence.wire.ordb", "")
 
 
