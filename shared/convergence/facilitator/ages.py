@@ -9,7 +9,7 @@ than he may have at once, to choose among them when the value is known.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
 
@@ -79,9 +79,9 @@ class Ages:
         self._ages[identity] = age
         self._of.setdefault(age.source, {})[identity] = None
 
-    def gone(self) -> Iterator[tuple[bytes, int]]:
+    def gone(self) -> list[tuple[bytes, int]]:
         """Those that are gone and remembered, and since when they counted."""
-        return ((identity, self._ages[identity].since) for identity in self._gone)
+        return [(identity, self._ages[identity].since) for identity in self._gone]
 
     def knows(self, identity: bytes) -> bool:
         return identity in self._ages

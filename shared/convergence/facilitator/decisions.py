@@ -18,7 +18,7 @@ has not begun on the store's clock is not taken: one facilitator with a wrong cl
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -298,13 +298,13 @@ def _header_of(decision: Shared | None) -> EpochHeader | None:
         return None
 
 
-def _parts(cut: Cut, gone: Iterator[tuple[bytes, int]]) -> Iterator[tuple[CutNode, ...]]:
+def _parts(cut: Cut, gone: Iterable[tuple[bytes, int]]) -> Iterator[tuple[CutNode, ...]]:
     """All that others need to make the same buckets, and to know who was there before."""
 
     def nodes() -> Iterator[CutNode]:
         for node in cut.nodes.values():
             yield CutNode(node.identity, node.since, node.classes, node.descriptor)
-        for identity, since in list(gone):
+        for identity, since in gone:
             yield CutNode(identity, since)
 
     source = nodes()

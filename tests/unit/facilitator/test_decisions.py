@@ -454,6 +454,21 @@ def test_one_that_starts_later_knows_how_old_nodes_are_also_those_that_are_gone(
     assert world.time - since < ABSENCE
 
 
+def test_nodes_may_leave_while_a_cut_is_left_in_the_store(world, monkeypatch):
+    monkeypatch.setattr(module, "MAX_IN_PART", 1)
+    world.run(EPOCH + 1)
+    maker = world.services[world.maker()]._publisher
+    maker.drop(identity(2), world.time)
+
+    def leave(question):
+        maker.drop(identity(3), world.time)
+
+    world.at_question(world.maker(), Keep, leave)
+    world.run(EPOCH)
+    assert set(world.epochs()) == {epoch_at(world)}
+    assert all(len(world.members(number)) == 2 for number in world.alive)
+
+
 def test_a_contribution_that_one_has_heard_counts_for_all(monkeypatch):
     monkeypatch.setattr("convergence.facilitator.sharing.BEAT", 60.0)
     monkeypatch.setattr("convergence.facilitator.sharing.SILENT", 300.0)
