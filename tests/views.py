@@ -80,8 +80,8 @@ class SlowView:
     ) -> None:
         self.held.append(lambda now: self.view.closest(kind, name, self._cut(most), now, then, place=place))
 
-    def get(self, identity: bytes, now: float, then: Any) -> None:
-        self.held.append(lambda now: self.view.get(identity, now, then))
+    def get(self, identity: bytes, now: float, then: Any, *, quietly: bool = False) -> None:
+        self.held.append(lambda now: self.view.get(identity, now, then, quietly=quietly))
 
     def _cut(self, most: int) -> int:
         return most if self.part is None else min(most, self.part)

@@ -47,8 +47,8 @@ def below_its_part(sources: Iterable[Hashable], source: Hashable, limit: int) ->
     """Whether `source` has less than its equal part of `limit`, for what nobody can give up. `sources` names the holder
     of each that is taken, or counts what each holds. If whoever is below its part may go beyond `limit`, nobody shuts
     out others, and there are `most_in_parts(limit)` at most."""
-    counts = Counter(sources)
-    return counts[source] < limit // len(counts.keys() | {source})
+    counts = sources if isinstance(sources, Counter) else Counter(sources)
+    return counts[source] < limit // (len(counts) + (source not in counts))
 
 
 def most_in_parts(limit: int) -> int:
@@ -79,12 +79,17 @@ class TokenBucket:
         self.left = min(self.left + max(steady - self._counted, 0.0) * self._rate, self._burst)
         self._counted = steady
 
-    def take(self, now: float) -> bool:
-        """Whether one more is allowed now. If so, it is counted."""
+    def take(self, now: float, cost: float = 1.0) -> bool:
+        """Whether one more is allowed now. If so, it is counted as so many."""
         self.refill(now)
-        allowed = self.left >= 1
-        self.left -= allowed
+        allowed = self.left >= cost
+        self.left -= cost * allowed
         return allowed
+
+    def is_full(self, now: float) -> bool:
+        """Whether it is as if nothing had ever come."""
+        self.refill(now)
+        return self.left == self._burst
 
     @property
     def debt(self) -> float:

@@ -366,6 +366,7 @@ class Node:
         self.relaying.set_limits(self.config.relay_limits, now)
         if self.announcement.roles != before:
             self._republish(now)
+            self._look_around(now)
 
     def set_hops(self, hops: int, now: float) -> None:
         """New circuits have so many hops; ready ones of another length are replaced. Raises LocalError."""
@@ -677,7 +678,7 @@ class Node:
     def _set_points(self, now: float) -> None:
         """Tell files and services where their rendezvous points are: through the Tor network, once it leads anywhere,
         only those that take links of its relays."""
-        around(self.view, self._keys.identity, now, self._name_others)
+        self._look_around(now)
         tor = self._tor_leads_to_points
         points = Class.POINTS if tor is None else Class.TOR_POINTS
         if tor is not None:
@@ -689,8 +690,14 @@ class Node:
         self.transfers.set_points(points, now)
         self.services.set_points(points, now)
 
-    def _name_others(self, descriptors: list[bytes], now: float) -> None:
-        self._point.others = descriptors
+    def _look_around(self, now: float) -> None:
+        """Know whom to name, as a point."""
+
+        def found(descriptors: list[bytes], now: float) -> None:
+            self._point.others = descriptors
+
+        if Role.RDV in self.announcement.roles:
+            around(self.view, self._keys.identity, now, found)
 
     def _ed25519_of(self, fingerprint: bytes) -> bytes | None:
         """Of a relay of the Tor network, by the consensus."""

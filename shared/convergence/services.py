@@ -21,9 +21,10 @@ from convergence.pipes.duplex import Duplex, Handler
 from convergence.ports import Crypto, Rng
 from convergence.rdv.circuits import CircuitSource
 from convergence.rdv.connector import PATIENCE, Connector
+from convergence.rdv.guests import SERVICES
 from convergence.rdv.keys import Subject
 from convergence.rdv.own import OwnPoint
-from convergence.rdv.service import SERVICES, RdvService
+from convergence.rdv.service import RdvService
 from convergence.rdv.way import Connection
 from convergence.wire.address import PrivateAddress, ServiceAddress
 

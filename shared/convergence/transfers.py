@@ -42,9 +42,10 @@ from convergence.pipes.duplex import Duplex
 from convergence.ports import Crypto, Rng
 from convergence.rdv.circuits import CircuitSource
 from convergence.rdv.client import RdvClient
+from convergence.rdv.guests import FILES, Served
 from convergence.rdv.keys import Subject
 from convergence.rdv.own import OwnPoint
-from convergence.rdv.service import FILES, RdvService, Served
+from convergence.rdv.service import RdvService
 from convergence.wire.address import PrivateAddress
 from convergence.wire.ordb import FileInfo
 from convergence.wire.sharelink import ShareLink

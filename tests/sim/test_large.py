@@ -140,6 +140,8 @@ def test_the_facilitator_does_not_learn_what_an_end_looks_for(monkeypatch: Any) 
     service._publisher.answer, service.link_data = recorded, noted
     alice, bob = world.add("alice", circuits=0), world.add("bob", circuits=0)
     world.run(10)
+    kinds = {kept.bucket.kind for kept in bob.node.knowledge.buckets}
+    assert RingKind.POINTS not in kinds, "who is no point names none to others"
     assert_arrives(world, bob, share_and_stand(world, alice, DATA))
     assert asked and {kind for who, kind in asked if who in ("alice", "bob")} <= {RingKind.RELAYS, RingKind.DIALLED}
     for host in (alice, bob):

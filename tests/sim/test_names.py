@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from convergence.errors import DestroyReason, RemoteError
 from convergence.rdv.group import TURNS
 from convergence.rdv.ring import POINTS
 from convergence.rdv.service import MAX_OFFERS
@@ -51,7 +52,7 @@ def check(world: World, client: Host, names: list[str]) -> None:
     """All are advertised, on one circuit to each point, and each leads to its own service."""
     held = [host.node._point._adverts for host in relays_of(world).values()]
     assert sum(len(one) for one in held) == POINTS * len(names)
-    assert all(sum(bool(provider.names) for provider in one.providers.values()) == 1 for one in held)
+    assert all(sum(any(provider.names.values()) for provider in one.providers.values()) == 1 for one in held)
     asked = names[:: len(names) // 5]
     talkers = [connect(client, name) for name in asked]
     assert world.run(60, lambda: [bytes(talker.heard).decode() for talker in talkers] == asked)
@@ -75,3 +76,26 @@ def test_a_node_with_very_many_names(count: int) -> None:
     assert settle(world, provider, 2 * POINTS * count / TURNS)
     world.run(5)
     check(world, client, names)
+
+
+def test_a_point_that_is_told_too_much_is_told_more_slowly_and_then_knows_all() -> None:
+    """Its limit is shared by all who come over one relay, also by somebody who uses it up."""
+    world, names = network("names", RELAYS), [f"hash:name {number}" for number in range(60)]
+    provider, client = world.add("provider", circuits=0, group=True), world.add("client", circuits=0)
+    point = world.hosts["r0"].node._point
+    message, times, refused = point.message, list[float](), list[float]()
+
+    def strict(circuit: Any, payload: bytes, now: float) -> None:
+        times.append(now)
+        if sum(now - when < 5 for when in times) > 8:
+            refused.append(now)
+            raise RemoteError("too many adverts", reason=DestroyReason.RESOURCELIMIT)
+        message(circuit, payload, now)
+
+    point.message = strict
+    world.run(20)
+    serve_all(provider, names)
+    assert settle(world, provider, 300)
+    world.run(5)
+    check(world, client, names)
+    assert 1 <= len(refused) < 10 and provider.node.services._rdv.groups.slow == {}

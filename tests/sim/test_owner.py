@@ -3,8 +3,9 @@
 from typing import Any
 
 from convergence.netdir.view import Class
+from convergence.rdv.guests import FILES
 from convergence.rdv.keys import Subject
-from convergence.rdv.service import FILES, RdvService
+from convergence.rdv.service import RdvService
 from convergence.wire.ordb import PIECE_SIZE
 from convergence.wire.sharelink import ShareLink
 from tests.sim.people import arrived, content, get, network, relays_of, settle, share_and_stand

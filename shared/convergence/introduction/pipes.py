@@ -6,8 +6,7 @@ Does not: know records (pipe.py), or what pipes are used for (peers.py).
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 
@@ -15,6 +14,7 @@ from convergence.circuit.client import ClientCircuit
 from convergence.circuit.relay import RelayCircuit
 from convergence.errors import DestroyReason, EndReason, LocalError, StreamError
 from convergence.introduction.pipe import PEER_TARGET, PeerPipe
+from convergence.limits import gives_way
 from convergence.link.link import Link
 from convergence.link.neighbours import Neighbours
 from convergence.netdir.lookup import Lookup
@@ -30,7 +30,7 @@ MIN_PIPES = 3
 """...and how many of them may keep a link open that serves nothing else."""
 MAX_ACCEPTED = 1024
 """Pipes that others open, each up to 330 KB if there are many descriptors and the reader is slow. Beyond that, a pipe
-on the link with most pipes makes room, or one whose opener has not registered, or the new one is refused."""
+of the source that has most makes room, or one whose opener has not registered, or the new one is refused."""
 RETRY_AFTER = 60.0
 """Seconds until we open another pipe to a neighbour whose pipe ended while its link stayed open."""
 ALONE_LIMIT = 600.0
@@ -51,6 +51,18 @@ class _Opened:
     link: Link
     circuit: ClientCircuit
     alone_since: float | None = None  # since when the link carries nothing else, in steady time
+
+
+@dataclass(eq=False, slots=True)
+class _Accepted:
+    """A pipe that a neighbour opened."""
+
+    pipe: PeerPipe
+    circuit: RelayCircuit
+
+    @property
+    def source(self) -> Hashable:
+        return self.circuit.link.source
 
 
 class Pipes:
@@ -77,7 +89,7 @@ class Pipes:
         self._neighbours = neighbours
         self._new_pipe = new_pipe
         self._opened: dict[bytes, _Opened] = {}  # by the neighbour's identity
-        self._accepted: dict[PeerPipe, RelayCircuit] = {}
+        self._accepted: dict[PeerPipe, _Accepted] = {}
         self._retry: dict[bytes, float] = {}  # identity -> from when another pipe may be opened to it
         outbox.on_shift(lambda by: self._retry.clear())  # what ended a pipe may have been the wrong clock
 
@@ -165,32 +177,28 @@ class Pipes:
 
     def accept(self, circuit: RelayCircuit, stream_id: int, begin: Begin, now: float) -> bool:
         """A BEGIN to PEER_HOST: one pipe on a circuit. Whether it was taken."""
-        if begin.port or circuit in self._accepted.values() or not self._make_room(circuit.link, now):
+        taken = any(entry.circuit is circuit for entry in self._accepted.values())
+        if begin.port or taken or not self._make_room(circuit.link.source, now):
             return False
         stream = circuit.endpoint.accept_stream(stream_id)
         pipe = self._new_pipe(None, now)
-        self._accepted[pipe] = circuit
+        self._accepted[pipe] = _Accepted(pipe, circuit)
         stream.handler = pipe
         pipe.bind(stream)
         stream.accept(now)
         return True
 
-    def _make_room(self, link: Link, now: float) -> bool:
-        """Whether there is room for one more incoming pipe on this link. If all places are taken, the newest pipe of
-        the link with most pipes is closed: one neighbour with many names shuts out nobody. If this link has as many, a
+    def _make_room(self, source: Hashable, now: float) -> bool:
+        """Whether there is room for one more incoming pipe of this source. If all places are taken, the newest pipe of
+        the source that has most is closed: one neighbour with many names shuts out nobody. If this one has as many, a
         pipe is closed whose opener has not registered."""
         if len(self._accepted) < MAX_ACCEPTED:
             return True
-        counts = Counter(circuit.link for circuit in self._accepted.values())
-        ((crowded, most),) = counts.most_common(1)
-        if counts[link] + 1 < most:
-            spare = next(pipe for pipe in reversed(self._accepted) if self._accepted[pipe].link is crowded)
-        else:
-            strangers = (pipe for pipe in self._accepted if pipe.peer is None)
-            stranger = next(strangers, None)
-            if stranger is None:
-                return False
-            spare = stranger
+        crowding = gives_way(list(reversed(self._accepted.values())), source)
+        strangers = (pipe for pipe in self._accepted if pipe.peer is None)
+        spare = next(strangers, None) if crowding is None else crowding.pipe
+        if spare is None:
+            return False
         spare.close("too many pipes", now, EndReason.RESOURCELIMIT)
         return True
 

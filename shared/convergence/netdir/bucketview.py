@@ -12,7 +12,8 @@ it then is drawn differs by a few percent, since some buckets have more nodes th
 The facilitator, or a neighbour, learns which buckets are sampled, and these say nothing. A bucket that holds the place
 of a name is fetched through a circuit. One that holds a node which a relay is told to extend to is not: each relay of
 that circuit might have to look for the next one in turn. So whoever is asked learns of about a hundred nodes that
-somebody wants a circuit to one of them.
+somebody wants a circuit to one of them. For a node that a rendezvous point names to us nobody is asked: the point chose
+it, and could see with a friend whose question follows. Even a circuit would be one more that it has us build.
 """
 
 from __future__ import annotations
@@ -142,7 +143,7 @@ class BucketView:
         kinds = KINDS[kind] if header.published % DAY < OVERLAP else KINDS[kind][:1]
         together([partial(self._walk, header, ring, name, place, count, now) for ring in kinds], then, now)
 
-    def get(self, identity: bytes, now: float, then: Found[Descriptor | None]) -> None:
+    def get(self, identity: bytes, now: float, then: Found[Descriptor | None], *, quietly: bool = False) -> None:
         header = self._headers.newest
         known = self._directory.get(identity, now)
         order = None if header is None else order_of(header, RingKind.ALL)
@@ -162,7 +163,10 @@ class BucketView:
             if any(item.place == place for item in members):
                 found(members, now)
                 return
-        self._buckets.want(RingKind.ALL, index_of(place, depth), None, now, found)
+        if quietly:
+            then(None, now)
+        else:
+            self._buckets.want(RingKind.ALL, index_of(place, depth), None, now, found)
 
     # -- for the node
 

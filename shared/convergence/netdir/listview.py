@@ -63,7 +63,7 @@ class ListView:
         found = nodes[first : first + count]
         then([found + nodes[: min(count - len(found), first)]], now)
 
-    def get(self, identity: bytes, now: float, then: Found[Descriptor | None]) -> None:
+    def get(self, identity: bytes, now: float, then: Found[Descriptor | None], *, quietly: bool = False) -> None:
         then(self._directory.get(identity, now), now)
 
     def _of(self, kind: Class, now: float) -> list[Descriptor]:

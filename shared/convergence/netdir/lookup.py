@@ -26,7 +26,8 @@ def look_up_shown(
     view: View[Descriptor], directory: NodeDirectory, descriptor: bytes, now: float, then: Found[RelayTarget | None]
 ) -> None:
     """The node of a descriptor that another node showed us: as the View knows it, or else as it says, if it could be
-    news (`NodeDirectory.vouch`). None: it may not be used. Nothing of it is kept."""
+    news (`NodeDirectory.vouch`). None: it may not be used. Nothing of it is kept, and nobody is asked: whoever
+    showed it could see, with a friend, whose question follows."""
 
     def found(node: Descriptor | None, now: float) -> None:
         node = node or directory.vouch(descriptor, now)
@@ -37,7 +38,7 @@ def look_up_shown(
     except ParseError:
         then(None, now)
     else:
-        view.get(identity, now, found)
+        view.get(identity, now, found, quietly=True)
 
 
 class Lookup:

@@ -120,8 +120,12 @@ class View(Shape, Generic[NodeT]):
         """
         ...
 
-    def get(self, identity: bytes, now: float, then: Found[NodeT | None]) -> None:
-        """The node of this identity; None if it is unknown or not usable."""
+    def get(self, identity: bytes, now: float, then: Found[NodeT | None], *, quietly: bool = False) -> None:
+        """The node of this identity; None if it is unknown or not usable.
+
+        Args:
+            quietly: ask nobody for it; it is unknown if it is not here.
+        """
         ...
 
 

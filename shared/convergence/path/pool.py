@@ -334,7 +334,8 @@ class CircuitPool(CircuitBuilding):
         self._extended(place, hop, True, now)
 
     def _all_stand(self, place: Place, now: float) -> None:
-        for node in place.path:
+        ours = place.path[:-1] if place.request.told and len(place.path) > 1 else place.path
+        for node in ours:  # whoever chose the last one could clear a friend of what we saw
             self._reputation.worked(node.identity)
         self._hand_over(place, now)
 

@@ -315,12 +315,12 @@ class _Route:
 
     @property
     def busy(self) -> bool:
-        """Whether an attempt is under way."""
-        return self._machine.state in (Phase.BUILDING, Phase.OPENING, Phase.REFERRED)
+        """Whether an attempt is under way here. One that its point led elsewhere holds up no other."""
+        return self._machine.state in (Phase.BUILDING, Phase.OPENING)
 
     @property
     def at_owner(self) -> bool:
-        return bool(self.owned) and (self.busy or self.open)
+        return bool(self.owned) and self._machine.state not in (Phase.IDLE, Phase.STOPPED)
 
     @property
     def knows_nobody(self) -> bool:
@@ -499,6 +499,7 @@ class _Route:
 
         self._machine.move("refer", now)
         self._referrals.follow(circuit, ready, failed, now)
+        self._client.wake(now)
 
     def _was_in_vain(self) -> None:
         """The attempt brought nothing."""

@@ -25,7 +25,8 @@ from convergence.wire.relay import REFERRALS_OKAY, Begin, RelayCommand
 NB_DB = 5  # providers tried for one query
 MAX_WAITING = 1 << 17  # DATA cells (64 MiB) that wait at all splices; beyond, the stream with the most is ended
 ANSWER_LIMIT = 5.0  # seconds a provider has to answer a query; then another is tried, if there is one
-REST = 60.0  # seconds for which one that did not answer comes behind the others
+REST = 60.0  # seconds for which one that did not answer comes behind the others; doubled each time, up to ...
+MAX_REST = 8 * REST  # ... so long: who holds the owner's old circuits open leaves many that never answer
 MAX_GIVEN = 64  # providers that are remembered for one asker
 
 
@@ -136,6 +137,7 @@ class RdvPoint:
 
         def connected(now: float) -> None:
             late.cancel()
+            offer.silences = 0
             self._join(query, end)
 
         end.on_refused, end.on_connected_hook = refused, connected
@@ -148,7 +150,8 @@ class RdvPoint:
 
     def _late(self, query: _Query, end: SpliceEnd, offer: Provider, now: float) -> None:
         """The provider has not answered. Where there is no other, its answer may still come."""
-        offer.rests = self._outbox.steady(now) + REST
+        offer.rests = self._outbox.steady(now) + min(REST * 2**offer.silences, MAX_REST)
+        offer.silences += 1
         if query.withdrawn or self._untried(query):
             end.abort(EndReason.TIMEOUT)
             self._try_next(query, EndReason.TIMEOUT, now)

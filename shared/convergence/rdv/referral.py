@@ -27,7 +27,7 @@ from convergence.wire.target import RelayTarget, Role
 
 REFERRALS = 3  # points that one point names in an answer...
 BEFORE = 2  # ...of which about so many stand before it on the ring
-MAX_VISITED = 32  # points of one request that are remembered; it goes on to no more in...
+MAX_VISITED = 32  # points of one request, its own counted (ring.py); beyond, it goes on to no more in...
 REVISIT_AFTER = 600.0  # ...so many seconds, after which all is forgotten
 MAX_MISSES = 2 * REFERRALS  # of one point's referrals that led nowhere; then it is asked for none
 
@@ -81,7 +81,7 @@ class Referrals:
         self._circuits = circuits
         self._outbox = outbox
         self._since = 0.0  # when the first of what is remembered came, in steady time
-        self._visited: set[bytes] = set()  # identities of points that were asked; MAX_VISITED
+        self._visited: set[bytes] = set()  # identities of points that were asked; MAX_VISITED, and its own
         self._misses: dict[bytes, int] = {}  # by identity; of points that were asked
 
     def flags(self, circuit: ClientCircuit, now: float) -> int:
@@ -89,8 +89,7 @@ class Referrals:
         that can go on to none asks too: how long it is, the point must not be told."""
         point = circuit.path[-1].identity
         self._forget(now)
-        if len(self._visited) < MAX_VISITED:
-            self._visited.add(point)
+        self._visited.add(point)
         if self._misses.get(point, 0) >= MAX_MISSES:
             return 0
         told = circuit.on_info
@@ -119,6 +118,7 @@ class Referrals:
 
         def look(now: float) -> None:
             if told and not circuit.closed:
+                self._miss(point)  # until somebody is there
                 self._circuits.look_up(told.pop(0), now, met)
             else:
                 on_failed(now)
@@ -127,13 +127,12 @@ class Referrals:
             if circuit.closed:
                 on_failed(now)
             elif node is not None and node.identity in self._visited:
+                self._miss(point, -1)  # points beside each other name the same ones
                 look(now)
             elif node is None or not node.roles & Role.RDV or len(self._visited) >= MAX_VISITED:
-                self._miss(point)
                 look(now)
             else:
                 self._visited.add(node.identity)
-                self._miss(point)  # until somebody is there
                 self._circuits.extend(
                     circuit, node, lambda circuit, now: on_ready(now), lambda why, now: look(now), now
                 )

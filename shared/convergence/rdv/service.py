@@ -1,9 +1,8 @@
 """The offering end of a rendezvous: advertises what a node serves at its points and accepts clients.
 
 Does: keep one circuit for each offer and point, advertise the blinded names of the day on it, answer incoming
-streams with encrypted sessions, give clients that hold the key a place, or one in the queue, rebuild what breaks,
-pass over points that do not answer.
-Does not: know what is served: each offer brings a `serve` that makes the handler of a session.
+streams with encrypted sessions, rebuild what breaks, pass over points that do not answer.
+Does not: give clients their places (guests.py), or know what is served.
 
 A circuit carries one offer only, so that a point cannot tell that two offers have one provider: unless the owner
 allows it, for very many offers (group.py).
@@ -15,19 +14,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
-from typing import Protocol as Shape
 
-from convergence.chance import fraction, random_below
+from convergence.chance import fraction
 from convergence.circuit.client import ClientCircuit
 from convergence.circuit.streams import Stream
-from convergence.codes import Limit, PathWhy
-from convergence.errors import DestroyReason, EndReason, ParseError, Problem, StreamError, Why
+from convergence.codes import PathWhy
+from convergence.errors import DestroyReason, EndReason, ParseError, Problem, Why
 from convergence.netdir.view import Class, Known, View
 from convergence.outbox import Outbox, Timer
-from convergence.pipes.duplex import Duplex, Handler
+from convergence.pipes.duplex import Duplex
 from convergence.ports import Crypto, Rng
 from convergence.rdv.blind import OVERLAP, next_change
 from convergence.rdv.circuits import LINGER, Backoff, CircuitSource
+from convergence.rdv.guests import Guest, Guests, Limits, Served
 from convergence.rdv.keys import Subject
 from convergence.rdv.own import OwnCircuit, OwnPoint
 from convergence.rdv.ring import POINTS, Ring
@@ -47,55 +46,12 @@ SILENT_FOR = 600.0  # seconds until a point that did not answer is tried again, 
 STABLE_AFTER = 30.0  # seconds that a circuit must stand for its failures to be forgotten
 MAX_OFFERS = 256  # three circuits each
 MAX_GROUPED = 1 << 14  # offers that share circuits; a point takes as many on one (rdv/adverts.py)
-QUEUE_INTERVAL = 10.0  # seconds between two looks at the queue: waiting clients hear their place, idle ones give way
 MAX_RETIRED = 32  # posts of an offer whose last sessions go on, a circuit each; of more, the least used one ends
-MAX_SEEN = 4096  # clients of a post whose handshakes are remembered, the latest: a point may play them again
 START_SPREAD = 5.0  # seconds; what is offered sooner after another waits at random, up to so long for each that waits
 WAKE_SPREAD = 5.0  # seconds after a clock jump within which a node's posts go on, each at a random time
 AT_ONCE = 256  # offers whose points are chosen in one go: some 20 ms
 OWN = b""  # names the post of an offer at this node itself
 DAY_CHANGE_SPREAD = OVERLAP / 2  # the same for their change to another day's names
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """On clients.
-
-    Args:
-        served: at once, for one offer at one point: a shared limit would tell the point which offers are of one node.
-        queue: that wait for their turn there.
-        shaking: that have not proved the key there; beyond, one by lot makes way for the next. They have no limit over
-            all offers, for the same reason. 8 seconds each.
-        all: that hold a key, over all offers, against running out of memory.
-        code: what to say of more than MAX_OFFERS, or MAX_GROUPED.
-        quiet: seconds without a byte either way, after which a client gives way to a newcomer who finds all places of
-            the offer at the point taken. While there is room a client may be quiet for ever: where it is gone, its
-            first relay finds that their link broke.
-    """
-
-    served: int
-    queue: int
-    shaking: int
-    all: int
-    code: Limit
-    quiet: float = float("inf")
-
-
-FILES = Limits(served=32, queue=32, shaking=32, all=1024, code=Limit.SHARES)
-# Fewer than the streams of a circuit (circuit/endpoint.py).
-SERVICES = Limits(served=1000, queue=0, shaking=256, all=4096, code=Limit.SERVICES, quiet=600.0)
-
-
-class Served(Handler, Shape):
-    """An offer's handler of one session. `opened` is called when the client has a place, not when the session opens."""
-
-    def queued(self, position: int, now: float) -> None:
-        """The client waits at this place of the queue, 1 for the next. Called again while it waits."""
-        ...
-
-    def idle(self, now: float) -> bool:
-        """Whether the client has done so little lately that its place should go to another."""
-        ...
 
 
 class Phase(Enum):
@@ -170,7 +126,7 @@ class RdvService:
         self.limits = limits
         self.own = own
         self.groups = self._new_groups() if group else None
-        self.sessions = 0  # served or in a queue: limits.all
+        self.guests: dict[Guest, None] = {}  # served or in a queue, at all posts: limits.all
         self._on_standing = on_standing
         self._view = view
         self._points: Class | None = None
@@ -259,7 +215,7 @@ class RdvService:
     def clients(self, hash_name: bytes) -> int:
         """Those of an offer that hold its key, at all points."""
         offer = self._offers.get(hash_name)
-        return 0 if offer is None else sum(post.guests for post in [*offer.posts.values(), *offer.retired])
+        return 0 if offer is None else sum(len(post.guests) for post in [*offer.posts.values(), *offer.retired])
 
     def stop(self, now: float) -> None:
         """Withdraw everything."""
@@ -271,11 +227,6 @@ class RdvService:
         if self._offers.get(offer.subject.hash_name) is offer:
             self._on_standing(offer.subject.hash_name, *self.standing(offer.subject.hash_name), now)
             self.outbox.call_at(now, lambda now: self.place(offer, now))
-
-    def most_crowded(self) -> _Post:
-        """The post with most clients, of those there are."""
-        posts = (post for offer in self._offers.values() for post in [*offer.posts.values(), *offer.retired])
-        return max(posts, key=lambda post: post.guests)
 
     def _new_groups(self) -> Groups:
         from convergence.rdv.group import Groups  # pages do without
@@ -324,39 +275,11 @@ class RdvService:
                 offer.retired[post] = None
                 post.retire(now)
         while len(offer.retired) > MAX_RETIRED:
-            min(offer.retired, key=lambda post: post.guests).close(now, EndReason.RESOURCELIMIT)
+            min(offer.retired, key=lambda post: len(post.guests)).close(now, EndReason.RESOURCELIMIT)
         new = [name for name in chosen if name not in offer.posts]
         offer.posts |= {name: _Post(self, offer, chosen[name], now) for name in new}
         for name in new:
             offer.posts[name].build(now)
-
-
-class _Guest:
-    """A client that came to a post: the handler of its session."""
-
-    def __init__(self, post: _Post, stream: Duplex, serve: Callable[[Duplex], Served]) -> None:
-        self.stream = stream
-        self.served = serve(stream)
-        self._post = post
-
-    def end(self, reason: int, now: float) -> None:
-        self.stream.abort(reason, now)
-        self.served.aborted(reason, now)
-
-    def opened(self, now: float) -> None:
-        self._post.admit(self, now)
-
-    def data(self, data: bytes, now: float) -> None:
-        self.served.data(data, now)
-
-    def drained(self, now: float) -> None:
-        self.served.drained(now)
-
-    def ended(self, now: float) -> None:
-        self.served.ended(now)
-
-    def aborted(self, code: int, now: float) -> None:
-        self.served.aborted(code, now)
 
 
 class _Post:
@@ -374,14 +297,12 @@ class _Post:
         self._circuit: ClientCircuit | SharedCircuit | OwnCircuit | None = None
         self._since = 0.0  # when its circuit was built, in steady time
         self._advertised: list[Name] = []
-        self._shaking: dict[Session, None] = {}  # limits.shaking
-        self._seen: dict[bytes, None] = {}  # ephemeral keys of clients that hold the key; MAX_SEEN
-        self._served: dict[Session, _Guest] = {}  # limits.served
-        self._queue: dict[Session, _Guest] = {}  # limits.queue, the next one first
+        self.guests = Guests(
+            service.limits, service.guests, service.outbox, service.rng, offer.serve, lambda now: self._release(now)
+        )
         self._backoff = Backoff(service.rng, BACKOFF_FIRST, BACKOFF_LIMIT)
         self._day_delay = DAY_CHANGE_SPREAD * fraction(service.rng)
         self._timer: Timer | None = None  # the next attempt, or change of day
-        self._queue_timer: Timer | None = None
 
     @property
     def standing(self) -> bool:
@@ -391,11 +312,6 @@ class _Post:
     def advertised(self) -> bool:
         """Whether clients can find it."""
         return bool(self._advertised)
-
-    @property
-    def guests(self) -> int:
-        """Clients that hold the key."""
-        return len(self._served) + len(self._queue)
 
     def settled(self, now: float) -> bool:
         """Whether it has stood for a while."""
@@ -414,10 +330,7 @@ class _Post:
 
     def close(self, now: float, reason: int = EndReason.DONE) -> None:
         """Withdraw the adverts and end the sessions; the circuit ends once that has gone out."""
-        for session in list(self._shaking):
-            session.abort(reason, now)
-        for guest in [*self._served.values(), *self._queue.values()]:
-            guest.end(reason, now)
+        self.guests.end(reason, now)
         self.retire(now)
 
     def retire(self, now: float) -> None:
@@ -509,7 +422,7 @@ class _Post:
         circuit = self._circuit
         if circuit is None or self._machine.state is not Phase.CLOSING:
             return
-        if self._shaking or self._served or self._queue:
+        if self.guests.any:
             return
         self._closed("close", now)
         self._circuit = circuit.on_begin = circuit.on_closed = None
@@ -525,11 +438,11 @@ class _Post:
     def _renew(self, now: float) -> None:
         """Advertise the names in use now: at once, or where offers share circuits when it is this one's turn."""
         groups = self._service.groups
-        turn = now if groups is None or self.own is not None else groups.turn(now)
-        if turn > now:
-            self._call_at(turn, self._in_turn)
-        else:
+        if groups is None or self.own is not None:
             self._in_turn(now)
+        else:
+            self._stop_timer()
+            self._timer = groups.turn(self.point, self._in_turn, now)
 
     def _in_turn(self, now: float) -> None:
         """And again some time after they change. If all circuits of a node changed names at one moment by its clock, a
@@ -551,7 +464,7 @@ class _Post:
 
     # -- clients
 
-    def _on_begin(self, target: str, stream: Stream, now: float) -> Handler | None:
+    def _on_begin(self, target: str, stream: Stream, now: float) -> Session | None:
         service = self._service
         try:
             name = parse_rdv_target(target)
@@ -559,11 +472,7 @@ class _Post:
             return None
         if not self.standing or name not in self._advertised:
             return None
-        limits = service.limits
-        if self._full and self._quiet(now) is None:
-            raise StreamError("too many clients", EndReason.RESOURCELIMIT)
-        if len(self._shaking) >= limits.shaking:
-            list(self._shaking)[random_below(service.rng, limits.shaking)].abort(EndReason.RESOURCELIMIT, now)
+        self.guests.let_in(now)
         session: Session = Session(
             service.crypto,
             service.rng,
@@ -572,100 +481,13 @@ class _Post:
             name.blinded,
             now=now,
             initiator=False,
-            attach=lambda stream: _Guest(self, stream, self._offer.serve),
-            is_new=self._is_new,
-            on_over=lambda reason, local, now: self._over(session, now),
+            attach=self.guests.attach,
+            is_new=self.guests.is_new,
+            on_over=lambda reason, local, now: self.guests.over(session, now),
         )
-        self._shaking[session] = None
+        self.guests.came(session)
         session.bind(stream)
         return session
-
-    def _is_new(self, key: bytes) -> bool:
-        """Whether this client's handshake is not one that a point recorded: it would take a place, and the handler of a
-        connection would begin to act."""
-        if key in self._seen:
-            return False
-        self._seen[key] = None
-        if len(self._seen) > MAX_SEEN:
-            del self._seen[next(iter(self._seen))]
-        return True
-
-    def admit(self, guest: _Guest, now: float) -> None:
-        """The client holds the key: it gets a place, or one in the queue."""
-        assert isinstance(guest.stream, Session)
-        self._shaking.pop(guest.stream, None)
-        if not self._has_room(now):
-            guest.end(EndReason.RESOURCELIMIT, now)
-            return
-        self._service.sessions += 1
-        if len(self._served) < self._service.limits.served:
-            self._served[guest.stream] = guest
-            guest.served.opened(now)
-        else:
-            self._queue[guest.stream] = guest
-            guest.served.queued(len(self._queue), now)
-            if self._queue_timer is None:
-                self._queue_timer = self._service.outbox.call_at(now + QUEUE_INTERVAL, self._look)
-
-    def _has_room(self, now: float) -> bool:
-        """When all sessions of the node are taken, the last to come to the most crowded post gives way, unless this
-        post would then have as many."""
-        limits = self._service.limits
-        if self._full:
-            quiet = self._quiet(now)
-            if quiet is None:
-                return False
-            quiet.end(EndReason.RESOURCELIMIT, now)
-        if self._service.sessions >= limits.all:
-            crowded = self._service.most_crowded()
-            if self.guests + 1 >= crowded.guests:
-                return False
-            crowded.end_last(now)
-        return True
-
-    @property
-    def _full(self) -> bool:
-        limits = self._service.limits
-        return len(self._served) >= limits.served and len(self._queue) >= limits.queue
-
-    def _quiet(self, now: float) -> _Guest | None:
-        """Whose place a newcomer gets when all are taken."""
-        since = self._service.outbox.steady(now) - self._service.limits.quiet
-        return next((guest for session, guest in self._served.items() if session.last_used <= since), None)
-
-    def end_last(self, now: float) -> None:
-        next(reversed((self._queue or self._served).values())).end(EndReason.RESOURCELIMIT, now)
-
-    def _over(self, session: Session, now: float) -> None:
-        self._shaking.pop(session, None)
-        if session in self._served or session in self._queue:
-            self._service.sessions -= 1
-        self._queue.pop(session, None)
-        if self._served.pop(session, None) is not None:
-            self._service.outbox.call_at(now, self._next)  # not from within the handler that ends
-        self._release(now)
-
-    def _next(self, now: float) -> None:
-        """A place is free."""
-        while self._queue and len(self._served) < self._service.limits.served:
-            stream = next(iter(self._queue))
-            guest = self._served[stream] = self._queue.pop(stream)
-            guest.served.opened(now)
-            self._tell_places(now)
-
-    def _tell_places(self, now: float) -> None:
-        for position, guest in enumerate(list(self._queue.values()), 1):
-            guest.served.queued(position, now)
-
-    def _look(self, now: float) -> None:
-        """While clients wait, idle ones lose their places. They come back by themselves when they go on."""
-        self._queue_timer = None
-        idle = [guest for guest in self._served.values() if guest.served.idle(now)]
-        for guest in idle[: len(self._queue)]:
-            guest.end(EndReason.RESOURCELIMIT, now)
-        self._tell_places(now)
-        if self._queue:
-            self._queue_timer = self._service.outbox.call_at(now + QUEUE_INTERVAL, self._look)
 
     # -- timers
 

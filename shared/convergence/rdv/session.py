@@ -184,6 +184,10 @@ class Session(Pipe):
         if self._stream is not None:
             self._stream.consumed(size, now)
 
+    def expel(self, code: int, now: float) -> None:
+        """Neither its user nor the far end gives it up; both are told."""
+        self._lost(code, now)
+
     # -- Handler of the stream
 
     def opened(self, now: float) -> None:

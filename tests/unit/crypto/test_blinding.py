@@ -27,6 +27,12 @@ def test_what_has_no_ed25519_form_is_refused(key, sign):
         ed25519_of(key, sign)
 
 
+def test_the_top_bit_of_an_x25519_key_does_not_count():
+    """RFC 7748, section 5: it is masked."""
+    key = CRYPTO.x25519_public(bytes(range(32)))
+    assert ed25519_of(key[:31] + bytes([key[31] | 128])) == ed25519_of(key)
+
+
 def test_the_public_and_the_secret_key_blind_to_one_pair():
     rng = random.Random("blinding")
     for _ in range(20):

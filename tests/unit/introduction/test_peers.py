@@ -206,6 +206,18 @@ def test_one_neighbour_does_not_take_all_places(net, monkeypatch):
     assert last.reason == EndReason.RESOURCELIMIT, "no link has more than its share now"
 
 
+def test_one_address_with_many_links_does_not_take_all_places(net, monkeypatch):
+    monkeypatch.setattr(module, "MAX_ACCEPTED", 3)
+    b = net.node("b")
+    for greedy in net.nodes("g1", "g2", "g3"):
+        net.link(greedy, b)
+    for entry in b.peers._pipes._accepted.values():
+        entry.circuit.link.source = "an address"
+    a = net.node("a")
+    net.link(a, b)
+    assert a.pipe(b).ready and len(b.peers._pipes.accepted) == 3
+
+
 def test_a_port_is_no_pipe(net):
     b = net.node("b")
     circuit = net.build(net.add("stranger", relays=False), [b])

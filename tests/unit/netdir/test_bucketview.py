@@ -9,6 +9,7 @@ from convergence.effects import Load, Store
 from convergence.netdir.buckets import Buckets
 from convergence.netdir.bucketview import OVERLAP, SAMPLED, BucketView
 from convergence.netdir.headers import EPOCH, Headers
+from convergence.netdir.lookup import look_up_shown
 from convergence.netdir.memory import PAUSE
 from convergence.netdir.nodes import HINT_LIFETIME, NodeDirectory
 from convergence.netdir.view import Class, place_of, place_of_name
@@ -311,6 +312,17 @@ def test_a_node_is_found_by_its_identity():
     assert rig.asked == [(RingKind.ALL, rig.asked[0][1], None)]
     assert rig.ask("get", NODES[5].identity) == [NODES[5]] and len(rig.asked) == 1
     assert rig.ask("get", bytes(32)) == [None]
+
+
+def test_nobody_is_asked_for_a_node_that_a_point_named():
+    """The point chose it. With a friend, a neighbour or the facilitator, it would see whose question follows."""
+    rig, found = Rig(), []
+    for _ in range(2):
+        look_up_shown(rig.view, rig.directory, NODES[5].encode(), rig.now, lambda node, now: found.append(node))
+        assert rig.asked == [] or len(found) == 2
+        rig.ask("get", NODES[5].identity)
+    assert found == [None, NODES[5].target], "it is known once it is here for another reason"
+    assert len(rig.asked) == 1
 
 
 def test_a_point_has_the_buckets_that_it_is_in():

@@ -734,6 +734,17 @@ def test_a_referral_to_a_dead_node_costs_the_circuit_and_blames_nobody():
     assert not reputation._failed and not reputation._extensions
 
 
+def test_a_referral_that_leads_on_forgives_nobody():
+    """Else a point could clear its friend of the failures that we saw."""
+    scene = Scene(relays=4, size=0)
+    scene.rdv(scene.directory.known[0])
+    [circuit] = scene.got
+    friend = next(node for node in scene.directory.known if node not in circuit.path)
+    scene.pool._reputation.failed(friend.identity, scene.net.now)
+    go_on(scene, circuit, friend)
+    assert circuit.path[-1] == friend and [*scene.pool._reputation._failed] == [friend.identity]
+
+
 def test_no_node_is_found_where_nobody_looks_any_up(scene):
     found = []
     scene.pool.look_up(b"descriptor", scene.net.now, lambda node, now: found.append(node))

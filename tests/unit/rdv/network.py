@@ -12,11 +12,13 @@ from convergence.netdir.view import Class
 from convergence.ordb.download import Phase
 from convergence.rdv.blind import check_advert
 from convergence.rdv.client import RdvClient
+from convergence.rdv.guests import FILES
 from convergence.rdv.keys import Subject
-from convergence.rdv.service import FILES, RdvService
+from convergence.rdv.service import RdvService
+from convergence.rdv.session import Session
 from convergence.wire.descriptor import Descriptor
-from convergence.wire.ordb import PIECE_SIZE, Info, Piece, Request
-from convergence.wire.rdv import DbInfo, Name, parse_rdv_target
+from convergence.wire.ordb import PIECE_SIZE, Info, Piece, Queued, Request
+from convergence.wire.rdv import DbInfo, Name, format_rdv_target, parse_rdv_target
 from convergence.wire.relay import REFERRALS_OKAY, RelayCommand
 from convergence.wire.target import RelayTarget, Role
 from tests.unit.ordb.memory import (
@@ -349,3 +351,61 @@ def bad_server(rig: Rig, made: list[Script] | None = None) -> Callable[[Any], Sc
         return script
 
     return serve
+
+
+def offered(rig: Rig, network: Network | None = None) -> list[tuple[FakeCircuit, str]]:
+    """Every circuit of the node with the target that it answers."""
+    return [
+        (circuit, format_rdv_target(name))
+        for point in (network or rig.network).points.values()
+        for name, circuits in point.adverts.items()
+        for circuit in circuits
+    ]
+
+
+def first(rig: Rig) -> tuple[FakeCircuit, str]:
+    """One circuit of the node that shares, and the target that it answers."""
+    return next(pair for pair in offered(rig))
+
+
+class Visitor:
+    """Who comes to a provider's circuit with the link's key, or with none."""
+
+    def __init__(self, rig: Rig, circuit: FakeCircuit, target: str, *, mute: bool = False) -> None:
+        self.refused = 0
+        self.near, middle = rig.world.pair()
+        try:
+            handler = circuit.on_begin(target, middle, rig.world.now)
+        except StreamError as error:
+            self.refused = error.reason
+            return
+        self.script: Script
+
+        def attach(stream: Any) -> Script:
+            self.script = Script(stream)
+            return self.script
+
+        name = parse_rdv_target(target)
+        now, outbox = rig.world.now, rig.world.node().outbox
+        keys = Subject.file(rig.file.hash_name, rig.file.key).keys(name)
+        self.session = Session(
+            CRYPTO, rig.world.rng, outbox, keys, name.blinded, now=now, initiator=True, attach=attach
+        )
+        self.session.bind(self.near)
+        middle.handler, self.near.handler = handler, self.session
+        handler.opened(now)
+        if not mute:
+            self.session.opened(now)
+        rig.world.run()
+
+    def ask(self, rig: Rig, index: int = 0) -> None:
+        self.script.say(Request(index))
+        rig.world.run()
+
+    @property
+    def places(self) -> list[int]:
+        return [message.position for message in self.script.messages if isinstance(message, Queued)]
+
+    @property
+    def served(self) -> bool:
+        return any(isinstance(message, Info) for message in self.script.messages)

@@ -1,11 +1,12 @@
 from collections import Counter
-from hashlib import sha256
+from hashlib import sha3_256, sha256
 from hmac import new as hmac_new
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from convergence.crypto.blinding import blinded_key
 from convergence.errors import RemoteError
 from convergence.rdv.blind import (
     DAY,
@@ -102,6 +103,23 @@ def test_an_owners_name_is_known_to_who_has_the_key_and_signed_for_by_who_has_th
     check_advert(CRYPTO, advert, b"k" * 20, 20000.5 * DAY)
     with pytest.raises(RemoteError):
         check_advert(CRYPTO, advert, b"l" * 20, 20000.5 * DAY)
+
+
+def test_an_owners_name_and_proof_are_those_of_the_protocol() -> None:
+    """The key is in the factor. Without it a point, which knows all else, could take the factor off again, and would
+    have the key; so would whoever sees names of two points."""
+    day = (20000).to_bytes(4, "big")
+    factor = sha3_256(b"convergence:owner" + OWNER + POINT + day).digest()
+    advert = owners_advert(CRYPTO, SECRET, POINT, 20000, b"k" * 20)
+    assert owners_name(CRYPTO, OWNER, POINT, 20000).blinded == advert.blinded == blinded_key(CRYPTO, OWNER, factor)
+    message = b"convergence:advert:1" + b"k" * 20 + day + advert.blinded
+    assert advert.proof is not None and CRYPTO.ed25519_verify(advert.blinded, advert.proof.signature, message)
+
+
+def test_an_owners_advert_without_a_proof_is_refused() -> None:
+    name = owners_name(CRYPTO, OWNER, POINT, 20000)
+    with pytest.raises(RemoteError):
+        check_advert(CRYPTO, Advert.add(name), b"k" * 20, 20000.5 * DAY)
 
 
 def test_owners_names_differ_by_point_day_and_owner_and_have_nothing_of_common_ones() -> None:

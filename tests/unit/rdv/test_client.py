@@ -52,7 +52,7 @@ def test_circuits_end_when_the_transfer_is_over() -> None:
     getter.client.stop(rig.world.now)
     rig.world.advance(10)
     assert all(circuit.closed for circuit in rig.network.circuits if not circuit.provider)
-    assert rig.service.sessions == 0
+    assert len(rig.service.guests) == 0
     rig.service.stop(rig.world.now)
     rig.world.advance(10)
     assert all(circuit.closed for circuit in rig.network.circuits)
@@ -314,7 +314,7 @@ def test_a_sender_that_unshares_ends_its_streams() -> None:
     getter = start(rig)
     rig.service.withdraw(rig.file.hash_name, rig.world.now)
     rig.world.advance(5)
-    assert rig.service.sessions == 0
+    assert len(rig.service.guests) == 0
     assert getter.statuses[-1] == TransferWhy.SENDER_AWAY
     rig.share(rig.new_service(rig.node))
     rig.world.advance(60)

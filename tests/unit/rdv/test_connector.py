@@ -15,8 +15,9 @@ from convergence.pipes.pending import CONNECT_LIMIT
 from convergence.rdv import connector as module
 from convergence.rdv.blind import common_names, day_of
 from convergence.rdv.connector import IDLE_LIMIT, PATIENCE, SECOND_AFTER, Connector
+from convergence.rdv.guests import SERVICES
 from convergence.rdv.keys import Subject
-from convergence.rdv.service import SERVICES, RdvService
+from convergence.rdv.service import RdvService
 from convergence.rdv.session import ANSWER_TIMEOUT, OPEN_TIMEOUT, Session
 from convergence.rdv.way import MAX_OPENING, Connection
 from convergence.wire.rdv import Advert, DbInfo, Proof

@@ -1,17 +1,19 @@
 """Very many names on one node: one circuit to each point carries them all, where the owner allows that."""
 
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from convergence.errors import DestroyReason, Problem
+from convergence.errors import DestroyReason, EndReason, Problem, StreamError
 from convergence.rdv import service as service_module
 from convergence.rdv.blind import DAY, common_names
 from convergence.rdv.circuits import LINGER
-from convergence.rdv.group import BUILD_LIMIT, PAUSE, TURNS, Groups
+from convergence.rdv.group import BUILD_LIMIT, MAX_SLOW, PAUSE, TURNS, Groups
+from convergence.rdv.guests import FILES
 from convergence.rdv.keys import Subject
-from convergence.rdv.service import FILES, MAX_OFFERS, RdvService
+from convergence.rdv.service import MAX_OFFERS, RdvService
 from convergence.wire.rdv import Advert, DbInfo, Name, format_rdv_target
 from convergence.wire.relay import RelayCommand
 from convergence.wire.target import Role
@@ -187,6 +189,120 @@ def test_other_circuits_from_now_on() -> None:
     assert all(circuit.closed for circuit in old) and len(rig.open) == len(POINTS)
 
 
+# -- hostile points, and names that very many ask for
+
+
+def breaking(monkeypatch: pytest.MonkeyPatch, identity: bytes, breaks: Callable[[FakeCircuit, DbInfo], bool]) -> None:
+    """This point closes a circuit whenever it likes, by what it is told."""
+    send = FakeCircuit.send_message
+
+    def send_message(self: FakeCircuit, command: int, payload: bytes) -> None:
+        send(self, command, payload)
+        if self.point.identity == identity and breaks(self, DbInfo.parse(payload)):
+            self.network.soon(lambda now: self.destroy(DestroyReason.RESOURCELIMIT, now))
+
+    monkeypatch.setattr(FakeCircuit, "send_message", send_message)
+
+
+@pytest.mark.parametrize("reason", [DestroyReason.RESOURCELIMIT, DestroyReason.DESTROYED])
+def test_a_point_that_closes_its_circuits_takes_nothing_from_other_points(
+    monkeypatch: pytest.MonkeyPatch, reason: DestroyReason
+) -> None:
+    """Each time all its names wait for their turns again. They must not be ahead of those of others, and a new circuit
+    at once, for the first name that comes back, would be the next one to break."""
+    monkeypatch.setattr("convergence.rdv.group.TURNS", 2.0)  # as with ten times as many names
+    rig, names = GroupRig(), range(300)
+    hostile = POINTS[0].identity
+    rig.offer(*names)
+    seconds = 3 * len(names) / 2
+    for _ in range(int(seconds / 3)):
+        rig.world.advance(3)
+        for circuit in rig.open:
+            if circuit.point.identity == hostile:
+                circuit.destroy(reason, rig.world.now)
+    for number in names:
+        honest = sum(node.identity != hostile for node in points_of(name_of(number), POINTS))
+        assert rig.service.standing(name_of(number))[0] >= honest
+    assert rig.network.built.count((hostile, True)) <= seconds / PAUSE + 1
+    told_too_much = reason == DestroyReason.RESOURCELIMIT
+    assert rig.service.groups is not None
+    assert rig.service.groups.slow == ({hostile: MAX_SLOW} if told_too_much else {}), "relays come and go"
+    new = next(n for n in range(1000, 2000) if all(p.identity != hostile for p in points_of(name_of(n), POINTS)))
+    rig.offer(new)
+    rig.world.advance(10)
+    assert rig.stand(new)
+
+
+def test_a_point_that_closes_the_circuit_at_each_name_costs_few_circuits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names come back one by one, each at a time of its own."""
+    rig, names = GroupRig(), range(300)
+    hostile = POINTS[0].identity
+    breaking(monkeypatch, hostile, lambda circuit, info: True)
+    rig.offer(*names)
+    rig.world.advance(300)
+    assert rig.network.built.count((hostile, True)) <= 300 / PAUSE + 1
+    for number in names:
+        rig.service.withdraw(name_of(number), rig.world.now)
+    rig.world.advance(60)
+    assert rig.service.groups is not None and not rig.service.groups.slow and rig.node.outbox.deadline() is None
+
+
+def test_nothing_stays_of_a_point_where_nothing_is_offered_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = GroupRig()
+    for node in POINTS:
+        breaking(monkeypatch, node.identity, lambda circuit, info: True)
+    rig.offer(1)
+    while not (rig.network.circuits and not rig.open):
+        rig.world.advance(0.01)
+    rig.service.withdraw(name_of(1), rig.world.now)
+    assert rig.service.groups is not None and rig.service.groups.slow
+    rig.world.advance(60)
+    assert not rig.service.groups.slow and len(rig.service.groups) == 0 and rig.node.outbox.deadline() is None
+
+
+def test_a_point_that_allows_less_is_told_more_slowly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others behind the same relay may use up what it allows a link."""
+    rig, names = GroupRig(), range(500)
+    strict, times = POINTS[0].identity, []
+
+    def breaks(circuit: FakeCircuit, info: DbInfo) -> bool:
+        times.append(rig.world.now)
+        return sum(rig.world.now - when < 10 for when in times) > 15
+
+    breaking(monkeypatch, strict, breaks)
+    rig.offer(*names)
+    rig.world.advance(900)
+    assert rig.stand(*names) and rig.service.groups is not None and not rig.service.groups.slow
+    rig.check_adverts(*names)
+
+
+def test_a_name_that_very_many_ask_for_leaves_room_for_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The streams of a circuit are those of all names on it. Whoever has one link has all the clients that he likes."""
+    monkeypatch.setattr("convergence.rdv.group.MAX_CLIENTS", 20)
+    rig = GroupRig()
+    rig.offer(*range(8))
+    rig.world.advance(5)
+    [circuit, *_] = rig.open
+    crowded, other, *_ = (name for name, held in circuit.point.adverts.items() if held)
+    sessions: list[Any] = []
+
+    def come(name: Name) -> None:
+        near, middle = rig.world.pair()
+        middle.handler = circuit.on_begin(format_rdv_target(name), middle, rig.world.now)
+        sessions.append(middle.handler)
+
+    for _ in range(20):
+        come(crowded)
+    with pytest.raises(StreamError):
+        come(crowded)
+    for _ in range(5):
+        come(other)
+    assert [session.closed for session in sessions] == [False] * 15 + [True] * 5 + [False] * 5
+    sessions[0].expel(EndReason.DONE, rig.world.now)
+    come(crowded)
+    assert not sessions[-1].closed and sum(not session.closed for session in sessions) == 20
+
+
 class Mute:
     """Builders of circuits that say nothing, or late."""
 
@@ -235,6 +351,8 @@ def test_no_offer_withdraws_what_another_advertises_or_speaks_once_it_has_left()
         part.send_message(RelayCommand.DB_INFO, DbInfo((advert,)).encode())
 
     say(one, Advert.add(name))
+    circuit = adverts[name][0]
+    assert circuit.on_begin(format_rdv_target(name), None, rig.world.now) is None, "nobody takes clients yet"
     say(other, Advert.remove(name))
     assert len(adverts[name]) == 1
     one.destroy(DestroyReason.FINISHED, rig.world.now)
@@ -249,3 +367,15 @@ def test_a_point_that_asks_for_what_was_never_advertised_gets_nothing(target: st
     rig.world.advance(5)
     for circuit in rig.open:
         assert circuit.on_begin(target, rig.world.pair()[0], rig.world.now) is None
+
+
+def test_who_waited_for_a_circuit_that_is_gone_at_once_waits_for_the_next_one() -> None:
+    rig, mute = Rig(), Mute()
+    groups = Groups(mute, b"files", rig.node.outbox)  # type: ignore[arg-type]
+    circuit = FakeCircuit(rig.network, rig.network.point(POINTS[0].identity), True)
+    groups.join(POINTS[0], lambda part, now: circuit.destroy(0, now), lambda why, now: None, rig.world.now)
+    ready, failed = joined(rig, groups)
+    mute.asked[0][0](circuit, rig.world.now)
+    assert len(mute.asked) == 2 and ready == failed == []
+    mute.asked[1][0](FakeCircuit(rig.network, circuit.point, True), rig.world.now)
+    assert len(ready) == 2

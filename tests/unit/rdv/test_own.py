@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from convergence.errors import EndReason, StreamError
+from convergence.rdv.guests import FILES
 from convergence.rdv.keys import Subject
 from convergence.rdv.own import OwnCircuit, OwnPoint
-from convergence.rdv.service import FILES, START_SPREAD
+from convergence.rdv.service import START_SPREAD
 from convergence.wire.rdv import Advert, DbInfo, Name, format_rdv_target
 from convergence.wire.relay import REFERRALS_OKAY, RelayCommand
 from tests.unit.circuit.rig import Recorder
@@ -84,6 +85,14 @@ def test_a_busy_node_says_so_and_refers_to_nobody(place: Place) -> None:
     circuit.on_info = told.append
     _, handler = place.net.open(circuit, format_rdv_target(NAME), flags=REFERRALS_OKAY)
     assert handler.reason == EndReason.RESOURCELIMIT and not told
+
+
+def test_what_nobody_serves_any_more_is_not_found(place: Place) -> None:
+    """The sessions of an offer that is withdrawn go on for a while; its adverts are gone first, and its hook then."""
+    offer = Offer(place)
+    offer.circuit.on_begin = None
+    _, handler = place.query()
+    assert handler.reason == EndReason.RESOLVEFAILED
 
 
 def test_what_is_withdrawn_is_not_found_any_more(place: Place) -> None:
@@ -164,4 +173,4 @@ def test_clients_here_have_the_limits_of_any_point() -> None:
         near, middle = rig.world.pair()
         middle.handler = circuit.on_begin(format_rdv_target(name), middle, rig.world.now)
     post = rig.service._offers[rig.file.hash_name].posts[b""]
-    assert len(post._shaking) == FILES.shaking
+    assert len(post.guests._shaking) == FILES.shaking

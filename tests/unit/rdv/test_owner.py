@@ -20,11 +20,11 @@ from tests.unit.rdv.network import NODES, FakeCircuit, Rig, bad_server
 class Others:
     """Somebody who has the link and serves the file, or says so."""
 
-    def __init__(self, rig: Rig, serve: Any = None) -> None:
+    def __init__(self, rig: Rig, serve: Any = None, *, owner: bool = False) -> None:
         self.node = rig.world.node()
         self.node.stored.update(rig.node.stored)
         self.sender = Sender(self.node, rig.file)
-        self.service: RdvService = rig.share(rig.new_service(self.node), serve or self.sender.serve, owner=False)
+        self.service: RdvService = rig.share(rig.new_service(self.node), serve or self.sender.serve, owner=owner)
 
 
 def asked(rig: Rig) -> list[bool]:
@@ -73,7 +73,7 @@ def test_where_there_are_no_others_all_streams_lead_to_the_owner() -> None:
     rig.share(serve=lambda stream: Mute())
     rig.get(wanted=3)
     rig.world.advance(10)
-    assert rig.service.sessions == 3
+    assert len(rig.service.guests) == 3
 
 
 def test_no_circuit_is_asked_for_both_kinds_of_names(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,6 +94,18 @@ def test_no_circuit_is_asked_for_both_kinds_of_names(monkeypatch: pytest.MonkeyP
         circuit.destroy(DestroyReason.DESTROYED, rig.world.now)
     rig.world.advance(600)
     assert len(kinds) > 12 and all(len(asked) == 1 for asked in kinds.values())
+
+
+def test_two_machines_of_an_owner_stand_beside_each_other_and_one_serves_when_the_other_leaves() -> None:
+    rig = Rig()
+    rig.share()
+    second = Others(rig, owner=True)
+    assert len(owners_circuits(rig)) == 6
+    rig.service.withdraw(rig.file.hash_name, rig.world.now)
+    rig.get(wanted=1)
+    rig.world.advance(20)
+    rig.check_done()
+    assert second.sender.sent and len(owners_circuits(rig)) == 3 and set(asked(rig)) == {True}
 
 
 def test_others_serve_what_the_owner_has_left() -> None:

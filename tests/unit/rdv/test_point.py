@@ -9,7 +9,7 @@ from convergence.errors import DestroyReason, EndReason, StreamError
 from convergence.link import link as link_module
 from convergence.rdv import adverts as adverts_module
 from convergence.rdv.adverts import MAX_OF_CIRCUIT, MAX_PROVIDERS
-from convergence.rdv.point import ANSWER_LIMIT, NB_DB, REST, RdvPoint
+from convergence.rdv.point import ANSWER_LIMIT, MAX_REST, NB_DB, REST, RdvPoint
 from convergence.wire.rdv import MAX_ADVERTS, Advert, AdvertOp, DbInfo, Name, format_rdv_target
 from convergence.wire.relay import MAX_DATA, REFERRALS_OKAY, RelayCommand
 from tests.unit.circuit.rig import CRYPTO, Net, Recorder, endpoint_of, say
@@ -83,7 +83,8 @@ class Place:
         """The registry's own books agree."""
         adverts = self.point._adverts
         pairs = {(circuit, name) for name, offers in adverts.names.items() for circuit in offers}
-        assert pairs == {(circuit, name) for circuit, offer in adverts.providers.items() for name in offer.names}
+        held = {circuit: offer.names[True] | offer.names[False] for circuit, offer in adverts.providers.items()}
+        assert pairs == {(circuit, name) for circuit, names in held.items() for name in names}
         assert len(adverts) == len(pairs)
         assert all(offers for offers in adverts.names.values())
         assert not any(circuit.closed for circuit in adverts.providers)
@@ -299,6 +300,30 @@ def test_a_provider_that_does_not_answer_is_passed_over_and_rests(place):
     assert len(mute.asked) == 2 and place.load() == [1, 4]
 
 
+def test_who_never_answers_rests_ever_longer(place):
+    """An owner's relay may hold his old circuits open, each time that it tells him that they have ended."""
+    mute = [place.provider() for _ in range(4)]
+    held = [(provider.client, link) for provider in mute for link in provider.client.links.values()]
+    for client, link in held:
+        place.net.hold(client, link)
+    good = place.provider()
+    waits = []
+    for _ in range(12):
+        _, handler = place.query()
+        waits.append(0)
+        while not handler.calls:
+            place.net.tick(ANSWER_LIMIT)
+            waits[-1] += 1
+        place.net.tick(REST)
+    assert len(good.asked) == 12 and sum(waits[:4]) > 4 and sum(waits[-4:]) <= 4
+    assert all(provider.silences > 2 for provider in place.offers()[:4])
+    for client, link in held:
+        place.net.hold(client, link, False)
+    place.net.tick(MAX_REST)
+    assert all(place.query()[1].calls == ["opened"] for _ in range(4))
+    assert sum(provider.silences > 0 for provider in place.offers()) == 0
+
+
 def test_a_provider_that_is_alone_may_take_its_time(place):
     slow = place.provider()
     [link] = slow.client.links.values()
@@ -483,18 +508,19 @@ def test_adverts_of_a_circuit_are_limited(place):
     assert len(place.point._adverts) == 0
 
 
-def test_adverts_of_a_point_are_limited_and_each_link_has_its_part(place, monkeypatch):
+def test_adverts_of_a_point_are_limited_and_who_has_most_gives_way(place, monkeypatch):
     monkeypatch.setattr(adverts_module, "MAX_ADVERTS", 4)
-    one = place.circuit()
-    advertise_many(place, one, 4)
-    two, three = place.circuit(), place.circuit()
-    place.advertise(two, advert(Name(b"\xfe" * 32)))
-    place.advertise(two, advert(Name(b"\xff" * 32)))
-    place.advertise(three, advert(Name(b"\xff" * 32)))
-    assert one.built and two.built and three.built, "two have two of four, and a third one less than its part"
-    again = place.circuit(two)
-    place.advertise(again, advert(Name(b"\xfd" * 32)))
-    assert again.gone == [DestroyReason.RESOURCELIMIT]
+    one, two = place.circuit(), place.provider()
+    stream, handler = place.query()
+    advertise_many(place, one, 3)
+    place.advertise(one, advert())
+    assert one.gone == [DestroyReason.RESOURCELIMIT] and two.built, "it would have more than the other"
+    one, three = place.circuit(), place.provider()
+    advertise_many(place, one, 2)
+    four = place.provider()
+    place.net.tick(0)
+    assert one.gone == [DestroyReason.RESOURCELIMIT] and two.built and three.built and four.built
+    assert "aborted" not in handler.calls
     place.consistent()
 
 

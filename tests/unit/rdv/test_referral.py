@@ -8,18 +8,19 @@ import pytest
 
 from convergence.circuit.client import MAX_HOPS
 from convergence.codes import ConnectWhy, TransferWhy
+from convergence.errors import RemoteError
 from convergence.netdir.listview import VALUE, ListView
 from convergence.netdir.view import place_of
 from convergence.rdv.client import REFER_LIMIT
-from convergence.rdv.referral import MAX_MISSES, MAX_VISITED, REFERRALS, REVISIT_AFTER, around
+from convergence.rdv.referral import MAX_MISSES, MAX_VISITED, REFERRALS, REVISIT_AFTER, Referrals, around
 from convergence.wire.descriptor import Descriptor, Transport
 from convergence.wire.rdv import Name
 from convergence.wire.target import RelayTarget, Role
 from tests.unit.ordb.memory import CRYPTO
 from tests.unit.rdv import test_connector as connecting
-from tests.unit.rdv.network import ENTRY, NODES, Network
+from tests.unit.rdv.network import ENTRY, NODES, FakeCircuit, Network
 from tests.unit.rdv.network import Rig as FileRig
-from tests.views import given_view
+from tests.views import given_view, points_of
 
 
 class GivenNodes:
@@ -202,6 +203,8 @@ def test_a_dead_node_costs_one_extension_and_the_next_is_tried(kind: str) -> Non
     seeker.network.point(TWO.identity).dead = True
     seeker.look(9)
     assert seeker.found and seeker.went() == [[1, 2]] * seeker.kinds + [[1, 3]]
+    once = [TWO.identity] * seeker.kinds
+    assert seeker.network.looked_up == [*once, TWO.identity, THREE.identity], "for no circuit that is gone"
 
 
 def test_what_no_look_up_finds_costs_no_circuit(kind: str) -> None:
@@ -285,6 +288,30 @@ def test_a_look_up_that_nobody_answers_holds_up_for_a_time_only(kind: str, monke
     assert seeker.found
 
 
+def test_look_ups_that_nobody_answers_count_against_who_caused_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A point may name nodes that stand where nobody gives an answer."""
+    asked: list[bytes] = []
+    seeker = Seeker("service", [ONE], [SIX])
+    seeker.refer(ONE, TWO)
+    monkeypatch.setattr(Network, "look_up", lambda network, descriptor, now, then: asked.append(descriptor))
+    for _ in range(2 * MAX_MISSES):
+        seeker.look(40)
+    assert len(asked) == MAX_MISSES
+
+
+def test_a_point_that_leads_elsewhere_holds_up_no_other_point(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One source is wanted, so one point is asked after the other; where it names others, the next one is asked too."""
+    seeker = Seeker("file", [ONE, TWO, THREE], [])
+    *others, last = points_of(seeker.subject.hash_name, [ONE, TWO, THREE])
+    seeker._there = [last]
+    seeker.offer()
+    for node in others:
+        seeker.refer(node, FOUR)
+    monkeypatch.setattr(Network, "look_up", lambda *_: None)
+    seeker.look(REFER_LIMIT / 4)
+    assert seeker.found
+
+
 def test_whoever_left_meanwhile_goes_nowhere(kind: str) -> None:
     seeker = Seeker(kind, [ONE], [TWO])
     seeker.offer()
@@ -333,3 +360,71 @@ def test_how_long_a_circuit_is_does_not_show_in_its_query(kind: str, monkeypatch
         flags += [list(circuit.flags.values())[0] for circuit in seeker.network.circuits[before:][:1]]
         seeker.network.kill_circuits(provider=False)
     assert len(flags) == 2 and flags[0] == flags[1] != 0 and seeker.went()
+
+
+class Asker:
+    """One request, whose look-ups are answered when `answer` is called."""
+
+    def __init__(self) -> None:
+        self.rig = FileRig(size=1)
+        self.referrals = Referrals(self.rig.network, self.rig.node.outbox)
+        self.looked_up: list[Any] = []
+        self.ready: list[float] = []
+        self.failed: list[float] = []
+        self.rig.network.look_up = lambda *look_up: self.looked_up.append(look_up)  # type: ignore[method-assign]
+
+    def ask(self, node: RelayTarget) -> FakeCircuit:
+        circuit = FakeCircuit(self.rig.network, self.rig.network.point(node.identity), False)
+        self.referrals.flags(circuit, self.rig.world.now)  # type: ignore[arg-type]
+        return circuit
+
+    def follow(self, circuit: FakeCircuit, *told: RelayTarget) -> None:
+        for node in told:
+            circuit.on_info(node.identity)
+        self.referrals.follow(circuit, self.ready.append, self.failed.append, self.rig.world.now)  # type: ignore[arg-type]
+
+    def answer(self) -> None:
+        descriptor, now, then = self.looked_up.pop()
+        then(self.rig.network.known[descriptor], now)
+
+
+def test_nobody_goes_on_to_a_point_that_is_asked_anyway() -> None:
+    asker = Asker()
+    asker.ask(TWO)
+    asker.follow(asker.ask(ONE), TWO)
+    asker.answer()
+    assert asker.failed and not asker.rig.network.extended
+    assert not any(asker.referrals._misses.values()), "points beside each other name each other"
+
+
+def test_a_circuit_that_closes_meanwhile_goes_nowhere() -> None:
+    asker = Asker()
+    circuit = asker.ask(ONE)
+    asker.follow(circuit, TWO, THREE)
+    circuit.destroy(0, 0.0)
+    asker.answer()
+    assert len(asker.failed) == 1 and not asker.looked_up and not asker.rig.network.extended
+    asker.follow(circuit)
+    assert len(asker.failed) == 2
+
+
+def test_points_that_are_remembered_have_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("convergence.rdv.referral.MAX_VISITED", 3)
+    asker = Asker()
+    for own, other in ((ONE, TWO), (THREE, FOUR)):
+        asker.follow(asker.ask(own), other)
+        asker.answer()
+    assert [path[-1] for path in asker.rig.network.extended] == [TWO.identity] and len(asker.failed) == 1
+
+
+def test_however_many_are_named_in_time_so_many_are_kept() -> None:
+    """A point that named fewer than it may, often, may name the rest at once."""
+    asker = Asker()
+    circuit = asker.ask(ONE)
+    for _ in range(10):
+        asker.referrals.flags(circuit, 0.0)  # type: ignore[arg-type]
+    for number in range(11 * REFERRALS):
+        circuit.on_info(bytes([number]))
+    assert list(circuit.on_info.descriptors) == [bytes([number]) for number in range(REFERRALS)]
+    with pytest.raises(RemoteError):
+        circuit.on_info(b"one more")

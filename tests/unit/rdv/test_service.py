@@ -1,26 +1,13 @@
-from dataclasses import replace
-from typing import Any
-
 import pytest
 
-from convergence.codes import TransferWhy
-from convergence.errors import EndReason, LocalError, StreamError
+from convergence.errors import EndReason, LocalError
 from convergence.rdv.blind import DAY, OVERLAP, day_begins, owners_names
 from convergence.rdv.circuits import LINGER
 from convergence.rdv.keys import Subject
-from convergence.rdv.service import (
-    FILES,
-    MAX_OFFERS,
-    MAX_SEEN,
-    QUEUE_INTERVAL,
-    START_SPREAD,
-    WAKE_SPREAD,
-)
-from convergence.rdv.session import FIRST_TIMEOUT, Session
-from convergence.wire.ordb import Done, Info, Queued, Request
-from convergence.wire.rdv import Name, format_rdv_target, parse_rdv_target
-from tests.unit.ordb.memory import CRYPTO, Script
-from tests.unit.rdv.network import NODES, FakeCircuit, Network, Rig
+from convergence.rdv.service import MAX_OFFERS, START_SPREAD, WAKE_SPREAD
+from convergence.wire.rdv import Name, format_rdv_target
+from tests.unit.ordb.memory import CRYPTO
+from tests.unit.rdv.network import FakeCircuit, Network, Rig, Visitor, first, offered
 
 
 def test_one_file_stands_at_once_and_several_each_at_a_time_of_their_own() -> None:
@@ -74,54 +61,6 @@ def test_a_share_has_limits() -> None:
         rig.service.offer(Subject.public(b"x" * 32), rig.sender.serve, rig.world.now)
 
 
-class Visitor:
-    """Who comes to a provider's circuit with the link's key, or with none."""
-
-    def __init__(self, rig: Rig, circuit: FakeCircuit, target: str, *, mute: bool = False) -> None:
-        self.refused = 0
-        self.near, middle = rig.world.pair()
-        try:
-            handler = circuit.on_begin(target, middle, rig.world.now)
-        except StreamError as error:
-            self.refused = error.reason
-            return
-        self.script: Script
-
-        def attach(stream: Any) -> Script:
-            self.script = Script(stream)
-            return self.script
-
-        name = parse_rdv_target(target)
-        now, outbox = rig.world.now, rig.world.node().outbox
-        keys = Subject.file(rig.file.hash_name, rig.file.key).keys(name)
-        self.session = Session(
-            CRYPTO, rig.world.rng, outbox, keys, name.blinded, now=now, initiator=True, attach=attach
-        )
-        self.session.bind(self.near)
-        middle.handler, self.near.handler = handler, self.session
-        handler.opened(now)
-        if not mute:
-            self.session.opened(now)
-        rig.world.run()
-
-    def ask(self, rig: Rig, index: int = 0) -> None:
-        self.script.say(Request(index))
-        rig.world.run()
-
-    @property
-    def places(self) -> list[int]:
-        return [message.position for message in self.script.messages if isinstance(message, Queued)]
-
-    @property
-    def served(self) -> bool:
-        return any(isinstance(message, Info) for message in self.script.messages)
-
-
-def first(rig: Rig) -> tuple[FakeCircuit, str]:
-    """One circuit of the node that shares, and the target that it answers."""
-    return next(pair for pair in offered(rig))
-
-
 def test_streams_for_other_names_are_refused() -> None:
     rig = Rig()
     rig.share()
@@ -129,154 +68,6 @@ def test_streams_for_other_names_are_refused() -> None:
     stream = rig.world.pair()[0]
     for target in ("example.com:80", "nonsense", format_rdv_target(Name(bytes(32))), ""):
         assert circuit.on_begin(target, stream, rig.world.now) is None
-
-
-def test_who_comes_to_a_busy_sender_waits_for_its_turn() -> None:
-    rig = Rig()
-    rig.share()
-    place = first(rig)
-    served = [Visitor(rig, *place) for _ in range(FILES.served)]
-    waiting = [Visitor(rig, *place) for _ in range(FILES.queue)]
-    assert all(visitor.served for visitor in served) and not any(visitor.served for visitor in waiting)
-    assert [visitor.places for visitor in waiting] == [[place] for place in range(1, FILES.queue + 1)]
-    assert Visitor(rig, *place).refused == EndReason.RESOURCELIMIT, "the queue is full, and says so"
-    served[5].script.say(Done())
-    rig.world.advance(0.1)
-    assert waiting[0].served and not waiting[1].served
-    assert [visitor.places[-1] for visitor in waiting[1:]] == list(range(1, FILES.queue))
-    waiting[1].near.cut_off()
-    served[6].near.cut_off()
-    rig.world.advance(0.1)
-    assert waiting[2].served and waiting[3].places[-1] == 1
-    assert not Visitor(rig, *place).refused
-
-
-def test_who_waits_is_told_so_all_the_time() -> None:
-    rig = Rig()
-    rig.share()
-    place = first(rig)
-    served = [Visitor(rig, *place) for _ in range(FILES.served)]
-    last = Visitor(rig, *place)
-    for _ in range(10):
-        for visitor in served:
-            visitor.ask(rig)
-        rig.world.advance(QUEUE_INTERVAL)
-    assert last.places == [1] * len(last.places) and len(last.places) >= 10
-
-
-def test_who_asks_for_nothing_gives_way_while_others_wait() -> None:
-    rig = Rig()
-    rig.share()
-    place = first(rig)
-    idle = [Visitor(rig, *place) for _ in range(2)]
-    active = [Visitor(rig, *place) for _ in range(FILES.served - 2)]
-    rig.world.advance(120)
-    assert not any(visitor.script.closes for visitor in idle), "nobody waits for it"
-    for visitor in active:
-        visitor.ask(rig)
-    last = Visitor(rig, *place)
-    rig.world.advance(QUEUE_INTERVAL + 0.1)
-    assert sorted(visitor.script.closes for visitor in idle) == [[], [EndReason.RESOURCELIMIT]], "one is enough"
-    assert last.served and not any(visitor.script.closes for visitor in active)
-
-
-def test_who_says_nothing_holds_no_place() -> None:
-    """Whoever knows a name, as a point does, opens streams without end and proves nothing."""
-    rig = Rig()
-    rig.share()
-    circuit, target = first(rig)
-    mute = [Visitor(rig, circuit, target, mute=True) for _ in range(5 * FILES.shaking)]
-    assert not any(visitor.refused for visitor in mute)
-    assert sum(not visitor.near.over for visitor in mute) == FILES.shaking
-    assert Visitor(rig, circuit, target).served
-    rig.world.advance(FIRST_TIMEOUT + 1)
-    assert rig.service.sessions == 1 and all(visitor.near.over for visitor in mute)
-
-
-@pytest.mark.parametrize("remembered", [1, MAX_SEEN])
-def test_a_recorded_handshake_is_nobody(monkeypatch: pytest.MonkeyPatch, remembered: int) -> None:
-    """A point has it of a client that came. It could fill all places with it, and have what serves begin to act."""
-    monkeypatch.setattr("convergence.rdv.service.MAX_SEEN", remembered)
-    rig = Rig()
-    rig.share()
-    circuit, target = first(rig)
-    visitor = Visitor(rig, circuit, target, mute=True)
-    recorded: list[bytes] = []
-    write = visitor.near.write
-
-    def noted(data: bytes, now: float) -> None:
-        recorded.append(data)
-        write(data, now)
-
-    monkeypatch.setattr(visitor.near, "write", noted)
-    visitor.session.opened(rig.world.now)
-    rig.world.run()
-    assert visitor.served and len(recorded) == 1 and rig.service.clients(rig.file.hash_name) == 1
-    for _ in range(3):
-        near, middle = rig.world.pair()
-        near.handler = Script(near)
-        middle.handler = circuit.on_begin(target, middle, rig.world.now)
-        middle.handler.opened(rig.world.now)
-        near.write(recorded[0], rig.world.now)
-        rig.world.run()
-        assert near.over and rig.service.clients(rig.file.hash_name) == 1
-    assert Visitor(rig, circuit, target).served, "others are welcome"
-
-
-def test_those_who_prove_nothing_take_no_place_at_other_points() -> None:
-    rig = Rig()
-    rig.service.limits = replace(FILES, all=2)
-    rig.share()
-    hostile, *others = offered(rig)
-    for _ in range(FILES.shaking):
-        Visitor(rig, *hostile, mute=True)
-    assert [Visitor(rig, *place).served for place in others] == [True, True]
-
-
-def test_at_a_full_sender_the_most_crowded_post_gives_way() -> None:
-    rig = Rig()
-    rig.service.limits = replace(FILES, all=6)
-    rig.share()
-    crowded, other, _ = offered(rig)
-    crowd = [Visitor(rig, *crowded) for _ in range(6)]
-    assert not Visitor(rig, *crowded).served, "it would not give way to its own"
-    come = [Visitor(rig, *other) for _ in range(4)]
-    assert [visitor.served for visitor in come] == [True, True, True, False]
-    assert [bool(visitor.script.closes) for visitor in crowd] == [False] * 3 + [True] * 3, "who came first stays"
-    assert rig.service.sessions == 6
-
-
-def test_a_receiver_waits_in_the_queue_and_is_served() -> None:
-    rig = Rig()
-    rig.nodes = NODES[:1]
-    rig.share()
-    place = first(rig)
-    served = [Visitor(rig, *place) for _ in range(FILES.served)]
-    getter = rig.get(1)
-    for _ in range(12):
-        for visitor in served:
-            visitor.ask(rig)
-        rig.world.advance(10)
-    assert getter.download.position == 1 and getter.download.sources == 0 and getter.receiver.dropped == []
-    served[0].near.cut_off()
-    rig.world.advance(10)
-    rig.check_done()
-    assert getter.download.position == 0
-
-
-def test_a_receiver_past_the_queue_hears_that_all_are_busy_and_comes_back() -> None:
-    rig = Rig()
-    rig.nodes = NODES[:1]
-    rig.share()
-    place = first(rig)
-    crowd = [Visitor(rig, *place) for _ in range(FILES.served + FILES.queue)]
-    getter = rig.get(1)
-    rig.world.advance(2)
-    assert getter.statuses == [TransferWhy.LOOKING, TransferWhy.SENDER_BUSY] and getter.gave_up == []
-    for visitor in crowd:
-        visitor.near.cut_off()
-    rig.world.advance(30)
-    rig.check_done()
 
 
 def test_a_providers_circuits_are_rebuilt_with_growing_delays() -> None:
@@ -369,29 +160,6 @@ def test_unsharing_ends_the_streams_at_points_that_have_left_the_list_too() -> N
     assert visitor.script.closes == [EndReason.DONE]
     rig.world.advance(60)
     assert circuit.closed
-
-
-def offered(rig: Rig, network: Network | None = None) -> list[tuple[FakeCircuit, str]]:
-    """Every circuit of the node with the target that it answers."""
-    return [
-        (circuit, format_rdv_target(name))
-        for point in (network or rig.network).points.values()
-        for name, circuits in point.adverts.items()
-        for circuit in circuits
-    ]
-
-
-def test_how_busy_one_file_is_cannot_be_told_at_another() -> None:
-    rig = Rig()
-    rig.share()
-    rig.service.offer(Subject.public(b"o" * 32), rig.sender.serve, rig.world.now)
-    rig.world.advance(START_SPREAD + 1)
-    busy, *others = offered(rig)
-    for _ in range(FILES.served + FILES.queue):
-        Visitor(rig, *busy)
-    assert Visitor(rig, *busy).refused
-    assert len(others) == 5
-    assert not any(Visitor(rig, *other).refused for other in others)
 
 
 def test_the_circuits_of_a_node_do_not_change_their_day_at_one_moment(monkeypatch: pytest.MonkeyPatch) -> None:
