@@ -325,7 +325,7 @@ class FacilitatorService:
         if self._leaving is not None:
             return ELSEWHERE
         if self.sharing is not None and self.sharing.starting:
-            return "this facilitator starts: try again"  # it would tell a network without most of its nodes
+            return "this facilitator has only just started"  # it would tell a network without most of its nodes
         return "too many open channels" if len(self._channels) >= MAX_CHANNELS else None
 
     # Records
