@@ -1,7 +1,7 @@
 """The CPython platform's `Crypto` and `Rng`.
 
 Does: the primitives, by the faster library for each. PyNaCl computes X25519 and Ed25519 in half the time that
-cryptography takes, and judges odd signatures as the browser's libsodium does; cryptography (OpenSSL) has
+cryptography takes, has Argon2id, and judges odd signatures as the browser's libsodium does; cryptography (OpenSSL) has
 AES-CTR, and ChaCha20-Poly1305 at 2.5 times PyNaCl's speed.
 Does not: fall back to anything: a missing library fails the import.
 """
@@ -24,6 +24,7 @@ from convergence.ports import Buffer, check_x25519
 
 _PUBLIC_LEN = 32
 _SIGNATURE_LEN = 64
+_HASH_LEN = 32
 _COUNTER_START = bytes(16)
 
 
@@ -77,6 +78,9 @@ class CPythonCrypto:
             return ChaCha20Poly1305(key).decrypt(nonce, data, ad)
         except InvalidTag:
             raise CryptoError("ChaCha20-Poly1305 tag does not verify") from None
+
+    def argon2id(self, message: bytes, salt: bytes, memory: int, /) -> bytes:
+        return sodium.crypto_pwhash_alg(_HASH_LEN, message, salt, 1, memory << 10, sodium.crypto_pwhash_ALG_ARGON2ID13)
 
 
 class SystemRng:

@@ -17,7 +17,7 @@ BUDGETS = {
     "tests/e2e": 410,
     "tests/interop": 460,
     "tests/unit/test_build.py": 60,
-    "tests/sim": 270,
+    "tests/sim": 290,
     "tests/unit/pynode": 140,
     "tests/ports": 60,
     "tests/fuzz": 20,

@@ -48,6 +48,7 @@ const EMPTY = {
   seconds: 0,
   failed: "",
   trouble: null,
+  warnings: [],
   identity: "",
   nodes: 0,
   circuits: [],

@@ -16,12 +16,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from convergence.events import TorDirectoryChanged
+from convergence.codes import LIES
+from convergence.events import Event, TorDirectoryChanged, Trouble
 from pynode import logs
 from pynode.app import App, NotJoinedError, Plan
 from pynode.cli.output import CliError, Output
 from pynode.cli.sites import network_of
-from pynode.cli.words import words
+from pynode.cli.words import trouble_words, words
 from pynode.config import Config, ConfigError, load
 
 JOIN_TIMEOUT = 30.0
@@ -82,6 +83,21 @@ async def joined(app: App) -> bool:
     return True
 
 
+class Warner:
+    """Logs all events, and says on standard error what people have to know whatever they do: each once."""
+
+    def __init__(self, output: Output) -> None:
+        self._output = output
+        self._said: set[str] = set()
+
+    def __call__(self, event: Event) -> None:
+        logs.log_event(event)
+        if isinstance(event, Trouble) and event.why.code in LIES and event.why.code not in self._said:
+            self._said.add(event.why.code)
+            self._output.say(trouble_words(event))
+            self._output.record("trouble", code=event.why.code, message=trouble_words(event))
+
+
 def tell_directory(output: Output, event: TorDirectoryChanged) -> None:
     """How far the directory of the Tor network is."""
     if not event.ready and event.relays:
@@ -92,18 +108,21 @@ def tell_directory(output: Output, event: TorDirectoryChanged) -> None:
 async def with_node(
     arguments: argparse.Namespace,
     name: str,
+    output: Output,
     stop: asyncio.Event,
     work: Callable[[App], Awaitable[int]],
     data: Path | None = None,
 ) -> int:
     """Join the network, do the work, leave. Returns the work's exit code; 130 when stopped before it begins. `name`:
-    marks log lines; `data`: where the node keeps what it is to remember. Raises CliError, AppError."""
+    marks log lines; `output` takes warnings; `data`: where the node keeps what it is to remember. Raises CliError and
+    AppError."""
     config = settings(arguments)
     set_up_logs(arguments, config, name, "error")
     network = await unless(stop, network_of(arguments))
     if network is None:
         return 130
-    app = App(Plan(network, data, stun=stun_servers(arguments, config), circuits=config.circuits), logs.log_event)
+    plan = Plan(network, data, stun=stun_servers(arguments, config), circuits=config.circuits)
+    app = App(plan, Warner(output))
     await app.start()
     try:
         return 130 if await unless(stop, joined(app)) is None else await work(app)

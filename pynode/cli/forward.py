@@ -39,7 +39,7 @@ async def forward(arguments: argparse.Namespace, output: Output, stop: asyncio.E
             await stop.wait()
         return 0
 
-    return await with_node(arguments, "forward", stop, work)
+    return await with_node(arguments, "forward", output, stop, work)
 
 
 class _Command:

@@ -46,7 +46,7 @@ async def pipe(arguments: argparse.Namespace, output: Output, stop: asyncio.Even
     async def work(app: App) -> int:
         return await _Command(app, output, address, arguments).run(stop, arguments.progress)
 
-    return await with_node(arguments, "pipe", stop, work)
+    return await with_node(arguments, "pipe", output, stop, work)
 
 
 class _Patient(Watch):

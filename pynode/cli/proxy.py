@@ -51,7 +51,7 @@ async def proxy(arguments: argparse.Namespace, output: Output, stop: asyncio.Eve
         return 0
 
     with tor_folder(arguments) as data:
-        return await with_node(arguments, "proxy", stop, work, data)
+        return await with_node(arguments, "proxy", output, stop, work, data)
 
 
 class _Door:

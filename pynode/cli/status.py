@@ -26,8 +26,11 @@ async def status(arguments: argparse.Namespace, output: Output, stop: asyncio.Ev
     connected = [node for node in nodes if node.get("connected") is True]
     facilitators = [one for one in answer.get("facilitators") or [] if isinstance(one, dict)]
     store = answer.get("store") if isinstance(answer.get("store"), dict) else None
+    effort = answer["effort"] if isinstance(answer.get("effort"), int) else 0
     if output.as_json:
-        more = {"facilitators": facilitators, "store": store} if store is not None else {}
+        more: dict[str, Any] = {"facilitators": facilitators, "store": store} if store is not None else {}
+        if effort:
+            more["effort"] = effort
         output.record("status", site=site, facilitator=answer.get("facilitator"), nodes=nodes, **more)
     else:
         output.result(f"{shown(site)}: {len(connected)} of {len(nodes)} known nodes are connected.")
@@ -35,6 +38,8 @@ async def status(arguments: argparse.Namespace, output: Output, stop: asyncio.Ev
             heading = [["node", "state", "roles", "address", "registered", "valid for"]]
             for line in table(heading + [_row(node) for node in nodes]).split("\n"):
                 output.result(line)
+        if effort:
+            output.result(f"Unusually many nodes join just now: each does about {effort} tries at a puzzle first.")
         if store is not None:
             _show_facilitators(output, facilitators, store)
     return 0 if connected else 1

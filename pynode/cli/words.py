@@ -125,7 +125,11 @@ WORDS: dict[Code, str] = {
         "The facilitator cannot reach this node at its address, so that others are not told of it:"
         " check --url and the firewall."
     ),
+    FacilitatorWhy.NEWCOMERS: (
+        "Unusually many nodes join just now, so each has to do some work before it is listed ({percent} % done, about)."
+    ),
     FacilitatorWhy.LEAVES_OUT: ("The facilitator says that it lists this node, and shows others a network without it."),
+    FacilitatorWhy.OLD: "The facilitator shows this node an old state of the network, not the present one.",
     FacilitatorWhy.CONTRADICTS: (
         "The facilitator contradicts itself: it has shown others another network, or somebody has its key."
     ),

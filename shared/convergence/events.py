@@ -364,6 +364,14 @@ class FetchFailed(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class PriceChanged(Event):
+    """Too many newcomers come, or no longer: what each has to do to be registered, in tries at a puzzle; 0: nothing."""
+
+    kind = "price-changed"
+    effort: int
+
+
+@dataclass(frozen=True, slots=True)
 class NodeRegistered(Event):
     """A node that was not listed before."""
 

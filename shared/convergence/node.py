@@ -247,6 +247,7 @@ class Node:
             self.pool,
             self._discovery,
             lambda: self._peers.pipes,
+            self.knowledge.lied,
         )
         self._rtc = RtcLinks(
             self.outbox,

@@ -72,6 +72,10 @@ class Crypto(Shape):
         """Raises CryptoError when the tag does not verify."""
         ...
 
+    def argon2id(self, message: bytes, salt: bytes, memory: int, /) -> bytes:
+        """RFC 9106, one pass, one lane: 32 bytes. `salt` has 16 bytes; `memory` is in KiB, 8 or more."""
+        ...
+
 
 class Rng(Shape):
     """Cryptographic randomness."""

@@ -301,6 +301,14 @@ def test_a_full_disk_and_a_failure_say_what_to_do(open_page: Callable[..., Page]
     expect(page.get_by_test_id("error")).to_be_empty()
 
 
+def test_a_lie_of_the_facilitator_stays_on_the_page(open_page: Callable[..., Page]) -> None:
+    page = open_page(**READY, warnings=[{"code": "facilitator-contradicts"}, {"code": "facilitator-leaves-out"}])
+    tell(page, state={"trouble": {"code": "facilitator-silent", "retrying": True}})
+    tell(page, state={"trouble": None})
+    expect(page.get_by_test_id("error")).to_contain_text("The facilitator contradicts itself")
+    expect(page.get_by_test_id("error")).to_contain_text("shows others a network without it")
+
+
 def test_what_was_fetched_is_shown_as_text_only(open_page: Callable[..., Page]) -> None:
     page = open_page(**READY)
     tell(page, answers={"fetch": {"value": {"id": 1}}})

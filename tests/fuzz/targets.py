@@ -426,6 +426,11 @@ TARGETS: dict[str, Target] = {
     "facilitator.Register": Target(
         facilitator.Register.parse, (facilitator.Register(SIGNATURE, _descriptor()).encode(),)
     ),
+    "facilitator.Puzzle": Target(facilitator.Puzzle.parse, (facilitator.Puzzle(KEY[:16], 9, 9).encode(),)),
+    "facilitator.Solved": Target(
+        facilitator.Solved.parse,
+        (facilitator.Solved(9, facilitator.Register(SIGNATURE, _descriptor())).encode(),),
+    ),
     "facilitator.Signal": Target(facilitator.Signal.parse, (facilitator.Signal(9, KEY, KEY).encode(),)),
     "facilitator.Unreachable": Target(facilitator.Unreachable.parse, (facilitator.Unreachable(9, 1).encode(),)),
     "descriptor.parse_tls_address": Target(

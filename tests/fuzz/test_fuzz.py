@@ -82,17 +82,18 @@ class SeededRng:
 def record_inputs(name):
     """Framed and unframed garbage for a facilitator channel."""
     rng = random.Random(name)
-    kinds = ("Register", "Signal", "Delivery", "NodeList", "Hello", "Unreachable")
-    register, signal, delivery, nodes, hello, unreachable = (
+    kinds = ("Register", "Signal", "Delivery", "NodeList", "Hello", "Unreachable", "Puzzle", "Solved")
+    register, signal, delivery, nodes, hello, unreachable, puzzle, solved = (
         TARGETS[f"facilitator.{kind}"].samples[0] for kind in kinds
     )
     requests = (
-        *((RecordType.REGISTER, register), (RecordType.LIST, b"")),
+        *((RecordType.REGISTER, register), (RecordType.LIST, b""), (RecordType.SOLVED, solved)),
         *((RecordType.SIGNAL, signal), (RecordType.REPLY, delivery)),
     )
     answers = (
         *((RecordType.HELLO, hello), (RecordType.DELIVER, delivery), (RecordType.REPLY, delivery)),
         *((RecordType.UNREACHABLE, unreachable), (RecordType.NODES, nodes), (RecordType.REGISTERED, b"")),
+        (RecordType.PUZZLE, puzzle),
     )
     valid = [b"".join(encode_record(*record) for record in records) for records in (requests, answers)]
     for _ in range(ROUNDS):

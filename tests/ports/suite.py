@@ -142,6 +142,12 @@ def blinded_keys_sign(crypto: Crypto) -> None:
         assert refused(blinding.blinded_key, crypto, unhex(point), bytes(range(32))), point
 
 
+def argon2id_vectors(crypto: Crypto) -> None:
+    for case in vectors("argon2id")["cases"]:
+        message, salt = unhex(case["message"]), unhex(case["salt"])
+        assert crypto.argon2id(message, salt, case["memory"]).hex() == case["hash"], case["memory"]
+
+
 def chacha20poly1305_vectors(crypto: Crypto) -> None:
     for case in vectors("chacha20poly1305")["cases"]:
         key, nonce, ad, plaintext, sealed = (
@@ -295,6 +301,7 @@ CHECKS: tuple[Callable[[Crypto], None], ...] = (
     ed25519_refuses_wrong_lengths,
     blinding_vectors,
     blinded_keys_sign,
+    argon2id_vectors,
     chacha20poly1305_vectors,
     chacha20poly1305_refuses_forgeries,
     chacha20poly1305_takes_any_buffer_and_size,

@@ -262,6 +262,7 @@ record = st.one_of(
     st.builds(facilitator.Signal, u32, key, sealed),
     st.builds(facilitator.Delivery, u32, sealed),
     st.builds(facilitator.Unreachable, u32, u8),
+    st.builds(facilitator.Puzzle, st.binary(min_size=16, max_size=16), u32.filter(bool), u16),
     st.builds(facilitator.Ask, u64),
     st.builds(facilitator.Descriptors, st.lists(st.binary(max_size=200), max_size=9).map(tuple)),
     description,

@@ -72,7 +72,10 @@ export const CAUSES = {
   "facilitator-unusable": ({ detail }) => `The facilitator's answer cannot be used${because(detail)}.`,
   "facilitator-refuses": ({ detail }) => `The facilitator refuses${because(detail)}.`,
   "facilitator-not-reached": "The facilitator cannot reach this node at its address, so others are not told of it.",
+  "facilitator-newcomers": ({ percent }) =>
+    `Unusually many nodes join just now, so each has to do some work before it is listed (${percent} % done, about).`,
   "facilitator-leaves-out": "The facilitator says that it lists this node, and shows others a network without it.",
+  "facilitator-old": "The facilitator shows this device an old state of the network, not the present one.",
   "facilitator-contradicts":
     "The facilitator contradicts itself: it has shown others another network, or somebody has its key.",
   "facilitator-false-value":

@@ -43,6 +43,7 @@ export function showStatus(state, role, marked) {
   else dismiss("failed");
   if (state.trouble && !state.failed) notice("trouble", troubleWords(state.trouble));
   else dismiss("trouble");
+  for (const warning of state.warnings) notice(warning.code, troubleWords(warning));
 }
 
 /**

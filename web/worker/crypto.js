@@ -1,13 +1,14 @@
 /**
  * The browser's cryptography for the node, called from Python without ever waiting.
  *
- * Does: X25519, Ed25519 and ChaCha20-Poly1305 with libsodium; AES-CTR streams whose key stream WebCrypto computes
- * ahead; randomness. All calls are synchronous, and take and return Uint8Array; a check that fails returns undefined or
- * false.
+ * Does: X25519, Ed25519 and ChaCha20-Poly1305 with libsodium; Argon2id, which the usual build of libsodium.js lacks,
+ * with @noble/hashes; AES-CTR streams whose key stream WebCrypto computes ahead; randomness. All calls are synchronous,
+ * and take and return Uint8Array; a check that fails returns undefined or false.
  * Does not: know what the keys are for. crypto.py, beside this file, is the other half.
  */
 
 import { unsafe as aes } from "@noble/ciphers/aes.js";
+import { argon2id } from "@noble/hashes/argon2.js";
 import sodium from "libsodium-wrappers";
 
 const AES_BLOCK = 16;
@@ -55,6 +56,8 @@ const primitives = {
       return undefined; // the tag does not verify
     }
   },
+
+  argon2id: (message, salt, memory) => argon2id(message, salt, { t: 1, m: memory, p: 1, dkLen: 32 }),
 
   random(size) {
     const bytes = new Uint8Array(size);

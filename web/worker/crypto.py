@@ -87,6 +87,9 @@ class BrowserCrypto:
             raise CryptoError("ChaCha20-Poly1305 tag does not verify")
         return plaintext.to_bytes()
 
+    def argon2id(self, message: bytes, salt: bytes, memory: int, /) -> bytes:
+        return js_crypto.argon2id(to_js(message), to_js(salt), memory).to_bytes()
+
 
 class BrowserRng:
     """ports.Rng from crypto.getRandomValues."""

@@ -29,7 +29,7 @@ from tor import Tor
 from transport import BrowserClock, BrowserTransport, WorkerTimer
 
 from convergence.circuit.relaying import RelayLimits
-from convergence.codes import PathWhy
+from convergence.codes import LIES, FacilitatorWhy, PathWhy
 from convergence.crypto.keys import NodeKeys
 from convergence.driver import Driver
 from convergence.errors import LocalError, Problem, Why
@@ -42,6 +42,7 @@ from convergence.events import (
     FetchResponse,
     FetchStatus,
     Ready,
+    Registered,
     Rtc,
     ServiceStands,
     ShareFailed,
@@ -111,6 +112,7 @@ class NodeHost:
         self._tor = Tor(self._node, self._run, shell.load, self._changed)
         self._links = LinkViews()
         self._trouble: tuple[dict[str, Any] | None, float] = (None, 0.0)
+        self._warnings: dict[str, dict[str, Any]] = {}  # by code
         self._sharing: dict[str, asyncio.Future[str]] = {}  # by root: what the page waits for
         self._seconds: float | None = None
         self._posted = ""
@@ -282,6 +284,10 @@ class NodeHost:
                 asyncio.get_running_loop().call_soon(self._post)  # this one is waited for
             case Trouble(why, retrying) if why.code is not PathWhy.NO_TOR_ENTRY:  # which stands beside its switch
                 self._show_trouble(why, retrying)
+            case Registered():
+                shown, until = self._trouble
+                if shown is not None and shown["code"] == FacilitatorWhy.NEWCOMERS:
+                    self._trouble = (None, until)
             case ShareFailed(root, why):
                 waiting = self._sharing.get(root)
                 if waiting is not None and not waiting.done():
@@ -307,6 +313,9 @@ class NodeHost:
         self._changed()
 
     def _show_trouble(self, why: Why, retrying: bool = False) -> None:
+        if why.code in LIES:  # stays on the page: whoever looks later sees it
+            self._warnings[why.code] = {"code": why.code}
+            return
         self._trouble = ({**as_json(why), "retrying": retrying}, self._clock.now() + TROUBLE_SHOWN)
 
     def _update_fetch(self, number: int, **values: Any) -> None:
@@ -355,6 +364,7 @@ class NodeHost:
             "seconds": self._seconds or 0,
             "failed": "",
             "trouble": self._trouble[0] if now < self._trouble[1] else None,
+            "warnings": list(self._warnings.values()),
             "identity": self._identity,
             "nodes": snapshot["nodes"],
             "circuits": circuits,

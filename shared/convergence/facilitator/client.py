@@ -20,6 +20,7 @@ from convergence.discovery import RENEW_MIN, Discovery
 from convergence.effects import CloseLink, Protocol, Send
 from convergence.errors import ClockError, CryptoError, RemoteError, Why
 from convergence.events import Trouble
+from convergence.facilitator.solving import MAX_EFFORT, Solver
 from convergence.introduction.signalling import Carrier, Delivered, Signals
 from convergence.netdir.headers import Headers
 from convergence.netdir.nodes import NodeDirectory
@@ -31,10 +32,12 @@ from convergence.wire.descriptor import Descriptor
 from convergence.wire.facilitator import (
     ErrorRecord,
     Hello,
+    Puzzle,
     Reached,
     RecordCutter,
     RecordType,
     Register,
+    Solved,
     encode_record,
     register_statement,
 )
@@ -54,6 +57,9 @@ REFRESH_FIRST = 5.0
 """Seconds from the first list to the second. Each further pause is twice as long, up to REFRESH: a network that is just
 starting grows quickly, and nodes whose lists differ do not find each other's points."""
 REFRESH = 60.0
+STALE = 3600.0
+"""Seconds for which a facilitator may show the same header, if none of our neighbours knows a newer one. An honest one
+signs one every ten minutes, or twenty around a restart."""
 FEW_RELAYS = 3
 """While fewer are known, pauses stay at REFRESH_FIRST."""
 REGISTER_RETRY = 60.0
@@ -68,11 +74,12 @@ RTC_LIFETIME = 900
 ACCEPTED = (
     *(RecordType.HELLO, RecordType.REGISTERED, RecordType.REACHED, RecordType.NODES, RecordType.ERROR),
     *(RecordType.DELIVER, RecordType.REPLY, RecordType.UNREACHABLE, RecordType.HEADER, RecordType.BUCKET),
-    RecordType.DRAWN,
+    *(RecordType.DRAWN, RecordType.PUZZLE),
 )
 ANSWERS = {
     RecordType.LIST: (RecordType.NODES, RecordType.HEADER),
-    RecordType.REGISTER: (RecordType.REGISTERED,),
+    RecordType.REGISTER: (RecordType.REGISTERED, RecordType.PUZZLE),
+    RecordType.SOLVED: (RecordType.REGISTERED, RecordType.PUZZLE),
     RecordType.FETCH: (RecordType.BUCKET,),
     RecordType.DRAW: (RecordType.DRAWN,),
 }
@@ -173,7 +180,9 @@ class FacilitatorClient(Discovery):
         self._drawn: Callable[[bytes | None, float], None] | None = None  # who waits for a draw
         self._registering: Descriptor | None = None
         self._register_again = False
+        self._solver: Solver | None = None  # while many newcomers come
         self._found: bool | None = None  # at our address; None: not known
+        self._shown = 0, 0.0  # the epoch of the latest header, and when it was shown first
         self._timers: dict[str, Timer] = {}
 
     @property
@@ -209,8 +218,7 @@ class FacilitatorClient(Discovery):
         descriptor = self._describe(now)
         if descriptor is not None:
             self._registering = descriptor
-            proof = self._crypto.ed25519_sign(self._keys.identity_seed, register_statement(self._hello))
-            self._request(RecordType.REGISTER, Register(proof, descriptor.encode()).encode(), now)
+            self._request(RecordType.REGISTER, self._registration(self._hello, descriptor).encode(), now)
 
     def refresh(self, now: float) -> None:
         """Ask for the list now."""
@@ -310,6 +318,9 @@ class FacilitatorClient(Discovery):
         self._waiting.clear()
         self._registering = None
         self._register_again = False
+        if self._solver is not None:
+            self._solver.stop(now)
+            self._solver = None
         self._found = self.listed_since = None
         self._signals.closed(now)
         while self._fetching:
@@ -389,6 +400,8 @@ class FacilitatorClient(Discovery):
             self._fetching.popleft()(body, now)
         elif kind is RecordType.DRAWN:
             self._tell_draw(body, now)
+        elif kind is RecordType.PUZZLE:
+            self._work(Puzzle.parse(body), now)
         else:
             self._registered(now)
 
@@ -413,7 +426,16 @@ class FacilitatorClient(Discovery):
             self._directory.pin(header.signer)
             self.register(now)
         self._call_at("refresh", now + REFRESH, self.refresh)
+        newest = self._headers.newest
+        if newest is not None and header.epoch < newest.epoch - 1:  # neighbours, or it itself, told of newer ones
+            self._give_up(FacilitatorWhy.OLD, "", now)
+            return
         self._headers.take(body, now)
+        steady = self._outbox.steady(now)
+        if header.epoch != self._shown[0]:
+            self._shown = header.epoch, steady
+        elif steady > self._shown[1] + STALE:
+            self._on_trouble(Trouble(Why(FacilitatorWhy.OLD), retrying=True), now)
 
     def _registered(self, now: float) -> None:
         done, self._registering = self._registering, None
@@ -425,6 +447,33 @@ class FacilitatorClient(Discovery):
             self._call_at("register", now + max((done.expires - now) / 2, RENEW_MIN), self.register)
         if self._found or not done.roles or done.ws_url is None:
             self._listed(bool(done.roles), now)
+
+    def _registration(self, hello: Hello, descriptor: Descriptor) -> Register:
+        proof = self._crypto.ed25519_sign(self._keys.identity_seed, register_statement(hello))
+        return Register(proof, descriptor.encode())
+
+    def _work(self, puzzle: Puzzle, now: float) -> None:
+        """Many newcomers come: solve this, and then register what there is to say by then."""
+        if puzzle.effort > MAX_EFFORT:
+            raise RemoteError("a puzzle that takes too long")
+
+        def solved(number: int | None, now: float) -> None:
+            self._solver = self._registering = None
+            self._register_again = False
+            descriptor = self._describe(now)
+            if number is None or descriptor is None or self._hello is None:
+                self._call_at("register", now + REGISTER_RETRY, self.register)
+                return
+            self._registering = descriptor
+            record = Solved(number, self._registration(self._hello, descriptor))
+            self._request(RecordType.SOLVED, record.encode(), now)
+
+        def told(percent: int, now: float) -> None:
+            self._on_trouble(Trouble(Why(FacilitatorWhy.NEWCOMERS, {"percent": percent})), now)
+
+        assert self._hello is not None
+        asks, own = self._hello.identity, self._keys.identity
+        self._solver = Solver(self._outbox, self._crypto, self._rng, puzzle, asks, own, solved, told, now)
 
     def _listed(self, listed: bool, now: float) -> None:
         if not listed:
@@ -444,7 +493,7 @@ class FacilitatorClient(Discovery):
             self._on_trouble(Trouble(Why(FacilitatorWhy.NOT_REACHED)), now)
 
     def _refused(self, asked: RecordType, error: ErrorRecord, now: float) -> None:
-        if asked is RecordType.REGISTER:
+        if asked in (RecordType.REGISTER, RecordType.SOLVED):
             self._registering = None
             self._register_again = False
             self._call_at("register", now + REGISTER_RETRY, self.register)

@@ -104,6 +104,10 @@ class Publisher:
         self._epochs.drop(identity)
         self._ages.left(identity, now)
 
+    def knows(self, identity: bytes) -> bool:
+        """Whether the node is here, or was lately."""
+        return self._ages.knows(identity)
+
     # Answers
 
     def header(self, now: float) -> EpochHeader | None:

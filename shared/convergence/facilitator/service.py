@@ -26,6 +26,7 @@ from convergence.errors import ParseError
 from convergence.events import Refused
 from convergence.facilitator.decisions import SharedPublisher
 from convergence.facilitator.exchange import Exchange
+from convergence.facilitator.newcomers import Newcomers
 from convergence.facilitator.partners import Partners
 from convergence.facilitator.publisher import Publisher
 from convergence.facilitator.reaching import Reaching
@@ -33,7 +34,7 @@ from convergence.facilitator.registry import MAX_REGISTERED_EACH, Node, Refusal,
 from convergence.facilitator.shared import SharedRegistry
 from convergence.facilitator.sharing import Sharing
 from convergence.introduction.signalling import Switchboard
-from convergence.limits import TokenBucket
+from convergence.limits import TokenBucket, gives_way
 from convergence.outbox import Outbox
 from convergence.ports import Binding, Crypto, Rng
 from convergence.states import TIMEOUT, StateMachine, Table
@@ -49,6 +50,7 @@ from convergence.wire.facilitator import (
     RecordType,
     Register,
     Signal,
+    Solved,
     Unreachable,
     UnreachableReason,
     encode_record,
@@ -85,7 +87,8 @@ LEAVING = 5.0
 LEAVING_STEP = 0.1
 
 ACCEPTED = (
-    *(RecordType.REGISTER, RecordType.LIST, RecordType.SIGNAL, RecordType.REPLY, RecordType.FETCH, RecordType.DRAW),
+    *(RecordType.REGISTER, RecordType.SOLVED, RecordType.LIST, RecordType.SIGNAL, RecordType.REPLY, RecordType.FETCH),
+    RecordType.DRAW,
 )
 ELSEWHERE = "this facilitator stops: another one is there"
 
@@ -215,6 +218,7 @@ class FacilitatorService:
             self._publisher = Publisher(outbox, crypto, seed, self._registry.stored, **limits)
             self._switchboard = Switchboard(outbox)
         self._partners = Partners(outbox, rng, others, self._publisher)
+        self._newcomers = Newcomers(outbox, crypto, rng, self.identity, lambda: len(self._registry.nodes))
         self._reaching.registry = self._registry
         self._prober = self._reaching.prober
 
@@ -234,7 +238,7 @@ class FacilitatorService:
             self._partners.opened(channel, now)
         elif protocol is not Protocol.FACILITATOR:
             self._outbox.emit(CloseLink(channel, "not a facilitator channel"))
-        elif (reason := self._closed_to_new()) is not None:
+        elif (reason := self._closed_to(self._source(channel), now)) is not None:
             self._send_error(channel, ErrorCode.BUSY, reason)
             self._outbox.emit(CloseLink(channel, reason))
         else:
@@ -248,6 +252,16 @@ class FacilitatorService:
                 now,
             )
             state.answer(RecordType.HELLO, hello.encode())
+
+    def _has_room(self, source: Hashable, now: float) -> bool:
+        """Whether there is a place for one more channel. If all are taken, the source that has most loses one: however
+        many come from elsewhere, whoever has few gets in."""
+        if len(self._channels) < MAX_CHANNELS:
+            return True
+        spare = gives_way(self._channels.values(), source)
+        if spare is not None:
+            self._close(spare.number, "too many open channels from your network", now)
+        return spare is not None
 
     def woke(self, by: float, now: float) -> None:
         """The clock jumped: no channel is idle for that."""
@@ -316,17 +330,18 @@ class FacilitatorService:
             "version": self._version,
             "channels": len(self._channels),
             "draw": self._partners.health(now),
+            "effort": self._newcomers.effort,
             "nodes": self._registry.health(now),
         }
         return health if self.sharing is None else health | self.sharing.health()
 
-    def _closed_to_new(self) -> str | None:
-        """Why no more channels are taken; None if they are."""
+    def _closed_to(self, source: str, now: float) -> str | None:
+        """Why no more channels of this source are taken; None if they are."""
         if self._leaving is not None:
             return ELSEWHERE
         if self.sharing is not None and self.sharing.starting:
             return "this facilitator has only just started"  # it would tell a network without most of its nodes
-        return "too many open channels" if len(self._channels) >= MAX_CHANNELS else None
+        return None if self._has_room(source, now) else "too many open channels"
 
     # Records
 
@@ -360,8 +375,8 @@ class FacilitatorService:
             self._request(channel, kind, body, now)
 
     def _request(self, channel: _Channel, kind: RecordType, body: bytes, now: float) -> None:
-        if kind is RecordType.REGISTER:
-            self._register(channel, body, now)
+        if kind in (RecordType.REGISTER, RecordType.SOLVED):
+            self._register(channel, kind, body, now)
         elif channel.congested:
             raise Refusal(ErrorCode.BUSY, "read what was sent before asking for more")
         elif kind is RecordType.FETCH:
@@ -382,9 +397,14 @@ class FacilitatorService:
             refusal = Unreachable(Signal.parse(body).tag, UnreachableReason.BUSY)
             channel.send(RecordType.UNREACHABLE, refusal.encode(), now)
 
-    def _register(self, channel: _Channel, body: bytes, now: float) -> None:
+    def _register(self, channel: _Channel, kind: RecordType, body: bytes, now: float) -> None:
+        number = None
         try:
-            record = Register.parse(body)
+            if kind is RecordType.SOLVED:
+                solved = Solved.parse(body)
+                number, record = solved.number, solved.register
+            else:
+                record = Register.parse(body)
             descriptor = Descriptor.parse(record.descriptor)
         except ParseError as error:
             raise Refusal(ErrorCode.BAD_RECORD, str(error)) from None
@@ -397,6 +417,8 @@ class FacilitatorService:
         statement = register_statement(channel.hello)
         if not self._crypto.ed25519_verify(descriptor.identity, record.proof, statement):
             raise Refusal(ErrorCode.BAD_SIGNATURE, "the proof does not hold on this channel", fatal=True)
+        if not self._knows(descriptor.identity) and not self._pays(channel, descriptor.identity, number, now):
+            return
         channel.waiting = deque()
         try:
             self._registry.register(
@@ -409,6 +431,24 @@ class FacilitatorService:
         except Refusal:
             channel.waiting = None
             raise
+
+    def _knows(self, identity: bytes) -> bool:
+        known = identity in self._registry.nodes
+        return known or self._publisher.knows(identity)
+
+    def _pays(self, channel: _Channel, identity: bytes, number: int | None, now: float) -> bool:
+        """Whether a newcomer has done what is asked of it; else it is asked. Raises Refusal."""
+        puzzle = self._newcomers.puzzle(channel.number, now)
+        if puzzle is None:
+            return True
+        if number is None:
+            channel.answer(RecordType.PUZZLE, puzzle.encode())
+            return False
+        if not self._newcomers.may_check(channel.source, now):
+            raise Refusal(ErrorCode.BUSY, "too many newcomers come at once")
+        if not self._newcomers.check(puzzle, identity, number):
+            raise Refusal(ErrorCode.BAD_SIGNATURE, "this does not solve the puzzle of this channel", fatal=True)
+        return True
 
     def _admitted(self, channel: _Channel, result: Node | Refusal, now: float) -> None:
         """The registry has decided: answer, and go on with what the channel asked meanwhile."""
@@ -427,6 +467,7 @@ class FacilitatorService:
             channel.waiting.extend(waiting)
 
     def _attach(self, channel: _Channel, node: Node, now: float) -> None:
+        self._newcomers.admitted(channel.number, now)
         channel.identity = node.identity
         self._switchboard.register(channel.identity, channel)
         self._registry.attach(node, channel.number, now)
@@ -465,6 +506,7 @@ class FacilitatorService:
             return
         if not state.machine.final:
             state.machine.move("close", now)
+        self._newcomers.forget(channel)
         self._switchboard.unregister(state, now)
         node = self._registry.nodes.get(state.identity) if state.identity is not None else None
         if node is not None:

@@ -19,7 +19,7 @@ from convergence.errors import RemoteError
 from convergence.introduction.asker import CircuitCarrier, Circuits
 from convergence.introduction.pipe import Give, PeerPipe
 from convergence.limits import SharedPerMinute
-from convergence.netdir.buckets import Buckets, Members, order_of
+from convergence.netdir.buckets import Buckets, Members, Took, order_of
 from convergence.netdir.headers import Headers
 from convergence.netdir.rings import index_of
 from convergence.netdir.view import Class, Known, View, place_of
@@ -50,6 +50,7 @@ class BucketFetches:
     """Args:
     own: our identity, of no use as the relay that is asked.
     pipes: those to neighbours.
+    on_lie: called with `now` when the facilitator gives a bucket that is not the one it signed.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class BucketFetches:
         circuits: Circuits,
         facilitator: Facilitator,
         pipes: Callable[[], Iterable[PeerPipe]],
+        on_lie: Callable[[float], None] = lambda now: None,
     ) -> None:
         self._outbox = outbox
         self._rng = rng
@@ -73,10 +75,11 @@ class BucketFetches:
         self._circuits = circuits
         self._facilitator = facilitator
         self._pipes = pipes
+        self._on_lie = on_lie
         self._ways: dict[Hashable, CircuitCarrier] = {}  # what was used longest ago first
         self._for_others = SharedPerMinute(outbox, FOR_OTHERS)
 
-    def fetch(self, request: BucketRequest, key: Hashable, attempt: int, then: Then, now: float) -> None:
+    def fetch(self, request: BucketRequest, key: Hashable, attempt: int, then: Took, now: float) -> None:
         """A `netdir.buckets.Fetch`."""
         if key is None:
             self._ask_directly(request, attempt, then, now)
@@ -133,12 +136,19 @@ class BucketFetches:
         order = None if header is None else order_of(header, request.kind)
         return order is not None and index_of(place_of(order[0], identity), order[1]) == request.index
 
-    def _ask_directly(self, request: BucketRequest, attempt: int, then: Then, now: float) -> None:
+    def _ask_directly(self, request: BucketRequest, attempt: int, then: Took, now: float) -> None:
+        def by_facilitator(raw: bytes, now: float) -> None:
+            if not then(raw, now):
+                self._on_lie(now)
+
+        def by_neighbour(raw: bytes, now: float) -> None:
+            then(raw, now)
+
         ready = [pipe for pipe in self._pipes() if pipe.ready and not pipe.congested]
         if self._facilitator.connected and (attempt == 1 or not ready):
-            self._facilitator.fetch(request, then, now)
+            self._facilitator.fetch(request, by_facilitator, now)
         elif ready:
-            choose(self._rng, ready).fetch(request, then, now)
+            choose(self._rng, ready).fetch(request, by_neighbour, now)
         else:
             then(b"", now)
 

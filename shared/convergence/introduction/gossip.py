@@ -83,9 +83,13 @@ class Gossip:
         if news and (self._news is None or not self._news.pending):
             self._news = self._outbox.call_at(now + NEWS_PAUSE, self._on_nodes)
 
-    def headers(self) -> list[bytes]:
+    def headers(self, now: float) -> list[bytes]:
         """What belongs to our answer to ASK."""
-        return self._headers.to_tell()
+        return self._headers.to_tell(now)
+
+    def proof(self) -> list[bytes]:
+        """What goes with our ASK."""
+        return self._headers.proof()
 
     def heard_header(self, raw: bytes, now: float) -> None:
         """A header that nobody has checked. Raises ParseError. One that is out of date, or of a facilitator that others

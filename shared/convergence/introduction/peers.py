@@ -196,7 +196,10 @@ class Peers:
         self._gossip.heard(descriptors, now)
 
     def headers(self, now: float) -> Sequence[bytes]:
-        return self._gossip.headers()
+        return self._gossip.headers(now)
+
+    def proof(self, now: float) -> Sequence[bytes]:
+        return self._gossip.proof()
 
     def heard_header(self, raw: bytes, now: float) -> None:
         self._gossip.heard_header(raw, now)

@@ -6,7 +6,7 @@ Does not: build circuits, choose peers (pipes.py), or introduce (signalling.py).
 
     opener -- [HELLO, if it may be registered] --> accepting end -- HELLO --> opener
     opener -- REGISTER --> accepting end, which then knows the opener and may register too: -- REGISTER --> opener
-    both, at any time: SIGNAL, DELIVER, REPLY, UNREACHABLE, ASK, HEADER, DESCRIPTORS, FETCH
+    both, at any time: SIGNAL, DELIVER, REPLY, UNREACHABLE, ASK [HEADER HEADER], HEADER, DESCRIPTORS, FETCH
     opener -- FETCH --> accepting end -- [HEADER,] BUCKET --> opener
 
 An opener that says no HELLO stays anonymous. A proof holds for the identity and nonce in the HELLO of its reader. A
@@ -75,6 +75,9 @@ MAX_FETCHING = 16
 """Buckets that one end waits for."""
 MAX_ANSWER_HEADERS = 3
 """Epoch headers in one answer: the newest, and two that contradict each other."""
+MAX_PROOF_HEADERS = 2
+"""Epoch headers that may follow ASK: two that contradict each other. So who never asks hears of a lie, too."""
+MAX_HEADERS_DUE = MAX_FETCHING + MAX_ANSWER_HEADERS + MAX_PROOF_HEADERS
 
 ASKING = (RecordType.HELLO, RecordType.REPLY, RecordType.UNREACHABLE, RecordType.HEADER, RecordType.BUCKET)
 """Records that may come to an end that only asks: for introductions, for buckets."""
@@ -275,6 +278,10 @@ class Peering(Shape):
         """Encoded epoch headers that we know, at most MAX_ANSWER_HEADERS."""
         ...
 
+    def proof(self, now: float) -> Sequence[bytes]:
+        """Of these, those that prove a lie: none or two."""
+        ...
+
     def heard_header(self, raw: bytes, now: float) -> None:
         """An encoded epoch header that nobody has checked. Raises ParseError."""
         ...
@@ -382,13 +389,19 @@ class PeerPipe(RecordPipe):
         """Ask for descriptors published at `since` (Unix seconds) or later: `heard` follows."""
         self._asked = self._outbox.steady(now)
         self._items = self._bytes = 0
-        self._headers_due = MAX_ANSWER_HEADERS
+        self._may_tell(MAX_ANSWER_HEADERS)
         self._answering = self._await("no answer to ASK", now)
         self.send(RecordType.ASK, Ask(since).encode(), now)
+        for header in self._owner.proof(now):
+            self.send(RecordType.HEADER, header, now)
 
     def fetch(self, request: BucketRequest, then: Callable[[bytes, float], None], now: float) -> None:
-        self._headers_due = min(self._headers_due + 1, MAX_FETCHING)
+        self._may_tell(1)
         super().fetch(request, then, now)
+
+    def _may_tell(self, headers: int) -> None:
+        """The other end may send so many headers more."""
+        self._headers_due = min(self._headers_due + headers, MAX_HEADERS_DUE)
 
     # -- Handler
 
@@ -510,6 +523,7 @@ class PeerPipe(RecordPipe):
         if steady < self._may_ask or self._answer is not None:
             raise RemoteError("ASK too soon after the one before")
         self._may_ask = steady + ASK_INTERVAL
+        self._may_tell(MAX_PROOF_HEADERS)
         for header in self._owner.headers(now):
             self.send(RecordType.HEADER, header, now)
         self._answer = _bodies(self._directory.newer(ask.since, now))

@@ -31,7 +31,9 @@ MAX_FETCHES = 64
 MAX_BYTES = 8 << 20
 """Of buckets that are kept, about 400. Those that were used longest ago go first."""
 
-Fetch: TypeAlias = Callable[[BucketRequest, Hashable, int, Callable[[bytes, float], None], float], None]
+Took: TypeAlias = Callable[[bytes, float], bool]
+"""Takes an encoded bucket, or nothing if it cannot be had, and `now`. False: whoever sent this is a liar."""
+Fetch: TypeAlias = Callable[[BucketRequest, Hashable, int, Took, float], None]
 """fetch(request, key, attempt, then, now): then(an encoded bucket, or nothing, now) follows, at once or later. What has
 a `key` must not be known to come from us, nor together with what has another key."""
 
@@ -176,30 +178,32 @@ class Buckets:
         machine = StateMachine(FETCHING, self._outbox, lambda state, now: self._failed(kind, index, fetch, now), now)
         fetch.machine = machine
 
-        def answered(raw: bytes, now: float) -> None:
+        def answered(raw: bytes, now: float) -> bool:
             if machine.final:
-                return
+                return True
             machine.move("over", now)
-            if raw and self._took(raw, kind, index, now):
-                self._over(kind, index, fetch, now)
-            else:
+            honest = True
+            try:
+                self._look(raw, kind, index)
+            except BadBucket as error:  # not the sender's fault
+                self._on_bad(error, now)
                 self._failed(kind, index, fetch, now)
+            except RemoteError as error:
+                honest = not raw or not isinstance(error, CryptoError | ParseError)
+                self._failed(kind, index, fetch, now)
+            else:
+                self._over(kind, index, fetch, now)
+            return honest
 
         self._fetch(BucketRequest(header.epoch, kind, index, have), fetch.key, fetch.attempts, answered, now)
 
-    def _took(self, raw: bytes, kind: int, index: int, now: float) -> bool:
-        """Whether it is the bucket that was asked for. Whoever sends something else is not asked again for this one."""
-        try:
-            bucket = Bucket.parse(raw)
-            if (bucket.kind, bucket.index) != (kind, index):
-                return False
-            self._take(bucket)
-        except BadBucket as error:
-            self._on_bad(error, now)
-            return False
-        except (CryptoError, ParseError, RemoteError):
-            return False
-        return True
+    def _look(self, raw: bytes, kind: int, index: int) -> None:
+        """Keep the bucket that was asked for. Raises RemoteError; whoever sends something else is not asked again for
+        this one."""
+        bucket = Bucket.parse(raw)
+        if (bucket.kind, bucket.index) != (kind, index):
+            raise CryptoError("another bucket than the one that was asked for")
+        self._take(bucket)
 
     def _take(self, bucket: Bucket) -> None:
         header = self._headers.at(bucket.epoch)

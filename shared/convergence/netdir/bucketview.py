@@ -6,7 +6,9 @@ Does not: fetch or check buckets (buckets.py). While the facilitator has a list,
 
 A sample is drawn from SAMPLED buckets, about 400 nodes. Which ones these are is chosen at random once, and kept over
 restarts: who saw us draw anew each time could tell us by what we know, and hostile buckets would all come up one day.
-With the value of the day other nodes come to stand there. Any node is as likely to be in them as any other; how likely
+With the value of the day other nodes come to stand there. Who knows which buckets somebody samples can make keys whose
+places are in them. Where a bucket is so full that this may be, only nodes that are older than the value are drawn from
+it: nobody could choose their places. Any node is as likely to be in them as any other; how likely
 it then is drawn differs by a few percent, since some buckets have more nodes than others.
 
 The facilitator, or a neighbour, learns which buckets are sampled, and these say nothing. A bucket that holds the place
@@ -22,19 +24,20 @@ from bisect import bisect_left
 from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from itertools import islice
+from math import sqrt
 from typing import Any
 
-from convergence.chance import random_below
+from convergence.chance import choose, random_below
 from convergence.errors import ParseError, RemoteError
 from convergence.netdir.buckets import Buckets, Members, Wanted, order_of
 from convergence.netdir.headers import Headers
 from convergence.netdir.memory import SeldomWrites
 from convergence.netdir.nodes import HINT_LIFETIME, NodeDirectory
-from convergence.netdir.rings import Member, index_of
+from convergence.netdir.rings import Member, index_of, rings_of
 from convergence.netdir.view import Class, Found, Place, View, place_of, place_of_name, together
 from convergence.outbox import Outbox, Timer
 from convergence.ports import Crypto, Rng
-from convergence.wire.buckets import DAY, EpochHeader, RingKind
+from convergence.wire.buckets import DAY, MAX_IN_BUCKET, EpochHeader, RingKind
 from convergence.wire.descriptor import Descriptor
 from convergence.wire.reader import Reader
 from convergence.wire.target import Role
@@ -42,6 +45,11 @@ from convergence.wire.target import Role
 STORE = "buckets"
 SAMPLED = 4
 """Buckets of a class that samples are drawn from."""
+SIGMAS = 1
+"""A bucket with more nodes than there are on average, by so many standard deviations, may be one that somebody makes
+keys for. Chance alone does it with one of six, which costs nothing but that young nodes are drawn a little less."""
+MIN_OLD = 16
+"""Nodes that such a bucket has to have that nobody made for it, else all count."""
 OVERLAP = 3600
 """Seconds from midnight in which points in the order of the value before count too."""
 MAX_WALKED = 8
@@ -188,19 +196,35 @@ class BucketView:
                 self._buckets.refresh(kind, index, now, lambda members, now: None)
 
     def lists(self, identity: bytes, now: float, then: Found[bool]) -> None:
-        """Whether the node is in the bucket where it belongs. Asked through a circuit, so that who asks is shown what
-        everybody is shown. No answer if the bucket cannot be had, or where there is a list."""
+        """Whether the node is in the bucket where it belongs, and in one where its kind is looked for: another one each
+        time. Asked through a circuit, so that who asks is shown what everybody is shown. No answer if a bucket cannot
+        be had or is full, so that the youngest had to be left out; or where there is a list."""
         header = self._headers.newest
-        order = None if header is None else order_of(header, RingKind.ALL)
-        if not self.large or order is None:
+        if not self.large or header is None:
             return
-        value, depth = order
 
-        def found(members: Members | None, now: float) -> None:
-            if members is not None:
-                then(any(member.node.identity == identity for member in members), now)
+        def inside(kind: RingKind, then: Found[Member | None], now: float) -> None:
+            order = order_of(header, kind)
+            if order is None:
+                then(None, now)
+                return
+            value, depth = order
 
-        self._buckets.want(RingKind.ALL, index_of(place_of(value, identity), depth), "ourselves", now, found)
+            def found(members: Members | None, now: float) -> None:
+                member = next((member for member in members or () if member.node.identity == identity), None)
+                if member is not None or (members is not None and len(members) < MAX_IN_BUCKET):
+                    then(member, now)
+
+            self._buckets.want(kind, index_of(place_of(value, identity), depth), "ourselves", now, found)
+
+        def there(member: Member | None, now: float) -> None:
+            if member is None:
+                then(False, now)
+                return
+            kinds = rings_of(member, header)
+            inside(choose(self._rng, kinds), lambda other, now: then(other is not None, now), now)
+
+        inside(RingKind.ALL, there, now)
 
     def header_changed(self, now: float) -> None:
         """There is a newer header: fetch what is new in the buckets that samples are drawn from."""
@@ -259,7 +283,7 @@ class BucketView:
         """The first steps of a Fisher-Yates shuffle, in place: each choice is as likely as any other."""
         version, members = self._pools.get(kind, (-1, []))
         if version != self._buckets.version:
-            members = [member for bucket in found for member in bucket]
+            members = [member for bucket in found for member in self._unmade(kind, bucket)]
             self._pools[kind] = self._buckets.version, members
         able = [member for member in members if member.node.expires > now]
         if not able:  # the facilitator is gone, and we slept or were off
@@ -274,6 +298,18 @@ class BucketView:
             if node is not None:
                 drawn.append(node)
         return drawn
+
+    def _unmade(self, kind: Class, bucket: Members) -> Members:
+        """Whom of one bucket samples are drawn from."""
+        header = self._headers.newest
+        ring = None if header is None else header.ring(KINDS[kind][0])
+        if header is None or ring is None:
+            return bucket
+        usual = ring.count / (1 << ring.depth)
+        if len(bucket) <= usual + SIGMAS * sqrt(usual):
+            return bucket
+        old = tuple(member for member in bucket if member.entry.since < header.value.fixed)
+        return old if len(old) >= MIN_OLD else bucket
 
     def _checked(self, member: Member, now: float, *, hint: bool = False) -> Descriptor | None:
         """The node, if it is usable and made its descriptor itself: the facilitator must not speak for it."""

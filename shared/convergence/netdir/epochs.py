@@ -171,7 +171,7 @@ class Cut:
         known = {} if last is None else last.nodes
         for number, (identity, node) in enumerate(self.nodes.items(), 1):
             was = known.get(identity)
-            if was is None or was[1:3] != node[1:3]:
+            if was is None or was[1:4] != node[1:4]:
                 was = node._replace(signed=self.epoch)
             self.nodes[identity] = was
             since, classes = was.since, was.classes

@@ -24,6 +24,11 @@ MAX_LIFETIME = 6 * 3600
 """Seconds from `published` to `expires` that a header may claim."""
 KEPT = 6
 """Epochs of which headers are kept: one in use, and those that others may still speak of."""
+TELL_BEFORE = 180
+"""Seconds of an epoch in which neighbours are told the header of the one before, too: a false one that was shown to
+somebody near the end of an epoch is compared all the same."""
+MIN_FILL = 4
+"""Nodes in a bucket, on average, below which a ring is not cut into so many: honest ones have 48 (epochs.py)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +53,19 @@ def contradict(one: EpochHeader, other: EpochHeader) -> bool:
     return days == 1 and second.before != first.value
 
 
+def check_shape(header: EpochHeader) -> None:
+    """Raises CryptoError for what no honest facilitator signs, whatever the nodes are: dates that do not belong
+    together, a value that was drawn after the noon before its day (young nodes would be old enough for it), rings in
+    absurdly many buckets."""
+    if header.published // EPOCH != header.epoch or header.expires - header.published > MAX_LIFETIME:
+        raise CryptoError("the header's dates do not belong together")
+    noon = header.published // DAY * DAY - DAY // 2
+    if header.value.fixed > noon or header.before.fixed > header.value.fixed:
+        raise CryptoError("the header's values were drawn too late")
+    if any(ring.depth and ring.count < MIN_FILL << ring.depth for ring in header.rings):
+        raise CryptoError("the header's rings have nearly empty buckets")
+
+
 class Headers:
     """Args:
     facilitator: gives the identity that we trust, once there is one.
@@ -68,16 +86,25 @@ class Headers:
         self._on_contradiction = on_contradiction
         self._kept: dict[int, EpochHeader] = {}  # by epoch
         self._yesterday: EpochHeader | None = None  # the last one of an earlier day
+        self._aside: EpochHeader | None = None  # the last one that our facilitator signed, of use or not
         self.newest: EpochHeader | None = None
         """The one in use."""
         self.contradiction: Contradiction | None = None
         """The first that was found."""
 
-    def to_tell(self) -> list[bytes]:
-        """What others should hear: the newest header, and a contradiction, if there is one."""
-        found = self.contradiction
-        headers = [self.newest] if found is None else [found.first, found.second, self.newest]
-        return [header.encode() for header in headers if header is not None]
+    def to_tell(self, now: float) -> list[bytes]:
+        """What others should hear, at most three: the newest header; a contradiction, if there is one, and while the
+        epoch is new, the header before."""
+        newest, headers = self.newest, self.proof()
+        if newest is None:
+            return headers
+        early = not headers and now < newest.published + TELL_BEFORE
+        before = self._kept.get(newest.epoch - 1) if early else None
+        return [*headers, *([] if before is None else [before.encode()]), newest.encode()]
+
+    def proof(self) -> list[bytes]:
+        """The contradiction, if there is one."""
+        return [header.encode() for header in self._proof]
 
     @property
     def yesterday(self) -> EpochHeader | None:
@@ -92,16 +119,20 @@ class Headers:
         """Look at a header that somebody sent. Returns whether it is the newest one now.
 
         Raises ParseError, CryptoError if it is not what our facilitator signs, ClockError for dates that cannot be,
-        RemoteError for one that is older than those that are kept.
+        RemoteError for one that is older than those that are kept. One that our facilitator signed can prove a lie,
+        however old it is: two old ones that follow each other, too.
         """
         header = EpochHeader.parse(data)
-        if header == self._kept.get(header.epoch):
+        if header in (self._kept.get(header.epoch), *self._proof):
             return False
-        self._check(header, now)
-        for other in (*self._kept.values(), *([self._yesterday] if self._yesterday else [])):
-            if self.contradiction is None and contradict(other, header):
+        self._authenticate(header)
+        for other in (*self._kept.values(), self._yesterday, self._aside):
+            if self.contradiction is None and other is not None and contradict(other, header):
                 self.contradiction = Contradiction(other, header)
                 self._on_contradiction(self.contradiction, now)
+        self._aside = header
+        check_shape(header)
+        self._check_dates(header, now)
         if self.newest is not None and header.epoch <= self.newest.epoch - KEPT:
             raise RemoteError("the header is older than those in use")
         if header.epoch not in self._kept:
@@ -119,13 +150,18 @@ class Headers:
         if header.published <= now + MAX_CLOCK_SKEW and header.epoch not in self._kept:
             self._keep(header)
 
-    def _check(self, header: EpochHeader, now: float) -> None:
+    @property
+    def _proof(self) -> tuple[EpochHeader, ...]:
+        found = self.contradiction
+        return () if found is None else (found.first, found.second)
+
+    def _authenticate(self, header: EpochHeader) -> None:
         if header.signer != self._facilitator():
             raise CryptoError("the header is signed by another facilitator")
         if not header.verify(self._crypto.ed25519_verify):
             raise CryptoError("the header's signature does not hold")
-        if header.published // EPOCH != header.epoch or header.expires - header.published > MAX_LIFETIME:
-            raise CryptoError("the header's dates do not belong together")
+
+    def _check_dates(self, header: EpochHeader, now: float) -> None:
         if header.published > now + MAX_CLOCK_SKEW:
             raise ClockError("the header comes from the future", now - header.published)
         if header.expires <= now:

@@ -118,8 +118,15 @@ class Knowledge:
 
         self.view.lists(self._identity, now, looked)
 
+    def lied(self, now: float) -> None:
+        """The facilitator gave a bucket that is not the one it signed."""
+        self._told("a bucket that is not the one that was signed")
+
     def _bad(self, error: BadBucket, now: float) -> None:
-        self._outbox.emit(Trouble(Why(FacilitatorWhy.UNUSABLE, {"detail": str(error)}), retrying=True))
+        self._told(str(error))
+
+    def _told(self, detail: str) -> None:
+        self._outbox.emit(Trouble(Why(FacilitatorWhy.UNUSABLE, {"detail": detail}), retrying=True))
 
     def _contradiction(self, found: Contradiction, now: float) -> None:
         proof = {"first": found.first.encode().hex(), "second": found.second.encode().hex()}

@@ -56,6 +56,16 @@ class Member:
     entry: Entry
 
 
+def rings_of(member: Member, header: EpochHeader) -> list[RingKind]:
+    """The rings that a node has to be in, by its roles and its age."""
+    fixed = {kind: (header.before if kind in BEFORE else header.value).fixed for kind in AGED}
+    return [
+        kind
+        for kind, members in CLASSES.items()
+        if members.holds(member.node.target) and (kind not in fixed or member.entry.since < fixed[kind])
+    ]
+
+
 def check_bucket(header: EpochHeader, bucket: Bucket, known: Mapping[bytes, Entry]) -> tuple[Member, ...]:
     """The nodes of a bucket, in order of place.
 
@@ -77,6 +87,8 @@ def check_bucket(header: EpochHeader, bucket: Bucket, known: Mapping[bytes, Entr
         raise RemoteError("the bucket refers to what is not known") from None
     if not verify_leaf(ring.root, 1 << ring.depth, bucket.index, leaf_of(entries), bucket.proof):
         raise CryptoError("the bucket is not the one that was signed")
+    if len(entries) > ring.count or (not ring.depth and len(entries) < ring.count):
+        raise BadBucket("the bucket has other nodes than were counted")
     value = header.before if bucket.kind in BEFORE else header.value
     members = []
     for entry in entries:
@@ -87,6 +99,8 @@ def check_bucket(header: EpochHeader, bucket: Bucket, known: Mapping[bytes, Entr
         members.append(Member(place_of(value.value, node.identity), node, entry))
         if bucket.kind in AGED and entry.since >= value.fixed:
             raise BadBucket("a node in the bucket is too young for its ring")
+        if bucket.kind in CLASSES and not CLASSES[RingKind(bucket.kind)].holds(node.target):
+            raise BadBucket("a node in the bucket is of another kind than its ring")
     places = [member.place for member in members]
     if places != sorted(set(places)) or any(index_of(place, ring.depth) != bucket.index for place in places):
         raise BadBucket("the bucket's nodes are not in their places")

@@ -32,6 +32,7 @@ MAX_SEALED = 2048
 MAX_DESCRIPTORS = 32 * 1024
 """Bytes of one DESCRIPTORS record; an answer may take several."""
 TAG_SIZE = 4
+SEED_LEN = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +128,8 @@ class RecordType(IntEnum):
     BUCKET = 16  # Bucket, the answer to FETCH; empty if it cannot be had
     DRAW = 17  # DrawRequest, to a facilitator
     DRAWN = 18  # Draw, the answer to DRAW; empty if nothing is known of it
+    PUZZLE = 20  # Puzzle: the answer to the REGISTER of a newcomer while there are too many
+    SOLVED = 21  # Solved: REGISTER again, with what was asked for
 
 
 RECORD_LIMITS: dict[int, int] = {
@@ -148,6 +151,8 @@ RECORD_LIMITS: dict[int, int] = {
     RecordType.BUCKET: MAX_BUCKET,
     RecordType.DRAW: 4,
     RecordType.DRAWN: MAX_DRAW,
+    RecordType.PUZZLE: SEED_LEN + 4 + 2,
+    RecordType.SOLVED: 8 + SIGNATURE_LEN + MAX_DESCRIPTOR,
 }
 RECORD_HEADER_LEN = 5
 
@@ -224,6 +229,44 @@ class Register:
         """Does not look into the descriptor."""
         reader = Reader(data, "REGISTER")
         return cls(reader.take(SIGNATURE_LEN), reader.rest())
+
+
+@dataclass(frozen=True, slots=True)
+class Puzzle:
+    """Work for one newcomer on one channel (crypto/puzzle.py): a fresh seed (16 bytes), how many tries it takes on
+    average (u32, at least 1), and for how many seconds an answer counts (u16)."""
+
+    seed: bytes
+    effort: int
+    lifetime: int
+
+    def encode(self) -> bytes:
+        return self.seed + self.effort.to_bytes(4, "big") + self.lifetime.to_bytes(2, "big")
+
+    @classmethod
+    def parse(cls, data: Buffer) -> Puzzle:
+        reader = Reader(data, "PUZZLE")
+        puzzle = cls(reader.take(SEED_LEN), reader.unsigned(4), reader.unsigned(2))
+        reader.finish()
+        if not puzzle.effort:
+            raise ParseError("PUZZLE that asks for nothing")
+        return puzzle
+
+
+@dataclass(frozen=True, slots=True)
+class Solved:
+    """A registration, and the number (u64) that solves the channel's puzzle."""
+
+    number: int
+    register: Register
+
+    def encode(self) -> bytes:
+        return self.number.to_bytes(8, "big") + self.register.encode()
+
+    @classmethod
+    def parse(cls, data: Buffer) -> Solved:
+        reader = Reader(data, "SOLVED")
+        return cls(reader.unsigned(8), Register.parse(reader.rest()))
 
 
 @dataclass(frozen=True, slots=True)

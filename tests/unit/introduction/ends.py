@@ -87,7 +87,7 @@ class End:
         self.offers = descriptor_of(self.keys) if offers else None
         self.calls = []
         self.news = []
-        self.told, self.headers_heard = [], []  # headers
+        self.told, self.proves, self.headers_heard = [], [], []  # headers
         self.requests = []  # for buckets, with what takes the answer
         self.messages = []  # (sealed, reply)
         self.why = None
@@ -121,6 +121,9 @@ class End:
 
     def headers(self, now):
         return self.told
+
+    def proof(self, now):
+        return self.proves
 
     def heard_header(self, raw, now):
         self.headers_heard.append(raw)

@@ -679,7 +679,7 @@ def test_headers_of_an_honest_facilitator_spread_and_nobody_is_told_anything(net
 def test_a_header_that_is_out_of_date_or_forged_costs_nobody_a_pipe(net):
     a, b = net.nodes("a", "b")
     false = [header_at(START - 4 * 3600), header_at(START, seed=b"e" * 32), header_at(START - 60, seed=b"e" * 32)]
-    b.headers.to_tell = lambda: [header.encode() for header in false]
+    b.headers.to_tell = lambda now: [header.encode() for header in false]
     net.link(a, b)
     net.wait(1)
     assert a.pipe(b).ready and a.headers.newest is None and not a.contradictions

@@ -18,6 +18,7 @@ from convergence.introduction.pipe import (
     MAX_ANSWER_ITEMS,
     MAX_BEHIND,
     MAX_FETCHING,
+    MAX_PROOF_HEADERS,
     MAX_REGISTRATIONS,
     PEERING,
     REGISTRATION_WINDOW,
@@ -446,6 +447,23 @@ def test_an_answer_brings_the_headers_that_are_known():
     opener.pipe.ask(0, opener.now)
     carry(opener, acceptor)
     assert opener.headers_heard == [b"one", b"other"]
+
+
+def test_who_asks_brings_the_proof_of_a_lie_along():
+    """So it reaches nodes that ask nobody."""
+    opener, acceptor = joined()
+    opener.proves = [b"one", b"other"]
+    opener.pipe.ask(0, opener.now)
+    carry(opener, acceptor)
+    assert acceptor.headers_heard == [b"one", b"other"] and acceptor.why is None
+
+
+def test_who_asks_brings_no_more_than_a_proof():
+    opener, acceptor = joined()
+    opener.proves = [b"header"] * (MAX_PROOF_HEADERS + 1)
+    opener.pipe.ask(0, opener.now)
+    carry(opener, acceptor)
+    assert acceptor.stream.reason == PROTOCOL and len(acceptor.headers_heard) == MAX_PROOF_HEADERS
 
 
 def test_an_answer_of_too_many_headers_ends_the_pipe():

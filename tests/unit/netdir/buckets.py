@@ -17,8 +17,10 @@ FACILITATOR = CRYPTO.ed25519_public(SEED)
 DAY = 86400
 NOW = 20_000 * DAY + 3600.0
 """One hour after a midnight."""
-VALUE = SharedValue(b"v" * 32, int(NOW) - DAY // 2)
-BEFORE = SharedValue(b"b" * 32, int(NOW) - DAY - DAY // 2)
+NOON = int(NOW) // DAY * DAY - DAY // 2
+"""From when on the value of NOW's day may have been known."""
+VALUE = SharedValue(b"v" * 32, NOON)
+BEFORE = SharedValue(b"b" * 32, NOON - DAY)
 OLD = BEFORE.fixed - 1
 EVERYTHING = Role.RELAY | Role.RDV | Role.EXIT | Role.TOR
 

@@ -1,5 +1,7 @@
 """Buckets that a node fetches: liars, silence, deltas, and what is kept."""
 
+from dataclasses import replace
+
 import pytest
 
 from convergence.netdir import buckets as module
@@ -8,6 +10,7 @@ from convergence.netdir.buckets import ATTEMPTS, FETCH_LIMIT, Buckets
 from convergence.netdir.headers import Headers
 from convergence.outbox import Outbox
 from convergence.wire.buckets import Bucket, Entry, RingKind, SharedValue
+from convergence.wire.target import Role
 from tests.unit.netdir.buckets import CRYPTO, FACILITATOR, VALUE, Made, identity_of, node_of
 
 
@@ -20,6 +23,7 @@ class Rig:
         self.headers = Headers(CRYPTO, lambda: FACILITATOR)
         self.bad = []
         self.asked = []  # (request, key, attempt, then)
+        self.lies = 0
         self.auto = auto
         self.buckets = Buckets(self.outbox, self.headers, self._fetch, lambda error, now: self.bad.append(error))
         self.sign()
@@ -42,7 +46,7 @@ class Rig:
         """The latest request, with what the facilitator says, or this."""
         request, *_, then = self.asked[-1]
         bucket = self.made.epochs.answer(request)
-        then(bucket.encode() if raw is None else raw, self.now)
+        self.lies += not then(bucket.encode() if raw is None else raw, self.now)
 
     def want(self, index=0, key=None, kind=RingKind.ALL):
         got = []
@@ -127,6 +131,19 @@ LIES = {
     "another ring": lambda rig, bucket: rig.made.bucket(RingKind.RELAYS, 0).encode(),
     "a node left out": lambda rig, bucket: Bucket(*head(bucket), bucket.items[1:]).encode(),
     "a node added": lambda rig, bucket: Bucket(*head(bucket), (*bucket.items, entry("fake"))).encode(),
+    "a node twice": lambda rig, bucket: Bucket(*head(bucket), (*bucket.items, bucket.items[0])).encode(),
+    "two nodes changed places": lambda rig, bucket: Bucket(
+        *head(bucket), (*bucket.items[1::-1], *bucket.items[2:])
+    ).encode(),
+    "more nodes than a bucket holds": lambda rig, bucket: (
+        Bucket(*head(bucket), ()).encode() + 100_000 * bucket.items[0].encode()
+    ),
+    "another proof": lambda rig, bucket: Bucket(
+        *head(bucket)[:3], (bytes(32), *bucket.proof[1:]), bucket.items
+    ).encode(),
+    "a proof that is too long": lambda rig, bucket: Bucket(
+        *head(bucket)[:3], (*bucket.proof, bytes(32)), bucket.items
+    ).encode(),
     "references to nothing": lambda rig, bucket: Bucket(*head(bucket), (b"12345678",)).encode(),
     "an epoch that there is not": lambda rig, bucket: Bucket(
         bucket.epoch + 1, bucket.kind, bucket.index, bucket.proof, bucket.items
@@ -185,6 +202,55 @@ def test_what_the_facilitator_must_not_sign_is_told_of_it(monkeypatch):
     rig = Rig()
     assert rig.want() == [None]
     assert len(rig.bad) == ATTEMPTS
+
+
+def false(monkeypatch, change, **made):
+    """What the facilitator says of a bucket in which it signed `change(its nodes)`."""
+
+    def signed(inside):
+        return [(node, node.entry.encode()) for node in change([node for node, _ in inside])]
+
+    monkeypatch.setattr(epochs, "_oldest", signed)
+    rig = Rig(**made)
+    assert rig.want(kind=RingKind.EXITS) == [None] and not rig.lies
+    return {str(error) for error in rig.bad}
+
+
+def test_a_facilitator_that_signs_false_buckets_is_told_of(monkeypatch):
+    exits = "a node in the bucket is of another kind than its ring"
+
+    def disguised(members):
+        return [
+            member._replace(descriptor=node_of(number, Role.RELAY, identity=member.identity).encode(), since=5)
+            for number, member in enumerate(members)
+        ]
+
+    assert false(monkeypatch, disguised) == {exits}
+
+
+@pytest.mark.parametrize("change", [lambda members: members[::2], lambda members: [*members, *members]])
+def test_a_count_that_is_not_that_of_the_nodes_is_told_of(monkeypatch, change):
+    rig = Rig(40)
+    header = rig.headers.newest
+    ring = header.ring(RingKind.ALL)
+    rings = tuple(replace(item, count=len(change([0] * 40))) if item is ring else item for item in header.rings)
+    rig.headers.newest = rig.headers._kept[header.epoch] = replace(header, rings=rings)
+    assert rig.want() == [None]
+    assert {str(error) for error in rig.bad} == {"the bucket has other nodes than were counted"}
+
+
+def test_only_who_sends_what_was_not_signed_is_called_a_liar():
+    """Not who has nothing, comes late, or refers to what is gone."""
+    rig = Rig(auto=False)
+    rig.want()
+    honest = rig.made.bucket(RingKind.ALL, 0)
+    *_, first = rig.asked[0]
+    assert first(b"", rig.now)
+    assert first(b"late", rig.now)
+    *_, second = rig.asked[1]
+    assert second(LIES["references to nothing"](rig, honest), rig.now)
+    *_, third = rig.asked[2]
+    assert not third(LIES["a node left out"](rig, honest), rig.now)
 
 
 def test_without_header_or_ring_there_is_nothing_to_fetch():

@@ -178,6 +178,30 @@ def test_a_small_ring_is_sampled_whole_and_an_empty_one_gives_nobody():
     assert rig.sample(100, Class.TOR) == [] and rig.view.count(Class.TOR, rig.now) == 0
 
 
+def test_keys_that_are_made_for_the_buckets_that_somebody_samples_are_not_drawn(monkeypatch):
+    """He knows which ones these are, and the value: each of his nodes stands in one of them."""
+    rig = Rig(take=False)
+    rig.view._positions[Class.RELAYS] = [part << 30 for part in range(4)]  # of eight buckets, the even ones
+    his, number = set(), 10_000
+    while len(his) < 300:
+        node = signed(number)
+        number += 1
+        if place_of(VALUE.value, node.identity)[0] >> 5 in (0, 2, 4, 6):
+            his.add(node.identity)
+            rig.made.put(node, since=int(NOW))
+    for other in range(20_000, 20_100):  # and honest ones that are as young
+        rig.made.put(signed(other), since=int(NOW))
+    rig.sign()
+    assert rig.headers.newest.ring(RingKind.RELAYS).depth == 3
+    drawn = Counter(node.identity in his for _ in range(20) for node in rig.sample(128))
+    assert drawn[True] == 0 and drawn[False] == 20 * 128
+    # Without the rule, or where all are young, they are most of those that are drawn.
+    monkeypatch.setattr("convergence.netdir.bucketview.MIN_OLD", 1000)
+    rig.view._pools.clear()
+    drawn = Counter(node.identity in his for _ in range(20) for node in rig.sample(128))
+    assert drawn[True] > 0.4 * 20 * 128
+
+
 def test_a_new_epoch_is_told_once_what_is_new_is_here():
     rig = Rig()
     first = rig.sample(128)
@@ -363,6 +387,39 @@ def test_a_node_looks_for_itself_where_others_look_and_not_openly():
     rig.sign(SharedValue(b"w" * 32, VALUE.fixed), VALUE)
     assert rig.ask("lists", NODES[5].identity) == []
     assert Rig(take=False).ask("lists", NODES[5].identity) == []
+
+
+@pytest.mark.parametrize("kind", [RingKind.RELAYS, RingKind.DIALLED, RingKind.POINTS, RingKind.POINTS_BEFORE])
+def test_a_node_that_is_left_out_of_one_ring_only_finds_out(kind):
+    """Not at the first look: another ring is looked at each time."""
+    rig = Rig()
+    node = NODES[5]
+    assert {answer for _ in range(30) for answer in rig.ask("lists", node.identity)} == {True}
+    nodes = rig.made.epochs.nodes
+    was = nodes[node.identity]
+    nodes[node.identity] = was._replace(classes=was.classes & ~(1 << kind))
+    rig.sign()
+    rig.sign()
+    assert {answer for _ in range(30) for answer in rig.ask("lists", node.identity)} == {True, False}
+
+
+def test_a_node_that_has_no_room_in_a_full_bucket_does_not_call_the_facilitator_a_liar(monkeypatch):
+    """Somebody made keys for its bucket, and the oldest stay."""
+    monkeypatch.setattr("convergence.netdir.epochs.MAX_IN_BUCKET", 20)
+    monkeypatch.setattr("convergence.netdir.bucketview.MAX_IN_BUCKET", 20)
+    rig = Rig(take=False)
+    young = signed(1000)
+    rig.made.put(young, since=int(NOW))
+    rig.sign()
+    assert rig.ask("lists", young.identity) == []
+
+
+def test_a_node_that_is_too_young_for_a_point_is_not_left_out():
+    rig = Rig(take=False)
+    young = signed(1000)
+    rig.made.put(young, since=int(NOW))
+    rig.sign()
+    assert {answer for _ in range(30) for answer in rig.ask("lists", young.identity)} == {True}
 
 
 # The next run

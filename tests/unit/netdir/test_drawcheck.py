@@ -1,7 +1,5 @@
 """A node looks how each day's value was drawn."""
 
-from dataclasses import replace
-
 import pytest
 
 from convergence.codes import FacilitatorWhy
@@ -92,7 +90,8 @@ def test_who_did_not_see_the_announcement_says_so(seen):
     if seen == "before noon":
         rig.evening(bytes(32))
     elif seen == "the day before":
-        rig.take(replace(header_at(EVENING - DAY, value=BEFORE, committed=ANNOUNCED)))
+        old = SharedValue(b"a" * 32, 1)
+        rig.take(header_at(EVENING - DAY, value=old, before=old, committed=ANNOUNCED))
         rig.outbox.poll(0)
     assert rig.morning() == [DrawChecked(TODAY, announced=False)]
     assert rig.asked == []
@@ -109,6 +108,6 @@ def test_a_day_that_is_over_is_asked_for_no_more():
     rig = Rig(None)
     rig.evening()
     rig.morning(until=MORNING + WITHIN)
-    rig.take(header_at(MORNING + DAY, value=BEFORE, before=VALUE))
+    rig.take(header_at(MORNING + DAY, value=SharedValue(b"n" * 32, VALUE.fixed), before=VALUE))
     rig.outbox.run_timers(MORNING + 2 * DAY)
     assert set(rig.asked) == {TODAY}

@@ -25,13 +25,14 @@ from convergence.wire.target import Role
 from pynode.app import Network
 from pynode.cli import fetch, main, parser
 from pynode.cli.children import MAX_RESTARTS, Relay, Relays
-from pynode.cli.common import locked, set_up_logs, unless
+from pynode.cli.common import Warner, locked, set_up_logs, unless
 from pynode.cli.get import link_in
 from pynode.cli.output import CliError, Output, Rate, bar, sentence, shown, size_words, table, time_words
 from pynode.cli.proxy import PAC_HEAD, _write_pac
 from pynode.cli.serve import _network, _Relay, relay_plan
 from pynode.cli.share import check_files, hash_file
 from pynode.cli.sites import DEFAULT_SITE, chosen_site, find_network, find_status, network_of, site_address
+from pynode.cli.status import status
 from pynode.config import Address, Config
 from pynode.config import parse as parse_config
 
@@ -132,6 +133,16 @@ def test_a_relay_tells_each_trouble_once(capsys: pytest.CaptureFixture[str]) -> 
     _Relay(Output()).event(Trouble(Why(FacilitatorWhy.UNREACHABLE, {"detail": ""})))
     told = capsys.readouterr()
     assert (told.out + told.err).count("facilitator-unreachable") == 1
+
+
+def test_every_command_with_a_node_says_once_that_the_facilitator_lied(capsys: pytest.CaptureFixture[str]) -> None:
+    """Also `pipe`, `forward` and `proxy`, which are quiet otherwise."""
+    set_up_logs(parser().parse_args(["relay"]), Config(), "pipe", "error")
+    warner = Warner(Output())
+    for code in (FacilitatorWhy.UNREACHABLE, FacilitatorWhy.CONTRADICTS, FacilitatorWhy.CONTRADICTS):
+        warner(Trouble(Why(code, {"detail": "", "first": "00", "second": "01"})))
+    told = capsys.readouterr()
+    assert told.out == "" and told.err.count("\n") == 1 and told.err.startswith("The facilitator contradicts itself")
 
 
 def test_tables_line_up() -> None:
@@ -437,6 +448,20 @@ def test_what_is_no_convergence_site(answer: Any) -> None:
         ask({"/network.json": answer}, find_network)
     with pytest.raises(CliError, match="is no Convergence site"):
         ask({"/status.json": answer}, find_status)
+
+
+@pytest.mark.parametrize(("effort", "told"), [(0, False), (512, True), ("much", False)])
+def test_status_tells_of_a_flood_of_newcomers(capsys: pytest.CaptureFixture[str], effort: Any, told: bool) -> None:
+    answer = {"facilitator": "ab" * 32, "nodes": [], "effort": effort}
+    arguments = parser().parse_args(["status", "--site", "http://127.0.0.1:1/"])
+
+    async def answered(*asked: Any) -> Any:
+        return answer
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pynode.cli.status.find_status", answered)
+        assert asyncio.run(status(arguments, Output(), asyncio.Event())) == 1
+    assert ("each does about 512 tries" in capsys.readouterr().out) is told
 
 
 # -- files

@@ -17,7 +17,14 @@ from pynode.cli.words import WORDS, error_words, trouble_words, words
 ALL = [code for kind in vars(codes).values() if isinstance(kind, type) and issubclass(kind, Code) for code in kind]
 VALUES = {
     **{"part": "first", "most": 5, "needed": 2, "known": 1, "schemes": "ws wss", "rtc": True},
-    **{"failure": "io", "detail": "the disk is broken.", "flaw": codes.UrlFlaw.HTTPS, "position": 3, "ahead": 60},
+    **{
+        "failure": "io",
+        "detail": "the disk is broken.",
+        "flaw": codes.UrlFlaw.HTTPS,
+        "position": 3,
+        "ahead": 60,
+        "percent": 7,
+    },
 }
 
 
