@@ -45,6 +45,7 @@ class FacilitatorApp:
         hosts: names that the site answers to, besides its address and this machine's own.
         origins: those of other sites whose pages may use this facilitator and read this site; "*" for all.
         stun: servers that the page uses for WebRTC links; None when it makes no such links.
+        draws_with: identities and addresses of the facilitators of others that draw the shared random value with it.
         store: where it shares its nodes with other facilitators; None: it is the only one, and keeps them in `data`.
     """
 
@@ -58,6 +59,7 @@ class FacilitatorApp:
         hosts: Iterable[str] = (),
         origins: Iterable[str] = (),
         stun: Sequence[str] | None = None,
+        draws_with: Iterable[tuple[bytes, str]] = (),
         store: RedisAddress | None = None,
         on_event: Callable[[Event], None] = log_event,
     ) -> None:
@@ -69,6 +71,7 @@ class FacilitatorApp:
         self._hosts = frozenset(hosts if is_address(listen.host) else (listen.host, *hosts))
         self._origins = Origins(origins)
         self._stun = stun
+        self._draws_with = dict(draws_with)
         self._store_address = store
         self._on_event = on_event
         self._driver: Driver | None = None
@@ -113,7 +116,13 @@ class FacilitatorApp:
         self._transport = transport = FacilitatorTransport(sockets, links)
         shared = self._store_address is not None
         self.service = FacilitatorService(
-            CPythonCrypto(), rng, seed, source=transport.source, shared=shared, version=version()
+            CPythonCrypto(),
+            rng,
+            seed,
+            source=transport.source,
+            others=self._draws_with,
+            shared=shared,
+            version=version(),
         )
         if self._store_address is None:
             self._storage = open_storage(self._data)

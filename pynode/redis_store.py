@@ -9,7 +9,8 @@ Does not: know what is in it. All keys have one hash tag, so that a Cluster keep
     {prefix}:marks           hash: identity of a node -> "published:digest:holder:SOURCE"
     {prefix}:of:SOURCE       set: identities of the nodes of one source
     {prefix}:spent:NAME      sorted set: times of events that a limit counts
-    {prefix}:values:GROUP    hash, {prefix}:ranked:GROUP sorted set: questions.Offer and questions.Rank
+    {prefix}:decision        hash: "number" and "value" of the latest decision
+    {prefix}:kept:NAME       a value that is kept for a while
     {prefix}:alive:NAME      a facilitator wrote lately
     {prefix}:all, :to:NAME   channels
 """
@@ -36,15 +37,15 @@ from convergence.effects import Failure
 from convergence.facilitator.questions import (
     Beat,
     Drop,
-    Offer,
+    Keep,
+    Kept,
+    Latest,
+    Propose,
     Put,
     Question,
-    Rank,
-    Ranked,
     Read,
     Spend,
     Tell,
-    Values,
 )
 from convergence.facilitator.service import FacilitatorService
 from convergence.facilitator.sharing import SILENT
@@ -116,12 +117,16 @@ for i, key in ipairs(KEYS) do
 end
 return 1
 """
-OFFER = """
-redis.call('HSETNX', KEYS[1], ARGV[1], ARGV[2])
-redis.call('PEXPIRE', KEYS[1], ARGV[3])
-return redis.call('HGET', KEYS[1], ARGV[1])
+PROPOSE = """
+local latest = tonumber(redis.call('HGET', KEYS[1], 'number') or '0')
+local number, after = tonumber(ARGV[1]), tonumber(ARGV[3])
+local begun = tonumber(redis.call('TIME')[1]) >= tonumber(ARGV[4])
+if number > latest and (after < 0 or after == latest) and begun then
+  redis.call('HSET', KEYS[1], 'number', ARGV[1], 'value', ARGV[2])
+end
+return redis.call('HGET', KEYS[1], 'value')
 """
-SCRIPTS = (PUT, DROP, SPEND, OFFER)
+SCRIPTS = (PUT, DROP, SPEND, PROPOSE)
 LOST = (
     exceptions.AskError,
     exceptions.ClusterDownError,
@@ -376,16 +381,15 @@ class RedisStore:
                 names = [f"{keys}spent:{counter.name}" for counter in counters]
                 limits = [part for counter in counters for part in (counter.limit, int(counter.window * 1000))]
                 self._script(pipe, SPEND, names, os.urandom(8), *limits)
-            case Offer(group, name, value, lifetime):
-                self._script(pipe, OFFER, [f"{keys}values:{group}"], name, value, int(lifetime * 1000))
-            case Values(group):
-                pipe.hgetall(f"{keys}values:{group}")
-            case Rank(group, members, lifetime):
-                pipe.zadd(f"{keys}ranked:{group}", dict.fromkeys(members, 0))
-                pipe.pexpire(f"{keys}ranked:{group}", int(lifetime * 1000))
-                return 2
-            case Ranked(group, start, count):
-                pipe.zrangebylex(f"{keys}ranked:{group}", b"[" + start, b"+", 0, count)
+            case Propose(number, value, after, begins):
+                latest = -1 if after is None else after
+                self._script(pipe, PROPOSE, [f"{keys}decision"], number, value, latest, begins)
+            case Latest():
+                pipe.hget(f"{keys}decision", "value")
+            case Keep(name, value, lifetime):
+                pipe.set(f"{keys}kept:{name}", value, px=int(lifetime * 1000))
+            case Kept(name):
+                pipe.get(f"{keys}kept:{name}")
         return 1
 
     def _script(self, pipe: Any, script: str, keys: Sequence[str], *arguments: Any) -> None:
@@ -409,10 +413,8 @@ class RedisStore:
                 return list(records.values()), after
             case Tell():
                 return None if self._address.kind == "cluster" else results[0]
-            case Beat():
+            case Beat() | Keep():
                 return None
-            case Values():
-                return {name.decode(): value for name, value in results[0].items()}
         return results[0]
 
 

@@ -229,6 +229,7 @@ async def facilitator(arguments: argparse.Namespace, output: Output, stop: async
             hosts=(*config.site.hosts, *([arguments.public] if arguments.public else [])),
             origins=config.node.origins,
             stun=stun_servers(arguments, config),
+            draws_with=config.facilitator.draws_with,
             store=config.facilitator.store,
         )
         await app.start()

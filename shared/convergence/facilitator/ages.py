@@ -39,17 +39,17 @@ class Ages:
         self._gone: dict[bytes, None] = {}  # who left first, first
         self._of: dict[str, dict[bytes, None]] = {}  # by source; likewise
 
-    def came(self, identity: bytes, source: str, now: float) -> int:
-        """A node is here, perhaps for long. Returns since when it counts (Unix seconds)."""
+    def came(self, identity: bytes, source: str, now: float, first: float = inf) -> int:
+        """A node is here, perhaps for long, and since `first` at least. Returns since when it counts (Unix seconds)."""
         self._expire(now)
         age = self._ages.get(identity)
         if age is None:
-            age = _Age(int(now), source)
+            age = _Age(int(min(first, now)), source)
         self._take(identity)
         if source and len(self._of.get(source, ())) >= self._each:
-            first = next((key for key in self._of[source] if key in self._gone), None)
-            if first is not None:
-                self._forget(first)
+            oldest = next((key for key in self._of[source] if key in self._gone), None)
+            if oldest is not None:
+                self._forget(oldest)
         self._keep(identity, _Age(age.since, source))
         return age.since
 
@@ -57,7 +57,7 @@ class Ages:
         """It was here before a restart. If it is here again, returns since when it counted until now."""
         age = self._ages.get(identity)
         if age is not None:
-            before, age.since = age.since, since
+            before, age.since = age.since, min(age.since, since)
             return before
         self._keep(identity, _Age(since, ""))
         self.left(identity, now)
@@ -78,6 +78,10 @@ class Ages:
     def _keep(self, identity: bytes, age: _Age) -> None:
         self._ages[identity] = age
         self._of.setdefault(age.source, {})[identity] = None
+
+    def gone(self) -> list[tuple[bytes, int]]:
+        """Those that are gone and remembered, and since when they counted."""
+        return [(identity, self._ages[identity].since) for identity in self._gone]
 
     def knows(self, identity: bytes) -> bool:
         return identity in self._ages

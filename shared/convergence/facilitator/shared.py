@@ -48,9 +48,10 @@ class SharedRegistry(Registry):
         sharing: Sharing,
         *,
         on_loaded: Callable[[Node, bool, float], None],
+        on_changed: Callable[[Node, float], None],
         on_dropped: Callable[[Node, float], None],
     ) -> None:
-        super().__init__(outbox, crypto, seed, on_loaded=on_loaded, on_dropped=on_dropped)
+        super().__init__(outbox, crypto, seed, on_loaded=on_loaded, on_changed=on_changed, on_dropped=on_dropped)
         self._sharing = sharing
         self._unsaved: deque[bytes] = deque()  # of which the store is to have the next ones
         self._heard: set[bytes] | None = None  # while all is read: of which something was read, or told since then

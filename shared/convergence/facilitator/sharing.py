@@ -20,6 +20,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
+from hashlib import sha256
+from math import inf
 from typing import Any, Protocol
 
 from convergence.crypto.kdf import hkdf_sha256, hmac_sha256
@@ -33,11 +35,14 @@ from convergence.outbox import Outbox, ignore
 from convergence.ports import Crypto, Rng
 from convergence.states import TIMEOUT, StateMachine, Table
 from convergence.wire.reader import Reader
+from convergence.wire.sharedrandom import Draw
 from convergence.wire.sharing import (
     NAME_LEN,
     NOBODY,
     Back,
     Beat,
+    Decided,
+    Drawn,
     Dropped,
     Forward,
     NodeRecord,
@@ -167,6 +172,19 @@ class Signals(Protocol):
     def gone(self, facilitator: bytes, now: float) -> None: ...
 
 
+class Headers(Protocol):
+    """Who agrees on headers."""
+
+    def works(self, now: float) -> None:
+        """The store can be asked from now on. It may have lost what it had."""
+
+    def decided(self, epoch: int, now: float) -> None:
+        """Another one says that there is a header of this epoch."""
+
+    def heard(self, draw: Draw, now: float) -> None:
+        """Another one knows this of a draw."""
+
+
 @dataclass(slots=True)
 class Peer:
     """Another facilitator, or a stranger. `heard`: on the steady clock; `last`: number of what it sealed last."""
@@ -178,7 +196,7 @@ class Peer:
 
 
 class Sharing:
-    """Set `nodes` and `signals` before `start`.
+    """Set `nodes`, `signals` and `headers` before `start`.
 
     Args:
         own: what this facilitator says of itself: channels, nodes.
@@ -186,6 +204,7 @@ class Sharing:
 
     nodes: Nodes
     signals: Signals
+    headers: Headers
 
     def __init__(
         self, outbox: Outbox, crypto: Crypto, rng: Rng, seed: bytes, version: str, own: Callable[[], tuple[int, int]]
@@ -193,6 +212,8 @@ class Sharing:
         self.name = rng.random(NAME_LEN)
         self.peers: dict[bytes, Peer] = {}
         self.trouble = ""  # kind of the last Failure, while there is trouble
+        self.starting = True  # it is not known yet what the store has, nor that it cannot be asked
+        self.joined_at = inf  # when the connection to the store was made
         self._outbox = outbox
         self._seal = Seal(crypto, seed, self.name)
         self._version = version
@@ -222,6 +243,22 @@ class Sharing:
     def hidden(self, text: str) -> str:
         return self._seal.hidden(text)
 
+    def seal(self, item: Shared) -> bytes:
+        """As it is left in the store."""
+        return self._seal.close(encode_shared(item))
+
+    def open(self, data: bytes) -> Shared | None:
+        """What one of us has sealed; None if it is something else."""
+        try:
+            return parse_shared(self._seal.open(data)[2])
+        except (ParseError, CryptoError):
+            return None
+
+    @property
+    def rank(self) -> int:
+        """This facilitator's place in an order that all agree on: 0 for the first of those that live."""
+        return sum(sha256(name).digest() < sha256(self.name).digest() for name in self.peers)
+
     def there(self, facilitator: bytes) -> bool:
         """Whether this is a facilitator that lives, as far as is known."""
         return facilitator == self.name or facilitator in self.peers
@@ -246,6 +283,7 @@ class Sharing:
         if self._machine.allows("part"):
             self._machine.move("part", now)
         self._machine.move("join", now)
+        self.joined_at = now
         for peer in self.peers.values():
             peer.heard = self._outbox.steady(now)  # nobody's beats were heard meanwhile
         self._write_beat(now)
@@ -274,6 +312,10 @@ class Sharing:
                 self.nodes.recorded(item, now)
             case Dropped(identity, published):
                 self.nodes.dropped(identity, published, now)
+            case Decided(epoch):
+                self.headers.decided(epoch, now)
+            case Drawn(draw):
+                self.headers.heard(draw, now)
             case Beat():
                 self._beat(name, peer, item, now)
             case Forward() if name in self.peers:
@@ -325,20 +367,19 @@ class Sharing:
         def answered(result: Any, now: float) -> None:
             then(result if isinstance(result, Failure) else Written(result), now)
 
-        self.ask(put(self._seal.close(encode_shared(record))), answered, now)
+        self.ask(put(self.seal(record)), answered, now)
 
     def drop(self, dropped: Dropped, only_from: str | None, now: float) -> None:
         """Also where the store is full: that helps."""
         if self.connected:
-            body = self._seal.close(encode_shared(dropped))
-            drop = Drop(dropped.identity, dropped.published, body, only_from)
+            drop = Drop(dropped.identity, dropped.published, self.seal(dropped), only_from)
             self.ask(drop, ignore, now)
 
     def tell(self, to: bytes, item: Shared, now: float, then: Callable[[Any, float], None] = ignore) -> None:
         """Tell one facilitator, or all (NOBODY). `then` gets how many listened, None if that is unknown, or a
         Failure."""
         name = "" if to == NOBODY else to.hex()
-        self.ask(Tell(name, self._seal.close(encode_shared(item))), then, now)
+        self.ask(Tell(name, self.seal(item)), then, now)
 
     def tell_all(self, item: Shared, now: float) -> None:
         """If that can be done."""
@@ -395,18 +436,17 @@ class Sharing:
                 return  # it has begun
             bodies, after = result
             for data in bodies:
-                try:
-                    item = parse_shared(self._seal.open(data)[2])
-                except (ParseError, CryptoError):
-                    continue
+                item = self.open(data)
                 if isinstance(item, NodeRecord):
                     self.nodes.read(item, now)
             self._machine.move("some" if after else "work", now)
             if after:
                 self.ask(Read(after), some, now)
             else:
+                self.starting = False
                 self.nodes.all_read(now)
                 self._tell_works()
+                self.headers.works(now)
 
         self.nodes.reading()
         self.ask(Read(), some, now)
@@ -426,7 +466,7 @@ class Sharing:
                 self._lost(name, "silent", now)
 
     def _write_beat(self, now: float) -> None:
-        self.ask(questions.Beat(self._seal.close(encode_shared(self._own_beat(now)))), self._beaten, now)
+        self.ask(questions.Beat(self.seal(self._own_beat(now))), self._beaten, now)
 
     def _heard(self, peers: dict[bytes, Peer], now: float) -> list[bytes]:
         """Those that are not silent."""
@@ -451,6 +491,7 @@ class Sharing:
 
     def _tell_trouble(self, kind: str, detail: str) -> None:
         """Each reason once, until it works again."""
+        self.starting = False
         self.trouble = kind
         if detail not in self._troubles and len(self._troubles) < MAX_TROUBLES:
             self._troubles.add(detail)

@@ -18,14 +18,14 @@ from convergence.facilitator.questions import (
     Beat,
     Counter,
     Drop,
-    Offer,
+    Keep,
+    Kept,
+    Latest,
+    Propose,
     Put,
-    Rank,
-    Ranked,
     Read,
     Spend,
     Tell,
-    Values,
 )
 from pynode.redis_address import RedisAddress, parse_redis
 from pynode.redis_store import RedisStore
@@ -194,30 +194,39 @@ def test_limits_count_over_all_and_come_back_with_time(empty: RedisServer) -> No
     assert 0 < empty.command("PTTL", "{convergence}:spent:2") <= 60_000
 
 
-def test_the_first_value_that_is_offered_counts_for_all(empty: RedisServer) -> None:
+proposals = st.builds(
+    Propose,
+    st.integers(1, 4),
+    st.binary(max_size=3),
+    st.sampled_from([None, 0, 1, 2, 3]),
+    st.sampled_from([0, int(time.time()) - 1000, int(time.time()) + 10_000]),
+)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(proposals, max_size=12))
+def test_decisions_are_as_in_the_unit_tests(server: RedisServer, proposals: list[Propose]) -> None:
+    """One for each number, and each on top of the one before, when its time has come."""
+    server.command("FLUSHALL")
+    model = Store(SimpleNamespace(later=lambda call: None, time=time.time()))
+
     async def scenario(ours: Facilitator, other: Facilitator) -> None:
-        assert await ours.ask(Offer("day 1", "commit:a", b"mine", 60)) == b"mine"
-        assert await other.ask(Offer("day 1", "commit:a", b"theirs", 60)) == b"mine"
-        assert await other.ask(Offer("day 1", "commit:b", b"\0\xff", 60)) == b"\0\xff"
-        assert await ours.ask(Values("day 1")) == {"commit:a": b"mine", "commit:b": b"\0\xff"}
-        assert await ours.ask(Values("day 2")) == {}
-        await ours.ask(Offer("brief", "name", b"value", 0.05))
+        assert await other.ask(Latest()) is None
+        for proposal in proposals:
+            assert await ours.ask(proposal) == model.answer(ME, proposal) == await other.ask(Latest())
+
+    go(scenario, server.address, ME, OTHER)
+
+
+def test_what_is_kept_is_there_for_a_while(empty: RedisServer) -> None:
+    async def scenario(ours: Facilitator, other: Facilitator) -> None:
+        assert await ours.ask(Keep("name", b"\0\xff", 60)) is None
+        assert await other.ask(Kept("name")) == b"\0\xff"
+        await ours.ask(Keep("name", b"value", 0.05))
         await asyncio.sleep(0.1)
-        assert await ours.ask(Values("brief")) == {}
+        assert await other.ask(Kept("name")) is None
 
     go(scenario, empty.address, ME, OTHER)
-
-
-def test_keys_are_kept_in_order(empty: RedisServer) -> None:
-    keys = [bytes([number]) * 32 for number in (255, 0, 7, 128)]
-
-    async def scenario(ours: Facilitator) -> None:
-        assert await ours.ask(Rank("value", keys, 60)) == 4
-        assert await ours.ask(Rank("value", keys[:1], 60)) == 0
-        assert await ours.ask(Ranked("value", b"", 10)) == sorted(keys)
-        assert await ours.ask(Ranked("value", sorted(keys)[1], 2)) == sorted(keys)[1:3]
-
-    go(scenario, empty.address)
 
 
 def test_records_are_read_in_parts_while_others_are_written(empty: RedisServer) -> None:
@@ -261,7 +270,7 @@ def test_a_full_store_says_so_and_takes_what_makes_room(empty: RedisServer) -> N
         assert await ours.ask(put(source="aa")) == "ok"
         empty.command("CONFIG", "SET", "maxmemory", "1")
         try:
-            for question in (put(SECOND), Beat(b"beat"), Offer("g", "n", b"v", 60)):
+            for question in (put(SECOND), Beat(b"beat"), Keep("n", b"v", 60), Propose(1, b"v", 0)):
                 answer = await ours.ask(question)
                 assert isinstance(answer, Failure) and answer.kind == "full"
             await ours.until(lambda: b"beat" in ours.heard)
@@ -471,8 +480,8 @@ def test_in_a_cluster(tmp_path: Path) -> None:
             assert await ours.ask(put(source="aa")) == "ok"
             assert await other.ask(put(published=9)) == "stale"
             assert await ours.ask(Spend([Counter("1", 1, 60), Counter("2", 1, 60)]))
-            assert await ours.ask(Offer("group", "name", b"value", 60)) == b"value"
-            assert await ours.ask(Rank("group", [NODE], 60)) == 1
+            assert await ours.ask(Propose(1, b"value", 0)) == b"value"
+            assert await ours.ask(Keep("name", b"value", 60)) is None
             assert await ours.ask(Tell(OTHER, b"to one")) is None
             await other.until(lambda: b"to one" in other.heard)
             assert await ours.ask(drop())

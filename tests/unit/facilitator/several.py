@@ -12,14 +12,14 @@ from convergence.effects import Failure, Protocol
 from convergence.facilitator.questions import (
     Beat,
     Drop,
-    Offer,
+    Keep,
+    Kept,
+    Latest,
+    Propose,
     Put,
-    Rank,
-    Ranked,
     Read,
     Spend,
     Tell,
-    Values,
 )
 from convergence.facilitator.service import FacilitatorService
 from convergence.netdir.nodes import NodeDirectory
@@ -45,11 +45,12 @@ class Store:
         self.links = {}  # by name of a facilitator
         self.late = []
         self.seen = []
+        self.decisions = []
         self.clear()
 
     def clear(self):
         self.nodes, self.marks, self.sources = {}, {}, defaultdict(set)
-        self.spent, self.values, self.ranked = defaultdict(list), defaultdict(dict), defaultdict(set)
+        self.spent, self.decision, self.kept = defaultdict(list), (0, None), {}
 
     def backup(self, old=None):
         """All records as they are now; they are as in `old` then."""
@@ -103,14 +104,22 @@ class Store:
                 for spent in times:
                     spent.append(now)
                 return True
-            case Offer(group, item, value):
-                return self.values[group].setdefault(item, value)
-            case Values(group):
-                return self.values[group]
-            case Rank(group, keys):
-                self.ranked[group] |= set(keys)
-            case Ranked(group, start, count):
-                return sorted(key for key in self.ranked[group] if key >= start)[:count]
+            case Propose(number, value, after, begins):
+                if self.fault == "full":
+                    return Failure("full", "no memory")
+                if number > self.decision[0] and after in (None, self.decision[0]) and self.world.time >= begins:
+                    self.decision = number, value
+                    self.decisions.append((number, value))
+                return self.decision[1]
+            case Latest():
+                return self.decision[1]
+            case Keep(name, value, lifetime):
+                if self.fault == "full":
+                    return Failure("full", "no memory")
+                self.kept[name] = value, self.world.time + lifetime
+            case Kept(name):
+                value, until = self.kept.get(name, (None, 0))
+                return value if self.world.time < until else None
 
     def put(self, put):
         if self.fault == "full":
@@ -155,9 +164,12 @@ class Link:
         self.service = service
         self.port = None
         self.cut = False  # the store cannot be reached from here
+        self.asleep = None  # what waits for a process that is paused
 
     def run(self, command):
-        if self.port in self.store.world.ports:
+        if self.asleep is not None:
+            self.asleep.append(lambda: self.run(command))
+        elif self.port in self.store.world.ports:
             self.port.driver.run(command)
 
     def told(self, body):
@@ -174,7 +186,9 @@ class Link:
 
     def consult(self, question, reply):
         def ask():
-            if self.store.fault == "away" or self.cut:
+            if self.asleep is not None:
+                self.asleep.append(ask)
+            elif self.store.fault == "away" or self.cut:
                 reply(Failure("io", "connection refused"))
             elif self.store.fault == "silent":
                 self.store.late.append(ask)
@@ -277,6 +291,8 @@ class Several(World):
         link.port.driver.run(service.start)
         if self.store.fault != "away":
             link.port.driver.run(service.joined)
+        else:
+            link.port.driver.run(lambda now: service.parted("connection refused", now))
 
     def kill_service(self, number):
         """Nobody says goodbye; the store stays."""

@@ -16,10 +16,8 @@ from convergence.facilitator.shared import RETURN
 from convergence.facilitator.sharing import BEAT, QUESTION_TIMEOUT, SILENT, Seal
 from convergence.introduction import signalling
 from convergence.introduction.signalling import MAX_PER_PAIR
-from convergence.netdir.headers import EPOCH
-from convergence.wire.buckets import BucketRequest
 from convergence.wire.descriptor import Transport
-from convergence.wire.facilitator import ErrorCode, NodeList, RecordType, encode_record
+from convergence.wire.facilitator import ErrorCode, NodeList, RecordType
 from convergence.wire.sharing import Beat, encode_shared
 from convergence.wire.target import Role
 from tests.unit.facilitator.several import Several, directory
@@ -112,17 +110,6 @@ def test_two_descriptors_of_one_second_are_never_both_taken(world):
         [str(RecordType.REGISTERED), str(ErrorCode.STALE)]
     )
     assert world.services[0].signed_list(world.time)[:-96] == world.services[1].signed_list(world.time)[:-96]
-
-
-def test_several_sign_lists_and_no_headers(world):
-    """Two that sign different headers of one epoch are liars."""
-    world.node(1, at=0)
-    world.run(2 * EPOCH)
-    for at in (0, 1):
-        channel = world.channel(at)
-        channel.send(LIST + encode_record(RecordType.FETCH, BucketRequest(1, 1, 0, 0).encode()))
-        world.settle()
-        assert channel.answers == [RecordType.NODES, RecordType.BUCKET]
 
 
 # Limits

@@ -4,10 +4,16 @@ from convergence.errors import LocalError, ParseError
 from convergence.wire.descriptor import MAX_DESCRIPTOR
 from convergence.wire.facilitator import MAX_SEALED
 from convergence.wire.sharing import (
+    MAX_IN_PART,
+    MAX_PARTS,
     NOBODY,
     VERSION,
     Back,
     Beat,
+    CutNode,
+    CutPart,
+    Decided,
+    Decision,
     Dropped,
     Forward,
     NodeRecord,
@@ -33,6 +39,11 @@ KEY = b"k" * 32
         encode_shared(NodeRecord(NOBODY, 1, 1, NOBODY, b"")) + bytes(MAX_DESCRIPTOR + 1),
         encode_shared(Forward(1, KEY, 1, NOBODY, b"")) + bytes(MAX_SEALED + 1),
         encode_shared(Back(1, KEY, 1, b"")) + bytes(MAX_SEALED + 5),
+        encode_shared(Decision(KEY, True, NOBODY, MAX_PARTS + 1, b"")),
+        encode_shared(Decided(1)) + b"x",
+        encode_shared(CutPart((CutNode(KEY, 1),) * (MAX_IN_PART + 1))),
+        encode_shared(CutPart((CutNode(KEY, 1, 1, bytes(MAX_DESCRIPTOR + 1)),))),
+        encode_shared(CutPart((CutNode(KEY, 1, 1, b"d"),)))[:-1],
     ],
 )
 def test_what_is_of_another_form_or_too_long_is_refused(data):
