@@ -11,6 +11,7 @@ import os
 import re
 import tomllib
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
@@ -21,6 +22,7 @@ from convergence.circuit.relaying import RelayLimits
 from convergence.errors import ConvergenceError
 from convergence.facilitator.registry import MAX_CHANNELS, MAX_REGISTERED
 from convergence.wire.exitpolicy import Rule
+from convergence.wire.sharedrandom import MAX_FACILITATORS
 from pynode.exit import DEFAULT_PORTS, ExitPolicy
 from pynode.origins import origin
 from pynode.redis_address import RedisAddress, parse_redis
@@ -225,6 +227,16 @@ def _store(value: Any) -> RedisAddress:
     return parse_redis(value if isinstance(value, str) else "")
 
 
+def _partners(value: Any) -> tuple[tuple[bytes, str], ...]:
+    if isinstance(value, list) and len(value) < MAX_FACILITATORS:
+        with suppress(ValueError, AttributeError):
+            parts = [item.partition("@") for item in value]
+            found = {check_identity(identity): check_url(address) for identity, _, address in parts}
+            if len(found) == len(value):
+                return tuple(found.items())
+    raise ValueError(f'up to {MAX_FACILITATORS - 1} of ["<identity, 64 digits>@wss://site.example/facilitator"]')
+
+
 def is_host_name(text: str) -> bool:
     """Whether a Host header may say this (without a port). IPv6 addresses stand without brackets."""
     return 0 < len(text) <= MAX_HOST and all(c.isascii() and (c.isalnum() or c in "-_.:") for c in text)
@@ -375,6 +387,12 @@ class Facilitator:
     )
     store: RedisAddress | None = _setting(
         None, _store, '"redis://127.0.0.1:6379/0"', "shared with the other facilitators of the same name, in Redis"
+    )
+    draws_with: tuple[tuple[bytes, str], ...] = _setting(
+        (),
+        _partners,
+        f'["{"0" * 64}@wss://b.example/"]',
+        "who draws too",
     )
 
 

@@ -46,6 +46,7 @@ class FacilitatorApp:
         origins: those of other sites whose pages may use this facilitator and read this site; "*" for all.
         stun: servers that the page uses for WebRTC links; None when it makes no such links.
         limits: of nodes and channels.
+        draws_with: identities and addresses of the facilitators of others that draw the shared random value with it.
         store: where it shares its nodes with other facilitators; None: it is the only one, and keeps them in `data`.
     """
 
@@ -60,6 +61,7 @@ class FacilitatorApp:
         origins: Iterable[str] = (),
         stun: Sequence[str] | None = None,
         limits: RegistryLimits | None = None,
+        draws_with: Iterable[tuple[bytes, str]] = (),
         store: RedisAddress | None = None,
         on_event: Callable[[Event], None] = log_event,
     ) -> None:
@@ -72,6 +74,7 @@ class FacilitatorApp:
         self._origins = Origins(origins)
         self._stun = stun
         self._limits = limits or RegistryLimits()
+        self._draws_with = dict(draws_with)
         self._store_address = store
         self._on_event = on_event
         self._driver: Driver | None = None
@@ -121,6 +124,7 @@ class FacilitatorApp:
             seed,
             source=transport.source,
             limits=self._limits,
+            others=self._draws_with,
             shared=shared,
             version=version(),
         )

@@ -132,7 +132,7 @@ def _value(key: str, value: Any) -> str:
     value = _masked(key, value)
     if isinstance(value, float):
         return f"{value:.6g}"
-    text = _one_line(str(value))
+    text = _one_line(",".join(map(str, value)) if isinstance(value, tuple) else str(value))
     return json.dumps(text, ensure_ascii=False) if not text or " " in text or "=" in text or '"' in text else text
 
 

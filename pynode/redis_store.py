@@ -6,10 +6,11 @@ Does not: know what is in it. All keys have one hash tag, so that a Cluster keep
 
     {prefix}:identity        whose facilitators these are, hexadecimal
     {prefix}:nodes           hash: identity of a node -> its sealed record
-    {prefix}:marks           hash: identity of a node -> "published:digest:holder"
+    {prefix}:marks           hash: identity of a node -> "published:digest:holder:SOURCE"
     {prefix}:of:SOURCE       set: identities of the nodes of one source
     {prefix}:spent:NAME      sorted set: times of events that a limit counts
-    {prefix}:values:GROUP    hash, {prefix}:ranked:GROUP sorted set: questions.Offer and questions.Rank
+    {prefix}:decision        hash: "number" and "value" of the latest decision
+    {prefix}:kept:NAME       a value that is kept for a while
     {prefix}:alive:NAME      a facilitator wrote lately
     {prefix}:all, :to:NAME   channels
 """
@@ -28,6 +29,7 @@ from redis import exceptions
 from redis.asyncio import Redis, RedisCluster, Sentinel
 from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import MasterNotFoundError
 from redis.backoff import NoBackoff
 
 from convergence.driver import Driver
@@ -35,15 +37,15 @@ from convergence.effects import Failure
 from convergence.facilitator.questions import (
     Beat,
     Drop,
-    Offer,
+    Keep,
+    Kept,
+    Latest,
+    Propose,
     Put,
     Question,
-    Rank,
-    Ranked,
-    ReadAll,
+    Read,
     Spend,
     Tell,
-    Values,
 )
 from convergence.facilitator.service import FacilitatorService
 from convergence.facilitator.sharing import SILENT
@@ -58,39 +60,50 @@ RETRY_FIRST, RETRY_MAX = 0.2, 5.0
 """Seconds until it is connected to again: twice as long each time, unless it was there for as long as the longest."""
 MAX_BATCH = 256
 """Questions in one round trip."""
+READ_AT_ONCE = 512
+"""Records, about as many: 400 KB."""
 MAX_QUEUED = 2048
 """Questions that wait. One more is refused at once."""
 
-PUT = """
+MARK = """
 local mark = redis.call('HGET', KEYS[2], ARGV[1])
-if mark then
-  local published, digest, holder = string.match(mark, '^(%d+):(%x+):(%x*)$')
+local published, digest, holder, source = string.match(mark or '', '^(%d+):(%x+):(%x*):(%x*)$')
+"""
+PUT = (
+    MARK
+    + """
+if published then
   local newer = tonumber(published) - tonumber(ARGV[2])
   if newer > 0 or (newer == 0 and digest ~= ARGV[3]) then return 'stale' end
   if ARGV[8] ~= '*' and holder ~= ARGV[8] then return 'held' end
+  if source ~= '' then redis.call('SREM', ARGV[10] .. source, ARGV[1]) end
 else
   if ARGV[8] ~= '*' then return 'held' end
-  if KEYS[3] ~= KEYS[1] and redis.call('SCARD', KEYS[3]) >= tonumber(ARGV[6]) then return 'crowded' end
+  if ARGV[11] ~= '' and redis.call('SCARD', KEYS[3]) >= tonumber(ARGV[6]) then return 'crowded' end
   if redis.call('HLEN', KEYS[1]) >= tonumber(ARGV[5]) then return 'full' end
 end
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[7])
-redis.call('HSET', KEYS[2], ARGV[1], ARGV[2] .. ':' .. ARGV[3] .. ':' .. ARGV[4])
-if KEYS[3] ~= KEYS[1] then redis.call('SADD', KEYS[3], ARGV[1]) end
+redis.call('HSET', KEYS[2], ARGV[1], table.concat({ARGV[2], ARGV[3], ARGV[4], ARGV[11]}, ':'))
+if ARGV[11] ~= '' then redis.call('SADD', KEYS[3], ARGV[1]) end
 redis.call('PUBLISH', ARGV[9], ARGV[7])
 return 'ok'
 """
-DROP = """
-local mark = redis.call('HGET', KEYS[2], ARGV[1])
+)
+DROP = (
+    MARK
+    + """
 if not mark then return 0 end
-local published, digest, holder = string.match(mark, '^(%d+):(%x+):(%x*)$')
-if tonumber(published) > tonumber(ARGV[2]) then return 0 end
-if ARGV[4] ~= '*' and holder ~= ARGV[4] then return 0 end
+if published then
+  if tonumber(published) > tonumber(ARGV[2]) then return 0 end
+  if ARGV[4] ~= '*' and holder ~= ARGV[4] then return 0 end
+  if source ~= '' then redis.call('SREM', ARGV[6] .. source, ARGV[1]) end
+end
 redis.call('HDEL', KEYS[1], ARGV[1])
 redis.call('HDEL', KEYS[2], ARGV[1])
-if KEYS[3] ~= KEYS[1] then redis.call('SREM', KEYS[3], ARGV[1]) end
 redis.call('PUBLISH', ARGV[5], ARGV[3])
 return 1
 """
+)
 SPEND = """
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -104,14 +117,41 @@ for i, key in ipairs(KEYS) do
 end
 return 1
 """
-OFFER = """
-redis.call('HSETNX', KEYS[1], ARGV[1], ARGV[2])
-redis.call('PEXPIRE', KEYS[1], ARGV[3])
-return redis.call('HGET', KEYS[1], ARGV[1])
+PROPOSE = """
+local latest = tonumber(redis.call('HGET', KEYS[1], 'number') or '0')
+local number, after = tonumber(ARGV[1]), tonumber(ARGV[3])
+local begun = tonumber(redis.call('TIME')[1]) >= tonumber(ARGV[4])
+if number > latest and (after < 0 or after == latest) and begun then
+  redis.call('HSET', KEYS[1], 'number', ARGV[1], 'value', ARGV[2])
+end
+return redis.call('HGET', KEYS[1], 'value')
 """
-SCRIPTS = (PUT, DROP, SPEND, OFFER)
-LOST = ("READONLY", "MOVED", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "NOSCRIPT", "UNBLOCKED")
-"""How a server begins to say that another one is to be asked, or this one anew."""
+SCRIPTS = (PUT, DROP, SPEND, PROPOSE)
+LOST = (
+    exceptions.AskError,
+    exceptions.ClusterDownError,
+    exceptions.NoScriptError,
+    exceptions.ReadOnlyError,
+    exceptions.TryAgainError,
+)
+"""How a server says that another one is to be asked, or this one anew."""
+LEFT = "the connection ended"
+FULL = "it is full: give it more memory (maxmemory)"
+WORDS: dict[type[BaseException], str] = {
+    exceptions.TimeoutError: "it does not answer",
+    TimeoutError: "it does not answer",
+    exceptions.OutOfMemoryError: FULL,
+    MasterNotFoundError: "none of its Sentinels answers and knows a server of this name",
+    exceptions.ReadOnlyError: "it is a copy, where nothing can be written: name the server itself, or its Sentinels",
+}
+TEXTS = {
+    "command not allowed when used memory": FULL,
+    "Authentication required": "it asks for a password: put user:password@ before its host",
+    "WRONGTYPE": "others keep something under our keys: give this store another prefix (?prefix=NAME)",
+    "unknown command 'SENTINEL'": "it is no Sentinel: the address of a server begins with redis://",
+    "Cluster mode is not enabled": "it is no Cluster: the address of a server begins with redis://",
+    "Hash slot not served": "its Cluster has no server for our keys",
+}
 
 log = logging.getLogger("pynode.redis")
 
@@ -190,10 +230,11 @@ class RedisStore:
                             await self._serve(client, listening)
                     finally:
                         self._connected = False
-                        self._refuse_all()
                         await client.aclose()
-            except (exceptions.RedisError, _LostError, OSError, TimeoutError) as error:
+            except Exception as error:  # its client raises more than it says, and we want the store back in any case
                 self._tell_parted(error)
+            finally:
+                self._refuse_all()
             if clock() - served > RETRY_MAX:
                 pause = RETRY_FIRST
             await asyncio.sleep(pause)
@@ -214,7 +255,9 @@ class RedisStore:
         if address.tls:
             options |= {"ssl": True} | ({"ssl_ca_certs": address.ca} if address.ca else {})
         if address.kind == "sentinel":
-            sentinels: Any = Sentinel(address.hosts, sentinel_kwargs={"socket_timeout": CONNECT_TIMEOUT}, **options)  # type: ignore[no-untyped-call]
+            each = {key: options[key] for key in ("socket_connect_timeout", "retry", "protocol")}
+            each["socket_timeout"] = CONNECT_TIMEOUT
+            sentinels: Any = Sentinel(address.hosts, sentinel_kwargs=each, **options)  # type: ignore[no-untyped-call]
             master: Redis = sentinels.master_for(address.service, db=address.db)
             return master
         if address.kind == "cluster":
@@ -241,6 +284,8 @@ class RedisStore:
                 "it belongs to facilitators of another identity: give this one their keys.json, or the store another"
                 " prefix"
             )
+        if await _evicts(client):
+            raise _LostError("it deletes what it is to keep when it is full: set its maxmemory-policy to noeviction")
         for script in SCRIPTS:
             self._shas[script] = await client.script_load(script)
 
@@ -277,7 +322,7 @@ class RedisStore:
         waiting, self._queue = self._queue, deque()
         self._idle.set()
         for _, reply in waiting:
-            reply(Failure("io", "the store is lost"))
+            reply(Failure("io", LEFT))
 
     # -- questions
 
@@ -289,16 +334,20 @@ class RedisStore:
                 self._more.clear()
                 self._idle.set()
                 continue
-            answers: list[Any] = [Failure("io", "the store is lost")] * len(batch)
+            answers: list[Any] = []
+            lost = Failure("io", LEFT)
             try:
                 pipe = client.pipeline(transaction=False)
                 counts = [self._command(pipe, question) for question, _ in batch]
                 results = await pipe.execute(raise_on_error=False)
-                answers = []
                 for (question, _), count in zip(batch, counts, strict=True):
                     own, results = results[:count], results[count:]
                     answers.append(self._answer(question, own))
+            except Exception as error:
+                lost = Failure("io", _words(error))
+                raise
             finally:
+                answers += [lost] * (len(batch) - len(answers))
                 for (_, reply), answer in zip(batch, answers, strict=True):
                     reply(answer)
 
@@ -310,42 +359,38 @@ class RedisStore:
                 self._script(
                     pipe,
                     PUT,
-                    self._of(question.source),
+                    [f"{keys}nodes", f"{keys}marks", f"{keys}of:{question.source}"],
                     *(question.identity, question.published, question.digest, question.holder),
                     *(question.most, question.most_each, question.body, _only(question.only_from), f"{keys}all"),
+                    *(f"{keys}of:", question.source),
                 )
             case Drop():
                 only = _only(question.only_from)
-                of = self._of(question.source)
-                self._script(pipe, DROP, of, question.identity, question.published, question.body, only, f"{keys}all")
-            case ReadAll():
-                pipe.hvals(f"{keys}nodes")
+                arguments = question.identity, question.published, question.body, only, f"{keys}all", f"{keys}of:"
+                self._script(pipe, DROP, [f"{keys}nodes", f"{keys}marks"], *arguments)
+            case Read(after):
+                pipe.hscan(f"{keys}nodes", after, count=READ_AT_ONCE)
             case Tell(to, body):
                 pipe.publish(f"{keys}to:{to}" if to else f"{keys}all", body)
             case Beat(body):
                 pipe.publish(f"{keys}all", body)
                 pipe.set(f"{keys}alive:{self._name}", b"", px=int(SILENT * 1000))
-                return 2
+                pipe.get(f"{keys}identity")
+                return 3
             case Spend(counters):
                 names = [f"{keys}spent:{counter.name}" for counter in counters]
                 limits = [part for counter in counters for part in (counter.limit, int(counter.window * 1000))]
                 self._script(pipe, SPEND, names, os.urandom(8), *limits)
-            case Offer(group, name, value, lifetime):
-                self._script(pipe, OFFER, [f"{keys}values:{group}"], name, value, int(lifetime * 1000))
-            case Values(group):
-                pipe.hgetall(f"{keys}values:{group}")
-            case Rank(group, members, lifetime):
-                pipe.zadd(f"{keys}ranked:{group}", dict.fromkeys(members, 0))
-                pipe.pexpire(f"{keys}ranked:{group}", int(lifetime * 1000))
-                return 2
-            case Ranked(group, start, count):
-                pipe.zrangebylex(f"{keys}ranked:{group}", b"[" + start, b"+", 0, count)
+            case Propose(number, value, after, begins):
+                latest = -1 if after is None else after
+                self._script(pipe, PROPOSE, [f"{keys}decision"], number, value, latest, begins)
+            case Latest():
+                pipe.hget(f"{keys}decision", "value")
+            case Keep(name, value, lifetime):
+                pipe.set(f"{keys}kept:{name}", value, px=int(lifetime * 1000))
+            case Kept(name):
+                pipe.get(f"{keys}kept:{name}")
         return 1
-
-    def _of(self, source: str) -> list[str]:
-        """The keys of a script about a node. Without a source, the third one is the first."""
-        nodes = f"{self._keys}nodes"
-        return [nodes, f"{self._keys}marks", f"{self._keys}of:{source}" if source else nodes]
 
     def _script(self, pipe: Any, script: str, keys: Sequence[str], *arguments: Any) -> None:
         pipe.evalsha(self._shas[script], len(keys), *keys, *arguments)
@@ -353,25 +398,23 @@ class RedisStore:
     def _answer(self, question: Question, results: list[Any]) -> Any:
         error = next((result for result in results if isinstance(result, Exception)), None)
         if error is not None:
-            text = str(error)
-            if isinstance(error, exceptions.OutOfMemoryError) or text.startswith(
-                ("OOM", "command not allowed when used")
-            ):
-                return Failure("full", "the store is full: give it more memory (maxmemory)")
-            if not isinstance(error, exceptions.ResponseError) or text.startswith(LOST):
+            if isinstance(error, LOST) or not isinstance(error, exceptions.ResponseError):
                 raise _LostError(_words(error))
-            return Failure("io", _words(error))
+            return Failure("full" if _words(error) == FULL else "io", _words(error))
+        if isinstance(question, Beat) and results[2] != self._service.identity.hex().encode():
+            raise _LostError("somebody has deleted what was there")
         match question:
             case Put():
                 return results[0].decode()
             case Drop() | Spend():
                 return bool(results[0])
+            case Read():
+                after, records = results[0]
+                return list(records.values()), after
             case Tell():
                 return None if self._address.kind == "cluster" else results[0]
-            case Beat():
+            case Beat() | Keep():
                 return None
-            case Values():
-                return {name.decode(): value for name, value in results[0].items()}
         return results[0]
 
 
@@ -380,6 +423,20 @@ def _only(holder: str | None) -> str:
 
 
 def _words(error: BaseException) -> str:
-    if isinstance(error, (exceptions.TimeoutError, TimeoutError)):
-        return "it does not answer"
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    """For people, without secrets."""
+    if not isinstance(error, (exceptions.RedisError, exceptions.RedisClusterException, _LostError, OSError)):
+        return type(error).__name__  # who knows what it says
+    text = (
+        " ".join(str(error).split()).partition(", with args")[0][:200] or type(error).__name__
+    )  # a password may be one
+    known = (words for kind, words in WORDS.items() if isinstance(error, kind))
+    return next(known, None) or next((words for part, words in TEXTS.items() if part in text), text)
+
+
+async def _evicts(client: Redis) -> bool:
+    """Whether the server, once full, deletes keys of its choice. Where we may not ask, it is believed not to."""
+    try:
+        memory = await client.info("memory")
+    except exceptions.ResponseError:
+        return False
+    return bool(memory.get("maxmemory")) and str(memory.get("maxmemory_policy")).startswith("allkeys")

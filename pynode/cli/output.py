@@ -52,6 +52,11 @@ class Output:
         # On a terminal a progress line is overwritten. Elsewhere it stays, so quick work gets none.
         self._last = 0.0 if self._terminal or as_json else time.monotonic()
 
+    @property
+    def width(self) -> int:
+        """Columns of the terminal that results go to."""
+        return shutil.get_terminal_size().columns if self._out.isatty() else 4096
+
     def say(self, text: str) -> None:
         """A line for people."""
         if not self.as_json:
@@ -176,8 +181,12 @@ def time_words(seconds: float) -> str:
     return f"{hours}:{rest // 60:02}:{rest % 60:02}" if hours else f"{rest // 60}:{rest % 60:02}"
 
 
-def table(rows: list[list[str]]) -> str:
-    """Columns under the first row's headings."""
+def table(rows: list[list[str]], width: int = 4096) -> str:
+    """Columns under the first row's headings; where they are wider than `width`, a block for each other row."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    if max(len(line.rstrip()) for line in lines) + 2 > width:
+        first = max(map(len, rows[0]))
+        blocks = ([f"{name.ljust(first)}  {cell}" for name, cell in zip(rows[0], row, strict=True)] for row in rows[1:])
+        lines = [line for block in blocks for line in (*block, "")][:-1]
     return "\n".join(f"  {line}".rstrip() for line in lines)

@@ -231,6 +231,7 @@ async def facilitator(arguments: argparse.Namespace, output: Output, stop: async
             origins=config.node.origins,
             stun=stun_servers(arguments, config),
             limits=RegistryLimits(config.facilitator.nodes, channels=config.facilitator.channels),
+            draws_with=config.facilitator.draws_with,
             store=config.facilitator.store,
         )
         await app.start()

@@ -40,7 +40,7 @@ async def status(arguments: argparse.Namespace, output: Output, stop: asyncio.Ev
         output.result(f"{shown(site)}: {len(connected)} of {known} are connected.")
         if nodes:
             heading = [["node", "state", "roles", "address", "registered", "valid for"]]
-            for line in table(heading + [_row(node) for node in nodes]).split("\n"):
+            for line in table(heading + [_row(node) for node in nodes], output.width).split("\n"):
                 output.result(line)
         if effort:
             output.result(f"Unusually many nodes join just now: each does about {effort} tries at a puzzle first.")
@@ -52,7 +52,7 @@ async def status(arguments: argparse.Namespace, output: Output, stop: asyncio.Ev
 def _show_facilitators(output: Output, facilitators: list[dict[str, Any]], store: dict[str, Any]) -> None:
     """Those that share a store, the one that answered first."""
     state, trouble = (shown(str(store.get(name) or ""), 16) for name in ("state", "trouble"))
-    words = {"slow": "is too slow", "full": "is full", "io": "cannot be reached"}
+    words = {"slow": "is too slow", "full": "is full", "io": "cannot be used: the log of a facilitator says why"}
     output.result("")
     output.result(f"Their store {words.get(trouble, trouble) if trouble else 'works' if state == 'shared' else state}.")
     rows = [["facilitator", "nodes", "channels", "runs for", "version"]]
@@ -67,8 +67,11 @@ def _show_facilitators(output: Output, facilitators: list[dict[str, Any]], store
             one.get("version", "?"),
         ]
         rows.append([shown(str(value), 64) for value in values])
-    for line in table(rows).split("\n"):
+    for line in table(rows, output.width).split("\n"):
         output.result(line)
+    differ = max((abs(one["ahead"]) for one in facilitators if isinstance(one.get("ahead"), int)), default=0)
+    if differ:
+        output.result(f"Their clocks differ by {_time(differ)}: set them, or nodes of one are refused by the other.")
 
 
 def _row(node: dict[str, Any]) -> list[str]:

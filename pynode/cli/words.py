@@ -133,6 +133,13 @@ WORDS: dict[Code, str] = {
     FacilitatorWhy.CONTRADICTS: (
         "The facilitator contradicts itself: it has shown others another network, or somebody has its key."
     ),
+    FacilitatorWhy.FALSE_VALUE: (
+        "The facilitator did not draw today's random value as it had announced: it has chosen which nodes meet whom,"
+        " or somebody has its key."
+    ),
+    FacilitatorWhy.HIDES_DRAW: (
+        "The facilitator does not show how today's random value was drawn: it may have chosen which nodes meet whom."
+    ),
     FacilitatorWhy.CLOCK: "This machine's clock is {clock} the network's. Set it, and the node goes on by itself.",
     StorageWhy.SHARE: "The file cannot be shared{detail}.",
     StorageWhy.RESTORE: "What was kept from earlier cannot be read{detail}.",

@@ -134,11 +134,13 @@ class FacilitatorWhy(Code):
     LEAVES_OUT = "facilitator-leaves-out"
     OLD = "facilitator-old"
     CONTRADICTS = "facilitator-contradicts"  # first, second: the proof, two headers in hex
+    FALSE_VALUE = "facilitator-false-value"  # first, second, draw: the proof, two headers and the draw in hex
+    HIDES_DRAW = "facilitator-hides-draw"
     NEWCOMERS = "facilitator-newcomers"  # percent: how far this node is with what is asked of newcomers
     CLOCK = "facilitator-clock"  # ahead: seconds by which this machine's clock is ahead of it; below zero: behind
 
 
-LIES = (FacilitatorWhy.CONTRADICTS, FacilitatorWhy.LEAVES_OUT)
+LIES = (FacilitatorWhy.CONTRADICTS, FacilitatorWhy.FALSE_VALUE, FacilitatorWhy.LEAVES_OUT)
 """What does not pass by itself: people have to decide whom they trust."""
 
 

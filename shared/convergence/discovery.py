@@ -69,6 +69,11 @@ class Discovery(Shape):
         """Ask whoever finds nodes for a bucket: then(it, or nothing, now) follows."""
         then(b"", now)
 
+    def draw(self, day: int, then: Callable[[bytes | None, float], None], now: float) -> None:
+        """Ask how the shared random value of a day was drawn: then(an encoded Draw, now) follows, with None if nobody
+        can be asked."""
+        then(None, now)
+
     def check(self, now: float) -> None:
         """This machine may be cut off: see whether the channel still answers."""
         return None

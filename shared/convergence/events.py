@@ -35,6 +35,19 @@ class Trouble(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class DrawChecked(Event):
+    """The shared random value of a day (days since 1970) comes of what facilitators had committed to before: so many of
+    them, of which the numbers of so many count. Not `announced`: this node did not hear what they committed to, and
+    cannot tell."""
+
+    kind = "draw-checked"
+    day: int
+    announced: bool
+    committed: int = 0
+    counted: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Ready(Event):
     """All circuits that are kept ready stood for the first time, so many seconds after the start."""
 
@@ -409,6 +422,15 @@ class FacilitatorFound(Event):
     kind = "facilitator-found"
     facilitator: str
     version: str
+
+
+@dataclass(frozen=True, slots=True)
+class ClockTrouble(Event):
+    """The clock of another one on the same store is `ahead` of ours by so many seconds, or behind."""
+
+    kind = "clock-trouble"
+    facilitator: str
+    ahead: int
 
 
 @dataclass(frozen=True, slots=True)

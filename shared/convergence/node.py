@@ -162,6 +162,7 @@ class Node:
             config.facilitator,
             config.facilitator_identity,
             fetch=lambda *request: self._fetching.fetch(*request),
+            draw=lambda *request: self._discovery.draw(*request),
             on_change=self._on_nodes,
             on_found=self._found,
             offers=lambda: self.announcement.roles,

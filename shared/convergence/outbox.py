@@ -50,6 +50,10 @@ class Timer:
             call(now)
 
 
+def ignore(result: object, now: float) -> None:
+    """A Reply that nobody needs."""
+
+
 class Outbox:
     """Collects effects until the driver polls.
 
@@ -78,7 +82,8 @@ class Outbox:
         self._effects.append(Connect(channel, protocol, address, source))
         return channel
 
-    def store(self, items: Sequence[tuple[str, bytes, bytes | None]], reply: Reply) -> None:
+    def store(self, items: Sequence[tuple[str, bytes, bytes | None]], reply: Reply = ignore) -> None:
+        """What could not be stored holds until this process ends; `reply` is for those who do more about it."""
         self._effects.append(Store(self._expect(reply), items))
 
     def load(self, bucket: str, key: bytes, reply: Reply) -> None:

@@ -207,7 +207,7 @@ class Population:
             fixed = (day - 1) * DAY + COMMIT_PHASE
             values = SharedValue(b"v" * 32, fixed).encode() + SharedValue(b"b" * 32, fixed - DAY).encode()
             self.service.done(
-                effect.request, day.to_bytes(4, "big") + values if effect.key == b"draw" else None, self.now
+                effect.request, day.to_bytes(4, "big") + values + bytes(2) if effect.key == b"draw" else None, self.now
             )
 
     def _probe(self, node: Descriptor, source: str, now: float, *, known: bool = False) -> None:

@@ -502,6 +502,7 @@ TARGETS: dict[str, Target] = {
     "sdp.Description": Target(sdp.Description.parse, (_DESCRIPTION.encode(),)),
     "sdp.Description.from_sdp": Target(_text(sdp.Description.from_sdp), tuple(text.encode() for text in _SDP)),
     "sharedrandom.Commit": Target(sharedrandom.Commit.parse, (_COMMIT.encode(),)),
+    "sharedrandom.DrawRequest": Target(sharedrandom.DrawRequest.parse, (sharedrandom.DrawRequest(7).encode(),)),
     "sharedrandom.Draw": Target(sharedrandom.Draw.parse, (sharedrandom.Draw(((_COMMIT, KEY),)).encode(),)),
     "sharelink.find_link": Target(
         _text(sharelink.find_link), (_LINK.format().encode(), _LINK.format("https://site.example").encode())
@@ -514,9 +515,13 @@ TARGETS: dict[str, Target] = {
                 (
                     sharing.NodeRecord(KEY[:16], 9, 8, KEY[:16], _descriptor()),
                     sharing.Dropped(KEY, 9),
-                    sharing.Beat(9, 8, 7, "1.0"),
+                    sharing.Beat(9, 8, 7, 6, "1.0", hears=(b"n" * 16,)),
                     sharing.Forward(9, KEY, 8, KEY[:16], KEY),
                     sharing.Back(9, KEY, 9, KEY),
+                    sharing.Decision(KEY, True, KEY[:16], 9, KEY),
+                    sharing.Decided(9),
+                    sharing.CutPart((sharing.CutNode(KEY, 9, 8, KEY), sharing.CutNode(KEY, 9))),
+                    sharing.Drawn(sharedrandom.Draw(((_COMMIT, KEY),))),
                 ),
             )
         ),

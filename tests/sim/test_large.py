@@ -8,8 +8,9 @@ import pytest
 
 from convergence.codes import FacilitatorWhy
 from convergence.crypto.keys import NodeKeys
-from convergence.events import Trouble
-from convergence.netdir import epochs
+from convergence.events import DrawChecked, Trouble
+from convergence.facilitator import draws
+from convergence.netdir import drawcheck, epochs
 from convergence.netdir.draw import COMMIT_PHASE
 from convergence.netdir.headers import EPOCH
 from convergence.netdir.view import Class
@@ -50,7 +51,7 @@ def large(monkeypatch: Any, seed: str, relays: int, *, start: float = START, sma
         *(value, before, bytes(32), rings, world.crypto.ed25519_public(secret)),
     ).sign(lambda message: world.crypto.ed25519_sign(secret, message))
     host.storage.items["epochs", b"header"] = header.encode()
-    host.storage.items["epochs", b"draw"] = day.to_bytes(4, "big") + value.encode() + before.encode()
+    host.storage.items["epochs", b"draw"] = day.to_bytes(4, "big") + value.encode() + before.encode() + bytes(2)
     world.facilitator(list_up_to=10)
     for name in names:
         world.add(name, ROLES, circuits=0)
@@ -92,6 +93,7 @@ def test_transfers_work_and_both_ends_may_be_an_epoch_apart(monkeypatch: Any, re
 
 
 def test_transfers_work_over_the_midnight_at_which_all_points_change(monkeypatch: Any) -> None:
+    monkeypatch.setattr(drawcheck, "WITHIN", 60.0)
     world = large(monkeypatch, "midnight", 40, start=EVENING)
     alice, bob = world.add("alice", circuits=0), world.add("bob", circuits=0)
     world.run(10)
@@ -101,7 +103,22 @@ def test_transfers_work_over_the_midnight_at_which_all_points_change(monkeypatch
         assert_arrives(world, bob, link)
         world.run(250)
     assert alice.node.knowledge.headers.newest.before == before
-    assert all(host.node.knowledge.headers.contradiction is None for host in everybody(world))
+    day = int(world.now // DAY)
+    for host in everybody(world):
+        assert host.node.knowledge.headers.contradiction is None
+        assert any(event == DrawChecked(day, announced=True) for event in host.events)
+        assert not any(isinstance(event, Trouble) for event in host.events[-20:])
+
+
+def test_a_facilitator_that_chooses_the_value_is_found_out_by_all(monkeypatch: Any) -> None:
+    monkeypatch.setattr(drawcheck, "WITHIN", 60.0)
+    world = large(monkeypatch, "chosen", 14, start=EVENING)
+    chosen = SharedValue(b"chosen".ljust(32), int(world.now // DAY) * DAY + COMMIT_PHASE)
+    monkeypatch.setattr(draws, "value_of", lambda draw, day, before: chosen)
+    world.run(1000)
+    for host in everybody(world):
+        codes = [event.why.code for event in host.events if isinstance(event, Trouble)]
+        assert codes.count(FacilitatorWhy.FALSE_VALUE) == 1
 
 
 def test_the_facilitator_does_not_learn_what_an_end_looks_for(monkeypatch: Any) -> None:

@@ -46,15 +46,14 @@ class TwoFaced:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.honest, name)
 
-    @property
-    def header(self) -> EpochHeader | None:
-        return self.false_header() if self.asking in self.shown else self.honest.header
+    def header(self, now: float) -> EpochHeader | None:
+        return self.false_header() if self.asking in self.shown else self.honest.header(now)
 
     def answer(self, request: BucketRequest) -> Bucket | None:
         return (self.false_bucket if self.asking in self.shown else self.honest.answer)(request)
 
     def false_header(self) -> EpochHeader | None:
-        return self.honest.header
+        return self.honest._header
 
     def false_bucket(self, request: BucketRequest) -> Bucket | None:
         return self.honest.answer(request)
@@ -71,7 +70,7 @@ class Fork(TwoFaced):
                 self.epochs.put(Descriptor.parse(node.raw), node.raw, int(world.now) - 3 * DAY)
 
     def false_header(self) -> EpochHeader | None:
-        honest = self.honest.header
+        honest = self.honest._header
         if self.epochs.header is None or self.epochs.header.epoch < honest.epoch:
             self.epochs.sign(honest.value, honest.before, honest.committed, float(honest.published))
         return self.epochs.header
@@ -85,7 +84,7 @@ class Frozen(TwoFaced):
 
     def __init__(self, world: World, shown: Collection[str]) -> None:
         super().__init__(world, shown)
-        self.old = self.honest.header
+        self.old = self.honest._header
 
     def false_header(self) -> EpochHeader | None:
         return self.old

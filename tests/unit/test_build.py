@@ -270,11 +270,11 @@ def test_packed_twins_hold_the_very_files(dist: dict[str, bytes]) -> None:
 
 def test_all_files_take_little_more_than_7_mb_of_the_wire(dist: dict[str, bytes]) -> None:
     """The target is 7: it was met before the wheel had what no page loads: a client and a relay of the Tor network,
-    conflux (9 kB), facilitators that share a store (17 kB). The client for pages, tor.zip, takes 28 kB; signed buckets
-    take 11 kB in pages, and 18 kB once more in the wheel. The work of newcomers, and what is told of a facilitator that
-    lies, take 11 kB together."""
+    conflux (9 kB), facilitators that share a store and draw with others (28 kB). The client for pages, tor.zip, takes
+    28 kB; signed buckets take 13 kB in pages, and 19 kB once more in the wheel. The work of newcomers, and what is told
+    of a facilitator that lies, take 11 kB together."""
     listed = json.loads(dist["manifest.json"])["files"]
-    assert sum(len(dist.get(f"{name}.br", dist[name])) for name in (*listed, "manifest.json")) < 7_177_000
+    assert sum(len(dist.get(f"{name}.br", dist[name])) for name in (*listed, "manifest.json")) < 7_191_500
 
 
 def test_the_page_says_its_policy_and_the_hashes_of_what_it_includes(dist: dict[str, bytes]) -> None:

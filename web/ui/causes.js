@@ -78,6 +78,10 @@ export const CAUSES = {
   "facilitator-old": "The facilitator shows this device an old state of the network, not the present one.",
   "facilitator-contradicts":
     "The facilitator contradicts itself: it has shown others another network, or somebody has its key.",
+  "facilitator-false-value":
+    "The facilitator did not draw today's random value as it had announced: it has chosen which nodes meet whom, or somebody has its key.",
+  "facilitator-hides-draw":
+    "The facilitator does not show how today's random value was drawn: it may have chosen which nodes meet whom.",
   "facilitator-clock": ({ ahead }) => `This device's clock is ${difference(ahead)} the network's. Set it.`,
   "connect-nobody": "Nobody offers this service now: check the address, or try again when its owner is online.",
   "connect-busy": "The service takes no more connections now: try again later.",

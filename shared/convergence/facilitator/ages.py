@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 
 ABSENCE = 3600.0
 """Seconds that a node may be gone and keep its age."""
@@ -48,10 +49,10 @@ class Ages:
         self._gone: OrderedDict[bytes, float] = OrderedDict()
         self._gone_of: dict[str, dict[bytes, None]] = {}  # by source; who left first, first
 
-    def came(self, identity: bytes, source: str, now: float) -> int:
-        """A node is here, perhaps for long. Returns since when it counts (Unix seconds)."""
+    def came(self, identity: bytes, source: str, now: float, first: float = inf) -> int:
+        """A node is here, perhaps for long, and since `first` at least. Returns since when it counts (Unix seconds)."""
         self._expire(now)
-        age = self._take(identity) or _Age(int(now), source)
+        age = self._take(identity) or _Age(int(min(first, now)), source)
         age.source = source
         gone = self._gone_of.get(source)
         if gone and self._count[source] >= self._each:
@@ -63,7 +64,7 @@ class Ages:
         """It was here before a restart. If it is here again, returns since when it counted until now."""
         age = self._ages.get(identity)
         if age is not None:
-            before, age.since = age.since, since
+            before, age.since = age.since, min(age.since, since)
             return before
         self._keep(identity, _Age(since, ""))
         self.left(identity, now)
@@ -80,6 +81,10 @@ class Ages:
             self._gone_of.setdefault(age.source, {})[identity] = None
         if len(self._gone) > self._most_gone:
             self._forget(next(iter(self._gone)))
+
+    def gone(self) -> list[tuple[bytes, int]]:
+        """Those that are gone and remembered, and since when they counted."""
+        return [(identity, self._ages[identity].since) for identity in self._gone]
 
     def knows(self, identity: bytes) -> bool:
         return identity in self._ages

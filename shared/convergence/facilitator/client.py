@@ -41,6 +41,7 @@ from convergence.wire.facilitator import (
     encode_record,
     register_statement,
 )
+from convergence.wire.sharedrandom import DrawRequest
 from convergence.wire.target import Role
 
 CONNECT_TIMEOUT = 20.0
@@ -75,13 +76,14 @@ RTC_LIFETIME = 900
 ACCEPTED = (
     *(RecordType.HELLO, RecordType.REGISTERED, RecordType.REACHED, RecordType.NODES, RecordType.ERROR),
     *(RecordType.DELIVER, RecordType.REPLY, RecordType.UNREACHABLE, RecordType.HEADER, RecordType.BUCKET),
-    RecordType.PUZZLE,
+    *(RecordType.DRAWN, RecordType.PUZZLE),
 )
 ANSWERS = {
     RecordType.LIST: (RecordType.NODES, RecordType.HEADER),
     RecordType.REGISTER: (RecordType.REGISTERED, RecordType.PUZZLE),
     RecordType.SOLVED: (RecordType.REGISTERED, RecordType.PUZZLE),
     RecordType.FETCH: (RecordType.BUCKET,),
+    RecordType.DRAW: (RecordType.DRAWN,),
 }
 
 
@@ -177,6 +179,7 @@ class FacilitatorClient(Discovery):
         self._refresh_pause = REFRESH_FIRST
         self._waiting: deque[RecordType] = deque()  # requests in the order of their answers
         self._fetching: deque[Callable[[bytes, float], None]] = deque()  # who waits for buckets, in that order
+        self._drawn: Callable[[bytes | None, float], None] | None = None  # who waits for a draw
         self._registering: Descriptor | None = None
         self._register_again = False
         self._solver: Solver | None = None  # while many newcomers come
@@ -232,6 +235,13 @@ class FacilitatorClient(Discovery):
             return
         self._fetching.append(then)
         self._request(RecordType.FETCH, request.encode(), now)
+
+    def draw(self, day: int, then: Callable[[bytes | None, float], None], now: float) -> None:
+        if not self.connected or self._hello is None or self._drawn is not None:
+            then(None, now)
+            return
+        self._drawn = then
+        self._request(RecordType.DRAW, DrawRequest(day).encode(), now)
 
     def know(self, descriptors: Iterable[bytes], now: float) -> None:
         """The program knows nodes. They count until the first list comes, and after it while there is none."""
@@ -317,6 +327,12 @@ class FacilitatorClient(Discovery):
         self._signals.closed(now)
         while self._fetching:
             self._fetching.popleft()(b"", now)
+        self._tell_draw(None, now)
+
+    def _tell_draw(self, draw: bytes | None, now: float) -> None:
+        then, self._drawn = self._drawn, None
+        if then is not None:
+            then(draw, now)
 
     def _pause(self) -> float:
         """Doubles with every attempt; half to one and a half times that, so that nodes do not come back as one."""
@@ -384,6 +400,8 @@ class FacilitatorClient(Discovery):
             self._header(body, now)
         elif kind is RecordType.BUCKET:
             self._fetching.popleft()(body, now)
+        elif kind is RecordType.DRAWN:
+            self._tell_draw(body, now)
         elif kind is RecordType.PUZZLE:
             self._work(Puzzle.parse(body), now)
         else:
@@ -485,6 +503,9 @@ class FacilitatorClient(Discovery):
             self._call_at("register", now + REGISTER_RETRY, self.register)
         elif asked is RecordType.FETCH:
             self._fetching.popleft()(b"", now)
+            return
+        elif asked is RecordType.DRAW:
+            self._tell_draw(None, now)
             return
         else:
             self._call_at("refresh", now + REGISTER_RETRY, self.refresh)

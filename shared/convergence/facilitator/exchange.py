@@ -29,7 +29,7 @@ LIFETIME = TAG_LIFETIME + 1
 
 
 class Channel(Pipe, Protocol):
-    """What an asker here is on."""
+    """What an asker here is on. Its source is named as in the store, so that one source is one everywhere."""
 
     number: int
 
@@ -50,10 +50,8 @@ class _Onward:
     def send(self, kind: RecordType, body: bytes, now: float) -> None:
         """Only DELIVER comes this way."""
         delivery = Delivery.parse(body)
-        source = self._asker.source if isinstance(self._asker.source, str) else ""
-        forward = Forward(
-            self._asker.number, self._to, delivery.tag, self._exchange.source_name(source), delivery.sealed
-        )
+        source = bytes.fromhex(self._asker.source) if isinstance(self._asker.source, str) else NOBODY
+        forward = Forward(self._asker.number, self._to, delivery.tag, source, delivery.sealed)
         self._exchange.send_on(self, forward, now)
 
 
@@ -73,7 +71,7 @@ class _Back:
 
     def send(self, kind: RecordType, body: bytes, now: float) -> None:
         """REPLY and UNREACHABLE come this way."""
-        self._sharing.tell(self.holder, Back(self._asker, self._to, kind, body), lambda result, now: None, now)
+        self._sharing.tell(self.holder, Back(self._asker, self._to, kind, body), now)
 
 
 class Exchange:
@@ -94,9 +92,6 @@ class Exchange:
         self._holder = holder
         self._pipes: dict[tuple[object, ...], tuple[_Onward | _Back, Timer]] = {}
 
-    def source_name(self, source: str) -> bytes:
-        return bytes.fromhex(self._sharing.hidden(source)) or NOBODY
-
     def _elsewhere(self, to: bytes, asker: Pipe, now: float) -> Pipe | None:
         holder = self._holder(to)
         if holder is None or isinstance(asker, _Back):
@@ -110,7 +105,7 @@ class Exchange:
                 reason = UnreachableReason.BUSY if isinstance(result, Failure) else UnreachableReason.UNKNOWN
                 self.switchboard.refused(pipe, Unreachable(forward.tag, reason).encode(), now)
 
-        self._sharing.tell(pipe.holder, forward, sent, now)
+        self._sharing.tell(pipe.holder, forward, now, sent)
 
     def forwarded(self, sender: bytes, forward: Forward, now: float) -> None:
         source = forward.source.hex() if forward.source != NOBODY else ""
@@ -124,7 +119,7 @@ class Exchange:
             return
         refusal = Unreachable(forward.tag, UnreachableReason.BUSY).encode()
         back = Back(forward.asker, forward.to, RecordType.UNREACHABLE, refusal)
-        self._sharing.tell(sender, back, lambda result, now: None, now)
+        self._sharing.tell(sender, back, now)
 
     def answered(self, sender: bytes, back: Back, now: float) -> None:
         known = self._pipes.get((sender, back.asker, back.to, "on"))

@@ -51,19 +51,20 @@ class Put:
 @dataclass(frozen=True, slots=True)
 class Drop:
     """Delete a node's record, unless one that was published later than `published` is there, or (with `only_from`, as
-    in Put) another facilitator holds it; tell `body` to all if it was deleted. Answered by whether it was. `source`: as
-    it was put."""
+    in Put) another facilitator holds it; tell `body` to all if it was deleted. Answered by whether it was."""
 
     identity: bytes
     published: int
-    source: str
     body: bytes = field(repr=False)
     only_from: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class ReadAll:
-    """Answered by the bodies of all records."""
+class Read:
+    """Answered by bodies of records, and what to go on `after`: 0 when these were the last. A record that is there from
+    the first to the last is among them, perhaps twice; one that is written or dropped meanwhile may be."""
+
+    after: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,39 +100,37 @@ class Spend:
 
 
 @dataclass(frozen=True, slots=True)
-class Offer:
-    """Set a value of a group that has none of this name yet; the group lasts `lifetime` seconds from then at least.
-    Answered by the value that counts: that of the first to offer. So facilitators commit, reveal, and agree."""
+class Propose:
+    """Decide on the value for a number, if the latest decision is the one for number `after` (0: there is none); with
+    None for `after`, if it is one for a lower number. Not before `begins` (Unix seconds) on the store's clock: that of
+    one facilitator may be wrong. Answered by the value of the latest decision, this one or another one; None if there
+    is none. So facilitators agree, each on top of what it knows."""
 
-    group: str
+    number: int
+    value: bytes = field(repr=False)
+    after: int | None
+    begins: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Latest:
+    """Answered by the value of the latest decision, None if there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """Write a value for `lifetime` seconds. Answered by None."""
+
     name: str
-    value: bytes
+    value: bytes = field(repr=False)
     lifetime: float
 
 
 @dataclass(frozen=True, slots=True)
-class Values:
-    """Answered by a dict of all values of a group, by name (bytes)."""
+class Kept:
+    """Answered by the value of that name, None if there is none any more."""
 
-    group: str
-
-
-@dataclass(frozen=True, slots=True)
-class Rank:
-    """Add these keys to a sorted set; it lasts `lifetime` seconds from then at least. Answered by how many were new."""
-
-    group: str
-    keys: Sequence[bytes]
-    lifetime: float
+    name: str
 
 
-@dataclass(frozen=True, slots=True)
-class Ranked:
-    """Answered by up to `count` keys of a sorted set, in order of their bytes, from `start` on (itself among them)."""
-
-    group: str
-    start: bytes
-    count: int
-
-
-Question = Put | Drop | ReadAll | Tell | Beat | Spend | Offer | Values | Rank | Ranked
+Question = Put | Drop | Read | Tell | Beat | Spend | Propose | Latest | Keep | Kept

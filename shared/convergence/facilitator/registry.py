@@ -247,16 +247,12 @@ class Registry:
             if not descriptor.verify(self._crypto.ed25519_verify):
                 raise Refusal(ErrorCode.BAD_SIGNATURE, "the descriptor's signature does not hold", fatal=True)
         if node is None:
-            source = self._source(source)
             self._make_room(source, now)
             node = Node.of(descriptor, raw, now, source, int(now))
         elif node.raw != raw:
             reached = node.reached if node.same_place(descriptor) else 0
             node = Node.of(descriptor, raw, now, node.source, node.first, reached)
         self._confirm(node, then, now)
-
-    def _source(self, source: str) -> str:
-        return source
 
     def _confirm(self, node: Node, then: Admitted, now: float) -> None:
         then(self._admit(node, now), now)

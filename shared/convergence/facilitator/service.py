@@ -18,15 +18,17 @@ from __future__ import annotations
 import math
 import sys
 from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from enum import Enum, auto
 from typing import Any
 
 from convergence.effects import CloseLink, DescriptionKind, Effect, Protocol, Send
 from convergence.errors import ParseError
 from convergence.events import Refused
+from convergence.facilitator.decisions import SharedPublisher
 from convergence.facilitator.exchange import Exchange
 from convergence.facilitator.newcomers import Newcomers
+from convergence.facilitator.partners import Partners
 from convergence.facilitator.publisher import Publisher
 from convergence.facilitator.reaching import Reaching
 from convergence.facilitator.registry import Node, Refusal, Registry, RegistryLimits, read
@@ -54,6 +56,7 @@ from convergence.wire.facilitator import (
     encode_record,
     register_statement,
 )
+from convergence.wire.sharedrandom import DrawRequest
 
 MAX_LIFETIME = 6 * 3600
 """Seconds from `published` to `expires` that a descriptor may claim."""
@@ -76,7 +79,7 @@ FETCHES_BURST = 64.0
 FETCHES_PER_SECOND = 1.0
 """...likewise."""
 LIST_UP_TO = 1024
-"""Nodes that the only facilitator tells in a list; more are told by header and buckets."""
+"""Nodes that are told in a list; more are told by header and buckets."""
 TAGS_PER_CHANNEL = 16
 """Unexpired introductions for each channel that there may be: nobody has as many all the time."""
 LEAVING = 5.0
@@ -84,7 +87,17 @@ LEAVING = 5.0
 LEAVING_STEP = 0.1
 
 ACCEPTED = frozenset(
-    (RecordType.REGISTER, RecordType.SOLVED, RecordType.LIST, RecordType.SIGNAL, RecordType.REPLY, RecordType.FETCH)
+    (
+        *(
+            RecordType.REGISTER,
+            RecordType.SOLVED,
+            RecordType.LIST,
+            RecordType.SIGNAL,
+            RecordType.REPLY,
+            RecordType.FETCH,
+        ),
+        RecordType.DRAW,
+    )
 )
 ELSEWHERE = "this facilitator stops: another one is there"
 
@@ -198,6 +211,7 @@ class FacilitatorService:
         limits: of nodes and channels.
         list_up_to: nodes that are told in a list; more are told by header and buckets.
         outbox: effects and timers; one of its own by default.
+        others: facilitators of other operators that draw the shared random value with it: identity -> address.
         shared: whether it shares a store with others. The shell then says `joined`, `parted` and `told`.
         version: of this program, for people.
 
@@ -214,6 +228,7 @@ class FacilitatorService:
         source: Callable[[int], str] = lambda channel: "",
         limits: RegistryLimits | None = None,
         list_up_to: int = LIST_UP_TO,
+        others: Mapping[bytes, str] | None = None,
         shared: bool = False,
         version: str = "",
     ) -> None:
@@ -229,18 +244,29 @@ class FacilitatorService:
         self._channels: dict[int, _Channel] = {}
         self._on_idle = self._close  # one for all channels
         self._leaving: Callable[[float], object] | None = None
-        self._publisher: Publisher | None = None  # several would have to sign the same headers: they serve lists
+        others = others or {}
+        told: dict[str, Any] = {"each": limits.each, "gone": limits.nodes, "list_up_to": list_up_to, "others": others}
         if shared:
-            self.sharing = Sharing(outbox, crypto, rng, seed, version, self._own)
+            self.sharing = sharing = Sharing(outbox, crypto, rng, seed, version, self._own)
+            self._source = lambda channel: sharing.hidden(source(channel))
             self._reaching = Reaching(outbox, crypto, rng, self._known, self.sharing.spend)
             registry = SharedRegistry(
-                outbox, crypto, seed, limits, self.sharing, on_loaded=self._reaching.loaded, on_dropped=self._dropped
+                outbox,
+                crypto,
+                seed,
+                limits,
+                self.sharing,
+                on_loaded=self._reaching.loaded,
+                on_changed=self._publish,
+                on_dropped=self._dropped,
             )
+            publisher = SharedPublisher(outbox, crypto, rng, seed, self.sharing, **told)
             exchange = Exchange(outbox, self.sharing, registry.holder)
             exchange.max_pipes = tags
             self._switchboard = exchange.switchboard
-            self.sharing.nodes, self.sharing.signals = registry, exchange
+            self.sharing.nodes, self.sharing.signals, self.sharing.headers = registry, exchange, publisher
             self._registry: Registry = registry
+            self._publisher: Publisher = publisher
         else:
             self._reaching = Reaching(outbox, crypto, rng, self._known)
             self._registry = Registry(
@@ -252,17 +278,10 @@ class FacilitatorService:
                 on_changed=self._publish,
                 on_dropped=self._dropped,
             )
-            self._publisher = Publisher(
-                outbox,
-                crypto,
-                seed,
-                self._registry.stored,
-                each=limits.each,
-                gone=limits.nodes,
-                list_up_to=list_up_to,
-            )
+            self._publisher = Publisher(outbox, crypto, seed, self._registry.stored, **told)
             self._switchboard = Switchboard(outbox)
         self._switchboard.max_tags = tags
+        self._partners = Partners(outbox, rng, others, self._publisher)
         self._newcomers = Newcomers(outbox, crypto, rng, self.identity, lambda: len(self._registry.nodes))
         self._reaching.registry = self._registry
         self._prober = self._reaching.prober
@@ -271,18 +290,19 @@ class FacilitatorService:
 
     def start(self, now: float) -> None:
         self._registry.start(now)
-        if self._publisher is not None:
-            self._publisher.start(now)
+        self._publisher.start(now)
+        self._partners.start(now)
         if self.sharing is not None:
             self.sharing.start(now)
 
     def link_opened(self, channel: int, now: float, *, protocol: Protocol, binding: Binding | None = None) -> None:
         if self._prober.knows(channel):
             self._prober.opened(channel, now)
+        elif self._partners.knows(channel):
+            self._partners.opened(channel, now)
         elif protocol is not Protocol.FACILITATOR:
             self._outbox.emit(CloseLink(channel, "not a facilitator channel"))
-        elif self._leaving is not None or not self._has_room(self._source(channel), now):
-            reason = ELSEWHERE if self._leaving is not None else "too many open channels"
+        elif (reason := self._closed_to(self._source(channel), now)) is not None:
             self._send_error(channel, ErrorCode.BUSY, reason)
             self._outbox.emit(CloseLink(channel, reason))
         else:
@@ -313,6 +333,7 @@ class FacilitatorService:
         if self._prober.knows(channel):
             self._prober.data(channel, data, now)
             return
+        self._partners.data(channel, data, now)
         state = self._channels.get(channel)
         if state is None:
             return  # it was closed by us; what was on its way is of no interest
@@ -329,6 +350,7 @@ class FacilitatorService:
     def link_closed(self, channel: int, now: float, reason: str) -> None:
         if self._prober.knows(channel):
             self._prober.closed(channel, reason, now)
+        self._partners.closed(channel, now)
         self._forget_channel(channel, now)
 
     def link_congested(self, channel: int, congested: bool, now: float) -> None:
@@ -369,10 +391,19 @@ class FacilitatorService:
             "facilitator": self.identity.hex(),
             "version": self._version,
             "channels": len(self._channels),
+            "draw": self._partners.health(now),
             "effort": self._newcomers.effort,
             **self._registry.health(now),
         }
         return health if self.sharing is None else health | self.sharing.health()
+
+    def _closed_to(self, source: str, now: float) -> str | None:
+        """Why no more channels of this source are taken; None if they are."""
+        if self._leaving is not None:
+            return ELSEWHERE
+        if self.sharing is not None and self.sharing.starting:
+            return "this facilitator has only just started"  # it would tell a network without most of its nodes
+        return None if self._has_room(source, now) else "too many open channels"
 
     # Records
 
@@ -411,10 +442,12 @@ class FacilitatorService:
         elif channel.congested:
             raise Refusal(ErrorCode.BUSY, "read what was sent before asking for more")
         elif kind is RecordType.FETCH:
-            bucket = None if self._publisher is None else self._publisher.answer(BucketRequest.parse(body))
+            bucket = self._publisher.answer(BucketRequest.parse(body))
             channel.answer(RecordType.BUCKET, b"" if bucket is None else bucket.encode())
-        elif self._publisher is not None and self._publisher.header is not None:
-            channel.answer(RecordType.HEADER, self._publisher.header.encode())
+        elif kind is RecordType.DRAW:
+            channel.answer(RecordType.DRAWN, self._publisher.draw(DrawRequest.parse(body).day).encode())
+        elif (header := self._publisher.header(now)) is not None:
+            channel.answer(RecordType.HEADER, header.encode())
         else:
             anew, channel.listed = self.sharing is not None and not channel.listed, True
             channel.answer(RecordType.NODES, self._registry.signed_list(now, anew=anew))
@@ -463,7 +496,7 @@ class FacilitatorService:
 
     def _knows(self, identity: bytes) -> bool:
         known = identity in self._registry.nodes
-        return known or (self._publisher is not None and self._publisher.knows(identity))
+        return known or self._publisher.knows(identity)
 
     def _pays(self, channel: _Channel, identity: bytes, number: int | None, now: float) -> bool:
         """Whether a newcomer has done what is asked of it; else it is asked. Raises Refusal."""
@@ -508,9 +541,8 @@ class FacilitatorService:
                 self._reaching.check(node, now)
 
     def _publish(self, node: Node, now: float) -> None:
-        assert self._publisher is not None
         if node.listed and self._registry.nodes.get(node.identity) is node:
-            self._publisher.put(node.descriptor, node.raw, node.source, now)
+            self._publisher.put(node.descriptor, node.raw, node.source, node.first, now)
         else:
             self._publisher.drop(node.identity, now)
 

@@ -16,7 +16,7 @@ If nothing was heard of that one since this one began, all may have been away: n
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container
 from hashlib import sha256
 from typing import Any
 
@@ -24,7 +24,7 @@ from convergence.effects import Failure
 from convergence.errors import ParseError
 from convergence.facilitator import registry
 from convergence.facilitator.questions import Put, Written
-from convergence.facilitator.registry import Admitted, Node, Registry, RegistryLimits
+from convergence.facilitator.registry import Admitted, Node, Refusal, Registry, RegistryLimits
 from convergence.facilitator.sharing import Sharing
 from convergence.outbox import Outbox
 from convergence.ports import Crypto
@@ -49,11 +49,15 @@ class SharedRegistry(Registry):
         sharing: Sharing,
         *,
         on_loaded: Callable[[Node, bool, float], None],
+        on_changed: Callable[[Node, float], None],
         on_dropped: Callable[[Node, float], None],
     ) -> None:
-        super().__init__(outbox, crypto, seed, limits, on_loaded=on_loaded, on_dropped=on_dropped)
+        super().__init__(
+            outbox, crypto, seed, limits, on_loaded=on_loaded, on_changed=on_changed, on_dropped=on_dropped
+        )
         self._sharing = sharing
         self._unsaved: deque[bytes] = deque()  # of which the store is to have the next ones
+        self._heard: set[bytes] | None = None  # while all is read: of which something was read, or told since then
 
     def _load(self, now: float) -> None:
         """All are read when the store is there."""
@@ -81,9 +85,6 @@ class SharedRegistry(Registry):
 
     # Nodes that register here
 
-    def _source(self, source: str) -> str:
-        return self._sharing.hidden(source)
-
     def _confirm(self, node: Node, then: Admitted, now: float) -> None:
         known = self.nodes.get(node.identity)
         if node is known and node.holder == self._sharing.name:
@@ -100,6 +101,12 @@ class SharedRegistry(Registry):
             elif result is Written.FULL:
                 then(registry.full(self._limits), now)
             else:
+                if isinstance(result, Failure) and known is None:
+                    try:
+                        self._make_room(node.source, now)  # others may have come while the store was asked
+                    except Refusal as refusal:
+                        then(refusal, now)
+                        return
                 admitted = self._admit(node, now)
                 admitted.holder, admitted.saved = self._sharing.name, result is Written.OK
                 self._tell_unsaved(admitted, now)
@@ -132,19 +139,26 @@ class SharedRegistry(Registry):
         if why == "expired" and not ours:
             return
         only_from = _text(node.holder) if why == "disconnected" and node.saved else None
-        self._sharing.drop(Dropped(node.identity, node.published), node.source, only_from, now)
+        self._sharing.drop(Dropped(node.identity, node.published), only_from, now)
 
     def _keep(self, node: Node, now: float) -> None:
         """The store has it already."""
 
     # What the others tell
 
-    def read(self, records: Sequence[NodeRecord], now: float) -> None:
+    def reading(self) -> None:
+        self._heard = set()
+
+    def read(self, record: NodeRecord, now: float) -> None:
+        """What was told since reading began may be newer."""
+        self._merge(record, now, self._heard or ())
+
+    def all_read(self, now: float) -> None:
         """A node that the store lacks may have left meanwhile; or the store has lost it, and whoever has its channel
         writes it down again within GRACE."""
-        there = {identity for record in records if (identity := self._merge(record, now)) is not None}
-        for node in list(self.nodes.values()):
-            if node.identity not in there:
+        heard, self._heard = self._heard or set(), None
+        for node in self.nodes.values():
+            if node.identity not in heard:
                 node.saved = False
                 if not node.channels:
                     self._begin_grace(node, now)
@@ -157,6 +171,8 @@ class SharedRegistry(Registry):
 
     def dropped(self, identity: bytes, published: int, now: float) -> None:
         """If its channel is ours, it has to be written down anew."""
+        if self._heard is not None:
+            self._heard.add(identity)
         node = self.nodes.get(identity)
         if node is None or node.published > published:
             return
@@ -178,26 +194,29 @@ class SharedRegistry(Registry):
                 else:
                     self._begin_grace(node, now)
 
-    def _merge(self, record: NodeRecord, now: float) -> bytes | None:
-        """Take over what another facilitator says of a node, or what the store has kept: it is sealed by one of us, who
-        checked its signature. Returns the node's identity if it counts."""
+    def _merge(self, record: NodeRecord, now: float, but: Container[bytes] = ()) -> None:
+        """Take over what another facilitator says of a node, or what the store has kept, unless it is one of `but`: it
+        is sealed by one of us, who checked its signature."""
         try:
             descriptor = Descriptor.parse(record.descriptor)
         except ParseError:
-            return None
+            return
+        if descriptor.identity in but:
+            return
         node = self.nodes.get(descriptor.identity)
         new = node is None
         if node is None:
             if len(self.nodes) >= 2 * self._limits.nodes:
-                return None
+                return
             source = record.source.hex() if record.source != NOBODY else ""
             node = self._enter(Node.of(descriptor, record.descriptor, now, source, record.first))
             if node.dialled:
                 self._on_loaded(node, False, now)
         elif descriptor.published < node.published:
-            return None
+            return
+        if self._heard is not None:
+            self._heard.add(descriptor.identity)
         self._take_over(node, descriptor, record, new, now)
-        return descriptor.identity
 
     def _take_over(self, node: Node, descriptor: Descriptor, record: NodeRecord, new: bool, now: float) -> None:
         before, said = node.listed, node.raw

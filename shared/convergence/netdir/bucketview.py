@@ -400,7 +400,7 @@ class BucketView:
             len(section).to_bytes(2, "big") + b"".join(len(part).to_bytes(4, "big") + part for part in section)
             for section in sections
         )
-        self._outbox.store([(STORE, self._network, value)], lambda result, now: None)
+        self._outbox.store([(STORE, self._network, value)])
 
     def _read(self, value: bytes, now: float) -> None:
         reader = Reader(value, "stored buckets")

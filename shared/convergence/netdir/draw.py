@@ -1,7 +1,7 @@
 """The shared random value of a day, drawn by all facilitators together: nobody knows it before, and none chooses it.
 
-Does: run one draw, commitments first, numbers later; compute a value; check a draw that others ran.
-Does not: carry commitments and numbers between facilitators, or store them (their owner does).
+Does: compute a value; check a draw that others ran, and tell a lie from what is only not shown.
+Does not: run a draw (facilitator/drawing.py), or ask for one that was run (drawcheck.py).
 
 This is Tor's protocol (srv-spec, "Commitment Phase", "Reveal Phase", "Shared Random Value Calculation At 00:00UTC").
 The value of a day is drawn on the day before. Until noon (UTC) each facilitator publishes a hash of its number. From
@@ -16,12 +16,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from enum import Enum, auto
 from hashlib import sha3_256, sha256
+from itertools import combinations
 
 from convergence.crypto.kdf import hmac_sha256
-from convergence.errors import CryptoError, RemoteError
-from convergence.outbox import Outbox
-from convergence.ports import Crypto
-from convergence.states import TIMEOUT, StateMachine, Table
+from convergence.errors import CryptoError
 from convergence.wire.buckets import DAY, SharedValue
 from convergence.wire.certs import Verify
 from convergence.wire.sharedrandom import Commit, Draw
@@ -30,26 +28,6 @@ COMMIT_PHASE = 12 * 3600
 """Seconds from midnight until numbers may be revealed."""
 NOTHING = Draw()
 _VERSION = (1).to_bytes(4, "big")
-
-
-class State(Enum):
-    """Of one facilitator's part in a draw."""
-
-    AWAITED = auto()
-    COMMITTED = auto()
-    REVEALED = auto()
-    OUT = auto()
-
-
-PART = Table(
-    "part in a draw",
-    State.AWAITED,
-    {
-        State.AWAITED: {"commit": State.COMMITTED, TIMEOUT: State.OUT},
-        State.COMMITTED: {"reveal": State.REVEALED, "contradict": State.OUT, TIMEOUT: State.OUT},
-    },
-    deadlines={State.AWAITED: COMMIT_PHASE, State.COMMITTED: DAY},  # from the midnight at which the draw begins
-)
 
 
 def number_of(seed: bytes, day: int) -> bytes:
@@ -105,77 +83,34 @@ def check_draw(draw: Draw, day: int, committed: bytes, before: SharedValue, veri
     return value_of(draw, day, before)
 
 
-class Drawing:
-    """One draw, as one facilitator sees it.
+class Verdict(Enum):
+    """On the value of a day."""
+
+    HOLDS = auto()
+    NOT_SHOWN = auto()
+    FALSE = auto()
+
+
+def judge(draw: Draw, day: int, committed: bytes, before: SharedValue, value: SharedValue, verify: Verify) -> Verdict:
+    """Whether a value comes of a draw that somebody shows.
+
+    Whoever shows it may leave out or make up what he likes, and must not be able to accuse others. So it is a lie only
+    if the value cannot come of these commitments at all: every number is there, each proves itself, and no choice of
+    them gives the value. Anybody who has the two headers and the draw can repeat that.
 
     Args:
-        day: on which the value is in use; the draw runs through the day before.
-        facilitators: identities of all that may take part.
-        kept: what was known of this draw before a restart.
+        committed, value: what headers said of the commitments, and of the value later.
     """
-
-    def __init__(
-        self,
-        outbox: Outbox,
-        crypto: Crypto,
-        day: int,
-        facilitators: Collection[bytes],
-        kept: Draw = NOTHING,
-    ) -> None:
-        self.day = day
-        self._crypto = crypto
-        self._begin = (day - 1) * DAY
-        self._commits: dict[bytes, Commit] = {}
-        self._numbers: dict[bytes, bytes] = {}
-        self._parts = {
-            identity: StateMachine(PART, outbox, lambda state, now: None, self._begin)
-            for identity in sorted(facilitators)
-        }
-        for commit, number in kept.parts:
-            if commit.facilitator in self._parts and commit.day == day:
-                self._parts[commit.facilitator].move("commit", self._begin)
-                self._commits[commit.facilitator] = commit
-                if number is not None:
-                    self._parts[commit.facilitator].move("reveal", self._begin)
-                    self._numbers[commit.facilitator] = number
-
-    def commit(self, commit: Commit, now: float) -> None:
-        """Somebody published a commitment. Raises RemoteError if it does not count."""
-        part = self._parts.get(commit.facilitator)
-        if part is None or commit.day != self.day or not commit.verify(self._crypto.ed25519_verify):
-            raise CryptoError("no commitment for this draw")
-        if commit == self._commits.get(commit.facilitator):
-            return
-        if now >= self._begin + COMMIT_PHASE:
-            raise RemoteError("a commitment that comes too late")
-        if part.allows("commit"):
-            part.move("commit", self._begin)
-            self._commits[commit.facilitator] = commit
-        else:
-            if part.allows("contradict"):
-                part.move("contradict", now)
-                del self._commits[commit.facilitator]
-            raise RemoteError("a second commitment")
-
-    def reveal(self, facilitator: bytes, number: bytes, now: float) -> None:
-        """Somebody published the number of a facilitator; anybody may, since only that one knew it. Raises RemoteError
-        if it does not count."""
-        commit, part = self._commits.get(facilitator), self._parts.get(facilitator)
-        if commit is None or part is None or not self._begin + COMMIT_PHASE <= now < self._begin + DAY:
-            raise RemoteError("a number that is not awaited")
-        if commitment_of(facilitator, self.day, number) != commit.commitment:
-            raise CryptoError("a number that was not committed to")
-        if part.allows("reveal"):
-            part.move("reveal", now)
-            self._numbers[facilitator] = number
-
-    def committed(self, now: float) -> bytes | None:
-        """What headers say of the commitments: None while more may come."""
-        if now < self._begin + COMMIT_PHASE:
-            return None
-        return committed_hash(commit for commit, _ in self.draw.parts)
-
-    @property
-    def draw(self) -> Draw:
-        """All that counts so far. After the midnight at which the draw ends, nothing changes any more."""
-        return Draw(tuple((commit, self._numbers.get(key)) for key, commit in sorted(self._commits.items())))
+    try:
+        drawn = check_draw(draw, day, committed, before, verify)
+    except CryptoError:
+        return Verdict.NOT_SHOWN
+    if drawn == value:
+        return Verdict.HOLDS
+    if any(number is None for _, number in draw.parts):
+        return Verdict.NOT_SHOWN
+    for count in range(len(draw.parts)):
+        for chosen in combinations(draw.parts, count):
+            if value_of(Draw(chosen), day, before) == value:
+                return Verdict.HOLDS
+    return Verdict.FALSE

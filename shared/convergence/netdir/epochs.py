@@ -1,26 +1,29 @@
-"""Signed buckets, as a facilitator makes them: rings of all registered nodes, one signature for each epoch.
+"""Signed buckets, as a facilitator makes them: rings of all listed nodes, one header for each epoch.
 
-Does: keep the rings while nodes come and go; sign a header; answer requests for buckets of the last two epochs.
-Does not: decide who is registered and since when (the facilitator), or draw the shared random value (draw.py).
+Does: keep who is listed; cut all nodes of an epoch into rings and buckets, a bit at a time; sign a header; answer
+requests for buckets of the last two epochs.
+Does not: decide who is listed and since when (the facilitator), or draw the shared random value (draw.py).
 
-A registration costs one hash, whatever the number of nodes. When an epoch is signed, the buckets that changed are
-sorted and hashed anew, and the paths above them. All nodes get other places once a day, with the shared random value.
+A registration costs no hash. A *cut* is the nodes of one moment, in the order of two values. It is made in steps of a
+few milliseconds each, about 10 µs a node in all, while nodes come and go and the buckets of the last cut are served.
+Rings of one value differ only in which nodes they leave out. So a cut keeps one order for each value, in slices of
+about a hundred nodes, and with each node a few bits that say which rings it is in: a bucket is one slice or several.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from math import floor
 from typing import NamedTuple
 
-from convergence.crypto.merkle import MerkleTree
+from convergence.crypto.merkle import MerkleTree, leaf_hash
 from convergence.errors import LocalError
 from convergence.netdir.headers import EPOCH
-from convergence.netdir.rings import AGED, BEFORE, CLASSES, index_of, leaf_of
+from convergence.netdir.rings import AGED, BEFORE, CLASSES, index_of
 from convergence.netdir.view import place_of
 from convergence.wire.buckets import (
+    HASH_LEN,
     MAX_DEPTH,
     MAX_IN_BUCKET,
     Bucket,
@@ -42,135 +45,222 @@ FEW = 48
 """...and below which it gets half as many."""
 KEPT = 2
 """Epochs of which buckets are served."""
+NODES_A_STEP = 1000
+"""Nodes that get their places in one step of a cut: 5 ms."""
+LARGE_TREE = 10
+"""log2 of the leaves above which hashing a ring's tree is a step of its own: 2 ms."""
+SLICES_A_STEP = 16
+"""Slices that are sorted and hashed in one step: 10 ms."""
 
 
 def epoch_of(now: float) -> int:
     return floor(now / EPOCH)
 
 
-def kinds_of(node: Descriptor, since: int, value: SharedValue, before: SharedValue) -> set[RingKind]:
-    """The rings that a node is in."""
-    target = node.target
-    kinds = {kind for kind, members in CLASSES.items() if members.holds(target)}
-    young = {kind for kind in AGED if since >= (before if kind in BEFORE else value).fixed}
-    return kinds - young
+def classes_of(node: Descriptor) -> int:
+    """The rings that a node is in once it is old enough: bit 1 << kind for each."""
+    return sum(1 << kind for kind, members in CLASSES.items() if members.holds(node.target))
 
 
-class _Member(NamedTuple):
-    place: bytes
-    entry: Entry
-    signed: int  # first epoch that has it; 0 while none has
+_AGED = sum(1 << kind for kind in AGED if kind not in BEFORE)
+_AGED_BEFORE = sum(1 << kind for kind in AGED if kind in BEFORE)
 
 
-@dataclass(frozen=True, slots=True)
-class _Signed:
-    """A ring as of one epoch."""
+class Listed(NamedTuple):
+    """A node of a cut: its identity, encoded descriptor, since when it is known, the rings that it is in once it is old
+    enough (bit 1 << kind), and the first epoch since which all cuts have had just that.
 
-    epoch: int
-    ordered: int  # the epoch since which nodes have their places and buckets their borders
-    buckets: list[tuple[_Member, ...]]
-    proofs: MerkleTree
+    One object a node, with nothing in it that Python's garbage collector would have to visit.
+    """
+
+    identity: bytes
+    descriptor: bytes
+    since: int
+    classes: int
+    signed: int = 0
+
+    @property
+    def entry(self) -> Entry:
+        return Entry(self.descriptor, self.since)
 
 
-class RingBuilder:
-    """One ring."""
+class _Slice(NamedTuple):
+    """The nodes of an equal part of the range of places, in order. `rings`: of each, a byte of bits."""
 
-    def __init__(self) -> None:
-        self._value = b""
-        self._depth = 0
-        self._ordered = 0
-        self._members: dict[bytes, _Member] = {}
-        self._inside: list[set[bytes]] = [set()]  # identities, by bucket
-        self._stale = {0}  # buckets that changed since the last epoch
-        self._buckets: list[tuple[_Member, ...]] = [()]
-        self._tree = MerkleTree(1)
-        self._signed: deque[_Signed] = deque(maxlen=KEPT)
+    nodes: tuple[Listed, ...]
+    rings: bytes
 
-    def __len__(self) -> int:
-        return len(self._members)
 
-    def put(self, identity: bytes, entry: Entry) -> None:
-        """The node is in this ring, and this is what is known of it."""
-        known = self._members.get(identity)
-        if known is None or known.entry != entry:
-            place = place_of(self._value, identity) if known is None else known.place
-            self._members[identity] = _Member(place, entry, 0)
-            self._touch(identity, place)
+class _Order:
+    """The nodes in the order of one value, and the rings that follow it."""
 
-    def drop(self, identity: bytes) -> None:
-        """The node is not in this ring. Does nothing if it was not."""
-        known = self._members.pop(identity, None)
-        if known is not None:
-            index = index_of(known.place, self._depth)
-            self._inside[index].discard(identity)
-            self._stale.add(index)
+    def __init__(self, value: SharedValue, kinds: Sequence[RingKind], depth: int) -> None:
+        self.value = value
+        self.kinds = kinds  # their numbers follow each other
+        self.depth = depth  # 2^depth slices
+        self._alike = [0] * (1 << len(kinds))  # nodes, by the rings that they are in
+        # Until they are slices: place | rings u8 | identity. Bytes, and no tuples, for the garbage collector's sake.
+        self._placed: list[list[bytes]] = [[] for _ in range(1 << depth)]
+        self.slices: list[_Slice] = []
 
-    def sign_off(self, kind: int, epoch: int, value: bytes) -> Ring:
-        """The ring of this epoch, as it is now, in the order of `value`."""
-        self._order(epoch, value)
-        for index in self._stale:
-            bucket = tuple(self._bucket(index, epoch))
-            self._buckets[index] = bucket
-            leaf = leaf_of(member.entry for member in bucket)
-            self._tree.learn(index, leaf, self._tree.proof(index) or ())
-        self._stale.clear()
-        count = sum(map(len, self._buckets))
-        self._signed.append(_Signed(epoch, self._ordered, list(self._buckets), self._tree.copy()))
-        return Ring(kind, self._depth, count, self._tree.root)
+    def place(self, identity: bytes, classes: int) -> None:
+        rings = classes >> self.kinds[0] & len(self._alike) - 1
+        if rings:
+            place = place_of(self.value.value, identity)
+            self._placed[index_of(place, self.depth)].append(b"%b%c%b" % (place, rings, identity))
+            self._alike[rings] += 1
 
-    def answer(self, request: BucketRequest) -> Bucket | None:
-        """The bucket that is asked for; None if there is none, or none any more."""
-        signed = next((item for item in self._signed if item.epoch == request.epoch), None)
-        if signed is None or request.index >= len(signed.buckets):
-            return None
-        known = request.have if signed.ordered <= request.have < request.epoch else 0
-        items = tuple(
-            member.entry.reference if member.signed <= known else member.entry
-            for member in signed.buckets[request.index]
+    def count(self, bit: int) -> int:
+        return sum(count for rings, count in enumerate(self._alike) if rings >> bit & 1)
+
+    def sort(self, index: int, nodes: Mapping[bytes, Listed]) -> _Slice:
+        placed = sorted(self._placed[index])
+        self._placed[index] = []
+        made = _Slice(tuple([nodes[key[HASH_LEN + 1 :]] for key in placed]), bytes([key[HASH_LEN] for key in placed]))
+        self.slices.append(made)
+        return made
+
+
+class Cut:
+    """The nodes of one epoch, and their buckets once it is `done`.
+
+    Args:
+        epoch: for which it is made.
+        nodes: by identity; they are this cut's own.
+        last: the cut before, for what has not changed since.
+        depths: of rings, where another one has chosen them already.
+    """
+
+    def __init__(
+        self,
+        epoch: int,
+        value: SharedValue,
+        before: SharedValue,
+        nodes: dict[bytes, Listed],
+        last: Cut | None,
+        depths: Mapping[int, int] | None = None,
+    ) -> None:
+        self.value = value
+        self.before = before
+        self.nodes = nodes
+        self.rings: tuple[Ring, ...] = ()
+        self.steps = 0
+        self.epoch = epoch
+        self._depths = depths
+        slices = max(0, (len(nodes) // FEW).bit_length() - 1)  # no ring has more buckets than that
+        depth = min(max(slices, *(depths or {0: 0}).values()), MAX_DEPTH)
+        self._orders = (
+            _Order(value, [kind for kind in RingKind if kind not in BEFORE], depth),
+            _Order(before, BEFORE, depth),
         )
-        return Bucket(
-            request.epoch, request.kind, request.index, tuple(signed.proofs.proof(request.index) or ()), items
-        )
+        self._trees: dict[int, MerkleTree] = {}
+        self._ordered: dict[int, int] = {}  # since which epoch a ring has its value and as many buckets
+        self._work = self._make(last)
 
-    def _touch(self, identity: bytes, place: bytes) -> None:
-        index = index_of(place, self._depth)
-        self._inside[index].add(identity)
-        self._stale.add(index)
+    @property
+    def done(self) -> bool:
+        return bool(self.rings)
 
-    def _bucket(self, index: int, epoch: int) -> Iterable[_Member]:
-        """The nodes of a bucket in order. If there are too many, somebody makes keys for it: the oldest stay."""
-        inside = self._inside[index]
-        if len(inside) > MAX_IN_BUCKET:
-            inside = set(sorted(inside, key=lambda key: (self._members[key].entry.since, key))[:MAX_IN_BUCKET])
-        for identity in sorted(inside, key=lambda key: self._members[key].place):
-            member = self._members[identity]
-            if not member.signed:
-                member = self._members[identity] = member._replace(signed=epoch)
-            yield member
+    def step(self) -> bool:
+        """Do some of what is left, in a few milliseconds. Returns whether it is done."""
+        self.steps += 1
+        next(self._work, None)
+        return self.done
 
-    def _order(self, epoch: int, value: bytes) -> None:
-        """Give all nodes their places anew if these, or the number of buckets, changed."""
-        depth = self._depth
-        while depth < MAX_DEPTH and len(self) > MANY << depth:
+    def _make(self, last: Cut | None) -> Iterator[None]:
+        known = {} if last is None else last.nodes
+        for number, (identity, node) in enumerate(self.nodes.items(), 1):
+            was = known.get(identity)
+            if was is None or was[1:4] != node[1:4]:
+                was = node._replace(signed=self.epoch)
+            self.nodes[identity] = was
+            since, classes = was.since, was.classes
+            if since >= self.before.fixed:  # it is too young
+                classes &= ~_AGED_BEFORE
+            if since >= self.value.fixed:
+                classes &= ~_AGED
+            for order in self._orders:
+                order.place(identity, classes)
+            if number % NODES_A_STEP == 0:
+                yield
+        rings = []
+        for order in self._orders:
+            depths = [self._depth_of(kind, order.count(bit), last) for bit, kind in enumerate(order.kinds)]
+            leaves = [bytearray() for _ in order.kinds]
+            counts = [0 for _ in order.kinds]
+            gathered: list[list[tuple[Listed, bytes]]] = [[] for _ in order.kinds]  # of the bucket that is not whole
+            for index in range(1 << order.depth):
+                nodes, bits = order.sort(index, self.nodes)
+                encoded = [(node, node.entry.encode()) for node in nodes]
+                for bit, depth in enumerate(depths):
+                    gathered[bit] += [pair for pair, ring in zip(encoded, bits, strict=True) if ring >> bit & 1]
+                    if (index + 1) % (1 << order.depth - depth) == 0:
+                        inside = _oldest(gathered[bit])
+                        leaves[bit] += leaf_hash(b"".join(entry for _, entry in inside))
+                        counts[bit] += len(inside)
+                        gathered[bit] = []
+                if index % SLICES_A_STEP == SLICES_A_STEP - 1:
+                    yield
+            for kind, depth, count, leaf in zip(order.kinds, depths, counts, leaves, strict=True):
+                self._trees[kind] = tree = MerkleTree.of(bytes(leaf))
+                self._ordered[kind] = self._ordered_since(kind, depth, last)
+                rings.append(Ring(kind, depth, count, tree.root))
+                if depth > LARGE_TREE:
+                    yield
+        self.rings = tuple(rings)
+
+    def _depth_of(self, kind: RingKind, count: int, last: Cut | None) -> int:
+        if self._depths is not None:
+            return min(self._depths.get(kind, 0), self._orders[0].depth)
+        depth = 0 if last is None else last.rings[kind - 1].depth
+        while depth < MAX_DEPTH and count > MANY << depth:
             depth += 1
-        while depth and len(self) < FEW << depth:
+        while depth and count < FEW << depth:
             depth -= 1
-        if (value, depth) == (self._value, self._depth):
-            return
-        if value != self._value:
-            self._members = {key: member._replace(place=place_of(value, key)) for key, member in self._members.items()}
-        self._value, self._depth, self._ordered = value, depth, epoch
-        size = 1 << depth
-        self._inside = [set() for _ in range(size)]
-        self._buckets = [()] * size
-        self._tree = MerkleTree.of(leaf_of(()) * size)
-        self._stale = set(range(size))
-        for identity, member in self._members.items():
-            self._touch(identity, member.place)
+        return depth
+
+    def _ordered_since(self, kind: RingKind, depth: int, last: Cut | None) -> int:
+        same = last is not None and (last._order(kind).value, last.rings[kind - 1].depth) == (
+            self._order(kind).value,
+            depth,
+        )
+        return last._ordered[kind] if last is not None and same else self.epoch
+
+    def _order(self, kind: RingKind) -> _Order:
+        return self._orders[kind in BEFORE]
+
+    def bucket(self, epoch: int, request: BucketRequest) -> Bucket | None:
+        """The bucket that is asked for, of the epoch that this cut is signed for; None if there is none."""
+        if request.kind not in self._trees or request.index >> self.rings[request.kind - 1].depth:
+            return None
+        kind = RingKind(request.kind)
+        order, each = self._order(kind), self._order(kind).depth - self.rings[kind - 1].depth
+        bit = order.kinds.index(kind)
+        slices = order.slices[request.index << each : request.index + 1 << each]
+        inside = _oldest(
+            [
+                (node, b"")
+                for part in slices
+                for node, ring in zip(part.nodes, part.rings, strict=True)
+                if ring >> bit & 1
+            ]
+        )
+        known = request.have if self._ordered[kind] <= request.have < epoch else 0
+        items = tuple(node.entry.reference if node.signed <= known else node.entry for node, _ in inside)
+        return Bucket(epoch, kind, request.index, tuple(self._trees[kind].proof(request.index) or ()), items)
+
+
+def _oldest(inside: list[tuple[Listed, bytes]]) -> list[tuple[Listed, bytes]]:
+    """What a bucket holds. If there are too many, somebody makes keys for it: the oldest stay."""
+    if len(inside) <= MAX_IN_BUCKET:
+        return inside
+    ages = sorted((node.since, node.identity) for node, _ in inside)
+    limit = ages[MAX_IN_BUCKET]
+    return [pair for pair in inside if (pair[0].since, pair[0].identity) < limit]
 
 
 class Epochs:
-    """All rings of a facilitator.
+    """All rings of one facilitator.
 
     Args:
         identity: the facilitator's.
@@ -180,59 +270,69 @@ class Epochs:
     def __init__(self, identity: bytes, sign: Sign) -> None:
         self._identity = identity
         self._sign = sign
-        self._rings = {kind: RingBuilder() for kind in RingKind}
-        self._nodes: dict[bytes, tuple[Descriptor, Entry]] = {}
-        self._value = self._before = SharedValue(bytes(32), 0)
-        self.header: EpochHeader | None = None
+        self.nodes: dict[bytes, Listed] = {}
+        self._served: deque[tuple[EpochHeader, Cut]] = deque(maxlen=KEPT)
+
+    @property
+    def header(self) -> EpochHeader | None:
+        """Of the latest epoch whose buckets are served."""
+        return self._served[-1][0] if self._served else None
+
+    @property
+    def cut(self) -> Cut | None:
         """Of the latest epoch."""
+        return self._served[-1][1] if self._served else None
 
     def put(self, node: Descriptor, raw: bytes, since: int) -> None:
         """A node is listed, with this descriptor. `since`: when it came (Unix seconds)."""
-        entry = Entry(raw, since)
-        self._nodes[node.identity] = node, entry
-        self._place(node, entry)
+        self.nodes[node.identity] = Listed(node.identity, raw, since, classes_of(node))
 
     def older(self, identity: bytes, since: int) -> None:
         """If the node is listed: it came earlier than was known."""
-        if identity in self._nodes:
-            node, entry = self._nodes[identity]
-            self.put(node, entry.descriptor, since)
+        node = self.nodes.get(identity)
+        if node is not None:
+            self.nodes[identity] = node._replace(since=since)
 
     def drop(self, identity: bytes) -> None:
         """A node is no longer listed."""
-        if self._nodes.pop(identity, None) is not None:
-            for ring in self._rings.values():
-                ring.drop(identity)
+        self.nodes.pop(identity, None)
+
+    def freeze(self, epoch: int, value: SharedValue, before: SharedValue) -> Cut:
+        """Begin a cut of the nodes that there are."""
+        return Cut(epoch, value, before, dict(self.nodes), self.cut)
+
+    def repeat(self, header: EpochHeader, nodes: dict[bytes, Listed]) -> Cut:
+        """Begin the cut that somebody else made and this header is of."""
+        depths = {ring.kind: ring.depth for ring in header.rings}
+        return Cut(header.epoch, header.value, header.before, nodes, self.cut, depths)
+
+    def propose(self, cut: Cut, committed: bytes | None, now: float) -> EpochHeader:
+        """The header of the epoch of `now` over a cut that is done; not signed.
+
+        Args:
+            committed: hash of the commitments to the next day's value, once they are complete.
+        """
+        published = int(now)
+        dates = epoch_of(now), published, published + HEADER_LIFETIME
+        return EpochHeader(*dates, cut.value, cut.before, committed or bytes(32), cut.rings, self._identity)
+
+    def serve(self, header: EpochHeader, cut: Cut) -> EpochHeader:
+        """Sign this header, and answer for its buckets from now on. Raises LocalError for one of an epoch that was
+        signed already, or an earlier one: who signs two headers of one epoch is taken for a liar."""
+        if self.header is not None and header.epoch <= self.header.epoch:
+            raise LocalError("a header of this epoch, or a later one, is signed")
+        signed = header.sign(self._sign)
+        self._served.append((signed, cut))
+        return signed
 
     def sign(self, value: SharedValue, before: SharedValue, committed: bytes | None, now: float) -> EpochHeader:
-        """Begin the epoch of `now` with the nodes that there are. Raises LocalError for one that was signed already,
-        or an earlier one: who signs two headers of one epoch is taken for a liar."""
-        epoch = epoch_of(now)
-        if self.header is not None and epoch <= self.header.epoch:
-            raise LocalError("a header of this epoch, or a later one, is signed")
-        if (value, before) != (self._value, self._before):
-            self._value, self._before = value, before
-            for node, entry in self._nodes.values():
-                self._place(node, entry)
-        rings = tuple(
-            ring.sign_off(kind, epoch, (before if kind in BEFORE else value).value)
-            for kind, ring in self._rings.items()
-        )
-        published = int(now)
-        dates = epoch, published, published + HEADER_LIFETIME
-        header = EpochHeader(*dates, value, before, committed or bytes(32), rings, self._identity)
-        self.header = header.sign(self._sign)
-        return self.header
+        """Cut, sign and serve at once: for small networks."""
+        cut = self.freeze(epoch_of(now), value, before)
+        while not cut.step():
+            pass
+        return self.serve(self.propose(cut, committed, now), cut)
 
     def answer(self, request: BucketRequest) -> Bucket | None:
         """The bucket that is asked for; None if there is none, or none any more."""
-        ring = self._rings.get(RingKind(request.kind)) if request.kind in tuple(RingKind) else None
-        return None if ring is None else ring.answer(request)
-
-    def _place(self, node: Descriptor, entry: Entry) -> None:
-        kinds = kinds_of(node, entry.since, self._value, self._before)
-        for kind, ring in self._rings.items():
-            if kind in kinds:
-                ring.put(node.identity, entry)
-            else:
-                ring.drop(node.identity)
+        found = next((cut for header, cut in self._served if header.epoch == request.epoch), None)
+        return None if found is None else found.bucket(request.epoch, request)

@@ -106,6 +106,11 @@ class Headers:
         """The contradiction, if there is one."""
         return [header.encode() for header in self._proof]
 
+    @property
+    def yesterday(self) -> EpochHeader | None:
+        """The last one of a day before that of the newest."""
+        return self._yesterday
+
     def at(self, epoch: int) -> EpochHeader | None:
         """The header of an epoch, if it is one of the latest."""
         return self._kept.get(epoch)

@@ -15,6 +15,7 @@ from convergence.errors import Why
 from convergence.events import Trouble
 from convergence.netdir.buckets import Buckets, Fetch
 from convergence.netdir.bucketview import BucketView
+from convergence.netdir.drawcheck import Ask, DrawCheck
 from convergence.netdir.headers import EPOCH, Contradiction, Headers
 from convergence.netdir.listview import ListView
 from convergence.netdir.lookup import Lookup
@@ -37,6 +38,7 @@ class Knowledge:
     network: the facilitator's address, which names the network in the store.
     facilitator: its Ed25519 identity; None pins the one whose list comes first.
     fetch: gets buckets.
+    draw: asks how a value was drawn.
     on_change: called with `now` when answers of the View may have changed.
     on_found: called with `now` when a node that was asked for by name is known.
     offers: the roles that this node is listed with.
@@ -53,6 +55,7 @@ class Knowledge:
         facilitator: bytes | None,
         *,
         fetch: Fetch,
+        draw: Ask,
         on_change: Callable[[float], None],
         on_found: Callable[[float], None],
         offers: Callable[[], Role],
@@ -78,6 +81,7 @@ class Knowledge:
             network,
             on_change,
         )
+        self._draws = DrawCheck(outbox, crypto, rng, self.headers, draw)
         self.lookup = Lookup(outbox, self.view, on_found)
         self._memory = NodeMemory(outbox, rng, self.directory, network)
 
@@ -100,6 +104,7 @@ class Knowledge:
 
     def _header(self, now: float) -> None:
         """There is a new header. Now and then, look whether others are shown this node."""
+        self._draws.header(now)
         self.view.header_changed(now)
         self.view.hold(self._identity, self._offers(), now)
         since = self._listed_since()

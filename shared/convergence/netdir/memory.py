@@ -72,4 +72,4 @@ class NodeMemory:
         if len(kept) > MAX_RECALLED:  # at random: a node that floods the list must not fill our memory
             kept = sorted(kept, key=lambda raw: self._rng.random(8))[:MAX_RECALLED]
         if kept:
-            self._outbox.store([(BUCKET, self._key, Descriptors(tuple(kept)).encode())], lambda result, now: None)
+            self._outbox.store([(BUCKET, self._key, Descriptors(tuple(kept)).encode())])

@@ -86,7 +86,7 @@ class StickyEntries:
             usable = sample(self._rng, new, min(ENTRIES, len(new)))
             if usable:
                 kept = (*usable, *(identity for identity in kept if identity not in usable))[:MAX_KEPT]
-                self._outbox.store([(BUCKET, user, b"".join(kept))], _ignore)
+                self._outbox.store([(BUCKET, user, b"".join(kept))])
         self._keep(user, kept)
         return [nodes[identity] for identity in usable] or list(side)
 
@@ -109,19 +109,15 @@ class StickyEntries:
             if len(kept) > MAX_KEPT:
                 gone = next(identity for identity in kept if identity not in nodes)
                 kept = tuple(identity for identity in kept if identity != gone)
-            self._outbox.store([(BUCKET, user, b"".join(kept))], _ignore)
+            self._outbox.store([(BUCKET, user, b"".join(kept))])
         self._keep(user, kept)
         return nodes[found or next(identity for identity in avoided if identity in (listed or nodes))]
 
     def forget(self, user: bytes) -> None:
         if self._kept.pop(user, None) is not None:
-            self._outbox.store([(BUCKET, user, None)], _ignore)
+            self._outbox.store([(BUCKET, user, None)])
 
     def _keep(self, user: bytes, kept: tuple[bytes, ...]) -> None:
         self._kept[user] = kept
         if len(self._kept) > MAX_USERS:
             self.forget(next(iter(self._kept)))
-
-
-def _ignore(result: Any, now: float) -> None:
-    """A choice that could not be stored holds until the node restarts."""

@@ -351,8 +351,4 @@ class Guards:
         data = encode_guards(self._sample, self._confirmed)
         if data != self._saved:
             self._saved = data
-            self._outbox.store([(BUCKET, self._key, data)], _ignore)
-
-
-def _ignore(result: Any, now: float) -> None:
-    """Guards that could not be stored hold until the node restarts."""
+            self._outbox.store([(BUCKET, self._key, data)])

@@ -108,4 +108,4 @@ class Accounting:
         """What cannot be kept is counted anew after a restart."""
         self._kept_at = now
         value = self._period.to_bytes(COUNT_LEN, "big") + self._used.to_bytes(COUNT_LEN, "big")
-        self._outbox.store([(BUCKET, KEY, value)], lambda result, now: None)
+        self._outbox.store([(BUCKET, KEY, value)])

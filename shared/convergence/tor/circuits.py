@@ -21,7 +21,7 @@ from convergence.codes import PathWhy
 from convergence.errors import DestroyReason, ParseError, Why
 from convergence.link.neighbours import Neighbours
 from convergence.netdir.tor import TorRelay
-from convergence.outbox import Outbox
+from convergence.outbox import Outbox, ignore
 from convergence.path.building import CircuitBuilding
 from convergence.path.buildtimes import BuildTimes
 from convergence.path.exits import ExitCircuit, ExitReady
@@ -319,7 +319,7 @@ class TorCircuits(CircuitBuilding):
             self.times.outcome(late=True)
         if not request.attempts:
             return
-        place.request = replace(request, attempts=0, late=True, on_ready=_ignore, on_failed=_ignore)
+        place.request = replace(request, attempts=0, late=True, on_ready=ignore, on_failed=ignore)
         if place.hops_built:
             request.avoid(place.path[place.hops_built])
         self._serve(request, now)
@@ -336,7 +336,7 @@ class TorCircuits(CircuitBuilding):
         self._unstored += 1
         if self._unstored >= STORE_EVERY:
             self._unstored = 0
-            self._outbox.store([(BUCKET, self._name, self.times.encode())], _ignore)
+            self._outbox.store([(BUCKET, self._name, self.times.encode())])
 
     def _set(self, circuit: object) -> SetCircuit | None:
         """What this circuit is a set of, if it is one."""
@@ -370,10 +370,6 @@ class TorCircuits(CircuitBuilding):
             _of(place).relays[-1] for place in self._places.values() if place.path and place.request.on_ready is None
         ]
         return self._predicted.lacking([partial(relay.allows, None) for relay in waiting], now)
-
-
-def _ignore(result: Any, now: float) -> None:
-    """Nobody waits for it."""
 
 
 def _of(place: Place) -> TorRequest:

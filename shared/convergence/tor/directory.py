@@ -385,7 +385,7 @@ class TorDirectory:
 
     def _store(self, items: list[tuple[bytes, bytes | None]]) -> None:
         """What cannot be kept is asked for again by the next run."""
-        self._outbox.store([(BUCKET, name, data) for name, data in items], lambda result, now: None)
+        self._outbox.store([(BUCKET, name, data) for name, data in items])
 
     def _keep_chunk(self, found: dict[bytes, bytes]) -> None:
         data = b"".join(found.values())

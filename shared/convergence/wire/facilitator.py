@@ -17,6 +17,7 @@ from convergence.wire.buckets import MAX_BUCKET, MAX_HEADER, REQUEST_LEN
 from convergence.wire.certs import SIGNATURE_LEN, Sign, Verify
 from convergence.wire.descriptor import KEY_LEN, MAX_DESCRIPTOR
 from convergence.wire.reader import Cutter, Reader, utf8
+from convergence.wire.sharedrandom import MAX_DRAW
 
 VERSION = 2
 NODES_PREFIX = b"convergence:nodes:2"
@@ -126,6 +127,8 @@ class RecordType(IntEnum):
     HEADER = 14  # EpochHeader: the answer to LIST in a large network; comes with the answer to ASK
     FETCH = 15  # BucketRequest
     BUCKET = 16  # Bucket, the answer to FETCH; empty if it cannot be had
+    DRAW = 17  # DrawRequest, to a facilitator
+    DRAWN = 18  # Draw, the answer to DRAW; empty if nothing is known of it
     PUZZLE = 20  # Puzzle: the answer to the REGISTER of a newcomer while there are too many
     SOLVED = 21  # Solved: REGISTER again, with what was asked for
 
@@ -147,6 +150,8 @@ RECORD_LIMITS: dict[int, int] = {
     RecordType.HEADER: MAX_HEADER,
     RecordType.FETCH: REQUEST_LEN,
     RecordType.BUCKET: MAX_BUCKET,
+    RecordType.DRAW: 4,
+    RecordType.DRAWN: MAX_DRAW,
     RecordType.PUZZLE: SEED_LEN + 4 + 2,
     RecordType.SOLVED: 8 + SIGNATURE_LEN + MAX_DESCRIPTOR,
 }

@@ -18,6 +18,8 @@ COMMIT_PREFIX = b"convergence:commit:1"
 NUMBER_LEN = 32
 MAX_FACILITATORS = 16
 """That take part in one draw."""
+MAX_DRAW = MAX_FACILITATORS * (4 + KEY_LEN + NUMBER_LEN + SIGNATURE_LEN + 1 + NUMBER_LEN)
+"""2,640 bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,23 @@ class Commit:
     @classmethod
     def read(cls, reader: Reader) -> Commit:
         return cls(reader.unsigned(4), reader.take(KEY_LEN), reader.take(NUMBER_LEN), reader.take(SIGNATURE_LEN))
+
+
+@dataclass(frozen=True, slots=True)
+class DrawRequest:
+    """Asks for the draw of a day's value."""
+
+    day: int
+
+    def encode(self) -> bytes:
+        return self.day.to_bytes(4, "big")
+
+    @classmethod
+    def parse(cls, data: Buffer) -> DrawRequest:
+        reader = Reader(data, "request for a draw")
+        request = cls(reader.unsigned(4))
+        reader.finish()
+        return request
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,11 +18,16 @@ from convergence.ports import Buffer
 from convergence.wire.descriptor import KEY_LEN, MAX_DESCRIPTOR
 from convergence.wire.facilitator import MAX_SEALED, TAG_SIZE
 from convergence.wire.reader import Reader, utf8
+from convergence.wire.sharedrandom import Draw
 
 VERSION = 1
 NAME_LEN = 16
 """Bytes of the name of a facilitator's process, and of what stands for a source."""
 NOBODY = bytes(NAME_LEN)
+MAX_IN_PART = 256
+"""Nodes in one part of a cut: 70 KB as a rule, 314 KB at the very worst..."""
+MAX_PARTS = 1 << 16
+"""...and how many parts a cut has: 16 million nodes."""
 MAX_VERSION = 64
 """Bytes of the release that a facilitator names."""
 
@@ -33,6 +38,10 @@ class SharedType(IntEnum):
     BEAT = 3  # Beat, to all
     FORWARD = 4  # Forward, to the one that has the node's channel
     BACK = 5  # Back, to the one that has the asker's channel
+    DECISION = 6  # Decision, in the store
+    DECIDED = 7  # Decided, to all
+    CUT_PART = 8  # CutPart, in the store
+    DRAWN = 9  # Drawn, to all
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,27 +97,34 @@ class Dropped:
 
 @dataclass(frozen=True, slots=True)
 class Beat:
-    """A facilitator is there: open channels, those of registered nodes, since when (Unix seconds), its release. One
-    that `leaves` says so with its last beat."""
+    """A facilitator is there: open channels, those of registered nodes, its clock and since when (Unix seconds), its
+    release. One that `leaves` says so with its last beat. It `hears` these others, at most 255: names are random, so
+    whoever is named knows that the beat is no older than he is."""
 
     channels: int
     nodes: int
+    clock: int
     since: int
     version: str
     leaves: bool = False
+    hears: tuple[bytes, ...] = ()
 
     def encode(self) -> bytes:
-        numbers = self.channels.to_bytes(4, "big") + self.nodes.to_bytes(4, "big") + self.since.to_bytes(8, "big")
-        return numbers + bytes([self.leaves]) + self.version.encode()[:MAX_VERSION]
+        numbers = self.channels.to_bytes(4, "big") + self.nodes.to_bytes(4, "big")
+        dates = self.clock.to_bytes(8, "big") + self.since.to_bytes(8, "big")
+        names = bytes([len(self.hears)]) + b"".join(self.hears)
+        return numbers + dates + bytes([self.leaves]) + names + self.version.encode()[:MAX_VERSION]
 
     @classmethod
     def parse(cls, data: Buffer) -> Beat:
         reader = Reader(data, "beat")
-        channels, nodes, since, leaves = reader.unsigned(4), reader.unsigned(4), reader.unsigned(8), reader.unsigned(1)
+        channels, nodes, clock, since = (reader.unsigned(size) for size in (4, 4, 8, 8))
+        leaves = reader.unsigned(1)
+        hears = tuple(reader.take(NAME_LEN) for _ in range(reader.unsigned(1)))
         version = reader.rest()
         if len(version) > MAX_VERSION or leaves > 1:
             raise ParseError("beat of an unknown form")
-        return cls(channels, nodes, since, utf8(version, "beat"), leaves == 1)
+        return cls(channels, nodes, clock, since, utf8(version, "beat"), leaves == 1, hears)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,13 +176,120 @@ class Back:
         return back
 
 
-Shared = NodeRecord | Dropped | Beat | Forward | Back
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What facilitators have agreed on for an epoch: the header that each of them signs, and what it is made of.
+
+    Args:
+        header: body of the EpochHeader; not signed, since all have the key and sign alike.
+        large: whether nodes are told the header, and no list.
+        cut, parts: name (16 bytes) of what its buckets are made of, and in how many CutParts the store has that.
+        draws: values and draws (facilitator/draws.py) as of this header.
+    """
+
+    header: bytes
+    large: bool
+    cut: bytes
+    parts: int
+    draws: bytes
+
+    def encode(self) -> bytes:
+        head = bytes([self.large]) + self.cut + self.parts.to_bytes(4, "big")
+        return head + len(self.header).to_bytes(2, "big") + self.header + self.draws
+
+    @classmethod
+    def parse(cls, data: Buffer) -> Decision:
+        """Does not look into the header, nor into the draws."""
+        reader = Reader(data, "decision")
+        large, cut, parts = reader.unsigned(1), reader.take(NAME_LEN), reader.unsigned(4)
+        if large > 1 or parts > MAX_PARTS:
+            raise ParseError("decision of an unknown form")
+        return cls(reader.take(reader.unsigned(2)), large == 1, cut, parts, reader.rest())
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """There is a decision for this epoch in the store."""
+
+    epoch: int
+
+    def encode(self) -> bytes:
+        return self.epoch.to_bytes(4, "big")
+
+    @classmethod
+    def parse(cls, data: Buffer) -> Decided:
+        reader = Reader(data, "epoch that is decided")
+        decided = cls(reader.unsigned(4))
+        reader.finish()
+        return decided
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """What one facilitator knows of the draw of the next day's value."""
+
+    draw: Draw
+
+    def encode(self) -> bytes:
+        return self.draw.encode()
+
+    @classmethod
+    def parse(cls, data: Buffer) -> Drawn:
+        return cls(Draw.parse(data))
+
+
+@dataclass(frozen=True, slots=True)
+class CutNode:
+    """A node of a cut: identity (32 bytes), since when it is known (Unix seconds), the rings that it is in once it is
+    old enough (bit 1 << kind), its encoded descriptor. One without a descriptor is gone, and remembered."""
+
+    identity: bytes
+    since: int
+    classes: int = 0
+    descriptor: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class CutPart:
+    """Some of the nodes of a cut."""
+
+    nodes: tuple[CutNode, ...]
+
+    def encode(self) -> bytes:
+        return b"".join(
+            node.identity
+            + node.since.to_bytes(8, "big")
+            + node.classes.to_bytes(2, "big")
+            + len(node.descriptor).to_bytes(2, "big")
+            + node.descriptor
+            for node in self.nodes
+        )
+
+    @classmethod
+    def parse(cls, data: Buffer) -> CutPart:
+        """Does not look into the descriptors."""
+        reader = Reader(data, "part of a cut")
+        nodes: list[CutNode] = []
+        while reader.left:
+            identity, since, classes = reader.take(KEY_LEN), reader.unsigned(8), reader.unsigned(2)
+            size = reader.unsigned(2)
+            if size > MAX_DESCRIPTOR or len(nodes) == MAX_IN_PART:
+                raise ParseError("part of a cut that is too long")
+            nodes.append(CutNode(identity, since, classes, reader.take(size)))
+        return cls(tuple(nodes))
+
+
+Shared = NodeRecord | Dropped | Beat | Forward | Back | Decision | Decided | CutPart | Drawn
 _TYPES: dict[int, type[Shared]] = {
     SharedType.RECORD: NodeRecord,
     SharedType.DROPPED: Dropped,
     SharedType.BEAT: Beat,
     SharedType.FORWARD: Forward,
     SharedType.BACK: Back,
+    SharedType.DECISION: Decision,
+    SharedType.DECIDED: Decided,
+    SharedType.CUT_PART: CutPart,
+    SharedType.DRAWN: Drawn,
 }
 _NUMBERS = {kind: number for number, kind in _TYPES.items()}
 

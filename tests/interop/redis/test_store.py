@@ -18,14 +18,14 @@ from convergence.facilitator.questions import (
     Beat,
     Counter,
     Drop,
-    Offer,
+    Keep,
+    Kept,
+    Latest,
+    Propose,
     Put,
-    Rank,
-    Ranked,
-    ReadAll,
+    Read,
     Spend,
     Tell,
-    Values,
 )
 from pynode.redis_address import RedisAddress, parse_redis
 from pynode.redis_store import RedisStore
@@ -122,8 +122,8 @@ def put(
     return Put(identity, published, digest, source, holder, most, 2, body, only_from)
 
 
-def drop(identity: bytes = NODE, published: int = 10, source: str = "", only_from: str | None = None) -> Drop:
-    return Drop(identity, published, source, b"drop " + identity, only_from)
+def drop(identity: bytes = NODE, published: int = 10, only_from: str | None = None) -> Drop:
+    return Drop(identity, published, b"drop " + identity, only_from)
 
 
 puts = st.builds(
@@ -138,7 +138,7 @@ puts = st.builds(
 sourced = st.builds(
     put,
     st.sampled_from([bytes([number]) * 32 for number in range(4)]),
-    source=st.sampled_from(["aa"]),
+    source=st.sampled_from(["aa", "bb"]),
     most=st.just(100),
 )
 drops = st.builds(
@@ -147,7 +147,7 @@ drops = st.builds(
     st.sampled_from([9, 10, 11]),
     only_from=st.sampled_from([None, "", ME, OTHER]),
 )
-sourced_drops = st.builds(drop, st.sampled_from([bytes([number]) * 32 for number in range(4)]), source=st.just("aa"))
+sourced_drops = st.builds(drop, st.sampled_from([bytes([number]) * 32 for number in range(4)]))
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -159,7 +159,7 @@ def test_records_are_as_in_the_unit_tests(server: RedisServer, questions: list[P
     async def scenario(ours: Facilitator) -> None:
         for question in questions:
             assert await ours.ask(question) == model.answer(ME, question)
-        assert sorted(await ours.ask(ReadAll())) == sorted(model.answer(ME, ReadAll()))
+        assert sorted((await ours.ask(Read()))[0]) == sorted(model.nodes.values())
         await ours.ask(Tell("", b"the end"))
         await ours.until(lambda: b"the end" in ours.heard)
         assert ours.heard[:-1] == model.seen
@@ -194,28 +194,55 @@ def test_limits_count_over_all_and_come_back_with_time(empty: RedisServer) -> No
     assert 0 < empty.command("PTTL", "{convergence}:spent:2") <= 60_000
 
 
-def test_the_first_value_that_is_offered_counts_for_all(empty: RedisServer) -> None:
+proposals = st.builds(
+    Propose,
+    st.integers(1, 4),
+    st.binary(max_size=3),
+    st.sampled_from([None, 0, 1, 2, 3]),
+    st.sampled_from([0, int(time.time()) - 1000, int(time.time()) + 10_000]),
+)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(proposals, max_size=12))
+def test_decisions_are_as_in_the_unit_tests(server: RedisServer, proposals: list[Propose]) -> None:
+    """One for each number, and each on top of the one before, when its time has come."""
+    server.command("FLUSHALL")
+    model = Store(SimpleNamespace(later=lambda call: None, time=time.time()))
+
     async def scenario(ours: Facilitator, other: Facilitator) -> None:
-        assert await ours.ask(Offer("day 1", "commit:a", b"mine", 60)) == b"mine"
-        assert await other.ask(Offer("day 1", "commit:a", b"theirs", 60)) == b"mine"
-        assert await other.ask(Offer("day 1", "commit:b", b"\0\xff", 60)) == b"\0\xff"
-        assert await ours.ask(Values("day 1")) == {"commit:a": b"mine", "commit:b": b"\0\xff"}
-        assert await ours.ask(Values("day 2")) == {}
-        await ours.ask(Offer("brief", "name", b"value", 0.05))
+        assert await other.ask(Latest()) is None
+        for proposal in proposals:
+            assert await ours.ask(proposal) == model.answer(ME, proposal) == await other.ask(Latest())
+
+    go(scenario, server.address, ME, OTHER)
+
+
+def test_what_is_kept_is_there_for_a_while(empty: RedisServer) -> None:
+    async def scenario(ours: Facilitator, other: Facilitator) -> None:
+        assert await ours.ask(Keep("name", b"\0\xff", 60)) is None
+        assert await other.ask(Kept("name")) == b"\0\xff"
+        await ours.ask(Keep("name", b"value", 0.05))
         await asyncio.sleep(0.1)
-        assert await ours.ask(Values("brief")) == {}
+        assert await other.ask(Kept("name")) is None
 
     go(scenario, empty.address, ME, OTHER)
 
 
-def test_keys_are_kept_in_order(empty: RedisServer) -> None:
-    keys = [bytes([number]) * 32 for number in (255, 0, 7, 128)]
+def test_records_are_read_in_parts_while_others_are_written(empty: RedisServer) -> None:
+    there = [number.to_bytes(32, "big") for number in range(3000)]
+    bodies = {identity: identity + b"x" * 300 for identity in there}
+    empty.command("HSET", "{convergence}:nodes", *(part for item in bodies.items() for part in item))
 
     async def scenario(ours: Facilitator) -> None:
-        assert await ours.ask(Rank("value", keys, 60)) == 4
-        assert await ours.ask(Rank("value", keys[:1], 60)) == 0
-        assert await ours.ask(Ranked("value", b"", 10)) == sorted(keys)
-        assert await ours.ask(Ranked("value", sorted(keys)[1], 2)) == sorted(keys)[1:3]
+        found, parts, after = set(), 0, 0
+        while parts == 0 or after:
+            some, after = await ours.ask(Read(after))
+            found.update(some)
+            parts += 1
+            assert len(some) < 1500
+            assert await ours.ask(put((10_000 + parts).to_bytes(32, "big"), most=10_000)) == "ok"
+        assert parts > 3 and found >= set(bodies.values())
 
     go(scenario, empty.address)
 
@@ -243,14 +270,14 @@ def test_a_full_store_says_so_and_takes_what_makes_room(empty: RedisServer) -> N
         assert await ours.ask(put(source="aa")) == "ok"
         empty.command("CONFIG", "SET", "maxmemory", "1")
         try:
-            for question in (put(SECOND), Beat(b"beat"), Offer("g", "n", b"v", 60)):
+            for question in (put(SECOND), Beat(b"beat"), Keep("n", b"v", 60), Propose(1, b"v", 0)):
                 answer = await ours.ask(question)
                 assert isinstance(answer, Failure) and answer.kind == "full"
             await ours.until(lambda: b"beat" in ours.heard)
             assert await ours.ask(Tell("", b"still told")) == 1
             assert await ours.ask(Spend([Counter("1", 3, 60)])) is True  # limits hold all the same
-            assert len(await ours.ask(ReadAll())) == 1
-            assert await ours.ask(drop(source="aa")) is True
+            assert len((await ours.ask(Read()))[0]) == 1
+            assert await ours.ask(drop()) is True
         finally:
             empty.command("CONFIG", "SET", "maxmemory", "0")
         assert await ours.ask(put(source="aa")) == "ok"
@@ -268,10 +295,111 @@ def test_a_server_that_is_killed_and_comes_back_is_found_again(tmp_path: Path) -
             assert isinstance(await ours.ask(put()), Failure)
             await asyncio.to_thread(server.start)
             await ours.until(lambda: ours.has_joined)
-            assert await ours.ask(ReadAll()) == []
+            assert await ours.ask(Read()) == ([], 0)
             assert await ours.ask(put()) == "ok"  # its scripts are there
 
         go(scenario, server.address)
+
+
+@pytest.mark.parametrize("loss", ["emptied", "scripts", "copy"])
+def test_a_server_that_lost_what_we_need_is_joined_anew(tmp_path: Path, loss: str) -> None:
+    """Its connections stand: nothing but its answers tells."""
+    with RedisServer(tmp_path) as server:
+
+        async def scenario(ours: Facilitator) -> None:
+            match loss:
+                case "emptied":
+                    server.command("FLUSHALL")
+                case "scripts":
+                    server.command("SCRIPT", "FLUSH")
+                case "copy":
+                    server.command("REPLICAOF", "127.0.0.1", 1)
+            questions = (put(), Beat(b"beat"), put(SECOND), Beat(b"beat"))
+            answers = await asyncio.gather(*(ours.ask(question) for question in questions))  # none is forgotten
+            assert any(isinstance(answer, Failure) for answer in answers)
+            await ours.until(lambda: ours.reasons)
+            assert {"emptied": "deleted", "scripts": "script", "copy": "copy"}[loss] in ours.reasons[0]
+            if loss == "copy":
+                server.command("REPLICAOF", "NO", "ONE")
+            await ours.until(lambda: ours.has_joined)
+            assert [await ours.ask(question) for question in questions] == ["ok", None, "ok", None]
+
+        go(scenario, server.address)
+
+
+def test_what_others_left_under_our_keys_stops_no_node(empty: RedisServer) -> None:
+    empty.command("HSET", "{convergence}:marks", NODE, "who wrote this?")
+    empty.command("HSET", "{convergence}:nodes", NODE, "and this?")
+
+    async def scenario(ours: Facilitator) -> None:
+        assert await ours.ask(put()) == "ok"
+        assert await ours.ask(drop()) is True
+        empty.command("SET", "{convergence}:marks", "a string")
+        answer = await ours.ask(put())
+        assert isinstance(answer, Failure) and "another prefix" in answer.message
+
+    go(scenario, empty.address)
+
+
+def test_a_node_that_comes_from_another_network_counts_there_only(empty: RedisServer) -> None:
+    async def scenario(ours: Facilitator) -> None:
+        for source in ("aa", "bb", "", "aa", "bb"):
+            assert await ours.ask(put(source=source)) == "ok"
+        assert sorted(empty.command("KEYS", "*:of:*")) == [b"{convergence}:of:bb"]
+        await ours.ask(drop())
+
+    go(scenario, empty.address)
+    assert empty.command("KEYS", "*") == [b"{convergence}:identity"]
+
+
+def test_a_store_that_would_delete_what_it_keeps_is_not_used(empty: RedisServer) -> None:
+    async def scenario() -> None:
+        ours = Facilitator(parse_redis(empty.address))
+        await ours.until(lambda: ours.reasons)
+        assert "noeviction" in ours.reasons[0] and not ours.has_joined
+        empty.command("CONFIG", "SET", "maxmemory-policy", "noeviction")
+        await ours.until(lambda: ours.has_joined)
+        await ours.store.close()
+
+    empty.command("CONFIG", "SET", "maxmemory", "100mb", "maxmemory-policy", "allkeys-lru")
+    try:
+        asyncio.run(scenario())
+    finally:
+        empty.command("CONFIG", "SET", "maxmemory", "0", "maxmemory-policy", "noeviction")
+
+
+def test_what_is_wrong_with_an_address_is_said(empty: RedisServer, tmp_path: Path) -> None:
+    port = free_port()
+
+    async def scenario(server: RedisServer) -> None:
+        for address, words in (
+            (f"redis+sentinel://127.0.0.1:{port}/ours", "no Sentinel"),
+            (f"redis+cluster://127.0.0.1:{port}", "no Cluster"),
+            (f"redis://127.0.0.1:{port}", "user:password@"),
+            (f"redis://:guess@127.0.0.1:{port}", "invalid username-password pair"),
+        ):
+            if words == "user:password@":
+                server.command("CONFIG", "SET", "requirepass", "secret")
+            ours = Facilitator(parse_redis(address))
+            await ours.until(lambda ours=ours: ours.reasons)
+            assert words in ours.reasons[0] and "guess" not in ours.reasons[0], ours.reasons
+            await ours.store.close()
+
+    with RedisServer(tmp_path, port=port) as server:
+        asyncio.run(scenario(server))
+
+
+def test_no_password_is_repeated_by_a_server_that_does_not_know_the_command(tmp_path: Path) -> None:
+    port = free_port()
+
+    async def scenario() -> None:
+        ours = Facilitator(parse_redis(f"redis://me:secret@127.0.0.1:{port}"))
+        await ours.until(lambda: ours.reasons)
+        assert "unknown command" in ours.reasons[0] and "secret" not in ours.reasons[0]
+        await ours.store.close()
+
+    with RedisServer(tmp_path, "--rename-command", "AUTH", "", port=port):
+        asyncio.run(scenario())
 
 
 def test_a_server_that_hangs_is_given_up(empty: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -345,21 +473,73 @@ def test_through_sentinels_which_name_another_server(tmp_path: Path) -> None:
 
 def test_in_a_cluster(tmp_path: Path) -> None:
     port = free_port()
-    options = ("--cluster-enabled", "yes", "--cluster-port", str(free_port()))
-    with RedisServer(tmp_path, *options, port=port) as server:
+    with cluster_node(tmp_path, port) as server:
         server.command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
 
         async def scenario(ours: Facilitator, other: Facilitator) -> None:
             assert await ours.ask(put(source="aa")) == "ok"
             assert await other.ask(put(published=9)) == "stale"
             assert await ours.ask(Spend([Counter("1", 1, 60), Counter("2", 1, 60)]))
-            assert await ours.ask(Offer("group", "name", b"value", 60)) == b"value"
-            assert await ours.ask(Rank("group", [NODE], 60)) == 1
+            assert await ours.ask(Propose(1, b"value", 0)) == b"value"
+            assert await ours.ask(Keep("name", b"value", 60)) is None
             assert await ours.ask(Tell(OTHER, b"to one")) is None
             await other.until(lambda: b"to one" in other.heard)
-            assert await ours.ask(drop(source="aa"))
+            assert await ours.ask(drop())
 
         go(scenario, f"redis+cluster://127.0.0.1:{port}", ME, OTHER)
+
+
+def cluster_node(folder: Path, port: int) -> RedisServer:
+    options = ("--cluster-enabled", "yes", "--cluster-port", str(free_port()))
+    return RedisServer(folder, *options, port=port)
+
+
+def test_a_cluster_that_is_not_there_is_waited_for(tmp_path: Path) -> None:
+    port = free_port()
+
+    async def scenario() -> None:
+        ours = Facilitator(parse_redis(f"redis+cluster://127.0.0.1:{port}"))
+        await ours.until(lambda: ours.reasons)
+        with cluster_node(tmp_path, port) as server:
+            server.command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+            await ours.until(lambda: ours.has_joined)
+            assert await ours.ask(put()) == "ok"
+            await ours.store.close()
+
+    asyncio.run(scenario())
+
+
+def test_keys_that_move_to_another_server_of_a_cluster_are_found_there(tmp_path: Path) -> None:
+    ports = [free_port(), free_port()]
+    with cluster_node(tmp_path / "one", ports[0]) as one, cluster_node(tmp_path / "two", ports[1]) as two:
+        bus = two.command("CONFIG", "GET", "cluster-port")[b"cluster-port"]
+        one.command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+        one.command("CLUSTER", "MEET", "127.0.0.1", ports[1], bus)
+        slot = one.command("CLUSTER", "KEYSLOT", "{convergence}:nodes")
+        names = [server.command("CLUSTER", "MYID").decode() for server in (one, two)]
+
+        async def scenario(ours: Facilitator, other: Facilitator) -> None:
+            assert await ours.ask(put(source="aa")) == "ok"
+            while b"cluster_state:ok" not in two.command("CLUSTER", "INFO"):
+                await asyncio.sleep(0.05)
+            two.command("CLUSTER", "SETSLOT", slot, "IMPORTING", names[0])
+            one.command("CLUSTER", "SETSLOT", slot, "MIGRATING", names[1])
+            keys = one.command("CLUSTER", "GETKEYSINSLOT", slot, 100)
+            one.command("MIGRATE", "127.0.0.1", ports[1], "", 0, 5000, "KEYS", *keys)
+            for server in (two, one):
+                server.command("CLUSTER", "SETSLOT", slot, "NODE", names[1])
+            for one_of_us in (ours, other):
+                await one_of_us.ask(Beat(b"beat"))
+                await one_of_us.until(lambda one_of_us=one_of_us: one_of_us.reasons)
+            for one_of_us in (ours, other):
+                await one_of_us.until(lambda one_of_us=one_of_us: one_of_us.has_joined)
+            assert len((await ours.ask(Read()))[0]) == 1
+            assert await ours.ask(put(SECOND, source="aa")) == "ok"
+            assert await other.ask(put(THIRD, source="aa")) == "crowded"
+            await ours.ask(Tell(OTHER, b"to one"))
+            await other.until(lambda: b"to one" in other.heard)
+
+        go(scenario, f"redis+cluster://127.0.0.1:{ports[0]}", ME, OTHER)
 
 
 class Sentinel(RedisServer):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
+from copy import deepcopy
 from functools import partial
 
 from convergence.driver import Driver
@@ -11,14 +12,14 @@ from convergence.effects import Failure, Protocol
 from convergence.facilitator.questions import (
     Beat,
     Drop,
-    Offer,
+    Keep,
+    Kept,
+    Latest,
+    Propose,
     Put,
-    Rank,
-    Ranked,
-    ReadAll,
+    Read,
     Spend,
     Tell,
-    Values,
 )
 from convergence.facilitator.service import FacilitatorService
 from convergence.netdir.nodes import NodeDirectory
@@ -44,11 +45,19 @@ class Store:
         self.links = {}  # by name of a facilitator
         self.late = []
         self.seen = []
+        self.decisions = []
         self.clear()
 
     def clear(self):
         self.nodes, self.marks, self.sources = {}, {}, defaultdict(set)
-        self.spent, self.values, self.ranked = defaultdict(list), defaultdict(dict), defaultdict(set)
+        self.spent, self.decision, self.kept = defaultdict(list), (0, None), {}
+
+    def backup(self, old=None):
+        """All records as they are now; they are as in `old` then."""
+        now = deepcopy((self.nodes, self.marks, self.sources))
+        if old is not None:
+            self.nodes, self.marks, self.sources = deepcopy(old)
+        return now
 
     def lost(self):
         """It cannot be reached, and whoever asks hears so."""
@@ -78,8 +87,9 @@ class Store:
                 return self.put(question)
             case Drop():
                 return self.drop(question)
-            case ReadAll():
-                return list(self.nodes.values())
+            case Read(after):
+                keys = sorted(self.nodes)
+                return [self.nodes[key] for key in keys[after : after + 2]], after + 2 if keys[after + 2 :] else 0
             case Tell(to, body):
                 return self.publish(body, to)
             case Beat(body):
@@ -94,14 +104,22 @@ class Store:
                 for spent in times:
                     spent.append(now)
                 return True
-            case Offer(group, item, value):
-                return self.values[group].setdefault(item, value)
-            case Values(group):
-                return self.values[group]
-            case Rank(group, keys):
-                self.ranked[group] |= set(keys)
-            case Ranked(group, start, count):
-                return sorted(key for key in self.ranked[group] if key >= start)[:count]
+            case Propose(number, value, after, begins):
+                if self.fault == "full":
+                    return Failure("full", "no memory")
+                if number > self.decision[0] and after in (None, self.decision[0]) and self.world.time >= begins:
+                    self.decision = number, value
+                    self.decisions.append((number, value))
+                return self.decision[1]
+            case Latest():
+                return self.decision[1]
+            case Keep(name, value, lifetime):
+                if self.fault == "full":
+                    return Failure("full", "no memory")
+                self.kept[name] = value, self.world.time + lifetime
+            case Kept(name):
+                value, until = self.kept.get(name, (None, 0))
+                return value if self.world.time < until else None
 
     def put(self, put):
         if self.fault == "full":
@@ -115,24 +133,25 @@ class Store:
             if len(self.nodes) >= put.most:
                 return "full"
         else:
-            published, digest, holder = mark
+            published, digest, holder, source = mark
             if published > put.published or (published == put.published and digest != put.digest):
                 return "stale"
             if put.only_from not in (None, holder):
                 return "held"
+            self.sources[source].discard(put.identity)
         self.nodes[put.identity] = put.body
-        self.marks[put.identity] = (put.published, put.digest, put.holder)
+        self.marks[put.identity] = (put.published, put.digest, put.holder, put.source)
         if put.source:
             self.sources[put.source].add(put.identity)
         self.publish(put.body)
         return "ok"
 
     def drop(self, drop):
-        published, _, holder = self.marks.get(drop.identity, (float("inf"), "", ""))
+        published, _, holder, source = self.marks.get(drop.identity, (float("inf"), "", "", ""))
         if published > drop.published or drop.only_from not in (None, holder):
             return False
         del self.nodes[drop.identity], self.marks[drop.identity]
-        self.sources[drop.source].discard(drop.identity)
+        self.sources[source].discard(drop.identity)
         self.publish(drop.body)
         return True
 
@@ -145,9 +164,12 @@ class Link:
         self.service = service
         self.port = None
         self.cut = False  # the store cannot be reached from here
+        self.asleep = None  # what waits for a process that is paused
 
     def run(self, command):
-        if self.port in self.store.world.ports:
+        if self.asleep is not None:
+            self.asleep.append(lambda: self.run(command))
+        elif self.port in self.store.world.ports:
             self.port.driver.run(command)
 
     def told(self, body):
@@ -164,7 +186,9 @@ class Link:
 
     def consult(self, question, reply):
         def ask():
-            if self.store.fault == "away" or self.cut:
+            if self.asleep is not None:
+                self.asleep.append(ask)
+            elif self.store.fault == "away" or self.cut:
                 reply(Failure("io", "connection refused"))
             elif self.store.fault == "silent":
                 self.store.late.append(ask)
@@ -275,6 +299,8 @@ class Several(World):
         link.port.driver.run(service.start)
         if self.store.fault != "away":
             link.port.driver.run(service.joined)
+        else:
+            link.port.driver.run(lambda now: service.parted("connection refused", now))
 
     def kill_service(self, number):
         """Nobody says goodbye; the store stays."""

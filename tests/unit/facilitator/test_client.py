@@ -562,6 +562,35 @@ def test_buckets_are_fetched_in_order_and_nobody_waits_for_ever():
     assert len(got) == MAX_FETCHES + 4
 
 
+def test_a_draw_is_asked_for_and_nobody_waits_for_ever():
+    peer, got = Hostile(), []
+
+    def ask():
+        peer.client.draw(7, lambda body, now: got.append(body), peer.now)
+
+    ask()
+    assert got == [None]  # not connected
+    peer.open()
+    peer.receive(header())
+    ask()
+    assert peer.sent() == [RecordType.DRAW]
+    ask()  # one at a time
+    assert got == [None, None]
+    peer.receive(encode_record(RecordType.DRAWN, b"draw"))
+    ask()
+    peer.receive(error("not now"))
+    ask()
+    peer.client.stop(peer.now)
+    assert got[2:] == [b"draw", None, None]
+
+
+def test_a_draw_that_was_not_asked_for_closes_the_channel():
+    peer = Hostile()
+    peer.open()
+    peer.receive(header() + encode_record(RecordType.DRAWN, b""))
+    closed(peer)
+
+
 def test_buckets_that_were_not_asked_for_close_the_channel():
     peer = Hostile()
     peer.open()

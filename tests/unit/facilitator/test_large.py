@@ -9,9 +9,10 @@ from convergence.netdir.rings import check_bucket
 from convergence.wire.buckets import DAY, Bucket, BucketRequest, RingKind, SharedValue
 from convergence.wire.descriptor import Descriptor
 from convergence.wire.facilitator import ErrorCode, NodeList, RecordType, encode_record
+from convergence.wire.sharedrandom import Draw
 from convergence.wire.target import Role
 from tests.unit.facilitator.test_service import Rig
-from tests.unit.facilitator.world import CRYPTO, START, MemoryStorage, World, node_seed
+from tests.unit.facilitator.world import CRYPTO, SEED, START, MemoryStorage, World, node_seed
 
 
 def aged(*numbers):
@@ -19,7 +20,7 @@ def aged(*numbers):
     storage, day = MemoryStorage(), int(START // DAY)
     fixed = (day - 1) * DAY + COMMIT_PHASE
     values = SharedValue(b"v" * 32, fixed).encode() + SharedValue(b"b" * 32, fixed - DAY).encode()
-    storage.items["epochs", b"draw"] = day.to_bytes(4, "big") + values
+    storage.items["epochs", b"draw"] = day.to_bytes(4, "big") + values + bytes(2)
     for number in numbers:
         since = (fixed - 2 * DAY).to_bytes(8, "big")
         storage.items["age", CRYPTO.ed25519_public(node_seed(number)) + since] = b""
@@ -55,6 +56,18 @@ def test_a_large_network_is_told_by_header_and_buckets(large):
         identities = {CRYPTO.ed25519_public(node_seed(number)) for number in range(1, 6)}
         assert {member.node.identity for member in members} == identities
         assert all(member.node.verify(CRYPTO.ed25519_verify) for member in members)
+
+
+def test_everybody_who_asks_is_told_how_values_are_drawn(large):
+    day, got = int(large.time // DAY), []
+    for wanted in (day + 1, day, day + 2):
+        large.machines[0].port.driver.run(
+            lambda now, wanted=wanted: large.machines[0].client.draw(wanted, lambda body, now: got.append(body), now)
+        )
+        large.settle()
+    next_one, today, unknown = (Draw.parse(body) for body in got)
+    assert [commit.facilitator for commit, number in next_one.parts if number is None] == [CRYPTO.ed25519_public(SEED)]
+    assert today == unknown == Draw()  # what gave today's value is not known here
 
 
 def test_who_leaves_is_in_no_bucket_of_the_next_epoch(large):

@@ -6,17 +6,18 @@ from itertools import pairwise
 import pytest
 
 from convergence.codes import RtcWhy
+from convergence.effects import Failure
 from convergence.facilitator import exchange, shared, sharing
 from convergence.facilitator.prober import ADDRESS_PAUSE
+from convergence.facilitator.questions import Read
 from convergence.facilitator.registry import GRACE, RegistryLimits
 from convergence.facilitator.service import LEAVING
 from convergence.facilitator.shared import RETURN
 from convergence.facilitator.sharing import BEAT, QUESTION_TIMEOUT, SILENT, Seal
+from convergence.introduction import signalling
 from convergence.introduction.signalling import MAX_PER_PAIR
-from convergence.netdir.headers import EPOCH
-from convergence.wire.buckets import BucketRequest
 from convergence.wire.descriptor import Transport
-from convergence.wire.facilitator import ErrorCode, NodeList, RecordType, encode_record
+from convergence.wire.facilitator import ErrorCode, NodeList, RecordType
 from convergence.wire.sharing import Beat, encode_shared
 from convergence.wire.target import Role
 from tests.unit.facilitator.several import Several, directory
@@ -111,17 +112,6 @@ def test_two_descriptors_of_one_second_are_never_both_taken(world):
     assert world.services[0].signed_list(world.time)[:-96] == world.services[1].signed_list(world.time)[:-96]
 
 
-def test_several_sign_lists_and_no_headers(world):
-    """Two that sign different headers of one epoch are liars."""
-    world.node(1, at=0)
-    world.run(2 * EPOCH)
-    for at in (0, 1):
-        channel = world.channel(at)
-        channel.send(LIST + encode_record(RecordType.FETCH, BucketRequest(1, 1, 0, 0).encode()))
-        world.settle()
-        assert channel.answers == [RecordType.NODES, RecordType.BUCKET]
-
-
 # Limits
 
 
@@ -169,6 +159,80 @@ def test_signals_to_one_node_are_limited_as_at_one_facilitator(world):
     world.settle()
     assert len(target.delivered) == MAX_PER_PAIR
     assert asker.refusals == [RtcWhy.BUSY] * 3
+
+
+def test_a_source_gets_no_more_signals_to_one_node_through_two(world, monkeypatch):
+    monkeypatch.setattr(signalling, "MAX_PER_TARGET", 4)
+    target = world.node(1, at=1)
+    world.source = "192.0.2.0/24"
+    near, far, other = Asker(world.node(2, at=1)), Asker(world.node(3, at=0)), Asker(world.node(4, at=0))
+    for _ in range(5):
+        near.signal(1)
+    world.settle()
+    assert len(target.delivered) == 4 and len(near.refusals) == 1
+    far.signal(1)
+    world.settle()
+    assert len(target.delivered) == 4 and far.refusals == [RtcWhy.BUSY]
+    world.source = "198.51.100.0/24"
+    world.kill(other.machine.port)
+    other = Asker(world.node(5, at=0))
+    other.signal(1)
+    world.settle()
+    assert len(target.delivered) == 5
+
+
+def test_many_signals_do_not_stop_what_is_written(world, monkeypatch):
+    monkeypatch.setattr(sharing, "MAX_TOLD", 3)
+    target = world.node(1, at=1)
+    askers = [Asker(world.node(number, at=0)) for number in (2, 3)]
+    for asker in askers:
+        for _ in range(4):
+            asker.signal(1)
+    world.run(0.1)
+    assert 3 <= len(target.delivered) < 8
+    assert sum(len(asker.refusals) for asker in askers) == 8 - len(target.delivered)
+    assert "storage-trouble" not in world.kinds_of(0)
+    assert world.services[0].health(world.time)["store"] == {"state": "shared", "trouble": ""}
+
+
+def test_no_source_gets_more_places_while_the_store_is_slow():
+    world = Several(limits=RegistryLimits(each=2))
+    world.source, world.store.fault = "192.0.2.0/24", "silent"
+    channels = [world.channel(0) for _ in range(4)]
+    for number, channel in enumerate(channels, 1):
+        channel.register(describe(number, world.time, transports=RTC))  # all wait for the store
+    world.run(QUESTION_TIMEOUT + 0.1)
+    answers = [channel.answers[0] for channel in channels]
+    assert (answers.count(RecordType.REGISTERED), answers.count(ErrorCode.FULL)) == (2, 2)
+
+
+def test_each_trouble_is_told_once(world):
+    """Who mends one finds the next one in the log."""
+    link = world.link(0)
+    link.cut_off()
+    for reason in ("connection refused", "wrong password", "connection refused", "wrong password"):
+        link.run(lambda now, reason=reason: link.service.parted(reason, now))
+    for number in range(20):
+        link.run(lambda now, number=number: link.service.parted(f"reason {number}", now))
+    link.connected()
+    world.run(1)
+    told = [event.detail for event in world.told[0] if event.kind == "storage-trouble"]
+    assert told[:2] == ["connection refused", "wrong password"] and len(told) == sharing.MAX_TROUBLES
+    assert world.kinds_of(0).count("storage-works") == 1
+
+
+def test_a_store_works_once_it_takes_what_is_written(world):
+    """One that is full, or whose disk is, may well be reached and read."""
+    world.store.fault = "full"
+    world.run(2 * BEAT)
+    world.link(0).cut_off()
+    world.link(0).connected()
+    world.run(3 * BEAT)
+    assert "storage-works" not in world.kinds_of(0)
+    assert world.services[0].health(world.time)["store"] == {"state": "ailing", "trouble": "full"}
+    world.store.back()
+    world.run(3 * BEAT)
+    assert world.kinds_of(0).count("storage-works") == 1
 
 
 # Signals
@@ -459,7 +523,7 @@ def test_what_none_of_us_says_now_is_ignored(world, forge):
     world.node(1, at=0)
     service = world.services[1]
     [old, *_] = [body for body in world.store.seen if body.startswith(world.services[0].sharing.name)]
-    said = encode_shared(Beat(1, 1, 0, "9.9", leaves=True))
+    said = encode_shared(Beat(1, 1, 0, 0, "9.9", leaves=True))
     body = {
         "junk": b"x" * 100,
         "another seed": Seal(CRYPTO, b"g" * 32, b"n" * 16).close(said),
@@ -473,6 +537,120 @@ def test_what_none_of_us_says_now_is_ignored(world, forge):
     assert (world.listed(1), service.health(world.time), list(world.told[1])) == before
 
 
+class Recorder:
+    """Somebody who may read and write in the store: says again what a facilitator said."""
+
+    def __init__(self, world):
+        self.world = world
+
+    def again(self, name, at):
+        for body in [body for body in self.world.store.seen if body.startswith(name)]:
+            self.world.service_ports[at].driver.run(lambda now, body=body: self.world.services[at].told(body, now))
+        self.world.settle()
+
+
+def test_what_a_dead_facilitator_said_counts_for_nothing(world):
+    """Else whoever kept it could show a facilitator that is gone, deliver signals again, and bring back nodes."""
+    target = world.node(1, at=0)
+    asker = Asker(world.node(2, at=1))
+    asker.signal(1)
+    world.settle()
+    dead = world.services[1].sharing.name
+    world.reachable = False
+    world.kill(asker.machine.port)
+    world.kill_service(1)
+    world.run(SILENT + GRACE + 5)
+    before = world.listed(0), world.services[0].health(world.time)["facilitators"], len(world.told[0])
+    Recorder(world).again(dead, at=0)
+    assert len(target.delivered) == 1
+    assert (world.listed(0), world.services[0].health(world.time)["facilitators"], len(world.told[0])) == before
+
+
+def test_what_was_said_before_a_facilitator_began_makes_nobody_live(world):
+    """It cannot know what is old. Nodes that it hears of so may come back, as those of any that died."""
+    gone = world.node(1, at=1)
+    asker = Asker(world.node(2, at=1))
+    world.node(3, at=0)
+    asker.signal(3)
+    world.settle()
+    dead = world.services[1].sharing.name
+    for machine in (gone, asker.machine):
+        world.kill(machine.port)
+    world.run(GRACE + 1)
+    world.reachable = False
+    world.kill_service(1)
+    world.start_one()
+    world.run(SILENT + GRACE)
+    channel = world.channel(2)
+    channel.register(describe(3, world.time, transports=RTC))
+    world.settle()
+    seen = len(world.store.seen)
+    Recorder(world).again(dead, at=2)
+    assert channel.answers == [RecordType.REGISTERED]
+    assert [one["name"] for one in world.services[2].health(world.time)["facilitators"]] == [
+        world.services[number].sharing.name.hex()[:8] for number in (2, 0)
+    ]
+    assert world.kinds_of(2).count("facilitator-found") == 1
+    assert len(world.store.seen) - seen < 20  # it is not made to say much
+    world.run(RETURN + 1)
+    assert world.listed(2) == world.listed(0) == {identity(3)}
+
+
+def test_strangers_are_bounded(world, monkeypatch):
+    monkeypatch.setattr(sharing, "MAX_STRANGERS", 3)
+    service = world.services[0]
+    for number in range(1, 9):
+        body = Seal(CRYPTO, SEED, bytes([number]) * 16).close(encode_shared(Beat(1, 1, 0, 0, "1.0")))
+        world.service_ports[0].driver.run(lambda now, body=body: service.told(body, now))
+    assert len(service.sharing._strangers) == 3
+    world.run(SILENT + 2 * BEAT)
+    assert list(service.sharing.peers) == [world.services[1].sharing.name]
+
+
+@pytest.mark.parametrize("news", ["written", "dropped"])
+def test_what_is_told_while_all_is_read_is_newer_than_what_is_read(world, news, monkeypatch):
+    """Answers and what is told come over two connections, in any order."""
+    machine = world.node(1, at=1)
+    held, link = [], world.link(0)
+    link.cut_off()
+    answer = world.store.answer
+
+    def late(name, question):
+        result = answer(name, question)
+        if isinstance(question, Read) and name == world.services[0].sharing.name.hex():
+            held.append(result)
+            return Failure("held", "")
+        return result
+
+    consult = link.consult
+
+    def hold(question, reply):
+        consult(question, lambda result: reply(result) if result != Failure("held", "") else held.append(reply))
+
+    monkeypatch.setattr(world.store, "answer", late)
+    monkeypatch.setattr(link, "consult", hold)
+    if news == "written":
+        world.kill(machine.port)
+        world.run(GRACE + 1)
+    link.connected()
+    world.settle()
+    if news == "written":
+        world.node(1, at=1)
+    else:
+        registry_of_1 = world.services[1]._registry
+        node = registry_of_1.nodes[identity(1)]
+        world.kill(machine.port)
+        world.service_ports[1].driver.run(lambda now: registry_of_1.drop(node, "crowded out", now))
+    world.settle()
+    result, reply = held
+    world.later(lambda: reply(result))
+    world.settle()
+    assert world.listed(0) == world.listed(1) == ({identity(1)} if news == "written" else set())
+    world.run(GRACE + 1)
+    assert world.listed(0) == world.listed(1) == ({identity(1)} if news == "written" else set())
+    assert world.kinds_of(0).count("node-lost") == (news == "dropped")
+
+
 def test_a_facilitator_with_a_wrong_clock_takes_no_nodes_of_others(world):
     world.node(1, at=0)
     world.start_one(skew=7200)
@@ -483,6 +661,17 @@ def test_a_facilitator_with_a_wrong_clock_takes_no_nodes_of_others(world):
     world.run(2700)
     assert world.listed(0) == world.listed(1) == {identity(1)} == set(world.store.nodes)
     assert "node-lost" not in world.kinds_of(1)
+
+
+def test_clocks_that_differ_are_told_and_shown(world):
+    """A node that goes from one to the other would refuse its list as an old one."""
+    world.start_one(skew=90)
+    world.run(4 * BEAT)
+    told = {event.facilitator: event.ahead for event in world.told[0] if event.kind == "clock-trouble"}
+    assert told == {world.services[2].sharing.name.hex()[:8]: pytest.approx(90, abs=2)}
+    assert world.kinds_of(0).count("clock-trouble") == 1 and world.kinds_of(2).count("clock-trouble") == 2
+    shown = [one["ahead"] for one in world.services[0].health(world.time)["facilitators"]]
+    assert sorted(shown) == [0, 0, pytest.approx(90, abs=2)]
 
 
 def test_nothing_that_everybody_may_read_tells_where_the_store_is(world):
@@ -575,13 +764,15 @@ def test_a_channel_that_asks_while_it_registers_is_bounded_by_its_records(world)
 
 @pytest.mark.parametrize("seed", range(6))
 def test_whatever_happens_all_lists_are_right_in_the_end(seed):
-    """Facilitators die and start, lose the store, which forgets, fills up and hangs; nodes come and go."""
+    """Facilitators die and start, lose the store, which forgets, fills up, hangs, and is restored as it was long ago;
+    nodes come, go, and move."""
     chance = random.Random(seed)
     world = Several(3)
     machines = {}
+    backup = world.store.backup()
     for _ in range(40):
         alive = [number for number, service in enumerate(world.services) if service is not None]
-        match chance.randrange(9):
+        match chance.randrange(12):
             case 0 | 1 if len(machines) < 9:
                 number = chance.choice([number for number in range(1, 10) if number not in machines])
                 machines[number] = world.node(number, at=chance.choice(alive))
@@ -602,6 +793,14 @@ def test_whatever_happens_all_lists_are_right_in_the_end(seed):
             case 8 if chance.random() < 0.3:
                 world.store.lost()
                 world.store.clear()
+                world.store.back()
+            case 9 | 10 if machines:
+                machine = chance.choice(list(machines.values()))
+                world.prefer[machine.port] = chance.choice(alive)
+                machine.port.driver.run(machine.client.moved)
+            case 11:
+                world.store.lost()
+                backup = world.store.backup(backup)
                 world.store.back()
         world.run(chance.choice([0, 0.5, 3, 15, 40]))
     world.store.fault = None

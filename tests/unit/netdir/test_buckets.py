@@ -5,12 +5,11 @@ from dataclasses import replace
 import pytest
 
 from convergence.netdir import buckets as module
+from convergence.netdir import epochs
 from convergence.netdir.buckets import ATTEMPTS, FETCH_LIMIT, Buckets
-from convergence.netdir.epochs import RingBuilder
 from convergence.netdir.headers import Headers
 from convergence.outbox import Outbox
 from convergence.wire.buckets import Bucket, Entry, RingKind, SharedValue
-from convergence.wire.descriptor import Descriptor
 from convergence.wire.target import Role
 from tests.unit.netdir.buckets import CRYPTO, FACILITATOR, VALUE, Made, identity_of, node_of
 
@@ -199,8 +198,7 @@ def test_a_late_answer_of_a_source_that_was_given_up_counts_for_nothing():
 
 
 def test_what_the_facilitator_must_not_sign_is_told_of_it(monkeypatch):
-    real = RingBuilder._bucket
-    monkeypatch.setattr(RingBuilder, "_bucket", lambda *arguments: list(real(*arguments))[::-1])
+    monkeypatch.setattr(epochs, "_oldest", lambda inside: inside[::-1])
     rig = Rig()
     assert rig.want() == [None]
     assert len(rig.bad) == ATTEMPTS
@@ -208,8 +206,11 @@ def test_what_the_facilitator_must_not_sign_is_told_of_it(monkeypatch):
 
 def false(monkeypatch, change, **made):
     """What the facilitator says of a bucket in which it signed `change(its nodes)`."""
-    real = RingBuilder._bucket
-    monkeypatch.setattr(RingBuilder, "_bucket", lambda *arguments: change(list(real(*arguments))))
+
+    def signed(inside):
+        return [(node, node.entry.encode()) for node in change([node for node, _ in inside])]
+
+    monkeypatch.setattr(epochs, "_oldest", signed)
     rig = Rig(**made)
     assert rig.want(kind=RingKind.EXITS) == [None] and not rig.lies
     return {str(error) for error in rig.bad}
@@ -220,15 +221,11 @@ def test_a_facilitator_that_signs_false_buckets_is_told_of(monkeypatch):
 
     def disguised(members):
         return [
-            member._replace(entry=Entry(node_of(number, Role.RELAY, identity=parse(member).identity).encode(), 5))
+            member._replace(descriptor=node_of(number, Role.RELAY, identity=member.identity).encode(), since=5)
             for number, member in enumerate(members)
         ]
 
     assert false(monkeypatch, disguised) == {exits}
-
-
-def parse(member):
-    return Descriptor.parse(member.entry.descriptor)
 
 
 @pytest.mark.parametrize("change", [lambda members: members[::2], lambda members: [*members, *members]])

@@ -1,67 +1,84 @@
-"""The shared random value: who lies, is late or says nothing changes nothing but his own part."""
+"""The shared random value: what comes of a draw, and what a draw that somebody shows proves."""
+
+from dataclasses import replace
 
 import pytest
 
-from convergence.errors import CryptoError, RemoteError
 from convergence.netdir.draw import (
     COMMIT_PHASE,
-    Drawing,
-    check_draw,
+    Verdict,
     commitment_of,
     committed_hash,
+    judge,
     number_of,
     shared_value,
     value_of,
 )
-from convergence.outbox import Outbox
 from convergence.wire.buckets import DAY, SharedValue
 from convergence.wire.sharedrandom import Commit, Draw
 from tests.unit.netdir.buckets import CRYPTO
 
 TODAY = 20_000
-"""The draw runs through the day before."""
-BEGIN = (TODAY - 1) * DAY
-NOON = BEGIN + COMMIT_PHASE
-BEFORE = SharedValue(b"b" * 32, BEGIN - DAY + COMMIT_PHASE)
-SEEDS = {name: name.encode() * 32 for name in "abc"}
-NAMES = {name: CRYPTO.ed25519_public(seed) for name, seed in SEEDS.items()}
+BEFORE = SharedValue(b"b" * 32, (TODAY - 2) * DAY + COMMIT_PHASE)
+SEEDS = [bytes([number]) * 32 for number in range(3)]
 
 
-def commit_of(name, number=None, *, day=TODAY, seed=None):
-    number = number or number_of(SEEDS[name], day)
-    commit = Commit(day, NAMES[name], commitment_of(NAMES[name], day, number))
-    return commit.sign(lambda message: CRYPTO.ed25519_sign(seed or SEEDS[name], message))
+def part(seed, number=None, *, day=TODAY):
+    identity, number = CRYPTO.ed25519_public(seed), number or number_of(seed, day)
+    commit = Commit(day, identity, commitment_of(identity, day, number))
+    return commit.sign(lambda message: CRYPTO.ed25519_sign(seed, message)), number
 
 
-class Rig:
-    """One facilitator's view of a draw."""
-
-    def __init__(self, names="abc", kept=None):
-        self.outbox = Outbox()
-        more = {} if kept is None else {"kept": kept}
-        identities = [NAMES[name] for name in names]
-        self.drawing = Drawing(self.outbox, CRYPTO, TODAY, identities, **more)
-
-    def commit(self, *names, now=BEGIN + 60.0):
-        self.at(now)
-        for name in names:
-            self.drawing.commit(commit_of(name), now)
-
-    def reveal(self, *names, now=NOON + 60.0):
-        self.at(now)
-        for name in names:
-            self.drawing.reveal(NAMES[name], number_of(SEEDS[name], TODAY), now)
-
-    def at(self, now):
-        self.outbox.run_timers(now)
-
-    def end(self):
-        self.at(float(BEGIN + DAY))
-        return self.drawing.draw
+DRAW = Draw(tuple(sorted((part(seed) for seed in SEEDS), key=lambda one: one[0].facilitator)))
+ANNOUNCED = committed_hash(commit for commit, _ in DRAW.parts)
+VALUE = value_of(DRAW, TODAY, BEFORE)
 
 
-def revealed(draw):
-    return {name for name in NAMES for commit, number in draw.parts if commit.facilitator == NAMES[name] and number}
+def verdict(draw, value=VALUE, announced=ANNOUNCED):
+    return judge(draw, TODAY, announced, BEFORE, value, CRYPTO.ed25519_verify)
+
+
+def without(draw, *numbers):
+    """The numbers of these parts are not shown."""
+    return Draw(tuple((commit, None if at in numbers else number) for at, (commit, number) in enumerate(draw.parts)))
+
+
+def test_a_value_that_comes_of_what_was_announced_holds():
+    assert verdict(DRAW) is Verdict.HOLDS
+    left_out = value_of(without(DRAW, 1), TODAY, BEFORE)
+    assert verdict(without(DRAW, 1), left_out) is Verdict.HOLDS
+    assert verdict(DRAW, left_out) is Verdict.HOLDS  # that number may have come too late
+    nothing = value_of(without(DRAW, 0, 1, 2), TODAY, BEFORE)
+    assert verdict(DRAW, nothing) is Verdict.HOLDS and nothing.fixed == BEFORE.fixed
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        SharedValue(b"x" * 32, VALUE.fixed),
+        replace(VALUE, fixed=VALUE.fixed - 1),  # as if it were older: nodes that came later would count
+        SharedValue(shared_value([(b"i" * 32, b"n" * 32)], BEFORE.value), VALUE.fixed),
+        value_of(DRAW, TODAY, SharedValue(b"c" * 32, BEFORE.fixed)),
+    ],
+)
+def test_a_value_that_cannot_come_of_what_was_announced_is_proven_false(value):
+    assert verdict(DRAW, value) is Verdict.FALSE
+
+
+def test_whoever_shows_a_draw_cannot_make_others_look_like_liars():
+    late = Draw(tuple(sorted((*DRAW.parts, part(b"l" * 32)), key=lambda one: one[0].facilitator)))
+    (first, _), *rest = DRAW.parts
+    for draw in (
+        Draw(),
+        late,
+        without(DRAW, 1),
+        Draw(DRAW.parts[:2]),
+        Draw(((first, b"w" * 32), *rest)),
+        Draw(((replace(first, signature=bytes(64)), DRAW.parts[0][1]), *rest)),
+        Draw((part(SEEDS[0], day=TODAY + 1),)),
+    ):
+        assert verdict(draw) is Verdict.NOT_SHOWN
+        assert verdict(draw, SharedValue(b"x" * 32, 1)) is Verdict.NOT_SHOWN
 
 
 def test_the_value_is_that_of_tor():
@@ -71,173 +88,5 @@ def test_the_value_is_that_of_tor():
     assert shared_value(numbers, b"Z" * 32).hex().upper() == expected
 
 
-def test_all_facilitators_get_the_same_value():
-    values = set()
-    for order in ("abc", "cab", "bca"):
-        rig = Rig()
-        rig.commit(*order)
-        rig.reveal(*order)
-        draw = rig.end()
-        assert revealed(draw) == set("abc")
-        values.add(value_of(Draw.parse(draw.encode()), TODAY, BEFORE))
-    [value] = values
-    assert value.fixed == NOON  # nobody could know it before
-
-
-def test_one_that_does_not_reveal_does_not_count():
-    rig = Rig()
-    rig.commit("a", "b", "c")
-    rig.reveal("a", "b")
-    draw = rig.end()
-    assert revealed(draw) == set("ab") and len(draw.parts) == 3
-    assert value_of(draw, TODAY, BEFORE).fixed == NOON
-
-
-def test_one_that_reveals_something_else_does_not_count():
-    rig = Rig()
-    rig.commit("a", "b")
-    rig.reveal("a")
-    with pytest.raises(CryptoError):
-        rig.drawing.reveal(NAMES["b"], b"x" * 32, NOON + 60.0)
-    assert revealed(rig.end()) == set("a")
-
-
-def test_somebody_who_says_a_wrong_number_for_another_one_changes_nothing():
-    rig = Rig()
-    rig.commit("a", "b")
-    with pytest.raises(CryptoError):
-        rig.drawing.reveal(NAMES["b"], b"x" * 32, NOON + 60.0)
-    rig.reveal("a", "b")
-    assert revealed(rig.end()) == set("ab")
-
-
-def test_one_that_commits_twice_is_out_whatever_comes_first():
-    for first, second in ((None, b"2" * 32), (b"2" * 32, None)):
-        rig = Rig()
-        rig.commit("a")
-        rig.drawing.commit(commit_of("b", first), BEGIN + 60.0)
-        with pytest.raises(RemoteError):
-            rig.drawing.commit(commit_of("b", second), BEGIN + 61.0)
-        with pytest.raises(RemoteError):
-            rig.drawing.commit(commit_of("b", first), BEGIN + 62.0)
-        with pytest.raises(RemoteError):
-            rig.reveal("b")
-        assert [commit.facilitator for commit, _ in rig.end().parts] == [NAMES["a"]]
-
-
-def test_the_same_commitment_again_is_no_second_one():
-    rig = Rig()
-    rig.commit("a", "a")
-    rig.commit("a", now=NOON + 5.0)
-    rig.reveal("a", "a")
-    assert revealed(rig.end()) == set("a")
-
-
-def test_one_that_commits_late_does_not_count():
-    rig = Rig()
-    rig.commit("a")
-    with pytest.raises(RemoteError):
-        rig.commit("b", now=float(NOON))
-    rig.reveal("a")
-    with pytest.raises(RemoteError):
-        rig.reveal("b")
-    assert revealed(rig.end()) == set("a")
-
-
-def test_a_number_that_is_said_too_early_is_not_heard():
-    """Who has not committed yet would know it."""
-    rig = Rig()
-    rig.commit("a")
-    with pytest.raises(RemoteError):
-        rig.reveal("a", now=NOON - 1.0)
-    assert revealed(rig.end()) == set()
-
-
-def test_nobody_commits_for_another_one_or_another_day_or_uninvited():
-    rig = Rig("ab")
-    for commit in (commit_of("a", seed=SEEDS["b"]), commit_of("a", day=TODAY + 1), commit_of("c")):
-        with pytest.raises(CryptoError):
-            rig.drawing.commit(commit, BEGIN + 60.0)
-    assert rig.end().parts == ()
-
-
-def test_who_repeats_the_commitment_of_another_one_cannot_reveal():
-    rig = Rig()
-    rig.commit("a")
-    copied = Commit(TODAY, NAMES["b"], commit_of("a").commitment)
-    rig.drawing.commit(copied.sign(lambda message: CRYPTO.ed25519_sign(SEEDS["b"], message)), BEGIN + 60.0)
-    rig.reveal("a")
-    with pytest.raises(CryptoError):
-        rig.drawing.reveal(NAMES["b"], number_of(SEEDS["a"], TODAY), NOON + 60.0)
-    assert revealed(rig.end()) == set("a")
-
-
-def test_without_any_number_the_value_follows_from_the_one_before_and_is_as_old():
-    rig = Rig("a")
-    rig.commit("a")
-    draw = rig.end()
-    value = value_of(draw, TODAY, BEFORE)
-    assert value.fixed == BEFORE.fixed and value.value != BEFORE.value
-    assert value_of(draw, TODAY + 1, BEFORE) != value != value_of(draw, TODAY, SharedValue(b"c" * 32, BEFORE.fixed))
-
-
-def test_one_facilitator_alone_is_bound_to_its_number_before_the_others_register():
-    """Of one facilitator: what it commits to until noon is what it has at midnight, or nothing."""
-    rig = Rig("a")
-    rig.commit("a")
-    announced = rig.drawing.committed(NOON + 1.0)
-    rig.reveal("a")
-    draw = rig.end()
-    value = check_draw(draw, TODAY, announced, BEFORE, CRYPTO.ed25519_verify)
-    assert value == value_of(draw, TODAY, BEFORE)
-    chosen = Draw(((commit_of("a", b"chosen".ljust(32)), b"chosen".ljust(32)),))
-    with pytest.raises(CryptoError):
-        check_draw(chosen, TODAY, announced, BEFORE, CRYPTO.ed25519_verify)
-
-
-def test_everybody_can_check_a_draw():
-    rig = Rig()
-    assert rig.drawing.committed(BEGIN + 1.0) is None
-    rig.commit("a", "b")
-    rig.reveal("a")
-    announced = rig.drawing.committed(NOON + 1.0)
-    draw = rig.end()
-    assert check_draw(draw, TODAY, announced, BEFORE, CRYPTO.ed25519_verify) == value_of(draw, TODAY, BEFORE)
-    (first, number), (second, _) = draw.parts
-    forged = Commit(second.day, second.facilitator, second.commitment, bytes(64))
-    for parts, day in (
-        (((first, number),), TODAY),  # a commitment left out
-        (((first, number), (second, b"x" * 32)), TODAY),
-        (draw.parts, TODAY + 1),
-    ):
-        with pytest.raises(CryptoError):
-            check_draw(Draw(parts), day, announced, BEFORE, CRYPTO.ed25519_verify)
-    false = Draw(((first, number), (forged, None)))
-    with pytest.raises(CryptoError):
-        check_draw(false, TODAY, committed_hash([first, forged]), BEFORE, CRYPTO.ed25519_verify)
-
-
-@pytest.mark.parametrize("now", [BEGIN + 100.0, NOON + 100.0])
-def test_a_draw_goes_on_after_a_restart(now):
-    rig = Rig()
-    rig.commit("a", "b")
-    if now > NOON:
-        rig.reveal("a")
-    again = Rig(kept=Draw.parse(rig.drawing.draw.encode()))
-    again.at(now)
-    again.reveal("a", "b")
-    assert revealed(again.end()) == set("ab")
-
-
-def test_a_number_that_comes_after_midnight_changes_nothing():
-    rig = Rig()
-    rig.commit("a", "b")
-    rig.reveal("a")
-    draw = rig.end()
-    with pytest.raises(RemoteError):
-        rig.reveal("b", now=float(BEGIN + DAY))
-    assert rig.drawing.draw == draw
-
-
 def test_a_number_is_of_one_facilitator_and_one_day():
-    assert len({number_of(seed, day) for seed in SEEDS.values() for day in range(3)}) == 9
+    assert len({number_of(seed, day) for seed in SEEDS for day in range(3)}) == 9

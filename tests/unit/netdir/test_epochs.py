@@ -1,13 +1,13 @@
 """Buckets as a facilitator makes them and a client checks them."""
 
-import hashlib
 from itertools import count, islice
 
 import pytest
 
 from convergence.errors import CryptoError, LocalError, RemoteError
+from convergence.netdir import epochs as module
 from convergence.netdir import rings
-from convergence.netdir.epochs import FEW, MANY, RingBuilder
+from convergence.netdir.epochs import FEW, MANY, NODES_A_STEP, epoch_of
 from convergence.netdir.rings import BadBucket, check_bucket, index_of
 from convergence.netdir.view import place_of
 from convergence.wire.buckets import MAX_IN_BUCKET, Bucket, Entry, RingKind, SharedValue
@@ -95,21 +95,62 @@ def test_a_node_that_leaves_or_changes_its_roles_leaves_its_rings():
     assert (header.ring(RingKind.ALL).count, header.ring(RingKind.RELAYS).count) == (9, 8)
 
 
-def test_a_registration_touches_one_bucket_and_the_path_above_it(monkeypatch):
+def test_a_registration_costs_no_hash_and_a_cut_has_small_steps(monkeypatch):
+    """However many nodes there are."""
+    made = Made(1)
     hashed = []
-    monkeypatch.setattr("convergence.crypto.merkle.sha256", lambda data=b"": hashed.append(1) or hashlib.sha256(data))
-    costs = []
-    for size in (1000, 16_000):
-        builder = RingBuilder()
-        for number in range(size):
-            builder.put(identity_of(number), Entry(b"descriptor", 1))
-        builder.sign_off(RingKind.ALL, 1, VALUE.value)
-        hashed.clear()
-        builder.put(identity_of("another"), Entry(b"descriptor", 1))
+    monkeypatch.setattr(module, "place_of", lambda *args: hashed.append(1) or place_of(*args))
+    for size in (2000, 8000):
+        for number in range(len(made.epochs.nodes), size):
+            made.put(node_of(number, version=1))
         assert not hashed
-        builder.sign_off(RingKind.ALL, 2, VALUE.value)
-        costs.append(len(hashed))
-    assert costs == [1 + 3, 1 + 7]  # a leaf, and log2 of the number of buckets
+        cut = made.epochs.freeze(epoch_of(made.now), VALUE, BEFORE)
+        most = 0
+        while not cut.step():
+            most = max(most, len(hashed))
+            hashed.clear()
+        assert most == 2 * NODES_A_STEP  # in two orders
+        assert cut.steps < 2.5 * size / NODES_A_STEP + 2 * size / (FEW * module.SLICES_A_STEP) + 9
+        hashed.clear()
+
+
+def test_who_comes_and_goes_while_a_cut_is_made_is_in_the_next_one():
+    made = Made(3000)
+    first = made.sign()
+    cut = made.epochs.freeze(first.epoch + 1, VALUE, BEFORE)
+    cut.step()
+    made.put(node_of("late"))
+    made.epochs.drop(identity_of(7))
+    assert made.bucket(RingKind.ALL, 0) is not None  # of the epoch before, meanwhile
+    while not cut.step():
+        pass
+    made.now += 600
+    made.epochs.serve(made.epochs.propose(cut, None, made.now), cut)
+    found = {member.node.identity for member in everybody(made, RingKind.ALL)}
+    assert found == {identity_of(number) for number in range(3000)}
+    assert made.sign().ring(RingKind.ALL).count == 3000
+    assert {member.node.identity for member in everybody(made, RingKind.ALL)} ^ found == {
+        identity_of("late"),
+        identity_of(7),
+    }
+
+
+def test_a_cut_that_another_one_made_is_repeated_bit_by_bit():
+    """Also by whoever does not know how many buckets there were before."""
+    made = Made(700)
+    made.sign()
+    for number in range(400):
+        made.epochs.drop(identity_of(number))
+    header = made.sign()  # of 300 nodes, who come to 4 buckets only from above
+    assert header.ring(RingKind.ALL).depth == 2
+    again = Made(5)
+    cut = again.epochs.repeat(header, dict(made.epochs.nodes))
+    while not cut.step():
+        pass
+    assert cut.rings == header.rings
+    again.epochs.serve(header, cut)
+    assert again.bucket(RingKind.POINTS, 1) == made.bucket(RingKind.POINTS, 1)
+    assert again.epochs.header == header
 
 
 def test_a_ring_that_shrinks_gets_fewer_buckets_again():
@@ -235,23 +276,18 @@ def test_a_bucket_of_another_epoch_or_ring_or_with_strange_references_is_refused
 def test_a_facilitator_that_signs_what_is_no_bucket_is_found_out(lie, monkeypatch):
     made = Made(300)
     if lie == "young":
-        monkeypatch.setattr("convergence.netdir.epochs.AGED", ())
-        monkeypatch.setattr("convergence.netdir.epochs.kinds_of", lambda *args: set(RingKind))
+        monkeypatch.setattr(module, "_AGED", 0)
         made.put(node_of("young"), VALUE.fixed)
     else:
-        real = RingBuilder._bucket
+        real = module._oldest
 
-        def false(builder, index, epoch):
-            members = list(real(builder, index, epoch))
-            match lie:
-                case "order":
-                    return members[::-1]
-                case "twice":
-                    return members[:1] + members
-                case _:
-                    return list(real(builder, index ^ 1, epoch))
+        def false(inside):
+            return inside[::-1] if lie == "order" else inside[:1] + inside
 
-        monkeypatch.setattr(RingBuilder, "_bucket", false)
+        if lie == "elsewhere":
+            monkeypatch.setattr(module, "index_of", lambda place, depth: index_of(place, depth) ^ 1)
+        else:
+            monkeypatch.setattr(module, "_oldest", lambda inside: real(false(inside)))
     header = made.sign()
     depth = header.ring(RingKind.POINTS).depth
     index = index_of(place_of(VALUE.value, identity_of("young")), depth)

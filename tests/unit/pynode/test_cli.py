@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ from pynode.cli.proxy import PAC_HEAD, _write_pac
 from pynode.cli.serve import _network, _Relay, relay_plan
 from pynode.cli.share import check_files, hash_file
 from pynode.cli.sites import DEFAULT_SITE, chosen_site, find_network, find_status, network_of, site_address
-from pynode.cli.status import status
+from pynode.cli.status import _show_facilitators, status
 from pynode.config import Address, Config
 from pynode.config import parse as parse_config
 
@@ -147,7 +148,24 @@ def test_every_command_with_a_node_says_once_that_the_facilitator_lied(capsys: p
 
 
 def test_tables_line_up() -> None:
-    assert table([["a", "bb"], ["ccc", ""]]) == "  a    bb\n  ccc"
+    rows = [["a", "bb"], ["ccc", ""]]
+    assert table(rows) == table(rows, 9) == "  a    bb\n  ccc"
+    assert table([*rows, ["d", "eeeee"]], 11) == "  a   ccc\n  bb\n\n  a   d\n  bb  eeeee"
+
+
+def test_the_status_of_several_facilitators() -> None:
+    out = io.StringIO()
+    several: list[dict[str, Any]] = [
+        {"name": "aaaaaaaa", "nodes": 2, "channels": 3, "since": int(time.time()) - 61, "version": "1.0", "ahead": 0},
+        {"name": HOSTILE, "nodes": None, "ahead": -95},
+    ]
+    _show_facilitators(Output(out=out), several, {"state": "away", "trouble": "io"})
+    assert "log of a facilitator says why" in out.getvalue()
+    assert "clocks differ by 1:35" in out.getvalue()
+    assert "1:01" in out.getvalue() and HOSTILE not in out.getvalue()
+    out = io.StringIO()
+    _show_facilitators(Output(out=out), several[:1], {"state": "shared", "trouble": ""})
+    assert "Their store works." in out.getvalue() and "clocks" not in out.getvalue()
 
 
 # -- output

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -207,3 +208,16 @@ def test_no_text_raises_anything_else(text: str) -> None:
             parse(content)
         except ConfigError:
             pass
+
+
+def test_facilitators_that_draw_together_are_named_by_identity_and_address() -> None:
+    one, other = f"{'ab' * 32}@wss://one.example/facilitator", f"{'cd' * 32}@wss://other.example/"
+    config = parse(f'[facilitator]\ndraws_with = ["{one}", "{other}"]')
+    assert config.facilitator.draws_with == (
+        (b"\xab" * 32, "wss://one.example/facilitator"),
+        (b"\xcd" * 32, "wss://other.example/"),
+    )
+    many = [f"{number:064x}@wss://one.example/" for number in range(16)]
+    for wrong in ([one, one], ["wss://one.example/"], [one.upper()[:40] + "@x"], many, one, [7]):
+        with pytest.raises(ConfigError, match="draws_with"):
+            parse(f"[facilitator]\ndraws_with = {json.dumps(wrong)}")

@@ -109,3 +109,45 @@ def test_a_link_that_was_dialled_can_be_paused():
     transport.pause(1, True)
     transport.pause(2, True)
     assert links.paused == [(1, True)]
+
+
+def test_facilitators_ask_each_other_for_what_they_contribute_to_the_draw(tmp_path, monkeypatch):
+    monkeypatch.setattr("convergence.facilitator.partners.FIRST", 0.0)
+    asyncio.run(draw_together(tmp_path))
+
+
+async def draw_together(folder):
+    told, heard = asyncio.Event(), asyncio.Event()
+    one = FacilitatorApp(folder / "one", Address("127.0.0.1", 0))
+    await one.start()
+    address = one.network.facilitator
+    other = FacilitatorApp(
+        folder / "other",
+        Address("127.0.0.1", 0),
+        draws_with=[(one.service.identity, address)],
+        on_event=lambda event: ...,
+    )
+    answer = one.service._publisher.draw
+
+    def telling(day):
+        told.set()
+        return answer(day)
+
+    one.service._publisher.draw = telling
+    await other.start()
+    hear = other.service._publisher.heard
+
+    def hearing(draw, now):
+        heard.set()
+        hear(draw, now)
+
+    other.service._publisher.heard = hearing
+    try:
+        async with asyncio.timeout(20):
+            await told.wait()
+            await heard.wait()
+        [partner] = other.service.health(0.0)["draw"]
+        assert partner["facilitator"] == one.service.identity.hex()[:16]
+    finally:
+        await other.stop()
+        await one.stop()

@@ -38,9 +38,14 @@ def made(kind: str, **fields: Any) -> Event:
 
 def test_a_line_reads_well(stream: io.StringIO) -> None:
     setup("relay-1", stream=stream)
-    log_event(made("circuit_built", **{"hops": 2, "seconds": 0.123456789, "why": "two words", "empty": ""}))
+    log_event(
+        made(
+            "circuit_built", **{"hops": 2, "seconds": 0.123456789, "why": "two words", "empty": "", "roles": ("a", "b")}
+        )
+    )
     line = stream.getvalue()
-    assert line.endswith('info    relay-1  circuit built hops=2 seconds=0.123457 why="two words" empty=""\n')
+    assert line.endswith('circuit built hops=2 seconds=0.123457 why="two words" empty="" roles=a,b\n')
+    assert "info    relay-1  " in line
 
 
 def test_failures_are_warnings_and_debug_is_quiet(stream: io.StringIO) -> None:

@@ -4,10 +4,16 @@ from convergence.errors import LocalError, ParseError
 from convergence.wire.descriptor import MAX_DESCRIPTOR
 from convergence.wire.facilitator import MAX_SEALED
 from convergence.wire.sharing import (
+    MAX_IN_PART,
+    MAX_PARTS,
     NOBODY,
     VERSION,
     Back,
     Beat,
+    CutNode,
+    CutPart,
+    Decided,
+    Decision,
     Dropped,
     Forward,
     NodeRecord,
@@ -28,11 +34,16 @@ KEY = b"k" * 32
         bytes([VERSION, 99]) + Dropped(KEY, 9).encode(),
         encode_shared(Dropped(KEY, 9))[:-1],
         encode_shared(Dropped(KEY, 9)) + b"x",
-        encode_shared(Beat(1, 1, 1, "")) + b"v" * 65,
-        encode_shared(Beat(1, 1, 1, "")) + b"\xff",
+        encode_shared(Beat(1, 1, 1, 1, "")) + b"v" * 65,
+        encode_shared(Beat(1, 1, 1, 1, "")) + b"\xff",
         encode_shared(NodeRecord(NOBODY, 1, 1, NOBODY, b"")) + bytes(MAX_DESCRIPTOR + 1),
         encode_shared(Forward(1, KEY, 1, NOBODY, b"")) + bytes(MAX_SEALED + 1),
         encode_shared(Back(1, KEY, 1, b"")) + bytes(MAX_SEALED + 5),
+        encode_shared(Decision(KEY, True, NOBODY, MAX_PARTS + 1, b"")),
+        encode_shared(Decided(1)) + b"x",
+        encode_shared(CutPart((CutNode(KEY, 1),) * (MAX_IN_PART + 1))),
+        encode_shared(CutPart((CutNode(KEY, 1, 1, bytes(MAX_DESCRIPTOR + 1)),))),
+        encode_shared(CutPart((CutNode(KEY, 1, 1, b"d"),)))[:-1],
     ],
 )
 def test_what_is_of_another_form_or_too_long_is_refused(data):
@@ -43,4 +54,6 @@ def test_what_is_of_another_form_or_too_long_is_refused(data):
 def test_nothing_too_long_is_made():
     with pytest.raises(LocalError):
         encode_shared(Forward(1, KEY, 1, NOBODY, bytes(MAX_SEALED + 1)))
-    assert parse_shared(encode_shared(Beat(1, 1, 1, "v" * 99))) == Beat(1, 1, 1, "v" * 64)
+    hears = (KEY[:16], NOBODY)
+    long = Beat(1, 1, 1, 1, "v" * 99, hears=hears)
+    assert parse_shared(encode_shared(long)) == Beat(1, 1, 1, 1, "v" * 64, hears=hears)
