@@ -105,7 +105,6 @@ def measured(what: str, nodes: int, asked: int, at: list[Facilitator], store: in
             await asyncio.gather(*(node.ask_all(_others(crowd, number, asked)) for number, node in enumerate(crowd)))
             seconds = time.monotonic() - started
             spent.extend(cpu(pid) - was for pid, was in zip(every, before, strict=True))
-            assert all(node.answers + node.refusals == asked for node in crowd)
             answered.extend(node.answers for node in crowd)
             return seconds
         finally:
@@ -257,7 +256,7 @@ class Node(asyncio.Protocol):
         if self._left:
             tag = len(self._left)
             self._say(RecordType.SIGNAL, Signal(tag, self._left.pop(), SEALED).encode())
-        else:
+        elif not self._done.done():
             self._done.set_result(None)
 
     def _say(self, kind: RecordType, body: bytes) -> None:
