@@ -7,18 +7,18 @@ from typing import Any
 import pytest
 
 from convergence.codes import FacilitatorWhy
-from convergence.crypto.keys import NodeKeys
 from convergence.events import DrawChecked, Trouble
 from convergence.facilitator import draws
-from convergence.netdir import drawcheck, epochs
+from convergence.netdir import drawcheck
 from convergence.netdir.draw import COMMIT_PHASE
 from convergence.netdir.headers import EPOCH
 from convergence.netdir.view import Class
-from convergence.wire.buckets import DAY, BucketRequest, EpochHeader, Ring, RingKind, SharedValue
+from convergence.wire.buckets import DAY, BucketRequest, EpochHeader, RingKind, SharedValue
 from convergence.wire.ordb import PIECE_SIZE
 from convergence.wire.target import Role
+from tests.sim.crowd import be_old, small_buckets
 from tests.sim.people import arrived, content, get, settle, share_and_stand, standing
-from tests.sim.world import START, Host, SeededRng, World
+from tests.sim.world import START, Host, World
 
 ROLES = Role.RELAY | Role.RDV
 DATA = content("large", 2 * PIECE_SIZE + 5)
@@ -29,29 +29,12 @@ EVENING = START - START % DAY + DAY - EPOCH
 def large(monkeypatch: Any, seed: str, relays: int, *, start: float = START, small: bool = True) -> World:
     """A network in its second epoch. All relays are older than the values. With `small`, buckets have 6 to 16 nodes, so
     that few relays make many of them."""
-    monkeypatch.setattr("convergence.facilitator.publisher.MIN_POINTS", 10)
     if small:
-        monkeypatch.setattr(epochs, "MANY", 16)
-        monkeypatch.setattr(epochs, "FEW", 6)
+        small_buckets(monkeypatch)
     early = 30 if small else 1200  # the facilitator does not get round to all in its first ten minutes
     world = World(seed, start=start - start % EPOCH - early)
-    host = world._host("facilitator", "ws://facilitator/")
-    day, secret = int(world.now // DAY), SeededRng(f"{seed}-facilitator").random(32)
-    fixed = (day - 1) * DAY + COMMIT_PHASE
-    value, before = SharedValue(b"v" * 32, fixed), SharedValue(b"b" * 32, fixed - DAY)
     names = [f"relay{number}" for number in range(relays)]
-    for name in names:
-        identity = NodeKeys.generate(world.crypto, SeededRng(f"{seed}-{name}")).identity
-        host.storage.items["age", identity + (fixed - 2 * DAY).to_bytes(8, "big")] = b""
-    # A header of before: the facilitator goes on with it, so nobody has to begin with a list.
-    rings = tuple(Ring(kind, 0, 200, bytes(32)) for kind in (RingKind.ALL, RingKind.POINTS))
-    published = int(world.now) - EPOCH
-    header = EpochHeader(
-        *(published // EPOCH, published, published + 9999),
-        *(value, before, bytes(32), rings, world.crypto.ed25519_public(secret)),
-    ).sign(lambda message: world.crypto.ed25519_sign(secret, message))
-    host.storage.items["epochs", b"header"] = header.encode()
-    host.storage.items["epochs", b"draw"] = day.to_bytes(4, "big") + value.encode() + before.encode() + bytes(2)
+    be_old(world, names)
     world.facilitator(list_up_to=10)
     for name in names:
         world.add(name, ROLES, circuits=0)

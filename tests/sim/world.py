@@ -19,7 +19,9 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
+from weakref import WeakValueDictionary
 
 from convergence.crypto.keys import NodeKeys
 from convergence.driver import Driver, Machine
@@ -36,6 +38,7 @@ from pynode.transports import HIGH_WATER, LOW_WATER
 
 START = 1_790_000_000.0  # Unix seconds
 RTC_TIMEOUT = 15.0  # seconds until an end of an RTC channel gives up
+CUT_NOTICED = (15.0, 30.0)  # seconds until both ends of a channel that leads nowhere know
 NO_ROLES = Role(0)
 
 
@@ -110,6 +113,7 @@ class Pipe:
         self.channel = channel
         self.peer: Pipe | None = None
         self.open = True
+        self.lost = False  # what is sent arrives nowhere
         self.busy_until = 0.0
         self.line: Line | None = None
         self.free = 0.0
@@ -219,6 +223,7 @@ class Host:
 
     def _offer(self, channel: int, offers: bool) -> None:
         end = self.connections[channel] = PeerConnection(self, channel, offers)
+        self.world.ends[end.ufrag] = end
         if offers:
             self._tell(end, DescriptionKind.OFFER)
         self.world.later(RTC_TIMEOUT, lambda: self._rtc_closed(end, "no connection came about"))
@@ -316,7 +321,9 @@ class World:
         self._addresses: dict[str, Host] = {}
         self.line = line
         self.lines: dict[frozenset[str], Line] = {}
+        self.ends: WeakValueDictionary[str, PeerConnection] = WeakValueDictionary()  # by their ufrag
         self.apart: set[frozenset[str]] = set()  # names of two hosts that no RTC connection can join
+        self._island: Callable[[str], bool] | None = None
 
     # -- building
 
@@ -361,9 +368,12 @@ class World:
         self._run_on(host, machine)
         return host
 
-    def revive(self, host: Host) -> None:
-        """A node that was killed or left comes back with its keys and storage."""
+    def revive(self, host: Host, *, anew: bool = False) -> None:
+        """A node that was killed or left comes back with its keys and storage; or `anew`, as a page that is opened
+        again: another node, with what the profile keeps."""
         rng = SeededRng(f"{self.seed}-{host.name}-{host.life}")
+        if anew:
+            host.keys = NodeKeys.generate(self.crypto, rng)
         self.boot(host, Node(host.node.config, self.crypto, rng, keys=host.keys), restore=True)
 
     def restart(self, host: Host) -> None:
@@ -377,13 +387,19 @@ class World:
         self.kill(host)
 
     def kill(self, host: Host) -> None:
-        """The machine vanishes; its peers notice after a while."""
+        """The process dies; its peers learn of it."""
         host.alive = False
         host._armed += 1
         for pipe in list(host.pipes.values()):
             self.hang_up(pipe, "connection lost")
         host.pipes.clear()
         host.connections.clear()
+
+    def vanish(self, host: Host) -> None:
+        """The same, but no connection is reset: each peer notices within CUT_NOTICED."""
+        for pipe in host.pipes.values():
+            self._lose(pipe)
+        self.kill(host)
 
     def _run_on(self, host: Host, machine: Machine) -> None:
         host.alive = True
@@ -421,11 +437,39 @@ class World:
 
     # -- channels
 
+    def cut(self, island: Callable[[str], bool]) -> None:
+        """From now on nothing passes between hosts on the island, by their names, and all others."""
+        self._island = island
+        for host in self.hosts.values():
+            for pipe in [pipe for pipe in host.pipes.values() if pipe.peer and self._parted(host, pipe.peer.host)]:
+                self._lose(pipe)
+
+    def mend(self) -> None:
+        """There is one network again. Channels that were cut are not mended."""
+        self._island = None
+
+    def _parted(self, one: Host, other: Host) -> bool:
+        return self._island is not None and self._island(one.name) != self._island(other.name)
+
+    def _lose(self, pipe: Pipe) -> None:
+        """Nothing passes any more, and both ends find that out by themselves."""
+        if pipe.peer is not None and not pipe.lost:
+            pipe.lost = pipe.peer.lost = True
+            self.later(self.random.uniform(*CUT_NOTICED), partial(self._broken, pipe, pipe.peer))
+
+    @staticmethod
+    def _broken(*ends: Pipe) -> None:
+        for pipe in ends:
+            if pipe.open and pipe.host.alive and pipe.host.pipes.get(pipe.channel) is pipe:
+                pipe.open = False
+                del pipe.host.pipes[pipe.channel]
+                pipe.host.driver.closed(pipe.channel, "connection lost")
+
     def dial(self, pipe: Pipe, protocol: Protocol, address: str) -> None:
         target = self._addresses.get(address)
         if not pipe.host.alive or not pipe.open:
             return
-        if target is not None and target.asleep is not None:
+        if target is not None and (target.asleep is not None or self._parted(pipe.host, target)):
             return
         if target is None or not target.alive:
             pipe.host.pipes.pop(pipe.channel, None)
@@ -448,18 +492,19 @@ class World:
 
     def meet(self, end: PeerConnection) -> None:
         """Open the channel between this end and the one that its remote description names, if both may."""
-        hosts = [host for host in self.hosts.values() if host.alive]
-        others = [other for host in hosts for other in host.connections.values() if other.offers != end.offers]
-        for other in others:
-            if other.open or end.open or not (_knows(end, other) and _knows(other, end)):
-                continue
-            if frozenset((end.host.name, other.host.name)) in self.apart:
-                continue
+        other = None if end.remote is None else self.ends.get(end.remote.ufrag)
+        if other is None or other.host.connections.get(other.channel) is not other or not other.host.alive:
+            return
+        if other.open or end.open or other.offers == end.offers:
+            return
+        apart = frozenset((end.host.name, other.host.name)) in self.apart or self._parted(end.host, other.host)
+        if not apart and _knows(end, other) and _knows(other, end):
             end.open = other.open = True
-            self.later(2 * self.latency(), lambda other=other: self._join(end, other))
+            self.later(2 * self.latency(), lambda: self._join(end, other))
 
     def _join(self, one: PeerConnection, two: PeerConnection) -> None:
-        if not all(end.host.alive and end.host.connections.get(end.channel) is end for end in (one, two)):
+        there = all(end.host.alive and end.host.connections.get(end.channel) is end for end in (one, two))
+        if not there or self._parted(one.host, two.host):
             one.open = two.open = False
             return
         pipes = [Pipe(end.host, end.channel) for end in (one, two)]
@@ -473,6 +518,8 @@ class World:
     def carry(self, pipe: Pipe, data: bytes) -> None:
         peer = pipe.peer
         assert peer is not None
+        if pipe.lost:
+            return
         if self._breaks and self.random.random() < self._breaks:
             self.hang_up(pipe, "connection lost")
             pipe.host.pipes.pop(pipe.channel, None)
@@ -491,7 +538,7 @@ class World:
             arrival = pipe.busy_until = pipe.free + pipe.line.delay
 
         def deliver() -> None:
-            if peer.open and peer.host.alive and not peer.host.hung:
+            if peer.open and peer.host.alive and not peer.host.hung and not peer.lost:
                 what = f"{self.now:.6f} {pipe.host.name} {peer.host.name} {len(data)} {zlib.crc32(data)}\n"
                 self.transcript.update(what.encode())
                 if peer.host.received is not None:
@@ -531,11 +578,11 @@ class World:
     def hang_up(self, pipe: Pipe, reason: str) -> None:
         pipe.open = False
         peer = pipe.peer
-        if peer is None:
+        if peer is None or pipe.lost:
             return
 
         def closed() -> None:
-            if peer.open and peer.host.alive and peer.host.asleep is None:
+            if peer.open and not peer.lost and peer.host.alive and peer.host.asleep is None:
                 peer.open = False
                 peer.host.pipes.pop(peer.channel, None)
                 peer.host.driver.closed(peer.channel, reason)

@@ -30,7 +30,7 @@ from typing import Any
 from convergence.chance import choose, random_below
 from convergence.errors import ParseError, RemoteError
 from convergence.netdir.buckets import Buckets, Members, Wanted, order_of
-from convergence.netdir.headers import Headers
+from convergence.netdir.headers import EPOCH, Headers
 from convergence.netdir.memory import SeldomWrites
 from convergence.netdir.nodes import HINT_LIFETIME, NodeDirectory
 from convergence.netdir.rings import Member, index_of, rings_of
@@ -52,6 +52,10 @@ MIN_OLD = 16
 """Nodes that such a bucket has to have that nobody made for it, else all count."""
 OVERLAP = 3600
 """Seconds from midnight in which points in the order of the value before count too."""
+SILENT = 3 * EPOCH
+"""Seconds after a header without a newer one, from when on the facilitator counts as gone: nobody lists what nodes sign
+anew, so descriptors run out. Those of nodes with an address then count for HINT_LIFETIME more, at both ends of a
+transfer alike. Only to take those whose news came by hearsay would leave the choice to whoever tells news."""
 MAX_WALKED = 8
 """Buckets looked at for the points of one name."""
 NEWS_PAUSE = 1.0
@@ -285,16 +289,14 @@ class BucketView:
         if version != self._buckets.version:
             members = [member for bucket in found for member in self._unmade(kind, bucket)]
             self._pools[kind] = self._buckets.version, members
-        able = [member for member in members if member.node.expires > now]
-        if not able:  # the facilitator is gone, and we slept or were off
-            able = [member for member in members if member.node.ws_url and member.node.expires + HINT_LIFETIME > now]
+        able = [member for member in members if self._lives(member, now)]
         drawn: list[Descriptor] = []
         for at in range(len(able)):
             if len(drawn) == count:
                 break
             other = at + random_below(self._rng, len(able) - at)
             able[at], able[other] = able[other], able[at]
-            node = self._checked(able[at], now, hint=True)
+            node = self._checked(able[at], now)
             if node is not None:
                 drawn.append(node)
         return drawn
@@ -311,12 +313,27 @@ class BucketView:
         old = tuple(member for member in bucket if member.entry.since < header.value.fixed)
         return old if len(old) >= MIN_OLD else bucket
 
-    def _checked(self, member: Member, now: float, *, hint: bool = False) -> Descriptor | None:
+    def _lives(self, member: Member, now: float) -> bool:
+        """Whether the node can be there, by the newest that is known of it."""
+        return member.node.expires > now or self._is_current(self._newest(member), now)
+
+    def _is_current(self, node: Descriptor, now: float) -> bool:
+        header = self._headers.newest
+        gone = header is None or now >= header.published + SILENT
+        return node.expires > now or (gone and node.ws_url is not None and node.expires + HINT_LIFETIME > now)
+
+    def _newest(self, member: Member) -> Descriptor:
+        known = self._directory.get(member.node.identity)
+        return member.node if known is None or known.published < member.node.published else known
+
+    def _checked(self, member: Member, now: float) -> Descriptor | None:
         """The node, if it is usable and made its descriptor itself: the facilitator must not speak for it."""
-        node = member.node
-        if self._directory.get(node.identity) == node:
-            return node if hint or node.expires > now else None
-        if node.signature in self._false or (node.expires <= now and not hint):
+        node = self._newest(member)
+        if not self._is_current(node, now) or node.roles & member.node.roles != member.node.roles:
+            return None
+        if self._directory.get(node.identity) is node:
+            return node
+        if node.signature in self._false:
             return None
         if not node.verify(self._crypto.ed25519_verify):
             if len(self._false) < 1024:
@@ -350,7 +367,7 @@ class BucketView:
         walked = 0
 
         def take(members: Sequence[Member], now: float) -> None:
-            able = (self._checked(member, now) for member in members if member.node.expires > now)
+            able = (self._checked(member, now) for member in members)
             nodes.extend(islice((node for node in able if node is not None), count - len(nodes)))
 
         def found(members: Members | None, now: float) -> None:

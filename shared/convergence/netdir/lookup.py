@@ -56,7 +56,7 @@ class Lookup:
     def get(self, identity: bytes, now: float) -> Descriptor | None:
         """The node of this identity, if that is known now; else it is asked for."""
         known = self._known.pop(identity, None)
-        if known is not None and known.expires > now:
+        if known is not None and (known.expires > now or known.ws_url is not None):  # it may be there all the same
             self._known[identity] = known
         else:
             known = None

@@ -78,9 +78,9 @@ def until(holds: Callable[[], object]) -> None:
 
 
 def go_on(facilitators: list[Hasty]) -> None:
-    """Wait until all of these have signed one more header than any has now."""
-    last = max(epoch for facilitator in facilitators for epoch in (0, *facilitator.epochs))
-    until(lambda: all(facilitator.epochs[-1:] > [last] for facilitator in facilitators))
+    """Wait until all of these have signed two headers that none has signed yet."""
+    before = {epoch for facilitator in facilitators for epoch in facilitator.epochs}
+    until(lambda: all(len({*facilitator.epochs} - before) >= 2 for facilitator in facilitators))
 
 
 async def ask(one: Hasty) -> tuple[EpochHeader, set[bytes]]:

@@ -7,7 +7,7 @@ import pytest
 
 from convergence.effects import Load, Store
 from convergence.netdir.buckets import Buckets
-from convergence.netdir.bucketview import OVERLAP, SAMPLED, BucketView
+from convergence.netdir.bucketview import OVERLAP, SAMPLED, SILENT, BucketView
 from convergence.netdir.headers import EPOCH, Headers
 from convergence.netdir.lookup import look_up_shown
 from convergence.netdir.memory import PAUSE
@@ -23,11 +23,12 @@ from tests.unit.netdir.buckets import BEFORE, CRYPTO, FACILITATOR, NOW, VALUE, M
 ROLES = Role.RELAY | Role.RDV
 
 
-def signed(number, *, lifetime=30 * 3600, roles=ROLES):
+def signed(number, *, published=NOW, lifetime=30 * 3600, roles=ROLES):
     """A descriptor that its node signed."""
     seed = number.to_bytes(32, "big")
     transports = (Transport(1, f"ws://192.0.2.{number % 250}:9000/"),)
-    unsigned = Descriptor(CRYPTO.ed25519_public(seed), b"k" * 32, int(NOW), int(NOW) + lifetime, roles, transports)
+    dates = int(published), int(published) + lifetime
+    unsigned = Descriptor(CRYPTO.ed25519_public(seed), b"k" * 32, *dates, roles, transports)
     return unsigned.sign(lambda message: CRYPTO.ed25519_sign(seed, message))
 
 
@@ -226,17 +227,29 @@ def test_a_descriptor_that_its_node_did_not_sign_is_not_used():
     assert rig.directory.get(false.identity) is None
 
 
-def test_whoever_expired_is_not_drawn_unless_there_is_nobody_else():
-    rig = Rig([signed(number, lifetime=10_000) for number in range(20)])
-    assert len(rig.sample(100)) == 20
-    rig.made.now = NOW + 10_000
-    assert len(rig.sample(100)) == 20  # the facilitator is gone: servers may still be there
-    assert rig.closest() == [[]]
+def test_servers_whose_descriptors_ran_out_count_while_the_facilitator_is_gone():
+    brief = [signed(number, lifetime=5000) for number in range(20)]
+    rig = Rig([*brief, *NODES[20:23]])
+    points = rig.closest()
+    rig.made.now += SILENT - 1
+    assert {node.identity for node in rig.sample(100)} == {node.identity for node in NODES[20:23]}
+    rig.made.now += 1
+    assert len(rig.sample(100)) == 23, "whoever tells news has no say in the choice"
+    assert rig.closest() == points
     rig.made.now += HINT_LIFETIME
-    assert rig.sample(100) == []
-    mixed = Rig([*NODES[:3], *(signed(number, lifetime=10_000) for number in range(100, 120))])
-    mixed.made.now = NOW + 10_000
-    assert {node.identity for node in mixed.sample(100)} == {node.identity for node in NODES[:3]}
+    assert {node.identity for node in rig.sample(100)} == {node.identity for node in NODES[20:23]}
+
+
+def test_news_of_a_node_counts_more_than_its_bucket():
+    rig = Rig([signed(number, lifetime=5000) for number in range(20)])
+    rig.made.now += SILENT - 1
+    renewed, paused = signed(1, published=rig.made.now), signed(2, published=rig.made.now, roles=Role(0))
+    for node in (renewed, paused):
+        rig.directory.learn(node, rig.made.now)
+    assert rig.sample(100) == [renewed]
+    rig.made.now += 1
+    found = {node.identity for node in rig.sample(100)}
+    assert len(found) == 19 and paused.identity not in found
 
 
 def test_what_is_drawn_can_be_found_by_others():

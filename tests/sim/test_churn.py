@@ -1,0 +1,212 @@
+"""Networks whose nodes come and go: tabs that live for minutes, many that are gone at once, a network cut in two."""
+
+from __future__ import annotations
+
+from collections import Counter
+from resource import RUSAGE_SELF, getrusage
+from time import process_time
+from typing import Any
+
+import pytest
+
+from convergence.facilitator.client import RETRY_MAX
+from convergence.netdir.headers import EPOCH
+from convergence.outbox import Outbox, Timer
+from tests.sim import crowd
+from tests.sim.crowd import Crowd, File, Search, node_size
+from tests.sim.people import content, standing
+from tests.sim.world import CUT_NOTICED, Host, Line
+
+MB = 1 << 20
+FOUND = 30.0
+"""Seconds after it joined until a node has found a name."""
+HOUR = 3600.0
+BEYOND = 180.0
+"""The same while half of the points, and of those who know where points are, cannot be reached and there is no
+facilitator to say so: each of them is tried."""
+
+
+@pytest.fixture(autouse=True)
+def cheap(monkeypatch: Any, request: Any) -> None:
+    crowd.cheap(monkeypatch, request)
+    crowd.small_buckets(monkeypatch)
+
+
+def offered(some: Crowd, owners: list[Host], size: int, name: str, within: float = 60.0) -> list[File]:
+    """A file of each of them, known at all its points."""
+    files = [some.offer(owner, content(f"{name} {owner.name}", size), name) for owner in owners]
+    assert some.world.run(within, lambda: all(map(standing, owners)))
+    some.world.run(1)  # the last advert arrives
+    return files
+
+
+def done(some: Crowd, search: Search, seconds: float) -> bool:
+    return some.world.run(seconds, lambda: search.done is not None)
+
+
+def test_nodes_that_join_find_names_and_transfers_end_while_tabs_come_and_go() -> None:
+    """Then 30 % of all nodes are gone at once, points and relays of transfers under way among them. Until their peers
+    notice, a look-up may take as much longer."""
+    some = Crowd("churn", servers=12, tabs=50, full=8, large=True, line=Line(0.02, 60e3))
+    world, owners, readers = some.world, some.full[:4], some.full[4:8]
+    world.run(30)
+    small = offered(some, owners, 1000, "small")
+    big = offered(some, owners, 2 * MB, "big")
+    tell(some, "all have joined")
+    # Two owners and all readers stay; the other two owners come back as other nodes with the same files.
+    some.churn(host for host in some.tabs if host not in (*owners[:2], *readers))
+    some.born = lambda host: some.want(host, some.chance.choice(small))
+    transfers = []
+    for number in range(8):
+        if number < 4:
+            transfers.append(some.want(readers[number], big[number]))
+        world.run(90)
+    tell(some, "churn")
+    assert some.births > len(some.tabs) / 2
+    spare = (*owners, *readers)
+    transfers += [some.want(reader, file) for reader, file in zip(readers, big[1:] + big[:1], strict=True)]
+    world.run(10)  # they are under way
+    assert not all(search.done for search in transfers)
+    for kind in (some.servers, [host for host in some.tabs if host not in spare]):
+        for host in some.chance.sample(kind, len(kind) * 3 // 10):
+            if host.alive:
+                world.vanish(host)
+    gone_at = world.now
+    for host in [some.join() for _ in range(6)]:
+        some.want(host, some.chance.choice(small[:2]))
+    assert world.run(180, lambda: all(search.done for search in transfers))
+    tell(some, "30 % gone")
+    after = [search for search in some.searches if search.begun >= gone_at]
+    assert len(after) >= 6 and not [search for search in transfers if search.done is None]
+    # That a machine vanished is noticed after up to 30 s, and then a path is to be found.
+    assert sum(search.stalled for search in transfers) <= 2
+    late = [search for search in some.late(FOUND) if search.begun < gone_at - FOUND]
+    late += [search for search in some.late(FOUND + CUT_NOTICED[1]) if search.begun >= gone_at - FOUND]
+    # The other owners may have been away.
+    late = [search for search in late if search not in transfers and search.file.owner in owners[:2]]
+    assert not late
+
+
+@pytest.mark.parametrize("large", [False, True], ids=["list", "buckets"])
+def test_a_network_that_is_cut_in_two_goes_on_in_both_halves_and_is_one_again(large: bool) -> None:
+    """For an hour. The facilitator is in one half; nodes join in both, but in the other one only by what they kept."""
+    some = Crowd("cut", servers=24 if large else 12, tabs=8, full=8, circuits=1, large=large)
+    world = some.world
+    world.run(700 if large else 60)  # large: nodes are listed in the next epoch
+    assert all(host.node.view.large is large for host in some.tabs)
+    halves = [[host for host in some.tabs if beyond(host.name) == half] for half in (False, True)]
+    files = [offered(some, half[:1], 1000, "old")[0] for half in halves]
+    world.cut(beyond)
+    world.run(300)
+    for half, file in zip(halves, files, strict=True):
+        assert done(some, some.want(half[1], file), BEYOND), f"{half[1].name}, five minutes after the cut"
+    world.run(HOUR - 600)
+    for half in halves:
+        new = offered(some, half[1:2], 1000, "new", BEYOND)[0]
+        assert done(some, some.want(half[2], new), BEYOND)
+        world.kill(half[3])
+        world.run(10)
+        world.revive(half[3], anew=True)
+        assert done(some, some.want(half[3], new), BEYOND), "who joins late finds what is new in its half"
+    world.mend()
+    world.run(RETRY_MAX)  # until whoever was cut off knows that the facilitator is there
+    for half, file in zip(halves, reversed(files), strict=True):
+        assert done(some, some.want(half[2], file), FOUND), f"{half[2].name} finds what is beyond"
+        assert done(some, some.want(some.join(), file), FOUND)
+
+
+def beyond(name: str) -> bool:
+    return name != "facilitator" and int(name.lstrip("stlae")) % 2 == 1
+
+
+DAYS = [pytest.param(4.0, id="4 hours"), pytest.param(24.0, id="a day", marks=pytest.mark.long)]
+
+
+@pytest.mark.parametrize("hours", DAYS)
+@pytest.mark.parametrize("large", [False, True], ids=["list", "buckets"])
+def test_without_a_facilitator_the_network_lives_on_and_then_it_is_there_again(large: bool, hours: float) -> None:
+    """Lists and headers are valid for 3 hours, descriptors of servers for one, of tabs for a quarter."""
+    some = Crowd("alone", servers=16 if large else 8, tabs=4, full=4, circuits=1, large=large)
+    world, (owner, other, reader, visitor) = some.world, some.tabs
+    world.run(700 if large else 60)
+    old = offered(some, [owner, some.servers[0]], 1000, "old")
+    world.run(60)
+    assert all(host.node.view.large is large for host in some.tabs)
+    world.kill(world.hosts["facilitator"])
+    world.run(hours * HOUR - 120)
+    new = offered(some, [other], 1000, "new")[0]
+    assert done(some, some.want(reader, new), FOUND)
+    for host in (owner, *some.servers[:2]):
+        world.restart(host)
+    assert world.run(120, lambda: all(standing(file.owner) for file in old)), "they come back with what they kept"
+    world.kill(visitor)
+    world.run(20)
+    world.revive(visitor, anew=True)
+    for file in (*old, new):
+        assert done(some, some.want(visitor, file), FOUND), "who is introduced by a peer joins"
+    world.facilitator(**some.settings)
+    world.run(RETRY_MAX + (EPOCH if large else 0))
+    assert done(some, some.want(some.join(), new), FOUND)
+
+
+def sizes_over_time(some: Crowd, first: float, last: float) -> tuple[Counter[str], Counter[str]]:
+    """The most that a server held, of each table, in the half hour before two hours of virtual time. Servers live all
+    that time, while tabs come and go and share and get files."""
+    world = some.world
+    some.churn(some.tabs)
+    for host in some.full:
+        some.offer(host, content(host.name, 1000), "file")
+
+    def born(host: Host) -> None:
+        some.want(host, some.chance.choice(some.files))
+
+    some.born = born
+    found = []
+    before = 0.0
+    for hour in (first, last):
+        world.run((hour - before) * HOUR - 1800)
+        before, most = hour, Counter[str]()
+        for _ in range(6):
+            world.run(300)
+            for host in some.servers:
+                most |= node_size(host.node)
+        found.append(most)
+        some.searches.clear()
+    return found[0], found[1]
+
+
+def grown(before: Counter[str], after: Counter[str]) -> dict[str, tuple[int, int]]:
+    """Tables that hold half as much again, and more than chance explains."""
+    return {name: (before[name], size) for name, size in after.items() if size > 1.5 * before[name] + 150}
+
+
+def test_no_node_grows_while_others_come_and_go() -> None:
+    some = Crowd("day", servers=6, tabs=6, full=2, circuits=1)
+    before, after = sizes_over_time(some, 1, 2)
+    assert grown(before, after) == {}
+
+
+def test_a_leak_is_found(monkeypatch: Any) -> None:
+    """A node that keeps each timer that it ever set."""
+    call_at = Outbox.call_at
+
+    def kept(outbox: Outbox, when: float, call: Any) -> Timer:
+        timer = call_at(outbox, when, call)
+        vars(outbox).setdefault("kept", []).append(timer)
+        return timer
+
+    monkeypatch.setattr(Outbox, "call_at", kept)
+    some = Crowd("leak", servers=6, tabs=6, full=2, circuits=1)
+    before, after = sizes_over_time(some, 0.5, 1.5)
+    assert "Outbox.kept" in grown(before, after)
+
+
+def tell(some: Crowd, when: str) -> None:
+    """Figures, for whoever runs this by hand with -s."""
+    took = sorted(search.done - search.begun for search in some.searches if search.done is not None)
+    stalled = sum(search.stalled for search in some.searches)
+    figures = f"{len(took)} of {len(some.searches)} done, {stalled} stalled, {some.births} came back"
+    if took:
+        figures += f"; seconds: median {took[len(took) // 2]:.1f}, of 95 % {took[len(took) * 95 // 100]:.1f}"
+        figures += f", most {took[-1]:.1f}"
+    print(f"{when}: {figures}; {process_time():.0f} CPU s, {getrusage(RUSAGE_SELF).ru_maxrss >> 10} MB", flush=True)
