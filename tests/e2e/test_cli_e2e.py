@@ -245,7 +245,7 @@ def test_files_of_odd_sizes_and_names(network: dict[str, Any], tmp_path: Path) -
         digests.append(write_file(folder / name, size))
     out = tmp_path / "out"
     out.mkdir()
-    saved = ["empty", "[31mred.txt", "rf _b_gpj.exe", "x" * 146 + ".tar"]
+    saved = ["empty", "_[31mred__.txt", "_rf _b__gpj.exe", "x" * 200 + ".tar"]
     with shared(network, tmp_path / "sender", *(folder / name for name in names)) as links:
         commands = [get(link, out) for link in links]  # all at once, in one data folder
         for command, name, digest in zip(commands, saved, digests, strict=True):

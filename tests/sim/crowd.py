@@ -29,7 +29,8 @@ from typing import Any
 from convergence import driver
 from convergence.crypto.keys import NodeKeys
 from convergence.events import TransferDone
-from convergence.facilitator import newcomers, publisher, service
+from convergence.facilitator import newcomers, publisher
+from convergence.facilitator.registry import RegistryLimits
 from convergence.netdir import buckets, epochs, rings
 from convergence.netdir.draw import COMMIT_PHASE
 from convergence.netdir.headers import EPOCH
@@ -87,7 +88,6 @@ def cheap(monkeypatch: Any, request: Any) -> None:
     monkeypatch.setattr(CPythonCrypto, "ed25519_verify", lambda self, *arguments: verify(*map(bytes, arguments)))
     monkeypatch.setattr(Descriptor, "parse", staticmethod(lambda data: parse(bytes(data))))
     monkeypatch.setattr(driver, "HEARTBEAT", 3600.0)  # it finds jumps of the clock, and there are none
-    monkeypatch.setattr(service, "MAX_CHANNELS", 1 << 15)
     monkeypatch.setattr(newcomers, "FREE_A_MINUTE", 1 << 20)  # the crowd comes at once: nobody is to solve puzzles
     before = gc.get_threshold()
     gc.set_threshold(100_000, 50, 100)  # nearly all there is lives on: to look through it often is most of the work
@@ -149,7 +149,9 @@ class Crowd:
         names = [f"s{number}" for number in range(servers)]
         if large:
             be_old(world, names)
-        self.settings = {"list_up_to": 10} if large else {}
+        self.settings: dict[str, Any] = {"limits": RegistryLimits(channels=1 << 15)}
+        if large:
+            self.settings["list_up_to"] = 10
         self.circuits = circuits
         world.facilitator(**self.settings)
         self.servers = [self._add(name, rtc=True, circuits=0) for name in names]

@@ -340,4 +340,5 @@ class Switchboard:
                 target.delivered.pop(introduction.tag, None)
                 target.delivered = target.delivered or None
         if self._live:
-            self._outbox.call_at(now + self._live[0].since - ended, self._expire)
+            # Never in the same moment, though the difference may be lost in the digits of a date.
+            self._outbox.call_at(now + max(self._live[0].since - ended, 0.01), self._expire)
