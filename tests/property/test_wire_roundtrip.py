@@ -25,6 +25,7 @@ from convergence.wire import (
     relay,
     sdp,
     sharedrandom,
+    sharelink,
     sharing,
     signals,
     xon,
@@ -174,7 +175,11 @@ name = st.binary(min_size=sharing.NAME_LEN, max_size=sharing.NAME_LEN)
 shared = st.one_of(
     st.builds(sharing.NodeRecord, name, u64, u64, name, st.binary(max_size=descriptor.MAX_DESCRIPTOR)),
     st.builds(sharing.Dropped, key, u64),
-    st.builds(sharing.Beat, u32, u32, u64, st.text(st.characters(codec="ascii"), max_size=64), st.booleans()),
+    st.builds(
+        sharing.Beat,
+        *(u32, u32, u64, u64, st.text(st.characters(codec="ascii"), max_size=64), st.booleans()),
+        st.lists(name, max_size=3).map(tuple),
+    ),
     st.builds(sharing.Forward, u64, key, u32, name, sealed),
     st.builds(sharing.Back, u64, key, u8, st.binary(max_size=300)),
 )
@@ -299,8 +304,8 @@ def test_circuit_responses_come_back_if_they_were_asked_for(request, sendme_inc)
 
 @given(key, key, st.sampled_from(["", "https://site.example", "http://127.0.0.1:8080/", "https://[::1]/path"]))
 def test_share_links_come_back(hash_name, secret, site):
-    link = ordb.ShareLink(hash_name, secret)
-    assert ordb.ShareLink.parse(link.format(site)) == link
+    link = sharelink.ShareLink(hash_name, secret)
+    assert sharelink.ShareLink.parse(link.format(site)) == link
 
 
 @given(u8, u16, st.binary(max_size=relay.MAX_DATA))

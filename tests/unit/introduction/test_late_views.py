@@ -45,6 +45,11 @@ class Nodes:
 
 class Node:
     expires = NOW + 1000
+    ws_url: str | None = None
+
+
+class Server(Node):
+    ws_url = "ws://server/"
 
 
 def test_what_is_answered_at_once_is_never_remembered():
@@ -73,13 +78,15 @@ def test_what_comes_late_is_told_of_once_and_asked_for_again_now_and_then():
     assert lookup.get(b"a", NOW + 2 * ASK_AGAIN + 1) is None
 
 
-def test_a_node_whose_time_is_over_is_not_known():
+@pytest.mark.parametrize("node", [Node, Server])
+def test_a_node_whose_time_is_over_is_known_only_where_it_can_be_dialled(node):
     view = Nodes()
     lookup = Lookup(Outbox(), view, lambda now: None)
-    view.known[b"a"] = Node
+    view.known[b"a"] = node
     lookup.get(b"a", NOW)
     view.answer(NOW)
-    assert lookup.get(b"a", Node.expires - 1) is Node and lookup.get(b"a", Node.expires) is None
+    assert lookup.get(b"a", node.expires - 1) is node
+    assert lookup.get(b"a", node.expires) is (node if node is Server else None)
 
 
 def test_whoever_asks_for_ever_more_nodes_fills_no_memory():
