@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from convergence.circuit.hop import OFFERED
 from convergence.crypto.keys import NodeKeys
-from convergence.facilitator.client import LIFETIME, RTC_LIFETIME
+from convergence.facilitator.client import LIFETIME, RTC_LIFETIME, STABLE_LIFETIME
 from convergence.netdir.nodes import MAX_CLOCK_SKEW
 from convergence.ports import Crypto
 from convergence.wire.descriptor import Descriptor, Transport, TransportKind
@@ -60,9 +60,13 @@ class Announcement:
         if self._published > now + MAX_CLOCK_SKEW:
             self._published = int(now)
 
-    def describe(self, now: float) -> Descriptor | None:
+    def describe(self, now: float, *, stable: bool = False) -> Descriptor | None:
         """Our descriptor, newer than any before; None if we work for nobody and never published one. If we did publish
-        one, we say with a descriptor without roles that we pause."""
+        one, we say with a descriptor without roles that we pause.
+
+        Args:
+            stable: for whoever will tell others how long it is true.
+        """
         roles = self.roles
         if not roles and not self._published:
             return None
@@ -73,7 +77,7 @@ class Announcement:
             transports.append(self._tls)
         keys = self._keys
         published = self._published = max(int(now), self._published + 1)
-        expires = published + (LIFETIME if self._urls else RTC_LIFETIME)
+        expires = published + (STABLE_LIFETIME if stable else LIFETIME if self._urls else RTC_LIFETIME)
         descriptor = Descriptor(
             keys.identity,
             keys.ntor_public,

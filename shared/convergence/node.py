@@ -534,7 +534,7 @@ class Node:
             self.directory,
             self.knowledge.headers,
             address,
-            describe=describe,
+            describe=lambda now: describe(now, stable=self.knowledge.stable(now)),
             on_nodes=self._on_nodes,
             on_registered=lambda now: self.outbox.emit(Registered()),
             on_trouble=lambda trouble, now: self.outbox.emit(trouble),

@@ -1,5 +1,9 @@
 """A network of many nodes, as its facilitator sees it. Each node is made from its number, and forgotten again.
 
+One in `SERVERS` stays for ever. The others are tabs, which live for 10 minutes (median, of an exponential
+distribution): as many come as go. Most of them are never in a bucket that a client keeps, so it is enough that they
+always have just come. One of `LONG` is there for two hours, and ends as soon as any.
+
 Does: sign real descriptors and proofs; register nodes on channels of a real FacilitatorService, answer what it asks of
 its storage, and count the CPU time that it takes.
 Does not: open sockets. Nobody dials the nodes with addresses: all of them count as found. Newcomers pay nothing.
@@ -31,10 +35,16 @@ from tests.bench.lab import CRYPTO, RNG
 START = float(20_700 * DAY + DAY // 2)
 """When a network begins, Unix seconds: at noon, with an epoch."""
 OLD = int(START) - 10 * DAY
-"""Since when the facilitator knows all nodes: so they may be rendezvous points."""
+"""Since when the facilitator knows the servers: so they may be rendezvous points..."""
+STABLE = int(START) - 4 * 3600
+"""...tabs that live for long..."""
+YOUNG = int(START) + DAY
+"""...and other tabs: later than any time of a bench."""
+LONG = 1 << 12
 SEED = b"f" * 32
-SERVERS = 16
-"""Every 16th node is a server. The others are browsers, which name three introducers."""
+SERVERS = 15
+"""Every 15th node is a server, unless a network says otherwise. The others are browsers, which name three
+introducers."""
 OF_NETWORK = 4
 """Nodes that come from one network."""
 LIFETIME = 6 * 3600
@@ -75,10 +85,10 @@ def network_of(number: int) -> str:
     return f"{network >> 16 & 255}.{network >> 8 & 255}.{network & 255}.0/24"
 
 
-def describe(number: int, now: float, key: SigningKey | None) -> bytes:
+def describe(number: int, now: float, key: SigningKey | None, servers: int = SERVERS) -> bytes:
     """The encoded descriptor of a node, signed if there is a key. Its ntor key is no key: it tells the number."""
     identity = sha256(b"identity %d" % number).digest() if key is None else bytes(key.verify_key)
-    if number % SERVERS:
+    if number % servers:
         # Real identities would take as long to make as all else: these only look like some.
         way = Transport.rtc(sha256(b"%d of %d" % (at, number)).digest() for at in range(3))
     else:
@@ -104,6 +114,7 @@ class Population:
     Args:
         most: nodes that it takes.
         signed_from: number of the first node that has keys. Those before it sign nothing.
+    servers: of so many nodes, one is a server.
 
     Attributes:
         nodes: how many have registered; signed: of them, with signatures; signed_busy: CPU seconds for these.
@@ -112,10 +123,12 @@ class Population:
         heard: what it sent, by channel, until somebody takes it.
     """
 
-    def __init__(self, most: int, signed_from: int = 0) -> None:
+    def __init__(self, most: int, signed_from: int = 0, servers: int = SERVERS) -> None:
         self.nodes = self.signed = 0
         self.signed_busy = 0.0
         self._signed_from = signed_from
+        self._servers = servers
+        self._since = 0
         self.now = START
         self.busy = self.longest = 0.0
         self.heard: dict[int, list[bytes]] = {}
@@ -128,7 +141,7 @@ class Population:
         self.service._newcomers.puzzle = lambda channel, now: None  # type: ignore[method-assign]  # nobody pays
         ages = self.service._publisher._ages  # type: ignore[union-attr]
         came = ages.came
-        ages.came = lambda *arguments: came(*arguments) and OLD  # type: ignore[method-assign]
+        ages.came = lambda *arguments: came(*arguments) and self._since  # type: ignore[method-assign]
         self.work(self.service.start)
 
     def register(self, numbers: Iterable[int]) -> None:
@@ -146,13 +159,21 @@ class Population:
 
     def renew(self, number: int, hello: Hello | None = None) -> None:
         """The node registers, with a descriptor of now."""
+        self._since = OLD if not self.is_tab(number) else STABLE if number % LONG == 1 else YOUNG
         hello = hello or Hello(self.service.identity, self.service._channels[channel_of(number)].nonce)
-        if number >= self._signed_from:
-            key = key_of(number)
-            body = Register(key.sign(register_statement(hello)).signature, describe(number, self.now, key)).encode()
-        else:
-            body = Register(NO_SIGNATURE, describe(number, self.now, None)).encode()
+        key = key_of(number) if number >= self._signed_from else None
+        proof = NO_SIGNATURE if key is None else key.sign(register_statement(hello)).signature
+        body = Register(proof, describe(number, self.now, key, self._servers)).encode()
         self.say(channel_of(number), encode_record(RecordType.REGISTER, body))
+
+    def is_tab(self, number: int) -> bool:
+        return number % self._servers > 0
+
+    def end(self, number: int) -> None:
+        """A node is gone, if it was there."""
+        registry = self.service._registry
+        for node in [node for node in registry.nodes.values() if channel_of(number) in node.channels]:
+            self.work(partial(registry.drop, node, "disconnected"))
 
     def allow_fetches(self, channel: int) -> None:
         """Whoever comes on it has rested."""

@@ -18,16 +18,17 @@ from hashlib import sha256
 from math import log
 
 from convergence.facilitator.registry import NODE_MEMORY
+from convergence.netdir.bucketview import HELD
 from convergence.netdir.headers import EPOCH
 from convergence.netdir.view import place_of_name
 from convergence.rdv.ring import POINTS
-from convergence.wire.buckets import DAY
+from convergence.wire.buckets import DAY, RingKind
 from convergence.wire.facilitator import RecordType, encode_record
 from tests.bench import introductions, names
 from tests.bench.lab import Figure
 from tests.bench.memory import resident
 from tests.bench.newcomer import CIRCUITS, Newcomer
-from tests.bench.population import SERVERS, START, Population, channel_of, number_of
+from tests.bench.population import LONG, SERVERS, START, Population, channel_of, number_of
 from tests.bench.supervise import step
 
 SIZES = (1_000, 10_000, 100_000, 1_000_000)
@@ -35,7 +36,7 @@ QUICK = (1_000, 10_000)
 TINY = (150, 300)
 PER_NODE = 0.01  # seconds until a step is late, for each node
 AT_LEAST = 180.0
-EPOCHS = 2  # that a client is watched for
+EPOCHS = HELD  # that a client is watched for: then it has fetched all anew once, and begins again
 ROUNDS = 200
 NAMES = 10_000  # of one node
 FLAT = 1.2  # a client's cost in the largest network, in that of the smallest
@@ -44,7 +45,9 @@ REGISTERING = 170.0  # seconds in which all come
 SAMPLE = 1_000
 ALL_SIGNED = 100_000  # nodes up to which each has keys, and its signatures are made and checked...
 SIGNED = 5_000  # ...and of more, how many have: the last ones
-RENEWALS = (2 * 86_400 / 900, 2 * 86_400 / 3_600)  # a day, of a browser and of a server
+LIVES = DAY * log(2) / 600  # of tabs, one after the other, a day
+RENEWALS = (LIVES / (2 ** (450 / 600) - 1), DAY / 10_800)  # a day, of tabs (450 s, if they live on) and of a server
+TINY_SERVERS = 2  # of so many nodes one, so that there are enough for a large network
 LOOKS = 3 * 144  # for a newer header, a day
 
 
@@ -59,7 +62,7 @@ class Costs:
         collection: of Python's garbage in all memory.
         start_bytes, start: of a client until it has paths for CIRCUITS circuits, and knows the points of a name and one
             node by name.
-        day_bytes, day: of a client that chooses paths in each epoch.
+        day_bytes, day: of a client that chooses paths in each epoch, while tabs come and go.
         paths, sample, closest, get: of a client that has what it needs, each.
         points: of many names, in all.
         swept, unordered: look-ups for them in the order of the ring, and for fewer as the names come.
@@ -90,7 +93,8 @@ class Costs:
     def node_day(self) -> float:
         """CPU seconds of the facilitator for a node and day."""
         renewals = (RENEWALS[0] * (SERVERS - 1) + RENEWALS[1]) / SERVERS
-        return renewals * self.renewal + LOOKS * self.look + 144 * self.epoch / self.nodes
+        comes = LIVES * (SERVERS - 1) / SERVERS * self.registration
+        return comes + renewals * self.renewal + LOOKS * self.look + 144 * self.epoch / self.nodes
 
 
 def run(tiny: bool = False, quick: bool = False) -> list[Figure]:
@@ -98,7 +102,7 @@ def run(tiny: bool = False, quick: bool = False) -> list[Figure]:
     for nodes in TINY if tiny else QUICK if quick else SIZES:
         step(f"{nodes:,} nodes", AT_LEAST + PER_NODE * nodes)
         if tiny:
-            costs.append(measure(nodes))
+            costs.append(measure(nodes, TINY_SERVERS))
         else:
             with multiprocessing.get_context("spawn").Pool(1) as pool:
                 costs.append(pool.apply(measure, (nodes,)))
@@ -106,9 +110,9 @@ def run(tiny: bool = False, quick: bool = False) -> list[Figure]:
     return figures + _ratios(costs[0], costs[-1]) + names.run(tiny, quick) + introductions.run(tiny)
 
 
-def measure(nodes: int) -> Costs:
+def measure(nodes: int, servers: int = SERVERS) -> Costs:
     gc.disable()
-    network = Population(2 * nodes, signed_from=max(nodes - SIGNED, 0) if nodes > ALL_SIGNED else 0)
+    network = Population(2 * nodes, max(nodes - SIGNED, 0) if nodes > ALL_SIGNED else 0, servers)
     network.until(START + EPOCH / 2)
     before = resident()
     batch = max(nodes // 1000, 1)
@@ -145,10 +149,7 @@ def measure(nodes: int) -> Costs:
 
     client.bytes, client.busy = 0, 0.0
     for number in range(3, 3 + EPOCHS):
-        for kept in client.knowledge.buckets:
-            for member in kept.members:
-                if member.node.ws_url is None or number_of(member.node) % 3 == number % 3:
-                    network.renew(number_of(member.node))
+        _live_on(network, client, number)
         network.heard.clear()
         while network.now < START + number * EPOCH + EPOCH / 2:
             network.until(network.now + 30)
@@ -180,6 +181,18 @@ def measure(nodes: int) -> Costs:
         swept,
         unordered,
     )
+
+
+def _live_on(network: Population, client: Newcomer, epoch: int) -> None:
+    """What happens in ten minutes to the stable nodes that a client has heard of. They renew what they say every three
+    hours. Half of the tabs end. As many of those that nobody has heard of become stable, somewhere on the ring."""
+    for kept in client.knowledge.buckets:
+        for member in kept.members if kept.bucket.kind == RingKind.STABLE else ():
+            number = number_of(member.node)
+            if network.is_tab(number) and number // LONG % 2 == epoch % 2:
+                network.end(number)
+            elif number // SERVERS % HELD == epoch % HELD:
+                network.renew(number)
 
 
 def _each(network: Population, act: Callable[[], object]) -> float:

@@ -417,7 +417,10 @@ TARGETS: dict[str, Target] = {
             + facilitator.encode_record(1, b"x" * 99),
         ),
     ),
-    "facilitator.Ask": Target(facilitator.Ask.parse, (facilitator.Ask(9).encode(),)),
+    "facilitator.ListRequest": Target(facilitator.ListRequest.parse, (facilitator.ListRequest(9).encode(), b"")),
+    "facilitator.Ask": Target(
+        facilitator.Ask.parse, (facilitator.Ask(9).encode(), facilitator.Ask(9, bytes(32)).encode())
+    ),
     "facilitator.Delivery": Target(facilitator.Delivery.parse, (facilitator.Delivery(9, KEY).encode(),)),
     "facilitator.Descriptors": Target(
         facilitator.Descriptors.parse, (facilitator.Descriptors((_descriptor(), b"other")).encode(),)

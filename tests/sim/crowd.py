@@ -31,7 +31,7 @@ from convergence.crypto.keys import NodeKeys
 from convergence.events import TransferDone
 from convergence.facilitator import newcomers, publisher
 from convergence.facilitator.registry import RegistryLimits
-from convergence.netdir import buckets, epochs, rings
+from convergence.netdir import buckets, bucketview, epochs, rings
 from convergence.netdir.draw import COMMIT_PHASE
 from convergence.netdir.headers import EPOCH
 from convergence.netdir.rings import Member
@@ -267,6 +267,8 @@ def be_old(world: World, names: Iterable[str]) -> None:
 def small_buckets(monkeypatch: Any) -> None:
     """Few nodes make many buckets."""
     monkeypatch.setattr(publisher, "MIN_POINTS", 10)
+    monkeypatch.setattr(bucketview, "ENOUGH", 10)
+    monkeypatch.setattr(bucketview, "ENOUGH_SAMPLED", 4)
     monkeypatch.setattr(epochs, "MANY", 16)
     monkeypatch.setattr(epochs, "FEW", 6)
 

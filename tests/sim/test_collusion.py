@@ -42,8 +42,8 @@ from tests.unit.path.test_coalitions import RuledCircuit
 ROLES = Role.RELAY | Role.RDV
 SIZES = [1_500, pytest.param(10_000, marks=pytest.mark.long)]
 SHARES = [0.3, 0.5]
-BEGIN = NOW // DAY * DAY + 7200
-"""No midnight is near."""
+BEGIN = NOW // DAY * DAY + 5 * 3600
+"""No midnight is near, and who came when the value was known is stable."""
 
 
 class Trusting(CPythonCrypto):
@@ -74,7 +74,7 @@ class Crowd:
         self.made.sign()
 
     def add(self, identities: set[bytes]) -> None:
-        """Nodes that came just now."""
+        """Nodes that came an hour after the value was known."""
         self.hostile |= identities
         for identity in identities:
             self.made.put(described(identity), since=int(NOW))
@@ -301,15 +301,15 @@ def test_nodes_that_are_made_for_one_victim_gain_little(
     victim.view.sample(Class.RELAYS, 1, victim.now, lambda nodes, now: None)
     header = victim.headers.newest
     assert header is not None
-    ring = header.ring(RingKind.RELAYS)
+    ring = header.ring(RingKind.STABLE)
     assert ring is not None
-    sampled = set(victim.view._sampled(Class.RELAYS, header))
+    sampled = set(victim.view._sampled(RingKind.STABLE, header))
     rng, ground = random.Random("victim"), set()
     usual = ring.count / (1 << ring.depth)
     room = {
         index: 150 if made == "many" else int(usual + SIGMAS * sqrt(usual)) - len(members)
         for index in sampled
-        if (members := victim.buckets._kept[RingKind.RELAYS, index].members)
+        if (members := victim.buckets._kept[RingKind.STABLE, index].members)
     }
     while any(left > 0 for left in room.values()):
         key = rng.randbytes(32)
@@ -318,8 +318,9 @@ def test_nodes_that_are_made_for_one_victim_gain_little(
             room[index] -= 1
             ground.add(key)
     crowd.add(ground)
-    victim.now = crowd.made.now
-    victim.headers.take(crowd.made.epochs.header.encode(), victim.now)  # type: ignore[union-attr]
+    positions = victim.view._positions
+    victim = Client(crowd, "victim")  # some hours later, when it fetches them anew
+    victim.view._positions = positions
     paths = victim.paths(300)
     captured = sum(crowd.hostile.issuperset(path) for path in paths) / len(paths)
     print(f"{size} {made} {rule}: {captured:.3f}")

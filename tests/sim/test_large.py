@@ -9,7 +9,8 @@ import pytest
 from convergence.codes import FacilitatorWhy
 from convergence.events import DrawChecked, Trouble
 from convergence.facilitator import draws
-from convergence.netdir import drawcheck
+from convergence.facilitator.client import LIFETIME, STABLE_LIFETIME
+from convergence.netdir import drawcheck, knowledge
 from convergence.netdir.draw import COMMIT_PHASE
 from convergence.netdir.headers import EPOCH
 from convergence.netdir.view import Class
@@ -126,7 +127,7 @@ def test_the_facilitator_does_not_learn_what_an_end_looks_for(monkeypatch: Any) 
     kinds = {kept.bucket.kind for kept in bob.node.knowledge.buckets}
     assert RingKind.POINTS not in kinds, "who is no point names none to others"
     assert_arrives(world, bob, share_and_stand(world, alice, DATA))
-    assert asked and {kind for who, kind in asked if who in ("alice", "bob")} <= {RingKind.RELAYS, RingKind.DIALLED}
+    assert asked and {kind for who, kind in asked if who in ("alice", "bob")} <= {RingKind.STABLE}
     for host in (alice, bob):
         assert RingKind.POINTS in {kept.bucket.kind for kept in host.node.knowledge.buckets}
 
@@ -162,6 +163,22 @@ def test_relays_that_lie_about_buckets_stop_nobody(monkeypatch: Any, lie: str) -
     world.run(10)
     for _ in range(2):
         assert_arrives(world, bob, share_and_stand(world, alice, DATA))
+
+
+def test_who_stays_tells_the_facilitator_for_hours_and_neighbours_as_ever(monkeypatch: Any) -> None:
+    monkeypatch.setattr(knowledge, "STABLE_AGE", EPOCH)
+    world = large(monkeypatch, "stay", 14)
+    relay = everybody(world)[0]
+    registered = world.hosts["facilitator"].node._registry.nodes[relay.keys.identity]
+
+    def lifetimes() -> tuple[int, int]:
+        told = relay.node._peers.describe(relay.now())
+        assert told is not None
+        return registered.expires - registered.published, told.expires - told.published
+
+    assert lifetimes() == (LIFETIME, LIFETIME)
+    world.run(LIFETIME)
+    assert lifetimes() == (STABLE_LIFETIME, LIFETIME)
 
 
 def test_a_facilitator_that_shows_two_networks_is_found_out(monkeypatch: Any) -> None:

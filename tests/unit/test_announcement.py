@@ -2,7 +2,7 @@
 
 from convergence.announcement import Announcement
 from convergence.crypto.keys import NodeKeys
-from convergence.facilitator.client import LIFETIME, RTC_LIFETIME
+from convergence.facilitator.client import LIFETIME, RTC_LIFETIME, STABLE_LIFETIME
 from convergence.wire.target import Role
 from tests.sim.world import SeededRng
 from tests.unit.circuit.rig import CRYPTO, START
@@ -22,6 +22,15 @@ def test_it_is_signed_and_says_how_the_node_is_reached():
 def test_a_node_without_an_address_is_listed_for_a_shorter_time():
     said = Announcement(CRYPTO, KEYS, Role.RELAY, introducers=lambda now: ()).describe(START)
     assert said.rtc and said.ws_url is None and said.expires - said.published == RTC_LIFETIME
+
+
+def test_a_node_that_is_stable_says_for_hours_what_it_is_in_whichever_way_it_is_reached():
+    for ways in ({"urls": [URL]}, {"introducers": lambda now: ()}):
+        announcement = Announcement(CRYPTO, KEYS, Role.RELAY, **ways)
+        said = announcement.describe(START, stable=True)
+        assert said.expires - said.published == STABLE_LIFETIME
+        said = announcement.describe(START)
+        assert said.expires - said.published < STABLE_LIFETIME
 
 
 def test_who_works_for_nobody_says_nothing_unless_others_think_that_it_does():

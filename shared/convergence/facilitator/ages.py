@@ -14,8 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
 
-ABSENCE = 3600.0
-"""Seconds that a node may be gone and keep its age."""
+from convergence.netdir.rings import ABSENCE
+
 MAX_GONE = 65_536
 """Nodes that are gone and remembered, unless the facilitator has other limits: 300 bytes each."""
 

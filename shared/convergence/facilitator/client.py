@@ -32,6 +32,7 @@ from convergence.wire.descriptor import Descriptor
 from convergence.wire.facilitator import (
     ErrorRecord,
     Hello,
+    ListRequest,
     Puzzle,
     Reached,
     RecordCutter,
@@ -72,6 +73,10 @@ LIFETIME = 3600
 """Seconds a node's descriptor should be valid: renewed at half of it."""
 RTC_LIFETIME = 900
 """The same for a node without an address: a tab goes as it comes."""
+STABLE_LIFETIME = 6 * 3600
+"""The same of any node that is stable in a large network (`Knowledge.stable`), as it says to the facilitator: that it
+is listed in an epoch tells that it is there, and others need not fetch it anew each time. Neighbours are told for as
+long as ever."""
 
 ACCEPTED = (
     *(RecordType.HELLO, RecordType.REGISTERED, RecordType.REACHED, RecordType.NODES, RecordType.ERROR),
@@ -184,6 +189,7 @@ class FacilitatorClient(Discovery):
         self._register_again = False
         self._solver: Solver | None = None  # while many newcomers come
         self._found: bool | None = None  # at our address; None: not known
+        self._have = 0  # the epoch of our newest header, as we said when we asked for a newer one
         self._shown = 0, 0.0  # the epoch of the latest header, and when it was shown first
         self._timers: dict[str, Timer] = {}
 
@@ -226,7 +232,10 @@ class FacilitatorClient(Discovery):
         """Ask for the list now."""
         if self.connected and RecordType.LIST not in self._waiting:
             self._cancel("refresh")
-            self._request(RecordType.LIST, b"", now)
+            newest, directory = self._headers.newest, self._directory
+            ours = directory.facilitator is not None and newest is not None and newest.published >= directory.published
+            self._have = newest.epoch if newest is not None and ours else 0
+            self._request(RecordType.LIST, ListRequest(self._have).encode(), now)
 
     def fetch(self, request: BucketRequest, then: Callable[[bytes, float], None], now: float) -> None:
         """Ask for a bucket: then(it, or nothing, now) follows. The facilitator learns which one is wanted."""
@@ -420,24 +429,27 @@ class FacilitatorClient(Discovery):
             self._on_nodes(now)
 
     def _header(self, body: bytes, now: float) -> None:
-        """The network is too large for a list. As with a list, the first one pins its signer."""
-        header = EpochHeader.parse(body)
-        if self._directory.facilitator is None and self._hello is not None:
+        """The network is too large for a list. As with a list, the first one pins its signer. Nothing: it is the one
+        that we have."""
+        header = EpochHeader.parse(body) if body or not self._have else None
+        epoch = self._have if header is None else header.epoch
+        if header is not None and self._directory.facilitator is None and self._hello is not None:
             if header.signer != self._hello.identity or not header.verify(self._crypto.ed25519_verify):
                 raise CryptoError("the header's signature does not hold")
             self._directory.pin(header.signer)
             self.register(now)
         # The next one is there when its epoch has begun. Not everybody asks in that second.
-        due = (header.epoch + 1) * EPOCH - now + fraction(self._rng) * REFRESH
+        due = (epoch + 1) * EPOCH - now + fraction(self._rng) * REFRESH
         self._call_at("refresh", now + (min(due, REST) if due > 0 else REFRESH), self.refresh)
         newest = self._headers.newest
-        if newest is not None and header.epoch < newest.epoch - 1:  # neighbours, or it itself, told of newer ones
+        if newest is not None and epoch < newest.epoch - 1:  # neighbours, or it itself, told of newer ones
             self._give_up(FacilitatorWhy.OLD, "", now)
             return
-        self._headers.take(body, now)
+        if header is not None:
+            self._headers.take(body, now)
         steady = self._outbox.steady(now)
-        if header.epoch != self._shown[0]:
-            self._shown = header.epoch, steady
+        if epoch != self._shown[0]:
+            self._shown = epoch, steady
         elif steady > self._shown[1] + STALE:
             self._on_trouble(Trouble(Why(FacilitatorWhy.OLD), retrying=True), now)
 

@@ -5,8 +5,9 @@ facilitators share a store, shared.py does more.
 Does not: carry channels, check proofs (service.py), or dial (reaching.py).
 
 A node stays listed until its descriptor expires, and at most `GRACE` seconds after the last channel that registered it
-was closed. One loaded from storage is listed until it expires, for its node may not have come back yet. A node without
-roles (one that pauses) is registered, so that signals reach it, and not listed.
+was closed. One loaded from storage is listed for longer, `RESTORED` seconds or, if it has an address, until it expires:
+its node may not have come back yet. A node without roles (one that pauses) is registered, so that signals reach it, and
+not listed.
 """
 
 from __future__ import annotations
@@ -41,6 +42,9 @@ MAX_CHANNELS = 4096
 """Open channels. Each holds at most one incomplete record (2 KB), and those that wait for a registration (40 KB)."""
 GRACE = 30.0
 """Seconds a node stays listed after its channel was closed."""
+RESTORED = 900.0
+"""The same of one without an address after a restart of ours. If it is there, it comes back within minutes
+(`client.RETRY_MAX`)."""
 SWEEP_INTERVAL = 10.0
 """Seconds between looks for expired nodes."""
 LIST_INTERVAL = 60.0
@@ -423,7 +427,9 @@ class Registry:
         if not valid or not descriptor.verify(self._crypto.ed25519_verify):
             return False
         node = self._enter(Node.of(descriptor, raw, now, "", descriptor.published))
-        if node.dialled:
+        if not node.dialled:
+            self._begin_grace(node, now, RESTORED)
+        else:
             node.reached = descriptor.published  # it was found once, or it would not be stored
             self._on_loaded(node, True, now)
         self._changed(node, now)

@@ -45,6 +45,7 @@ from convergence.wire.facilitator import (
     ErrorCode,
     ErrorRecord,
     Hello,
+    ListRequest,
     Reached,
     RecordCutter,
     RecordType,
@@ -437,6 +438,7 @@ class FacilitatorService:
             self._request(channel, kind, body, now)
 
     def _request(self, channel: _Channel, kind: RecordType, body: bytes, now: float) -> None:
+        have = ListRequest.parse(body).have if kind is RecordType.LIST else 0
         if kind in (RecordType.REGISTER, RecordType.SOLVED):
             self._register(channel, kind, body, now)
         elif channel.congested:
@@ -447,7 +449,7 @@ class FacilitatorService:
         elif kind is RecordType.DRAW:
             channel.answer(RecordType.DRAWN, self._publisher.draw(DrawRequest.parse(body).day).encode())
         elif (header := self._publisher.header(now)) is not None:
-            channel.answer(RecordType.HEADER, header.encode())
+            channel.answer(RecordType.HEADER, b"" if have == header.epoch else header.encode())
         else:
             anew, channel.listed = self.sharing is not None and not channel.listed, True
             channel.answer(RecordType.NODES, self._registry.signed_list(now, anew=anew))

@@ -14,6 +14,7 @@ from convergence.chance import choose, fraction
 from convergence.errors import ParseError, RemoteError
 from convergence.introduction.pipe import PeerPipe
 from convergence.introduction.pipes import Pipes
+from convergence.netdir.bucketview import SILENT
 from convergence.netdir.headers import Headers
 from convergence.netdir.nodes import NodeDirectory
 from convergence.outbox import Outbox, Timer
@@ -107,7 +108,16 @@ class Gossip:
 
     def _ask(self, pipe: PeerPipe, now: float) -> None:
         if pipe.may_ask(now):
-            pipe.ask(max(0, int(min(pipe.answered_at, now)) - GOSSIP_OVERLAP), now)
+            pipe.ask(max(0, int(self._since(min(pipe.answered_at, now), now))), now)
+
+    def _since(self, answered: float, now: float) -> float:
+        """Of when descriptors are worth asking for. Of a large network the facilitator says in each epoch who is there,
+        so only headers are, until it is silent for long; then all that was published since."""
+        newest = self._headers.newest
+        if newest is None or newest.published < self._directory.published:
+            return answered - GOSSIP_OVERLAP
+        silent = newest.published + SILENT
+        return now if now < silent else (answered if answered >= silent else newest.published) - GOSSIP_OVERLAP
 
     def _go_round(self, now: float) -> None:
         self.start(now)

@@ -6,7 +6,7 @@ Does not: build circuits, choose peers (pipes.py), or introduce (signalling.py).
 
     opener -- [HELLO, if it may be registered] --> accepting end -- HELLO --> opener
     opener -- REGISTER --> accepting end, which then knows the opener and may register too: -- REGISTER --> opener
-    both, at any time: SIGNAL, DELIVER, REPLY, UNREACHABLE, ASK [HEADER HEADER], HEADER, DESCRIPTORS, FETCH
+    both, at any time: SIGNAL, DELIVER, REPLY, UNREACHABLE, ASK [HEADER HEADER], [HEADER,] DESCRIPTORS, FETCH
     opener -- FETCH --> accepting end -- [HEADER,] BUCKET --> opener
 
 An opener that says no HELLO stays anonymous. A proof holds for the identity and nonce in the HELLO of its reader. A
@@ -43,6 +43,7 @@ from convergence.wire.facilitator import (
     Register,
     encode_record,
     register_statement,
+    told_hash,
 )
 from convergence.wire.relay import PEER_HOST
 
@@ -391,7 +392,7 @@ class PeerPipe(RecordPipe):
         self._items = self._bytes = 0
         self._may_tell(MAX_ANSWER_HEADERS)
         self._answering = self._await("no answer to ASK", now)
-        self.send(RecordType.ASK, Ask(since).encode(), now)
+        self.send(RecordType.ASK, Ask(since, told_hash(self._owner.headers(now))).encode(), now)
         for header in self._owner.proof(now):
             self.send(RecordType.HEADER, header, now)
 
@@ -524,7 +525,8 @@ class PeerPipe(RecordPipe):
             raise RemoteError("ASK too soon after the one before")
         self._may_ask = steady + ASK_INTERVAL
         self._may_tell(MAX_PROOF_HEADERS)
-        for header in self._owner.headers(now):
+        headers = self._owner.headers(now)
+        for header in headers if told_hash(headers) != ask.known else ():
             self.send(RecordType.HEADER, header, now)
         self._answer = _bodies(self._directory.newer(ask.since, now))
         self._reading = self._await("the answer to ASK is not read", now)

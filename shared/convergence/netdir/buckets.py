@@ -4,8 +4,8 @@ Does: fetch those that are asked for, once for all who ask; try again elsewhere;
 in them; give them to others.
 Does not: carry requests (introduction/fetching.py), choose buckets (bucketview.py), or believe headers (headers.py).
 
-A bucket of the epoch in use or of the one before answers at once. An older one answers only if no newer one can be had:
-the facilitator may be gone.
+A bucket of the epoch in use or of the one before answers at once, and an older one to those whom it is new enough for.
+It answers the others too, but only if no newer one can be had: the facilitator may be gone.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from math import inf
 from typing import TypeAlias
 
 from convergence.errors import CryptoError, ParseError, RemoteError
@@ -26,6 +27,10 @@ ATTEMPTS = 3
 """Sources that are asked for one bucket."""
 FETCH_LIMIT = 20.0
 """Seconds until another source is asked."""
+USED_WITHIN = 1
+"""Epochs for which a bucket serves after its own, for those who do not say otherwise."""
+ALIVE = 0.75
+"""Share of a bucket's nodes that have to have valid descriptors, else it is worth fetching anew before its time."""
 MAX_FETCHES = 64
 """Buckets that are fetched at once; beyond, what is here has to do."""
 MAX_BYTES = 8 << 20
@@ -62,9 +67,11 @@ class Kept:
     """One bucket, whole."""
 
     bucket: Bucket
+    header: EpochHeader  # under which it was checked
     order: tuple[bytes, int]  # of its ring: the value, and how many buckets there are
     members: Members
     size: int
+    until: float  # when fewer than ALIVE of its nodes' descriptors hold, Unix seconds
 
 
 @dataclass(slots=True)
@@ -108,15 +115,18 @@ class Buckets:
     def __iter__(self) -> Iterator[Kept]:
         return iter(self._kept.values())
 
-    def want(self, kind: int, index: int, key: Hashable, now: float, then: Wanted) -> None:
-        """Have the nodes of a bucket of the newest header: then(they, now) follows, at once if it is here."""
+    def want(
+        self, kind: int, index: int, key: Hashable, now: float, then: Wanted, *, within: int = USED_WITHIN
+    ) -> None:
+        """Have the nodes of a bucket in the order of the newest header: then(they, now) follows, at once if it is here
+        and no more than `within` epochs older."""
         header = self._headers.newest
         order = None if header is None else order_of(header, kind)
         if header is None or order is None:
             then(None, now)
             return
         kept = self._of(kind, index, order)
-        if kept is not None and kept.bucket.epoch >= header.epoch - 1:
+        if kept is not None and kept.bucket.epoch >= header.epoch - within:
             then(kept.members, now)
             return
         fetch = self._fetching.get((kind, index, key is None))
@@ -129,14 +139,18 @@ class Buckets:
 
     def refresh(self, kind: int, index: int, now: float, then: Wanted) -> None:
         """As `want`, but with no key; and one that is here of the epoch before is fetched anew."""
-        header = self._headers.newest
-        order = None if header is None else order_of(header, kind)
-        kept = None if order is None else self._of(kind, index, order)
+        header, kept = self._headers.newest, self.kept(kind, index)
         known = kept is None or header is None or kept.bucket.epoch == header.epoch
         if known or (kind, index, True) in self._fetching:
             self.want(kind, index, None, now, then)
         else:
             self._begin(kind, index, None, now, then)
+
+    def kept(self, kind: int, index: int) -> Kept | None:
+        """What is here of a bucket in the order of the newest header."""
+        header = self._headers.newest
+        order = None if header is None else order_of(header, kind)
+        return None if order is None else self._of(kind, index, order)
 
     def ours(self, request: BucketRequest) -> Bucket | None:
         """What can be given to others who ask: the bucket in the epoch that they want, or in a later one."""
@@ -172,8 +186,7 @@ class Buckets:
         header = self._headers.newest
         assert header is not None
         fetch.attempts += 1
-        order = order_of(header, kind)
-        kept = None if order is None else self._of(kind, index, order)
+        kept = self.kept(kind, index)
         have = kept.bucket.epoch if kept is not None and fetch.attempts == 1 else 0
         machine = StateMachine(FETCHING, self._outbox, lambda state, now: self._failed(kind, index, fetch, now), now)
         fetch.machine = machine
@@ -218,7 +231,8 @@ class Buckets:
         assert order is not None
         entries = tuple(known[item] if isinstance(item, bytes) else item for item in bucket.items)
         whole = Bucket(bucket.epoch, bucket.kind, bucket.index, bucket.proof, entries)
-        self._keep(Kept(whole, order, members, sum(len(entry.descriptor) + 10 for entry in entries)))
+        size = sum(len(entry.descriptor) + 10 for entry in entries)
+        self._keep(Kept(whole, header, order, members, size, _alive_until(members)))
 
     def _keep(self, kept: Kept) -> None:
         name = kept.bucket.kind, kept.bucket.index
@@ -239,8 +253,11 @@ class Buckets:
     def _over(self, kind: int, index: int, fetch: _Fetch, now: float) -> None:
         """Answer all who wait: with what is here, whatever its age."""
         del self._fetching[kind, index, fetch.key is None]
-        header = self._headers.newest
-        order = None if header is None else order_of(header, kind)
-        kept = None if order is None else self._of(kind, index, order)
+        kept = self.kept(kind, index)
         for then in fetch.waiting:
             then(None if kept is None else kept.members, now)
+
+
+def _alive_until(members: Members) -> float:
+    ends = sorted(member.node.expires for member in members)
+    return ends[int(len(ends) * (1 - ALIVE))] if ends else inf

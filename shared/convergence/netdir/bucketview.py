@@ -4,12 +4,16 @@ Does: draw candidates from the same few buckets for as long as they are there; f
 in the buckets that hold their places; keep what it knows for the next run.
 Does not: fetch or check buckets (buckets.py). While the facilitator has a list, the View of the list answers.
 
-A sample is drawn from SAMPLED buckets, about 400 nodes. Which ones these are is chosen at random once, and kept over
+A sample is drawn from SAMPLED buckets, about 300 nodes. Which ones these are is chosen at random once, and kept over
 restarts: who saw us draw anew each time could tell us by what we know, and hostile buckets would all come up one day.
-With the value of the day other nodes come to stand there. Who knows which buckets somebody samples can make keys whose
-places are in them. Where a bucket is so full that this may be, only nodes that are older than the value are drawn from
-it: nobody could choose their places. Any node is as likely to be in them as any other; how likely
-it then is drawn differs by a few percent, since some buckets have more nodes than others.
+With the value of the day other nodes come to stand there. Relays are drawn from the ring of those that are stable, if
+there are ENOUGH of these: what was fetched of them is of use for hours. Of all relays, where tabs come and go, a client
+would have to fetch as much in ten minutes as of the stable ones in a day.
+
+Who knows which buckets somebody samples can make keys whose places are in them. Where a bucket is so full that this may
+be, only nodes that are older than the value are drawn from it: nobody could choose their places. Any node is as likely
+to be in them as any other; how likely it then is drawn differs by a few percent, since some buckets have more nodes
+than others.
 
 The facilitator, or a neighbour, learns which buckets are sampled, and these say nothing. A bucket that holds the place
 of a name is fetched through a circuit. One that holds a node which a relay is told to extend to is not: each relay of
@@ -29,7 +33,7 @@ from typing import Any
 
 from convergence.chance import choose, random_below
 from convergence.errors import ParseError, RemoteError
-from convergence.netdir.buckets import Buckets, Members, Wanted, order_of
+from convergence.netdir.buckets import USED_WITHIN, Buckets, Members, Wanted, order_of
 from convergence.netdir.headers import EPOCH, Headers
 from convergence.netdir.memory import SeldomWrites
 from convergence.netdir.nodes import HINT_LIFETIME, NodeDirectory
@@ -43,8 +47,16 @@ from convergence.wire.reader import Reader
 from convergence.wire.target import Role
 
 STORE = "buckets"
-SAMPLED = 4
-"""Buckets of a class that samples are drawn from."""
+SAMPLED = 3
+"""Buckets of a ring that samples are drawn from."""
+ENOUGH = 64
+"""Stable relays of a network for which the others are not drawn: as many as it needs of rendezvous points to be told by
+header and buckets (`publisher.MIN_POINTS`). Not a share of all: who brings any number of tabs must not undo it."""
+ENOUGH_SAMPLED = 16
+"""Of a class among the stable relays that are sampled, for which the ring of the class itself is not."""
+HELD = 3 * 3600 // EPOCH
+"""Epochs for which a bucket serves that samples are drawn from: descriptors of stable relays hold for twice as long,
+and are renewed at half of that (`client.STABLE_LIFETIME`)."""
 SIGMAS = 1
 """A bucket with more nodes than there are on average, by so many standard deviations, may be one that somebody makes
 keys for. Chance alone does it with one of six, which costs nothing but that young nodes are drawn a little less."""
@@ -104,8 +116,9 @@ class BucketView:
         self._otherwise = otherwise
         self._network = network.encode()
         self._on_change = on_change
-        self._positions: dict[Class, list[int]] = {}  # of the sampled buckets: 32 bits, parts of the range of places
-        self._pools: dict[Class, tuple[int, list[Member]]] = {}  # what is drawn from, as of a version of the buckets
+        self._positions: dict[RingKind, list[int]] = {}  # of the sampled buckets: 32 bits, parts of the range of places
+        self._renewed: dict[tuple[RingKind, int], int] = {}  # of these: the epoch in which they were asked for last
+        self._pools: dict[tuple[Class, RingKind], tuple[int, list[Member]]] = {}  # as of a version of the buckets
         self._false: set[bytes] = set()  # signatures of descriptors that their nodes did not make
         self._news: Timer | None = None
         self._writes = SeldomWrites(outbox, self._write)
@@ -131,11 +144,19 @@ class BucketView:
             self._otherwise.sample(kind, count, now, then)
             return
 
-        def found(answers: list[Any], now: float) -> None:
-            then(self._draw(kind, [members for members in answers if members is not None], count, now), now)
+        def ask(ring: RingKind, now: float) -> None:
+            indices = self._sampled(ring, header)
+            together([partial(self._hold, header, ring, index, now) for index in indices], partial(found, ring), now)
 
-        ring = KINDS[kind][0]
-        together([partial(self._want, ring, index, None, now) for index in self._sampled(kind, header)], found, now)
+        def found(ring: RingKind, answers: list[Any], now: float) -> None:
+            pool = self._pool(kind, ring, answers)
+            if ring != own and len(pool) < ENOUGH_SAMPLED:
+                ask(own, now)
+            else:
+                then(self._draw(pool, count, now), now)
+
+        own = KINDS[kind][0]
+        ask(RingKind.STABLE if kind in (Class.RELAYS, Class.DIALLED) and _has_stable(header) else own, now)
 
     def closest(
         self,
@@ -159,26 +180,39 @@ class BucketView:
         header = self._headers.newest
         known = self._directory.get(identity, now)
         order = None if header is None else order_of(header, RingKind.ALL)
-        if known is not None or not self.large or order is None:
+        if known is not None or not self.large or header is None or order is None:
             then(known, now)
             return
-        value, depth = order
+        value, _ = order
         place = place_of(value, identity)
 
         def found(members: Members | None, now: float) -> None:
             member = next((item for item in members or () if item.place == place), None)
             then(None if member is None else self._checked(member, now), now)
 
+        def look(kind: RingKind, then: Wanted, now: float, within: int = USED_WITHIN) -> None:
+            ring = header.ring(kind)
+            assert ring is not None
+            self._buckets.want(kind, index_of(place, ring.depth), None, now, then, within=within)
+
+        def in_stable(members: Members | None, now: float) -> None:
+            if any(item.place == place for item in members or ()):
+                found(members, now)
+            else:
+                look(RingKind.ALL, found, now)
+
         # A node stands at the same place of all rings in this order: one of its buckets may be here.
-        for kind in (RingKind.RELAYS, RingKind.DIALLED, RingKind.POINTS, RingKind.EXITS):
+        for kind in (RingKind.STABLE, RingKind.RELAYS, RingKind.DIALLED, RingKind.POINTS, RingKind.EXITS):
             members = self._buckets.here(kind, place, value)
             if any(item.place == place for item in members):
                 found(members, now)
                 return
         if quietly:
             then(None, now)
+        elif _has_stable(header):  # whom circuits are to go on to is stable, and in one of far fewer buckets
+            look(RingKind.STABLE, in_stable, now, HELD)
         else:
-            self._buckets.want(RingKind.ALL, index_of(place, depth), None, now, found)
+            look(RingKind.ALL, found, now)
 
     # -- for the node
 
@@ -231,14 +265,9 @@ class BucketView:
         inside(RingKind.ALL, there, now)
 
     def header_changed(self, now: float) -> None:
-        """There is a newer header: fetch what is new in the buckets that samples are drawn from."""
-        header = self._headers.newest
-        if not self.large or header is None:
-            return
-        for kind in self._positions:
-            for index in self._sampled(kind, header):
-                self._buckets.refresh(KINDS[kind][0], index, now, self._changed)
-        self._changed(None, now)
+        """There is a newer header."""
+        if self.large:
+            self._changed(now)
 
     def restore(self, now: float) -> None:
         """Read what an earlier run kept."""
@@ -250,14 +279,14 @@ class BucketView:
                 self._read(value, now)
             except RemoteError:
                 return  # another version wrote it, or another facilitator is pinned
-            self._changed(None, now)
+            self._changed(now)
 
         self._outbox.load(STORE, self._network, loaded)
 
     # -- samples
 
-    def _sampled(self, kind: Class, header: EpochHeader) -> list[int]:
-        ring = header.ring(KINDS[kind][0])
+    def _sampled(self, kind: RingKind, header: EpochHeader) -> list[int]:
+        ring = header.ring(kind)
         if ring is None or not ring.count:
             return []
         positions = self._positions.get(kind)
@@ -273,6 +302,18 @@ class BucketView:
             chosen[index] = None
         return list(chosen)
 
+    def _hold(self, header: EpochHeader, ring: RingKind, index: int, now: float, then: Wanted) -> None:
+        """Have a bucket that samples are drawn from. One that has served its time is fetched anew. Asked for is
+        it once an epoch at most: if it cannot be had, what is here has to do."""
+        kept = self._buckets.kept(ring, index)
+        if kept is not None:
+            late = kept.bucket.epoch <= header.epoch - HELD or kept.until <= now
+            if not late or self._renewed.get((ring, index)) == header.epoch:
+                then(kept.members, now)
+                return
+        self._renewed[ring, index] = header.epoch
+        self._want(ring, index, None, now, then)
+
     def _want(self, ring: int, index: int, key: Hashable, now: float, then: Wanted) -> None:
         before = self._buckets.version
 
@@ -283,28 +324,32 @@ class BucketView:
 
         self._buckets.want(ring, index, key, now, answered)
 
-    def _draw(self, kind: Class, found: list[Members], count: int, now: float) -> list[Descriptor]:
-        """The first steps of a Fisher-Yates shuffle, in place: each choice is as likely as any other."""
-        version, members = self._pools.get(kind, (-1, []))
+    def _pool(self, kind: Class, ring: RingKind, found: list[Members | None]) -> list[Member]:
+        """Whom of these buckets samples of a class are drawn from, in any order."""
+        version, members = self._pools.get((kind, ring), (-1, []))
         if version != self._buckets.version:
-            members = [member for bucket in found for member in self._unmade(kind, bucket)]
-            self._pools[kind] = self._buckets.version, members
-        able = [member for member in members if self._lives(member, now)]
+            drawn = [member for bucket in found for member in self._unmade(ring, bucket or ())]
+            members = [member for member in drawn if kind.holds(member.node.target)]
+            self._pools[kind, ring] = self._buckets.version, members
+        return members
+
+    def _draw(self, members: list[Member], count: int, now: float) -> list[Descriptor]:
+        """The first steps of a Fisher-Yates shuffle, in place: each choice is as likely as any other."""
         drawn: list[Descriptor] = []
-        for at in range(len(able)):
+        for at in range(len(members)):
             if len(drawn) == count:
                 break
-            other = at + random_below(self._rng, len(able) - at)
-            able[at], able[other] = able[other], able[at]
-            node = self._checked(able[at], now)
+            other = at + random_below(self._rng, len(members) - at)
+            members[at], members[other] = members[other], members[at]
+            node = self._checked(members[at], now)
             if node is not None:
                 drawn.append(node)
         return drawn
 
-    def _unmade(self, kind: Class, bucket: Members) -> Members:
+    def _unmade(self, kind: RingKind, bucket: Members) -> Members:
         """Whom of one bucket samples are drawn from."""
         header = self._headers.newest
-        ring = None if header is None else header.ring(KINDS[kind][0])
+        ring = None if header is None else header.ring(kind)
         if header is None or ring is None:
             return bucket
         usual = ring.count / (1 << ring.depth)
@@ -313,25 +358,20 @@ class BucketView:
         old = tuple(member for member in bucket if member.entry.since < header.value.fixed)
         return old if len(old) >= MIN_OLD else bucket
 
-    def _lives(self, member: Member, now: float) -> bool:
-        """Whether the node can be there, by the newest that is known of it."""
-        return member.node.expires > now or self._is_current(self._newest(member), now)
-
     def _is_current(self, node: Descriptor, now: float) -> bool:
         header = self._headers.newest
         gone = header is None or now >= header.published + SILENT
         return node.expires > now or (gone and node.ws_url is not None and node.expires + HINT_LIFETIME > now)
 
-    def _newest(self, member: Member) -> Descriptor:
-        known = self._directory.get(member.node.identity)
-        return member.node if known is None or known.published < member.node.published else known
-
     def _checked(self, member: Member, now: float) -> Descriptor | None:
         """The node, if it is usable and made its descriptor itself: the facilitator must not speak for it."""
-        node = self._newest(member)
-        if not self._is_current(node, now) or node.roles & member.node.roles != member.node.roles:
+        listed = member.node
+        known = self._directory.get(listed.identity)
+        node = listed if known is None or _counts_less(known, listed, now) else known
+        lacks = listed.roles.value & ~node.roles.value  # numbers: arithmetic on flags takes microseconds
+        if lacks or not self._is_current(node, now):
             return None
-        if self._directory.get(node.identity) is node:
+        if node is known:
             return node
         if node.signature in self._false:
             return None
@@ -393,7 +433,7 @@ class BucketView:
 
     # -- news
 
-    def _changed(self, members: Members | None, now: float) -> None:
+    def _changed(self, now: float) -> None:
         self._writes.changed(now)
         if self._news is None or not self._news.pending:
             self._news = self._outbox.call_at(now + NEWS_PAUSE, self._on_change)
@@ -406,13 +446,11 @@ class BucketView:
         header = self._headers.newest
         if header is None:
             return
-        sampled = {(KINDS[kind][0], index) for kind in self._positions for index in self._sampled(kind, header)}
-        parts = [header.encode()]
-        parts += [bytes([KINDS[kind][0]]) + _encode(positions) for kind, positions in self._positions.items()]
-        kept = [kept.bucket for kept in self._buckets if (kept.bucket.kind, kept.bucket.index) in sampled]
-        headers = {bucket.epoch: self._headers.at(bucket.epoch) for bucket in kept}
-        older = [item.encode() for item in headers.values() if item is not None and item != header]
-        sections = [parts[:1] + older, parts[1:], [bucket.encode() for bucket in kept]]
+        sampled = {(kind, index) for kind in self._positions for index in self._sampled(kind, header)}
+        kept = [kept for kept in self._buckets if (kept.bucket.kind, kept.bucket.index) in sampled]
+        headers = {item.epoch: item.encode() for item in (header, *(item.header for item in kept))}
+        positions = [bytes([kind]) + _encode(positions) for kind, positions in self._positions.items()]
+        sections = [[*headers.values()], positions, [item.bucket.encode() for item in kept]]
         value = b"".join(
             len(section).to_bytes(2, "big") + b"".join(len(part).to_bytes(4, "big") + part for part in section)
             for section in sections
@@ -425,17 +463,27 @@ class BucketView:
         reader.finish()
         for header in headers:
             self._headers.recall(header, now)
-        classes = {rings[0]: kind for kind, rings in KINDS.items()}
         for item in positions:
             part = Reader(item, "stored positions")
             try:
-                kind = classes[RingKind(part.unsigned(1))]
-            except (KeyError, ValueError):
+                kind = RingKind(part.unsigned(1))
+            except ValueError:
                 raise ParseError("positions in a ring that there is not") from None
             self._positions[kind] = [part.unsigned(POSITION_LEN) for _ in range(SAMPLED)]
             part.finish()
         for bucket in buckets:
             self._buckets.restore(bucket)
+
+
+def _counts_less(known: Descriptor, listed: Descriptor, now: float) -> bool:
+    """Whether what a node told others is older than what it told the facilitator, or over sooner, as it is with
+    neighbours of stable ones."""
+    return known.published < listed.published or (bool(known.roles.value) and known.expires <= now < listed.expires)
+
+
+def _has_stable(header: EpochHeader) -> bool:
+    ring = header.ring(RingKind.STABLE)
+    return ring is not None and ring.count >= ENOUGH
 
 
 def _encode(positions: list[int]) -> bytes:

@@ -20,7 +20,7 @@ from typing import NamedTuple
 from convergence.crypto.merkle import MerkleTree, leaf_hash
 from convergence.errors import LocalError
 from convergence.netdir.headers import EPOCH
-from convergence.netdir.rings import AGED, BEFORE, CLASSES, index_of
+from convergence.netdir.rings import AGED, BEFORE, CLASSES, index_of, stable_since
 from convergence.netdir.view import place_of
 from convergence.wire.buckets import (
     HASH_LEN,
@@ -64,11 +64,13 @@ def classes_of(node: Descriptor) -> int:
 
 _AGED = sum(1 << kind for kind in AGED if kind not in BEFORE)
 _AGED_BEFORE = sum(1 << kind for kind in AGED if kind in BEFORE)
+_STABLE = 1 << RingKind.STABLE
 
 
 class Listed(NamedTuple):
-    """A node of a cut: its identity, encoded descriptor, since when it is known, the rings that it is in once it is old
-    enough (bit 1 << kind), and the first epoch since which all cuts have had just that.
+    """A node of a cut: its identity, encoded descriptor, since when it is known, the rings that it is in once it is
+    older than their value (bit 1 << kind; STABLE only if it is stable), and the first epoch since which all cuts have
+    had just that.
 
     One object a node, with nothing in it that Python's garbage collector would have to visit.
     """
@@ -128,7 +130,7 @@ class Cut:
         epoch: for which it is made.
         nodes: by identity; they are this cut's own.
         last: the cut before, for what has not changed since.
-        depths: of rings, where another one has chosen them already.
+        depths: of rings, where another one has chosen them already. Nodes that he left out of STABLE stay out.
     """
 
     def __init__(
@@ -146,6 +148,7 @@ class Cut:
         self.rings: tuple[Ring, ...] = ()
         self.steps = 0
         self.epoch = epoch
+        self._stable_since = stable_since(epoch)
         self._depths = depths
         slices = max(0, (len(nodes) // FEW).bit_length() - 1)  # no ring has more buckets than that
         depth = min(max(slices, *(depths or {0: 0}).values()), MAX_DEPTH)
@@ -170,6 +173,8 @@ class Cut:
     def _make(self, last: Cut | None) -> Iterator[None]:
         known = {} if last is None else last.nodes
         for number, (identity, node) in enumerate(self.nodes.items(), 1):
+            if node.since > self._stable_since:
+                node = node._replace(classes=node.classes & ~_STABLE)
             was = known.get(identity)
             if was is None or was[1:4] != node[1:4]:
                 was = node._replace(signed=self.epoch)

@@ -14,14 +14,14 @@ from convergence.codes import FacilitatorWhy
 from convergence.errors import Why
 from convergence.events import Trouble
 from convergence.netdir.buckets import Buckets, Fetch
-from convergence.netdir.bucketview import BucketView
+from convergence.netdir.bucketview import SILENT, BucketView
 from convergence.netdir.drawcheck import Ask, DrawCheck
 from convergence.netdir.headers import EPOCH, Contradiction, Headers
 from convergence.netdir.listview import ListView
 from convergence.netdir.lookup import Lookup
 from convergence.netdir.memory import NodeMemory
 from convergence.netdir.nodes import NodeDirectory
-from convergence.netdir.rings import BadBucket
+from convergence.netdir.rings import ABSENCE, STABLE_AGE, BadBucket
 from convergence.netdir.view import View
 from convergence.outbox import Outbox
 from convergence.ports import Crypto, Rng
@@ -67,6 +67,7 @@ class Knowledge:
         self._offers = offers
         self._listed_since = listed_since
         self._look_after = 0.0
+        self._listed: tuple[float, float] | None = None  # since when, but for short absences, and until when (steady)
         self.directory = NodeDirectory(crypto, facilitator)
         self.headers = Headers(crypto, lambda: self.directory.facilitator, self._header, self._contradiction)
         self.buckets = Buckets(outbox, self.headers, fetch, self._bad)
@@ -102,13 +103,26 @@ class Knowledge:
         """The clock jumped."""
         self._look_after = min(self._look_after, now)
 
+    def stable(self, now: float) -> bool:
+        """Whether this node is one of the stable ones of a large network, whose facilitator says in each epoch who is
+        there. One that was gone for a short time is again: the facilitator has not forgotten it either."""
+        header, listed = self.headers.newest, self._listed
+        if listed is None or header is None or not self.view.large or now >= header.published + SILENT:
+            return False
+        steady = self._outbox.steady(now)
+        return steady < listed[1] + ABSENCE and steady >= listed[0] + STABLE_AGE
+
     def _header(self, now: float) -> None:
         """There is a new header. Now and then, look whether others are shown this node."""
         self._draws.header(now)
         self.view.header_changed(now)
         self.view.hold(self._identity, self._offers(), now)
-        since = self._listed_since()
-        if since is None or now < self._look_after or self._outbox.steady(now) < since + TOLD_WITHIN:
+        since, steady = self._listed_since(), self._outbox.steady(now)
+        if since is None:
+            return
+        known = self._listed is not None and steady < self._listed[1] + ABSENCE
+        self._listed = (self._listed[0] if known and self._listed else since), steady
+        if now < self._look_after or steady < since + TOLD_WITHIN:
             return
         self._look_after = now + LOOK_EVERY * (0.5 + fraction(self._rng))
 

@@ -173,7 +173,7 @@ class NodeDirectory:
     def learn(self, node: Descriptor, now: float) -> None:
         """A node that the facilitator lists elsewhere than in a list, and that signed this descriptor itself."""
         known = self._all().get(node.identity)
-        if known is not None and known.published > node.published:
+        if known is not None and known.published > node.published and (not known.roles or known.expires > now):
             return
         if len(self._listed) >= MAX_LEARNT:
             self._listed = {key: other for key, other in self._listed.items() if other.expires > now}
@@ -182,6 +182,7 @@ class NodeDirectory:
         self._listed.pop(node.identity, None)
         self._listed[node.identity] = node
         self._recalled.pop(node.identity, None)
+        self._heard.pop(node.identity, None)
         if self._nodes is not None:
             self._nodes[node.identity] = node
         self.version += 1

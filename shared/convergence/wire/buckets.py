@@ -33,7 +33,7 @@ MAX_IN_BUCKET = 256
 REFERENCE_LEN = 8
 REQUEST_LEN = 4 + 1 + 4 + 4
 MAX_HEADER = 1 + 4 + 8 + 8 + 2 * (HASH_LEN + 8) + HASH_LEN + 1 + MAX_RINGS * (6 + HASH_LEN) + KEY_LEN + SIGNATURE_LEN
-"""838 bytes; one with nine rings takes 572."""
+"""838 bytes; one with ten rings takes 610."""
 MAX_BUCKET = 4 + 1 + 4 + 1 + MAX_DEPTH * HASH_LEN + MAX_IN_BUCKET * (2 + MAX_DESCRIPTOR + 8)
 """305 KB at the very worst; usual are 15 to 25 KB."""
 
@@ -48,8 +48,9 @@ class RingKind(IntEnum):
     TOR = 5  # lead into the Tor network
     POINTS = 6  # rendezvous points that are older than the value
     TOR_POINTS = 7  # of these, who takes links from relays of the Tor network
-    POINTS_BEFORE = 8  # rendezvous points that are older than the value before, in its order
-    TOR_POINTS_BEFORE = 9
+    STABLE = 8  # relays that were there long before the epoch: paths lead over these
+    POINTS_BEFORE = 9  # rendezvous points that are older than the value before, in its order
+    TOR_POINTS_BEFORE = 10
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,10 +6,11 @@ Does not: judge dates, decide whom to trust (netdir/nodes.py), or know what a si
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from functools import lru_cache
+from hashlib import sha256
 
 from convergence.errors import LocalError, ParseError
 from convergence.ports import Buffer
@@ -33,6 +34,7 @@ MAX_SEALED = 2048
 MAX_DESCRIPTORS = 32 * 1024
 """Bytes of one DESCRIPTORS record; an answer may take several."""
 TAG_SIZE = 4
+TOLD_LEN = 32
 SEED_LEN = 16
 
 
@@ -113,7 +115,7 @@ class RecordType(IntEnum):
 
     REGISTER = 1  # Register
     REGISTERED = 2  # empty
-    LIST = 3  # empty
+    LIST = 3  # ListRequest
     NODES = 4  # NodeList
     ERROR = 5  # ErrorRecord
     SIGNAL = 6  # Signal: please pass this on
@@ -124,7 +126,7 @@ class RecordType(IntEnum):
     ASK = 11  # Ask
     DESCRIPTORS = 12  # Descriptors; an empty one ends the answer
     REACHED = 13  # Reached, facilitator to node: after a registration, and when it changes
-    HEADER = 14  # EpochHeader: the answer to LIST in a large network; comes with the answer to ASK
+    HEADER = 14  # EpochHeader: the answer to LIST in a large network, empty for one that the asker has; and with ASK
     FETCH = 15  # BucketRequest
     BUCKET = 16  # Bucket, the answer to FETCH; empty if it cannot be had
     DRAW = 17  # DrawRequest, to a facilitator
@@ -136,7 +138,7 @@ class RecordType(IntEnum):
 RECORD_LIMITS: dict[int, int] = {
     RecordType.REGISTER: SIGNATURE_LEN + MAX_DESCRIPTOR,
     RecordType.REGISTERED: 0,
-    RecordType.LIST: 0,
+    RecordType.LIST: 4,
     RecordType.NODES: MAX_NODE_LIST,
     RecordType.ERROR: 1 + MAX_ERROR_TEXT,
     RecordType.SIGNAL: TAG_SIZE + KEY_LEN + MAX_SEALED,
@@ -144,7 +146,7 @@ RECORD_LIMITS: dict[int, int] = {
     RecordType.DELIVER: TAG_SIZE + MAX_SEALED,
     RecordType.REPLY: TAG_SIZE + MAX_SEALED,
     RecordType.UNREACHABLE: TAG_SIZE + 1,
-    RecordType.ASK: 8,
+    RecordType.ASK: 8 + TOLD_LEN,
     RecordType.DESCRIPTORS: MAX_DESCRIPTORS,
     RecordType.REACHED: 8,
     RecordType.HEADER: MAX_HEADER,
@@ -353,18 +355,43 @@ class Reached:
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
-    """Asks for the descriptors published at `since` (Unix seconds) or later."""
+class ListRequest:
+    """Asks which nodes there are. `have`: the epoch of the newest header that the asker has; 0 for none."""
 
-    since: int
+    have: int = 0
 
     def encode(self) -> bytes:
-        return self.since.to_bytes(8, "big")
+        return self.have.to_bytes(4, "big") if self.have else b""
+
+    @classmethod
+    def parse(cls, data: Buffer) -> ListRequest:
+        reader = Reader(data, "LIST")
+        request = cls(reader.unsigned(4) if reader.left else 0)
+        reader.finish()
+        return request
+
+
+def told_hash(headers: Iterable[bytes]) -> bytes:
+    """SHA-256 of all headers that an ASK or its answer would bring, one after the other; nothing if there are none."""
+    told = b"".join(headers)
+    return sha256(told).digest() if told else b""
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Asks for the descriptors published at `since` (Unix seconds) or later, and for epoch headers, unless their
+    `told_hash` is `known`."""
+
+    since: int
+    known: bytes = b""
+
+    def encode(self) -> bytes:
+        return self.since.to_bytes(8, "big") + self.known
 
     @classmethod
     def parse(cls, data: Buffer) -> Ask:
         reader = Reader(data, "ASK")
-        ask = cls(reader.unsigned(8))
+        ask = cls(reader.unsigned(8), reader.take(TOLD_LEN) if reader.left else b"")
         reader.finish()
         return ask
 

@@ -35,6 +35,7 @@ from convergence.wire.facilitator import (
     Delivery,
     ErrorRecord,
     Hello,
+    ListRequest,
     NodeList,
     RecordCutter,
     RecordType,
@@ -430,6 +431,10 @@ def header(published=START, **changes):
     return encode_record(RecordType.HEADER, header_at(published, **changes).encode())
 
 
+SAME = encode_record(RecordType.HEADER)
+"""An answer to who has that header."""
+
+
 def test_a_header_in_place_of_a_list_pins_its_signer_as_a_list_does():
     peer = Hostile(describe=lambda now: describe(1, now))
     peer.open()
@@ -520,6 +525,59 @@ def test_a_facilitator_that_shows_everybody_the_same_old_network_is_told_of():
     peer.look_again()
     peer.receive(header())
     assert [trouble.why.code for trouble in peer.troubles] == [FacilitatorWhy.OLD] and peer.client.connected
+
+
+def test_the_header_that_we_have_is_not_sent_again():
+    peer = Hostile()
+    peer.open()
+    peer.receive(header())
+    peer.pass_time(REFRESH)
+    peer.outbox.poll(peer.now)
+    peer.client.refresh(peer.now)
+    [(kind, body)] = peer.records()
+    assert (kind, ListRequest.parse(body).have) == (RecordType.LIST, int(START // EPOCH))
+    peer.receive(SAME)
+    assert peer.client.connected and not peer.troubles
+    peer.pass_time(EPOCH)
+    assert peer.sent()[:1] == [RecordType.LIST]
+    peer.receive(header(START + EPOCH))
+    assert peer.headers.newest.epoch == START // EPOCH + 1
+
+
+def test_who_got_a_list_since_wants_the_header_anew():
+    """While the list is newer than it, nodes are chosen from the list."""
+    peer = Hostile()
+    peer.open()
+    peer.receive(header())
+    for answer, have in ((nodes(int(START) + 1), START // EPOCH), (nodes(int(START) + 2), 0)):
+        peer.outbox.poll(peer.now)
+        peer.look_again()
+        [(kind, body)] = peer.records()
+        assert (kind, ListRequest.parse(body).have) == (RecordType.LIST, have)
+        peer.receive(answer)
+
+
+@pytest.mark.parametrize("first", [b"", nodes()], ids=["nothing", "a list"])
+def test_who_has_no_header_takes_none_for_a_false_one(first):
+    peer = Hostile()
+    peer.open()
+    if first:
+        peer.receive(first)
+        peer.pass_time(REFRESH)
+        peer.outbox.poll(peer.now)
+    peer.receive(SAME)
+    closed(peer)
+
+
+def test_a_facilitator_that_knows_of_nothing_newer_for_an_hour_is_told_of():
+    peer = Hostile()
+    peer.open()
+    peer.receive(header())
+    for _ in range(int(STALE // REFRESH) + 1):
+        assert not peer.troubles and peer.client.connected
+        peer.look_again()
+        peer.receive(SAME)
+    assert [trouble.why.code for trouble in peer.troubles] == [FacilitatorWhy.OLD]
 
 
 def test_a_wrong_clock_makes_no_header_an_old_one():

@@ -8,11 +8,12 @@ from convergence.netdir.headers import EPOCH
 from convergence.netdir.rings import check_bucket
 from convergence.wire.buckets import DAY, Bucket, BucketRequest, RingKind, SharedValue
 from convergence.wire.descriptor import Descriptor
-from convergence.wire.facilitator import ErrorCode, NodeList, RecordType, encode_record
+from convergence.wire.facilitator import ErrorCode, ListRequest, NodeList, RecordType, encode_record
 from convergence.wire.sharedrandom import Draw
 from convergence.wire.target import Role
 from tests.unit.facilitator.test_service import Rig
 from tests.unit.facilitator.world import CRYPTO, SEED, START, MemoryStorage, World, node_seed
+from tests.unit.netdir.test_headers import header_at
 
 
 def aged(*numbers):
@@ -56,6 +57,15 @@ def test_a_large_network_is_told_by_header_and_buckets(large):
         identities = {CRYPTO.ed25519_public(node_seed(number)) for number in range(1, 6)}
         assert {member.node.identity for member in members} == identities
         assert all(member.node.verify(CRYPTO.ed25519_verify) for member in members)
+
+
+def test_who_has_the_header_is_not_sent_it_again():
+    rig, header = Rig(), header_at(START)
+    rig.service._publisher.header = lambda now: header
+    rig.open(2)
+    for have in (0, header.epoch - 1, header.epoch, header.epoch + 1):
+        answer = rig.send(2, encode_record(RecordType.LIST, ListRequest(have).encode()))
+        assert answer == [(RecordType.HEADER, b"" if have == header.epoch else header.encode())]
 
 
 def test_everybody_who_asks_is_told_how_values_are_drawn(large):

@@ -5,7 +5,7 @@ import pytest
 
 from convergence.effects import CloseLink, Connect, Failure, Load, Protocol, Scan, Send, Store
 from convergence.events import Event, StorageTrouble, as_json
-from convergence.facilitator.registry import GRACE, LIST_INTERVAL, SWEEP_INTERVAL, RegistryLimits
+from convergence.facilitator.registry import GRACE, LIST_INTERVAL, RESTORED, SWEEP_INTERVAL, RegistryLimits
 from convergence.facilitator.service import (
     FIRST_RECORD_TIMEOUT,
     IDLE_TIMEOUT,
@@ -653,6 +653,19 @@ def test_a_restarted_facilitator_lists_its_nodes_until_they_expire():
     world.run(2 * GRACE)
     assert [node["connected"] for node in world.service.health(world.now())["nodes"]] == [False]
     world.run(3600)
+    assert world.service.health(world.now())["nodes"] == []
+    assert not [key for kind, key in world.storage.items if kind == "node"]
+
+
+def test_a_restarted_facilitator_lists_tabs_that_do_not_come_back_for_minutes_only():
+    """However long they said that they would be there."""
+    storage = MemoryStorage()
+    tab = describe(1, START, lifetime=6 * 3600, transports=(Transport.rtc(()),))
+    storage.items = {("node", tab.identity): tab.encode()}
+    world = World(storage)
+    world.run(RESTORED - 1)
+    assert len(NodeList.parse(world.service.signed_list(world.now())).descriptors) == 1
+    world.run(2)
     assert world.service.health(world.now())["nodes"] == []
     assert not [key for kind, key in world.storage.items if kind == "node"]
 

@@ -449,6 +449,16 @@ def test_an_answer_brings_the_headers_that_are_known():
     assert opener.headers_heard == [b"one", b"other"]
 
 
+@pytest.mark.parametrize("had", [[], [b"one"], [b"one", b"false"], [b"one", b"other"]])
+def test_who_has_the_same_headers_is_not_sent_them(had):
+    opener, acceptor = joined()
+    opener.told, acceptor.told = had, [b"one", b"other"]
+    opener.pipe.ask(0, opener.now)
+    carry(opener, acceptor)
+    assert opener.headers_heard == ([] if had == acceptor.told else acceptor.told)
+    assert "answered" in opener.calls
+
+
 def test_who_asks_brings_the_proof_of_a_lie_along():
     """So it reaches nodes that ask nobody."""
     opener, acceptor = joined()

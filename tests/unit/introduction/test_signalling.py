@@ -360,6 +360,20 @@ def test_nobody_replies_with_somebody_elses_tag(clock):
     assert asker.take() == [(RecordType.REPLY, Delivery(1, b"true"))]
 
 
+@pytest.mark.parametrize(
+    "times", [(1800047022.5167432, 1800047041.4716318), (1800003436.9153738, 1800003455.144068)], ids=["one", "other"]
+)
+def test_timers_end_also_where_times_are_a_floats_last_bit_apart(clock, times):
+    """The sum of two times of today has one bit less than each of them."""
+    board = Board(clock, BOB)
+    for clock.now in times:
+        board.signal(Records())
+    for _ in range(4):
+        if (deadline := clock.outbox.deadline()) is not None:
+            clock.pass_time(deadline - clock.now)
+    assert clock.outbox.deadline() is None and not board.board._live
+
+
 def test_a_tag_expires(bob):
     asker, [target] = Records(), bob.pipes
     bob.signal(asker)

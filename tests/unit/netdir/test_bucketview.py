@@ -6,12 +6,14 @@ from dataclasses import replace
 import pytest
 
 from convergence.effects import Load, Store
-from convergence.netdir.buckets import Buckets
-from convergence.netdir.bucketview import OVERLAP, SAMPLED, SILENT, BucketView
+from convergence.netdir.buckets import ATTEMPTS, Buckets
+from convergence.netdir.bucketview import ENOUGH, ENOUGH_SAMPLED, HELD, OVERLAP, SAMPLED, SILENT, BucketView
+from convergence.netdir.epochs import epoch_of
 from convergence.netdir.headers import EPOCH, Headers
 from convergence.netdir.lookup import look_up_shown
 from convergence.netdir.memory import PAUSE
 from convergence.netdir.nodes import HINT_LIFETIME, NodeDirectory
+from convergence.netdir.rings import stable_since
 from convergence.netdir.view import Class, place_of, place_of_name
 from convergence.outbox import Outbox
 from convergence.wire.buckets import DAY, RingKind, SharedValue
@@ -23,10 +25,10 @@ from tests.unit.netdir.buckets import BEFORE, CRYPTO, FACILITATOR, NOW, VALUE, M
 ROLES = Role.RELAY | Role.RDV
 
 
-def signed(number, *, published=NOW, lifetime=30 * 3600, roles=ROLES):
+def signed(number, *, published=NOW, lifetime=30 * 3600, roles=ROLES, dialled=True):
     """A descriptor that its node signed."""
     seed = number.to_bytes(32, "big")
-    transports = (Transport(1, f"ws://192.0.2.{number % 250}:9000/"),)
+    transports = (Transport(1, f"ws://192.0.2.{number % 250}:9000/") if dialled else Transport.rtc(()),)
     dates = int(published), int(published) + lifetime
     unsigned = Descriptor(CRYPTO.ed25519_public(seed), b"k" * 32, *dates, roles, transports)
     return unsigned.sign(lambda message: CRYPTO.ed25519_sign(seed, message))
@@ -150,14 +152,15 @@ def test_samples_come_from_few_buckets_that_are_asked_for_openly():
     rig = Rig()
     seen = {node.identity for _ in range(50) for node in rig.sample(128)}
     assert len(rig.asked) == SAMPLED and {key for *_, key in rig.asked} == {None}
-    assert {kind for kind, *_ in rig.asked} == {RingKind.RELAYS}
+    assert {kind for kind, *_ in rig.asked} == {RingKind.STABLE}
     assert len({index for _, index, _ in rig.asked}) == SAMPLED
-    assert SAMPLED * 50 < len(seen) < 600
+    assert SAMPLED * 48 < len(seen) < 600
     assert len({node.identity for node in rig.sample(128)}) == 128
 
 
 def test_each_node_of_these_buckets_comes_up_equally_often():
     rig = Rig(NODES[:200])
+    assert rig.headers.newest.ring(RingKind.STABLE).depth == 1, "it is sampled whole"
     drawn = Counter(node.identity for _ in range(400) for node in rig.sample(20))
     assert len(drawn) == 200 and 15 < min(drawn.values()) and max(drawn.values()) < 75  # 40 each, on average
 
@@ -169,7 +172,7 @@ def test_each_node_is_in_the_buckets_of_some_node_as_likely_as_any_other():
         rig = Rig(made=made, seed=f"node {number}")
         rig.headers.take(made.epochs.header.encode(), rig.now)
         counts.update({node.identity for node in rig.sample(600)})
-    assert len(counts) == 600 and min(counts.values()) > 4  # of 30, in half of the buckets
+    assert len(counts) == 600 and min(counts.values()) > 3  # of 30, in three of eight buckets
 
 
 def test_a_small_ring_is_sampled_whole_and_an_empty_one_gives_nobody():
@@ -182,18 +185,18 @@ def test_a_small_ring_is_sampled_whole_and_an_empty_one_gives_nobody():
 def test_keys_that_are_made_for_the_buckets_that_somebody_samples_are_not_drawn(monkeypatch):
     """He knows which ones these are, and the value: each of his nodes stands in one of them."""
     rig = Rig(take=False)
-    rig.view._positions[Class.RELAYS] = [part << 30 for part in range(4)]  # of eight buckets, the even ones
+    rig.view._positions[RingKind.STABLE] = [part << 30 for part in range(3)]  # of eight buckets, 0, 2 and 4
     his, number = set(), 10_000
-    while len(his) < 300:
+    while len(his) < 225:
         node = signed(number)
         number += 1
-        if place_of(VALUE.value, node.identity)[0] >> 5 in (0, 2, 4, 6):
+        if place_of(VALUE.value, node.identity)[0] >> 5 in (0, 2, 4):
             his.add(node.identity)
-            rig.made.put(node, since=int(NOW))
+            rig.made.put(node, since=int(VALUE.fixed))
     for other in range(20_000, 20_100):  # and honest ones that are as young
-        rig.made.put(signed(other), since=int(NOW))
+        rig.made.put(signed(other), since=int(VALUE.fixed))
     rig.sign()
-    assert rig.headers.newest.ring(RingKind.RELAYS).depth == 3
+    assert rig.headers.newest.ring(RingKind.STABLE).depth == 3
     drawn = Counter(node.identity in his for _ in range(20) for node in rig.sample(128))
     assert drawn[True] == 0 and drawn[False] == 20 * 128
     # Without the rule, or where all are young, they are most of those that are drawn.
@@ -203,18 +206,116 @@ def test_keys_that_are_made_for_the_buckets_that_somebody_samples_are_not_drawn(
     assert drawn[True] > 0.4 * 20 * 128
 
 
-def test_a_new_epoch_is_told_once_what_is_new_is_here():
+def test_a_new_epoch_is_told_once():
     rig = Rig()
-    first = rig.sample(128)
-    asked = len(rig.asked)
-    for node in first[:5]:
-        rig.made.epochs.drop(node.identity)
+    rig.sample()
     rig.sign()
-    assert len(rig.asked) == asked + SAMPLED
     rig.wait(2)
     assert len(rig.changes) == 1
+
+
+# Relays that stay
+
+
+def test_relays_are_drawn_from_those_that_have_been_there_for_long():
+    rig = Rig(take=False)
+    young, grown = ({number for number in range(first, first + 300)} for first in (1000, 2000))
+    since = stable_since(epoch_of(rig.now) + 1)
+    for number in (*young, *grown):
+        rig.made.put(signed(number), since=since + (number in young))
+    header = rig.sign()
+    assert header.ring(RingKind.STABLE).count == 900 and header.ring(RingKind.RELAYS).count == 1200
+    drawn = {
+        node.identity for _ in range(20) for kind in (Class.RELAYS, Class.DIALLED) for node in rig.sample(128, kind)
+    }
+    assert drawn & {signed(number).identity for number in grown}
+    assert not drawn & {signed(number).identity for number in young}
+    assert {kind for kind, *_ in rig.asked} == {RingKind.STABLE} and len(rig.asked) == SAMPLED
+
+
+@pytest.mark.parametrize("stable", [ENOUGH - 1, ENOUGH])
+def test_where_few_are_stable_all_relays_are_drawn_from(stable):
+    rig = Rig(NODES[:stable], take=False)
+    for number in range(1000, 1300):
+        rig.made.put(signed(number), since=int(rig.now))
+    rig.sign()
+    rig.sample()
+    rig.sample(kind=Class.DIALLED)
+    kinds = {kind for kind, *_ in rig.asked}
+    assert kinds == ({RingKind.STABLE} if stable == ENOUGH else {RingKind.RELAYS, RingKind.DIALLED})
+
+
+def test_where_few_of_the_stable_ones_have_an_address_others_are_asked_for():
+    browsers = [signed(number, dialled=False) for number in range(1000, 1100)]
+    rig = Rig([*browsers, *NODES[: ENOUGH_SAMPLED - 1]], take=False)
+    rig.made.put(NODES[100], since=int(rig.now))
+    rig.sign()
+    assert {node.identity for node in rig.sample(128, Class.DIALLED)} == {
+        node.identity for node in (*NODES[: ENOUGH_SAMPLED - 1], NODES[100])
+    }
+
+
+def test_what_samples_are_drawn_from_is_fetched_anew_after_hours_and_at_midnight():
+    """And then only what is new: see test_buckets."""
+    rig = Rig()
+    first = rig.sample(128)
+    for node in first[:5]:
+        rig.made.epochs.drop(node.identity)
     gone = {node.identity for node in first[:5]}
+    for _ in range(HELD - 1):
+        rig.sign()
+        rig.sample()
+    assert len(rig.asked) == SAMPLED
+    rig.sign()
     assert not gone & {node.identity for _ in range(20) for node in rig.sample(128)}
+    assert len(rig.asked) == 2 * SAMPLED
+    rig.sign(SharedValue(b"w" * 32, VALUE.fixed), VALUE)
+    assert len(rig.sample(128)) == 128 and len(rig.asked) == 3 * SAMPLED
+
+
+def test_what_runs_out_sooner_is_fetched_anew_sooner():
+    """In every other epoch at most, whatever the facilitator says."""
+    rig = Rig(take=False)
+    rig.made = Made()
+    for number in range(1000, 1100):
+        rig.made.put(signed(number, lifetime=1800))
+    rig.sign()
+    assert len(rig.sample()) == 10 and len(rig.asked) == 1
+    rig.made.now = NOW + 1799 - EPOCH
+    rig.sign()
+    rig.sample()
+    assert len(rig.asked) == 1
+    for asked in (2, 2, 3):
+        rig.sign()
+        for _ in range(3):
+            assert rig.sample() == [] and len(rig.asked) == asked
+    for number in range(1000, 1100):
+        rig.made.put(signed(number, published=rig.now))
+    rig.sign()
+    rig.sign()
+    assert len(rig.sample()) == 10 and len(rig.asked) == 4
+
+
+def test_while_nobody_answers_what_is_here_serves_on():
+    rig = Rig()
+    rig.sample()
+    rig.down = True
+    for _ in range(HELD + 2):
+        rig.sign()
+    asked = len(rig.asked)
+    for _ in range(3):
+        assert len(rig.sample(128)) == 128
+    assert len(rig.asked) == asked + SAMPLED * ATTEMPTS, "they are asked once an epoch"
+
+
+def test_who_told_neighbours_less_than_the_facilitator_is_there_for_as_long_as_that_holds():
+    rig = Rig([signed(number, lifetime=6 * 3600) for number in range(100)])
+    told = signed(5, published=rig.now, lifetime=900)
+    assert rig.directory.hear(told.encode(), rig.now)
+    assert told in rig.sample(128)
+    rig.made.now += 900
+    assert rig.ask("get", told.identity)[0].expires > rig.now and told not in rig.sample(128)
+    assert told.identity in {node.identity for node in rig.sample(128)}
 
 
 def test_a_descriptor_that_its_node_did_not_sign_is_not_used():
@@ -344,11 +445,19 @@ def test_points_that_are_here_are_given_though_nobody_answers_any_more():
 
 
 def test_a_node_is_found_by_its_identity():
-    rig = Rig()
+    rig, young = Rig(take=False), signed(1000)
+    rig.made.put(young, since=int(rig.now))
+    rig.sign()
     assert rig.ask("get", NODES[5].identity) == [NODES[5]]
-    assert rig.asked == [(RingKind.ALL, rig.asked[0][1], None)]
+    assert [kind for kind, *_ in rig.asked] == [RingKind.STABLE]
     assert rig.ask("get", NODES[5].identity) == [NODES[5]] and len(rig.asked) == 1
-    assert rig.ask("get", bytes(32)) == [None]
+    assert rig.ask("get", young.identity) == [young] and rig.asked[-1][0] == RingKind.ALL
+    assert rig.ask("get", bytes(32)) == [None] and {key for *_, key in rig.asked} == {None}
+
+
+def test_where_few_are_stable_a_node_is_looked_for_among_all():
+    rig = Rig(NODES[: ENOUGH - 1])
+    assert rig.ask("get", NODES[5].identity) == [NODES[5]] and [kind for kind, *_ in rig.asked] == [RingKind.ALL]
 
 
 def test_nobody_is_asked_for_a_node_that_a_point_named():
@@ -386,9 +495,6 @@ def test_a_relay_knows_some_relays_and_finds_them_in_whatever_bucket_is_here():
     for node in known:
         assert rig.ask("get", node.identity) == [node]
     assert len(rig.asked) == asked
-    rig.sign()
-    rig.wait(2)
-    assert len(rig.asked) == asked + SAMPLED  # what is new
 
 
 def test_a_node_looks_for_itself_where_others_look_and_not_openly():
@@ -402,7 +508,10 @@ def test_a_node_looks_for_itself_where_others_look_and_not_openly():
     assert Rig(take=False).ask("lists", NODES[5].identity) == []
 
 
-@pytest.mark.parametrize("kind", [RingKind.RELAYS, RingKind.DIALLED, RingKind.POINTS, RingKind.POINTS_BEFORE])
+@pytest.mark.parametrize(
+    "kind",
+    [RingKind.RELAYS, RingKind.DIALLED, RingKind.STABLE, RingKind.POINTS, RingKind.POINTS_BEFORE],
+)
 def test_a_node_that_is_left_out_of_one_ring_only_finds_out(kind):
     """Not at the first look: another ring is looked at each time."""
     rig = Rig()
@@ -466,7 +575,23 @@ def test_positions_stay_when_nodes_move_over_night():
         node.asked.clear()
     rig.sign(SharedValue(b"w" * 32, VALUE.fixed), VALUE)
     again.headers.take(rig.made.epochs.header.encode(), again.now)
+    for node in (rig, again):
+        node.sample()
     assert again.asked == rig.asked != []
+
+
+def test_what_an_earlier_run_fetched_hours_before_it_ended_is_still_of_use():
+    rig = Rig()
+    rig.sample()
+    for _ in range(HELD - 2):
+        rig.sign()
+    rig.wait(PAUSE)
+    again = Rig(made=rig.made, store=rig.store, seed="another run")
+    again.view.restore(again.now)
+    again.serve()
+    rig.sign()
+    again.headers.take(rig.made.epochs.header.encode(), again.now)
+    assert len(again.sample(128)) == 128 and not again.asked
 
 
 @pytest.mark.parametrize("value", [b"", b"junk", bytes(6), b"\0\1\0\0\0\1x\0\0\0\0"])
@@ -495,6 +620,6 @@ def test_nothing_is_written_more_often_than_it_may(monkeypatch):
     writes = []
     monkeypatch.setattr(rig.outbox, "store", lambda items, reply=None: writes.append(rig.now))
     for _ in range(300):
-        rig.view._changed(None, rig.now)
+        rig.view._changed(rig.now)
         rig.wait(1)
     assert 3 <= len(writes) <= 6

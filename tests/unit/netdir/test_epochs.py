@@ -8,7 +8,7 @@ from convergence.errors import CryptoError, LocalError, RemoteError
 from convergence.netdir import epochs as module
 from convergence.netdir import rings
 from convergence.netdir.epochs import FEW, MANY, NODES_A_STEP, epoch_of
-from convergence.netdir.rings import BadBucket, check_bucket, index_of
+from convergence.netdir.rings import BadBucket, check_bucket, index_of, stable_since
 from convergence.netdir.view import place_of
 from convergence.wire.buckets import MAX_IN_BUCKET, Bucket, Entry, RingKind, SharedValue
 from convergence.wire.target import Role
@@ -65,7 +65,7 @@ def test_a_ring_holds_the_nodes_of_its_kind():
     header = made.sign()
     counts = {RingKind(ring.kind).name: ring.count for ring in header.rings}
     assert counts == {
-        **{"ALL": 4, "RELAYS": 2, "DIALLED": 2, "EXITS": 1, "TOR": 1},
+        **{"ALL": 4, "RELAYS": 2, "DIALLED": 2, "STABLE": 2, "EXITS": 1, "TOR": 1},
         **{"POINTS": 1, "TOR_POINTS": 1, "POINTS_BEFORE": 1, "TOR_POINTS_BEFORE": 1},
     }
 
@@ -78,11 +78,52 @@ def test_who_comes_after_the_value_could_be_known_is_in_all_rings_but_those_of_p
     header = made.sign()
     counts = {RingKind(ring.kind).name: ring.count for ring in header.rings}
     assert counts == {
-        **{"ALL": 3, "RELAYS": 3, "DIALLED": 3, "EXITS": 3, "TOR": 3},
+        **{"ALL": 3, "RELAYS": 3, "DIALLED": 3, "STABLE": 3, "EXITS": 3, "TOR": 3},
         **{"POINTS": 2, "TOR_POINTS": 2, "POINTS_BEFORE": 1, "TOR_POINTS_BEFORE": 1},
     }
     header = made.sign(SharedValue(b"w" * 32, VALUE.fixed + 1), VALUE)
     assert (header.ring(RingKind.POINTS).count, header.ring(RingKind.POINTS_BEFORE).count) == (3, 2)
+
+
+def test_relays_are_stable_once_they_have_been_there_for_long():
+    made = Made()
+    since = stable_since(epoch_of(made.now) + 1)
+    made.put(node_of("long"), since)
+    made.put(node_of("not so long"), since + 1)
+    made.put(node_of("no relay", Role.RDV), since)
+    made.sign()
+    assert [member.node.identity for member in everybody(made, RingKind.STABLE)] == [identity_of("long")]
+    made.sign()
+    assert len(everybody(made, RingKind.STABLE)) == 2
+
+
+def test_who_becomes_stable_is_new_to_those_who_have_the_bucket():
+    """Whoever asks has it of other rings, perhaps, and not of this one."""
+    made = Made(60)
+    made.put(node_of("new"), stable_since(epoch_of(made.now) + 1) + 1)
+    first = made.sign().epoch
+    whole = made.bucket(RingKind.STABLE, 0)
+    header = made.sign()
+    delta = made.bucket(RingKind.STABLE, 0, have=first)
+    assert sum(isinstance(item, Entry) for item in delta.items) == 1
+    assert len(check_bucket(header, delta, known(whole))) == 61
+
+
+def test_another_facilitator_finds_the_same_nodes_stable_whenever_it_looks():
+    """A cut may be made in the epoch before the one that it is signed for."""
+    made = Made(60)
+    made.put(node_of("nearly"), stable_since(epoch_of(made.now) + 1) + 1)
+    cut = made.epochs.freeze(epoch_of(made.now) + 1, VALUE, BEFORE)
+    while not cut.step():
+        pass
+    made.now += 1200
+    header = made.epochs.serve(made.epochs.propose(cut, None, made.now), cut)
+    assert header.epoch == cut.epoch + 1 and header.ring(RingKind.STABLE).count == 60
+    again = made.epochs.repeat(header, {key: node._replace(signed=0) for key, node in cut.nodes.items()})
+    while not again.step():
+        pass
+    assert again.rings == header.rings
+    assert len(everybody(made, RingKind.STABLE)) == 60
 
 
 def test_a_node_that_leaves_or_changes_its_roles_leaves_its_rings():
@@ -231,6 +272,16 @@ def test_no_second_header_of_an_epoch_is_signed():
 
 
 # Lies
+
+
+def test_a_facilitator_that_calls_a_young_relay_stable_is_found_out(monkeypatch):
+    made = Made(60)
+    made.put(node_of("young"), stable_since(epoch_of(made.now) + 1) + 1)
+    monkeypatch.setattr(module, "_STABLE", 0)
+    header = made.sign()
+    with pytest.raises(BadBucket):
+        check_bucket(header, made.bucket(RingKind.STABLE, 0), {})
+    assert len(check_bucket(header, made.bucket(RingKind.ALL, 0), {})) == 61
 
 
 def test_a_bucket_that_is_not_the_signed_one_is_refused():

@@ -411,3 +411,36 @@ def test_forged_descriptors_are_not_vouched_for(crypto):
     raw = node(crypto, 2).encode()
     for forged in (b"", b"\x01" * 200, raw[:-1], raw + b"\0", raw[:-1] + bytes([raw[-1] ^ 1]), b"\x02" + raw[1:]):
         assert directory.vouch(forged, NOW) is None
+
+
+# Of a network without a list
+
+
+def learnt(crypto, heard, listed, now):
+    """What is known of a node of which peers told, once the facilitator's bucket was looked at, and a minute later."""
+    directory = NodeDirectory(crypto, crypto.ed25519_public(b"f" * 32))
+    assert hear(directory, heard)
+    directory.learn(listed, now)
+    found = directory.get(listed.identity)
+    assert hear(directory, node(crypto, 9, published=int(now), expires=int(now) + 50), now)
+    assert directory.get(listed.identity) == found
+    return found
+
+
+def test_the_newer_of_what_peers_and_a_bucket_say_counts_until_it_is_over(crypto):
+    heard = node(crypto, 1, published=int(NOW), expires=int(NOW) + 100)
+    listed = node(crypto, 1, published=int(NOW) - 10, expires=int(NOW) + 9999)
+    assert learnt(crypto, heard, listed, NOW + 99) == heard
+    assert learnt(crypto, heard, listed, NOW + 100) == listed
+    newer = node(crypto, 1, published=int(NOW) + 10, expires=int(NOW) + 9999)
+    assert learnt(crypto, heard, newer, NOW + 20) == newer
+
+
+def test_a_node_that_paused_is_not_there_again_for_what_a_bucket_said_before(crypto):
+    directory = NodeDirectory(crypto, crypto.ed25519_public(b"f" * 32))
+    listed = node(crypto, 1, published=int(NOW) - 10, expires=int(NOW) + 9999)
+    paused = node(crypto, 1, roles=Role(0), published=int(NOW), expires=int(NOW) + 100)
+    directory.learn(listed, NOW)
+    assert hear(directory, paused)
+    directory.learn(listed, NOW + 100)
+    assert directory.get(listed.identity) == paused

@@ -24,6 +24,7 @@ from convergence.wire.facilitator import (
     ErrorCode,
     ErrorRecord,
     Hello,
+    ListRequest,
     NodeList,
     Puzzle,
     RecordCutter,
@@ -280,6 +281,9 @@ HELLO = Hello(A, B)
         (Puzzle(b"s" * 16, 1024, 180), b"s" * 16 + b"\0\0\4\0\0\xb4"),
         (Solved(258, Register(b"p" * 64, b"descriptor")), bytes(6) + b"\1\2" + b"p" * 64 + b"descriptor"),
         (Ask(1), bytes(7) + b"\1"),
+        (Ask(1, A), bytes(7) + b"\1" + A),
+        (ListRequest(258), b"\0\0\1\2"),
+        (ListRequest(), b""),
         (Descriptors((b"one", b"")), b"\0\3one\0\0"),
         (Descriptors(), b""),
     ],
@@ -306,8 +310,11 @@ def test_layouts(record, body):
         (Puzzle, b"s" * 21),
         (Puzzle, b"s" * 23),
         (Solved, bytes(8) + b"p" * 63),
+        (ListRequest, bytes(3)),
+        (ListRequest, bytes(5)),
         (Ask, bytes(7)),
         (Ask, bytes(9)),
+        (Ask, bytes(41)),
         (Descriptors, b"\0"),
         (Descriptors, b"\0\2x"),
         (Descriptors, (MAX_DESCRIPTOR + 1).to_bytes(2, "big") + bytes(MAX_DESCRIPTOR + 1)),
@@ -333,7 +340,8 @@ def test_limits_are_those_of_the_largest_records():
         RecordType.DELIVER: Delivery(0, bytes(MAX_SEALED)),
         RecordType.REPLY: Delivery(0, bytes(MAX_SEALED)),
         RecordType.UNREACHABLE: Unreachable(0, 1),
-        RecordType.ASK: Ask(0),
+        RecordType.LIST: ListRequest(1),
+        RecordType.ASK: Ask(0, A),
     }
     assert {kind: len(record.encode()) for kind, record in largest.items()} == {
         kind: RECORD_LIMITS[kind] for kind in largest
@@ -368,7 +376,7 @@ def test_records_are_cut_anywhere():
 
 
 @pytest.mark.parametrize(
-    "header", ["00000000 04", "00000000 06", "00000000 00", "00000001 03", "000004dc 01", "ffffffff 01"]
+    "header", ["00000000 04", "00000000 06", "00000000 00", "00000005 03", "000004dc 01", "ffffffff 01"]
 )
 def test_what_a_side_does_not_take_is_refused_by_its_header(header):
     with pytest.raises(ParseError):
@@ -377,4 +385,4 @@ def test_what_a_side_does_not_take_is_refused_by_its_header(header):
 
 def test_bodies_over_the_limit_are_not_encoded():
     with pytest.raises(LocalError):
-        encode_record(RecordType.LIST, b"x")
+        encode_record(RecordType.LIST, bytes(5))
