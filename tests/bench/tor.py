@@ -28,11 +28,10 @@ from tests.bench.supervise import step
 from tests.e2e.processes import running
 from tests.interop.test_curl import curl
 from tests.interop.tor.network import Relay as TorsRelay
-from tests.interop.tor.network import TorNetwork
+from tests.interop.tor.network import AHEAD, TorNetwork
 from tests.interop.tor.test_relay import OPEN, Relay
 from tests.interop.website import LARGE, Website
 
-AHEAD = "__DisablePredictedCircuits 0"  # circuits of tor's client are ready before they are wanted, as ours are
 START = 180.0
 TRANSFER = 240.0
 ROUNDS = 5
@@ -131,7 +130,7 @@ def clients(network: TorNetwork, folder: Path) -> Iterator[tuple[Client, Client,
     options = ("--tor", "--tor-network", lines, "--data", folder / "data")
     with (
         running("proxy", "--listen", "127.0.0.1:0", *options) as command,
-        network.client(AHEAD) as tor,
+        network.client(AHEAD) as tor,  # its circuits are ready before they are wanted, as ours are
         network.client(AHEAD, "ConfluxEnabled 0") as single,
     ):
         yield (

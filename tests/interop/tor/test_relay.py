@@ -26,7 +26,7 @@ from tests.e2e.processes import PATIENCE, Command
 from tests.interop.programs import free_port
 from tests.interop.test_curl import curl
 from tests.interop.tor.daemon import Tor
-from tests.interop.tor.network import TorNetwork
+from tests.interop.tor.network import AHEAD, TorNetwork
 from tests.interop.tor.test_network import REQUIRED_OF_RELAYS, consensus, fetch, fetched, protocols, written
 from tests.interop.tor.upload import UPLOAD, upload_to_a_server_that_waits
 from tests.interop.website import LARGE, Website
@@ -151,7 +151,7 @@ def test_a_tor_client_downloads_over_a_conflux_set_to_our_exit(
     tor_network: TorNetwork, ours: list[Relay], website: Website
 ) -> None:
     last = ours[2].fingerprint
-    with tor_network.client(f"ExitNodes {last}", "StrictNodes 1", "__DisablePredictedCircuits 0") as client:
+    with tor_network.client(f"ExitNodes {last}", "StrictNodes 1", AHEAD) as client:
         client.wait(EventType.BW, lambda: len(sets(client, last)) >= 2, "conflux set to our exit")
         opened: Queue[StreamEvent] = Queue()
         client.controller.add_event_listener(opened.put, EventType.STREAM)
@@ -250,7 +250,7 @@ def test_a_tor_client_learns_all_of_the_network_from_our_relay(
     relay = ours[0]
     bridge = f"Bridge [::1]:{relay.or_port6} {relay.fingerprint}"
     log = tmp_path / "log"
-    options = ("UseBridges 1", bridge, "ConfluxEnabled 0", "__DisablePredictedCircuits 0", f"Log [dir]info file {log}")
+    options = ("UseBridges 1", bridge, "ConfluxEnabled 0", AHEAD, f"Log [dir]info file {log}")
     with tor_network.client(*options) as client:
         path = fetched(client, website)
         assert path[0] == relay.fingerprint
