@@ -262,7 +262,7 @@ class FacilitatorService:
                 on_dropped=self._dropped,
             )
             publisher = SharedPublisher(outbox, crypto, rng, seed, self.sharing, **told)
-            exchange = Exchange(outbox, self.sharing, registry.holder)
+            exchange = Exchange(outbox, self.sharing, registry.holder, registry.source)
             exchange.max_pipes = tags
             self._switchboard = exchange.switchboard
             self.sharing.nodes, self.sharing.signals, self.sharing.headers = registry, exchange, publisher
