@@ -254,8 +254,11 @@ def test_a_flood_of_answers_gives_way_to_those_of_others(narrow):
     for port, reply in [answers[0]] * 6 + answers[1:]:
         port.driver.run(lambda now, reply=reply: reply(b"answer", now))
         world.settle()
+    before = len(world.store.seen)
     world.store.back()
     world.settle()
+    pieces = [world.services[0].sharing.open(body).items for body in world.store.seen[before:]]
+    assert [back.kind == RecordType.UNREACHABLE for [back] in pieces] == [False] + [True] * 3 + [False] * 4
     assert near.answers == [b"answer"] * 4 and near.refusals == []
     assert asker.answers == [b"answer"] and asker.refusals == [RtcWhy.BUSY]
 
