@@ -28,8 +28,8 @@ MAX_IN_PART = 256
 """Nodes in one part of a cut: 70 KB as a rule, 314 KB at the very worst..."""
 MAX_PARTS = 1 << 16
 """...and how many parts a cut has: 16 million nodes."""
-MAX_PASSED = 128
-"""Signals that are told in one piece: 110 KB as a rule, 270 KB at worst."""
+MAX_PASSED = 256
+"""Signals that are told in one piece: 220 KB as a rule, 540 KB at worst."""
 MAX_VERSION = 64
 """Bytes of the release that a facilitator names."""
 
