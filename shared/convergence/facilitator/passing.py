@@ -24,7 +24,7 @@ from convergence.wire.sharing import MAX_PASSED, Back, Forward, Passed
 MAX_WAITING = 8192
 """Signals and answers that wait: 7 MB as a rule, 17 MB at worst."""
 MAX_REFUSALS = 8192
-"""Refusals that wait, which go first: 1 MB."""
+"""Refusals that wait, which go first, half of a piece at most: 1 MB."""
 
 Lost = Callable[[UnreachableReason, float], None]
 """Called as lost(why, now), at once or later, if something was not passed as far as is known."""
@@ -66,8 +66,10 @@ class Passing:
         if self._under_way:
             return False
         pieces: dict[bytes, list[_Waiting]] = {}
-        for _ in range(min(len(self._refusals) + len(self._signals), MAX_PASSED)):
-            item = (self._refusals or self._signals).take()
+        first = (MAX_PASSED + 1) // 2  # of them refusals: however many there are, something else is passed
+        for place in range(min(len(self._refusals) + len(self._signals), MAX_PASSED)):
+            refusal = self._refusals and (place < first or not self._signals)
+            item = (self._refusals if refusal else self._signals).take()
             pieces.setdefault(item.to, []).append(item)
         for to, items in pieces.items():
             self._tell(to, items, now)
