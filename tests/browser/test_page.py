@@ -419,6 +419,31 @@ def test_neighbours_are_drawn_and_told_in_words(open_page: Callable[..., Page]) 
     expect(page.get_by_test_id("links-failed")).to_be_empty()
 
 
+@pytest.mark.parametrize(
+    ("epoch", "words"),
+    [
+        (None, "Your node has the list of all of them."),
+        ({"drawn": None}, "has not been checked yet."),
+        ({"drawn": {"announced": False, "committed": 0, "counted": 0}}, "cannot be checked"),
+        ({"drawn": {"announced": True, "committed": 3, "counted": 2}}, "drawn by 2 facilitators together."),
+        ({"drawn": {"announced": True, "committed": 1, "counted": 1}}, "drawn by one facilitator alone"),
+        ({"drawn": {"announced": True, "committed": 1, "counted": 0}}, "Nobody drew today's random value"),
+    ],
+)
+def test_the_network_is_told_with_its_age_and_the_draw(
+    open_page: Callable[..., Page], epoch: dict[str, Any] | None, words: str
+) -> None:
+    known = None if epoch is None else {"number": 2_880_012, "age": 245, **epoch}
+    page = open_page(**READY, nodes=12_345, epoch=known)
+    expect(page.get_by_test_id("network-count")).to_have_text("12,345 nodes")
+    note = page.get_by_test_id("network-note")
+    expect(note).to_contain_text(words)
+    if known is not None:
+        expect(note).to_contain_text("epoch 2880012, signed 4 min ago")
+    tell(page, state={"nodes": 0})
+    expect(note).to_be_hidden()
+
+
 def test_of_many_neighbours_some_are_drawn_and_the_others_counted(open_page: Callable[..., Page]) -> None:
     page = open_page(**READY, links=[link(f"{n:016x}") for n in range(500)])
     picture = page.get_by_test_id("links")

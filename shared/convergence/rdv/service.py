@@ -212,6 +212,18 @@ class RdvService:
             offer.begins = None
             self.changed(offer, now)
 
+    def share_circuits(self, group: bool, now: float) -> None:
+        """Whether all offers share circuits, from now on: those that stand end. Raises Problem for more than MAX_OFFERS
+        that are to have circuits of their own."""
+        if group == (self.groups is not None):
+            return
+        if not group and len(self._offers) > MAX_OFFERS:
+            raise Problem(self.limits.code, most=MAX_OFFERS)
+        points = self._points
+        self.groups = self._new_groups() if group else None
+        self.use(self.circuits, now)
+        self.set_points(points, now)
+
     def use_own(self, own: OwnPoint | None, now: float) -> None:
         """Serve here, or no longer."""
         self.own = own
