@@ -182,9 +182,11 @@ class RdvService:
         if self._choosing is not None:
             self._choosing.cancel()
         most, pause = AT_ONCE, 0.0
-        if self._sweep.on:
+        if self._sweep.on and self.groups is not None:
+            most, pause = LOOKS, 1.0
             self._to_choose.sort(key=self._sweep.order)
-            most, pause = (1, START_SPREAD * fraction(self.rng)) if self.groups is None else (LOOKS, 1.0)
+        elif self._sweep.on:  # so few that a node can keep the buckets of all
+            most, pause = 1, START_SPREAD * fraction(self.rng)
         names, self._to_choose = self._to_choose[:most], self._to_choose[most:]
         for name in names:
             self._look(name, now)
