@@ -104,7 +104,6 @@ SERVERS_ONLY = modules(
     circuit="conflux linking",
     netdir="epochs",
     pipes="connect door socks",
-    rdv="group",
     tor="accounting cache dirports entry history publishing relay selftest sets",
     wire="conflux routerdesc sharing",
     crypto="crosscert routersign",

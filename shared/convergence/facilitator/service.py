@@ -398,6 +398,7 @@ class FacilitatorService:
             "version": self._version,
             "channels": len(self._channels),
             "draw": self._partners.health(now),
+            **self._publisher.health(now),
             "effort": self._newcomers.effort,
             **self._registry.health(now),
         }
