@@ -328,10 +328,20 @@ class BucketView:
         """Whom of these buckets samples of a class are drawn from, in any order."""
         version, members = self._pools.get((kind, ring), (-1, []))
         if version != self._buckets.version:
-            drawn = [member for bucket in found for member in self._unmade(ring, bucket or ())]
+            buckets = [bucket for bucket in found if bucket is not None] or self._earlier(ring)
+            drawn = [member for bucket in buckets for member in self._unmade(ring, bucket)]
             members = [member for member in drawn if kind.holds(member.node.target)]
             self._pools[kind, ring] = self._buckets.version, members
         return members
+
+    def _earlier(self, ring: RingKind) -> list[Members]:
+        """The buckets that samples were drawn from in an earlier order, which are here until others come in their
+        place. The facilitator may have signed the first header of a day, or of a ring that grew, and then have gone."""
+        return [
+            kept.members
+            for kept in self._buckets
+            if kept.bucket.kind == ring and kept.bucket.index in self._sampled(ring, kept.header)
+        ]
 
     def _draw(self, members: list[Member], count: int, now: float) -> list[Descriptor]:
         """The first steps of a Fisher-Yates shuffle, in place: each choice is as likely as any other."""

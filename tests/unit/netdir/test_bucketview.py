@@ -308,6 +308,35 @@ def test_while_nobody_answers_what_is_here_serves_on():
     assert len(rig.asked) == asked + SAMPLED * ATTEMPTS, "they are asked once an epoch"
 
 
+def another_day(rig):
+    return rig.sign(SharedValue(b"w" * 32, VALUE.fixed), VALUE)
+
+
+def a_larger_ring(rig):
+    for number in range(1000, 1500):
+        rig.made.put(signed(number))
+    return rig.sign()
+
+
+@pytest.mark.parametrize("changes", [another_day, a_larger_ring])
+def test_where_no_bucket_of_a_new_order_can_be_had_those_of_before_serve_on(changes):
+    """The facilitator signs the first header of a day, and is gone: neighbours pass the header on."""
+    rig = Rig()
+    before = {node.identity for _ in range(20) for node in rig.sample(128)}
+    rig.wait(PAUSE)
+    again = Rig(made=rig.made, store=rig.store, seed="another run")
+    again.view.restore(again.now)
+    again.serve()
+    header = changes(rig)
+    again.headers.take(header.encode(), again.now)
+    for node in (rig, again):
+        node.closest()  # other buckets come
+        node.down = True
+        assert {found.identity for _ in range(20) for found in node.sample(128)} == before
+        node.down = False
+        assert {found.identity for _ in range(20) for found in node.sample(128)} != before
+
+
 def test_who_told_neighbours_less_than_the_facilitator_is_there_for_as_long_as_that_holds():
     rig = Rig([signed(number, lifetime=6 * 3600) for number in range(100)])
     told = signed(5, published=rig.now, lifetime=900)
