@@ -680,6 +680,28 @@ def test_clients_return_to_a_restarted_facilitator():
     assert node.client.connected
 
 
+def test_a_network_has_no_more_nodes_after_a_restart_than_before():
+    world = World(limits=RegistryLimits(each=2), source=lambda channel: "net")
+    for number in range(1, 7):
+        world.client(number)
+        world.settle()
+        world.restart_service()
+        world.run(5)
+    world.run(3600)
+    assert len(world.service.health(world.now())["nodes"]) == 2
+    assert world.service._registry._crowd.count("net") == 2
+
+
+def test_a_node_is_no_older_after_a_restart_than_is_known_whatever_it_says():
+    storage = MemoryStorage()
+    node = describe(1, START - 5 * 3600, lifetime=6 * 3600)
+    storage.items = {("node", node.identity): node.encode()}
+    world = World(storage, list_up_to=1)
+    world.client(1)
+    world.settle()
+    assert world.service._publisher._epochs.nodes[node.identity].since == START
+
+
 def test_stored_items_of_no_use_are_deleted(monkeypatch):
     storage = MemoryStorage()
     good, expired, forged = describe(1, START), describe(2, START - 100, lifetime=50), describe(3, START)
