@@ -188,6 +188,7 @@ class Buckets:
         fetch.attempts += 1
         kept = self.kept(kind, index)
         have = kept.bucket.epoch if kept is not None and fetch.attempts == 1 else 0
+        request = BucketRequest(header.epoch, kind, index, have)
         machine = StateMachine(FETCHING, self._outbox, lambda state, now: self._failed(kind, index, fetch, now), now)
         fetch.machine = machine
 
@@ -197,7 +198,7 @@ class Buckets:
             machine.move("over", now)
             honest = True
             try:
-                self._look(raw, kind, index)
+                self._look(raw, request)
             except BadBucket as error:  # not the sender's fault
                 self._on_bad(error, now)
                 self._failed(kind, index, fetch, now)
@@ -208,13 +209,13 @@ class Buckets:
                 self._over(kind, index, fetch, now)
             return honest
 
-        self._fetch(BucketRequest(header.epoch, kind, index, have), fetch.key, fetch.attempts, answered, now)
+        self._fetch(request, fetch.key, fetch.attempts, answered, now)
 
-    def _look(self, raw: bytes, kind: int, index: int) -> None:
-        """Keep the bucket that was asked for. Raises RemoteError; whoever sends something else is not asked again for
-        this one."""
+    def _look(self, raw: bytes, request: BucketRequest) -> None:
+        """Keep the bucket that was asked for, or a newer one. Raises RemoteError; whoever sends something else is not
+        asked again for this one."""
         bucket = Bucket.parse(raw)
-        if (bucket.kind, bucket.index) != (kind, index):
+        if (bucket.kind, bucket.index) != (request.kind, request.index) or bucket.epoch < request.epoch:
             raise CryptoError("another bucket than the one that was asked for")
         self._take(bucket)
 

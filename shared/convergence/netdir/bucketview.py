@@ -70,6 +70,8 @@ anew, so descriptors run out. Those of nodes with an address then count for HINT
 transfer alike. Only to take those whose news came by hearsay would leave the choice to whoever tells news."""
 MAX_WALKED = 8
 """Buckets looked at for the points of one name."""
+MAX_UNREACHED = 256
+"""Nodes that are to be looked for anew."""
 NEWS_PAUSE = 1.0
 """Seconds in which news is gathered before the node is told."""
 POSITION_LEN = 4
@@ -120,6 +122,7 @@ class BucketView:
         self._renewed: dict[tuple[RingKind, int], int] = {}  # of these: the epoch in which they were asked for last
         self._pools: dict[tuple[Class, RingKind], tuple[int, list[Member]]] = {}  # as of a version of the buckets
         self._false: set[bytes] = set()  # signatures of descriptors that their nodes did not make
+        self._unreached: dict[bytes, bool] = {}
         self._news: Timer | None = None
         self._writes = SeldomWrites(outbox, self._write)
 
@@ -180,7 +183,8 @@ class BucketView:
         header = self._headers.newest
         known = self._directory.get(identity, now)
         order = None if header is None else order_of(header, RingKind.ALL)
-        if known is not None or not self.large or header is None or order is None:
+        anew = not quietly and self._unreached.pop(identity, False)
+        if (known is not None and not anew) or not self.large or header is None or order is None:
             then(known, now)
             return
         value, _ = order
@@ -188,7 +192,7 @@ class BucketView:
 
         def found(members: Members | None, now: float) -> None:
             member = next((item for item in members or () if item.place == place), None)
-            then(None if member is None else self._checked(member, now), now)
+            then(known if member is None else self._checked(member, now), now)
 
         def look(kind: RingKind, then: Wanted, now: float, within: int = USED_WITHIN) -> None:
             ring = header.ring(kind)
@@ -202,17 +206,22 @@ class BucketView:
                 look(RingKind.ALL, found, now)
 
         # A node stands at the same place of all rings in this order: one of its buckets may be here.
-        for kind in (RingKind.STABLE, RingKind.RELAYS, RingKind.DIALLED, RingKind.POINTS, RingKind.EXITS):
-            members = self._buckets.here(kind, place, value)
-            if any(item.place == place for item in members):
-                found(members, now)
-                return
-        if quietly:
+        kinds = (RingKind.STABLE, RingKind.RELAYS, RingKind.DIALLED, RingKind.POINTS, RingKind.EXITS)
+        here = [item for kind in kinds for item in self._buckets.here(kind, place, value) if item.place == place]
+        if here and not anew:
+            found((max(here, key=lambda member: member.node.published),), now)
+        elif quietly:
             then(None, now)
         elif _has_stable(header):  # whom circuits are to go on to is stable, and in one of far fewer buckets
-            look(RingKind.STABLE, in_stable, now, HELD)
+            look(RingKind.STABLE, in_stable, now, USED_WITHIN if anew else HELD)
         else:
             look(RingKind.ALL, found, now)
+
+    def unreached(self, identity: bytes) -> None:
+        """What is known of this node led nowhere: it may have moved. Whoever wants it next has it looked for anew."""
+        self._unreached[identity] = True
+        if len(self._unreached) > MAX_UNREACHED:
+            del self._unreached[next(iter(self._unreached))]
 
     # -- for the node
 

@@ -484,6 +484,63 @@ def test_a_node_is_found_by_its_identity():
     assert rig.ask("get", bytes(32)) == [None] and {key for *_, key in rig.asked} == {None}
 
 
+def moved(rig, number):
+    """The node has another address, and another key, from the next epoch on."""
+    rig.made.now += EPOCH
+    node = signed(number, published=rig.now, roles=ROLES | Role.EXIT)
+    rig.made.put(node)
+    rig.sign()
+    return node
+
+
+def test_of_two_buckets_that_a_node_is_in_the_newer_one_tells_where_it_is():
+    rig = Rig()
+    kept = next(member for _ in [rig.sample()] for bucket in rig.buckets for member in bucket.members)
+    number = NODES.index(kept.node)
+    now = moved(rig, number)
+    rig.view.hold(now.identity, Role.RDV, rig.now)
+    assert rig.ask("get", now.identity) == [now]
+
+
+def test_a_node_that_is_not_where_it_was_is_looked_for_anew():
+    """Buckets of stable relays serve for hours, and so does what was learnt from them."""
+    rig = Rig()
+    was = NODES[5]
+    assert rig.ask("get", was.identity) == [was]
+    now = moved(rig, 5)
+    rig.sign()
+    asked = len(rig.asked)
+    assert rig.ask("get", was.identity) == [was] and len(rig.asked) == asked
+    rig.view.unreached(was.identity)
+    rig.view.get(was.identity, rig.now, lambda node, now: None, quietly=True)
+    assert len(rig.asked) == asked
+    assert rig.ask("get", was.identity) == [now] == rig.ask("get", was.identity)
+    assert len(rig.asked) == asked + 1
+    for _ in range(3):  # who names nodes that are gone has us ask once
+        rig.view.unreached(was.identity)
+        assert rig.ask("get", was.identity) == [now]
+    assert len(rig.asked) == asked + 1
+
+
+def test_a_node_that_is_nowhere_any_more_counts_as_it_is_known():
+    """The facilitator may have lost it: whoever wants it may try again."""
+    rig = Rig()
+    assert rig.ask("get", NODES[5].identity) == [NODES[5]]
+    rig.made.epochs.drop(NODES[5].identity)
+    rig.sign()
+    rig.sign()
+    rig.view.unreached(NODES[5].identity)
+    assert rig.ask("get", NODES[5].identity) == [NODES[5]]
+
+
+def test_few_nodes_are_remembered_that_were_not_reached(monkeypatch):
+    monkeypatch.setattr("convergence.netdir.bucketview.MAX_UNREACHED", 3)
+    rig = Rig()
+    for number in range(10):
+        rig.view.unreached(bytes([number]))
+    assert list(rig.view._unreached) == [bytes([number]) for number in (7, 8, 9)]
+
+
 def test_where_few_are_stable_a_node_is_looked_for_among_all():
     rig = Rig(NODES[: ENOUGH - 1])
     assert rig.ask("get", NODES[5].identity) == [NODES[5]] and [kind for kind, *_ in rig.asked] == [RingKind.ALL]
