@@ -4,8 +4,8 @@ Does: fetch those that are asked for, once for all who ask; try again elsewhere;
 in them; give them to others.
 Does not: carry requests (introduction/fetching.py), choose buckets (bucketview.py), or believe headers (headers.py).
 
-A bucket of the epoch in use or of the one before answers at once, and an older one to those whom it is new enough for.
-It answers the others too, but only if no newer one can be had: the facilitator may be gone.
+A bucket of the epoch in use or of the one before answers at once. An older one answers too, but only if no newer one
+can be had: the facilitator may be gone.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ATTEMPTS = 3
 FETCH_LIMIT = 20.0
 """Seconds until another source is asked."""
 USED_WITHIN = 1
-"""Epochs for which a bucket serves after its own, for those who do not say otherwise."""
+"""Epochs for which a bucket serves after its own."""
 ALIVE = 0.75
 """Share of a bucket's nodes that have to have valid descriptors, else it is worth fetching anew before its time."""
 MAX_FETCHES = 64
@@ -115,18 +115,16 @@ class Buckets:
     def __iter__(self) -> Iterator[Kept]:
         return iter(self._kept.values())
 
-    def want(
-        self, kind: int, index: int, key: Hashable, now: float, then: Wanted, *, within: int = USED_WITHIN
-    ) -> None:
+    def want(self, kind: int, index: int, key: Hashable, now: float, then: Wanted) -> None:
         """Have the nodes of a bucket in the order of the newest header: then(they, now) follows, at once if it is here
-        and no more than `within` epochs older."""
+        and no more than USED_WITHIN epochs older."""
         header = self._headers.newest
         order = None if header is None else order_of(header, kind)
         if header is None or order is None:
             then(None, now)
             return
         kept = self._of(kind, index, order)
-        if kept is not None and kept.bucket.epoch >= header.epoch - within:
+        if kept is not None and kept.bucket.epoch >= header.epoch - USED_WITHIN:
             then(kept.members, now)
             return
         fetch = self._fetching.get((kind, index, key is None))

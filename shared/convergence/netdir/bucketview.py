@@ -33,7 +33,7 @@ from typing import Any
 
 from convergence.chance import choose, random_below
 from convergence.errors import ParseError, RemoteError
-from convergence.netdir.buckets import USED_WITHIN, Buckets, Members, Wanted, order_of
+from convergence.netdir.buckets import Buckets, Members, Wanted, order_of
 from convergence.netdir.headers import EPOCH, Headers
 from convergence.netdir.memory import SeldomWrites
 from convergence.netdir.nodes import HINT_LIFETIME, NodeDirectory
@@ -194,26 +194,29 @@ class BucketView:
             member = next((item for item in members or () if item.place == place), None)
             then(known if member is None else self._checked(member, now), now)
 
-        def look(kind: RingKind, then: Wanted, now: float, within: int = USED_WITHIN) -> None:
+        def is_it(member: Member) -> bool:
+            return member.place == place and self._is_current(member.node, now)
+
+        def look(kind: RingKind, then: Wanted, now: float) -> None:
             ring = header.ring(kind)
             assert ring is not None
-            self._buckets.want(kind, index_of(place, ring.depth), None, now, then, within=within)
+            self._buckets.want(kind, index_of(place, ring.depth), None, now, then)
 
         def in_stable(members: Members | None, now: float) -> None:
-            if any(item.place == place for item in members or ()):
+            if any(map(is_it, members or ())):
                 found(members, now)
             else:
                 look(RingKind.ALL, found, now)
 
-        # A node stands at the same place of all rings in this order: one of its buckets may be here.
+        # A node stands at the same place of all rings in this order: one of its buckets may be here, of whatever age.
         kinds = (RingKind.STABLE, RingKind.RELAYS, RingKind.DIALLED, RingKind.POINTS, RingKind.EXITS)
-        here = [item for kind in kinds for item in self._buckets.here(kind, place, value) if item.place == place]
+        here = [member for kind in kinds for member in filter(is_it, self._buckets.here(kind, place, value))]
         if here and not anew:
             found((max(here, key=lambda member: member.node.published),), now)
         elif quietly:
             then(None, now)
         elif _has_stable(header):  # whom circuits are to go on to is stable, and in one of far fewer buckets
-            look(RingKind.STABLE, in_stable, now, USED_WITHIN if anew else HELD)
+            look(RingKind.STABLE, in_stable, now)
         else:
             look(RingKind.ALL, found, now)
 

@@ -522,6 +522,25 @@ def test_a_node_that_is_not_where_it_was_is_looked_for_anew():
     assert len(rig.asked) == asked + 1
 
 
+def test_a_node_whose_descriptor_in_an_old_bucket_ran_out_is_looked_for():
+    """It restarted, and said for two hours what holds for one only; buckets that nobody draws from grow old."""
+    rig = Rig(take=False)
+    brief = signed(1000, lifetime=2 * 3600)
+    rig.made.put(brief)
+    rig.sign()
+    assert rig.ask("get", brief.identity) == [brief]
+    rig.view.hold(brief.identity, Role.RDV, rig.now)
+    rig.made.now = brief.expires - EPOCH
+    again = signed(1000, published=rig.now, lifetime=2 * 3600)
+    rig.made.put(again)
+    rig.sign()
+    assert rig.ask("get", brief.identity) == [again]
+    rig.made.now = again.expires - EPOCH
+    rig.sign()
+    assert rig.ask("get", brief.identity) == [None], "it is listed no longer with a descriptor that holds"
+    assert {kind for kind, *_ in rig.asked[-2:]} == {RingKind.STABLE, RingKind.ALL}
+
+
 def test_a_node_that_is_nowhere_any_more_counts_as_it_is_known():
     """The facilitator may have lost it: whoever wants it may try again."""
     rig = Rig()
