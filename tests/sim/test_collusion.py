@@ -329,6 +329,20 @@ def test_nodes_that_are_made_for_one_victim_gain_little(
     assert ground.isdisjoint(key for path in paths for key in path) is (rule and made == "many")
 
 
+@pytest.mark.parametrize("size", SIZES)
+def test_who_stays_has_the_share_of_those_that_stay(size: int) -> None:
+    """One node in 15 stays, the others are tabs of an hour. Somebody has one in a hundred, all of which stay."""
+    crowd = Crowd(size // 15, 0.15)
+    for number in range(size - size // 15):
+        crowd.made.put(described(identity_of(("tab", number))), since=int(crowd.made.now) - 3600)
+    crowd.made.sign()
+    paths = [path for seed in range(4) for path in Client(crowd, seed).paths(100)]
+    met = sum(node in crowd.hostile for path in paths for node in path) / sum(map(len, paths))
+    both = sum(crowd.hostile.issuperset(path) for path in paths) / len(paths)
+    print(f"{size}: {met:.3f} of relays on paths, both ends of {both:.3f}")
+    assert 0.1 < met < 0.2 and both < 0.05
+
+
 # Relays that are gone
 
 

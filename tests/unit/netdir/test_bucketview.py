@@ -699,6 +699,29 @@ def test_what_an_earlier_run_fetched_hours_before_it_ended_is_still_of_use():
     assert len(again.sample(128)) == 128 and not again.asked
 
 
+def test_who_was_off_for_a_day_draws_from_servers_of_then_until_there_is_news():
+    """Whatever its clock says meanwhile."""
+    tabs = [signed(number, dialled=False, lifetime=6 * 3600) for number in range(1000, 1050)]
+    rig = Rig([*(signed(number, lifetime=6 * 3600) for number in range(300)), *tabs])
+    rig.sample()
+    rig.wait(PAUSE)
+    again = Rig(made=rig.made, store=rig.store, seed="another run")
+    again.down = True
+    again.made.now += DAY
+    again.view.restore(again.now)
+    again.serve()
+    for step in (0, -3600, 7200):
+        again.made.now += step
+        found = again.sample(128)
+        assert len(found) == 128 and all(node.ws_url for node in found)
+    again.down = False
+    for number in range(2000, 2100):
+        rig.made.put(signed(number, published=rig.now))
+    rig.sign(SharedValue(b"w" * 32, VALUE.fixed + DAY), VALUE)
+    again.headers.take(rig.made.epochs.header.encode(), again.now)
+    assert {node.published > NOW for node in again.sample(128)} == {True}
+
+
 @pytest.mark.parametrize("value", [b"", b"junk", bytes(6), b"\0\1\0\0\0\1x\0\0\0\0"])
 def test_what_cannot_be_read_of_an_earlier_run_is_left(value):
     rig = Rig(store={("buckets", b"network"): value}, take=False)
