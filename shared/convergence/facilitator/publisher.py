@@ -91,13 +91,15 @@ class Publisher:
 
     # Nodes
 
-    def put(self, node: Descriptor, raw: bytes, source: str, first: int, now: float) -> None:
-        """A node is listed, with this descriptor. It came from `source`, at `first` (Unix seconds)."""
+    def put(self, node: Descriptor, raw: bytes, source: str, first: int, now: float) -> int:
+        """A node is listed, with this descriptor. It came from `source`, at `first` (Unix seconds). Returns since when
+        it counts, as `Ages.came` does."""
         known = self._ages.knows(node.identity)
         since = self._ages.came(node.identity, source, now, first)
         if not known and self._ages.knows(node.identity):
             self._keep_age(node.identity, since, b"")
         self._epochs.put(node, raw, since)
+        return since
 
     def drop(self, identity: bytes, now: float) -> None:
         """It is not listed, or no longer."""

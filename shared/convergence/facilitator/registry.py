@@ -105,7 +105,7 @@ class Node:
     dialled: bool
     seen: float
     source: str  # of the channel that registered it first, as the registry names it
-    first: int  # Unix seconds: when that was
+    first: int  # Unix seconds: when that was; NEVER where it does not grow old
     reached: int = 0  # Unix seconds
     misses: int = 0  # since then
     check: Timer | None = None

@@ -25,7 +25,7 @@ from typing import Any
 from convergence.effects import CloseLink, DescriptionKind, Effect, Protocol, Send
 from convergence.errors import ParseError
 from convergence.events import Refused
-from convergence.facilitator.ages import UNKNOWN
+from convergence.facilitator.ages import NEVER, UNKNOWN
 from convergence.facilitator.decisions import SharedPublisher
 from convergence.facilitator.exchange import Exchange
 from convergence.facilitator.newcomers import Newcomers
@@ -546,7 +546,8 @@ class FacilitatorService:
     def _publish(self, node: Node, now: float) -> None:
         if node.listed and self._registry.nodes.get(node.identity) is node:
             source = UNKNOWN if node.loaded else node.source
-            self._publisher.put(node.descriptor, node.raw, source, node.first, now)
+            if self._publisher.put(node.descriptor, node.raw, source, node.first, now) == NEVER:
+                node.first = NEVER  # once there is room for it, its age begins
         else:
             self._publisher.drop(node.identity, now)
 

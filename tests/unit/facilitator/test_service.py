@@ -5,6 +5,7 @@ import pytest
 
 from convergence.effects import CloseLink, Connect, Failure, Load, Protocol, Scan, Send, Store
 from convergence.events import Event, StorageTrouble, as_json
+from convergence.facilitator.ages import NEVER
 from convergence.facilitator.registry import GRACE, LIST_INTERVAL, RESTORED, SWEEP_INTERVAL, RegistryLimits
 from convergence.facilitator.service import (
     FIRST_RECORD_TIMEOUT,
@@ -46,6 +47,7 @@ from tests.unit.facilitator.world import (
     World,
     describe,
     doors,
+    node_keys,
     node_seed,
     registration,
 )
@@ -700,6 +702,26 @@ def test_a_node_is_no_older_after_a_restart_than_is_known_whatever_it_says():
     world.client(1)
     world.settle()
     assert world.service._publisher._epochs.nodes[node.identity].since == START
+
+
+def test_whoever_waits_for_others_of_his_network_to_leave_is_young_then():
+    """Else he could choose among many when the value is known."""
+    world = World(list_up_to=1, source=lambda channel: "net")
+    publisher = world.service._publisher
+    publisher._ages._each = 1
+    first = world.client(1)
+    world.run(60)
+    second = world.client(2)
+    since = lambda number: publisher._epochs.nodes[node_keys(number).identity].since  # noqa: E731
+    world.run(3600)
+    assert START <= since(1) < START + 60 and since(2) == NEVER
+    world.kill(first.port)
+    world.run(2 * GRACE)
+    for roles in (Role(0), Role.RELAY):
+        second.roles = roles
+        second.port.driver.run(second.client.register)
+        world.run(60)
+    assert since(2) > world.time - 120
 
 
 def test_stored_items_of_no_use_are_deleted(monkeypatch):
