@@ -21,6 +21,14 @@ def test_a_node_keeps_its_age_over_a_short_absence():
     ages.left(b"nobody", NOW)
 
 
+def test_an_absence_is_over_after_an_hour_and_not_before():
+    for seconds, counts in ((ABSENCE - 0.5, NOW), (ABSENCE, NOW + ABSENCE)):
+        ages = Ages()
+        ages.came(b"node", "net", NOW)
+        ages.left(b"node", NOW)
+        assert ages.came(b"node", "net", NOW + seconds) == counts
+
+
 def test_who_is_here_is_not_forgotten():
     ages = Ages(each=10)
     ages.came(b"node", "net", NOW)

@@ -158,6 +158,13 @@ def test_samples_come_from_few_buckets_that_are_asked_for_openly():
     assert len({node.identity for node in rig.sample(128)}) == 128
 
 
+def test_positions_that_are_in_one_bucket_give_as_many_buckets():
+    rig = Rig()
+    rig.view._positions[RingKind.STABLE] = [(1 << 32) - 1 - position for position in range(SAMPLED)]
+    rig.sample()
+    assert {index for _, index, _ in rig.asked} == {7, 0, 1}
+
+
 def test_each_node_of_these_buckets_comes_up_equally_often():
     rig = Rig(NODES[:200])
     assert rig.headers.newest.ring(RingKind.STABLE).depth == 1, "it is sampled whole"
