@@ -79,6 +79,7 @@ class _Fetch:
     key: Hashable
     waiting: list[Wanted]
     attempts: int = 0
+    whole: bool = False  # not only what is new is asked for
     machine: StateMachine[State] | None = field(default=None)
 
 
@@ -185,7 +186,7 @@ class Buckets:
         assert header is not None
         fetch.attempts += 1
         kept = self.kept(kind, index)
-        have = kept.bucket.epoch if kept is not None and fetch.attempts == 1 else 0
+        have = kept.bucket.epoch if kept is not None and not fetch.whole else 0
         request = BucketRequest(header.epoch, kind, index, have)
         machine = StateMachine(FETCHING, self._outbox, lambda state, now: self._failed(kind, index, fetch, now), now)
         fetch.machine = machine
@@ -201,7 +202,10 @@ class Buckets:
                 self._on_bad(error, now)
                 self._failed(kind, index, fetch, now)
             except RemoteError as error:
-                honest = not raw or not isinstance(error, CryptoError | ParseError)
+                # References are short, and a node can make two entries that share one: before whoever answered is
+                # called a liar, he is asked for all.
+                honest = not raw or request.have > 0 or not isinstance(error, CryptoError | ParseError)
+                fetch.attempts -= bool(raw and request.have)
                 self._failed(kind, index, fetch, now)
             else:
                 self._over(kind, index, fetch, now)
@@ -243,7 +247,7 @@ class Buckets:
             self._size -= self._kept.pop(next(iter(self._kept))).size
 
     def _failed(self, kind: int, index: int, fetch: _Fetch, now: float) -> None:
-        header = self._headers.newest
+        header, fetch.whole = self._headers.newest, True
         if fetch.attempts < ATTEMPTS and header is not None and order_of(header, kind) is not None:
             self._ask(kind, index, fetch, now)
         else:

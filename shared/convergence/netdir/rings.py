@@ -93,8 +93,7 @@ def check_bucket(header: EpochHeader, bucket: Bucket, known: Mapping[bytes, Entr
     A descriptor that cannot be read, as one of a later version, is left out.
 
     Raises RemoteError if the bucket is of another epoch or refers to what is not known, CryptoError if it is not the
-    one under the header's root, and BadBucket if the facilitator signed what it must not. References are short: a node
-    can make two entries that share one, and whoever answers is not to blame for that.
+    one under the header's root, and BadBucket if the facilitator signed what it must not.
     """
     ring = header.ring(bucket.kind)
     if ring is None or bucket.epoch != header.epoch:
@@ -104,8 +103,7 @@ def check_bucket(header: EpochHeader, bucket: Bucket, known: Mapping[bytes, Entr
     except KeyError:
         raise RemoteError("the bucket refers to what is not known") from None
     if not verify_leaf(ring.root, 1 << ring.depth, bucket.index, leaf_of(entries), bucket.proof):
-        refers = any(isinstance(item, bytes) for item in bucket.items)
-        raise (RemoteError if refers else CryptoError)("the bucket is not the one that was signed")
+        raise CryptoError("the bucket is not the one that was signed")
     if len(entries) > ring.count or (not ring.depth and len(entries) < ring.count):
         raise BadBucket("the bucket has other nodes than were counted")
     value = header.before if bucket.kind in BEFORE else header.value

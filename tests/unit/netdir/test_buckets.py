@@ -264,8 +264,24 @@ def test_nobody_is_called_a_liar_for_two_entries_that_share_a_reference():
     items = (*kept.bucket.items, twin(node_of("his other one").encode(), 5))
     rig.buckets._kept[RingKind.ALL, 0] = replace(kept, bucket=replace(kept.bucket, items=items))
     assert rig.names(rig.want()) == first
-    assert [request.have > 0 for request, *_ in rig.asked] == [False, True, False]
+    assert [(request.have > 0, attempt) for request, _, attempt, _ in rig.asked] == [(False, 1), (True, 1), (False, 1)]
     assert not rig.lies and not rig.bad
+
+
+def test_whoever_lies_of_what_is_new_and_then_of_all_is_a_liar():
+    rig = Rig()
+    first = rig.names(rig.want())
+    rig.auto = False
+    rig.sign()
+    rig.sign()
+    got = rig.want()
+    false = LIES["a node left out"](rig, rig.made.bucket(RingKind.ALL, 0))
+    for lies in (0, 1):
+        assert not got
+        rig.answer(false)
+        assert rig.lies == lies
+    rig.answer()
+    assert rig.names(got) == first and [attempt for *_, attempt, _ in rig.asked] == [1, 1, 1, 2]
 
 
 def test_a_bucket_of_an_hour_ago_is_no_answer():

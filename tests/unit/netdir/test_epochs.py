@@ -319,9 +319,8 @@ def test_a_bucket_of_another_epoch_or_ring_or_with_strange_references_is_refused
         with pytest.raises(RemoteError):
             check_bucket(header, wrong, known(bucket))
     swapped = {bucket.items[0].reference: bucket.items[1]}
-    with pytest.raises(RemoteError) as found:
+    with pytest.raises(CryptoError):
         check_bucket(header, Bucket(header.epoch, RingKind.ALL, 1, bucket.proof, (bucket.items[0].reference,)), swapped)
-    assert found.type is RemoteError, "which is nobody's fault"
 
 
 @pytest.mark.parametrize("lie", ["young", "order", "twice", "elsewhere"])
