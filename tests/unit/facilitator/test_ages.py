@@ -26,6 +26,7 @@ def test_an_absence_is_over_after_an_hour_and_not_before():
         ages = Ages()
         ages.came(b"node", "net", NOW)
         ages.left(b"node", NOW)
+        ages.left(b"node", NOW + 100)  # which says nothing new
         assert ages.came(b"node", "net", NOW + seconds) == counts
 
 
@@ -43,6 +44,7 @@ def test_what_was_stored_counts_whoever_comes_first():
     assert ages.came(b"early", "net", NOW) == NOW
     assert ages.remember(b"early", 6, NOW) == NOW
     assert ages.came(b"early", "net", NOW) == 6
+    assert ages.remember(b"early", 8, NOW) == 6 == ages.came(b"early", "net", NOW)
     ages.remember(b"late", 7, NOW)
     assert ages.came(b"late", "net", NOW + 2 * ABSENCE) > 7
 
