@@ -6,9 +6,9 @@ Does not: fetch or check buckets (buckets.py). While the facilitator has a list,
 
 A sample is drawn from a few buckets with about SAMPLED nodes in all. Which ones these are is chosen at random once, and
 kept over restarts: who saw us draw anew each time could tell us by what we know, and hostile buckets would all come up
-one day. With the value of the day other nodes come to stand there. Relays are drawn from the ring of those that are stable, if
-there are ENOUGH of these: what was fetched of them is of use for hours. Of all relays, where tabs come and go, a client
-would have to fetch as much in ten minutes as of the stable ones in a day.
+one day. With the value of the day other nodes come to stand there. Relays are drawn from the ring of those that are
+stable, if there are ENOUGH of these: what was fetched of them is of use for hours. Of all relays, where tabs come and
+go, a client would have to fetch as much in ten minutes as of the stable ones in a day.
 
 Who knows which buckets somebody samples can make keys whose places are in them. Where a bucket is so full that this may
 be, only nodes that are older than the value are drawn from it: nobody could choose their places. Any node is as likely
