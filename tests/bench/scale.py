@@ -121,6 +121,7 @@ def measure(nodes: int, servers: int = SERVERS) -> Costs:
     network.until(START + EPOCH / 2)
     before = resident()
     with set_aside(), _collections() as pauses:
+        network.collects = True
         batch = max(nodes // 1000, 1)
         for first in range(0, nodes, batch):
             network.register(range(first, min(first + batch, nodes)))
@@ -134,6 +135,7 @@ def measure(nodes: int, servers: int = SERVERS) -> Costs:
             network.until(START + number * EPOCH + EPOCH / 2)
             epochs.append((network.busy, network.longest))
         pause = max(pauses, default=0.0)
+    network.collects = False
     memory = (resident() - before) / nodes
     started = time.process_time()
     gc.collect()

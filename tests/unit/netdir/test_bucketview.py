@@ -559,7 +559,7 @@ def test_a_node_that_is_left_out_of_one_ring_only_finds_out(kind):
     assert {answer for _ in range(30) for answer in rig.ask("lists", node.identity)} == {True}
     nodes = rig.made.epochs.nodes
     was = nodes[node.identity]
-    nodes[node.identity] = was._replace(classes=was.classes & ~(1 << kind))
+    nodes.put(was._replace(classes=was.classes & ~(1 << kind)))
     rig.sign()
     rig.sign()
     assert {answer for _ in range(30) for answer in rig.ask("lists", node.identity)} == {True, False}

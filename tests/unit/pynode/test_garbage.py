@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import sys
 import weakref
 
-from pynode.garbage import set_aside
+import pytest
+
+from pynode import garbage
+from pynode.garbage import collected_often, set_aside
+from tests.unit.pynode.toy import run
 
 MANY = 200_000
 
@@ -60,3 +65,25 @@ def test_when_it_ends_all_is_as_it_was() -> None:
     with set_aside():
         assert len(gc.callbacks) == len(before) + 1
     assert gc.callbacks == before and gc.get_freeze_count() == 0
+
+
+def test_garbage_is_found_by_and_by_though_nothing_new_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(garbage, "PAUSE", 0.01)
+
+    async def test() -> None:
+        with collected_often():
+            held = Held()
+            seen = weakref.ref(held)
+            del held
+            async with asyncio.timeout(20):
+                while seen() is not None:
+                    await asyncio.sleep(0.01)
+        collections = gc.get_stats()[garbage.FULL]["collections"]
+        await asyncio.sleep(0.1)
+        assert gc.get_stats()[garbage.FULL]["collections"] <= collections + 1, "it ends with the block"
+
+    gc.disable()
+    try:
+        run(test)
+    finally:
+        gc.enable()
