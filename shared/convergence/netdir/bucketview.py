@@ -371,6 +371,8 @@ class BucketView:
         """The node, if it is usable and made its descriptor itself: the facilitator must not speak for it."""
         listed = member.node
         known = self._directory.get(listed.identity)
+        if known is listed and listed.expires > now:  # as nearly all: it was checked before
+            return listed
         node = listed if known is None or _counts_less(known, listed, now) else known
         lacks = listed.roles.value & ~node.roles.value  # numbers: arithmetic on flags takes microseconds
         if lacks or not self._is_current(node, now):
