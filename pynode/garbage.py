@@ -60,6 +60,7 @@ def set_aside(growth: float = GROWTH) -> Iterator[None]:
 def collected_often() -> Iterator[None]:
     """As `set_aside`, with a collection each second of the running event loop."""
     loop = asyncio.get_running_loop()
+    timer: asyncio.TimerHandle
 
     def collect() -> None:
         nonlocal timer
