@@ -27,20 +27,20 @@ from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType, Sim
 from typing import Any
 
 from convergence import driver
-from convergence.crypto.keys import NodeKeys
 from convergence.events import TransferDone
 from convergence.facilitator import newcomers, publisher
 from convergence.facilitator.registry import RegistryLimits
 from convergence.netdir import buckets, bucketview, epochs, rings
-from convergence.netdir.draw import COMMIT_PHASE
 from convergence.netdir.headers import EPOCH
 from convergence.netdir.rings import Member
 from convergence.outbox import Outbox
-from convergence.wire.buckets import DAY, Bucket, Entry, EpochHeader, Ring, RingKind, SharedValue
+from convergence.wire.buckets import Bucket, Entry, EpochHeader
 from convergence.wire.descriptor import Descriptor
 from pynode.crypto import CPythonCrypto
+from tests.sim import several
+from tests.sim.past import be_old, past
 from tests.sim.people import RELAY, get, share, transfer
-from tests.sim.world import START, Host, SeededRng, World
+from tests.sim.world import START, Host, World
 
 REMEMBERED = 1 << 17
 """Results of each pure function: more than there are descriptors in use in a network of 10^4."""
@@ -126,10 +126,12 @@ class Crowd:
     Args:
         circuits: ready ones of a full tab.
         large: told by header and buckets, instead of by a list.
+        facilitators: more than one share a store (tests/sim/several.py); large then.
         settings: as World's.
 
     Attributes:
         settings: of the facilitator.
+        ways: of each of several facilitators to their store.
     """
 
     def __init__(
@@ -141,19 +143,24 @@ class Crowd:
         full: int,
         circuits: int = 2,
         large: bool = False,
+        facilitators: int = 1,
         **settings: Any,
     ) -> None:
         begin = START - START % EPOCH - 30 if large else START
         self.world = world = World(seed, start=begin, **settings)
         self.chance = random.Random(f"{seed}-crowd")
         names = [f"s{number}" for number in range(servers)]
-        if large:
-            be_old(world, names)
         self.settings: dict[str, Any] = {"limits": RegistryLimits(channels=1 << 15)}
+        self.circuits = circuits
+        self.ways: list[several.Way] = []
         if large:
             self.settings["list_up_to"] = 10
-        self.circuits = circuits
-        world.facilitator(**self.settings)
+        if facilitators > 1:
+            self.ways = several.facilitators(world, facilitators, past(world, names), **self.settings)
+        else:
+            if large:
+                be_old(world, past(world, names))
+            world.facilitator(**self.settings)
         self.servers = [self._add(name, rtc=True, circuits=0) for name in names]
         world.run(95)  # large: into the second epoch
         self.tabs = [
@@ -242,26 +249,6 @@ class Crowd:
             if (search.done is None and search.there and now - search.begun > within)
             or (search.done is not None and search.done - search.begun > within)
         ]
-
-
-def be_old(world: World, names: Iterable[str]) -> None:
-    """The facilitator of a large network goes on with a header of before, and these nodes are older than its values, so
-    that they are rendezvous points from the first day on."""
-    host, seed = world._host("facilitator", "ws://facilitator/"), SeededRng(f"{world.seed}-facilitator").random(32)
-    day = int(world.now // DAY)
-    fixed = (day - 1) * DAY + COMMIT_PHASE
-    value, before = SharedValue(b"v" * 32, fixed), SharedValue(b"b" * 32, fixed - DAY)
-    for name in names:
-        identity = NodeKeys.generate(world.crypto, SeededRng(f"{world.seed}-{name}")).identity
-        host.storage.items["age", identity + (fixed - 2 * DAY).to_bytes(8, "big")] = b""
-    empty = tuple(Ring(kind, 0, 200, bytes(32)) for kind in (RingKind.ALL, RingKind.POINTS))
-    published = int(world.now) - EPOCH
-    header = EpochHeader(
-        *(published // EPOCH, published, published + 9999),
-        *(value, before, bytes(32), empty, world.crypto.ed25519_public(seed)),
-    ).sign(lambda message: world.crypto.ed25519_sign(seed, message))
-    host.storage.items["epochs", b"header"] = header.encode()
-    host.storage.items["epochs", b"draw"] = day.to_bytes(4, "big") + value.encode() + before.encode() + bytes(2)
 
 
 def small_buckets(monkeypatch: Any) -> None:

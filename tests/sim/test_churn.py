@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from resource import RUSAGE_SELF, getrusage
 from time import process_time
 from typing import Any
@@ -12,6 +12,7 @@ import pytest
 from convergence.facilitator.client import RETRY_MAX
 from convergence.netdir.headers import EPOCH
 from convergence.outbox import Outbox, Timer
+from convergence.wire.buckets import EpochHeader
 from tests.sim import crowd
 from tests.sim.crowd import Crowd, File, Search, node_size
 from tests.sim.people import content, standing
@@ -30,6 +31,22 @@ facilitator to say so: each of them is tried."""
 def cheap(monkeypatch: Any, request: Any) -> None:
     crowd.cheap(monkeypatch, request)
     crowd.small_buckets(monkeypatch)
+
+
+Headers = dict[int, set[bytes]]
+"""Of each epoch, all that any facilitator signed."""
+
+
+@pytest.fixture
+def headers(monkeypatch: Any) -> Headers:
+    bodies, sign = defaultdict[int, set[bytes]](set), EpochHeader.sign
+
+    def noted(header: EpochHeader, by: Any) -> EpochHeader:
+        bodies[header.epoch].add(header.body())
+        return sign(header, by)
+
+    monkeypatch.setattr(EpochHeader, "sign", noted)
+    return bodies
 
 
 def offered(some: Crowd, owners: list[Host], size: int, name: str, within: float = 60.0) -> list[File]:
@@ -87,16 +104,22 @@ def test_nodes_that_join_find_names_and_transfers_end_while_tabs_come_and_go() -
     assert not late
 
 
-@pytest.mark.parametrize("large", [False, True], ids=["list", "buckets"])
-def test_a_network_that_is_cut_in_two_goes_on_in_both_halves_and_is_one_again(large: bool) -> None:
-    """For an hour. The facilitator is in one half; nodes join in both, but in the other one only by what they kept."""
-    some = Crowd("cut", servers=24 if large else 12, tabs=8, full=8, circuits=1, large=large)
+KINDS = {"list": {}, "buckets": {"large": True}, "two facilitators": {"large": True, "facilitators": 2}}
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_a_network_that_is_cut_in_two_goes_on_in_both_halves_and_is_one_again(kind: str, headers: Headers) -> None:
+    """For an hour. The facilitator is in one half; nodes join in both, but in the other one only by what they kept.
+    Or there are two, and the one in the other half is without the store: it goes on with what it knew."""
+    some = Crowd("cut", servers=12 if kind == "list" else 24, tabs=8, full=8, circuits=1, **KINDS[kind])
     world = some.world
-    world.run(700 if large else 60)  # large: nodes are listed in the next epoch
-    assert all(host.node.view.large is large for host in some.tabs)
+    world.run(60 if kind == "list" else 700)  # with buckets, nodes are listed in the next epoch
+    assert all(host.node.view.large is (kind != "list") for host in some.tabs)
     halves = [[host for host in some.tabs if beyond(host.name) == half] for half in (False, True)]
     files = [offered(some, half[:1], 1000, "old")[0] for half in halves]
     world.cut(beyond)
+    for way in some.ways[1:]:
+        way.cut_off()
     world.run(300)
     for half, file in zip(halves, files, strict=True):
         assert done(some, some.want(half[1], file), BEYOND), f"{half[1].name}, five minutes after the cut"
@@ -109,14 +132,19 @@ def test_a_network_that_is_cut_in_two_goes_on_in_both_halves_and_is_one_again(la
         world.revive(half[3], anew=True)
         assert done(some, some.want(half[3], new), BEYOND), "who joins late finds what is new in its half"
     world.mend()
-    world.run(RETRY_MAX)  # until whoever was cut off knows that the facilitator is there
+    for way in some.ways[1:]:
+        way.connected()
+    if not some.ways:
+        world.run(RETRY_MAX)  # until whoever was cut off knows that the facilitator is there
     for half, file in zip(halves, reversed(files), strict=True):
         assert done(some, some.want(half[2], file), FOUND), f"{half[2].name} finds what is beyond"
         assert done(some, some.want(some.join(), file), FOUND)
+    if kind != "list":
+        assert len(headers) > HOUR / EPOCH and all(len(signed) == 1 for signed in headers.values())
 
 
 def beyond(name: str) -> bool:
-    return name != "facilitator" and int(name.lstrip("stlae")) % 2 == 1
+    return name[-1] in "13579"
 
 
 DAYS = [pytest.param(4.0, id="4 hours"), pytest.param(24.0, id="a day", marks=pytest.mark.long)]
