@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import count
+from sys import getsizeof
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType, SimpleNamespace
 from typing import Any
 
@@ -159,7 +160,7 @@ class Crowd:
             self.ways = several.facilitators(world, facilitators, past(world, names), **self.settings)
         else:
             if large:
-                be_old(world, past(world, names))
+                be_old(world, names)
             world.facilitator(**self.settings)
         self.servers = [self._add(name, rtc=True, circuits=0) for name in names]
         world.run(95)  # large: into the second epoch
@@ -264,6 +265,22 @@ def node_size(node: Any) -> Counter[str]:
     """Entries of all tables, queues and lists that a node holds, by the attribute that holds them: "Class.attribute".
     What has been pushed to a timer or waits for an answer is found through its closure."""
     sizes: Counter[str] = Counter()
+    for item, name in _held(node):
+        if isinstance(item, (dict, list, set, frozenset, tuple, deque)):
+            sizes[name] += len(item)
+    return sizes
+
+
+def node_bytes(node: Any) -> Counter[str]:
+    """The same in bytes, with all that they hold. What nodes share in one process counts for each of them; keys and
+    ciphers of other libraries have no size here."""
+    sizes: Counter[str] = Counter()
+    for item, name in _held(node):
+        sizes[name] += getsizeof(item)
+    return sizes
+
+
+def _held(node: Any) -> Iterator[tuple[Any, str]]:
     seen: set[int] = set()
     waiting: list[tuple[Any, str]] = [(node, "")]
     while waiting:
@@ -271,11 +288,10 @@ def node_size(node: Any) -> Counter[str]:
         if id(item) in seen or isinstance(item, _NOT_OF_A_NODE):
             continue
         seen.add(id(item))
+        yield item, name
         if isinstance(item, dict):
-            sizes[name] += len(item)
             waiting += [(part, name) for pair in item.items() for part in pair]
         elif isinstance(item, (list, set, frozenset, tuple, deque)):
-            sizes[name] += len(item)
             waiting += [(part, name) for part in item]
         elif isinstance(item, FunctionType):
             cells = item.__closure__ or ()
@@ -286,10 +302,9 @@ def node_size(node: Any) -> Counter[str]:
             waiting += [(item.func, name), (item.args, name), (item.keywords, name)]
         elif type(item).__module__.startswith(("convergence", "pynode")):
             waiting += [(value, f"{type(item).__name__}.{key}") for key, value in _attributes(item)]
-    return sizes
 
 
-_NOT_OF_A_NODE = (type, ModuleType, BuiltinFunctionType, bytes, bytearray, str, int, float, Descriptor, World, Host)
+_NOT_OF_A_NODE = (type, ModuleType, BuiltinFunctionType, World, Host)
 
 
 def _attributes(item: Any) -> Iterator[tuple[str, Any]]:

@@ -40,8 +40,9 @@ def past(world: World, names: Iterable[str]) -> Past:
     return Past(header, draws, [(key.identity, fixed - 2 * DAY) for key in keys])
 
 
-def be_old(world: World, before: Past) -> None:
-    """The facilitator goes on from that."""
+def be_old(world: World, names: Iterable[str]) -> None:
+    """The facilitator goes on with nodes that are old."""
+    before = past(world, names)
     items = world._host("facilitator", "ws://facilitator/").storage.items
     for identity, since in before.ages:
         items["age", identity + since.to_bytes(8, "big")] = b""
