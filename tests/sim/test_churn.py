@@ -109,13 +109,20 @@ KINDS = {"list": {}, "buckets": {"large": True}, "two facilitators": {"large": T
 
 @pytest.mark.parametrize("kind", list(KINDS))
 def test_a_network_that_is_cut_in_two_goes_on_in_both_halves_and_is_one_again(kind: str, headers: Headers) -> None:
-    """For an hour. The facilitator is in one half; nodes join in both, but in the other one only by what they kept.
-    Or there are two, and the one in the other half is without the store: it goes on with what it knew."""
+    """The facilitator is in one half. Or there are two, and the one in the other half is without the store."""
     some = Crowd("cut", servers=12 if kind == "list" else 24, tabs=8, full=8, circuits=1, **KINDS[kind])
+    cut_for_an_hour(some, large=kind != "list")
+    if kind != "list":
+        assert len(headers) > HOUR / EPOCH and all(len(signed) == 1 for signed in headers.values())
+
+
+def cut_for_an_hour(some: Crowd, *, large: bool) -> None:
+    """There are eight full tabs. Nodes join in both halves; without a facilitator only by what they kept."""
     world = some.world
-    world.run(60 if kind == "list" else 700)  # with buckets, nodes are listed in the next epoch
-    assert all(host.node.view.large is (kind != "list") for host in some.tabs)
-    halves = [[host for host in some.tabs if beyond(host.name) == half] for half in (False, True)]
+    world.run(700 if large else 60)  # large: nodes are listed in the next epoch
+    tell(some, "joined")
+    assert all(host.node.view.large is large for host in some.full)
+    halves = [[host for host in some.full if beyond(host.name) == half] for half in (False, True)]
     files = [offered(some, half[:1], 1000, "old")[0] for half in halves]
     world.cut(beyond)
     for way in some.ways[1:]:
@@ -123,6 +130,7 @@ def test_a_network_that_is_cut_in_two_goes_on_in_both_halves_and_is_one_again(ki
     world.run(300)
     for half, file in zip(halves, files, strict=True):
         assert done(some, some.want(half[1], file), BEYOND), f"{half[1].name}, five minutes after the cut"
+    tell(some, "cut")
     world.run(HOUR - 600)
     for half in halves:
         new = offered(some, half[1:2], 1000, "new", BEYOND)[0]
@@ -131,6 +139,7 @@ def test_a_network_that_is_cut_in_two_goes_on_in_both_halves_and_is_one_again(ki
         world.run(10)
         world.revive(half[3], anew=True)
         assert done(some, some.want(half[3], new), BEYOND), "who joins late finds what is new in its half"
+    tell(some, "an hour")
     world.mend()
     for way in some.ways[1:]:
         way.connected()
@@ -139,8 +148,7 @@ def test_a_network_that_is_cut_in_two_goes_on_in_both_halves_and_is_one_again(ki
     for half, file in zip(halves, reversed(files), strict=True):
         assert done(some, some.want(half[2], file), FOUND), f"{half[2].name} finds what is beyond"
         assert done(some, some.want(some.join(), file), FOUND)
-    if kind != "list":
-        assert len(headers) > HOUR / EPOCH and all(len(signed) == 1 for signed in headers.values())
+    tell(some, "one again")
 
 
 def beyond(name: str) -> bool:
@@ -153,15 +161,21 @@ DAYS = [pytest.param(4.0, id="4 hours"), pytest.param(24.0, id="a day", marks=py
 @pytest.mark.parametrize("hours", DAYS)
 @pytest.mark.parametrize("large", [False, True], ids=["list", "buckets"])
 def test_without_a_facilitator_the_network_lives_on_and_then_it_is_there_again(large: bool, hours: float) -> None:
-    """Lists and headers are valid for 3 hours, descriptors of servers for one, of tabs for a quarter."""
-    some = Crowd("alone", servers=16 if large else 8, tabs=4, full=4, circuits=1, large=large)
-    world, (owner, other, reader, visitor) = some.world, some.tabs
+    alone(Crowd("alone", servers=16 if large else 8, tabs=4, full=4, circuits=1, large=large), hours, large=large)
+
+
+def alone(some: Crowd, hours: float, *, large: bool) -> None:
+    """There are four full tabs. Lists and headers are valid for 3 hours, descriptors of servers for one, of tabs for a
+    quarter."""
+    world, (owner, other, reader, visitor) = some.world, some.full
     world.run(700 if large else 60)
     old = offered(some, [owner, some.servers[0]], 1000, "old")
     world.run(60)
-    assert all(host.node.view.large is large for host in some.tabs)
+    tell(some, "joined")
+    assert all(host.node.view.large is large for host in some.full)
     world.kill(world.hosts["facilitator"])
     world.run(hours * HOUR - 120)
+    tell(some, f"{hours} hours")
     new = offered(some, [other], 1000, "new")[0]
     assert done(some, some.want(reader, new), FOUND)
     for host in (owner, *some.servers[:2]):
@@ -175,6 +189,7 @@ def test_without_a_facilitator_the_network_lives_on_and_then_it_is_there_again(l
     world.facilitator(**some.settings)
     world.run(RETRY_MAX + (EPOCH if large else 0))
     assert done(some, some.want(some.join(), new), FOUND)
+    tell(some, "it is there again")
 
 
 def sizes_over_time(some: Crowd, *hours: float) -> list[Counter[str]]:
@@ -233,12 +248,16 @@ TIMES = [pytest.param((1, 2), id="2 hours"), pytest.param((2, 24), id="a day", m
 @pytest.mark.parametrize("hours", TIMES)
 def test_no_node_grows_while_others_come_and_go(hours: tuple[float, float]) -> None:
     """Told by header and buckets. A day has a midnight, with another value, and other rendezvous points after it."""
-    many = 4 if hours[1] > 2 else 1
-    some = Crowd("day", servers=12 * many, tabs=6 * many, full=2 * many, circuits=1, large=True)
+    many = 2 if hours[1] > 2 else 1
+    does_not_grow(Crowd("day", servers=12 * many, tabs=6 * many, full=2 * many, circuits=1, large=True), *hours)
+
+
+def does_not_grow(some: Crowd, *hours: float) -> None:
     some.world.run(700)
     before, after = sizes_over_time(some, *hours)
     for kind in ("server", "facilitator", "tab"):
-        print(f"{kind}: {before[f'{kind} {ALL}']:,} bytes, then {after[f'{kind} {ALL}']:,}")
+        print(f"{kind}: {before[f'{kind} {ALL}']:,} bytes, then {after[f'{kind} {ALL}']:,}", flush=True)
+    tell(some, f"{hours} hours")
     assert grown(before, after) == {}
 
 
