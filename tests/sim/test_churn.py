@@ -155,7 +155,10 @@ def beyond(name: str) -> bool:
     return name[-1] in "13579"
 
 
-DAYS = [pytest.param(4.0, id="4 hours"), pytest.param(24.0, id="a day", marks=pytest.mark.long)]
+DAYS = [
+    pytest.param(4.0, id="4 hours"),
+    pytest.param(24.0, id="a day", marks=[pytest.mark.long, pytest.mark.timeout(3600)]),
+]
 
 
 @pytest.mark.parametrize("hours", DAYS)
@@ -242,7 +245,10 @@ def grown(before: Counter[str], after: Counter[str]) -> dict[str, tuple[int, int
     }
 
 
-TIMES = [pytest.param((1, 2), id="2 hours"), pytest.param((2, 24), id="a day", marks=pytest.mark.long)]
+TIMES = [
+    pytest.param((1, 2), id="2 hours"),
+    pytest.param((2, 24), id="a day", marks=[pytest.mark.long, pytest.mark.timeout(3600)]),
+]
 
 
 @pytest.mark.parametrize("hours", TIMES)

@@ -13,7 +13,7 @@ from tests.sim.crowd import Crowd
 from tests.sim.test_churn import FOUND, MB, alone, cut_for_an_hour, does_not_grow, offered, tell
 from tests.sim.world import CUT_NOTICED, Line
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(3600)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(2 * 3600)]
 SEARCHES = 1 / 50
 """Part of the tabs that look for a name as soon as they have joined."""
 
