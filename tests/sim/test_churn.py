@@ -22,6 +22,7 @@ MB = 1 << 20
 FOUND = 30.0
 """Seconds after it joined until a node has found a name."""
 HOUR = 3600.0
+LONG = [pytest.mark.long, pytest.mark.timeout(3600)]
 BEYOND = 180.0
 """The same while half of the points, and of those who know where points are, cannot be reached and there is no
 facilitator to say so: each of them is tried."""
@@ -155,10 +156,7 @@ def beyond(name: str) -> bool:
     return name[-1] in "13579"
 
 
-DAYS = [
-    pytest.param(4.0, id="4 hours"),
-    pytest.param(24.0, id="a day", marks=[pytest.mark.long, pytest.mark.timeout(3600)]),
-]
+DAYS = [pytest.param(4.0, id="4 hours"), pytest.param(24.0, id="a day", marks=LONG)]
 
 
 @pytest.mark.parametrize("hours", DAYS)
@@ -245,10 +243,7 @@ def grown(before: Counter[str], after: Counter[str]) -> dict[str, tuple[int, int
     }
 
 
-TIMES = [
-    pytest.param((1, 2), id="2 hours"),
-    pytest.param((2, 24), id="a day", marks=[pytest.mark.long, pytest.mark.timeout(3600)]),
-]
+TIMES = [pytest.param((1, 2), id="2 hours"), pytest.param((2, 24), id="a day", marks=LONG)]
 
 
 @pytest.mark.parametrize("hours", TIMES)
