@@ -98,6 +98,7 @@ def cheap(monkeypatch: Any, request: Any) -> None:
 @dataclass
 class File:
     owner: Host
+    size: int
     link: str = ""
 
 
@@ -212,7 +213,7 @@ class Crowd:
     # -- what people do
 
     def offer(self, owner: Host, data: bytes, name: str) -> File:
-        file = File(owner)
+        file = File(owner, len(data))
         self.files.append(file)
         share(owner, data, partial(setattr, file, "link"), name=name)
         return file

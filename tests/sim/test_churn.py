@@ -280,10 +280,12 @@ def test_a_leak_is_found(monkeypatch: Any) -> None:
 
 def tell(some: Crowd, when: str) -> None:
     """Figures, for whoever runs this by hand with -s."""
-    took = sorted(search.done - search.begun for search in some.searches if search.done is not None)
-    stalled = sum(search.stalled for search in some.searches)
-    figures = f"{len(took)} of {len(some.searches)} done, {stalled} stalled, {some.births} came back"
-    if took:
-        figures += f"; seconds: median {took[len(took) // 2]:.1f}, of 95 % {took[len(took) * 95 // 100]:.1f}"
-        figures += f", most {took[-1]:.1f}"
-    print(f"{when}: {figures}; {process_time():.0f} CPU s, {getrusage(RUSAGE_SELF).ru_maxrss >> 10} MB", flush=True)
+    print(f"{when}: {some.births} came back; {process_time():.0f} CPU s, {getrusage(RUSAGE_SELF).ru_maxrss >> 10} MB")
+    for size in sorted({search.file.size for search in some.searches}):
+        these = [search for search in some.searches if search.file.size == size]
+        took = sorted(search.done - search.begun for search in these if search.done is not None)
+        figures = f"{len(took)} of {len(these)} done, {sum(search.stalled for search in these)} stalled"
+        if took:
+            figures += f"; seconds: half within {took[len(took) // 2]:.1f}, of 95 % {took[len(took) * 95 // 100]:.1f}"
+            figures += f", all {took[-1]:.1f}"
+        print(f"  {size} bytes: {figures}", flush=True)
