@@ -273,7 +273,7 @@ def test_a_leak_is_found(monkeypatch: Any) -> None:
 
     monkeypatch.setattr(Outbox, "call_at", kept)
     some = Crowd("leak", servers=6, tabs=6, full=2, circuits=1)
-    found = grown(*sizes_over_time(some, 0.5, 1.5))
+    found = grown(*sizes_over_time(some, 0.5, 1))
     assert {f"{kind} Outbox.kept" for kind in ("server", "facilitator", "tab")} <= set(found)
     assert f"tab {ALL}" in found
 
