@@ -26,7 +26,7 @@ from typing import Any
 from convergence.effects import Failure
 from convergence.errors import ParseError
 from convergence.events import StorageTrouble
-from convergence.facilitator.ages import MAX_GONE
+from convergence.facilitator.ages import MAX_GONE, NEVER
 from convergence.facilitator.publisher import LEAD, STEP_PAUSE, Publisher
 from convergence.facilitator.questions import Keep, Kept, Latest, Propose
 from convergence.facilitator.sharing import Sharing
@@ -67,13 +67,12 @@ class SharedPublisher(Publisher):
         seed: bytes,
         sharing: Sharing,
         *,
-        each: int,
         gone: int = MAX_GONE,
         list_up_to: int,
         others: Collection[bytes] = (),
     ) -> None:
         super().__init__(
-            outbox, crypto, seed, lambda result, now: None, each=each, gone=gone, list_up_to=list_up_to, others=others
+            outbox, crypto, seed, lambda result, now: None, gone=gone, list_up_to=list_up_to, others=others
         )
         self._rng = rng
         self._sharing = sharing
@@ -266,7 +265,7 @@ class SharedPublisher(Publisher):
 
     def _gather(self, node: CutNode, nodes: Listing, now: float) -> None:
         ours = self._epochs.nodes.get(node.identity)
-        if ours is None or ours.since != node.since:
+        if (ours is None or ours.since != node.since) and node.since != NEVER:
             self._came_earlier(node.identity, node.since, now)
         if node.descriptor:
             same = ours is not None and ours.descriptor == node.descriptor

@@ -33,7 +33,7 @@ from typing import Any
 
 from convergence.chance import choose, random_below
 from convergence.errors import ParseError, RemoteError
-from convergence.netdir.buckets import USED_WITHIN, Buckets, Members, Wanted, order_of
+from convergence.netdir.buckets import Buckets, Members, Wanted, order_of
 from convergence.netdir.headers import EPOCH, Headers
 from convergence.netdir.memory import SeldomWrites
 from convergence.netdir.nodes import HINT_LIFETIME, NodeDirectory
@@ -74,6 +74,8 @@ anew, so descriptors run out. Those of nodes with an address then count for HINT
 transfer alike. Only to take those whose news came by hearsay would leave the choice to whoever tells news."""
 MAX_WALKED = 8
 """Buckets looked at for the points of one name."""
+MAX_UNREACHED = 256
+"""Nodes that are to be looked for anew."""
 NEWS_PAUSE = 1.0
 """Seconds in which news is gathered before the node is told."""
 POSITION_LEN = 4
@@ -124,6 +126,7 @@ class BucketView:
         self._renewed: dict[tuple[RingKind, int], int] = {}  # of these: the epoch in which they were asked for last
         self._pools: dict[tuple[Class, RingKind], tuple[int, list[Member]]] = {}  # as of a version of the buckets
         self._false: set[bytes] = set()  # signatures of descriptors that their nodes did not make
+        self._unreached: dict[bytes, bool] = {}
         self._news: Timer | None = None
         self._writes = SeldomWrites(outbox, self._write)
 
@@ -191,7 +194,8 @@ class BucketView:
         header = self._headers.newest
         known = self._directory.get(identity, now)
         order = None if header is None else order_of(header, RingKind.ALL)
-        if known is not None or not self.large or header is None or order is None:
+        anew = not quietly and self._unreached.pop(identity, False)
+        if (known is not None and not anew) or not self.large or header is None or order is None:
             then(known, now)
             return
         value, _ = order
@@ -199,31 +203,39 @@ class BucketView:
 
         def found(members: Members | None, now: float) -> None:
             member = next((item for item in members or () if item.place == place), None)
-            then(None if member is None else self._checked(member, now), now)
+            then(known if member is None else self._checked(member, now), now)
 
-        def look(kind: RingKind, then: Wanted, now: float, within: int = USED_WITHIN) -> None:
+        def is_it(member: Member) -> bool:
+            return member.place == place and self._is_current(member.node, now)
+
+        def look(kind: RingKind, then: Wanted, now: float) -> None:
             ring = header.ring(kind)
             assert ring is not None
-            self._buckets.want(kind, index_of(place, ring.depth), None, now, then, within=within)
+            self._buckets.want(kind, index_of(place, ring.depth), None, now, then)
 
         def in_stable(members: Members | None, now: float) -> None:
-            if any(item.place == place for item in members or ()):
+            if any(map(is_it, members or ())):
                 found(members, now)
             else:
                 look(RingKind.ALL, found, now)
 
-        # A node stands at the same place of all rings in this order: one of its buckets may be here.
-        for kind in (RingKind.STABLE, RingKind.RELAYS, RingKind.DIALLED, RingKind.POINTS, RingKind.EXITS):
-            members = self._buckets.here(kind, place, value)
-            if any(item.place == place for item in members):
-                found(members, now)
-                return
-        if quietly:
+        # A node stands at the same place of all rings in this order: one of its buckets may be here, of whatever age.
+        kinds = (RingKind.STABLE, RingKind.RELAYS, RingKind.DIALLED, RingKind.POINTS, RingKind.EXITS)
+        here = [member for kind in kinds for member in filter(is_it, self._buckets.here(kind, place, value))]
+        if here and not anew:
+            found((max(here, key=lambda member: member.node.published),), now)
+        elif quietly:
             then(None, now)
         elif _has_stable(header):  # whom circuits are to go on to is stable, and in one of far fewer buckets
-            look(RingKind.STABLE, in_stable, now, HELD)
+            look(RingKind.STABLE, in_stable, now)
         else:
             look(RingKind.ALL, found, now)
+
+    def unreached(self, identity: bytes) -> None:
+        """What is known of this node led nowhere: it may have moved. Whoever wants it next has it looked for anew."""
+        self._unreached[identity] = True
+        if len(self._unreached) > MAX_UNREACHED:
+            del self._unreached[next(iter(self._unreached))]
 
     # -- for the node
 
@@ -339,10 +351,20 @@ class BucketView:
         """Whom of these buckets samples of a class are drawn from, in any order."""
         version, members = self._pools.get((kind, ring), (-1, []))
         if version != self._buckets.version:
-            drawn = [member for bucket in found for member in self._unmade(ring, bucket or ())]
+            buckets = [bucket for bucket in found if bucket is not None] or self._earlier(ring)
+            drawn = [member for bucket in buckets for member in self._unmade(ring, bucket)]
             members = [member for member in drawn if kind.holds(member.node.target)]
             self._pools[kind, ring] = self._buckets.version, members
         return members
+
+    def _earlier(self, ring: RingKind) -> list[Members]:
+        """The buckets that samples were drawn from in an earlier order, which are here until others come in their
+        place. The facilitator may have signed the first header of a day, or of a ring that grew, and then have gone."""
+        return [
+            kept.members
+            for kept in self._buckets
+            if kept.bucket.kind == ring and kept.bucket.index in self._sampled(ring, kept.header)
+        ]
 
     def _draw(self, members: list[Member], count: int, now: float) -> list[Descriptor]:
         """The first steps of a Fisher-Yates shuffle, in place: each choice is as likely as any other."""
