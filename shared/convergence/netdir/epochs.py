@@ -109,12 +109,15 @@ class Listing:
         for identity in self._facts:
             yield self[identity]
 
+    def __contains__(self, identity: bytes) -> bool:
+        return identity in self._facts
+
     def __getitem__(self, identity: bytes) -> Listed:
         facts = self._facts[identity]
         return Listed(identity, self._descriptors[identity], facts >> 64, facts >> 32 & _U32, facts & _U32)
 
     def get(self, identity: bytes) -> Listed | None:
-        return self[identity] if identity in self._facts else None
+        return self[identity] if identity in self else None
 
     def put(self, node: Listed) -> None:
         self._descriptors[node.identity] = node.descriptor
