@@ -264,5 +264,10 @@ def test_a_part_of_the_relays_is_not_taken_for_all():
     """Else the sides of a file would hang on who is drawn."""
     for count, whole in ((CANDIDATES, True), (CANDIDATES + 1, False)):
         found = []
-        find(Large([relay(number) for number in range(count)]).view, (), NOW, lambda drawn, now: found.append(drawn))
+        find(
+            Large([relay(number) for number in range(count)]).view,
+            (),
+            NOW,
+            lambda drawn, now, found=found: found.append(drawn),
+        )
         assert len(found[0].relays) == CANDIDATES and found[0].whole is whole
