@@ -213,6 +213,18 @@ def test_keys_that_are_made_for_the_buckets_that_somebody_samples_are_not_drawn(
     assert drawn[True] > 0.4 * 20 * 128
 
 
+def test_of_a_bucket_that_chance_made_a_little_fuller_young_nodes_are_drawn_too():
+    rig = Rig(NODES[:150], take=False)
+    young = NODES[150:200]
+    for node in young:
+        rig.made.put(node, since=int(VALUE.fixed))
+    header = rig.sign()
+    drawn = {node.identity for _ in range(20) for node in rig.sample(128)}
+    sizes = sorted(len(kept.members) for kept in rig.buckets)
+    assert header.ring(RingKind.STABLE).depth == 1 and 100 < sizes[1] <= 110
+    assert {node.identity for node in young} <= drawn
+
+
 def test_a_new_epoch_is_told_once():
     rig = Rig()
     rig.sample()
