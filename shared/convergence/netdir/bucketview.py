@@ -4,11 +4,11 @@ Does: draw candidates from the same few buckets for as long as they are there; f
 in the buckets that hold their places; keep what it knows for the next run.
 Does not: fetch or check buckets (buckets.py). While the facilitator has a list, the View of the list answers.
 
-A sample is drawn from SAMPLED buckets, about 300 nodes. Which ones these are is chosen at random once, and kept over
-restarts: who saw us draw anew each time could tell us by what we know, and hostile buckets would all come up one day.
-With the value of the day other nodes come to stand there. Relays are drawn from the ring of those that are stable, if
-there are ENOUGH of these: what was fetched of them is of use for hours. Of all relays, where tabs come and go, a client
-would have to fetch as much in ten minutes as of the stable ones in a day.
+A sample is drawn from a few buckets with about SAMPLED nodes in all. Which ones these are is chosen at random once, and
+kept over restarts: who saw us draw anew each time could tell us by what we know, and hostile buckets would all come up
+one day. With the value of the day other nodes come to stand there. Relays are drawn from the ring of those that are
+stable, if there are ENOUGH of these: what was fetched of them is of use for hours. Of all relays, where tabs come and
+go, a client would have to fetch as much in ten minutes as of the stable ones in a day.
 
 Who knows which buckets somebody samples can make keys whose places are in them. Where a bucket is so full that this may
 be, only nodes that are older than the value are drawn from it: nobody could choose their places. Any node is as likely
@@ -47,8 +47,12 @@ from convergence.wire.reader import Reader
 from convergence.wire.target import Role
 
 STORE = "buckets"
-SAMPLED = 3
-"""Buckets of a ring that samples are drawn from."""
+SAMPLED = 300
+"""Nodes of a ring that samples are drawn from, about: as many buckets as come nearest to that, however full they are.
+Whoever is on a path knows two relays that we know. The fewer those are, the fewer others know the same two (Danezis and
+Clayton 2006, "Route fingerprinting in anonymous communications")."""
+MAX_SAMPLED = 6
+"""Buckets of a ring that samples are drawn from: where they are as empty as they get (`epochs.FEW`)."""
 ENOUGH = 64
 """Stable relays of a network for which the others are not drawn: as many as it needs of rendezvous points to be told by
 header and buckets (`publisher.MIN_POINTS`). Not a share of all: who brings any number of tabs must not undo it."""
@@ -308,13 +312,13 @@ class BucketView:
         ring = header.ring(kind)
         if ring is None or not ring.count:
             return []
-        positions = self._positions.get(kind)
-        if positions is None:
-            positions = [int.from_bytes(self._rng.random(POSITION_LEN), "big") for _ in range(SAMPLED)]
-            self._positions[kind] = positions
+        count = min(max(round(SAMPLED * (1 << ring.depth) / ring.count), 1), MAX_SAMPLED, 1 << ring.depth)
+        positions = self._positions.setdefault(kind, [])
+        while len(positions) < count:
+            positions.append(int.from_bytes(self._rng.random(POSITION_LEN), "big"))
         # Two positions may be in one bucket: then the next one is taken.
         chosen: dict[int, None] = {}
-        for position in positions[: 1 << ring.depth]:
+        for position in positions[:count]:
             index = position >> (32 - ring.depth)
             while index in chosen:
                 index = (index + 1) % (1 << ring.depth)
@@ -396,6 +400,8 @@ class BucketView:
         """The node, if it is usable and made its descriptor itself: the facilitator must not speak for it."""
         listed = member.node
         known = self._directory.get(listed.identity)
+        if known is listed and listed.expires > now:  # as nearly all: it was checked before
+            return listed
         node = listed if known is None or _counts_less(known, listed, now) else known
         lacks = listed.roles.value & ~node.roles.value  # numbers: arithmetic on flags takes microseconds
         if lacks or not self._is_current(node, now):
@@ -498,7 +504,7 @@ class BucketView:
                 kind = RingKind(part.unsigned(1))
             except ValueError:
                 raise ParseError("positions in a ring that there is not") from None
-            self._positions[kind] = [part.unsigned(POSITION_LEN) for _ in range(SAMPLED)]
+            self._positions[kind] = [part.unsigned(POSITION_LEN) for _ in range(part.left // POSITION_LEN)]
             part.finish()
         for bucket in buckets:
             self._buckets.restore(bucket)

@@ -1,3 +1,4 @@
+import gc
 import json
 from dataclasses import replace
 
@@ -434,6 +435,27 @@ def test_idle_channels_are_closed(rig):
     rig.pass_time(2 * SWEEP_INTERVAL)
     assert rig.closed[2] == "idle"
     rig.close(2)
+
+
+def test_nothing_is_left_of_a_channel_that_has_ended(rig):
+    """However many come and go, none waits for a collection of garbage."""
+    gc.collect()
+    gc.disable()
+    try:
+        rig.node(2, 1)
+        kind = type(rig.service._channels[2])
+        there = sum(type(item) is kind for item in gc.get_objects())
+        rig.open(4)
+        rig.close(4)  # by the node
+        rig.node(6, 2)
+        rig.signal(6, describe(1, rig.now).identity)
+        rig.close(2)
+        rig.send(6, b"\x00" * 64)  # by the facilitator
+        rig.pass_time(GRACE + 2 * TAG_LIFETIME)
+        assert not rig.service._channels
+        assert sum(type(item) is kind for item in gc.get_objects()) == there - 1
+    finally:
+        gc.enable()
 
 
 # Introductions

@@ -7,8 +7,17 @@ import pytest
 
 from convergence.effects import Load, Store
 from convergence.netdir.buckets import ATTEMPTS, Buckets
-from convergence.netdir.bucketview import ENOUGH, ENOUGH_SAMPLED, HELD, OVERLAP, SAMPLED, SILENT, BucketView
-from convergence.netdir.epochs import epoch_of
+from convergence.netdir.bucketview import (
+    ENOUGH,
+    ENOUGH_SAMPLED,
+    HELD,
+    MAX_SAMPLED,
+    OVERLAP,
+    SAMPLED,
+    SILENT,
+    BucketView,
+)
+from convergence.netdir.epochs import FEW, MANY, epoch_of
 from convergence.netdir.headers import EPOCH, Headers
 from convergence.netdir.lookup import look_up_shown
 from convergence.netdir.memory import PAUSE
@@ -16,7 +25,7 @@ from convergence.netdir.nodes import HINT_LIFETIME, NodeDirectory
 from convergence.netdir.rings import stable_since
 from convergence.netdir.view import Class, place_of, place_of_name
 from convergence.outbox import Outbox
-from convergence.wire.buckets import DAY, RingKind, SharedValue
+from convergence.wire.buckets import DAY, MAX_DEPTH, RingKind, SharedValue
 from convergence.wire.descriptor import Descriptor, Transport
 from convergence.wire.target import Role
 from tests.unit.circuit.rig import SeededRng
@@ -35,6 +44,8 @@ def signed(number, *, published=NOW, lifetime=30 * 3600, roles=ROLES, dialled=Tr
 
 
 NODES = [signed(number) for number in range(600)]
+FROM = 4
+"""Of the eight buckets of these, how many samples are drawn from: SAMPLED nodes."""
 
 
 class List:
@@ -151,10 +162,10 @@ def test_while_there_is_a_list_it_answers_and_a_header_takes_over():
 def test_samples_come_from_few_buckets_that_are_asked_for_openly():
     rig = Rig()
     seen = {node.identity for _ in range(50) for node in rig.sample(128)}
-    assert len(rig.asked) == SAMPLED and {key for *_, key in rig.asked} == {None}
+    assert len(rig.asked) == FROM and {key for *_, key in rig.asked} == {None}
     assert {kind for kind, *_ in rig.asked} == {RingKind.STABLE}
-    assert len({index for _, index, _ in rig.asked}) == SAMPLED
-    assert SAMPLED * 48 < len(seen) < 600
+    assert len({index for _, index, _ in rig.asked}) == FROM
+    assert SAMPLED * 0.8 < len(seen) < SAMPLED * 1.2
     assert len({node.identity for node in rig.sample(128)}) == 128
 
 
@@ -179,7 +190,36 @@ def test_each_node_is_in_the_buckets_of_some_node_as_likely_as_any_other():
         rig = Rig(made=made, seed=f"node {number}")
         rig.headers.take(made.epochs.header.encode(), rig.now)
         counts.update({node.identity for node in rig.sample(600)})
-    assert len(counts) == 600 and min(counts.values()) > 3  # of 30, in three of eight buckets
+    assert len(counts) == 600 and min(counts.values()) > 4  # of 30, in four of eight buckets
+
+
+def counted(header, count, depth):
+    """The header of another network."""
+    return replace(header, rings=tuple(replace(ring, count=count, depth=depth) for ring in header.rings))
+
+
+def test_as_many_are_sampled_however_many_there_are_and_however_full_buckets_are():
+    rig = Rig(NODES[:100])
+    for depth in (3, 10, MAX_DEPTH):
+        for full in range(FEW, MANY + 1):
+            indices = rig.view._sampled(RingKind.STABLE, counted(rig.headers.newest, full << depth, depth))
+            assert 0.8 * SAMPLED <= len(set(indices)) * full <= 1.2 * SAMPLED
+
+
+def test_a_header_that_counts_few_nodes_in_many_buckets_has_us_fetch_few():
+    rig = Rig(NODES[:100])
+    header = counted(rig.headers.newest, 1, MAX_DEPTH)
+    assert len(rig.view._sampled(RingKind.STABLE, header)) == MAX_SAMPLED
+
+
+def test_what_is_left_of_buckets_that_are_cut_in_two_is_sampled_on():
+    rig = Rig(NODES[:100])
+    whole, cut, again = (
+        rig.view._sampled(RingKind.STABLE, counted(rig.headers.newest, count, depth))
+        for count, depth in ((8000, 6), (8400, 7), (8000, 6))
+    )
+    assert (len(whole), len(cut)) == (2, 5)
+    assert [index >> 1 for index in cut[:2]] == whole == again
 
 
 def test_a_small_ring_is_sampled_whole_and_an_empty_one_gives_nobody():
@@ -249,7 +289,7 @@ def test_relays_are_drawn_from_those_that_have_been_there_for_long():
     }
     assert drawn & {signed(number).identity for number in grown}
     assert not drawn & {signed(number).identity for number in young}
-    assert {kind for kind, *_ in rig.asked} == {RingKind.STABLE} and len(rig.asked) == SAMPLED
+    assert {kind for kind, *_ in rig.asked} == {RingKind.STABLE} and len(rig.asked) == 3
 
 
 @pytest.mark.parametrize("stable", [ENOUGH - 1, ENOUGH])
@@ -284,12 +324,12 @@ def test_what_samples_are_drawn_from_is_fetched_anew_after_hours_and_at_midnight
     for _ in range(HELD - 1):
         rig.sign()
         rig.sample()
-    assert len(rig.asked) == SAMPLED
+    assert len(rig.asked) == FROM
     rig.sign()
     assert not gone & {node.identity for _ in range(20) for node in rig.sample(128)}
-    assert len(rig.asked) == 2 * SAMPLED
+    assert len(rig.asked) == 2 * FROM
     rig.sign(SharedValue(b"w" * 32, VALUE.fixed), VALUE)
-    assert len(rig.sample(128)) == 128 and len(rig.asked) == 3 * SAMPLED
+    assert len(rig.sample(128)) == 128 and len(rig.asked) == 3 * FROM
 
 
 def test_what_runs_out_sooner_is_fetched_anew_sooner():
@@ -324,7 +364,7 @@ def test_while_nobody_answers_what_is_here_serves_on():
     asked = len(rig.asked)
     for _ in range(3):
         assert len(rig.sample(128)) == 128
-    assert len(rig.asked) == asked + SAMPLED * ATTEMPTS, "they are asked once an epoch"
+    assert len(rig.asked) == asked + FROM * ATTEMPTS, "they are asked once an epoch"
 
 
 def another_day(rig):
@@ -614,7 +654,7 @@ def test_a_relay_knows_some_relays_and_finds_them_in_whatever_bucket_is_here():
     rig = Rig()
     rig.view.hold(NODES[5].identity, Role.RELAY, rig.now)
     asked = len(rig.asked)
-    assert asked == SAMPLED
+    assert asked == FROM
     known = [member.node for kept in rig.buckets for member in kept.members]
     for node in known:
         assert rig.ask("get", node.identity) == [node]
@@ -643,7 +683,7 @@ def test_a_node_that_is_left_out_of_one_ring_only_finds_out(kind):
     assert {answer for _ in range(30) for answer in rig.ask("lists", node.identity)} == {True}
     nodes = rig.made.epochs.nodes
     was = nodes[node.identity]
-    nodes[node.identity] = was._replace(classes=was.classes & ~(1 << kind))
+    nodes.put(was._replace(classes=was.classes & ~(1 << kind)))
     rig.sign()
     rig.sign()
     assert {answer for _ in range(30) for answer in rig.ask("lists", node.identity)} == {True, False}
