@@ -356,6 +356,15 @@ def test_what_runs_out_sooner_is_fetched_anew_sooner():
     assert len(rig.sample()) == 10 and len(rig.asked) == 4
 
 
+def test_a_few_that_run_out_sooner_have_nothing_fetched_anew():
+    rig = Rig([signed(number, lifetime=3600 if number < 20 else 30 * 3600) for number in range(100)])
+    rig.sample()
+    asked = len(rig.asked)
+    for _ in range(8):
+        rig.sign()
+    assert len(rig.sample(100)) == 80 and len(rig.asked) == asked
+
+
 def test_while_nobody_answers_what_is_here_serves_on():
     rig = Rig()
     rig.sample()
@@ -387,6 +396,8 @@ def test_where_no_bucket_of_a_new_order_can_be_had_those_of_before_serve_on(chan
     again = Rig(made=rig.made, store=rig.store, seed="another run")
     again.view.restore(again.now)
     again.serve()
+    for node in NODES:  # others have it extend circuits to whom they choose: these buckets are not drawn from
+        rig.ask("get", node.identity)
     header = changes(rig)
     again.headers.take(header.encode(), again.now)
     for node in (rig, again):
