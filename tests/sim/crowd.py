@@ -258,6 +258,7 @@ def small_buckets(monkeypatch: Any) -> None:
     monkeypatch.setattr(publisher, "MIN_POINTS", 10)
     monkeypatch.setattr(bucketview, "ENOUGH", 10)
     monkeypatch.setattr(bucketview, "ENOUGH_SAMPLED", 4)
+    monkeypatch.setattr(bucketview, "SAMPLED", 33)
     monkeypatch.setattr(epochs, "MANY", 16)
     monkeypatch.setattr(epochs, "FEW", 6)
 
