@@ -104,7 +104,7 @@ def alive(pid: int) -> bool:
 @contextlib.contextmanager
 def shared(network: dict[str, Any], data: Path, *files: Path) -> Iterator[list[str]]:
     """The links of files that are being shared, in the order of `files`."""
-    with running("share", *files, "--site", network["site"], "--data", data) as command:
+    with running("share", "--each", *files, "--site", network["site"], "--data", data) as command:
         told = [command.until("shared") for _ in files]
         order = {fit_name(file.name): place for place, file in enumerate(files)}
         yield [record["link"] for record in sorted(told, key=lambda record: order[record["name"]])]
@@ -271,12 +271,71 @@ def test_one_file_that_cannot_be_shared_does_not_end_the_others(network: dict[st
     strange.write_bytes(b"strange")
     with open(large, "wb") as file:
         file.truncate(MAX_SIZE + 1)  # without a byte on the disk
-    with running("share", large, strange, "--site", network["site"], "--data", tmp_path / "sender") as command:
+    with running(
+        "share", "--each", large, strange, "--site", network["site"], "--data", tmp_path / "sender"
+    ) as command:
         assert "large" in command.until("failed")["message"]
         shared = command.until("shared")
         assert shared["name"] == "caf\ufffd.txt"
         code, done = get(shared["link"], tmp_path).end()
     assert code == 0 and Path(done["path"]).read_bytes() == b"strange"
+
+
+def test_a_folder_arrives_as_it_is(network: dict[str, Any], tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    digests = {}
+    for path, size in {"2024/a.jpg": MIB, "2024/may/b.jpg": 3 * MIB + 1, "2024/none": 0, "c:d.txt": 5}.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        digests[path] = write_file(folder / path, size, seed=len(digests))
+    (folder / "empty" / "inner").mkdir(parents=True)
+    for number in range(500):
+        (folder / "small").mkdir(exist_ok=True)
+        (folder / "small" / str(number)).write_bytes(b"%d" % number)
+    out = tmp_path / "out"
+    out.mkdir()
+    options = ("--site", network["site"], "--data", tmp_path / "sender")
+    with running("share", folder, *options) as sender:
+        shared = sender.until("shared")
+        assert (shared["name"], shared["files"]) == ("photos", 504)
+        code, listed = get(shared["link"], out, "--list").end()
+        assert (code, listed["event"], listed["files"]) == (0, "listed", 504)
+        assert list((out / "data" / "downloads" / "pieces").iterdir()) == []
+
+        code, done = get(shared["link"], out, "--only", "2024/may", "--only", "*.txt").end()
+        assert code == 0 and Path(done["path"]) == out / "photos"
+        assert done["size"] == 3 * MIB + 6 and done["fetched"] < 5 * MIB
+        assert sha256(out / "photos/2024/may/b.jpg") == digests["2024/may/b.jpg"]
+        assert sorted(path.name for path in (out / "photos").iterdir()) == ["2024", "c_d.txt"]
+        code, failed = get(shared["link"], out, "--only", "nothing").end()
+        assert code == 2 and "--list" in failed["message"]
+
+        with running("get", shared["link"], "-o", out, "--data", out / "data", "--share") as middle:
+            done = middle.until("done")
+            middle.until("points", lambda record: record["standing"] > 0)
+            saved = out / "photos (1)"
+            assert Path(done["path"]) == saved and list((out / "data" / "downloads" / "pieces").iterdir()) == []
+            assert sha256(saved / "2024/a.jpg") == digests["2024/a.jpg"]
+            assert (saved / "2024/none").read_bytes() == b"" and (saved / "empty/inner").is_dir()
+            assert len(list((saved / "small").iterdir())) == 500
+            assert sender.stop() == 0
+            code, done = get(shared["link"], tmp_path).end()  # from the second holder
+            assert code == 0 and Path(done["path"]) == tmp_path / "photos (1)"
+            assert sha256(tmp_path / "photos (1)/c_d.txt") == digests["c:d.txt"]
+            assert middle.stop() == 0
+    with running("share", folder, *options) as sender:
+        assert sender.until("shared")["link"] == shared["link"]
+
+
+def test_several_files_have_one_link(network: dict[str, Any], tmp_path: Path) -> None:
+    one, two = tmp_path / "one.txt", tmp_path / "two.txt"
+    digests = [write_file(one, 1000), write_file(two, MIB)]
+    out = tmp_path / "out"
+    out.mkdir()
+    options = ("--site", network["site"], "--data", tmp_path / "sender")
+    with running("share", one, two, "--name", "both", *options) as sender:
+        code, done = get(sender.until("shared")["link"], out).end()
+    assert code == 0 and Path(done["path"]) == out / "both"
+    assert [sha256(out / "both" / name) for name in ("one.txt", "two.txt")] == digests
 
 
 def test_where_a_file_goes(network: dict[str, Any], tmp_path: Path) -> None:

@@ -4,11 +4,9 @@ from collections.abc import Callable
 from typing import Any
 
 from convergence.crypto.merkle import MerkleTree
-from convergence.ordb.download import (
-    Download,
-    Phase,
-)
+from convergence.ordb.download import Download
 from convergence.ordb.index import SharedFile
+from convergence.ordb.phases import Phase
 from convergence.wire.ordb import (
     PIECE_SIZE,
     Info,
