@@ -193,20 +193,18 @@ class _Download:
             await unless(stop, self._finished)
         finally:
             watch.cancel()
+            if self._useless:
+                await self._forget(app)
         if self._finished.cancelled():
             self._output.say(f"Stopped. {AGAIN}" if self._kept is not None else "Stopped.")
             self._output.record("stopped", fetched=self._fetched)
             return 130
-        try:
-            self._finished.result()
-        finally:
-            if self._useless:
-                app.call(lambda now: app.node.transfers.forget(self._id, now))
+        self._finished.result()
         assert self._info is not None
         if self._arguments.list:
             self._list(self._info)
             if not self._kept:
-                app.call(lambda now: app.node.transfers.forget(self._id, now))
+                await self._forget(app)
             return 0
         seconds = time.monotonic() - started
         text = f"Complete and verified: {size_words(self._size)}"
@@ -219,16 +217,20 @@ class _Download:
         else:
             path = await self._save(app, self._info)
             self._output.say(f"{text}.")
-            self._say_name(self._info.name)
+            self._say_names(self._info.name)
             self._output.result(str(path))
             data = {"path": str(path), "name": self._info.name, "size": self._size, "fetched": self._fetched}
             self._output.record("done", **data, seconds=round(seconds, 3))
         if self._arguments.share:
             await self._share(app, stop)
         if not self._download.present.bits & ~self._download.wanted.bits:  # else they are of a larger download
-            app.call(lambda now: app.node.transfers.forget(self._id, now))
-        await app.storage.remove_external(self._info.root, self._link.hash_name)
+            await self._forget(app)
         return 0
+
+    async def _forget(self, app: App) -> None:
+        app.call(lambda now: app.node.transfers.forget(self._id, now))
+        if self._info is not None:  # and by the answer, what that deletes has been given to the storage
+            await app.storage.remove_external(self._info.root, self._link.hash_name)
 
     async def _save(self, app: App, info: FileInfo) -> Path:
         folder, download = self._target.folder, self._download
@@ -257,9 +259,14 @@ class _Download:
         self._chosen = [n for n in numbers if not patterns or matches(collection.entries[n].path, patterns)]
         return self._chosen
 
-    def _say_name(self, name: str) -> None:
-        if not self._target.name and saved_name(name) != name:
-            self._output.say('Characters of its name that could mislead a system or a reader are "_" now.')
+    def _say_names(self, name: str) -> None:
+        collection = self._download.collection
+        paths = [] if collection is None else [collection.entries[number].path for number in self._chosen]
+        names = {part for path in paths for part in path.split("/")}
+        if not self._target.name:
+            names.add(name)
+        if any(saved_name(one) != one for one in names):
+            self._output.say('Characters in names that could mislead a system or a reader are "_" now.')
 
     async def _pour(self, app: App) -> None:
         """To standard output. Raises CliError if it is not read to the end."""

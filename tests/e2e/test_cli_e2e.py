@@ -338,6 +338,64 @@ def test_several_files_have_one_link(network: dict[str, Any], tmp_path: Path) ->
     assert [sha256(out / "both" / name) for name in ("one.txt", "two.txt")] == digests
 
 
+def test_the_link_of_a_file_outlives_a_copy_of_it(network: dict[str, Any], tmp_path: Path) -> None:
+    one, copy = tmp_path / "one.txt", tmp_path / "copy.txt"
+    digest = write_file(one, 1000)
+    write_file(copy, 1000)
+    with shared(network, tmp_path / "sender", one, copy) as links:
+        copy.unlink()
+        for link, name in zip(links, ("one", "copy"), strict=True):
+            code, done = get(link, tmp_path, "-o", str(tmp_path / name)).end()
+            assert code == 0 and sha256(done["path"]) == digest
+
+
+def test_a_part_of_a_folder_leaves_what_an_interrupted_run_has(network: dict[str, Any], tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    digest = write_file(folder / "large", 64 * MIB)
+    write_file(folder / "small", 10, seed=2)
+    options = ("--site", network["site"], "--data", tmp_path / "sender")
+    out = tmp_path / "out"
+    out.mkdir()
+    with running("share", folder, *options) as sender:
+        link = sender.until("shared")["link"]
+        interrupted = get(link, out)
+        interrupted.until("progress", lambda record: record["have"] > 4 * MIB)
+        assert interrupted.stop() == 130
+        code, done = get(link, out, "--only", "small").end()
+        assert code == 0 and [path.name for path in Path(done["path"]).iterdir()] == ["small"]
+        again = get(link, out)
+        assert again.until("file")["kept"] > 4 * MIB
+        code, done = again.end()
+        assert code == 0 and sha256(Path(done["path"]) / "large") == digest
+    assert list((out / "data" / "downloads" / "pieces").iterdir()) == []
+
+
+LIE = """
+import pynode.offer as offer
+from convergence.wire import manifest
+entries = [manifest.Entry("../../evil", 1000)]
+offer.encode_manifest = lambda _: b"\\0\\0\\0\\1" + manifest._encode_entry(entries[0])
+from pynode.cli import main
+main()
+"""
+
+
+def test_of_a_folder_that_lies_nothing_is_written(network: dict[str, Any], tmp_path: Path) -> None:
+    folder, out = tmp_path / "folder", tmp_path / "out"
+    folder.mkdir()
+    out.mkdir()
+    write_file(folder / "file", 1000)
+    options = ("--site", network["site"], "--data", tmp_path / "sender")
+    with running("share", folder, *options, program=("-c", LIE)) as sender:
+        link = sender.until("shared")["link"]
+        for more in ((), ("--list",), ("--only", "*")):
+            code, failed = get(link, out, *more).end()
+            assert code == 1 and "contradicts itself" in failed["message"]
+    assert [path.name for path in out.iterdir()] == ["data"]
+    assert list((out / "data" / "downloads" / "pieces").iterdir()) == []
+
+
 def test_where_a_file_goes(network: dict[str, Any], tmp_path: Path) -> None:
     file = tmp_path / "-x.txt"
     digest = write_file(file, MIB)

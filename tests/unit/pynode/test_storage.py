@@ -15,7 +15,9 @@ from typing import Any
 import pytest
 
 from convergence.effects import Failure
+from convergence.ordb.collection import Collection
 from convergence.ordb.index import SharedFile
+from convergence.wire.manifest import Entry, encode_manifest
 from convergence.wire.ordb import FileInfo
 from pynode import storage as module
 from pynode.segments import Segment
@@ -474,6 +476,125 @@ def test_export_to_where_nothing_can_be_written(tmp_path: Path) -> None:
         await stored(db, b"x")
         with pytest.raises(StorageError, match="the disk reports"):
             await db.storage.export(described(1), tmp_path / "file" / "x")
+
+    with_storage(tmp_path / "d", test)
+
+
+TREE = (
+    Entry("a/one", PIECE_SIZE + 5),
+    Entry("a/two", 0),
+    Entry("b:/con", 7),
+    Entry("b?/con", 9),
+    Entry("empty/inner", None),
+)
+
+
+def collection(*entries: Entry) -> tuple[bytes, SharedFile, Collection]:
+    """Bytes, description and contents."""
+    manifest = encode_manifest(entries)
+    data = manifest + os.urandom(sum(entry.size or 0 for entry in entries))
+    info = FileInfo(ROOT, len(data), "tree", manifest_size=len(manifest))
+    return data, SharedFile(NAME, bytes(32), bytes(32), info), Collection(info, entries)
+
+
+def below(folder: Path) -> dict[str, bytes | None]:
+    """What is in a folder, however deep; None for folders."""
+    found = sorted(folder.rglob("*"))
+    return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in found}
+
+
+def test_a_tree_is_saved_in_a_new_folder_and_served_from_there(tmp_path: Path) -> None:
+    data, file, contents = collection(*TREE)
+    out = tmp_path / "out" / "tree.v1"
+
+    async def test(db: Asked) -> None:
+        await stored(db, data)
+        assert await db.storage.export_tree(file, contents, range(5), out) == out
+        parts = [data[start:][: entry.size or 0] for entry, start in zip(TREE, contents.starts, strict=True)]
+        assert below(out) == {
+            **{"a": None, "a/one": parts[0], "a/two": b""},
+            **{"b_": None, "b_/_con": parts[2], "b_ (1)": None, "b_ (1)/_con": parts[3]},
+            **{"empty": None, "empty/inner": None},
+        }
+        assert (out.stat().st_mode & 0o777, (out / "a").stat().st_mode & 0o777) == (0o755, 0o755)
+        assert list((tmp_path / "d" / "pieces").iterdir()) == []
+        assert await db.load("piece", key(0)) == data[:PIECE_SIZE]
+        assert await db.load("piece", key(1)) == data[PIECE_SIZE:]
+        again = await db.storage.export_tree(file, contents, range(5), out)
+        assert again.name == "tree.v1 (1)" and below(again) == below(out)
+
+    umask = os.umask(0o022)
+    with_storage(tmp_path / "d", test)
+    os.umask(umask)
+
+
+def test_a_part_of_a_tree_is_saved_and_its_pieces_stay(tmp_path: Path) -> None:
+    data, file, contents = collection(*TREE)
+
+    async def test(db: Asked) -> None:
+        assert await db.store(("piece", key(1), data[PIECE_SIZE:])) is None
+        with pytest.raises(StorageError, match="damaged"):  # the manifest is not here
+            await db.storage.export_tree(file, contents, [2], tmp_path / "out")
+        assert await db.store(("piece", key(0), data[:PIECE_SIZE])) is None
+        await db.storage.export_tree(file, contents, [2, 4], tmp_path / "out")
+        assert set(below(tmp_path / "out")) == {"b_", "b_/_con", "empty", "empty/inner"}
+        assert await db.scan("piece") == [key(0), key(1)]
+        assert (tmp_path / "d" / "pieces" / ROOT.hex()).exists()
+
+    with_storage(tmp_path / "d", test)
+
+
+def test_nothing_is_written_through_what_lies_in_the_target(tmp_path: Path) -> None:
+    data, file, contents = collection(Entry("a/b", 5))
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "out").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "out (1)").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "out (2)").write_bytes(b"precious")
+
+    async def test(db: Asked) -> None:
+        await stored(db, data)
+        target = await db.storage.export_tree(file, contents, [0], tmp_path / "out")
+        assert target.name == "out (3)" and below(target) == {"a": None, "a/b": data[-5:]}
+        assert list((tmp_path / "elsewhere").iterdir()) == [] and not (tmp_path / "nowhere").exists()
+        assert (tmp_path / "out (2)").read_bytes() == b"precious"
+
+    with_storage(tmp_path / "d", test)
+
+
+@pytest.mark.parametrize("fails", ["os.rename", "os.sync", "pynode.files.saved_paths"])
+def test_a_tree_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str) -> None:
+    data, file, contents = collection(*TREE)
+    out = tmp_path / "out"
+    out.mkdir()
+
+    def fail(*args: object, **options: object) -> None:
+        raise OSError(errno.ENOSPC, "x")
+
+    async def test(db: Asked) -> None:
+        await stored(db, data)
+        with monkeypatch.context() as patch:
+            patch.setattr(fails, fail)
+            with pytest.raises(StorageError, match="free some space"):
+                await db.storage.export_tree(file, contents, range(5), out / "tree")
+        assert list(out.iterdir()) == []
+        await db.storage.export_tree(file, contents, range(5), out / "tree")
+        assert [path.name for path in out.iterdir()] == ["tree"]
+
+    with_storage(tmp_path / "d", test)
+
+
+def test_names_that_differ_in_case_are_apart_where_the_system_makes_no_difference(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, file, contents = collection(Entry("A", 1), Entry("a", 2))
+
+    async def test(db: Asked) -> None:
+        await stored(db, data)
+        apart = await db.storage.export_tree(file, contents, [0, 1], tmp_path / "one")
+        assert set(below(apart)) == {"A", "a"}
+        monkeypatch.setattr("pynode.files._folds", lambda folder: True)
+        numbered = await db.storage.export_tree(file, contents, [0, 1], tmp_path / "two")
+        assert {name: len(part or b"") for name, part in below(numbered).items()} == {"A": 1, "a (1)": 2}
 
     with_storage(tmp_path / "d", test)
 
