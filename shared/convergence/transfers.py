@@ -538,12 +538,13 @@ def _parse(result: Any) -> SharedFile | None:
 
 def _describe(transfer_id: str, transfer: Transfer) -> dict[str, Any]:
     download = transfer.download
-    info = None if download.file is None else download.file.info
+    info, collection = None if download.file is None else download.file.info, download.collection
     return {
         "id": transfer_id,
         "name": "" if info is None else info.name,
         "type": "" if info is None else info.media_type,
         "size": None if info is None else info.size,
+        "files": None if collection is None else sum(entry.size is not None for entry in collection.entries),
         "have": download.have_bytes,
         "pieces": 0 if info is None else info.pieces,
         "fetched": download.pieces_fetched,  # verified ones, in this run
