@@ -66,6 +66,9 @@ def cut(segments: Iterable[Segment], size: int) -> Iterator[bytes]:
     piece = bytearray()
     for segment in segments:
         for data in _stream(segment, size):
+            if not piece and len(data) == size:
+                yield data
+                continue
             while data:
                 room = size - len(piece)
                 piece += data[:room]
