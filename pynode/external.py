@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from pynode.files import StorageError
@@ -37,8 +38,7 @@ class External:
 
     def add(self, root: bytes, hash_name: bytes, segments: Sequence[Segment], piece_size: int) -> None:
         """A share. It takes the place of what it had before."""
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
+        with self._transaction():
             for name in (b"", hash_name):
                 self._delete(root, name)
             start = 0
@@ -49,17 +49,22 @@ class External:
                     self._db.execute("INSERT INTO segments VALUES (?, ?, ?, ?, ?, ?, ?)", row)
                 start += segment.size
             self._db.execute("INSERT INTO external VALUES (?, ?, ?, ?)", (root, hash_name, start, piece_size))
+
+    def forget(self, root: bytes, hash_name: bytes) -> None:
+        """The files stay, and so do other shares of the same content."""
+        with self._transaction():
+            self._delete(root, hash_name)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
             self._db.execute("COMMIT")
         except BaseException:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
             raise
-
-    def forget(self, root: bytes, hash_name: bytes) -> None:
-        """The files stay, and so do other shares of the same content."""
-        self._db.execute("BEGIN IMMEDIATE")
-        self._delete(root, hash_name)
-        self._db.execute("COMMIT")
 
     def _delete(self, root: bytes, hash_name: bytes) -> None:
         for table in ("segments", "external"):

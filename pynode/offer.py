@@ -17,7 +17,7 @@ from pathlib import Path
 from convergence.codes import FileFlaw
 from convergence.errors import LocalError, Problem
 from convergence.ordb.index import FileBuilder
-from convergence.wire.manifest import MAX_ENTRIES, Entry, encode_manifest
+from convergence.wire.manifest import MAX_DEPTH, MAX_ENTRIES, Entry, encode_manifest
 from convergence.wire.ordb import MAX_SIZE, PIECE_SIZE, FileInfo, fit_name
 from pynode.segments import Segment, cut
 
@@ -102,6 +102,8 @@ class _Walk:
         name = _text(path.name).replace("\\", "_")
         self.renamed += os.fsencode(path.name) != name.encode()
         at = f"{folder}/{name}" if folder else name
+        if at.count("/") >= MAX_DEPTH:
+            raise Problem(FileFlaw.DEEP, name=at, most=MAX_DEPTH)
         if stat.S_ISDIR(status.st_mode):
             if not self.enter(path, at):
                 self._add(Entry(at, None))

@@ -59,6 +59,7 @@ WORDS: dict[Code, str] = {
     FileFlaw.TOO_LARGE: "It is too large: a file has at most {most}.",
     FileFlaw.MANY_ENTRIES: "It holds too many files: {most} can be shared under one link.",
     FileFlaw.SAME_NAME: "Two of them have the name {name}: rename one, or share the folder that both are in.",
+    FileFlaw.DEEP: "{name} lies too deep: a path has at most {most} parts.",
     FileFlaw.NOT_DESCRIBED: "Its name or size cannot be described.",
     Limit.SHARES: "No more than {most} files can be shared at once.",
     Limit.TRANSFERS: "No more than {most} files can be fetched at once: wait for one to finish.",

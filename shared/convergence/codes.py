@@ -53,6 +53,7 @@ class FileFlaw(Code):
     TOO_LARGE = "file-large"  # most: bytes
     MANY_ENTRIES = "file-many-entries"  # most
     SAME_NAME = "file-same-name"  # name: a path
+    DEEP = "file-deep"  # name: a path; most: its parts
     NOT_DESCRIBED = "file-not-described"  # detail: for developers
 
 

@@ -25,6 +25,7 @@ export const WORDS = {
   "file-large": ({ most }) => `The file is too large: it may have at most ${bytes(most)}.`,
   "file-many-entries": ({ most }) => `It holds too many files: ${most} can be shared under one link.`,
   "file-same-name": ({ name }) => `Two of them have the name ${name}: rename one of them.`,
+  "file-deep": ({ name, most }) => `${name} lies too deep: a path has at most ${most} parts.`,
   "file-not-described": "The file's name or size cannot be described.",
   "limit-shares": ({ most }) => `No more than ${most} files can be shared at once.`,
   "limit-transfers": ({ most }) => `No more than ${most} files can be fetched at once: wait for one to finish.`,

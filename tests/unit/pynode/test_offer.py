@@ -140,6 +140,14 @@ def test_what_is_too_much_is_refused_before_it_is_read(tmp_path: Path, monkeypat
     assert told.value.why.code is FileFlaw.MANY_ENTRIES
 
 
+def test_a_folder_that_is_too_deep_is_named(tmp_path: Path) -> None:
+    deep = tmp_path.joinpath(*"x" * 600)
+    deep.mkdir(parents=True)
+    with pytest.raises(Problem) as told:
+        collection_offer([tmp_path])
+    assert told.value.why.code is FileFlaw.DEEP
+
+
 def test_ten_thousand_small_files_are_forty_pieces(tmp_path: Path) -> None:
     for number in range(10_000):
         (tmp_path / f"{number:05}.txt").write_bytes(b"%05d" % number * 200)
