@@ -90,5 +90,5 @@ def _stream(segment: Segment, size: int) -> Iterator[bytes]:
             left -= len(data)
             yield data
         status = os.fstat(file.fileno())
-    if left or (status.st_size, status.st_mtime_ns) != (segment.size, segment.mtime_ns):
+    if (status.st_size, status.st_mtime_ns) != (segment.size, segment.mtime_ns):
         raise StorageError(f"{segment.path.name} changed while it was being read")

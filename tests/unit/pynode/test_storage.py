@@ -25,7 +25,7 @@ from pynode.storage import DISK_FULL, PIECE_SIZE, DiskStorage, StorageError
 
 ROOT = bytes(range(32))
 OTHER = b"\xff" * 32
-NAME, SECOND = b"n" * 32, b"m" * 32
+NAME, SECOND = b"m" * 32, b"n" * 32
 
 
 def key(piece: int, root: bytes = ROOT) -> bytes:
