@@ -149,12 +149,13 @@ class _Command:
         app.call(lambda now: app.node.transfers.share(info, leaves, lambda name, now: adding.set_result(name), now))
         share_id = await adding
         hash_name = app.node.transfers.shares[share_id].file.hash_name
+        link = app.node.transfers.link(share_id, self._site)
+        self._shared[share_id] = _Shared(info.name, info.size, offer.files, link)  # its points may stand any moment
         try:
             await app.storage.add_external(info.root, hash_name, offer.segments)
         except StorageError as error:
+            del self._shared[share_id]
             raise CliError(f"{name} cannot be shared: {error}.") from None
-        link = app.node.transfers.link(share_id, self._site)
-        self._shared[share_id] = _Shared(info.name, info.size, offer.files, link)
         self._tell(offer, name)
         return True
 

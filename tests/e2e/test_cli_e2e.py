@@ -25,7 +25,7 @@ from urllib.request import urlopen
 
 import pytest
 
-from convergence.wire.ordb import MAX_SIZE, fit_name
+from convergence.wire.ordb import MAX_SIZE, PIECE_SIZE, fit_name
 from tests.e2e.processes import ENVIRONMENT, MIB, PATIENCE, Command, running, sha256, write_file
 
 PAGE = b"<title>a page</title>" + b"x" * 100_000
@@ -324,6 +324,19 @@ def test_a_folder_arrives_as_it_is(network: dict[str, Any], tmp_path: Path) -> N
             assert middle.stop() == 0
     with running("share", folder, *options) as sender:
         assert sender.until("shared")["link"] == shared["link"]
+
+
+def test_ten_thousand_files_are_listed_and_one_is_taken(network: dict[str, Any], tmp_path: Path) -> None:
+    folder, out = tmp_path / "folder", tmp_path / "out"
+    folder.mkdir()
+    out.mkdir()
+    for number in range(10_000):
+        (folder / f"{number:04}").write_bytes(b"%04d" % number * 250)
+    with running("share", folder, "--site", network["site"], "--data", tmp_path / "sender") as sender:
+        link = sender.until("shared")["link"]  # its points stand before the storage has noted all files
+        code, done = get(link, out, "--only", "8765").end()
+    assert code == 0 and done["fetched"] <= 3 * PIECE_SIZE
+    assert [path.read_bytes() for path in Path(done["path"]).iterdir()] == [b"8765" * 250]
 
 
 def test_several_files_have_one_link(network: dict[str, Any], tmp_path: Path) -> None:
