@@ -478,14 +478,14 @@ class Download:
             self._machine.move("manifest here", now)
             self._read_manifest(now)
             return True
+        whole = self.present.complete
+        self._machine.move("all here" if whole else "part here", now)  # before sources end: none is wanted any more
         for source in self._sources:
             source.stop(EndReason.DONE, now)
         self._sources.clear()
-        if self.present.complete:
-            self._machine.move("all here", now)
+        if whole:
             self._read_leaves(now)
         else:
-            self._machine.move("part here", now)
             self._on_done(self.file, now)
         return True
 
