@@ -134,14 +134,15 @@ function transferView(first, command) {
   );
   const speed = speedometer();
   let savedAs = "";
+  let last = first;
 
   const saveTransfer = async () => {
     save.disabled = true;
     setText(save, "Preparing");
     try {
       const { blob, name: saved } = await command("save", { id: first.id });
-      saveBlob(blob, saved);
-      savedAs = saved;
+      savedAs = saveBlob(blob, saved);
+      setText(note, transferNote(last, 0, savedAs));
     } catch (failure) {
       setText(note, sentence(failure.message));
     } finally {
@@ -152,6 +153,7 @@ function transferView(first, command) {
   return {
     root,
     update(item) {
+      last = item;
       const active = ACTIVE.has(item.state);
       const known = item.size !== null;
       root.dataset.state = item.state;
@@ -194,7 +196,9 @@ function transferNote(item, rate, savedAs) {
 
 function savedNote(item, savedAs) {
   if (item.files != null) return " It is a folder, and saved as a ZIP archive: unpack that to see its files.";
-  return savedAs && savedAs !== item.name ? ` Saved as ${savedAs}: the name could mislead.` : "";
+  return savedAs && savedAs !== item.name.replace(/^\.+/, "")
+    ? ` Saved as \u2068${savedAs}\u2069: its own name could mislead.`
+    : "";
 }
 
 function stageWords(item) {
