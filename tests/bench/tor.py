@@ -27,8 +27,8 @@ from tests.bench.lab import Figure
 from tests.bench.supervise import step
 from tests.e2e.processes import running
 from tests.interop.test_curl import curl
-from tests.interop.tor.network import Relay as TorsRelay
 from tests.interop.tor.network import AHEAD, TorNetwork
+from tests.interop.tor.network import Relay as TorsRelay
 from tests.interop.tor.test_relay import OPEN, Relay
 from tests.interop.website import LARGE, Website
 
