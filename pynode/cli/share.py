@@ -16,6 +16,7 @@ import stat
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import starmap
 from pathlib import Path
 
@@ -27,7 +28,9 @@ from convergence.events import Event, ShareFailed, ShareProgress, ShareStands, T
 from convergence.ordb.index import FileBuilder
 from convergence.rdv.service import MAX_GROUPED, MAX_OFFERS
 from convergence.wire.ordb import MAX_SIZE, PIECE_SIZE, FileInfo
+from convergence.wire.sharelink import ShareLink
 from pynode.app import App, Plan
+from pynode.cli.codes import check_codes, offer_code
 from pynode.cli.common import data_folder, joined, set_up_logs, settings, stun_servers, tell_directory, unless
 from pynode.cli.output import CliError, Output, Rate, bar, shown, size_words
 from pynode.cli.sites import chosen_site, network_of_files
@@ -76,11 +79,13 @@ async def share(arguments: argparse.Namespace, output: Output, stop: asyncio.Eve
     set_up_logs(arguments, config, "share", "error")
     circuits = replace(config.circuits, group=config.circuits.group or arguments.group)
     paths = check_files(arguments.files, circuits.group)
+    if arguments.code:
+        check_codes(len(paths))
     site = chosen_site(arguments.site)
     network = await unless(stop, network_of_files(arguments, site))
     if network is None:
         return 130
-    command = _Command(output, site, arguments.qr)
+    command = _Command(output, site, arguments.qr, arguments.code)
     stun = stun_servers(arguments, config)
     plan = Plan(network, data_folder(arguments, config, "shares"), stun=stun, circuits=circuits)
     if circuits.group:
@@ -94,9 +99,10 @@ async def share(arguments: argparse.Namespace, output: Output, stop: asyncio.Eve
 
 
 class _Command:
-    def __init__(self, output: Output, site: str, qr: bool) -> None:
+    def __init__(self, output: Output, site: str, qr: bool, code: bool) -> None:
         self._output = output
         self._qr = qr
+        self._code = code
         self._site = site
         self._shared: dict[str, _Shared] = {}
         self._said: Trouble | None = None
@@ -167,16 +173,18 @@ class _Command:
     async def _stand(self, app: App) -> bool:
         """Print each link once somebody can use it. No file waits for another one."""
         await joined(app)
-        await asyncio.gather(*starmap(self._say_link, self._shared.items()))
+        await asyncio.gather(*starmap(partial(self._say_link, app), self._shared.items()))
         return True
 
-    async def _say_link(self, share_id: str, shared: _Shared) -> None:
+    async def _say_link(self, app: App, share_id: str, shared: _Shared) -> None:
         await shared.standing.wait()
         self._output.say(f"{shown(shared.name)} ({size_words(shared.size)}) can be fetched with this link:")
         self._output.result(shared.link)
         if self._qr:
             self._output.picture(qr_code(shared.link))
         self._output.record("shared", id=share_id, name=shared.name, size=shared.size, link=shared.link)
+        if self._code:
+            offer_code(app, self._output, share_id, shared.name, ShareLink.parse(shared.link))
 
     # -- from the core
 
