@@ -11,7 +11,7 @@ import asyncio
 from convergence.codes import CodeWhy
 from convergence.errors import Problem, Why
 from convergence.handover.ask import PATIENCE, Ask
-from convergence.handover.handover import MAX_CODES
+from convergence.handover.handover import MAX_AT_ONCE
 from convergence.handover.offer import Offer
 from convergence.wire.sharelink import ShareLink
 from convergence.wire.wordcode import WordCode
@@ -46,8 +46,8 @@ def offer_code(app: App, output: Output, share_id: str, name: str, link: ShareLi
 
 def check_codes(files: int) -> None:
     """Raises CliError if there are more files than codes at once."""
-    if files > MAX_CODES:
-        raise CliError(f"{MAX_CODES} files can have a code at a time: pack some of them into an archive.", 2)
+    if files > MAX_AT_ONCE:
+        raise CliError(f"{MAX_AT_ONCE} files can have a code at a time: pack some of them into an archive.", 2)
 
 
 async def link_of_code(app: App, output: Output, code: WordCode, wait: int) -> ShareLink:

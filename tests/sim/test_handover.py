@@ -19,7 +19,6 @@ from convergence.handover.offer import ANSWERS_BURST, LIFETIME, MAX_CODES, MAX_N
 from convergence.handover.protocol import (
     ANSWER_LEN,
     GIVER,
-    LINK_LEN,
     RECEIPT_LEN,
     RECEIVER,
     Giving,
@@ -152,17 +151,51 @@ def test_many_at_once_have_one_guess_together():
     world, (giver_host, guesser) = started("giver", "guesser")
     giver = Giver(world, giver_host)
     code = giver.code()
-    crowd = [Guesser(world, guesser, code) for _ in range(3)]
-    runs = [a_run(world, guesser, other_words(code)), *(a_run(world, guesser, code) for _ in crowd[1:])]
-    confirmations = []
-    for one, run in zip(crowd, runs, strict=True):
-        one.say(run.share)
-        confirmations.append(run.confirmation(one.heard))
+    crowd, confirmations = crowd_that_confirms(world, guesser, other_words(code), code, code)
     crowd[0].say(confirmations[0])
     for one, confirmation in zip(crowd, confirmations, strict=True):
         one.say(confirmation)  # the later ones are right, and too late
         assert one.thrown_out and len(one.heard) == SHARE_LEN
     assert giver.hears(CodeWhy.GUESSED)
+
+
+def crowd_that_confirms(world: World, host: Host, *words: WordCode) -> tuple[list[Guesser], list[bytes]]:
+    """Some at one number whose next message is a confirmation of these words."""
+    crowd = [Guesser(world, host, code) for code in words]
+    confirmations = []
+    for one, code in zip(crowd, words, strict=True):
+        run = a_run(world, host, code)
+        one.say(run.share)
+        confirmations.append(run.confirmation(one.heard))
+    return crowd, confirmations
+
+
+def test_of_two_who_have_the_words_one_gets_the_link():
+    world, (giver_host, friends) = started("giver", "friends")
+    giver = Giver(world, giver_host)
+    code = giver.code()
+    (first, second), confirmations = crowd_that_confirms(world, friends, code, code)
+    first.say(confirmations[0])
+    second.say(confirmations[1])
+    assert len(first.heard) == SHARE_LEN + ANSWER_LEN
+    assert second.thrown_out and len(second.heard) == SHARE_LEN
+
+
+def test_right_words_that_come_in_the_same_moment_as_wrong_ones_come_too_late(monkeypatch):
+    world, (giver_host, guesser) = started("giver", "guesser")
+    giver = Giver(world, giver_host)
+    code = giver.code()
+    (_, second), confirmations = crowd_that_confirms(world, guesser, other_words(code), code)
+    visits = list(giver.offer._visits)
+    for visit in visits:
+        monkeypatch.setattr(type(visit._pipe), "consumed", lambda *_: None)  # it did not come over the pipe
+
+    def together(now: float) -> None:
+        for visit, confirmation in zip(visits, confirmations, strict=True):
+            visit.data(confirmation, now)
+
+    giver_host.driver.run(together)
+    assert second.thrown_out and len(second.heard) == SHARE_LEN and giver.hears(CodeWhy.GUESSED)
 
 
 def test_who_leaves_before_he_confirms_has_learnt_nothing_and_used_up_nothing():
@@ -397,12 +430,12 @@ def test_a_code_that_nobody_offers_yet_is_waited_for(monkeypatch):
 
 
 def test_there_are_so_many_codes_at_once_and_a_node_that_stops_takes_its_codes_back(monkeypatch):
-    monkeypatch.setattr(handover, "MAX_CODES", 3)
+    monkeypatch.setattr(handover, "MAX_AT_ONCE", 3)
     world, (giver_host,) = started("giver")
     node = giver_host.node
 
     def begin(now: float) -> None:
-        for _ in range(handover.MAX_CODES):
+        for _ in range(handover.MAX_AT_ONCE):
             node.handover.offer(LINK, lambda offer, now: None, now)
             node.handover.ask(WordCode.draw(node._rng), lambda ask, now: None, now)
         for call in (
@@ -417,7 +450,3 @@ def test_there_are_so_many_codes_at_once_and_a_node_that_stops_takes_its_codes_b
     world.run(5)
     giver_host.driver.run(node.stop)
     assert all(one.over for one in [*node.handover._offers, *node.handover._asks])
-
-
-def test_an_answer_is_as_long_as_the_link():
-    assert ANSWER_LEN == CONFIRMATION_LEN + LINK_LEN + RECEIPT_LEN

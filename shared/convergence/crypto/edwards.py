@@ -78,10 +78,14 @@ class Point:
 
     def __mul__(self, scalar: int) -> Point:
         """The point added to itself `scalar` times: 0 to 2^256 - 1."""
+        multiples = [NEUTRAL]
+        for _ in range(15):
+            multiples.append(multiples[-1] + self)
         result = NEUTRAL
-        for bit in range(_SCALAR_BITS - 1, -1, -1):
-            result = result + result
-            result = (result, result + self)[scalar >> bit & 1]
+        for shift in range(_SCALAR_BITS - 4, -1, -4):
+            for _ in range(4):
+                result = result + result
+            result = result + multiples[scalar >> shift & 15]
         return result
 
 

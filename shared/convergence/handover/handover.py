@@ -17,7 +17,7 @@ from convergence.services import Services
 from convergence.wire.sharelink import ShareLink
 from convergence.wire.wordcode import WordCode
 
-MAX_CODES = 16  # offered at once, and asked for at once
+MAX_AT_ONCE = 16  # offered at once, and asked for at once
 
 
 class Handover:
@@ -31,8 +31,8 @@ class Handover:
     def offer(self, link: ShareLink, told: Callable[[Offer, float], None], now: float) -> Offer:
         """Draw a code for a link; `told` as in Offer. Raises Problem at the limit."""
         self._offers = [offer for offer in self._offers if not offer.over]
-        if len(self._offers) >= MAX_CODES:
-            raise Problem(Limit.CODES, most=MAX_CODES)
+        if len(self._offers) >= MAX_AT_ONCE:
+            raise Problem(Limit.CODES, most=MAX_AT_ONCE)
         offer = Offer(*self._parts, link, told, now)
         self._offers.append(offer)
         return offer
@@ -40,8 +40,8 @@ class Handover:
     def ask(self, code: WordCode, told: Callable[[Ask, float], None], now: float, patience: float = PATIENCE) -> Ask:
         """Get the link of a code; `told` and `patience` as in Ask. Raises Problem at the limit."""
         self._asks = [ask for ask in self._asks if not ask.over]
-        if len(self._asks) >= MAX_CODES:
-            raise Problem(Limit.CODES, most=MAX_CODES)
+        if len(self._asks) >= MAX_AT_ONCE:
+            raise Problem(Limit.CODES, most=MAX_AT_ONCE)
         ask = Ask(*self._parts, code, told, now, patience)
         self._asks.append(ask)
         return ask
