@@ -315,7 +315,7 @@ class Visit:
         self._w = w
         self._run: Giving | None = None
         self._buffer = b""
-        self._machine = StateMachine(VISIT_TABLE, offer.outbox, lambda step, now: self._over(step, now), now)
+        self._machine = StateMachine(VISIT_TABLE, offer.outbox, self._over, now)
 
     def leave(self, code: int, now: float) -> None:
         """End it: nothing more is said."""
@@ -324,9 +324,9 @@ class Visit:
             self._machine.move("end", now)
             self._over(step, now, code)
 
-    def _over(self, step: Step, now: float, code: int = EndReason.TIMEOUT, receipt: bool = False) -> None:
+    def _over(self, step: Step, now: float, code: int = EndReason.TIMEOUT) -> None:
         self._pipe.abort(code, now)
-        self._offer.left(self, step, receipt, now)
+        self._offer.left(self, step, False, now)
 
     # -- Handler
 
